@@ -1,0 +1,15 @@
+//! Compiles ../../proto with a pure-Rust protobuf compiler: no system tool is needed.
+use std::path::PathBuf;
+
+const FILES: [&str; 11] = [
+    "types", "specs", "objects", "raft", "control", "streams", "dispatcher", "ca", "images", "node", "control",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
+    let files: Vec<PathBuf> = FILES.iter().map(|name| root.join(format!("{name}.proto"))).collect();
+    let descriptors = protox::compile(&files, [&root])?;
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    println!("cargo:rerun-if-changed={}", root.display());
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! Placement constraints: `node.labels.zone==a`, `node.hostname!=n1`, `node.role==worker`.
+
+use crate::model::Node;
+
+/// Why a constraint is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConstraintError {
+    /// No operator.
+    #[error("`{0}`: a constraint is KEY==VALUE or KEY!=VALUE")]
+    Operator(String),
+    /// A key that nodes do not have.
+    #[error("`{0}`: the key is one of node.id, node.hostname, node.role, node.platform.os, node.platform.arch, node.labels.NAME")]
+    Key(String),
+    /// No value.
+    #[error("`{0}`: the value is missing")]
+    Value(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Key {
+    Id,
+    Hostname,
+    Role,
+    Os,
+    Architecture,
+    Label(String),
+}
+
+/// One comparison that a node must pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Constraint {
+    key: Key,
+    equal: bool,
+    value: String,
+}
+
+impl Constraint {
+    /// Reads a constraint as a user types it.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, ConstraintError> {
+        let split = |operator: &str| text.split_once(operator).map(|(key, value)| (key.trim(), value.trim()));
+        let (key, equal, value) = match (split("=="), split("!=")) {
+            (Some((key, value)), None) => (key, true, value),
+            (None, Some((key, value))) => (key, false, value),
+            _ => return Err(ConstraintError::Operator(text.to_owned())),
+        };
+        if value.is_empty() {
+            return Err(ConstraintError::Value(text.to_owned()));
+        }
+        let key = match key {
+            "node.id" => Key::Id,
+            "node.hostname" => Key::Hostname,
+            "node.role" => Key::Role,
+            "node.platform.os" => Key::Os,
+            "node.platform.arch" => Key::Architecture,
+            _ => match key.strip_prefix("node.labels.") {
+                Some(label) if !label.is_empty() => Key::Label(label.to_owned()),
+                _ => return Err(ConstraintError::Key(text.to_owned())),
+            },
+        };
+        Ok(Self { key, equal, value: value.to_owned() })
+    }
+
+    /// Whether `node` passes. A label that is not there is equal to nothing.
+    pub fn holds(&self, node: &Node) -> bool {
+        let found = match &self.key {
+            Key::Id => Some(node.id.as_str()),
+            Key::Hostname => Some(node.description.hostname.as_str()),
+            Key::Role => Some(node.role.as_str()),
+            Key::Os => Some(node.description.os.as_str()),
+            Key::Architecture => Some(node.description.architecture.as_str()),
+            Key::Label(label) => node.spec.labels.get(label).map(String::as_str),
+        };
+        found.is_some_and(|found| found.eq_ignore_ascii_case(&self.value)) == self.equal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_pass_or_fail_by_key_operator_and_value() {
+        let mut node = Node::default();
+        node.description.hostname = "n1".into();
+        node.spec.labels.insert("zone".into(), "A".into());
+        let cases = [
+            ("node.hostname==n1", true),
+            ("node.hostname != n1", false),
+            ("node.labels.zone==a", true),
+            ("node.labels.Zone==a", false),
+            ("node.labels.rack==1", false),
+            ("node.labels.rack!=1", true),
+            ("node.role==worker", true),
+        ];
+        for (text, expected) in cases {
+            let constraint = Constraint::parse(text).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(constraint.holds(&node), expected, "{text}");
+        }
+        for bad in ["node.hostname", "node.colour==red", "node.labels.==x", "node.id==", "a=b", "node.id==a!=b"] {
+            assert!(Constraint::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Stored objects.
+
+use std::sync::Arc;
+
+use super::{FromNumber, Malformed, require};
+use crate::model::{Cluster, Image, ImageHolder, Node, Registry, Secret, Service, Stack, Task};
+use crate::object::{Object, StoreObject};
+use crate::proto::objects as po;
+use crate::version::Timestamp;
+
+impl From<&Cluster> for po::Cluster {
+    fn from(it: &Cluster) -> Self {
+        Self {
+            id: it.id.clone().into(),
+            meta: Some((&it.meta).into()),
+            epoch: it.epoch,
+            feature_level: it.feature_level,
+            next_raft_id: it.next_raft_id,
+            ca_certificate: it.ca_certificate.clone().into(),
+            ca_key: it.ca_key.0.clone().into(),
+            worker_token_secret: it.worker_token_secret.as_text().to_owned(),
+            manager_token_secret: it.manager_token_secret.as_text().to_owned(),
+            grant_key: it.grant_key.0.clone().into(),
+        }
+    }
+}
+
+impl From<po::Cluster> for Cluster {
+    fn from(it: po::Cluster) -> Self {
+        Self {
+            id: it.id.into(),
+            meta: it.meta.into(),
+            epoch: it.epoch,
+            feature_level: it.feature_level,
+            next_raft_id: it.next_raft_id,
+            ca_certificate: it.ca_certificate.into(),
+            ca_key: Secret(it.ca_key.into()),
+            worker_token_secret: it.worker_token_secret.into(),
+            manager_token_secret: it.manager_token_secret.into(),
+            grant_key: Secret(it.grant_key.into()),
+        }
+    }
+}
+
+impl From<&Node> for po::Node {
+    fn from(it: &Node) -> Self {
+        Self {
+            id: it.id.clone().into(),
+            meta: Some((&it.meta).into()),
+            spec: Some((&it.spec).into()),
+            role: it.role.number(),
+            description: Some((&it.description).into()),
+            address: it.address.clone(),
+            state: it.state.number(),
+            state_reason: it.state_reason.clone(),
+            state_since: it.state_since.0,
+            raft_id: it.raft_id,
+        }
+    }
+}
+
+impl TryFrom<po::Node> for Node {
+    type Error = Malformed;
+    fn try_from(it: po::Node) -> Result<Self, Malformed> {
+        Ok(Self {
+            id: it.id.into(),
+            meta: it.meta.into(),
+            spec: require(it.spec, "node.spec")?.try_into()?,
+            role: FromNumber::from_number(it.role)?,
+            description: it.description.into(),
+            address: it.address,
+            state: FromNumber::from_number(it.state)?,
+            state_reason: it.state_reason,
+            state_since: Timestamp(it.state_since),
+            raft_id: it.raft_id,
+        })
+    }
+}
+
+impl From<&Service> for po::Service {
+    fn from(it: &Service) -> Self {
+        Self {
+            id: it.id.clone().into(),
+            meta: Some((&it.meta).into()),
+            spec: Some(it.spec.as_ref().into()),
+            spec_version: it.spec_version,
+            stack_id: it.stack_id.clone().into(),
+            update_paused: it.update_paused.clone(),
+        }
+    }
+}
+
+impl TryFrom<po::Service> for Service {
+    type Error = Malformed;
+    fn try_from(it: po::Service) -> Result<Self, Malformed> {
+        Ok(Self {
+            id: it.id.into(),
+            meta: it.meta.into(),
+            spec: Arc::new(require(it.spec, "service.spec")?.try_into()?),
+            spec_version: it.spec_version,
+            stack_id: it.stack_id.into(),
+            update_paused: it.update_paused,
+        })
+    }
+}
+
+impl From<&Task> for po::Task {
+    fn from(it: &Task) -> Self {
+        Self {
+            id: it.id.clone().into(),
+            meta: Some((&it.meta).into()),
+            service_id: it.service_id.clone().into(),
+            spec_version: it.spec_version,
+            slot: it.slot,
+            node_id: it.node_id.clone().into(),
+            desired_state: it.desired_state.number(),
+            status: Some((&it.status).into()),
+            inherited_restarts: it.inherited_restarts,
+            image_digest: it.image_digest.clone(),
+            not_before: it.not_before.0,
+            paused: it.paused,
+            pending_reason: it.pending_reason.clone(),
+        }
+    }
+}
+
+impl TryFrom<po::Task> for Task {
+    type Error = Malformed;
+    fn try_from(it: po::Task) -> Result<Self, Malformed> {
+        Ok(Self {
+            id: it.id.into(),
+            meta: it.meta.into(),
+            service_id: it.service_id.into(),
+            spec_version: it.spec_version,
+            slot: it.slot,
+            node_id: it.node_id.into(),
+            desired_state: FromNumber::from_number(it.desired_state)?,
+            status: it.status.try_into()?,
+            inherited_restarts: it.inherited_restarts,
+            image_digest: it.image_digest,
+            not_before: Timestamp(it.not_before),
+            paused: it.paused,
+            pending_reason: it.pending_reason,
+        })
+    }
+}
+
+impl From<&Image> for po::Image {
+    fn from(it: &Image) -> Self {
+        let holder = |it: &ImageHolder| po::ImageHolder { node_id: it.node_id.clone().into(), confirmed: it.confirmed };
+        Self {
+            id: it.id.clone().into(),
+            meta: Some((&it.meta).into()),
+            reference: it.reference.clone(),
+            digest: it.digest.clone(),
+            size: it.size,
+            holders: it.holders.iter().map(holder).collect(),
+        }
+    }
+}
+
+impl From<po::Image> for Image {
+    fn from(it: po::Image) -> Self {
+        let holder = |it: po::ImageHolder| ImageHolder { node_id: it.node_id.into(), confirmed: it.confirmed };
+        Self {
+            id: it.id.into(),
+            meta: it.meta.into(),
+            reference: it.reference,
+            digest: it.digest,
+            size: it.size,
+            holders: it.holders.into_iter().map(holder).collect(),
+        }
+    }
+}
+
+impl From<&Stack> for po::Stack {
+    fn from(it: &Stack) -> Self {
+        Self { id: it.id.clone().into(), meta: Some((&it.meta).into()), spec: Some((&it.spec).into()) }
+    }
+}
+
+impl TryFrom<po::Stack> for Stack {
+    type Error = Malformed;
+    fn try_from(it: po::Stack) -> Result<Self, Malformed> {
+        Ok(Self { id: it.id.into(), meta: it.meta.into(), spec: require(it.spec, "stack.spec")?.try_into()? })
+    }
+}
+
+impl From<&Registry> for po::Registry {
+    fn from(it: &Registry) -> Self {
+        Self {
+            id: it.id.clone().into(),
+            meta: Some((&it.meta).into()),
+            host: it.host.clone(),
+            username: it.username.clone(),
+            password: it.password.as_text().to_owned(),
+        }
+    }
+}
+
+impl From<po::Registry> for Registry {
+    fn from(it: po::Registry) -> Self {
+        Self {
+            id: it.id.into(),
+            meta: it.meta.into(),
+            host: it.host,
+            username: it.username,
+            password: it.password.into(),
+        }
+    }
+}
+
+impl From<&Object> for po::Object {
+    fn from(object: &Object) -> Self {
+        use po::object::Kind;
+        Self {
+            kind: Some(match object {
+                Object::Cluster(it) => Kind::Cluster(it.as_ref().into()),
+                Object::Node(it) => Kind::Node(it.as_ref().into()),
+                Object::Service(it) => Kind::Service(it.as_ref().into()),
+                Object::Task(it) => Kind::Task(it.as_ref().into()),
+                Object::Image(it) => Kind::Image(it.as_ref().into()),
+                Object::Stack(it) => Kind::Stack(it.as_ref().into()),
+                Object::Registry(it) => Kind::Registry(it.as_ref().into()),
+            }),
+        }
+    }
+}
+
+impl TryFrom<po::Object> for Object {
+    type Error = Malformed;
+    fn try_from(object: po::Object) -> Result<Self, Malformed> {
+        use po::object::Kind;
+        Ok(match require(object.kind, "object.kind")? {
+            Kind::Cluster(it) => Cluster::from(it).into_object(),
+            Kind::Node(it) => Node::try_from(it)?.into_object(),
+            Kind::Service(it) => Service::try_from(it)?.into_object(),
+            Kind::Task(it) => Task::try_from(it)?.into_object(),
+            Kind::Image(it) => Image::from(it).into_object(),
+            Kind::Stack(it) => Stack::try_from(it)?.into_object(),
+            Kind::Registry(it) => Registry::from(it).into_object(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_survives_the_way_to_the_wire_and_back() {
+        let objects = [
+            Cluster { id: "c".into(), epoch: 3, ca_key: Secret(vec![1, 255]), ..Cluster::default() }.into_object(),
+            Node { id: "n".into(), raft_id: 7, ..Node::default() }.into_object(),
+            Service { id: "s".into(), spec_version: 2, ..Service::default() }.into_object(),
+            Task { id: "t".into(), slot: 9, ..Task::default() }.into_object(),
+            Image { id: "i".into(), size: 5, ..Image::default() }.into_object(),
+            Stack { id: "k".into(), ..Stack::default() }.into_object(),
+            Registry { id: "r".into(), password: "p".to_owned().into(), ..Registry::default() }.into_object(),
+        ];
+        for object in objects {
+            assert_eq!(Object::try_from(po::Object::from(&object)), Ok(object));
+        }
+    }
+
+    #[test]
+    fn an_unknown_number_is_an_error_that_names_the_field() {
+        let task = po::Task { desired_state: 77, status: Some(Default::default()), ..Default::default() };
+        let error = Task::try_from(task).expect_err("77 is no state");
+        assert_eq!(error.to_string(), "the field `desired_state` has an unknown value");
+    }
+}

@@ -1,0 +1,197 @@
+//! Specs, policies, resources and descriptions.
+
+use std::time::Duration;
+
+use super::{FromNumber, Malformed, millis, on_partition, require};
+use crate::model::{NodeDescription, NodeSpec, OnPartition, RestartPolicy, ServiceSpec, StackSpec, TaskStatus};
+use crate::proto::{specs as ps, types as pt};
+use crate::resources::Resources;
+use crate::version::{Meta, Timestamp};
+
+impl From<&Meta> for pt::Meta {
+    fn from(meta: &Meta) -> Self {
+        Self { created_at: meta.created_at.0, updated_at: meta.updated_at.0, version: meta.version }
+    }
+}
+
+impl From<Option<pt::Meta>> for Meta {
+    fn from(meta: Option<pt::Meta>) -> Self {
+        let meta = meta.unwrap_or_default();
+        Self {
+            created_at: Timestamp(meta.created_at),
+            updated_at: Timestamp(meta.updated_at),
+            version: meta.version,
+        }
+    }
+}
+
+impl From<Resources> for pt::Resources {
+    fn from(it: Resources) -> Self {
+        Self { nano_cpus: it.nano_cpus, memory_bytes: it.memory_bytes, pids: it.pids }
+    }
+}
+
+impl From<Option<pt::Resources>> for Resources {
+    fn from(it: Option<pt::Resources>) -> Self {
+        let it = it.unwrap_or_default();
+        Self { nano_cpus: it.nano_cpus, memory_bytes: it.memory_bytes, pids: it.pids }
+    }
+}
+
+impl From<&NodeSpec> for ps::NodeSpec {
+    fn from(spec: &NodeSpec) -> Self {
+        Self { labels: spec.labels.clone().into_iter().collect(), availability: spec.availability.number() }
+    }
+}
+
+impl TryFrom<ps::NodeSpec> for NodeSpec {
+    type Error = Malformed;
+    fn try_from(spec: ps::NodeSpec) -> Result<Self, Malformed> {
+        Ok(Self {
+            labels: spec.labels.into_iter().collect(),
+            availability: FromNumber::from_number(spec.availability)?,
+        })
+    }
+}
+
+impl From<&NodeDescription> for pt::NodeDescription {
+    fn from(it: &NodeDescription) -> Self {
+        Self {
+            hostname: it.hostname.clone(),
+            platform: Some(pt::Platform { os: it.os.clone(), architecture: it.architecture.clone() }),
+            resources: Some(it.resources.into()),
+            program_version: it.program_version.clone(),
+            feature_level: it.feature_level,
+            boot_id: it.boot_id.clone(),
+        }
+    }
+}
+
+impl From<Option<pt::NodeDescription>> for NodeDescription {
+    fn from(it: Option<pt::NodeDescription>) -> Self {
+        let it = it.unwrap_or_default();
+        let platform = it.platform.unwrap_or_default();
+        Self {
+            hostname: it.hostname,
+            os: platform.os,
+            architecture: platform.architecture,
+            resources: it.resources.into(),
+            program_version: it.program_version,
+            feature_level: it.feature_level,
+            boot_id: it.boot_id,
+        }
+    }
+}
+
+impl From<&ServiceSpec> for ps::ServiceSpec {
+    fn from(spec: &ServiceSpec) -> Self {
+        let (kind, after) = match spec.on_partition {
+            OnPartition::Run => (ps::OnPartition::Run, 0),
+            OnPartition::Stop(after) => (ps::OnPartition::Stop, millis(after)),
+        };
+        Self {
+            name: spec.name.clone(),
+            labels: spec.labels.clone().into_iter().collect(),
+            image: spec.image.clone(),
+            entrypoint: spec.entrypoint.clone(),
+            command: spec.command.clone(),
+            env: spec.env.clone(),
+            working_dir: spec.working_dir.clone(),
+            user: spec.user.clone(),
+            hostname: spec.hostname.clone(),
+            replicas: spec.replicas,
+            limits: Some(spec.limits.into()),
+            reservations: Some(spec.reservations.into()),
+            restart: Some(pt::RestartPolicy {
+                condition: spec.restart.condition.number(),
+                delay_ms: millis(spec.restart.delay),
+                max_attempts: spec.restart.max_attempts,
+                window_ms: millis(spec.restart.window),
+            }),
+            stop_grace_ms: millis(spec.stop_grace),
+            stop_signal: spec.stop_signal.clone(),
+            constraints: spec.constraints.clone(),
+            on_partition: kind.into(),
+            on_partition_after_ms: after,
+            keep_on_node_loss: spec.keep_on_node_loss,
+            force: spec.force,
+        }
+    }
+}
+
+impl TryFrom<ps::ServiceSpec> for ServiceSpec {
+    type Error = Malformed;
+    fn try_from(spec: ps::ServiceSpec) -> Result<Self, Malformed> {
+        let restart = require(spec.restart, "restart")?;
+        Ok(Self {
+            name: spec.name,
+            labels: spec.labels.into_iter().collect(),
+            image: spec.image,
+            entrypoint: spec.entrypoint,
+            command: spec.command,
+            env: spec.env,
+            working_dir: spec.working_dir,
+            user: spec.user,
+            hostname: spec.hostname,
+            replicas: spec.replicas,
+            limits: spec.limits.into(),
+            reservations: spec.reservations.into(),
+            restart: RestartPolicy {
+                condition: FromNumber::from_number(restart.condition)?,
+                delay: Duration::from_millis(restart.delay_ms),
+                max_attempts: restart.max_attempts,
+                window: Duration::from_millis(restart.window_ms),
+            },
+            stop_grace: Duration::from_millis(spec.stop_grace_ms),
+            stop_signal: spec.stop_signal,
+            constraints: spec.constraints,
+            on_partition: on_partition(spec.on_partition, spec.on_partition_after_ms)?,
+            keep_on_node_loss: spec.keep_on_node_loss,
+            force: spec.force,
+        })
+    }
+}
+
+impl From<&StackSpec> for ps::StackSpec {
+    fn from(spec: &StackSpec) -> Self {
+        Self { name: spec.name.clone(), services: spec.services.iter().map(Into::into).collect() }
+    }
+}
+
+impl TryFrom<ps::StackSpec> for StackSpec {
+    type Error = Malformed;
+    fn try_from(spec: ps::StackSpec) -> Result<Self, Malformed> {
+        let services = spec.services.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+        Ok(Self { name: spec.name, services })
+    }
+}
+
+impl From<&TaskStatus> for pt::TaskStatus {
+    fn from(status: &TaskStatus) -> Self {
+        Self {
+            attempt: status.attempt,
+            state: status.state.number(),
+            at: status.at.0,
+            message: status.message.clone(),
+            error: status.error.clone(),
+            exit_code: status.exit_code,
+            not_before: status.not_before.0,
+        }
+    }
+}
+
+impl TryFrom<Option<pt::TaskStatus>> for TaskStatus {
+    type Error = Malformed;
+    fn try_from(status: Option<pt::TaskStatus>) -> Result<Self, Malformed> {
+        let status = require(status, "status")?;
+        Ok(Self {
+            attempt: status.attempt,
+            state: FromNumber::from_number(status.state)?,
+            at: Timestamp(status.at),
+            message: status.message,
+            error: status.error,
+            exit_code: status.exit_code,
+            not_before: Timestamp(status.not_before),
+        })
+    }
+}

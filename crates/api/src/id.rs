@@ -1,0 +1,79 @@
+//! Identifiers: 25 random characters of base 36 (129 bits), one Rust type for each kind of object.
+//!
+//! An id is made once, by the leader or by the CA, from the random source that is passed in; it is never
+//! derived from a name or an address.
+
+use std::fmt;
+
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+/// Length of every identifier.
+pub const ID_LENGTH: usize = 25;
+
+const ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+
+/// Draws a new identifier's characters.
+pub fn random(rng: &mut impl Rng) -> String {
+    (0..ID_LENGTH).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect()
+}
+
+/// Whether `text` has the form of an identifier.
+pub fn is_id(text: &str) -> bool {
+    text.len() == ID_LENGTH && text.bytes().all(|byte| ALPHABET.contains(&byte))
+}
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident)*) => { $(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(String);
+
+        impl $name {
+            /// Draws a new one.
+            pub fn random(rng: &mut impl Rng) -> Self { Self(random(rng)) }
+            /// The characters.
+            pub fn as_str(&self) -> &str { &self.0 }
+            /// Whether this is the "nothing" that the wire's empty string stands for.
+            pub fn is_empty(&self) -> bool { self.0.is_empty() }
+        }
+        impl From<String> for $name { fn from(text: String) -> Self { Self(text) } }
+        impl From<&str> for $name { fn from(text: &str) -> Self { Self(text.to_owned()) } }
+        impl From<$name> for String { fn from(id: $name) -> Self { id.0 } }
+        impl fmt::Display for $name { fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.pad(&self.0) } }
+        impl fmt::Debug for $name { fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(&self.0) } }
+    )* };
+}
+
+ids! {
+    /// Of the cluster itself; the organisation in every certificate.
+    ClusterId
+    /// Of a machine that runs `flotad`; the common name of its certificate.
+    NodeId
+    /// Of a service.
+    ServiceId
+    /// Of a task.
+    TaskId
+    /// Of an image object.
+    ImageId
+    /// Of a stack.
+    StackId
+    /// Of a registry's credentials.
+    RegistryId
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    #[test]
+    fn ids_are_well_formed_and_come_from_the_source_that_is_passed() {
+        let draw = |seed| NodeId::random(&mut rand::rngs::StdRng::seed_from_u64(seed));
+        assert!(is_id(draw(1).as_str()));
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+        assert!(!is_id("ABC") && !is_id(""));
+    }
+}

@@ -1,0 +1,117 @@
+//! Image references: `web`, `team/web:1.2`, `registry:5000/web@sha256:…`, made whole the way Docker does.
+
+use std::fmt;
+
+/// Why a reference is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no image reference: {why}")]
+pub struct ImageRefError {
+    text: String,
+    why: &'static str,
+}
+
+/// A reference whose parts are all there; exactly one of tag and digest decides.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ImageRef {
+    /// `docker.io`, `localhost:5000`.
+    pub registry: String,
+    /// `library/web`.
+    pub repository: String,
+    /// `latest` unless said.
+    pub tag: String,
+    /// `sha256:…`; wins over the tag.
+    pub digest: Option<String>,
+}
+
+impl ImageRef {
+    /// Reads a reference as a user types it.
+    ///
+    /// # Errors
+    /// Says what of it is not legal (OCI distribution specification, "Pulling manifests").
+    pub fn parse(text: &str) -> Result<Self, ImageRefError> {
+        let fail = |why| ImageRefError { text: text.chars().take(300).collect(), why };
+        if text.is_empty() || text.len() > 300 {
+            return Err(fail("it must have 1 to 300 characters"));
+        }
+        let (rest, digest) = match text.split_once('@') {
+            Some((rest, digest)) => (rest, Some(digest.to_owned())),
+            None => (text, None),
+        };
+        if digest.as_deref().is_some_and(|digest| !is_digest(digest)) {
+            return Err(fail("after `@` stands `sha256:` and 64 hexadecimal digits"));
+        }
+        let (name, tag) = match rest.rsplit_once(':') {
+            Some((name, tag)) if !tag.contains('/') => (name, tag),
+            _ => (rest, "latest"),
+        };
+        if tag.is_empty() || tag.len() > 128 || !tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+            return Err(fail("a tag has 1 to 128 letters, digits, `.`, `_` and `-`"));
+        }
+        let (registry, repository) = match name.split_once('/') {
+            Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest.to_owned()),
+            Some(_) => ("docker.io", name.to_owned()),
+            None => ("docker.io", format!("library/{name}")),
+        };
+        let part = |part: &str| {
+            let inner = part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
+            let ends = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+            inner && ends(part.as_bytes().first()) && ends(part.as_bytes().last())
+        };
+        if !repository.split('/').all(part) {
+            return Err(fail("a name has lower-case letters, digits, `.`, `_` and `-` between slashes"));
+        }
+        let host = |b: u8| b.is_ascii_alphanumeric() || b".-:[]".contains(&b);
+        if !registry.bytes().all(host) {
+            return Err(fail("the registry's name has an illegal character"));
+        }
+        Ok(Self { registry: registry.to_owned(), repository, tag: tag.to_owned(), digest })
+    }
+}
+
+/// Whether `text` is `sha256:` and 64 hexadecimal digits in lower case.
+pub fn is_digest(text: &str) -> bool {
+    text.strip_prefix("sha256:")
+        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
+}
+
+impl fmt::Display for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.registry, self.repository)?;
+        match &self.digest {
+            Some(digest) => write!(f, "@{digest}"),
+            None => write!(f, ":{}", self.tag),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ImageRef;
+
+    #[test]
+    fn references_are_made_whole_as_docker_does() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let at = format!("web@{digest}");
+        let cases = [
+            ("web", "docker.io/library/web:latest"),
+            ("team/web:1.2", "docker.io/team/web:1.2"),
+            ("localhost:5000/web", "localhost:5000/web:latest"),
+            ("localhost/web:x", "localhost/web:x"),
+            ("ghcr.io/a/b/c:v1", "ghcr.io/a/b/c:v1"),
+            (&at, &format!("docker.io/library/web@{digest}")),
+        ];
+        for (text, whole) in cases {
+            let parsed = ImageRef::parse(text).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(parsed.to_string(), whole);
+            assert_eq!(ImageRef::parse(whole), Ok(parsed), "whole references read back");
+        }
+    }
+
+    #[test]
+    fn what_could_break_a_path_or_a_request_is_refused() {
+        let long = "x".repeat(301);
+        for bad in ["", "Web", "a//b", "../a", "a/../b", "a:", "a b", "web@sha256:12", "-a", "a:b:c", long.as_str()] {
+            assert!(ImageRef::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The domain types: what the program thinks in. One file for each noun.
+
+mod cluster;
+mod image;
+mod node;
+mod service;
+mod stack;
+mod task;
+
+pub use cluster::{Cluster, Registry, Secret};
+pub use image::{Image, ImageHolder};
+pub use node::{Availability, Node, NodeDescription, NodeSpec, NodeState, Role};
+pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceSpec};
+pub use stack::{Stack, StackSpec};
+pub use task::{Task, TaskStatus};

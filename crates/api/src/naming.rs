@@ -1,0 +1,65 @@
+//! Which names are legal, and how a task is called.
+
+use crate::id::TaskId;
+
+/// Longest legal name.
+pub const NAME_BOUND: usize = 63;
+
+/// Why a name is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Nothing was given.
+    #[error("a name is needed")]
+    Empty,
+    /// Too long.
+    #[error("`{0}` has {1} characters, and {NAME_BOUND} is the most")]
+    TooLong(String, usize),
+    /// A character that may not stand there.
+    #[error("`{0}`: a name has letters, digits, `-`, `_` and `.`, and begins and ends with a letter or digit")]
+    Character(String),
+}
+
+/// Judges the name of a service, stack or other object: it must be usable as a host name and in a path.
+///
+/// # Errors
+/// Says which rule it breaks.
+pub fn check(name: &str) -> Result<(), NameError> {
+    let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    if bytes.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if bytes.len() > NAME_BOUND {
+        return Err(NameError::TooLong(name.chars().take(NAME_BOUND).collect(), bytes.len()));
+    }
+    let legal = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    if !bytes.iter().all(legal) || !ends(bytes.first()) || !ends(bytes.last()) {
+        return Err(NameError::Character(name.escape_default().to_string()));
+    }
+    Ok(())
+}
+
+/// What users call a task of `service`: `web.2`.
+pub fn task_name(service: &str, slot: u64) -> String {
+    format!("{service}.{slot}")
+}
+
+/// What is unique of a task's name: `web.2.<id>`.
+pub fn task_full_name(service: &str, slot: u64, id: &TaskId) -> String {
+    format!("{service}.{slot}.{id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_break_a_host_name_or_a_path_are_refused() {
+        for good in ["web", "a", "my-stack_web.2", "0a"] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
+        for bad in ["", "-a", "a-", ".", "..", "a/b", "a b", "ä", "a\0b", &"x".repeat(64)] {
+            assert!(check(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Consensus: the only place that knows the Raft library.
+//!
+//! ```text
+//!  RaftNode (node.rs) ── propose, read barrier, membership, leadership
+//!      │ openraft core, on a runtime with threads of its own
+//!      ├── storage/   log and vote in sled, synced by one flusher thread; snapshots as files; all of it sealed
+//!      ├── state_machine.rs   committed entry ─▶ Store::apply ─▶ outcome to the proposer
+//!      └── transport/  gRPC to the other managers; who may connect is decided by the given `Dial`
+//! ```
+
+mod node;
+mod state_machine;
+mod storage;
+mod transport;
+mod types;
+
+pub use node::{Leadership, Member, MembershipError, RaftNode, RaftOptions, StartError, Timing};
+pub use storage::{OpenError, SealError, Sealer};
+pub use transport::{Dial, TransportService};
+
+/// Largest encoded transaction.
+pub const ENTRY_BOUND: usize = 8 << 20;

@@ -1,0 +1,34 @@
+//! What of Raft is on disk: log and vote (`db/`, sled), snapshots (`snap.*`). Every byte sealed.
+
+mod flusher;
+mod log;
+mod seal;
+mod snapshot_file;
+
+use std::path::PathBuf;
+
+pub(crate) use log::LogStore;
+pub use seal::{SealError, Sealer};
+pub(crate) use snapshot_file::SnapshotFiles;
+
+/// Why the store's folder can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The machine would not.
+    #[error("failed to open the Raft log in `{path}`", path = path.display())]
+    Io {
+        /// Which folder or file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Something that was acknowledged is gone or changed. This manager must not vote under its old Raft id again.
+    #[error("the Raft log in `{path}` is damaged: {what}", path = path.display())]
+    Damaged {
+        /// Which folder or file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+}

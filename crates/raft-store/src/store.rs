@@ -1,0 +1,61 @@
+//! The store: the tables as they are now, views of them, and the stream of what changed.
+//!
+//! One writer (the Raft state machine) calls [`Store::apply`] and [`Store::restore`]; everyone else reads.
+
+mod apply;
+mod snapshot;
+mod tables;
+mod watch;
+
+use std::sync::{Arc, RwLock};
+
+pub use apply::Conflict;
+pub use snapshot::SnapshotError;
+pub use tables::{Tables, View};
+pub use watch::{Event, Lagged, Watch};
+
+use crate::transaction::{Entry, Outcome};
+use flota_api::version::Version;
+
+/// A handle to the store of this manager.
+#[derive(Clone, Debug)]
+pub struct Store {
+    tables: Arc<RwLock<Tables>>,
+    events: watch::Events,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { tables: Arc::default(), events: watch::Events::new() }
+    }
+}
+
+impl Store {
+    /// The tables as they are now. Cheap; never changes under its holder.
+    pub fn view(&self) -> View {
+        Arc::new(self.tables.read().expect("no writer panics").clone())
+    }
+
+    /// A view, and everything that changes after it.
+    pub fn view_and_watch(&self) -> (View, Watch) {
+        // Under the lock: no entry can come between the view and the subscription.
+        let tables = self.tables.read().expect("no writer panics");
+        (Arc::new(tables.clone()), self.events.subscribe())
+    }
+
+    /// Applies a committed entry at `index`; one outcome for each of its transactions, in order.
+    pub fn apply(&self, index: Version, entry: Entry) -> Vec<Outcome> {
+        let mut tables = self.tables.write().expect("no writer panics");
+        let (outcomes, changes) = tables.apply(index, entry);
+        self.events.send(index, changes);
+        outcomes
+    }
+
+    /// Replaces everything by what a snapshot held. Watchers are told to look at everything again.
+    pub fn restore(&self, tables: Tables) {
+        let mut current = self.tables.write().expect("no writer panics");
+        let version = tables.version;
+        *current = tables;
+        self.events.reset(version);
+    }
+}

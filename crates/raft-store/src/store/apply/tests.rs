@@ -1,0 +1,125 @@
+use super::*;
+use crate::store::Store;
+use crate::transaction::{Expectation, WriteTx};
+use flota_api::model::{Service, ServiceSpec};
+use flota_api::state::TaskState;
+
+fn service(id: &str, name: &str) -> Service {
+    let spec = Arc::new(ServiceSpec { name: name.into(), ..ServiceSpec::default() });
+    Service { id: id.into(), spec, spec_version: 1, ..Service::default() }
+}
+
+fn apply(store: &Store, index: u64, tx: Transaction) -> Outcome {
+    let entry = Entry { at: Timestamp(index * 1000), transactions: vec![tx] };
+    store.apply(index, entry).pop().expect("one outcome for one transaction")
+}
+
+fn create(store: &Store, index: u64, object: impl StoreObject) -> Outcome {
+    let mut tx = WriteTx::new(store.view(), "");
+    tx.create(object);
+    apply(store, index, tx.finish())
+}
+
+#[test]
+fn a_stale_version_fails_and_leaves_nothing() {
+    let store = Store::default();
+    assert_eq!(create(&store, 1, service("s", "web")), Ok(1));
+    let mut stale = WriteTx::new(store.view(), "");
+    stale.create(service("t", "other"));
+    stale.update(service("s", "renamed"));
+    let mut first = WriteTx::new(store.view(), "");
+    first.update(service("s", "web"));
+    assert_eq!(apply(&store, 2, first.finish()), Ok(2));
+    let conflict = apply(&store, 3, stale.finish()).expect_err("version 1 is gone");
+    assert_eq!(conflict.to_string(), "service `s` has changed meanwhile");
+    assert!(store.view().service("t").is_none(), "nothing of a refused transaction stays");
+}
+
+#[test]
+fn names_are_unique_and_free_again_after_removal() {
+    let store = Store::default();
+    create(&store, 1, service("s", "web")).expect("the first of its name");
+    let conflict = create(&store, 2, service("t", "web")).expect_err("the name is taken");
+    assert_eq!(conflict.to_string(), "service `web` exists already");
+    let mut tx = WriteTx::new(store.view(), "");
+    tx.remove(Kind::Service, "s");
+    apply(&store, 3, tx.finish()).expect("it is there");
+    create(&store, 4, service("t", "web")).expect("the name is free");
+    assert_eq!(store.view().service_by_name("web").map(|it| it.id.to_string()), Some("t".into()));
+}
+
+#[test]
+fn a_request_is_done_once_until_its_answer_is_forgotten() {
+    let store = Store::default();
+    let tx = |id: &str| {
+        let mut tx = WriteTx::new(Store::default().view(), "request");
+        tx.create(service(id, id));
+        tx.finish()
+    };
+    assert_eq!(apply(&store, 1, tx("a")), Ok(1));
+    assert_eq!(apply(&store, 2, tx("b")), Ok(1), "the answer of the first");
+    assert!(store.view().service("b").is_none());
+    let later = Entry { at: Timestamp(1000) + ANSWERS_KEPT_FOR + Duration::from_secs(1), transactions: vec![] };
+    store.apply(3, later);
+    assert_eq!(apply(&store, 4, tx("b")), Ok(4));
+}
+
+#[test]
+fn statuses_only_rise_and_only_from_the_tasks_own_node() {
+    let store = Store::default();
+    let task = Task { id: "t".into(), node_id: "n".into(), service_id: "s".into(), ..Task::default() };
+    create(&store, 1, task).expect("new");
+    let status = |attempt, state| TaskStatus { attempt, state, ..TaskStatus::default() };
+    let cases = [
+        ("n", status(1, TaskState::Running), (1, TaskState::Running)),
+        ("other", status(2, TaskState::Running), (1, TaskState::Running)),
+        ("n", status(1, TaskState::Starting), (1, TaskState::Running)),
+        ("n", status(2, TaskState::Ready), (2, TaskState::Ready)),
+        ("n", status(2, TaskState::Failed), (2, TaskState::Failed)),
+        ("n", status(3, TaskState::Running), (2, TaskState::Failed)),
+    ];
+    for (index, (node, status, expected)) in (2..).zip(cases) {
+        let tx = Transaction::statuses(vec![("t".into(), node.into(), status)]);
+        apply(&store, index, tx).expect("statuses are never in conflict");
+        assert_eq!(store.view().task("t").map(|task| task.status.rank()), Some(expected));
+    }
+}
+
+#[test]
+fn an_update_planned_before_a_report_does_not_put_the_report_back() {
+    let store = Store::default();
+    let task = Task { id: "t".into(), node_id: "n".into(), ..Task::default() };
+    create(&store, 1, task.clone()).expect("new");
+    let running = TaskStatus { state: TaskState::Running, ..TaskStatus::default() };
+    apply(&store, 2, Transaction::statuses(vec![("t".into(), "n".into(), running)])).expect("taken");
+    let update = Transaction {
+        expectations: vec![Expectation { kind: Kind::Task, id: "t".into(), version: 1 }],
+        actions: vec![Action::Update(Task { paused: true, ..task }.into_object())],
+        ..Transaction::default()
+    };
+    apply(&store, 3, update).expect("a status raises no version that an update names");
+    let view = store.view();
+    let task = view.task("t").expect("still there");
+    assert!(task.paused && task.status.state == TaskState::Running);
+}
+
+#[test]
+fn a_spec_is_kept_until_its_last_task_is_gone() {
+    let store = Store::default();
+    create(&store, 1, service("s", "web")).expect("new");
+    let task = Task { id: "t".into(), service_id: "s".into(), spec_version: 1, ..Task::default() };
+    create(&store, 2, task).expect("new");
+    let mut tx = WriteTx::new(store.view(), "");
+    tx.update(Service { spec_version: 2, ..service("s", "web") });
+    apply(&store, 3, tx.finish()).expect("nobody else changed it");
+    let versions = || store.view().specs.keys().map(|(_, version)| *version).collect::<Vec<_>>();
+    assert_eq!(versions(), [1, 2]);
+    let mut tx = WriteTx::new(store.view(), "");
+    tx.remove(Kind::Task, "t");
+    apply(&store, 4, tx.finish()).expect("it is there");
+    assert_eq!(versions(), [2]);
+    let mut tx = WriteTx::new(store.view(), "");
+    tx.remove(Kind::Service, "s");
+    apply(&store, 5, tx.finish()).expect("it is there");
+    assert_eq!(versions(), [0; 0]);
+}

@@ -1,0 +1,230 @@
+//! Transactions: what shall change, and what must still be true when it does. And their form on the wire.
+
+use prost::Message;
+
+use flota_api::Malformed;
+use flota_api::id::{NodeId, TaskId};
+use flota_api::model::TaskStatus;
+use flota_api::object::{Kind, Object, StoreObject};
+use flota_api::proto::raft as pr;
+use flota_api::version::{Timestamp, Version};
+
+use crate::store::{Conflict, View};
+
+/// What one transaction came to: the version that it made, or the object that was not as expected.
+pub type Outcome = Result<Version, Conflict>;
+
+/// One change.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// A new object.
+    Create(Object),
+    /// The whole object anew; the status of a task is never put back by it.
+    Update(Object),
+    /// No such object any more.
+    Remove(Kind, String),
+    /// What a worker observed; taken when it is higher than what is known, and the task is that node's.
+    Status(TaskId, NodeId, TaskStatus),
+}
+
+/// That an object still has this version; version 0: that it is absent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expectation {
+    /// Its table.
+    pub kind: Kind,
+    /// Its id.
+    pub id: String,
+    /// Its version.
+    pub version: Version,
+}
+
+/// Changes that happen together or not at all.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Transaction {
+    /// Of a user's request: it is done once, and a retry gets the first one's answer. Empty: no user's.
+    pub request_id: String,
+    /// Judged when it is applied.
+    pub expectations: Vec<Expectation>,
+    /// In this order.
+    pub actions: Vec<Action>,
+}
+
+/// What one Raft entry carries.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Entry {
+    /// The leader's clock; the only time that applying knows.
+    pub at: Timestamp,
+    /// Each judged by itself.
+    pub transactions: Vec<Transaction>,
+}
+
+impl Transaction {
+    /// A transaction of statuses: nothing is expected of them but what `apply` checks anyway.
+    pub fn statuses(statuses: Vec<(TaskId, NodeId, TaskStatus)>) -> Self {
+        let actions = statuses.into_iter().map(|(task, node, status)| Action::Status(task, node, status)).collect();
+        Self { actions, ..Self::default() }
+    }
+}
+
+impl Entry {
+    /// As it stands in the log.
+    pub fn encode(&self) -> Vec<u8> {
+        let transactions = self.transactions.iter().map(encode_transaction).collect();
+        pr::Entry { at: self.at.0, transactions }.encode_to_vec()
+    }
+
+    /// From the log.
+    ///
+    /// # Errors
+    /// The bytes are no entry that this build understands.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let entry = pr::Entry::decode(bytes).map_err(|_| Malformed { field: "entry", what: "is no protobuf message" })?;
+        let transactions = entry.transactions.into_iter().map(decode_transaction).collect::<Result<_, _>>()?;
+        Ok(Self { at: Timestamp(entry.at), transactions })
+    }
+}
+
+fn encode_transaction(transaction: &Transaction) -> pr::Transaction {
+    use pr::action::Action as Wire;
+    let action = |action: &Action| {
+        let action = match action {
+            Action::Create(object) => Wire::Create(object.into()),
+            Action::Update(object) => Wire::Update(object.into()),
+            Action::Remove(kind, id) => Wire::Remove(pr::Removal { kind: encode_kind(*kind), id: id.clone() }),
+            Action::Status(task, node, status) => Wire::Status(pr::StatusChange {
+                task_id: task.clone().into(),
+                node_id: node.clone().into(),
+                status: Some(status.into()),
+            }),
+        };
+        pr::Action { action: Some(action) }
+    };
+    let expectation =
+        |it: &Expectation| pr::Expectation { kind: encode_kind(it.kind), id: it.id.clone(), version: it.version };
+    pr::Transaction {
+        request_id: transaction.request_id.clone(),
+        expectations: transaction.expectations.iter().map(expectation).collect(),
+        actions: transaction.actions.iter().map(action).collect(),
+    }
+}
+
+fn decode_transaction(wire: pr::Transaction) -> Result<Transaction, Malformed> {
+    use pr::action::Action as Wire;
+    let action = |action: pr::Action| match action.action {
+        Some(Wire::Create(object)) => Ok(Action::Create(object.try_into()?)),
+        Some(Wire::Update(object)) => Ok(Action::Update(object.try_into()?)),
+        Some(Wire::Remove(it)) => Ok(Action::Remove(decode_kind(it.kind)?, it.id)),
+        Some(Wire::Status(it)) => Ok(Action::Status(it.task_id.into(), it.node_id.into(), it.status.try_into()?)),
+        None => Err(Malformed { field: "action", what: "is missing" }),
+    };
+    let expectation = |it: pr::Expectation| {
+        Ok(Expectation { kind: decode_kind(it.kind)?, id: it.id, version: it.version })
+    };
+    Ok(Transaction {
+        request_id: wire.request_id,
+        expectations: wire.expectations.into_iter().map(expectation).collect::<Result<_, Malformed>>()?,
+        actions: wire.actions.into_iter().map(action).collect::<Result<_, Malformed>>()?,
+    })
+}
+
+fn encode_kind(kind: Kind) -> i32 {
+    (match kind {
+        Kind::Cluster => pr::Kind::Cluster,
+        Kind::Node => pr::Kind::Node,
+        Kind::Service => pr::Kind::Service,
+        Kind::Task => pr::Kind::Task,
+        Kind::Image => pr::Kind::Image,
+        Kind::Stack => pr::Kind::Stack,
+        Kind::Registry => pr::Kind::Registry,
+    })
+    .into()
+}
+
+fn decode_kind(kind: i32) -> Result<Kind, Malformed> {
+    Ok(match pr::Kind::try_from(kind) {
+        Ok(pr::Kind::Cluster) => Kind::Cluster,
+        Ok(pr::Kind::Node) => Kind::Node,
+        Ok(pr::Kind::Service) => Kind::Service,
+        Ok(pr::Kind::Task) => Kind::Task,
+        Ok(pr::Kind::Image) => Kind::Image,
+        Ok(pr::Kind::Stack) => Kind::Stack,
+        Ok(pr::Kind::Registry) => Kind::Registry,
+        Ok(pr::Kind::None) | Err(_) => return Err(Malformed { field: "kind", what: "has an unknown value" }),
+    })
+}
+
+/// Collects a transaction over a view: whatever it changes is expected to be as the view had it.
+#[derive(Debug)]
+pub struct WriteTx {
+    view: View,
+    transaction: Transaction,
+}
+
+impl WriteTx {
+    /// An empty one. `request_id` may be empty.
+    pub fn new(view: View, request_id: &str) -> Self {
+        Self { view, transaction: Transaction { request_id: request_id.to_owned(), ..Transaction::default() } }
+    }
+
+    /// What it was planned on.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Expects that the object is still as the view has it (or is still absent), although it isn't changed.
+    pub fn expect(&mut self, kind: Kind, id: &str) {
+        let version = self.view.version_of(kind, id);
+        if !self.transaction.expectations.iter().any(|it| it.kind == kind && it.id == id) {
+            self.transaction.expectations.push(Expectation { kind, id: id.to_owned(), version });
+        }
+    }
+
+    /// A new object.
+    pub fn create(&mut self, object: impl StoreObject) {
+        let object = object.into_object();
+        self.expect(object.kind(), object.id());
+        self.transaction.actions.push(Action::Create(object));
+    }
+
+    /// An object anew.
+    pub fn update(&mut self, object: impl StoreObject) {
+        let object = object.into_object();
+        self.expect(object.kind(), object.id());
+        self.transaction.actions.push(Action::Update(object));
+    }
+
+    /// An object no more.
+    pub fn remove(&mut self, kind: Kind, id: &str) {
+        self.expect(kind, id);
+        self.transaction.actions.push(Action::Remove(kind, id.to_owned()));
+    }
+
+    /// The transaction, to be proposed.
+    pub fn finish(self) -> Transaction {
+        self.transaction
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flota_api::model::Task;
+
+    #[test]
+    fn an_entry_reads_back_as_it_was_written() {
+        let task = Task { id: "t".into(), ..Task::default() }.into_object();
+        let transaction = Transaction {
+            request_id: "r".into(),
+            expectations: vec![Expectation { kind: Kind::Node, id: "n".into(), version: 7 }],
+            actions: vec![
+                Action::Create(task.clone()),
+                Action::Update(task),
+                Action::Remove(Kind::Stack, "k".into()),
+                Action::Status("t".into(), "n".into(), TaskStatus::default()),
+            ],
+        };
+        let entry = Entry { at: Timestamp(5), transactions: vec![transaction, Transaction::default()] };
+        assert_eq!(Entry::decode(&entry.encode()), Ok(entry));
+        assert!(Entry::decode(b"\xff\xff\xff").is_err());
+    }
+}
