@@ -1,0 +1,159 @@
+//! Connections to other nodes: TLS with this node's certificate, or, to join, trusting one CA digest alone.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring::default_provider};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::certificate::{Identity, MANAGER_NAME, NODE_NAME};
+use crate::sha256_hex;
+
+/// A peer that does not answer to connect or to a ping in this time is gone.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const PING_EVERY: Duration = Duration::from_secs(2);
+
+/// Makes channels with one identity.
+#[derive(Clone)]
+pub struct Dialer {
+    config: Arc<ClientConfig>,
+}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dialer")
+    }
+}
+
+fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
+    ClientConfig::builder_with_provider(default_provider().into())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("the provider speaks TLS 1.3")
+}
+
+impl Dialer {
+    /// Presents this node's certificate and trusts its cluster's CA.
+    ///
+    /// # Errors
+    /// The key does not fit the certificate.
+    pub fn new(identity: &Identity) -> Result<Self, rustls::Error> {
+        let mut config = builder()
+            .with_root_certificates(identity.roots()?)
+            .with_client_auth_cert(identity.chain(), identity.private_key())?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Self { config: config.into() })
+    }
+
+    /// Presents nothing and trusts a manager whose CA has this digest.
+    pub fn to_join(ca_digest: &str) -> Self {
+        let verifier = PinnedCa { digest: ca_digest.to_owned() };
+        let mut config = builder().dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Self { config: config.into() }
+    }
+
+    /// A channel to the manager at `host:port`; only a manager's certificate is taken.
+    pub fn manager(&self, address: &str) -> Channel {
+        self.channel(address, MANAGER_NAME)
+    }
+
+    /// A channel to any node at `host:port`.
+    pub fn node(&self, address: &str) -> Channel {
+        self.channel(address, NODE_NAME)
+    }
+
+    fn channel(&self, address: &str, name: &'static str) -> Channel {
+        let address: Arc<str> = address.into();
+        let connector = TlsConnector::from(Arc::clone(&self.config));
+        let connect = move |_| {
+            let (address, connector) = (Arc::clone(&address), connector.clone());
+            async move {
+                let name = ServerName::try_from(name).expect("a constant legal name");
+                let work = async {
+                    let stream = TcpStream::connect(address.as_ref()).await?;
+                    stream.set_nodelay(true)?;
+                    connector.connect(name, stream).await
+                };
+                let stream = tokio::time::timeout(CONNECT_TIMEOUT, work).await;
+                let stream = stream.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+                Ok::<_, std::io::Error>(TokioIo::new(stream))
+            }
+        };
+        // The URI only fills the request's authority; the connector knows where to go.
+        Endpoint::from_static("http://flota")
+            .http2_keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(CONNECT_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .connect_with_connector_lazy(tower::service_fn(connect))
+    }
+}
+
+/// Accepts a server whose chain holds the CA with the digest, and whose certificate that CA signed.
+#[derive(Debug)]
+struct PinnedCa {
+    digest: String,
+}
+
+impl PinnedCa {
+    fn provider() -> CryptoProvider {
+        default_provider()
+    }
+}
+
+impl ServerCertVerifier for PinnedCa {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let Some(ca) = intermediates.iter().find(|it| sha256_hex(it) == self.digest) else {
+            return Err(rustls::Error::General(OTHER_CLUSTER.into()));
+        };
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.clone().into_owned())?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), Self::provider().into())
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        verifier.verify_server_cert(end_entity, &[], server_name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = Self::provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = Self::provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        Self::provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// What a joining node reads when the manager's CA is not the token's.
+pub(crate) const OTHER_CLUSTER: &str = "the join token is of another cluster: this manager's CA is not the one that it names";

@@ -1,0 +1,134 @@
+//! Join tokens: `FLOTA-<w|m>-<SHA-256 of the CA>-<generation>-<secret>`. Whoever has one trusts that CA alone,
+//! and the CA lets it in. A rotated secret has a higher generation, so that an old token is told from a wrong one.
+
+use std::fmt;
+use std::str::FromStr;
+
+use rand::Rng;
+
+use flota_api::id::random;
+use flota_api::model::{Cluster, Role};
+
+/// Why a token is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JoinTokenError {
+    /// It is no token.
+    #[error("this is no join token: it has the form FLOTA-(w|m)-<64 digits>-<number>-<secret>")]
+    Malformed,
+    /// It was good once.
+    #[error("this join token is old: it was rotated; `ctl swarm join-token {0}` prints the new one")]
+    Old(Role),
+    /// It never was good here.
+    #[error("this join token is wrong: its secret is not this cluster's")]
+    Wrong,
+}
+
+/// What a machine needs to join.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JoinToken {
+    /// What it will be.
+    pub role: Role,
+    /// SHA-256 of the CA's certificate.
+    pub ca_digest: String,
+    secret: String,
+}
+
+impl fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JoinToken({}, [redacted])", self.role)
+    }
+}
+
+/// The secret half of the next token: generation and random characters.
+pub fn new_secret(previous: &str, rng: &mut impl Rng) -> String {
+    format!("{}-{}", generation(previous) + 1, random(rng))
+}
+
+fn generation(secret: &str) -> u64 {
+    secret.split_once('-').and_then(|(generation, _)| generation.parse().ok()).unwrap_or(0)
+}
+
+impl JoinToken {
+    /// The token of this cluster for that role.
+    pub fn of(cluster: &Cluster, role: Role) -> Self {
+        let secret = expected(cluster, role).to_owned();
+        Self { role, ca_digest: crate::sha256_hex(&cluster.ca_certificate), secret }
+    }
+
+    /// Judges the secret.
+    ///
+    /// # Errors
+    /// Says whether it is old or wrong.
+    pub fn check(&self, cluster: &Cluster) -> Result<(), JoinTokenError> {
+        let expected = expected(cluster, self.role);
+        // In constant time: the answer's delay must not tell how much of it was right.
+        let same = expected.len() == self.secret.len()
+            && expected.bytes().zip(self.secret.bytes()).fold(0, |acc, (left, right)| acc | (left ^ right)) == 0;
+        match same {
+            true => Ok(()),
+            false if generation(&self.secret) < generation(expected) => Err(JoinTokenError::Old(self.role)),
+            false => Err(JoinTokenError::Wrong),
+        }
+    }
+}
+
+fn expected(cluster: &Cluster, role: Role) -> &str {
+    match role {
+        Role::Worker => cluster.worker_token_secret.as_text(),
+        Role::Manager => cluster.manager_token_secret.as_text(),
+    }
+}
+
+impl fmt::Display for JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let role = if self.role == Role::Manager { "m" } else { "w" };
+        write!(f, "FLOTA-{role}-{}-{}", self.ca_digest, self.secret)
+    }
+}
+
+impl FromStr for JoinToken {
+    type Err = JoinTokenError;
+
+    fn from_str(text: &str) -> Result<Self, JoinTokenError> {
+        let mut parts = text.trim().splitn(4, '-');
+        let (brand, role, digest, secret) = (parts.next(), parts.next(), parts.next(), parts.next());
+        let role = match role {
+            Some("w") => Role::Worker,
+            Some("m") => Role::Manager,
+            _ => return Err(JoinTokenError::Malformed),
+        };
+        let digest = digest.filter(|it| it.len() == 64 && it.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let whole = |it: &&str| {
+            it.split_once('-').is_some_and(|(number, rest)| number.parse::<u64>().is_ok() && !rest.is_empty())
+        };
+        match (brand, digest, secret.filter(whole)) {
+            (Some("FLOTA"), Some(digest), Some(secret)) if text.len() < 200 => {
+                Ok(Self { role, ca_digest: digest.to_owned(), secret: secret.to_owned() })
+            }
+            _ => Err(JoinTokenError::Malformed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    #[test]
+    fn a_token_reads_back_and_says_whether_it_is_old_or_wrong() {
+        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+        let mut cluster = Cluster { ca_certificate: vec![1, 2, 3], ..Cluster::default() };
+        cluster.worker_token_secret = new_secret("", &mut rng).into();
+        let token = JoinToken::of(&cluster, Role::Worker);
+        assert_eq!(token.to_string().parse(), Ok(token.clone()));
+        assert_eq!(token.check(&cluster), Ok(()));
+        let mistyped = token.to_string().replace(&token.secret, &format!("1-{}", random(&mut rng)));
+        assert_eq!(mistyped.parse::<JoinToken>().expect("well formed").check(&cluster), Err(JoinTokenError::Wrong));
+        cluster.worker_token_secret = new_secret(cluster.worker_token_secret.as_text(), &mut rng).into();
+        assert_eq!(token.check(&cluster), Err(JoinTokenError::Old(Role::Worker)));
+        for bad in ["", "FLOTA", "FLOTA-w-12-1-a", &token.to_string().replace("-w-", "-x-"), "SWMTKN-1-a-b"] {
+            assert_eq!(bad.parse::<JoinToken>(), Err(JoinTokenError::Malformed), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Who is at the other end of a connection, and what that one may call.
+
+use std::net::SocketAddr;
+
+use flota_api::id::NodeId;
+use flota_api::model::Role;
+
+/// The other end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// The machine's own root, over the local socket.
+    Local,
+    /// A node of this cluster, by its certificate.
+    Node {
+        /// Common name.
+        id: NodeId,
+        /// Unit.
+        role: Role,
+        /// Where it called from.
+        address: SocketAddr,
+    },
+    /// Somebody without a certificate: it may ask for one.
+    Anonymous {
+        /// Where it called from.
+        address: SocketAddr,
+    },
+}
+
+impl Peer {
+    /// The node's id, where the peer is a node.
+    pub fn node_id(&self) -> Option<&NodeId> {
+        match self {
+            Self::Node { id, .. } => Some(id),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Callers {
+    Local,
+    LocalAndManagers,
+    Managers,
+    Nodes,
+    Everyone,
+}
+
+/// THE table of who may call what; the most specific row first. What is not in it, nobody may call.
+const TABLE: [(&str, Callers); 9] = [
+    ("/flota.node.LocalNode/", Callers::Local),
+    ("/flota.control.Control/", Callers::LocalAndManagers),
+    ("/flota.raft.RaftTransport/", Callers::Managers),
+    ("/flota.ca.NodeCa/IssueCertificate", Callers::Everyone),
+    ("/flota.ca.NodeCa/JoinRaft", Callers::Managers),
+    ("/flota.ca.NodeCa/LeaveRaft", Callers::Nodes),
+    ("/flota.dispatcher.Dispatcher/", Callers::Nodes),
+    ("/flota.streams.Streams/", Callers::Nodes),
+    ("/flota.images.ImageStore/", Callers::Nodes),
+];
+
+/// Whether `peer` may call the gRPC method at `path`.
+pub fn may_call(peer: &Peer, path: &str) -> bool {
+    let callers = TABLE.iter().find(|(prefix, _)| path.starts_with(prefix)).map(|(_, callers)| *callers);
+    let manager = matches!(peer, Peer::Node { role: Role::Manager, .. });
+    match callers {
+        Some(Callers::Everyone) => true,
+        Some(Callers::Local) => *peer == Peer::Local,
+        Some(Callers::LocalAndManagers) => *peer == Peer::Local || manager,
+        Some(Callers::Managers) => manager,
+        Some(Callers::Nodes) => matches!(peer, Peer::Node { .. }),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_caller_reaches_what_it_may_and_nothing_else() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let worker = Peer::Node { id: "w".into(), role: Role::Worker, address };
+        let manager = Peer::Node { id: "m".into(), role: Role::Manager, address };
+        let anonymous = Peer::Anonymous { address };
+        let expected = |path| [&Peer::Local, &manager, &worker, &anonymous].map(|peer| may_call(peer, path));
+        assert_eq!(expected("/flota.node.LocalNode/Init"), [true, false, false, false]);
+        assert_eq!(expected("/flota.control.Control/ListNodes"), [true, true, false, false]);
+        assert_eq!(expected("/flota.raft.RaftTransport/Vote"), [false, true, false, false]);
+        assert_eq!(expected("/flota.dispatcher.Dispatcher/Session"), [false, true, true, false]);
+        assert_eq!(expected("/flota.ca.NodeCa/IssueCertificate"), [true, true, true, true]);
+        assert_eq!(expected("/flota.ca.NodeCa/JoinRaft"), [false, true, false, false]);
+        assert_eq!(expected("/grpc.health.v1.Health/Check"), [false; 4]);
+    }
+}

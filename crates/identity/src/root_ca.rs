@@ -1,0 +1,122 @@
+//! The cluster's root: made once by the first manager, kept in the store, used by the leader to sign.
+
+use std::time::{Duration, SystemTime};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
+
+use crate::certificate::{CertificateError, MANAGER_NAME, NODE_NAME, UNITS};
+use crate::sha256_hex;
+use flota_api::defaults::{CA_LIFE, CERTIFICATE_LIFE};
+use flota_api::id::{ClusterId, NodeId};
+use flota_api::model::Role;
+
+/// Clocks of nodes may differ: what was signed just now is good everywhere.
+const CLOCK_SKEW: Duration = Duration::from_secs(3600);
+
+/// A CA with its key.
+pub struct RootCa {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+fn make(what: &'static str) -> impl Fn(rcgen::Error) -> CertificateError {
+    move |error| CertificateError::Make { what, why: error.to_string() }
+}
+
+impl RootCa {
+    /// A new one for this cluster.
+    ///
+    /// # Errors
+    /// The library refuses.
+    pub fn generate(cluster: &ClusterId, now: SystemTime) -> Result<Self, CertificateError> {
+        let key = rcgen::KeyPair::generate().map_err(make("the CA's key"))?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "flota CA");
+        params.distinguished_name.push(DnType::OrganizationName, cluster.as_str());
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.not_before = (now - CLOCK_SKEW).into();
+        params.not_after = (now + CA_LIFE).into();
+        let certificate = params.self_signed(&key).map_err(make("the CA"))?;
+        Ok(Self { certificate: certificate.der().to_vec(), key: key.serialize_der() })
+    }
+
+    /// From what the store holds.
+    pub fn from_der(certificate: Vec<u8>, key: Vec<u8>) -> Self {
+        Self { certificate, key }
+    }
+
+    /// DER.
+    pub fn certificate(&self) -> &[u8] {
+        &self.certificate
+    }
+
+    /// PKCS#8, DER.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// What join tokens name.
+    pub fn digest(&self) -> String {
+        sha256_hex(&self.certificate)
+    }
+
+    /// Signs a request. Only its public key is taken over: names, role and usage are the CA's decision.
+    ///
+    /// # Errors
+    /// The request is malformed or its own signature is wrong.
+    pub fn sign(
+        &self,
+        request: &[u8],
+        node: &NodeId,
+        role: Role,
+        cluster: &ClusterId,
+        now: SystemTime,
+    ) -> Result<Vec<u8>, CertificateError> {
+        let malformed = |error: rcgen::Error| CertificateError::Malformed { what: "the request", why: error.to_string() };
+        let request = CertificateSigningRequestDer::from(request.to_vec());
+        let mut request = rcgen::CertificateSigningRequestParams::from_der(&request).map_err(malformed)?;
+        let names = [Some(NODE_NAME), (role == Role::Manager).then_some(MANAGER_NAME)];
+        let names: Vec<String> = names.into_iter().flatten().map(str::to_owned).collect();
+        let mut params = CertificateParams::new(names).map_err(make("a certificate"))?;
+        let unit = UNITS.iter().find(|(known, _)| *known == role).map_or("", |(_, unit)| unit);
+        params.distinguished_name.push(DnType::CommonName, node.as_str());
+        params.distinguished_name.push(DnType::OrganizationalUnitName, unit);
+        params.distinguished_name.push(DnType::OrganizationName, cluster.as_str());
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.not_before = (now - CLOCK_SKEW).into();
+        params.not_after = (now + CERTIFICATE_LIFE).into();
+        request.params = params;
+        let key = rcgen::KeyPair::try_from(&PrivatePkcs8KeyDer::from(self.key.clone())).map_err(make("the CA's key"))?;
+        let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(self.certificate.clone()), key);
+        let signed = request.signed_by(&issuer.map_err(make("the CA"))?).map_err(make("a certificate"))?;
+        Ok(signed.der().to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Identity, KeyPair};
+
+    #[test]
+    fn the_ca_decides_what_stands_in_a_certificate() {
+        let cluster = ClusterId::from("c");
+        let now = SystemTime::now();
+        let ca = RootCa::generate(&cluster, now).expect("made");
+        // A request that asks to be a manager of another name.
+        let key = rcgen::KeyPair::generate().expect("made");
+        let mut wanted = CertificateParams::new(vec![MANAGER_NAME.to_owned()]).expect("a legal name");
+        wanted.distinguished_name.push(DnType::CommonName, "somebody else");
+        wanted.distinguished_name.push(DnType::OrganizationalUnitName, "flota-manager");
+        let request = wanted.serialize_request(&key).expect("made");
+        let signed = ca.sign(request.der(), &"n".into(), Role::Worker, &cluster, now).expect("signed");
+        let identity = Identity::new(signed, key.serialize_der(), ca.certificate().to_vec()).expect("a node's");
+        assert_eq!((identity.node_id.as_str(), identity.role), ("n", Role::Worker));
+        assert!(ca.sign(b"junk", &"n".into(), Role::Worker, &cluster, now).is_err());
+        let own = KeyPair::generate().and_then(|key| key.signing_request()).expect("made");
+        assert!(ca.sign(&own, &"n".into(), Role::Manager, &cluster, now).is_ok());
+    }
+}
