@@ -1,1 +1,39 @@
-//! placeholder
+//! The manager: keeps the truth with the other managers, and, while it leads, decides.
+//!
+//! ```text
+//!  users ─▶ control/ ──────────────┐                        ┌── control_loop/ runs, in pipeline order:
+//!  nodes ─▶ ca.rs ─────────────────┤ transactions   events  │    orchestrator/  services → tasks
+//!  workers ─▶ dispatcher/ ─────────┼──▶ raft-store ─────────┤    images.rs      images → nodes that hold them
+//!     ▲        (sessions, liveness)│        ▲               │    scheduler/     tasks → nodes
+//!     └── assignments ◀────────────┴────────┴── plans ◀─────┘
+//! ```
+//!
+//! The parts never call each other: each reads the store and proposes to it. All that plans or keeps sessions
+//! lives in one scope that ends with leadership ([`leader`]).
+
+mod bootstrap;
+mod ca;
+mod control;
+mod control_loop;
+mod dispatcher;
+pub mod forward;
+mod images;
+mod leader;
+mod manager;
+mod orchestrator;
+mod plan;
+mod roles;
+mod scheduler;
+mod streams;
+
+pub use bootstrap::first_entry;
+pub use ca::CaService;
+pub use control::ControlService;
+pub use dispatcher::DispatcherService;
+pub use manager::{Manager, RaftDial};
+pub use streams::StreamsService;
+
+/// The clock: the one place of this crate that reads it.
+fn now() -> flota_api::version::Timestamp {
+    flota_api::version::Timestamp::from_system(std::time::SystemTime::now())
+}

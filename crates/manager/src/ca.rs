@@ -1,0 +1,151 @@
+//! How machines become nodes and managers: serves NodeCa, on the leader (a follower forwards).
+
+use std::time::SystemTime;
+
+use tonic::{Request, Response, Status};
+
+use flota_api::defaults::MESSAGE_BOUND;
+use flota_api::id::NodeId;
+use flota_api::model::{Node, NodeDescription, NodeState, Role};
+use flota_api::naming;
+use flota_api::proto::ca::node_ca_server::{NodeCa, NodeCaServer};
+use flota_api::proto::ca::{
+    IssueCertificateRequest, IssueCertificateResponse, JoinRaftRequest, JoinRaftResponse, LeaveRaftRequest,
+    LeaveRaftResponse,
+};
+use flota_identity::{JoinToken, Peer, RootCa};
+use flota_raft_store::WriteTx;
+
+use crate::control::propose_status;
+use crate::manager::Manager;
+
+/// Serves NodeCa.
+#[derive(Clone, Debug)]
+pub struct CaService(Manager);
+
+impl CaService {
+    /// For this manager.
+    pub fn server(manager: Manager) -> NodeCaServer<Self> {
+        NodeCaServer::new(Self(manager)).max_decoding_message_size(MESSAGE_BOUND)
+    }
+
+    /// The node that calls, or (forwarded by another manager) that it calls for.
+    fn caller(request: &Request<impl Sized>, claimed: &str) -> Result<NodeId, Status> {
+        match request.extensions().get::<Peer>() {
+            Some(Peer::Node { id, .. }) if id.as_str() == claimed => Ok(id.clone()),
+            Some(Peer::Node { role: Role::Manager, .. }) if crate::forward::is_forwarded(request.metadata()) => {
+                Ok(claimed.into())
+            }
+            _ => Err(Status::permission_denied("the certificate is not that of the node in the request")),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl NodeCa for CaService {
+    async fn issue_certificate(
+        &self,
+        request: Request<IssueCertificateRequest>,
+    ) -> Result<Response<IssueCertificateResponse>, Status> {
+        let request = request.into_inner();
+        let token: JoinToken = request.token.parse().map_err(|error| Status::unauthenticated(format!("{error}")))?;
+        naming::check(&request.hostname).map_err(|error| Status::invalid_argument(format!("hostname: {error}")))?;
+        if request.address.parse::<std::net::SocketAddr>().is_err() {
+            return Err(Status::invalid_argument(format!("address: `{}` is no IP:PORT", request.address)));
+        }
+        let node_id = NodeId::random(&mut rand::rng());
+        let response = self.0.write(|view| {
+            let cluster = view.cluster().ok_or_else(|| Status::unavailable("the cluster is just beginning"))?.clone();
+            token.check(&cluster).map_err(|error| Status::unauthenticated(error.to_string()))?;
+            let ca = RootCa::from_der(cluster.ca_certificate.clone(), cluster.ca_key.0.clone());
+            let signed = ca.sign(&request.csr_der, &node_id, token.role, &cluster.id, SystemTime::now());
+            let certificate = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;
+            let managers = view.nodes().filter(|node| node.role == Role::Manager).map(|node| node.address.clone());
+            let response = IssueCertificateResponse {
+                node_id: node_id.to_string(),
+                certificate_der: certificate.into(),
+                ca_der: cluster.ca_certificate.clone().into(),
+                role: flota_api::proto::types::Role::from(token.role).into(),
+                cluster_id: cluster.id.to_string(),
+                managers: managers.collect(),
+                address: request.address.clone(),
+            };
+            let mut tx = WriteTx::new(view, "");
+            tx.create(Node {
+                id: node_id.clone(),
+                role: token.role,
+                address: request.address.clone(),
+                description: NodeDescription { hostname: request.hostname.clone(), ..NodeDescription::default() },
+                state: NodeState::Unknown,
+                state_reason: "joining".into(),
+                state_since: crate::now(),
+                ..Node::default()
+            });
+            Ok((tx.finish(), response))
+        });
+        response.await.map(Response::new).map_err(|error: JoinFailed| error.0)
+    }
+
+    async fn join_raft(&self, request: Request<JoinRaftRequest>) -> Result<Response<JoinRaftResponse>, Status> {
+        let node_id = Self::caller(&request, &request.get_ref().node_id)?;
+        let request = request.into_inner();
+        let raft_id = self.0.write(|view| {
+            let missing = || Status::permission_denied("this node is no manager of the cluster");
+            let node = view.node(node_id.as_str()).filter(|node| node.role == Role::Manager).ok_or_else(missing)?;
+            let mut node = node.as_ref().clone();
+            let mut cluster = view.cluster().ok_or_else(missing)?.as_ref().clone();
+            let mut tx = WriteTx::new(view, "");
+            if node.raft_id == 0 || request.new_raft_id {
+                node.raft_id = cluster.next_raft_id;
+                cluster.next_raft_id += 1;
+                tx.update(cluster);
+            }
+            node.address.clone_from(&request.address);
+            let raft_id = node.raft_id;
+            tx.update(node);
+            Ok((tx.finish(), raft_id))
+        });
+        let raft_id = raft_id.await.map_err(|error: JoinFailed| error.0)?;
+        Ok(Response::new(JoinRaftResponse { raft_id }))
+    }
+
+    async fn leave_raft(&self, request: Request<LeaveRaftRequest>) -> Result<Response<LeaveRaftResponse>, Status> {
+        let node_id = Self::caller(&request, &request.get_ref().node_id)?;
+        let left = self.0.write(|view| {
+            let mut tx = WriteTx::new(view.clone(), "");
+            if let Some(node) = view.node(node_id.as_str()) {
+                let managers = view.nodes().filter(|node| node.role == Role::Manager).count();
+                if node.role == Role::Manager && managers == 1 {
+                    return Err(JoinFailed(Status::failed_precondition("it is the last manager: the cluster would be gone")));
+                }
+                tx.update(Node {
+                    raft_id: 0,
+                    role: Role::Worker,
+                    state: NodeState::Down,
+                    state_reason: "left".into(),
+                    state_since: crate::now(),
+                    ..node.as_ref().clone()
+                });
+            }
+            Ok((tx.finish(), ()))
+        });
+        left.await.map_err(|error| error.0)?;
+        self.0.sessions.end(&node_id);
+        Ok(Response::new(LeaveRaftResponse {}))
+    }
+}
+
+/// A status that a proposal's error can become.
+struct JoinFailed(Status);
+
+impl From<flota_raft_store::ProposeError> for JoinFailed {
+    fn from(error: flota_raft_store::ProposeError) -> Self {
+        Self(propose_status(&error))
+    }
+}
+
+impl From<Status> for JoinFailed {
+    fn from(status: Status) -> Self {
+        Self(status)
+    }
+}

@@ -1,0 +1,28 @@
+//! Images that the cluster keeps.
+
+use tonic::Status;
+
+use flota_api::image_ref::ImageRef;
+use flota_api::object::Kind;
+use flota_api::proto::control as pc;
+use flota_raft_store::WriteTx;
+
+use super::find::find_image;
+use super::status::WriteFailed;
+use crate::manager::Manager;
+
+pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
+    let removed = manager.write(|view| {
+        let image = find_image(&view, &request.name)?.clone();
+        let names = |reference: &str| ImageRef::parse(reference).is_ok_and(|it| it.to_string() == image.reference);
+        let user = view.services().find(|service| names(&service.spec.image));
+        if let Some(service) = user.filter(|_| !request.force) {
+            let text = format!("image `{}` is used by service `{}`", request.name, service.spec.name);
+            return Err(WriteFailed::Refused(Status::failed_precondition(text)));
+        }
+        let mut tx = WriteTx::new(view, &request.request_id);
+        tx.remove(Kind::Image, image.id.as_str());
+        Ok((tx.finish(), ()))
+    });
+    removed.await.map_err(Into::into)
+}

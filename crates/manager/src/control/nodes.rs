@@ -1,0 +1,62 @@
+//! Nodes.
+
+use std::sync::Arc;
+
+use tonic::Status;
+
+use flota_api::model::{Node, NodeSpec, NodeState, Role};
+use flota_api::object::Kind;
+use flota_api::proto::{control as pc, objects as po};
+use flota_raft_store::WriteTx;
+
+use super::find::find_node;
+use super::status::WriteFailed;
+use crate::manager::Manager;
+
+pub(super) fn list(manager: &Manager) -> Vec<pc::NodeRow> {
+    let leader = manager.leadership().leader.unwrap_or(0);
+    let row = |node: &Arc<Node>| {
+        let leader = node.raft_id != 0 && node.raft_id == leader;
+        pc::NodeRow { node: Some(node.as_ref().into()), leader }
+    };
+    manager.store.view().nodes().map(row).collect()
+}
+
+pub(super) async fn update(manager: &Manager, request: pc::UpdateNodeRequest) -> Result<po::Node, Status> {
+    let spec = request.spec.ok_or_else(|| Status::invalid_argument("spec: it is missing"))?;
+    let spec = NodeSpec::try_from(spec).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let node = manager.write(|view| {
+        let node = find_node(&view, &request.node)?;
+        if request.version != 0 && request.version != node.meta.version {
+            let text = format!("node `{}` has changed meanwhile", node.description.hostname);
+            return Err(WriteFailed::Refused(Status::failed_precondition(text)));
+        }
+        let node = Node { spec: spec.clone(), ..node.as_ref().clone() };
+        let mut tx = WriteTx::new(view, &request.request_id);
+        tx.update(node.clone());
+        Ok((tx.finish(), node))
+    });
+    node.await.map(|node| (&node).into()).map_err(Into::into)
+}
+
+pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
+    let removed = manager.write(|view| {
+        let node = find_node(&view, &request.name)?.clone();
+        let name = &node.description.hostname;
+        let refuse = |why: String| Err(WriteFailed::Refused(Status::failed_precondition(why)));
+        if node.role == Role::Manager && node.raft_id == manager.raft.id() {
+            return refuse(format!("node `{name}` leads: use another manager, or `ctl swarm leave --force` there"));
+        }
+        if !request.force && node.role == Role::Manager {
+            return refuse(format!("node `{name}` is a manager: `ctl swarm leave --force` there, or --force"));
+        }
+        if !request.force && node.state != NodeState::Down {
+            return refuse(format!("node `{name}` is {}, not down: --force removes it all the same", node.state));
+        }
+        let mut tx = WriteTx::new(view, &request.request_id);
+        tx.remove(Kind::Node, node.id.as_str());
+        Ok((tx.finish(), node.id.clone()))
+    });
+    drop(removed.await.map_err(Status::from)?);
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! How far a service or an image is, told as it changes, so that `ctl` can wait for it.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use flota_api::model::Task;
+use flota_api::naming::task_name;
+use flota_api::proto::control as pc;
+use flota_raft_store::Tables;
+
+use super::services::is_running;
+use crate::images::{good_holders, wanted_holders};
+use crate::manager::Manager;
+
+/// Sends what `progress` makes of the store, at once and whenever it is another, until it says that it is done,
+/// the receiver has gone, or leadership ends.
+pub(super) fn watch<T: PartialEq + Clone + Send + 'static>(
+    manager: &Manager,
+    progress: impl Fn(&Tables) -> Result<(T, bool), Status> + Send + 'static,
+) -> mpsc::Receiver<Result<T, Status>> {
+    let (sender, receiver) = mpsc::channel(16);
+    let (store, scope) = (manager.store.clone(), manager.leading.borrow().clone());
+    tokio::spawn(async move {
+        let Some(scope) = scope else {
+            let _ = sender.send(Err(Status::unavailable("leadership has just moved; try again"))).await;
+            return;
+        };
+        let (mut view, mut events) = store.view_and_watch();
+        let mut told = None;
+        loop {
+            match progress(&view) {
+                Ok((now, done)) => {
+                    if told.as_ref() != Some(&now) && sender.send(Ok(now.clone())).await.is_err() {
+                        return;
+                    }
+                    told = Some(now);
+                    if done {
+                        return;
+                    }
+                }
+                Err(status) => {
+                    let _ = sender.send(Err(status)).await;
+                    return;
+                }
+            }
+            tokio::select! {
+                _ = events.next() => {}
+                () = sender.closed() => return,
+                () = scope.cancelled() => {
+                    let _ = sender.send(Err(Status::unavailable("leadership has moved; try again"))).await;
+                    return;
+                }
+            }
+            (view, events) = store.view_and_watch();
+        }
+    });
+    receiver
+}
+
+/// Of a service that may be gone already: then until its last task is.
+pub(super) fn service(view: &Tables, id: &flota_api::id::ServiceId) -> pc::ServiceProgress {
+    let tasks: Vec<&Arc<Task>> = view.tasks_of_service(id).collect();
+    let Some(service) = view.service(id.as_str()) else {
+        let left = tasks.iter().filter(|task| !task.status.state.is_terminal()).count() as u64;
+        let removed = tasks.is_empty();
+        return pc::ServiceProgress { running: left, removed, converged: removed, ..Default::default() };
+    };
+    let current = |task: &&&Arc<Task>| task.spec_version == service.spec_version;
+    let running = tasks.iter().filter(current).filter(|task| is_running(task)).count() as u64;
+    let stopping = tasks.iter().any(|task| {
+        let reachable = view.node(task.node_id.as_str()).is_some_and(|node| !node.loses_tasks());
+        task.desired_state.is_stopping() && !task.status.state.is_terminal() && reachable
+    });
+    let outdated = tasks.iter().any(|task| task.is_live() && task.spec_version != service.spec_version);
+    let hanging = tasks.iter().filter(|task| task.is_live() && !is_running(task)).map(|task| {
+        let reasons = [&task.status.error, &task.pending_reason, &task.status.message];
+        let reason = reasons.into_iter().find(|it| !it.is_empty()).map_or("", String::as_str);
+        let last = tasks.iter().filter(|it| it.slot == task.slot && !it.status.error.is_empty());
+        let last = last.max_by_key(|it| it.meta.created_at).map_or("", |it| it.status.error.as_str());
+        let reason = if reason.is_empty() { last } else { reason };
+        format!("{} is {}{}{reason}", task_name(&service.spec.name, task.slot), task.status.state, if reason.is_empty() { "" } else { ": " })
+    });
+    pc::ServiceProgress {
+        running,
+        desired: service.spec.replicas,
+        converged: running == service.spec.replicas && !stopping && !outdated,
+        hanging: hanging.collect(),
+        update_paused: service.update_paused.clone(),
+        removed: false,
+    }
+}
+
+pub(super) fn image(view: &Tables, text: &str) -> Result<pc::ImageProgress, Status> {
+    let image = super::find::find_image(view, text)?;
+    let (holders, wanted) = (good_holders(image, view) as u64, wanted_holders(view) as u64);
+    Ok(pc::ImageProgress { holders, wanted, converged: holders >= wanted })
+}

@@ -1,0 +1,180 @@
+//! Serves Control: each method asks its noun's file, and lists wait for a read round first.
+
+use std::pin::Pin;
+
+use futures::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use flota_api::defaults::{MESSAGE_BOUND, REQUEST_BOUND};
+use flota_api::proto::control::control_server::{Control, ControlServer};
+use flota_api::proto::control::{self as pc, Empty};
+use flota_api::proto::objects as po;
+use flota_api::proto::streams::Frame;
+use flota_raft_store::View;
+
+use super::{cluster, find, images, nodes, progress, registries, services, stacks, status, tasks};
+use crate::manager::Manager;
+use crate::streams;
+
+/// Serves Control.
+#[derive(Clone, Debug)]
+pub struct ControlService(Manager);
+
+impl ControlService {
+    /// For this manager.
+    pub fn server(manager: Manager) -> ControlServer<Self> {
+        ControlServer::new(Self(manager))
+            .max_decoding_message_size(REQUEST_BOUND)
+            .max_encoding_message_size(MESSAGE_BOUND)
+    }
+
+    /// What is true now; or, where the user wants no more, what this manager knows.
+    async fn read(&self, request: &pc::ListRequest) -> Result<(View, Option<pc::ListHeader>), Status> {
+        let header = if request.stale {
+            let age_ms = u64::try_from(self.0.raft.age().as_millis()).unwrap_or(u64::MAX);
+            pc::ListHeader { stale: true, age_ms }
+        } else {
+            self.0.raft.read_barrier().await.map_err(|error| status::propose_status(&error))?;
+            pc::ListHeader { stale: false, age_ms: 0 }
+        };
+        Ok((self.0.store.view(), Some(header)))
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Reply<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Control for ControlService {
+    async fn get_cluster(&self, _: Request<Empty>) -> Reply<pc::ClusterInfo> {
+        let (view, _) = self.read(&pc::ListRequest { stale: false }).await?;
+        cluster::info(&view).map(Response::new)
+    }
+
+    async fn rotate_join_token(&self, request: Request<pc::RotateJoinTokenRequest>) -> Reply<pc::ClusterInfo> {
+        cluster::rotate(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_nodes(&self, request: Request<pc::ListRequest>) -> Reply<pc::Nodes> {
+        let (_, header) = self.read(request.get_ref()).await?;
+        Ok(Response::new(pc::Nodes { header, nodes: nodes::list(&self.0) }))
+    }
+
+    async fn update_node(&self, request: Request<pc::UpdateNodeRequest>) -> Reply<po::Node> {
+        nodes::update(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn remove_node(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
+        nodes::remove(&self.0, request.into_inner()).await.map(|()| Response::new(Empty {}))
+    }
+
+    async fn create_service(&self, request: Request<pc::CreateServiceRequest>) -> Reply<po::Service> {
+        let service = services::create(&self.0, request.into_inner()).await?;
+        Ok(Response::new((&service).into()))
+    }
+
+    async fn update_service(&self, request: Request<pc::UpdateServiceRequest>) -> Reply<po::Service> {
+        let service = services::update(&self.0, request.into_inner()).await?;
+        Ok(Response::new((&service).into()))
+    }
+
+    async fn remove_service(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
+        services::remove(&self.0, request.into_inner()).await.map(|()| Response::new(Empty {}))
+    }
+
+    async fn list_services(&self, request: Request<pc::ListRequest>) -> Reply<pc::Services> {
+        let (view, header) = self.read(request.get_ref()).await?;
+        Ok(Response::new(pc::Services { header, services: services::list(&view) }))
+    }
+
+    type WatchServiceStream = Answers<pc::ServiceProgress>;
+
+    async fn watch_service(&self, request: Request<pc::WatchServiceRequest>) -> Reply<Self::WatchServiceStream> {
+        let text = request.into_inner().service;
+        let view = self.0.store.view();
+        // By id also when the service is gone already: its tasks may not be.
+        let id = match find::find_service(&view, &text) {
+            Ok(service) => service.id.clone(),
+            Err(status) if !flota_api::id::is_id(&text) => return Err(status),
+            Err(_) => text.into(),
+        };
+        let progress = progress::watch(&self.0, move |view| {
+            let now = progress::service(view, &id);
+            let done = now.converged || !now.update_paused.is_empty();
+            Ok((now, done))
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(progress))))
+    }
+
+    async fn list_tasks(&self, request: Request<pc::ListRequest>) -> Reply<pc::Tasks> {
+        let (view, header) = self.read(request.get_ref()).await?;
+        Ok(Response::new(pc::Tasks { header, tasks: tasks::list(&view) }))
+    }
+
+    async fn remove_task(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
+        tasks::remove(&self.0, request.into_inner()).await.map(|()| Response::new(Empty {}))
+    }
+
+    async fn deploy_stack(&self, request: Request<pc::DeployStackRequest>) -> Reply<po::Stack> {
+        let stack = stacks::deploy(&self.0, request.into_inner()).await?;
+        Ok(Response::new((&stack).into()))
+    }
+
+    async fn list_stacks(&self, request: Request<pc::ListRequest>) -> Reply<pc::Stacks> {
+        let (view, header) = self.read(request.get_ref()).await?;
+        let stacks = view.stacks().map(|stack| stack.as_ref().into()).collect();
+        Ok(Response::new(pc::Stacks { header, stacks }))
+    }
+
+    async fn remove_stack(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
+        stacks::remove(&self.0, request.into_inner()).await.map(|()| Response::new(Empty {}))
+    }
+
+    async fn list_images(&self, request: Request<pc::ListRequest>) -> Reply<pc::Images> {
+        let (view, header) = self.read(request.get_ref()).await?;
+        let images = view.images().map(|image| image.as_ref().into()).collect();
+        Ok(Response::new(pc::Images { header, images }))
+    }
+
+    async fn remove_image(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
+        images::remove(&self.0, request.into_inner()).await.map(|()| Response::new(Empty {}))
+    }
+
+    type WatchImageStream = Answers<pc::ImageProgress>;
+
+    async fn watch_image(&self, request: Request<pc::WatchImageRequest>) -> Reply<Self::WatchImageStream> {
+        let text = request.into_inner().image;
+        let progress = progress::watch(&self.0, move |view| {
+            // The node that imported it tells the leader by itself: it may not have done so yet.
+            let now = progress::image(view, &text).unwrap_or_default();
+            let done = now.converged && now.wanted > 0;
+            Ok((now, done))
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(progress))))
+    }
+
+    async fn put_registry(&self, request: Request<pc::PutRegistryRequest>) -> Reply<Empty> {
+        registries::put(&self.0, request.into_inner()).await.map(|()| Response::new(Empty {}))
+    }
+
+    async fn remove_registry(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
+        registries::remove(&self.0, request.into_inner()).await.map(|()| Response::new(Empty {}))
+    }
+
+    async fn list_registries(&self, request: Request<pc::ListRequest>) -> Reply<pc::Registries> {
+        let (view, header) = self.read(request.get_ref()).await?;
+        let row = |it: &std::sync::Arc<flota_api::model::Registry>| pc::RegistryRow {
+            host: it.host.clone(),
+            username: it.username.clone(),
+        };
+        Ok(Response::new(pc::Registries { header, registries: view.registries().map(row).collect() }))
+    }
+
+    type OpenStreamStream = Answers<Frame>;
+
+    async fn open_stream(&self, request: Request<Streaming<Frame>>) -> Reply<Self::OpenStreamStream> {
+        let answers = streams::open(&self.0, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}

@@ -1,0 +1,49 @@
+//! Our errors as gRPC statuses: the one table.
+//!
+//! invalid → InvalidArgument · missing → NotFound · name taken → AlreadyExists · changed meanwhile, or in use →
+//! FailedPrecondition · no leader or no quorum → Unavailable
+
+use tonic::Status;
+
+use flota_raft_store::{Conflict, ProposeError};
+
+/// Why a write came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WriteFailed {
+    /// There was nothing to write.
+    #[error("there was nothing to change")]
+    Nothing,
+    /// The request can't be done as things are.
+    #[error("{}", .0.message())]
+    Refused(Status),
+    /// It could not be committed.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+}
+
+impl From<Status> for WriteFailed {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
+    }
+}
+
+impl From<WriteFailed> for Status {
+    fn from(error: WriteFailed) -> Self {
+        match error {
+            WriteFailed::Nothing => Self::failed_precondition("there was nothing to change"),
+            WriteFailed::Refused(status) => status,
+            WriteFailed::Propose(error) => propose_status(&error),
+        }
+    }
+}
+
+/// What a proposal's error is to whoever asked.
+pub(crate) fn propose_status(error: &ProposeError) -> Status {
+    let text = error.to_string();
+    match error {
+        ProposeError::Conflict(Conflict::NameTaken { .. }) => Status::already_exists(text),
+        ProposeError::Conflict(Conflict::Changed { .. }) => Status::failed_precondition(text),
+        ProposeError::NotLeader | ProposeError::Unknown => Status::unavailable(text),
+        ProposeError::TooLarge { .. } => Status::invalid_argument(text),
+    }
+}

@@ -1,0 +1,50 @@
+//! Tasks.
+
+use std::sync::Arc;
+
+use tonic::Status;
+
+use flota_api::model::{Service, ServiceSpec, Task};
+use flota_api::proto::control as pc;
+use flota_api::state::DesiredState;
+use flota_raft_store::{Tables, WriteTx};
+
+use super::find::find_task;
+use super::status::WriteFailed;
+use crate::manager::Manager;
+
+pub(super) fn list(view: &Tables) -> Vec<pc::TaskRow> {
+    let row = |task: &Arc<Task>| {
+        let spec = view.spec_of(task);
+        pc::TaskRow {
+            task: Some(task.as_ref().into()),
+            service_name: spec.map(|spec| spec.name.clone()).unwrap_or_default(),
+            node_name: view.node(task.node_id.as_str()).map(|it| it.description.hostname.clone()).unwrap_or_default(),
+            image: spec.map(|spec| spec.image.clone()).unwrap_or_default(),
+            restarts: task.restarts(),
+        }
+    };
+    view.tasks().map(row).collect()
+}
+
+pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
+    let removed = manager.write(|view| {
+        let task = find_task(&view, &request.name)?;
+        let mut tx = WriteTx::new(view.clone(), &request.request_id);
+        if request.shrink
+            && let Some(service) = view.service(task.service_id.as_str())
+        {
+            let replicas = service.spec.replicas.saturating_sub(1);
+            let spec = Arc::new(ServiceSpec { replicas, ..service.spec.as_ref().clone() });
+            tx.update(Service { spec, ..service.as_ref().clone() });
+            let of_slot = view.tasks_of_service(&task.service_id).filter(|other| other.slot == task.slot);
+            for task in of_slot {
+                tx.update(Task { desired_state: DesiredState::Remove, ..task.as_ref().clone() });
+            }
+        } else {
+            tx.update(Task { desired_state: DesiredState::Shutdown.max(task.desired_state), ..task.as_ref().clone() });
+        }
+        Ok::<_, WriteFailed>((tx.finish(), ()))
+    });
+    removed.await.map_err(Into::into)
+}

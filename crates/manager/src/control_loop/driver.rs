@@ -1,0 +1,175 @@
+//! Runs the loops while this manager leads: watches, queues, batches, proposes, tries again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use tokio_util::sync::CancellationToken;
+
+use flota_api::version::Timestamp;
+use flota_raft_store::{ProposeError, Proposer, Store, Tables, Transaction, View, Watch};
+
+use super::ControlLoop;
+use super::pass::{self, Work};
+use crate::plan::PlanContext;
+
+/// Bounds of one entry; a larger group goes alone.
+const ENTRY_ACTIONS: usize = 1_000;
+/// After a proposal that came to nothing.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// The driver of one term of leadership.
+pub(crate) struct Driver {
+    store: Store,
+    proposer: Arc<dyn Proposer>,
+    clock: fn() -> Timestamp,
+    loops: Vec<Box<dyn ControlLoop>>,
+    dirty: BTreeSet<Work>,
+    timers: BTreeSet<(Timestamp, Work)>,
+}
+
+impl Driver {
+    /// Will run `loops` in this order.
+    pub(crate) fn new(
+        store: Store,
+        proposer: Arc<dyn Proposer>,
+        clock: fn() -> Timestamp,
+        loops: Vec<Box<dyn ControlLoop>>,
+    ) -> Self {
+        Self { store, proposer, clock, loops, dirty: BTreeSet::new(), timers: BTreeSet::new() }
+    }
+
+    /// Runs until it is cancelled.
+    pub(crate) async fn run(mut self, cancel: CancellationToken) {
+        let (view, mut watch) = self.store.view_and_watch();
+        self.look_at_everything(&view);
+        let mut rng = rand::rngs::StdRng::from_os_rng();
+        loop {
+            self.take_due();
+            if !self.dirty.is_empty() {
+                let mut cx = PlanContext { now: (self.clock)(), rng };
+                let held = tokio::select! {
+                    held = self.pass(&mut cx) => held,
+                    () = cancel.cancelled() => return,
+                };
+                rng = cx.rng;
+                if !held {
+                    tokio::time::sleep(RETRY).await;
+                }
+                self.take_events(&mut watch);
+                continue;
+            }
+            let next = self.timers.first().map(|(at, _)| (self.clock)().until(*at));
+            tokio::select! {
+                events = watch.next() => match events {
+                    Ok(events) => {
+                        let view = self.store.view();
+                        events.iter().for_each(|event| self.mark(event, &view));
+                        self.take_events(&mut watch);
+                    }
+                    Err(_) => self.resync(&mut watch),
+                },
+                () = tokio::time::sleep(next.unwrap_or(Duration::from_secs(3600))) => {}
+                () = cancel.cancelled() => return,
+            }
+        }
+    }
+
+    fn look_at_everything(&mut self, view: &Tables) {
+        for (index, each) in self.loops.iter().enumerate() {
+            self.dirty.extend(each.all(view).into_iter().map(|key| (index, key)));
+        }
+    }
+
+    fn mark(&mut self, event: &flota_raft_store::Event, view: &Tables) {
+        if matches!(event, flota_raft_store::Event::Reset) {
+            self.look_at_everything(view);
+        }
+        for (index, each) in self.loops.iter().enumerate() {
+            self.dirty.extend(each.dirtied_by(event, view).into_iter().map(|key| (index, key)));
+        }
+    }
+
+    fn take_events(&mut self, watch: &mut Watch) {
+        let view: View = self.store.view();
+        loop {
+            match watch.try_next() {
+                Ok(Some(events)) => events.iter().for_each(|event| self.mark(event, &view)),
+                Ok(None) => return,
+                Err(_) => return self.resync(watch),
+            }
+        }
+    }
+
+    fn resync(&mut self, watch: &mut Watch) {
+        tracing::warn!("the control loops lagged behind the store and look at everything again");
+        let (view, fresh) = self.store.view_and_watch();
+        *watch = fresh;
+        self.look_at_everything(&view);
+    }
+
+    fn take_due(&mut self) {
+        let now = (self.clock)();
+        while let Some((_, work)) = self.timers.pop_first_if_due(now) {
+            self.dirty.insert(work);
+        }
+    }
+
+    /// One pass; whether all that was proposed was taken.
+    async fn pass(&mut self, cx: &mut PlanContext) -> bool {
+        let view = self.store.view();
+        let planned = pass::run(&mut self.loops, &mut self.dirty, &view, cx);
+        self.timers.extend(planned.timers);
+        let mut held = true;
+        for entry in entries(planned.groups) {
+            let (transactions, work): (Vec<Transaction>, Vec<Vec<Work>>) = entry.into_iter().unzip();
+            match self.proposer.propose_entry(transactions).await {
+                Ok(outcomes) => {
+                    for (outcome, work) in outcomes.into_iter().zip(work) {
+                        if let Err(conflict) = outcome {
+                            tracing::debug!(%conflict, "a plan met a change and is made anew");
+                            self.dirty.extend(work);
+                        }
+                    }
+                }
+                Err(error) => {
+                    if !matches!(error, ProposeError::NotLeader) {
+                        tracing::warn!(%error, "a plan was not taken and is made anew");
+                    }
+                    self.dirty.extend(work.into_iter().flatten());
+                    held = false;
+                }
+            }
+        }
+        held
+    }
+}
+
+type Group = (Transaction, Vec<Work>);
+
+/// Whole groups, as many in an entry as its bound allows.
+fn entries(groups: Vec<Group>) -> Vec<Vec<Group>> {
+    let mut entries: Vec<Vec<Group>> = Vec::new();
+    let mut room = 0;
+    for group in groups {
+        let actions = group.0.actions.len();
+        if actions > room {
+            entries.push(Vec::new());
+            room = ENTRY_ACTIONS;
+        }
+        room = room.saturating_sub(actions);
+        entries.last_mut().expect("one was pushed where there was none").push(group);
+    }
+    entries
+}
+
+trait PopDue {
+    fn pop_first_if_due(&mut self, now: Timestamp) -> Option<(Timestamp, Work)>;
+}
+
+impl PopDue for BTreeSet<(Timestamp, Work)> {
+    fn pop_first_if_due(&mut self, now: Timestamp) -> Option<(Timestamp, Work)> {
+        if self.first()?.0 <= now { self.pop_first() } else { None }
+    }
+}

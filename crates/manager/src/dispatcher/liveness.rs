@@ -1,0 +1,169 @@
+//! Who lives. The leader's memory, not Raft's: ages by a monotonic clock; only a node's state is written.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use flota_api::defaults::{HEARTBEAT, HEARTBEATS_MISSED, HEARTBEATS_PER_SECOND, RESTARTING_GRACE};
+use flota_api::id::NodeId;
+use flota_api::model::{Node, NodeState};
+use flota_raft_store::{Tables, WriteTx};
+
+use crate::control::WriteFailed;
+use crate::manager::Manager;
+
+/// How a node's session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    /// It has one, and was last heard of then.
+    Open(Instant),
+    /// It broke then.
+    Broken(Instant),
+    /// Its daemon said then that it stops and comes back.
+    Restarting(Instant),
+    /// Its machine said that it goes down.
+    Gone,
+}
+
+/// What the leader knows of each node. Cloned handles share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Liveness(Arc<Mutex<BTreeMap<NodeId, Link>>>);
+
+/// How often a worker says that it lives: rarer in a large cluster, so that the leader is not drowned.
+pub(crate) fn period(nodes: usize) -> Duration {
+    let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
+    let least = Duration::from_secs(1) * nodes / u32::try_from(HEARTBEATS_PER_SECOND).expect("it is small");
+    least.max(HEARTBEAT)
+}
+
+/// State and reason that a link stands for.
+fn judge(link: Link, period: Duration, now: Instant) -> (NodeState, &'static str) {
+    // Half a period of room: a beat that is a little late was not missed.
+    let late = |since: Instant, periods: u32| now.duration_since(since) > period * periods + period / 2;
+    match link {
+        Link::Open(heard) if late(heard, HEARTBEATS_MISSED) => (NodeState::Down, "its heartbeats stopped"),
+        Link::Open(heard) if late(heard, 1) => (NodeState::Unknown, "it missed a heartbeat"),
+        Link::Open(_) => (NodeState::Ready, ""),
+        Link::Broken(at) if now.duration_since(at) > period * HEARTBEATS_MISSED => {
+            (NodeState::Down, "its session broke")
+        }
+        Link::Broken(_) => (NodeState::Unknown, "its session broke"),
+        Link::Restarting(at) if now.duration_since(at) > RESTARTING_GRACE => (NodeState::Down, "it did not come back"),
+        Link::Restarting(_) => (NodeState::Unknown, "restarting"),
+        Link::Gone => (NodeState::Down, "shut down"),
+    }
+}
+
+impl Liveness {
+    fn set(&self, node: &NodeId, link: Link) {
+        self.0.lock().expect("no holder panics").insert(node.clone(), link);
+    }
+
+    /// A new leader knows nothing: it gives every node that may live one full detection time.
+    pub(crate) fn begin(&self, view: &Tables) {
+        let mut links = self.0.lock().expect("no holder panics");
+        let now = Instant::now();
+        *links = view
+            .nodes()
+            .filter(|node| node.state != NodeState::Down)
+            .map(|node| {
+                let restarting = node.state_reason == "restarting";
+                (node.id.clone(), if restarting { Link::Restarting(now) } else { Link::Broken(now) })
+            })
+            .collect();
+    }
+
+    /// It has a session, and was just heard of.
+    pub(crate) fn heard(&self, node: &NodeId) {
+        self.set(node, Link::Open(Instant::now()));
+    }
+
+    /// Its session ended without a word.
+    pub(crate) fn broke(&self, node: &NodeId) {
+        let mut links = self.0.lock().expect("no holder panics");
+        if let Some(Link::Open(_)) | None = links.get(node) {
+            links.insert(node.clone(), Link::Broken(Instant::now()));
+        }
+    }
+
+    /// It said that it stops: the daemon alone, or the machine.
+    pub(crate) fn leaves(&self, node: &NodeId, machine: bool) {
+        self.set(node, if machine { Link::Gone } else { Link::Restarting(Instant::now()) });
+    }
+
+    fn judge(&self, view: &Tables, period: Duration) -> Vec<Node> {
+        let now = Instant::now();
+        let mut links = self.0.lock().expect("no holder panics");
+        links.retain(|id, _| view.node(id.as_str()).is_some());
+        let changed = links.iter().filter_map(|(id, link)| {
+            let node = view.node(id.as_str())?;
+            let (state, reason) = judge(*link, period, now);
+            (node.state != state).then(|| Node {
+                state,
+                state_reason: reason.to_owned(),
+                state_since: crate::now(),
+                ..node.as_ref().clone()
+            })
+        });
+        changed.collect()
+    }
+}
+
+/// Writes what liveness says of the nodes, whenever it differs from what the store says. Runs until leadership ends.
+pub(crate) async fn judge_nodes(manager: Manager, scope: CancellationToken) {
+    loop {
+        let period = period(manager.store.view().nodes().count());
+        let result = manager.write(|view| {
+            let changed = manager.liveness.judge(&view, period);
+            let mut tx = WriteTx::new(view, "");
+            changed.iter().cloned().for_each(|node| tx.update(node));
+            // Nothing to say: nothing is proposed.
+            if changed.is_empty() { Err(WriteFailed::Nothing) } else { Ok((tx.finish(), changed)) }
+        });
+        match result.await {
+            Ok(changed) => changed.iter().for_each(report),
+            Err(WriteFailed::Nothing) => {}
+            Err(error) => tracing::warn!(%error, "the state of nodes could not be written"),
+        }
+        tokio::select! {
+            () = manager.sessions.changed() => {}
+            () = tokio::time::sleep(period / 10) => {}
+            () = scope.cancelled() => return,
+        }
+    }
+}
+
+fn report(node: &Node) {
+    let hostname = &node.description.hostname;
+    tracing::info!(node.id = %node.id, hostname, state = %node.state, reason = %node.state_reason, "node state changed");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_node_is_unknown_after_one_beat_and_down_after_three() {
+        let period = Duration::from_secs(1);
+        let start = Instant::now();
+        let after = |link, millis| judge(link, period, start + Duration::from_millis(millis)).0;
+        for (millis, state) in [(0, NodeState::Ready), (1400, NodeState::Ready), (1600, NodeState::Unknown),
+            (3400, NodeState::Unknown), (3600, NodeState::Down)] {
+            assert_eq!(after(Link::Open(start), millis), state, "after {millis} ms");
+        }
+        assert_eq!(after(Link::Broken(start), 0), NodeState::Unknown, "a broken session is known at once");
+        assert_eq!(after(Link::Broken(start), 3100), NodeState::Down);
+        assert_eq!(after(Link::Restarting(start), 59_000), NodeState::Unknown);
+        assert_eq!(after(Link::Restarting(start), 61_000), NodeState::Down);
+        assert_eq!(after(Link::Gone, 0), NodeState::Down);
+    }
+
+    #[test]
+    fn the_period_grows_with_the_cluster() {
+        assert_eq!(super::period(5), Duration::from_secs(1));
+        assert_eq!(super::period(10_000), Duration::from_secs(5));
+    }
+}

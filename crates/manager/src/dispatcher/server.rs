@@ -1,0 +1,319 @@
+//! Serves sessions, on the leader alone; another manager says who leads.
+
+use std::pin::Pin;
+
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use flota_api::defaults::MESSAGE_BOUND;
+use flota_api::id::{ImageId, NodeId};
+use flota_api::model::{Image, ImageHolder, Node, NodeState, Role};
+use flota_api::object::{Kind, Object};
+use flota_api::proto::dispatcher::dispatcher_server::{Dispatcher, DispatcherServer};
+use flota_api::proto::dispatcher::manager_message::Message as ToWorker;
+use flota_api::proto::dispatcher::worker_message::Message as FromWorker;
+use flota_api::proto::dispatcher::{
+    Heartbeat, ImageReport, ManagerMessage, Managers, NotLeader, Peer as WirePeer, Register, Registered, StatusAck,
+    StatusBatch, WorkerMessage,
+};
+use flota_identity::{GrantKey, Peer};
+use flota_raft_store::{Event, WriteTx};
+
+use super::assignments::{AssignmentSet, Granter};
+use super::liveness::period;
+use super::session::{Outbox, QUEUE};
+use super::status_sink::StatusSink;
+use crate::control::WriteFailed;
+use crate::manager::Manager;
+
+/// A node that does not say who it is within this time is not listened to.
+const REGISTER_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Serves the Dispatcher.
+#[derive(Clone, Debug)]
+pub struct DispatcherService {
+    manager: Manager,
+    sink: StatusSink,
+}
+
+impl DispatcherService {
+    /// For this manager.
+    pub fn server(manager: Manager) -> DispatcherServer<Self> {
+        let sink = StatusSink::start(manager.proposer());
+        DispatcherServer::new(Self { manager, sink })
+            .max_decoding_message_size(MESSAGE_BOUND)
+            .max_encoding_message_size(MESSAGE_BOUND)
+    }
+}
+
+type Answers = Pin<Box<dyn Stream<Item = Result<ManagerMessage, Status>> + Send>>;
+
+fn message(message: ToWorker) -> Result<ManagerMessage, Status> {
+    Ok(ManagerMessage { message: Some(message) })
+}
+
+#[tonic::async_trait]
+impl Dispatcher for DispatcherService {
+    type SessionStream = Answers;
+
+    async fn session(&self, request: Request<Streaming<WorkerMessage>>) -> Result<Response<Answers>, Status> {
+        let peer = request.extensions().get::<Peer>().and_then(Peer::node_id).cloned();
+        let node_id = peer.ok_or_else(|| Status::unauthenticated("a session needs a node's certificate"))?;
+        let scope = self.manager.leading.borrow().clone();
+        let Some(scope) = scope else {
+            let address = self.manager.leader_address().unwrap_or_default();
+            let answer = message(ToWorker::NotLeader(NotLeader { address }));
+            return Ok(Response::new(Box::pin(tokio_stream::once(answer))));
+        };
+        let (outbox, answers) = mpsc::channel(QUEUE);
+        let service = self.clone();
+        tokio::spawn(async move {
+            let mut inbox = request.into_inner();
+            let register = tokio::time::timeout(REGISTER_WAIT, inbox.next()).await;
+            if let Ok(Some(Ok(WorkerMessage { message: Some(FromWorker::Register(register)) }))) = register {
+                service.serve(node_id, register, inbox, outbox, scope).await;
+            } else {
+                let _ = outbox.send(Err(Status::invalid_argument("a session begins with `register`"))).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
+
+impl DispatcherService {
+    async fn serve(
+        &self,
+        node_id: NodeId,
+        register: Register,
+        inbox: Streaming<WorkerMessage>,
+        outbox: Outbox,
+        scope: CancellationToken,
+    ) {
+        if register.node_id != node_id.as_str() {
+            let _ = outbox.send(Err(Status::permission_denied("the id is not the certificate's"))).await;
+            return;
+        }
+        let (number, cancel) = self.manager.sessions.begin(&node_id, outbox.clone(), &scope);
+        let result = match self.register(&node_id, register).await {
+            Ok(registered) => {
+                let _ = outbox.send(message(ToWorker::Registered(registered))).await;
+                self.manager.liveness.heard(&node_id);
+                tokio::select! {
+                    result = self.hear(&node_id, inbox, &outbox) => result,
+                    result = self.tell(&node_id, &outbox) => result,
+                    () = cancel.cancelled() => Err(Status::aborted("the session was ended by the manager")),
+                }
+            }
+            Err(WriteFailed::Nothing) => {
+                let _ = outbox.send(message(ToWorker::Removed(true))).await;
+                Ok(())
+            }
+            Err(error) => Err(Status::unavailable(error.to_string())),
+        };
+        if self.manager.sessions.ended(&node_id, number) {
+            self.manager.liveness.broke(&node_id);
+        }
+        if let Err(status) = result {
+            let _ = outbox.try_send(Err(status));
+        }
+    }
+
+    /// Writes what the node says of itself; `Nothing`: the cluster does not know it (any more).
+    async fn register(&self, node_id: &NodeId, register: Register) -> Result<Registered, WriteFailed> {
+        let description: flota_api::model::NodeDescription = register.description.into();
+        self.manager.write(|view| {
+            let node = view.node(node_id.as_str()).ok_or(WriteFailed::Nothing)?;
+            if node.state_reason == "left" {
+                return Err(WriteFailed::Nothing);
+            }
+            let new = Node {
+                description: description.clone(),
+                address: if register.listen.is_empty() { node.address.clone() } else { register.listen.clone() },
+                state: NodeState::Ready,
+                state_reason: String::new(),
+                state_since: if node.state == NodeState::Ready { node.state_since } else { crate::now() },
+                ..node.as_ref().clone()
+            };
+            let cluster = view.cluster().ok_or(WriteFailed::Nothing)?;
+            let key = GrantKey::from_der(&cluster.grant_key.0);
+            let registered = Registered {
+                heartbeat_ms: u64::try_from(period(view.nodes().count()).as_millis()).unwrap_or(u64::MAX),
+                grant_public_key: key.map(|key| key.public_key()).unwrap_or_default().into(),
+                raft_id: node.raft_id,
+                node_name: description.hostname.clone(),
+            };
+            let mut tx = WriteTx::new(view.clone(), "");
+            // What it holds may be more than the store knew: it was away.
+            for image in view.images().filter(|image| register.images.contains(&image.digest)) {
+                if let Some(image) = with_holder(image, node_id) {
+                    tx.update(image);
+                }
+            }
+            if new != **node {
+                tx.update(new);
+            }
+            Ok((tx.finish(), registered))
+        }).await
+    }
+
+    async fn hear(
+        &self,
+        node_id: &NodeId,
+        mut inbox: Streaming<WorkerMessage>,
+        outbox: &Outbox,
+    ) -> Result<(), Status> {
+        while let Some(next) = inbox.message().await? {
+            match next.message {
+                Some(FromWorker::Leaving(leaving)) => {
+                    self.manager.liveness.leaves(node_id, leaving.machine);
+                    return Ok(());
+                }
+                other => {
+                    self.manager.liveness.heard(node_id);
+                    match other {
+                        Some(FromWorker::Heartbeat(_)) => {
+                            let _ = outbox.try_send(message(ToWorker::Heartbeat(Heartbeat {})));
+                        }
+                        Some(FromWorker::Statuses(batch)) => self.statuses(node_id, batch, outbox).await?,
+                        Some(FromWorker::Image(report)) => self.image(node_id, report).await?,
+                        _ => return Err(Status::invalid_argument("this message has no place in a session")),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn statuses(&self, node_id: &NodeId, batch: StatusBatch, outbox: &Outbox) -> Result<(), Status> {
+        let report = |it: flota_api::proto::dispatcher::TaskReport| {
+            Ok((it.task_id.into(), node_id.clone(), it.status.try_into()?))
+        };
+        let reports = batch.reports.into_iter().map(report).collect::<Result<Vec<_>, flota_api::Malformed>>();
+        let reports = reports.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let (sink, outbox, sequence) = (self.sink.clone(), outbox.clone(), batch.sequence);
+        // Not waited for here: heartbeats and more statuses come behind it.
+        tokio::spawn(async move {
+            if sink.put(reports).await.is_ok() {
+                let _ = outbox.send(message(ToWorker::StatusAck(StatusAck { sequence }))).await;
+            }
+        });
+        Ok(())
+    }
+
+    /// A node holds an image, or holds it no more. With a reference, the name goes to that image.
+    async fn image(&self, node_id: &NodeId, report: ImageReport) -> Result<(), Status> {
+        let written = self.manager.write(|view| {
+            let mut tx = WriteTx::new(view.clone(), "");
+            let known = view.image_by_digest(&report.digest);
+            if report.gone {
+                let image = known.filter(|it| it.holders.iter().any(|it| it.node_id == *node_id));
+                let mut image = image.ok_or(WriteFailed::Nothing)?.as_ref().clone();
+                image.holders.retain(|it| it.node_id != *node_id);
+                tx.update(image);
+                return Ok((tx.finish(), ()));
+            }
+            let named = view.image_by_reference(&report.reference).filter(|_| !report.reference.is_empty());
+            if let Some(other) = named.filter(|it| it.digest != report.digest) {
+                tx.update(Image { reference: String::new(), ..other.as_ref().clone() });
+            }
+            let same_name = known.is_some_and(|it| report.reference.is_empty() || it.reference == report.reference);
+            match known.filter(|it| same_name || it.reference.is_empty()) {
+                Some(image) => {
+                    let held = with_holder(image, node_id).unwrap_or_else(|| image.as_ref().clone());
+                    let reference = if report.reference.is_empty() { held.reference.clone() } else { report.reference.clone() };
+                    let new = Image { reference, ..held };
+                    if new == **image { return Err(WriteFailed::Nothing) }
+                    tx.update(new);
+                }
+                None if report.reference.is_empty() => return Err(WriteFailed::Nothing),
+                None => tx.create(Image {
+                    id: ImageId::random(&mut rand::rng()),
+                    reference: report.reference.clone(),
+                    digest: report.digest.clone(),
+                    size: report.size,
+                    holders: vec![ImageHolder { node_id: node_id.clone(), confirmed: true }],
+                    ..Image::default()
+                }),
+            }
+            Ok((tx.finish(), ()))
+        });
+        match written.await {
+            Ok(()) | Err(WriteFailed::Nothing) => Ok(()),
+            Err(error) => Err(Status::unavailable(error.to_string())),
+        }
+    }
+
+    /// Sends the set, then each difference, for as long as the session lasts.
+    async fn tell(&self, node_id: &NodeId, outbox: &Outbox) -> Result<(), Status> {
+        let (mut view, mut watch) = self.manager.store.view_and_watch();
+        let key = view.cluster().and_then(|cluster| GrantKey::from_der(&cluster.grant_key.0));
+        let mut told: Option<AssignmentSet> = None;
+        let mut managers = Managers::default();
+        loop {
+            let granter = Granter { key: key.as_ref(), expires: Granter::expiry(crate::now()) };
+            let set = AssignmentSet::of(node_id, &view, &granter);
+            let epoch = view.cluster().map_or(0, |cluster| cluster.epoch);
+            let assignments = match &told {
+                None => Some(set.full(epoch, view.version)),
+                Some(before) => set.difference(before, epoch, view.version),
+            };
+            told = Some(set);
+            let current = current_managers(&view);
+            if current != managers {
+                managers = current;
+                send(outbox, ToWorker::Managers(managers.clone())).await?;
+            }
+            if let Some(assignments) = assignments {
+                send(outbox, ToWorker::Assignments(assignments)).await?;
+            }
+            // Until something of this node's has changed; a lagging watch means: look.
+            while let Ok(events) = watch.next().await {
+                if events.iter().any(|event| concerns(event, node_id)) {
+                    break;
+                }
+            }
+            (view, watch) = self.manager.store.view_and_watch();
+            if view.node(node_id.as_str()).is_none() {
+                send(outbox, ToWorker::Removed(true)).await?;
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn send(outbox: &Outbox, it: ToWorker) -> Result<(), Status> {
+    outbox.send(message(it)).await.map_err(|_| Status::cancelled("the worker has gone"))
+}
+
+fn with_holder(image: &Image, node: &NodeId) -> Option<Image> {
+    if image.confirmed().any(|id| id == node) {
+        return None;
+    }
+    let mut image = image.clone();
+    image.holders.retain(|holder| holder.node_id != *node);
+    image.holders.push(ImageHolder { node_id: node.clone(), confirmed: true });
+    Some(image)
+}
+
+fn current_managers(view: &flota_raft_store::Tables) -> Managers {
+    let managers = view.nodes().filter(|node| node.role == Role::Manager);
+    let peer = |node: &std::sync::Arc<Node>| WirePeer { node_id: node.id.to_string(), address: node.address.clone() };
+    Managers { managers: managers.map(peer).collect() }
+}
+
+/// Whether the node's set may be another after this event. A wrong yes only costs a comparison.
+fn concerns(event: &Event, node_id: &NodeId) -> bool {
+    let object = match event {
+        Event::Created(object) | Event::Removed(object) | Event::Updated { new: object, .. } => object,
+        Event::Reset => return true,
+        Event::Committed(_) => return false,
+    };
+    match (object.kind(), object) {
+        (_, Object::Task(task)) => task.node_id == *node_id,
+        (Kind::Node | Kind::Image | Kind::Cluster | Kind::Registry, _) => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,75 @@
+//! Keeps each of the cluster's images on enough nodes: one may die.
+
+use flota_api::defaults::IMAGE_HOLDERS;
+use flota_api::model::{Image, ImageHolder, NodeState};
+use flota_api::object::Kind;
+use flota_raft_store::{Event, Tables};
+
+use crate::control_loop::{ControlLoop, keyed_by};
+use crate::plan::{Plan, PlanContext};
+
+/// The loop; keyed by image.
+#[derive(Debug, Default)]
+pub(crate) struct Images;
+
+/// How many nodes an image shall be on: two, where there are two.
+pub(crate) fn wanted_holders(view: &Tables) -> usize {
+    view.nodes().filter(|node| node.state == NodeState::Ready).count().clamp(1, IMAGE_HOLDERS)
+}
+
+/// Nodes that have confirmed that they hold it and are not lost.
+pub(crate) fn good_holders(image: &Image, view: &Tables) -> usize {
+    image.confirmed().filter(|id| view.node(id.as_str()).is_some_and(|node| node.state != NodeState::Down)).count()
+}
+
+impl ControlLoop for Images {
+    fn name(&self) -> &'static str {
+        "images"
+    }
+
+    fn all(&self, view: &Tables) -> Vec<String> {
+        view.images().map(|image| image.id.to_string()).collect()
+    }
+
+    fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<String> {
+        keyed_by!(event,
+            Image image => vec![image.id.to_string()],
+            Node _node => self.all(view),
+        )
+    }
+
+    fn plan(&mut self, key: &str, view: &Tables, _: &mut PlanContext) -> Plan {
+        let mut plan = Plan::default();
+        let Some(image) = view.image(key) else { return plan };
+        if image.reference.is_empty() && !view.tasks().any(|task| task.image_digest == image.digest) {
+            plan.remove(Kind::Image, key);
+            return plan;
+        }
+        let state = |holder: &ImageHolder| view.node(holder.node_id.as_str()).map(|node| node.state);
+        // A holder that is down may come back with its blobs; one that never had them, or is gone, is forgotten.
+        let keep = |it: &&ImageHolder| match state(it) {
+            None => false,
+            Some(NodeState::Down) => it.confirmed,
+            Some(_) => true,
+        };
+        let mut holders: Vec<ImageHolder> = image.holders.iter().filter(keep).cloned().collect();
+        let counted = holders.iter().filter(|it| state(it) != Some(NodeState::Down)).count();
+        let missing = wanted_holders(view).saturating_sub(counted);
+        let held = |id: &flota_api::id::NodeId| view.images().filter(|it| it.holders.iter().any(|h| h.node_id == *id)).count();
+        let mut candidates: Vec<_> = view
+            .nodes()
+            .filter(|node| node.state == NodeState::Ready && !holders.iter().any(|it| it.node_id == node.id))
+            .map(|node| (held(&node.id), node.id.clone()))
+            .collect();
+        candidates.sort();
+        // Without one confirmed holder there is nobody to fetch from.
+        if holders.iter().any(|holder| holder.confirmed) {
+            let new = candidates.into_iter().take(missing);
+            holders.extend(new.map(|(_, node_id)| ImageHolder { node_id, confirmed: false }));
+        }
+        if holders != image.holders {
+            plan.put(Image { holders, ..image.as_ref().clone() });
+        }
+        plan
+    }
+}

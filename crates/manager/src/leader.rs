@@ -1,0 +1,74 @@
+//! What a leader does, in one scope: begun when leadership is certain, ended as a whole when it is lost.
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::control_loop::{ControlLoop, Driver};
+use crate::manager::Manager;
+use crate::{dispatcher, images, orchestrator, roles, scheduler};
+
+/// The planning jobs, in the order in which a pass runs them.
+fn pipeline() -> Vec<Box<dyn ControlLoop>> {
+    vec![
+        Box::new(orchestrator::replicated::Replicated),
+        Box::new(scheduler::Scheduler),
+        Box::new(images::Images),
+        Box::new(orchestrator::orphan::Orphan),
+        Box::new(orchestrator::reaper::Reaper),
+    ]
+}
+
+/// Follows Raft's leadership until `shutdown`: starts the leader's scope, and ends it.
+pub(crate) async fn follow(
+    manager: Manager,
+    leading: watch::Sender<Option<CancellationToken>>,
+    shutdown: CancellationToken,
+) {
+    let mut leadership = manager.raft.leadership();
+    loop {
+        let term = tokio::select! {
+            state = leadership.wait_for(|state| state.is_self) => match state {
+                Ok(state) => state.term,
+                Err(_) => return,
+            },
+            () = shutdown.cancelled() => return,
+        };
+        // The first read round proves that a quorum follows, and that all earlier entries are applied here.
+        if manager.raft.read_barrier().await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            continue;
+        }
+        tracing::info!(raft.term = term, "this manager leads");
+        let scope = CancellationToken::new();
+        let work = begin(&manager, &scope);
+        leading.send_replace(Some(scope.clone()));
+        tokio::select! {
+            _ = leadership.wait_for(|state| !state.is_self || state.term != term) => {}
+            () = shutdown.cancelled() => {}
+        }
+        leading.send_replace(None);
+        scope.cancel();
+        end(work).await;
+        tracing::info!(raft.term = term, "this manager leads no more");
+    }
+}
+
+fn begin(manager: &Manager, scope: &CancellationToken) -> JoinSet<()> {
+    let mut work = JoinSet::new();
+    manager.liveness.begin(&manager.store.view());
+    let driver = Driver::new(manager.store.clone(), manager.proposer(), crate::now, pipeline());
+    work.spawn(driver.run(scope.clone()));
+    work.spawn(dispatcher::judge_nodes(manager.clone(), scope.clone()));
+    work.spawn(roles::run(manager.clone(), scope.clone()));
+    work
+}
+
+/// Waits for all of it; what panicked ends the scope's work too, and is said.
+async fn end(mut work: JoinSet<()>) {
+    while let Some(result) = work.join_next().await {
+        if let Err(error) = result {
+            tracing::error!(%error, "a part of the leader's work broke off");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Keeps a replicated service at its number of tasks: creates, replaces what was lost or failed for good, scales
+//! down, and carries an update from slot to slot.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flota_api::model::{RestartCondition, Service, Task};
+use flota_api::object::Kind;
+use flota_api::state::{DesiredState, TaskState};
+use flota_raft_store::{Event, Tables};
+
+use super::slot::{Slot, slots};
+use super::{task_factory, update};
+use crate::control_loop::{ControlLoop, keyed_by};
+use crate::plan::{Plan, PlanContext};
+
+/// Slots that are filled in one plan; the rest follows in the next pass.
+const NEW_TASKS_AT_ONCE: usize = 500;
+
+/// The loop; keyed by service.
+#[derive(Debug, Default)]
+pub(crate) struct Replicated;
+
+impl ControlLoop for Replicated {
+    fn name(&self) -> &'static str {
+        "replicated"
+    }
+
+    fn all(&self, view: &Tables) -> Vec<String> {
+        let services = view.services().map(|service| service.id.to_string());
+        let orphans = view.tasks().map(|task| task.service_id.to_string());
+        services.chain(orphans).collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+    }
+
+    fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<String> {
+        keyed_by!(event,
+            Service service => vec![service.id.to_string()],
+            Task task => vec![task.service_id.to_string()],
+            Node node => view.tasks_of_node(&node.id).map(|task| task.service_id.to_string()).collect(),
+        )
+    }
+
+    fn plan(&mut self, key: &str, view: &Tables, cx: &mut PlanContext) -> Plan {
+        let mut plan = Plan::default();
+        let Some(service) = view.service(key) else {
+            for task in view.tasks_of_service(&key.into()) {
+                plan.set_desired(task, DesiredState::Remove);
+            }
+            return plan;
+        };
+        plan.expect(Kind::Service, key);
+        let slots = slots(service, view);
+        let kept = scale_down(service, &slots, view, &mut plan);
+        let mut created = 0;
+        for (number, slot) in &kept {
+            stop_doubles(slot, &mut plan);
+            created += usize::from(fill(service, *number, slot, view, &mut plan, cx));
+        }
+        let missing = usize::try_from(service.spec.replicas).unwrap_or(usize::MAX).saturating_sub(kept.len());
+        let room = NEW_TASKS_AT_ONCE.saturating_sub(created);
+        for number in (1..).filter(|number| !slots.contains_key(number)).take(missing.min(room)) {
+            plan.put(task_factory::make(service, number, None, cx.now, view, cx));
+        }
+        if missing > room {
+            plan.retry_at(cx.now);
+        }
+        advance_update(service, &kept, &mut plan);
+        plan
+    }
+}
+
+/// Takes away the slots that are too many; returns the ones that stay.
+fn scale_down<'a>(
+    service: &Service,
+    slots: &'a BTreeMap<u64, Slot>,
+    view: &Tables,
+    plan: &mut Plan,
+) -> BTreeMap<u64, &'a Slot> {
+    let on_node = |task: &Task| {
+        view.tasks_of_node(&task.node_id).filter(|other| other.is_live() && other.service_id == service.id).count()
+    };
+    let mut ranked: Vec<_> = slots.iter().filter(|(_, slot)| slot.counts()).collect();
+    ranked.sort_by_key(|(number, slot)| std::cmp::Reverse(slot.keep_rank(**number, on_node)));
+    let keep = usize::try_from(service.spec.replicas).unwrap_or(usize::MAX).min(ranked.len());
+    for (_, slot) in ranked.split_off(keep) {
+        for task in &slot.tasks {
+            plan.set_desired(task, DesiredState::Remove);
+        }
+    }
+    ranked.into_iter().map(|(number, slot)| (*number, slot)).collect()
+}
+
+/// Two tasks that may run in one slot: the lesser one goes.
+fn stop_doubles(slot: &Slot, plan: &mut Plan) {
+    let current = slot.current().map(|task| &task.id);
+    for task in slot.live().filter(|task| Some(&task.id) != current) {
+        plan.set_desired(task, DesiredState::Shutdown);
+    }
+}
+
+/// Sees to it that the slot has a task that may run, if it shall have one. Whether it made one.
+fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) -> bool {
+    let lost = |task: &Arc<Task>| {
+        let node = view.node(task.node_id.as_str());
+        let gone = node.is_none_or(|node| node.loses_tasks());
+        let waits = service.spec.keep_on_node_loss && node.is_some_and(|it| it.spec.availability != drained());
+        !task.node_id.is_empty() && gone && !waits
+    };
+    let not_before = match slot.current() {
+        Some(task) if !lost(task) => return false,
+        Some(task) => {
+            // Lost, not failed: its successor starts at once, elsewhere.
+            plan.set_desired(task, DesiredState::Shutdown);
+            cx.now
+        }
+        None => match slot.newest().map(|last| (last, after_end(service, last))) {
+            // Stop-first: an update's successor is made when the old task has ended.
+            _ if slot.is_stopping() && !stopping_is_lost(slot, view) => return false,
+            Some((_, None)) => return false,
+            Some((last, Some(true))) => {
+                last.status.at + task_factory::backoff(&service.spec.restart, last.restarts() + 1)
+            }
+            Some((_, Some(false))) | None => cx.now,
+        },
+    };
+    plan.put(task_factory::make(service, number, slot.newest(), not_before, view, cx));
+    true
+}
+
+fn drained() -> flota_api::model::Availability {
+    flota_api::model::Availability::Drain
+}
+
+/// A task that shall stop on a node that does not answer is not waited for.
+fn stopping_is_lost(slot: &Slot, view: &Tables) -> bool {
+    let stopping = slot.tasks.iter().filter(|task| !task.status.state.is_terminal());
+    stopping.into_iter().all(|task| view.node(task.node_id.as_str()).is_none_or(|node| node.loses_tasks()))
+}
+
+/// Whether a slot whose newest task ended gets another, and whether that one waits: `None` = the slot stays as it is.
+fn after_end(service: &Service, last: &Task) -> Option<bool> {
+    if last.spec_version != service.spec_version {
+        return Some(false);
+    }
+    let policy = &service.spec.restart;
+    let budget = policy.max_attempts == 0 || last.restarts() < policy.max_attempts;
+    match last.status.state {
+        // It was told to stop, though its slot goes on: moved, or removed by hand.
+        _ if last.desired_state.is_stopping() => Some(false),
+        TaskState::Failed if policy.condition == RestartCondition::None => None,
+        TaskState::Failed | TaskState::Rejected => budget.then_some(true),
+        TaskState::Complete if policy.condition == RestartCondition::Any => budget.then_some(true),
+        TaskState::Complete => None,
+        _ => Some(false),
+    }
+}
+
+fn advance_update(service: &Arc<Service>, kept: &BTreeMap<u64, &Slot>, plan: &mut Plan) {
+    if !service.update_paused.is_empty() || !plan.changes.is_empty() {
+        return;
+    }
+    let slots: BTreeMap<u64, Slot> = kept.iter().map(|(number, slot)| (*number, (*slot).clone())).collect();
+    match update::next_step(service, &slots) {
+        update::Step::Done | update::Step::Wait => {}
+        update::Step::Replace(number) => {
+            if let Some(task) = kept.get(&number).and_then(|slot| slot.current()) {
+                plan.set_desired(task, DesiredState::Shutdown);
+            }
+        }
+        update::Step::Pause(reason) => plan.put(Service { update_paused: reason, ..service.as_ref().clone() }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,62 @@
+//! Tasks of a service by slot, and which of them counts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flota_api::model::{Service, Task};
+use flota_api::state::{DesiredState, TaskState};
+use flota_raft_store::Tables;
+
+/// All tasks of one slot, oldest first.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Slot {
+    pub(super) tasks: Vec<Arc<Task>>,
+}
+
+/// The slots of a service, by number.
+pub(super) fn slots(service: &Service, view: &Tables) -> BTreeMap<u64, Slot> {
+    let mut slots: BTreeMap<u64, Slot> = BTreeMap::new();
+    for task in view.tasks_of_service(&service.id) {
+        slots.entry(task.slot).or_default().tasks.push(Arc::clone(task));
+    }
+    for slot in slots.values_mut() {
+        slot.tasks.sort_by(|left, right| (left.meta.created_at, &left.id).cmp(&(right.meta.created_at, &right.id)));
+    }
+    slots
+}
+
+impl Slot {
+    /// Tasks that may still run.
+    pub(super) fn live(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks.iter().filter(|task| task.is_live())
+    }
+
+    /// The one that counts: of those that may run, the one that is furthest, else the newest.
+    pub(super) fn current(&self) -> Option<&Arc<Task>> {
+        self.live().max_by_key(|task| (task.spec_version, task.status.state, task.meta.created_at))
+    }
+
+    /// The newest, whatever became of it.
+    pub(super) fn newest(&self) -> Option<&Arc<Task>> {
+        self.tasks.last()
+    }
+
+    /// Whether it stands for a replica: it has a task that may run, or one that is to be (or was not) replaced.
+    pub(super) fn counts(&self) -> bool {
+        self.tasks.iter().any(|task| task.desired_state != DesiredState::Remove)
+    }
+
+    /// Whether a task that was told to stop has not ended yet.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.tasks.iter().any(|task| task.desired_state.is_stopping() && !task.status.state.is_terminal())
+    }
+
+    /// For scaling down, lowest first to go: unassigned, then not running, then on the fullest node, then the highest.
+    pub(super) fn keep_rank(&self, number: u64, on_node: impl Fn(&Task) -> usize) -> (bool, usize, bool, u64) {
+        let current = self.current();
+        let assigned = current.is_some_and(|task| !task.node_id.is_empty());
+        let crowd = current.map_or(0, |task| on_node(task));
+        let running = current.is_some_and(|task| task.status.state == TaskState::Running);
+        (assigned, usize::MAX - crowd, running, u64::MAX - number)
+    }
+}

@@ -1,0 +1,45 @@
+//! A rolling update, one slot after the other, stop-first: which slot is next, or why the update waits.
+
+use std::collections::BTreeMap;
+
+use flota_api::model::Service;
+use flota_api::state::TaskState;
+
+use super::slot::Slot;
+
+/// The next step of an update.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nothing is left to replace.
+    Done,
+    /// A slot is on its way; look again when it got there.
+    Wait,
+    /// Stop the task of this slot; its successor is made when it has ended.
+    Replace(u64),
+    /// The new spec does not run: let the user decide.
+    Pause(String),
+}
+
+pub(super) fn next_step(service: &Service, slots: &BTreeMap<u64, Slot>) -> Step {
+    let outdated = |slot: &Slot| slot.current().is_some_and(|task| task.spec_version < service.spec_version);
+    if !slots.values().any(outdated) {
+        return Step::Done;
+    }
+    for (number, slot) in slots {
+        let Some(newest) = slot.newest().filter(|task| task.spec_version == service.spec_version) else { continue };
+        match newest.status.state {
+            TaskState::Failed | TaskState::Rejected => {
+                return Step::Pause(format!("{}.{number}: {}", service.spec.name, newest.status.error));
+            }
+            state if newest.is_live() && state < TaskState::Running => return Step::Wait,
+            _ => {}
+        }
+    }
+    if slots.values().any(|slot| slot.is_stopping() && slot.current().is_none()) {
+        return Step::Wait;
+    }
+    // Those that do not run first: nothing is lost with them.
+    let running = |slot: &Slot| slot.current().is_some_and(|task| task.status.state == TaskState::Running);
+    let next = slots.iter().filter(|(_, slot)| outdated(slot)).min_by_key(|(number, slot)| (running(slot), **number));
+    next.map_or(Step::Done, |(number, _)| Step::Replace(*number))
+}

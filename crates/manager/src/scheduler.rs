@@ -1,0 +1,156 @@
+//! Pending tasks to nodes: filters say where a task can run, ranks say where it runs best, and a task that can
+//! run nowhere says why.
+
+mod filters;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flota_api::model::{Node, ServiceSpec, Task, TaskStatus};
+use flota_api::object::{Kind, Object};
+use flota_api::resources::Resources;
+use flota_api::state::TaskState;
+use flota_raft_store::{Event, Tables};
+
+use crate::control_loop::{ControlLoop, keyed_by};
+use crate::plan::{Plan, PlanContext};
+
+/// The loop; keyed by service.
+#[derive(Debug, Default)]
+pub(crate) struct Scheduler;
+
+impl ControlLoop for Scheduler {
+    fn name(&self) -> &'static str {
+        "scheduler"
+    }
+
+    fn all(&self, view: &Tables) -> Vec<String> {
+        waiting(view)
+    }
+
+    fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<String> {
+        if let Event::Updated { old: Object::Task(old), new: Object::Task(new) } = event
+            && old.holds_resources()
+            && !new.holds_resources()
+        {
+            return waiting(view);
+        }
+        if let Event::Removed(Object::Task(_)) = event {
+            return waiting(view);
+        }
+        keyed_by!(event,
+            Task task => if is_waiting(task) { vec![task.service_id.to_string()] } else { Vec::new() },
+            Node _node => waiting(view),
+        )
+    }
+
+    fn plan(&mut self, key: &str, view: &Tables, cx: &mut PlanContext) -> Plan {
+        let mut plan = Plan::default();
+        let mut tasks: Vec<&Arc<Task>> = view.tasks_of_service(&key.into()).filter(|task| is_waiting(task)).collect();
+        if tasks.is_empty() {
+            return plan;
+        }
+        tasks.sort_by_key(|task| (task.meta.created_at, task.slot));
+        let mut nodes: Vec<NodeInfo> = view.nodes().map(|node| NodeInfo::new(node, view)).collect();
+        for task in tasks {
+            let Some(spec) = view.spec_of(task) else { continue };
+            match choose(task, spec, &nodes) {
+                Ok(index) => {
+                    let node = &mut nodes[index];
+                    node.take(task, spec);
+                    plan.expect(Kind::Node, node.node.id.as_str());
+                    let status = TaskStatus { state: TaskState::Assigned, at: cx.now, ..task.status.clone() };
+                    let node_id = node.node.id.clone();
+                    plan.put(Task { node_id, status, pending_reason: String::new(), ..task.as_ref().clone() });
+                }
+                Err(reason) if reason != task.pending_reason => {
+                    plan.put(Task { pending_reason: reason, ..task.as_ref().clone() });
+                }
+                Err(_) => {}
+            }
+        }
+        plan
+    }
+}
+
+fn is_waiting(task: &Task) -> bool {
+    task.node_id.is_empty() && task.is_live()
+}
+
+fn waiting(view: &Tables) -> Vec<String> {
+    let services: std::collections::BTreeSet<_> =
+        view.tasks().filter(|task| is_waiting(task)).map(|task| task.service_id.to_string()).collect();
+    services.into_iter().collect()
+}
+
+/// A node with what is free on it and what runs there.
+pub(crate) struct NodeInfo {
+    node: Arc<Node>,
+    free: Resources,
+    tasks: usize,
+    by_service: BTreeMap<String, usize>,
+    /// Tasks of a service's spec that failed or were rejected here, as far as history goes.
+    failures: BTreeMap<(String, u64), usize>,
+}
+
+impl NodeInfo {
+    fn new(node: &Arc<Node>, view: &Tables) -> Self {
+        let mut info = Self {
+            node: Arc::clone(node),
+            free: node.description.resources,
+            tasks: 0,
+            by_service: BTreeMap::new(),
+            failures: BTreeMap::new(),
+        };
+        for task in view.tasks_of_node(&node.id) {
+            if task.holds_resources() {
+                if let Some(spec) = view.spec_of(task) {
+                    info.take(task, spec);
+                }
+            } else if matches!(task.status.state, TaskState::Failed | TaskState::Rejected) {
+                *info.failures.entry((task.service_id.to_string(), task.spec_version)).or_default() += 1;
+            }
+        }
+        info
+    }
+
+    fn take(&mut self, task: &Task, spec: &ServiceSpec) {
+        self.free = self.free.minus(&spec.reservations);
+        // What is told to stop still holds its resources, but is no reason to go elsewhere.
+        if task.is_live() {
+            self.tasks += 1;
+            *self.by_service.entry(task.service_id.to_string()).or_default() += 1;
+        }
+    }
+
+    /// Lower is better: where the spec failed least, then the fewest of the service, then the fewest of all.
+    fn rank(&self, task: &Task) -> (usize, usize, usize, &str) {
+        let service = task.service_id.to_string();
+        let of_service = self.by_service.get(&service).copied().unwrap_or(0);
+        let failures = self.failures.get(&(service, task.spec_version)).copied().unwrap_or(0);
+        (failures, of_service, self.tasks, self.node.id.as_str())
+    }
+}
+
+/// The best node that passes every filter, or why there is none.
+fn choose(task: &Task, spec: &ServiceSpec, nodes: &[NodeInfo]) -> Result<usize, String> {
+    let mut out: BTreeMap<&'static str, usize> = BTreeMap::new();
+    let passing = nodes.iter().enumerate().filter(|(_, info)| match filters::refuses(spec, info) {
+        None => true,
+        Some(reason) => {
+            *out.entry(reason).or_default() += 1;
+            false
+        }
+    });
+    match passing.min_by(|(_, left), (_, right)| left.rank(task).cmp(&right.rank(task))) {
+        Some((index, _)) => Ok(index),
+        None if nodes.is_empty() => Err("there is no node".into()),
+        None => {
+            let reasons: Vec<String> = out.iter().map(|(why, count)| format!("{count} of {} {why}", nodes.len())).collect();
+            Err(format!("no node fits: {}", reasons.join(", ")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,26 @@
+//! What keeps a task from a node. Each filter is a claim about the node; the first that holds is counted and shown.
+
+use flota_api::constraint::Constraint;
+use flota_api::model::{Availability, NodeState, ServiceSpec};
+
+use super::NodeInfo;
+
+type Filter = (&'static str, fn(&ServiceSpec, &NodeInfo) -> bool);
+
+/// In the order in which users want to hear of them.
+const FILTERS: [Filter; 6] = [
+    ("not ready", |_, info| info.node.state != NodeState::Ready),
+    ("drained", |_, info| info.node.spec.availability == Availability::Drain),
+    ("paused", |_, info| info.node.spec.availability == Availability::Pause),
+    ("excluded by a constraint", |spec, info| {
+        // A constraint that can't be read was refused when the service was made.
+        !spec.constraints.iter().all(|text| Constraint::parse(text).is_ok_and(|it| it.holds(&info.node)))
+    }),
+    ("without enough CPU", |spec, info| spec.reservations.nano_cpus > info.free.nano_cpus),
+    ("without enough memory", |spec, info| spec.reservations.memory_bytes > info.free.memory_bytes),
+];
+
+/// Why a task of `spec` can't run there; `None` when it can.
+pub(super) fn refuses(spec: &ServiceSpec, info: &NodeInfo) -> Option<&'static str> {
+    FILTERS.iter().find(|(_, refuses)| refuses(spec, info)).map(|(reason, _)| *reason)
+}
