@@ -1,0 +1,180 @@
+//! Blobs by digest. A blob is written beside, verified, synced, and then renamed: where it is, it is whole.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// Why a blob is not there or not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// What came is not what its digest says.
+    #[error("the blob {expected} is damaged: what came has the digest {found}")]
+    Digest {
+        /// What was asked for.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// Not a digest that is spoken here.
+    #[error("`{0}` is no sha256 digest")]
+    Malformed(String),
+    /// It is not here.
+    #[error("the blob {0} is missing")]
+    Missing(String),
+    /// The machine would not.
+    #[error("failed to store or read the blob {digest}")]
+    Io {
+        /// Which one.
+        digest: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A folder of blobs.
+#[derive(Clone, Debug)]
+pub struct BlobStore {
+    dir: PathBuf,
+}
+
+impl BlobStore {
+    /// In `dir`, which is made where it is missing; half-written blobs of an earlier life are removed.
+    ///
+    /// # Errors
+    /// The folder can't be made.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        fs_err::create_dir_all(dir.join("sha256"))?;
+        let partial = dir.join("partial");
+        let _ = fs_err::remove_dir_all(&partial);
+        fs_err::create_dir_all(&partial)?;
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// Where the blob is, or would be.
+    ///
+    /// # Errors
+    /// It is no digest.
+    pub fn path(&self, digest: &str) -> Result<PathBuf, BlobError> {
+        let hex = digest.strip_prefix("sha256:").unwrap_or_default();
+        let legal = hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+        if legal { Ok(self.dir.join("sha256").join(hex)) } else { Err(BlobError::Malformed(digest.to_owned())) }
+    }
+
+    /// Whether it is here.
+    pub fn has(&self, digest: &str) -> bool {
+        self.path(digest).is_ok_and(|path| path.exists())
+    }
+
+    /// Its bytes, of which there may be `most`.
+    ///
+    /// # Errors
+    /// It is missing or too large.
+    pub fn read(&self, digest: &str, most: u64) -> Result<Vec<u8>, BlobError> {
+        let io = |source| BlobError::Io { digest: digest.to_owned(), source };
+        let mut file = self.open_blob(digest)?;
+        if file.metadata().map_err(io)?.len() > most {
+            return Err(io(io::Error::other(format!("it has more than {most} bytes"))));
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(io)?;
+        Ok(bytes)
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// It is missing.
+    pub fn open_blob(&self, digest: &str) -> Result<File, BlobError> {
+        let path = self.path(digest)?;
+        File::open(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => BlobError::Missing(digest.to_owned()),
+            _ => BlobError::Io { digest: digest.to_owned(), source },
+        })
+    }
+
+    /// Begins to write a blob whose digest may not be known yet.
+    ///
+    /// # Errors
+    /// The machine would not.
+    pub fn writer(&self) -> io::Result<BlobWriter> {
+        let name = format!("{:032x}", rand::random::<u128>());
+        let path = self.dir.join("partial").join(name);
+        Ok(BlobWriter { file: File::create(&path)?, path, hash: Sha256::new(), size: 0, store: self.clone() })
+    }
+
+    /// Takes everything from `reader` as the blob `expected` (or whatever it is); its digest and size.
+    ///
+    /// # Errors
+    /// It is not what was expected, or the machine would not.
+    pub fn put(&self, mut reader: impl Read, expected: Option<&str>) -> Result<(String, u64), BlobError> {
+        let io = |source| BlobError::Io { digest: expected.unwrap_or("of this image").to_owned(), source };
+        let mut writer = self.writer().map_err(io)?;
+        io::copy(&mut reader, &mut writer).map_err(io)?;
+        writer.finish(expected)
+    }
+
+    /// Removes it, if it is here.
+    pub fn remove(&self, digest: &str) {
+        if let Ok(path) = self.path(digest) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// A blob that is being written. Dropped before it is finished, nothing of it stays.
+#[derive(Debug)]
+pub struct BlobWriter {
+    file: File,
+    path: PathBuf,
+    hash: Sha256,
+    size: u64,
+    store: BlobStore,
+}
+
+impl BlobWriter {
+    /// Bytes so far: where a transfer that broke off goes on.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Verifies and keeps it; its digest and size.
+    ///
+    /// # Errors
+    /// It is not what was expected, or the machine would not.
+    pub fn finish(self, expected: Option<&str>) -> Result<(String, u64), BlobError> {
+        let hex: String = self.hash.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = format!("sha256:{hex}");
+        if let Some(expected) = expected.filter(|it| **it != *digest) {
+            return Err(BlobError::Digest { expected: expected.to_owned(), found: digest });
+        }
+        let io = |source| BlobError::Io { digest: digest.clone(), source };
+        let path = self.store.path(&digest)?;
+        self.file.sync_all().map_err(io)?;
+        std::fs::rename(&self.path, &path).map_err(io)?;
+        File::open(path.parent().unwrap_or(Path::new("."))).and_then(|dir| dir.sync_all()).map_err(io)?;
+        Ok((digest.clone(), self.size))
+    }
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.hash.update(&bytes[..count]);
+        self.size += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for BlobWriter {
+    fn drop(&mut self) {
+        // After a finish it is not there any more, which is fine.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}

@@ -1,0 +1,277 @@
+//! One layer from its tar into a folder, in the form that overlayfs reads: whiteouts as its own marks.
+//!
+//! Every path is resolved by the kernel inside of the folder (openat2(2), RESOLVE_IN_ROOT), so neither `..` nor a
+//! link that an earlier entry made leads out of it. What has `..` or begins with `/` is refused outright.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read, Seek};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, makedev, mkdirat, mknod, utimensat, UtimensatFlags};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, unlinkat};
+
+/// A layer may unpack to this much, or to this many times its packed size: more is a bomb.
+const FREE_BYTES: u64 = 256 << 20;
+const RATIO: u64 = 200;
+const ENTRIES: u64 = 2_000_000;
+const OPAQUE: &str = ".wh..wh..opq";
+
+/// Why a layer is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// It is cut off, or no tar.
+    #[error("it is cut off or no tar: {0}")]
+    Tar(io::Error),
+    /// An entry that no layer may have.
+    #[error("`{path}` {why}")]
+    Entry {
+        /// Its name.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// It grows too much.
+    #[error("it unpacks to more than {0} bytes, far more than its size")]
+    Bomb(u64),
+    /// The machine would not.
+    #[error("failed to unpack `{path}`: {errno}", errno = errno.desc())]
+    Kernel {
+        /// Which entry.
+        path: String,
+        /// Why.
+        errno: Errno,
+    },
+}
+
+/// Unpacks `blob` (tar, gzip or zstd) into the empty folder `dir`.
+pub(crate) fn unpack(mut blob: File, dir: &Path) -> Result<(), UnpackError> {
+    let packed = blob.metadata().map_err(UnpackError::Tar)?.len();
+    let mut magic = [0; 4];
+    let count = blob.read(&mut magic).map_err(UnpackError::Tar)?;
+    blob.rewind().map_err(UnpackError::Tar)?;
+    let blob = BufReader::new(blob);
+    let most = FREE_BYTES.max(packed.saturating_mul(RATIO));
+    match &magic[..count] {
+        [0x1f, 0x8b, ..] => entries(flate2::bufread::MultiGzDecoder::new(blob), dir, most),
+        [0x28, 0xb5, 0x2f, 0xfd] => entries(zstd::stream::Decoder::with_buffer(blob).map_err(UnpackError::Tar)?, dir, most),
+        _ => entries(blob, dir, most),
+    }
+}
+
+fn entries(reader: impl Read, dir: &Path, most: u64) -> Result<(), UnpackError> {
+    let root = File::open(dir).map_err(UnpackError::Tar)?;
+    let mut layer = Layer { root: root.into(), times: Vec::new() };
+    let mut archive = tar::Archive::new(reader.take(most.saturating_mul(2)));
+    let (mut bytes, mut count) = (0u64, 0u64);
+    for entry in archive.entries().map_err(UnpackError::Tar)? {
+        let mut entry = entry.map_err(UnpackError::Tar)?;
+        bytes = bytes.saturating_add(entry.size());
+        count += 1;
+        if bytes > most || count > ENTRIES {
+            return Err(UnpackError::Bomb(most));
+        }
+        layer.entry(&mut entry)?;
+    }
+    layer.finish()
+}
+
+/// Parent folder (opened) and last part of a path inside the layer.
+type Place = (OwnedFd, OsString);
+
+struct Layer {
+    root: OwnedFd,
+    /// Of folders: set when nothing is put into them any more.
+    times: Vec<(PathBuf, i64)>,
+}
+
+impl Layer {
+    fn entry(&mut self, entry: &mut tar::Entry<'_, impl Read>) -> Result<(), UnpackError> {
+        let path = clean(&entry.path().map_err(UnpackError::Tar)?)?;
+        let Some(name) = path.file_name().map(OsStr::to_owned) else { return Ok(()) };
+        let text = path.display().to_string();
+        let kernel = |errno| UnpackError::Kernel { path: text.clone(), errno };
+        let (parent, _) = self.place(&path).map_err(kernel)?;
+        if let Some(hidden) = name.as_bytes().strip_prefix(b".wh.") {
+            return self.whiteout(&parent, &name, OsStr::from_bytes(hidden)).map_err(kernel);
+        }
+        let header = entry.header().clone();
+        let kind = header.entry_type();
+        let mode = Mode::from_bits_truncate(header.mode().map_err(UnpackError::Tar)? & 0o7777);
+        let target = through(&parent, &name);
+        if !kind.is_dir() {
+            remove(&parent, &name).map_err(kernel)?;
+        }
+        match kind {
+            tar::EntryType::Directory => make_folder(&parent, &name).map_err(kernel)?,
+            tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => {
+                let mut file = File::options().write(true).create_new(true).open(&target).map_err(|error| kernel(errno(&error)))?;
+                io::copy(entry, &mut file).map_err(UnpackError::Tar)?;
+            }
+            tar::EntryType::Symlink => {
+                let to = entry.link_name().map_err(UnpackError::Tar)?.unwrap_or_default();
+                symlink(to, &target).map_err(|error| kernel(errno(&error)))?;
+            }
+            tar::EntryType::Link => {
+                let to = clean(&entry.link_name().map_err(UnpackError::Tar)?.unwrap_or_default())?;
+                let (folder, link) = self.place(&to).map_err(kernel)?;
+                linkat(&folder, link.as_os_str(), &parent, name.as_os_str(), AtFlags::empty()).map_err(kernel)?;
+                return Ok(());
+            }
+            tar::EntryType::Fifo => mknod(&target, SFlag::S_IFIFO, mode, 0).map_err(kernel)?,
+            tar::EntryType::Char | tar::EntryType::Block => {
+                // A container gets its own /dev: what an image has there is never seen.
+                if path.starts_with("dev") {
+                    return Ok(());
+                }
+                return Err(UnpackError::Entry { path: text, why: "is a device, and images may have none".into() });
+            }
+            tar::EntryType::XGlobalHeader => return Ok(()),
+            other => return Err(UnpackError::Entry { path: text, why: format!("has an unknown type {other:?}") }),
+        }
+        self.attributes(entry, &parent, &name, &header, mode, kind).map_err(kernel)?;
+        if kind.is_dir() {
+            self.times.push((path, i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0)));
+        }
+        Ok(())
+    }
+
+    /// Owner, extended attributes, mode, time: in this order, since changing the owner clears set-user-id bits and
+    /// file capabilities (chown(2)).
+    fn attributes(
+        &self,
+        entry: &mut tar::Entry<'_, impl Read>,
+        parent: &OwnedFd,
+        name: &OsStr,
+        header: &tar::Header,
+        mode: Mode,
+        kind: tar::EntryType,
+    ) -> Result<(), Errno> {
+        let number = |id: io::Result<u64>| id.ok().and_then(|id| u32::try_from(id).ok()).unwrap_or(0);
+        let (uid, gid) = (Uid::from_raw(number(header.uid())), Gid::from_raw(number(header.gid())));
+        fchownat(parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        let target = through(parent, name);
+        for (key, value) in extended_attributes(entry) {
+            // Overlayfs's own marks would let a layer play tricks; the rest a file system may not know.
+            if !key.starts_with("trusted.") {
+                let _ = xattr::set(&target, &key, &value);
+            }
+        }
+        if !kind.is_symlink() {
+            fchmodat(parent, name, mode, FchmodatFlags::FollowSymlink)?;
+        }
+        let at = TimeSpec::new(i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0), 0);
+        utimensat(parent, name, &at, &at, UtimensatFlags::NoFollowSymlink)
+    }
+
+    /// The parent of `path` (its missing parts made), resolved inside the layer, and the last part.
+    fn place(&self, path: &Path) -> Result<Place, Errno> {
+        let name = path.file_name().ok_or(Errno::EINVAL)?.to_owned();
+        let mut folder = self.open(Path::new("."))?;
+        let mut so_far = PathBuf::from(".");
+        for part in path.parent().unwrap_or(Path::new("")).components() {
+            so_far.push(part);
+            folder = match self.open(&so_far) {
+                Err(Errno::ENOENT) => {
+                    mkdirat(&folder, part.as_os_str(), Mode::from_bits_truncate(0o755))?;
+                    self.open(&so_far)?
+                }
+                other => other?,
+            };
+        }
+        Ok((folder, name))
+    }
+
+    fn open(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT);
+        openat2(&self.root, path, how)
+    }
+
+    /// OCI image specification, "Whiteouts", as overlayfs's marks: a 0:0 device, or an attribute of the folder.
+    fn whiteout(&self, parent: &OwnedFd, name: &OsStr, hidden: &OsStr) -> Result<(), Errno> {
+        if name == OPAQUE {
+            let folder = format!("/proc/self/fd/{}", parent.as_raw_fd());
+            return xattr::set(folder, "trusted.overlay.opaque", b"y").map_err(|error| errno(&error));
+        }
+        remove(parent, hidden)?;
+        mknod(&through(parent, hidden), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))
+    }
+
+    fn finish(self) -> Result<(), UnpackError> {
+        for (path, seconds) in self.times.iter().rev() {
+            let at = TimeSpec::new(*seconds, 0);
+            // A later entry may have put something else in its place.
+            if let Ok((parent, name)) = self.place(path) {
+                let _ = utimensat(&parent, name.as_os_str(), &at, &at, UtimensatFlags::NoFollowSymlink);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// Through the opened folder: no part of this path can be changed to lead elsewhere.
+fn through(parent: &OwnedFd, name: &OsStr) -> PathBuf {
+    Path::new(&format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name)
+}
+
+fn make_folder(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+    match fs::symlink_metadata(through(parent, name)) {
+        Ok(about) if about.is_dir() => return Ok(()),
+        Ok(_) => remove(parent, name)?,
+        Err(_) => {}
+    }
+    mkdirat(parent, name, Mode::from_bits_truncate(0o755))
+}
+
+/// What an earlier entry of the same name made; not there is fine.
+fn remove(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+    match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
+        Err(Errno::EISDIR) => fs::remove_dir_all(through(parent, name)).map_err(|error| errno(&error)),
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(other) => Err(other),
+    }
+}
+
+/// `SCHILY.xattr.` records of the PAX header.
+fn extended_attributes(entry: &mut tar::Entry<'_, impl Read>) -> HashMap<String, Vec<u8>> {
+    let mut found = HashMap::new();
+    if let Ok(Some(extensions)) = entry.pax_extensions() {
+        for extension in extensions.flatten() {
+            if let Some(name) = extension.key().ok().and_then(|key| key.strip_prefix("SCHILY.xattr.")) {
+                found.insert(name.to_owned(), extension.value_bytes().to_vec());
+            }
+        }
+    }
+    found
+}
+
+/// A relative path without `..`; `./a` is `a`.
+fn clean(path: &Path) -> Result<PathBuf, UnpackError> {
+    let refuse = |why: &str| UnpackError::Entry { path: path.display().to_string(), why: why.into() };
+    let mut clean = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(part) => clean.push(part),
+            Component::CurDir => {}
+            Component::ParentDir => return Err(refuse("leads out of its folder")),
+            Component::RootDir | Component::Prefix(_) => return Err(refuse("is an absolute path")),
+        }
+    }
+    Ok(clean)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+//! The hierarchies that are mounted, and where in each this process may make groups.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// One mounted hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Where groups may be made: what systemd delegated to this process, else the root of its cgroup namespace.
+    pub root: PathBuf,
+    /// Its controllers; empty for a named one.
+    pub controllers: Vec<String>,
+    /// Whether it is cgroup2.
+    pub v2: bool,
+}
+
+/// Every hierarchy, from this process's own tables.
+///
+/// # Errors
+/// /proc can't be read.
+pub fn hierarchies() -> std::io::Result<Vec<Hierarchy>> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    let offered = |path: &Path| {
+        let text = fs::read_to_string(path.join("cgroup.controllers")).unwrap_or_default();
+        text.split_whitespace().map(str::to_owned).collect()
+    };
+    Ok(parse(&mounts, &own, offered))
+}
+
+/// proc_pid_mountinfo(5): fields up to ` - `, then type, source, options. cgroups(7): `id:controllers:path`.
+fn parse(mounts: &str, own: &str, offered: impl Fn(&Path) -> Vec<String>) -> Vec<Hierarchy> {
+    let mut found: Vec<Hierarchy> = Vec::new();
+    for line in mounts.lines() {
+        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let mut right = right.split(' ');
+        let (kind, options) = (right.next().unwrap_or_default(), right.nth(1).unwrap_or_default());
+        let mut left = left.split(' ').skip(3);
+        let (Some(mount_root), Some(point)) = (left.next(), left.next()) else { continue };
+        let v2 = kind == "cgroup2";
+        if kind != "cgroup" && !v2 {
+            continue;
+        }
+        let known = ["rw", "ro", "xattr", "clone_children", "noprefix"];
+        let named: Vec<&str> = options.split(',').filter(|it| !known.contains(it)).collect();
+        let own_path = own.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (fields.next()?, fields.next()?);
+            let same = if v2 { controllers.is_empty() } else { controllers.split(',').any(|it| named.contains(&it)) };
+            same.then_some(path)
+        });
+        let root = delegated(Path::new(point), mount_root, own_path);
+        let controllers = if v2 {
+            offered(&root)
+        } else {
+            named.iter().filter(|it| !it.starts_with("name=")).map(|it| (*it).to_owned()).collect()
+        };
+        if !found.iter().any(|it| it.v2 == v2 && it.controllers == controllers && (v2 || it.root == root)) {
+            found.push(Hierarchy { root, controllers, v2 });
+        }
+    }
+    found
+}
+
+/// systemd delegates a service's own group (`Delegate=yes`); anything else is the root.
+fn delegated(point: &Path, mount_root: &str, own: Option<&str>) -> PathBuf {
+    let own = own.filter(|path| path.ends_with(".service")).and_then(|path| path.strip_prefix(mount_root));
+    own.map_or_else(|| point.to_owned(), |path| point.join(path.trim_start_matches('/')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+30 23 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+31 30 0:27 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
+32 30 0:28 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+33 30 0:29 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
+34 30 0:30 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw";
+
+    fn roots(mounts: &str, own: &str) -> Vec<(String, Vec<String>, bool)> {
+        let found = parse(mounts, own, |_| vec!["hugetlb".into()]);
+        found.into_iter().map(|it| (it.root.display().to_string(), it.controllers, it.v2)).collect()
+    }
+
+    #[test]
+    fn hybrid_machines_show_every_hierarchy_once() {
+        let own = "3:memory:/\n2:cpu:/\n1:name=systemd:/\n0::/";
+        let expected = [
+            ("/sys/fs/cgroup/cpu".to_owned(), vec!["cpu".to_owned()], false),
+            ("/sys/fs/cgroup/memory".to_owned(), vec!["memory".to_owned()], false),
+            ("/sys/fs/cgroup/systemd".to_owned(), vec![], false),
+            ("/sys/fs/cgroup/unified".to_owned(), vec!["hugetlb".to_owned()], true),
+        ];
+        assert_eq!(roots(HYBRID, own), expected);
+    }
+
+    #[test]
+    fn what_systemd_delegated_is_the_root() {
+        let mounts = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate";
+        let own = "0::/system.slice/flotad.service";
+        assert_eq!(roots(mounts, own)[0].0, "/sys/fs/cgroup/system.slice/flotad.service");
+        assert_eq!(roots(mounts, "0::/user.slice/session-1.scope")[0].0, "/sys/fs/cgroup");
+    }
+}

@@ -1,0 +1,142 @@
+//! The daemon's side: start a supervisor, and speak to it over its socket.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use serde::{Deserialize, Serialize};
+
+use crate::error::RunError;
+use crate::spec::{ContainerSpec, ExecSpec};
+use crate::state::{self, ExitStatus};
+
+/// What goes over a supervisor's socket, each as a line of JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// To the supervisor: send the container's init this signal.
+    Kill(i32),
+    /// To the supervisor: start this process, with the three descriptors that come along.
+    Exec(ExecSpec),
+    /// From it: the process runs.
+    ExecStarted,
+    /// From it: the process ended with this code.
+    ExecExited(i32),
+    /// From it: it could not be done.
+    Failed(String),
+    /// From it, to everyone: the container has ended.
+    Exited(ExitStatus),
+}
+
+/// Starts the container of `dir`; blocks until its program runs or could not be started. `program` is
+/// `flota-runtime`.
+///
+/// # Errors
+/// Why it did not start. Nothing of it is left then, but the folder.
+pub fn start(program: &Path, dir: &Path, spec: &ContainerSpec) -> Result<(), RunError> {
+    let failed = |error: io::Error| RunError(format!("failed to start {}: {error}", program.display()));
+    std::fs::create_dir_all(dir).and_then(|()| state::write(&dir.join("spec.json"), spec)).map_err(failed)?;
+    let mut command = Command::new(program);
+    command.arg("supervise").arg(dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let output = command.env_clear().output().map_err(failed)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(RunError(if text.is_empty() { format!("the supervisor ended with {}", output.status) } else { text }))
+}
+
+/// A connection to the supervisor of one container.
+#[derive(Debug)]
+pub struct ContainerClient {
+    stream: UnixStream,
+    dir: PathBuf,
+}
+
+impl ContainerClient {
+    /// Connects to the supervisor of the container in `dir`.
+    ///
+    /// # Errors
+    /// None is there: the container has ended, or its supervisor was killed.
+    pub fn connect(dir: &Path) -> io::Result<Self> {
+        Ok(Self { stream: UnixStream::connect(dir.join("sock"))?, dir: dir.to_owned() })
+    }
+
+    /// Sends the container's init a signal.
+    ///
+    /// # Errors
+    /// The supervisor has gone.
+    pub fn kill(&mut self, signal: i32) -> io::Result<()> {
+        self.stream.write_all(&line(&Message::Kill(signal))?)
+    }
+
+    /// The connection itself: it ends when the container has ended (`exit.json` is there then) or the supervisor was
+    /// killed (it is not).
+    pub fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
+    /// Starts a process in the container; blocks until it runs.
+    ///
+    /// # Errors
+    /// Why it did not start.
+    pub fn exec(self, spec: &ExecSpec, stdio: [OwnedFd; 3]) -> Result<ExecProcess, RunError> {
+        let failed = |error: io::Error| RunError(format!("failed to reach the container's supervisor: {error}"));
+        let bytes = line(&Message::Exec(spec.clone())).map_err(failed)?;
+        let raw: Vec<RawFd> = stdio.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let sent = sendmsg::<()>(self.stream.as_raw_fd(), &[IoSlice::new(&bytes)], &rights, MsgFlags::MSG_NOSIGNAL, None);
+        let sent = sent.map_err(|error| failed(error.into()))?;
+        let mut stream = self.stream;
+        stream.write_all(&bytes[sent..]).map_err(failed)?;
+        drop(stdio);
+        match read_message(&mut stream).map_err(failed)? {
+            Message::ExecStarted => Ok(ExecProcess { stream }),
+            Message::Failed(text) => Err(RunError(text)),
+            _ => Err(RunError(format!("the container in {} has ended", self.dir.display()))),
+        }
+    }
+}
+
+/// A process that was started in a container.
+#[derive(Debug)]
+pub struct ExecProcess {
+    stream: UnixStream,
+}
+
+impl ExecProcess {
+    /// Blocks until it ends; its exit code. Dropping it kills the process.
+    pub fn wait(mut self) -> i32 {
+        match read_message(&mut self.stream) {
+            Ok(Message::ExecExited(code)) => code,
+            // With the container ends every process in it.
+            Ok(_) | Err(_) => 137,
+        }
+    }
+
+    /// A second handle to the connection, to cut it off (which kills the process) while another waits.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn handle(&self) -> io::Result<UnixStream> {
+        self.stream.try_clone()
+    }
+}
+
+fn line(message: &Message) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+fn read_message(stream: &mut UnixStream) -> io::Result<Message> {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while byte[0] != b'\n' {
+        stream.read_exact(&mut byte)?;
+        line.push(byte[0]);
+    }
+    Ok(serde_json::from_slice(&line)?)
+}

@@ -1,0 +1,43 @@
+//! The processes of a container, and the order of what they do.
+//!
+//! ```text
+//!  supervisor                                   init (child, new namespaces)
+//!  make cgroups, set limits
+//!  clone3 ─────────────────────────────────────▶ waits
+//!  put it into its cgroups, then "go" ─────────▶ cgroup namespace, host name, loopback,
+//!                                                mounts, pivot_root, user, capabilities, seccomp
+//!  reads: end of file = it runs ◀─────────────── exec closes the pipe; an error is written into it first
+//! ```
+//!
+//! Every function here runs in a single-threaded process.
+
+pub(crate) mod clone;
+pub(crate) mod exec;
+pub(crate) mod init;
+pub(crate) mod user;
+
+use std::io::Read;
+use std::os::fd::OwnedFd;
+
+use crate::error::RunError;
+
+/// What a child says through its pipe: nothing when it became the program, else why not.
+pub(crate) fn read_report(pipe: OwnedFd) -> Result<(), RunError> {
+    let mut text = String::new();
+    // A child says at most one line.
+    let read = std::fs::File::from(pipe).take(4096).read_to_string(&mut text);
+    match read {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(RunError(text)),
+        Err(error) => Err(RunError(format!("failed to hear from the container's init: {error}"))),
+    }
+}
+
+/// The exit code that a shell would show for a wait status.
+pub(crate) fn exit_code(status: nix::sys::wait::WaitStatus) -> Option<i32> {
+    match status {
+        nix::sys::wait::WaitStatus::Exited(_, code) => Some(code),
+        nix::sys::wait::WaitStatus::Signaled(_, signal, _) => Some(128 + signal as i32),
+        _ => None,
+    }
+}

@@ -1,0 +1,83 @@
+//! From `user[:group]` to numbers, by the container's own /etc/passwd and /etc/group. Called inside its root, so
+//! that no path can lead outside.
+
+use std::fs;
+
+use nix::unistd::{Gid, Uid};
+
+use crate::error::StepError;
+
+/// Larger files are no user tables.
+const BOUND: u64 = 4 << 20;
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) uid: Uid,
+    pub(crate) gid: Gid,
+    pub(crate) groups: Vec<Gid>,
+    pub(crate) home: String,
+}
+
+fn table(path: &str) -> String {
+    match fs::metadata(path) {
+        Ok(about) if about.is_file() && about.len() <= BOUND => fs::read_to_string(path).unwrap_or_default(),
+        _ => String::new(),
+    }
+}
+
+pub(crate) fn find(text: &str) -> Result<User, StepError> {
+    parse(text, &table("/etc/passwd"), &table("/etc/group"))
+}
+
+fn parse(text: &str, passwd: &str, group: &str) -> Result<User, StepError> {
+    let (user, wanted_group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    let user = if user.is_empty() { "0" } else { user };
+    let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| {
+        fields.len() >= 6 && (fields[0] == user || (user.parse::<u32>().is_ok() && fields[2] == user))
+    });
+    let number = |text: &str| text.parse::<u32>().ok();
+    let uid = entry.as_ref().and_then(|fields| number(fields[2])).or_else(|| number(user));
+    let uid = uid.ok_or_else(|| StepError::refuse(format!("find the user `{user}`"), "the image's /etc/passwd has none"))?;
+    let own_group = entry.as_ref().and_then(|fields| number(fields[3])).unwrap_or(0);
+    let named = |wanted: &str| {
+        let found = group.lines().find_map(|line| line.strip_prefix(wanted)?.strip_prefix(':')?.split(':').nth(1)?.parse().ok());
+        found.or_else(|| number(wanted))
+    };
+    let gid = match wanted_group {
+        None => own_group,
+        Some(wanted) => named(wanted).ok_or_else(|| {
+            StepError::refuse(format!("find the group `{wanted}`"), "the image's /etc/group has none")
+        })?,
+    };
+    let name = entry.as_ref().map_or(user, |fields| fields[0]);
+    let member = |line: &str| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let listed = fields.get(3).is_some_and(|members| members.split(',').any(|it| it == name));
+        if listed { fields.get(2).and_then(|it| number(it)) } else { None }
+    };
+    let mut groups: Vec<Gid> = if wanted_group.is_none() { group.lines().filter_map(member).map(Gid::from_raw).collect() } else { Vec::new() };
+    groups.push(Gid::from_raw(gid));
+    groups.dedup();
+    let home = entry.as_ref().map_or("/", |fields| fields[5]).to_owned();
+    Ok(User { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid), groups, home })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/srv:/bin/false\n";
+    const GROUP: &str = "root:x:0:\nweb:x:34:\nlog:x:4:web,other\n";
+
+    #[test]
+    fn users_are_found_by_name_and_number_and_unknown_ones_refused() {
+        let ids = |text: &str| parse(text, PASSWD, GROUP).map(|it| (it.uid.as_raw(), it.gid.as_raw(), it.groups.len(), it.home));
+        assert_eq!(ids("").expect("root"), (0, 0, 1, "/root".into()));
+        assert_eq!(ids("web").expect("known"), (33, 34, 2, "/srv".into()));
+        assert_eq!(ids("33:log").expect("known"), (33, 4, 1, "/srv".into()));
+        assert_eq!(ids("1000:1001").expect("numbers need no entry"), (1000, 1001, 1, "/".into()));
+        let error = ids("nobody").expect_err("not in the table").to_string();
+        assert_eq!(error, "failed to find the user `nobody`: the image's /etc/passwd has none");
+        assert!(ids("web:nogroup").is_err());
+    }
+}

@@ -1,0 +1,82 @@
+//! What a container's folder says of it: that it runs (`state.json`), and how it ended (`exit.json`).
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// A container that was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Its init's process id, in the namespace of the supervisor.
+    pub pid: i32,
+    /// Start time of that process in the kernel's ticks: the same id with another time is another process.
+    pub start_time: u64,
+    /// The supervisor's process id.
+    pub supervisor: i32,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitStatus {
+    /// Its exit code; 128 + the signal's number where one ended it.
+    pub code: i32,
+    /// Whether the kernel killed a process of it for want of memory.
+    pub out_of_memory: bool,
+    /// When, in ms since 1970.
+    pub at: u64,
+}
+
+/// Writes a small file whole or not at all, durably.
+pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = fs::File::create(&temporary)?;
+    file.write_all(&serde_json::to_vec(value)?)?;
+    file.sync_data()?;
+    fs::rename(&temporary, path)
+}
+
+/// Reads such a file; `None` where it is not there.
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl State {
+    /// The state in a container's folder, if it was started.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn load(dir: &Path) -> io::Result<Option<Self>> {
+        read(&dir.join("state.json"))
+    }
+
+    /// Whether the process is still there.
+    pub fn is_alive(&self) -> bool {
+        start_time(self.pid) == Some(self.start_time)
+    }
+}
+
+impl ExitStatus {
+    /// How the container in this folder ended, if it did.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn load(dir: &Path) -> io::Result<Option<Self>> {
+        read(&dir.join("exit.json"))
+    }
+}
+
+/// Field 22 of /proc/PID/stat (proc_pid_stat(5)): when the process started.
+pub fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is in parentheses and may hold anything: count from its end.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace();
+    let dead = fields.next().is_none_or(|state| matches!(state, "Z" | "X"));
+    if dead { None } else { fields.nth(18)?.parse().ok() }
+}

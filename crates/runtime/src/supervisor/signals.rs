@@ -1,0 +1,41 @@
+//! SIGCHLD as something to poll, and nothing else: what is sent to the daemon's group must not end a supervisor.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+pub(super) struct Signals(SignalFd);
+
+impl Signals {
+    pub(super) fn watch() -> io::Result<Self> {
+        let mut set = SigSet::empty();
+        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE] {
+            set.add(signal);
+        }
+        set.thread_block()?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Self(SignalFd::with_flags(&set, flags)?))
+    }
+
+    /// Takes what has come.
+    pub(super) fn clear(&mut self) -> io::Result<()> {
+        while self.0.read_signal()?.is_some() {}
+        Ok(())
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A container starts with no signal blocked, and with pipes that end it (Rust ignores SIGPIPE).
+#[expect(unsafe_code, reason = "setting a signal's disposition")]
+pub(super) fn unblock() {
+    let _ = SigSet::all().thread_unblock();
+    // SAFETY: the default disposition runs no handler of ours.
+    let _ = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl) };
+}
