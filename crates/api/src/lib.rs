@@ -15,6 +15,7 @@ pub mod model;
 pub mod naming;
 pub mod object;
 pub mod resources;
+pub mod seal;
 pub mod state;
 pub mod version;
 

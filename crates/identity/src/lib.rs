@@ -11,6 +11,7 @@
 
 mod certificate;
 mod connect;
+mod data_key;
 mod files;
 mod grant;
 mod join_token;
@@ -20,6 +21,7 @@ mod root_ca;
 
 pub use certificate::{CertificateError, Identity, KeyPair};
 pub use connect::Dialer;
+pub use data_key::sealer;
 pub use files::{FileError, load, remove, save};
 pub use grant::{GrantKey, verify_grant};
 pub use join_token::{JoinToken, JoinTokenError, new_secret};

@@ -13,6 +13,7 @@
 
 mod archive;
 mod blob_store;
+mod copy;
 mod manifest;
 mod pack;
 mod pull;
@@ -21,6 +22,7 @@ mod unpack;
 
 pub use archive::import;
 pub use blob_store::{BlobError, BlobStore, BlobWriter};
+pub use copy::copy_layer;
 pub use manifest::{ImageConfig, Manifest, ManifestError};
 pub use pack::pack;
 pub use pull::{Credentials, PullError, pull};

@@ -110,6 +110,20 @@ impl ImageStore {
         Err(ManifestError::Malformed { what: "index", why: "it names an index that names an index".into() }.into())
     }
 
+    /// The blobs that the manifest with this digest names.
+    ///
+    /// # Errors
+    /// It is missing or malformed.
+    pub fn image_manifest(&self, digest: &str) -> Result<Vec<String>, ImageError> {
+        match manifest::parse(&self.blobs.read(digest, manifest::BOUND)?)? {
+            Document::Manifest(manifest) => {
+                let layers = manifest.layers.into_iter().map(|layer| layer.digest);
+                Ok(std::iter::once(manifest.config.digest).chain(layers).collect())
+            }
+            Document::Other(descriptor) => Ok(vec![descriptor.digest]),
+        }
+    }
+
     /// The image, if every blob of it is here.
     pub fn whole_image(&self, digest: &str) -> Option<Image> {
         let image = self.image(digest).ok()?;

@@ -15,7 +15,7 @@ mod transport;
 mod types;
 
 pub use node::{Leadership, Member, MembershipError, RaftNode, RaftOptions, StartError, Timing};
-pub use storage::{OpenError, SealError, Sealer};
+pub use storage::OpenError;
 pub use transport::{Dial, TransportService};
 
 /// Largest encoded transaction.

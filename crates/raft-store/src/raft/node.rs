@@ -13,13 +13,14 @@ use openraft::{BasicNode, ChangeMembers, Config, ReadPolicy, ServerState, Snapsh
 use tokio::sync::watch;
 
 use super::state_machine::StateMachine;
-use super::storage::{LogStore, OpenError, Sealer};
+use super::storage::{LogStore, OpenError};
 use super::transport::{Connections, Dial, Heard, TransportService};
 use super::types::{EntryBytes, Raft};
 use crate::proposer::{ProposeError, Proposer};
 use crate::store::Store;
 use crate::transaction::{Entry, Outcome, Transaction};
 use crate::{ACTIONS_BOUND, raft::ENTRY_BOUND};
+use flota_api::seal::Sealer;
 use flota_api::version::Timestamp;
 
 /// A proposal or a read that got no quorum is given up after this, so that a user hears of it within 5 s.

@@ -8,7 +8,8 @@ use openraft::entry::RaftEntry as _;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, RaftSnapshotBuilder};
 
-use super::storage::{Sealer, SnapshotFiles};
+use super::storage::SnapshotFiles;
+use flota_api::seal::Sealer;
 use super::types::{Applied, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::store::{Store, View};
 use crate::transaction::Entry;

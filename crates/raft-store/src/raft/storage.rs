@@ -2,13 +2,11 @@
 
 mod flusher;
 mod log;
-mod seal;
 mod snapshot_file;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub(crate) use log::LogStore;
-pub use seal::{SealError, Sealer};
 pub(crate) use snapshot_file::SnapshotFiles;
 
 /// Why the store's folder can't be used.
@@ -31,4 +29,9 @@ pub enum OpenError {
         /// What was found.
         what: String,
     },
+}
+
+/// Makes the folder's own entries durable.
+fn sync_dir(path: &Path) -> std::io::Result<()> {
+    std::fs::File::open(path)?.sync_all()
 }

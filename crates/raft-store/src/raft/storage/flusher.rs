@@ -53,7 +53,7 @@ fn sync(db: &sled::Db, file: &File) -> io::Result<()> {
 pub(super) fn open_data_file(dir: &Path) -> io::Result<File> {
     let file = File::options().read(true).write(true).open(dir.join("db"))?;
     file.sync_all()?;
-    super::seal::sync_dir(dir)?;
-    super::seal::sync_dir(dir.parent().unwrap_or(Path::new("/")))?;
+    super::sync_dir(dir)?;
+    super::sync_dir(dir.parent().unwrap_or(Path::new("/")))?;
     Ok(file)
 }

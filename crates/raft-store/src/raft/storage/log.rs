@@ -16,7 +16,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::flusher::{Flusher, open_data_file};
-use super::{OpenError, Sealer};
+use super::OpenError;
+use flota_api::seal::Sealer;
 use crate::raft::types::{LogId, RaftEntry, TypeConfig, Vote};
 
 /// Below sled's page of 32 KiB with its own overhead.

@@ -4,8 +4,9 @@
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::seal::sync_dir;
-use super::{OpenError, Sealer};
+use super::sync_dir;
+use super::OpenError;
+use flota_api::seal::Sealer;
 use crate::raft::types::SnapshotMeta;
 use crate::store::Tables;
 

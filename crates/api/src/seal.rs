@@ -2,7 +2,6 @@
 //! authenticated with it, so that a record can't be moved. The tag is the record's checksum too.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -33,34 +32,6 @@ impl Sealer {
         Self { key: Arc::new(LessSafeKey::new(key)), random: SystemRandom::new() }
     }
 
-    /// With the key in `path`, which is made (mode 0600, synced) where it is absent.
-    ///
-    /// # Errors
-    /// The file can't be read or made, or is no key.
-    pub fn from_file(path: &Path) -> Result<Self, std::io::Error> {
-        use std::io::Write;
-        use std::os::unix::fs::OpenOptionsExt;
-        match fs_err::read(path) {
-            Ok(bytes) => {
-                let key = bytes.try_into().map_err(|_| std::io::Error::other("the data key has not 32 bytes"))?;
-                Ok(Self::new(&key))
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let mut key = [0; 32];
-                SystemRandom::new().fill(&mut key).map_err(|_| std::io::Error::other("no random bytes"))?;
-                let temporary = path.with_extension("new");
-                let mut options = std::fs::OpenOptions::new();
-                let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-                file.write_all(&key)?;
-                file.sync_all()?;
-                fs_err::rename(&temporary, path)?;
-                sync_dir(path.parent().unwrap_or(Path::new(".")))?;
-                Ok(Self::new(&key))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
     /// Nonce, ciphertext and tag of `plain`; `what` must be given again to open it.
     pub fn seal(&self, what: &[u8], plain: &[u8]) -> Vec<u8> {
         let mut nonce = [0; NONCE_LEN];
@@ -88,11 +59,6 @@ impl Sealer {
         plain.truncate(length);
         Ok(plain)
     }
-}
-
-/// Makes the folder's own entries durable.
-pub(super) fn sync_dir(path: &Path) -> std::io::Result<()> {
-    std::fs::File::open(path)?.sync_all()
 }
 
 #[cfg(test)]

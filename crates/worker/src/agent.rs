@@ -1,0 +1,248 @@
+//! Keeps one session alive with the leader: finds it, registers, beats, takes assignments, sends statuses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use flota_api::defaults::MESSAGE_BOUND;
+use flota_api::proto::dispatcher::dispatcher_client::DispatcherClient;
+use flota_api::proto::dispatcher::manager_message::Message as FromManager;
+use flota_api::proto::dispatcher::worker_message::Message as ToManager;
+use flota_api::proto::dispatcher::{Assignments, Heartbeat, ImageReport, Leaving, ManagerMessage, Register, WorkerMessage};
+use flota_identity::Dialer;
+
+use crate::describe::describe;
+use crate::executor::Executor;
+use crate::managers::KnownManagers;
+use crate::reporter::Reporter;
+use crate::streams;
+use crate::task_pool::TaskPool;
+use crate::task_runner::Contact;
+
+/// A leader that says nothing for so many heartbeats is not one any more.
+const SILENCE: u32 = 3;
+const CONNECT_WAIT: Duration = Duration::from_secs(3);
+const MOST_BACKOFF: Duration = Duration::from_secs(2);
+
+/// What the agent needs.
+pub(crate) struct Agent {
+    pub(crate) node_id: String,
+    pub(crate) listen: String,
+    pub(crate) dialer: Dialer,
+    pub(crate) managers: KnownManagers,
+    pub(crate) pool: TaskPool,
+    pub(crate) reporter: Reporter,
+    pub(crate) executor: Arc<Executor>,
+    pub(crate) image_reports: mpsc::UnboundedReceiver<ImageReport>,
+    pub(crate) contact: watch::Sender<Contact>,
+    /// Says to the leader that the daemon (false) or the machine (true) stops.
+    pub(crate) leaving: watch::Receiver<Option<bool>>,
+    /// Set when the cluster has removed this node.
+    pub(crate) removed: watch::Sender<bool>,
+    /// Newest (epoch, version) that was taken.
+    pub(crate) newest: (u64, u64),
+}
+
+/// Why a session ended.
+enum End {
+    /// Try that one: it leads.
+    Redirect(String),
+    /// Try any.
+    Broken(String),
+    /// The node leaves, or was removed: no more sessions.
+    Over,
+}
+
+impl Agent {
+    /// Until the node stops, leaves, or is removed.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let mut next: Option<String> = None;
+        let mut failures = 0u32;
+        loop {
+            let address = next.take().unwrap_or_else(|| self.any_manager());
+            let begun = Instant::now();
+            let end = tokio::select! {
+                end = self.session(&address) => end,
+                () = shutdown.cancelled() => return,
+            };
+            self.contact.send_if_modified(|contact| {
+                let newly = contact.lost.is_none();
+                contact.lost.get_or_insert_with(Instant::now);
+                newly
+            });
+            match end {
+                End::Over => return,
+                End::Redirect(leader) if !leader.is_empty() && leader != address => {
+                    next = Some(leader);
+                    continue;
+                }
+                End::Redirect(_) => {}
+                End::Broken(why) => tracing::info!(manager = address, why, "the session ended"),
+            }
+            failures = if begun.elapsed() > MOST_BACKOFF { 0 } else { failures + 1 };
+            // Spread at random: after a change of leader every worker comes at once.
+            let most = (Duration::from_millis(50) * 2u32.pow(failures.min(6))).min(MOST_BACKOFF);
+            let pause = most.mul_f64(rand::rng().random_range(0.5..1.0));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    fn any_manager(&self) -> String {
+        let managers = self.managers.get();
+        match managers.len() {
+            0 => String::new(),
+            count => managers[rand::rng().random_range(0..count)].clone(),
+        }
+    }
+
+    async fn session(&mut self, address: &str) -> End {
+        let broken = |why: &dyn std::fmt::Display| End::Broken(why.to_string());
+        let channel = self.dialer.manager(address);
+        let (outbox, messages) = mpsc::channel::<WorkerMessage>(64);
+        let send = |message| WorkerMessage { message: Some(message) };
+        let register = Register {
+            node_id: self.node_id.clone(),
+            description: Some((&describe()).into()),
+            listen: self.listen.clone(),
+            epoch: self.newest.0,
+            version: self.newest.1,
+            images: self.executor.images.store.images().into_iter().map(|image| image.digest).collect(),
+        };
+        if outbox.send(send(ToManager::Register(register))).await.is_err() {
+            return broken(&"it could not be begun");
+        }
+        let mut client = DispatcherClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BOUND);
+        let answers = tokio::time::timeout(CONNECT_WAIT, client.session(ReceiverStream::new(messages))).await;
+        let mut inbox = match answers {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => return broken(&status.message()),
+            Err(_) => return broken(&"no answer in time"),
+        };
+        let mut period = flota_api::defaults::HEARTBEAT;
+        let mut beat = tokio::time::interval(period);
+        let mut heard = Instant::now();
+        self.reporter.begin();
+        let reporter = self.reporter.clone();
+        let mut leaving = self.leaving.clone();
+        loop {
+            let message = tokio::select! {
+                message = inbox.message() => match message {
+                    Ok(Some(ManagerMessage { message: Some(message) })) => {
+                        heard = Instant::now();
+                        match self.take(message, &channel, &mut beat, &mut period).await {
+                            None => continue,
+                            Some(end) => return end,
+                        }
+                    }
+                    Ok(Some(_)) => continue,
+                    Ok(None) => return broken(&"the manager closed it"),
+                    Err(status) => return broken(&status.message()),
+                },
+                _ = beat.tick() => {
+                    if heard.elapsed() > period * SILENCE {
+                        return broken(&"the manager is silent");
+                    }
+                    ToManager::Heartbeat(Heartbeat {})
+                }
+                batch = reporter.next() => ToManager::Statuses(batch),
+                Some(report) = self.image_reports.recv() => ToManager::Image(report),
+                Ok(machine) = async { leaving.wait_for(Option::is_some).await.map(|it| *it) } => {
+                    let machine = machine.unwrap_or(false);
+                    if machine {
+                        // The last statuses first: the tasks have ended.
+                        let _ = tokio::time::timeout(Duration::from_secs(1), self.last_words(&outbox, &mut inbox)).await;
+                    }
+                    let _ = outbox.send(send(ToManager::Leaving(Leaving { machine }))).await;
+                    drop(outbox);
+                    // The manager closes the session when it has taken it.
+                    let _ = tokio::time::timeout(Duration::from_secs(1), async { while let Ok(Some(_)) = inbox.message().await {} }).await;
+                    return End::Over;
+                }
+            };
+            if outbox.send(send(message)).await.is_err() {
+                return broken(&"the manager closed it");
+            }
+        }
+    }
+
+    /// Sends what is pending and waits for its acknowledgement.
+    async fn last_words(&self, outbox: &mpsc::Sender<WorkerMessage>, inbox: &mut tonic::Streaming<ManagerMessage>) {
+        let reporter = self.reporter.clone();
+        loop {
+            tokio::select! {
+                () = reporter.drained() => return,
+                batch = reporter.next() => {
+                    let message = WorkerMessage { message: Some(ToManager::Statuses(batch)) };
+                    if outbox.send(message).await.is_err() { return }
+                }
+                message = inbox.message() => match message {
+                    Ok(Some(ManagerMessage { message: Some(FromManager::StatusAck(ack)) })) => reporter.acknowledged(ack.sequence),
+                    Ok(Some(_)) => {}
+                    _ => return,
+                },
+            }
+        }
+    }
+
+    /// Acts on one message; `Some`: the session ends.
+    async fn take(
+        &mut self,
+        message: FromManager,
+        channel: &Channel,
+        beat: &mut tokio::time::Interval,
+        period: &mut Duration,
+    ) -> Option<End> {
+        match message {
+            FromManager::Registered(registered) => {
+                *period = Duration::from_millis(registered.heartbeat_ms.max(100));
+                *beat = tokio::time::interval(*period);
+                *self.executor.images.grant_key.lock().expect("no holder panics") = registered.grant_public_key.into();
+                self.contact.send_replace(Contact { lost: None });
+                tracing::info!("in session with the leader");
+            }
+            FromManager::NotLeader(not_leader) => return Some(End::Redirect(not_leader.address)),
+            FromManager::Assignments(assignments) => return self.assign(assignments),
+            FromManager::StatusAck(ack) => self.reporter.acknowledged(ack.sequence),
+            FromManager::OpenStream(open) => {
+                tokio::spawn(streams::open(Arc::clone(&self.executor), channel.clone(), open));
+            }
+            FromManager::Managers(managers) => {
+                self.managers.set(managers.managers.into_iter().map(|manager| manager.address).collect());
+            }
+            FromManager::Heartbeat(_) => {}
+            FromManager::Removed(_) => {
+                tracing::warn!("the cluster has removed this node");
+                self.removed.send_replace(true);
+                return Some(End::Over);
+            }
+        }
+        None
+    }
+
+    fn assign(&mut self, assignments: Assignments) -> Option<End> {
+        let offered = (assignments.epoch, assignments.version);
+        if assignments.full && offered < self.newest {
+            return Some(End::Broken("the manager's assignments are older than the ones that are here".into()));
+        }
+        self.newest = self.newest.max(offered);
+        for source in assignments.images.clone() {
+            let images = self.executor.images.clone();
+            tokio::spawn(async move {
+                if let Err(error) = images.fetch(&source).await {
+                    tracing::warn!(image = source.digest, %error, "an image could not be fetched to be held here");
+                }
+            });
+        }
+        self.pool.assign(assignments);
+        None
+    }
+}

@@ -1,0 +1,41 @@
+//! This machine: what it has, and which boot it is in.
+
+use std::fs;
+
+use flota_api::model::NodeDescription;
+use flota_api::resources::Resources;
+use flota_api::{FEATURE_LEVEL, VERSION};
+
+/// What this machine says of itself.
+pub fn describe() -> NodeDescription {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kilobytes = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    NodeDescription {
+        hostname: hostname(),
+        os: "linux".into(),
+        architecture: architecture.into(),
+        resources: Resources { nano_cpus: cpus * 1_000_000_000, memory_bytes: kilobytes.unwrap_or(0u64) * 1024, pids: 0 },
+        program_version: VERSION.into(),
+        feature_level: FEATURE_LEVEL,
+        boot_id: boot_id(),
+    }
+}
+
+fn hostname() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "localhost".into())
+}
+
+/// The kernel's boot id, the PID namespace and the start of its PID 1: a node in namespaces of its own that is
+/// started again counts as booted.
+pub(crate) fn boot_id() -> String {
+    let kernel = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let namespace = fs::read_link("/proc/self/ns/pid").map(|it| it.display().to_string()).unwrap_or_default();
+    let first = flota_runtime::state::start_time(1).unwrap_or(0);
+    format!("{} {namespace} {first}", kernel.trim())
+}

@@ -1,0 +1,106 @@
+//! A container has ended: is it started again here, when, or what does its task become? Pure.
+
+use std::time::Duration;
+
+use flota_api::defaults::{RESTART_DELAY_MOST, RESTART_RESET};
+use flota_api::model::{RestartCondition, RestartPolicy};
+use flota_api::state::TaskState;
+use flota_api::version::Timestamp;
+
+/// What is known of the slot when its container ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    /// The container's exit code.
+    pub(crate) code: i32,
+    /// How long it ran.
+    pub(crate) ran: Duration,
+    /// Starts of the slot beyond the first, so far.
+    pub(crate) restarts: u64,
+    /// Restarts in a row, none of which ran long enough to count as healthy.
+    pub(crate) in_a_row: u32,
+    /// Now.
+    pub(crate) now: Timestamp,
+}
+
+/// What follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Start again, not before this time.
+    Restart(Timestamp),
+    /// The task has this final state.
+    End(TaskState),
+}
+
+pub(crate) fn decide(policy: &RestartPolicy, ended: &Ended) -> Decision {
+    let failed = ended.code != 0;
+    let end = Decision::End(if failed { TaskState::Failed } else { TaskState::Complete });
+    let wanted = match policy.condition {
+        RestartCondition::Any => true,
+        RestartCondition::OnFailure => failed,
+        RestartCondition::None => false,
+    };
+    // A window forgives: a container that ran through it starts with a fresh budget.
+    let forgiven = !policy.window.is_zero() && ended.ran >= policy.window;
+    let budget = policy.max_attempts == 0 || forgiven || ended.restarts < policy.max_attempts;
+    if wanted && budget { Decision::Restart(ended.now + delay(policy, ended.in_a_row)) } else { end }
+}
+
+/// Restarts in a row after this ending: a container that ran long enough was healthy.
+pub(crate) fn in_a_row(before: u32, ran: Duration) -> u32 {
+    if ran >= RESTART_RESET { 0 } else { before }
+}
+
+/// None for the first, then the policy's, doubled each time.
+fn delay(policy: &RestartPolicy, in_a_row: u32) -> Duration {
+    match in_a_row {
+        0 => Duration::ZERO,
+        count => policy.delay.saturating_mul(2u32.saturating_pow(count - 1)).min(RESTART_DELAY_MOST),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(code: i32, restarts: u64, in_a_row: u32) -> Ended {
+        Ended { code, ran: Duration::from_secs(1), restarts, in_a_row, now: Timestamp(1_000) }
+    }
+
+    #[test]
+    fn the_condition_and_the_code_decide() {
+        let policy = |condition| RestartPolicy { condition, ..RestartPolicy::default() };
+        let at_once = Decision::Restart(Timestamp(1_000));
+        let cases = [
+            (RestartCondition::Any, 0, at_once),
+            (RestartCondition::Any, 1, at_once),
+            (RestartCondition::OnFailure, 0, Decision::End(TaskState::Complete)),
+            (RestartCondition::OnFailure, 137, at_once),
+            (RestartCondition::None, 0, Decision::End(TaskState::Complete)),
+            (RestartCondition::None, 1, Decision::End(TaskState::Failed)),
+        ];
+        for (condition, code, expected) in cases {
+            assert_eq!(decide(&policy(condition), &ended(code, 0, 0)), expected, "{condition} {code}");
+        }
+    }
+
+    #[test]
+    fn delays_double_up_to_a_minute_and_a_healthy_run_resets_them() {
+        let policy = RestartPolicy::default();
+        let delay = |count| match decide(&policy, &ended(1, 0, count)) {
+            Decision::Restart(at) => at.0 - 1_000,
+            Decision::End(_) => panic!("there is no bound"),
+        };
+        assert_eq!([0, 1, 2, 3, 4, 30].map(delay), [0, 200, 400, 800, 1_600, 60_000]);
+        assert_eq!(in_a_row(7, Duration::from_secs(31)), 0);
+        assert_eq!(in_a_row(7, Duration::from_secs(29)), 7);
+    }
+
+    #[test]
+    fn the_slots_budget_ends_and_a_window_forgives() {
+        let policy = RestartPolicy { max_attempts: 2, window: Duration::from_secs(5), ..RestartPolicy::default() };
+        assert!(matches!(decide(&policy, &ended(1, 1, 0)), Decision::Restart(_)));
+        assert_eq!(decide(&policy, &ended(1, 2, 0)), Decision::End(TaskState::Failed));
+        let long = Ended { ran: Duration::from_secs(6), ..ended(1, 2, 0) };
+        assert!(matches!(decide(&policy, &long), Decision::Restart(_)));
+    }
+}

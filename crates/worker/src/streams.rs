@@ -1,0 +1,247 @@
+//! Exec and logs: opens the connection that the leader asked for, and pumps. Flow control reaches from the user's
+//! terminal to the process: a pipe that nobody reads stops whoever writes.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::Streaming;
+
+use flota_api::defaults::MESSAGE_BOUND;
+use flota_api::naming::task_name;
+use flota_api::proto::dispatcher::OpenStream;
+use flota_api::proto::streams::frame::Frame as F;
+use flota_api::proto::streams::streams_client::StreamsClient;
+use flota_api::proto::streams::{ExecRequest, Frame, LogLine, LogsRequest};
+use flota_runtime::{ExecSpec, LogReader};
+
+use crate::executor::Executor;
+
+/// Between two looks at a log that is followed.
+const FOLLOW: Duration = Duration::from_millis(100);
+const QUEUE: usize = 32;
+
+type Outbox = mpsc::Sender<Frame>;
+
+async fn say(outbox: &Outbox, frame: F) -> Result<(), Gone> {
+    outbox.send(Frame { frame: Some(frame) }).await.map_err(|_| Gone)
+}
+
+/// The user's side has gone.
+struct Gone;
+
+/// Carries out one request of the leader's; returns when the stream has ended.
+pub(crate) async fn open(executor: Arc<Executor>, channel: Channel, open: OpenStream) {
+    let (outbox, frames) = mpsc::channel(QUEUE);
+    if say(&outbox, F::Accept(open.id)).await.is_err() {
+        return;
+    }
+    let mut client = StreamsClient::new(channel).max_decoding_message_size(MESSAGE_BOUND);
+    let inbox = match client.data(ReceiverStream::new(frames)).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => {
+            tracing::debug!(error = status.message(), "a stream could not be opened");
+            return;
+        }
+    };
+    match open.request.and_then(|frame| frame.frame) {
+        Some(F::Exec(request)) => exec(&executor, request, inbox, &outbox).await,
+        Some(F::Logs(request)) => {
+            let mut inbox = inbox;
+            tokio::select! {
+                result = logs(&executor, request, &outbox) => drop(result),
+                // Nothing is said on this side: it ends when the user goes.
+                _ = inbox.message() => {}
+            }
+        }
+        _ => drop(say(&outbox, F::Error("this request is not known here".into())).await),
+    }
+}
+
+async fn logs(executor: &Executor, request: LogsRequest, outbox: &Outbox) -> Result<(), Gone> {
+    let names = executor.names(&request.task);
+    let mut reader = LogReader::open(&executor.log(&request.task));
+    let mut next = move || -> Result<Option<flota_runtime::LogLine>, std::io::Error> { reader.next_line() };
+    let mut lines = std::collections::VecDeque::new();
+    let tail = if request.tail_set { usize::try_from(request.tail).unwrap_or(usize::MAX) } else { usize::MAX };
+    let mut caught_up = false;
+    loop {
+        match next() {
+            Ok(Some(line)) => {
+                lines.push_back(line);
+                if !caught_up && tail != usize::MAX {
+                    while lines.len() > tail {
+                        lines.pop_front();
+                    }
+                    continue;
+                }
+            }
+            Ok(None) if caught_up && request.follow => tokio::time::sleep(FOLLOW).await,
+            Ok(None) => caught_up = true,
+            Err(error) => {
+                say(outbox, F::Error(format!("failed to read the log: {error}"))).await?;
+                return Ok(());
+            }
+        }
+        for line in lines.drain(..) {
+            let line = LogLine {
+                task_id: request.task.clone(),
+                task_name: names.clone(),
+                node_name: executor.node.hostname.clone(),
+                at: line.at,
+                stream: line.stream,
+                line: line.text.into(),
+            };
+            say(outbox, F::Log(line)).await?;
+        }
+        if caught_up && !request.follow {
+            return Ok(());
+        }
+    }
+}
+
+async fn exec(executor: &Executor, request: ExecRequest, inbox: Streaming<Frame>, outbox: &Outbox) {
+    let failed = match start(executor, &request).await {
+        Ok((process, io)) => {
+            let handle = process.handle();
+            let ended = tokio::task::spawn_blocking(move || process.wait());
+            run(io, ended, inbox, outbox).await;
+            // Whatever ended the stream: the process does not outlive it.
+            drop(handle.map(|stream| stream.shutdown(std::net::Shutdown::Both)));
+            return;
+        }
+        Err(error) => error,
+    };
+    let _ = say(outbox, F::Error(failed)).await;
+}
+
+/// This side's ends of the process's standard descriptors.
+struct Io {
+    stdin: Option<tokio::fs::File>,
+    stdout: tokio::fs::File,
+    stderr: Option<tokio::fs::File>,
+    terminal: Option<OwnedFd>,
+}
+
+fn file(descriptor: OwnedFd) -> tokio::fs::File {
+    tokio::fs::File::from_std(descriptor.into())
+}
+
+async fn start(executor: &Executor, request: &ExecRequest) -> Result<(flota_runtime::ExecProcess, Io), String> {
+    let kernel = |error: nix::Error| format!("failed to make a pipe or terminal: {}", error.desc());
+    let client = executor.client(&request.task).map_err(|_| "the task's container does not run".to_owned())?;
+    let spec = ExecSpec {
+        argv: request.command.clone(),
+        env: request.env.clone(),
+        cwd: request.working_dir.clone(),
+        user: request.user.clone(),
+        tty: request.tty,
+    };
+    let flags = nix::fcntl::OFlag::O_CLOEXEC;
+    let (theirs, io) = if request.tty {
+        let pty = nix::pty::openpty(None, None).map_err(kernel)?;
+        resize(&pty.master, request.rows, request.columns);
+        let copy = |descriptor: &OwnedFd| descriptor.try_clone().map_err(|error| error.to_string());
+        let theirs = [copy(&pty.slave)?, copy(&pty.slave)?, pty.slave];
+        let io = Io {
+            stdin: Some(file(copy(&pty.master)?)),
+            stdout: file(copy(&pty.master)?),
+            stderr: None,
+            terminal: Some(pty.master),
+        };
+        (theirs, io)
+    } else {
+        let pipe = || nix::unistd::pipe2(flags).map_err(kernel);
+        let ((in_read, in_write), (out_read, out_write), (err_read, err_write)) = (pipe()?, pipe()?, pipe()?);
+        let stdin = request.stdin.then(|| file(in_write));
+        let io = Io { stdin, stdout: file(out_read), stderr: Some(file(err_read)), terminal: None };
+        ([in_read, out_write, err_write], io)
+    };
+    let started = tokio::task::spawn_blocking(move || client.exec(&spec, theirs)).await;
+    let process = started.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    Ok((process, io))
+}
+
+#[expect(unsafe_code, reason = "TIOCSWINSZ has no safe wrapper")]
+fn resize(terminal: &OwnedFd, rows: u32, columns: u32) {
+    use std::os::fd::AsRawFd;
+    let short = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
+    let size = nix::libc::winsize { ws_row: short(rows), ws_col: short(columns), ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: `size` is a whole winsize that lives through the call (ioctl_tty(2)).
+    unsafe { nix::libc::ioctl(terminal.as_raw_fd(), nix::libc::TIOCSWINSZ, &raw const size) };
+}
+
+async fn run(io: Io, ended: tokio::task::JoinHandle<i32>, inbox: Streaming<Frame>, outbox: &Outbox) {
+    let Io { stdin, stdout, stderr, terminal } = io;
+    let output = async {
+        let (out, err) = (pump(stdout, outbox, F::Stdout), async {
+            match stderr {
+                Some(stderr) => pump(stderr, outbox, F::Stderr).await,
+                None => Ok(()),
+            }
+        });
+        let (out, err) = tokio::join!(out, err);
+        out.and(err)
+    };
+    let input = feed(inbox, stdin, terminal);
+    let finish = async {
+        let code = ended.await.unwrap_or(137);
+        (code,)
+    };
+    tokio::pin!(output, input, finish);
+    let (mut code, mut output_done) = (None, false);
+    while code.is_none() || !output_done {
+        tokio::select! {
+            result = &mut output, if !output_done => {
+                output_done = true;
+                if result.is_err() { return }
+            }
+            (ended,) = &mut finish, if code.is_none() => code = Some(ended),
+            // The user has gone.
+            () = &mut input => return,
+        }
+    }
+    let _ = say(outbox, F::ExitCode(code.unwrap_or(137))).await;
+}
+
+async fn pump(mut from: impl AsyncRead + Unpin, outbox: &Outbox, frame: fn(bytes::Bytes) -> F) -> Result<(), Gone> {
+    let mut buffer = vec![0; 32 << 10];
+    loop {
+        // A terminal whose last user has gone answers with an error: that is its end.
+        match from.read(&mut buffer).await {
+            Ok(0) | Err(_) => return Ok(()),
+            Ok(count) => say(outbox, frame(bytes::Bytes::copy_from_slice(&buffer[..count]))).await?,
+        }
+    }
+}
+
+/// The user's input to the process, until the user's side ends.
+async fn feed(mut inbox: Streaming<Frame>, mut stdin: Option<tokio::fs::File>, terminal: Option<OwnedFd>) {
+    while let Ok(Some(frame)) = inbox.message().await {
+        match (frame.frame, &mut stdin) {
+            (Some(F::Stdin(bytes)), Some(file)) => {
+                if file.write_all(&bytes).await.is_err() || file.flush().await.is_err() {
+                    stdin = None;
+                }
+            }
+            (Some(F::StdinClosed(_)), _) if terminal.is_none() => stdin = None,
+            (Some(F::Resize(size)), _) => {
+                if let Some(terminal) = &terminal {
+                    resize(terminal, size.rows, size.columns);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Executor {
+    /// What users call the task, as far as this node knows.
+    fn names(&self, task: &str) -> String {
+        self.known.lock().expect("no holder panics").get(task).map_or_else(|| task.to_owned(), |(name, slot)| task_name(name, *slot))
+    }
+}

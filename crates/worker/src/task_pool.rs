@@ -1,0 +1,136 @@
+//! One runner for each task that this node has: started by an assignment or from disk, ended when the leader no
+//! longer names it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::watch;
+
+use flota_api::proto::dispatcher::{Assignments, TaskAssignment};
+use flota_api::proto::types::DesiredState;
+
+use crate::describe::boot_id;
+use crate::executor::Executor;
+use crate::reporter::Reporter;
+use crate::task_db::{Record, TaskDb};
+use crate::task_runner::{Contact, Order, TaskRunner};
+
+/// What runners share.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    pub(crate) executor: Arc<Executor>,
+    pub(crate) db: TaskDb,
+    pub(crate) reporter: Reporter,
+    /// Whether there is a session, and since when not; and whether this boot's assignments were confirmed.
+    pub(crate) contact: watch::Receiver<Contact>,
+    /// Tasks that have not come to their end.
+    pub(crate) live: Arc<Mutex<BTreeSet<String>>>,
+}
+
+type Runners = BTreeMap<String, watch::Sender<Order>>;
+
+/// Cloned handles share the runners.
+#[derive(Clone, Debug)]
+pub(crate) struct TaskPool {
+    shared: Shared,
+    runners: Arc<Mutex<Runners>>,
+}
+
+impl TaskPool {
+    /// Takes up what is on disk; containers of this boot are found again, what belongs to no task is removed.
+    pub(crate) fn start(shared: Shared) -> Self {
+        let pool = Self { shared, runners: Arc::default() };
+        let boot = boot_id();
+        let records = pool.shared.db.load();
+        let known: BTreeSet<String> = records.iter().map(|record| record.assignment.task_id.clone()).collect();
+        for task in pool.shared.executor.leftovers().into_iter().filter(|task| !known.contains(task)) {
+            tracing::info!(task.id = task, "removing what is left of a task that is not known");
+            pool.shared.executor.signal(&task, nix::libc::SIGKILL);
+            pool.shared.executor.remove(&task);
+        }
+        for record in records {
+            let same_boot = record.boot_id == boot;
+            pool.run(record.assignment, same_boot);
+        }
+        pool
+    }
+
+    fn run(&self, assignment: TaskAssignment, confirmed: bool) {
+        let mut runners = self.runners.lock().expect("no holder panics");
+        let id = assignment.task_id.clone();
+        self.shared.live.lock().expect("no holder panics").insert(id.clone());
+        let name = (assignment.service_name.clone(), assignment.slot);
+        self.shared.executor.known.lock().expect("no holder panics").insert(id.clone(), name);
+        let (sender, orders) = watch::channel(Order { assignment, removed: false, confirmed });
+        runners.insert(id.clone(), sender);
+        let runner = TaskRunner::new(self.shared.clone(), orders);
+        let pool = self.clone();
+        tokio::spawn(async move {
+            runner.run().await;
+            pool.shared.executor.known.lock().expect("no holder panics").remove(&id);
+            pool.runners.lock().expect("no holder panics").remove(&id);
+        });
+    }
+
+    /// Carries out what the leader says: all of it, or what has changed.
+    pub(crate) fn assign(&self, assignments: Assignments) {
+        let named: BTreeSet<String> = assignments.tasks.iter().map(|task| task.task_id.clone()).collect();
+        let gone: Vec<String> = if assignments.full {
+            let runners = self.runners.lock().expect("no holder panics");
+            runners.keys().filter(|id| !named.contains(*id)).cloned().collect()
+        } else {
+            assignments.removed_tasks
+        };
+        for id in gone {
+            if let Some(runner) = self.runners.lock().expect("no holder panics").get(&id) {
+                runner.send_modify(|order| order.removed = true);
+            }
+        }
+        for assignment in assignments.tasks {
+            self.assign_one(assignment);
+        }
+    }
+
+    fn assign_one(&self, assignment: TaskAssignment) {
+        let runners = self.runners.lock().expect("no holder panics");
+        if let Some(runner) = runners.get(&assignment.task_id) {
+            runner.send_if_modified(|order| {
+                let news = !order.confirmed || TaskAssignment { status: None, ..order.assignment.clone() }
+                    != TaskAssignment { status: None, ..assignment.clone() };
+                *order = Order { assignment, confirmed: true, removed: false };
+                news
+            });
+            return;
+        }
+        drop(runners);
+        let record = Record { boot_id: boot_id(), assignment: assignment.clone() };
+        if let Err(error) = self.shared.db.save(&record) {
+            // It runs all the same: the leader sends it again after a restart.
+            tracing::error!(task.id = assignment.task_id, %error, "a task could not be noted on disk");
+        }
+        self.run(assignment, true);
+    }
+
+    /// The machine goes down: every task is told to stop; returns when all have ended.
+    pub(crate) async fn stop_all(&self) {
+        for runner in self.runners.lock().expect("no holder panics").values() {
+            runner.send_modify(|order| order.assignment.desired_state = DesiredState::Shutdown.into());
+        }
+        self.wait_until(|pool| pool.shared.live.lock().expect("no holder panics").is_empty()).await;
+    }
+
+    /// The node leaves its cluster: every task is stopped and removed.
+    pub(crate) async fn remove_all(&self) {
+        for runner in self.runners.lock().expect("no holder panics").values() {
+            runner.send_modify(|order| order.removed = true);
+        }
+        self.wait_until(|pool| pool.runners.lock().expect("no holder panics").is_empty()).await;
+    }
+
+    /// Each task ends within its grace period, so this has a bound.
+    async fn wait_until(&self, done: impl Fn(&Self) -> bool) {
+        while !done(self) {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+}
