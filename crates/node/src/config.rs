@@ -1,0 +1,114 @@
+//! Settings: flags, then the file; a flag wins. All errors come before any side effect.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use serde::Deserialize;
+
+const FILE_BOUND: u64 = 1 << 20;
+
+/// The daemon of Flota: a container cluster in two commands.
+#[derive(Debug, Parser)]
+#[command(name = "flotad", version = flota_api::VERSION)]
+pub(crate) struct Arguments {
+    /// Settings file (TOML); a flag wins over it
+    #[arg(long, default_value = "/etc/flota/flotad.toml")]
+    config: PathBuf,
+    /// State that outlives a boot
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    /// Sockets and run-time files; in memory
+    #[arg(long)]
+    run_dir: Option<PathBuf>,
+    /// Where other nodes reach this one: IP:PORT
+    #[arg(long)]
+    listen: Option<String>,
+    /// What is logged: error, warn, info, debug, trace
+    #[arg(long)]
+    log: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    data_dir: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+    listen: Option<String>,
+    log: Option<String>,
+    runtime: Option<PathBuf>,
+    /// Multiplies Raft's heartbeat and election times, for links slower than a LAN.
+    raft_patience: Option<u32>,
+}
+
+/// What the daemon runs with.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) listen: SocketAddr,
+    pub(crate) log: String,
+    pub(crate) runtime: PathBuf,
+    pub(crate) raft_patience: u32,
+}
+
+impl Config {
+    pub(crate) fn resolve(arguments: Arguments) -> anyhow::Result<Self> {
+        let file = read(&arguments.config)?;
+        let default_listen = format!("0.0.0.0:{}", flota_api::defaults::PORT);
+        let listen = arguments.listen.or(file.listen).unwrap_or(default_listen);
+        let listen = listen.parse().with_context(|| format!("listen: `{listen}` is no IP:PORT"))?;
+        let log = arguments.log.or(file.log).unwrap_or_else(|| "info".into());
+        if !["error", "warn", "info", "debug", "trace"].contains(&log.as_str()) {
+            bail!("log: `{log}` is none of error, warn, info, debug, trace");
+        }
+        let raft_patience = file.raft_patience.unwrap_or(1);
+        if !(1..=100).contains(&raft_patience) {
+            bail!("raft-patience: {raft_patience} is not between 1 and 100");
+        }
+        let beside = std::env::current_exe().context("failed to find out where flotad is")?.with_file_name("flota-runtime");
+        let runtime = file.runtime.unwrap_or(beside);
+        if !runtime.is_file() {
+            bail!("the program {} is missing", runtime.display());
+        }
+        let absolute = |path: PathBuf| std::path::absolute(&path).with_context(|| format!("`{}` is no path", path.display()));
+        Ok(Self {
+            data_dir: absolute(arguments.data_dir.or(file.data_dir).unwrap_or_else(|| "/var/lib/flota".into()))?,
+            run_dir: absolute(arguments.run_dir.or(file.run_dir).unwrap_or_else(|| "/run/flota".into()))?,
+            listen,
+            log,
+            runtime,
+            raft_patience,
+        })
+    }
+
+    /// The socket of `ctl`.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.run_dir.join("flota.sock")
+    }
+
+    /// Raft's times.
+    pub(crate) fn timing(&self) -> flota_raft_store::raft::Timing {
+        let normal = flota_raft_store::raft::Timing::default();
+        let times = |duration: Duration| duration * self.raft_patience;
+        flota_raft_store::raft::Timing {
+            heartbeat: times(normal.heartbeat),
+            election: (times(normal.election.0), times(normal.election.1)),
+        }
+    }
+}
+
+fn read(path: &PathBuf) -> anyhow::Result<File> {
+    let about = match std::fs::metadata(path) {
+        Ok(about) => about,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(File::default()),
+        Err(error) => return Err(error).with_context(|| format!("failed to read the settings file {}", path.display())),
+    };
+    if about.len() > FILE_BOUND {
+        bail!("the settings file {} has more than {FILE_BOUND} bytes", path.display());
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("failed to read the settings file {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("the settings file {} can't be understood", path.display()))
+}

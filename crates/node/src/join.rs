@@ -1,0 +1,109 @@
+//! First contact: how a machine gets its identity, as the first node of a new cluster or with a join token.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::SystemTime;
+
+use anyhow::{Context, anyhow, bail};
+
+use flota_api::id::{ClusterId, NodeId};
+use flota_api::model::Role;
+use flota_api::proto::ca::node_ca_client::NodeCaClient;
+use flota_api::proto::ca::{IssueCertificateRequest, JoinRaftRequest};
+use flota_identity::{Dialer, Identity, JoinToken, KeyPair, RootCa};
+
+const JOIN_WAIT: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// A new cluster's id, CA, and this node's identity in it.
+pub(crate) fn first_identity() -> anyhow::Result<(ClusterId, RootCa, Identity)> {
+    let mut rng = rand::rng();
+    let (cluster, node) = (ClusterId::random(&mut rng), NodeId::random(&mut rng));
+    let now = SystemTime::now();
+    let ca = RootCa::generate(&cluster, now)?;
+    let key = KeyPair::generate()?;
+    let certificate = ca.sign(&key.signing_request()?, &node, Role::Manager, &cluster, now)?;
+    let identity = Identity::new(certificate, key.to_der(), ca.certificate().to_vec())?;
+    Ok((cluster, ca, identity))
+}
+
+/// Asks a manager for an identity. Gives also the managers that there are.
+pub(crate) async fn join(token: &str, manager: &str, address: &str) -> anyhow::Result<(Identity, Vec<String>)> {
+    let parsed: JoinToken = token.parse()?;
+    let key = KeyPair::generate()?;
+    let request = IssueCertificateRequest {
+        token: token.trim().to_owned(),
+        csr_der: key.signing_request()?.into(),
+        hostname: flota_worker::describe().hostname,
+        address: address.to_owned(),
+    };
+    let mut client = NodeCaClient::new(Dialer::to_join(&parsed.ca_digest).manager(manager));
+    let answer = tokio::time::timeout(JOIN_WAIT, client.issue_certificate(request)).await;
+    let answer = answer.map_err(|_| anyhow!("the manager at {manager} does not answer"))?;
+    let answer = answer.map_err(|status| explain(&status, manager))?.into_inner();
+    let identity = Identity::new(answer.certificate_der.into(), key.to_der(), answer.ca_der.into())?;
+    Ok((identity, answer.managers))
+}
+
+/// A connection's failure is told by its cause: the layers between say nothing to a user.
+fn explain(status: &tonic::Status, manager: &str) -> anyhow::Error {
+    let mut cause: &dyn std::error::Error = status;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    match status.code() {
+        tonic::Code::Unavailable | tonic::Code::Unknown => {
+            let text = cause.to_string();
+            let text = text.rsplit_once("unexpected error: ").map_or(text.as_str(), |(_, rest)| rest).to_owned();
+            anyhow!("failed to speak to the manager at {manager}: {text}")
+        }
+        _ => anyhow!("{}", status.message()),
+    }
+}
+
+/// Asks for a Raft id; where the store is new or damaged, for one that was never used.
+pub(crate) async fn raft_id(
+    dialer: &Dialer,
+    node: &NodeId,
+    managers: &[String],
+    address: &str,
+    new_raft_id: bool,
+) -> anyhow::Result<u64> {
+    let mut last = anyhow!("no other manager is known");
+    for manager in managers.iter().filter(|manager| *manager != address) {
+        let request = JoinRaftRequest { node_id: node.to_string(), address: address.to_owned(), new_raft_id };
+        let mut client = NodeCaClient::new(dialer.manager(manager));
+        match tokio::time::timeout(JOIN_WAIT, client.join_raft(request)).await {
+            Ok(Ok(answer)) => return Ok(answer.into_inner().raft_id),
+            Ok(Err(status)) => last = explain(&status, manager),
+            Err(_) => last = anyhow!("the manager at {manager} does not answer"),
+        }
+    }
+    Err(last.context("failed to get a Raft id"))
+}
+
+/// Where others reach this node: as told, else where it listens, else this machine's only address.
+pub(crate) fn own_address(advertise: &str, listen: SocketAddr) -> anyhow::Result<String> {
+    if !advertise.is_empty() {
+        let port = listen.port();
+        let parsed = advertise.parse::<SocketAddr>().or_else(|_| advertise.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port)));
+        return parsed.map(|it| it.to_string()).map_err(|_| anyhow!("`{advertise}` is no IP or IP:PORT"));
+    }
+    if !listen.ip().is_unspecified() {
+        return Ok(listen.to_string());
+    }
+    let found = addresses().context("failed to list this machine's addresses")?;
+    match found.as_slice() {
+        [] => bail!("this machine has no address but loopback: say which others use with --advertise-addr"),
+        [one] => Ok(SocketAddr::new(*one, listen.port()).to_string()),
+        many => {
+            let list: Vec<String> = many.iter().map(ToString::to_string).collect();
+            bail!("this machine has several addresses ({}): say which others use with --advertise-addr", list.join(", "))
+        }
+    }
+}
+
+/// This machine's IPv4 addresses beside loopback.
+pub(crate) fn addresses() -> Result<Vec<IpAddr>, nix::Error> {
+    let all = nix::ifaddrs::getifaddrs()?;
+    let v4 = all.filter_map(|it| it.address.and_then(|address| address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()))));
+    Ok(v4.filter(|ip| !ip.is_loopback()).collect())
+}

@@ -1,0 +1,123 @@
+//! Serves what this machine's root may ask of its own node.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status, Streaming};
+
+use flota_api::image_ref::ImageRef;
+use flota_api::proto::node::local_node_server::LocalNode;
+use flota_api::proto::node::{
+    ImageResult, ImageUpload, InfoRequest, InitRequest, JoinRequest, LeaveRequest, LeaveResponse, NodeInfo,
+    PullImageRequest, StopTasksRequest, StopTasksResponse,
+};
+use flota_image::{Credentials, Image};
+use flota_worker::Worker;
+
+use crate::node::Node;
+use crate::uploads::UploadReader;
+
+/// A program that is larger is not packed.
+const PROGRAM_BOUND: usize = 512 << 20;
+
+/// Serves LocalNode.
+#[derive(Clone, Debug)]
+pub(crate) struct LocalService(pub(crate) Arc<Node>);
+
+fn refused(error: anyhow::Error) -> Status {
+    Status::failed_precondition(format!("{error:#}"))
+}
+
+fn chain(error: &dyn std::error::Error) -> Status {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if !text.ends_with(&cause.to_string()) {
+            text = format!("{text}: {cause}");
+        }
+        source = cause.source();
+    }
+    Status::failed_precondition(text)
+}
+
+fn result(image: &Image, reference: String) -> Response<ImageResult> {
+    Response::new(ImageResult { reference, digest: image.digest.clone(), size: image.size() })
+}
+
+fn reference(text: &str) -> Result<String, Status> {
+    ImageRef::parse(text).map(|it| it.to_string()).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+impl LocalService {
+    async fn worker(&self) -> Result<Arc<Worker>, Status> {
+        let none = || Status::failed_precondition("this node belongs to no cluster: `ctl swarm init` or `ctl swarm join` first");
+        self.0.worker().await.ok_or_else(none)
+    }
+}
+
+#[tonic::async_trait]
+impl LocalNode for LocalService {
+    async fn info(&self, _: Request<InfoRequest>) -> Result<Response<NodeInfo>, Status> {
+        Ok(Response::new(self.0.info().await))
+    }
+
+    async fn init(&self, request: Request<InitRequest>) -> Result<Response<NodeInfo>, Status> {
+        if request.get_ref().force_new_cluster {
+            return Err(Status::unimplemented("--force-new-cluster is not there yet"));
+        }
+        self.0.init(&request.into_inner().advertise).await.map_err(refused)?;
+        Ok(Response::new(self.0.info().await))
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<NodeInfo>, Status> {
+        let request = request.into_inner();
+        self.0.join(&request.token, &request.manager, &request.advertise).await.map_err(refused)?;
+        Ok(Response::new(self.0.info().await))
+    }
+
+    async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveResponse>, Status> {
+        self.0.leave(request.into_inner().force).await.map_err(refused)?;
+        Ok(Response::new(LeaveResponse {}))
+    }
+
+    async fn stop_tasks(&self, _: Request<StopTasksRequest>) -> Result<Response<StopTasksResponse>, Status> {
+        if let Some(worker) = self.0.worker().await {
+            worker.stop_tasks().await;
+        }
+        Ok(Response::new(StopTasksResponse {}))
+    }
+
+    async fn import_image(&self, request: Request<Streaming<ImageUpload>>) -> Result<Response<ImageResult>, Status> {
+        let worker = self.worker().await?;
+        let mut stream = request.into_inner();
+        let first = stream.message().await?.ok_or_else(|| Status::invalid_argument("the archive is empty"))?;
+        let archive = UploadReader::start(first.data, stream);
+        let (image, reference) = worker.import(archive, &first.reference).await.map_err(|error| chain(&error))?;
+        Ok(result(&image, reference))
+    }
+
+    async fn pack_image(&self, request: Request<Streaming<ImageUpload>>) -> Result<Response<ImageResult>, Status> {
+        let worker = self.worker().await?;
+        let mut stream = request.into_inner();
+        let first = stream.message().await?.ok_or_else(|| Status::invalid_argument("the program is empty"))?;
+        let reference = reference(&first.reference)?;
+        let mut program = first.data.to_vec();
+        while let Some(next) = stream.message().await? {
+            if program.len() + next.data.len() > PROGRAM_BOUND {
+                return Err(Status::invalid_argument(format!("the program has more than {PROGRAM_BOUND} bytes")));
+            }
+            program.extend_from_slice(&next.data);
+        }
+        let image = worker.pack(&first.program, program, &reference).await.map_err(|error| chain(&error))?;
+        Ok(result(&image, reference))
+    }
+
+    async fn pull_image(&self, request: Request<PullImageRequest>) -> Result<Response<ImageResult>, Status> {
+        let worker = self.worker().await?;
+        let request = request.into_inner();
+        let reference = reference(&request.reference)?;
+        let credentials = (!request.username.is_empty())
+            .then_some(Credentials { username: request.username, password: request.password });
+        let image = worker.pull(&reference, credentials).await.map_err(|error| chain(&error))?;
+        Ok(result(&image, reference))
+    }
+}

@@ -1,0 +1,239 @@
+//! The daemon: always the local socket; a worker, and sometimes a manager, while it belongs to a cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Mutex, watch};
+use tokio_stream::wrappers::UnixListenerStream;
+
+use flota_api::defaults::MESSAGE_BOUND;
+use flota_api::model::Role;
+use flota_api::proto::ca::LeaveRaftRequest;
+use flota_api::proto::ca::node_ca_client::NodeCaClient;
+use flota_api::proto::node::local_node_server::LocalNodeServer;
+use flota_identity::Peer;
+use flota_manager::Manager;
+
+use crate::cluster::{Membership, Parts, Begin, address_again};
+use crate::config::Config;
+use crate::local::LocalService;
+use crate::rpc::{Authorize, LocalControl};
+use crate::state_dir::StateDir;
+use crate::{cluster, join};
+
+const LEAVE_WAIT: Duration = Duration::from_secs(10);
+
+/// The daemon's parts.
+#[derive(Debug)]
+pub(crate) struct Node {
+    config: Config,
+    state: StateDir,
+    /// One change at a time: init, join, leave.
+    membership: Mutex<Option<Membership>>,
+    manager: watch::Sender<Option<Manager>>,
+}
+
+/// Runs the daemon until it is told to stop.
+pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let state = StateDir::open(&config.data_dir)?;
+    let listener = listen(&config)?;
+    let node = Arc::new(Node { config, state, membership: Mutex::default(), manager: watch::channel(None).0 });
+    let local = tonic::transport::Server::builder()
+        .layer(tower::layer::layer_fn(|inner| Authorize::new(inner, Some(Peer::Local))))
+        .add_service(LocalNodeServer::new(LocalService(Arc::clone(&node))).max_decoding_message_size(MESSAGE_BOUND))
+        .add_service(LocalControl(node.manager.subscribe()))
+        .serve_with_incoming(UnixListenerStream::new(listener));
+    let local = tokio::spawn(local);
+    node.resume().await?;
+    tracing::info!(version = flota_api::VERSION, "flotad runs");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        ended = local => {
+            ended.context("the local socket has ended")??;
+        }
+    }
+    tracing::info!("flotad stops; its containers run on");
+    if let Some(membership) = node.membership.lock().await.take() {
+        membership.stop().await;
+    }
+    let _ = std::fs::remove_file(node.config.socket());
+    Ok(())
+}
+
+fn listen(config: &Config) -> anyhow::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    let socket = config.socket();
+    fs_err::create_dir_all(&config.run_dir)?;
+    // The data folder's lock says that no other daemon uses it.
+    let _ = std::fs::remove_file(&socket);
+    let listener = UnixListener::bind(&socket).with_context(|| format!("failed to listen at {}", socket.display()))?;
+    fs_err::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+impl Node {
+    /// After a start: takes up the place in its cluster again, if it has one.
+    async fn resume(self: &Arc<Self>) -> anyhow::Result<()> {
+        let Some(identity) = flota_identity::load(&self.state.identity())? else {
+            // What a crash in the middle of init or join left behind.
+            return self.state.forget_cluster();
+        };
+        let managers = std::fs::read_to_string(self.state.worker().join("managers")).unwrap_or_default();
+        let managers = managers.lines().map(str::to_owned).collect();
+        let address = address_again(&self.state, self.config.listen)?;
+        self.state.write("address", &address)?;
+        let parts = Parts { config: &self.config, state: &self.state, identity, address };
+        let membership = Membership::start(parts, Begin::Follow(managers)).await?;
+        self.take_up(&mut *self.membership.lock().await, membership);
+        Ok(())
+    }
+
+    fn take_up(self: &Arc<Self>, place: &mut Option<Membership>, membership: Membership) {
+        self.manager.send_replace(membership.manager.clone());
+        let mut removed = membership.worker.removed();
+        let id = membership.identity.node_id.clone();
+        *place = Some(membership);
+        let node = Arc::downgrade(self);
+        tokio::spawn(async move {
+            if removed.wait_for(|removed| *removed).await.is_err() {
+                return;
+            }
+            if let Some(node) = node.upgrade() {
+                let mut place = node.membership.lock().await;
+                if place.as_ref().is_some_and(|it| it.identity.node_id == id)
+                    && let Err(error) = node.forget(&mut place).await
+                {
+                    tracing::error!(%error, "the cluster that removed this node could not be forgotten");
+                }
+            }
+        });
+    }
+
+    /// `ctl swarm init`.
+    pub(crate) async fn init(self: &Arc<Self>, advertise: &str) -> anyhow::Result<()> {
+        let mut place = self.membership.lock().await;
+        refuse_second(place.as_ref())?;
+        let address = join::own_address(advertise, self.config.listen)?;
+        let (cluster, ca, identity) = join::first_identity()?;
+        let hostname = flota_worker::describe().hostname;
+        let first = (&identity.node_id, hostname.as_str(), address.as_str());
+        let view = flota_raft_store::Store::default().view();
+        let entry = flota_manager::first_entry(view, &cluster, &ca, first, &mut rand::rng());
+        self.begin(&mut place, identity, address, Begin::New(Box::new(entry))).await
+    }
+
+    /// `ctl swarm join`.
+    pub(crate) async fn join(self: &Arc<Self>, token: &str, manager: &str, advertise: &str) -> anyhow::Result<()> {
+        let mut place = self.membership.lock().await;
+        refuse_second(place.as_ref())?;
+        let address = join::own_address(advertise, self.config.listen)?;
+        // Said before the cluster hears of this node.
+        drop(tokio::net::TcpListener::bind(self.config.listen).await.with_context(|| format!("failed to listen at {}", self.config.listen))?);
+        let (identity, mut managers) = join::join(token, manager, &address).await?;
+        if managers.is_empty() {
+            managers.push(manager.to_owned());
+        }
+        self.begin(&mut place, identity, address, Begin::Follow(managers)).await
+    }
+
+    async fn begin(
+        self: &Arc<Self>,
+        place: &mut Option<Membership>,
+        identity: flota_identity::Identity,
+        address: String,
+        store: Begin,
+    ) -> anyhow::Result<()> {
+        let parts = Parts { config: &self.config, state: &self.state, identity, address };
+        let begun = async {
+            let address = parts.address.clone();
+            let membership = cluster::Membership::start(parts, store).await?;
+            if let Err(error) = membership.wait_until_voter().await {
+                membership.stop().await;
+                return Err(error);
+            }
+            self.state.write("address", &address)?;
+            flota_identity::save(&self.state.identity(), &membership.identity)?;
+            Ok(membership)
+        };
+        match begun.await {
+            Ok(membership) => {
+                self.take_up(place, membership);
+                Ok(())
+            }
+            Err(error) => {
+                // Nothing half made stays.
+                self.state.forget_cluster()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// `ctl swarm leave`.
+    pub(crate) async fn leave(&self, force: bool) -> anyhow::Result<()> {
+        let mut place = self.membership.lock().await;
+        let Some(membership) = place.as_ref() else { bail!("this node belongs to no cluster") };
+        if membership.identity.role == Role::Manager && !force {
+            bail!("this node is a manager: the cluster has one fewer after it; --force leaves all the same");
+        }
+        let request = LeaveRaftRequest { node_id: membership.identity.node_id.to_string(), force };
+        let managers: Vec<String> = match &membership.manager {
+            Some(manager) => manager.raft.members().into_iter().map(|member| member.address).collect(),
+            None => std::fs::read_to_string(self.state.worker().join("managers")).unwrap_or_default().lines().map(str::to_owned).collect(),
+        };
+        let mut told = managers.len() == 1 && membership.manager.is_some();
+        for manager in managers {
+            let mut client = NodeCaClient::new(membership.dialer.manager(&manager));
+            let answer = tokio::time::timeout(LEAVE_WAIT, client.leave_raft(request.clone())).await;
+            if matches!(answer, Ok(Ok(_))) {
+                told = true;
+                break;
+            }
+        }
+        if !told && !force {
+            bail!("no manager could be told; --force leaves all the same");
+        }
+        self.forget(&mut place).await
+    }
+
+    /// Stops the tasks and everything else of the cluster, and forgets it.
+    async fn forget(&self, place: &mut Option<Membership>) -> anyhow::Result<()> {
+        if let Some(membership) = place.take() {
+            self.manager.send_replace(None);
+            membership.worker.remove_tasks().await;
+            membership.stop().await;
+        }
+        self.state.forget_cluster()
+    }
+
+    /// The worker, to be asked for images and the like.
+    pub(crate) async fn worker(&self) -> Option<Arc<flota_worker::Worker>> {
+        self.membership.lock().await.as_ref().map(|membership| Arc::clone(&membership.worker))
+    }
+
+    /// What `ctl system info` shows.
+    pub(crate) async fn info(&self) -> flota_api::proto::node::NodeInfo {
+        let place = self.membership.lock().await;
+        let membership = place.as_ref();
+        flota_api::proto::node::NodeInfo {
+            node_id: membership.map(|it| it.identity.node_id.to_string()).unwrap_or_default(),
+            cluster_id: membership.map(|it| it.identity.cluster_id.to_string()).unwrap_or_default(),
+            role: membership.map_or(0, |it| flota_api::proto::types::Role::from(it.identity.role).into()),
+            address: membership.map(|it| it.address.clone()).unwrap_or_default(),
+            hostname: flota_worker::describe().hostname,
+            version: flota_api::VERSION.into(),
+        }
+    }
+}
+
+fn refuse_second(membership: Option<&Membership>) -> anyhow::Result<()> {
+    match membership {
+        Some(it) => bail!("this node belongs to the cluster {} already: `ctl swarm leave` first", it.identity.cluster_id),
+        None => Ok(()),
+    }
+}

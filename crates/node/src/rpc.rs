@@ -1,0 +1,91 @@
+//! What listens: one port with mutual TLS for nodes, one socket for this machine's root. Each call is held against
+//! the table of who may call what before anything else sees it.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tokio::sync::watch;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tower::{Service, ServiceExt};
+
+use flota_identity::{Peer, may_call};
+use flota_manager::forward::Forward;
+use flota_manager::{ControlService, Manager};
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+/// Lets a call through only where the table allows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Authorize<S> {
+    inner: S,
+    /// Who everybody on this listener is, where the connection does not say it.
+    everyone: Option<Peer>,
+}
+
+impl<S> Authorize<S> {
+    pub(crate) fn new(inner: S, everyone: Option<Peer>) -> Self {
+        Self { inner, everyone }
+    }
+}
+
+impl<S> Service<Request<Body>> for Authorize<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Answer {
+        if let Some(peer) = &self.everyone {
+            request.extensions_mut().insert(peer.clone());
+        }
+        let allowed = request.extensions().get::<Peer>().is_some_and(|peer| may_call(peer, request.uri().path()));
+        if allowed {
+            return Box::pin(self.inner.call(request));
+        }
+        let refused = Status::permission_denied("this caller may not call this method");
+        Box::pin(std::future::ready(Ok(refused.into_http())))
+    }
+}
+
+/// Control on the local socket: of the manager that this node is now, if it is one.
+#[derive(Clone, Debug)]
+pub(crate) struct LocalControl(pub(crate) watch::Receiver<Option<Manager>>);
+
+impl NamedService for LocalControl {
+    const NAME: &'static str = "flota.control.Control";
+}
+
+impl Service<Request<Body>> for LocalControl {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answer {
+        let manager = self.0.borrow().clone();
+        Box::pin(async move {
+            match manager {
+                Some(manager) => Forward::new(ControlService::server(manager.clone()), manager).oneshot(request).await,
+                None => Ok(Status::failed_precondition(
+                    "this node is no manager: use a manager's socket, or begin with `ctl swarm init`",
+                )
+                .into_http()),
+            }
+        })
+    }
+}
