@@ -41,3 +41,24 @@ pub(crate) fn exit_code(status: nix::sys::wait::WaitStatus) -> Option<i32> {
         _ => None,
     }
 }
+
+/// Runs `child` in a new process with the namespaces of `flags` (`CLONE_NEW…`, as for clone(2)); it ends with what
+/// `child` returns. Only for programs with one thread. Gives the new process's id.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn spawn(flags: i32, child: impl FnOnce() -> i32) -> std::io::Result<i32> {
+    let flags = u64::try_from(flags).map_err(std::io::Error::other)?;
+    match clone::fork(flags)? {
+        clone::Side::Child => clone::exit(child()),
+        clone::Side::Parent(pid, _) => Ok(pid.as_raw()),
+    }
+}
+
+/// Takes the loopback interface of the caller's network namespace up.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn loopback_up() -> std::io::Result<()> {
+    Ok(clone::loopback_up()?)
+}

@@ -1,1 +1,115 @@
-fn main() {}
+//! `whoami`: says which node and task it is, over HTTP. `whoami get URL` is its client. One static program without
+//! anything else in its image, so it handles what a PID 1 must.
+#![expect(clippy::print_stdout, clippy::print_stderr, clippy::exit, reason = "a command line program")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+/// A client that says nothing for so long is let go.
+const PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_BOUND: u64 = 16 << 10;
+
+fn main() {
+    end_on_sigterm();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        [] | ["serve"] => serve(),
+        ["get", url] => get(url),
+        ["fail", code] => std::process::exit(code.parse().unwrap_or(1)),
+        ["env"] => {
+            print!("{}", about());
+            Ok(())
+        }
+        ["eat", megabytes] => eat(megabytes.parse().unwrap_or(0)),
+        _ => {
+            eprintln!("usage: whoami [serve | get URL | env | eat MEGABYTES | fail CODE]");
+            std::process::exit(2);
+        }
+    };
+    if let Err(error) = result {
+        eprintln!("whoami: {error}");
+        std::process::exit(1);
+    }
+}
+
+/// PID 1 gets only signals that it handles (pid_namespaces(7)).
+#[expect(unsafe_code, reason = "setting a signal handler")]
+fn end_on_sigterm() {
+    extern "C" fn end(_: libc::c_int) {
+        // SAFETY: _exit is async-signal-safe (signal-safety(7)).
+        unsafe { libc::_exit(0) }
+    }
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        // SAFETY: the handler does nothing but end the process.
+        unsafe { libc::signal(signal, end as *const () as libc::sighandler_t) };
+    }
+}
+
+fn about() -> String {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let mut text = format!("hostname: {}\n", read("/proc/sys/kernel/hostname"));
+    for (name, value) in std::env::vars() {
+        text.push_str(&format!("{name}={value}\n"));
+    }
+    let mut addresses: Vec<String> = read("/proc/net/fib_trie").lines().zip(read("/proc/net/fib_trie").lines().skip(1))
+        .filter(|(_, next)| next.contains("host LOCAL"))
+        .filter_map(|(line, _)| line.split_whitespace().last().map(str::to_owned))
+        .collect();
+    addresses.sort();
+    addresses.dedup();
+    text.push_str(&format!("addresses: {}\n", addresses.join(" ")));
+    text
+}
+
+fn serve() -> std::io::Result<()> {
+    let port = std::env::var("PORT").unwrap_or_else(|_| "80".into());
+    let listener = TcpListener::bind(format!("0.0.0.0:{port}"))?;
+    let task = std::env::var("TASK").unwrap_or_default();
+    println!("whoami {task} listens at port {port}");
+    for stream in listener.incoming() {
+        let stream = stream?;
+        std::thread::spawn(move || drop(answer(stream)));
+    }
+    Ok(())
+}
+
+fn answer(stream: TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut request = BufReader::new(stream.try_clone()?.take(REQUEST_BOUND));
+    let mut line = String::new();
+    request.read_line(&mut line)?;
+    println!("{}", line.trim());
+    let mut header = String::new();
+    while request.read_line(&mut header)? > 2 {
+        header.clear();
+    }
+    let body = about();
+    let mut stream = stream;
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+}
+
+fn get(url: &str) -> std::io::Result<()> {
+    let rest = url.strip_prefix("http://").unwrap_or(url);
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let body = answer.split_once("\r\n\r\n").map_or(answer.as_str(), |(_, body)| body);
+    print!("{body}");
+    Ok(())
+}
+
+/// Takes memory until a limit ends it.
+fn eat(megabytes: usize) -> std::io::Result<()> {
+    let mut eaten = Vec::new();
+    for _ in 0..megabytes {
+        eaten.push(std::hint::black_box(vec![1u8; 1 << 20]));
+    }
+    println!("ate {megabytes} MB");
+    serve()
+}

@@ -1,0 +1,60 @@
+//! What can be typed: nouns and their verbs.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::{exec, image, node, registry, service, stack, swarm, task};
+use crate::sandbox;
+
+/// Flota: a container cluster in two commands
+#[derive(Debug, Parser)]
+#[command(name = "ctl", version = flota_api::VERSION, propagate_version = false, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Manager to talk to, unix://PATH; may be repeated, tried in order
+    #[arg(short = 'H', long = "host", env = "FLOTA_HOST", value_delimiter = ',', global = true)]
+    pub(crate) hosts: Vec<String>,
+    #[command(subcommand)]
+    pub(crate) noun: Noun,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Noun {
+    /// This node's cluster: begin it, join it, leave it
+    #[command(subcommand)]
+    Swarm(swarm::Swarm),
+    /// Machines of the cluster
+    #[command(subcommand)]
+    Node(node::Node),
+    /// What shall run
+    #[command(subcommand)]
+    Service(Box<service::Service>),
+    /// What runs
+    #[command(subcommand)]
+    Task(task::Task),
+    /// Run a command in a task, on any node
+    Exec(exec::Exec),
+    /// Services from one file
+    #[command(subcommand)]
+    Stack(stack::Stack),
+    /// The cluster's own images
+    #[command(subcommand)]
+    Image(image::Image),
+    /// Credentials of registries
+    #[command(subcommand)]
+    Registry(registry::Registry),
+    /// A whole cluster on this machine
+    #[command(subcommand)]
+    Sandbox(sandbox::Sandbox),
+    /// The version of ctl, and of the node that it talks to
+    Version,
+}
+
+/// Waiting for a change to take effect.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct WaitOptions {
+    /// Return at once
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Wait for this long at most
+    #[arg(long, default_value = "5m", value_parser = crate::parse::duration)]
+    pub(crate) timeout: std::time::Duration,
+}

@@ -1,0 +1,133 @@
+//! To a manager: over the local socket, or over the sockets that `--host` or FLOTA_HOST name, in order; the next at
+//! once when one does not answer. A request that changes something carries an id, so that a retry is done once.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use flota_api::defaults::MESSAGE_BOUND;
+use flota_api::proto::control::ListRequest;
+use flota_api::proto::control::control_client::ControlClient;
+use flota_api::proto::node::local_node_client::LocalNodeClient;
+
+use crate::error::{Failed, Hinted, Unreachable, Usage};
+
+/// Every manager has had its chance by then.
+const DEADLINE: Duration = Duration::from_millis(4_800);
+const DEFAULT_SOCKET: &str = "/run/flota/flota.sock";
+
+/// Managers' sockets, in the order in which they are tried.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    sockets: Vec<PathBuf>,
+    stale: bool,
+}
+
+/// A fresh id of a request that changes something.
+pub(crate) fn request_id() -> String {
+    flota_api::id::random(&mut rand::rng())
+}
+
+impl Client {
+    pub(crate) fn new(hosts: &[String], stale: bool) -> anyhow::Result<Self> {
+        let socket = |host: &String| match host.strip_prefix("unix://") {
+            Some(path) if path.starts_with('/') => Ok(PathBuf::from(path)),
+            _ if host.starts_with("tcp://") => Err(anyhow::anyhow!(Usage(format!(
+                "--host {host}: tcp:// needs a user's certificate, which is not there yet; use unix://"
+            )))),
+            _ => Err(anyhow::anyhow!(Usage(format!("--host {host}: it has the form unix:///path/to/flota.sock")))),
+        };
+        let sockets = hosts.iter().filter(|host| !host.is_empty()).map(socket).collect::<Result<Vec<_>, _>>()?;
+        let sockets = if sockets.is_empty() { vec![PathBuf::from(DEFAULT_SOCKET)] } else { sockets };
+        Ok(Self { sockets, stale })
+    }
+
+    /// What a list asks for.
+    pub(crate) fn list(&self) -> tonic::Request<ListRequest> {
+        let mut request = tonic::Request::new(ListRequest { stale: self.stale });
+        if self.stale {
+            request.metadata_mut().insert("flota-stale", tonic::metadata::MetadataValue::from_static("1"));
+        }
+        request
+    }
+
+    async fn connect(path: PathBuf) -> Result<Channel, Status> {
+        let failed = |error: std::io::Error| Status::unavailable(format!("{}: {error}", path.display()));
+        let stream = UnixStream::connect(&path).await.map_err(failed)?;
+        let mut stream = Some(TokioIo::new(stream));
+        let connector = tower::service_fn(move |_| {
+            let stream = stream.take().ok_or_else(|| std::io::Error::other("the connection is gone"));
+            std::future::ready(stream)
+        });
+        let endpoint = Endpoint::from_static("http://flota");
+        endpoint.connect_with_connector(connector).await.map_err(|error| Status::unavailable(error.to_string()))
+    }
+
+    /// Calls one manager after the other until one answers.
+    async fn with<T, F: Future<Output = Result<T, Status>>>(&self, call: impl Fn(Channel) -> F) -> anyhow::Result<T> {
+        let all = async {
+            let mut last = Status::unavailable("no manager is known");
+            for socket in &self.sockets {
+                let result = match Self::connect(socket.clone()).await {
+                    Ok(channel) => call(channel).await,
+                    Err(status) => Err(status),
+                };
+                match result {
+                    // A node that is no manager is passed over while others are left.
+                    Err(status) if status.code() == Code::Unavailable || status.message().contains("is no manager") => {
+                        last = status;
+                    }
+                    other => return other,
+                }
+            }
+            Err(last)
+        };
+        match tokio::time::timeout(DEADLINE, all).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(status)) => Err(failure(status)),
+            Err(_) => Err(Unreachable("no manager answered in time: there may be no quorum".into()).into()),
+        }
+    }
+
+    /// Calls Control.
+    pub(crate) async fn control<T, F>(&self, call: impl Fn(ControlClient<Channel>) -> F) -> anyhow::Result<T>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        self.with(|channel| {
+            let client = ControlClient::new(channel).max_decoding_message_size(MESSAGE_BOUND);
+            let answer = call(client);
+            async move { answer.await.map(tonic::Response::into_inner) }
+        })
+        .await
+    }
+
+    /// The node behind the first socket, for what concerns that machine. May take its time.
+    pub(crate) async fn node(&self) -> anyhow::Result<LocalNodeClient<Channel>> {
+        let socket = self.sockets.first().cloned().context("no node is known")?;
+        let channel = Self::connect(socket).await.map_err(failure)?;
+        Ok(LocalNodeClient::new(channel).max_decoding_message_size(MESSAGE_BOUND))
+    }
+}
+
+/// A status as an error with a hint where a next step is known.
+pub(crate) fn failure(status: Status) -> anyhow::Error {
+    let hint = match status.message() {
+        text if text.contains("flota.sock") && text.contains("No such file") => {
+            Some("is flotad running? `ctl sandbox up` starts a whole cluster on this machine")
+        }
+        text if text.starts_with("no leader") => Some("start the other managers again; `ls --stale` shows what this one knows"),
+        _ => None,
+    };
+    let error = anyhow::Error::new(Failed(status));
+    match hint {
+        Some(hint) => Hinted { error, hint: hint.into() }.into(),
+        None => error,
+    }
+}

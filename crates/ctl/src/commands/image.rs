@@ -1,0 +1,140 @@
+//! `ctl image …`: what goes to the node that is talked to, and what the cluster keeps.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Subcommand;
+use serde_json::json;
+use tokio_stream::wrappers::ReceiverStream;
+
+use flota_api::model;
+use flota_api::proto::control::RemoveRequest;
+use flota_api::proto::node::{ImageResult, ImageUpload, PullImageRequest};
+
+use crate::client::{Client, failure, request_id};
+use crate::printer::{self, ListOptions};
+use crate::progress;
+
+const CHUNK: usize = 1 << 20;
+/// The other nodes have fetched it by then.
+const HOLD_WAIT: Duration = Duration::from_secs(120);
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Image {
+    /// Take an OCI layout or a `docker save` archive (tar; - for standard input)
+    Import {
+        file: PathBuf,
+        /// Its name, where the archive gives none
+        #[arg(short, long, default_value = "")]
+        tag: String,
+    },
+    /// Fetch from a registry
+    Pull {
+        reference: String,
+    },
+    /// Make an image of one static program
+    Pack {
+        #[arg(short, long)]
+        tag: String,
+        program: PathBuf,
+    },
+    /// Every image that the cluster keeps
+    Ls(ListOptions),
+    /// Remove images
+    Rm {
+        images: Vec<String>,
+        /// Also one that a service uses
+        #[arg(short, long)]
+        force: bool,
+    },
+}
+
+pub(crate) async fn run(verb: Image, client: impl Fn(bool) -> anyhow::Result<Client>) -> anyhow::Result<()> {
+    match verb {
+        Image::Import { file, tag } => {
+            let client = client(false)?;
+            let source: Box<dyn Read + Send> = match file.to_str() {
+                Some("-") => Box::new(std::io::stdin()),
+                _ => Box::new(fs_err::File::open(&file)?),
+            };
+            let frames = upload(source, tag, String::new());
+            let image = client.node().await?.import_image(frames).await.map_err(failure).context("failed to import the image")?;
+            held(&client, image.into_inner()).await
+        }
+        Image::Pack { tag, program } => {
+            let client = client(false)?;
+            let name = program.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+            let frames = upload(Box::new(fs_err::File::open(&program)?), tag, name);
+            let image = client.node().await?.pack_image(frames).await.map_err(failure).context("failed to pack the program")?;
+            held(&client, image.into_inner()).await
+        }
+        Image::Pull { reference } => {
+            let client = client(false)?;
+            let request = PullImageRequest { reference, ..PullImageRequest::default() };
+            let image = client.node().await?.pull_image(request).await.map_err(failure)?;
+            held(&client, image.into_inner()).await
+        }
+        Image::Ls(options) => ls(&client(options.stale)?, &options).await,
+        Image::Rm { images, force } => {
+            let client = client(false)?;
+            for name in images {
+                let request = RemoveRequest { request_id: request_id(), name: name.clone(), force, shrink: false };
+                client.control(|mut control| { let request = request.clone(); async move { control.remove_image(request).await } }).await?;
+                printer::line(&name);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// A file as a stream of chunks; the first names it.
+fn upload(mut source: Box<dyn Read + Send>, reference: String, program: String) -> ReceiverStream<ImageUpload> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(4);
+    std::thread::spawn(move || {
+        let mut first = Some((reference, program));
+        loop {
+            let mut data = vec![0; CHUNK];
+            let count = source.read(&mut data).unwrap_or(0);
+            data.truncate(count);
+            let named = first.take();
+            if count == 0 && named.is_none() {
+                return;
+            }
+            let (reference, program) = named.unwrap_or_default();
+            if sender.blocking_send(ImageUpload { reference, program, data: data.into() }).is_err() || count == 0 {
+                return;
+            }
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+async fn held(client: &Client, image: ImageResult) -> anyhow::Result<()> {
+    progress::image(client, &image.reference, HOLD_WAIT).await?;
+    printer::line(&format!("{} {}", image.reference, image.digest));
+    Ok(())
+}
+
+async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
+    let images = client.control(|mut control| { let request = client.list(); async move { control.list_images(request).await } }).await?;
+    options.say_age(images.header);
+    let mut rows = Vec::new();
+    for image in images.images {
+        let image = model::Image::from(image);
+        let value = json!({
+            "id": image.id, "reference": image.reference, "digest": image.digest, "size": image.size,
+            "holders": image.confirmed().collect::<Vec<_>>(), "createdAt": image.meta.created_at,
+        });
+        if options.passes(&value) {
+            let size = format!("{:.1}MB", f64::from(u32::try_from(image.size / 1000).unwrap_or(u32::MAX)) / 1000.0);
+            let digest: String = if options.no_trunc { image.digest.clone() } else { image.digest.chars().take(19).collect() };
+            let cells = vec![image.reference.clone(), digest, size, image.confirmed().count().to_string()];
+            rows.push((value, cells));
+        }
+    }
+    rows.sort_by(|left, right| left.1[0].cmp(&right.1[0]));
+    printer::rows(options, &["REFERENCE", "DIGEST", "SIZE", "NODES"], rows);
+    Ok(())
+}

@@ -1,0 +1,353 @@
+//! `ctl service …`
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use flota_api::model::{self, OnPartition, RestartCondition, ServiceSpec};
+use flota_api::proto::control::{CreateServiceRequest, RemoveRequest, ServiceRow, UpdateServiceRequest};
+
+use crate::cli::WaitOptions;
+use crate::client::{Client, request_id};
+use crate::commands::{logs, task};
+use crate::error::{Failed, Usage};
+use crate::printer::{self, ListOptions};
+use crate::{parse, progress};
+
+/// What `create` and `update` share.
+#[derive(Debug, Default, Args)]
+pub(crate) struct SpecFlags {
+    /// Tasks that shall run
+    #[arg(long)]
+    replicas: Option<u64>,
+    /// Variable, NAME=value; may be repeated; {{.Node.Hostname}} and the like are filled in
+    #[arg(short, long)]
+    env: Vec<String>,
+    /// Label of the service, KEY=VALUE; may be repeated
+    #[arg(short, long, value_parser = parse::label)]
+    label: Vec<(String, String)>,
+    /// Instead of the image's entrypoint
+    #[arg(long)]
+    entrypoint: Option<String>,
+    /// Working directory
+    #[arg(short, long)]
+    workdir: Option<String>,
+    /// USER[:GROUP]
+    #[arg(short, long)]
+    user: Option<String>,
+    /// Host name of its tasks
+    #[arg(long)]
+    hostname: Option<String>,
+    /// Memory that a task can't exceed, such as 256m
+    #[arg(long, value_parser = parse::bytes)]
+    limit_memory: Option<u64>,
+    /// CPUs that a task can't exceed, such as 0.5
+    #[arg(long, value_parser = parse::cpus)]
+    limit_cpu: Option<u64>,
+    /// Processes that a task can't exceed
+    #[arg(long)]
+    limit_pids: Option<u64>,
+    /// Memory that a node must have free
+    #[arg(long, value_parser = parse::bytes)]
+    reserve_memory: Option<u64>,
+    /// CPUs that a node must have free
+    #[arg(long, value_parser = parse::cpus)]
+    reserve_cpu: Option<u64>,
+    /// Placement, such as node.labels.zone==a; may be repeated
+    #[arg(long)]
+    constraint: Vec<String>,
+    /// any, on-failure or none
+    #[arg(long)]
+    restart_condition: Option<String>,
+    /// Before the second restart in a row, doubled from there on
+    #[arg(long, value_parser = parse::duration)]
+    restart_delay: Option<std::time::Duration>,
+    /// Restarts of one slot; 0: without end
+    #[arg(long)]
+    restart_max_attempts: Option<u64>,
+    /// A container that ran this long starts with a fresh budget
+    #[arg(long, value_parser = parse::duration)]
+    restart_window: Option<std::time::Duration>,
+    /// Between the stop signal and SIGKILL
+    #[arg(long, value_parser = parse::duration)]
+    stop_grace_period: Option<std::time::Duration>,
+    /// What asks the program to end
+    #[arg(long)]
+    stop_signal: Option<String>,
+    /// When its node hears from no manager: run, or stop:TIME
+    #[arg(long)]
+    on_partition: Option<String>,
+    /// When its node is lost: replace, or keep (it waits for the node)
+    #[arg(long)]
+    on_node_loss: Option<String>,
+    /// Not there yet
+    #[arg(long, hide = true)]
+    network: Vec<String>,
+    /// Not there yet
+    #[arg(short, long, hide = true)]
+    publish: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Service {
+    /// Run a new service
+    Create {
+        /// Its name
+        #[arg(long)]
+        name: Option<String>,
+        #[command(flatten)]
+        flags: Box<SpecFlags>,
+        #[command(flatten)]
+        wait: WaitOptions,
+        image: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Every service
+    Ls(ListOptions),
+    /// Tasks of a service
+    Ps {
+        services: Vec<String>,
+        #[command(flatten)]
+        options: ListOptions,
+    },
+    /// Everything about services
+    Inspect { services: Vec<String> },
+    /// What its tasks have written
+    Logs(logs::Logs),
+    /// Change how many tasks run: SERVICE=REPLICAS
+    Scale {
+        targets: Vec<String>,
+        #[command(flatten)]
+        wait: WaitOptions,
+    },
+    /// Change a service; its tasks are replaced one after the other
+    Update {
+        #[command(flatten)]
+        flags: Box<SpecFlags>,
+        /// Another image
+        #[arg(long)]
+        image: Option<String>,
+        /// Other arguments
+        #[arg(long)]
+        args: Option<String>,
+        /// Replace the tasks although nothing has changed
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        wait: WaitOptions,
+        service: String,
+    },
+    /// Remove services with their tasks
+    Rm {
+        services: Vec<String>,
+        #[command(flatten)]
+        wait: WaitOptions,
+    },
+}
+
+pub(crate) async fn run(verb: Service, client: impl Fn(bool) -> anyhow::Result<Client>) -> anyhow::Result<()> {
+    match verb {
+        Service::Create { name, flags, wait, image, args } => {
+            let name = name.unwrap_or_else(|| default_name(&image));
+            let mut spec = ServiceSpec { name, image, command: args, ..ServiceSpec::default() };
+            flags.apply(&mut spec)?;
+            create(&client(false)?, &spec, &wait).await
+        }
+        Service::Ls(options) => ls(&client(options.stale)?, &options).await,
+        Service::Ps { services, options } => ps(&client(options.stale)?, &services, &options).await,
+        Service::Inspect { services } => {
+            let client = client(false)?;
+            let mut found = Vec::new();
+            for name in services {
+                found.push(serde_json::to_value(find(&client, &name).await?)?);
+            }
+            printer::json(&Value::Array(found));
+            Ok(())
+        }
+        Service::Logs(it) => logs::run(it, true, &client(false)?).await,
+        Service::Scale { targets, wait } => scale(&client(false)?, &targets, &wait).await,
+        Service::Update { flags, image, args, force, wait, service } => {
+            let change = |spec: &mut ServiceSpec| {
+                spec.image = image.clone().unwrap_or_else(|| spec.image.clone());
+                if let Some(args) = &args {
+                    spec.command = args.split_whitespace().map(str::to_owned).collect();
+                }
+                spec.force += u64::from(force);
+                flags.apply(spec)
+            };
+            update(&client(false)?, &service, change, &wait).await
+        }
+        Service::Rm { services, wait } => rm(&client(false)?, &services, &wait).await,
+    }
+}
+
+/// `registry/team/web:1` is called `web`.
+fn default_name(image: &str) -> String {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    last.split([':', '@']).next().unwrap_or(last).to_owned()
+}
+
+impl SpecFlags {
+    /// Puts what was given into the spec, and leaves the rest as it is.
+    fn apply(&self, spec: &mut ServiceSpec) -> anyhow::Result<()> {
+        if !self.network.is_empty() || !self.publish.is_empty() {
+            anyhow::bail!(Usage("--network and --publish are not there yet: a task has loopback alone".into()));
+        }
+        fn set<T: Clone>(target: &mut T, given: &Option<T>) {
+            if let Some(value) = given {
+                target.clone_from(value);
+            }
+        }
+        set(&mut spec.replicas, &self.replicas);
+        set(&mut spec.working_dir, &self.workdir);
+        set(&mut spec.user, &self.user);
+        set(&mut spec.hostname, &self.hostname);
+        set(&mut spec.limits.memory_bytes, &self.limit_memory);
+        set(&mut spec.limits.nano_cpus, &self.limit_cpu);
+        set(&mut spec.limits.pids, &self.limit_pids);
+        set(&mut spec.reservations.memory_bytes, &self.reserve_memory);
+        set(&mut spec.reservations.nano_cpus, &self.reserve_cpu);
+        set(&mut spec.restart.delay, &self.restart_delay);
+        set(&mut spec.restart.max_attempts, &self.restart_max_attempts);
+        set(&mut spec.restart.window, &self.restart_window);
+        set(&mut spec.stop_grace, &self.stop_grace_period);
+        set(&mut spec.stop_signal, &self.stop_signal);
+        if let Some(entrypoint) = &self.entrypoint {
+            spec.entrypoint = entrypoint.split_whitespace().map(str::to_owned).collect();
+        }
+        for variable in &self.env {
+            let name = variable.split('=').next().unwrap_or_default();
+            spec.env.retain(|it| it.split('=').next() != Some(name));
+            spec.env.push(variable.clone());
+        }
+        spec.labels.extend(self.label.iter().cloned());
+        spec.constraints.extend(self.constraint.iter().filter(|it| !spec.constraints.contains(it)).cloned().collect::<Vec<_>>());
+        if let Some(text) = &self.restart_condition {
+            use RestartCondition::{Any, None, OnFailure};
+            let found = [Any, OnFailure, None].into_iter().find(|it| it.as_str() == text);
+            spec.restart.condition = found.ok_or_else(|| Usage(format!("--restart-condition {text}: it is any, on-failure or none")))?;
+        }
+        if let Some(text) = &self.on_partition {
+            spec.on_partition = match (text.as_str(), text.strip_prefix("stop:")) {
+                ("run", _) => OnPartition::Run,
+                (_, Some(time)) => OnPartition::Stop(parse::duration(time)?),
+                _ => anyhow::bail!(Usage(format!("--on-partition {text}: it is run or stop:TIME"))),
+            };
+        }
+        match self.on_node_loss.as_deref() {
+            None => {}
+            Some("keep") => spec.keep_on_node_loss = true,
+            Some("replace") => spec.keep_on_node_loss = false,
+            Some(text) => anyhow::bail!(Usage(format!("--on-node-loss {text}: it is replace or keep"))),
+        }
+        Ok(())
+    }
+}
+
+async fn create(client: &Client, spec: &ServiceSpec, wait: &WaitOptions) -> anyhow::Result<()> {
+    let request = CreateServiceRequest { request_id: request_id(), spec: Some(spec.into()) };
+    let service = client.control(|mut control| { let request = request.clone(); async move { control.create_service(request).await } }).await?;
+    printer::line(&service.id);
+    progress::service(client, &service.id, &spec.name, wait).await
+}
+
+async fn list(client: &Client) -> anyhow::Result<flota_api::proto::control::Services> {
+    client.control(|mut control| { let request = client.list(); async move { control.list_services(request).await } }).await
+}
+
+fn parsed(row: ServiceRow) -> anyhow::Result<(model::Service, u64)> {
+    let service = row.service.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a service"))?;
+    Ok((model::Service::try_from(service)?, row.running))
+}
+
+async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
+    let services = list(client).await?;
+    options.say_age(services.header);
+    let mut rows = Vec::new();
+    for row in services.services {
+        let (service, running) = parsed(row)?;
+        let spec = &service.spec;
+        let value = json!({
+            "id": service.id, "name": spec.name, "mode": "replicated",
+            "replicas": { "running": running, "desired": spec.replicas }, "image": spec.image, "ports": [],
+        });
+        if options.passes(&value) {
+            let cells = vec![printer::short_id(service.id.as_str(), options), spec.name.clone(), "replicated".into(),
+                format!("{running}/{}", spec.replicas), spec.image.clone()];
+            rows.push((value, cells));
+        }
+    }
+    rows.sort_by(|left, right| left.1[1].cmp(&right.1[1]));
+    printer::rows(options, &["ID", "NAME", "MODE", "REPLICAS", "IMAGE"], rows);
+    Ok(())
+}
+
+async fn find(client: &Client, name: &str) -> anyhow::Result<model::Service> {
+    let all: Vec<_> = list(client).await?.services.into_iter().map(parsed).collect::<Result<_, _>>()?;
+    let named = all.iter().find(|(it, _)| it.spec.name == name || it.id.as_str() == name);
+    let found = named.or_else(|| all.iter().find(|(it, _)| name.len() >= 3 && it.id.as_str().starts_with(name)));
+    let missing = || Failed(tonic::Status::not_found(format!("there is no service `{name}`")));
+    Ok(found.ok_or_else(missing)?.0.clone())
+}
+
+async fn ps(client: &Client, names: &[String], options: &ListOptions) -> anyhow::Result<()> {
+    let mut wanted = Vec::new();
+    for name in names {
+        wanted.push(find(client, name).await?.id);
+    }
+    let mut rows = task::list(client, options).await?;
+    rows.retain(|row| wanted.is_empty() || wanted.contains(&row.task.service_id));
+    task::print(&rows, options)
+}
+
+async fn update(
+    client: &Client,
+    name: &str,
+    change: impl FnOnce(&mut ServiceSpec) -> anyhow::Result<()>,
+    wait: &WaitOptions,
+) -> anyhow::Result<()> {
+    let service = find(client, name).await?;
+    let mut spec = service.spec.as_ref().clone();
+    change(&mut spec)?;
+    let request = UpdateServiceRequest {
+        request_id: request_id(),
+        service: service.id.to_string(),
+        version: service.meta.version,
+        spec: Some((&spec).into()),
+    };
+    client.control(|mut control| { let request = request.clone(); async move { control.update_service(request).await } }).await?;
+    printer::line(name);
+    progress::service(client, service.id.as_str(), &spec.name, wait).await
+}
+
+async fn scale(client: &Client, targets: &[String], wait: &WaitOptions) -> anyhow::Result<()> {
+    let parse = |target: &String| {
+        let (name, replicas) = target.split_once('=')?;
+        Some((name.to_owned(), replicas.parse::<u64>().ok()?))
+    };
+    let mut parsed = Vec::new();
+    for target in targets {
+        parsed.push(parse(target).ok_or_else(|| Usage(format!("`{target}` has the form SERVICE=REPLICAS")))?);
+    }
+    if parsed.is_empty() {
+        anyhow::bail!(Usage("say which: SERVICE=REPLICAS".into()));
+    }
+    for (name, replicas) in parsed {
+        update(client, &name, |spec| { spec.replicas = replicas; Ok(()) }, wait).await?;
+    }
+    Ok(())
+}
+
+async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Result<()> {
+    if names.is_empty() {
+        anyhow::bail!(Usage("say which services".into()));
+    }
+    for name in names {
+        let service = find(client, name).await?;
+        let request = RemoveRequest { request_id: request_id(), name: service.id.to_string(), force: false, shrink: false };
+        client.control(|mut control| { let request = request.clone(); async move { control.remove_service(request).await } }).await?;
+        printer::line(name);
+        progress::service(client, service.id.as_str(), name, wait).await?;
+    }
+    Ok(())
+}

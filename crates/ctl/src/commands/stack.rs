@@ -1,0 +1,93 @@
+//! `ctl stack …`
+
+use clap::Subcommand;
+use serde_json::json;
+
+use flota_api::model;
+use flota_api::proto::control::{DeployStackRequest, RemoveRequest};
+
+use crate::cli::WaitOptions;
+use crate::client::{Client, request_id};
+use crate::printer::{self, ListOptions};
+use crate::progress;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Stack {
+    /// Bring what a file describes: new, changed or as it was
+    Deploy {
+        /// Compose file
+        #[arg(short = 'c', long = "compose-file")]
+        file: std::path::PathBuf,
+        #[command(flatten)]
+        wait: WaitOptions,
+        name: String,
+    },
+    /// Every stack
+    Ls(ListOptions),
+    /// Remove stacks with their services
+    Rm {
+        names: Vec<String>,
+        #[command(flatten)]
+        wait: WaitOptions,
+    },
+}
+
+pub(crate) async fn run(verb: Stack, client: impl Fn(bool) -> anyhow::Result<Client>) -> anyhow::Result<()> {
+    match verb {
+        Stack::Deploy { file, wait, name } => {
+            let spec = flota_stack::load(&file, &name)?;
+            deploy(&client(false)?, &spec, &wait).await
+        }
+        Stack::Ls(options) => {
+            let client = client(options.stale)?;
+            let stacks = client.control(|mut control| { let request = client.list(); async move { control.list_stacks(request).await } }).await?;
+            options.say_age(stacks.header);
+            let mut rows = Vec::new();
+            for stack in stacks.stacks {
+                let stack = model::Stack::try_from(stack)?;
+                let value = json!({ "id": stack.id, "name": stack.spec.name, "services": stack.spec.services.len() });
+                if options.passes(&value) {
+                    let cells = vec![stack.spec.name.clone(), stack.spec.services.len().to_string()];
+                    rows.push((value, cells));
+                }
+            }
+            printer::rows(&options, &["NAME", "SERVICES"], rows);
+            Ok(())
+        }
+        Stack::Rm { names, wait } => rm(&client(false)?, &names, &wait).await,
+    }
+}
+
+async fn services(client: &Client, stack: &str) -> anyhow::Result<Vec<(String, String)>> {
+    let all = client.control(|mut control| { let request = client.list(); async move { control.list_services(request).await } }).await?;
+    let of_stack = |row: flota_api::proto::control::ServiceRow| {
+        let service = row.service?;
+        (service.stack_id == stack).then(|| (service.id, service.spec.map(|spec| spec.name).unwrap_or_default()))
+    };
+    Ok(all.services.into_iter().filter_map(of_stack).collect())
+}
+
+async fn deploy(client: &Client, spec: &model::StackSpec, wait: &WaitOptions) -> anyhow::Result<()> {
+    let request = DeployStackRequest { request_id: request_id(), spec: Some(spec.into()) };
+    let stack = client.control(|mut control| { let request = request.clone(); async move { control.deploy_stack(request).await } }).await?;
+    printer::line(&spec.name);
+    for (id, name) in services(client, &stack.id).await? {
+        progress::service(client, &id, &name, wait).await?;
+    }
+    Ok(())
+}
+
+async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Result<()> {
+    for name in names {
+        let stacks = client.control(|mut control| { let request = client.list(); async move { control.list_stacks(request).await } }).await?;
+        let id = stacks.stacks.into_iter().find(|it| it.spec.as_ref().is_some_and(|spec| spec.name == *name)).map(|it| it.id);
+        let services = services(client, id.as_deref().unwrap_or("-")).await?;
+        let request = RemoveRequest { request_id: request_id(), name: name.clone(), force: false, shrink: false };
+        client.control(|mut control| { let request = request.clone(); async move { control.remove_stack(request).await } }).await?;
+        printer::line(name);
+        for (id, name) in services {
+            progress::service(client, &id, &name, wait).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! `ctl swarm …`
+
+use anyhow::Context;
+use clap::{Subcommand, ValueEnum};
+
+use flota_api::proto::control::{Empty, RotateJoinTokenRequest};
+use flota_api::proto::node::{InitRequest, JoinRequest, LeaveRequest};
+use flota_api::proto::types::Role;
+
+use crate::client::{Client, failure, request_id};
+use crate::printer::line;
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum JoinAs {
+    Worker,
+    Manager,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Swarm {
+    /// Make this node the first manager of a new cluster
+    Init {
+        /// Where other nodes reach this one: IP or IP:PORT
+        #[arg(long, default_value = "")]
+        advertise_addr: String,
+    },
+    /// Join a cluster
+    Join {
+        /// From `ctl swarm join-token` on a manager
+        #[arg(long)]
+        token: String,
+        /// A manager: HOST:PORT
+        manager: String,
+        /// Where other nodes reach this one: IP or IP:PORT
+        #[arg(long, default_value = "")]
+        advertise_addr: String,
+    },
+    /// Leave the cluster: tasks are stopped, and everything about it is forgotten
+    Leave {
+        /// Also as a manager, and also when no manager can be told
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Print what another machine needs to join
+    JoinToken {
+        role: JoinAs,
+        /// Make a new one; the old one is refused from then on
+        #[arg(long)]
+        rotate: bool,
+        /// The token alone
+        #[arg(short, long)]
+        quiet: bool,
+    },
+}
+
+pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
+    match verb {
+        Swarm::Init { advertise_addr } => init(client, advertise_addr).await,
+        Swarm::Join { token, manager, advertise_addr } => {
+            let request = JoinRequest { token, manager: with_port(&manager), advertise: advertise_addr };
+            let joined = client.node().await?.join(request).await.map_err(failure).context("failed to join")?.into_inner();
+            line(&format!("This node ({}) is in cluster {}.", joined.node_id, joined.cluster_id));
+            Ok(())
+        }
+        Swarm::Leave { force } => {
+            client.node().await?.leave(LeaveRequest { force }).await.map_err(failure).context("failed to leave")?;
+            line("This node has left the cluster.");
+            Ok(())
+        }
+        Swarm::JoinToken { role, rotate, quiet } => join_token(client, role, rotate, quiet).await,
+    }
+}
+
+fn with_port(manager: &str) -> String {
+    let has_port = manager.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    if has_port { manager.to_owned() } else { format!("{manager}:{}", flota_api::defaults::PORT) }
+}
+
+async fn init(client: &Client, advertise: String) -> anyhow::Result<()> {
+    let request = InitRequest { advertise, force_new_cluster: false };
+    let node = client.node().await?.init(request).await.map_err(failure).context("failed to begin a cluster")?.into_inner();
+    line(&format!("Cluster {} begins: this node ({}) is its manager.", node.cluster_id, node.node_id));
+    let cluster = client.control(|mut control| async move { control.get_cluster(Empty {}).await }).await?;
+    line("\nTo add a worker, run there:\n");
+    line(&format!("    ctl swarm join --token {} {}\n", cluster.worker_token, node.address));
+    line("To add a manager: `ctl swarm join-token manager`.");
+    Ok(())
+}
+
+async fn join_token(client: &Client, role: JoinAs, rotate: bool, quiet: bool) -> anyhow::Result<()> {
+    let cluster = if rotate {
+        let role = match role { JoinAs::Worker => Role::Worker, JoinAs::Manager => Role::Manager };
+        let request = RotateJoinTokenRequest { request_id: request_id(), role: role.into() };
+        client.control(|mut control| { let request = request.clone(); async move { control.rotate_join_token(request).await } }).await?
+    } else {
+        client.control(|mut control| async move { control.get_cluster(Empty {}).await }).await?
+    };
+    let (name, token) = match role {
+        JoinAs::Worker => ("worker", cluster.worker_token),
+        JoinAs::Manager => ("manager", cluster.manager_token),
+    };
+    if quiet {
+        line(&token);
+        return Ok(());
+    }
+    let address = client.node().await?.info(flota_api::proto::node::InfoRequest {}).await.map_err(failure)?.into_inner().address;
+    line(&format!("To add a {name}, run there:\n\n    ctl swarm join --token {token} {address}"));
+    Ok(())
+}

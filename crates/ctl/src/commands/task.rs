@@ -1,0 +1,122 @@
+//! `ctl task …`, and the rows of tasks that `service ps` prints too.
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use flota_api::model;
+use flota_api::naming::task_name;
+use flota_api::proto::control::{RemoveRequest, TaskRow};
+
+use crate::client::{Client, request_id};
+use crate::commands::logs::{self, Logs};
+use crate::error::Failed;
+use crate::printer::{self, ListOptions};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Task {
+    /// Every task
+    Ls(ListOptions),
+    /// Everything about tasks
+    Inspect { tasks: Vec<String> },
+    /// What a task has written
+    Logs(Logs),
+    /// Stop a task: its slot gets a new one
+    Rm {
+        tasks: Vec<String>,
+        /// One replica less instead
+        #[arg(long)]
+        shrink: bool,
+    },
+}
+
+pub(crate) async fn run(verb: Task, client: impl Fn(bool) -> anyhow::Result<Client>) -> anyhow::Result<()> {
+    match verb {
+        Task::Ls(options) => print(&list(&client(options.stale)?, &options).await?, &options),
+        Task::Inspect { tasks } => {
+            let all = list(&client(false)?, &ListOptions::default()).await?;
+            let mut found = Vec::new();
+            for name in tasks {
+                let row = all.iter().filter(|it| it.is_called(&name)).max_by_key(|it| it.task.is_live());
+                let row = row.ok_or_else(|| Failed(tonic::Status::not_found(format!("there is no task `{name}`"))))?;
+                found.push(serde_json::to_value(&row.task)?);
+            }
+            printer::json(&Value::Array(found));
+            Ok(())
+        }
+        Task::Logs(it) => logs::run(it, false, &client(false)?).await,
+        Task::Rm { tasks, shrink } => {
+            let client = client(false)?;
+            for name in tasks {
+                let request = RemoveRequest { request_id: request_id(), name: name.clone(), force: false, shrink };
+                client.control(|mut control| { let request = request.clone(); async move { control.remove_task(request).await } }).await?;
+                printer::line(&name);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// A task with what users call the things it names.
+pub(crate) struct Row {
+    pub(crate) task: model::Task,
+    pub(crate) service: String,
+    node: String,
+    image: String,
+    restarts: u64,
+}
+
+impl Row {
+    fn parse(row: TaskRow) -> anyhow::Result<Self> {
+        let task = row.task.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a task"))?;
+        Ok(Self { task: task.try_into()?, service: row.service_name, node: row.node_name, image: row.image, restarts: row.restarts })
+    }
+
+    fn name(&self) -> String {
+        task_name(&self.service, self.task.slot)
+    }
+
+    fn is_called(&self, name: &str) -> bool {
+        self.name() == name || self.task.id.as_str() == name || (name.len() >= 3 && self.task.id.as_str().starts_with(name))
+    }
+
+    /// Why it is not as wanted.
+    fn error(&self) -> &str {
+        if self.task.pending_reason.is_empty() { &self.task.status.error } else { &self.task.pending_reason }
+    }
+
+    fn json(&self) -> Value {
+        let task = &self.task;
+        json!({
+            "id": task.id, "name": self.name(), "service": self.service, "slot": task.slot, "node": self.node,
+            "image": self.image, "desiredState": task.desired_state, "state": task.status.state, "health": Value::Null,
+            "paused": task.paused, "attempt": task.status.attempt, "restarts": self.restarts,
+            "exitCode": task.status.exit_code, "error": self.error(), "addresses": [],
+            "createdAt": task.meta.created_at, "updatedAt": task.meta.updated_at,
+        })
+    }
+}
+
+/// Every task that passes the filters: those that count first, by name.
+pub(crate) async fn list(client: &Client, options: &ListOptions) -> anyhow::Result<Vec<Row>> {
+    let tasks = client.control(|mut control| { let request = client.list(); async move { control.list_tasks(request).await } }).await?;
+    options.say_age(tasks.header);
+    let mut rows = tasks.tasks.into_iter().map(Row::parse).collect::<anyhow::Result<Vec<_>>>()?;
+    rows.retain(|row| options.passes(&row.json()));
+    rows.sort_by(|left, right| {
+        let key = |row: &Row| (row.service.clone(), row.task.slot, std::cmp::Reverse(row.task.meta.created_at));
+        key(left).cmp(&key(right))
+    });
+    Ok(rows)
+}
+
+pub(crate) fn print(rows: &[Row], options: &ListOptions) -> anyhow::Result<()> {
+    let cells = |row: &Row| {
+        let task = &row.task;
+        let exit = task.status.exit_code.map(|code| code.to_string()).unwrap_or_default();
+        vec![printer::short_id(task.id.as_str(), options), row.name(), row.image.clone(), row.node.clone(),
+            task.desired_state.to_string(), task.status.state.to_string(), row.restarts.to_string(), exit, row.error().to_owned()]
+    };
+    let rows = rows.iter().map(|row| (row.json(), cells(row))).collect();
+    printer::rows(options, &["ID", "NAME", "IMAGE", "NODE", "DESIRED", "STATE", "RESTARTS", "EXIT", "ERROR"], rows);
+    Ok(())
+}

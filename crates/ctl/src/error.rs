@@ -1,0 +1,67 @@
+//! What went wrong, as users read it, and the exit code that it has: computed here alone.
+#![expect(clippy::print_stderr, reason = "errors go to standard error")]
+
+use std::process::ExitCode;
+
+use tonic::{Code, Status};
+
+/// 0 done · 1 failed · 2 wrong usage · 3 not found · 4 conflict · 5 no manager reachable or no quorum.
+pub(crate) const UNREACHABLE: u8 = 5;
+
+/// What was wrong with how the command was used.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+/// A next step for the user.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub(crate) struct Hinted {
+    pub(crate) error: anyhow::Error,
+    pub(crate) hint: String,
+}
+
+/// No manager answered.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Unreachable(pub(crate) String);
+
+/// The exit code of an error.
+pub(crate) fn code(error: &anyhow::Error) -> u8 {
+    for cause in error.chain() {
+        if cause.is::<Usage>() {
+            return 2;
+        }
+        if cause.is::<Unreachable>() {
+            return UNREACHABLE;
+        }
+        if let Some(hinted) = cause.downcast_ref::<Hinted>() {
+            return code(&hinted.error);
+        }
+        if let Some(status) = cause.downcast_ref::<Failed>() {
+            return match status.0.code() {
+                Code::NotFound => 3,
+                Code::AlreadyExists | Code::Aborted => 4,
+                Code::FailedPrecondition if status.0.message().contains("changed meanwhile") => 4,
+                Code::Unavailable | Code::DeadlineExceeded => UNREACHABLE,
+                _ => 1,
+            };
+        }
+    }
+    1
+}
+
+/// What a manager or the node answered.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.message())]
+pub(crate) struct Failed(pub(crate) Status);
+
+/// Prints the error; the exit code.
+pub(crate) fn say(error: &anyhow::Error) -> ExitCode {
+    let hint = error.chain().find_map(|cause| cause.downcast_ref::<Hinted>()).map(|it| it.hint.clone());
+    eprintln!("error: {error:#}");
+    if let Some(hint) = hint {
+        eprintln!("hint: {hint}");
+    }
+    ExitCode::from(code(error))
+}

@@ -1,0 +1,113 @@
+//! Results to standard output, words to standard error. A closed pipe ends the program quietly.
+
+use std::io::Write;
+
+use comfy_table::{Table, presets};
+use serde_json::Value;
+
+/// How a list is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// One JSON array.
+    Json,
+}
+
+/// Prints a line of results.
+pub(crate) fn line(text: &str) {
+    if writeln!(std::io::stdout(), "{text}").is_err() {
+        // Whoever read has gone, as `head` does: there is nobody left to tell.
+        #[expect(clippy::exit, reason = "nothing is left to do")]
+        std::process::exit(0);
+    }
+}
+
+/// Says something that is no result.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Prints bytes of another program's output.
+pub(crate) fn bytes(stream: u32, bytes: &[u8]) {
+    let result = if stream == 2 {
+        std::io::stderr().write_all(bytes).and_then(|()| std::io::stderr().flush())
+    } else {
+        std::io::stdout().write_all(bytes).and_then(|()| std::io::stdout().flush())
+    };
+    drop(result);
+}
+
+/// A JSON value, indented.
+pub(crate) fn json(value: &Value) {
+    line(&serde_json::to_string_pretty(value).unwrap_or_default());
+}
+
+/// Prints rows: as a table, as JSON, or their ids alone.
+pub(crate) fn rows(options: &ListOptions, headings: &[&str], rows: Vec<(Value, Vec<String>)>) {
+    if options.quiet {
+        rows.iter().for_each(|(value, _)| line(value["id"].as_str().unwrap_or_default()));
+    } else if options.format == Format::Json {
+        json(&Value::Array(rows.into_iter().map(|(value, _)| value).collect()));
+    } else {
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_header(headings);
+        for (_, cells) in rows {
+            table.add_row(cells.iter().map(|cell| shorten(cell, options.no_trunc)).collect::<Vec<_>>());
+        }
+        table.column_iter_mut().for_each(|column| drop(column.set_padding((0, 2))));
+        table.to_string().lines().for_each(|row| line(row.trim_end()));
+    }
+}
+
+fn shorten(cell: &str, whole: bool) -> String {
+    const MOST: usize = 100;
+    if whole || cell.chars().count() <= MOST { cell.to_owned() } else { cell.chars().take(MOST - 1).chain(['…']).collect() }
+}
+
+/// The first characters of an id are enough for people.
+pub(crate) fn short_id(id: &str, options: &ListOptions) -> String {
+    if options.no_trunc { id.to_owned() } else { id.chars().take(12).collect() }
+}
+
+/// Flags of every list.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct ListOptions {
+    /// How to print: table or json
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+    /// Ids only
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Only rows where KEY is VALUE; may be repeated
+    #[arg(long = "filter", value_name = "KEY=VALUE")]
+    pub(crate) filters: Vec<String>,
+    /// Whole ids and texts
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// What this manager knows, also without a quorum; says how old it may be
+    #[arg(long)]
+    pub(crate) stale: bool,
+}
+
+impl ListOptions {
+    /// Whether a row passes every filter; keys are the JSON field names.
+    pub(crate) fn passes(&self, row: &Value) -> bool {
+        self.filters.iter().all(|filter| {
+            let (key, value) = filter.split_once('=').unwrap_or((filter, ""));
+            match &row[key] {
+                Value::String(text) => text == value,
+                Value::Null => false,
+                other => other.to_string() == value,
+            }
+        })
+    }
+
+    /// Says how old an answer may be, where it was not asked of the leader.
+    pub(crate) fn say_age(&self, header: Option<flota_api::proto::control::ListHeader>) {
+        if let Some(header) = header.filter(|header| header.stale) {
+            say(&format!("stale: this may be {:.1} s old", std::time::Duration::from_millis(header.age_ms).as_secs_f64()));
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Follows a service or an image until it is as wanted: a line that changes on a terminal, one line for each change
+//! elsewhere.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use anyhow::bail;
+use tokio::time::Instant;
+use tonic::Code;
+
+use flota_api::proto::control::{ServiceProgress, WatchImageRequest, WatchServiceRequest};
+
+use crate::cli::WaitOptions;
+use crate::client::Client;
+use crate::error::Failed;
+
+/// A line that is written over while it changes.
+struct Line {
+    terminal: bool,
+    last: String,
+}
+
+impl Line {
+    fn new() -> Self {
+        Self { terminal: std::io::stderr().is_terminal(), last: String::new() }
+    }
+
+    fn show(&mut self, text: String) {
+        if text == self.last {
+            return;
+        }
+        let mut out = std::io::stderr();
+        let _ = if self.terminal { write!(out, "\r\x1b[K{text}") } else { writeln!(out, "{text}") };
+        let _ = out.flush();
+        self.last = text;
+    }
+
+    fn end(self) {
+        if self.terminal && !self.last.is_empty() {
+            let _ = writeln!(std::io::stderr());
+        }
+    }
+}
+
+fn passing(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Failed>().is_some_and(|it| it.0.code() == Code::Unavailable)
+        || error.downcast_ref::<crate::error::Unreachable>().is_some()
+}
+
+/// Until the service has what its spec asks for, or (removed) nothing is left of it.
+pub(crate) async fn service(client: &Client, id: &str, name: &str, wait: &WaitOptions) -> anyhow::Result<()> {
+    if wait.detach {
+        return Ok(());
+    }
+    let until = Instant::now() + wait.timeout;
+    let mut line = Line::new();
+    let mut last = ServiceProgress::default();
+    let result = loop {
+        match tokio::time::timeout_at(until, follow(client, id, name, &mut line, &mut last)).await {
+            Ok(Ok(())) => break Ok(()),
+            // The leader may have gone: the next one knows as much.
+            Ok(Err(error)) if passing(&error) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Ok(Err(error)) => break Err(error),
+            Err(_) => break Err(hangs(name, &last, wait.timeout)),
+        }
+    };
+    line.end();
+    result
+}
+
+fn hangs(name: &str, last: &ServiceProgress, timeout: Duration) -> anyhow::Error {
+    let reasons: String = last.hanging.iter().map(|it| format!("\n  {it}")).collect();
+    anyhow::anyhow!("service {name}: {} of {} tasks run after {timeout:?}{reasons}", last.running, last.desired)
+}
+
+async fn follow(client: &Client, id: &str, name: &str, line: &mut Line, last: &mut ServiceProgress) -> anyhow::Result<()> {
+    let request = WatchServiceRequest { service: id.to_owned() };
+    let mut stream = client.control(|mut control| { let request = request.clone(); async move { control.watch_service(request).await } }).await?;
+    while let Some(progress) = stream.message().await.map_err(|status| anyhow::Error::new(Failed(status)))? {
+        *last = progress;
+        if last.removed {
+            line.show(format!("{name}: removed"));
+            return Ok(());
+        }
+        if !last.update_paused.is_empty() {
+            bail!("service {name}: the update is paused: {}", last.update_paused);
+        }
+        line.show(format!("{name}: {}/{} running", last.running, last.desired));
+        if last.converged {
+            return Ok(());
+        }
+    }
+    bail!(Failed(tonic::Status::unavailable("the manager ended the stream")))
+}
+
+/// Until the image lies on as many nodes as it shall.
+pub(crate) async fn image(client: &Client, reference: &str, timeout: Duration) -> anyhow::Result<()> {
+    let until = Instant::now() + timeout;
+    let mut line = Line::new();
+    let result = loop {
+        let request = WatchImageRequest { image: reference.to_owned() };
+        let watch = async {
+            let mut stream = client.control(|mut control| { let request = request.clone(); async move { control.watch_image(request).await } }).await?;
+            while let Some(progress) = stream.message().await.map_err(|status| anyhow::Error::new(Failed(status)))? {
+                line.show(format!("{reference}: on {} of {} nodes", progress.holders, progress.wanted));
+                if progress.converged {
+                    return Ok(());
+                }
+            }
+            bail!(Failed(tonic::Status::unavailable("the manager ended the stream")))
+        };
+        match tokio::time::timeout_at(until, watch).await {
+            Ok(Err(error)) if passing(&error) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Ok(result) => break result,
+            Err(_) => break Err(anyhow::anyhow!("the image {reference} is not on enough nodes after {timeout:?}")),
+        }
+    };
+    line.end();
+    result
+}

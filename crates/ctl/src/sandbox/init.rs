@@ -1,0 +1,209 @@
+//! The hidden entries of `ctl`, run as programs of one thread: PID 1 of a node, and a way into one.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, bail};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use serde::{Deserialize, Serialize};
+
+use flota_runtime::cgroup::{self, Folder, Hierarchy};
+
+const INIT: &str = "__sandbox-init";
+const ENTER: &str = "__sandbox-enter";
+
+/// What PID 1 of a node is made from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct InitSpec {
+    pub(crate) hostname: String,
+    pub(crate) cgroups: Vec<Folder>,
+    /// Becomes /var/lib/flota.
+    pub(crate) data: PathBuf,
+    /// Becomes /run/flota.
+    pub(crate) run: PathBuf,
+}
+
+/// A command in a node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct EnterSpec {
+    pub(crate) pid: i32,
+    pub(crate) cgroups: Vec<Folder>,
+    pub(crate) command: Vec<String>,
+    /// Where its output goes, while this program ends at once; `None`: stay, and end as it ends.
+    pub(crate) log: Option<PathBuf>,
+}
+
+/// Calls this program again with a hidden entry; what it prints.
+pub(crate) fn call(spec: &impl Hidden) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(spec.entry()).arg(serde_json::to_string(spec)?);
+    Ok(command)
+}
+
+/// A hidden entry.
+pub(crate) trait Hidden: Serialize {
+    fn entry(&self) -> &'static str;
+}
+
+impl Hidden for InitSpec {
+    fn entry(&self) -> &'static str {
+        INIT
+    }
+}
+
+impl Hidden for EnterSpec {
+    fn entry(&self) -> &'static str {
+        ENTER
+    }
+}
+
+/// Runs a hidden entry, if one was called.
+pub(crate) fn run_hidden() -> Option<ExitCode> {
+    let mut arguments = std::env::args().skip(1);
+    let (entry, spec) = (arguments.next()?, arguments.next());
+    let spec = spec.unwrap_or_default();
+    match entry.as_str() {
+        INIT => Some(super::hidden_code(start_init(&spec))),
+        ENTER => Some(match enter(&spec) {
+            Ok(code) => ExitCode::from(code),
+            Err(error) => super::hidden_code(Err(error)),
+        }),
+        _ => None,
+    }
+}
+
+fn start_init(spec: &str) -> anyhow::Result<()> {
+    let spec: InitSpec = serde_json::from_str(spec)?;
+    nix::unistd::setsid()?;
+    cgroup::create(&spec.cgroups, &flota_runtime::Limits::default())?;
+    cgroup::join(&spec.cgroups, i32::try_from(std::process::id())?)?;
+    let hierarchies = cgroup::hierarchies()?;
+    let flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET;
+    let (ready, say) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let reader = ready.try_clone()?;
+    let pid = flota_runtime::process::spawn(flags, move || {
+        drop(reader);
+        match furnish(&spec, &hierarchies) {
+            Ok(()) => {
+                let _ = nix::unistd::write(&say, b"k");
+                drop(say);
+                be_init()
+            }
+            Err(error) => {
+                crate::printer::say(&format!("{error:#}"));
+                1
+            }
+        }
+    })?;
+    let mut answer = [0];
+    if nix::unistd::read(&ready, &mut answer)? == 0 {
+        bail!("the node's init did not start");
+    }
+    crate::printer::line(&pid.to_string());
+    Ok(())
+}
+
+/// Makes the node's own view: mounts, host name, loopback.
+fn furnish(spec: &InitSpec, hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
+    unshare(CloneFlags::CLONE_NEWCGROUP).context("failed to make a cgroup namespace")?;
+    nix::unistd::sethostname(&spec.hostname)?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("failed to make mounts private")?;
+    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>).context("failed to mount /proc")?;
+    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>).context("failed to mount /sys")?;
+    mount_cgroups(hierarchies)?;
+    for (from, to) in [(&spec.data, "/var/lib/flota"), (&spec.run, "/run/flota")] {
+        fs_err::create_dir_all(to)?;
+        let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+        mount(Some(from), to, None::<&str>, bind, None::<&str>).with_context(|| format!("failed to mount {to}"))?;
+    }
+    flota_runtime::process::loopback_up().context("failed to take loopback up")?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    nix::unistd::dup2_stderr(&null)?;
+    Ok(())
+}
+
+/// Each hierarchy anew: in the new cgroup namespace its root is the node's own group.
+fn mount_cgroups(hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
+    let single = hierarchies.iter().any(|it| it.v2 && it.root == Path::new("/sys/fs/cgroup"));
+    if !single {
+        mount(Some("tmpfs"), "/sys/fs/cgroup", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).context("failed to mount /sys/fs/cgroup")?;
+    }
+    for hierarchy in hierarchies {
+        fs_err::create_dir_all(&hierarchy.root)?;
+        let name = hierarchy.root.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let (kind, options) = match (hierarchy.v2, hierarchy.controllers.is_empty()) {
+            (true, _) => ("cgroup2", String::new()),
+            (false, true) => ("cgroup", format!("none,name={name}")),
+            (false, false) => ("cgroup", hierarchy.controllers.join(",")),
+        };
+        mount(Some(kind), &hierarchy.root, Some(kind), MsFlags::empty(), Some(options.as_str()))
+            .with_context(|| format!("failed to mount the cgroup hierarchy {}", hierarchy.root.display()))?;
+    }
+    Ok(())
+}
+
+/// PID 1: reaps whatever is left to it, for ever. It ends only by SIGKILL from outside.
+fn be_init() -> i32 {
+    let mut children = SigSet::empty();
+    children.add(Signal::SIGCHLD);
+    let _ = children.thread_block();
+    loop {
+        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            if status == WaitStatus::StillAlive {
+                break;
+            }
+        }
+        let _ = children.wait();
+    }
+}
+
+fn enter(spec: &str) -> anyhow::Result<u8> {
+    let spec: EnterSpec = serde_json::from_str(spec)?;
+    let [program, arguments @ ..] = spec.command.as_slice() else { bail!("no command") };
+    cgroup::join(&spec.cgroups, i32::try_from(std::process::id())?)?;
+    let node = pidfd(spec.pid)?;
+    let all = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET | libc::CLONE_NEWCGROUP;
+    let log = spec.log.as_ref().map(|path| File::options().create(true).append(true).open(path)).transpose()?;
+    setns(node.as_fd(), CloneFlags::from_bits_retain(all)).context("failed to enter the node")?;
+    let pid = flota_runtime::process::spawn(0, || {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir("/");
+        if let Some(log) = log {
+            let _ = nix::unistd::setsid();
+            let _ = nix::unistd::dup2_stdout(&log);
+            let _ = nix::unistd::dup2_stderr(&log);
+            command.stdin(std::process::Stdio::null());
+        }
+        let error = command.exec();
+        crate::printer::say(&format!("error: failed to run {program}: {error}"));
+        127
+    })?;
+    if spec.log.is_some() {
+        crate::printer::line(&pid.to_string());
+        return Ok(0);
+    }
+    match waitpid(nix::unistd::Pid::from_raw(pid), None)? {
+        WaitStatus::Exited(_, code) => Ok(u8::try_from(code).unwrap_or(1)),
+        WaitStatus::Signaled(_, signal, _) => Ok(128 + signal as u8),
+        _ => Ok(1),
+    }
+}
+
+#[expect(unsafe_code, reason = "pidfd_open has no safe wrapper")]
+fn pidfd(pid: i32) -> anyhow::Result<std::os::fd::OwnedFd> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: pidfd_open(2) takes two integers; its result is checked before it is owned.
+    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let descriptor = i32::try_from(nix::errno::Errno::result(descriptor).context("the node does not run")?)?;
+    // SAFETY: the kernel has just made it, and nobody else owns it.
+    Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(descriptor) })
+}

@@ -1,0 +1,318 @@
+//! What can be done to a sandbox.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use flota_api::proto::control::Empty;
+use flota_api::proto::node::{InfoRequest, InitRequest, JoinRequest, StopTasksRequest};
+use flota_network::Namespace;
+
+use super::node::{self, BRIDGE, CUT_OFF, pause};
+use super::state::{NodeState, SandboxState, dir, names, run_dir};
+use crate::client::{Client, failure};
+use crate::error::{Failed, Usage};
+use crate::printer;
+
+/// The daemons of a sandbox answer by then.
+const START_WAIT: Duration = Duration::from_secs(30);
+const MOST_NODES: u32 = 50;
+
+/// A sandbox that there is.
+pub(crate) struct Running {
+    pub(crate) state: SandboxState,
+}
+
+/// Starts a sandbox; returns when every node is ready. What was begun is removed when it fails.
+pub(crate) async fn up(name: &str, managers: u32, workers: u32) -> anyhow::Result<()> {
+    flota_api::naming::check(name).map_err(|error| Usage(format!("--name: {error}")))?;
+    if managers == 0 || managers + workers > MOST_NODES {
+        bail!(Usage(format!("a sandbox has at least one manager and at most {MOST_NODES} nodes")));
+    }
+    if dir(name).exists() {
+        bail!(Failed(tonic::Status::already_exists(format!("the sandbox `{name}` exists already"))));
+    }
+    let begun = Instant::now();
+    let result = begin(name, managers, workers).await;
+    if let Err(error) = result {
+        let logs = SandboxState::load(name).map(|state| last_words(&state)).unwrap_or_default();
+        down(name).context("and what was begun could not be removed")?;
+        return Err(error.context(format!("the sandbox did not start{logs}")));
+    }
+    printer::say(&format!("{} nodes are ready after {:.1} s", managers + workers, begun.elapsed().as_secs_f64()));
+    printer::line(&format!("eval \"$(ctl sandbox env --name {name})\"   # points ctl at it"));
+    Ok(())
+}
+
+fn last_words(state: &SandboxState) -> String {
+    let last = |node: &NodeState| {
+        let text = std::fs::read_to_string(dir(&state.name).join(&node.name).join("flotad.log")).ok()?;
+        text.lines().last().map(|line| format!("\n  {}: {line}", node.name))
+    };
+    state.nodes.iter().filter_map(last).collect()
+}
+
+async fn begin(name: &str, managers: u32, workers: u32) -> anyhow::Result<()> {
+    fs_err::create_dir_all(dir(name))?;
+    fs_err::create_dir_all(run_dir(name))?;
+    let names = (1..=managers).map(|number| (format!("m{number}"), true));
+    let names = names.chain((1..=workers).map(|number| (format!("w{number}"), false)));
+    let nodes = names.zip(10u8..).map(|((name, manager), last)| NodeState {
+        name,
+        manager,
+        address: Ipv4Addr::new(198, 18, 0, last),
+        pid: 0,
+        start_time: 0,
+        daemon: 0,
+        daemon_start_time: 0,
+        paused: false,
+    });
+    let mut sandbox = Running { state: SandboxState { name: name.to_owned(), nodes: nodes.collect() } };
+    sandbox.state.save()?;
+    let network = Namespace::make(&sandbox.state.network())?;
+    flota_network::make_bridge(&network, BRIDGE)?;
+    flota_network::make_bridge(&network, CUT_OFF)?;
+    for index in 0..sandbox.state.nodes.len() {
+        let mut node = sandbox.state.nodes[index].clone();
+        node::boot(&sandbox.state, &mut node)?;
+        node::start_daemon(name, &mut node)?;
+        sandbox.state.nodes[index] = node;
+    }
+    sandbox.state.save()?;
+    sandbox.form().await
+}
+
+pub(crate) fn down(name: &str) -> anyhow::Result<()> {
+    if let Ok(state) = SandboxState::load(name) {
+        for node in &state.nodes {
+            node::destroy(name, node)?;
+        }
+        Namespace::remove(&state.network());
+    }
+    Namespace::remove(&run_dir(name).join("network"));
+    // Also what a state that was never written would have named.
+    for folder in node::cgroups(name, "")? {
+        for pid in node::processes(name, "")? {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        node::remove_tree(&folder.path);
+        // Shared with other sandboxes: gone with the last.
+        if let Some(parent) = folder.path.parent() {
+            let _ = std::fs::remove_dir(parent);
+        }
+    }
+    for path in [dir(name), run_dir(name)] {
+        if path.exists() {
+            fs_err::remove_dir_all(&path)?;
+        }
+        if let Some(parent) = path.parent() {
+            let _ = std::fs::remove_dir(parent);
+        }
+    }
+    Ok(())
+}
+
+impl Running {
+    /// The sandbox of that name; the only one, if not said.
+    pub(crate) fn open(name: Option<&str>) -> anyhow::Result<Self> {
+        let name = match (name, names().as_slice()) {
+            (Some(name), _) => name.to_owned(),
+            (None, [one]) => one.clone(),
+            (None, []) => bail!(Failed(tonic::Status::not_found("there is no sandbox: `ctl sandbox up` starts one"))),
+            (None, many) => bail!(Usage(format!("there are several sandboxes ({}): say which with --name", many.join(", ")))),
+        };
+        flota_api::naming::check(&name).map_err(|error| Usage(format!("--name: {error}")))?;
+        if !dir(&name).exists() {
+            bail!(Failed(tonic::Status::not_found(format!("there is no sandbox `{name}`"))));
+        }
+        Ok(Self { state: SandboxState::load(&name)? })
+    }
+
+    fn socket(&self, node: &str) -> String {
+        format!("unix://{}", run_dir(&self.state.name).join(node).join("flota.sock").display())
+    }
+
+    fn node(&self, name: &str) -> anyhow::Result<usize> {
+        let found = self.state.nodes.iter().position(|node| node.name == name);
+        found.ok_or_else(|| Failed(tonic::Status::not_found(format!("the sandbox has no node `{name}`"))).into())
+    }
+
+    fn client(&self, node: &str) -> anyhow::Result<Client> {
+        Client::new(&[self.socket(node)], false)
+    }
+
+    /// Every node into one cluster.
+    async fn form(&self) -> anyhow::Result<()> {
+        let until = Instant::now() + START_WAIT;
+        let first = self.client("m1")?;
+        self.wait("flotad answers everywhere", until, async |it| {
+            for node in &it.state.nodes {
+                it.client(&node.name)?.node().await?.info(InfoRequest {}).await.map_err(failure)?;
+            }
+            Ok(())
+        })
+        .await?;
+        let begun = first.node().await?.init(InitRequest::default()).await.map_err(failure)?.into_inner();
+        let cluster = first.control(|mut control| async move { control.get_cluster(Empty {}).await }).await?;
+        let mut joining = tokio::task::JoinSet::new();
+        for node in self.state.nodes.iter().filter(|node| node.name != "m1") {
+            let token = if node.manager { &cluster.manager_token } else { &cluster.worker_token }.clone();
+            let (client, address, name) = (self.client(&node.name)?, begun.address.clone(), node.name.clone());
+            joining.spawn(async move {
+                let request = JoinRequest { token, manager: address, advertise: String::new() };
+                let joined = client.node().await?.join(request).await.map_err(failure);
+                joined.map(drop).with_context(|| format!("node {name} could not join"))
+            });
+        }
+        while let Some(joined) = joining.join_next().await {
+            joined??;
+        }
+        let ready = async |it: &Self| {
+            let nodes = crate::commands::node::list(&it.client("m1")?).await?.nodes;
+            let wanted: i32 = flota_api::proto::types::NodeState::Ready.into();
+            let ready = nodes.iter().filter(|row| row.node.as_ref().is_some_and(|node| node.state == wanted)).count();
+            anyhow::ensure!(ready == it.state.nodes.len(), "{ready} of {} nodes are ready", it.state.nodes.len());
+            Ok(())
+        };
+        self.wait("every node is ready", until, ready).await
+    }
+
+    async fn wait(&self, what: &str, until: Instant, condition: impl AsyncFn(&Self) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        loop {
+            match condition(self).await {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() > until => return Err(error.context(format!("not in time: {what}"))),
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    /// Does something to each node, and keeps what came of it.
+    pub(crate) fn each(&mut self, nodes: &[String], act: impl Fn(&mut Self, usize) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        if nodes.is_empty() {
+            bail!(Usage("say which nodes".into()));
+        }
+        let indexes = nodes.iter().map(|name| self.node(name)).collect::<anyhow::Result<Vec<_>>>()?;
+        for index in indexes {
+            act(self, index)?;
+            self.state.save()?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn kill(&mut self, index: usize) -> anyhow::Result<()> {
+        let node = &self.state.nodes[index];
+        if node.runs() {
+            // First the link: nothing on the node gets to say that it dies.
+            flota_network::set_up(&Namespace::at(&self.state.network()), &node.name, false)?;
+        }
+        node::destroy(&self.state.name, node)
+    }
+
+    pub(crate) fn kill_daemon(&mut self, index: usize) -> anyhow::Result<()> {
+        self.end_daemon(index, Signal::SIGKILL)
+    }
+
+    fn end_daemon(&mut self, index: usize, signal: Signal) -> anyhow::Result<()> {
+        let node = &self.state.nodes[index];
+        if !node.daemon_runs() {
+            return Ok(());
+        }
+        kill(Pid::from_raw(node.daemon), signal)?;
+        let until = Instant::now() + START_WAIT;
+        while node.daemon_runs() {
+            if Instant::now() > until {
+                bail!("flotad on {} does not end", node.name);
+            }
+            pause();
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn stop(&mut self, nodes: &[String], daemon_only: bool) -> anyhow::Result<()> {
+        if nodes.is_empty() {
+            bail!(Usage("say which nodes".into()));
+        }
+        for name in nodes {
+            let index = self.node(name)?;
+            if !daemon_only && self.state.nodes[index].daemon_runs() {
+                self.client(name)?.node().await?.stop_tasks(StopTasksRequest {}).await.map_err(failure)?;
+            }
+            self.end_daemon(index, Signal::SIGTERM)?;
+            if !daemon_only {
+                node::destroy(&self.state.name, &self.state.nodes[index])?;
+            }
+            self.state.save()?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn pause(&mut self, index: usize) -> anyhow::Result<()> {
+        let name = self.state.nodes[index].name.clone();
+        for pid in node::processes(&self.state.name, &name)? {
+            let _ = kill(pid, Signal::SIGSTOP);
+        }
+        self.state.nodes[index].paused = true;
+        Ok(())
+    }
+
+    pub(crate) fn start(&mut self, index: usize) -> anyhow::Result<()> {
+        let mut node = self.state.nodes[index].clone();
+        if node.paused {
+            for pid in node::processes(&self.state.name, &node.name)? {
+                let _ = kill(pid, Signal::SIGCONT);
+            }
+            node.paused = false;
+        } else if !node.runs() {
+            node::boot(&self.state, &mut node)?;
+        }
+        if !node.daemon_runs() {
+            node::start_daemon(&self.state.name, &mut node)?;
+        }
+        self.state.nodes[index] = node;
+        Ok(())
+    }
+
+    pub(crate) fn partition(&mut self, nodes: &[String]) -> anyhow::Result<()> {
+        self.each(nodes, |sandbox, index| {
+            let network = Namespace::at(&sandbox.state.network());
+            Ok(flota_network::set_bridge(&network, &sandbox.state.nodes[index].name, CUT_OFF)?)
+        })
+    }
+
+    pub(crate) fn heal(&mut self) -> anyhow::Result<()> {
+        let network = Namespace::at(&self.state.network());
+        for node in self.state.nodes.iter().filter(|node| node.runs()) {
+            flota_network::set_bridge(&network, &node.name, BRIDGE)?;
+            flota_network::set_up(&network, &node.name, true)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn env(&self, node: Option<&str>) -> anyhow::Result<String> {
+        let sockets: Vec<String> = match node {
+            Some(name) => vec![self.socket(&self.state.nodes[self.node(name)?].name)],
+            None => self.state.nodes.iter().filter(|node| node.manager).map(|node| self.socket(&node.name)).collect(),
+        };
+        Ok(format!("export FLOTA_HOST={}", sockets.join(",")))
+    }
+
+    pub(crate) fn exec(&self, name: &str, command: &[String]) -> anyhow::Result<u8> {
+        let node = &self.state.nodes[self.node(name)?];
+        if !node.runs() {
+            bail!("node {name} does not run");
+        }
+        let cgroups = node::cgroups(&self.state.name, name)?;
+        let spec = super::init::EnterSpec { pid: node.pid, cgroups, command: command.to_vec(), log: None };
+        let status = super::init::call(&spec)?.status()?;
+        Ok(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1))
+    }
+
+    pub(crate) fn logs(&self, name: &str) -> anyhow::Result<Vec<u8>> {
+        let node = &self.state.nodes[self.node(name)?];
+        Ok(fs_err::read(dir(&self.state.name).join(&node.name).join("flotad.log"))?)
+    }
+}

@@ -1,0 +1,137 @@
+//! One node of a sandbox: its namespaces, its cable, its daemon.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use flota_network::{Cable, Namespace};
+use flota_runtime::cgroup::{self, Folder};
+use flota_runtime::state::start_time;
+
+use super::init::{EnterSpec, InitSpec, call};
+use super::state::{NodeState, SandboxState, dir, run_dir};
+
+pub(crate) const BRIDGE: &str = "br0";
+/// The other side of a partition.
+pub(crate) const CUT_OFF: &str = "br1";
+const CARD: &str = "eth0";
+const PREFIX: u8 = 24;
+/// SIGKILL has done its work by then.
+const KILL_WAIT: Duration = Duration::from_secs(10);
+
+/// The node's cgroup in each hierarchy.
+pub(crate) fn cgroups(sandbox: &str, node: &str) -> anyhow::Result<Vec<Folder>> {
+    let hierarchies = cgroup::hierarchies().context("failed to find the cgroup hierarchies")?;
+    Ok(cgroup::folders(&hierarchies, &Path::new("flota-sandbox").join(sandbox), node))
+}
+
+/// Starts the node's PID 1 and plugs it in.
+pub(crate) fn boot(sandbox: &SandboxState, node: &mut NodeState) -> anyhow::Result<()> {
+    let (data, run) = (dir(&sandbox.name).join(&node.name).join("data"), run_dir(&sandbox.name).join(&node.name));
+    // What was in memory is gone with the machine.
+    let _ = std::fs::remove_dir_all(&run);
+    fs_err::create_dir_all(&data)?;
+    fs_err::create_dir_all(&run)?;
+    let spec = InitSpec { hostname: node.name.clone(), cgroups: cgroups(&sandbox.name, &node.name)?, data, run };
+    let output = call(&spec)?.stdin(Stdio::null()).output()?;
+    if !output.status.success() {
+        bail!("failed to start node {}: {}", node.name, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    node.pid = String::from_utf8_lossy(&output.stdout).trim().parse()?;
+    node.start_time = start_time(node.pid).unwrap_or(0);
+    node.paused = false;
+    let cable = Cable { port: node.name.clone(), card: CARD.into(), address: node.address, prefix: PREFIX };
+    let network = Namespace::at(&sandbox.network());
+    let plugged = || flota_network::plug(&network, BRIDGE, &Namespace::of(node.pid), &cable);
+    // The cable of the life before goes with its namespace, which the kernel takes some time for.
+    let until = Instant::now() + KILL_WAIT;
+    while let Err(error) = plugged() {
+        if Instant::now() > until {
+            return Err(error).with_context(|| format!("failed to connect node {}", node.name));
+        }
+        pause();
+    }
+    Ok(())
+}
+
+/// Starts `flotad` in the node.
+pub(crate) fn start_daemon(sandbox: &str, node: &mut NodeState) -> anyhow::Result<()> {
+    let flotad = std::env::current_exe()?.with_file_name("flotad");
+    let listen = format!("{}:{}", node.address, flota_api::defaults::PORT);
+    let command = vec![flotad.display().to_string(), "--listen".into(), listen];
+    let log = dir(sandbox).join(&node.name).join("flotad.log");
+    let spec = EnterSpec { pid: node.pid, cgroups: cgroups(sandbox, &node.name)?, command, log: Some(log) };
+    let output = call(&spec)?.stdin(Stdio::null()).output()?;
+    if !output.status.success() {
+        bail!("failed to start flotad on {}: {}", node.name, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    node.daemon = String::from_utf8_lossy(&output.stdout).trim().parse()?;
+    node.daemon_start_time = start_time(node.daemon).unwrap_or(0);
+    Ok(())
+}
+
+/// Every process of the node, by its cgroups: of any one hierarchy, for a process is in all of them.
+pub(crate) fn processes(sandbox: &str, node: &str) -> anyhow::Result<Vec<Pid>> {
+    let Some(folder) = cgroups(sandbox, node)?.into_iter().next() else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    collect(&folder.path, &mut found);
+    Ok(found)
+}
+
+fn collect(folder: &Path, found: &mut Vec<Pid>) {
+    let text = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    found.extend(text.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw));
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect(&entry.path(), found);
+        }
+    }
+}
+
+/// Kills PID 1, and with it everything; returns when it is gone and its cgroups are removed.
+pub(crate) fn destroy(sandbox: &str, node: &NodeState) -> anyhow::Result<()> {
+    if node.runs() {
+        let _ = kill(Pid::from_raw(node.pid), Signal::SIGKILL);
+    }
+    let until = Instant::now() + KILL_WAIT;
+    loop {
+        let left = processes(sandbox, &node.name)?;
+        if left.is_empty() {
+            break;
+        }
+        if Instant::now() > until {
+            bail!("{} processes of node {} do not end", left.len(), node.name);
+        }
+        left.iter().for_each(|pid| drop(kill(*pid, Signal::SIGKILL)));
+        pause();
+    }
+    for folder in cgroups(sandbox, &node.name)? {
+        remove_tree(&folder.path);
+    }
+    Ok(())
+}
+
+/// Removes a cgroup with all below it; one that is still busy is tried again for a moment.
+pub(crate) fn remove_tree(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path());
+        }
+    }
+    let until = Instant::now() + Duration::from_secs(2);
+    while let Err(error) = std::fs::remove_dir(folder) {
+        if error.raw_os_error() != Some(libc::EBUSY) || Instant::now() > until {
+            return;
+        }
+        pause();
+    }
+}
+
+/// A moment, in a loop that has its own bound.
+pub(crate) fn pause() {
+    let _ = nix::poll::poll(&mut [], 2u8);
+}

@@ -1,0 +1,89 @@
+//! What is known of a sandbox, in files: written after each change, so that any later `ctl` can go on.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+const STATE: &str = "/var/lib/flota-sandbox";
+const RUN: &str = "/run/flota-sandbox";
+
+/// One node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct NodeState {
+    pub(crate) name: String,
+    pub(crate) manager: bool,
+    pub(crate) address: Ipv4Addr,
+    /// PID 1 of the node, as the machine sees it, and its start time; 0: the node does not run.
+    pub(crate) pid: i32,
+    pub(crate) start_time: u64,
+    /// `flotad`, likewise.
+    pub(crate) daemon: i32,
+    pub(crate) daemon_start_time: u64,
+    pub(crate) paused: bool,
+}
+
+impl NodeState {
+    /// Whether PID 1 is there.
+    pub(crate) fn runs(&self) -> bool {
+        self.pid > 0 && flota_runtime::state::start_time(self.pid) == Some(self.start_time)
+    }
+
+    /// Whether `flotad` is there.
+    pub(crate) fn daemon_runs(&self) -> bool {
+        self.daemon > 0 && flota_runtime::state::start_time(self.daemon) == Some(self.daemon_start_time)
+    }
+
+    /// For people.
+    pub(crate) fn status(&self) -> &'static str {
+        match (self.runs(), self.paused, self.daemon_runs()) {
+            (false, ..) => "gone",
+            (true, true, _) => "paused",
+            (true, false, false) => "without flotad",
+            (true, false, true) => "running",
+        }
+    }
+}
+
+/// One sandbox.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SandboxState {
+    pub(crate) name: String,
+    pub(crate) nodes: Vec<NodeState>,
+}
+
+/// Every sandbox that there is, also one that was left half made.
+pub(crate) fn names() -> Vec<String> {
+    let entries = std::fs::read_dir(STATE).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+pub(crate) fn dir(name: &str) -> PathBuf {
+    PathBuf::from(STATE).join(name)
+}
+
+pub(crate) fn run_dir(name: &str) -> PathBuf {
+    PathBuf::from(RUN).join(name)
+}
+
+impl SandboxState {
+    pub(crate) fn load(name: &str) -> anyhow::Result<Self> {
+        let text = std::fs::read(dir(name).join("state.json"));
+        let text = text.with_context(|| format!("there is no sandbox `{name}`, or it was left half made (`ctl sandbox down --name {name}`)"))?;
+        serde_json::from_slice(&text).context("the sandbox's state is damaged")
+    }
+
+    pub(crate) fn save(&self) -> anyhow::Result<()> {
+        let path = dir(&self.name).join("state.json");
+        fs_err::write(path.with_extension("new"), serde_json::to_vec_pretty(self)?)?;
+        Ok(fs_err::rename(path.with_extension("new"), path)?)
+    }
+
+    /// The file that holds the bridges' namespace.
+    pub(crate) fn network(&self) -> PathBuf {
+        run_dir(&self.name).join("network")
+    }
+}

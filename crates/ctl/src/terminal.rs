@@ -1,0 +1,39 @@
+//! The user's terminal: its size, and raw while a remote program owns it.
+
+use std::io::IsTerminal;
+
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+
+/// Raw until dropped.
+pub(crate) struct Raw(Termios);
+
+impl Raw {
+    /// `None` where standard input is no terminal.
+    pub(crate) fn enter() -> Option<Self> {
+        let before = tcgetattr(std::io::stdin()).ok()?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(std::io::stdin(), SetArg::TCSANOW, &raw).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _ = tcsetattr(std::io::stdin(), SetArg::TCSANOW, &self.0);
+    }
+}
+
+/// Rows and columns.
+#[expect(unsafe_code, reason = "TIOCGWINSZ has no safe wrapper")]
+pub(crate) fn size() -> (u32, u32) {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: `size` is a whole winsize that lives through the call (ioctl_tty(2)).
+    let result = unsafe { libc::ioctl(1, libc::TIOCGWINSZ, &raw mut size) };
+    if result == 0 && size.ws_row > 0 { (size.ws_row.into(), size.ws_col.into()) } else { (24, 80) }
+}
+
+/// Whether somebody sits there.
+pub(crate) fn is_there() -> bool {
+    std::io::stdin().is_terminal()
+}

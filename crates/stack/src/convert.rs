@@ -1,0 +1,120 @@
+//! One service of the document to its spec.
+
+use std::collections::BTreeMap;
+
+use flota_api::model::{RestartCondition, RestartPolicy, ServiceSpec};
+use flota_api::resources::Resources;
+use serde_yaml_ng::Value;
+
+use crate::parse;
+use crate::schema::{Amounts, Pairs, Service, Words};
+
+pub(crate) fn service(stack: &str, key: &str, service: Service) -> Result<ServiceSpec, String> {
+    let base = ServiceSpec::default();
+    let at = |field: &'static str| move |why: String| if field.starts_with("deploy") { format!("{field}.{why}") } else { format!("{field}: {why}") };
+    let grace = service.stop_grace_period.as_deref().map(parse::duration).transpose().map_err(at("stop_grace_period"))?;
+    let deploy = service.deploy;
+    let labels = pairs(service.labels)?.into_iter().chain(pairs(deploy.labels)?).collect();
+    Ok(ServiceSpec {
+        name: format!("{stack}_{key}"),
+        labels,
+        image: service.image,
+        entrypoint: words(service.entrypoint).map_err(at("entrypoint"))?,
+        command: words(service.command).map_err(at("command"))?,
+        env: pairs(service.environment)?.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        working_dir: service.working_dir,
+        user: service.user,
+        hostname: service.hostname,
+        replicas: deploy.replicas.unwrap_or(1),
+        limits: amounts(deploy.resources.limits).map_err(at("deploy.resources.limits"))?,
+        reservations: amounts(deploy.resources.reservations).map_err(at("deploy.resources.reservations"))?,
+        restart: restart(deploy.restart_policy).map_err(at("deploy.restart_policy"))?,
+        stop_grace: grace.unwrap_or(base.stop_grace),
+        stop_signal: service.stop_signal,
+        constraints: deploy.placement.constraints,
+        ..base
+    })
+}
+
+fn words(words: Words) -> Result<Vec<String>, String> {
+    match words {
+        Words::Absent => Ok(Vec::new()),
+        Words::List(list) => Ok(list),
+        Words::Text(text) => split(&text),
+    }
+}
+
+/// White space parts words; quotes hold them together, a backslash takes the next character as it is.
+fn split(text: &str) -> Result<Vec<String>, String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match (quote, character) {
+            (Some(open), _) if character == open => quote = None,
+            (None, '"' | '\'') => {
+                quote = Some(character);
+                word.get_or_insert_default();
+            }
+            (None, _) if character.is_whitespace() => words.extend(word.take()),
+            (None | Some('"'), '\\') => word.get_or_insert_default().extend(characters.next()),
+            _ => word.get_or_insert_default().push(character),
+        }
+    }
+    if quote.is_some() {
+        return Err(format!("`{text}` has a quote that is not closed"));
+    }
+    words.extend(word);
+    Ok(words)
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => serde_yaml_ng::to_string(other).unwrap_or_default().trim().to_owned(),
+    }
+}
+
+fn pairs(pairs: Pairs) -> Result<BTreeMap<String, String>, String> {
+    Ok(match pairs {
+        Pairs::Absent => BTreeMap::new(),
+        Pairs::Map(map) => map.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
+        Pairs::List(list) => {
+            let pair = |item: &String| {
+                let (name, value) = item.split_once('=').unwrap_or((item, ""));
+                (name.to_owned(), value.to_owned())
+            };
+            list.iter().map(pair).collect()
+        }
+    })
+}
+
+fn amounts(amounts: Amounts) -> Result<Resources, String> {
+    let read = |value: Option<Value>, name: &str, parse: fn(&str) -> Result<u64, String>| {
+        value.map_or(Ok(0), |value| parse(&text(&value)).map_err(|why| format!("{name}: {why}")))
+    };
+    Ok(Resources {
+        nano_cpus: read(amounts.cpus, "cpus", parse::cpus)?,
+        memory_bytes: read(amounts.memory, "memory", parse::bytes)?,
+        pids: amounts.pids.unwrap_or(0),
+    })
+}
+
+fn restart(policy: crate::schema::RestartPolicy) -> Result<RestartPolicy, String> {
+    let base = RestartPolicy::default();
+    let time = |value: Option<String>, name: &str| {
+        value.as_deref().map(parse::duration).transpose().map_err(|why| format!("{name}: {why}"))
+    };
+    let condition = match policy.condition.as_deref() {
+        None | Some("any") => RestartCondition::Any,
+        Some("on-failure") => RestartCondition::OnFailure,
+        Some("none") => RestartCondition::None,
+        Some(other) => return Err(format!("condition: `{other}` is none of any, on-failure, none")),
+    };
+    Ok(RestartPolicy {
+        condition,
+        delay: time(policy.delay, "delay")?.unwrap_or(base.delay),
+        max_attempts: policy.max_attempts.unwrap_or(0),
+        window: time(policy.window, "window")?.unwrap_or(base.window),
+    })
+}

@@ -1,0 +1,116 @@
+//! A file to a stack: read, parsed, converted. Errors name the file and where in it.
+
+use std::path::{Path, PathBuf};
+
+use flota_api::model::StackSpec;
+
+use crate::convert;
+use crate::schema::Document;
+
+const FILE_BOUND: u64 = 1 << 20;
+
+/// Why a stack file is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// It can't be read.
+    #[error("failed to read {path}", path = path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is no stack file, or says something that is not understood.
+    #[error("{path}: {why}", path = path.display())]
+    Content {
+        /// Which file.
+        path: PathBuf,
+        /// What, and where.
+        why: String,
+    },
+}
+
+/// Reads the stack `name` from a file.
+///
+/// # Errors
+/// The file can't be read, or has a key or value that is not understood.
+pub fn load(path: &Path, name: &str) -> Result<StackSpec, LoadError> {
+    let read = |source| LoadError::Read { path: path.to_owned(), source };
+    let content = |why: String| LoadError::Content { path: path.to_owned(), why };
+    if std::fs::metadata(path).map_err(read)?.len() > FILE_BOUND {
+        return Err(content(format!("it has more than {FILE_BOUND} bytes")));
+    }
+    let text = std::fs::read_to_string(path).map_err(read)?;
+    parse(&text, name).map_err(content)
+}
+
+fn parse(text: &str, name: &str) -> Result<StackSpec, String> {
+    let document: Document = serde_yaml_ng::from_str(text).map_err(|error| explain(&error))?;
+    if document.services.is_empty() {
+        return Err("it has no services".into());
+    }
+    let service = |(key, service): (String, _)| {
+        convert::service(name, &key, service).map_err(|why| format!("services.{key}.{why}"))
+    };
+    Ok(StackSpec { name: name.to_owned(), services: document.services.into_iter().map(service).collect::<Result<_, _>>()? })
+}
+
+/// Keys that will come are told from keys that nobody knows.
+fn explain(error: &serde_yaml_ng::Error) -> String {
+    let text = error.to_string();
+    let later = ["networks", "ports", "volumes", "secrets", "configs", "healthcheck", "depends_on", "expose"];
+    match later.iter().find(|key| text.contains(&format!("unknown field `{key}`"))) {
+        Some(key) => {
+            let place = error.location().map(|it| format!(" at line {} column {}", it.line(), it.column())).unwrap_or_default();
+            format!("the key `{key}` is not there yet{place}")
+        }
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    const FILE: &str = r#"
+services:
+  web:
+    image: whoami
+    command: serve "two words"
+    environment:
+      NODE: "{{.Node.Hostname}}"
+      PORT: 8080
+    deploy:
+      replicas: 3
+      resources:
+        limits: { cpus: 0.5, memory: 64M, pids: 20 }
+        reservations: { cpus: "0.1" }
+      restart_policy: { condition: on-failure, delay: 2s }
+      placement: { constraints: [node.role==worker] }
+"#;
+
+    #[test]
+    fn a_stack_file_becomes_specs() {
+        let stack = parse(FILE, "shop").expect("a good file");
+        let [web] = stack.services.as_slice() else { panic!("one service") };
+        assert_eq!((web.name.as_str(), web.replicas), ("shop_web", 3));
+        assert_eq!(web.command, ["serve", "two words"]);
+        assert_eq!(web.env, ["NODE={{.Node.Hostname}}", "PORT=8080"]);
+        assert_eq!((web.limits.nano_cpus, web.limits.memory_bytes, web.limits.pids), (500_000_000, 64 << 20, 20));
+        assert_eq!(web.reservations.nano_cpus, 100_000_000);
+        assert_eq!(web.constraints, ["node.role==worker"]);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error_with_its_place() {
+        let error = |text: &str| parse(text, "s").expect_err("refused");
+        assert!(error("services: { web: { image: a, ports: [80] } }").starts_with("the key `ports` is not there yet"));
+        assert!(error("services: { web: { image: a, colour: red } }").contains("unknown field `colour`"));
+        assert_eq!(error("services: {}"), "it has no services");
+        assert!(error("services: { web: { image: a, deploy: { resources: { limits: { memory: x } } } } }")
+            .starts_with("services.web.deploy.resources.limits.memory: `x` is no size"));
+        assert!(error("services: { web: { command: x } }").contains("missing field `image`"));
+        assert!(error("[").contains("line 1"));
+    }
+}

@@ -1,0 +1,86 @@
+//! Values as people write them; the Compose specification's grammar for bytes and durations.
+
+use std::time::Duration;
+
+/// `512`, `64k`, `256m`, `1.5gb`: bytes, in powers of 1024.
+///
+/// # Errors
+/// Says what is wrong.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let lower = text.trim().to_ascii_lowercase();
+    let end = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let (number, unit) = lower.split_at(end);
+    let shift = match unit.trim_end_matches("ib").trim_end_matches('b') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err(format!("`{text}` is no size: it has the form 512, 64k, 256m, 1.5g")),
+    };
+    decimal(number, 1 << shift).ok_or_else(|| format!("`{text}` is no size: it has the form 512, 64k, 256m, 1.5g"))
+}
+
+/// `0.5`, `2`: CPUs, in 10^-9.
+///
+/// # Errors
+/// Says what is wrong.
+pub fn cpus(text: &str) -> Result<u64, String> {
+    decimal(text.trim(), 1_000_000_000).ok_or_else(|| format!("`{text}` is no number of CPUs: it has the form 0.5 or 2"))
+}
+
+/// A decimal number times `unit`, in whole units, without floating point.
+fn decimal(text: &str, unit: u64) -> Option<u64> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    if whole.is_empty() && part.is_empty() || part.len() > 12 {
+        return None;
+    }
+    let digits = |text: &str| if text.is_empty() { Some(0) } else { text.parse::<u128>().ok() };
+    let scale = 10u128.pow(u32::try_from(part.len()).ok()?);
+    let value = (digits(whole)? * scale + digits(part)?).checked_mul(u128::from(unit))? / scale;
+    u64::try_from(value).ok()
+}
+
+/// `300ms`, `10s`, `1m30s`, `2h`, `1.5s`.
+///
+/// # Errors
+/// Says what is wrong.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let fail = || format!("`{text}` is no duration: it has the form 300ms, 10s, 1m30s, 2h");
+    let mut rest = text.trim();
+    let mut total = 0u64;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(fail)?;
+        let (number, tail) = rest.split_at(end);
+        let end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(end);
+        let unit = match unit {
+            "us" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return Err(fail()),
+        };
+        total = decimal(number, unit).and_then(|it| total.checked_add(it)).ok_or_else(fail)?;
+        rest = tail;
+    }
+    if text.trim().is_empty() { Err(fail()) } else { Ok(Duration::from_nanos(total)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_cpus_and_durations_are_read_as_people_write_them() {
+        assert_eq!(["512", "64k", "256M", "1.5g", "1GiB"].map(|it| bytes(it).expect(it)), [512, 65_536, 268_435_456, 1_610_612_736, 1 << 30]);
+        assert_eq!(["2", "0.5", ".25"].map(|it| cpus(it).expect(it)), [2_000_000_000, 500_000_000, 250_000_000]);
+        let millis = |it: &str| duration(it).expect(it).as_millis();
+        assert_eq!(["300ms", "10s", "1m30s", "2h", "1.5s"].map(millis), [300, 10_000, 90_000, 7_200_000, 1_500]);
+        for bad in ["", "x", "-1", "1q", ".", "99999999999999999999g"] {
+            assert!(bytes(bad).is_err() && cpus(bad).is_err() && duration(bad).is_err(), "{bad}");
+        }
+        assert!(duration("10").is_err(), "a duration has a unit");
+    }
+}
