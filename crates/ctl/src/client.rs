@@ -20,6 +20,7 @@ use crate::error::{Failed, Hinted, Unreachable, Usage};
 
 /// Every manager has had its chance by then.
 const DEADLINE: Duration = Duration::from_millis(4_800);
+const PAUSE: Duration = Duration::from_millis(50);
 const DEFAULT_SOCKET: &str = "/run/flota/flota.sock";
 
 /// Managers' sockets, in the order in which they are tried.
@@ -71,11 +72,17 @@ impl Client {
 
     /// Calls one manager after the other until one answers.
     async fn with<T, F: Future<Output = Result<T, Status>>>(&self, call: impl Fn(Channel) -> F) -> anyhow::Result<T> {
+        let until = tokio::time::Instant::now() + DEADLINE;
         let all = async {
             let mut last = Status::unavailable("no manager is known");
-            for socket in &self.sockets {
+            let mut reached = false;
+            // In a circle: while a leader is being chosen, each of them may answer soon.
+            for socket in self.sockets.iter().cycle() {
                 let result = match Self::connect(socket.clone()).await {
-                    Ok(channel) => call(channel).await,
+                    Ok(channel) => {
+                        reached = true;
+                        call(channel).await
+                    }
                     Err(status) => Err(status),
                 };
                 match result {
@@ -85,10 +92,17 @@ impl Client {
                     }
                     other => return other,
                 }
+                let round = self.sockets.last() == Some(socket);
+                if round && (!reached || last.code() != Code::Unavailable || tokio::time::Instant::now() + PAUSE >= until) {
+                    break;
+                }
+                if round {
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
             Err(last)
         };
-        match tokio::time::timeout(DEADLINE, all).await {
+        match tokio::time::timeout_at(until, all).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(status)) => Err(failure(status)),
             Err(_) => Err(Unreachable("no manager answered in time: there may be no quorum".into()).into()),

@@ -56,7 +56,9 @@ pub(crate) fn rows(options: &ListOptions, headings: &[&str], rows: Vec<(Value, V
         for (_, cells) in rows {
             table.add_row(cells.iter().map(|cell| shorten(cell, options.no_trunc)).collect::<Vec<_>>());
         }
-        table.column_iter_mut().for_each(|column| drop(column.set_padding((0, 2))));
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
         table.to_string().lines().for_each(|row| line(row.trim_end()));
     }
 }

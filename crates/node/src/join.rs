@@ -1,5 +1,6 @@
 //! First contact: how a machine gets its identity, as the first node of a new cluster or with a join token.
 
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
@@ -12,6 +13,7 @@ use flota_api::proto::ca::{IssueCertificateRequest, JoinRaftRequest};
 use flota_identity::{Dialer, Identity, JoinToken, KeyPair, RootCa};
 
 const JOIN_WAIT: std::time::Duration = std::time::Duration::from_secs(15);
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// A new cluster's id, CA, and this node's identity in it.
 pub(crate) fn first_identity() -> anyhow::Result<(ClusterId, RootCa, Identity)> {
@@ -35,12 +37,37 @@ pub(crate) async fn join(token: &str, manager: &str, address: &str) -> anyhow::R
         hostname: flota_worker::describe().hostname,
         address: address.to_owned(),
     };
-    let mut client = NodeCaClient::new(Dialer::to_join(&parsed.ca_digest).manager(manager));
-    let answer = tokio::time::timeout(JOIN_WAIT, client.issue_certificate(request)).await;
-    let answer = answer.map_err(|_| anyhow!("the manager at {manager} does not answer"))?;
-    let answer = answer.map_err(|status| explain(&status, manager))?.into_inner();
+    let client = NodeCaClient::new(Dialer::to_join(&parsed.ca_digest).manager(manager));
+    let answer = patiently(manager, || {
+        let (mut client, request) = (client.clone(), request.clone());
+        async move { client.issue_certificate(request).await }
+    });
+    let answer = answer.await?.into_inner();
     let identity = Identity::new(answer.certificate_der.into(), key.to_der(), answer.ca_der.into())?;
     Ok((identity, answer.managers))
+}
+
+/// Asks again while the managers are just choosing a leader. A refusal, or a manager that can't be reached, is told at
+/// once.
+async fn patiently<T, F>(manager: &str, ask: impl Fn() -> F) -> anyhow::Result<T>
+where
+    F: Future<Output = Result<T, tonic::Status>>,
+{
+    let until = tokio::time::Instant::now() + JOIN_WAIT;
+    loop {
+        match tokio::time::timeout_at(until, ask()).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            // Without a source it is a manager's own answer, not the connection's.
+            Ok(Err(status)) if status.code() == tonic::Code::Unavailable && std::error::Error::source(&status).is_none() => {
+                if tokio::time::Instant::now() + PAUSE >= until {
+                    return Err(explain(&status, manager));
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            Ok(Err(status)) => return Err(explain(&status, manager)),
+            Err(_) => return Err(anyhow!("the manager at {manager} does not answer")),
+        }
+    }
 }
 
 /// A connection's failure is told by its cause: the layers between say nothing to a user.
@@ -70,11 +97,14 @@ pub(crate) async fn raft_id(
     let mut last = anyhow!("no other manager is known");
     for manager in managers.iter().filter(|manager| *manager != address) {
         let request = JoinRaftRequest { node_id: node.to_string(), address: address.to_owned(), new_raft_id };
-        let mut client = NodeCaClient::new(dialer.manager(manager));
-        match tokio::time::timeout(JOIN_WAIT, client.join_raft(request)).await {
-            Ok(Ok(answer)) => return Ok(answer.into_inner().raft_id),
-            Ok(Err(status)) => last = explain(&status, manager),
-            Err(_) => last = anyhow!("the manager at {manager} does not answer"),
+        let client = NodeCaClient::new(dialer.manager(manager));
+        let answer = patiently(manager, || {
+            let (mut client, request) = (client.clone(), request.clone());
+            async move { client.join_raft(request).await }
+        });
+        match answer.await {
+            Ok(answer) => return Ok(answer.into_inner().raft_id),
+            Err(error) => last = error,
         }
     }
     Err(last.context("failed to get a Raft id"))

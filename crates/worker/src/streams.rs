@@ -34,6 +34,9 @@ async fn say(outbox: &Outbox, frame: F) -> Result<(), Gone> {
 /// The user's side has gone.
 struct Gone;
 
+/// The leader closes its side when it has heard the end of this one.
+const CLOSE_WAIT: Duration = Duration::from_secs(10);
+
 /// Carries out one request of the leader's; returns when the stream has ended.
 pub(crate) async fn open(executor: Arc<Executor>, channel: Channel, open: OpenStream) {
     let (outbox, frames) = mpsc::channel(QUEUE);
@@ -41,7 +44,7 @@ pub(crate) async fn open(executor: Arc<Executor>, channel: Channel, open: OpenSt
         return;
     }
     let mut client = StreamsClient::new(channel).max_decoding_message_size(MESSAGE_BOUND);
-    let inbox = match client.data(ReceiverStream::new(frames)).await {
+    let mut inbox = match client.data(ReceiverStream::new(frames)).await {
         Ok(response) => response.into_inner(),
         Err(status) => {
             tracing::debug!(error = status.message(), "a stream could not be opened");
@@ -49,9 +52,8 @@ pub(crate) async fn open(executor: Arc<Executor>, channel: Channel, open: OpenSt
         }
     };
     match open.request.and_then(|frame| frame.frame) {
-        Some(F::Exec(request)) => exec(&executor, request, inbox, &outbox).await,
+        Some(F::Exec(request)) => exec(&executor, request, &mut inbox, &outbox).await,
         Some(F::Logs(request)) => {
-            let mut inbox = inbox;
             tokio::select! {
                 result = logs(&executor, request, &outbox) => drop(result),
                 // Nothing is said on this side: it ends when the user goes.
@@ -60,6 +62,10 @@ pub(crate) async fn open(executor: Arc<Executor>, channel: Channel, open: OpenSt
         }
         _ => drop(say(&outbox, F::Error("this request is not known here".into())).await),
     }
+    // To drop the answers' side now would reset the stream, and lose what is still under way to the leader.
+    drop(outbox);
+    let closed = async { while let Ok(Some(_)) = inbox.message().await {} };
+    let _ = tokio::time::timeout(CLOSE_WAIT, closed).await;
 }
 
 async fn logs(executor: &Executor, request: LogsRequest, outbox: &Outbox) -> Result<(), Gone> {
@@ -104,7 +110,7 @@ async fn logs(executor: &Executor, request: LogsRequest, outbox: &Outbox) -> Res
     }
 }
 
-async fn exec(executor: &Executor, request: ExecRequest, inbox: Streaming<Frame>, outbox: &Outbox) {
+async fn exec(executor: &Executor, request: ExecRequest, inbox: &mut Streaming<Frame>, outbox: &Outbox) {
     let failed = match start(executor, &request).await {
         Ok((process, io)) => {
             let handle = process.handle();
@@ -175,7 +181,7 @@ fn resize(terminal: &OwnedFd, rows: u32, columns: u32) {
     unsafe { nix::libc::ioctl(terminal.as_raw_fd(), nix::libc::TIOCSWINSZ, &raw const size) };
 }
 
-async fn run(io: Io, ended: tokio::task::JoinHandle<i32>, inbox: Streaming<Frame>, outbox: &Outbox) {
+async fn run(io: Io, ended: tokio::task::JoinHandle<i32>, inbox: &mut Streaming<Frame>, outbox: &Outbox) {
     let Io { stdin, stdout, stderr, terminal } = io;
     let output = async {
         let (out, err) = (pump(stdout, outbox, F::Stdout), async {
@@ -220,7 +226,7 @@ async fn pump(mut from: impl AsyncRead + Unpin, outbox: &Outbox, frame: fn(bytes
 }
 
 /// The user's input to the process, until the user's side ends.
-async fn feed(mut inbox: Streaming<Frame>, mut stdin: Option<tokio::fs::File>, terminal: Option<OwnedFd>) {
+async fn feed(inbox: &mut Streaming<Frame>, mut stdin: Option<tokio::fs::File>, terminal: Option<OwnedFd>) {
     while let Ok(Some(frame)) = inbox.message().await {
         match (frame.frame, &mut stdin) {
             (Some(F::Stdin(bytes)), Some(file)) => {

@@ -106,7 +106,9 @@ pub(crate) fn destroy(sandbox: &str, node: &NodeState) -> anyhow::Result<()> {
         if Instant::now() > until {
             bail!("{} processes of node {} do not end", left.len(), node.name);
         }
-        left.iter().for_each(|pid| drop(kill(*pid, Signal::SIGKILL)));
+        for pid in left {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
         pause();
     }
     for folder in cgroups(sandbox, &node.name)? {

@@ -54,7 +54,7 @@ fn about() -> String {
         text.push_str(&format!("{name}={value}\n"));
     }
     let mut addresses: Vec<String> = read("/proc/net/fib_trie").lines().zip(read("/proc/net/fib_trie").lines().skip(1))
-        .filter(|(_, next)| next.contains("host LOCAL"))
+        .filter(|(_, next)| next.contains("/32 host LOCAL"))
         .filter_map(|(line, _)| line.split_whitespace().last().map(str::to_owned))
         .collect();
     addresses.sort();
