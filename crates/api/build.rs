@@ -1,9 +1,8 @@
 //! Compiles ../../proto with a pure-Rust protobuf compiler: no system tool is needed.
 use std::path::PathBuf;
 
-const FILES: [&str; 11] = [
-    "types", "specs", "objects", "raft", "control", "streams", "dispatcher", "ca", "images", "node", "control",
-];
+const FILES: [&str; 11] =
+    ["types", "specs", "objects", "raft", "control", "streams", "dispatcher", "ca", "images", "node", "control"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");

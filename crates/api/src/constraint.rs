@@ -9,7 +9,9 @@ pub enum ConstraintError {
     #[error("`{0}`: a constraint is KEY==VALUE or KEY!=VALUE")]
     Operator(String),
     /// A key that nodes do not have.
-    #[error("`{0}`: the key is one of node.id, node.hostname, node.role, node.platform.os, node.platform.arch, node.labels.NAME")]
+    #[error(
+        "`{0}`: the key is one of node.id, node.hostname, node.role, node.platform.os, node.platform.arch, node.labels.NAME"
+    )]
     Key(String),
     /// No value.
     #[error("`{0}`: the value is missing")]

@@ -22,7 +22,7 @@ pub mod version;
 pub use convert::Malformed;
 
 /// The generated wire types, one module for each file in `proto/`.
-#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::too_many_lines, reason = "generated code")]
 pub mod proto {
     macro_rules! include_packages {
         ($($name:ident)*) => { $(pub mod $name { include!(concat!(env!("OUT_DIR"), "/flota.", stringify!($name), ".rs")); })* };

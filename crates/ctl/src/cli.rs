@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{exec, image, node, registry, service, stack, swarm, task};
+use crate::commands::{exec, image, node, registry, service, stack, swarm, system, task};
 use crate::sandbox;
 
 /// Flota: a container cluster in two commands
@@ -44,6 +44,9 @@ pub(crate) enum Noun {
     /// A whole cluster on this machine
     #[command(subcommand)]
     Sandbox(sandbox::Sandbox),
+    /// This machine
+    #[command(subcommand)]
+    System(system::System),
     /// The version of ctl, and of the node that it talks to
     Version,
 }

@@ -93,7 +93,9 @@ impl Client {
                     other => return other,
                 }
                 let round = self.sockets.last() == Some(socket);
-                if round && (!reached || last.code() != Code::Unavailable || tokio::time::Instant::now() + PAUSE >= until) {
+                if round
+                    && (!reached || last.code() != Code::Unavailable || tokio::time::Instant::now() + PAUSE >= until)
+                {
                     break;
                 }
                 if round {
@@ -136,7 +138,9 @@ pub(crate) fn failure(status: Status) -> anyhow::Error {
         text if text.contains("flota.sock") && text.contains("No such file") => {
             Some("is flotad running? `ctl sandbox up` starts a whole cluster on this machine")
         }
-        text if text.starts_with("no leader") => Some("start the other managers again; `ls --stale` shows what this one knows"),
+        text if text.starts_with("no leader") => {
+            Some("start the other managers again; `ls --stale` shows what this one knows")
+        }
         _ => None,
     };
     let error = anyhow::Error::new(Failed(status));

@@ -8,6 +8,7 @@ pub(crate) mod registry;
 pub(crate) mod service;
 pub(crate) mod stack;
 pub(crate) mod swarm;
+pub(crate) mod system;
 pub(crate) mod task;
 
 use crate::cli::{Cli, Noun};
@@ -27,6 +28,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<u8> {
         Noun::Image(verb) => image::run(verb, client).await?,
         Noun::Registry(verb) => registry::run(verb, client).await?,
         Noun::Sandbox(verb) => return sandbox::run(verb).await,
+        Noun::System(verb) => system::run(verb, &client(false)?).await?,
         Noun::Version => {
             printer::line(&format!("ctl {}", flota_api::VERSION));
             if let Ok(mut node) = client(false)?.node().await

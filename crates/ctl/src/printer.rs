@@ -65,7 +65,11 @@ pub(crate) fn rows(options: &ListOptions, headings: &[&str], rows: Vec<(Value, V
 
 fn shorten(cell: &str, whole: bool) -> String {
     const MOST: usize = 100;
-    if whole || cell.chars().count() <= MOST { cell.to_owned() } else { cell.chars().take(MOST - 1).chain(['…']).collect() }
+    if whole || cell.chars().count() <= MOST {
+        cell.to_owned()
+    } else {
+        cell.chars().take(MOST - 1).chain(['…']).collect()
+    }
 }
 
 /// The first characters of an id are enough for people.
@@ -101,7 +105,9 @@ impl ListOptions {
             match &row[key] {
                 Value::String(text) => text == value,
                 Value::Null => false,
-                other => other.to_string() == value,
+                Value::Bool(flag) => value == if *flag { "true" } else { "false" },
+                Value::Number(number) => number.to_string() == *value,
+                _ => false,
             }
         })
     }
@@ -109,7 +115,10 @@ impl ListOptions {
     /// Says how old an answer may be, where it was not asked of the leader.
     pub(crate) fn say_age(&self, header: Option<flota_api::proto::control::ListHeader>) {
         if let Some(header) = header.filter(|header| header.stale) {
-            say(&format!("stale: this may be {:.1} s old", std::time::Duration::from_millis(header.age_ms).as_secs_f64()));
+            say(&format!(
+                "stale: this may be {:.1} s old",
+                std::time::Duration::from_millis(header.age_ms).as_secs_f64()
+            ));
         }
     }
 }

@@ -73,9 +73,20 @@ fn hangs(name: &str, last: &ServiceProgress, timeout: Duration) -> anyhow::Error
     anyhow::anyhow!("service {name}: {} of {} tasks run after {timeout:?}{reasons}", last.running, last.desired)
 }
 
-async fn follow(client: &Client, id: &str, name: &str, line: &mut Line, last: &mut ServiceProgress) -> anyhow::Result<()> {
+async fn follow(
+    client: &Client,
+    id: &str,
+    name: &str,
+    line: &mut Line,
+    last: &mut ServiceProgress,
+) -> anyhow::Result<()> {
     let request = WatchServiceRequest { service: id.to_owned() };
-    let mut stream = client.control(|mut control| { let request = request.clone(); async move { control.watch_service(request).await } }).await?;
+    let mut stream = client
+        .control(|mut control| {
+            let request = request.clone();
+            async move { control.watch_service(request).await }
+        })
+        .await?;
     while let Some(progress) = stream.message().await.map_err(|status| anyhow::Error::new(Failed(status)))? {
         *last = progress;
         if last.removed {
@@ -100,7 +111,12 @@ pub(crate) async fn image(client: &Client, reference: &str, timeout: Duration) -
     let result = loop {
         let request = WatchImageRequest { image: reference.to_owned() };
         let watch = async {
-            let mut stream = client.control(|mut control| { let request = request.clone(); async move { control.watch_image(request).await } }).await?;
+            let mut stream = client
+                .control(|mut control| {
+                    let request = request.clone();
+                    async move { control.watch_image(request).await }
+                })
+                .await?;
             while let Some(progress) = stream.message().await.map_err(|status| anyhow::Error::new(Failed(status)))? {
                 line.show(format!("{reference}: on {} of {} nodes", progress.holders, progress.wanted));
                 if progress.converged {

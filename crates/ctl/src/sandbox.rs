@@ -123,7 +123,10 @@ pub(crate) async fn run(verb: Sandbox) -> anyhow::Result<u8> {
         Sandbox::Logs { name, node } => printer::bytes(1, &open(name)?.logs(&node)?),
         Sandbox::Kill { name, daemon_only, nodes } => {
             let mut sandbox = open(name)?;
-            sandbox.each(&nodes, |sandbox, node| if daemon_only { sandbox.kill_daemon(node) } else { sandbox.kill(node) })?;
+            sandbox.each(
+                &nodes,
+                |sandbox, node| if daemon_only { sandbox.kill_daemon(node) } else { sandbox.kill(node) },
+            )?;
         }
         Sandbox::Stop { name, daemon_only, nodes } => open(name)?.stop(&nodes, daemon_only).await?,
         Sandbox::Pause { name, nodes } => open(name)?.each(&nodes, Running::pause)?,

@@ -55,7 +55,8 @@ impl Dialer {
     /// Presents nothing and trusts a manager whose CA has this digest.
     pub fn to_join(ca_digest: &str) -> Self {
         let verifier = PinnedCa { digest: ca_digest.to_owned() };
-        let mut config = builder().dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
+        let mut config =
+            builder().dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
         Self { config: config.into() }
     }
@@ -156,4 +157,5 @@ impl ServerCertVerifier for PinnedCa {
 }
 
 /// What a joining node reads when the manager's CA is not the token's.
-pub(crate) const OTHER_CLUSTER: &str = "the join token is of another cluster: this manager's CA is not the one that it names";
+pub(crate) const OTHER_CLUSTER: &str =
+    "the join token is of another cluster: this manager's CA is not the one that it names";

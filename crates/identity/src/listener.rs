@@ -84,7 +84,10 @@ fn server_config(identity: &Identity) -> Result<ServerConfig, rustls::Error> {
 ///
 /// # Errors
 /// The identity's key does not fit its certificate.
-pub fn incoming(listener: TcpListener, identity: &Identity) -> Result<mpsc::Receiver<io::Result<PeerStream>>, rustls::Error> {
+pub fn incoming(
+    listener: TcpListener,
+    identity: &Identity,
+) -> Result<mpsc::Receiver<io::Result<PeerStream>>, rustls::Error> {
     let acceptor = TlsAcceptor::from(Arc::new(server_config(identity)?));
     let (sender, receiver) = mpsc::channel(16);
     let room = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES));

@@ -74,7 +74,8 @@ impl RootCa {
         cluster: &ClusterId,
         now: SystemTime,
     ) -> Result<Vec<u8>, CertificateError> {
-        let malformed = |error: rcgen::Error| CertificateError::Malformed { what: "the request", why: error.to_string() };
+        let malformed =
+            |error: rcgen::Error| CertificateError::Malformed { what: "the request", why: error.to_string() };
         let request = CertificateSigningRequestDer::from(request.to_vec());
         let mut request = rcgen::CertificateSigningRequestParams::from_der(&request).map_err(malformed)?;
         let names = [Some(NODE_NAME), (role == Role::Manager).then_some(MANAGER_NAME)];
@@ -89,7 +90,8 @@ impl RootCa {
         params.not_before = (now - CLOCK_SKEW).into();
         params.not_after = (now + CERTIFICATE_LIFE).into();
         request.params = params;
-        let key = rcgen::KeyPair::try_from(&PrivatePkcs8KeyDer::from(self.key.clone())).map_err(make("the CA's key"))?;
+        let key =
+            rcgen::KeyPair::try_from(&PrivatePkcs8KeyDer::from(self.key.clone())).map_err(make("the CA's key"))?;
         let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(self.certificate.clone()), key);
         let signed = request.signed_by(&issuer.map_err(make("the CA"))?).map_err(make("a certificate"))?;
         Ok(signed.der().to_vec())

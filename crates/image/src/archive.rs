@@ -100,7 +100,8 @@ fn from_docker(
     manifest: &[u8],
     blobs: &HashMap<String, (String, u64)>,
 ) -> Result<(Image, Option<String>), ImageError> {
-    let images: Vec<DockerImage> = serde_json::from_slice(manifest).map_err(|error| refuse(format!("manifest.json: {error}")))?;
+    let images: Vec<DockerImage> =
+        serde_json::from_slice(manifest).map_err(|error| refuse(format!("manifest.json: {error}")))?;
     let [image] = images.as_slice() else {
         return Err(refuse(format!("it holds {} images, and one is taken", images.len())));
     };

@@ -48,12 +48,14 @@ pub enum PullError {
 /// The registry would not, or a blob is not what its digest says.
 pub async fn pull(store: &ImageStore, reference: &str, credentials: Option<Credentials>) -> Result<Image, PullError> {
     let parsed: Reference = reference.parse().map_err(|_| PullError::Reference(reference.to_owned()))?;
-    let fail = |error: &dyn std::fmt::Display| PullError::Registry { reference: reference.to_owned(), why: error.to_string() };
+    let fail =
+        |error: &dyn std::fmt::Display| PullError::Registry { reference: reference.to_owned(), why: error.to_string() };
     let registry = parsed.resolve_registry().to_owned();
     let host = registry.rsplit_once(':').map_or(registry.as_str(), |(host, _)| host);
     let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|it| it.is_loopback());
     let protocol = if local { ClientProtocol::Http } else { ClientProtocol::Https };
-    let client = Client::try_from(ClientConfig { protocol, ..ClientConfig::default() }).map_err(|error| fail(&error))?;
+    let client =
+        Client::try_from(ClientConfig { protocol, ..ClientConfig::default() }).map_err(|error| fail(&error))?;
     let auth = credentials.map_or(RegistryAuth::Anonymous, |it| RegistryAuth::Basic(it.username, it.password));
     let accepted = [
         "application/vnd.oci.image.manifest.v1+json",

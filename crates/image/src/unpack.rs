@@ -14,7 +14,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, makedev, mkdirat, mknod, utimensat, UtimensatFlags};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, makedev, mkdirat, mknod, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, unlinkat};
 
@@ -61,7 +61,9 @@ pub(crate) fn unpack(mut blob: File, dir: &Path) -> Result<(), UnpackError> {
     let most = FREE_BYTES.max(packed.saturating_mul(RATIO));
     match &magic[..count] {
         [0x1f, 0x8b, ..] => entries(flate2::bufread::MultiGzDecoder::new(blob), dir, most),
-        [0x28, 0xb5, 0x2f, 0xfd] => entries(zstd::stream::Decoder::with_buffer(blob).map_err(UnpackError::Tar)?, dir, most),
+        [0x28, 0xb5, 0x2f, 0xfd] => {
+            entries(zstd::stream::Decoder::with_buffer(blob).map_err(UnpackError::Tar)?, dir, most)
+        }
         _ => entries(blob, dir, most),
     }
 }
@@ -112,7 +114,11 @@ impl Layer {
         match kind {
             tar::EntryType::Directory => make_folder(&parent, &name).map_err(kernel)?,
             tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => {
-                let mut file = File::options().write(true).create_new(true).open(&target).map_err(|error| kernel(errno(&error)))?;
+                let mut file = File::options()
+                    .write(true)
+                    .create_new(true)
+                    .open(&target)
+                    .map_err(|error| kernel(errno(&error)))?;
                 io::copy(entry, &mut file).map_err(UnpackError::Tar)?;
             }
             tar::EntryType::Symlink => {

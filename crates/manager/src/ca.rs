@@ -116,7 +116,9 @@ impl NodeCa for CaService {
             if let Some(node) = view.node(node_id.as_str()) {
                 let managers = view.nodes().filter(|node| node.role == Role::Manager).count();
                 if node.role == Role::Manager && managers == 1 {
-                    return Err(JoinFailed(Status::failed_precondition("it is the last manager: the cluster would be gone")));
+                    return Err(JoinFailed(Status::failed_precondition(
+                        "it is the last manager: the cluster would be gone",
+                    )));
                 }
                 tx.update(Node {
                     raft_id: 0,

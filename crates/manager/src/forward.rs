@@ -70,7 +70,13 @@ where
                 Ok(Some(_)) if request.headers().contains_key(FORWARDED) => {
                     Ok(Status::unavailable("leadership has just moved; try again").into_http())
                 }
-                Ok(Some(address)) => Ok(send(&manager, &address, request).await),
+                Ok(Some(address)) => Ok(tokio::select! {
+                    response = send(&manager, &address, request) => response,
+                    // A machine that is gone answers nothing: the next leader is not waited for any longer than itself.
+                    () = moved(&manager, &address) => {
+                        Status::unavailable("leadership has just moved; try again").into_http()
+                    }
+                }),
                 Err(_) => Ok(no_leader(&manager).into_http()),
             }
         })
@@ -98,6 +104,20 @@ async fn find_leader(manager: &Manager) -> Option<String> {
         tokio::select! {
             changed = leadership.changed() => if changed.is_err() { return std::future::pending().await },
             changed = leading.changed() => if changed.is_err() { return std::future::pending().await },
+        }
+    }
+}
+
+/// Until somebody else leads than the manager at `address`.
+async fn moved(manager: &Manager, address: &str) {
+    let mut leadership = manager.raft.leadership();
+    loop {
+        let leader = leadership.borrow_and_update().leader;
+        if leader.is_some() && manager.leader_address().is_some_and(|leader| leader != address) {
+            return;
+        }
+        if leadership.changed().await.is_err() {
+            return;
         }
     }
 }

@@ -55,7 +55,8 @@ impl ControlLoop for Images {
         let mut holders: Vec<ImageHolder> = image.holders.iter().filter(keep).cloned().collect();
         let counted = holders.iter().filter(|it| state(it) != Some(NodeState::Down)).count();
         let missing = wanted_holders(view).saturating_sub(counted);
-        let held = |id: &flota_api::id::NodeId| view.images().filter(|it| it.holders.iter().any(|h| h.node_id == *id)).count();
+        let held =
+            |id: &flota_api::id::NodeId| view.images().filter(|it| it.holders.iter().any(|h| h.node_id == *id)).count();
         let mut candidates: Vec<_> = view
             .nodes()
             .filter(|node| node.state == NodeState::Ready && !holders.iter().any(|it| it.node_id == node.id))

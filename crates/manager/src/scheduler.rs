@@ -146,7 +146,8 @@ fn choose(task: &Task, spec: &ServiceSpec, nodes: &[NodeInfo]) -> Result<usize, 
         Some((index, _)) => Ok(index),
         None if nodes.is_empty() => Err("there is no node".into()),
         None => {
-            let reasons: Vec<String> = out.iter().map(|(why, count)| format!("{count} of {} {why}", nodes.len())).collect();
+            let reasons: Vec<String> =
+                out.iter().map(|(why, count)| format!("{count} of {} {why}", nodes.len())).collect();
             Err(format!("no node fits: {}", reasons.join(", ")))
         }
     }

@@ -72,7 +72,9 @@ impl Streams for StreamsService {
         let node = request.extensions().get::<Peer>().and_then(Peer::node_id).cloned();
         let mut inbox = request.into_inner();
         let first = inbox.message().await?.and_then(|frame| frame.frame);
-        let Some(F::Accept(id)) = first else { return Err(Status::invalid_argument("a data stream begins with `accept`")) };
+        let Some(F::Accept(id)) = first else {
+            return Err(Status::invalid_argument("a data stream begins with `accept`"));
+        };
         let waiting = self.0.pending.0.lock().expect("no holder panics").remove(&id);
         // Only the node that was asked may answer.
         let waiting = waiting.filter(|(asked, _)| Some(asked) == node.as_ref());
@@ -150,7 +152,9 @@ async fn join(mut user: Streaming<Frame>, data: Data, to_user: Outbox) {
                 }
                 Ok(None) => return,
                 Err(status) => {
-                    let _ = to_user.send(Err(Status::unavailable(format!("the node went away: {}", status.message())))).await;
+                    let _ = to_user
+                        .send(Err(Status::unavailable(format!("the node went away: {}", status.message()))))
+                        .await;
                     return;
                 }
             }

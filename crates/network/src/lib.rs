@@ -6,5 +6,5 @@
 mod links;
 mod namespace;
 
-pub use links::{Cable, make_bridge, plug, set_bridge, set_up};
+pub use links::{Cable, make_bridge, plug, set_bridge, set_up, unplug};
 pub use namespace::{Namespace, NetworkError};

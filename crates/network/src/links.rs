@@ -61,7 +61,8 @@ pub fn plug(namespace: &Namespace, bridge: &str, process: &Namespace, cable: &Ca
         let bridge = index(&handle, &bridge).await?;
         let near = LinkUnspec::new_with_index(index(&handle, &port).await?).controller(bridge).up().build();
         handle.link().set(near).execute().await.map_err(netlink("put the cable into the bridge"))?;
-        let moved = LinkUnspec::new_with_index(index(&handle, &far).await?).setns_by_fd(there.as_raw_fd()).name(card).build();
+        let moved =
+            LinkUnspec::new_with_index(index(&handle, &far).await?).setns_by_fd(there.as_raw_fd()).name(card).build();
         handle.link().set(moved).execute().await.map_err(netlink("give the cable to the process"))
     })?;
     let cable = cable.clone();
@@ -97,5 +98,19 @@ pub fn set_bridge(namespace: &Namespace, name: &str, bridge: &str) -> Result<(),
         let bridge = index(&handle, &bridge).await?;
         let link = LinkUnspec::new_with_index(index(&handle, &name).await?).controller(bridge).build();
         handle.link().set(link).execute().await.map_err(netlink(format!("move {name}")))
+    })
+}
+
+/// Takes a cable away, both ends of it. Does nothing where there is none.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn unplug(namespace: &Namespace, name: &str) -> Result<(), NetworkError> {
+    let name = name.to_owned();
+    namespace.run(move |handle| async move {
+        match index(&handle, &name).await {
+            Ok(link) => handle.link().del(link).execute().await.map_err(netlink(format!("remove the cable {name}"))),
+            Err(_) => Ok(()),
+        }
     })
 }

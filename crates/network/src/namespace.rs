@@ -68,7 +68,9 @@ impl Namespace {
             mount(Some("/proc/thread-self/ns/net"), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
             Ok(())
         });
-        made.join().unwrap_or_else(|_| Err(io::Error::other("the thread broke off"))).map_err(io("make a network namespace"))?;
+        made.join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread broke off")))
+            .map_err(io("make a network namespace"))?;
         Ok(Self::at(path))
     }
 
@@ -84,7 +86,10 @@ impl Namespace {
     }
 
     /// Runs `work` inside it, with a netlink connection.
-    pub(crate) fn run<T, F>(&self, work: impl FnOnce(rtnetlink::Handle) -> F + Send + 'static) -> Result<T, NetworkError>
+    pub(crate) fn run<T, F>(
+        &self,
+        work: impl FnOnce(rtnetlink::Handle) -> F + Send + 'static,
+    ) -> Result<T, NetworkError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, NetworkError>>,

@@ -105,7 +105,12 @@ impl Membership {
             }
         };
         let result = tokio::time::timeout(VOTER_WAIT, votes).await;
-        result.map_err(|_| anyhow!("the other managers did not take this one in within {VOTER_WAIT:?}: is {} reachable from them?", self.address))
+        result.map_err(|_| {
+            anyhow!(
+                "the other managers did not take this one in within {VOTER_WAIT:?}: is {} reachable from them?",
+                self.address
+            )
+        })
     }
 
     /// Ends it. The containers run on.
@@ -154,7 +159,9 @@ async fn start_manager(
         Begin::New(first) => {
             let raft = RaftNode::start(options(1)).await?;
             raft.initialize(address).await?;
-            flota_raft_store::Proposer::propose(&raft, *first).await.context("failed to write the cluster's first entry")?;
+            flota_raft_store::Proposer::propose(&raft, *first)
+                .await
+                .context("failed to write the cluster's first entry")?;
             state.write("raft-id", "1")?;
             raft
         }
@@ -233,7 +240,8 @@ fn serve(
 pub(crate) fn address_again(state: &StateDir, listen: SocketAddr) -> anyhow::Result<String> {
     let Some(before) = state.read("address") else { bail!("the node's address is not known any more") };
     let own = join::addresses().unwrap_or_default();
-    let kept = before.parse::<SocketAddr>().is_ok_and(|it| it.ip().is_loopback() || own.contains(&it.ip()) || own.is_empty());
+    let kept =
+        before.parse::<SocketAddr>().is_ok_and(|it| it.ip().is_loopback() || own.contains(&it.ip()) || own.is_empty());
     // Identity is the certificate; an address may change, and every session says it anew.
     if kept { Ok(before) } else { join::own_address("", listen) }
 }

@@ -68,12 +68,14 @@ impl Config {
         if !(1..=100).contains(&raft_patience) {
             bail!("raft-patience: {raft_patience} is not between 1 and 100");
         }
-        let beside = std::env::current_exe().context("failed to find out where flotad is")?.with_file_name("flota-runtime");
+        let beside =
+            std::env::current_exe().context("failed to find out where flotad is")?.with_file_name("flota-runtime");
         let runtime = file.runtime.unwrap_or(beside);
         if !runtime.is_file() {
             bail!("the program {} is missing", runtime.display());
         }
-        let absolute = |path: PathBuf| std::path::absolute(&path).with_context(|| format!("`{}` is no path", path.display()));
+        let absolute =
+            |path: PathBuf| std::path::absolute(&path).with_context(|| format!("`{}` is no path", path.display()));
         Ok(Self {
             data_dir: absolute(arguments.data_dir.or(file.data_dir).unwrap_or_else(|| "/var/lib/flota".into()))?,
             run_dir: absolute(arguments.run_dir.or(file.run_dir).unwrap_or_else(|| "/run/flota".into()))?,
@@ -104,11 +106,14 @@ fn read(path: &PathBuf) -> anyhow::Result<File> {
     let about = match std::fs::metadata(path) {
         Ok(about) => about,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(File::default()),
-        Err(error) => return Err(error).with_context(|| format!("failed to read the settings file {}", path.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("failed to read the settings file {}", path.display()));
+        }
     };
     if about.len() > FILE_BOUND {
         bail!("the settings file {} has more than {FILE_BOUND} bytes", path.display());
     }
-    let text = std::fs::read_to_string(path).with_context(|| format!("failed to read the settings file {}", path.display()))?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("failed to read the settings file {}", path.display()))?;
     toml::from_str(&text).with_context(|| format!("the settings file {} can't be understood", path.display()))
 }

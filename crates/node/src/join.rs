@@ -58,7 +58,9 @@ where
         match tokio::time::timeout_at(until, ask()).await {
             Ok(Ok(answer)) => return Ok(answer),
             // Without a source it is a manager's own answer, not the connection's.
-            Ok(Err(status)) if status.code() == tonic::Code::Unavailable && std::error::Error::source(&status).is_none() => {
+            Ok(Err(status))
+                if status.code() == tonic::Code::Unavailable && std::error::Error::source(&status).is_none() =>
+            {
                 if tokio::time::Instant::now() + PAUSE >= until {
                     return Err(explain(&status, manager));
                 }
@@ -114,7 +116,9 @@ pub(crate) async fn raft_id(
 pub(crate) fn own_address(advertise: &str, listen: SocketAddr) -> anyhow::Result<String> {
     if !advertise.is_empty() {
         let port = listen.port();
-        let parsed = advertise.parse::<SocketAddr>().or_else(|_| advertise.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port)));
+        let parsed = advertise
+            .parse::<SocketAddr>()
+            .or_else(|_| advertise.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port)));
         return parsed.map(|it| it.to_string()).map_err(|_| anyhow!("`{advertise}` is no IP or IP:PORT"));
     }
     if !listen.ip().is_unspecified() {
@@ -126,7 +130,10 @@ pub(crate) fn own_address(advertise: &str, listen: SocketAddr) -> anyhow::Result
         [one] => Ok(SocketAddr::new(*one, listen.port()).to_string()),
         many => {
             let list: Vec<String> = many.iter().map(ToString::to_string).collect();
-            bail!("this machine has several addresses ({}): say which others use with --advertise-addr", list.join(", "))
+            bail!(
+                "this machine has several addresses ({}): say which others use with --advertise-addr",
+                list.join(", ")
+            )
         }
     }
 }

@@ -49,7 +49,9 @@ fn reference(text: &str) -> Result<String, Status> {
 
 impl LocalService {
     async fn worker(&self) -> Result<Arc<Worker>, Status> {
-        let none = || Status::failed_precondition("this node belongs to no cluster: `ctl swarm init` or `ctl swarm join` first");
+        let none = || {
+            Status::failed_precondition("this node belongs to no cluster: `ctl swarm init` or `ctl swarm join` first")
+        };
         self.0.worker().await.ok_or_else(none)
     }
 }

@@ -17,7 +17,7 @@ use flota_api::proto::node::local_node_server::LocalNodeServer;
 use flota_identity::Peer;
 use flota_manager::Manager;
 
-use crate::cluster::{Membership, Parts, Begin, address_again};
+use crate::cluster::{Begin, Membership, Parts, address_again};
 use crate::config::Config;
 use crate::local::LocalService;
 use crate::rpc::{Authorize, LocalControl};
@@ -134,7 +134,11 @@ impl Node {
         refuse_second(place.as_ref())?;
         let address = join::own_address(advertise, self.config.listen)?;
         // Said before the cluster hears of this node.
-        drop(tokio::net::TcpListener::bind(self.config.listen).await.with_context(|| format!("failed to listen at {}", self.config.listen))?);
+        drop(
+            tokio::net::TcpListener::bind(self.config.listen)
+                .await
+                .with_context(|| format!("failed to listen at {}", self.config.listen))?,
+        );
         let (identity, mut managers) = join::join(token, manager, &address).await?;
         if managers.is_empty() {
             managers.push(manager.to_owned());
@@ -184,7 +188,11 @@ impl Node {
         let request = LeaveRaftRequest { node_id: membership.identity.node_id.to_string(), force };
         let managers: Vec<String> = match &membership.manager {
             Some(manager) => manager.raft.members().into_iter().map(|member| member.address).collect(),
-            None => std::fs::read_to_string(self.state.worker().join("managers")).unwrap_or_default().lines().map(str::to_owned).collect(),
+            None => std::fs::read_to_string(self.state.worker().join("managers"))
+                .unwrap_or_default()
+                .lines()
+                .map(str::to_owned)
+                .collect(),
         };
         let mut told = managers.len() == 1 && membership.manager.is_some();
         for manager in managers {
@@ -233,7 +241,9 @@ impl Node {
 
 fn refuse_second(membership: Option<&Membership>) -> anyhow::Result<()> {
     match membership {
-        Some(it) => bail!("this node belongs to the cluster {} already: `ctl swarm leave` first", it.identity.cluster_id),
+        Some(it) => {
+            bail!("this node belongs to the cluster {} already: `ctl swarm leave` first", it.identity.cluster_id)
+        }
         None => Ok(()),
     }
 }

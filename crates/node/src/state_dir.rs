@@ -46,7 +46,10 @@ impl StateDir {
 
     /// A small fact that outlives the daemon.
     pub(crate) fn read(&self, name: &str) -> Option<String> {
-        std::fs::read_to_string(self.root.join(name)).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+        std::fs::read_to_string(self.root.join(name))
+            .ok()
+            .map(|text| text.trim().to_owned())
+            .filter(|text| !text.is_empty())
     }
 
     pub(crate) fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {

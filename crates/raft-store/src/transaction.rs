@@ -78,7 +78,8 @@ impl Entry {
     /// # Errors
     /// The bytes are no entry that this build understands.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let entry = pr::Entry::decode(bytes).map_err(|_| Malformed { field: "entry", what: "is no protobuf message" })?;
+        let entry =
+            pr::Entry::decode(bytes).map_err(|_| Malformed { field: "entry", what: "is no protobuf message" })?;
         let transactions = entry.transactions.into_iter().map(decode_transaction).collect::<Result<_, _>>()?;
         Ok(Self { at: Timestamp(entry.at), transactions })
     }
@@ -117,9 +118,8 @@ fn decode_transaction(wire: pr::Transaction) -> Result<Transaction, Malformed> {
         Some(Wire::Status(it)) => Ok(Action::Status(it.task_id.into(), it.node_id.into(), it.status.try_into()?)),
         None => Err(Malformed { field: "action", what: "is missing" }),
     };
-    let expectation = |it: pr::Expectation| {
-        Ok(Expectation { kind: decode_kind(it.kind)?, id: it.id, version: it.version })
-    };
+    let expectation =
+        |it: pr::Expectation| Ok(Expectation { kind: decode_kind(it.kind)?, id: it.id, version: it.version });
     Ok(Transaction {
         request_id: wire.request_id,
         expectations: wire.expectations.into_iter().map(expectation).collect::<Result<_, Malformed>>()?,

@@ -87,7 +87,8 @@ impl ContainerClient {
         let bytes = line(&Message::Exec(spec.clone())).map_err(failed)?;
         let raw: Vec<RawFd> = stdio.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
-        let sent = sendmsg::<()>(self.stream.as_raw_fd(), &[IoSlice::new(&bytes)], &rights, MsgFlags::MSG_NOSIGNAL, None);
+        let sent =
+            sendmsg::<()>(self.stream.as_raw_fd(), &[IoSlice::new(&bytes)], &rights, MsgFlags::MSG_NOSIGNAL, None);
         let sent = sent.map_err(|error| failed(error.into()))?;
         let mut stream = self.stream;
         stream.write_all(&bytes[sent..]).map_err(failed)?;

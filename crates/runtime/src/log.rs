@@ -167,7 +167,8 @@ mod tests {
         writer.write(1, b"one\ntw").expect("written");
         writer.write(2, b"error\n").expect("written");
         let mut reader = LogReader::open(&path);
-        let mut next = || reader.next_line().expect("read").map(|it| (it.stream, String::from_utf8_lossy(&it.text).into_owned()));
+        let mut next =
+            || reader.next_line().expect("read").map(|it| (it.stream, String::from_utf8_lossy(&it.text).into_owned()));
         assert_eq!(next(), Some((1, "one".into())));
         assert_eq!(next(), Some((2, "error".into())), "a line without an end is not read yet");
         assert_eq!(next(), None);

@@ -60,7 +60,8 @@ fn mount_root(root: &Root) -> Result<PathBuf, StepError> {
             chdir(&common).act(|| format!("enter {}", common.display()))?;
             let names: Vec<String> =
                 lower.iter().map(|it| it.strip_prefix(&common).unwrap_or(it).display().to_string()).collect();
-            let options = format!("lowerdir={},upperdir={},workdir={}", names.join(":"), upper.display(), work.display());
+            let options =
+                format!("lowerdir={},upperdir={},workdir={}", names.join(":"), upper.display(), work.display());
             mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
                 .act(|| "mount the layers".into())?;
             Ok(merged)
@@ -81,7 +82,9 @@ fn target_below(root: &Path, target: &str) -> Result<PathBuf, StepError> {
         path.push(part);
         match fs::symlink_metadata(&path) {
             Ok(about) if about.is_dir() => {}
-            Ok(_) => return Err(StepError::refuse(format!("mount at /{target}"), "the image has something else there")),
+            Ok(_) => {
+                return Err(StepError::refuse(format!("mount at /{target}"), "the image has something else there"));
+            }
             Err(_) => fs::create_dir(&path).act(|| format!("make /{target}"))?,
         }
     }

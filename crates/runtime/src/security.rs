@@ -52,8 +52,9 @@ pub(crate) fn keep_capabilities(root: bool, guarded_devices: bool) -> Result<(),
     let kept = if root { kept(guarded_devices) } else { CapsHashSet::new() };
     // Nothing is inheritable: an unprivileged program that root starts gets nothing by file capabilities.
     let sets = [(CapSet::Effective, &kept), (CapSet::Permitted, &kept), (CapSet::Inheritable, &CapsHashSet::new())];
-    sets.into_iter()
-        .try_for_each(|(set, wanted)| caps::set(None, set, wanted).map_err(failed).act(|| "set the capabilities".into()))
+    sets.into_iter().try_for_each(|(set, wanted)| {
+        caps::set(None, set, wanted).map_err(failed).act(|| "set the capabilities".into())
+    })
 }
 
 /// execve(2) gives no new rights from here on (prctl(2), PR_SET_NO_NEW_PRIVS).

@@ -36,7 +36,8 @@ const CONVERSATIONS: usize = 64;
 /// Why the container did not start. Nothing of it is left then.
 pub fn supervise(dir: &Path) -> Result<(), RunError> {
     let text = |error: StepError| RunError(error.to_string());
-    let spec: Option<ContainerSpec> = state::read(&dir.join("spec.json")).act(|| "read the spec".into()).map_err(text)?;
+    let spec: Option<ContainerSpec> =
+        state::read(&dir.join("spec.json")).act(|| "read the spec".into()).map_err(text)?;
     let spec = spec.ok_or_else(|| RunError(format!("failed to read the spec: {} has none", dir.display())))?;
     let (reader, writer) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).act(|| "make a pipe".into()).map_err(text)?;
     match clone::fork(0).act(|| "start the supervisor".into()).map_err(text)? {
@@ -191,7 +192,9 @@ impl Supervisor {
             if status.pid() == Some(self.init) {
                 self.ended = Some(code);
             }
-            for conversation in self.conversations.iter_mut().filter(|it| it.process.is_some() && it.process == status.pid()) {
+            for conversation in
+                self.conversations.iter_mut().filter(|it| it.process.is_some() && it.process == status.pid())
+            {
                 conversation.say(&Message::ExecExited(code));
                 conversation.process = None;
             }

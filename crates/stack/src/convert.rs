@@ -11,8 +11,13 @@ use crate::schema::{Amounts, Pairs, Service, Words};
 
 pub(crate) fn service(stack: &str, key: &str, service: Service) -> Result<ServiceSpec, String> {
     let base = ServiceSpec::default();
-    let at = |field: &'static str| move |why: String| if field.starts_with("deploy") { format!("{field}.{why}") } else { format!("{field}: {why}") };
-    let grace = service.stop_grace_period.as_deref().map(parse::duration).transpose().map_err(at("stop_grace_period"))?;
+    let at = |field: &'static str| {
+        move |why: String| {
+            if field.starts_with("deploy") { format!("{field}.{why}") } else { format!("{field}: {why}") }
+        }
+    };
+    let grace =
+        service.stop_grace_period.as_deref().map(parse::duration).transpose().map_err(at("stop_grace_period"))?;
     let deploy = service.deploy;
     let labels = pairs(service.labels)?.into_iter().chain(pairs(deploy.labels)?).collect();
     Ok(ServiceSpec {

@@ -53,7 +53,10 @@ fn parse(text: &str, name: &str) -> Result<StackSpec, String> {
     let service = |(key, service): (String, _)| {
         convert::service(name, &key, service).map_err(|why| format!("services.{key}.{why}"))
     };
-    Ok(StackSpec { name: name.to_owned(), services: document.services.into_iter().map(service).collect::<Result<_, _>>()? })
+    Ok(StackSpec {
+        name: name.to_owned(),
+        services: document.services.into_iter().map(service).collect::<Result<_, _>>()?,
+    })
 }
 
 /// Keys that will come are told from keys that nobody knows.
@@ -62,7 +65,8 @@ fn explain(error: &serde_yaml_ng::Error) -> String {
     let later = ["networks", "ports", "volumes", "secrets", "configs", "healthcheck", "depends_on", "expose"];
     match later.iter().find(|key| text.contains(&format!("unknown field `{key}`"))) {
         Some(key) => {
-            let place = error.location().map(|it| format!(" at line {} column {}", it.line(), it.column())).unwrap_or_default();
+            let place =
+                error.location().map(|it| format!(" at line {} column {}", it.line(), it.column())).unwrap_or_default();
             format!("the key `{key}` is not there yet{place}")
         }
         None => text,
@@ -108,8 +112,10 @@ services:
         assert!(error("services: { web: { image: a, ports: [80] } }").starts_with("the key `ports` is not there yet"));
         assert!(error("services: { web: { image: a, colour: red } }").contains("unknown field `colour`"));
         assert_eq!(error("services: {}"), "it has no services");
-        assert!(error("services: { web: { image: a, deploy: { resources: { limits: { memory: x } } } } }")
-            .starts_with("services.web.deploy.resources.limits.memory: `x` is no size"));
+        assert!(
+            error("services: { web: { image: a, deploy: { resources: { limits: { memory: x } } } } }")
+                .starts_with("services.web.deploy.resources.limits.memory: `x` is no size")
+        );
         assert!(error("services: { web: { command: x } }").contains("missing field `image`"));
         assert!(error("[").contains("line 1"));
     }

@@ -26,7 +26,8 @@ pub fn bytes(text: &str) -> Result<u64, String> {
 /// # Errors
 /// Says what is wrong.
 pub fn cpus(text: &str) -> Result<u64, String> {
-    decimal(text.trim(), 1_000_000_000).ok_or_else(|| format!("`{text}` is no number of CPUs: it has the form 0.5 or 2"))
+    decimal(text.trim(), 1_000_000_000)
+        .ok_or_else(|| format!("`{text}` is no number of CPUs: it has the form 0.5 or 2"))
 }
 
 /// A decimal number times `unit`, in whole units, without floating point.
@@ -74,7 +75,10 @@ mod tests {
 
     #[test]
     fn sizes_cpus_and_durations_are_read_as_people_write_them() {
-        assert_eq!(["512", "64k", "256M", "1.5g", "1GiB"].map(|it| bytes(it).expect(it)), [512, 65_536, 268_435_456, 1_610_612_736, 1 << 30]);
+        assert_eq!(
+            ["512", "64k", "256M", "1.5g", "1GiB"].map(|it| bytes(it).expect(it)),
+            [512, 65_536, 268_435_456, 1_610_612_736, 1 << 30]
+        );
         assert_eq!(["2", "0.5", ".25"].map(|it| cpus(it).expect(it)), [2_000_000_000, 500_000_000, 250_000_000]);
         let millis = |it: &str| duration(it).expect(it).as_millis();
         assert_eq!(["300ms", "10s", "1m30s", "2h", "1.5s"].map(millis), [300, 10_000, 90_000, 7_200_000, 1_500]);

@@ -14,7 +14,9 @@ use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::proto::dispatcher::dispatcher_client::DispatcherClient;
 use flota_api::proto::dispatcher::manager_message::Message as FromManager;
 use flota_api::proto::dispatcher::worker_message::Message as ToManager;
-use flota_api::proto::dispatcher::{Assignments, Heartbeat, ImageReport, Leaving, ManagerMessage, Register, WorkerMessage};
+use flota_api::proto::dispatcher::{
+    Assignments, Heartbeat, ImageReport, Leaving, ManagerMessage, Register, WorkerMessage,
+};
 use flota_identity::Dialer;
 
 use crate::describe::describe;
@@ -25,9 +27,10 @@ use crate::streams;
 use crate::task_pool::TaskPool;
 use crate::task_runner::Contact;
 
-/// A leader that says nothing for so many heartbeats is not one any more.
-const SILENCE: u32 = 3;
-const CONNECT_WAIT: Duration = Duration::from_secs(3);
+/// A leader answers each heartbeat: silent for so much of a period more than one, it is not one any more. A worker must
+/// find the next leader well within that one's detection time.
+const LATE: f64 = 1.6;
+const CONNECT_WAIT: Duration = Duration::from_secs(1);
 const MOST_BACKOFF: Duration = Duration::from_secs(2);
 
 /// What the agent needs.
@@ -65,7 +68,7 @@ impl Agent {
         let mut next: Option<String> = None;
         let mut failures = 0u32;
         loop {
-            let address = next.take().unwrap_or_else(|| self.any_manager());
+            let address = next.take().unwrap_or_else(|| self.manager(failures));
             let begun = Instant::now();
             let end = tokio::select! {
                 end = self.session(&address) => end,
@@ -85,7 +88,8 @@ impl Agent {
                 End::Redirect(_) => {}
                 End::Broken(why) => tracing::info!(manager = address, why, "the session ended"),
             }
-            failures = if begun.elapsed() > MOST_BACKOFF { 0 } else { failures + 1 };
+            // Not the one again that has just gone silent, if there is another.
+            failures = if begun.elapsed() > MOST_BACKOFF { 1 } else { failures + 1 };
             // Spread at random: after a change of leader every worker comes at once.
             let most = (Duration::from_millis(50) * 2u32.pow(failures.min(6))).min(MOST_BACKOFF);
             let pause = most.mul_f64(rand::rng().random_range(0.5..1.0));
@@ -96,12 +100,15 @@ impl Agent {
         }
     }
 
-    fn any_manager(&self) -> String {
+    /// First the one that led last, then the others in turn.
+    fn manager(&self, failures: u32) -> String {
         let managers = self.managers.get();
-        match managers.len() {
-            0 => String::new(),
-            count => managers[rand::rng().random_range(0..count)].clone(),
-        }
+        managers
+            .iter()
+            .cycle()
+            .nth(usize::try_from(failures).unwrap_or(0) % managers.len().max(1))
+            .cloned()
+            .unwrap_or_default()
     }
 
     async fn session(&mut self, address: &str) -> End {
@@ -138,7 +145,7 @@ impl Agent {
                 message = inbox.message() => match message {
                     Ok(Some(ManagerMessage { message: Some(message) })) => {
                         heard = Instant::now();
-                        match self.take(message, &channel, &mut beat, &mut period).await {
+                        match self.take(message, address, &channel, &mut beat, &mut period).await {
                             None => continue,
                             Some(end) => return end,
                         }
@@ -147,12 +154,8 @@ impl Agent {
                     Ok(None) => return broken(&"the manager closed it"),
                     Err(status) => return broken(&status.message()),
                 },
-                _ = beat.tick() => {
-                    if heard.elapsed() > period * SILENCE {
-                        return broken(&"the manager is silent");
-                    }
-                    ToManager::Heartbeat(Heartbeat {})
-                }
+                () = tokio::time::sleep_until(heard + period.mul_f64(LATE)) => return broken(&"the manager is silent"),
+                _ = beat.tick() => ToManager::Heartbeat(Heartbeat {}),
                 batch = reporter.next() => ToManager::Statuses(batch),
                 Some(report) = self.image_reports.recv() => ToManager::Image(report),
                 Ok(machine) = async { leaving.wait_for(Option::is_some).await.map(|it| *it) } => {
@@ -197,6 +200,7 @@ impl Agent {
     async fn take(
         &mut self,
         message: FromManager,
+        leader: &str,
         channel: &Channel,
         beat: &mut tokio::time::Interval,
         period: &mut Duration,
@@ -216,7 +220,7 @@ impl Agent {
                 tokio::spawn(streams::open(Arc::clone(&self.executor), channel.clone(), open));
             }
             FromManager::Managers(managers) => {
-                self.managers.set(managers.managers.into_iter().map(|manager| manager.address).collect());
+                self.managers.set(managers.managers.into_iter().map(|manager| manager.address).collect(), leader);
             }
             FromManager::Heartbeat(_) => {}
             FromManager::Removed(_) => {

@@ -10,7 +10,8 @@ use flota_api::{FEATURE_LEVEL, VERSION};
 pub fn describe() -> NodeDescription {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kilobytes = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
+    let kilobytes =
+        memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -20,7 +21,11 @@ pub fn describe() -> NodeDescription {
         hostname: hostname(),
         os: "linux".into(),
         architecture: architecture.into(),
-        resources: Resources { nano_cpus: cpus * 1_000_000_000, memory_bytes: kilobytes.unwrap_or(0u64) * 1024, pids: 0 },
+        resources: Resources {
+            nano_cpus: cpus * 1_000_000_000,
+            memory_bytes: kilobytes.unwrap_or(0u64) * 1024,
+            pids: 0,
+        },
         program_version: VERSION.into(),
         feature_level: FEATURE_LEVEL,
         boot_id: boot_id(),

@@ -74,10 +74,14 @@ impl Executor {
     }
 
     /// Has the image here, unpacked; its layers and config.
-    pub(crate) async fn prepare(&self, assignment: &TaskAssignment) -> Result<(Vec<PathBuf>, ImageConfig), PrepareError> {
+    pub(crate) async fn prepare(
+        &self,
+        assignment: &TaskAssignment,
+    ) -> Result<(Vec<PathBuf>, ImageConfig), PrepareError> {
         let image: Image = self.images.ensure(assignment).await?;
         let (store, config) = (self.images.store.clone(), image.config.clone());
-        let layers = tokio::task::spawn_blocking(move || store.unpack(&image)).await.map_err(std::io::Error::other)??;
+        let layers =
+            tokio::task::spawn_blocking(move || store.unpack(&image)).await.map_err(std::io::Error::other)??;
         Ok((layers, config))
     }
 
@@ -183,7 +187,8 @@ impl Executor {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
             entries.filter(|entry| entry.path().is_dir()).filter_map(|entry| entry.file_name().into_string().ok())
         };
-        let found: std::collections::BTreeSet<String> = folders.flat_map(names).filter(|it| flota_api::id::is_id(it)).collect();
+        let found: std::collections::BTreeSet<String> =
+            folders.flat_map(names).filter(|it| flota_api::id::is_id(it)).collect();
         found.into_iter().collect()
     }
 }

@@ -65,7 +65,8 @@ impl Images {
         let _one = self.fetching.lock().await;
         let reference = assignment.spec.as_ref().map(|spec| spec.image.clone()).unwrap_or_default();
         let credentials = assignment.credentials.as_ref();
-        let credentials = credentials.map(|it| Credentials { username: it.username.clone(), password: it.password.clone() });
+        let credentials =
+            credentials.map(|it| Credentials { username: it.username.clone(), password: it.password.clone() });
         let whole = ImageRef::parse(&reference).map_or(reference, |it| it.to_string());
         Ok(flota_image::pull(&self.store, &whole, credentials).await?)
     }
@@ -100,8 +101,10 @@ impl Images {
         let mut writer = self.store.blobs.writer().map_err(io)?;
         let mut last = "no node holds it".to_owned();
         for holder in &source.holders {
-            let request = GetBlobRequest { grant: source.grant.clone(), digest: digest.to_owned(), offset: writer.size() };
-            let mut client = ImageStoreClient::new(self.dialer.node(&holder.address)).max_decoding_message_size(MESSAGE_BOUND);
+            let request =
+                GetBlobRequest { grant: source.grant.clone(), digest: digest.to_owned(), offset: writer.size() };
+            let mut client =
+                ImageStoreClient::new(self.dialer.node(&holder.address)).max_decoding_message_size(MESSAGE_BOUND);
             let mut stream = match client.get_blob(request).await {
                 Ok(response) => response.into_inner(),
                 Err(status) => {

@@ -18,18 +18,21 @@ impl KnownManagers {
         let read: Vec<String> = text.lines().map(str::to_owned).collect();
         let list = if read.is_empty() { first } else { read };
         let known = Self { path: path.to_owned(), list: Arc::default() };
-        known.set(list);
+        *known.list.lock().expect("no holder panics") = list;
         known
     }
 
-    /// The cluster's word on who they are. An empty list is no word.
-    pub(crate) fn set(&self, managers: Vec<String>) {
+    /// The cluster's word on who they are, the one that leads first. An empty list is no word.
+    pub(crate) fn set(&self, managers: Vec<String>, leader: &str) {
+        let mut managers = managers;
+        managers.sort_by_key(|manager| (manager != leader, manager.clone()));
         let mut list = self.list.lock().expect("no holder panics");
         if managers.is_empty() || *list == managers {
             return;
         }
         let temporary = self.path.with_extension("new");
-        let written = fs_err::write(&temporary, managers.join("\n")).and_then(|()| fs_err::rename(&temporary, &self.path));
+        let written =
+            fs_err::write(&temporary, managers.join("\n")).and_then(|()| fs_err::rename(&temporary, &self.path));
         if let Err(error) = written {
             tracing::warn!(%error, "the list of managers could not be kept");
         }

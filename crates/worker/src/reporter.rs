@@ -57,8 +57,10 @@ impl Reporter {
         }
         pending.sequence += 1;
         let sequence = pending.sequence;
-        let taken: Vec<_> = pending.statuses.iter().take(BATCH).map(|(id, status)| (id.clone(), status.clone())).collect();
-        let report = |(id, status): &(String, TaskStatus)| TaskReport { task_id: id.clone(), status: Some(status.into()) };
+        let taken: Vec<_> =
+            pending.statuses.iter().take(BATCH).map(|(id, status)| (id.clone(), status.clone())).collect();
+        let report =
+            |(id, status): &(String, TaskStatus)| TaskReport { task_id: id.clone(), status: Some(status.into()) };
         let reports = taken.iter().map(report).collect();
         pending.sent = Some((sequence, taken));
         Some(StatusBatch { sequence, reports })

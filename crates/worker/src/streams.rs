@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::Streaming;
+use tonic::transport::Channel;
 
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::naming::task_name;
@@ -230,9 +230,11 @@ async fn feed(inbox: &mut Streaming<Frame>, mut stdin: Option<tokio::fs::File>, 
     while let Ok(Some(frame)) = inbox.message().await {
         match (frame.frame, &mut stdin) {
             (Some(F::Stdin(bytes)), Some(file)) => {
-                if file.write_all(&bytes).await.is_err() || file.flush().await.is_err() {
-                    stdin = None;
-                }
+                let written = match file.write_all(&bytes).await {
+                    Ok(()) => file.flush().await,
+                    Err(error) => Err(error),
+                };
+                stdin = written.is_ok().then_some(stdin).flatten();
             }
             (Some(F::StdinClosed(_)), _) if terminal.is_none() => stdin = None,
             (Some(F::Resize(size)), _) => {
@@ -248,6 +250,10 @@ async fn feed(inbox: &mut Streaming<Frame>, mut stdin: Option<tokio::fs::File>, 
 impl Executor {
     /// What users call the task, as far as this node knows.
     fn names(&self, task: &str) -> String {
-        self.known.lock().expect("no holder panics").get(task).map_or_else(|| task.to_owned(), |(name, slot)| task_name(name, *slot))
+        self.known
+            .lock()
+            .expect("no holder panics")
+            .get(task)
+            .map_or_else(|| task.to_owned(), |(name, slot)| task_name(name, *slot))
     }
 }

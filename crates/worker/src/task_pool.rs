@@ -95,8 +95,9 @@ impl TaskPool {
         let runners = self.runners.lock().expect("no holder panics");
         if let Some(runner) = runners.get(&assignment.task_id) {
             runner.send_if_modified(|order| {
-                let news = !order.confirmed || TaskAssignment { status: None, ..order.assignment.clone() }
-                    != TaskAssignment { status: None, ..assignment.clone() };
+                let news = !order.confirmed
+                    || TaskAssignment { status: None, ..order.assignment.clone() }
+                        != TaskAssignment { status: None, ..assignment.clone() };
                 *order = Order { assignment, confirmed: true, removed: false };
                 news
             });

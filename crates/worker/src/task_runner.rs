@@ -164,7 +164,10 @@ impl TaskRunner {
         }
     }
 
-    async fn prepare(&self, assignment: &TaskAssignment) -> Result<(Vec<std::path::PathBuf>, ImageConfig), PrepareError> {
+    async fn prepare(
+        &self,
+        assignment: &TaskAssignment,
+    ) -> Result<(Vec<std::path::PathBuf>, ImageConfig), PrepareError> {
         let mut tries = 1;
         loop {
             match self.shared.executor.prepare(assignment).await {

@@ -29,7 +29,9 @@ pub(crate) struct Places {
 
 /// A template that can't be filled in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the template `{0}` is not known: .Node.ID, .Node.Hostname, .Service.ID, .Service.Name, .Task.ID, .Task.Name and .Task.Slot are")]
+#[error(
+    "the template `{0}` is not known: .Node.ID, .Node.Hostname, .Service.ID, .Service.Name, .Task.ID, .Task.Name and .Task.Slot are"
+)]
 pub(crate) struct TemplateError(String);
 
 /// The container of a task.
@@ -107,7 +109,8 @@ mod tests {
     use super::*;
 
     fn translate(spec: &ServiceSpec, config: &ImageConfig) -> Result<ContainerSpec, TemplateError> {
-        let assignment = TaskAssignment { task_id: "id".into(), service_name: "web".into(), slot: 2, ..Default::default() };
+        let assignment =
+            TaskAssignment { task_id: "id".into(), service_name: "web".into(), slot: 2, ..Default::default() };
         let node = NodeNames { id: "n".into(), hostname: "w1".into() };
         let places = Places { root: Root::Folder("/".into()), cgroups: vec![], log: "log".into() };
         container(&assignment, spec, config, &node, places)
@@ -138,7 +141,9 @@ mod tests {
 
     #[test]
     fn stop_signals_are_read_in_all_spellings() {
-        let of = |text: &str| stop_signal(&ServiceSpec { stop_signal: text.into(), ..ServiceSpec::default() }, &ImageConfig::default());
+        let of = |text: &str| {
+            stop_signal(&ServiceSpec { stop_signal: text.into(), ..ServiceSpec::default() }, &ImageConfig::default())
+        };
         assert_eq!([of(""), of("SIGQUIT"), of("INT"), of("9")], [15, 3, 2, 9]);
     }
 }

@@ -144,13 +144,18 @@ impl Worker {
     ///
     /// # Errors
     /// It is refused.
-    pub async fn import(&self, archive: impl io::Read + Send + 'static, reference: &str) -> Result<(Image, String), ImageError> {
+    pub async fn import(
+        &self,
+        archive: impl io::Read + Send + 'static,
+        reference: &str,
+    ) -> Result<(Image, String), ImageError> {
         let store = self.images.store.clone();
         let imported = tokio::task::spawn_blocking(move || flota_image::import(&store, archive));
         let (image, name) = imported.await.map_err(join)??;
         let name = if reference.is_empty() { name.unwrap_or_default() } else { reference.to_owned() };
         let parsed = flota_api::image_ref::ImageRef::parse(&name);
-        let reference = parsed.map_err(|error| ImageError::Archive(format!("its name: {error}; give one with --tag")))?.to_string();
+        let reference =
+            parsed.map_err(|error| ImageError::Archive(format!("its name: {error}; give one with --tag")))?.to_string();
         self.images.named(&image, &reference);
         Ok((image, reference))
     }

@@ -17,11 +17,7 @@ impl From<&Meta> for pt::Meta {
 impl From<Option<pt::Meta>> for Meta {
     fn from(meta: Option<pt::Meta>) -> Self {
         let meta = meta.unwrap_or_default();
-        Self {
-            created_at: Timestamp(meta.created_at),
-            updated_at: Timestamp(meta.updated_at),
-            version: meta.version,
-        }
+        Self { created_at: Timestamp(meta.created_at), updated_at: Timestamp(meta.updated_at), version: meta.version }
     }
 }
 

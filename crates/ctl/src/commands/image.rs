@@ -31,9 +31,7 @@ pub(crate) enum Image {
         tag: String,
     },
     /// Fetch from a registry
-    Pull {
-        reference: String,
-    },
+    Pull { reference: String },
     /// Make an image of one static program
     Pack {
         #[arg(short, long)]
@@ -60,14 +58,21 @@ pub(crate) async fn run(verb: Image, client: impl Fn(bool) -> anyhow::Result<Cli
                 _ => Box::new(fs_err::File::open(&file)?),
             };
             let frames = upload(source, tag, String::new());
-            let image = client.node().await?.import_image(frames).await.map_err(failure).context("failed to import the image")?;
+            let image = client
+                .node()
+                .await?
+                .import_image(frames)
+                .await
+                .map_err(failure)
+                .context("failed to import the image")?;
             held(&client, image.into_inner()).await
         }
         Image::Pack { tag, program } => {
             let client = client(false)?;
             let name = program.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
             let frames = upload(Box::new(fs_err::File::open(&program)?), tag, name);
-            let image = client.node().await?.pack_image(frames).await.map_err(failure).context("failed to pack the program")?;
+            let image =
+                client.node().await?.pack_image(frames).await.map_err(failure).context("failed to pack the program")?;
             held(&client, image.into_inner()).await
         }
         Image::Pull { reference } => {
@@ -81,7 +86,12 @@ pub(crate) async fn run(verb: Image, client: impl Fn(bool) -> anyhow::Result<Cli
             let client = client(false)?;
             for name in images {
                 let request = RemoveRequest { request_id: request_id(), name: name.clone(), force, shrink: false };
-                client.control(|mut control| { let request = request.clone(); async move { control.remove_image(request).await } }).await?;
+                client
+                    .control(|mut control| {
+                        let request = request.clone();
+                        async move { control.remove_image(request).await }
+                    })
+                    .await?;
                 printer::line(&name);
             }
             Ok(())
@@ -118,7 +128,12 @@ async fn held(client: &Client, image: ImageResult) -> anyhow::Result<()> {
 }
 
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
-    let images = client.control(|mut control| { let request = client.list(); async move { control.list_images(request).await } }).await?;
+    let images = client
+        .control(|mut control| {
+            let request = client.list();
+            async move { control.list_images(request).await }
+        })
+        .await?;
     options.say_age(images.header);
     let mut rows = Vec::new();
     for image in images.images {
@@ -129,7 +144,8 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
         });
         if options.passes(&value) {
             let size = format!("{:.1}MB", f64::from(u32::try_from(image.size / 1000).unwrap_or(u32::MAX)) / 1000.0);
-            let digest: String = if options.no_trunc { image.digest.clone() } else { image.digest.chars().take(19).collect() };
+            let digest: String =
+                if options.no_trunc { image.digest.clone() } else { image.digest.chars().take(19).collect() };
             let cells = vec![image.reference.clone(), digest, size, image.confirmed().count().to_string()];
             rows.push((value, cells));
         }

@@ -30,7 +30,8 @@ pub(crate) struct Logs {
 
 pub(crate) async fn run(logs: Logs, service: bool, client: &Client) -> anyhow::Result<()> {
     let (service, task) = if service { (logs.name.clone(), String::new()) } else { (String::new(), logs.name.clone()) };
-    let request = LogsRequest { task, service, follow: logs.follow, tail: logs.tail.unwrap_or(0), tail_set: logs.tail.is_some() };
+    let request =
+        LogsRequest { task, service, follow: logs.follow, tail: logs.tail.unwrap_or(0), tail_set: logs.tail.is_some() };
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     sender.send(Frame { frame: Some(F::Logs(request)) }).await?;
     let receiver = std::sync::Mutex::new(Some(receiver));

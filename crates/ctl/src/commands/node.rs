@@ -62,7 +62,12 @@ pub(crate) async fn run(verb: Node, client: impl Fn(bool) -> anyhow::Result<Clie
             let client = client(false)?;
             for name in nodes {
                 let request = RemoveRequest { request_id: request_id(), name: name.clone(), force, shrink: false };
-                client.control(|mut control| { let request = request.clone(); async move { control.remove_node(request).await } }).await?;
+                client
+                    .control(|mut control| {
+                        let request = request.clone();
+                        async move { control.remove_node(request).await }
+                    })
+                    .await?;
                 printer::line(&name);
             }
             Ok(())
@@ -77,7 +82,12 @@ fn availability_of(text: &str) -> anyhow::Result<model::Availability> {
 }
 
 pub(crate) async fn list(client: &Client) -> anyhow::Result<flota_api::proto::control::Nodes> {
-    client.control(|mut control| { let request = client.list(); async move { control.list_nodes(request).await } }).await
+    client
+        .control(|mut control| {
+            let request = client.list();
+            async move { control.list_nodes(request).await }
+        })
+        .await
 }
 
 fn parsed(row: NodeRow) -> anyhow::Result<(model::Node, bool)> {
@@ -106,8 +116,15 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
                 reason => format!("{} ({reason})", node.state),
             };
             let role = if leader { "leader".to_owned() } else { node.role.to_string() };
-            let cells = vec![printer::short_id(node.id.as_str(), options), node.description.hostname.clone(), state,
-                node.spec.availability.to_string(), role, node.address.clone(), node.description.program_version.clone()];
+            let cells = vec![
+                printer::short_id(node.id.as_str(), options),
+                node.description.hostname.clone(),
+                state,
+                node.spec.availability.to_string(),
+                role,
+                node.address.clone(),
+                node.description.program_version.clone(),
+            ];
             rows.push((value, cells));
         }
     }
@@ -133,20 +150,38 @@ async fn inspect(client: &Client, names: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn update(client: &Client, name: &str, change: impl FnOnce(&mut model::NodeSpec) -> anyhow::Result<()>) -> anyhow::Result<()> {
+async fn update(
+    client: &Client,
+    name: &str,
+    change: impl FnOnce(&mut model::NodeSpec) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let (node, _) = find(client, name).await?;
     let mut spec = node.spec.clone();
     change(&mut spec)?;
     // Without a version: heartbeats and the like raise it, and only the spec is changed here.
-    let request = UpdateNodeRequest { request_id: request_id(), node: node.id.to_string(), version: 0, spec: Some((&spec).into()) };
-    client.control(|mut control| { let request = request.clone(); async move { control.update_node(request).await } }).await?;
+    let request = UpdateNodeRequest {
+        request_id: request_id(),
+        node: node.id.to_string(),
+        version: 0,
+        spec: Some((&spec).into()),
+    };
+    client
+        .control(|mut control| {
+            let request = request.clone();
+            async move { control.update_node(request).await }
+        })
+        .await?;
     printer::line(name);
     Ok(())
 }
 
 async fn set(client: &Client, names: &[String], availability: model::Availability) -> anyhow::Result<()> {
     for name in names {
-        update(client, name, |spec| { spec.availability = availability; Ok(()) }).await?;
+        update(client, name, |spec| {
+            spec.availability = availability;
+            Ok(())
+        })
+        .await?;
     }
     Ok(())
 }

@@ -37,20 +37,38 @@ pub(crate) async fn run(verb: Registry, client: impl Fn(bool) -> anyhow::Result<
             std::io::stdin().take(4096).read_to_string(&mut password)?;
             let password = password.trim_end_matches(['\n', '\r']).to_owned();
             let request = PutRegistryRequest { request_id: request_id(), host: host.clone(), username, password };
-            client(false)?.control(|mut control| { let request = request.clone(); async move { control.put_registry(request).await } }).await?;
+            client(false)?
+                .control(|mut control| {
+                    let request = request.clone();
+                    async move { control.put_registry(request).await }
+                })
+                .await?;
             printer::line(&host);
         }
         Registry::Logout { host } => {
             let request = RemoveRequest { request_id: request_id(), name: host.clone(), force: false, shrink: false };
-            client(false)?.control(|mut control| { let request = request.clone(); async move { control.remove_registry(request).await } }).await?;
+            client(false)?
+                .control(|mut control| {
+                    let request = request.clone();
+                    async move { control.remove_registry(request).await }
+                })
+                .await?;
             printer::line(&host);
         }
         Registry::Ls(options) => {
             let client = client(options.stale)?;
-            let all = client.control(|mut control| { let request = client.list(); async move { control.list_registries(request).await } }).await?;
+            let all = client
+                .control(|mut control| {
+                    let request = client.list();
+                    async move { control.list_registries(request).await }
+                })
+                .await?;
             options.say_age(all.header);
             let row = |it: flota_api::proto::control::RegistryRow| {
-                (json!({ "id": it.host, "host": it.host, "username": it.username }), vec![it.host.clone(), it.username.clone()])
+                (
+                    json!({ "id": it.host, "host": it.host, "username": it.username }),
+                    vec![it.host.clone(), it.username.clone()],
+                )
             };
             let rows: Vec<_> = all.registries.into_iter().map(row).filter(|(value, _)| options.passes(value)).collect();
             printer::rows(&options, &["HOST", "USERNAME"], rows);

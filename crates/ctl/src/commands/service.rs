@@ -221,11 +221,13 @@ impl SpecFlags {
             spec.env.push(variable.clone());
         }
         spec.labels.extend(self.label.iter().cloned());
-        spec.constraints.extend(self.constraint.iter().filter(|it| !spec.constraints.contains(it)).cloned().collect::<Vec<_>>());
+        spec.constraints
+            .extend(self.constraint.iter().filter(|it| !spec.constraints.contains(it)).cloned().collect::<Vec<_>>());
         if let Some(text) = &self.restart_condition {
             use RestartCondition::{Any, None, OnFailure};
             let found = [Any, OnFailure, None].into_iter().find(|it| it.as_str() == text);
-            spec.restart.condition = found.ok_or_else(|| Usage(format!("--restart-condition {text}: it is any, on-failure or none")))?;
+            spec.restart.condition =
+                found.ok_or_else(|| Usage(format!("--restart-condition {text}: it is any, on-failure or none")))?;
         }
         if let Some(text) = &self.on_partition {
             spec.on_partition = match (text.as_str(), text.strip_prefix("stop:")) {
@@ -246,13 +248,23 @@ impl SpecFlags {
 
 async fn create(client: &Client, spec: &ServiceSpec, wait: &WaitOptions) -> anyhow::Result<()> {
     let request = CreateServiceRequest { request_id: request_id(), spec: Some(spec.into()) };
-    let service = client.control(|mut control| { let request = request.clone(); async move { control.create_service(request).await } }).await?;
+    let service = client
+        .control(|mut control| {
+            let request = request.clone();
+            async move { control.create_service(request).await }
+        })
+        .await?;
     printer::line(&service.id);
     progress::service(client, &service.id, &spec.name, wait).await
 }
 
 async fn list(client: &Client) -> anyhow::Result<flota_api::proto::control::Services> {
-    client.control(|mut control| { let request = client.list(); async move { control.list_services(request).await } }).await
+    client
+        .control(|mut control| {
+            let request = client.list();
+            async move { control.list_services(request).await }
+        })
+        .await
 }
 
 fn parsed(row: ServiceRow) -> anyhow::Result<(model::Service, u64)> {
@@ -272,8 +284,13 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
             "replicas": { "running": running, "desired": spec.replicas }, "image": spec.image, "ports": [],
         });
         if options.passes(&value) {
-            let cells = vec![printer::short_id(service.id.as_str(), options), spec.name.clone(), "replicated".into(),
-                format!("{running}/{}", spec.replicas), spec.image.clone()];
+            let cells = vec![
+                printer::short_id(service.id.as_str(), options),
+                spec.name.clone(),
+                "replicated".into(),
+                format!("{running}/{}", spec.replicas),
+                spec.image.clone(),
+            ];
             rows.push((value, cells));
         }
     }
@@ -315,7 +332,12 @@ async fn update(
         version: service.meta.version,
         spec: Some((&spec).into()),
     };
-    client.control(|mut control| { let request = request.clone(); async move { control.update_service(request).await } }).await?;
+    client
+        .control(|mut control| {
+            let request = request.clone();
+            async move { control.update_service(request).await }
+        })
+        .await?;
     printer::line(name);
     progress::service(client, service.id.as_str(), &spec.name, wait).await
 }
@@ -333,7 +355,16 @@ async fn scale(client: &Client, targets: &[String], wait: &WaitOptions) -> anyho
         anyhow::bail!(Usage("say which: SERVICE=REPLICAS".into()));
     }
     for (name, replicas) in parsed {
-        update(client, &name, |spec| { spec.replicas = replicas; Ok(()) }, wait).await?;
+        update(
+            client,
+            &name,
+            |spec| {
+                spec.replicas = replicas;
+                Ok(())
+            },
+            wait,
+        )
+        .await?;
     }
     Ok(())
 }
@@ -344,8 +375,14 @@ async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Re
     }
     for name in names {
         let service = find(client, name).await?;
-        let request = RemoveRequest { request_id: request_id(), name: service.id.to_string(), force: false, shrink: false };
-        client.control(|mut control| { let request = request.clone(); async move { control.remove_service(request).await } }).await?;
+        let request =
+            RemoveRequest { request_id: request_id(), name: service.id.to_string(), force: false, shrink: false };
+        client
+            .control(|mut control| {
+                let request = request.clone();
+                async move { control.remove_service(request).await }
+            })
+            .await?;
         printer::line(name);
         progress::service(client, service.id.as_str(), name, wait).await?;
     }

@@ -40,7 +40,12 @@ pub(crate) async fn run(verb: Stack, client: impl Fn(bool) -> anyhow::Result<Cli
         }
         Stack::Ls(options) => {
             let client = client(options.stale)?;
-            let stacks = client.control(|mut control| { let request = client.list(); async move { control.list_stacks(request).await } }).await?;
+            let stacks = client
+                .control(|mut control| {
+                    let request = client.list();
+                    async move { control.list_stacks(request).await }
+                })
+                .await?;
             options.say_age(stacks.header);
             let mut rows = Vec::new();
             for stack in stacks.stacks {
@@ -59,7 +64,12 @@ pub(crate) async fn run(verb: Stack, client: impl Fn(bool) -> anyhow::Result<Cli
 }
 
 async fn services(client: &Client, stack: &str) -> anyhow::Result<Vec<(String, String)>> {
-    let all = client.control(|mut control| { let request = client.list(); async move { control.list_services(request).await } }).await?;
+    let all = client
+        .control(|mut control| {
+            let request = client.list();
+            async move { control.list_services(request).await }
+        })
+        .await?;
     let of_stack = |row: flota_api::proto::control::ServiceRow| {
         let service = row.service?;
         (service.stack_id == stack).then(|| (service.id, service.spec.map(|spec| spec.name).unwrap_or_default()))
@@ -69,7 +79,12 @@ async fn services(client: &Client, stack: &str) -> anyhow::Result<Vec<(String, S
 
 async fn deploy(client: &Client, spec: &model::StackSpec, wait: &WaitOptions) -> anyhow::Result<()> {
     let request = DeployStackRequest { request_id: request_id(), spec: Some(spec.into()) };
-    let stack = client.control(|mut control| { let request = request.clone(); async move { control.deploy_stack(request).await } }).await?;
+    let stack = client
+        .control(|mut control| {
+            let request = request.clone();
+            async move { control.deploy_stack(request).await }
+        })
+        .await?;
     printer::line(&spec.name);
     for (id, name) in services(client, &stack.id).await? {
         progress::service(client, &id, &name, wait).await?;
@@ -79,11 +94,25 @@ async fn deploy(client: &Client, spec: &model::StackSpec, wait: &WaitOptions) ->
 
 async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Result<()> {
     for name in names {
-        let stacks = client.control(|mut control| { let request = client.list(); async move { control.list_stacks(request).await } }).await?;
-        let id = stacks.stacks.into_iter().find(|it| it.spec.as_ref().is_some_and(|spec| spec.name == *name)).map(|it| it.id);
+        let stacks = client
+            .control(|mut control| {
+                let request = client.list();
+                async move { control.list_stacks(request).await }
+            })
+            .await?;
+        let id = stacks
+            .stacks
+            .into_iter()
+            .find(|it| it.spec.as_ref().is_some_and(|spec| spec.name == *name))
+            .map(|it| it.id);
         let services = services(client, id.as_deref().unwrap_or("-")).await?;
         let request = RemoveRequest { request_id: request_id(), name: name.clone(), force: false, shrink: false };
-        client.control(|mut control| { let request = request.clone(); async move { control.remove_stack(request).await } }).await?;
+        client
+            .control(|mut control| {
+                let request = request.clone();
+                async move { control.remove_stack(request).await }
+            })
+            .await?;
         printer::line(name);
         for (id, name) in services {
             progress::service(client, &id, &name, wait).await?;

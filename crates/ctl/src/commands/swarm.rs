@@ -58,7 +58,8 @@ pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
         Swarm::Init { advertise_addr } => init(client, advertise_addr).await,
         Swarm::Join { token, manager, advertise_addr } => {
             let request = JoinRequest { token, manager: with_port(&manager), advertise: advertise_addr };
-            let joined = client.node().await?.join(request).await.map_err(failure).context("failed to join")?.into_inner();
+            let joined =
+                client.node().await?.join(request).await.map_err(failure).context("failed to join")?.into_inner();
             line(&format!("This node ({}) is in cluster {}.", joined.node_id, joined.cluster_id));
             Ok(())
         }
@@ -78,7 +79,8 @@ fn with_port(manager: &str) -> String {
 
 async fn init(client: &Client, advertise: String) -> anyhow::Result<()> {
     let request = InitRequest { advertise, force_new_cluster: false };
-    let node = client.node().await?.init(request).await.map_err(failure).context("failed to begin a cluster")?.into_inner();
+    let node =
+        client.node().await?.init(request).await.map_err(failure).context("failed to begin a cluster")?.into_inner();
     line(&format!("Cluster {} begins: this node ({}) is its manager.", node.cluster_id, node.node_id));
     let cluster = client.control(|mut control| async move { control.get_cluster(Empty {}).await }).await?;
     line("\nTo add a worker, run there:\n");
@@ -89,9 +91,17 @@ async fn init(client: &Client, advertise: String) -> anyhow::Result<()> {
 
 async fn join_token(client: &Client, role: JoinAs, rotate: bool, quiet: bool) -> anyhow::Result<()> {
     let cluster = if rotate {
-        let role = match role { JoinAs::Worker => Role::Worker, JoinAs::Manager => Role::Manager };
+        let role = match role {
+            JoinAs::Worker => Role::Worker,
+            JoinAs::Manager => Role::Manager,
+        };
         let request = RotateJoinTokenRequest { request_id: request_id(), role: role.into() };
-        client.control(|mut control| { let request = request.clone(); async move { control.rotate_join_token(request).await } }).await?
+        client
+            .control(|mut control| {
+                let request = request.clone();
+                async move { control.rotate_join_token(request).await }
+            })
+            .await?
     } else {
         client.control(|mut control| async move { control.get_cluster(Empty {}).await }).await?
     };
@@ -103,7 +113,8 @@ async fn join_token(client: &Client, role: JoinAs, rotate: bool, quiet: bool) ->
         line(&token);
         return Ok(());
     }
-    let address = client.node().await?.info(flota_api::proto::node::InfoRequest {}).await.map_err(failure)?.into_inner().address;
+    let address =
+        client.node().await?.info(flota_api::proto::node::InfoRequest {}).await.map_err(failure)?.into_inner().address;
     line(&format!("To add a {name}, run there:\n\n    ctl swarm join --token {token} {address}"));
     Ok(())
 }

@@ -48,7 +48,12 @@ pub(crate) async fn run(verb: Task, client: impl Fn(bool) -> anyhow::Result<Clie
             let client = client(false)?;
             for name in tasks {
                 let request = RemoveRequest { request_id: request_id(), name: name.clone(), force: false, shrink };
-                client.control(|mut control| { let request = request.clone(); async move { control.remove_task(request).await } }).await?;
+                client
+                    .control(|mut control| {
+                        let request = request.clone();
+                        async move { control.remove_task(request).await }
+                    })
+                    .await?;
                 printer::line(&name);
             }
             Ok(())
@@ -63,12 +68,20 @@ pub(crate) struct Row {
     node: String,
     image: String,
     restarts: u64,
+    doubt: String,
 }
 
 impl Row {
     fn parse(row: TaskRow) -> anyhow::Result<Self> {
         let task = row.task.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a task"))?;
-        Ok(Self { task: task.try_into()?, service: row.service_name, node: row.node_name, image: row.image, restarts: row.restarts })
+        Ok(Self {
+            task: task.try_into()?,
+            service: row.service_name,
+            node: row.node_name,
+            image: row.image,
+            restarts: row.restarts,
+            doubt: row.doubt,
+        })
     }
 
     fn name(&self) -> String {
@@ -76,12 +89,15 @@ impl Row {
     }
 
     fn is_called(&self, name: &str) -> bool {
-        self.name() == name || self.task.id.as_str() == name || (name.len() >= 3 && self.task.id.as_str().starts_with(name))
+        self.name() == name
+            || self.task.id.as_str() == name
+            || (name.len() >= 3 && self.task.id.as_str().starts_with(name))
     }
 
     /// Why it is not as wanted.
     fn error(&self) -> &str {
-        if self.task.pending_reason.is_empty() { &self.task.status.error } else { &self.task.pending_reason }
+        let reasons = [&self.doubt, &self.task.pending_reason, &self.task.status.error];
+        reasons.into_iter().find(|it| !it.is_empty()).map_or("", String::as_str)
     }
 
     fn json(&self) -> Value {
@@ -98,7 +114,12 @@ impl Row {
 
 /// Every task that passes the filters: those that count first, by name.
 pub(crate) async fn list(client: &Client, options: &ListOptions) -> anyhow::Result<Vec<Row>> {
-    let tasks = client.control(|mut control| { let request = client.list(); async move { control.list_tasks(request).await } }).await?;
+    let tasks = client
+        .control(|mut control| {
+            let request = client.list();
+            async move { control.list_tasks(request).await }
+        })
+        .await?;
     options.say_age(tasks.header);
     let mut rows = tasks.tasks.into_iter().map(Row::parse).collect::<anyhow::Result<Vec<_>>>()?;
     rows.retain(|row| options.passes(&row.json()));
@@ -113,8 +134,17 @@ pub(crate) fn print(rows: &[Row], options: &ListOptions) -> anyhow::Result<()> {
     let cells = |row: &Row| {
         let task = &row.task;
         let exit = task.status.exit_code.map(|code| code.to_string()).unwrap_or_default();
-        vec![printer::short_id(task.id.as_str(), options), row.name(), row.image.clone(), row.node.clone(),
-            task.desired_state.to_string(), task.status.state.to_string(), row.restarts.to_string(), exit, row.error().to_owned()]
+        vec![
+            printer::short_id(task.id.as_str(), options),
+            row.name(),
+            row.image.clone(),
+            row.node.clone(),
+            task.desired_state.to_string(),
+            task.status.state.to_string(),
+            row.restarts.to_string(),
+            exit,
+            row.error().to_owned(),
+        ]
     };
     let rows = rows.iter().map(|row| (row.json(), cells(row))).collect();
     printer::rows(options, &["ID", "NAME", "IMAGE", "NODE", "DESIRED", "STATE", "RESTARTS", "EXIT", "ERROR"], rows);

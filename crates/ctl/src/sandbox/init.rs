@@ -135,7 +135,8 @@ fn furnish(spec: &InitSpec, hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
 fn mount_cgroups(hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
     let single = hierarchies.iter().any(|it| it.v2 && it.root == Path::new("/sys/fs/cgroup"));
     if !single {
-        mount(Some("tmpfs"), "/sys/fs/cgroup", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).context("failed to mount /sys/fs/cgroup")?;
+        mount(Some("tmpfs"), "/sys/fs/cgroup", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+            .context("failed to mount /sys/fs/cgroup")?;
     }
     for hierarchy in hierarchies {
         fs_err::create_dir_all(&hierarchy.root)?;
@@ -171,7 +172,12 @@ fn enter(spec: &str) -> anyhow::Result<u8> {
     let [program, arguments @ ..] = spec.command.as_slice() else { bail!("no command") };
     cgroup::join(&spec.cgroups, i32::try_from(std::process::id())?)?;
     let node = pidfd(spec.pid)?;
-    let all = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET | libc::CLONE_NEWCGROUP;
+    let all = libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWCGROUP;
     let log = spec.log.as_ref().map(|path| File::options().create(true).append(true).open(path)).transpose()?;
     setns(node.as_fd(), CloneFlags::from_bits_retain(all)).context("failed to enter the node")?;
     let pid = flota_runtime::process::spawn(0, || {

@@ -122,7 +122,9 @@ impl Running {
             (Some(name), _) => name.to_owned(),
             (None, [one]) => one.clone(),
             (None, []) => bail!(Failed(tonic::Status::not_found("there is no sandbox: `ctl sandbox up` starts one"))),
-            (None, many) => bail!(Usage(format!("there are several sandboxes ({}): say which with --name", many.join(", ")))),
+            (None, many) => {
+                bail!(Usage(format!("there are several sandboxes ({}): say which with --name", many.join(", "))))
+            }
         };
         flota_api::naming::check(&name).map_err(|error| Usage(format!("--name: {error}")))?;
         if !dir(&name).exists() {
@@ -180,7 +182,12 @@ impl Running {
         self.wait("every node is ready", until, ready).await
     }
 
-    async fn wait(&self, what: &str, until: Instant, condition: impl AsyncFn(&Self) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    async fn wait(
+        &self,
+        what: &str,
+        until: Instant,
+        condition: impl AsyncFn(&Self) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         loop {
             match condition(self).await {
                 Ok(()) => return Ok(()),
@@ -191,7 +198,11 @@ impl Running {
     }
 
     /// Does something to each node, and keeps what came of it.
-    pub(crate) fn each(&mut self, nodes: &[String], act: impl Fn(&mut Self, usize) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    pub(crate) fn each(
+        &mut self,
+        nodes: &[String],
+        act: impl Fn(&mut Self, usize) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         if nodes.is_empty() {
             bail!(Usage("say which nodes".into()));
         }

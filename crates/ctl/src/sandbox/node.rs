@@ -46,16 +46,10 @@ pub(crate) fn boot(sandbox: &SandboxState, node: &mut NodeState) -> anyhow::Resu
     node.paused = false;
     let cable = Cable { port: node.name.clone(), card: CARD.into(), address: node.address, prefix: PREFIX };
     let network = Namespace::at(&sandbox.network());
-    let plugged = || flota_network::plug(&network, BRIDGE, &Namespace::of(node.pid), &cable);
-    // The cable of the life before goes with its namespace, which the kernel takes some time for.
-    let until = Instant::now() + KILL_WAIT;
-    while let Err(error) = plugged() {
-        if Instant::now() > until {
-            return Err(error).with_context(|| format!("failed to connect node {}", node.name));
-        }
-        pause();
-    }
-    Ok(())
+    // The cable of a life before would stay as long as a connection of it is being given up (tcp(7), orphans).
+    flota_network::unplug(&network, &node.name)?;
+    flota_network::plug(&network, BRIDGE, &Namespace::of(node.pid), &cable)
+        .with_context(|| format!("failed to connect node {}", node.name))
 }
 
 /// Starts `flotad` in the node.

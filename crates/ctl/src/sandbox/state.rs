@@ -72,7 +72,9 @@ pub(crate) fn run_dir(name: &str) -> PathBuf {
 impl SandboxState {
     pub(crate) fn load(name: &str) -> anyhow::Result<Self> {
         let text = std::fs::read(dir(name).join("state.json"));
-        let text = text.with_context(|| format!("there is no sandbox `{name}`, or it was left half made (`ctl sandbox down --name {name}`)"))?;
+        let text = text.with_context(|| {
+            format!("there is no sandbox `{name}`, or it was left half made (`ctl sandbox down --name {name}`)")
+        })?;
         serde_json::from_slice(&text).context("the sandbox's state is damaged")
     }
 

@@ -66,7 +66,8 @@ pub(crate) fn find_task<'a>(view: &'a Tables, text: &str) -> Result<&'a Arc<Task
         });
         return first.ok_or_else(|| Status::not_found(format!("service `{text}` has no task")));
     }
-    let service = text.rsplit_once('.').and_then(|(name, slot)| Some((view.service_by_name(name)?, slot.parse().ok()?)));
+    let service =
+        text.rsplit_once('.').and_then(|(name, slot)| Some((view.service_by_name(name)?, slot.parse().ok()?)));
     if let Some((service, slot)) = service {
         let in_slot = view.tasks_of_service(&service.id).filter(|task| task.slot == slot);
         let name = task_name(&service.spec.name, slot);

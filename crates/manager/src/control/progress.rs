@@ -80,7 +80,12 @@ pub(super) fn service(view: &Tables, id: &flota_api::id::ServiceId) -> pc::Servi
         let last = tasks.iter().filter(|it| it.slot == task.slot && !it.status.error.is_empty());
         let last = last.max_by_key(|it| it.meta.created_at).map_or("", |it| it.status.error.as_str());
         let reason = if reason.is_empty() { last } else { reason };
-        format!("{} is {}{}{reason}", task_name(&service.spec.name, task.slot), task.status.state, if reason.is_empty() { "" } else { ": " })
+        format!(
+            "{} is {}{}{reason}",
+            task_name(&service.spec.name, task.slot),
+            task.status.state,
+            if reason.is_empty() { "" } else { ": " }
+        )
     });
     pc::ServiceProgress {
         running,

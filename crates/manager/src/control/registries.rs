@@ -26,7 +26,11 @@ pub(super) async fn put(manager: &Manager, request: pc::PutRegistryRequest) -> R
             ..Registry::default()
         };
         let mut tx = WriteTx::new(view, &request.request_id);
-        if known.is_some() { tx.update(registry) } else { tx.create(registry) }
+        if known.is_some() {
+            tx.update(registry)
+        } else {
+            tx.create(registry)
+        }
         Ok::<_, WriteFailed>((tx.finish(), ()))
     });
     put.await.map_err(Into::into)

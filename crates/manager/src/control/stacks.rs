@@ -24,7 +24,9 @@ pub(super) async fn deploy(manager: &Manager, request: pc::DeployStackRequest) -
     let bad: Vec<String> = spec
         .services
         .iter()
-        .flat_map(|service| validate::violations(service).into_iter().map(|it| format!("services.{}.{it}", service.name)))
+        .flat_map(|service| {
+            validate::violations(service).into_iter().map(|it| format!("services.{}.{it}", service.name))
+        })
         .collect();
     if !bad.is_empty() {
         return Err(Status::invalid_argument(bad.join("; ")));
@@ -38,7 +40,11 @@ pub(super) async fn deploy(manager: &Manager, request: pc::DeployStackRequest) -
             meta: known.map(|stack| stack.meta.clone()).unwrap_or_default(),
             spec: spec.clone(),
         };
-        if known.is_some() { tx.update(stack.clone()) } else { tx.create(stack.clone()) }
+        if known.is_some() {
+            tx.update(stack.clone())
+        } else {
+            tx.create(stack.clone())
+        }
         for service in &spec.services {
             match view.service_by_name(&service.name) {
                 Some(it) if it.stack_id != stack.id => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::Status;
 
-use flota_api::model::{Service, ServiceSpec, Task};
+use flota_api::model::{NodeState, Service, ServiceSpec, Task};
 use flota_api::proto::control as pc;
 use flota_api::state::DesiredState;
 use flota_raft_store::{Tables, WriteTx};
@@ -22,9 +22,20 @@ pub(super) fn list(view: &Tables) -> Vec<pc::TaskRow> {
             node_name: view.node(task.node_id.as_str()).map(|it| it.description.hostname.clone()).unwrap_or_default(),
             image: spec.map(|spec| spec.image.clone()).unwrap_or_default(),
             restarts: task.restarts(),
+            doubt: doubt(task, view),
         }
     };
     view.tasks().map(row).collect()
+}
+
+/// What a node that does not answer last said of its tasks may not be true any more: say so, and since when.
+fn doubt(task: &Task, view: &Tables) -> String {
+    match view.node(task.node_id.as_str()) {
+        Some(node) if node.state != NodeState::Ready && !task.status.state.is_terminal() => {
+            format!("its node {} is {} since {}", node.description.hostname, node.state, node.state_since)
+        }
+        _ => String::new(),
+    }
 }
 
 pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {

@@ -29,7 +29,8 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<String> {
         let named = variable.split('=').next().is_some_and(|name| !name.is_empty()) && !variable.contains('\0');
         check(&format!("env[{index}]"), named.then_some(()).ok_or_else(|| "it has the form NAME=value".into()));
     }
-    let bound = |value: u64, most: u64| (value <= most).then_some(()).ok_or(format!("{value} is over the bound of {most}"));
+    let bound =
+        |value: u64, most: u64| (value <= most).then_some(()).ok_or(format!("{value} is over the bound of {most}"));
     check("replicas", bound(spec.replicas, REPLICAS_BOUND));
     let texts = spec.entrypoint.iter().chain(&spec.command).chain([&spec.user, &spec.working_dir, &spec.hostname]);
     check("command", texts.clone().all(|it| !it.contains('\0')).then_some(()).ok_or("it holds a NUL byte".into()));
@@ -52,7 +53,8 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<String> {
     if over(spec.limits.nano_cpus, spec.reservations.nano_cpus) {
         check("reservations.cpus", Err("it is more than the limit".into()));
     }
-    let size: usize = texts.chain(&spec.env).chain(spec.labels.iter().flat_map(|(key, value)| [key, value])).map(String::len).sum();
+    let size: usize =
+        texts.chain(&spec.env).chain(spec.labels.iter().flat_map(|(key, value)| [key, value])).map(String::len).sum();
     check("spec", (size <= SPEC_BOUND).then_some(()).ok_or(format!("{size} bytes are over the bound of {SPEC_BOUND}")));
     found
 }
@@ -84,7 +86,16 @@ mod tests {
         bad.reservations.memory_bytes = 2;
         let fields: Vec<String> =
             violations(&bad).iter().filter_map(|it| it.split_once(':')).map(|(field, _)| field.to_owned()).collect();
-        let expected = ["name", "image", "constraints[0]", "env[0]", "replicas", "working_dir", "limits.memory", "reservations.memory"];
+        let expected = [
+            "name",
+            "image",
+            "constraints[0]",
+            "env[0]",
+            "replicas",
+            "working_dir",
+            "limits.memory",
+            "reservations.memory",
+        ];
         assert_eq!(fields, expected);
     }
 }

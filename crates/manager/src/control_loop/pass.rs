@@ -54,8 +54,8 @@ pub(super) fn run(
             }
             let events = change(&mut overlay, &plan);
             // Later loops see it in this pass; earlier ones when the change itself comes back as an event.
-            for later in index + 1..loops.len() {
-                let keys = events.iter().flat_map(|event| loops[later].dirtied_by(event, &overlay));
+            for (later, each) in loops.iter().enumerate().skip(index + 1) {
+                let keys = events.iter().flat_map(|event| each.dirtied_by(event, &overlay));
                 dirty.extend(keys.map(|key| (later, key)));
             }
             join(&mut groups, plan, work);

@@ -6,9 +6,7 @@ use flota_api::defaults::GRANT_LIFE;
 use flota_api::id::NodeId;
 use flota_api::image_ref::ImageRef;
 use flota_api::model::{NodeState, Task};
-use flota_api::proto::dispatcher::{
-    Assignments, ImageSource, Peer, RegistryCredentials, TaskAssignment,
-};
+use flota_api::proto::dispatcher::{Assignments, ImageSource, Peer, RegistryCredentials, TaskAssignment};
 use flota_api::state::TaskState;
 use flota_api::version::Timestamp;
 use flota_identity::GrantKey;
@@ -38,12 +36,12 @@ impl Granter<'_> {
 impl AssignmentSet {
     /// The set of `node` in `view`.
     pub(super) fn of(node: &NodeId, view: &Tables, granter: &Granter<'_>) -> Self {
-        let wanted = |task: &&std::sync::Arc<Task>| {
-            task.status.state >= TaskState::Assigned && !task.status.state.is_terminal()
-        };
+        let wanted =
+            |task: &&std::sync::Arc<Task>| task.status.state >= TaskState::Assigned && !task.status.state.is_terminal();
         let tasks = view.tasks_of_node(node).filter(wanted);
         let tasks = tasks.filter_map(|task| Some((task.id.to_string(), assignment(task, node, view, granter)?)));
-        let holds = |image: &&std::sync::Arc<flota_api::model::Image>| image.holders.iter().any(|it| it.node_id == *node);
+        let holds =
+            |image: &&std::sync::Arc<flota_api::model::Image>| image.holders.iter().any(|it| it.node_id == *node);
         let images = view.images().filter(holds).map(|image| source(&image.digest, node, view, granter));
         Self { tasks: tasks.collect(), images: images.collect() }
     }
@@ -66,7 +64,8 @@ impl AssignmentSet {
         let same = |old: &TaskAssignment, new: &TaskAssignment| {
             TaskAssignment { status: None, ..old.clone() } == TaskAssignment { status: None, ..new.clone() }
         };
-        let changed = |(id, task): &(&String, &TaskAssignment)| !before.tasks.get(*id).is_some_and(|old| same(old, task));
+        let changed =
+            |(id, task): &(&String, &TaskAssignment)| !before.tasks.get(*id).is_some_and(|old| same(old, task));
         let tasks: Vec<_> = self.tasks.iter().filter(changed).map(|(_, task)| task.clone()).collect();
         let removed: Vec<_> = before.tasks.keys().filter(|id| !self.tasks.contains_key(*id)).cloned().collect();
         if tasks.is_empty() && removed.is_empty() && self.images == before.images {
@@ -145,7 +144,13 @@ mod tests {
         view.put(Service { id: "s".into(), spec_version: 1, ..Service::default() }.into_object());
         for (id, state, desired_state) in states {
             let status = TaskStatus { state: *state, ..TaskStatus::default() };
-            let task = Task { id: (*id).into(), service_id: "s".into(), spec_version: 1, node_id: "n".into(), ..Task::default() };
+            let task = Task {
+                id: (*id).into(),
+                service_id: "s".into(),
+                spec_version: 1,
+                node_id: "n".into(),
+                ..Task::default()
+            };
             view.put(Task { status, desired_state: *desired_state, ..task }.into_object());
         }
         view
@@ -156,7 +161,8 @@ mod tests {
         let granter = Granter { key: None, expires: Timestamp(0) };
         let set = |states: &[_]| AssignmentSet::of(&"n".into(), &view(states), &granter);
         use DesiredState::{Running as Run, Shutdown as Stop};
-        let first = set(&[("a", TaskState::Assigned, Run), ("b", TaskState::Failed, Run), ("c", TaskState::Pending, Run)]);
+        let first =
+            set(&[("a", TaskState::Assigned, Run), ("b", TaskState::Failed, Run), ("c", TaskState::Pending, Run)]);
         assert_eq!(first.full(1, 7).tasks.iter().map(|it| it.task_id.as_str()).collect::<Vec<_>>(), ["a"]);
         let reported = set(&[("a", TaskState::Running, Run)]);
         assert_eq!(reported.difference(&first, 1, 8), None, "its own report is no news to a worker");

@@ -71,7 +71,7 @@ impl Liveness {
             .filter(|node| node.state != NodeState::Down)
             .map(|node| {
                 let restarting = node.state_reason == "restarting";
-                (node.id.clone(), if restarting { Link::Restarting(now) } else { Link::Broken(now) })
+                (node.id.clone(), if restarting { Link::Restarting(now) } else { Link::Open(now) })
             })
             .collect();
     }
@@ -150,8 +150,13 @@ mod tests {
         let period = Duration::from_secs(1);
         let start = Instant::now();
         let after = |link, millis| judge(link, period, start + Duration::from_millis(millis)).0;
-        for (millis, state) in [(0, NodeState::Ready), (1400, NodeState::Ready), (1600, NodeState::Unknown),
-            (3400, NodeState::Unknown), (3600, NodeState::Down)] {
+        for (millis, state) in [
+            (0, NodeState::Ready),
+            (1400, NodeState::Ready),
+            (1600, NodeState::Unknown),
+            (3400, NodeState::Unknown),
+            (3600, NodeState::Down),
+        ] {
             assert_eq!(after(Link::Open(start), millis), state, "after {millis} ms");
         }
         assert_eq!(after(Link::Broken(start), 0), NodeState::Unknown, "a broken session is known at once");

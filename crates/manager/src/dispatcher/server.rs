@@ -124,47 +124,44 @@ impl DispatcherService {
     /// Writes what the node says of itself; `Nothing`: the cluster does not know it (any more).
     async fn register(&self, node_id: &NodeId, register: Register) -> Result<Registered, WriteFailed> {
         let description: flota_api::model::NodeDescription = register.description.into();
-        self.manager.write(|view| {
-            let node = view.node(node_id.as_str()).ok_or(WriteFailed::Nothing)?;
-            if node.state_reason == "left" {
-                return Err(WriteFailed::Nothing);
-            }
-            let new = Node {
-                description: description.clone(),
-                address: if register.listen.is_empty() { node.address.clone() } else { register.listen.clone() },
-                state: NodeState::Ready,
-                state_reason: String::new(),
-                state_since: if node.state == NodeState::Ready { node.state_since } else { crate::now() },
-                ..node.as_ref().clone()
-            };
-            let cluster = view.cluster().ok_or(WriteFailed::Nothing)?;
-            let key = GrantKey::from_der(&cluster.grant_key.0);
-            let registered = Registered {
-                heartbeat_ms: u64::try_from(period(view.nodes().count()).as_millis()).unwrap_or(u64::MAX),
-                grant_public_key: key.map(|key| key.public_key()).unwrap_or_default().into(),
-                raft_id: node.raft_id,
-                node_name: description.hostname.clone(),
-            };
-            let mut tx = WriteTx::new(view.clone(), "");
-            // What it holds may be more than the store knew: it was away.
-            for image in view.images().filter(|image| register.images.contains(&image.digest)) {
-                if let Some(image) = with_holder(image, node_id) {
-                    tx.update(image);
+        self.manager
+            .write(|view| {
+                let node = view.node(node_id.as_str()).ok_or(WriteFailed::Nothing)?;
+                if node.state_reason == "left" {
+                    return Err(WriteFailed::Nothing);
                 }
-            }
-            if new != **node {
-                tx.update(new);
-            }
-            Ok((tx.finish(), registered))
-        }).await
+                let new = Node {
+                    description: description.clone(),
+                    address: if register.listen.is_empty() { node.address.clone() } else { register.listen.clone() },
+                    state: NodeState::Ready,
+                    state_reason: String::new(),
+                    state_since: if node.state == NodeState::Ready { node.state_since } else { crate::now() },
+                    ..node.as_ref().clone()
+                };
+                let cluster = view.cluster().ok_or(WriteFailed::Nothing)?;
+                let key = GrantKey::from_der(&cluster.grant_key.0);
+                let registered = Registered {
+                    heartbeat_ms: u64::try_from(period(view.nodes().count()).as_millis()).unwrap_or(u64::MAX),
+                    grant_public_key: key.map(|key| key.public_key()).unwrap_or_default().into(),
+                    raft_id: node.raft_id,
+                    node_name: description.hostname.clone(),
+                };
+                let mut tx = WriteTx::new(view.clone(), "");
+                // What it holds may be more than the store knew: it was away.
+                for image in view.images().filter(|image| register.images.contains(&image.digest)) {
+                    if let Some(image) = with_holder(image, node_id) {
+                        tx.update(image);
+                    }
+                }
+                if new != **node {
+                    tx.update(new);
+                }
+                Ok((tx.finish(), registered))
+            })
+            .await
     }
 
-    async fn hear(
-        &self,
-        node_id: &NodeId,
-        mut inbox: Streaming<WorkerMessage>,
-        outbox: &Outbox,
-    ) -> Result<(), Status> {
+    async fn hear(&self, node_id: &NodeId, mut inbox: Streaming<WorkerMessage>, outbox: &Outbox) -> Result<(), Status> {
         while let Some(next) = inbox.message().await? {
             match next.message {
                 Some(FromWorker::Leaving(leaving)) => {
@@ -223,9 +220,12 @@ impl DispatcherService {
             match known.filter(|it| same_name || it.reference.is_empty()) {
                 Some(image) => {
                     let held = with_holder(image, node_id).unwrap_or_else(|| image.as_ref().clone());
-                    let reference = if report.reference.is_empty() { held.reference.clone() } else { report.reference.clone() };
+                    let reference =
+                        if report.reference.is_empty() { held.reference.clone() } else { report.reference.clone() };
                     let new = Image { reference, ..held };
-                    if new == **image { return Err(WriteFailed::Nothing) }
+                    if new == **image {
+                        return Err(WriteFailed::Nothing);
+                    }
                     tx.update(new);
                 }
                 None if report.reference.is_empty() => return Err(WriteFailed::Nothing),

@@ -22,7 +22,11 @@ impl ControlLoop for Reaper {
     }
 
     fn all(&self, view: &Tables) -> Vec<String> {
-        view.tasks().map(|task| task.service_id.to_string()).collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+        view.tasks()
+            .map(|task| task.service_id.to_string())
+            .collect::<std::collections::BTreeSet<_>>()
+            .into_iter()
+            .collect()
     }
 
     fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<String> {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
+use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::Instant as _;
 use openraft::{BasicNode, ChangeMembers, Config, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 
@@ -42,7 +42,10 @@ pub struct Timing {
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { heartbeat: Duration::from_millis(100), election: (Duration::from_millis(250), Duration::from_millis(500)) }
+        Self {
+            heartbeat: Duration::from_millis(75),
+            election: (Duration::from_millis(200), Duration::from_millis(400)),
+        }
     }
 }
 

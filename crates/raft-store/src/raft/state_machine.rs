@@ -9,10 +9,10 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, RaftSnapshotBuilder};
 
 use super::storage::SnapshotFiles;
-use flota_api::seal::Sealer;
 use super::types::{Applied, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::store::{Store, View};
 use crate::transaction::Entry;
+use flota_api::seal::Sealer;
 
 /// The library's handle to the store.
 #[derive(Clone, Debug)]
@@ -29,8 +29,7 @@ impl StateMachine {
     /// Puts the newest readable snapshot of `dir` into `store`.
     pub(crate) fn open(store: Store, dir: PathBuf, sealer: Sealer) -> Result<Self, super::OpenError> {
         let files = SnapshotFiles::new(dir, sealer);
-        let mut machine =
-            Self { store, files, applied: None, membership: StoredMembership::default(), snapshot: None };
+        let mut machine = Self { store, files, applied: None, membership: StoredMembership::default(), snapshot: None };
         if let Some((meta, tables)) = machine.files.load()? {
             machine.store.restore(tables);
             machine.take_meta(&meta);

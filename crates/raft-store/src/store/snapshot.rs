@@ -79,7 +79,11 @@ mod tests {
             let view = store.view();
             let mut tx = WriteTx::new(view.clone(), &format!("request {version}"));
             let service = Service { id: "s".into(), spec_version: version, ..Service::default() };
-            if view.service("s").is_some() { tx.update(service) } else { tx.create(service) }
+            if view.service("s").is_some() {
+                tx.update(service)
+            } else {
+                tx.create(service)
+            }
             let id = format!("t{version}").as_str().into();
             tx.create(Task { id, service_id: "s".into(), spec_version: version, ..Task::default() });
             store.apply(version, Entry { at: Timestamp(version), transactions: vec![tx.finish()] });

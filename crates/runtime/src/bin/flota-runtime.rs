@@ -1,5 +1,5 @@
 //! The supervisor's entry. The OCI command line comes with its own issue; until then every other word is an error.
-#![expect(clippy::print_stderr, clippy::exit, reason = "a command line program")]
+#![expect(clippy::print_stderr, reason = "a command line program")]
 
 use std::path::Path;
 

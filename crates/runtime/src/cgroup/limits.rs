@@ -11,8 +11,17 @@ const PERIOD: u64 = 100_000;
 /// What a container may reach of /dev (OCI runtime specification, "Default Devices"), and nothing else. `c *:* m`
 /// lets it make nodes that it then can't open.
 const DEVICES: [&str; 11] = [
-    "c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm", "c 5:1 rwm",
-    "c 5:2 rwm", "c 136:* rwm",
+    "c *:* m",
+    "b *:* m",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:1 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
 ];
 
 pub(super) fn apply(folders: &[Folder], limits: &Limits) -> Result<(), StepError> {
@@ -77,7 +86,10 @@ mod tests {
         apply(&v1, &limits).expect("ordinary files take anything");
         let read = |folder: &Folder, file: &str| fs::read_to_string(folder.path.join(file)).expect("written");
         assert_eq!(read(&v1[0], "memory.limit_in_bytes"), "67108864");
-        assert_eq!((read(&v1[1], "cpu.cfs_quota_us"), read(&v1[1], "cpu.cfs_period_us")), ("50000".into(), "100000".into()));
+        assert_eq!(
+            (read(&v1[1], "cpu.cfs_quota_us"), read(&v1[1], "cpu.cfs_period_us")),
+            ("50000".into(), "100000".into())
+        );
         assert_eq!(read(&v1[2], "pids.max"), "7");
         let v2 = [folder(&dir, &["memory", "cpu", "pids"], true)];
         apply(&v2, &limits).expect("ordinary files take anything");

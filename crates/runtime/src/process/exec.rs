@@ -70,7 +70,8 @@ fn enter(container: &Container<'_>, exec: &ExecSpec, stdio: [OwnedFd; 3]) -> Res
 /// Closes everything but the standard descriptors.
 fn close_report() {
     let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
-    let open: Vec<i32> = entries.filter_map(|it| it.ok()?.file_name().to_str()?.parse().ok()).filter(|it| *it > 2).collect();
+    let open: Vec<i32> =
+        entries.filter_map(|it| it.ok()?.file_name().to_str()?.parse().ok()).filter(|it| *it > 2).collect();
     for descriptor in open {
         let _ = nix::unistd::close(descriptor);
     }

@@ -70,7 +70,8 @@ pub(super) fn drop_rights(user: &User, guarded_devices: bool, filter: &security:
 pub(super) fn find_program(argv: &[String], environment: &[String]) -> Result<String, StepError> {
     let name = argv.first().filter(|it| !it.is_empty());
     let name = name.ok_or_else(|| StepError::refuse("start", "neither image nor service says which command"))?;
-    let executable = |path: &str| nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok() && !Path::new(path).is_dir();
+    let executable =
+        |path: &str| nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok() && !Path::new(path).is_dir();
     if name.contains('/') {
         let why = if Path::new(name).exists() { "it is not executable" } else { "there is no such file in the image" };
         return if executable(name) { Ok(name.clone()) } else { Err(StepError::refuse(format!("run `{name}`"), why)) };
@@ -110,7 +111,9 @@ pub(super) fn execute_program(program: &str, argv: &[String], environment: &[Str
 }
 
 fn execute(program: &str, argv: &[String], environment: &[String]) -> Result<Never, StepError> {
-    let text = |it: &String| CString::new(it.as_str()).map_err(|_| StepError::refuse("run the program", "an argument holds a NUL byte"));
+    let text = |it: &String| {
+        CString::new(it.as_str()).map_err(|_| StepError::refuse("run the program", "an argument holds a NUL byte"))
+    };
     let argv = argv.iter().map(text).collect::<Result<Vec<_>, _>>()?;
     let environment = environment.iter().map(text).collect::<Result<Vec<_>, _>>()?;
     let path = text(&program.to_owned())?;

@@ -32,15 +32,19 @@ pub(crate) fn find(text: &str) -> Result<User, StepError> {
 fn parse(text: &str, passwd: &str, group: &str) -> Result<User, StepError> {
     let (user, wanted_group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     let user = if user.is_empty() { "0" } else { user };
-    let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| {
-        fields.len() >= 6 && (fields[0] == user || (user.parse::<u32>().is_ok() && fields[2] == user))
-    });
+    let entry = passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.len() >= 6 && (fields[0] == user || (user.parse::<u32>().is_ok() && fields[2] == user)));
     let number = |text: &str| text.parse::<u32>().ok();
     let uid = entry.as_ref().and_then(|fields| number(fields[2])).or_else(|| number(user));
-    let uid = uid.ok_or_else(|| StepError::refuse(format!("find the user `{user}`"), "the image's /etc/passwd has none"))?;
+    let uid =
+        uid.ok_or_else(|| StepError::refuse(format!("find the user `{user}`"), "the image's /etc/passwd has none"))?;
     let own_group = entry.as_ref().and_then(|fields| number(fields[3])).unwrap_or(0);
     let named = |wanted: &str| {
-        let found = group.lines().find_map(|line| line.strip_prefix(wanted)?.strip_prefix(':')?.split(':').nth(1)?.parse().ok());
+        let found = group
+            .lines()
+            .find_map(|line| line.strip_prefix(wanted)?.strip_prefix(':')?.split(':').nth(1)?.parse().ok());
         found.or_else(|| number(wanted))
     };
     let gid = match wanted_group {
@@ -55,7 +59,8 @@ fn parse(text: &str, passwd: &str, group: &str) -> Result<User, StepError> {
         let listed = fields.get(3).is_some_and(|members| members.split(',').any(|it| it == name));
         if listed { fields.get(2).and_then(|it| number(it)) } else { None }
     };
-    let mut groups: Vec<Gid> = if wanted_group.is_none() { group.lines().filter_map(member).map(Gid::from_raw).collect() } else { Vec::new() };
+    let mut groups: Vec<Gid> =
+        if wanted_group.is_none() { group.lines().filter_map(member).map(Gid::from_raw).collect() } else { Vec::new() };
     groups.push(Gid::from_raw(gid));
     groups.dedup();
     let home = entry.as_ref().map_or("/", |fields| fields[5]).to_owned();
@@ -71,7 +76,9 @@ mod tests {
 
     #[test]
     fn users_are_found_by_name_and_number_and_unknown_ones_refused() {
-        let ids = |text: &str| parse(text, PASSWD, GROUP).map(|it| (it.uid.as_raw(), it.gid.as_raw(), it.groups.len(), it.home));
+        let ids = |text: &str| {
+            parse(text, PASSWD, GROUP).map(|it| (it.uid.as_raw(), it.gid.as_raw(), it.groups.len(), it.home))
+        };
         assert_eq!(ids("").expect("root"), (0, 0, 1, "/root".into()));
         assert_eq!(ids("web").expect("known"), (33, 34, 2, "/srv".into()));
         assert_eq!(ids("33:log").expect("known"), (33, 4, 1, "/srv".into()));

@@ -38,9 +38,14 @@ pub(super) fn apply() -> Result<(), StepError> {
             Err(Errno::ENOENT) => continue,
             other => other.act(|| format!("bind {}", path.display()))?,
         }
-        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY
-            | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(None::<&str>, path, None::<&str>, flags, None::<&str>).act(|| format!("make {} read-only", path.display()))?;
+        let flags = MsFlags::MS_BIND
+            | MsFlags::MS_REMOUNT
+            | MsFlags::MS_RDONLY
+            | MsFlags::MS_NOSUID
+            | MsFlags::MS_NODEV
+            | MsFlags::MS_NOEXEC;
+        mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
+            .act(|| format!("make {} read-only", path.display()))?;
     }
     Ok(())
 }

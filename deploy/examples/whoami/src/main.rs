@@ -1,6 +1,6 @@
 //! `whoami`: says which node and task it is, over HTTP. `whoami get URL` is its client. One static program without
 //! anything else in its image, so it handles what a PID 1 must.
-#![expect(clippy::print_stdout, clippy::print_stderr, clippy::exit, reason = "a command line program")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -53,7 +53,9 @@ fn about() -> String {
     for (name, value) in std::env::vars() {
         text.push_str(&format!("{name}={value}\n"));
     }
-    let mut addresses: Vec<String> = read("/proc/net/fib_trie").lines().zip(read("/proc/net/fib_trie").lines().skip(1))
+    let mut addresses: Vec<String> = read("/proc/net/fib_trie")
+        .lines()
+        .zip(read("/proc/net/fib_trie").lines().skip(1))
         .filter(|(_, next)| next.contains("/32 host LOCAL"))
         .filter_map(|(line, _)| line.split_whitespace().last().map(str::to_owned))
         .collect();
@@ -87,7 +89,11 @@ fn answer(stream: TcpStream) -> std::io::Result<()> {
     }
     let body = about();
     let mut stream = stream;
-    write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 fn get(url: &str) -> std::io::Result<()> {

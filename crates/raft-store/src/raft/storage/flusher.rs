@@ -22,7 +22,11 @@ impl Flusher {
                 let waiting: Vec<Done> = std::iter::once(first).chain(receiver.try_iter()).collect();
                 let result = sync(&db, &file);
                 for done in waiting {
-                    done(result.as_ref().map(|()| ()).map_err(|error| io::Error::new(error.kind(), error.to_string())));
+                    done(match &result {
+                        Ok(()) => Ok(()),
+                        // An error can be told once only: each gets its own.
+                        Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+                    });
                 }
             }
         })?;

@@ -15,10 +15,10 @@ use openraft::{OptionalSend, RaftLogReader};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::flusher::{Flusher, open_data_file};
 use super::OpenError;
-use flota_api::seal::Sealer;
+use super::flusher::{Flusher, open_data_file};
 use crate::raft::types::{LogId, RaftEntry, TypeConfig, Vote};
+use flota_api::seal::Sealer;
 
 /// Below sled's page of 32 KiB with its own overhead.
 const PART: usize = 30 << 10;

@@ -4,11 +4,11 @@
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::sync_dir;
 use super::OpenError;
-use flota_api::seal::Sealer;
+use super::sync_dir;
 use crate::raft::types::SnapshotMeta;
 use crate::store::Tables;
+use flota_api::seal::Sealer;
 
 /// No record is larger: an entry's bound with room to spare.
 const FRAME_BOUND: usize = 64 << 20;

@@ -144,7 +144,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 Ok(answers) => answers.map_err(|status| unreachable(&status))?.into_inner(),
                 Err(_) => return Err(unreachable(&Status::deadline_exceeded("no answer in time"))),
             };
-            let answers = answers.map(|answer| answer.and_then(|it| unpack(&it)).map_err(|status| unreachable(&status)));
+            let answers =
+                answers.map(|answer| answer.and_then(|it| unpack(&it)).map_err(|status| unreachable(&status)));
             Ok(answers.boxed())
         })
     }
@@ -176,7 +177,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let send = async {
             let head = pack(from, to, &(vote, &snapshot.meta))?;
             let view = snapshot.snapshot;
-            let body = futures::stream::iter(chunks(&view)).map(move |body| RaftMessage { format: 1, from, to, body: body.into() });
+            let body = futures::stream::iter(chunks(&view)).map(move |body| RaftMessage {
+                format: 1,
+                from,
+                to,
+                body: body.into(),
+            });
             let request = Request::new(futures::stream::once(std::future::ready(head)).chain(body));
             unpack(self.client()?.snapshot(request).await?.get_ref())
         };

@@ -137,7 +137,8 @@ impl RaftTransport for TransportService {
             bytes.extend_from_slice(&chunk.body);
         }
         let records = split(&bytes).ok_or_else(|| Status::invalid_argument("the snapshot is cut off"))?;
-        let tables = Tables::from_records(records.into_iter()).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let tables =
+            Tables::from_records(records.into_iter()).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let snapshot = Snapshot { meta, snapshot: tables.into() };
         let answer = self.raft.install_full_snapshot(vote, snapshot).await.map_err(fatal)?;
         self.answer(&head, &answer)

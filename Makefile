@@ -1,0 +1,33 @@
+# Every target installs from Debian's packages what it lacks, and says what could not be had before it starts.
+CARGO  ?= cargo
+TRIPLE := x86_64-unknown-linux-gnu
+# Static programs: they run in containers, or outlive whatever the daemon was linked with.
+STATIC := RUSTFLAGS="-Ctarget-feature=+crt-static -Clink-arg=-fuse-ld=mold" $(CARGO) build --locked --target $(TRIPLE) -p flota-runtime -p whoami
+PLACE   = for p in flota-runtime whoami; do install -m 755 target/$(TRIPLE)/$(1)/$$p target/$(1)/$$p.new && mv target/$(1)/$$p.new target/$(1)/$$p || exit 1; done
+
+.PHONY: build dev demo test bench lint tools
+build: tools        ## release programs in target/release
+	$(CARGO) build --locked --release -p flota-node -p flota-ctl
+	$(STATIC) --release
+	@$(call PLACE,release)
+
+dev: tools          ## the same for demo and tests, in target/debug
+	$(CARGO) build --locked -p flota-node -p flota-ctl
+	$(STATIC)
+	@$(call PLACE,debug)
+
+demo: dev           ## a cluster, a service, a dead machine
+	@bash deploy/examples/demo.sh target/debug
+
+lint: tools
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+test: lint dev      ## formatting, clippy, all tests
+	bash tests/run.sh
+
+bench: build        ## figures beside their targets
+	@python3 tests/bench/run.py target/release
+
+tools:
+	@bash deploy/tools.sh

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# What Flota does, in a minute: a cluster on this machine, a service, a machine that dies.
+set -euo pipefail
+programs=$(cd "$1" && pwd)
+here=$(cd "$(dirname "$0")" && pwd)
+export PATH="$programs:$PATH"
+say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
+run() { printf '$ %s\n' "$*"; "$@"; }
+
+ctl sandbox down --name demo
+say "A cluster of three managers and two workers, each in namespaces of its own"
+run ctl sandbox up --name demo
+eval "$(ctl sandbox env --name demo)"
+run ctl node ls
+say "A static program becomes an image, on two nodes"
+run ctl image pack --tag whoami "$programs/whoami"
+say "A service from a file"
+run ctl stack deploy -c "$here/whoami.yaml" shop
+run ctl service scale shop_web=6
+run ctl service ps shop_web
+say "Into a task, on whichever node it is"
+run ctl exec shop_web.1 -- /whoami get http://127.0.0.1/
+run ctl service logs shop_web
+say "A worker dies: link silent, then everything on it killed"
+run ctl sandbox kill --name demo w1
+until ctl node ls --filter name=w1 --filter state=down -q | grep -q .; do sleep 0.1; done
+run ctl node ls
+until [ "$(ctl service ls --format json | grep -c '"running": 6')" = 1 ]; do sleep 0.1; done
+say "Its tasks run elsewhere"
+run ctl service ps shop_web
+say "The cluster is up. Go on with:   eval \"\$($programs/ctl sandbox env --name demo)\""
+echo "# and remove it with:            $programs/ctl sandbox down --name demo"

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# All tests: the crates' own, then real clusters (two at a time), and the ten slowest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export FLOTA_PROGRAMS="$PWD/target/debug"
+log=$(mktemp); trap 'rm -f "$log"' EXIT
+status=0
+RUSTC_BOOTSTRAP=1 cargo test --locked --workspace --no-fail-fast -- --test-threads=2 -Zunstable-options --report-time 2>&1 | tee "$log" || status=1
+echo; echo "The ten slowest:"
+grep -oE '^test .* <[0-9.]+s>$' "$log" | sed -E 's/^test (.*) \.\.\. .*<([0-9.]+)s>$/\2 s  \1/' | sort -rn | head -10 || true
+passed=$(grep -oE '[0-9]+ passed' "$log" | awk '{s+=$1} END {print s+0}')
+failed=$(grep -oE '[0-9]+ failed' "$log" | awk '{s+=$1} END {print s+0}')
+echo "$passed passed, $failed failed"
+exit $status

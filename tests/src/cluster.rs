@@ -1,0 +1,172 @@
+//! A cluster in a sandbox.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+
+use crate::wait_for;
+
+/// Where `ctl` and the other programs are: FLOTA_PROGRAMS, else beside the tests.
+pub fn programs() -> PathBuf {
+    let beside = || std::env::current_exe().ok()?.ancestors().nth(2).map(PathBuf::from);
+    std::env::var_os("FLOTA_PROGRAMS").map(PathBuf::from).or_else(beside).expect("the programs' folder is known")
+}
+
+/// What a command came to.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Its exit code.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+fn output(command: &mut Command) -> Output {
+    let output = command.stdin(Stdio::null()).output().expect("the program is there");
+    Output {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// A sandbox of its own; removed when dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    name: String,
+    host: String,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // What an operator would look at first.
+            for command in ["node ls", "task ls --no-trunc"] {
+                let seen = self.ctl(command);
+                eprintln!("$ ctl {command}\n{}{}", seen.stdout, seen.stderr);
+            }
+            for node in ["m1", "m2", "m3", "w1", "w2"] {
+                let log = self.sandbox(&format!("logs {node}")).stdout;
+                let last: Vec<&str> = log.lines().rev().take(15).collect();
+                eprintln!("--- {node}\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            }
+        }
+        let down = self.sandbox("down");
+        if down.code != 0 {
+            eprintln!("the sandbox {} could not be removed: {}", self.name, down.stderr);
+        }
+    }
+}
+
+impl Cluster {
+    /// Starts one, with the image `whoami` in it.
+    pub fn up(managers: u32, workers: u32) -> Self {
+        let cluster = Self::bare(managers, workers);
+        let program = programs().join("whoami");
+        cluster.ok(&format!("image pack --tag whoami {}", program.display()));
+        cluster
+    }
+
+    /// Starts one without any image.
+    pub fn bare(managers: u32, workers: u32) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("t{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::SeqCst));
+        let mut command = Command::new(programs().join("ctl"));
+        let counts = [managers.to_string(), workers.to_string()];
+        command.args(["sandbox", "up", "--name", &name, "--managers", &counts[0], "--workers", &counts[1]]);
+        // From here on it is removed, whatever fails.
+        let mut cluster = Self { host: String::new(), name };
+        let up = output(&mut command);
+        assert_eq!(up.code, 0, "the sandbox did not start: {}", up.stderr);
+        let env = cluster.sandbox("env").stdout;
+        env.trim().strip_prefix("export FLOTA_HOST=").expect("env prints the hosts").clone_into(&mut cluster.host);
+        cluster
+    }
+
+    /// `ctl` with these words (parted by blanks) at all managers.
+    pub fn ctl(&self, words: &str) -> Output {
+        self.at(&self.host, words.split_whitespace())
+    }
+
+    /// `ctl` with these arguments at all managers.
+    pub fn ctl_args(&self, arguments: &[&str]) -> Output {
+        self.at(&self.host, arguments.iter().copied())
+    }
+
+    /// `ctl` with these words at one node's socket alone.
+    pub fn ctl_on(&self, node: &str, words: &str) -> Output {
+        let env = self.sandbox(&format!("env --node {node}")).stdout;
+        let host = env.trim().strip_prefix("export FLOTA_HOST=").expect("env prints the host").to_owned();
+        self.at(&host, words.split_whitespace())
+    }
+
+    fn at<'a>(&self, host: &str, arguments: impl Iterator<Item = &'a str>) -> Output {
+        output(Command::new(programs().join("ctl")).args(arguments).env("FLOTA_HOST", host))
+    }
+
+    /// As [`Cluster::ctl`]; must succeed. Its standard output.
+    pub fn ok(&self, words: &str) -> String {
+        let result = self.ctl(words);
+        assert_eq!(result.code, 0, "ctl {words}: {}{}", result.stdout, result.stderr);
+        result.stdout
+    }
+
+    /// A sandbox verb with its words.
+    pub fn sandbox(&self, words: &str) -> Output {
+        let mut words = words.split_whitespace();
+        let verb = words.next().unwrap_or_default();
+        output(Command::new(programs().join("ctl")).args(["sandbox", verb, "--name", &self.name]).args(words))
+    }
+
+    /// As [`Cluster::sandbox`]; must succeed.
+    pub fn sandbox_ok(&self, words: &str) -> String {
+        let result = self.sandbox(words);
+        assert_eq!(result.code, 0, "ctl sandbox {words}: {}", result.stderr);
+        result.stdout
+    }
+
+    /// The machine is gone.
+    pub fn kill(&self, node: &str) {
+        self.sandbox_ok(&format!("kill {node}"));
+    }
+
+    /// A list as JSON rows.
+    pub fn rows(&self, list: &str) -> Vec<Value> {
+        let text = self.ok(&format!("{list} --format json"));
+        serde_json::from_str::<Value>(&text).expect("a JSON array").as_array().cloned().expect("a JSON array")
+    }
+
+    /// Tasks of a service that run and shall run, on nodes that are ready.
+    pub fn running(&self, service: &str) -> Vec<Value> {
+        let ready: Vec<Value> =
+            self.rows("node ls --filter state=ready").iter().map(|node| node["name"].clone()).collect();
+        let mut tasks =
+            self.rows(&format!("service ps {service} --filter state=running --filter desiredState=running"));
+        tasks.retain(|task| ready.contains(&task["node"]));
+        tasks
+    }
+
+    /// The name of the node that leads.
+    pub fn leader(&self) -> String {
+        let nodes = self.rows("node ls --filter leader=true");
+        nodes.first().and_then(|node| node["name"].as_str()).expect("somebody leads").to_owned()
+    }
+
+    /// Waits until `condition` holds.
+    pub fn wait(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        wait_for(what, || match condition(self) {
+            true => Ok(()),
+            false => Err(self.ctl("task ls --no-trunc").stdout),
+        });
+    }
+
+    /// Waits until a node is in this state.
+    pub fn wait_state(&self, node: &str, state: &str) {
+        let filter = format!("node ls --filter name={node} --filter state={state}");
+        self.wait(&format!("{node} is {state}"), |it| !it.rows(&filter).is_empty());
+    }
+}

@@ -1,0 +1,207 @@
+//! What happens when something dies.
+
+use flota_tests::Cluster;
+
+#[test]
+fn a_dead_worker_is_noticed_and_its_tasks_run_elsewhere() {
+    let cluster = Cluster::up(3, 2);
+    cluster.ok("service create --name web --replicas 10 whoami");
+    assert!(cluster.running("web").iter().any(|task| task["node"] == "w1"));
+    cluster.kill("w1");
+    // Lesson 10: what is on a dead node is never shown as if nothing had happened.
+    cluster.wait("w1 is doubted at once", |it| {
+        !it.rows("node ls --filter name=w1 --filter state=unknown").is_empty()
+            || !it.rows("node ls --filter name=w1 --filter state=down").is_empty()
+    });
+    cluster.wait_state("w1", "down");
+    cluster.wait("all ten run elsewhere", |it| it.running("web").len() == 10);
+    let ghosts = cluster.rows("service ps web --filter node=w1");
+    assert!(!ghosts.is_empty());
+    assert!(
+        ghosts.iter().all(|task| task["error"].as_str().unwrap().starts_with("its node w1 is down since")),
+        "{ghosts:?}"
+    );
+    // The machine comes back: it is told that its tasks were replaced, and starts none of them.
+    cluster.sandbox_ok("start w1");
+    cluster.wait_state("w1", "ready");
+    cluster.wait("its old tasks have ended", |it| {
+        it.rows("service ps web --filter node=w1").iter().all(|task| task["state"] != "running")
+    });
+    assert_eq!(cluster.running("web").len(), 10);
+    assert_eq!(cluster.sandbox_ok("exec w1 -- find /run/flota/tasks -mindepth 1"), "");
+}
+
+#[test]
+fn lesson_10_a_removed_node_takes_its_tasks_out_of_every_list() {
+    let cluster = Cluster::up(3, 2);
+    cluster.ok("service create --name web --replicas 5 whoami");
+    let refused = cluster.ctl("node rm w1");
+    assert!(refused.code == 1 && refused.stderr.contains("is ready, not down"), "{}", refused.stderr);
+    cluster.kill("w1");
+    cluster.wait_state("w1", "down");
+    cluster.ok("node rm w1");
+    cluster.wait("no task names the node", |it| {
+        it.rows("task ls").iter().all(|task| task["node"] != "w1" && task["node"] != "") && it.running("web").len() == 5
+    });
+    // It comes back, is told that it was removed, and forgets the cluster.
+    cluster.sandbox_ok("start w1");
+    cluster.wait("it has forgotten the cluster", |it| it.ctl_on("w1", "system info").stdout.contains("cluster: none"));
+}
+
+#[test]
+fn a_killed_leader_is_replaced_nothing_acknowledged_is_lost_and_tasks_stay() {
+    let cluster = Cluster::up(3, 2);
+    cluster.ok("service create --name web --replicas 4 --constraint node.role==worker whoami");
+    let before: Vec<_> = cluster.running("web").iter().map(|task| task["id"].clone()).collect();
+    for round in 0..3 {
+        let leader = cluster.leader();
+        cluster.ok(&format!("service create --detach --name s{round} --replicas 0 whoami"));
+        cluster.kill(&leader);
+        cluster.ok(&format!("service create --detach --name after{round} --replicas 0 whoami"));
+        let names: Vec<_> =
+            cluster.rows("service ls").iter().map(|it| it["name"].as_str().unwrap().to_owned()).collect();
+        assert!(names.contains(&format!("s{round}")), "an acknowledged write is there: {names:?}");
+        cluster.sandbox_ok(&format!("start {leader}"));
+        cluster.wait("all nodes are ready", |it| it.rows("node ls --filter state=ready").len() == 5);
+    }
+    let after: Vec<_> = cluster.running("web").iter().map(|task| task["id"].clone()).collect();
+    assert_eq!(before, after, "a change of leader moves no task");
+}
+
+#[test]
+fn lesson_38_a_daemon_that_is_killed_or_stopped_leaves_its_containers_running() {
+    let cluster = Cluster::up(1, 1);
+    cluster.ok("service create --name web --constraint node.hostname==w1 whoami");
+    let task = cluster.running("web")[0].clone();
+    let id = task["id"].as_str().unwrap().to_owned();
+    let pid = || {
+        let state = cluster.sandbox_ok(&format!("exec w1 -- cat /run/flota/tasks/{id}/state.json"));
+        serde_json::from_str::<serde_json::Value>(&state).unwrap()["pid"].clone()
+    };
+    let before = pid();
+    cluster.sandbox_ok("kill --daemon-only w1");
+    cluster.wait_state("w1", "unknown");
+    assert!(cluster.sandbox("exec w1 -- test -d /proc/1").code == 0);
+    assert_eq!(pid(), before);
+    cluster.sandbox_ok("start w1");
+    cluster.wait_state("w1", "ready");
+    assert_eq!(pid(), before, "the same process, taken over");
+    // In order: it says that it comes back, and its tasks stay where they are.
+    cluster.sandbox_ok("stop --daemon-only w1");
+    cluster.wait("it is said why", |it| it.rows("node ls --filter stateReason=restarting").len() == 1);
+    cluster.sandbox_ok("start w1");
+    cluster.wait_state("w1", "ready");
+    assert_eq!((pid(), cluster.running("web")[0]["restarts"].clone()), (before, 0.into()));
+    // An exit that happens while no daemon watches is not lost.
+    cluster.sandbox_ok("kill --daemon-only w1");
+    cluster.sandbox_ok(&format!("exec w1 -- kill -9 {}", pid()));
+    cluster.sandbox_ok("start w1");
+    cluster.wait("it was started again, with its exit code", |it| {
+        it.running("web").iter().any(|task| task["attempt"] == 2 && task["exitCode"] == 137)
+    });
+}
+
+#[test]
+fn a_machine_that_shuts_down_is_down_at_once() {
+    let cluster = Cluster::up(1, 2);
+    cluster.ok("service create --name web --replicas 3 whoami");
+    cluster.sandbox_ok("stop w1");
+    // Not waited for: had it been found out by silence, it would be unknown now.
+    let node = &cluster.rows("node ls --filter name=w1")[0];
+    assert_eq!((node["state"].as_str(), node["stateReason"].as_str()), (Some("down"), Some("shut down")));
+    cluster.wait("its task runs elsewhere", |it| it.running("web").len() == 3);
+}
+
+#[test]
+fn without_a_quorum_nothing_is_accepted_and_everything_runs_on() {
+    let cluster = Cluster::up(3, 1);
+    cluster.ok("service create --name web --replicas 4 whoami");
+    let on_w1 =
+        cluster.running("web").iter().find(|task| task["node"] == "w1").unwrap()["id"].as_str().unwrap().to_owned();
+    cluster.kill("m2");
+    cluster.kill("m3");
+    let begun = std::time::Instant::now();
+    let refused = cluster.ctl("service create --detach --name late whoami");
+    assert_eq!(refused.code, 5, "{}", refused.stderr);
+    assert_eq!(cluster.ctl("node ls").code, 5, "a linearizable read needs a quorum too");
+    // Two requests with a bound of 5 s each; not a matter of speed but of the bound.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(12));
+    let stale = cluster.ctl("service ls --stale");
+    assert!(stale.code == 0 && stale.stdout.contains("web"), "{}", stale.stderr);
+    assert!(stale.stderr.contains("stale: this may be"), "{}", stale.stderr);
+    assert_eq!(cluster.sandbox(&format!("exec w1 -- test -S /run/flota/tasks/{on_w1}/sock")).code, 0, "it runs on");
+    cluster.sandbox_ok("start m2");
+    cluster.wait("writes are accepted again", |it| {
+        it.ctl("service create --detach --name later --replicas 0 whoami").code == 0
+    });
+    assert!(cluster.rows("service ls").iter().all(|it| it["name"] != "late"), "what was refused did not happen");
+}
+
+#[test]
+fn a_leader_that_is_cut_off_accepts_nothing_and_follows_when_it_is_back() {
+    let cluster = Cluster::up(3, 2);
+    let leader = cluster.leader();
+    cluster.sandbox_ok(&format!("partition {leader}"));
+    assert_eq!(cluster.ctl_on(&leader, "service create --detach --name lost --replicas 0 whoami").code, 5);
+    cluster.ok("service create --detach --name kept --replicas 0 whoami");
+    cluster.sandbox_ok("heal");
+    cluster.wait("the old leader follows the new one", |it| {
+        let list = it.ctl_on(&leader, "service ls --format json");
+        list.code == 0 && list.stdout.contains("kept") && !list.stdout.contains("lost")
+    });
+    cluster.wait("all nodes are ready", |it| it.rows("node ls --filter state=ready").len() == 5);
+}
+
+#[test]
+fn lesson_38_a_worker_that_is_cut_off_keeps_its_tasks_or_stops_them_as_asked() {
+    let cluster = Cluster::up(3, 1);
+    let here = "--constraint node.hostname==w1";
+    cluster.ok(&format!("service create --name run {here} whoami"));
+    cluster.ok(&format!("service create --name stop --on-partition stop:2s {here} whoami"));
+    let id = |service: &str| cluster.running(service)[0]["id"].as_str().unwrap().to_owned();
+    let (run, stop) = (id("run"), id("stop"));
+    cluster.sandbox_ok("partition w1");
+    let up = |task: &str| cluster.sandbox(&format!("exec w1 -- test -S /run/flota/tasks/{task}/sock")).code == 0;
+    cluster.wait("the one that shall stop has stopped", |_| !up(&stop));
+    assert!(up(&run), "the other one runs on");
+    cluster.wait_state("w1", "down");
+    cluster.sandbox_ok("heal");
+    cluster.wait("both run again", |it| it.running("run").len() == 1 && it.running("stop").len() == 1);
+}
+
+#[test]
+fn a_cluster_whose_machines_all_died_comes_back_with_every_service() {
+    let cluster = Cluster::up(3, 2);
+    cluster.ok("service create --name web --replicas 5 whoami");
+    cluster.sandbox_ok("kill m1 m2 m3 w1 w2");
+    cluster.sandbox_ok("start m1 m2 m3 w1 w2");
+    cluster.wait("every task runs", |it| it.ctl("service ls").code == 0 && it.running("web").len() == 5);
+    let node = cluster.leader();
+    assert!(cluster.ok("node ls").contains(&node));
+}
+
+#[test]
+fn a_manager_whose_log_is_damaged_comes_back_under_a_new_raft_id() {
+    let cluster = Cluster::up(3, 0);
+    cluster.ok("service create --detach --name kept --replicas 0 whoami");
+    let victim = ["m1", "m2", "m3"].into_iter().find(|name| **name != *cluster.leader()).unwrap();
+    let raft_id = |it: &Cluster| {
+        let text = it.ok(&format!("node inspect {victim}"));
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()[0]["raftId"].as_u64().unwrap()
+    };
+    let before = raft_id(&cluster);
+    cluster.sandbox_ok(&format!("kill --daemon-only {victim}"));
+    // A flipped bit in the middle of what was acknowledged.
+    let damage = "exec VICTIM -- python3 -c \
+        import,os;p='/var/lib/flota/raft/db/db';f=open(p,'r+b');s=f.seek(0,2);\
+        [(f.seek(i),f.write(b'\\xff'*64))for(i)in(range(4096,s,4096))]";
+    let script = damage.replace("VICTIM", victim).replace("import,os;", "");
+    cluster.sandbox_ok(&script);
+    cluster.sandbox_ok(&format!("start {victim}"));
+    cluster.wait("it has a new Raft id", |it| raft_id(it) > before);
+    cluster.wait_state(victim, "ready");
+    cluster
+        .wait("it knows what was acknowledged", |it| it.ctl_on(victim, "service ls --stale").stdout.contains("kept"));
+    let logs = cluster.sandbox_ok(&format!("logs {victim}"));
+    assert!(logs.contains("is damaged"), "{logs}");
+}

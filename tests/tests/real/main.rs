@@ -1,0 +1,9 @@
+//! Real clusters: real `flotad`, kernel, images and faults. Put here what a user would do or suffer, one file for
+//! each theme.
+#![allow(clippy::unwrap_used, reason = "tests say why they fail")]
+
+mod bad_input;
+mod faults;
+mod images;
+mod nodes;
+mod services;

@@ -1,0 +1,174 @@
+//! Services on a healthy cluster.
+
+use flota_tests::Cluster;
+
+#[test]
+fn a_service_goes_from_create_to_processes_on_many_nodes_and_back() {
+    let cluster = Cluster::up(3, 2);
+    cluster.ok("service create --name web --replicas 5 --env NODE={{.Node.Hostname}} --env TASK={{.Task.Name}} whoami");
+    let tasks = cluster.running("web");
+    let nodes: std::collections::BTreeSet<_> = tasks.iter().map(|task| task["node"].to_string()).collect();
+    assert_eq!((tasks.len(), nodes.len()), (5, 5), "one task on each node");
+
+    // Lesson 1: exec into any task, wherever it runs.
+    for task in &tasks {
+        let name = task["name"].as_str().unwrap();
+        let said = cluster.ok(&format!("exec {name} -- /whoami get http://127.0.0.1/"));
+        assert!(said.contains(&format!("NODE={}", task["node"].as_str().unwrap())), "{said}");
+        assert!(said.contains(&format!("TASK={name}.{}", task["id"].as_str().unwrap())), "{said}");
+        assert!(said.contains("addresses: 127.0.0.1\n"), "a task has loopback alone: {said}");
+    }
+    let logs = cluster.ok("service logs web");
+    assert_eq!(logs.matches("GET / HTTP/1.1").count(), 5, "{logs}");
+    assert_eq!(cluster.ctl("exec web.1 -- /whoami fail 42").code, 42, "the command's own exit code");
+
+    cluster.ok("service scale web=8");
+    assert_eq!(cluster.running("web").len(), 8);
+    cluster.ok("service scale web=2");
+    assert_eq!(cluster.running("web").len(), 2);
+    cluster.ok("service rm web");
+    assert!(cluster.rows("task ls").is_empty(), "nothing is left of a removed service");
+    for node in ["m1", "m2", "m3", "w1", "w2"] {
+        let left = cluster
+            .sandbox_ok(&format!("exec {node} -- find /run/flota/tasks /var/lib/flota/worker/tasks -mindepth 1"));
+        assert_eq!(left, "", "nothing is left on {node}");
+        let groups =
+            cluster.sandbox_ok(&format!("exec {node} -- find /sys/fs/cgroup/memory/flota -mindepth 2 -type d"));
+        assert_eq!(groups, "", "no cgroup is left on {node}");
+    }
+}
+
+#[test]
+fn lesson_01_exec_runs_as_asked_with_input_user_and_folder() {
+    let cluster = Cluster::bare(1, 0);
+    let busybox = tempfile::tempdir().unwrap();
+    let program = busybox.path().join("busybox");
+    std::fs::copy("/bin/busybox", &program).unwrap();
+    cluster.ok(&format!("image pack --tag busybox {}", program.display()));
+    cluster.ok("service create --name box --entrypoint /busybox busybox sleep 1000000");
+    let id = cluster.ok("exec -u 1000:1001 -w /tmp box -- /busybox id");
+    assert!(id.starts_with("uid=1000 gid=1001"), "{id}");
+    assert_eq!(cluster.ok("exec -w /tmp box -- /busybox pwd"), "/tmp\n");
+    assert_eq!(cluster.ok("exec box -- /busybox hostname"), "box.1\n");
+    // What a container must not see or do.
+    let processes = cluster.ok("exec box -- /busybox ps -o comm");
+    assert!(!processes.contains("flotad"), "a PID namespace of its own: {processes}");
+    let mount = cluster.ctl("exec box -- /busybox mount -t tmpfs none /tmp");
+    assert_ne!(mount.code, 0, "mounting is refused by seccomp and capabilities");
+    let caps = cluster.ok("exec box -- /busybox grep -E CapEff|NoNewPrivs|Seccomp: /proc/1/status");
+    assert!(caps.contains("00000000a80425fb"), "Docker's default capabilities: {caps}");
+    assert!(caps.contains("NoNewPrivs:\t1") && caps.contains("Seccomp:\t2"), "{caps}");
+    let missing = cluster.ctl("exec box -- /no/such");
+    assert_eq!(missing.code, 1);
+    assert!(missing.stderr.contains("failed to run `/no/such`: there is no such file"), "{}", missing.stderr);
+}
+
+#[test]
+fn limits_hold_and_a_container_that_is_killed_for_memory_says_so() {
+    let cluster = Cluster::up(1, 0);
+    cluster.ok("service create --detach --name eat --limit-memory 32m --restart-condition none whoami eat 200");
+    cluster.wait("the task has failed", |it| !it.rows("task ls --filter state=failed").is_empty());
+    let task = &cluster.rows("task ls")[0];
+    assert_eq!(task["exitCode"], 137);
+    assert_eq!(task["error"], "killed for want of memory (exit code 137)");
+    cluster.ok("service create --name few --limit-pids 20 --limit-cpu 0.5 whoami");
+    let task = cluster.running("few")[0]["id"].as_str().unwrap().to_owned();
+    let node = cluster.rows("node ls")[0]["id"].as_str().unwrap().to_owned();
+    let read = |file: &str| cluster.sandbox_ok(&format!("exec m1 -- cat /sys/fs/cgroup/{file}"));
+    assert_eq!(read(&format!("pids/flota/{node}/{task}/pids.max")), "20\n");
+    assert_eq!(read(&format!("cpu/flota/{node}/{task}/cpu.cfs_quota_us")), "50000\n");
+}
+
+#[test]
+fn a_failing_container_is_restarted_here_with_growing_delays_until_its_budget_is_gone() {
+    let cluster = Cluster::up(1, 0);
+    cluster.ok("service create --detach --name bad --restart-max-attempts 3 --restart-delay 100ms whoami fail 7");
+    cluster.wait("the worker has given up", |it| !it.rows("task ls --filter state=failed").is_empty());
+    let task = &cluster.rows("task ls")[0];
+    assert_eq!((&task["attempt"], &task["restarts"], &task["exitCode"]), (&4.into(), &3.into(), &7.into()));
+    assert_eq!(cluster.rows("task ls").len(), 1, "the slot stays down when its budget is gone");
+    cluster.ok("service create --detach --name job --restart-condition on-failure whoami env");
+    cluster.wait("it is complete", |it| !it.rows("service ps job --filter state=complete").is_empty());
+}
+
+#[test]
+fn lesson_15_what_is_pending_says_why_and_starts_when_room_is_made() {
+    let cluster = Cluster::up(1, 1);
+    cluster.ok("service create --detach --name big --reserve-memory 900g whoami");
+    cluster.wait("a reason is given", |it| {
+        it.rows("service ps big").iter().any(|task| task["error"] == "no node fits: 2 of 2 without enough memory")
+    });
+    let timed_out = cluster.ctl("service scale big=2 --timeout 1s");
+    assert_eq!(timed_out.code, 1);
+    assert!(timed_out.stderr.contains("big.1 is pending: no node fits"), "{}", timed_out.stderr);
+    let zone = "service create --detach --name zoned --constraint node.labels.zone==a whoami";
+    cluster.ok(zone);
+    cluster.wait("a reason is given", |it| {
+        it.rows("service ps zoned").iter().any(|task| task["error"] == "no node fits: 2 of 2 excluded by a constraint")
+    });
+    cluster.ok("node update w1 --label-add zone=a");
+    cluster.wait("it runs on the node that fits now", |it| it.running("zoned").iter().any(|task| task["node"] == "w1"));
+    // Room that is freed wakes what waits.
+    let cpus = std::thread::available_parallelism().unwrap();
+    cluster.ok(&format!("service create --name first --replicas 2 --reserve-cpu {cpus} whoami"));
+    cluster.ok(&format!("service create --detach --name second --reserve-cpu {cpus} whoami"));
+    cluster.wait("it waits for CPUs", |it| it.rows("service ps second").iter().any(|task| task["state"] == "pending"));
+    cluster.ok("service rm first");
+    cluster.wait("it runs", |it| it.running("second").len() == 1);
+}
+
+#[test]
+fn an_update_replaces_one_task_after_the_other_and_stops_at_the_first_that_does_not_run() {
+    let cluster = Cluster::up(1, 2);
+    cluster.ok("service create --name web --replicas 3 whoami");
+    cluster.ok("service update web --env VERSION=2");
+    for slot in 1..=3 {
+        assert!(cluster.ok(&format!("exec web.{slot} -- /whoami env")).contains("VERSION=2"));
+    }
+    let bad = cluster.ctl("service update web --image nowhere.invalid/none:1");
+    assert_eq!(bad.code, 1);
+    assert!(bad.stderr.contains("the update is paused: web."), "{}", bad.stderr);
+    assert_eq!(cluster.running("web").len(), 2, "the rest goes on as it was");
+    cluster.ok("service update web --image whoami");
+    assert_eq!(cluster.running("web").len(), 3);
+}
+
+#[test]
+fn lesson_41_many_updates_in_a_row_end_in_the_last_one() {
+    let cluster = Cluster::up(3, 0);
+    cluster.ok("service create --name web --replicas 2 whoami");
+    for number in 1..=40 {
+        cluster.ok(&format!("service update --detach web --env N={number} --replicas {}", 1 + number % 4));
+    }
+    cluster.wait("it has converged on the last one", |it| {
+        let tasks = it.running("web");
+        tasks.len() == 1
+            && tasks.iter().all(|task| {
+                let name = task["name"].as_str().unwrap();
+                it.ctl(&format!("exec {name} -- /whoami env")).stdout.contains("N=40\n")
+            })
+    });
+}
+
+#[test]
+fn a_stack_is_deployed_changed_and_removed_as_one() {
+    let cluster = Cluster::up(1, 1);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("stack.yaml");
+    let deploy = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        cluster.ctl(&format!("stack deploy -c {} shop", file.display()))
+    };
+    let first = deploy("services: { web: { image: whoami, deploy: { replicas: 2 } }, api: { image: whoami } }");
+    assert_eq!(first.code, 0, "{}", first.stderr);
+    assert_eq!((cluster.running("shop_web").len(), cluster.running("shop_api").len()), (2, 1));
+    let before = cluster.running("shop_web")[0]["id"].clone();
+    let second = deploy("services: { web: { image: whoami, deploy: { replicas: 3 } } }");
+    assert_eq!(second.code, 0, "{}", second.stderr);
+    cluster.wait("the service that the file lost is gone", |it| it.rows("service ls").len() == 1);
+    assert!(cluster.running("shop_web").iter().any(|task| task["id"] == before), "scaling replaces nothing");
+    let refused = deploy("services: { web: { image: whoami, ports: [80] } }");
+    assert!(refused.code == 1 && refused.stderr.contains("the key `ports` is not there yet"), "{}", refused.stderr);
+    cluster.ok("stack rm shop");
+    assert!(cluster.rows("task ls").is_empty() && cluster.rows("stack ls").is_empty());
+}
