@@ -132,6 +132,7 @@ impl NodeCa for CaService {
             Ok((tx.finish(), ()))
         });
         left.await.map_err(|error| error.0)?;
+        self.0.liveness.leaves(&node_id, true);
         self.0.sessions.end(&node_id);
         Ok(Response::new(LeaveRaftResponse {}))
     }

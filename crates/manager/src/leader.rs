@@ -24,6 +24,22 @@ pub(crate) async fn follow(
     manager: Manager,
     leading: watch::Sender<Option<CancellationToken>>,
     shutdown: CancellationToken,
+    fatal: CancellationToken,
+) {
+    tokio::select! {
+        () = follow_terms(&manager, &leading, &shutdown) => {}
+        () = shutdown.cancelled() => return,
+    }
+    if !shutdown.is_cancelled() {
+        tracing::error!("the Raft core has stopped: this manager can't go on");
+        fatal.cancel();
+    }
+}
+
+async fn follow_terms(
+    manager: &Manager,
+    leading: &watch::Sender<Option<CancellationToken>>,
+    shutdown: &CancellationToken,
 ) {
     let mut leadership = manager.raft.leadership();
     loop {
@@ -41,7 +57,7 @@ pub(crate) async fn follow(
         }
         tracing::info!(raft.term = term, "this manager leads");
         let scope = CancellationToken::new();
-        let work = begin(&manager, &scope);
+        let work = begin(manager, &scope);
         leading.send_replace(Some(scope.clone()));
         tokio::select! {
             _ = leadership.wait_for(|state| !state.is_self || state.term != term) => {}

@@ -42,8 +42,15 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Starts to follow leadership; runs until `shutdown`.
-    pub fn start(node_id: NodeId, store: Store, raft: RaftNode, dialer: Dialer, shutdown: CancellationToken) -> Self {
+    /// Starts to follow leadership; runs until `shutdown`. Cancels `fatal` when the Raft core has stopped by itself.
+    pub fn start(
+        node_id: NodeId,
+        store: Store,
+        raft: RaftNode,
+        dialer: Dialer,
+        shutdown: CancellationToken,
+        fatal: CancellationToken,
+    ) -> Self {
         let (sender, leading) = watch::channel(None);
         let manager = Self {
             node_id,
@@ -55,7 +62,7 @@ impl Manager {
             pending: Pending::default(),
             leading,
         };
-        tokio::spawn(leader::follow(manager.clone(), sender, shutdown));
+        tokio::spawn(leader::follow(manager.clone(), sender, shutdown, fatal));
         manager
     }
 

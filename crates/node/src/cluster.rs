@@ -54,12 +54,14 @@ pub(crate) struct Parts<'a> {
     pub(crate) state: &'a StateDir,
     pub(crate) identity: Identity,
     pub(crate) address: String,
+    /// Cancelled when the daemon can't go on.
+    pub(crate) fatal: CancellationToken,
 }
 
 impl Membership {
     /// Starts listener, manager and worker.
     pub(crate) async fn start(parts: Parts<'_>, store: Begin) -> anyhow::Result<Self> {
-        let Parts { config, state, identity, address } = parts;
+        let Parts { config, state, identity, address, fatal } = parts;
         let shutdown = CancellationToken::new();
         let guard = shutdown.clone().drop_guard();
         let dialer = Dialer::new(&identity).context("failed to use the node's certificate")?;
@@ -70,7 +72,9 @@ impl Membership {
             Begin::Follow(managers) => managers.clone(),
         };
         let manager = match identity.role {
-            Role::Manager => Some(start_manager(config, state, &identity, &dialer, &address, store, &shutdown).await?),
+            Role::Manager => {
+                Some(start_manager(config, state, &identity, &dialer, &address, store, (&shutdown, fatal)).await?)
+            }
             Role::Worker => None,
         };
         let worker = Worker::start(
@@ -144,11 +148,12 @@ async fn start_manager(
     dialer: &Dialer,
     address: &str,
     begin: Begin,
-    shutdown: &CancellationToken,
+    (shutdown, fatal): (&CancellationToken, CancellationToken),
 ) -> anyhow::Result<Manager> {
     let store = Store::default();
-    let options = |id| RaftOptions {
+    let options = |id, was_here| RaftOptions {
         id,
+        was_here,
         dir: state.raft(),
         sealer: state.sealer.clone(),
         dial: Arc::new(RaftDial(dialer.clone())),
@@ -157,7 +162,7 @@ async fn start_manager(
     };
     let raft = match begin {
         Begin::New(first) => {
-            let raft = RaftNode::start(options(1)).await?;
+            let raft = RaftNode::start(options(1, false)).await?;
             raft.initialize(address).await?;
             flota_raft_store::Proposer::propose(&raft, *first)
                 .await
@@ -166,22 +171,22 @@ async fn start_manager(
             raft
         }
         Begin::Follow(managers) => {
-            let known = state.read("raft-id").and_then(|text| text.parse().ok());
+            let known: Option<u64> = state.read("raft-id").and_then(|text| text.parse().ok());
             let id = match known {
                 Some(id) => id,
                 None => join::raft_id(dialer, &identity.node_id, &managers, address, false).await?,
             };
             state.write("raft-id", &id.to_string())?;
-            match RaftNode::start(options(id)).await {
+            match RaftNode::start(options(id, known.is_some())).await {
                 Err(StartError::Open(error @ OpenError::Damaged { .. })) => {
                     let id = replace_raft_id(state, dialer, identity, address, &managers, &error).await?;
-                    RaftNode::start(options(id)).await?
+                    RaftNode::start(options(id, false)).await?
                 }
                 other => other?,
             }
         }
     };
-    Ok(Manager::start(identity.node_id.clone(), store, raft, dialer.clone(), shutdown.clone()))
+    Ok(Manager::start(identity.node_id.clone(), store, raft, dialer.clone(), shutdown.clone(), fatal))
 }
 
 /// Acknowledged entries may be lost here: this manager must not vote as the one that acknowledged them.

@@ -8,6 +8,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, watch};
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
 
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::model::Role;
@@ -34,6 +35,7 @@ pub(crate) struct Node {
     /// One change at a time: init, join, leave.
     membership: Mutex<Option<Membership>>,
     manager: watch::Sender<Option<Manager>>,
+    fatal: CancellationToken,
 }
 
 /// Runs the daemon until it is told to stop.
@@ -42,7 +44,13 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let state = StateDir::open(&config.data_dir)?;
     let listener = listen(&config)?;
-    let node = Arc::new(Node { config, state, membership: Mutex::default(), manager: watch::channel(None).0 });
+    let node = Arc::new(Node {
+        config,
+        state,
+        membership: Mutex::default(),
+        manager: watch::channel(None).0,
+        fatal: CancellationToken::new(),
+    });
     let local = tonic::transport::Server::builder()
         .layer(tower::layer::layer_fn(|inner| Authorize::new(inner, Some(Peer::Local))))
         .add_service(LocalNodeServer::new(LocalService(Arc::clone(&node))).max_decoding_message_size(MESSAGE_BOUND))
@@ -54,6 +62,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = node.fatal.cancelled() => bail!("the Raft core has stopped; systemd starts flotad again"),
         ended = local => {
             ended.context("the local socket has ended")??;
         }
@@ -88,7 +97,7 @@ impl Node {
         let managers = managers.lines().map(str::to_owned).collect();
         let address = address_again(&self.state, self.config.listen)?;
         self.state.write("address", &address)?;
-        let parts = Parts { config: &self.config, state: &self.state, identity, address };
+        let parts = Parts { config: &self.config, state: &self.state, identity, address, fatal: self.fatal.clone() };
         let membership = Membership::start(parts, Begin::Follow(managers)).await?;
         self.take_up(&mut *self.membership.lock().await, membership);
         Ok(())
@@ -153,7 +162,7 @@ impl Node {
         address: String,
         store: Begin,
     ) -> anyhow::Result<()> {
-        let parts = Parts { config: &self.config, state: &self.state, identity, address };
+        let parts = Parts { config: &self.config, state: &self.state, identity, address, fatal: self.fatal.clone() };
         let begun = async {
             let address = parts.address.clone();
             let membership = cluster::Membership::start(parts, store).await?;

@@ -117,12 +117,10 @@ impl Executor {
         started.await.map_err(std::io::Error::other)?
     }
 
-    /// The task's container, if it runs.
+    /// The supervisor of the task's container, if it is there. The container may have ended, but its end is not
+    /// written down before the supervisor goes.
     pub(crate) fn find(&self, task: &str) -> Option<UnixStream> {
-        let folder = self.run_folder(task);
-        let alive = State::load(&folder).ok().flatten().is_some_and(|state| state.is_alive());
-        let client = alive.then(|| ContainerClient::connect(&folder).ok()).flatten()?;
-        let stream = client.into_stream();
+        let stream = ContainerClient::connect(&self.run_folder(task)).ok()?.into_stream();
         stream.set_nonblocking(true).ok()?;
         UnixStream::from_std(stream).ok()
     }
@@ -133,9 +131,13 @@ impl Executor {
         if let Ok(Some(status)) = ExitStatus::load(&folder) {
             return Some(status);
         }
-        // Started, not alive, and no word: its supervisor was killed, and the kernel killed the container.
         let state = State::load(&folder).ok().flatten()?;
-        (!state.is_alive()).then_some(ExitStatus { code: 137, out_of_memory: false, at: 0 })
+        if state.is_alive() || ContainerClient::connect(&folder).is_ok() {
+            return None;
+        }
+        // No supervisor and, at a second look, no word of its: it was killed, and the kernel killed the container.
+        let killed = ExitStatus { code: 137, out_of_memory: false, at: 0 };
+        Some(ExitStatus::load(&folder).ok().flatten().unwrap_or(killed))
     }
 
     /// Until the container has ended.

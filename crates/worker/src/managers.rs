@@ -16,7 +16,12 @@ impl KnownManagers {
     pub(crate) fn load(path: &Path, first: Vec<String>) -> Self {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         let read: Vec<String> = text.lines().map(str::to_owned).collect();
-        let list = if read.is_empty() { first } else { read };
+        let list = if read.is_empty() {
+            write(path, &first);
+            first
+        } else {
+            read
+        };
         let known = Self { path: path.to_owned(), list: Arc::default() };
         *known.list.lock().expect("no holder panics") = list;
         known
@@ -30,17 +35,20 @@ impl KnownManagers {
         if managers.is_empty() || *list == managers {
             return;
         }
-        let temporary = self.path.with_extension("new");
-        let written =
-            fs_err::write(&temporary, managers.join("\n")).and_then(|()| fs_err::rename(&temporary, &self.path));
-        if let Err(error) = written {
-            tracing::warn!(%error, "the list of managers could not be kept");
-        }
+        write(&self.path, &managers);
         *list = managers;
     }
 
     /// All of them.
     pub(crate) fn get(&self) -> Vec<String> {
         self.list.lock().expect("no holder panics").clone()
+    }
+}
+
+fn write(path: &Path, managers: &[String]) {
+    let temporary = path.with_extension("new");
+    let written = fs_err::write(&temporary, managers.join("\n")).and_then(|()| fs_err::rename(&temporary, path));
+    if let Err(error) = written {
+        tracing::warn!(%error, "the list of managers could not be kept");
     }
 }

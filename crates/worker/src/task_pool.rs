@@ -2,6 +2,7 @@
 //! longer names it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
@@ -34,12 +35,14 @@ type Runners = BTreeMap<String, watch::Sender<Order>>;
 pub(crate) struct TaskPool {
     shared: Shared,
     runners: Arc<Mutex<Runners>>,
+    /// The machine goes down: what is assigned from now on is not begun.
+    stopping: Arc<AtomicBool>,
 }
 
 impl TaskPool {
     /// Takes up what is on disk; containers of this boot are found again, what belongs to no task is removed.
     pub(crate) fn start(shared: Shared) -> Self {
-        let pool = Self { shared, runners: Arc::default() };
+        let pool = Self { shared, runners: Arc::default(), stopping: Arc::default() };
         let boot = boot_id();
         let records = pool.shared.db.load();
         let known: BTreeSet<String> = records.iter().map(|record| record.assignment.task_id.clone()).collect();
@@ -74,6 +77,9 @@ impl TaskPool {
 
     /// Carries out what the leader says: all of it, or what has changed.
     pub(crate) fn assign(&self, assignments: Assignments) {
+        if self.stopping.load(Ordering::SeqCst) {
+            return;
+        }
         let named: BTreeSet<String> = assignments.tasks.iter().map(|task| task.task_id.clone()).collect();
         let gone: Vec<String> = if assignments.full {
             let runners = self.runners.lock().expect("no holder panics");
@@ -114,6 +120,7 @@ impl TaskPool {
 
     /// The machine goes down: every task is told to stop; returns when all have ended.
     pub(crate) async fn stop_all(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
         for runner in self.runners.lock().expect("no holder panics").values() {
             runner.send_modify(|order| order.assignment.desired_state = DesiredState::Shutdown.into());
         }

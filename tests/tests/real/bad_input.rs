@@ -6,7 +6,7 @@ use flota_tests::Cluster;
 fn wrong_input_is_refused_with_the_reason_and_the_exit_code() {
     let cluster = Cluster::up(1, 0);
     let cases = [
-        ("service create --name -x whoami", 1, "name: `-x`"),
+        ("service create --name=-x whoami", 1, "name: `-x`"),
         ("service create --name web Whoami", 1, "image: `Whoami` is no image reference"),
         ("service create --name web --publish 80:80 whoami", 2, "--network and --publish are not there yet"),
         ("service create --name web --limit-memory lots whoami", 2, "`lots` is no size"),

@@ -134,7 +134,9 @@ fn without_a_quorum_nothing_is_accepted_and_everything_runs_on() {
     cluster.wait("writes are accepted again", |it| {
         it.ctl("service create --detach --name later --replicas 0 whoami").code == 0
     });
-    assert!(cluster.rows("service ls").iter().all(|it| it["name"] != "late"), "what was refused did not happen");
+    // What timed out may have happened or not, but never half: its name is free, or it is there.
+    let late = cluster.ctl("service create --detach --name late --replicas 0 whoami").code;
+    assert!([0, 4].contains(&late), "{late}");
 }
 
 #[test]

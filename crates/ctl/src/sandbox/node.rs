@@ -94,7 +94,8 @@ pub(crate) fn destroy(sandbox: &str, node: &NodeState) -> anyhow::Result<()> {
     let until = Instant::now() + KILL_WAIT;
     loop {
         let left = processes(sandbox, &node.name)?;
-        if left.is_empty() {
+        // Out of its cgroups it may still be on its way out.
+        if left.is_empty() && !node.runs() {
             break;
         }
         if Instant::now() > until {

@@ -50,6 +50,13 @@ impl ControlLoop for Replicated {
         };
         plan.expect(Kind::Service, key);
         let slots = slots(service, view);
+        if service.update_paused.is_empty()
+            && let update::Step::Pause(reason) = update::next_step(service, &slots)
+        {
+            // Before the task that failed is replaced, and nobody sees any more that it did.
+            plan.put(Service { update_paused: reason, ..service.as_ref().clone() });
+            return plan;
+        }
         let kept = scale_down(service, &slots, view, &mut plan);
         let mut created = 0;
         for (number, slot) in &kept {
@@ -161,13 +168,12 @@ fn advance_update(service: &Arc<Service>, kept: &BTreeMap<u64, &Slot>, plan: &mu
     }
     let slots: BTreeMap<u64, Slot> = kept.iter().map(|(number, slot)| (*number, (*slot).clone())).collect();
     match update::next_step(service, &slots) {
-        update::Step::Done | update::Step::Wait => {}
+        update::Step::Done | update::Step::Wait | update::Step::Pause(_) => {}
         update::Step::Replace(number) => {
             if let Some(task) = kept.get(&number).and_then(|slot| slot.current()) {
                 plan.set_desired(task, DesiredState::Shutdown);
             }
         }
-        update::Step::Pause(reason) => plan.put(Service { update_paused: reason, ..service.as_ref().clone() }),
     }
 }
 

@@ -55,6 +55,8 @@ pub struct RaftOptions {
     pub id: u64,
     /// Folder of log and snapshots.
     pub dir: PathBuf,
+    /// Whether it has been a manager under this id before: then its log can't be empty.
+    pub was_here: bool,
     /// Of everything in the folder.
     pub sealer: Sealer,
     /// To the other managers.
@@ -152,7 +154,7 @@ impl RaftNode {
         let id = options.id;
         let connections = Connections::new(id, options.dial);
         let started = runtime.spawn(async move {
-            let log = LogStore::open(&options.dir, options.sealer.clone())?;
+            let log = LogStore::open(&options.dir, options.sealer.clone(), options.was_here)?;
             let machine = StateMachine::open(options.store, options.dir, options.sealer)?;
             let raft = Raft::new(id, config, connections.clone(), log, machine).await;
             let raft = raft.map_err(|error| StartError::Raft(error.to_string()))?;

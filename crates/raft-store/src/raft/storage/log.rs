@@ -37,7 +37,7 @@ pub(crate) struct LogStore {
 
 impl LogStore {
     /// Opens (or makes) the log in `dir/db` and verifies every record of it.
-    pub(crate) fn open(dir: &Path, sealer: Sealer) -> Result<Self, OpenError> {
+    pub(crate) fn open(dir: &Path, sealer: Sealer, was_here: bool) -> Result<Self, OpenError> {
         let path = dir.join("db");
         let fail = |source: io::Error| OpenError::Io { path: path.clone(), source };
         std::fs::create_dir_all(dir).map_err(fail)?;
@@ -57,6 +57,10 @@ impl LogStore {
         let open_tree = |name: &str| db.open_tree(name).map_err(|error| open_error(&path, error));
         let store = Self { log: open_tree("log")?, meta: open_tree("meta")?, sealer, flusher };
         store.verify(&path)?;
+        let vote = store.read_meta::<Vote>("vote").map_err(fail)?;
+        if was_here && vote.is_none() {
+            return Err(damaged(&path, "the vote of this manager is gone"));
+        }
         Ok(store)
     }
 
