@@ -8,6 +8,7 @@ need mold mold
 need busybox busybox-static
 need docker-registry docker-registry
 need python3 python3
+need strace strace
 if [ ${#missing[@]} -gt 0 ]; then
   echo "installing: ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
@@ -16,7 +17,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   hash -r
 fi
 lack=""
-for program in cc mold busybox docker-registry python3 cargo; do
+for program in cc mold busybox docker-registry python3 strace cargo; do
   command -v "$program" >/dev/null 2>&1 || lack="$lack $program"
 done
 if [ -n "$lack" ]; then

@@ -206,7 +206,7 @@ impl Layer {
     fn whiteout(&self, parent: &OwnedFd, name: &OsStr, hidden: &OsStr) -> Result<(), Errno> {
         if name == OPAQUE {
             let folder = format!("/proc/self/fd/{}", parent.as_raw_fd());
-            return xattr::set(folder, "trusted.overlay.opaque", b"y").map_err(|error| errno(&error));
+            return xattr::set_deref(folder, "trusted.overlay.opaque", b"y").map_err(|error| errno(&error));
         }
         remove(parent, hidden)?;
         mknod(&through(parent, hidden), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))

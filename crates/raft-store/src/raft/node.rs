@@ -327,6 +327,8 @@ fn config(timing: Timing) -> Config {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_BETWEEN_SNAPSHOTS),
         max_in_snapshot_log_to_keep: ENTRIES_KEPT,
         enable_pre_vote: Some(true),
+        // A follower that lost its log is refused by its own checks; a leader that panics over it would be worse.
+        allow_log_reversion: Some(true),
         ..Config::default()
     }
 }

@@ -1,1 +1,155 @@
+use std::time::Duration;
 
+use rand::SeedableRng;
+
+use super::*;
+use crate::plan::Change;
+use flota_api::model::{Availability, Node, NodeState, RestartPolicy, ServiceSpec, TaskStatus};
+use flota_api::object::{Object, StoreObject};
+use flota_api::version::{Meta, Timestamp};
+
+const NOW: Timestamp = Timestamp(1_000_000);
+
+fn service(replicas: u64) -> Service {
+    let spec = ServiceSpec { name: "web".into(), image: "web".into(), replicas, ..ServiceSpec::default() };
+    Service { id: "s".into(), spec: Arc::new(spec), spec_version: 1, ..Service::default() }
+}
+
+fn task(id: &str, slot: u64, node: &str, state: TaskState) -> Task {
+    Task {
+        id: id.into(),
+        service_id: "s".into(),
+        spec_version: 1,
+        slot,
+        node_id: node.into(),
+        status: TaskStatus { state, at: NOW, ..TaskStatus::default() },
+        meta: Meta { created_at: Timestamp(slot), ..Meta::default() },
+        ..Task::default()
+    }
+}
+
+fn node(id: &str, state: NodeState) -> Node {
+    Node { id: id.into(), state, ..Node::default() }
+}
+
+fn view(objects: impl IntoIterator<Item = Object>) -> Tables {
+    let mut view = Tables::default();
+    for id in ["a", "b"] {
+        view.put(node(id, NodeState::Ready).into_object());
+    }
+    objects.into_iter().for_each(|object| view.put(object));
+    view
+}
+
+/// What is wanted, in short: `+slot` a new task, `id:state` another desired state, `!` a paused update.
+fn planned(view: &Tables) -> Vec<String> {
+    let mut cx = PlanContext { now: NOW, rng: rand::rngs::StdRng::seed_from_u64(1) };
+    let plan = Replicated.plan("s", view, &mut cx);
+    let mut short: Vec<String> = plan
+        .changes
+        .iter()
+        .map(|change| match change {
+            Change::Put(Object::Task(task)) if view.task(task.id.as_str()).is_none() => {
+                format!("+{} after {} ms", task.slot, task.not_before.0.saturating_sub(NOW.0))
+            }
+            Change::Put(Object::Task(task)) => format!("{}:{}", task.id, task.desired_state),
+            Change::Put(Object::Service(service)) => format!("! {}", service.update_paused),
+            other => format!("{other:?}"),
+        })
+        .collect();
+    short.sort();
+    short
+}
+
+#[test]
+fn a_service_gets_exactly_its_number_of_tasks() {
+    assert_eq!(planned(&view([service(2).into_object()])), ["+1 after 0 ms", "+2 after 0 ms"]);
+    let one = task("t1", 1, "a", TaskState::Running).into_object();
+    assert_eq!(planned(&view([service(2).into_object(), one.clone()])), ["+2 after 0 ms"]);
+    let two = task("t2", 2, "b", TaskState::Running).into_object();
+    assert_eq!(planned(&view([service(2).into_object(), one.clone(), two])), [""; 0]);
+    assert_eq!(planned(&view([one])), ["t1:remove"], "a removed service's tasks go");
+}
+
+#[test]
+fn scaling_down_takes_the_unassigned_then_the_fullest_node_then_the_highest_slot() {
+    let running = |id: &str, slot, node: &str| task(id, slot, node, TaskState::Running).into_object();
+    let mut objects =
+        vec![service(3).into_object(), running("t1", 1, "a"), running("t2", 2, "a"), running("t3", 3, "b")];
+    objects.push(task("t4", 4, "", TaskState::Pending).into_object());
+    assert_eq!(planned(&view(objects.clone())), ["t4:remove"]);
+    objects[0] = service(2).into_object();
+    objects.pop();
+    assert_eq!(planned(&view(objects)), ["t2:remove"]);
+}
+
+#[test]
+fn tasks_on_lost_nodes_are_replaced_at_once_and_on_silent_ones_stay() {
+    let running = task("t1", 1, "a", TaskState::Running).into_object();
+    let with = |node: Node| planned(&view([service(1).into_object(), running.clone(), node.into_object()]));
+    assert_eq!(with(node("a", NodeState::Unknown)), [""; 0]);
+    assert_eq!(with(node("a", NodeState::Down)), ["+1 after 0 ms", "t1:shutdown"]);
+    let mut drained = node("a", NodeState::Ready);
+    drained.spec.availability = Availability::Drain;
+    assert_eq!(with(drained.clone()), ["+1 after 0 ms", "t1:shutdown"]);
+    drained.spec.availability = Availability::Pause;
+    assert_eq!(with(drained), [""; 0]);
+    let mut keeps = service(1);
+    keeps.spec = Arc::new(ServiceSpec { keep_on_node_loss: true, ..keeps.spec.as_ref().clone() });
+    let down = node("a", NodeState::Down).into_object();
+    assert_eq!(planned(&view([keeps.into_object(), running.clone(), down])), [""; 0], "it waits for its node");
+}
+
+#[test]
+fn failures_are_replaced_by_policy_with_growing_delays_within_the_slots_budget() {
+    let with = |policy: RestartPolicy, last: Task| {
+        let mut service = service(1);
+        service.spec = Arc::new(ServiceSpec { restart: policy, ..service.spec.as_ref().clone() });
+        planned(&view([service.into_object(), last.into_object()]))
+    };
+    let policy = |condition| RestartPolicy { condition, ..RestartPolicy::default() };
+    let failed = task("t1", 1, "a", TaskState::Failed);
+    assert_eq!(with(policy(RestartCondition::Any), failed.clone()), ["+1 after 200 ms"]);
+    assert_eq!(with(policy(RestartCondition::None), failed.clone()), [""; 0]);
+    let often = Task { inherited_restarts: 3, ..failed.clone() };
+    assert_eq!(with(policy(RestartCondition::OnFailure), often.clone()), ["+1 after 1600 ms"]);
+    let budget = RestartPolicy { max_attempts: 3, delay: Duration::from_millis(1), ..RestartPolicy::default() };
+    assert_eq!(with(budget, often), [""; 0], "the slot's budget is gone");
+    let rejected = task("t1", 1, "a", TaskState::Rejected);
+    assert_eq!(with(policy(RestartCondition::None), rejected), ["+1 after 200 ms"], "it never ran");
+    let complete = task("t1", 1, "a", TaskState::Complete);
+    assert_eq!(with(policy(RestartCondition::OnFailure), complete), [""; 0]);
+}
+
+#[test]
+fn an_update_goes_stop_first_from_slot_to_slot_and_pauses_at_a_failure() {
+    let new = || Service { spec_version: 2, ..service(2) }.into_object();
+    let of = |version, task: Task| Task { spec_version: version, ..task };
+    let old = |id: &str, slot, state| of(1, task(id, slot, "a", state));
+    let both = [old("t1", 1, TaskState::Running), old("t2", 2, TaskState::Running)];
+    let with =
+        |tasks: Vec<Task>| planned(&view([new()].into_iter().chain(tasks.into_iter().map(StoreObject::into_object))));
+    assert_eq!(with(both.to_vec()), ["t1:shutdown"]);
+    let stopping = Task { desired_state: DesiredState::Shutdown, ..both[0].clone() };
+    assert_eq!(with(vec![stopping.clone(), both[1].clone()]), [""; 0], "its end is waited for");
+    let stopped = Task { status: TaskStatus { state: TaskState::Shutdown, ..TaskStatus::default() }, ..stopping };
+    assert_eq!(with(vec![stopped.clone(), both[1].clone()]), ["+1 after 0 ms"]);
+    let later = |task: Task| Task { meta: Meta { created_at: NOW, ..Meta::default() }, ..task };
+    let starting = later(of(2, task("n1", 1, "a", TaskState::Preparing)));
+    assert_eq!(with(vec![stopped.clone(), starting.clone(), both[1].clone()]), [""; 0], "one slot at a time");
+    let runs = Task { status: TaskStatus { state: TaskState::Running, ..TaskStatus::default() }, ..starting.clone() };
+    assert_eq!(with(vec![stopped.clone(), runs, both[1].clone()]), ["t2:shutdown"]);
+    let status = TaskStatus { state: TaskState::Rejected, error: "no image".into(), ..TaskStatus::default() };
+    let rejected = Task { status, ..starting };
+    assert_eq!(with(vec![stopped, rejected, both[1].clone()]), ["! web.1: no image"]);
+}
+
+#[test]
+fn of_two_tasks_in_a_slot_the_lesser_goes() {
+    let objects = [
+        service(1).into_object(),
+        task("t1", 1, "a", TaskState::Running).into_object(),
+        task("t2", 1, "b", TaskState::Preparing).into_object(),
+    ];
+    assert_eq!(planned(&view(objects)), ["t2:shutdown"]);
+}

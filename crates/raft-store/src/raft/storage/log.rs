@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::OpenError;
-use super::flusher::{Flusher, open_data_file};
+use super::flusher::{Acknowledged, Flusher, open_data_file};
 use crate::raft::types::{LogId, RaftEntry, TypeConfig, Vote};
 use flota_api::seal::Sealer;
 
@@ -33,6 +33,7 @@ pub(crate) struct LogStore {
     meta: sled::Tree,
     sealer: Sealer,
     flusher: Flusher,
+    acknowledged: Acknowledged,
 }
 
 impl LogStore {
@@ -53,9 +54,10 @@ impl LogStore {
             return Err(damaged(&path, "a record lies outside of the synced file"));
         }
         let file = open_data_file(&path).map_err(fail)?;
-        let flusher = Flusher::start(db.clone(), file).map_err(fail)?;
+        let acknowledged = Acknowledged::open(&dir.join("acknowledged")).map_err(fail)?;
+        let flusher = Flusher::start(db.clone(), file, acknowledged.clone()).map_err(fail)?;
         let open_tree = |name: &str| db.open_tree(name).map_err(|error| open_error(&path, error));
-        let store = Self { log: open_tree("log")?, meta: open_tree("meta")?, sealer, flusher };
+        let store = Self { log: open_tree("log")?, meta: open_tree("meta")?, sealer, flusher, acknowledged };
         store.verify(&path)?;
         let vote = store.read_meta::<Vote>("vote").map_err(fail)?;
         if was_here && vote.is_none() {
@@ -75,6 +77,9 @@ impl LogStore {
             }
             self.entry(index).map_err(fail)?;
             next += 1;
+        }
+        if let Some(last) = self.acknowledged.read().filter(|last| *last >= next) {
+            return Err(damaged(path, &format!("it ends before entry {next}, but entry {last} was acknowledged")));
         }
         if let Some(committed) = committed
             && committed.index >= next
@@ -184,8 +189,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let mut batch = sled::Batch::default();
+        let mut last = None;
         for entry in entries {
             let index = entry.log_id().index;
+            last = Some(index);
             let plain = postcard::to_stdvec(&entry).map_err(io::Error::other)?;
             let sealed = self.sealer.seal(&what(index), &plain);
             for (part, bytes) in (0u16..).zip(sealed.chunks(PART)) {
@@ -193,12 +200,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
         }
         self.log.apply_batch(batch).map_err(io::Error::other)?;
-        self.flusher.after_sync(Box::new(move |result| callback.io_completed(result)));
+        self.flusher.after_sync(last, Box::new(move |result| callback.io_completed(result)));
         Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
         let first = last.map_or(0, |id| id.index + 1);
+        self.acknowledged.lower(first.saturating_sub(1))?;
         self.remove_range(first..)?;
         self.flusher.sync().await
     }
@@ -260,3 +268,6 @@ fn open_error(path: &Path, error: sled::Error) -> OpenError {
 fn damaged(path: &Path, what: &str) -> OpenError {
     OpenError::Damaged { path: PathBuf::from(path), what: what.to_owned() }
 }
+
+#[cfg(test)]
+mod tests;
