@@ -61,7 +61,8 @@ impl ImageRef {
             return Err(fail("a name has lower-case letters, digits, `.`, `_` and `-` between slashes"));
         }
         let host = |b: u8| b.is_ascii_alphanumeric() || b".-:[]".contains(&b);
-        if !registry.bytes().all(host) {
+        let begins = registry.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '[');
+        if !begins || !registry.bytes().all(host) {
             return Err(fail("the registry's name has an illegal character"));
         }
         Ok(Self { registry: registry.to_owned(), repository, tag: tag.to_owned(), digest })

@@ -117,6 +117,6 @@ services:
                 .starts_with("services.web.deploy.resources.limits.memory: `x` is no size")
         );
         assert!(error("services: { web: { command: x } }").contains("missing field `image`"));
-        assert!(error("[").contains("line 1"));
+        assert!(error("services: 1").contains("line 1"), "{}", error("services: 1"));
     }
 }

@@ -101,7 +101,7 @@ impl Liveness {
         let changed = links.iter().filter_map(|(id, link)| {
             let node = view.node(id.as_str())?;
             let (state, reason) = judge(*link, period, now);
-            (node.state != state).then(|| Node {
+            (node.state != state && node.state_reason != "left").then(|| Node {
                 state,
                 state_reason: reason.to_owned(),
                 state_since: crate::now(),

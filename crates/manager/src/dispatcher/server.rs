@@ -107,11 +107,16 @@ impl DispatcherService {
                     () = cancel.cancelled() => Err(Status::aborted("the session was ended by the manager")),
                 }
             }
-            Err(WriteFailed::Nothing) => {
-                let _ = outbox.send(message(ToWorker::Removed(true))).await;
-                Ok(())
+            // It never was in session: there is nothing that could have broken.
+            Err(error) => {
+                self.manager.sessions.ended(&node_id, number);
+                let answer = match error {
+                    WriteFailed::Nothing => message(ToWorker::Removed(true)),
+                    other => Err(Status::unavailable(other.to_string())),
+                };
+                let _ = outbox.send(answer).await;
+                return;
             }
-            Err(error) => Err(Status::unavailable(error.to_string())),
         };
         if self.manager.sessions.ended(&node_id, number) {
             self.manager.liveness.broke(&node_id);

@@ -37,8 +37,14 @@ pub(crate) struct LogStore {
 }
 
 impl LogStore {
-    /// Opens (or makes) the log in `dir/db` and verifies every record of it.
+    /// Opens (or makes) the log in `dir/db` and verifies every record of it. sled panics over some damage: that is
+    /// damage like any other, and must not end the daemon.
     pub(crate) fn open(dir: &Path, sealer: Sealer, was_here: bool) -> Result<Self, OpenError> {
+        let opened = std::panic::catch_unwind(|| Self::try_open(dir, sealer, was_here));
+        opened.unwrap_or_else(|_| Err(damaged(&dir.join("db"), "sled can't read it")))
+    }
+
+    fn try_open(dir: &Path, sealer: Sealer, was_here: bool) -> Result<Self, OpenError> {
         let path = dir.join("db");
         let fail = |source: io::Error| OpenError::Io { path: path.clone(), source };
         std::fs::create_dir_all(dir).map_err(fail)?;
