@@ -153,7 +153,10 @@ impl RaftNode {
         let config = Arc::new(config(options.timing).validate().map_err(|error| library(&error))?);
         let id = options.id;
         let connections = Connections::new(id, options.dial);
-        let started = runtime.spawn(async move {
+        // A runtime must not be dropped where others wait: `Threads` lets it end by itself, also after an error.
+        let handle = runtime.handle().clone();
+        let threads = Threads(Some(runtime));
+        let started = handle.spawn(async move {
             let log = LogStore::open(&options.dir, options.sealer.clone(), options.was_here)?;
             let machine = StateMachine::open(options.store, options.dir, options.sealer)?;
             let raft = Raft::new(id, config, connections.clone(), log, machine).await;
@@ -162,7 +165,7 @@ impl RaftNode {
             Ok::<_, StartError>((raft, leadership))
         });
         let (raft, leadership) = started.await.map_err(|error| library(&error))??;
-        Ok(Self { id, raft, leadership, heard: Heard::default(), runtime: Arc::new(Threads(Some(runtime))) })
+        Ok(Self { id, raft, leadership, heard: Heard::default(), runtime: Arc::new(threads) })
     }
 
     /// This manager's Raft id.
