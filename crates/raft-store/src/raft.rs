@@ -12,7 +12,7 @@ mod node;
 mod state_machine;
 mod storage;
 mod transport;
-mod types;
+mod type_config;
 
 pub use node::{Leadership, Member, MembershipError, RaftNode, RaftOptions, StartError, Timing};
 pub use storage::OpenError;

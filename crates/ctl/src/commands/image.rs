@@ -106,7 +106,15 @@ fn upload(mut source: Box<dyn Read + Send>, reference: String, program: String) 
         let mut first = Some((reference, program));
         loop {
             let mut data = vec![0; CHUNK];
-            let count = source.read(&mut data).unwrap_or(0);
+            let count = match source.read(&mut data) {
+                Ok(count) => count,
+                Err(error) => {
+                    // The stream's end would be taken for the file's: only a broken connection says that it is not.
+                    printer::say(&format!("error: failed to read the file to upload: {error}"));
+                    #[expect(clippy::exit, reason = "it breaks the connection, and nothing else is left to do")]
+                    std::process::exit(1);
+                }
+            };
             data.truncate(count);
             let named = first.take();
             if count == 0 && named.is_none() {

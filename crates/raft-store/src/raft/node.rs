@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::state_machine::StateMachine;
 use super::storage::{LogStore, OpenError};
 use super::transport::{Connections, Dial, Heard, TransportService};
-use super::types::{EntryBytes, Raft};
+use super::type_config::{EntryBytes, Raft};
 use crate::proposer::{ProposeError, Proposer};
 use crate::store::Store;
 use crate::transaction::{Entry, Outcome, Transaction};
@@ -339,7 +339,7 @@ fn config(timing: Timing) -> Config {
 /// Follows the core's own view of who leads; also keeps the peers' addresses as the membership says.
 fn watch_leadership(raft: &Raft, connections: Connections) -> watch::Receiver<Leadership> {
     let mut metrics = raft.server_metrics();
-    let read = move |metrics: &openraft::metrics::RaftServerMetrics<super::types::TypeConfig>| {
+    let read = move |metrics: &openraft::metrics::RaftServerMetrics<super::type_config::TypeConfig>| {
         for (id, node) in metrics.membership_config.membership().nodes() {
             connections.set_address(*id, &node.addr);
         }

@@ -9,7 +9,7 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, RaftSnapshotBuilder};
 
 use super::storage::SnapshotFiles;
-use super::types::{Applied, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use super::type_config::{Applied, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::store::{Store, View};
 use crate::transaction::Entry;
 use flota_api::seal::Sealer;

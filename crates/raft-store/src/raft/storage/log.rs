@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::OpenError;
 use super::flusher::{Acknowledged, Flusher, open_data_file};
-use crate::raft::types::{LogId, RaftEntry, TypeConfig, Vote};
+use crate::raft::type_config::{LogId, RaftEntry, TypeConfig, Vote};
 use flota_api::seal::Sealer;
 
 /// Below sled's page of 32 KiB with its own overhead.

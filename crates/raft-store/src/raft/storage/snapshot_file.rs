@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::OpenError;
 use super::sync_dir;
-use crate::raft::types::SnapshotMeta;
+use crate::raft::type_config::SnapshotMeta;
 use crate::store::Tables;
 use flota_api::seal::Sealer;
 

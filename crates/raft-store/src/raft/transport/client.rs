@@ -21,7 +21,7 @@ use flota_api::proto::raft::RaftMessage;
 use flota_api::proto::raft::raft_transport_client::RaftTransportClient;
 
 use super::{Dial, pack, unpack};
-use crate::raft::types::{Snapshot, TypeConfig, Vote};
+use crate::raft::type_config::{Snapshot, TypeConfig, Vote};
 use crate::store::View;
 
 /// Bytes of records in one message of a snapshot.

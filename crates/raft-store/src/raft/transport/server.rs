@@ -13,7 +13,7 @@ use flota_api::proto::raft::RaftMessage;
 use flota_api::proto::raft::raft_transport_server::RaftTransport;
 
 use super::{pack, unpack};
-use crate::raft::types::{Raft, Snapshot, SnapshotMeta, Vote};
+use crate::raft::type_config::{Raft, Snapshot, SnapshotMeta, Vote};
 use crate::store::Tables;
 
 /// Largest snapshot that is taken.

@@ -6,7 +6,7 @@ use openraft::EntryPayload;
 use openraft::type_config::TypeConfigExt;
 
 use super::*;
-use crate::raft::types::EntryBytes;
+use crate::raft::type_config::EntryBytes;
 
 const CHILD: &str = "FLOTA_SYNC_TEST_DIR";
 const ENTRIES: u64 = 40;
