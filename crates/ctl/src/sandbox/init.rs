@@ -35,7 +35,8 @@ pub(crate) struct EnterSpec {
     pub(crate) pid: i32,
     pub(crate) cgroups: Vec<Folder>,
     pub(crate) command: Vec<String>,
-    /// Where its output goes, while this program ends at once; `None`: stay, and end as it ends.
+    /// Where its output goes, while this program prints its process id in the node and ends at once; `None`: stay,
+    /// and end as it ends.
     pub(crate) log: Option<PathBuf>,
 }
 
@@ -180,7 +181,8 @@ fn enter(spec: &str) -> anyhow::Result<u8> {
         | libc::CLONE_NEWCGROUP;
     let log = spec.log.as_ref().map(|path| File::options().create(true).append(true).open(path)).transpose()?;
     setns(node.as_fd(), CloneFlags::from_bits_retain(all)).context("failed to enter the node")?;
-    let pid = flota_runtime::process::spawn(0, || {
+    let detached = log.is_some();
+    let run = || {
         let mut command = Command::new(program);
         command.args(arguments).current_dir("/");
         if let Some(log) = log {
@@ -192,11 +194,24 @@ fn enter(spec: &str) -> anyhow::Result<u8> {
         let error = command.exec();
         crate::printer::say(&format!("error: failed to run {program}: {error}"));
         127
+    };
+    let pid = flota_runtime::process::spawn(0, || {
+        if !detached {
+            return run();
+        }
+        // One birth more, inside the node: an orphan goes to the init of the namespace that its parent was in (the
+        // machine's, for a child of this program), and a node's PID 1 can't end before each of its processes is reaped.
+        match flota_runtime::process::spawn(0, run) {
+            Ok(pid) => {
+                crate::printer::line(&pid.to_string());
+                0
+            }
+            Err(error) => {
+                crate::printer::say(&format!("error: failed to start {program}: {error}"));
+                1
+            }
+        }
     })?;
-    if spec.log.is_some() {
-        crate::printer::line(&pid.to_string());
-        return Ok(0);
-    }
     match waitpid(nix::unistd::Pid::from_raw(pid), None)? {
         WaitStatus::Exited(_, code) => Ok(u8::try_from(code).unwrap_or(1)),
         WaitStatus::Signaled(_, signal, _) => Ok(128 + signal as u8),

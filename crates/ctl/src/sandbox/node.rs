@@ -63,7 +63,9 @@ pub(crate) fn start_daemon(sandbox: &str, node: &mut NodeState) -> anyhow::Resul
     if !output.status.success() {
         bail!("failed to start flotad on {}: {}", node.name, String::from_utf8_lossy(&output.stderr).trim());
     }
-    node.daemon = String::from_utf8_lossy(&output.stdout).trim().parse()?;
+    let inside = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let found = processes(sandbox, &node.name)?.into_iter().find(|pid| id_inside(*pid).as_ref() == Some(&inside));
+    node.daemon = found.with_context(|| format!("flotad on {} ended at once", node.name))?.as_raw();
     node.daemon_start_time = start_time(node.daemon).unwrap_or(0);
     Ok(())
 }
@@ -74,6 +76,13 @@ pub(crate) fn processes(sandbox: &str, node: &str) -> anyhow::Result<Vec<Pid>> {
     let mut found = Vec::new();
     collect(&folder.path, &mut found);
     Ok(found)
+}
+
+/// A process's id in the innermost of its namespaces (proc_pid_status(5), NSpid).
+fn id_inside(pid: Pid) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    line.split_whitespace().last().map(str::to_owned)
 }
 
 fn collect(folder: &Path, found: &mut Vec<Pid>) {

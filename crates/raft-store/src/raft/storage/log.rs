@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use super::OpenError;
 use super::flusher::{Acknowledged, Flusher, open_data_file};
 use crate::raft::type_config::{LogId, RaftEntry, TypeConfig, Vote};
+use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::seal::Sealer;
 
 /// Below sled's page of 32 KiB with its own overhead.
@@ -25,6 +26,8 @@ const PART: usize = 30 << 10;
 /// Removing more at once would stall appends.
 const PURGE_CHUNK: u64 = 1_000;
 const CACHE: u64 = 8 << 20;
+/// Bytes of entries in one message to a follower; a larger entry goes alone. Half of what a message may have.
+const BATCH_BOUND: usize = MESSAGE_BOUND / 2;
 
 /// The log of one manager.
 #[derive(Clone)]
@@ -107,6 +110,11 @@ impl LogStore {
     }
 
     fn entry(&self, index: u64) -> io::Result<RaftEntry> {
+        self.sized_entry(index).map(|(entry, _)| entry)
+    }
+
+    /// An entry, and how many bytes it has.
+    fn sized_entry(&self, index: u64) -> io::Result<(RaftEntry, usize)> {
         let mut sealed = Vec::new();
         for (expected, item) in (0u16..).zip(self.log.range(keys(index..=index))) {
             let (key, part) = item.map_err(io::Error::other)?;
@@ -121,7 +129,7 @@ impl LogStore {
         if entry.log_id().index != index {
             return Err(io::Error::other(format!("entry {index} says that it is {}", entry.log_id().index)));
         }
-        Ok(entry)
+        Ok((entry, plain.len()))
     }
 
     fn read_meta<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
@@ -156,6 +164,20 @@ impl RaftLogReader<TypeConfig> for LogStore {
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
         self.read_meta("vote")
+    }
+
+    // What is sent as one message: entries that are small each may be too much together.
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<RaftEntry>, io::Error> {
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        for index in self.indexes(start..end)? {
+            let (entry, size) = self.sized_entry(index)?;
+            bytes += size;
+            if bytes > BATCH_BOUND && !found.is_empty() {
+                break;
+            }
+            found.push(entry);
+        }
+        Ok(found)
     }
 }
 
