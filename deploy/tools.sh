@@ -4,6 +4,7 @@ set -u
 missing=()
 need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
 need cc gcc
+[ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
 need mold mold
 need busybox busybox-static
 need docker-registry docker-registry

@@ -38,8 +38,8 @@ pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 pub const CA_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 /// Largest message that any of our connections takes.
 pub const MESSAGE_BOUND: usize = 16 << 20;
-/// Largest message that a user's request may be.
-pub const REQUEST_BOUND: usize = 4 << 20;
+/// Of the messages between worker and leader.
+pub const SESSION_FORMAT: u32 = 1;
 /// The address that all cluster traffic uses.
 pub const PORT: u16 = 2377;
 /// Most replicas of one service: a plan over it stays within one transaction's bound.

@@ -1,9 +1,10 @@
 //! Identifiers: 25 random characters of base 36 (129 bits), one Rust type for each kind of object.
 //!
 //! An id is made once, by the leader or by the CA, from the random source that is passed in; it is never
-//! derived from a name or an address.
+//! derived from a name or an address. Ids are shared, not copied: a table's persistent maps clone whole nodes of keys.
 
 use std::fmt;
+use std::sync::Arc;
 
 use rand::Rng;
 use serde::{Deserialize, Serialize};
@@ -28,19 +29,25 @@ macro_rules! ids {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
         #[serde(transparent)]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Draws a new one.
-            pub fn random(rng: &mut impl Rng) -> Self { Self(random(rng)) }
+            pub fn random(rng: &mut impl Rng) -> Self { Self(random(rng).into()) }
+            /// The one that belongs to a digest (64 hexadecimal characters or more) of something random.
+            pub fn derived(digest: &str) -> Self {
+                let pairs = digest.as_bytes().chunks_exact(2).take(ID_LENGTH);
+                let pair = |pair: &[u8]| pair.iter().fold(0usize, |sum, byte| sum * 31 + usize::from(*byte));
+                Self(pairs.map(|it| char::from(ALPHABET[pair(it) % ALPHABET.len()])).collect::<String>().into())
+            }
             /// The characters.
             pub fn as_str(&self) -> &str { &self.0 }
             /// Whether this is the "nothing" that the wire's empty string stands for.
             pub fn is_empty(&self) -> bool { self.0.is_empty() }
         }
-        impl From<String> for $name { fn from(text: String) -> Self { Self(text) } }
-        impl From<&str> for $name { fn from(text: &str) -> Self { Self(text.to_owned()) } }
-        impl From<$name> for String { fn from(id: $name) -> Self { id.0 } }
+        impl From<String> for $name { fn from(text: String) -> Self { Self(text.into()) } }
+        impl From<&str> for $name { fn from(text: &str) -> Self { Self(text.into()) } }
+        impl From<$name> for String { fn from(id: $name) -> Self { id.as_str().to_owned() } }
         impl fmt::Display for $name { fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.pad(&self.0) } }
         impl fmt::Debug for $name { fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(&self.0) } }
     )* };
@@ -75,5 +82,8 @@ mod tests {
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
         assert!(!is_id("ABC") && !is_id(""));
+        let digest = "0123456789abcdef".repeat(4);
+        assert!(is_id(NodeId::derived(&digest).as_str()));
+        assert_ne!(NodeId::derived(&digest), NodeId::derived(&digest.replace('f', "e")));
     }
 }

@@ -7,7 +7,7 @@ mod service;
 mod stack;
 mod task;
 
-pub use cluster::{Cluster, Registry, Secret};
+pub use cluster::{Cluster, Registry, Revoked, Secret};
 pub use image::{Image, ImageHolder};
 pub use node::{Availability, Node, NodeDescription, NodeSpec, NodeState, Role};
 pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceSpec};

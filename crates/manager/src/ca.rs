@@ -4,7 +4,6 @@ use std::time::SystemTime;
 
 use tonic::{Request, Response, Status};
 
-use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::id::NodeId;
 use flota_api::model::{Node, NodeDescription, NodeState, Role};
 use flota_api::naming;
@@ -19,6 +18,9 @@ use flota_raft_store::WriteTx;
 use crate::control::propose_status;
 use crate::manager::Manager;
 
+/// Anybody may send one: it holds a signing request and little else.
+const REQUEST_BOUND: usize = 64 << 10;
+
 /// Serves NodeCa.
 #[derive(Clone, Debug)]
 pub struct CaService(Manager);
@@ -26,14 +28,16 @@ pub struct CaService(Manager);
 impl CaService {
     /// For this manager.
     pub fn server(manager: Manager) -> NodeCaServer<Self> {
-        NodeCaServer::new(Self(manager)).max_decoding_message_size(MESSAGE_BOUND)
+        NodeCaServer::new(Self(manager)).max_decoding_message_size(REQUEST_BOUND)
     }
 
     /// The node that calls, or (forwarded by another manager) that it calls for.
     fn caller(request: &Request<impl Sized>, claimed: &str) -> Result<NodeId, Status> {
         match request.extensions().get::<Peer>() {
             Some(Peer::Node { id, .. }) if id.as_str() == claimed => Ok(id.clone()),
-            Some(Peer::Node { role: Role::Manager, .. }) if crate::forward::is_forwarded(request.metadata()) => {
+            Some(Peer::Node { role: Role::Manager, .. })
+                if crate::forward::forwarded_for(request.metadata()) == Some(claimed) =>
+            {
                 Ok(claimed.into())
             }
             _ => Err(Status::permission_denied("the certificate is not that of the node in the request")),
@@ -53,7 +57,8 @@ impl NodeCa for CaService {
         if request.address.parse::<std::net::SocketAddr>().is_err() {
             return Err(Status::invalid_argument(format!("address: `{}` is no IP:PORT", request.address)));
         }
-        let node_id = NodeId::random(&mut rand::rng());
+        // From the signing request, whose key is drawn at random: asked again after a lost answer, it is the same node.
+        let node_id = NodeId::derived(&flota_identity::sha256_hex(&request.csr_der));
         let response = self.0.write(|view| {
             let cluster = view.cluster().ok_or_else(|| Status::unavailable("the cluster is just beginning"))?.clone();
             token.check(&cluster).map_err(|error| Status::unauthenticated(error.to_string()))?;
@@ -70,7 +75,10 @@ impl NodeCa for CaService {
                 managers: managers.collect(),
                 address: request.address.clone(),
             };
-            let mut tx = WriteTx::new(view, "");
+            let mut tx = WriteTx::new(view.clone(), "");
+            if view.node(node_id.as_str()).is_some() {
+                return Ok((tx.finish(), response));
+            }
             tx.create(Node {
                 id: node_id.clone(),
                 role: token.role,
@@ -111,6 +119,16 @@ impl NodeCa for CaService {
 
     async fn leave_raft(&self, request: Request<LeaveRaftRequest>) -> Result<Response<LeaveRaftResponse>, Status> {
         let node_id = Self::caller(&request, &request.get_ref().node_id)?;
+        let view = self.0.store.view();
+        let raft_id = view.node(node_id.as_str()).map_or(0, |node| node.raft_id);
+        let voters = self.0.raft.members().into_iter().filter(|member| member.votes);
+        if raft_id == self.0.raft.id()
+            && let Some(other) = voters.map(|member| member.id).find(|id| *id != raft_id)
+        {
+            // Somebody else must take this manager out of the set.
+            self.0.raft.hand_over(other).await;
+            return Err(Status::unavailable("this manager leads, and has handed over: ask again"));
+        }
         let left = self.0.write(|view| {
             let mut tx = WriteTx::new(view.clone(), "");
             if let Some(node) = view.node(node_id.as_str()) {
@@ -132,6 +150,10 @@ impl NodeCa for CaService {
             Ok((tx.finish(), ()))
         });
         left.await.map_err(|error| error.0)?;
+        // Until then it is needed: with two managers, both must agree that there is one.
+        if raft_id > 0 {
+            self.0.raft.gone(raft_id).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        }
         self.0.liveness.leaves(&node_id, true);
         self.0.sessions.end(&node_id);
         Ok(Response::new(LeaveRaftResponse {}))

@@ -11,6 +11,8 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Service, ServiceExt};
 
+use flota_identity::Peer;
+
 use crate::manager::Manager;
 
 /// On a request that a follower sent on; it is not sent on again.
@@ -20,9 +22,12 @@ pub const STALE: &str = "flota-stale";
 /// How long a request waits for a leader to be found.
 const LEADER_WAIT: Duration = Duration::from_secs(4);
 
-/// Whether another manager sent this request on.
-pub fn is_forwarded(metadata: &tonic::metadata::MetadataMap) -> bool {
-    metadata.contains_key(FORWARDED)
+/// The node that a request came from, as the manager that sent it on read it from the certificate.
+const CALLER: &str = "flota-caller";
+
+/// The node that another manager sent this request on for. Only to be believed when the certificate is a manager's.
+pub(crate) fn forwarded_for(metadata: &tonic::metadata::MetadataMap) -> Option<&str> {
+    metadata.get(CALLER).filter(|_| metadata.contains_key(FORWARDED))?.to_str().ok()
 }
 
 /// Serves requests here while this manager leads, else sends them to the leader.
@@ -125,6 +130,12 @@ async fn moved(manager: &Manager, address: &str) {
 async fn send(manager: &Manager, address: &str, request: Request<Body>) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     parts.headers.insert(FORWARDED, HeaderValue::from_static("1"));
+    // Whatever the caller itself wrote there is overwritten.
+    parts.headers.remove(CALLER);
+    let caller = parts.extensions.get::<Peer>().and_then(Peer::node_id);
+    if let Some(caller) = caller.and_then(|id| HeaderValue::from_str(id.as_str()).ok()) {
+        parts.headers.insert(CALLER, caller);
+    }
     parts.extensions.clear();
     let path = parts.uri.path().to_owned();
     // The channel needs an absolute URI; its connector alone decides where it goes.

@@ -1,7 +1,7 @@
 //! Keeps each of the cluster's images on enough nodes: one may die.
 
 use flota_api::defaults::IMAGE_HOLDERS;
-use flota_api::model::{Image, ImageHolder, NodeState};
+use flota_api::model::{Image, ImageHolder, NodeState, Task};
 use flota_api::object::Kind;
 use flota_raft_store::{Event, Tables};
 
@@ -35,13 +35,20 @@ impl ControlLoop for Images {
         keyed_by!(event,
             Image image => vec![image.id.to_string()],
             Node _node => self.all(view),
+            Task task => match view.image_by_digest(&task.image_digest) {
+                Some(image) if image.reference.is_empty() && task.status.state.is_terminal() => {
+                    vec![image.id.to_string()]
+                }
+                _ => Vec::new(),
+            },
         )
     }
 
     fn plan(&mut self, key: &str, view: &Tables, _: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
         let Some(image) = view.image(key) else { return plan };
-        if image.reference.is_empty() && !view.tasks().any(|task| task.image_digest == image.digest) {
+        let uses = |task: &std::sync::Arc<Task>| task.image_digest == image.digest && !task.status.state.is_terminal();
+        if image.reference.is_empty() && !view.tasks().any(uses) {
             plan.remove(Kind::Image, key);
             return plan;
         }

@@ -59,13 +59,18 @@ async fn follow_terms(
         let scope = CancellationToken::new();
         let work = begin(manager, &scope);
         leading.send_replace(Some(scope.clone()));
+        let mut work = work;
         tokio::select! {
             _ = leadership.wait_for(|state| !state.is_self || state.term != term) => {}
+            () = quorum_lost(manager) => tracing::warn!("no quorum follows any more"),
+            broken = work.join_next() => report(broken),
             () = shutdown.cancelled() => {}
         }
         leading.send_replace(None);
         scope.cancel();
-        end(work).await;
+        while let Some(ended) = work.join_next().await {
+            report(Some(ended));
+        }
         tracing::info!(raft.term = term, "this manager leads no more");
     }
 }
@@ -80,11 +85,25 @@ fn begin(manager: &Manager, scope: &CancellationToken) -> JoinSet<()> {
     work
 }
 
-/// Waits for all of it; what panicked ends the scope's work too, and is said.
-async fn end(mut work: JoinSet<()>) {
-    while let Some(result) = work.join_next().await {
-        if let Err(error) = result {
-            tracing::error!(%error, "a part of the leader's work broke off");
+/// Until a quorum has not answered this leader for so long that the others may have chosen another: then its workers
+/// must not be kept from looking for that one.
+async fn quorum_lost(manager: &Manager) {
+    let patience = manager.raft.patience();
+    loop {
+        tokio::time::sleep(patience / 4).await;
+        if manager.raft.age() > patience / 2 {
+            // The age is that of the library's metrics, which may be older than the last answer.
+            match tokio::time::timeout(patience / 2, manager.raft.read_barrier()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return,
+            }
         }
+    }
+}
+
+/// What panicked ends the whole scope, and is said.
+fn report(ended: Option<Result<(), tokio::task::JoinError>>) {
+    if let Some(Err(error)) = ended {
+        tracing::error!(%error, "a part of the leader's work broke off");
     }
 }

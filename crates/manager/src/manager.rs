@@ -82,6 +82,17 @@ impl Manager {
         self.raft.members().into_iter().find(|member| member.id == leader).map(|member| member.address)
     }
 
+    /// Whether this node was removed from the cluster: its certificate is still good by itself.
+    pub fn revoked(&self, node: &NodeId) -> bool {
+        self.store.view().cluster().is_some_and(|cluster| cluster.revoked.iter().any(|it| it.node_id == *node))
+    }
+
+    /// Whether a user's request was done already, by this leader or one before: a retry must not be judged by what the
+    /// first try has changed.
+    pub(crate) fn done_before(&self, request_id: &str) -> bool {
+        self.store.view().answered(request_id)
+    }
+
     /// Proposes what `plan` makes of a fresh view, and again as long as only a concurrent change was in the way.
     ///
     /// # Errors

@@ -20,41 +20,47 @@ enum Change {
     Remove(u64),
 }
 
-/// The next change, if one is needed. One at a time: each must be committed before the next.
-fn next_change(view: &Tables, members: &[Member], own: u64) -> Option<Change> {
+/// The changes that are needed. One is made at a time: each must be committed before the next.
+fn changes(view: &Tables, members: &[Member], own: u64) -> Vec<Change> {
     let managers: Vec<_> = view.nodes().filter(|node| node.role == Role::Manager && node.raft_id > 0).collect();
-    let known = |id, address: &str| members.iter().any(|it| it.id == id && it.votes && it.address == address);
-    if let Some(node) = managers.iter().find(|node| !known(node.raft_id, &node.address)) {
-        return Some(Change::Add(node.raft_id, node.address.clone()));
-    }
     // The leader never takes itself out: it hands over first.
     let gone = |member: &&Member| member.id != own && !managers.iter().any(|node| node.raft_id == member.id);
-    members.iter().find(gone).map(|member| Change::Remove(member.id))
+    let removals = members.iter().filter(gone).map(|member| Change::Remove(member.id));
+    let known = |id, address: &str| members.iter().any(|it| it.id == id && it.votes && it.address == address);
+    let missing = managers.iter().filter(|node| !known(node.raft_id, &node.address));
+    removals.chain(missing.map(|node| Change::Add(node.raft_id, node.address.clone()))).collect()
 }
 
 /// Runs until leadership ends.
 pub(crate) async fn run(manager: Manager, scope: CancellationToken) {
     let mut reported = None;
+    // What failed since the last round: one that does not answer must not keep the others from their turn.
+    let mut failed: Vec<Change> = Vec::new();
     loop {
         let (view, mut watch) = manager.store.view_and_watch();
-        let change = next_change(&view, &manager.raft.members(), manager.raft.id());
+        let needed = changes(&view, &manager.raft.members(), manager.raft.id());
+        let change = needed.into_iter().find(|change| !failed.contains(change));
         let act = async {
             let result = match &change {
-                None => Ok(()),
+                None => manager.raft.finish_change().await,
                 Some(Change::Add(id, address)) => manager.raft.add_member(*id, address).await,
                 Some(Change::Remove(id)) => manager.raft.remove_member(*id).await,
             };
-            match result {
-                Ok(()) if change.is_some() => {
+            match (result, change) {
+                (Ok(()), Some(change)) => {
                     tracing::info!(?change, "the set of managers changed");
                     return;
                 }
-                Ok(()) => {}
-                Err(error) => {
+                (Ok(()), None) => failed.clear(),
+                (Err(error), change) => {
                     let error = error.to_string();
                     if reported.as_ref() != Some(&error) {
                         tracing::warn!(%error, "the set of managers could not be changed yet");
                         reported = Some(error);
+                    }
+                    if let Some(change) = change {
+                        failed.push(change);
+                        return;
                     }
                 }
             }
@@ -89,7 +95,7 @@ mod tests {
     use flota_api::object::StoreObject;
 
     #[test]
-    fn membership_follows_the_nodes_one_change_at_a_time() {
+    fn membership_follows_the_nodes() {
         let mut view = Tables::default();
         let node = |id: &str, raft_id| Node {
             id: id.into(),
@@ -103,13 +109,13 @@ mod tests {
         view.put(Node { role: Role::Worker, ..node("w", 0) }.into_object());
         let member = |id, address: &str, votes| Member { id, address: address.into(), votes };
         let one = vec![member(1, "a:1", true)];
-        assert_eq!(next_change(&view, &one, 1), Some(Change::Add(2, "b:1".into())));
+        assert_eq!(changes(&view, &one, 1), [Change::Add(2, "b:1".into())]);
         let learner = vec![member(1, "a:1", true), member(2, "b:1", false)];
-        assert_eq!(next_change(&view, &learner, 1), Some(Change::Add(2, "b:1".into())));
+        assert_eq!(changes(&view, &learner, 1), [Change::Add(2, "b:1".into())]);
         let moved = vec![member(1, "a:1", true), member(2, "old:1", true)];
-        assert_eq!(next_change(&view, &moved, 1), Some(Change::Add(2, "b:1".into())));
+        assert_eq!(changes(&view, &moved, 1), [Change::Add(2, "b:1".into())]);
         let extra = vec![member(1, "a:1", true), member(2, "b:1", true), member(3, "c:1", true)];
-        assert_eq!(next_change(&view, &extra, 1), Some(Change::Remove(3)));
-        assert_eq!(next_change(&view, &extra, 3), None, "the leader does not remove itself");
+        assert_eq!(changes(&view, &extra, 1), [Change::Remove(3)]);
+        assert_eq!(changes(&view, &extra, 3), [], "the leader does not remove itself");
     }
 }

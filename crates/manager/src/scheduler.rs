@@ -5,15 +5,20 @@ mod filters;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flota_api::model::{Node, ServiceSpec, Task, TaskStatus};
 use flota_api::object::{Kind, Object};
 use flota_api::resources::Resources;
 use flota_api::state::TaskState;
+use flota_api::version::Timestamp;
 use flota_raft_store::{Event, Tables};
 
 use crate::control_loop::{ControlLoop, keyed_by};
 use crate::plan::{Plan, PlanContext};
+
+/// A failure on a node is held against it for this long.
+const FAILURES_COUNT: Duration = Duration::from_secs(300);
 
 /// The loop; keyed by service.
 #[derive(Debug, Default)]
@@ -51,7 +56,7 @@ impl ControlLoop for Scheduler {
             return plan;
         }
         tasks.sort_by_key(|task| (task.meta.created_at, task.slot));
-        let mut nodes: Vec<NodeInfo> = view.nodes().map(|node| NodeInfo::new(node, view)).collect();
+        let mut nodes: Vec<NodeInfo> = view.nodes().map(|node| NodeInfo::new(node, view, cx.now)).collect();
         for task in tasks {
             let Some(spec) = view.spec_of(task) else { continue };
             match choose(task, spec, &nodes) {
@@ -89,12 +94,12 @@ pub(crate) struct NodeInfo {
     free: Resources,
     tasks: usize,
     by_service: BTreeMap<String, usize>,
-    /// Tasks of a service's spec that failed or were rejected here, as far as history goes.
+    /// Tasks of a service's spec that failed or were rejected here lately.
     failures: BTreeMap<(String, u64), usize>,
 }
 
 impl NodeInfo {
-    fn new(node: &Arc<Node>, view: &Tables) -> Self {
+    fn new(node: &Arc<Node>, view: &Tables, now: Timestamp) -> Self {
         let mut info = Self {
             node: Arc::clone(node),
             free: node.description.resources,
@@ -107,7 +112,9 @@ impl NodeInfo {
                 if let Some(spec) = view.spec_of(task) {
                     info.take(task, spec);
                 }
-            } else if matches!(task.status.state, TaskState::Failed | TaskState::Rejected) {
+            } else if matches!(task.status.state, TaskState::Failed | TaskState::Rejected)
+                && task.status.at.until(now) < FAILURES_COUNT
+            {
                 *info.failures.entry((task.service_id.to_string(), task.spec_version)).or_default() += 1;
             }
         }

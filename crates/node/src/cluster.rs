@@ -128,9 +128,7 @@ impl Membership {
             let mut leadership = manager.raft.leadership();
             let _ = tokio::time::timeout(Duration::from_millis(500), leadership.wait_for(|it| !it.is_self)).await;
         }
-        if let Ok(worker) = Arc::try_unwrap(self.worker) {
-            worker.stop().await;
-        }
+        self.worker.stop().await;
         self.shutdown.cancel();
         if let Some(manager) = self.manager {
             manager.raft.shutdown().await;
@@ -215,12 +213,13 @@ fn serve(
     shutdown: CancellationToken,
 ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
     let incoming = flota_identity::incoming(listener, identity).context("failed to use the node's certificate")?;
+    let known = manager.cloned();
     let mut server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(2)))
         .http2_keepalive_timeout(Some(Duration::from_secs(2)))
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
-        .layer(tower::layer::layer_fn(|inner| Authorize::new(inner, None)));
+        .layer(tower::layer::layer_fn(move |inner| Authorize::new(inner, None, known.clone())));
     let mut router = server.add_service(worker.image_server());
     if let Some(manager) = manager {
         let transport = RaftTransportServer::new(manager.raft.transport())

@@ -1,22 +1,23 @@
 //! Settings: flags, then the file; a flag wins. All errors come before any side effect.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
 use serde::Deserialize;
 
+const FILE: &str = "/etc/flota/flotad.toml";
 const FILE_BOUND: u64 = 1 << 20;
 
 /// The daemon of Flota: a container cluster in two commands.
 #[derive(Debug, Parser)]
 #[command(name = "flotad", version = flota_api::VERSION)]
 pub(crate) struct Arguments {
-    /// Settings file (TOML); a flag wins over it
-    #[arg(long, default_value = "/etc/flota/flotad.toml")]
-    config: PathBuf,
+    /// Settings file (TOML); a flag wins over it [default: /etc/flota/flotad.toml]
+    #[arg(long)]
+    config: Option<PathBuf>,
     /// State that outlives a boot
     #[arg(long)]
     data_dir: Option<PathBuf>,
@@ -56,7 +57,12 @@ pub(crate) struct Config {
 
 impl Config {
     pub(crate) fn resolve(arguments: Arguments) -> anyhow::Result<Self> {
-        let file = read(&arguments.config)?;
+        let file = match &arguments.config {
+            Some(path) => read(path)?,
+            // Nobody asked for it: it need not be there.
+            None if Path::new(FILE).exists() => read(Path::new(FILE))?,
+            None => File::default(),
+        };
         let default_listen = format!("0.0.0.0:{}", flota_api::defaults::PORT);
         let listen = arguments.listen.or(file.listen).unwrap_or(default_listen);
         let listen = listen.parse().with_context(|| format!("listen: `{listen}` is no IP:PORT"))?;
@@ -102,14 +108,9 @@ impl Config {
     }
 }
 
-fn read(path: &PathBuf) -> anyhow::Result<File> {
-    let about = match std::fs::metadata(path) {
-        Ok(about) => about,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(File::default()),
-        Err(error) => {
-            return Err(error).with_context(|| format!("failed to read the settings file {}", path.display()));
-        }
-    };
+fn read(path: &Path) -> anyhow::Result<File> {
+    let about =
+        std::fs::metadata(path).with_context(|| format!("failed to read the settings file {}", path.display()))?;
     if about.len() > FILE_BOUND {
         bail!("the settings file {} has more than {FILE_BOUND} bytes", path.display());
     }

@@ -12,6 +12,11 @@ use flota_api::proto::ca::node_ca_client::NodeCaClient;
 use flota_api::proto::ca::{IssueCertificateRequest, JoinRaftRequest};
 use flota_identity::{Dialer, Identity, JoinToken, KeyPair, RootCa};
 
+/// No manager could be spoken to.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Unreachable(String);
+
 const JOIN_WAIT: std::time::Duration = std::time::Duration::from_secs(15);
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -67,7 +72,7 @@ where
                 tokio::time::sleep(PAUSE).await;
             }
             Ok(Err(status)) => return Err(explain(&status, manager)),
-            Err(_) => return Err(anyhow!("the manager at {manager} does not answer")),
+            Err(_) => return Err(Unreachable(format!("the manager at {manager} does not answer")).into()),
         }
     }
 }
@@ -82,7 +87,7 @@ fn explain(status: &tonic::Status, manager: &str) -> anyhow::Error {
         tonic::Code::Unavailable | tonic::Code::Unknown => {
             let text = cause.to_string();
             let text = text.rsplit_once("unexpected error: ").map_or(text.as_str(), |(_, rest)| rest).to_owned();
-            anyhow!("failed to speak to the manager at {manager}: {text}")
+            Unreachable(format!("failed to speak to the manager at {manager}: {text}")).into()
         }
         _ => anyhow!("{}", status.message()),
     }

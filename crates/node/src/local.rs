@@ -1,5 +1,6 @@
 //! Serves what this machine's root may ask of its own node.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status, Streaming};
@@ -13,6 +14,7 @@ use flota_api::proto::node::{
 use flota_image::{Credentials, Image};
 use flota_worker::Worker;
 
+use crate::join::Unreachable;
 use crate::node::Node;
 use crate::uploads::UploadReader;
 
@@ -23,8 +25,18 @@ const PROGRAM_BOUND: usize = 512 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct LocalService(pub(crate) Arc<Node>);
 
+/// A manager that can't be reached is told as such.
 fn refused(error: anyhow::Error) -> Status {
-    Status::failed_precondition(format!("{error:#}"))
+    let text = format!("{error:#}");
+    if error.is::<Unreachable>() { Status::unavailable(text) } else { Status::failed_precondition(text) }
+}
+
+/// Done to its end also when whoever asked goes away in the middle (Ctrl-C): half of it would be worse than either.
+async fn whole(work: impl Future<Output = anyhow::Result<()>> + Send + 'static) -> Result<(), Status> {
+    match tokio::spawn(work).await {
+        Ok(result) => result.map_err(refused),
+        Err(error) => Err(Status::internal(format!("it broke off: {error}"))),
+    }
 }
 
 fn chain(error: &dyn std::error::Error) -> Status {
@@ -66,18 +78,22 @@ impl LocalNode for LocalService {
         if request.get_ref().force_new_cluster {
             return Err(Status::unimplemented("--force-new-cluster is not there yet"));
         }
-        self.0.init(&request.into_inner().advertise).await.map_err(refused)?;
+        let node = Arc::clone(&self.0);
+        let advertise = request.into_inner().advertise;
+        whole(async move { node.init(&advertise).await }).await?;
         Ok(Response::new(self.0.info().await))
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<NodeInfo>, Status> {
         let request = request.into_inner();
-        self.0.join(&request.token, &request.manager, &request.advertise).await.map_err(refused)?;
+        let node = Arc::clone(&self.0);
+        whole(async move { node.join(&request.token, &request.manager, &request.advertise).await }).await?;
         Ok(Response::new(self.0.info().await))
     }
 
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveResponse>, Status> {
-        self.0.leave(request.into_inner().force).await.map_err(refused)?;
+        let node = Arc::clone(&self.0);
+        whole(async move { node.leave(request.into_inner().force).await }).await?;
         Ok(Response::new(LeaveResponse {}))
     }
 

@@ -15,7 +15,7 @@ use flota_api::model::Role;
 use flota_api::proto::ca::LeaveRaftRequest;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
 use flota_api::proto::node::local_node_server::LocalNodeServer;
-use flota_identity::Peer;
+use flota_identity::{Identity, Peer};
 use flota_manager::Manager;
 
 use crate::cluster::{Begin, Membership, Parts, address_again};
@@ -25,7 +25,9 @@ use crate::rpc::{Authorize, LocalControl};
 use crate::state_dir::StateDir;
 use crate::{cluster, join};
 
-const LEAVE_WAIT: Duration = Duration::from_secs(10);
+const LEAVE_WAIT: Duration = Duration::from_secs(15);
+/// A manager that does not answer to this is passed over.
+const ASK_WAIT: Duration = Duration::from_secs(5);
 
 /// The daemon's parts.
 #[derive(Debug)]
@@ -51,13 +53,16 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         manager: watch::channel(None).0,
         fatal: CancellationToken::new(),
     });
+    // Taken before anybody can ask for something: `swarm init` in between would find no cluster here.
+    let mut place = node.membership.lock().await;
     let local = tonic::transport::Server::builder()
-        .layer(tower::layer::layer_fn(|inner| Authorize::new(inner, Some(Peer::Local))))
+        .layer(tower::layer::layer_fn(|inner| Authorize::new(inner, Some(Peer::Local), None)))
         .add_service(LocalNodeServer::new(LocalService(Arc::clone(&node))).max_decoding_message_size(MESSAGE_BOUND))
         .add_service(LocalControl(node.manager.subscribe()))
         .serve_with_incoming(UnixListenerStream::new(listener));
     let local = tokio::spawn(local);
-    node.resume().await?;
+    node.resume(&mut place).await?;
+    drop(place);
     tracing::info!(version = flota_api::VERSION, "flotad runs");
     tokio::select! {
         _ = terminate.recv() => {}
@@ -88,7 +93,7 @@ fn listen(config: &Config) -> anyhow::Result<UnixListener> {
 
 impl Node {
     /// After a start: takes up the place in its cluster again, if it has one.
-    async fn resume(self: &Arc<Self>) -> anyhow::Result<()> {
+    async fn resume(self: &Arc<Self>, place: &mut Option<Membership>) -> anyhow::Result<()> {
         let Some(identity) = flota_identity::load(&self.state.identity())? else {
             // What a crash in the middle of init or join left behind.
             return self.state.forget_cluster();
@@ -99,7 +104,7 @@ impl Node {
         self.state.write("address", &address)?;
         let parts = Parts { config: &self.config, state: &self.state, identity, address, fatal: self.fatal.clone() };
         let membership = Membership::start(parts, Begin::Follow(managers)).await?;
-        self.take_up(&mut *self.membership.lock().await, membership);
+        self.take_up(place, membership);
         Ok(())
     }
 
@@ -162,15 +167,23 @@ impl Node {
         address: String,
         store: Begin,
     ) -> anyhow::Result<()> {
+        let (joins, managers) = match &store {
+            Begin::New(_) => (None, Vec::new()),
+            Begin::Follow(managers) => (Some(identity.clone()), managers.clone()),
+        };
         let parts = Parts { config: &self.config, state: &self.state, identity, address, fatal: self.fatal.clone() };
         let begun = async {
             let address = parts.address.clone();
+            self.state.write("address", &address)?;
+            // A manager that is taken in must know it after a crash; a new cluster is one with its first entry.
+            if let Some(identity) = &joins {
+                flota_identity::save(&self.state.identity(), identity)?;
+            }
             let membership = cluster::Membership::start(parts, store).await?;
             if let Err(error) = membership.wait_until_voter().await {
                 membership.stop().await;
                 return Err(error);
             }
-            self.state.write("address", &address)?;
             flota_identity::save(&self.state.identity(), &membership.identity)?;
             Ok(membership)
         };
@@ -180,7 +193,11 @@ impl Node {
                 Ok(())
             }
             Err(error) => {
-                // Nothing half made stays.
+                // Nothing half made stays, also with the others.
+                if let Some(identity) = joins {
+                    let dialer = flota_identity::Dialer::new(&identity)?;
+                    leave_cluster(&dialer, &identity, &managers, true).await;
+                }
                 self.state.forget_cluster()?;
                 Err(error)
             }
@@ -194,7 +211,6 @@ impl Node {
         if membership.identity.role == Role::Manager && !force {
             bail!("this node is a manager: the cluster has one fewer after it; --force leaves all the same");
         }
-        let request = LeaveRaftRequest { node_id: membership.identity.node_id.to_string(), force };
         let managers: Vec<String> = match &membership.manager {
             Some(manager) => manager.raft.members().into_iter().map(|member| member.address).collect(),
             None => std::fs::read_to_string(self.state.worker().join("managers"))
@@ -203,15 +219,8 @@ impl Node {
                 .map(str::to_owned)
                 .collect(),
         };
-        let mut told = managers.len() == 1 && membership.manager.is_some();
-        for manager in managers {
-            let mut client = NodeCaClient::new(membership.dialer.manager(&manager));
-            let answer = tokio::time::timeout(LEAVE_WAIT, client.leave_raft(request.clone())).await;
-            if matches!(answer, Ok(Ok(_))) {
-                told = true;
-                break;
-            }
-        }
+        let alone = managers.len() == 1 && membership.manager.is_some();
+        let told = alone || leave_cluster(&membership.dialer, &membership.identity, &managers, force).await;
         if !told && !force {
             bail!("no manager could be told; --force leaves all the same");
         }
@@ -246,6 +255,26 @@ impl Node {
             version: flota_api::VERSION.into(),
         }
     }
+}
+
+/// Tells the cluster that this node leaves it; whether that was taken. A leader that leaves hands over first, so it is
+/// asked again.
+async fn leave_cluster(dialer: &flota_identity::Dialer, identity: &Identity, managers: &[String], force: bool) -> bool {
+    let request = LeaveRaftRequest { node_id: identity.node_id.to_string(), force };
+    let until = tokio::time::Instant::now() + LEAVE_WAIT;
+    let ask = async {
+        // In a circle, while a leader is being chosen.
+        for manager in managers.iter().cycle() {
+            let mut client = NodeCaClient::new(dialer.manager(manager));
+            match tokio::time::timeout(ASK_WAIT, client.leave_raft(request.clone())).await {
+                Ok(Ok(_)) => return true,
+                Ok(Err(status)) if status.code() != tonic::Code::Unavailable => return false,
+                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+        false
+    };
+    tokio::time::timeout_at(until, ask).await.unwrap_or(false)
 }
 
 fn refuse_second(membership: Option<&Membership>) -> anyhow::Result<()> {

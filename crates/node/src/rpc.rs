@@ -25,11 +25,22 @@ pub(crate) struct Authorize<S> {
     inner: S,
     /// Who everybody on this listener is, where the connection does not say it.
     everyone: Option<Peer>,
+    /// Knows which nodes were removed; a worker does not: there the leader's grants decide.
+    manager: Option<Manager>,
 }
 
 impl<S> Authorize<S> {
-    pub(crate) fn new(inner: S, everyone: Option<Peer>) -> Self {
-        Self { inner, everyone }
+    pub(crate) fn new(inner: S, everyone: Option<Peer>, manager: Option<Manager>) -> Self {
+        Self { inner, everyone, manager }
+    }
+
+    fn allows(&self, request: &Request<Body>) -> bool {
+        let Some(peer) = request.extensions().get::<Peer>() else { return false };
+        let path = request.uri().path();
+        // A session may begin all the same: that is where a removed node is told so.
+        let session = path.starts_with("/flota.dispatcher.Dispatcher/");
+        let revoked = |id| self.manager.as_ref().is_some_and(|manager| manager.revoked(id));
+        may_call(peer, path) && (session || !peer.node_id().is_some_and(revoked))
     }
 }
 
@@ -50,8 +61,7 @@ where
         if let Some(peer) = &self.everyone {
             request.extensions_mut().insert(peer.clone());
         }
-        let allowed = request.extensions().get::<Peer>().is_some_and(|peer| may_call(peer, request.uri().path()));
-        if allowed {
+        if self.allows(&request) {
             return Box::pin(self.inner.call(request));
         }
         let refused = Status::permission_denied("this caller may not call this method");

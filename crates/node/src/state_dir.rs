@@ -23,7 +23,8 @@ impl StateDir {
             fs_err::create_dir_all(root.join(name)).context("failed to make the data folder")?;
         }
         use std::os::unix::fs::PermissionsExt;
-        fs_err::set_permissions(root, std::fs::Permissions::from_mode(0o711))?;
+        // Below lie containers' files, with set-user-id programs that no user of the machine may reach (CVE-2021-41091).
+        fs_err::set_permissions(root, std::fs::Permissions::from_mode(0o700))?;
         let lock = File::create(root.join("lock")).context("failed to lock the data folder")?;
         let Ok(lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else {
             bail!("another flotad uses the data folder {}", root.display());
@@ -80,7 +81,7 @@ impl StateDir {
                 fs_err::remove_dir_all(path)?;
             }
         }
-        for name in ["address", "raft-id", "worker/managers"] {
+        for name in ["address", "raft-id", "worker/managers", "worker/newest"] {
             let _ = std::fs::remove_file(self.root.join(name));
         }
         Ok(())

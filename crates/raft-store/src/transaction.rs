@@ -11,6 +11,9 @@ use flota_api::version::{Timestamp, Version};
 
 use crate::store::{Conflict, View};
 
+/// Of entries in the log; one of another format is not applied: the manager would differ from the others.
+const FORMAT: u32 = 1;
+
 /// What one transaction came to: the version that it made, or the object that was not as expected.
 pub type Outcome = Result<Version, Conflict>;
 
@@ -59,6 +62,11 @@ pub struct Entry {
 }
 
 impl Transaction {
+    /// Bytes that it has in an entry.
+    pub fn size(&self) -> usize {
+        encode_transaction(self).encoded_len()
+    }
+
     /// A transaction of statuses: nothing is expected of them but what `apply` checks anyway.
     pub fn statuses(statuses: Vec<(TaskId, NodeId, TaskStatus)>) -> Self {
         let actions = statuses.into_iter().map(|(task, node, status)| Action::Status(task, node, status)).collect();
@@ -70,7 +78,7 @@ impl Entry {
     /// As it stands in the log.
     pub fn encode(&self) -> Vec<u8> {
         let transactions = self.transactions.iter().map(encode_transaction).collect();
-        pr::Entry { at: self.at.0, transactions }.encode_to_vec()
+        pr::Entry { at: self.at.0, transactions, format: FORMAT }.encode_to_vec()
     }
 
     /// From the log.
@@ -80,6 +88,9 @@ impl Entry {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let entry =
             pr::Entry::decode(bytes).map_err(|_| Malformed { field: "entry", what: "is no protobuf message" })?;
+        if entry.format != FORMAT {
+            return Err(Malformed { field: "entry", what: "has a format that is not known here" });
+        }
         let transactions = entry.transactions.into_iter().map(decode_transaction).collect::<Result<_, _>>()?;
         Ok(Self { at: Timestamp(entry.at), transactions })
     }

@@ -63,7 +63,8 @@ pub struct Worker {
     images: Images,
     leaving: watch::Sender<Option<bool>>,
     removed: watch::Receiver<bool>,
-    agent: tokio::task::JoinHandle<()>,
+    /// Until it is waited for.
+    agent: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 impl Worker {
@@ -127,7 +128,7 @@ impl Worker {
             newest: (0, 0),
         };
         let agent = tokio::spawn(agent.run(shutdown));
-        Ok(Self { pool, images, leaving, removed, agent })
+        Ok(Self { pool, images, leaving, removed, agent: tokio::sync::Mutex::new(Some(agent)) })
     }
 
     /// What serves images to other nodes.
@@ -196,14 +197,16 @@ impl Worker {
     }
 
     /// The daemon stops: says that it will be back, and leaves the containers running.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         self.leaving.send_if_modified(|leaving| {
             let silent = leaving.is_none();
             leaving.get_or_insert(false);
             silent
         });
         // A leader that does not answer is not waited for.
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(3), self.agent).await;
+        if let Some(agent) = self.agent.lock().await.take() {
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(3), agent).await;
+        }
     }
 }
 

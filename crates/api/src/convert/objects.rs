@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{FromNumber, Malformed, require};
-use crate::model::{Cluster, Image, ImageHolder, Node, Registry, Secret, Service, Stack, Task};
+use crate::model::{Cluster, Image, ImageHolder, Node, Registry, Revoked, Secret, Service, Stack, Task};
 use crate::object::{Object, StoreObject};
 use crate::proto::objects as po;
 use crate::version::Timestamp;
@@ -21,6 +21,11 @@ impl From<&Cluster> for po::Cluster {
             worker_token_secret: it.worker_token_secret.as_text().to_owned(),
             manager_token_secret: it.manager_token_secret.as_text().to_owned(),
             grant_key: it.grant_key.0.clone().into(),
+            revoked: it
+                .revoked
+                .iter()
+                .map(|it| po::RevokedNode { node_id: it.node_id.to_string(), until: it.until.0 })
+                .collect(),
         }
     }
 }
@@ -38,6 +43,11 @@ impl From<po::Cluster> for Cluster {
             worker_token_secret: it.worker_token_secret.into(),
             manager_token_secret: it.manager_token_secret.into(),
             grant_key: Secret(it.grant_key.into()),
+            revoked: it
+                .revoked
+                .into_iter()
+                .map(|it| Revoked { node_id: it.node_id.into(), until: Timestamp(it.until) })
+                .collect(),
         }
     }
 }
@@ -116,6 +126,7 @@ impl From<&Task> for po::Task {
             desired_state: it.desired_state.number(),
             status: Some((&it.status).into()),
             inherited_restarts: it.inherited_restarts,
+            moves: it.moves,
             image_digest: it.image_digest.clone(),
             not_before: it.not_before.0,
             paused: it.paused,
@@ -137,6 +148,7 @@ impl TryFrom<po::Task> for Task {
             desired_state: FromNumber::from_number(it.desired_state)?,
             status: it.status.try_into()?,
             inherited_restarts: it.inherited_restarts,
+            moves: it.moves,
             image_digest: it.image_digest,
             not_before: Timestamp(it.not_before),
             paused: it.paused,

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::id::{ClusterId, RegistryId};
-use crate::version::Meta;
+use crate::id::{ClusterId, NodeId, RegistryId};
+use crate::version::{Meta, Timestamp};
 
 /// Bytes that must not be printed: `Debug` and `Serialize` say `[redacted]`.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -36,6 +36,16 @@ impl Serialize for Secret {
     }
 }
 
+/// A node that was removed: its certificate opens nothing any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Revoked {
+    /// Whose.
+    pub node_id: NodeId,
+    /// When the certificate has run out by itself.
+    pub until: Timestamp,
+}
+
 /// The one object that describes the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -60,6 +70,8 @@ pub struct Cluster {
     pub manager_token_secret: Secret,
     /// Ed25519, PKCS#8: signs image grants.
     pub grant_key: Secret,
+    /// Nodes that were removed, until their certificates have run out.
+    pub revoked: Vec<Revoked>,
 }
 
 /// Credentials for one registry.

@@ -69,6 +69,8 @@ pub struct Task {
     pub status: TaskStatus,
     /// Restarts of its slot before it.
     pub inherited_restarts: u64,
+    /// How many of these no failure caused: its node was lost or drained, or a user removed the task.
+    pub moves: u64,
     /// What the image's name stood for when it was made; empty: the worker asks the registry.
     pub image_digest: String,
     /// It is not started before.
@@ -91,6 +93,7 @@ impl Default for Task {
             desired_state: DesiredState::Running,
             status: TaskStatus::default(),
             inherited_restarts: 0,
+            moves: 0,
             image_digest: String::new(),
             not_before: Timestamp::default(),
             paused: false,
@@ -108,6 +111,11 @@ impl Task {
     /// Whether it holds its node's resources.
     pub fn holds_resources(&self) -> bool {
         !self.node_id.is_empty() && !self.status.state.is_terminal()
+    }
+
+    /// What is used up of its slot's budget: restarts that a failure caused.
+    pub fn failures(&self) -> u64 {
+        self.restarts().saturating_sub(self.moves)
     }
 
     /// Starts of its slot beyond the first.

@@ -23,6 +23,9 @@ pub(super) fn info(view: &Tables) -> Result<pc::ClusterInfo, Status> {
 
 pub(super) async fn rotate(manager: &Manager, request: pc::RotateJoinTokenRequest) -> Result<pc::ClusterInfo, Status> {
     let role = pt::Role::try_from(request.role).map_err(|_| Status::invalid_argument("role: it is unknown"))?;
+    if manager.done_before(&request.request_id) {
+        return info(&manager.store.view());
+    }
     let rotated = manager.write(|view| {
         let cluster = view.cluster().ok_or_else(|| Status::unavailable("the cluster is just beginning"))?;
         let mut cluster: Cluster = cluster.as_ref().clone();

@@ -3,6 +3,7 @@
 use tonic::Status;
 
 use flota_api::image_ref::ImageRef;
+use flota_api::model::Image;
 use flota_api::object::Kind;
 use flota_api::proto::control as pc;
 use flota_raft_store::WriteTx;
@@ -12,6 +13,9 @@ use super::status::WriteFailed;
 use crate::manager::Manager;
 
 pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
+    if manager.done_before(&request.request_id) {
+        return Ok(());
+    }
     let removed = manager.write(|view| {
         let image = find_image(&view, &request.name)?.clone();
         let names = |reference: &str| ImageRef::parse(reference).is_ok_and(|it| it.to_string() == image.reference);
@@ -20,8 +24,14 @@ pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Res
             let text = format!("image `{}` is used by service `{}`", request.name, service.spec.name);
             return Err(WriteFailed::Refused(Status::failed_precondition(text)));
         }
-        let mut tx = WriteTx::new(view, &request.request_id);
-        tx.remove(Kind::Image, image.id.as_str());
+        let used = view.tasks().any(|task| task.image_digest == image.digest && !task.status.state.is_terminal());
+        let mut tx = WriteTx::new(view.clone(), &request.request_id);
+        if used {
+            // Without a name it goes with the last task that uses it.
+            tx.update(Image { reference: String::new(), ..image.as_ref().clone() });
+        } else {
+            tx.remove(Kind::Image, image.id.as_str());
+        }
         Ok((tx.finish(), ()))
     });
     removed.await.map_err(Into::into)

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tonic::Status;
 
-use flota_api::model::{Node, NodeSpec, NodeState, Role};
+use flota_api::defaults::CERTIFICATE_LIFE;
+use flota_api::model::{Node, NodeSpec, NodeState, Revoked, Role};
 use flota_api::object::Kind;
 use flota_api::proto::{control as pc, objects as po};
 use flota_raft_store::WriteTx;
@@ -25,6 +26,9 @@ pub(super) fn list(manager: &Manager) -> Vec<pc::NodeRow> {
 pub(super) async fn update(manager: &Manager, request: pc::UpdateNodeRequest) -> Result<po::Node, Status> {
     let spec = request.spec.ok_or_else(|| Status::invalid_argument("spec: it is missing"))?;
     let spec = NodeSpec::try_from(spec).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    if manager.done_before(&request.request_id) {
+        return find_node(&manager.store.view(), &request.node).map(|it| it.as_ref().into());
+    }
     let node = manager.write(|view| {
         let node = find_node(&view, &request.node)?;
         if request.version != 0 && request.version != node.meta.version {
@@ -40,6 +44,9 @@ pub(super) async fn update(manager: &Manager, request: pc::UpdateNodeRequest) ->
 }
 
 pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
+    if manager.done_before(&request.request_id) {
+        return Ok(());
+    }
     let removed = manager.write(|view| {
         let node = find_node(&view, &request.name)?.clone();
         let name = &node.description.hostname;
@@ -53,10 +60,17 @@ pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Res
         if !request.force && node.state != NodeState::Down {
             return refuse(format!("node `{name}` is {}, not down: --force removes it all the same", node.state));
         }
-        let mut tx = WriteTx::new(view, &request.request_id);
+        let mut tx = WriteTx::new(view.clone(), &request.request_id);
         tx.remove(Kind::Node, node.id.as_str());
-        Ok((tx.finish(), node.id.clone()))
+        // Its certificate lives on: from now on it opens nothing any more.
+        if let Some(cluster) = view.cluster() {
+            let mut cluster = cluster.as_ref().clone();
+            let now = crate::now();
+            cluster.revoked.retain(|it| it.until > now);
+            cluster.revoked.push(Revoked { node_id: node.id.clone(), until: now + CERTIFICATE_LIFE });
+            tx.update(cluster);
+        }
+        Ok((tx.finish(), ()))
     });
-    drop(removed.await.map_err(Status::from)?);
-    Ok(())
+    removed.await.map_err(Into::into)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use flota_api::model::Task;
+use flota_api::model::{NodeState, Task};
 use flota_api::naming::task_name;
 use flota_api::proto::control as pc;
 use flota_raft_store::Tables;
@@ -63,14 +63,26 @@ pub(super) fn watch<T: PartialEq + Clone + Send + 'static>(
 pub(super) fn service(view: &Tables, id: &flota_api::id::ServiceId) -> pc::ServiceProgress {
     let tasks: Vec<&Arc<Task>> = view.tasks_of_service(id).collect();
     let Some(service) = view.service(id.as_str()) else {
-        let left = tasks.iter().filter(|task| !task.status.state.is_terminal()).count() as u64;
-        let removed = tasks.is_empty();
-        return pc::ServiceProgress { running: left, removed, converged: removed, ..Default::default() };
+        // A node that is down says no more: what is left of the task goes when it is back, or removed.
+        let down = |task: &Task| view.node(task.node_id.as_str()).is_none_or(|node| node.state == NodeState::Down);
+        let left: Vec<_> = tasks.iter().filter(|task| !task.status.state.is_terminal() && !down(task)).collect();
+        let hanging = left.iter().map(|task| {
+            let spec = view.spec_of(task);
+            let name = spec.map_or_else(|| task.id.to_string(), |spec| task_name(&spec.name, task.slot));
+            format!("{name} is still {}", task.status.state)
+        });
+        return pc::ServiceProgress {
+            running: left.len() as u64,
+            removed: left.is_empty(),
+            converged: left.is_empty(),
+            hanging: hanging.collect(),
+            ..Default::default()
+        };
     };
     let current = |task: &&&Arc<Task>| task.spec_version == service.spec_version;
     let running = tasks.iter().filter(current).filter(|task| is_running(task)).count() as u64;
     let stopping = tasks.iter().any(|task| {
-        let reachable = view.node(task.node_id.as_str()).is_some_and(|node| !node.loses_tasks());
+        let reachable = view.node(task.node_id.as_str()).is_some_and(|node| node.state != NodeState::Down);
         task.desired_state.is_stopping() && !task.status.state.is_terminal() && reachable
     });
     let outdated = tasks.iter().any(|task| task.is_live() && task.spec_version != service.spec_version);

@@ -37,6 +37,9 @@ pub(super) async fn put(manager: &Manager, request: pc::PutRegistryRequest) -> R
 }
 
 pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
+    if manager.done_before(&request.request_id) {
+        return Ok(());
+    }
     let removed = manager.write(|view| {
         let missing = || Status::not_found(format!("nobody is logged in to `{}`", request.name));
         let id = view.registry_by_host(&request.name).ok_or_else(missing)?.id.clone();

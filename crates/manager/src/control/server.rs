@@ -6,7 +6,7 @@ use futures::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use flota_api::defaults::{MESSAGE_BOUND, REQUEST_BOUND};
+use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::proto::control::control_server::{Control, ControlServer};
 use flota_api::proto::control::{self as pc, Empty};
 use flota_api::proto::objects as po;
@@ -25,7 +25,7 @@ impl ControlService {
     /// For this manager.
     pub fn server(manager: Manager) -> ControlServer<Self> {
         ControlServer::new(Self(manager))
-            .max_decoding_message_size(REQUEST_BOUND)
+            .max_decoding_message_size(MESSAGE_BOUND)
             .max_encoding_message_size(MESSAGE_BOUND)
     }
 

@@ -58,9 +58,14 @@ pub(super) async fn create(manager: &Manager, request: pc::CreateServiceRequest)
     let spec = parse(request.spec)?;
     let service = new_service(spec, StackId::default());
     let created = manager.write(|view| {
+        let taken = view.service_by_name(&service.spec.name).filter(|_| !view.answered(&request.request_id));
+        if taken.is_some() {
+            let text = format!("service `{}` exists already", service.spec.name);
+            return Err(WriteFailed::Refused(Status::already_exists(text)));
+        }
         let mut tx = WriteTx::new(view, &request.request_id);
         tx.create(service.clone());
-        Ok::<_, WriteFailed>((tx.finish(), service.spec.name.clone()))
+        Ok((tx.finish(), service.spec.name.clone()))
     });
     // A retry of a request that was done is answered with what that one made.
     match created.await {
@@ -82,6 +87,9 @@ pub(super) fn parse(spec: Option<flota_api::proto::specs::ServiceSpec>) -> Resul
 
 pub(super) async fn update(manager: &Manager, request: pc::UpdateServiceRequest) -> Result<Service, Status> {
     let spec = parse(request.spec)?;
+    if manager.done_before(&request.request_id) {
+        return find_service(&manager.store.view(), &request.service).map(|it| it.as_ref().clone());
+    }
     let id = manager.write(|view| {
         let service = find_service(&view, &request.service)?;
         if request.version != 0 && request.version != service.meta.version {
@@ -104,6 +112,9 @@ pub(super) async fn update(manager: &Manager, request: pc::UpdateServiceRequest)
 }
 
 pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
+    if manager.done_before(&request.request_id) {
+        return Ok(());
+    }
     let removed = manager.write(|view| {
         let id = find_service(&view, &request.name)?.id.clone();
         let mut tx = WriteTx::new(view, &request.request_id);

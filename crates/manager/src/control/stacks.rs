@@ -31,6 +31,9 @@ pub(super) async fn deploy(manager: &Manager, request: pc::DeployStackRequest) -
     if !bad.is_empty() {
         return Err(Status::invalid_argument(bad.join("; ")));
     }
+    if manager.done_before(&request.request_id) {
+        return find_stack(&manager.store.view(), &spec.name).map(|it| it.as_ref().clone());
+    }
     let new_id = StackId::random(&mut rand::rng());
     let deployed = manager.write(|view| {
         let mut tx = WriteTx::new(view.clone(), &request.request_id);
@@ -66,6 +69,9 @@ pub(super) async fn deploy(manager: &Manager, request: pc::DeployStackRequest) -
 }
 
 pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
+    if manager.done_before(&request.request_id) {
+        return Ok(());
+    }
     let removed = manager.write(|view| {
         let id = find_stack(&view, &request.name)?.id.clone();
         let mut tx = WriteTx::new(view.clone(), &request.request_id);

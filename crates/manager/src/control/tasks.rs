@@ -39,6 +39,9 @@ fn doubt(task: &Task, view: &Tables) -> String {
 }
 
 pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
+    if manager.done_before(&request.request_id) {
+        return Ok(());
+    }
     let removed = manager.write(|view| {
         let task = find_task(&view, &request.name)?;
         let mut tx = WriteTx::new(view.clone(), &request.request_id);

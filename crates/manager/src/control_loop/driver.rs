@@ -16,6 +16,7 @@ use crate::plan::PlanContext;
 
 /// Bounds of one entry; a larger group goes alone.
 const ENTRY_ACTIONS: usize = 1_000;
+const ENTRY_BYTES: usize = 1 << 20;
 /// After a proposal that came to nothing.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -138,6 +139,9 @@ impl Driver {
                         tracing::warn!(%error, "a plan was not taken and is made anew");
                     }
                     self.dirty.extend(work.into_iter().flatten());
+                    if matches!(error, ProposeError::Unknown) {
+                        settle(self.proposer.as_ref()).await;
+                    }
                     held = false;
                 }
             }
@@ -146,19 +150,28 @@ impl Driver {
     }
 }
 
+/// After a proposal that may still come to be: an entry of one's own behind it is applied only when it was, or never
+/// will be. Planned before that, the same tasks would be made twice. Ends with leadership.
+async fn settle(proposer: &dyn Proposer) {
+    while let Err(ProposeError::Unknown) = proposer.propose_entry(Vec::new()).await {
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
 type Group = (Transaction, Vec<Work>);
 
-/// Whole groups, as many in an entry as its bound allows.
+/// Whole groups, as many in an entry as its bounds allow.
 fn entries(groups: Vec<Group>) -> Vec<Vec<Group>> {
     let mut entries: Vec<Vec<Group>> = Vec::new();
-    let mut room = 0;
+    let (mut room, mut bytes_left) = (0, 0);
     for group in groups {
-        let actions = group.0.actions.len();
-        if actions > room {
+        let (actions, bytes) = (group.0.actions.len(), group.0.size());
+        if actions > room || bytes > bytes_left {
             entries.push(Vec::new());
-            room = ENTRY_ACTIONS;
+            (room, bytes_left) = (ENTRY_ACTIONS, ENTRY_BYTES);
         }
         room = room.saturating_sub(actions);
+        bytes_left = bytes_left.saturating_sub(bytes);
         entries.last_mut().expect("one was pushed where there was none").push(group);
     }
     entries

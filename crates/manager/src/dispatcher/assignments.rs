@@ -1,12 +1,16 @@
 //! What one worker shall do, as a set, and how it differs from what it was last told. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message;
 
 use flota_api::defaults::GRANT_LIFE;
 use flota_api::id::NodeId;
 use flota_api::image_ref::ImageRef;
 use flota_api::model::{NodeState, Task};
-use flota_api::proto::dispatcher::{Assignments, ImageSource, Peer, RegistryCredentials, TaskAssignment};
+use flota_api::proto::dispatcher::{
+    AssignedSpec, Assignments, ImageSource, Peer, RegistryCredentials, TaskAssignment,
+};
 use flota_api::state::TaskState;
 use flota_api::version::Timestamp;
 use flota_identity::GrantKey;
@@ -17,6 +21,8 @@ use flota_raft_store::Tables;
 pub(super) struct AssignmentSet {
     tasks: BTreeMap<String, TaskAssignment>,
     images: Vec<ImageSource>,
+    /// What it has, and nobody in the cluster needs.
+    dropped: Vec<String>,
 }
 
 /// Signs what the set grants.
@@ -34,16 +40,20 @@ impl Granter<'_> {
 }
 
 impl AssignmentSet {
-    /// The set of `node` in `view`.
-    pub(super) fn of(node: &NodeId, view: &Tables, granter: &Granter<'_>) -> Self {
+    /// The set of `node` in `view`. `held`: images that it is known to have had; those that it is to have are added.
+    pub(super) fn of(node: &NodeId, view: &Tables, granter: &Granter<'_>, held: &mut BTreeSet<String>) -> Self {
         let wanted =
             |task: &&std::sync::Arc<Task>| task.status.state >= TaskState::Assigned && !task.status.state.is_terminal();
         let tasks = view.tasks_of_node(node).filter(wanted);
         let tasks = tasks.filter_map(|task| Some((task.id.to_string(), assignment(task, node, view, granter)?)));
         let holds =
             |image: &&std::sync::Arc<flota_api::model::Image>| image.holders.iter().any(|it| it.node_id == *node);
-        let images = view.images().filter(holds).map(|image| source(&image.digest, node, view, granter));
-        Self { tasks: tasks.collect(), images: images.collect() }
+        let images: Vec<_> =
+            view.images().filter(holds).map(|image| source(&image.digest, node, view, granter)).collect();
+        // An image object lives as long as its name, or a task that uses it: without one, no copy is the last of use.
+        let dropped = held.iter().filter(|digest| view.image_by_digest(digest).is_none()).cloned().collect();
+        held.extend(images.iter().map(|image| image.digest.clone()));
+        Self { tasks: tasks.collect(), images, dropped }
     }
 
     /// All of it.
@@ -54,6 +64,7 @@ impl AssignmentSet {
             full: true,
             tasks: self.tasks.values().cloned().collect(),
             images: self.images.clone(),
+            dropped_images: self.dropped.clone(),
             ..Assignments::default()
         }
     }
@@ -68,7 +79,8 @@ impl AssignmentSet {
             |(id, task): &(&String, &TaskAssignment)| !before.tasks.get(*id).is_some_and(|old| same(old, task));
         let tasks: Vec<_> = self.tasks.iter().filter(changed).map(|(_, task)| task.clone()).collect();
         let removed: Vec<_> = before.tasks.keys().filter(|id| !self.tasks.contains_key(*id)).cloned().collect();
-        if tasks.is_empty() && removed.is_empty() && self.images == before.images {
+        let dropped: Vec<_> = self.dropped.iter().filter(|it| !before.dropped.contains(it)).cloned().collect();
+        if tasks.is_empty() && removed.is_empty() && dropped.is_empty() && self.images == before.images {
             return None;
         }
         Some(Assignments {
@@ -78,9 +90,46 @@ impl AssignmentSet {
             tasks,
             removed_tasks: removed,
             images: self.images.clone(),
+            dropped_images: dropped,
             ..Assignments::default()
         })
     }
+}
+
+/// Bytes of one part of a set: far below what a message may have, so that heartbeats come between.
+const PART: usize = 1 << 20;
+
+/// A set as messages: each spec once in each, and no message too large. Exactly the last one says that it is.
+pub(super) fn cut(mut whole: Assignments) -> Vec<Assignments> {
+    let tasks = std::mem::take(&mut whole.tasks);
+    let images = std::mem::take(&mut whole.images);
+    let empty = Assignments { removed_tasks: Vec::new(), dropped_images: Vec::new(), ..whole.clone() };
+    let (mut parts, mut part, mut size) = (Vec::new(), whole, 0);
+    let room = |part: &mut Assignments, size: &mut usize, more: usize, parts: &mut Vec<Assignments>| {
+        if *size > 0 && *size + more > PART {
+            parts.push(Assignments { more: true, ..std::mem::replace(part, empty.clone()) });
+            *size = 0;
+        }
+        *size += more;
+    };
+    for mut task in tasks {
+        let spec = task.spec.take();
+        let (task_size, spec_size) = (task.encoded_len(), spec.as_ref().map_or(0, Message::encoded_len));
+        room(&mut part, &mut size, task_size + spec_size, &mut parts);
+        let named = |it: &AssignedSpec| it.service_id == task.service_id && it.spec_version == task.spec_version;
+        if part.specs.iter().any(named) {
+            size -= spec_size;
+        } else {
+            part.specs.push(AssignedSpec { service_id: task.service_id.clone(), spec_version: task.spec_version, spec });
+        }
+        part.tasks.push(task);
+    }
+    for image in images {
+        room(&mut part, &mut size, image.encoded_len(), &mut parts);
+        part.images.push(image);
+    }
+    parts.push(part);
+    parts
 }
 
 fn assignment(task: &Task, node: &NodeId, view: &Tables, granter: &Granter<'_>) -> Option<TaskAssignment> {
@@ -99,7 +148,8 @@ fn assignment(task: &Task, node: &NodeId, view: &Tables, granter: &Granter<'_>) 
         spec_version: task.spec_version,
         spec: Some(spec.as_ref().into()),
         status: Some((&task.status).into()),
-        inherited_restarts: task.inherited_restarts,
+        // The worker counts the budget; moves from node to node are none of it.
+        inherited_restarts: task.inherited_restarts - task.moves.min(task.inherited_restarts),
         not_before: task.not_before.0,
         image,
         credentials,
@@ -134,8 +184,8 @@ fn credentials(reference: &str, view: &Tables) -> Option<RegistryCredentials> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Node, Service, TaskStatus};
-    use flota_api::object::StoreObject;
+    use flota_api::model::{Image, ImageHolder, Node, Service, ServiceSpec, TaskStatus};
+    use flota_api::object::{Kind, StoreObject};
     use flota_api::state::DesiredState;
 
     fn view(states: &[(&str, TaskState, DesiredState)]) -> Tables {
@@ -159,7 +209,7 @@ mod tests {
     #[test]
     fn a_set_holds_what_is_assigned_and_has_not_ended_and_differs_by_what_changed() {
         let granter = Granter { key: None, expires: Timestamp(0) };
-        let set = |states: &[_]| AssignmentSet::of(&"n".into(), &view(states), &granter);
+        let set = |states: &[_]| AssignmentSet::of(&"n".into(), &view(states), &granter, &mut BTreeSet::new());
         use DesiredState::{Running as Run, Shutdown as Stop};
         let first =
             set(&[("a", TaskState::Assigned, Run), ("b", TaskState::Failed, Run), ("c", TaskState::Pending, Run)]);
@@ -171,5 +221,43 @@ mod tests {
         assert_eq!(difference.tasks.len(), 2);
         let ended = set(&[("d", TaskState::Assigned, Run)]);
         assert_eq!(ended.difference(&stopped, 1, 10).expect("one went").removed_tasks, ["a"]);
+    }
+
+    #[test]
+    fn a_large_set_comes_in_parts_with_each_spec_once_in_a_part_and_nothing_missing() {
+        let spec = ServiceSpec { env: vec!["x".repeat(300 << 10)], ..ServiceSpec::default() };
+        let task = |number: u64| TaskAssignment {
+            task_id: number.to_string(),
+            service_id: (number % 7).to_string(),
+            spec: Some((&spec).into()),
+            ..TaskAssignment::default()
+        };
+        let removed_tasks = vec!["gone".to_owned()];
+        let whole = Assignments { tasks: (0..500).map(task).collect(), removed_tasks, version: 3, ..Default::default() };
+        let parts = cut(whole);
+        assert!(parts.len() > 2, "seven specs of 300 KiB do not fit into one part");
+        for (index, part) in parts.iter().enumerate() {
+            assert!(part.encoded_len() < 2 * PART);
+            assert_eq!((part.more, part.version), (index + 1 < parts.len(), 3));
+            let known = |task: &TaskAssignment| part.specs.iter().any(|it| it.service_id == task.service_id);
+            assert!(part.tasks.iter().all(|task| task.spec.is_none() && known(task)), "each part stands by itself");
+        }
+        assert_eq!(parts.iter().map(|part| part.tasks.len()).sum::<usize>(), 500);
+        assert_eq!(parts.iter().map(|part| part.removed_tasks.len()).sum::<usize>(), 1);
+        assert_eq!(cut(Assignments::default()).len(), 1, "an empty set is a message too");
+    }
+
+    #[test]
+    fn an_image_that_no_object_stands_for_may_be_dropped_and_no_other() {
+        let granter = Granter { key: None, expires: Timestamp(0) };
+        let mut view = view(&[]);
+        let holders = vec![ImageHolder { node_id: "n".into(), confirmed: true }];
+        view.put(Image { id: "i".into(), digest: "sha256:kept".into(), holders, ..Image::default() }.into_object());
+        let mut held = BTreeSet::from(["sha256:kept".to_owned(), "sha256:old".to_owned()]);
+        let first = AssignmentSet::of(&"n".into(), &view, &granter, &mut held);
+        assert_eq!(first.full(1, 1).dropped_images, ["sha256:old"]);
+        view.remove(Kind::Image, "i");
+        let second = AssignmentSet::of(&"n".into(), &view, &granter, &mut held);
+        assert_eq!(second.difference(&first, 1, 2).expect("it went").dropped_images, ["sha256:kept"]);
     }
 }

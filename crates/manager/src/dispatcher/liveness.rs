@@ -62,16 +62,17 @@ impl Liveness {
         self.0.lock().expect("no holder panics").insert(node.clone(), link);
     }
 
-    /// A new leader knows nothing: it gives every node that may live one full detection time.
+    /// A new leader knows nothing: it gives every node that was ready one full detection time. The others have no
+    /// session that it knows of.
     pub(crate) fn begin(&self, view: &Tables) {
         let mut links = self.0.lock().expect("no holder panics");
         let now = Instant::now();
         *links = view
             .nodes()
-            .filter(|node| node.state != NodeState::Down)
-            .map(|node| {
-                let restarting = node.state_reason == "restarting";
-                (node.id.clone(), if restarting { Link::Restarting(now) } else { Link::Open(now) })
+            .filter_map(|node| match node.state {
+                NodeState::Ready => Some((node.id.clone(), Link::Open(now))),
+                _ if node.state_reason == "restarting" => Some((node.id.clone(), Link::Restarting(now))),
+                _ => None,
             })
             .collect();
     }
@@ -98,6 +99,10 @@ impl Liveness {
         let now = Instant::now();
         let mut links = self.0.lock().expect("no holder panics");
         links.retain(|id, _| view.node(id.as_str()).is_some());
+        // One that has joined and never registers is down in the end, as one that went away.
+        for node in view.nodes().filter(|node| node.state != NodeState::Down) {
+            links.entry(node.id.clone()).or_insert(Link::Broken(now));
+        }
         let changed = links.iter().filter_map(|(id, link)| {
             let node = view.node(id.as_str())?;
             let (state, reason) = judge(*link, period, now);

@@ -1,5 +1,6 @@
 //! Serves sessions, on the leader alone; another manager says who leads.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 
 use futures::{Stream, StreamExt};
@@ -8,26 +9,32 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use flota_api::defaults::MESSAGE_BOUND;
+use flota_api::defaults::{MESSAGE_BOUND, SESSION_FORMAT};
 use flota_api::id::{ImageId, NodeId};
+use flota_api::image_ref::ImageRef;
 use flota_api::model::{Image, ImageHolder, Node, NodeState, Role};
 use flota_api::object::{Kind, Object};
 use flota_api::proto::dispatcher::dispatcher_server::{Dispatcher, DispatcherServer};
 use flota_api::proto::dispatcher::manager_message::Message as ToWorker;
 use flota_api::proto::dispatcher::worker_message::Message as FromWorker;
 use flota_api::proto::dispatcher::{
-    Heartbeat, ImageReport, ManagerMessage, Managers, NotLeader, Peer as WirePeer, Register, Registered, StatusAck,
+    Assignments, Heartbeat, ImageReport, ManagerMessage, Managers, NotLeader, Peer as WirePeer, Register, Registered, StatusAck,
     StatusBatch, WorkerMessage,
 };
 use flota_identity::{GrantKey, Peer};
 use flota_raft_store::{Event, WriteTx};
 
-use super::assignments::{AssignmentSet, Granter};
+use super::assignments::{AssignmentSet, Granter, cut};
 use super::liveness::period;
 use super::session::{Outbox, QUEUE};
 use super::status_sink::StatusSink;
 use crate::control::WriteFailed;
 use crate::manager::Manager;
+
+/// Reports in one batch, as a worker cuts them.
+const BATCH_BOUND: usize = 2_000;
+/// Characters of a status' texts that are kept.
+const TEXT_BOUND: usize = 1_000;
 
 /// A node that does not say who it is within this time is not listened to.
 const REGISTER_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -96,14 +103,21 @@ impl DispatcherService {
             let _ = outbox.send(Err(Status::permission_denied("the id is not the certificate's"))).await;
             return;
         }
+        if register.format != SESSION_FORMAT {
+            let text = format!("a session has the format {SESSION_FORMAT}, not {}", register.format);
+            let _ = outbox.send(Err(Status::failed_precondition(text))).await;
+            return;
+        }
+        let register_images = register.images.iter().cloned().collect();
         let (number, cancel) = self.manager.sessions.begin(&node_id, outbox.clone(), &scope);
         let result = match self.register(&node_id, register).await {
             Ok(registered) => {
                 let _ = outbox.send(message(ToWorker::Registered(registered))).await;
                 self.manager.liveness.heard(&node_id);
+                let held = register_images;
                 tokio::select! {
-                    result = self.hear(&node_id, inbox, &outbox) => result,
-                    result = self.tell(&node_id, &outbox) => result,
+                    result = self.hear(&node_id, inbox, (&outbox, &cancel)) => result,
+                    result = self.tell(&node_id, held, &outbox) => result,
                     () = cancel.cancelled() => Err(Status::aborted("the session was ended by the manager")),
                 }
             }
@@ -166,7 +180,12 @@ impl DispatcherService {
             .await
     }
 
-    async fn hear(&self, node_id: &NodeId, mut inbox: Streaming<WorkerMessage>, outbox: &Outbox) -> Result<(), Status> {
+    async fn hear(
+        &self,
+        node_id: &NodeId,
+        mut inbox: Streaming<WorkerMessage>,
+        (outbox, cancel): (&Outbox, &CancellationToken),
+    ) -> Result<(), Status> {
         while let Some(next) = inbox.message().await? {
             match next.message {
                 Some(FromWorker::Leaving(leaving)) => {
@@ -179,8 +198,7 @@ impl DispatcherService {
                         Some(FromWorker::Heartbeat(_)) => {
                             let _ = outbox.try_send(message(ToWorker::Heartbeat(Heartbeat {})));
                         }
-                        Some(FromWorker::Statuses(batch)) => self.statuses(node_id, batch, outbox).await?,
-                        Some(FromWorker::Image(report)) => self.image(node_id, report).await?,
+                        Some(FromWorker::Statuses(batch)) => self.statuses(node_id, batch, (outbox, cancel))?,
                         _ => return Err(Status::invalid_argument("this message has no place in a session")),
                     }
                 }
@@ -189,17 +207,44 @@ impl DispatcherService {
         Ok(())
     }
 
-    async fn statuses(&self, node_id: &NodeId, batch: StatusBatch, outbox: &Outbox) -> Result<(), Status> {
+    /// Puts them into the store and acknowledges them; where that fails the session ends, and the worker sends them
+    /// again in the next one.
+    fn statuses(
+        &self,
+        node_id: &NodeId,
+        batch: StatusBatch,
+        (outbox, cancel): (&Outbox, &CancellationToken),
+    ) -> Result<(), Status> {
+        if batch.reports.len() + batch.images.len() > BATCH_BOUND {
+            return Err(Status::invalid_argument(format!("a batch has at most {BATCH_BOUND} reports")));
+        }
         let report = |it: flota_api::proto::dispatcher::TaskReport| {
-            Ok((it.task_id.into(), node_id.clone(), it.status.try_into()?))
+            let mut status: flota_api::model::TaskStatus = it.status.try_into()?;
+            truncate(&mut status.error);
+            truncate(&mut status.message);
+            Ok((it.task_id.into(), node_id.clone(), status))
         };
         let reports = batch.reports.into_iter().map(report).collect::<Result<Vec<_>, flota_api::Malformed>>();
         let reports = reports.map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let (sink, outbox, sequence) = (self.sink.clone(), outbox.clone(), batch.sequence);
-        // Not waited for here: heartbeats and more statuses come behind it.
+        let (service, node_id, sequence) = (self.clone(), node_id.clone(), batch.sequence);
+        let (outbox, cancel) = (outbox.clone(), cancel.clone());
+        // Not waited for here: heartbeats come behind it. A worker has one batch under way.
         tokio::spawn(async move {
-            if sink.put(reports).await.is_ok() {
-                let _ = outbox.send(message(ToWorker::StatusAck(StatusAck { sequence }))).await;
+            let written = async {
+                if !reports.is_empty() {
+                    service.sink.put(reports).await.map_err(|error| Status::unavailable(error.to_string()))?;
+                }
+                for report in batch.images {
+                    service.image(&node_id, report).await?;
+                }
+                Ok::<_, Status>(())
+            };
+            match written.await {
+                Ok(()) => drop(outbox.send(message(ToWorker::StatusAck(StatusAck { sequence }))).await),
+                Err(error) => {
+                    tracing::warn!(node.id = %node_id, %error, "reports could not be written: the session ends");
+                    cancel.cancel();
+                }
             }
         });
         Ok(())
@@ -207,6 +252,10 @@ impl DispatcherService {
 
     /// A node holds an image, or holds it no more. With a reference, the name goes to that image.
     async fn image(&self, node_id: &NodeId, report: ImageReport) -> Result<(), Status> {
+        let legal = report.digest.len() < 256 && report.reference.len() < 1024;
+        if !legal || (!report.reference.is_empty() && ImageRef::parse(&report.reference).is_err()) {
+            return Err(Status::invalid_argument("an image report: its digest or reference is malformed"));
+        }
         let written = self.manager.write(|view| {
             let mut tx = WriteTx::new(view.clone(), "");
             let known = view.image_by_digest(&report.digest);
@@ -251,15 +300,15 @@ impl DispatcherService {
         }
     }
 
-    /// Sends the set, then each difference, for as long as the session lasts.
-    async fn tell(&self, node_id: &NodeId, outbox: &Outbox) -> Result<(), Status> {
+    /// Sends the set, then each difference, for as long as the session lasts. `held`: images that the node said it has.
+    async fn tell(&self, node_id: &NodeId, mut held: BTreeSet<String>, outbox: &Outbox) -> Result<(), Status> {
         let (mut view, mut watch) = self.manager.store.view_and_watch();
         let key = view.cluster().and_then(|cluster| GrantKey::from_der(&cluster.grant_key.0));
         let mut told: Option<AssignmentSet> = None;
         let mut managers = Managers::default();
         loop {
             let granter = Granter { key: key.as_ref(), expires: Granter::expiry(crate::now()) };
-            let set = AssignmentSet::of(node_id, &view, &granter);
+            let set = AssignmentSet::of(node_id, &view, &granter, &mut held);
             let epoch = view.cluster().map_or(0, |cluster| cluster.epoch);
             let assignments = match &told {
                 None => Some(set.full(epoch, view.version)),
@@ -271,8 +320,9 @@ impl DispatcherService {
                 managers = current;
                 send(outbox, ToWorker::Managers(managers.clone())).await?;
             }
-            if let Some(assignments) = assignments {
-                send(outbox, ToWorker::Assignments(assignments)).await?;
+            let now = crate::now().0;
+            for part in assignments.into_iter().flat_map(|it| cut(Assignments { now, ..it })) {
+                send(outbox, ToWorker::Assignments(part)).await?;
             }
             // Until something of this node's has changed; a lagging watch means: look.
             while let Ok(events) = watch.next().await {
@@ -291,6 +341,12 @@ impl DispatcherService {
 
 async fn send(outbox: &Outbox, it: ToWorker) -> Result<(), Status> {
     outbox.send(message(it)).await.map_err(|_| Status::cancelled("the worker has gone"))
+}
+
+fn truncate(text: &mut String) {
+    if let Some((at, _)) = text.char_indices().nth(TEXT_BOUND) {
+        text.truncate(at);
+    }
 }
 
 fn with_holder(image: &Image, node: &NodeId) -> Option<Image> {

@@ -4,18 +4,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use flota_api::model::{RestartCondition, Service, Task};
+use flota_api::model::{NodeState, RestartCondition, Service, Task};
 use flota_api::object::Kind;
 use flota_api::state::{DesiredState, TaskState};
+use flota_api::version::Timestamp;
 use flota_raft_store::{Event, Tables};
 
-use super::slot::{Slot, slots};
+use super::slot::{Slot, keep_order, slots};
 use super::{task_factory, update};
 use crate::control_loop::{ControlLoop, keyed_by};
 use crate::plan::{Plan, PlanContext};
 
 /// Slots that are filled in one plan; the rest follows in the next pass.
 const NEW_TASKS_AT_ONCE: usize = 500;
+/// Tasks that are told to go in one plan, far below what a transaction may have.
+const CHANGES_AT_ONCE: usize = 2_000;
 
 /// The loop; keyed by service.
 #[derive(Debug, Default)]
@@ -43,9 +46,7 @@ impl ControlLoop for Replicated {
     fn plan(&mut self, key: &str, view: &Tables, cx: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
         let Some(service) = view.service(key) else {
-            for task in view.tasks_of_service(&key.into()) {
-                plan.set_desired(task, DesiredState::Remove);
-            }
+            remove(view.tasks_of_service(&key.into()), &mut plan, cx);
             return plan;
         };
         plan.expect(Kind::Service, key);
@@ -57,7 +58,7 @@ impl ControlLoop for Replicated {
             plan.put(Service { update_paused: reason, ..service.as_ref().clone() });
             return plan;
         }
-        let kept = scale_down(service, &slots, view, &mut plan);
+        let kept = scale_down(service, &slots, &mut plan, cx);
         let mut created = 0;
         for (number, slot) in &kept {
             stop_doubles(slot, &mut plan);
@@ -66,7 +67,7 @@ impl ControlLoop for Replicated {
         let missing = usize::try_from(service.spec.replicas).unwrap_or(usize::MAX).saturating_sub(kept.len());
         let room = NEW_TASKS_AT_ONCE.saturating_sub(created);
         for number in (1..).filter(|number| !slots.contains_key(number)).take(missing.min(room)) {
-            plan.put(task_factory::make(service, number, None, cx.now, view, cx));
+            plan.put(task_factory::make(service, number, None, Timestamp::default(), view, cx));
         }
         if missing > room {
             plan.retry_at(cx.now);
@@ -76,25 +77,32 @@ impl ControlLoop for Replicated {
     }
 }
 
+/// Wants these tasks gone; of very many, the first now and the others in the next pass.
+fn remove<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>, plan: &mut Plan, cx: &PlanContext) {
+    for task in tasks.filter(|task| task.desired_state < DesiredState::Remove) {
+        if plan.changes.len() >= CHANGES_AT_ONCE {
+            plan.retry_at(cx.now);
+            return;
+        }
+        plan.set_desired(task, DesiredState::Remove);
+    }
+}
+
 /// Takes away the slots that are too many; returns the ones that stay.
 fn scale_down<'a>(
     service: &Service,
     slots: &'a BTreeMap<u64, Slot>,
-    view: &Tables,
     plan: &mut Plan,
+    cx: &PlanContext,
 ) -> BTreeMap<u64, &'a Slot> {
-    let on_node = |task: &Task| {
-        view.tasks_of_node(&task.node_id).filter(|other| other.is_live() && other.service_id == service.id).count()
-    };
-    let mut ranked: Vec<_> = slots.iter().filter(|(_, slot)| slot.counts()).collect();
-    ranked.sort_by_key(|(number, slot)| std::cmp::Reverse(slot.keep_rank(**number, on_node)));
-    let keep = usize::try_from(service.spec.replicas).unwrap_or(usize::MAX).min(ranked.len());
-    for (_, slot) in ranked.split_off(keep) {
-        for task in &slot.tasks {
-            plan.set_desired(task, DesiredState::Remove);
-        }
+    let counted = || slots.iter().filter(|(_, slot)| slot.counts());
+    let keep = usize::try_from(service.spec.replicas).unwrap_or(usize::MAX);
+    if counted().count() <= keep {
+        return counted().map(|(number, slot)| (*number, slot)).collect();
     }
-    ranked.into_iter().map(|(number, slot)| (*number, slot)).collect()
+    let mut ranked = keep_order(counted().map(|(number, slot)| (*number, slot)));
+    remove(ranked.split_off(keep).into_iter().flat_map(|(_, slot)| &slot.tasks), plan, cx);
+    ranked.into_iter().collect()
 }
 
 /// Two tasks that may run in one slot: the lesser one goes.
@@ -116,18 +124,22 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
     let not_before = match slot.current() {
         Some(task) if !lost(task) => return false,
         Some(task) => {
-            // Lost, not failed: its successor starts at once, elsewhere.
+            // Lost, not failed: its successor starts at once, elsewhere; but only where nobody can wait for its end.
             plan.set_desired(task, DesiredState::Shutdown);
-            cx.now
+            if !unreachable(task, view) {
+                return false;
+            }
+            Timestamp::default()
         }
         None => match slot.newest().map(|last| (last, after_end(service, last))) {
             // Stop-first: an update's successor is made when the old task has ended.
             _ if slot.is_stopping() && !stopping_is_lost(slot, view) => return false,
             Some((_, None)) => return false,
             Some((last, Some(true))) => {
-                last.status.at + task_factory::backoff(&service.spec.restart, last.restarts() + 1)
+                // Its node's clock said when: that one may be ahead.
+                last.status.at.min(cx.now) + task_factory::backoff(&service.spec.restart, last.failures() + 1)
             }
-            Some((_, Some(false))) | None => cx.now,
+            Some((_, Some(false))) | None => Timestamp::default(),
         },
     };
     plan.put(task_factory::make(service, number, slot.newest(), not_before, view, cx));
@@ -141,7 +153,12 @@ fn drained() -> flota_api::model::Availability {
 /// A task that shall stop on a node that does not answer is not waited for.
 fn stopping_is_lost(slot: &Slot, view: &Tables) -> bool {
     let stopping = slot.tasks.iter().filter(|task| !task.status.state.is_terminal());
-    stopping.into_iter().all(|task| view.node(task.node_id.as_str()).is_none_or(|node| node.loses_tasks()))
+    stopping.into_iter().all(|task| unreachable(task, view))
+}
+
+/// Whether the task's node can't say that it has ended.
+fn unreachable(task: &Task, view: &Tables) -> bool {
+    task.node_id.is_empty() || view.node(task.node_id.as_str()).is_none_or(|node| node.state == NodeState::Down)
 }
 
 /// Whether a slot whose newest task ended gets another, and whether that one waits: `None` = the slot stays as it is.
@@ -150,7 +167,7 @@ fn after_end(service: &Service, last: &Task) -> Option<bool> {
         return Some(false);
     }
     let policy = &service.spec.restart;
-    let budget = policy.max_attempts == 0 || last.restarts() < policy.max_attempts;
+    let budget = policy.max_attempts == 0 || last.failures() < policy.max_attempts;
     match last.status.state {
         // It was told to stop, though its slot goes on: moved, or removed by hand.
         _ if last.desired_state.is_stopping() => Some(false),

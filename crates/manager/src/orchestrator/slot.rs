@@ -50,13 +50,31 @@ impl Slot {
     pub(super) fn is_stopping(&self) -> bool {
         self.tasks.iter().any(|task| task.desired_state.is_stopping() && !task.status.state.is_terminal())
     }
+}
 
-    /// For scaling down, lowest first to go: unassigned, then not running, then on the fullest node, then the highest.
-    pub(super) fn keep_rank(&self, number: u64, on_node: impl Fn(&Task) -> usize) -> (bool, usize, bool, u64) {
-        let current = self.current();
+/// For scaling down: slots in the order in which they stay. Assigned before unassigned, running before not running,
+/// then so that what stays is spread evenly over the nodes, then the lower number.
+pub(super) fn keep_order<'a>(slots: impl Iterator<Item = (u64, &'a Slot)>) -> Vec<(u64, &'a Slot)> {
+    let rank = |(number, slot): &(u64, &Slot)| {
+        let current = slot.current();
         let assigned = current.is_some_and(|task| !task.node_id.is_empty());
-        let crowd = current.map_or(0, |task| on_node(task));
         let running = current.is_some_and(|task| task.status.state == TaskState::Running);
-        (assigned, usize::MAX - crowd, running, u64::MAX - number)
-    }
+        (!assigned, !running, *number)
+    };
+    let mut ranked: Vec<_> = slots.collect();
+    ranked.sort_by_key(rank);
+    // How many of the same node come before it: the second of each node goes before the first of any.
+    let mut on_node: BTreeMap<String, usize> = BTreeMap::new();
+    let mut placed: Vec<_> = ranked
+        .into_iter()
+        .map(|it| {
+            let node = it.1.current().map(|task| task.node_id.to_string()).unwrap_or_default();
+            let before = on_node.entry(node).or_default();
+            *before += 1;
+            let (unassigned, idle, number) = rank(&it);
+            ((unassigned, idle, *before, number), it)
+        })
+        .collect();
+    placed.sort_by_key(|(rank, _)| *rank);
+    placed.into_iter().map(|(_, it)| it).collect()
 }

@@ -32,10 +32,17 @@ pub(super) fn make(
         desired_state: DesiredState::Running,
         status: TaskStatus { state: TaskState::Pending, at: cx.now, ..TaskStatus::default() },
         inherited_restarts: same.map_or(0, |task| task.restarts() + 1),
+        moves: same.map_or(0, |task| task.moves + u64::from(!ended_by_itself(task))),
         image_digest: resolve(&service.spec.image, view).unwrap_or_default(),
         not_before,
         ..Task::default()
     }
+}
+
+/// Whether its replacement counts against the slot's budget.
+fn ended_by_itself(task: &Task) -> bool {
+    matches!(task.status.state, TaskState::Failed | TaskState::Rejected | TaskState::Complete)
+        && !task.desired_state.is_stopping()
 }
 
 /// What the reference stands for in the cluster's own store.

@@ -8,14 +8,14 @@ use std::time::{Duration, SystemTime};
 use futures::future::BoxFuture;
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
 use openraft::{BasicNode, ChangeMembers, Config, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 
 use super::state_machine::StateMachine;
 use super::storage::{LogStore, OpenError};
 use super::transport::{Connections, Dial, Heard, TransportService};
-use super::type_config::{EntryBytes, Raft};
+use super::type_config::{EntryBytes, Raft, TypeConfig};
 use crate::proposer::{ProposeError, Proposer};
 use crate::store::Store;
 use crate::transaction::{Entry, Outcome, Transaction};
@@ -28,7 +28,7 @@ const QUORUM_WAIT: Duration = Duration::from_secs(4);
 /// A learner that has not caught up by then is left a learner; the caller tries again.
 const CATCH_UP_WAIT: Duration = Duration::from_secs(20);
 /// Entries between two snapshots, and kept behind one for followers that are a little late.
-const ENTRIES_BETWEEN_SNAPSHOTS: u64 = 5_000;
+const ENTRIES_BETWEEN_SNAPSHOTS: u64 = 10_000;
 const ENTRIES_KEPT: u64 = 1_000;
 
 /// How often a leader speaks, and how long its silence is borne.
@@ -117,6 +117,7 @@ pub struct RaftNode {
     raft: Raft,
     leadership: watch::Receiver<Leadership>,
     heard: Heard,
+    timing: Timing,
     runtime: Arc<Threads>,
 }
 
@@ -143,7 +144,9 @@ impl RaftNode {
     /// # Errors
     /// The folder can't be opened, or is damaged.
     pub async fn start(options: RaftOptions) -> Result<Self, StartError> {
-        let library = |error: &dyn std::fmt::Display| StartError::Raft(error.to_string());
+        fn library(error: &dyn std::fmt::Display) -> StartError {
+            StartError::Raft(error.to_string())
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("raft")
@@ -152,21 +155,26 @@ impl RaftNode {
             .build()
             .map_err(|error| library(&error))?;
         let config = Arc::new(config(options.timing).validate().map_err(|error| library(&error))?);
-        let id = options.id;
+        let (id, timing) = (options.id, options.timing);
         let connections = Connections::new(id, options.dial);
         // A runtime must not be dropped where others wait: `Threads` lets it end by itself, also after an error.
         let handle = runtime.handle().clone();
         let threads = Threads(Some(runtime));
         let started = handle.spawn(async move {
             let log = LogStore::open(&options.dir, options.sealer.clone(), options.was_here)?;
-            let machine = StateMachine::open(options.store, options.dir, options.sealer)?;
+            let machine = StateMachine::open(options.store, options.dir.clone(), options.sealer)?;
+            let purged = log.purged().map_err(|error| library(&error))?;
+            if purged > machine.applied_index() {
+                let what = format!("entries up to {purged} stand only in a snapshot, which is gone");
+                return Err(OpenError::Damaged { path: options.dir, what }.into());
+            }
             let raft = Raft::new(id, config, connections.clone(), log, machine).await;
             let raft = raft.map_err(|error| StartError::Raft(error.to_string()))?;
             let leadership = watch_leadership(&raft, connections);
             Ok::<_, StartError>((raft, leadership))
         });
         let (raft, leadership) = started.await.map_err(|error| library(&error))??;
-        Ok(Self { id, raft, leadership, heard: Heard::default(), runtime: Arc::new(threads) })
+        Ok(Self { id, raft, leadership, heard: Heard::default(), timing, runtime: Arc::new(threads) })
     }
 
     /// This manager's Raft id.
@@ -224,6 +232,11 @@ impl RaftNode {
         }
     }
 
+    /// How long a leader that hears of no quorum still counts as one: long enough for the others to choose another.
+    pub fn patience(&self) -> Duration {
+        self.timing.election.1 * 2
+    }
+
     /// ReadIndex (Raft dissertation §6.4): after it, a view shows everything that was acknowledged before the call.
     /// Callers that wait at once share a round.
     ///
@@ -233,7 +246,7 @@ impl RaftNode {
         let read = self.raft.ensure_linearizable(ReadPolicy::ReadIndex);
         match tokio::time::timeout(QUORUM_WAIT, read).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_)))) => Err(ProposeError::NotLeader),
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => Err(self.not_leader(&to)),
             Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
         }
     }
@@ -278,6 +291,41 @@ impl RaftNode {
         self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await.map_err(fail)
     }
 
+    /// A leader whose quorum has gone silent is refused too, by the library, in the same words.
+    fn not_leader(&self, to: &ForwardToLeader<TypeConfig>) -> ProposeError {
+        if to.leader_id == Some(self.id) { ProposeError::Unknown } else { ProposeError::NotLeader }
+    }
+
+    /// Ends a change of the set that a leader before this one began: until then a quorum is needed of the old set and
+    /// of the new one (Raft paper §6). Does nothing where none is under way.
+    ///
+    /// # Errors
+    /// This manager does not lead, or no quorum answered.
+    pub async fn finish_change(&self) -> Result<(), MembershipError> {
+        let joint = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.membership().get_joint_config().len() > 1
+        };
+        if !joint {
+            return Ok(());
+        }
+        let fail = |why: String| MembershipError { act: "finish the change for", id: self.id, why };
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await.map_err(fail)
+    }
+
+    /// Waits until this Raft id is in the set no more.
+    ///
+    /// # Errors
+    /// It still is, after the time that a quorum may take.
+    pub async fn gone(&self, id: u64) -> Result<(), MembershipError> {
+        let wait = self.raft.wait(Some(QUORUM_WAIT));
+        let gone = wait
+            .metrics(|metrics| metrics.membership_config.membership().get_node(&id).is_none(), "a manager left the set");
+        let fail = |error: &dyn std::fmt::Display| MembershipError { act: "remove", id, why: error.to_string() };
+        gone.await.map(drop).map_err(|error| fail(&error))
+    }
+
     async fn change(&self, change: ChangeMembers<u64, BasicNode>) -> Result<(), String> {
         match tokio::time::timeout(QUORUM_WAIT, self.raft.change_membership(change, false)).await {
             Ok(result) => result.map(|_| ()).map_err(|error| error.to_string()),
@@ -312,7 +360,7 @@ impl Proposer for RaftNode {
             }
             match tokio::time::timeout(QUORUM_WAIT, self.raft.client_write(EntryBytes(bytes))).await {
                 Ok(Ok(response)) => Ok(response.data.0),
-                Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(ProposeError::NotLeader),
+                Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => Err(self.not_leader(&to)),
                 Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
             }
         })
@@ -340,7 +388,7 @@ fn config(timing: Timing) -> Config {
 /// Follows the core's own view of who leads; also keeps the peers' addresses as the membership says.
 fn watch_leadership(raft: &Raft, connections: Connections) -> watch::Receiver<Leadership> {
     let mut metrics = raft.server_metrics();
-    let read = move |metrics: &openraft::metrics::RaftServerMetrics<super::type_config::TypeConfig>| {
+    let read = move |metrics: &openraft::metrics::RaftServerMetrics<TypeConfig>| {
         for (id, node) in metrics.membership_config.membership().nodes() {
             connections.set_address(*id, &node.addr);
         }

@@ -38,6 +38,11 @@ impl StateMachine {
         Ok(machine)
     }
 
+    /// Index of the last entry that is in the store.
+    pub(crate) fn applied_index(&self) -> u64 {
+        self.applied.map_or(0, |id| id.index)
+    }
+
     fn take_meta(&mut self, meta: &SnapshotMeta) {
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();

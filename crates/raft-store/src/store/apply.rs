@@ -8,7 +8,7 @@ use flota_api::model::{Task, TaskStatus};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::{Meta, Timestamp, Version};
 
-use super::tables::{Answer, Table, Tables};
+use super::tables::{Answer, Key, Table, Tables};
 use super::watch::Event;
 use crate::transaction::{Action, Entry, Outcome, Transaction};
 
@@ -48,7 +48,7 @@ impl Tables {
     }
 
     fn apply_one(&mut self, index: Version, at: Timestamp, tx: Transaction, events: &mut Vec<Event>) -> Outcome {
-        if let Some(answer) = self.answers.get(&tx.request_id) {
+        if let Some(answer) = self.answers.get(tx.request_id.as_str()) {
             return Ok(answer.version);
         }
         // All or nothing: work on a clone (which costs nothing) and keep it only when every action held.
@@ -59,8 +59,9 @@ impl Tables {
             return Err(conflict);
         }
         if !tx.request_id.is_empty() {
-            next.answers.insert(tx.request_id.clone(), Answer { at, version: index });
-            next.answers_by_time.insert((at, tx.request_id));
+            let request = Key::from(tx.request_id);
+            next.answers.insert(Arc::clone(&request), Answer { at, version: index });
+            next.answers_by_time.insert((at, request));
         }
         *self = next;
         Ok(index)

@@ -9,7 +9,7 @@ use flota_api::proto::raft::{Answer as WireAnswer, SnapshotRecord, SpecVersion, 
 use flota_api::proto::specs::ServiceSpec as WireSpec;
 use flota_api::version::Timestamp;
 
-use super::tables::{Answer, Tables};
+use super::tables::{Answer, Key, Tables};
 
 /// A record that can't be understood.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +29,7 @@ impl Tables {
             })
         });
         let answers = self.answers.iter().map(|(id, answer)| {
-            Record::Answer(WireAnswer { request_id: id.clone(), at: answer.at.0, version: answer.version })
+            Record::Answer(WireAnswer { request_id: id.to_string(), at: answer.at.0, version: answer.version })
         });
         // Specs first: a task's or a service's removal of unused ones must not see a half.
         specs.chain(objects).chain(answers).chain([Record::Version(self.version)]).map(record)
@@ -54,8 +54,9 @@ impl Tables {
                 }
                 Record::Answer(it) => {
                     let at = Timestamp(it.at);
-                    tables.answers_by_time.insert((at, it.request_id.clone()));
-                    tables.answers.insert(it.request_id, Answer { at, version: it.version });
+                    let request = Key::from(it.request_id);
+                    tables.answers_by_time.insert((at, Arc::clone(&request)));
+                    tables.answers.insert(request, Answer { at, version: it.version });
                 }
                 Record::Version(version) => tables.version = version,
             }

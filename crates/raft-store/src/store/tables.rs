@@ -13,11 +13,14 @@ use flota_api::version::{Timestamp, Version};
 /// The tables at one moment; whoever holds it may keep it.
 pub type View = Arc<Tables>;
 
+/// Shared, for a change clones a map's nodes with all their keys.
+pub(super) type Key = Arc<str>;
+
 /// Objects of one kind by id, and by the name that is unique among them.
 #[derive(Clone, Debug)]
 pub(super) struct Table<T: StoreObject> {
-    by_id: OrdMap<String, Arc<T>>,
-    by_name: OrdMap<String, String>,
+    by_id: OrdMap<Key, Arc<T>>,
+    by_name: OrdMap<Key, Key>,
 }
 
 impl<T: StoreObject> Default for Table<T> {
@@ -38,20 +41,20 @@ impl<T: StoreObject> Table<T> {
     /// The id of another object that has this one's name.
     pub(super) fn name_taken(&self, object: &T) -> Option<&str> {
         let holder = self.by_name.get(object.name()?)?;
-        (holder != object.id()).then_some(holder.as_str())
+        (&**holder != object.id()).then_some(&**holder)
     }
 
     fn put(&mut self, object: Arc<T>) {
         if let Some(old) = self.by_id.get(object.id())
             && let Some(name) = old.name()
         {
-            let name = name.to_owned();
+            let name = Key::from(name);
             self.by_name.remove(&name);
         }
         if let Some(name) = object.name() {
-            self.by_name.insert(name.to_owned(), object.id().to_owned());
+            self.by_name.insert(name.into(), object.id().into());
         }
-        self.by_id.insert(object.id().to_owned(), object);
+        self.by_id.insert(object.id().into(), object);
     }
 
     fn remove(&mut self, id: &str) -> Option<Arc<T>> {
@@ -86,8 +89,8 @@ pub struct Tables {
     pub(super) specs: OrdMap<(ServiceId, u64), Arc<ServiceSpec>>,
     tasks_by_service: OrdMap<ServiceId, OrdSet<TaskId>>,
     tasks_by_node: OrdMap<NodeId, OrdSet<TaskId>>,
-    pub(super) answers: OrdMap<String, Answer>,
-    pub(super) answers_by_time: OrdSet<(Timestamp, String)>,
+    pub(super) answers: OrdMap<Key, Answer>,
+    pub(super) answers_by_time: OrdSet<(Timestamp, Key)>,
 }
 
 macro_rules! accessors {
@@ -110,6 +113,11 @@ impl Tables {
         images: Image, image, images, image_by_reference;
         stacks: Stack, stack, stacks, stack_by_name;
         registries: Registry, registry, registries, registry_by_host;
+    }
+
+    /// Whether the user's request with this id was done: then it is not done again.
+    pub fn answered(&self, request_id: &str) -> bool {
+        !request_id.is_empty() && self.answers.contains_key(request_id)
     }
 
     /// The cluster object; absent before the first entry.

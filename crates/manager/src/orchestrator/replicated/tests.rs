@@ -81,6 +81,14 @@ fn scaling_down_takes_the_unassigned_then_the_fullest_node_then_the_highest_slot
     objects[0] = service(2).into_object();
     objects.pop();
     assert_eq!(planned(&view(objects)), ["t2:remove"]);
+    // What stays is even, and what runs stays before what does not.
+    let place = |slot: u64| if slot <= 5 { "a" } else { "b" };
+    let nine = (1..=9).map(|slot| running(&format!("t{slot}"), slot, place(slot)));
+    let four = planned(&view(nine.chain([service(5).into_object()])));
+    assert_eq!(four, ["t4:remove", "t5:remove", "t8:remove", "t9:remove"]);
+    let broken = task("t1", 1, "a", TaskState::Preparing).into_object();
+    let two = [service(1).into_object(), broken, running("t2", 2, "b")];
+    assert_eq!(planned(&view(two)), ["t1:remove"]);
 }
 
 #[test]
@@ -91,7 +99,12 @@ fn tasks_on_lost_nodes_are_replaced_at_once_and_on_silent_ones_stay() {
     assert_eq!(with(node("a", NodeState::Down)), ["+1 after 0 ms", "t1:shutdown"]);
     let mut drained = node("a", NodeState::Ready);
     drained.spec.availability = Availability::Drain;
-    assert_eq!(with(drained.clone()), ["+1 after 0 ms", "t1:shutdown"]);
+    assert_eq!(with(drained.clone()), ["t1:shutdown"], "its end is waited for: a slot never runs twice");
+    let stopping = Task { desired_state: DesiredState::Shutdown, ..task("t1", 1, "a", TaskState::Running) };
+    let status = TaskStatus { state: TaskState::Shutdown, at: NOW, ..TaskStatus::default() };
+    let ended = Task { status, ..stopping };
+    let objects = [service(1).into_object(), ended.into_object(), drained.clone().into_object()];
+    assert_eq!(planned(&view(objects)), ["+1 after 0 ms"]);
     drained.spec.availability = Availability::Pause;
     assert_eq!(with(drained), [""; 0]);
     let mut keeps = service(1);

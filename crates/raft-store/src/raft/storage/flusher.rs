@@ -95,8 +95,11 @@ impl Acknowledged {
         (crc32fast::hash(index).to_be_bytes() == checksum).then_some(u64::from_be_bytes(*index))
     }
 
-    /// Entries after this one are given up by Raft itself: durable before they are.
+    /// Entries after this one are given up by Raft itself: durable before they are. Never raises it.
     pub(super) fn lower(&self, index: u64) -> io::Result<()> {
+        if self.read().is_none_or(|known| known <= index) {
+            return Ok(());
+        }
         self.write(index)?;
         self.0.sync_data()
     }

@@ -75,6 +75,11 @@ impl LogStore {
         Ok(store)
     }
 
+    /// The last entry that a snapshot stands for: a state machine that is older lacks what was removed here.
+    pub(crate) fn purged(&self) -> io::Result<u64> {
+        Ok(self.read_meta::<LogId>("purged")?.map_or(0, |id| id.index))
+    }
+
     fn verify(&self, path: &Path) -> Result<(), OpenError> {
         let fail = |error: io::Error| damaged(path, &error.to_string());
         let mut next = self.read_meta::<LogId>("purged").map_err(fail)?.map_or(0, |id| id.index + 1);
@@ -234,6 +239,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
         let first = last.map_or(0, |id| id.index + 1);
+        // What was appended before may still wait for its sync, and would note its higher index after this one.
+        self.flusher.sync().await?;
         self.acknowledged.lower(first.saturating_sub(1))?;
         self.remove_range(first..)?;
         self.flusher.sync().await

@@ -1,4 +1,4 @@
-//! Snapshots as files, `snap.<index>`: frames of a length and sealed bytes. The first frame is the description,
+//! Snapshots as files, `snap.<index>`: a format number, then frames of a length and sealed bytes. The first frame is the description,
 //! the last an end mark with the count, so that a cut file is noticed. Written, synced, renamed, folder synced.
 
 use std::io::{self, BufWriter, Read, Write};
@@ -12,6 +12,9 @@ use flota_api::seal::Sealer;
 
 /// No record is larger: an entry's bound with room to spare.
 const FRAME_BOUND: usize = 64 << 20;
+
+/// Of the files; another one is refused.
+const FORMAT: u8 = 1;
 
 /// The snapshots of one manager.
 #[derive(Clone, Debug)]
@@ -28,8 +31,11 @@ impl SnapshotFiles {
     /// Writes a snapshot and removes the ones before it.
     pub(crate) fn save(&self, meta: &SnapshotMeta, tables: &Tables) -> io::Result<()> {
         let index = meta.last_log_id.map_or(0, |id| id.index);
-        let (path, temporary) = (self.dir.join(format!("snap.{index:020}")), self.dir.join("snapshot.new"));
+        let path = self.dir.join(format!("snap.{index:020}"));
+        // A snapshot that is built and one that is installed may be written at once.
+        let temporary = self.dir.join(format!("new-snap.{index:020}"));
         let mut file = BufWriter::new(fs_err::File::create(&temporary)?);
+        file.write_all(&[FORMAT])?;
         let description = postcard::to_stdvec(meta).map_err(io::Error::other)?;
         let mut count = 0u64;
         for record in std::iter::once(description).chain(tables.records()) {
@@ -49,6 +55,12 @@ impl SnapshotFiles {
     /// The newest snapshot, verified whole.
     pub(crate) fn load(&self) -> Result<Option<(SnapshotMeta, Tables)>, OpenError> {
         let io = |source| OpenError::Io { path: self.dir.clone(), source };
+        // What a crash in the middle of writing left.
+        for entry in fs_err::read_dir(&self.dir).map_err(io)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with("new-snap.") {
+                fs_err::remove_file(entry.path()).map_err(io)?;
+            }
+        }
         let Some(path) = self.list().map_err(io)?.pop() else { return Ok(None) };
         let bad = |what: String| OpenError::Damaged { path: path.clone(), what };
         self.read(&path).map(Some).map_err(|error| bad(error.to_string()))
@@ -56,6 +68,11 @@ impl SnapshotFiles {
 
     fn read(&self, path: &Path) -> io::Result<(SnapshotMeta, Tables)> {
         let mut file = io::BufReader::new(fs_err::File::open(path)?);
+        let mut format = [0];
+        file.read_exact(&mut format)?;
+        if format != [FORMAT] {
+            return Err(io::Error::other(format!("it has the format {}; {FORMAT} is known here", format[0])));
+        }
         let mut records = Vec::new();
         loop {
             let frame = read_frame(&mut file)?;

@@ -13,6 +13,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
@@ -176,13 +177,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let (from, to) = (self.connections.own_id, self.target);
         let send = async {
             let head = pack(from, to, &(vote, &snapshot.meta))?;
-            let view = snapshot.snapshot;
-            let body = futures::stream::iter(chunks(&view)).map(move |body| RaftMessage {
-                format: 1,
-                from,
-                to,
-                body: body.into(),
-            });
+            let body = chunks(snapshot.snapshot).map(move |body| RaftMessage { format: 1, from, to, body: body.into() });
             let request = Request::new(futures::stream::once(std::future::ready(head)).chain(body));
             unpack(self.client()?.snapshot(request).await?.get_ref())
         };
@@ -197,17 +192,21 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     }
 }
 
-/// A snapshot's records, each with its length, in chunks.
-fn chunks(view: &View) -> Vec<Vec<u8>> {
-    let (mut chunks, mut chunk) = (Vec::new(), Vec::new());
-    for record in view.records() {
-        let length = u32::try_from(record.len()).expect("a record is bounded by an entry");
-        chunk.extend_from_slice(&length.to_be_bytes());
-        chunk.extend_from_slice(&record);
-        if chunk.len() >= SNAPSHOT_CHUNK {
-            chunks.push(std::mem::take(&mut chunk));
+/// A snapshot's records, each with its length, in chunks; made by a thread of their own, as fast as they are sent:
+/// heartbeats go out beside it.
+fn chunks(view: View) -> ReceiverStream<Vec<u8>> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(2);
+    tokio::task::spawn_blocking(move || {
+        let mut chunk = Vec::new();
+        for record in view.records() {
+            let length = u32::try_from(record.len()).expect("a record is bounded by an entry");
+            chunk.extend_from_slice(&length.to_be_bytes());
+            chunk.extend_from_slice(&record);
+            if chunk.len() >= SNAPSHOT_CHUNK && sender.blocking_send(std::mem::take(&mut chunk)).is_err() {
+                return;
+            }
         }
-    }
-    chunks.push(chunk);
-    chunks
+        let _ = sender.blocking_send(chunk);
+    });
+    ReceiverStream::new(receiver)
 }
