@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown, symlink};
 use std::path::Path;
 
+use nix::sys::stat::{Mode, SFlag, mknod};
+
 /// Puts everything of `layer` onto `root`, obeying its whiteouts.
 ///
 /// # Errors
@@ -36,6 +38,11 @@ pub fn copy_layer(layer: &Path, root: &Path) -> io::Result<()> {
             symlink(fs_err::read_link(&from)?, &to)?;
         } else if about.is_file() {
             fs_err::copy(&from, &to)?;
+        } else if about.file_type().is_fifo() {
+            mknod(&to, SFlag::S_IFIFO, Mode::from_bits_truncate(about.mode() & 0o7777), 0)?;
+        } else {
+            // Sockets and devices: an unpacked layer has none.
+            continue;
         }
         attributes(&from, &to, &about)?;
     }

@@ -1,5 +1,6 @@
 //! The images of one machine: blobs, unpacked layers, and which image needs which.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -71,7 +72,16 @@ pub struct ImageStore {
     /// Blobs.
     pub blobs: BlobStore,
     /// One layer is unpacked once, whoever asks for it first.
-    unpacking: Arc<Mutex<()>>,
+    unpacking: Arc<Mutex<HashMap<String, Arc<Mutex<()>>>>>,
+}
+
+/// Docker's own bound.
+const LAYERS_BOUND: usize = 127;
+/// Characters of a layer's digest in its folder's name: 96 bits.
+const SHORT_NAME: usize = 24;
+
+fn sync_file_system(path: &Path) -> io::Result<()> {
+    Ok(nix::unistd::syncfs(fs_err::File::open(path)?)?)
 }
 
 impl ImageStore {
@@ -110,17 +120,17 @@ impl ImageStore {
         Err(ManifestError::Malformed { what: "index", why: "it names an index that names an index".into() }.into())
     }
 
-    /// The blobs that the manifest with this digest names.
+    /// The blobs that the manifest with this digest names, each with its size.
     ///
     /// # Errors
     /// It is missing or malformed.
-    pub fn image_manifest(&self, digest: &str) -> Result<Vec<String>, ImageError> {
+    pub fn image_manifest(&self, digest: &str) -> Result<Vec<(String, u64)>, ImageError> {
+        let sized = |it: manifest::Descriptor| (it.digest, it.size);
         match manifest::parse(&self.blobs.read(digest, manifest::BOUND)?)? {
             Document::Manifest(manifest) => {
-                let layers = manifest.layers.into_iter().map(|layer| layer.digest);
-                Ok(std::iter::once(manifest.config.digest).chain(layers).collect())
+                Ok(std::iter::once(manifest.config).chain(manifest.layers).map(sized).collect())
             }
-            Document::Other(descriptor) => Ok(vec![descriptor.digest]),
+            Document::Other(descriptor) => Ok(vec![sized(descriptor)]),
         }
     }
 
@@ -135,19 +145,43 @@ impl ImageStore {
     /// # Errors
     /// A layer is missing, damaged, or tries what it must not.
     pub fn unpack(&self, image: &Image) -> Result<Vec<PathBuf>, ImageError> {
-        let folders = image.manifest.layers.iter().rev().map(|layer| self.unpack_layer(&layer.digest));
-        folders.collect()
+        if image.manifest.layers.len() > LAYERS_BOUND {
+            let why = format!("it has {} layers; {LAYERS_BOUND} are the most", image.manifest.layers.len());
+            return Err(ManifestError::Malformed { what: "manifest", why }.into());
+        }
+        let mut folders = Vec::new();
+        for layer in image.manifest.layers.iter().rev() {
+            let folder = self.unpack_layer(&layer.digest)?;
+            // Overlayfs takes none twice; hidden below itself it would change nothing.
+            if !folders.contains(&folder) {
+                folders.push(folder);
+            }
+        }
+        Ok(folders)
+    }
+
+    /// Where a layer is unpacked: a name so short that the names of all layers of an image fit into mount's one page.
+    fn layer_folder(&self, digest: &str) -> PathBuf {
+        let hex = digest.trim_start_matches("sha256:");
+        self.dir.join("layers").join(hex.get(..SHORT_NAME).unwrap_or(hex))
     }
 
     fn unpack_layer(&self, digest: &str) -> Result<PathBuf, ImageError> {
-        let hex = digest.trim_start_matches("sha256:");
-        let folder = self.dir.join("layers").join(hex);
-        let _guard = self.unpacking.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let folder = self.layer_folder(digest);
+        if folder.exists() {
+            return Ok(folder);
+        }
+        let layer = {
+            let mut unpacking = self.unpacking.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            unpacking.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(unpacking.entry(digest.to_owned()).or_default())
+        };
+        let _guard = layer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if folder.exists() {
             return Ok(folder);
         }
         let blob = self.blobs.open_blob(digest)?;
-        let partial = self.dir.join("unpacking").join(hex);
+        let partial = self.dir.join("unpacking").join(digest.trim_start_matches("sha256:"));
         let io = |source| ImageError::Io { act: "make room for a layer", source };
         if partial.exists() {
             fs_err::remove_dir_all(&partial).map_err(io)?;
@@ -157,7 +191,10 @@ impl ImageStore {
             let _ = fs_err::remove_dir_all(&partial);
             return Err(ImageError::Unpack { digest: digest.to_owned(), source });
         }
+        // Where the folder is, its files are: a power failure must leave no empty program behind.
+        sync_file_system(&partial).map_err(io)?;
         fs_err::rename(&partial, &folder).map_err(io)?;
+        sync_file_system(&self.dir).map_err(io)?;
         Ok(folder)
     }
 
@@ -184,7 +221,7 @@ impl ImageStore {
         let needed: std::collections::BTreeSet<String> = self.images().iter().flat_map(Image::blobs).collect();
         for blob in image.blobs().into_iter().filter(|blob| !needed.contains(blob)) {
             self.blobs.remove(&blob);
-            let _ = fs_err::remove_dir_all(self.dir.join("layers").join(blob.trim_start_matches("sha256:")));
+            let _ = fs_err::remove_dir_all(self.layer_folder(&blob));
         }
     }
 }

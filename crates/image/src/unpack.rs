@@ -18,6 +18,8 @@ use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, maked
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, unlinkat};
 
+use guard::Guard;
+
 /// A layer may unpack to this much, or to this many times its packed size: more is a bomb.
 const FREE_BYTES: u64 = 256 << 20;
 const RATIO: u64 = 200;
@@ -71,7 +73,7 @@ pub(crate) fn unpack(mut blob: File, dir: &Path) -> Result<(), UnpackError> {
 fn entries(reader: impl Read, dir: &Path, most: u64) -> Result<(), UnpackError> {
     let root = File::open(dir).map_err(UnpackError::Tar)?;
     let mut layer = Layer { root: root.into(), times: Vec::new() };
-    let mut archive = tar::Archive::new(reader.take(most.saturating_mul(2)));
+    let mut archive = tar::Archive::new(Guard::new(reader.take(most.saturating_mul(2))));
     let (mut bytes, mut count) = (0u64, 0u64);
     for entry in archive.entries().map_err(UnpackError::Tar)? {
         let mut entry = entry.map_err(UnpackError::Tar)?;
@@ -208,6 +210,9 @@ impl Layer {
             let folder = format!("/proc/self/fd/{}", parent.as_raw_fd());
             return xattr::set_deref(folder, "trusted.overlay.opaque", b"y").map_err(|error| errno(&error));
         }
+        if matches!(hidden.as_bytes(), b"" | b"." | b"..") {
+            return Err(Errno::EINVAL);
+        }
         remove(parent, hidden)?;
         mknod(&through(parent, hidden), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))
     }
@@ -279,5 +284,6 @@ fn clean(path: &Path) -> Result<PathBuf, UnpackError> {
     Ok(clean)
 }
 
+mod guard;
 #[cfg(test)]
 mod tests;

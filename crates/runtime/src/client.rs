@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::RunError;
 use crate::spec::{ContainerSpec, ExecSpec};
 use crate::state::{self, ExitStatus};
+
+/// A start that takes longer hangs on something.
+const START_WAIT: Duration = Duration::from_secs(60);
 
 /// What goes over a supervisor's socket, each as a line of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,22 +34,29 @@ pub enum Message {
     Exited(ExitStatus),
 }
 
-/// Starts the container of `dir`; blocks until its program runs or could not be started. `program` is
-/// `flota-runtime`.
+/// Starts the container of `dir`; blocks until its program runs or could not be started, for a minute at most. `program`
+/// is `flota-runtime`.
 ///
 /// # Errors
-/// Why it did not start. Nothing of it is left then, but the folder.
+/// Why it did not start. Nothing of it is left then, but the folder, and, where it hung, what is in its cgroups.
 pub fn start(program: &Path, dir: &Path, spec: &ContainerSpec) -> Result<(), RunError> {
     let failed = |error: io::Error| RunError(format!("failed to start {}: {error}", program.display()));
     std::fs::create_dir_all(dir).and_then(|()| state::write(&dir.join("spec.json"), spec)).map_err(failed)?;
     let mut command = Command::new(program);
     command.arg("supervise").arg(dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let output = command.env_clear().output().map_err(failed)?;
-    if output.status.success() {
-        return Ok(());
+    let mut child = command.env_clear().spawn().map_err(failed)?;
+    let stderr = child.stderr.take().map(OwnedFd::from);
+    let said = stderr.map_or(Ok(()), |stderr| crate::process::read_report_within(stderr, START_WAIT));
+    if said.is_err() {
+        // It may still run, if it said nothing at all.
+        let _ = child.kill();
     }
-    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(RunError(if text.is_empty() { format!("the supervisor ended with {}", output.status) } else { text }))
+    let status = child.wait().map_err(failed)?;
+    match said {
+        Err(error) => Err(RunError(error.0.trim().to_owned())),
+        Ok(()) if status.success() => Ok(()),
+        Ok(()) => Err(RunError(format!("the supervisor ended with {status}"))),
+    }
 }
 
 /// A connection to the supervisor of one container.

@@ -17,9 +17,26 @@ pub(crate) mod init;
 pub(crate) mod user;
 
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::RunError;
+
+/// As [`read_report`], for a child that may be kept from saying anything.
+pub(crate) fn read_report_within(pipe: OwnedFd, most: Duration) -> Result<(), RunError> {
+    let until = Instant::now() + most;
+    loop {
+        let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], left) {
+            Ok(0) => return Err(RunError(format!("failed to start a process: it did not begin within {most:?}"))),
+            Ok(_) => return read_report(pipe),
+            Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(RunError(format!("failed to wait for a process: {}", error.desc()))),
+        }
+    }
+}
 
 /// What a child says through its pipe: nothing when it became the program, else why not.
 pub(crate) fn read_report(pipe: OwnedFd) -> Result<(), RunError> {

@@ -4,6 +4,7 @@ mod devices;
 mod masks;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -100,7 +101,11 @@ fn name_files(root: &Path, hostname: &str) -> Result<(), StepError> {
         if fs::symlink_metadata(&path).is_ok_and(|about| about.is_symlink()) {
             continue;
         }
-        fs::write(&path, text).act(|| format!("write /etc/{name}"))?;
+        // Beside it and renamed: what the image has there may be a pipe, and opening that would never end.
+        let new = etc.join(format!(".{name}.flota"));
+        let _ = fs::remove_file(&new);
+        let written = fs::File::create_new(&new).and_then(|mut file| file.write_all(text.as_bytes()));
+        written.and_then(|()| fs::rename(&new, &path)).act(|| format!("write /etc/{name}"))?;
     }
     Ok(())
 }

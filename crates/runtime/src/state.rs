@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -31,7 +32,7 @@ pub struct ExitStatus {
 /// Writes a small file whole or not at all, durably.
 pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let temporary = path.with_extension("new");
-    let mut file = fs::File::create(&temporary)?;
+    let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(&serde_json::to_vec(value)?)?;
     file.sync_data()?;
     fs::rename(&temporary, path)
@@ -53,6 +54,15 @@ impl State {
     /// The file can't be read.
     pub fn load(dir: &Path) -> io::Result<Option<Self>> {
         read(&dir.join("state.json"))
+    }
+
+    /// How long ago it was started; `None` where the kernel does not say.
+    pub fn age(&self) -> Option<std::time::Duration> {
+        let uptime = fs::read_to_string("/proc/uptime").ok()?;
+        let uptime: f64 = uptime.split(' ').next()?.parse().ok()?;
+        let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
+        let started = std::time::Duration::from_millis(self.start_time * 1000 / u64::try_from(ticks).ok()?);
+        Some(std::time::Duration::from_secs_f64(uptime.max(0.0)).saturating_sub(started))
     }
 
     /// Whether the process is still there.

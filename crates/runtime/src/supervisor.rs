@@ -35,6 +35,7 @@ const CONVERSATIONS: usize = 64;
 /// # Errors
 /// Why the container did not start. Nothing of it is left then.
 pub fn supervise(dir: &Path) -> Result<(), RunError> {
+    clone::close_from_3();
     let text = |error: StepError| RunError(error.to_string());
     let spec: Option<ContainerSpec> =
         state::read(&dir.join("spec.json")).act(|| "read the spec".into()).map_err(text)?;

@@ -48,6 +48,18 @@ pub(crate) fn die_with_parent() -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
+/// Keeps others from tracing this process and from looking at its descriptors, until it becomes another program.
+pub(crate) fn hide() -> Result<(), Errno> {
+    // SAFETY: PR_SET_DUMPABLE takes a number and touches no memory.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(drop)
+}
+
+/// Closes every descriptor from 3 up: whoever called may have let some leak.
+pub(crate) fn close_from_3() {
+    // SAFETY: nothing here has opened a descriptor yet, so nobody's is closed.
+    let _ = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0) };
+}
+
 /// Makes the terminal at descriptor 0 this session's own.
 pub(crate) fn own_terminal() -> Result<(), Errno> {
     // SAFETY: TIOCSCTTY takes an integer and touches no memory.

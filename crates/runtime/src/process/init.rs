@@ -47,8 +47,12 @@ fn become_program(spec: &ContainerSpec, filter: &security::Filter, go: &OwnedFd)
     // From here on every path is the container's own.
     let user = user::find(&spec.user)?;
     let environment = environment(&spec.env, &user, &spec.hostname);
-    let program = find_program(&spec.argv, &environment)?;
+    // The machine's /dev/null came along as standard input: its mode and owner must not be the container's to change.
+    let null = fs::File::open("/dev/null").act(|| "open /dev/null".into())?;
+    nix::unistd::dup2_stdin(&null).act(|| "set standard input".into())?;
+    // First the folder: a relative command is looked for there.
     enter_folder(&spec.cwd)?;
+    let program = find_program(&spec.argv, &environment)?;
     let guarded = crate::cgroup::limits::guards_devices(&spec.cgroups);
     drop_rights(&user, guarded, filter)?;
     execute(&program, &spec.argv, &environment)
@@ -61,6 +65,8 @@ pub(super) fn drop_rights(user: &User, guarded_devices: bool, filter: &security:
     nix::unistd::setgroups(&user.groups).act(|| "set the groups".into())?;
     nix::unistd::setresgid(user.gid, user.gid, user.gid).act(|| format!("become group {}", user.gid))?;
     nix::unistd::setresuid(user.uid, user.uid, user.uid).act(|| format!("become user {}", user.uid))?;
+    // A change of user forgets it (PR_SET_PDEATHSIG(2const)).
+    clone::die_with_parent().act(|| "tie the container to its supervisor".into())?;
     security::keep_capabilities(user.uid.is_root(), guarded_devices)?;
     security::forbid_new_privileges()?;
     filter.install()
