@@ -8,18 +8,27 @@ use std::time::Duration;
 use anyhow::Context;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::proto::control::ListRequest;
 use flota_api::proto::control::control_client::ControlClient;
 use flota_api::proto::node::local_node_client::LocalNodeClient;
+use flota_api::proto::streams::Frame;
+use flota_api::proto::streams::frame::Frame as F;
+use flota_api::proto::node::{InfoRequest, NodeInfo};
 
-use crate::error::{Failed, Hinted, Unreachable, Usage};
+use crate::error::{Failed, Hinted, Usage};
 
 /// Every manager has had its chance by then.
 const DEADLINE: Duration = Duration::from_millis(4_800);
+/// One that has not answered by then is left for the next, while there is one; the request's id makes that safe.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+/// What a node knows by itself it says at once.
+const NODE_WAIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(50);
 const DEFAULT_SOCKET: &str = "/run/flota/flota.sock";
 
@@ -73,41 +82,45 @@ impl Client {
     /// Calls one manager after the other until one answers.
     async fn with<T, F: Future<Output = Result<T, Status>>>(&self, call: impl Fn(Channel) -> F) -> anyhow::Result<T> {
         let until = tokio::time::Instant::now() + DEADLINE;
+        let last = std::sync::Mutex::new(Status::unavailable("no manager answered in time: there may be no quorum"));
+        let say = |status| *last.lock().expect("no holder panics") = status;
+        let patience = if self.sockets.len() > 1 { PATIENCE } else { DEADLINE };
         let all = async {
-            let mut last = Status::unavailable("no manager is known");
             let mut reached = false;
+            let mut fatal = false;
             // In a circle: while a leader is being chosen, each of them may answer soon.
             for socket in self.sockets.iter().cycle() {
-                let result = match Self::connect(socket.clone()).await {
-                    Ok(channel) => {
-                        reached = true;
-                        call(channel).await
-                    }
-                    Err(status) => Err(status),
+                let asked = async {
+                    let channel = Self::connect(socket.clone()).await?;
+                    reached = true;
+                    call(channel).await
                 };
-                match result {
+                match tokio::time::timeout(patience, asked).await {
+                    Err(_) => say(Status::unavailable(format!("{} does not answer", socket.display()))),
                     // A node that is no manager is passed over while others are left.
-                    Err(status) if status.code() == Code::Unavailable || status.message().contains("is no manager") => {
-                        last = status;
+                    Ok(Err(status)) if status.message().contains("is no manager") => {
+                        fatal = true;
+                        say(status);
                     }
-                    other => return other,
+                    Ok(Err(status)) if status.code() == Code::Unavailable => {
+                        fatal = false;
+                        say(status);
+                    }
+                    Ok(other) => return Some(other),
                 }
-                let round = self.sockets.last() == Some(socket);
-                if round
-                    && (!reached || last.code() != Code::Unavailable || tokio::time::Instant::now() + PAUSE >= until)
-                {
-                    break;
-                }
-                if round {
+                if self.sockets.last() == Some(socket) {
+                    if !reached || fatal || tokio::time::Instant::now() + PAUSE >= until {
+                        return None;
+                    }
                     tokio::time::sleep(PAUSE).await;
                 }
             }
-            Err(last)
+            None
         };
         match tokio::time::timeout_at(until, all).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(status)) => Err(failure(status)),
-            Err(_) => Err(Unreachable("no manager answered in time: there may be no quorum".into()).into()),
+            Ok(Some(result)) => result.map_err(failure),
+            // What the last one said that said something.
+            Ok(None) | Err(_) => Err(failure(last.into_inner().expect("no holder panics"))),
         }
     }
 
@@ -124,11 +137,45 @@ impl Client {
         .await
     }
 
-    /// The node behind the first socket, for what concerns that machine. May take its time.
+    /// Opens a stream through a manager; `first` says what is wanted. What is sent goes to the task, what comes is its.
+    pub(crate) async fn stream(&self, first: F) -> anyhow::Result<(mpsc::Sender<Frame>, Streaming<Frame>)> {
+        self.with(|channel| {
+            let first = Frame { frame: Some(first.clone()) };
+            async move {
+                let (sender, receiver) = mpsc::channel(32);
+                sender.send(first).await.map_err(|_| Status::internal("the stream is closed"))?;
+                let mut client = ControlClient::new(channel).max_decoding_message_size(MESSAGE_BOUND);
+                let answers = client.open_stream(ReceiverStream::new(receiver)).await?.into_inner();
+                Ok((sender, answers))
+            }
+        })
+        .await
+    }
+
+    /// The node behind the first socket, for what concerns that machine. What is asked of it may take its time.
     pub(crate) async fn node(&self) -> anyhow::Result<LocalNodeClient<Channel>> {
         let socket = self.sockets.first().cloned().context("no node is known")?;
         let channel = Self::connect(socket).await.map_err(failure)?;
         Ok(LocalNodeClient::new(channel).max_decoding_message_size(MESSAGE_BOUND))
+    }
+
+    /// The first node that answers, and what it says of itself: for what any of them can do.
+    pub(crate) async fn any_node(&self) -> anyhow::Result<(LocalNodeClient<Channel>, NodeInfo)> {
+        let mut last = Status::unavailable("no node is known");
+        for socket in &self.sockets {
+            let asked = async {
+                let channel = Self::connect(socket.clone()).await?;
+                let mut node = LocalNodeClient::new(channel).max_decoding_message_size(MESSAGE_BOUND);
+                let info = node.info(InfoRequest {}).await?.into_inner();
+                Ok((node, info))
+            };
+            match tokio::time::timeout(NODE_WAIT, asked).await {
+                Ok(Ok(found)) => return Ok(found),
+                Ok(Err(status)) => last = status,
+                Err(_) => last = Status::unavailable(format!("{} does not answer", socket.display())),
+            }
+        }
+        Err(failure(last))
     }
 }
 

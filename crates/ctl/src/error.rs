@@ -13,6 +13,11 @@ pub(crate) const UNREACHABLE: u8 = 5;
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);
 
+/// Refuses a command that names nothing to act on.
+pub(crate) fn named(names: &[String]) -> Result<(), Usage> {
+    if names.is_empty() { Err(Usage("say which: give at least one name".into())) } else { Ok(()) }
+}
+
 /// A next step for the user.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
@@ -21,19 +26,11 @@ pub(crate) struct Hinted {
     pub(crate) hint: String,
 }
 
-/// No manager answered.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Unreachable(pub(crate) String);
-
 /// The exit code of an error.
 pub(crate) fn code(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         if cause.is::<Usage>() {
             return 2;
-        }
-        if cause.is::<Unreachable>() {
-            return UNREACHABLE;
         }
         if let Some(hinted) = cause.downcast_ref::<Hinted>() {
             return code(&hinted.error);

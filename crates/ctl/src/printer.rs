@@ -5,6 +5,8 @@ use std::io::Write;
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
+use crate::error::Usage;
+
 /// How a list is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
@@ -36,7 +38,11 @@ pub(crate) fn bytes(stream: u32, bytes: &[u8]) {
     } else {
         std::io::stdout().write_all(bytes).and_then(|()| std::io::stdout().flush())
     };
-    drop(result);
+    if result.is_err() {
+        // As above; and what still writes at the other end shall not write for nobody.
+        #[expect(clippy::exit, reason = "nothing is left to do")]
+        std::process::exit(0);
+    }
 }
 
 /// A JSON value, indented.
@@ -98,6 +104,15 @@ pub(crate) struct ListOptions {
 }
 
 impl ListOptions {
+    /// Refuses a filter by a field that the rows of this list do not have.
+    pub(crate) fn check(&self, keys: &[&str]) -> Result<(), Usage> {
+        let key = |filter: &String| filter.split_once('=').map(|(key, _)| key.to_owned()).unwrap_or_default();
+        match self.filters.iter().find(|filter| !keys.contains(&key(filter).as_str())) {
+            None => Ok(()),
+            Some(filter) => Err(Usage(format!("--filter {filter}: it is KEY=VALUE; the keys are {}", keys.join(", ")))),
+        }
+    }
+
     /// Whether a row passes every filter; keys are the JSON field names.
     pub(crate) fn passes(&self, row: &Value) -> bool {
         self.filters.iter().all(|filter| {

@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use anyhow::bail;
 use tokio::time::Instant;
-use tonic::Code;
-
 use flota_api::proto::control::{ServiceProgress, WatchImageRequest, WatchServiceRequest};
 
 use crate::cli::WaitOptions;
@@ -43,8 +41,7 @@ impl Line {
 }
 
 fn passing(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<Failed>().is_some_and(|it| it.0.code() == Code::Unavailable)
-        || error.downcast_ref::<crate::error::Unreachable>().is_some()
+    crate::error::code(error) == crate::error::UNREACHABLE
 }
 
 /// Until the service has what its spec asks for, or (removed) nothing is left of it.
@@ -59,7 +56,9 @@ pub(crate) async fn service(client: &Client, id: &str, name: &str, wait: &WaitOp
         match tokio::time::timeout_at(until, follow(client, id, name, &mut line, &mut last)).await {
             Ok(Ok(())) => break Ok(()),
             // The leader may have gone: the next one knows as much.
-            Ok(Err(error)) if passing(&error) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Ok(Err(error)) if passing(&error) && Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
             Ok(Err(error)) => break Err(error),
             Err(_) => break Err(hangs(name, &last, wait.timeout)),
         }
@@ -126,7 +125,9 @@ pub(crate) async fn image(client: &Client, reference: &str, timeout: Duration) -
             bail!(Failed(tonic::Status::unavailable("the manager ended the stream")))
         };
         match tokio::time::timeout_at(until, watch).await {
-            Ok(Err(error)) if passing(&error) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Ok(Err(error)) if passing(&error) && Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
             Ok(result) => break result,
             Err(_) => break Err(anyhow::anyhow!("the image {reference} is not on enough nodes after {timeout:?}")),
         }

@@ -146,6 +146,8 @@ pub(crate) async fn run(verb: Sandbox) -> anyhow::Result<u8> {
                     _ => open(Name::default())?.state.name,
                 },
             };
+            // It becomes part of paths that are removed.
+            flota_api::naming::check(&name).map_err(|error| crate::error::Usage(format!("--name: {error}")))?;
             lifecycle::down(&name)?;
         }
     }
@@ -153,6 +155,7 @@ pub(crate) async fn run(verb: Sandbox) -> anyhow::Result<u8> {
 }
 
 fn ls(options: &ListOptions) -> anyhow::Result<()> {
+    options.check(&["sandbox", "name", "status", "address", "pid"])?;
     let mut rows = Vec::new();
     for name in state::names() {
         for node in Running::open(Some(&name))?.state.nodes {

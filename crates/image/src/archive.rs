@@ -1,13 +1,14 @@
 //! Images in a tar: an OCI layout (OCI image layout specification) or what `docker save` writes. Read in one pass
 //! into blobs; nothing of the archive's paths becomes a path here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
 use serde::Deserialize;
 
 use crate::manifest::{Descriptor, Manifest};
 use crate::store::{Image, ImageError, ImageStore};
+use crate::unpack::Guard;
 
 /// Files that are read whole to learn what the archive holds.
 const DOCUMENT_BOUND: u64 = 4 << 20;
@@ -43,8 +44,23 @@ fn refuse(why: impl Into<String>) -> ImageError {
 /// # Errors
 /// It is no image archive, holds more than one image, or is cut off.
 pub fn import(store: &ImageStore, archive: impl Read) -> Result<(Image, Option<String>), ImageError> {
-    let mut blobs: HashMap<String, (String, u64)> = HashMap::new();
-    let mut tar = tar::Archive::new(archive);
+    let mut blobs = Blobs::new();
+    let imported = read(store, archive, &mut blobs);
+    if imported.is_err() {
+        // Nothing half made stays: what only the refused archive had.
+        let needed: HashSet<String> = store.images().iter().flat_map(Image::blobs).collect();
+        for (digest, _) in blobs.into_values().filter(|(digest, _)| !needed.contains(digest)) {
+            store.blobs.remove(&digest);
+        }
+    }
+    imported
+}
+
+/// Digest and size of the files of an archive, by name.
+type Blobs = HashMap<String, (String, u64)>;
+
+fn read(store: &ImageStore, archive: impl Read, blobs: &mut Blobs) -> Result<(Image, Option<String>), ImageError> {
+    let mut tar = tar::Archive::new(Guard::new(archive));
     let cut = |error: std::io::Error| refuse(format!("it is cut off or no tar ({error})"));
     for (count, entry) in tar.entries().map_err(cut)?.enumerate() {
         let entry = entry.map_err(cut)?;
@@ -70,7 +86,7 @@ pub fn import(store: &ImageStore, archive: impl Read) -> Result<(Image, Option<S
     };
     let result = match (document("index.json")?, document("manifest.json")?) {
         (Some(index), _) => from_layout(store, &index),
-        (None, Some(manifest)) => from_docker(store, &manifest, &blobs),
+        (None, Some(manifest)) => from_docker(store, &manifest, blobs),
         (None, None) => Err(refuse("it has neither index.json (OCI layout) nor manifest.json (docker-archive)")),
     };
     let (image, name) = result?;

@@ -1,11 +1,18 @@
 //! From a registry: manifest, then what of its blobs is not here yet, each verified.
 
+use std::time::Duration;
+
 use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
+use tokio::time::timeout;
 
 use crate::manifest::{self, Document};
 use crate::store::{Image, ImageError, ImageStore};
+
+/// A registry that says nothing for this long has gone.
+const PROGRESS_WAIT: Duration = Duration::from_secs(30);
+const SILENT: &str = "the registry does not answer";
 
 /// Who logs in, and with what.
 #[derive(Clone, PartialEq, Eq)]
@@ -65,7 +72,8 @@ pub async fn pull(store: &ImageStore, reference: &str, credentials: Option<Crede
     ];
     let mut at = parsed.clone();
     for _ in 0..3 {
-        let (bytes, digest) = client.pull_manifest_raw(&at, &auth, &accepted).await.map_err(|error| fail(&error))?;
+        let asked = timeout(PROGRESS_WAIT, client.pull_manifest_raw(&at, &auth, &accepted)).await;
+        let (bytes, digest) = asked.map_err(|_| fail(&SILENT))?.map_err(|error| fail(&error))?;
         let document = manifest::parse(&bytes).map_err(ImageError::from)?;
         store.blobs.put(bytes.as_ref(), Some(&digest)).map_err(ImageError::from)?;
         match document {
@@ -104,14 +112,26 @@ async fn fetch(
     }
     let io = |source| Fetch::Image(ImageError::Io { act: "store a blob", source });
     let mut writer = store.blobs.writer().map_err(io)?;
-    let stream = client.pull_blob_stream(reference, blob.digest.as_str()).await;
-    let mut stream = stream.map_err(|error| Fetch::Registry(error.to_string()))?;
-    while let Some(chunk) = stream.stream.next().await {
+    let silent = |_| Fetch::Registry(SILENT.into());
+    let stream = timeout(PROGRESS_WAIT, client.pull_blob_stream(reference, blob.digest.as_str())).await;
+    let mut stream = stream.map_err(silent)?.map_err(|error| Fetch::Registry(error.to_string()))?;
+    while let Some(chunk) = timeout(PROGRESS_WAIT, stream.stream.next()).await.map_err(silent)? {
         let chunk = chunk.map_err(|error| Fetch::Registry(error.to_string()))?;
         if writer.size() + chunk.len() as u64 > blob.size {
             return Err(Fetch::Registry(format!("the blob {} is longer than its manifest says", blob.digest)));
         }
-        writer.write_all(&chunk).map_err(io)?;
+        // Disk and hashing, away from the threads that answer others.
+        let written;
+        (writer, written) = tokio::task::spawn_blocking(move || {
+            let written = writer.write_all(&chunk);
+            (writer, written)
+        })
+        .await
+        .map_err(|error| io(std::io::Error::other(error)))?;
+        written.map_err(io)?;
     }
-    writer.finish(Some(&blob.digest)).map(drop).map_err(|error| Fetch::Image(error.into()))
+    let digest = blob.digest.clone();
+    let finished = tokio::task::spawn_blocking(move || writer.finish(Some(&digest))).await;
+    let finished = finished.map_err(|error| io(std::io::Error::other(error)))?;
+    finished.map(drop).map_err(|error| Fetch::Image(error.into()))
 }

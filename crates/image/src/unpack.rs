@@ -18,7 +18,7 @@ use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, maked
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, unlinkat};
 
-use guard::Guard;
+pub(crate) use guard::Guard;
 
 /// A layer may unpack to this much, or to this many times its packed size: more is a bomb.
 const FREE_BYTES: u64 = 256 << 20;

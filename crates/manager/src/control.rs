@@ -16,5 +16,5 @@ mod validate;
 
 pub use server::ControlService;
 
-pub(crate) use find::find_task;
+pub(crate) use find::{find_service, find_task};
 pub(crate) use status::{WriteFailed, propose_status};

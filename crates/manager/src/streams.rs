@@ -23,11 +23,11 @@ use flota_api::proto::streams::{Frame, LogsRequest};
 use flota_identity::Peer;
 use flota_raft_store::Tables;
 
-use crate::control::find_task;
+use crate::control::{find_service, find_task};
 use crate::manager::Manager;
 
 /// A worker that has not opened its side by then is not waited for.
-const OPEN_WAIT: Duration = Duration::from_secs(10);
+const OPEN_WAIT: Duration = Duration::from_secs(3);
 /// Frames under way in each direction; behind them the sender waits.
 const QUEUE: usize = 32;
 
@@ -48,6 +48,15 @@ pub(crate) struct Pending(Arc<Mutex<Waiting>>);
 impl std::fmt::Debug for Pending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Pending")
+    }
+}
+
+/// Takes a stream that nobody waits for any more out of the list.
+struct Forget<'a>(&'a Pending, &'a str);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.0.lock().expect("no holder panics").remove(self.1);
     }
 }
 
@@ -85,25 +94,33 @@ impl Streams for StreamsService {
     }
 }
 
-/// Opens what the user's first frame asks for; what comes back goes into the receiver.
-pub(crate) async fn open(
-    manager: &Manager,
-    mut user: Streaming<Frame>,
-) -> Result<mpsc::Receiver<Result<Frame, Status>>, Status> {
+/// Carries out what the user's first frame asks for; what comes of it goes into the receiver, at once or when the
+/// task's worker answers.
+pub(crate) fn open(manager: &Manager, user: Streaming<Frame>) -> mpsc::Receiver<Result<Frame, Status>> {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let manager = manager.clone();
+    tokio::spawn(async move {
+        if let Err(status) = serve(&manager, user, &sender).await {
+            let _ = sender.send(Err(status)).await;
+        }
+    });
+    receiver
+}
+
+async fn serve(manager: &Manager, mut user: Streaming<Frame>, sender: &Outbox) -> Result<(), Status> {
     let first = user.message().await?.and_then(|frame| frame.frame);
     let view = manager.store.view();
-    let (sender, receiver) = mpsc::channel(QUEUE);
     match first {
         Some(F::Exec(mut request)) => {
             let task = find_task(&view, &request.task)?.clone();
             request.task = task.id.to_string();
             let data = ask(manager, &task, &view, F::Exec(request)).await?;
-            tokio::spawn(join(user, data, sender));
+            join(user, data, sender.clone()).await;
+            Ok(())
         }
-        Some(F::Logs(request)) => logs(manager, &view, request, &sender).await?,
-        _ => return Err(Status::invalid_argument("a stream begins with `exec` or `logs`")),
+        Some(F::Logs(request)) => logs(manager, &view, request, sender),
+        _ => Err(Status::invalid_argument("a stream begins with `exec` or `logs`")),
     }
-    Ok(receiver)
 }
 
 /// Asks the task's worker to open a stream, and waits for it.
@@ -116,18 +133,14 @@ async fn ask(manager: &Manager, task: &Task, view: &Tables, request: F) -> Resul
     let unreachable = |why: &str| Status::failed_precondition(format!("task {name} on node {node}: {why}"));
     let id = random(&mut rand::rng());
     let (sender, receiver) = oneshot::channel();
-    let pending = &manager.pending.0;
-    pending.lock().expect("no holder panics").insert(id.clone(), (task.node_id.clone(), sender));
+    let pending = manager.pending.clone();
+    pending.0.lock().expect("no holder panics").insert(id.clone(), (task.node_id.clone(), sender));
+    // Also when whoever asked goes away while this waits.
+    let _forget = Forget(&pending, &id);
     let request = OpenStream { id: id.clone(), request: Some(Frame { frame: Some(request) }) };
     let sent = manager.sessions.send(&task.node_id, Message::OpenStream(request));
-    let result = match sent {
-        Ok(()) => tokio::time::timeout(OPEN_WAIT, receiver).await,
-        Err(_) => {
-            pending.lock().expect("no holder panics").remove(&id);
-            return Err(unreachable("the node does not answer"));
-        }
-    };
-    pending.lock().expect("no holder panics").remove(&id);
+    sent.map_err(|_| unreachable("the node does not answer"))?;
+    let result = tokio::time::timeout(OPEN_WAIT, receiver).await;
     result.ok().and_then(Result::ok).ok_or_else(|| unreachable("the node did not open the stream in time"))
 }
 
@@ -168,11 +181,11 @@ async fn join(mut user: Streaming<Frame>, data: Data, to_user: Outbox) {
 }
 
 /// Logs of one task, or of all tasks of a service; a node that does not answer is said, and not waited for.
-async fn logs(manager: &Manager, view: &Tables, request: LogsRequest, to_user: &Outbox) -> Result<(), Status> {
-    let tasks: Vec<Arc<Task>> = match view.service_by_name(&request.service) {
+fn logs(manager: &Manager, view: &Tables, request: LogsRequest, to_user: &Outbox) -> Result<(), Status> {
+    let service = (!request.service.is_empty()).then(|| find_service(view, &request.service)).transpose()?;
+    let tasks: Vec<Arc<Task>> = match service {
         Some(service) => view.tasks_of_service(&service.id).filter(|task| !task.node_id.is_empty()).cloned().collect(),
-        None if request.service.is_empty() => vec![find_task(view, &request.task)?.clone()],
-        None => return Err(Status::not_found(format!("there is no service `{}`", request.service))),
+        None => vec![find_task(view, &request.task)?.clone()],
     };
     for task in tasks {
         let (manager, view, to_user) = (manager.clone(), manager.store.view(), to_user.clone());
@@ -186,8 +199,22 @@ async fn logs(manager: &Manager, view: &Tables, request: LogsRequest, to_user: &
                     return;
                 }
             };
-            while let Ok(Some(frame)) = data.inbox.message().await {
-                if to_user.send(Ok(frame)).await.is_err() {
+            loop {
+                let frame = tokio::select! {
+                    frame = data.inbox.message() => frame,
+                    // Nobody reads any more: without this a quiet task's stream would stay open.
+                    () = to_user.closed() => return,
+                };
+                let frame = match frame {
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => return,
+                    Err(status) => {
+                        let text = format!("the logs of task {} end early: {}", task.id, status.message());
+                        Frame { frame: Some(F::Error(text)) }
+                    }
+                };
+                let broken = matches!(frame.frame, Some(F::Error(_)));
+                if to_user.send(Ok(frame)).await.is_err() || broken {
                     return;
                 }
             }

@@ -34,7 +34,6 @@ fn run(arguments: config::Arguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_stack_size(1 << 20)
-        .max_blocking_threads(64)
         .enable_all()
         .build()?;
     let result = runtime.block_on(node::run(config));

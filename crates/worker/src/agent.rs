@@ -10,15 +10,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use flota_api::defaults::MESSAGE_BOUND;
+use flota_api::defaults::{MESSAGE_BOUND, NEW_EPOCH_GRACE, SESSION_FORMAT};
 use flota_api::proto::dispatcher::dispatcher_client::DispatcherClient;
 use flota_api::proto::dispatcher::manager_message::Message as FromManager;
 use flota_api::proto::dispatcher::worker_message::Message as ToManager;
-use flota_api::proto::dispatcher::{
-    Assignments, Heartbeat, ImageReport, Leaving, ManagerMessage, Register, WorkerMessage,
-};
+use flota_api::proto::dispatcher::{Assignments, Heartbeat, Leaving, ManagerMessage, Register, WorkerMessage};
 use flota_identity::Dialer;
 
+use crate::assignments::{self, Newest};
 use crate::describe::describe;
 use crate::executor::Executor;
 use crate::managers::KnownManagers;
@@ -42,14 +41,14 @@ pub(crate) struct Agent {
     pub(crate) pool: TaskPool,
     pub(crate) reporter: Reporter,
     pub(crate) executor: Arc<Executor>,
-    pub(crate) image_reports: mpsc::UnboundedReceiver<ImageReport>,
     pub(crate) contact: watch::Sender<Contact>,
     /// Says to the leader that the daemon (false) or the machine (true) stops.
     pub(crate) leaving: watch::Receiver<Option<bool>>,
     /// Set when the cluster has removed this node.
     pub(crate) removed: watch::Sender<bool>,
-    /// Newest (epoch, version) that was taken.
-    pub(crate) newest: (u64, u64),
+    pub(crate) newest: Newest,
+    /// Parts of a set that is not here whole.
+    pub(crate) parts: Option<Assignments>,
 }
 
 /// Why a session ended.
@@ -120,8 +119,9 @@ impl Agent {
             node_id: self.node_id.clone(),
             description: Some((&describe()).into()),
             listen: self.listen.clone(),
-            epoch: self.newest.0,
-            version: self.newest.1,
+            epoch: self.newest.get().0,
+            version: self.newest.get().1,
+            format: SESSION_FORMAT,
             images: self.executor.images.store.images().into_iter().map(|image| image.digest).collect(),
         };
         if outbox.send(send(ToManager::Register(register))).await.is_err() {
@@ -138,6 +138,7 @@ impl Agent {
         let mut beat = tokio::time::interval(period);
         let mut heard = Instant::now();
         self.reporter.begin();
+        self.parts = None;
         let reporter = self.reporter.clone();
         let mut leaving = self.leaving.clone();
         loop {
@@ -157,7 +158,6 @@ impl Agent {
                 () = tokio::time::sleep_until(heard + period.mul_f64(LATE)) => return broken(&"the manager is silent"),
                 _ = beat.tick() => ToManager::Heartbeat(Heartbeat {}),
                 batch = reporter.next() => ToManager::Statuses(batch),
-                Some(report) = self.image_reports.recv() => ToManager::Image(report),
                 Ok(machine) = async { leaving.wait_for(Option::is_some).await.map(|it| *it) } => {
                     let machine = machine.unwrap_or(false);
                     if machine {
@@ -232,21 +232,26 @@ impl Agent {
         None
     }
 
-    fn assign(&mut self, assignments: Assignments) -> Option<End> {
-        let offered = (assignments.epoch, assignments.version);
-        if assignments.full && offered < self.newest {
-            return Some(End::Broken("the manager's assignments are older than the ones that are here".into()));
+    fn assign(&mut self, part: Assignments) -> Option<End> {
+        let (assignments, more) = match assignments::join(self.parts.take(), part) {
+            Ok(joined) => joined,
+            Err(error) => return Some(End::Broken(error.to_string())),
+        };
+        if more {
+            self.parts = Some(assignments);
+            return None;
         }
-        self.newest = self.newest.max(offered);
-        for source in assignments.images.clone() {
-            let images = self.executor.images.clone();
-            tokio::spawn(async move {
-                if let Err(error) = images.fetch(&source).await {
-                    tracing::warn!(image = source.digest, %error, "an image could not be fetched to be held here");
-                }
-            });
+        let (offered, newest) = ((assignments.epoch, assignments.version), self.newest.get());
+        if offered < newest {
+            let text = format!("the manager's assignments {offered:?} are older than the ones that are here, {newest:?}");
+            return Some(End::Broken(text));
         }
-        self.pool.assign(assignments);
+        // A cluster that was brought back from a backup may not know yet what runs here.
+        let grace = if newest.0 > 0 && offered.0 > newest.0 { NEW_EPOCH_GRACE } else { Duration::ZERO };
+        self.newest.set(offered);
+        self.executor.images.keep(assignments.images.clone());
+        self.executor.images.drop_unused(assignments.dropped_images.clone(), self.pool.images_used());
+        self.pool.assign(assignments, grace);
         None
     }
 }

@@ -17,6 +17,13 @@ use flota_runtime::{ContainerClient, ExitStatus, Root, State};
 use crate::images::{FetchError, Images};
 use crate::translate::{self, NodeNames, Places};
 
+/// A supervisor that has closed its connection has written how the container ended, or never will.
+const END_WAIT: Duration = Duration::from_secs(5);
+
+fn now() -> u64 {
+    flota_api::version::Timestamp::from_system(std::time::SystemTime::now()).0
+}
+
 /// Why a container could not be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PrepareError {
@@ -73,16 +80,27 @@ impl Executor {
         cgroup::folders(&self.hierarchies, &self.cgroup_parent, task)
     }
 
-    /// Has the image here, unpacked; its layers and config.
+    /// Has the image here, unpacked; its digest, layers and config.
     pub(crate) async fn prepare(
         &self,
         assignment: &TaskAssignment,
-    ) -> Result<(Vec<PathBuf>, ImageConfig), PrepareError> {
-        let image: Image = self.images.ensure(assignment).await?;
-        let (store, config) = (self.images.store.clone(), image.config.clone());
+        pinned: Option<&str>,
+    ) -> Result<(String, Vec<PathBuf>, ImageConfig), PrepareError> {
+        let image: Image = self.images.ensure(assignment, pinned).await?;
+        let (store, digest, config) = (self.images.store.clone(), image.digest.clone(), image.config.clone());
         let layers =
             tokio::task::spawn_blocking(move || store.unpack(&image)).await.map_err(std::io::Error::other)??;
-        Ok((layers, config))
+        Ok((digest, layers, config))
+    }
+
+    /// How the image wants to be run, if it is here.
+    pub(crate) fn config(&self, digest: &str) -> Option<ImageConfig> {
+        self.images.store.image(digest).ok().map(|image| image.config)
+    }
+
+    /// How long ago the task's container was started.
+    pub(crate) fn age(&self, task: &str) -> Option<Duration> {
+        State::load(&self.run_folder(task)).ok().flatten()?.age()
     }
 
     /// Starts the task's container anew, with a fresh writable layer; ends when its program runs.
@@ -112,7 +130,12 @@ impl Executor {
                 }
                 Root::Folder(root) => copy_layers(&layers, root)?,
             }
-            flota_runtime::start(&executor.runtime, &folder, &container).map_err(PrepareError::Run)
+            let started = flota_runtime::start(&executor.runtime, &folder, &container).map_err(PrepareError::Run);
+            if started.is_err() {
+                // What hung may still be there.
+                let _ = cgroup::sweep(&executor.cgroups(&task));
+            }
+            started
         });
         started.await.map_err(std::io::Error::other)?
     }
@@ -132,12 +155,19 @@ impl Executor {
             return Some(status);
         }
         let state = State::load(&folder).ok().flatten()?;
-        if state.is_alive() || ContainerClient::connect(&folder).is_ok() {
+        if ContainerClient::connect(&folder).is_ok() {
             return None;
         }
-        // No supervisor and, at a second look, no word of its: it was killed, and the kernel killed the container.
-        let killed = ExitStatus { code: 137, out_of_memory: false, at: 0 };
-        Some(ExitStatus::load(&folder).ok().flatten().unwrap_or(killed))
+        // No supervisor and, at a second look, no word of its: it was killed.
+        if let Ok(Some(status)) = ExitStatus::load(&folder) {
+            return Some(status);
+        }
+        if state.is_alive() {
+            // Nobody keeps its output or could stop it.
+            tracing::warn!(task.id = task, "the container's supervisor is gone: the container is killed");
+            let _ = cgroup::sweep(&self.cgroups(task));
+        }
+        Some(ExitStatus { code: 137, out_of_memory: false, at: now() })
     }
 
     /// Until the container has ended.
@@ -145,12 +175,16 @@ impl Executor {
         // The supervisor closes the connection when it has written how it ended.
         let mut buffer = [0; 256];
         while matches!(stream.read(&mut buffer).await, Ok(count) if count > 0) {}
-        loop {
+        let until = tokio::time::Instant::now() + END_WAIT;
+        while tokio::time::Instant::now() < until {
             if let Some(status) = self.ended(task) {
                 return status;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        // A start that came to nothing leaves neither.
+        let _ = cgroup::sweep(&self.cgroups(task));
+        ExitStatus { code: 137, out_of_memory: false, at: now() }
     }
 
     /// Sends the container a signal; one that has gone needs none.
@@ -166,7 +200,7 @@ impl Executor {
     }
 
     /// Removes what an ended container leaves, but its output.
-    fn clean(&self, task: &str) {
+    pub(crate) fn clean(&self, task: &str) {
         let data = self.data_folder(task);
         let _ = std::fs::remove_dir_all(self.run_folder(task));
         for name in ["upper", "work", "merged", "root"] {

@@ -1,12 +1,15 @@
 //! Images on this node: fetched from nodes that hold them or from a registry, and served to other nodes.
 
-use std::io::{Read, Seek, Write};
+use std::collections::{BTreeSet, HashMap};
+use std::io::{self, Write};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures::Stream;
-use tokio::sync::mpsc;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::sync::{OwnedMutexGuard, RwLock, Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -18,9 +21,19 @@ use flota_api::proto::images::image_store_server::{ImageStore as ImageStoreRpc, 
 use flota_api::proto::images::{Chunk, GetBlobRequest};
 use flota_api::version::Timestamp;
 use flota_identity::{Dialer, Peer, verify_grant};
-use flota_image::{Credentials, Image, ImageError, ImageStore, PullError};
+use flota_image::{BlobWriter, Credentials, Image, ImageError, ImageStore, PullError};
+
+use crate::reporter::Reporter;
 
 const CHUNK: usize = 1 << 20;
+/// A manifest's size is known from nobody.
+const MANIFEST_BOUND: u64 = 4 << 20;
+/// A transfer that stands still for this long is given up.
+const PROGRESS_WAIT: Duration = Duration::from_secs(20);
+/// Between two tries to remove what is not needed while images come in.
+const DROP_RETRY: Duration = Duration::from_secs(5);
+/// Transfers to other nodes at once.
+const TRANSFERS: usize = 32;
 
 /// Why an image can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -48,27 +61,54 @@ pub(crate) enum FetchError {
 pub(crate) struct Images {
     pub(crate) store: ImageStore,
     pub(crate) dialer: Dialer,
-    /// What the leader shall know: images that came, images that went.
-    pub(crate) reports: mpsc::UnboundedSender<ImageReport>,
+    /// Tells the leader: images that came, images that went.
+    pub(crate) reporter: Reporter,
     /// Judges grants; comes with each session.
     pub(crate) grant_key: Arc<Mutex<Vec<u8>>>,
-    /// One fetch at a time: tasks of one service want the same image at once.
-    pub(crate) fetching: Arc<tokio::sync::Mutex<()>>,
+    /// One fetch of an image at a time: tasks of one service want the same at once.
+    pub(crate) fetching: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>,
+    /// Read by what adds an image, written by what removes one: what has just come is not taken for unused.
+    pub(crate) changing: Arc<RwLock<()>>,
 }
 
 impl Images {
-    /// The task's image, whole and here.
-    pub(crate) async fn ensure(&self, assignment: &TaskAssignment) -> Result<Image, FetchError> {
-        if let Some(source) = &assignment.image {
+    async fn alone_with(&self, image: &str) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut fetching = self.fetching.lock().expect("no holder panics");
+            fetching.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(fetching.entry(image.to_owned()).or_default())
+        };
+        lock.lock_owned().await
+    }
+
+    /// The task's image, whole and here. `pinned`: what an earlier start of the task had, where no leader says.
+    pub(crate) async fn ensure(&self, task: &TaskAssignment, pinned: Option<&str>) -> Result<Image, FetchError> {
+        if let Some(source) = &task.image {
             return self.fetch(source).await;
         }
-        let _one = self.fetching.lock().await;
-        let reference = assignment.spec.as_ref().map(|spec| spec.image.clone()).unwrap_or_default();
-        let credentials = assignment.credentials.as_ref();
+        if let Some(image) = pinned.and_then(|digest| self.store.whole_image(digest)) {
+            return Ok(image);
+        }
+        let reference = task.spec.as_ref().map(|spec| spec.image.clone()).unwrap_or_default();
+        let whole = ImageRef::parse(&reference).map_or(reference, |it| it.to_string());
+        let credentials = task.credentials.as_ref();
         let credentials =
             credentials.map(|it| Credentials { username: it.username.clone(), password: it.password.clone() });
-        let whole = ImageRef::parse(&reference).map_or(reference, |it| it.to_string());
-        Ok(flota_image::pull(&self.store, &whole, credentials).await?)
+        let _one = self.alone_with(&whole).await;
+        let image = self.pull(&whole, credentials).await?;
+        Ok(image)
+    }
+
+    /// From its registry; the cluster keeps it from now on, under that name.
+    pub(crate) async fn pull(&self, reference: &str, credentials: Option<Credentials>) -> Result<Image, PullError> {
+        let _adds = self.changing.read().await;
+        let image = flota_image::pull(&self.store, reference, credentials).await?;
+        let (store, to_unpack) = (self.store.clone(), image.clone());
+        let unpacked = tokio::task::spawn_blocking(move || store.unpack(&to_unpack)).await;
+        let broke = |error| ImageError::Io { act: "unpack the image", source: io::Error::other(error) };
+        unpacked.map_err(|error| PullError::Image(broke(error)))??;
+        self.named(&image, reference);
+        Ok(image)
     }
 
     /// The image by digest, from this node or a holder; the leader is told when it came.
@@ -76,77 +116,152 @@ impl Images {
         if let Some(image) = self.store.whole_image(&source.digest) {
             return Ok(image);
         }
-        let _one = self.fetching.lock().await;
+        let _one = self.alone_with(&source.digest).await;
         if let Some(image) = self.store.whole_image(&source.digest) {
             return Ok(image);
         }
-        self.fetch_blob(source, &source.digest).await?;
-        let config = self.store.image_manifest(&source.digest)?;
-        for blob in config.iter().filter(|blob| !self.store.blobs.has(blob)) {
-            self.fetch_blob(source, blob).await?;
+        let _adds = self.changing.read().await;
+        self.fetch_blob(source, &source.digest, MANIFEST_BOUND).await?;
+        for (blob, size) in self.store.image_manifest(&source.digest)? {
+            self.fetch_blob(source, &blob, size).await?;
         }
         let image = self.store.image(&source.digest)?;
         self.store.record(&image)?;
-        let report = ImageReport { digest: image.digest.clone(), size: image.size(), ..ImageReport::default() };
-        let _ = self.reports.send(report);
+        self.reporter.report_image(ImageReport {
+            digest: image.digest.clone(),
+            size: image.size(),
+            ..ImageReport::default()
+        });
         Ok(image)
     }
 
-    /// One blob; a transfer that breaks off goes on with the next holder where it stopped.
-    async fn fetch_blob(&self, source: &ImageSource, digest: &str) -> Result<(), FetchError> {
+    /// Has these here, sooner or later.
+    pub(crate) fn keep(&self, sources: Vec<ImageSource>) {
+        let images = self.clone();
+        tokio::spawn(async move {
+            for source in sources {
+                if let Err(error) = images.fetch(&source).await {
+                    tracing::warn!(image = source.digest, %error, "an image could not be fetched to be held here");
+                }
+            }
+        });
+    }
+
+    /// Removes images that nobody in the cluster needs, as the leader says. Not those that it may just not have heard
+    /// of, or that a task here uses.
+    pub(crate) fn drop_unused(&self, digests: Vec<String>, used: BTreeSet<String>) {
+        if digests.is_empty() {
+            return;
+        }
+        let images = self.clone();
+        tokio::spawn(async move {
+            // Never waited for in line: what wants to add an image would have to wait behind it, for the slowest pull.
+            let mut alone = images.changing.try_write();
+            while alone.is_err() {
+                tokio::time::sleep(DROP_RETRY).await;
+                alone = images.changing.try_write();
+            }
+            for digest in digests.into_iter().filter(|it| !used.contains(it) && !images.reporter.tells_of(it)) {
+                tracing::info!(image = digest, "removing an image that the cluster needs no more");
+                let store = images.store.clone();
+                let _ = tokio::task::spawn_blocking(move || store.remove(&digest)).await;
+            }
+        });
+    }
+
+    /// One blob of at most `most` bytes; a transfer that breaks off goes on with the next holder where it stopped, and
+    /// one that turns out damaged begins anew with the next.
+    async fn fetch_blob(&self, source: &ImageSource, digest: &str, most: u64) -> Result<(), FetchError> {
         if self.store.blobs.has(digest) {
             return Ok(());
         }
-        let io = |source| FetchError::Image(ImageError::Io { act: "store a blob", source });
-        let mut writer = self.store.blobs.writer().map_err(io)?;
+        let mut writer = self.store.blobs.writer().map_err(stored)?;
         let mut last = "no node holds it".to_owned();
         for holder in &source.holders {
-            let request =
-                GetBlobRequest { grant: source.grant.clone(), digest: digest.to_owned(), offset: writer.size() };
-            let mut client =
-                ImageStoreClient::new(self.dialer.node(&holder.address)).max_decoding_message_size(MESSAGE_BOUND);
-            let mut stream = match client.get_blob(request).await {
-                Ok(response) => response.into_inner(),
-                Err(status) => {
-                    last = status.message().to_owned();
-                    continue;
-                }
-            };
-            loop {
-                match stream.message().await {
-                    Ok(Some(chunk)) => writer.write_all(&chunk.data).map_err(io)?,
-                    Ok(None) => {
-                        return writer.finish(Some(digest)).map(drop).map_err(|error| FetchError::Image(error.into()));
-                    }
-                    Err(status) => {
-                        last = status.message().to_owned();
-                        break;
-                    }
+            let done;
+            (writer, done) = self.transfer(source, digest, most, &holder.address, writer).await?;
+            if let Err(why) = done {
+                last = why;
+                continue;
+            }
+            let whole = digest.to_owned();
+            match blocking(move || writer.finish(Some(&whole))).await? {
+                Ok(_) => return Ok(()),
+                Err(error) => {
+                    tracing::warn!(holder = holder.address, %error, "a holder gave something else");
+                    last = error.to_string();
+                    writer = self.store.blobs.writer().map_err(stored)?;
                 }
             }
         }
         Err(FetchError::Holders { digest: digest.to_owned(), count: source.holders.len(), last })
     }
 
+    /// What one holder gives, from where the last one stopped; the inner error says why it gave no more.
+    async fn transfer(
+        &self,
+        source: &ImageSource,
+        digest: &str,
+        most: u64,
+        holder: &str,
+        mut writer: BlobWriter,
+    ) -> Result<(BlobWriter, Result<(), String>), FetchError> {
+        let offset = writer.size();
+        let request = GetBlobRequest { grant: source.grant.clone(), digest: digest.to_owned(), offset };
+        let mut client = ImageStoreClient::new(self.dialer.node(holder)).max_decoding_message_size(MESSAGE_BOUND);
+        let silent = || Err(format!("{holder} has not answered for {PROGRESS_WAIT:?}"));
+        let mut stream = match timeout(PROGRESS_WAIT, client.get_blob(request)).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => return Ok((writer, Err(status.message().to_owned()))),
+            Err(_) => return Ok((writer, silent())),
+        };
+        loop {
+            let chunk = match timeout(PROGRESS_WAIT, stream.message()).await {
+                Ok(Ok(Some(chunk))) => chunk.data,
+                Ok(Ok(None)) => return Ok((writer, Ok(()))),
+                Ok(Err(status)) => return Ok((writer, Err(status.message().to_owned()))),
+                Err(_) => return Ok((writer, silent())),
+            };
+            if writer.size() + chunk.len() as u64 > most {
+                return Ok((writer, Err(format!("{holder} gave more than the {most} bytes that the blob has"))));
+            }
+            let written;
+            (writer, written) = blocking(move || {
+                let written = writer.write_all(&chunk);
+                (writer, written)
+            })
+            .await?;
+            written.map_err(stored)?;
+        }
+    }
+
     /// A user's import, pack or pull gave this image a name.
     pub(crate) fn named(&self, image: &Image, reference: &str) {
-        let report = ImageReport {
+        self.reporter.report_image(ImageReport {
             digest: image.digest.clone(),
             reference: reference.to_owned(),
             size: image.size(),
             gone: false,
-        };
-        let _ = self.reports.send(report);
+        });
     }
+}
+
+fn stored(source: io::Error) -> FetchError {
+    FetchError::Image(ImageError::Io { act: "store a blob", source })
+}
+
+/// Disk and hashing, away from the threads that answer others.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, FetchError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| stored(io::Error::other(error)))
 }
 
 /// Serves blobs to nodes that the leader granted them to.
 #[derive(Clone, Debug)]
-pub struct ImagesService(Images);
+pub struct ImagesService(Images, Arc<Semaphore>);
 
 impl ImagesService {
     pub(crate) fn server(images: Images) -> ImageStoreServer<Self> {
-        ImageStoreServer::new(Self(images)).max_encoding_message_size(MESSAGE_BOUND)
+        ImageStoreServer::new(Self(images, Arc::new(Semaphore::new(TRANSFERS)))).max_encoding_message_size(MESSAGE_BOUND)
     }
 }
 
@@ -168,22 +283,31 @@ impl ImageStoreRpc for ImagesService {
         if !image.blobs().contains(&request.digest) {
             return Err(denied());
         }
-        let mut file = self.0.store.blobs.open_blob(&request.digest).map_err(|_| missing())?;
+        let file = self.0.store.blobs.open_blob(&request.digest).map_err(|_| missing())?;
+        let busy = || Status::resource_exhausted("this node gives images to as many others as it can");
+        let permit = Arc::clone(&self.1).try_acquire_owned().map_err(|_| busy())?;
         let (sender, receiver) = mpsc::channel(4);
-        tokio::task::spawn_blocking(move || {
-            let mut read = || -> std::io::Result<()> {
-                file.seek(std::io::SeekFrom::Start(request.offset))?;
+        tokio::spawn(async move {
+            let _permit = permit;
+            let mut file = tokio::fs::File::from_std(file);
+            let result = async {
+                file.seek(io::SeekFrom::Start(request.offset)).await?;
                 loop {
                     let mut data = vec![0; CHUNK];
-                    let count = file.read(&mut data)?;
+                    let count = file.read(&mut data).await?;
                     data.truncate(count);
-                    if count == 0 || sender.blocking_send(Ok(Chunk { data: data.into() })).is_err() {
+                    if count == 0 {
                         return Ok(());
+                    }
+                    // Whoever does not read is not waited for.
+                    match timeout(PROGRESS_WAIT, sender.send(Ok(Chunk { data: data.into() }))).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(_)) | Err(_) => return Ok::<_, io::Error>(()),
                     }
                 }
             };
-            if let Err(error) = read() {
-                let _ = sender.blocking_send(Err(Status::data_loss(error.to_string())));
+            if let Err(error) = result.await {
+                let _ = sender.send(Err(Status::data_loss(error.to_string()))).await;
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))

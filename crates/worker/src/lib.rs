@@ -11,6 +11,7 @@
 //! end with the daemon; the next one finds them by their folders.
 
 mod agent;
+mod assignments;
 mod describe;
 mod executor;
 mod images;

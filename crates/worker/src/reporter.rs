@@ -1,4 +1,4 @@
-//! The latest status of each task, kept until the leader has acknowledged it. What changes while a batch is under
+//! The latest status of each task, and what became of images, kept until the leader has acknowledged it. What changes while a batch is under
 //! way goes into the next one, once.
 
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
 use flota_api::model::TaskStatus;
-use flota_api::proto::dispatcher::{StatusBatch, TaskReport};
+use flota_api::proto::dispatcher::{ImageReport, StatusBatch, TaskReport};
 
 /// Reports in one batch.
 const BATCH: usize = 1_000;
@@ -15,8 +15,10 @@ const BATCH: usize = 1_000;
 #[derive(Debug, Default)]
 struct Pending {
     statuses: BTreeMap<String, TaskStatus>,
+    /// In the order in which it happened: of two images that take one name, the later one has it.
+    images: Vec<ImageReport>,
     /// What was sent and not acknowledged yet.
-    sent: Option<(u64, Vec<(String, TaskStatus)>)>,
+    sent: Option<(u64, Vec<(String, TaskStatus)>, Vec<ImageReport>)>,
     sequence: u64,
 }
 
@@ -25,6 +27,7 @@ struct Pending {
 pub(crate) struct Reporter {
     pending: Arc<Mutex<Pending>>,
     changed: Arc<Notify>,
+    drained: Arc<Notify>,
 }
 
 impl Reporter {
@@ -32,6 +35,19 @@ impl Reporter {
     pub(crate) fn report(&self, task: &str, status: TaskStatus) {
         self.pending.lock().expect("no holder panics").statuses.insert(task.to_owned(), status);
         self.changed.notify_one();
+    }
+
+    /// Will be told to the leader.
+    pub(crate) fn report_image(&self, report: ImageReport) {
+        let mut pending = self.pending.lock().expect("no holder panics");
+        pending.images.retain(|it| (&it.digest, &it.reference) != (&report.digest, &report.reference));
+        pending.images.push(report);
+        self.changed.notify_one();
+    }
+
+    /// Whether the leader may not know yet what became of this image.
+    pub(crate) fn tells_of(&self, digest: &str) -> bool {
+        self.pending.lock().expect("no holder panics").images.iter().any(|it| it.digest == digest)
     }
 
     /// A new session: what was sent in the last one may not have arrived.
@@ -52,7 +68,7 @@ impl Reporter {
 
     fn take(&self) -> Option<StatusBatch> {
         let mut pending = self.pending.lock().expect("no holder panics");
-        if pending.sent.is_some() || pending.statuses.is_empty() {
+        if pending.sent.is_some() || (pending.statuses.is_empty() && pending.images.is_empty()) {
             return None;
         }
         pending.sequence += 1;
@@ -62,27 +78,37 @@ impl Reporter {
         let report =
             |(id, status): &(String, TaskStatus)| TaskReport { task_id: id.clone(), status: Some(status.into()) };
         let reports = taken.iter().map(report).collect();
-        pending.sent = Some((sequence, taken));
-        Some(StatusBatch { sequence, reports })
+        let images: Vec<_> = pending.images.iter().take(BATCH).cloned().collect();
+        pending.sent = Some((sequence, taken, images.clone()));
+        Some(StatusBatch { sequence, reports, images })
     }
 
     /// The leader has it; what changed meanwhile stays to be sent.
     pub(crate) fn acknowledged(&self, sequence: u64) {
         let mut pending = self.pending.lock().expect("no holder panics");
-        if pending.sent.as_ref().is_some_and(|(sent, _)| *sent == sequence) {
-            for (id, status) in pending.sent.take().map(|(_, statuses)| statuses).unwrap_or_default() {
+        if let Some((_, statuses, images)) = pending.sent.take_if(|(sent, ..)| *sent == sequence) {
+            for (id, status) in statuses {
                 if pending.statuses.get(&id) == Some(&status) {
                     pending.statuses.remove(&id);
                 }
+            }
+            pending.images.retain(|it| !images.contains(it));
+            if pending.statuses.is_empty() {
+                self.drained.notify_waiters();
             }
             self.changed.notify_one();
         }
     }
 
-    /// Waits until everything is acknowledged.
+    /// Waits until every status is acknowledged.
     pub(crate) async fn drained(&self) {
-        while !self.pending.lock().expect("no holder panics").statuses.is_empty() {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        loop {
+            // Before the look: an acknowledgement in between must not be missed.
+            let drained = self.drained.notified();
+            if self.pending.lock().expect("no holder panics").statuses.is_empty() {
+                return;
+            }
+            drained.await;
         }
     }
 }
@@ -91,6 +117,22 @@ impl Reporter {
 mod tests {
     use super::*;
     use flota_api::state::TaskState;
+
+    #[test]
+    fn what_became_of_images_is_told_in_order_until_it_is_acknowledged() {
+        let reporter = Reporter::default();
+        let named = |digest: &str| ImageReport { digest: digest.into(), reference: "web".into(), ..Default::default() };
+        reporter.report_image(named("old"));
+        reporter.report_image(named("new"));
+        let first = reporter.take().expect("something to send");
+        assert_eq!(first.images, [named("old"), named("new")]);
+        reporter.begin();
+        let again = reporter.take().expect("the old session may have lost it");
+        assert_eq!(again.images, first.images);
+        assert!(reporter.tells_of("new"));
+        reporter.acknowledged(again.sequence);
+        assert!(!reporter.tells_of("new") && reporter.take().is_none());
+    }
 
     #[test]
     fn only_the_newest_status_is_sent_and_none_is_lost_between_sessions() {

@@ -12,9 +12,7 @@ use flota_api::version::Timestamp;
 pub(crate) struct Ended {
     /// The container's exit code.
     pub(crate) code: i32,
-    /// How long it ran.
-    pub(crate) ran: Duration,
-    /// Starts of the slot beyond the first, so far.
+    /// Restarts of the slot that count: those within the policy's window, where it has one.
     pub(crate) restarts: u64,
     /// Restarts in a row, none of which ran long enough to count as healthy.
     pub(crate) in_a_row: u32,
@@ -39,10 +37,16 @@ pub(crate) fn decide(policy: &RestartPolicy, ended: &Ended) -> Decision {
         RestartCondition::OnFailure => failed,
         RestartCondition::None => false,
     };
-    // A window forgives: a container that ran through it starts with a fresh budget.
-    let forgiven = !policy.window.is_zero() && ended.ran >= policy.window;
-    let budget = policy.max_attempts == 0 || forgiven || ended.restarts < policy.max_attempts;
+    let budget = policy.max_attempts == 0 || ended.restarts < policy.max_attempts;
     if wanted && budget { Decision::Restart(ended.now + delay(policy, ended.in_a_row)) } else { end }
+}
+
+/// Restarts that count now; those that have left the policy's window are forgotten.
+pub(crate) fn counted(policy: &RestartPolicy, restarts: &mut Vec<Timestamp>, now: Timestamp) -> u64 {
+    if !policy.window.is_zero() {
+        restarts.retain(|at| at.until(now) < policy.window);
+    }
+    u64::try_from(restarts.len()).unwrap_or(u64::MAX)
 }
 
 /// Restarts in a row after this ending: a container that ran long enough was healthy.
@@ -63,7 +67,7 @@ mod tests {
     use super::*;
 
     fn ended(code: i32, restarts: u64, in_a_row: u32) -> Ended {
-        Ended { code, ran: Duration::from_secs(1), restarts, in_a_row, now: Timestamp(1_000) }
+        Ended { code, restarts, in_a_row, now: Timestamp(1_000) }
     }
 
     #[test]
@@ -100,7 +104,10 @@ mod tests {
         let policy = RestartPolicy { max_attempts: 2, window: Duration::from_secs(5), ..RestartPolicy::default() };
         assert!(matches!(decide(&policy, &ended(1, 1, 0)), Decision::Restart(_)));
         assert_eq!(decide(&policy, &ended(1, 2, 0)), Decision::End(TaskState::Failed));
-        let long = Ended { ran: Duration::from_secs(6), ..ended(1, 2, 0) };
-        assert!(matches!(decide(&policy, &long), Decision::Restart(_)));
+        let mut times = vec![Timestamp(1_000), Timestamp(4_000)];
+        assert_eq!(counted(&policy, &mut times, Timestamp(5_500)), 2);
+        assert_eq!(counted(&policy, &mut times, Timestamp(6_500)), 1, "the first is out of the window");
+        let endless = RestartPolicy { window: Duration::ZERO, ..policy };
+        assert_eq!(counted(&endless, &mut times, Timestamp(99_000)), 1, "without a window none is forgotten");
     }
 }

@@ -1,6 +1,7 @@
 //! Exec and logs: opens the connection that the leader asked for, and pumps. Flow control reaches from the user's
 //! terminal to the process: a pipe that nobody reads stops whoever writes.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,8 @@ use crate::executor::Executor;
 /// Between two looks at a log that is followed.
 const FOLLOW: Duration = Duration::from_millis(100);
 const QUEUE: usize = 32;
+/// Lines that are read of a log at once.
+const LINES: usize = 256;
 
 type Outbox = mpsc::Sender<Frame>;
 
@@ -71,29 +74,25 @@ pub(crate) async fn open(executor: Arc<Executor>, channel: Channel, open: OpenSt
 async fn logs(executor: &Executor, request: LogsRequest, outbox: &Outbox) -> Result<(), Gone> {
     let names = executor.names(&request.task);
     let mut reader = LogReader::open(&executor.log(&request.task));
-    let mut next = move || -> Result<Option<flota_runtime::LogLine>, std::io::Error> { reader.next_line() };
-    let mut lines = std::collections::VecDeque::new();
-    let tail = if request.tail_set { usize::try_from(request.tail).unwrap_or(usize::MAX) } else { usize::MAX };
-    let mut caught_up = false;
+    let mut tail = request.tail_set.then(|| usize::try_from(request.tail).unwrap_or(usize::MAX));
     loop {
-        match next() {
-            Ok(Some(line)) => {
-                lines.push_back(line);
-                if !caught_up && tail != usize::MAX {
-                    while lines.len() > tail {
-                        lines.pop_front();
-                    }
-                    continue;
-                }
-            }
-            Ok(None) if caught_up && request.follow => tokio::time::sleep(FOLLOW).await,
-            Ok(None) => caught_up = true,
+        // The first time, with a tail: all that there is, of which the last lines are kept.
+        let last = tail.take();
+        let read = tokio::task::spawn_blocking(move || {
+            let lines = read_lines(&mut reader, last);
+            (reader, lines)
+        });
+        let Ok((back, lines)) = read.await else { return Ok(()) };
+        reader = back;
+        let lines = match lines {
+            Ok(lines) => lines,
             Err(error) => {
                 say(outbox, F::Error(format!("failed to read the log: {error}"))).await?;
                 return Ok(());
             }
-        }
-        for line in lines.drain(..) {
+        };
+        let caught_up = lines.is_empty();
+        for line in lines {
             let line = LogLine {
                 task_id: request.task.clone(),
                 task_name: names.clone(),
@@ -104,10 +103,25 @@ async fn logs(executor: &Executor, request: LogsRequest, outbox: &Outbox) -> Res
             };
             say(outbox, F::Log(line)).await?;
         }
-        if caught_up && !request.follow {
-            return Ok(());
+        match (caught_up, request.follow) {
+            (true, false) => return Ok(()),
+            (true, true) => tokio::time::sleep(FOLLOW).await,
+            (false, _) => {}
         }
     }
+}
+
+/// Some lines that were written since the last call; with `last`, the last ones of all that there are.
+fn read_lines(reader: &mut LogReader, last: Option<usize>) -> std::io::Result<VecDeque<flota_runtime::LogLine>> {
+    let mut lines = VecDeque::new();
+    while last.is_some() || lines.len() < LINES {
+        let Some(line) = reader.next_line()? else { break };
+        lines.push_back(line);
+        while last.is_some_and(|last| lines.len() > last) {
+            lines.pop_front();
+        }
+    }
+    Ok(lines)
 }
 
 async fn exec(executor: &Executor, request: ExecRequest, inbox: &mut Streaming<Frame>, outbox: &Outbox) {
@@ -150,6 +164,11 @@ async fn start(executor: &Executor, request: &ExecRequest) -> Result<(flota_runt
     let flags = nix::fcntl::OFlag::O_CLOEXEC;
     let (theirs, io) = if request.tty {
         let pty = nix::pty::openpty(None, None).map_err(kernel)?;
+        // A supervisor that is started meanwhile must not inherit it: its slave, left open, would keep the session.
+        for end in [&pty.master, &pty.slave] {
+            let close = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
+            nix::fcntl::fcntl(end, close).map_err(kernel)?;
+        }
         resize(&pty.master, request.rows, request.columns);
         let copy = |descriptor: &OwnedFd| descriptor.try_clone().map_err(|error| error.to_string());
         let theirs = [copy(&pty.slave)?, copy(&pty.slave)?, pty.slave];

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use flota_api::proto::dispatcher::{Assignments, TaskAssignment};
 use flota_api::proto::types::DesiredState;
@@ -26,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) contact: watch::Receiver<Contact>,
     /// Tasks that have not come to their end.
     pub(crate) live: Arc<Mutex<BTreeSet<String>>>,
+    /// A task has come to its end, or is gone altogether.
+    pub(crate) ended: Arc<Notify>,
 }
 
 type Runners = BTreeMap<String, watch::Sender<Order>>;
@@ -58,13 +61,20 @@ impl TaskPool {
         pool
     }
 
+    /// Images that tasks here have or are to have.
+    pub(crate) fn images_used(&self) -> BTreeSet<String> {
+        let runners = self.runners.lock().expect("no holder panics");
+        let image = |runner: &watch::Sender<Order>| Some(runner.borrow().assignment.image.as_ref()?.digest.clone());
+        runners.values().filter_map(image).collect()
+    }
+
     fn run(&self, assignment: TaskAssignment, confirmed: bool) {
         let mut runners = self.runners.lock().expect("no holder panics");
         let id = assignment.task_id.clone();
         self.shared.live.lock().expect("no holder panics").insert(id.clone());
         let name = (assignment.service_name.clone(), assignment.slot);
         self.shared.executor.known.lock().expect("no holder panics").insert(id.clone(), name);
-        let (sender, orders) = watch::channel(Order { assignment, removed: false, confirmed });
+        let (sender, orders) = watch::channel(Order { assignment, removed: false, unnamed: false, confirmed });
         runners.insert(id.clone(), sender);
         let runner = TaskRunner::new(self.shared.clone(), orders);
         let pool = self.clone();
@@ -72,11 +82,13 @@ impl TaskPool {
             runner.run().await;
             pool.shared.executor.known.lock().expect("no holder panics").remove(&id);
             pool.runners.lock().expect("no holder panics").remove(&id);
+            pool.shared.ended.notify_waiters();
         });
     }
 
-    /// Carries out what the leader says: all of it, or what has changed.
-    pub(crate) fn assign(&self, assignments: Assignments) {
+    /// Carries out what the leader says: all of it, or what has changed. `grace`: what a whole set does not name is
+    /// stopped only after it, if it is not named by then.
+    pub(crate) fn assign(&self, assignments: Assignments, grace: Duration) {
         if self.stopping.load(Ordering::SeqCst) {
             return;
         }
@@ -87,14 +99,35 @@ impl TaskPool {
         } else {
             assignments.removed_tasks
         };
-        for id in gone {
-            if let Some(runner) = self.runners.lock().expect("no holder panics").get(&id) {
-                runner.send_modify(|order| order.removed = true);
-            }
+        if grace.is_zero() {
+            gone.iter().for_each(|id| self.take_away(id));
+        } else if !gone.is_empty() {
+            tracing::warn!(tasks = gone.len(), ?grace, "the cluster was brought back and does not name these tasks");
+            let pool = self.clone();
+            let mark = |id: &String| pool.order(id, |order| order.unnamed = true);
+            gone.iter().for_each(mark);
+            tokio::spawn(async move {
+                tokio::time::sleep(grace).await;
+                let unnamed = |id: &&String| {
+                    let runners = pool.runners.lock().expect("no holder panics");
+                    runners.get(*id).is_some_and(|runner| runner.borrow().unnamed)
+                };
+                gone.iter().filter(unnamed).for_each(|id| pool.take_away(id));
+            });
         }
         for assignment in assignments.tasks {
             self.assign_one(assignment);
         }
+    }
+
+    fn order(&self, id: &str, change: impl FnOnce(&mut Order)) {
+        if let Some(runner) = self.runners.lock().expect("no holder panics").get(id) {
+            runner.send_modify(change);
+        }
+    }
+
+    fn take_away(&self, id: &str) {
+        self.order(id, |order| order.removed = true);
     }
 
     fn assign_one(&self, assignment: TaskAssignment) {
@@ -104,7 +137,7 @@ impl TaskPool {
                 let news = !order.confirmed
                     || TaskAssignment { status: None, ..order.assignment.clone() }
                         != TaskAssignment { status: None, ..assignment.clone() };
-                *order = Order { assignment, confirmed: true, removed: false };
+                *order = Order { assignment, confirmed: true, removed: false, unnamed: false };
                 news
             });
             return;
@@ -129,6 +162,7 @@ impl TaskPool {
 
     /// The node leaves its cluster: every task is stopped and removed.
     pub(crate) async fn remove_all(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
         for runner in self.runners.lock().expect("no holder panics").values() {
             runner.send_modify(|order| order.removed = true);
         }
@@ -137,8 +171,13 @@ impl TaskPool {
 
     /// Each task ends within its grace period, so this has a bound.
     async fn wait_until(&self, done: impl Fn(&Self) -> bool) {
-        while !done(self) {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        loop {
+            // Before the look: an end in between must not be missed.
+            let ended = self.shared.ended.notified();
+            if done(self) {
+                return;
+            }
+            ended.await;
         }
     }
 }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use flota_api::model::{OnPartition, ServiceSpec, TaskStatus};
-use flota_api::proto::dispatcher::TaskAssignment;
+use flota_api::proto::dispatcher::{ImageSource, TaskAssignment};
 use flota_api::proto::types::DesiredState;
 use flota_api::state::TaskState;
 use flota_api::version::Timestamp;
@@ -23,6 +23,10 @@ use crate::translate::stop_signal;
 /// Tries to get an image before the task is given back, so that another node is tried.
 const PREPARE_TRIES: u32 = 3;
 const PREPARE_DELAY: Duration = Duration::from_millis(500);
+/// More restarts than a budget can have.
+const RESTARTS_KEPT: usize = 1_000;
+/// Characters of an error that are kept.
+const ERROR_BOUND: usize = 1_000;
 /// After SIGKILL a container ends; longer than this only where the kernel is stuck, and then it is said.
 const KILL_WAIT: Duration = Duration::from_secs(15);
 
@@ -32,6 +36,8 @@ pub(crate) struct Order {
     pub(crate) assignment: TaskAssignment,
     /// It is no longer named: stop it and remove everything of it.
     pub(crate) removed: bool,
+    /// A whole set did not name it, and its grace runs.
+    pub(crate) unnamed: bool,
     /// Whether the leader has named it since this boot.
     pub(crate) confirmed: bool,
 }
@@ -60,10 +66,16 @@ pub(crate) struct TaskRunner {
     orders: watch::Receiver<Order>,
     task: String,
     spec: ServiceSpec,
+    /// Why the spec can't be carried out at all.
+    bad_spec: Option<String>,
     status: TaskStatus,
     /// Restarts in a row that were not healthy.
     in_a_row: u32,
+    /// When it was restarted, as far as the budget cares.
+    restarts: Vec<Timestamp>,
     config: ImageConfig,
+    /// What the image's name stood for at the first start, where the leader does not say: a restart asks nobody.
+    digest: Option<String>,
 }
 
 fn now() -> Timestamp {
@@ -73,22 +85,47 @@ fn now() -> Timestamp {
 impl TaskRunner {
     pub(crate) fn new(shared: Shared, orders: watch::Receiver<Order>) -> Self {
         let assignment = orders.borrow().assignment.clone();
-        let spec = assignment.spec.clone().and_then(|spec| ServiceSpec::try_from(spec).ok()).unwrap_or_default();
+        let spec = assignment.spec.clone().map(ServiceSpec::try_from);
+        let (spec, bad_spec) = match spec {
+            Some(Ok(spec)) => (spec, None),
+            Some(Err(error)) => (ServiceSpec::default(), Some(error.to_string())),
+            None => (ServiceSpec::default(), Some("it is missing".into())),
+        };
         let status = TaskStatus::try_from(assignment.status.clone()).unwrap_or_default();
-        let task = assignment.task_id;
-        Self { shared, orders, task, spec, status, in_a_row: 0, config: ImageConfig::default() }
+        // How long ago they were is not known any more: they count as if they were now.
+        let used = assignment.inherited_restarts + u64::from(status.attempt.saturating_sub(1));
+        let restarts = vec![now(); usize::try_from(used).unwrap_or(usize::MAX).min(RESTARTS_KEPT)];
+        Self {
+            shared,
+            orders,
+            spec,
+            bad_spec,
+            status,
+            in_a_row: 0,
+            restarts,
+            config: ImageConfig::default(),
+            digest: assignment.image.map(|image| image.digest),
+            task: assignment.task_id,
+        }
     }
 
     /// Until the leader no longer names the task and nothing of it is left.
     pub(crate) async fn run(mut self) {
-        if self.status.state < TaskState::Accepted {
+        if let Some(why) = self.bad_spec.take().filter(|_| !self.status.state.is_terminal()) {
+            self.status.error = format!("this node does not understand the task's spec: {why}");
+            self.set(TaskState::Rejected, "");
+        } else if self.status.state < TaskState::Accepted {
             self.set(TaskState::Accepted, "");
+        } else if !self.orders.borrow().confirmed && self.status.state >= TaskState::Starting && self.is_open() {
+            // It ran before this boot: what it had is gone, and this is another start.
+            self.again(now(), "the machine was started anew");
         } else {
             // Taken over from an earlier life: the leader may not have heard the last of it.
             self.shared.reporter.report(&self.task, self.status.clone());
         }
         self.live().await;
         self.shared.live.lock().expect("no holder panics").remove(&self.task);
+        self.shared.ended.notify_waiters();
         let over = self.orders.wait_for(|order| order.removed).await;
         drop(over.map(|_| ()));
         let (executor, task) = (self.shared.executor.clone(), self.task.clone());
@@ -96,12 +133,17 @@ impl TaskRunner {
         self.shared.db.remove(&self.task);
     }
 
+    fn is_open(&self) -> bool {
+        !self.status.state.is_terminal()
+    }
+
     async fn live(&mut self) {
-        while !self.status.state.is_terminal() {
+        while self.is_open() {
             if let Some(container) = self.shared.executor.find(&self.task) {
                 self.watch_container(container).await;
             } else if let Some(ended) = self.take_ending() {
-                self.after(ended.code, ended.out_of_memory, Duration::ZERO);
+                let ran = self.status.at.until(Timestamp(ended.at));
+                self.after(ended.code, ended.out_of_memory, ran);
             } else if matches!(self.wait_until_due().await, Woken::Stop) {
                 self.set(TaskState::Shutdown, "stopped");
             } else {
@@ -146,15 +188,19 @@ impl TaskRunner {
 
     async fn start(&mut self) {
         let assignment = self.orders.borrow().assignment.clone();
+        // Also how the last container ended: it was judged already, and must not be once more.
+        let (executor, task) = (self.shared.executor.clone(), self.task.clone());
+        let _ = tokio::task::spawn_blocking(move || executor.clean(&task)).await;
         self.set(TaskState::Preparing, "");
         let prepared = tokio::select! {
             prepared = self.prepare(&assignment) => prepared,
             () = stop_order(self.orders.clone()) => return self.set(TaskState::Shutdown, "stopped"),
         };
-        let (layers, config) = match prepared {
+        let (digest, layers, config) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return self.reject(&error),
         };
+        self.digest = Some(digest);
         self.set(TaskState::Starting, "");
         let started = self.shared.executor.start(&assignment, &self.spec, layers, &config).await;
         self.config = config;
@@ -167,10 +213,10 @@ impl TaskRunner {
     async fn prepare(
         &self,
         assignment: &TaskAssignment,
-    ) -> Result<(Vec<std::path::PathBuf>, ImageConfig), PrepareError> {
+    ) -> Result<(String, Vec<std::path::PathBuf>, ImageConfig), PrepareError> {
         let mut tries = 1;
         loop {
-            match self.shared.executor.prepare(assignment).await {
+            match self.shared.executor.prepare(assignment, self.digest.as_deref()).await {
                 Err(PrepareError::Fetch(error)) if tries < PREPARE_TRIES => {
                     tracing::warn!(task.id = self.task, %error, "an image could not be had yet");
                     tries += 1;
@@ -200,9 +246,13 @@ impl TaskRunner {
         if self.status.state != TaskState::Running {
             self.set(TaskState::Running, "");
         }
-        let started = Instant::now();
         let executor = self.shared.executor.clone();
         let task = self.task.clone();
+        // It may have run for days before this daemon began.
+        let started = executor.age(&task).and_then(|age| Instant::now().checked_sub(age)).unwrap_or_else(Instant::now);
+        if let Some(config) = self.digest.as_deref().and_then(|digest| executor.config(digest)) {
+            self.config = config;
+        }
         let ended = executor.wait(&task, &mut container);
         tokio::pin!(ended);
         loop {
@@ -215,6 +265,8 @@ impl TaskRunner {
             }
         }
         let cut_off = self.cut_off() && !self.orders.borrow().stops();
+        // Before the signal: a daemon that begins anew in the middle must not take the end for a crash.
+        self.note();
         executor.signal(&task, stop_signal(&self.spec, &self.config));
         let status = match tokio::time::timeout(self.spec.stop_grace, &mut ended).await {
             Ok(status) => status,
@@ -241,14 +293,9 @@ impl TaskRunner {
     fn after(&mut self, code: i32, out_of_memory: bool, ran: Duration) {
         self.status.exit_code = Some(code);
         self.in_a_row = restart::in_a_row(self.in_a_row, ran);
-        let inherited = self.orders.borrow().assignment.inherited_restarts;
-        let ended = Ended {
-            code,
-            ran,
-            restarts: inherited + u64::from(self.status.attempt.saturating_sub(1)),
-            in_a_row: self.in_a_row,
-            now: now(),
-        };
+        let now = now();
+        let restarts = restart::counted(&self.spec.restart, &mut self.restarts, now);
+        let ended = Ended { code, restarts, in_a_row: self.in_a_row, now };
         self.status.error = match (code, out_of_memory) {
             (_, true) => format!("killed for want of memory (exit code {code})"),
             (0, _) => String::new(),
@@ -260,6 +307,8 @@ impl TaskRunner {
         match restart::decide(&self.spec.restart, &ended) {
             Decision::Restart(at) => {
                 self.in_a_row += 1;
+                self.restarts.truncate(RESTARTS_KEPT);
+                self.restarts.push(now);
                 self.again(at, "waits to be restarted");
             }
             Decision::End(state) => self.set(state, "ended"),
@@ -279,20 +328,37 @@ impl TaskRunner {
         self.status.state = state;
         self.status.at = now();
         self.status.message = message.to_owned();
+        if let Some((cut, _)) = self.status.error.char_indices().nth(ERROR_BOUND) {
+            self.status.error.truncate(cut);
+        }
         if state == TaskState::Running {
             self.status.error = String::new();
             self.status.not_before = Timestamp::default();
         }
-        let mut assignment = self.orders.borrow().assignment.clone();
-        assignment.status = Some((&self.status).into());
         // What only leads to the next state need not outlive the daemon.
         if state >= TaskState::Starting || state == TaskState::Ready {
-            let record = Record { boot_id: boot_id(), assignment };
-            if let Err(error) = self.shared.db.save(&record) {
-                tracing::error!(task.id = self.task, %error, "a task's state could not be noted on disk");
-            }
+            self.note();
         }
         self.shared.reporter.report(&self.task, self.status.clone());
+    }
+
+    /// Keeps order and status on disk.
+    fn note(&self) {
+        let order = self.orders.borrow().clone();
+        let mut assignment = order.assignment;
+        assignment.status = Some((&self.status).into());
+        if order.removed {
+            assignment.desired_state = DesiredState::Remove.into();
+        }
+        if let Some(digest) = self.digest.clone().filter(|_| assignment.image.is_none()) {
+            assignment.image = Some(ImageSource { digest, ..ImageSource::default() });
+        }
+        // What a registry asks for is not for the disk.
+        assignment.credentials = None;
+        let record = Record { boot_id: boot_id(), assignment };
+        if let Err(error) = self.shared.db.save(&record) {
+            tracing::error!(task.id = self.task, %error, "a task's state could not be noted on disk");
+        }
     }
 }
 

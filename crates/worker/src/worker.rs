@@ -1,10 +1,11 @@
 //! The worker as the daemon sees it: started with an identity, asked for images, told to stop.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use flota_api::proto::images::image_store_server::ImageStoreServer;
@@ -14,6 +15,7 @@ use flota_image::{Credentials, Image, ImageError, ImageStore, PullError};
 use flota_runtime::cgroup;
 
 use crate::agent::Agent;
+use crate::assignments::Newest;
 use crate::describe::describe;
 use crate::executor::Executor;
 use crate::images::{Images, ImagesService};
@@ -78,13 +80,18 @@ impl Worker {
         cgroup::prepare(&hierarchies, &cgroup_parent).map_err(|error| StartError::Cgroups(error.to_string()))?;
         fs_err::create_dir_all(options.data_dir.join("tasks"))?;
         fs_err::create_dir_all(options.run_dir.join("tasks"))?;
-        let (reports, image_reports) = mpsc::unbounded_channel();
+        // Specs hold environments, containers' files may be set-user-id: neither is for this machine's other users.
+        for dir in [options.data_dir.join("tasks"), options.run_dir.join("tasks")] {
+            fs_err::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
+        }
+        let reporter = Reporter::default();
         let images = Images {
             store: ImageStore::open(&options.data_dir.join("images"))?,
             dialer: options.dialer.clone(),
-            reports,
+            reporter: reporter.clone(),
             grant_key: Arc::default(),
             fetching: Arc::default(),
+            changing: Arc::default(),
         };
         let overlay = overlay_works(&options.data_dir);
         if !overlay {
@@ -102,7 +109,6 @@ impl Worker {
             overlay,
             known: Mutex::default(),
         });
-        let reporter = Reporter::default();
         let (contact, contact_receiver) = watch::channel(Contact { lost: Some(tokio::time::Instant::now()) });
         let pool = TaskPool::start(Shared {
             executor: Arc::clone(&executor),
@@ -110,6 +116,7 @@ impl Worker {
             reporter: reporter.clone(),
             contact: contact_receiver,
             live: Arc::default(),
+            ended: Arc::default(),
         });
         let (leaving, leaving_receiver) = watch::channel(None);
         let (removed_sender, removed) = watch::channel(false);
@@ -121,11 +128,11 @@ impl Worker {
             pool: pool.clone(),
             reporter,
             executor,
-            image_reports,
             contact,
             leaving: leaving_receiver,
             removed: removed_sender,
-            newest: (0, 0),
+            newest: Newest::load(&options.data_dir.join("newest")),
+            parts: None,
         };
         let agent = tokio::spawn(agent.run(shutdown));
         Ok(Self { pool, images, leaving, removed, agent: tokio::sync::Mutex::new(Some(agent)) })
@@ -150,6 +157,7 @@ impl Worker {
         archive: impl io::Read + Send + 'static,
         reference: &str,
     ) -> Result<(Image, String), ImageError> {
+        let _adds = self.images.changing.read().await;
         let store = self.images.store.clone();
         let imported = tokio::task::spawn_blocking(move || flota_image::import(&store, archive));
         let (image, name) = imported.await.map_err(join)??;
@@ -166,6 +174,7 @@ impl Worker {
     /// # Errors
     /// It is refused.
     pub async fn pack(&self, name: &str, program: Vec<u8>, reference: &str) -> Result<Image, ImageError> {
+        let _adds = self.images.changing.read().await;
         let (store, name) = (self.images.store.clone(), name.to_owned());
         let packed = tokio::task::spawn_blocking(move || flota_image::pack(&store, &name, &program));
         let image = packed.await.map_err(join)??;
@@ -178,11 +187,7 @@ impl Worker {
     /// # Errors
     /// The registry would not, or it is refused.
     pub async fn pull(&self, reference: &str, credentials: Option<Credentials>) -> Result<Image, PullError> {
-        let image = flota_image::pull(&self.images.store, reference, credentials).await?;
-        let (store, to_unpack) = (self.images.store.clone(), image.clone());
-        tokio::task::spawn_blocking(move || store.unpack(&to_unpack)).await.map_err(join)??;
-        self.images.named(&image, reference);
-        Ok(image)
+        self.images.pull(reference, credentials).await
     }
 
     /// The machine goes down: stops every task within its grace, and says so.

@@ -3,7 +3,6 @@
 use clap::Args;
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_stream::wrappers::ReceiverStream;
 
 use flota_api::proto::streams::frame::Frame as F;
 use flota_api::proto::streams::{ExecRequest, Frame, Resize};
@@ -51,18 +50,7 @@ pub(crate) async fn run(exec: Exec, client: &Client) -> anyhow::Result<u8> {
         rows,
         columns,
     };
-    let (sender, receiver) = tokio::sync::mpsc::channel(16);
-    sender.send(Frame { frame: Some(F::Exec(request)) }).await?;
-    let receiver = std::sync::Mutex::new(Some(receiver));
-    let mut answers = client
-        .control(|mut control| {
-            let frames = receiver.lock().expect("no holder panics").take();
-            async move {
-                let frames = frames.ok_or_else(|| tonic::Status::aborted("the manager went away"))?;
-                control.open_stream(ReceiverStream::new(frames)).await
-            }
-        })
-        .await?;
+    let (sender, mut answers) = client.stream(F::Exec(request)).await?;
     let raw = if exec.tty && exec.interactive { terminal::Raw::enter() } else { None };
     if exec.interactive {
         tokio::spawn(send_input(sender.clone()));

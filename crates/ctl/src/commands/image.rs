@@ -14,6 +14,7 @@ use flota_api::proto::control::RemoveRequest;
 use flota_api::proto::node::{ImageResult, ImageUpload, PullImageRequest};
 
 use crate::client::{Client, failure, request_id};
+use crate::error::named;
 use crate::printer::{self, ListOptions};
 use crate::progress;
 
@@ -59,8 +60,9 @@ pub(crate) async fn run(verb: Image, client: impl Fn(bool) -> anyhow::Result<Cli
             };
             let frames = upload(source, tag, String::new());
             let image = client
-                .node()
+                .any_node()
                 .await?
+                .0
                 .import_image(frames)
                 .await
                 .map_err(failure)
@@ -72,18 +74,20 @@ pub(crate) async fn run(verb: Image, client: impl Fn(bool) -> anyhow::Result<Cli
             let name = program.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
             let frames = upload(Box::new(fs_err::File::open(&program)?), tag, name);
             let image =
-                client.node().await?.pack_image(frames).await.map_err(failure).context("failed to pack the program")?;
+                client.any_node().await?.0.pack_image(frames).await;
+            let image = image.map_err(failure).context("failed to pack the program")?;
             held(&client, image.into_inner()).await
         }
         Image::Pull { reference } => {
             let client = client(false)?;
             let request = PullImageRequest { reference, ..PullImageRequest::default() };
-            let image = client.node().await?.pull_image(request).await.map_err(failure)?;
+            let image = client.any_node().await?.0.pull_image(request).await.map_err(failure)?;
             held(&client, image.into_inner()).await
         }
         Image::Ls(options) => ls(&client(options.stale)?, &options).await,
         Image::Rm { images, force } => {
             let client = client(false)?;
+            named(&images)?;
             for name in images {
                 let request = RemoveRequest { request_id: request_id(), name: name.clone(), force, shrink: false };
                 client
@@ -136,6 +140,7 @@ async fn held(client: &Client, image: ImageResult) -> anyhow::Result<()> {
 }
 
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
+    options.check(&["id", "reference", "digest", "size"])?;
     let images = client
         .control(|mut control| {
             let request = client.list();

@@ -1,10 +1,9 @@
 //! `ctl service logs` and `ctl task logs`.
 
 use clap::Args;
-use tokio_stream::wrappers::ReceiverStream;
 
 use flota_api::proto::streams::frame::Frame as F;
-use flota_api::proto::streams::{Frame, LogsRequest};
+use flota_api::proto::streams::LogsRequest;
 use flota_api::version::Timestamp;
 
 use crate::client::{Client, failure};
@@ -32,18 +31,7 @@ pub(crate) async fn run(logs: Logs, service: bool, client: &Client) -> anyhow::R
     let (service, task) = if service { (logs.name.clone(), String::new()) } else { (String::new(), logs.name.clone()) };
     let request =
         LogsRequest { task, service, follow: logs.follow, tail: logs.tail.unwrap_or(0), tail_set: logs.tail.is_some() };
-    let (sender, receiver) = tokio::sync::mpsc::channel(1);
-    sender.send(Frame { frame: Some(F::Logs(request)) }).await?;
-    let receiver = std::sync::Mutex::new(Some(receiver));
-    let mut answers = client
-        .control(|mut control| {
-            let frames = receiver.lock().expect("no holder panics").take();
-            async move {
-                let frames = frames.ok_or_else(|| tonic::Status::aborted("the manager went away"))?;
-                control.open_stream(ReceiverStream::new(frames)).await
-            }
-        })
-        .await?;
+    let (sender, mut answers) = client.stream(F::Logs(request)).await?;
     let mut missing = 0;
     while let Some(frame) = answers.message().await.map_err(failure)? {
         match frame.frame {

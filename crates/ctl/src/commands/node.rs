@@ -104,6 +104,8 @@ fn row(node: &model::Node, leader: bool) -> Value {
 }
 
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
+    let keys = ["id", "name", "role", "leader", "state", "stateReason", "availability", "address", "version"];
+    options.check(&keys)?;
     let nodes = list(client).await?;
     options.say_age(nodes.header);
     let mut rows = Vec::new();

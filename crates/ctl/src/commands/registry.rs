@@ -56,6 +56,7 @@ pub(crate) async fn run(verb: Registry, client: impl Fn(bool) -> anyhow::Result<
             printer::line(&host);
         }
         Registry::Ls(options) => {
+            options.check(&["host", "username"])?;
             let client = client(options.stale)?;
             let all = client
                 .control(|mut control| {

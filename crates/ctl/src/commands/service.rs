@@ -273,6 +273,7 @@ fn parsed(row: ServiceRow) -> anyhow::Result<(model::Service, u64)> {
 }
 
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
+    options.check(&["id", "name", "mode", "image"])?;
     let services = list(client).await?;
     options.say_age(services.header);
     let mut rows = Vec::new();

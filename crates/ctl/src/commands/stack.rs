@@ -39,6 +39,7 @@ pub(crate) async fn run(verb: Stack, client: impl Fn(bool) -> anyhow::Result<Cli
             deploy(&client(false)?, &spec, &wait).await
         }
         Stack::Ls(options) => {
+            options.check(&["id", "name", "services"])?;
             let client = client(options.stale)?;
             let stacks = client
                 .control(|mut control| {

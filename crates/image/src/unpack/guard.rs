@@ -8,7 +8,7 @@ const BLOCK: usize = 512;
 const RECORD_BOUND: u64 = 1 << 20;
 
 /// Passes a tar on, block by block.
-pub(super) struct Guard<R> {
+pub(crate) struct Guard<R> {
     inner: R,
     /// The header that is being passed on, and how much of it was.
     header: [u8; BLOCK],
@@ -22,7 +22,7 @@ pub(super) struct Guard<R> {
 }
 
 impl<R: Read> Guard<R> {
-    pub(super) fn new(inner: R) -> Self {
+    pub(crate) fn new(inner: R) -> Self {
         Self { inner, header: [0; BLOCK], passed: BLOCK, content: 0, size: None, pax: None }
     }
 

@@ -39,7 +39,7 @@ fn find<'a, T: StoreObject>(
     }
 }
 
-pub(super) fn find_service<'a>(view: &'a Tables, text: &str) -> Result<&'a Arc<Service>, Status> {
+pub(crate) fn find_service<'a>(view: &'a Tables, text: &str) -> Result<&'a Arc<Service>, Status> {
     find(text, view.services(), |service| service.spec.name == text)
 }
 

@@ -174,7 +174,7 @@ impl Control for ControlService {
     type OpenStreamStream = Answers<Frame>;
 
     async fn open_stream(&self, request: Request<Streaming<Frame>>) -> Reply<Self::OpenStreamStream> {
-        let answers = streams::open(&self.0, request.into_inner()).await?;
+        let answers = streams::open(&self.0, request.into_inner());
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 }
