@@ -31,10 +31,8 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<u8> {
         Noun::System(verb) => system::run(verb, &client(false)?).await?,
         Noun::Version => {
             printer::line(&format!("ctl {}", flota_api::VERSION));
-            if let Ok(mut node) = client(false)?.node().await
-                && let Ok(info) = node.info(flota_api::proto::node::InfoRequest {}).await
-            {
-                printer::line(&format!("flotad {}", info.into_inner().version));
+            if let Ok((_, info)) = client(false)?.any_node().await {
+                printer::line(&format!("flotad {}", info.version));
             }
         }
     }

@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 
 /// 0 done · 1 failed · 2 wrong usage · 3 not found · 4 conflict · 5 no manager reachable or no quorum.
 pub(crate) const UNREACHABLE: u8 = 5;
+pub(crate) const CONFLICT: u8 = 4;
 
 /// What was wrong with how the command was used.
 #[derive(Debug, thiserror::Error)]
@@ -38,8 +39,8 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
         if let Some(status) = cause.downcast_ref::<Failed>() {
             return match status.0.code() {
                 Code::NotFound => 3,
-                Code::AlreadyExists | Code::Aborted => 4,
-                Code::FailedPrecondition if status.0.message().contains("changed meanwhile") => 4,
+                Code::AlreadyExists | Code::Aborted => CONFLICT,
+                Code::FailedPrecondition if status.0.message().contains("changed meanwhile") => CONFLICT,
                 Code::Unavailable | Code::DeadlineExceeded => UNREACHABLE,
                 _ => 1,
             };

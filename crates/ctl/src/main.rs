@@ -5,6 +5,7 @@ mod client;
 mod commands;
 mod error;
 mod parse;
+mod pick;
 mod printer;
 mod progress;
 mod sandbox;

@@ -50,6 +50,52 @@ pub(crate) fn json(value: &Value) {
     line(&serde_json::to_string_pretty(value).unwrap_or_default());
 }
 
+/// Prints whole objects: one JSON array, or a page for people.
+pub(crate) fn objects(objects: Vec<Value>, pretty: bool) {
+    if !pretty {
+        return json(&Value::Array(objects));
+    }
+    for (index, object) in objects.iter().enumerate() {
+        if index > 0 {
+            line("");
+        }
+        page(object, 0);
+    }
+}
+
+/// `name: value` lines, what lies deeper further in; what is empty is left out.
+fn page(value: &Value, depth: usize) {
+    let empty = |it: &Value| match it {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    };
+    let plain = |it: &Value| it.as_str().map_or_else(|| it.to_string(), str::to_owned);
+    let margin = "  ".repeat(depth);
+    match value {
+        Value::Object(fields) => {
+            for (name, inner) in fields.iter().filter(|(_, inner)| !empty(inner)) {
+                if inner.is_object() || inner.is_array() {
+                    line(&format!("{margin}{name}:"));
+                    page(inner, depth + 1);
+                } else {
+                    line(&format!("{margin}{name}: {}", plain(inner)));
+                }
+            }
+        }
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            items.iter().for_each(|item| {
+                line(&format!("{margin}-"));
+                page(item, depth + 1);
+            });
+        }
+        Value::Array(items) => items.iter().for_each(|item| line(&format!("{margin}- {}", plain(item)))),
+        other => line(&format!("{margin}{}", plain(other))),
+    }
+}
+
 /// Prints rows: as a table, as JSON, or their ids alone.
 pub(crate) fn rows(options: &ListOptions, headings: &[&str], rows: Vec<(Value, Vec<String>)>) {
     if options.quiet {

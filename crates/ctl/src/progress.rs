@@ -1,6 +1,7 @@
 //! Follows a service or an image until it is as wanted: a line that changes on a terminal, one line for each change
 //! elsewhere.
 
+use std::future::Future;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
@@ -62,6 +63,43 @@ pub(crate) async fn service(client: &Client, id: &str, name: &str, wait: &WaitOp
             Ok(Err(error)) => break Err(error),
             Err(_) => break Err(hangs(name, &last, wait.timeout)),
         }
+    };
+    line.end();
+    result
+}
+
+/// All of them (id and name), within one time.
+pub(crate) async fn services(client: &Client, all: &[(String, String)], wait: &WaitOptions) -> anyhow::Result<()> {
+    let until = Instant::now() + wait.timeout;
+    for (id, name) in all {
+        let timeout = until.saturating_duration_since(Instant::now());
+        service(client, id, name, &WaitOptions { timeout, detach: wait.detach }).await?;
+    }
+    Ok(())
+}
+
+/// Until `done` says so; `what` is said when it does not in time.
+pub(crate) async fn until<F: Future<Output = anyhow::Result<Option<String>>>>(
+    wait: &WaitOptions,
+    what: &str,
+    left: impl Fn() -> F,
+) -> anyhow::Result<()> {
+    if wait.detach {
+        return Ok(());
+    }
+    let until = Instant::now() + wait.timeout;
+    let mut line = Line::new();
+    let result = loop {
+        match left().await {
+            Ok(None) => break Ok(()),
+            Ok(Some(left)) if Instant::now() >= until => {
+                break Err(anyhow::anyhow!("{what}: not done after {:?}: {left}", wait.timeout));
+            }
+            Ok(Some(left)) => line.show(format!("{what}: {left}")),
+            Err(error) if passing(&error) && Instant::now() < until => {}
+            Err(error) => break Err(error),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     };
     line.end();
     result

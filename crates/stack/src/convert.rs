@@ -23,10 +23,10 @@ pub(crate) fn service(stack: &str, key: &str, service: Service) -> Result<Servic
     Ok(ServiceSpec {
         name: format!("{stack}_{key}"),
         labels,
-        image: service.image,
+        image: dollars(&service.image).map_err(at("image"))?,
         entrypoint: words(service.entrypoint).map_err(at("entrypoint"))?,
         command: words(service.command).map_err(at("command"))?,
-        env: pairs(service.environment)?.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        env: pairs(service.environment).map_err(at("environment"))?.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
         working_dir: service.working_dir,
         user: service.user,
         hostname: service.hostname,
@@ -44,8 +44,8 @@ pub(crate) fn service(stack: &str, key: &str, service: Service) -> Result<Servic
 fn words(words: Words) -> Result<Vec<String>, String> {
     match words {
         Words::Absent => Ok(Vec::new()),
-        Words::List(list) => Ok(list),
-        Words::Text(text) => split(&text),
+        Words::List(list) => list.iter().map(|it| dollars(it)).collect(),
+        Words::Text(text) => split(&dollars(&text)?),
     }
 }
 
@@ -80,16 +80,27 @@ fn text(value: &Value) -> String {
     }
 }
 
+/// `$$` is a dollar sign; variables (Compose specification, "Interpolation") are not there yet, and never literal.
+fn dollars(text: &str) -> Result<String, String> {
+    let whole = text.replace("$$", "\0");
+    if whole.contains('$') {
+        return Err(format!("`{text}` names a variable, and these are not there yet; `$$` is a dollar sign"));
+    }
+    Ok(whole.replace('\0', "$"))
+}
+
 fn pairs(pairs: Pairs) -> Result<BTreeMap<String, String>, String> {
     Ok(match pairs {
         Pairs::Absent => BTreeMap::new(),
-        Pairs::Map(map) => map.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
+        Pairs::Map(map) => {
+            map.iter().map(|(name, value)| Ok((name.clone(), dollars(&text(value))?))).collect::<Result<_, String>>()?
+        }
         Pairs::List(list) => {
-            let pair = |item: &String| {
-                let (name, value) = item.split_once('=').unwrap_or((item, ""));
-                (name.to_owned(), value.to_owned())
+            let pair = |item: &String| match item.split_once('=') {
+                Some((name, value)) => Ok((name.to_owned(), dollars(value)?)),
+                None => Err(format!("`{item}` takes its value from the shell, which is not there yet: NAME=value is")),
             };
-            list.iter().map(pair).collect()
+            list.iter().map(pair).collect::<Result<_, _>>()?
         }
     })
 }

@@ -38,7 +38,8 @@ fn decimal(text: &str, unit: u64) -> Option<u64> {
     }
     let digits = |text: &str| if text.is_empty() { Some(0) } else { text.parse::<u128>().ok() };
     let scale = 10u128.pow(u32::try_from(part.len()).ok()?);
-    let value = (digits(whole)? * scale + digits(part)?).checked_mul(u128::from(unit))? / scale;
+    let scaled = digits(whole)?.checked_mul(scale)?.checked_add(digits(part)?)?;
+    let value = scaled.checked_mul(u128::from(unit))? / scale;
     u64::try_from(value).ok()
 }
 
@@ -82,7 +83,8 @@ mod tests {
         assert_eq!(["2", "0.5", ".25"].map(|it| cpus(it).expect(it)), [2_000_000_000, 500_000_000, 250_000_000]);
         let millis = |it: &str| duration(it).expect(it).as_millis();
         assert_eq!(["300ms", "10s", "1m30s", "2h", "1.5s"].map(millis), [300, 10_000, 90_000, 7_200_000, 1_500]);
-        for bad in ["", "x", "-1", "1q", ".", "99999999999999999999g"] {
+        let huge = format!("1{}.000000000001g", "0".repeat(30));
+        for bad in ["", "x", "-1", "1q", ".", "99999999999999999999g", &huge] {
             assert!(bytes(bad).is_err() && cpus(bad).is_err() && duration(bad).is_err(), "{bad}");
         }
         assert!(duration("10").is_err(), "a duration has a unit");

@@ -6,17 +6,28 @@ use serde_json::{Value, json};
 use flota_api::model;
 use flota_api::proto::control::{NodeRow, RemoveRequest, UpdateNodeRequest};
 
+use crate::cli::WaitOptions;
 use crate::client::{Client, request_id};
-use crate::error::Failed;
-use crate::parse;
+use crate::commands::task;
+use crate::error::named;
+use crate::pick::pick;
 use crate::printer::{self, ListOptions};
+use crate::{parse, progress};
+
+/// A change that is overtaken so often is no accident.
+const TRIES: u32 = 10;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Node {
     /// Every machine
     Ls(ListOptions),
     /// Everything about machines
-    Inspect { nodes: Vec<String> },
+    Inspect {
+        nodes: Vec<String>,
+        /// A page for people
+        #[arg(long)]
+        pretty: bool,
+    },
     /// Change labels or availability
     Update {
         node: String,
@@ -29,7 +40,11 @@ pub(crate) enum Node {
         availability: Option<String>,
     },
     /// Move its tasks elsewhere, and take no more
-    Drain { nodes: Vec<String> },
+    Drain {
+        nodes: Vec<String>,
+        #[command(flatten)]
+        wait: WaitOptions,
+    },
     /// Take tasks again
     Activate { nodes: Vec<String> },
     /// Remove machines that are down
@@ -44,7 +59,7 @@ pub(crate) enum Node {
 pub(crate) async fn run(verb: Node, client: impl Fn(bool) -> anyhow::Result<Client>) -> anyhow::Result<()> {
     match verb {
         Node::Ls(options) => ls(&client(options.stale)?, &options).await,
-        Node::Inspect { nodes } => inspect(&client(false)?, &nodes).await,
+        Node::Inspect { nodes, pretty } => inspect(&client(false)?, &nodes, pretty).await,
         Node::Update { node, label_add, label_rm, availability } => {
             let change = |spec: &mut model::NodeSpec| {
                 spec.labels.extend(label_add.iter().cloned());
@@ -56,9 +71,14 @@ pub(crate) async fn run(verb: Node, client: impl Fn(bool) -> anyhow::Result<Clie
             };
             update(&client(false)?, &node, change).await
         }
-        Node::Drain { nodes } => set(&client(false)?, &nodes, model::Availability::Drain).await,
+        Node::Drain { nodes, wait } => {
+            let client = client(false)?;
+            set(&client, &nodes, model::Availability::Drain).await?;
+            drained(&client, &nodes, &wait).await
+        }
         Node::Activate { nodes } => set(&client(false)?, &nodes, model::Availability::Active).await,
         Node::Rm { nodes, force } => {
+            named(&nodes)?;
             let client = client(false)?;
             for name in nodes {
                 let request = RemoveRequest { request_id: request_id(), name: name.clone(), force, shrink: false };
@@ -137,47 +157,71 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
 
 async fn find(client: &Client, name: &str) -> anyhow::Result<(model::Node, bool)> {
     let all: Vec<_> = list(client).await?.nodes.into_iter().map(parsed).collect::<Result<_, _>>()?;
-    let matches = |it: &&(model::Node, bool)| it.0.id.as_str() == name || it.0.description.hostname == name;
-    let prefix = |it: &&(model::Node, bool)| name.len() >= 3 && it.0.id.as_str().starts_with(name);
-    let found = all.iter().find(matches).or_else(|| all.iter().find(prefix)).cloned();
-    found.ok_or_else(|| Failed(tonic::Status::not_found(format!("there is no node `{name}`"))).into())
+    pick("node", name, all, |(it, _)| it.id.to_string(), |(it, _)| it.description.hostname.clone())
 }
 
-async fn inspect(client: &Client, names: &[String]) -> anyhow::Result<()> {
+async fn inspect(client: &Client, names: &[String], pretty: bool) -> anyhow::Result<()> {
+    named(names)?;
     let mut found = Vec::new();
     for name in names {
         found.push(serde_json::to_value(find(client, name).await?.0)?);
     }
-    printer::json(&Value::Array(found));
+    printer::objects(found, pretty);
     Ok(())
 }
 
 async fn update(
     client: &Client,
     name: &str,
-    change: impl FnOnce(&mut model::NodeSpec) -> anyhow::Result<()>,
+    change: impl Fn(&mut model::NodeSpec) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let (node, _) = find(client, name).await?;
-    let mut spec = node.spec.clone();
-    change(&mut spec)?;
-    // Without a version: heartbeats and the like raise it, and only the spec is changed here.
-    let request = UpdateNodeRequest {
-        request_id: request_id(),
-        node: node.id.to_string(),
-        version: 0,
-        spec: Some((&spec).into()),
-    };
-    client
-        .control(|mut control| {
-            let request = request.clone();
-            async move { control.update_node(request).await }
-        })
-        .await?;
+    let mut tries = 0;
+    loop {
+        let (node, _) = find(client, name).await?;
+        let mut spec = node.spec.clone();
+        change(&mut spec)?;
+        let request = UpdateNodeRequest {
+            request_id: request_id(),
+            node: node.id.to_string(),
+            version: node.meta.version,
+            spec: Some((&spec).into()),
+        };
+        let updated = client
+            .control(|mut control| {
+                let request = request.clone();
+                async move { control.update_node(request).await }
+            })
+            .await;
+        tries += 1;
+        match updated {
+            // Its state changes by itself; another user's change is kept, for this one is made on top of it.
+            Err(error) if tries < TRIES && crate::error::code(&error) == crate::error::CONFLICT => {}
+            Err(error) => return Err(error),
+            Ok(_) => break,
+        }
+    }
     printer::line(name);
     Ok(())
 }
 
+/// Until nothing runs on these nodes any more.
+async fn drained(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Result<()> {
+    for name in names {
+        let (node, _) = find(client, name).await?;
+        let node = &node;
+        progress::until(wait, &format!("node {name}"), || async move {
+            let rows = task::list(client, &ListOptions::default()).await?;
+            let left = rows.iter().filter(|row| row.task.node_id == node.id && !row.task.status.state.is_terminal());
+            let left = left.count();
+            Ok((left > 0).then(|| format!("{left} tasks are still there")))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
 async fn set(client: &Client, names: &[String], availability: model::Availability) -> anyhow::Result<()> {
+    named(names)?;
     for name in names {
         update(client, name, |spec| {
             spec.availability = availability;

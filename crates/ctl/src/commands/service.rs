@@ -1,7 +1,7 @@
 //! `ctl service …`
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use flota_api::model::{self, OnPartition, RestartCondition, ServiceSpec};
 use flota_api::proto::control::{CreateServiceRequest, RemoveRequest, ServiceRow, UpdateServiceRequest};
@@ -9,7 +9,8 @@ use flota_api::proto::control::{CreateServiceRequest, RemoveRequest, ServiceRow,
 use crate::cli::WaitOptions;
 use crate::client::{Client, request_id};
 use crate::commands::{logs, task};
-use crate::error::{Failed, Usage};
+use crate::error::{Usage, named};
+use crate::pick::pick;
 use crate::printer::{self, ListOptions};
 use crate::{parse, progress};
 
@@ -20,10 +21,10 @@ pub(crate) struct SpecFlags {
     #[arg(long)]
     replicas: Option<u64>,
     /// Variable, NAME=value; may be repeated; {{.Node.Hostname}} and the like are filled in
-    #[arg(short, long)]
+    #[arg(short, long, visible_alias = "env-add")]
     env: Vec<String>,
     /// Label of the service, KEY=VALUE; may be repeated
-    #[arg(short, long, value_parser = parse::label)]
+    #[arg(short, long, visible_alias = "label-add", value_parser = parse::label)]
     label: Vec<(String, String)>,
     /// Instead of the image's entrypoint
     #[arg(long)]
@@ -53,7 +54,7 @@ pub(crate) struct SpecFlags {
     #[arg(long, value_parser = parse::cpus)]
     reserve_cpu: Option<u64>,
     /// Placement, such as node.labels.zone==a; may be repeated
-    #[arg(long)]
+    #[arg(long, visible_alias = "constraint-add")]
     constraint: Vec<String>,
     /// any, on-failure or none
     #[arg(long)]
@@ -111,7 +112,12 @@ pub(crate) enum Service {
         options: ListOptions,
     },
     /// Everything about services
-    Inspect { services: Vec<String> },
+    Inspect {
+        services: Vec<String>,
+        /// A page for people
+        #[arg(long)]
+        pretty: bool,
+    },
     /// What its tasks have written
     Logs(logs::Logs),
     /// Change how many tasks run: SERVICE=REPLICAS
@@ -130,6 +136,15 @@ pub(crate) enum Service {
         /// Other arguments
         #[arg(long)]
         args: Option<String>,
+        /// Without this variable
+        #[arg(long, value_name = "NAME")]
+        env_rm: Vec<String>,
+        /// Without this label
+        #[arg(long, value_name = "KEY")]
+        label_rm: Vec<String>,
+        /// Without this constraint
+        #[arg(long, value_name = "CONSTRAINT")]
+        constraint_rm: Vec<String>,
         /// Replace the tasks although nothing has changed
         #[arg(long)]
         force: bool,
@@ -155,19 +170,23 @@ pub(crate) async fn run(verb: Service, client: impl Fn(bool) -> anyhow::Result<C
         }
         Service::Ls(options) => ls(&client(options.stale)?, &options).await,
         Service::Ps { services, options } => ps(&client(options.stale)?, &services, &options).await,
-        Service::Inspect { services } => {
+        Service::Inspect { services, pretty } => {
+            named(&services)?;
             let client = client(false)?;
             let mut found = Vec::new();
             for name in services {
                 found.push(serde_json::to_value(find(&client, &name).await?)?);
             }
-            printer::json(&Value::Array(found));
+            printer::objects(found, pretty);
             Ok(())
         }
         Service::Logs(it) => logs::run(it, true, &client(false)?).await,
         Service::Scale { targets, wait } => scale(&client(false)?, &targets, &wait).await,
-        Service::Update { flags, image, args, force, wait, service } => {
+        Service::Update { flags, image, args, env_rm, label_rm, constraint_rm, force, wait, service } => {
             let change = |spec: &mut ServiceSpec| {
+                spec.env.retain(|it| !env_rm.iter().any(|name| it.split('=').next() == Some(name)));
+                spec.labels.retain(|key, _| !label_rm.contains(key));
+                spec.constraints.retain(|it| !constraint_rm.contains(it));
                 spec.image = image.clone().unwrap_or_else(|| spec.image.clone());
                 if let Some(args) = &args {
                     spec.command = args.split_whitespace().map(str::to_owned).collect();
@@ -175,7 +194,9 @@ pub(crate) async fn run(verb: Service, client: impl Fn(bool) -> anyhow::Result<C
                 spec.force += u64::from(force);
                 flags.apply(spec)
             };
-            update(&client(false)?, &service, change, &wait).await
+            let client = client(false)?;
+            let (id, name) = update(&client, &service, change).await?;
+            progress::service(&client, &id, &name, &wait).await
         }
         Service::Rm { services, wait } => rm(&client(false)?, &services, &wait).await,
     }
@@ -302,10 +323,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
 
 async fn find(client: &Client, name: &str) -> anyhow::Result<model::Service> {
     let all: Vec<_> = list(client).await?.services.into_iter().map(parsed).collect::<Result<_, _>>()?;
-    let named = all.iter().find(|(it, _)| it.spec.name == name || it.id.as_str() == name);
-    let found = named.or_else(|| all.iter().find(|(it, _)| name.len() >= 3 && it.id.as_str().starts_with(name)));
-    let missing = || Failed(tonic::Status::not_found(format!("there is no service `{name}`")));
-    Ok(found.ok_or_else(missing)?.0.clone())
+    Ok(pick("service", name, all, |(it, _)| it.id.to_string(), |(it, _)| it.spec.name.clone())?.0)
 }
 
 async fn ps(client: &Client, names: &[String], options: &ListOptions) -> anyhow::Result<()> {
@@ -322,8 +340,7 @@ async fn update(
     client: &Client,
     name: &str,
     change: impl FnOnce(&mut ServiceSpec) -> anyhow::Result<()>,
-    wait: &WaitOptions,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<(String, String)> {
     let service = find(client, name).await?;
     let mut spec = service.spec.as_ref().clone();
     change(&mut spec)?;
@@ -340,7 +357,7 @@ async fn update(
         })
         .await?;
     printer::line(name);
-    progress::service(client, service.id.as_str(), &spec.name, wait).await
+    Ok((service.id.to_string(), spec.name))
 }
 
 async fn scale(client: &Client, targets: &[String], wait: &WaitOptions) -> anyhow::Result<()> {
@@ -355,25 +372,20 @@ async fn scale(client: &Client, targets: &[String], wait: &WaitOptions) -> anyho
     if parsed.is_empty() {
         anyhow::bail!(Usage("say which: SERVICE=REPLICAS".into()));
     }
+    let mut changed = Vec::new();
     for (name, replicas) in parsed {
-        update(
-            client,
-            &name,
-            |spec| {
-                spec.replicas = replicas;
-                Ok(())
-            },
-            wait,
-        )
-        .await?;
+        let change = |spec: &mut ServiceSpec| {
+            spec.replicas = replicas;
+            Ok(())
+        };
+        changed.push(update(client, &name, change).await?);
     }
-    Ok(())
+    progress::services(client, &changed, wait).await
 }
 
 async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Result<()> {
-    if names.is_empty() {
-        anyhow::bail!(Usage("say which services".into()));
-    }
+    named(names)?;
+    let mut gone = Vec::new();
     for name in names {
         let service = find(client, name).await?;
         let request =
@@ -385,7 +397,7 @@ async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Re
             })
             .await?;
         printer::line(name);
-        progress::service(client, service.id.as_str(), name, wait).await?;
+        gone.push((service.id.to_string(), name.clone()));
     }
-    Ok(())
+    progress::services(client, &gone, wait).await
 }

@@ -8,6 +8,8 @@ use flota_api::proto::control::{DeployStackRequest, RemoveRequest};
 
 use crate::cli::WaitOptions;
 use crate::client::{Client, request_id};
+use crate::error::named;
+use crate::pick::pick;
 use crate::printer::{self, ListOptions};
 use crate::progress;
 
@@ -79,6 +81,10 @@ async fn services(client: &Client, stack: &str) -> anyhow::Result<Vec<(String, S
 }
 
 async fn deploy(client: &Client, spec: &model::StackSpec, wait: &WaitOptions) -> anyhow::Result<()> {
+    let before = match find(client, &spec.name).await {
+        Ok(id) => services(client, &id).await?,
+        Err(_) => Vec::new(),
+    };
     let request = DeployStackRequest { request_id: request_id(), spec: Some(spec.into()) };
     let stack = client
         .control(|mut control| {
@@ -87,27 +93,32 @@ async fn deploy(client: &Client, spec: &model::StackSpec, wait: &WaitOptions) ->
         })
         .await?;
     printer::line(&spec.name);
-    for (id, name) in services(client, &stack.id).await? {
-        progress::service(client, &id, &name, wait).await?;
-    }
-    Ok(())
+    let mut all = services(client, &stack.id).await?;
+    // What the file has lost is waited for as well, until it is gone.
+    let gone: Vec<_> = before.into_iter().filter(|it| !all.contains(it)).collect();
+    all.extend(gone);
+    progress::services(client, &all, wait).await
+}
+
+async fn find(client: &Client, name: &str) -> anyhow::Result<String> {
+    let stacks = client
+        .control(|mut control| {
+            let request = client.list();
+            async move { control.list_stacks(request).await }
+        })
+        .await?
+        .stacks;
+    let spec_name = |it: &flota_api::proto::objects::Stack| it.spec.as_ref().map(|spec| spec.name.clone());
+    Ok(pick("stack", name, stacks, |it| it.id.clone(), |it| spec_name(it).unwrap_or_default())?.id)
 }
 
 async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Result<()> {
+    named(names)?;
+    let mut gone = Vec::new();
     for name in names {
-        let stacks = client
-            .control(|mut control| {
-                let request = client.list();
-                async move { control.list_stacks(request).await }
-            })
-            .await?;
-        let id = stacks
-            .stacks
-            .into_iter()
-            .find(|it| it.spec.as_ref().is_some_and(|spec| spec.name == *name))
-            .map(|it| it.id);
-        let services = services(client, id.as_deref().unwrap_or("-")).await?;
-        let request = RemoveRequest { request_id: request_id(), name: name.clone(), force: false, shrink: false };
+        let id = find(client, name).await?;
+        gone.extend(services(client, &id).await?);
+        let request = RemoveRequest { request_id: request_id(), name: id, force: false, shrink: false };
         client
             .control(|mut control| {
                 let request = request.clone();
@@ -115,9 +126,6 @@ async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Re
             })
             .await?;
         printer::line(name);
-        for (id, name) in services {
-            progress::service(client, &id, &name, wait).await?;
-        }
     }
-    Ok(())
+    progress::services(client, &gone, wait).await
 }

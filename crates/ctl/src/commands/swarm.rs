@@ -113,8 +113,7 @@ async fn join_token(client: &Client, role: JoinAs, rotate: bool, quiet: bool) ->
         line(&token);
         return Ok(());
     }
-    let address =
-        client.node().await?.info(flota_api::proto::node::InfoRequest {}).await.map_err(failure)?.into_inner().address;
+    let address = client.any_node().await?.1.address;
     line(&format!("To add a {name}, run there:\n\n    ctl swarm join --token {token} {address}"));
     Ok(())
 }

@@ -7,17 +7,25 @@ use flota_api::model;
 use flota_api::naming::task_name;
 use flota_api::proto::control::{RemoveRequest, TaskRow};
 
+use crate::cli::WaitOptions;
 use crate::client::{Client, request_id};
 use crate::commands::logs::{self, Logs};
-use crate::error::Failed;
+use crate::error::named;
+use crate::pick::pick;
 use crate::printer::{self, ListOptions};
+use crate::progress;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Task {
     /// Every task
     Ls(ListOptions),
     /// Everything about tasks
-    Inspect { tasks: Vec<String> },
+    Inspect {
+        tasks: Vec<String>,
+        /// A page for people
+        #[arg(long)]
+        pretty: bool,
+    },
     /// What a task has written
     Logs(Logs),
     /// Stop a task: its slot gets a new one
@@ -26,27 +34,39 @@ pub(crate) enum Task {
         /// One replica less instead
         #[arg(long)]
         shrink: bool,
+        #[command(flatten)]
+        wait: WaitOptions,
     },
 }
 
 pub(crate) async fn run(verb: Task, client: impl Fn(bool) -> anyhow::Result<Client>) -> anyhow::Result<()> {
     match verb {
         Task::Ls(options) => print(&list(&client(options.stale)?, &options).await?, &options),
-        Task::Inspect { tasks } => {
+        Task::Inspect { tasks, pretty } => {
+            named(&tasks)?;
             let all = list(&client(false)?, &ListOptions::default()).await?;
             let mut found = Vec::new();
             for name in tasks {
-                let row = all.iter().filter(|it| it.is_called(&name)).max_by_key(|it| it.task.is_live());
-                let row = row.ok_or_else(|| Failed(tonic::Status::not_found(format!("there is no task `{name}`"))))?;
+                // Of a slot's tasks the one that counts, else the newest.
+                let in_slot = all.iter().filter(|it| it.name() == name);
+                let row = match in_slot.max_by_key(|it| (it.task.is_live(), it.task.meta.created_at)) {
+                    Some(row) => row,
+                    None => pick("task", &name, all.iter().collect(), |it| it.task.id.to_string(), |it| it.name())?,
+                };
                 found.push(serde_json::to_value(&row.task)?);
             }
-            printer::json(&Value::Array(found));
+            printer::objects(found, pretty);
             Ok(())
         }
         Task::Logs(it) => logs::run(it, false, &client(false)?).await,
-        Task::Rm { tasks, shrink } => {
+        Task::Rm { tasks, shrink, wait } => {
+            named(&tasks)?;
             let client = client(false)?;
+            let mut stopping = Vec::new();
             for name in tasks {
+                let all = list(&client, &ListOptions::default()).await?;
+                let live = all.iter().filter(|it| it.name() == name && it.task.is_live());
+                stopping.extend(live.map(|it| it.task.id.clone()));
                 let request = RemoveRequest { request_id: request_id(), name: name.clone(), force: false, shrink };
                 client
                     .control(|mut control| {
@@ -56,7 +76,14 @@ pub(crate) async fn run(verb: Task, client: impl Fn(bool) -> anyhow::Result<Clie
                     .await?;
                 printer::line(&name);
             }
-            Ok(())
+            let (client, stopping) = (&client, &stopping);
+            progress::until(&wait, "tasks", || async move {
+                let rows = list(client, &ListOptions::default()).await?;
+                let left = rows.iter().filter(|it| stopping.contains(&it.task.id));
+                let left: Vec<String> = left.filter(|it| !it.task.status.state.is_terminal()).map(Row::name).collect();
+                Ok((!left.is_empty()).then(|| format!("{} not stopped yet", left.join(", "))))
+            })
+            .await
         }
     }
 }
@@ -86,12 +113,6 @@ impl Row {
 
     fn name(&self) -> String {
         task_name(&self.service, self.task.slot)
-    }
-
-    fn is_called(&self, name: &str) -> bool {
-        self.name() == name
-            || self.task.id.as_str() == name
-            || (name.len() >= 3 && self.task.id.as_str().starts_with(name))
     }
 
     /// Why it is not as wanted.

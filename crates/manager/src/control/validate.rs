@@ -26,7 +26,7 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<String> {
         check(&format!("constraints[{index}]"), result);
     }
     for (index, variable) in spec.env.iter().enumerate() {
-        let named = variable.split('=').next().is_some_and(|name| !name.is_empty()) && !variable.contains('\0');
+        let named = variable.split_once('=').is_some_and(|(name, _)| !name.is_empty()) && !variable.contains('\0');
         check(&format!("env[{index}]"), named.then_some(()).ok_or_else(|| "it has the form NAME=value".into()));
     }
     let bound =
