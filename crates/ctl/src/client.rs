@@ -17,9 +17,9 @@ use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::proto::control::ListRequest;
 use flota_api::proto::control::control_client::ControlClient;
 use flota_api::proto::node::local_node_client::LocalNodeClient;
+use flota_api::proto::node::{InfoRequest, NodeInfo};
 use flota_api::proto::streams::Frame;
 use flota_api::proto::streams::frame::Frame as F;
-use flota_api::proto::node::{InfoRequest, NodeInfo};
 
 use crate::error::{Failed, Hinted, Usage};
 

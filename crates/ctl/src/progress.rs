@@ -6,8 +6,8 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use anyhow::bail;
-use tokio::time::Instant;
 use flota_api::proto::control::{ServiceProgress, WatchImageRequest, WatchServiceRequest};
+use tokio::time::Instant;
 
 use crate::cli::WaitOptions;
 use crate::client::Client;

@@ -115,6 +115,7 @@ pub(crate) enum Sandbox {
 /// Runs a verb; the exit code.
 pub(crate) async fn run(verb: Sandbox) -> anyhow::Result<u8> {
     let open = |name: Name| Running::open(name.name.as_deref());
+    let alone = |name: Name| Running::open_alone(name.name.as_deref());
     match verb {
         Sandbox::Up { name, managers, workers } => lifecycle::up(&name, managers, workers).await?,
         Sandbox::Ls(options) => ls(&options)?,
@@ -122,22 +123,22 @@ pub(crate) async fn run(verb: Sandbox) -> anyhow::Result<u8> {
         Sandbox::Exec { name, node, command } => return open(name)?.exec(&node, &command),
         Sandbox::Logs { name, node } => printer::bytes(1, &open(name)?.logs(&node)?),
         Sandbox::Kill { name, daemon_only, nodes } => {
-            let mut sandbox = open(name)?;
+            let mut sandbox = alone(name)?;
             sandbox.each(
                 &nodes,
                 |sandbox, node| if daemon_only { sandbox.kill_daemon(node) } else { sandbox.kill(node) },
             )?;
         }
-        Sandbox::Stop { name, daemon_only, nodes } => open(name)?.stop(&nodes, daemon_only).await?,
-        Sandbox::Pause { name, nodes } => open(name)?.each(&nodes, Running::pause)?,
-        Sandbox::Start { name, nodes } => open(name)?.each(&nodes, Running::start)?,
+        Sandbox::Stop { name, daemon_only, nodes } => alone(name)?.stop(&nodes, daemon_only).await?,
+        Sandbox::Pause { name, nodes } => alone(name)?.each(&nodes, Running::pause)?,
+        Sandbox::Start { name, nodes } => alone(name)?.each(&nodes, Running::start)?,
         Sandbox::Restart { name, nodes } => {
-            let mut sandbox = open(name)?;
+            let mut sandbox = alone(name)?;
             sandbox.stop(&nodes, false).await?;
             sandbox.each(&nodes, Running::start)?;
         }
-        Sandbox::Partition { name, nodes } => open(name)?.partition(&nodes)?,
-        Sandbox::Heal { name } => open(name)?.heal()?,
+        Sandbox::Partition { name, nodes } => alone(name)?.partition(&nodes)?,
+        Sandbox::Heal { name } => alone(name)?.heal()?,
         Sandbox::Down { name } => {
             let name = match name.name {
                 Some(name) => name,

@@ -87,7 +87,9 @@ fn explain(status: &tonic::Status, manager: &str) -> anyhow::Error {
         tonic::Code::Unavailable | tonic::Code::Unknown => {
             let text = cause.to_string();
             let text = text.rsplit_once("unexpected error: ").map_or(text.as_str(), |(_, rest)| rest).to_owned();
-            Unreachable(format!("failed to speak to the manager at {manager}: {text}")).into()
+            let text = format!("failed to speak to the manager at {manager}: {text}");
+            // A handshake that was refused is an answer too.
+            if cause.is::<std::io::Error>() { Unreachable(text).into() } else { anyhow!(text) }
         }
         _ => anyhow!("{}", status.message()),
     }

@@ -16,6 +16,9 @@ pub use table::{Hierarchy, hierarchies};
 
 use crate::error::{Act, StepError};
 
+/// Where the processes of a group go that hands its controllers down.
+const LEAF: &str = "flota-daemon";
+
 /// A container's cgroup in one hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Folder {
@@ -76,12 +79,16 @@ fn inherit_cpuset(path: &Path) -> Result<(), StepError> {
     Ok(())
 }
 
-/// Puts a process into every folder.
+/// Puts a process into every folder; on v2 into the leaf beside what it hands its controllers down to, if it has one.
 ///
 /// # Errors
 /// The kernel refuses.
 pub fn join(folders: &[Folder], pid: i32) -> Result<(), StepError> {
-    folders.iter().try_for_each(|folder| folder.write("cgroup.procs", &pid.to_string()))
+    folders.iter().try_for_each(|folder| {
+        let leaf = folder.path.join(LEAF);
+        let file = if folder.v2 && leaf.exists() { leaf } else { folder.path.clone() }.join("cgroup.procs");
+        fs::write(&file, pid.to_string()).act(|| format!("write `{pid}` to {}", file.display()))
+    })
 }
 
 /// Removes the folders; one that is still busy is tried again for a moment. What stays is found by the next sweep.
@@ -118,9 +125,9 @@ pub fn folders(hierarchies: &[Hierarchy], parent: &Path, name: &str) -> Vec<Fold
     hierarchies.iter().map(folder).collect()
 }
 
-/// Makes `<root>/<parent>` in each hierarchy; on v2 with its controllers handed down. Processes of the caller that
-/// stand in a v2 root are moved to a leaf first: a group with processes can't hand controllers down
-/// (cgroups(7), "no internal processes").
+/// Makes `<root>/<parent>` in each hierarchy; on v2 with its controllers handed down. Processes that stand in a v2 root
+/// are moved to a leaf where they are in the way: a group with processes can't hand controllers down (cgroups(7), "no
+/// internal processes"), but the machine's own root can.
 ///
 /// # Errors
 /// The kernel refuses.
@@ -139,25 +146,34 @@ pub fn prepare(hierarchies: &[Hierarchy], parent: &Path) -> Result<(), StepError
 }
 
 fn hand_down(hierarchy: &Hierarchy, parent: &Path) -> Result<(), StepError> {
-    let leaf = hierarchy.root.join("flota-daemon");
-    fs::create_dir_all(&leaf).act(|| format!("make the cgroup {}", leaf.display()))?;
-    let processes = hierarchy.root.join("cgroup.procs");
-    for pid in fs::read_to_string(&processes).unwrap_or_default().lines() {
-        // A kernel thread can't be moved, and a process may have ended meanwhile.
-        let _ = fs::write(leaf.join("cgroup.procs"), pid);
-    }
     let wanted = ["cpu", "memory", "pids"].iter().filter(|it| hierarchy.controllers.iter().any(|has| has == *it));
     let wanted: Vec<String> = wanted.map(|it| format!("+{it}")).collect();
+    let wanted = wanted.join(" ");
     let mut path = hierarchy.root.clone();
     let mut parts = parent.components();
     loop {
         let file = path.join("cgroup.subtree_control");
-        fs::write(&file, wanted.join(" ")).act(|| format!("write {}", file.display()))?;
+        let mut written = fs::write(&file, &wanted);
+        if written.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY)) {
+            move_to_leaf(&path)?;
+            written = fs::write(&file, &wanted);
+        }
+        written.act(|| format!("write {}", file.display()))?;
         match parts.next() {
             Some(part) => path.push(part),
             None => return Ok(()),
         }
     }
+}
+
+fn move_to_leaf(group: &Path) -> Result<(), StepError> {
+    let leaf = group.join(LEAF);
+    fs::create_dir_all(&leaf).act(|| format!("make the cgroup {}", leaf.display()))?;
+    for pid in fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {
+        // A kernel thread can't be moved, and a process may have ended meanwhile.
+        let _ = fs::write(leaf.join("cgroup.procs"), pid);
+    }
+    Ok(())
 }
 
 /// Kills everything in the folders and removes them: what a daemon that died between two steps left behind.

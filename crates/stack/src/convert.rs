@@ -26,7 +26,11 @@ pub(crate) fn service(stack: &str, key: &str, service: Service) -> Result<Servic
         image: dollars(&service.image).map_err(at("image"))?,
         entrypoint: words(service.entrypoint).map_err(at("entrypoint"))?,
         command: words(service.command).map_err(at("command"))?,
-        env: pairs(service.environment).map_err(at("environment"))?.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        env: pairs(service.environment)
+            .map_err(at("environment"))?
+            .into_iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect(),
         working_dir: service.working_dir,
         user: service.user,
         hostname: service.hostname,

@@ -243,7 +243,8 @@ impl Agent {
         }
         let (offered, newest) = ((assignments.epoch, assignments.version), self.newest.get());
         if offered < newest {
-            let text = format!("the manager's assignments {offered:?} are older than the ones that are here, {newest:?}");
+            let text =
+                format!("the manager's assignments {offered:?} are older than the ones that are here, {newest:?}");
             return Some(End::Broken(text));
         }
         // A cluster that was brought back from a backup may not know yet what runs here.

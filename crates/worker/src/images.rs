@@ -261,7 +261,8 @@ pub struct ImagesService(Images, Arc<Semaphore>);
 
 impl ImagesService {
     pub(crate) fn server(images: Images) -> ImageStoreServer<Self> {
-        ImageStoreServer::new(Self(images, Arc::new(Semaphore::new(TRANSFERS)))).max_encoding_message_size(MESSAGE_BOUND)
+        ImageStoreServer::new(Self(images, Arc::new(Semaphore::new(TRANSFERS))))
+            .max_encoding_message_size(MESSAGE_BOUND)
     }
 }
 

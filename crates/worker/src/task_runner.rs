@@ -43,6 +43,11 @@ pub(crate) struct Order {
 }
 
 impl Order {
+    /// It is to be made ready, and not to run yet.
+    fn waits(&self) -> bool {
+        !self.stops() && self.assignment.desired_state == i32::from(DesiredState::Ready)
+    }
+
     fn stops(&self) -> bool {
         self.removed || self.assignment.desired_state >= i32::from(DesiredState::Shutdown)
     }
@@ -201,6 +206,13 @@ impl TaskRunner {
             Err(error) => return self.reject(&error),
         };
         self.digest = Some(digest);
+        if self.orders.borrow().waits() {
+            self.set(TaskState::Ready, "waits for its turn");
+            let turn = self.orders.wait_for(|order| !order.waits()).await.map(|order| order.stops());
+            if turn.unwrap_or(true) {
+                return self.set(TaskState::Shutdown, "stopped");
+            }
+        }
         self.set(TaskState::Starting, "");
         let started = self.shared.executor.start(&assignment, &self.spec, layers, &config).await;
         self.config = config;

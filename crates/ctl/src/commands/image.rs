@@ -73,8 +73,7 @@ pub(crate) async fn run(verb: Image, client: impl Fn(bool) -> anyhow::Result<Cli
             let client = client(false)?;
             let name = program.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
             let frames = upload(Box::new(fs_err::File::open(&program)?), tag, name);
-            let image =
-                client.any_node().await?.0.pack_image(frames).await;
+            let image = client.any_node().await?.0.pack_image(frames).await;
             let image = image.map_err(failure).context("failed to pack the program")?;
             held(&client, image.into_inner()).await
         }

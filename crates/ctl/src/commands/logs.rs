@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use flota_api::proto::streams::frame::Frame as F;
 use flota_api::proto::streams::LogsRequest;
+use flota_api::proto::streams::frame::Frame as F;
 use flota_api::version::Timestamp;
 
 use crate::client::{Client, failure};

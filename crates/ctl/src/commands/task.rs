@@ -136,8 +136,19 @@ impl Row {
 /// Every task that passes the filters: those that count first, by name.
 pub(crate) async fn list(client: &Client, options: &ListOptions) -> anyhow::Result<Vec<Row>> {
     let keys = [
-        "id", "name", "service", "slot", "node", "image", "desiredState", "state", "paused", "attempt", "restarts",
-        "exitCode", "error",
+        "id",
+        "name",
+        "service",
+        "slot",
+        "node",
+        "image",
+        "desiredState",
+        "state",
+        "paused",
+        "attempt",
+        "restarts",
+        "exitCode",
+        "error",
     ];
     options.check(&keys)?;
     let tasks = client

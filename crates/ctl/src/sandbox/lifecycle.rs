@@ -12,7 +12,7 @@ use flota_api::proto::node::{InfoRequest, InitRequest, JoinRequest, StopTasksReq
 use flota_network::Namespace;
 
 use super::node::{self, BRIDGE, CUT_OFF, pause};
-use super::state::{NodeState, SandboxState, dir, names, run_dir};
+use super::state::{self, Lock, NodeState, SandboxState, dir, names, run_dir};
 use crate::client::{Client, failure};
 use crate::error::{Failed, Usage};
 use crate::printer;
@@ -20,10 +20,14 @@ use crate::printer;
 /// The daemons of a sandbox answer by then.
 const START_WAIT: Duration = Duration::from_secs(30);
 const MOST_NODES: u32 = 50;
+/// No task is given a longer grace here.
+const STOP_WAIT: Duration = Duration::from_secs(600);
 
 /// A sandbox that there is.
 pub(crate) struct Running {
     pub(crate) state: SandboxState,
+    /// Held by what changes it: two commands at once would forget each other's processes.
+    _lock: Option<Lock>,
 }
 
 /// Starts a sandbox; returns when every node is ready. What was begun is removed when it fails.
@@ -70,8 +74,10 @@ async fn begin(name: &str, managers: u32, workers: u32) -> anyhow::Result<()> {
         daemon_start_time: 0,
         paused: false,
     });
-    let mut sandbox = Running { state: SandboxState { name: name.to_owned(), nodes: nodes.collect() } };
+    let state = SandboxState { name: name.to_owned(), nodes: nodes.collect() };
+    let mut sandbox = Running { state, _lock: Some(state::lock(name)?) };
     sandbox.state.save()?;
+    node::prepare_cgroups(name)?;
     let network = Namespace::make(&sandbox.state.network())?;
     flota_network::make_bridge(&network, BRIDGE)?;
     flota_network::make_bridge(&network, CUT_OFF)?;
@@ -116,6 +122,14 @@ pub(crate) fn down(name: &str) -> anyhow::Result<()> {
 }
 
 impl Running {
+    /// As [`Running::open`], for this command alone; waits until another one has done its work.
+    pub(crate) fn open_alone(name: Option<&str>) -> anyhow::Result<Self> {
+        let found = Self::open(name)?;
+        let lock = state::lock(&found.state.name)?;
+        // As it is now that nobody else changes it.
+        Ok(Self { _lock: Some(lock), ..Self::open(Some(&found.state.name))? })
+    }
+
     /// The sandbox of that name; the only one, if not said.
     pub(crate) fn open(name: Option<&str>) -> anyhow::Result<Self> {
         let name = match (name, names().as_slice()) {
@@ -130,7 +144,7 @@ impl Running {
         if !dir(&name).exists() {
             bail!(Failed(tonic::Status::not_found(format!("there is no sandbox `{name}`"))));
         }
-        Ok(Self { state: SandboxState::load(&name)? })
+        Ok(Self { state: SandboxState::load(&name)?, _lock: None })
     }
 
     fn socket(&self, node: &str) -> String {
@@ -249,8 +263,13 @@ impl Running {
         }
         for name in nodes {
             let index = self.node(name)?;
+            if self.state.nodes[index].paused {
+                self.start(index)?;
+            }
             if !daemon_only && self.state.nodes[index].daemon_runs() {
-                self.client(name)?.node().await?.stop_tasks(StopTasksRequest {}).await.map_err(failure)?;
+                let mut node = self.client(name)?.node().await?;
+                let stopped = tokio::time::timeout(STOP_WAIT, node.stop_tasks(StopTasksRequest {})).await;
+                stopped.with_context(|| format!("the tasks on {name} do not end"))?.map_err(failure)?;
             }
             self.end_daemon(index, Signal::SIGTERM)?;
             if !daemon_only {
@@ -280,7 +299,10 @@ impl Running {
         } else if !node.runs() {
             node::boot(&self.state, &mut node)?;
         }
+        // Known before the daemon starts, or fails to: a second PID 1 must not be made.
+        self.state.nodes[index] = node.clone();
         if !node.daemon_runs() {
+            self.state.save()?;
             node::start_daemon(&self.state.name, &mut node)?;
         }
         self.state.nodes[index] = node;

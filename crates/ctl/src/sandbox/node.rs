@@ -29,6 +29,12 @@ pub(crate) fn cgroups(sandbox: &str, node: &str) -> anyhow::Result<Vec<Folder>> 
     Ok(cgroup::folders(&hierarchies, &Path::new("flota-sandbox").join(sandbox), node))
 }
 
+/// Makes room for the nodes' cgroups, with every controller that they shall see.
+pub(crate) fn prepare_cgroups(sandbox: &str) -> anyhow::Result<()> {
+    let hierarchies = cgroup::hierarchies().context("failed to find the cgroup hierarchies")?;
+    Ok(cgroup::prepare(&hierarchies, &Path::new("flota-sandbox").join(sandbox))?)
+}
+
 /// Starts the node's PID 1 and plugs it in.
 pub(crate) fn boot(sandbox: &SandboxState, node: &mut NodeState) -> anyhow::Result<()> {
     let (data, run) = (dir(&sandbox.name).join(&node.name).join("data"), run_dir(&sandbox.name).join(&node.name));

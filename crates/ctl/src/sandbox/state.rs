@@ -1,9 +1,11 @@
 //! What is known of a sandbox, in files: written after each change, so that any later `ctl` can go on.
 
+use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 const STATE: &str = "/var/lib/flota-sandbox";
@@ -67,6 +69,15 @@ pub(crate) fn dir(name: &str) -> PathBuf {
 
 pub(crate) fn run_dir(name: &str) -> PathBuf {
     PathBuf::from(RUN).join(name)
+}
+
+/// Of one sandbox, for one command at a time.
+pub(crate) type Lock = Flock<File>;
+
+/// Waits for it; other commands take moments, or as long as a machine takes to shut down.
+pub(crate) fn lock(name: &str) -> anyhow::Result<Lock> {
+    let file = fs_err::File::create(dir(name).join("lock"))?.into_file();
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).context("failed to lock the sandbox")
 }
 
 impl SandboxState {

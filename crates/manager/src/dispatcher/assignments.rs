@@ -8,9 +8,7 @@ use flota_api::defaults::GRANT_LIFE;
 use flota_api::id::NodeId;
 use flota_api::image_ref::ImageRef;
 use flota_api::model::{NodeState, Task};
-use flota_api::proto::dispatcher::{
-    AssignedSpec, Assignments, ImageSource, Peer, RegistryCredentials, TaskAssignment,
-};
+use flota_api::proto::dispatcher::{AssignedSpec, Assignments, ImageSource, Peer, RegistryCredentials, TaskAssignment};
 use flota_api::state::TaskState;
 use flota_api::version::Timestamp;
 use flota_identity::GrantKey;
@@ -120,7 +118,11 @@ pub(super) fn cut(mut whole: Assignments) -> Vec<Assignments> {
         if part.specs.iter().any(named) {
             size -= spec_size;
         } else {
-            part.specs.push(AssignedSpec { service_id: task.service_id.clone(), spec_version: task.spec_version, spec });
+            part.specs.push(AssignedSpec {
+                service_id: task.service_id.clone(),
+                spec_version: task.spec_version,
+                spec,
+            });
         }
         part.tasks.push(task);
     }
@@ -233,7 +235,8 @@ mod tests {
             ..TaskAssignment::default()
         };
         let removed_tasks = vec!["gone".to_owned()];
-        let whole = Assignments { tasks: (0..500).map(task).collect(), removed_tasks, version: 3, ..Default::default() };
+        let whole =
+            Assignments { tasks: (0..500).map(task).collect(), removed_tasks, version: 3, ..Default::default() };
         let parts = cut(whole);
         assert!(parts.len() > 2, "seven specs of 300 KiB do not fit into one part");
         for (index, part) in parts.iter().enumerate() {

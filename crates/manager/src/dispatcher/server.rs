@@ -18,8 +18,8 @@ use flota_api::proto::dispatcher::dispatcher_server::{Dispatcher, DispatcherServ
 use flota_api::proto::dispatcher::manager_message::Message as ToWorker;
 use flota_api::proto::dispatcher::worker_message::Message as FromWorker;
 use flota_api::proto::dispatcher::{
-    Assignments, Heartbeat, ImageReport, ManagerMessage, Managers, NotLeader, Peer as WirePeer, Register, Registered, StatusAck,
-    StatusBatch, WorkerMessage,
+    Assignments, Heartbeat, ImageReport, ManagerMessage, Managers, NotLeader, Peer as WirePeer, Register, Registered,
+    StatusAck, StatusBatch, WorkerMessage,
 };
 use flota_identity::{GrantKey, Peer};
 use flota_raft_store::{Event, WriteTx};

@@ -72,7 +72,7 @@ impl ControlLoop for Replicated {
         if missing > room {
             plan.retry_at(cx.now);
         }
-        advance_update(service, &kept, &mut plan);
+        advance_update(service, &kept, view, &mut plan, cx);
         plan
     }
 }
@@ -107,8 +107,8 @@ fn scale_down<'a>(
 
 /// Two tasks that may run in one slot: the lesser one goes.
 fn stop_doubles(slot: &Slot, plan: &mut Plan) {
-    let current = slot.current().map(|task| &task.id);
-    for task in slot.live().filter(|task| Some(&task.id) != current) {
+    let (current, successor) = (slot.current().map(|task| &task.id), slot.successor().map(|task| &task.id));
+    for task in slot.live().filter(|task| Some(&task.id) != current && Some(&task.id) != successor) {
         plan.set_desired(task, DesiredState::Shutdown);
     }
 }
@@ -121,12 +121,23 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
         let waits = service.spec.keep_on_node_loss && node.is_some_and(|it| it.spec.availability != drained());
         !task.node_id.is_empty() && gone && !waits
     };
+    if let Some(successor) = slot.successor() {
+        if lost(successor) || successor.spec_version != service.spec_version {
+            plan.set_desired(successor, DesiredState::Shutdown);
+        } else if slot.current().is_none() && (!slot.is_stopping() || stopping_is_lost(slot, view)) {
+            // The old one has ended, told to or not: the place is free.
+            plan.set_desired(successor, DesiredState::Running);
+        }
+        if slot.current().is_none_or(|task| !lost(task)) {
+            return false;
+        }
+    }
     let not_before = match slot.current() {
         Some(task) if !lost(task) => return false,
         Some(task) => {
             // Lost, not failed: its successor starts at once, elsewhere; but only where nobody can wait for its end.
             plan.set_desired(task, DesiredState::Shutdown);
-            if !unreachable(task, view) {
+            if !unreachable(task, view) || slot.successor().is_some() {
                 return false;
             }
             Timestamp::default()
@@ -179,13 +190,23 @@ fn after_end(service: &Service, last: &Task) -> Option<bool> {
     }
 }
 
-fn advance_update(service: &Arc<Service>, kept: &BTreeMap<u64, &Slot>, plan: &mut Plan) {
+fn advance_update(
+    service: &Arc<Service>,
+    kept: &BTreeMap<u64, &Slot>,
+    view: &Tables,
+    plan: &mut Plan,
+    cx: &mut PlanContext,
+) {
     if !service.update_paused.is_empty() || !plan.changes.is_empty() {
         return;
     }
     let slots: BTreeMap<u64, Slot> = kept.iter().map(|(number, slot)| (*number, (*slot).clone())).collect();
     match update::next_step(service, &slots) {
         update::Step::Done | update::Step::Wait | update::Step::Pause(_) => {}
+        update::Step::Prepare(number) => {
+            let task = task_factory::make(service, number, None, Timestamp::default(), view, cx);
+            plan.put(Task { desired_state: DesiredState::Ready, ..task });
+        }
         update::Step::Replace(number) => {
             if let Some(task) = kept.get(&number).and_then(|slot| slot.current()) {
                 plan.set_desired(task, DesiredState::Shutdown);

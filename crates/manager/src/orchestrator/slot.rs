@@ -33,7 +33,14 @@ impl Slot {
 
     /// The one that counts: of those that may run, the one that is furthest, else the newest.
     pub(super) fn current(&self) -> Option<&Arc<Task>> {
-        self.live().max_by_key(|task| (task.spec_version, task.status.state, task.meta.created_at))
+        let may_run = self.live().filter(|task| task.desired_state != DesiredState::Ready);
+        may_run.max_by_key(|task| (task.spec_version, task.status.state, task.meta.created_at))
+    }
+
+    /// The one that an update has made ready to take the current one's place.
+    pub(super) fn successor(&self) -> Option<&Arc<Task>> {
+        let ready = self.live().filter(|task| task.desired_state == DesiredState::Ready);
+        ready.max_by_key(|task| (task.spec_version, task.meta.created_at))
     }
 
     /// The newest, whatever became of it.

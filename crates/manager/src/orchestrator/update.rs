@@ -1,4 +1,6 @@
-//! A rolling update, one slot after the other, stop-first: which slot is next, or why the update waits.
+//! A rolling update, one slot after the other, stop-first: which slot is next, or why the update waits. The new task is
+//! made ready (it has a node, and its image there) before the old one is told to stop: what can't be had never takes down
+//! what runs.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +16,9 @@ pub(super) enum Step {
     Done,
     /// A slot is on its way; look again when it got there.
     Wait,
-    /// Stop the task of this slot; its successor is made when it has ended.
+    /// Make a successor of this slot's task, and have it ready.
+    Prepare(u64),
+    /// Stop the task of this slot; its successor runs when it has ended.
     Replace(u64),
     /// The new spec does not run: let the user decide.
     Pause(String),
@@ -31,6 +35,11 @@ pub(super) fn next_step(service: &Service, slots: &BTreeMap<u64, Slot>) -> Step 
             TaskState::Failed | TaskState::Rejected => {
                 return Step::Pause(format!("{}.{number}: {}", service.spec.name, newest.status.error));
             }
+            state if slot.successor().is_some_and(|it| it.id == newest.id) && slot.current().is_some() => {
+                // Where both do not fit, the old one makes room.
+                let no_room = newest.node_id.is_empty() && !newest.pending_reason.is_empty();
+                return if state == TaskState::Ready || no_room { Step::Replace(*number) } else { Step::Wait };
+            }
             state if newest.is_live() && state < TaskState::Running => return Step::Wait,
             _ => {}
         }
@@ -41,5 +50,5 @@ pub(super) fn next_step(service: &Service, slots: &BTreeMap<u64, Slot>) -> Step 
     // Those that do not run first: nothing is lost with them.
     let running = |slot: &Slot| slot.current().is_some_and(|task| task.status.state == TaskState::Running);
     let next = slots.iter().filter(|(_, slot)| outdated(slot)).min_by_key(|(number, slot)| (running(slot), **number));
-    next.map_or(Step::Done, |(number, _)| Step::Replace(*number))
+    next.map_or(Step::Done, |(number, _)| Step::Prepare(*number))
 }

@@ -320,8 +320,10 @@ impl RaftNode {
     /// It still is, after the time that a quorum may take.
     pub async fn gone(&self, id: u64) -> Result<(), MembershipError> {
         let wait = self.raft.wait(Some(QUORUM_WAIT));
-        let gone = wait
-            .metrics(|metrics| metrics.membership_config.membership().get_node(&id).is_none(), "a manager left the set");
+        let gone = wait.metrics(
+            |metrics| metrics.membership_config.membership().get_node(&id).is_none(),
+            "a manager left the set",
+        );
         let fail = |error: &dyn std::fmt::Display| MembershipError { act: "remove", id, why: error.to_string() };
         gone.await.map(drop).map_err(|error| fail(&error))
     }

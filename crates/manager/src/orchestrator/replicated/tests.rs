@@ -50,7 +50,8 @@ fn planned(view: &Tables) -> Vec<String> {
         .iter()
         .map(|change| match change {
             Change::Put(Object::Task(task)) if view.task(task.id.as_str()).is_none() => {
-                format!("+{} after {} ms", task.slot, task.not_before.0.saturating_sub(NOW.0))
+                let ready = if task.desired_state == DesiredState::Ready { " ready" } else { "" };
+                format!("+{}{ready} after {} ms", task.slot, task.not_before.0.saturating_sub(NOW.0))
             }
             Change::Put(Object::Task(task)) => format!("{}:{}", task.id, task.desired_state),
             Change::Put(Object::Service(service)) => format!("! {}", service.update_paused),
@@ -135,23 +136,36 @@ fn failures_are_replaced_by_policy_with_growing_delays_within_the_slots_budget()
 }
 
 #[test]
-fn an_update_goes_stop_first_from_slot_to_slot_and_pauses_at_a_failure() {
+fn an_update_goes_from_slot_to_slot_makes_ready_then_stops_and_pauses_at_a_failure() {
     let new = || Service { spec_version: 2, ..service(2) }.into_object();
     let of = |version, task: Task| Task { spec_version: version, ..task };
     let old = |id: &str, slot, state| of(1, task(id, slot, "a", state));
     let both = [old("t1", 1, TaskState::Running), old("t2", 2, TaskState::Running)];
     let with =
         |tasks: Vec<Task>| planned(&view([new()].into_iter().chain(tasks.into_iter().map(StoreObject::into_object))));
-    assert_eq!(with(both.to_vec()), ["t1:shutdown"]);
-    let stopping = Task { desired_state: DesiredState::Shutdown, ..both[0].clone() };
-    assert_eq!(with(vec![stopping.clone(), both[1].clone()]), [""; 0], "its end is waited for");
-    let stopped = Task { status: TaskStatus { state: TaskState::Shutdown, ..TaskStatus::default() }, ..stopping };
-    assert_eq!(with(vec![stopped.clone(), both[1].clone()]), ["+1 after 0 ms"]);
+    assert_eq!(with(both.to_vec()), ["+1 ready after 0 ms"]);
     let later = |task: Task| Task { meta: Meta { created_at: NOW, ..Meta::default() }, ..task };
+    let next = |state| {
+        let task = later(of(2, task("n1", 1, "a", state)));
+        Task { desired_state: DesiredState::Ready, ..task }
+    };
+    let all = |next: Task| vec![both[0].clone(), next, both[1].clone()];
+    assert_eq!(with(all(next(TaskState::Preparing))), [""; 0], "the old one runs while the new one is prepared");
+    assert_eq!(with(all(next(TaskState::Ready))), ["t1:shutdown"]);
+    let status = TaskStatus { state: TaskState::Rejected, error: "no such image".into(), ..TaskStatus::default() };
+    assert_eq!(with(all(Task { status, ..next(TaskState::Rejected) })), ["! web.1: no such image"], "it runs on");
+    let homeless = Task { pending_reason: "no node fits".into(), node_id: "".into(), ..next(TaskState::Pending) };
+    assert_eq!(with(all(homeless)), ["t1:shutdown"], "the old one makes room");
+    assert_eq!(with(all(Task { spec_version: 1, ..next(TaskState::Ready) })), ["n1:shutdown"], "of an update before");
+    let stopping = Task { desired_state: DesiredState::Shutdown, ..both[0].clone() };
+    let waits = vec![stopping.clone(), next(TaskState::Ready), both[1].clone()];
+    assert_eq!(with(waits), [""; 0], "its end is waited for");
+    let stopped = Task { status: TaskStatus { state: TaskState::Shutdown, ..TaskStatus::default() }, ..stopping };
+    assert_eq!(with(vec![stopped.clone(), next(TaskState::Ready), both[1].clone()]), ["n1:running"]);
     let starting = later(of(2, task("n1", 1, "a", TaskState::Preparing)));
     assert_eq!(with(vec![stopped.clone(), starting.clone(), both[1].clone()]), [""; 0], "one slot at a time");
     let runs = Task { status: TaskStatus { state: TaskState::Running, ..TaskStatus::default() }, ..starting.clone() };
-    assert_eq!(with(vec![stopped.clone(), runs, both[1].clone()]), ["t2:shutdown"]);
+    assert_eq!(with(vec![stopped.clone(), runs, both[1].clone()]), ["+2 ready after 0 ms"]);
     let status = TaskStatus { state: TaskState::Rejected, error: "no image".into(), ..TaskStatus::default() };
     let rejected = Task { status, ..starting };
     assert_eq!(with(vec![stopped, rejected, both[1].clone()]), ["! web.1: no image"]);

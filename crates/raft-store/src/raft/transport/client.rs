@@ -177,7 +177,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let (from, to) = (self.connections.own_id, self.target);
         let send = async {
             let head = pack(from, to, &(vote, &snapshot.meta))?;
-            let body = chunks(snapshot.snapshot).map(move |body| RaftMessage { format: 1, from, to, body: body.into() });
+            let body =
+                chunks(snapshot.snapshot).map(move |body| RaftMessage { format: 1, from, to, body: body.into() });
             let request = Request::new(futures::stream::once(std::future::ready(head)).chain(body));
             unpack(self.client()?.snapshot(request).await?.get_ref())
         };
