@@ -1,7 +1,8 @@
 //! A cluster in a sandbox.
 
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
@@ -25,8 +26,25 @@ pub struct Output {
     pub stderr: String,
 }
 
+/// A program on a node.
+#[derive(Debug)]
+pub struct Background(Child, String, String, String);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // In the node, by name: the child here only waits for it.
+        let words = ["sandbox", "exec", "--name", &self.2, &self.3, "--", "pkill", "-KILL", "-f", &self.1];
+        let _ = output(Command::new(programs().join("ctl")).args(words));
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn output(command: &mut Command) -> Output {
-    let output = command.stdin(Stdio::null()).output().expect("the program is there");
+    finished(command.stdin(Stdio::null()).output().expect("the program is there"))
+}
+
+fn finished(output: std::process::Output) -> Output {
     Output {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -106,6 +124,60 @@ impl Cluster {
 
     fn at<'a>(&self, host: &str, arguments: impl Iterator<Item = &'a str>) -> Output {
         output(Command::new(programs().join("ctl")).args(arguments).env("FLOTA_HOST", host))
+    }
+
+    /// As [`Cluster::ctl`], with this as standard input.
+    pub fn ctl_with_input(&self, words: &str, input: &str) -> Output {
+        let mut command = Command::new(programs().join("ctl"));
+        command.args(words.split_whitespace()).env("FLOTA_HOST", &self.host);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program is there");
+        child.stdin.take().expect("it was piped").write_all(input.as_bytes()).expect("it reads");
+        finished(child.wait_with_output().expect("it ends"))
+    }
+
+    /// A program that runs on a node, until it is dropped or the cluster is.
+    pub fn background(&self, node: &str, words: &[&str]) -> Background {
+        let mut command = Command::new(programs().join("ctl"));
+        command.args(["sandbox", "exec", "--name", &self.name, node, "--"]).args(words);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Background(command.spawn().expect("the program is there"), words[0].to_owned(), self.name.clone(), node.into())
+    }
+
+    /// Whether the process of a task's container is there, as its node sees it.
+    pub fn alive(&self, node: &str, task: &str) -> bool {
+        let state = self.sandbox(&format!("exec {node} -- cat /run/flota/tasks/{task}/state.json")).stdout;
+        let state: Value = serde_json::from_str(&state).unwrap_or_default();
+        let stat = self.sandbox(&format!("exec {node} -- cat /proc/{}/stat", state["pid"])).stdout;
+        // Field 22 of /proc/PID/stat (proc_pid_stat(5)): the same id with another start time is another process.
+        let started = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse::<u64>().ok());
+        started.is_some() && started == state["start_time"].as_u64()
+    }
+
+    /// Tasks that run, of all services.
+    pub fn running_count(&self) -> usize {
+        self.rows("task ls --filter state=running --filter desiredState=running").len()
+    }
+
+    /// The control socket of a node.
+    pub fn socket(&self, node: &str) -> PathBuf {
+        PathBuf::from("/run/flota-sandbox").join(&self.name).join(node).join("flota.sock")
+    }
+
+    /// The folder that a node sees as /var/lib/flota.
+    pub fn data(&self, node: &str) -> PathBuf {
+        PathBuf::from("/var/lib/flota-sandbox").join(&self.name).join(node).join("data")
+    }
+
+    /// Gives a node that does not run another address.
+    pub fn move_to(&self, node: &str, address: &str) {
+        let path = PathBuf::from("/var/lib/flota-sandbox").join(&self.name).join("state.json");
+        let text = std::fs::read_to_string(&path).expect("the sandbox's state");
+        let mut state: Value = serde_json::from_str(&text).expect("it is JSON");
+        let nodes = state["nodes"].as_array_mut().expect("a list");
+        let found = nodes.iter_mut().find(|it| it["name"] == node).expect("the node is there");
+        found["address"] = address.into();
+        std::fs::write(path, state.to_string()).expect("written");
     }
 
     /// As [`Cluster::ctl`]; must succeed. Its standard output.

@@ -14,5 +14,5 @@
 mod cluster;
 mod wait;
 
-pub use cluster::{Cluster, Output, programs};
+pub use cluster::{Background, Cluster, Output, programs};
 pub use wait::wait_for;

@@ -137,6 +137,30 @@ impl Client {
         .await
     }
 
+    /// All pages of a list as one; `join` adds a page to what came before.
+    pub(crate) async fn pages<T, F>(
+        &self,
+        call: impl Fn(ControlClient<Channel>) -> F,
+        join: impl Fn(&mut T, T),
+    ) -> anyhow::Result<T>
+    where
+        F: Future<Output = Result<tonic::Response<Streaming<T>>, Status>>,
+    {
+        let first = self.with(|channel| {
+            let answer = call(ControlClient::new(channel).max_decoding_message_size(MESSAGE_BOUND));
+            async move {
+                let mut pages = answer.await?.into_inner();
+                let first = pages.message().await?.ok_or_else(|| Status::unavailable("the list is cut off"))?;
+                Ok((first, pages))
+            }
+        });
+        let (mut whole, mut pages) = first.await?;
+        while let Some(page) = pages.message().await.map_err(failure)? {
+            join(&mut whole, page);
+        }
+        Ok(whole)
+    }
+
     /// Opens a stream through a manager; `first` says what is wanted. What is sent goes to the task, what comes is its.
     pub(crate) async fn stream(&self, first: F) -> anyhow::Result<(mpsc::Sender<Frame>, Streaming<Frame>)> {
         self.with(|channel| {

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use flota_api::id::NodeId;
+use flota_api::image_ref::ImageRef;
 use flota_identity::Dialer;
 use flota_raft_store::raft::{Dial, Leadership, RaftNode};
 use flota_raft_store::{ProposeError, Proposer, Store, Transaction};
@@ -80,6 +81,15 @@ impl Manager {
     pub fn leader_address(&self) -> Option<String> {
         let leader = self.leadership().leader?;
         self.raft.members().into_iter().find(|member| member.id == leader).map(|member| member.address)
+    }
+
+    /// User name and password for the registry of this image, where somebody has logged in there. Only for this machine's
+    /// own root, who can read the store anyway.
+    pub fn credentials(&self, reference: &str) -> Option<(String, String)> {
+        let reference = ImageRef::parse(reference).ok()?;
+        let view = self.store.view();
+        let registry = view.registry_by_host(&reference.registry)?;
+        Some((registry.username.clone(), registry.password.as_text().to_owned()))
     }
 
     /// Whether this node was removed from the cluster: its certificate is still good by itself.

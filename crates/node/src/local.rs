@@ -133,8 +133,9 @@ impl LocalNode for LocalService {
         let worker = self.worker().await?;
         let request = request.into_inner();
         let reference = reference(&request.reference)?;
-        let credentials = (!request.username.is_empty())
-            .then_some(Credentials { username: request.username, password: request.password });
+        let given = (!request.username.is_empty()).then_some((request.username, request.password));
+        let known = || self.0.manager().and_then(|manager| manager.credentials(&reference));
+        let credentials = given.or_else(known).map(|(username, password)| Credentials { username, password });
         let image = worker.pull(&reference, credentials).await.map_err(|error| chain(&error))?;
         Ok(result(&image, reference))
     }

@@ -237,6 +237,11 @@ impl Node {
         self.state.forget_cluster()
     }
 
+    /// The manager that this node is, if it is one.
+    pub(crate) fn manager(&self) -> Option<Manager> {
+        self.manager.borrow().clone()
+    }
+
     /// The worker, to be asked for images and the like.
     pub(crate) async fn worker(&self) -> Option<Arc<flota_worker::Worker>> {
         self.membership.lock().await.as_ref().map(|membership| Arc::clone(&membership.worker))

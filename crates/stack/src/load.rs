@@ -7,7 +7,7 @@ use flota_api::model::StackSpec;
 use crate::convert;
 use crate::schema::Document;
 
-const FILE_BOUND: u64 = 1 << 20;
+const FILE_BOUND: u64 = 16 << 20;
 
 /// Why a stack file is refused.
 #[derive(Debug, thiserror::Error)]

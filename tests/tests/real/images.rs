@@ -1,9 +1,11 @@
 //! Images: into the cluster, between nodes, from a registry.
 
+use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use flota_tests::{Cluster, programs};
+use flota_tests::{Background, Cluster, programs};
+use serde_json::json;
 
 #[test]
 fn lesson_29_an_image_lies_on_two_nodes_and_reaches_the_others_without_a_registry() {
@@ -74,4 +76,189 @@ fn archives_are_imported_and_bad_ones_refused_without_a_trace() {
     std::fs::copy("/bin/ls", &file).unwrap();
     let dynamic = cluster.ctl(&format!("image pack --tag ls {}", file.display()));
     assert!(dynamic.code == 1 && dynamic.stderr.contains("linked dynamically"), "{}", dynamic.stderr);
+}
+
+fn digest(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Puts an image of `whoami` into a registry's folder, as `docker push` would leave it there.
+fn push(registry: &Path, name: &str, tag: &str) {
+    let root = registry.join("docker/registry/v2");
+    let write = |path: &str, bytes: &[u8]| {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    };
+    let blob = |bytes: &[u8]| {
+        let hex = digest(bytes);
+        write(&format!("blobs/sha256/{}/{hex}/data", &hex[..2]), bytes);
+        write(&format!("repositories/{name}/_layers/sha256/{hex}/link"), format!("sha256:{hex}").as_bytes());
+        json!({ "digest": format!("sha256:{hex}"), "size": bytes.len() })
+    };
+    let program = fs::read(programs().join("whoami")).unwrap();
+    let mut layer = blob(&tar(&[("whoami", &program)]));
+    layer["mediaType"] = "application/vnd.oci.image.layer.v1.tar".into();
+    let config = json!({
+        "architecture": std::env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64"), "os": "linux",
+        "config": { "Entrypoint": ["/whoami"] }, "rootfs": { "type": "layers", "diff_ids": [] },
+    });
+    let mut config = blob(config.to_string().as_bytes());
+    config["mediaType"] = "application/vnd.oci.image.config.v1+json".into();
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = json!({ "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": [layer] });
+    let bytes = manifest.to_string();
+    let link = blob(bytes.as_bytes())["digest"].as_str().unwrap().to_owned();
+    let manifests = format!("repositories/{name}/_manifests");
+    write(&format!("{manifests}/revisions/{}/link", link.replace(':', "/")), link.as_bytes());
+    write(&format!("{manifests}/tags/{tag}/current/link"), link.as_bytes());
+    write(&format!("{manifests}/tags/{tag}/index/{}/link", link.replace(':', "/")), link.as_bytes());
+}
+
+/// Debian's docker-registry on a node's loopback, for the user `builder` with the password `letmein`.
+fn registry(cluster: &Cluster, node: &str, dir: &Path) -> Background {
+    // htpasswd, bcrypt.
+    let user = "builder:$2b$05$abcdefghijklmnopqrstuuKwWV7ESJpzKzf9FQg57dBvMuv92X9HS\n";
+    fs::write(dir.join("users"), user).unwrap();
+    let settings = json!({
+        "version": 0.1, "storage": { "filesystem": { "rootdirectory": dir.join("data") } },
+        "http": { "addr": "127.0.0.1:5000" }, "auth": { "htpasswd": { "realm": "test", "path": dir.join("users") } },
+    });
+    let file = dir.join("settings.yml");
+    fs::write(&file, settings.to_string()).unwrap();
+    let running = cluster.background(node, &["docker-registry", "serve", &file.display().to_string()]);
+    cluster.wait("the registry answers", |it| {
+        let ask = format!("exec {node} -- curl -s -o /dev/null -w %{{http_code}} http://127.0.0.1:5000/v2/");
+        it.sandbox(&ask).stdout.trim() == "401"
+    });
+    running
+}
+
+/// Whether a text is in a file somewhere below a folder.
+fn holds(dir: &Path, text: &[u8]) -> bool {
+    fs::read_dir(dir).into_iter().flatten().flatten().any(|entry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => holds(&entry.path(), text),
+        Ok(kind) if kind.is_file() => {
+            fs::read(entry.path()).is_ok_and(|bytes| bytes.windows(text.len()).any(|it| it == text))
+        }
+        _ => false,
+    })
+}
+
+#[test]
+fn lesson_28_an_image_of_a_private_registry_outlives_registry_and_credentials() {
+    let cluster = Cluster::bare(1, 2);
+    let dir = tempfile::tempdir().unwrap();
+    push(&dir.path().join("data"), "team/app", "1");
+    let registry = registry(&cluster, "w1", dir.path());
+    let app = "service create --detach --name app --replicas 2 --restart-delay 50ms";
+    cluster.ok(&format!("{app} --constraint node.hostname==w1 localhost:5000/team/app:1"));
+    cluster.wait("it is said that the registry wants to know who asks", |it| {
+        it.rows("service ps app").iter().any(|task| {
+            let error = task["error"].as_str().unwrap_or_default().to_lowercase();
+            task["state"] == "rejected" && error.contains("localhost:5000/team/app:1") && error.contains("auth")
+        })
+    });
+    let login = "registry login --username builder --password-stdin localhost:5000";
+    let logged_in = cluster.ctl_with_input(login, "letmein\n");
+    assert_eq!(logged_in.code, 0, "{}", logged_in.stderr);
+    assert!(!cluster.ok("registry ls --format json").contains("letmein"), "a password is shown to nobody");
+    cluster.wait("it runs with the cluster's credentials", |it| it.running("app").len() == 2);
+    assert!(!holds(&cluster.data("w1"), b"letmein"), "on no worker's disk");
+    cluster.wait("the cluster keeps the image itself", |it| {
+        it.rows("image ls").iter().any(|image| image["holders"].as_array().is_some_and(|all| all.len() == 2))
+    });
+    // The registry goes, and with it every credential: what runs moves and grows all the same.
+    cluster.ok("registry logout localhost:5000");
+    drop(registry);
+    cluster.ok("service update --constraint-rm node.hostname==w1 app");
+    cluster.ok("service scale app=6");
+    let nodes: std::collections::BTreeSet<_> =
+        cluster.running("app").iter().map(|task| task["node"].to_string()).collect();
+    assert_eq!(nodes.len(), 3, "also where nobody could ever have pulled it");
+    // An update to what can't be had stops nothing.
+    let before: Vec<_> = cluster.running("app").iter().map(|task| task["id"].clone()).collect();
+    let update = cluster.ctl("service update --image localhost:5000/team/app:2 app");
+    assert_eq!(update.code, 1, "{}", update.stderr);
+    assert!(update.stderr.contains("the update is paused"), "{}", update.stderr);
+    let after: Vec<_> = cluster.running("app").iter().map(|task| task["id"].clone()).collect();
+    assert_eq!(before, after, "the image is looked for before anything is stopped");
+}
+
+#[test]
+fn images_are_pulled_by_users_with_the_clusters_or_their_own_credentials() {
+    let cluster = Cluster::bare(1, 1);
+    let dir = tempfile::tempdir().unwrap();
+    push(&dir.path().join("data"), "app", "1");
+    let _registry = registry(&cluster, "m1", dir.path());
+    let refused = cluster.ctl("image pull localhost:5000/app:1");
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(refused.stderr.contains("failed to pull localhost:5000/app:1"), "{}", refused.stderr);
+    let missing = "image pull --username builder --password-stdin localhost:5000/app:9";
+    assert_eq!(cluster.ctl_with_input(missing, "letmein").code, 1);
+    let own = cluster.ctl_with_input(&missing.replace(":9", ":1"), "letmein");
+    assert_eq!(own.code, 0, "{}", own.stderr);
+    let image = &cluster.rows("image ls")[0];
+    assert_eq!(
+        (image["reference"].as_str(), image["holders"].as_array().map(Vec::len)),
+        (Some("localhost:5000/app:1"), Some(2))
+    );
+    cluster.ok("image rm localhost:5000/app:1");
+    let login = "registry login --username builder --password-stdin localhost:5000";
+    assert_eq!(cluster.ctl_with_input(login, "letmein").code, 0);
+    cluster.ok("image pull localhost:5000/app:1");
+    cluster.ok("service create --name app --replicas 2 localhost:5000/app:1");
+}
+
+#[test]
+fn blobs_that_the_cluster_needs_no_more_leave_every_disk_and_no_others_do() {
+    let cluster = Cluster::up(1, 2);
+    let blobs = |node: &str| fs::read_dir(cluster.data(node).join("worker/images/blobs/sha256")).unwrap().count();
+    let nodes = ["m1", "w1", "w2"];
+    cluster.ok("service create --name web --replicas 3 whoami");
+    cluster.wait("every node has it", |_| nodes.iter().all(|node| blobs(node) == 3));
+    // Another image takes its name: what runs still needs the old one.
+    let dir = tempfile::tempdir().unwrap();
+    let program = fs::read(programs().join("whoami")).unwrap();
+    let other = docker_archive(dir.path(), &tar(&[("whoami", &program), ("other", b"x")]));
+    cluster.ok(&format!("image import --tag whoami {other}"));
+    assert!(nodes.iter().all(|node| blobs(node) >= 3));
+    cluster.ok("service scale web=4");
+    assert_eq!(cluster.running("web").len(), 4);
+    // While a service names it, it is not removed; then it is, with everything of it.
+    let used = cluster.ctl("image rm whoami");
+    assert!(used.code == 1 && used.stderr.contains("is used by service `web`"), "{}", used.stderr);
+    cluster.ok("service rm web");
+    cluster.wait("the old image has gone with its last task", |it| it.rows("image ls").len() == 1);
+    cluster.ok("image rm whoami");
+    cluster.wait("no blob is left anywhere", |_| nodes.iter().all(|node| blobs(node) == 0));
+    // Also where a node was away when it went.
+    cluster.ok(&format!("image import --tag whoami {other}"));
+    cluster.sandbox_ok("kill w1 w2");
+    cluster.ok("image rm whoami");
+    cluster.sandbox_ok("start w1 w2");
+    cluster.wait("they have heard of it", |_| nodes.iter().all(|node| blobs(node) == 0));
+}
+
+#[test]
+fn a_layer_that_grows_without_end_is_refused_where_the_user_looks() {
+    let cluster = Cluster::bare(1, 0);
+    let dir = tempfile::tempdir().unwrap();
+    // 10 GiB of zeros in some 10 MB, and that once more in a few kB: a layer may not unpack to that.
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    let mut header = tar::Header::new_gnu();
+    header.set_path("zeros").unwrap();
+    header.set_size(10 << 30);
+    header.set_cksum();
+    packed.write_all(header.as_bytes()).unwrap();
+    for _ in 0..640 {
+        packed.write_all(&vec![0; 1 << 20]).unwrap();
+    }
+    let bomb = docker_archive(dir.path(), &packed.finish().unwrap());
+    let refused = cluster.ctl(&format!("image import --tag bomb {bomb}"));
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(refused.stderr.contains("far more than its size"), "{}", refused.stderr);
+    let left = fs::read_dir(cluster.data("m1").join("worker/images/blobs/sha256")).unwrap().count();
+    assert_eq!((left, cluster.rows("image ls").len()), (0, 0), "nothing of it is left");
 }

@@ -21,7 +21,8 @@ fn tokens_that_are_wrong_old_or_of_another_cluster_are_refused_and_say_which() {
         assert!(result.stderr.contains(why), "{}", result.stderr);
     };
     refused("SWMTKN-1-x", "this is no join token");
-    let wrong = format!("{}x", &good[..good.len() - 1]);
+    let other_end = if good.ends_with('x') { 'y' } else { 'x' };
+    let wrong = format!("{}{other_end}", &good[..good.len() - 1]);
     refused(&wrong, "this join token is wrong");
     let other = Cluster::bare(1, 0);
     refused(&token(&other), "the join token is of another cluster");
@@ -32,6 +33,32 @@ fn tokens_that_are_wrong_old_or_of_another_cluster_are_refused_and_say_which() {
     assert_eq!(joined.code, 0, "{}", joined.stderr);
     cluster.wait("it is there again", |it| it.rows("node ls --filter name=w1 --filter state=ready").len() == 1);
     let again = join(&token(&cluster));
+    assert!(again.code == 1 && again.stderr.contains("belongs to the cluster"), "{}", again.stderr);
+}
+
+#[test]
+fn the_last_two_managers_become_one_in_order_and_a_failed_join_leaves_nothing() {
+    let cluster = Cluster::bare(2, 0);
+    let leader = cluster.leader();
+    let (goes, stays) = if leader == "m1" { ("m1", "m2") } else { ("m2", "m1") };
+    // The leader goes: the other one must not be left with a majority of two.
+    let leave = cluster.ctl_on(goes, "swarm leave --force");
+    assert_eq!(leave.code, 0, "{}", leave.stderr);
+    let alone = cluster.ctl_on(stays, "service create --detach --name web --replicas 0 whoami");
+    assert_eq!(alone.code, 0, "{}", alone.stderr);
+    // It comes again, where nobody can reach it: nothing of it stays, here or there.
+    let token = cluster.ctl_on(stays, "swarm join-token -q manager").stdout;
+    let manager = if stays == "m1" { "198.18.0.10" } else { "198.18.0.11" };
+    let join = |words: &str| cluster.ctl_on(goes, &format!("swarm join --token {} {words} {manager}", token.trim()));
+    let unreachable = join("--advertise-addr 198.18.0.99");
+    assert_eq!(unreachable.code, 1, "{}", unreachable.stderr);
+    assert!(unreachable.stderr.contains("198.18.0.99"), "{}", unreachable.stderr);
+    assert!(cluster.ctl_on(goes, "system info").stdout.contains("cluster: none"));
+    let joined = join("");
+    assert_eq!(joined.code, 0, "{}", joined.stderr);
+    cluster.wait("both are ready", |it| it.rows("node ls --filter state=ready").len() == 2);
+    // Not beside a program that has the port, and not as a member of two clusters.
+    let again = join("");
     assert!(again.code == 1 && again.stderr.contains("belongs to the cluster"), "{}", again.stderr);
 }
 
@@ -75,4 +102,23 @@ fn lesson_13_a_node_that_comes_back_is_the_same_node() {
     cluster.sandbox_ok("restart w1 m2");
     cluster.wait("both are ready", |it| it.rows("node ls --filter state=ready").len() == 4);
     assert_eq!([id("w1"), id("m2")], before);
+    // Both move to other addresses: what they are is in their certificates, where they are is said anew.
+    cluster.ok("service create --detach --name web --replicas 0 whoami");
+    cluster.sandbox_ok("stop w1 m2");
+    cluster.move_to("w1", "198.18.0.77");
+    cluster.move_to("m2", "198.18.0.78");
+    cluster.sandbox_ok("start w1 m2");
+    let moved = |it: &Cluster, node: &str, address: &str| {
+        let filter = format!("node ls --filter name={node} --filter state=ready --filter address={address}:2377");
+        it.rows(&filter).len() == 1
+    };
+    cluster.wait("both are ready where they are now", |it| {
+        moved(it, "w1", "198.18.0.77") && moved(it, "m2", "198.18.0.78")
+    });
+    assert_eq!([id("w1"), id("m2")], before);
+    // The manager that moved counts: with it and one other there is a quorum.
+    let other = if cluster.leader() == "m3" { "m1" } else { "m3" };
+    cluster.wait("the moved manager has everything", |it| it.ctl_on("m2", "service ls --stale").stdout.contains("web"));
+    cluster.kill(other);
+    cluster.ok("service create --detach --name later --replicas 0 whoami");
 }

@@ -172,3 +172,77 @@ fn a_stack_is_deployed_changed_and_removed_as_one() {
     cluster.ok("stack rm shop");
     assert!(cluster.rows("task ls").is_empty() && cluster.rows("stack ls").is_empty());
 }
+
+#[test]
+fn lesson_30_what_is_large_is_cut_and_no_message_is_too_small_for_it() {
+    let cluster = Cluster::up(3, 1);
+    // One transaction, nearly as large as one may be: through both ends of the Raft transport.
+    let text = "x".repeat(50_000);
+    let file = |services: usize| {
+        let label = |number: usize| format!("        l{number}: {text}\n");
+        let labels: String = (0..5).map(label).collect();
+        let service = |number: usize| {
+            let placed = "      placement:\n        constraints: [node.hostname==w1]\n";
+            format!("  s{number}:\n    image: whoami\n    deploy:\n{placed}      labels:\n{labels}")
+        };
+        format!("services:\n{}", (0..services).map(service).collect::<String>())
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("big.yaml");
+    std::fs::write(&path, file(40)).unwrap();
+    let refused = cluster.ctl(&format!("stack deploy -c {} big", path.display()));
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(refused.stderr.contains("8388608"), "the bound is named: {}", refused.stderr);
+    assert!(cluster.rows("service ls").is_empty(), "nothing was made");
+    // Stack and services each have every spec: half of what an entry may have, twice.
+    std::fs::write(&path, file(16)).unwrap();
+    cluster.ok(&format!("stack deploy -c {} big", path.display()));
+    cluster.ok(&format!("stack deploy -c {} more", path.display()));
+    for manager in ["m1", "m2", "m3"] {
+        cluster.wait(&format!("{manager} has it too"), |it| {
+            let list = it.ctl_on(manager, "service ls -q --stale").stdout;
+            list.lines().count() == 32
+        });
+    }
+    // Replicas that share a spec share it on the wire: 20 times this would be more than any message.
+    for number in 0..16 {
+        cluster.ok(&format!("service scale --detach big_s{number}=20"));
+    }
+    cluster.wait("all of them run", |it| it.running_count() == 16 * 20 + 16);
+    // The whole set once more, to a daemon that begins anew.
+    cluster.sandbox_ok("kill --daemon-only w1");
+    cluster.sandbox_ok("start w1");
+    cluster.wait_state("w1", "ready");
+    assert_eq!(cluster.running_count(), 16 * 20 + 16);
+    cluster.ok("stack rm big more");
+    assert!(cluster.rows("task ls").is_empty());
+}
+
+#[test]
+fn a_request_that_is_sent_twice_is_done_once_also_by_the_next_leader() {
+    let cluster = Cluster::up(3, 0);
+    cluster.ok("service create --name web whoami");
+    let leader = cluster.leader();
+    // What a client does whose answer was lost: the same request again, at another manager.
+    let programs = flota_tests::programs();
+    let again = |manager: &str| {
+        let socket = cluster.socket(manager);
+        let mut command = std::process::Command::new(programs.join("ctl"));
+        command.args(["service", "update", "--detach", "--env", "A=1", "web"]);
+        command.env("FLOTA_HOST", format!("unix://{}", socket.display())).env("FLOTA_REQUEST_ID", "test-request-1");
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let version = |it: &Cluster| {
+        let text = it.ok("service inspect web");
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()[0]["specVersion"].as_u64().unwrap()
+    };
+    assert_eq!(again(&leader), (Some(0), String::new()));
+    assert_eq!(version(&cluster), 2);
+    let other = ["m1", "m2", "m3"].into_iter().find(|name| **name != *leader).unwrap();
+    assert_eq!(again(other), (Some(0), String::new()), "answered, not refused");
+    cluster.kill(&leader);
+    cluster.wait("another one leads", |it| it.ctl("node ls").code == 0);
+    assert_eq!(again(other), (Some(0), String::new()), "the next leader knows it too");
+    assert_eq!(version(&cluster), 2, "it was done once");
+}

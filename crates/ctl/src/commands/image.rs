@@ -14,6 +14,7 @@ use flota_api::proto::control::RemoveRequest;
 use flota_api::proto::node::{ImageResult, ImageUpload, PullImageRequest};
 
 use crate::client::{Client, failure, request_id};
+use crate::commands::registry;
 use crate::error::named;
 use crate::printer::{self, ListOptions};
 use crate::progress;
@@ -31,8 +32,16 @@ pub(crate) enum Image {
         #[arg(short, long, default_value = "")]
         tag: String,
     },
-    /// Fetch from a registry
-    Pull { reference: String },
+    /// Fetch from a registry; a manager uses the credentials of `ctl registry login`
+    Pull {
+        reference: String,
+        /// Instead of those
+        #[arg(short, long, requires = "password_stdin")]
+        username: Option<String>,
+        /// Read the password from standard input
+        #[arg(long, requires = "username")]
+        password_stdin: bool,
+    },
     /// Make an image of one static program
     Pack {
         #[arg(short, long)]
@@ -77,9 +86,10 @@ pub(crate) async fn run(verb: Image, client: impl Fn(bool) -> anyhow::Result<Cli
             let image = image.map_err(failure).context("failed to pack the program")?;
             held(&client, image.into_inner()).await
         }
-        Image::Pull { reference } => {
+        Image::Pull { reference, username, password_stdin } => {
             let client = client(false)?;
-            let request = PullImageRequest { reference, ..PullImageRequest::default() };
+            let password = if password_stdin { registry::password()? } else { String::new() };
+            let request = PullImageRequest { reference, username: username.unwrap_or_default(), password };
             let image = client.any_node().await?.0.pull_image(request).await.map_err(failure)?;
             held(&client, image.into_inner()).await
         }
@@ -141,10 +151,13 @@ async fn held(client: &Client, image: ImageResult) -> anyhow::Result<()> {
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     options.check(&["id", "reference", "digest", "size"])?;
     let images = client
-        .control(|mut control| {
-            let request = client.list();
-            async move { control.list_images(request).await }
-        })
+        .pages(
+            |mut control| {
+                let request = client.list();
+                async move { control.list_images(request).await }
+            },
+            |whole, page| whole.images.extend(page.images),
+        )
         .await?;
     options.say_age(images.header);
     let mut rows = Vec::new();

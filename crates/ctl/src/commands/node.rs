@@ -103,10 +103,13 @@ fn availability_of(text: &str) -> anyhow::Result<model::Availability> {
 
 pub(crate) async fn list(client: &Client) -> anyhow::Result<flota_api::proto::control::Nodes> {
     client
-        .control(|mut control| {
-            let request = client.list();
-            async move { control.list_nodes(request).await }
-        })
+        .pages(
+            |mut control| {
+                let request = client.list();
+                async move { control.list_nodes(request).await }
+            },
+            |whole, page| whole.nodes.extend(page.nodes),
+        )
         .await
 }
 

@@ -27,15 +27,20 @@ pub(crate) enum Registry {
     Ls(ListOptions),
 }
 
+/// From standard input, without the end of the line.
+pub(super) fn password() -> anyhow::Result<String> {
+    let mut password = String::new();
+    std::io::stdin().take(4096).read_to_string(&mut password)?;
+    Ok(password.trim_end_matches(['\n', '\r']).to_owned())
+}
+
 pub(crate) async fn run(verb: Registry, client: impl Fn(bool) -> anyhow::Result<Client>) -> anyhow::Result<()> {
     match verb {
         Registry::Login { username, password_stdin, host } => {
             if !password_stdin {
                 anyhow::bail!(crate::error::Usage("give the password on standard input, with --password-stdin".into()));
             }
-            let mut password = String::new();
-            std::io::stdin().take(4096).read_to_string(&mut password)?;
-            let password = password.trim_end_matches(['\n', '\r']).to_owned();
+            let password = password()?;
             let request = PutRegistryRequest { request_id: request_id(), host: host.clone(), username, password };
             client(false)?
                 .control(|mut control| {
@@ -59,10 +64,13 @@ pub(crate) async fn run(verb: Registry, client: impl Fn(bool) -> anyhow::Result<
             options.check(&["host", "username"])?;
             let client = client(options.stale)?;
             let all = client
-                .control(|mut control| {
-                    let request = client.list();
-                    async move { control.list_registries(request).await }
-                })
+                .pages(
+                    |mut control| {
+                        let request = client.list();
+                        async move { control.list_registries(request).await }
+                    },
+                    |whole, page| whole.registries.extend(page.registries),
+                )
                 .await?;
             options.say_age(all.header);
             let row = |it: flota_api::proto::control::RegistryRow| {

@@ -281,10 +281,13 @@ async fn create(client: &Client, spec: &ServiceSpec, wait: &WaitOptions) -> anyh
 
 async fn list(client: &Client) -> anyhow::Result<flota_api::proto::control::Services> {
     client
-        .control(|mut control| {
-            let request = client.list();
-            async move { control.list_services(request).await }
-        })
+        .pages(
+            |mut control| {
+                let request = client.list();
+                async move { control.list_services(request).await }
+            },
+            |whole, page| whole.services.extend(page.services),
+        )
         .await
 }
 

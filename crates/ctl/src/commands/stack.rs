@@ -44,10 +44,13 @@ pub(crate) async fn run(verb: Stack, client: impl Fn(bool) -> anyhow::Result<Cli
             options.check(&["id", "name", "services"])?;
             let client = client(options.stale)?;
             let stacks = client
-                .control(|mut control| {
-                    let request = client.list();
-                    async move { control.list_stacks(request).await }
-                })
+                .pages(
+                    |mut control| {
+                        let request = client.list();
+                        async move { control.list_stacks(request).await }
+                    },
+                    |whole, page| whole.stacks.extend(page.stacks),
+                )
                 .await?;
             options.say_age(stacks.header);
             let mut rows = Vec::new();
@@ -68,10 +71,13 @@ pub(crate) async fn run(verb: Stack, client: impl Fn(bool) -> anyhow::Result<Cli
 
 async fn services(client: &Client, stack: &str) -> anyhow::Result<Vec<(String, String)>> {
     let all = client
-        .control(|mut control| {
-            let request = client.list();
-            async move { control.list_services(request).await }
-        })
+        .pages(
+            |mut control| {
+                let request = client.list();
+                async move { control.list_services(request).await }
+            },
+            |whole, page| whole.services.extend(page.services),
+        )
         .await?;
     let of_stack = |row: flota_api::proto::control::ServiceRow| {
         let service = row.service?;
@@ -102,10 +108,13 @@ async fn deploy(client: &Client, spec: &model::StackSpec, wait: &WaitOptions) ->
 
 async fn find(client: &Client, name: &str) -> anyhow::Result<String> {
     let stacks = client
-        .control(|mut control| {
-            let request = client.list();
-            async move { control.list_stacks(request).await }
-        })
+        .pages(
+            |mut control| {
+                let request = client.list();
+                async move { control.list_stacks(request).await }
+            },
+            |whole, page| whole.stacks.extend(page.stacks),
+        )
         .await?
         .stacks;
     let spec_name = |it: &flota_api::proto::objects::Stack| it.spec.as_ref().map(|spec| spec.name.clone());

@@ -152,10 +152,13 @@ pub(crate) async fn list(client: &Client, options: &ListOptions) -> anyhow::Resu
     ];
     options.check(&keys)?;
     let tasks = client
-        .control(|mut control| {
-            let request = client.list();
-            async move { control.list_tasks(request).await }
-        })
+        .pages(
+            |mut control| {
+                let request = client.list();
+                async move { control.list_tasks(request).await }
+            },
+            |whole, page| whole.tasks.extend(page.tasks),
+        )
         .await?;
     options.say_age(tasks.header);
     let mut rows = tasks.tasks.into_iter().map(Row::parse).collect::<anyhow::Result<Vec<_>>>()?;

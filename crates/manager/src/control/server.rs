@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use futures::Stream;
+use prost::Message;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -45,6 +46,36 @@ impl ControlService {
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 type Reply<T> = Result<Response<T>, Status>;
 
+/// Bytes of one page of a list.
+const PAGE: usize = 1 << 20;
+
+/// Rows in pages, the first of them with the header; an empty list is one page too.
+fn pages<R, P>(
+    header: Option<pc::ListHeader>,
+    rows: Vec<R>,
+    page: impl Fn(Option<pc::ListHeader>, Vec<R>) -> P + Send + 'static,
+) -> Response<Answers<P>>
+where
+    R: Message + Send + 'static,
+    P: Send + 'static,
+{
+    let (mut rows, mut header) = (rows.into_iter().peekable(), header);
+    let mut done = false;
+    let next = std::iter::from_fn(move || {
+        if std::mem::replace(&mut done, true) {
+            return None;
+        }
+        let (mut taken, mut size) = (Vec::new(), 0);
+        while let Some(row) = rows.next_if(|row| taken.is_empty() || size + row.encoded_len() <= PAGE) {
+            size += row.encoded_len();
+            taken.push(row);
+        }
+        done = rows.peek().is_none();
+        Some(Ok(page(header.take(), taken)))
+    });
+    Response::new(Box::pin(tokio_stream::iter(next)))
+}
+
 #[tonic::async_trait]
 impl Control for ControlService {
     async fn get_cluster(&self, _: Request<Empty>) -> Reply<pc::ClusterInfo> {
@@ -56,9 +87,11 @@ impl Control for ControlService {
         cluster::rotate(&self.0, request.into_inner()).await.map(Response::new)
     }
 
-    async fn list_nodes(&self, request: Request<pc::ListRequest>) -> Reply<pc::Nodes> {
+    type ListNodesStream = Answers<pc::Nodes>;
+
+    async fn list_nodes(&self, request: Request<pc::ListRequest>) -> Reply<Self::ListNodesStream> {
         let (_, header) = self.read(request.get_ref()).await?;
-        Ok(Response::new(pc::Nodes { header, nodes: nodes::list(&self.0) }))
+        Ok(pages(header, nodes::list(&self.0), |header, nodes| pc::Nodes { header, nodes }))
     }
 
     async fn update_node(&self, request: Request<pc::UpdateNodeRequest>) -> Reply<po::Node> {
@@ -83,9 +116,11 @@ impl Control for ControlService {
         services::remove(&self.0, request.into_inner()).await.map(|()| Response::new(Empty {}))
     }
 
-    async fn list_services(&self, request: Request<pc::ListRequest>) -> Reply<pc::Services> {
+    type ListServicesStream = Answers<pc::Services>;
+
+    async fn list_services(&self, request: Request<pc::ListRequest>) -> Reply<Self::ListServicesStream> {
         let (view, header) = self.read(request.get_ref()).await?;
-        Ok(Response::new(pc::Services { header, services: services::list(&view) }))
+        Ok(pages(header, services::list(&view), |header, services| pc::Services { header, services }))
     }
 
     type WatchServiceStream = Answers<pc::ServiceProgress>;
@@ -107,9 +142,11 @@ impl Control for ControlService {
         Ok(Response::new(Box::pin(ReceiverStream::new(progress))))
     }
 
-    async fn list_tasks(&self, request: Request<pc::ListRequest>) -> Reply<pc::Tasks> {
+    type ListTasksStream = Answers<pc::Tasks>;
+
+    async fn list_tasks(&self, request: Request<pc::ListRequest>) -> Reply<Self::ListTasksStream> {
         let (view, header) = self.read(request.get_ref()).await?;
-        Ok(Response::new(pc::Tasks { header, tasks: tasks::list(&view) }))
+        Ok(pages(header, tasks::list(&view), |header, tasks| pc::Tasks { header, tasks }))
     }
 
     async fn remove_task(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
@@ -121,20 +158,24 @@ impl Control for ControlService {
         Ok(Response::new((&stack).into()))
     }
 
-    async fn list_stacks(&self, request: Request<pc::ListRequest>) -> Reply<pc::Stacks> {
+    type ListStacksStream = Answers<pc::Stacks>;
+
+    async fn list_stacks(&self, request: Request<pc::ListRequest>) -> Reply<Self::ListStacksStream> {
         let (view, header) = self.read(request.get_ref()).await?;
         let stacks = view.stacks().map(|stack| stack.as_ref().into()).collect();
-        Ok(Response::new(pc::Stacks { header, stacks }))
+        Ok(pages(header, stacks, |header, stacks| pc::Stacks { header, stacks }))
     }
 
     async fn remove_stack(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
         stacks::remove(&self.0, request.into_inner()).await.map(|()| Response::new(Empty {}))
     }
 
-    async fn list_images(&self, request: Request<pc::ListRequest>) -> Reply<pc::Images> {
+    type ListImagesStream = Answers<pc::Images>;
+
+    async fn list_images(&self, request: Request<pc::ListRequest>) -> Reply<Self::ListImagesStream> {
         let (view, header) = self.read(request.get_ref()).await?;
         let images = view.images().map(|image| image.as_ref().into()).collect();
-        Ok(Response::new(pc::Images { header, images }))
+        Ok(pages(header, images, |header, images| pc::Images { header, images }))
     }
 
     async fn remove_image(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
@@ -162,13 +203,16 @@ impl Control for ControlService {
         registries::remove(&self.0, request.into_inner()).await.map(|()| Response::new(Empty {}))
     }
 
-    async fn list_registries(&self, request: Request<pc::ListRequest>) -> Reply<pc::Registries> {
+    type ListRegistriesStream = Answers<pc::Registries>;
+
+    async fn list_registries(&self, request: Request<pc::ListRequest>) -> Reply<Self::ListRegistriesStream> {
         let (view, header) = self.read(request.get_ref()).await?;
         let row = |it: &std::sync::Arc<flota_api::model::Registry>| pc::RegistryRow {
             host: it.host.clone(),
             username: it.username.clone(),
         };
-        Ok(Response::new(pc::Registries { header, registries: view.registries().map(row).collect() }))
+        let rows = view.registries().map(row).collect();
+        Ok(pages(header, rows, |header, registries| pc::Registries { header, registries }))
     }
 
     type OpenStreamStream = Answers<Frame>;
@@ -176,5 +220,26 @@ impl Control for ControlService {
     async fn open_stream(&self, request: Request<Streaming<Frame>>) -> Reply<Self::OpenStreamStream> {
         let answers = streams::open(&self.0, request.into_inner());
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::StreamExt;
+
+    #[tokio::test]
+    async fn a_long_list_comes_in_pages_with_nothing_lost() {
+        let row = |number: u64| pc::RegistryRow { host: number.to_string(), username: "x".repeat(300 << 10) };
+        let list = |count: u64| {
+            let header = Some(pc::ListHeader { stale: true, age_ms: 7 });
+            pages(header, (0..count).map(row).collect(), |header, registries| pc::Registries { header, registries })
+        };
+        let all: Vec<_> = list(10).into_inner().map(|page| page.expect("a page")).collect().await;
+        assert!(all.len() >= 3 && all.iter().all(|page| page.encoded_len() <= PAGE + 100));
+        assert!(all[0].header.is_some() && all[1..].iter().all(|page| page.header.is_none()));
+        let hosts: Vec<_> = all.iter().flat_map(|page| &page.registries).map(|row| row.host.clone()).collect();
+        assert_eq!(hosts, (0..10).map(|number: u64| number.to_string()).collect::<Vec<_>>());
+        assert_eq!(list(0).into_inner().count().await, 1, "an empty list has a header too");
     }
 }
