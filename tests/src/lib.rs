@@ -12,7 +12,9 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests say why they fail")]
 
 mod cluster;
+mod control;
 mod wait;
 
 pub use cluster::{Background, Cluster, Output, programs};
+pub use control::connect;
 pub use wait::wait_for;

@@ -114,7 +114,7 @@ fn from_layout(store: &ImageStore, index: &[u8]) -> Result<(Image, Option<String
 fn from_docker(
     store: &ImageStore,
     manifest: &[u8],
-    blobs: &HashMap<String, (String, u64)>,
+    blobs: &mut Blobs,
 ) -> Result<(Image, Option<String>), ImageError> {
     let images: Vec<DockerImage> =
         serde_json::from_slice(manifest).map_err(|error| refuse(format!("manifest.json: {error}")))?;
@@ -133,7 +133,9 @@ fn from_docker(
         layers: layers.collect::<Result<_, ImageError>>()?,
     };
     let bytes = serde_json::to_vec(&manifest).map_err(|error| refuse(error.to_string()))?;
-    let (digest, _) = store.blobs.put(bytes.as_slice(), None)?;
+    let (digest, size) = store.blobs.put(bytes.as_slice(), None)?;
+    // Made here, but part of what goes when the image is refused after all. No file is called so.
+    blobs.insert(String::new(), (digest.clone(), size));
     let name = image.repo_tags.as_ref().and_then(|tags| tags.first()).cloned();
     Ok((store.image(&digest)?, name))
 }

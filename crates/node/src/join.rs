@@ -1,6 +1,7 @@
 //! First contact: how a machine gets its identity, as the first node of a new cluster or with a join token.
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
@@ -89,7 +90,9 @@ fn explain(status: &tonic::Status, manager: &str) -> anyhow::Error {
             let text = text.rsplit_once("unexpected error: ").map_or(text.as_str(), |(_, rest)| rest).to_owned();
             let text = format!("failed to speak to the manager at {manager}: {text}");
             // A handshake that was refused is an answer too.
-            if cause.is::<std::io::Error>() { Unreachable(text).into() } else { anyhow!(text) }
+            let answered = |error: &std::io::Error| matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::Other);
+            let silent = cause.downcast_ref::<std::io::Error>().is_some_and(|error| !answered(error));
+            if silent { Unreachable(text).into() } else { anyhow!(text) }
         }
         _ => anyhow!("{}", status.message()),
     }

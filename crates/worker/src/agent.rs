@@ -251,7 +251,8 @@ impl Agent {
         let grace = if newest.0 > 0 && offered.0 > newest.0 { NEW_EPOCH_GRACE } else { Duration::ZERO };
         self.newest.set(offered);
         self.executor.images.keep(assignments.images.clone());
-        self.executor.images.drop_unused(assignments.dropped_images.clone(), self.pool.images_used());
+        let pool = self.pool.clone();
+        self.executor.images.drop_unused(assignments.dropped_images.clone(), move || pool.images_used());
         self.pool.assign(assignments, grace);
         None
     }

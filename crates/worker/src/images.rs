@@ -31,7 +31,7 @@ const MANIFEST_BOUND: u64 = 4 << 20;
 /// A transfer that stands still for this long is given up.
 const PROGRESS_WAIT: Duration = Duration::from_secs(20);
 /// Between two tries to remove what is not needed while images come in.
-const DROP_RETRY: Duration = Duration::from_secs(5);
+const DROP_RETRY: Duration = Duration::from_secs(1);
 /// Transfers to other nodes at once.
 const TRANSFERS: usize = 32;
 
@@ -69,6 +69,8 @@ pub(crate) struct Images {
     pub(crate) fetching: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>,
     /// Read by what adds an image, written by what removes one: what has just come is not taken for unused.
     pub(crate) changing: Arc<RwLock<()>>,
+    /// What the leader has said may go, and is still here.
+    pub(crate) unwanted: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Images {
@@ -113,6 +115,7 @@ impl Images {
 
     /// The image by digest, from this node or a holder; the leader is told when it came.
     pub(crate) async fn fetch(&self, source: &ImageSource) -> Result<Image, FetchError> {
+        self.wanted(&source.digest);
         if let Some(image) = self.store.whole_image(&source.digest) {
             return Ok(image);
         }
@@ -147,26 +150,41 @@ impl Images {
         });
     }
 
-    /// Removes images that nobody in the cluster needs, as the leader says. Not those that it may just not have heard
-    /// of, or that a task here uses.
-    pub(crate) fn drop_unused(&self, digests: Vec<String>, used: BTreeSet<String>) {
+    /// Removes images that nobody in the cluster needs, as the leader says: once no task here uses them any more. Not
+    /// those that it may just not have heard of, or wants again meanwhile.
+    pub(crate) fn drop_unused(&self, digests: Vec<String>, used: impl Fn() -> BTreeSet<String> + Send + 'static) {
         if digests.is_empty() {
             return;
         }
         let images = self.clone();
+        images.unwanted.lock().expect("no holder panics").extend(digests.iter().cloned());
         tokio::spawn(async move {
-            // Never waited for in line: what wants to add an image would have to wait behind it, for the slowest pull.
-            let mut alone = images.changing.try_write();
-            while alone.is_err() {
+            let mut left = digests;
+            loop {
+                left.retain(|it| images.unwanted.lock().expect("no holder panics").contains(it));
+                if left.is_empty() {
+                    return;
+                }
+                // Never waited for in line: what wants to add an image would wait behind it, for the slowest pull.
+                if let Ok(_alone) = images.changing.try_write() {
+                    let used = used();
+                    for digest in left.iter().filter(|it| !used.contains(*it)) {
+                        images.unwanted.lock().expect("no holder panics").remove(digest);
+                        if images.reporter.tells_of(digest) {
+                            continue;
+                        }
+                        tracing::info!(image = digest, "removing an image that the cluster needs no more");
+                        let (store, digest) = (images.store.clone(), digest.clone());
+                        let _ = tokio::task::spawn_blocking(move || store.remove(&digest)).await;
+                    }
+                }
                 tokio::time::sleep(DROP_RETRY).await;
-                alone = images.changing.try_write();
-            }
-            for digest in digests.into_iter().filter(|it| !used.contains(it) && !images.reporter.tells_of(it)) {
-                tracing::info!(image = digest, "removing an image that the cluster needs no more");
-                let store = images.store.clone();
-                let _ = tokio::task::spawn_blocking(move || store.remove(&digest)).await;
             }
         });
+    }
+
+    fn wanted(&self, digest: &str) {
+        self.unwanted.lock().expect("no holder panics").remove(digest);
     }
 
     /// One blob of at most `most` bytes; a transfer that breaks off goes on with the next holder where it stopped, and
@@ -237,6 +255,7 @@ impl Images {
 
     /// A user's import, pack or pull gave this image a name.
     pub(crate) fn named(&self, image: &Image, reference: &str) {
+        self.wanted(&image.digest);
         self.reporter.report_image(ImageReport {
             digest: image.digest.clone(),
             reference: reference.to_owned(),

@@ -92,6 +92,7 @@ impl Worker {
             grant_key: Arc::default(),
             fetching: Arc::default(),
             changing: Arc::default(),
+            unwanted: Arc::default(),
         };
         let overlay = overlay_works(&options.data_dir);
         if !overlay {

@@ -2,11 +2,10 @@
 //! task over a manager's control socket, `flota-writes etcd HOST:PORT IN_FLIGHT SECONDS` puts keys of the same size.
 //! Prints the rate, the median and the 99th percentile in ms. One connection, one thread, as many requests at once as said.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use hyper_util::rt::TokioIo;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 
@@ -40,13 +39,7 @@ impl Target {
         if kind == "etcd" {
             return Ok(Self::Etcd(Endpoint::from_shared(format!("http://{address}"))?.connect().await?));
         }
-        let path = PathBuf::from(address);
-        let connector = tower::service_fn(move |_| {
-            let path = path.clone();
-            async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
-        });
-        let channel = Endpoint::from_static("http://flota").connect_with_connector(connector).await?;
-        Ok(Self::Flota(ControlClient::new(channel)))
+        Ok(Self::Flota(flota_tests::connect(Path::new(address)).await?))
     }
 
     async fn write(&mut self, name: &str) -> Result<(), Failure> {

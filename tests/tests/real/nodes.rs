@@ -54,6 +54,8 @@ fn the_last_two_managers_become_one_in_order_and_a_failed_join_leaves_nothing() 
     assert_eq!(unreachable.code, 1, "{}", unreachable.stderr);
     assert!(unreachable.stderr.contains("198.18.0.99"), "{}", unreachable.stderr);
     assert!(cluster.ctl_on(goes, "system info").stdout.contains("cluster: none"));
+    let alone = cluster.ctl_on(stays, "service create --detach --name still --replicas 0 whoami");
+    assert_eq!(alone.code, 0, "one that was never reached does not count: {}", alone.stderr);
     let joined = join("");
     assert_eq!(joined.code, 0, "{}", joined.stderr);
     cluster.wait("both are ready", |it| it.rows("node ls --filter state=ready").len() == 2);
