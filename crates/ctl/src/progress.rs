@@ -142,11 +142,11 @@ async fn follow(
 }
 
 /// Until the image lies on as many nodes as it shall.
-pub(crate) async fn image(client: &Client, reference: &str, timeout: Duration) -> anyhow::Result<()> {
+pub(crate) async fn image(client: &Client, reference: &str, digest: &str, timeout: Duration) -> anyhow::Result<()> {
     let until = Instant::now() + timeout;
     let mut line = Line::new();
     let result = loop {
-        let request = WatchImageRequest { image: reference.to_owned() };
+        let request = WatchImageRequest { image: reference.to_owned(), digest: digest.to_owned() };
         let watch = async {
             let mut stream = client
                 .control(|mut control| {

@@ -1,7 +1,7 @@
 //! Images in a tar: an OCI layout (OCI image layout specification) or what `docker save` writes. Read in one pass
 //! into blobs; nothing of the archive's paths becomes a path here.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::Read;
 
 use serde::Deserialize;
@@ -35,31 +35,20 @@ struct LayoutEntry {
     annotations: HashMap<String, String>,
 }
 
+/// Digest and size of the files of an archive, by name.
+type Blobs = HashMap<String, (String, u64)>;
+
 fn refuse(why: impl Into<String>) -> ImageError {
     ImageError::Archive(why.into())
 }
 
-/// Takes the image of the archive; with the name that the archive gives it, if it gives one.
+/// Takes the image of the archive; with the name that the archive gives it, if it gives one. Blobs that no image needs
+/// (the archive's own lists, or all of one that is refused) stay until the next [`ImageStore::sweep`].
 ///
 /// # Errors
 /// It is no image archive, holds more than one image, or is cut off.
 pub fn import(store: &ImageStore, archive: impl Read) -> Result<(Image, Option<String>), ImageError> {
     let mut blobs = Blobs::new();
-    let imported = read(store, archive, &mut blobs);
-    if imported.is_err() {
-        // Nothing half made stays: what only the refused archive had.
-        let needed: HashSet<String> = store.images().iter().flat_map(Image::blobs).collect();
-        for (digest, _) in blobs.into_values().filter(|(digest, _)| !needed.contains(digest)) {
-            store.blobs.remove(&digest);
-        }
-    }
-    imported
-}
-
-/// Digest and size of the files of an archive, by name.
-type Blobs = HashMap<String, (String, u64)>;
-
-fn read(store: &ImageStore, archive: impl Read, blobs: &mut Blobs) -> Result<(Image, Option<String>), ImageError> {
     let mut tar = tar::Archive::new(Guard::new(archive));
     let cut = |error: std::io::Error| refuse(format!("it is cut off or no tar ({error})"));
     for (count, entry) in tar.entries().map_err(cut)?.enumerate() {
@@ -86,7 +75,7 @@ fn read(store: &ImageStore, archive: impl Read, blobs: &mut Blobs) -> Result<(Im
     };
     let result = match (document("index.json")?, document("manifest.json")?) {
         (Some(index), _) => from_layout(store, &index),
-        (None, Some(manifest)) => from_docker(store, &manifest, blobs),
+        (None, Some(manifest)) => from_docker(store, &manifest, &blobs),
         (None, None) => Err(refuse("it has neither index.json (OCI layout) nor manifest.json (docker-archive)")),
     };
     let (image, name) = result?;
@@ -111,11 +100,7 @@ fn from_layout(store: &ImageStore, index: &[u8]) -> Result<(Image, Option<String
     Ok((store.image(&entry.digest)?, name))
 }
 
-fn from_docker(
-    store: &ImageStore,
-    manifest: &[u8],
-    blobs: &mut Blobs,
-) -> Result<(Image, Option<String>), ImageError> {
+fn from_docker(store: &ImageStore, manifest: &[u8], blobs: &Blobs) -> Result<(Image, Option<String>), ImageError> {
     let images: Vec<DockerImage> =
         serde_json::from_slice(manifest).map_err(|error| refuse(format!("manifest.json: {error}")))?;
     let [image] = images.as_slice() else {
@@ -133,9 +118,7 @@ fn from_docker(
         layers: layers.collect::<Result<_, ImageError>>()?,
     };
     let bytes = serde_json::to_vec(&manifest).map_err(|error| refuse(error.to_string()))?;
-    let (digest, size) = store.blobs.put(bytes.as_slice(), None)?;
-    // Made here, but part of what goes when the image is refused after all. No file is called so.
-    blobs.insert(String::new(), (digest.clone(), size));
+    let (digest, _) = store.blobs.put(bytes.as_slice(), None)?;
     let name = image.repo_tags.as_ref().and_then(|tags| tags.first()).cloned();
     Ok((store.image(&digest)?, name))
 }

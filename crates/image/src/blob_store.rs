@@ -116,6 +116,12 @@ impl BlobStore {
         writer.finish(expected)
     }
 
+    /// The digests of all that are here.
+    pub(crate) fn all(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.dir.join("sha256")).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Some(format!("sha256:{}", entry.file_name().to_str()?))).collect()
+    }
+
     /// Removes it, if it is here.
     pub fn remove(&self, digest: &str) {
         if let Ok(path) = self.path(digest) {

@@ -214,6 +214,15 @@ impl ImageStore {
         names.filter_map(|hex| self.whole_image(&format!("sha256:{hex}"))).collect()
     }
 
+    /// Removes blobs that no image needs: of archives and transfers that came to nothing. Only while none is coming in.
+    pub fn sweep(&self) {
+        let needed: std::collections::BTreeSet<String> = self.images().iter().flat_map(Image::blobs).collect();
+        for blob in self.blobs.all().into_iter().filter(|blob| !needed.contains(blob)) {
+            self.blobs.remove(&blob);
+            let _ = std::fs::remove_dir_all(self.layer_folder(&blob));
+        }
+    }
+
     /// Forgets an image, and removes blobs and layers that no other one needs.
     pub fn remove(&self, digest: &str) {
         let Some(image) = self.whole_image(digest) else { return };

@@ -183,6 +183,21 @@ impl Images {
         });
     }
 
+    /// Removes what came in for an image that came to nothing, as soon as nothing else comes in.
+    pub(crate) fn sweep(&self) {
+        let images = self.clone();
+        tokio::spawn(async move {
+            loop {
+                if let Ok(_alone) = images.changing.try_write() {
+                    let store = images.store.clone();
+                    let _ = tokio::task::spawn_blocking(move || store.sweep()).await;
+                    return;
+                }
+                tokio::time::sleep(DROP_RETRY).await;
+            }
+        });
+    }
+
     fn wanted(&self, digest: &str) {
         self.unwanted.lock().expect("no holder panics").remove(digest);
     }

@@ -12,13 +12,16 @@ use flota_api::proto::dispatcher::{ImageReport, StatusBatch, TaskReport};
 /// Reports in one batch.
 const BATCH: usize = 1_000;
 
+/// A batch under way: its number and what is in it.
+type Sent = (u64, Vec<(String, TaskStatus)>, Vec<ImageReport>);
+
 #[derive(Debug, Default)]
 struct Pending {
     statuses: BTreeMap<String, TaskStatus>,
     /// In the order in which it happened: of two images that take one name, the later one has it.
     images: Vec<ImageReport>,
     /// What was sent and not acknowledged yet.
-    sent: Option<(u64, Vec<(String, TaskStatus)>, Vec<ImageReport>)>,
+    sent: Option<Sent>,
     sequence: u64,
 }
 

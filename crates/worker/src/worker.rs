@@ -94,6 +94,7 @@ impl Worker {
             changing: Arc::default(),
             unwanted: Arc::default(),
         };
+        images.sweep();
         let overlay = overlay_works(&options.data_dir);
         if !overlay {
             tracing::warn!(path = %options.data_dir.display(), "overlayfs can't write here: layers are copied for each task");
@@ -159,6 +160,7 @@ impl Worker {
         reference: &str,
     ) -> Result<(Image, String), ImageError> {
         let _adds = self.images.changing.read().await;
+        self.images.sweep();
         let store = self.images.store.clone();
         let imported = tokio::task::spawn_blocking(move || flota_image::import(&store, archive));
         let (image, name) = imported.await.map_err(join)??;

@@ -143,7 +143,7 @@ fn upload(mut source: Box<dyn Read + Send>, reference: String, program: String) 
 }
 
 async fn held(client: &Client, image: ImageResult) -> anyhow::Result<()> {
-    progress::image(client, &image.reference, HOLD_WAIT).await?;
+    progress::image(client, &image.reference, &image.digest, HOLD_WAIT).await?;
     printer::line(&format!("{} {}", image.reference, image.digest));
     Ok(())
 }

@@ -109,8 +109,11 @@ pub(super) fn service(view: &Tables, id: &flota_api::id::ServiceId) -> pc::Servi
     }
 }
 
-pub(super) fn image(view: &Tables, text: &str) -> Result<pc::ImageProgress, Status> {
+pub(super) fn image(view: &Tables, text: &str, digest: &str) -> Result<pc::ImageProgress, Status> {
     let image = super::find::find_image(view, text)?;
+    if !digest.is_empty() && image.digest != digest {
+        return Err(Status::not_found("the name still means another image"));
+    }
     let (holders, wanted) = (good_holders(image, view) as u64, wanted_holders(view) as u64);
     Ok(pc::ImageProgress { holders, wanted, converged: holders >= wanted })
 }

@@ -185,10 +185,10 @@ impl Control for ControlService {
     type WatchImageStream = Answers<pc::ImageProgress>;
 
     async fn watch_image(&self, request: Request<pc::WatchImageRequest>) -> Reply<Self::WatchImageStream> {
-        let text = request.into_inner().image;
+        let pc::WatchImageRequest { image: text, digest } = request.into_inner();
         let progress = progress::watch(&self.0, move |view| {
             // The node that imported it tells the leader by itself: it may not have done so yet.
-            let now = progress::image(view, &text).unwrap_or_default();
+            let now = progress::image(view, &text, &digest).unwrap_or_default();
             let done = now.converged && now.wanted > 0;
             Ok((now, done))
         });
