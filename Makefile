@@ -5,7 +5,7 @@ TRIPLE := x86_64-unknown-linux-gnu
 STATIC := RUSTFLAGS="-Ctarget-feature=+crt-static -Clink-arg=-fuse-ld=mold" $(CARGO) build --locked --target $(TRIPLE) -p flota-runtime -p whoami
 PLACE   = for p in flota-runtime whoami; do install -m 755 target/$(TRIPLE)/$(1)/$$p target/$(1)/$$p.new && mv target/$(1)/$$p.new target/$(1)/$$p || exit 1; done
 
-.PHONY: build dev demo test bench lint tools
+.PHONY: build dev demo test bench lint tools test-tools
 build: tools        ## release programs in target/release
 	$(CARGO) build --locked --release -p flota-node -p flota-ctl
 	$(STATIC) --release
@@ -23,11 +23,16 @@ lint: tools
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
-test: lint dev      ## formatting, clippy, all tests
+test: test-tools lint dev    ## formatting, clippy, all tests
 	bash tests/run.sh
 
 bench: build        ## figures beside their targets
+	@bash deploy/tools.sh bench
+	$(CARGO) build --locked --release -p flota-tests --bin flota-writes
 	@python3 tests/bench/run.py target/release
 
 tools:
 	@bash deploy/tools.sh
+
+test-tools:
+	@bash deploy/tools.sh test

@@ -1,24 +1,38 @@
 #!/usr/bin/env bash
-# Installs what a build or a test needs and lacks; says what could not be had.
+# Installs what a build lacks; with `test` or `bench` also what these need. Says what could not be had.
 set -u
 missing=()
-need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
+programs="cargo"
+need() { programs="$programs $1"; command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
 need cc gcc
-[ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
 need mold mold
-need busybox busybox-static
-need docker-registry docker-registry
-need python3 python3
-need strace strace
+# A recommendation of gcc's alone: without it nothing can be linked.
+[ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
+case "${1:-build}" in
+  test)
+    for program in python3 strace curl docker-registry; do need "$program" "$program"; done
+    need busybox busybox-static
+    ;;
+  bench)
+    need python3 python3
+    need busybox busybox-static
+    need etcd etcd-server
+    ;;
+esac
 if [ ${#missing[@]} -gt 0 ]; then
   echo "installing: ${missing[*]}"
+  # Tests start their own registry and etcd; none shall run on this machine because of them (invoke-rc.d(8)).
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e "$policy" ] && printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"; then
+    trap 'rm -f "$policy"' EXIT
+  fi
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -qq >/dev/null 2>&1
   apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null 2>&1
   hash -r
 fi
 lack=""
-for program in cc mold busybox docker-registry python3 strace cargo; do
+for program in $programs; do
   command -v "$program" >/dev/null 2>&1 || lack="$lack $program"
 done
 if [ -n "$lack" ]; then

@@ -6,6 +6,12 @@ here=$(cd "$(dirname "$0")" && pwd)
 export PATH="$programs:$PATH"
 say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
 run() { printf '$ %s\n' "$*"; "$@"; }
+# wait_for WHAT COMMAND...: for a minute at most.
+wait_for() {
+  local what=$1; shift
+  for _ in $(seq 600); do "$@" && return; sleep 0.1; done
+  echo "error: not in time: $what" >&2; exit 1
+}
 
 ctl sandbox down --name demo
 say "A cluster of three managers and two workers, each in namespaces of its own"
@@ -23,9 +29,11 @@ run ctl exec shop_web.1 -- /whoami get http://127.0.0.1/
 run ctl service logs shop_web
 say "A worker dies: link silent, then everything on it killed"
 run ctl sandbox kill --name demo w1
-until ctl node ls --filter name=w1 --filter state=down -q | grep -q .; do sleep 0.1; done
+w1_is_down() { ctl node ls --filter name=w1 --filter state=down -q | grep -q .; }
+wait_for "w1 is down" w1_is_down
 run ctl node ls
-until [ "$(ctl service ls --format json | grep -c '"running": 6')" = 1 ]; do sleep 0.1; done
+six_run() { ctl service ls --format json | grep -q '"running": 6'; }
+wait_for "six tasks run" six_run
 say "Its tasks run elsewhere"
 run ctl service ps shop_web
 say "The cluster is up. Go on with:   eval \"\$($programs/ctl sandbox env --name demo)\""

@@ -10,6 +10,8 @@ use flota_api::model::Role;
 pub(crate) const NODE_NAME: &str = "node.flota";
 /// Only managers' certificates are good for this name.
 pub(crate) const MANAGER_NAME: &str = "manager.flota";
+/// A manager's too: connections that ask for it carry Raft alone, and are served apart.
+pub(crate) const RAFT_NAME: &str = "raft.flota";
 /// Units, as they stand in certificates.
 pub(crate) const UNITS: [(Role, &str); 2] = [(Role::Worker, "flota-worker"), (Role::Manager, "flota-manager")];
 

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::certificate::{Identity, MANAGER_NAME, NODE_NAME};
+use crate::certificate::{Identity, MANAGER_NAME, NODE_NAME, RAFT_NAME};
 use crate::sha256_hex;
 
 /// A peer that does not answer to connect or to a ping in this time is gone.
@@ -64,6 +64,11 @@ impl Dialer {
     /// A channel to the manager at `host:port`; only a manager's certificate is taken.
     pub fn manager(&self, address: &str) -> Channel {
         self.channel(address, MANAGER_NAME)
+    }
+
+    /// A channel to the manager at `host:port` for Raft's messages, and nothing else.
+    pub fn raft(&self, address: &str) -> Channel {
+        self.channel(address, RAFT_NAME)
     }
 
     /// A channel to any node at `host:port`.

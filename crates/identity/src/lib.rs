@@ -25,7 +25,7 @@ pub use data_key::sealer;
 pub use files::{FileError, load, remove, save};
 pub use grant::{GrantKey, verify_grant};
 pub use join_token::{JoinToken, JoinTokenError, new_secret};
-pub use listener::{PeerStream, incoming};
+pub use listener::{Incoming, PeerStream, incoming};
 pub use peer::{Peer, may_call};
 pub use root_ca::RootCa;
 

@@ -2,6 +2,7 @@
 //! a slow or silent caller delays nobody.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,15 +10,17 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{Acceptor, WebPkiClientVerifier};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use crate::certificate::{Identity, read_subject};
+use crate::certificate::{Identity, RAFT_NAME, read_subject};
 use crate::peer::Peer;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -80,16 +83,22 @@ fn server_config(identity: &Identity) -> Result<ServerConfig, rustls::Error> {
     Ok(config)
 }
 
-/// Accepts connections on `listener` for as long as the receiver is held.
+/// Connections of one kind.
+pub type Incoming = mpsc::Receiver<io::Result<PeerStream>>;
+
+/// Accepts connections on `listener` for as long as the first receiver is held. Those that ask for Raft's own name come
+/// out of the second one; they belong to the runtime `raft` from their first byte, so that nothing else delays them.
 ///
 /// # Errors
 /// The identity's key does not fit its certificate.
 pub fn incoming(
     listener: TcpListener,
     identity: &Identity,
-) -> Result<mpsc::Receiver<io::Result<PeerStream>>, rustls::Error> {
-    let acceptor = TlsAcceptor::from(Arc::new(server_config(identity)?));
+    raft: Option<Handle>,
+) -> Result<(Incoming, Incoming), rustls::Error> {
+    let config = Arc::new(server_config(identity)?);
     let (sender, receiver) = mpsc::channel(16);
+    let (raft_sender, raft_receiver) = mpsc::channel(16);
     let room = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES));
     tokio::spawn(async move {
         loop {
@@ -103,17 +112,19 @@ pub fn incoming(
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            let (acceptor, sender) = (acceptor.clone(), sender.clone());
+            let (config, raft) = (Arc::clone(&config), raft.clone());
+            let (sender, raft_sender) = (sender.clone(), raft_sender.clone());
             tokio::spawn(async move {
-                let handshake = async {
+                let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, async {
                     stream.set_nodelay(true)?;
-                    acceptor.accept(stream).await
-                };
-                match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-                    Ok(Ok(stream)) => {
-                        let peer = identify(&stream, address);
-                        drop(sender.send(Ok(PeerStream { stream, peer })).await);
+                    let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+                    match raft.filter(|_| start.client_hello().server_name() == Some(RAFT_NAME)) {
+                        Some(raft) => moved(start, config, address, raft_sender, &raft),
+                        None => finish(start, config, address, sender).await,
                     }
+                });
+                match shaken.await {
+                    Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::debug!(%address, %error, "a TLS handshake failed"),
                     Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
                 }
@@ -121,10 +132,45 @@ pub fn incoming(
             });
         }
     });
-    Ok(receiver)
+    Ok((receiver, raft_receiver))
 }
 
-fn identify(stream: &TlsStream<TcpStream>, address: std::net::SocketAddr) -> Peer {
+type Outgoing = mpsc::Sender<io::Result<PeerStream>>;
+
+async fn finish(
+    start: StartHandshake<TcpStream>,
+    config: Arc<ServerConfig>,
+    address: SocketAddr,
+    sender: Outgoing,
+) -> io::Result<()> {
+    let stream = start.into_stream(config).await?;
+    let peer = identify(&stream, address);
+    drop(sender.send(Ok(PeerStream { stream, peer })).await);
+    Ok(())
+}
+
+/// The rest of the handshake, and the connection, in another runtime.
+fn moved(
+    start: StartHandshake<TcpStream>,
+    config: Arc<ServerConfig>,
+    address: SocketAddr,
+    sender: Outgoing,
+    runtime: &Handle,
+) -> io::Result<()> {
+    let (accepted, socket) = (start.accepted, start.io.into_std()?);
+    runtime.spawn(async move {
+        let work = async {
+            let start = StartHandshake::from_parts(accepted, TcpStream::from_std(socket)?);
+            finish(start, config, address, sender).await
+        };
+        if let Ok(Err(error)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, work).await {
+            tracing::debug!(%address, %error, "a TLS handshake failed");
+        }
+    });
+    Ok(())
+}
+
+fn identify(stream: &TlsStream<TcpStream>, address: SocketAddr) -> Peer {
     let certificates = stream.get_ref().1.peer_certificates();
     // The chain was verified by the handshake; a certificate without a node's subject is nobody's.
     match certificates.and_then(|chain| chain.first()).map(|leaf| read_subject(leaf)) {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose};
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
 
-use crate::certificate::{CertificateError, MANAGER_NAME, NODE_NAME, UNITS};
+use crate::certificate::{CertificateError, MANAGER_NAME, NODE_NAME, RAFT_NAME, UNITS};
 use crate::sha256_hex;
 use flota_api::defaults::{CA_LIFE, CERTIFICATE_LIFE};
 use flota_api::id::{ClusterId, NodeId};
@@ -78,7 +78,8 @@ impl RootCa {
             |error: rcgen::Error| CertificateError::Malformed { what: "the request", why: error.to_string() };
         let request = CertificateSigningRequestDer::from(request.to_vec());
         let mut request = rcgen::CertificateSigningRequestParams::from_der(&request).map_err(malformed)?;
-        let names = [Some(NODE_NAME), (role == Role::Manager).then_some(MANAGER_NAME)];
+        let manager = |name| (role == Role::Manager).then_some(name);
+        let names = [Some(NODE_NAME), manager(MANAGER_NAME), manager(RAFT_NAME)];
         let names: Vec<String> = names.into_iter().flatten().map(str::to_owned).collect();
         let mut params = CertificateParams::new(names).map_err(make("a certificate"))?;
         let unit = UNITS.iter().find(|(known, _)| *known == role).map_or("", |(_, unit)| unit);

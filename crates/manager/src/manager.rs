@@ -21,7 +21,7 @@ pub struct RaftDial(pub Dialer);
 
 impl Dial for RaftDial {
     fn dial(&self, address: &str) -> tonic::transport::Channel {
-        self.0.manager(address)
+        self.0.raft(address)
     }
 }
 

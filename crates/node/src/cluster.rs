@@ -27,6 +27,8 @@ use crate::state_dir::StateDir;
 
 /// A new manager is a voter by then, or joining failed.
 const VOTER_WAIT: Duration = Duration::from_secs(30);
+/// A connection whose other end does not answer is given up after two of these.
+const KEEPALIVE: Duration = Duration::from_secs(2);
 
 /// A running part in a cluster.
 #[derive(Debug)]
@@ -212,25 +214,37 @@ fn serve(
     worker: &Worker,
     shutdown: CancellationToken,
 ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
-    let incoming = flota_identity::incoming(listener, identity).context("failed to use the node's certificate")?;
+    let raft = manager.map(|manager| manager.raft.runtime());
+    let incoming = flota_identity::incoming(listener, identity, raft.clone());
+    let (incoming, raft_incoming) = incoming.context("failed to use the node's certificate")?;
     let known = manager.cloned();
     let mut server = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(2)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(2)))
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
         .layer(tower::layer::layer_fn(move |inner| Authorize::new(inner, None, known.clone())));
-    let mut router = server.add_service(worker.image_server());
+    let mut router = server.clone().add_service(worker.image_server());
     if let Some(manager) = manager {
-        let transport = RaftTransportServer::new(manager.raft.transport())
-            .max_decoding_message_size(MESSAGE_BOUND)
-            .max_encoding_message_size(MESSAGE_BOUND);
         router = router
-            .add_service(transport)
             .add_service(Forward::new(CaService::server(manager.clone()), manager.clone()))
             .add_service(Forward::new(ControlService::server(manager.clone()), manager.clone()))
             .add_service(DispatcherService::server(manager.clone()))
             .add_service(StreamsService::server(manager.clone()));
+    }
+    if let (Some(manager), Some(raft)) = (manager, raft) {
+        let transport = RaftTransportServer::new(manager.raft.transport())
+            .max_decoding_message_size(MESSAGE_BOUND)
+            .max_encoding_message_size(MESSAGE_BOUND);
+        // On Raft's own threads: neither a user's request nor an image delays a heartbeat.
+        let served = server
+            .add_service(transport)
+            .serve_with_incoming_shutdown(ReceiverStream::new(raft_incoming), shutdown.clone().cancelled_owned());
+        raft.spawn(async move {
+            if let Err(error) = served.await {
+                tracing::error!(%error, "the listener for Raft has ended");
+            }
+        });
     }
     let served = router.serve_with_incoming_shutdown(ReceiverStream::new(incoming), shutdown.cancelled_owned());
     Ok(tokio::spawn(async move {

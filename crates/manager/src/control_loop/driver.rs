@@ -186,3 +186,6 @@ impl PopDue for BTreeSet<(Timestamp, Work)> {
         if self.first()?.0 <= now { self.pop_first() } else { None }
     }
 }
+
+#[cfg(test)]
+mod tests;

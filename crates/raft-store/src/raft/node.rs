@@ -44,8 +44,8 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             // Each beat costs every manager about half a millisecond of CPU, also in a cluster where nothing happens.
-            heartbeat: Duration::from_millis(150),
-            election: (Duration::from_millis(450), Duration::from_millis(750)),
+            heartbeat: Duration::from_millis(140),
+            election: (Duration::from_millis(200), Duration::from_millis(420)),
         }
     }
 }
@@ -203,6 +203,14 @@ impl RaftNode {
     /// Who leads, now and from now on.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()
+    }
+
+    /// The core's own threads: what serves [`RaftNode::transport`] belongs there.
+    ///
+    /// # Panics
+    /// Never: the runtime lives as long as its node.
+    pub fn runtime(&self) -> tokio::runtime::Handle {
+        self.runtime.0.as_ref().expect("it is taken by the last drop alone").handle().clone()
     }
 
     /// What serves the other managers' messages.

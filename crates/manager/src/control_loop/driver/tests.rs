@@ -1,0 +1,163 @@
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use futures::future::BoxFuture;
+
+use super::*;
+use flota_api::model::{Node, NodeState, Service, ServiceSpec};
+use flota_api::object::StoreObject;
+use flota_api::resources::Resources;
+use flota_raft_store::{Action, Entry, Outcome, Transaction};
+
+/// Commits as consensus would on a bad day: as the script says, then always.
+struct Moody {
+    store: Store,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    script: VecDeque<Mood>,
+    index: u64,
+    /// Entries that were said to be lost and are still on their way.
+    late: Vec<Vec<Transaction>>,
+    proposals: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Mood {
+    /// Nothing came of it.
+    Lost,
+    /// No answer in time; it is committed before whatever comes next.
+    Late,
+    /// Somebody else leads.
+    NotLeader,
+}
+
+impl Moody {
+    fn new(store: &Store, script: &[Mood]) -> Arc<Self> {
+        let state = State { script: script.iter().copied().collect(), ..State::default() };
+        Arc::new(Self { store: store.clone(), state: Mutex::new(state) })
+    }
+
+    fn commit(&self, state: &mut State, transactions: Vec<Transaction>) -> Vec<Outcome> {
+        state.index += 1;
+        self.store.apply(state.index, Entry { at: Timestamp(state.index), transactions })
+    }
+}
+
+impl Proposer for Moody {
+    fn propose_entry(&self, transactions: Vec<Transaction>) -> BoxFuture<'_, Result<Vec<Outcome>, ProposeError>> {
+        Box::pin(async move {
+            let mut state = self.state.lock().expect("no holder panics");
+            state.proposals += 1;
+            match state.script.pop_front() {
+                Some(Mood::Lost) => return Err(ProposeError::Unknown),
+                Some(Mood::Late) => {
+                    state.late.push(transactions);
+                    return Err(ProposeError::Unknown);
+                }
+                Some(Mood::NotLeader) => return Err(ProposeError::NotLeader),
+                None => {}
+            }
+            for late in std::mem::take(&mut state.late) {
+                self.commit(&mut state, late);
+            }
+            Ok(self.commit(&mut state, transactions))
+        })
+    }
+}
+
+fn create(objects: impl IntoIterator<Item = flota_api::object::Object>) -> Vec<Transaction> {
+    let actions = objects.into_iter().map(Action::Create).collect();
+    vec![Transaction { actions, ..Transaction::default() }]
+}
+
+fn nodes() -> Vec<flota_api::object::Object> {
+    let node = |id: &str| {
+        let mut node = Node { id: id.into(), state: NodeState::Ready, ..Node::default() };
+        node.description.resources = Resources { nano_cpus: 8_000_000_000, memory_bytes: 8 << 30, pids: 0 };
+        node.into_object()
+    };
+    ["a", "b"].into_iter().map(node).collect()
+}
+
+fn service(id: &str, replicas: u64) -> flota_api::object::Object {
+    let spec = ServiceSpec { name: id.into(), image: "web".into(), replicas, ..ServiceSpec::default() };
+    Service { id: id.into(), spec: Arc::new(spec), spec_version: 1, ..Service::default() }.into_object()
+}
+
+/// Runs the driver until `done`, which is looked at after every entry.
+async fn drive(store: &Store, proposer: Arc<Moody>, done: impl Fn(&Tables) -> bool) {
+    let loops: Vec<Box<dyn ControlLoop>> = vec![
+        Box::new(crate::orchestrator::replicated::Replicated),
+        Box::new(crate::scheduler::Scheduler),
+        Box::new(crate::orchestrator::reaper::Reaper),
+    ];
+    let cancel = CancellationToken::new();
+    let driver = Driver::new(store.clone(), proposer, || Timestamp(1_000), loops);
+    let running = tokio::spawn(driver.run(cancel.clone()));
+    let (mut view, mut watch) = store.view_and_watch();
+    let reached = async {
+        while !done(&view) {
+            let _ = watch.next().await;
+            (view, watch) = store.view_and_watch();
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(60), reached).await;
+    cancel.cancel();
+    running.await.expect("the driver does not panic");
+    assert!(in_time.is_ok(), "it never came to it: {} tasks", store.view().tasks().count());
+}
+
+fn all_assigned(view: &Tables, count: usize) -> bool {
+    view.tasks().count() >= count && view.tasks().all(|task| !task.node_id.is_empty())
+}
+
+#[tokio::test]
+async fn plans_are_made_in_one_pass_and_again_after_every_kind_of_failure() {
+    for script in [&[][..], &[Mood::Lost], &[Mood::NotLeader, Mood::Lost], &[Mood::Lost, Mood::Lost, Mood::Lost]] {
+        let store = Store::default();
+        let proposer = Moody::new(&store, &[]);
+        let objects = nodes().into_iter().chain([service("s", 6)]);
+        proposer.propose_entry(create(objects)).await.expect("nothing is in the way");
+        proposer.state.lock().expect("no holder panics").script = script.iter().copied().collect();
+        drive(&store, Arc::clone(&proposer), |view| all_assigned(view, 6)).await;
+        assert_eq!(store.view().tasks().count(), 6, "{script:?}");
+        if script.is_empty() {
+            // Created with its node in it: one entry for all, beside the one that made the objects.
+            assert_eq!(proposer.state.lock().expect("no holder panics").proposals, 2);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_plan_that_is_committed_late_is_not_made_twice() {
+    for script in [&[Mood::Late][..], &[Mood::Late, Mood::Lost], &[Mood::Late, Mood::Late]] {
+        let store = Store::default();
+        let proposer = Moody::new(&store, &[]);
+        let objects = nodes().into_iter().chain([service("s", 6)]);
+        proposer.propose_entry(create(objects)).await.expect("nothing is in the way");
+        proposer.state.lock().expect("no holder panics").script = script.iter().copied().collect();
+        drive(&store, Arc::clone(&proposer), |view| all_assigned(view, 6)).await;
+        let live = store.view().tasks().filter(|task| task.is_live()).count();
+        assert_eq!((store.view().tasks().count(), live), (6, 6), "{script:?}: not twelve");
+    }
+}
+
+#[tokio::test]
+async fn a_service_of_many_tasks_goes_in_parts_that_each_fit_into_an_entry() {
+    let store = Store::default();
+    let proposer = Moody::new(&store, &[]);
+    proposer.propose_entry(create(nodes().into_iter().chain([service("s", 5_000)]))).await.expect("fits");
+    drive(&store, Arc::clone(&proposer), |view| view.tasks().count() == 5_000).await;
+    proposer
+        .propose_entry(vec![Transaction {
+            actions: vec![Action::Remove(flota_api::object::Kind::Service, "s".into())],
+            ..Transaction::default()
+        }])
+        .await
+        .expect("fits");
+    let doomed = |view: &Tables| view.tasks().all(|task| task.desired_state == flota_api::state::DesiredState::Remove);
+    drive(&store, proposer, doomed).await;
+}
