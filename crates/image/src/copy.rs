@@ -1,33 +1,44 @@
 //! An unpacked layer onto a folder, where overlayfs can't be used: the same result as mounting it on top.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown, symlink};
 use std::path::Path;
 
 use nix::sys::stat::{Mode, SFlag, mknod};
 
-/// Puts everything of `layer` onto `root`, obeying its whiteouts.
+/// What begins with it takes something away (OCI image specification, "Whiteouts").
+const WHITEOUT: &str = ".wh.";
+const OPAQUE: &str = ".wh..wh..opq";
+
+/// Puts everything of `layer`, which was unpacked with its whiteouts as files, onto `root`, obeying them.
 ///
 /// # Errors
 /// The machine would not; what was copied stays.
 pub fn copy_layer(layer: &Path, root: &Path) -> io::Result<()> {
-    for entry in fs_err::read_dir(layer)? {
-        let entry = entry?;
-        let (from, to) = (entry.path(), root.join(entry.file_name()));
-        let about = fs_err::symlink_metadata(&from)?;
-        let old = fs::symlink_metadata(&to).ok();
-        // A whiteout is a 0:0 device (overlayfs documentation).
-        let whiteout = about.file_type().is_char_device() && about.rdev() == 0;
-        let opaque = about.is_dir() && matches!(xattr::get(&from, "trusted.overlay.opaque"), Ok(Some(_)));
-        let keeps = about.is_dir() && old.as_ref().is_some_and(fs::Metadata::is_dir) && !opaque;
-        match old {
-            Some(old) if old.is_dir() && !keeps => fs_err::remove_dir_all(&to)?,
-            Some(old) if !old.is_dir() => fs_err::remove_file(&to)?,
-            _ => {}
+    let mut entries = fs_err::read_dir(layer)?.collect::<io::Result<Vec<_>>>()?;
+    // What takes away first: it is about the layers below, and not about what this one adds.
+    entries.sort_by_key(|entry| !entry.file_name().as_encoded_bytes().starts_with(WHITEOUT.as_bytes()));
+    if layer.join(OPAQUE).exists() {
+        for below in fs_err::read_dir(root)? {
+            clear(&below?.path())?;
         }
-        if whiteout {
+    }
+    for entry in entries {
+        let (name, from) = (entry.file_name(), entry.path());
+        if let Some(hidden) = name.as_encoded_bytes().strip_prefix(WHITEOUT.as_bytes()) {
+            if name != OPAQUE {
+                clear(&root.join(OsStr::from_bytes(hidden)))?;
+            }
             continue;
+        }
+        let to = root.join(&name);
+        let about = fs_err::symlink_metadata(&from)?;
+        let keeps = about.is_dir() && fs::symlink_metadata(&to).is_ok_and(|old| old.is_dir());
+        if !keeps {
+            clear(&to)?;
         }
         if about.is_dir() {
             if !keeps {
@@ -47,6 +58,15 @@ pub fn copy_layer(layer: &Path, root: &Path) -> io::Result<()> {
         attributes(&from, &to, &about)?;
     }
     Ok(())
+}
+
+/// Whatever is there goes; nothing is fine.
+fn clear(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(about) if about.is_dir() => fs_err::remove_dir_all(path),
+        Ok(_) => fs_err::remove_file(path),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Owner first: changing it clears set-user-id bits and file capabilities (chown(2)).

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::blob_store::{BlobError, BlobStore};
 use crate::manifest::{self, Document, ImageConfig, Manifest, ManifestError};
-use crate::unpack::{self, UnpackError};
+use crate::unpack::{self, UnpackError, Whiteouts};
 
 /// Why an image can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +69,7 @@ impl Image {
 #[derive(Clone, Debug)]
 pub struct ImageStore {
     dir: PathBuf,
+    whiteouts: Whiteouts,
     /// Blobs.
     pub blobs: BlobStore,
     /// One layer is unpacked once, whoever asks for it first.
@@ -80,24 +81,35 @@ const LAYERS_BOUND: usize = 127;
 /// Characters of a layer's digest in its folder's name: 96 bits.
 const SHORT_NAME: usize = 24;
 
+/// Where layers are unpacked: apart, for the one kind is no use to the other.
+fn layers(whiteouts: Whiteouts) -> &'static str {
+    match whiteouts {
+        Whiteouts::Overlay => "layers",
+        Whiteouts::Plain => "plain-layers",
+    }
+}
+
 fn sync_file_system(path: &Path) -> io::Result<()> {
     Ok(nix::unistd::syncfs(fs_err::File::open(path)?)?)
 }
 
 impl ImageStore {
-    /// In `dir`, which is made where it is missing; half-unpacked layers of an earlier life are removed.
+    /// In `dir`, which is made where it is missing; half-unpacked layers of an earlier life are removed. `overlay`: layers
+    /// will be mounted by overlayfs; else they will be copied ([`crate::copy_layer`]).
     ///
     /// # Errors
     /// The folder can't be made.
-    pub fn open(dir: &Path) -> io::Result<Self> {
-        fs_err::create_dir_all(dir.join("layers"))?;
+    pub fn open(dir: &Path, overlay: bool) -> io::Result<Self> {
+        let whiteouts = if overlay { Whiteouts::Overlay } else { Whiteouts::Plain };
+        fs_err::create_dir_all(dir.join(layers(whiteouts)))?;
         fs_err::create_dir_all(dir.join("images"))?;
         let partial = dir.join("unpacking");
         if partial.exists() {
             fs_err::remove_dir_all(&partial)?;
         }
         fs_err::create_dir_all(&partial)?;
-        Ok(Self { dir: dir.to_owned(), blobs: BlobStore::open(&dir.join("blobs"))?, unpacking: Arc::default() })
+        let blobs = BlobStore::open(&dir.join("blobs"))?;
+        Ok(Self { dir: dir.to_owned(), whiteouts, blobs, unpacking: Arc::default() })
     }
 
     /// Reads manifest and config of an image whose blobs are here. An index leads to the manifest for this machine.
@@ -163,7 +175,7 @@ impl ImageStore {
     /// Where a layer is unpacked: a name so short that the names of all layers of an image fit into mount's one page.
     fn layer_folder(&self, digest: &str) -> PathBuf {
         let hex = digest.trim_start_matches("sha256:");
-        self.dir.join("layers").join(hex.get(..SHORT_NAME).unwrap_or(hex))
+        self.dir.join(layers(self.whiteouts)).join(hex.get(..SHORT_NAME).unwrap_or(hex))
     }
 
     fn unpack_layer(&self, digest: &str) -> Result<PathBuf, ImageError> {
@@ -187,7 +199,7 @@ impl ImageStore {
             fs_err::remove_dir_all(&partial).map_err(io)?;
         }
         fs_err::create_dir_all(&partial).map_err(io)?;
-        if let Err(source) = unpack::unpack(blob, &partial) {
+        if let Err(source) = unpack::unpack(blob, &partial, self.whiteouts) {
             let _ = fs_err::remove_dir_all(&partial);
             return Err(ImageError::Unpack { digest: digest.to_owned(), source });
         }

@@ -1,4 +1,5 @@
-//! One layer from its tar into a folder, in the form that overlayfs reads: whiteouts as its own marks.
+//! One layer from its tar into a folder, in the form that overlayfs reads (whiteouts as its own marks), or, where it
+//! can't be used, with the whiteouts as they came.
 //!
 //! Every path is resolved by the kernel inside of the folder (openat2(2), RESOLVE_IN_ROOT), so neither `..` nor a
 //! link that an earlier entry made leads out of it. What has `..` or begins with `/` is refused outright.
@@ -53,8 +54,17 @@ pub enum UnpackError {
     },
 }
 
+/// What becomes of whiteouts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whiteouts {
+    /// Overlayfs's own marks.
+    Overlay,
+    /// Files called as in the tar.
+    Plain,
+}
+
 /// Unpacks `blob` (tar, gzip or zstd) into the empty folder `dir`.
-pub(crate) fn unpack(mut blob: File, dir: &Path) -> Result<(), UnpackError> {
+pub(crate) fn unpack(mut blob: File, dir: &Path, whiteouts: Whiteouts) -> Result<(), UnpackError> {
     let packed = blob.metadata().map_err(UnpackError::Tar)?.len();
     let mut magic = [0; 4];
     let count = blob.read(&mut magic).map_err(UnpackError::Tar)?;
@@ -62,17 +72,17 @@ pub(crate) fn unpack(mut blob: File, dir: &Path) -> Result<(), UnpackError> {
     let blob = BufReader::new(blob);
     let most = FREE_BYTES.max(packed.saturating_mul(RATIO));
     match &magic[..count] {
-        [0x1f, 0x8b, ..] => entries(flate2::bufread::MultiGzDecoder::new(blob), dir, most),
+        [0x1f, 0x8b, ..] => entries(flate2::bufread::MultiGzDecoder::new(blob), dir, whiteouts, most),
         [0x28, 0xb5, 0x2f, 0xfd] => {
-            entries(zstd::stream::Decoder::with_buffer(blob).map_err(UnpackError::Tar)?, dir, most)
+            entries(zstd::stream::Decoder::with_buffer(blob).map_err(UnpackError::Tar)?, dir, whiteouts, most)
         }
-        _ => entries(blob, dir, most),
+        _ => entries(blob, dir, whiteouts, most),
     }
 }
 
-fn entries(reader: impl Read, dir: &Path, most: u64) -> Result<(), UnpackError> {
+fn entries(reader: impl Read, dir: &Path, whiteouts: Whiteouts, most: u64) -> Result<(), UnpackError> {
     let root = File::open(dir).map_err(UnpackError::Tar)?;
-    let mut layer = Layer { root: root.into(), times: Vec::new() };
+    let mut layer = Layer { root: root.into(), whiteouts, times: Vec::new() };
     let mut archive = tar::Archive::new(Guard::new(reader.take(most.saturating_mul(2))));
     let (mut bytes, mut count) = (0u64, 0u64);
     for entry in archive.entries().map_err(UnpackError::Tar)? {
@@ -92,6 +102,7 @@ type Place = (OwnedFd, OsString);
 
 struct Layer {
     root: OwnedFd,
+    whiteouts: Whiteouts,
     /// Of folders: set when nothing is put into them any more.
     times: Vec<(PathBuf, i64)>,
 }
@@ -206,12 +217,16 @@ impl Layer {
 
     /// OCI image specification, "Whiteouts", as overlayfs's marks: a 0:0 device, or an attribute of the folder.
     fn whiteout(&self, parent: &OwnedFd, name: &OsStr, hidden: &OsStr) -> Result<(), Errno> {
+        if matches!(hidden.as_bytes(), b"" | b"." | b"..") {
+            return Err(Errno::EINVAL);
+        }
+        if self.whiteouts == Whiteouts::Plain {
+            remove(parent, name)?;
+            return mknod(&through(parent, name), SFlag::S_IFREG, Mode::empty(), 0);
+        }
         if name == OPAQUE {
             let folder = format!("/proc/self/fd/{}", parent.as_raw_fd());
             return xattr::set_deref(folder, "trusted.overlay.opaque", b"y").map_err(|error| errno(&error));
-        }
-        if matches!(hidden.as_bytes(), b"" | b"." | b"..") {
-            return Err(Errno::EINVAL);
         }
         remove(parent, hidden)?;
         mknod(&through(parent, hidden), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))

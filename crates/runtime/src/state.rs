@@ -86,7 +86,12 @@ pub fn start_time(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is in parentheses and may hold anything: count from its end.
     let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace();
-    let dead = fields.next().is_none_or(|state| matches!(state, "Z" | "X"));
-    if dead { None } else { fields.nth(18)?.parse().ok() }
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    // The first thread of a program is a zombie as soon as it has ended; others may still hold what the program held.
+    let dead = match *fields.first()? {
+        "X" => true,
+        "Z" => fields.get(17)?.parse::<u32>().ok()? <= 1,
+        _ => false,
+    };
+    if dead { None } else { fields.get(19)?.parse().ok() }
 }

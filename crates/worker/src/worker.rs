@@ -84,9 +84,13 @@ impl Worker {
         for dir in [options.data_dir.join("tasks"), options.run_dir.join("tasks")] {
             fs_err::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
         }
+        let overlay = overlay_works(&options.data_dir);
+        if !overlay {
+            tracing::warn!(path = %options.data_dir.display(), "overlayfs can't write here: layers are copied for each task");
+        }
         let reporter = Reporter::default();
         let images = Images {
-            store: ImageStore::open(&options.data_dir.join("images"))?,
+            store: ImageStore::open(&options.data_dir.join("images"), overlay)?,
             dialer: options.dialer.clone(),
             reporter: reporter.clone(),
             grant_key: Arc::default(),
@@ -95,10 +99,6 @@ impl Worker {
             unwanted: Arc::default(),
         };
         images.sweep();
-        let overlay = overlay_works(&options.data_dir);
-        if !overlay {
-            tracing::warn!(path = %options.data_dir.display(), "overlayfs can't write here: layers are copied for each task");
-        }
         let node = NodeNames { id: options.identity.node_id.to_string(), hostname: describe().hostname };
         let executor = Arc::new(Executor {
             node,

@@ -42,12 +42,61 @@ fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 fn docker_archive(dir: &Path, layer: &[u8]) -> String {
-    let config = br#"{"architecture":"amd64","os":"linux","config":{"Entrypoint":["/whoami"]},"rootfs":{"type":"layers","diff_ids":[]}}"#;
-    let manifest = br#"[{"Config":"config.json","RepoTags":["saved:1"],"Layers":["layer.tar"]}]"#;
+    archive(dir, &["/whoami"], &[layer])
+}
+
+fn archive(dir: &Path, entrypoint: &[&str], layers: &[&[u8]]) -> String {
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "config": { "Entrypoint": entrypoint },
+        "rootfs": { "type": "layers", "diff_ids": [] },
+    });
+    let names: Vec<String> = (0..layers.len()).map(|number| format!("layer{number}.tar")).collect();
+    let manifest = json!([{ "Config": "config.json", "RepoTags": ["saved:1"], "Layers": names }]);
+    let (config, manifest) = (config.to_string(), manifest.to_string());
+    let mut entries: Vec<(&str, &[u8])> = names.iter().map(String::as_str).zip(layers.iter().copied()).collect();
+    entries.extend([("config.json", config.as_bytes()), ("manifest.json", manifest.as_bytes())]);
     let path = dir.join("image.tar");
-    let archive = tar(&[("config.json", config), ("layer.tar", layer), ("manifest.json", manifest)]);
-    std::fs::File::create(&path).unwrap().write_all(&archive).unwrap();
+    fs::File::create(&path).unwrap().write_all(&tar(&entries)).unwrap();
     path.display().to_string()
+}
+
+#[test]
+fn where_overlayfs_can_not_write_layers_are_copied_to_the_same_result() {
+    let cluster = Cluster::bare(1, 1);
+    let dir = tempfile::tempdir().unwrap();
+    // w1's data lies on an overlay, which can't be another one's upper layer.
+    cluster.sandbox_ok("kill --daemon-only w1");
+    let (upper, work) = (dir.path().join("upper"), dir.path().join("work"));
+    fs::create_dir_all(&upper).unwrap();
+    fs::create_dir_all(&work).unwrap();
+    let options = format!("lowerdir=/var/lib/flota,upperdir={},workdir={}", upper.display(), work.display());
+    cluster.sandbox_ok(&format!("exec w1 -- busybox mount -t overlay overlay -o {options} /var/lib/flota"));
+    cluster.sandbox_ok("start w1");
+    cluster.wait_state("w1", "ready");
+    assert!(cluster.sandbox_ok("logs w1").contains("overlayfs can't write here"), "it is said at start");
+    let busybox = fs::read("/bin/busybox").unwrap();
+    let below = tar(&[("busybox", &busybox), ("gone", b"x"), ("dir/old", b"x"), ("kept", b"1"), ("changed", b"1")]);
+    let above = tar(&[(".wh.gone", b""), ("dir/.wh..wh..opq", b""), ("dir/new", b"x"), ("changed", b"2")]);
+    let file = archive(dir.path(), &["/busybox", "sleep", "1000"], &[&below, &above]);
+    cluster.ok(&format!("image import --tag box {file}"));
+    for node in ["m1", "w1"] {
+        cluster.ok(&format!("service create --name {node} --stop-signal KILL --constraint node.hostname=={node} box"));
+        let seen = cluster.ok(&format!("exec {node} -- /busybox ls / /dir"));
+        assert!(
+            seen.contains("kept") && seen.contains("new") && !seen.contains("gone") && !seen.contains("old"),
+            "{seen}"
+        );
+        assert_eq!(cluster.ok(&format!("exec {node} -- /busybox cat /changed")), "2");
+        // Each task has a layer of its own to write to.
+        cluster.ok(&format!("exec {node} -- /busybox touch /mine"));
+        cluster.ok(&format!("service scale {node}=2"));
+        assert!(!cluster.ok(&format!("exec {node}.2 -- /busybox ls /")).contains("mine"));
+        cluster.ok(&format!("service rm {node}"));
+    }
+    cluster.wait("nothing of the tasks is left", |it| {
+        it.sandbox("exec w1 -- busybox find /var/lib/flota/worker/tasks -mindepth 1").stdout.is_empty()
+    });
+    cluster.sandbox_ok("kill w1");
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl Tar {
         let mut blob = tempfile::tempfile().expect("a temporary file");
         blob.write_all(&self.0.into_inner().expect("in memory")).expect("written");
         blob.rewind().expect("a file");
-        let result = unpack(blob, &dir);
+        let result = unpack(blob, &dir, Whiteouts::Overlay);
         assert_eq!(fs::read_dir(outside.path()).expect("there").count(), 1, "nothing leads out of the layer");
         (outside, result)
     }
@@ -74,6 +74,9 @@ fn whiteouts_become_overlayfs_marks() {
 
 #[test]
 fn what_leads_out_is_refused_or_stays_inside() {
+    // A whiteout of the folder above.
+    assert!(Tar::new().file(".wh...").unpack().1.is_err());
+    assert!(Tar::new().file("a/.wh...").unpack().1.is_err());
     for (name, why) in [("../x", "leads out"), ("a/../../x", "leads out"), ("/x", "absolute")] {
         let (_outside, result) = Tar::new().file(name).unpack();
         let error = result.expect_err(name).to_string();
@@ -99,6 +102,19 @@ fn a_bomb_is_stopped_and_a_cut_tar_refused() {
     let mut blob = tempfile::tempfile().expect("a temporary file");
     blob.write_all(header.as_bytes()).expect("written");
     blob.rewind().expect("a file");
-    let error = unpack(blob, dir.path()).expect_err("10 GiB from half a KiB");
+    let error = unpack(blob, dir.path(), Whiteouts::Overlay).expect_err("10 GiB from half a KiB");
     assert!(matches!(error, UnpackError::Bomb(_)), "{error}");
+}
+
+#[test]
+fn a_record_that_is_read_into_memory_is_bounded() {
+    // A long name of 2 MiB, as the tar library would take it whole.
+    let name = vec![b'x'; 2 << 20];
+    let (_outside, result) = Tar::new().put(tar::EntryType::GNULongName, "././@LongLink", "", &name).file("a").unpack();
+    let error = result.expect_err("too long").to_string();
+    assert!(error.contains("are the most"), "{error}");
+    let short = [vec![b'y'; 200], vec![0]].concat();
+    let (outside, result) = Tar::new().put(tar::EntryType::GNULongName, "././@LongLink", "", &short).file("a").unpack();
+    result.expect("a long name that is not too long");
+    assert!(outside.path().join("layer").join("y".repeat(200)).exists());
 }
