@@ -5,7 +5,7 @@ TRIPLE := x86_64-unknown-linux-gnu
 STATIC := RUSTFLAGS="-Ctarget-feature=+crt-static -Clink-arg=-fuse-ld=mold" $(CARGO) build --locked --target $(TRIPLE) -p flota-runtime -p whoami
 PLACE   = for p in flota-runtime whoami; do install -m 755 target/$(TRIPLE)/$(1)/$$p target/$(1)/$$p.new && mv target/$(1)/$$p.new target/$(1)/$$p || exit 1; done
 
-.PHONY: build dev demo test bench lint tools test-tools
+.PHONY: build dev demo test test-long bench lint tools test-tools
 build: tools        ## release programs in target/release
 	$(CARGO) build --locked --release -p flota-node -p flota-ctl
 	$(STATIC) --release
@@ -25,6 +25,10 @@ lint: tools
 
 test: test-tools lint dev    ## formatting, clippy, all tests
 	bash tests/run.sh
+
+test-long: dev      ## the real clusters once more, where control groups are v2 (QEMU)
+	@bash deploy/tools.sh guest
+	bash tests/guest/run.sh
 
 bench: build        ## figures beside their targets
 	@bash deploy/tools.sh bench

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a build lacks; with `test` or `bench` also what these need. Says what could not be had.
+# Installs what a build lacks; with `test`, `guest` or `bench` also what these need. Says what could not be had.
 set -u
 missing=()
 programs="cargo"
@@ -12,6 +12,10 @@ case "${1:-build}" in
   test)
     for program in python3 strace curl docker-registry; do need "$program" "$program"; done
     need busybox busybox-static
+    ;;
+  guest)
+    need busybox busybox-static
+    need qemu-system-x86_64 qemu-system-x86
     ;;
   bench)
     need python3 python3
