@@ -82,3 +82,62 @@ fn a_daemon_with_wrong_settings_says_so_and_touches_nothing() {
         assert!(stderr.contains(why), "{stderr}");
     }
 }
+
+#[test]
+fn what_stands_in_a_nodes_way_is_said_and_nothing_half_made_stays() {
+    let cluster = Cluster::bare(1, 1);
+    let token = cluster.ok("swarm join-token -q worker").trim().to_owned();
+    let left = cluster.ctl_on("w1", "swarm leave");
+    assert_eq!(left.code, 0, "{}", left.stderr);
+    // Another program has the port.
+    let taken = cluster.background("w1", &["python3", "-m", "http.server", "2377", "--bind", "198.18.0.11"]);
+    cluster.wait("it listens", |it| it.sandbox("exec w1 -- busybox netstat -ltn").stdout.contains("198.18.0.11:2377"));
+    for words in ["swarm init".to_owned(), format!("swarm join --token {token} 198.18.0.10")] {
+        let refused = cluster.ctl_on("w1", &words);
+        assert_eq!(refused.code, 1, "{}", refused.stderr);
+        assert!(refused.stderr.contains("failed to listen at 198.18.0.11:2377"), "{}", refused.stderr);
+        assert!(cluster.ctl_on("w1", "system info").stdout.contains("cluster: none"));
+    }
+    drop(taken);
+    cluster.wait("the port is free", |it| {
+        it.sandbox("exec w1 -- curl -s -o /dev/null http://198.18.0.11:2377/").code != 0
+    });
+    // Nobody is there.
+    let nobody = cluster.ctl_on("w1", &format!("swarm join --token {token} 198.18.0.99"));
+    assert_eq!(nobody.code, 5, "{}", nobody.stderr);
+    assert_eq!(cluster.rows("node ls --filter state=ready").len(), 1, "a refused join is no node");
+    // A data folder of another cluster is that cluster's: it does not become this one's by being asked to.
+    let own = cluster.ctl_on("w1", "swarm init");
+    assert_eq!(own.code, 0, "{}", own.stderr);
+    let second = cluster.ctl_on("w1", &format!("swarm join --token {token} 198.18.0.10"));
+    assert!(second.code == 1 && second.stderr.contains("belongs to the cluster"), "{}", second.stderr);
+    cluster.sandbox_ok("kill --daemon-only w1");
+    let again = cluster.sandbox(
+        "exec m1 -- DATA/flotad --data-dir /var/lib/flota --run-dir /tmp/flota-second --listen 127.0.0.1:2399"
+            .replace("DATA", &flota_tests::programs().display().to_string())
+            .as_str(),
+    );
+    assert!(again.code == 1 && again.stderr.contains("another flotad uses the data folder"), "{}", again.stderr);
+}
+
+#[test]
+fn a_message_over_its_bound_is_refused_and_the_manager_goes_on() {
+    use flota_api::proto::control::CreateServiceRequest;
+    use flota_api::proto::specs::ServiceSpec;
+    let cluster = Cluster::bare(1, 0);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let refused = |bytes: usize| {
+        let env = vec!["A=".to_owned() + &"x".repeat(bytes)];
+        let spec = ServiceSpec { name: "big".into(), image: "a".into(), env, ..ServiceSpec::default() };
+        let spec = ServiceSpec { restart: Some(Default::default()), ..spec };
+        runtime.block_on(async {
+            let mut control = flota_tests::connect(&cluster.socket("m1")).await.unwrap();
+            let request = CreateServiceRequest { request_id: String::new(), spec: Some(spec) };
+            control.create_service(request).await.unwrap_err().message().to_owned()
+        })
+    };
+    assert!(refused(300 << 10).contains("bytes are over the bound of 262144"), "a spec names its own bound");
+    let message = refused(17 << 20);
+    assert!(message.contains("16777216"), "the bound is named: {message}");
+    assert!(cluster.rows("service ls").is_empty());
+}

@@ -7,6 +7,8 @@ use std::path::Path;
 use flota_tests::{Background, Cluster, programs};
 use serde_json::json;
 
+use crate::archives::{archive, docker_archive, tar};
+
 #[test]
 fn lesson_29_an_image_lies_on_two_nodes_and_reaches_the_others_without_a_registry() {
     let cluster = Cluster::up(3, 2);
@@ -24,40 +26,6 @@ fn lesson_29_an_image_lies_on_two_nodes_and_reaches_the_others_without_a_registr
         let image = &it.rows("image ls")[0];
         image["holders"].as_array().is_some_and(|all| all.iter().filter(|id| ready.contains(id)).count() >= 2)
     });
-}
-
-/// A tar in memory.
-fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut archive = tar::Builder::new(Vec::new());
-    for (name, bytes) in entries {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o755);
-        // Set by hand: the library refuses the names that are wanted here.
-        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
-        header.set_cksum();
-        archive.append(&header, *bytes).unwrap();
-    }
-    archive.into_inner().unwrap()
-}
-
-fn docker_archive(dir: &Path, layer: &[u8]) -> String {
-    archive(dir, &["/whoami"], &[layer])
-}
-
-fn archive(dir: &Path, entrypoint: &[&str], layers: &[&[u8]]) -> String {
-    let config = json!({
-        "architecture": "amd64", "os": "linux", "config": { "Entrypoint": entrypoint },
-        "rootfs": { "type": "layers", "diff_ids": [] },
-    });
-    let names: Vec<String> = (0..layers.len()).map(|number| format!("layer{number}.tar")).collect();
-    let manifest = json!([{ "Config": "config.json", "RepoTags": ["saved:1"], "Layers": names }]);
-    let (config, manifest) = (config.to_string(), manifest.to_string());
-    let mut entries: Vec<(&str, &[u8])> = names.iter().map(String::as_str).zip(layers.iter().copied()).collect();
-    entries.extend([("config.json", config.as_bytes()), ("manifest.json", manifest.as_bytes())]);
-    let path = dir.join("image.tar");
-    fs::File::create(&path).unwrap().write_all(&tar(&entries)).unwrap();
-    path.display().to_string()
 }
 
 #[test]

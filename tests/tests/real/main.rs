@@ -2,6 +2,7 @@
 //! each theme.
 #![allow(clippy::unwrap_used, reason = "tests say why they fail")]
 
+mod archives;
 mod bad_input;
 mod faults;
 mod images;

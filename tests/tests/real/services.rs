@@ -257,3 +257,105 @@ fn a_request_that_is_sent_twice_is_done_once_also_by_the_next_leader() {
     let another = send(other, "another").unwrap_err();
     assert!(another.message().contains("changed meanwhile"), "another request is judged anew: {another}");
 }
+
+#[test]
+fn a_supervisor_goes_on_while_processes_run_in_its_container_and_takes_it_along_when_it_is_killed() {
+    let cluster = Cluster::bare(1, 0);
+    let dir = tempfile::tempdir().unwrap();
+    cluster.ok(&format!("image import --tag box {}", crate::archives::busybox(dir.path())));
+    // A command that is relative to the working directory, and a user who is not root.
+    cluster.ok("service create --name box --workdir /app --user web --entrypoint ./busybox box sleep 1000");
+    let id = cluster.running("box")[0]["id"].as_str().unwrap().to_owned();
+    // More than any pipe holds, before the process ends.
+    let large = cluster.ok("exec box -- /app/busybox dd if=/dev/zero bs=1000 count=3000");
+    assert_eq!(large.len(), 3_000_000);
+    // A process that does not end keeps nobody from the container.
+    let programs = flota_tests::programs();
+    let mut exec = std::process::Command::new(programs.join("ctl"));
+    exec.args(["exec", "box", "--", "/app/busybox", "sleep", "1000"]);
+    exec.env("FLOTA_HOST", format!("unix://{}", cluster.socket("m1").display()));
+    let mut exec = exec.stdin(std::process::Stdio::null()).spawn().unwrap();
+    let sleepers = |it: &Cluster| {
+        let list = it.ctl("exec box -- /app/busybox ps -o args").stdout;
+        list.lines().filter(|line| line.contains("sleep 1000")).count()
+    };
+    cluster.wait("it runs in there", |it| sleepers(it) == 2);
+    assert_eq!(cluster.ok("exec box -- /app/busybox id -u"), "33\n");
+    // Whoever asked for it goes (Ctrl-C): so does it.
+    nix_kill(exec.id());
+    cluster.wait("it is gone", |it| sleepers(it) == 1);
+    let _ = exec.wait();
+    // Without its supervisor a container is not kept, whoever its user is; another one takes its place.
+    let state = cluster.sandbox_ok(&format!("exec m1 -- cat /run/flota/tasks/{id}/state.json"));
+    let state: serde_json::Value = serde_json::from_str(&state).unwrap();
+    assert!(cluster.alive("m1", &id));
+    cluster.sandbox_ok(&format!("exec m1 -- kill -9 {}", state["supervisor"]));
+    cluster.wait("it was started again, and says why", |it| {
+        it.running("box").iter().any(|task| task["attempt"] == 2 && task["exitCode"] == 137)
+    });
+    assert!(cluster.sandbox(&format!("exec m1 -- test -d /proc/{}", state["pid"])).code != 0, "the old one has gone");
+    cluster.ok("service rm box");
+    cluster
+        .wait("nothing of it is left", |it| it.sandbox_ok("exec m1 -- find /run/flota/tasks -mindepth 1").is_empty());
+}
+
+/// As Ctrl-C in its terminal.
+fn nix_kill(pid: u32) {
+    let killed = std::process::Command::new("kill").args(["-INT", &pid.to_string()]).status().unwrap();
+    assert!(killed.success());
+}
+
+#[test]
+fn lists_are_for_people_and_programs() {
+    let cluster = Cluster::up(1, 0);
+    cluster.ok("service create --detach --name web --replicas 2 --label a=b --env A=1 whoami");
+    cluster.wait("both run", |it| it.running("web").len() == 2);
+    let services = cluster.rows("service ls");
+    let id = services[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(cluster.ok("service ls -q").trim(), id);
+    assert_eq!((&services[0]["mode"], &services[0]["replicas"]["running"]), (&"replicated".into(), &2.into()));
+    let table = cluster.ok("service ls");
+    assert!(table.contains(&id[..12]) && !table.contains(&id), "{table}");
+    assert!(cluster.ok("service ls --no-trunc").contains(&id));
+    let keys: Vec<String> = cluster.rows("service ps web")[0].as_object().unwrap().keys().cloned().collect();
+    let expected = [
+        "addresses",
+        "attempt",
+        "createdAt",
+        "desiredState",
+        "error",
+        "exitCode",
+        "health",
+        "id",
+        "image",
+        "name",
+        "node",
+        "paused",
+        "restarts",
+        "service",
+        "slot",
+        "state",
+        "updatedAt",
+    ];
+    assert_eq!(keys, expected, "the contract's fields");
+    let node: Vec<String> = cluster.rows("node ls")[0].as_object().unwrap().keys().cloned().collect();
+    let expected =
+        ["address", "availability", "id", "leader", "name", "role", "state", "stateReason", "stateSince", "version"];
+    assert_eq!(node, expected);
+    assert_eq!(cluster.rows("service ps web --filter slot=2 --filter state=running").len(), 1);
+    for (words, why) in [("--filter state", "it is KEY=VALUE"), ("--filter colour=red", "the keys are")] {
+        let refused = cluster.ctl(&format!("service ps web {words}"));
+        assert_eq!((refused.code, refused.stderr.contains(why)), (2, true), "{}", refused.stderr);
+    }
+    // By the beginning of an id; and for people.
+    let pretty = cluster.ok(&format!("service inspect --pretty {}", &id[..5]));
+    assert!(pretty.contains("name: web") && pretty.contains("- A=1"), "{pretty}");
+    cluster.ok("service update --env-rm A --label-rm a --label-add c=d web");
+    let spec = cluster.ok("service inspect web");
+    let spec: serde_json::Value = serde_json::from_str(&spec).unwrap();
+    assert_eq!(spec[0]["spec"]["env"], serde_json::json!([]));
+    assert_eq!(spec[0]["spec"]["labels"], serde_json::json!({ "c": "d" }));
+    for words in ["node drain", "node rm", "task rm", "stack rm", "image rm", "service inspect"] {
+        assert_eq!(cluster.ctl(words).code, 2, "{words}: there is nothing to act on");
+    }
+}

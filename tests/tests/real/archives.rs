@@ -1,0 +1,51 @@
+//! Images in archives, made in memory.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::json;
+
+/// A tar in memory.
+pub(crate) fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, bytes) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o755);
+        // Set by hand: the library refuses the names that are wanted here.
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_cksum();
+        archive.append(&header, *bytes).unwrap();
+    }
+    archive.into_inner().unwrap()
+}
+
+/// An archive of one layer that holds `whoami`, as `docker save` writes it; its path.
+pub(crate) fn docker_archive(dir: &Path, layer: &[u8]) -> String {
+    archive(dir, &["/whoami"], &[layer])
+}
+
+/// As `docker save` writes an image of these layers; its path.
+pub(crate) fn archive(dir: &Path, entrypoint: &[&str], layers: &[&[u8]]) -> String {
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "config": { "Entrypoint": entrypoint },
+        "rootfs": { "type": "layers", "diff_ids": [] },
+    });
+    let names: Vec<String> = (0..layers.len()).map(|number| format!("layer{number}.tar")).collect();
+    let manifest = json!([{ "Config": "config.json", "RepoTags": ["saved:1"], "Layers": names }]);
+    let (config, manifest) = (config.to_string(), manifest.to_string());
+    let mut entries: Vec<(&str, &[u8])> = names.iter().map(String::as_str).zip(layers.iter().copied()).collect();
+    entries.extend([("config.json", config.as_bytes()), ("manifest.json", manifest.as_bytes())]);
+    let path = dir.join("image.tar");
+    fs::File::create(&path).unwrap().write_all(&tar(&entries)).unwrap();
+    path.display().to_string()
+}
+
+/// An image with busybox in `/app`, which sleeps.
+pub(crate) fn busybox(dir: &Path) -> String {
+    let program = fs::read("/bin/busybox").unwrap();
+    let users = b"root:x:0:0:root:/:/bin/sh\nweb:x:33:33:web:/:/bin/sh\n";
+    let layer = tar(&[("app/busybox", &program), ("etc/passwd", users)]);
+    archive(dir, &["/app/busybox", "sleep", "1000"], &[&layer])
+}
