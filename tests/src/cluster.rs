@@ -33,7 +33,7 @@ pub struct Background(Child, String, String, String);
 impl Drop for Background {
     fn drop(&mut self) {
         // In the node, by name: the child here only waits for it.
-        let words = ["sandbox", "exec", "--name", &self.2, &self.3, "--", "busybox", "pkill", "-KILL", "-f", &self.1];
+        let words = ["sandbox", "exec", "--name", &self.2, &self.3, "--", "busybox", "killall", "-KILL", &self.1];
         let _ = output(Command::new(programs().join("ctl")).args(words));
         let _ = self.0.kill();
         let _ = self.0.wait();

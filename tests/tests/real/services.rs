@@ -33,9 +33,9 @@ fn a_service_goes_from_create_to_processes_on_many_nodes_and_back() {
         let left = cluster
             .sandbox_ok(&format!("exec {node} -- find /run/flota/tasks /var/lib/flota/worker/tasks -mindepth 1"));
         assert_eq!(left, "", "nothing is left on {node}");
-        let groups =
-            cluster.sandbox_ok(&format!("exec {node} -- find /sys/fs/cgroup/memory/flota -mindepth 2 -type d"));
-        assert_eq!(groups, "", "no cgroup is left on {node}");
+        let groups = cluster.sandbox_ok(&format!("exec {node} -- find /sys/fs/cgroup -type d"));
+        let of_task = |path: &&str| path.split_once("/flota/").is_some_and(|(_, rest)| rest.contains('/'));
+        assert_eq!(groups.lines().find(of_task), None, "no cgroup is left on {node}");
     }
 }
 
@@ -57,7 +57,9 @@ fn lesson_01_exec_runs_as_asked_with_input_user_and_folder() {
     let mount = cluster.ctl("exec box -- /busybox mount -t tmpfs none /tmp");
     assert_ne!(mount.code, 0, "mounting is refused by seccomp and capabilities");
     let caps = cluster.ok("exec box -- /busybox grep -E CapEff|NoNewPrivs|Seccomp: /proc/1/status");
-    assert!(caps.contains("00000000a80425fb"), "Docker's default capabilities: {caps}");
+    // Docker's defaults; without mknod where no device rules are enforced (v2, until BPF does it).
+    let guarded = std::path::Path::new("/sys/fs/cgroup/devices").exists();
+    assert!(caps.contains(if guarded { "00000000a80425fb" } else { "00000000a00425fb" }), "{caps}");
     assert!(caps.contains("NoNewPrivs:\t1") && caps.contains("Seccomp:\t2"), "{caps}");
     let missing = cluster.ctl("exec box -- /no/such");
     assert_eq!(missing.code, 1);

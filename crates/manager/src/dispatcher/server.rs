@@ -132,7 +132,9 @@ impl DispatcherService {
                 return;
             }
         };
-        if self.manager.sessions.ended(&node_id, number) {
+        // A connection may be given up long after the node was: it does not become less certain by that.
+        let down = self.manager.store.view().node(node_id.as_str()).is_none_or(|node| node.state == NodeState::Down);
+        if self.manager.sessions.ended(&node_id, number) && !down {
             self.manager.liveness.broke(&node_id);
         }
         if let Err(status) = result {
