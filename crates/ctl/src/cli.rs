@@ -1,6 +1,6 @@
 //! What can be typed: nouns and their verbs.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use crate::commands::{exec, image, node, registry, service, stack, swarm, system, task};
 use crate::sandbox;
@@ -49,15 +49,4 @@ pub(crate) enum Noun {
     System(system::System),
     /// The version of ctl, and of the node that it talks to
     Version,
-}
-
-/// Waiting for a change to take effect.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct WaitOptions {
-    /// Return at once
-    #[arg(short, long)]
-    pub(crate) detach: bool,
-    /// Wait for this long at most
-    #[arg(long, default_value = "5m", value_parser = crate::parse::duration)]
-    pub(crate) timeout: std::time::Duration,
 }

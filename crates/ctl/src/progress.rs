@@ -9,9 +9,19 @@ use anyhow::bail;
 use flota_api::proto::control::{ServiceProgress, WatchImageRequest, WatchServiceRequest};
 use tokio::time::Instant;
 
-use crate::cli::WaitOptions;
 use crate::client::Client;
 use crate::error::Failed;
+
+/// Waiting for a change to take effect.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct WaitOptions {
+    /// Return at once
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Wait for this long at most
+    #[arg(long, default_value = "5m", value_parser = crate::parse::duration)]
+    pub(crate) timeout: std::time::Duration,
+}
 
 /// A line that is written over while it changes.
 struct Line {

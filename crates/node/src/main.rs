@@ -2,6 +2,7 @@
 
 mod cluster;
 mod config;
+mod daemon;
 mod join;
 mod local;
 mod node;
@@ -36,7 +37,7 @@ fn run(arguments: config::Arguments) -> anyhow::Result<()> {
         .thread_stack_size(1 << 20)
         .enable_all()
         .build()?;
-    let result = runtime.block_on(node::run(config));
+    let result = runtime.block_on(daemon::run(config));
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     result
 }

@@ -1,27 +1,20 @@
-//! The daemon: always the local socket; a worker, and sometimes a manager, while it belongs to a cluster.
+//! This node's place in a cluster: taken, taken up again after a start, and given up.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Mutex, watch};
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 
-use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::model::Role;
 use flota_api::proto::ca::LeaveRaftRequest;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
-use flota_api::proto::node::local_node_server::LocalNodeServer;
-use flota_identity::{Identity, Peer};
+use flota_identity::Identity;
 use flota_manager::Manager;
 
 use crate::cluster::{Begin, Membership, Parts, address_again};
 use crate::config::Config;
-use crate::local::LocalService;
-use crate::rpc::{Authorize, LocalControl};
 use crate::state_dir::StateDir;
 use crate::{cluster, join};
 
@@ -40,60 +33,30 @@ pub(crate) struct Node {
     fatal: CancellationToken,
 }
 
-/// Runs the daemon until it is told to stop.
-pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let state = StateDir::open(&config.data_dir)?;
-    let listener = listen(&config)?;
-    let node = Arc::new(Node {
-        config,
-        state,
-        membership: Mutex::default(),
-        manager: watch::channel(None).0,
-        fatal: CancellationToken::new(),
-    });
-    // Taken before anybody can ask for something: `swarm init` in between would find no cluster here.
-    let mut place = node.membership.lock().await;
-    let local = tonic::transport::Server::builder()
-        .layer(tower::layer::layer_fn(|inner| Authorize::new(inner, Some(Peer::Local), None)))
-        .add_service(LocalNodeServer::new(LocalService(Arc::clone(&node))).max_decoding_message_size(MESSAGE_BOUND))
-        .add_service(LocalControl(node.manager.subscribe()))
-        .serve_with_incoming(UnixListenerStream::new(listener));
-    let local = tokio::spawn(local);
-    node.resume(&mut place).await?;
-    drop(place);
-    tracing::info!(version = flota_api::VERSION, "flotad runs");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = node.fatal.cancelled() => bail!("the Raft core has stopped; systemd starts flotad again"),
-        ended = local => {
-            ended.context("the local socket has ended")??;
-        }
-    }
-    tracing::info!("flotad stops; its containers run on");
-    if let Some(membership) = node.membership.lock().await.take() {
-        membership.stop().await;
-    }
-    let _ = std::fs::remove_file(node.config.socket());
-    Ok(())
-}
-
-fn listen(config: &Config) -> anyhow::Result<UnixListener> {
-    use std::os::unix::fs::PermissionsExt;
-    let socket = config.socket();
-    fs_err::create_dir_all(&config.run_dir)?;
-    // The data folder's lock says that no other daemon uses it.
-    let _ = std::fs::remove_file(&socket);
-    let listener = UnixListener::bind(&socket).with_context(|| format!("failed to listen at {}", socket.display()))?;
-    fs_err::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
 impl Node {
+    /// Of no cluster yet.
+    pub(crate) fn new(config: Config, state: StateDir) -> Self {
+        let (membership, manager) = (Mutex::default(), watch::channel(None).0);
+        Self { config, state, membership, manager, fatal: CancellationToken::new() }
+    }
+
+    /// The place in a cluster, for one who changes it; others wait.
+    pub(crate) async fn place(&self) -> MutexGuard<'_, Option<Membership>> {
+        self.membership.lock().await
+    }
+
+    /// The manager that this node is, now and from now on.
+    pub(crate) fn managers(&self) -> watch::Receiver<Option<Manager>> {
+        self.manager.subscribe()
+    }
+
+    /// Until the daemon can't go on.
+    pub(crate) async fn broken(&self) {
+        self.fatal.cancelled().await;
+    }
+
     /// After a start: takes up the place in its cluster again, if it has one.
-    async fn resume(self: &Arc<Self>, place: &mut Option<Membership>) -> anyhow::Result<()> {
+    pub(crate) async fn resume(self: &Arc<Self>, place: &mut Option<Membership>) -> anyhow::Result<()> {
         let Some(identity) = flota_identity::load(&self.state.identity())? else {
             // What a crash in the middle of init or join left behind.
             return self.state.forget_cluster();

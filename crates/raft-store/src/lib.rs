@@ -19,8 +19,8 @@ pub mod store;
 mod transaction;
 
 pub use proposer::{LocalProposer, ProposeError, Proposer};
-pub use store::{Conflict, Event, Store, Tables, View, Watch};
-pub use transaction::{Action, Entry, Expectation, Outcome, Transaction, WriteTx};
+pub use store::{Event, Store, Tables, View, Watch, WriteTx};
+pub use transaction::{Action, Conflict, Entry, Expectation, Outcome, Transaction};
 
 /// Most actions in one transaction.
 pub const ACTIONS_BOUND: usize = 10_000;

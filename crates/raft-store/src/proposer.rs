@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use futures::future::BoxFuture;
 
-use crate::store::{Conflict, Store};
-use crate::transaction::{Entry, Outcome, Transaction};
+use crate::store::Store;
+use crate::transaction::{Conflict, Entry, Outcome, Transaction};
 use flota_api::version::{Timestamp, Version};
 
 /// Why a proposal came to nothing, or may have.

@@ -6,13 +6,14 @@ mod apply;
 mod snapshot;
 mod tables;
 mod watch;
+mod write;
 
 use std::sync::{Arc, RwLock};
 
-pub use apply::Conflict;
 pub use snapshot::SnapshotError;
 pub use tables::{Tables, View};
 pub use watch::{Event, Lagged, Watch};
+pub use write::WriteTx;
 
 use crate::transaction::{Entry, Outcome};
 use flota_api::version::Version;

@@ -5,14 +5,33 @@ use prost::Message;
 use flota_api::Malformed;
 use flota_api::id::{NodeId, TaskId};
 use flota_api::model::TaskStatus;
-use flota_api::object::{Kind, Object, StoreObject};
+use flota_api::object::{Kind, Object};
 use flota_api::proto::raft as pr;
 use flota_api::version::{Timestamp, Version};
 
-use crate::store::{Conflict, View};
-
 /// Of entries in the log; one of another format is not applied: the manager would differ from the others.
 const FORMAT: u32 = 1;
+
+/// An object was not as a transaction expected; nothing of the transaction happened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
+pub enum Conflict {
+    /// It has been changed, removed or made meanwhile.
+    #[error("{kind} `{id}` has changed meanwhile")]
+    Changed {
+        /// Its kind's name.
+        kind: String,
+        /// Its id.
+        id: String,
+    },
+    /// Another object has that name.
+    #[error("{kind} `{name}` exists already")]
+    NameTaken {
+        /// Its kind's name.
+        kind: String,
+        /// The name.
+        name: String,
+    },
+}
 
 /// What one transaction came to: the version that it made, or the object that was not as expected.
 pub type Outcome = Result<Version, Conflict>;
@@ -164,62 +183,11 @@ fn decode_kind(kind: i32) -> Result<Kind, Malformed> {
     })
 }
 
-/// Collects a transaction over a view: whatever it changes is expected to be as the view had it.
-#[derive(Debug)]
-pub struct WriteTx {
-    view: View,
-    transaction: Transaction,
-}
-
-impl WriteTx {
-    /// An empty one. `request_id` may be empty.
-    pub fn new(view: View, request_id: &str) -> Self {
-        Self { view, transaction: Transaction { request_id: request_id.to_owned(), ..Transaction::default() } }
-    }
-
-    /// What it was planned on.
-    pub fn view(&self) -> &View {
-        &self.view
-    }
-
-    /// Expects that the object is still as the view has it (or is still absent), although it isn't changed.
-    pub fn expect(&mut self, kind: Kind, id: &str) {
-        let version = self.view.version_of(kind, id);
-        if !self.transaction.expectations.iter().any(|it| it.kind == kind && it.id == id) {
-            self.transaction.expectations.push(Expectation { kind, id: id.to_owned(), version });
-        }
-    }
-
-    /// A new object.
-    pub fn create(&mut self, object: impl StoreObject) {
-        let object = object.into_object();
-        self.expect(object.kind(), object.id());
-        self.transaction.actions.push(Action::Create(object));
-    }
-
-    /// An object anew.
-    pub fn update(&mut self, object: impl StoreObject) {
-        let object = object.into_object();
-        self.expect(object.kind(), object.id());
-        self.transaction.actions.push(Action::Update(object));
-    }
-
-    /// An object no more.
-    pub fn remove(&mut self, kind: Kind, id: &str) {
-        self.expect(kind, id);
-        self.transaction.actions.push(Action::Remove(kind, id.to_owned()));
-    }
-
-    /// The transaction, to be proposed.
-    pub fn finish(self) -> Transaction {
-        self.transaction
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use flota_api::model::Task;
+    use flota_api::object::StoreObject;
 
     #[test]
     fn an_entry_reads_back_as_it_was_written() {

@@ -6,30 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use flota_api::proto::dispatcher::{Assignments, TaskAssignment};
 use flota_api::proto::types::DesiredState;
 
 use crate::describe::boot_id;
-use crate::executor::Executor;
-use crate::reporter::Reporter;
-use crate::task_db::{Record, TaskDb};
-use crate::task_runner::{Contact, Order, TaskRunner};
-
-/// What runners share.
-#[derive(Clone, Debug)]
-pub(crate) struct Shared {
-    pub(crate) executor: Arc<Executor>,
-    pub(crate) db: TaskDb,
-    pub(crate) reporter: Reporter,
-    /// Whether there is a session, and since when not; and whether this boot's assignments were confirmed.
-    pub(crate) contact: watch::Receiver<Contact>,
-    /// Tasks that have not come to their end.
-    pub(crate) live: Arc<Mutex<BTreeSet<String>>>,
-    /// A task has come to its end, or is gone altogether.
-    pub(crate) ended: Arc<Notify>,
-}
+use crate::task_db::Record;
+use crate::task_runner::{Order, Shared, TaskRunner};
 
 type Runners = BTreeMap<String, watch::Sender<Order>>;
 

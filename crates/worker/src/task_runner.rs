@@ -1,9 +1,11 @@
 //! One task on this node, from its assignment to its removal: prepare, start, wait, restart, stop.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use flota_api::model::{OnPartition, ServiceSpec, TaskStatus};
@@ -14,10 +16,10 @@ use flota_api::version::Timestamp;
 use flota_image::ImageConfig;
 
 use crate::describe::boot_id;
-use crate::executor::PrepareError;
+use crate::executor::{Executor, PrepareError};
+use crate::reporter::Reporter;
 use crate::restart::{self, Decision, Ended};
-use crate::task_db::Record;
-use crate::task_pool::Shared;
+use crate::task_db::{Record, TaskDb};
 use crate::translate::stop_signal;
 
 /// Tries to get an image before the task is given back, so that another node is tried.
@@ -57,6 +59,20 @@ impl Order {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Contact {
     pub(crate) lost: Option<Instant>,
+}
+
+/// What runners share.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    pub(crate) executor: Arc<Executor>,
+    pub(crate) db: TaskDb,
+    pub(crate) reporter: Reporter,
+    /// Whether there is a session, and since when not; and whether this boot's assignments were confirmed.
+    pub(crate) contact: watch::Receiver<Contact>,
+    /// Tasks that have not come to their end.
+    pub(crate) live: Arc<Mutex<BTreeSet<String>>>,
+    /// A task has come to its end, or is gone altogether.
+    pub(crate) ended: Arc<Notify>,
 }
 
 /// Why a wait ended.

@@ -22,8 +22,8 @@ use crate::images::{Images, ImagesService};
 use crate::managers::KnownManagers;
 use crate::reporter::Reporter;
 use crate::task_db::TaskDb;
-use crate::task_pool::{Shared, TaskPool};
-use crate::task_runner::Contact;
+use crate::task_pool::TaskPool;
+use crate::task_runner::{Contact, Shared};
 use crate::translate::NodeNames;
 
 /// What a worker is started with.

@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 use flota_api::model;
 use flota_api::proto::control::{NodeRow, RemoveRequest, UpdateNodeRequest};
 
-use crate::cli::WaitOptions;
 use crate::client::{Client, request_id};
 use crate::commands::task;
 use crate::error::named;
+use crate::parse;
 use crate::pick::pick;
 use crate::printer::{self, ListOptions};
-use crate::{parse, progress};
+use crate::progress::{self, WaitOptions};
 
 /// A change that is overtaken so often is no accident.
 const TRIES: u32 = 10;

@@ -6,13 +6,13 @@ use serde_json::json;
 use flota_api::model::{self, OnPartition, RestartCondition, ServiceSpec};
 use flota_api::proto::control::{CreateServiceRequest, RemoveRequest, ServiceRow, UpdateServiceRequest};
 
-use crate::cli::WaitOptions;
 use crate::client::{Client, request_id};
 use crate::commands::{logs, task};
 use crate::error::{Usage, named};
+use crate::parse;
 use crate::pick::pick;
 use crate::printer::{self, ListOptions};
-use crate::{parse, progress};
+use crate::progress::{self, WaitOptions};
 
 /// What `create` and `update` share.
 #[derive(Debug, Default, Args)]

@@ -6,12 +6,11 @@ use serde_json::json;
 use flota_api::model;
 use flota_api::proto::control::{DeployStackRequest, RemoveRequest};
 
-use crate::cli::WaitOptions;
 use crate::client::{Client, request_id};
 use crate::error::named;
 use crate::pick::pick;
 use crate::printer::{self, ListOptions};
-use crate::progress;
+use crate::progress::{self, WaitOptions};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Stack {

@@ -7,13 +7,12 @@ use flota_api::model;
 use flota_api::naming::task_name;
 use flota_api::proto::control::{RemoveRequest, TaskRow};
 
-use crate::cli::WaitOptions;
 use crate::client::{Client, request_id};
 use crate::commands::logs::{self, Logs};
 use crate::error::named;
 use crate::pick::pick;
 use crate::printer::{self, ListOptions};
-use crate::progress;
+use crate::progress::{self, WaitOptions};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Task {

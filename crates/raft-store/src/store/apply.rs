@@ -10,32 +10,11 @@ use flota_api::version::{Meta, Timestamp, Version};
 
 use super::tables::{Answer, Key, Table, Tables};
 use super::watch::Event;
-use crate::transaction::{Action, Entry, Outcome, Transaction};
+use crate::transaction::{Action, Conflict, Entry, Outcome, Transaction};
 
 /// Answers to users' requests that are kept, so that a retry is not done again.
 const ANSWERS_KEPT: usize = 100_000;
 const ANSWERS_KEPT_FOR: Duration = Duration::from_secs(15 * 60);
-
-/// An object was not as a transaction expected; nothing of the transaction happened.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
-pub enum Conflict {
-    /// It has been changed, removed or made meanwhile.
-    #[error("{kind} `{id}` has changed meanwhile")]
-    Changed {
-        /// Its kind's name.
-        kind: String,
-        /// Its id.
-        id: String,
-    },
-    /// Another object has that name.
-    #[error("{kind} `{name}` exists already")]
-    NameTaken {
-        /// Its kind's name.
-        kind: String,
-        /// The name.
-        name: String,
-    },
-}
 
 impl Tables {
     pub(super) fn apply(&mut self, index: Version, entry: Entry) -> (Vec<Outcome>, Vec<Event>) {

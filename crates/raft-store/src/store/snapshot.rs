@@ -69,8 +69,9 @@ impl Tables {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::WriteTx;
     use crate::store::Store;
-    use crate::transaction::{Entry, WriteTx};
+    use crate::transaction::Entry;
     use flota_api::model::{Service, Task};
 
     #[test]

@@ -1,6 +1,7 @@
 use super::*;
+use crate::WriteTx;
 use crate::store::Store;
-use crate::transaction::{Expectation, WriteTx};
+use crate::transaction::Expectation;
 use flota_api::model::{Service, ServiceSpec};
 use flota_api::state::TaskState;
 
