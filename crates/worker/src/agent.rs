@@ -257,3 +257,6 @@ impl Agent {
         None
     }
 }
+
+#[cfg(test)]
+mod tests;

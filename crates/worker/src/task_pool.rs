@@ -45,6 +45,12 @@ impl TaskPool {
         pool
     }
 
+    /// Every task that has a runner, in order.
+    #[cfg(test)]
+    pub(crate) fn tasks(&self) -> Vec<String> {
+        self.runners.lock().expect("no holder panics").keys().cloned().collect()
+    }
+
     /// Images that tasks here have or are to have.
     pub(crate) fn images_used(&self) -> BTreeSet<String> {
         let runners = self.runners.lock().expect("no holder panics");
@@ -78,8 +84,10 @@ impl TaskPool {
         }
         let named: BTreeSet<String> = assignments.tasks.iter().map(|task| task.task_id.clone()).collect();
         let gone: Vec<String> = if assignments.full {
+            // What runs out its grace does so, whatever other sets do not name it.
             let runners = self.runners.lock().expect("no holder panics");
-            runners.keys().filter(|id| !named.contains(*id)).cloned().collect()
+            let gone = runners.iter().filter(|(id, runner)| !named.contains(*id) && !runner.borrow().unnamed);
+            gone.map(|(id, _)| id.clone()).collect()
         } else {
             assignments.removed_tasks
         };
