@@ -84,7 +84,7 @@ fn is_waiting(task: &Task) -> bool {
 
 fn waiting(view: &Tables) -> Vec<String> {
     let services: std::collections::BTreeSet<_> =
-        view.tasks().filter(|task| is_waiting(task)).map(|task| task.service_id.to_string()).collect();
+        view.tasks_waiting().map(|task| task.service_id.to_string()).collect();
     services.into_iter().collect()
 }
 

@@ -29,6 +29,8 @@ use crate::state_dir::StateDir;
 const VOTER_WAIT: Duration = Duration::from_secs(30);
 /// A connection whose other end does not answer is given up after two of these.
 const KEEPALIVE: Duration = Duration::from_secs(2);
+/// Calls at once on one connection.
+const STREAMS: u32 = 1_024;
 
 /// A running part in a cluster.
 #[derive(Debug)]
@@ -219,6 +221,7 @@ fn serve(
     let (incoming, raft_incoming) = incoming.context("failed to use the node's certificate")?;
     let known = manager.cloned();
     let mut server = tonic::transport::Server::builder()
+        .max_concurrent_streams(Some(STREAMS))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .initial_stream_window_size(1 << 20)

@@ -348,3 +348,6 @@ impl ImageStoreRpc for ImagesService {
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
+
+#[cfg(test)]
+mod tests;

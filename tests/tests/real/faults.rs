@@ -208,3 +208,51 @@ fn a_manager_whose_log_is_damaged_comes_back_under_a_new_raft_id() {
     let logs = cluster.sandbox_ok(&format!("logs {victim}"));
     assert!(logs.contains("is damaged"), "{logs}");
 }
+
+#[test]
+fn the_log_is_cut_off_behind_a_snapshot_and_a_manager_that_was_away_comes_back_by_it() {
+    use flota_api::proto::control::{CreateServiceRequest, RemoveRequest};
+    use flota_api::proto::specs::ServiceSpec;
+    let cluster = Cluster::bare(3, 0);
+    let away = ["m1", "m2", "m3"].into_iter().find(|name| **name != *cluster.leader()).unwrap();
+    cluster.ok("service create --detach --name kept --replicas 0 whoami");
+    cluster.kill(away);
+    // More entries than are kept: 16 at once, each a service that comes and goes.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let socket = cluster.socket(&cluster.leader());
+    runtime.block_on(async {
+        let control = flota_tests::connect(&socket).await.unwrap();
+        let mut writers = tokio::task::JoinSet::new();
+        for writer in 0..16 {
+            let mut control = control.clone();
+            writers.spawn(async move {
+                for number in 0..400 {
+                    let name = format!("n{writer}-{number}");
+                    let spec = ServiceSpec { name: name.clone(), image: "a".into(), ..ServiceSpec::default() };
+                    let spec = Some(ServiceSpec { restart: Some(Default::default()), ..spec });
+                    let request = CreateServiceRequest { request_id: String::new(), spec };
+                    control.create_service(request).await.unwrap();
+                    control.remove_service(RemoveRequest { name, ..RemoveRequest::default() }).await.unwrap();
+                }
+            });
+        }
+        while let Some(writer) = writers.join_next().await {
+            writer.unwrap();
+        }
+    });
+    let raft = |it: &Cluster, node: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(it.data(node).join("raft")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let leader = cluster.leader();
+    cluster.wait("a snapshot was made", |it| raft(it, &leader).iter().any(|name| name.starts_with("snap.")));
+    let size = std::fs::metadata(cluster.data(&leader).join("raft/db/db")).unwrap().len();
+    assert!(size < 64 << 20, "{size} bytes for {} entries that are gone", 2 * 16 * 400);
+    cluster.sandbox_ok(&format!("start {away}"));
+    cluster.wait_state(away, "ready");
+    cluster.wait("it has what was kept, and nothing of what went", |it| {
+        let list = it.ctl_on(away, "service ls --stale --format json").stdout;
+        list.contains("\"kept\"") && serde_json::from_str::<Vec<serde_json::Value>>(&list).unwrap().len() == 1
+    });
+    cluster.wait("it came by a snapshot", |it| raft(it, away).iter().any(|name| name.starts_with("snap.")));
+}

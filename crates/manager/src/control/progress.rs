@@ -65,8 +65,8 @@ pub(super) fn service(view: &Tables, id: &flota_api::id::ServiceId) -> pc::Servi
     let Some(service) = view.service(id.as_str()) else {
         // A node that is down says no more: what is left of the task goes when it is back, or removed.
         let down = |task: &Task| view.node(task.node_id.as_str()).is_none_or(|node| node.state == NodeState::Down);
-        let left: Vec<_> = tasks.iter().filter(|task| !task.status.state.is_terminal() && !down(task)).collect();
-        let hanging = left.iter().map(|task| {
+        let left: Vec<_> = tasks.iter().filter(|task| !down(task)).collect();
+        let hanging = left.iter().filter(|task| !task.status.state.is_terminal()).map(|task| {
             let spec = view.spec_of(task);
             let name = spec.map_or_else(|| task.id.to_string(), |spec| task_name(&spec.name, task.slot));
             format!("{name} is still {}", task.status.state)

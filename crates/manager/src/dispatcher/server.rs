@@ -13,6 +13,7 @@ use flota_api::defaults::{MESSAGE_BOUND, SESSION_FORMAT};
 use flota_api::id::{ImageId, NodeId};
 use flota_api::image_ref::ImageRef;
 use flota_api::model::{Image, ImageHolder, Node, NodeState, Role};
+use flota_api::naming;
 use flota_api::object::{Kind, Object};
 use flota_api::proto::dispatcher::dispatcher_server::{Dispatcher, DispatcherServer};
 use flota_api::proto::dispatcher::manager_message::Message as ToWorker;
@@ -31,6 +32,8 @@ use super::status_sink::StatusSink;
 use crate::control::WriteFailed;
 use crate::manager::Manager;
 
+/// A node that leaves waits no longer than a second for its session's end.
+const LEAVE_WAIT: std::time::Duration = std::time::Duration::from_millis(900);
 /// Reports in one batch, as a worker cuts them.
 const BATCH_BOUND: usize = 2_000;
 /// Characters of a status' texts that are kept.
@@ -145,6 +148,11 @@ impl DispatcherService {
     /// Writes what the node says of itself; `Nothing`: the cluster does not know it (any more).
     async fn register(&self, node_id: &NodeId, register: Register) -> Result<Registered, WriteFailed> {
         let description: flota_api::model::NodeDescription = register.description.into();
+        let refuse = |text: String| WriteFailed::Refused(Status::invalid_argument(text));
+        naming::check(&description.hostname).map_err(|error| refuse(format!("hostname: {error}")))?;
+        if !register.listen.is_empty() && register.listen.parse::<std::net::SocketAddr>().is_err() {
+            return Err(refuse("listen: it is no IP:PORT".into()));
+        }
         self.manager
             .write(|view| {
                 let node = view.node(node_id.as_str()).ok_or(WriteFailed::Nothing)?;
@@ -192,6 +200,9 @@ impl DispatcherService {
             match next.message {
                 Some(FromWorker::Leaving(leaving)) => {
                     self.manager.liveness.leaves(node_id, leaving.machine);
+                    self.manager.sessions.touch();
+                    // The node goes on when the session is closed: by then everybody knows.
+                    let _ = tokio::time::timeout(LEAVE_WAIT, self.not_ready(node_id)).await;
                     return Ok(());
                 }
                 other => {
@@ -207,6 +218,15 @@ impl DispatcherService {
             }
         }
         Ok(())
+    }
+
+    /// Until the store says that the node is not ready.
+    async fn not_ready(&self, node_id: &NodeId) {
+        let (mut view, mut watch) = self.manager.store.view_and_watch();
+        while view.node(node_id.as_str()).is_some_and(|node| node.state == NodeState::Ready) {
+            let _ = watch.next().await;
+            (view, watch) = self.manager.store.view_and_watch();
+        }
     }
 
     /// Puts them into the store and acknowledges them; where that fails the session ends, and the worker sends them

@@ -74,6 +74,11 @@ impl Sessions {
         outbox.ok_or_else(unreachable)?.try_send(Ok(message)).map_err(|_| unreachable())
     }
 
+    /// Something about a session's node has changed.
+    pub(crate) fn touch(&self) {
+        self.changed.notify_one();
+    }
+
     /// Something about the sessions has changed since the last call.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;

@@ -89,6 +89,8 @@ pub struct Tables {
     pub(super) specs: OrdMap<(ServiceId, u64), Arc<ServiceSpec>>,
     tasks_by_service: OrdMap<ServiceId, OrdSet<TaskId>>,
     tasks_by_node: OrdMap<NodeId, OrdSet<TaskId>>,
+    /// Those that may run and have no node yet.
+    tasks_waiting: OrdSet<TaskId>,
     pub(super) answers: OrdMap<Key, Answer>,
     pub(super) answers_by_time: OrdSet<(Timestamp, Key)>,
 }
@@ -135,6 +137,11 @@ impl Tables {
     pub fn tasks_of_node(&self, id: &NodeId) -> impl Iterator<Item = &Arc<Task>> {
         let ids = self.tasks_by_node.get(id);
         ids.into_iter().flatten().filter_map(|id| self.tasks.get(id.as_str()))
+    }
+
+    /// Tasks that may run and have no node yet, by id.
+    pub fn tasks_waiting(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks_waiting.iter().filter_map(|id| self.tasks.get(id.as_str()))
     }
 
     /// What a task was made from.
@@ -192,6 +199,11 @@ impl Tables {
 
     fn put_task(&mut self, task: Arc<Task>) {
         self.tasks_by_service.entry(task.service_id.clone()).or_default().insert(task.id.clone());
+        if task.node_id.is_empty() && task.is_live() {
+            self.tasks_waiting.insert(task.id.clone());
+        } else {
+            self.tasks_waiting.remove(&task.id);
+        }
         if !task.node_id.is_empty() {
             self.tasks_by_node.entry(task.node_id.clone()).or_default().insert(task.id.clone());
         }
@@ -212,6 +224,7 @@ impl Tables {
                 let task = self.tasks.remove(id)?;
                 remove_from(&mut self.tasks_by_service, &task.service_id, &task.id);
                 remove_from(&mut self.tasks_by_node, &task.node_id, &task.id);
+                self.tasks_waiting.remove(&task.id);
                 self.drop_unused_specs(&task.service_id);
                 Some(Object::Task(task))
             }
