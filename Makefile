@@ -26,8 +26,9 @@ lint: tools
 test: test-tools lint dev    ## formatting, clippy, all tests
 	bash tests/run.sh
 
-test-long: dev      ## the real clusters once more, where control groups are v2 (QEMU)
+test-long: dev      ## in QEMU: the units under systemd, and the clusters' tests where control groups are v2
 	@bash deploy/tools.sh guest
+	bash tests/guest/systemd.sh
 	bash tests/guest/run.sh
 
 bench: build        ## figures beside their targets

@@ -16,6 +16,7 @@ case "${1:-build}" in
   guest)
     need busybox busybox-static
     need qemu-system-x86_64 qemu-system-x86
+    need debootstrap debootstrap
     ;;
   bench)
     need python3 python3

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::error::Failed;
+use crate::printer;
 
 /// Waiting for a change to take effect.
 #[derive(Clone, Debug, clap::Args)]
@@ -60,6 +61,22 @@ pub(crate) async fn service(client: &Client, id: &str, name: &str, wait: &WaitOp
     if wait.detach {
         return Ok(());
     }
+    interruptible(wait_for_service(client, id, name, wait)).await
+}
+
+/// Ctrl-C ends the waiting, and says that it ends no more than that.
+async fn interruptible(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::select! {
+        result = work => result,
+        _ = tokio::signal::ctrl_c() => {
+            printer::say("\ninterrupted: what was asked for goes on in the background");
+            #[expect(clippy::exit, reason = "as the signal itself would have ended it")]
+            std::process::exit(130);
+        }
+    }
+}
+
+async fn wait_for_service(client: &Client, id: &str, name: &str, wait: &WaitOptions) -> anyhow::Result<()> {
     let until = Instant::now() + wait.timeout;
     let mut line = Line::new();
     let mut last = ServiceProgress::default();
@@ -97,6 +114,14 @@ pub(crate) async fn until<F: Future<Output = anyhow::Result<Option<String>>>>(
     if wait.detach {
         return Ok(());
     }
+    interruptible(wait_until(wait, what, left)).await
+}
+
+async fn wait_until<F: Future<Output = anyhow::Result<Option<String>>>>(
+    wait: &WaitOptions,
+    what: &str,
+    left: impl Fn() -> F,
+) -> anyhow::Result<()> {
     let until = Instant::now() + wait.timeout;
     let mut line = Line::new();
     let result = loop {
@@ -117,7 +142,8 @@ pub(crate) async fn until<F: Future<Output = anyhow::Result<Option<String>>>>(
 
 fn hangs(name: &str, last: &ServiceProgress, timeout: Duration) -> anyhow::Error {
     let reasons: String = last.hanging.iter().map(|it| format!("\n  {it}")).collect();
-    anyhow::anyhow!("service {name}: {} of {} tasks run after {timeout:?}{reasons}", last.running, last.desired)
+    let waited = timeout.as_secs_f64();
+    anyhow::anyhow!("service {name}: {} of {} tasks run after {waited:.0} s{reasons}", last.running, last.desired)
 }
 
 async fn follow(
@@ -143,7 +169,11 @@ async fn follow(
         if !last.update_paused.is_empty() {
             bail!("service {name}: the update is paused: {}", last.update_paused);
         }
-        line.show(format!("{name}: {}/{} running", last.running, last.desired));
+        // A service that is gone has no number of tasks any more.
+        line.show(match last.desired {
+            0 if last.running > 0 => format!("{name}: {} tasks are left", last.running),
+            desired => format!("{name}: {}/{desired} running", last.running),
+        });
         if last.converged {
             return Ok(());
         }
@@ -165,7 +195,10 @@ pub(crate) async fn image(client: &Client, reference: &str, digest: &str, timeou
                 })
                 .await?;
             while let Some(progress) = stream.message().await.map_err(|status| anyhow::Error::new(Failed(status)))? {
-                line.show(format!("{reference}: on {} of {} nodes", progress.holders, progress.wanted));
+                if progress.wanted > 0 {
+                    let holders = progress.holders.min(progress.wanted);
+                    line.show(format!("{reference}: on {holders} of {} nodes", progress.wanted));
+                }
                 if progress.converged {
                     return Ok(());
                 }

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::id::{NodeId, random};
-use flota_api::model::Task;
+use flota_api::model::{NodeState, Task};
 use flota_api::naming::task_name;
 use flota_api::proto::dispatcher::OpenStream;
 use flota_api::proto::dispatcher::manager_message::Message;
@@ -184,7 +184,12 @@ async fn join(mut user: Streaming<Frame>, data: Data, to_user: Outbox) {
 fn logs(manager: &Manager, view: &Tables, request: LogsRequest, to_user: &Outbox) -> Result<(), Status> {
     let service = (!request.service.is_empty()).then(|| find_service(view, &request.service)).transpose()?;
     let tasks: Vec<Arc<Task>> = match service {
-        Some(service) => view.tasks_of_service(&service.id).filter(|task| !task.node_id.is_empty()).cloned().collect(),
+        // Of a task that was replaced on a node that is down there is nothing to be had, and nothing to be waited for.
+        Some(service) => {
+            let down = |task: &Task| view.node(task.node_id.as_str()).is_none_or(|it| it.state == NodeState::Down);
+            let there = |task: &&Arc<Task>| !task.node_id.is_empty() && (task.is_live() || !down(task));
+            view.tasks_of_service(&service.id).filter(there).cloned().collect()
+        }
         None => vec![find_task(view, &request.task)?.clone()],
     };
     for task in tasks {

@@ -62,7 +62,7 @@ fn lesson_01_exec_runs_as_asked_with_input_user_and_folder() {
     assert!(caps.contains(if guarded { "00000000a80425fb" } else { "00000000a00425fb" }), "{caps}");
     assert!(caps.contains("NoNewPrivs:\t1") && caps.contains("Seccomp:\t2"), "{caps}");
     let missing = cluster.ctl("exec box -- /no/such");
-    assert_eq!(missing.code, 1);
+    assert_eq!(missing.code, 127);
     assert!(missing.stderr.contains("failed to run `/no/such`: there is no such file"), "{}", missing.stderr);
 }
 
@@ -140,6 +140,14 @@ fn an_update_replaces_one_task_after_the_other_and_stops_at_the_first_that_does_
     assert_eq!(cluster.running("web").len(), 3, "all goes on as it was");
     cluster.ok("service update web --image whoami");
     assert_eq!(cluster.running("web").len(), 3);
+    // What can be had but does not stay up takes one slot down, and no second one.
+    let falls = cluster.ctl_args(&["service", "update", "web", "--args", "fail 3"]);
+    assert_eq!(falls.code, 1);
+    assert!(falls.stderr.contains("it does not stay up (exit code 3)"), "{}", falls.stderr);
+    cluster.wait("two are as they were", |it| {
+        let all = it.rows("service ps web --filter state=running --filter desiredState=running");
+        all.iter().filter(|task| task["attempt"] == 1).count() == 2
+    });
 }
 
 #[test]

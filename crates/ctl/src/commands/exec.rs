@@ -66,7 +66,10 @@ pub(crate) async fn run(exec: Exec, client: &Client) -> anyhow::Result<u8> {
             Some(F::ExitCode(value)) => code = Some(value),
             Some(F::Error(error)) => {
                 drop(raw);
-                anyhow::bail!("failed to run it: {error}");
+                printer::say(&format!("error: failed to run it: {error}"));
+                // As a shell has it (POSIX, "Exit Status for Commands").
+                let missing = error.contains("there is no such");
+                return Ok(if missing { 127 } else { 126 });
             }
             _ => {}
         }

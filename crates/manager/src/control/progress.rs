@@ -8,6 +8,7 @@ use tonic::Status;
 use flota_api::model::{NodeState, Task};
 use flota_api::naming::task_name;
 use flota_api::proto::control as pc;
+use flota_api::state::TaskState;
 use flota_raft_store::Tables;
 
 use super::services::is_running;
@@ -99,11 +100,21 @@ pub(super) fn service(view: &Tables, id: &flota_api::id::ServiceId) -> pc::Servi
             if reason.is_empty() { "" } else { ": " }
         )
     });
+    // Slots that stay down say why as well.
+    let slots: std::collections::BTreeSet<u64> = tasks.iter().map(|task| task.slot).collect();
+    let given_up = slots.into_iter().filter_map(|slot| {
+        let in_slot = || tasks.iter().filter(move |task| task.slot == slot);
+        let last = in_slot().max_by_key(|task| task.meta.created_at)?;
+        let failed = matches!(last.status.state, TaskState::Failed | TaskState::Rejected);
+        let name = task_name(&service.spec.name, slot);
+        (failed && !in_slot().any(|task| task.is_live()))
+            .then(|| format!("{name} is {}: {}", last.status.state, last.status.error))
+    });
     pc::ServiceProgress {
         running,
         desired: service.spec.replicas,
         converged: running == service.spec.replicas && !stopping && !outdated,
-        hanging: hanging.collect(),
+        hanging: hanging.chain(given_up).collect(),
         update_paused: service.update_paused.clone(),
         removed: false,
     }

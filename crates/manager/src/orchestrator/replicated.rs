@@ -52,7 +52,7 @@ impl ControlLoop for Replicated {
         plan.expect(Kind::Service, key);
         let slots = slots(service, view);
         if service.update_paused.is_empty()
-            && let update::Step::Pause(reason) = update::next_step(service, &slots)
+            && let update::Step::Pause(reason) = update::next_step(service, &slots, cx.now)
         {
             // Before the task that failed is replaced, and nobody sees any more that it did.
             plan.put(Service { update_paused: reason, ..service.as_ref().clone() });
@@ -201,7 +201,8 @@ fn advance_update(
         return;
     }
     let slots: BTreeMap<u64, Slot> = kept.iter().map(|(number, slot)| (*number, (*slot).clone())).collect();
-    match update::next_step(service, &slots) {
+    match update::next_step(service, &slots, cx.now) {
+        update::Step::Look(at) => plan.retry_at(at),
         update::Step::Done | update::Step::Wait | update::Step::Pause(_) => {}
         update::Step::Prepare(number) => {
             let task = task_factory::make(service, number, None, Timestamp::default(), view, cx);

@@ -3,11 +3,16 @@
 //! what runs.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use flota_api::model::Service;
 use flota_api::state::TaskState;
+use flota_api::version::Timestamp;
 
 use super::slot::Slot;
+
+/// What falls over at once does so within this time; policies with longer ones come with the update issue.
+const MONITOR: Duration = Duration::from_secs(1);
 
 /// The next step of an update.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,6 +21,8 @@ pub(super) enum Step {
     Done,
     /// A slot is on its way; look again when it got there.
     Wait,
+    /// What has just begun to run is given a moment to show that it does; look again then.
+    Look(Timestamp),
     /// Make a successor of this slot's task, and have it ready.
     Prepare(u64),
     /// Stop the task of this slot; its successor runs when it has ended.
@@ -24,7 +31,7 @@ pub(super) enum Step {
     Pause(String),
 }
 
-pub(super) fn next_step(service: &Service, slots: &BTreeMap<u64, Slot>) -> Step {
+pub(super) fn next_step(service: &Service, slots: &BTreeMap<u64, Slot>, now: Timestamp) -> Step {
     let outdated = |slot: &Slot| slot.current().is_some_and(|task| task.spec_version < service.spec_version);
     if !slots.values().any(outdated) {
         return Step::Done;
@@ -40,7 +47,14 @@ pub(super) fn next_step(service: &Service, slots: &BTreeMap<u64, Slot>) -> Step 
                 let no_room = newest.node_id.is_empty() && !newest.pending_reason.is_empty();
                 return if state == TaskState::Ready || no_room { Step::Replace(*number) } else { Step::Wait };
             }
+            _ if newest.is_live() && newest.status.attempt > 1 && newest.status.exit_code != Some(0) => {
+                let code = newest.status.exit_code.map_or_else(String::new, |code| format!(" (exit code {code})"));
+                return Step::Pause(format!("{}.{number}: it does not stay up{code}", service.spec.name));
+            }
             state if newest.is_live() && state < TaskState::Running => return Step::Wait,
+            TaskState::Running if newest.is_live() && newest.meta.updated_at + MONITOR > now => {
+                return Step::Look(newest.meta.updated_at + MONITOR);
+            }
             _ => {}
         }
     }

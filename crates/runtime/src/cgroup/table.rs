@@ -25,11 +25,16 @@ pub fn hierarchies() -> std::io::Result<Vec<Hierarchy>> {
         let text = fs::read_to_string(path.join("cgroup.controllers")).unwrap_or_default();
         text.split_whitespace().map(str::to_owned).collect()
     };
-    Ok(parse(&mounts, &own, offered))
+    Ok(parse(&mounts, &own, offered, Path::exists))
 }
 
 /// proc_pid_mountinfo(5): fields up to ` - `, then type, source, options. cgroups(7): `id:controllers:path`.
-fn parse(mounts: &str, own: &str, offered: impl Fn(&Path) -> Vec<String>) -> Vec<Hierarchy> {
+fn parse(
+    mounts: &str,
+    own: &str,
+    offered: impl Fn(&Path) -> Vec<String>,
+    exists: impl Fn(&Path) -> bool,
+) -> Vec<Hierarchy> {
     let mut found: Vec<Hierarchy> = Vec::new();
     for line in mounts.lines() {
         let Some((left, right)) = line.split_once(" - ") else { continue };
@@ -49,7 +54,7 @@ fn parse(mounts: &str, own: &str, offered: impl Fn(&Path) -> Vec<String>) -> Vec
             let same = if v2 { controllers.is_empty() } else { controllers.split(',').any(|it| named.contains(&it)) };
             same.then_some(path)
         });
-        let root = delegated(Path::new(point), mount_root, own_path);
+        let root = delegated(Path::new(point), mount_root, own_path, &exists);
         let controllers = if v2 {
             offered(&root)
         } else {
@@ -62,10 +67,17 @@ fn parse(mounts: &str, own: &str, offered: impl Fn(&Path) -> Vec<String>) -> Vec
     found
 }
 
-/// systemd delegates a service's own group (`Delegate=yes`); anything else is the root.
-fn delegated(point: &Path, mount_root: &str, own: Option<&str>) -> PathBuf {
+/// The service beside this one whose group is the containers' alone: a group that hands controllers down takes no process
+/// on v2, so a service that kept containers in its own could not be started anew while they run.
+const CONTAINERS: &str = "flota-containers.service";
+
+/// systemd delegates a service's own group (`Delegate=yes`), and that of [`CONTAINERS`], where it runs; anything else is
+/// the root.
+fn delegated(point: &Path, mount_root: &str, own: Option<&str>, exists: impl Fn(&Path) -> bool) -> PathBuf {
     let own = own.filter(|path| path.ends_with(".service")).and_then(|path| path.strip_prefix(mount_root));
-    own.map_or_else(|| point.to_owned(), |path| point.join(path.trim_start_matches('/')))
+    let Some(own) = own.map(|path| point.join(path.trim_start_matches('/'))) else { return point.to_owned() };
+    let beside = own.with_file_name(CONTAINERS);
+    if exists(&beside) { beside } else { own }
 }
 
 #[cfg(test)]
@@ -80,7 +92,8 @@ mod tests {
 34 30 0:30 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw";
 
     fn roots(mounts: &str, own: &str) -> Vec<(String, Vec<String>, bool)> {
-        let found = parse(mounts, own, |_| vec!["hugetlb".into()]);
+        let found =
+            parse(mounts, own, |_| vec!["hugetlb".into()], |path| path.starts_with("/sys/fs/cgroup/with.slice"));
         found.into_iter().map(|it| (it.root.display().to_string(), it.controllers, it.v2)).collect()
     }
 
@@ -102,5 +115,7 @@ mod tests {
         let own = "0::/system.slice/flotad.service";
         assert_eq!(roots(mounts, own)[0].0, "/sys/fs/cgroup/system.slice/flotad.service");
         assert_eq!(roots(mounts, "0::/user.slice/session-1.scope")[0].0, "/sys/fs/cgroup");
+        let apart = roots(mounts, "0::/with.slice/flotad.service");
+        assert_eq!(apart[0].0, "/sys/fs/cgroup/with.slice/flota-containers.service");
     }
 }

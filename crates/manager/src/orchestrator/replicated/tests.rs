@@ -165,7 +165,13 @@ fn an_update_goes_from_slot_to_slot_makes_ready_then_stops_and_pauses_at_a_failu
     let starting = later(of(2, task("n1", 1, "a", TaskState::Preparing)));
     assert_eq!(with(vec![stopped.clone(), starting.clone(), both[1].clone()]), [""; 0], "one slot at a time");
     let runs = Task { status: TaskStatus { state: TaskState::Running, ..TaskStatus::default() }, ..starting.clone() };
-    assert_eq!(with(vec![stopped.clone(), runs, both[1].clone()]), ["+2 ready after 0 ms"]);
+    let at_once = with(vec![stopped.clone(), runs.clone(), both[1].clone()]);
+    assert_eq!(at_once, ["+2 ready after 0 ms"], "it has run since long ago");
+    let just_now = Task { meta: Meta { updated_at: NOW, ..runs.meta.clone() }, ..runs.clone() };
+    assert_eq!(with(vec![stopped.clone(), just_now, both[1].clone()]), [""; 0], "it is given a moment to fall over");
+    let again = TaskStatus { attempt: 2, exit_code: Some(3), ..runs.status.clone() };
+    let crashed = with(vec![stopped.clone(), Task { status: again, ..runs }, both[1].clone()]);
+    assert_eq!(crashed, ["! web.1: it does not stay up (exit code 3)"]);
     let status = TaskStatus { state: TaskState::Rejected, error: "no image".into(), ..TaskStatus::default() };
     let rejected = Task { status, ..starting };
     assert_eq!(with(vec![stopped, rejected, both[1].clone()]), ["! web.1: no image"]);
