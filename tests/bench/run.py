@@ -151,8 +151,9 @@ show("a container's private memory: supervisor and daemon's share", [it + share 
 ctl("service", "rm", "web")
 
 gone, written = [], []
-ctl("service", "create", "--name", "web", "--replicas", "10", "--constraint", "node.role==worker", "whoami")
 for _ in range(RUNS):
+    ctl("service", "create", "--name", "web", "--replicas", "10", "--constraint", "node.role==worker", "whoami")
+
     def moved():
         tasks = rows("service", "ps", "web", "--filter", "state=running", "--filter", "desiredState=running")
         return len(tasks) == 10 and all(task["node"] == "w2" for task in tasks)
@@ -164,7 +165,7 @@ for _ in range(RUNS):
     gone.append(timed(dies))
     ctl("sandbox", "start", "--name", NAME, "w1")
     until(lambda: all(node["state"] == "ready" for node in rows("node", "ls")))
-    ctl("service", "update", "web", "--force")
+    ctl("service", "rm", "web")
 show("worker gone -> its tasks run elsewhere", gone, 4.5)
 for run in range(RUNS):
     name = leader()

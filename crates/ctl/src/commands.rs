@@ -6,6 +6,7 @@ pub(crate) mod logs;
 pub(crate) mod node;
 pub(crate) mod registry;
 pub(crate) mod service;
+mod spec_flags;
 pub(crate) mod stack;
 pub(crate) mod swarm;
 pub(crate) mod system;

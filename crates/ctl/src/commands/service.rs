@@ -1,92 +1,18 @@
 //! `ctl service …`
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde_json::json;
 
-use flota_api::model::{self, OnPartition, RestartCondition, ServiceSpec};
+use flota_api::model::{self, ServiceSpec};
 use flota_api::proto::control::{CreateServiceRequest, RemoveRequest, ServiceRow, UpdateServiceRequest};
 
 use crate::client::{Client, request_id};
+use crate::commands::spec_flags::SpecFlags;
 use crate::commands::{logs, task};
 use crate::error::{Usage, named};
-use crate::parse;
 use crate::pick::pick;
 use crate::printer::{self, ListOptions};
 use crate::progress::{self, WaitOptions};
-
-/// What `create` and `update` share.
-#[derive(Debug, Default, Args)]
-pub(crate) struct SpecFlags {
-    /// Tasks that shall run
-    #[arg(long)]
-    replicas: Option<u64>,
-    /// Variable, NAME=value; may be repeated; {{.Node.Hostname}} and the like are filled in
-    #[arg(short, long, visible_alias = "env-add")]
-    env: Vec<String>,
-    /// Label of the service, KEY=VALUE; may be repeated
-    #[arg(short, long, visible_alias = "label-add", value_parser = parse::label)]
-    label: Vec<(String, String)>,
-    /// Instead of the image's entrypoint
-    #[arg(long)]
-    entrypoint: Option<String>,
-    /// Working directory
-    #[arg(short, long)]
-    workdir: Option<String>,
-    /// USER[:GROUP]
-    #[arg(short, long)]
-    user: Option<String>,
-    /// Host name of its tasks
-    #[arg(long)]
-    hostname: Option<String>,
-    /// Memory that a task can't exceed, such as 256m
-    #[arg(long, value_parser = parse::bytes)]
-    limit_memory: Option<u64>,
-    /// CPUs that a task can't exceed, such as 0.5
-    #[arg(long, value_parser = parse::cpus)]
-    limit_cpu: Option<u64>,
-    /// Processes that a task can't exceed
-    #[arg(long)]
-    limit_pids: Option<u64>,
-    /// Memory that a node must have free
-    #[arg(long, value_parser = parse::bytes)]
-    reserve_memory: Option<u64>,
-    /// CPUs that a node must have free
-    #[arg(long, value_parser = parse::cpus)]
-    reserve_cpu: Option<u64>,
-    /// Placement, such as node.labels.zone==a; may be repeated
-    #[arg(long, visible_alias = "constraint-add")]
-    constraint: Vec<String>,
-    /// any, on-failure or none
-    #[arg(long)]
-    restart_condition: Option<String>,
-    /// Before the second restart in a row, doubled from there on
-    #[arg(long, value_parser = parse::duration)]
-    restart_delay: Option<std::time::Duration>,
-    /// Restarts of one slot; 0: without end
-    #[arg(long)]
-    restart_max_attempts: Option<u64>,
-    /// A container that ran this long starts with a fresh budget
-    #[arg(long, value_parser = parse::duration)]
-    restart_window: Option<std::time::Duration>,
-    /// Between the stop signal and SIGKILL
-    #[arg(long, value_parser = parse::duration)]
-    stop_grace_period: Option<std::time::Duration>,
-    /// What asks the program to end
-    #[arg(long)]
-    stop_signal: Option<String>,
-    /// When its node hears from no manager: run, or stop:TIME
-    #[arg(long)]
-    on_partition: Option<String>,
-    /// When its node is lost: replace, or keep (it waits for the node)
-    #[arg(long)]
-    on_node_loss: Option<String>,
-    /// Not there yet
-    #[arg(long, hide = true)]
-    network: Vec<String>,
-    /// Not there yet
-    #[arg(short, long, hide = true)]
-    publish: Vec<String>,
-}
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Service {
@@ -206,65 +132,6 @@ pub(crate) async fn run(verb: Service, client: impl Fn(bool) -> anyhow::Result<C
 fn default_name(image: &str) -> String {
     let last = image.rsplit('/').next().unwrap_or(image);
     last.split([':', '@']).next().unwrap_or(last).to_owned()
-}
-
-impl SpecFlags {
-    /// Puts what was given into the spec, and leaves the rest as it is.
-    fn apply(&self, spec: &mut ServiceSpec) -> anyhow::Result<()> {
-        if !self.network.is_empty() || !self.publish.is_empty() {
-            anyhow::bail!(Usage("--network and --publish are not there yet: a task has loopback alone".into()));
-        }
-        fn set<T: Clone>(target: &mut T, given: &Option<T>) {
-            if let Some(value) = given {
-                target.clone_from(value);
-            }
-        }
-        set(&mut spec.replicas, &self.replicas);
-        set(&mut spec.working_dir, &self.workdir);
-        set(&mut spec.user, &self.user);
-        set(&mut spec.hostname, &self.hostname);
-        set(&mut spec.limits.memory_bytes, &self.limit_memory);
-        set(&mut spec.limits.nano_cpus, &self.limit_cpu);
-        set(&mut spec.limits.pids, &self.limit_pids);
-        set(&mut spec.reservations.memory_bytes, &self.reserve_memory);
-        set(&mut spec.reservations.nano_cpus, &self.reserve_cpu);
-        set(&mut spec.restart.delay, &self.restart_delay);
-        set(&mut spec.restart.max_attempts, &self.restart_max_attempts);
-        set(&mut spec.restart.window, &self.restart_window);
-        set(&mut spec.stop_grace, &self.stop_grace_period);
-        set(&mut spec.stop_signal, &self.stop_signal);
-        if let Some(entrypoint) = &self.entrypoint {
-            spec.entrypoint = entrypoint.split_whitespace().map(str::to_owned).collect();
-        }
-        for variable in &self.env {
-            let name = variable.split('=').next().unwrap_or_default();
-            spec.env.retain(|it| it.split('=').next() != Some(name));
-            spec.env.push(variable.clone());
-        }
-        spec.labels.extend(self.label.iter().cloned());
-        spec.constraints
-            .extend(self.constraint.iter().filter(|it| !spec.constraints.contains(it)).cloned().collect::<Vec<_>>());
-        if let Some(text) = &self.restart_condition {
-            use RestartCondition::{Any, None, OnFailure};
-            let found = [Any, OnFailure, None].into_iter().find(|it| it.as_str() == text);
-            spec.restart.condition =
-                found.ok_or_else(|| Usage(format!("--restart-condition {text}: it is any, on-failure or none")))?;
-        }
-        if let Some(text) = &self.on_partition {
-            spec.on_partition = match (text.as_str(), text.strip_prefix("stop:")) {
-                ("run", _) => OnPartition::Run,
-                (_, Some(time)) => OnPartition::Stop(parse::duration(time)?),
-                _ => anyhow::bail!(Usage(format!("--on-partition {text}: it is run or stop:TIME"))),
-            };
-        }
-        match self.on_node_loss.as_deref() {
-            None => {}
-            Some("keep") => spec.keep_on_node_loss = true,
-            Some("replace") => spec.keep_on_node_loss = false,
-            Some(text) => anyhow::bail!(Usage(format!("--on-node-loss {text}: it is replace or keep"))),
-        }
-        Ok(())
-    }
 }
 
 async fn create(client: &Client, spec: &ServiceSpec, wait: &WaitOptions) -> anyhow::Result<()> {

@@ -1,0 +1,141 @@
+//! The set of managers: who is in it, and how it changes (Raft paper §6), one change at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::{BasicNode, ChangeMembers};
+
+use super::node::{QUORUM_WAIT, RaftNode};
+
+/// A learner that has not caught up by then is left a learner, and goes on catching up; the caller tries again.
+const CATCH_UP_WAIT: Duration = Duration::from_secs(5);
+
+/// Why the set of managers did not change.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("failed to {act} the manager with Raft id {id}: {why}")]
+pub struct MembershipError {
+    act: &'static str,
+    id: u64,
+    why: String,
+}
+
+/// One manager in the set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its Raft id.
+    pub id: u64,
+    /// `host:port`.
+    pub address: String,
+    /// Whether it votes; a learner only listens.
+    pub votes: bool,
+}
+
+impl RaftNode {
+    /// Every manager that the newest committed configuration names.
+    pub fn members(&self) -> Vec<Member> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        membership
+            .nodes()
+            .map(|(id, node)| Member { id: *id, address: node.addr.clone(), votes: voters.contains(id) })
+            .collect()
+    }
+
+    /// Adds a manager: first as a learner, and as a voter when it has caught up. Does nothing where it votes already.
+    ///
+    /// # Errors
+    /// This manager does not lead, another change is under way for too long, or the new one does not answer.
+    pub async fn add_member(&self, id: u64, address: &str) -> Result<(), MembershipError> {
+        let fail = |why: String| MembershipError { act: "add", id, why };
+        if let Some(member) = self.members().into_iter().find(|member| member.id == id) {
+            if member.address != address {
+                let nodes = BTreeMap::from([(id, BasicNode::new(address))]);
+                self.change(ChangeMembers::SetNodes(nodes)).await.map_err(fail)?;
+            }
+            if member.votes {
+                return Ok(());
+            }
+        }
+        let learner = self.raft.add_learner(id, BasicNode::new(address), false);
+        match tokio::time::timeout(QUORUM_WAIT, learner).await {
+            Ok(result) => drop(result.map_err(|error| fail(error.to_string()))?),
+            Err(_) => return Err(fail("no quorum of managers answered in time".into())),
+        }
+        self.caught_up(id).await.map_err(fail)?;
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await.map_err(fail)
+    }
+
+    /// Waits until a learner has every entry that is here now. The library's own wait is content with one that was never
+    /// reached, as long as the log is short; as a voter it would take the quorum away.
+    async fn caught_up(&self, id: u64) -> Result<(), String> {
+        let target = self.raft.metrics().borrow_watched().last_log_index;
+        let wait = self.raft.wait(Some(CATCH_UP_WAIT));
+        let there = wait.metrics(
+            |metrics| {
+                let matched = metrics.replication.as_ref().and_then(|all| all.get(&id).copied().flatten());
+                matched.map(|matched| matched.index) >= target
+            },
+            "a new manager has every entry",
+        );
+        there.await.map(drop).map_err(|_| format!("it has not caught up within {CATCH_UP_WAIT:?}"))
+    }
+
+    /// Takes a manager out of the set. Does nothing where it is not in it.
+    ///
+    /// # Errors
+    /// It is the only one, this manager does not lead, or no quorum answered.
+    pub async fn remove_member(&self, id: u64) -> Result<(), MembershipError> {
+        let fail = |why: String| MembershipError { act: "remove", id, why };
+        let members = self.members();
+        let Some(member) = members.iter().find(|member| member.id == id) else { return Ok(()) };
+        if member.votes {
+            if members.iter().filter(|member| member.votes).count() == 1 {
+                return Err(fail("it is the last one".into()));
+            }
+            self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await.map_err(fail)?;
+        }
+        self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await.map_err(fail)
+    }
+
+    /// Ends a change of the set that a leader before this one began: until then a quorum is needed of the old set and
+    /// of the new one (Raft paper §6). Does nothing where none is under way.
+    ///
+    /// # Errors
+    /// This manager does not lead, or no quorum answered.
+    pub async fn finish_change(&self) -> Result<(), MembershipError> {
+        let joint = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.membership().get_joint_config().len() > 1
+        };
+        if !joint {
+            return Ok(());
+        }
+        let fail = |why: String| MembershipError { act: "finish the change for", id: self.id, why };
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await.map_err(fail)
+    }
+
+    /// Waits until this Raft id is in the set no more.
+    ///
+    /// # Errors
+    /// It still is, after the time that a quorum may take.
+    pub async fn gone(&self, id: u64) -> Result<(), MembershipError> {
+        let wait = self.raft.wait(Some(QUORUM_WAIT));
+        let gone = wait.metrics(
+            |metrics| metrics.membership_config.membership().get_node(&id).is_none(),
+            "a manager left the set",
+        );
+        let fail = |error: &dyn std::fmt::Display| MembershipError { act: "remove", id, why: error.to_string() };
+        gone.await.map(drop).map_err(|error| fail(&error))
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, BasicNode>) -> Result<(), String> {
+        match tokio::time::timeout(QUORUM_WAIT, self.raft.change_membership(change, false)).await {
+            Ok(result) => result.map(|_| ()).map_err(|error| error.to_string()),
+            Err(_) => Err("no quorum of managers answered in time".into()),
+        }
+    }
+}
