@@ -34,7 +34,13 @@ pub(crate) enum Sandbox {
         workers: u32,
     },
     /// Nodes of the sandboxes
-    Ls(ListOptions),
+    Ls {
+        /// Of this sandbox alone
+        #[arg(long)]
+        name: Option<String>,
+        #[command(flatten)]
+        options: ListOptions,
+    },
     /// Print what points ctl at it: eval "$(ctl sandbox env)"
     Env {
         #[command(flatten)]
@@ -118,7 +124,7 @@ pub(crate) async fn run(verb: Sandbox) -> anyhow::Result<u8> {
     let alone = |name: Name| Running::open_alone(name.name.as_deref());
     match verb {
         Sandbox::Up { name, managers, workers } => lifecycle::up(&name, managers, workers).await?,
-        Sandbox::Ls(options) => ls(&options)?,
+        Sandbox::Ls { name, options } => ls(name.as_deref(), &options)?,
         Sandbox::Env { name, node } => printer::line(&open(name)?.env(node.as_deref())?),
         Sandbox::Exec { name, node, command } => return open(name)?.exec(&node, &command),
         Sandbox::Logs { name, node } => printer::bytes(1, &open(name)?.logs(&node)?),
@@ -155,10 +161,11 @@ pub(crate) async fn run(verb: Sandbox) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn ls(options: &ListOptions) -> anyhow::Result<()> {
+fn ls(only: Option<&str>, options: &ListOptions) -> anyhow::Result<()> {
     options.check(&["sandbox", "name", "status", "address", "pid"])?;
     let mut rows = Vec::new();
-    for name in state::names() {
+    let all = only.map_or_else(state::names, |name| vec![name.to_owned()]);
+    for name in all {
         for node in Running::open(Some(&name))?.state.nodes {
             let status = node.status();
             let value = serde_json::json!({
