@@ -22,7 +22,7 @@ pack() { # FOLDER: its initramfs
 boot() { # SECONDS INITRAMFS CPU-OPTIONS KERNEL-ARGUMENTS
   timeout -k 5 "$1" qemu-system-x86_64 $3 -m 6144 -smp 2 -nographic -no-reboot -net none \
     -kernel "$(ls "$guest"/kernel/boot/vmlinuz-* | head -1)" -initrd "$2" \
-    -append "console=ttyS0 quiet panic=-1 rdinit=/init $4" </dev/null 2>&1 | sed 's/\r$//'
+    -append "console=ttyS0 quiet panic=-1 rdinit=/init $4" </dev/null 2>&1 | sed -u 's/\r$//'
 }
 
 cpu_for() { # INITRAMFS: options for a CPU that boots it
