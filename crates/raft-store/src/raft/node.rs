@@ -42,8 +42,8 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             // Each beat costs every manager about half a millisecond of CPU, also in a cluster where nothing happens.
-            heartbeat: Duration::from_millis(140),
-            election: (Duration::from_millis(200), Duration::from_millis(420)),
+            heartbeat: Duration::from_millis(200),
+            election: (Duration::from_millis(220), Duration::from_millis(450)),
         }
     }
 }
