@@ -1,6 +1,7 @@
 //! One session for each worker, with the leader: who lives, what each shall run, and what became of it.
 
 mod assignments;
+mod image_report;
 mod liveness;
 mod server;
 mod session;

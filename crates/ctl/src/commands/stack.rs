@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use flota_api::model;
-use flota_api::proto::control::{DeployStackRequest, RemoveRequest};
+use flota_api::proto::control::{DeployStackRequest, RemoveRequest, Stacks};
 
 use crate::client::{Client, request_id};
 use crate::error::named;
@@ -42,15 +42,7 @@ pub(crate) async fn run(verb: Stack, client: impl Fn(bool) -> anyhow::Result<Cli
         Stack::Ls(options) => {
             options.check(&["id", "name", "services"])?;
             let client = client(options.stale)?;
-            let stacks = client
-                .pages(
-                    |mut control| {
-                        let request = client.list();
-                        async move { control.list_stacks(request).await }
-                    },
-                    |whole, page| whole.stacks.extend(page.stacks),
-                )
-                .await?;
+            let stacks = list(&client).await?;
             options.say_age(stacks.header);
             let mut rows = Vec::new();
             for stack in stacks.stacks {
@@ -66,6 +58,18 @@ pub(crate) async fn run(verb: Stack, client: impl Fn(bool) -> anyhow::Result<Cli
         }
         Stack::Rm { names, wait } => rm(&client(false)?, &names, &wait).await,
     }
+}
+
+async fn list(client: &Client) -> anyhow::Result<Stacks> {
+    client
+        .pages(
+            |mut control| {
+                let request = client.list();
+                async move { control.list_stacks(request).await }
+            },
+            |whole, page| whole.stacks.extend(page.stacks),
+        )
+        .await
 }
 
 async fn services(client: &Client, stack: &str) -> anyhow::Result<Vec<(String, String)>> {
@@ -106,16 +110,7 @@ async fn deploy(client: &Client, spec: &model::StackSpec, wait: &WaitOptions) ->
 }
 
 async fn find(client: &Client, name: &str) -> anyhow::Result<String> {
-    let stacks = client
-        .pages(
-            |mut control| {
-                let request = client.list();
-                async move { control.list_stacks(request).await }
-            },
-            |whole, page| whole.stacks.extend(page.stacks),
-        )
-        .await?
-        .stacks;
+    let stacks = list(client).await?.stacks;
     let spec_name = |it: &flota_api::proto::objects::Stack| it.spec.as_ref().map(|spec| spec.name.clone());
     Ok(pick("stack", name, stacks, |it| it.id.clone(), |it| spec_name(it).unwrap_or_default())?.id)
 }

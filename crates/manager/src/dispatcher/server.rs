@@ -10,22 +10,22 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use flota_api::defaults::{MESSAGE_BOUND, SESSION_FORMAT};
-use flota_api::id::{ImageId, NodeId};
-use flota_api::image_ref::ImageRef;
-use flota_api::model::{Image, ImageHolder, Node, NodeState, Role};
+use flota_api::id::NodeId;
+use flota_api::model::{Node, NodeState, Role};
 use flota_api::naming;
 use flota_api::object::{Kind, Object};
 use flota_api::proto::dispatcher::dispatcher_server::{Dispatcher, DispatcherServer};
 use flota_api::proto::dispatcher::manager_message::Message as ToWorker;
 use flota_api::proto::dispatcher::worker_message::Message as FromWorker;
 use flota_api::proto::dispatcher::{
-    Assignments, Heartbeat, ImageReport, ManagerMessage, Managers, NotLeader, Peer as WirePeer, Register, Registered,
-    StatusAck, StatusBatch, WorkerMessage,
+    Assignments, Heartbeat, ManagerMessage, Managers, NotLeader, Peer as WirePeer, Register, Registered, StatusAck,
+    StatusBatch, WorkerMessage,
 };
 use flota_identity::{GrantKey, Peer};
 use flota_raft_store::{Event, WriteTx};
 
 use super::assignments::{AssignmentSet, Granter, cut};
+use super::image_report;
 use super::liveness::period;
 use super::session::{Outbox, QUEUE};
 use super::status_sink::StatusSink;
@@ -178,7 +178,7 @@ impl DispatcherService {
                 let mut tx = WriteTx::new(view.clone(), "");
                 // What it holds may be more than the store knew: it was away.
                 for image in view.images().filter(|image| register.images.contains(&image.digest)) {
-                    if let Some(image) = with_holder(image, node_id) {
+                    if let Some(image) = image_report::with_holder(image, node_id) {
                         tx.update(image);
                     }
                 }
@@ -257,7 +257,7 @@ impl DispatcherService {
                     service.sink.put(reports).await.map_err(|error| Status::unavailable(error.to_string()))?;
                 }
                 for report in batch.images {
-                    service.image(&node_id, report).await?;
+                    image_report::write(&service.manager, &node_id, report).await?;
                 }
                 Ok::<_, Status>(())
             };
@@ -270,56 +270,6 @@ impl DispatcherService {
             }
         });
         Ok(())
-    }
-
-    /// A node holds an image, or holds it no more. With a reference, the name goes to that image.
-    async fn image(&self, node_id: &NodeId, report: ImageReport) -> Result<(), Status> {
-        let legal = report.digest.len() < 256 && report.reference.len() < 1024;
-        if !legal || (!report.reference.is_empty() && ImageRef::parse(&report.reference).is_err()) {
-            return Err(Status::invalid_argument("an image report: its digest or reference is malformed"));
-        }
-        let written = self.manager.write(|view| {
-            let mut tx = WriteTx::new(view.clone(), "");
-            let known = view.image_by_digest(&report.digest);
-            if report.gone {
-                let image = known.filter(|it| it.holders.iter().any(|it| it.node_id == *node_id));
-                let mut image = image.ok_or(WriteFailed::Nothing)?.as_ref().clone();
-                image.holders.retain(|it| it.node_id != *node_id);
-                tx.update(image);
-                return Ok((tx.finish(), ()));
-            }
-            let named = view.image_by_reference(&report.reference).filter(|_| !report.reference.is_empty());
-            if let Some(other) = named.filter(|it| it.digest != report.digest) {
-                tx.update(Image { reference: String::new(), ..other.as_ref().clone() });
-            }
-            let same_name = known.is_some_and(|it| report.reference.is_empty() || it.reference == report.reference);
-            match known.filter(|it| same_name || it.reference.is_empty()) {
-                Some(image) => {
-                    let held = with_holder(image, node_id).unwrap_or_else(|| image.as_ref().clone());
-                    let reference =
-                        if report.reference.is_empty() { held.reference.clone() } else { report.reference.clone() };
-                    let new = Image { reference, ..held };
-                    if new == **image {
-                        return Err(WriteFailed::Nothing);
-                    }
-                    tx.update(new);
-                }
-                None if report.reference.is_empty() => return Err(WriteFailed::Nothing),
-                None => tx.create(Image {
-                    id: ImageId::random(&mut rand::rng()),
-                    reference: report.reference.clone(),
-                    digest: report.digest.clone(),
-                    size: report.size,
-                    holders: vec![ImageHolder { node_id: node_id.clone(), confirmed: true }],
-                    ..Image::default()
-                }),
-            }
-            Ok((tx.finish(), ()))
-        });
-        match written.await {
-            Ok(()) | Err(WriteFailed::Nothing) => Ok(()),
-            Err(error) => Err(Status::unavailable(error.to_string())),
-        }
     }
 
     /// Sends the set, then each difference, for as long as the session lasts. `held`: images that the node said it has.
@@ -369,16 +319,6 @@ fn truncate(text: &mut String) {
     if let Some((at, _)) = text.char_indices().nth(TEXT_BOUND) {
         text.truncate(at);
     }
-}
-
-fn with_holder(image: &Image, node: &NodeId) -> Option<Image> {
-    if image.confirmed().any(|id| id == node) {
-        return None;
-    }
-    let mut image = image.clone();
-    image.holders.retain(|holder| holder.node_id != *node);
-    image.holders.push(ImageHolder { node_id: node.clone(), confirmed: true });
-    Some(image)
 }
 
 fn current_managers(view: &flota_raft_store::Tables) -> Managers {

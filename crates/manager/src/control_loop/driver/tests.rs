@@ -114,14 +114,20 @@ fn all_assigned(view: &Tables, count: usize) -> bool {
     view.tasks().count() >= count && view.tasks().all(|task| !task.node_id.is_empty())
 }
 
+/// The script begins after the objects are in.
+async fn with_six_tasks_to_make(script: &[Mood]) -> (Store, Arc<Moody>) {
+    let store = Store::default();
+    let proposer = Moody::new(&store, &[]);
+    let objects = nodes().into_iter().chain([service("s", 6)]);
+    proposer.propose_entry(create(objects)).await.expect("nothing is in the way");
+    proposer.state.lock().expect("no holder panics").script = script.iter().copied().collect();
+    (store, proposer)
+}
+
 #[tokio::test]
 async fn plans_are_made_in_one_pass_and_again_after_every_kind_of_failure() {
     for script in [&[][..], &[Mood::Lost], &[Mood::NotLeader, Mood::Lost], &[Mood::Lost, Mood::Lost, Mood::Lost]] {
-        let store = Store::default();
-        let proposer = Moody::new(&store, &[]);
-        let objects = nodes().into_iter().chain([service("s", 6)]);
-        proposer.propose_entry(create(objects)).await.expect("nothing is in the way");
-        proposer.state.lock().expect("no holder panics").script = script.iter().copied().collect();
+        let (store, proposer) = with_six_tasks_to_make(script).await;
         drive(&store, Arc::clone(&proposer), |view| all_assigned(view, 6)).await;
         assert_eq!(store.view().tasks().count(), 6, "{script:?}");
         if script.is_empty() {
@@ -134,11 +140,7 @@ async fn plans_are_made_in_one_pass_and_again_after_every_kind_of_failure() {
 #[tokio::test]
 async fn a_plan_that_is_committed_late_is_not_made_twice() {
     for script in [&[Mood::Late][..], &[Mood::Late, Mood::Lost], &[Mood::Late, Mood::Late]] {
-        let store = Store::default();
-        let proposer = Moody::new(&store, &[]);
-        let objects = nodes().into_iter().chain([service("s", 6)]);
-        proposer.propose_entry(create(objects)).await.expect("nothing is in the way");
-        proposer.state.lock().expect("no holder panics").script = script.iter().copied().collect();
+        let (store, proposer) = with_six_tasks_to_make(script).await;
         drive(&store, Arc::clone(&proposer), |view| all_assigned(view, 6)).await;
         let live = store.view().tasks().filter(|task| task.is_live()).count();
         assert_eq!((store.view().tasks().count(), live), (6, 6), "{script:?}: not twelve");
