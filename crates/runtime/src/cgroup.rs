@@ -1,192 +1,118 @@
-//! Control groups: which hierarchies are mounted here, and one folder for a container in each.
+//! Control groups: where a container's limits are set, its use is counted, and its processes are found.
 //!
-//! Whether a machine has v1, v2 or both is taken from the mount table, never from names.
+//! A machine has one hierarchy for each controller (v1), one for all (v2), or both (hybrid). A container has a group in
+//! each: together its [`Groups`], which stand in its state file, so that any later process can go on with them.
+//!
+//! ```text
+//!  hierarchies() ─▶ Groups::new ─▶ create(limits) ─▶ join(pid) ─▶ … apply, freeze, stats … ─▶ kill_all ─▶ remove
+//!     table            place         make, limits      make         limits, freezer, stats     processes    remove
+//! ```
+//!
+//! What a limit means on v1 and on v2 is decided in `limits`, one file for each controller, and in `devices`. A limit
+//! that can't be set is an error, never silence; nothing that was made stays after an error.
 
-pub(crate) mod limits;
+mod devices;
+mod folder;
+mod freezer;
+mod limits;
+mod make;
+mod oom;
+mod place;
+mod processes;
+mod remove;
+mod stats;
 mod table;
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 
+pub use devices::default_device_rules;
+pub use folder::Folder;
+pub use make::prepare;
+pub use oom::{OomEvent, OomWatch};
+pub use stats::{
+    BlockIo, BlockIoEntry, Cpu, CpuUsage, Cpuset, Hugetlb, IntelRdt, Memory, MemoryEntry, Pids, Pressure, PressureData,
+    Stats, Throttling,
+};
 pub use table::{Hierarchy, hierarchies};
 
-use crate::error::{Act, StepError};
+use crate::error::StepError;
+use crate::oci::Resources;
 
-/// Where the processes of a group go that hands its controllers down.
-const LEAF: &str = "flota-daemon";
-
-/// A container's cgroup in one hierarchy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Folder {
-    /// Absolute.
-    pub path: PathBuf,
-    /// `memory`, `cpu`, …; of v2: those that its parent offers.
-    pub controllers: Vec<String>,
-    /// Whether it is cgroup2.
-    pub v2: bool,
+/// A container's groups in all hierarchies. Where there are none, each act does nothing, but a limit is refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Groups {
+    folders: Vec<Folder>,
 }
 
-impl Folder {
-    fn has(&self, controller: &str) -> bool {
-        self.controllers.iter().any(|it| it == controller)
+impl Groups {
+    /// One for each hierarchy, in the order of the hierarchies.
+    pub fn folders(&self) -> &[Folder] {
+        &self.folders
     }
 
-    fn write(&self, file: &str, value: &str) -> Result<(), StepError> {
-        let path = self.path.join(file);
-        fs::write(&path, value).act(|| format!("write `{value}` to {}", path.display()))
-    }
-}
-
-/// Makes the folders and sets the limits. What was made is removed again when a step fails.
-///
-/// # Errors
-/// A limit needs a controller that is not here, or the kernel refuses.
-pub fn create(folders: &[Folder], limits: &crate::Limits) -> Result<(), StepError> {
-    let made = folders.iter().try_for_each(make).and_then(|()| limits::apply(folders, limits));
-    if made.is_err() {
-        remove(folders);
-    }
-    made
-}
-
-fn make(folder: &Folder) -> Result<(), StepError> {
-    fs::create_dir_all(&folder.path).act(|| format!("make the cgroup {}", folder.path.display()))?;
-    if !folder.v2 && folder.has("cpuset") {
-        inherit_cpuset(&folder.path)?;
-    }
-    Ok(())
-}
-
-/// A cpuset cgroup takes no process before it has CPUs and memory nodes (cpusets(7)): give it its parent's.
-fn inherit_cpuset(path: &Path) -> Result<(), StepError> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        let own = path.join(file);
-        let read = |path: &Path| fs::read_to_string(path).act(|| format!("read {}", path.display()));
-        if !read(&own)?.trim().is_empty() {
-            continue;
+    /// Makes the groups and sets the limits. What was made is removed again when a step fails. A group that is there
+    /// already is taken if it is empty; what was made is remembered, so write the state down after this.
+    ///
+    /// # Errors
+    /// A limit needs a controller that is not here, a group has processes, or the kernel refuses.
+    pub fn create(&mut self, resources: &Resources) -> Result<(), StepError> {
+        let made = self.make().and_then(|fresh| limits::apply(self, resources, fresh));
+        if made.is_err() {
+            self.undo();
         }
-        let parent = path.parent().unwrap_or(Path::new("/"));
-        if read(&parent.join(file))?.trim().is_empty() {
-            inherit_cpuset(parent)?;
-        }
-        let value = read(&parent.join(file))?;
-        fs::write(&own, value.trim()).act(|| format!("write {}", own.display()))?;
+        made
     }
-    Ok(())
-}
 
-/// Puts a process into every folder; on v2 into the leaf beside what it hands its controllers down to, if it has one.
-///
-/// # Errors
-/// The kernel refuses.
-pub fn join(folders: &[Folder], pid: i32) -> Result<(), StepError> {
-    folders.iter().try_for_each(|folder| {
-        let leaf = folder.path.join(LEAF);
-        let file = if folder.v2 && leaf.exists() { leaf } else { folder.path.clone() }.join("cgroup.procs");
-        fs::write(&file, pid.to_string()).act(|| format!("write `{pid}` to {}", file.display()))
-    })
-}
-
-/// Removes the folders; one that is still busy is tried again for a moment. What stays is found by the next sweep.
-pub fn remove(folders: &[Folder]) {
-    let until = Instant::now() + Duration::from_millis(500);
-    for folder in folders {
-        while let Err(error) = fs::remove_dir(&folder.path) {
-            if error.raw_os_error() != Some(libc::EBUSY) || Instant::now() > until {
-                break;
+    /// Whether all are new.
+    fn make(&mut self) -> Result<bool, StepError> {
+        for folder in &mut self.folders {
+            folder.make()?;
+        }
+        for folder in self.folders.iter().filter(|folder| folder.made == 0) {
+            if let Some(pid) = folder.processes()?.first() {
+                let act = format!("make the cgroup {}", folder.path.display());
+                return Err(StepError::refuse(act, format!("it is there already, and has processes ({pid})")));
             }
-            // The last process has been reaped, but the kernel takes its time to let go of the group.
-            let _ = nix::poll::poll(&mut [], 2u8);
         }
+        Ok(self.folders.iter().all(|folder| folder.made > 0))
     }
-}
 
-/// Whether the kernel has killed in this container for want of memory.
-pub fn out_of_memory(folders: &[Folder]) -> bool {
-    folders.iter().filter(|folder| folder.has("memory")).any(|folder| {
-        let file = if folder.v2 { "memory.events" } else { "memory.oom_control" };
-        let text = fs::read_to_string(folder.path.join(file)).unwrap_or_default();
-        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-        count.is_some_and(|count| count.trim() != "0")
-    })
-}
-
-/// The folders of a container called `name` below `parent` (relative to each hierarchy's root).
-pub fn folders(hierarchies: &[Hierarchy], parent: &Path, name: &str) -> Vec<Folder> {
-    let folder = |it: &Hierarchy| Folder {
-        path: it.root.join(parent).join(name),
-        controllers: it.controllers.clone(),
-        v2: it.v2,
-    };
-    hierarchies.iter().map(folder).collect()
-}
-
-/// Makes `<root>/<parent>` in each hierarchy; on v2 with its controllers handed down. Processes that stand in a v2 root
-/// are moved to a leaf where they are in the way: a group with processes can't hand controllers down (cgroups(7), "no
-/// internal processes"), but the machine's own root can.
-///
-/// # Errors
-/// The kernel refuses.
-pub fn prepare(hierarchies: &[Hierarchy], parent: &Path) -> Result<(), StepError> {
-    for hierarchy in hierarchies {
-        let path = hierarchy.root.join(parent);
-        fs::create_dir_all(&path).act(|| format!("make the cgroup {}", path.display()))?;
-        if !hierarchy.v2 && hierarchy.controllers.iter().any(|it| it == "cpuset") {
-            inherit_cpuset(&path)?;
-        }
-        if hierarchy.v2 && !hierarchy.controllers.is_empty() {
-            hand_down(hierarchy, parent)?;
-        }
+    /// Sets limits of groups that are there. What is absent is left as it is. Refusals of our own come before the first
+    /// change; after one of the kernel's some limits may be set, and the caller sets the old ones again.
+    ///
+    /// # Errors
+    /// A limit needs a controller that is not here, or the kernel refuses.
+    pub fn apply(&self, resources: &Resources) -> Result<(), StepError> {
+        limits::apply(self, resources, false)
     }
-    Ok(())
-}
 
-fn hand_down(hierarchy: &Hierarchy, parent: &Path) -> Result<(), StepError> {
-    let wanted = ["cpu", "memory", "pids"].iter().filter(|it| hierarchy.controllers.iter().any(|has| has == *it));
-    let wanted: Vec<String> = wanted.map(|it| format!("+{it}")).collect();
-    let wanted = wanted.join(" ");
-    let mut path = hierarchy.root.clone();
-    let mut parts = parent.components();
-    loop {
-        let file = path.join("cgroup.subtree_control");
-        let mut written = fs::write(&file, &wanted);
-        if written.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY)) {
-            move_to_leaf(&path)?;
-            written = fs::write(&file, &wanted);
-        }
-        written.act(|| format!("write {}", file.display()))?;
-        match parts.next() {
-            Some(part) => path.push(part),
-            None => return Ok(()),
-        }
+    /// Puts a process into every group; on v2 into the leaf beside what it hands its controllers down to, if it has one.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn join(&self, pid: i32) -> Result<(), StepError> {
+        self.folders.iter().try_for_each(|folder| folder.join(pid, None))
     }
-}
 
-fn move_to_leaf(group: &Path) -> Result<(), StepError> {
-    let leaf = group.join(LEAF);
-    fs::create_dir_all(&leaf).act(|| format!("make the cgroup {}", leaf.display()))?;
-    for pid in fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {
-        // A kernel thread can't be moved, and a process may have ended meanwhile.
-        let _ = fs::write(leaf.join("cgroup.procs"), pid);
+    /// The same beside a process of the container, which may have moved into a group below: one that hands its
+    /// controllers down takes none itself.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn join_beside(&self, pid: i32, other: i32) -> Result<(), StepError> {
+        self.folders.iter().try_for_each(|folder| folder.join(pid, Some(other)))
     }
-    Ok(())
-}
 
-/// Kills everything in the folders and removes them: what a daemon that died between two steps left behind.
-///
-/// # Errors
-/// Says what could not be read.
-pub fn sweep(folders: &[Folder]) -> io::Result<()> {
-    for folder in folders {
-        let Ok(processes) = fs::read_to_string(folder.path.join("cgroup.procs")) else { continue };
-        for pid in processes.lines().filter_map(|line| line.parse().ok()) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
-        }
+    /// Whether device rules are enforced here: a container may make nodes only where they are.
+    pub fn guards_devices(&self) -> bool {
+        devices::controlled(self).is_some()
     }
-    remove(folders);
-    Ok(())
+
+    /// Without any v1.
+    fn is_pure_v2(&self) -> bool {
+        !self.folders.is_empty() && self.folders.iter().all(|folder| folder.v2)
+    }
 }

@@ -11,8 +11,9 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 
 use crate::error::RunError;
-use crate::spec::{ContainerSpec, ExecSpec};
+use crate::oci::Spec;
 use crate::state::{self, ExitStatus};
+use crate::supervisor::{ExecSpec, Order};
 
 /// A start that takes longer hangs on something.
 const START_WAIT: Duration = Duration::from_secs(60);
@@ -22,8 +23,20 @@ const START_WAIT: Duration = Duration::from_secs(60);
 pub enum Message {
     /// To the supervisor: send the container's init this signal.
     Kill(i32),
-    /// To the supervisor: start this process, with the three descriptors that come along.
+    /// To the supervisor: start this process, with the descriptors that come along.
     Exec(ExecSpec),
+    /// To the supervisor: copy the output from now on to the descriptor that comes along, and what comes at a second
+    /// one to the container's terminal.
+    Attach,
+    /// To the supervisor: the container's terminal has this size now.
+    Resize {
+        /// Lines.
+        rows: u16,
+        /// Characters in a line.
+        columns: u16,
+    },
+    /// From it: the output is copied.
+    Attached,
     /// From it: the process runs.
     ExecStarted,
     /// From it: the process ended with this code.
@@ -39,9 +52,13 @@ pub enum Message {
 ///
 /// # Errors
 /// Why it did not start. Nothing of it is left then, but the folder, and, where it hung, what is in its cgroups.
-pub fn start(program: &Path, dir: &Path, spec: &ContainerSpec) -> Result<(), RunError> {
-    let failed = |error: io::Error| RunError(format!("failed to start {}: {error}", program.display()));
-    std::fs::create_dir_all(dir).and_then(|()| state::write(&dir.join("spec.json"), spec)).map_err(failed)?;
+pub fn start(program: &Path, dir: &Path, order: &Order, spec: &Spec) -> Result<(), RunError> {
+    let failed = |error: io::Error| RunError::new(format!("failed to start {}: {error}", program.display()));
+    let bundle = crate::supervisor::bundle(dir);
+    std::fs::create_dir_all(&bundle)
+        .and_then(|()| state::write_volatile(&dir.join("order.json"), order))
+        .and_then(|()| state::write_volatile(&bundle.join("config.json"), spec))
+        .map_err(failed)?;
     let mut command = Command::new(program);
     command.arg("supervise").arg(dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.env_clear().spawn().map_err(failed)?;
@@ -53,9 +70,9 @@ pub fn start(program: &Path, dir: &Path, spec: &ContainerSpec) -> Result<(), Run
     }
     let status = child.wait().map_err(failed)?;
     match said {
-        Err(error) => Err(RunError(error.0.trim().to_owned())),
+        Err(error) => Err(RunError::new(error.text.trim())),
         Ok(()) if status.success() => Ok(()),
-        Ok(()) => Err(RunError(format!("the supervisor ended with {status}"))),
+        Ok(()) => Err(RunError::new(format!("the supervisor ended with {status}"))),
     }
 }
 
@@ -89,26 +106,51 @@ impl ContainerClient {
         self.stream
     }
 
-    /// Starts a process in the container; blocks until it runs.
+    /// Starts a process in the container; blocks until it runs. Three descriptors are its standard ones; for a terminal
+    /// one, a socket that gets its other end.
     ///
     /// # Errors
     /// Why it did not start.
-    pub fn exec(self, spec: &ExecSpec, stdio: [OwnedFd; 3]) -> Result<ExecProcess, RunError> {
-        let failed = |error: io::Error| RunError(format!("failed to reach the container's supervisor: {error}"));
-        let bytes = line(&Message::Exec(spec.clone())).map_err(failed)?;
-        let raw: Vec<RawFd> = stdio.iter().map(AsRawFd::as_raw_fd).collect();
+    pub fn exec(mut self, spec: &ExecSpec, descriptors: Vec<OwnedFd>) -> Result<ExecProcess, RunError> {
+        match self.ask(&Message::Exec(spec.clone()), descriptors)? {
+            Message::ExecStarted => Ok(ExecProcess { stream: self.stream }),
+            Message::Failed(text) => Err(RunError::new(text)),
+            _ => Err(RunError::new(format!("the container in {} has ended", self.dir.display()))),
+        }
+    }
+
+    /// Has the output copied to `output` from now on; a pipe that is full loses some and is told how much. What comes at
+    /// `input` goes to the container's terminal.
+    ///
+    /// # Errors
+    /// Too many are attached, or the supervisor has gone.
+    pub fn attach(&mut self, output: OwnedFd, input: Option<OwnedFd>) -> Result<(), RunError> {
+        match self.ask(&Message::Attach, std::iter::once(output).chain(input).collect())? {
+            Message::Attached => Ok(()),
+            Message::Failed(text) => Err(RunError::new(text)),
+            _ => Err(RunError::new(format!("the container in {} has ended", self.dir.display()))),
+        }
+    }
+
+    /// Tells the size of the container's terminal.
+    ///
+    /// # Errors
+    /// The supervisor has gone.
+    pub fn resize(&mut self, rows: u16, columns: u16) -> io::Result<()> {
+        self.stream.write_all(&line(&Message::Resize { rows, columns })?)
+    }
+
+    fn ask(&mut self, message: &Message, descriptors: Vec<OwnedFd>) -> Result<Message, RunError> {
+        let failed = |error: io::Error| RunError::new(format!("failed to reach the container's supervisor: {error}"));
+        let bytes = line(message).map_err(failed)?;
+        let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
         let sent =
             sendmsg::<()>(self.stream.as_raw_fd(), &[IoSlice::new(&bytes)], &rights, MsgFlags::MSG_NOSIGNAL, None);
         let sent = sent.map_err(|error| failed(error.into()))?;
-        let mut stream = self.stream;
-        stream.write_all(&bytes[sent..]).map_err(failed)?;
-        drop(stdio);
-        match read_message(&mut stream).map_err(failed)? {
-            Message::ExecStarted => Ok(ExecProcess { stream }),
-            Message::Failed(text) => Err(RunError(text)),
-            _ => Err(RunError(format!("the container in {} has ended", self.dir.display()))),
-        }
+        self.stream.write_all(&bytes[sent..]).map_err(failed)?;
+        drop(descriptors);
+        read_message(&mut self.stream).map_err(failed)
     }
 }
 

@@ -1,30 +1,42 @@
 //! Containers: namespaces, cgroups, a root file system, and a small process for each that outlives whoever asked.
 //!
+//! The whole OCI runtime specification on Linux, twice: as a library, and as the command line `flota-runtime`.
+//!
 //! ```text
-//!  daemon ── spawns ──▶ flota-runtime supervise DIR ── clone3 ──▶ init of the container ── exec ──▶ program
+//!  config.json ─ oci ─▶ process/create ─ clone3 ─▶ process/init ─ exec ─▶ program
+//!                          │ cgroup, hooks            │ rootfs, security, process/…
+//!                          ▼
+//!                      container: ROOT/ID, and what can be done to it
+//!
+//!  daemon ── spawns ──▶ flota-runtime supervise DIR ── forks, or runs crun, runc, … ──▶ create, start
 //!     ▲                    │  writes DIR/state.json, DIR/log, DIR/exit.json
-//!     └── DIR/sock ◀───────┘  kill, exec, wait
+//!     └── DIR/sock ◀───────┘  kill, exec, attach, resize, wait
 //! ```
 //!
 //! The supervisor is single-threaded and without an async runtime. It sits outside of the container's limits,
 //! keeps the output and the exit code, and does not end with the daemon, which finds its containers again by
 //! their folders. If the supervisor dies, the kernel kills the container: nothing runs that nobody watches.
 //!
-//! Knows no cluster words. Everything that is unsafe is in `process/clone.rs` and a few marked calls.
+//! Knows no cluster words. Everything that is unsafe is in `syscall/`, `process/clone.rs`, `security/` and `cgroup/`.
 
 pub mod cgroup;
 pub mod client;
+mod container;
 mod error;
 mod log;
+pub mod oci;
 pub mod process;
+mod protected_binary;
 mod rootfs;
-mod security;
-pub mod spec;
+pub mod security;
 pub mod state;
 pub mod supervisor;
+mod syscall;
 
 pub use client::{ContainerClient, ExecProcess, Message, start};
-pub use error::{RunError, StepError};
+pub use container::{Container, remove_remains};
+pub use error::{NOT_EXECUTABLE, NOT_FOUND, RunError, StepError};
 pub use log::{LogLine, LogReader};
-pub use spec::{ContainerSpec, ExecSpec, Limits, Root};
+pub use protected_binary::protect as protect_binary;
 pub use state::{ExitStatus, State};
+pub use supervisor::{ExecSpec, Order, Root};

@@ -1,20 +1,43 @@
 //! The processes of a container, and the order of what they do.
 //!
 //! ```text
-//!  supervisor                                   init (child, new namespaces)
-//!  make cgroups, set limits
-//!  clone3 ─────────────────────────────────────▶ waits
-//!  put it into its cgroups, then "go" ─────────▶ cgroup namespace, host name, loopback,
-//!                                                mounts, pivot_root, user, capabilities, seccomp
-//!  reads: end of file = it runs ◀─────────────── exec closes the pipe; an error is written into it first
+//!  runtime                                      init (child, new namespaces)
+//!  folder, control groups, limits
+//!  clone3 ─────────────────────────────────────▶ "begin" ──┐ waits
+//!  maps of ids, cgroups, rlimits ── "go" ───────▶ names, sysctls, mounts, devices, terminal
+//!  hooks prestart, createRuntime ◀── "hooks" ─── waits
+//!       ── "go" ───────────────────────────────▶ hooks createContainer, masks, pivot_root,
+//!                                                scheduler, labels, user, capabilities, seccomp, program found
+//!  writes state.json, pid file ◀──── "ready" ─── waits at the FIFO `start`
+//!
+//!  start: a byte into the FIFO ─────────────────▶ hooks startContainer, exec
+//!  reads the FIFO `started`: its end = it runs, a text = why not
 //! ```
 //!
-//! Every function here runs in a single-threaded process.
+//! Where a namespace is joined, a process in between does that and makes init, which is nevertheless the runtime's
+//! child (`CLONE_PARENT`). Every function here runs in a single-threaded process.
 
+pub(crate) mod channel;
 pub(crate) mod clone;
+pub(crate) mod create;
 pub(crate) mod exec;
-pub(crate) mod init;
-pub(crate) mod user;
+pub(crate) mod hooks;
+mod identity;
+mod init;
+pub(crate) mod labels;
+mod launch;
+mod listener;
+pub(crate) mod namespaces;
+mod program;
+pub(crate) mod settings;
+pub(crate) mod sysctl;
+pub(crate) mod terminal;
+pub(crate) mod user_namespace;
+
+pub use channel::interruptible;
+pub use create::Creation;
+pub use exec::{Execution, wait};
+pub use terminal::{connect as connect_console, receive as receive_terminal, send as send_terminal};
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,18 +47,41 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::RunError;
 
-/// As [`read_report`], for a child that may be kept from saying anything.
-pub(crate) fn read_report_within(pipe: OwnedFd, most: Duration) -> Result<(), RunError> {
-    let until = Instant::now() + most;
+/// Whether a process (by its descriptor) has ended, or does before `until`.
+pub(crate) fn ended(process: &OwnedFd, until: Instant) -> bool {
     loop {
-        let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::ZERO);
-        match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], left) {
-            Ok(0) => return Err(RunError(format!("failed to start a process: it did not begin within {most:?}"))),
-            Ok(_) => return read_report(pipe),
-            Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(RunError(format!("failed to wait for a process: {}", error.desc()))),
+        let left = until.saturating_duration_since(Instant::now());
+        // Rounded up: a wait of less than 1 ms is no wait.
+        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) if Instant::now() >= until => return false,
+            Ok(0) | Err(nix::Error::EINTR) => {}
+            Ok(_) => return true,
+            Err(_) => return false,
         }
     }
+}
+
+/// Whether something can be read, or the other end has gone, before long.
+pub(crate) fn wait_readable(pipe: &OwnedFd, most: Duration) -> Result<bool, RunError> {
+    let until = Instant::now() + most;
+    loop {
+        let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], left) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(RunError::new(format!("failed to wait for a process: {}", error.desc()))),
+        }
+    }
+}
+
+/// As [`read_report`], for a child that may be kept from saying anything.
+pub(crate) fn read_report_within(pipe: OwnedFd, most: Duration) -> Result<(), RunError> {
+    if wait_readable(&pipe, most)? {
+        return read_report(pipe);
+    }
+    Err(RunError::new(format!("failed to start a process: it did not begin within {most:?}")))
 }
 
 /// What a child says through its pipe: nothing when it became the program, else why not.
@@ -45,8 +91,8 @@ pub(crate) fn read_report(pipe: OwnedFd) -> Result<(), RunError> {
     let read = std::fs::File::from(pipe).take(4096).read_to_string(&mut text);
     match read {
         Ok(0) => Ok(()),
-        Ok(_) => Err(RunError(text)),
-        Err(error) => Err(RunError(format!("failed to hear from the container's init: {error}"))),
+        Ok(_) => Err(RunError::new(text)),
+        Err(error) => Err(RunError::new(format!("failed to hear from the supervisor: {error}"))),
     }
 }
 
@@ -66,9 +112,26 @@ pub(crate) fn exit_code(status: nix::sys::wait::WaitStatus) -> Option<i32> {
 /// The kernel refuses.
 pub fn spawn(flags: i32, child: impl FnOnce() -> i32) -> std::io::Result<i32> {
     let flags = u64::try_from(flags).map_err(std::io::Error::other)?;
-    match clone::fork(flags)? {
+    match clone::fork(flags, clone::Parent::Caller)? {
         clone::Side::Child => clone::exit(child()),
         clone::Side::Parent(pid, _) => Ok(pid.as_raw()),
+    }
+}
+
+/// Sends a process a signal by its number; one that has gone needs none.
+pub fn signal_number(pid: i32, signal: i32) {
+    let _ = crate::syscall::process::kill(pid, signal);
+}
+
+/// The exit code of a process that has ended, as a shell has it; `None` for one that was only stopped.
+pub fn code_of(status: nix::sys::wait::WaitStatus) -> Option<i32> {
+    exit_code(status)
+}
+
+/// Gives a terminal the size of another. What is no terminal has none.
+pub fn copy_terminal_size(from: std::os::fd::BorrowedFd<'_>, to: std::os::fd::BorrowedFd<'_>) {
+    if let Some((rows, columns)) = crate::syscall::files::terminal_size(from) {
+        let _ = crate::syscall::files::set_terminal_size(to, rows, columns);
     }
 }
 

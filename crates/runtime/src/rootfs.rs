@@ -1,121 +1,172 @@
-//! The container's root: mounted, filled with what the OCI specification asks for, and entered for good.
+//! The container's root: mounted, filled with what the configuration and the OCI specification ask for, and entered
+//! for good.
+//!
+//! Every path inside is opened with openat2(2) below a descriptor of the root, and what is mounted is moved from one
+//! descriptor onto another. So no link that an image or another container puts there can lead outside, at no moment
+//! (CVE-2021-30465).
 
+mod copy_up;
 mod devices;
-mod masks;
+pub(crate) mod mounts;
+pub(crate) mod options;
+mod protect;
+mod root_dir;
+pub(crate) mod sources;
 
-use std::fs;
-use std::io::Write;
+pub(crate) use root_dir::RootDir;
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::unistd::{chdir, pivot_root};
+use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 
 use crate::error::{Act, StepError};
-use crate::spec::Root;
+use crate::oci::{NamespaceKind, Spec};
+use crate::syscall::mounts as kernel;
 
-/// Nothing below may be a set-user-id program or a device.
-const PLAIN: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
-
-/// Type, target, flags, options: OCI runtime specification, "Default Filesystems". In this order.
-fn file_systems() -> [(&'static str, &'static str, MsFlags, &'static str); 6] {
-    let dev = MsFlags::MS_NOSUID | MsFlags::MS_STRICTATIME;
-    let pts = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-    [
-        ("proc", "proc", PLAIN, ""),
-        ("tmpfs", "dev", dev, "mode=755,size=65536k"),
-        ("devpts", "dev/pts", pts, "newinstance,ptmxmode=0666,mode=0620,gid=5"),
-        ("tmpfs", "dev/shm", PLAIN, "mode=1777,size=65536k"),
-        ("mqueue", "dev/mqueue", PLAIN, ""),
-        ("sysfs", "sys", PLAIN.union(MsFlags::MS_RDONLY), ""),
-    ]
+/// What is needed beside the configuration.
+pub(crate) struct Plan<'a> {
+    pub(crate) spec: &'a Spec,
+    /// Absolute.
+    pub(crate) root: &'a Path,
+    /// What relative sources are relative to.
+    pub(crate) bundle: &'a Path,
+    /// What is bound, opened where the runtime's rights were needed; beside `spec.mounts`.
+    pub(crate) sources: sources::Sources,
+    /// Folders of the container's cgroups, for mounts of type `cgroup`.
+    pub(crate) cgroups: &'a [crate::cgroup::Folder],
+    /// Whether the namespaces belong to a user namespace of the container.
+    pub(crate) user_namespace: bool,
+    /// chroot(2) instead of pivot_root(2): for a root on the machine's first file system.
+    pub(crate) no_pivot: bool,
 }
 
-/// Makes `root` this process's root, in a mount namespace that is its own.
-pub(crate) fn enter(root: &Root, hostname: &str) -> Result<(), StepError> {
-    // Nothing that is mounted from here on may reach the machine.
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).act(|| "make mounts private".into())?;
-    let root = mount_root(root)?;
-    for (kind, target, flags, options) in file_systems() {
-        let path = target_below(&root, target)?;
-        mount(Some(kind), &path, Some(kind), flags, Some(options)).act(|| format!("mount {kind} at /{target}"))?;
+/// A root that is mounted and filled, but not yet entered.
+pub(crate) struct Prepared {
+    root: RootDir,
+    /// To be made read-only when nothing has to be written any more.
+    late_read_only: Vec<OwnedFd>,
+    has_namespace: bool,
+}
+
+/// Mounts everything. The caller's mount namespace is the container's.
+pub(crate) fn prepare(plan: &mut Plan<'_>) -> Result<Prepared, StepError> {
+    let linux = plan.spec.linux();
+    let has_namespace = linux.namespaces.iter().any(|it| it.kind == NamespaceKind::Mount);
+    if !has_namespace {
+        let root = RootDir::open(plan.root)?;
+        return Ok(Prepared { root, late_read_only: Vec::new(), has_namespace });
     }
-    devices::make(&root)?;
-    name_files(&root, hostname)?;
-    pivot(&root)?;
-    masks::apply()
+    cut_off(linux.rootfs_propagation.as_deref(), plan.root)?;
+    let tree = match plan.sources.root.take() {
+        Some(tree) => tree,
+        None => kernel::open_tree(nix::fcntl::AT_FDCWD, plan.root, true)
+            .act(|| format!("open the root `{}`", plan.root.display()))?,
+    };
+    let below = RootDir::open(plan.root)?;
+    kernel::move_mount(tree.as_fd(), below.as_fd()).act(|| format!("bind the root `{}`", plan.root.display()))?;
+    let root = RootDir::new(tree);
+    let late_read_only = mounts::all(&root, plan)?;
+    devices::make(&root, plan)?;
+    if let Some(cwd) = plan.spec.process.as_ref().map(|it| &it.cwd) {
+        // An image without it gets it; where that can't be, entering says so.
+        let _ = root.make_folder(cwd);
+    }
+    Ok(Prepared { root, late_read_only, has_namespace })
 }
 
-fn mount_root(root: &Root) -> Result<PathBuf, StepError> {
-    match root {
-        Root::Folder(path) => {
-            let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
-            mount(Some(path), path, None::<&str>, bind, None::<&str>).act(|| format!("bind {}", path.display()))?;
-            Ok(path.clone())
+impl Prepared {
+    /// The root, to open things in.
+    pub(crate) fn root(&self) -> &RootDir {
+        &self.root
+    }
+
+    /// Hides and protects what the configuration says.
+    pub(crate) fn protect(&self, spec: &Spec) -> Result<(), StepError> {
+        if !self.has_namespace {
+            return Ok(());
         }
-        Root::Overlay { lower, upper, work } => {
-            let merged = upper.with_file_name("merged");
-            fs::create_dir_all(&merged).act(|| format!("make {}", merged.display()))?;
-            // Relative paths keep the options within a page, however many layers there are (overlayfs documentation).
-            let common = common_parent(lower);
-            chdir(&common).act(|| format!("enter {}", common.display()))?;
-            let names: Vec<String> =
-                lower.iter().map(|it| it.strip_prefix(&common).unwrap_or(it).display().to_string()).collect();
-            let options =
-                format!("lowerdir={},upperdir={},workdir={}", names.join(":"), upper.display(), work.display());
-            mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
-                .act(|| "mount the layers".into())?;
-            Ok(merged)
+        protect::mask(&self.root, &spec.linux().masked_paths)?;
+        protect::read_only(&self.root, &spec.linux().readonly_paths)?;
+        let read_only = kernel::Change { set: kernel::RDONLY, ..kernel::Change::default() };
+        for mount in &self.late_read_only {
+            kernel::set_attributes(mount.as_fd(), read_only, false, None).act(|| "make a mount read-only".into())?;
         }
+        if spec.root.as_ref().is_some_and(|it| it.readonly) {
+            kernel::set_attributes(self.root.as_fd(), read_only, false, None)
+                .act(|| "make the root read-only".into())?;
+        }
+        Ok(())
+    }
+
+    /// Makes it this process's root. Every path is the container's own from here on.
+    pub(crate) fn enter(self, spec: &Spec, no_pivot: bool) -> Result<(), StepError> {
+        fchdir(&self.root).act(|| "enter the root".into())?;
+        if !self.has_namespace {
+            return chroot(".").and_then(|()| chdir("/")).act(|| "change the root".into());
+        }
+        if no_pivot {
+            move_root()?;
+        } else {
+            pivot()?;
+        }
+        let Some(kind) = spec.linux().rootfs_propagation.as_deref() else { return Ok(()) };
+        let flags = propagation(kind)?;
+        mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).act(|| format!("make the root {kind}"))
     }
 }
 
-fn common_parent(paths: &[PathBuf]) -> PathBuf {
-    let parent = paths.first().and_then(|path| path.parent()).unwrap_or(Path::new("/"));
-    let shared = parent.ancestors().find(|ancestor| paths.iter().all(|path| path.starts_with(ancestor)));
-    shared.unwrap_or(Path::new("/")).to_owned()
+fn propagation(kind: &str) -> Result<MsFlags, StepError> {
+    Ok(match kind.strip_prefix('r').unwrap_or(kind) {
+        "shared" => MsFlags::MS_SHARED,
+        "slave" => MsFlags::MS_SLAVE,
+        "private" => MsFlags::MS_PRIVATE,
+        "unbindable" => MsFlags::MS_UNBINDABLE,
+        _ => return Err(StepError::refuse(format!("read linux.rootfsPropagation `{kind}`"), "it is not known")),
+    })
 }
 
-/// A folder below the root to mount on. An image that has a link there would lead the mount out of the root: refused.
-fn target_below(root: &Path, target: &str) -> Result<PathBuf, StepError> {
-    let mut path = root.to_owned();
-    for part in target.split('/') {
-        path.push(part);
-        match fs::symlink_metadata(&path) {
-            Ok(about) if about.is_dir() => {}
-            Ok(_) => {
-                return Err(StepError::refuse(format!("mount at /{target}"), "the image has something else there"));
-            }
-            Err(_) => fs::create_dir(&path).act(|| format!("make /{target}"))?,
-        }
+/// Nothing that is mounted from here on may reach the machine, unless the configuration wants that.
+fn cut_off(wanted: Option<&str>, root: &Path) -> Result<(), StepError> {
+    let flags = match wanted.map(propagation).transpose()? {
+        // An unbindable mount could not be bound onto itself.
+        None | Some(MsFlags::MS_UNBINDABLE) => MsFlags::MS_SLAVE,
+        Some(flags) => flags,
+    };
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | flags, None::<&str>)
+        .act(|| "cut off the mounts of the machine".into())?;
+    if flags != MsFlags::MS_SHARED {
+        return Ok(());
     }
-    Ok(path)
+    // pivot_root(2) refuses a shared parent, and binding the root would show on the machine.
+    let parent = parent_mount(root)?;
+    mount(None::<&str>, &parent, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)
+        .act(|| format!("make `{}` private", parent.display()))
 }
 
-/// /etc/hostname and /etc/hosts, where the image leaves room for them.
-fn name_files(root: &Path, hostname: &str) -> Result<(), StepError> {
-    let etc = target_below(root, "etc")?;
-    let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.0.1\t{hostname}\n");
-    for (name, text) in [("hostname", format!("{hostname}\n")), ("hosts", hosts)] {
-        let path = etc.join(name);
-        if fs::symlink_metadata(&path).is_ok_and(|about| about.is_symlink()) {
-            continue;
-        }
-        // Beside it and renamed: what the image has there may be a pipe, and opening that would never end.
-        let new = etc.join(format!(".{name}.flota"));
-        let _ = fs::remove_file(&new);
-        let written = fs::File::create_new(&new).and_then(|mut file| file.write_all(text.as_bytes()));
-        written.and_then(|()| fs::rename(&new, &path)).act(|| format!("write /etc/{name}"))?;
-    }
-    Ok(())
+/// Where that is mounted on which `path` lies (proc_pid_mountinfo(5)).
+fn parent_mount(path: &Path) -> Result<PathBuf, StepError> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").act(|| "read the mounts".into())?;
+    let points = text.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+    let found = points.filter(|point| path.starts_with(point)).max_by_key(|point| point.as_os_str().len());
+    Ok(found.unwrap_or(Path::new("/")).to_owned())
 }
 
 /// pivot_root(2), "pivot_root(".", ".")": the old root lies on top of the new one and is taken off.
-fn pivot(root: &Path) -> Result<(), StepError> {
-    chdir(root).act(|| "enter the root".into())?;
+fn pivot() -> Result<(), StepError> {
+    let old = File::open("/").act(|| "open the old root".into())?;
     pivot_root(".", ".").act(|| "change the root".into())?;
+    fchdir(&old).act(|| "enter the old root".into())?;
     let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
     mount(None::<&str>, ".", None::<&str>, slave, None::<&str>).act(|| "cut off the old root".into())?;
     umount2(".", MntFlags::MNT_DETACH).act(|| "take off the old root".into())?;
     chdir("/").act(|| "enter the new root".into())
+}
+
+/// For a machine that runs from its first file system, which pivot_root(2) refuses.
+fn move_root() -> Result<(), StepError> {
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).act(|| "move the root".into())?;
+    chroot(".").and_then(|()| chdir("/")).act(|| "change the root".into())
 }

@@ -38,6 +38,14 @@ pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
     fs::rename(&temporary, path)
 }
 
+/// The same for what is gone after a boot anyway: without waiting for the disk.
+pub(crate) fn write_volatile(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&serde_json::to_vec(value)?)?;
+    fs::rename(&temporary, path)
+}
+
 /// Reads such a file; `None` where it is not there.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {

@@ -1,60 +1,74 @@
-//! The supervisor: starts one container, keeps its output and exit code, answers over a socket, and ends with it.
+//! The supervisor: has one container made, keeps its output and exit code, answers over a socket, and ends with it.
 //! One thread, one poll loop, a few buffers.
+//!
+//! What takes memory (reading a configuration, making a container) is done in processes that it forks and that end. The
+//! container's init is its child all the same: the embedded runtime makes it so, and what another runtime leaves
+//! behind it adopts.
 
+mod attached;
+mod console;
 mod conversation;
+mod exec;
+mod order;
+mod output;
+mod prepare;
+mod runtime;
 mod signals;
+mod start;
+mod user;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, pipe2};
+use nix::unistd::Pid;
 
-use crate::cgroup;
 use crate::client::Message;
 use crate::error::{Act, RunError, StepError};
 use crate::log::LogWriter;
-use crate::process::{clone, exit_code, init, read_report};
-use crate::security::Filter;
-use crate::spec::ContainerSpec;
-use crate::state::{self, ExitStatus, State};
+use crate::process::clone::{self, Parent};
+use crate::process::{exit_code, read_report};
+use crate::state::{self, ExitStatus};
+use crate::syscall::{files, process as kernel};
 
 use conversation::Conversation;
+pub use order::{ExecSpec, Order, Root};
+use output::Output;
+pub(crate) use prepare::bundle;
+use start::Started;
 
 /// Connections at once; a further one is closed.
 const CONVERSATIONS: usize = 64;
 
-/// Runs the container of `dir` (its `spec.json`). Returns in the process that was called when the container's
-/// program runs, or could not be started; a process of its own goes on and watches it.
+/// Runs the container of `dir` (its `order.json` and `bundle/config.json`). Returns in the process that was called when
+/// the container's program runs, or could not be started; a process of its own goes on and watches it.
 ///
 /// # Errors
 /// Why the container did not start. Nothing of it is left then.
 pub fn supervise(dir: &Path) -> Result<(), RunError> {
-    clone::close_from_3();
-    let text = |error: StepError| RunError(error.to_string());
-    let spec: Option<ContainerSpec> =
-        state::read(&dir.join("spec.json")).act(|| "read the spec".into()).map_err(text)?;
-    let spec = spec.ok_or_else(|| RunError(format!("failed to read the spec: {} has none", dir.display())))?;
-    let (reader, writer) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).act(|| "make a pipe".into()).map_err(text)?;
-    match clone::fork(0).act(|| "start the supervisor".into()).map_err(text)? {
+    files::close_from_3();
+    let order: Option<Order> = state::read(&dir.join("order.json")).act(|| "read the order".into())?;
+    let none = || StepError::refuse("read the order", format!("{} has none", dir.display()));
+    let order = order.ok_or_else(none)?;
+    let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).act(|| "make a pipe".into())?;
+    match clone::fork(0, Parent::Caller).act(|| "start the supervisor".into())? {
         clone::Side::Parent(..) => {
             drop(writer);
             read_report(reader)
         }
         clone::Side::Child => {
             drop(reader);
-            let code = match Supervisor::start(dir, spec) {
+            let code = match Supervisor::start(dir, order) {
                 Ok(supervisor) => {
                     drop(writer);
                     supervisor.run()
                 }
                 Err(error) => {
-                    let _ = File::from(writer).write_all(error.0.as_bytes());
+                    let _ = File::from(writer).write_all(error.text.as_bytes());
                     1
                 }
             };
@@ -64,66 +78,49 @@ pub fn supervise(dir: &Path) -> Result<(), RunError> {
 }
 
 struct Supervisor {
-    dir: std::path::PathBuf,
-    spec: ContainerSpec,
-    filter: Filter,
+    dir: PathBuf,
+    order: Order,
     init: Pid,
-    init_fd: OwnedFd,
+    process: OwnedFd,
     signals: signals::Signals,
     listener: UnixListener,
-    /// Standard output and error; `None` once it has ended.
-    output: [Option<File>; 2],
-    log: LogWriter,
+    output: Output,
     conversations: Vec<Conversation>,
     ended: Option<i32>,
 }
 
 impl Supervisor {
-    fn start(dir: &Path, spec: ContainerSpec) -> Result<Self, RunError> {
-        let prepare = || -> Result<_, StepError> {
-            nix::unistd::setsid().act(|| "begin a session".into())?;
-            detach_stdio().act(|| "let go of the standard descriptors".into())?;
-            let signals = signals::Signals::watch().act(|| "watch for signals".into())?;
-            let socket = dir.join("sock");
-            let _ = std::fs::remove_file(&socket);
-            let listener = UnixListener::bind(&socket).act(|| format!("listen at {}", socket.display()))?;
-            listener.set_nonblocking(true).act(|| "listen".into())?;
-            let log = LogWriter::open(&spec.log, spec.log_bytes).act(|| format!("open {}", spec.log.display()))?;
-            Ok((signals, listener, log, Filter::compile()?))
-        };
-        let text = |error: StepError| RunError(error.to_string());
-        let (signals, listener, log, filter) = prepare().map_err(text)?;
-        cgroup::create(&spec.cgroups, &spec.limits).map_err(text)?;
-        let started = start_init(&spec, &filter).and_then(|started| {
-            let own = i32::try_from(std::process::id()).expect("process ids fit");
-            let start_time = state::start_time(started.init.as_raw()).unwrap_or(0);
-            let state = State { pid: started.init.as_raw(), start_time, supervisor: own };
-            let written = state::write(&dir.join("state.json"), &state).act(|| "write the state".into());
-            written.map(|()| started).map_err(text)
-        });
-        let started = started.inspect_err(|_| cgroup::remove(&spec.cgroups))?;
+    fn start(dir: &Path, order: Order) -> Result<Self, RunError> {
+        nix::unistd::setsid().act(|| "begin a session".into())?;
+        detach_stdio().act(|| "let go of the standard descriptors".into())?;
+        kernel::adopt_orphans().act(|| "adopt orphans".into())?;
+        let signals = signals::Signals::watch().act(|| "watch for signals".into())?;
+        let socket = dir.join("sock");
+        let _ = std::fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).act(|| format!("listen at {}", socket.display()))?;
+        listener.set_nonblocking(true).act(|| "listen".into())?;
+        let log = LogWriter::open(&order.log, order.log_bytes).act(|| format!("open {}", order.log.display()))?;
+        let Started { init, process, streams } = start::start(dir, &order)?;
         Ok(Self {
             dir: dir.to_owned(),
-            filter,
-            init: started.init,
-            init_fd: started.init_fd,
+            init,
+            process,
             signals,
             listener,
-            output: started.output.map(|pipe| Some(File::from(pipe))),
-            log,
+            output: Output::new(log, streams),
             conversations: Vec::new(),
             ended: None,
-            spec,
+            order,
         })
     }
 
     /// Until the container has ended and its output is read.
     fn run(mut self) -> i32 {
-        while self.ended.is_none() || self.output.iter().any(Option::is_some) {
+        while self.ended.is_none() || self.output.is_open() {
             if let Err(error) = self.turn() {
                 // Nobody would watch the container any more: it goes too, and its folder says why it ended.
-                let _ = kill(self.init, Signal::SIGKILL);
-                let _ = self.log.write(2, format!("supervisor: {error}\n").as_bytes());
+                let _ = kernel::signal(self.process.as_fd(), libc::SIGKILL);
+                self.output.note(&format!("supervisor: {error}"));
                 self.ended = self.ended.or(Some(137));
                 break;
             }
@@ -137,21 +134,20 @@ impl Supervisor {
             PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
         ];
         polled.extend(self.conversations.iter().map(|it| PollFd::new(it.as_fd(), PollFlags::POLLIN)));
-        polled.extend(self.output.iter().flatten().map(|it| PollFd::new(it.as_fd(), PollFlags::POLLIN)));
+        polled.extend(self.output.descriptors().map(|it| PollFd::new(it, PollFlags::POLLIN)));
         // After its end only what is already in the pipes is of interest.
         let timeout = if self.ended.is_some() { PollTimeout::ZERO } else { PollTimeout::NONE };
         let ready = match poll(&mut polled, timeout) {
             Err(nix::Error::EINTR) => return Ok(()),
             other => other?,
         };
-        let is_ready = |it: &PollFd<'_>| it.revents().is_some_and(|events| !events.is_empty());
-        let flags: Vec<bool> = polled.iter().map(is_ready).collect();
+        let flags: Vec<bool> = polled.iter().map(|it| it.any() == Some(true)).collect();
         drop(polled);
         if ready == 0 {
-            self.output = [None, None];
+            self.output.close();
         }
         let conversations = self.conversations.len();
-        self.read_output(&flags[2 + conversations..])?;
+        self.output.read(&flags[2 + conversations..])?;
         if flags[0] {
             self.signals.clear()?;
             self.reap();
@@ -168,23 +164,6 @@ impl Supervisor {
         Ok(())
     }
 
-    fn read_output(&mut self, ready: &[bool]) -> io::Result<()> {
-        let mut ready = ready.iter();
-        for index in 0..2 {
-            let Some(pipe) = &mut self.output[index] else { continue };
-            if ready.next() != Some(&true) {
-                continue;
-            }
-            let mut buffer = [0; 8 << 10];
-            match pipe.read(&mut buffer)? {
-                0 => self.output[index] = None,
-                // A full disk must not stop the container: what can't be kept is lost.
-                count => drop(self.log.write(index + 1, &buffer[..count])),
-            }
-        }
-        Ok(())
-    }
-
     fn reap(&mut self) {
         while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             let Some(code) = exit_code(status) else {
@@ -193,9 +172,8 @@ impl Supervisor {
             if status.pid() == Some(self.init) {
                 self.ended = Some(code);
             }
-            for conversation in
-                self.conversations.iter_mut().filter(|it| it.process.is_some() && it.process == status.pid())
-            {
+            let theirs = |it: &&mut Conversation| it.process.is_some() && it.process == status.pid();
+            for conversation in self.conversations.iter_mut().filter(theirs) {
                 conversation.say(&Message::ExecExited(code));
                 conversation.process = None;
             }
@@ -203,89 +181,57 @@ impl Supervisor {
     }
 
     fn converse(&mut self, index: usize) {
-        let container = crate::process::exec::Container { spec: &self.spec, init: &self.init_fd, filter: &self.filter };
         let conversation = &mut self.conversations[index];
-        let goes_on = match conversation.hear() {
-            Ok(Some(Message::Kill(signal))) => {
-                if let Ok(signal) = Signal::try_from(signal) {
-                    let _ = kill(self.init, signal);
+        match conversation.hear() {
+            Ok(Some(message)) => self.obey(index, message),
+            Ok(None) => {}
+            Err(_) => {
+                let gone = self.conversations.remove(index);
+                if let Some(process) = gone.process {
+                    // Whoever asked for it has gone: so shall it, as when a terminal is closed.
+                    let _ = nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGKILL);
                 }
-                true
-            }
-            Ok(Some(Message::Exec(spec))) => {
-                match conversation.take_stdio() {
-                    Some(stdio) => match crate::process::exec::start(&container, &spec, stdio) {
-                        Ok(pid) => {
-                            conversation.process = Some(pid);
-                            conversation.say(&Message::ExecStarted);
-                        }
-                        Err(error) => conversation.say(&Message::Failed(error.0)),
-                    },
-                    None => conversation.say(&Message::Failed("exec needs three descriptors".into())),
-                }
-                true
-            }
-            Ok(Some(_)) | Ok(None) => true,
-            Err(_) => false,
-        };
-        if !goes_on {
-            let gone = self.conversations.remove(index);
-            if let Some(process) = gone.process {
-                // Whoever asked for it has gone: so shall it, as when a terminal is closed.
-                let _ = kill(process, Signal::SIGKILL);
             }
         }
     }
 
+    fn obey(&mut self, index: usize, message: Message) {
+        let conversation = &mut self.conversations[index];
+        match message {
+            Message::Kill(signal) => drop(kernel::signal(self.process.as_fd(), signal)),
+            Message::Exec(spec) => {
+                match exec::start(&self.dir, &self.order, self.init, &spec, conversation.take_descriptors()) {
+                    Ok(pid) => {
+                        conversation.process = Some(pid);
+                        conversation.say(&Message::ExecStarted);
+                    }
+                    Err(error) => conversation.say(&Message::Failed(error.text)),
+                }
+            }
+            Message::Attach => match self.output.attach(conversation.take_descriptors()) {
+                Ok(()) => conversation.say(&Message::Attached),
+                Err(error) => conversation.say(&Message::Failed(error.to_string())),
+            },
+            Message::Resize { rows, columns } => self.output.resize(rows, columns),
+            // What only a supervisor says.
+            _ => {}
+        }
+    }
+
     fn finish(mut self) -> i32 {
-        let _ = self.log.finish();
-        let out_of_memory = cgroup::out_of_memory(&self.spec.cgroups);
+        self.output.finish();
+        let out_of_memory = self.order.groups.out_of_memory() > 0;
         let status = ExitStatus { code: self.ended.unwrap_or(137), out_of_memory, at: crate::log::now() };
         let _ = state::write(&self.dir.join("exit.json"), &status);
         if let Ok(dir) = File::open(&self.dir) {
             let _ = dir.sync_all();
         }
-        cgroup::remove(&self.spec.cgroups);
+        start::delete(&self.dir, &self.order);
         let _ = std::fs::remove_file(self.dir.join("sock"));
         for conversation in &mut self.conversations {
             conversation.say(&Message::Exited(status.clone()));
         }
         0
-    }
-}
-
-struct Started {
-    init: Pid,
-    init_fd: OwnedFd,
-    output: [OwnedFd; 2],
-}
-
-fn start_init(spec: &ContainerSpec, filter: &Filter) -> Result<Started, RunError> {
-    let failed = |error: nix::Error| RunError(format!("failed to start the container: {}", error.desc()));
-    let pipe = || pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(failed);
-    let ((go_reader, go_writer), (report_reader, report_writer)) = (pipe()?, pipe()?);
-    let ((out_reader, out_writer), (err_reader, err_writer)) = (pipe()?, pipe()?);
-    let flags = u64::try_from(init::NAMESPACES).expect("positive flags");
-    match clone::fork(flags).map_err(failed)? {
-        clone::Side::Child => {
-            drop((go_writer, report_reader));
-            let _ = nix::unistd::dup2_stdout(&out_writer);
-            let _ = nix::unistd::dup2_stderr(&err_writer);
-            signals::unblock();
-            init::run(spec, filter, &go_reader, report_writer)
-        }
-        clone::Side::Parent(init, init_fd) => {
-            drop((go_reader, report_writer, out_writer, err_writer));
-            let joined = cgroup::join(&spec.cgroups, init.as_raw()).map_err(|error| RunError(error.to_string()));
-            let go = || nix::unistd::write(&go_writer, b"g").map(drop).map_err(failed);
-            let result = joined.and_then(|()| go()).and_then(|()| read_report(report_reader));
-            if let Err(error) = result {
-                let _ = kill(init, Signal::SIGKILL);
-                let _ = waitpid(init, None);
-                return Err(error);
-            }
-            Ok(Started { init, init_fd, output: [out_reader, err_reader] })
-        }
     }
 }
 

@@ -1,101 +1,216 @@
-//! Limits into the files of the controllers, v1 and v2. A limit that can't be set here is refused, with the
-//! controller's name: a limit that is silently absent is a lie.
+//! Limits into the files of the controllers, v1 and v2.
+//!
+//! Each controller's file says what its part of `linux.resources` means, as a list of writes: that is pure, and all of
+//! it is decided before the first write. A limit that can't be set here is refused with the field's name: a limit that
+//! is silently absent is a lie.
 
-use super::Folder;
-use crate::Limits;
-use crate::error::StepError;
+mod block_io;
+mod cpu;
+mod hugetlb;
+mod memory;
+mod network;
+mod pids;
+mod rdma;
+mod unified;
 
-/// Of the CPU controller, in µs; as Docker has it.
-const PERIOD: u64 = 100_000;
+use std::borrow::Cow;
 
-/// What a container may reach of /dev (OCI runtime specification, "Default Devices"), and nothing else. `c *:* m`
-/// lets it make nodes that it then can't open.
-const DEVICES: [&str; 11] = [
-    "c *:* m",
-    "b *:* m",
-    "c 1:3 rwm",
-    "c 1:5 rwm",
-    "c 1:7 rwm",
-    "c 1:8 rwm",
-    "c 1:9 rwm",
-    "c 5:0 rwm",
-    "c 5:1 rwm",
-    "c 5:2 rwm",
-    "c 136:* rwm",
-];
+use super::make::USUAL;
+use super::{Folder, Groups, devices};
+use crate::error::{Act, StepError};
+use crate::oci::Resources;
 
-pub(super) fn apply(folders: &[Folder], limits: &Limits) -> Result<(), StepError> {
-    let with = |controller: &str, limit: &str| {
-        let found = folders.iter().find(|folder| folder.has(controller));
-        found.ok_or_else(|| {
-            StepError::refuse(format!("limit {limit}"), format!("this machine has no `{controller}` cgroup controller"))
-        })
-    };
-    if limits.memory > 0 {
-        let folder = with("memory", "memory")?;
-        let value = limits.memory.to_string();
-        folder.write(if folder.v2 { "memory.max" } else { "memory.limit_in_bytes" }, &value)?;
-        // Swap would make the limit a wish. Absent where the kernel does not account for it.
-        let swap = if folder.v2 { ("memory.swap.max", "0") } else { ("memory.memsw.limit_in_bytes", value.as_str()) };
-        if folder.path.join(swap.0).exists() {
-            folder.write(swap.0, swap.1)?;
-        }
-    }
-    if limits.nano_cpus > 0 {
-        let folder = with("cpu", "CPU")?;
-        // At least 1 ms in a period, which is the kernel's least.
-        let quota = (u128::from(limits.nano_cpus) * u128::from(PERIOD) / 1_000_000_000).max(1_000);
-        if folder.v2 {
-            folder.write("cpu.max", &format!("{quota} {PERIOD}"))?;
-        } else {
-            folder.write("cpu.cfs_period_us", &PERIOD.to_string())?;
-            folder.write("cpu.cfs_quota_us", &quota.to_string())?;
-        }
-    }
-    if limits.pids > 0 {
-        with("pids", "processes")?.write("pids.max", &limits.pids.to_string())?;
-    }
-    if let Some(folder) = folders.iter().find(|folder| !folder.v2 && folder.has("devices")) {
-        folder.write("devices.deny", "a")?;
-        DEVICES.iter().try_for_each(|rule| folder.write("devices.allow", rule))?;
-    }
-    Ok(())
+/// A limit in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Write {
+    /// Below `linux.resources`.
+    field: &'static str,
+    file: Cow<'static, str>,
+    value: String,
+    /// It takes a limit away, so nothing is lacking where its controller is.
+    lifts: bool,
+    missing: Missing,
+    /// What the kernel means by its numbers, where its own words say little.
+    hints: &'static [(i32, &'static str)],
 }
 
-/// Whether device rules are enforced here: a container may make nodes only where they are.
-pub(crate) fn guards_devices(folders: &[Folder]) -> bool {
-    folders.iter().any(|folder| !folder.v2 && folder.has("devices"))
+/// What becomes of a limit whose file is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Missing {
+    Refuse,
+    Skip,
+    Instead(Box<Write>),
+}
+
+impl Write {
+    fn new(field: &'static str, file: impl Into<Cow<'static, str>>, value: impl ToString) -> Self {
+        let (file, value) = (file.into(), value.to_string());
+        Self { field, file, value, lifts: false, missing: Missing::Refuse, hints: &[] }
+    }
+
+    fn lifting(self, lifts: bool) -> Self {
+        Self { lifts, ..self }
+    }
+
+    fn skip_if_missing(self, skip: bool) -> Self {
+        Self { missing: if skip { Missing::Skip } else { Missing::Refuse }, ..self }
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self { missing: Missing::Instead(Box::new(other)), ..self }
+    }
+
+    fn hints(self, hints: &'static [(i32, &'static str)]) -> Self {
+        Self { hints, ..self }
+    }
+
+    fn run(&self, folder: &Folder) -> Result<(), StepError> {
+        let Err(error) = folder.write(&self.file, &self.value) else { return Ok(()) };
+        let number = error.raw_os_error();
+        match &self.missing {
+            Missing::Skip if number == Some(libc::ENOENT) => return Ok(()),
+            Missing::Instead(other) if number == Some(libc::ENOENT) => return other.run(folder),
+            _ => (),
+        }
+        match self.hints.iter().find(|(known, _)| number == Some(*known)) {
+            Some((_, meaning)) => Err(refuse(self.field, *meaning)),
+            None => Err(error).act(|| {
+                let path = folder.path.join(self.file.as_ref());
+                format!("set linux.resources.{} (`{}` to {})", self.field, self.value, path.display())
+            }),
+        }
+    }
+}
+
+fn refuse(field: &str, why: impl Into<String>) -> StepError {
+    StepError::refuse(format!("set linux.resources.{field}"), why)
+}
+
+/// Refuses what only v1 has.
+fn only_v1(field: &str, asked: bool) -> Result<(), StepError> {
+    if asked { Err(refuse(field, "cgroup v2 has no such limit")) } else { Ok(()) }
+}
+
+/// A part of `linux.resources` that one controller takes.
+trait Controller {
+    /// As /proc/cgroups has it.
+    fn name(&self, v2: bool) -> &'static str;
+
+    /// What is written on v1. A write that the kernel finds invalid is tried again after the others: which order it
+    /// wants depends on what is set already.
+    fn v1(&self) -> Result<Vec<Write>, StepError>;
+
+    /// The same on v2. `now` reads the first number of a file of the group.
+    fn v2(&self, now: &dyn Fn(&str) -> Option<u64>) -> Result<Vec<Write>, StepError>;
+}
+
+/// The writes to one group, in this order.
+struct Step<'a> {
+    folder: &'a Folder,
+    controller: Cow<'a, str>,
+    writes: Vec<Write>,
+}
+
+/// Sets every limit that is asked for. In a `fresh` group nobody has set any.
+pub(super) fn apply(groups: &Groups, resources: &Resources, fresh: bool) -> Result<(), StepError> {
+    let mut steps = plan(groups, resources)?;
+    if fresh {
+        steps.iter_mut().for_each(|step| step.writes.retain(|write| !write.lifts));
+    }
+    let devices = devices::plan(groups, &resources.devices)?;
+    steps.iter().try_for_each(Step::run)?;
+    devices.map_or(Ok(()), |devices| devices.run(fresh))
+}
+
+fn plan<'a>(groups: &'a Groups, resources: &'a Resources) -> Result<Vec<Step<'a>>, StepError> {
+    let mut steps = Vec::new();
+    let mut add = |part: &dyn Controller| -> Result<(), StepError> {
+        steps.extend(step(groups, part)?);
+        Ok(())
+    };
+    resources.pids.as_ref().map_or(Ok(()), |it| add(it))?;
+    resources.memory.as_ref().map_or(Ok(()), |it| add(it))?;
+    resources.block_io.as_ref().map_or(Ok(()), |it| add(it))?;
+    if let Some(cpu) = &resources.cpu {
+        add(cpu)?;
+        add(&cpu::Cpuset(cpu))?;
+    }
+    if let Some(network) = &resources.network {
+        add(&network::Class(network))?;
+        add(&network::Priorities(network))?;
+    }
+    add(&resources.hugepage_limits)?;
+    add(&resources.rdma)?;
+    steps.extend(unified::plan(groups, &resources.unified)?);
+    Ok(steps)
+}
+
+/// One controller's step; `None` where nothing is asked of it.
+fn step<'a>(groups: &'a Groups, part: &dyn Controller) -> Result<Option<Step<'a>>, StepError> {
+    let found = groups.folders.iter().find(|folder| folder.has(part.name(folder.v2)));
+    let v2 = found.map_or_else(|| groups.is_pure_v2(), |folder| folder.v2);
+    let now = |file: &str| found?.read(file).ok().and_then(|text| super::folder::parse_number(first_word(&text)));
+    let writes = if v2 { part.v2(&now)? } else { part.v1()? };
+    let controller = Cow::from(part.name(v2));
+    match (found, writes.iter().find(|it| !it.lifts)) {
+        (_, None) if found.is_none() || writes.is_empty() => Ok(None),
+        (Some(folder), _) => Ok(Some(Step { folder, controller, writes })),
+        (None, asked) => {
+            let why = format!("this machine has no `{controller}` cgroup controller");
+            Err(refuse(asked.map_or("", |it| it.field), why))
+        }
+    }
+}
+
+fn first_word(text: &str) -> &str {
+    text.split_whitespace().next().unwrap_or_default()
+}
+
+impl Step<'_> {
+    fn run(&self) -> Result<(), StepError> {
+        let controller = self.controller.as_ref();
+        if self.folder.v2 && !USUAL.contains(&controller) && self.folder.has(controller) {
+            self.folder.want(&[controller]);
+        }
+        if !self.folder.v2 && controller == "cpuset" {
+            self.folder.inherit_above()?;
+        }
+        let mut left: Vec<&Write> = self.writes.iter().collect();
+        loop {
+            let mut again = Vec::new();
+            let mut last = None;
+            for write in &left {
+                match self.run_one(write) {
+                    // More than there is room for, as long as another is not set.
+                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) || !write.hints.is_empty() => {
+                        again.push(*write);
+                        last = Some(error);
+                    }
+                    result => result?,
+                }
+            }
+            match last {
+                Some(error) if again.len() == left.len() => return Err(error),
+                Some(_) => left = again,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// A file of v2 that is not there may only not be there yet for this group.
+    fn run_one(&self, write: &Write) -> Result<(), StepError> {
+        let Err(error) = write.run(self.folder) else { return Ok(()) };
+        if self.folder.v2 && error.raw_os_error() == Some(libc::ENOENT) {
+            let here = self.folder.read("cgroup.controllers");
+            if here.is_ok_and(|here| here.split_whitespace().all(|it| it != self.controller)) {
+                let path = self.folder.path.display();
+                let why = format!("the groups above {path} don't hand the `{}` controller down", self.controller);
+                return Err(refuse(write.field, why));
+            }
+        }
+        Err(error)
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-
-    fn folder(dir: &std::path::Path, controllers: &[&str], v2: bool) -> Folder {
-        let path = dir.join(controllers.join(","));
-        fs::create_dir_all(&path).expect("in a temporary folder");
-        Folder { path, controllers: controllers.iter().map(|it| (*it).to_owned()).collect(), v2 }
-    }
-
-    #[test]
-    fn limits_go_into_the_files_of_either_version() {
-        let dir = std::env::temp_dir().join(format!("flota-limits-{}", std::process::id()));
-        let limits = Limits { memory: 64 << 20, nano_cpus: 500_000_000, pids: 7 };
-        let v1 = ["memory", "cpu", "pids"].map(|it| folder(&dir, &[it], false));
-        apply(&v1, &limits).expect("ordinary files take anything");
-        let read = |folder: &Folder, file: &str| fs::read_to_string(folder.path.join(file)).expect("written");
-        assert_eq!(read(&v1[0], "memory.limit_in_bytes"), "67108864");
-        assert_eq!(
-            (read(&v1[1], "cpu.cfs_quota_us"), read(&v1[1], "cpu.cfs_period_us")),
-            ("50000".into(), "100000".into())
-        );
-        assert_eq!(read(&v1[2], "pids.max"), "7");
-        let v2 = [folder(&dir, &["memory", "cpu", "pids"], true)];
-        apply(&v2, &limits).expect("ordinary files take anything");
-        assert_eq!((read(&v2[0], "memory.max"), read(&v2[0], "cpu.max")), ("67108864".into(), "50000 100000".into()));
-        let refused = apply(&v1[1..], &limits).expect_err("there is no memory controller");
-        assert_eq!(refused.to_string(), "failed to limit memory: this machine has no `memory` cgroup controller");
-        fs::remove_dir_all(dir).expect("its own folder");
-    }
-}
+mod tests;

@@ -1,13 +1,20 @@
 //! The hierarchies that are mounted, and where in each this process may make groups.
+//!
+//! Whether a machine has v1, v2 or both (hybrid) is taken from the mount table, never from names. Called once by a
+//! daemon, and once by each call of the OCI command line.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// One mounted hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hierarchy {
     /// Where groups may be made: what systemd delegated to this process, else the root of its cgroup namespace.
     pub root: PathBuf,
+    /// Where it is mounted.
+    pub point: PathBuf,
+    /// The group that this process is in.
+    pub own: PathBuf,
     /// Its controllers; empty for a named one.
     pub controllers: Vec<String>,
     /// Whether it is cgroup2.
@@ -54,14 +61,16 @@ fn parse(
             let same = if v2 { controllers.is_empty() } else { controllers.split(',').any(|it| named.contains(&it)) };
             same.then_some(path)
         });
-        let root = delegated(Path::new(point), mount_root, own_path, &exists);
+        let point = PathBuf::from(point);
+        let own = place(&point, mount_root, own_path);
+        let root = delegated(&point, own_path, &own, &exists);
         let controllers = if v2 {
             offered(&root)
         } else {
             named.iter().filter(|it| !it.starts_with("name=")).map(|it| (*it).to_owned()).collect()
         };
         if !found.iter().any(|it| it.v2 == v2 && it.controllers == controllers && (v2 || it.root == root)) {
-            found.push(Hierarchy { root, controllers, v2 });
+            found.push(Hierarchy { root, point, own, controllers, v2 });
         }
     }
     found
@@ -71,13 +80,24 @@ fn parse(
 /// on v2, so a service that kept containers in its own could not be started anew while they run.
 const CONTAINERS: &str = "flota-containers.service";
 
+/// Where a group of /proc/self/cgroup is below a mount; the mount itself, where it can't be seen by it.
+fn place(point: &Path, mount_root: &str, own: Option<&str>) -> PathBuf {
+    let own = own.and_then(|path| Path::new(path).strip_prefix(mount_root).ok());
+    match own {
+        // Neither the top, where a name of nothing would be added, nor a group outside of the namespace.
+        Some(own) if matches!(own.components().next(), Some(Component::Normal(_))) => point.join(own),
+        _ => point.to_owned(),
+    }
+}
+
 /// systemd delegates a service's own group (`Delegate=yes`), and that of [`CONTAINERS`], where it runs; anything else is
 /// the root.
-fn delegated(point: &Path, mount_root: &str, own: Option<&str>, exists: impl Fn(&Path) -> bool) -> PathBuf {
-    let own = own.filter(|path| path.ends_with(".service")).and_then(|path| path.strip_prefix(mount_root));
-    let Some(own) = own.map(|path| point.join(path.trim_start_matches('/'))) else { return point.to_owned() };
+fn delegated(point: &Path, own_path: Option<&str>, own: &Path, exists: impl Fn(&Path) -> bool) -> PathBuf {
+    if own == point || !own_path.is_some_and(|path| path.ends_with(".service")) {
+        return point.to_owned();
+    }
     let beside = own.with_file_name(CONTAINERS);
-    if exists(&beside) { beside } else { own }
+    if exists(&beside) { beside } else { own.to_owned() }
 }
 
 #[cfg(test)]
@@ -117,5 +137,15 @@ mod tests {
         assert_eq!(roots(mounts, "0::/user.slice/session-1.scope")[0].0, "/sys/fs/cgroup");
         let apart = roots(mounts, "0::/with.slice/flotad.service");
         assert_eq!(apart[0].0, "/sys/fs/cgroup/with.slice/flota-containers.service");
+    }
+    #[test]
+    fn the_own_group_is_found_below_what_is_mounted() {
+        let own = |mount_root: &str, own: &str| place(Path::new("/cg"), mount_root, Some(own)).display().to_string();
+        assert_eq!(own("/", "/"), "/cg");
+        assert_eq!(own("/", "/a/b"), "/cg/a/b");
+        assert_eq!(own("/a", "/a/b"), "/cg/b");
+        // In a group outside of the namespace, and in one outside of what is mounted.
+        assert_eq!(own("/", "/../c"), "/cg");
+        assert_eq!(own("/a", "/ab"), "/cg");
     }
 }

@@ -14,14 +14,27 @@ pub(crate) enum Side {
     Parent(Pid, OwnedFd),
 }
 
+/// Whose child a new process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parent {
+    /// The caller's own.
+    Caller,
+    /// A sibling of the caller's (`CLONE_PARENT`).
+    CallersParent,
+}
+
 /// Forks, with the namespaces of `flags` (`CLONE_NEW…`) new for the child.
-pub(crate) fn fork(flags: u64) -> Result<Side, Errno> {
+pub(crate) fn fork(flags: u64, parent: Parent) -> Result<Side, Errno> {
     let mut pidfd: libc::c_int = -1;
     // SAFETY: `clone_args` is plain data for which zero is a legal value of every field.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = flags | u64::try_from(libc::CLONE_PIDFD).expect("a positive constant");
     args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
-    args.exit_signal = u64::try_from(libc::SIGCHLD).expect("a positive constant");
+    match parent {
+        Parent::Caller => args.exit_signal = u64::try_from(libc::SIGCHLD).expect("a positive constant"),
+        // A sibling ends with the caller's own signal, and none may be given (clone3(2)).
+        Parent::CallersParent => args.flags |= u64::try_from(libc::CLONE_PARENT).expect("a positive constant"),
+    }
     // SAFETY: without CLONE_VM the child has a copy of everything, like fork(2); the callers are single-threaded
     // programs, so no lock can be held by a thread that is not there any more. `args` lives through the call.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
@@ -41,36 +54,13 @@ pub(crate) fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Asks the kernel to kill this process when its parent ends.
-pub(crate) fn die_with_parent() -> Result<(), Errno> {
-    // SAFETY: PR_SET_PDEATHSIG takes a signal number and touches no memory.
-    let result = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
-    Errno::result(result).map(drop)
-}
-
-/// Keeps others from tracing this process and from looking at its descriptors, until it becomes another program.
-pub(crate) fn hide() -> Result<(), Errno> {
-    // SAFETY: PR_SET_DUMPABLE takes a number and touches no memory.
-    Errno::result(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(drop)
-}
-
-/// Closes every descriptor from 3 up: whoever called may have let some leak.
-pub(crate) fn close_from_3() {
-    // SAFETY: nothing here has opened a descriptor yet, so nobody's is closed.
-    let _ = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0) };
-}
-
-/// Makes the terminal at descriptor 0 this session's own.
-pub(crate) fn own_terminal() -> Result<(), Errno> {
-    // SAFETY: TIOCSCTTY takes an integer and touches no memory.
-    Errno::result(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) }).map(drop)
-}
-
-/// Marks every descriptor from 3 up to be closed at exec: nothing of the supervisor's leaks into a container.
-pub(crate) fn close_on_exec_from_3() -> Result<(), Errno> {
-    // SAFETY: close_range(2) only changes flags of descriptors here.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    Errno::result(result).map(drop)
+/// Signals as a new program expects them: none blocked, each with its default, which Rust changes for SIGPIPE.
+pub(crate) fn reset_signals() {
+    let _ = nix::sys::signal::SigSet::all().thread_unblock();
+    for signal in 1..65 {
+        // SAFETY: the default disposition runs no handler of ours; a number that has none is an error.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
 
 /// Takes the loopback interface of this network namespace up (netdevice(7)).

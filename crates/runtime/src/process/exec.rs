@@ -1,99 +1,169 @@
-//! A further process in a running container: through the container's namespaces by a descriptor of its init, then
-//! once more forked, since a process never changes its own PID namespace (setns(2)).
+//! A further process in a running container: through the container's namespaces, which its init shows.
 
-use std::fs;
-use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
-use nix::sched::{CloneFlags, setns};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use nix::unistd::{Pid, setsid};
 
-use super::{clone, exit_code, init, user};
+use super::channel::{Channel, Word};
+use super::clone::{self, Parent};
+use super::launch::{Launch, Launched, become_root};
+use super::namespaces::Namespaces;
+use super::program::{Program, enter_folder};
+use super::{create, identity, init, labels, listener, settings, terminal};
+use crate::container::Container;
 use crate::error::{Act, RunError, StepError};
+use crate::oci::{NamespaceKind, Process, Seccomp, Spec, Status};
+use crate::rootfs::RootDir;
 use crate::security::Filter;
-use crate::spec::{ContainerSpec, ExecSpec};
+use crate::syscall::{files, process as kernel};
 
-/// A process that has not begun by then is given up: the supervisor answers nobody meanwhile.
-const REPORT_WAIT: Duration = Duration::from_secs(10);
-
-/// What a supervisor knows of the container.
-pub(crate) struct Container<'a> {
-    pub(crate) spec: &'a ContainerSpec,
-    pub(crate) init: &'a OwnedFd,
-    pub(crate) filter: &'a Filter,
+/// What `exec` is told.
+#[derive(Debug)]
+pub struct Execution {
+    /// The whole process.
+    pub process: Process,
+    /// Connected unix socket to which the terminal goes.
+    pub console: Option<OwnedFd>,
+    /// Gets the process's id.
+    pub pid_file: Option<PathBuf>,
+    /// How many descriptors from 3 on the program gets.
+    pub keep_descriptors: u32,
+    /// Whether it is to be the child of this process's parent, and to end with it.
+    pub supervised: bool,
+    /// Also into a paused container, where it begins when that is resumed.
+    pub ignore_paused: bool,
 }
 
-/// Starts the process with these descriptors as its standard ones. Gives the id of a child that ends with the
-/// process's exit code.
-pub(crate) fn start(container: &Container<'_>, exec: &ExecSpec, stdio: [OwnedFd; 3]) -> Result<Pid, RunError> {
-    let failed = |error: nix::Error| RunError(format!("failed to start a process: {}", error.desc()));
-    let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(failed)?;
-    match clone::fork(0).map_err(failed)? {
-        clone::Side::Child => {
-            drop(reader);
-            helper(container, exec, stdio, writer)
+impl Execution {
+    /// With the usual choices.
+    pub fn new(process: Process) -> Self {
+        Self { process, console: None, pid_file: None, keep_descriptors: 0, supervised: false, ignore_paused: false }
+    }
+
+    /// Starts the process with the caller's standard descriptors; its id, when it runs. Only in a process with one
+    /// thread.
+    ///
+    /// # Errors
+    /// The container does not run, or the process can't.
+    pub fn start(&self, container: &Container, spec: &Spec) -> Result<i32, RunError> {
+        let refuse = |why: &str| StepError::refuse(format!("exec in the container `{}`", container.id), why);
+        match container.status() {
+            Status::Created | Status::Running => {}
+            Status::Paused if self.ignore_paused => {}
+            Status::Paused => return Err(refuse("the container is paused").into()),
+            Status::Stopped => return Err(refuse("cannot exec in a stopped container: container not running").into()),
+            Status::Creating => return Err(refuse("the container is still being created").into()),
         }
-        clone::Side::Parent(pid, _) => {
-            drop((writer, stdio));
-            let report = super::read_report_within(reader, REPORT_WAIT);
-            if report.is_err() {
-                // It has said its last word, or says nothing: the container's root may have stopped it.
-                let _ = kill(pid, Signal::SIGKILL);
-                let _ = waitpid(pid, None);
+        settings::check(&self.process)?;
+        labels::check(&self.process)?;
+        if self.process.terminal != self.console.is_some() {
+            return Err(refuse("a terminal needs a console socket, and that a terminal").into());
+        }
+        let filter = container.filter()?;
+        let namespaces = Namespaces::of_process(container.pid)?;
+        let console = self.console.as_ref().map(OwnedFd::try_clone).transpose();
+        let console = console.act(|| "copy a descriptor".into())?;
+        let parent = if self.supervised { Parent::CallersParent } else { Parent::Caller };
+        let linux = spec.linux();
+        let joined_user = namespaces.join.iter().any(|(kind, _)| *kind == NamespaceKind::User);
+        let mut child = Some(Child { execution: self, filter: filter.as_ref(), console, joined_user });
+        let launch = Launch { namespaces: &namespaces, linux, parent };
+        let launched = launch.start(|channel| child.take().expect("called once").run(channel))?;
+        let result = self.converse(&launched, container, spec.linux().seccomp.as_ref());
+        if result.is_err() {
+            launched.kill(parent);
+        }
+        result.map(|()| launched.pid.as_raw())
+    }
+
+    fn converse(&self, launched: &Launched, container: &Container, profile: Option<&Seccomp>) -> Result<(), RunError> {
+        loop {
+            match launched.hear()? {
+                Word::Begin => {
+                    container.groups.join(launched.pid.as_raw())?;
+                    settings::set_limits(launched.pid.as_raw(), &self.process.rlimits)?;
+                }
+                Word::Listener(number) => {
+                    let state = container.state(container.status());
+                    listener::hand_over(profile, launched, number, &state)?;
+                }
+                Word::Ready => break,
+                word => return Err(RunError::new(format!("failed to start a process: it said {word:?}"))),
             }
-            report.map(|()| pid)
+            launched.channel.answer()?;
+        }
+        if let Some(path) = &self.pid_file {
+            create::write_pid_file(path, launched.pid.as_raw())?;
+        }
+        // Exec closes the channel; what comes before that is why it failed.
+        match launched.channel.hear(std::time::Instant::now() + super::launch::PATIENCE)? {
+            None => Ok(()),
+            Some(Word::Failed(code, text)) => Err(RunError { text, code }),
+            Some(word) => Err(RunError::new(format!("failed to start a process: it said {word:?}"))),
         }
     }
 }
 
-/// Joins the container and forks the process; ends with its exit code.
-fn helper(container: &Container<'_>, exec: &ExecSpec, stdio: [OwnedFd; 3], report: OwnedFd) -> ! {
-    let error = match join(container).and_then(|()| clone::fork(0).act(|| "start a process".into())) {
-        Ok(clone::Side::Child) => become_program(container, exec, stdio),
-        Ok(clone::Side::Parent(pid, _)) => {
-            // The supervisor waits for the end of the report: from here on the process alone holds it open.
-            drop((stdio, report));
-            clone::exit(waitpid(pid, None).ok().and_then(exit_code).unwrap_or(126))
+struct Child<'a> {
+    execution: &'a Execution,
+    filter: Option<&'a Filter>,
+    console: Option<OwnedFd>,
+    joined_user: bool,
+}
+
+impl Child<'_> {
+    fn run(mut self, channel: &Channel) -> StepError {
+        match self.become_program(channel) {
+            Ok(never) => match never {},
+            Err(error) => error,
         }
-        Err(error) => error,
-    };
-    let _ = fs::File::from(report).write_all(error.to_string().as_bytes());
-    clone::exit(126)
-}
+    }
 
-fn join(container: &Container<'_>) -> Result<(), StepError> {
-    clone::die_with_parent().act(|| "tie the process to its supervisor".into())?;
-    // Until exec nobody in the container may look into it, or trace it (CVE-2016-9962).
-    clone::hide().act(|| "hide the process".into())?;
-    // First the cgroups: their paths are the host's.
-    crate::cgroup::join(&container.spec.cgroups, i32::try_from(std::process::id()).expect("process ids fit"))?;
-    let all = init::NAMESPACES | libc::CLONE_NEWCGROUP;
-    setns(container.init, CloneFlags::from_bits_retain(all)).act(|| "enter the container's namespaces".into())
-}
-
-fn become_program(container: &Container<'_>, exec: &ExecSpec, stdio: [OwnedFd; 3]) -> StepError {
-    let run = || -> Result<StepError, StepError> {
-        clone::die_with_parent().act(|| "tie the process to its supervisor".into())?;
+    fn become_program(&mut self, channel: &Channel) -> Result<std::convert::Infallible, StepError> {
+        let execution = self.execution;
+        let process = &execution.process;
+        clone::reset_signals();
+        if execution.supervised {
+            kernel::die_with_parent().act(|| "tie the process to its supervisor".into())?;
+        }
+        files::close_on_exec_from(3 + execution.keep_descriptors).act(|| "close descriptors".into())?;
+        let affinity = process.exec_cpu_affinity.clone().unwrap_or_default();
+        settings::bind_to_cpus("process.execCPUAffinity.initial", &affinity.initial)?;
+        channel.ask(&Word::Begin)?;
+        settings::bind_to_cpus("process.execCPUAffinity.final", &affinity.last)?;
+        if self.joined_user {
+            become_root()?;
+        }
         setsid().act(|| "begin a session".into())?;
-        let [stdin, stdout, stderr] = &stdio;
-        dup2_stdin(stdin.as_fd()).act(|| "set standard input".into())?;
-        dup2_stdout(stdout.as_fd()).act(|| "set standard output".into())?;
-        dup2_stderr(stderr.as_fd()).act(|| "set standard error".into())?;
-        if exec.tty {
-            clone::own_terminal().act(|| "own the terminal".into())?;
+        // /proc is the container's here, but it is the kernel that says whether it is one.
+        let labels = labels::Labels::open(process)?;
+        if let Some(socket) = self.console.take() {
+            let root = RootDir::open(Path::new("/"))?;
+            terminal::make(&root, process.console_size)?.use_here(&socket)?;
         }
-        let spec = container.spec;
-        let user = user::find(if exec.user.is_empty() { &spec.user } else { &exec.user })?;
-        let given: Vec<String> = spec.env.iter().chain(&exec.env).cloned().collect();
-        let environment = init::environment(&given, &user, &spec.hostname);
-        // First the folder: a relative command is looked for there.
-        init::enter_folder(if exec.cwd.is_empty() { &spec.cwd } else { &exec.cwd })?;
-        let program = init::find_program(&exec.argv, &environment)?;
-        init::drop_rights(&user, crate::cgroup::limits::guards_devices(&spec.cgroups), container.filter)?;
-        Ok(init::execute_program(&program, &exec.argv, &environment))
-    };
-    run().unwrap_or_else(|error| error)
+        settings::apply(process)?;
+        enter_folder(&process.cwd)?;
+        labels.apply()?;
+        let mut filter = Some(self.filter);
+        identity::assume(process, execution.supervised, || init::install(filter.take().flatten(), channel))?;
+        let program = Program::find(process)?;
+        channel.say(&Word::Ready)?;
+        program.run()
+    }
+}
+
+/// Waits for a child of this process; its exit code as a shell has it.
+pub fn wait(pid: i32) -> i32 {
+    loop {
+        match nix::sys::wait::waitpid(Pid::from_raw(pid), None) {
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(_) => return 255,
+            Ok(status) => {
+                if let Some(code) = super::exit_code(status) {
+                    return code;
+                }
+            }
+        }
+    }
 }

@@ -1,130 +1,180 @@
 //! The container's init, from its first breath to exec. An ordered list of steps; each has its reason to stand
 //! where it stands.
 
-use std::ffi::CString;
-use std::fs;
-use std::io::Write;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{execve, read, sethostname, setsid};
+use nix::unistd::{read, sethostname, setsid};
 
-use super::clone;
-use super::user::{self, User};
+use super::channel::{Channel, Word};
+use super::launch::become_root;
+use super::namespaces::Namespaces;
+use super::program::{Program, enter_folder};
+use super::{clone, hooks, identity, labels, settings, sysctl, terminal};
 use crate::error::{Act, StepError};
+use crate::oci::{NamespaceKind, Process, State};
 use crate::rootfs;
-use crate::security;
-use crate::spec::ContainerSpec;
+use crate::security::Filter;
+use crate::syscall::{files, process as kernel};
 
-/// The namespaces of a container; its cgroup namespace comes later, when it is in its cgroup.
-pub(crate) const NAMESPACES: i32 =
-    libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET;
-
-/// Becomes the container's program, or says why not and ends. `go` is readable when the process is in its cgroups.
-pub(crate) fn run(spec: &ContainerSpec, filter: &security::Filter, go: &OwnedFd, report: OwnedFd) -> ! {
-    let error = match become_program(spec, filter, go) {
-        Ok(never) => match never {},
-        Err(error) => error,
-    };
-    let _ = fs::File::from(report).write_all(error.to_string().as_bytes());
-    clone::exit(127)
+/// What init is given by the runtime.
+pub(crate) struct Init<'a> {
+    pub(crate) plan: rootfs::Plan<'a>,
+    pub(crate) process: &'a Process,
+    pub(crate) namespaces: &'a Namespaces,
+    pub(crate) filter: Option<&'a Filter>,
+    /// For hooks.
+    pub(crate) state: State,
+    /// Where the terminal goes, if there is one.
+    pub(crate) console: Option<OwnedFd>,
+    /// Readable when the program is to be run.
+    pub(crate) start: OwnedFd,
+    /// Open until it is, or told why not.
+    pub(crate) started: OwnedFd,
+    /// Whether it ends with the process that it is the child of.
+    pub(crate) supervised: bool,
+    /// Descriptors from 3 on that the program gets.
+    pub(crate) keep_descriptors: u32,
+    pub(crate) no_new_keyring: bool,
 }
 
-enum Never {}
-
-fn become_program(spec: &ContainerSpec, filter: &security::Filter, go: &OwnedFd) -> Result<Never, StepError> {
-    clone::die_with_parent().act(|| "tie the container to its supervisor".into())?;
-    if read(go, &mut [0]).act(|| "wait for the supervisor".into())? == 0 {
-        return Err(StepError::refuse("start", "the supervisor has gone"));
+impl Init<'_> {
+    /// Becomes the program, or says why not.
+    pub(crate) fn run(mut self, channel: &Channel) -> StepError {
+        let program = match self.prepare(channel) {
+            Ok(program) => program,
+            Err(error) => return error,
+        };
+        // From here on nobody listens at the channel.
+        let error = match self.wait_and_run(&program) {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        let text = format!("{}\n{error}", error.code().unwrap_or(1));
+        let _ = nix::unistd::write(&self.started, text.as_bytes());
+        clone::exit(error.code().unwrap_or(1))
     }
-    // In its cgroup now: what the namespace shows as the root is the container's own group.
-    unshare(CloneFlags::CLONE_NEWCGROUP).act(|| "make a cgroup namespace".into())?;
-    setsid().act(|| "begin a session".into())?;
-    sethostname(&spec.hostname).act(|| format!("set the host name `{}`", spec.hostname))?;
-    clone::loopback_up().act(|| "take the loopback interface up".into())?;
-    rootfs::enter(&spec.root, &spec.hostname)?;
-    // From here on every path is the container's own.
-    let user = user::find(&spec.user)?;
-    let environment = environment(&spec.env, &user, &spec.hostname);
-    // The machine's /dev/null came along as standard input: its mode and owner must not be the container's to change.
-    let null = fs::File::open("/dev/null").act(|| "open /dev/null".into())?;
-    nix::unistd::dup2_stdin(&null).act(|| "set standard input".into())?;
-    // First the folder: a relative command is looked for there.
-    enter_folder(&spec.cwd)?;
-    let program = find_program(&spec.argv, &environment)?;
-    let guarded = crate::cgroup::limits::guards_devices(&spec.cgroups);
-    drop_rights(&user, guarded, filter)?;
-    execute(&program, &spec.argv, &environment)
-}
 
-/// Identity, capabilities, no new privileges, seccomp: in this order, since each takes away what the one before needs.
-pub(super) fn drop_rights(user: &User, guarded_devices: bool, filter: &security::Filter) -> Result<(), StepError> {
-    clone::close_on_exec_from_3().act(|| "close descriptors".into())?;
-    security::limit_capabilities(guarded_devices)?;
-    nix::unistd::setgroups(&user.groups).act(|| "set the groups".into())?;
-    nix::unistd::setresgid(user.gid, user.gid, user.gid).act(|| format!("become group {}", user.gid))?;
-    nix::unistd::setresuid(user.uid, user.uid, user.uid).act(|| format!("become user {}", user.uid))?;
-    // A change of user forgets it (PR_SET_PDEATHSIG(2const)).
-    clone::die_with_parent().act(|| "tie the container to its supervisor".into())?;
-    security::keep_capabilities(user.uid.is_root(), guarded_devices)?;
-    security::forbid_new_privileges()?;
-    filter.install()
-}
-
-/// Looks the program up as execvp(3) does, so that a missing one is named before anything runs.
-pub(super) fn find_program(argv: &[String], environment: &[String]) -> Result<String, StepError> {
-    let name = argv.first().filter(|it| !it.is_empty());
-    let name = name.ok_or_else(|| StepError::refuse("start", "neither image nor service says which command"))?;
-    let executable =
-        |path: &str| nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok() && !Path::new(path).is_dir();
-    if name.contains('/') {
-        let why = if Path::new(name).exists() { "it is not executable" } else { "there is no such file in the image" };
-        return if executable(name) { Ok(name.clone()) } else { Err(StepError::refuse(format!("run `{name}`"), why)) };
+    fn prepare(&mut self, channel: &Channel) -> Result<Program, StepError> {
+        clone::reset_signals();
+        if self.supervised {
+            kernel::die_with_parent().act(|| "tie the container to its supervisor".into())?;
+        }
+        files::close_on_exec_from(3 + self.keep_descriptors).act(|| "close descriptors".into())?;
+        // The runtime puts it into its cgroups, sets its limits and maps its ids meanwhile.
+        channel.ask(&Word::Begin)?;
+        self.enter_namespaces()?;
+        let spec = self.plan.spec;
+        let labels = labels::Labels::open(self.process)?;
+        if let Some(policy) = &spec.linux().memory_policy {
+            settings::set_memory_policy(policy)?;
+        }
+        let prepared = rootfs::prepare(&mut self.plan)?;
+        let terminal = self.make_terminal(&prepared)?;
+        if let Some(hooks) = &spec.hooks {
+            channel.ask(&Word::Hooks)?;
+            hooks::run("createContainer", &hooks.create_container, &self.state)?;
+        }
+        prepared.protect(spec)?;
+        prepared.enter(spec, self.plan.no_pivot)?;
+        // From here on every path is the container's own.
+        match (terminal, self.console.take()) {
+            (Some(terminal), Some(socket)) => terminal.use_here(&socket)?,
+            _ => own_null()?,
+        }
+        settings::apply(self.process)?;
+        if let Some(personality) = &spec.linux().personality {
+            settings::set_personality(personality)?;
+        }
+        enter_folder(&self.process.cwd)?;
+        labels.apply()?;
+        let mut filter = Some(self.filter);
+        identity::assume(self.process, self.supervised, || install(filter.take().flatten(), channel))?;
+        let program = Program::find(self.process)?;
+        channel.say(&Word::Ready)?;
+        Ok(program)
     }
-    let path = environment.iter().find_map(|it| it.strip_prefix("PATH=")).unwrap_or_default();
-    let found = path.split(':').map(|folder| format!("{folder}/{name}")).find(|it| executable(it));
-    found.ok_or_else(|| StepError::refuse(format!("run `{name}`"), format!("there is no such command in {path}")))
-}
 
-/// The variables as given, the last of a name winning, and the ones that every program expects.
-pub(super) fn environment(given: &[String], user: &User, hostname: &str) -> Vec<String> {
-    let defaults = [
-        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
-        format!("HOSTNAME={hostname}"),
-        format!("HOME={}", user.home),
-    ];
-    let mut result: Vec<String> = Vec::new();
-    for variable in defaults.iter().chain(given) {
-        let name = variable.split('=').next().unwrap_or_default();
-        result.retain(|it| it.split('=').next() != Some(name));
-        result.push(variable.clone());
+    fn enter_namespaces(&self) -> Result<(), StepError> {
+        let spec = self.plan.spec;
+        if self.plan.user_namespace {
+            become_root()?;
+        }
+        setsid().act(|| "begin a session".into())?;
+        if !self.no_new_keyring {
+            match kernel::new_session_keyring(&format!("_ses.{}", self.state.id)) {
+                Ok(()) | Err(Errno::ENOSYS | Errno::EPERM | Errno::EDQUOT) => {}
+                Err(error) => return Err(error).act(|| "make a session keyring".into()),
+            }
+        }
+        if self.namespaces.makes(NamespaceKind::Network) {
+            clone::loopback_up().act(|| "take the loopback interface up".into())?;
+        }
+        if self.namespaces.makes(NamespaceKind::Cgroup) {
+            // In its cgroup now: what the namespace shows as the root is the container's own group.
+            unshare(CloneFlags::CLONE_NEWCGROUP).act(|| "make a cgroup namespace".into())?;
+        }
+        if let Some(name) = spec.hostname.as_deref().filter(|it| !it.is_empty()) {
+            sethostname(name).act(|| format!("set hostname `{name}`"))?;
+        }
+        if let Some(name) = spec.domainname.as_deref().filter(|it| !it.is_empty()) {
+            kernel::set_domain_name(name).act(|| format!("set domainname `{name}`"))?;
+        }
+        sysctl::write(&spec.linux().sysctl)
     }
-    result
-}
 
-pub(super) fn enter_folder(cwd: &str) -> Result<(), StepError> {
-    let cwd = if cwd.is_empty() { "/" } else { cwd };
-    fs::create_dir_all(cwd).act(|| format!("make the working directory `{cwd}`"))?;
-    nix::unistd::chdir(cwd).act(|| format!("enter the working directory `{cwd}`"))
-}
+    fn make_terminal(&self, prepared: &rootfs::Prepared) -> Result<Option<terminal::Terminal>, StepError> {
+        if self.console.is_none() {
+            return Ok(None);
+        }
+        let terminal = terminal::make(prepared.root(), self.process.console_size)?;
+        terminal.bind_console(prepared.root())?;
+        Ok(Some(terminal))
+    }
 
-pub(super) fn execute_program(program: &str, argv: &[String], environment: &[String]) -> StepError {
-    match execute(program, argv, environment) {
-        Ok(never) => match never {},
-        Err(error) => error,
+    /// A filter may forbid nearly everything: only read, write and execve are called from here on, if no hook is.
+    fn wait_and_run(&self, program: &Program) -> Result<std::convert::Infallible, StepError> {
+        loop {
+            match read(&self.start, &mut [0]) {
+                Ok(_) => break,
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error).act(|| "wait to be started".into()),
+            }
+        }
+        if let Some(hooks) = &self.plan.spec.hooks {
+            let state = State { status: crate::oci::Status::Created, ..self.state.clone() };
+            hooks::run("startContainer", &hooks.start_container, &state)?;
+        }
+        program.run()
     }
 }
 
-fn execute(program: &str, argv: &[String], environment: &[String]) -> Result<Never, StepError> {
-    let text = |it: &String| {
-        CString::new(it.as_str()).map_err(|_| StepError::refuse("run the program", "an argument holds a NUL byte"))
-    };
-    let argv = argv.iter().map(text).collect::<Result<Vec<_>, _>>()?;
-    let environment = environment.iter().map(text).collect::<Result<Vec<_>, _>>()?;
-    let path = text(&program.to_owned())?;
-    match execve(&path, &argv, &environment) {
-        Ok(never) => match never {},
-        Err(error) => Err(error).act(|| format!("run `{program}`")),
+/// Binds this process to the filter. Its listener, if there is one, goes to the agent through the runtime.
+pub(super) fn install(filter: Option<&Filter>, channel: &Channel) -> Result<(), StepError> {
+    let Some(filter) = filter else { return Ok(()) };
+    match filter.install()? {
+        Some(listener) => {
+            channel.ask(&Word::Listener(listener))?;
+            drop(files::own(listener));
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Where the machine's /dev/null came along as standard input, the container's own takes its place: the mode and owner
+/// of the machine's must not be the container's to change.
+fn own_null() -> Result<(), StepError> {
+    let is_null = |about: nix::sys::stat::FileStat| about.st_rdev == nix::sys::stat::makedev(1, 3);
+    if !nix::sys::stat::fstat(std::io::stdin()).is_ok_and(is_null) {
+        return Ok(());
+    }
+    match File::open(Path::new("/dev/null")) {
+        Ok(null) => nix::unistd::dup2_stdin(&null).act(|| "set standard input".into()),
+        // A root without it is legal.
+        Err(_) => Ok(()),
     }
 }

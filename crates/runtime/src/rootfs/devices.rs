@@ -1,31 +1,161 @@
-//! /dev: OCI runtime specification, "Default Devices" and "Dev symbolic links".
+//! /dev: config-linux.md, "Default Devices" and "Devices"; runtime-linux.md, "Dev symbolic links".
 
-use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{Mode, SFlag, fstatat, makedev, mknodat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 
+use super::options::Options;
+use super::{Plan, RootDir};
 use crate::error::{Act, StepError};
+use crate::oci::{Device, IdMapping, Spec};
+use crate::syscall::mounts as kernel;
 
-const DEVICES: [(&str, u64, u64); 6] =
+/// Name, major and minor number of what every container has.
+pub(crate) const DEFAULT: [(&str, i64, i64); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
-const LINKS: [(&str, &str); 6] = [
+const LINKS: [(&str, &str); 5] = [
     ("/proc/self/fd", "fd"),
     ("/proc/self/fd/0", "stdin"),
     ("/proc/self/fd/1", "stdout"),
     ("/proc/self/fd/2", "stderr"),
     ("/proc/kcore", "core"),
-    ("pts/ptmx", "ptmx"),
 ];
 
-pub(super) fn make(root: &Path) -> Result<(), StepError> {
-    let dev = root.join("dev");
-    let mask = nix::sys::stat::umask(Mode::empty());
-    for (name, major, minor) in DEVICES {
-        let mode = Mode::from_bits_truncate(0o666);
-        mknod(&dev.join(name), SFlag::S_IFCHR, mode, makedev(major, minor)).act(|| format!("make /dev/{name}"))?;
+/// The default ones, then the configuration's; one of these takes the place of a default one.
+pub(super) fn all(spec: &Spec) -> impl Iterator<Item = Device> + '_ {
+    let given = &spec.linux().devices;
+    let default = DEFAULT.iter().map(|(name, major, minor)| Device {
+        kind: "c".into(),
+        path: PathBuf::from(format!("/dev/{name}")),
+        major: *major,
+        minor: *minor,
+        file_mode: Some(0o666),
+        uid: Some(0),
+        gid: Some(0),
+    });
+    default.filter(|it| !given.iter().any(|other| other.path == it.path)).chain(given.iter().cloned())
+}
+
+/// Makes the devices and links, unless the machine's own /dev is bound there.
+pub(super) fn make(root: &RootDir, plan: &Plan<'_>) -> Result<(), StepError> {
+    let is_dev = |path: &Path| path.components().eq(Path::new("/dev").components());
+    let bound = |mount: &crate::oci::Mount| is_dev(&mount.destination) && Options::parse(&mount.options).bind.is_some();
+    if plan.spec.mounts.iter().any(bound) {
+        return Ok(());
     }
+    let mask = nix::sys::stat::umask(Mode::empty());
+    let made = all(plan.spec).enumerate().try_for_each(|(index, device)| {
+        let act = || format!("make the device `{}`", device.path.display());
+        if plan.user_namespace { bind(root, plan, index, &device) } else { node(root, &device).act(act) }
+    });
     nix::sys::stat::umask(mask);
-    LINKS.iter().try_for_each(|(to, name)| symlink(to, dev.join(name)).act(|| format!("make /dev/{name}")))
+    made?;
+    let dev = root.make_folder(Path::new("/dev")).act(|| "make /dev".into())?;
+    for (to, name) in LINKS {
+        match symlinkat(to, &dev, name) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error).act(|| format!("make /dev/{name}")),
+        }
+    }
+    // The image's own would be a way to other containers' terminals.
+    let _ = unlinkat(&dev, "ptmx", UnlinkatFlags::NoRemoveDir);
+    match symlinkat("pts/ptmx", &dev, "ptmx") {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(error) => Err(error).act(|| "make /dev/ptmx".into()),
+    }
+}
+
+fn node(root: &RootDir, device: &Device) -> Result<(), Errno> {
+    let (parent, name) = root.make_parent(&device.path)?;
+    let kind = match device.kind.as_str() {
+        "c" | "u" => SFlag::S_IFCHR,
+        "b" => SFlag::S_IFBLK,
+        "p" => SFlag::S_IFIFO,
+        _ => return Err(Errno::EINVAL),
+    };
+    let number = if kind == SFlag::S_IFIFO { 0 } else { number(device)? };
+    let mode = Mode::from_bits_truncate(device.file_mode.unwrap_or(0o666));
+    match mknodat(&parent, name, kind, mode, number) {
+        Ok(()) => {}
+        Err(Errno::EEXIST) => {
+            let there = fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            let same = SFlag::from_bits_truncate(there.st_mode) & SFlag::S_IFMT == kind && there.st_rdev == number;
+            if !same {
+                return Err(Errno::EEXIST);
+            }
+        }
+        Err(error) => return Err(error),
+    }
+    let (uid, gid) = (device.uid.map(Uid::from_raw), device.gid.map(Gid::from_raw));
+    fchownat(&parent, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)
+}
+
+fn number(device: &Device) -> Result<u64, Errno> {
+    let part = |it: i64| u64::try_from(it).map_err(|_| Errno::EINVAL);
+    Ok(makedev(part(device.major)?, part(device.minor)?))
+}
+
+/// A node for a container that can't make it itself, made in `scratch`, and open as a tree that can be mounted. The
+/// default ones are the machine's own.
+pub(super) fn outside(spec: &Spec, device: &Device, scratch: &Path) -> Result<Option<OwnedFd>, StepError> {
+    let act = || format!("make the device `{}`", device.path.display());
+    if device.kind == "p" {
+        return Ok(None);
+    }
+    if !spec.linux().devices.contains(device) {
+        return kernel::open_tree(nix::fcntl::AT_FDCWD, &device.path, false).act(act).map(Some);
+    }
+    let root = RootDir::open(scratch)?;
+    let linux = spec.linux();
+    let local = Device {
+        path: PathBuf::from("/device"),
+        uid: Some(mapped(&linux.uid_mappings, device.uid.unwrap_or(0))),
+        gid: Some(mapped(&linux.gid_mappings, device.gid.unwrap_or(0))),
+        ..device.clone()
+    };
+    let mask = nix::sys::stat::umask(Mode::empty());
+    let made = node(&root, &local).act(act);
+    nix::sys::stat::umask(mask);
+    made?;
+    let path = scratch.join("device");
+    let tree = kernel::open_tree(nix::fcntl::AT_FDCWD, &path, false).act(act);
+    let _ = std::fs::remove_file(&path);
+    let tree = tree?;
+    // Where the runtime keeps its states no devices may work.
+    let usable = kernel::Change { clear: kernel::NODEV, ..kernel::Change::default() };
+    kernel::set_attributes(tree.as_fd(), usable, false, None).act(act)?;
+    Ok(Some(tree))
+}
+
+/// The id outside for one inside; itself where it is not mapped.
+fn mapped(mappings: &[IdMapping], id: u32) -> u32 {
+    let inside =
+        |it: &&IdMapping| id >= it.container_id && u64::from(id) < u64::from(it.container_id) + u64::from(it.size);
+    mappings.iter().find(inside).map_or(id, |it| it.host_id + (id - it.container_id))
+}
+
+/// In a user namespace no node can be made that works (mknod(2)): the machine's own is bound.
+fn bind(root: &RootDir, plan: &Plan<'_>, index: usize, device: &Device) -> Result<(), StepError> {
+    let act = || format!("bind the device `{}`", device.path.display());
+    if device.kind == "p" {
+        return node(root, device).act(act);
+    }
+    let opened;
+    let tree = match plan.sources.devices.get(index).and_then(Option::as_ref) {
+        Some(tree) => tree,
+        None => {
+            opened = kernel::open_tree(nix::fcntl::AT_FDCWD, &device.path, false).act(act)?;
+            &opened
+        }
+    };
+    if nix::sys::stat::fstat(tree).act(act)?.st_rdev != number(device).act(act)? {
+        return Err(StepError::refuse(act(), "the machine has another device there"));
+    }
+    let target = root.make_file(&device.path).act(act)?;
+    kernel::move_mount(tree.as_fd(), target.as_fd()).act(act)
 }

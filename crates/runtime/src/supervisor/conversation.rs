@@ -1,13 +1,14 @@
 //! One connection to the supervisor: messages as lines of JSON; an exec brings its descriptors along.
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::Pid;
 
 use crate::client::Message;
+use crate::syscall::files::own;
 
 /// A request that is longer is refused.
 const REQUEST_BOUND: usize = 256 << 10;
@@ -52,9 +53,9 @@ impl Conversation {
         Ok(Some(serde_json::from_slice(&line)?))
     }
 
-    /// The three descriptors that came with an exec.
-    pub(super) fn take_stdio(&mut self) -> Option<[OwnedFd; 3]> {
-        std::mem::take(&mut self.received).try_into().ok()
+    /// What came with a request.
+    pub(super) fn take_descriptors(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.received)
     }
 
     /// Says something; a listener that has gone or does not read is not waited for.
@@ -65,12 +66,6 @@ impl Conversation {
         let _ = self.stream.write_all(&line);
         let _ = self.stream.set_nonblocking(false);
     }
-}
-
-#[expect(unsafe_code, reason = "descriptors come as numbers")]
-fn own(descriptor: i32) -> OwnedFd {
-    // SAFETY: the kernel has just made this descriptor for this process, and nobody else owns it.
-    unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 
 impl AsFd for Conversation {

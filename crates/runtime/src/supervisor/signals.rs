@@ -31,11 +31,3 @@ impl AsFd for Signals {
         self.0.as_fd()
     }
 }
-
-/// A container starts with no signal blocked, and with pipes that end it (Rust ignores SIGPIPE).
-#[expect(unsafe_code, reason = "setting a signal's disposition")]
-pub(super) fn unblock() {
-    let _ = SigSet::all().thread_unblock();
-    // SAFETY: the default disposition runs no handler of ours.
-    let _ = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl) };
-}

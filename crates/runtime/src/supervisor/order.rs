@@ -1,13 +1,16 @@
-//! What a container is made from: plain data, one file, no cluster words.
+//! What a supervisor is told: beside the container's `config.json`, which any runtime reads, what only it does itself.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Groups;
+
 /// Where the root file system comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Root {
-    /// Layers, topmost first, under a writable one; mounted in the container's own mount namespace.
+    /// Layers, topmost first, under a writable one; mounted at `rootfs` in the bundle, in a mount namespace of the
+    /// supervisor's own: when it goes, the mount goes.
     Overlay {
         /// Read-only layers, topmost first.
         lower: Vec<PathBuf>,
@@ -20,40 +23,27 @@ pub enum Root {
     Folder(PathBuf),
 }
 
-/// What a container can't exceed; 0: no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Bytes.
-    pub memory: u64,
-    /// 10^-9 cores.
-    pub nano_cpus: u64,
-    /// Processes and threads.
-    pub pids: u64,
-}
-
-/// A container.
+/// One container to be supervised.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContainerSpec {
+pub struct Order {
+    /// Of the container, for the runtime.
+    pub id: String,
     /// Root file system.
     pub root: Root,
-    /// Program and arguments; the program is looked up in the container's own `PATH`.
-    pub argv: Vec<String>,
-    /// `NAME=value`.
-    pub env: Vec<String>,
-    /// Working directory; made where it is missing.
-    pub cwd: String,
     /// `user[:group]`, by name or number, as the container's own /etc/passwd and /etc/group have it; empty: root.
     pub user: String,
-    /// Host name.
+    /// Written to /etc/hostname and /etc/hosts.
     pub hostname: String,
-    /// What it can't exceed.
-    pub limits: Limits,
-    /// The container's cgroup in each hierarchy.
-    pub cgroups: Vec<crate::cgroup::Folder>,
+    /// The container's control groups, as `linux.cgroupsPath` of its configuration leads to.
+    pub groups: Groups,
     /// Where output goes, and how much of it is kept (in two files).
     pub log: PathBuf,
     /// Bytes of output that are kept.
     pub log_bytes: u64,
+    /// Whether its program is at a terminal.
+    pub terminal: bool,
+    /// An OCI command line that makes the container in the place of the embedded runtime.
+    pub runtime: Option<PathBuf>,
 }
 
 /// A further process in a container.
@@ -67,6 +57,6 @@ pub struct ExecSpec {
     pub cwd: String,
     /// As for the container; empty: the container's.
     pub user: String,
-    /// Whether standard input is a terminal that the process shall own.
+    /// Whether it is at a terminal: then one descriptor comes along, a socket that gets the terminal's other end.
     pub tty: bool,
 }

@@ -1,32 +1,35 @@
-//! From `user[:group]` to numbers, by the container's own /etc/passwd and /etc/group. Called inside its root, so
+//! From `user[:group]` to numbers, by the container's own /etc/passwd and /etc/group. They are opened below its root, so
 //! that no path can lead outside.
 
-use std::fs;
-
-use nix::unistd::{Gid, Uid};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 
 use crate::error::StepError;
+use crate::rootfs::RootDir;
 
 /// Larger files are no user tables.
 const BOUND: u64 = 4 << 20;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct User {
-    pub(crate) uid: Uid,
-    pub(crate) gid: Gid,
-    pub(crate) groups: Vec<Gid>,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// With `gid`.
+    pub(crate) groups: Vec<u32>,
     pub(crate) home: String,
 }
 
-fn table(path: &str) -> String {
-    match fs::metadata(path) {
-        Ok(about) if about.is_file() && about.len() <= BOUND => fs::read_to_string(path).unwrap_or_default(),
-        _ => String::new(),
-    }
+fn table(root: &RootDir, path: &str) -> String {
+    // Not to wait for a pipe.
+    let file = root.find(Path::new(path), libc::O_RDONLY | libc::O_NONBLOCK).map(File::from);
+    let file = file.ok().filter(|it| it.metadata().is_ok_and(|it| it.is_file() && it.len() <= BOUND));
+    let mut text = String::new();
+    file.and_then(|file| file.take(BOUND).read_to_string(&mut text).ok()).map_or_else(String::new, |_| text)
 }
 
-pub(crate) fn find(text: &str) -> Result<User, StepError> {
-    parse(text, &table("/etc/passwd"), &table("/etc/group"))
+pub(crate) fn find(root: &RootDir, text: &str) -> Result<User, StepError> {
+    parse(text, &table(root, "/etc/passwd"), &table(root, "/etc/group"))
 }
 
 fn parse(text: &str, passwd: &str, group: &str) -> Result<User, StepError> {
@@ -59,12 +62,12 @@ fn parse(text: &str, passwd: &str, group: &str) -> Result<User, StepError> {
         let listed = fields.get(3).is_some_and(|members| members.split(',').any(|it| it == name));
         if listed { fields.get(2).and_then(|it| number(it)) } else { None }
     };
-    let mut groups: Vec<Gid> =
-        if wanted_group.is_none() { group.lines().filter_map(member).map(Gid::from_raw).collect() } else { Vec::new() };
-    groups.push(Gid::from_raw(gid));
+    let mut groups: Vec<u32> =
+        if wanted_group.is_none() { group.lines().filter_map(member).collect() } else { Vec::new() };
+    groups.push(gid);
     groups.dedup();
     let home = entry.as_ref().map_or("/", |fields| fields[5]).to_owned();
-    Ok(User { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid), groups, home })
+    Ok(User { uid, gid, groups, home })
 }
 
 #[cfg(test)]
@@ -76,9 +79,7 @@ mod tests {
 
     #[test]
     fn users_are_found_by_name_and_number_and_unknown_ones_refused() {
-        let ids = |text: &str| {
-            parse(text, PASSWD, GROUP).map(|it| (it.uid.as_raw(), it.gid.as_raw(), it.groups.len(), it.home))
-        };
+        let ids = |text: &str| parse(text, PASSWD, GROUP).map(|it| (it.uid, it.gid, it.groups.len(), it.home));
         assert_eq!(ids("").expect("root"), (0, 0, 1, "/root".into()));
         assert_eq!(ids("web").expect("known"), (33, 34, 2, "/srv".into()));
         assert_eq!(ids("33:log").expect("known"), (33, 4, 1, "/srv".into()));

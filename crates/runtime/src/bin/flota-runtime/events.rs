@@ -1,0 +1,62 @@
+//! `events`: what a container uses, and what the kernel does to it, as lines of JSON like runc's.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use flota_runtime::oci::Status;
+use flota_runtime::{Container, RunError};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde_json::json;
+
+use crate::arguments::Events;
+
+pub(crate) fn events(root: &Path, it: &Events) -> Result<i32, RunError> {
+    let container = Container::load(root, &it.id)?;
+    let refuse = |text: String| RunError { text, code: None };
+    let interval = humantime::parse_duration(&it.interval).ok().filter(|it| !it.is_zero());
+    let interval = interval
+        .ok_or_else(|| refuse(format!("failed to read --interval: `{}` is no time above zero", it.interval)))?;
+    if container.status() == Status::Stopped {
+        return Err(refuse(format!("failed to watch the container `{}`: container not running", it.id)));
+    }
+    if it.stats {
+        return print_stats(&container).map(|()| 0);
+    }
+    watch(&container, interval).map(|()| 0)
+}
+
+fn print_stats(container: &Container) -> Result<(), RunError> {
+    let stats = container.groups.stats()?;
+    println!("{}", json!({ "type": "stats", "id": container.id, "data": stats }));
+    Ok(())
+}
+
+fn watch(container: &Container, interval: Duration) -> Result<(), RunError> {
+    let process = container.open_process()?;
+    let mut memory = container.groups.watch_out_of_memory().ok();
+    let mut next = Instant::now() + interval;
+    loop {
+        let mut polled = vec![PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        polled.extend(memory.as_ref().map(|it| PollFd::new(it.as_fd(), PollFlags::POLLIN)));
+        let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        let ready = poll(&mut polled, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+        let fired: Vec<bool> = polled.iter().map(|it| it.any() == Some(true)).collect();
+        drop(polled);
+        if ready.is_err_and(|error| error != nix::Error::EINTR) {
+            return Err(RunError { text: "failed to wait for events".into(), code: None });
+        }
+        if fired.get(1) == Some(&true)
+            && memory.as_mut().is_some_and(|it| matches!(it.read(), flota_runtime::cgroup::OomEvent::OutOfMemory))
+        {
+            println!("{}", json!({ "type": "oom", "id": container.id }));
+        }
+        if fired[0] {
+            return Ok(());
+        }
+        if Instant::now() >= next {
+            print_stats(container)?;
+            next = Instant::now() + interval;
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `exec`: from flags or a file to a process.
+
+use std::path::Path;
+
+use flota_runtime::oci::{Capabilities, Process, Spec, read_json};
+use flota_runtime::process::{Execution, connect_console, receive_terminal};
+use flota_runtime::{Container, RunError, protect_binary};
+
+use crate::arguments::Exec;
+use crate::foreground::{self, Foreground};
+use crate::lifecycle::{kept, pair};
+
+fn refuse(text: String) -> RunError {
+    RunError { text: format!("failed to exec: {text}"), code: None }
+}
+
+pub(crate) fn exec(root: &Path, it: &Exec) -> Result<i32, RunError> {
+    protect_binary()?;
+    let container = Container::load(root, &it.id)?;
+    let spec = container.spec()?;
+    let mut execution = Execution::new(process(it, &spec)?);
+    let own_terminal = execution.process.terminal && it.console_socket.is_none();
+    if own_terminal && it.detach {
+        return Err(refuse("a terminal of a detached process needs --console-socket".into()));
+    }
+    let (ours, theirs) = if own_terminal { pair()? } else { (None, None) };
+    execution.console = match &it.console_socket {
+        Some(path) => Some(connect_console(path)?),
+        None => theirs,
+    };
+    execution.pid_file.clone_from(&it.pid_file);
+    execution.keep_descriptors = kept(it.preserve_fds);
+    execution.ignore_paused = it.ignore_paused;
+    if !it.detach {
+        foreground::watch()?;
+    }
+    let pid = execution.start(&container, &spec)?;
+    if it.detach {
+        return Ok(0);
+    }
+    let master = ours.map(|socket| receive_terminal(&socket)).transpose()?;
+    Foreground::new(pid, master).wait()
+}
+
+fn process(it: &Exec, spec: &Spec) -> Result<Process, RunError> {
+    let mut process = match &it.process {
+        Some(path) => {
+            let process: Process = read_json(path)?;
+            flota_runtime::oci::check_process(&process)?;
+            return Ok(Process { terminal: process.terminal || it.tty, ..process });
+        }
+        None => spec.process.clone().unwrap_or_default(),
+    };
+    if it.command.is_empty() {
+        return Err(refuse("no program is given".into()));
+    }
+    process.args.clone_from(&it.command);
+    process.terminal = it.tty;
+    process.console_size = None;
+    if let Some(cwd) = &it.cwd {
+        process.cwd.clone_from(cwd);
+    }
+    process.env.extend(it.env.iter().cloned());
+    if let Some(user) = &it.user {
+        let (uid, gid) = user.split_once(':').map_or((user.as_str(), None), |(uid, gid)| (uid, Some(gid)));
+        let number = |text: &str| text.parse().map_err(|_| refuse(format!("--user `{user}` is no UID[:GID]")));
+        process.user.uid = number(uid)?;
+        if let Some(gid) = gid {
+            process.user.gid = number(gid)?;
+        }
+    }
+    process.user.additional_gids.extend(&it.additional_gids);
+    if let Some(label) = &it.process_label {
+        process.selinux_label.clone_from(label);
+    }
+    if let Some(profile) = &it.apparmor {
+        process.apparmor_profile.clone_from(profile);
+    }
+    process.no_new_privileges |= it.no_new_privs;
+    if !it.cap.is_empty() {
+        add_capabilities(process.capabilities.get_or_insert_default(), &it.cap);
+    }
+    flota_runtime::oci::check_process(&process)?;
+    Ok(process)
+}
+
+fn add_capabilities(capabilities: &mut Capabilities, more: &[String]) {
+    let had_inheritable = !capabilities.inheritable.is_empty();
+    for set in [&mut capabilities.bounding, &mut capabilities.effective, &mut capabilities.permitted] {
+        set.extend(more.iter().cloned());
+    }
+    // As runc: a container without inheritable ones gets none by this (CVE-2022-29162).
+    if had_inheritable {
+        capabilities.inheritable.extend(more.iter().cloned());
+    }
+}

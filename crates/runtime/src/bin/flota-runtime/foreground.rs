@@ -1,0 +1,161 @@
+//! A container or process that the caller waits for: signals go to it, and its terminal is the caller's.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use flota_runtime::RunError;
+
+/// Blocks all signals: from here on none is lost, and [`Foreground::wait`] sees to them.
+pub(crate) fn watch() -> Result<(), RunError> {
+    SigSet::all().thread_block().map_err(failed)
+}
+
+fn failed(error: impl Into<std::io::Error>) -> RunError {
+    RunError { text: format!("failed to wait for the process: {}", error.into()), code: None }
+}
+
+pub(crate) struct Foreground {
+    pid: i32,
+    master: Option<File>,
+}
+
+/// The caller's terminal, raw as long as this lives.
+struct RawMode(Termios);
+
+impl RawMode {
+    fn enter() -> Option<Self> {
+        let before = tcgetattr(std::io::stdin()).ok()?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(std::io::stdin(), SetArg::TCSANOW, &raw).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        let _ = tcsetattr(std::io::stdin(), SetArg::TCSANOW, &self.0);
+    }
+}
+
+impl Foreground {
+    pub(crate) fn new(pid: i32, master: Option<OwnedFd>) -> Self {
+        Self { pid, master: master.map(File::from) }
+    }
+
+    /// Until it ends; its exit code.
+    pub(crate) fn wait(mut self) -> Result<i32, RunError> {
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&SigSet::all(), flags).map_err(failed)?;
+        let _raw = self.master.is_some().then(RawMode::enter).flatten();
+        self.resize();
+        let mut input = self.master.is_some();
+        loop {
+            let stdin = std::io::stdin();
+            let mut polled = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+            if let Some(master) = &self.master {
+                polled.push(PollFd::new(master.as_fd(), PollFlags::POLLIN));
+                if input {
+                    polled.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
+                }
+            }
+            match poll(&mut polled, PollTimeout::NONE) {
+                Err(nix::Error::EINTR) => continue,
+                other => other.map_err(failed)?,
+            };
+            let ready: Vec<bool> = polled.iter().map(|it| it.any() == Some(true)).collect();
+            drop(polled);
+            if ready.get(1) == Some(&true) {
+                self.copy_output();
+            }
+            if ready.get(2) == Some(&true) {
+                input = self.copy_input();
+            }
+            if ready[0]
+                && let Some(code) = self.take_signals(&signals)?
+            {
+                while self.master.is_some() && self.has_output() {
+                    self.copy_output();
+                }
+                return Ok(code);
+            }
+        }
+    }
+
+    fn has_output(&self) -> bool {
+        let Some(master) = &self.master else { return false };
+        let mut polled = [PollFd::new(master.as_fd(), PollFlags::POLLIN)];
+        poll(&mut polled, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+    }
+
+    fn copy_output(&mut self) {
+        let mut buffer = [0; 8192];
+        let Some(master) = &mut self.master else { return };
+        match master.read(&mut buffer) {
+            Ok(count) if count > 0 => {
+                let mut stdout = std::io::stdout();
+                let _ = stdout.write_all(&buffer[..count]).and_then(|()| stdout.flush());
+            }
+            // The other end is closed (EIO).
+            _ => self.master = None,
+        }
+    }
+
+    /// False at the end of the input.
+    fn copy_input(&mut self) -> bool {
+        let mut buffer = [0; 8192];
+        let Some(master) = &mut self.master else { return false };
+        match std::io::stdin().read(&mut buffer) {
+            Ok(count) if count > 0 => master.write_all(&buffer[..count]).is_ok(),
+            _ => false,
+        }
+    }
+
+    fn resize(&self) {
+        if let Some(master) = &self.master {
+            flota_runtime::process::copy_terminal_size(std::io::stdin().as_fd(), master.as_fd());
+        }
+    }
+
+    fn take_signals(&mut self, signals: &SignalFd) -> Result<Option<i32>, RunError> {
+        while let Some(signal) = signals.read_signal().map_err(failed)? {
+            let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
+            match Signal::try_from(number) {
+                Ok(Signal::SIGCHLD) => {
+                    if let Some(code) = self.reap()? {
+                        return Ok(Some(code));
+                    }
+                }
+                Ok(Signal::SIGWINCH) => self.resize(),
+                // Sent by the kernel for what this process does, not for what the container should hear.
+                Ok(Signal::SIGPIPE | Signal::SIGTTIN | Signal::SIGTTOU | Signal::SIGURG) => {}
+                _ => flota_runtime::process::signal_number(self.pid, number),
+            }
+        }
+        Ok(None)
+    }
+
+    fn reap(&self) -> Result<Option<i32>, RunError> {
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return Ok(None),
+                Err(nix::Error::EINTR) => {}
+                Err(error) => return Err(failed(error)),
+                Ok(status) if status.pid() == Some(Pid::from_raw(self.pid)) => {
+                    if let Some(code) = flota_runtime::process::code_of(status) {
+                        return Ok(Some(code));
+                    }
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+}

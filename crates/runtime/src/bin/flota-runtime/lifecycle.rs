@@ -1,0 +1,144 @@
+//! From `create` to `delete`.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use flota_runtime::process::{Creation, connect_console, interruptible, receive_terminal};
+use flota_runtime::{Container, RunError, protect_binary, remove_remains};
+
+use crate::arguments::{Arguments, CgroupManager, Create, Delete, Id, Kill, Run};
+use crate::foreground::{self, Foreground};
+use crate::report::Report;
+
+fn creation(arguments: &Arguments, it: &Create, console: Option<OwnedFd>) -> Result<Creation, RunError> {
+    let mut creation = Creation::new(&arguments.root(), &it.id, &it.bundle);
+    creation.no_groups = arguments.cgroup_manager == CgroupManager::Disabled;
+    creation.config.clone_from(&it.config);
+    creation.console = match (&it.console_socket, console) {
+        (Some(path), _) => Some(connect_console(path)?),
+        (None, console) => console,
+    };
+    creation.pid_file.clone_from(&it.pid_file);
+    creation.keep_descriptors = kept(it.preserve_fds);
+    if let Some(count) = listening() {
+        creation.environment = vec![format!("LISTEN_FDS={count}"), "LISTEN_PID=1".to_owned()];
+    }
+    creation.no_pivot = it.no_pivot;
+    creation.no_new_keyring = it.no_new_keyring;
+    Ok(creation)
+}
+
+/// How many sockets systemd, or what acts like it, has handed over (sd_listen_fds(3)).
+fn listening() -> Option<u32> {
+    std::env::var("LISTEN_FDS").ok()?.parse().ok().filter(|it| *it > 0)
+}
+
+/// How many descriptors the program gets. The runtime's own end at exec, whatever their numbers.
+pub(crate) fn kept(count: u32) -> u32 {
+    count.max(listening().unwrap_or(0))
+}
+
+fn prepare() -> Result<(), RunError> {
+    protect_binary()?;
+    interruptible().map_err(|error| RunError { text: format!("failed to watch for signals: {error}"), code: None })
+}
+
+pub(crate) fn create(arguments: &Arguments, it: &Create, report: &Report) -> Result<i32, RunError> {
+    prepare()?;
+    creation(arguments, it, None)?.create(|text| report.warn(&text))?;
+    Ok(0)
+}
+
+pub(crate) fn run(arguments: &Arguments, it: &Run, report: &Report) -> Result<i32, RunError> {
+    prepare()?;
+    let terminal = !it.detach && it.create.console_socket.is_none() && wants_terminal(&it.create);
+    let (ours, theirs) = if terminal { pair()? } else { (None, None) };
+    if !it.detach {
+        foreground::watch()?;
+    }
+    let creation = creation(arguments, &it.create, theirs)?;
+    let container = creation.create(|text| report.warn(&text))?;
+    // The terminal is there as soon as the container is.
+    let result = foreground_of(&container, ours).and_then(|foreground| {
+        container.start()?;
+        if it.detach { Ok(0) } else { foreground.map_or(Ok(0), Foreground::wait) }
+    });
+    if it.detach && result.is_ok() {
+        return result;
+    }
+    if !it.keep || result.is_err() {
+        let deleted = container.delete(true, |error| report.warn(&error.to_string()));
+        if let (Ok(_), Err(error)) = (&result, deleted) {
+            report.warn(&error.to_string());
+        }
+    }
+    result
+}
+
+fn foreground_of(container: &Container, socket: Option<OwnedFd>) -> Result<Option<Foreground>, RunError> {
+    let master = socket.map(|socket| receive_terminal(&socket)).transpose()?;
+    Ok(Some(Foreground::new(container.pid, master)))
+}
+
+pub(crate) fn pair() -> Result<(Option<OwnedFd>, Option<OwnedFd>), RunError> {
+    let pair = UnixStream::pair();
+    let (ours, theirs) =
+        pair.map_err(|error| RunError { text: format!("failed to make a socket: {error}"), code: None })?;
+    Ok((Some(ours.into()), Some(theirs.into())))
+}
+
+/// Errors are found again, and told, when the container is made.
+fn wants_terminal(it: &Create) -> bool {
+    let path = it.config.clone().unwrap_or_else(|| "config.json".into());
+    let spec = flota_runtime::oci::Spec::load(&it.bundle.join(path));
+    spec.is_ok_and(|it| it.process.is_some_and(|it| it.terminal))
+}
+
+pub(crate) fn start(root: &Path, it: &Id) -> Result<i32, RunError> {
+    Container::load(root, &it.id)?.start()?;
+    Ok(0)
+}
+
+pub(crate) fn kill(root: &Path, it: &Kill) -> Result<i32, RunError> {
+    let container = Container::load(root, &it.id)?;
+    let signal = parse_signal(&it.signal)?;
+    if it.all {
+        container.kill_all(signal)?;
+    } else {
+        container.kill(signal)?;
+    }
+    Ok(0)
+}
+
+fn parse_signal(text: &str) -> Result<i32, RunError> {
+    let upper = text.to_ascii_uppercase();
+    let whole = if upper.starts_with("SIG") { upper.clone() } else { format!("SIG{upper}") };
+    let named = whole.parse::<nix::sys::signal::Signal>().ok().map(|it| it as i32);
+    let real_time = || {
+        let offset: i32 = whole.strip_prefix("SIGRTMIN")?.trim_start_matches('+').parse().unwrap_or(0);
+        Some(34 + offset)
+    };
+    let number = text.parse().ok().or(named).or_else(real_time).filter(|it| (0..=64).contains(it));
+    number.ok_or_else(|| RunError { text: format!("failed to send a signal: unknown signal `{text}`"), code: None })
+}
+
+pub(crate) fn delete(root: &Path, it: &Delete, report: &Report) -> Result<i32, RunError> {
+    let warn = |error: flota_runtime::StepError| report.warn(&error.to_string());
+    match Container::load(root, &it.id) {
+        Ok(container) => container.delete(it.force, warn)?,
+        Err(_) if it.force => remove_remains(root, &it.id)?,
+        Err(error) => return Err(error.into()),
+    }
+    Ok(0)
+}
+
+pub(crate) fn pause(root: &Path, it: &Id) -> Result<i32, RunError> {
+    Container::load(root, &it.id)?.pause()?;
+    Ok(0)
+}
+
+pub(crate) fn resume(root: &Path, it: &Id) -> Result<i32, RunError> {
+    Container::load(root, &it.id)?.resume()?;
+    Ok(0)
+}

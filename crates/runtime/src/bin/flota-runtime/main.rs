@@ -1,0 +1,79 @@
+//! The OCI command line, and the supervisor's entry. Arguments → the library → exit code.
+#![expect(clippy::print_stderr, clippy::print_stdout, reason = "a command line program")]
+
+mod arguments;
+mod events;
+mod exec;
+mod foreground;
+mod lifecycle;
+mod limits;
+mod listing;
+mod report;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Verb};
+
+fn main() -> ExitCode {
+    // The supervisor stays as long as its container: it does without what the command line takes.
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|it| it == "supervise")
+        && let Some(dir) = words.next()
+    {
+        return supervise(Path::new(&dir));
+    }
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let report = report::Report::new(&arguments);
+    match run(&arguments, &report) {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(255)),
+        Err(error) => {
+            report.error(&error.text);
+            ExitCode::from(error.code.and_then(|it| u8::try_from(it).ok()).unwrap_or(1))
+        }
+    }
+}
+
+fn supervise(dir: &Path) -> ExitCode {
+    let started = flota_runtime::protect_binary().map_err(flota_runtime::RunError::from);
+    match started.and_then(|()| flota_runtime::supervisor::supervise(dir)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", error.text);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments, report: &report::Report) -> Result<i32, flota_runtime::RunError> {
+    let root = arguments.root();
+    match &arguments.verb {
+        Verb::Create(it) => lifecycle::create(arguments, it, report),
+        Verb::Run(it) => lifecycle::run(arguments, it, report),
+        Verb::Start(it) => lifecycle::start(&root, it),
+        Verb::State(it) => listing::state(&root, it),
+        Verb::Kill(it) => lifecycle::kill(&root, it),
+        Verb::Delete(it) => lifecycle::delete(&root, it, report),
+        Verb::Pause(it) => lifecycle::pause(&root, it),
+        Verb::Resume(it) => lifecycle::resume(&root, it),
+        Verb::Exec(it) => exec::exec(&root, it),
+        Verb::Ps(it) => listing::ps(&root, it),
+        Verb::List(it) => listing::list(&root, it),
+        Verb::Update(it) => limits::update(&root, it),
+        Verb::Events(it) => events::events(&root, it),
+        Verb::Spec(it) => listing::spec(it),
+        Verb::Features => listing::features(),
+        Verb::Checkpoint(_) | Verb::Restore(_) => {
+            let text = "failed to checkpoint: this runtime leaves checkpoint and restore out".to_owned();
+            Err(flota_runtime::RunError { text, code: None })
+        }
+    }
+}

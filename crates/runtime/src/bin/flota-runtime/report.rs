@@ -1,0 +1,50 @@
+//! Errors and warnings: one line each, on standard error and, where one is given, in the log file that callers read.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+
+use crate::arguments::{Arguments, CgroupManager, LogFormat};
+
+pub(crate) struct Report {
+    log: Option<PathBuf>,
+    format: LogFormat,
+}
+
+impl Report {
+    pub(crate) fn new(arguments: &Arguments) -> Self {
+        let report = Self { log: arguments.log.clone(), format: arguments.log_format };
+        if arguments.systemd_cgroup || arguments.cgroup_manager == CgroupManager::Systemd {
+            report.warn("--systemd-cgroup: control groups are made by this runtime itself, not by systemd");
+        }
+        report
+    }
+
+    pub(crate) fn error(&self, text: &str) {
+        let text = text.trim_end().replace('\n', " ");
+        self.write("error", &text);
+        eprintln!("flota-runtime: {text}");
+    }
+
+    pub(crate) fn warn(&self, text: &str) {
+        let text = text.trim_end().replace('\n', " ");
+        self.write("warning", &text);
+        if self.log.is_none() {
+            eprintln!("flota-runtime: warning: {text}");
+        }
+    }
+
+    fn write(&self, level: &str, text: &str) {
+        let Some(path) = &self.log else { return };
+        let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now());
+        let line = match self.format {
+            LogFormat::Json => {
+                format!("{}\n", serde_json::json!({ "level": level, "msg": text, "time": now.to_string() }))
+            }
+            LogFormat::Text => format!("time=\"{now}\" level={level} msg={text:?}\n"),
+        };
+        // A log that can't be written must not keep anything from being done.
+        let file = File::options().create(true).append(true).open(path);
+        let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
+    }
+}

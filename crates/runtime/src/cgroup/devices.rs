@@ -1,0 +1,168 @@
+//! `linux.resources.devices`: who may do what with which device.
+//!
+//! Rules are obeyed in their order, and what no rule names is denied. On v1 that is a list in the kernel, which knows
+//! only exceptions from "all" or "none": the rules are folded into such a list first, and one that can't be is refused,
+//! for the kernel would ignore it silently. On v2 it is a program ([`filter`]) that is asked for each access.
+
+mod bpf;
+mod filter;
+mod v1;
+
+#[cfg(test)]
+pub(super) use bpf::count as programs;
+
+use super::{Folder, Groups};
+use crate::error::{Act, StepError};
+use crate::oci::DeviceRule;
+
+const READ: u8 = 1;
+const WRITE: u8 = 2;
+const MAKE: u8 = 4;
+const ALL: u8 = READ | WRITE | MAKE;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Block,
+    Char,
+}
+
+/// A rule that makes sense. `None`: any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rule {
+    allow: bool,
+    kind: Option<Kind>,
+    major: Option<u32>,
+    minor: Option<u32>,
+    access: u8,
+}
+
+impl Rule {
+    /// Nothing that stood before it matters.
+    fn is_reset(&self) -> bool {
+        *self == Self { allow: self.allow, kind: None, major: None, minor: None, access: ALL }
+    }
+}
+
+/// What a container may reach of /dev (OCI config-linux.md, "Default Devices"): to be added after its own rules. `c *:* m`
+/// and `b *:* m` let it make nodes that it then can't open.
+pub fn default_device_rules() -> Vec<DeviceRule> {
+    let any = ["c", "b"].map(|kind| (kind, None, None, "m"));
+    // null, zero, full, random, urandom, tty, console, ptmx; and all of devpts.
+    let nodes = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)];
+    let nodes = nodes.map(|(major, minor)| ("c", Some(major), Some(minor), "rwm"));
+    let terminals = ("c", Some(136), None, "rwm");
+    let rule = |(kind, major, minor, access): (&str, Option<i64>, Option<i64>, &str)| DeviceRule {
+        allow: true,
+        kind: kind.to_owned(),
+        major,
+        minor,
+        access: access.to_owned(),
+    };
+    any.into_iter().chain(nodes).chain([terminals]).map(rule).collect()
+}
+
+/// Where the rules go, and what is written there.
+pub(super) struct Plan<'a> {
+    folder: &'a Folder,
+    rules: Vec<Rule>,
+    target: Option<v1::List>,
+}
+
+/// `None` where there are no rules: then all is left as it is.
+pub(super) fn plan<'a>(groups: &'a Groups, rules: &[DeviceRule]) -> Result<Option<Plan<'a>>, StepError> {
+    if rules.is_empty() {
+        return Ok(None);
+    }
+    let rules = rules.iter().enumerate().map(|(index, rule)| check(index, rule)).collect::<Result<Vec<_>, _>>()?;
+    let Some(folder) = controlled(groups) else {
+        return Err(refuse("", "this machine has no `devices` cgroup controller, and no cgroup v2"));
+    };
+    let target = if folder.v2 { None } else { Some(v1::List::of(&rules)?) };
+    Ok(Some(Plan { folder, rules, target }))
+}
+
+/// The group whose rules count: of v1 where it has the controller, else of v2.
+pub(super) fn controlled(groups: &Groups) -> Option<&Folder> {
+    let v1 = groups.folders.iter().find(|folder| folder.has_v1("devices"));
+    v1.or_else(|| groups.folders.iter().find(|folder| folder.v2))
+}
+
+impl Plan<'_> {
+    pub(super) fn run(&self, fresh: bool) -> Result<(), StepError> {
+        match &self.target {
+            Some(target) => target.set(self.folder),
+            None => bpf::replace(&self.folder.path, &filter::program(&self.rules), fresh)
+                .act(|| format!("set linux.resources.devices (a program for {})", self.folder.path.display())),
+        }
+    }
+}
+
+fn refuse(field: &str, why: impl Into<String>) -> StepError {
+    StepError::refuse(format!("set linux.resources.devices{field}"), why)
+}
+
+fn check(index: usize, rule: &DeviceRule) -> Result<Rule, StepError> {
+    let kind = match rule.kind.as_str() {
+        "" | "a" => None,
+        "b" => Some(Kind::Block),
+        "c" | "u" => Some(Kind::Char),
+        other => return Err(refuse(&format!("[{index}].type"), format!("`{other}` is neither a, b nor c"))),
+    };
+    let number = |field: &str, number: Option<i64>| match number {
+        None | Some(-1) => Ok(None),
+        // The kernel's device numbers have 12 and 20 bits: one bit of the program's constants is a sign.
+        Some(number) => match u32::try_from(number) {
+            Ok(number) if i32::try_from(number).is_ok() => Ok(Some(number)),
+            _ => Err(refuse(&format!("[{index}].{field}"), format!("{number} is no device number"))),
+        },
+    };
+    let mut access = if rule.access.is_empty() { ALL } else { 0 };
+    for letter in rule.access.chars() {
+        access |= match letter {
+            'r' => READ,
+            'w' => WRITE,
+            'm' => MAKE,
+            _ => return Err(refuse(&format!("[{index}].access"), format!("`{letter}` is none of r, w and m"))),
+        };
+    }
+    Ok(Rule {
+        allow: rule.allow,
+        kind,
+        major: number("major", rule.major)?,
+        minor: number("minor", rule.minor)?,
+        access,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_that_make_no_sense_are_refused() {
+        let rule = |kind: &str, major, access: &str| DeviceRule {
+            kind: kind.into(),
+            major: Some(major),
+            access: access.into(),
+            ..DeviceRule::default()
+        };
+        for (rule, expected) in [
+            (rule("p", 1, "r"), "failed to set linux.resources.devices[3].type: `p` is neither a, b nor c"),
+            (rule("c", -2, "r"), "failed to set linux.resources.devices[3].major: -2 is no device number"),
+            (rule("c", 1 << 31, "r"), "failed to set linux.resources.devices[3].major: 2147483648 is no device number"),
+            (rule("c", 1, "rx"), "failed to set linux.resources.devices[3].access: `x` is none of r, w and m"),
+        ] {
+            assert_eq!(check(3, &rule).expect_err("refused").to_string(), expected);
+        }
+        let wide = check(0, &DeviceRule::default()).expect("a rule for all");
+        assert!(wide.is_reset() && !wide.allow);
+    }
+
+    #[test]
+    fn the_default_devices_are_those_of_the_specification() {
+        let rules = default_device_rules();
+        let checked: Vec<Rule> = rules.iter().map(|rule| check(0, rule).expect("our own")).collect();
+        assert_eq!(rules.len(), 11);
+        assert!(checked.iter().all(|rule| rule.allow && rule.access == if rule.major.is_none() { MAKE } else { ALL }));
+    }
+}

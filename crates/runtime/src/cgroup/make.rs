@@ -1,0 +1,241 @@
+//! Makes groups, and puts processes into them.
+//!
+//! A v2 group has the controllers that each group above it hands down (cgroup.subtree_control). Where the parent was
+//! prepared, that is one write; else they are handed down from the root on. What can't be is no error here: a limit
+//! that needs it is refused then.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::folder::{below, read, write};
+use super::{Folder, Hierarchy};
+use crate::error::{Act, StepError};
+
+/// Where the processes of a group go that hands its controllers down.
+const LEAF: &str = "flota-daemon";
+
+/// What every v2 group has where the root offers it; others cost time at each start, and are handed down when a limit
+/// wants them.
+pub(super) const USUAL: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+
+/// Another may remove a parent as empty between two steps of ours.
+const TRIES: usize = 8;
+
+/// Makes `<root>/<parent>` in each hierarchy, with its controllers handed down on v2. Processes that stand in a v2 root
+/// are moved to a leaf where they are in the way: a group with processes can't hand controllers down (cgroups(7), "no
+/// internal processes"), but the machine's own root can.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn prepare(hierarchies: &[Hierarchy], parent: &Path) -> Result<(), StepError> {
+    for hierarchy in hierarchies {
+        let path = hierarchy.root.join(parent);
+        make_dir(&path, &hierarchy.root).act(|| format!("make the cgroup {}", path.display()))?;
+        let has = |name: &str| hierarchy.controllers.iter().any(|it| it == name);
+        if !hierarchy.v2 && has("cpuset") {
+            inherit_cpuset(&path)?;
+            // A container then needs no writes for what it shall have anyway.
+            let _ = write(&path.join("cgroup.clone_children"), "1");
+        }
+        if hierarchy.v2 {
+            let wanted: Vec<&str> = USUAL.into_iter().filter(|it| has(it)).collect();
+            hand_down(&hierarchy.root, &path, &wanted)?;
+        }
+    }
+    Ok(())
+}
+
+impl Folder {
+    /// Makes the group if it is not there, and writes down what it made.
+    pub(super) fn make(&mut self) -> Result<(), StepError> {
+        self.made = make_dir(&self.path, &self.root).act(|| format!("make the cgroup {}", self.path.display()))?;
+        if self.v2 {
+            let wanted: Vec<&str> = USUAL.into_iter().filter(|it| self.has(it)).collect();
+            self.want(&wanted);
+        }
+        Ok(())
+    }
+
+    /// Gives the v1 cpuset groups above this one what they have of CPUs and memory nodes: it can have no more than they.
+    pub(super) fn inherit_above(&self) -> Result<(), StepError> {
+        let above = self.path.parent().filter(|above| *above != self.root && above.starts_with(&self.root));
+        above.map_or(Ok(()), inherit_cpuset)
+    }
+
+    /// Has controllers handed down to this v2 group.
+    pub(super) fn want(&self, controllers: &[&str]) {
+        let Some(parent) = self.path.parent().filter(|parent| parent.starts_with(&self.root)) else { return };
+        if !controllers.is_empty() && write(&parent.join("cgroup.subtree_control"), &plus(controllers)).is_err() {
+            let _ = hand_down(&self.root, parent, controllers);
+        }
+    }
+
+    /// Puts a process into this group.
+    pub(super) fn join(&self, pid: i32, beside: Option<i32>) -> Result<(), StepError> {
+        let value = pid.to_string();
+        let file = self.path.join("cgroup.procs");
+        let mut joined = write(&file, &value);
+        match joined.as_ref().err().and_then(io::Error::raw_os_error) {
+            // A cpuset group takes no process before it has CPUs and memory nodes (cpusets(7)).
+            Some(libc::ENOSPC) if self.has_v1("cpuset") => {
+                inherit_cpuset(&self.path)?;
+                joined = write(&file, &value);
+            }
+            // The container hands its controllers down itself, and its processes stand below.
+            Some(libc::EBUSY) if self.v2 => {
+                let other = beside.and_then(|other| holding(&self.path, other));
+                joined = write(&other.unwrap_or_else(|| self.path.join(LEAF)).join("cgroup.procs"), &value);
+            }
+            _ => (),
+        }
+        joined.act(|| format!("write `{pid}` to {}", file.display()))
+    }
+}
+
+/// Makes a group with all that are missing above it; how many were made. None stays after an error.
+fn make_dir(path: &Path, root: &Path) -> io::Result<usize> {
+    let mut above = 0;
+    let mut tries = 0..TRIES;
+    let error = loop {
+        let error = match std::fs::create_dir(path) {
+            Ok(()) => return Ok(above + 1),
+            Err(error) => error,
+        };
+        match error.kind() {
+            io::ErrorKind::AlreadyExists => return Ok(0),
+            io::ErrorKind::NotFound if path != root && tries.next().is_some() => match path.parent() {
+                Some(parent) => above = make_dir(parent, root)?,
+                None => break error,
+            },
+            _ => break error,
+        }
+    };
+    for parent in path.ancestors().skip(1).take(above) {
+        let _ = std::fs::remove_dir(parent);
+    }
+    Err(error)
+}
+
+/// Gives a cpuset group that has none the CPUs and memory nodes of its parent.
+fn inherit_cpuset(path: &Path) -> Result<(), StepError> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let own = path.join(file);
+        let value = |path: &Path| read(path).act(|| format!("read {}", path.display()));
+        if !value(&own)?.trim().is_empty() {
+            continue;
+        }
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        if value(&parent.join(file))?.trim().is_empty() {
+            inherit_cpuset(parent)?;
+        }
+        let value = value(&parent.join(file))?;
+        write(&own, value.trim()).act(|| format!("write {}", own.display()))?;
+    }
+    Ok(())
+}
+
+fn plus(controllers: &[&str]) -> String {
+    controllers.iter().map(|it| format!("+{it}")).collect::<Vec<_>>().join(" ")
+}
+
+/// Hands controllers down in each group from the root to `last`.
+fn hand_down(root: &Path, last: &Path, controllers: &[&str]) -> Result<(), StepError> {
+    let Ok(parts) = last.strip_prefix(root) else { return Ok(()) };
+    let mut path = root.to_owned();
+    let mut parts = parts.components();
+    loop {
+        hand_down_at(&path, controllers, path == root)?;
+        match parts.next() {
+            Some(part) => path.push(part),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// One that the parent does not have makes the kernel refuse all: then they are written one by one.
+fn hand_down_at(path: &Path, controllers: &[&str], root: bool) -> Result<(), StepError> {
+    let file = path.join("cgroup.subtree_control");
+    let busy = |it: &io::Result<()>| it.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY));
+    let all = plus(controllers);
+    if controllers.is_empty() {
+        return Ok(());
+    }
+    let mut written = write(&file, &all);
+    if busy(&written) && root {
+        move_to_leaf(path)?;
+        written = write(&file, &all);
+    }
+    if written.is_err() && !busy(&written) && controllers.len() > 1 {
+        let each = controllers.iter().map(|it| write(&file, &plus(&[it])));
+        written = each.reduce(|before, this| before.or(this)).unwrap_or(written);
+    }
+    written.act(|| format!("write {}", file.display()))
+}
+
+fn move_to_leaf(group: &Path) -> Result<(), StepError> {
+    let leaf = group.join(LEAF);
+    make_dir(&leaf, group).act(|| format!("make the cgroup {}", leaf.display()))?;
+    for pid in read(&group.join("cgroup.procs")).unwrap_or_default().lines() {
+        // A kernel thread can't be moved, and a process may have ended meanwhile.
+        let _ = write(&leaf.join("cgroup.procs"), pid);
+    }
+    Ok(())
+}
+
+/// The group below `path` that a process is in.
+fn holding(path: &Path, pid: i32) -> Option<PathBuf> {
+    let pids = read(&path.join("cgroup.procs")).unwrap_or_default();
+    if pids.lines().any(|line| line.parse() == Ok(pid)) {
+        return Some(path.to_owned());
+    }
+    below(path).find_map(|path| holding(&path, pid))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_prepared_parent_hands_its_controllers_down_by_one_write() {
+        let root = std::env::temp_dir().join(format!("flota-make-{}", std::process::id()));
+        let file = |path: &str| root.join(path).join("cgroup.subtree_control");
+        let text = |path: &str| fs::read_to_string(file(path)).expect("it is there");
+        fs::create_dir_all(root.join("a/b")).expect("in a temporary folder");
+        ["", "a", "a/b"].iter().for_each(|path| fs::write(file(path), "").expect("in a temporary folder"));
+        let controllers = ["memory", "hugetlb", "cpu"].map(str::to_owned).to_vec();
+        let own = root.clone();
+        let hierarchy = Hierarchy { root: root.clone(), point: root.clone(), own, controllers, v2: true };
+        prepare(std::slice::from_ref(&hierarchy), Path::new("a/b")).expect("ordinary files");
+        assert_eq!(["", "a", "a/b"].map(text), ["+cpu +memory"; 3]);
+
+        ["", "a", "a/b"].iter().for_each(|path| fs::write(file(path), "").expect("in a temporary folder"));
+        let mut groups = super::super::Groups::below(&[hierarchy], Path::new("a/b"), "box");
+        groups.folders[0].make().expect("ordinary folders");
+        assert_eq!(
+            (["", "a", "a/b"].map(text), groups.folders[0].made),
+            (["", "", "+cpu +memory"].map(str::to_owned), 1)
+        );
+
+        // A parent that has nothing to hand down: from the root on.
+        fs::remove_file(file("a/b")).expect("it was there");
+        groups.folders[0].want(&["hugetlb"]);
+        assert_eq!(["", "a"].map(text), ["+hugetlb"; 2]);
+        fs::remove_dir_all(root).expect("its own folder");
+    }
+
+    #[test]
+    fn parents_that_were_missing_are_counted() {
+        let root = std::env::temp_dir().join(format!("flota-parents-{}", std::process::id()));
+        fs::create_dir_all(&root).expect("in a temporary folder");
+        assert_eq!(make_dir(&root.join("a/b/c"), &root).expect("made"), 3);
+        assert_eq!(make_dir(&root.join("a/b/d"), &root).expect("made"), 1);
+        assert_eq!(make_dir(&root.join("a/b"), &root).expect("it is there"), 0);
+        // A name that is too long: what was made for it goes again.
+        let long = root.join("x/y").join("z".repeat(300));
+        make_dir(&long, &root).expect_err("no such name");
+        assert!(!root.join("x").exists());
+        fs::remove_dir_all(root).expect("its own folder");
+    }
+}

@@ -1,0 +1,340 @@
+//! A container as its folder in the state root has it, and what can be done to it.
+//!
+//! ```text
+//!  ROOT/ID/state.json    what is needed to find it again         (written whole, renamed)
+//!          config.json   its configuration as it was at create, without the seccomp profile
+//!          seccomp       the compiled filter
+//!          start         FIFO at which init waits; it goes when the container is started
+//!          started       FIFO that tells `start` that the program runs, or why not
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::Groups;
+use crate::error::{Act, RunError, StepError};
+use crate::oci::{self, Spec, State, Status};
+use crate::process::{self, hooks};
+use crate::security::Filter;
+use crate::state::{self, start_time};
+use crate::syscall::process as kernel;
+
+/// More than any id that a program makes.
+const ID_BOUND: usize = 1024;
+/// A killed init that does not go hangs in the kernel.
+const END_WAIT: Duration = Duration::from_secs(10);
+
+/// A container that was created.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Container {
+    /// Of the specification, as the bundle says.
+    pub oci_version: String,
+    /// Unique in its state root.
+    pub id: String,
+    /// Absolute.
+    pub bundle: PathBuf,
+    /// Absolute.
+    pub rootfs: PathBuf,
+    /// Of its init; 0 while there is none.
+    pub pid: i32,
+    /// Start time of that process: the same id with another time is another process.
+    pub start_time: u64,
+    /// RFC 3339, in UTC.
+    pub created: String,
+    /// User id of who made it.
+    pub owner: u32,
+    /// As configured.
+    pub annotations: BTreeMap<String, String>,
+    /// Its control groups.
+    pub groups: Groups,
+    /// Whether its processes are in a PID namespace of their own, and end with its init.
+    pub own_pids: bool,
+    /// Where it lies.
+    #[serde(skip)]
+    pub(crate) dir: PathBuf,
+}
+
+/// Refuses what can't be the name of a folder, or would be another's.
+pub(crate) fn check_id(id: &str) -> Result<(), StepError> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
+    let why = match id {
+        "" => "it is empty",
+        "." | ".." => "it is no name",
+        _ if id.len() > ID_BOUND => "it is too long",
+        _ if !id.chars().all(legal) => "only letters, digits and _+-. are allowed",
+        _ => return Ok(()),
+    };
+    Err(StepError::refuse(format!("use the container id `{id}`"), why))
+}
+
+impl Container {
+    /// The container of this id.
+    ///
+    /// # Errors
+    /// There is none; its text holds "does not exist", as callers expect.
+    pub fn load(root: &Path, id: &str) -> Result<Self, StepError> {
+        check_id(id)?;
+        let dir = root.join(id);
+        let found: Option<Self> = state::read(&dir.join("state.json")).act(|| format!("read the state of `{id}`"))?;
+        match found {
+            Some(container) => Ok(Self { dir, ..container }),
+            None => Err(StepError::refuse(format!("find the container `{id}`"), "container does not exist")),
+        }
+    }
+
+    /// All of a state root, by id.
+    ///
+    /// # Errors
+    /// The folder can't be read.
+    pub fn list(root: &Path) -> Result<Vec<Self>, StepError> {
+        let entries = match fs::read_dir(root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.act(|| format!("read {}", root.display()))?,
+        };
+        let names = entries.flatten().filter_map(|it| it.file_name().into_string().ok());
+        let mut found: Vec<Self> = names.filter_map(|id| Self::load(root, &id).ok()).collect();
+        found.sort_by(|one, other| one.id.cmp(&other.id));
+        Ok(found)
+    }
+
+    pub(crate) fn save(&self) -> Result<(), StepError> {
+        state::write_volatile(&self.dir.join("state.json"), self).act(|| format!("write the state of `{}`", self.id))
+    }
+
+    /// Makes the folder; an id is taken by its folder.
+    pub(crate) fn make_dir(root: &Path, id: &str) -> Result<PathBuf, StepError> {
+        check_id(id)?;
+        let dir = root.join(id);
+        let mut builder = fs::DirBuilder::new();
+        builder.mode(0o700);
+        let made = builder.create(&dir).or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(error);
+            }
+            fs::DirBuilder::new().recursive(true).mode(0o711).create(root)?;
+            builder.create(&dir)
+        });
+        match made {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(StepError::refuse(format!("use the container id `{id}`"), "container with given ID already exists"))
+            }
+            other => other.act(|| format!("make {}", dir.display())).map(|()| dir),
+        }
+    }
+
+    /// Where in its life it is.
+    pub fn status(&self) -> Status {
+        if self.pid == 0 {
+            // Whoever creates it is at it, or was killed.
+            return Status::Creating;
+        }
+        if start_time(self.pid) != Some(self.start_time) {
+            return Status::Stopped;
+        }
+        if self.groups.is_frozen() {
+            return Status::Paused;
+        }
+        if self.dir.join("start").exists() { Status::Created } else { Status::Running }
+    }
+
+    /// As others read it.
+    pub fn state(&self, status: Status) -> State {
+        State {
+            oci_version: self.oci_version.clone(),
+            id: self.id.clone(),
+            status,
+            pid: if status == Status::Stopped { 0 } else { self.pid },
+            bundle: self.bundle.clone(),
+            annotations: self.annotations.clone(),
+        }
+    }
+
+    /// Its configuration as it was at create, without the seccomp profile.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn spec(&self) -> Result<Spec, StepError> {
+        oci::read_json(&self.dir.join("config.json"))
+    }
+
+    pub(crate) fn filter(&self) -> Result<Option<Filter>, StepError> {
+        let path = self.dir.join("seccomp");
+        match fs::read(&path) {
+            Ok(bytes) => Filter::from_bytes(&bytes).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).act(|| format!("read {}", path.display())),
+        }
+    }
+
+    /// Its init, as a descriptor that can't become another process.
+    pub(crate) fn process(&self) -> Result<OwnedFd, StepError> {
+        let gone = || StepError::refuse(format!("reach the container `{}`", self.id), "container not running");
+        if self.pid == 0 {
+            return Err(gone());
+        }
+        let process = kernel::open(self.pid).map_err(|_| gone())?;
+        // After it was opened: the number is this process's now, or it is another's.
+        if start_time(self.pid) == Some(self.start_time) { Ok(process) } else { Err(gone()) }
+    }
+
+    /// Its init, as a descriptor to poll: it is readable when init has ended.
+    ///
+    /// # Errors
+    /// It has stopped.
+    pub fn open_process(&self) -> Result<OwnedFd, StepError> {
+        self.process()
+    }
+
+    fn require(&self, act: &str, allowed: &[Status]) -> Result<(), StepError> {
+        let status = self.status();
+        if allowed.contains(&status) {
+            return Ok(());
+        }
+        let why = match status {
+            // In runc's words, which callers look for.
+            Status::Stopped => "container not running".to_owned(),
+            other => format!("the container is {other}"),
+        };
+        Err(StepError::refuse(format!("{act} the container `{}`", self.id), why))
+    }
+
+    /// Lets its program run. Ends when it does.
+    ///
+    /// # Errors
+    /// It is not `created`, or the program can't be run.
+    pub fn start(&self) -> Result<(), RunError> {
+        match self.status() {
+            Status::Created => {}
+            Status::Stopped => return Err(self.refuse("start", "cannot start a container that has stopped").into()),
+            Status::Running => return Err(self.refuse("start", "cannot start an already running container").into()),
+            other => return Err(self.refuse("start", &format!("the container is {other}")).into()),
+        }
+        process::create::start(self)?;
+        let hooks = self.spec()?.hooks.unwrap_or_default();
+        if let Err(error) = hooks::run("poststart", &hooks.poststart, &self.state(Status::Running)) {
+            // runtime.md, "Lifecycle": an error, and the container goes.
+            let _ = self.delete(true, drop);
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, act: &str, why: &str) -> StepError {
+        StepError::refuse(format!("{act} the container `{}`", self.id), why)
+    }
+
+    /// Sends its init a signal.
+    ///
+    /// # Errors
+    /// It has stopped.
+    pub fn kill(&self, signal: i32) -> Result<(), StepError> {
+        self.require("kill", &[Status::Created, Status::Running, Status::Paused])?;
+        let process = self.process()?;
+        kernel::signal(process.as_fd(), signal).act(|| format!("send signal {signal} to `{}`", self.id))?;
+        if signal == libc::SIGKILL {
+            if !self.own_pids {
+                self.groups.kill_all(libc::SIGKILL)?;
+            }
+            if self.groups.is_frozen() {
+                // What is frozen on v1 takes no signal before it is thawed.
+                self.groups.thaw()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends all of its processes a signal, also those that outlived its init.
+    ///
+    /// # Errors
+    /// The groups can't be read.
+    pub fn kill_all(&self, signal: i32) -> Result<(), StepError> {
+        self.groups.kill_all(signal)
+    }
+
+    /// Stops all of its processes where they are.
+    ///
+    /// # Errors
+    /// It does not run, or there is no freezer here.
+    pub fn pause(&self) -> Result<(), StepError> {
+        self.require("pause", &[Status::Created, Status::Running])?;
+        self.groups.freeze()
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// It is not paused.
+    pub fn resume(&self) -> Result<(), StepError> {
+        self.require("resume", &[Status::Paused])?;
+        self.groups.thaw()
+    }
+
+    /// Changes its limits.
+    ///
+    /// # Errors
+    /// It has stopped, or a limit can't be set; the ones before that are.
+    pub fn update(&self, resources: &oci::Resources) -> Result<(), StepError> {
+        self.require("update", &[Status::Created, Status::Running, Status::Paused])?;
+        self.groups.apply(resources)
+    }
+
+    /// Process ids of all that is in it, in the caller's PID namespace.
+    ///
+    /// # Errors
+    /// The groups can't be read.
+    pub fn processes(&self) -> Result<Vec<i32>, StepError> {
+        self.groups.processes()
+    }
+
+    /// Removes it. `force`: kills it first. `warn` is told which `poststop` hooks failed.
+    ///
+    /// # Errors
+    /// It runs and `force` is not given, or something of it can't be removed.
+    pub fn delete(&self, force: bool, warn: impl FnMut(StepError)) -> Result<(), StepError> {
+        let status = self.status();
+        let running = matches!(status, Status::Running | Status::Paused);
+        if running && !force {
+            let why = format!("cannot delete container that is not stopped: {status}");
+            return Err(self.refuse("delete", &why));
+        }
+        if !matches!(status, Status::Stopped | Status::Creating) {
+            self.kill(libc::SIGKILL)?;
+            self.wait_for_end()?;
+        }
+        // What it left in its groups would keep them.
+        self.groups.kill_all(libc::SIGKILL)?;
+        self.groups.remove()?;
+        let hooks = self.spec().ok().and_then(|it| it.hooks).unwrap_or_default();
+        fs::remove_dir_all(&self.dir).act(|| format!("remove {}", self.dir.display()))?;
+        hooks::run_all("poststop", &hooks.poststop, &self.state(Status::Stopped), warn);
+        Ok(())
+    }
+
+    fn wait_for_end(&self) -> Result<(), StepError> {
+        let until = Instant::now() + END_WAIT;
+        let Ok(process) = self.process() else { return Ok(()) };
+        if process::ended(&process, until) {
+            return Ok(());
+        }
+        Err(self.refuse("delete", "its init was killed and does not end"))
+    }
+}
+
+/// Removes what a runtime that was killed in the middle of `create` has left of an id.
+///
+/// # Errors
+/// It can't be removed.
+pub fn remove_remains(root: &Path, id: &str) -> Result<(), StepError> {
+    check_id(id)?;
+    match fs::remove_dir_all(root.join(id)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.act(|| format!("remove {}", root.join(id).display())),
+    }
+}

@@ -1,0 +1,92 @@
+//! The OCI runtime specification's own words: `config.json` as plain data, checked before anything is done with it.
+//!
+//! The types are ours and not those of the crate `oci-spec`, which refuses a configuration with a capability that it
+//! does not know, where the specification asks for a warning (config.md, "Linux Process").
+
+mod config;
+pub mod features;
+mod linux;
+mod process;
+mod resources;
+mod seccomp;
+mod state;
+mod template;
+mod validate;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde::{Deserialize, Deserializer};
+
+pub use config::{Hook, Hooks, Mount, Root, Spec};
+pub use linux::{
+    Device, IdMapping, IntelRdt, Linux, MemoryPolicy, Namespace, NamespaceKind, NetDevice, Personality, TimeOffset,
+};
+pub use process::{Capabilities, ConsoleSize, CpuAffinity, IoPriority, Process, Rlimit, Scheduler, User};
+pub use resources::{
+    BlockIo, Cpu, DeviceRule, HugepageLimit, InterfacePriority, Memory, Network, Pids, Rdma, Resources, ThrottleDevice,
+    WeightDevice,
+};
+pub use seccomp::{Argument, Seccomp, SyscallRule};
+pub use state::{State, Status};
+pub use template::{rootless, template};
+pub use validate::{check_process, validate};
+
+use crate::error::{Act, StepError};
+
+/// The version of the specification that is spoken here.
+pub const VERSION: &str = "1.2.1";
+
+/// A larger file is no configuration.
+pub const CONFIG_BOUND: u64 = 8 << 20;
+
+/// JSON's `null` is what Go writes for an empty list: as good as absent.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+/// Reads a JSON file from outside: bounded, and an error names the field.
+///
+/// # Errors
+/// It can't be read, is too large, or is no such JSON.
+pub fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, StepError> {
+    let file = File::open(path).act(|| format!("open `{}`", path.display()))?;
+    parse_json(file, &path.display().to_string())
+}
+
+/// The same from something open, called `name` in errors.
+///
+/// # Errors
+/// As for [`read_json`].
+pub fn parse_json<T: for<'de> Deserialize<'de>>(from: impl Read, name: &str) -> Result<T, StepError> {
+    let mut text = Vec::new();
+    from.take(CONFIG_BOUND + 1).read_to_end(&mut text).act(|| format!("read `{name}`"))?;
+    if text.len() as u64 > CONFIG_BOUND {
+        return Err(StepError::refuse(format!("read `{name}`"), format!("it is larger than {CONFIG_BOUND} bytes")));
+    }
+    let refuse = |why: String| StepError::refuse(format!("read `{name}`"), why);
+    // Without the track of the path first: it costs as much as the rest.
+    if let Ok(value) = serde_json::from_slice(&text) {
+        return Ok(value);
+    }
+    let mut reader = serde_json::Deserializer::from_slice(&text);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let (path, error) = (error.path().to_string(), error.into_inner());
+        refuse(if path == "." { error.to_string() } else { format!("{path}: {error}") })
+    })?;
+    reader.end().map_err(|error| refuse(error.to_string()))?;
+    Ok(value)
+}
+
+impl Spec {
+    /// Reads a `config.json` and checks it.
+    ///
+    /// # Errors
+    /// It can't be read, or asks for what can't be; the error names the field.
+    pub fn load(path: &Path) -> Result<Self, StepError> {
+        let spec: Self = read_json(path)?;
+        validate(&spec)?;
+        Ok(spec)
+    }
+}

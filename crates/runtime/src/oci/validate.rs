@@ -1,0 +1,256 @@
+//! What a configuration may not say. Checked before anything is made; an error names the field.
+
+use std::path::Path;
+
+use super::{Linux, Namespace, NamespaceKind, Process, Spec};
+use crate::error::StepError;
+use crate::process::{hooks, labels, settings, sysctl};
+
+fn refuse(field: &str, why: impl Into<String>) -> StepError {
+    StepError::refuse(format!("read {field}"), why)
+}
+
+/// The kernel's bound (sethostname(2)).
+const NAME_BOUND: usize = 64;
+
+/// Checks a whole configuration.
+///
+/// # Errors
+/// The first field that asks for what can't be.
+pub fn validate(spec: &Spec) -> Result<(), StepError> {
+    check_version(&spec.oci_version)?;
+    let process = spec.process.as_ref().ok_or_else(|| refuse("process", "it is missing"))?;
+    check_process(process)?;
+    let root = spec.root.as_ref().ok_or_else(|| refuse("root", "it is missing"))?;
+    if root.path.as_os_str().is_empty() {
+        return Err(refuse("root.path", "it is missing"));
+    }
+    let linux = spec.linux();
+    check_names(spec, linux)?;
+    check_namespaces(linux)?;
+    check_mounts(spec, linux)?;
+    sysctl::check(linux)?;
+    check_rest(linux)?;
+    let Some(all) = &spec.hooks else { return Ok(()) };
+    let kinds = [
+        ("prestart", &all.prestart),
+        ("createRuntime", &all.create_runtime),
+        ("createContainer", &all.create_container),
+        ("startContainer", &all.start_container),
+        ("poststart", &all.poststart),
+        ("poststop", &all.poststop),
+    ];
+    kinds.into_iter().try_for_each(|(kind, list)| hooks::check(kind, list))
+}
+
+/// Major version 1, in the form of SemVer.
+fn check_version(version: &str) -> Result<(), StepError> {
+    let core = version.split(['-', '+']).next().unwrap_or_default();
+    let parts: Vec<Option<u32>> = core.split('.').map(|it| it.parse().ok()).collect();
+    match parts.as_slice() {
+        [Some(1), Some(_), Some(_)] => Ok(()),
+        [Some(_), Some(_), Some(_)] => Err(refuse("ociVersion", format!("`{version}` is not spoken here, 1.x.y is"))),
+        _ => Err(refuse("ociVersion", format!("`{version}` is no version"))),
+    }
+}
+
+/// Checks a process, of a configuration or for `exec`.
+///
+/// # Errors
+/// The first field that asks for what can't be.
+pub fn check_process(process: &Process) -> Result<(), StepError> {
+    if process.args.is_empty() {
+        return Err(refuse("process.args", "there is no program"));
+    }
+    if !process.cwd.is_absolute() {
+        return Err(refuse("process.cwd", format!("`{}` is not absolute", process.cwd.display())));
+    }
+    let odd = process.env.iter().find(|it| it.contains('\0') || it.starts_with('=') || !it.contains('='));
+    if let Some(odd) = odd {
+        return Err(refuse("process.env", format!("`{}` is no variable", odd.escape_default())));
+    }
+    if process.args.iter().any(|it| it.contains('\0')) {
+        return Err(refuse("process.args", "an argument holds a NUL byte"));
+    }
+    settings::check(process)?;
+    labels::check(process)
+}
+
+fn has(linux: &Linux, kind: NamespaceKind) -> bool {
+    linux.namespaces.iter().any(|it| it.kind == kind)
+}
+
+fn check_names(spec: &Spec, linux: &Linux) -> Result<(), StepError> {
+    for (field, name) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {
+        let Some(name) = name.as_deref().filter(|it| !it.is_empty()) else { continue };
+        if !has(linux, NamespaceKind::Uts) {
+            return Err(refuse(field, "it needs a UTS namespace"));
+        }
+        if name.len() > NAME_BOUND {
+            return Err(refuse(field, format!("it is longer than {NAME_BOUND} bytes")));
+        }
+    }
+    Ok(())
+}
+
+fn check_namespaces(linux: &Linux) -> Result<(), StepError> {
+    for (index, Namespace { kind, path }) in linux.namespaces.iter().enumerate() {
+        if linux.namespaces[..index].iter().any(|other| other.kind == *kind) {
+            let why = format!("there are two {} namespaces", kind.file());
+            return Err(refuse(&format!("linux.namespaces[{index}]"), why));
+        }
+        if !path.as_os_str().is_empty() && !path.is_absolute() {
+            return Err(refuse(&format!("linux.namespaces[{index}].path"), "it is not absolute"));
+        }
+        if !Path::new("/proc/self/ns").join(kind.file()).exists() {
+            let why = format!("this kernel has no {} namespaces", kind.file());
+            return Err(refuse(&format!("linux.namespaces[{index}]"), why));
+        }
+    }
+    let new = |kind| linux.namespaces.iter().any(|it| it.kind == kind && it.path.as_os_str().is_empty());
+    let mapped = !linux.uid_mappings.is_empty() || !linux.gid_mappings.is_empty();
+    if mapped && !has(linux, NamespaceKind::User) {
+        return Err(refuse("linux.uidMappings", "ids can be mapped in a new user namespace only"));
+    }
+    if !linux.time_offsets.is_empty() && !new(NamespaceKind::Time) {
+        return Err(refuse("linux.timeOffsets", "they need a new time namespace"));
+    }
+    for (clock, offset) in &linux.time_offsets {
+        if !matches!(clock.as_str(), "monotonic" | "boottime") {
+            return Err(refuse(&format!("linux.timeOffsets.{clock}"), "there is no such clock"));
+        }
+        if offset.nanosecs >= 1_000_000_000 {
+            return Err(refuse(&format!("linux.timeOffsets.{clock}.nanosecs"), "it is a second or more"));
+        }
+    }
+    Ok(())
+}
+
+fn check_mounts(spec: &Spec, linux: &Linux) -> Result<(), StepError> {
+    for (index, mount) in spec.mounts.iter().enumerate() {
+        if mount.destination.as_os_str().is_empty() {
+            return Err(refuse(&format!("mounts[{index}].destination"), "it is missing"));
+        }
+        if mount.uid_mappings.is_empty() != mount.gid_mappings.is_empty() {
+            return Err(refuse(&format!("mounts[{index}]"), "uidMappings and gidMappings come together or not at all"));
+        }
+    }
+    if has(linux, NamespaceKind::Mount) {
+        return Ok(());
+    }
+    // Without it they would be made on the machine, and stay there.
+    let fields = [
+        ("mounts", spec.mounts.is_empty()),
+        ("linux.maskedPaths", linux.masked_paths.is_empty()),
+        ("linux.readonlyPaths", linux.readonly_paths.is_empty()),
+        ("root.readonly", !spec.root.as_ref().is_some_and(|it| it.readonly)),
+        ("linux.rootfsPropagation", linux.rootfs_propagation.is_none()),
+    ];
+    match fields.iter().find(|(_, absent)| !absent) {
+        Some((field, _)) => Err(refuse(field, "it needs a mount namespace")),
+        None => Ok(()),
+    }
+}
+
+fn check_rest(linux: &Linux) -> Result<(), StepError> {
+    if let Some(kind) = linux.rootfs_propagation.as_deref().filter(|it| !it.is_empty()) {
+        let known = ["shared", "slave", "private", "unbindable"];
+        if !known.contains(&kind.strip_prefix('r').unwrap_or(kind)) {
+            return Err(refuse("linux.rootfsPropagation", format!("`{kind}` is not known")));
+        }
+    }
+    for (index, device) in linux.devices.iter().enumerate() {
+        let field = format!("linux.devices[{index}]");
+        if !matches!(device.kind.as_str(), "c" | "u" | "b" | "p") {
+            return Err(refuse(&format!("{field}.type"), format!("`{}` is none of c, u, b and p", device.kind)));
+        }
+        if !device.path.is_absolute() {
+            return Err(refuse(&format!("{field}.path"), "it is not absolute"));
+        }
+    }
+    if linux.intel_rdt.is_some() && !Path::new("/sys/fs/resctrl/schemata").exists() {
+        return Err(refuse("linux.intelRdt", "this machine has no resctrl file system mounted"));
+    }
+    if linux.intel_rdt.is_some() {
+        return Err(refuse("linux.intelRdt", "this runtime does not set it"));
+    }
+    if !linux.net_devices.is_empty() {
+        return Err(refuse("linux.netDevices", "this runtime does not move network devices"));
+    }
+    if linux.mount_label.as_deref().is_some_and(|it| !it.is_empty()) && !Path::new("/sys/fs/selinux").exists() {
+        return Err(refuse("linux.mountLabel", "this kernel has no SELinux"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A small configuration with one part put in the place of what is there.
+    fn check(change: &str) -> Result<(), String> {
+        let mut config: serde_json::Value = serde_json::from_str(
+            r#"{"ociVersion": "1.0.2", "root": {"path": "rootfs"},
+                "process": {"user": {"uid": 0, "gid": 0}, "args": ["sh"], "cwd": "/"},
+                "linux": {"namespaces": [{"type": "mount"}, {"type": "uts"}]}}"#,
+        )
+        .expect("good JSON");
+        let change: serde_json::Value = serde_json::from_str(change).expect("good JSON");
+        merge(&mut config, change);
+        let spec: Spec = serde_json::from_value(config).map_err(|error| error.to_string())?;
+        validate(&spec).map_err(|error| error.to_string())
+    }
+
+    fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
+        match (into, from) {
+            (serde_json::Value::Object(into), serde_json::Value::Object(from)) => {
+                for (key, value) in from {
+                    merge(into.entry(key).or_insert(serde_json::Value::Null), value);
+                }
+            }
+            (into, from) => *into = from,
+        }
+    }
+
+    #[test]
+    fn good_configurations_pass_and_unknown_keys_are_ignored() {
+        for change in [
+            "{}",
+            r#"{"ociVersion": "1.2.1-dev+x"}"#,
+            r#"{"novelty": {"a": 1}, "linux": {"novelty": [1]}}"#,
+            r#"{"hostname": "box", "domainname": "lan"}"#,
+            r#"{"mounts": null, "annotations": null, "process": {"env": null, "rlimits": null}}"#,
+        ] {
+            assert_eq!(check(change), Ok(()), "{change}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        for (change, field) in [
+            (r#"{"ociVersion": "2.0.0"}"#, "ociVersion"),
+            (r#"{"ociVersion": "one"}"#, "ociVersion"),
+            (r#"{"process": null}"#, "process"),
+            (r#"{"process": {"args": []}}"#, "process.args"),
+            (r#"{"process": {"cwd": "tmp"}}"#, "process.cwd"),
+            (r#"{"process": {"env": ["A"]}}"#, "process.env"),
+            (r#"{"root": null}"#, "root"),
+            (r#"{"root": {"path": ""}}"#, "root.path"),
+            (r#"{"hostname": "box", "linux": {"namespaces": [{"type": "mount"}]}}"#, "hostname"),
+            (r#"{"linux": {"namespaces": [{"type": "mount"}, {"type": "mount"}]}}"#, "linux.namespaces[1]"),
+            (r#"{"linux": {"namespaces": [{"type": "mount", "path": "x"}]}}"#, "linux.namespaces[0].path"),
+            (r#"{"linux": {"uidMappings": [{"containerID": 0, "hostID": 0, "size": 1}]}}"#, "linux.uidMappings"),
+            (r#"{"linux": {"timeOffsets": {"monotonic": {"secs": 1}}}}"#, "linux.timeOffsets"),
+            (r#"{"linux": {"devices": [{"type": "x", "path": "/dev/x"}]}}"#, "linux.devices[0].type"),
+            (r#"{"linux": {"rootfsPropagation": "sideways"}}"#, "linux.rootfsPropagation"),
+            (r#"{"linux": {"namespaces": []}, "mounts": [{"destination": "/x"}]}"#, "mounts"),
+            (r#"{"mounts": [{"destination": ""}]}"#, "mounts[0].destination"),
+            (r#"{"hooks": {"poststop": [{"path": "x"}]}}"#, "hooks.poststop[0].path"),
+            (r#"{"hooks": {"prestart": [{"path": "/x", "timeout": 0}]}}"#, "hooks.prestart[0].timeout"),
+            (r#"{"linux": {"sysctl": {"vm.swappiness": "1"}}}"#, "linux.sysctl `vm.swappiness`"),
+        ] {
+            let error = check(change).expect_err(change);
+            assert!(error.contains(&format!(" {field}: ")), "{change}: {error}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What the runtime and the processes that it makes say to each other until the container stands: one packet each
+//! way at a time.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+
+use crate::error::{Act, StepError};
+
+/// One line of an error, with room.
+const PACKET: usize = 4096;
+
+/// From a new process to the runtime.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// Map the ids of my new user namespace, please. Answered.
+    MapIds,
+    /// This is the container's init (in the runtime's PID namespace).
+    Init(i32),
+    /// The namespaces are mine, I wait to go on. Answered.
+    Begin,
+    /// Everything is mounted: run the hooks, please. Answered.
+    Hooks,
+    /// Take this descriptor of mine to the seccomp agent, please. Answered.
+    Listener(RawFd),
+    /// Only the program is to be run yet.
+    Ready,
+    /// It failed, with an exit code where the program itself is what failed.
+    Failed(Option<i32>, String),
+}
+
+/// One end.
+pub(crate) struct Channel(OwnedFd);
+
+/// Signals that end the making of a container, once they are watched.
+static INTERRUPTS: OnceLock<SignalFd> = OnceLock::new();
+
+/// From here on a signal that asks this process to end is an error of what it is at, which is undone, and not its
+/// sudden end.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn interruptible() -> io::Result<()> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+        set.add(signal);
+    }
+    set.thread_block()?;
+    let watch = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let _ = INTERRUPTS.set(watch);
+    Ok(())
+}
+
+impl Channel {
+    /// Both ends: the runtime's first.
+    pub(crate) fn pair() -> Result<(Self, Self), StepError> {
+        let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+        pair.map(|(one, other)| (Self(one), Self(other))).act(|| "make a socket".into())
+    }
+
+    /// A new process speaks.
+    pub(crate) fn say(&self, word: &Word) -> Result<(), StepError> {
+        let mut packet = Vec::with_capacity(64);
+        let number = |tag: u8, number: i32| [&[tag][..], &number.to_le_bytes()].concat();
+        match word {
+            Word::MapIds => packet.push(b'm'),
+            Word::Init(pid) => packet = number(b'i', *pid),
+            Word::Begin => packet.push(b'b'),
+            Word::Hooks => packet.push(b'h'),
+            Word::Listener(fd) => packet = number(b'l', *fd),
+            Word::Ready => packet.push(b'r'),
+            Word::Failed(code, text) => {
+                packet = number(b'f', code.unwrap_or(0));
+                packet.extend_from_slice(&text.as_bytes()[..text.len().min(PACKET - 8)]);
+            }
+        }
+        send(self.0.as_raw_fd(), &packet, MsgFlags::MSG_NOSIGNAL).act(|| "speak to the runtime".into()).map(drop)
+    }
+
+    /// A new process speaks and waits for the answer.
+    pub(crate) fn ask(&self, word: &Word) -> Result<(), StepError> {
+        self.say(word)?;
+        let mut packet = [0; 1];
+        match self.receive(&mut packet)? {
+            0 => Err(StepError::refuse("go on", "the runtime has gone")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The runtime answers.
+    pub(crate) fn answer(&self) -> Result<(), StepError> {
+        send(self.0.as_raw_fd(), b"k", MsgFlags::MSG_NOSIGNAL).act(|| "answer the container's init".into()).map(drop)
+    }
+
+    /// The runtime listens; `None` when all who could speak have gone.
+    pub(crate) fn hear(&self, until: Instant) -> Result<Option<Word>, StepError> {
+        self.wait(until)?;
+        let mut packet = [0; PACKET];
+        let count = self.receive(&mut packet)?;
+        let number = |bytes: &[u8]| bytes.first_chunk().map_or(0, |it| i32::from_le_bytes(*it));
+        Ok(Some(match packet[..count].split_first() {
+            None => return Ok(None),
+            Some((b'm', _)) => Word::MapIds,
+            Some((b'i', rest)) => Word::Init(number(rest)),
+            Some((b'b', _)) => Word::Begin,
+            Some((b'h', _)) => Word::Hooks,
+            Some((b'l', rest)) => Word::Listener(number(rest)),
+            Some((b'r', _)) => Word::Ready,
+            Some((_, rest)) => {
+                let code = Some(number(rest)).filter(|it| *it != 0);
+                Word::Failed(code, String::from_utf8_lossy(rest.get(4..).unwrap_or_default()).into_owned())
+            }
+        }))
+    }
+
+    fn receive(&self, packet: &mut [u8]) -> Result<usize, StepError> {
+        loop {
+            match recv(self.0.as_raw_fd(), packet, MsgFlags::empty()) {
+                Err(Errno::EINTR) => {}
+                // The other end was closed with something unread in it.
+                Err(Errno::ECONNRESET) => return Ok(0),
+                other => return other.act(|| "listen".into()),
+            }
+        }
+    }
+
+    fn wait(&self, until: Instant) -> Result<(), StepError> {
+        let act = || "wait for the container's init".to_owned();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            // Rounded up: a wait of less than 1 ms is no wait.
+            let left = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+            let mut polled = vec![PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            polled.extend(INTERRUPTS.get().map(|it| PollFd::new(it.as_fd(), PollFlags::POLLIN)));
+            match poll(&mut polled, left) {
+                Ok(0) if Instant::now() >= until => {
+                    return Err(io::Error::from(io::ErrorKind::TimedOut)).act(act);
+                }
+                Ok(0) | Err(Errno::EINTR) => {}
+                // The signal stays pending: who waits for the container shall hear of it too.
+                Ok(_) if polled.get(1).is_some_and(|it| it.any() == Some(true)) => {
+                    return Err(StepError::refuse("go on", "a signal asked to end"));
+                }
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error).act(act),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_arrives_as_it_was_said() {
+        let (runtime, process) = Channel::pair().expect("a socket");
+        let soon = Instant::now() + Duration::from_secs(20);
+        for word in [
+            Word::MapIds,
+            Word::Init(4_000_000),
+            Word::Begin,
+            Word::Hooks,
+            Word::Listener(7),
+            Word::Ready,
+            Word::Failed(Some(127), "no such file".into()),
+            Word::Failed(None, String::new()),
+        ] {
+            process.say(&word).expect("said");
+            assert_eq!(runtime.hear(soon).expect("heard"), Some(word));
+        }
+        process.say(&Word::Failed(None, "x".repeat(100_000))).expect("a long error is cut");
+        assert!(matches!(runtime.hear(soon), Ok(Some(Word::Failed(None, text))) if text.len() > 4000));
+        drop(process);
+        assert_eq!(runtime.hear(soon).expect("heard"), None);
+    }
+}

@@ -1,0 +1,369 @@
+//! The runtime's side of making a container: folder, control groups, namespaces, hooks. Every step has its undo.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use super::channel::Word;
+use super::clone::Parent;
+use super::init::Init;
+use super::launch::{Launch, Launched};
+use super::namespaces::Namespaces;
+use super::{hooks, listener, settings, user_namespace};
+use crate::cgroup::{self, Groups};
+use crate::container::Container;
+use crate::error::{Act, RunError, StepError};
+use crate::oci::{NamespaceKind, Resources, Spec, Status};
+use crate::rootfs::{self, sources};
+use crate::security::Filter;
+use crate::state;
+
+/// What `create` is told.
+#[derive(Debug)]
+pub struct Creation {
+    /// State root.
+    pub root: PathBuf,
+    /// Of the container.
+    pub id: String,
+    /// Folder with `config.json`.
+    pub bundle: PathBuf,
+    /// Another file than `config.json`; absolute, or relative to the bundle.
+    pub config: Option<PathBuf>,
+    /// Whether it is left in the caller's control groups, without limits.
+    pub no_groups: bool,
+    /// Connected unix socket to which the terminal goes.
+    pub console: Option<OwnedFd>,
+    /// Variables that the program gets beside those of the configuration.
+    pub environment: Vec<String>,
+    /// Gets init's process id.
+    pub pid_file: Option<PathBuf>,
+    /// How many descriptors from 3 on the program gets.
+    pub keep_descriptors: u32,
+    /// chroot(2) instead of pivot_root(2).
+    pub no_pivot: bool,
+    /// Leaves the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// Whether init is to be the child of this process's parent, and to end with it.
+    pub supervised: bool,
+}
+
+impl Creation {
+    /// With the usual choices.
+    pub fn new(root: &Path, id: &str, bundle: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            id: id.to_owned(),
+            bundle: bundle.to_owned(),
+            config: None,
+            no_groups: false,
+            console: None,
+            environment: Vec::new(),
+            pid_file: None,
+            keep_descriptors: 0,
+            no_pivot: false,
+            no_new_keyring: false,
+            supervised: false,
+        }
+    }
+
+    /// Makes the container up to its program, which waits for [`Container::start`]. Only in a process with one thread.
+    ///
+    /// # Errors
+    /// Why not; nothing of it is left.
+    pub fn create(&self, warn: impl FnMut(String)) -> Result<Container, RunError> {
+        let bundle = std::path::absolute(&self.bundle).act(|| "find the bundle".into())?;
+        let mut spec = Spec::load(&bundle.join(self.config.as_deref().unwrap_or(Path::new("config.json"))))?;
+        user_namespace::fill_in(&mut spec);
+        if let Some(process) = &mut spec.process {
+            process.env.extend(self.environment.iter().cloned());
+        }
+        let rootfs = bundle.join(&spec.root.as_ref().map(|it| it.path.clone()).unwrap_or_default());
+        let rootfs = rootfs.canonicalize().act(|| format!("find root.path `{}`", rootfs.display()))?;
+        if !rootfs.is_dir() {
+            return Err(StepError::refuse(format!("use root.path `{}`", rootfs.display()), "it is no folder").into());
+        }
+        self.check_terminal(&spec)?;
+        let filter = compile(&spec, warn)?;
+        let dir = Container::make_dir(&self.root, &self.id)?;
+        let mut making =
+            Making { spec: &spec, creation: self, filter, container: self.container(&spec, bundle, rootfs, dir)? };
+        let made = making.make();
+        if made.is_err() {
+            making.undo();
+        }
+        made.map(|()| making.container)
+    }
+
+    fn check_terminal(&self, spec: &Spec) -> Result<(), StepError> {
+        let terminal = spec.process.as_ref().is_some_and(|it| it.terminal);
+        match (terminal, &self.console) {
+            (true, None) => Err(StepError::refuse("use process.terminal", "no --console-socket is given")),
+            (false, Some(_)) => Err(StepError::refuse("use --console-socket", "process.terminal is false")),
+            _ => Ok(()),
+        }
+    }
+
+    fn container(&self, spec: &Spec, bundle: PathBuf, rootfs: PathBuf, dir: PathBuf) -> Result<Container, StepError> {
+        let hierarchies = if self.no_groups { Ok(Vec::new()) } else { cgroup::hierarchies() };
+        let hierarchies = hierarchies.act(|| "read the cgroup hierarchies".into())?;
+        let groups = Groups::new(&hierarchies, spec.linux().cgroups_path.as_deref(), &self.id);
+        let groups = groups.inspect_err(|_| drop(std::fs::remove_dir(&dir)))?;
+        Ok(Container {
+            oci_version: spec.oci_version.clone(),
+            id: self.id.clone(),
+            bundle,
+            rootfs,
+            pid: 0,
+            start_time: 0,
+            created: humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string(),
+            owner: nix::unistd::getuid().as_raw(),
+            annotations: spec.annotations.clone(),
+            groups,
+            own_pids: spec.linux().namespaces.iter().any(|it| it.kind == NamespaceKind::Pid),
+            dir,
+        })
+    }
+}
+
+fn compile(spec: &Spec, mut warn: impl FnMut(String)) -> Result<Option<Filter>, StepError> {
+    if let Some(capabilities) = spec.process.as_ref().and_then(|it| it.capabilities.as_ref()) {
+        for name in crate::security::capabilities::unknown(capabilities) {
+            warn(format!("process.capabilities: `{name}` is not known and left out"));
+        }
+    }
+    let Some(profile) = &spec.linux().seccomp else { return Ok(None) };
+    let filter = Filter::compile(profile)?;
+    filter.warnings().iter().cloned().for_each(warn);
+    Ok(Some(filter))
+}
+
+struct Making<'a> {
+    spec: &'a Spec,
+    creation: &'a Creation,
+    filter: Option<Filter>,
+    container: Container,
+}
+
+impl Making<'_> {
+    fn parent(&self) -> Parent {
+        if self.creation.supervised { Parent::CallersParent } else { Parent::Caller }
+    }
+
+    fn make(&mut self) -> Result<(), RunError> {
+        // First: whoever finds a folder without init knows from it what else there may be.
+        self.container.save()?;
+        self.write_config()?;
+        self.make_groups()?;
+        let (start, started) = (self.fifo("start")?, self.fifo("started")?);
+        let launched = self.launch(start, started)?;
+        let result = self.converse(&launched);
+        if let Err(error) = result {
+            launched.kill(self.parent());
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn write_config(&self) -> Result<(), StepError> {
+        let mut spec = self.spec.clone();
+        if let Some(linux) = &mut spec.linux {
+            linux.seccomp = None;
+        }
+        let dir = &self.container.dir;
+        state::write_volatile(&dir.join("config.json"), &spec).act(|| "keep the configuration".into())?;
+        if let Some(filter) = &self.filter {
+            std::fs::write(dir.join("seccomp"), filter.to_bytes()).act(|| "keep the seccomp filter".into())?;
+        }
+        Ok(())
+    }
+
+    /// The default devices may be used whatever the configuration's rules are, as it can't do without them.
+    fn make_groups(&mut self) -> Result<(), StepError> {
+        let linux = self.spec.linux();
+        let mut resources = linux.resources.clone().unwrap_or_default();
+        if self.creation.no_groups {
+            resources = Resources::default();
+        }
+        if !resources.devices.is_empty() {
+            resources.devices.extend(cgroup::default_device_rules());
+        }
+        match self.container.groups.create(&resources) {
+            // A user without rights to groups has none. Devices are guarded by its user namespace all the same.
+            Err(_) if self.is_rootless() && only_devices(&resources) => {
+                self.container.groups = Groups::default();
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn is_rootless(&self) -> bool {
+        !nix::unistd::geteuid().is_root()
+    }
+
+    fn fifo(&self, name: &str) -> Result<OwnedFd, StepError> {
+        let path = self.container.dir.join(name);
+        mkfifo(&path, Mode::from_bits_truncate(0o600)).act(|| format!("make {}", path.display()))?;
+        // Both ways, so that opening does not wait for another side.
+        nix::fcntl::open(&path, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+            .act(|| format!("open {}", path.display()))
+    }
+
+    fn launch(&mut self, start: OwnedFd, started: OwnedFd) -> Result<Launched, RunError> {
+        let (spec, linux) = (self.spec, self.spec.linux());
+        let namespaces = Namespaces::of(linux)?;
+        let user_namespace = linux.namespaces.iter().any(|it| it.kind == NamespaceKind::User);
+        let privileged = nix::unistd::geteuid().is_root();
+        let Container { rootfs, bundle, dir, .. } = &self.container;
+        let sources = sources::open(spec, rootfs, bundle, dir, user_namespace && privileged)?;
+        let console = self.creation.console.as_ref().map(OwnedFd::try_clone).transpose();
+        let console = console.act(|| "copy a descriptor".into())?;
+        let process = spec.process.as_ref().expect("checked when it was loaded");
+        let mut init = Some(Init {
+            plan: rootfs::Plan {
+                spec,
+                root: &self.container.rootfs,
+                bundle: &self.container.bundle,
+                sources,
+                cgroups: self.container.groups.folders(),
+                user_namespace,
+                no_pivot: self.creation.no_pivot,
+            },
+            process,
+            namespaces: &namespaces,
+            filter: self.filter.as_ref(),
+            state: self.container.state(Status::Creating),
+            console,
+            start,
+            started,
+            supervised: self.creation.supervised,
+            keep_descriptors: self.creation.keep_descriptors,
+            no_new_keyring: self.creation.no_new_keyring,
+        });
+        let launch = Launch { namespaces: &namespaces, linux, parent: self.parent() };
+        launch.start(|channel| init.take().expect("called once").run(channel))
+    }
+
+    /// Does for init what it can't do itself, until only its program is left.
+    fn converse(&mut self, launched: &Launched) -> Result<(), RunError> {
+        loop {
+            match launched.hear()? {
+                Word::Begin => self.begin(launched)?,
+                Word::Hooks => {
+                    self.container.pid = launched.pid.as_raw();
+                    let state = self.container.state(Status::Creating);
+                    let hooks = self.spec.hooks.clone().unwrap_or_default();
+                    hooks::run("prestart", &hooks.prestart, &state)?;
+                    hooks::run("createRuntime", &hooks.create_runtime, &state)?;
+                }
+                Word::Listener(number) => {
+                    let profile = self.spec.linux().seccomp.as_ref();
+                    let state = self.container.state(Status::Creating);
+                    listener::hand_over(profile, launched, number, &state)?;
+                }
+                Word::Ready => break,
+                word => return Err(RunError::new(format!("failed to start the container: its init said {word:?}"))),
+            }
+            launched.channel.answer()?;
+        }
+        self.container.pid = launched.pid.as_raw();
+        self.container.start_time = state::start_time(self.container.pid).unwrap_or(0);
+        self.container.save()?;
+        self.write_pid_file()
+    }
+
+    fn begin(&self, launched: &Launched) -> Result<(), StepError> {
+        let linux = self.spec.linux();
+        let pid = launched.pid.as_raw();
+        if launched.unmapped {
+            user_namespace::map(launched.pid, &linux.uid_mappings, &linux.gid_mappings)?;
+        }
+        self.container.groups.join(pid)?;
+        let process = self.spec.process.as_ref().expect("checked when it was loaded");
+        settings::set_limits(pid, &process.rlimits)?;
+        if let Some(adjustment) = process.oom_score_adj {
+            let path = format!("/proc/{pid}/oom_score_adj");
+            let written = std::fs::write(&path, adjustment.to_string());
+            // A user without rights can't lower it, and has what it had.
+            if !self.is_rootless() {
+                written.act(|| format!("set process.oomScoreAdj to {adjustment}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_pid_file(&self) -> Result<(), RunError> {
+        let Some(path) = &self.creation.pid_file else { return Ok(()) };
+        write_pid_file(path, self.container.pid).map_err(RunError::from)
+    }
+
+    fn undo(&mut self) {
+        let _ = self.container.groups.kill_all(libc::SIGKILL);
+        let _ = self.container.groups.remove();
+        let _ = std::fs::remove_dir_all(&self.container.dir);
+        if let Some(path) = &self.creation.pid_file {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Whether nothing but devices is limited, which a user namespace does anyway.
+fn only_devices(resources: &Resources) -> bool {
+    Resources { devices: Vec::new(), ..resources.clone() } == Resources::default()
+}
+
+/// Whole or not at all: who waits for the file must not read half of a number.
+pub(crate) fn write_pid_file(path: &Path, pid: i32) -> Result<(), StepError> {
+    let temporary = path.with_file_name(format!(".{}", path.file_name().and_then(|it| it.to_str()).unwrap_or("pid")));
+    std::fs::write(&temporary, pid.to_string())
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .act(|| format!("write the pid file {}", path.display()))
+}
+
+/// Tells init to become its program, and hears whether it could.
+pub(crate) fn start(container: &Container) -> Result<(), RunError> {
+    let dir = &container.dir;
+    let open = |name: &str, flags: OFlag| {
+        let path = dir.join(name);
+        nix::fcntl::open(&path, flags | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())
+            .act(|| format!("open {}", path.display()))
+    };
+    // First the ear, then the word.
+    let heard = File::from(open("started", OFlag::O_RDONLY)?);
+    let mut told = File::from(open("start", OFlag::O_WRONLY)?);
+    told.write_all(b"s").act(|| "tell init to start".into())?;
+    drop(told);
+    wait_for_end_of(&heard, Instant::now() + super::launch::PATIENCE * 10)?;
+    let mut said = String::new();
+    heard.take(4096).read_to_string(&mut said).act(|| "hear from init".into())?;
+    for name in ["start", "started"] {
+        let _ = std::fs::remove_file(dir.join(name));
+    }
+    match said.split_once('\n') {
+        None => Ok(()),
+        Some((code, text)) => {
+            let code = code.parse().ok().filter(|it| *it != 1);
+            Err(RunError { text: text.to_owned(), code })
+        }
+    }
+}
+
+/// Until something is there to be read, or all who could write have gone.
+fn wait_for_end_of(file: &File, until: Instant) -> Result<(), StepError> {
+    loop {
+        let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], left) {
+            Ok(0) => return Err(StepError::refuse("start the program", "its hooks did not end in time")),
+            Ok(_) => return Ok(()),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error).act(|| "wait for init".into()),
+        }
+    }
+}

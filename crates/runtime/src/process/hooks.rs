@@ -1,0 +1,110 @@
+//! Programs that run at certain points of a container's life (config.md, "POSIX-platform Hooks").
+
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::error::StepError;
+use crate::oci::{Hook, State};
+
+/// A hook that says nothing of its own may take this long.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Of what it says on its way to failure this much is repeated.
+const SAID: usize = 1024;
+
+/// Runs them in order; the first that fails ends it. `kind` is for errors.
+pub(crate) fn run(kind: &str, hooks: &[Hook], state: &State) -> Result<(), StepError> {
+    hooks.iter().enumerate().try_for_each(|(index, hook)| {
+        let name = format!("run hooks.{kind}[{index}] (`{}`)", hook.path.display());
+        run_one(hook, state).map_err(|why| StepError::refuse(name, why))
+    })
+}
+
+fn run_one(hook: &Hook, state: &State) -> Result<(), String> {
+    let text = |error: std::io::Error| crate::error::kernel_words(&error);
+    let mut command = Command::new(&hook.path);
+    if let Some((name, rest)) = hook.args.split_first() {
+        command.arg0(name).args(rest);
+    }
+    // Without variables of its own it has the runtime's, as with runc and crun.
+    if !hook.env.is_empty() {
+        command.env_clear().envs(hook.env.iter().filter_map(|it| it.split_once('=')));
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // What it starts and leaves behind goes with it.
+    command.process_group(0);
+    let mut child = command.spawn().map_err(text)?;
+    let mut state = serde_json::to_vec(state).unwrap_or_default();
+    state.push(b'\n');
+    if let Some(mut stdin) = child.stdin.take() {
+        // It need not read it. The state is smaller than a pipe.
+        let _ = stdin.write_all(&state);
+    }
+    let patience = hook.timeout.and_then(|it| u64::try_from(it).ok()).map_or(PATIENCE, Duration::from_secs);
+    wait(&mut child, Instant::now() + patience)
+}
+
+fn wait(child: &mut Child, until: Instant) -> Result<(), String> {
+    let text = |error: std::io::Error| crate::error::kernel_words(&error);
+    let pid = i32::try_from(child.id()).map_err(|error| error.to_string())?;
+    let process = crate::syscall::process::open(pid).map_err(|error| text(error.into()))?;
+    let mut said = Vec::new();
+    loop {
+        if crate::process::ended(&process, until) {
+            let status = child.wait().map_err(text)?;
+            read_rest(child, &mut said);
+            let said = String::from_utf8_lossy(&said).trim().replace('\n', " ");
+            return match (status.success(), said.is_empty()) {
+                (true, _) => Ok(()),
+                (false, true) => Err(format!("it ended with {status}")),
+                (false, false) => Err(format!("it ended with {status}: {said}")),
+            };
+        }
+        if Instant::now() >= until {
+            let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
+            let _ = child.wait();
+            return Err("it did not end in time".to_owned());
+        }
+    }
+}
+
+/// Without waiting: what it started may hold the other end.
+fn read_rest(child: &mut Child, said: &mut Vec<u8>) {
+    use std::io::Read;
+    let Some(mut stderr) = child.stderr.take() else { return };
+    let _ = nix::fcntl::fcntl(&stderr, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK));
+    let mut buffer = [0; SAID];
+    if let Ok(count) = stderr.read(&mut buffer) {
+        said.extend_from_slice(&buffer[..count]);
+    }
+}
+
+/// Runs them all; what fails is told to `warn` and no more.
+pub(crate) fn run_all(kind: &str, hooks: &[Hook], state: &State, mut warn: impl FnMut(StepError)) {
+    for (index, hook) in hooks.iter().enumerate() {
+        let name = format!("run hooks.{kind}[{index}] (`{}`)", hook.path.display());
+        if let Err(why) = run_one(hook, state) {
+            warn(StepError::refuse(name, why));
+        }
+    }
+}
+
+/// Refuses what no hook can be.
+pub(crate) fn check(kind: &str, hooks: &[Hook]) -> Result<(), StepError> {
+    for (index, hook) in hooks.iter().enumerate() {
+        let field = format!("read hooks.{kind}[{index}]");
+        if !hook.path.is_absolute() {
+            return Err(StepError::refuse(format!("{field}.path"), "it is not absolute"));
+        }
+        if hook.timeout.is_some_and(|it| it <= 0) {
+            return Err(StepError::refuse(format!("{field}.timeout"), "it is not above zero"));
+        }
+        if let Some(odd) = hook.env.iter().find(|it| !it.contains('=')) {
+            return Err(StepError::refuse(format!("{field}.env"), format!("`{odd}` has no `=`")));
+        }
+    }
+    Ok(())
+}

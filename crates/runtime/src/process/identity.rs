@@ -1,0 +1,72 @@
+//! Who a process is and what it may: from the runtime's own rights to those of the configuration.
+
+use nix::errno::Errno;
+use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::unistd::{Gid, Uid};
+
+use crate::error::{Act, StepError};
+use crate::oci::Process;
+use crate::security::capabilities::Sets;
+use crate::syscall::process as kernel;
+
+/// Identity and capabilities. `before` and `after` are called where a seccomp filter can be set: with the rights that
+/// this takes, or, under `noNewPrivileges`, at the very end.
+pub(crate) fn assume(
+    process: &Process,
+    supervised: bool,
+    mut filter: impl FnMut() -> Result<(), StepError>,
+) -> Result<(), StepError> {
+    let user = &process.user;
+    let sets = Sets::new(process.capabilities.as_ref());
+    own_stdio(user.uid, user.gid);
+    let mask = user.umask.map_or(Mode::from_bits_truncate(0o022), Mode::from_bits_truncate);
+    nix::sys::stat::umask(mask);
+    if !process.no_new_privileges {
+        filter()?;
+    }
+    sets.limit()?;
+    kernel::keep_capabilities(true).act(|| "keep the capabilities".into())?;
+    match kernel::set_groups(&user.additional_gids) {
+        // Where a user namespace was made without rights, nobody in it may change groups (user_namespaces(7)).
+        Err(Errno::EPERM) if user.additional_gids.is_empty() && groups_are_fixed() => {}
+        other => other.act(|| "set process.user.additionalGids".into())?,
+    }
+    kernel::become_user(user.uid, user.gid).act(|| format!("become user {} and group {}", user.uid, user.gid))?;
+    kernel::keep_capabilities(false).act(|| "no longer keep the capabilities".into())?;
+    sets.set()?;
+    if supervised {
+        // A change of user forgets it (PR_SET_PDEATHSIG(2const)).
+        kernel::die_with_parent().act(|| "tie the container to its supervisor".into())?;
+    }
+    if process.no_new_privileges {
+        kernel::forbid_new_privileges().act(|| "forbid new privileges".into())?;
+        filter()?;
+    }
+    Ok(())
+}
+
+fn groups_are_fixed() -> bool {
+    std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|it| it.trim() == "deny")
+        // Without /proc there is no telling, and the kernel has said no.
+        || !std::path::Path::new("/proc/self/setgroups").exists()
+}
+
+/// A process must be able to open /dev/stdout: what stands behind it becomes its own, but the machine's devices.
+fn own_stdio(uid: u32, gid: u32) {
+    let null = nix::sys::stat::makedev(1, 3);
+    let descriptors = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let own = |fd: std::os::fd::BorrowedFd<'_>| {
+        let Ok(about) = fstat(fd) else { return };
+        let kind = SFlag::from_bits_truncate(about.st_mode) & SFlag::S_IFMT;
+        // A terminal's group is the one of terminals.
+        let gid = (kind != SFlag::S_IFCHR).then(|| Gid::from_raw(gid));
+        if about.st_uid != uid && !(kind == SFlag::S_IFCHR && about.st_rdev == null) {
+            // What can't be given away (a file system that is read-only, an id that is not mapped) stays as it is.
+            let _ = nix::unistd::fchown(fd, Some(Uid::from_raw(uid)), gid);
+        }
+    };
+    use std::os::fd::AsFd;
+    own(descriptors.0.as_fd());
+    own(descriptors.1.as_fd());
+    own(descriptors.2.as_fd());
+}

@@ -1,0 +1,149 @@
+//! Which namespaces are made and which are joined, and in which order.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+
+use crate::error::{Act, StepError};
+use crate::oci::{Linux, NamespaceKind};
+
+/// `CLONE_NEWTIME`, which shares its bit with a signal number: no flag of clone3(2).
+const NEW_TIME: i32 = 0x80;
+
+impl NamespaceKind {
+    /// `CLONE_NEW…`.
+    pub(crate) fn flag(self) -> i32 {
+        match self {
+            Self::Pid => libc::CLONE_NEWPID,
+            Self::Network => libc::CLONE_NEWNET,
+            Self::Mount => libc::CLONE_NEWNS,
+            Self::Ipc => libc::CLONE_NEWIPC,
+            Self::Uts => libc::CLONE_NEWUTS,
+            Self::User => libc::CLONE_NEWUSER,
+            Self::Cgroup => libc::CLONE_NEWCGROUP,
+            Self::Time => NEW_TIME,
+        }
+    }
+
+    /// Its name below /proc/PID/ns (namespaces(7)).
+    pub(crate) fn file(self) -> &'static str {
+        match self {
+            Self::Pid => "pid",
+            Self::Network => "net",
+            Self::Mount => "mnt",
+            Self::Ipc => "ipc",
+            Self::Uts => "uts",
+            Self::User => "user",
+            Self::Cgroup => "cgroup",
+            Self::Time => "time",
+        }
+    }
+}
+
+/// All kinds, the mount namespace last: after it the runtime's own paths are gone.
+pub(crate) const ALL: [NamespaceKind; 8] = [
+    NamespaceKind::User,
+    NamespaceKind::Ipc,
+    NamespaceKind::Uts,
+    NamespaceKind::Network,
+    NamespaceKind::Pid,
+    NamespaceKind::Cgroup,
+    NamespaceKind::Time,
+    NamespaceKind::Mount,
+];
+
+/// What a new process's namespaces are.
+#[derive(Default)]
+pub(crate) struct Namespaces {
+    /// To be joined, in this order.
+    pub(crate) join: Vec<(NamespaceKind, OwnedFd)>,
+    /// To be made.
+    new: Vec<NamespaceKind>,
+}
+
+impl Namespaces {
+    /// As the configuration says.
+    pub(crate) fn of(linux: &Linux) -> Result<Self, StepError> {
+        let mut result = Self::default();
+        for kind in ALL {
+            let Some(namespace) = linux.namespaces.iter().find(|it| it.kind == kind) else { continue };
+            if namespace.path.as_os_str().is_empty() {
+                result.new.push(kind);
+                continue;
+            }
+            let path = namespace.path.display();
+            let file = File::open(&namespace.path).act(|| format!("open the {} namespace `{path}`", kind.file()))?;
+            check_kind(&file, kind).act(|| format!("join `{path}` as a {} namespace", kind.file()))?;
+            result.join.push((kind, file.into()));
+        }
+        Ok(result)
+    }
+
+    /// Those of a running process.
+    pub(crate) fn of_process(pid: i32) -> Result<Self, StepError> {
+        let mut join = Vec::new();
+        for kind in ALL {
+            let path = format!("/proc/{pid}/ns/{}", kind.file());
+            let theirs = match std::fs::read_link(&path) {
+                // A kernel without this kind.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
+                other => other.act(|| format!("look at {path}"))?,
+            };
+            // Joining one's own user namespace is refused (setns(2)); the others would be work for nothing.
+            if std::fs::read_link(format!("/proc/self/ns/{}", kind.file())).ok() != Some(theirs) {
+                join.push((kind, File::open(&path).act(|| format!("open {path}"))?.into()));
+            }
+        }
+        Ok(Self { join, new: Vec::new() })
+    }
+
+    /// Whether this kind is made.
+    pub(crate) fn makes(&self, kind: NamespaceKind) -> bool {
+        self.new.contains(&kind)
+    }
+
+    /// Whether a process in between is needed: one that joins, or has to say something to a time namespace before
+    /// anybody is in it.
+    pub(crate) fn need_a_step(&self) -> bool {
+        !self.join.is_empty() || self.makes(NamespaceKind::Time)
+    }
+
+    /// For clone3. The cgroup namespace comes when the process is in its cgroup.
+    pub(crate) fn flags(&self) -> u64 {
+        let made = self.new.iter().filter(|it| !matches!(it, NamespaceKind::Cgroup | NamespaceKind::Time));
+        made.map(|it| u64::try_from(it.flag()).expect("positive flags")).fold(0, std::ops::BitOr::bitor)
+    }
+
+    /// Enters what is to be joined. A namespace of the machine's can be entered only before the container's user
+    /// namespace is, one of the container's only after.
+    pub(crate) fn enter(&self) -> Result<(), StepError> {
+        let act = |kind: NamespaceKind| move || format!("join the {} namespace", kind.file());
+        let has_user = self.join.iter().any(|(kind, _)| *kind == NamespaceKind::User);
+        let mut later = Vec::new();
+        for (kind, fd) in self.join.iter().filter(|(kind, _)| *kind != NamespaceKind::User) {
+            match setns(fd, CloneFlags::from_bits_retain(kind.flag())) {
+                Err(Errno::EPERM) if has_user => later.push((kind, fd)),
+                other => other.act(act(*kind))?,
+            }
+        }
+        if let Some((kind, fd)) = self.join.iter().find(|(kind, _)| *kind == NamespaceKind::User) {
+            setns(fd, CloneFlags::CLONE_NEWUSER).act(act(*kind))?;
+        }
+        later
+            .into_iter()
+            .try_for_each(|(kind, fd)| setns(fd, CloneFlags::from_bits_retain(kind.flag())).act(act(*kind)))
+    }
+}
+
+/// A path to something else would be joined as what it is not.
+#[expect(unsafe_code, reason = "ioctl_ns(2) has no wrapper")]
+fn check_kind(file: &File, kind: NamespaceKind) -> Result<(), Errno> {
+    use std::os::fd::AsRawFd;
+    /// `NS_GET_NSTYPE`.
+    const GET_TYPE: libc::Ioctl = 0xb703;
+    // SAFETY: the call takes no argument.
+    let found = Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), GET_TYPE) }).map_err(|_| Errno::EINVAL)?;
+    if found == kind.flag() { Ok(()) } else { Err(Errno::EINVAL) }
+}

@@ -1,0 +1,98 @@
+//! Kernel parameters of the container's own namespaces (config-linux.md, "Sysctl").
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+
+use crate::error::{Act, StepError};
+use crate::oci::{Linux, NamespaceKind};
+use crate::syscall::files::{NO_LINKS, open_at};
+
+/// Those of the IPC namespace, beside `fs.mqueue.…`.
+const IPC: [&str; 8] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+];
+
+/// Refuses those that are the machine's.
+pub(crate) fn check(linux: &Linux) -> Result<(), StepError> {
+    let has = |kind| linux.namespaces.iter().any(|it| it.kind == kind);
+    for name in linux.sysctl.keys() {
+        let refuse = |why: &str| Err(StepError::refuse(format!("set linux.sysctl `{name}`"), why));
+        let dotted = name.replace('/', ".");
+        if dotted.split('.').any(str::is_empty) {
+            return refuse("that is no name of a kernel parameter");
+        }
+        let needed = match dotted.as_str() {
+            "kernel.hostname" => return refuse("the field `hostname` sets it"),
+            "kernel.domainname" => NamespaceKind::Uts,
+            it if IPC.contains(&it) || it.starts_with("fs.mqueue.") => NamespaceKind::Ipc,
+            it if it.starts_with("net.") => NamespaceKind::Network,
+            it if it.starts_with("user.") => NamespaceKind::User,
+            _ => return refuse("it is not one of a namespace's, but the machine's"),
+        };
+        if !has(needed) {
+            return refuse(&format!("it needs a {} namespace of the container's own", needed.file()));
+        }
+    }
+    Ok(())
+}
+
+/// Writes them, into the machine's /proc and nothing that is mounted over it (CVE-2025-52881). Before anything of the
+/// container's is mounted.
+pub(super) fn write(parameters: &BTreeMap<String, String>) -> Result<(), StepError> {
+    if parameters.is_empty() {
+        return Ok(());
+    }
+    let proc = File::open("/proc/sys").act(|| "open /proc/sys".into())?;
+    if fstatfs(&proc).act(|| "look at /proc/sys".into())?.filesystem_type() != PROC_SUPER_MAGIC {
+        return Err(StepError::refuse("set linux.sysctl", "/proc is something else"));
+    }
+    for (name, value) in parameters {
+        // With a slash the dots are a part of the names (sysctl.d(5)).
+        let path = if name.contains('/') { name.clone() } else { name.replace('.', "/") };
+        let act = || format!("set linux.sysctl `{name}` to `{value}`");
+        let file = open_at(proc.as_fd(), &PathBuf::from(path), libc::O_WRONLY, 0, NO_LINKS | libc::RESOLVE_NO_XDEV);
+        File::from(file.act(act)?).write_all(value.as_bytes()).act(act)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Namespace;
+
+    #[test]
+    fn only_parameters_of_own_namespaces_may_be_set() {
+        let check = |name: &str, kinds: &[NamespaceKind]| {
+            let namespaces = kinds.iter().map(|kind| Namespace { kind: *kind, path: PathBuf::new() }).collect();
+            let sysctl = BTreeMap::from([(name.to_owned(), "1".to_owned())]);
+            super::check(&Linux { namespaces, sysctl, ..Linux::default() }).is_ok()
+        };
+        use NamespaceKind::{Ipc, Network, Uts};
+        for (name, kind) in [
+            ("kernel.shmmax", Ipc),
+            ("fs.mqueue.msg_max", Ipc),
+            ("net.ipv4.ip_forward", Network),
+            ("net/ipv4/conf/eth0.1/forwarding", Network),
+            ("kernel.domainname", Uts),
+        ] {
+            assert!(check(name, &[kind]), "{name}");
+            assert!(!check(name, &[]), "{name} without its namespace");
+        }
+        for name in ["kernel.hostname", "vm.swappiness", "kernel.core_pattern", "net..ipv4", "../etc", ""] {
+            assert!(!check(name, &[Ipc, Network, Uts]), "{name}");
+        }
+    }
+}

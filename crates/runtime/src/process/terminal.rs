@@ -1,0 +1,103 @@
+//! A container's terminal: made inside, its other end given to whoever asked for it.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::stat::{SFlag, fstat, major};
+
+use crate::error::{Act, StepError};
+use crate::oci::ConsoleSize;
+use crate::rootfs::RootDir;
+use crate::syscall::files::{own, set_terminal_size, terminal_peer, unlock_terminal};
+use crate::syscall::mounts as kernel;
+
+/// Major number of /dev/ptmx (Documentation/admin-guide/devices.txt).
+const MASTER: u64 = 5;
+
+/// Both ends.
+pub(crate) struct Terminal {
+    pub(crate) master: OwnedFd,
+    pub(crate) peer: OwnedFd,
+}
+
+/// Makes a terminal in the container's own devpts. What is opened is checked to be what it should: an image could have
+/// put something else there (CVE-2025-52565).
+pub(crate) fn make(root: &RootDir, size: Option<ConsoleSize>) -> Result<Terminal, StepError> {
+    let path = Path::new("/dev/pts/ptmx");
+    let flags = libc::O_RDWR | libc::O_NOCTTY;
+    let master = root.find_without_links(path, flags).act(|| "open /dev/pts/ptmx in the container".into())?;
+    let about = fstat(&master).act(|| "look at /dev/pts/ptmx".into())?;
+    let is_device = about.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits();
+    if !is_device || major(about.st_rdev) != MASTER {
+        return Err(StepError::refuse("open /dev/pts/ptmx in the container", "it is something else"));
+    }
+    unlock_terminal(master.as_fd()).act(|| "unlock the terminal".into())?;
+    let peer = terminal_peer(master.as_fd()).act(|| "open the terminal".into())?;
+    if let Some(size) = size {
+        set_terminal_size(master.as_fd(), size.height, size.width).act(|| "set the terminal's size".into())?;
+    }
+    Ok(Terminal { master, peer })
+}
+
+impl Terminal {
+    /// Binds it at /dev/console.
+    pub(crate) fn bind_console(&self, root: &RootDir) -> Result<(), StepError> {
+        let target = root.make_file(Path::new("/dev/console")).act(|| "make /dev/console".into())?;
+        let tree = kernel::open_tree(self.peer.as_fd(), Path::new(""), false);
+        let tree = tree.act(|| "open the terminal's mount".into())?;
+        kernel::move_mount(tree.as_fd(), target.as_fd()).act(|| "mount the terminal at /dev/console".into())
+    }
+
+    /// Gives the master away, and makes the other end this process's standard descriptors and terminal. The process
+    /// leads its session.
+    pub(crate) fn use_here(self, socket: &OwnedFd) -> Result<(), StepError> {
+        send(socket, &self.master)?;
+        nix::unistd::dup2_stdin(&self.peer).act(|| "set standard input".into())?;
+        nix::unistd::dup2_stdout(&self.peer).act(|| "set standard output".into())?;
+        nix::unistd::dup2_stderr(&self.peer).act(|| "set standard error".into())?;
+        crate::syscall::files::own_terminal().act(|| "own the terminal".into())
+    }
+}
+
+/// Connects to whoever waits for the master.
+pub fn connect(path: &Path) -> Result<OwnedFd, StepError> {
+    UnixStream::connect(path).map(OwnedFd::from).act(|| format!("connect to the console socket {}", path.display()))
+}
+
+/// Gives a terminal to whoever waits for it at the socket.
+///
+/// # Errors
+/// Nobody is there any more.
+pub fn send(socket: &OwnedFd, master: &OwnedFd) -> Result<(), StepError> {
+    let raw = [master.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&raw)];
+    // The text is what runc sends, and some look at it.
+    let text = [IoSlice::new(b"/dev/ptmx")];
+    sendmsg::<()>(socket.as_raw_fd(), &text, &rights, MsgFlags::MSG_NOSIGNAL, None)
+        .act(|| "give the terminal away".into())
+        .map(drop)
+}
+
+/// Takes what [`Terminal::use_here`] gave away.
+///
+/// # Errors
+/// Nothing was given.
+pub fn receive(socket: &OwnedFd) -> Result<OwnedFd, StepError> {
+    let mut text = [0; 64];
+    let mut room = nix::cmsg_space!([i32; 1]);
+    let act = || "receive the terminal".to_owned();
+    let mut slices = [std::io::IoSliceMut::new(&mut text)];
+    let received = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut room), MsgFlags::MSG_CMSG_CLOEXEC);
+    let received = received.act(act)?;
+    for message in received.cmsgs().act(act)? {
+        if let ControlMessageOwned::ScmRights(descriptors) = message
+            && let Some(first) = descriptors.first()
+        {
+            return Ok(own(*first));
+        }
+    }
+    Err(StepError::refuse(act(), "none came"))
+}

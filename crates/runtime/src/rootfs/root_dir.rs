@@ -1,0 +1,119 @@
+//! A container's root as a descriptor, below which everything is opened.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::readlinkat;
+use nix::sys::stat::{Mode, mkdirat};
+
+use crate::error::{Act, StepError};
+use crate::syscall::files::{IN_ROOT, NO_LINKS, open_at};
+
+/// More parts than any path within PATH_MAX that leads somewhere.
+const PARTS: usize = 1024;
+
+pub(crate) struct RootDir(OwnedFd);
+
+/// The parts of a path that lead somewhere.
+fn names(path: &Path) -> impl Iterator<Item = OsString> + '_ {
+    let part = |it: Component<'_>| match it {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsString::from("..")),
+        _ => None,
+    };
+    path.components().filter_map(part)
+}
+
+impl AsFd for RootDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl RootDir {
+    pub(crate) fn new(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    pub(crate) fn open(path: &Path) -> Result<Self, StepError> {
+        let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
+        nix::fcntl::open(path, flags, Mode::empty()).act(|| format!("open the root `{}`", path.display())).map(Self)
+    }
+
+    /// Opens what a path names for a process whose root this is.
+    pub(crate) fn find(&self, path: &Path, flags: i32) -> Result<OwnedFd, Errno> {
+        open_at(self.as_fd(), path, flags, 0, IN_ROOT)
+    }
+
+    /// The same, but a link anywhere in it is refused (ELOOP).
+    pub(crate) fn find_without_links(&self, path: &Path, flags: i32) -> Result<OwnedFd, Errno> {
+        open_at(self.as_fd(), path, flags, 0, NO_LINKS)
+    }
+
+    /// A folder, made with those above it where it is missing.
+    pub(crate) fn make_folder(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        match self.find(path, libc::O_PATH | libc::O_DIRECTORY) {
+            Err(Errno::ENOENT) => {}
+            found => return found,
+        }
+        // From the first that is missing on nothing is there but links to what is not; whatever is put there meanwhile,
+        // openat2 keeps inside.
+        let mut parts: VecDeque<OsString> = names(path).collect();
+        let mut so_far = PathBuf::from("/");
+        for _ in 0..PARTS {
+            let Some(name) = parts.pop_front() else {
+                return self.find(&so_far, libc::O_PATH | libc::O_DIRECTORY);
+            };
+            if name == ".." {
+                so_far.pop();
+                continue;
+            }
+            let next = so_far.join(&name);
+            if self.find(&next, libc::O_PATH).err() == Some(Errno::ENOENT) {
+                let parent = self.find(&so_far, libc::O_PATH | libc::O_DIRECTORY)?;
+                match mkdirat(&parent, name.as_os_str(), Mode::from_bits_truncate(0o755)) {
+                    Ok(()) => {}
+                    Err(Errno::EEXIST) => {
+                        // A link to nowhere: made where it leads to.
+                        let link = PathBuf::from(readlinkat(&parent, name.as_os_str())?);
+                        if link.is_absolute() {
+                            so_far = PathBuf::from("/");
+                        }
+                        for name in names(&link).collect::<Vec<_>>().into_iter().rev() {
+                            parts.push_front(name);
+                        }
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            so_far = next;
+        }
+        Err(Errno::ELOOP)
+    }
+
+    /// A file to mount on, made empty where it is missing.
+    pub(crate) fn make_file(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        match self.find(path, libc::O_PATH) {
+            Err(Errno::ENOENT) => {}
+            found => return found,
+        }
+        let (parent, name) = self.make_parent(path)?;
+        let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_WRONLY;
+        match open_at(parent.as_fd(), Path::new(name), flags, 0o644, IN_ROOT) {
+            Ok(_) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error),
+        }
+        open_at(parent.as_fd(), Path::new(name), libc::O_PATH | libc::O_NOFOLLOW, 0, NO_LINKS)
+    }
+
+    /// The folder that a path is in, made where it is missing, and the last part.
+    pub(crate) fn make_parent<'a>(&self, path: &'a Path) -> Result<(OwnedFd, &'a std::ffi::OsStr), Errno> {
+        let name = path.file_name().ok_or(Errno::EINVAL)?;
+        let parent = self.make_folder(path.parent().unwrap_or(Path::new("/")))?;
+        Ok((parent, name))
+    }
+}

@@ -1,0 +1,105 @@
+//! The architectures that a filter can tell apart (linux/audit.h, seccomp(2)).
+//!
+//! Each has a column in the table of calls. A machine runs programs of its own and of its smaller siblings only, but
+//! a profile may name any with the same byte order, as with libseccomp.
+
+/// An architecture as the kernel reports it with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Architecture {
+    /// 64-bit x86.
+    X86_64,
+    /// 32-bit x86.
+    X86,
+    /// 32-bit pointers on 64-bit x86: the same audit number, told by a bit in the call's number.
+    X32,
+    /// 64-bit ARM.
+    Aarch64,
+    /// 32-bit ARM, EABI.
+    Arm,
+    /// 64-bit RISC-V.
+    Riscv64,
+    /// 64-bit IBM Z.
+    S390x,
+    /// 64-bit POWER, little-endian.
+    Ppc64le,
+}
+
+use Architecture::{Aarch64, Arm, Ppc64le, Riscv64, S390x, X32, X86, X86_64};
+
+/// Every one, in the order of the table's columns.
+pub(super) const ALL: [Architecture; 8] = [X86_64, X86, X32, Aarch64, Arm, Riscv64, S390x, Ppc64le];
+
+/// __X32_SYSCALL_BIT (asm/unistd.h).
+pub(super) const X32_BIT: u32 = 0x4000_0000;
+
+/// The call that carries all of the older socket calls, the same number wherever it is there.
+pub(super) const SOCKETCALL: u32 = 102;
+/// The same for System V's semaphores, messages and shared memory.
+pub(super) const IPC: u32 = 117;
+
+/// The one that this program is built for.
+pub(super) const NATIVE: Architecture = native();
+
+const fn native() -> Architecture {
+    if cfg!(target_arch = "x86_64") {
+        X86_64
+    } else if cfg!(target_arch = "x86") {
+        X86
+    } else if cfg!(target_arch = "aarch64") {
+        Aarch64
+    } else if cfg!(target_arch = "arm") {
+        Arm
+    } else if cfg!(target_arch = "riscv64") {
+        Riscv64
+    } else if cfg!(target_arch = "s390x") {
+        S390x
+    } else if cfg!(all(target_arch = "powerpc64", target_endian = "little")) {
+        Ppc64le
+    } else {
+        panic!("seccomp filters are not known for this architecture")
+    }
+}
+
+impl Architecture {
+    /// Its name in a profile.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            X86_64 => "SCMP_ARCH_X86_64",
+            X86 => "SCMP_ARCH_X86",
+            X32 => "SCMP_ARCH_X32",
+            Aarch64 => "SCMP_ARCH_AARCH64",
+            Arm => "SCMP_ARCH_ARM",
+            Riscv64 => "SCMP_ARCH_RISCV64",
+            S390x => "SCMP_ARCH_S390X",
+            Ppc64le => "SCMP_ARCH_PPC64LE",
+        }
+    }
+
+    /// The kernel's number for it: AUDIT_ARCH_….
+    pub(super) const fn audit(self) -> u32 {
+        match self {
+            X86_64 | X32 => 0xc000_003e,
+            X86 => 0x4000_0003,
+            Aarch64 => 0xc000_00b7,
+            Arm => 0x4000_0028,
+            Riscv64 => 0xc000_00f3,
+            S390x => 0x8000_0016,
+            Ppc64le => 0xc000_0015,
+        }
+    }
+
+    /// Whether arguments have 64 bits. What is above is not looked at elsewhere: the kernel ignores it too.
+    pub(super) const fn is_wide(self) -> bool {
+        !matches!(self, X86 | X32 | Arm)
+    }
+
+    /// Whether the upper half of an argument comes first.
+    pub(super) const fn is_big_endian(self) -> bool {
+        matches!(self, S390x)
+    }
+
+    /// Whether socket calls and System V calls also go through one call each.
+    pub(super) const fn multiplexes(self) -> bool {
+        matches!(self, X86 | S390x | Ppc64le)
+    }
+}

@@ -1,0 +1,265 @@
+//! The numbers of all system calls: one row for each name, one column for each architecture.
+//!
+//! The crate `syscalls` knows the numbers; the compiler sorts them into one table here, because a profile names 450
+//! calls and looks each of them up for three architectures.
+
+use super::architectures::{ALL, Architecture, X32_BIT};
+
+/// A name as two numbers that sort as the text does.
+type Name = [u128; 2];
+
+/// Where an architecture does not have the call.
+const ABSENT: u32 = u32::MAX;
+
+/// More rows than there are names; the table is cut to size.
+const CAPACITY: usize = 640;
+
+/// Calls with numbers of their own on x32, from 512 on (arch/x86/entry/syscalls/syscall_64.tbl).
+const X32_OWN: &str = "rt_sigaction rt_sigreturn ioctl readv writev recvfrom sendmsg recvmsg execve ptrace rt_sigpending \
+    rt_sigtimedwait rt_sigqueueinfo sigaltstack timer_create mq_notify kexec_load waitid set_robust_list \
+    get_robust_list vmsplice move_pages preadv pwritev rt_tgsigqueueinfo recvmmsg sendmmsg process_vm_readv \
+    process_vm_writev setsockopt getsockopt io_setup io_submit execveat preadv2 pwritev2";
+
+/// Calls of x86_64 that x32 does not have (the same file, marked `64`).
+const NOT_ON_X32: &str = "uselib _sysctl create_module get_kernel_syms query_module nfsservctl set_thread_area \
+    get_thread_area epoll_ctl_old epoll_wait_old vserver";
+
+/// ARM's private calls, from 0xf0001 on (arch/arm/include/uapi/asm/unistd.h).
+const ARM_PRIVATE: &str = "breakpoint cacheflush usr26 usr32 set_tls get_tls";
+
+/// Calls newer than the crate, from 470 on everywhere (scripts/syscall.tbl).
+const NEWEST: &str = "listns rseq_slice_yield";
+
+/// What a multiplexing call's first argument says, from 1 on: socketcall (linux/net.h) and ipc (linux/ipc.h), whose
+/// gaps have a dash.
+const SOCKETCALLS: &str = "socket bind connect listen accept getsockname getpeername socketpair send recv sendto \
+    recvfrom shutdown setsockopt getsockopt sendmsg recvmsg accept4 recvmmsg sendmmsg";
+const IPC_CALLS: &str = "semop semget semctl semtimedop - - - - - - msgsnd msgrcv msgget msgctl - - - - - - shmat shmdt \
+    shmget shmctl";
+
+/// A call's other way into the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Multiplexed {
+    /// The first argument of socketcall.
+    Socket(u8),
+    /// The first argument of ipc.
+    Ipc(u8),
+}
+
+/// A system call, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Call {
+    numbers: [u32; ALL.len()],
+    /// Its place in a multiplexing call, where the architecture has those.
+    pub(super) multiplexed: Option<Multiplexed>,
+}
+
+impl Call {
+    /// The number that the kernel reports for it.
+    pub(super) fn number(&self, on: Architecture) -> Option<u32> {
+        Some(self.numbers[on as usize]).filter(|it| *it != ABSENT)
+    }
+}
+
+/// Finds a call that at least one architecture has.
+pub(super) fn find(name: &str) -> Option<&'static Call> {
+    let name = pack(name.as_bytes(), 0, name.len())?;
+    NAMES.binary_search(&name).ok().map(|row| &CALLS[row])
+}
+
+/// All names, for tests that compare tables.
+#[cfg(test)]
+pub(super) fn names() -> Vec<String> {
+    let text = |name: &Name| name.iter().flat_map(|half| half.to_be_bytes()).filter(|it| *it != 0).collect();
+    NAMES.iter().map(|name| String::from_utf8(text(name)).expect("names are ASCII")).collect()
+}
+
+static NAMES: [Name; TABLE.length] = cut(&TABLE.names);
+static CALLS: [Call; TABLE.length] = cut(&TABLE.calls);
+
+const TABLE: Table = build();
+
+struct Table {
+    names: [Name; CAPACITY],
+    calls: [Call; CAPACITY],
+    length: usize,
+}
+
+const fn cut<T: Copy, const LENGTH: usize>(from: &[T; CAPACITY]) -> [T; LENGTH] {
+    let mut short = [from[0]; LENGTH];
+    let mut row = 0;
+    while row < LENGTH {
+        short[row] = from[row];
+        row += 1;
+    }
+    short
+}
+
+const fn pack(text: &[u8], from: usize, to: usize) -> Option<Name> {
+    if to - from > 32 {
+        return None;
+    }
+    let mut name = [0; 2];
+    let mut at = 0;
+    while at < 32 {
+        let byte = if from + at < to { text[from + at] } else { 0 };
+        name[at / 16] = name[at / 16] << 8 | byte as u128;
+        at += 1;
+    }
+    Some(name)
+}
+
+const fn is_less(left: Name, right: Name) -> bool {
+    left[0] < right[0] || left[0] == right[0] && left[1] < right[1]
+}
+
+impl Table {
+    /// The row of a name, new where there was none.
+    const fn row(&mut self, name: Name) -> usize {
+        let (mut low, mut high) = (0, self.length);
+        while low < high {
+            let middle = (low + high) / 2;
+            if is_less(self.names[middle], name) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        if low < self.length && !is_less(name, self.names[low]) {
+            return low;
+        }
+        let mut row = self.length;
+        while row > low {
+            self.names[row] = self.names[row - 1];
+            self.calls[row] = self.calls[row - 1];
+            row -= 1;
+        }
+        self.names[low] = name;
+        self.calls[low] = Call { numbers: [ABSENT; ALL.len()], multiplexed: None };
+        self.length += 1;
+        low
+    }
+
+    const fn set(&mut self, on: Architecture, name: Name, number: u32) {
+        let row = self.row(name);
+        self.calls[row].numbers[on as usize] = number;
+    }
+}
+
+/// The words of a list.
+struct Words {
+    text: &'static [u8],
+    at: usize,
+}
+
+const fn words(text: &'static str) -> Words {
+    Words { text: text.as_bytes(), at: 0 }
+}
+
+impl Words {
+    const fn next(&mut self) -> Option<Name> {
+        while self.at < self.text.len() && self.text[self.at] == b' ' {
+            self.at += 1;
+        }
+        let from = self.at;
+        while self.at < self.text.len() && self.text[self.at] != b' ' {
+            self.at += 1;
+        }
+        if from == self.at { None } else { pack(self.text, from, self.at) }
+    }
+
+    /// Where a word stands in the list.
+    const fn position(mut self, name: Name) -> Option<u32> {
+        let mut position = 0;
+        while let Some(word) = self.next() {
+            if word[0] == name[0] && word[1] == name[1] {
+                return Some(position);
+            }
+            position += 1;
+        }
+        None
+    }
+}
+
+/// Enters what the crate knows of an architecture, name by name.
+macro_rules! enter {
+    ($module:ident, |$number:ident, $name:ident| $enter:expr) => {{
+        let mut next = Some(syscalls::$module::Sysno::first());
+        while let Some(call) = next {
+            let ($number, text) = (call.id() as u32, call.name().as_bytes());
+            let Some($name) = pack(text, 0, text.len()) else { panic!("a name is longer than a row takes") };
+            $enter;
+            next = call.next();
+        }
+        // The crate's own walk stops before the last one.
+        let call = syscalls::$module::Sysno::last();
+        let ($number, text) = (call.id() as u32, call.name().as_bytes());
+        let Some($name) = pack(text, 0, text.len()) else { panic!("a name is longer than a row takes") };
+        $enter;
+    }};
+}
+
+const fn build() -> Table {
+    let none = Call { numbers: [ABSENT; ALL.len()], multiplexed: None };
+    let mut table = Table { names: [[0; 2]; CAPACITY], calls: [none; CAPACITY], length: 0 };
+    enter!(x86_64, |number, name| {
+        table.set(Architecture::X86_64, name, number);
+        if let Some(own) = words(X32_OWN).position(name) {
+            table.set(Architecture::X32, name, X32_BIT | 512 + own);
+        } else if words(NOT_ON_X32).position(name).is_none() {
+            table.set(Architecture::X32, name, X32_BIT | number);
+        }
+    });
+    enter!(x86, |number, name| table.set(Architecture::X86, name, number));
+    enter!(aarch64, |number, name| {
+        // Only 32-bit machines have those with 64-bit times; and the kernel's own name for fstatat is another.
+        if number < 403 || number > 423 {
+            let is_stat = words("fstatat").position(name).is_some();
+            let Some(kernel) = words("newfstatat").next() else { panic!("a word is in its list") };
+            table.set(Architecture::Aarch64, if is_stat { kernel } else { name }, number);
+        }
+    });
+    enter!(arm, |number, name| table.set(Architecture::Arm, name, number));
+    enter!(riscv64, |number, name| table.set(Architecture::Riscv64, name, number));
+    enter!(s390x, |number, name| table.set(Architecture::S390x, name, number));
+    enter!(powerpc64, |number, name| table.set(Architecture::Ppc64le, name, number));
+    add_missing(&mut table);
+    add_multiplexed(&mut table);
+    table
+}
+
+const fn add_missing(table: &mut Table) {
+    let (mut private, mut number) = (words(ARM_PRIVATE), 0xf_0001);
+    while let Some(name) = private.next() {
+        table.set(Architecture::Arm, name, number);
+        number += 1;
+    }
+    let (mut newest, mut number) = (words(NEWEST), 470);
+    while let Some(name) = newest.next() {
+        let mut column = 0;
+        while column < ALL.len() {
+            let bit = if matches!(ALL[column], Architecture::X32) { X32_BIT } else { 0 };
+            table.set(ALL[column], name, number | bit);
+            column += 1;
+        }
+        number += 1;
+    }
+}
+
+const fn add_multiplexed(table: &mut Table) {
+    let Some(dash) = words("-").next() else { panic!("a word is in its list") };
+    let (mut sockets, mut place) = (words(SOCKETCALLS), 1);
+    while let Some(name) = sockets.next() {
+        let row = table.row(name);
+        table.calls[row].multiplexed = Some(Multiplexed::Socket(place));
+        place += 1;
+    }
+    let (mut calls, mut place) = (words(IPC_CALLS), 1);
+    while let Some(name) = calls.next() {
+        if name[0] != dash[0] {
+            let row = table.row(name);
+            table.calls[row].multiplexed = Some(Multiplexed::Ipc(place));
+        }
+        place += 1;
+    }
+}

@@ -1,0 +1,229 @@
+//! From a profile to the answer for each call's number: which rules are left out, which one counts.
+//!
+//! It follows what runc makes of a profile (libcontainer/seccomp/seccomp_linux.go) and what libseccomp makes of that
+//! (src/db.c). Where two rules of one call can match, the order in the profile does not count: an unconditional rule
+//! always wins, the first of several; else the rule that stands first in libseccomp's tree.
+
+use std::cmp::Reverse;
+
+use super::actions::action;
+use super::actions::{NOTIFY, Operator};
+use super::architectures::{Architecture, IPC, SOCKETCALL};
+use super::calls::{Call, Multiplexed, find};
+use super::conditions::Condition;
+use super::{MAX_INSTRUCTIONS, refuse};
+use crate::error::StepError;
+use crate::oci::{Seccomp, SyscallRule};
+
+/// What is answered to a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Always the same.
+    Always(u32),
+    /// The first rule whose conditions all hold, else the default.
+    First(Vec<Rule>),
+}
+
+/// An answer under conditions, of which there is at least one, sorted by argument.
+#[derive(Clone, Debug)]
+pub(super) struct Rule {
+    pub(super) answer: u32,
+    pub(super) conditions: Vec<Condition>,
+    /// Its place in the profile, for errors.
+    place: usize,
+}
+
+impl PartialEq for Rule {
+    fn eq(&self, other: &Self) -> bool {
+        self.answer == other.answer && self.conditions == other.conditions
+    }
+}
+
+impl Eq for Rule {}
+
+/// A profile's rules, read once for all architectures.
+pub(super) struct Rules<'a> {
+    /// For what no rule names.
+    pub(super) default: u32,
+    /// Names that no architecture knows.
+    pub(super) warnings: Vec<String>,
+    rules: Vec<Rule>,
+    calls: Vec<Named<'a>>,
+}
+
+/// A call that a rule names.
+struct Named<'a> {
+    name: &'a str,
+    call: &'static Call,
+    rule: usize,
+}
+
+/// One rule for one number.
+struct Entry {
+    number: u32,
+    rule: usize,
+    named: usize,
+    on: Architecture,
+    /// What a multiplexing call's first argument has to be.
+    through: Option<u8>,
+}
+
+/// Reads the rules of a profile.
+pub(super) fn read(profile: &Seccomp) -> Result<Rules<'_>, StepError> {
+    let fields = ["defaultAction", "defaultErrnoRet"];
+    let default = action("linux.seccomp", fields, &profile.default_action, profile.default_errno_ret)?;
+    if default == NOTIFY {
+        // As runc: nobody could hand the descriptor on.
+        return Err(refuse("linux.seccomp.defaultAction: SCMP_ACT_NOTIFY can't be the default action".into()));
+    }
+    let mut read = Rules { default, warnings: Vec::new(), rules: Vec::new(), calls: Vec::with_capacity(512) };
+    for (place, rule) in profile.syscalls.iter().enumerate() {
+        read.add(place, rule)?;
+    }
+    Ok(read)
+}
+
+impl<'a> Rules<'a> {
+    fn add(&mut self, place: usize, rule: &'a SyscallRule) -> Result<(), StepError> {
+        let at = format!("linux.seccomp.syscalls[{place}]");
+        let answer = action(&at, ["action", "errnoRet"], &rule.action, rule.errno_ret)?;
+        let read = |(index, it)| Condition::read(it, || format!("{at}.args[{index}]"));
+        let mut conditions = rule.args.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+        if let Some(index) = rule.names.iter().position(String::is_empty) {
+            return Err(refuse(format!("{at}.names[{index}]: an empty name")));
+        }
+        if answer == NOTIFY && rule.names.iter().any(|it| it == "write") {
+            // As runc: the process writes to hand the descriptor on, before anyone listens to it.
+            return Err(refuse(format!("{at}.action: SCMP_ACT_NOTIFY can't be used for `write`")));
+        }
+        if answer == self.default {
+            return Ok(());
+        }
+        let first = self.rules.len();
+        let repeated = |(index, it): (usize, &Condition)| conditions[..index].iter().any(|e| e.argument == it.argument);
+        // As runc: conditions that repeat an argument are alternatives, all of them.
+        if conditions.iter().enumerate().any(repeated) {
+            self.rules.extend(conditions.iter().map(|it| Rule { answer, conditions: vec![*it], place }));
+        } else {
+            conditions.sort_by_key(|it| it.argument);
+            self.rules.push(Rule { answer, conditions, place });
+        }
+        for (index, name) in rule.names.iter().enumerate() {
+            match find(name) {
+                None => self.warnings.push(format!("{at}.names[{index}]: no architecture has the call `{name}`")),
+                Some(call) => self.calls.extend((first..self.rules.len()).map(|rule| Named { name, call, rule })),
+            }
+        }
+        Ok(())
+    }
+
+    /// The verdicts for all numbers that the architectures have in common a block for, in order. They share an audit
+    /// number.
+    pub(super) fn verdicts(&self, block: &[Architecture]) -> Result<Vec<(u32, Verdict)>, StepError> {
+        let mut entries = Vec::with_capacity(self.calls.len() * block.len());
+        for &on in block {
+            for (named, it) in self.calls.iter().enumerate() {
+                let entry = Entry { number: 0, rule: it.rule, named, on, through: None };
+                match it.call.multiplexed.filter(|_| on.multiplexes()) {
+                    Some(Multiplexed::Socket(place)) => {
+                        entries.push(Entry { number: SOCKETCALL, through: Some(place), ..entry });
+                    }
+                    Some(Multiplexed::Ipc(place)) => {
+                        entries.push(Entry { number: IPC, through: Some(place), ..entry });
+                    }
+                    None => {}
+                }
+                entries.extend(it.call.number(on).map(|number| Entry { number, through: None, ..entry }));
+            }
+        }
+        // Stable: rules of one call stay in the profile's order.
+        entries.sort_by_key(|it| it.number);
+        let groups = entries.chunk_by(|left, right| left.number == right.number);
+        groups.map(|group| Ok((group[0].number, self.verdict(group)?))).collect()
+    }
+
+    fn verdict(&self, group: &[Entry]) -> Result<Verdict, StepError> {
+        let wide = group[0].on.is_wide();
+        let mut kept: Vec<Rule> = Vec::new();
+        let mut always = None;
+        for entry in group {
+            let rule = self.effective(entry);
+            if always.is_some() {
+                continue;
+            }
+            if rule.conditions.is_empty() {
+                always = Some(rule.answer);
+                continue;
+            }
+            // What begins with all conditions of another rule can't match without it.
+            let covered = kept.iter().find(|it| rule.conditions.starts_with(&it.conditions));
+            let contrary =
+                kept.iter().find(|it| it.answer != rule.answer && it.conditions.starts_with(&rule.conditions));
+            if let Some(earlier) = contrary {
+                let name = self.calls[entry.named].name;
+                return Err(refuse(format!(
+                    "linux.seccomp.syscalls[{}]: for `{name}` it contradicts linux.seccomp.syscalls[{}]",
+                    rule.place, earlier.place
+                )));
+            }
+            if covered.is_none() {
+                kept.push(rule);
+            }
+            if kept.len() > MAX_INSTRUCTIONS {
+                return Err(refuse(format!("linux.seccomp.syscalls: more than {MAX_INSTRUCTIONS} rules for a call")));
+            }
+        }
+        Ok(match always {
+            Some(answer) => Verdict::Always(answer),
+            None => Verdict::First(ordered(kept, wide)),
+        })
+    }
+
+    /// A rule as the architecture sees it.
+    fn effective(&self, entry: &Entry) -> Rule {
+        let rule = &self.rules[entry.rule];
+        let mut conditions: Vec<_> = rule.conditions.iter().copied().collect();
+        if let Some(place) = entry.through {
+            // As libseccomp: a condition on the first argument gives way, those on others now look at the
+            // multiplexing call's own.
+            conditions.retain(|it| it.argument != 0);
+            conditions.insert(0, Condition::equal(0, place.into()));
+        }
+        if !entry.on.is_wide() {
+            conditions.iter_mut().for_each(|it| *it = it.narrow());
+        }
+        conditions.retain(|it| !it.always_holds());
+        Rule { conditions, ..*rule }
+    }
+}
+
+/// What a condition is sorted by: see [`ordered`].
+type Rank = (Reverse<u32>, u8, u64, usize, u64, usize);
+
+/// Puts rules into the order of libseccomp's tree (src/db.c, `_db_chain_lt`): a higher argument comes first, then
+/// equality, then the smallest upper bound, then the largest lower bound; a rule before those that ask for more. What
+/// libseccomp has no opinion on stays in the profile's order.
+fn ordered(mut rules: Vec<Rule>, wide: bool) -> Vec<Rule> {
+    if rules.iter().all(|it| it.answer == rules[0].answer) {
+        return rules;
+    }
+    let all: Vec<Condition> = rules.iter().flat_map(|it| it.conditions.iter().copied()).collect();
+    let first = |like: &dyn Fn(&Condition) -> bool| all.iter().position(like).unwrap_or(all.len());
+    let rank = |it: &Condition| -> Rank {
+        let seen = first(&|other| other == it);
+        match it.operator {
+            Operator::Less | Operator::LessOrEqual => (Reverse(it.argument), 1, it.value, 0, 0, seen),
+            Operator::Greater | Operator::GreaterOrEqual => (Reverse(it.argument), 2, !it.value, 0, 0, seen),
+            _ if !wide => (Reverse(it.argument), 0, !it.value, 0, 0, seen),
+            _ => {
+                // The tree has a node for each upper half, and below it one for each lower half.
+                let upper =
+                    |it: &Condition| (it.argument, it.operator == Operator::MaskedEqual, it.mask >> 32, it.value >> 32);
+                let node = first(&|other| upper(other) == upper(it));
+                (Reverse(it.argument), 0, !(it.value >> 32), node, !it.value, seen)
+            }
+        }
+    };
+    rules.sort_by_cached_key(|rule| rule.conditions.iter().map(rank).collect::<Vec<_>>());
+    rules
+}

@@ -1,0 +1,24 @@
+//! Random numbers that are the same each time.
+
+/// A state of xorshift64, which is not zero.
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    /// The next number.
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number below `bound`.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() >> 16).unwrap() % bound
+    }
+
+    /// One of several.
+    pub(super) fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())].clone()
+    }
+}

@@ -1,0 +1,109 @@
+//! What is done before a runtime makes the container: its root is mounted, its names are written, its user is found.
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, chdir, unlinkat};
+
+use super::order::{Order, Root};
+use super::user;
+use crate::error::{Act, StepError};
+use crate::oci::{self, Process, Spec};
+use crate::rootfs::RootDir;
+use crate::state;
+
+/// The bundle in a supervisor's folder.
+pub(crate) fn bundle(dir: &Path) -> PathBuf {
+    dir.join("bundle")
+}
+
+/// Mounts the root, in a mount namespace that ends with this process. Gives where it is.
+pub(super) fn mount_root(dir: &Path, root: &Root) -> Result<PathBuf, StepError> {
+    unshare(CloneFlags::CLONE_NEWNS).act(|| "make a mount namespace".into())?;
+    let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
+    mount(None::<&str>, "/", None::<&str>, slave, None::<&str>).act(|| "cut off the mounts of the machine".into())?;
+    let Root::Overlay { lower, upper, work } = root else {
+        let Root::Folder(path) = root else { unreachable!("there are two") };
+        return Ok(path.clone());
+    };
+    let merged = bundle(dir).join("rootfs");
+    fs::create_dir_all(&merged).act(|| format!("make {}", merged.display()))?;
+    // Relative paths keep the options within a page, however many layers there are (overlayfs documentation).
+    let common = common_parent(lower);
+    chdir(&common).act(|| format!("enter {}", common.display()))?;
+    let names: Vec<String> =
+        lower.iter().map(|it| it.strip_prefix(&common).unwrap_or(it).display().to_string()).collect();
+    let options = format!("lowerdir={},upperdir={},workdir={}", names.join(":"), upper.display(), work.display());
+    let mounted = mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(options.as_str()));
+    chdir("/").act(|| "leave the layers".into())?;
+    mounted.act(|| "mount the layers".into())?;
+    Ok(merged)
+}
+
+fn common_parent(paths: &[PathBuf]) -> PathBuf {
+    let parent = paths.first().and_then(|path| path.parent()).unwrap_or(Path::new("/"));
+    let shared = parent.ancestors().find(|ancestor| paths.iter().all(|path| path.starts_with(ancestor)));
+    shared.unwrap_or(Path::new("/")).to_owned()
+}
+
+/// Completes the configuration with what the image says, and writes it down for the runtime.
+pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<(), StepError> {
+    let path = bundle(dir).join("config.json");
+    let mut spec: Spec = oci::read_json(&path)?;
+    let root = RootDir::open(rootfs)?;
+    write_names(&root, &order.hostname)?;
+    if let Some(it) = &mut spec.root {
+        it.path = rootfs.to_owned();
+    }
+    let process = spec.process.get_or_insert_default();
+    take_user(process, &user::find(&root, &order.user)?);
+    state::write_volatile(&path, &spec).act(|| "write the configuration".into())
+}
+
+/// Makes it the process's user. One that is not root has no capabilities, as with Docker.
+pub(super) fn take_user(process: &mut Process, user: &user::User) {
+    process.user.uid = user.uid;
+    process.user.gid = user.gid;
+    process.user.additional_gids.clone_from(&user.groups);
+    if user.uid != 0
+        && let Some(capabilities) = &mut process.capabilities
+    {
+        capabilities.effective.clear();
+        capabilities.permitted.clear();
+        capabilities.ambient.clear();
+    }
+    if !process.env.iter().any(|it| it.starts_with("HOME=")) {
+        process.env.push(format!("HOME={}", user.home));
+    }
+}
+
+/// /etc/hostname and /etc/hosts, where the image leaves room for them.
+fn write_names(root: &RootDir, hostname: &str) -> Result<(), StepError> {
+    let etc = root.make_folder(Path::new("/etc")).act(|| "make /etc".into())?;
+    let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.0.1\t{hostname}\n");
+    for (name, text) in [("hostname", format!("{hostname}\n")), ("hosts", hosts)] {
+        let act = || format!("write /etc/{name}");
+        if nix::fcntl::readlinkat(etc.as_fd(), name).is_ok() {
+            continue;
+        }
+        // Beside it and renamed: what the image has there may be a pipe, and opening that would never end.
+        let new = format!(".{name}.flota");
+        match unlinkat(&etc, new.as_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(error) => return Err(error).act(act),
+        }
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(&etc, new.as_str(), flags, Mode::from_bits_truncate(0o644)).act(act)?;
+        nix::sys::stat::fchmod(&file, Mode::from_bits_truncate(0o644)).act(act)?;
+        fs::File::from(file).write_all(text.as_bytes()).act(act)?;
+        renameat(&etc, new.as_str(), &etc, name).act(act)?;
+    }
+    Ok(())
+}

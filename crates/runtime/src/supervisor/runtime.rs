@@ -1,0 +1,189 @@
+//! Who makes the container: the embedded runtime, or any OCI command line by its path. Each act is called in a process
+//! of its own, forked by the supervisor, and what it needs goes with that process.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::order::Order;
+use super::{console, prepare};
+use crate::container::Container;
+use crate::error::{Act, RunError, StepError};
+use crate::oci::{Process, read_json};
+use crate::process::{Creation, Execution};
+use crate::state;
+
+/// What a supervisor needs of a runtime.
+pub(super) trait Runtime {
+    /// Makes the container up to its program, with this process's standard descriptors, or, with a terminal, gives that
+    /// to `console`. The container's init becomes the supervisor's child.
+    fn create(&self, console: Option<OwnedFd>) -> Result<(), RunError>;
+    /// Process id of init, once it is made.
+    fn init(&self) -> Result<i32, StepError>;
+    /// Lets the program run.
+    fn start(&self) -> Result<(), RunError>;
+    /// Starts a further process, with this process's standard descriptors or a terminal.
+    fn exec(&self, process: Process, console: Option<OwnedFd>) -> Result<Started, RunError>;
+    /// Removes what is left of it.
+    fn delete(&self) -> Result<(), RunError>;
+}
+
+/// A process that was started in a container.
+pub(super) enum Started {
+    /// It is the supervisor's child.
+    Child(i32),
+    /// This process has to stand for it: wait for this one and end with its code.
+    Through(std::process::Child),
+}
+
+/// The runtime that an order asks for.
+pub(super) fn of(dir: &Path, order: &Order) -> Box<dyn Runtime> {
+    let (dir, id) = (dir.to_owned(), order.id.clone());
+    match &order.runtime {
+        None => Box::new(Embedded { dir, id }),
+        Some(program) => Box::new(CommandLine { dir, id, program: program.clone() }),
+    }
+}
+
+/// Where a runtime keeps its states.
+fn states(dir: &Path) -> PathBuf {
+    dir.join("runtime")
+}
+
+struct Embedded {
+    dir: PathBuf,
+    id: String,
+}
+
+impl Embedded {
+    fn container(&self) -> Result<Container, StepError> {
+        Container::load(&states(&self.dir), &self.id)
+    }
+}
+
+impl Runtime for Embedded {
+    fn create(&self, console: Option<OwnedFd>) -> Result<(), RunError> {
+        let mut creation = Creation::new(&states(&self.dir), &self.id, &prepare::bundle(&self.dir));
+        creation.console = console;
+        creation.supervised = true;
+        creation.create(drop).map(drop)
+    }
+
+    fn init(&self) -> Result<i32, StepError> {
+        self.container().map(|it| it.pid)
+    }
+
+    fn start(&self) -> Result<(), RunError> {
+        self.container()?.start()
+    }
+
+    fn exec(&self, process: Process, console: Option<OwnedFd>) -> Result<Started, RunError> {
+        let container = self.container()?;
+        let mut execution = Execution::new(process);
+        execution.console = console;
+        execution.supervised = true;
+        execution.start(&container, &container.spec()?).map(Started::Child)
+    }
+
+    fn delete(&self) -> Result<(), RunError> {
+        Ok(self.container()?.delete(true, drop)?)
+    }
+}
+
+/// `crun`, `runc`, …: what runc's command line has, all have.
+struct CommandLine {
+    dir: PathBuf,
+    id: String,
+    program: PathBuf,
+}
+
+/// One line of a runtime's log.
+#[derive(serde::Deserialize)]
+struct LogLine {
+    #[serde(default)]
+    level: String,
+    #[serde(default)]
+    msg: String,
+}
+
+impl CommandLine {
+    fn log(&self) -> PathBuf {
+        self.dir.join("runtime.log")
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--root").arg(states(&self.dir)).arg("--log").arg(self.log()).args(["--log-format", "json", verb]);
+        command
+    }
+
+    fn run(&self, mut command: Command, what: &str) -> Result<(), RunError> {
+        let act = || format!("{what} with {}", self.program.display());
+        let status = command.status().act(act)?;
+        if status.success() {
+            return Ok(());
+        }
+        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<LogLine>(line).ok());
+        let said = lines.filter(|it| it.level == "error" || it.level == "fatal").last().map(|it| it.msg);
+        let why = said.unwrap_or_else(|| format!("it ended with {status}"));
+        Err(StepError::refuse(act(), why.trim().replace('\n', " ")).into())
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.dir.join("init.pid")
+    }
+}
+
+impl Runtime for CommandLine {
+    fn create(&self, console: Option<OwnedFd>) -> Result<(), RunError> {
+        let mut command = self.command("create");
+        command.arg("--bundle").arg(prepare::bundle(&self.dir)).arg("--pid-file").arg(self.pid_file());
+        let relay = console.map(|it| console::Relay::listen(&self.dir, it)).transpose()?;
+        if let Some(relay) = &relay {
+            command.arg("--console-socket").arg(relay.path());
+        }
+        command.arg(&self.id);
+        // Its own words go to the log; what is at these descriptors is the container's.
+        self.run(command, "create the container")?;
+        relay.map_or(Ok(()), |it| it.pass_on().map_err(RunError::from))
+    }
+
+    fn init(&self) -> Result<i32, StepError> {
+        let path = self.pid_file();
+        let text = std::fs::read_to_string(&path).act(|| format!("read {}", path.display()))?;
+        let pid = text.trim().parse();
+        pid.map_err(|_| StepError::refuse(format!("read {}", path.display()), "it holds no process id"))
+    }
+
+    fn start(&self) -> Result<(), RunError> {
+        let mut command = self.command("start");
+        command.arg(&self.id).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.run(command, "start the container")
+    }
+
+    fn exec(&self, process: Process, console: Option<OwnedFd>) -> Result<Started, RunError> {
+        let path = self.dir.join(format!("exec-{}.json", std::process::id()));
+        let base = read_json::<crate::oci::Spec>(&prepare::bundle(&self.dir).join("config.json"))?;
+        let process = Process { capabilities: base.process.and_then(|it| it.capabilities), ..process };
+        state::write_volatile(&path, &process).act(|| "write the process".into())?;
+        let mut command = self.command("exec");
+        command.arg("--process").arg(&path);
+        let relay = console.map(|it| console::Relay::listen(&self.dir, it)).transpose()?;
+        if let Some(relay) = &relay {
+            command.arg("--console-socket").arg(relay.path());
+        }
+        command.arg(&self.id);
+        let child = command.spawn().act(|| format!("exec with {}", self.program.display()))?;
+        if let Some(relay) = relay {
+            relay.pass_on()?;
+        }
+        Ok(Started::Through(child))
+    }
+
+    fn delete(&self) -> Result<(), RunError> {
+        let mut command = self.command("delete");
+        command.args(["--force", &self.id]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.run(command, "delete the container")
+    }
+}

@@ -1,0 +1,145 @@
+//! From an order to a running container, by way of a runtime.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+
+use super::order::Order;
+use super::output::Streams;
+use super::{prepare, runtime};
+use crate::error::{Act, RunError, StepError};
+use crate::process::clone::{self, Parent};
+use crate::process::{exit_code, read_report_within, receive_terminal};
+use crate::state::{self, State};
+use crate::syscall::process as kernel;
+
+/// A runtime that takes longer hangs on something.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(55);
+
+/// A container whose program runs.
+pub(super) struct Started {
+    pub(super) init: Pid,
+    pub(super) process: OwnedFd,
+    pub(super) streams: Streams,
+}
+
+pub(super) fn start(dir: &Path, order: &Order) -> Result<Started, RunError> {
+    let rootfs = prepare::mount_root(dir, &order.root)?;
+    let started = make(dir, order, &rootfs);
+    if started.is_err() {
+        delete(dir, order);
+        let _ = order.groups.sweep();
+    }
+    started
+}
+
+fn make(dir: &Path, order: &Order, rootfs: &Path) -> Result<Started, RunError> {
+    let (ours, theirs) = if order.terminal { terminal_pair()? } else { pipes()? };
+    apart(|| {
+        prepare::complete(dir, order, rootfs)?;
+        let console = theirs.take_place()?;
+        runtime::of(dir, order).create(console)
+    })?;
+    let runtime = runtime::of(dir, order);
+    let pid = runtime.init()?;
+    let process = kernel::open(pid).act(|| "open the container's init".into())?;
+    let own = i32::try_from(std::process::id()).expect("process ids fit");
+    let start_time = state::start_time(pid).unwrap_or(0);
+    let written = state::write_volatile(&dir.join("state.json"), &State { pid, start_time, supervisor: own });
+    written.act(|| "write the state".into())?;
+    let streams = ours.streams()?;
+    apart(|| runtime.start())?;
+    Ok(Started { init: Pid::from_raw(pid), process, streams })
+}
+
+/// Removes what the runtime has of it. What can't be removed is found by the daemon's next sweep.
+pub(super) fn delete(dir: &Path, order: &Order) {
+    let _ = apart(|| runtime::of(dir, order).delete());
+}
+
+/// Does something in a process of its own, and waits for it: what it needed of memory is gone with it.
+fn apart(act: impl FnOnce() -> Result<(), RunError>) -> Result<(), RunError> {
+    let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).act(|| "make a pipe".into())?;
+    match clone::fork(0, Parent::Caller).act(|| "start a process".into())? {
+        clone::Side::Child => {
+            drop(reader);
+            clone::reset_signals();
+            let code = match act() {
+                Ok(()) => 0,
+                Err(error) => {
+                    let _ = File::from(writer).write_all(error.text.as_bytes());
+                    1
+                }
+            };
+            clone::exit(code)
+        }
+        clone::Side::Parent(pid, process) => {
+            drop(writer);
+            let report = read_report_within(reader, PATIENCE);
+            if report.is_err() {
+                // It has said its last word, or hangs.
+                let _ = kernel::signal(process.as_fd(), libc::SIGKILL);
+            }
+            let code = waitpid(pid, None).ok().and_then(exit_code);
+            match (report, code) {
+                (Ok(()), Some(0)) => Ok(()),
+                (Ok(()), code) => {
+                    let code = code.unwrap_or(255);
+                    Err(StepError::refuse("run the runtime", format!("it ended with {code} and no word")).into())
+                }
+                (Err(error), _) => Err(error),
+            }
+        }
+    }
+}
+
+/// The supervisor's ends of a container's standard descriptors.
+enum Ours {
+    Pipes([OwnedFd; 2]),
+    Socket(OwnedFd),
+}
+
+/// The container's.
+enum Theirs {
+    Pipes([OwnedFd; 2]),
+    Socket(OwnedFd),
+}
+
+fn pipes() -> Result<(Ours, Theirs), StepError> {
+    let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).act(|| "make a pipe".into());
+    let ((out_reader, out_writer), (err_reader, err_writer)) = (pipe()?, pipe()?);
+    Ok((Ours::Pipes([out_reader, err_reader]), Theirs::Pipes([out_writer, err_writer])))
+}
+
+fn terminal_pair() -> Result<(Ours, Theirs), StepError> {
+    let (ours, theirs) = UnixStream::pair().act(|| "make a socket".into())?;
+    Ok((Ours::Socket(ours.into()), Theirs::Socket(theirs.into())))
+}
+
+impl Ours {
+    fn streams(self) -> Result<Streams, StepError> {
+        match self {
+            Self::Pipes(pipes) => Ok(Streams::Pipes(pipes)),
+            Self::Socket(socket) => receive_terminal(&socket).map(Streams::Terminal),
+        }
+    }
+}
+
+impl Theirs {
+    /// Makes them this process's standard descriptors; a terminal is made by the runtime and given to the socket.
+    fn take_place(&self) -> Result<Option<OwnedFd>, StepError> {
+        match self {
+            Self::Pipes([stdout, stderr]) => {
+                nix::unistd::dup2_stdout(stdout).act(|| "set standard output".into())?;
+                nix::unistd::dup2_stderr(stderr).act(|| "set standard error".into())?;
+                Ok(None)
+            }
+            Self::Socket(socket) => socket.try_clone().act(|| "copy a socket".into()).map(Some),
+        }
+    }
+}
