@@ -156,6 +156,7 @@ fn assignment(task: &Task, node: &NodeId, view: &Tables, granter: &Granter<'_>) 
         image,
         credentials,
         paused: task.paused,
+        device_ids: task.device_ids.iter().map(Into::into).collect(),
     })
 }
 
