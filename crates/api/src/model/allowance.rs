@@ -80,13 +80,13 @@ impl Allowance {
         for path in &self.devices {
             let beginning = path.strip_suffix('*').unwrap_or(path);
             let whole = if beginning.ends_with('/') { format!("{beginning}x") } else { beginning.to_owned() };
-            naming::check_path(&whole).map_err(|error| format!("devices: `{path}`: {error}"))?;
-            if beginning.contains('*') {
-                return Err(format!("devices: `{path}`: a `*` stands only at the end"));
+            if naming::check_path(&whole).is_err() || beginning.contains('*') {
+                let shown = path.escape_default();
+                return Err(format!("devices: `{shown}` is neither an absolute path nor the beginning of one and a `*`"));
             }
         }
         let unknown = self.capabilities.iter().find(|name| !capability::is_known(name));
-        unknown.map_or(Ok(()), |name| Err(format!("capabilities: `{name}` is no capability")))
+        unknown.map_or(Ok(()), |name| Err(format!("capabilities: `{}` is no capability", name.escape_default())))
     }
 }
 
