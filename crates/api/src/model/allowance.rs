@@ -82,7 +82,9 @@ impl Allowance {
             let whole = if beginning.ends_with('/') { format!("{beginning}x") } else { beginning.to_owned() };
             if naming::check_path(&whole).is_err() || beginning.contains('*') {
                 let shown = path.escape_default();
-                return Err(format!("devices: `{shown}` is neither an absolute path nor the beginning of one and a `*`"));
+                return Err(format!(
+                    "devices: `{shown}` is neither an absolute path nor the beginning of one and a `*`"
+                ));
             }
         }
         let unknown = self.capabilities.iter().find(|name| !capability::is_known(name));

@@ -138,7 +138,10 @@ mod tests {
             (&device("kind = 'gpu'\nid = 'a'"), "missing field `paths`"),
             (&device("kind = 'gpu'\nid = 'a'\npaths = ['/x']\ncolour = 1"), "unknown field `colour`"),
             ("[allow]\ndevices = ['dev/x']", "allow.devices: `dev/x` is neither an absolute path"),
-            ("[allow]\ndevices = ['/dev/*/x']", "allow.devices: `/dev/*/x` is neither an absolute path nor the beginning"),
+            (
+                "[allow]\ndevices = ['/dev/*/x']",
+                "allow.devices: `/dev/*/x` is neither an absolute path nor the beginning",
+            ),
             ("[allow]\ncapabilities = ['root']", "allow.capabilities: `ROOT` is no capability"),
             ("[allow]\nprivileged = 'yes'", "invalid type"),
         ] {
