@@ -32,6 +32,8 @@ pub const TASK_HISTORY: usize = 4;
 pub const IMAGE_HOLDERS: usize = 2;
 /// How long a grant to fetch an image is good; it is renewed with every assignment.
 pub const GRANT_LIFE: Duration = Duration::from_secs(3600);
+/// The runtime class that every node has: the one that is built in. No other may be called so.
+pub const EMBEDDED_RUNTIME: &str = "flota";
 /// A node's certificate.
 pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 /// The cluster's root: longer than a machine lives.

@@ -39,6 +39,37 @@ pub fn check(name: &str) -> Result<(), NameError> {
     Ok(())
 }
 
+/// Longest path that is taken, well below the kernel's.
+const PATH_BOUND: usize = 1_024;
+
+/// Why a path is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// It begins somewhere else, or nowhere.
+    #[error("`{0}` is no absolute path")]
+    Relative(String),
+    /// It is not what it looks like.
+    #[error("`{0}`: a path has neither `.` nor `..` nor empty parts")]
+    Detour(String),
+    /// Too long.
+    #[error("a path has at most {PATH_BOUND} bytes")]
+    TooLong,
+}
+
+/// Judges the path of a file on a node: absolute, and written in the one way in which comparing it says something.
+///
+/// # Errors
+/// Says which rule it breaks.
+pub fn check_path(path: &str) -> Result<(), PathError> {
+    if path.len() > PATH_BOUND {
+        return Err(PathError::TooLong);
+    }
+    let shown = || path.escape_default().to_string();
+    let parts = path.strip_prefix('/').ok_or_else(|| PathError::Relative(shown()))?;
+    let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
+    if parts.split('/').all(plain) { Ok(()) } else { Err(PathError::Detour(shown())) }
+}
+
 /// What users call a task of `service`: `web.2`.
 pub fn task_name(service: &str, slot: u64) -> String {
     format!("{service}.{slot}")
@@ -60,6 +91,17 @@ mod tests {
         }
         for bad in ["", "-a", "a-", ".", "..", "a/b", "a b", "ä", "a\0b", &"x".repeat(64)] {
             assert!(check(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn paths_that_lead_elsewhere_than_they_look_are_refused() {
+        for good in ["/dev/null", "/x", "/dev/a..b"] {
+            assert_eq!(check_path(good), Ok(()), "{good}");
+        }
+        let long = format!("/{}", "x".repeat(PATH_BOUND));
+        for bad in ["", "/", "dev", "./x", "/dev/", "//dev", "/dev/./x", "/dev/../x", "/dev/..", "/a\0", &long] {
+            assert!(check_path(bad).is_err(), "{bad:?}");
         }
     }
 }

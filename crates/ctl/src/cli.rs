@@ -50,3 +50,13 @@ pub(crate) enum Noun {
     /// The version of ctl, and of the node that it talks to
     Version,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn no_two_flags_of_a_command_are_spelled_alike() {
+        super::Cli::command().debug_assert();
+    }
+}

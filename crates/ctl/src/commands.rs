@@ -4,6 +4,7 @@ pub(crate) mod exec;
 pub(crate) mod image;
 pub(crate) mod logs;
 pub(crate) mod node;
+mod privilege_flags;
 pub(crate) mod registry;
 pub(crate) mod service;
 mod spec_flags;

@@ -1,19 +1,21 @@
 //! Pending tasks to nodes: filters say where a task can run, ranks say where it runs best, and a task that can
 //! run nowhere says why.
 
+mod devices;
 mod filters;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flota_api::model::{Node, ServiceSpec, Task, TaskStatus};
+use flota_api::model::{DeviceId, Node, ServiceSpec, Task, TaskStatus};
 use flota_api::object::{Kind, Object};
 use flota_api::resources::Resources;
 use flota_api::state::TaskState;
 use flota_api::version::Timestamp;
 use flota_raft_store::{Event, Tables};
 
+use self::devices::FreeDevices;
 use crate::control_loop::{ControlLoop, keyed_by};
 use crate::plan::{Plan, PlanContext};
 
@@ -60,13 +62,18 @@ impl ControlLoop for Scheduler {
         for task in tasks {
             let Some(spec) = view.spec_of(task) else { continue };
             match choose(task, spec, &nodes) {
-                Ok(index) => {
+                Ok((index, device_ids)) => {
                     let node = &mut nodes[index];
-                    node.take(task, spec);
+                    let task = Task {
+                        node_id: node.node.id.clone(),
+                        status: TaskStatus { state: TaskState::Assigned, at: cx.now, ..task.status.clone() },
+                        pending_reason: String::new(),
+                        device_ids,
+                        ..task.as_ref().clone()
+                    };
+                    node.take(&task, Some(spec));
                     plan.expect(Kind::Node, node.node.id.as_str());
-                    let status = TaskStatus { state: TaskState::Assigned, at: cx.now, ..task.status.clone() };
-                    let node_id = node.node.id.clone();
-                    plan.put(Task { node_id, status, pending_reason: String::new(), ..task.as_ref().clone() });
+                    plan.put(task);
                 }
                 Err(reason) if reason != task.pending_reason => {
                     plan.put(Task { pending_reason: reason, ..task.as_ref().clone() });
@@ -92,6 +99,7 @@ fn waiting(view: &Tables) -> Vec<String> {
 pub(crate) struct NodeInfo {
     node: Arc<Node>,
     free: Resources,
+    devices: FreeDevices,
     tasks: usize,
     by_service: BTreeMap<String, usize>,
     /// Tasks of a service's spec that failed or were rejected here lately.
@@ -103,15 +111,14 @@ impl NodeInfo {
         let mut info = Self {
             node: Arc::clone(node),
             free: node.description.resources,
+            devices: FreeDevices::new(&node.description.devices),
             tasks: 0,
             by_service: BTreeMap::new(),
             failures: BTreeMap::new(),
         };
         for task in view.tasks_of_node(&node.id) {
             if task.holds_resources() {
-                if let Some(spec) = view.spec_of(task) {
-                    info.take(task, spec);
-                }
+                info.take(task, view.spec_of(task).map(AsRef::as_ref));
             } else if matches!(task.status.state, TaskState::Failed | TaskState::Rejected)
                 && task.status.at.until(now) < FAILURES_COUNT
             {
@@ -121,7 +128,10 @@ impl NodeInfo {
         info
     }
 
-    fn take(&mut self, task: &Task, spec: &ServiceSpec) {
+    /// Without its spec only the devices are known that the task itself names.
+    fn take(&mut self, task: &Task, spec: Option<&ServiceSpec>) {
+        self.devices.hold(&task.device_ids);
+        let Some(spec) = spec else { return };
         self.free = self.free.minus(&spec.reservations);
         // What is told to stop still holds its resources, but is no reason to go elsewhere.
         if task.is_live() {
@@ -139,8 +149,8 @@ impl NodeInfo {
     }
 }
 
-/// The best node that passes every filter, or why there is none.
-fn choose(task: &Task, spec: &ServiceSpec, nodes: &[NodeInfo]) -> Result<usize, String> {
+/// The best node that passes every filter with the devices that the task gets there, or why there is none.
+fn choose(task: &Task, spec: &ServiceSpec, nodes: &[NodeInfo]) -> Result<(usize, Vec<DeviceId>), String> {
     let mut out: BTreeMap<&'static str, usize> = BTreeMap::new();
     let passing = nodes.iter().enumerate().filter(|(_, info)| match filters::refuses(spec, info) {
         None => true,
@@ -150,7 +160,8 @@ fn choose(task: &Task, spec: &ServiceSpec, nodes: &[NodeInfo]) -> Result<usize, 
         }
     });
     match passing.min_by(|(_, left), (_, right)| left.rank(task).cmp(&right.rank(task))) {
-        Some((index, _)) => Ok(index),
+        // The last filter saw to it that they are there.
+        Some((index, info)) => Ok((index, info.devices.choose(&spec.generic_resources).unwrap_or_default())),
         None if nodes.is_empty() => Err("there is no node".into()),
         None => {
             let reasons: Vec<String> =

@@ -91,6 +91,7 @@ impl Membership {
                 runtime: config.runtime.clone(),
                 managers: known,
                 address: address.clone(),
+                offers: config.offers.clone(),
             },
             shutdown.clone(),
         )?;

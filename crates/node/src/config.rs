@@ -1,5 +1,8 @@
 //! Settings: flags, then the file; a flag wins. All errors come before any side effect.
 
+mod offers;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,6 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Parser;
 use serde::Deserialize;
+
+use flota_worker::NodeOffers;
 
 const FILE: &str = "/etc/flota/flotad.toml";
 const FILE_BOUND: u64 = 1 << 20;
@@ -33,7 +38,7 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 struct File {
     data_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
@@ -42,6 +47,10 @@ struct File {
     runtime: Option<PathBuf>,
     /// Multiplies Raft's heartbeat and election times, for links slower than a LAN.
     raft_patience: Option<u32>,
+    /// Runtime classes: name = "/program".
+    runtimes: BTreeMap<String, PathBuf>,
+    devices: Vec<offers::Device>,
+    allow: offers::Allow,
 }
 
 /// What the daemon runs with.
@@ -53,6 +62,8 @@ pub(crate) struct Config {
     pub(crate) log: String,
     pub(crate) runtime: PathBuf,
     pub(crate) raft_patience: u32,
+    /// What this node gives to tasks.
+    pub(crate) offers: NodeOffers,
 }
 
 impl Config {
@@ -74,6 +85,7 @@ impl Config {
         if !(1..=100).contains(&raft_patience) {
             bail!("raft-patience: {raft_patience} is not between 1 and 100");
         }
+        let offers = offers::resolve(file.runtimes, file.devices, file.allow)?;
         let beside =
             std::env::current_exe().context("failed to find out where flotad is")?.with_file_name("flota-runtime");
         let runtime = file.runtime.unwrap_or(beside);
@@ -89,6 +101,7 @@ impl Config {
             log,
             runtime,
             raft_patience,
+            offers,
         })
     }
 

@@ -1,13 +1,16 @@
 //! One service of the document to its spec.
 
+mod devices;
+
 use std::collections::BTreeMap;
 
+use flota_api::capability;
 use flota_api::model::{RestartCondition, RestartPolicy, ServiceSpec};
 use flota_api::resources::Resources;
 use serde_yaml_ng::Value;
 
 use crate::parse;
-use crate::schema::{Amounts, Pairs, Service, Words};
+use crate::schema::{Amounts, Pairs, Reservations, Service, Words};
 
 pub(crate) fn service(stack: &str, key: &str, service: Service) -> Result<ServiceSpec, String> {
     let base = ServiceSpec::default();
@@ -18,7 +21,13 @@ pub(crate) fn service(stack: &str, key: &str, service: Service) -> Result<Servic
     };
     let grace =
         service.stop_grace_period.as_deref().map(parse::duration).transpose().map_err(at("stop_grace_period"))?;
+    let (mut cap_add, mut cap_drop) = (Vec::new(), Vec::new());
+    capability::amend(&mut cap_add, &mut cap_drop, &service.cap_add, &service.cap_drop);
     let deploy = service.deploy;
+    let Reservations { cpus, memory, pids, generic_resources, devices } = deploy.resources.reservations;
+    let reservations = Amounts { cpus, memory, pids };
+    let generic_resources =
+        devices::generic(generic_resources, devices).map_err(at("deploy.resources.reservations"))?;
     let labels = pairs(service.labels)?.into_iter().chain(pairs(deploy.labels)?).collect();
     Ok(ServiceSpec {
         name: format!("{stack}_{key}"),
@@ -36,11 +45,18 @@ pub(crate) fn service(stack: &str, key: &str, service: Service) -> Result<Servic
         hostname: service.hostname,
         replicas: deploy.replicas.unwrap_or(1),
         limits: amounts(deploy.resources.limits).map_err(at("deploy.resources.limits"))?,
-        reservations: amounts(deploy.resources.reservations).map_err(at("deploy.resources.reservations"))?,
+        reservations: amounts(reservations).map_err(at("deploy.resources.reservations"))?,
         restart: restart(deploy.restart_policy).map_err(at("deploy.restart_policy"))?,
         stop_grace: grace.unwrap_or(base.stop_grace),
         stop_signal: service.stop_signal,
         constraints: deploy.placement.constraints,
+        runtime: service.runtime,
+        init: service.init,
+        privileged: service.privileged,
+        cap_add,
+        cap_drop,
+        devices: devices::mapped(service.devices).map_err(at("devices"))?,
+        generic_resources,
         ..base
     })
 }

@@ -45,7 +45,7 @@ pub fn load(path: &Path, name: &str) -> Result<StackSpec, LoadError> {
     parse(&text, name).map_err(content)
 }
 
-fn parse(text: &str, name: &str) -> Result<StackSpec, String> {
+pub(crate) fn parse(text: &str, name: &str) -> Result<StackSpec, String> {
     let document: Document = serde_yaml_ng::from_str(text).map_err(|error| explain(&error))?;
     if document.services.is_empty() {
         return Err("it has no services".into());

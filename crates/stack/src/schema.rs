@@ -40,6 +40,18 @@ pub(crate) struct Service {
     #[serde(default)]
     pub(crate) stop_signal: String,
     #[serde(default)]
+    pub(crate) runtime: String,
+    #[serde(default)]
+    pub(crate) init: bool,
+    #[serde(default)]
+    pub(crate) privileged: bool,
+    #[serde(default)]
+    pub(crate) cap_add: Vec<String>,
+    #[serde(default)]
+    pub(crate) cap_drop: Vec<String>,
+    #[serde(default)]
+    pub(crate) devices: Vec<Device>,
+    #[serde(default)]
     pub(crate) deploy: Deploy,
 }
 
@@ -63,6 +75,24 @@ pub(crate) enum Pairs {
     Map(BTreeMap<String, Value>),
 }
 
+/// `SOURCE[:TARGET[:PERMISSIONS]]`, or the same in fields.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Device {
+    Text(String),
+    Fields(DeviceFields),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DeviceFields {
+    pub(crate) source: String,
+    #[serde(default)]
+    pub(crate) target: String,
+    #[serde(default)]
+    pub(crate) permissions: String,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Deploy {
@@ -84,7 +114,50 @@ pub(crate) struct Resources {
     #[serde(default)]
     pub(crate) limits: Amounts,
     #[serde(default)]
-    pub(crate) reservations: Amounts,
+    pub(crate) reservations: Reservations,
+}
+
+/// Amounts, and devices that nodes hand out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Reservations {
+    #[serde(default)]
+    pub(crate) cpus: Option<Value>,
+    #[serde(default)]
+    pub(crate) memory: Option<Value>,
+    #[serde(default)]
+    pub(crate) pids: Option<u64>,
+    #[serde(default)]
+    pub(crate) generic_resources: Vec<GenericResource>,
+    #[serde(default)]
+    pub(crate) devices: Vec<ReservedDevices>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GenericResource {
+    pub(crate) discrete_resource_spec: DiscreteResource,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DiscreteResource {
+    pub(crate) kind: String,
+    pub(crate) value: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReservedDevices {
+    pub(crate) capabilities: Vec<String>,
+    #[serde(default)]
+    pub(crate) driver: String,
+    #[serde(default)]
+    pub(crate) count: Option<Value>,
+    #[serde(default)]
+    pub(crate) device_ids: Option<Value>,
+    #[serde(default)]
+    pub(crate) options: Option<Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]

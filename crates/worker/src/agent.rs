@@ -18,9 +18,10 @@ use flota_api::proto::dispatcher::{Assignments, Heartbeat, Leaving, ManagerMessa
 use flota_identity::Dialer;
 
 use crate::assignments::{self, Newest};
-use crate::describe::describe;
+use crate::describe::registration;
 use crate::executor::Executor;
 use crate::managers::KnownManagers;
+use crate::offers::NodeOffers;
 use crate::reporter::Reporter;
 use crate::streams;
 use crate::task_pool::TaskPool;
@@ -36,6 +37,8 @@ const MOST_BACKOFF: Duration = Duration::from_secs(2);
 pub(crate) struct Agent {
     pub(crate) node_id: String,
     pub(crate) listen: String,
+    /// What this node gives to tasks.
+    pub(crate) offers: Arc<NodeOffers>,
     pub(crate) dialer: Dialer,
     pub(crate) managers: KnownManagers,
     pub(crate) pool: TaskPool,
@@ -117,7 +120,7 @@ impl Agent {
         let send = |message| WorkerMessage { message: Some(message) };
         let register = Register {
             node_id: self.node_id.clone(),
-            description: Some((&describe()).into()),
+            description: Some((&registration(&self.offers)).into()),
             listen: self.listen.clone(),
             epoch: self.newest.get().0,
             version: self.newest.get().1,

@@ -6,6 +6,8 @@ use flota_api::model::NodeDescription;
 use flota_api::resources::Resources;
 use flota_api::{FEATURE_LEVEL, VERSION};
 
+use crate::offers::NodeOffers;
+
 /// What this machine says of itself.
 pub fn describe() -> NodeDescription {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
@@ -29,6 +31,17 @@ pub fn describe() -> NodeDescription {
         program_version: VERSION.into(),
         feature_level: FEATURE_LEVEL,
         boot_id: boot_id(),
+        ..NodeDescription::default()
+    }
+}
+
+/// What this machine says of itself when it registers: also what it gives to tasks.
+pub(crate) fn registration(offers: &NodeOffers) -> NodeDescription {
+    NodeDescription {
+        runtimes: offers.runtime_names(),
+        devices: offers.devices.clone(),
+        allow: offers.allow.clone(),
+        ..describe()
     }
 }
 

@@ -14,8 +14,10 @@ mod agent;
 mod assignments;
 mod describe;
 mod executor;
+mod gpus;
 mod images;
 mod managers;
+mod offers;
 mod reporter;
 mod restart;
 mod streams;
@@ -27,4 +29,5 @@ mod worker;
 
 pub use describe::describe;
 pub use images::ImagesService;
+pub use offers::NodeOffers;
 pub use worker::{StartError, Worker, WorkerOptions};

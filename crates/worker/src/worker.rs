@@ -18,8 +18,10 @@ use crate::agent::Agent;
 use crate::assignments::Newest;
 use crate::describe::describe;
 use crate::executor::Executor;
+use crate::gpus;
 use crate::images::{Images, ImagesService};
 use crate::managers::KnownManagers;
+use crate::offers::NodeOffers;
 use crate::reporter::Reporter;
 use crate::task_db::TaskDb;
 use crate::task_pool::TaskPool;
@@ -45,6 +47,8 @@ pub struct WorkerOptions {
     pub managers: Vec<String>,
     /// `host:port` where other nodes reach this one.
     pub address: String,
+    /// What its owner gives to tasks; GPUs that are found here are added.
+    pub offers: NodeOffers,
 }
 
 /// Why a worker can't be started.
@@ -75,6 +79,7 @@ impl Worker {
     /// # Errors
     /// Folders or cgroups can't be prepared.
     pub fn start(options: WorkerOptions, shutdown: CancellationToken) -> Result<Self, StartError> {
+        let offers = Arc::new(options.offers.with_devices(gpus::find()));
         let hierarchies = cgroup::hierarchies()?;
         let cgroup_parent = Path::new("flota").join(options.identity.node_id.as_str());
         cgroup::prepare(&hierarchies, &cgroup_parent).map_err(|error| StartError::Cgroups(error.to_string()))?;
@@ -125,6 +130,7 @@ impl Worker {
         let agent = Agent {
             node_id: options.identity.node_id.to_string(),
             listen: options.address,
+            offers: Arc::clone(&offers),
             dialer: options.dialer,
             managers: KnownManagers::load(&options.data_dir.join("managers"), options.managers),
             pool: pool.clone(),

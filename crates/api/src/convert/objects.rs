@@ -131,6 +131,7 @@ impl From<&Task> for po::Task {
             not_before: it.not_before.0,
             paused: it.paused,
             pending_reason: it.pending_reason.clone(),
+            device_ids: it.device_ids.iter().map(Into::into).collect(),
         }
     }
 }
@@ -153,6 +154,7 @@ impl TryFrom<po::Task> for Task {
             not_before: Timestamp(it.not_before),
             paused: it.paused,
             pending_reason: it.pending_reason,
+            device_ids: it.device_ids.into_iter().map(Into::into).collect(),
         })
     }
 }
@@ -261,11 +263,12 @@ mod tests {
 
     #[test]
     fn every_kind_survives_the_way_to_the_wire_and_back() {
+        let gpu = crate::model::DeviceId { kind: "gpu".into(), id: "nvidia0".into() };
         let objects = [
             Cluster { id: "c".into(), epoch: 3, ca_key: Secret(vec![1, 255]), ..Cluster::default() }.into_object(),
             Node { id: "n".into(), raft_id: 7, ..Node::default() }.into_object(),
             Service { id: "s".into(), spec_version: 2, ..Service::default() }.into_object(),
-            Task { id: "t".into(), slot: 9, ..Task::default() }.into_object(),
+            Task { id: "t".into(), slot: 9, device_ids: vec![gpu], ..Task::default() }.into_object(),
             Image { id: "i".into(), size: 5, ..Image::default() }.into_object(),
             Stack { id: "k".into(), ..Stack::default() }.into_object(),
             Registry { id: "r".into(), password: "p".to_owned().into(), ..Registry::default() }.into_object(),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{FromNumber, Malformed, millis, on_partition, require};
+use crate::capability::normalise;
 use crate::model::{NodeDescription, NodeSpec, OnPartition, RestartPolicy, ServiceSpec, StackSpec, TaskStatus};
 use crate::proto::{specs as ps, types as pt};
 use crate::resources::Resources;
@@ -59,6 +60,9 @@ impl From<&NodeDescription> for pt::NodeDescription {
             program_version: it.program_version.clone(),
             feature_level: it.feature_level,
             boot_id: it.boot_id.clone(),
+            runtimes: it.runtimes.clone(),
+            devices: it.devices.iter().map(Into::into).collect(),
+            allow: Some((&it.allow).into()),
         }
     }
 }
@@ -75,6 +79,9 @@ impl From<Option<pt::NodeDescription>> for NodeDescription {
             program_version: it.program_version,
             feature_level: it.feature_level,
             boot_id: it.boot_id,
+            runtimes: it.runtimes,
+            devices: it.devices.into_iter().map(Into::into).collect(),
+            allow: it.allow.into(),
         }
     }
 }
@@ -111,6 +118,13 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             on_partition_after_ms: after,
             keep_on_node_loss: spec.keep_on_node_loss,
             force: spec.force,
+            runtime: spec.runtime.clone(),
+            init: spec.init,
+            privileged: spec.privileged,
+            cap_add: spec.cap_add.clone(),
+            cap_drop: spec.cap_drop.clone(),
+            devices: spec.devices.iter().map(Into::into).collect(),
+            generic_resources: spec.generic_resources.iter().map(Into::into).collect(),
         }
     }
 }
@@ -144,6 +158,13 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             on_partition: on_partition(spec.on_partition, spec.on_partition_after_ms)?,
             keep_on_node_loss: spec.keep_on_node_loss,
             force: spec.force,
+            runtime: spec.runtime,
+            init: spec.init,
+            privileged: spec.privileged,
+            cap_add: spec.cap_add.iter().map(|it| normalise(it)).collect(),
+            cap_drop: spec.cap_drop.iter().map(|it| normalise(it)).collect(),
+            devices: spec.devices.into_iter().map(Into::into).collect(),
+            generic_resources: spec.generic_resources.into_iter().map(Into::into).collect(),
         })
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::allowance::Allowance;
+use super::device::NodeDevice;
 use crate::id::NodeId;
 use crate::resources::Resources;
 use crate::state::states;
@@ -75,6 +77,12 @@ pub struct NodeDescription {
     pub feature_level: u32,
     /// Another value is another boot.
     pub boot_id: String,
+    /// Runtime classes that tasks may name.
+    pub runtimes: Vec<String>,
+    /// What it hands out by id.
+    pub devices: Vec<NodeDevice>,
+    /// What its owner allows to tasks.
+    pub allow: Allowance,
 }
 
 /// A machine of the cluster.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::device::{DeviceMapping, GenericResource};
 use crate::defaults;
 use crate::id::{ServiceId, StackId};
 use crate::resources::Resources;
@@ -109,6 +110,20 @@ pub struct ServiceSpec {
     pub keep_on_node_loss: bool,
     /// Raised to replace all tasks although nothing else changed.
     pub force: u64,
+    /// Runtime class; empty: the embedded one.
+    pub runtime: String,
+    /// A reaper of zombies is PID 1.
+    pub init: bool,
+    /// All capabilities and all of the node's devices, whatever else is said of them.
+    pub privileged: bool,
+    /// Capabilities beyond the default ones; `ALL`: every one.
+    pub cap_add: Vec<String>,
+    /// Capabilities fewer than the default ones; `ALL`: every one.
+    pub cap_drop: Vec<String>,
+    /// Of the node, by path.
+    pub devices: Vec<DeviceMapping>,
+    /// Of the node, by kind: the scheduler says which.
+    pub generic_resources: Vec<GenericResource>,
 }
 
 impl Default for ServiceSpec {
@@ -133,6 +148,13 @@ impl Default for ServiceSpec {
             on_partition: OnPartition::Run,
             keep_on_node_loss: false,
             force: 0,
+            runtime: String::new(),
+            init: false,
+            privileged: false,
+            cap_add: Vec::new(),
+            cap_drop: Vec::new(),
+            devices: Vec::new(),
+            generic_resources: Vec::new(),
         }
     }
 }

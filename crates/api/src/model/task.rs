@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::device::DeviceId;
 use crate::id::{NodeId, ServiceId, TaskId};
 use crate::state::{DesiredState, TaskState};
 use crate::version::{Meta, Timestamp};
@@ -79,6 +80,8 @@ pub struct Task {
     pub paused: bool,
     /// Why it has no node yet.
     pub pending_reason: String,
+    /// Devices of its node that are its own until it has ended; chosen with the node.
+    pub device_ids: Vec<DeviceId>,
 }
 
 impl Default for Task {
@@ -98,6 +101,7 @@ impl Default for Task {
             not_before: Timestamp::default(),
             paused: false,
             pending_reason: String::new(),
+            device_ids: Vec::new(),
         }
     }
 }

@@ -165,12 +165,31 @@ async fn find(client: &Client, name: &str) -> anyhow::Result<(model::Node, bool)
 
 async fn inspect(client: &Client, names: &[String], pretty: bool) -> anyhow::Result<()> {
     named(names)?;
-    let mut found = Vec::new();
+    let mut nodes = Vec::new();
     for name in names {
-        found.push(serde_json::to_value(find(client, name).await?.0)?);
+        nodes.push(find(client, name).await?.0);
     }
+    // Who has a device is the tasks' to say: they are asked only where there is one.
+    let tasks = match nodes.iter().all(|node| node.description.devices.is_empty()) {
+        true => Vec::new(),
+        false => task::list(client, &ListOptions::default()).await?,
+    };
+    let found = nodes.iter().map(|node| with_holders(node, &tasks)).collect::<Result<_, _>>()?;
     printer::objects(found, pretty);
     Ok(())
+}
+
+/// The node, each of its devices with the task that has it.
+fn with_holders(node: &model::Node, tasks: &[task::Row]) -> serde_json::Result<Value> {
+    let mut value = serde_json::to_value(node)?;
+    for (index, device) in node.description.devices.iter().enumerate() {
+        let has = |row: &&task::Row| {
+            let task = &row.task;
+            task.node_id == node.id && task.holds_resources() && task.device_ids.iter().any(|id| device.is(id))
+        };
+        value["description"]["devices"][index]["task"] = tasks.iter().find(has).map(task::Row::name).into();
+    }
+    Ok(value)
 }
 
 async fn update(
@@ -233,4 +252,35 @@ async fn set(client: &Client, names: &[String], availability: model::Availabilit
         .await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flota_api::state::TaskState;
+
+    #[test]
+    fn a_node_is_shown_with_who_has_its_devices() {
+        let device = |id: &str| model::NodeDevice { kind: "gpu".into(), id: id.into(), paths: Vec::new() };
+        let mut node = model::Node { id: "n".into(), ..model::Node::default() };
+        node.description.devices = vec![device("nvidia0"), device("nvidia1"), device("nvidia2")];
+        let row = |slot: u64, node: &str, id: &str, state: TaskState| {
+            let status = model::TaskStatus { state, ..model::TaskStatus::default() };
+            let device_ids = vec![device(id).device_id()];
+            task::Row::of(model::Task { slot, status, node_id: node.into(), device_ids, ..model::Task::default() })
+        };
+        let tasks = [
+            row(1, "n", "nvidia0", TaskState::Failed),
+            row(2, "n", "nvidia1", TaskState::Running),
+            row(3, "other", "nvidia2", TaskState::Running),
+        ];
+        let shown = with_holders(&node, &tasks).expect("it is JSON");
+        let devices = shown["description"]["devices"].as_array().expect("an array");
+        let holders: Vec<_> = devices.iter().map(|it| it["task"].as_str()).collect();
+        assert_eq!(holders, [None, Some("web.2"), None]);
+        assert_eq!(
+            (&shown["description"]["allow"]["privileged"], &devices[1]["id"]),
+            (&json!(false), &json!("nvidia1"))
+        );
+    }
 }

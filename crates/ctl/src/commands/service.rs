@@ -7,6 +7,7 @@ use flota_api::model::{self, ServiceSpec};
 use flota_api::proto::control::{CreateServiceRequest, RemoveRequest, ServiceRow, UpdateServiceRequest};
 
 use crate::client::{Client, request_id};
+use crate::commands::privilege_flags::PrivilegeRemovals;
 use crate::commands::spec_flags::SpecFlags;
 use crate::commands::{logs, task};
 use crate::error::{Usage, named};
@@ -71,6 +72,8 @@ pub(crate) enum Service {
         /// Without this constraint
         #[arg(long, value_name = "CONSTRAINT")]
         constraint_rm: Vec<String>,
+        #[command(flatten)]
+        removals: PrivilegeRemovals,
         /// Replace the tasks although nothing has changed
         #[arg(long)]
         force: bool,
@@ -108,7 +111,7 @@ pub(crate) async fn run(verb: Service, client: impl Fn(bool) -> anyhow::Result<C
         }
         Service::Logs(it) => logs::run(it, true, &client(false)?).await,
         Service::Scale { targets, wait } => scale(&client(false)?, &targets, &wait).await,
-        Service::Update { flags, image, args, env_rm, label_rm, constraint_rm, force, wait, service } => {
+        Service::Update { flags, image, args, env_rm, label_rm, constraint_rm, removals, force, wait, service } => {
             let change = |spec: &mut ServiceSpec| {
                 spec.env.retain(|it| !env_rm.iter().any(|name| it.split('=').next() == Some(name)));
                 spec.labels.retain(|key, _| !label_rm.contains(key));
@@ -118,6 +121,7 @@ pub(crate) async fn run(verb: Service, client: impl Fn(bool) -> anyhow::Result<C
                     spec.command = args.split_whitespace().map(str::to_owned).collect();
                 }
                 spec.force += u64::from(force);
+                removals.apply(spec)?;
                 flags.apply(spec)
             };
             let client = client(false)?;

@@ -4,6 +4,7 @@ use clap::Args;
 
 use flota_api::model::{OnPartition, RestartCondition, ServiceSpec};
 
+use crate::commands::privilege_flags::PrivilegeFlags;
 use crate::error::Usage;
 use crate::parse;
 
@@ -49,6 +50,8 @@ pub(crate) struct SpecFlags {
     /// Placement, such as node.labels.zone==a; may be repeated
     #[arg(long, visible_alias = "constraint-add")]
     constraint: Vec<String>,
+    #[command(flatten)]
+    privileges: PrivilegeFlags,
     /// any, on-failure or none
     #[arg(long)]
     restart_condition: Option<String>,
@@ -117,6 +120,7 @@ impl SpecFlags {
         spec.labels.extend(self.label.iter().cloned());
         spec.constraints
             .extend(self.constraint.iter().filter(|it| !spec.constraints.contains(it)).cloned().collect::<Vec<_>>());
+        self.privileges.apply(spec);
         if let Some(text) = &self.restart_condition {
             use RestartCondition::{Any, None, OnFailure};
             let found = [Any, OnFailure, None].into_iter().find(|it| it.as_str() == text);

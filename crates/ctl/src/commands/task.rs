@@ -98,6 +98,13 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// For tests: a task of the service `web`.
+    #[cfg(test)]
+    pub(crate) fn of(task: model::Task) -> Self {
+        let (node, image, doubt) = Default::default();
+        Self { task, service: "web".into(), node, image, restarts: 0, doubt }
+    }
+
     fn parse(row: TaskRow) -> anyhow::Result<Self> {
         let task = row.task.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a task"))?;
         Ok(Self {
@@ -110,7 +117,7 @@ impl Row {
         })
     }
 
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         task_name(&self.service, self.task.slot)
     }
 

@@ -1,5 +1,7 @@
 //! Judges a service's spec: every violation at once, each with its field.
 
+mod privileges;
+
 use flota_api::constraint::Constraint;
 use flota_api::defaults::REPLICAS_BOUND;
 use flota_api::image_ref::ImageRef;
@@ -53,8 +55,9 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<String> {
     if over(spec.limits.nano_cpus, spec.reservations.nano_cpus) {
         check("reservations.cpus", Err("it is more than the limit".into()));
     }
-    let size: usize =
-        texts.chain(&spec.env).chain(spec.labels.iter().flat_map(|(key, value)| [key, value])).map(String::len).sum();
+    privileges::judge(spec, &mut check);
+    let texts = texts.chain(&spec.env).chain(spec.labels.iter().flat_map(|(key, value)| [key, value]));
+    let size: usize = texts.chain(privileges::texts(spec)).map(String::len).sum();
     check("spec", (size <= SPEC_BOUND).then_some(()).ok_or(format!("{size} bytes are over the bound of {SPEC_BOUND}")));
     found
 }

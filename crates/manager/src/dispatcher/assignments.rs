@@ -156,6 +156,7 @@ fn assignment(task: &Task, node: &NodeId, view: &Tables, granter: &Granter<'_>) 
         image,
         credentials,
         paused: task.paused,
+        device_ids: task.device_ids.iter().map(Into::into).collect(),
     })
 }
 
@@ -186,7 +187,7 @@ fn credentials(reference: &str, view: &Tables) -> Option<RegistryCredentials> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Image, ImageHolder, Node, Service, ServiceSpec, TaskStatus};
+    use flota_api::model::{DeviceId, Image, ImageHolder, Node, Service, ServiceSpec, TaskStatus};
     use flota_api::object::{Kind, StoreObject};
     use flota_api::state::DesiredState;
 
@@ -223,6 +224,17 @@ mod tests {
         assert_eq!(difference.tasks.len(), 2);
         let ended = set(&[("d", TaskState::Assigned, Run)]);
         assert_eq!(ended.difference(&stopped, 1, 10).expect("one went").removed_tasks, ["a"]);
+    }
+
+    #[test]
+    fn a_worker_is_told_which_of_its_devices_a_task_has() {
+        let granter = Granter { key: None, expires: Timestamp(0) };
+        let mut view = view(&[("a", TaskState::Assigned, DesiredState::Running)]);
+        let gpu = DeviceId { kind: "gpu".into(), id: "nvidia1".into() };
+        let task = view.tasks().next().expect("one task").as_ref().clone();
+        view.put(Task { device_ids: vec![gpu.clone()], ..task }.into_object());
+        let set = AssignmentSet::of(&"n".into(), &view, &granter, &mut BTreeSet::new()).full(1, 1);
+        assert_eq!(set.tasks[0].device_ids, [(&gpu).into()]);
     }
 
     #[test]

@@ -150,6 +150,7 @@ impl DispatcherService {
         let description: flota_api::model::NodeDescription = register.description.into();
         let refuse = |text: String| WriteFailed::Refused(Status::invalid_argument(text));
         naming::check(&description.hostname).map_err(|error| refuse(format!("hostname: {error}")))?;
+        description.check_offers().map_err(refuse)?;
         if !register.listen.is_empty() && register.listen.parse::<std::net::SocketAddr>().is_err() {
             return Err(refuse("listen: it is no IP:PORT".into()));
         }

@@ -161,6 +161,7 @@ fn worker(cluster: &Cluster, managers: Vec<String>) -> Bench {
     let agent = Agent {
         node_id: identity.node_id.to_string(),
         listen: "127.0.0.1:1".into(),
+        offers: Arc::default(),
         dialer,
         managers: KnownManagers::load(&dir.path().join("managers"), managers),
         pool: pool.clone(),

@@ -1,0 +1,109 @@
+//! Devices, and what a node allows.
+
+use crate::capability::normalise;
+use crate::model::{Allowance, DeviceId, DeviceMapping, GenericResource, NodeDevice};
+use crate::proto::{specs as ps, types as pt};
+
+impl From<&DeviceMapping> for ps::DeviceMapping {
+    fn from(it: &DeviceMapping) -> Self {
+        Self { source: it.source.clone(), target: it.target.clone(), permissions: it.permissions.clone() }
+    }
+}
+
+impl From<ps::DeviceMapping> for DeviceMapping {
+    fn from(it: ps::DeviceMapping) -> Self {
+        Self { source: it.source, target: it.target, permissions: it.permissions }.complete()
+    }
+}
+
+impl From<&GenericResource> for ps::GenericResource {
+    fn from(it: &GenericResource) -> Self {
+        Self { kind: it.kind.clone(), count: it.count }
+    }
+}
+
+impl From<ps::GenericResource> for GenericResource {
+    fn from(it: ps::GenericResource) -> Self {
+        Self { kind: it.kind, count: it.count }
+    }
+}
+
+impl From<&NodeDevice> for pt::NodeDevice {
+    fn from(it: &NodeDevice) -> Self {
+        Self { kind: it.kind.clone(), id: it.id.clone(), paths: it.paths.clone() }
+    }
+}
+
+impl From<pt::NodeDevice> for NodeDevice {
+    fn from(it: pt::NodeDevice) -> Self {
+        Self { kind: it.kind, id: it.id, paths: it.paths }
+    }
+}
+
+impl From<&DeviceId> for pt::DeviceId {
+    fn from(it: &DeviceId) -> Self {
+        Self { kind: it.kind.clone(), id: it.id.clone() }
+    }
+}
+
+impl From<pt::DeviceId> for DeviceId {
+    fn from(it: pt::DeviceId) -> Self {
+        Self { kind: it.kind, id: it.id }
+    }
+}
+
+impl From<&Allowance> for pt::Allowance {
+    fn from(it: &Allowance) -> Self {
+        Self { privileged: it.privileged, devices: it.devices.clone(), capabilities: it.capabilities.clone() }
+    }
+}
+
+impl From<Option<pt::Allowance>> for Allowance {
+    fn from(it: Option<pt::Allowance>) -> Self {
+        let it = it.unwrap_or_default();
+        let capabilities = it.capabilities.iter().map(|name| normalise(name)).collect();
+        Self { privileged: it.privileged, devices: it.devices, capabilities }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{NodeDescription, ServiceSpec};
+
+    #[test]
+    fn what_a_spec_and_a_node_say_of_devices_survives_the_wire() {
+        let spec = ServiceSpec {
+            runtime: "runsc".into(),
+            init: true,
+            privileged: true,
+            cap_add: vec!["NET_ADMIN".into()],
+            cap_drop: vec!["ALL".into()],
+            devices: vec!["/dev/fuse:/dev/x:r".parse().expect("a device")],
+            generic_resources: vec![GenericResource { kind: "gpu".into(), count: 2 }],
+            ..ServiceSpec::default()
+        };
+        assert_eq!(ServiceSpec::try_from(ps::ServiceSpec::from(&spec)), Ok(spec));
+        let description = NodeDescription {
+            runtimes: vec!["flota".into()],
+            devices: vec![NodeDevice { kind: "gpu".into(), id: "nvidia0".into(), paths: vec!["/dev/nvidia0".into()] }],
+            allow: Allowance { privileged: true, devices: vec!["/dev/*".into()], capabilities: vec!["ALL".into()] },
+            ..NodeDescription::default()
+        };
+        assert_eq!(NodeDescription::from(Some(pt::NodeDescription::from(&description))), description);
+        assert_eq!(NodeDescription::from(None).allow, Allowance::default(), "an older node allows nothing");
+    }
+
+    #[test]
+    fn what_a_client_left_out_is_filled_in_and_capabilities_have_one_spelling() {
+        let spec = ps::ServiceSpec {
+            restart: Some(pt::RestartPolicy::default()),
+            cap_add: vec!["cap_net_admin".into()],
+            devices: vec![ps::DeviceMapping { source: "/dev/fuse".into(), ..ps::DeviceMapping::default() }],
+            ..ps::ServiceSpec::default()
+        };
+        let spec = ServiceSpec::try_from(spec).expect("a good spec");
+        assert_eq!(spec.cap_add, ["NET_ADMIN"]);
+        assert_eq!(spec.devices, ["/dev/fuse:/dev/fuse:rwm".parse().expect("a device")]);
+    }
+}

@@ -1,0 +1,222 @@
+//! Devices: those that a spec names by path, and those that nodes hand out by id.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+use crate::naming::{self, PathError};
+
+/// Read, write, make: what a mapping allows that does not say less.
+pub const DEVICE_PERMISSIONS: &str = "rwm";
+
+/// A device of the node, by path, and where a task finds it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceMapping {
+    /// Path on the node.
+    pub source: String,
+    /// Path in the container.
+    pub target: String,
+    /// Each of `r`, `w` and `m` at most once.
+    pub permissions: String,
+}
+
+/// Why a device mapping is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// Not the grammar.
+    #[error("`{0}`: a device has the form SOURCE[:TARGET[:PERMISSIONS]]")]
+    Form(String),
+    /// One of its two paths.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// Something else than `r`, `w` and `m`.
+    #[error("`{0}`: permissions are some of the letters r, w and m, each once")]
+    Permissions(String),
+}
+
+impl DeviceMapping {
+    /// With what was left out: the target is the source, everything is permitted.
+    #[must_use]
+    pub fn complete(mut self) -> Self {
+        if self.target.is_empty() {
+            self.target.clone_from(&self.source);
+        }
+        if self.permissions.is_empty() {
+            DEVICE_PERMISSIONS.clone_into(&mut self.permissions);
+        }
+        self
+    }
+
+    /// Judges its paths and permissions.
+    ///
+    /// # Errors
+    /// Says which rule it breaks.
+    pub fn check(&self) -> Result<(), DeviceError> {
+        naming::check_path(&self.source)?;
+        naming::check_path(&self.target)?;
+        if !are_permissions(&self.permissions) {
+            return Err(DeviceError::Permissions(self.permissions.escape_default().to_string()));
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for DeviceMapping {
+    type Err = DeviceError;
+
+    /// Docker's `--device` grammar, where a second part that could be permissions is them.
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let (source, target, permissions) = match parts.as_slice() {
+            [source] => (*source, "", ""),
+            [source, permissions] if are_permissions(permissions) => (*source, "", *permissions),
+            [source, target] => (*source, *target, ""),
+            [source, target, permissions] if !permissions.is_empty() => (*source, *target, *permissions),
+            _ => return Err(DeviceError::Form(text.escape_default().to_string())),
+        };
+        if parts.len() > 1 && parts[1].is_empty() {
+            return Err(DeviceError::Form(text.escape_default().to_string()));
+        }
+        let mapping =
+            Self { source: source.to_owned(), target: target.to_owned(), permissions: permissions.to_owned() }
+                .complete();
+        mapping.check().map(|()| mapping)
+    }
+}
+
+fn are_permissions(text: &str) -> bool {
+    let once = |(index, letter): (usize, char)| DEVICE_PERMISSIONS.contains(letter) && !text[..index].contains(letter);
+    !text.is_empty() && text.char_indices().all(once)
+}
+
+/// How many devices of a kind a task needs; which ones, the scheduler says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GenericResource {
+    /// Such as `gpu`.
+    pub kind: String,
+    /// At least one.
+    pub count: u64,
+}
+
+/// Why a generic resource is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GenericResourceError {
+    /// Not the grammar.
+    #[error("`{0}`: a generic resource has the form KIND=COUNT")]
+    Form(String),
+    /// Its kind.
+    #[error(transparent)]
+    Kind(#[from] naming::NameError),
+    /// None of it.
+    #[error("the count of `{0}` is 0")]
+    Zero(String),
+}
+
+impl GenericResource {
+    /// Judges kind and count.
+    ///
+    /// # Errors
+    /// Says which rule it breaks.
+    pub fn check(&self) -> Result<(), GenericResourceError> {
+        naming::check(&self.kind)?;
+        if self.count == 0 { Err(GenericResourceError::Zero(self.kind.clone())) } else { Ok(()) }
+    }
+}
+
+impl FromStr for GenericResource {
+    type Err = GenericResourceError;
+
+    /// `gpu=2`. Docker takes a name for the count too, but refuses it for services.
+    fn from_str(text: &str) -> Result<Self, GenericResourceError> {
+        let form = || GenericResourceError::Form(text.escape_default().to_string());
+        let (kind, count) = text.split_once('=').ok_or_else(form)?;
+        let resource = Self { kind: kind.to_owned(), count: count.parse().map_err(|_| form())? };
+        resource.check().map(|()| resource)
+    }
+}
+
+/// One device that a node hands out, to one task at a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeDevice {
+    /// What specs ask for, such as `gpu`.
+    pub kind: String,
+    /// Unique among the node's devices of its kind.
+    pub id: String,
+    /// All that a task gets with it; several devices may share one.
+    pub paths: Vec<String>,
+}
+
+/// Names one device of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceId {
+    /// Its kind.
+    pub kind: String,
+    /// Which one of these.
+    pub id: String,
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.kind, self.id)
+    }
+}
+
+impl NodeDevice {
+    /// What names it.
+    pub fn device_id(&self) -> DeviceId {
+        DeviceId { kind: self.kind.clone(), id: self.id.clone() }
+    }
+
+    /// Whether `device` is this one.
+    pub fn is(&self, device: &DeviceId) -> bool {
+        self.kind == device.kind && self.id == device.id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_mappings_are_read_as_docker_reads_them() {
+        let parts = |text: &str| {
+            let it: DeviceMapping = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+            format!("{} {} {}", it.source, it.target, it.permissions)
+        };
+        assert_eq!(parts("/dev/fuse"), "/dev/fuse /dev/fuse rwm");
+        assert_eq!(parts("/dev/fuse:/dev/x"), "/dev/fuse /dev/x rwm");
+        assert_eq!(parts("/dev/fuse:r"), "/dev/fuse /dev/fuse r");
+        assert_eq!(parts("/dev/fuse:/dev/x:mr"), "/dev/fuse /dev/x mr");
+        for bad in [
+            "",
+            ":",
+            "dev/fuse",
+            "/dev/fuse:x",
+            "/dev/fuse:",
+            "/dev/fuse::r",
+            "/dev/fuse:/x:",
+            "/dev/fuse:/x:rr",
+            "/dev/fuse:/x:q",
+            "/dev/fuse:/x:r:w",
+            "/dev/../etc/shadow",
+            "/dev//fuse",
+            "/",
+            "vendor.com/gpu=all",
+        ] {
+            assert!(bad.parse::<DeviceMapping>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn generic_resources_are_a_kind_and_a_count() {
+        assert_eq!("gpu=2".parse(), Ok(GenericResource { kind: "gpu".into(), count: 2 }));
+        for bad in ["", "gpu", "gpu=", "=1", "gpu=0", "gpu=-1", "gpu=UUID-1", "g/pu=1", "gpu=1=2"] {
+            assert!(bad.parse::<GenericResource>().is_err(), "{bad}");
+        }
+    }
+}

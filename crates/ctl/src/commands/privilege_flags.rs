@@ -1,0 +1,168 @@
+//! The flags of `ctl service create` and `update` for what a task asks of its node beyond CPU and memory.
+
+use clap::Args;
+
+use flota_api::capability;
+use flota_api::model::{DeviceMapping, GenericResource, ServiceSpec};
+
+use crate::error::Usage;
+
+/// What `create` and `update` share.
+#[derive(Debug, Default, Args)]
+pub(crate) struct PrivilegeFlags {
+    /// Runtime class, as `ctl node inspect` shows them; empty: the embedded one
+    #[arg(long, value_name = "NAME")]
+    runtime: Option<String>,
+    /// Run a reaper of zombies as PID 1
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    init: Option<bool>,
+    /// All capabilities and all devices, where the node allows it
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    privileged: Option<bool>,
+    /// Add a capability, such as NET_ADMIN, or ALL; may be repeated; RESET forgets those added so far
+    #[arg(long, value_name = "CAPABILITY")]
+    cap_add: Vec<String>,
+    /// Drop a capability, or ALL; may be repeated; RESET forgets those dropped so far
+    #[arg(long, value_name = "CAPABILITY")]
+    cap_drop: Vec<String>,
+    /// Device of the node, SOURCE[:TARGET[:rwm]]; may be repeated
+    #[arg(long, visible_alias = "device-add", value_name = "DEVICE")]
+    device: Vec<DeviceMapping>,
+    /// Devices that nodes hand out, KIND=COUNT, such as gpu=1; may be repeated
+    #[arg(long, visible_alias = "generic-resource-add", value_name = "KIND=COUNT")]
+    generic_resource: Vec<GenericResource>,
+}
+
+/// What `update` has beside them.
+#[derive(Debug, Default, Args)]
+pub(crate) struct PrivilegeRemovals {
+    /// Without the device at this path in the container
+    #[arg(long, value_name = "TARGET")]
+    device_rm: Vec<String>,
+    /// Without devices of this kind
+    #[arg(long, value_name = "KIND")]
+    generic_resource_rm: Vec<String>,
+}
+
+impl PrivilegeFlags {
+    /// Puts what was given into the spec, and leaves the rest as it is.
+    pub(super) fn apply(&self, spec: &mut ServiceSpec) {
+        if let Some(runtime) = &self.runtime {
+            spec.runtime.clone_from(runtime);
+        }
+        spec.init = self.init.unwrap_or(spec.init);
+        spec.privileged = self.privileged.unwrap_or(spec.privileged);
+        if !self.cap_add.is_empty() || !self.cap_drop.is_empty() {
+            capability::amend(&mut spec.cap_add, &mut spec.cap_drop, &self.cap_add, &self.cap_drop);
+        }
+        // As a mount or a variable: the newer one takes the place of the one with that name.
+        for device in &self.device {
+            spec.devices.retain(|it| it.target != device.target);
+            spec.devices.push(device.clone());
+        }
+        for resource in &self.generic_resource {
+            spec.generic_resources.retain(|it| it.kind != resource.kind);
+            spec.generic_resources.push(resource.clone());
+        }
+    }
+}
+
+impl PrivilegeRemovals {
+    /// Takes out of the spec what was named.
+    pub(super) fn apply(&self, spec: &mut ServiceSpec) -> Result<(), Usage> {
+        for target in &self.device_rm {
+            if !spec.devices.iter().any(|it| it.target == *target) {
+                return Err(Usage(format!("--device-rm {target}: the service has no device there")));
+            }
+        }
+        for kind in &self.generic_resource_rm {
+            if !spec.generic_resources.iter().any(|it| it.kind == *kind) {
+                return Err(Usage(format!("--generic-resource-rm {kind}: the service asks for none of these")));
+            }
+        }
+        spec.devices.retain(|it| !self.device_rm.contains(&it.target));
+        spec.generic_resources.retain(|it| !self.generic_resource_rm.contains(&it.kind));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Update {
+        #[command(flatten)]
+        flags: PrivilegeFlags,
+        #[command(flatten)]
+        removals: PrivilegeRemovals,
+        rest: Vec<String>,
+    }
+
+    fn updated(spec: &ServiceSpec, flags: &str) -> Result<ServiceSpec, String> {
+        let words = ["ctl"].into_iter().chain(flags.split_whitespace());
+        let update = Update::try_parse_from(words).map_err(|error| error.to_string())?;
+        let mut spec = spec.clone();
+        update.removals.apply(&mut spec).map_err(|error| error.to_string())?;
+        update.flags.apply(&mut spec);
+        Ok(spec)
+    }
+
+    fn shown(spec: &ServiceSpec) -> String {
+        let devices: Vec<String> =
+            spec.devices.iter().map(|it| format!("{}:{}:{}", it.source, it.target, it.permissions)).collect();
+        let resources: Vec<String> =
+            spec.generic_resources.iter().map(|it| format!("{}={}", it.kind, it.count)).collect();
+        let lists = [&spec.cap_add, &spec.cap_drop, &devices, &resources].map(|it| it.join(" "));
+        format!("{}|{}|{}|{}", spec.runtime, spec.init, spec.privileged, lists.join("|"))
+    }
+
+    #[test]
+    fn flags_make_of_a_spec_what_docker_would() {
+        let created = updated(
+            &ServiceSpec::default(),
+            "--runtime runsc --init --privileged --cap-add cap_bpf --cap-add NET_ADMIN --cap-drop CHOWN --device \
+             /dev/fuse --device /dev/snd/seq:/dev/x:r --generic-resource gpu=2 --generic-resource fpga=1",
+        )
+        .expect("good flags");
+        assert_eq!(
+            shown(&created),
+            "runsc|true|true|BPF NET_ADMIN|CHOWN|/dev/fuse:/dev/fuse:rwm /dev/snd/seq:/dev/x:r|gpu=2 fpga=1"
+        );
+        for (flags, expected) in [
+            ("", shown(&created)),
+            (
+                "--runtime= --init=false --privileged=false --cap-add RESET --cap-drop RESET --device-rm /dev/fuse \
+                 --device-rm /dev/x --generic-resource-rm gpu --generic-resource-rm fpga",
+                "|false|false||||".into(),
+            ),
+            (
+                "--cap-add CHOWN --cap-drop BPF --device-add /dev/null:/dev/x --generic-resource-add gpu=4",
+                "runsc|true|true|NET_ADMIN||/dev/fuse:/dev/fuse:rwm /dev/null:/dev/x:rwm|fpga=1 gpu=4".into(),
+            ),
+            (
+                "--generic-resource-rm gpu --generic-resource-add gpu=1 --init no-value",
+                "runsc|true|true|BPF NET_ADMIN|CHOWN|/dev/fuse:/dev/fuse:rwm /dev/snd/seq:/dev/x:r|fpga=1 gpu=1".into(),
+            ),
+        ] {
+            assert_eq!(shown(&updated(&created, flags).unwrap_or_else(|error| panic!("{error}"))), expected, "{flags}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_device_and_what_is_not_there_is_refused() {
+        for (flags, expected) in [
+            ("--device fuse", "`fuse` is no absolute path"),
+            ("--device /dev/fuse:/dev/x:rx", "permissions are some of the letters"),
+            ("--generic-resource gpu", "a generic resource has the form KIND=COUNT"),
+            ("--generic-resource gpu=0", "the count of `gpu` is 0"),
+            ("--init=maybe", "invalid value 'maybe'"),
+            ("--device-rm /dev/x", "--device-rm /dev/x: the service has no device there"),
+            ("--generic-resource-rm gpu", "--generic-resource-rm gpu: the service asks for none of these"),
+        ] {
+            let error = updated(&ServiceSpec::default(), flags).expect_err(flags);
+            assert!(error.contains(expected), "{flags}: {error}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The rules of what a spec asks of its node beyond CPU and memory: runtime class, capabilities, devices. Whether a node
+//! gives it is the scheduler's to say.
+
+use std::collections::BTreeSet;
+
+use flota_api::capability;
+use flota_api::model::ServiceSpec;
+use flota_api::naming;
+
+/// Tells `check` of every field what is wrong with it, if anything is.
+pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), String>)) {
+    if !spec.runtime.is_empty() {
+        check("runtime", naming::check(&spec.runtime).map_err(|error| error.to_string()));
+    }
+    for (field, names) in [("cap_add", &spec.cap_add), ("cap_drop", &spec.cap_drop)] {
+        let mut known = BTreeSet::new();
+        for (index, name) in names.iter().enumerate() {
+            let result = match capability::is_known(name) {
+                false => Err(format!("`{}` is no capability", name.escape_default())),
+                true => once(known.insert(name), name),
+            };
+            check(&format!("{field}[{index}]"), result);
+        }
+    }
+    let mut targets = BTreeSet::new();
+    for (index, device) in spec.devices.iter().enumerate() {
+        let result = device.check().map_err(|error| error.to_string());
+        let result = result.and_then(|()| once(targets.insert(&device.target), &device.target));
+        check(&format!("devices[{index}]"), result);
+    }
+    let mut kinds = BTreeSet::new();
+    for (index, resource) in spec.generic_resources.iter().enumerate() {
+        let result = resource.check().map_err(|error| error.to_string());
+        let result = result.and_then(|()| once(kinds.insert(&resource.kind), &resource.kind));
+        check(&format!("generic_resources[{index}]"), result);
+    }
+}
+
+fn once(first: bool, what: &str) -> Result<(), String> {
+    if first { Ok(()) } else { Err(format!("`{what}` is there twice")) }
+}
+
+/// What of a spec's size these are.
+pub(super) fn texts(spec: &ServiceSpec) -> impl Iterator<Item = &String> {
+    let devices = spec.devices.iter().flat_map(|it| [&it.source, &it.target, &it.permissions]);
+    let kinds = spec.generic_resources.iter().map(|it| &it.kind);
+    [&spec.runtime].into_iter().chain(&spec.cap_add).chain(&spec.cap_drop).chain(devices).chain(kinds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::validate::violations;
+    use flota_api::model::{DeviceMapping, GenericResource};
+
+    fn spec() -> ServiceSpec {
+        ServiceSpec { name: "web".into(), image: "web".into(), ..ServiceSpec::default() }
+    }
+
+    fn list(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn device(source: &str, target: &str, permissions: &str) -> DeviceMapping {
+        DeviceMapping { source: source.into(), target: target.into(), permissions: permissions.into() }
+    }
+
+    fn resource(kind: &str, count: u64) -> GenericResource {
+        GenericResource { kind: kind.into(), count }
+    }
+
+    #[test]
+    fn what_docker_takes_is_taken() {
+        for good in [
+            ServiceSpec { runtime: "io.containerd.runsc.v1".into(), init: true, ..spec() },
+            ServiceSpec { cap_add: list("NET_ADMIN"), cap_drop: list("ALL"), ..spec() },
+            // Docker takes both, and gives the task everything.
+            ServiceSpec { privileged: true, cap_drop: list("CHOWN"), cap_add: list("ALL BPF"), ..spec() },
+            ServiceSpec { devices: vec![device("/dev/a", "/dev/x", "r"), device("/dev/a", "/dev/y", "rw")], ..spec() },
+            ServiceSpec { generic_resources: vec![resource("gpu", 2), resource("fpga", 1)], ..spec() },
+        ] {
+            assert_eq!(violations(&good), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_meant_is_refused_by_field() {
+        let bad = ServiceSpec {
+            runtime: "/bin/sh".into(),
+            cap_add: list("NET_ADMIN NOT_KNOWN"),
+            cap_drop: list("CHOWN CHOWN"),
+            devices: vec![
+                device("/dev/../etc", "/dev/x", "r"),
+                device("/dev/x", "/dev/x", "rr"),
+                device("/dev/x", "/dev/y", "r"),
+                device("/dev/z", "/dev/y", "r"),
+            ],
+            generic_resources: vec![resource("g pu", 1), resource("gpu", 0), resource("x", 1), resource("x", 2)],
+            ..spec()
+        };
+        assert_eq!(
+            violations(&bad),
+            [
+                "runtime: `/bin/sh`: a name has letters, digits, `-`, `_` and `.`, and begins and ends with a letter \
+                 or digit",
+                "cap_add[1]: `NOT_KNOWN` is no capability",
+                "cap_drop[1]: `CHOWN` is there twice",
+                "devices[0]: `/dev/../etc`: a path has neither `.` nor `..` nor empty parts",
+                "devices[1]: `rr`: permissions are some of the letters r, w and m, each once",
+                "devices[3]: `/dev/y` is there twice",
+                "generic_resources[0]: `g pu`: a name has letters, digits, `-`, `_` and `.`, and begins and ends with \
+                 a letter or digit",
+                "generic_resources[1]: the count of `gpu` is 0",
+                "generic_resources[3]: `x` is there twice",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_spec_that_is_too_large_by_its_devices_is_refused() {
+        let many = (0..1_000).map(|number| device(&format!("/dev/{}", "x".repeat(300)), &format!("/x{number}"), "r"));
+        let large = ServiceSpec { devices: many.collect(), ..spec() };
+        assert!(violations(&large).iter().any(|it| it.starts_with("spec: ")));
+    }
+}

@@ -1,0 +1,95 @@
+//! Devices of a node that nobody holds, and which of them a task gets: the lowest, so that every leader would choose
+//! the same. An id is held from assignment until the task has ended.
+
+use std::collections::BTreeMap;
+
+use flota_api::model::{DeviceId, GenericResource, NodeDevice};
+
+/// The ids that are free, by kind; in each the lowest first.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FreeDevices(BTreeMap<String, Vec<String>>);
+
+impl FreeDevices {
+    /// All of these.
+    pub(super) fn new(devices: &[NodeDevice]) -> Self {
+        let mut free: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for device in devices {
+            free.entry(device.kind.clone()).or_default().push(device.id.clone());
+        }
+        for ids in free.values_mut() {
+            ids.sort_by(|left, right| rank(left).cmp(&rank(right)));
+            // Two tasks must not get one device because its node named it twice.
+            ids.dedup();
+        }
+        Self(free)
+    }
+
+    /// A task has these; what the node does not know (any more) is passed over.
+    pub(super) fn hold(&mut self, device_ids: &[DeviceId]) {
+        for device in device_ids {
+            if let Some(ids) = self.0.get_mut(&device.kind) {
+                ids.retain(|id| *id != device.id);
+            }
+        }
+    }
+
+    /// Which ones a task gets that needs these; `None` when too few are free.
+    pub(super) fn choose(&self, wanted: &[GenericResource]) -> Option<Vec<DeviceId>> {
+        let mut chosen = Vec::new();
+        for resource in wanted {
+            let count = usize::try_from(resource.count).ok()?;
+            let ids = self.0.get(&resource.kind).map(Vec::as_slice).unwrap_or_default().get(..count)?;
+            chosen.extend(ids.iter().map(|id| DeviceId { kind: resource.kind.clone(), id: id.clone() }));
+        }
+        Some(chosen)
+    }
+}
+
+/// `nvidia2` comes before `nvidia10`.
+fn rank(id: &str) -> (&str, u64, &str) {
+    let name = id.trim_end_matches(|it: char| it.is_ascii_digit());
+    // Without a number, or with one that is too long to be one.
+    let number = id.strip_prefix(name).and_then(|digits| digits.parse().ok()).unwrap_or(0);
+    (name, number, id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn devices(ids: &[&str]) -> Vec<NodeDevice> {
+        let device = |it: &&str| {
+            let (kind, id) = it.split_once('=').expect("kind=id");
+            NodeDevice { kind: kind.into(), id: id.into(), paths: vec!["/dev/x".into()] }
+        };
+        ids.iter().map(device).collect()
+    }
+
+    fn chosen(free: &FreeDevices, wanted: &[&str]) -> Option<Vec<String>> {
+        let wanted: Vec<GenericResource> = wanted.iter().map(|it| it.parse().expect(it)).collect();
+        free.choose(&wanted).map(|ids| ids.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn the_lowest_free_ids_of_each_kind_are_chosen() {
+        let mut free =
+            FreeDevices::new(&devices(&["gpu=nvidia10", "gpu=nvidia2", "fpga=a", "gpu=nvidia1", "gpu=nvidia2"]));
+        for (wanted, expected) in [
+            (&[][..], Some(&[][..])),
+            (&["gpu=1"], Some(&["gpu=nvidia1"])),
+            (&["gpu=3"], Some(&["gpu=nvidia1", "gpu=nvidia2", "gpu=nvidia10"])),
+            (&["fpga=1", "gpu=1"], Some(&["fpga=a", "gpu=nvidia1"])),
+            (&["gpu=4"], None),
+            (&["fpga=2", "gpu=1"], None),
+            (&["tpu=1"], None),
+            (&["gpu=18446744073709551615"], None),
+        ] {
+            let expected = expected.map(|ids| ids.iter().map(|it| (*it).to_owned()).collect());
+            assert_eq!(chosen(&free, wanted), expected, "{wanted:?}");
+        }
+        let held = [("gpu", "nvidia1"), ("gpu", "gone"), ("tpu", "x")];
+        free.hold(&held.map(|(kind, id)| DeviceId { kind: kind.into(), id: id.into() }));
+        assert_eq!(chosen(&free, &["gpu=1"]), Some(vec!["gpu=nvidia2".into()]));
+        assert_eq!(chosen(&free, &["gpu=3"]), None);
+    }
+}

@@ -1,0 +1,152 @@
+//! The settings that say what this node gives to tasks: `[runtimes]`, `[[devices]]` and `[allow]`. Whether a device is
+//! there is seen when a task gets it: one may be plugged in later.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+
+use flota_api::capability::normalise;
+use flota_api::defaults::EMBEDDED_RUNTIME;
+use flota_api::model::{Allowance, NodeDescription, NodeDevice};
+use flota_api::naming;
+use flota_worker::NodeOffers;
+
+/// A device that is handed out by id.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Device {
+    kind: String,
+    id: String,
+    paths: Vec<String>,
+}
+
+/// What tasks may ask for; nothing where nothing is said.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Allow {
+    privileged: bool,
+    devices: Vec<String>,
+    capabilities: Vec<String>,
+}
+
+/// Judges it all.
+pub(super) fn resolve(
+    runtimes: BTreeMap<String, PathBuf>,
+    devices: Vec<Device>,
+    allow: Allow,
+) -> anyhow::Result<NodeOffers> {
+    for (name, program) in &runtimes {
+        judge_runtime(name, program).with_context(|| format!("runtimes.{name}"))?;
+    }
+    let device = |it: Device| NodeDevice { kind: it.kind, id: it.id, paths: it.paths };
+    let capabilities = allow.capabilities.iter().map(|name| normalise(name)).collect();
+    let offers = NodeOffers {
+        runtimes,
+        devices: devices.into_iter().map(device).collect(),
+        allow: Allowance { privileged: allow.privileged, devices: allow.devices, capabilities },
+    };
+    // The leader would refuse it by the same rules.
+    let description = NodeDescription {
+        runtimes: offers.runtime_names(),
+        devices: offers.devices.clone(),
+        allow: offers.allow.clone(),
+        ..NodeDescription::default()
+    };
+    description.check_offers().map_err(anyhow::Error::msg)?;
+    Ok(offers)
+}
+
+fn judge_runtime(name: &str, program: &Path) -> anyhow::Result<()> {
+    naming::check(name)?;
+    if name == EMBEDDED_RUNTIME {
+        bail!("`{EMBEDDED_RUNTIME}` is the embedded runtime: another one has another name");
+    }
+    let path = program.to_str().context("its path is no text")?;
+    naming::check_path(path)?;
+    let about = std::fs::metadata(program).with_context(|| format!("the program {path} can't be found"))?;
+    if !about.is_file() || about.permissions().mode() & 0o111 == 0 {
+        bail!("{path} is no program");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::File;
+
+    fn offers(text: &str) -> anyhow::Result<NodeOffers> {
+        let file: File = toml::from_str(text)?;
+        resolve(file.runtimes, file.devices, file.allow)
+    }
+
+    #[test]
+    fn a_file_says_what_a_node_gives() {
+        let offers = offers(
+            r#"
+            log = "info"
+            [runtimes]
+            sh = "/bin/sh"
+            [[devices]]
+            kind = "gpu"
+            id = "left"
+            paths = ["/dev/nvidia0", "/dev/nvidiactl"]
+            [[devices]]
+            kind = "fpga"
+            id = "left"
+            paths = ["/dev/fpga0"]
+            [allow]
+            privileged = true
+            devices = ["/dev/fuse", "/dev/snd/*"]
+            capabilities = ["cap_net_admin", "SYS_PTRACE"]
+            "#,
+        )
+        .expect("a good file");
+        assert_eq!(offers.runtime_names(), ["flota", "sh"]);
+        assert_eq!(offers.runtimes["sh"], Path::new("/bin/sh"));
+        let devices: Vec<String> = offers.devices.iter().map(|it| it.device_id().to_string()).collect();
+        assert_eq!(devices, ["gpu=left", "fpga=left"]);
+        assert!(offers.allow.privileged && offers.allow.has_device("/dev/snd/seq"));
+        assert_eq!(offers.allow.capabilities, ["NET_ADMIN", "SYS_PTRACE"]);
+    }
+
+    #[test]
+    fn nothing_said_is_nothing_given() {
+        assert_eq!(offers("").expect("an empty file"), NodeOffers::default());
+    }
+
+    #[test]
+    fn what_can_not_be_meant_is_an_error_that_says_where() {
+        let device = |fields: &str| format!("[[devices]]\n{fields}");
+        let gpu = device("kind = 'gpu'\nid = 'a'\npaths = ['/dev/x']\n");
+        for (text, expected) in [
+            ("[runtimes]\nflota = '/bin/sh'", "runtimes.flota: `flota` is the embedded runtime"),
+            ("[runtimes]\n'a b' = '/bin/sh'", "runtimes.a b: `a b`: a name has"),
+            ("[runtimes]\nsh = 'bin/sh'", "runtimes.sh: `bin/sh` is no absolute path"),
+            ("[runtimes]\nsh = '/bin/../bin/sh'", "runtimes.sh: `/bin/../bin/sh`: a path has neither"),
+            ("[runtimes]\nsh = '/nowhere/sh'", "runtimes.sh: the program /nowhere/sh can't be found"),
+            ("[runtimes]\nsh = '/etc'", "runtimes.sh: /etc is no program"),
+            ("[runtimes]\nsh = '/etc/passwd'", "runtimes.sh: /etc/passwd is no program"),
+            (&format!("{gpu}{gpu}"), "devices: gpu=a: it is there twice"),
+            (&device("kind = 'gpu'\nid = 'a'\npaths = []"), "devices: gpu=a: it has no paths"),
+            (&device("kind = 'gpu'\nid = 'a'\npaths = ['x']"), "devices: gpu=a: `x` is no absolute path"),
+            (&device("kind = ''\nid = 'a'\npaths = ['/x']"), "devices: kind: a name is needed"),
+            (&device("kind = 'gpu'\nid = 'a/b'\npaths = ['/x']"), "devices: id: `a/b`: a name has"),
+            (&device("kind = 'gpu'\nid = 'a'"), "missing field `paths`"),
+            (&device("kind = 'gpu'\nid = 'a'\npaths = ['/x']\ncolour = 1"), "unknown field `colour`"),
+            ("[allow]\ndevices = ['dev/x']", "allow.devices: `dev/x` is neither an absolute path"),
+            (
+                "[allow]\ndevices = ['/dev/*/x']",
+                "allow.devices: `/dev/*/x` is neither an absolute path nor the beginning",
+            ),
+            ("[allow]\ncapabilities = ['root']", "allow.capabilities: `ROOT` is no capability"),
+            ("[allow]\nprivileged = 'yes'", "invalid type"),
+        ] {
+            let error = format!("{:#}", offers(text).expect_err(text));
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}
