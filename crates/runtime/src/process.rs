@@ -123,6 +123,15 @@ pub fn signal_number(pid: i32, signal: i32) {
     let _ = crate::syscall::process::kill(pid, signal);
 }
 
+/// Starts a program whose signals are blocked as in `mask`, while the caller's stay as they are.
+///
+/// # Errors
+/// It can't be run.
+pub fn spawn_with_mask(command: &mut std::process::Command, mask: nix::sys::signal::SigSet) -> std::io::Result<i32> {
+    clone::with_mask(command, mask);
+    Ok(i32::try_from(command.spawn()?.id()).unwrap_or(0))
+}
+
 /// The exit code of a process that has ended, as a shell has it; `None` for one that was only stopped.
 pub fn code_of(status: nix::sys::wait::WaitStatus) -> Option<i32> {
     exit_code(status)

@@ -11,10 +11,11 @@ use tokio::net::UnixStream;
 use flota_api::model::ServiceSpec;
 use flota_api::proto::dispatcher::TaskAssignment;
 use flota_image::{Image, ImageConfig, ImageError};
-use flota_runtime::cgroup::{self, Hierarchy};
+use flota_runtime::cgroup::{Groups, Hierarchy};
 use flota_runtime::{ContainerClient, ExitStatus, Root, State};
 
 use crate::images::{FetchError, Images};
+use crate::offers::NodeOffers;
 use crate::translate::{self, NodeNames, Places};
 
 /// A supervisor that has closed its connection has written how the container ended, or never will.
@@ -33,9 +34,9 @@ pub(crate) enum PrepareError {
     /// Its image is refused.
     #[error("the image is refused: {0}")]
     Image(#[from] ImageError),
-    /// Its spec can't be carried out.
+    /// Its spec can't be carried out here.
     #[error(transparent)]
-    Template(#[from] translate::TemplateError),
+    Translate(#[from] translate::TranslateError),
     /// It did not start.
     #[error(transparent)]
     Run(#[from] flota_runtime::RunError),
@@ -56,6 +57,7 @@ pub(crate) struct Executor {
     pub(crate) run_dir: PathBuf,
     pub(crate) hierarchies: Vec<Hierarchy>,
     pub(crate) cgroup_parent: PathBuf,
+    pub(crate) offers: Arc<NodeOffers>,
     /// Whether containers can be mounted from layers here.
     pub(crate) overlay: bool,
     /// Service and slot of the tasks here, for people.
@@ -76,8 +78,8 @@ impl Executor {
         self.data_folder(task).join("log")
     }
 
-    fn cgroups(&self, task: &str) -> Vec<cgroup::Folder> {
-        cgroup::folders(&self.hierarchies, &self.cgroup_parent, task)
+    pub(crate) fn cgroups(&self, task: &str) -> Groups {
+        Groups::below(&self.hierarchies, &self.cgroup_parent, task)
     }
 
     /// Has the image here, unpacked; its digest, layers and config.
@@ -118,22 +120,23 @@ impl Executor {
         } else {
             Root::Folder(data.join("root"))
         };
-        let places = Places { root, cgroups: self.cgroups(&task), log: self.log(&task) };
-        let container = translate::container(assignment, spec, config, &self.node, places)?;
+        let places = Places { root, groups: self.cgroups(&task), log: self.log(&task), runtime: self.runtime.clone() };
+        let translate::Container { order, spec } =
+            translate::container(assignment, spec, config, &self.node, &self.offers, places)?;
         let executor = Arc::clone(self);
         let started = tokio::task::spawn_blocking(move || {
             executor.clean(&task);
-            match &container.root {
+            match &order.root {
                 Root::Overlay { upper, work, .. } => {
                     fs_err::create_dir_all(upper)?;
                     fs_err::create_dir_all(work)?;
                 }
                 Root::Folder(root) => copy_layers(&layers, root)?,
             }
-            let started = flota_runtime::start(&executor.runtime, &folder, &container).map_err(PrepareError::Run);
+            let started = flota_runtime::start(&executor.runtime, &folder, &order, &spec).map_err(PrepareError::Run);
             if started.is_err() {
                 // What hung may still be there.
-                let _ = cgroup::sweep(&executor.cgroups(&task));
+                let _ = executor.cgroups(&task).sweep();
             }
             started
         });
@@ -165,7 +168,7 @@ impl Executor {
         if state.is_alive() {
             // Nobody keeps its output or could stop it.
             tracing::warn!(task.id = task, "the container's supervisor is gone: the container is killed");
-            let _ = cgroup::sweep(&self.cgroups(task));
+            let _ = self.cgroups(task).sweep();
         }
         Some(ExitStatus { code: 137, out_of_memory: false, at: now() })
     }
@@ -183,7 +186,7 @@ impl Executor {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         // A start that came to nothing leaves neither.
-        let _ = cgroup::sweep(&self.cgroups(task));
+        let _ = self.cgroups(task).sweep();
         ExitStatus { code: 137, out_of_memory: false, at: now() }
     }
 
@@ -210,7 +213,7 @@ impl Executor {
 
     /// Removes everything of a task whose container has ended. Again and again, until it is gone.
     pub(crate) fn remove(&self, task: &str) {
-        let _ = cgroup::sweep(&self.cgroups(task));
+        let _ = self.cgroups(task).sweep();
         self.clean(task);
         let _ = std::fs::remove_dir_all(self.data_folder(task));
     }

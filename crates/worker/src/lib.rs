@@ -13,6 +13,7 @@
 mod agent;
 mod assignments;
 mod describe;
+mod devices;
 mod executor;
 mod gpus;
 mod images;

@@ -152,7 +152,7 @@ fn file(descriptor: OwnedFd) -> tokio::fs::File {
 }
 
 async fn start(executor: &Executor, request: &ExecRequest) -> Result<(flota_runtime::ExecProcess, Io), String> {
-    let kernel = |error: nix::Error| format!("failed to make a pipe or terminal: {}", error.desc());
+    let kernel = |error: nix::Error| format!("failed to make a pipe: {}", error.desc());
     let client = executor.client(&request.task).map_err(|_| "the task's container does not run".to_owned())?;
     let spec = ExecSpec {
         argv: request.command.clone(),
@@ -161,34 +161,25 @@ async fn start(executor: &Executor, request: &ExecRequest) -> Result<(flota_runt
         user: request.user.clone(),
         tty: request.tty,
     };
-    let flags = nix::fcntl::OFlag::O_CLOEXEC;
-    let (theirs, io) = if request.tty {
-        let pty = nix::pty::openpty(None, None).map_err(kernel)?;
-        // A supervisor that is started meanwhile must not inherit it: its slave, left open, would keep the session.
-        for end in [&pty.master, &pty.slave] {
-            let close = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
-            nix::fcntl::fcntl(end, close).map_err(kernel)?;
-        }
-        resize(&pty.master, request.rows, request.columns);
-        let copy = |descriptor: &OwnedFd| descriptor.try_clone().map_err(|error| error.to_string());
-        let theirs = [copy(&pty.slave)?, copy(&pty.slave)?, pty.slave];
-        let io = Io {
-            stdin: Some(file(copy(&pty.master)?)),
-            stdout: file(copy(&pty.master)?),
-            stderr: None,
-            terminal: Some(pty.master),
-        };
-        (theirs, io)
-    } else {
-        let pipe = || nix::unistd::pipe2(flags).map_err(kernel);
-        let ((in_read, in_write), (out_read, out_write), (err_read, err_write)) = (pipe()?, pipe()?, pipe()?);
-        let stdin = request.stdin.then(|| file(in_write));
-        let io = Io { stdin, stdout: file(out_read), stderr: Some(file(err_read)), terminal: None };
-        ([in_read, out_write, err_write], io)
+    let run = |theirs: Vec<OwnedFd>| async move {
+        let started = tokio::task::spawn_blocking(move || client.exec(&spec, theirs)).await;
+        started.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     };
-    let started = tokio::task::spawn_blocking(move || client.exec(&spec, theirs)).await;
-    let process = started.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-    Ok((process, io))
+    if request.tty {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(|error| error.to_string())?;
+        let process = run(vec![theirs.into()]).await?;
+        // It has been sent before the process could run.
+        let master = flota_runtime::process::receive_terminal(&ours.into()).map_err(|error| error.to_string())?;
+        resize(&master, request.rows, request.columns);
+        let copy = || master.try_clone().map(file).map_err(|error| error.to_string());
+        let io = Io { stdin: Some(copy()?), stdout: copy()?, stderr: None, terminal: Some(master) };
+        return Ok((process, io));
+    }
+    let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(kernel);
+    let ((in_read, in_write), (out_read, out_write), (err_read, err_write)) = (pipe()?, pipe()?, pipe()?);
+    let process = run(vec![in_read, out_write, err_write]).await?;
+    let stdin = request.stdin.then(|| file(in_write));
+    Ok((process, Io { stdin, stdout: file(out_read), stderr: Some(file(err_read)), terminal: None }))
 }
 
 #[expect(unsafe_code, reason = "TIOCSWINSZ has no safe wrapper")]

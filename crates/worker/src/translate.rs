@@ -1,16 +1,28 @@
 //! From a task to a container: the only file that knows both languages.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use flota_api::model::ServiceSpec;
+use flota_api::capability;
+use flota_api::defaults::EMBEDDED_RUNTIME;
+use flota_api::model::{Refusal, ServiceSpec};
 use flota_api::naming::{task_full_name, task_name};
 use flota_api::proto::dispatcher::TaskAssignment;
 use flota_image::ImageConfig;
-use flota_runtime::cgroup::Folder;
-use flota_runtime::{ContainerSpec, Limits, Root};
+use flota_runtime::cgroup::Groups;
+use flota_runtime::oci::{self, Capabilities, Cpu, Memory, Mount, Pids, Resources, Spec};
+use flota_runtime::security::{capabilities, default_profile};
+use flota_runtime::{Order, Root};
+
+use crate::devices::{self, DeviceError};
+use crate::offers::NodeOffers;
 
 /// Output that is kept of each task.
 const LOG_BYTES: u64 = 20 << 20;
+/// Of the CPU controller, in µs; as Docker has it.
+const PERIOD: u64 = 100_000;
+/// Where `--init` finds the runtime's own program in a container.
+const INIT: &str = "/dev/init";
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What this node adds.
 #[derive(Clone, Debug)]
@@ -23,16 +35,34 @@ pub(crate) struct NodeNames {
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
     pub(crate) root: Root,
-    pub(crate) cgroups: Vec<Folder>,
+    pub(crate) groups: Groups,
     pub(crate) log: PathBuf,
+    /// `flota-runtime`.
+    pub(crate) runtime: PathBuf,
 }
 
-/// A template that can't be filled in.
+/// What a supervisor and a runtime are told.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Container {
+    pub(crate) order: Order,
+    pub(crate) spec: Spec,
+}
+
+/// Why a task can't be carried out on this node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the template `{0}` is not known: .Node.ID, .Node.Hostname, .Service.ID, .Service.Name, .Task.ID, .Task.Name and .Task.Slot are"
-)]
-pub(crate) struct TemplateError(String);
+pub(crate) enum TranslateError {
+    #[error(
+        "the template `{0}` is not known: .Node.ID, .Node.Hostname, .Service.ID, .Service.Name, .Task.ID, .Task.Name and .Task.Slot are"
+    )]
+    Template(String),
+    /// The scheduler knows it as well; a node obeys its owner all the same.
+    #[error("this node refuses the task: {0}")]
+    Refused(Refusal),
+    #[error("this node has no runtime `{0}`")]
+    Runtime(String),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
 
 /// The container of a task.
 pub(crate) fn container(
@@ -40,35 +70,164 @@ pub(crate) fn container(
     spec: &ServiceSpec,
     config: &ImageConfig,
     node: &NodeNames,
+    offers: &NodeOffers,
     places: Places,
-) -> Result<ContainerSpec, TemplateError> {
+) -> Result<Container, TranslateError> {
+    if let Some(refusal) = offers.allow.refusal(spec) {
+        return Err(TranslateError::Refused(refusal));
+    }
+    let runtime = match spec.runtime.as_str() {
+        "" | EMBEDDED_RUNTIME => None,
+        name => Some(offers.runtimes.get(name).cloned().ok_or_else(|| TranslateError::Runtime(name.to_owned()))?),
+    };
     let fill = |text: &str| fill(text, assignment, node);
+    let hostname = match spec.hostname.as_str() {
+        "" => task_name(&assignment.service_name, assignment.slot),
+        given => fill(given)?,
+    };
+    // The kernel's bound (gethostname(2)).
+    let hostname: String = hostname.chars().take(64).collect();
+    let env = spec.env.iter().map(|it| fill(it)).collect::<Result<Vec<_>, _>>()?;
+    let or = |given: &str, image: &str| if given.is_empty() { image.to_owned() } else { given.to_owned() };
+    let mut result = oci::template();
+    let process = result.process.get_or_insert_default();
+    process.terminal = false;
+    process.args = arguments(spec, config);
+    process.env = environment(&hostname, config.env.iter().cloned().chain(env));
+    process.cwd = Path::new("/").join(or(&spec.working_dir, &config.working_dir));
+    process.rlimits.clear();
+    result.hostname = Some(hostname.clone());
+    if let Some(root) = &mut result.root {
+        root.readonly = false;
+    }
+    set_rights(&mut result, spec);
+    let given = devices::of_task(assignment, spec, offers)?;
+    if let Some(linux) = &mut result.linux {
+        linux.cgroups_path = Some(cgroups_path(&places.groups, runtime.is_some()));
+        linux.resources = Some(resources(spec, &given));
+        linux.devices = given.iter().map(|it| it.device.clone()).collect();
+    }
+    if spec.init {
+        add_init(&mut result, &places.runtime);
+    }
+    let order = Order {
+        id: assignment.task_id.clone(),
+        root: places.root,
+        user: or(&spec.user, &config.user),
+        hostname,
+        groups: places.groups,
+        log: places.log,
+        log_bytes: LOG_BYTES,
+        terminal: false,
+        runtime,
+    };
+    Ok(Container { order, spec: result })
+}
+
+/// As Docker: another entrypoint makes the image's arguments meaningless.
+fn arguments(spec: &ServiceSpec, config: &ImageConfig) -> Vec<String> {
     let entrypoint = if spec.entrypoint.is_empty() { &config.entrypoint } else { &spec.entrypoint };
-    // As Docker: another entrypoint makes the image's arguments meaningless.
     let command = match (spec.command.is_empty(), spec.entrypoint.is_empty()) {
         (true, true) => config.cmd.as_slice(),
         (true, false) => &[],
         (false, _) => spec.command.as_slice(),
     };
-    let env = spec.env.iter().map(|it| fill(it)).collect::<Result<Vec<_>, _>>()?;
-    let hostname = match spec.hostname.as_str() {
-        "" => task_name(&assignment.service_name, assignment.slot),
-        given => fill(given)?,
+    entrypoint.iter().chain(command).cloned().collect()
+}
+
+/// The variables as given, the last of a name winning, and the ones that every program expects.
+fn environment(hostname: &str, given: impl Iterator<Item = String>) -> Vec<String> {
+    let mut result: Vec<String> = Vec::new();
+    for variable in [PATH.to_owned(), format!("HOSTNAME={hostname}")].into_iter().chain(given) {
+        let name = variable.split('=').next().unwrap_or_default();
+        result.retain(|it| it.split('=').next() != Some(name));
+        result.push(variable);
+    }
+    result
+}
+
+/// Capabilities, seccomp, and what is hidden: Docker's defaults; for a privileged task all, none and nothing.
+fn set_rights(result: &mut Spec, spec: &ServiceSpec) {
+    let kept: Vec<String> = if spec.privileged {
+        capabilities::names()
+    } else {
+        capability::effective(&spec.cap_add, &spec.cap_drop).iter().map(|it| format!("CAP_{it}")).collect()
     };
-    let or = |given: &str, image: &str| if given.is_empty() { image.to_owned() } else { given.to_owned() };
-    Ok(ContainerSpec {
-        root: places.root,
-        argv: entrypoint.iter().chain(command).cloned().collect(),
-        env: config.env.iter().cloned().chain(env).collect(),
-        cwd: or(&spec.working_dir, &config.working_dir),
-        user: or(&spec.user, &config.user),
-        // The kernel's bound (gethostname(2)).
-        hostname: hostname.chars().take(64).collect(),
-        limits: Limits { memory: spec.limits.memory_bytes, nano_cpus: spec.limits.nano_cpus, pids: spec.limits.pids },
-        cgroups: places.cgroups,
-        log: places.log,
-        log_bytes: LOG_BYTES,
-    })
+    if let Some(linux) = &mut result.linux {
+        if spec.privileged {
+            linux.masked_paths.clear();
+            linux.readonly_paths.clear();
+        } else {
+            linux.seccomp = Some(default_profile(&kept));
+        }
+    }
+    if spec.privileged {
+        for mount in &mut result.mounts {
+            mount.options.retain(|it| it != "ro");
+        }
+    }
+    let process = result.process.get_or_insert_default();
+    process.no_new_privileges = !spec.privileged;
+    process.capabilities = Some(Capabilities {
+        bounding: kept.clone(),
+        effective: kept.clone(),
+        permitted: kept,
+        ..Capabilities::default()
+    });
+}
+
+/// As `linux.cgroupsPath`: the embedded runtime begins at what this node may use, another at what is mounted.
+fn cgroups_path(groups: &Groups, from_mount: bool) -> String {
+    let folder = groups.folders().first();
+    let path = folder.and_then(|it| {
+        let below = it.path.strip_prefix(&it.root).ok()?;
+        let mounted = it.root.strip_prefix("/sys/fs/cgroup").ok().map(|root| {
+            // On v1 the first part is the hierarchy's.
+            root.components().skip(usize::from(!it.v2 || root.starts_with("unified"))).collect::<PathBuf>()
+        });
+        Some(if from_mount { mounted.unwrap_or_default().join(below) } else { below.to_owned() })
+    });
+    format!("/{}", path.unwrap_or_default().display())
+}
+
+fn resources(spec: &ServiceSpec, given: &[devices::Given]) -> Resources {
+    let limits = &spec.limits;
+    let signed = |it: u64| i64::try_from(it).unwrap_or(i64::MAX);
+    // Swap would make the limit a wish.
+    let memory = |it: u64| Memory { limit: Some(signed(it)), swap: Some(signed(it)), ..Memory::default() };
+    // At least 1 ms in a period, which is the kernel's least.
+    let quota = |it: u64| (u128::from(it) * u128::from(PERIOD) / 1_000_000_000).max(1_000);
+    let cpu = |it: u64| Cpu {
+        period: Some(PERIOD),
+        quota: Some(i64::try_from(quota(it)).unwrap_or(i64::MAX)),
+        ..Cpu::default()
+    };
+    let some = |it: u64| Some(it).filter(|it| *it > 0);
+    let mut rules = vec![oci::DeviceRule { allow: spec.privileged, access: "rwm".into(), ..Default::default() }];
+    if !spec.privileged {
+        rules.extend(given.iter().map(|it| it.rule.clone()));
+    }
+    Resources {
+        devices: rules,
+        memory: some(limits.memory_bytes).map(memory),
+        cpu: some(limits.nano_cpus).map(cpu),
+        pids: some(limits.pids).map(|it| Pids { limit: signed(it) }),
+        ..Resources::default()
+    }
+}
+
+/// The runtime's own program as PID 1, which reaps what the container leaves behind.
+fn add_init(result: &mut Spec, runtime: &Path) {
+    result.mounts.push(Mount {
+        destination: INIT.into(),
+        kind: "bind".into(),
+        source: runtime.display().to_string(),
+        options: ["bind", "ro", "nosuid", "nodev"].map(str::to_owned).to_vec(),
+        ..Mount::default()
+    });
+    if let Some(process) = &mut result.process {
+        process.args.splice(0..0, [INIT, "init", "--"].map(str::to_owned));
+    }
 }
 
 /// The signal that asks the program to end: the service's, else the image's, else SIGTERM.
@@ -81,11 +240,11 @@ pub(crate) fn stop_signal(spec: &ServiceSpec, config: &ImageConfig) -> i32 {
 }
 
 /// Docker's templates, as far as they make sense here.
-fn fill(text: &str, assignment: &TaskAssignment, node: &NodeNames) -> Result<String, TemplateError> {
+fn fill(text: &str, assignment: &TaskAssignment, node: &NodeNames) -> Result<String, TranslateError> {
     let mut result = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("{{") {
-        let (name, after) = after.split_once("}}").ok_or_else(|| TemplateError(text.to_owned()))?;
+        let (name, after) = after.split_once("}}").ok_or_else(|| TranslateError::Template(text.to_owned()))?;
         let task_id = assignment.task_id.as_str().into();
         result.push_str(before);
         result.push_str(&match name.trim() {
@@ -96,7 +255,7 @@ fn fill(text: &str, assignment: &TaskAssignment, node: &NodeNames) -> Result<Str
             ".Task.ID" => assignment.task_id.clone(),
             ".Task.Name" => task_full_name(&assignment.service_name, assignment.slot, &task_id),
             ".Task.Slot" => assignment.slot.to_string(),
-            _ => return Err(TemplateError(format!("{{{{{name}}}}}"))),
+            _ => return Err(TranslateError::Template(format!("{{{{{name}}}}}"))),
         });
         rest = after;
     }
@@ -108,12 +267,14 @@ fn fill(text: &str, assignment: &TaskAssignment, node: &NodeNames) -> Result<Str
 mod tests {
     use super::*;
 
-    fn translate(spec: &ServiceSpec, config: &ImageConfig) -> Result<ContainerSpec, TemplateError> {
+    fn translate(spec: &ServiceSpec, config: &ImageConfig) -> Result<oci::Process, TranslateError> {
         let assignment =
             TaskAssignment { task_id: "id".into(), service_name: "web".into(), slot: 2, ..Default::default() };
         let node = NodeNames { id: "n".into(), hostname: "w1".into() };
-        let places = Places { root: Root::Folder("/".into()), cgroups: vec![], log: "log".into() };
-        container(&assignment, spec, config, &node, places)
+        let groups = Groups::default();
+        let places = Places { root: Root::Folder("/".into()), groups, log: "log".into(), runtime: "r".into() };
+        let container = container(&assignment, spec, config, &node, &NodeOffers::default(), places)?;
+        Ok(container.spec.process.expect("every container has one"))
     }
 
     #[test]
@@ -122,7 +283,7 @@ mod tests {
         let config = ImageConfig { entrypoint: words("e"), cmd: words("c"), ..ImageConfig::default() };
         let argv = |entrypoint: &str, command: &str| {
             let spec = ServiceSpec { entrypoint: words(entrypoint), command: words(command), ..ServiceSpec::default() };
-            translate(&spec, &config).expect("no template").argv.join(" ")
+            translate(&spec, &config).expect("no template").args.join(" ")
         };
         assert_eq!(argv("", ""), "e c");
         assert_eq!(argv("", "x"), "e x");
@@ -134,9 +295,33 @@ mod tests {
     fn templates_are_filled_in_and_unknown_ones_refused() {
         let env = |text: &str| ServiceSpec { env: vec![text.into()], ..ServiceSpec::default() };
         let spec = translate(&env("A={{.Task.Name}} on {{ .Node.Hostname }}"), &ImageConfig::default());
-        assert_eq!(spec.map(|it| it.env), Ok(vec!["A=web.2.id on w1".to_owned()]));
+        assert_eq!(spec.map(|it| it.env.last().cloned()), Ok(Some("A=web.2.id on w1".to_owned())));
         assert!(translate(&env("A={{.Secret}}"), &ImageConfig::default()).is_err());
         assert!(translate(&env("A={{.Task"), &ImageConfig::default()).is_err());
+    }
+
+    #[test]
+    fn rights_are_dockers_unless_the_node_allows_more() {
+        let rights = |spec: &ServiceSpec| translate(spec, &ImageConfig::default()).map(|it| it.capabilities);
+        let kept = rights(&ServiceSpec::default()).expect("allowed").expect("some").bounding;
+        assert_eq!(kept.len(), 14);
+        let fewer = ServiceSpec { cap_drop: vec!["ALL".into()], cap_add: vec!["CHOWN".into()], ..Default::default() };
+        assert_eq!(rights(&fewer).expect("allowed").expect("some").bounding, ["CAP_CHOWN"]);
+        for more in [
+            ServiceSpec { cap_add: vec!["SYS_ADMIN".into()], ..Default::default() },
+            ServiceSpec { privileged: true, ..Default::default() },
+        ] {
+            assert!(matches!(rights(&more), Err(TranslateError::Refused(_))));
+        }
+        let runtime = ServiceSpec { runtime: "crun".into(), ..Default::default() };
+        assert_eq!(rights(&runtime), Err(TranslateError::Runtime("crun".into())));
+    }
+
+    #[test]
+    fn init_is_the_runtime_itself_before_the_program() {
+        let spec = ServiceSpec { init: true, command: vec!["sleep".into(), "1".into()], ..Default::default() };
+        let process = translate(&spec, &ImageConfig::default()).expect("allowed");
+        assert_eq!(process.args, ["/dev/init", "init", "--", "sleep", "1"]);
     }
 
     #[test]

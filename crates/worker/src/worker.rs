@@ -113,6 +113,7 @@ impl Worker {
             run_dir: options.run_dir,
             hierarchies,
             cgroup_parent,
+            offers: Arc::clone(&offers),
             overlay,
             known: Mutex::default(),
         });

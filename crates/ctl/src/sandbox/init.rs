@@ -13,7 +13,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use serde::{Deserialize, Serialize};
 
-use flota_runtime::cgroup::{self, Folder, Hierarchy};
+use flota_runtime::cgroup::{self, Groups, Hierarchy};
+use flota_runtime::oci::Resources;
 
 const INIT: &str = "__sandbox-init";
 const ENTER: &str = "__sandbox-enter";
@@ -22,7 +23,7 @@ const ENTER: &str = "__sandbox-enter";
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct InitSpec {
     pub(crate) hostname: String,
-    pub(crate) cgroups: Vec<Folder>,
+    pub(crate) cgroups: Groups,
     /// Becomes /var/lib/flota.
     pub(crate) data: PathBuf,
     /// Becomes /run/flota.
@@ -33,7 +34,7 @@ pub(crate) struct InitSpec {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct EnterSpec {
     pub(crate) pid: i32,
-    pub(crate) cgroups: Vec<Folder>,
+    pub(crate) cgroups: Groups,
     pub(crate) command: Vec<String>,
     /// Where its output goes, while this program prints its process id in the node and ends at once; `None`: stay,
     /// and end as it ends.
@@ -80,10 +81,10 @@ pub(crate) fn run_hidden() -> Option<ExitCode> {
 }
 
 fn start_init(spec: &str) -> anyhow::Result<()> {
-    let spec: InitSpec = serde_json::from_str(spec)?;
+    let mut spec: InitSpec = serde_json::from_str(spec)?;
     nix::unistd::setsid()?;
-    cgroup::create(&spec.cgroups, &flota_runtime::Limits::default())?;
-    cgroup::join(&spec.cgroups, i32::try_from(std::process::id())?)?;
+    spec.cgroups.create(&Resources::default())?;
+    spec.cgroups.join(i32::try_from(std::process::id())?)?;
     let hierarchies = cgroup::hierarchies()?;
     let flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET;
     let (ready, say) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
@@ -171,7 +172,7 @@ fn be_init() -> i32 {
 fn enter(spec: &str) -> anyhow::Result<u8> {
     let spec: EnterSpec = serde_json::from_str(spec)?;
     let [program, arguments @ ..] = spec.command.as_slice() else { bail!("no command") };
-    cgroup::join(&spec.cgroups, i32::try_from(std::process::id())?)?;
+    spec.cgroups.join_beside(i32::try_from(std::process::id())?, spec.pid)?;
     let node = pidfd(spec.pid)?;
     let all = libc::CLONE_NEWNS
         | libc::CLONE_NEWPID

@@ -100,11 +100,12 @@ pub(crate) fn down(name: &str) -> anyhow::Result<()> {
     }
     Namespace::remove(&run_dir(name).join("network"));
     // Also what a state that was never written would have named.
-    for folder in node::cgroups(name, "")? {
-        for pid in node::processes(name, "")? {
-            let _ = kill(pid, Signal::SIGKILL);
-        }
-        node::remove_tree(&folder.path);
+    for pid in node::processes(name, "")? {
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+    let groups = node::cgroups(name, "")?;
+    groups.remove()?;
+    for folder in groups.folders() {
         // Shared with other sandboxes: gone with the last.
         if let Some(parent) = folder.path.parent() {
             let _ = std::fs::remove_dir(parent);

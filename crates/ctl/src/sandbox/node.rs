@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use flota_network::{Cable, Namespace};
-use flota_runtime::cgroup::{self, Folder};
+use flota_runtime::cgroup::{self, Groups};
 use flota_runtime::state::start_time;
 
 use super::init::{EnterSpec, InitSpec, call};
@@ -24,9 +24,9 @@ const PREFIX: u8 = 24;
 const KILL_WAIT: Duration = Duration::from_secs(10);
 
 /// The node's cgroup in each hierarchy.
-pub(crate) fn cgroups(sandbox: &str, node: &str) -> anyhow::Result<Vec<Folder>> {
+pub(crate) fn cgroups(sandbox: &str, node: &str) -> anyhow::Result<Groups> {
     let hierarchies = cgroup::hierarchies().context("failed to find the cgroup hierarchies")?;
-    Ok(cgroup::folders(&hierarchies, &Path::new("flota-sandbox").join(sandbox), node))
+    Ok(Groups::below(&hierarchies, &Path::new("flota-sandbox").join(sandbox), node))
 }
 
 /// Makes room for the nodes' cgroups, with every controller that they shall see.
@@ -76,12 +76,9 @@ pub(crate) fn start_daemon(sandbox: &str, node: &mut NodeState) -> anyhow::Resul
     Ok(())
 }
 
-/// Every process of the node, by its cgroups: of any one hierarchy, for a process is in all of them.
+/// Every process of the node, by its cgroups.
 pub(crate) fn processes(sandbox: &str, node: &str) -> anyhow::Result<Vec<Pid>> {
-    let Some(folder) = cgroups(sandbox, node)?.into_iter().next() else { return Ok(Vec::new()) };
-    let mut found = Vec::new();
-    collect(&folder.path, &mut found);
-    Ok(found)
+    Ok(cgroups(sandbox, node)?.processes()?.into_iter().map(Pid::from_raw).collect())
 }
 
 /// A process's id in the innermost of its namespaces (proc_pid_status(5), NSpid).
@@ -89,16 +86,6 @@ fn id_inside(pid: Pid) -> Option<String> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     line.split_whitespace().last().map(str::to_owned)
-}
-
-fn collect(folder: &Path, found: &mut Vec<Pid>) {
-    let text = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-    found.extend(text.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw));
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            collect(&entry.path(), found);
-        }
-    }
 }
 
 /// Kills PID 1, and with it everything; returns when it is gone and its cgroups are removed.
@@ -121,26 +108,7 @@ pub(crate) fn destroy(sandbox: &str, node: &NodeState) -> anyhow::Result<()> {
         }
         pause();
     }
-    for folder in cgroups(sandbox, &node.name)? {
-        remove_tree(&folder.path);
-    }
-    Ok(())
-}
-
-/// Removes a cgroup with all below it; one that is still busy is tried again for a moment.
-pub(crate) fn remove_tree(folder: &Path) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_tree(&entry.path());
-        }
-    }
-    let until = Instant::now() + Duration::from_secs(2);
-    while let Err(error) = std::fs::remove_dir(folder) {
-        if error.raw_os_error() != Some(libc::EBUSY) || Instant::now() > until {
-            return;
-        }
-        pause();
-    }
+    Ok(cgroups(sandbox, &node.name)?.remove()?)
 }
 
 /// A moment, in a loop that has its own bound.

@@ -54,6 +54,13 @@ pub(crate) fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Has a program begin with this mask of signals.
+pub(crate) fn with_mask(command: &mut std::process::Command, mask: nix::sys::signal::SigSet) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec only pthread_sigmask(3) is called, which is async-signal-safe.
+    unsafe { command.pre_exec(move || Ok(mask.thread_set_mask()?)) };
+}
+
 /// Signals as a new program expects them: none blocked, each with its default, which Rust changes for SIGPIPE.
 pub(crate) fn reset_signals() {
     let _ = nix::sys::signal::SigSet::all().thread_unblock();

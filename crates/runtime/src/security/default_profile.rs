@@ -138,3 +138,70 @@ fn allow(names: &str) -> SyscallRule {
 fn allow_if(name: &str, index: u32, op: &str, value: u64) -> SyscallRule {
     SyscallRule { args: vec![Argument { index, value, value_two: 0, op: op.into() }], ..allow(name) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(machine: &str, capabilities: &[&str]) -> Vec<SyscallRule> {
+        let capabilities: Vec<_> = capabilities.iter().map(|&it| it.to_owned()).collect();
+        profile_for(machine, &capabilities).syscalls
+    }
+
+    /// The actions of a call's rules, with their conditions.
+    fn of<'a>(rules: &'a [SyscallRule], name: &str) -> Vec<(&'a str, Option<u32>, usize)> {
+        let named = rules.iter().filter(|it| it.names.iter().any(|it| it == name));
+        named.map(|it| (it.action.as_str(), it.errno_ret, it.args.len())).collect()
+    }
+
+    const ALWAYS: (&str, Option<u32>, usize) = ("SCMP_ACT_ALLOW", None, 0);
+    const JUDGED: (&str, Option<u32>, usize) = ("SCMP_ACT_ALLOW", None, 1);
+
+    #[test]
+    fn profile_is_that_of_moby() {
+        // Counted in moby/profiles at cd3bed8061c7 (June 2026), seccomp/default.json.
+        let mut names: Vec<_> = ALLOWED.split_whitespace().collect();
+        assert_eq!(names.len(), 361);
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), 361, "a name is there twice");
+        let with_capability: usize = WITH_CAPABILITY.iter().map(|it| it.1.split_whitespace().count()).sum();
+        assert_eq!(with_capability, 53);
+        let x86 = rules("x86_64", &[]);
+        assert_eq!(x86.len(), 13);
+        for name in
+            ["read", "statmount", "mseal", "uretprobe", "ptrace", "modify_ldt", "socketcall", "name_to_handle_at"]
+        {
+            assert_eq!(of(&x86, name), [ALWAYS], "{name}");
+        }
+        for name in ["io_uring_setup", "keyctl", "userfaultfd", "mount", "bpf", "open_by_handle_at", "set_tls", "vm86"]
+        {
+            assert_eq!(of(&x86, name), [], "{name}");
+        }
+        assert_eq!(of(&x86, "socket"), [JUDGED; 3]);
+        assert_eq!(of(&x86, "personality"), [JUDGED; 5]);
+        assert_eq!(of(&x86, "clone"), [JUDGED]);
+        assert_eq!(of(&x86, "clone3"), [("SCMP_ACT_ERRNO", Some(38), 0)]);
+    }
+
+    #[test]
+    fn capabilities_allow_what_they_guard() {
+        let rules = rules("x86_64", &["CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_SYS_TIME"]);
+        for name in ["clone", "clone3", "mount", "chroot", "clock_settime64"] {
+            assert_eq!(of(&rules, name), [ALWAYS], "{name}");
+        }
+        assert_eq!(of(&rules, "reboot"), []);
+    }
+
+    #[test]
+    fn machines_have_their_own_calls() {
+        for (machine, name) in
+            [("aarch64", "set_tls"), ("s390x", "s390_runtime_instr"), ("riscv64", "riscv_flush_icache")]
+        {
+            assert_eq!(of(&rules(machine, &[]), name), [ALWAYS], "{name}");
+        }
+        let clone = |machine| rules(machine, &[]).into_iter().find(|it| it.names == ["clone"]);
+        assert_eq!(clone("s390x").map(|it| it.args[0].index), Some(1));
+        assert_eq!(clone("aarch64").map(|it| it.args[0].index), Some(0));
+    }
+}

@@ -137,6 +137,7 @@ fn worker(cluster: &Cluster, managers: Vec<String>) -> Bench {
         unwanted: Arc::default(),
     };
     let executor = Arc::new(Executor {
+        offers: Arc::default(),
         node: NodeNames { id: identity.node_id.to_string(), hostname: "bench".into() },
         images,
         runtime: "/nowhere".into(),

@@ -5,6 +5,7 @@ mod arguments;
 mod events;
 mod exec;
 mod foreground;
+mod init;
 mod lifecycle;
 mod limits;
 mod listing;
@@ -18,12 +19,12 @@ use clap::Parser;
 use arguments::{Arguments, Verb};
 
 fn main() -> ExitCode {
-    // The supervisor stays as long as its container: it does without what the command line takes.
-    let mut words = std::env::args_os().skip(1);
-    if words.next().is_some_and(|it| it == "supervise")
-        && let Some(dir) = words.next()
-    {
-        return supervise(Path::new(&dir));
+    // These stay as long as their container: they do without what the command line takes.
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    match words.split_first() {
+        Some((verb, [dir])) if verb == "supervise" => return supervise(Path::new(dir)),
+        Some((verb, [dashes, program @ ..])) if verb == "init" && dashes == "--" => return init::run(program),
+        _ => {}
     }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,

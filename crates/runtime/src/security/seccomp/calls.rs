@@ -205,7 +205,7 @@ const fn build() -> Table {
     enter!(x86_64, |number, name| {
         table.set(Architecture::X86_64, name, number);
         if let Some(own) = words(X32_OWN).position(name) {
-            table.set(Architecture::X32, name, X32_BIT | 512 + own);
+            table.set(Architecture::X32, name, X32_BIT | (512 + own));
         } else if words(NOT_ON_X32).position(name).is_none() {
             table.set(Architecture::X32, name, X32_BIT | number);
         }

@@ -34,7 +34,7 @@ pub(super) fn write(rules: &Rules<'_>, architectures: &[Architecture]) -> Result
     let mut entries = Vec::with_capacity(blocks.len());
     for block in blocks.iter().rev() {
         let ranges = ranges(rules, block)?;
-        let search = search(&mut assembler, &ranges, block[0], rules.default);
+        let search = search(&mut assembler, &ranges, rules.default);
         let entry = match search {
             Target::Return(_) => search,
             Target::At(_) => assembler.prepend(LOAD, NUMBER, search),
@@ -75,26 +75,26 @@ fn ranges(rules: &Rules<'_>, block: &[Architecture]) -> Result<Vec<Range>, StepE
     Ok(ranges)
 }
 
-fn search(assembler: &mut Assembler, ranges: &[Range], on: Architecture, default: u32) -> Target {
+fn search(assembler: &mut Assembler, ranges: &[Range], default: u32) -> Target {
     match ranges {
         [] => Target::Return(default),
-        [one] => judge(assembler, &one.verdict, on, default),
+        [one] => judge(assembler, &one.verdict, default),
         _ => {
             let (left, right) = ranges.split_at(ranges.len() / 2);
             let from = right[0].start;
-            let right = search(assembler, right, on, default);
-            let left = search(assembler, left, on, default);
+            let right = search(assembler, right, default);
+            let left = search(assembler, left, default);
             assembler.jump(Comparison::AtLeast, from, right, left)
         }
     }
 }
 
-fn judge(assembler: &mut Assembler, verdict: &Verdict, on: Architecture, default: u32) -> Target {
+fn judge(assembler: &mut Assembler, verdict: &Verdict, default: u32) -> Target {
     match verdict {
         Verdict::Always(answer) => Target::Return(*answer),
-        Verdict::First(rules) => rules.iter().rev().fold(Target::Return(default), |next, rule| {
+        Verdict::First(on, rules) => rules.iter().rev().fold(Target::Return(default), |next, rule| {
             let matched = Target::Return(rule.answer);
-            rule.conditions.iter().rev().fold(matched, |then, it| it.write(on, assembler, then, next))
+            rule.conditions.iter().rev().fold(matched, |then, it| it.write(*on, assembler, then, next))
         }),
     }
 }

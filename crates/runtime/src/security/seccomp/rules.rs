@@ -6,8 +6,7 @@
 
 use std::cmp::Reverse;
 
-use super::actions::action;
-use super::actions::{NOTIFY, Operator};
+use super::actions::{NOTIFY, Operator, action};
 use super::architectures::{Architecture, IPC, SOCKETCALL};
 use super::calls::{Call, Multiplexed, find};
 use super::conditions::Condition;
@@ -20,8 +19,8 @@ use crate::oci::{Seccomp, SyscallRule};
 pub(super) enum Verdict {
     /// Always the same.
     Always(u32),
-    /// The first rule whose conditions all hold, else the default.
-    First(Vec<Rule>),
+    /// The first rule whose conditions all hold, else the default. The architecture says how wide arguments are.
+    First(Architecture, Vec<Rule>),
 }
 
 /// An answer under conditions, of which there is at least one, sorted by argument.
@@ -143,7 +142,7 @@ impl<'a> Rules<'a> {
     }
 
     fn verdict(&self, group: &[Entry]) -> Result<Verdict, StepError> {
-        let wide = group[0].on.is_wide();
+        let on = group[0].on;
         let mut kept: Vec<Rule> = Vec::new();
         let mut always = None;
         for entry in group {
@@ -175,14 +174,14 @@ impl<'a> Rules<'a> {
         }
         Ok(match always {
             Some(answer) => Verdict::Always(answer),
-            None => Verdict::First(ordered(kept, wide)),
+            None => Verdict::First(on, ordered(kept, on.is_wide())),
         })
     }
 
     /// A rule as the architecture sees it.
     fn effective(&self, entry: &Entry) -> Rule {
         let rule = &self.rules[entry.rule];
-        let mut conditions: Vec<_> = rule.conditions.iter().copied().collect();
+        let mut conditions = rule.conditions.clone();
         if let Some(place) = entry.through {
             // As libseccomp: a condition on the first argument gives way, those on others now look at the
             // multiplexing call's own.
@@ -202,7 +201,8 @@ type Rank = (Reverse<u32>, u8, u64, usize, u64, usize);
 
 /// Puts rules into the order of libseccomp's tree (src/db.c, `_db_chain_lt`): a higher argument comes first, then
 /// equality, then the smallest upper bound, then the largest lower bound; a rule before those that ask for more. What
-/// libseccomp has no opinion on stays in the profile's order.
+/// libseccomp has no opinion on stays in the profile's order. Where its tree shares nodes of `<`, `>` or `!=` with one
+/// constant, its own order is by accident and is not followed.
 fn ordered(mut rules: Vec<Rule>, wide: bool) -> Vec<Rule> {
     if rules.iter().all(|it| it.answer == rules[0].answer) {
         return rules;
@@ -211,19 +211,26 @@ fn ordered(mut rules: Vec<Rule>, wide: bool) -> Vec<Rule> {
     let first = |like: &dyn Fn(&Condition) -> bool| all.iter().position(like).unwrap_or(all.len());
     let rank = |it: &Condition| -> Rank {
         let seen = first(&|other| other == it);
-        match it.operator {
-            Operator::Less | Operator::LessOrEqual => (Reverse(it.argument), 1, it.value, 0, 0, seen),
-            Operator::Greater | Operator::GreaterOrEqual => (Reverse(it.argument), 2, !it.value, 0, 0, seen),
-            _ if !wide => (Reverse(it.argument), 0, !it.value, 0, 0, seen),
-            _ => {
-                // The tree has a node for each upper half, and below it one for each lower half.
-                let upper =
-                    |it: &Condition| (it.argument, it.operator == Operator::MaskedEqual, it.mask >> 32, it.value >> 32);
+        match class(it) {
+            // The tree has a node for each upper half, and below it one for each lower half.
+            0 if wide => {
+                let masked = |it: &Condition| it.operator == Operator::MaskedEqual;
+                let upper = |it: &Condition| (it.argument, class(it), masked(it), it.mask >> 32, it.value >> 32);
                 let node = first(&|other| upper(other) == upper(it));
                 (Reverse(it.argument), 0, !(it.value >> 32), node, !it.value, seen)
             }
+            1 => (Reverse(it.argument), 1, it.value, 0, 0, seen),
+            class => (Reverse(it.argument), class, !it.value, 0, 0, seen),
         }
     };
     rules.sort_by_cached_key(|rule| rule.conditions.iter().map(rank).collect::<Vec<_>>());
     rules
+}
+
+fn class(it: &Condition) -> u8 {
+    match it.operator {
+        Operator::Equal | Operator::NotEqual | Operator::MaskedEqual => 0,
+        Operator::Less | Operator::LessOrEqual => 1,
+        Operator::Greater | Operator::GreaterOrEqual => 2,
+    }
 }

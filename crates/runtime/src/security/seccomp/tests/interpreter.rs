@@ -12,14 +12,14 @@ pub(super) struct Data {
 
 impl Data {
     fn word(&self, offset: u32, big_endian: bool) -> u32 {
-        assert!(offset % 4 == 0 && offset < 64, "a load at {offset}");
+        assert!(offset.is_multiple_of(4) && offset < 64, "a load at {offset}");
         match offset {
             0 => self.number,
             4 => self.audit,
             8 | 12 => 0,
             _ => {
                 let argument = self.arguments[(offset as usize - 16) / 8];
-                if (offset % 8 == 0) == big_endian { (argument >> 32) as u32 } else { argument as u32 }
+                if offset.is_multiple_of(8) == big_endian { (argument >> 32) as u32 } else { argument as u32 }
             }
         }
     }

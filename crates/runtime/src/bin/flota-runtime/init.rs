@@ -1,0 +1,64 @@
+//! `--init`: PID 1 of a container whose program is none. It starts the program, hands it the signals that come, and
+//! reaps what is left to it.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+/// Runs the program; ends with its exit code.
+pub(crate) fn run(program: &[OsString]) -> ExitCode {
+    let Some((name, arguments)) = program.split_first() else {
+        eprintln!("init: no program is given");
+        return ExitCode::from(127);
+    };
+    // Before the program is started: a signal that comes meanwhile waits.
+    let all = SigSet::all();
+    let Ok(before) = all.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK) else {
+        return ExitCode::from(126);
+    };
+    let mut command = Command::new(name);
+    command.args(arguments);
+    // Its own group, which is the terminal's: so that Ctrl-C reaches it and not its init.
+    command.process_group(0);
+    let started = flota_runtime::process::spawn_with_mask(&mut command, before);
+    let child = match started {
+        Ok(pid) => Pid::from_raw(pid),
+        Err(error) => {
+            eprintln!("init: failed to run {}: {error}", name.display());
+            let missing = error.kind() == std::io::ErrorKind::NotFound;
+            return ExitCode::from(if missing { 127 } else { 126 });
+        }
+    };
+    let _ = nix::unistd::tcsetpgrp(std::io::stdin(), child);
+    loop {
+        match all.wait() {
+            Ok(Signal::SIGCHLD) => {
+                if let Some(code) = reap(child) {
+                    return ExitCode::from(u8::try_from(code).unwrap_or(255));
+                }
+            }
+            Ok(Signal::SIGTTIN | Signal::SIGTTOU) => {}
+            Ok(signal) => flota_runtime::process::signal_number(child.as_raw(), signal as i32),
+            Err(_) => {}
+        }
+    }
+}
+
+fn reap(child: Pid) -> Option<i32> {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return None,
+            Err(_) => {}
+            Ok(status) if status.pid() == Some(child) => {
+                if let Some(code) = flota_runtime::process::code_of(status) {
+                    return Some(code);
+                }
+            }
+            Ok(_) => {}
+        }
+    }
+}

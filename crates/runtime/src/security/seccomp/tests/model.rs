@@ -1,0 +1,125 @@
+//! What a profile says, word by word: a second, slow reading of it, on which filters are checked.
+
+use std::collections::BTreeSet;
+
+use super::interpreter::Data;
+use crate::oci::{Argument, Seccomp, SyscallRule};
+use crate::security::seccomp::actions::{KILL_THREAD, action};
+use crate::security::seccomp::architectures::{Architecture, IPC, SOCKETCALL, X32_BIT};
+use crate::security::seccomp::calls::{self, Call, Multiplexed};
+
+/// All operators, in libseccomp's order.
+pub(super) const OPERATORS: [&str; 7] =
+    ["SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_MASKED_EQ"];
+
+/// The kernel's word for an action.
+pub(super) fn answer_of(name: &str, errno: Option<u32>) -> u32 {
+    action("test", ["", ""], name, errno).unwrap()
+}
+
+/// What runc hands to `seccomp_rule_add_array`: from which rule and name it comes, and how the reference reads it.
+pub(super) struct LibraryRule {
+    pub(super) place: usize,
+    pub(super) name: String,
+    pub(super) line: String,
+}
+
+/// A profile, as runc takes it apart.
+pub(super) fn rules_for_library(profile: &Seccomp) -> Vec<LibraryRule> {
+    let default = answer_of(&profile.default_action, profile.default_errno_ret);
+    let condition = |it: &Argument| {
+        let operator = OPERATORS.iter().position(|op| *op == it.op).unwrap() + 1;
+        format!(" {} {operator} {} {}", it.index, it.value, it.value_two)
+    };
+    let mut rules = Vec::new();
+    for (place, rule) in profile.syscalls.iter().enumerate() {
+        let answer = answer_of(&rule.action, rule.errno_ret);
+        if answer == default {
+            continue;
+        }
+        for name in &rule.names {
+            for args in alternatives(rule) {
+                let conditions: String = args.iter().map(condition).collect();
+                let line = format!("rule {answer} {name} {}{conditions}\n", args.len());
+                rules.push(LibraryRule { place, name: name.clone(), line });
+            }
+        }
+    }
+    rules
+}
+
+/// Conditions that repeat an argument are alternatives.
+fn alternatives(rule: &SyscallRule) -> Vec<&[Argument]> {
+    let distinct: BTreeSet<u32> = rule.args.iter().map(|it| it.index).collect();
+    if distinct.len() == rule.args.len() { vec![&rule.args] } else { rule.args.chunks(1).collect() }
+}
+
+/// The answers of all rules that match, of which a filter may give any; the default's where none does. An
+/// unconditional rule rules out the others.
+pub(super) fn possible_answers(profile: &Seccomp, block: &[Architecture], data: &Data) -> Vec<u32> {
+    let default = answer_of(&profile.default_action, profile.default_errno_ret);
+    let is_x32 = data.audit == Architecture::X86_64.audit() && data.number >= X32_BIT;
+    let matching = |it: &&Architecture| it.audit() == data.audit && (**it == Architecture::X32) == is_x32;
+    let Some(&on) = block.iter().find(matching) else {
+        // A tracer's -1 belongs to whatever architecture is there.
+        let skipped = data.number == u32::MAX && block.iter().any(|it| it.audit() == data.audit);
+        return vec![if skipped { default } else { KILL_THREAD }];
+    };
+    let mut answers = Vec::new();
+    for rule in &profile.syscalls {
+        let answer = answer_of(&rule.action, rule.errno_ret);
+        for call in rule.names.iter().filter_map(|it| calls::find(it)).filter(|_| answer != default) {
+            for args in alternatives(rule) {
+                match matches(call, args, data, on) {
+                    Some(Match::Always) => return vec![answer],
+                    Some(Match::Conditions) => answers.push(answer),
+                    None => {}
+                }
+            }
+        }
+    }
+    if answers.is_empty() { vec![default] } else { answers }
+}
+
+enum Match {
+    Always,
+    Conditions,
+}
+
+fn matches(call: &Call, args: &[Argument], data: &Data, on: Architecture) -> Option<Match> {
+    let through = match call.multiplexed.filter(|_| on.multiplexes()) {
+        Some(Multiplexed::Socket(place)) if data.number == SOCKETCALL => Some(place),
+        Some(Multiplexed::Ipc(place)) if data.number == IPC => Some(place),
+        _ => None,
+    };
+    if through.is_none() && call.number(on) != Some(data.number) {
+        return None;
+    }
+    if through.is_some_and(|place| narrow(data.arguments[0], on) != u64::from(place)) {
+        return None;
+    }
+    let means_something = |it: &&Argument| it.op != "SCMP_CMP_MASKED_EQ" || narrow(it.value, on) != 0;
+    let looks = |it: &&Argument| through.is_none() || it.index != 0;
+    let mut args = args.iter().filter(looks).filter(means_something).peekable();
+    if args.peek().is_none() && through.is_none() {
+        return Some(Match::Always);
+    }
+    args.all(|it| holds(it, data, on)).then_some(Match::Conditions)
+}
+
+fn narrow(value: u64, on: Architecture) -> u64 {
+    if on.is_wide() { value } else { value & 0xffff_ffff }
+}
+
+fn holds(it: &Argument, data: &Data, on: Architecture) -> bool {
+    let [left, right, second] = [data.arguments[it.index as usize], it.value, it.value_two].map(|it| narrow(it, on));
+    match it.op.as_str() {
+        "SCMP_CMP_NE" => left != right,
+        "SCMP_CMP_LT" => left < right,
+        "SCMP_CMP_LE" => left <= right,
+        "SCMP_CMP_EQ" => left == right,
+        "SCMP_CMP_GE" => left >= right,
+        "SCMP_CMP_GT" => left > right,
+        _ => left & right == second & right,
+    }
+}
