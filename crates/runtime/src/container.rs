@@ -56,6 +56,8 @@ pub struct Container {
     pub groups: Groups,
     /// Whether its processes are in a PID namespace of their own, and end with its init.
     pub own_pids: bool,
+    /// Whether its mounts are in a namespace of their own, and go with it.
+    pub own_mounts: bool,
     /// Where it lies.
     #[serde(skip)]
     pub(crate) dir: PathBuf,
@@ -216,9 +218,13 @@ impl Container {
             Status::Running => return Err(self.refuse("start", "cannot start an already running container").into()),
             other => return Err(self.refuse("start", &format!("the container is {other}")).into()),
         }
+        let spec = self.spec()?;
+        if spec.process.is_none() {
+            return Err(self.refuse("start", "its configuration has no process").into());
+        }
         process::create::start(self)?;
-        let hooks = self.spec()?.hooks.unwrap_or_default();
-        if let Err(error) = hooks::run("poststart", &hooks.poststart, &self.state(Status::Running)) {
+        let hooks = spec.hooks.unwrap_or_default();
+        if let Err(error) = hooks::run("poststart", &hooks.poststart, &self.state(Status::Running), &[]) {
             // runtime.md, "Lifecycle": an error, and the container goes.
             let _ = self.delete(true, drop);
             return Err(error.into());
@@ -311,6 +317,10 @@ impl Container {
         // What it left in its groups would keep them.
         self.groups.kill_all(libc::SIGKILL)?;
         self.groups.remove()?;
+        if !self.own_mounts {
+            // Made in the runtime's namespace, all below one. An image that is gone meanwhile has none.
+            let _ = nix::mount::umount2(&self.rootfs, nix::mount::MntFlags::MNT_DETACH);
+        }
         let hooks = self.spec().ok().and_then(|it| it.hooks).unwrap_or_default();
         fs::remove_dir_all(&self.dir).act(|| format!("remove {}", self.dir.display()))?;
         hooks::run_all("poststop", &hooks.poststop, &self.state(Status::Stopped), warn);

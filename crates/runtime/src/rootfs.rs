@@ -55,17 +55,20 @@ pub(crate) struct Prepared {
 pub(crate) fn prepare(plan: &mut Plan<'_>) -> Result<Prepared, StepError> {
     let linux = plan.spec.linux();
     let has_namespace = linux.namespaces.iter().any(|it| it.kind == NamespaceKind::Mount);
-    if !has_namespace {
-        let root = RootDir::open(plan.root)?;
-        return Ok(Prepared { root, late_read_only: Vec::new(), has_namespace });
+    if has_namespace {
+        cut_off(linux.rootfs_propagation.as_deref(), plan.root)?;
     }
-    cut_off(linux.rootfs_propagation.as_deref(), plan.root)?;
     let tree = match plan.sources.root.take() {
         Some(tree) => tree,
         None => kernel::open_tree(nix::fcntl::AT_FDCWD, plan.root, true)
             .act(|| format!("open the root `{}`", plan.root.display()))?,
     };
     let below = RootDir::open(plan.root)?;
+    if !has_namespace {
+        // What is mounted in it must show nowhere else, and go with it.
+        let private = kernel::Change { propagation: libc::MS_PRIVATE, ..kernel::Change::default() };
+        kernel::set_attributes(tree.as_fd(), private, true, None).act(|| "make the root private".into())?;
+    }
     kernel::move_mount(tree.as_fd(), below.as_fd()).act(|| format!("bind the root `{}`", plan.root.display()))?;
     let root = RootDir::new(tree);
     let late_read_only = mounts::all(&root, plan)?;
@@ -83,11 +86,13 @@ impl Prepared {
         &self.root
     }
 
+    /// Makes it the working directory.
+    pub(crate) fn stand_in_root(&self) -> Result<(), StepError> {
+        fchdir(&self.root).act(|| "enter the root".into())
+    }
+
     /// Hides and protects what the configuration says.
     pub(crate) fn protect(&self, spec: &Spec) -> Result<(), StepError> {
-        if !self.has_namespace {
-            return Ok(());
-        }
         protect::mask(&self.root, &spec.linux().masked_paths)?;
         protect::read_only(&self.root, &spec.linux().readonly_paths)?;
         let read_only = kernel::Change { set: kernel::RDONLY, ..kernel::Change::default() };
@@ -146,12 +151,22 @@ fn cut_off(wanted: Option<&str>, root: &Path) -> Result<(), StepError> {
         .act(|| format!("make `{}` private", parent.display()))
 }
 
-/// Where that is mounted on which `path` lies (proc_pid_mountinfo(5)).
-fn parent_mount(path: &Path) -> Result<PathBuf, StepError> {
+/// Where file systems of a kind are mounted (proc_pid_mountinfo(5)), the last mounted first.
+fn mount_points(wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, StepError> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").act(|| "read the mounts".into())?;
-    let points = text.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
-    let found = points.filter(|point| path.starts_with(point)).max_by_key(|point| point.as_os_str().len());
-    Ok(found.unwrap_or(Path::new("/")).to_owned())
+    let point = |line: &str| {
+        let (left, right) = line.split_once(" - ")?;
+        wanted(right.split(' ').next()?).then(|| left.split(' ').nth(4).map(PathBuf::from))?
+    };
+    let mut found: Vec<PathBuf> = text.lines().filter_map(point).collect();
+    found.reverse();
+    Ok(found)
+}
+
+/// Where that is mounted on which `path` lies.
+fn parent_mount(path: &Path) -> Result<PathBuf, StepError> {
+    let points = mount_points(|_| true)?.into_iter().filter(|point| path.starts_with(point));
+    Ok(points.max_by_key(|point| point.as_os_str().len()).unwrap_or_else(|| "/".into()))
 }
 
 /// pivot_root(2), "pivot_root(".", ".")": the old root lies on top of the new one and is taken off.
@@ -167,6 +182,16 @@ fn pivot() -> Result<(), StepError> {
 
 /// For a machine that runs from its first file system, which pivot_root(2) refuses.
 fn move_root() -> Result<(), StepError> {
+    // Whole ones would stay below the new root, where a container could find them again and see all in them.
+    let inside = std::env::current_dir().act(|| "find the root".into())?;
+    for point in mount_points(|kind| matches!(kind, "proc" | "sysfs"))? {
+        if !point.starts_with(&inside) {
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, &point, None::<&str>, private, None::<&str>)
+                .act(|| format!("make `{}` private", point.display()))?;
+            umount2(&point, MntFlags::MNT_DETACH).act(|| format!("take off `{}`", point.display()))?;
+        }
+    }
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).act(|| "move the root".into())?;
     chroot(".").and_then(|()| chdir("/")).act(|| "change the root".into())
 }

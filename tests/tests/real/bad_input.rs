@@ -38,7 +38,7 @@ fn wrong_input_is_refused_with_the_reason_and_the_exit_code() {
 fn what_can_not_start_is_rejected_and_says_why() {
     let cluster = Cluster::up(1, 0);
     let cases: [(&str, &[&str], &str); 4] = [
-        ("command", &["--entrypoint", "/nope", "whoami"], "failed to run `/nope`: there is no such file in the image"),
+        ("command", &["--entrypoint", "/nope", "whoami"], "failed to run `/nope`: No such file or directory"),
         ("user", &["--user", "nobody", "whoami"], "failed to find the user `nobody`: the image's /etc/passwd has none"),
         ("template", &["--env", "A={{.Secret}}", "whoami"], "the template `{{.Secret}}` is not known"),
         ("registry", &["127.0.0.1:9/none:1"], "failed to pull 127.0.0.1:9/none:1"),

@@ -122,6 +122,8 @@ fn check(index: usize, rule: &DeviceRule) -> Result<Rule, StepError> {
             'r' => READ,
             'w' => WRITE,
             'm' => MAKE,
+            // Of no specification, but runc takes it.
+            'a' => ALL,
             _ => return Err(refuse(&format!("[{index}].access"), format!("`{letter}` is none of r, w and m"))),
         };
     }

@@ -75,7 +75,7 @@ pub struct Namespace {
     pub path: PathBuf,
 }
 
-fn path_is_empty(path: &PathBuf) -> bool {
+fn path_is_empty(path: &std::path::Path) -> bool {
     path.as_os_str().is_empty()
 }
 

@@ -156,3 +156,12 @@ pub struct CpuAffinity {
     #[serde(rename = "final", deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub last: String,
 }
+
+impl Process {
+    /// Sets a variable, given as `NAME=value`, in the place of what had its name: of two some programs take the first.
+    pub fn set_variable(&mut self, variable: &str) {
+        let name = variable.split('=').next().unwrap_or_default();
+        self.env.retain(|it| it.split('=').next() != Some(name));
+        self.env.push(variable.to_owned());
+    }
+}

@@ -20,7 +20,7 @@ use super::{hooks, listener, settings, user_namespace};
 use crate::cgroup::{self, Groups};
 use crate::container::Container;
 use crate::error::{Act, RunError, StepError};
-use crate::oci::{NamespaceKind, Resources, Spec, Status};
+use crate::oci::{NamespaceKind, Process, Resources, Spec, Status};
 use crate::rootfs::{self, sources};
 use crate::security::Filter;
 use crate::state;
@@ -84,7 +84,7 @@ impl Creation {
         if let Some(process) = &mut spec.process {
             process.env.extend(self.environment.iter().cloned());
         }
-        let rootfs = bundle.join(&spec.root.as_ref().map(|it| it.path.clone()).unwrap_or_default());
+        let rootfs = bundle.join(spec.root.as_ref().map(|it| it.path.clone()).unwrap_or_default());
         let rootfs = rootfs.canonicalize().act(|| format!("find root.path `{}`", rootfs.display()))?;
         if !rootfs.is_dir() {
             return Err(StepError::refuse(format!("use root.path `{}`", rootfs.display()), "it is no folder").into());
@@ -126,6 +126,7 @@ impl Creation {
             owner: nix::unistd::getuid().as_raw(),
             annotations: spec.annotations.clone(),
             groups,
+            own_mounts: spec.linux().namespaces.iter().any(|it| it.kind == NamespaceKind::Mount),
             own_pids: spec.linux().namespaces.iter().any(|it| it.kind == NamespaceKind::Pid),
             dir,
         })
@@ -173,8 +174,9 @@ impl Making<'_> {
 
     fn write_config(&self) -> Result<(), StepError> {
         let mut spec = self.spec.clone();
-        if let Some(linux) = &mut spec.linux {
-            linux.seccomp = None;
+        if let Some(seccomp) = spec.linux.as_mut().and_then(|it| it.seccomp.as_mut()) {
+            // The filter is kept; of the profile `exec` needs the agent's place.
+            seccomp.syscalls.clear();
         }
         let dir = &self.container.dir;
         state::write_volatile(&dir.join("config.json"), &spec).act(|| "keep the configuration".into())?;
@@ -193,6 +195,12 @@ impl Making<'_> {
         }
         if !resources.devices.is_empty() {
             resources.devices.extend(cgroup::default_device_rules());
+        }
+        if self.container.groups.is_frozen() {
+            // Init would never get to its first step. They are another's, who shall keep them.
+            self.container.groups = Groups::default();
+            let why = "container's cgroup unexpectedly frozen";
+            return Err(StepError::refuse(format!("use the control groups of `{}`", self.container.id), why));
         }
         match self.container.groups.create(&resources) {
             // A user without rights to groups has none. Devices are guarded by its user namespace all the same.
@@ -225,7 +233,8 @@ impl Making<'_> {
         let sources = sources::open(spec, rootfs, bundle, dir, user_namespace && privileged)?;
         let console = self.creation.console.as_ref().map(OwnedFd::try_clone).transpose();
         let console = console.act(|| "copy a descriptor".into())?;
-        let process = spec.process.as_ref().expect("checked when it was loaded");
+        let none = Process::default();
+        let process = spec.process.as_ref().unwrap_or(&none);
         let mut init = Some(Init {
             plan: rootfs::Plan {
                 spec,
@@ -260,8 +269,8 @@ impl Making<'_> {
                     self.container.pid = launched.pid.as_raw();
                     let state = self.container.state(Status::Creating);
                     let hooks = self.spec.hooks.clone().unwrap_or_default();
-                    hooks::run("prestart", &hooks.prestart, &state)?;
-                    hooks::run("createRuntime", &hooks.create_runtime, &state)?;
+                    hooks::run("prestart", &hooks.prestart, &state, &[])?;
+                    hooks::run("createRuntime", &hooks.create_runtime, &state, &[])?;
                 }
                 Word::Listener(number) => {
                     let profile = self.spec.linux().seccomp.as_ref();
@@ -286,7 +295,8 @@ impl Making<'_> {
             user_namespace::map(launched.pid, &linux.uid_mappings, &linux.gid_mappings)?;
         }
         self.container.groups.join(pid)?;
-        let process = self.spec.process.as_ref().expect("checked when it was loaded");
+        let none = Process::default();
+        let process = self.spec.process.as_ref().unwrap_or(&none);
         settings::set_limits(pid, &process.rlimits)?;
         if let Some(adjustment) = process.oom_score_adj {
             let path = format!("/proc/{pid}/oom_score_adj");
@@ -307,6 +317,9 @@ impl Making<'_> {
     fn undo(&mut self) {
         let _ = self.container.groups.kill_all(libc::SIGKILL);
         let _ = self.container.groups.remove();
+        if !self.container.own_mounts {
+            let _ = nix::mount::umount2(&self.container.rootfs, nix::mount::MntFlags::MNT_DETACH);
+        }
         let _ = std::fs::remove_dir_all(&self.container.dir);
         if let Some(path) = &self.creation.pid_file {
             let _ = std::fs::remove_file(path);

@@ -9,8 +9,8 @@ use super::channel::{Channel, Word};
 use super::clone::{self, Parent};
 use super::launch::{Launch, Launched, become_root};
 use super::namespaces::Namespaces;
-use super::program::{Program, enter_folder};
-use super::{create, identity, init, labels, listener, settings, terminal};
+use super::program::enter_folder;
+use super::{create, init, labels, listener, settings, terminal};
 use crate::container::Container;
 use crate::error::{Act, RunError, StepError};
 use crate::oci::{NamespaceKind, Process, Seccomp, Spec, Status};
@@ -51,7 +51,7 @@ impl Execution {
         match container.status() {
             Status::Created | Status::Running => {}
             Status::Paused if self.ignore_paused => {}
-            Status::Paused => return Err(refuse("the container is paused").into()),
+            Status::Paused => return Err(refuse("cannot exec in a paused container").into()),
             Status::Stopped => return Err(refuse("cannot exec in a stopped container: container not running").into()),
             Status::Creating => return Err(refuse("the container is still being created").into()),
         }
@@ -145,9 +145,7 @@ impl Child<'_> {
         settings::apply(process)?;
         enter_folder(&process.cwd)?;
         labels.apply()?;
-        let mut filter = Some(self.filter);
-        identity::assume(process, execution.supervised, || init::install(filter.take().flatten(), channel))?;
-        let program = Program::find(process)?;
+        let program = init::assume_and_find(process, execution.supervised, self.filter, channel)?;
         channel.say(&Word::Ready)?;
         program.run()
     }

@@ -15,23 +15,24 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// Of what it says on its way to failure this much is repeated.
 const SAID: usize = 1024;
 
-/// Runs them in order; the first that fails ends it. `kind` is for errors.
-pub(crate) fn run(kind: &str, hooks: &[Hook], state: &State) -> Result<(), StepError> {
+/// Runs them in order; the first that fails ends it. `kind` is for errors. One without variables of its own has those of
+/// `environment`, or, without any, the runtime's, as with runc and crun.
+pub(crate) fn run(kind: &str, hooks: &[Hook], state: &State, environment: &[String]) -> Result<(), StepError> {
     hooks.iter().enumerate().try_for_each(|(index, hook)| {
         let name = format!("run hooks.{kind}[{index}] (`{}`)", hook.path.display());
-        run_one(hook, state).map_err(|why| StepError::refuse(name, why))
+        run_one(hook, state, environment).map_err(|why| StepError::refuse(name, why))
     })
 }
 
-fn run_one(hook: &Hook, state: &State) -> Result<(), String> {
+fn run_one(hook: &Hook, state: &State, environment: &[String]) -> Result<(), String> {
     let text = |error: std::io::Error| crate::error::kernel_words(&error);
     let mut command = Command::new(&hook.path);
     if let Some((name, rest)) = hook.args.split_first() {
         command.arg0(name).args(rest);
     }
-    // Without variables of its own it has the runtime's, as with runc and crun.
-    if !hook.env.is_empty() {
-        command.env_clear().envs(hook.env.iter().filter_map(|it| it.split_once('=')));
+    let environment = if hook.env.is_empty() { environment } else { &hook.env };
+    if !environment.is_empty() {
+        command.env_clear().envs(environment.iter().filter_map(|it| it.split_once('=')));
     }
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     // What it starts and leaves behind goes with it.
@@ -86,7 +87,7 @@ fn read_rest(child: &mut Child, said: &mut Vec<u8>) {
 pub(crate) fn run_all(kind: &str, hooks: &[Hook], state: &State, mut warn: impl FnMut(StepError)) {
     for (index, hook) in hooks.iter().enumerate() {
         let name = format!("run hooks.{kind}[{index}] (`{}`)", hook.path.display());
-        if let Err(why) = run_one(hook, state) {
+        if let Err(why) = run_one(hook, state, &[]) {
             warn(StepError::refuse(name, why));
         }
     }

@@ -76,7 +76,9 @@ impl Init<'_> {
         let terminal = self.make_terminal(&prepared)?;
         if let Some(hooks) = &spec.hooks {
             channel.ask(&Word::Hooks)?;
-            hooks::run("createContainer", &hooks.create_container, &self.state)?;
+            // They are the machine's programs, but it is the container's root that they are about.
+            prepared.stand_in_root()?;
+            hooks::run("createContainer", &hooks.create_container, &self.state, &[])?;
         }
         prepared.protect(spec)?;
         prepared.enter(spec, self.plan.no_pivot)?;
@@ -89,11 +91,11 @@ impl Init<'_> {
         if let Some(personality) = &spec.linux().personality {
             settings::set_personality(personality)?;
         }
-        enter_folder(&self.process.cwd)?;
+        if !self.process.cwd.as_os_str().is_empty() {
+            enter_folder(&self.process.cwd)?;
+        }
         labels.apply()?;
-        let mut filter = Some(self.filter);
-        identity::assume(self.process, self.supervised, || install(filter.take().flatten(), channel))?;
-        let program = Program::find(self.process)?;
+        let program = assume_and_find(self.process, self.supervised, self.filter, channel)?;
         channel.say(&Word::Ready)?;
         Ok(program)
     }
@@ -146,15 +148,34 @@ impl Init<'_> {
         }
         if let Some(hooks) = &self.plan.spec.hooks {
             let state = State { status: crate::oci::Status::Created, ..self.state.clone() };
-            hooks::run("startContainer", &hooks.start_container, &state)?;
+            hooks::run("startContainer", &hooks.start_container, &state, &self.process.env)?;
         }
         program.run()
     }
 }
 
+/// Gives up the rights that the program shall not have, and finds it. Before a filter is set, as that may forbid to look.
+pub(super) fn assume_and_find(
+    process: &Process,
+    supervised: bool,
+    filter: Option<&Filter>,
+    channel: &Channel,
+) -> Result<Program, StepError> {
+    if process.args.is_empty() {
+        identity::assume(process, supervised, || Ok(()))?;
+        return Ok(Program::none());
+    }
+    let mut program = None;
+    identity::assume(process, supervised, || {
+        let Some(filter) = filter else { return Ok(()) };
+        program = Some(Program::find(process)?);
+        install(filter, channel)
+    })?;
+    program.map_or_else(|| Program::find(process), Ok)
+}
+
 /// Binds this process to the filter. Its listener, if there is one, goes to the agent through the runtime.
-pub(super) fn install(filter: Option<&Filter>, channel: &Channel) -> Result<(), StepError> {
-    let Some(filter) = filter else { return Ok(()) };
+fn install(filter: &Filter, channel: &Channel) -> Result<(), StepError> {
     match filter.install()? {
         Some(listener) => {
             channel.ask(&Word::Listener(listener))?;

@@ -35,7 +35,7 @@ pub(super) fn hand_over(
     let none = || StepError::refuse(act(), "linux.seccomp.listenerPath is not given");
     let path = profile.and_then(|it| it.listener_path.as_ref()).ok_or_else(none)?;
     let listener = files::descriptor_of(launched.process.as_fd(), number).act(act)?;
-    let agent = UnixStream::connect(path).act(|| format!("connect to the seccomp agent at {}", path.display()))?;
+    let agent = UnixStream::connect(path).act(|| format!("connect with seccomp agent {}", path.display()))?;
     let said = ContainerProcessState {
         oci_version: VERSION,
         fds: ["seccompFd"],

@@ -6,7 +6,8 @@ use std::io::Read;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::unistd::{AccessFlags, access, chdir, execve, getcwd};
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, chdir, execve, faccessat, getcwd};
 
 use crate::error::{Act, NOT_EXECUTABLE, NOT_FOUND, StepError};
 use crate::oci::Process;
@@ -32,6 +33,11 @@ pub(crate) fn enter_folder(cwd: &Path) -> Result<(), StepError> {
 }
 
 impl Program {
+    /// Of a configuration without a process, which can be created and not started.
+    pub(crate) fn none() -> Self {
+        Self { path: CString::default(), argv: Vec::new(), environment: Vec::new() }
+    }
+
     /// Looks the program up as execvp(3) does, so that a missing one is named before anything runs.
     pub(crate) fn find(process: &Process) -> Result<Self, StepError> {
         let text = |it: &str| {
@@ -69,7 +75,8 @@ fn locate(name: &str, environment: &[String]) -> Result<String, StepError> {
         if Path::new(path).is_dir() {
             return Err(Errno::EACCES);
         }
-        access(path, AccessFlags::X_OK)
+        // With the rights that the program will have (faccessat(2)).
+        faccessat(AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS)
     };
     if name.contains('/') {
         return check(name).map(|()| name.to_owned()).map_err(|error| {

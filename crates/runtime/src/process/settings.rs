@@ -108,8 +108,8 @@ fn attributes(scheduler: &Scheduler) -> Result<libc::sched_attr, StepError> {
         sched_policy: policy,
         sched_flags: flags,
         sched_nice: scheduler.nice,
-        sched_priority: u32::try_from(scheduler.priority).or_else(|_| {
-            Err(StepError::refuse("read process.scheduler.priority", format!("{} is negative", scheduler.priority)))
+        sched_priority: u32::try_from(scheduler.priority).map_err(|_| {
+            StepError::refuse("read process.scheduler.priority", format!("{} is negative", scheduler.priority))
         })?,
         sched_runtime: scheduler.runtime,
         sched_deadline: scheduler.deadline,

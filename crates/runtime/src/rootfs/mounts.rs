@@ -124,9 +124,9 @@ impl One<'_> {
             // A link here would leave the real /proc with nothing masked in it (CVE-2023-27561, CVE-2019-19921).
             "proc" | "sysfs" => {
                 self.folder()?;
-                self.root
-                    .find_without_links(&self.destination, libc::O_PATH | libc::O_DIRECTORY)
-                    .act(|| format!("mount {kind}, which needs a folder of its own and no link"))?
+                self.root.find_without_links(&self.destination, libc::O_PATH | libc::O_DIRECTORY).map_err(|_| {
+                    StepError::refuse(format!("mount {kind}"), "it must be mounted on ordinary directory, not a link")
+                })?
             }
             _ => self.folder()?,
         };

@@ -1,7 +1,7 @@
 //! A further process in the container, for whoever asked at the socket.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -82,10 +82,12 @@ fn hear(reader: OwnedFd) -> Result<Pid, RunError> {
     if !wait_readable(&reader, PATIENCE)? {
         return Err(RunError::new(format!("failed to start a process: it did not begin within {PATIENCE:?}")));
     }
-    let mut text = String::new();
-    File::from(reader).take(4096).read_to_string(&mut text).act(|| "hear from the process".into())?;
+    // One word: the process itself may hold the other end open, so no end comes.
+    let mut word = [0; 4096];
+    let count = nix::unistd::read(&reader, &mut word).act(|| "hear from the process".into())?;
+    let text = String::from_utf8_lossy(&word[..count]);
     match text.split_at_checked(1) {
-        Some(("+", pid)) => pid.parse().map(Pid::from_raw).map_err(|error| RunError::new(error.to_string())),
+        Some(("+", pid)) => pid.parse().map(Pid::from_raw).map_err(|error| RunError::new(format!("{error}"))),
         Some((_, error)) => Err(RunError::new(error)),
         None => Err(RunError::new("failed to start a process: it ended without a word")),
     }
@@ -115,17 +117,14 @@ fn process(dir: &Path, order: &Order, init: Pid, exec: &ExecSpec) -> Result<Proc
     process.args.clone_from(&exec.argv);
     process.terminal = exec.tty;
     process.console_size = None;
-    // The last of a name wins, for programs that take the first.
-    for variable in &exec.env {
-        let name = variable.split('=').next().unwrap_or_default();
-        process.env.retain(|it| it.split('=').next() != Some(name));
-        process.env.push(variable.clone());
-    }
+    exec.env.iter().for_each(|variable| process.set_variable(variable));
     if !exec.cwd.is_empty() {
         process.cwd = exec.cwd.clone().into();
     }
+    let root = RootDir::open(Path::new(&format!("/proc/{init}/root")))?;
+    // Where it can't be made, entering it says why.
+    let _ = root.make_folder(&process.cwd);
     if !exec.user.is_empty() && exec.user != order.user {
-        let root = RootDir::open(Path::new(&format!("/proc/{init}/root")))?;
         process.env.retain(|it| !it.starts_with("HOME=") || exec.env.contains(it));
         prepare::take_user(&mut process, &user::find(&root, &exec.user)?);
     }

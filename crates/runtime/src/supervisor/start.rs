@@ -14,7 +14,7 @@ use super::output::Streams;
 use super::{prepare, runtime};
 use crate::error::{Act, RunError, StepError};
 use crate::process::clone::{self, Parent};
-use crate::process::{exit_code, read_report_within, receive_terminal};
+use crate::process::{receive_terminal, wait_readable};
 use crate::state::{self, State};
 use crate::syscall::process as kernel;
 
@@ -69,32 +69,34 @@ fn apart(act: impl FnOnce() -> Result<(), RunError>) -> Result<(), RunError> {
         clone::Side::Child => {
             drop(reader);
             clone::reset_signals();
-            let code = match act() {
-                Ok(()) => 0,
-                Err(error) => {
-                    let _ = File::from(writer).write_all(error.text.as_bytes());
-                    1
-                }
-            };
-            clone::exit(code)
+            let word = act().map_or_else(|error| format!("-{}", error.text), |()| "+".to_owned());
+            let _ = File::from(writer).write_all(word.as_bytes());
+            clone::exit(0)
         }
         clone::Side::Parent(pid, process) => {
             drop(writer);
-            let report = read_report_within(reader, PATIENCE);
+            let report = hear(&reader);
             if report.is_err() {
                 // It has said its last word, or hangs.
                 let _ = kernel::signal(process.as_fd(), libc::SIGKILL);
             }
-            let code = waitpid(pid, None).ok().and_then(exit_code);
-            match (report, code) {
-                (Ok(()), Some(0)) => Ok(()),
-                (Ok(()), code) => {
-                    let code = code.unwrap_or(255);
-                    Err(StepError::refuse("run the runtime", format!("it ended with {code} and no word")).into())
-                }
-                (Err(error), _) => Err(error),
-            }
+            let _ = waitpid(pid, None);
+            report
         }
+    }
+}
+
+/// One word: a container's init that waits to be started holds the other end open, so no end comes.
+fn hear(reader: &OwnedFd) -> Result<(), RunError> {
+    if !wait_readable(reader, PATIENCE)? {
+        return Err(RunError::new(format!("failed to run the runtime: it did not end within {PATIENCE:?}")));
+    }
+    let mut word = [0; 4096];
+    let count = nix::unistd::read(reader, &mut word).act(|| "hear from the runtime".into())?;
+    match word[..count].split_first() {
+        Some((b'+', _)) => Ok(()),
+        Some((_, text)) => Err(RunError::new(String::from_utf8_lossy(text))),
+        None => Err(RunError::new("failed to run the runtime: it ended without a word")),
     }
 }
 

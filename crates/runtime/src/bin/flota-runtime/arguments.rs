@@ -17,7 +17,7 @@ pub(crate) struct Arguments {
     /// Of that file
     #[arg(long, default_value = "text")]
     pub(crate) log_format: LogFormat,
-    /// Taken for runc's sake: there is no more to say
+    /// Say what is done as well
     #[arg(long)]
     pub(crate) debug: bool,
     /// Refused: control groups are made by this runtime itself

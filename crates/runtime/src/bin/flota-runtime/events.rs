@@ -4,10 +4,11 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use flota_runtime::cgroup::Stats;
 use flota_runtime::oci::Status;
 use flota_runtime::{Container, RunError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use serde_json::json;
+use serde::Serialize;
 
 use crate::arguments::Events;
 
@@ -26,9 +27,23 @@ pub(crate) fn events(root: &Path, it: &Events) -> Result<i32, RunError> {
     watch(&container, interval).map(|()| 0)
 }
 
+/// A line, in the order in which runc has it: some look at its beginning.
+#[derive(Serialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Stats>,
+}
+
+fn print(event: &Event<'_>) {
+    println!("{}", serde_json::to_string(event).unwrap_or_default());
+}
+
 fn print_stats(container: &Container) -> Result<(), RunError> {
-    let stats = container.groups.stats()?;
-    println!("{}", json!({ "type": "stats", "id": container.id, "data": stats }));
+    let data = Some(container.groups.stats()?);
+    print(&Event { kind: "stats", id: &container.id, data });
     Ok(())
 }
 
@@ -49,7 +64,7 @@ fn watch(container: &Container, interval: Duration) -> Result<(), RunError> {
         if fired.get(1) == Some(&true)
             && memory.as_mut().is_some_and(|it| matches!(it.read(), flota_runtime::cgroup::OomEvent::OutOfMemory))
         {
-            println!("{}", json!({ "type": "oom", "id": container.id }));
+            print(&Event { kind: "oom", id: &container.id, data: None });
         }
         if fired[0] {
             return Ok(());

@@ -60,7 +60,7 @@ fn process(it: &Exec, spec: &Spec) -> Result<Process, RunError> {
     if let Some(cwd) = &it.cwd {
         process.cwd.clone_from(cwd);
     }
-    process.env.extend(it.env.iter().cloned());
+    it.env.iter().for_each(|variable| process.set_variable(variable));
     if let Some(user) = &it.user {
         let (uid, gid) = user.split_once(':').map_or((user.as_str(), None), |(uid, gid)| (uid, Some(gid)));
         let number = |text: &str| text.parse().map_err(|_| refuse(format!("--user `{user}` is no UID[:GID]")));

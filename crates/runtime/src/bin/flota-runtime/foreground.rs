@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -35,6 +35,8 @@ impl RawMode {
         let before = tcgetattr(std::io::stdin()).ok()?;
         let mut raw = before.clone();
         cfmakeraw(&mut raw);
+        // The container's terminal leaves the ends of lines to this one.
+        raw.output_flags.insert(OutputFlags::OPOST);
         tcsetattr(std::io::stdin(), SetArg::TCSANOW, &raw).ok()?;
         Some(Self(before))
     }
@@ -48,7 +50,15 @@ impl Drop for RawMode {
 
 impl Foreground {
     pub(crate) fn new(pid: i32, master: Option<OwnedFd>) -> Self {
-        Self { pid, master: master.map(File::from) }
+        let master = master.map(File::from);
+        if let Some(master) = &master
+            && let Ok(mut attributes) = tcgetattr(master)
+        {
+            // Else a caller that is no terminal would get a carriage return with each line.
+            attributes.output_flags.remove(OutputFlags::ONLCR);
+            let _ = tcsetattr(master, SetArg::TCSANOW, &attributes);
+        }
+        Self { pid, master }
     }
 
     /// Until it ends; its exit code.

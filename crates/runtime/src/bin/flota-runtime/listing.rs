@@ -116,7 +116,11 @@ pub(crate) fn ps(root: &Path, it: &Ps) -> Result<i32, RunError> {
 pub(crate) fn spec(it: &SpecFile) -> Result<i32, RunError> {
     let path = it.bundle.join("config.json");
     let ids = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
-    let spec = if it.rootless { oci::rootless(ids.0, ids.1) } else { oci::template() };
+    let mut spec = if it.rootless { oci::rootless(ids.0, ids.1) } else { oci::template() };
+    // As runc: on v1 programs expect to see the machine's groups.
+    if let Some(linux) = spec.linux.as_mut().filter(|_| !std::path::Path::new("/sys/fs/cgroup/cgroup.procs").exists()) {
+        linux.namespaces.retain(|it| it.kind != oci::NamespaceKind::Cgroup);
+    }
     let failed =
         |error: std::io::Error| RunError { text: format!("failed to write {}: {}", path.display(), error), code: None };
     let mut text = serde_json::to_vec_pretty(&spec).map_err(|error| failed(error.into()))?;

@@ -34,11 +34,16 @@ fn main() -> ExitCode {
         }
     };
     let report = report::Report::new(&arguments);
-    match run(&arguments, &report) {
+    report.debug(&format!("{:?}", arguments.verb));
+    let result = run(&arguments, &report);
+    report.debug(&format!("done: {:?}", result.as_ref().map_err(|error| &error.text)));
+    match result {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(255)),
         Err(error) => {
             report.error(&error.text);
-            ExitCode::from(error.code.and_then(|it| u8::try_from(it).ok()).unwrap_or(1))
+            // As runc: what `exec` itself fails at must not be taken for the process's own code.
+            let otherwise = if matches!(arguments.verb, Verb::Exec(_)) { 255 } else { 1 };
+            ExitCode::from(error.code.and_then(|it| u8::try_from(it).ok()).unwrap_or(otherwise))
         }
     }
 }

@@ -9,11 +9,12 @@ use crate::arguments::{Arguments, CgroupManager, LogFormat};
 pub(crate) struct Report {
     log: Option<PathBuf>,
     format: LogFormat,
+    debug: bool,
 }
 
 impl Report {
     pub(crate) fn new(arguments: &Arguments) -> Self {
-        let report = Self { log: arguments.log.clone(), format: arguments.log_format };
+        let report = Self { log: arguments.log.clone(), format: arguments.log_format, debug: arguments.debug };
         if arguments.systemd_cgroup || arguments.cgroup_manager == CgroupManager::Systemd {
             report.warn("--systemd-cgroup: control groups are made by this runtime itself, not by systemd");
         }
@@ -23,28 +24,40 @@ impl Report {
     pub(crate) fn error(&self, text: &str) {
         let text = text.trim_end().replace('\n', " ");
         self.write("error", &text);
-        eprintln!("flota-runtime: {text}");
+        eprintln!("error: {text}");
     }
 
     pub(crate) fn warn(&self, text: &str) {
         let text = text.trim_end().replace('\n', " ");
         self.write("warning", &text);
         if self.log.is_none() {
-            eprintln!("flota-runtime: warning: {text}");
+            eprintln!("warning: {text}");
+        }
+    }
+
+    /// Only where `--debug` asks for it.
+    pub(crate) fn debug(&self, text: &str) {
+        if !self.debug {
+            return;
+        }
+        self.write("debug", text);
+        if self.log.is_none() {
+            eprintln!("{}", self.line("debug", text));
         }
     }
 
     fn write(&self, level: &str, text: &str) {
         let Some(path) = &self.log else { return };
-        let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now());
-        let line = match self.format {
-            LogFormat::Json => {
-                format!("{}\n", serde_json::json!({ "level": level, "msg": text, "time": now.to_string() }))
-            }
-            LogFormat::Text => format!("time=\"{now}\" level={level} msg={text:?}\n"),
-        };
         // A log that can't be written must not keep anything from being done.
         let file = File::options().create(true).append(true).open(path);
-        let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
+        let _ = file.and_then(|mut file| writeln!(file, "{}", self.line(level, text)));
+    }
+
+    fn line(&self, level: &str, text: &str) -> String {
+        let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
+        match self.format {
+            LogFormat::Json => serde_json::json!({ "level": level, "msg": text, "time": now }).to_string(),
+            LogFormat::Text => format!("time=\"{now}\" level={level} msg={text:?}"),
+        }
     }
 }

@@ -93,7 +93,7 @@ impl<'a> Rules<'a> {
         }
         if answer == NOTIFY && rule.names.iter().any(|it| it == "write") {
             // As runc: the process writes to hand the descriptor on, before anyone listens to it.
-            return Err(refuse(format!("{at}.action: SCMP_ACT_NOTIFY can't be used for `write`")));
+            return Err(refuse(format!("{at}.action: SCMP_ACT_NOTIFY cannot be used for the write syscall")));
         }
         if answer == self.default {
             return Ok(());

@@ -129,7 +129,7 @@ fn what_is_not_known_is_refused_by_name() {
         (Seccomp { architectures: vec!["VAX".into()], ..profile(&[]) }, "architectures[0]: unknown architecture `VAX`"),
         (Seccomp { architectures: vec!["SCMP_ARCH_S390X".into()], ..profile(&[]) }, "another byte order"),
         (profile(&[rule(&["read"], "X")]), "linux.seccomp.syscalls[0].action: unknown action `X`"),
-        (profile(&[rule(&["write"], "SCMP_ACT_NOTIFY")]), "can't be used for `write`"),
+        (profile(&[rule(&["write"], "SCMP_ACT_NOTIFY")]), "cannot be used for the write syscall"),
         (profile(&[rule(&["read", ""], "SCMP_ACT_ALLOW")]), "linux.seccomp.syscalls[0].names[1]: an empty name"),
         (profile(&[condition("X", 0)]), "linux.seccomp.syscalls[0].args[0].op: unknown operator `X`"),
         (profile(&[condition("SCMP_CMP_EQ", 6)]), "linux.seccomp.syscalls[0].args[0].index: 6 is larger than 5"),
