@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Groups;
 use crate::error::{Act, RunError, StepError};
-use crate::oci::{self, Spec, State, Status};
+use crate::oci::{self, Hook, Spec, State, Status};
 use crate::process::{self, hooks};
 use crate::security::Filter;
 use crate::state::{self, start_time};
@@ -56,6 +56,12 @@ pub struct Container {
     pub groups: Groups,
     /// Whether its processes are in a PID namespace of their own, and end with its init.
     pub own_pids: bool,
+    /// Hooks that are yet to come.
+    pub poststart: Vec<Hook>,
+    /// Likewise.
+    pub poststop: Vec<Hook>,
+    /// Whether there is a program to be started.
+    pub has_process: bool,
     /// Whether its mounts are in a namespace of their own, and go with it.
     pub own_mounts: bool,
     /// Where it lies.
@@ -108,6 +114,11 @@ impl Container {
 
     pub(crate) fn save(&self) -> Result<(), StepError> {
         state::write_volatile(&self.dir.join("state.json"), self).act(|| format!("write the state of `{}`", self.id))
+    }
+
+    /// In a folder that nobody reads yet.
+    pub(crate) fn save_first(&self) -> Result<(), StepError> {
+        state::write_new(&self.dir.join("state.json"), self).act(|| format!("write the state of `{}`", self.id))
     }
 
     /// Makes the folder; an id is taken by its folder.
@@ -218,13 +229,11 @@ impl Container {
             Status::Running => return Err(self.refuse("start", "cannot start an already running container").into()),
             other => return Err(self.refuse("start", &format!("the container is {other}")).into()),
         }
-        let spec = self.spec()?;
-        if spec.process.is_none() {
+        if !self.has_process {
             return Err(self.refuse("start", "its configuration has no process").into());
         }
         process::create::start(self)?;
-        let hooks = spec.hooks.unwrap_or_default();
-        if let Err(error) = hooks::run("poststart", &hooks.poststart, &self.state(Status::Running), &[]) {
+        if let Err(error) = hooks::run("poststart", &self.poststart, &self.state(Status::Running), &[]) {
             // runtime.md, "Lifecycle": an error, and the container goes.
             let _ = self.delete(true, drop);
             return Err(error.into());
@@ -314,16 +323,17 @@ impl Container {
             self.kill(libc::SIGKILL)?;
             self.wait_for_end()?;
         }
-        // What it left in its groups would keep them.
-        self.groups.kill_all(libc::SIGKILL)?;
+        if !self.own_pids || self.pid == 0 {
+            // What it left in its groups would keep them. With its own PID namespace all has ended with init.
+            self.groups.kill_all(libc::SIGKILL)?;
+        }
         self.groups.remove()?;
         if !self.own_mounts {
             // Made in the runtime's namespace, all below one. An image that is gone meanwhile has none.
             let _ = nix::mount::umount2(&self.rootfs, nix::mount::MntFlags::MNT_DETACH);
         }
-        let hooks = self.spec().ok().and_then(|it| it.hooks).unwrap_or_default();
         fs::remove_dir_all(&self.dir).act(|| format!("remove {}", self.dir.display()))?;
-        hooks::run_all("poststop", &hooks.poststop, &self.state(Status::Stopped), warn);
+        hooks::run_all("poststop", &self.poststop, &self.state(Status::Stopped), warn);
         Ok(())
     }
 

@@ -41,9 +41,14 @@ pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
 /// The same for what is gone after a boot anyway: without waiting for the disk.
 pub(crate) fn write_volatile(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let temporary = path.with_extension("new");
-    let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(&serde_json::to_vec(value)?)?;
+    write_new(&temporary, value)?;
     fs::rename(&temporary, path)
+}
+
+/// Writes a small file in place, where nobody reads yet.
+pub(crate) fn write_new(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(&serde_json::to_vec(value)?)
 }
 
 /// Reads such a file; `None` where it is not there.

@@ -73,27 +73,36 @@ impl Creation {
         }
     }
 
-    /// Makes the container up to its program, which waits for [`Container::start`]. Only in a process with one thread.
+    /// Reads the configuration.
     ///
     /// # Errors
-    /// Why not; nothing of it is left.
-    pub fn create(&self, warn: impl FnMut(String)) -> Result<Container, RunError> {
+    /// It can't be read, or asks for what can't be.
+    pub fn load(&self) -> Result<Spec, RunError> {
         let bundle = std::path::absolute(&self.bundle).act(|| "find the bundle".into())?;
         let mut spec = Spec::load(&bundle.join(self.config.as_deref().unwrap_or(Path::new("config.json"))))?;
         user_namespace::fill_in(&mut spec);
         if let Some(process) = &mut spec.process {
             process.env.extend(self.environment.iter().cloned());
         }
+        Ok(spec)
+    }
+
+    /// Makes the container up to its program, which waits for [`Container::start`]. Only in a process with one thread.
+    ///
+    /// # Errors
+    /// Why not; nothing of it is left.
+    pub fn create(&self, spec: &Spec, warn: impl FnMut(String)) -> Result<Container, RunError> {
+        let bundle = std::path::absolute(&self.bundle).act(|| "find the bundle".into())?;
         let rootfs = bundle.join(spec.root.as_ref().map(|it| it.path.clone()).unwrap_or_default());
         let rootfs = rootfs.canonicalize().act(|| format!("find root.path `{}`", rootfs.display()))?;
         if !rootfs.is_dir() {
             return Err(StepError::refuse(format!("use root.path `{}`", rootfs.display()), "it is no folder").into());
         }
-        self.check_terminal(&spec)?;
-        let filter = compile(&spec, warn)?;
+        self.check_terminal(spec)?;
+        let filter = compile(spec, warn)?;
         let dir = Container::make_dir(&self.root, &self.id)?;
-        let mut making =
-            Making { spec: &spec, creation: self, filter, container: self.container(&spec, bundle, rootfs, dir)? };
+        let container = self.container(spec, bundle, rootfs, dir)?;
+        let mut making = Making { spec, creation: self, filter, container };
         let made = making.make();
         if made.is_err() {
             making.undo();
@@ -126,6 +135,9 @@ impl Creation {
             owner: nix::unistd::getuid().as_raw(),
             annotations: spec.annotations.clone(),
             groups,
+            poststart: spec.hooks.as_ref().map_or_else(Vec::new, |it| it.poststart.clone()),
+            poststop: spec.hooks.as_ref().map_or_else(Vec::new, |it| it.poststop.clone()),
+            has_process: spec.process.is_some(),
             own_mounts: spec.linux().namespaces.iter().any(|it| it.kind == NamespaceKind::Mount),
             own_pids: spec.linux().namespaces.iter().any(|it| it.kind == NamespaceKind::Pid),
             dir,
@@ -159,7 +171,7 @@ impl Making<'_> {
 
     fn make(&mut self) -> Result<(), RunError> {
         // First: whoever finds a folder without init knows from it what else there may be.
-        self.container.save()?;
+        self.container.save_first()?;
         self.write_config()?;
         self.make_groups()?;
         let (start, started) = (self.fifo("start")?, self.fifo("started")?);
@@ -179,7 +191,7 @@ impl Making<'_> {
             seccomp.syscalls.clear();
         }
         let dir = &self.container.dir;
-        state::write_volatile(&dir.join("config.json"), &spec).act(|| "keep the configuration".into())?;
+        state::write_new(&dir.join("config.json"), &spec).act(|| "keep the configuration".into())?;
         if let Some(filter) = &self.filter {
             std::fs::write(dir.join("seccomp"), filter.to_bytes()).act(|| "keep the seccomp filter".into())?;
         }

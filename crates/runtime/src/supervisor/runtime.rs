@@ -66,7 +66,7 @@ impl Runtime for Embedded {
         let mut creation = Creation::new(&states(&self.dir), &self.id, &prepare::bundle(&self.dir));
         creation.console = console;
         creation.supervised = true;
-        creation.create(drop).map(drop)
+        creation.create(&creation.load()?, drop).map(drop)
     }
 
     fn init(&self) -> Result<i32, StepError> {

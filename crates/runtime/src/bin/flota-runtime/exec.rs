@@ -4,7 +4,7 @@ use std::path::Path;
 
 use flota_runtime::oci::{Capabilities, Process, Spec, read_json};
 use flota_runtime::process::{Execution, connect_console, receive_terminal};
-use flota_runtime::{Container, RunError, protect_binary};
+use flota_runtime::{Container, RunError};
 
 use crate::arguments::Exec;
 use crate::foreground::{self, Foreground};
@@ -15,7 +15,6 @@ fn refuse(text: String) -> RunError {
 }
 
 pub(crate) fn exec(root: &Path, it: &Exec) -> Result<i32, RunError> {
-    protect_binary()?;
     let container = Container::load(root, &it.id)?;
     let spec = container.spec()?;
     let mut execution = Execution::new(process(it, &spec)?);

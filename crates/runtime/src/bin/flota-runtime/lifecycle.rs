@@ -5,20 +5,17 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use flota_runtime::process::{Creation, connect_console, interruptible, receive_terminal};
-use flota_runtime::{Container, RunError, protect_binary, remove_remains};
+use flota_runtime::{Container, RunError, remove_remains};
 
 use crate::arguments::{Arguments, CgroupManager, Create, Delete, Id, Kill, Run};
 use crate::foreground::{self, Foreground};
 use crate::report::Report;
 
-fn creation(arguments: &Arguments, it: &Create, console: Option<OwnedFd>) -> Result<Creation, RunError> {
+fn creation(arguments: &Arguments, it: &Create) -> Result<Creation, RunError> {
     let mut creation = Creation::new(&arguments.root(), &it.id, &it.bundle);
     creation.no_groups = arguments.cgroup_manager == CgroupManager::Disabled;
     creation.config.clone_from(&it.config);
-    creation.console = match (&it.console_socket, console) {
-        (Some(path), _) => Some(connect_console(path)?),
-        (None, console) => console,
-    };
+    creation.console = it.console_socket.as_deref().map(connect_console).transpose()?;
     creation.pid_file.clone_from(&it.pid_file);
     creation.keep_descriptors = kept(it.preserve_fds);
     if let Some(count) = listening() {
@@ -40,25 +37,29 @@ pub(crate) fn kept(count: u32) -> u32 {
 }
 
 fn prepare() -> Result<(), RunError> {
-    protect_binary()?;
     interruptible().map_err(|error| RunError { text: format!("failed to watch for signals: {error}"), code: None })
 }
 
 pub(crate) fn create(arguments: &Arguments, it: &Create, report: &Report) -> Result<i32, RunError> {
     prepare()?;
-    creation(arguments, it, None)?.create(|text| report.warn(&text))?;
+    let creation = creation(arguments, it)?;
+    creation.create(&creation.load()?, |text| report.warn(&text))?;
     Ok(0)
 }
 
 pub(crate) fn run(arguments: &Arguments, it: &Run, report: &Report) -> Result<i32, RunError> {
     prepare()?;
-    let terminal = !it.detach && it.create.console_socket.is_none() && wants_terminal(&it.create);
-    let (ours, theirs) = if terminal { pair()? } else { (None, None) };
     if !it.detach {
         foreground::watch()?;
     }
-    let creation = creation(arguments, &it.create, theirs)?;
-    let container = creation.create(|text| report.warn(&text))?;
+    let mut creation = creation(arguments, &it.create)?;
+    let spec = creation.load()?;
+    let terminal = !it.detach && creation.console.is_none() && spec.process.as_ref().is_some_and(|it| it.terminal);
+    let (ours, theirs) = if terminal { pair()? } else { (None, None) };
+    if theirs.is_some() {
+        creation.console = theirs;
+    }
+    let container = creation.create(&spec, |text| report.warn(&text))?;
     // The terminal is there as soon as the container is.
     let result = foreground_of(&container, ours).and_then(|foreground| {
         container.start()?;
@@ -86,13 +87,6 @@ pub(crate) fn pair() -> Result<(Option<OwnedFd>, Option<OwnedFd>), RunError> {
     let (ours, theirs) =
         pair.map_err(|error| RunError { text: format!("failed to make a socket: {error}"), code: None })?;
     Ok((Some(ours.into()), Some(theirs.into())))
-}
-
-/// Errors are found again, and told, when the container is made.
-fn wants_terminal(it: &Create) -> bool {
-    let path = it.config.clone().unwrap_or_else(|| "config.json".into());
-    let spec = flota_runtime::oci::Spec::load(&it.bundle.join(path));
-    spec.is_ok_and(|it| it.process.is_some_and(|it| it.terminal))
 }
 
 pub(crate) fn start(root: &Path, it: &Id) -> Result<i32, RunError> {

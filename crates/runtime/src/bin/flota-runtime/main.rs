@@ -11,6 +11,7 @@ mod limits;
 mod listing;
 mod report;
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -19,6 +20,14 @@ use clap::Parser;
 use arguments::{Arguments, Verb};
 
 fn main() -> ExitCode {
+    // First of all: what was done before would be done once more. A container called like a verb costs that and no more.
+    let shows_itself = |it: &OsString| ["create", "run", "exec", "supervise"].iter().any(|verb| it == verb);
+    if std::env::args_os().skip(1).any(|it| shows_itself(&it))
+        && let Err(error) = flota_runtime::protect_binary()
+    {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
+    }
     // These stay as long as their container: they do without what the command line takes.
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     match words.split_first() {
@@ -49,8 +58,7 @@ fn main() -> ExitCode {
 }
 
 fn supervise(dir: &Path) -> ExitCode {
-    let started = flota_runtime::protect_binary().map_err(flota_runtime::RunError::from);
-    match started.and_then(|()| flota_runtime::supervisor::supervise(dir)) {
+    match flota_runtime::supervisor::supervise(dir) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}", error.text);
