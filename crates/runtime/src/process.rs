@@ -118,6 +118,11 @@ pub fn spawn(flags: i32, child: impl FnOnce() -> i32) -> std::io::Result<i32> {
     }
 }
 
+/// Lets writing to a pipe that nobody reads be an error and not the end of this process.
+pub fn ignore_broken_pipes() {
+    clone::ignore_broken_pipes();
+}
+
 /// Sends a process a signal by its number; one that has gone needs none.
 pub fn signal_number(pid: i32, signal: i32) {
     let _ = crate::syscall::process::kill(pid, signal);

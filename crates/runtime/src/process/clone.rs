@@ -61,6 +61,12 @@ pub(crate) fn with_mask(command: &mut std::process::Command, mask: nix::sys::sig
     unsafe { command.pre_exec(move || Ok(mask.thread_set_mask()?)) };
 }
 
+/// SIGPIPE is an error of the call that met it.
+pub(crate) fn ignore_broken_pipes() {
+    // SAFETY: ignoring runs no handler of ours.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// Signals as a new program expects them: none blocked, each with its default, which Rust changes for SIGPIPE.
 pub(crate) fn reset_signals() {
     let _ = nix::sys::signal::SigSet::all().thread_unblock();

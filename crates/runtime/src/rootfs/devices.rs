@@ -48,14 +48,14 @@ pub(super) fn make(root: &RootDir, plan: &Plan<'_>) -> Result<(), StepError> {
     if plan.spec.mounts.iter().any(bound) {
         return Ok(());
     }
+    let dev = root.make_folder(Path::new("/dev")).act(|| "make /dev".into())?;
     let mask = nix::sys::stat::umask(Mode::empty());
     let made = all(plan.spec).enumerate().try_for_each(|(index, device)| {
         let act = || format!("make the device `{}`", device.path.display());
-        if plan.user_namespace { bind(root, plan, index, &device) } else { node(root, &device).act(act) }
+        if plan.user_namespace { bind(root, plan, index, &device) } else { node(root, &dev, &device).act(act) }
     });
     nix::sys::stat::umask(mask);
     made?;
-    let dev = root.make_folder(Path::new("/dev")).act(|| "make /dev".into())?;
     for (to, name) in LINKS {
         match symlinkat(to, &dev, name) {
             Ok(()) | Err(Errno::EEXIST) => {}
@@ -70,8 +70,16 @@ pub(super) fn make(root: &RootDir, plan: &Plan<'_>) -> Result<(), StepError> {
     }
 }
 
-fn node(root: &RootDir, device: &Device) -> Result<(), Errno> {
-    let (parent, name) = root.make_parent(&device.path)?;
+/// Most are directly in `dev`, which is open already.
+fn node(root: &RootDir, dev: &OwnedFd, device: &Device) -> Result<(), Errno> {
+    let (other, name);
+    let parent = if device.path.parent() == Some(Path::new("/dev")) {
+        name = device.path.file_name().ok_or(Errno::EINVAL)?;
+        dev
+    } else {
+        (other, name) = root.make_parent(&device.path)?;
+        &other
+    };
     let kind = match device.kind.as_str() {
         "c" | "u" => SFlag::S_IFCHR,
         "b" => SFlag::S_IFBLK,
@@ -80,10 +88,10 @@ fn node(root: &RootDir, device: &Device) -> Result<(), Errno> {
     };
     let number = if kind == SFlag::S_IFIFO { 0 } else { number(device)? };
     let mode = Mode::from_bits_truncate(device.file_mode.unwrap_or(0o666));
-    match mknodat(&parent, name, kind, mode, number) {
+    match mknodat(parent, name, kind, mode, number) {
         Ok(()) => {}
         Err(Errno::EEXIST) => {
-            let there = fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            let there = fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
             let same = SFlag::from_bits_truncate(there.st_mode) & SFlag::S_IFMT == kind && there.st_rdev == number;
             if !same {
                 return Err(Errno::EEXIST);
@@ -92,7 +100,7 @@ fn node(root: &RootDir, device: &Device) -> Result<(), Errno> {
         Err(error) => return Err(error),
     }
     let (uid, gid) = (device.uid.map(Uid::from_raw), device.gid.map(Gid::from_raw));
-    fchownat(&parent, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)
+    fchownat(parent, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)
 }
 
 fn number(device: &Device) -> Result<u64, Errno> {
@@ -119,7 +127,7 @@ pub(super) fn outside(spec: &Spec, device: &Device, scratch: &Path) -> Result<Op
         ..device.clone()
     };
     let mask = nix::sys::stat::umask(Mode::empty());
-    let made = node(&root, &local).act(act);
+    let made = root.make_folder(Path::new("/")).and_then(|top| node(&root, &top, &local)).act(act);
     nix::sys::stat::umask(mask);
     made?;
     let path = scratch.join("device");
@@ -143,7 +151,7 @@ fn mapped(mappings: &[IdMapping], id: u32) -> u32 {
 fn bind(root: &RootDir, plan: &Plan<'_>, index: usize, device: &Device) -> Result<(), StepError> {
     let act = || format!("bind the device `{}`", device.path.display());
     if device.kind == "p" {
-        return node(root, device).act(act);
+        return root.make_folder(Path::new("/dev")).and_then(|dev| node(root, &dev, device)).act(act);
     }
     let opened;
     let tree = match plan.sources.devices.get(index).and_then(Option::as_ref) {

@@ -137,15 +137,16 @@ impl Sets {
 
     /// Takes the rest out of the bounding set: no program can ever get it back. While still privileged.
     pub(crate) fn limit(&self) -> Result<(), StepError> {
-        for number in 0..64 {
-            match prctl(libc::PR_CAPBSET_READ, number, 0) {
-                // Past the last that this kernel has.
-                Err(_) => return Ok(()),
-                Ok(1) if self.bounding & (1 << number) == 0 => {
-                    prctl(libc::PR_CAPBSET_DROP, number, 0)
-                        .act(|| format!("take capability {number} from the bounding set"))?;
-                }
+        for number in (0..64).filter(|number| self.bounding & (1 << number) == 0) {
+            match prctl(libc::PR_CAPBSET_DROP, number, 0) {
                 Ok(_) => {}
+                // Past the last that this kernel has.
+                Err(Errno::EINVAL) => return Ok(()),
+                // Whoever may not take one away may have had it taken before.
+                Err(_) if prctl(libc::PR_CAPBSET_READ, number, 0) == Ok(0) => {}
+                Err(error) => {
+                    return Err(error).act(|| format!("take capability {number} from the bounding set"));
+                }
             }
         }
         Ok(())

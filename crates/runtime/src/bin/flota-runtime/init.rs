@@ -3,22 +3,22 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 /// Runs the program; ends with its exit code.
-pub(crate) fn run(program: &[OsString]) -> ExitCode {
+pub(crate) fn run(program: &[OsString]) -> u8 {
     let Some((name, arguments)) = program.split_first() else {
         eprintln!("init: no program is given");
-        return ExitCode::from(127);
+        return 127;
     };
     // Before the program is started: a signal that comes meanwhile waits.
     let all = SigSet::all();
     let Ok(before) = all.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK) else {
-        return ExitCode::from(126);
+        return 126;
     };
     let mut command = Command::new(name);
     command.args(arguments);
@@ -30,7 +30,7 @@ pub(crate) fn run(program: &[OsString]) -> ExitCode {
         Err(error) => {
             eprintln!("init: failed to run {}: {error}", name.display());
             let missing = error.kind() == std::io::ErrorKind::NotFound;
-            return ExitCode::from(if missing { 127 } else { 126 });
+            return if missing { 127 } else { 126 };
         }
     };
     let _ = nix::unistd::tcsetpgrp(std::io::stdin(), child);
@@ -38,7 +38,7 @@ pub(crate) fn run(program: &[OsString]) -> ExitCode {
         match all.wait() {
             Ok(Signal::SIGCHLD) => {
                 if let Some(code) = reap(child) {
-                    return ExitCode::from(u8::try_from(code).unwrap_or(255));
+                    return u8::try_from(code).unwrap_or(255);
                 }
             }
             Ok(Signal::SIGTTIN | Signal::SIGTTOU) => {}

@@ -1,4 +1,8 @@
 //! The OCI command line, and the supervisor's entry. Arguments → the library → exit code.
+//!
+//! `main` is C's: what Rust's own does before it (a guard page, handlers, a look at its memory map) is a part of each
+//! start of a container that nobody needs.
+#![no_main]
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "a command line program")]
 
 mod arguments;
@@ -13,20 +17,29 @@ mod report;
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::process::ExitCode;
 
 use clap::Parser;
 
 use arguments::{Arguments, Verb};
 
-fn main() -> ExitCode {
+/// Where the C library begins. `std::env::args` knows the arguments without it.
+#[expect(unsafe_code, reason = "a symbol that the C library looks for")]
+// SAFETY: no other function of this program has this name.
+#[unsafe(no_mangle)]
+extern "C" fn main() -> i32 {
+    // As Rust's own: a hook that does not read must not end this process.
+    flota_runtime::process::ignore_broken_pipes();
+    i32::from(start())
+}
+
+fn start() -> u8 {
     // First of all: what was done before would be done once more. A container called like a verb costs that and no more.
     let shows_itself = |it: &OsString| ["create", "run", "exec", "supervise"].iter().any(|verb| it == verb);
     if std::env::args_os().skip(1).any(|it| shows_itself(&it))
         && let Err(error) = flota_runtime::protect_binary()
     {
         eprintln!("error: {error}");
-        return ExitCode::FAILURE;
+        return 1;
     }
     // These stay as long as their container: they do without what the command line takes.
     let words: Vec<_> = std::env::args_os().skip(1).collect();
@@ -39,7 +52,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            return if error.use_stderr() { 2 } else { 0 };
         }
     };
     let report = report::Report::new(&arguments);
@@ -47,22 +60,22 @@ fn main() -> ExitCode {
     let result = run(&arguments, &report);
     report.debug(&format!("done: {:?}", result.as_ref().map_err(|error| &error.text)));
     match result {
-        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(255)),
+        Ok(code) => u8::try_from(code).unwrap_or(255),
         Err(error) => {
             report.error(&error.text);
             // As runc: what `exec` itself fails at must not be taken for the process's own code.
             let otherwise = if matches!(arguments.verb, Verb::Exec(_)) { 255 } else { 1 };
-            ExitCode::from(error.code.and_then(|it| u8::try_from(it).ok()).unwrap_or(otherwise))
+            error.code.and_then(|it| u8::try_from(it).ok()).unwrap_or(otherwise)
         }
     }
 }
 
-fn supervise(dir: &Path) -> ExitCode {
+fn supervise(dir: &Path) -> u8 {
     match flota_runtime::supervisor::supervise(dir) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("{}", error.text);
-            ExitCode::FAILURE
+            1
         }
     }
 }
