@@ -3,18 +3,18 @@ CARGO  ?= cargo
 TRIPLE := x86_64-unknown-linux-gnu
 # Static programs: they run in containers, or outlive whatever the daemon was linked with.
 STATIC := RUSTFLAGS="-Ctarget-feature=+crt-static -Clink-arg=-fuse-ld=mold" $(CARGO) build --locked --target $(TRIPLE) -p flota-runtime -p whoami
-PLACE   = for p in flota-runtime whoami; do install -m 755 target/$(TRIPLE)/$(1)/$$p target/$(1)/$$p.new && mv target/$(1)/$$p.new target/$(1)/$$p || exit 1; done
+PLACE   = for p in flota-runtime whoami; do install -m 755 target/$(TRIPLE)/$(1)/$$p target/$(2)/$$p.new && mv target/$(2)/$$p.new target/$(2)/$$p || exit 1; done
 
 .PHONY: build dev demo test test-long bench lint tools test-tools
 build: tools        ## release programs in target/release
 	$(CARGO) build --locked --release -p flota-node -p flota-ctl
-	$(STATIC) --release
-	@$(call PLACE,release)
+	$(STATIC) --profile static
+	@$(call PLACE,static,release)
 
 dev: tools          ## the same for demo and tests, in target/debug
 	$(CARGO) build --locked -p flota-node -p flota-ctl
 	$(STATIC)
-	@$(call PLACE,debug)
+	@$(call PLACE,debug,debug)
 
 demo: dev           ## a cluster, a service, a dead machine
 	@bash deploy/examples/demo.sh target/debug

@@ -233,6 +233,10 @@ impl Container {
             return Err(self.refuse("start", "its configuration has no process").into());
         }
         process::create::start(self)?;
+        self.run_poststart()
+    }
+
+    pub(crate) fn run_poststart(&self) -> Result<(), RunError> {
         if let Err(error) = hooks::run("poststart", &self.poststart, &self.state(Status::Running), &[]) {
             // runtime.md, "Lifecycle": an error, and the container goes.
             let _ = self.delete(true, drop);

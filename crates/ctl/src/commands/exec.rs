@@ -68,7 +68,7 @@ pub(crate) async fn run(exec: Exec, client: &Client) -> anyhow::Result<u8> {
                 drop(raw);
                 printer::say(&format!("error: failed to run it: {error}"));
                 // As a shell has it (POSIX, "Exit Status for Commands").
-                let missing = error.contains("there is no such");
+                let missing = ["No such file", "not found in $PATH"].iter().any(|it| error.contains(it));
                 return Ok(if missing { 127 } else { 126 });
             }
             _ => {}

@@ -2,7 +2,7 @@
 //! way at a time.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::unistd::{read, write};
 
 use crate::error::{Act, StepError};
 
@@ -30,7 +31,7 @@ pub(crate) enum Word {
     Hooks,
     /// Take this descriptor of mine to the seccomp agent, please. Answered.
     Listener(RawFd),
-    /// Only the program is to be run yet.
+    /// Only the program is to be run yet. Answered where it is to be run at once.
     Ready,
     /// It failed, with an exit code where the program itself is what failed.
     Failed(Option<i32>, String),
@@ -81,7 +82,8 @@ impl Channel {
                 packet.extend_from_slice(&text.as_bytes()[..text.len().min(PACKET - 8)]);
             }
         }
-        send(self.0.as_raw_fd(), &packet, MsgFlags::MSG_NOSIGNAL).act(|| "speak to the runtime".into()).map(drop)
+        // write(2) and read(2): of what a filter may forbid, these are the last.
+        write(&self.0, &packet).act(|| "speak to the runtime".into()).map(drop)
     }
 
     /// A new process speaks and waits for the answer.
@@ -96,7 +98,7 @@ impl Channel {
 
     /// The runtime answers.
     pub(crate) fn answer(&self) -> Result<(), StepError> {
-        send(self.0.as_raw_fd(), b"k", MsgFlags::MSG_NOSIGNAL).act(|| "answer the container's init".into()).map(drop)
+        write(&self.0, b"k").act(|| "answer the container's init".into()).map(drop)
     }
 
     /// The runtime listens; `None` when all who could speak have gone.
@@ -122,7 +124,7 @@ impl Channel {
 
     fn receive(&self, packet: &mut [u8]) -> Result<usize, StepError> {
         loop {
-            match recv(self.0.as_raw_fd(), packet, MsgFlags::empty()) {
+            match read(&self.0, packet) {
                 Err(Errno::EINTR) => {}
                 // The other end was closed with something unread in it.
                 Err(Errno::ECONNRESET) => return Ok(0),

@@ -13,7 +13,7 @@ use nix::unistd::mkfifo;
 
 use super::channel::Word;
 use super::clone::Parent;
-use super::init::Init;
+use super::init::{Init, Later};
 use super::launch::{Launch, Launched};
 use super::namespaces::Namespaces;
 use super::{hooks, listener, settings, user_namespace};
@@ -92,6 +92,40 @@ impl Creation {
     /// # Errors
     /// Why not; nothing of it is left.
     pub fn create(&self, spec: &Spec, warn: impl FnMut(String)) -> Result<Container, RunError> {
+        let (container, _) = self.make(spec, warn, false)?;
+        Ok(container)
+    }
+
+    /// Makes the container and lets its program run. In between `ready` is called: it may take the terminal.
+    ///
+    /// # Errors
+    /// Why not; nothing of it is left.
+    pub fn run(
+        &self,
+        spec: &Spec,
+        warn: impl FnMut(String),
+        ready: impl FnOnce(&Container) -> Result<(), RunError>,
+    ) -> Result<Container, RunError> {
+        if spec.process.is_none() {
+            return Err(StepError::refuse("read process", "it is missing").into());
+        }
+        let (container, launched) = self.make(spec, warn, true)?;
+        let started = ready(&container).and_then(|()| {
+            launched.channel.answer()?;
+            // Exec closes the channel; what comes before that is why it failed.
+            match launched.channel.hear(Instant::now() + super::launch::PATIENCE * 10)? {
+                None => container.run_poststart(),
+                Some(Word::Failed(code, text)) => Err(RunError { text, code }),
+                Some(word) => Err(RunError::new(format!("failed to start the container: its init said {word:?}"))),
+            }
+        });
+        if started.is_err() {
+            let _ = container.delete(true, drop);
+        }
+        started.map(|()| container)
+    }
+
+    fn make(&self, spec: &Spec, warn: impl FnMut(String), at_once: bool) -> Result<(Container, Launched), RunError> {
         let bundle = std::path::absolute(&self.bundle).act(|| "find the bundle".into())?;
         let rootfs = bundle.join(spec.root.as_ref().map(|it| it.path.clone()).unwrap_or_default());
         let rootfs = rootfs.canonicalize().act(|| format!("find root.path `{}`", rootfs.display()))?;
@@ -103,11 +137,11 @@ impl Creation {
         let dir = Container::make_dir(&self.root, &self.id)?;
         let container = self.container(spec, bundle, rootfs, dir)?;
         let mut making = Making { spec, creation: self, filter, container };
-        let made = making.make();
+        let made = making.make(at_once);
         if made.is_err() {
             making.undo();
         }
-        made.map(|()| making.container)
+        made.map(|launched| (making.container, launched))
     }
 
     fn check_terminal(&self, spec: &Spec) -> Result<(), StepError> {
@@ -169,19 +203,20 @@ impl Making<'_> {
         if self.creation.supervised { Parent::CallersParent } else { Parent::Caller }
     }
 
-    fn make(&mut self) -> Result<(), RunError> {
+    fn make(&mut self, at_once: bool) -> Result<Launched, RunError> {
         // First: whoever finds a folder without init knows from it what else there may be.
         self.container.save_first()?;
         self.write_config()?;
         self.make_groups()?;
-        let (start, started) = (self.fifo("start")?, self.fifo("started")?);
-        let launched = self.launch(start, started)?;
+        let later =
+            if at_once { None } else { Some(Later { start: self.fifo("start")?, started: self.fifo("started")? }) };
+        let launched = self.launch(later)?;
         let result = self.converse(&launched);
         if let Err(error) = result {
             launched.kill(self.parent());
             return Err(error);
         }
-        Ok(())
+        Ok(launched)
     }
 
     fn write_config(&self) -> Result<(), StepError> {
@@ -236,7 +271,7 @@ impl Making<'_> {
             .act(|| format!("open {}", path.display()))
     }
 
-    fn launch(&mut self, start: OwnedFd, started: OwnedFd) -> Result<Launched, RunError> {
+    fn launch(&mut self, later: Option<Later>) -> Result<Launched, RunError> {
         let (spec, linux) = (self.spec, self.spec.linux());
         let namespaces = Namespaces::of(linux)?;
         let user_namespace = linux.namespaces.iter().any(|it| it.kind == NamespaceKind::User);
@@ -262,8 +297,7 @@ impl Making<'_> {
             filter: self.filter.as_ref(),
             state: self.container.state(Status::Creating),
             console,
-            start,
-            started,
+            later,
             supervised: self.creation.supervised,
             keep_descriptors: self.creation.keep_descriptors,
             no_new_keyring: self.creation.no_new_keyring,

@@ -30,15 +30,21 @@ pub(crate) struct Init<'a> {
     pub(crate) state: State,
     /// Where the terminal goes, if there is one.
     pub(crate) console: Option<OwnedFd>,
-    /// Readable when the program is to be run.
-    pub(crate) start: OwnedFd,
-    /// Open until it is, or told why not.
-    pub(crate) started: OwnedFd,
+    /// Where it waits to be started later; `None`: it is started at once, by the runtime that made it.
+    pub(crate) later: Option<Later>,
     /// Whether it ends with the process that it is the child of.
     pub(crate) supervised: bool,
     /// Descriptors from 3 on that the program gets.
     pub(crate) keep_descriptors: u32,
     pub(crate) no_new_keyring: bool,
+}
+
+/// Two FIFOs, both ways open.
+pub(crate) struct Later {
+    /// Readable when the program is to be run.
+    pub(crate) start: OwnedFd,
+    /// Open until it is, or told why not.
+    pub(crate) started: OwnedFd,
 }
 
 impl Init<'_> {
@@ -48,13 +54,14 @@ impl Init<'_> {
             Ok(program) => program,
             Err(error) => return error,
         };
-        // From here on nobody listens at the channel.
-        let error = match self.wait_and_run(&program) {
+        let error = match self.wait(channel).and_then(|()| self.become_program(&program)) {
             Ok(never) => match never {},
             Err(error) => error,
         };
+        let Some(Later { started, .. }) = &self.later else { return error };
+        // Nobody listens at the channel any more.
         let text = format!("{}\n{error}", error.code().unwrap_or(1));
-        let _ = nix::unistd::write(&self.started, text.as_bytes());
+        let _ = nix::unistd::write(started, text.as_bytes());
         clone::exit(error.code().unwrap_or(1))
     }
 
@@ -95,9 +102,7 @@ impl Init<'_> {
             enter_folder(&self.process.cwd)?;
         }
         labels.apply()?;
-        let program = assume_and_find(self.process, self.supervised, self.filter, channel)?;
-        channel.say(&Word::Ready)?;
-        Ok(program)
+        assume_and_find(self.process, self.supervised, self.filter, channel)
     }
 
     fn enter_namespaces(&self) -> Result<(), StepError> {
@@ -138,14 +143,19 @@ impl Init<'_> {
     }
 
     /// A filter may forbid nearly everything: only read, write and execve are called from here on, if no hook is.
-    fn wait_and_run(&self, program: &Program) -> Result<std::convert::Infallible, StepError> {
+    fn wait(&self, channel: &Channel) -> Result<(), StepError> {
+        let Some(Later { start, .. }) = &self.later else { return channel.ask(&Word::Ready) };
+        channel.say(&Word::Ready)?;
         loop {
-            match read(&self.start, &mut [0]) {
-                Ok(_) => break,
+            match read(start, &mut [0]) {
+                Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error).act(|| "wait to be started".into()),
             }
         }
+    }
+
+    fn become_program(&self, program: &Program) -> Result<std::convert::Infallible, StepError> {
         if let Some(hooks) = &self.plan.spec.hooks {
             let state = State { status: crate::oci::Status::Created, ..self.state.clone() };
             hooks::run("startContainer", &hooks.start_container, &state, &self.process.env)?;

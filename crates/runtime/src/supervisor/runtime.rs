@@ -15,13 +15,9 @@ use crate::state;
 
 /// What a supervisor needs of a runtime.
 pub(super) trait Runtime {
-    /// Makes the container up to its program, with this process's standard descriptors, or, with a terminal, gives that
-    /// to `console`. The container's init becomes the supervisor's child.
-    fn create(&self, console: Option<OwnedFd>) -> Result<(), RunError>;
-    /// Process id of init, once it is made.
-    fn init(&self) -> Result<i32, StepError>;
-    /// Lets the program run.
-    fn start(&self) -> Result<(), RunError>;
+    /// Makes the container and lets its program run, with this process's standard descriptors, or, with a terminal,
+    /// gives that to `console`. Its init becomes the supervisor's child; its process id.
+    fn run(&self, console: Option<OwnedFd>) -> Result<i32, RunError>;
     /// Starts a further process, with this process's standard descriptors or a terminal.
     fn exec(&self, process: Process, console: Option<OwnedFd>) -> Result<Started, RunError>;
     /// Removes what is left of it.
@@ -62,19 +58,11 @@ impl Embedded {
 }
 
 impl Runtime for Embedded {
-    fn create(&self, console: Option<OwnedFd>) -> Result<(), RunError> {
+    fn run(&self, console: Option<OwnedFd>) -> Result<i32, RunError> {
         let mut creation = Creation::new(&states(&self.dir), &self.id, &prepare::bundle(&self.dir));
         creation.console = console;
         creation.supervised = true;
-        creation.create(&creation.load()?, drop).map(drop)
-    }
-
-    fn init(&self) -> Result<i32, StepError> {
-        self.container().map(|it| it.pid)
-    }
-
-    fn start(&self) -> Result<(), RunError> {
-        self.container()?.start()
+        Ok(creation.run(&creation.load()?, drop, |_| Ok(()))?.pid)
     }
 
     fn exec(&self, process: Process, console: Option<OwnedFd>) -> Result<Started, RunError> {
@@ -117,7 +105,7 @@ impl CommandLine {
         command
     }
 
-    fn run(&self, mut command: Command, what: &str) -> Result<(), RunError> {
+    fn call(&self, mut command: Command, what: &str) -> Result<(), RunError> {
         let act = || format!("{what} with {}", self.program.display());
         let status = command.status().act(act)?;
         if status.success() {
@@ -130,13 +118,20 @@ impl CommandLine {
         Err(StepError::refuse(act(), why.trim().replace('\n', " ")).into())
     }
 
+    fn init(&self) -> Result<i32, StepError> {
+        let path = self.pid_file();
+        let text = std::fs::read_to_string(&path).act(|| format!("read {}", path.display()))?;
+        let pid = text.trim().parse();
+        pid.map_err(|_| StepError::refuse(format!("read {}", path.display()), "it holds no process id"))
+    }
+
     fn pid_file(&self) -> PathBuf {
         self.dir.join("init.pid")
     }
 }
 
 impl Runtime for CommandLine {
-    fn create(&self, console: Option<OwnedFd>) -> Result<(), RunError> {
+    fn run(&self, console: Option<OwnedFd>) -> Result<i32, RunError> {
         let mut command = self.command("create");
         command.arg("--bundle").arg(prepare::bundle(&self.dir)).arg("--pid-file").arg(self.pid_file());
         let relay = console.map(|it| console::Relay::listen(&self.dir, it)).transpose()?;
@@ -145,21 +140,12 @@ impl Runtime for CommandLine {
         }
         command.arg(&self.id);
         // Its own words go to the log; what is at these descriptors is the container's.
-        self.run(command, "create the container")?;
-        relay.map_or(Ok(()), |it| it.pass_on().map_err(RunError::from))
-    }
-
-    fn init(&self) -> Result<i32, StepError> {
-        let path = self.pid_file();
-        let text = std::fs::read_to_string(&path).act(|| format!("read {}", path.display()))?;
-        let pid = text.trim().parse();
-        pid.map_err(|_| StepError::refuse(format!("read {}", path.display()), "it holds no process id"))
-    }
-
-    fn start(&self) -> Result<(), RunError> {
+        self.call(command, "create the container")?;
+        relay.map_or(Ok(()), console::Relay::pass_on)?;
         let mut command = self.command("start");
         command.arg(&self.id).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.run(command, "start the container")
+        self.call(command, "start the container")?;
+        Ok(self.init()?)
     }
 
     fn exec(&self, process: Process, console: Option<OwnedFd>) -> Result<Started, RunError> {
@@ -184,6 +170,6 @@ impl Runtime for CommandLine {
     fn delete(&self) -> Result<(), RunError> {
         let mut command = self.command("delete");
         command.args(["--force", &self.id]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.run(command, "delete the container")
+        self.call(command, "delete the container")
     }
 }

@@ -40,36 +40,33 @@ pub(super) fn start(dir: &Path, order: &Order) -> Result<Started, RunError> {
 
 fn make(dir: &Path, order: &Order, rootfs: &Path) -> Result<Started, RunError> {
     let (ours, theirs) = if order.terminal { terminal_pair()? } else { pipes()? };
-    apart(|| {
+    let pid = apart(|| {
         prepare::complete(dir, order, rootfs)?;
         let console = theirs.take_place()?;
-        runtime::of(dir, order).create(console)
+        runtime::of(dir, order).run(console)
     })?;
-    let runtime = runtime::of(dir, order);
-    let pid = runtime.init()?;
     let process = kernel::open(pid).act(|| "open the container's init".into())?;
     let own = i32::try_from(std::process::id()).expect("process ids fit");
     let start_time = state::start_time(pid).unwrap_or(0);
     let written = state::write_volatile(&dir.join("state.json"), &State { pid, start_time, supervisor: own });
     written.act(|| "write the state".into())?;
-    let streams = ours.streams()?;
-    apart(|| runtime.start())?;
-    Ok(Started { init: Pid::from_raw(pid), process, streams })
+    Ok(Started { init: Pid::from_raw(pid), process, streams: ours.streams()? })
 }
 
 /// Removes what the runtime has of it. What can't be removed is found by the daemon's next sweep.
 pub(super) fn delete(dir: &Path, order: &Order) {
-    let _ = apart(|| runtime::of(dir, order).delete());
+    let _ = apart(|| runtime::of(dir, order).delete().map(|()| 0));
 }
 
-/// Does something in a process of its own, and waits for it: what it needed of memory is gone with it.
-fn apart(act: impl FnOnce() -> Result<(), RunError>) -> Result<(), RunError> {
+/// Does something in a process of its own, and waits for it: what it needed of memory is gone with it. Gives a number
+/// back.
+fn apart(act: impl FnOnce() -> Result<i32, RunError>) -> Result<i32, RunError> {
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).act(|| "make a pipe".into())?;
     match clone::fork(0, Parent::Caller).act(|| "start a process".into())? {
         clone::Side::Child => {
             drop(reader);
             clone::reset_signals();
-            let word = act().map_or_else(|error| format!("-{}", error.text), |()| "+".to_owned());
+            let word = act().map_or_else(|error| format!("-{}", error.text), |number| format!("+{number}"));
             let _ = File::from(writer).write_all(word.as_bytes());
             clone::exit(0)
         }
@@ -87,14 +84,17 @@ fn apart(act: impl FnOnce() -> Result<(), RunError>) -> Result<(), RunError> {
 }
 
 /// One word: a container's init that waits to be started holds the other end open, so no end comes.
-fn hear(reader: &OwnedFd) -> Result<(), RunError> {
+fn hear(reader: &OwnedFd) -> Result<i32, RunError> {
     if !wait_readable(reader, PATIENCE)? {
         return Err(RunError::new(format!("failed to run the runtime: it did not end within {PATIENCE:?}")));
     }
     let mut word = [0; 4096];
     let count = nix::unistd::read(reader, &mut word).act(|| "hear from the runtime".into())?;
     match word[..count].split_first() {
-        Some((b'+', _)) => Ok(()),
+        Some((b'+', number)) => {
+            let number = std::str::from_utf8(number).ok().and_then(|it| it.parse().ok());
+            number.ok_or_else(|| RunError::new("failed to hear from the runtime: it said no number"))
+        }
         Some((_, text)) => Err(RunError::new(String::from_utf8_lossy(text))),
         None => Err(RunError::new("failed to run the runtime: it ended without a word")),
     }

@@ -59,27 +59,26 @@ pub(crate) fn run(arguments: &Arguments, it: &Run, report: &Report) -> Result<i3
     if theirs.is_some() {
         creation.console = theirs;
     }
-    let container = creation.create(&spec, |text| report.warn(&text))?;
-    // The terminal is there as soon as the container is.
-    let result = foreground_of(&container, ours).and_then(|foreground| {
-        container.start()?;
-        if it.detach { Ok(0) } else { foreground.map_or(Ok(0), Foreground::wait) }
-    });
-    if it.detach && result.is_ok() {
-        return result;
+    let mut master = None;
+    let container = creation.run(
+        &spec,
+        |text| report.warn(&text),
+        |_| {
+            master = ours.map(|socket| receive_terminal(&socket)).transpose()?;
+            Ok(())
+        },
+    )?;
+    if it.detach {
+        return Ok(0);
     }
-    if !it.keep || result.is_err() {
+    let result = Foreground::new(container.pid, master).wait();
+    if !it.keep {
         let deleted = container.delete(true, |error| report.warn(&error.to_string()));
         if let (Ok(_), Err(error)) = (&result, deleted) {
             report.warn(&error.to_string());
         }
     }
     result
-}
-
-fn foreground_of(container: &Container, socket: Option<OwnedFd>) -> Result<Option<Foreground>, RunError> {
-    let master = socket.map(|socket| receive_terminal(&socket)).transpose()?;
-    Ok(Some(Foreground::new(container.pid, master)))
 }
 
 pub(crate) fn pair() -> Result<(Option<OwnedFd>, Option<OwnedFd>), RunError> {
