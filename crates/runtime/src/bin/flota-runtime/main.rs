@@ -2,7 +2,7 @@
 //!
 //! `main` is C's: what Rust's own does before it (a guard page, handlers, a look at its memory map) is a part of each
 //! start of a container that nobody needs.
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "a command line program")]
 
 mod arguments;
@@ -22,7 +22,14 @@ use clap::Parser;
 
 use arguments::{Arguments, Verb};
 
+/// For the test harness, which brings its own.
+#[cfg(test)]
+fn main() {
+    let _ = start();
+}
+
 /// Where the C library begins. `std::env::args` knows the arguments without it.
+#[cfg(not(test))]
 #[expect(unsafe_code, reason = "a symbol that the C library looks for")]
 // SAFETY: no other function of this program has this name.
 #[unsafe(no_mangle)]
