@@ -14,8 +14,8 @@
 //!  reads the FIFO `started`: its end = it runs, a text = why not
 //! ```
 //!
-//! Where a namespace is joined, a process in between does that and makes init, which is nevertheless the runtime's
-//! child (`CLONE_PARENT`). Every function here runs in a single-threaded process.
+//! Where a user namespace is joined or a time namespace made, a process in between does that and makes init, which is
+//! nevertheless the runtime's child (`CLONE_PARENT`). Every function here runs in a single-threaded process.
 
 pub(crate) mod channel;
 pub(crate) mod clone;

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
@@ -45,10 +45,11 @@ impl Launch<'_> {
         let (channel, theirs) = Channel::pair()?;
         let new_user = self.namespaces.makes(NamespaceKind::User);
         if !self.namespaces.need_a_step() {
-            return match clone::fork(self.namespaces.flags(), self.parent).act(|| "make the namespaces".into())? {
+            return match self.fork(self.namespaces.flags(), self.parent)? {
                 Side::Child => {
                     drop(channel);
-                    fail(&theirs, &child(&theirs))
+                    let error = self.namespaces.enter().err().unwrap_or_else(|| child(&theirs));
+                    fail(&theirs, &error)
                 }
                 Side::Parent(pid, process) => {
                     Ok(Launched { pid, process, channel, begun: Cell::new(false), unmapped: new_user })
@@ -76,12 +77,32 @@ impl Launch<'_> {
         }
     }
 
-    /// In between: joins what is to be joined, then forks once more, since a process never changes its own PID
-    /// namespace (setns(2)). True in the process that was wanted.
-    fn step(&self, channel: &Channel) -> Result<bool, StepError> {
-        // What is in the namespaces must not look into this process before it is another program (CVE-2016-9962).
+    /// Forks into the PID namespace that is to be joined, if there is one; this process's children to come stay where
+    /// they were.
+    fn fork(&self, flags: u64, parent: Parent) -> Result<Side, StepError> {
+        let act = || "make the namespaces".to_owned();
+        let Some(theirs) = self.namespaces.joined_pids() else { return clone::fork(flags, parent).act(act) };
+        let join = || "join the pid namespace".to_owned();
+        // Who is in there must not look into the new process before it is another program (CVE-2016-9962).
         kernel::hide().act(|| "hide the process".into())?;
+        let own = File::open("/proc/self/ns/pid").act(join)?;
+        setns(theirs, CloneFlags::CLONE_NEWPID).act(join)?;
+        let forked = clone::fork(flags, parent).act(act)?;
+        if matches!(forked, Side::Parent(..)) {
+            setns(own, CloneFlags::CLONE_NEWPID).act(join)?;
+        }
+        Ok(forked)
+    }
+
+    /// In between: joins what is to be joined, then forks once more. True in the process that was wanted.
+    fn step(&self, channel: &Channel) -> Result<bool, StepError> {
         let new_time = self.namespaces.makes(NamespaceKind::Time);
+        // One of the machine's is joined while this process has the machine's rights, one of the container's after.
+        let mut pids = self.namespaces.joined_pids();
+        if pids.is_some() {
+            kernel::hide().act(|| "hide the process".into())?;
+            pids = pids.filter(|fd| setns(fd, CloneFlags::CLONE_NEWPID).is_err());
+        }
         // While /proc is still the machine's.
         let offsets = new_time.then(|| File::options().write(true).open("/proc/self/timens_offsets"));
         self.namespaces.enter()?;
@@ -100,6 +121,9 @@ impl Launch<'_> {
                 let line = format!("{clock} {} {}\n", offset.secs, offset.nanosecs);
                 offsets.write_all(line.as_bytes()).act(|| format!("set linux.timeOffsets.{clock}"))?;
             }
+        }
+        if let Some(fd) = pids {
+            setns(fd, CloneFlags::CLONE_NEWPID).act(|| "join the pid namespace".into())?;
         }
         match clone::fork(flags, Parent::CallersParent).act(|| "make the namespaces".into())? {
             Side::Child => Ok(true),

@@ -104,10 +104,16 @@ impl Namespaces {
         self.new.contains(&kind)
     }
 
-    /// Whether a process in between is needed: one that joins, or has to say something to a time namespace before
-    /// anybody is in it.
+    /// Whether a process in between is needed: one that makes what belongs to a user namespace that is joined, or that
+    /// says something to a time namespace before anybody is in it.
     pub(crate) fn need_a_step(&self) -> bool {
-        !self.join.is_empty() || self.makes(NamespaceKind::Time)
+        let joins_user = self.join.iter().any(|(kind, _)| *kind == NamespaceKind::User);
+        self.makes(NamespaceKind::Time) || (joins_user && !self.new.is_empty())
+    }
+
+    /// The PID namespace to be joined: what a process joins holds for its children only (setns(2)).
+    pub(crate) fn joined_pids(&self) -> Option<&OwnedFd> {
+        self.join.iter().find(|(kind, _)| *kind == NamespaceKind::Pid).map(|(_, fd)| fd)
     }
 
     /// For clone3. The cgroup namespace comes when the process is in its cgroup.
@@ -116,13 +122,14 @@ impl Namespaces {
         made.map(|it| u64::try_from(it.flag()).expect("positive flags")).fold(0, std::ops::BitOr::bitor)
     }
 
-    /// Enters what is to be joined. A namespace of the machine's can be entered only before the container's user
+    /// Enters what is to be joined, but the PID namespace. One of the machine's can be entered only before the container's user
     /// namespace is, one of the container's only after.
     pub(crate) fn enter(&self) -> Result<(), StepError> {
         let act = |kind: NamespaceKind| move || format!("join the {} namespace", kind.file());
         let has_user = self.join.iter().any(|(kind, _)| *kind == NamespaceKind::User);
         let mut later = Vec::new();
-        for (kind, fd) in self.join.iter().filter(|(kind, _)| *kind != NamespaceKind::User) {
+        let apart = [NamespaceKind::User, NamespaceKind::Pid];
+        for (kind, fd) in self.join.iter().filter(|(kind, _)| !apart.contains(kind)) {
             match setns(fd, CloneFlags::from_bits_retain(kind.flag())) {
                 Err(Errno::EPERM) if has_user => later.push((kind, fd)),
                 other => other.act(act(*kind))?,
