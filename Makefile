@@ -5,7 +5,7 @@ TRIPLE := x86_64-unknown-linux-gnu
 STATIC := RUSTFLAGS="-Ctarget-feature=+crt-static -Clink-arg=-fuse-ld=mold" $(CARGO) build --locked --target $(TRIPLE) -p flota-runtime -p whoami
 PLACE   = for p in flota-runtime whoami; do install -m 755 target/$(TRIPLE)/$(1)/$$p target/$(2)/$$p.new && mv target/$(2)/$$p.new target/$(2)/$$p || exit 1; done
 
-.PHONY: build dev demo test test-long bench lint tools test-tools
+.PHONY: build dev demo test test-long bench bench-runtime lint tools test-tools bench-tools
 build: tools        ## release programs in target/release
 	$(CARGO) build --locked --release -p flota-node -p flota-ctl
 	$(STATIC) --profile static
@@ -31,13 +31,21 @@ test-long: dev      ## in QEMU: the units under systemd, and the clusters' tests
 	bash tests/guest/systemd.sh
 	bash tests/guest/run.sh
 
-bench: build        ## figures beside their targets
-	@bash deploy/tools.sh bench
+bench: build bench-tools    ## figures beside their targets
 	$(CARGO) build --locked --release -p flota-tests --bin flota-writes
-	@python3 tests/bench/run.py target/release
+	@python3 tests/bench/run.py target/release; status=$$?; $(MAKE) --no-print-directory bench-runtime && exit $$status
+
+bench-runtime: bench-tools  ## those of the container runtime alone, beside crun's and runc's
+	$(CARGO) build --locked --release -p flota-runtime --examples
+	$(STATIC) --profile static
+	@$(call PLACE,static,release)
+	@python3 tests/bench/runtime.py target/release target/release/examples
 
 tools:
 	@bash deploy/tools.sh
 
 test-tools:
 	@bash deploy/tools.sh test
+
+bench-tools:
+	@bash deploy/tools.sh bench

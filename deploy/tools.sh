@@ -4,14 +4,16 @@ set -u
 missing=()
 programs="cargo"
 need() { programs="$programs $1"; command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
+need_seccomp() { [ -e /usr/include/seccomp.h ] || missing+=(libseccomp-dev); }
 need cc gcc
 need mold mold
 # A recommendation of gcc's alone: without it nothing can be linked.
 [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
 case "${1:-build}" in
   test)
-    for program in python3 strace curl docker-registry; do need "$program" "$program"; done
+    for program in python3 strace curl docker-registry podman conmon crun runc; do need "$program" "$program"; done
     need busybox busybox-static
+    need_seccomp
     ;;
   guest)
     need busybox busybox-static
@@ -22,6 +24,9 @@ case "${1:-build}" in
     need python3 python3
     need busybox busybox-static
     need etcd etcd-server
+    need crun crun
+    need runc runc
+    need_seccomp
     ;;
 esac
 if [ ${#missing[@]} -gt 0 ]; then

@@ -1,0 +1,74 @@
+//! How a program starts supervised containers: `supervise PROGRAM DIR CONFIG`, with the program `flota-runtime`, a folder
+//! for the containers' own, and a `config.json` with an absolute `root.path` and a `linux.cgroupsPath`.
+//!
+//! Starts one for each line that it reads, and prints the seconds that took and the supervisor's process id. At the end
+//! of its input it kills them all, and waits until they have ended. `make bench` measures with it.
+#![expect(clippy::print_stdout, reason = "an example")]
+
+use std::error::Error;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use flota_runtime::cgroup::{self, Groups};
+use flota_runtime::oci::Spec;
+use flota_runtime::{ContainerClient, Order, Root, State};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let words: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let [program, dir, config] = &words[..] else { return Err("usage: supervise PROGRAM DIR CONFIG".into()) };
+    let mut started = Vec::new();
+    let result = start_each(program, dir, &Spec::load(config)?, &mut started);
+    for dir in started {
+        end(&dir)?;
+    }
+    result
+}
+
+fn start_each(program: &Path, dir: &Path, spec: &Spec, started: &mut Vec<PathBuf>) -> Result<(), Box<dyn Error>> {
+    for (number, line) in std::io::stdin().lines().enumerate() {
+        line?;
+        let (id, dir) = (format!("box{number}"), dir.join(number.to_string()));
+        let spec = named(spec, &id);
+        let begun = Instant::now();
+        let order = order(&id, &dir, &spec)?;
+        flota_runtime::start(program, &dir, &order, &spec)?;
+        let took = begun.elapsed();
+        started.push(dir.clone());
+        let state = State::load(&dir)?.ok_or("it has no state")?;
+        println!("{} {}", took.as_secs_f64(), state.supervisor);
+    }
+    Ok(())
+}
+
+/// The same with control groups of its own, below those that are configured.
+fn named(spec: &Spec, id: &str) -> Spec {
+    let mut spec = spec.clone();
+    let linux = spec.linux.get_or_insert_default();
+    linux.cgroups_path = Some(format!("{}/{id}", linux.cgroups_path.as_deref().unwrap_or_default()));
+    spec
+}
+
+fn order(id: &str, dir: &Path, spec: &Spec) -> Result<Order, Box<dyn Error>> {
+    let path = spec.linux.as_ref().and_then(|it| it.cgroups_path.as_deref());
+    Ok(Order {
+        id: id.to_owned(),
+        root: Root::Folder(spec.root.as_ref().ok_or("root.path is missing")?.path.clone()),
+        user: String::new(),
+        hostname: id.to_owned(),
+        groups: Groups::new(&cgroup::hierarchies()?, path, id)?,
+        log: dir.join("log"),
+        log_bytes: 1 << 20,
+        terminal: false,
+        runtime: None,
+    })
+}
+
+fn end(dir: &Path) -> Result<(), Box<dyn Error>> {
+    let mut client = ContainerClient::connect(dir)?;
+    client.kill(9)?;
+    let mut stream = client.into_stream();
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.read_to_end(&mut Vec::new())?;
+    Ok(())
+}
