@@ -169,6 +169,22 @@ impl Cluster {
         PathBuf::from("/var/lib/flota-sandbox").join(&self.name).join(node).join("data")
     }
 
+    /// Gives a node these settings and starts it anew.
+    pub fn set(&self, node: &str, settings: &str) {
+        let file = self.data(node).with_file_name("flotad.toml");
+        std::fs::write(file, settings).expect("written");
+        self.sandbox_ok(&format!("restart {node}"));
+        self.wait_state(node, "ready");
+    }
+
+    /// Makes an image `busybox` of the machine's static one.
+    pub fn pack_busybox(&self) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = folder.path().join("busybox");
+        std::fs::copy("/bin/busybox", &program).expect("busybox-static is installed");
+        self.ok(&format!("image pack --tag busybox {}", program.display()));
+    }
+
     /// Gives a node that does not run another address.
     pub fn move_to(&self, node: &str, address: &str) {
         let path = PathBuf::from("/var/lib/flota-sandbox").join(&self.name).join("state.json");

@@ -32,6 +32,10 @@ pub(crate) enum Sandbox {
         managers: u32,
         #[arg(long, default_value_t = 2)]
         workers: u32,
+        /// Settings file for every node's flotad: copied to /var/lib/flota-sandbox/NAME/NODE/flotad.toml, where it can be
+        /// changed before a restart
+        #[arg(long)]
+        config: Option<std::path::PathBuf>,
     },
     /// Nodes of the sandboxes
     Ls {
@@ -123,7 +127,9 @@ pub(crate) async fn run(verb: Sandbox) -> anyhow::Result<u8> {
     let open = |name: Name| Running::open(name.name.as_deref());
     let alone = |name: Name| Running::open_alone(name.name.as_deref());
     match verb {
-        Sandbox::Up { name, managers, workers } => lifecycle::up(&name, managers, workers).await?,
+        Sandbox::Up { name, managers, workers, config } => {
+            lifecycle::up(&name, managers, workers, config.as_deref()).await?;
+        }
         Sandbox::Ls { name, options } => ls(name.as_deref(), &options)?,
         Sandbox::Env { name, node } => printer::line(&open(name)?.env(node.as_deref())?),
         Sandbox::Exec { name, node, command } => return open(name)?.exec(&node, &command),

@@ -90,6 +90,8 @@ pub(crate) fn container(
     let env = spec.env.iter().map(|it| fill(it)).collect::<Result<Vec<_>, _>>()?;
     let or = |given: &str, image: &str| if given.is_empty() { image.to_owned() } else { given.to_owned() };
     let mut result = oci::template();
+    // All that is asked for is in it, and older runtimes refuse a newer one.
+    result.oci_version = "1.0.2".into();
     let process = result.process.get_or_insert_default();
     process.terminal = false;
     process.args = arguments(spec, config);

@@ -4,7 +4,9 @@
 
 mod archives;
 mod bad_input;
+mod devices;
 mod faults;
 mod images;
 mod nodes;
+mod runtimes;
 mod services;

@@ -42,10 +42,7 @@ fn a_service_goes_from_create_to_processes_on_many_nodes_and_back() {
 #[test]
 fn lesson_01_exec_runs_as_asked_with_input_user_and_folder() {
     let cluster = Cluster::bare(1, 0);
-    let busybox = tempfile::tempdir().unwrap();
-    let program = busybox.path().join("busybox");
-    std::fs::copy("/bin/busybox", &program).unwrap();
-    cluster.ok(&format!("image pack --tag busybox {}", program.display()));
+    cluster.pack_busybox();
     cluster.ok("service create --name box --entrypoint /busybox busybox sleep 1000000");
     let id = cluster.ok("exec -u 1000:1001 -w /tmp box -- /busybox id");
     assert!(id.starts_with("uid=1000 gid=1001"), "{id}");

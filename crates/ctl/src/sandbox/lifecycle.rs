@@ -1,6 +1,7 @@
 //! What can be done to a sandbox.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -31,7 +32,7 @@ pub(crate) struct Running {
 }
 
 /// Starts a sandbox; returns when every node is ready. What was begun is removed when it fails.
-pub(crate) async fn up(name: &str, managers: u32, workers: u32) -> anyhow::Result<()> {
+pub(crate) async fn up(name: &str, managers: u32, workers: u32, config: Option<&Path>) -> anyhow::Result<()> {
     flota_api::naming::check(name).map_err(|error| Usage(format!("--name: {error}")))?;
     if managers == 0 || managers + workers > MOST_NODES {
         bail!(Usage(format!("a sandbox has at least one manager and at most {MOST_NODES} nodes")));
@@ -40,7 +41,7 @@ pub(crate) async fn up(name: &str, managers: u32, workers: u32) -> anyhow::Resul
         bail!(Failed(tonic::Status::already_exists(format!("the sandbox `{name}` exists already"))));
     }
     let begun = Instant::now();
-    let result = begin(name, managers, workers).await;
+    let result = begin(name, managers, workers, config).await;
     if let Err(error) = result {
         let logs = SandboxState::load(name).map(|state| last_words(&state)).unwrap_or_default();
         down(name).context("and what was begun could not be removed")?;
@@ -59,7 +60,7 @@ fn last_words(state: &SandboxState) -> String {
     state.nodes.iter().filter_map(last).collect()
 }
 
-async fn begin(name: &str, managers: u32, workers: u32) -> anyhow::Result<()> {
+async fn begin(name: &str, managers: u32, workers: u32, config: Option<&Path>) -> anyhow::Result<()> {
     fs_err::create_dir_all(dir(name))?;
     fs_err::create_dir_all(run_dir(name))?;
     let names = (1..=managers).map(|number| (format!("m{number}"), true));
@@ -84,6 +85,9 @@ async fn begin(name: &str, managers: u32, workers: u32) -> anyhow::Result<()> {
     for index in 0..sandbox.state.nodes.len() {
         let mut node = sandbox.state.nodes[index].clone();
         node::boot(&sandbox.state, &mut node)?;
+        if let Some(config) = config {
+            fs_err::copy(config, node::settings(name, &node.name))?;
+        }
         node::start_daemon(name, &mut node)?;
         sandbox.state.nodes[index] = node;
     }

@@ -1,6 +1,6 @@
 //! One node of a sandbox: its namespaces, its cable, its daemon.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -58,11 +58,20 @@ pub(crate) fn boot(sandbox: &SandboxState, node: &mut NodeState) -> anyhow::Resu
         .with_context(|| format!("failed to connect node {}", node.name))
 }
 
+/// The settings file of a node's `flotad`; read where it is there.
+pub(crate) fn settings(sandbox: &str, node: &str) -> PathBuf {
+    dir(sandbox).join(node).join("flotad.toml")
+}
+
 /// Starts `flotad` in the node.
 pub(crate) fn start_daemon(sandbox: &str, node: &mut NodeState) -> anyhow::Result<()> {
     let flotad = std::env::current_exe()?.with_file_name("flotad");
     let listen = format!("{}:{}", node.address, flota_api::defaults::PORT);
-    let command = vec![flotad.display().to_string(), "--listen".into(), listen];
+    let mut command = vec![flotad.display().to_string(), "--listen".into(), listen];
+    let settings = settings(sandbox, &node.name);
+    if settings.exists() {
+        command.extend(["--config".into(), settings.display().to_string()]);
+    }
     let log = dir(sandbox).join(&node.name).join("flotad.log");
     let spec = EnterSpec { pid: node.pid, cgroups: cgroups(sandbox, &node.name)?, command, log: Some(log) };
     let output = call(&spec)?.stdin(Stdio::null()).output()?;
