@@ -12,20 +12,20 @@ use std::time::{Duration, Instant};
 
 use flota_runtime::cgroup::{self, Groups};
 use flota_runtime::oci::Spec;
-use flota_runtime::{ContainerClient, Order, Root, State};
+use flota_runtime::{ContainerClient, Order, Program, Root, State};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let [program, dir, config] = &words[..] else { return Err("usage: supervise PROGRAM DIR CONFIG".into()) };
     let mut started = Vec::new();
-    let result = start_each(program, dir, &Spec::load(config)?, &mut started);
+    let result = start_each(&Program::open(program.clone()), dir, &Spec::load(config)?, &mut started);
     for dir in started {
         end(&dir)?;
     }
     result
 }
 
-fn start_each(program: &Path, dir: &Path, spec: &Spec, started: &mut Vec<PathBuf>) -> Result<(), Box<dyn Error>> {
+fn start_each(program: &Program, dir: &Path, spec: &Spec, started: &mut Vec<PathBuf>) -> Result<(), Box<dyn Error>> {
     for (number, line) in std::io::stdin().lines().enumerate() {
         line?;
         let (id, dir) = (format!("box{number}"), dir.join(number.to_string()));

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::RunError;
 use crate::oci::Spec;
+use crate::protected_binary;
 use crate::state::{self, ExitStatus};
 use crate::supervisor::{ExecSpec, Order};
 
@@ -47,19 +48,50 @@ pub enum Message {
     Exited(ExitStatus),
 }
 
-/// Starts the container of `dir`; blocks until its program runs or could not be started, for a minute at most. `program`
-/// is `flota-runtime`.
+/// `flota-runtime`, ready to be run.
+#[derive(Debug)]
+pub struct Program {
+    path: PathBuf,
+    mount: Option<OwnedFd>,
+}
+
+impl Program {
+    /// Mounts it read-only, nowhere in the tree, for as long as this lives: what is run from there need not do that
+    /// itself (it has to run itself once more for that). Where it can't be, it is run as it lies.
+    pub fn open(path: PathBuf) -> Self {
+        let mount = std::fs::File::open(&path).ok().and_then(|it| protected_binary::read_only_mount(&it).ok());
+        Self { path, mount }
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn command(&self) -> Command {
+        match &self.mount {
+            Some(mount) => {
+                let mut command = Command::new(format!("/proc/self/fd/{}", mount.as_raw_fd()));
+                std::os::unix::process::CommandExt::arg0(&mut command, &self.path);
+                command
+            }
+            None => Command::new(&self.path),
+        }
+    }
+}
+
+/// Starts the container of `dir`; blocks until its program runs or could not be started, for a minute at most.
 ///
 /// # Errors
 /// Why it did not start. Nothing of it is left then, but the folder, and, where it hung, what is in its cgroups.
-pub fn start(program: &Path, dir: &Path, order: &Order, spec: &Spec) -> Result<(), RunError> {
-    let failed = |error: io::Error| RunError::new(format!("failed to start {}: {error}", program.display()));
+pub fn start(program: &Program, dir: &Path, order: &Order, spec: &Spec) -> Result<(), RunError> {
+    let failed = |error: io::Error| RunError::new(format!("failed to start {}: {error}", program.path.display()));
     let bundle = crate::supervisor::bundle(dir);
     std::fs::create_dir_all(&bundle)
         .and_then(|()| state::write_volatile(&dir.join("order.json"), order))
         .and_then(|()| state::write_volatile(&bundle.join("config.json"), spec))
         .map_err(failed)?;
-    let mut command = Command::new(program);
+    let mut command = program.command();
     command.arg("supervise").arg(dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.env_clear().spawn().map_err(failed)?;
     let stderr = child.stderr.take().map(OwnedFd::from);

@@ -232,7 +232,7 @@ impl Container {
         if !self.has_process {
             return Err(self.refuse("start", "its configuration has no process").into());
         }
-        process::create::start(self)?;
+        process::start::start(self)?;
         self.run_poststart()
     }
 

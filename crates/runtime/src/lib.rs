@@ -33,7 +33,7 @@ pub mod state;
 pub mod supervisor;
 mod syscall;
 
-pub use client::{ContainerClient, ExecProcess, Message, start};
+pub use client::{ContainerClient, ExecProcess, Message, Program, start};
 pub use container::{Container, remove_remains};
 pub use error::{NOT_EXECUTABLE, NOT_FOUND, RunError, StepError};
 pub use log::{LogLine, LogReader};

@@ -30,6 +30,7 @@ mod listener;
 pub(crate) mod namespaces;
 mod program;
 pub(crate) mod settings;
+pub(crate) mod start;
 pub(crate) mod sysctl;
 pub(crate) mod terminal;
 pub(crate) mod user_namespace;
@@ -63,7 +64,7 @@ pub(crate) fn ended(process: &OwnedFd, until: Instant) -> bool {
 }
 
 /// Whether something can be read, or the other end has gone, before long.
-pub(crate) fn wait_readable(pipe: &OwnedFd, most: Duration) -> Result<bool, RunError> {
+pub(crate) fn wait_readable(pipe: &impl AsFd, most: Duration) -> Result<bool, RunError> {
     let until = Instant::now() + most;
     loop {
         let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::MAX);

@@ -46,7 +46,8 @@ fn is_protected(own: &File) -> bool {
     read_only || seals.is_ok_and(|it| SealFlag::from_bits_truncate(it).contains(SEALS))
 }
 
-fn read_only_mount(own: &File) -> Result<OwnedFd, StepError> {
+/// The file on a mount of its own that can't be written to.
+pub(crate) fn read_only_mount(own: &File) -> Result<OwnedFd, StepError> {
     let act = || "mount the runtime's program read-only".to_owned();
     let tree = mounts::open_tree(own.as_fd(), Path::new(""), false).act(act)?;
     let change = mounts::Change { set: mounts::RDONLY, ..mounts::Change::default() };

@@ -12,7 +12,7 @@ use flota_api::model::ServiceSpec;
 use flota_api::proto::dispatcher::TaskAssignment;
 use flota_image::{Image, ImageConfig, ImageError};
 use flota_runtime::cgroup::{Groups, Hierarchy};
-use flota_runtime::{ContainerClient, ExitStatus, Root, State};
+use flota_runtime::{ContainerClient, ExitStatus, Program, Root, State};
 
 use crate::images::{FetchError, Images};
 use crate::offers::NodeOffers;
@@ -50,7 +50,7 @@ pub(crate) enum PrepareError {
 pub(crate) struct Executor {
     pub(crate) node: NodeNames,
     pub(crate) images: Images,
-    pub(crate) runtime: PathBuf,
+    pub(crate) runtime: Program,
     /// On disk: what a container writes, and its output.
     pub(crate) data_dir: PathBuf,
     /// In memory: specs, states, sockets. Gone after a boot, as the containers are.
@@ -120,7 +120,7 @@ impl Executor {
         } else {
             Root::Folder(data.join("root"))
         };
-        let places = Places { root, groups: self.cgroups(&task), log: self.log(&task), runtime: self.runtime.clone() };
+        let places = Places { root, groups: self.cgroups(&task), log: self.log(&task), runtime: self.runtime.path().to_owned() };
         let translate::Container { order, spec } =
             translate::container(assignment, spec, config, &self.node, &self.offers, places)?;
         let executor = Arc::clone(self);

@@ -108,7 +108,7 @@ impl Worker {
         let executor = Arc::new(Executor {
             node,
             images: images.clone(),
-            runtime: options.runtime,
+            runtime: flota_runtime::Program::open(options.runtime),
             data_dir: options.data_dir.clone(),
             run_dir: options.run_dir,
             hierarchies,

@@ -1,13 +1,10 @@
 //! The runtime's side of making a container: folder, control groups, namespaces, hooks. Every step has its undo.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
@@ -16,7 +13,7 @@ use super::clone::Parent;
 use super::init::{Init, Later};
 use super::launch::{Launch, Launched};
 use super::namespaces::Namespaces;
-use super::{hooks, listener, settings, user_namespace};
+use super::{hooks, listener, settings, start, user_namespace};
 use crate::cgroup::{self, Groups};
 use crate::container::Container;
 use crate::error::{Act, RunError, StepError};
@@ -357,7 +354,7 @@ impl Making<'_> {
 
     fn write_pid_file(&self) -> Result<(), RunError> {
         let Some(path) = &self.creation.pid_file else { return Ok(()) };
-        write_pid_file(path, self.container.pid).map_err(RunError::from)
+        start::write_pid_file(path, self.container.pid).map_err(RunError::from)
     }
 
     fn undo(&mut self) {
@@ -376,53 +373,4 @@ impl Making<'_> {
 /// Whether nothing but devices is limited, which a user namespace does anyway.
 fn only_devices(resources: &Resources) -> bool {
     Resources { devices: Vec::new(), ..resources.clone() } == Resources::default()
-}
-
-/// Whole or not at all: who waits for the file must not read half of a number.
-pub(crate) fn write_pid_file(path: &Path, pid: i32) -> Result<(), StepError> {
-    let temporary = path.with_file_name(format!(".{}", path.file_name().and_then(|it| it.to_str()).unwrap_or("pid")));
-    std::fs::write(&temporary, pid.to_string())
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .act(|| format!("write the pid file {}", path.display()))
-}
-
-/// Tells init to become its program, and hears whether it could.
-pub(crate) fn start(container: &Container) -> Result<(), RunError> {
-    let dir = &container.dir;
-    let open = |name: &str, flags: OFlag| {
-        let path = dir.join(name);
-        nix::fcntl::open(&path, flags | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())
-            .act(|| format!("open {}", path.display()))
-    };
-    // First the ear, then the word.
-    let heard = File::from(open("started", OFlag::O_RDONLY)?);
-    let mut told = File::from(open("start", OFlag::O_WRONLY)?);
-    told.write_all(b"s").act(|| "tell init to start".into())?;
-    drop(told);
-    wait_for_end_of(&heard, Instant::now() + super::launch::PATIENCE * 10)?;
-    let mut said = String::new();
-    heard.take(4096).read_to_string(&mut said).act(|| "hear from init".into())?;
-    for name in ["start", "started"] {
-        let _ = std::fs::remove_file(dir.join(name));
-    }
-    match said.split_once('\n') {
-        None => Ok(()),
-        Some((code, text)) => {
-            let code = code.parse().ok().filter(|it| *it != 1);
-            Err(RunError { text: text.to_owned(), code })
-        }
-    }
-}
-
-/// Until something is there to be read, or all who could write have gone.
-fn wait_for_end_of(file: &File, until: Instant) -> Result<(), StepError> {
-    loop {
-        let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], left) {
-            Ok(0) => return Err(StepError::refuse("start the program", "its hooks did not end in time")),
-            Ok(_) => return Ok(()),
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => return Err(error).act(|| "wait for init".into()),
-        }
-    }
 }

@@ -10,7 +10,7 @@ use super::clone::{self, Parent};
 use super::launch::{Launch, Launched, become_root};
 use super::namespaces::Namespaces;
 use super::program::enter_folder;
-use super::{create, init, labels, listener, settings, terminal};
+use super::{init, labels, listener, settings, start, terminal};
 use crate::container::Container;
 use crate::error::{Act, RunError, StepError};
 use crate::oci::{NamespaceKind, Process, Seccomp, Spec, Status};
@@ -94,7 +94,7 @@ impl Execution {
             launched.channel.answer()?;
         }
         if let Some(path) = &self.pid_file {
-            create::write_pid_file(path, launched.pid.as_raw())?;
+            start::write_pid_file(path, launched.pid.as_raw())?;
         }
         // Exec closes the channel; what comes before that is why it failed.
         match launched.channel.hear(std::time::Instant::now() + super::launch::PATIENCE)? {

@@ -140,7 +140,7 @@ fn worker(cluster: &Cluster, managers: Vec<String>) -> Bench {
         offers: Arc::default(),
         node: NodeNames { id: identity.node_id.to_string(), hostname: "bench".into() },
         images,
-        runtime: "/nowhere".into(),
+        runtime: flota_runtime::Program::open("/nowhere".into()),
         data_dir: dir.path().join("data"),
         run_dir: dir.path().join("run"),
         hierarchies: Vec::new(),
