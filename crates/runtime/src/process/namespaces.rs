@@ -104,11 +104,12 @@ impl Namespaces {
         self.new.contains(&kind)
     }
 
-    /// Whether a process in between is needed: one that makes what belongs to a user namespace that is joined, or that
-    /// says something to a time namespace before anybody is in it.
+    /// Whether a process in between is needed: one that makes what belongs to a user namespace that is joined (for a user
+    /// without rights, also one that joins it), or that says something to a time namespace before anybody is in it.
     pub(crate) fn need_a_step(&self) -> bool {
         let joins_user = self.join.iter().any(|(kind, _)| *kind == NamespaceKind::User);
-        self.makes(NamespaceKind::Time) || (joins_user && !self.new.is_empty())
+        let rights = nix::unistd::geteuid().is_root();
+        self.makes(NamespaceKind::Time) || (joins_user && (!self.new.is_empty() || !rights))
     }
 
     /// The PID namespace to be joined: what a process joins holds for its children only (setns(2)).
