@@ -1,0 +1,138 @@
+//! Further processes in a running container.
+
+use std::fs;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::harness::{Bundle, read, wait_for};
+
+fn idle() -> Bundle {
+    let mut bundle = Bundle::new();
+    bundle.idle().start();
+    bundle
+}
+
+#[test]
+fn a_process_is_in_all_namespaces_and_groups_of_its_container() {
+    let bundle = idle();
+    let own = bundle.exec("for n in pid net ipc uts mnt cgroup user time; do readlink /proc/self/ns/$n; done");
+    let theirs = bundle.exec("for n in pid net ipc uts mnt cgroup user time; do readlink /proc/1/ns/$n; done");
+    assert_eq!((own.lines().count(), &own), (8, &theirs));
+    let run = bundle.spawn(&mut bundle.command(&["exec", &bundle.id, "sleep", "1001"]));
+    let pid =
+        wait_for("the process", || {
+            bundle.census().processes.into_iter().find(|pid| {
+                fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|it| it == "sleep\u{0}1001\u{0}")
+            })
+        });
+    let groups = |pid: i32| read(format!("/proc/{pid}/cgroup"));
+    assert_eq!(groups(pid), groups(bundle.pid()));
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    assert_eq!(run.wait().code, 137);
+}
+
+#[test]
+fn environment_folder_and_user_are_as_asked_for() {
+    let bundle = idle();
+    let flags = ["exec", "--env", "ONE=1", "--env", "PATH=/bin:/x", "--cwd", "/proc", "--user", "1000:1001"];
+    let script = "echo $ONE $PATH; pwd; id -u; id -g; id -G";
+    let more = ["-g", "2000", "-g", "2001", &bundle.id, "/bin/sh", "-c", script];
+    let said = bundle.call(&[&flags[..], &more].concat()).ok();
+    assert_eq!(said, "1 /bin:/x\n/proc\n1000\n1001\n1001 2000 2001\n");
+}
+
+#[test]
+fn a_code_is_passed_on_and_a_missing_program_is_127() {
+    let bundle = idle();
+    assert_eq!(bundle.call(&["exec", &bundle.id, "sh", "-c", "exit 42"]).code, 42);
+    assert!(bundle.call(&["exec", &bundle.id, "/nope"]).fails(127).contains("/nope"));
+    fs::write(bundle.rootfs().join("plain"), "text").unwrap();
+    assert!(bundle.call(&["exec", &bundle.id, "/plain"]).fails(126).contains("/plain"));
+    assert!(bundle.call(&["exec", &bundle.id]).fails(255).contains("no program"));
+}
+
+#[test]
+fn a_capability_is_added_to_what_the_container_has_and_to_no_other_process() {
+    let bundle = idle();
+    let caps = |flags: &[&str]| {
+        let args = [&["exec"], flags, &[&bundle.id, "grep", "^Cap", "/proc/self/status"]].concat();
+        bundle.call(&args).ok()
+    };
+    // Audit write, kill, bind to low ports; and raw sockets.
+    let (three, four) = ("0000000020000420", "0000000020002420");
+    assert!(caps(&[]).contains(&format!("CapEff:\t{three}")));
+    let more = caps(&["--cap", "CAP_NET_RAW"]);
+    for set in ["CapPrm", "CapEff", "CapBnd"] {
+        assert!(more.contains(&format!("{set}:\t{four}")), "{more}");
+    }
+    assert!(more.contains("CapInh:\t0000000000000000"), "{more}");
+    assert!(caps(&[]).contains(&format!("CapEff:\t{three}")));
+}
+
+#[test]
+fn a_detached_process_goes_on_and_its_pid_file_names_it() {
+    let bundle = idle();
+    let path = bundle.dir.join("pid");
+    let args = ["exec", "--detach", "--pid-file", path.to_str().unwrap(), &bundle.id, "sleep", "1001"];
+    bundle.call(&args).ok();
+    assert_eq!(read(format!("/proc/{}/cmdline", read(&path))), "sleep\u{0}1001\u{0}");
+    bundle.call(&["delete", "-f", &bundle.id]).ok();
+    bundle.assert_gone();
+}
+
+#[test]
+fn a_process_file_says_all_of_it() {
+    let bundle = idle();
+    let path = bundle.dir.join("process.json");
+    let process = json!({
+        "args": ["/bin/sh", "-c", "echo $A; id -u; umask; ulimit -n; grep NoNewPrivs /proc/self/status"],
+        "env": ["A=b", "PATH=/bin"], "cwd": "/bin", "user": {"uid": 5, "gid": 6, "umask": 63},
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 88}], "noNewPrivileges": true,
+    });
+    fs::write(&path, process.to_string()).unwrap();
+    let said = bundle.call(&["exec", "--process", path.to_str().unwrap(), &bundle.id]).ok();
+    assert_eq!(said, "b\n5\n0077\n77\nNoNewPrivs:\t1\n");
+    fs::write(&path, r#"{"args": ["true"], "cwd": "relative"}"#).unwrap();
+    let said = bundle.call(&["exec", "--process", path.to_str().unwrap(), &bundle.id]).fails(255);
+    assert!(said.contains("process.cwd"), "{said}");
+}
+
+#[test]
+fn a_created_container_takes_processes_and_a_stopped_one_none() {
+    let mut bundle = Bundle::new();
+    bundle.idle().make("create", &[]).ok();
+    assert_eq!(bundle.exec("echo here"), "here\n");
+    bundle.call(&["kill", &bundle.id, "KILL"]).ok();
+    bundle.wait_status("stopped");
+    assert!(bundle.call(&["exec", &bundle.id, "true"]).fails(255).contains("not running"));
+}
+
+#[test]
+fn signals_to_exec_reach_its_process() {
+    let bundle = idle();
+    let script = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.01; done";
+    let exec = bundle.spawn(&mut bundle.command(&["exec", &bundle.id, "sh", "-c", script]));
+    exec.wait_for("ready");
+    exec.signal(Signal::SIGTERM);
+    assert_eq!(exec.wait().code, 9);
+    assert_eq!(bundle.status(), "running");
+}
+
+#[test]
+fn a_process_with_a_filter_of_the_container_is_bound_by_it() {
+    let mut bundle = Bundle::new();
+    let rule = json!({"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 99});
+    bundle.set("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}));
+    bundle.idle().start();
+    let said = bundle.call(&["exec", &bundle.id, "mkdir", "/made"]);
+    assert!(said.code == 1 && said.err.contains("mkdir"), "{said:?}");
+    assert!(!bundle.rootfs().join("made").exists());
+}
+
+#[test]
+fn cpus_of_an_exec_are_bound_before_and_after() {
+    let mut bundle = Bundle::new();
+    bundle.set("/process/execCPUAffinity", json!({"initial": "0", "final": "1"})).idle().start();
+    assert_eq!(bundle.exec("grep Cpus_allowed_list /proc/self/status"), "Cpus_allowed_list:\t1\n");
+}
