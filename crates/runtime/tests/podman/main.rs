@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "tests say why they fail")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -84,9 +85,18 @@ impl Podman {
         }
         fs::write(rootfs.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n").unwrap();
         fs::write(self.dir.join("containers.conf"), SETTINGS).unwrap();
+        self.write_runtime();
         let archive = self.dir.join("box.tar");
         ran(Command::new("tar").arg("-C").arg(&rootfs).arg("-cf").arg(&archive).arg(".")).ok();
         self.call(&["import", &archive.display().to_string(), "box"]).ok();
+    }
+
+    /// The runtime with states of its own. podman's `--runtime-flag` does not reach what its monitor calls at the end.
+    fn write_runtime(&self) {
+        let script = format!("#!/bin/sh\nexec {} --root {} \"$@\"\n", program().display(), self.states().display());
+        let path = self.dir.join("runtime");
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     fn states(&self) -> PathBuf {
@@ -100,8 +110,7 @@ impl Podman {
         for (flag, name) in [("--root", "images"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
             command.arg(flag).arg(place(name));
         }
-        command.arg("--network-config-dir").arg(place("networks")).arg("--runtime").arg(program());
-        command.arg("--runtime-flag").arg(format!("root={}", self.states().display()));
+        command.arg("--network-config-dir").arg(place("networks")).arg("--runtime").arg(place("runtime"));
         ran(command.args(words).env("CONTAINERS_CONF", place("containers.conf")))
     }
 
@@ -224,7 +233,7 @@ fn a_paused_container_stands_still_and_goes_on() {
 }
 
 #[test]
-fn a_memory_limit_is_seen_in_the_control_group_and_can_be_changed() {
+fn limits_of_memory_and_processes_are_in_the_control_groups() {
     let podman = Podman::new();
     let look = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max";
     let flags = "--detach --name web --memory 32m --pids-limit 20";
