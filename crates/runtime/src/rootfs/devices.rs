@@ -119,9 +119,10 @@ pub(super) fn outside(spec: &Spec, device: &Device, scratch: &Path) -> Result<Op
         return kernel::open_tree(nix::fcntl::AT_FDCWD, &device.path, false).act(act).map(Some);
     }
     let root = RootDir::open(scratch)?;
+    let name = format!("device-{}-{}", device.major, device.minor);
     let linux = spec.linux();
     let local = Device {
-        path: PathBuf::from("/device"),
+        path: Path::new("/").join(&name),
         uid: Some(mapped(&linux.uid_mappings, device.uid.unwrap_or(0))),
         gid: Some(mapped(&linux.gid_mappings, device.gid.unwrap_or(0))),
         ..device.clone()
@@ -130,10 +131,8 @@ pub(super) fn outside(spec: &Spec, device: &Device, scratch: &Path) -> Result<Op
     let made = root.make_folder(Path::new("/")).and_then(|top| node(&root, &top, &local)).act(act);
     nix::sys::stat::umask(mask);
     made?;
-    let path = scratch.join("device");
-    let tree = kernel::open_tree(nix::fcntl::AT_FDCWD, &path, false).act(act);
-    let _ = std::fs::remove_file(&path);
-    let tree = tree?;
+    // It stays until the container goes: what has no name can't be mounted.
+    let tree = kernel::open_tree(nix::fcntl::AT_FDCWD, &scratch.join(name), false).act(act)?;
     // Where the runtime keeps its states no devices may work.
     let usable = kernel::Change { clear: kernel::NODEV, ..kernel::Change::default() };
     kernel::set_attributes(tree.as_fd(), usable, false, None).act(act)?;
