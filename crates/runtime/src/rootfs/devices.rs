@@ -119,7 +119,7 @@ pub(super) fn outside(spec: &Spec, device: &Device, scratch: &Path) -> Result<Op
         return kernel::open_tree(nix::fcntl::AT_FDCWD, &device.path, false).act(act).map(Some);
     }
     let root = RootDir::open(scratch)?;
-    let name = format!("device-{}-{}", device.major, device.minor);
+    let name = device.path.display().to_string().replace('/', "-");
     let linux = spec.linux();
     let local = Device {
         path: Path::new("/").join(&name),
@@ -163,6 +163,9 @@ fn bind(root: &RootDir, plan: &Plan<'_>, index: usize, device: &Device) -> Resul
     if nix::sys::stat::fstat(tree).act(act)?.st_rdev != number(device).act(act)? {
         return Err(StepError::refuse(act(), "the machine has another device there"));
     }
+    // Nothing that is a device is a program.
+    let plain = kernel::Change { set: kernel::NOSUID | kernel::NOEXEC, ..kernel::Change::default() };
+    kernel::set_attributes(tree.as_fd(), plain, false, None).act(act)?;
     let target = root.make_file(&device.path).act(act)?;
     kernel::move_mount(tree.as_fd(), target.as_fd()).act(act)
 }
