@@ -10,13 +10,12 @@ use crate::harness::Bundle;
 /// Where, what instead, and what the error has to name.
 type Case = (&'static str, Value, &'static str);
 
-/// Refused before anything is made.
 fn broken() -> Vec<Case> {
+    [process(), linux(), mounts_and_hooks()].concat()
+}
+
+fn process() -> Vec<Case> {
     let rlimit = |kind: &str, soft: u64| json!({"type": kind, "soft": soft, "hard": 9});
-    let seccomp = |rule: Value| json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]});
-    let compared = |op: &str, index: u32| {
-        seccomp(json!({"names": ["read"], "action": "SCMP_ACT_LOG", "args": [{"index": index, "op": op, "value": 1}]}))
-    };
     vec![
         ("/ociVersion", json!(7), "ociVersion"),
         ("/ociVersion", json!("2.0.0"), "ociVersion"),
@@ -52,6 +51,15 @@ fn broken() -> Vec<Case> {
         ("/root/path", json!("config.json"), "root.path"),
         ("/root/readonly", json!("yes"), "root.readonly"),
         ("/hostname", json!("x".repeat(65)), "hostname"),
+    ]
+}
+
+fn linux() -> Vec<Case> {
+    let seccomp = |rule: Value| json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]});
+    let compared = |op: &str, index: u32| {
+        seccomp(json!({"names": ["read"], "action": "SCMP_ACT_LOG", "args": [{"index": index, "op": op, "value": 1}]}))
+    };
+    vec![
         ("/linux/namespaces", json!([{"type": "mount"}]), "hostname"),
         ("/linux/namespaces/0", json!({"type": "odd"}), "linux.namespaces[0].type"),
         ("/linux/namespaces/-", json!({"type": "pid"}), "linux.namespaces"),
@@ -98,6 +106,11 @@ fn broken() -> Vec<Case> {
         ("/linux/intelRdt", json!({"closID": "x"}), "linux.intelRdt"),
         ("/linux/netDevices", json!({"eth0": {}}), "linux.netDevices"),
         ("/linux/mountLabel", json!("x"), "linux.mountLabel"),
+    ]
+}
+
+fn mounts_and_hooks() -> Vec<Case> {
+    vec![
         ("/mounts", json!({"destination": "/x"}), "mounts"),
         ("/mounts/-", json!({"type": "tmpfs"}), "mounts[7].destination"),
         ("/mounts/-", json!({"destination": "/x", "type": "no-such"}), "mounts[7]"),

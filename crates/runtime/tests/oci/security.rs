@@ -151,7 +151,8 @@ fn cve_2025_31133_an_image_with_another_null_device_is_refused() {
 
 #[test]
 fn cve_2025_52565_a_terminal_comes_from_the_terminal_device_only() {
-    let tricks: [(&str, fn(&Path)); 4] = [
+    type Trick = fn(&Path);
+    let tricks: [(&str, Trick); 4] = [
         ("a link", |it| symlink("/proc/sys/kernel/core_pattern", it).unwrap()),
         ("a file", |it| fs::write(it, "").unwrap()),
         ("a pipe", |it| nix::unistd::mkfifo(it, nix::sys::stat::Mode::S_IRWXU).unwrap()),

@@ -1,1 +1,304 @@
-//! To come.
+//! The library's side: a supervisor for each container, and a client of it. What a daemon does.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use flota_runtime::cgroup::{Groups, hierarchies};
+use flota_runtime::process::receive_terminal;
+use flota_runtime::state::State;
+use flota_runtime::{ContainerClient, ExecSpec, ExitStatus, LogReader, Order, Program, Root, RunError};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::census::entries;
+use crate::harness::{Bundle, program, read, wait_for};
+
+/// A container of a daemon. The bundle is dropped last.
+pub(crate) struct Supervised {
+    pub(crate) order: Order,
+    pub(crate) dir: PathBuf,
+    pub(crate) bundle: Bundle,
+}
+
+impl Supervised {
+    pub(crate) fn new(script: &str) -> Self {
+        let mut bundle = Bundle::new();
+        bundle.sh(script);
+        let dir = bundle.dir.join("supervised");
+        std::fs::create_dir(&dir).unwrap();
+        let path = bundle.config["linux"]["cgroupsPath"].as_str();
+        let order = Order {
+            id: bundle.id.clone(),
+            root: Root::Folder(bundle.rootfs()),
+            user: String::new(),
+            hostname: "box".into(),
+            groups: Groups::new(&hierarchies().unwrap(), path, &bundle.id).unwrap(),
+            log: dir.join("log"),
+            log_bytes: 1 << 20,
+            terminal: false,
+            runtime: None,
+        };
+        Self { order, dir, bundle }
+    }
+
+    pub(crate) fn try_start(&self) -> Result<(), RunError> {
+        let spec = serde_json::from_value(self.bundle.config.clone()).unwrap();
+        flota_runtime::start(&Program::open(program()), &self.dir, &self.order, &spec)
+    }
+
+    #[track_caller]
+    pub(crate) fn start(self) -> Self {
+        self.try_start().unwrap_or_else(|error| panic!("{error}"));
+        self
+    }
+
+    pub(crate) fn client(&self) -> ContainerClient {
+        ContainerClient::connect(&self.dir).unwrap()
+    }
+
+    pub(crate) fn wait(&self) -> ExitStatus {
+        wait_for("exit.json", || ExitStatus::load(&self.dir).unwrap())
+    }
+
+    /// Stream and text of all lines so far.
+    pub(crate) fn lines(&self) -> Vec<(u32, String)> {
+        let mut reader = LogReader::open(&self.order.log);
+        let next = || reader.next_line().unwrap();
+        std::iter::from_fn(next).map(|it| (it.stream, String::from_utf8_lossy(&it.text).into_owned())).collect()
+    }
+
+    pub(crate) fn wait_line(&self, text: &str) {
+        wait_for(&format!("`{text}` in the log"), || self.lines().iter().any(|it| it.1.trim() == text).then_some(()));
+    }
+
+    /// Runs a script in it; its code and what it said.
+    pub(crate) fn exec(&self, script: &str) -> (i32, String) {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
+        let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+        let spec = ExecSpec { argv, env: Vec::new(), cwd: String::new(), user: String::new(), tty: false };
+        let process = self.client().exec(&spec, vec![null(), OwnedFd::from(writer), null()]).unwrap();
+        let mut said = String::new();
+        reader.read_to_string(&mut said).unwrap();
+        (process.wait(), said)
+    }
+
+    /// All of it is gone but what a daemon reads.
+    pub(crate) fn assert_gone(&self) {
+        wait_for("the supervisor has ended", || self.bundle.census().processes.is_empty().then_some(()));
+        self.bundle.assert_gone();
+        assert_eq!(entries(&self.dir.join("runtime")), Vec::<PathBuf>::new());
+    }
+}
+
+#[test]
+fn output_is_in_the_log_and_the_code_in_a_file() {
+    let container = Supervised::new("echo out; echo err >&2; echo -n rest; exit 4").start();
+    let exit = container.wait();
+    assert_eq!((exit.code, exit.out_of_memory), (4, false));
+    let mut lines = container.lines();
+    lines.sort();
+    assert_eq!(lines, [(1, "out".into()), (1, "rest".into()), (2, "err".into())]);
+    container.assert_gone();
+}
+
+#[test]
+fn a_container_that_can_not_start_says_why_and_leaves_nothing() {
+    let mut container = Supervised::new("");
+    container.bundle.args(&["/nope"]);
+    assert!(container.try_start().unwrap_err().text.contains("`/nope`"));
+    assert!(ContainerClient::connect(&container.dir).is_err());
+    container.assert_gone();
+}
+
+#[test]
+fn a_signal_ends_the_container_with_128_and_its_number() {
+    let container = Supervised::new("exec sleep 1000").start();
+    container.client().kill(libc::SIGKILL).unwrap();
+    assert_eq!(container.wait().code, 137);
+    container.assert_gone();
+}
+
+#[test]
+fn memory_that_ran_out_is_told() {
+    let mut container = Supervised::new("head -c 60m /dev/zero | tail -c 60m | wc -c; kill -9 $$; exit 137");
+    container.bundle.set("/linux/resources/memory", json!({"limit": 16 << 20, "swap": 16 << 20}));
+    assert!(container.start().wait().out_of_memory);
+}
+
+#[test]
+fn a_process_is_run_in_the_container_and_its_code_comes_back() {
+    let container = Supervised::new("exec sleep 1000").start();
+    assert_eq!(container.exec("echo here; hostname; exit 3"), (3, "here\nflota\n".into()));
+    assert_eq!(container.exec("kill -TERM $$").0, 143);
+    let spec =
+        ExecSpec { argv: vec!["/nope".into()], env: vec![], cwd: String::new(), user: String::new(), tty: false };
+    let null = || OwnedFd::from(File::open("/dev/null").unwrap());
+    let error = container.client().exec(&spec, vec![null(), null(), null()]).unwrap_err();
+    assert!(error.text.contains("/nope"), "{error}");
+    let error = container.client().exec(&spec, vec![null()]).unwrap_err();
+    assert!(error.text.contains("number of descriptors"), "{error}");
+}
+
+#[test]
+fn a_process_has_the_user_environment_and_folder_that_are_asked_for() {
+    let container = Supervised::new("exec sleep 1000").start();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
+    let argv = ["/bin/sh", "-c", "echo $A; pwd; id -u; id -g"].map(str::to_owned).to_vec();
+    let spec = ExecSpec { argv, env: vec!["A=b".into()], cwd: "/bin".into(), user: "12:13".into(), tty: false };
+    let process = container.client().exec(&spec, vec![null(), OwnedFd::from(writer), null()]).unwrap();
+    let mut said = String::new();
+    reader.read_to_string(&mut said).unwrap();
+    assert_eq!((process.wait(), said.as_str()), (0, "b\n/bin\n12\n13\n"));
+}
+
+#[test]
+fn a_process_at_a_terminal_gives_its_other_end() {
+    let container = Supervised::new("exec sleep 1000").start();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let argv = ["/bin/sh", "-c", "tty; read x; exit $x"].map(str::to_owned).to_vec();
+    let spec = ExecSpec { argv, env: Vec::new(), cwd: String::new(), user: String::new(), tty: true };
+    let process = container.client().exec(&spec, vec![theirs.into()]).unwrap();
+    let mut master = File::from(receive_terminal(&ours.into()).unwrap());
+    master.write_all(b"7\n").unwrap();
+    assert_eq!(process.wait(), 7);
+    let mut said = [0; 256];
+    let count = master.read(&mut said).unwrap();
+    assert!(String::from_utf8_lossy(&said[..count]).contains("/dev/pts/0"));
+}
+
+#[test]
+fn a_process_whose_asker_goes_is_ended() {
+    let container = Supervised::new("exec sleep 1000").start();
+    let null = || OwnedFd::from(File::open("/dev/null").unwrap());
+    let argv = ["sleep", "1001"].map(str::to_owned).to_vec();
+    let spec = ExecSpec { argv, env: Vec::new(), cwd: String::new(), user: String::new(), tty: false };
+    let process = container.client().exec(&spec, vec![null(), null(), null()]).unwrap();
+    let count = || container.bundle.census().processes.len();
+    assert_eq!(count(), 3, "supervisor, init and the process");
+    drop(process);
+    wait_for("the process has ended", || (count() == 2).then_some(()));
+}
+
+#[test]
+fn a_reader_that_stalls_stops_nobody_and_is_told_what_it_lost() {
+    let script = "until [ -e /attached ]; do usleep 500; done; yes | head -c 1000000; touch /done; \
+        until [ -e /go ]; do usleep 500; done; echo after; exec sleep 1000";
+    let container = Supervised::new(script).start();
+    let file = |name: &str| container.bundle.rootfs().join(name);
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    container.client().attach(writer.into(), None).unwrap();
+    File::create(file("attached")).unwrap();
+    wait_for("all is written though nobody reads", || file("done").exists().then_some(()));
+    let mut text = Vec::new();
+    let mut buffer = [0; 65536];
+    let count = reader.read(&mut buffer).unwrap();
+    text.extend_from_slice(&buffer[..count]);
+    File::create(file("go")).unwrap();
+    wait_for("what was lost is told", || {
+        let count = reader.read(&mut buffer).unwrap();
+        text.extend_from_slice(&buffer[..count]);
+        String::from_utf8_lossy(&text).contains("bytes were dropped]").then_some(())
+    });
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let told = text.rsplit_once('[').unwrap().1.split(' ').next().unwrap().parse::<usize>().unwrap();
+    assert!(told > 500_000 && told < 1_000_000, "{told}");
+}
+
+#[test]
+fn a_terminal_has_the_size_that_it_is_told_and_takes_what_is_typed() {
+    let mut container =
+        Supervised::new("stty -echo; trap 'stty size' WINCH; echo ready; while :; do read x && echo got $x; done");
+    container.order.terminal = true;
+    container.bundle.set("/process/terminal", json!(true));
+    let container = container.start();
+    container.wait_line("ready");
+    let mut client = container.client();
+    client.resize(40, 100).unwrap();
+    container.wait_line("40 100");
+    let (_reader, output) = std::io::pipe().unwrap();
+    let (input, mut writer) = std::io::pipe().unwrap();
+    client.attach(output.into(), Some(input.into())).unwrap();
+    writer.write_all(b"typed\n").unwrap();
+    container.wait_line("got typed");
+}
+
+#[test]
+fn with_its_supervisor_the_container_ends() {
+    let container = Supervised::new("sleep 1000 & exec sleep 1000").start();
+    let state = State::load(&container.dir).unwrap().unwrap();
+    let mut stream = container.client().into_stream();
+    kill(Pid::from_raw(state.supervisor), Signal::SIGKILL).unwrap();
+    assert_eq!(stream.read(&mut [0; 64]).unwrap_or(0), 0, "the connection ends");
+    wait_for("all its processes have ended", || container.bundle.census().processes.is_empty().then_some(()));
+    assert_eq!(ExitStatus::load(&container.dir).unwrap(), None);
+    container.order.groups.sweep().unwrap();
+    assert_eq!(container.bundle.census().cgroups, Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_daemon_that_comes_back_finds_its_container() {
+    let container = Supervised::new("exec sleep 1000").start();
+    let state = State::load(&container.dir).unwrap().unwrap();
+    for _ in 0..3 {
+        let mut first = container.client();
+        let (_reader, writer) = std::io::pipe().unwrap();
+        first.attach(writer.into(), None).unwrap();
+        drop(first);
+        assert_eq!(container.exec("echo here").1, "here\n");
+    }
+    assert!(state.is_alive());
+    // What is sent to the daemon's group must not end it.
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        kill(Pid::from_raw(state.supervisor), signal).unwrap();
+    }
+    assert_eq!(container.exec("echo here").1, "here\n");
+}
+
+#[test]
+fn a_log_keeps_what_it_may_and_no_more() {
+    let mut container = Supervised::new("yes 0123456789 | head -c 1000000; echo last");
+    container.order.log_bytes = 100_000;
+    let container = container.start();
+    container.wait();
+    let size: u64 = entries(&container.dir)
+        .into_iter()
+        .filter(|it| it.file_stem().is_some_and(|it| it == "log"))
+        .map(|it| it.metadata().unwrap().len())
+        .sum();
+    assert!(size > 40_000 && size <= 100_000, "{size}");
+    assert!(container.lines().last().unwrap().1.ends_with("last"));
+}
+
+#[test]
+fn nonsense_at_the_socket_harms_nobody() {
+    let container = Supervised::new("exec sleep 1000").start();
+    for text in [&b"nonsense\n"[..], b"{\"Kill\":\"x\"}\n", &[b'x'; 300_000], b"\"Attach\"\n\"Attach\"\n"] {
+        let mut stream = UnixStream::connect(container.dir.join("sock")).unwrap();
+        let _ = stream.write_all(text);
+    }
+    assert_eq!(container.exec("echo here").1, "here\n");
+}
+
+#[test]
+fn a_supervisor_does_not_grow() {
+    let container = Supervised::new("exec sleep 1000").start();
+    let state = State::load(&container.dir).unwrap().unwrap();
+    let private = || {
+        let text = read(format!("/proc/{}/smaps_rollup", state.supervisor));
+        let lines = text.lines().filter(|it| it.starts_with("Private_"));
+        lines.map(|it| it.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()).sum::<u64>()
+    };
+    container.exec("true");
+    let before = private();
+    for _ in 0..40 {
+        assert_eq!(container.exec("true").0, 0);
+    }
+    println!("a supervisor has {} KiB of its own, {before} KiB before 40 execs", private());
+    assert!(private() <= before + 64, "{before} KiB became {}", private());
+}
