@@ -13,7 +13,7 @@ use super::program::enter_folder;
 use super::{init, labels, listener, settings, start, terminal};
 use crate::container::Container;
 use crate::error::{Act, RunError, StepError};
-use crate::oci::{NamespaceKind, Process, Seccomp, Spec, Status};
+use crate::oci::{Process, Seccomp, Spec, Status};
 use crate::rootfs::RootDir;
 use crate::security::Filter;
 use crate::syscall::{files, process as kernel};
@@ -61,12 +61,12 @@ impl Execution {
             return Err(refuse("a terminal needs a console socket, and that a terminal").into());
         }
         let filter = container.filter()?;
-        let namespaces = Namespaces::of_process(container.pid)?;
+        let namespaces = Namespaces::of_process(container.pid, container.open_process()?)?;
         let console = self.console.as_ref().map(OwnedFd::try_clone).transpose();
         let console = console.act(|| "copy a descriptor".into())?;
         let parent = if self.supervised { Parent::CallersParent } else { Parent::Caller };
         let linux = spec.linux();
-        let joined_user = namespaces.join.iter().any(|(kind, _)| *kind == NamespaceKind::User);
+        let joined_user = namespaces.joins_user();
         let mut child = Some(Child { execution: self, filter: filter.as_ref(), console, joined_user });
         let launch = Launch { namespaces: &namespaces, linux, parent };
         let launched = launch.start(|channel| child.take().expect("called once").run(channel))?;

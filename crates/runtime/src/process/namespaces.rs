@@ -61,6 +61,8 @@ pub(crate) struct Namespaces {
     pub(crate) join: Vec<(NamespaceKind, OwnedFd)>,
     /// To be made.
     new: Vec<NamespaceKind>,
+    /// Or a process whose namespaces are joined: those of these flags.
+    of: Option<(OwnedFd, i32)>,
 }
 
 impl Namespaces {
@@ -81,22 +83,32 @@ impl Namespaces {
         Ok(result)
     }
 
-    /// Those of a running process.
-    pub(crate) fn of_process(pid: i32) -> Result<Self, StepError> {
-        let mut join = Vec::new();
-        for kind in ALL {
-            let path = format!("/proc/{pid}/ns/{}", kind.file());
-            let theirs = match std::fs::read_link(&path) {
-                // A kernel without this kind.
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
-                other => other.act(|| format!("look at {path}"))?,
+    /// Those of a running process, by a descriptor of it (setns(2)).
+    pub(crate) fn of_process(pid: i32, process: OwnedFd) -> Result<Self, StepError> {
+        let link = |whose: &str, kind: NamespaceKind| std::fs::read_link(format!("/proc/{whose}/ns/{}", kind.file()));
+        let same =
+            |kind| -> Result<bool, StepError> {
+                match link(&pid.to_string(), kind) {
+                    // A kernel without this kind.
+                    Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(true),
+                    other => Ok(other.act(|| format!("look at the namespaces of {pid}"))?
+                        == link("self", kind).unwrap_or_default()),
+                }
             };
-            // Joining one's own user namespace is refused (setns(2)); the others would be work for nothing.
-            if std::fs::read_link(format!("/proc/self/ns/{}", kind.file())).ok() != Some(theirs) {
-                join.push((kind, File::open(&path).act(|| format!("open {path}"))?.into()));
+        let mut flags = 0;
+        if same(NamespaceKind::User)? {
+            // To join what one is in already is allowed, and cheaper than to look.
+            flags = ALL.into_iter().filter(|kind| *kind != NamespaceKind::User).fold(0, |all, kind| all | kind.flag());
+            if !std::path::Path::new("/proc/self/ns/time").exists() {
+                flags &= !NEW_TIME;
+            }
+        } else {
+            for kind in ALL {
+                // In the container's user namespace there are no rights to what is the machine's, and need not be.
+                flags |= if same(kind)? { 0 } else { kind.flag() };
             }
         }
-        Ok(Self { join, new: Vec::new() })
+        Ok(Self { of: Some((process, flags)), ..Self::default() })
     }
 
     /// Whether this kind is made.
@@ -107,13 +119,22 @@ impl Namespaces {
     /// Whether a process in between is needed: one that makes what belongs to a user namespace that is joined (for a user
     /// without rights, also one that joins it), or that says something to a time namespace before anybody is in it.
     pub(crate) fn need_a_step(&self) -> bool {
-        let joins_user = self.join.iter().any(|(kind, _)| *kind == NamespaceKind::User);
+        let joins_user = self.joins_user();
         let rights = nix::unistd::geteuid().is_root();
         self.makes(NamespaceKind::Time) || (joins_user && (!self.new.is_empty() || !rights))
     }
 
+    /// Whether a user namespace is joined.
+    pub(crate) fn joins_user(&self) -> bool {
+        let all = self.of.as_ref().is_some_and(|(_, flags)| flags & libc::CLONE_NEWUSER != 0);
+        all || self.join.iter().any(|(kind, _)| *kind == NamespaceKind::User)
+    }
+
     /// The PID namespace to be joined: what a process joins holds for its children only (setns(2)).
     pub(crate) fn joined_pids(&self) -> Option<&OwnedFd> {
+        if let Some((process, flags)) = &self.of {
+            return Some(process).filter(|_| flags & libc::CLONE_NEWPID != 0);
+        }
         self.join.iter().find(|(kind, _)| *kind == NamespaceKind::Pid).map(|(_, fd)| fd)
     }
 
@@ -126,6 +147,10 @@ impl Namespaces {
     /// Enters what is to be joined, but the PID namespace. One of the machine's can be entered only before the container's user
     /// namespace is, one of the container's only after.
     pub(crate) fn enter(&self) -> Result<(), StepError> {
+        if let Some((process, flags)) = &self.of {
+            let flags = CloneFlags::from_bits_retain(flags & !libc::CLONE_NEWPID);
+            return setns(process, flags).act(|| "join the container's namespaces".into());
+        }
         let act = |kind: NamespaceKind| move || format!("join the {} namespace", kind.file());
         let has_user = self.join.iter().any(|(kind, _)| *kind == NamespaceKind::User);
         let mut later = Vec::new();

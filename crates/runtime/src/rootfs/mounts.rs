@@ -4,12 +4,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::stat::{SFlag, fstat};
+use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 
 use super::options::Options;
 use super::{Plan, RootDir, copy_up, sources};
 use crate::error::{Act, StepError};
 use crate::oci::Mount;
+use crate::syscall::files::{NO_LINKS, open_at};
 use crate::syscall::mounts::{self as kernel, Change, FileSystem};
 
 /// A string option that is longer goes through mount(2) (fsconfig(2)).
@@ -175,7 +176,7 @@ impl One<'_> {
     fn like_the_image(&self, target: &OwnedFd, mounted: &OwnedFd) -> Result<(), StepError> {
         if !self.options.data.iter().any(|it| it.starts_with("mode=")) {
             let mode = fstat(target).act(|| "look at what it covers".into())?.st_mode & 0o7777;
-            let mode = nix::sys::stat::Mode::from_bits_truncate(mode);
+            let mode = Mode::from_bits_truncate(mode);
             nix::sys::stat::fchmod(mounted, mode)
                 .or_else(|error| {
                     // A mount that is nowhere yet is open as a path alone.
@@ -223,10 +224,12 @@ impl One<'_> {
         kernel::move_mount(tmpfs.as_fd(), target.as_fd()).act(|| "mount it".into())?;
         for folder in plan.cgroups {
             let name = hierarchy_name(folder);
+            let act = || format!("mount `{name}`");
             let tree = below(&folder.path).act(|| format!("open {}", folder.path.display()))?;
             self.attributes(tree.as_fd())?;
-            let place = self.root.make_folder(&self.destination.join(&name)).act(|| format!("make `{name}`"))?;
-            kernel::move_mount(tree.as_fd(), place.as_fd()).act(|| format!("mount `{name}`"))?;
+            mkdirat(&tmpfs, name.as_str(), Mode::from_bits_truncate(0o755)).act(act)?;
+            let place = open_at(tmpfs.as_fd(), Path::new(&name), libc::O_PATH, 0, NO_LINKS).act(act)?;
+            kernel::move_mount(tree.as_fd(), place.as_fd()).act(act)?;
             for link in folder.controllers.iter().filter(|it| !folder.v2 && **it != name) {
                 nix::unistd::symlinkat(name.as_str(), &tmpfs, link.as_str()).act(|| format!("make `{link}`"))?;
             }

@@ -13,7 +13,7 @@ use super::order::{ExecSpec, Order};
 use super::runtime::{self, Started};
 use super::{prepare, user};
 use crate::error::{Act, RunError, StepError};
-use crate::oci::{self, Process, Spec};
+use crate::oci::{self, Process};
 use crate::process::clone::{self, Parent};
 use crate::process::{exit_code, wait_readable};
 use crate::rootfs::RootDir;
@@ -112,8 +112,7 @@ fn run(
 }
 
 fn process(dir: &Path, order: &Order, init: Pid, exec: &ExecSpec) -> Result<Process, StepError> {
-    let spec: Spec = oci::read_json(&prepare::bundle(dir).join("config.json"))?;
-    let mut process = spec.process.unwrap_or_default();
+    let mut process = runtime::of(dir, order).spec()?.process.unwrap_or_default();
     process.args.clone_from(&exec.argv);
     process.terminal = exec.tty;
     process.console_size = None;

@@ -53,10 +53,9 @@ fn common_parent(paths: &[PathBuf]) -> PathBuf {
     shared.unwrap_or(Path::new("/")).to_owned()
 }
 
-/// Completes the configuration with what the image says, and writes it down for the runtime.
-pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<(), StepError> {
-    let path = bundle(dir).join("config.json");
-    let mut spec: Spec = oci::read_json(&path)?;
+/// The configuration, completed with what the image says.
+pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<Spec, StepError> {
+    let mut spec: Spec = oci::read_json(&bundle(dir).join("config.json"))?;
     let root = RootDir::open(rootfs)?;
     write_names(&root, &order.hostname)?;
     if let Some(it) = &mut spec.root {
@@ -64,7 +63,12 @@ pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<(), S
     }
     let process = spec.process.get_or_insert_default();
     take_user(process, &user::find(&root, &order.user)?);
-    state::write_volatile(&path, &spec).act(|| "write the configuration".into())
+    Ok(spec)
+}
+
+/// Writes it down, for a runtime that reads it and for what is started in the container later.
+pub(super) fn write(dir: &Path, spec: &Spec) -> Result<(), StepError> {
+    state::write_volatile(&bundle(dir).join("config.json"), spec).act(|| "write the configuration".into())
 }
 
 /// Makes it the process's user. One that is not root has no capabilities, as with Docker.

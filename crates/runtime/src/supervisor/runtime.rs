@@ -9,7 +9,7 @@ use super::order::Order;
 use super::{console, prepare};
 use crate::container::Container;
 use crate::error::{Act, RunError, StepError};
-use crate::oci::{Process, read_json};
+use crate::oci::{Process, Spec, read_json};
 use crate::process::{Creation, Execution};
 use crate::state;
 
@@ -17,9 +17,11 @@ use crate::state;
 pub(super) trait Runtime {
     /// Makes the container and lets its program run, with this process's standard descriptors, or, with a terminal,
     /// gives that to `console`. Its init becomes the supervisor's child; its process id.
-    fn run(&self, console: Option<OwnedFd>) -> Result<i32, RunError>;
+    fn run(&self, spec: &Spec, console: Option<OwnedFd>) -> Result<i32, RunError>;
     /// Starts a further process, with this process's standard descriptors or a terminal.
     fn exec(&self, process: Process, console: Option<OwnedFd>) -> Result<Started, RunError>;
+    /// The container's own configuration.
+    fn spec(&self) -> Result<Spec, StepError>;
     /// Removes what is left of it.
     fn delete(&self) -> Result<(), RunError>;
 }
@@ -58,11 +60,12 @@ impl Embedded {
 }
 
 impl Runtime for Embedded {
-    fn run(&self, console: Option<OwnedFd>) -> Result<i32, RunError> {
+    fn run(&self, spec: &Spec, console: Option<OwnedFd>) -> Result<i32, RunError> {
         let mut creation = Creation::new(&states(&self.dir), &self.id, &prepare::bundle(&self.dir));
         creation.console = console;
         creation.supervised = true;
-        Ok(creation.run(&creation.load()?, drop, |_| Ok(()))?.pid)
+        crate::oci::validate(spec)?;
+        Ok(creation.run(spec, drop, |_| Ok(()))?.pid)
     }
 
     fn exec(&self, process: Process, console: Option<OwnedFd>) -> Result<Started, RunError> {
@@ -71,6 +74,10 @@ impl Runtime for Embedded {
         execution.console = console;
         execution.supervised = true;
         execution.start(&container, &container.spec()?).map(Started::Child)
+    }
+
+    fn spec(&self) -> Result<Spec, StepError> {
+        self.container()?.spec()
     }
 
     fn delete(&self) -> Result<(), RunError> {
@@ -131,7 +138,8 @@ impl CommandLine {
 }
 
 impl Runtime for CommandLine {
-    fn run(&self, console: Option<OwnedFd>) -> Result<i32, RunError> {
+    fn run(&self, spec: &Spec, console: Option<OwnedFd>) -> Result<i32, RunError> {
+        prepare::write(&self.dir, spec)?;
         let mut command = self.command("create");
         command.arg("--bundle").arg(prepare::bundle(&self.dir)).arg("--pid-file").arg(self.pid_file());
         let relay = console.map(|it| console::Relay::listen(&self.dir, it)).transpose()?;
@@ -150,7 +158,7 @@ impl Runtime for CommandLine {
 
     fn exec(&self, process: Process, console: Option<OwnedFd>) -> Result<Started, RunError> {
         let path = self.dir.join(format!("exec-{}.json", std::process::id()));
-        let base = read_json::<crate::oci::Spec>(&prepare::bundle(&self.dir).join("config.json"))?;
+        let base = self.spec()?;
         let process = Process { capabilities: base.process.and_then(|it| it.capabilities), ..process };
         state::write_volatile(&path, &process).act(|| "write the process".into())?;
         let mut command = self.command("exec");
@@ -165,6 +173,10 @@ impl Runtime for CommandLine {
             relay.pass_on()?;
         }
         Ok(Started::Through(child))
+    }
+
+    fn spec(&self) -> Result<Spec, StepError> {
+        read_json(&prepare::bundle(&self.dir).join("config.json"))
     }
 
     fn delete(&self) -> Result<(), RunError> {

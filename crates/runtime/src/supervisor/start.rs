@@ -41,9 +41,9 @@ pub(super) fn start(dir: &Path, order: &Order) -> Result<Started, RunError> {
 fn make(dir: &Path, order: &Order, rootfs: &Path) -> Result<Started, RunError> {
     let (ours, theirs) = if order.terminal { terminal_pair()? } else { pipes()? };
     let pid = apart(|| {
-        prepare::complete(dir, order, rootfs)?;
+        let spec = prepare::complete(dir, order, rootfs)?;
         let console = theirs.take_place()?;
-        runtime::of(dir, order).run(console)
+        runtime::of(dir, order).run(&spec, console)
     })?;
     let process = kernel::open(pid).act(|| "open the container's init".into())?;
     let own = i32::try_from(std::process::id()).expect("process ids fit");

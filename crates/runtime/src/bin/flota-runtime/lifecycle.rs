@@ -43,7 +43,7 @@ fn prepare() -> Result<(), RunError> {
 pub(crate) fn create(arguments: &Arguments, it: &Create, report: &Report) -> Result<i32, RunError> {
     prepare()?;
     let creation = creation(arguments, it)?;
-    creation.create(&creation.load()?, |text| report.warn(&text))?;
+    creation.create(&creation.load()?, |text| report.note(&text))?;
     Ok(0)
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: &Arguments, it: &Run, report: &Report) -> Result<i3
     let mut master = None;
     let container = creation.run(
         &spec,
-        |text| report.warn(&text),
+        |text| report.note(&text),
         |_| {
             master = ours.map(|socket| receive_terminal(&socket)).transpose()?;
             Ok(())

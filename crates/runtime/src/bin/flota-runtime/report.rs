@@ -35,6 +35,14 @@ impl Report {
         }
     }
 
+    /// What a configuration asks for and is left out: in the log. On standard error, which a caller may take for the
+    /// container's, only where `--debug` asks for it.
+    pub(crate) fn note(&self, text: &str) {
+        if self.debug || self.log.is_some() {
+            self.warn(text);
+        }
+    }
+
     /// Only where `--debug` asks for it.
     pub(crate) fn debug(&self, text: &str) {
         if !self.debug {
