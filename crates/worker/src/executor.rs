@@ -120,7 +120,8 @@ impl Executor {
         } else {
             Root::Folder(data.join("root"))
         };
-        let places = Places { root, groups: self.cgroups(&task), log: self.log(&task), runtime: self.runtime.path().to_owned() };
+        let places =
+            Places { root, groups: self.cgroups(&task), log: self.log(&task), runtime: self.runtime.path().to_owned() };
         let translate::Container { order, spec } =
             translate::container(assignment, spec, config, &self.node, &self.offers, places)?;
         let executor = Arc::clone(self);

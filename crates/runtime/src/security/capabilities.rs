@@ -74,6 +74,11 @@ pub fn names() -> Vec<String> {
     NAMES.iter().map(|name| format!("CAP_{name}")).collect()
 }
 
+/// Whether there is one of this name, with or without `CAP_`.
+pub fn is_known(name: &str) -> bool {
+    number(name).is_some()
+}
+
 /// Bits of those that the kernel knows.
 fn bits(names: &[String]) -> u64 {
     names.iter().filter_map(|name| number(name)).map(|number| 1 << number).fold(0, std::ops::BitOr::bitor)

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use flota_runtime::oci::{Capabilities, Process, Spec, read_json};
 use flota_runtime::process::{Execution, connect_console, receive_terminal};
+use flota_runtime::security::capabilities;
 use flota_runtime::{Container, RunError};
 
 use crate::arguments::Exec;
@@ -76,6 +77,10 @@ fn process(it: &Exec, spec: &Spec) -> Result<Process, RunError> {
         process.apparmor_profile.clone_from(profile);
     }
     process.no_new_privileges |= it.no_new_privs;
+    // A configuration's unknown ones are left out; one that is typed is a mistake.
+    if let Some(unknown) = it.cap.iter().find(|it| !capabilities::is_known(it)) {
+        return Err(refuse(format!("--cap `{unknown}` is not known")));
+    }
     if !it.cap.is_empty() {
         add_capabilities(process.capabilities.get_or_insert_default(), &it.cap);
     }
