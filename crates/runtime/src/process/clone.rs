@@ -70,9 +70,12 @@ pub(crate) fn ignore_broken_pipes() {
 /// Signals as a new program expects them: none blocked, each with its default, which Rust changes for SIGPIPE.
 pub(crate) fn reset_signals() {
     let _ = nix::sys::signal::SigSet::all().thread_unblock();
+    // The kernel's `struct sigaction`, all zero: the default. The C library's call leaves out two signals of its own,
+    // which a caller may have left ignored.
+    let default = [0u64; 4];
     for signal in 1..65 {
-        // SAFETY: the default disposition runs no handler of ours; a number that has none is an error.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the default disposition runs no handler of ours; the structure lives through the call.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8) };
     }
 }
 

@@ -246,14 +246,11 @@ impl Making<'_> {
             let why = "container's cgroup unexpectedly frozen";
             return Err(StepError::refuse(format!("use the control groups of `{}`", self.container.id), why));
         }
-        match self.container.groups.create(&resources) {
-            // A user without rights to groups has none. Devices are guarded by its user namespace all the same.
-            Err(_) if self.is_rootless() && only_devices(&resources) => {
-                self.container.groups = Groups::default();
-                Ok(())
-            }
-            other => other,
-        }
+        let Err(error) = self.container.groups.create(&resources) else { return Ok(()) };
+        // What was made is removed again; what is left is another's, which shall not be killed with this one.
+        self.container.groups = Groups::default();
+        // A user without rights to groups has none. Devices are guarded by its user namespace all the same.
+        if self.is_rootless() && only_devices(&resources) { Ok(()) } else { Err(error) }
     }
 
     fn is_rootless(&self) -> bool {

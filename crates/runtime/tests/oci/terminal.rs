@@ -11,24 +11,21 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
 use serde_json::json;
 
-use crate::harness::{Bundle, DEADLINE, lend, wait_for};
+use crate::harness::{Bundle, DEADLINE, lend};
 
 /// What a terminal shows until it has shown `text`.
 fn read_until(master: &mut File, text: &str) -> String {
     use std::os::fd::AsFd;
-    let mut said = Vec::new();
-    wait_for(&format!("`{text}` at the terminal"), || {
+    let mut said = String::new();
+    while !said.contains(text) {
         let mut polled = [PollFd::new(master.as_fd(), PollFlags::POLLIN)];
         let ready = poll(&mut polled, PollTimeout::try_from(DEADLINE).unwrap()).unwrap();
         let mut buffer = [0; 1024];
-        if ready > 0
-            && let Ok(count) = master.read(&mut buffer)
-        {
-            said.extend_from_slice(&buffer[..count]);
-        }
-        String::from_utf8_lossy(&said).contains(text).then_some(())
-    });
-    String::from_utf8_lossy(&said).into_owned()
+        let count = if ready > 0 { master.read(&mut buffer).unwrap_or(0) } else { 0 };
+        assert!(count > 0, "waited for `{text}` at the terminal, which showed {said:?}");
+        said.push_str(&String::from_utf8_lossy(&buffer[..count]));
+    }
+    said
 }
 
 /// Calls with a console socket, and takes the terminal that comes.
