@@ -2,7 +2,7 @@
 CARGO  ?= cargo
 TRIPLE := x86_64-unknown-linux-gnu
 # Static programs: they run in containers, or outlive whatever the daemon was linked with.
-STATIC := RUSTFLAGS="-Ctarget-feature=+crt-static -Clink-arg=-fuse-ld=mold" $(CARGO) build --locked --target $(TRIPLE) -p flota-runtime -p whoami
+STATIC := RUSTFLAGS="-Ctarget-feature=+crt-static -Clink-arg=-fuse-ld=mold" $(CARGO) build --locked --target $(TRIPLE) -p flota-runtime -p whoami --features flota-runtime/cli
 PLACE   = for p in flota-runtime whoami; do install -m 755 target/$(TRIPLE)/$(1)/$$p target/$(2)/$$p.new && mv target/$(2)/$$p.new target/$(2)/$$p || exit 1; done
 
 .PHONY: build dev demo test test-long bench bench-runtime lint tools test-tools bench-tools
@@ -21,7 +21,7 @@ demo: dev           ## a cluster, a service, a dead machine
 
 lint: tools
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets --features flota-runtime/cli -- -D warnings
 
 test: test-tools lint dev    ## formatting, clippy, all tests
 	bash tests/run.sh

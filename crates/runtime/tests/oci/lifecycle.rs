@@ -75,8 +75,9 @@ fn a_created_container_is_deleted_without_force_and_a_running_one_with_it() {
 #[test]
 fn a_container_that_ends_while_it_is_deleted_is_deleted() {
     let mut bundle = Bundle::new();
-    bundle.args(&["true"]);
-    for _ in 0..60 {
+    // Its end meets each step of the deletion, which takes some milliseconds.
+    for after in (0..4000).step_by(80) {
+        bundle.args(&["usleep", &after.to_string()]);
         bundle.make("run", &["--detach"]).ok();
         bundle.call(&["delete", "--force", &bundle.id]).ok();
         bundle.assert_gone();
