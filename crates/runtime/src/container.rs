@@ -324,14 +324,24 @@ impl Container {
             return Err(self.refuse("delete", &why));
         }
         if !matches!(status, Status::Stopped | Status::Creating) {
-            self.kill(libc::SIGKILL)?;
+            // It may end by itself in this very moment.
+            if let Err(error) = self.kill(libc::SIGKILL)
+                && self.status() != Status::Stopped
+            {
+                return Err(error);
+            }
             self.wait_for_end()?;
         }
-        if !self.own_pids || self.pid == 0 {
+        // Whoever created it may have been killed before the groups were known to be its own: then none of its is in them.
+        let ours = self.pid != 0 || self.groups.folders().iter().any(|it| it.made > 0);
+        if ours && (!self.own_pids || self.pid == 0) {
             // What it left in its groups would keep them. With its own PID namespace all has ended with init.
             self.groups.kill_all(libc::SIGKILL)?;
         }
-        self.groups.remove()?;
+        let removed = self.groups.remove();
+        if ours {
+            removed?;
+        }
         if !self.own_mounts {
             // Made in the runtime's namespace, all below one. An image that is gone meanwhile has none.
             let _ = nix::mount::umount2(&self.rootfs, nix::mount::MntFlags::MNT_DETACH);

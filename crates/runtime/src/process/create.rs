@@ -205,6 +205,8 @@ impl Making<'_> {
         self.container.save_first()?;
         self.write_config()?;
         self.make_groups()?;
+        // They are its own from here on.
+        self.container.save_first()?;
         let later =
             if at_once { None } else { Some(Later { start: self.fifo("start")?, started: self.fifo("started")? }) };
         let launched = self.launch(later)?;

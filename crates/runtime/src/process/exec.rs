@@ -41,12 +41,17 @@ impl Execution {
         Self { process, console: None, pid_file: None, keep_descriptors: 0, supervised: false, ignore_paused: false }
     }
 
-    /// Starts the process with the caller's standard descriptors; its id, when it runs. Only in a process with one
-    /// thread.
+    /// Starts the process with the caller's standard descriptors; its id, when it runs. Just before that `ready` is
+    /// called: it may take the terminal. Only in a process with one thread.
     ///
     /// # Errors
     /// The container does not run, or the process can't.
-    pub fn start(&self, container: &Container, spec: &Spec) -> Result<i32, RunError> {
+    pub fn start(
+        &self,
+        container: &Container,
+        spec: &Spec,
+        ready: impl FnOnce() -> Result<(), RunError>,
+    ) -> Result<i32, RunError> {
         let refuse = |why: &str| StepError::refuse(format!("exec in the container `{}`", container.id), why);
         match container.status() {
             Status::Created | Status::Running => {}
@@ -70,14 +75,20 @@ impl Execution {
         let mut child = Some(Child { execution: self, filter: filter.as_ref(), console, joined_user });
         let launch = Launch { namespaces: &namespaces, linux, parent };
         let launched = launch.start(|channel| child.take().expect("called once").run(channel))?;
-        let result = self.converse(&launched, container, spec.linux().seccomp.as_ref());
+        let result = self.converse(&launched, container, spec.linux().seccomp.as_ref(), ready);
         if result.is_err() {
             launched.kill(parent);
         }
         result.map(|()| launched.pid.as_raw())
     }
 
-    fn converse(&self, launched: &Launched, container: &Container, profile: Option<&Seccomp>) -> Result<(), RunError> {
+    fn converse(
+        &self,
+        launched: &Launched,
+        container: &Container,
+        profile: Option<&Seccomp>,
+        ready: impl FnOnce() -> Result<(), RunError>,
+    ) -> Result<(), RunError> {
         loop {
             match launched.hear()? {
                 Word::Begin => {
@@ -96,6 +107,8 @@ impl Execution {
         if let Some(path) = &self.pid_file {
             start::write_pid_file(path, launched.pid.as_raw())?;
         }
+        ready()?;
+        launched.channel.answer()?;
         // Exec closes the channel; what comes before that is why it failed.
         match launched.channel.hear(std::time::Instant::now() + super::launch::PATIENCE)? {
             None => Ok(()),
@@ -146,7 +159,7 @@ impl Child<'_> {
         enter_folder(&process.cwd)?;
         labels.apply()?;
         let program = init::assume_and_find(process, execution.supervised, self.filter, channel)?;
-        channel.say(&Word::Ready)?;
+        channel.ask(&Word::Ready)?;
         program.run()
     }
 }

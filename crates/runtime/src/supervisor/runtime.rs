@@ -73,7 +73,7 @@ impl Runtime for Embedded {
         let mut execution = Execution::new(process);
         execution.console = console;
         execution.supervised = true;
-        execution.start(&container, &container.spec()?).map(Started::Child)
+        execution.start(&container, &container.spec()?, || Ok(())).map(Started::Child)
     }
 
     fn spec(&self) -> Result<Spec, StepError> {

@@ -34,12 +34,16 @@ pub(crate) fn exec(root: &Path, it: &Exec) -> Result<i32, RunError> {
     if !it.detach {
         foreground::watch()?;
     }
-    let pid = execution.start(&container, &spec)?;
+    let mut foreground = None;
+    let pid = execution.start(&container, &spec, || {
+        let master = ours.map(|socket| receive_terminal(&socket)).transpose()?;
+        foreground = Some(Foreground::new(master));
+        Ok(())
+    })?;
     if it.detach {
         return Ok(0);
     }
-    let master = ours.map(|socket| receive_terminal(&socket)).transpose()?;
-    Foreground::new(pid, master).wait()
+    foreground.map_or(Ok(0), |it| it.wait(pid))
 }
 
 fn process(it: &Exec, spec: &Spec) -> Result<Process, RunError> {

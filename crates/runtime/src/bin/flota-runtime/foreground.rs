@@ -23,7 +23,6 @@ fn failed(error: impl Into<std::io::Error>) -> RunError {
 }
 
 pub(crate) struct Foreground {
-    pid: i32,
     master: Option<File>,
 }
 
@@ -49,7 +48,8 @@ impl Drop for RawMode {
 }
 
 impl Foreground {
-    pub(crate) fn new(pid: i32, master: Option<OwnedFd>) -> Self {
+    /// Before the process runs: the terminal is as it shall find it from then on.
+    pub(crate) fn new(master: Option<OwnedFd>) -> Self {
         let master = master.map(File::from);
         if let Some(master) = &master
             && let Ok(mut attributes) = tcgetattr(master)
@@ -58,15 +58,16 @@ impl Foreground {
             attributes.output_flags.remove(OutputFlags::ONLCR);
             let _ = tcsetattr(master, SetArg::TCSANOW, &attributes);
         }
-        Self { pid, master }
+        let foreground = Self { master };
+        foreground.resize();
+        foreground
     }
 
     /// Until it ends; its exit code.
-    pub(crate) fn wait(mut self) -> Result<i32, RunError> {
+    pub(crate) fn wait(mut self, pid: i32) -> Result<i32, RunError> {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&SigSet::all(), flags).map_err(failed)?;
         let _raw = self.master.is_some().then(RawMode::enter).flatten();
-        self.resize();
         let mut input = self.master.is_some();
         loop {
             let stdin = std::io::stdin();
@@ -90,7 +91,7 @@ impl Foreground {
                 input = self.copy_input();
             }
             if ready[0]
-                && let Some(code) = self.take_signals(&signals)?
+                && let Some(code) = self.take_signals(&signals, pid)?
             {
                 while self.master.is_some() && self.has_output() {
                     self.copy_output();
@@ -135,37 +136,38 @@ impl Foreground {
         }
     }
 
-    fn take_signals(&mut self, signals: &SignalFd) -> Result<Option<i32>, RunError> {
+    fn take_signals(&mut self, signals: &SignalFd, pid: i32) -> Result<Option<i32>, RunError> {
         while let Some(signal) = signals.read_signal().map_err(failed)? {
             let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
             match Signal::try_from(number) {
                 Ok(Signal::SIGCHLD) => {
-                    if let Some(code) = self.reap()? {
+                    if let Some(code) = reap(pid)? {
                         return Ok(Some(code));
                     }
                 }
                 Ok(Signal::SIGWINCH) => self.resize(),
                 // Sent by the kernel for what this process does, not for what the container should hear.
                 Ok(Signal::SIGPIPE | Signal::SIGTTIN | Signal::SIGTTOU | Signal::SIGURG) => {}
-                _ => flota_runtime::process::signal_number(self.pid, number),
+                _ => flota_runtime::process::signal_number(pid, number),
             }
         }
         Ok(None)
     }
+}
 
-    fn reap(&self) -> Result<Option<i32>, RunError> {
-        loop {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return Ok(None),
-                Err(nix::Error::EINTR) => {}
-                Err(error) => return Err(failed(error)),
-                Ok(status) if status.pid() == Some(Pid::from_raw(self.pid)) => {
-                    if let Some(code) = flota_runtime::process::code_of(status) {
-                        return Ok(Some(code));
-                    }
+/// Takes what has ended; the exit code if it was this process.
+fn reap(pid: i32) -> Result<Option<i32>, RunError> {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return Ok(None),
+            Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(failed(error)),
+            Ok(status) if status.pid() == Some(Pid::from_raw(pid)) => {
+                if let Some(code) = flota_runtime::process::code_of(status) {
+                    return Ok(Some(code));
                 }
-                Ok(_) => {}
             }
+            Ok(_) => {}
         }
     }
 }

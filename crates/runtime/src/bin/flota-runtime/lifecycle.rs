@@ -59,19 +59,20 @@ pub(crate) fn run(arguments: &Arguments, it: &Run, report: &Report) -> Result<i3
     if theirs.is_some() {
         creation.console = theirs;
     }
-    let mut master = None;
+    let mut foreground = None;
     let container = creation.run(
         &spec,
         |text| report.note(&text),
         |_| {
-            master = ours.map(|socket| receive_terminal(&socket)).transpose()?;
+            let master = ours.map(|socket| receive_terminal(&socket)).transpose()?;
+            foreground = Some(Foreground::new(master));
             Ok(())
         },
     )?;
     if it.detach {
         return Ok(0);
     }
-    let result = Foreground::new(container.pid, master).wait();
+    let result = foreground.map_or(Ok(0), |it| it.wait(container.pid));
     if !it.keep {
         let deleted = container.delete(true, |error| report.warn(&error.to_string()));
         if let (Ok(_), Err(error)) = (&result, deleted) {
