@@ -186,8 +186,11 @@ impl Container {
         }
     }
 
-    /// Its init, as a descriptor that can't become another process.
-    pub(crate) fn process(&self) -> Result<OwnedFd, StepError> {
+    /// Its init, as a descriptor that can't become another process. It is readable when init has ended.
+    ///
+    /// # Errors
+    /// It has stopped.
+    pub fn open_process(&self) -> Result<OwnedFd, StepError> {
         let gone = || StepError::refuse(format!("reach the container `{}`", self.id), "container not running");
         if self.pid == 0 {
             return Err(gone());
@@ -195,14 +198,6 @@ impl Container {
         let process = kernel::open(self.pid).map_err(|_| gone())?;
         // After it was opened: the number is this process's now, or it is another's.
         if start_time(self.pid) == Some(self.start_time) { Ok(process) } else { Err(gone()) }
-    }
-
-    /// Its init, as a descriptor to poll: it is readable when init has ended.
-    ///
-    /// # Errors
-    /// It has stopped.
-    pub fn open_process(&self) -> Result<OwnedFd, StepError> {
-        self.process()
     }
 
     fn require(&self, act: &str, allowed: &[Status]) -> Result<(), StepError> {
@@ -233,16 +228,12 @@ impl Container {
             return Err(self.refuse("start", "its configuration has no process").into());
         }
         process::start::start(self)?;
-        self.run_poststart()
+        // runtime.md, "Lifecycle": where a hook fails, the container goes.
+        self.run_poststart().inspect_err(|_| drop(self.delete(true, drop)))
     }
 
     pub(crate) fn run_poststart(&self) -> Result<(), RunError> {
-        if let Err(error) = hooks::run("poststart", &self.poststart, &self.state(Status::Running), &[]) {
-            // runtime.md, "Lifecycle": an error, and the container goes.
-            let _ = self.delete(true, drop);
-            return Err(error.into());
-        }
-        Ok(())
+        Ok(hooks::run("poststart", &self.poststart, &self.state(Status::Running), &[])?)
     }
 
     fn refuse(&self, act: &str, why: &str) -> StepError {
@@ -255,7 +246,7 @@ impl Container {
     /// It has stopped.
     pub fn kill(&self, signal: i32) -> Result<(), StepError> {
         self.require("kill", &[Status::Created, Status::Running, Status::Paused])?;
-        let process = self.process()?;
+        let process = self.open_process()?;
         kernel::signal(process.as_fd(), signal).act(|| format!("send signal {signal} to `{}`", self.id))?;
         if signal == libc::SIGKILL {
             if !self.own_pids {
@@ -318,8 +309,9 @@ impl Container {
     /// It runs and `force` is not given, or something of it can't be removed.
     pub fn delete(&self, force: bool, warn: impl FnMut(StepError)) -> Result<(), StepError> {
         let status = self.status();
-        let running = matches!(status, Status::Running | Status::Paused);
-        if running && !force {
+        // One that is being created is another runtime's, unless that was killed.
+        let is_over = matches!(status, Status::Stopped | Status::Created);
+        if !is_over && !force {
             let why = format!("cannot delete container that is not stopped: {status}");
             return Err(self.refuse("delete", &why));
         }
@@ -353,7 +345,7 @@ impl Container {
 
     fn wait_for_end(&self) -> Result<(), StepError> {
         let until = Instant::now() + END_WAIT;
-        let Ok(process) = self.process() else { return Ok(()) };
+        let Ok(process) = self.open_process() else { return Ok(()) };
         if process::ended(&process, until) {
             return Ok(());
         }

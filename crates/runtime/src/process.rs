@@ -37,7 +37,7 @@ pub(crate) mod user_namespace;
 
 pub use channel::interruptible;
 pub use create::Creation;
-pub use exec::{Execution, wait};
+pub use exec::Execution;
 pub use terminal::{connect as connect_console, receive as receive_terminal, send as send_terminal};
 
 use std::io::Read;
@@ -97,8 +97,8 @@ pub(crate) fn read_report(pipe: OwnedFd) -> Result<(), RunError> {
     }
 }
 
-/// The exit code that a shell would show for a wait status.
-pub(crate) fn exit_code(status: nix::sys::wait::WaitStatus) -> Option<i32> {
+/// The exit code that a shell would show for a wait status; `None` for a process that was only stopped.
+pub fn exit_code(status: nix::sys::wait::WaitStatus) -> Option<i32> {
     match status {
         nix::sys::wait::WaitStatus::Exited(_, code) => Some(code),
         nix::sys::wait::WaitStatus::Signaled(_, signal, _) => Some(128 + signal as i32),
@@ -138,9 +138,9 @@ pub fn spawn_with_mask(command: &mut std::process::Command, mask: nix::sys::sign
     Ok(i32::try_from(command.spawn()?.id()).unwrap_or(0))
 }
 
-/// The exit code of a process that has ended, as a shell has it; `None` for one that was only stopped.
-pub fn code_of(status: nix::sys::wait::WaitStatus) -> Option<i32> {
-    exit_code(status)
+/// Gives a terminal a size. What is no terminal has none.
+pub fn resize_terminal(terminal: &impl AsFd, rows: u16, columns: u16) {
+    let _ = crate::syscall::files::set_terminal_size(terminal.as_fd(), rows, columns);
 }
 
 /// Gives a terminal the size of another. What is no terminal has none.

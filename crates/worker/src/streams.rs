@@ -182,13 +182,9 @@ async fn start(executor: &Executor, request: &ExecRequest) -> Result<(flota_runt
     Ok((process, Io { stdin, stdout: file(out_read), stderr: Some(file(err_read)), terminal: None }))
 }
 
-#[expect(unsafe_code, reason = "TIOCSWINSZ has no safe wrapper")]
 fn resize(terminal: &OwnedFd, rows: u32, columns: u32) {
-    use std::os::fd::AsRawFd;
     let short = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
-    let size = nix::libc::winsize { ws_row: short(rows), ws_col: short(columns), ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: `size` is a whole winsize that lives through the call (ioctl_tty(2)).
-    unsafe { nix::libc::ioctl(terminal.as_raw_fd(), nix::libc::TIOCSWINSZ, &raw const size) };
+    flota_runtime::process::resize_terminal(terminal, short(rows), short(columns));
 }
 
 async fn run(io: Io, ended: tokio::task::JoinHandle<i32>, inbox: &mut Streaming<Frame>, outbox: &Outbox) {

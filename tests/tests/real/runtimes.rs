@@ -34,6 +34,8 @@ fn any_oci_runtime_runs_services_as_the_embedded_one_does() {
         assert!(said.contains("COLOUR=red") && said.contains("SHAPE=round"), "{runtime}: {said}");
         let ended = cluster.ctl_args(&["exec", runtime, "--", "/busybox", "sh", "-c", "exit 42"]);
         assert_eq!(ended.code, 42, "{runtime}: {}", ended.stderr);
+        let rights = cluster.ok(&format!("exec -u 1000 {runtime} -- /busybox grep CapEff /proc/self/status"));
+        assert_eq!(rights.trim(), "CapEff:\t0000000000000000", "{runtime}: another user has no rights of root's");
         let limit = cluster.ok(&format!("exec {runtime} -- /busybox cat /sys/fs/cgroup/memory/memory.limit_in_bytes"));
         assert_eq!(limit.trim(), "67108864", "{runtime}");
         let before = cluster.running(runtime)[0]["id"].clone();

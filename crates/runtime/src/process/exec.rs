@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Pid, setsid};
+use nix::unistd::setsid;
 
 use super::channel::{Channel, Word};
 use super::clone::{self, Parent};
@@ -161,20 +161,5 @@ impl Child<'_> {
         let program = init::assume_and_find(process, execution.supervised, self.filter, channel)?;
         channel.ask(&Word::Ready)?;
         program.run()
-    }
-}
-
-/// Waits for a child of this process; its exit code as a shell has it.
-pub fn wait(pid: i32) -> i32 {
-    loop {
-        match nix::sys::wait::waitpid(Pid::from_raw(pid), None) {
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(_) => return 255,
-            Ok(status) => {
-                if let Some(code) = super::exit_code(status) {
-                    return code;
-                }
-            }
-        }
     }
 }

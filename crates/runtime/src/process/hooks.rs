@@ -1,10 +1,13 @@
 //! Programs that run at certain points of a container's life (config.md, "POSIX-platform Hooks").
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 
 use crate::error::StepError;
@@ -34,53 +37,42 @@ fn run_one(hook: &Hook, state: &State, environment: &[String]) -> Result<(), Str
     if !environment.is_empty() {
         command.env_clear().envs(environment.iter().filter_map(|it| it.split_once('=')));
     }
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // Files in memory and no pipes: one that does not read its state, or says more than a pipe holds, must not make the
+    // runtime or itself wait.
+    let mut text_of_state = serde_json::to_vec(state).unwrap_or_default();
+    text_of_state.push(b'\n');
+    let mut stdin = in_memory().map_err(text)?;
+    stdin.write_all(&text_of_state).and_then(|()| stdin.rewind()).map_err(text)?;
+    let stderr = in_memory().map_err(text)?;
+    command.stdin(stdin).stdout(Stdio::null()).stderr(stderr.try_clone().map_err(text)?);
     // What it starts and leaves behind goes with it.
     command.process_group(0);
     let mut child = command.spawn().map_err(text)?;
-    let mut state = serde_json::to_vec(state).unwrap_or_default();
-    state.push(b'\n');
-    if let Some(mut stdin) = child.stdin.take() {
-        // It need not read it. The state is smaller than a pipe.
-        let _ = stdin.write_all(&state);
-    }
     let patience = hook.timeout.and_then(|it| u64::try_from(it).ok()).map_or(PATIENCE, Duration::from_secs);
-    wait(&mut child, Instant::now() + patience)
+    wait(&mut child, &stderr, Instant::now() + patience)
 }
 
-fn wait(child: &mut Child, until: Instant) -> Result<(), String> {
+fn in_memory() -> std::io::Result<File> {
+    Ok(memfd_create(c"hook", MFdFlags::MFD_CLOEXEC)?.into())
+}
+
+fn wait(child: &mut Child, stderr: &File, until: Instant) -> Result<(), String> {
     let text = |error: std::io::Error| crate::error::kernel_words(&error);
     let pid = i32::try_from(child.id()).map_err(|error| error.to_string())?;
     let process = crate::syscall::process::open(pid).map_err(|error| text(error.into()))?;
-    let mut said = Vec::new();
-    loop {
-        if crate::process::ended(&process, until) {
-            let status = child.wait().map_err(text)?;
-            read_rest(child, &mut said);
-            let said = String::from_utf8_lossy(&said).trim().replace('\n', " ");
-            return match (status.success(), said.is_empty()) {
-                (true, _) => Ok(()),
-                (false, true) => Err(format!("it ended with {status}")),
-                (false, false) => Err(format!("it ended with {status}: {said}")),
-            };
-        }
-        if Instant::now() >= until {
-            let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
-            let _ = child.wait();
-            return Err("it did not end in time".to_owned());
-        }
+    if !crate::process::ended(&process, until) {
+        let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
+        let _ = child.wait();
+        return Err("it did not end in time".to_owned());
     }
-}
-
-/// Without waiting: what it started may hold the other end.
-fn read_rest(child: &mut Child, said: &mut Vec<u8>) {
-    use std::io::Read;
-    let Some(mut stderr) = child.stderr.take() else { return };
-    let _ = nix::fcntl::fcntl(&stderr, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK));
-    let mut buffer = [0; SAID];
-    if let Ok(count) = stderr.read(&mut buffer) {
-        said.extend_from_slice(&buffer[..count]);
+    let status = child.wait().map_err(text)?;
+    if status.success() {
+        return Ok(());
     }
+    let mut said = [0; SAID];
+    let count = stderr.read_at(&mut said, 0).unwrap_or(0);
+    let said = String::from_utf8_lossy(&said[..count]).trim().replace('\n', " ");
+    Err(if said.is_empty() { format!("it ended with {status}") } else { format!("it ended with {status}: {said}") })
 }
 
 /// Runs them all; what fails is told to `warn` and no more.

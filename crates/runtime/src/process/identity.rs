@@ -9,8 +9,8 @@ use crate::oci::Process;
 use crate::security::capabilities::Sets;
 use crate::syscall::process as kernel;
 
-/// Identity and capabilities. `before` and `after` are called where a seccomp filter can be set: with the rights that
-/// this takes, or, under `noNewPrivileges`, at the very end.
+/// Identity and capabilities. `filter` is called where a seccomp filter can be set: while there are the rights that this
+/// takes, or, under `noNewPrivileges`, which needs none, at the very end.
 pub(crate) fn assume(
     process: &Process,
     supervised: bool,

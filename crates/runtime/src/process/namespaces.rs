@@ -144,8 +144,8 @@ impl Namespaces {
         made.map(|it| u64::try_from(it.flag()).expect("positive flags")).fold(0, std::ops::BitOr::bitor)
     }
 
-    /// Enters what is to be joined, but the PID namespace. One of the machine's can be entered only before the container's user
-    /// namespace is, one of the container's only after.
+    /// Enters what is to be joined, but the PID namespace. One of the machine's can be entered only before the
+    /// container's user namespace is, one of the container's only after.
     pub(crate) fn enter(&self) -> Result<(), StepError> {
         if let Some((process, flags)) = &self.of {
             let flags = CloneFlags::from_bits_retain(flags & !libc::CLONE_NEWPID);

@@ -44,10 +44,12 @@ pub(super) fn start(
                     let _ = File::from(writer).write_all(format!("+{pid}").as_bytes());
                     0
                 }
-                Ok(Started::Through(mut child)) => {
+                Ok(Started::Through(mut child, file)) => {
                     let _ = File::from(writer).write_all(format!("+{}", std::process::id()).as_bytes());
                     // This process stands for it: with it the process ends, too.
-                    child.wait().map_or(255, code_of)
+                    let code = child.wait().map_or(255, code_of);
+                    let _ = std::fs::remove_file(file);
+                    code
                 }
                 Err(error) => {
                     let _ = File::from(writer).write_all(format!("-{}", error.text).as_bytes());

@@ -71,16 +71,15 @@ pub(super) fn write(dir: &Path, spec: &Spec) -> Result<(), StepError> {
     state::write_volatile(&bundle(dir).join("config.json"), spec).act(|| "write the configuration".into())
 }
 
-/// Makes it the process's user. One that is not root has no capabilities, as with Docker.
+/// Makes it the process's user. Root has all that the container may have, others have none, as with Docker.
 pub(super) fn take_user(process: &mut Process, user: &user::User) {
     process.user.uid = user.uid;
     process.user.gid = user.gid;
     process.user.additional_gids.clone_from(&user.groups);
-    if user.uid != 0
-        && let Some(capabilities) = &mut process.capabilities
-    {
-        capabilities.effective.clear();
-        capabilities.permitted.clear();
+    if let Some(capabilities) = &mut process.capabilities {
+        let held = if user.uid == 0 { capabilities.bounding.clone() } else { Vec::new() };
+        capabilities.effective.clone_from(&held);
+        capabilities.permitted = held;
         capabilities.ambient.clear();
     }
     if !process.env.iter().any(|it| it.starts_with("HOME=")) {
@@ -110,4 +109,23 @@ fn write_names(root: &RootDir, hostname: &str) -> Result<(), StepError> {
         renameat(&etc, new.as_str(), &etc, name).act(act)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Capabilities;
+
+    #[test]
+    fn root_has_what_the_container_may_have_and_others_nothing() {
+        let bounding = vec!["CAP_CHOWN".to_owned()];
+        let capabilities = Capabilities { bounding: bounding.clone(), ..Capabilities::default() };
+        let mut process = Process { capabilities: Some(capabilities), ..Process::default() };
+        // Back and forth: who execs as root into a container of another user, and the other way round.
+        for (uid, held) in [(0, &bounding), (7, &Vec::new()), (0, &bounding)] {
+            take_user(&mut process, &user::User { uid, gid: 1, groups: vec![1], home: "/".into() });
+            let has = process.capabilities.as_ref().expect("given");
+            assert_eq!((&has.effective, &has.permitted, &has.bounding), (held, held, &bounding), "user {uid}");
+        }
+    }
 }

@@ -30,8 +30,8 @@ pub(super) trait Runtime {
 pub(super) enum Started {
     /// It is the supervisor's child.
     Child(i32),
-    /// This process has to stand for it: wait for this one and end with its code.
-    Through(std::process::Child),
+    /// This process has to stand for it: wait for this one, remove its file and end with its code.
+    Through(std::process::Child, PathBuf),
 }
 
 /// The runtime that an order asks for.
@@ -158,8 +158,6 @@ impl Runtime for CommandLine {
 
     fn exec(&self, process: Process, console: Option<OwnedFd>) -> Result<Started, RunError> {
         let path = self.dir.join(format!("exec-{}.json", std::process::id()));
-        let base = self.spec()?;
-        let process = Process { capabilities: base.process.and_then(|it| it.capabilities), ..process };
         state::write_volatile(&path, &process).act(|| "write the process".into())?;
         let mut command = self.command("exec");
         command.arg("--process").arg(&path);
@@ -172,7 +170,7 @@ impl Runtime for CommandLine {
         if let Some(relay) = relay {
             relay.pass_on()?;
         }
-        Ok(Started::Through(child))
+        Ok(Started::Through(child, path))
     }
 
     fn spec(&self) -> Result<Spec, StepError> {

@@ -118,3 +118,14 @@ fn a_hook_that_does_not_read_its_state_is_no_failure() {
     bundle.set("/hooks/createRuntime/-", json!({"path": "/bin/true"}));
     assert_eq!(bundle.sh("echo ran").says(), "ran\n");
 }
+
+#[test]
+fn a_hook_that_reads_nothing_and_says_much_makes_nobody_wait() {
+    let mut bundle = Bundle::new();
+    // More than a pipe holds (pipe(7)), both ways.
+    bundle.set("/annotations", json!({"long": "x".repeat(200_000)}));
+    let script = "head -c 300000 /dev/zero >&2";
+    let hook = json!({"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"], "timeout": 20});
+    bundle.set("/hooks/createRuntime/-", hook);
+    assert_eq!(bundle.sh("echo ran").run().ok(), "ran\n");
+}

@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
     /// Say what is done as well
     #[arg(long)]
     pub(crate) debug: bool,
-    /// Refused: control groups are made by this runtime itself
+    /// Taken with a warning: control groups are made by this runtime itself
     #[arg(long)]
     pub(crate) systemd_cgroup: bool,
     /// As crun has it: `cgroupfs`, or `disabled` for no control groups at all

@@ -163,7 +163,7 @@ fn reap(pid: i32) -> Result<Option<i32>, RunError> {
             Err(nix::Error::EINTR) => {}
             Err(error) => return Err(failed(error)),
             Ok(status) if status.pid() == Some(Pid::from_raw(pid)) => {
-                if let Some(code) = flota_runtime::process::code_of(status) {
+                if let Some(code) = flota_runtime::process::exit_code(status) {
                     return Ok(Some(code));
                 }
             }

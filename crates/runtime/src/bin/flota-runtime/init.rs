@@ -54,7 +54,7 @@ fn reap(child: Pid) -> Option<i32> {
             Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return None,
             Err(_) => {}
             Ok(status) if status.pid() == Some(child) => {
-                if let Some(code) = flota_runtime::process::code_of(status) {
+                if let Some(code) = flota_runtime::process::exit_code(status) {
                     return Some(code);
                 }
             }
