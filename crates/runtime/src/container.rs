@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  ROOT/ID/state.json    what is needed to find it again         (written whole, renamed)
-//!          config.json   its configuration as it was at create, without the seccomp profile
+//!          config.json   what a further process needs of its configuration
 //!          seccomp       the compiled filter
 //!          start         FIFO at which init waits; it goes when the container is started
 //!          started       FIFO that tells `start` that the program runs, or why not
@@ -151,10 +151,25 @@ impl Container {
         if start_time(self.pid) != Some(self.start_time) {
             return Status::Stopped;
         }
+        self.status_of_alive()
+    }
+
+    fn status_of_alive(&self) -> Status {
         if self.groups.is_frozen() {
             return Status::Paused;
         }
         if self.dir.join("start").exists() { Status::Created } else { Status::Running }
+    }
+
+    /// Its init, and where in its life it is.
+    ///
+    /// # Errors
+    /// It has stopped, or is still being created.
+    pub(crate) fn reach(&self) -> Result<(OwnedFd, Status), StepError> {
+        if self.pid == 0 {
+            return Err(self.refuse("reach", "it is still being created"));
+        }
+        Ok((self.open_process()?, self.status_of_alive()))
     }
 
     /// As others read it.
@@ -169,7 +184,7 @@ impl Container {
         }
     }
 
-    /// Its configuration as it was at create, without the seccomp profile.
+    /// Of its configuration what a further process needs: `process`, its namespaces, the seccomp agent.
     ///
     /// # Errors
     /// The file can't be read.

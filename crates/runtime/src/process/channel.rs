@@ -2,7 +2,7 @@
 //! way at a time.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 use nix::unistd::{read, write};
 
 use crate::error::{Act, StepError};
@@ -25,8 +25,6 @@ pub(crate) enum Word {
     MapIds,
     /// This is the container's init (in the runtime's PID namespace).
     Init(i32),
-    /// The namespaces are mine, I wait to go on. Answered.
-    Begin,
     /// Everything is mounted: run the hooks, please. Answered.
     Hooks,
     /// Take this descriptor of mine to the seccomp agent, please. Answered.
@@ -73,7 +71,6 @@ impl Channel {
         match word {
             Word::MapIds => packet.push(b'm'),
             Word::Init(pid) => packet = number(b'i', *pid),
-            Word::Begin => packet.push(b'b'),
             Word::Hooks => packet.push(b'h'),
             Word::Listener(fd) => packet = number(b'l', *fd),
             Word::Ready => packet.push(b'r'),
@@ -89,6 +86,11 @@ impl Channel {
     /// A new process speaks and waits for the answer.
     pub(crate) fn ask(&self, word: &Word) -> Result<(), StepError> {
         self.say(word)?;
+        self.await_answer()
+    }
+
+    /// A new process waits until the runtime says to go on.
+    pub(crate) fn await_answer(&self) -> Result<(), StepError> {
         let mut packet = [0; 1];
         match self.receive(&mut packet)? {
             0 => Err(StepError::refuse("go on", "the runtime has gone")),
@@ -96,9 +98,18 @@ impl Channel {
         }
     }
 
-    /// The runtime answers.
+    /// The runtime answers, or says to go on in the first place.
     pub(crate) fn answer(&self) -> Result<(), StepError> {
-        write(&self.0, b"k").act(|| "answer the container's init".into()).map(drop)
+        match send(self.0.as_raw_fd(), b"k", MsgFlags::MSG_NOSIGNAL) {
+            // It has ended. Why it did is still to be heard.
+            Ok(_) | Err(Errno::EPIPE) => Ok(()),
+            Err(error) => Err(error).act(|| "answer the container's init".into()),
+        }
+    }
+
+    /// What has been said until now.
+    pub(crate) fn heard(&self) -> Option<Word> {
+        self.hear(Instant::now()).ok().flatten()
     }
 
     /// The runtime listens; `None` when all who could speak have gone.
@@ -111,7 +122,6 @@ impl Channel {
             None => return Ok(None),
             Some((b'm', _)) => Word::MapIds,
             Some((b'i', rest)) => Word::Init(number(rest)),
-            Some((b'b', _)) => Word::Begin,
             Some((b'h', _)) => Word::Hooks,
             Some((b'l', rest)) => Word::Listener(number(rest)),
             Some((b'r', _)) => Word::Ready,
@@ -125,9 +135,8 @@ impl Channel {
     fn receive(&self, packet: &mut [u8]) -> Result<usize, StepError> {
         loop {
             match read(&self.0, packet) {
-                Err(Errno::EINTR) => {}
-                // The other end was closed with something unread in it.
-                Err(Errno::ECONNRESET) => return Ok(0),
+                // The other end was closed with something unread in it. Told once; what it has said comes after that.
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 other => return other.act(|| "listen".into()),
             }
         }
@@ -168,7 +177,6 @@ mod tests {
         for word in [
             Word::MapIds,
             Word::Init(4_000_000),
-            Word::Begin,
             Word::Hooks,
             Word::Listener(7),
             Word::Ready,

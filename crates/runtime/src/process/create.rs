@@ -17,7 +17,7 @@ use super::{hooks, listener, settings, start, user_namespace};
 use crate::cgroup::{self, Groups};
 use crate::container::Container;
 use crate::error::{Act, RunError, StepError};
-use crate::oci::{NamespaceKind, Process, Resources, Spec, Status};
+use crate::oci::{Linux, NamespaceKind, Process, Resources, Seccomp, Spec, Status};
 use crate::rootfs::{self, sources};
 use crate::security::Filter;
 use crate::state;
@@ -218,12 +218,20 @@ impl Making<'_> {
         Ok(launched)
     }
 
+    /// Of the configuration only what a further process needs, and the compiled filter.
     fn write_config(&self) -> Result<(), StepError> {
-        let mut spec = self.spec.clone();
-        if let Some(seccomp) = spec.linux.as_mut().and_then(|it| it.seccomp.as_mut()) {
-            // The filter is kept; of the profile `exec` needs the agent's place.
-            seccomp.syscalls.clear();
-        }
+        let linux = self.spec.linux();
+        let agent = linux.seccomp.as_ref().map(|it| Seccomp {
+            listener_path: it.listener_path.clone(),
+            listener_metadata: it.listener_metadata.clone(),
+            ..Seccomp::default()
+        });
+        let spec = Spec {
+            oci_version: self.spec.oci_version.clone(),
+            process: self.spec.process.clone(),
+            linux: Some(Linux { namespaces: linux.namespaces.clone(), seccomp: agent, ..Linux::default() }),
+            ..Spec::default()
+        };
         let dir = &self.container.dir;
         state::write_new(&dir.join("config.json"), &spec).act(|| "keep the configuration".into())?;
         if let Some(filter) = &self.filter {
@@ -304,9 +312,9 @@ impl Making<'_> {
 
     /// Does for init what it can't do itself, until only its program is left.
     fn converse(&mut self, launched: &Launched) -> Result<(), RunError> {
+        launched.begin(self.admit(launched))?;
         loop {
             match launched.hear()? {
-                Word::Begin => self.begin(launched)?,
                 Word::Hooks => {
                     self.container.pid = launched.pid.as_raw();
                     let state = self.container.state(Status::Creating);
@@ -330,7 +338,8 @@ impl Making<'_> {
         self.write_pid_file()
     }
 
-    fn begin(&self, launched: &Launched) -> Result<(), StepError> {
+    /// Maps its ids, puts it into its control groups and sets its limits.
+    fn admit(&self, launched: &Launched) -> Result<(), StepError> {
         let linux = self.spec.linux();
         let pid = launched.pid.as_raw();
         if launched.unmapped {

@@ -2,8 +2,9 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use nix::unistd::setsid;
+use nix::unistd::{Pid, setsid};
 
 use super::channel::{Channel, Word};
 use super::clone::{self, Parent};
@@ -13,7 +14,7 @@ use super::program::enter_folder;
 use super::{init, labels, listener, settings, start, terminal};
 use crate::container::Container;
 use crate::error::{Act, RunError, StepError};
-use crate::oci::{Process, Seccomp, Spec, Status};
+use crate::oci::{NamespaceKind, Process, Seccomp, Spec, Status};
 use crate::rootfs::RootDir;
 use crate::security::Filter;
 use crate::syscall::{files, process as kernel};
@@ -41,8 +42,8 @@ impl Execution {
         Self { process, console: None, pid_file: None, keep_descriptors: 0, supervised: false, ignore_paused: false }
     }
 
-    /// Starts the process with the caller's standard descriptors; its id, when it runs. Just before that `ready` is
-    /// called: it may take the terminal. Only in a process with one thread.
+    /// Starts the process with the caller's standard descriptors; its id, when it runs. `ready` is called once, for a
+    /// terminal just before that: it may take it. Only in a process with one thread.
     ///
     /// # Errors
     /// The container does not run, or the process can't.
@@ -53,12 +54,10 @@ impl Execution {
         ready: impl FnOnce() -> Result<(), RunError>,
     ) -> Result<i32, RunError> {
         let refuse = |why: &str| StepError::refuse(format!("exec in the container `{}`", container.id), why);
-        match container.status() {
-            Status::Created | Status::Running => {}
-            Status::Paused if self.ignore_paused => {}
-            Status::Paused => return Err(refuse("cannot exec in a paused container").into()),
-            Status::Stopped => return Err(refuse("cannot exec in a stopped container: container not running").into()),
-            Status::Creating => return Err(refuse("the container is still being created").into()),
+        let (process, status) = container.reach()?;
+        match status {
+            Status::Paused if !self.ignore_paused => return Err(refuse("cannot exec in a paused container").into()),
+            _ => {}
         }
         settings::check(&self.process)?;
         labels::check(&self.process)?;
@@ -66,18 +65,20 @@ impl Execution {
             return Err(refuse("a terminal needs a console socket, and that a terminal").into());
         }
         let filter = container.filter()?;
-        let namespaces = Namespaces::of_process(container.pid, container.open_process()?)?;
+        let linux = spec.linux();
+        let own_user = linux.namespaces.iter().any(|it| it.kind == NamespaceKind::User);
+        let namespaces = Namespaces::of_process(container.pid, process, own_user)?;
         let console = self.console.as_ref().map(OwnedFd::try_clone).transpose();
         let console = console.act(|| "copy a descriptor".into())?;
         let parent = if self.supervised { Parent::CallersParent } else { Parent::Caller };
-        let linux = spec.linux();
         let joined_user = namespaces.joins_user();
         let mut child = Some(Child { execution: self, filter: filter.as_ref(), console, joined_user });
         let launch = Launch { namespaces: &namespaces, linux, parent };
         let launched = launch.start(|channel| child.take().expect("called once").run(channel))?;
-        let result = self.converse(&launched, container, spec.linux().seccomp.as_ref(), ready);
+        let result = self.converse(&launched, container, linux.seccomp.as_ref(), ready);
         if result.is_err() {
             launched.kill(parent);
+            self.pid_file.as_ref().map(std::fs::remove_file);
         }
         result.map(|()| launched.pid.as_raw())
     }
@@ -89,32 +90,35 @@ impl Execution {
         profile: Option<&Seccomp>,
         ready: impl FnOnce() -> Result<(), RunError>,
     ) -> Result<(), RunError> {
-        loop {
-            match launched.hear()? {
-                Word::Begin => {
-                    container.groups.join(launched.pid.as_raw())?;
-                    settings::set_limits(launched.pid.as_raw(), &self.process.rlimits)?;
-                }
+        launched.begin(self.admit(launched.pid, container))?;
+        if let Some(path) = &self.pid_file {
+            start::write_pid_file(path, launched.pid.as_raw())?;
+        }
+        let mut ready = Some(ready);
+        // Exec closes the channel; what comes before that is why it failed.
+        while let Some(word) = launched.channel.hear(Instant::now() + super::launch::PATIENCE)? {
+            match word {
                 Word::Listener(number) => {
                     let state = container.state(container.status());
                     listener::hand_over(profile, launched, number, &state)?;
                 }
-                Word::Ready => break,
+                Word::Ready => ready.take().map_or(Ok(()), |ready| ready())?,
+                Word::Failed(code, text) => return Err(RunError { text, code }),
                 word => return Err(RunError::new(format!("failed to start a process: it said {word:?}"))),
             }
             launched.channel.answer()?;
         }
-        if let Some(path) = &self.pid_file {
-            start::write_pid_file(path, launched.pid.as_raw())?;
-        }
-        ready()?;
-        launched.channel.answer()?;
-        // Exec closes the channel; what comes before that is why it failed.
-        match launched.channel.hear(std::time::Instant::now() + super::launch::PATIENCE)? {
-            None => Ok(()),
-            Some(Word::Failed(code, text)) => Err(RunError { text, code }),
-            Some(word) => Err(RunError::new(format!("failed to start a process: it said {word:?}"))),
-        }
+        ready.take().map_or(Ok(()), |ready| ready())
+    }
+
+    /// Puts it into the container's control groups and sets its limits.
+    fn admit(&self, pid: Pid, container: &Container) -> Result<(), StepError> {
+        let affinity = self.process.exec_cpu_affinity.clone().unwrap_or_default();
+        // config.md, "execCPUAffinity": before and after it comes into the groups.
+        settings::bind_to_cpus(pid, "process.execCPUAffinity.initial", &affinity.initial)?;
+        container.groups.join(pid.as_raw())?;
+        settings::bind_to_cpus(pid, "process.execCPUAffinity.final", &affinity.last)?;
+        settings::set_limits(pid.as_raw(), &self.process.rlimits)
     }
 }
 
@@ -141,10 +145,7 @@ impl Child<'_> {
             kernel::die_with_parent().act(|| "tie the process to its supervisor".into())?;
         }
         files::close_on_exec_from(3 + execution.keep_descriptors).act(|| "close descriptors".into())?;
-        let affinity = process.exec_cpu_affinity.clone().unwrap_or_default();
-        settings::bind_to_cpus("process.execCPUAffinity.initial", &affinity.initial)?;
-        channel.ask(&Word::Begin)?;
-        settings::bind_to_cpus("process.execCPUAffinity.final", &affinity.last)?;
+        channel.await_answer()?;
         if self.joined_user {
             become_root()?;
         }
@@ -159,7 +160,10 @@ impl Child<'_> {
         enter_folder(&process.cwd)?;
         labels.apply()?;
         let program = init::assume_and_find(process, execution.supervised, self.filter, channel)?;
-        channel.ask(&Word::Ready)?;
+        if process.terminal {
+            // It must not begin before whoever sits there has its size and keys set.
+            channel.ask(&Word::Ready)?;
+        }
         program.run()
     }
 }

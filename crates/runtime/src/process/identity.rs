@@ -7,7 +7,7 @@ use nix::unistd::{Gid, Uid};
 use crate::error::{Act, StepError};
 use crate::oci::Process;
 use crate::security::capabilities::Sets;
-use crate::syscall::process as kernel;
+use crate::syscall::{files, process as kernel};
 
 /// Identity and capabilities. `filter` is called where a seccomp filter can be set: while there are the rights that this
 /// takes, or, under `noNewPrivileges`, which needs none, at the very end.
@@ -54,7 +54,6 @@ fn groups_are_fixed() -> bool {
 /// A process must be able to open /dev/stdout: what stands behind it becomes its own, but the machine's devices.
 fn own_stdio(uid: u32, gid: u32) {
     let null = nix::sys::stat::makedev(1, 3);
-    let descriptors = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let own = |fd: std::os::fd::BorrowedFd<'_>| {
         let Ok(about) = fstat(fd) else { return };
         let kind = SFlag::from_bits_truncate(about.st_mode) & SFlag::S_IFMT;
@@ -65,8 +64,5 @@ fn own_stdio(uid: u32, gid: u32) {
             let _ = nix::unistd::fchown(fd, Some(Uid::from_raw(uid)), gid);
         }
     };
-    use std::os::fd::AsFd;
-    own(descriptors.0.as_fd());
-    own(descriptors.1.as_fd());
-    own(descriptors.2.as_fd());
+    files::standard().into_iter().for_each(own);
 }

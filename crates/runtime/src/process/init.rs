@@ -72,7 +72,7 @@ impl Init<'_> {
         }
         files::close_on_exec_from(3 + self.keep_descriptors).act(|| "close descriptors".into())?;
         // The runtime puts it into its cgroups, sets its limits and maps its ids meanwhile.
-        channel.ask(&Word::Begin)?;
+        channel.await_answer()?;
         self.enter_namespaces()?;
         let spec = self.plan.spec;
         let labels = labels::Labels::open(self.process)?;
@@ -200,7 +200,7 @@ fn install(filter: &Filter, channel: &Channel) -> Result<(), StepError> {
 /// of the machine's must not be the container's to change.
 fn own_null() -> Result<(), StepError> {
     let is_null = |about: nix::sys::stat::FileStat| about.st_rdev == nix::sys::stat::makedev(1, 3);
-    if !nix::sys::stat::fstat(std::io::stdin()).is_ok_and(is_null) {
+    if !nix::sys::stat::fstat(files::standard()[0]).is_ok_and(is_null) {
         return Ok(());
     }
     match File::open(Path::new("/dev/null")) {

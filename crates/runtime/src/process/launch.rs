@@ -1,6 +1,5 @@
 //! From a plan of namespaces to a process that is in them, with a channel to it.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,13 +27,11 @@ pub(crate) struct Launch<'a> {
     pub(crate) parent: Parent,
 }
 
-/// A process that waits to be told to go on (it says [`Word::Begin`] first).
+/// A process that waits to be told to go on, as soon as it is in its namespaces.
 pub(crate) struct Launched {
     pub(crate) pid: Pid,
     pub(crate) process: OwnedFd,
     pub(crate) channel: Channel,
-    /// Whether it has said [`Word::Begin`] before the process that made it said who it is.
-    begun: Cell<bool>,
     /// Whether its user namespace still has no maps.
     pub(crate) unmapped: bool,
 }
@@ -51,9 +48,7 @@ impl Launch<'_> {
                     let error = self.namespaces.enter().err().unwrap_or_else(|| child(&theirs));
                     fail(&theirs, &error)
                 }
-                Side::Parent(pid, process) => {
-                    Ok(Launched { pid, process, channel, begun: Cell::new(false), unmapped: new_user })
-                }
+                Side::Parent(pid, process) => Ok(Launched { pid, process, channel, unmapped: new_user }),
             };
         }
         match clone::fork(0, self.parent).act(|| "start a process".into())? {
@@ -85,7 +80,7 @@ impl Launch<'_> {
         let join = || "join the pid namespace".to_owned();
         // Who is in there must not look into the new process before it is another program (CVE-2016-9962).
         kernel::hide().act(|| "hide the process".into())?;
-        let own = File::open("/proc/self/ns/pid").act(join)?;
+        let own = kernel::open(nix::unistd::getpid().as_raw()).act(join)?;
         setns(theirs, CloneFlags::CLONE_NEWPID).act(join)?;
         let forked = clone::fork(flags, parent).act(act)?;
         if matches!(forked, Side::Parent(..)) {
@@ -132,7 +127,7 @@ impl Launch<'_> {
     }
 
     fn hear_of_init(&self, step: Pid, channel: Channel) -> Result<Launched, RunError> {
-        let (mut mapped, mut begun) = (false, false);
+        let mut mapped = false;
         loop {
             match channel.hear(Instant::now() + PATIENCE)? {
                 Some(Word::MapIds) => {
@@ -140,13 +135,11 @@ impl Launch<'_> {
                     mapped = true;
                     channel.answer()?;
                 }
-                Some(Word::Begin) => begun = true,
                 Some(Word::Init(pid)) => {
                     // It waits for an answer: its number can't be another's yet.
                     let process = kernel::open(pid).act(|| "open the container's init".into())?;
                     let unmapped = self.namespaces.makes(NamespaceKind::User) && !mapped;
-                    let (pid, begun) = (Pid::from_raw(pid), Cell::new(begun));
-                    return Ok(Launched { pid, process, channel, begun, unmapped });
+                    return Ok(Launched { pid: Pid::from_raw(pid), process, channel, unmapped });
                 }
                 Some(Word::Failed(code, text)) => return Err(RunError { text, code }),
                 _ => return Err(RunError::new("failed to start a process: it ended before it began")),
@@ -156,11 +149,17 @@ impl Launch<'_> {
 }
 
 impl Launched {
+    /// Tells it to go on when `done` is done. Where that failed because it has ended meanwhile, why it did is the error.
+    pub(crate) fn begin(&self, done: Result<(), StepError>) -> Result<(), RunError> {
+        let Err(error) = done else { return Ok(self.channel.answer()?) };
+        match self.channel.heard() {
+            Some(Word::Failed(code, text)) => Err(RunError { text, code }),
+            _ => Err(error.into()),
+        }
+    }
+
     /// What it says next; its failure as an error.
     pub(crate) fn hear(&self) -> Result<Word, RunError> {
-        if self.begun.take() {
-            return Ok(Word::Begin);
-        }
         match self.channel.hear(Instant::now() + PATIENCE)? {
             Some(Word::Failed(code, text)) => Err(RunError { text, code }),
             Some(word) => Ok(word),

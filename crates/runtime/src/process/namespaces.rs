@@ -83,8 +83,9 @@ impl Namespaces {
         Ok(result)
     }
 
-    /// Those of a running process, by a descriptor of it (setns(2)).
-    pub(crate) fn of_process(pid: i32, process: OwnedFd) -> Result<Self, StepError> {
+    /// Those of a running process, by a descriptor of it (setns(2)). `own_user`: whether its user namespace may be
+    /// another than this process's.
+    pub(crate) fn of_process(pid: i32, process: OwnedFd, own_user: bool) -> Result<Self, StepError> {
         let link = |whose: &str, kind: NamespaceKind| std::fs::read_link(format!("/proc/{whose}/ns/{}", kind.file()));
         let same =
             |kind| -> Result<bool, StepError> {
@@ -96,12 +97,9 @@ impl Namespaces {
                 }
             };
         let mut flags = 0;
-        if same(NamespaceKind::User)? {
+        if !own_user || same(NamespaceKind::User)? {
             // To join what one is in already is allowed, and cheaper than to look.
             flags = ALL.into_iter().filter(|kind| *kind != NamespaceKind::User).fold(0, |all, kind| all | kind.flag());
-            if !std::path::Path::new("/proc/self/ns/time").exists() {
-                flags &= !NEW_TIME;
-            }
         } else {
             for kind in ALL {
                 // In the container's user namespace there are no rights to what is the machine's, and need not be.
@@ -148,8 +146,11 @@ impl Namespaces {
     /// container's user namespace is, one of the container's only after.
     pub(crate) fn enter(&self) -> Result<(), StepError> {
         if let Some((process, flags)) = &self.of {
-            let flags = CloneFlags::from_bits_retain(flags & !libc::CLONE_NEWPID);
-            return setns(process, flags).act(|| "join the container's namespaces".into());
+            let join = |flags| setns(process, CloneFlags::from_bits_retain(flags & !libc::CLONE_NEWPID));
+            // A kernel may be without time namespaces. One call joins all or none.
+            let joined =
+                join(*flags).or_else(|error| if error == Errno::EINVAL { join(flags & !NEW_TIME) } else { Err(error) });
+            return joined.act(|| "join the container's namespaces".into());
         }
         let act = |kind: NamespaceKind| move || format!("join the {} namespace", kind.file());
         let has_user = self.join.iter().any(|(kind, _)| *kind == NamespaceKind::User);

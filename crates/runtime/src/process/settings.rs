@@ -190,10 +190,10 @@ fn cpus(field: &str, text: &str) -> Result<Option<CpuSet>, StepError> {
     Ok((!list.is_empty()).then_some(set))
 }
 
-/// Binds this process to CPUs, if any are given.
-pub(crate) fn bind_to_cpus(field: &str, text: &str) -> Result<(), StepError> {
+/// Binds a process to CPUs, if any are given.
+pub(crate) fn bind_to_cpus(process: Pid, field: &str, text: &str) -> Result<(), StepError> {
     match cpus(field, text)? {
-        Some(set) => sched_setaffinity(Pid::from_raw(0), &set).act(|| format!("bind to {field} `{text}`")),
+        Some(set) => sched_setaffinity(process, &set).act(|| format!("bind to {field} `{text}`")),
         None => Ok(()),
     }
 }

@@ -48,6 +48,12 @@ pub(crate) fn open_at(dir: BorrowedFd<'_>, path: &Path, flags: i32, mode: u32, r
     Err(Errno::EAGAIN)
 }
 
+/// Standard input, output and error. Without the buffers that the standard library makes when it is asked for them.
+pub(crate) fn standard() -> [BorrowedFd<'static>; 3] {
+    // SAFETY: nobody owns these, and nobody closes them; if one is closed all the same, calls on it fail.
+    [0, 1, 2].map(|fd| unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
 /// Marks every descriptor from `first` up to be closed at exec.
 pub(crate) fn close_on_exec_from(first: u32) -> Result<(), Errno> {
     // SAFETY: close_range(2) only changes flags of descriptors here.

@@ -59,6 +59,8 @@ pub(crate) enum CgroupManager {
 }
 
 #[derive(Debug, Subcommand)]
+// Only what the verb at hand takes is built: a start of a container is to cost little.
+#[command(defer = true)]
 pub(crate) enum Verb {
     /// Make a container; its program waits for `start`
     Create(Create),

@@ -6,6 +6,8 @@
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "a command line program")]
 
 mod arguments;
+#[cfg(all(target_arch = "x86_64", not(test)))]
+mod entry;
 mod events;
 mod exec;
 mod foreground;
@@ -39,10 +41,19 @@ extern "C" fn main() -> i32 {
     i32::from(start())
 }
 
+#[cfg(all(target_arch = "x86_64", not(test)))]
+use entry::is_protected;
+
+#[cfg(not(all(target_arch = "x86_64", not(test))))]
+fn is_protected() -> bool {
+    false
+}
+
 fn start() -> u8 {
     // First of all: what was done before would be done once more. A container called like a verb costs that and no more.
     let shows_itself = |it: &OsString| ["create", "run", "exec", "supervise"].iter().any(|verb| it == verb);
-    if std::env::args_os().skip(1).any(|it| shows_itself(&it))
+    if !is_protected()
+        && std::env::args_os().skip(1).any(|it| shows_itself(&it))
         && let Err(error) = flota_runtime::protect_binary()
     {
         eprintln!("error: {error}");
