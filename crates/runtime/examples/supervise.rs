@@ -18,6 +18,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let [program, dir, config] = &words[..] else { return Err("usage: supervise PROGRAM DIR CONFIG".into()) };
     let mut started = Vec::new();
+    // As a daemon does once, for all that it will start.
+    let path = Spec::load(config)?.linux.and_then(|it| it.cgroups_path).unwrap_or_default();
+    cgroup::prepare(&cgroup::hierarchies()?, Path::new(path.trim_start_matches('/')))?;
     let result = start_each(&Program::open(program.clone()), dir, &Spec::load(config)?, &mut started);
     for dir in started {
         end(&dir)?;
@@ -32,7 +35,7 @@ fn start_each(program: &Program, dir: &Path, spec: &Spec, started: &mut Vec<Path
         let spec = named(spec, &id);
         let begun = Instant::now();
         let order = order(&id, &dir, &spec)?;
-        flota_runtime::start(program, &dir, &order, &spec)?;
+        flota_runtime::start(program, &dir, &order, spec)?;
         let took = begun.elapsed();
         started.push(dir.clone());
         let state = State::load(&dir)?.ok_or("it has no state")?;

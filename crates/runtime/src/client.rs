@@ -1,10 +1,10 @@
 //! The daemon's side: start a supervisor, and speak to it over its socket.
 
+use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::RunError;
 use crate::oci::Spec;
-use crate::protected_binary;
+use crate::process::wait_readable;
+use crate::program::Program;
 use crate::state::{self, ExitStatus};
+use crate::supervisor::launcher::STARTED;
 use crate::supervisor::{ExecSpec, Order};
 
 /// A start that takes longer hangs on something.
@@ -48,63 +50,44 @@ pub enum Message {
     Exited(ExitStatus),
 }
 
-/// `flota-runtime`, ready to be run.
-#[derive(Debug)]
-pub struct Program {
-    path: PathBuf,
-    mount: Option<OwnedFd>,
-}
-
-impl Program {
-    /// Mounts it read-only, nowhere in the tree, for as long as this lives: what is run from there need not do that
-    /// itself (it has to run itself once more for that). Where it can't be, it is run as it lies.
-    pub fn open(path: PathBuf) -> Self {
-        let mount = std::fs::File::open(&path).ok().and_then(|it| protected_binary::read_only_mount(&it).ok());
-        Self { path, mount }
-    }
-
-    /// Where it lies.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn command(&self) -> Command {
-        match &self.mount {
-            Some(mount) => {
-                let mut command = Command::new(format!("/proc/self/fd/{}", mount.as_raw_fd()));
-                std::os::unix::process::CommandExt::arg0(&mut command, &self.path);
-                command
-            }
-            None => Command::new(&self.path),
-        }
-    }
-}
-
 /// Starts the container of `dir`; blocks until its program runs or could not be started, for a minute at most.
 ///
 /// # Errors
 /// Why it did not start. Nothing of it is left then, but the folder, and, where it hung, what is in its cgroups.
-pub fn start(program: &Program, dir: &Path, order: &Order, spec: &Spec) -> Result<(), RunError> {
-    let failed = |error: io::Error| RunError::new(format!("failed to start {}: {error}", program.path.display()));
+pub fn start(program: &Program, dir: &Path, order: &Order, mut spec: Spec) -> Result<(), RunError> {
+    let failed = |error: io::Error| RunError::new(format!("failed to start {}: {error}", program.path().display()));
     let bundle = crate::supervisor::bundle(dir);
+    // Another runtime gets the profile itself.
+    let profile = spec.linux.as_mut().and_then(|it| it.seccomp.as_mut()).filter(|_| order.runtime.is_none());
+    let filter = profile.map(|profile| {
+        let filter = program.filters.of(profile);
+        profile.syscalls.clear();
+        filter
+    });
+    let filter = filter.transpose()?;
     std::fs::create_dir_all(&bundle)
         .and_then(|()| state::write_volatile(&dir.join("order.json"), order))
-        .and_then(|()| state::write_volatile(&bundle.join("config.json"), spec))
+        .and_then(|()| state::write_volatile(&bundle.join("config.json"), &spec))
+        .and_then(|()| filter.map_or(Ok(()), |filter| std::fs::write(bundle.join("seccomp"), filter)))
         .map_err(failed)?;
-    let mut command = program.command();
-    command.arg("supervise").arg(dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.env_clear().spawn().map_err(failed)?;
-    let stderr = child.stderr.take().map(OwnedFd::from);
-    let said = stderr.map_or(Ok(()), |stderr| crate::process::read_report_within(stderr, START_WAIT));
-    if said.is_err() {
-        // It may still run, if it said nothing at all.
-        let _ = child.kill();
+    let (report, theirs) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|error| failed(error.into()))?;
+    program.launch(dir, &theirs).map_err(failed)?;
+    drop(theirs);
+    hear(report)
+}
+
+/// A new supervisor reports that the container's program runs, or why not.
+fn hear(report: OwnedFd) -> Result<(), RunError> {
+    if !wait_readable(&report, START_WAIT)? {
+        return Err(RunError::new(format!("failed to start a container: it did not begin within {START_WAIT:?}")));
     }
-    let status = child.wait().map_err(failed)?;
-    match said {
-        Err(error) => Err(RunError::new(error.text.trim())),
-        Ok(()) if status.success() => Ok(()),
-        Ok(()) => Err(RunError::new(format!("the supervisor ended with {status}"))),
+    let mut text = Vec::new();
+    // It says at most one line.
+    match File::from(report).take(4096).read_to_end(&mut text) {
+        Ok(_) if text == STARTED => Ok(()),
+        Ok(0) => Err(RunError::new("failed to start a container: its supervisor ended without a word")),
+        Ok(_) => Err(RunError::new(String::from_utf8_lossy(&text).trim())),
+        Err(error) => Err(RunError::new(format!("failed to hear from a supervisor: {error}"))),
     }
 }
 

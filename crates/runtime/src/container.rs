@@ -193,12 +193,7 @@ impl Container {
     }
 
     pub(crate) fn filter(&self) -> Result<Option<Filter>, StepError> {
-        let path = self.dir.join("seccomp");
-        match fs::read(&path) {
-            Ok(bytes) => Filter::from_bytes(&bytes).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).act(|| format!("read {}", path.display())),
-        }
+        Filter::load(&self.dir.join("seccomp"))
     }
 
     /// Its init, as a descriptor that can't become another process. It is readable when init has ended.

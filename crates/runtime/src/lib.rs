@@ -8,9 +8,9 @@
 //!                          ▼
 //!                      container: ROOT/ID, and what can be done to it
 //!
-//!  daemon ── spawns ──▶ flota-runtime supervise DIR ── forks, or runs crun, runc, … ──▶ create, start
-//!     ▲                    │  writes DIR/state.json, DIR/log, DIR/exit.json
-//!     └── DIR/sock ◀───────┘  kill, exec, attach, resize, wait
+//!  daemon ── DIR ──▶ launcher ── forks ──▶ supervisor ── forks, or runs crun, runc, … ──▶ create, start
+//!     ▲                                      │  writes DIR/state.json, DIR/log, DIR/exit.json
+//!     └── DIR/sock ◀─────────────────────────┘  kill, exec, attach, resize, wait
 //! ```
 //!
 //! The supervisor is single-threaded and without an async runtime. It sits outside of the container's limits,
@@ -26,6 +26,7 @@ mod error;
 mod log;
 pub mod oci;
 pub mod process;
+mod program;
 mod protected_binary;
 mod rootfs;
 pub mod security;
@@ -33,10 +34,11 @@ pub mod state;
 pub mod supervisor;
 mod syscall;
 
-pub use client::{ContainerClient, ExecProcess, Message, Program, start};
+pub use client::{ContainerClient, ExecProcess, Message, start};
 pub use container::{Container, remove_remains};
 pub use error::{NOT_EXECUTABLE, NOT_FOUND, RunError, StepError};
 pub use log::{LogLine, LogReader};
+pub use program::Program;
 pub use protected_binary::protect as protect_binary;
 pub use state::{ExitStatus, State};
 pub use supervisor::{ExecSpec, Order, Root};

@@ -40,7 +40,6 @@ pub use create::Creation;
 pub use exec::Execution;
 pub use terminal::{connect as connect_console, receive as receive_terminal, send as send_terminal};
 
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -74,26 +73,6 @@ pub(crate) fn wait_readable(pipe: &impl AsFd, most: Duration) -> Result<bool, Ru
             Err(nix::Error::EINTR) => {}
             Err(error) => return Err(RunError::new(format!("failed to wait for a process: {}", error.desc()))),
         }
-    }
-}
-
-/// As [`read_report`], for a child that may be kept from saying anything.
-pub(crate) fn read_report_within(pipe: OwnedFd, most: Duration) -> Result<(), RunError> {
-    if wait_readable(&pipe, most)? {
-        return read_report(pipe);
-    }
-    Err(RunError::new(format!("failed to start a process: it did not begin within {most:?}")))
-}
-
-/// What a child says through its pipe: nothing when it became the program, else why not.
-pub(crate) fn read_report(pipe: OwnedFd) -> Result<(), RunError> {
-    let mut text = String::new();
-    // A child says at most one line.
-    let read = std::fs::File::from(pipe).take(4096).read_to_string(&mut text);
-    match read {
-        Ok(0) => Ok(()),
-        Ok(_) => Err(RunError::new(text)),
-        Err(error) => Err(RunError::new(format!("failed to hear from the supervisor: {error}"))),
     }
 }
 

@@ -9,6 +9,7 @@ mod attached;
 mod console;
 mod conversation;
 mod exec;
+pub(crate) mod launcher;
 mod order;
 mod output;
 mod prepare;
@@ -18,7 +19,7 @@ mod start;
 mod user;
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -28,14 +29,14 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::client::Message;
-use crate::error::{Act, RunError, StepError};
+use crate::error::{Act, RunError};
 use crate::log::LogWriter;
-use crate::process::clone::{self, Parent};
-use crate::process::{exit_code, read_report};
+use crate::process::exit_code;
 use crate::state::{self, ExitStatus};
-use crate::syscall::{files, process as kernel};
+use crate::syscall::process as kernel;
 
 use conversation::Conversation;
+pub use launcher::launch;
 pub use order::{ExecSpec, Order, Root};
 use output::Output;
 pub(crate) use prepare::bundle;
@@ -43,39 +44,6 @@ use start::Started;
 
 /// Connections at once; a further one is closed.
 const CONVERSATIONS: usize = 64;
-
-/// Runs the container of `dir` (its `order.json` and `bundle/config.json`). Returns in the process that was called when
-/// the container's program runs, or could not be started; a process of its own goes on and watches it.
-///
-/// # Errors
-/// Why the container did not start. Nothing of it is left then.
-pub fn supervise(dir: &Path) -> Result<(), RunError> {
-    files::close_from_3();
-    let order: Option<Order> = state::read(&dir.join("order.json")).act(|| "read the order".into())?;
-    let none = || StepError::refuse("read the order", format!("{} has none", dir.display()));
-    let order = order.ok_or_else(none)?;
-    let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).act(|| "make a pipe".into())?;
-    match clone::fork(0, Parent::Caller).act(|| "start the supervisor".into())? {
-        clone::Side::Parent(..) => {
-            drop(writer);
-            read_report(reader)
-        }
-        clone::Side::Child => {
-            drop(reader);
-            let code = match Supervisor::start(dir, order) {
-                Ok(supervisor) => {
-                    drop(writer);
-                    supervisor.run()
-                }
-                Err(error) => {
-                    let _ = File::from(writer).write_all(error.text.as_bytes());
-                    1
-                }
-            };
-            clone::exit(code)
-        }
-    }
-}
 
 struct Supervisor {
     dir: PathBuf,
@@ -94,6 +62,8 @@ impl Supervisor {
         nix::unistd::setsid().act(|| "begin a session".into())?;
         detach_stdio().act(|| "let go of the standard descriptors".into())?;
         kernel::adopt_orphans().act(|| "adopt orphans".into())?;
+        kernel::set_name(&std::ffi::CString::new(order.id.as_str()).unwrap_or_default())
+            .act(|| "take a name".into())?;
         let signals = signals::Signals::watch().act(|| "watch for signals".into())?;
         let socket = dir.join("sock");
         let _ = std::fs::remove_file(&socket);

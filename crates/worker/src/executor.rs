@@ -134,7 +134,7 @@ impl Executor {
                 }
                 Root::Folder(root) => copy_layers(&layers, root)?,
             }
-            let started = flota_runtime::start(&executor.runtime, &folder, &order, &spec).map_err(PrepareError::Run);
+            let started = flota_runtime::start(&executor.runtime, &folder, &order, spec).map_err(PrepareError::Run);
             if started.is_err() {
                 // What hung may still be there.
                 let _ = executor.cgroups(&task).sweep();

@@ -67,6 +67,12 @@ pub(crate) fn ignore_broken_pipes() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
+/// Children that end leave nothing behind, and can't be waited for (sigaction(2), SIGCHLD).
+pub(crate) fn ignore_children() {
+    // SAFETY: ignoring runs no handler of ours.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
 /// Signals as a new program expects them: none blocked, each with its default, which Rust changes for SIGPIPE.
 pub(crate) fn reset_signals() {
     let _ = nix::sys::signal::SigSet::all().thread_unblock();

@@ -37,6 +37,8 @@ pub struct Creation {
     pub no_groups: bool,
     /// Connected unix socket to which the terminal goes.
     pub console: Option<OwnedFd>,
+    /// Compiled before; else the configuration's profile is.
+    pub(crate) filter: Option<Filter>,
     /// Variables that the program gets beside those of the configuration.
     pub environment: Vec<String>,
     /// Gets init's process id.
@@ -61,6 +63,7 @@ impl Creation {
             config: None,
             no_groups: false,
             console: None,
+            filter: None,
             environment: Vec::new(),
             pid_file: None,
             keep_descriptors: 0,
@@ -130,7 +133,7 @@ impl Creation {
             return Err(StepError::refuse(format!("use root.path `{}`", rootfs.display()), "it is no folder").into());
         }
         self.check_terminal(spec)?;
-        let filter = compile(spec, warn)?;
+        let filter = self.filter.clone().map_or_else(|| compile(spec, warn), |it| Ok(Some(it)))?;
         let dir = Container::make_dir(&self.root, &self.id)?;
         let container = self.container(spec, bundle, rootfs, dir)?;
         let mut making = Making { spec, creation: self, filter, container };

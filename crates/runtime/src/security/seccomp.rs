@@ -16,18 +16,23 @@ mod assembler;
 mod calls;
 mod conditions;
 mod install;
+mod kept;
 mod program;
 mod rules;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use actions::{known_actions, known_architectures, known_flags, known_operators};
+pub(crate) use kept::KeptFilters;
+
+use std::io;
+use std::path::Path;
 
 use actions::{ACTION, ALL_FLAGS, NOTIFY, WAIT_KILLABLE_RECV};
 use architectures::{Architecture, NATIVE};
 use assembler::{Instruction, RETURN};
 
-use crate::error::StepError;
+use crate::error::{Act, StepError};
 use crate::oci::Seccomp;
 
 /// BPF_MAXINSNS (linux/bpf_common.h).
@@ -100,6 +105,18 @@ impl Filter {
             bytes.extend(it.value.to_ne_bytes());
         }
         bytes
+    }
+
+    /// The filter that was kept in a file; `None` where there is none.
+    ///
+    /// # Errors
+    /// As for [`Filter::from_bytes`], or the file can't be read.
+    pub(crate) fn load(path: &Path) -> Result<Option<Self>, StepError> {
+        match std::fs::read(path) {
+            Ok(bytes) => Self::from_bytes(&bytes).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).act(|| format!("read {}", path.display())),
+        }
     }
 
     /// Reads what [`Filter::to_bytes`] wrote.

@@ -17,6 +17,7 @@ use super::user;
 use crate::error::{Act, StepError};
 use crate::oci::{self, Process, Spec};
 use crate::rootfs::RootDir;
+use crate::security::Filter;
 use crate::state;
 
 /// The bundle in a supervisor's folder.
@@ -69,6 +70,11 @@ pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<Spec,
 /// Writes it down, for a runtime that reads it and for what is started in the container later.
 pub(super) fn write(dir: &Path, spec: &Spec) -> Result<(), StepError> {
     state::write_volatile(&bundle(dir).join("config.json"), spec).act(|| "write the configuration".into())
+}
+
+/// The filter that was compiled for the container, if it has one.
+pub(super) fn filter(dir: &Path) -> Result<Option<Filter>, StepError> {
+    Filter::load(&bundle(dir).join("seccomp"))
 }
 
 /// Makes it the process's user. Root has all that the container may have, others have none, as with Docker.

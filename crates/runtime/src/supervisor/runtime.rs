@@ -64,6 +64,7 @@ impl Runtime for Embedded {
         let mut creation = Creation::new(&states(&self.dir), &self.id, &prepare::bundle(&self.dir));
         creation.console = console;
         creation.supervised = true;
+        creation.filter = prepare::filter(&self.dir)?;
         crate::oci::validate(spec)?;
         Ok(creation.run(spec, drop, |_| Ok(()))?.pid)
     }

@@ -33,6 +33,12 @@ fn prctl(option: i32, value: u64) -> Result<i32, Errno> {
     Errno::result(unsafe { libc::prctl(option, value, 0, 0, 0) })
 }
 
+/// Names this process as `ps` and `top` show it; the kernel takes the first 15 bytes.
+pub(crate) fn set_name(name: &std::ffi::CStr) -> Result<(), Errno> {
+    // SAFETY: `name` lives through the call.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) }).map(drop)
+}
+
 /// Asks the kernel to kill this process when its parent ends.
 pub(crate) fn die_with_parent() -> Result<(), Errno> {
     prctl(libc::PR_SET_PDEATHSIG, u64::from(libc::SIGKILL.cast_unsigned())).map(drop)

@@ -47,7 +47,7 @@ impl Supervised {
 
     pub(crate) fn try_start(&self) -> Result<(), RunError> {
         let spec = serde_json::from_value(self.bundle.config.clone()).unwrap();
-        flota_runtime::start(&Program::open(program()), &self.dir, &self.order, &spec)
+        flota_runtime::start(&Program::open(program()), &self.dir, &self.order, spec)
     }
 
     #[track_caller]

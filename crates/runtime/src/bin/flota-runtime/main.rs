@@ -18,7 +18,6 @@ mod listing;
 mod report;
 
 use std::ffi::OsString;
-use std::path::Path;
 
 use clap::Parser;
 
@@ -62,7 +61,7 @@ fn start() -> u8 {
     // These stay as long as their container: they do without what the command line takes.
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     match words.split_first() {
-        Some((verb, [dir])) if verb == "supervise" => return supervise(Path::new(dir)),
+        Some((verb, [])) if verb == "supervise" => return supervise(),
         Some((verb, [dashes, program @ ..])) if verb == "init" && dashes == "--" => return init::run(program),
         _ => {}
     }
@@ -88,8 +87,8 @@ fn start() -> u8 {
     }
 }
 
-fn supervise(dir: &Path) -> u8 {
-    match flota_runtime::supervisor::supervise(dir) {
+fn supervise() -> u8 {
+    match flota_runtime::supervisor::launch() {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("{}", error.text);
