@@ -143,7 +143,7 @@ w1 = daemons()["w1"]
 private = ("Private_Clean:", "Private_Dirty:")
 before = memory(w1, private)
 ctl("service", "create", "--name", "web", "--replicas", "50", "--constraint", "node.hostname==w1", "whoami")
-supervisors = [int(pid) for pid in subprocess.run(["pgrep", "-f", "flota-runtime supervise"], capture_output=True, text=True).stdout.split()]
+supervisors = [int(pid) for pid in subprocess.run(["pgrep", "-f", "flota-runtime supervise /"], capture_output=True, text=True).stdout.split()]
 each = [memory(pid, private) for pid in supervisors]
 show("supervisor, private memory", each, 0.25, "MiB")
 share = (memory(w1, private) - before) / 50

@@ -14,6 +14,9 @@ use crate::protected_binary;
 use crate::security::seccomp::KeptFilters;
 use crate::supervisor::launcher;
 
+/// A folder's path, mostly; a longer one is cut.
+const TITLE_ROOM: usize = 512;
+
 /// `flota-runtime`, ready to be run.
 #[derive(Debug)]
 pub struct Program {
@@ -71,7 +74,9 @@ struct Launcher {
 impl Launcher {
     fn spawn(mut command: Command) -> io::Result<Self> {
         let (socket, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        command.arg("supervise").stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null()).env_clear();
+        command.arg("supervise").stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
+        // For supervisors, to show what they supervise.
+        command.env_clear().env("ROOM", " ".repeat(TITLE_ROOM));
         Ok(Self { socket, child: command.spawn()? })
     }
 }

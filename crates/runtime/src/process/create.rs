@@ -208,8 +208,8 @@ impl Making<'_> {
         self.container.save_first()?;
         self.write_config()?;
         self.make_groups()?;
-        // They are its own from here on.
-        self.container.save_first()?;
+        // They are its own from here on. Whole or not at all: without a state nobody would find them.
+        self.container.save()?;
         let later =
             if at_once { None } else { Some(Later { start: self.fifo("start")?, started: self.fifo("started")? }) };
         let launched = self.launch(later)?;

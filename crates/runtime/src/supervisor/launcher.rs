@@ -24,11 +24,12 @@ const PACKET: usize = 8192;
 /// What a supervisor reports when its container's program runs; anything else is why it could not be started.
 pub(crate) const STARTED: &[u8] = b"+";
 
-/// Forks a supervisor for each folder that comes at standard input, until that ends.
+/// Forks a supervisor for each folder that comes at standard input, until that ends. In `title`, the memory of this
+/// process's command line, each writes its folder behind what is there.
 ///
 /// # Errors
 /// Standard input is no such socket.
-pub fn launch() -> Result<(), RunError> {
+pub fn launch(title: &mut [u8]) -> Result<(), RunError> {
     files::close_from_3();
     let act = || "listen for containers to be started".to_owned();
     std::env::set_current_dir("/").act(act)?;
@@ -38,7 +39,10 @@ pub fn launch() -> Result<(), RunError> {
     while let Some((dir, report)) = receive().act(act)? {
         match clone::fork(0, Parent::Caller) {
             Ok(clone::Side::Parent(..)) => {}
-            Ok(clone::Side::Child) => clone::exit(supervise(&dir, report)),
+            Ok(clone::Side::Child) => {
+                show(title, &dir);
+                clone::exit(supervise(&dir, report))
+            }
             Err(error) => say(report, format!("failed to start a supervisor: {}", error.desc()).as_bytes()),
         }
     }
@@ -74,6 +78,15 @@ fn receive() -> Result<Option<(PathBuf, OwnedFd)>, Errno> {
             // Nobody to report to.
             None => {}
         }
+    }
+}
+
+fn show(title: &mut [u8], dir: &Path) {
+    let arguments = title.split(|byte| *byte == 0).take(2).collect::<Vec<_>>().join(&b' ');
+    let text = [&arguments[..], dir.as_os_str().as_bytes()].join(&b' ');
+    title.fill(0);
+    for (to, from) in title.iter_mut().zip(text) {
+        *to = from;
     }
 }
 

@@ -10,7 +10,8 @@ mod config; // namespaces, devices, cgroup limits, names and what else `linux` s
 mod exec; // further processes in a container
 mod fuzz_corpus; // the corpus of configurations, and mutations of it: no panic
 mod harness; // a bundle, and the program under test
-mod hooks; // programs at points of a container's life
+mod hooks;
+mod launcher; // programs at points of a container's life
 mod lifecycle; // create, start, kill, delete, pause, list, update, …
 mod mounts; // `mounts`, the root, masked and read-only paths
 mod other_runtimes; // the same container by three runtimes under our supervisor

@@ -43,7 +43,10 @@ pub(crate) fn exec(root: &Path, it: &Exec) -> Result<i32, RunError> {
     if it.detach {
         return Ok(0);
     }
-    foreground.map_or(Ok(0), |it| it.wait(pid))
+    let code = foreground.map_or(Ok(0), |it| it.wait(pid))?;
+    // The process ends now and gives all back at once.
+    std::mem::forget((container, spec, execution));
+    Ok(code)
 }
 
 fn process(it: &Exec, spec: &Spec) -> Result<Process, RunError> {

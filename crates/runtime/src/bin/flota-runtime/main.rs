@@ -16,7 +16,10 @@ mod lifecycle;
 mod limits;
 mod listing;
 mod report;
+#[cfg(not(test))]
+mod title;
 
+#[cfg(not(test))]
 use std::ffi::OsString;
 
 use clap::Parser;
@@ -34,36 +37,40 @@ fn main() {
 #[expect(unsafe_code, reason = "a symbol that the C library looks for")]
 // SAFETY: no other function of this program has this name.
 #[unsafe(no_mangle)]
-extern "C" fn main() -> i32 {
+extern "C" fn main(_: i32, arguments: *const *mut std::ffi::c_char) -> i32 {
     // As Rust's own: a hook that does not read must not end this process.
     flota_runtime::process::ignore_broken_pipes();
-    i32::from(start())
-}
-
-#[cfg(all(target_arch = "x86_64", not(test)))]
-use entry::is_protected;
-
-#[cfg(not(all(target_arch = "x86_64", not(test))))]
-fn is_protected() -> bool {
-    false
-}
-
-fn start() -> u8 {
-    // First of all: what was done before would be done once more. A container called like a verb costs that and no more.
-    let shows_itself = |it: &OsString| ["create", "run", "exec", "supervise"].iter().any(|verb| it == verb);
-    if !is_protected()
-        && std::env::args_os().skip(1).any(|it| shows_itself(&it))
-        && let Err(error) = flota_runtime::protect_binary()
-    {
+    #[cfg(target_arch = "x86_64")]
+    let is_protected = entry::is_protected();
+    #[cfg(not(target_arch = "x86_64"))]
+    let is_protected = false;
+    // What was done before this would be done once more.
+    if !is_protected && let Err(error) = protect() {
         eprintln!("error: {error}");
         return 1;
     }
-    // These stay as long as their container: they do without what the command line takes.
+    if std::env::args_os().skip(1).eq(["supervise"]) {
+        // SAFETY: this is `main`, and supervisors do without arguments and environment.
+        return i32::from(supervise(unsafe { title::room(arguments) }));
+    }
+    i32::from(start())
+}
+
+/// A container called like a verb costs this and no more.
+#[cfg(not(test))]
+fn protect() -> Result<(), flota_runtime::StepError> {
+    let shows_itself = |it: OsString| ["create", "run", "exec", "supervise"].iter().any(|verb| it == *verb);
+    if std::env::args_os().skip(1).any(shows_itself) { flota_runtime::protect_binary() } else { Ok(()) }
+}
+
+fn start() -> u8 {
+    // It stays as long as its container: it does without what the command line takes.
     let words: Vec<_> = std::env::args_os().skip(1).collect();
-    match words.split_first() {
-        Some((verb, [])) if verb == "supervise" => return supervise(),
-        Some((verb, [dashes, program @ ..])) if verb == "init" && dashes == "--" => return init::run(program),
-        _ => {}
+    if let Some((verb, [dashes, program @ ..])) = words.split_first()
+        && verb == "init"
+        && dashes == "--"
+    {
+        return init::run(program);
     }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -87,8 +94,9 @@ fn start() -> u8 {
     }
 }
 
-fn supervise() -> u8 {
-    match flota_runtime::supervisor::launch() {
+#[cfg(not(test))]
+fn supervise(title: &mut [u8]) -> u8 {
+    match flota_runtime::supervisor::launch(title) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("{}", error.text);
