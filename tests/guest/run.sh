@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The real clusters' tests in a QEMU guest with Debian's kernel, where control groups are v2 alone: `make test-long`.
+# The runtime's tests and the real clusters' in a QEMU guest with Debian's kernel, where control groups are v2 alone:
+# `make test-long`.
 # Everything is made below target/guest; nothing is installed on this machine but QEMU.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -8,19 +9,25 @@ export FLOTA_PROGRAMS="$PWD/target/debug"
 # What needs no more than these programs (the others want a registry, python or strace) and no speed: an emulated guest
 # is slow.
 tests="services:: faults::a_ faults::lesson faults::without images::lesson_29 images::where nodes:: --skip damaged --skip lesson_30"
-real=$(cargo test --locked -p flota-tests --test real --no-run --message-format=json 2>/dev/null |
-  grep -o '"executable":"[^"]*/real-[^"]*"' | tail -1 | cut -d'"' -f4)
+# Other runtimes and the corpus are not in the guest, and its kernel does not map the ids of a tmpfs (before 6.3).
+oci="--skip other_runtimes --skip fuzz_corpus --skip id_mapped"
+binary() { # PACKAGE TEST
+  cargo test --locked -p "$1" --test "$2" --no-run --message-format=json 2>/dev/null |
+    grep -o "\"executable\":\"[^\"]*/$2-[^\"]*\"" | tail -1 | cut -d'"' -f4
+}
 root=$guest/root
 rm -rf "$root"
 mkdir -p "$root"/{bin,programs,modules,proc,sys,dev,run,tmp,var/lib,root,etc}
 cp /bin/busybox "$root/bin/busybox"
 cp target/debug/{flotad,ctl,flota-runtime,whoami} "$root/programs/"
-cp "$real" "$root/programs/real"
+cp "$(binary flota-tests real)" "$root/programs/real"
+cp "$(binary flota-runtime oci)" "$root/programs/oci"
 cp tests/guest/init "$root/init"
 chmod +x "$root/init"
 echo "$tests" >"$root/tests"
+echo "$oci" >"$root/oci-tests"
 modules "$root/modules" llc stp bridge veth overlay
-for library in $(ldd "$root"/programs/{flotad,ctl,real} | grep -oE '/[^ )]+' | grep -v : | sort -u); do
+for library in $(ldd "$root"/programs/{flotad,ctl,real,oci} | grep -oE '/[^ )]+' | grep -v : | sort -u); do
   mkdir -p "$root/$(dirname "$library")"
   cp -L "$library" "$root/$library"
 done

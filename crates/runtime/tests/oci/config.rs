@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::harness::{Bundle, read};
+use crate::harness::{Bundle, only_v2, read};
 
 const KINDS: [(&str, &str); 8] = [
     ("pid", "pid"),
@@ -86,7 +86,7 @@ fn a_user_namespace_maps_ids_and_owns_files_by_them() {
 fn a_user_namespace_takes_exec_limits_and_further_ids() {
     let mut bundle = user_namespace();
     bundle.set("/linux/resources/pids", json!({"limit": 9})).idle().start();
-    assert_eq!(read(bundle.cgroup("pids", "pids.max")), "9");
+    assert_eq!(read(bundle.cgroup("pids", "pids.max", "pids.max")), "9");
     let said = bundle.call(&["exec", "--user", "5000:5000", &bundle.id, "sh", "-c", "id -u; id -g"]).ok();
     assert_eq!(said, "5000\n5000\n");
     let line = read(format!("/proc/{}/status", bundle.pid()));
@@ -165,30 +165,50 @@ fn limits_are_in_the_kernels_files() {
     bundle.set(
         "/linux/resources",
         json!({
-            "memory": {"limit": 67_108_864, "reservation": 33_554_432, "swappiness": 7},
+            "memory": {"limit": 67_108_864, "reservation": 33_554_432, "swap": 100_663_296},
             "cpu": {"shares": 100, "quota": 30_000, "period": 60_000, "cpus": "0", "mems": "0"},
             "pids": {"limit": 11},
-            "blockIO": {"throttleReadBpsDevice": [{"major": 254, "minor": 0, "rate": 1_048_576}]},
         }),
     );
     bundle.idle().make("create", &[]).ok();
-    for (controller, file, expected) in [
-        ("memory", "memory.limit_in_bytes", "67108864"),
-        ("memory", "memory.soft_limit_in_bytes", "33554432"),
-        ("memory", "memory.swappiness", "7"),
-        ("cpu", "cpu.shares", "100"),
-        ("cpu", "cpu.cfs_quota_us", "30000"),
-        ("cpu", "cpu.cfs_period_us", "60000"),
-        ("cpuset", "cpuset.cpus", "0"),
-        ("cpuset", "cpuset.mems", "0"),
-        ("pids", "pids.max", "11"),
-        ("blkio", "blkio.throttle.read_bps_device", "254:0 1048576"),
+    // Version 2 counts swap alone and not with memory, and weighs CPU on a scale of its own.
+    for (controller, v1, in_v1, v2, in_v2) in [
+        ("memory", "memory.limit_in_bytes", "67108864", "memory.max", "67108864"),
+        ("memory", "memory.soft_limit_in_bytes", "33554432", "memory.low", "33554432"),
+        ("memory", "memory.memsw.limit_in_bytes", "100663296", "memory.swap.max", "33554432"),
+        ("cpu", "cpu.shares", "100", "cpu.weight", "4"),
+        ("cpu", "cpu.cfs_quota_us", "30000", "cpu.max", "30000 60000"),
+        ("cpu", "cpu.cfs_period_us", "60000", "cpu.max", "30000 60000"),
+        ("cpuset", "cpuset.cpus", "0", "cpuset.cpus", "0"),
+        ("cpuset", "cpuset.mems", "0", "cpuset.mems", "0"),
+        ("pids", "pids.max", "11", "pids.max", "11"),
     ] {
-        assert_eq!(read(bundle.cgroup(controller, file)), expected, "{file}");
+        let expected = if only_v2() { in_v2 } else { in_v1 };
+        assert_eq!(read(bundle.cgroup(controller, v1, v2)), expected, "{v1} or {v2}");
     }
     for controller in ["memory", "pids", "freezer", "unified", "systemd"] {
-        assert_eq!(read(bundle.cgroup(controller, "cgroup.procs")), bundle.pid().to_string(), "{controller}");
+        let procs = bundle.cgroup(controller, "cgroup.procs", "cgroup.procs");
+        assert_eq!(read(procs), bundle.pid().to_string(), "{controller}");
     }
+}
+
+#[test]
+fn limits_of_one_version_of_control_groups_are_set_or_refused_by_their_name() {
+    let mut bundle = Bundle::new();
+    bundle.set("/linux/resources/memory", json!({"swappiness": 7})).idle();
+    if only_v2() {
+        let said = bundle.make("create", &[]).fails(1);
+        assert!(said.contains("linux.resources.memory.swappiness: cgroup v2 has no such limit"), "{said}");
+        bundle.assert_gone();
+        bundle.unset("/linux/resources/memory").set("/linux/resources/unified", json!({"memory.high": "33554432"}));
+        bundle.make("create", &[]).ok();
+        assert_eq!(read(bundle.cgroup("", "", "memory.high")), "33554432");
+        return;
+    }
+    let throttle = json!({"throttleReadBpsDevice": [{"major": 254, "minor": 0, "rate": 1_048_576}]});
+    bundle.set("/linux/resources/blockIO", throttle).make("create", &[]).ok();
+    assert_eq!(read(bundle.cgroup("memory", "memory.swappiness", "")), "7");
+    assert_eq!(read(bundle.cgroup("blkio", "blkio.throttle.read_bps_device", "")), "254:0 1048576");
 }
 
 #[test]
@@ -213,8 +233,8 @@ fn without_a_path_the_groups_are_called_like_the_container() {
 fn groups_of_the_container_are_mounted_and_shown_as_its_root() {
     let mut bundle = Bundle::new();
     bundle.namespace(json!({"type": "cgroup"})).set("/linux/resources/pids", json!({"limit": 13}));
-    bundle
-        .sh("grep -c ':/$' /proc/self/cgroup; cat /sys/fs/cgroup/pids/pids.max; echo 5 >/sys/fs/cgroup/pids/pids.max");
+    let file = if only_v2() { "/sys/fs/cgroup/pids.max" } else { "/sys/fs/cgroup/pids/pids.max" };
+    bundle.sh(&format!("grep -c ':/$' /proc/self/cgroup; cat {file}; echo 5 >{file}"));
     let ran = bundle.run();
     let shown: Vec<&str> = ran.out.lines().collect();
     assert_eq!((shown[0].parse::<usize>().unwrap(), shown[1]), (read("/proc/self/cgroup").lines().count(), "13"));

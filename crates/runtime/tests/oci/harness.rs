@@ -60,6 +60,11 @@ pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) 
     }
 }
 
+/// Whether this machine has control groups of version 2 alone.
+pub(crate) fn only_v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
 /// A folder with config.json and a root of its own, and a state root.
 pub(crate) struct Bundle {
     pub(crate) id: String,
@@ -111,9 +116,10 @@ impl Bundle {
         self.dir.join("states")
     }
 
-    /// Its group in a v1 hierarchy.
-    pub(crate) fn cgroup(&self, controller: &str, file: &str) -> PathBuf {
-        Path::new("/sys/fs/cgroup").join(controller).join(&self.id).join(file)
+    /// A file of its group: in the v1 hierarchy of a controller, or, where all are v2, the one that it has there.
+    pub(crate) fn cgroup(&self, controller: &str, v1: &str, v2: &str) -> PathBuf {
+        let root = Path::new("/sys/fs/cgroup");
+        if only_v2() { root.join(&self.id).join(v2) } else { root.join(controller).join(&self.id).join(v1) }
     }
 
     /// What is there of it.

@@ -16,6 +16,7 @@ mod lifecycle; // create, start, kill, delete, pause, list, update, …
 mod mounts; // `mounts`, the root, masked and read-only paths
 mod other_runtimes; // the same container by three runtimes under our supervisor
 mod process; // `process`: identity, capabilities, limits, priorities
+mod rootless;
 mod running; // a call of the program: its output and code
 mod seccomp; // filters, and the agent that is asked
 mod security; // by CVE: what an image or a caller must not be able to do
