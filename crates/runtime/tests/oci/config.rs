@@ -257,3 +257,11 @@ fn what_is_left_out_is_refused_and_not_ignored() {
     }
     assert!(Bundle::new().call(&["checkpoint", "any"]).fails(1).contains("leaves checkpoint"));
 }
+
+#[test]
+fn memory_comes_from_the_nodes_of_the_policy() {
+    let mut bundle = Bundle::new();
+    bundle.set("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0"}));
+    let said = bundle.sh("head -1 /proc/self/numa_maps").says();
+    assert_eq!(said.split_whitespace().nth(1), Some("bind:0"), "{said}");
+}

@@ -337,3 +337,24 @@ fn an_init_of_its_own_starts_reaps_and_shuts_down() {
     assert!(root.join("down").exists(), "it shut down in order");
     container.assert_gone();
 }
+
+#[test]
+fn what_is_being_created_is_its_creators() {
+    let mut bundle = Bundle::new();
+    let go = bundle.dir.join("go");
+    let wait = format!("until [ -e {} ]; do sleep 0.01; done", go.display());
+    bundle.set("/hooks/createRuntime", json!([{"path": "/bin/sh", "args": ["sh", "-c", wait]}])).idle();
+    let creating = bundle.spawn(&mut bundle.make_command("create", &[]));
+    wait_for("its state is there", || (bundle.call(&["state", &bundle.id]).code == 0).then_some(()));
+    assert_eq!(bundle.status(), "creating");
+    for words in [&["delete"][..], &["start"], &["exec"], &["pause"]] {
+        let program: &[&str] = if words == ["exec"] { &["true"] } else { &[] };
+        let said = bundle.call(&[words, &[&bundle.id], program].concat()).fails(if words == ["exec"] { 255 } else { 1 });
+        assert!(said.contains("creat"), "{words:?}: {said}");
+    }
+    fs::write(&go, "").unwrap();
+    creating.wait().ok();
+    assert_eq!(bundle.status(), "created", "nothing was done to it");
+    bundle.call(&["delete", &bundle.id]).ok();
+    bundle.assert_gone();
+}

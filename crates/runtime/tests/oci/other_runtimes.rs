@@ -59,6 +59,8 @@ fn a_process_is_run_in_it_under_each() {
         let container = supervised(runtime, "exec sleep 1000");
         assert_eq!(container.exec("hostname; exit 6"), (6, "flota\n".into()), "{runtime}");
         assert_eq!(container.exec("grep CapEff /proc/self/status").1, "CapEff:\t0000000020000420\n", "{runtime}");
+        let files = || crate::census::entries(&container.dir).into_iter().map(|it| it.display().to_string());
+        wait_for("the processes' files are gone", || files().all(|it| !it.contains("/exec-")).then_some(()));
     }
 }
 
