@@ -176,7 +176,7 @@ fn limits_are_in_the_kernels_files() {
         ("memory", "memory.limit_in_bytes", "67108864", "memory.max", "67108864"),
         ("memory", "memory.soft_limit_in_bytes", "33554432", "memory.low", "33554432"),
         ("memory", "memory.memsw.limit_in_bytes", "100663296", "memory.swap.max", "33554432"),
-        ("cpu", "cpu.shares", "100", "cpu.weight", "4"),
+        ("cpu", "cpu.shares", "100", "cpu.weight", "17"),
         ("cpu", "cpu.cfs_quota_us", "30000", "cpu.max", "30000 60000"),
         ("cpu", "cpu.cfs_period_us", "60000", "cpu.max", "30000 60000"),
         ("cpuset", "cpuset.cpus", "0", "cpuset.cpus", "0"),

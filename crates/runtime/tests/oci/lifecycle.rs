@@ -261,7 +261,7 @@ fn update_changes_limits_that_the_kernel_then_has() {
     let by_version = |v1: &str, v2: &str| if only_v2() { v2.to_owned() } else { v1.to_owned() };
     assert_eq!(value("cpu", "cpu.cfs_period_us", "cpu.max"), by_version("50000", "25000 50000"));
     assert_eq!(value("cpu", "cpu.cfs_quota_us", "cpu.max"), by_version("25000", "25000 50000"));
-    assert_eq!(value("cpu", "cpu.shares", "cpu.weight"), by_version("512", "20"));
+    assert_eq!(value("cpu", "cpu.shares", "cpu.weight"), by_version("512", "59"));
     let path = bundle.dir.join("resources.json");
     fs::write(&path, r#"{"memory": {"limit": 33554432}, "pids": {"limit": 7}}"#).unwrap();
     bundle.call(&["update", "--resources", path.to_str().unwrap(), &bundle.id]).ok();
