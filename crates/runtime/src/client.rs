@@ -1,6 +1,5 @@
 //! The daemon's side: start a supervisor, and speak to it over its socket.
 
-use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -73,21 +72,25 @@ pub fn start(program: &Program, dir: &Path, order: &Order, mut spec: Spec) -> Re
     let (report, theirs) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|error| failed(error.into()))?;
     program.launch(dir, &theirs).map_err(failed)?;
     drop(theirs);
-    hear(report)
+    match wait_readable(&report, START_WAIT)? {
+        true => hear(&report),
+        false => {
+            // Whatever it hangs on, the next start shall not.
+            program.drop_launcher();
+            Err(RunError::new(format!("failed to start a container: it did not begin within {START_WAIT:?}")))
+        }
+    }
 }
 
 /// A new supervisor reports that the container's program runs, or why not.
-fn hear(report: OwnedFd) -> Result<(), RunError> {
-    if !wait_readable(&report, START_WAIT)? {
-        return Err(RunError::new(format!("failed to start a container: it did not begin within {START_WAIT:?}")));
-    }
-    let mut text = Vec::new();
-    // It says at most one line.
-    match File::from(report).take(4096).read_to_end(&mut text) {
-        Ok(_) if text == STARTED => Ok(()),
+fn hear(report: &OwnedFd) -> Result<(), RunError> {
+    // One word: a container's init that hangs holds the other end open, too, so no end comes.
+    let mut word = [0; 4096];
+    match nix::unistd::read(report, &mut word) {
+        Ok(count) if word[..count] == *STARTED => Ok(()),
         Ok(0) => Err(RunError::new("failed to start a container: its supervisor ended without a word")),
-        Ok(_) => Err(RunError::new(String::from_utf8_lossy(&text).trim())),
-        Err(error) => Err(RunError::new(format!("failed to hear from a supervisor: {error}"))),
+        Ok(count) => Err(RunError::new(String::from_utf8_lossy(&word[..count]).trim())),
+        Err(error) => Err(RunError::new(format!("failed to hear from a supervisor: {}", error.desc()))),
     }
 }
 

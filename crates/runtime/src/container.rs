@@ -8,13 +8,14 @@
 //!          started       FIFO that tells `start` that the program runs, or why not
 //! ```
 
+mod delete;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,10 +27,10 @@ use crate::security::Filter;
 use crate::state::{self, start_time};
 use crate::syscall::process as kernel;
 
+pub use delete::remove_remains;
+
 /// More than any id that a program makes.
 const ID_BOUND: usize = 1024;
-/// A killed init that does not go hangs in the kernel.
-const END_WAIT: Duration = Duration::from_secs(10);
 
 /// A container that was created.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -46,6 +47,8 @@ pub struct Container {
     pub pid: i32,
     /// Start time of that process: the same id with another time is another process.
     pub start_time: u64,
+    /// Who creates it, and when that process started.
+    pub creator: (i32, u64),
     /// RFC 3339, in UTC.
     pub created: String,
     /// User id of who made it.
@@ -311,66 +314,5 @@ impl Container {
     /// The groups can't be read.
     pub fn processes(&self) -> Result<Vec<i32>, StepError> {
         self.groups.processes()
-    }
-
-    /// Removes it. `force`: kills it first. `warn` is told which `poststop` hooks failed.
-    ///
-    /// # Errors
-    /// It runs and `force` is not given, or something of it can't be removed.
-    pub fn delete(&self, force: bool, warn: impl FnMut(StepError)) -> Result<(), StepError> {
-        let status = self.status();
-        // One that is being created is another runtime's, unless that was killed.
-        let is_over = matches!(status, Status::Stopped | Status::Created);
-        if !is_over && !force {
-            let why = format!("cannot delete container that is not stopped: {status}");
-            return Err(self.refuse("delete", &why));
-        }
-        if !matches!(status, Status::Stopped | Status::Creating) {
-            // It may end by itself in this very moment.
-            if let Err(error) = self.kill(libc::SIGKILL)
-                && self.status() != Status::Stopped
-            {
-                return Err(error);
-            }
-            self.wait_for_end()?;
-        }
-        // Whoever created it may have been killed before the groups were known to be its own: then none of its is in them.
-        let ours = self.pid != 0 || self.groups.folders().iter().any(|it| it.made > 0);
-        if ours && (!self.own_pids || self.pid == 0) {
-            // What it left in its groups would keep them. With its own PID namespace all has ended with init.
-            self.groups.kill_all(libc::SIGKILL)?;
-        }
-        let removed = self.groups.remove();
-        if ours {
-            removed?;
-        }
-        if !self.own_mounts {
-            // Made in the runtime's namespace, all below one. An image that is gone meanwhile has none.
-            let _ = nix::mount::umount2(&self.rootfs, nix::mount::MntFlags::MNT_DETACH);
-        }
-        fs::remove_dir_all(&self.dir).act(|| format!("remove {}", self.dir.display()))?;
-        hooks::run_all("poststop", &self.poststop, &self.state(Status::Stopped), warn);
-        Ok(())
-    }
-
-    fn wait_for_end(&self) -> Result<(), StepError> {
-        let until = Instant::now() + END_WAIT;
-        let Ok(process) = self.open_process() else { return Ok(()) };
-        if process::ended(&process, until) {
-            return Ok(());
-        }
-        Err(self.refuse("delete", "its init was killed and does not end"))
-    }
-}
-
-/// Removes what a runtime that was killed in the middle of `create` has left of an id.
-///
-/// # Errors
-/// It can't be removed.
-pub fn remove_remains(root: &Path, id: &str) -> Result<(), StepError> {
-    check_id(id)?;
-    match fs::remove_dir_all(root.join(id)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.act(|| format!("remove {}", root.join(id).display())),
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!  runtime                                      init (child, new namespaces)
 //!  folder, control groups, limits
-//!  clone3 ─────────────────────────────────────▶ "begin" ──┐ waits
+//!  clone3 ─────────────────────────────────────▶ waits
 //!  maps of ids, cgroups, rlimits ── "go" ───────▶ names, sysctls, mounts, devices, terminal
 //!  hooks prestart, createRuntime ◀── "hooks" ─── waits
 //!       ── "go" ───────────────────────────────▶ hooks createContainer, masks, pivot_root,

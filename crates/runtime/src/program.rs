@@ -45,12 +45,18 @@ impl Program {
         let mut held = self.launcher.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(launcher) = &*held {
             match launcher::send(&launcher.socket, dir, report) {
-                Err(Errno::EPIPE | Errno::ECONNRESET) => *held = None,
+                // It has ended, or hangs.
+                Err(Errno::EPIPE | Errno::ECONNRESET | Errno::EAGAIN) => *held = None,
                 other => return Ok(other?),
             }
         }
         let launcher = held.insert(Launcher::spawn(self.command())?);
         Ok(launcher::send(&launcher.socket, dir, report)?)
+    }
+
+    /// Ends the launcher, with what it was asked and has not done.
+    pub(crate) fn drop_launcher(&self) {
+        *self.launcher.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn command(&self) -> Command {
@@ -74,7 +80,7 @@ struct Launcher {
 impl Launcher {
     fn spawn(mut command: Command) -> io::Result<Self> {
         let (socket, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        command.arg("supervise").stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
+        command.arg("supervise").stdin(theirs).stdout(Stdio::null());
         // For supervisors, to show what they supervise.
         command.env_clear().env("ROOM", " ".repeat(TITLE_ROOM));
         Ok(Self { socket, child: command.spawn()? })

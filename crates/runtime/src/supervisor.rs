@@ -84,6 +84,12 @@ impl Supervisor {
         })
     }
 
+    /// Ends the container, and all that was kept for it.
+    fn stop(self) -> i32 {
+        let _ = kernel::signal(self.process.as_fd(), libc::SIGKILL);
+        self.run()
+    }
+
     /// Until the container has ended and its output is read.
     fn run(mut self) -> i32 {
         while self.ended.is_none() || self.output.is_open() {

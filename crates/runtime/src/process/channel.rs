@@ -29,7 +29,7 @@ pub(crate) enum Word {
     Hooks,
     /// Take this descriptor of mine to the seccomp agent, please. Answered.
     Listener(RawFd),
-    /// Only the program is to be run yet. Answered where it is to be run at once.
+    /// Only the program is to be run yet. Answered where something is still to be done before that.
     Ready,
     /// It failed, with an exit code where the program itself is what failed.
     Failed(Option<i32>, String),
@@ -102,7 +102,7 @@ impl Channel {
     pub(crate) fn answer(&self) -> Result<(), StepError> {
         match send(self.0.as_raw_fd(), b"k", MsgFlags::MSG_NOSIGNAL) {
             // It has ended. Why it did is still to be heard.
-            Ok(_) | Err(Errno::EPIPE) => Ok(()),
+            Ok(_) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
             Err(error) => Err(error).act(|| "answer the container's init".into()),
         }
     }
@@ -189,6 +189,19 @@ mod tests {
         process.say(&Word::Failed(None, "x".repeat(100_000))).expect("a long error is cut");
         assert!(matches!(runtime.hear(soon), Ok(Some(Word::Failed(None, text))) if text.len() > 4000));
         drop(process);
+        assert_eq!(runtime.hear(soon).expect("heard"), None);
+    }
+
+    #[test]
+    fn what_was_said_last_is_heard_after_an_end_with_something_unread() {
+        let (runtime, process) = Channel::pair().expect("a socket");
+        let soon = Instant::now() + Duration::from_secs(20);
+        runtime.answer().expect("said before it is asked for");
+        process.say(&Word::Failed(Some(126), "why".into())).expect("said");
+        // The answer is unread: the end is a reset.
+        drop(process);
+        runtime.answer().expect("nobody hears it, and that is no error");
+        assert_eq!(runtime.heard(), Some(Word::Failed(Some(126), "why".into())));
         assert_eq!(runtime.hear(soon).expect("heard"), None);
     }
 }

@@ -158,6 +158,7 @@ impl Creation {
         let hierarchies = hierarchies.act(|| "read the cgroup hierarchies".into())?;
         let groups = Groups::new(&hierarchies, spec.linux().cgroups_path.as_deref(), &self.id);
         let groups = groups.inspect_err(|_| drop(std::fs::remove_dir(&dir)))?;
+        let own = nix::unistd::getpid().as_raw();
         Ok(Container {
             oci_version: spec.oci_version.clone(),
             id: self.id.clone(),
@@ -165,6 +166,7 @@ impl Creation {
             rootfs,
             pid: 0,
             start_time: 0,
+            creator: (own, state::start_time(own).unwrap_or(0)),
             created: humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string(),
             owner: nix::unistd::getuid().as_raw(),
             annotations: spec.annotations.clone(),

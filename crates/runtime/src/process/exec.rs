@@ -78,7 +78,6 @@ impl Execution {
         let result = self.converse(&launched, container, linux.seccomp.as_ref(), ready);
         if result.is_err() {
             launched.kill(parent);
-            self.pid_file.as_ref().map(std::fs::remove_file);
         }
         result.map(|()| launched.pid.as_raw())
     }
@@ -91,9 +90,6 @@ impl Execution {
         ready: impl FnOnce() -> Result<(), RunError>,
     ) -> Result<(), RunError> {
         launched.begin(self.admit(launched.pid, container))?;
-        if let Some(path) = &self.pid_file {
-            start::write_pid_file(path, launched.pid.as_raw())?;
-        }
         let mut ready = Some(ready);
         // Exec closes the channel; what comes before that is why it failed.
         while let Some(word) = launched.channel.hear(Instant::now() + super::launch::PATIENCE)? {
@@ -102,13 +98,29 @@ impl Execution {
                     let state = container.state(container.status());
                     listener::hand_over(profile, launched, number, &state)?;
                 }
-                Word::Ready => ready.take().map_or(Ok(()), |ready| ready())?,
-                Word::Failed(code, text) => return Err(RunError { text, code }),
+                Word::Ready => {
+                    if let Some(path) = &self.pid_file {
+                        start::write_pid_file(path, launched.pid.as_raw())?;
+                    }
+                    ready.take().map_or(Ok(()), |ready| ready())?;
+                    if !self.process.terminal {
+                        continue;
+                    }
+                }
+                Word::Failed(code, text) => {
+                    // One that was there before this call stays.
+                    self.pid_file.as_ref().filter(|_| ready.is_none()).map(std::fs::remove_file);
+                    return Err(RunError { text, code });
+                }
                 word => return Err(RunError::new(format!("failed to start a process: it said {word:?}"))),
             }
             launched.channel.answer()?;
         }
-        ready.take().map_or(Ok(()), |ready| ready())
+        if ready.is_none() {
+            Ok(())
+        } else {
+            Err(RunError::new("failed to start a process: it was killed before it ran"))
+        }
     }
 
     /// Puts it into the container's control groups and sets its limits.
@@ -163,6 +175,8 @@ impl Child<'_> {
         if process.terminal {
             // It must not begin before whoever sits there has its size and keys set.
             channel.ask(&Word::Ready)?;
+        } else {
+            channel.say(&Word::Ready)?;
         }
         program.run()
     }

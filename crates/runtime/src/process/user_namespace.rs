@@ -58,29 +58,30 @@ fn map_unprivileged(pid: Pid, uids: &[IdMapping], gids: &[IdMapping]) -> Result<
     if own(uids, geteuid().as_raw()) {
         write(pid, "uid_map", &lines(uids))?;
     } else {
-        helper("newuidmap", pid, uids)?;
+        helper("linux.uidMappings", "newuidmap", pid, uids)?;
     }
     if own(gids, nix::unistd::getegid().as_raw()) {
         // Else a user could leave a group that denies it something.
         write(pid, "setgroups", "deny")?;
         write(pid, "gid_map", &lines(gids))
     } else {
-        helper("newgidmap", pid, gids)
+        helper("linux.gidMappings", "newgidmap", pid, gids)
     }
 }
 
-fn helper(program: &str, pid: Pid, mappings: &[IdMapping]) -> Result<(), StepError> {
+fn helper(field: &str, program: &str, pid: Pid, mappings: &[IdMapping]) -> Result<(), StepError> {
+    let act = || format!("map {field} with {program}");
     let mut command = Command::new(program);
     command.arg(pid.to_string()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     for it in mappings {
         command.args([it.container_id, it.host_id, it.size].map(|it| it.to_string()));
     }
-    let output = command.output().act(|| format!("run {program}"))?;
+    let output = command.output().act(act)?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ");
-    Err(StepError::refuse(format!("run {program}"), said))
+    Err(StepError::refuse(act(), said))
 }
 
 /// A user namespace that stands for a map alone: for the ids of a mount.

@@ -15,6 +15,9 @@ use crate::syscall::files::{IN_ROOT, NO_LINKS, open_at};
 /// More parts than any path within PATH_MAX that leads somewhere.
 const PARTS: usize = 1024;
 
+/// As the kernel has it (path_resolution(7)).
+const LINKS: usize = 40;
+
 pub(crate) struct RootDir(OwnedFd);
 
 /// The parts of a path that lead somewhere.
@@ -97,17 +100,28 @@ impl RootDir {
 
     /// A file to mount on, made empty where it is missing.
     pub(crate) fn make_file(&self, path: &Path) -> Result<OwnedFd, Errno> {
-        match self.find(path, libc::O_PATH) {
-            Err(Errno::ENOENT) => {}
-            found => return found,
+        let mut path = path.to_owned();
+        for _ in 0..LINKS {
+            match self.find(&path, libc::O_PATH) {
+                Err(Errno::ENOENT) => {}
+                found => return found,
+            }
+            let (parent, name) = self.make_parent(&path)?;
+            let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_WRONLY;
+            match open_at(parent.as_fd(), Path::new(name), flags, 0o644, IN_ROOT) {
+                Ok(_) => return open_at(parent.as_fd(), Path::new(name), libc::O_PATH | libc::O_NOFOLLOW, 0, NO_LINKS),
+                Err(Errno::EEXIST) => {}
+                Err(error) => return Err(error),
+            }
+            // A link to nowhere: made where it leads to.
+            match readlinkat(&parent, name) {
+                Ok(link) => path = path.parent().unwrap_or(Path::new("/")).join(link),
+                // Made by another meanwhile.
+                Err(Errno::EINVAL) => {}
+                Err(error) => return Err(error),
+            }
         }
-        let (parent, name) = self.make_parent(path)?;
-        let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_WRONLY;
-        match open_at(parent.as_fd(), Path::new(name), flags, 0o644, IN_ROOT) {
-            Ok(_) | Err(Errno::EEXIST) => {}
-            Err(error) => return Err(error),
-        }
-        open_at(parent.as_fd(), Path::new(name), libc::O_PATH | libc::O_NOFOLLOW, 0, NO_LINKS)
+        Err(Errno::ELOOP)
     }
 
     /// The folder that a path is in, made where it is missing, and the last part.

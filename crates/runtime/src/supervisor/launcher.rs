@@ -6,11 +6,12 @@
 //! ```
 
 use std::io::{IoSlice, IoSliceMut, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 use super::Supervisor;
@@ -43,7 +44,7 @@ pub fn launch(title: &mut [u8]) -> Result<(), RunError> {
                 show(title, &dir);
                 clone::exit(supervise(&dir, report))
             }
-            Err(error) => say(report, format!("failed to start a supervisor: {}", error.desc()).as_bytes()),
+            Err(error) => drop(say(report, format!("failed to start a supervisor: {}", error.desc()).as_bytes())),
         }
     }
     Ok(())
@@ -54,7 +55,7 @@ pub(crate) fn send(socket: &OwnedFd, dir: &Path, report: &OwnedFd) -> Result<(),
     let raw = [report.as_raw_fd()];
     let rights = [ControlMessage::ScmRights(&raw)];
     let text = [IoSlice::new(dir.as_os_str().as_bytes())];
-    sendmsg::<()>(socket.as_raw_fd(), &text, &rights, MsgFlags::MSG_NOSIGNAL, None).map(drop)
+    sendmsg::<()>(socket.as_raw_fd(), &text, &rights, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT, None).map(drop)
 }
 
 fn receive() -> Result<Option<(PathBuf, OwnedFd)>, Errno> {
@@ -93,16 +94,26 @@ fn show(title: &mut [u8], dir: &Path) {
 /// A supervisor's whole life; its exit code.
 fn supervise(dir: &Path, report: OwnedFd) -> i32 {
     clone::reset_signals();
+    if !is_awaited(&report) {
+        return 1;
+    }
     match start(dir) {
-        Ok(supervisor) => {
-            say(report, STARTED);
-            supervisor.run()
-        }
+        Ok(supervisor) => match say(report, STARTED) {
+            Ok(()) => supervisor.run(),
+            // Whoever asked has given up, and may have asked another.
+            Err(_) => supervisor.stop(),
+        },
         Err(error) => {
-            say(report, error.text.as_bytes());
+            let _ = say(report, error.text.as_bytes());
             1
         }
     }
+}
+
+/// Whether somebody still listens: a pipe without a reader is an error to poll(2).
+fn is_awaited(report: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(report.as_fd(), PollFlags::empty())];
+    !poll(&mut polled, PollTimeout::ZERO).is_ok_and(|count| count > 0)
 }
 
 fn start(dir: &Path) -> Result<Supervisor, RunError> {
@@ -113,6 +124,30 @@ fn start(dir: &Path) -> Result<Supervisor, RunError> {
     )
 }
 
-fn say(report: OwnedFd, text: &[u8]) {
-    let _ = std::fs::File::from(report).write_all(text);
+fn say(report: OwnedFd, text: &[u8]) -> std::io::Result<()> {
+    std::fs::File::from(report).write_all(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_whose_asker_has_gone_is_seen() {
+        let (reader, writer) = nix::unistd::pipe().expect("a pipe");
+        assert!(is_awaited(&writer));
+        drop(reader);
+        assert!(!is_awaited(&writer));
+    }
+
+    #[test]
+    fn a_title_has_the_folder_and_is_cut_where_there_is_no_room() {
+        let memory = |room: usize| [&b"/bin/runtime\0supervise\0ROOM="[..], &vec![b' '; room], &[0]].concat();
+        for (room, expected) in [(30, "/bin/runtime supervise /run/a/box"), (0, "/bin/runtime supervise /run/a")] {
+            let mut memory = memory(room);
+            show(&mut memory, Path::new("/run/a/box"));
+            let end = memory.iter().position(|byte| *byte == 0).unwrap_or(memory.len());
+            assert_eq!(String::from_utf8_lossy(&memory[..end]), expected);
+        }
+    }
 }

@@ -1,4 +1,5 @@
 //! What a supervisor is told: beside the container's `config.json`, which any runtime reads, what only it does itself.
+//! For the embedded runtime the rules of `linux.seccomp` are compiled, in the file `seccomp` beside the configuration.
 
 use std::path::PathBuf;
 

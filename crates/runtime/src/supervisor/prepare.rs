@@ -72,9 +72,10 @@ pub(super) fn write(dir: &Path, spec: &Spec) -> Result<(), StepError> {
     state::write_volatile(&bundle(dir).join("config.json"), spec).act(|| "write the configuration".into())
 }
 
-/// The filter that was compiled for the container, if it has one.
-pub(super) fn filter(dir: &Path) -> Result<Option<Filter>, StepError> {
-    Filter::load(&bundle(dir).join("seccomp"))
+/// The filter that was compiled for the container: the configuration beside it has no rules any more.
+pub(super) fn filter(dir: &Path) -> Result<Filter, StepError> {
+    let path = bundle(dir).join("seccomp");
+    Filter::load(&path)?.ok_or_else(|| StepError::refuse(format!("read {}", path.display()), "it is not there"))
 }
 
 /// Makes it the process's user. Root has all that the container may have, others have none, as with Docker.

@@ -64,7 +64,9 @@ impl Runtime for Embedded {
         let mut creation = Creation::new(&states(&self.dir), &self.id, &prepare::bundle(&self.dir));
         creation.console = console;
         creation.supervised = true;
-        creation.filter = prepare::filter(&self.dir)?;
+        if spec.linux().seccomp.is_some() {
+            creation.filter = Some(prepare::filter(&self.dir)?);
+        }
         crate::oci::validate(spec)?;
         Ok(creation.run(spec, drop, |_| Ok(()))?.pid)
     }

@@ -136,3 +136,34 @@ fn cpus_of_an_exec_are_bound_before_and_after() {
     bundle.set("/process/execCPUAffinity", json!({"initial": "0", "final": "1"})).idle().start();
     assert_eq!(bundle.exec("grep Cpus_allowed_list /proc/self/status"), "Cpus_allowed_list:\t1\n");
 }
+
+#[test]
+fn a_process_that_is_killed_before_it_runs_is_an_error() {
+    let mut bundle = Bundle::new();
+    // What `sleep` needs, and nothing of what a process needs that still has rights to give up when its filter is set.
+    let names =
+        ["read", "write", "execve", "exit_group", "brk", "arch_prctl", "mprotect", "mmap", "readlink", "getrandom"]
+            .into_iter()
+            .chain([
+                "set_tid_address",
+                "set_robust_list",
+                "rseq",
+                "prlimit64",
+                "prctl",
+                "getuid",
+                "nanosleep",
+                "clock_nanosleep",
+            ]);
+    let allowed = json!([{"names": names.collect::<Vec<_>>(), "action": "SCMP_ACT_ALLOW"}]);
+    bundle.set("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_KILL_PROCESS", "syscalls": allowed})).idle().start();
+    assert_eq!(bundle.status(), "running");
+    let (path, pid_file) = (bundle.dir.join("process.json"), bundle.dir.join("pid"));
+    fs::write(&path, json!({"args": ["sleep", "0"], "cwd": "/", "env": ["PATH=/bin"]}).to_string()).unwrap();
+    fs::write(&pid_file, "another's").unwrap();
+    let flags = ["--pid-file", pid_file.to_str().unwrap(), "--process", path.to_str().unwrap()];
+    for detach in [&[][..], &["--detach"]] {
+        let said = bundle.call(&[&["exec"], detach, &flags[..], &[&bundle.id]].concat()).fails(255);
+        assert!(said.contains("killed before it ran"), "{said}");
+        assert_eq!(read(&pid_file), "another's");
+    }
+}

@@ -13,14 +13,14 @@ use crate::supervisor::Supervised;
 /// The runtime from a path of the test's own, so that what runs from it can be told from others'.
 fn own_program(container: &Supervised) -> Program {
     let path = container.bundle.dir.join("flota-runtime");
-    std::fs::copy(program(), &path).unwrap();
+    std::os::unix::fs::symlink(program(), &path).unwrap();
     Program::open(path)
 }
 
 /// By the name of the thread; the command line names the test.
 fn launchers(container: &Supervised) -> Vec<i32> {
     let mut found = container.bundle.census().processes;
-    found.retain(|pid| read(&format!("/proc/{pid}/comm")) == "flota-launcher");
+    found.retain(|pid| read(format!("/proc/{pid}/comm")) == "flota-launcher");
     found
 }
 
@@ -64,7 +64,7 @@ fn a_supervisor_is_called_by_its_folder_and_holds_nothing_of_the_daemons() {
     nix::fcntl::fcntl(&secret, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
     start(&own_program(&container), &container);
     let pid = flota_runtime::State::load(&container.dir).unwrap().unwrap().supervisor;
-    let shown = read(&format!("/proc/{pid}/cmdline"));
+    let shown = read(format!("/proc/{pid}/cmdline"));
     assert!(shown.trim_end_matches('\0').ends_with(&format!(" supervise {}", container.dir.display())), "{shown:?}");
     let leaked = std::fs::read_link(format!("/proc/self/fd/{}", secret.as_raw_fd())).unwrap();
     let held = crate::census::entries(Path::new(&format!("/proc/{pid}/fd")));

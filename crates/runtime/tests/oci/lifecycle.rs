@@ -315,22 +315,17 @@ fn the_pid_file_names_the_first_process_and_goes_when_creating_fails() {
 }
 
 #[test]
-fn an_init_of_its_own_starts_reaps_and_shuts_down() {
+fn an_init_of_its_own_starts_its_services_and_shuts_down() {
     let mut container = Bundle::new();
     let root = container.rootfs();
     std::os::unix::fs::symlink("busybox", root.join("bin/init")).unwrap();
     fs::create_dir(root.join("etc")).unwrap();
-    let orphan = "/bin/sh -c '(/bin/true; echo orphan >/orphan) & exit'";
-    fs::write(
-        root.join("etc/inittab"),
-        format!("::sysinit:{orphan}\n::respawn:sleep 1000\n::shutdown:/bin/touch /down\n"),
-    )
-    .unwrap();
+    let inittab = "::sysinit:/bin/touch /up\n::respawn:sleep 1000\n::shutdown:/bin/touch /down\n";
+    fs::write(root.join("etc/inittab"), inittab).unwrap();
     container.privileged().args(&["/bin/init"]);
     let running = container.spawn(&mut container.make_command("run", &[]));
-    wait_for("the orphan has ended", || root.join("orphan").exists().then_some(()));
-    let zombies = || container.exec("grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null; true");
-    wait_for("its init has reaped it", || zombies().is_empty().then_some(()));
+    wait_for("it is up", || root.join("up").exists().then_some(()));
+    wait_for("its service runs", || container.exec("ps").contains("sleep 1000").then_some(()));
     // busybox's word for "power off": reboot(2) in a PID namespace ends its init by a signal.
     container.call(&["kill", &container.id, "USR2"]).ok();
     assert_eq!(running.wait().code, 128 + libc::SIGINT);
@@ -349,7 +344,8 @@ fn what_is_being_created_is_its_creators() {
     assert_eq!(bundle.status(), "creating");
     for words in [&["delete"][..], &["start"], &["exec"], &["pause"]] {
         let program: &[&str] = if words == ["exec"] { &["true"] } else { &[] };
-        let said = bundle.call(&[words, &[&bundle.id], program].concat()).fails(if words == ["exec"] { 255 } else { 1 });
+        let said =
+            bundle.call(&[words, &[&bundle.id], program].concat()).fails(if words == ["exec"] { 255 } else { 1 });
         assert!(said.contains("creat"), "{words:?}: {said}");
     }
     fs::write(&go, "").unwrap();
@@ -357,4 +353,18 @@ fn what_is_being_created_is_its_creators() {
     assert_eq!(bundle.status(), "created", "nothing was done to it");
     bundle.call(&["delete", &bundle.id]).ok();
     bundle.assert_gone();
+}
+
+#[test]
+fn delete_by_force_ends_what_is_being_created() {
+    let mut bundle = Bundle::new();
+    bundle.idle();
+    for _ in 0..20 {
+        let creating = bundle.spawn(&mut bundle.make_command("create", &[]));
+        wait_for("its state is there", || (bundle.call(&["state", &bundle.id]).code == 0).then_some(()));
+        bundle.call(&["delete", "--force", &bundle.id]).ok();
+        let created = creating.wait();
+        assert!(created.code == 0 || created.err.contains("killed"), "{created:?}");
+        bundle.assert_gone();
+    }
 }

@@ -10,13 +10,13 @@ mod config; // namespaces, devices, cgroup limits, names and what else `linux` s
 mod exec; // further processes in a container
 mod fuzz_corpus; // the corpus of configurations, and mutations of it: no panic
 mod harness; // a bundle, and the program under test
-mod hooks;
-mod launcher; // programs at points of a container's life
+mod hooks; // programs at points of a container's life
+mod launcher; // the process that supervisors are forked from
 mod lifecycle; // create, start, kill, delete, pause, list, update, …
 mod mounts; // `mounts`, the root, masked and read-only paths
 mod other_runtimes; // the same container by three runtimes under our supervisor
 mod process; // `process`: identity, capabilities, limits, priorities
-mod rootless;
+mod rootless; // of a user without rights
 mod running; // a call of the program: its output and code
 mod seccomp; // filters, and the agent that is asked
 mod security; // by CVE: what an image or a caller must not be able to do

@@ -164,3 +164,23 @@ fn mounts_are_gone_with_the_container_and_never_on_the_machine() {
     bundle.call(&["delete", "-f", &bundle.id]).ok();
     assert_eq!(read(source.join("file")), "content", "what was bound is still there");
 }
+
+#[test]
+fn a_destination_that_is_a_link_to_nowhere_is_made_where_it_leads() {
+    let mut bundle = Bundle::new();
+    let root = bundle.rootfs();
+    fs::create_dir(root.join("etc")).unwrap();
+    for (link, to) in [("file", "../deep/not/here"), ("escape", "../../../../../up"), ("loop", "loop")] {
+        std::os::unix::fs::symlink(to, root.join("etc").join(link)).unwrap();
+    }
+    fs::write(bundle.dir.join("bundle/note"), "note\n").unwrap();
+    for link in ["file", "escape"] {
+        bundle.mount(json!({"destination": format!("/etc/{link}"), "source": "note", "options": ["bind"]}));
+    }
+    assert_eq!(bundle.sh("cat /deep/not/here /up; readlink /etc/file").says(), "note\nnote\n../deep/not/here\n");
+    assert!(root.join("up").exists() && root.join("deep/not/here").exists());
+    bundle.mount(json!({"destination": "/etc/loop", "source": "note", "options": ["bind"]}));
+    let said = bundle.run().fails(1);
+    assert!(said.contains("/etc/loop"), "{said}");
+    bundle.assert_gone();
+}

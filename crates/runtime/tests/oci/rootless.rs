@@ -84,12 +84,22 @@ fn what_a_user_without_rights_may_not_is_refused_by_its_name() {
     let mut container = Rootless::new("true");
     container.0.set("/linux/resources/memory/limit", json!(64 << 20)).set("/linux/cgroupsPath", json!("/oci-rootless"));
     let ran = container.make("run");
-    assert!(ran.code == 1 && ran.err.contains("cgroup"), "{}: {}", ran.code, ran.err);
+    assert!(
+        ran.code == 1 && ran.err.contains("failed to make the cgroup /sys/fs/cgroup/"),
+        "{}: {}",
+        ran.code,
+        ran.err
+    );
     container.0.assert_gone();
 
     let mut container = Rootless::new("true");
     container.0.set("/linux/uidMappings/0/size", json!(2));
     let ran = container.make("run");
-    assert!(ran.code == 1 && ran.err.contains("id"), "{}: {}", ran.code, ran.err);
+    assert!(
+        ran.code == 1 && ran.err.contains("failed to map linux.uidMappings with newuidmap: "),
+        "{}: {}",
+        ran.code,
+        ran.err
+    );
     container.0.assert_gone();
 }

@@ -175,7 +175,7 @@ fn cve_2025_52565_a_console_that_is_a_link_leads_nowhere_outside() {
     fs::create_dir(&outside).unwrap();
     symlink(outside.join("console"), dev.join("console")).unwrap();
     bundle.mount(json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance"]}));
-    bundle.set("/process/terminal", json!(true)).sh("stat -c %F:%t:%T /dev/pts/0 /dev/console");
+    bundle.set("/process/terminal", json!(true)).sh("stat -L -c %F:%t:%T /dev/pts/0 /dev/console");
     let ran = bundle.run();
     assert_eq!(entries(&outside), Vec::<std::path::PathBuf>::new(), "{ran:?}");
     assert!(ran.code != 0 || ran.out.matches(":88:0").count() == 2, "{ran:?}");

@@ -4,10 +4,10 @@
 
 use std::ffi::{CStr, c_char};
 
-/// All of that memory.
+/// All of that memory. The environment is empty from here on.
 ///
 /// # Safety
-/// `arguments` is what `main` was given, and nobody looks at arguments or environment from here on.
+/// `arguments` is what `main` was given; there is one thread; nobody looks at the arguments from here on.
 pub(crate) unsafe fn room(arguments: *const *mut c_char) -> &'static mut [u8] {
     // SAFETY: pointers to strings, a null pointer, pointers to strings, a null pointer (System V ABI, 3.4.1); the strings
     // stand one behind the other.
@@ -23,6 +23,7 @@ pub(crate) unsafe fn room(arguments: *const *mut c_char) -> &'static mut [u8] {
             }
             at = at.add(1);
         }
+        libc::clearenv();
         std::slice::from_raw_parts_mut(first.cast(), end.offset_from_unsigned(first))
     }
 }

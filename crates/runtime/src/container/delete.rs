@@ -1,0 +1,115 @@
+//! The end of a container: all that it has goes, whoever else is at it.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::{Container, check_id};
+use crate::error::{Act, StepError};
+use crate::oci::Status;
+use crate::process::{self, hooks};
+use crate::state::{self, start_time};
+use crate::syscall::process as kernel;
+
+/// A killed init that does not go hangs in the kernel.
+const END_WAIT: Duration = Duration::from_secs(10);
+/// Between two looks at what another process does.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+impl Container {
+    /// Removes it. `force`: kills it first. `warn` is told which `poststop` hooks failed.
+    ///
+    /// # Errors
+    /// It runs and `force` is not given, or something of it can't be removed.
+    pub fn delete(&self, force: bool, warn: impl FnMut(StepError)) -> Result<(), StepError> {
+        let status = self.status();
+        if force && status == Status::Creating {
+            match self.interrupt_creator()? {
+                None => {}
+                Some(done) if done.dir.exists() => return done.delete(force, warn),
+                Some(_) => return Ok(()),
+            }
+        }
+        // One that is being created is another runtime's, unless that was killed.
+        let is_over = matches!(status, Status::Stopped | Status::Created);
+        if !is_over && !force {
+            let why = format!("cannot delete container that is not stopped: {status}");
+            return Err(self.refuse("delete", &why));
+        }
+        if !matches!(status, Status::Stopped | Status::Creating) {
+            // It may end by itself in this very moment.
+            if let Err(error) = self.kill(libc::SIGKILL)
+                && self.status() != Status::Stopped
+            {
+                return Err(error);
+            }
+            self.wait_for_end()?;
+        }
+        let ours = self.has_groups();
+        if ours && (!self.own_pids || self.pid == 0) {
+            // What it left in its groups would keep them. With its own PID namespace all has ended with init.
+            self.groups.kill_all(libc::SIGKILL)?;
+        }
+        let removed = self.groups.remove();
+        if ours {
+            removed?;
+        }
+        if !self.own_mounts {
+            // Made in the runtime's namespace, all below one. An image that is gone meanwhile has none.
+            let _ = nix::mount::umount2(&self.rootfs, nix::mount::MntFlags::MNT_DETACH);
+        }
+        fs::remove_dir_all(&self.dir).act(|| format!("remove {}", self.dir.display()))?;
+        hooks::run_all("poststop", &self.poststop, &self.state(Status::Stopped), warn);
+        Ok(())
+    }
+
+    /// Ends the init that somebody is at creating, until that process has done or undone it. The container as it is
+    /// then; `None` where it is as that process left it when it was killed.
+    fn interrupt_creator(&self) -> Result<Option<Self>, StepError> {
+        let until = Instant::now() + END_WAIT;
+        let (creator, started) = self.creator;
+        let process = kernel::open(creator).ok().filter(|_| start_time(creator) == Some(started));
+        loop {
+            // Before the state is read: it is that of a process that has ended, or may still change.
+            let is_alive = process.as_ref().is_some_and(|it| !process::ended(it, Instant::now() + LOOK_AGAIN));
+            let found: Option<Self> = state::read(&self.dir.join("state.json")).ok().flatten();
+            match found.map(|it| Self { dir: self.dir.clone(), ..it }) {
+                None if !self.dir.exists() => return Ok(Some(self.clone())),
+                Some(found) if found.pid != 0 => return Ok(Some(found)),
+                _ if !is_alive => return Ok(None),
+                Some(found) if found.has_groups() => found.groups.kill_all(libc::SIGKILL)?,
+                _ => {}
+            }
+            if Instant::now() > until {
+                return Err(self.refuse("delete", &format!("process {creator} is still creating it")));
+            }
+        }
+    }
+
+    /// Whoever creates it may have been killed before groups were known to be its own: then none of its is in them.
+    fn has_groups(&self) -> bool {
+        self.pid != 0 || self.groups.folders().iter().any(|it| it.made > 0)
+    }
+
+    fn wait_for_end(&self) -> Result<(), StepError> {
+        let until = Instant::now() + END_WAIT;
+        let Ok(process) = self.open_process() else { return Ok(()) };
+        if process::ended(&process, until) {
+            return Ok(());
+        }
+        Err(self.refuse("delete", "its init was killed and does not end"))
+    }
+}
+
+/// Removes what a runtime that was killed in the middle of `create` has left of an id.
+///
+/// # Errors
+/// It can't be removed.
+pub fn remove_remains(root: &Path, id: &str) -> Result<(), StepError> {
+    check_id(id)?;
+    match fs::remove_dir_all(root.join(id)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.act(|| format!("remove {}", root.join(id).display())),
+    }
+}
