@@ -20,6 +20,7 @@ static PROTECTED: AtomicBool = AtomicBool::new(false);
 const STATFS_FLAGS: usize = 10;
 
 /// Whether it was seen that this process runs from a file that nobody can write to.
+#[cfg_attr(test, expect(dead_code, reason = "tests have a main of their own"))]
 pub(crate) fn is_protected() -> bool {
     PROTECTED.load(Ordering::Relaxed)
 }

@@ -6,7 +6,7 @@
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "a command line program")]
 
 mod arguments;
-#[cfg(all(target_arch = "x86_64", not(test)))]
+#[cfg(target_arch = "x86_64")]
 mod entry;
 mod events;
 mod exec;
