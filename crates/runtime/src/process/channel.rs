@@ -29,7 +29,7 @@ pub(crate) enum Word {
     Hooks,
     /// Take this descriptor of mine to the seccomp agent, please. Answered.
     Listener(RawFd),
-    /// Only the program is to be run yet. Answered where something is still to be done before that.
+    /// Only the program is to be run yet. Answered where it is to be run at once.
     Ready,
     /// It failed, with an exit code where the program itself is what failed.
     Failed(Option<i32>, String),

@@ -98,29 +98,19 @@ impl Execution {
                     let state = container.state(container.status());
                     listener::hand_over(profile, launched, number, &state)?;
                 }
-                Word::Ready => {
-                    if let Some(path) = &self.pid_file {
-                        start::write_pid_file(path, launched.pid.as_raw())?;
-                    }
-                    ready.take().map_or(Ok(()), |ready| ready())?;
-                    if !self.process.terminal {
-                        continue;
-                    }
-                }
-                Word::Failed(code, text) => {
-                    // One that was there before this call stays.
-                    self.pid_file.as_ref().filter(|_| ready.is_none()).map(std::fs::remove_file);
-                    return Err(RunError { text, code });
-                }
+                Word::Ready => ready.take().map_or(Ok(()), |ready| ready())?,
+                Word::Failed(code, text) => return Err(RunError { text, code }),
                 word => return Err(RunError::new(format!("failed to start a process: it said {word:?}"))),
             }
             launched.channel.answer()?;
         }
-        if ready.is_none() {
-            Ok(())
-        } else {
-            Err(RunError::new("failed to start a process: it was killed before it ran"))
+        if !launched.became_program() {
+            return Err(RunError::new("failed to start a process: it was killed before it ran"));
         }
+        if let Some(path) = &self.pid_file {
+            start::write_pid_file(path, launched.pid.as_raw())?;
+        }
+        ready.take().map_or(Ok(()), |ready| ready())
     }
 
     /// Puts it into the container's control groups and sets its limits.
@@ -175,8 +165,6 @@ impl Child<'_> {
         if process.terminal {
             // It must not begin before whoever sits there has its size and keys set.
             channel.ask(&Word::Ready)?;
-        } else {
-            channel.say(&Word::Ready)?;
         }
         program.run()
     }

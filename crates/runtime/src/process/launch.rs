@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -15,6 +16,7 @@ use super::namespaces::Namespaces;
 use super::user_namespace;
 use crate::error::{Act, RunError, StepError};
 use crate::oci::{Linux, NamespaceKind};
+use crate::state;
 use crate::syscall::process as kernel;
 
 /// A new process that says nothing for so long is given up. Hooks have their own.
@@ -165,6 +167,14 @@ impl Launched {
             Some(word) => Ok(word),
             None => Err(RunError::new("failed to start the container: its init was killed")),
         }
+    }
+
+    /// Whether it became a program, where its end of the channel is closed: exec does that, and so does its end.
+    pub(crate) fn became_program(&self) -> bool {
+        let mut polled = [PollFd::new(self.process.as_fd(), PollFlags::POLLIN)];
+        let has_ended = poll(&mut polled, PollTimeout::ZERO).is_ok_and(|count| count > 0);
+        // Who was reaped meanwhile was the child of a supervisor, which knows how it ended.
+        !has_ended || state::has_run_a_program(self.pid.as_raw()).unwrap_or(true)
     }
 
     /// Ends it, whatever it is at.
