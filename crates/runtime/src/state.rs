@@ -103,7 +103,8 @@ fn fields<T>(pid: i32, read: impl FnOnce(&[&str]) -> Option<T>) -> Option<T> {
 }
 
 /// Whether a process that was forked has called execve(2) since, also when it has ended and was not reaped: its flags
-/// (field 9) without `PF_FORKNOEXEC` (<linux/sched.h>).
+/// (field 9) without `PF_FORKNOEXEC` (<linux/sched.h>), which goes before descriptors are closed (fs/exec.c,
+/// begin_new_exec).
 pub(crate) fn has_run_a_program(pid: i32) -> Option<bool> {
     fields(pid, |fields| Some(fields.get(6)?.parse::<u32>().ok()? & 0x40 == 0))
 }

@@ -5,7 +5,6 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -171,10 +170,8 @@ impl Launched {
 
     /// Whether it became a program, where its end of the channel is closed: exec does that, and so does its end.
     pub(crate) fn became_program(&self) -> bool {
-        let mut polled = [PollFd::new(self.process.as_fd(), PollFlags::POLLIN)];
-        let has_ended = poll(&mut polled, PollTimeout::ZERO).is_ok_and(|count| count > 0);
         // Who was reaped meanwhile was the child of a supervisor, which knows how it ended.
-        !has_ended || state::has_run_a_program(self.pid.as_raw()).unwrap_or(true)
+        state::has_run_a_program(self.pid.as_raw()).unwrap_or(true)
     }
 
     /// Ends it, whatever it is at.
