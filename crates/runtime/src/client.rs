@@ -6,48 +6,17 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use serde::{Deserialize, Serialize};
-
 use crate::error::RunError;
 use crate::oci::Spec;
 use crate::process::wait_readable;
 use crate::program::Program;
-use crate::state::{self, ExitStatus};
+use crate::state;
 use crate::supervisor::launcher::STARTED;
-use crate::supervisor::{ExecSpec, Order};
+use crate::supervisor::{ExecSpec, Message, Order};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 /// A start that takes longer hangs on something.
 const START_WAIT: Duration = Duration::from_secs(60);
-
-/// What goes over a supervisor's socket, each as a line of JSON.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Message {
-    /// To the supervisor: send the container's init this signal.
-    Kill(i32),
-    /// To the supervisor: start this process, with the descriptors that come along.
-    Exec(ExecSpec),
-    /// To the supervisor: copy the output from now on to the descriptor that comes along, and what comes at a second
-    /// one to the container's terminal.
-    Attach,
-    /// To the supervisor: the container's terminal has this size now.
-    Resize {
-        /// Lines.
-        rows: u16,
-        /// Characters in a line.
-        columns: u16,
-    },
-    /// From it: the output is copied.
-    Attached,
-    /// From it: the process runs.
-    ExecStarted,
-    /// From it: the process ended with this code.
-    ExecExited(i32),
-    /// From it: it could not be done.
-    Failed(String),
-    /// From it, to everyone: the container has ended.
-    Exited(ExitStatus),
-}
 
 /// Starts the container of `dir`; blocks until its program runs or could not be started, for a minute at most.
 ///

@@ -240,7 +240,7 @@ impl Container {
         if !self.has_process {
             return Err(self.refuse("start", "its configuration has no process").into());
         }
-        process::start::start(self)?;
+        process::start::start(&self.dir)?;
         // runtime.md, "Lifecycle": where a hook fails, the container goes.
         self.run_poststart().inspect_err(|_| drop(self.delete(true, drop)))
     }

@@ -34,11 +34,11 @@ pub mod state;
 pub mod supervisor;
 mod syscall;
 
-pub use client::{ContainerClient, ExecProcess, Message, start};
+pub use client::{ContainerClient, ExecProcess, start};
 pub use container::{Container, remove_remains};
 pub use error::{NOT_EXECUTABLE, NOT_FOUND, RunError, StepError};
 pub use log::{LogLine, LogReader};
 pub use program::Program;
 pub use protected_binary::protect as protect_binary;
 pub use state::{ExitStatus, State};
-pub use supervisor::{ExecSpec, Order, Root};
+pub use supervisor::{ExecSpec, Message, Order, Root};

@@ -10,6 +10,7 @@ mod console;
 mod conversation;
 mod exec;
 pub(crate) mod launcher;
+mod message;
 mod order;
 mod output;
 mod prepare;
@@ -28,7 +29,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::client::Message;
 use crate::error::{Act, RunError};
 use crate::log::LogWriter;
 use crate::process::exit_code;
@@ -37,6 +37,7 @@ use crate::syscall::process as kernel;
 
 use conversation::Conversation;
 pub use launcher::launch;
+pub use message::Message;
 pub use order::{ExecSpec, Order, Root};
 use output::Output;
 pub(crate) use prepare::bundle;

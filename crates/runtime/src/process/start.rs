@@ -7,7 +7,6 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
-use crate::container::Container;
 use crate::error::{Act, RunError, StepError};
 
 /// Whole or not at all: who waits for the file must not read half of a number.
@@ -18,9 +17,8 @@ pub(crate) fn write_pid_file(path: &Path, pid: i32) -> Result<(), StepError> {
         .act(|| format!("write the pid file {}", path.display()))
 }
 
-/// Tells init to become its program, and hears whether it could.
-pub(crate) fn start(container: &Container) -> Result<(), RunError> {
-    let dir = &container.dir;
+/// Tells the init of a container's folder to become its program, and hears whether it could.
+pub(crate) fn start(dir: &Path) -> Result<(), RunError> {
     let open = |name: &str, flags: OFlag| {
         let path = dir.join(name);
         nix::fcntl::open(&path, flags | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::Pid;
 
-use crate::client::Message;
+use super::message::Message;
 use crate::syscall::files::own;
 
 /// A request that is longer is refused.
