@@ -52,7 +52,8 @@ fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D)
 /// It can't be read, is too large, or is no such JSON.
 pub fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, StepError> {
     let file = File::open(path).act(|| format!("open `{}`", path.display()))?;
-    parse_json(file, &path.display().to_string())
+    let size = file.metadata().map_or(0, |it| it.len());
+    parse(file, size, &path.display().to_string())
 }
 
 /// The same from something open, called `name` in errors.
@@ -60,7 +61,13 @@ pub fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, StepErr
 /// # Errors
 /// As for [`read_json`].
 pub fn parse_json<T: for<'de> Deserialize<'de>>(from: impl Read, name: &str) -> Result<T, StepError> {
-    let mut text = Vec::new();
+    parse(from, 0, name)
+}
+
+/// `size`: how much there is, as far as is known.
+fn parse<T: for<'de> Deserialize<'de>>(from: impl Read, size: u64, name: &str) -> Result<T, StepError> {
+    // A file may say what it likes, and be a device or a pipe.
+    let mut text = Vec::with_capacity(usize::try_from(size.min(CONFIG_BOUND)).unwrap_or(0) + 1);
     from.take(CONFIG_BOUND + 1).read_to_end(&mut text).act(|| format!("read `{name}`"))?;
     if text.len() as u64 > CONFIG_BOUND {
         return Err(StepError::refuse(format!("read `{name}`"), format!("it is larger than {CONFIG_BOUND} bytes")));

@@ -1,7 +1,7 @@
 //! What a container's folder says of it: that it runs (`state.json`), and how it ended (`exit.json`).
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -96,7 +96,10 @@ impl ExitStatus {
 
 /// The fields of /proc/PID/stat (proc_pid_stat(5)) from the third on.
 fn fields<T>(pid: i32, read: impl FnOnce(&[&str]) -> Option<T>) -> Option<T> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Some 50 numbers, and a name of 15 bytes.
+    let mut stat = [0; 1024];
+    let count = fs::File::open(format!("/proc/{pid}/stat")).and_then(|mut it| it.read(&mut stat)).ok()?;
+    let stat = String::from_utf8_lossy(&stat[..count]);
     // The second field is in parentheses and may hold anything: count from its end.
     let (_, rest) = stat.rsplit_once(')')?;
     read(&rest.split_whitespace().collect::<Vec<_>>())

@@ -70,7 +70,8 @@ pub(super) fn write(path: &Path, value: &str) -> io::Result<()> {
 
 /// Reads a file whole. `take` keeps the library from asking for a size that these files don't have.
 pub(super) fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
+    // Most hold a number; the kernel does not say how long a file is.
+    let mut text = String::with_capacity(64);
     File::open(path)?.take(READ_BOUND).read_to_string(&mut text)?;
     Ok(text)
 }
