@@ -94,30 +94,15 @@ impl ExitStatus {
     }
 }
 
-/// The fields of /proc/PID/stat (proc_pid_stat(5)) from the third on.
-fn fields<T>(pid: i32, read: impl FnOnce(&[&str]) -> Option<T>) -> Option<T> {
+/// Field 22 of /proc/PID/stat (proc_pid_stat(5)): when the process started.
+pub fn start_time(pid: i32) -> Option<u64> {
     // Some 50 numbers, and a name of 15 bytes.
     let mut stat = [0; 1024];
     let count = fs::File::open(format!("/proc/{pid}/stat")).and_then(|mut it| it.read(&mut stat)).ok()?;
     let stat = String::from_utf8_lossy(&stat[..count]);
     // The second field is in parentheses and may hold anything: count from its end.
     let (_, rest) = stat.rsplit_once(')')?;
-    read(&rest.split_whitespace().collect::<Vec<_>>())
-}
-
-/// Whether a process that was forked has called execve(2) since, also when it has ended and was not reaped: its flags
-/// (field 9) without `PF_FORKNOEXEC` (<linux/sched.h>), which goes before descriptors are closed (fs/exec.c,
-/// begin_new_exec).
-pub(crate) fn has_run_a_program(pid: i32) -> Option<bool> {
-    fields(pid, |fields| Some(fields.get(6)?.parse::<u32>().ok()? & 0x40 == 0))
-}
-
-/// Field 22 of /proc/PID/stat: when the process started.
-pub fn start_time(pid: i32) -> Option<u64> {
-    fields(pid, alive_since)
-}
-
-fn alive_since(fields: &[&str]) -> Option<u64> {
+    let fields: Vec<&str> = rest.split_whitespace().collect();
     // The first thread of a program is a zombie as soon as it has ended; others may still hold what the program held.
     let dead = match *fields.first()? {
         "X" => true,

@@ -107,6 +107,11 @@ impl Channel {
         }
     }
 
+    /// The runtime waits until all who could speak have gone; what they said is still to be heard.
+    pub(crate) fn await_end(&self, until: Instant) -> Result<(), StepError> {
+        self.wait(PollFlags::empty(), until)
+    }
+
     /// What has been said until now.
     pub(crate) fn heard(&self) -> Option<Word> {
         self.hear(Instant::now()).ok().flatten()
@@ -114,7 +119,7 @@ impl Channel {
 
     /// The runtime listens; `None` when all who could speak have gone.
     pub(crate) fn hear(&self, until: Instant) -> Result<Option<Word>, StepError> {
-        self.wait(until)?;
+        self.wait(PollFlags::POLLIN, until)?;
         let mut packet = [0; PACKET];
         let count = self.receive(&mut packet)?;
         let number = |bytes: &[u8]| bytes.first_chunk().map_or(0, |it| i32::from_le_bytes(*it));
@@ -142,13 +147,14 @@ impl Channel {
         }
     }
 
-    fn wait(&self, until: Instant) -> Result<(), StepError> {
+    /// An end (POLLHUP) is always waited for.
+    fn wait(&self, what: PollFlags, until: Instant) -> Result<(), StepError> {
         let act = || "wait for the container's init".to_owned();
         loop {
             let left = until.saturating_duration_since(Instant::now());
             // Rounded up: a wait of less than 1 ms is no wait.
             let left = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-            let mut polled = vec![PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            let mut polled = vec![PollFd::new(self.0.as_fd(), what)];
             polled.extend(INTERRUPTS.get().map(|it| PollFd::new(it.as_fd(), PollFlags::POLLIN)));
             match poll(&mut polled, left) {
                 Ok(0) if Instant::now() >= until => {

@@ -75,7 +75,8 @@ impl Execution {
         let mut child = Some(Child { execution: self, filter: filter.as_ref(), console, joined_user });
         let launch = Launch { namespaces: &namespaces, linux, parent };
         let launched = launch.start(|channel| child.take().expect("called once").run(channel))?;
-        let result = self.converse(&launched, container, linux.seccomp.as_ref(), ready);
+        let asks = process_asks(&self.process, filter.as_ref());
+        let result = self.converse(&launched, container, linux.seccomp.as_ref(), asks, ready);
         if result.is_err() {
             launched.kill(parent);
         }
@@ -87,24 +88,37 @@ impl Execution {
         launched: &Launched,
         container: &Container,
         profile: Option<&Seccomp>,
+        asks: bool,
         ready: impl FnOnce() -> Result<(), RunError>,
     ) -> Result<(), RunError> {
         launched.begin(self.admit(launched.pid, container))?;
+        let until = Instant::now() + super::launch::PATIENCE;
+        if !asks {
+            // It is enough to be woken once.
+            launched.channel.await_end(until)?;
+        }
+        let mut is_ready = false;
         let mut ready = Some(ready);
         // Exec closes the channel; what comes before that is why it failed.
-        while let Some(word) = launched.channel.hear(Instant::now() + super::launch::PATIENCE)? {
+        while let Some(word) = launched.channel.hear(until)? {
             match word {
                 Word::Listener(number) => {
                     let state = container.state(container.status());
                     listener::hand_over(profile, launched, number, &state)?;
+                    launched.channel.answer()?;
                 }
-                Word::Ready => ready.take().map_or(Ok(()), |ready| ready())?,
+                Word::Ready => {
+                    is_ready = true;
+                    if self.process.terminal {
+                        ready.take().map_or(Ok(()), |ready| ready())?;
+                        launched.channel.answer()?;
+                    }
+                }
                 Word::Failed(code, text) => return Err(RunError { text, code }),
                 word => return Err(RunError::new(format!("failed to start a process: it said {word:?}"))),
             }
-            launched.channel.answer()?;
         }
-        if !launched.became_program() {
+        if !is_ready {
             return Err(RunError::new("failed to start a process: it was killed before it ran"));
         }
         if let Some(path) = &self.pid_file {
@@ -122,6 +136,11 @@ impl Execution {
         settings::bind_to_cpus(pid, "process.execCPUAffinity.final", &affinity.last)?;
         settings::set_limits(pid.as_raw(), &self.process.rlimits)
     }
+}
+
+/// Whether it says something that waits for an answer.
+fn process_asks(process: &Process, filter: Option<&Filter>) -> bool {
+    process.terminal || filter.is_some_and(Filter::uses_notify)
 }
 
 struct Child<'a> {
@@ -147,7 +166,6 @@ impl Child<'_> {
             kernel::die_with_parent().act(|| "tie the process to its supervisor".into())?;
         }
         files::close_on_exec_from(3 + execution.keep_descriptors).act(|| "close descriptors".into())?;
-        channel.await_answer()?;
         if self.joined_user {
             become_root()?;
         }
@@ -161,10 +179,15 @@ impl Child<'_> {
         settings::apply(process)?;
         enter_folder(&process.cwd)?;
         labels.apply()?;
+        // The runtime puts it into the container's control groups and sets its limits meanwhile, which it could not once
+        // this is another user.
+        channel.await_answer()?;
         let program = init::assume_and_find(process, execution.supervised, self.filter, channel)?;
         if process.terminal {
             // It must not begin before whoever sits there has its size and keys set.
             channel.ask(&Word::Ready)?;
+        } else {
+            channel.say(&Word::Ready)?;
         }
         program.run()
     }

@@ -15,7 +15,6 @@ use super::namespaces::Namespaces;
 use super::user_namespace;
 use crate::error::{Act, RunError, StepError};
 use crate::oci::{Linux, NamespaceKind};
-use crate::state;
 use crate::syscall::process as kernel;
 
 /// A new process that says nothing for so long is given up. Hooks have their own.
@@ -166,12 +165,6 @@ impl Launched {
             Some(word) => Ok(word),
             None => Err(RunError::new("failed to start the container: its init was killed")),
         }
-    }
-
-    /// Whether it became a program, where its end of the channel is closed: exec does that, and so does its end.
-    pub(crate) fn became_program(&self) -> bool {
-        // Who was reaped meanwhile was the child of a supervisor, which knows how it ended.
-        state::has_run_a_program(self.pid.as_raw()).unwrap_or(true)
     }
 
     /// Ends it, whatever it is at.
