@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 """Figures of a release build beside their targets: `make bench`. Median of five runs, and the worst. A sandbox of
 3 managers and 2 workers, in namespaces of its own; bounded in count and time; ends by removing it."""
-import atexit, json, os, shutil, statistics, subprocess, sys, tempfile, time
+import atexit, json, os, shutil, signal, statistics, subprocess, sys, tempfile, time
 
+# Whoever ends it early ends what it made, too.
+for it in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(it, lambda *_: sys.exit(1))
 PROGRAMS = os.path.abspath(sys.argv[1])
 CTL = os.path.join(PROGRAMS, "ctl")
 WRITES = os.path.join(PROGRAMS, "flota-writes")
