@@ -6,6 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
 use crate::error::RunError;
 use crate::oci::Spec;
 use crate::process::wait_readable;
@@ -13,7 +15,6 @@ use crate::program::Program;
 use crate::state;
 use crate::supervisor::launcher::STARTED;
 use crate::supervisor::{ExecSpec, Message, Order};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 /// A start that takes longer hangs on something.
 const START_WAIT: Duration = Duration::from_secs(60);

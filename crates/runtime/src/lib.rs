@@ -17,7 +17,8 @@
 //! keeps the output and the exit code, and does not end with the daemon, which finds its containers again by
 //! their folders. If the supervisor dies, the kernel kills the container: nothing runs that nobody watches.
 //!
-//! Knows no cluster words. Everything that is unsafe is in `syscall/`, `process/clone.rs`, `security/` and `cgroup/`.
+//! Knows no cluster words. Everything that is unsafe is in `syscall/`, `process/{clone,namespaces}.rs`, `security/` and
+//! `cgroup/`, and, of the program, in its `main.rs`, `entry.rs` and `title.rs`.
 
 pub mod cgroup;
 pub mod client;

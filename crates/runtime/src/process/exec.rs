@@ -166,6 +166,9 @@ impl Child<'_> {
             kernel::die_with_parent().act(|| "tie the process to its supervisor".into())?;
         }
         files::close_on_exec_from(3 + execution.keep_descriptors).act(|| "close descriptors".into())?;
+        // The runtime puts it into the container's control groups and sets its limits, which it may not be able to once
+        // this is another user.
+        channel.await_answer()?;
         if self.joined_user {
             become_root()?;
         }
@@ -179,9 +182,6 @@ impl Child<'_> {
         settings::apply(process)?;
         enter_folder(&process.cwd)?;
         labels.apply()?;
-        // The runtime puts it into the container's control groups and sets its limits meanwhile, which it could not once
-        // this is another user.
-        channel.await_answer()?;
         let program = init::assume_and_find(process, execution.supervised, self.filter, channel)?;
         if process.terminal {
             // It must not begin before whoever sits there has its size and keys set.

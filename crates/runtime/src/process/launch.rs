@@ -20,6 +20,9 @@ use crate::syscall::process as kernel;
 /// A new process that says nothing for so long is given up. Hooks have their own.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Its end without a word.
+const KILLED: &str = "failed to start the container: its init was killed";
+
 /// How it is made.
 pub(crate) struct Launch<'a> {
     pub(crate) namespaces: &'a Namespaces,
@@ -152,8 +155,9 @@ impl Launched {
     /// Tells it to go on when `done` is done. Where that failed because it has ended meanwhile, why it did is the error.
     pub(crate) fn begin(&self, done: Result<(), StepError>) -> Result<(), RunError> {
         let Err(error) = done else { return Ok(self.channel.answer()?) };
-        match self.channel.heard() {
-            Some(Word::Failed(code, text)) => Err(RunError { text, code }),
+        match self.channel.hear(Instant::now()) {
+            Ok(Some(Word::Failed(code, text))) => Err(RunError { text, code }),
+            Ok(None) => Err(RunError::new(KILLED)),
             _ => Err(error.into()),
         }
     }
@@ -163,7 +167,7 @@ impl Launched {
         match self.channel.hear(Instant::now() + PATIENCE)? {
             Some(Word::Failed(code, text)) => Err(RunError { text, code }),
             Some(word) => Ok(word),
-            None => Err(RunError::new("failed to start the container: its init was killed")),
+            None => Err(RunError::new(KILLED)),
         }
     }
 
