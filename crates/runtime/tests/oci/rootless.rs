@@ -73,6 +73,9 @@ fn a_user_without_rights_has_all_verbs() {
     let (uid, namespace) = said.split_once('\n').unwrap();
     assert!(uid == "0" && Path::new(namespace.trim()) != own, "{said}");
     assert_eq!(container.verb("exec", &["/bin/sh", "-c", "exit 9"]).code, 9);
+    // Also the machine's root, whose own limits it has no say over.
+    let said = container.0.call(&["exec", &container.0.id, "/bin/sh", "-c", "id -u; ulimit -n"]).ok();
+    assert_eq!(said, "0\n1024\n");
     container.verb("kill", &["TERM"]).ok();
     wait_for("it has ended", || (container.verb("state", &[]).json()["status"] == "stopped").then_some(()));
     container.verb("delete", &[]).ok();
