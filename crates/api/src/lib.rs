@@ -7,6 +7,7 @@
 //! No I/O, no async, nothing of ours imported.
 
 pub mod capability;
+pub mod clock;
 pub mod constraint;
 mod convert;
 pub mod defaults;

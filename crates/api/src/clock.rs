@@ -1,0 +1,77 @@
+//! The wall clock and the source of random numbers, as values that are passed in.
+//!
+//! Nothing that decides reads the system's clock or its random source by itself: a whole cluster then runs in one
+//! process with clocks that differ, and a run is repeated from its seed. Monotonic time is tokio's, which tests pause.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::version::Timestamp;
+
+/// A wall clock. Clones read the same clock. It may be wrong, and may step in both directions.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock {
+    /// The clock of this machine.
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
+    pub fn system() -> Self {
+        Self::new(|| Timestamp::from_system(SystemTime::now()))
+    }
+
+    /// A clock that shows what `read` returns.
+    pub fn new(read: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// The time that it shows.
+    pub fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Clock({})", self.now())
+    }
+}
+
+/// A source of random numbers. Clones draw from the same sequence.
+#[derive(Clone)]
+pub struct Random(Arc<Mutex<StdRng>>);
+
+impl Random {
+    /// Seeded by the operating system.
+    #[allow(clippy::disallowed_methods, reason = "the one place that seeds from the system")]
+    pub fn from_os() -> Self {
+        Self(Arc::new(Mutex::new(StdRng::from_os_rng())))
+    }
+
+    /// The sequence that belongs to `seed`.
+    pub fn seeded(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(StdRng::seed_from_u64(seed))))
+    }
+
+    /// Draws with `draw`, which must not draw from the same source again.
+    ///
+    /// # Panics
+    /// When an earlier `draw` panicked.
+    pub fn draw<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
+        draw(&mut self.0.lock().expect("no holder panics"))
+    }
+
+    /// A generator of its own, seeded from this one.
+    pub fn fork(&self) -> StdRng {
+        self.draw(|rng| StdRng::from_rng(rng))
+    }
+}
+
+impl fmt::Debug for Random {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Random")
+    }
+}
