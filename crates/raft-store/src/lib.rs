@@ -13,6 +13,7 @@
 //!
 //! No type of the Raft library leaves `raft/`.
 
+pub mod faults;
 mod proposer;
 pub mod raft;
 pub mod store;
