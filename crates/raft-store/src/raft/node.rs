@@ -251,7 +251,8 @@ impl Proposer for RaftNode {
     fn propose_entry(&self, transactions: Vec<Transaction>) -> BoxFuture<'_, Result<Vec<Outcome>, ProposeError>> {
         Box::pin(async move {
             let actions = transactions.iter().map(|it| it.actions.len()).max().unwrap_or(0);
-            let bytes = Entry { at: Timestamp::from_system(SystemTime::now()), transactions }.encode();
+            let bytes =
+                Entry { at: Timestamp::from_system(SystemTime::now()), transactions, ..Entry::default() }.encode();
             if actions > ACTIONS_BOUND || bytes.len() > ENTRY_BOUND {
                 return Err(ProposeError::TooLarge { actions, bytes: bytes.len() });
             }
