@@ -9,6 +9,7 @@ use flota_api::proto::raft::{Answer as WireAnswer, SnapshotRecord, SpecVersion, 
 use flota_api::proto::specs::ServiceSpec as WireSpec;
 use flota_api::version::Timestamp;
 
+use super::digest::Digest;
 use super::tables::{Key, Tables};
 
 /// A record that can't be understood.
@@ -17,23 +18,26 @@ use super::tables::{Key, Tables};
 pub struct SnapshotError(String);
 
 impl Tables {
-    /// Every record of a snapshot, encoded.
-    pub fn records(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
+    /// Every record of a snapshot, encoded. The same tables make the same records in the same order.
+    pub fn records(&self) -> impl Iterator<Item = Vec<u8>> + Send + 'static {
         let record = |record| SnapshotRecord { record: Some(record) }.encode_to_vec();
-        let objects = self.objects().map(|object| Record::Object((&object).into()));
-        let specs = self.specs.iter().map(|((service, version), spec)| {
+        // Persistent maps: the copy costs nothing, and what it holds stays as it is.
+        let tables = self.clone();
+        let specs = tables.specs.clone().into_iter().map(|((service, version), spec)| {
             Record::Spec(SpecVersion {
-                service_id: service.clone().into(),
-                spec_version: *version,
+                service_id: service.into(),
+                spec_version: version,
                 spec: WireSpec::from(spec.as_ref()).encode_to_vec().into(),
             })
         });
-        let answers = self
+        let answers = tables
             .answers
-            .iter()
-            .map(|(id, answer)| Record::Answer(WireAnswer { request_id: id.to_string(), at: 0, version: *answer }));
+            .clone()
+            .into_iter()
+            .map(|(id, version)| Record::Answer(WireAnswer { request_id: id.to_string(), at: 0, version }));
+        let last = [Record::Version(tables.version), Record::Time(tables.time.0), Record::Format(tables.format)];
+        let objects = tables.into_objects().map(|object| Record::Object((&object).into()));
         // Specs first: a task's or a service's removal of unused ones must not see a half.
-        let last = [Record::Version(self.version), Record::Time(self.time.0)];
         specs.chain(objects).chain(answers).chain(last).map(record)
     }
 
@@ -61,12 +65,14 @@ impl Tables {
                 }
                 Record::Version(version) => tables.version = version,
                 Record::Time(time) => tables.time = Timestamp(time),
+                Record::Format(format) => tables.format = format,
             }
         }
         tables.specs.extend(specs);
-        // A snapshot from before it held the time: what it holds is no later than its last entry.
-        let latest = tables.objects().map(|object| object.meta().updated_at).max();
-        tables.time = tables.time.max(latest.unwrap_or_default());
+        let mut digest = Digest::default();
+        tables.objects().for_each(|object| digest.add_object(&object));
+        tables.answers.iter().for_each(|(request, version)| digest.add_answer(request, *version));
+        tables.digest = digest;
         Ok(tables)
     }
 }
@@ -77,9 +83,7 @@ mod tests {
     use crate::WriteTx;
     use crate::store::Store;
     use crate::transaction::Entry;
-    use flota_api::model::{Service, Stack, Task};
-    use flota_api::object::StoreObject;
-    use flota_api::version::Meta;
+    use flota_api::model::{Service, Task};
 
     #[test]
     fn a_snapshot_holds_everything_also_old_specs_and_answers() {
@@ -108,18 +112,55 @@ mod tests {
         assert!(Tables::from_records([b"\xff".as_slice()].into_iter()).is_err());
     }
 
+    /// One manager comes from a snapshot of the format before, another from the entries behind it.
     #[test]
-    fn a_snapshot_from_before_it_held_the_time_ends_at_its_latest_change() {
-        let mut tables = Tables::default();
-        for (id, at) in [("a", 9), ("b", 7)] {
-            let meta = Meta { updated_at: Timestamp(at), ..Meta::default() };
-            tables.put(Stack { id: id.into(), meta, ..Stack::default() }.into_object());
-        }
-        let is_time = |bytes: &Vec<u8>| {
-            matches!(SnapshotRecord::decode(bytes.as_slice()), Ok(SnapshotRecord { record: Some(Record::Time(_)) }))
+    fn managers_agree_after_the_first_entry_of_todays_format() {
+        let task = |id: &str| Task { id: id.into(), ..Task::default() };
+        let legacy = |store: &Store, id: &str, at| {
+            let mut tx = WriteTx::new(store.view(), id);
+            tx.create(task(id));
+            Entry { at: Timestamp(at), transactions: vec![tx.finish()], is_legacy: true, ..Entry::default() }
         };
-        let old: Vec<_> = tables.records().filter(|record| !is_time(record)).collect();
-        let again = Tables::from_records(old.iter().map(Vec::as_slice)).expect("just written");
-        assert_eq!(again.time, Timestamp(9));
+        let replayed = Store::default();
+        replayed.apply(1, legacy(&replayed, "a", 9));
+        replayed.apply(2, legacy(&replayed, "b", 7));
+        let is_new = |bytes: &Vec<u8>| {
+            let record = SnapshotRecord::decode(bytes.as_slice()).expect("just written").record;
+            matches!(record, Some(Record::Time(_) | Record::Format(_) | Record::Answer(_)))
+        };
+        let old: Vec<_> = replayed.view().records().filter(|record| !is_new(record)).collect();
+        let restored = Store::default();
+        restored.restore(Tables::from_records(old.iter().map(Vec::as_slice)).expect("just written"));
+        for store in [&replayed, &restored] {
+            let mut tx = WriteTx::new(store.view(), "c");
+            tx.create(task("c"));
+            store.apply(3, Entry { at: Timestamp(1), transactions: vec![tx.finish()], ..Entry::default() });
+        }
+        assert_eq!(replayed.digest(), restored.digest());
+        let records = |store: &Store| store.view().records().collect::<Vec<_>>();
+        assert_eq!(records(&replayed), records(&restored));
+        let view = replayed.view();
+        let made = |id| view.task(id).map(|it| (it.meta.created, it.meta.created_at));
+        assert_eq!(made("b"), Some((0, Timestamp(7))), "as it was applied then");
+        assert_eq!(made("c"), Some((3, Timestamp(9))), "and time never falls from then on");
+    }
+
+    #[test]
+    fn the_digest_is_that_of_the_tables_however_they_came_about() {
+        let store = Store::default();
+        for index in 1..30 {
+            let view = store.view();
+            let mut tx = WriteTx::new(view.clone(), &format!("request {index}"));
+            match view.tasks().next() {
+                Some(task) if index % 3 == 0 => tx.remove(flota_api::object::Kind::Task, task.id.as_str()),
+                Some(task) if index % 3 == 1 => tx.update(task.as_ref().clone()),
+                _ => tx.create(Task { id: format!("t{index}").as_str().into(), ..Task::default() }),
+            }
+            store.apply(index, Entry { transactions: vec![tx.finish()], forget_answers: index / 2, ..Entry::default() });
+            let records: Vec<_> = store.view().records().collect();
+            let again = Tables::from_records(records.iter().map(Vec::as_slice)).expect("just written");
+            assert_eq!(again.digest(), store.digest(), "after entry {index}");
+        }
+        assert_ne!(store.digest(), Digest::default());
     }
 }
