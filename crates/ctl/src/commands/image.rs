@@ -100,10 +100,7 @@ pub(crate) async fn run(verb: Image, client: impl Fn(bool) -> anyhow::Result<Cli
             for name in images {
                 let request = RemoveRequest { request_id: request_id(), name: name.clone(), force, shrink: false };
                 client
-                    .control(|mut control| {
-                        let request = request.clone();
-                        async move { control.remove_image(request).await }
-                    })
+                    .change(request, |mut control, request| async move { control.remove_image(request).await })
                     .await?;
                 printer::line(&name);
             }
@@ -151,11 +148,8 @@ async fn held(client: &Client, image: ImageResult) -> anyhow::Result<()> {
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     options.check(&["id", "reference", "digest", "size"])?;
     let images = client
-        .pages(
-            |mut control| {
-                let request = client.list();
-                async move { control.list_images(request).await }
-            },
+        .list(
+            |mut control, request| async move { control.list_images(request).await },
             |whole, page| whole.images.extend(page.images),
         )
         .await?;
