@@ -11,9 +11,10 @@ use tonic::Status;
 use flota_api::model::Role;
 use flota_api::proto::ca::LeaveRaftRequest;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
-use flota_api::proto::node::NodeInfo;
+use flota_api::proto::node::{NodeInfo, StoreStatistics};
 use flota_identity::Identity;
 use flota_manager::Manager;
+use flota_raft_store::raft::RaftNode;
 
 use crate::cluster::{Begin, Membership, Parts, address_again};
 use crate::config::Config;
@@ -79,7 +80,8 @@ impl Node {
     }
 
     fn take_up(self: &Arc<Self>, place: &mut Option<Membership>, membership: Membership) {
-        self.manager.send_replace(membership.manager.clone().map_or(ManagerState::Absent, ManagerState::Running));
+        let manager = membership.manager.clone().map(Box::new);
+        self.manager.send_replace(manager.map_or(ManagerState::Absent, ManagerState::Running));
         let mut removed = membership.worker.removed();
         let id = membership.identity.node_id.clone();
         *place = Some(membership);
@@ -234,8 +236,14 @@ impl Node {
             address: membership.map(|it| it.address.clone()).unwrap_or_default(),
             hostname: flota_worker::describe().hostname,
             version: flota_api::VERSION.into(),
+            store: membership.and_then(|it| it.manager.as_ref()).and_then(|manager| statistics(&manager.raft)),
         })
     }
+}
+
+/// What the manager's store counts; `None` as long as it counts nothing.
+fn statistics(_store: &RaftNode) -> Option<StoreStatistics> {
+    None
 }
 
 /// Tells the cluster that this node leaves it; whether that was taken. A leader that leaves hands over first, so it is

@@ -76,7 +76,7 @@ pub(crate) enum ManagerState {
     /// The daemon has just started, and takes up its place in its cluster.
     Starting,
     /// The manager serves.
-    Running(Manager),
+    Running(Box<Manager>),
     /// The node is a worker, or belongs to no cluster.
     Absent,
 }
@@ -85,7 +85,7 @@ impl ManagerState {
     /// The manager, or the refusal for whoever wants it.
     pub(crate) fn running(self) -> Result<Manager, Status> {
         match self {
-            Self::Running(manager) => Ok(manager),
+            Self::Running(manager) => Ok(*manager),
             Self::Starting => Err(starting()),
             Self::Absent => Err(Reason::NotAManager.attach(Status::failed_precondition(
                 "this node is no manager: use a manager's socket, or begin with `ctl swarm init`",
