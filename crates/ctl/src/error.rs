@@ -51,7 +51,6 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
             return match status.0.code() {
                 Code::NotFound => NOT_FOUND,
                 Code::AlreadyExists | Code::Aborted => CONFLICT,
-                Code::FailedPrecondition if status.0.message().contains("changed meanwhile") => CONFLICT,
                 Code::Unavailable | Code::DeadlineExceeded => UNREACHABLE,
                 _ => 1,
             };

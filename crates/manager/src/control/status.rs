@@ -1,6 +1,6 @@
 //! Our errors as gRPC statuses: the one table.
 //!
-//! invalid → InvalidArgument · missing → NotFound · name taken → AlreadyExists · changed meanwhile, or in use →
+//! invalid → InvalidArgument · missing → NotFound · name taken → AlreadyExists · changed meanwhile → Aborted · in use →
 //! FailedPrecondition · no leader or no quorum → Unavailable
 
 use tonic::Status;
@@ -42,7 +42,7 @@ pub(crate) fn propose_status(error: &ProposeError) -> Status {
     let text = error.to_string();
     match error {
         ProposeError::Conflict(Conflict::NameTaken { .. }) => Status::already_exists(text),
-        ProposeError::Conflict(Conflict::Changed { .. }) => Status::failed_precondition(text),
+        ProposeError::Conflict(Conflict::Changed { .. }) => Status::aborted(text),
         ProposeError::NotLeader | ProposeError::Unknown => Status::unavailable(text),
         ProposeError::TooLarge { .. } => Status::invalid_argument(text),
     }
