@@ -141,6 +141,35 @@ fn without_a_quorum_nothing_is_accepted_and_everything_runs_on() {
 }
 
 #[test]
+fn creates_while_managers_are_killed_are_all_done_once() {
+    const ROUNDS: usize = 6;
+    const CREATES: usize = 10;
+    let cluster = Cluster::bare(3, 0);
+    let mut expected = Vec::new();
+    for (round, victim) in ["m1", "m2", "m3"].into_iter().cycle().take(ROUNDS).enumerate() {
+        std::thread::scope(|scope| {
+            let restart = scope.spawn(|| {
+                cluster.sandbox_ok(&format!("kill --daemon-only {victim}"));
+                cluster.sandbox_ok(&format!("start {victim}"));
+            });
+            for number in 0..CREATES {
+                let name = format!("s{round}-{number}");
+                // A second try of a create that was done says that the name is taken, if it is not known by its id.
+                cluster.ok(&format!("service create --detach --name {name} --replicas 0 whoami"));
+                expected.push(name);
+            }
+            restart.join().unwrap();
+        });
+        cluster.wait(&format!("{victim} serves again"), |it| it.ctl_on(victim, "service ls --stale").code == 0);
+    }
+    let names = cluster.rows("service ls").into_iter().map(|row| row["name"].as_str().unwrap().to_owned());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    expected.sort();
+    assert_eq!(names, expected);
+}
+
+#[test]
 fn a_leader_that_is_cut_off_accepts_nothing_and_follows_when_it_is_back() {
     let cluster = Cluster::up(3, 2);
     let leader = cluster.leader();
