@@ -239,15 +239,44 @@ impl Client {
         Ok(local_node(rounds::connect(socket).await.map_err(failure)?))
     }
 
+    /// The description of the node behind the first socket; waits while that is starting.
+    pub(crate) async fn info(&self) -> anyhow::Result<NodeInfo> {
+        Ok(self.first_of(self.sockets.get(..1).unwrap_or_default()).await?.1)
+    }
+
     /// The first node that answers, and its description: for what any of them can do.
     pub(crate) async fn any_node(&self) -> anyhow::Result<(LocalNodeClient<Channel>, NodeInfo)> {
-        let attempt = |attempt: Attempt| async move {
-            let mut node = local_node(attempt.channel.clone());
-            let info = attempt.answer(node.info(InfoRequest {})).await?.into_inner();
-            Ok((node, info))
-        };
-        rounds::ask(&self.sockets, &self.limits, self.limits.read, attempt).await.map_err(failure)
+        self.first_of(&self.sockets).await
     }
+
+    async fn first_of(&self, sockets: &[PathBuf]) -> anyhow::Result<(LocalNodeClient<Channel>, NodeInfo)> {
+        rounds::ask(sockets, &self.limits, self.limits.read, describe).await.map_err(failure)
+    }
+
+    /// Sends a request that any node can carry out, and that may be done twice, until one has answered it. The answer
+    /// may take its time.
+    pub(crate) async fn at_any_node<R, T, F>(
+        &self,
+        request: R,
+        call: impl Fn(LocalNodeClient<Channel>, R) -> F,
+    ) -> anyhow::Result<T>
+    where
+        R: Clone,
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let call = &call;
+        let attempt = |attempt: Attempt| {
+            let request = request.clone();
+            async move { call(describe(attempt).await?.0, request).await.map(Response::into_inner) }
+        };
+        rounds::ask(&self.sockets, &self.limits, self.limits.change, attempt).await.map_err(failure)
+    }
+}
+
+async fn describe(attempt: Attempt) -> Result<(LocalNodeClient<Channel>, NodeInfo), Status> {
+    let mut node = local_node(attempt.channel.clone());
+    let info = attempt.answer(node.info(InfoRequest {})).await?.into_inner();
+    Ok((node, info))
 }
 
 /// Whether a stream that ended with this status can be opened again, with this manager or another.

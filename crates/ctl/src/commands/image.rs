@@ -90,8 +90,9 @@ pub(crate) async fn run(verb: Image, client: impl Fn(bool) -> anyhow::Result<Cli
             let client = client(false)?;
             let password = if password_stdin { registry::password()? } else { String::new() };
             let request = PullImageRequest { reference, username: username.unwrap_or_default(), password };
-            let image = client.any_node().await?.0.pull_image(request).await.map_err(failure)?;
-            held(&client, image.into_inner()).await
+            let image =
+                client.at_any_node(request, |mut node, request| async move { node.pull_image(request).await }).await?;
+            held(&client, image).await
         }
         Image::Ls(options) => ls(&client(options.stale)?, &options).await,
         Image::Rm { images, force } => {

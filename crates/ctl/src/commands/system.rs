@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use flota_api::proto::node::{InfoRequest, LogStatistics, NodeInfo, StopTasksRequest};
+use flota_api::proto::node::{LogStatistics, NodeInfo, StopTasksRequest};
 use flota_api::proto::types::Role;
 
 use crate::client::{Client, failure};
@@ -22,16 +22,15 @@ pub(crate) enum System {
 }
 
 pub(crate) async fn run(verb: System, client: &Client) -> anyhow::Result<()> {
-    let mut node = client.node().await?;
     match verb {
         System::Info { format } => {
-            let info = node.info(InfoRequest {}).await.map_err(failure)?.into_inner();
+            let info = client.info().await?;
             match format {
                 Format::Table => lines(&info).iter().for_each(|it| line(it)),
                 Format::Json => printer::json(&object(&info)),
             }
         }
-        System::StopTasks => drop(node.stop_tasks(StopTasksRequest {}).await.map_err(failure)?),
+        System::StopTasks => drop(client.node().await?.stop_tasks(StopTasksRequest {}).await.map_err(failure)?),
     }
     Ok(())
 }
