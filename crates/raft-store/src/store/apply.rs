@@ -120,9 +120,9 @@ impl Tables {
         let meta = Meta { updated_at: stamp.at, version: stamp.index, ..old.meta().clone() };
         let mut new = with_meta(object, meta);
         if let (Object::Task(old), Object::Task(new)) = (&old, &mut new)
-            && old.status.rank() > new.status.rank()
+            && old.status.rank() >= new.status.rank()
         {
-            // Planned before the worker's report came in: the report stands.
+            // Planned before the worker's report came in, perhaps: the report stands.
             Arc::make_mut(new).status = old.status.clone();
         }
         self.put(new.clone());

@@ -150,17 +150,22 @@ fn an_update_planned_before_a_report_does_not_put_the_report_back() {
     let store = Store::default();
     let task = Task { id: "t".into(), node_id: "n".into(), ..Task::default() };
     create(&store, 1, task.clone()).expect("new");
-    let running = TaskStatus { state: TaskState::Running, ..TaskStatus::default() };
-    apply(&store, 2, Transaction::statuses(vec![("t".into(), "n".into(), running)])).expect("taken");
-    let update = Transaction {
-        expectations: vec![Expectation { kind: Kind::Task, id: "t".into(), version: 1 }],
+    let update = |task: Task| Transaction {
+        expectations: vec![Expectation { kind: Kind::Task, id: "t".into(), version: task.meta.version.max(1) }],
         actions: vec![Action::Update(Task { paused: true, ..task }.into_object())],
         ..Transaction::default()
     };
-    apply(&store, 3, update).expect("a status raises no version that an update names");
-    let view = store.view();
-    let task = view.task("t").expect("still there");
-    assert!(task.paused && task.status.state == TaskState::Running);
+    let running = TaskStatus { state: TaskState::Running, ..TaskStatus::default() };
+    let report = |status: &TaskStatus| Transaction::statuses(vec![("t".into(), "n".into(), status.clone())]);
+    apply(&store, 2, report(&running)).expect("taken");
+    apply(&store, 3, update(task)).expect("a status raises no version that an update names");
+    let known = || store.view().task("t").expect("still there").as_ref().clone();
+    assert!(known().paused && known().status.state == TaskState::Running);
+    let planned_on = known();
+    let slow = TaskStatus { message: "it does not answer".into(), ..running };
+    apply(&store, 4, report(&slow)).expect("taken");
+    apply(&store, 5, update(planned_on)).expect("a status raises no version that an update names");
+    assert_eq!(known().status, slow, "nor what is said of the same state");
 }
 
 #[test]
