@@ -237,14 +237,26 @@ impl Node {
             address: membership.map(|it| it.address.clone()).unwrap_or_default(),
             hostname: flota_worker::describe().hostname,
             version: flota_api::VERSION.into(),
-            store: membership.and_then(|it| it.manager.as_ref()).and_then(|manager| statistics(&manager.raft)),
+            store: membership.and_then(|it| it.manager.as_ref()).map(|manager| statistics(&manager.raft)),
         })
     }
 }
 
-/// What the manager's store counts; `None` as long as it counts nothing.
-fn statistics(_store: &RaftNode) -> Option<StoreStatistics> {
-    None
+/// What the manager's store counts.
+fn statistics(store: &RaftNode) -> StoreStatistics {
+    let (applied_index, digest) = store.applied();
+    let log = store.statistics();
+    StoreStatistics {
+        applied_index,
+        tables_digest: digest.map(|digest| digest.to_string()).unwrap_or_default(),
+        log: Some(flota_api::proto::node::LogStatistics {
+            syncs: log.syncs,
+            entries_synced: log.entries,
+            bytes_synced: log.bytes,
+            sync_total_us: log.sync_micros,
+            sync_max_us: log.longest_sync_micros,
+        }),
+    }
 }
 
 /// Tells the cluster that this node leaves it; whether that was taken. A leader that leaves hands over first, so it is
