@@ -9,7 +9,7 @@ use flota_api::proto::raft::{Answer as WireAnswer, SnapshotRecord, SpecVersion, 
 use flota_api::proto::specs::ServiceSpec as WireSpec;
 use flota_api::version::Timestamp;
 
-use super::tables::{Key, Tables};
+use super::tables::{Answer, Key, Tables};
 
 /// A record that can't be understood.
 #[derive(Debug, thiserror::Error)]
@@ -28,10 +28,9 @@ impl Tables {
                 spec: WireSpec::from(spec.as_ref()).encode_to_vec().into(),
             })
         });
-        let answers = self
-            .answers
-            .iter()
-            .map(|(id, answer)| Record::Answer(WireAnswer { request_id: id.to_string(), at: 0, version: *answer }));
+        let answers = self.answers.iter().map(|(id, answer)| {
+            Record::Answer(WireAnswer { request_id: id.to_string(), at: answer.at.0, version: answer.version })
+        });
         // Specs first: a task's or a service's removal of unused ones must not see a half.
         let last = [Record::Version(self.version), Record::Time(self.time.0)];
         specs.chain(objects).chain(answers).chain(last).map(record)
@@ -57,16 +56,13 @@ impl Tables {
                 Record::Answer(it) => {
                     let request = Key::from(it.request_id);
                     tables.answers_by_age.insert((it.version, Arc::clone(&request)));
-                    tables.answers.insert(request, it.version);
+                    tables.answers.insert(request, Answer { version: it.version, at: Timestamp(it.at) });
                 }
                 Record::Version(version) => tables.version = version,
                 Record::Time(time) => tables.time = Timestamp(time),
             }
         }
         tables.specs.extend(specs);
-        // A snapshot from before it held the time: what it holds is no later than its last entry.
-        let latest = tables.objects().map(|object| object.meta().updated_at).max();
-        tables.time = tables.time.max(latest.unwrap_or_default());
         Ok(tables)
     }
 }
@@ -77,9 +73,7 @@ mod tests {
     use crate::WriteTx;
     use crate::store::Store;
     use crate::transaction::Entry;
-    use flota_api::model::{Service, Stack, Task};
-    use flota_api::object::StoreObject;
-    use flota_api::version::Meta;
+    use flota_api::model::{Service, Task};
 
     #[test]
     fn a_snapshot_holds_everything_also_old_specs_and_answers() {
@@ -106,20 +100,5 @@ mod tests {
         assert_eq!(again.service("s").map(|it| (it.meta.created, it.meta.version)), Some((1, 2)));
         assert_eq!(again.tasks_of_service(&"s".into()).count(), 2);
         assert!(Tables::from_records([b"\xff".as_slice()].into_iter()).is_err());
-    }
-
-    #[test]
-    fn a_snapshot_from_before_it_held_the_time_ends_at_its_latest_change() {
-        let mut tables = Tables::default();
-        for (id, at) in [("a", 9), ("b", 7)] {
-            let meta = Meta { updated_at: Timestamp(at), ..Meta::default() };
-            tables.put(Stack { id: id.into(), meta, ..Stack::default() }.into_object());
-        }
-        let is_time = |bytes: &Vec<u8>| {
-            matches!(SnapshotRecord::decode(bytes.as_slice()), Ok(SnapshotRecord { record: Some(Record::Time(_)) }))
-        };
-        let old: Vec<_> = tables.records().filter(|record| !is_time(record)).collect();
-        let again = Tables::from_records(old.iter().map(Vec::as_slice)).expect("just written");
-        assert_eq!(again.time, Timestamp(9));
     }
 }
