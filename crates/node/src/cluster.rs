@@ -160,6 +160,9 @@ async fn start_manager(
 ) -> anyhow::Result<Manager> {
     let store = Store::default();
     let random = Random::from_os();
+    // One for Raft and for those who plan: a wall clock that steps must not put times into the tables that planners see
+    // as the future.
+    let clock = TermClock::new(Clock::system());
     // Opened for each try: a damaged folder is put aside, and the next one is new.
     let start = async |id, was_here| {
         let disk = DirDisk::open(&state.raft());
@@ -172,7 +175,7 @@ async fn start_manager(
             transport: Arc::new(GrpcTransport::new(Arc::new(RaftDial(dialer.clone())))),
             store: store.clone(),
             timing: config.timing(),
-            clock: Clock::system(),
+            clock: clock.as_clock(),
             random: random.clone(),
             threads: Threads::Own,
         };
@@ -209,7 +212,7 @@ async fn start_manager(
         store,
         raft,
         dialer: dialer.clone(),
-        clock: TermClock::new(Clock::system()),
+        clock,
         random,
     };
     Ok(Manager::start(options, shutdown.clone(), fatal))

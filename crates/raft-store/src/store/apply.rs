@@ -2,67 +2,55 @@
 //! result. No clock, no chance: times and ids are in the entry.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flota_api::model::{Task, TaskStatus};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::{Meta, Timestamp, Version};
 
-use super::digest::Digest;
-use super::tables::{Key, Table, Tables};
+use super::tables::{Answer, Key, Table, Tables};
 use super::watch::Event;
 use crate::transaction::{Action, Conflict, Entry, Outcome, Transaction};
 
 /// Answers to users' requests that are kept, so that a retry is not done again.
 const ANSWERS_KEPT: usize = 100_000;
+/// How long an entry of the old format keeps them.
+const OLD_ANSWERS_KEPT_FOR: Duration = Duration::from_secs(15 * 60);
 
-/// Of the tables: 2 knows in which entry an object was made, and times that never fall.
-pub(super) const FORMAT: u32 = 2;
-
-/// What an entry gives to the objects that it changes.
+/// What is known of the entry that is applied.
 #[derive(Clone, Copy)]
 struct Stamp {
     index: Version,
-    /// For new objects.
-    created: Version,
     at: Timestamp,
-    is_legacy: bool,
+    /// See [`Entry::is_old`].
+    is_old: bool,
 }
 
 impl Tables {
     pub(super) fn apply(&mut self, index: Version, entry: Entry) -> (Vec<Outcome>, Vec<Event>) {
         let mut events = Vec::new();
-        let stamp = if entry.is_legacy {
-            Stamp { index, created: 0, at: entry.at, is_legacy: true }
-        } else {
-            self.leave_legacy();
-            // A leader's clock may be behind the one before it; nothing that is planned by these times must see that.
-            self.time = self.time.max(entry.at);
-            Stamp { index, created: index, at: self.time, is_legacy: false }
-        };
+        let is_old = entry.is_old;
+        let at = if is_old { entry.at } else { self.advance_time(entry.at) };
+        let stamp = Stamp { index, at, is_old };
         let outcomes = entry.transactions.into_iter().map(|it| self.apply_one(stamp, it, &mut events)).collect();
         self.version = index;
-        self.forget_answers(entry.forget_answers);
+        self.forget_answers(stamp, entry.forget_answers);
         (outcomes, events)
     }
 
-    /// At the first entry of today's format: managers may have come here from a snapshot of the format before or from
-    /// its entries, and must go on with the same tables. What the two ways can leave differently is made anew.
-    fn leave_legacy(&mut self) {
-        if self.format == FORMAT {
-            return;
+    /// A leader's clock may be behind the one before it. Nothing that is planned by the tables' times may see that.
+    fn advance_time(&mut self, at: Timestamp) -> Timestamp {
+        if self.time == Timestamp::default() {
+            // The first entry of this format: the latest of the old ones that left a trace, the same on every manager.
+            self.time = self.objects().map(|object| object.meta().updated_at).max().unwrap_or_default();
         }
-        self.format = FORMAT;
-        self.answers.clear();
-        self.answers_by_age.clear();
-        self.digest = Digest::default();
-        let objects: Vec<Object> = self.objects().collect();
-        objects.iter().for_each(|object| self.digest.add_object(object));
-        self.time = objects.iter().map(|object| object.meta().updated_at).max().unwrap_or_default();
+        self.time = self.time.max(at);
+        self.time
     }
 
     fn apply_one(&mut self, stamp: Stamp, tx: Transaction, events: &mut Vec<Event>) -> Outcome {
         if let Some(answer) = self.answers.get(tx.request_id.as_str()) {
-            return Ok(*answer);
+            return Ok(answer.version);
         }
         // All or nothing: work on a clone (which costs nothing) and keep it only when every action held.
         let mut next = self.clone();
@@ -74,7 +62,7 @@ impl Tables {
         if !tx.request_id.is_empty() {
             let request = Key::from(tx.request_id);
             next.digest.add_answer(&request, stamp.index);
-            next.answers.insert(Arc::clone(&request), stamp.index);
+            next.answers.insert(Arc::clone(&request), Answer { version: stamp.index, at: stamp.at });
             next.answers_by_age.insert((stamp.index, request));
         }
         events[before..].iter().for_each(|event| next.digest.change(event));
@@ -109,7 +97,9 @@ impl Tables {
             return Err(changed(object.kind(), object.id()));
         }
         self.check_name(object)?;
-        let object = with_meta(object, Meta { created_at: stamp.at, updated_at: stamp.at, created: stamp.created, version: stamp.index });
+        let Stamp { index, at, is_old } = stamp;
+        let created = if is_old { 0 } else { index };
+        let object = with_meta(object, Meta { created_at: at, updated_at: at, created, version: index });
         self.put(object.clone());
         Ok(Event::Created(object))
     }
@@ -120,7 +110,7 @@ impl Tables {
         let meta = Meta { updated_at: stamp.at, version: stamp.index, ..old.meta().clone() };
         let mut new = with_meta(object, meta);
         if let (Object::Task(old), Object::Task(new)) = (&old, &mut new)
-            && old.status.rank() >= new.status.rank()
+            && (old.status.rank() > new.status.rank() || (old.status.rank() == new.status.rank() && !stamp.is_old))
         {
             // Planned before the worker's report came in, perhaps: the report stands.
             Arc::make_mut(new).status = old.status.clone();
@@ -134,8 +124,8 @@ impl Tables {
         let higher = status.rank() > old.status.rank();
         // The same rank with another text: what is known of a task that waits may grow. A worker's reports come in the
         // order in which it made them; its clock, which may step, says nothing about that.
-        let newer = status.rank() == old.status.rank() && *status != old.status;
-        let newer = newer && !(stamp.is_legacy && status.at < old.status.at);
+        let in_order = !stamp.is_old || status.at >= old.status.at;
+        let newer = status.rank() == old.status.rank() && in_order && *status != old.status;
         if old.node_id.as_str() != node || old.status.state.is_terminal() || !(higher || newer) {
             return None;
         }
@@ -168,9 +158,14 @@ impl Tables {
         }
     }
 
-    fn forget_answers(&mut self, expired: Version) {
+    fn forget_answers(&mut self, stamp: Stamp, expired: Version) {
         while let Some((version, id)) = self.answers_by_age.get_min().cloned() {
-            if self.answers.len() <= ANSWERS_KEPT && version > expired {
+            let is_expired = if stamp.is_old {
+                self.answers.get(&id).is_none_or(|answer| answer.at.until(stamp.at) > OLD_ANSWERS_KEPT_FOR)
+            } else {
+                version <= expired
+            };
+            if self.answers.len() <= ANSWERS_KEPT && !is_expired {
                 return;
             }
             self.digest.take_answer(&id, version);

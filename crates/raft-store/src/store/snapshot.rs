@@ -10,7 +10,7 @@ use flota_api::proto::specs::ServiceSpec as WireSpec;
 use flota_api::version::Timestamp;
 
 use super::digest::Digest;
-use super::tables::{Key, Tables};
+use super::tables::{Answer, Key, Tables};
 
 /// A record that can't be understood.
 #[derive(Debug, thiserror::Error)]
@@ -30,12 +30,10 @@ impl Tables {
                 spec: WireSpec::from(spec.as_ref()).encode_to_vec().into(),
             })
         });
-        let answers = tables
-            .answers
-            .clone()
-            .into_iter()
-            .map(|(id, version)| Record::Answer(WireAnswer { request_id: id.to_string(), at: 0, version }));
-        let last = [Record::Version(tables.version), Record::Time(tables.time.0), Record::Format(tables.format)];
+        let answers = tables.answers.clone().into_iter().map(|(id, answer)| {
+            Record::Answer(WireAnswer { request_id: id.to_string(), at: answer.at.0, version: answer.version })
+        });
+        let last = [Record::Version(tables.version), Record::Time(tables.time.0)];
         let objects = tables.into_objects().map(|object| Record::Object((&object).into()));
         // Specs first: a task's or a service's removal of unused ones must not see a half.
         specs.chain(objects).chain(answers).chain(last).map(record)
@@ -61,17 +59,16 @@ impl Tables {
                 Record::Answer(it) => {
                     let request = Key::from(it.request_id);
                     tables.answers_by_age.insert((it.version, Arc::clone(&request)));
-                    tables.answers.insert(request, it.version);
+                    tables.answers.insert(request, Answer { version: it.version, at: Timestamp(it.at) });
                 }
                 Record::Version(version) => tables.version = version,
                 Record::Time(time) => tables.time = Timestamp(time),
-                Record::Format(format) => tables.format = format,
             }
         }
         tables.specs.extend(specs);
         let mut digest = Digest::default();
         tables.objects().for_each(|object| digest.add_object(&object));
-        tables.answers.iter().for_each(|(request, version)| digest.add_answer(request, *version));
+        tables.answers.iter().for_each(|(request, answer)| digest.add_answer(request, answer.version));
         tables.digest = digest;
         Ok(tables)
     }
@@ -110,39 +107,6 @@ mod tests {
         assert_eq!(again.service("s").map(|it| (it.meta.created, it.meta.version)), Some((1, 2)));
         assert_eq!(again.tasks_of_service(&"s".into()).count(), 2);
         assert!(Tables::from_records([b"\xff".as_slice()].into_iter()).is_err());
-    }
-
-    /// One manager comes from a snapshot of the format before, another from the entries behind it.
-    #[test]
-    fn managers_agree_after_the_first_entry_of_todays_format() {
-        let task = |id: &str| Task { id: id.into(), ..Task::default() };
-        let legacy = |store: &Store, id: &str, at| {
-            let mut tx = WriteTx::new(store.view(), id);
-            tx.create(task(id));
-            Entry { at: Timestamp(at), transactions: vec![tx.finish()], is_legacy: true, ..Entry::default() }
-        };
-        let replayed = Store::default();
-        replayed.apply(1, legacy(&replayed, "a", 9));
-        replayed.apply(2, legacy(&replayed, "b", 7));
-        let is_new = |bytes: &Vec<u8>| {
-            let record = SnapshotRecord::decode(bytes.as_slice()).expect("just written").record;
-            matches!(record, Some(Record::Time(_) | Record::Format(_) | Record::Answer(_)))
-        };
-        let old: Vec<_> = replayed.view().records().filter(|record| !is_new(record)).collect();
-        let restored = Store::default();
-        restored.restore(Tables::from_records(old.iter().map(Vec::as_slice)).expect("just written"));
-        for store in [&replayed, &restored] {
-            let mut tx = WriteTx::new(store.view(), "c");
-            tx.create(task("c"));
-            store.apply(3, Entry { at: Timestamp(1), transactions: vec![tx.finish()], ..Entry::default() });
-        }
-        assert_eq!(replayed.digest(), restored.digest());
-        let records = |store: &Store| store.view().records().collect::<Vec<_>>();
-        assert_eq!(records(&replayed), records(&restored));
-        let view = replayed.view();
-        let made = |id| view.task(id).map(|it| (it.meta.created, it.meta.created_at));
-        assert_eq!(made("b"), Some((0, Timestamp(7))), "as it was applied then");
-        assert_eq!(made("c"), Some((3, Timestamp(9))), "and time never falls from then on");
     }
 
     #[test]

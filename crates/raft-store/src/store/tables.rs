@@ -67,16 +67,23 @@ impl<T: StoreObject> Table<T> {
     }
 }
 
+/// The first answer to a user's request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// The version that it made.
+    pub(super) version: Version,
+    /// The entry's time; only entries of the old format look at it.
+    pub(super) at: Timestamp,
+}
+
 /// Everything that the cluster knows.
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
     /// Index of the last entry that was applied.
     pub version: Version,
-    /// Of what they hold; 0 before the first entry of today's format.
-    pub(super) format: u32,
     /// Of all objects and answers; kept by `apply` and `snapshot`, so an overlay's is that of its base.
     pub(super) digest: Digest,
-    /// The time of the last entry that was applied. Never falls.
+    /// The time of the last entry that was applied. Never falls; zero before the first entry of the present format.
     pub time: Timestamp,
     pub(super) clusters: Table<Cluster>,
     pub(super) nodes: Table<Node>,
@@ -91,8 +98,8 @@ pub struct Tables {
     tasks_by_node: OrdMap<NodeId, OrdSet<TaskId>>,
     /// Those that may run and have no node yet.
     tasks_waiting: OrdSet<TaskId>,
-    /// The version that each user's request made, by the request's id.
-    pub(super) answers: OrdMap<Key, Version>,
+    /// By the request's id.
+    pub(super) answers: OrdMap<Key, Answer>,
     /// The same, oldest first.
     pub(super) answers_by_age: OrdSet<(Version, Key)>,
 }
