@@ -207,14 +207,8 @@ async fn start_manager(
             }
         }
     };
-    let options = ManagerOptions {
-        node_id: identity.node_id.clone(),
-        store,
-        raft,
-        dialer: dialer.clone(),
-        clock,
-        random,
-    };
+    let options =
+        ManagerOptions { node_id: identity.node_id.clone(), store, raft, dialer: dialer.clone(), clock, random };
     Ok(Manager::start(options, shutdown.clone(), fatal))
 }
 

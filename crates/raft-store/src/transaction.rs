@@ -221,7 +221,13 @@ mod tests {
             ],
         };
         let transactions = vec![transaction, Transaction::default()];
-        let entry = Entry { at: Timestamp(5), transactions, forget_answers: 9, check: Some((7, Digest::from_bytes([3; 16]))), is_old: false };
+        let entry = Entry {
+            at: Timestamp(5),
+            transactions,
+            forget_answers: 9,
+            check: Some((7, Digest::from_bytes([3; 16]))),
+            is_old: false,
+        };
         let old = Entry { forget_answers: 0, is_old: true, ..entry.clone() };
         assert_eq!(Entry::decode(&entry.encode()), Ok(entry));
         assert_eq!(Entry::decode(&old.encode()), Ok(old));

@@ -27,8 +27,8 @@ use super::storage::{LogStatistics, LogStore, OpenError};
 use super::threads::Threads;
 use super::transport::{Peers, Receiving, TransportService};
 use super::type_config::{EntryBytes, Raft, TypeConfig};
-use crate::faults::{self, Fault};
 use crate::AnswerAges;
+use crate::faults::{self, Fault};
 use crate::proposer::{ProposeError, Proposer};
 use crate::store::Digest;
 use crate::transaction::{Entry, Outcome, Transaction};
@@ -149,8 +149,7 @@ impl RaftNode {
         duties::check_mark(disk.as_ref())?;
         let log = LogStore::open(Arc::clone(&disk), sealer.clone(), was_here, threads)?;
         let digests = Digests::default();
-        let machine =
-            StateMachine::open(store.clone(), Arc::clone(&disk), sealer.clone(), threads, digests.clone())?;
+        let machine = StateMachine::open(store.clone(), Arc::clone(&disk), sealer.clone(), threads, digests.clone())?;
         if log.purged() > machine.applied_index() {
             let last = log.purged().unwrap_or_default();
             let what = format!("entries up to {last} stand only in a snapshot, which is gone");

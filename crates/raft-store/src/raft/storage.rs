@@ -10,8 +10,8 @@
 
 mod index;
 mod log;
-mod snapshot_file;
 mod sled_format;
+mod snapshot_file;
 mod wal;
 mod writer;
 

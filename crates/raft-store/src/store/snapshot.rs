@@ -120,7 +120,8 @@ mod tests {
                 Some(task) if index % 3 == 1 => tx.update(task.as_ref().clone()),
                 _ => tx.create(Task { id: format!("t{index}").as_str().into(), ..Task::default() }),
             }
-            store.apply(index, Entry { transactions: vec![tx.finish()], forget_answers: index / 2, ..Entry::default() });
+            store
+                .apply(index, Entry { transactions: vec![tx.finish()], forget_answers: index / 2, ..Entry::default() });
             let records: Vec<_> = store.view().records().collect();
             let again = Tables::from_records(records.iter().map(Vec::as_slice)).expect("just written");
             assert_eq!(again.digest(), store.digest(), "after entry {index}");

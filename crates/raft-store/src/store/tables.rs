@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
+use super::digest::Digest;
 use flota_api::id::{NodeId, ServiceId, TaskId};
 use flota_api::model::{Cluster, Image, Node, Registry, Service, ServiceSpec, Stack, Task};
 use flota_api::object::{Kind, Object, StoreObject};
-use super::digest::Digest;
 use flota_api::version::{Timestamp, Version};
 
 /// The tables at one moment; whoever holds it may keep it.

@@ -28,8 +28,8 @@ pub(super) use self::record::{Kind, Position};
 pub(super) use self::recover::RecoveredEntry;
 use crate::raft::disk::{Disk, DiskFile};
 use crate::raft::type_config::{LogId, RaftEntry, Vote};
-use openraft::entry::RaftEntry as _;
 use flota_api::seal::Sealer;
+use openraft::entry::RaftEntry as _;
 
 /// Bytes of a segment. A record that is larger has a segment of its own length.
 const SEGMENT: u64 = 4 << 20;

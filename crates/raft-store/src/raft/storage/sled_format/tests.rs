@@ -17,7 +17,7 @@ fn old_id(term: u64, node_id: u64, index: u64) -> OldLogId {
 
 fn payload(index: u64) -> Payload {
     // As environments of 90 KB made them: far over what sled keeps in its own file.
-    let size = if index % 3 == 0 { 100 << 10 } else { 200 };
+    let size = if index.is_multiple_of(3) { 100 << 10 } else { 200 };
     EntryPayload::Normal(EntryBytes(vec![u8::try_from(index).expect("it is small"); size].into()))
 }
 
@@ -54,9 +54,7 @@ fn open(dir: &Path) -> Result<LogStore, OpenError> {
     let until = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
     loop {
         match LogStore::open(Arc::clone(&disk), sealer(), true, Threads::Own) {
-            Err(OpenError::Damaged { what, .. })
-                if what.contains("lock") && tokio::time::Instant::now() < until =>
-            {
+            Err(OpenError::Damaged { what, .. }) if what.contains("lock") && tokio::time::Instant::now() < until => {
                 std::thread::yield_now();
             }
             other => return other,
@@ -102,9 +100,10 @@ fn a_conversion_that_was_cut_begins_anew() {
     check(dir.path());
     // As if the machine had stopped before the old folder went: half of a log is there beside it.
     std::fs::rename(&copy, dir.path().join("db")).expect("renamed");
-    let log = std::fs::read_dir(dir.path()).expect("read").flatten().find(|it| {
-        it.file_name().to_string_lossy().starts_with("log.")
-    });
+    let log = std::fs::read_dir(dir.path())
+        .expect("read")
+        .flatten()
+        .find(|it| it.file_name().to_string_lossy().starts_with("log."));
     std::fs::write(log.expect("a segment").path(), vec![7; 4096]).expect("written");
     check(dir.path());
 }

@@ -228,9 +228,7 @@ impl Replay {
                 self.head = head;
                 Ok(())
             }
-            Some(before) if before.number + 1 != number => {
-                damage(format!("segment {} is missing", before.number + 1))
-            }
+            Some(before) if before.number + 1 != number => damage(format!("segment {} is missing", before.number + 1)),
             Some(before) if before.end != head.previous_end => {
                 damage(format!("the record at {} of segment {} can't be read", before.end, before.number))
             }

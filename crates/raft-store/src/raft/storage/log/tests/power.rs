@@ -29,7 +29,7 @@ fn child(dir: &Path) -> ! {
         let mut store = open(&disk, false).expect("new");
         let mut out = std::io::stdout();
         for index in 0..ENTRIES {
-            if index % 10 == 0 {
+            if index.is_multiple_of(10) {
                 store.save_vote(&vote(index + 1)).await.expect("saved");
             }
             if index % 20 == 15 {
