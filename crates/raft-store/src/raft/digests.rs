@@ -38,13 +38,17 @@ impl Digests {
         known.push_back((index, digest));
     }
 
-    /// What this manager's tables digested to after the entry at `index`, if that is remembered.
+    /// A snapshot replaces the tables: what they digested to in between is not known.
+    pub(super) fn forget(&self) {
+        self.known.lock().expect("no holder panics").clear();
+    }
+
+    /// What this manager's tables digested to after the entry at `index`; `None`: that is not remembered, or the entry
+    /// is not applied yet.
     pub(super) fn at(&self, index: u64) -> Option<Digest> {
         let known = self.known.lock().expect("no holder panics");
-        // The last that is not later: entries of the Raft library itself change no table.
-        let after = known.partition_point(|(at, _)| *at <= index);
-        let (_, digest) = known.get(after.checked_sub(1)?)?;
-        Some(*digest)
+        let place = known.binary_search_by_key(&index, |(at, _)| *at).ok()?;
+        known.get(place).map(|(_, digest)| *digest)
     }
 
     /// Compares with what the leader's tables digested to.
@@ -117,11 +121,14 @@ mod tests {
         digests.record(5, digest(5));
         digests.record(8, digest(8));
         assert_eq!(digests.at(4), None);
-        assert_eq!(digests.at(7), Some(digest(5)));
+        assert_eq!(digests.at(9), None, "it is not applied yet: the tables before it say nothing");
         digests.check(4, digest(1));
+        digests.check(9, digest(1));
         digests.check(8, digest(8));
         assert_eq!(*suspects.borrow(), None);
-        digests.check(7, digest(8));
-        assert_eq!(*suspects.borrow(), Some(7));
+        digests.check(5, digest(8));
+        assert_eq!(*suspects.borrow(), Some(5));
+        digests.forget();
+        assert_eq!(digests.at(8), None);
     }
 }

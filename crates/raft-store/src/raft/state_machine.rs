@@ -93,6 +93,7 @@ impl StateMachine {
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.snapshot = Some((meta.clone(), view));
+        self.digests.forget();
         self.applied_one(0);
     }
 
