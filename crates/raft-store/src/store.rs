@@ -9,7 +9,7 @@ mod tables;
 mod watch;
 mod write;
 
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 pub use digest::Digest;
 pub use snapshot::SnapshotError;
@@ -24,12 +24,13 @@ use flota_api::version::Version;
 #[derive(Clone, Debug)]
 pub struct Store {
     tables: Arc<RwLock<Tables>>,
+    writer: Arc<Mutex<()>>,
     events: watch::Events,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { tables: Arc::default(), events: watch::Events::new() }
+        Self { tables: Arc::default(), writer: Arc::default(), events: watch::Events::new() }
     }
 }
 
@@ -53,17 +54,26 @@ impl Store {
 
     /// Applies a committed entry at `index`; one outcome for each of its transactions, in order.
     pub fn apply(&self, index: Version, entry: Entry) -> Vec<Outcome> {
+        // One writer at a time; readers wait only while the new tables take the place of the old ones.
+        let _writer = self.writer.lock().expect("no writer panics");
+        let mut next = self.tables.read().expect("no writer panics").clone();
+        let (outcomes, changes) = next.apply(index, entry);
         let mut tables = self.tables.write().expect("no writer panics");
-        let (outcomes, changes) = tables.apply(index, entry);
+        let old = std::mem::replace(&mut *tables, next);
         self.events.send(index, changes);
+        drop(tables);
+        drop(old);
         outcomes
     }
 
     /// Replaces everything by what a snapshot held. Watchers are told to look at everything again.
     pub fn restore(&self, tables: Tables) {
-        let mut current = self.tables.write().expect("no writer panics");
+        let _writer = self.writer.lock().expect("no writer panics");
         let version = tables.version;
-        *current = tables;
+        let mut current = self.tables.write().expect("no writer panics");
+        let old = std::mem::replace(&mut *current, tables);
         self.events.reset(version);
+        drop(current);
+        drop(old);
     }
 }

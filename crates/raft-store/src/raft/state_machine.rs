@@ -15,7 +15,7 @@ use super::disk::Disk;
 use super::storage::SnapshotFiles;
 use super::threads::Threads;
 use super::type_config::{Applied, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
-use crate::store::{Store, View};
+use crate::store::{Store, Tables, View};
 use crate::transaction::Entry;
 use flota_api::seal::Sealer;
 
@@ -71,9 +71,13 @@ impl StateMachine {
             snapshot_bytes: Arc::default(),
             progress: Arc::new(watch::Sender::new(Progress::default())),
         };
-        if let Some(loaded) = machine.files.load()? {
-            machine.snapshot_bytes.store(loaded.bytes, Ordering::Relaxed);
-            machine.take(&loaded.meta, loaded.tables.into());
+        match machine.files.load()? {
+            Some(loaded) => {
+                machine.snapshot_bytes.store(loaded.bytes, Ordering::Relaxed);
+                machine.take(&loaded.meta, loaded.tables.into());
+            }
+            // The store may hold what a folder that was refused had.
+            None => machine.store.restore(Tables::default()),
         }
         Ok(machine)
     }

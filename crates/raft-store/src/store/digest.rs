@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use flota_api::object::Object;
 use flota_api::proto::objects::Object as WireObject;
-use flota_api::version::Version;
+use flota_api::version::{Timestamp, Version};
 
 use super::watch::Event;
 
@@ -27,6 +27,12 @@ impl Digest {
     /// For the wire.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0.to_be_bytes()
+    }
+
+    /// With the time of the last entry, which is part of the tables.
+    pub(super) fn at(mut self, time: Timestamp) -> Self {
+        self.add(hash(format!("time {}", time.0).as_bytes()));
+        self
     }
 
     /// With what happened to one object.

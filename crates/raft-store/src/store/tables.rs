@@ -133,7 +133,7 @@ impl Tables {
 
     /// What the tables digest to, as the last entry left them.
     pub fn digest(&self) -> Digest {
-        self.digest
+        self.digest.at(self.time)
     }
 
     /// The cluster object; absent before the first entry.

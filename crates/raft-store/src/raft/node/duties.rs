@@ -22,6 +22,10 @@ use flota_api::clock::Clock;
 
 /// Entries between two comparisons of the tables.
 const ENTRIES_BETWEEN_CHECKS: u64 = 1_000;
+/// The followers have applied a comparison by then.
+const CHECK_AFTER: Duration = Duration::from_secs(1);
+/// A snapshot that was not begun by then is asked for again.
+const SNAPSHOT_AGAIN: Duration = Duration::from_secs(5);
 /// A burst of entries is over after this, or the log is settled in the middle of it, which costs one sync.
 const SETTLE_AFTER: Duration = Duration::from_secs(1);
 /// How often a manager that nobody asks renews its age.
@@ -62,6 +66,8 @@ impl Duties {
     pub(super) async fn run(self, stop: CancellationToken) {
         tokio::select! {
             () = self.make_snapshots() => {}
+            () = self.purge_log() => {}
+            () = self.watch_log() => {}
             () = self.check_tables() => {}
             () = self.judge_tables() => {}
             () = self.freshen() => {}
@@ -78,11 +84,39 @@ impl Duties {
                 tracing::warn!(%error, "a snapshot could not be begun");
                 return;
             }
-            // The count begins anew when the snapshot is taken.
-            if progress.wait_for(|progress| !progress.wants_snapshot).await.is_err() {
+            // The count begins anew when the snapshot is taken. A trigger while one is being built does nothing.
+            let begun = progress.wait_for(|progress| !progress.wants_snapshot);
+            if let Ok(Err(_)) = tokio::time::timeout(SNAPSHOT_AGAIN, begun).await {
                 return;
             }
         }
+    }
+
+    /// Lets the log go behind each snapshot, but for what followers that are a little late still need.
+    async fn purge_log(&self) {
+        let mut metrics = self.raft.data_metrics();
+        let mut purged = None;
+        loop {
+            let snapshot = metrics.borrow_watched().snapshot.map(|id| id.index);
+            if let Some(snapshot) = snapshot.filter(|_| snapshot > purged) {
+                purged = Some(snapshot);
+                if let Some(upto) = self.log.purge_point(snapshot)
+                    && self.raft.trigger().purge_log(upto).await.is_err()
+                {
+                    return;
+                }
+            }
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Stops the core when the log can't be written any more, also where nobody waits for an entry.
+    async fn watch_log(&self) {
+        self.log.failed().await;
+        tracing::error!("the Raft log has failed: this manager stops");
+        drop(self.raft.shutdown().await);
     }
 
     /// While this manager leads: puts the digest of its tables into the log at the beginning and every so many entries.
@@ -90,7 +124,13 @@ impl Duties {
         let (mut leadership, mut progress) = (self.leadership.clone(), self.progress.clone());
         loop {
             let Ok(term) = leadership.wait_for(|it| it.is_self).await.map(|it| it.term) else { return };
-            self.propose_check().await;
+            if let Some(index) = self.propose_check().await {
+                // The others compare with this manager; whether it is itself the one that is wrong, it has to ask.
+                tokio::time::sleep(CHECK_AFTER).await;
+                if self.verdict(index).await == Verdict::Wrong {
+                    return self.stop_diverged(index).await;
+                }
+            }
             let next = progress.borrow().applied + ENTRIES_BETWEEN_CHECKS;
             tokio::select! {
                 reached = progress.wait_for(|progress| progress.applied >= next) => if reached.is_err() { return },
@@ -99,13 +139,15 @@ impl Duties {
         }
     }
 
-    async fn propose_check(&self) {
+    /// The index whose digest was put into the log.
+    async fn propose_check(&self) -> Option<u64> {
         let applied = self.progress.borrow().applied;
-        let Some(digest) = self.digests.at(applied) else { return };
-        let check = Some((applied, digest));
+        let check = Some((applied, self.digests.at(applied)?));
         let entry = Entry { at: self.clock.now(), check, ..Entry::default() };
         // One that is lost is followed by the next.
-        let _ = tokio::time::timeout(QUORUM_WAIT, self.raft.client_write(EntryBytes(entry.encode().into()))).await;
+        let written = self.raft.client_write(EntryBytes(entry.encode().into()));
+        tokio::time::timeout(QUORUM_WAIT, written).await.ok()?.ok()?;
+        Some(applied)
     }
 
     /// Finds out who is wrong where tables differ. A manager that is wrong marks its folder and stops: it is rebuilt
@@ -114,7 +156,13 @@ impl Duties {
         let mut suspects = self.digests.suspects();
         loop {
             let Ok(index) = suspects.wait_for(Option::is_some).await.map(|it| *it) else { return };
-            let Some(index) = index else { continue };
+            // What is not remembered any more can't be judged: the next comparison will be.
+            let Some(index) = index.filter(|index| self.digests.at(*index).is_some()) else {
+                if suspects.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
             match self.verdict(index).await {
                 Verdict::Right => {
                     tracing::error!(entry = index, "the tables of another manager are wrong; those here are not");

@@ -13,9 +13,6 @@ use crate::store::Store;
 use flota_api::clock::{Clock, Random};
 use flota_api::seal::Sealer;
 
-/// Entries that are kept behind a snapshot, for followers that are a little late.
-const ENTRIES_KEPT: u64 = 1_000;
-
 /// How often a leader speaks, and how long its silence is borne.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
@@ -77,7 +74,8 @@ pub(super) fn config(timing: Timing) -> Config {
         max_payload_entries: 256,
         // By bytes: see the state machine.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        // By bytes too: see the duties.
+        max_in_snapshot_log_to_keep: u64::MAX,
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(faults::is_on(Fault::LeaderRestore)),
         allow_log_reversion: Some(false),

@@ -8,12 +8,16 @@ use std::sync::Arc;
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry as _;
 
-use super::wal::{Position, RecoveredEntry};
+use super::wal::{Position, RecoveredEntry, later};
 use crate::raft::disk::DiskFile;
 use crate::raft::type_config::{LogId, RaftEntry, Vote};
 
 /// Bytes of entries that are kept in memory: what followers and the state machine read is nearly always new.
 const CACHE: usize = 16 << 20;
+
+/// What stays behind a snapshot, for followers that are a little late: so many entries, and so many bytes.
+const ENTRIES_KEPT: usize = 1_000;
+const BYTES_KEPT: usize = 8 << 20;
 
 /// One entry.
 #[derive(Clone, Debug)]
@@ -113,7 +117,7 @@ impl Index {
 
     /// Forgets the entries up to `upto`.
     pub(super) fn purge(&mut self, upto: LogId) {
-        self.purged = self.purged.max(Some(upto));
+        self.purged = later(self.purged, Some(upto));
         while let Some(slot) = self.slots.pop_front_if(|slot| slot.id.index <= upto.index) {
             if slot.entry.is_some() {
                 self.cached -= slot.size;
@@ -132,6 +136,18 @@ impl Index {
         let first = self.slots.front().map_or(0, |slot| slot.id.index);
         let skipped = usize::try_from(start.saturating_sub(first)).unwrap_or(usize::MAX);
         self.slots.iter().skip(skipped).take_while(|slot| range.contains(&slot.id.index)).cloned().collect()
+    }
+
+    /// See [`super::LogStore::purge_point`].
+    pub(super) fn purge_point(&self, snapshot: u64) -> Option<u64> {
+        let (mut bytes, mut count) = (0, 0);
+        let behind = self.slots.iter().rev().skip_while(|slot| slot.id.index > snapshot);
+        let mut too_much = behind.skip_while(|slot| {
+            bytes += slot.size;
+            count += 1;
+            bytes <= BYTES_KEPT && count <= ENTRIES_KEPT
+        });
+        too_much.next().map(|slot| slot.id.index)
     }
 
     fn place(&self, index: u64) -> Option<usize> {

@@ -8,9 +8,10 @@ use std::ops::RangeBounds;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use futures::Stream;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::OpenError;
 use super::index::{Index, Slot};
@@ -50,6 +51,7 @@ pub(crate) struct LogStore {
     commands: mpsc::UnboundedSender<Command>,
     sealer: Sealer,
     counters: Arc<Counters>,
+    failed: watch::Receiver<bool>,
 }
 
 impl LogStore {
@@ -73,9 +75,10 @@ impl LogStore {
         index.recover(recovered.entries);
         let (index, counters) = (Arc::new(Mutex::new(index)), wal.counters());
         let place = disk.place();
-        let commands = Writer::new(wal, Arc::clone(&index), disk).start(threads);
+        let (sender, failed) = watch::channel(false);
+        let commands = Writer::new(wal, Arc::clone(&index), disk, sender).start(threads);
         let commands = commands.map_err(|source| OpenError::Io { place, source })?;
-        Ok(Self { index, commands, sealer, counters })
+        Ok(Self { index, commands, sealer, counters, failed })
     }
 
     /// Index of the last entry that a snapshot stands for: a state machine that is older lacks what was removed here.
@@ -92,6 +95,21 @@ impl LogStore {
             bytes: read(&self.counters.bytes),
             sync_micros: read(&self.counters.sync_time),
             longest_sync_micros: read(&self.counters.longest_sync),
+        }
+    }
+
+    /// Up to which entry the log may go behind a snapshot at this index: followers that are a little late still find the
+    /// newest entries, as far as they are few and small. `None`: there is nothing to let go.
+    pub(crate) fn purge_point(&self, snapshot: u64) -> Option<u64> {
+        self.index().purge_point(snapshot)
+    }
+
+    /// Until the log can't be written any more.
+    pub(crate) async fn failed(&self) {
+        let mut failed = self.failed.clone();
+        if failed.wait_for(|failed| *failed).await.is_err() {
+            // The writer ends with its last user.
+            std::future::pending().await
         }
     }
 
@@ -120,7 +138,7 @@ impl LogStore {
         match read {
             Some(Ok(entry)) => Ok(Some(entry)),
             // Its segment may be in use again.
-            _ if self.index().purged >= Some(slot.id) => Ok(None),
+            _ if self.index().purged.is_some_and(|purged| purged.index >= slot.id.index) => Ok(None),
             Some(Err(error)) => Err(error),
             None => Err(io::Error::other(format!("segment {} of the log is not open", at.segment))),
         }
@@ -142,6 +160,16 @@ impl RaftLogReader<TypeConfig> for LogStore {
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
         Ok(self.index().vote)
+    }
+
+    // In parts: after a restart all of the log may be applied.
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = Result<RaftEntry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + std::fmt::Debug + OptionalSend,
+    {
+        let slots: std::collections::VecDeque<Slot> = self.index().range(range).into();
+        let log = self.clone();
+        futures::stream::iter(slots.into_iter().filter_map(move |slot| log.entry(slot).transpose()))
     }
 
     // What is sent as one message: entries that are small each may be too much together.
@@ -188,7 +216,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
         let index = self.index();
         // It was noted before its entries were synced, perhaps.
-        Ok(index.committed.min(index.last()))
+        let last = index.last().map(|id| id.index);
+        Ok(index.committed.filter(|committed| Some(committed.index) <= last))
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
@@ -206,11 +235,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.send(Command::Append(entries, callback))
     }
 
-    // The mark needs no sync of its own: what is appended after it is acknowledged only together with it, and without
-    // either the entries before are as good as they were.
+    // Waited for: a snapshot that is installed next may be older in its terms than the entries that are given up.
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
         self.index().truncate(last);
-        self.send(Command::Truncate(last))
+        let (sender, receiver) = oneshot::channel();
+        self.send(Command::Truncate(last, sender))?;
+        receiver.await.map_err(|_| io::Error::other("the writer of the log has stopped"))?
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {

@@ -27,6 +27,7 @@ type OldVote = openraft::Vote<OldLeader<u64, u64>>;
 type Payload = EntryPayload<EntryBytes, u64, openraft::BasicNode>;
 type OldEntry = openraft::Entry<OldLeader<u64, u64>, Payload>;
 
+const NOTE: &str = "acknowledged";
 /// Managers that a cluster of the old format ever had, at most.
 const IDS: u64 = 1 << 20;
 
@@ -44,6 +45,17 @@ fn vote(old: OldVote) -> Vote {
     Vote { leader_id: LeaderId::new(term(old.leader_id), old.leader_id.node_id), committed: old.committed }
 }
 
+/// Takes the old log's note of what it had acknowledged into its folder: the new log has a file of the same name.
+fn keep_note(dir: &Path, db: &Path) -> io::Result<()> {
+    let (note, kept) = (dir.join(NOTE), db.join(NOTE));
+    if kept.exists() || acknowledged(&note).is_none() {
+        return Ok(());
+    }
+    fs_err::copy(&note, &kept)?;
+    std::fs::File::open(&kept)?.sync_all()?;
+    std::fs::File::open(db)?.sync_all()
+}
+
 /// What the old log held.
 struct OldLog {
     vote: Option<Vote>,
@@ -59,11 +71,20 @@ struct OldLog {
 pub(super) fn convert(disk: &Arc<dyn Disk>, sealer: &Sealer, was_here: bool) -> Result<(), OpenError> {
     let Some(dir) = disk.folder() else { return Ok(()) };
     let path = dir.join("db");
-    if !path.exists() {
+    let converted = dir.join("db.converted");
+    let is_left = converted.exists();
+    if !path.exists() && !is_left {
         return Ok(());
     }
     let place = path.display().to_string();
     let io = |source: io::Error| OpenError::Io { place: place.clone(), source };
+    if is_left {
+        fs_err::remove_dir_all(&converted).map_err(io)?;
+    }
+    if !path.exists() {
+        return Ok(());
+    }
+    keep_note(dir, &path).map_err(io)?;
     // sled panics over some damage: that is damage like any other, and must not end the daemon.
     let old = std::panic::catch_unwind(|| read(dir, sealer));
     let old = old.unwrap_or_else(|_| Err("sled can't read it".into()));
@@ -79,9 +100,9 @@ pub(super) fn convert(disk: &Arc<dyn Disk>, sealer: &Sealer, was_here: bool) -> 
     disk.sync_names().map_err(io)?;
     let mut wal = Wal::open(Arc::clone(disk), sealer.clone(), false)?.wal;
     write(&mut wal, &old).map_err(io)?;
-    fs_err::rename(&path, dir.join("db.converted")).map_err(io)?;
+    fs_err::rename(&path, &converted).map_err(io)?;
     disk.sync_names().map_err(io)?;
-    fs_err::remove_dir_all(dir.join("db.converted")).map_err(io)?;
+    fs_err::remove_dir_all(&converted).map_err(io)?;
     tracing::info!(entries = old.entries.len(), "the Raft log was converted to the format of today");
     Ok(())
 }
@@ -134,7 +155,7 @@ fn read(dir: &Path, sealer: &Sealer) -> Result<OldLog, String> {
         entries.push(read_entry(sealer, index, &sealed)?);
         next = index + 1;
     }
-    let acknowledged = acknowledged(&dir.join("acknowledged")).max(committed.map(|id| id.index));
+    let acknowledged = acknowledged(&dir.join("db").join(NOTE)).max(committed.map(|id| id.index));
     match acknowledged.filter(|last| *last >= next) {
         Some(last) => Err(format!("it ends before entry {next}, but entry {last} was acknowledged")),
         None => Ok(OldLog { vote, purged, committed, entries }),

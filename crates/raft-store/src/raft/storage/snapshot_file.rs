@@ -63,7 +63,12 @@ impl SnapshotFiles {
         self.disk.rename(&temporary, &name)?;
         self.disk.sync_names()?;
         for old in self.list()?.into_iter().filter(|other| *other < name) {
-            self.disk.remove(&old)?;
+            // One that is built and one that is installed may both have seen it.
+            if let Err(error) = self.disk.remove(&old)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(error);
+            }
         }
         Ok(file.at)
     }

@@ -138,14 +138,14 @@ impl Wal {
 
     /// Gives up the entries after this one.
     pub(super) fn append_truncation(&mut self, last: Option<LogId>) -> io::Result<()> {
-        self.head.last = last.max(self.head.purged);
+        self.head.last = later(last, self.head.purged);
         self.append_mark(Kind::Truncate, &last)
     }
 
     /// Notes that a snapshot holds the entries up to this one. Their segments are used again by [`Wal::recycle`].
     pub(super) fn append_purge(&mut self, upto: LogId) -> io::Result<()> {
-        self.head.purged = self.head.purged.max(Some(upto));
-        self.head.last = self.head.last.max(self.head.purged);
+        self.head.purged = later(self.head.purged, Some(upto));
+        self.head.last = later(self.head.last, self.head.purged);
         self.append_mark(Kind::Purge, &upto)
     }
 
@@ -250,7 +250,7 @@ pub(super) fn read_entry(file: &dyn DiskFile, sealer: &Sealer, at: Position, id:
     let mut header = [0; record::HEADER];
     file.read_at(at.offset, &mut header)?;
     let (_, length) = record::decode_header(at, &header).ok_or_else(bad)?;
-    let mut whole = vec![0; record::HEADER + length];
+    let mut whole = vec![0; (record::HEADER + length).next_multiple_of(record::ALIGNMENT)];
     file.read_at(at.offset, &mut whole)?;
     let (_, body, _) = record::decode(sealer, at, &whole).ok_or_else(bad)?;
     let entry: RaftEntry = postcard::from_bytes(&body).map_err(io::Error::other)?;
@@ -261,7 +261,8 @@ fn begin_segment(disk: &dyn Disk, spares: &mut Vec<String>, number: u64, record:
     let name = segment_name(number);
     // A head with its marks is far smaller than a page.
     let length = SEGMENT.max((record + 4096).next_multiple_of(4096));
-    let file = match spares.pop().filter(|_| length == SEGMENT) {
+    let spare = if length == SEGMENT { spares.pop() } else { None };
+    let file = match spare {
         Some(spare) => {
             disk.rename(&spare, &name)?;
             disk.open(&name)?
@@ -274,6 +275,12 @@ fn begin_segment(disk: &dyn Disk, spares: &mut Vec<String>, number: u64, record:
     };
     disk.sync_names()?;
     Ok(Segment { number, file, length, end: 0, highest: None })
+}
+
+/// The one with the higher index. Their own order is by term first: entries that were never committed may have a later
+/// term than a snapshot.
+pub(super) fn later(one: Option<LogId>, other: Option<LogId>) -> Option<LogId> {
+    if other.map(|id| id.index) > one.map(|id| id.index) { other } else { one }
 }
 
 fn segment_name(number: u64) -> String {

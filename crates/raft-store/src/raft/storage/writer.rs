@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use openraft::entry::RaftEntry as _;
 use openraft::storage::IOFlushed;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::index::Index;
 use super::wal::{Position, Wal};
@@ -20,7 +20,7 @@ pub(super) enum Command {
     Append(Vec<RaftEntry>, IOFlushed<TypeConfig>),
     Vote(Vote, oneshot::Sender<io::Result<()>>),
     Committed(LogId),
-    Truncate(Option<LogId>),
+    Truncate(Option<LogId>, oneshot::Sender<io::Result<()>>),
     Purge(LogId),
     /// Nothing is to be written for a while.
     Settle,
@@ -29,14 +29,14 @@ pub(super) enum Command {
 /// Whom to tell once the commands before are on disk.
 enum Waiting {
     Appended(IOFlushed<TypeConfig>),
-    Voted(oneshot::Sender<io::Result<()>>),
+    Noted(oneshot::Sender<io::Result<()>>),
 }
 
 impl Waiting {
     fn done(self, result: io::Result<()>) {
         match self {
             Self::Appended(flushed) => flushed.io_completed(result),
-            Self::Voted(sender) => drop(sender.send(result)),
+            Self::Noted(sender) => drop(sender.send(result)),
         }
     }
 }
@@ -49,13 +49,15 @@ pub(super) struct Writer {
     committed: Option<LogId>,
     /// The first error. After it nothing is written any more: what is on disk is not known.
     failed: Option<io::Error>,
+    /// Tells the duties of it, also where nobody waits for an entry.
+    alarm: watch::Sender<bool>,
     /// Whether something was synced since the log was last settled.
     unsettled: bool,
 }
 
 impl Writer {
-    pub(super) fn new(wal: Wal, index: Arc<Mutex<Index>>, disk: Arc<dyn Disk>) -> Self {
-        Self { wal, index, disk, committed: None, failed: None, unsettled: false }
+    pub(super) fn new(wal: Wal, index: Arc<Mutex<Index>>, disk: Arc<dyn Disk>, alarm: watch::Sender<bool>) -> Self {
+        Self { wal, index, disk, committed: None, failed: None, alarm, unsettled: false }
     }
 
     /// Runs until the last sender is gone.
@@ -92,8 +94,7 @@ impl Writer {
             if self.failed.is_none()
                 && let Err(error) = self.append(&command, &mut written)
             {
-                tracing::error!(%error, "the Raft log can't be written any more");
-                self.failed = Some(error);
+                self.fail(error);
             }
             waiting.extend(command.waiting());
             next = commands.try_recv().ok();
@@ -101,8 +102,7 @@ impl Writer {
         if self.failed.is_none()
             && let Err(error) = self.wal.write()
         {
-            tracing::error!(%error, "the Raft log can't be written any more");
-            self.failed = Some(error);
+            self.fail(error);
         }
         if self.failed.is_none() {
             self.publish(&written);
@@ -123,7 +123,7 @@ impl Writer {
             }
             Command::Vote(vote, _) => self.wal.append_vote(*vote)?,
             Command::Committed(committed) => self.committed = Some(*committed),
-            Command::Truncate(last) => self.wal.append_truncation(*last)?,
+            Command::Truncate(last, _) => self.wal.append_truncation(*last)?,
             Command::Purge(upto) => {
                 self.wal.append_purge(*upto)?;
                 // The mark must be on disk before what it allows to be missing goes.
@@ -142,6 +142,12 @@ impl Writer {
             Command::Settle => {}
         }
         Ok(())
+    }
+
+    fn fail(&mut self, error: io::Error) {
+        tracing::error!(%error, "the Raft log can't be written any more");
+        self.failed = Some(error);
+        self.alarm.send_replace(true);
     }
 
     fn publish(&mut self, written: &[(LogId, Position)]) {
@@ -165,8 +171,7 @@ impl Writer {
         if self.failed.is_none()
             && let Err(error) = self.sync()
         {
-            tracing::error!(%error, "the Raft log can't be synced any more");
-            self.failed = Some(error);
+            self.fail(error);
         }
         for it in waiting {
             it.done(match &self.failed {
@@ -190,8 +195,8 @@ impl Command {
     fn waiting(self) -> Option<Waiting> {
         match self {
             Self::Append(_, flushed) => Some(Waiting::Appended(flushed)),
-            Self::Vote(_, sender) => Some(Waiting::Voted(sender)),
-            Self::Committed(_) | Self::Truncate(_) | Self::Purge(_) | Self::Settle => None,
+            Self::Vote(_, sender) | Self::Truncate(_, sender) => Some(Waiting::Noted(sender)),
+            Self::Committed(_) | Self::Purge(_) | Self::Settle => None,
         }
     }
 }

@@ -23,6 +23,8 @@ use crate::raft::threads::Threads;
 use crate::raft::type_config::{Snapshot, TypeConfig, Vote};
 use crate::store::View;
 
+const LOST: &str = "the manager has lost entries that it had acknowledged";
+
 /// The other managers, by Raft id. Clones share everything.
 #[derive(Clone)]
 pub(crate) struct Peers {
@@ -89,12 +91,14 @@ impl Peer {
         match &answer {
             Ok(Some(matched)) => acknowledged.matched(self.target, leader, *matched),
             Err(StreamAppendError::Conflict(conflict)) if acknowledged.is_lost(self.target, leader, *conflict) => {
-                tracing::error!(
-                    raft.peer = self.target,
-                    entry = conflict.index,
-                    "a manager has lost entries that it had acknowledged: nothing is sent to it in this term"
-                );
-                return Err(unreachable(&Status::data_loss("the manager has lost acknowledged entries")));
+                if acknowledged.set_lost(self.target, leader) {
+                    tracing::error!(
+                        raft.peer = self.target,
+                        entry = conflict.index,
+                        "a manager has lost entries that it had acknowledged: it gets no more of them in this term"
+                    );
+                }
+                return Err(unreachable(&Status::data_loss(LOST)));
             }
             _ => {}
         }
@@ -186,6 +190,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        if self.peers.acknowledged.has_lost(self.target, vote) {
+            return Err(StreamingError::Unreachable(Unreachable::from_string(LOST)));
+        }
         let send = snapshot::send(&self.peers, self.target, self.peers.threads, vote, snapshot);
         tokio::select! {
             result = send => result.map_err(|status| {

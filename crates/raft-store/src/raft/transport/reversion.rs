@@ -11,12 +11,16 @@ use crate::raft::type_config::{LogId, Vote};
 
 /// What each follower has acknowledged to this leader. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Acknowledged(Arc<Mutex<HashMap<u64, (Vote, LogId)>>>);
+pub(super) struct Acknowledged {
+    matched: Arc<Mutex<HashMap<u64, (Vote, LogId)>>>,
+    /// Followers that were found to have lost something, and in whose term.
+    lost: Arc<Mutex<HashMap<u64, Vote>>>,
+}
 
 impl Acknowledged {
     /// The follower has every entry up to `matched`, it says to the leader with this vote.
     pub(super) fn matched(&self, peer: u64, leader: Vote, matched: LogId) {
-        let mut all = self.0.lock().expect("no holder panics");
+        let mut all = self.matched.lock().expect("no holder panics");
         let known = all.entry(peer).or_insert((leader, matched));
         // A later leader may have given up what an earlier one was told.
         *known = if known.0 == leader { (leader, known.1.max(matched)) } else { (leader, matched) };
@@ -24,8 +28,18 @@ impl Acknowledged {
 
     /// Whether a follower that lacks `conflict` had acknowledged it to the leader with this vote.
     pub(super) fn is_lost(&self, peer: u64, leader: Vote, conflict: LogId) -> bool {
-        let all = self.0.lock().expect("no holder panics");
+        let all = self.matched.lock().expect("no holder panics");
         all.get(&peer).is_some_and(|(vote, matched)| *vote == leader && conflict.index <= matched.index)
+    }
+
+    /// Remembers the loss; whether it was not known yet.
+    pub(super) fn set_lost(&self, peer: u64, leader: Vote) -> bool {
+        self.lost.lock().expect("no holder panics").insert(peer, leader) != Some(leader)
+    }
+
+    /// Whether the follower was found to have lost something in this leader's term.
+    pub(super) fn has_lost(&self, peer: u64, leader: Vote) -> bool {
+        self.lost.lock().expect("no holder panics").get(&peer) == Some(&leader)
     }
 }
 

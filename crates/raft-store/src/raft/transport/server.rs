@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
+use openraft::raft::AppendEntriesRequest;
 use tonic::{Request, Response, Status, Streaming};
 
 use flota_api::proto::raft::RaftMessage;
@@ -14,7 +15,7 @@ use super::snapshot::{Piece, PieceAnswer, Receiving};
 use super::{AppendAnswers, Method, pack, unpack};
 use crate::raft::digests::Digests;
 use crate::raft::threads::Threads;
-use crate::raft::type_config::{Raft, Snapshot};
+use crate::raft::type_config::{Raft, Snapshot, TypeConfig};
 
 /// Takes Raft's messages for this manager.
 #[derive(Clone)]
@@ -30,6 +31,12 @@ impl std::fmt::Debug for TransportService {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "TransportService({})", self.own_id)
     }
+}
+
+/// Whether the entries of a request follow each other, which the library takes for granted.
+fn is_consecutive(request: &AppendEntriesRequest<TypeConfig>) -> bool {
+    let first = request.prev_log_id.map_or(0, |id| id.index + 1);
+    request.entries.iter().zip(first..).all(|(entry, index)| entry.log_id.index == index)
 }
 
 fn fatal(error: impl std::fmt::Display) -> Status {
@@ -68,6 +75,10 @@ impl TransportService {
             Method::Snapshot => {
                 let piece: Piece = unpack(&message)?;
                 drop(message);
+                // The library takes this for granted.
+                if piece.meta.last_log_id.is_some_and(|last| last.leader_id.term > piece.vote.leader_id.term) {
+                    return Err(Status::invalid_argument("the snapshot is of a later term than its sender"));
+                }
                 pack(self.own_id, from, &self.take_piece(piece).await?)
             }
             Method::Digest => pack(self.own_id, from, &self.digests.at(unpack(&message)?)),
@@ -85,7 +96,7 @@ impl TransportService {
         let requests = requests
             .map(move |message| {
                 service.check(&message).ok()?;
-                unpack(&message).ok()
+                unpack(&message).ok().filter(is_consecutive)
             })
             .take_while(|request| std::future::ready(request.is_some()))
             .filter_map(std::future::ready)

@@ -42,7 +42,7 @@ pub(super) struct Piece {
 impl Piece {
     /// Where the next piece begins.
     pub(super) fn end(&self) -> u64 {
-        self.offset + u64::try_from(self.bytes.0.len()).expect("it is in memory")
+        self.offset.saturating_add(u64::try_from(self.bytes.0.len()).expect("it is in memory"))
     }
 }
 
@@ -73,8 +73,9 @@ pub(super) async fn send(
             PieceAnswer::Done(response) => return Ok(response),
             PieceAnswer::Next(next) => next,
         };
-        if next < sent {
-            return Err(Status::aborted("the receiver has begun anew"));
+        // An empty piece is a question; all others must bring the receiver on.
+        if next < sent || (next == sent && !piece.bytes.0.is_empty()) {
+            return Err(Status::aborted("the receiver does not get on with the snapshot"));
         }
         sent = next;
         let read = threads.blocking(move || Ok(pieces.read_from(next)));

@@ -83,7 +83,7 @@ pub(super) fn decode(sealer: &Sealer, at: Position, bytes: &[u8]) -> Option<(Hea
     let sealed = bytes.get(HEADER..HEADER + length)?;
     let body = sealer.open(&place(bytes.first_chunk::<HEADER>()?, at), sealed).ok()?;
     let size = size(body.len());
-    Some((header, body, size))
+    (bytes.len() >= size).then_some((header, body, size))
 }
 
 /// The header alone, and the length of the sealed body.

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::record::{self, ALIGNMENT, Kind, Position};
-use super::{Head, NOTE, SEGMENT, Segment, Wal, begin_segment, bytes, decode_note};
+use super::{Head, NOTE, SEGMENT, SPARES, Segment, Wal, begin_segment, bytes, decode_note, later};
 use crate::raft::disk::{self, Disk, DiskFile};
 use crate::raft::storage::OpenError;
 use crate::raft::type_config::{LogId, Vote};
@@ -94,12 +94,15 @@ fn open(disk: Arc<dyn Disk>, sealer: Sealer, was_here: bool) -> Result<Recovered
     let acknowledged = decode_note(note.as_ref());
     let mut replay = Replay::default();
     let mut segments = VecDeque::new();
-    let mut unborn = None;
+    let (mut unborn, mut is_torn) = (None, false);
     for (place, number) in numbers.iter().copied().enumerate() {
         let is_last = place + 1 == numbers.len();
         let read = read_segment(disk.as_ref(), &sealer, &mut replay, number, segments.back())?;
         match read {
-            Some(segment) => segments.push_back(segment),
+            Some((segment, torn)) => {
+                segments.push_back(segment);
+                is_torn = torn;
+            }
             None if is_last => unborn = Some(number),
             None => return damage(format!("segment {number} has no head, but a later segment is there")),
         }
@@ -119,6 +122,13 @@ fn open(disk: Arc<dyn Disk>, sealer: Sealer, was_here: bool) -> Result<Recovered
         disk.sync_names()?;
     }
     replay.check_beginning()?;
+    if let Some(last) = segments.back().filter(|_| is_torn) {
+        // Only now: where anything above says that it is damaged, the folder stays as it was found.
+        erase(last.file.as_ref(), last.end, last.length)?;
+    }
+    for spare in spares.drain(SPARES.min(spares.len())..) {
+        disk.remove(&spare)?;
+    }
     let entries = replay.entries;
     let is_new = segments.is_empty();
     let current = match segments.pop_back() {
@@ -148,14 +158,15 @@ fn open(disk: Arc<dyn Disk>, sealer: Sealer, was_here: bool) -> Result<Recovered
     Ok(Recovered { wal, entries })
 }
 
-/// Reads one segment to its end. `None`: it has no head, and nothing in it was acknowledged.
+/// Reads one segment to its end; whether a torn write is behind it. `None`: it has no head, and nothing in it was
+/// acknowledged.
 fn read_segment(
     disk: &dyn Disk,
     sealer: &Sealer,
     replay: &mut Replay,
     number: u64,
     before: Option<&Segment>,
-) -> Result<Option<Segment>, Fault> {
+) -> Result<Option<(Segment, bool)>, Fault> {
     let file = disk.open(&super::segment_name(number))?;
     let content = disk::read(file.as_ref())?;
     let (mut end, mut highest) = (0, None);
@@ -174,15 +185,12 @@ fn read_segment(
         }
         end += size;
     }
-    let torn = check_tail(sealer, number, &content, end)?;
+    let is_torn = check_tail(sealer, number, &content, end)?;
     if end == 0 {
         return Ok(None);
     }
-    let length = bytes(content.len());
-    if torn {
-        erase(file.as_ref(), bytes(end), length)?;
-    }
-    Ok(Some(Segment { number, file, length, end: bytes(end), highest }))
+    let segment = Segment { number, file, length: bytes(content.len()), end: bytes(end), highest };
+    Ok(Some((segment, is_torn)))
 }
 
 /// Looks behind the end for anything that proves that the place had been acknowledged. Whether something must be erased:
@@ -242,8 +250,8 @@ impl Replay {
             Kind::Truncate => self.truncate(parse(body)?),
             Kind::Purge => {
                 let upto: LogId = parse(body)?;
-                self.head.purged = self.head.purged.max(Some(upto));
-                self.head.last = self.head.last.max(self.head.purged);
+                self.head.purged = later(self.head.purged, Some(upto));
+                self.head.last = later(self.head.last, self.head.purged);
                 self.drop_purged();
             }
             Kind::Vote => self.head.vote = Some(parse::<Vote>(body)?),
@@ -274,7 +282,7 @@ impl Replay {
         while self.entries.back().is_some_and(|entry| entry.id.index >= next) {
             self.entries.pop_back();
         }
-        self.head.last = last.max(self.head.purged);
+        self.head.last = later(last, self.head.purged);
     }
 
     fn drop_purged(&mut self) {
