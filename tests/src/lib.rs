@@ -13,6 +13,7 @@
 
 mod cluster;
 mod control;
+pub mod sim;
 mod wait;
 
 pub use cluster::{Background, Cluster, Output, programs};
