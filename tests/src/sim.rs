@@ -12,4 +12,10 @@
 //! docs/testing.md says how to write a test with it, and how to replay a seed.
 
 pub mod linearizability;
+pub mod log;
+pub mod network;
 pub mod services;
+pub mod system;
+pub mod time;
+mod wire;
+pub mod world;
