@@ -7,6 +7,9 @@ use std::sync::Arc;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 
+/// Bytes that a sealed record has more than a plain one: nonce and tag.
+pub const OVERHEAD: usize = NONCE_LEN + 16;
+
 /// A record that is not what it claims to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the checksum is wrong")]

@@ -18,6 +18,11 @@ impl Timestamp {
         Self(time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
     }
 
+    /// The same time as a system clock shows it.
+    pub fn to_system(self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.0)
+    }
+
     /// How long before `later` this was; zero where it was not.
     pub fn until(self, later: Self) -> Duration {
         Duration::from_millis(later.0.saturating_sub(self.0))
@@ -51,7 +56,8 @@ impl Serialize for Timestamp {
     }
 }
 
-/// When an object was made and last changed, by the clock of the leader, and the Raft index of that change.
+/// When an object was made and last changed: by the clock of the leader, to be shown, and as Raft indices, which are
+/// what orders objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Meta {
@@ -59,6 +65,29 @@ pub struct Meta {
     pub created_at: Timestamp,
     /// When it was last changed.
     pub updated_at: Timestamp,
-    /// What an optimistic update must name.
+    /// The Raft index at which it was made; zero in an object from before this was kept.
+    pub created: Version,
+    /// What an optimistic update must name: the Raft index of its last change.
     pub version: Version,
+}
+
+impl Meta {
+    /// What orders objects by their age, oldest first. The times decide among objects without a creation index alone,
+    /// which are older than all others.
+    pub fn order(&self) -> (Version, Timestamp) {
+        (self.created, if self.created == 0 { self.created_at } else { Timestamp::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_ordered_by_index_and_by_time_only_where_they_have_none() {
+        let meta = |created, created_at| Meta { created, created_at: Timestamp(created_at), ..Meta::default() };
+        let oldest_first = [meta(0, 7), meta(0, 9), meta(1, 5_000), meta(2, 3)];
+        assert!(oldest_first.windows(2).all(|pair| pair[0].order() < pair[1].order()));
+        assert_eq!(meta(3, 1).order(), meta(3, 2).order());
+    }
 }

@@ -176,10 +176,10 @@ impl ListOptions {
     /// Says how old an answer may be, where it was not asked of the leader.
     pub(crate) fn say_age(&self, header: Option<flota_api::proto::control::ListHeader>) {
         if let Some(header) = header.filter(|header| header.stale) {
-            say(&format!(
-                "stale: this may be {:.1} s old",
-                std::time::Duration::from_millis(header.age_ms).as_secs_f64()
-            ));
+            say(&match header.age_ms.map(std::time::Duration::from_millis) {
+                Some(age) => format!("stale: this may be {:.1} s old", age.as_secs_f64()),
+                None => "stale: age unknown: this manager has not caught up since it started".to_owned(),
+            });
         }
     }
 }

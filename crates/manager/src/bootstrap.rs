@@ -4,16 +4,18 @@ use rand::Rng;
 
 use flota_api::id::{ClusterId, NodeId};
 use flota_api::model::{Cluster, Node, NodeDescription, Role, Secret};
+use flota_api::version::Timestamp;
 use flota_api::{FEATURE_LEVEL, VERSION};
 use flota_identity::{GrantKey, RootCa, new_secret};
 use flota_raft_store::{Transaction, View, WriteTx};
 
-/// Makes the transaction with which a cluster begins. `view` is that of an empty store.
+/// Makes the transaction with which a cluster begins. `view` is that of an empty store; `now` is the wall clock's.
 pub fn first_entry(
     view: View,
     id: &ClusterId,
     ca: &RootCa,
     node: (&NodeId, &str, &str),
+    now: Timestamp,
     rng: &mut impl Rng,
 ) -> Transaction {
     let (node_id, hostname, address) = node;
@@ -41,7 +43,7 @@ pub fn first_entry(
             feature_level: FEATURE_LEVEL,
             ..NodeDescription::default()
         },
-        state_since: crate::now(),
+        state_since: now,
         ..Node::default()
     });
     tx.finish()

@@ -1,7 +1,5 @@
 //! How machines become nodes and managers: serves NodeCa, on the leader (a follower forwards).
 
-use std::time::SystemTime;
-
 use tonic::{Request, Response, Status};
 
 use flota_api::id::NodeId;
@@ -63,7 +61,8 @@ impl NodeCa for CaService {
             let cluster = view.cluster().ok_or_else(|| Status::unavailable("the cluster is just beginning"))?.clone();
             token.check(&cluster).map_err(|error| Status::unauthenticated(error.to_string()))?;
             let ca = RootCa::from_der(cluster.ca_certificate.clone(), cluster.ca_key.0.clone());
-            let signed = ca.sign(&request.csr_der, &node_id, token.role, &cluster.id, SystemTime::now());
+            let signed =
+                ca.sign(&request.csr_der, &node_id, token.role, &cluster.id, self.0.clock.wall().now().to_system());
             let certificate = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;
             let managers = view.nodes().filter(|node| node.role == Role::Manager).map(|node| node.address.clone());
             let response = IssueCertificateResponse {
@@ -86,7 +85,7 @@ impl NodeCa for CaService {
                 description: NodeDescription { hostname: request.hostname.clone(), ..NodeDescription::default() },
                 state: NodeState::Unknown,
                 state_reason: "joining".into(),
-                state_since: crate::now(),
+                state_since: self.0.clock.now(),
                 ..Node::default()
             });
             Ok((tx.finish(), response))
@@ -143,7 +142,7 @@ impl NodeCa for CaService {
                     role: Role::Worker,
                     state: NodeState::Down,
                     state_reason: "left".into(),
-                    state_since: crate::now(),
+                    state_since: self.0.clock.now(),
                     ..node.as_ref().clone()
                 });
             }

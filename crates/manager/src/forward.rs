@@ -76,6 +76,7 @@ where
                     Ok(Status::unavailable("leadership has just moved; try again").into_http())
                 }
                 Ok(Some(address)) => Ok(tokio::select! {
+                    biased;
                     response = send(&manager, &address, request) => response,
                     // A machine that is gone answers nothing: the next leader is not waited for any longer than itself.
                     () = moved(&manager, &address) => {
@@ -107,6 +108,7 @@ async fn find_leader(manager: &Manager) -> Option<String> {
             return Some(address);
         }
         tokio::select! {
+            biased;
             changed = leadership.changed() => if changed.is_err() { return std::future::pending().await },
             changed = leading.changed() => if changed.is_err() { return std::future::pending().await },
         }

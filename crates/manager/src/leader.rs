@@ -1,12 +1,20 @@
 //! What a leader does, in one scope: begun when leadership is certain, ended as a whole when it is lost.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use flota_raft_store::raft::RaftNode;
+use flota_raft_store::{ProposeError, Proposer, faults};
+
 use crate::control_loop::{ControlLoop, Driver};
 use crate::manager::Manager;
 use crate::{dispatcher, images, orchestrator, roles, scheduler};
+
+/// Between two tries to prove that this manager leads.
+const PROOF_RETRY: Duration = Duration::from_millis(20);
 
 /// The planning jobs, in the order in which a pass runs them.
 fn pipeline() -> Vec<Box<dyn ControlLoop>> {
@@ -27,6 +35,8 @@ pub(crate) async fn follow(
     fatal: CancellationToken,
 ) {
     tokio::select! {
+        biased;
+        // Sees the shutdown first, and ends the leader's scope.
         () = follow_terms(&manager, &leading, &shutdown) => {}
         () = shutdown.cancelled() => return,
     }
@@ -44,27 +54,27 @@ async fn follow_terms(
     let mut leadership = manager.raft.leadership();
     loop {
         let term = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
             state = leadership.wait_for(|state| state.is_self) => match state {
                 Ok(state) => state.term,
                 Err(_) => return,
             },
-            () = shutdown.cancelled() => return,
         };
-        // The first read round proves that a quorum follows, and that all earlier entries are applied here.
-        if manager.raft.read_barrier().await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        if prove_term(&manager.raft).await.is_err() {
+            tokio::time::sleep(PROOF_RETRY).await;
             continue;
         }
         tracing::info!(raft.term = term, "this manager leads");
         let scope = CancellationToken::new();
-        let work = begin(manager, &scope);
+        let mut work = begin(manager, &scope);
         leading.send_replace(Some(scope.clone()));
-        let mut work = work;
         tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {}
             _ = leadership.wait_for(|state| !state.is_self || state.term != term) => {}
             () = quorum_lost(manager) => tracing::warn!("no quorum follows any more"),
             broken = work.join_next() => report(broken),
-            () = shutdown.cancelled() => {}
         }
         leading.send_replace(None);
         scope.cancel();
@@ -75,10 +85,23 @@ async fn follow_terms(
     }
 }
 
+/// Waits until an entry of this leader's own term is committed and applied: before that, what earlier terms have
+/// acknowledged may be missing here, or not be committed yet (Raft §8).
+async fn prove_term(raft: &RaftNode) -> Result<(), ProposeError> {
+    if faults::is_on(faults::Fault::EarlyRead) {
+        return Ok(());
+    }
+    raft.read_barrier().await?;
+    raft.propose_entry(Vec::new()).await.map(drop)
+}
+
 fn begin(manager: &Manager, scope: &CancellationToken) -> JoinSet<()> {
     let mut work = JoinSet::new();
-    manager.liveness.begin(&manager.store.view());
-    let driver = Driver::new(manager.store.clone(), manager.proposer(), crate::now, pipeline());
+    let view = manager.store.view();
+    manager.clock.begin(view.time);
+    manager.liveness.begin(&view);
+    let (clock, rng) = (manager.clock.clone(), manager.random.fork());
+    let driver = Driver::new(manager.store.clone(), manager.proposer(), (clock, rng), pipeline());
     work.spawn(driver.run(scope.clone()));
     work.spawn(dispatcher::judge_nodes(manager.clone(), scope.clone()));
     work.spawn(roles::run(manager.clone(), scope.clone()));
@@ -91,7 +114,7 @@ async fn quorum_lost(manager: &Manager) {
     let patience = manager.raft.patience();
     loop {
         tokio::time::sleep(patience / 4).await;
-        if manager.raft.age() > patience / 2 {
+        if manager.age().is_none_or(|age| age > patience / 2) {
             // The age is that of the library's metrics, which may be older than the last answer.
             match tokio::time::timeout(patience / 2, manager.raft.read_barrier()).await {
                 Ok(Ok(())) => {}

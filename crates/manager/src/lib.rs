@@ -9,7 +9,8 @@
 //! ```
 //!
 //! The parts never call each other: each reads the store and proposes to it. All that plans or keeps sessions
-//! lives in one scope that ends with leadership ([`leader`]).
+//! lives in one scope that ends with leadership ([`leader`]). Nothing here reads the system's clock or random source:
+//! both are given to [`Manager::start`].
 
 mod bootstrap;
 mod ca;
@@ -25,15 +26,13 @@ mod plan;
 mod roles;
 mod scheduler;
 mod streams;
+mod term_clock;
+mod write;
 
 pub use bootstrap::first_entry;
 pub use ca::CaService;
 pub use control::ControlService;
 pub use dispatcher::DispatcherService;
-pub use manager::{Manager, RaftDial};
+pub use manager::{Manager, ManagerOptions, RaftDial};
 pub use streams::StreamsService;
-
-/// The clock: the one place of this crate that reads it.
-fn now() -> flota_api::version::Timestamp {
-    flota_api::version::Timestamp::from_system(std::time::SystemTime::now())
-}
+pub use term_clock::TermClock;

@@ -1,19 +1,22 @@
 //! One manager: its store, its part in Raft, and what it serves.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use flota_api::clock::Random;
 use flota_api::id::NodeId;
 use flota_api::image_ref::ImageRef;
 use flota_identity::Dialer;
 use flota_raft_store::raft::{Dial, Leadership, RaftNode};
-use flota_raft_store::{ProposeError, Proposer, Store, Transaction};
+use flota_raft_store::{ProposeError, Proposer, Store, Transaction, View};
 
 use crate::dispatcher::{Liveness, Sessions};
-use crate::leader;
 use crate::streams::Pending;
+use crate::term_clock::TermClock;
+use crate::{leader, write};
 
 /// Raft's connections, made with the node's own certificate and to managers only.
 #[derive(Clone, Debug)]
@@ -23,6 +26,23 @@ impl Dial for RaftDial {
     fn dial(&self, address: &str) -> tonic::transport::Channel {
         self.0.raft(address)
     }
+}
+
+/// What a manager is started with.
+#[derive(Debug)]
+pub struct ManagerOptions {
+    /// This node.
+    pub node_id: NodeId,
+    /// What all managers agree on.
+    pub store: Store,
+    /// How they agree.
+    pub raft: RaftNode,
+    /// Opens connections to the other managers.
+    pub dialer: Dialer,
+    /// Tells the time; the Raft node's entries are to be stamped with the same clock ([`TermClock::as_clock`]).
+    pub clock: TermClock,
+    /// For new ids and secrets.
+    pub random: Random,
 }
 
 /// A manager's parts; cheap to clone, every clone is the same manager.
@@ -35,6 +55,8 @@ pub struct Manager {
     /// How they agree.
     pub raft: RaftNode,
     pub(crate) dialer: Dialer,
+    pub(crate) clock: TermClock,
+    pub(crate) random: Random,
     pub(crate) sessions: Sessions,
     pub(crate) liveness: Liveness,
     pub(crate) pending: Pending,
@@ -44,20 +66,16 @@ pub struct Manager {
 
 impl Manager {
     /// Starts to follow leadership; runs until `shutdown`. Cancels `fatal` when the Raft core has stopped by itself.
-    pub fn start(
-        node_id: NodeId,
-        store: Store,
-        raft: RaftNode,
-        dialer: Dialer,
-        shutdown: CancellationToken,
-        fatal: CancellationToken,
-    ) -> Self {
+    pub fn start(options: ManagerOptions, shutdown: CancellationToken, fatal: CancellationToken) -> Self {
+        let ManagerOptions { node_id, store, raft, dialer, clock, random } = options;
         let (sender, leading) = watch::channel(None);
         let manager = Self {
             node_id,
             store,
             raft,
             dialer,
+            clock,
+            random,
             sessions: Sessions::default(),
             liveness: Liveness::default(),
             pending: Pending::default(),
@@ -97,32 +115,49 @@ impl Manager {
         self.store.view().cluster().is_some_and(|cluster| cluster.revoked.iter().any(|it| it.node_id == *node))
     }
 
-    /// Whether a user's request was done already, by this leader or one before: a retry must not be judged by what the
-    /// first try has changed.
-    pub(crate) fn done_before(&self, request_id: &str) -> bool {
-        self.store.view().answered(request_id)
-    }
-
-    /// Proposes what `plan` makes of a fresh view, and again as long as only a concurrent change was in the way.
+    /// Writes what `plan` makes of the store; see [`write::write`].
     ///
     /// # Errors
-    /// What `plan` says, or why it can't be committed.
+    /// What `plan` says, proved by a read barrier, or why it can't be committed.
     pub(crate) async fn write<T, E: From<ProposeError>>(
         &self,
-        mut plan: impl FnMut(flota_raft_store::View) -> Result<(Transaction, T), E>,
+        plan: impl FnMut(View) -> Result<(Transaction, T), E>,
     ) -> Result<T, E> {
-        /// Each loss means that another write won: more in a row is no accident.
-        const TRIES: usize = 10;
-        let mut last = ProposeError::Unknown;
-        for _ in 0..TRIES {
-            let (transaction, value) = plan(self.store.view())?;
-            match self.raft.propose(transaction).await {
-                Ok(_) => return Ok(value),
-                Err(ProposeError::Conflict(conflict)) => last = ProposeError::Conflict(conflict),
-                Err(other) => return Err(other.into()),
-            }
-        }
-        Err(last.into())
+        write::write(&self.store, &self.raft, plan).await
+    }
+
+    /// Writes for the user's request with this id; see [`write::write_once`]. `None`: it was done before.
+    ///
+    /// # Errors
+    /// As [`Manager::write`].
+    pub(crate) async fn write_once<T, E: From<ProposeError>>(
+        &self,
+        request_id: &str,
+        plan: impl FnMut(View) -> Result<(Transaction, T), E>,
+    ) -> Result<Option<T>, E> {
+        write::write_once(&self.store, &self.raft, request_id, plan).await
+    }
+
+    /// What `look` finds in the store; see [`write::read`].
+    ///
+    /// # Errors
+    /// What `look` says, proved by a read barrier, or that this manager can't prove that it leads.
+    pub(crate) async fn read<T, E: From<ProposeError>>(&self, look: impl Fn(&View) -> Result<T, E>) -> Result<T, E> {
+        write::read(&self.store, &self.raft, look).await
+    }
+
+    /// A view that shows everything that was acknowledged before the call.
+    ///
+    /// # Errors
+    /// This manager does not lead, or no quorum answered in time.
+    pub(crate) async fn proven_view(&self) -> Result<View, ProposeError> {
+        write::Consensus::read_barrier(&self.raft).await?;
+        Ok(self.store.view())
+    }
+
+    /// How long ago this manager last knew itself complete; `None`: not since it started.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        Option::from(self.raft.age())
     }
 
     /// This manager as the seam that the control loops see.

@@ -65,13 +65,15 @@ pub(crate) async fn run(manager: Manager, scope: CancellationToken) {
                 }
             }
             tokio::select! {
+                biased;
                 _ = watch.next() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         };
         tokio::select! {
-            () = act => {}
+            biased;
             () = scope.cancelled() => return,
+            () = act => {}
         }
         if let Some(id) = leaving_self(&manager) {
             manager.raft.hand_over(id).await;

@@ -57,7 +57,7 @@ impl ControlLoop for Scheduler {
         if tasks.is_empty() {
             return plan;
         }
-        tasks.sort_by_key(|task| (task.meta.created_at, task.slot));
+        tasks.sort_by_key(|task| (task.meta.order(), task.slot));
         let mut nodes: Vec<NodeInfo> = view.nodes().map(|node| NodeInfo::new(node, view, cx.now)).collect();
         for task in tasks {
             let Some(spec) = view.spec_of(task) else { continue };
@@ -120,7 +120,7 @@ impl NodeInfo {
             if task.holds_resources() {
                 info.take(task, view.spec_of(task).map(AsRef::as_ref));
             } else if matches!(task.status.state, TaskState::Failed | TaskState::Rejected)
-                && task.status.at.until(now) < FAILURES_COUNT
+                && task.meta.updated_at.until(now) < FAILURES_COUNT
             {
                 *info.failures.entry((task.service_id.to_string(), task.spec_version)).or_default() += 1;
             }

@@ -23,7 +23,7 @@ use flota_api::proto::streams::{Frame, LogsRequest};
 use flota_identity::Peer;
 use flota_raft_store::Tables;
 
-use crate::control::{find_service, find_task};
+use crate::control::{find_service, find_task, propose_status};
 use crate::manager::Manager;
 
 /// A worker that has not opened its side by then is not waited for.
@@ -109,7 +109,8 @@ pub(crate) fn open(manager: &Manager, user: Streaming<Frame>) -> mpsc::Receiver<
 
 async fn serve(manager: &Manager, mut user: Streaming<Frame>, sender: &Outbox) -> Result<(), Status> {
     let first = user.message().await?.and_then(|frame| frame.frame);
-    let view = manager.store.view();
+    // A task or service that is not in it does not exist.
+    let view = manager.proven_view().await.map_err(|error| propose_status(&error))?;
     match first {
         Some(F::Exec(mut request)) => {
             let task = find_task(&view, &request.task)?.clone();
@@ -131,7 +132,7 @@ async fn ask(manager: &Manager, task: &Task, view: &Tables, request: F) -> Resul
     }
     let node = view.node(task.node_id.as_str()).map_or("", |node| node.description.hostname.as_str());
     let unreachable = |why: &str| Status::failed_precondition(format!("task {name} on node {node}: {why}"));
-    let id = random(&mut rand::rng());
+    let id = manager.random.draw(random);
     let (sender, receiver) = oneshot::channel();
     let pending = manager.pending.clone();
     pending.0.lock().expect("no holder panics").insert(id.clone(), (task.node_id.clone(), sender));
@@ -175,6 +176,7 @@ async fn join(mut user: Streaming<Frame>, data: Data, to_user: Outbox) {
     };
     tokio::pin!(there);
     tokio::select! {
+        biased;
         () = back => {}
         () = &mut there => {}
     }
@@ -206,6 +208,7 @@ fn logs(manager: &Manager, view: &Tables, request: LogsRequest, to_user: &Outbox
             };
             loop {
                 let frame = tokio::select! {
+                    biased;
                     frame = data.inbox.message() => frame,
                     // Nobody reads any more: without this a quiet task's stream would stay open.
                     () = to_user.closed() => return,

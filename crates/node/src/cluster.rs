@@ -10,12 +10,15 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use flota_api::clock::{Clock, Random};
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::model::Role;
 use flota_api::proto::raft::raft_transport_server::RaftTransportServer;
 use flota_identity::{Dialer, Identity};
 use flota_manager::forward::Forward;
-use flota_manager::{CaService, ControlService, DispatcherService, Manager, RaftDial, StreamsService};
+use flota_manager::{
+    CaService, ControlService, DispatcherService, Manager, ManagerOptions, RaftDial, StreamsService, TermClock,
+};
 use flota_raft_store::Store;
 use flota_raft_store::raft::{OpenError, RaftNode, RaftOptions, StartError};
 use flota_worker::{Worker, WorkerOptions};
@@ -189,7 +192,15 @@ async fn start_manager(
             }
         }
     };
-    Ok(Manager::start(identity.node_id.clone(), store, raft, dialer.clone(), shutdown.clone(), fatal))
+    let options = ManagerOptions {
+        node_id: identity.node_id.clone(),
+        store,
+        raft,
+        dialer: dialer.clone(),
+        clock: TermClock::new(Clock::system()),
+        random: Random::from_os(),
+    };
+    Ok(Manager::start(options, shutdown.clone(), fatal))
 }
 
 /// Acknowledged entries may be lost here: this manager must not vote as the one that acknowledged them.

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 
+use flota_api::clock::Clock;
 use flota_api::model::Role;
 use flota_api::proto::ca::LeaveRaftRequest;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
@@ -101,7 +102,7 @@ impl Node {
         let hostname = flota_worker::describe().hostname;
         let first = (&identity.node_id, hostname.as_str(), address.as_str());
         let view = flota_raft_store::Store::default().view();
-        let entry = flota_manager::first_entry(view, &cluster, &ca, first, &mut rand::rng());
+        let entry = flota_manager::first_entry(view, &cluster, &ca, first, Clock::system().now(), &mut rand::rng());
         self.begin(&mut place, identity, address, Begin::New(Box::new(entry))).await
     }
 

@@ -13,12 +13,14 @@
 //!
 //! No type of the Raft library leaves `raft/`.
 
+mod answer_ages;
 pub mod faults;
 mod proposer;
 pub mod raft;
 pub mod store;
 mod transaction;
 
+pub use answer_ages::{ANSWERS_KEPT_FOR, AnswerAges};
 pub use proposer::{LocalProposer, ProposeError, Proposer};
 pub use store::{Event, Store, Tables, View, Watch, WriteTx};
 pub use transaction::{Action, Conflict, Entry, Expectation, Outcome, Transaction};

@@ -21,6 +21,9 @@ pub enum ProposeError {
     /// No quorum answered in time, or leadership was lost: it may still happen. A retry with the same request id is safe.
     #[error("no quorum of managers answered in time")]
     Unknown,
+    /// Nothing was done: the present state would refuse the request, but only a leader knows the present state.
+    #[error("this manager could not prove that it leads")]
+    Unproven,
     /// Larger than an entry may be.
     #[error("the change has {actions} actions or {bytes} bytes; {most_actions} and {most_bytes} are the most", most_actions = crate::ACTIONS_BOUND, most_bytes = crate::raft::ENTRY_BOUND)]
     TooLarge {
@@ -70,6 +73,6 @@ impl Proposer for LocalProposer {
     fn propose_entry(&self, transactions: Vec<Transaction>) -> BoxFuture<'_, Result<Vec<Outcome>, ProposeError>> {
         let index = self.index.fetch_add(1, Ordering::SeqCst) + 1;
         let at = *self.clock.lock().expect("no holder panics");
-        Box::pin(async move { Ok(self.store.apply(index, Entry { at, transactions })) })
+        Box::pin(async move { Ok(self.store.apply(index, Entry { at, transactions, ..Entry::default() })) })
     }
 }

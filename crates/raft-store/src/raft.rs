@@ -1,24 +1,32 @@
 //! Consensus: the only place that knows the Raft library.
 //!
 //! ```text
-//!  RaftNode (node.rs) ── propose, read barrier, leadership; membership.rs: the set of managers
-//!      │ openraft core, on a runtime with threads of its own
-//!      ├── storage/   log and vote in sled, synced by one flusher thread; snapshots as files; all of it sealed
+//!  RaftNode (node.rs) ── propose, read barrier, leadership, age; membership.rs: the set of managers
+//!      │ openraft core, on a runtime with threads of its own (runtime.rs, threads.rs)
+//!      ├── storage/   the log (a write-ahead log of our own) and snapshots, all of it sealed
+//!      │     └── disk/   one folder: a real one, or a model that fails
 //!      ├── state_machine.rs   committed entry ─▶ Store::apply ─▶ outcome to the proposer
-//!      └── transport/  gRPC to the other managers; who may connect is decided by the given `Dial`
+//!      │     └── digests.rs   do all managers have the same tables?
+//!      └── transport/  whole messages to and from the other managers; gRPC, or what is given
 //! ```
 
+mod digests;
+mod disk;
 mod membership;
 mod node;
+mod runtime;
 mod state_machine;
 mod storage;
+mod threads;
 mod transport;
 mod type_config;
 
+pub use disk::{DirDisk, Disk, DiskFaults, DiskFile, ModelDisk};
 pub use membership::{Member, MembershipError};
 pub use node::{Leadership, RaftNode, RaftOptions, StartError, Timing};
-pub use storage::OpenError;
-pub use transport::{Dial, TransportService};
+pub use storage::{LogStatistics, OpenError};
+pub use threads::Threads;
+pub use transport::{AppendAnswers, Dial, GrpcTransport, Method, Transport, TransportService};
 
 /// Largest encoded transaction.
 pub const ENTRY_BOUND: usize = 8 << 20;

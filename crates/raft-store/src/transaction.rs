@@ -74,10 +74,12 @@ pub struct Transaction {
 /// What one Raft entry carries.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Entry {
-    /// The leader's clock; the only time that applying knows.
+    /// The leader's clock; the only time that applying knows. One that is behind the last entry's counts as that one's.
     pub at: Timestamp,
     /// Each judged by itself.
     pub transactions: Vec<Transaction>,
+    /// Answers to requests that were done at this index or before it are forgotten; zero: none.
+    pub forget_answers: Version,
 }
 
 impl Transaction {
@@ -97,7 +99,8 @@ impl Entry {
     /// As it stands in the log.
     pub fn encode(&self) -> Vec<u8> {
         let transactions = self.transactions.iter().map(encode_transaction).collect();
-        pr::Entry { at: self.at.0, transactions, format: FORMAT }.encode_to_vec()
+        let forget_answers = self.forget_answers;
+        pr::Entry { at: self.at.0, transactions, format: FORMAT, forget_answers }.encode_to_vec()
     }
 
     /// From the log.
@@ -111,7 +114,7 @@ impl Entry {
             return Err(Malformed { field: "entry", what: "has a format that is not known here" });
         }
         let transactions = entry.transactions.into_iter().map(decode_transaction).collect::<Result<_, _>>()?;
-        Ok(Self { at: Timestamp(entry.at), transactions })
+        Ok(Self { at: Timestamp(entry.at), transactions, forget_answers: entry.forget_answers })
     }
 }
 
@@ -202,7 +205,8 @@ mod tests {
                 Action::Status("t".into(), "n".into(), TaskStatus::default()),
             ],
         };
-        let entry = Entry { at: Timestamp(5), transactions: vec![transaction, Transaction::default()] };
+        let transactions = vec![transaction, Transaction::default()];
+        let entry = Entry { at: Timestamp(5), transactions, forget_answers: 9 };
         assert_eq!(Entry::decode(&entry.encode()), Ok(entry));
         assert!(Entry::decode(b"\xff\xff\xff").is_err());
     }

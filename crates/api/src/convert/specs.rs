@@ -11,14 +11,24 @@ use crate::version::{Meta, Timestamp};
 
 impl From<&Meta> for pt::Meta {
     fn from(meta: &Meta) -> Self {
-        Self { created_at: meta.created_at.0, updated_at: meta.updated_at.0, version: meta.version }
+        Self {
+            created_at: meta.created_at.0,
+            updated_at: meta.updated_at.0,
+            version: meta.version,
+            created: meta.created,
+        }
     }
 }
 
 impl From<Option<pt::Meta>> for Meta {
     fn from(meta: Option<pt::Meta>) -> Self {
         let meta = meta.unwrap_or_default();
-        Self { created_at: Timestamp(meta.created_at), updated_at: Timestamp(meta.updated_at), version: meta.version }
+        Self {
+            created_at: Timestamp(meta.created_at),
+            updated_at: Timestamp(meta.updated_at),
+            created: meta.created,
+            version: meta.version,
+        }
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) async fn run(verb: Task, client: impl Fn(bool) -> anyhow::Result<Clie
             for name in tasks {
                 // Of a slot's tasks the one that counts, else the newest.
                 let in_slot = all.iter().filter(|it| it.name() == name);
-                let row = match in_slot.max_by_key(|it| (it.task.is_live(), it.task.meta.created_at)) {
+                let row = match in_slot.max_by_key(|it| (it.task.is_live(), it.task.meta.order())) {
                     Some(row) => row,
                     None => pick("task", &name, all.iter().collect(), |it| it.task.id.to_string(), |it| it.name())?,
                 };
@@ -170,7 +170,7 @@ pub(crate) async fn list(client: &Client, options: &ListOptions) -> anyhow::Resu
     let mut rows = tasks.tasks.into_iter().map(Row::parse).collect::<anyhow::Result<Vec<_>>>()?;
     rows.retain(|row| options.passes(&row.json()));
     rows.sort_by(|left, right| {
-        let key = |row: &Row| (row.service.clone(), row.task.slot, std::cmp::Reverse(row.task.meta.created_at));
+        let key = |row: &Row| (row.service.clone(), row.task.slot, std::cmp::Reverse(row.task.meta.order()));
         key(left).cmp(&key(right))
     });
     Ok(rows)

@@ -23,17 +23,14 @@ pub(super) fn info(view: &Tables) -> Result<pc::ClusterInfo, Status> {
 
 pub(super) async fn rotate(manager: &Manager, request: pc::RotateJoinTokenRequest) -> Result<pc::ClusterInfo, Status> {
     let role = pt::Role::try_from(request.role).map_err(|_| Status::invalid_argument("role: it is unknown"))?;
-    if manager.done_before(&request.request_id) {
-        return info(&manager.store.view());
-    }
-    let rotated = manager.write(|view| {
+    let rotated = manager.write_once(&request.request_id, |view| {
         let cluster = view.cluster().ok_or_else(|| Status::unavailable("the cluster is just beginning"))?;
         let mut cluster: Cluster = cluster.as_ref().clone();
         let secret = match role {
             pt::Role::Worker => &mut cluster.worker_token_secret,
             pt::Role::Manager => &mut cluster.manager_token_secret,
         };
-        *secret = new_secret(secret.as_text(), &mut rand::rng()).into();
+        *secret = manager.random.draw(|rng| new_secret(secret.as_text(), rng)).into();
         let mut tx = WriteTx::new(view, &request.request_id);
         tx.update(cluster);
         Ok::<_, WriteFailed>((tx.finish(), ()))

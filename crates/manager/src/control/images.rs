@@ -13,10 +13,7 @@ use super::status::WriteFailed;
 use crate::manager::Manager;
 
 pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
-    if manager.done_before(&request.request_id) {
-        return Ok(());
-    }
-    let removed = manager.write(|view| {
+    let removed = manager.write_once(&request.request_id, |view| {
         let image = find_image(&view, &request.name)?.clone();
         let names = |reference: &str| ImageRef::parse(reference).is_ok_and(|it| it.to_string() == image.reference);
         let user = view.services().find(|service| names(&service.spec.image));
@@ -34,5 +31,5 @@ pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Res
         }
         Ok((tx.finish(), ()))
     });
-    removed.await.map_err(Into::into)
+    removed.await.map(drop).map_err(Into::into)
 }

@@ -11,7 +11,7 @@ use flota_api::proto::{control as pc, objects as po};
 use flota_raft_store::WriteTx;
 
 use super::find::find_node;
-use super::status::WriteFailed;
+use super::status::{WriteFailed, gone};
 use crate::manager::Manager;
 
 pub(super) fn list(manager: &Manager) -> Vec<pc::NodeRow> {
@@ -26,10 +26,7 @@ pub(super) fn list(manager: &Manager) -> Vec<pc::NodeRow> {
 pub(super) async fn update(manager: &Manager, request: pc::UpdateNodeRequest) -> Result<po::Node, Status> {
     let spec = request.spec.ok_or_else(|| Status::invalid_argument("spec: it is missing"))?;
     let spec = NodeSpec::try_from(spec).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    if manager.done_before(&request.request_id) {
-        return find_node(&manager.store.view(), &request.node).map(|it| it.as_ref().into());
-    }
-    let node = manager.write(|view| {
+    let written = manager.write_once(&request.request_id, |view| {
         let node = find_node(&view, &request.node)?;
         if request.version != 0 && request.version != node.meta.version {
             let text = format!("node `{}` has changed meanwhile", node.description.hostname);
@@ -37,17 +34,20 @@ pub(super) async fn update(manager: &Manager, request: pc::UpdateNodeRequest) ->
         }
         let node = Node { spec: spec.clone(), ..node.as_ref().clone() };
         let mut tx = WriteTx::new(view, &request.request_id);
-        tx.update(node.clone());
-        Ok((tx.finish(), node))
+        let id = node.id.clone();
+        tx.update(node);
+        Ok((tx.finish(), id))
     });
-    node.await.map(|node| (&node).into()).map_err(Into::into)
+    let id = written.await?;
+    let node = manager.read(|view| match &id {
+        Some(id) => view.node(id.as_str()).cloned().ok_or_else(|| gone("node", &request.node)),
+        None => find_node(view, &request.node).cloned().map_err(|_| gone("node", &request.node)),
+    });
+    node.await.map(|node| node.as_ref().into()).map_err(Into::into)
 }
 
 pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
-    if manager.done_before(&request.request_id) {
-        return Ok(());
-    }
-    let removed = manager.write(|view| {
+    let removed = manager.write_once(&request.request_id, |view| {
         let node = find_node(&view, &request.name)?.clone();
         let name = &node.description.hostname;
         let refuse = |why: String| Err(WriteFailed::Refused(Status::failed_precondition(why)));
@@ -65,12 +65,12 @@ pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Res
         // Its certificate lives on: from now on it opens nothing any more.
         if let Some(cluster) = view.cluster() {
             let mut cluster = cluster.as_ref().clone();
-            let now = crate::now();
+            let now = manager.clock.wall().now();
             cluster.revoked.retain(|it| it.until > now);
             cluster.revoked.push(Revoked { node_id: node.id.clone(), until: now + CERTIFICATE_LIFE });
             tx.update(cluster);
         }
         Ok((tx.finish(), ()))
     });
-    removed.await.map_err(Into::into)
+    removed.await.map(drop).map_err(Into::into)
 }

@@ -47,12 +47,13 @@ pub(super) fn watch<T: PartialEq + Clone + Send + 'static>(
                 }
             }
             tokio::select! {
-                _ = events.next() => {}
+                biased;
                 () = sender.closed() => return,
                 () = scope.cancelled() => {
                     let _ = sender.send(Err(Status::unavailable("leadership has moved; try again"))).await;
                     return;
                 }
+                _ = events.next() => {}
             }
             (view, events) = store.view_and_watch();
         }
@@ -91,7 +92,7 @@ pub(super) fn service(view: &Tables, id: &flota_api::id::ServiceId) -> pc::Servi
         let reasons = [&task.status.error, &task.pending_reason, &task.status.message];
         let reason = reasons.into_iter().find(|it| !it.is_empty()).map_or("", String::as_str);
         let last = tasks.iter().filter(|it| it.slot == task.slot && !it.status.error.is_empty());
-        let last = last.max_by_key(|it| it.meta.created_at).map_or("", |it| it.status.error.as_str());
+        let last = last.max_by_key(|it| it.meta.order()).map_or("", |it| it.status.error.as_str());
         let reason = if reason.is_empty() { last } else { reason };
         format!(
             "{} is {}{}{reason}",
@@ -104,7 +105,7 @@ pub(super) fn service(view: &Tables, id: &flota_api::id::ServiceId) -> pc::Servi
     let slots: std::collections::BTreeSet<u64> = tasks.iter().map(|task| task.slot).collect();
     let given_up = slots.into_iter().filter_map(|slot| {
         let in_slot = || tasks.iter().filter(move |task| task.slot == slot);
-        let last = in_slot().max_by_key(|task| task.meta.created_at)?;
+        let last = in_slot().max_by_key(|task| task.meta.order())?;
         let failed = matches!(last.status.state, TaskState::Failed | TaskState::Rejected);
         let name = task_name(&service.spec.name, slot);
         (failed && !in_slot().any(|task| task.is_live()))

@@ -16,10 +16,10 @@ pub(super) async fn put(manager: &Manager, request: pc::PutRegistryRequest) -> R
     if bad(&request.host) || request.host.contains('/') || bad(&request.username) || bad(&request.password) {
         return Err(Status::invalid_argument("host, username and password: each has 1 to 1024 printable characters"));
     }
-    let put = manager.write(|view| {
+    let put = manager.write_once(&request.request_id, |view| {
         let known = view.registry_by_host(&request.host).cloned();
         let registry = Registry {
-            id: known.as_ref().map_or_else(|| RegistryId::random(&mut rand::rng()), |it| it.id.clone()),
+            id: known.as_ref().map_or_else(|| manager.random.draw(RegistryId::random), |it| it.id.clone()),
             host: request.host.clone(),
             username: request.username.clone(),
             password: request.password.clone().into(),
@@ -33,19 +33,16 @@ pub(super) async fn put(manager: &Manager, request: pc::PutRegistryRequest) -> R
         }
         Ok::<_, WriteFailed>((tx.finish(), ()))
     });
-    put.await.map_err(Into::into)
+    put.await.map(drop).map_err(Into::into)
 }
 
 pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
-    if manager.done_before(&request.request_id) {
-        return Ok(());
-    }
-    let removed = manager.write(|view| {
+    let removed = manager.write_once(&request.request_id, |view| {
         let missing = || Status::not_found(format!("nobody is logged in to `{}`", request.name));
         let id = view.registry_by_host(&request.name).ok_or_else(missing)?.id.clone();
         let mut tx = WriteTx::new(view, &request.request_id);
         tx.remove(Kind::Registry, id.as_str());
         Ok::<_, WriteFailed>((tx.finish(), ()))
     });
-    removed.await.map_err(Into::into)
+    removed.await.map(drop).map_err(Into::into)
 }

@@ -32,14 +32,16 @@ impl ControlService {
 
     /// What is true now; or, where the user wants no more, what this manager knows.
     async fn read(&self, request: &pc::ListRequest) -> Result<(View, Option<pc::ListHeader>), Status> {
-        let header = if request.stale {
-            let age_ms = u64::try_from(self.0.raft.age().as_millis()).unwrap_or(u64::MAX);
-            pc::ListHeader { stale: true, age_ms }
-        } else {
-            self.0.raft.read_barrier().await.map_err(|error| status::propose_status(&error))?;
-            pc::ListHeader { stale: false, age_ms: 0 }
-        };
-        Ok((self.0.store.view(), Some(header)))
+        if !request.stale {
+            return Ok((self.proven_view().await?, Some(pc::ListHeader { stale: false, age_ms: Some(0) })));
+        }
+        // Before the view, which is then at least as new as its age says.
+        let age_ms = self.0.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        Ok((self.0.store.view(), Some(pc::ListHeader { stale: true, age_ms })))
+    }
+
+    async fn proven_view(&self) -> Result<View, Status> {
+        self.0.proven_view().await.map_err(|error| status::propose_status(&error))
     }
 }
 
@@ -127,7 +129,8 @@ impl Control for ControlService {
 
     async fn watch_service(&self, request: Request<pc::WatchServiceRequest>) -> Reply<Self::WatchServiceStream> {
         let text = request.into_inner().service;
-        let view = self.0.store.view();
+        // What was acknowledged before is not to be missed: neither the service nor its newest spec.
+        let view = self.proven_view().await?;
         // By id also when the service is gone already: its tasks may not be.
         let id = match find::find_service(&view, &text) {
             Ok(service) => service.id.clone(),
@@ -186,6 +189,7 @@ impl Control for ControlService {
 
     async fn watch_image(&self, request: Request<pc::WatchImageRequest>) -> Reply<Self::WatchImageStream> {
         let pc::WatchImageRequest { image: text, digest } = request.into_inner();
+        self.proven_view().await?;
         let progress = progress::watch(&self.0, move |view| {
             // The node that imported it tells the leader by itself: it may not have done so yet.
             let now = progress::image(view, &text, &digest).unwrap_or_default();
@@ -232,7 +236,7 @@ mod tests {
     async fn a_long_list_comes_in_pages_with_nothing_lost() {
         let row = |number: u64| pc::RegistryRow { host: number.to_string(), username: "x".repeat(300 << 10) };
         let list = |count: u64| {
-            let header = Some(pc::ListHeader { stale: true, age_ms: 7 });
+            let header = Some(pc::ListHeader { stale: true, age_ms: Some(7) });
             pages(header, (0..count).map(row).collect(), |header, registries| pc::Registries { header, registries })
         };
         let all: Vec<_> = list(10).into_inner().map(|page| page.expect("a page")).collect().await;

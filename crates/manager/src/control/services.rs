@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tonic::Status;
 
+use flota_api::clock::Random;
 use flota_api::id::{ServiceId, StackId};
 use flota_api::model::{Service, ServiceSpec};
 use flota_api::object::Kind;
@@ -12,7 +13,7 @@ use flota_api::state::TaskState;
 use flota_raft_store::{Tables, WriteTx};
 
 use super::find::find_service;
-use super::status::WriteFailed;
+use super::status::{WriteFailed, gone};
 use super::validate;
 use crate::manager::Manager;
 
@@ -33,9 +34,9 @@ pub(super) fn is_running(task: &flota_api::model::Task) -> bool {
 }
 
 /// A service that is new, with its first spec.
-pub(super) fn new_service(spec: ServiceSpec, stack_id: StackId) -> Service {
+pub(super) fn new_service(spec: ServiceSpec, stack_id: StackId, random: &Random) -> Service {
     Service {
-        id: ServiceId::random(&mut rand::rng()),
+        id: random.draw(ServiceId::random),
         spec: Arc::new(spec),
         spec_version: 1,
         stack_id,
@@ -56,26 +57,21 @@ pub(super) fn with_spec(service: &Service, spec: ServiceSpec) -> Service {
 
 pub(super) async fn create(manager: &Manager, request: pc::CreateServiceRequest) -> Result<Service, Status> {
     let spec = parse(request.spec)?;
-    let service = new_service(spec, StackId::default());
-    let created = manager.write(|view| {
-        let taken = view.service_by_name(&service.spec.name).filter(|_| !view.answered(&request.request_id));
-        if taken.is_some() {
+    let service = new_service(spec, StackId::default(), &manager.random);
+    let created = manager.write_once(&request.request_id, |view| {
+        if view.service_by_name(&service.spec.name).is_some() {
             let text = format!("service `{}` exists already", service.spec.name);
             return Err(WriteFailed::Refused(Status::already_exists(text)));
         }
         let mut tx = WriteTx::new(view, &request.request_id);
         tx.create(service.clone());
-        Ok((tx.finish(), service.spec.name.clone()))
+        Ok((tx.finish(), ()))
     });
-    // A retry of a request that was done is answered with what that one made.
-    match created.await {
-        Ok(name) => manager.store.view().service_by_name(&name).map(|it| it.as_ref().clone()).ok_or_else(gone),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn gone() -> Status {
-    Status::not_found("the service has been removed meanwhile")
+    created.await?;
+    // By name: a retry of a request that was done is answered with what that one made.
+    let name = &service.spec.name;
+    let made = manager.read(|view| view.service_by_name(name).cloned().ok_or_else(|| gone("service", name)));
+    made.await.map(|it| it.as_ref().clone()).map_err(Into::into)
 }
 
 pub(super) fn parse(spec: Option<flota_api::proto::specs::ServiceSpec>) -> Result<ServiceSpec, Status> {
@@ -87,10 +83,7 @@ pub(super) fn parse(spec: Option<flota_api::proto::specs::ServiceSpec>) -> Resul
 
 pub(super) async fn update(manager: &Manager, request: pc::UpdateServiceRequest) -> Result<Service, Status> {
     let spec = parse(request.spec)?;
-    if manager.done_before(&request.request_id) {
-        return find_service(&manager.store.view(), &request.service).map(|it| it.as_ref().clone());
-    }
-    let id = manager.write(|view| {
+    let written = manager.write_once(&request.request_id, |view| {
         let service = find_service(&view, &request.service)?;
         if request.version != 0 && request.version != service.meta.version {
             return Err(WriteFailed::Refused(Status::failed_precondition(format!(
@@ -107,19 +100,20 @@ pub(super) async fn update(manager: &Manager, request: pc::UpdateServiceRequest)
         tx.update(new);
         Ok((tx.finish(), id))
     });
-    let id = id.await?;
-    manager.store.view().service(id.as_str()).map(|it| it.as_ref().clone()).ok_or_else(gone)
+    let id = written.await?;
+    let service = manager.read(|view| match &id {
+        Some(id) => view.service(id.as_str()).cloned().ok_or_else(|| gone("service", &request.service)),
+        None => find_service(view, &request.service).cloned().map_err(|_| gone("service", &request.service)),
+    });
+    service.await.map(|it| it.as_ref().clone()).map_err(Into::into)
 }
 
 pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
-    if manager.done_before(&request.request_id) {
-        return Ok(());
-    }
-    let removed = manager.write(|view| {
+    let removed = manager.write_once(&request.request_id, |view| {
         let id = find_service(&view, &request.name)?.id.clone();
         let mut tx = WriteTx::new(view, &request.request_id);
         tx.remove(Kind::Service, id.as_str());
         Ok::<_, WriteFailed>((tx.finish(), ()))
     });
-    removed.await.map_err(Into::into)
+    removed.await.map(drop).map_err(Into::into)
 }

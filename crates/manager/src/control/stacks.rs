@@ -13,7 +13,7 @@ use flota_raft_store::WriteTx;
 
 use super::find::find_stack;
 use super::services::{new_service, with_spec};
-use super::status::WriteFailed;
+use super::status::{WriteFailed, gone};
 use super::validate;
 use crate::manager::Manager;
 
@@ -31,11 +31,8 @@ pub(super) async fn deploy(manager: &Manager, request: pc::DeployStackRequest) -
     if !bad.is_empty() {
         return Err(Status::invalid_argument(bad.join("; ")));
     }
-    if manager.done_before(&request.request_id) {
-        return find_stack(&manager.store.view(), &spec.name).map(|it| it.as_ref().clone());
-    }
-    let new_id = StackId::random(&mut rand::rng());
-    let deployed = manager.write(|view| {
+    let new_id = manager.random.draw(StackId::random);
+    let deployed = manager.write_once(&request.request_id, |view| {
         let mut tx = WriteTx::new(view.clone(), &request.request_id);
         let known = view.stack_by_name(&spec.name);
         let stack = Stack {
@@ -44,9 +41,9 @@ pub(super) async fn deploy(manager: &Manager, request: pc::DeployStackRequest) -
             spec: spec.clone(),
         };
         if known.is_some() {
-            tx.update(stack.clone())
+            tx.update(stack.clone());
         } else {
-            tx.create(stack.clone())
+            tx.create(stack.clone());
         }
         for service in &spec.services {
             match view.service_by_name(&service.name) {
@@ -56,23 +53,22 @@ pub(super) async fn deploy(manager: &Manager, request: pc::DeployStackRequest) -
                 }
                 Some(it) if *it.spec == *service => {}
                 Some(it) => tx.update(with_spec(it, service.clone())),
-                None => tx.create(new_service(service.clone(), stack.id.clone())),
+                None => tx.create(new_service(service.clone(), stack.id.clone(), &manager.random)),
             }
         }
         let names: BTreeSet<&str> = spec.services.iter().map(|it| it.name.as_str()).collect();
         for service in view.services().filter(|it| it.stack_id == stack.id && !names.contains(it.spec.name.as_str())) {
             tx.remove(Kind::Service, service.id.as_str());
         }
-        Ok((tx.finish(), stack))
+        Ok((tx.finish(), ()))
     });
-    deployed.await.map_err(Into::into)
+    deployed.await?;
+    let stack = manager.read(|view| view.stack_by_name(&spec.name).cloned().ok_or_else(|| gone("stack", &spec.name)));
+    stack.await.map(|stack| stack.as_ref().clone()).map_err(Into::into)
 }
 
 pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
-    if manager.done_before(&request.request_id) {
-        return Ok(());
-    }
-    let removed = manager.write(|view| {
+    let removed = manager.write_once(&request.request_id, |view| {
         let id = find_stack(&view, &request.name)?.id.clone();
         let mut tx = WriteTx::new(view.clone(), &request.request_id);
         for service in view.services().filter(|service| service.stack_id == id) {
@@ -81,5 +77,5 @@ pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Res
         tx.remove(Kind::Stack, id.as_str());
         Ok::<_, WriteFailed>((tx.finish(), ()))
     });
-    removed.await.map_err(Into::into)
+    removed.await.map(drop).map_err(Into::into)
 }

@@ -1,7 +1,8 @@
 //! Our errors as gRPC statuses: the one table.
 //!
 //! invalid → InvalidArgument · missing → NotFound · name taken → AlreadyExists · changed meanwhile, or in use →
-//! FailedPrecondition · no leader or no quorum → Unavailable
+//! FailedPrecondition · no leader, no quorum, or no proof of
+//! leading → Unavailable
 
 use tonic::Status;
 
@@ -13,7 +14,7 @@ pub(crate) enum WriteFailed {
     /// There was nothing to write.
     #[error("there was nothing to change")]
     Nothing,
-    /// The request can't be done as things are.
+    /// The request can't be done as things are. Final: [`crate::write`] has had it proved by a read barrier.
     #[error("{}", .0.message())]
     Refused(Status),
     /// It could not be committed.
@@ -37,13 +38,18 @@ impl From<WriteFailed> for Status {
     }
 }
 
+/// The answer to a request that was done, when its object has been removed since.
+pub(super) fn gone(kind: &str, name: &str) -> WriteFailed {
+    WriteFailed::Refused(Status::not_found(format!("the request was done, and {kind} `{name}` has been removed since")))
+}
+
 /// What a proposal's error is to whoever asked.
 pub(crate) fn propose_status(error: &ProposeError) -> Status {
     let text = error.to_string();
     match error {
         ProposeError::Conflict(Conflict::NameTaken { .. }) => Status::already_exists(text),
         ProposeError::Conflict(Conflict::Changed { .. }) => Status::failed_precondition(text),
-        ProposeError::NotLeader | ProposeError::Unknown => Status::unavailable(text),
+        ProposeError::NotLeader | ProposeError::Unknown | ProposeError::Unproven => Status::unavailable(text),
         ProposeError::TooLarge { .. } => Status::invalid_argument(text),
     }
 }

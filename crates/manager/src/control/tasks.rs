@@ -39,10 +39,7 @@ fn doubt(task: &Task, view: &Tables) -> String {
 }
 
 pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
-    if manager.done_before(&request.request_id) {
-        return Ok(());
-    }
-    let removed = manager.write(|view| {
+    let removed = manager.write_once(&request.request_id, |view| {
         let task = find_task(&view, &request.name)?;
         let mut tx = WriteTx::new(view.clone(), &request.request_id);
         if request.shrink
@@ -60,5 +57,5 @@ pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Res
         }
         Ok::<_, WriteFailed>((tx.finish(), ()))
     });
-    removed.await.map_err(Into::into)
+    removed.await.map(drop).map_err(Into::into)
 }

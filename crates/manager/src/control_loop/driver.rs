@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::SeedableRng;
+use rand::rngs::StdRng;
 use tokio_util::sync::CancellationToken;
 
 use flota_api::version::Timestamp;
-use flota_raft_store::{ProposeError, Proposer, Store, Tables, Transaction, View, Watch};
+use flota_raft_store::faults::{self, Fault};
+use flota_raft_store::{Event, ProposeError, Proposer, Store, Tables, Transaction, View, Watch};
 
 use super::ControlLoop;
 use super::pass::{self, Work};
 use crate::plan::PlanContext;
+use crate::term_clock::TermClock;
 
 /// Bounds of one entry; a larger group goes alone.
 const ENTRY_ACTIONS: usize = 1_000;
@@ -20,59 +23,64 @@ const ENTRY_BYTES: usize = 1 << 20;
 /// After a proposal that came to nothing.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// With the fault `LostWakeup` on, one batch of this many is not looked at.
+const LOST_ONE_OF: u64 = 7;
+
 /// The driver of one term of leadership.
 pub(crate) struct Driver {
     store: Store,
     proposer: Arc<dyn Proposer>,
-    clock: fn() -> Timestamp,
+    clock: TermClock,
+    rng: StdRng,
     loops: Vec<Box<dyn ControlLoop>>,
     dirty: BTreeSet<Work>,
     timers: BTreeSet<(Timestamp, Work)>,
+    /// Batches of events that it has taken.
+    batches: u64,
 }
 
 impl Driver {
-    /// Will run `loops` in this order.
+    /// Will run `loops` in this order. Plans and timers go by the clock; new ids are drawn from the generator.
     pub(crate) fn new(
         store: Store,
         proposer: Arc<dyn Proposer>,
-        clock: fn() -> Timestamp,
+        (clock, rng): (TermClock, StdRng),
         loops: Vec<Box<dyn ControlLoop>>,
     ) -> Self {
-        Self { store, proposer, clock, loops, dirty: BTreeSet::new(), timers: BTreeSet::new() }
+        Self { store, proposer, clock, rng, loops, dirty: BTreeSet::new(), timers: BTreeSet::new(), batches: 0 }
     }
 
     /// Runs until it is cancelled.
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
         let (view, mut watch) = self.store.view_and_watch();
         self.look_at_everything(&view);
-        let mut rng = rand::rngs::StdRng::from_os_rng();
         loop {
             self.take_due();
             if !self.dirty.is_empty() {
-                let mut cx = PlanContext { now: (self.clock)(), rng };
                 let held = tokio::select! {
-                    held = self.pass(&mut cx) => held,
+                    biased;
                     () = cancel.cancelled() => return,
+                    held = self.pass() => held,
                 };
-                rng = cx.rng;
                 if !held {
                     tokio::time::sleep(RETRY).await;
                 }
                 self.take_events(&mut watch);
                 continue;
             }
-            let next = self.timers.first().map(|(at, _)| (self.clock)().until(*at));
+            let next = self.timers.first().map(|(at, _)| self.clock.now().until(*at));
             tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
                 events = watch.next() => match events {
                     Ok(events) => {
                         let view = self.store.view();
-                        events.iter().for_each(|event| self.mark(event, &view));
+                        self.mark_all(&events, &view);
                         self.take_events(&mut watch);
                     }
                     Err(_) => self.resync(&mut watch),
                 },
                 () = tokio::time::sleep(next.unwrap_or(Duration::from_secs(3600))) => {}
-                () = cancel.cancelled() => return,
             }
         }
     }
@@ -83,8 +91,16 @@ impl Driver {
         }
     }
 
-    fn mark(&mut self, event: &flota_raft_store::Event, view: &Tables) {
-        if matches!(event, flota_raft_store::Event::Reset) {
+    fn mark_all(&mut self, events: &[Event], view: &Tables) {
+        self.batches += 1;
+        if faults::is_on(Fault::LostWakeup) && self.batches.is_multiple_of(LOST_ONE_OF) {
+            return;
+        }
+        events.iter().for_each(|event| self.mark(event, view));
+    }
+
+    fn mark(&mut self, event: &Event, view: &Tables) {
+        if matches!(event, Event::Reset) {
             self.look_at_everything(view);
         }
         for (index, each) in self.loops.iter().enumerate() {
@@ -96,7 +112,7 @@ impl Driver {
         let view: View = self.store.view();
         loop {
             match watch.try_next() {
-                Ok(Some(events)) => events.iter().for_each(|event| self.mark(event, &view)),
+                Ok(Some(events)) => self.mark_all(&events, &view),
                 Ok(None) => return,
                 Err(_) => return self.resync(watch),
             }
@@ -111,16 +127,17 @@ impl Driver {
     }
 
     fn take_due(&mut self) {
-        let now = (self.clock)();
+        let now = self.clock.now();
         while let Some((_, work)) = self.timers.pop_first_if_due(now) {
             self.dirty.insert(work);
         }
     }
 
     /// One pass; whether all that was proposed was taken.
-    async fn pass(&mut self, cx: &mut PlanContext) -> bool {
+    async fn pass(&mut self) -> bool {
         let view = self.store.view();
-        let planned = pass::run(&mut self.loops, &mut self.dirty, &view, cx);
+        let mut cx = PlanContext { now: self.clock.now(), rng: StdRng::from_rng(&mut self.rng) };
+        let planned = pass::run(&mut self.loops, &mut self.dirty, &view, &mut cx);
         self.timers.extend(planned.timers);
         let mut held = true;
         for entry in entries(planned.groups) {

@@ -45,7 +45,7 @@ pub(super) async fn write(manager: &Manager, node_id: &NodeId, report: ImageRepo
             }
             None if report.reference.is_empty() => return Err(WriteFailed::Nothing),
             None => tx.create(Image {
-                id: ImageId::random(&mut rand::rng()),
+                id: manager.random.draw(ImageId::random),
                 reference: report.reference.clone(),
                 digest: report.digest.clone(),
                 size: report.size,

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use flota_api::defaults::{HEARTBEAT, HEARTBEATS_MISSED, HEARTBEATS_PER_SECOND, RESTARTING_GRACE};
 use flota_api::id::NodeId;
 use flota_api::model::{Node, NodeState};
+use flota_api::version::Timestamp;
 use flota_raft_store::{Tables, WriteTx};
 
 use crate::control::WriteFailed;
@@ -95,7 +96,8 @@ impl Liveness {
         self.set(node, if machine { Link::Gone } else { Link::Restarting(Instant::now()) });
     }
 
-    fn judge(&self, view: &Tables, period: Duration) -> Vec<Node> {
+    /// The nodes whose state is to be another, since `since`.
+    fn judge(&self, view: &Tables, period: Duration, since: Timestamp) -> Vec<Node> {
         let now = Instant::now();
         let mut links = self.0.lock().expect("no holder panics");
         links.retain(|id, _| view.node(id.as_str()).is_some());
@@ -109,7 +111,7 @@ impl Liveness {
             (node.state != state && node.state_reason != "left").then(|| Node {
                 state,
                 state_reason: reason.to_owned(),
-                state_since: crate::now(),
+                state_since: since,
                 ..node.as_ref().clone()
             })
         });
@@ -120,25 +122,37 @@ impl Liveness {
 /// Writes what liveness says of the nodes, whenever it differs from what the store says. Runs until leadership ends.
 pub(crate) async fn judge_nodes(manager: Manager, scope: CancellationToken) {
     loop {
-        let period = period(manager.store.view().nodes().count());
-        let result = manager.write(|view| {
-            let changed = manager.liveness.judge(&view, period);
-            let mut tx = WriteTx::new(view, "");
-            changed.iter().cloned().for_each(|node| tx.update(node));
-            // Nothing to say: nothing is proposed.
-            if changed.is_empty() { Err(WriteFailed::Nothing) } else { Ok((tx.finish(), changed)) }
-        });
-        match result.await {
-            Ok(changed) => changed.iter().for_each(report),
-            Err(WriteFailed::Nothing) => {}
-            Err(error) => tracing::warn!(%error, "the state of nodes could not be written"),
+        let view = manager.store.view();
+        let period = period(view.nodes().count());
+        // A look first: a write that has nothing to say costs a read round.
+        if !judged(&manager, &view, period).is_empty() {
+            write(&manager, period).await;
         }
         tokio::select! {
+            biased;
+            () = scope.cancelled() => return,
             () = manager.sessions.changed() => {}
             () = tokio::time::sleep(period / 10) => {}
-            () = scope.cancelled() => return,
         }
     }
+}
+
+async fn write(manager: &Manager, period: Duration) {
+    let result = manager.write(|view| {
+        let changed = judged(manager, &view, period);
+        let mut tx = WriteTx::new(view, "");
+        changed.iter().cloned().for_each(|node| tx.update(node));
+        if changed.is_empty() { Err(WriteFailed::Nothing) } else { Ok((tx.finish(), changed)) }
+    });
+    match result.await {
+        Ok(changed) => changed.iter().for_each(report),
+        Err(WriteFailed::Nothing) => {}
+        Err(error) => tracing::warn!(%error, "the state of nodes could not be written"),
+    }
+}
+
+fn judged(manager: &Manager, view: &Tables, period: Duration) -> Vec<Node> {
+    manager.liveness.judge(view, period, manager.clock.now())
 }
 
 fn report(node: &Node) {

@@ -119,9 +119,10 @@ impl DispatcherService {
                 self.manager.liveness.heard(&node_id);
                 let held = register_images;
                 tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => Err(Status::aborted("the session was ended by the manager")),
                     result = self.hear(&node_id, inbox, (&outbox, &cancel)) => result,
                     result = self.tell(&node_id, held, &outbox) => result,
-                    () = cancel.cancelled() => Err(Status::aborted("the session was ended by the manager")),
                 }
             }
             // It never was in session: there is nothing that could have broken.
@@ -165,7 +166,11 @@ impl DispatcherService {
                     address: if register.listen.is_empty() { node.address.clone() } else { register.listen.clone() },
                     state: NodeState::Ready,
                     state_reason: String::new(),
-                    state_since: if node.state == NodeState::Ready { node.state_since } else { crate::now() },
+                    state_since: if node.state == NodeState::Ready {
+                        node.state_since
+                    } else {
+                        self.manager.clock.now()
+                    },
                     ..node.as_ref().clone()
                 };
                 let cluster = view.cluster().ok_or(WriteFailed::Nothing)?;
@@ -280,7 +285,7 @@ impl DispatcherService {
         let mut told: Option<AssignmentSet> = None;
         let mut managers = Managers::default();
         loop {
-            let granter = Granter { key: key.as_ref(), expires: Granter::expiry(crate::now()) };
+            let granter = Granter { key: key.as_ref(), expires: Granter::expiry(self.manager.clock.wall().now()) };
             let set = AssignmentSet::of(node_id, &view, &granter, &mut held);
             let epoch = view.cluster().map_or(0, |cluster| cluster.epoch);
             let assignments = match &told {
@@ -293,7 +298,7 @@ impl DispatcherService {
                 managers = current;
                 send(outbox, ToWorker::Managers(managers.clone())).await?;
             }
-            let now = crate::now().0;
+            let now = self.manager.clock.now().0;
             for part in assignments.into_iter().flat_map(|it| cut(Assignments { now, ..it })) {
                 send(outbox, ToWorker::Assignments(part)).await?;
             }

@@ -53,7 +53,7 @@ impl ControlLoop for Reaper {
         }
         for mut tasks in history.into_values() {
             // The newest also says whether the slot goes on: it is never among the ones that go.
-            tasks.sort_by_key(|task| std::cmp::Reverse(task.meta.created_at));
+            tasks.sort_by_key(|task| std::cmp::Reverse(task.meta.order()));
             for task in tasks.into_iter().skip(TASK_HISTORY) {
                 plan.remove(Kind::Task, task.id.as_str());
             }

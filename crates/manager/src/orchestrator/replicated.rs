@@ -4,10 +4,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use rand::Rng;
+
+use flota_api::id::TaskId;
 use flota_api::model::{NodeState, RestartCondition, Service, Task};
 use flota_api::object::Kind;
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::Timestamp;
+use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Event, Tables};
 
 use super::slot::{Slot, keep_order, slots};
@@ -67,7 +71,8 @@ impl ControlLoop for Replicated {
         let missing = usize::try_from(service.spec.replicas).unwrap_or(usize::MAX).saturating_sub(kept.len());
         let room = NEW_TASKS_AT_ONCE.saturating_sub(created);
         for number in (1..).filter(|number| !slots.contains_key(number)).take(missing.min(room)) {
-            plan.put(task_factory::make(service, number, None, Timestamp::default(), view, cx));
+            let task = task_factory::make(service, number, None, Timestamp::default(), view, cx);
+            put_new(task, &mut plan, cx);
         }
         if missing > room {
             plan.retry_at(cx.now);
@@ -107,6 +112,9 @@ fn scale_down<'a>(
 
 /// Two tasks that may run in one slot: the lesser one goes.
 fn stop_doubles(slot: &Slot, plan: &mut Plan) {
+    if faults::is_on(Fault::DoublePlacement) {
+        return;
+    }
     let (current, successor) = (slot.current().map(|task| &task.id), slot.successor().map(|task| &task.id));
     for task in slot.live().filter(|task| Some(&task.id) != current && Some(&task.id) != successor) {
         plan.set_desired(task, DesiredState::Shutdown);
@@ -146,15 +154,24 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
             // Stop-first: an update's successor is made when the old task has ended.
             _ if slot.is_stopping() && !stopping_is_lost(slot, view) => return false,
             Some((_, None)) => return false,
+            // Counted from when the leader heard of its end: its node's clock may be anywhere.
             Some((last, Some(true))) => {
-                // Its node's clock said when: that one may be ahead.
-                last.status.at.min(cx.now) + task_factory::backoff(&service.spec.restart, last.failures() + 1)
+                last.meta.updated_at + task_factory::backoff(&service.spec.restart, last.failures() + 1)
             }
             Some((_, Some(false))) | None => Timestamp::default(),
         },
     };
-    plan.put(task_factory::make(service, number, slot.newest(), not_before, view, cx));
+    let task = task_factory::make(service, number, slot.newest(), not_before, view, cx);
+    put_new(task, plan, cx);
     true
+}
+
+/// Wants this new task; with the fault `DoublePlacement` on, now and then a second one in its slot as well.
+fn put_new(task: Task, plan: &mut Plan, cx: &mut PlanContext) {
+    if faults::is_on(Fault::DoublePlacement) && cx.rng.random_ratio(1, 5) {
+        plan.put(Task { id: TaskId::random(&mut cx.rng), ..task.clone() });
+    }
+    plan.put(task);
 }
 
 fn drained() -> flota_api::model::Availability {

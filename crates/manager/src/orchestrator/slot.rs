@@ -20,7 +20,7 @@ pub(super) fn slots(service: &Service, view: &Tables) -> BTreeMap<u64, Slot> {
         slots.entry(task.slot).or_default().tasks.push(Arc::clone(task));
     }
     for slot in slots.values_mut() {
-        slot.tasks.sort_by(|left, right| (left.meta.created_at, &left.id).cmp(&(right.meta.created_at, &right.id)));
+        slot.tasks.sort_by(|left, right| (left.meta.order(), &left.id).cmp(&(right.meta.order(), &right.id)));
     }
     slots
 }
@@ -34,13 +34,13 @@ impl Slot {
     /// The one that counts: of those that may run, the one that is furthest, else the newest.
     pub(super) fn current(&self) -> Option<&Arc<Task>> {
         let may_run = self.live().filter(|task| task.desired_state != DesiredState::Ready);
-        may_run.max_by_key(|task| (task.spec_version, task.status.state, task.meta.created_at))
+        may_run.max_by_key(|task| (task.spec_version, task.status.state, task.meta.order()))
     }
 
     /// The one that an update has made ready to take the current one's place.
     pub(super) fn successor(&self) -> Option<&Arc<Task>> {
         let ready = self.live().filter(|task| task.desired_state == DesiredState::Ready);
-        ready.max_by_key(|task| (task.spec_version, task.meta.created_at))
+        ready.max_by_key(|task| (task.spec_version, task.meta.order()))
     }
 
     /// The newest, whatever became of it.

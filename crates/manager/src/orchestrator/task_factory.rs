@@ -25,7 +25,8 @@ pub(super) fn make(
     let same = before.filter(|task| task.spec_version == service.spec_version);
     Task {
         id: TaskId::random(&mut cx.rng),
-        meta: Meta { created_at: cx.now, updated_at: cx.now, version: 0 },
+        // As the store will set it, or before: it is newer than everything in the view.
+        meta: Meta { created_at: cx.now, updated_at: cx.now, created: view.version + 1, version: 0 },
         service_id: service.id.clone(),
         spec_version: service.spec_version,
         slot,

@@ -26,7 +26,7 @@ fn task(id: &str, service: &str, node: &str, state: TaskState) -> Task {
         spec_version: 1,
         node_id: node.into(),
         status: TaskStatus { state, ..TaskStatus::default() },
-        meta: Meta { created_at: Timestamp(id.len() as u64), ..Meta::default() },
+        meta: Meta { created: id.len() as u64, ..Meta::default() },
         ..Task::default()
     }
 }

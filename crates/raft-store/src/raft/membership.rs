@@ -34,7 +34,7 @@ pub struct Member {
 impl RaftNode {
     /// Every manager that the newest committed configuration names.
     pub fn members(&self) -> Vec<Member> {
-        let metrics = self.raft.metrics();
+        let metrics = self.raft().metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
@@ -59,7 +59,7 @@ impl RaftNode {
                 return Ok(());
             }
         }
-        let learner = self.raft.add_learner(id, BasicNode::new(address), false);
+        let learner = self.raft().add_learner(id, BasicNode::new(address), false);
         match tokio::time::timeout(QUORUM_WAIT, learner).await {
             Ok(result) => drop(result.map_err(|error| fail(error.to_string()))?),
             Err(_) => return Err(fail("no quorum of managers answered in time".into())),
@@ -71,8 +71,8 @@ impl RaftNode {
     /// Waits until a learner has every entry that is here now. The library's own wait is content with one that was never
     /// reached, as long as the log is short; as a voter it would take the quorum away.
     async fn caught_up(&self, id: u64) -> Result<(), String> {
-        let target = self.raft.metrics().borrow_watched().last_log_index;
-        let wait = self.raft.wait(Some(CATCH_UP_WAIT));
+        let target = self.raft().metrics().borrow_watched().last_log_index;
+        let wait = self.raft().wait(Some(CATCH_UP_WAIT));
         let there = wait.metrics(
             |metrics| {
                 let matched = metrics.replication.as_ref().and_then(|all| all.get(&id).copied().flatten());
@@ -107,14 +107,14 @@ impl RaftNode {
     /// This manager does not lead, or no quorum answered.
     pub async fn finish_change(&self) -> Result<(), MembershipError> {
         let joint = {
-            let metrics = self.raft.metrics();
+            let metrics = self.raft().metrics();
             let metrics = metrics.borrow_watched();
             metrics.membership_config.membership().get_joint_config().len() > 1
         };
         if !joint {
             return Ok(());
         }
-        let fail = |why: String| MembershipError { act: "finish the change for", id: self.id, why };
+        let fail = |why: String| MembershipError { act: "finish the change for", id: self.id(), why };
         self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await.map_err(fail)
     }
 
@@ -123,7 +123,7 @@ impl RaftNode {
     /// # Errors
     /// It still is, after the time that a quorum may take.
     pub async fn gone(&self, id: u64) -> Result<(), MembershipError> {
-        let wait = self.raft.wait(Some(QUORUM_WAIT));
+        let wait = self.raft().wait(Some(QUORUM_WAIT));
         let gone = wait.metrics(
             |metrics| metrics.membership_config.membership().get_node(&id).is_none(),
             "a manager left the set",
@@ -133,7 +133,7 @@ impl RaftNode {
     }
 
     async fn change(&self, change: ChangeMembers<u64, BasicNode>) -> Result<(), String> {
-        match tokio::time::timeout(QUORUM_WAIT, self.raft.change_membership(change, false)).await {
+        match tokio::time::timeout(QUORUM_WAIT, self.raft().change_membership(change, false)).await {
             Ok(result) => result.map(|_| ()).map_err(|error| error.to_string()),
             Err(_) => Err("no quorum of managers answered in time".into()),
         }

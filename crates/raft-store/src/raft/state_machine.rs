@@ -1,51 +1,108 @@
 //! Committed entries go into the store here, and their outcomes to whoever proposed them.
 
 use std::io;
-use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{Stream, TryStreamExt};
 use openraft::entry::RaftEntry as _;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, RaftSnapshotBuilder};
+use tokio::sync::watch;
 
+use super::digests::Digests;
+use super::disk::Disk;
 use super::storage::SnapshotFiles;
+use super::threads::Threads;
 use super::type_config::{Applied, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::store::{Store, View};
 use crate::transaction::Entry;
 use flota_api::seal::Sealer;
+
+/// A snapshot is made when the entries since the last one have more bytes than it has, and at least these.
+const BYTES_BETWEEN_SNAPSHOTS: u64 = 8 << 20;
+/// What an entry costs beside its payload.
+const ENTRY_OVERHEAD: u64 = 128;
+
+/// How much was applied, for those who watch it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// Index of the last entry that is in the store.
+    pub(super) applied: u64,
+    /// Whether the log has become long enough for the next snapshot.
+    pub(super) wants_snapshot: bool,
+}
 
 /// The library's handle to the store.
 #[derive(Clone, Debug)]
 pub(crate) struct StateMachine {
     store: Store,
     files: SnapshotFiles,
+    threads: Threads,
+    digests: Digests,
     applied: Option<LogId>,
     membership: StoredMembership,
     /// The newest snapshot; its tables share nearly everything with the store's.
     snapshot: Option<(SnapshotMeta, View)>,
+    /// Bytes of entries since the last snapshot, and of that one.
+    log_bytes: u64,
+    snapshot_bytes: Arc<AtomicU64>,
+    progress: Arc<watch::Sender<Progress>>,
 }
 
 impl StateMachine {
-    /// Puts the newest readable snapshot of `dir` into `store`.
-    pub(crate) fn open(store: Store, dir: PathBuf, sealer: Sealer) -> Result<Self, super::OpenError> {
-        let files = SnapshotFiles::new(dir, sealer);
-        let mut machine = Self { store, files, applied: None, membership: StoredMembership::default(), snapshot: None };
-        if let Some((meta, tables)) = machine.files.load()? {
-            machine.store.restore(tables);
-            machine.take_meta(&meta);
-            machine.snapshot = Some((meta, machine.store.view()));
+    /// Puts the newest snapshot of `disk` into `store`.
+    pub(crate) fn open(
+        store: Store,
+        disk: Arc<dyn Disk>,
+        sealer: Sealer,
+        threads: Threads,
+        digests: Digests,
+    ) -> Result<Self, super::OpenError> {
+        let mut machine = Self {
+            store,
+            files: SnapshotFiles::new(disk, sealer),
+            threads,
+            digests,
+            applied: None,
+            membership: StoredMembership::default(),
+            snapshot: None,
+            log_bytes: 0,
+            snapshot_bytes: Arc::default(),
+            progress: Arc::new(watch::Sender::new(Progress::default())),
+        };
+        if let Some(loaded) = machine.files.load()? {
+            machine.snapshot_bytes.store(loaded.bytes, Ordering::Relaxed);
+            machine.take(&loaded.meta, loaded.tables.into());
         }
         Ok(machine)
     }
 
     /// Index of the last entry that is in the store.
-    pub(crate) fn applied_index(&self) -> u64 {
-        self.applied.map_or(0, |id| id.index)
+    pub(crate) fn applied_index(&self) -> Option<u64> {
+        self.applied.map(|id| id.index)
     }
 
-    fn take_meta(&mut self, meta: &SnapshotMeta) {
+    /// What was applied, now and from now on.
+    pub(super) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    fn take(&mut self, meta: &SnapshotMeta, view: View) {
+        self.store.restore(view.as_ref().clone());
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
+        self.snapshot = Some((meta.clone(), view));
+        self.applied_one(0);
+    }
+
+    /// The entry that `applied` names is in the store.
+    fn applied_one(&mut self, bytes: u64) {
+        let index = self.applied.map_or(0, |id| id.index);
+        self.digests.record(index, self.store.digest());
+        self.log_bytes += bytes + ENTRY_OVERHEAD;
+        let enough = BYTES_BETWEEN_SNAPSHOTS.max(self.snapshot_bytes.load(Ordering::Relaxed));
+        self.progress.send_replace(Progress { applied: index, wants_snapshot: self.log_bytes > enough });
     }
 }
 
@@ -64,18 +121,24 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         while let Some((entry, responder)) = entries.try_next().await? {
             let log_id = entry.log_id();
             self.applied = Some(log_id);
+            let mut bytes = 0;
             let outcomes = match entry.payload {
                 EntryPayload::Blank => Vec::new(),
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(log_id), membership);
                     Vec::new()
                 }
-                EntryPayload::Normal(bytes) => {
+                EntryPayload::Normal(payload) => {
+                    bytes = u64::try_from(payload.0.len()).map_err(io::Error::other)?;
                     // An entry that can't be read would make this manager differ from the others: it stops instead.
-                    let entry = Entry::decode(&bytes.0).map_err(io::Error::other)?;
+                    let entry = Entry::decode(&payload.0).map_err(io::Error::other)?;
+                    if let Some((index, digest)) = entry.check {
+                        self.digests.check(index, digest);
+                    }
                     self.store.apply(log_id.index, entry)
                 }
             };
+            self.applied_one(bytes);
             if let Some(responder) = responder {
                 responder.send(Applied(outcomes));
             }
@@ -85,17 +148,21 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
-        let builder = Builder { meta, view: self.store.view(), files: self.files.clone() };
-        self.snapshot = Some((builder.meta.clone(), builder.view.clone()));
+        let bytes = Arc::clone(&self.snapshot_bytes);
+        let builder =
+            Builder { meta, view: self.store.view(), files: self.files.clone(), threads: self.threads, bytes };
+        self.log_bytes = 0;
+        // Followers may have it before it is on disk: no entry is purged before that.
+        self.snapshot = Some((builder.meta.clone(), Arc::clone(&builder.view)));
         builder
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, view: View) -> Result<(), io::Error> {
-        let (files, to_write, tables) = (self.files.clone(), meta.clone(), view.clone());
-        tokio::task::spawn_blocking(move || files.save(&to_write, &tables)).await??;
-        self.store.restore(view.as_ref().clone());
-        self.take_meta(meta);
-        self.snapshot = Some((meta.clone(), view));
+        let (files, to_write, tables) = (self.files.clone(), meta.clone(), Arc::clone(&view));
+        let bytes = self.threads.blocking(move || files.save(&to_write, &tables)).await?;
+        self.snapshot_bytes.store(bytes, Ordering::Relaxed);
+        self.log_bytes = 0;
+        self.take(meta, view);
         Ok(())
     }
 
@@ -110,14 +177,18 @@ pub(crate) struct Builder {
     meta: SnapshotMeta,
     view: View,
     files: SnapshotFiles,
+    threads: Threads,
+    /// Where the size goes.
+    bytes: Arc<AtomicU64>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = View;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let (files, meta, view) = (self.files.clone(), self.meta.clone(), self.view.clone());
-        tokio::task::spawn_blocking(move || files.save(&meta, &view)).await??;
-        Ok(Snapshot { meta: self.meta.clone(), snapshot: self.view.clone() })
+        let (files, meta, view) = (self.files.clone(), self.meta.clone(), Arc::clone(&self.view));
+        let bytes = self.threads.blocking(move || files.save(&meta, &view)).await?;
+        self.bytes.store(bytes, Ordering::Relaxed);
+        Ok(Snapshot { meta: self.meta.clone(), snapshot: Arc::clone(&self.view) })
     }
 }

@@ -1,37 +1,42 @@
-//! What of Raft is on disk: log and vote (`db/`, sled), snapshots (`snap.*`). Every byte sealed.
+//! What of Raft is on disk: the log with its vote and marks (`log.*`), snapshots (`snap.*`). Every byte sealed.
+//!
+//! ```text
+//! LogStore (log.rs) ── the library's view: entries by index, the newest in memory
+//!     │ commands, in order
+//! Writer (writer.rs) ── one thread: encodes, seals, writes, one sync for all that wait
+//!     │
+//! Wal (wal.rs) ── records in segments
+//! ```
 
-mod flusher;
+mod index;
 mod log;
 mod snapshot_file;
+mod sled_format;
+mod wal;
+mod writer;
 
-use std::path::{Path, PathBuf};
-
+pub use log::LogStatistics;
 pub(crate) use log::LogStore;
 pub(crate) use snapshot_file::SnapshotFiles;
 
 /// Why the store's folder can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The machine would not.
-    #[error("failed to open the Raft log in `{path}`", path = path.display())]
+    /// An I/O error.
+    #[error("failed to open the Raft log in `{place}`")]
     Io {
-        /// Which folder or file.
-        path: PathBuf,
+        /// Which folder.
+        place: String,
         /// Why.
         #[source]
         source: std::io::Error,
     },
     /// Something that was acknowledged is gone or changed. This manager must not vote under its old Raft id again.
-    #[error("the Raft log in `{path}` is damaged: {what}", path = path.display())]
+    #[error("the Raft log in `{place}` is damaged: {what}")]
     Damaged {
-        /// Which folder or file.
-        path: PathBuf,
+        /// Which folder.
+        place: String,
         /// What was found.
         what: String,
     },
-}
-
-/// Makes the folder's own entries durable.
-fn sync_dir(path: &Path) -> std::io::Result<()> {
-    std::fs::File::open(path)?.sync_all()
 }

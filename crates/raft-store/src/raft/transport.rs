@@ -1,26 +1,64 @@
-//! Raft's messages over gRPC. Who may connect, and as whom, is decided by the [`Dial`] that is given and by the
-//! listener that serves [`TransportService`].
+//! Raft's messages between managers. The library's requests become whole [`RaftMessage`]s in peer.rs, a [`Transport`]
+//! delivers them, and [`TransportService`] takes them in. Real managers use [`GrpcTransport`]; who may connect, and as
+//! whom, is decided by the [`Dial`] that it is given and by the listener in front of the service.
 
-mod client;
+mod grpc;
+mod peer;
+mod reversion;
 mod server;
+mod snapshot;
 
-pub(crate) use client::Connections;
-pub(crate) use server::Heard;
+pub(crate) use peer::Peers;
 pub use server::TransportService;
+pub(crate) use snapshot::Receiving;
+
+pub use grpc::{Dial, GrpcTransport};
 
 use flota_api::proto::raft::RaftMessage;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::Status;
 
-/// Makes connections to other managers.
-pub trait Dial: Send + Sync + 'static {
-    /// A channel to the manager at `host:port`; connects when it is first used, and again when it broke.
-    fn dial(&self, address: &str) -> tonic::transport::Channel;
+/// A request that has one answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// RequestVote (Raft paper §5.2).
+    Vote,
+    /// The question before a vote (Raft dissertation §9.6).
+    PreVote,
+    /// The leader asks this manager to take over at once (dissertation §3.10).
+    TransferLeader,
+    /// One piece of a snapshot (Raft paper §7).
+    Snapshot,
+    /// What the receiver's tables digest to after an entry.
+    Digest,
+    /// The leader's commit index, after a quorum has confirmed that it leads (dissertation §6.4).
+    ReadIndex,
 }
 
-/// Encoding of the bodies: postcard.
-const FORMAT: u32 = 1;
+/// The answers to a stream of AppendEntries, in the order of the requests.
+pub type AppendAnswers = BoxStream<'static, Result<RaftMessage, Status>>;
+
+/// Delivers messages to other managers, which are named by their Raft ids.
+pub trait Transport: Send + Sync + 'static {
+    /// Sets where a manager is (`host:port`). Called again whenever it may have moved.
+    fn set_address(&self, peer: u64, address: &str);
+
+    /// Sends one request. The caller bounds the time.
+    fn call(&self, peer: u64, method: Method, message: RaftMessage) -> BoxFuture<'static, Result<RaftMessage, Status>>;
+
+    /// Opens a stream of AppendEntries (Raft paper §5.3); many may be under way at once.
+    fn append(
+        &self,
+        peer: u64,
+        requests: BoxStream<'static, RaftMessage>,
+    ) -> BoxFuture<'static, Result<AppendAnswers, Status>>;
+}
+
+/// Encoding of the bodies: 2 = postcard, with terms that have one leader.
+const FORMAT: u32 = 2;
 
 fn pack<T: Serialize>(from: u64, to: u64, body: &T) -> Result<RaftMessage, Status> {
     let body = postcard::to_stdvec(body).map_err(|error| Status::internal(error.to_string()))?;
@@ -29,7 +67,7 @@ fn pack<T: Serialize>(from: u64, to: u64, body: &T) -> Result<RaftMessage, Statu
 
 fn unpack<T: DeserializeOwned>(message: &RaftMessage) -> Result<T, Status> {
     if message.format != FORMAT {
-        return Err(Status::invalid_argument(format!("format {} is not spoken here", message.format)));
+        return Err(Status::invalid_argument(format!("message format {} is not supported", message.format)));
     }
     postcard::from_bytes(&message.body).map_err(|error| Status::invalid_argument(error.to_string()))
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::transaction::Outcome;
@@ -11,8 +12,12 @@ openraft::declare_raft_types!(
     pub(crate) TypeConfig:
         D = EntryBytes,
         R = Applied,
+        LeaderId = LeaderId,
+        AsyncRuntime = super::runtime::Runtime,
 );
 
+/// At most one leader in a term (Raft paper §5.2).
+pub(crate) type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>;
 pub(crate) type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
 pub(crate) type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
 pub(crate) type RaftEntry = openraft::type_config::alias::EntryOf<TypeConfig>;
@@ -21,9 +26,9 @@ pub(crate) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<Type
 pub(crate) type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, crate::store::View>;
 pub(crate) type Raft = openraft::Raft<TypeConfig, super::state_machine::StateMachine>;
 
-/// An encoded [`crate::Entry`].
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct EntryBytes(pub(crate) Vec<u8>);
+/// An encoded [`crate::Entry`], or any other bytes of a message.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct EntryBytes(pub(crate) Bytes);
 
 impl fmt::Debug for EntryBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -45,17 +50,17 @@ impl Serialize for EntryBytes {
 
 impl<'de> Deserialize<'de> for EntryBytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Bytes;
-        impl serde::de::Visitor<'_> for Bytes {
-            type Value = Vec<u8>;
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Bytes;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("bytes")
             }
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
-                Ok(bytes.to_vec())
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Bytes, E> {
+                Ok(Bytes::copy_from_slice(bytes))
             }
         }
-        deserializer.deserialize_bytes(Bytes).map(Self)
+        deserializer.deserialize_bytes(Visitor).map(Self)
     }
 }
 

@@ -2,33 +2,33 @@
 //! result. No clock, no chance: times and ids are in the entry.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use flota_api::model::{Task, TaskStatus};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::{Meta, Timestamp, Version};
 
-use super::tables::{Answer, Key, Table, Tables};
+use super::tables::{Key, Table, Tables};
 use super::watch::Event;
 use crate::transaction::{Action, Conflict, Entry, Outcome, Transaction};
 
 /// Answers to users' requests that are kept, so that a retry is not done again.
 const ANSWERS_KEPT: usize = 100_000;
-const ANSWERS_KEPT_FOR: Duration = Duration::from_secs(15 * 60);
 
 impl Tables {
     pub(super) fn apply(&mut self, index: Version, entry: Entry) -> (Vec<Outcome>, Vec<Event>) {
         let mut events = Vec::new();
-        let outcomes =
-            entry.transactions.into_iter().map(|it| self.apply_one(index, entry.at, it, &mut events)).collect();
+        // A leader's clock may be behind the one before it; nothing that is planned by these times must see that.
+        self.time = self.time.max(entry.at);
+        let at = self.time;
+        let outcomes = entry.transactions.into_iter().map(|it| self.apply_one(index, at, it, &mut events)).collect();
         self.version = index;
-        self.forget_answers(entry.at);
+        self.forget_answers(entry.forget_answers);
         (outcomes, events)
     }
 
     fn apply_one(&mut self, index: Version, at: Timestamp, tx: Transaction, events: &mut Vec<Event>) -> Outcome {
         if let Some(answer) = self.answers.get(tx.request_id.as_str()) {
-            return Ok(answer.version);
+            return Ok(*answer);
         }
         // All or nothing: work on a clone (which costs nothing) and keep it only when every action held.
         let mut next = self.clone();
@@ -39,8 +39,8 @@ impl Tables {
         }
         if !tx.request_id.is_empty() {
             let request = Key::from(tx.request_id);
-            next.answers.insert(Arc::clone(&request), Answer { at, version: index });
-            next.answers_by_time.insert((at, request));
+            next.answers.insert(Arc::clone(&request), index);
+            next.answers_by_age.insert((index, request));
         }
         *self = next;
         Ok(index)
@@ -79,7 +79,7 @@ impl Tables {
             return Err(changed(object.kind(), object.id()));
         }
         self.check_name(object)?;
-        let object = with_meta(object, Meta { created_at: at, updated_at: at, version: index });
+        let object = with_meta(object, Meta { created_at: at, updated_at: at, created: index, version: index });
         self.put(object.clone());
         Ok(Event::Created(object))
     }
@@ -87,7 +87,7 @@ impl Tables {
     fn update(&mut self, index: Version, at: Timestamp, object: &Object) -> Result<Event, Conflict> {
         let old = self.object(object.kind(), object.id()).ok_or_else(|| changed(object.kind(), object.id()))?;
         self.check_name(object)?;
-        let meta = Meta { created_at: old.meta().created_at, updated_at: at, version: index };
+        let meta = Meta { updated_at: at, version: index, ..old.meta().clone() };
         let mut new = with_meta(object, meta);
         if let (Object::Task(old), Object::Task(new)) = (&old, &mut new)
             && old.status.rank() > new.status.rank()
@@ -102,9 +102,10 @@ impl Tables {
     fn status(&mut self, at: Timestamp, task: &str, node: &str, status: &TaskStatus) -> Option<Event> {
         let old = self.tasks.get(task)?;
         let higher = status.rank() > old.status.rank();
-        // The same rank with another text or time: what is known of a task that waits may grow.
-        let fuller = status.rank() == old.status.rank() && status.at >= old.status.at && *status != old.status;
-        if old.node_id.as_str() != node || old.status.state.is_terminal() || !(higher || fuller) {
+        // The same rank with another text: what is known of a task that waits may grow. A worker's reports come in the
+        // order in which it made them; its clock, which may step, says nothing about that.
+        let newer = status.rank() == old.status.rank() && *status != old.status;
+        if old.node_id.as_str() != node || old.status.state.is_terminal() || !(higher || newer) {
             return None;
         }
         let old = Arc::clone(old);
@@ -136,12 +137,12 @@ impl Tables {
         }
     }
 
-    fn forget_answers(&mut self, now: Timestamp) {
-        while let Some((at, id)) = self.answers_by_time.get_min().cloned() {
-            if self.answers.len() <= ANSWERS_KEPT && at.until(now) <= ANSWERS_KEPT_FOR {
+    fn forget_answers(&mut self, expired: Version) {
+        while let Some((version, id)) = self.answers_by_age.get_min().cloned() {
+            if self.answers.len() <= ANSWERS_KEPT && version > expired {
                 return;
             }
-            self.answers_by_time.remove(&(at, id.clone()));
+            self.answers_by_age.remove(&(version, id.clone()));
             self.answers.remove(&id);
         }
     }

@@ -66,18 +66,13 @@ impl<T: StoreObject> Table<T> {
     }
 }
 
-/// The first answer to a user's request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) at: Timestamp,
-    pub(super) version: Version,
-}
-
 /// Everything that the cluster knows.
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
     /// Index of the last entry that was applied.
     pub version: Version,
+    /// The time of the last entry that was applied. Never falls.
+    pub time: Timestamp,
     pub(super) clusters: Table<Cluster>,
     pub(super) nodes: Table<Node>,
     pub(super) services: Table<Service>,
@@ -91,8 +86,10 @@ pub struct Tables {
     tasks_by_node: OrdMap<NodeId, OrdSet<TaskId>>,
     /// Those that may run and have no node yet.
     tasks_waiting: OrdSet<TaskId>,
-    pub(super) answers: OrdMap<Key, Answer>,
-    pub(super) answers_by_time: OrdSet<(Timestamp, Key)>,
+    /// The version that each user's request made, by the request's id.
+    pub(super) answers: OrdMap<Key, Version>,
+    /// The same, oldest first.
+    pub(super) answers_by_age: OrdSet<(Version, Key)>,
 }
 
 macro_rules! accessors {

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use futures::future::BoxFuture;
 
 use super::*;
+use flota_api::clock::Clock;
 use flota_api::model::{Node, NodeState, Service, ServiceSpec};
 use flota_api::object::StoreObject;
 use flota_api::resources::Resources;
@@ -42,7 +43,7 @@ impl Moody {
 
     fn commit(&self, state: &mut State, transactions: Vec<Transaction>) -> Vec<Outcome> {
         state.index += 1;
-        self.store.apply(state.index, Entry { at: Timestamp(state.index), transactions })
+        self.store.apply(state.index, Entry { at: Timestamp(state.index), transactions, ..Entry::default() })
     }
 }
 
@@ -95,7 +96,8 @@ async fn drive(store: &Store, proposer: Arc<Moody>, done: impl Fn(&Tables) -> bo
         Box::new(crate::orchestrator::reaper::Reaper),
     ];
     let cancel = CancellationToken::new();
-    let driver = Driver::new(store.clone(), proposer, || Timestamp(1_000), loops);
+    let clock = TermClock::new(Clock::new(|| Timestamp(1_000)));
+    let driver = Driver::new(store.clone(), proposer, (clock, StdRng::seed_from_u64(1)), loops);
     let running = tokio::spawn(driver.run(cancel.clone()));
     let (mut view, mut watch) = store.view_and_watch();
     let reached = async {

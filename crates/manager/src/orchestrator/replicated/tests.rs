@@ -23,7 +23,7 @@ fn task(id: &str, slot: u64, node: &str, state: TaskState) -> Task {
         slot,
         node_id: node.into(),
         status: TaskStatus { state, at: NOW, ..TaskStatus::default() },
-        meta: Meta { created_at: Timestamp(slot), ..Meta::default() },
+        meta: Meta { created: slot, ..Meta::default() },
         ..Task::default()
     }
 }
@@ -117,6 +117,7 @@ fn tasks_on_lost_nodes_are_replaced_at_once_and_on_silent_ones_stay() {
 #[test]
 fn failures_are_replaced_by_policy_with_growing_delays_within_the_slots_budget() {
     let with = |policy: RestartPolicy, last: Task| {
+        let last = Task { meta: Meta { updated_at: NOW, ..last.meta }, ..last };
         let mut service = service(1);
         service.spec = Arc::new(ServiceSpec { restart: policy, ..service.spec.as_ref().clone() });
         planned(&view([service.into_object(), last.into_object()]))
@@ -144,7 +145,7 @@ fn an_update_goes_from_slot_to_slot_makes_ready_then_stops_and_pauses_at_a_failu
     let with =
         |tasks: Vec<Task>| planned(&view([new()].into_iter().chain(tasks.into_iter().map(StoreObject::into_object))));
     assert_eq!(with(both.to_vec()), ["+1 ready after 0 ms"]);
-    let later = |task: Task| Task { meta: Meta { created_at: NOW, ..Meta::default() }, ..task };
+    let later = |task: Task| Task { meta: Meta { created: 100, ..Meta::default() }, ..task };
     let next = |state| {
         let task = later(of(2, task("n1", 1, "a", state)));
         Task { desired_state: DesiredState::Ready, ..task }
@@ -185,4 +186,66 @@ fn of_two_tasks_in_a_slot_the_lesser_goes() {
         task("t2", 1, "b", TaskState::Preparing).into_object(),
     ];
     assert_eq!(planned(&view(objects)), ["t2:shutdown"]);
+}
+
+/// A task that an earlier leader made whose clock was an hour ahead; `created` is its place in the order all the same.
+fn from_ahead(created: u64, task: Task) -> Task {
+    let ahead = NOW + Duration::from_secs(3600);
+    Task { meta: Meta { created_at: ahead, created, ..Meta::default() }, ..task }
+}
+
+fn with_restart(policy: RestartPolicy) -> Service {
+    let service = service(1);
+    Service { spec: Arc::new(ServiceSpec { restart: policy, ..service.spec.as_ref().clone() }), ..service }
+}
+
+#[test]
+fn an_update_goes_on_past_tasks_of_a_leader_whose_clock_was_ahead() {
+    let stopping = Task { desired_state: DesiredState::Shutdown, ..task("o1", 1, "a", TaskState::Shutdown) };
+    let new = Task { spec_version: 2, ..task("n1", 1, "a", TaskState::Running) };
+    let new = Task { meta: Meta { created: 50, ..Meta::default() }, ..new };
+    let second = from_ahead(2, task("o2", 2, "a", TaskState::Running));
+    let service = Service { spec_version: 2, ..service(2) };
+    let planned = |first: &Task, new: &Task| {
+        let tasks = [first, new, &second].map(|task| task.clone().into_object());
+        planned(&view([service.clone().into_object()].into_iter().chain(tasks)))
+    };
+    let old = from_ahead(1, stopping);
+    assert_eq!(planned(&old, &new), ["+2 ready after 0 ms"], "slot 1 is done");
+    let status = TaskStatus { state: TaskState::Failed, error: "it fell".into(), ..TaskStatus::default() };
+    assert_eq!(planned(&old, &Task { status, ..new.clone() }), ["! web.1: it fell"], "the newest says how it goes");
+    let ready = Task { desired_state: DesiredState::Ready, ..new };
+    let ready = Task { status: TaskStatus { state: TaskState::Ready, ..TaskStatus::default() }, ..ready };
+    let running = from_ahead(1, task("o1", 1, "a", TaskState::Running));
+    assert_eq!(planned(&running, &ready), ["o1:shutdown"], "it takes over, and none is made beside it");
+}
+
+#[test]
+fn the_newest_task_of_a_slot_decides_over_its_restart_and_not_the_one_of_a_clock_that_was_ahead() {
+    let moved = Task { desired_state: DesiredState::Shutdown, ..task("t1", 1, "a", TaskState::Shutdown) };
+    let moved = from_ahead(1, moved);
+    let failed = |inherited_restarts| {
+        let meta = Meta { created: 9, updated_at: NOW, ..Meta::default() };
+        Task { meta, inherited_restarts, ..task("t2", 1, "a", TaskState::Failed) }
+    };
+    let planned = |policy: RestartPolicy, last: Task| {
+        planned(&view([with_restart(policy).into_object(), moved.clone().into_object(), last.into_object()]))
+    };
+    let never = RestartPolicy { condition: RestartCondition::None, ..RestartPolicy::default() };
+    assert_eq!(planned(never, failed(0)), [""; 0], "it has run, once");
+    let twice = RestartPolicy { max_attempts: 2, ..RestartPolicy::default() };
+    assert_eq!(planned(twice.clone(), failed(1)), ["+1 after 400 ms"]);
+    assert_eq!(planned(twice, failed(2)), [""; 0], "the budget is the slot's");
+}
+
+#[test]
+fn a_delay_counts_from_the_report_of_the_end_whatever_the_workers_clock_said() {
+    let policy = RestartPolicy { delay: Duration::from_secs(2), ..RestartPolicy::default() };
+    for at in [Timestamp(0), NOW + Duration::from_secs(3600)] {
+        let failed = task("t1", 1, "a", TaskState::Failed);
+        let status = TaskStatus { at, ..failed.status };
+        let failed = Task { status, meta: Meta { updated_at: NOW, ..Meta::default() }, ..failed };
+        let objects = [with_restart(policy.clone()).into_object(), failed.into_object()];
+        assert_eq!(planned(&view(objects)), ["+1 after 2000 ms"]);
+    }
 }

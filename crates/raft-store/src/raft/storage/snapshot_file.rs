@@ -1,81 +1,98 @@
-//! Snapshots as files, `snap.<index>`: a format number, then frames of a length and sealed bytes. The first frame is the description,
-//! the last an end mark with the count, so that a cut file is noticed. Written, synced, renamed, folder synced.
+//! Snapshots as files, `snap.<index>`: a format number, then frames of a length and sealed bytes. The first frame is
+//! the description, the last an end mark with the count, so that a cut file is noticed. Written, synced, renamed, names
+//! synced: a crash leaves the one before it or this one, whole.
 
-use std::io::{self, BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::sync::Arc;
 
-use super::OpenError;
-use super::sync_dir;
-use crate::raft::type_config::SnapshotMeta;
+use openraft::impls::leader_id_adv::LeaderId as OldLeader;
+
+use super::{OpenError, sled_format};
+use crate::raft::disk::{Disk, DiskFile};
+use crate::raft::type_config::{SnapshotMeta, StoredMembership};
 use crate::store::Tables;
 use flota_api::seal::Sealer;
 
 /// No record is larger: an entry's bound with room to spare.
 const FRAME_BOUND: usize = 64 << 20;
+/// Bytes that are written and read at once.
+const BUFFER: usize = 1 << 20;
 
-/// Of the files; another one is refused.
-const FORMAT: u8 = 1;
+/// Of the files; another one is refused. 1: terms that had more than one leader (see [`sled_format`]).
+const FORMAT: u8 = 2;
+
+type OldMeta = openraft::storage::SnapshotMeta<OldLeader<u64, u64>, u64, openraft::BasicNode>;
 
 /// The snapshots of one manager.
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotFiles {
-    dir: PathBuf,
+    disk: Arc<dyn Disk>,
     sealer: Sealer,
 }
 
+/// A snapshot that was read.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) tables: Tables,
+    /// Bytes of its file.
+    pub(crate) bytes: u64,
+}
+
 impl SnapshotFiles {
-    pub(crate) fn new(dir: PathBuf, sealer: Sealer) -> Self {
-        Self { dir, sealer }
+    pub(crate) fn new(disk: Arc<dyn Disk>, sealer: Sealer) -> Self {
+        Self { disk, sealer }
     }
 
-    /// Writes a snapshot and removes the ones before it.
-    pub(crate) fn save(&self, meta: &SnapshotMeta, tables: &Tables) -> io::Result<()> {
+    /// Writes a snapshot and removes the ones before it. The bytes of its file.
+    pub(crate) fn save(&self, meta: &SnapshotMeta, tables: &Tables) -> io::Result<u64> {
         let index = meta.last_log_id.map_or(0, |id| id.index);
-        let path = self.dir.join(format!("snap.{index:020}"));
+        let name = format!("snap.{index:020}");
         // A snapshot that is built and one that is installed may be written at once.
-        let temporary = self.dir.join(format!("new-snap.{index:020}"));
-        let mut file = BufWriter::new(fs_err::File::create(&temporary)?);
-        file.write_all(&[FORMAT])?;
+        let temporary = format!("new-snap.{index:020}");
+        let mut file = FrameWriter { file: self.disk.create(&temporary)?, at: 0, buffer: vec![FORMAT] };
         let description = postcard::to_stdvec(meta).map_err(io::Error::other)?;
         let mut count = 0u64;
         for record in std::iter::once(description).chain(tables.records()) {
-            write_frame(&mut file, &self.sealer.seal(&what(count), &record))?;
+            file.write(&self.sealer.seal(&what(count), &record))?;
             count += 1;
         }
-        write_frame(&mut file, &self.sealer.seal(b"snap end", &count.to_be_bytes()))?;
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        fs_err::rename(&temporary, &path)?;
-        sync_dir(&self.dir)?;
-        for old in self.list()?.into_iter().filter(|other| *other < path) {
-            fs_err::remove_file(old)?;
+        file.write(&self.sealer.seal(b"snap end", &count.to_be_bytes()))?;
+        file.flush()?;
+        file.file.sync()?;
+        self.disk.rename(&temporary, &name)?;
+        self.disk.sync_names()?;
+        for old in self.list()?.into_iter().filter(|other| *other < name) {
+            self.disk.remove(&old)?;
         }
-        Ok(())
+        Ok(file.at)
     }
 
     /// The newest snapshot, verified whole.
-    pub(crate) fn load(&self) -> Result<Option<(SnapshotMeta, Tables)>, OpenError> {
-        let io = |source| OpenError::Io { path: self.dir.clone(), source };
+    pub(crate) fn load(&self) -> Result<Option<Loaded>, OpenError> {
+        let io = |source| OpenError::Io { place: self.disk.place(), source };
         // What a crash in the middle of writing left.
-        for entry in fs_err::read_dir(&self.dir).map_err(io)?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with("new-snap.") {
-                fs_err::remove_file(entry.path()).map_err(io)?;
+        for name in self.disk.list().map_err(io)? {
+            if name.starts_with("new-snap.") || name == "receiving" {
+                self.disk.remove(&name).map_err(io)?;
             }
         }
-        let Some(path) = self.list().map_err(io)?.pop() else { return Ok(None) };
-        let bad = |what: String| OpenError::Damaged { path: path.clone(), what };
-        self.read(&path).map(Some).map_err(|error| bad(error.to_string()))
+        let Some(name) = self.list().map_err(io)?.pop() else { return Ok(None) };
+        let bad = |error: io::Error| OpenError::Damaged { place: self.disk.place(), what: format!("{name}: {error}") };
+        self.read(&name).map(Some).map_err(bad)
     }
 
-    fn read(&self, path: &Path) -> io::Result<(SnapshotMeta, Tables)> {
-        let mut file = io::BufReader::new(fs_err::File::open(path)?);
-        let mut format = [0];
-        file.read_exact(&mut format)?;
-        if format != [FORMAT] {
+    fn read(&self, name: &str) -> io::Result<Loaded> {
+        let file = self.disk.open(name)?;
+        let bytes = file.length()?;
+        let mut file = FrameReader::new(file, bytes);
+        let format = file.take(1)?;
+        if !(1..=FORMAT).contains(&format[0]) {
             return Err(io::Error::other(format!("it has the format {}; {FORMAT} is known here", format[0])));
         }
         let mut records = Vec::new();
         loop {
-            let frame = read_frame(&mut file)?;
+            let frame = file.frame()?;
             let count = u64::try_from(records.len()).expect("it was counted in memory");
             if let Ok(end) = self.sealer.open(b"snap end", &frame) {
                 if end != count.to_be_bytes() {
@@ -86,21 +103,29 @@ impl SnapshotFiles {
             records.push(self.sealer.open(&what(count), &frame).map_err(io::Error::other)?);
         }
         let (meta, records) = records.split_first().ok_or_else(|| io::Error::other("it is empty"))?;
-        let meta = postcard::from_bytes(meta).map_err(io::Error::other)?;
+        let meta = if format == [FORMAT] {
+            postcard::from_bytes(meta).map_err(io::Error::other)?
+        } else {
+            convert(&postcard::from_bytes(meta).map_err(io::Error::other)?)
+        };
         let tables = Tables::from_records(records.iter().map(Vec::as_slice)).map_err(io::Error::other)?;
-        Ok((meta, tables))
+        Ok(Loaded { meta, tables, bytes })
     }
 
-    fn list(&self) -> io::Result<Vec<PathBuf>> {
-        let mut found = Vec::new();
-        for entry in fs_err::read_dir(&self.dir)? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with("snap.") {
-                found.push(entry.path());
-            }
-        }
-        found.sort();
-        Ok(found)
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.disk.list()?.into_iter().filter(|name| name.starts_with("snap.")).collect())
+    }
+}
+
+/// A description of the format before this one.
+fn convert(old: &OldMeta) -> SnapshotMeta {
+    let membership = &old.last_membership;
+    SnapshotMeta {
+        last_log_id: old.last_log_id.map(sled_format::log_id),
+        last_membership: StoredMembership::new(
+            membership.log_id().map(sled_format::log_id),
+            membership.membership().clone(),
+        ),
     }
 }
 
@@ -110,20 +135,70 @@ fn what(frame: u64) -> [u8; 12] {
     what
 }
 
-fn write_frame(file: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-    file.write_all(&length.to_be_bytes())?;
-    file.write_all(bytes)
+struct FrameWriter {
+    file: Arc<dyn DiskFile>,
+    at: u64,
+    buffer: Vec<u8>,
 }
 
-fn read_frame(file: &mut impl Read) -> io::Result<Vec<u8>> {
-    let mut length = [0; 4];
-    file.read_exact(&mut length)?;
-    let length = usize::try_from(u32::from_be_bytes(length)).map_err(io::Error::other)?;
-    if length > FRAME_BOUND {
-        return Err(io::Error::other(format!("a frame says it has {length} bytes; {FRAME_BOUND} are the most")));
+impl FrameWriter {
+    fn write(&mut self, frame: &[u8]) -> io::Result<()> {
+        let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
+        self.buffer.extend_from_slice(&length.to_be_bytes());
+        self.buffer.extend_from_slice(frame);
+        if self.buffer.len() >= BUFFER { self.flush() } else { Ok(()) }
     }
-    let mut frame = vec![0; length];
-    file.read_exact(&mut frame)?;
-    Ok(frame)
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.write_at(self.at, &self.buffer)?;
+        self.at += u64::try_from(self.buffer.len()).map_err(io::Error::other)?;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+struct FrameReader {
+    file: Arc<dyn DiskFile>,
+    /// Where the next bytes are read from the file.
+    at: u64,
+    length: u64,
+    buffer: Vec<u8>,
+    /// Bytes of the buffer that were taken.
+    taken: usize,
+}
+
+impl FrameReader {
+    fn new(file: Arc<dyn DiskFile>, length: u64) -> Self {
+        Self { file, at: 0, length, buffer: Vec::new(), taken: 0 }
+    }
+
+    fn take(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        if self.buffer.len() - self.taken < count {
+            self.buffer.drain(..std::mem::take(&mut self.taken));
+        }
+        while self.buffer.len() - self.taken < count {
+            let left = usize::try_from(self.length - self.at).unwrap_or(usize::MAX);
+            let part = BUFFER.min(left);
+            if part == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+            }
+            let start = self.buffer.len();
+            self.buffer.resize(start + part, 0);
+            self.file.read_at(self.at, &mut self.buffer[start..])?;
+            self.at += u64::try_from(part).map_err(io::Error::other)?;
+        }
+        let start = self.taken;
+        self.taken += count;
+        Ok(self.buffer[start..self.taken].to_vec())
+    }
+
+    fn frame(&mut self) -> io::Result<Vec<u8>> {
+        let length = self.take(4)?;
+        let length = u32::from_be_bytes(*length.first_chunk().expect("four bytes were taken"));
+        let length = usize::try_from(length).map_err(io::Error::other)?;
+        if length > FRAME_BOUND {
+            return Err(io::Error::other(format!("a frame says it has {length} bytes; {FRAME_BOUND} are the most")));
+        }
+        self.take(length)
+    }
 }

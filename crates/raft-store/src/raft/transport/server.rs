@@ -2,8 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
@@ -12,44 +10,20 @@ use tonic::{Request, Response, Status, Streaming};
 use flota_api::proto::raft::RaftMessage;
 use flota_api::proto::raft::raft_transport_server::RaftTransport;
 
-use super::{pack, unpack};
-use crate::raft::type_config::{Raft, Snapshot, SnapshotMeta, Vote};
-use crate::store::Tables;
-
-/// Largest snapshot that is taken.
-const SNAPSHOT_BOUND: usize = 1 << 30;
+use super::snapshot::{Piece, PieceAnswer, Receiving};
+use super::{AppendAnswers, Method, pack, unpack};
+use crate::raft::digests::Digests;
+use crate::raft::threads::Threads;
+use crate::raft::type_config::{Raft, Snapshot};
 
 /// Takes Raft's messages for this manager.
 #[derive(Clone)]
 pub struct TransportService {
     pub(in crate::raft) own_id: u64,
     pub(in crate::raft) raft: Raft,
-    pub(in crate::raft) heard: Heard,
-}
-
-/// When a leader last sent something. Shared by all who ask.
-#[derive(Clone, Debug)]
-pub(crate) struct Heard {
-    start: tokio::time::Instant,
-    millis: Arc<AtomicU64>,
-}
-
-impl Default for Heard {
-    fn default() -> Self {
-        Self { start: tokio::time::Instant::now(), millis: Arc::default() }
-    }
-}
-
-impl Heard {
-    fn now(&self) {
-        let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.millis.store(millis, Ordering::Relaxed);
-    }
-
-    /// Since then; since the start where nothing ever came.
-    pub(crate) fn age(&self) -> Duration {
-        self.start.elapsed().saturating_sub(Duration::from_millis(self.millis.load(Ordering::Relaxed)))
-    }
+    pub(in crate::raft) receiving: Arc<tokio::sync::Mutex<Receiving>>,
+    pub(in crate::raft) digests: Digests,
+    pub(in crate::raft) threads: Threads,
 }
 
 impl std::fmt::Debug for TransportService {
@@ -71,25 +45,46 @@ impl TransportService {
         Err(Status::failed_precondition(format!("Raft id {} is not here; this is {}", message.to, self.own_id)))
     }
 
-    fn answer<T: serde::Serialize>(&self, message: &RaftMessage, body: &T) -> Result<Response<RaftMessage>, Status> {
-        pack(self.own_id, message.from, body).map(Response::new)
+    /// Answers one request.
+    ///
+    /// # Errors
+    /// It is for another manager, it can't be understood, or Raft has stopped here.
+    pub async fn call(&self, method: Method, message: RaftMessage) -> Result<RaftMessage, Status> {
+        self.check(&message)?;
+        let from = message.from;
+        match method {
+            Method::Vote => {
+                let answer = self.raft.vote(unpack(&message)?).await.map_err(fatal)?;
+                pack(self.own_id, from, &answer)
+            }
+            Method::PreVote => {
+                let answer = self.raft.pre_vote(unpack(&message)?).await.map_err(fatal)?;
+                pack(self.own_id, from, &answer)
+            }
+            Method::TransferLeader => {
+                let answer = self.raft.handle_transfer_leader(unpack(&message)?).await.map_err(fatal)?;
+                pack(self.own_id, from, &answer)
+            }
+            Method::Snapshot => {
+                let piece: Piece = unpack(&message)?;
+                drop(message);
+                pack(self.own_id, from, &self.take_piece(piece).await?)
+            }
+            Method::Digest => pack(self.own_id, from, &self.digests.at(unpack(&message)?)),
+            Method::ReadIndex => {
+                let read = self.raft.get_read_log_id(openraft::ReadPolicy::ReadIndex).await;
+                let (index, _) = read.map_err(|error| Status::unavailable(error.to_string()))?;
+                pack(self.own_id, from, &index)
+            }
+        }
     }
-}
 
-type Answers = Pin<Box<dyn Stream<Item = Result<RaftMessage, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl RaftTransport for TransportService {
-    type AppendStream = Answers;
-
-    async fn append(&self, request: Request<Streaming<RaftMessage>>) -> Result<Response<Answers>, Status> {
+    /// Answers a stream of AppendEntries. It ends where a request can't be understood.
+    pub fn append(&self, requests: BoxStream<'static, RaftMessage>) -> AppendAnswers {
         let service = self.clone();
-        let requests: BoxStream<'static, _> = request
-            .into_inner()
+        let requests = requests
             .map(move |message| {
-                let message = message.ok()?;
                 service.check(&message).ok()?;
-                service.heard.now();
                 unpack(&message).ok()
             })
             .take_while(|request| std::future::ready(request.is_some()))
@@ -100,57 +95,63 @@ impl RaftTransport for TransportService {
             Ok(answer) => pack(own_id, 0, &answer),
             Err(error) => Err(fatal(error)),
         });
-        Ok(Response::new(Box::pin(answers)))
+        answers.boxed()
     }
 
-    async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        let message = request.into_inner();
-        self.check(&message)?;
-        let answer = self.raft.vote(unpack(&message)?).await.map_err(fatal)?;
-        self.answer(&message, &answer)
-    }
-
-    async fn pre_vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        let message = request.into_inner();
-        self.check(&message)?;
-        let answer = self.raft.pre_vote(unpack(&message)?).await.map_err(fatal)?;
-        self.answer(&message, &answer)
-    }
-
-    async fn transfer_leader(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        let message = request.into_inner();
-        self.check(&message)?;
-        let answer = self.raft.handle_transfer_leader(unpack(&message)?).await.map_err(fatal)?;
-        self.answer(&message, &answer)
-    }
-
-    async fn snapshot(&self, request: Request<Streaming<RaftMessage>>) -> Result<Response<RaftMessage>, Status> {
-        let mut stream = request.into_inner();
-        let head = stream.message().await?.ok_or_else(|| Status::invalid_argument("the snapshot is empty"))?;
-        self.check(&head)?;
-        let (vote, meta): (Vote, SnapshotMeta) = unpack(&head)?;
-        let mut bytes = Vec::new();
-        while let Some(chunk) = stream.message().await? {
-            if bytes.len() + chunk.body.len() > SNAPSHOT_BOUND {
-                return Err(Status::resource_exhausted(format!("a snapshot has at most {SNAPSHOT_BOUND} bytes")));
+    async fn take_piece(&self, piece: Piece) -> Result<PieceAnswer, Status> {
+        let refused = |error: std::io::Error| Status::unavailable(format!("failed to receive the snapshot: {error}"));
+        let mut receiving = Arc::clone(&self.receiving).lock_owned().await;
+        let (vote, meta) = (piece.vote, piece.meta.clone());
+        let taken = self.threads.blocking(move || {
+            let next = receiving.take(&piece)?;
+            if piece.is_last && next == piece.end() {
+                return Ok((next, Some(receiving.finish()?)));
             }
-            bytes.extend_from_slice(&chunk.body);
-        }
-        let records = split(&bytes).ok_or_else(|| Status::invalid_argument("the snapshot is cut off"))?;
-        let tables =
-            Tables::from_records(records.into_iter()).map_err(|error| Status::invalid_argument(error.to_string()))?;
+            Ok((next, None))
+        });
+        let (next, tables) = taken.await.map_err(refused)?;
+        let Some(tables) = tables else { return Ok(PieceAnswer::Next(next)) };
         let snapshot = Snapshot { meta, snapshot: tables.into() };
-        let answer = self.raft.install_full_snapshot(vote, snapshot).await.map_err(fatal)?;
-        self.answer(&head, &answer)
+        let response = self.raft.install_full_snapshot(vote, snapshot).await.map_err(fatal)?;
+        Ok(PieceAnswer::Done(response))
     }
 }
 
-fn split(mut bytes: &[u8]) -> Option<Vec<&[u8]>> {
-    let mut records = Vec::new();
-    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
-        let (record, rest) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
-        records.push(record);
-        bytes = rest;
+type Answers = Pin<Box<dyn Stream<Item = Result<RaftMessage, Status>> + Send>>;
+type Reply = Result<Response<RaftMessage>, Status>;
+
+#[tonic::async_trait]
+impl RaftTransport for TransportService {
+    type AppendStream = Answers;
+
+    async fn append(&self, request: Request<Streaming<RaftMessage>>) -> Result<Response<Answers>, Status> {
+        let requests = request.into_inner();
+        let requests = requests.take_while(|it| std::future::ready(it.is_ok()));
+        let requests = requests.filter_map(|it| std::future::ready(it.ok()));
+        Ok(Response::new(Self::append(self, requests.boxed())))
     }
-    bytes.is_empty().then_some(records)
+
+    async fn vote(&self, request: Request<RaftMessage>) -> Reply {
+        self.call(Method::Vote, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn pre_vote(&self, request: Request<RaftMessage>) -> Reply {
+        self.call(Method::PreVote, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn transfer_leader(&self, request: Request<RaftMessage>) -> Reply {
+        self.call(Method::TransferLeader, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn snapshot(&self, request: Request<RaftMessage>) -> Reply {
+        self.call(Method::Snapshot, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn digest(&self, request: Request<RaftMessage>) -> Reply {
+        self.call(Method::Digest, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn read_index(&self, request: Request<RaftMessage>) -> Reply {
+        self.call(Method::ReadIndex, request.into_inner()).await.map(Response::new)
+    }
 }

@@ -11,7 +11,7 @@ fn service(id: &str, name: &str) -> Service {
 }
 
 fn apply(store: &Store, index: u64, tx: Transaction) -> Outcome {
-    let entry = Entry { at: Timestamp(index * 1000), transactions: vec![tx] };
+    let entry = Entry { at: Timestamp(index * 1000), transactions: vec![tx], ..Entry::default() };
     store.apply(index, entry).pop().expect("one outcome for one transaction")
 }
 
@@ -60,9 +60,68 @@ fn a_request_is_done_once_until_its_answer_is_forgotten() {
     assert_eq!(apply(&store, 1, tx("a")), Ok(1));
     assert_eq!(apply(&store, 2, tx("b")), Ok(1), "the answer of the first");
     assert!(store.view().service("b").is_none());
-    let later = Entry { at: Timestamp(1000) + ANSWERS_KEPT_FOR + Duration::from_secs(1), transactions: vec![] };
-    store.apply(3, later);
-    assert_eq!(apply(&store, 4, tx("b")), Ok(4));
+    let much_later = Entry { at: Timestamp(u64::MAX), ..Entry::default() };
+    store.apply(3, much_later);
+    assert_eq!(apply(&store, 4, tx("b")), Ok(1), "no clock decides how long an answer is kept");
+    store.apply(5, Entry { forget_answers: 1, ..Entry::default() });
+    assert_eq!(apply(&store, 6, tx("b")), Ok(6));
+    store.apply(7, Entry { forget_answers: 5, ..Entry::default() });
+    assert_eq!(apply(&store, 8, tx("b")), Ok(6), "this answer is newer");
+}
+
+#[test]
+fn the_oldest_answers_go_when_there_are_too_many() {
+    let store = Store::default();
+    let request = |number: usize| Transaction { request_id: number.to_string(), ..Transaction::default() };
+    // Ids in an order that is not that of their numbers: the oldest is no first key of the map.
+    let first: Vec<_> = (0..ANSWERS_KEPT).rev().map(request).collect();
+    let count = |store: &Store| store.view().answers.len();
+    store.apply(1, Entry { transactions: first.split_at(1).0.to_vec(), ..Entry::default() });
+    store.apply(2, Entry { transactions: first.split_at(1).1.to_vec(), ..Entry::default() });
+    assert_eq!(count(&store), ANSWERS_KEPT);
+    store.apply(3, Entry { transactions: vec![request(ANSWERS_KEPT)], ..Entry::default() });
+    assert_eq!(count(&store), ANSWERS_KEPT);
+    assert!(!store.view().answered(&(ANSWERS_KEPT - 1).to_string()), "the first to come is the first to go");
+    assert!(store.view().answered("0"));
+}
+
+#[test]
+fn time_never_falls_and_creation_is_an_index() {
+    let store = Store::default();
+    let at = |index, at, id: &str| {
+        let mut tx = WriteTx::new(store.view(), "");
+        tx.create(service(id, id));
+        let entry = Entry { at: Timestamp(at), transactions: vec![tx.finish()], ..Entry::default() };
+        store.apply(index, entry);
+    };
+    at(1, 5_000, "ahead");
+    at(2, 1_000, "right");
+    let mut tx = WriteTx::new(store.view(), "");
+    tx.update(service("ahead", "ahead"));
+    apply(&store, 3, tx.finish()).expect("nobody else changed it");
+    let view = store.view();
+    let meta = |id: &str| view.service(id).expect("it is there").meta.clone();
+    let times = |meta: Meta| (meta.created_at.0, meta.updated_at.0);
+    assert_eq!(times(meta("right")), (5_000, 5_000), "by a clock that is behind");
+    assert_eq!(times(meta("ahead")), (5_000, 5_000));
+    assert_eq!((meta("ahead").created, meta("ahead").version), (1, 3));
+    assert_eq!(meta("right").created, 2);
+    assert_eq!(view.time, Timestamp(5_000));
+}
+
+#[test]
+fn a_report_of_the_same_rank_is_taken_whatever_the_workers_clock_says() {
+    let store = Store::default();
+    let task = Task { id: "t".into(), node_id: "n".into(), ..Task::default() };
+    create(&store, 1, task).expect("new");
+    let report = |index, at, message: &str| {
+        let state = TaskState::Preparing;
+        let status = TaskStatus { state, at: Timestamp(at), message: message.into(), ..TaskStatus::default() };
+        apply(&store, index, Transaction::statuses(vec![("t".into(), "n".into(), status)])).expect("no conflict");
+        store.view().task("t").map(|task| task.status.message.clone())
+    };
+    assert_eq!(report(2, 9_000, "10 %"), Some("10 %".into()));
+    assert_eq!(report(3, 1_000, "90 %"), Some("90 %".into()), "the worker's clock stepped back");
 }
 
 #[test]

@@ -1,0 +1,127 @@
+//! Writes and reads of a leader: the one place that decides what of the store's present view is certain.
+//!
+//! A success is proved by its commit. A refusal (not found, exists already, has changed) is proved by nothing: this
+//! manager may have been deposed, and its view be old. So a refusal is final only when the plan or the look says it
+//! again after a read barrier. Called by [`crate::manager::Manager`] for every request.
+
+use std::future::Future;
+
+use flota_raft_store::raft::RaftNode;
+use flota_raft_store::{ProposeError, Proposer, Store, Transaction, View, faults};
+
+/// What is needed of consensus.
+pub(crate) trait Consensus: Sync {
+    /// Commits and applies one transaction.
+    fn propose(&self, transaction: Transaction) -> impl Future<Output = Result<(), ProposeError>> + Send;
+    /// After it, a view shows everything that was acknowledged before the call.
+    fn read_barrier(&self) -> impl Future<Output = Result<(), ProposeError>> + Send;
+}
+
+impl Consensus for RaftNode {
+    async fn propose(&self, transaction: Transaction) -> Result<(), ProposeError> {
+        Proposer::propose(self, transaction).await.map(drop)
+    }
+
+    async fn read_barrier(&self) -> Result<(), ProposeError> {
+        if faults::is_on(faults::Fault::EarlyRead) {
+            return Ok(());
+        }
+        RaftNode::read_barrier(self).await
+    }
+}
+
+/// Proves that this manager leads and that its view is complete.
+///
+/// # Errors
+/// [`ProposeError::Unproven`], whatever stood in the way: the caller should ask the next manager.
+pub(crate) async fn prove(consensus: &impl Consensus) -> Result<(), ProposeError> {
+    consensus.read_barrier().await.map_err(|_| ProposeError::Unproven)
+}
+
+/// Proposes what `plan` makes of a fresh view, and again as long as only a concurrent change was in the way.
+///
+/// # Errors
+/// What `plan` says of a view that is proved to be complete, or why the change can't be committed.
+pub(crate) async fn write<T, E: From<ProposeError>>(
+    store: &Store,
+    consensus: &impl Consensus,
+    mut plan: impl FnMut(View) -> Result<(Transaction, T), E>,
+) -> Result<T, E> {
+    /// Each loss means that another write won. Ten in a row indicate a bug.
+    const TRIES: usize = 10;
+    let mut last = ProposeError::Unknown;
+    for _ in 0..TRIES {
+        let planned = plan(store.view());
+        let (transaction, value) = match planned {
+            Ok(planned) => planned,
+            Err(_) => {
+                prove(consensus).await?;
+                plan(store.view())?
+            }
+        };
+        match consensus.propose(transaction).await {
+            Ok(()) => return Ok(value),
+            Err(ProposeError::Conflict(conflict)) => last = ProposeError::Conflict(conflict),
+            Err(other) => return Err(other.into()),
+        }
+    }
+    Err(last.into())
+}
+
+/// As [`write`], for a user's request: `None` when the request with this id was done before, by this leader or an
+/// earlier one. A retry is then not judged by what the first try has changed, and what is read after this shows it.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) async fn write_once<T, E: From<ProposeError>>(
+    store: &Store,
+    consensus: &impl Consensus,
+    request_id: &str,
+    mut plan: impl FnMut(View) -> Result<(Transaction, T), E>,
+) -> Result<Option<T>, E> {
+    let planned = |view: View| {
+        if view.answered(request_id) {
+            return Err(Stop::DoneBefore);
+        }
+        plan(view).map_err(Stop::Failed)
+    };
+    match write(store, consensus, planned).await {
+        Ok(value) => Ok(Some(value)),
+        Err(Stop::DoneBefore) => Ok(None),
+        Err(Stop::Failed(error)) => Err(error),
+    }
+}
+
+/// Why a user's request is not proposed.
+enum Stop<E> {
+    DoneBefore,
+    Failed(E),
+}
+
+impl<E: From<ProposeError>> From<ProposeError> for Stop<E> {
+    fn from(error: ProposeError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// What `look` finds in the store.
+///
+/// # Errors
+/// What `look` says of a view that is proved to be complete, or [`ProposeError::Unproven`].
+pub(crate) async fn read<T, E: From<ProposeError>>(
+    store: &Store,
+    consensus: &impl Consensus,
+    look: impl Fn(&View) -> Result<T, E>,
+) -> Result<T, E> {
+    let found = look(&store.view());
+    match found {
+        Ok(found) => Ok(found),
+        Err(_) => {
+            prove(consensus).await?;
+            look(&store.view())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,305 @@
+//! A disk in memory that behaves as badly as a real one may: until a sync, each sector of a write may or may not have
+//! reached the disk, in any order; names are durable only after their own sync; it fills up, slows down and fails.
+//!
+//! A crash ([`ModelDisk::crash`]) keeps what was synced, and of the rest what chance wants. Handles of the process that
+//! died fail from then on: a late write of a dead process must not reach the disk.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use flota_api::clock::Random;
+use rand::Rng;
+
+use super::{Disk, DiskFile};
+
+/// What a disk writes as a whole.
+const SECTOR: u64 = 512;
+
+/// What is wrong with a disk at the moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiskFaults {
+    /// A sync takes this long, and up to as much again.
+    pub delay: Duration,
+    /// Writes and allocations that need more bytes than this fail; `None`: no limit.
+    pub capacity: Option<u64>,
+    /// Every write and sync fails.
+    pub broken: bool,
+    /// A sync says that it is done, and does nothing.
+    pub lies: bool,
+}
+
+/// One file: as a reader sees it, as it would be after a crash, and the writes between the two.
+#[derive(Debug, Default)]
+struct Content {
+    bytes: Vec<u8>,
+    durable: Vec<u8>,
+    pending: Vec<(u64, Vec<u8>)>,
+}
+
+#[derive(Debug, Default)]
+struct Platter {
+    files: BTreeMap<u64, Content>,
+    names: BTreeMap<String, u64>,
+    durable_names: BTreeMap<String, u64>,
+    /// Names after each change since they were synced.
+    pending_names: Vec<BTreeMap<String, u64>>,
+    next: u64,
+    /// Counts crashes: handles of an earlier life fail.
+    life: u64,
+    faults: DiskFaults,
+    operations: u64,
+    /// The disk dies at this operation, as a machine whose power fails there.
+    stop_at: Option<u64>,
+}
+
+/// A handle to one simulated disk; clones share it, until a crash gives the next life a handle of its own.
+#[derive(Clone)]
+pub struct ModelDisk {
+    platter: Arc<Mutex<Platter>>,
+    random: Random,
+    life: u64,
+}
+
+impl std::fmt::Debug for ModelDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ModelDisk({})", self.life)
+    }
+}
+
+impl ModelDisk {
+    /// An empty disk, whose luck comes from `random`.
+    pub fn new(random: Random) -> Self {
+        Self { platter: Arc::default(), random, life: 0 }
+    }
+
+    fn platter(&self) -> MutexGuard<'_, Platter> {
+        self.platter.lock().expect("no holder panics")
+    }
+
+    /// What is wrong with it from now on.
+    pub fn set_faults(&self, faults: DiskFaults) {
+        self.platter().faults = faults;
+    }
+
+    /// Writes, syncs and changes of names so far.
+    pub fn operations(&self) -> u64 {
+        self.platter().operations
+    }
+
+    /// The power fails at the `operation`th write, sync or change of a name: it and all later ones fail.
+    pub fn stop_at(&self, operation: u64) {
+        self.platter().stop_at = Some(operation);
+    }
+
+    /// The process dies, and all handles with it; the machine stays up, so nothing is lost. The disk of the next life.
+    pub fn restart(&self) -> Self {
+        let mut platter = self.platter();
+        platter.life += 1;
+        platter.stop_at = None;
+        Self { life: platter.life, ..self.clone() }
+    }
+
+    /// The power fails: of what was not synced, each sector is kept or lost by chance. The disk of the next life.
+    pub fn crash(&self) -> Self {
+        let next = self.restart();
+        let mut platter = self.platter();
+        let kept = self.random.draw(|rng| rng.random_range(0..=platter.pending_names.len()));
+        let names = match kept {
+            0 => platter.durable_names.clone(),
+            count => platter.pending_names[count - 1].clone(),
+        };
+        platter.names.clone_from(&names);
+        platter.durable_names = names;
+        platter.pending_names.clear();
+        for content in platter.files.values_mut() {
+            for (offset, bytes) in std::mem::take(&mut content.pending) {
+                keep_by_chance(&mut content.durable, offset, &bytes, &self.random);
+            }
+            content.bytes.clone_from(&content.durable);
+        }
+        let named: Vec<u64> = platter.names.values().copied().collect();
+        platter.files.retain(|id, _| named.contains(id));
+        drop(platter);
+        next
+    }
+
+    /// Flips one bit of what is durable in a file, as a disk that decays.
+    ///
+    /// # Panics
+    /// When there is no such file, or it is shorter.
+    pub fn flip_bit(&self, name: &str, offset: u64, bit: u8) {
+        let mut platter = self.platter();
+        let id = platter.names[name];
+        let content = platter.files.get_mut(&id).expect("a name has a file");
+        let at = usize::try_from(offset).expect("files are small");
+        content.bytes[at] ^= 1 << bit;
+        content.durable[at] ^= 1 << bit;
+    }
+
+    /// One operation that changes something; fails where the disk or this life is over.
+    fn operate(&self) -> io::Result<MutexGuard<'_, Platter>> {
+        let mut platter = self.platter();
+        if platter.life != self.life {
+            return Err(io::Error::other("the process of this handle has died"));
+        }
+        platter.operations += 1;
+        if platter.faults.broken || platter.stop_at.is_some_and(|at| platter.operations >= at) {
+            return Err(io::Error::other("the disk has failed"));
+        }
+        Ok(platter)
+    }
+
+    fn rename_with(&self, change: impl FnOnce(&mut Platter) -> io::Result<()>) -> io::Result<()> {
+        let mut platter = self.operate()?;
+        change(&mut platter)?;
+        let names = platter.names.clone();
+        platter.pending_names.push(names);
+        Ok(())
+    }
+}
+
+fn missing(name: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("there is no file `{name}`"))
+}
+
+/// Each sector of a write reaches the disk or not.
+fn keep_by_chance(durable: &mut Vec<u8>, offset: u64, bytes: &[u8], random: &Random) {
+    let start = usize::try_from(offset).expect("files are small");
+    let sector = usize::try_from(SECTOR).expect("it is small");
+    let mut at = 0;
+    while at < bytes.len() {
+        let end = (at + sector - (start + at) % sector).min(bytes.len());
+        if random.draw(|rng| rng.random_bool(0.5)) {
+            write(durable, start + at, &bytes[at..end]);
+        }
+        at = end;
+    }
+}
+
+fn write(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+    let end = at + bytes.len();
+    if file.len() < end {
+        file.resize(end, 0);
+    }
+    file[at..end].copy_from_slice(bytes);
+}
+
+impl Disk for ModelDisk {
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.platter().names.keys().cloned().collect())
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let id = *self.platter().names.get(name).ok_or_else(|| missing(name))?;
+        Ok(Arc::new(ModelFile { disk: self.clone(), id }))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let mut created = 0;
+        self.rename_with(|platter| {
+            created = platter.next;
+            platter.next += 1;
+            platter.files.insert(created, Content::default());
+            platter.names.insert(name.to_owned(), created);
+            Ok(())
+        })?;
+        Ok(Arc::new(ModelFile { disk: self.clone(), id: created }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.rename_with(|platter| {
+            let id = platter.names.remove(from).ok_or_else(|| missing(from))?;
+            platter.names.insert(to.to_owned(), id);
+            Ok(())
+        })
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.rename_with(|platter| platter.names.remove(name).map(drop).ok_or_else(|| missing(name)))
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        let mut platter = self.operate()?;
+        if !platter.faults.lies {
+            platter.durable_names = platter.names.clone();
+            platter.pending_names.clear();
+        }
+        Ok(())
+    }
+
+    fn delay(&self) -> Duration {
+        let delay = self.platter().faults.delay;
+        delay.mul_f64(self.random.draw(|rng| rng.random_range(1.0..2.0)))
+    }
+}
+
+struct ModelFile {
+    disk: ModelDisk,
+    id: u64,
+}
+
+impl std::fmt::Debug for ModelFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ModelFile({})", self.id)
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the file was lost in a crash")
+}
+
+impl DiskFile for ModelFile {
+    fn length(&self) -> io::Result<u64> {
+        let platter = self.disk.platter();
+        let content = platter.files.get(&self.id).ok_or_else(gone)?;
+        u64::try_from(content.bytes.len()).map_err(io::Error::other)
+    }
+
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        let mut platter = self.disk.operate()?;
+        let used: usize = platter.files.values().map(|content| content.bytes.len()).sum();
+        if platter.faults.capacity.is_some_and(|most| u64::try_from(used).unwrap_or(u64::MAX) + length > most) {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "the disk is full"));
+        }
+        let content = platter.files.get_mut(&self.id).ok_or_else(gone)?;
+        let length = usize::try_from(length).map_err(io::Error::other)?;
+        for bytes in [&mut content.bytes, &mut content.durable] {
+            if bytes.len() < length {
+                bytes.resize(length, 0);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let platter = self.disk.platter();
+        let content = platter.files.get(&self.id).ok_or_else(gone)?;
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        let bytes = content.bytes.get(start..).and_then(|rest| rest.get(..buffer.len()));
+        let bytes = bytes.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+        buffer.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut platter = self.disk.operate()?;
+        let content = platter.files.get_mut(&self.id).ok_or_else(gone)?;
+        write(&mut content.bytes, usize::try_from(offset).map_err(io::Error::other)?, bytes);
+        content.pending.push((offset, bytes.to_vec()));
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut platter = self.disk.operate()?;
+        let lies = platter.faults.lies;
+        let content = platter.files.get_mut(&self.id).ok_or_else(gone)?;
+        if !lies {
+            for (offset, bytes) in std::mem::take(&mut content.pending) {
+                write(&mut content.durable, usize::try_from(offset).expect("files are small"), &bytes);
+            }
+        }
+        Ok(())
+    }
+}

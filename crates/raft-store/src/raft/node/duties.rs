@@ -1,0 +1,188 @@
+//! What a manager's Raft does by itself: follows leadership, makes snapshots, compares tables, keeps its age small.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::freshness::Freshness;
+use super::{Leadership, QUORUM_WAIT};
+use crate::raft::digests::{Digests, Verdict, judge};
+use crate::raft::disk::Disk;
+use crate::raft::state_machine::Progress;
+use crate::raft::storage::OpenError;
+use crate::raft::transport::{Method, Peers};
+use crate::raft::type_config::{EntryBytes, Raft, TypeConfig};
+use crate::store::Digest;
+use crate::transaction::Entry;
+use flota_api::clock::Clock;
+
+/// Entries between two comparisons of the tables.
+const ENTRIES_BETWEEN_CHECKS: u64 = 1_000;
+/// How often a manager that nobody asks renews its age.
+const FRESHEN_EVERY: Duration = Duration::from_secs(5);
+/// A manager that does not tell its digest by then is asked again.
+const DIGEST_WAIT: Duration = Duration::from_secs(2);
+/// A file that says that the tables went wrong: the folder must not be used any more.
+const MARK: &str = "diverged";
+
+/// Refuses a folder whose tables were found to differ from those of the other managers.
+pub(super) fn check_mark(disk: &dyn Disk) -> Result<(), OpenError> {
+    let io = |source| OpenError::Io { place: disk.place(), source };
+    if disk.list().map_err(io)?.iter().any(|name| name == MARK) {
+        let what = "its tables differed from those of the other managers".to_owned();
+        return Err(OpenError::Damaged { place: disk.place(), what });
+    }
+    Ok(())
+}
+
+/// What the duties work with. It does not keep the core alive.
+pub(super) struct Duties {
+    pub(super) id: u64,
+    pub(super) raft: Raft,
+    pub(super) peers: Peers,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) leadership: watch::Receiver<Leadership>,
+    pub(super) progress: watch::Receiver<Progress>,
+    pub(super) digests: Digests,
+    pub(super) freshness: Freshness,
+    pub(super) clock: Clock,
+}
+
+impl Duties {
+    /// Does all of them until it is stopped, or the core has.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        tokio::select! {
+            () = self.make_snapshots() => {}
+            () = self.check_tables() => {}
+            () = self.judge_tables() => {}
+            () = self.freshen() => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    /// Has a snapshot made whenever the log has become long enough.
+    async fn make_snapshots(&self) {
+        let mut progress = self.progress.clone();
+        while progress.wait_for(|progress| progress.wants_snapshot).await.is_ok() {
+            if let Err(error) = self.raft.trigger().snapshot().await {
+                tracing::warn!(%error, "a snapshot could not be begun");
+                return;
+            }
+            // The count begins anew when the snapshot is taken.
+            if progress.wait_for(|progress| !progress.wants_snapshot).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// While this manager leads: puts the digest of its tables into the log at the beginning and every so many entries.
+    async fn check_tables(&self) {
+        let (mut leadership, mut progress) = (self.leadership.clone(), self.progress.clone());
+        loop {
+            let Ok(term) = leadership.wait_for(|it| it.is_self).await.map(|it| it.term) else { return };
+            self.propose_check().await;
+            let next = progress.borrow().applied + ENTRIES_BETWEEN_CHECKS;
+            tokio::select! {
+                reached = progress.wait_for(|progress| progress.applied >= next) => if reached.is_err() { return },
+                changed = leadership.wait_for(|it| !it.is_self || it.term != term) => if changed.is_err() { return },
+            }
+        }
+    }
+
+    async fn propose_check(&self) {
+        let applied = self.progress.borrow().applied;
+        let Some(digest) = self.digests.at(applied) else { return };
+        let check = Some((applied, digest));
+        let entry = Entry { at: self.clock.now(), check, ..Entry::default() };
+        // One that is lost is followed by the next.
+        let _ = tokio::time::timeout(QUORUM_WAIT, self.raft.client_write(EntryBytes(entry.encode().into()))).await;
+    }
+
+    /// Finds out who is wrong where tables differ. A manager that is wrong marks its folder and stops: it is rebuilt
+    /// from the others under a new Raft id, as one whose log is damaged.
+    async fn judge_tables(&self) {
+        let mut suspects = self.digests.suspects();
+        loop {
+            let Ok(index) = suspects.wait_for(Option::is_some).await.map(|it| *it) else { return };
+            let Some(index) = index else { continue };
+            match self.verdict(index).await {
+                Verdict::Right => {
+                    tracing::error!(entry = index, "the tables of another manager are wrong; those here are not");
+                    if suspects.changed().await.is_err() {
+                        return;
+                    }
+                }
+                Verdict::Wrong => return self.stop_diverged(index).await,
+                Verdict::Unknown => {
+                    tracing::error!(entry = index, "the tables of managers differ, and no majority agrees yet");
+                    tokio::time::sleep(DIGEST_WAIT).await;
+                }
+            }
+        }
+    }
+
+    async fn verdict(&self, index: u64) -> Verdict {
+        let Some(own) = self.digests.at(index) else { return Verdict::Unknown };
+        let voters: Vec<u64> = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.membership().voter_ids().collect()
+        };
+        let mut others = Vec::new();
+        for voter in voters.iter().filter(|voter| **voter != self.id) {
+            let digest = self.peers.call::<_, Option<Digest>>(*voter, Method::Digest, &index, DIGEST_WAIT).await;
+            others.extend(digest.ok().flatten());
+        }
+        judge(own, &others, voters.len())
+    }
+
+    async fn stop_diverged(&self, index: u64) {
+        tracing::error!(
+            entry = index,
+            "the tables of this manager differ from those of a majority: it stops, and is rebuilt from the others"
+        );
+        let marked = self.disk.create(MARK).and_then(|_| self.disk.sync_names());
+        if let Err(error) = marked {
+            tracing::error!(%error, "the folder with the wrong tables could not be marked");
+        }
+        drop(self.raft.shutdown().await);
+    }
+
+    /// Keeps the age of what this manager shows small, also when nobody asks.
+    async fn freshen(&self) {
+        loop {
+            self.freshness.freshen().await;
+            tokio::time::sleep(FRESHEN_EVERY).await;
+        }
+    }
+}
+
+/// Follows the core's own view of who leads; also keeps the peers' addresses as the membership says.
+pub(super) fn watch_leadership(raft: &Raft, peers: Peers) -> watch::Receiver<Leadership> {
+    let mut metrics = raft.server_metrics();
+    let read = move |metrics: &openraft::metrics::RaftServerMetrics<TypeConfig>| {
+        for (id, node) in metrics.membership_config.membership().nodes() {
+            peers.set_address(*id, &node.addr);
+        }
+        let is_self = metrics.state == ServerState::Leader && metrics.current_leader == Some(metrics.id);
+        let leader = metrics.current_leader.filter(|id| is_self || *id != metrics.id);
+        Leadership { term: metrics.vote.leader_id.term, leader, is_self }
+    };
+    let (sender, receiver) = watch::channel(read(&metrics.borrow_watched()));
+    tokio::spawn(async move {
+        while metrics.changed().await.is_ok() {
+            let now = read(&metrics.borrow_watched());
+            sender.send_if_modified(|known| {
+                let changed = *known != now;
+                *known = now;
+                changed
+            });
+        }
+        sender.send_replace(Leadership::default());
+    });
+    receiver
+}

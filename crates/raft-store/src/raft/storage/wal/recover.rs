@@ -1,0 +1,300 @@
+//! Opening the log: every record from the first to the last is verified.
+//!
+//! The log ends at the first place that holds no valid record. That is a torn tail only if nothing proves that the
+//! place had been acknowledged: a later record, a later segment or the note would. Then it is damage, and this manager
+//! must not go on under its Raft id.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use super::record::{self, ALIGNMENT, Kind, Position};
+use super::{Head, NOTE, SEGMENT, Segment, Wal, begin_segment, bytes, decode_note};
+use crate::raft::disk::{self, Disk, DiskFile};
+use crate::raft::storage::OpenError;
+use crate::raft::type_config::{LogId, Vote};
+use flota_api::seal::Sealer;
+use openraft::entry::RaftEntry as _;
+use serde::de::DeserializeOwned;
+
+use crate::raft::type_config::RaftEntry;
+
+/// An entry that was found, and where.
+#[derive(Debug)]
+pub(in crate::raft::storage) struct RecoveredEntry {
+    pub(in crate::raft::storage) id: LogId,
+    pub(in crate::raft::storage) at: Position,
+    pub(in crate::raft::storage) entry: RaftEntry,
+    /// Bytes of its body.
+    pub(in crate::raft::storage) size: usize,
+}
+
+/// The log as it was found.
+#[derive(Debug)]
+pub(in crate::raft::storage) struct Recovered {
+    pub(in crate::raft::storage) wal: Wal,
+    /// Those behind the purge mark, without a gap.
+    pub(in crate::raft::storage) entries: VecDeque<RecoveredEntry>,
+}
+
+/// Why the log can't be read on.
+enum Fault {
+    Io(io::Error),
+    Damage(String),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn damage<T>(what: impl Into<String>) -> Result<T, Fault> {
+    Err(Fault::Damage(what.into()))
+}
+
+/// What the records before the current one have said.
+#[derive(Default)]
+struct Replay {
+    head: Head,
+    entries: VecDeque<RecoveredEntry>,
+    /// Index of the first entry that may be here.
+    first: Option<u64>,
+}
+
+impl Wal {
+    /// Opens the log on `disk`, or begins one where there is none. `was_here`: this manager has spoken under its Raft
+    /// id before, so a log that is missing was lost.
+    ///
+    /// # Errors
+    /// Something that was acknowledged is gone or changed, or an I/O error.
+    pub(in crate::raft::storage) fn open(
+        disk: Arc<dyn Disk>,
+        sealer: Sealer,
+        was_here: bool,
+    ) -> Result<Recovered, OpenError> {
+        let place = disk.place();
+        open(disk, sealer, was_here).map_err(|fault| match fault {
+            Fault::Io(source) => OpenError::Io { place, source },
+            Fault::Damage(what) => OpenError::Damaged { place, what },
+        })
+    }
+}
+
+fn open(disk: Arc<dyn Disk>, sealer: Sealer, was_here: bool) -> Result<Recovered, Fault> {
+    let names = disk.list()?;
+    let number = |name: &String| name.strip_prefix("log.")?.parse().ok();
+    let numbers: Vec<u64> = names.iter().filter_map(number).collect();
+    let mut spares: Vec<String> = names.iter().filter(|name| name.starts_with("spare.")).cloned().collect();
+    let note = match disk.open(NOTE) {
+        Ok(note) => note,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => disk.create(NOTE)?,
+        Err(error) => return Err(error.into()),
+    };
+    let acknowledged = decode_note(note.as_ref());
+    let mut replay = Replay::default();
+    let mut segments = VecDeque::new();
+    let mut unborn = None;
+    for (place, number) in numbers.iter().copied().enumerate() {
+        let is_last = place + 1 == numbers.len();
+        let read = read_segment(disk.as_ref(), &sealer, &mut replay, number, segments.back())?;
+        match read {
+            Some(segment) => segments.push_back(segment),
+            None if is_last => unborn = Some(number),
+            None => return damage(format!("segment {number} has no head, but a later segment is there")),
+        }
+    }
+    let tail = segments.back().map(|it: &Segment| Position { segment: it.number, offset: it.end });
+    if let Some(acknowledged) = acknowledged
+        && tail.is_none_or(|tail| tail < acknowledged)
+    {
+        return damage("it ends before what was acknowledged");
+    }
+    if tail.is_none() && was_here {
+        return damage("the log of this manager is gone");
+    }
+    if was_here && replay.head.vote.is_none() {
+        return damage("the vote of this manager is gone");
+    }
+    if let Some(number) = unborn {
+        // A crash at the beginning of a segment: its file is there, and nothing of it was acknowledged.
+        disk.remove(&super::segment_name(number))?;
+        disk.sync_names()?;
+    }
+    replay.check_beginning()?;
+    let entries = replay.entries;
+    let is_new = segments.is_empty();
+    let current = match segments.pop_back() {
+        Some(segment) => segment,
+        None => begin_segment(disk.as_ref(), &mut spares, numbers.first().copied().unwrap_or(1), 0)?,
+    };
+    let synced = Position { segment: current.number, offset: current.end };
+    let mut wal = Wal {
+        disk,
+        sealer,
+        closed: segments,
+        current,
+        buffer: Vec::new(),
+        head: replay.head,
+        synced,
+        spares,
+        note,
+        counters: Arc::default(),
+    };
+    if is_new {
+        let body = postcard::to_stdvec(&Head::default()).map_err(io::Error::other)?;
+        wal.append(Kind::Head, (0, 0), &body)?;
+    }
+    // What a killed process had written and not synced may still be in the machine's memory alone.
+    wal.synced = Position::default();
+    wal.sync()?;
+    Ok(Recovered { wal, entries })
+}
+
+/// Reads one segment to its end. `None`: it has no head, and nothing in it was acknowledged.
+fn read_segment(
+    disk: &dyn Disk,
+    sealer: &Sealer,
+    replay: &mut Replay,
+    number: u64,
+    before: Option<&Segment>,
+) -> Result<Option<Segment>, Fault> {
+    let file = disk.open(&super::segment_name(number))?;
+    let content = disk::read(file.as_ref())?;
+    let (mut end, mut highest) = (0, None);
+    while let Some((header, body, size)) = record::decode(sealer, at(number, end), &content[end..]) {
+        let is_head = header.kind == Kind::Head;
+        if is_head != (end == 0) {
+            return damage(format!("segment {number} has a head in a wrong place"));
+        }
+        if is_head {
+            replay.begin_segment(number, parse(&body)?, before)?;
+        } else {
+            replay.take(header, &body, at(number, end))?;
+        }
+        if header.kind == Kind::Entry {
+            highest = highest.max(Some(header.index));
+        }
+        end += size;
+    }
+    let torn = check_tail(sealer, number, &content, end)?;
+    if end == 0 {
+        return Ok(None);
+    }
+    let length = bytes(content.len());
+    if torn {
+        erase(file.as_ref(), bytes(end), length)?;
+    }
+    Ok(Some(Segment { number, file, length, end: bytes(end), highest }))
+}
+
+/// Looks behind the end for anything that proves that the place had been acknowledged. Whether something must be erased:
+/// a record of the torn write that is whole would be taken for one that follows the next record.
+fn check_tail(sealer: &Sealer, number: u64, content: &[u8], end: usize) -> Result<bool, Fault> {
+    let mut torn = false;
+    for offset in (end..content.len()).step_by(ALIGNMENT) {
+        let Some((header, _)) = record::decode_header(at(number, offset), &content[offset..]) else { continue };
+        torn = true;
+        let is_whole = record::decode(sealer, at(number, offset), &content[offset..]).is_some();
+        if is_whole && header.synced > at(number, end) {
+            return damage(format!("the record at {end} of segment {number} was acknowledged and can't be read"));
+        }
+    }
+    Ok(torn)
+}
+
+fn erase(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
+    const PART: u64 = SEGMENT / 16;
+    let zeros = vec![0; usize::try_from(PART).expect("it is small")];
+    let mut offset = from;
+    while offset < to {
+        let part = PART.min(to - offset);
+        file.write_at(offset, &zeros[..usize::try_from(part).expect("it is small")])?;
+        offset += part;
+    }
+    file.sync()
+}
+
+fn at(segment: u64, offset: usize) -> Position {
+    Position { segment, offset: bytes(offset) }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+    postcard::from_bytes(body).or_else(|error| damage(format!("a record can't be understood: {error}")))
+}
+
+impl Replay {
+    fn begin_segment(&mut self, number: u64, head: Head, before: Option<&Segment>) -> Result<(), Fault> {
+        match before {
+            None => {
+                self.first = Some(head.last.map_or(0, |id| id.index + 1));
+                self.head = head;
+                Ok(())
+            }
+            Some(before) if before.number + 1 != number => {
+                damage(format!("segment {} is missing", before.number + 1))
+            }
+            Some(before) if before.end != head.previous_end => {
+                damage(format!("the record at {} of segment {} can't be read", before.end, before.number))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn take(&mut self, header: record::Header, body: &[u8], at: Position) -> Result<(), Fault> {
+        match header.kind {
+            Kind::Entry => self.take_entry(header, body, at)?,
+            Kind::Truncate => self.truncate(parse(body)?),
+            Kind::Purge => {
+                let upto: LogId = parse(body)?;
+                self.head.purged = self.head.purged.max(Some(upto));
+                self.head.last = self.head.last.max(self.head.purged);
+                self.drop_purged();
+            }
+            Kind::Vote => self.head.vote = Some(parse::<Vote>(body)?),
+            Kind::Committed => self.head.committed = Some(parse(body)?),
+            Kind::Head => {}
+        }
+        Ok(())
+    }
+
+    fn take_entry(&mut self, header: record::Header, body: &[u8], at: Position) -> Result<(), Fault> {
+        let entry: RaftEntry = parse(body)?;
+        let id = entry.log_id();
+        let next = self.head.last.map_or(0, |last| last.index + 1);
+        if (id.leader_id.term, id.index) != (header.term, header.index) {
+            return damage(format!("entry {} says that it is {}", header.index, id.index));
+        }
+        if id.index != next {
+            return damage(format!("entry {next} is missing, but {} is there", id.index));
+        }
+        self.head.last = Some(id);
+        self.entries.push_back(RecoveredEntry { id, at, entry, size: body.len() });
+        Ok(())
+    }
+
+    fn truncate(&mut self, last: Option<LogId>) {
+        let next = last.map_or(0, |id| id.index + 1);
+        while self.entries.back().is_some_and(|entry| entry.id.index >= next) {
+            self.entries.pop_back();
+        }
+        self.head.last = last.max(self.head.purged);
+    }
+
+    fn drop_purged(&mut self) {
+        let purged = self.head.purged.map(|id| id.index);
+        while self.entries.front().is_some_and(|entry| Some(entry.id.index) <= purged) {
+            self.entries.pop_front();
+        }
+    }
+
+    /// Entries before the first segment must all stand in a snapshot.
+    fn check_beginning(&mut self) -> Result<(), Fault> {
+        self.drop_purged();
+        let purged = self.head.purged.map_or(0, |id| id.index + 1);
+        match self.first {
+            Some(first) if first > purged => damage(format!("entries {purged} to {} are missing", first - 1)),
+            _ => Ok(()),
+        }
+    }
+}

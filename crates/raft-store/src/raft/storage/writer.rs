@@ -1,0 +1,184 @@
+//! The one that owns the write-ahead log: takes commands in order, writes all that wait together, and syncs once for
+//! them. A thread of its own; in a simulation, a task.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use openraft::entry::RaftEntry as _;
+use openraft::storage::IOFlushed;
+use tokio::sync::{mpsc, oneshot};
+
+use super::index::Index;
+use super::wal::{Position, Wal};
+use crate::faults::{self, Fault};
+use crate::raft::disk::Disk;
+use crate::raft::threads::Threads;
+use crate::raft::type_config::{LogId, RaftEntry, TypeConfig, Vote};
+
+/// What is to be written, in this order.
+pub(super) enum Command {
+    Append(Vec<RaftEntry>, IOFlushed<TypeConfig>),
+    Vote(Vote, oneshot::Sender<io::Result<()>>),
+    Committed(LogId),
+    Truncate(Option<LogId>),
+    Purge(LogId),
+}
+
+/// Whom to tell once the commands before are on disk.
+enum Waiting {
+    Appended(IOFlushed<TypeConfig>),
+    Voted(oneshot::Sender<io::Result<()>>),
+}
+
+impl Waiting {
+    fn done(self, result: io::Result<()>) {
+        match self {
+            Self::Appended(flushed) => flushed.io_completed(result),
+            Self::Voted(sender) => drop(sender.send(result)),
+        }
+    }
+}
+
+pub(super) struct Writer {
+    wal: Wal,
+    index: Arc<Mutex<Index>>,
+    disk: Arc<dyn Disk>,
+    /// What is committed, where it is not noted yet: it goes with the next records, and alone it is worth no sync.
+    committed: Option<LogId>,
+    /// The first error. After it nothing is written any more: what is on disk is not known.
+    failed: Option<io::Error>,
+}
+
+impl Writer {
+    pub(super) fn new(wal: Wal, index: Arc<Mutex<Index>>, disk: Arc<dyn Disk>) -> Self {
+        Self { wal, index, disk, committed: None, failed: None }
+    }
+
+    /// Runs until the last sender is gone.
+    pub(super) fn start(mut self, threads: Threads) -> io::Result<mpsc::UnboundedSender<Command>> {
+        let (sender, mut commands) = mpsc::unbounded_channel();
+        match threads {
+            Threads::Own => {
+                std::thread::Builder::new().name("raft-log".into()).spawn(move || {
+                    while let Some(first) = commands.blocking_recv() {
+                        let waiting = self.write(first, &mut commands);
+                        self.finish(waiting);
+                    }
+                })?;
+            }
+            Threads::Current => {
+                tokio::spawn(async move {
+                    while let Some(first) = commands.recv().await {
+                        let waiting = self.write(first, &mut commands);
+                        tokio::time::sleep(self.disk.delay()).await;
+                        self.finish(waiting);
+                    }
+                });
+            }
+        }
+        Ok(sender)
+    }
+
+    /// Writes this command and all that wait behind it. Those who must hear of the sync.
+    fn write(&mut self, first: Command, commands: &mut mpsc::UnboundedReceiver<Command>) -> Vec<Waiting> {
+        let mut waiting = Vec::new();
+        let mut written = Vec::new();
+        let mut next = Some(first);
+        while let Some(command) = next {
+            if self.failed.is_none()
+                && let Err(error) = self.append(&command, &mut written)
+            {
+                tracing::error!(%error, "the Raft log can't be written any more");
+                self.failed = Some(error);
+            }
+            waiting.extend(command.waiting());
+            next = commands.try_recv().ok();
+        }
+        if self.failed.is_none()
+            && let Err(error) = self.wal.write()
+        {
+            tracing::error!(%error, "the Raft log can't be written any more");
+            self.failed = Some(error);
+        }
+        if self.failed.is_none() {
+            self.publish(&written);
+        }
+        if faults::is_on(Fault::EarlyAcknowledgement) {
+            waiting.drain(..).for_each(|it| it.done(Ok(())));
+        }
+        waiting
+    }
+
+    fn append(&mut self, command: &Command, written: &mut Vec<(LogId, Position)>) -> io::Result<()> {
+        match command {
+            Command::Append(entries, _) => {
+                for entry in entries {
+                    let body = postcard::to_stdvec(entry).map_err(io::Error::other)?;
+                    written.push((entry.log_id(), self.wal.append_entry(entry.log_id(), &body)?));
+                }
+            }
+            Command::Vote(vote, _) => self.wal.append_vote(*vote)?,
+            Command::Committed(committed) => self.committed = Some(*committed),
+            Command::Truncate(last) => self.wal.append_truncation(*last)?,
+            Command::Purge(upto) => {
+                self.wal.append_purge(*upto)?;
+                // The mark must be on disk before what it allows to be missing goes.
+                self.wal.sync()?;
+                self.wal.recycle()?;
+                let first = self.wal.first_segment();
+                self.index.lock().expect("no holder panics").files.retain(|segment, _| *segment >= first);
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, written: &[(LogId, Position)]) {
+        let mut index = self.index.lock().expect("no holder panics");
+        for (id, at) in written {
+            index.written(*id, *at);
+            if !index.files.contains_key(&at.segment)
+                && let Some(file) = self.wal.file(at.segment)
+            {
+                index.files.insert(at.segment, file);
+            }
+        }
+        index.evict();
+    }
+
+    /// Syncs, if somebody waits for it, and tells them.
+    fn finish(&mut self, waiting: Vec<Waiting>) {
+        if waiting.is_empty() {
+            return;
+        }
+        if self.failed.is_none()
+            && let Err(error) = self.sync()
+        {
+            tracing::error!(%error, "the Raft log can't be synced any more");
+            self.failed = Some(error);
+        }
+        for it in waiting {
+            it.done(match &self.failed {
+                None => Ok(()),
+                // An error can be told once only: each gets its own.
+                Some(error) => Err(io::Error::new(error.kind(), error.to_string())),
+            });
+        }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        if let Some(committed) = self.committed.take() {
+            self.wal.append_committed(committed)?;
+        }
+        self.wal.sync()
+    }
+}
+
+impl Command {
+    fn waiting(self) -> Option<Waiting> {
+        match self {
+            Self::Append(_, flushed) => Some(Waiting::Appended(flushed)),
+            Self::Vote(_, sender) => Some(Waiting::Voted(sender)),
+            Self::Committed(_) | Self::Truncate(_) | Self::Purge(_) => None,
+        }
+    }
+}

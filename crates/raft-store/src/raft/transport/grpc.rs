@@ -1,0 +1,83 @@
+//! Raft's messages over gRPC: one channel for each peer, found by its Raft id, so that a changed address is used at
+//! once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use flota_api::defaults::MESSAGE_BOUND;
+use flota_api::proto::raft::RaftMessage;
+use flota_api::proto::raft::raft_transport_client::RaftTransportClient;
+
+use super::{AppendAnswers, Method, Transport};
+
+/// Makes connections to other managers.
+pub trait Dial: Send + Sync + 'static {
+    /// A channel to the manager at `host:port`; connects when it is first used, and again when it broke.
+    fn dial(&self, address: &str) -> Channel;
+}
+
+/// Delivers messages over the channels that a [`Dial`] makes.
+pub struct GrpcTransport {
+    dial: Arc<dyn Dial>,
+    channels: Mutex<HashMap<u64, (String, Channel)>>,
+}
+
+impl std::fmt::Debug for GrpcTransport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("GrpcTransport")
+    }
+}
+
+impl GrpcTransport {
+    /// Knows no manager yet.
+    pub fn new(dial: Arc<dyn Dial>) -> Self {
+        Self { dial, channels: Mutex::default() }
+    }
+
+    fn client(&self, peer: u64) -> Result<RaftTransportClient<Channel>, Status> {
+        let channels = self.channels.lock().expect("no holder panics");
+        let (_, channel) = channels.get(&peer).ok_or_else(|| Status::unavailable("its address is not known"))?;
+        let client = RaftTransportClient::new(channel.clone());
+        Ok(client.max_decoding_message_size(MESSAGE_BOUND).max_encoding_message_size(MESSAGE_BOUND))
+    }
+}
+
+impl Transport for GrpcTransport {
+    fn set_address(&self, peer: u64, address: &str) {
+        let mut channels = self.channels.lock().expect("no holder panics");
+        if channels.get(&peer).is_none_or(|(known, _)| known != address) {
+            channels.insert(peer, (address.to_owned(), self.dial.dial(address)));
+        }
+    }
+
+    fn call(&self, peer: u64, method: Method, message: RaftMessage) -> BoxFuture<'static, Result<RaftMessage, Status>> {
+        let client = self.client(peer);
+        Box::pin(async move {
+            let mut client = client?;
+            let answer = match method {
+                Method::Vote => client.vote(message).await,
+                Method::PreVote => client.pre_vote(message).await,
+                Method::TransferLeader => client.transfer_leader(message).await,
+                Method::Snapshot => client.snapshot(message).await,
+                Method::Digest => client.digest(message).await,
+                Method::ReadIndex => client.read_index(message).await,
+            };
+            answer.map(tonic::Response::into_inner)
+        })
+    }
+
+    fn append(
+        &self,
+        peer: u64,
+        requests: BoxStream<'static, RaftMessage>,
+    ) -> BoxFuture<'static, Result<AppendAnswers, Status>> {
+        let client = self.client(peer);
+        Box::pin(async move { Ok(client?.append(requests).await?.into_inner().boxed()) })
+    }
+}

@@ -1,0 +1,197 @@
+//! The side that sends: the library's requests as messages, and the answers back.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tonic::Status;
+
+use super::reversion::Acknowledged;
+use super::{Method, Transport, pack, snapshot, unpack};
+use crate::raft::threads::Threads;
+use crate::raft::type_config::{Snapshot, TypeConfig, Vote};
+use crate::store::View;
+
+/// The other managers, by Raft id. Clones share everything.
+#[derive(Clone)]
+pub(crate) struct Peers {
+    own_id: u64,
+    transport: Arc<dyn Transport>,
+    acknowledged: Acknowledged,
+    threads: Threads,
+}
+
+impl Peers {
+    pub(crate) fn new(own_id: u64, transport: Arc<dyn Transport>, threads: Threads) -> Self {
+        Self { own_id, transport, acknowledged: Acknowledged::default(), threads }
+    }
+
+    /// Sets where a manager is.
+    pub(crate) fn set_address(&self, id: u64, address: &str) {
+        self.transport.set_address(id, address);
+    }
+
+    /// Sends one request and waits at most `wait` for its answer.
+    pub(crate) async fn call<Q, A>(&self, to: u64, method: Method, body: &Q, wait: Duration) -> Result<A, Status>
+    where
+        Q: Serialize,
+        A: DeserializeOwned,
+    {
+        let message = pack(self.own_id, to, body)?;
+        match tokio::time::timeout(wait, self.transport.call(to, method, message)).await {
+            Ok(answer) => unpack(&answer?),
+            Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+        }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Peers {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &openraft::BasicNode) -> Peer {
+        self.set_address(target, &node.addr);
+        Peer { peers: self.clone(), target }
+    }
+}
+
+/// One other manager.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    peers: Peers,
+    target: u64,
+}
+
+type Rpc<T> = Result<T, RPCError<TypeConfig>>;
+
+fn unreachable(status: &Status) -> RPCError<TypeConfig> {
+    RPCError::Unreachable(Unreachable::from_string(format!("{:?}: {}", status.code(), status.message())))
+}
+
+impl Peer {
+    async fn call<Q: Serialize, A: DeserializeOwned>(&self, method: Method, body: &Q, option: &RPCOption) -> Rpc<A> {
+        self.peers.call(self.target, method, body, option.hard_ttl()).await.map_err(|status| unreachable(&status))
+    }
+
+    /// Refuses an answer that says that entries are gone which this follower had acknowledged.
+    fn check(&self, leader: Vote, answer: StreamAppendResult<TypeConfig>) -> Rpc<StreamAppendResult<TypeConfig>> {
+        let acknowledged = &self.peers.acknowledged;
+        match &answer {
+            Ok(Some(matched)) => acknowledged.matched(self.target, leader, *matched),
+            Err(StreamAppendError::Conflict(conflict)) if acknowledged.is_lost(self.target, leader, *conflict) => {
+                tracing::error!(
+                    raft.peer = self.target,
+                    entry = conflict.index,
+                    "a manager has lost entries that it had acknowledged: nothing is sent to it in this term"
+                );
+                return Err(unreachable(&Status::data_loss("the manager has lost acknowledged entries")));
+            }
+            _ => {}
+        }
+        Ok(answer)
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
+    type SnapshotData = View;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
+        let last = rpc.entries.last().map(openraft::entry::RaftEntry::log_id).or(rpc.prev_log_id);
+        let ttl = option.hard_ttl();
+        let requests = futures::stream::once(std::future::ready(rpc));
+        let answer = async {
+            let mut answers = self.stream_append(Box::pin(requests), option).await?;
+            let ended = || unreachable(&Status::unavailable("the stream ended"));
+            answers.next().await.ok_or_else(ended)?
+        };
+        let answer = tokio::time::timeout(ttl, answer).await;
+        Ok(match answer.map_err(|_| unreachable(&Status::deadline_exceeded("no answer in time")))?? {
+            Ok(matched) if matched == last => AppendEntriesResponse::Success,
+            Ok(matched) => AppendEntriesResponse::PartialSuccess(matched),
+            Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
+            Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
+        })
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Rpc<BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let (from, to, peer) = (self.peers.own_id, self.target, self.clone());
+        Box::pin(async move {
+            // All requests of one stream are the same leader's.
+            let leader = Arc::new(std::sync::OnceLock::new());
+            let seen = Arc::clone(&leader);
+            let requests = input.map(move |rpc| {
+                seen.get_or_init(|| rpc.vote);
+                pack(from, to, &rpc)
+            });
+            // A request that can't be encoded ends the stream; the library opens it anew.
+            let requests = requests.take_while(|it| std::future::ready(it.is_ok()));
+            let requests = requests.filter_map(|it| std::future::ready(it.ok())).boxed();
+            let call = peer.peers.transport.append(to, requests);
+            let answers = match tokio::time::timeout(option.hard_ttl(), call).await {
+                Ok(answers) => answers.map_err(|status| unreachable(&status))?,
+                Err(_) => return Err(unreachable(&Status::deadline_exceeded("no answer in time"))),
+            };
+            let answers = answers.map(move |answer| {
+                let answer = answer.and_then(|it| unpack(&it)).map_err(|status| unreachable(&status))?;
+                match leader.get() {
+                    Some(leader) => peer.check(*leader, answer),
+                    None => Ok(answer),
+                }
+            });
+            Ok(answers.boxed())
+        })
+    }
+
+    async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+        self.call(Method::Vote, &rpc, &option).await
+    }
+
+    async fn pre_vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+        self.call(Method::PreVote, &rpc, &option).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<TransferLeaderResponse<TypeConfig>> {
+        self.call(Method::TransferLeader, &rpc, &option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let send = snapshot::send(&self.peers, self.target, self.peers.threads, vote, snapshot);
+        tokio::select! {
+            result = send => result.map_err(|status| {
+                StreamingError::Unreachable(Unreachable::from_string(status.message()))
+            }),
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
+    }
+}

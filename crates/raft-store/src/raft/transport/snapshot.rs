@@ -1,0 +1,208 @@
+//! A snapshot on its way to another manager: in pieces, each of which is answered with where the next one begins.
+//!
+//! The receiver writes the pieces to a file and keeps none in memory. A transfer that was cut goes on where it stopped:
+//! the records of one state come in one order, so the bytes are the same each time. It ends for want of progress alone.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::raft::SnapshotResponse;
+use serde::{Deserialize, Serialize};
+use tonic::Status;
+
+use super::{Method, Peers};
+use crate::raft::disk::{Disk, DiskFile};
+use crate::raft::threads::Threads;
+use crate::raft::type_config::{EntryBytes, LogId, Snapshot, SnapshotMeta, TypeConfig, Vote};
+use crate::store::{Tables, View};
+use flota_api::seal::{OVERHEAD, Sealer};
+
+/// Bytes of records in one piece.
+const PIECE: usize = 1 << 20;
+/// Largest snapshot that is taken.
+const SNAPSHOT_BOUND: u64 = 4 << 30;
+/// A receiver that has not answered a piece by then is not waited for.
+const PIECE_WAIT: Duration = Duration::from_secs(10);
+/// The same for the last piece, whose answer comes when the snapshot is installed.
+const INSTALL_WAIT: Duration = Duration::from_secs(120);
+const FILE: &str = "receiving";
+
+/// One piece.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Piece {
+    pub(super) vote: Vote,
+    pub(super) meta: SnapshotMeta,
+    /// Where in the snapshot the bytes stand.
+    offset: u64,
+    bytes: EntryBytes,
+    is_last: bool,
+}
+
+impl Piece {
+    /// Where the next piece begins.
+    pub(super) fn end(&self) -> u64 {
+        self.offset + u64::try_from(self.bytes.0.len()).expect("it is in memory")
+    }
+}
+
+/// What became of a piece.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum PieceAnswer {
+    /// Go on from there.
+    Next(u64),
+    /// It was the last one: the snapshot is installed, or was not wanted.
+    Done(SnapshotResponse<TypeConfig>),
+}
+
+/// Sends the whole snapshot; ends with the receiver's answer to its last piece.
+pub(super) async fn send(
+    peers: &Peers,
+    to: u64,
+    threads: Threads,
+    vote: Vote,
+    snapshot: Snapshot,
+) -> Result<SnapshotResponse<TypeConfig>, Status> {
+    let mut pieces = Pieces::new(snapshot.snapshot);
+    // An empty piece asks where a transfer that was cut is to go on.
+    let mut piece = Piece { vote, meta: snapshot.meta, offset: 0, bytes: EntryBytes::default(), is_last: false };
+    let mut sent: u64 = 0;
+    loop {
+        let wait = if piece.is_last { INSTALL_WAIT } else { PIECE_WAIT };
+        let next = match peers.call(to, Method::Snapshot, &piece, wait).await? {
+            PieceAnswer::Done(response) => return Ok(response),
+            PieceAnswer::Next(next) => next,
+        };
+        if next < sent {
+            return Err(Status::aborted("the receiver has begun anew"));
+        }
+        sent = next;
+        let read = threads.blocking(move || Ok(pieces.read_from(next)));
+        let (bytes, is_last, rest) = read.await.map_err(|error| Status::internal(error.to_string()))?;
+        pieces = rest;
+        piece = Piece { offset: next, bytes: EntryBytes(bytes.into()), is_last, ..piece };
+    }
+}
+
+/// A snapshot's records as bytes, each with its length before it.
+struct Pieces {
+    view: View,
+    /// Records that were read.
+    records: usize,
+    /// Where `rest` begins.
+    offset: u64,
+    rest: Vec<u8>,
+}
+
+impl Pieces {
+    fn new(view: View) -> Self {
+        Self { view, records: 0, offset: 0, rest: Vec::new() }
+    }
+
+    /// The bytes from `offset` on, about a piece of them; whether they are the last.
+    fn read_from(mut self, offset: u64) -> (Vec<u8>, bool, Self) {
+        let view = Arc::clone(&self.view);
+        let mut records = view.records().skip(self.records);
+        loop {
+            let skipped = usize::try_from(offset - self.offset).unwrap_or(usize::MAX).min(self.rest.len());
+            self.rest.drain(..skipped);
+            self.offset += u64::try_from(skipped).expect("it is in memory");
+            if self.offset == offset && self.rest.len() >= PIECE {
+                return (self.rest.clone(), false, self);
+            }
+            let Some(record) = records.next() else { return (self.rest.clone(), true, self) };
+            self.records += 1;
+            let length = u32::try_from(record.len()).expect("a record is bounded by an entry");
+            self.rest.extend_from_slice(&length.to_be_bytes());
+            self.rest.extend_from_slice(&record);
+        }
+    }
+}
+
+/// The snapshot that this manager is being sent, if there is one.
+#[derive(Debug)]
+pub(crate) struct Receiving {
+    disk: Arc<dyn Disk>,
+    sealer: Sealer,
+    current: Option<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    /// What makes it this snapshot: two of one log id hold the same state.
+    last: Option<LogId>,
+    file: Arc<dyn DiskFile>,
+    received: u64,
+    /// Length of each sealed piece in the file.
+    frames: Vec<usize>,
+}
+
+impl Receiving {
+    pub(crate) fn new(disk: Arc<dyn Disk>, sealer: Sealer) -> Self {
+        Self { disk, sealer, current: None }
+    }
+
+    /// Takes a piece. Where the next one is wanted from.
+    pub(super) fn take(&mut self, piece: &Piece) -> io::Result<u64> {
+        let last = piece.meta.last_log_id;
+        if self.current.as_ref().is_none_or(|current| current.last != last) {
+            let file = self.disk.create(FILE)?;
+            self.current = Some(Current { last, file, received: 0, frames: Vec::new() });
+        }
+        let current = self.current.as_mut().expect("it was set just now");
+        let end = piece.end();
+        if piece.offset != current.received || piece.bytes.0.is_empty() {
+            return Ok(current.received);
+        }
+        if end > SNAPSHOT_BOUND {
+            return Err(io::Error::other(format!("a snapshot has at most {SNAPSHOT_BOUND} bytes")));
+        }
+        let sealed = self.sealer.seal(&what(current.frames.len()), &piece.bytes.0);
+        let at: usize = current.frames.iter().sum();
+        current.file.write_at(u64::try_from(at).map_err(io::Error::other)?, &sealed)?;
+        current.frames.push(sealed.len());
+        current.received = end;
+        Ok(end)
+    }
+
+    /// The tables that all the pieces make. The transfer is over with it.
+    pub(super) fn finish(&mut self) -> io::Result<Tables> {
+        let Some(current) = self.current.take() else { return Err(io::Error::other("no snapshot was begun")) };
+        let (mut at, mut plain) = (0, Vec::new());
+        let mut records = Vec::new();
+        for (number, length) in current.frames.iter().enumerate() {
+            let mut sealed = vec![0; *length];
+            current.file.read_at(at, &mut sealed)?;
+            at += u64::try_from(*length).map_err(io::Error::other)?;
+            plain.extend(self.sealer.open(&what(number), &sealed).map_err(io::Error::other)?);
+            split(&mut plain, &mut records)?;
+        }
+        self.disk.remove(FILE)?;
+        if !plain.is_empty() {
+            return Err(io::Error::other("the snapshot is cut off"));
+        }
+        Tables::from_records(records.iter().map(Vec::as_slice)).map_err(io::Error::other)
+    }
+}
+
+/// Takes the whole records off the beginning of `bytes`.
+fn split(bytes: &mut Vec<u8>, records: &mut Vec<Vec<u8>>) -> io::Result<()> {
+    let mut rest = bytes.as_slice();
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let length = usize::try_from(u32::from_be_bytes(*length)).map_err(io::Error::other)?;
+        let Some((record, after)) = after.split_at_checked(length) else { break };
+        records.push(record.to_vec());
+        rest = after;
+    }
+    *bytes = rest.to_vec();
+    Ok(())
+}
+
+fn what(piece: usize) -> Vec<u8> {
+    format!("piece {piece}").into_bytes()
+}
+
+const _: () = assert!(PIECE + OVERHEAD < flota_api::defaults::MESSAGE_BOUND);
+
+#[cfg(test)]
+mod tests;
