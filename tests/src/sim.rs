@@ -11,11 +11,19 @@
 //!
 //! docs/testing.md says how to write a test with it, and how to replay a seed.
 
+pub mod clock;
+pub mod cluster;
+pub mod invariants;
 pub mod linearizability;
 pub mod log;
 pub mod network;
+mod process;
+pub mod raft_network;
+pub mod run;
+pub mod schedule;
 pub mod services;
 pub mod system;
 pub mod time;
+pub mod user;
 mod wire;
 pub mod world;

@@ -55,6 +55,12 @@ impl Log {
         self.0.lock().expect("no holder panics").all.clone()
     }
 
+    /// The first line with this text in it.
+    pub fn find(&self, text: &str) -> Option<String> {
+        let lines = self.0.lock().expect("no holder panics");
+        lines.all.iter().find(|line| line.contains(text)).cloned()
+    }
+
     /// The last lines, as text.
     pub fn tail(&self, count: usize) -> String {
         let lines = self.0.lock().expect("no holder panics");

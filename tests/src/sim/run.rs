@@ -1,0 +1,270 @@
+//! One simulation from its seed to its verdict, in a thread of its own.
+
+use std::panic::AssertUnwindSafe;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use flota_api::clock::Random;
+use flota_raft_store::faults::{self, Fault};
+
+use super::cluster::SimCluster;
+use super::invariants::{Invariants, converged, picture};
+use super::linearizability;
+use super::schedule::Schedule;
+use super::user::{History, USER, Users};
+use super::world::{QUANTUM, World};
+
+/// What is simulated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// Everything follows from it.
+    pub seed: u64,
+    /// How many managers there are.
+    pub managers: u8,
+    /// How many workers there are.
+    pub workers: u8,
+    /// For how long things go wrong, in milliseconds of virtual time.
+    pub trouble: u64,
+    /// A fault that is put in on purpose.
+    pub fault: Option<Fault>,
+    /// Whether the log goes to standard error while it is written.
+    pub echo: bool,
+}
+
+impl Options {
+    /// Three managers and three workers, half a minute of trouble.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, managers: 3, workers: 3, trouble: 30_000, fault: None, echo: false }
+    }
+}
+
+/// What became of a simulation.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Its seed.
+    pub seed: u64,
+    /// What did not hold; `None`: all did.
+    pub violation: Option<String>,
+    /// Everything that happened.
+    pub log: Vec<String>,
+    /// How much time went by in it, in milliseconds.
+    pub virtual_ms: u64,
+    /// Operations of users.
+    pub operations: usize,
+}
+
+impl Outcome {
+    /// The verdict as a text that says how to see it again.
+    pub fn report(&self) -> String {
+        let Some(violation) = &self.violation else { return format!("seed {}: everything held", self.seed) };
+        let last = &self.log[self.log.len().saturating_sub(40)..];
+        format!(
+            "seed {}: {violation}\n--- the last of {} lines\n{}\n--- again, with the whole log: \
+             FLOTA_SEED={} cargo test -p flota-tests --test simulation -- --exact seeds::the_seed_from_the_environment --nocapture",
+            self.seed,
+            self.log.len(),
+            last.join("\n"),
+            self.seed
+        )
+    }
+}
+
+/// The cluster must be up after this long.
+const START: u64 = 30_000;
+/// Everything must be as users want it this long after the last thing went wrong.
+const CONVERGE: u64 = 90_000;
+/// Then nothing moves for this long.
+const QUIET: u64 = 5_000;
+/// Quanta between two looks.
+const LOOK_EVERY: u64 = 5;
+
+/// Runs a simulation.
+///
+/// # Panics
+/// When no thread can be made.
+pub fn simulate(options: Options) -> Outcome {
+    // A new thread: its random numbers and hash maps are the seed's from the first one on.
+    let thread = std::thread::Builder::new().name(format!("seed {}", options.seed)).stack_size(16 << 20);
+    let run = move || {
+        faults::set(options.fault);
+        Run::new(options).finish(options)
+    };
+    thread.spawn(run).expect("a thread").join().expect("panics are caught inside")
+}
+
+/// A running simulation.
+pub struct Run {
+    /// The cluster.
+    pub cluster: SimCluster,
+    /// What users see.
+    pub history: History,
+    invariants: Invariants,
+    random: Random,
+    trouble: u64,
+    quanta: u64,
+}
+
+impl Run {
+    /// Starts the cluster. The thread must be new, and belongs to it.
+    pub fn new(options: Options) -> Self {
+        let world = World::new(options.seed, options.echo);
+        let random = Random::seeded(options.seed);
+        let cluster = SimCluster::start(world, options.managers, options.workers, &random);
+        Self { cluster, history: History::default(), invariants: Invariants::default(), random, trouble: 0, quanta: 0 }
+    }
+
+    fn finish(mut self, options: Options) -> Outcome {
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| self.judge(options)));
+        let result = result.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|it| (*it).to_owned()));
+            Err(format!("something panicked: {}", text.unwrap_or_default()))
+        });
+        let log = self.cluster.world.log.clone();
+        if let Err(violation) = &result {
+            log.add(format_args!("violation: {violation}"));
+        }
+        Outcome {
+            seed: options.seed,
+            violation: result.err(),
+            log: log.lines(),
+            virtual_ms: self.cluster.world.now(),
+            operations: self.history.count().0,
+        }
+    }
+
+    fn judge(&mut self, options: Options) -> Result<(), String> {
+        self.until_up()?;
+        self.start_users(3, 150);
+        let mut schedule = Schedule::new(self.random.fork(), self.cluster.world.now());
+        let end = self.cluster.world.now() + options.trouble;
+        while self.cluster.world.now() < end {
+            schedule.run(&mut self.cluster);
+            self.restart_ended(&mut schedule)?;
+            self.trouble = schedule.trouble();
+            self.step()?;
+        }
+        schedule.end(&mut self.cluster);
+        self.trouble = schedule.trouble();
+        self.history.stop();
+        let until = self.cluster.world.now() + CONVERGE;
+        loop {
+            schedule.run_due(&mut self.cluster);
+            self.restart_ended(&mut schedule)?;
+            self.step()?;
+            let missing = match self.history.count() {
+                (_, 0) => converged(&self.cluster).err(),
+                (_, open) => Some(format!("{open} requests of users are under way")),
+            };
+            match missing {
+                None => break,
+                Some(what) if self.cluster.world.now() > until => {
+                    return Err(format!("{CONVERGE} ms after the last trouble, {what}"));
+                }
+                Some(_) => {}
+            }
+        }
+        self.check_quiet()?;
+        linearizability::check(&self.history.take()).map_err(|violation| violation.to_string())
+    }
+
+    /// Runs until every manager votes and every worker is in session.
+    ///
+    /// # Errors
+    /// What does not hold, or is missing.
+    pub fn until_up(&mut self) -> Result<(), String> {
+        let managers = self.cluster.managers.len();
+        self.until("the cluster is up", START, |cluster| {
+            let leader = cluster.leader().and_then(|number| cluster.managers[number].manager());
+            let voters = leader.map_or(0, |it| it.raft.members().iter().filter(|member| member.votes).count());
+            if voters < managers { Err(format!("{voters} of {managers} managers vote")) } else { converged(cluster) }
+        })?;
+        self.cluster.all_were_here();
+        Ok(())
+    }
+
+    /// Runs until `condition` holds, for so many milliseconds at most.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub fn until(
+        &mut self,
+        what: &str,
+        most: u64,
+        condition: impl Fn(&SimCluster) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let until = self.cluster.world.now() + most;
+        while let Err(missing) = condition(&self.cluster) {
+            if self.cluster.world.now() > until {
+                return Err(format!("not within {most} ms: {what}: {missing}"));
+            }
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Runs for so many milliseconds.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub fn pass(&mut self, millis: u64) -> Result<(), String> {
+        let until = self.cluster.world.now() + millis;
+        while self.cluster.world.now() < until {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Starts users with so many clients, each with a pause of at most so many milliseconds.
+    pub fn start_users(&mut self, clients: u64, pause: u64) {
+        let users = Users {
+            clients,
+            pause,
+            managers: self.cluster.managers.iter().map(|it| it.host.address()).collect(),
+            history: self.history.clone(),
+        };
+        let seed: u64 = self.random.draw(|rng| rng.random());
+        let network = self.cluster.world.network.clone();
+        let seeded = move |client: u64| StdRng::seed_from_u64(seed.wrapping_add(client));
+        self.cluster.world.start(USER, users.run(network, seeded));
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        self.cluster.world.step();
+        self.quanta += 1;
+        if self.quanta.is_multiple_of(LOOK_EVERY) {
+            self.invariants.check(&self.cluster, self.trouble)?;
+        }
+        Ok(())
+    }
+
+    /// A manager may end by itself where its disk fails; anywhere else it must not.
+    fn restart_ended(&mut self, schedule: &mut Schedule) -> Result<(), String> {
+        for (number, why) in self.cluster.ended_managers() {
+            let host = self.cluster.managers[number].host;
+            self.cluster.world.log.add(format_args!("{host} has ended: {why}"));
+            if !schedule.is_hurt(number) {
+                return Err(format!("the manager on {host} has ended: {why}"));
+            }
+            schedule.restart(&mut self.cluster, number);
+        }
+        Ok(())
+    }
+
+    /// Once everything is as it should be, it stays so, and nothing is started or stopped.
+    fn check_quiet(&mut self) -> Result<(), String> {
+        let before = picture(&self.cluster);
+        self.pass(QUIET)?;
+        let after = picture(&self.cluster);
+        if before != after {
+            return Err(format!("something moved although nothing was to do: {before} became {after}"));
+        }
+        converged(&self.cluster).map_err(|missing| format!("it did not stay so: {missing}"))?;
+        let differ = self.cluster.world.log.find("tables of this manager and of the leader differ");
+        differ.map_or(Ok(()), |line| Err(format!("a manager says: {line}")))
+    }
+
+    /// How far the world goes in one step, in milliseconds.
+    pub const STEP: u64 = QUANTUM;
+}
