@@ -17,5 +17,5 @@ pub mod sim;
 mod wait;
 
 pub use cluster::{Background, Cluster, Output, programs};
-pub use control::connect;
+pub use control::{channel, connect};
 pub use wait::wait_for;

@@ -21,6 +21,7 @@ mod process;
 pub mod raft_network;
 pub mod run;
 pub mod schedule;
+pub mod script;
 pub mod services;
 pub mod system;
 pub mod time;

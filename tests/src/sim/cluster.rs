@@ -202,7 +202,7 @@ impl SimCluster {
             machine: it.machine.clone(),
             records: it.records.clone(),
             state: it.state.clone(),
-            managers: self.managers.iter().map(|manager| manager.host.address()).collect(),
+            managers: self.addresses(),
             clock: it.clock.as_clock(),
             random: Random::seeded(self.random.draw(|rng| rng.random())),
             network: self.world.network.clone(),
@@ -217,6 +217,11 @@ impl SimCluster {
         if power {
             it.machine.reboot();
         }
+    }
+
+    /// Where the managers are.
+    pub fn addresses(&self) -> Vec<String> {
+        self.managers.iter().map(|it| it.host.address()).collect()
     }
 
     /// From now on each manager's log must hold something when it starts.

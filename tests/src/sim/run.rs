@@ -2,8 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::Rng;
 
 use flota_api::clock::Random;
 use flota_raft_store::faults::{self, Fault};
@@ -12,8 +11,8 @@ use super::cluster::SimCluster;
 use super::invariants::{Invariants, converged, picture};
 use super::linearizability;
 use super::schedule::Schedule;
-use super::user::{History, USER, Users};
-use super::world::{QUANTUM, World};
+use super::user::{History, USER, Users, Wishes, channels};
+use super::world::World;
 
 /// What is simulated.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -221,16 +220,23 @@ impl Run {
         let users = Users {
             clients,
             pause,
-            managers: self.cluster.managers.iter().map(|it| it.host.address()).collect(),
+            wishes: Wishes { image: "app", replicas: 4, devices: true },
+            channels: Vec::new(),
             history: self.history.clone(),
         };
+        self.history.start();
         let seed: u64 = self.random.draw(|rng| rng.random());
-        let network = self.cluster.world.network.clone();
-        let seeded = move |client: u64| StdRng::seed_from_u64(seed.wrapping_add(client));
-        self.cluster.world.start(USER, users.run(network, seeded));
+        let (network, managers) = (self.cluster.world.network.clone(), self.cluster.addresses());
+        // Channels belong to the runtime that they are made in.
+        let main = async move { Users { channels: channels(&network, &managers), ..users }.run(seed).await };
+        self.cluster.world.start(USER, main);
     }
 
-    fn step(&mut self) -> Result<(), String> {
+    /// One quantum of everybody, and now and then a look at everything.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub fn step(&mut self) -> Result<(), String> {
         self.cluster.world.step();
         self.quanta += 1;
         if self.quanta.is_multiple_of(LOOK_EVERY) {
@@ -264,7 +270,4 @@ impl Run {
         let differ = self.cluster.world.log.find("tables of this manager and of the leader differ");
         differ.map_or(Ok(()), |line| Err(format!("a manager says: {line}")))
     }
-
-    /// How far the world goes in one step, in milliseconds.
-    pub const STEP: u64 = QUANTUM;
 }

@@ -11,8 +11,9 @@ thread_local! {
     static BEGIN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// The simulation of this thread begins now.
-pub(super) fn begin() {
+/// The time of this thread is 0 now. A thread of a simulation begins with its world; others may count from when they
+/// like.
+pub fn begin() {
     BEGIN.set(Some(Instant::now()));
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rand::Rng;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
@@ -27,7 +27,6 @@ use super::time;
 pub const USER: Host = Host(200);
 /// Names of services that users know.
 pub const NAMES: [&str; 5] = ["web", "db", "cache", "queue", "mail"];
-const MOST_REPLICAS: u64 = 4;
 /// One try at one manager.
 const TRY: Duration = Duration::from_secs(5);
 /// After this long a client gives a request up.
@@ -61,6 +60,11 @@ impl History {
     /// How many operations there are, and how many are under way.
     pub fn count(&self) -> (usize, usize) {
         self.with(|it| (it.operations.len(), it.open))
+    }
+
+    /// Users are about to begin; until they have ended, an operation counts as under way.
+    pub(super) fn start(&self) {
+        self.with(|it| it.open += 1);
     }
 
     /// Users begin nothing new.
@@ -102,35 +106,55 @@ pub struct Users {
     pub clients: u64,
     /// Between two requests of a client, at most, in milliseconds.
     pub pause: u64,
-    /// Where the managers are.
-    pub managers: Vec<String>,
+    /// What they ask for.
+    pub wishes: Wishes,
+    /// One to each manager.
+    pub channels: Vec<Channel>,
     /// What they record to.
     pub history: History,
 }
 
+/// What services users want.
+#[derive(Clone, Copy, Debug)]
+pub struct Wishes {
+    /// Of all services.
+    pub image: &'static str,
+    /// Of a service, at most.
+    pub replicas: u64,
+    /// Whether one service asks for devices.
+    pub devices: bool,
+}
+
 impl Users {
     /// Runs all clients until the history is stopped.
-    pub async fn run(self, network: Network, seed: impl Fn(u64) -> StdRng) {
+    pub async fn run(self, seed: u64) {
         let mut clients = tokio::task::JoinSet::new();
         for number in 0..self.clients {
-            let dialer = Dialer::through(network.connector(USER, Peer::Local));
-            let channels = self.managers.iter().map(|manager| dialer.manager(manager)).collect();
             let client = Client {
                 number,
-                channels,
-                at: usize::try_from(number).expect("they are few") % self.managers.len(),
-                rng: seed(number),
+                wishes: self.wishes,
+                channels: self.channels.clone(),
+                at: usize::try_from(number).expect("they are few") % self.channels.len(),
+                rng: StdRng::seed_from_u64(seed.wrapping_add(number)),
                 history: self.history.clone(),
                 known: BTreeMap::new(),
             };
             clients.spawn(client.run(self.pause));
         }
         while clients.join_next().await.is_some() {}
+        self.history.with(|it| it.open -= 1);
     }
+}
+
+/// Channels from the users' machine to these managers of a simulation.
+pub fn channels(network: &Network, managers: &[String]) -> Vec<Channel> {
+    let dialer = Dialer::through(network.connector(USER, Peer::Local));
+    managers.iter().map(|manager| dialer.manager(manager)).collect()
 }
 
 struct Client {
     number: u64,
+    wishes: Wishes,
     channels: Vec<Channel>,
     /// The manager that is asked first.
     at: usize,
@@ -169,12 +193,13 @@ impl Client {
 
     fn spec(&mut self, name: &str, tag: u64) -> ServiceSpec {
         // One service needs devices; a new environment replaces every task.
-        let devices = (name == "db").then(|| GenericResource { kind: DEVICE_KIND.into(), count: 1 });
+        let devices =
+            (self.wishes.devices && name == "db").then(|| GenericResource { kind: DEVICE_KIND.into(), count: 1 });
         ServiceSpec {
             name: name.to_owned(),
             labels: [(TAG.to_owned(), tag.to_string())].into(),
-            image: "app".into(),
-            replicas: self.rng.random_range(0..=MOST_REPLICAS),
+            image: self.wishes.image.into(),
+            replicas: self.rng.random_range(0..=self.wishes.replicas),
             env: vec![format!("RELEASE={}", self.rng.random_range(0..3))],
             stop_grace_ms: 1_000,
             generic_resources: devices.into_iter().collect(),

@@ -2,4 +2,6 @@
 //! replay one.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests say why they fail")]
 
+mod cluster;
+mod faults;
 mod seeds;
