@@ -95,6 +95,8 @@ impl Membership {
                 managers: known,
                 address: address.clone(),
                 offers: config.offers.clone(),
+                clock: flota_api::clock::Clock::system(),
+                random: flota_api::clock::Random::from_os(),
             },
             shutdown.clone(),
         )?;

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::Rng;
+use rand::Rng as _;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+use flota_api::clock::{Clock, Random};
 use flota_api::defaults::{MESSAGE_BOUND, NEW_EPOCH_GRACE, SESSION_FORMAT};
+use flota_api::model::NodeDescription;
 use flota_api::proto::dispatcher::dispatcher_client::DispatcherClient;
 use flota_api::proto::dispatcher::manager_message::Message as FromManager;
 use flota_api::proto::dispatcher::worker_message::Message as ToManager;
@@ -19,13 +21,13 @@ use flota_identity::Dialer;
 
 use crate::assignments::{self, Newest};
 use crate::describe::registration;
-use crate::executor::Executor;
 use crate::managers::KnownManagers;
 use crate::offers::NodeOffers;
+use crate::order::Contact;
 use crate::reporter::Reporter;
-use crate::streams;
+use crate::services::NodeServices;
+use crate::spawned::Spawned;
 use crate::task_pool::TaskPool;
-use crate::task_runner::Contact;
 
 /// A leader answers each heartbeat: silent for so much of a period more than one, it is not one any more. A worker must
 /// find the next leader well within that one's detection time.
@@ -37,13 +39,18 @@ const MOST_BACKOFF: Duration = Duration::from_secs(2);
 pub(crate) struct Agent {
     pub(crate) node_id: String,
     pub(crate) listen: String,
+    /// What the machine is.
+    pub(crate) description: NodeDescription,
     /// What this node gives to tasks.
     pub(crate) offers: Arc<NodeOffers>,
     pub(crate) dialer: Dialer,
     pub(crate) managers: KnownManagers,
     pub(crate) pool: TaskPool,
     pub(crate) reporter: Reporter,
-    pub(crate) executor: Arc<Executor>,
+    pub(crate) services: Arc<dyn NodeServices>,
+    pub(crate) spawned: Spawned,
+    pub(crate) clock: Clock,
+    pub(crate) random: Random,
     pub(crate) contact: watch::Sender<Contact>,
     /// Says to the leader that the daemon (false) or the machine (true) stops.
     pub(crate) leaving: watch::Receiver<Option<bool>>,
@@ -94,7 +101,7 @@ impl Agent {
             failures = if begun.elapsed() > MOST_BACKOFF { 1 } else { failures + 1 };
             // Spread at random: after a change of leader every worker comes at once.
             let most = (Duration::from_millis(50) * 2u32.pow(failures.min(6))).min(MOST_BACKOFF);
-            let pause = most.mul_f64(rand::rng().random_range(0.5..1.0));
+            let pause = most.mul_f64(self.random.draw(|rng| rng.random_range(0.5..1.0)));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = shutdown.cancelled() => return,
@@ -120,12 +127,12 @@ impl Agent {
         let send = |message| WorkerMessage { message: Some(message) };
         let register = Register {
             node_id: self.node_id.clone(),
-            description: Some((&registration(&self.offers)).into()),
+            description: Some((&registration(&self.description, &self.offers)).into()),
             listen: self.listen.clone(),
             epoch: self.newest.get().0,
             version: self.newest.get().1,
             format: SESSION_FORMAT,
-            images: self.executor.images.store.images().into_iter().map(|image| image.digest).collect(),
+            images: self.services.images(),
         };
         if outbox.send(send(ToManager::Register(register))).await.is_err() {
             return broken(&"it could not be begun");
@@ -212,7 +219,7 @@ impl Agent {
             FromManager::Registered(registered) => {
                 *period = Duration::from_millis(registered.heartbeat_ms.max(100));
                 *beat = tokio::time::interval(*period);
-                *self.executor.images.grant_key.lock().expect("no holder panics") = registered.grant_public_key.into();
+                self.services.set_grant_key(registered.grant_public_key.into());
                 self.contact.send_replace(Contact { lost: None });
                 tracing::info!("in session with the leader");
             }
@@ -220,7 +227,7 @@ impl Agent {
             FromManager::Assignments(assignments) => return self.assign(assignments),
             FromManager::StatusAck(ack) => self.reporter.acknowledged(ack.sequence),
             FromManager::OpenStream(open) => {
-                tokio::spawn(streams::open(Arc::clone(&self.executor), channel.clone(), open));
+                self.spawned.spawn(self.services.open_stream(channel.clone(), open));
             }
             FromManager::Managers(managers) => {
                 self.managers.set(managers.managers.into_iter().map(|manager| manager.address).collect(), leader);
@@ -236,7 +243,7 @@ impl Agent {
     }
 
     fn assign(&mut self, part: Assignments) -> Option<End> {
-        let (assignments, more) = match assignments::join(self.parts.take(), part) {
+        let (assignments, more) = match assignments::join(self.parts.take(), part, self.clock.now()) {
             Ok(joined) => joined,
             Err(error) => return Some(End::Broken(error.to_string())),
         };
@@ -253,9 +260,14 @@ impl Agent {
         // A cluster that was brought back from a backup may not know yet what runs here.
         let grace = if newest.0 > 0 && offered.0 > newest.0 { NEW_EPOCH_GRACE } else { Duration::ZERO };
         self.newest.set(offered);
-        self.executor.images.keep(assignments.images.clone());
-        let pool = self.pool.clone();
-        self.executor.images.drop_unused(assignments.dropped_images.clone(), move || pool.images_used());
+        if !assignments.images.is_empty() {
+            self.spawned.spawn(self.services.keep_images(assignments.images.clone()));
+        }
+        if !assignments.dropped_images.is_empty() {
+            let pool = self.pool.clone();
+            let used = Box::new(move || pool.images_used());
+            self.spawned.spawn(self.services.drop_images(assignments.dropped_images.clone(), used));
+        }
         self.pool.assign(assignments, grace);
         None
     }

@@ -1,12 +1,13 @@
 //! A set of assignments as it comes over the wire: in parts, with each spec once, by the leader's clock. And which set
 //! was the newest.
 
-use std::io;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
 use flota_api::proto::dispatcher::Assignments;
 use flota_api::version::Timestamp;
+
+use crate::worker_state::{NEWEST, WorkerState};
 
 /// Clocks that differ by less are taken for equal: a wait is then as exact as it can be.
 const SAME_CLOCK: Duration = Duration::from_secs(1);
@@ -24,9 +25,12 @@ pub(crate) enum BadSet {
     TooMany,
 }
 
-/// What was here of a set, with one more part; and whether more parts follow.
-pub(crate) fn join(before: Option<Assignments>, mut part: Assignments) -> Result<(Assignments, bool), BadSet> {
-    let now = Timestamp::from_system(SystemTime::now());
+/// What was here of a set, with one more part that came at `now`; and whether more parts follow.
+pub(crate) fn join(
+    before: Option<Assignments>,
+    mut part: Assignments,
+    now: Timestamp,
+) -> Result<(Assignments, bool), BadSet> {
     let specs = std::mem::take(&mut part.specs);
     for task in &mut part.tasks {
         let spec = specs.iter().find(|it| it.service_id == task.service_id && it.spec_version == task.spec_version);
@@ -53,16 +57,16 @@ fn by_own_clock(at: u64, theirs: Timestamp, own: Timestamp) -> u64 {
 /// The newest (epoch, version) that was acted on, kept on disk: an older set is refused also after a restart.
 #[derive(Debug)]
 pub(crate) struct Newest {
-    path: PathBuf,
+    state: Arc<dyn WorkerState>,
     known: (u64, u64),
 }
 
 impl Newest {
-    pub(crate) fn load(path: &Path) -> Self {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
+    pub(crate) fn load(state: Arc<dyn WorkerState>) -> Self {
+        let text = state.read(NEWEST).unwrap_or_default();
         let mut numbers = text.split_whitespace().map_while(|it| it.parse().ok());
         let known = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        Self { path: path.to_owned(), known }
+        Self { state, known }
     }
 
     pub(crate) fn get(&self) -> (u64, u64) {
@@ -74,11 +78,7 @@ impl Newest {
             return;
         }
         self.known = newest;
-        let temporary = self.path.with_extension("new");
-        let text = format!("{} {}\n", newest.0, newest.1);
-        let written: io::Result<()> =
-            fs_err::write(&temporary, text).and_then(|()| fs_err::rename(&temporary, &self.path));
-        if let Err(error) = written {
+        if let Err(error) = self.state.write(NEWEST, &format!("{} {}\n", newest.0, newest.1)) {
             tracing::warn!(%error, "which assignments were the newest could not be kept");
         }
     }
@@ -87,7 +87,10 @@ impl Newest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::worker_state::FileState;
     use flota_api::proto::dispatcher::{AssignedSpec, TaskAssignment};
+
+    const NOW: Timestamp = Timestamp(1_000_000);
 
     fn part(ids: &[&str], more: bool) -> Assignments {
         let task = |id: &&str| TaskAssignment { task_id: (*id).into(), service_id: "s".into(), ..Default::default() };
@@ -97,19 +100,19 @@ mod tests {
 
     #[test]
     fn parts_become_one_set_with_every_spec_in_its_place() {
-        let (half, more) = join(None, part(&["a"], true)).expect("a good part");
+        let (half, more) = join(None, part(&["a"], true), NOW).expect("a good part");
         assert!(more);
-        let (whole, more) = join(Some(half), part(&["b"], false)).expect("a good part");
+        let (whole, more) = join(Some(half), part(&["b"], false), NOW).expect("a good part");
         assert!(!more);
         assert_eq!(whole.tasks.iter().map(|it| it.task_id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert!(whole.tasks.iter().all(|task| task.spec.is_some()));
         let lacks = Assignments { specs: Vec::new(), ..part(&["a"], false) };
-        assert!(matches!(join(None, lacks), Err(BadSet::Spec(task)) if task == "a"));
+        assert!(matches!(join(None, lacks, NOW), Err(BadSet::Spec(task)) if task == "a"));
     }
 
     #[test]
     fn times_are_by_this_machines_clock() {
-        let (own, behind) = (Timestamp(1_000_000), Timestamp(700_000));
+        let (own, behind) = (NOW, Timestamp(700_000));
         assert_eq!(by_own_clock(0, behind, own), 0, "no time stays none");
         assert_eq!(by_own_clock(700_500, behind, own), 1_000_500, "half a second from now, whatever the clocks say");
         assert_eq!(by_own_clock(1_000_500, Timestamp(1_000_200), own), 1_000_500);
@@ -118,9 +121,9 @@ mod tests {
     #[test]
     fn the_newest_set_outlives_the_daemon() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let path = dir.path().join("newest");
-        assert_eq!(Newest::load(&path).get(), (0, 0));
-        Newest::load(&path).set((2, 77));
-        assert_eq!(Newest::load(&path).get(), (2, 77));
+        let load = || Newest::load(Arc::new(FileState::new(dir.path())));
+        assert_eq!(load().get(), (0, 0));
+        load().set((2, 77));
+        assert_eq!(load().get(), (2, 77));
     }
 }

@@ -36,12 +36,12 @@ pub fn describe() -> NodeDescription {
 }
 
 /// What this machine says of itself when it registers: also what it gives to tasks.
-pub(crate) fn registration(offers: &NodeOffers) -> NodeDescription {
+pub(crate) fn registration(machine: &NodeDescription, offers: &NodeOffers) -> NodeDescription {
     NodeDescription {
         runtimes: offers.runtime_names(),
         devices: offers.devices.clone(),
         allow: offers.allow.clone(),
-        ..describe()
+        ..machine.clone()
     }
 }
 
@@ -51,7 +51,7 @@ fn hostname() -> String {
 
 /// The kernel's boot id, the PID namespace and the start of its PID 1: a node in namespaces of its own that is
 /// started again counts as booted.
-pub(crate) fn boot_id() -> String {
+fn boot_id() -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let namespace = fs::read_link("/proc/self/ns/pid").map(|it| it.display().to_string()).unwrap_or_default();
     let first = flota_runtime::state::start_time(1).unwrap_or(0);

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Write};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::Stream;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -13,13 +13,13 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use flota_api::clock::Clock;
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::image_ref::ImageRef;
 use flota_api::proto::dispatcher::{ImageReport, ImageSource, TaskAssignment};
 use flota_api::proto::images::image_store_client::ImageStoreClient;
 use flota_api::proto::images::image_store_server::{ImageStore as ImageStoreRpc, ImageStoreServer};
 use flota_api::proto::images::{Chunk, GetBlobRequest};
-use flota_api::version::Timestamp;
 use flota_identity::{Dialer, Peer, verify_grant};
 use flota_image::{BlobWriter, Credentials, Image, ImageError, ImageStore, PullError};
 
@@ -71,6 +71,8 @@ pub(crate) struct Images {
     pub(crate) changing: Arc<RwLock<()>>,
     /// What the leader has said may go, and is still here.
     pub(crate) unwanted: Arc<Mutex<BTreeSet<String>>>,
+    /// Judges the age of grants.
+    pub(crate) clock: Clock,
 }
 
 impl Images {
@@ -138,49 +140,51 @@ impl Images {
         Ok(image)
     }
 
-    /// Has these here, sooner or later.
-    pub(crate) fn keep(&self, sources: Vec<ImageSource>) {
-        let images = self.clone();
-        tokio::spawn(async move {
-            for source in sources {
-                if let Err(error) = images.fetch(&source).await {
-                    tracing::warn!(image = source.digest, %error, "an image could not be fetched to be held here");
-                }
+    /// Fetches these, one after the other.
+    pub(crate) async fn keep(self, sources: Vec<ImageSource>) {
+        for source in sources {
+            if let Err(error) = self.fetch(&source).await {
+                tracing::warn!(image = source.digest, %error, "an image could not be fetched to be held here");
             }
-        });
+        }
     }
 
-    /// Removes images that nobody in the cluster needs, as the leader says: once no task here uses them any more. Not
-    /// those that it may just not have heard of, or wants again meanwhile.
-    pub(crate) fn drop_unused(&self, digests: Vec<String>, used: impl Fn() -> BTreeSet<String> + Send + 'static) {
-        if digests.is_empty() {
-            return;
-        }
-        let images = self.clone();
-        images.unwanted.lock().expect("no holder panics").extend(digests.iter().cloned());
-        tokio::spawn(async move {
-            let mut left = digests;
+    /// Removes images that the leader says nobody in the cluster needs, once no task here uses them any more. Keeps
+    /// those that the leader may not have heard of yet, or wants again meanwhile.
+    pub(crate) fn drop_unused(
+        self,
+        digests: Vec<String>,
+        used: impl Fn() -> BTreeSet<String> + Send + Sync + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        // At once: what is wanted again before the future runs must stay.
+        self.unwanted.lock().expect("no holder panics").extend(digests.iter().cloned());
+        let mut left = digests;
+        async move {
             loop {
-                left.retain(|it| images.unwanted.lock().expect("no holder panics").contains(it));
+                left.retain(|it| self.unwanted.lock().expect("no holder panics").contains(it));
                 if left.is_empty() {
                     return;
                 }
-                // Never waited for in line: what wants to add an image would wait behind it, for the slowest pull.
-                if let Ok(_alone) = images.changing.try_write() {
-                    let used = used();
-                    for digest in left.iter().filter(|it| !used.contains(*it)) {
-                        images.unwanted.lock().expect("no holder panics").remove(digest);
-                        if images.reporter.tells_of(digest) {
-                            continue;
-                        }
-                        tracing::info!(image = digest, "removing an image that the cluster needs no more");
-                        let (store, digest) = (images.store.clone(), digest.clone());
-                        let _ = tokio::task::spawn_blocking(move || store.remove(&digest)).await;
-                    }
-                }
+                self.drop_now(&left, &used).await;
                 tokio::time::sleep(DROP_RETRY).await;
             }
-        });
+        }
+    }
+
+    /// Removes those that no task uses, unless images come in just now. The lock is never waited for in line: what
+    /// wants to add an image would wait behind it, for the slowest pull.
+    async fn drop_now(&self, digests: &[String], used: &(impl Fn() -> BTreeSet<String> + Send + Sync)) {
+        let Ok(_alone) = self.changing.try_write() else { return };
+        let used = used();
+        for digest in digests.iter().filter(|it| !used.contains(*it)) {
+            self.unwanted.lock().expect("no holder panics").remove(digest);
+            if self.reporter.tells_of(digest) {
+                continue;
+            }
+            tracing::info!(image = digest, "removing an image that the cluster needs no more");
+            let (store, digest) = (self.store.clone(), digest.clone());
+            let _ = tokio::task::spawn_blocking(move || store.remove(&digest)).await;
+        }
     }
 
     /// Removes what came in for an image that came to nothing, as soon as nothing else comes in.
@@ -310,7 +314,7 @@ impl ImageStoreRpc for ImagesService {
         let request = request.into_inner();
         let grant = request.grant.ok_or_else(denied)?;
         let key = self.0.grant_key.lock().expect("no holder panics").clone();
-        if !verify_grant(&grant, &key, node.as_str(), Timestamp::from_system(SystemTime::now())) {
+        if !verify_grant(&grant, &key, node.as_str(), self.0.clock.now()) {
             return Err(denied());
         }
         let missing = || Status::not_found("this node does not hold the image");

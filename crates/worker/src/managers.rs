@@ -1,29 +1,27 @@
 //! The managers that this node knows: any of them says who leads. Kept on disk, so that a worker finds its cluster
 //! again after a boot.
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+
+use crate::worker_state::{MANAGERS, WorkerState};
 
 /// Cloned handles share the list.
 #[derive(Clone, Debug)]
 pub(crate) struct KnownManagers {
-    path: PathBuf,
+    state: Arc<dyn WorkerState>,
     list: Arc<Mutex<Vec<String>>>,
 }
 
 impl KnownManagers {
-    /// What the file says; `first`, where there is none.
-    pub(crate) fn load(path: &Path, first: Vec<String>) -> Self {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
+    /// Those that are kept; `first` if none are.
+    pub(crate) fn load(state: Arc<dyn WorkerState>, first: Vec<String>) -> Self {
+        let text = state.read(MANAGERS).unwrap_or_default();
         let read: Vec<String> = text.lines().map(str::to_owned).collect();
-        let list = if read.is_empty() {
-            write(path, &first);
-            first
-        } else {
-            read
-        };
-        let known = Self { path: path.to_owned(), list: Arc::default() };
-        *known.list.lock().expect("no holder panics") = list;
+        let is_new = read.is_empty();
+        let known = Self { state, list: Arc::new(Mutex::new(if is_new { first } else { read })) };
+        if is_new {
+            known.keep(&known.get());
+        }
         known
     }
 
@@ -35,7 +33,7 @@ impl KnownManagers {
         if managers.is_empty() || *list == managers {
             return;
         }
-        write(&self.path, &managers);
+        self.keep(&managers);
         *list = managers;
     }
 
@@ -43,12 +41,10 @@ impl KnownManagers {
     pub(crate) fn get(&self) -> Vec<String> {
         self.list.lock().expect("no holder panics").clone()
     }
-}
 
-fn write(path: &Path, managers: &[String]) {
-    let temporary = path.with_extension("new");
-    let written = fs_err::write(&temporary, managers.join("\n")).and_then(|()| fs_err::rename(&temporary, path));
-    if let Err(error) = written {
-        tracing::warn!(%error, "the list of managers could not be kept");
+    fn keep(&self, managers: &[String]) {
+        if let Err(error) = self.state.write(MANAGERS, &managers.join("\n")) {
+            tracing::warn!(%error, "the list of managers could not be kept");
+        }
     }
 }

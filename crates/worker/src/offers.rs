@@ -48,7 +48,7 @@ impl NodeOffers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::describe::registration;
+    use crate::describe::{describe, registration};
 
     fn gpu(id: &str, paths: &[&str]) -> NodeDevice {
         NodeDevice { kind: "gpu".into(), id: id.into(), paths: paths.iter().map(|it| (*it).to_owned()).collect() }
@@ -68,13 +68,13 @@ mod tests {
 
     #[test]
     fn a_node_registers_with_all_that_it_gives() {
-        assert_eq!(registration(&NodeOffers::default()).runtimes, ["flota"]);
+        assert_eq!(registration(&describe(), &NodeOffers::default()).runtimes, ["flota"]);
         let offers = NodeOffers {
             runtimes: BTreeMap::from([("runsc".into(), "/usr/bin/runsc".into())]),
             devices: vec![gpu("nvidia0", &["/dev/nvidia0"])],
             allow: Allowance { privileged: true, ..Allowance::default() },
         };
-        let description = registration(&offers);
+        let description = registration(&describe(), &offers);
         assert_eq!(description.runtimes, ["flota", "runsc"]);
         assert_eq!((description.devices, description.allow.privileged), (offers.devices, true));
         assert!(!description.hostname.is_empty());

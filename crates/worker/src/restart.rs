@@ -1,11 +1,12 @@
-//! A container has ended: is it started again here, when, or what does its task become? Pure.
+//! A container has ended: is it started again here, when, or what does its task become? Pure. Ages and delays are
+//! monotonic: a wall clock that steps changes nothing.
 
 use std::time::Duration;
 
 use flota_api::defaults::{RESTART_DELAY_MOST, RESTART_RESET};
 use flota_api::model::{RestartCondition, RestartPolicy};
 use flota_api::state::TaskState;
-use flota_api::version::Timestamp;
+use tokio::time::Instant;
 
 /// What is known of the slot when its container ends.
 #[derive(Clone, Copy, Debug)]
@@ -16,15 +17,13 @@ pub(crate) struct Ended {
     pub(crate) restarts: u64,
     /// Restarts in a row, none of which ran long enough to count as healthy.
     pub(crate) in_a_row: u32,
-    /// Now.
-    pub(crate) now: Timestamp,
 }
 
 /// What follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Start again, not before this time.
-    Restart(Timestamp),
+    /// Start again after this delay.
+    Restart(Duration),
     /// The task has this final state.
     End(TaskState),
 }
@@ -38,13 +37,13 @@ pub(crate) fn decide(policy: &RestartPolicy, ended: &Ended) -> Decision {
         RestartCondition::None => false,
     };
     let budget = policy.max_attempts == 0 || ended.restarts < policy.max_attempts;
-    if wanted && budget { Decision::Restart(ended.now + delay(policy, ended.in_a_row)) } else { end }
+    if wanted && budget { Decision::Restart(delay(policy, ended.in_a_row)) } else { end }
 }
 
 /// Restarts that count now; those that have left the policy's window are forgotten.
-pub(crate) fn counted(policy: &RestartPolicy, restarts: &mut Vec<Timestamp>, now: Timestamp) -> u64 {
+pub(crate) fn counted(policy: &RestartPolicy, restarts: &mut Vec<Instant>, now: Instant) -> u64 {
     if !policy.window.is_zero() {
-        restarts.retain(|at| at.until(now) < policy.window);
+        restarts.retain(|at| now.duration_since(*at) < policy.window);
     }
     u64::try_from(restarts.len()).unwrap_or(u64::MAX)
 }
@@ -52,6 +51,11 @@ pub(crate) fn counted(policy: &RestartPolicy, restarts: &mut Vec<Timestamp>, now
 /// Restarts in a row after this ending: a container that ran long enough was healthy.
 pub(crate) fn in_a_row(before: u32, ran: Duration) -> u32 {
     if ran >= RESTART_RESET { 0 } else { before }
+}
+
+/// The longest delay that the policy can make: a start that is said to be due later is due by a clock that is wrong.
+pub(crate) fn most_delay(policy: &RestartPolicy) -> Duration {
+    if policy.delay.is_zero() { Duration::ZERO } else { RESTART_DELAY_MOST }
 }
 
 /// None for the first, then the policy's, doubled each time.
@@ -67,13 +71,13 @@ mod tests {
     use super::*;
 
     fn ended(code: i32, restarts: u64, in_a_row: u32) -> Ended {
-        Ended { code, restarts, in_a_row, now: Timestamp(1_000) }
+        Ended { code, restarts, in_a_row }
     }
 
     #[test]
     fn the_condition_and_the_code_decide() {
         let policy = |condition| RestartPolicy { condition, ..RestartPolicy::default() };
-        let at_once = Decision::Restart(Timestamp(1_000));
+        let at_once = Decision::Restart(Duration::ZERO);
         let cases = [
             (RestartCondition::Any, 0, at_once),
             (RestartCondition::Any, 1, at_once),
@@ -91,10 +95,11 @@ mod tests {
     fn delays_double_up_to_a_minute_and_a_healthy_run_resets_them() {
         let policy = RestartPolicy::default();
         let delay = |count| match decide(&policy, &ended(1, 0, count)) {
-            Decision::Restart(at) => at.0 - 1_000,
+            Decision::Restart(delay) => delay.as_millis(),
             Decision::End(_) => panic!("there is no bound"),
         };
         assert_eq!([0, 1, 2, 3, 4, 30].map(delay), [0, 200, 400, 800, 1_600, 60_000]);
+        assert_eq!(most_delay(&policy).as_millis(), delay(30));
         assert_eq!(in_a_row(7, Duration::from_secs(31)), 0);
         assert_eq!(in_a_row(7, Duration::from_secs(29)), 7);
     }
@@ -104,10 +109,12 @@ mod tests {
         let policy = RestartPolicy { max_attempts: 2, window: Duration::from_secs(5), ..RestartPolicy::default() };
         assert!(matches!(decide(&policy, &ended(1, 1, 0)), Decision::Restart(_)));
         assert_eq!(decide(&policy, &ended(1, 2, 0)), Decision::End(TaskState::Failed));
-        let mut times = vec![Timestamp(1_000), Timestamp(4_000)];
-        assert_eq!(counted(&policy, &mut times, Timestamp(5_500)), 2);
-        assert_eq!(counted(&policy, &mut times, Timestamp(6_500)), 1, "the first is out of the window");
+        let begin = Instant::now();
+        let at = |millis| begin + Duration::from_millis(millis);
+        let mut times = vec![at(1_000), at(4_000)];
+        assert_eq!(counted(&policy, &mut times, at(5_500)), 2);
+        assert_eq!(counted(&policy, &mut times, at(6_500)), 1, "the first is out of the window");
         let endless = RestartPolicy { window: Duration::ZERO, ..policy };
-        assert_eq!(counted(&endless, &mut times, Timestamp(99_000)), 1, "without a window none is forgotten");
+        assert_eq!(counted(&endless, &mut times, at(99_000)), 1, "without a window none is forgotten");
     }
 }

@@ -13,14 +13,13 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use flota_api::defaults::MESSAGE_BOUND;
-use flota_api::naming::task_name;
 use flota_api::proto::dispatcher::OpenStream;
 use flota_api::proto::streams::frame::Frame as F;
 use flota_api::proto::streams::streams_client::StreamsClient;
 use flota_api::proto::streams::{ExecRequest, Frame, LogLine, LogsRequest};
 use flota_runtime::{ExecSpec, LogReader};
 
-use crate::executor::Executor;
+use crate::executor::ContainerExecutor;
 
 /// Between two looks at a log that is followed.
 const FOLLOW: Duration = Duration::from_millis(100);
@@ -41,7 +40,7 @@ struct Gone;
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
 /// Carries out one request of the leader's; returns when the stream has ended.
-pub(crate) async fn open(executor: Arc<Executor>, channel: Channel, open: OpenStream) {
+pub(crate) async fn open(executor: Arc<ContainerExecutor>, channel: Channel, open: OpenStream) {
     let (outbox, frames) = mpsc::channel(QUEUE);
     if say(&outbox, F::Accept(open.id)).await.is_err() {
         return;
@@ -71,9 +70,9 @@ pub(crate) async fn open(executor: Arc<Executor>, channel: Channel, open: OpenSt
     let _ = tokio::time::timeout(CLOSE_WAIT, closed).await;
 }
 
-async fn logs(executor: &Executor, request: LogsRequest, outbox: &Outbox) -> Result<(), Gone> {
-    let names = executor.names(&request.task);
-    let mut reader = LogReader::open(&executor.log(&request.task));
+async fn logs(executor: &ContainerExecutor, request: LogsRequest, outbox: &Outbox) -> Result<(), Gone> {
+    let name = executor.name(&request.task);
+    let mut reader = LogReader::open(&executor.paths.log(&request.task));
     let mut tail = request.tail_set.then(|| usize::try_from(request.tail).unwrap_or(usize::MAX));
     loop {
         // The first time, with a tail: all that there is, of which the last lines are kept.
@@ -95,7 +94,7 @@ async fn logs(executor: &Executor, request: LogsRequest, outbox: &Outbox) -> Res
         for line in lines {
             let line = LogLine {
                 task_id: request.task.clone(),
-                task_name: names.clone(),
+                task_name: name.clone(),
                 node_name: executor.node.hostname.clone(),
                 at: line.at,
                 stream: line.stream,
@@ -124,7 +123,7 @@ fn read_lines(reader: &mut LogReader, last: Option<usize>) -> std::io::Result<Ve
     Ok(lines)
 }
 
-async fn exec(executor: &Executor, request: ExecRequest, inbox: &mut Streaming<Frame>, outbox: &Outbox) {
+async fn exec(executor: &ContainerExecutor, request: ExecRequest, inbox: &mut Streaming<Frame>, outbox: &Outbox) {
     let failed = match start(executor, &request).await {
         Ok((process, io)) => {
             let handle = process.handle();
@@ -151,7 +150,10 @@ fn file(descriptor: OwnedFd) -> tokio::fs::File {
     tokio::fs::File::from_std(descriptor.into())
 }
 
-async fn start(executor: &Executor, request: &ExecRequest) -> Result<(flota_runtime::ExecProcess, Io), String> {
+async fn start(
+    executor: &ContainerExecutor,
+    request: &ExecRequest,
+) -> Result<(flota_runtime::ExecProcess, Io), String> {
     let kernel = |error: nix::Error| format!("failed to make a pipe: {}", error.desc());
     let client = executor.client(&request.task).map_err(|_| "the task's container does not run".to_owned())?;
     let spec = ExecSpec {
@@ -250,16 +252,5 @@ async fn feed(inbox: &mut Streaming<Frame>, mut stdin: Option<tokio::fs::File>, 
             }
             _ => {}
         }
-    }
-}
-
-impl Executor {
-    /// What users call the task, as far as this node knows.
-    fn names(&self, task: &str) -> String {
-        self.known
-            .lock()
-            .expect("no holder panics")
-            .get(task)
-            .map_or_else(|| task.to_owned(), |(name, slot)| task_name(name, *slot))
     }
 }

@@ -11,9 +11,9 @@ use tokio::sync::watch;
 use flota_api::proto::dispatcher::{Assignments, TaskAssignment};
 use flota_api::proto::types::DesiredState;
 
-use crate::describe::boot_id;
-use crate::task_db::Record;
-use crate::task_runner::{Order, Shared, TaskRunner};
+use crate::order::Order;
+use crate::records::Record;
+use crate::task_runner::{Shared, TaskRunner};
 
 type Runners = BTreeMap<String, watch::Sender<Order>>;
 
@@ -30,16 +30,11 @@ impl TaskPool {
     /// Takes up what is on disk; containers of this boot are found again, what belongs to no task is removed.
     pub(crate) fn start(shared: Shared) -> Self {
         let pool = Self { shared, runners: Arc::default(), stopping: Arc::default() };
-        let boot = boot_id();
-        let records = pool.shared.db.load();
+        let records = pool.shared.records.load();
         let known: BTreeSet<String> = records.iter().map(|record| record.assignment.task_id.clone()).collect();
-        for task in pool.shared.executor.leftovers().into_iter().filter(|task| !known.contains(task)) {
-            tracing::info!(task.id = task, "removing what is left of a task that is not known");
-            pool.shared.executor.signal(&task, nix::libc::SIGKILL);
-            pool.shared.executor.remove(&task);
-        }
+        pool.shared.executor.sweep(&known);
         for record in records {
-            let same_boot = record.boot_id == boot;
+            let same_boot = *record.boot_id == *pool.shared.boot_id;
             pool.run(record.assignment, same_boot);
         }
         pool
@@ -62,15 +57,13 @@ impl TaskPool {
         let mut runners = self.runners.lock().expect("no holder panics");
         let id = assignment.task_id.clone();
         self.shared.live.lock().expect("no holder panics").insert(id.clone());
-        let name = (assignment.service_name.clone(), assignment.slot);
-        self.shared.executor.known.lock().expect("no holder panics").insert(id.clone(), name);
+        self.shared.executor.accept(&assignment);
         let (sender, orders) = watch::channel(Order { assignment, removed: false, unnamed: false, confirmed });
         runners.insert(id.clone(), sender);
         let runner = TaskRunner::new(self.shared.clone(), orders);
         let pool = self.clone();
-        tokio::spawn(async move {
+        self.shared.spawned.spawn(async move {
             runner.run().await;
-            pool.shared.executor.known.lock().expect("no holder panics").remove(&id);
             pool.runners.lock().expect("no holder panics").remove(&id);
             pool.shared.ended.notify_waiters();
         });
@@ -98,7 +91,7 @@ impl TaskPool {
             let pool = self.clone();
             let mark = |id: &String| pool.order(id, |order| order.unnamed = true);
             gone.iter().for_each(mark);
-            tokio::spawn(async move {
+            self.shared.spawned.spawn(async move {
                 tokio::time::sleep(grace).await;
                 let unnamed = |id: &&String| {
                     let runners = pool.runners.lock().expect("no holder panics");
@@ -135,8 +128,8 @@ impl TaskPool {
             return;
         }
         drop(runners);
-        let record = Record { boot_id: boot_id(), assignment: assignment.clone() };
-        if let Err(error) = self.shared.db.save(&record) {
+        let record = Record { boot_id: self.shared.boot_id.to_string(), assignment: assignment.clone() };
+        if let Err(error) = self.shared.records.save(&record) {
             // It runs all the same: the leader sends it again after a restart.
             tracing::error!(task.id = assignment.task_id, %error, "a task could not be noted on disk");
         }

@@ -1,26 +1,30 @@
-//! One task on this node, from its assignment to its removal: prepare, start, wait, restart, stop.
+//! One task on this node, from its assignment to its removal: prepare, start, wait, restart, stop. The logic alone: an
+//! [`Executor`] acts, and clock and records come from outside.
+//!
+//! Delays and ages are monotonic. The wall clock counts where a time comes from disk or from the leader, once, when the
+//! runner begins, and no longer than the restart policy could have meant.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use tokio::net::UnixStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use flota_api::clock::Clock;
 use flota_api::model::{OnPartition, ServiceSpec, TaskStatus};
 use flota_api::proto::dispatcher::{ImageSource, TaskAssignment};
 use flota_api::proto::types::DesiredState;
 use flota_api::state::TaskState;
 use flota_api::version::Timestamp;
-use flota_image::ImageConfig;
+use flota_runtime::ExitStatus;
 
-use crate::describe::boot_id;
-use crate::executor::{Executor, PrepareError};
+use crate::executor::{Executor, ExecutorError, Prepared, Running};
+use crate::order::{Contact, Order};
+use crate::records::{Record, TaskRecords};
 use crate::reporter::Reporter;
 use crate::restart::{self, Decision, Ended};
-use crate::task_db::{Record, TaskDb};
-use crate::translate::stop_signal;
+use crate::spawned::Spawned;
 
 /// Tries to get an image before the task is given back, so that another node is tried.
 const PREPARE_TRIES: u32 = 3;
@@ -32,41 +36,17 @@ const ERROR_BOUND: usize = 1_000;
 /// After SIGKILL a container ends; longer than this only where the kernel is stuck, and then it is said.
 const KILL_WAIT: Duration = Duration::from_secs(15);
 
-/// What the leader last said of the task.
-#[derive(Clone, Debug)]
-pub(crate) struct Order {
-    pub(crate) assignment: TaskAssignment,
-    /// It is no longer named: stop it and remove everything of it.
-    pub(crate) removed: bool,
-    /// A whole set did not name it, and its grace runs.
-    pub(crate) unnamed: bool,
-    /// Whether the leader has named it since this boot.
-    pub(crate) confirmed: bool,
-}
-
-impl Order {
-    /// It is to be made ready, and not to run yet.
-    fn waits(&self) -> bool {
-        !self.stops() && self.assignment.desired_state == i32::from(DesiredState::Ready)
-    }
-
-    fn stops(&self) -> bool {
-        self.removed || self.assignment.desired_state >= i32::from(DesiredState::Shutdown)
-    }
-}
-
-/// The link to the leader, as the tasks see it: since when it is broken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Contact {
-    pub(crate) lost: Option<Instant>,
-}
-
 /// What runners share.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
-    pub(crate) executor: Arc<Executor>,
-    pub(crate) db: TaskDb,
+    pub(crate) executor: Arc<dyn Executor>,
+    pub(crate) records: Arc<dyn TaskRecords>,
     pub(crate) reporter: Reporter,
+    pub(crate) clock: Clock,
+    /// Identifies this boot of the machine.
+    pub(crate) boot_id: Arc<str>,
+    /// The runners, and what else ends with this worker.
+    pub(crate) spawned: Spawned,
     /// Whether there is a session, and since when not; and whether this boot's assignments were confirmed.
     pub(crate) contact: watch::Receiver<Contact>,
     /// Tasks that have not come to their end.
@@ -93,14 +73,13 @@ pub(crate) struct TaskRunner {
     /// Restarts in a row that were not healthy.
     in_a_row: u32,
     /// When it was restarted, as far as the budget cares.
-    restarts: Vec<Timestamp>,
-    config: ImageConfig,
+    restarts: Vec<Instant>,
+    /// The next start is not before this.
+    due: Instant,
+    /// When this daemon started the last container.
+    started: Option<Instant>,
     /// What the image's name stood for at the first start, where the leader does not say: a restart asks nobody.
     digest: Option<String>,
-}
-
-fn now() -> Timestamp {
-    Timestamp::from_system(SystemTime::now())
 }
 
 impl TaskRunner {
@@ -113,9 +92,12 @@ impl TaskRunner {
             None => (ServiceSpec::default(), Some("it is missing".into())),
         };
         let status = TaskStatus::try_from(assignment.status.clone()).unwrap_or_default();
+        let now = Instant::now();
         // How long ago they were is not known any more: they count as if they were now.
         let used = assignment.inherited_restarts + u64::from(status.attempt.saturating_sub(1));
-        let restarts = vec![now(); usize::try_from(used).unwrap_or(usize::MAX).min(RESTARTS_KEPT)];
+        let restarts = vec![now; usize::try_from(used).unwrap_or(usize::MAX).min(RESTARTS_KEPT)];
+        let not_before = status.not_before.max(Timestamp(assignment.not_before));
+        let left = shared.clock.now().until(not_before).min(restart::most_delay(&spec.restart));
         Self {
             shared,
             orders,
@@ -124,7 +106,8 @@ impl TaskRunner {
             status,
             in_a_row: 0,
             restarts,
-            config: ImageConfig::default(),
+            due: now + left,
+            started: None,
             digest: assignment.image.map(|image| image.digest),
             task: assignment.task_id,
         }
@@ -139,7 +122,7 @@ impl TaskRunner {
             self.set(TaskState::Accepted, "");
         } else if !self.orders.borrow().confirmed && self.status.state >= TaskState::Starting && self.is_open() {
             // It ran before this boot: what it had is gone, and this is another start.
-            self.again(now(), "the machine was started anew");
+            self.again(Duration::ZERO, "the machine was started anew");
         } else {
             // Taken over from an earlier life: the leader may not have heard the last of it.
             self.shared.reporter.report(&self.task, self.status.clone());
@@ -149,9 +132,8 @@ impl TaskRunner {
         self.shared.ended.notify_waiters();
         let over = self.orders.wait_for(|order| order.removed).await;
         drop(over.map(|_| ()));
-        let (executor, task) = (self.shared.executor.clone(), self.task.clone());
-        let _ = tokio::task::spawn_blocking(move || executor.remove(&task)).await;
-        self.shared.db.remove(&self.task);
+        self.shared.executor.remove(&self.task).await;
+        self.shared.records.remove(&self.task);
     }
 
     fn is_open(&self) -> bool {
@@ -159,12 +141,16 @@ impl TaskRunner {
     }
 
     async fn live(&mut self) {
+        // Of their own, so that a running container can borrow them.
+        let (executor, task) = (Arc::clone(&self.shared.executor), self.task.clone());
         while self.is_open() {
-            if let Some(container) = self.shared.executor.find(&self.task) {
+            if let Some(container) = executor.attach(&task) {
                 self.watch_container(container).await;
             } else if let Some(ended) = self.take_ending() {
-                let ran = self.status.at.until(Timestamp(ended.at));
-                self.after(ended.code, ended.out_of_memory, ran);
+                // A container of an earlier daemon is judged by the wall clock: there is no other.
+                let by_wall = || self.status.at.until(Timestamp(ended.at));
+                let ran = self.started.map_or_else(by_wall, |started| started.elapsed());
+                self.after(&ended, ran);
             } else if matches!(self.wait_until_due().await, Woken::Stop) {
                 self.set(TaskState::Shutdown, "stopped");
             } else {
@@ -174,7 +160,7 @@ impl TaskRunner {
     }
 
     /// A container that ended while no daemon watched; only when its start was this attempt's.
-    fn take_ending(&self) -> Option<flota_runtime::ExitStatus> {
+    fn take_ending(&self) -> Option<ExitStatus> {
         let started = self.status.state >= TaskState::Starting;
         started.then(|| self.shared.executor.ended(&self.task)).flatten()
     }
@@ -187,16 +173,15 @@ impl TaskRunner {
             if order.stops() {
                 return Woken::Stop;
             }
-            let due = self.status.not_before.max(Timestamp(order.assignment.not_before));
-            let wait = now().until(due);
             let allowed = order.confirmed || keep;
-            if allowed && wait.is_zero() && !self.cut_off() {
+            let is_due = self.due <= Instant::now();
+            if allowed && is_due && !self.cut_off() {
                 return Woken::Done;
             }
-            let wait = if allowed && !wait.is_zero() { wait } else { Duration::from_secs(1) };
+            let wake = if allowed && !is_due { self.due } else { Instant::now() + Duration::from_secs(1) };
             tokio::select! {
                 changed = self.orders.changed() => if changed.is_err() { return Woken::Stop },
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep_until(wake) => {}
             }
         }
     }
@@ -210,18 +195,17 @@ impl TaskRunner {
     async fn start(&mut self) {
         let assignment = self.orders.borrow().assignment.clone();
         // Also how the last container ended: it was judged already, and must not be once more.
-        let (executor, task) = (self.shared.executor.clone(), self.task.clone());
-        let _ = tokio::task::spawn_blocking(move || executor.clean(&task)).await;
+        self.shared.executor.clean(&self.task).await;
         self.set(TaskState::Preparing, "");
         let prepared = tokio::select! {
             prepared = self.prepare(&assignment) => prepared,
             () = stop_order(self.orders.clone()) => return self.set(TaskState::Shutdown, "stopped"),
         };
-        let (digest, layers, config) = match prepared {
+        let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return self.reject(&error),
         };
-        self.digest = Some(digest);
+        self.digest = Some(prepared.digest.clone());
         if self.orders.borrow().waits() {
             self.set(TaskState::Ready, "waits for its turn");
             let turn = self.orders.wait_for(|order| !order.waits()).await.map(|order| order.stops());
@@ -230,22 +214,18 @@ impl TaskRunner {
             }
         }
         self.set(TaskState::Starting, "");
-        let started = self.shared.executor.start(&assignment, &self.spec, layers, &config).await;
-        self.config = config;
-        match started {
+        self.started = Some(Instant::now());
+        match self.shared.executor.start(&assignment, &self.spec, prepared).await {
             Ok(()) => self.set(TaskState::Running, ""),
             Err(error) => self.reject(&error),
         }
     }
 
-    async fn prepare(
-        &self,
-        assignment: &TaskAssignment,
-    ) -> Result<(String, Vec<std::path::PathBuf>, ImageConfig), PrepareError> {
+    async fn prepare(&self, assignment: &TaskAssignment) -> Result<Prepared, ExecutorError> {
         let mut tries = 1;
         loop {
             match self.shared.executor.prepare(assignment, self.digest.as_deref()).await {
-                Err(PrepareError::Fetch(error)) if tries < PREPARE_TRIES => {
+                Err(ExecutorError::Transient(error)) if tries < PREPARE_TRIES => {
                     tracing::warn!(task.id = self.task, %error, "an image could not be had yet");
                     tries += 1;
                     tokio::time::sleep(PREPARE_DELAY * tries).await;
@@ -255,7 +235,7 @@ impl TaskRunner {
         }
     }
 
-    fn reject(&mut self, error: &PrepareError) {
+    fn reject(&mut self, error: &ExecutorError) {
         let mut text = error.to_string();
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
@@ -270,22 +250,16 @@ impl TaskRunner {
     }
 
     /// While the container runs: until it ends, or is told to.
-    async fn watch_container(&mut self, mut container: UnixStream) {
+    async fn watch_container(&mut self, container: Running<'_>) {
         if self.status.state != TaskState::Running {
             self.set(TaskState::Running, "");
         }
-        let executor = self.shared.executor.clone();
-        let task = self.task.clone();
         // It may have run for days before this daemon began.
-        let started = executor.age(&task).and_then(|age| Instant::now().checked_sub(age)).unwrap_or_else(Instant::now);
-        if let Some(config) = self.digest.as_deref().and_then(|digest| executor.config(digest)) {
-            self.config = config;
-        }
-        let ended = executor.wait(&task, &mut container);
-        tokio::pin!(ended);
+        let watched = Instant::now();
+        let Running { age, mut end } = container;
         loop {
             tokio::select! {
-                status = &mut ended => return self.after(status.code, status.out_of_memory, started.elapsed()),
+                status = &mut end => return self.after(&status, age + watched.elapsed()),
                 () = stop_order(self.orders.clone()) => break,
                 () = tokio::time::sleep(Duration::from_secs(1)), if self.spec.on_partition != OnPartition::Run => {
                     if self.cut_off() { break }
@@ -295,36 +269,39 @@ impl TaskRunner {
         let cut_off = self.cut_off() && !self.orders.borrow().stops();
         // Before the signal: a daemon that begins anew in the middle must not take the end for a crash.
         self.note();
-        executor.signal(&task, stop_signal(&self.spec, &self.config));
-        let status = match tokio::time::timeout(self.spec.stop_grace, &mut ended).await {
-            Ok(status) => status,
-            Err(_) => {
-                executor.signal(&task, nix::libc::SIGKILL);
-                match tokio::time::timeout(KILL_WAIT, &mut ended).await {
-                    Ok(status) => status,
-                    Err(_) => {
-                        tracing::error!(task.id = task, "a container does not end after SIGKILL; it is waited for");
-                        ended.await
-                    }
-                }
-            }
-        };
+        let status = self.stop_container(&mut end).await;
         self.status.exit_code = Some(status.code);
         if cut_off {
-            self.again(now(), "stopped: no manager was heard");
+            self.again(Duration::ZERO, "stopped: no manager was heard");
         } else {
             self.set(TaskState::Shutdown, "stopped");
         }
     }
 
+    /// Asks the container to stop, and kills it when its grace is over.
+    async fn stop_container(&self, end: &mut (impl Future<Output = ExitStatus> + Unpin)) -> ExitStatus {
+        let (executor, task) = (&self.shared.executor, &self.task);
+        executor.stop(task, &self.spec, self.digest.as_deref());
+        if let Ok(status) = tokio::time::timeout(self.spec.stop_grace, &mut *end).await {
+            return status;
+        }
+        executor.kill(task);
+        if let Ok(status) = tokio::time::timeout(KILL_WAIT, &mut *end).await {
+            return status;
+        }
+        tracing::error!(task.id = task, "a container does not end after SIGKILL; it is waited for");
+        end.await
+    }
+
     /// The container has ended by itself.
-    fn after(&mut self, code: i32, out_of_memory: bool, ran: Duration) {
+    fn after(&mut self, status: &ExitStatus, ran: Duration) {
+        let code = status.code;
         self.status.exit_code = Some(code);
         self.in_a_row = restart::in_a_row(self.in_a_row, ran);
-        let now = now();
+        let now = Instant::now();
         let restarts = restart::counted(&self.spec.restart, &mut self.restarts, now);
-        let ended = Ended { code, restarts, in_a_row: self.in_a_row, now };
-        self.status.error = match (code, out_of_memory) {
+        let ended = Ended { code, restarts, in_a_row: self.in_a_row };
+        self.status.error = match (code, status.out_of_memory) {
             (_, true) => format!("killed for want of memory (exit code {code})"),
             (0, _) => String::new(),
             (code, _) => format!("exit code {code}"),
@@ -333,20 +310,21 @@ impl TaskRunner {
             return self.set(TaskState::Shutdown, "stopped");
         }
         match restart::decide(&self.spec.restart, &ended) {
-            Decision::Restart(at) => {
+            Decision::Restart(delay) => {
                 self.in_a_row += 1;
                 self.restarts.truncate(RESTARTS_KEPT);
                 self.restarts.push(now);
-                self.again(at, "waits to be restarted");
+                self.again(delay, "waits to be restarted");
             }
             Decision::End(state) => self.set(state, "ended"),
         }
     }
 
-    /// The next attempt, not before `at`.
-    fn again(&mut self, at: Timestamp, why: &str) {
+    /// The next attempt, after a delay.
+    fn again(&mut self, delay: Duration, why: &str) {
+        self.due = Instant::now() + delay;
         self.status.attempt += 1;
-        self.status.not_before = at;
+        self.status.not_before = self.shared.clock.now() + delay;
         self.set(TaskState::Ready, why);
     }
 
@@ -354,7 +332,7 @@ impl TaskRunner {
     fn set(&mut self, state: TaskState, message: &str) {
         tracing::debug!(task.id = self.task, state.from = %self.status.state, state.to = %state, "task state changed");
         self.status.state = state;
-        self.status.at = now();
+        self.status.at = self.shared.clock.now();
         self.status.message = message.to_owned();
         if let Some((cut, _)) = self.status.error.char_indices().nth(ERROR_BOUND) {
             self.status.error.truncate(cut);
@@ -383,8 +361,8 @@ impl TaskRunner {
         }
         // What a registry asks for is not for the disk.
         assignment.credentials = None;
-        let record = Record { boot_id: boot_id(), assignment };
-        if let Err(error) = self.shared.db.save(&record) {
+        let record = Record { boot_id: self.shared.boot_id.to_string(), assignment };
+        if let Err(error) = self.shared.records.save(&record) {
             tracing::error!(task.id = self.task, %error, "a task's state could not be noted on disk");
         }
     }
@@ -396,3 +374,6 @@ async fn stop_order(mut orders: watch::Receiver<Order>) {
         std::future::pending().await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,25 +8,24 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use flota_api::clock::{Clock, Random};
 use flota_api::proto::images::image_store_server::ImageStoreServer;
 use flota_api::seal::Sealer;
 use flota_identity::{Dialer, Identity};
 use flota_image::{Credentials, Image, ImageError, ImageStore, PullError};
 use flota_runtime::cgroup;
 
-use crate::agent::Agent;
-use crate::assignments::Newest;
+use crate::agent_handle::{AgentHandle, AgentOptions, start_reporting_to};
 use crate::describe::describe;
-use crate::executor::Executor;
+use crate::executor::{ContainerExecutor, TaskPaths};
 use crate::gpus;
 use crate::images::{Images, ImagesService};
-use crate::managers::KnownManagers;
 use crate::offers::NodeOffers;
+use crate::records::FolderRecords;
 use crate::reporter::Reporter;
-use crate::task_db::TaskDb;
-use crate::task_pool::TaskPool;
-use crate::task_runner::{Contact, Shared};
+use crate::services::ContainerServices;
 use crate::translate::NodeNames;
+use crate::worker_state::FileState;
 
 /// What a worker is started with.
 #[derive(Debug)]
@@ -49,6 +48,10 @@ pub struct WorkerOptions {
     pub address: String,
     /// What its owner gives to tasks; GPUs that are found here are added.
     pub offers: NodeOffers,
+    /// The wall clock.
+    pub clock: Clock,
+    /// Draws the pauses between connections.
+    pub random: Random,
 }
 
 /// Why a worker can't be started.
@@ -62,37 +65,23 @@ pub enum StartError {
     Cgroups(String),
 }
 
-/// A running worker.
+/// A running worker. Its tasks are left alone when it is dropped.
 #[derive(Debug)]
 pub struct Worker {
-    pool: TaskPool,
+    agent: AgentHandle,
     images: Images,
-    leaving: watch::Sender<Option<bool>>,
-    removed: watch::Receiver<bool>,
-    /// Until it is waited for.
-    agent: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 impl Worker {
     /// Finds its containers again, and begins to look for a leader.
     ///
     /// # Errors
-    /// Folders or cgroups can't be prepared.
+    /// Folders, cgroups or the task database can't be prepared.
     pub fn start(options: WorkerOptions, shutdown: CancellationToken) -> Result<Self, StartError> {
+        let description = describe();
         let offers = Arc::new(options.offers.with_devices(gpus::find()));
-        let hierarchies = cgroup::hierarchies()?;
-        let cgroup_parent = Path::new("flota").join(options.identity.node_id.as_str());
-        cgroup::prepare(&hierarchies, &cgroup_parent).map_err(|error| StartError::Cgroups(error.to_string()))?;
-        fs_err::create_dir_all(options.data_dir.join("tasks"))?;
-        fs_err::create_dir_all(options.run_dir.join("tasks"))?;
-        // Specs hold environments, containers' files may be set-user-id: neither is for this machine's other users.
-        for dir in [options.data_dir.join("tasks"), options.run_dir.join("tasks")] {
-            fs_err::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
-        }
-        let overlay = overlay_works(&options.data_dir);
-        if !overlay {
-            tracing::warn!(path = %options.data_dir.display(), "overlayfs can't write here: layers are copied for each task");
-        }
+        let overlay = prepare_folders(&options.data_dir, &options.run_dir)?;
+        let paths = task_paths(&options.data_dir, options.run_dir, options.identity.node_id.as_str())?;
         let reporter = Reporter::default();
         let images = Images {
             store: ImageStore::open(&options.data_dir.join("images"), overlay)?,
@@ -102,49 +91,34 @@ impl Worker {
             fetching: Arc::default(),
             changing: Arc::default(),
             unwanted: Arc::default(),
+            clock: options.clock.clone(),
         };
         images.sweep();
-        let node = NodeNames { id: options.identity.node_id.to_string(), hostname: describe().hostname };
-        let executor = Arc::new(Executor {
-            node,
+        let executor = Arc::new(ContainerExecutor {
+            node: NodeNames { id: options.identity.node_id.to_string(), hostname: description.hostname.clone() },
             images: images.clone(),
-            runtime: flota_runtime::Program::open(options.runtime),
-            data_dir: options.data_dir.clone(),
-            run_dir: options.run_dir,
-            hierarchies,
-            cgroup_parent,
+            runtime: Arc::new(flota_runtime::Program::open(options.runtime)),
+            paths,
             offers: Arc::clone(&offers),
             overlay,
-            known: Mutex::default(),
+            clock: options.clock.clone(),
+            names: Mutex::default(),
         });
-        let (contact, contact_receiver) = watch::channel(Contact { lost: Some(tokio::time::Instant::now()) });
-        let pool = TaskPool::start(Shared {
-            executor: Arc::clone(&executor),
-            db: TaskDb::open(&options.data_dir.join("task-db"), options.sealer)?,
-            reporter: reporter.clone(),
-            contact: contact_receiver,
-            live: Arc::default(),
-            ended: Arc::default(),
-        });
-        let (leaving, leaving_receiver) = watch::channel(None);
-        let (removed_sender, removed) = watch::channel(false);
-        let agent = Agent {
+        let agent = AgentOptions {
             node_id: options.identity.node_id.to_string(),
-            listen: options.address,
-            offers: Arc::clone(&offers),
+            description,
+            address: options.address,
             dialer: options.dialer,
-            managers: KnownManagers::load(&options.data_dir.join("managers"), options.managers),
-            pool: pool.clone(),
-            reporter,
+            managers: options.managers,
+            services: Arc::new(ContainerServices(Arc::clone(&executor))),
             executor,
-            contact,
-            leaving: leaving_receiver,
-            removed: removed_sender,
-            newest: Newest::load(&options.data_dir.join("newest")),
-            parts: None,
+            records: Arc::new(FolderRecords::open(&options.data_dir.join("task-db"), options.sealer)?),
+            state: Arc::new(FileState::new(&options.data_dir)),
+            offers,
+            clock: options.clock,
+            random: options.random,
         };
-        let agent = tokio::spawn(agent.run(shutdown));
-        Ok(Self { pool, images, leaving, removed, agent: tokio::sync::Mutex::new(Some(agent)) })
+        Ok(Self { agent: start_reporting_to(agent, reporter, shutdown), images })
     }
 
     /// What serves images to other nodes.
@@ -154,7 +128,7 @@ impl Worker {
 
     /// Becomes true when the cluster has removed this node.
     pub fn removed(&self) -> watch::Receiver<bool> {
-        self.removed.clone()
+        self.agent.removed()
     }
 
     /// Takes an archive as an image; named as given, else as the archive says.
@@ -202,27 +176,39 @@ impl Worker {
 
     /// The machine goes down: stops every task within its grace, and says so.
     pub async fn stop_tasks(&self) {
-        self.pool.stop_all().await;
-        self.leaving.send_replace(Some(true));
+        self.agent.stop_tasks().await;
     }
 
     /// The node leaves its cluster: stops and removes every task.
     pub async fn remove_tasks(&self) {
-        self.pool.remove_all().await;
+        self.agent.remove_tasks().await;
     }
 
     /// The daemon stops: says that it will be back, and leaves the containers running.
     pub async fn stop(&self) {
-        self.leaving.send_if_modified(|leaving| {
-            let silent = leaving.is_none();
-            leaving.get_or_insert(false);
-            silent
-        });
-        // A leader that does not answer is not waited for.
-        if let Some(agent) = self.agent.lock().await.take() {
-            let _ = tokio::time::timeout(std::time::Duration::from_secs(3), agent).await;
-        }
+        self.agent.stop().await;
     }
+}
+
+/// Makes the folders of tasks; whether containers can be mounted from layers there.
+fn prepare_folders(data_dir: &Path, run_dir: &Path) -> io::Result<bool> {
+    // Specs hold environments, containers' files may be set-user-id: neither is for this machine's other users.
+    for dir in [data_dir.join("tasks"), run_dir.join("tasks")] {
+        fs_err::create_dir_all(&dir)?;
+        fs_err::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
+    }
+    let overlay = overlay_works(data_dir);
+    if !overlay {
+        tracing::warn!(path = %data_dir.display(), "overlayfs can't write here: layers are copied for each task");
+    }
+    Ok(overlay)
+}
+
+fn task_paths(data_dir: &Path, run_dir: PathBuf, node: &str) -> Result<TaskPaths, StartError> {
+    let hierarchies = cgroup::hierarchies()?;
+    let cgroup_parent = Path::new("flota").join(node);
+    cgroup::prepare(&hierarchies, &cgroup_parent).map_err(|error| StartError::Cgroups(error.to_string()))?;
+    Ok(TaskPaths { data_dir: data_dir.to_owned(), run_dir, hierarchies, cgroup_parent })
 }
 
 fn join(error: tokio::task::JoinError) -> ImageError {

@@ -1,23 +1,21 @@
 use std::pin::Pin;
-use std::sync::Mutex;
 use std::time::SystemTime;
 
 use futures::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
-use crate::images::Images;
-use crate::task_db::TaskDb;
-use crate::task_runner::Shared;
-use crate::translate::NodeNames;
+use crate::agent_handle::{AgentHandle, AgentOptions, start_reporting_to};
+use crate::executor::{FakeExecutor, FakeMachine};
+use crate::records::MemoryRecords;
+use crate::services::FakeServices;
+use crate::worker_state::FileState;
 use flota_api::id::{ClusterId, NodeId};
 use flota_api::model::{Role, TaskStatus};
 use flota_api::proto::dispatcher::dispatcher_server::{Dispatcher, DispatcherServer};
 use flota_api::proto::dispatcher::{NotLeader, Registered, StatusAck, StatusBatch, TaskAssignment};
-use flota_api::seal::Sealer;
 use flota_api::state::TaskState;
 use flota_identity::{Identity, KeyPair, RootCa};
-use flota_image::ImageStore;
 
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -111,71 +109,29 @@ impl Cluster {
 struct Bench {
     dir: tempfile::TempDir,
     reporter: Reporter,
-    pool: TaskPool,
-    shutdown: CancellationToken,
-    _leaving: watch::Sender<Option<bool>>,
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        self.shutdown.cancel();
-    }
+    agent: AgentHandle,
 }
 
 fn worker(cluster: &Cluster, managers: Vec<String>) -> Bench {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let identity = cluster.identity(Role::Worker);
-    let dialer = Dialer::new(&identity).expect("its own key");
-    let reporter = Reporter::default();
-    let images = Images {
-        store: ImageStore::open(&dir.path().join("images"), true).expect("a folder"),
-        dialer: dialer.clone(),
-        reporter: reporter.clone(),
-        grant_key: Arc::default(),
-        fetching: Arc::default(),
-        changing: Arc::default(),
-        unwanted: Arc::default(),
-    };
-    let executor = Arc::new(Executor {
-        offers: Arc::default(),
-        node: NodeNames { id: identity.node_id.to_string(), hostname: "bench".into() },
-        images,
-        runtime: flota_runtime::Program::open("/nowhere".into()),
-        data_dir: dir.path().join("data"),
-        run_dir: dir.path().join("run"),
-        hierarchies: Vec::new(),
-        cgroup_parent: "flota".into(),
-        overlay: true,
-        known: Mutex::default(),
-    });
-    let (contact, contact_receiver) = watch::channel(Contact::default());
-    let pool = TaskPool::start(Shared {
-        executor: Arc::clone(&executor),
-        db: TaskDb::open(&dir.path().join("db"), Sealer::new(&[7; 32])).expect("a folder"),
-        reporter: reporter.clone(),
-        contact: contact_receiver,
-        live: Arc::default(),
-        ended: Arc::default(),
-    });
-    let (leaving_sender, leaving) = watch::channel(None);
-    let shutdown = CancellationToken::new();
-    let agent = Agent {
+    let (reporter, machine, clock) = (Reporter::default(), FakeMachine::new("bench"), Clock::system());
+    let options = AgentOptions {
         node_id: identity.node_id.to_string(),
-        listen: "127.0.0.1:1".into(),
+        description: NodeDescription { boot_id: machine.boot_id(), ..NodeDescription::default() },
+        address: "127.0.0.1:1".into(),
+        dialer: Dialer::new(&identity).expect("its own key"),
+        managers,
+        executor: Arc::new(FakeExecutor::new(machine, clock.clone())),
+        services: Arc::new(FakeServices),
+        records: Arc::new(MemoryRecords::default()),
+        state: Arc::new(FileState::new(dir.path())),
         offers: Arc::default(),
-        dialer,
-        managers: KnownManagers::load(&dir.path().join("managers"), managers),
-        pool: pool.clone(),
-        reporter: reporter.clone(),
-        executor,
-        contact,
-        leaving,
-        removed: watch::channel(false).0,
-        newest: Newest::load(&dir.path().join("newest")),
-        parts: None,
+        clock,
+        random: Random::from_os(),
     };
-    tokio::spawn(agent.run(shutdown.clone()));
-    Bench { dir, reporter, pool, shutdown, _leaving: leaving_sender }
+    let agent = start_reporting_to(options, reporter.clone(), CancellationToken::new());
+    Bench { dir, reporter, agent }
 }
 
 async fn next(sessions: &mut mpsc::Receiver<Session>) -> Session {
@@ -210,7 +166,7 @@ async fn a_worker_says_what_it_was_told_last_and_takes_no_older_set() {
     third.say(full(1, 99)).await;
     third.ended().await;
     assert_eq!(next(&mut sessions).await.register.version, 10, "an older epoch is older, whatever its version");
-    assert_eq!(Newest::load(&bench.dir.path().join("newest")).get(), (2, 10), "also after a restart");
+    assert_eq!(Newest::load(Arc::new(FileState::new(bench.dir.path()))).get(), (2, 10), "also after a restart");
 }
 
 #[tokio::test]
@@ -259,21 +215,21 @@ async fn what_a_cluster_that_was_brought_back_does_not_name_is_kept_for_a_while(
     let task = |id: &str| TaskAssignment { task_id: id.into(), ..TaskAssignment::default() };
     let set =
         |ids: &[&str]| Assignments { full: true, tasks: ids.iter().map(|id| task(id)).collect(), ..Default::default() };
-    bench.pool.assign(set(&["kept", "named"]), Duration::ZERO);
-    assert_eq!(bench.pool.tasks(), ["kept", "named"]);
+    bench.agent.pool.assign(set(&["kept", "named"]), Duration::ZERO);
+    assert_eq!(bench.agent.pool.tasks(), ["kept", "named"]);
     let grace = Duration::from_millis(300);
-    bench.pool.assign(set(&["named"]), grace);
-    assert_eq!(bench.pool.tasks(), ["kept", "named"], "not stopped at once");
-    bench.pool.assign(set(&["named"]), Duration::ZERO);
+    bench.agent.pool.assign(set(&["named"]), grace);
+    assert_eq!(bench.agent.pool.tasks(), ["kept", "named"], "not stopped at once");
+    bench.agent.pool.assign(set(&["named"]), Duration::ZERO);
     tokio::task::yield_now().await;
-    assert_eq!(bench.pool.tasks(), ["kept", "named"], "nor by a later set of the same epoch");
+    assert_eq!(bench.agent.pool.tasks(), ["kept", "named"], "nor by a later set of the same epoch");
     // One that names it keeps it for good.
-    bench.pool.assign(set(&["named", "kept"]), Duration::ZERO);
+    bench.agent.pool.assign(set(&["named", "kept"]), Duration::ZERO);
     tokio::time::sleep(grace * 2).await;
-    assert_eq!(bench.pool.tasks(), ["kept", "named"]);
-    bench.pool.assign(set(&["named"]), grace);
+    assert_eq!(bench.agent.pool.tasks(), ["kept", "named"]);
+    bench.agent.pool.assign(set(&["named"]), grace);
     let gone = async {
-        while bench.pool.tasks() != ["named"] {
+        while bench.agent.pool.tasks() != ["named"] {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };

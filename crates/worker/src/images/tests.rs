@@ -60,11 +60,12 @@ impl ImageStoreRpc for Holder {
 async fn fetch(holders: &[Gives]) -> (Result<(), String>, Vec<Vec<u64>>) {
     let blob: Vec<u8> = (0..10_000u32).map(|number| u8::try_from(number * 7 % 251).expect("it is small")).collect();
     let cluster = ClusterId::random(&mut rand::rng());
-    let ca = RootCa::generate(&cluster, SystemTime::now()).expect("a CA");
+    let ca = RootCa::generate(&cluster, std::time::SystemTime::now()).expect("a CA");
     let identity = || {
         let key = KeyPair::generate().expect("a key");
         let (request, node) = (key.signing_request().expect("a request"), NodeId::random(&mut rand::rng()));
-        let certificate = ca.sign(&request, &node, Role::Worker, &cluster, SystemTime::now()).expect("signed");
+        let certificate =
+            ca.sign(&request, &node, Role::Worker, &cluster, std::time::SystemTime::now()).expect("signed");
         Identity::new(certificate, key.to_der(), ca.certificate().to_vec()).expect("an identity")
     };
     let (mut peers, mut asked) = (Vec::new(), Vec::new());
@@ -90,6 +91,7 @@ async fn fetch(holders: &[Gives]) -> (Result<(), String>, Vec<Vec<u64>>) {
         fetching: Arc::default(),
         changing: Arc::default(),
         unwanted: Arc::default(),
+        clock: Clock::system(),
     };
     let source = ImageSource { digest: digest.clone(), holders: peers, grant: None };
     let fetched = images.fetch_blob(&source, &digest, 10_000).await.map_err(|error| error.to_string());
@@ -120,10 +122,11 @@ async fn a_fetch_of_one_image_does_not_wait_for_another() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let store = ImageStore::open(dir.path(), true).expect("a folder");
     let cluster = ClusterId::random(&mut rand::rng());
-    let ca = RootCa::generate(&cluster, SystemTime::now()).expect("a CA");
+    let ca = RootCa::generate(&cluster, std::time::SystemTime::now()).expect("a CA");
     let key = KeyPair::generate().expect("a key");
     let request = key.signing_request().expect("a request");
-    let certificate = ca.sign(&request, &"n".into(), Role::Worker, &cluster, SystemTime::now()).expect("signed");
+    let certificate =
+        ca.sign(&request, &"n".into(), Role::Worker, &cluster, std::time::SystemTime::now()).expect("signed");
     let identity = Identity::new(certificate, key.to_der(), ca.certificate().to_vec()).expect("an identity");
     let images = Images {
         store,
@@ -133,6 +136,7 @@ async fn a_fetch_of_one_image_does_not_wait_for_another() {
         fetching: Arc::default(),
         changing: Arc::default(),
         unwanted: Arc::default(),
+        clock: Clock::system(),
     };
     let held = images.alone_with("one").await;
     let other = timeout(Duration::from_secs(60), images.alone_with("two")).await;

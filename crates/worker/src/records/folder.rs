@@ -1,32 +1,23 @@
-//! What was assigned, and the last status, on disk: sealed, one file for each task. Written by rename, not synced:
-//! it must outlive the daemon, not the boot (after a boot nothing in it is acted on before the leader confirms it).
+//! Records as one sealed file for each task.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use prost::Message;
-
-use flota_api::proto::dispatcher::TaskAssignment;
 use flota_api::seal::Sealer;
+
+use super::{Record, TaskRecords, sealed_as};
 
 /// A file that is longer is not ours.
 const BOUND: u64 = 1 << 20;
 
 /// The folder of records.
 #[derive(Clone, Debug)]
-pub(crate) struct TaskDb {
+pub(crate) struct FolderRecords {
     dir: PathBuf,
     sealer: Sealer,
 }
 
-/// One task as it was last known, with the boot in which that was.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Record {
-    pub(crate) boot_id: String,
-    pub(crate) assignment: TaskAssignment,
-}
-
-impl TaskDb {
+impl FolderRecords {
     pub(crate) fn open(dir: &Path, sealer: Sealer) -> io::Result<Self> {
         fs_err::create_dir_all(dir)?;
         Ok(Self { dir: dir.to_owned(), sealer })
@@ -36,22 +27,28 @@ impl TaskDb {
         self.dir.join(task)
     }
 
-    pub(crate) fn save(&self, record: &Record) -> io::Result<()> {
+    fn read(&self, path: &Path, task: &str) -> io::Result<Record> {
+        if fs_err::metadata(path)?.len() > BOUND {
+            return Err(io::Error::other("it is too long"));
+        }
+        let plain = self.sealer.open(&sealed_as(task), &fs_err::read(path)?).map_err(io::Error::other)?;
+        Record::decode(&plain)
+    }
+}
+
+impl TaskRecords for FolderRecords {
+    fn save(&self, record: &Record) -> io::Result<()> {
         let task = &record.assignment.task_id;
-        let mut plain = Vec::new();
-        record.boot_id.encode_length_delimited_text(&mut plain);
-        record.assignment.encode(&mut plain).map_err(io::Error::other)?;
         let temporary = self.path(&format!("{task}.new"));
-        fs_err::write(&temporary, self.sealer.seal(what(task).as_bytes(), &plain))?;
+        fs_err::write(&temporary, self.sealer.seal(&sealed_as(task), &record.encode()))?;
         fs_err::rename(temporary, self.path(task))
     }
 
-    pub(crate) fn remove(&self, task: &str) {
+    fn remove(&self, task: &str) {
         let _ = std::fs::remove_file(self.path(task));
     }
 
-    /// Every record that can be read; one that can't is dropped, and said: the leader sends it again.
-    pub(crate) fn load(&self) -> Vec<Record> {
+    fn load(&self) -> Vec<Record> {
         let Ok(entries) = fs_err::read_dir(&self.dir) else { return Vec::new() };
         let mut found = Vec::new();
         for entry in entries.flatten() {
@@ -70,44 +67,18 @@ impl TaskDb {
         found
     }
 
-    fn read(&self, path: &Path, task: &str) -> io::Result<Record> {
-        if fs_err::metadata(path)?.len() > BOUND {
-            return Err(io::Error::other("it is too long"));
-        }
-        let plain = self.sealer.open(what(task).as_bytes(), &fs_err::read(path)?).map_err(io::Error::other)?;
-        let short = || io::Error::other("it is cut off");
-        let (length, rest) = plain.split_first().ok_or_else(short)?;
-        let (boot_id, rest) = rest.split_at_checked(usize::from(*length)).ok_or_else(short)?;
-        let boot_id = String::from_utf8(boot_id.to_vec()).map_err(io::Error::other)?;
-        Ok(Record { boot_id, assignment: TaskAssignment::decode(rest).map_err(io::Error::other)? })
-    }
-}
-
-fn what(task: &str) -> String {
-    format!("task {task}")
-}
-
-trait ShortText {
-    fn encode_length_delimited_text(&self, out: &mut Vec<u8>);
-}
-
-impl ShortText for String {
-    /// A length byte and the text; boot ids are far shorter than 255.
-    fn encode_length_delimited_text(&self, out: &mut Vec<u8>) {
-        let text = &self.as_bytes()[..self.len().min(255)];
-        out.push(u8::try_from(text.len()).expect("it was cut to fit"));
-        out.extend_from_slice(text);
-    }
+    fn close(&self) {}
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flota_api::proto::dispatcher::TaskAssignment;
 
     #[test]
     fn records_survive_sealed_and_a_damaged_one_is_dropped() {
         let dir = std::env::temp_dir().join(format!("flota-task-db-{}", std::process::id()));
-        let db = TaskDb::open(&dir, Sealer::new(&[7; 32])).expect("opened");
+        let db = FolderRecords::open(&dir, Sealer::new(&[7; 32])).expect("opened");
         let record = |id: &str| Record {
             boot_id: "boot".into(),
             assignment: TaskAssignment { task_id: id.into(), service_name: "secret-name".into(), ..Default::default() },

@@ -1,0 +1,171 @@
+//! A worker's logic from its start to its end: agent, task pool and runners over whatever executes tasks. The daemon
+//! starts it with containers (`worker.rs`), a simulator with fakes; both take the same path.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use flota_api::clock::{Clock, Random};
+use flota_api::model::NodeDescription;
+use flota_identity::Dialer;
+
+use crate::agent::Agent;
+use crate::assignments::Newest;
+use crate::executor::Executor;
+use crate::managers::KnownManagers;
+use crate::offers::NodeOffers;
+use crate::order::Contact;
+use crate::records::TaskRecords;
+use crate::reporter::Reporter;
+use crate::services::NodeServices;
+use crate::spawned::Spawned;
+use crate::task_pool::TaskPool;
+use crate::task_runner::Shared;
+use crate::worker_state::WorkerState;
+
+/// How long a leader has to take the last message of an agent.
+const LEAVE_WAIT: Duration = Duration::from_secs(3);
+
+/// What an agent is started with.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    /// Id of the node.
+    pub node_id: String,
+    /// What the machine is. Its boot id tells tasks of this boot from those of an earlier one.
+    pub description: NodeDescription,
+    /// `host:port` where other nodes reach this one.
+    pub address: String,
+    /// Connects to managers.
+    pub dialer: Dialer,
+    /// Managers to begin with, where none are kept in `state`.
+    pub managers: Vec<String>,
+    /// Runs tasks.
+    pub executor: Arc<dyn Executor>,
+    /// Serves the leader beside running tasks.
+    pub services: Arc<dyn NodeServices>,
+    /// Keeps tasks beyond the daemon.
+    pub records: Arc<dyn TaskRecords>,
+    /// Keeps the managers and the newest assignments beyond a boot.
+    pub state: Arc<dyn WorkerState>,
+    /// What the node gives to tasks.
+    pub offers: Arc<NodeOffers>,
+    /// The wall clock.
+    pub clock: Clock,
+    /// Draws the pauses between connections.
+    pub random: Random,
+}
+
+/// A worker's logic that runs. It ends when the handle is dropped, as if it were killed.
+#[derive(Debug)]
+pub struct AgentHandle {
+    pub(crate) pool: TaskPool,
+    spawned: Spawned,
+    records: Arc<dyn TaskRecords>,
+    leaving: watch::Sender<Option<bool>>,
+    removed: watch::Receiver<bool>,
+    /// Cancelled when the agent has ended.
+    ended: CancellationToken,
+}
+
+/// Takes up the tasks of an earlier daemon, and begins to look for a leader. Must be called within a tokio runtime, on
+/// which everything runs, within the current span. `shutdown` ends the sessions; the tasks run on until the handle
+/// says otherwise.
+pub fn start_agent(options: AgentOptions, shutdown: CancellationToken) -> AgentHandle {
+    start_reporting_to(options, Reporter::default(), shutdown)
+}
+
+/// Like [`start_agent`], with a reporter that others report to as well.
+pub(crate) fn start_reporting_to(
+    options: AgentOptions,
+    reporter: Reporter,
+    shutdown: CancellationToken,
+) -> AgentHandle {
+    let spawned = Spawned::new();
+    let (contact, contact_receiver) = watch::channel(Contact { lost: Some(Instant::now()) });
+    let pool = TaskPool::start(Shared {
+        executor: options.executor,
+        records: Arc::clone(&options.records),
+        reporter: reporter.clone(),
+        clock: options.clock.clone(),
+        boot_id: options.description.boot_id.as_str().into(),
+        spawned: spawned.clone(),
+        contact: contact_receiver,
+        live: Arc::default(),
+        ended: Arc::default(),
+    });
+    let (leaving, leaving_receiver) = watch::channel(None);
+    let (removed_sender, removed) = watch::channel(false);
+    let agent = Agent {
+        node_id: options.node_id,
+        listen: options.address,
+        description: options.description,
+        offers: options.offers,
+        dialer: options.dialer,
+        managers: KnownManagers::load(Arc::clone(&options.state), options.managers),
+        pool: pool.clone(),
+        reporter,
+        services: options.services,
+        spawned: spawned.clone(),
+        clock: options.clock,
+        random: options.random,
+        contact,
+        leaving: leaving_receiver,
+        removed: removed_sender,
+        newest: Newest::load(options.state),
+        parts: None,
+    };
+    let ended = CancellationToken::new();
+    let guard = ended.clone().drop_guard();
+    spawned.spawn(async move {
+        let _guard = guard;
+        agent.run(shutdown).await;
+    });
+    AgentHandle { pool, spawned, records: options.records, leaving, removed, ended }
+}
+
+impl AgentHandle {
+    /// Becomes true when the cluster has removed this node.
+    pub fn removed(&self) -> watch::Receiver<bool> {
+        self.removed.clone()
+    }
+
+    /// The machine goes down: stops every task within its grace, and tells the leader.
+    pub async fn stop_tasks(&self) {
+        self.pool.stop_all().await;
+        self.leaving.send_replace(Some(true));
+    }
+
+    /// The node leaves its cluster: stops and removes every task.
+    pub async fn remove_tasks(&self) {
+        self.pool.remove_all().await;
+    }
+
+    /// The daemon stops: tells the leader that it will be back, and leaves the containers running. Afterwards nothing
+    /// of the worker's logic runs any more.
+    pub async fn stop(&self) {
+        self.leaving.send_if_modified(|leaving| {
+            let silent = leaving.is_none();
+            leaving.get_or_insert(false);
+            silent
+        });
+        // A leader that does not answer is not waited for.
+        let _ = tokio::time::timeout(LEAVE_WAIT, self.ended.cancelled()).await;
+        self.spawned.end().await;
+        self.records.close();
+    }
+
+    /// Ends everything where it is, without a word to anybody, as SIGKILL ends the daemon. The containers run on.
+    pub fn kill(&self) {
+        self.spawned.kill();
+    }
+}
+
+impl Drop for AgentHandle {
+    fn drop(&mut self) {
+        self.kill();
+        self.records.close();
+    }
+}

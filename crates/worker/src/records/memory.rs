@@ -1,0 +1,35 @@
+//! Records in memory, for tests and the simulator: clones share them, so that they outlive a simulated daemon.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use super::{Record, TaskRecords};
+
+/// A task database in memory.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryRecords(Arc<Mutex<BTreeMap<String, Record>>>);
+
+impl MemoryRecords {
+    /// Loses every record, as a machine does whose disk was replaced.
+    pub fn clear(&self) {
+        self.0.lock().expect("no holder panics").clear();
+    }
+}
+
+impl TaskRecords for MemoryRecords {
+    fn save(&self, record: &Record) -> io::Result<()> {
+        self.0.lock().expect("no holder panics").insert(record.assignment.task_id.clone(), record.clone());
+        Ok(())
+    }
+
+    fn remove(&self, task: &str) {
+        self.0.lock().expect("no holder panics").remove(task);
+    }
+
+    fn load(&self) -> Vec<Record> {
+        self.0.lock().expect("no holder panics").values().cloned().collect()
+    }
+
+    fn close(&self) {}
+}

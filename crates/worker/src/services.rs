@@ -1,0 +1,89 @@
+//! What the leader asks of a node over a session beside running tasks: to hold images, and to open streams to
+//! containers. The seam between the agent and the parts of the worker that only a real node has.
+//!
+//! Whatever takes time is returned as a future, which the agent spawns: it ends with the worker.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use tonic::transport::Channel;
+
+use flota_api::proto::dispatcher::{ImageSource, OpenStream};
+
+use crate::executor::ContainerExecutor;
+use crate::streams;
+
+/// Says which images the tasks of this node use now.
+pub type UsedImages = Box<dyn Fn() -> BTreeSet<String> + Send + Sync>;
+
+/// Serves the leader beside running tasks.
+pub trait NodeServices: fmt::Debug + Send + Sync {
+    /// Digests of the images that are here whole.
+    fn images(&self) -> Vec<String>;
+
+    /// Takes the public key that grants of images are signed with.
+    fn set_grant_key(&self, key: Vec<u8>);
+
+    /// Fetches the images that this node is to hold.
+    fn keep_images(&self, sources: Vec<ImageSource>) -> BoxFuture<'static, ()>;
+
+    /// Removes images that the cluster needs no more, each once `used` no longer names it.
+    fn drop_images(&self, digests: Vec<String>, used: UsedImages) -> BoxFuture<'static, ()>;
+
+    /// Opens a stream to the leader and serves it until it ends: exec or logs.
+    fn open_stream(&self, leader: Channel, open: OpenStream) -> BoxFuture<'static, ()>;
+}
+
+/// The services of a node with containers.
+#[derive(Debug)]
+pub(crate) struct ContainerServices(pub(crate) Arc<ContainerExecutor>);
+
+impl NodeServices for ContainerServices {
+    fn images(&self) -> Vec<String> {
+        self.0.images.store.images().into_iter().map(|image| image.digest).collect()
+    }
+
+    fn set_grant_key(&self, key: Vec<u8>) {
+        *self.0.images.grant_key.lock().expect("no holder panics") = key;
+    }
+
+    fn keep_images(&self, sources: Vec<ImageSource>) -> BoxFuture<'static, ()> {
+        Box::pin(self.0.images.clone().keep(sources))
+    }
+
+    fn drop_images(&self, digests: Vec<String>, used: UsedImages) -> BoxFuture<'static, ()> {
+        Box::pin(self.0.images.clone().drop_unused(digests, used))
+    }
+
+    fn open_stream(&self, leader: Channel, open: OpenStream) -> BoxFuture<'static, ()> {
+        Box::pin(streams::open(Arc::clone(&self.0), leader, open))
+    }
+}
+
+/// The services of a node without images and containers: it holds none, and opens no stream.
+#[cfg(any(test, feature = "fake"))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FakeServices;
+
+#[cfg(any(test, feature = "fake"))]
+impl NodeServices for FakeServices {
+    fn images(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn set_grant_key(&self, _: Vec<u8>) {}
+
+    fn keep_images(&self, _: Vec<ImageSource>) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn drop_images(&self, _: Vec<String>, _: UsedImages) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn open_stream(&self, _: Channel, _: OpenStream) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}

@@ -1,0 +1,377 @@
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::watch;
+
+use super::*;
+use crate::executor::{FakeExecutor, FakeMachine, FakeProgram, OnStop, WhatHappened};
+use crate::records::MemoryRecords;
+use crate::task_pool::TaskPool;
+use flota_api::model::{RestartCondition, RestartPolicy};
+use flota_api::proto::dispatcher::Assignments;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const SECOND: Duration = Duration::from_secs(1);
+/// Of tokio's timer.
+const TICK: Duration = Duration::from_millis(2);
+
+/// A node: what outlives its daemon, and a wall clock that the test sets.
+struct Node {
+    machine: FakeMachine,
+    records: MemoryRecords,
+    /// What the wall clock showed when the node was made, with every step since.
+    wall: Arc<AtomicU64>,
+    made: Instant,
+}
+
+/// A daemon on it, as far as it runs tasks.
+struct Daemon {
+    pool: TaskPool,
+    reporter: Reporter,
+    spawned: Spawned,
+    latest: BTreeMap<String, TaskStatus>,
+    _contact: watch::Sender<Contact>,
+}
+
+impl Node {
+    fn new() -> Self {
+        let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
+        Self { machine: FakeMachine::new("m"), records: MemoryRecords::default(), wall, made: Instant::now() }
+    }
+
+    /// With a program for every container.
+    fn with(program: FakeProgram) -> Self {
+        let node = Self::new();
+        node.machine.set_default_program(program);
+        node
+    }
+
+    fn clock(&self) -> Clock {
+        let (wall, made) = (Arc::clone(&self.wall), self.made);
+        Clock::new(move || Timestamp(wall.load(Ordering::SeqCst)) + made.elapsed())
+    }
+
+    fn step_wall(&self, millis: i64) {
+        self.wall.fetch_add(millis.cast_unsigned(), Ordering::SeqCst);
+    }
+
+    fn daemon(&self) -> Daemon {
+        let (contact, contact_receiver) = watch::channel(Contact::default());
+        let (reporter, spawned, clock) = (Reporter::default(), Spawned::new(), self.clock());
+        let pool = TaskPool::start(Shared {
+            executor: Arc::new(FakeExecutor::new(self.machine.clone(), clock.clone())),
+            records: Arc::new(self.records.clone()),
+            reporter: reporter.clone(),
+            clock,
+            boot_id: self.machine.boot_id().into(),
+            spawned: spawned.clone(),
+            contact: contact_receiver,
+            live: Arc::default(),
+            ended: Arc::default(),
+        });
+        Daemon { pool, reporter, spawned, latest: BTreeMap::new(), _contact: contact }
+    }
+
+    /// Milliseconds from `begin` to each start and each end, in order.
+    fn times(&self, begin: Instant, what: fn(WhatHappened) -> bool) -> Vec<u128> {
+        let events = self.machine.take_events();
+        events.iter().filter(|it| what(it.what)).map(|it| (it.at - begin).as_millis()).collect()
+    }
+}
+
+impl Daemon {
+    fn assign(&self, policy: &RestartPolicy, desired: DesiredState) {
+        let spec = ServiceSpec { restart: policy.clone(), ..ServiceSpec::default() };
+        self.assign_spec(&spec, desired, Timestamp::default());
+    }
+
+    fn assign_spec(&self, spec: &ServiceSpec, desired: DesiredState, not_before: Timestamp) {
+        let task = TaskAssignment {
+            task_id: "t".into(),
+            service_name: "web".into(),
+            slot: 1,
+            desired_state: desired.into(),
+            spec: Some(spec.into()),
+            not_before: not_before.0,
+            ..TaskAssignment::default()
+        };
+        let set = Assignments { full: true, tasks: vec![task], ..Assignments::default() };
+        self.pool.assign(set, Duration::ZERO);
+    }
+
+    /// Waits for a report of the task that is as wanted.
+    async fn until(&mut self, wanted: impl Fn(&TaskStatus) -> bool) -> TaskStatus {
+        let found = async {
+            loop {
+                let batch = self.reporter.next().await;
+                self.reporter.acknowledged(batch.sequence);
+                for report in batch.reports {
+                    let status = TaskStatus::try_from(report.status).expect("the worker's own");
+                    self.latest.insert(report.task_id, status);
+                }
+                if let Some(status) = self.latest.get("t").filter(|it| wanted(it)) {
+                    return status.clone();
+                }
+            }
+        };
+        tokio::time::timeout(24 * HOUR, found).await.expect("it comes to that")
+    }
+
+    async fn is(&mut self, state: TaskState) -> TaskStatus {
+        self.until(|status| status.state == state).await
+    }
+
+    fn crash(self) {
+        self.spawned.kill();
+    }
+}
+
+fn is_start(what: WhatHappened) -> bool {
+    what == WhatHappened::Started
+}
+
+fn fails_after(runs: Duration) -> FakeProgram {
+    FakeProgram { runs: Some(runs), exit_code: 1, ..FakeProgram::default() }
+}
+
+/// Whether `value` is `wanted`, but for the ticks of the timer.
+fn assert_about(values: &[u128], wanted: &[u128]) {
+    let close = values.iter().zip(wanted).all(|(value, wanted)| (*wanted..wanted + 30).contains(value));
+    assert!(values.len() == wanted.len() && close, "{values:?}, not {wanted:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_fails_is_restarted_after_a_delay_that_doubles() {
+    let node = Node::with(fails_after(SECOND));
+    let (mut daemon, begin) = (node.daemon(), Instant::now());
+    daemon.assign(&RestartPolicy::default(), DesiredState::Running);
+    daemon.until(|status| status.attempt == 6 && status.state == TaskState::Running).await;
+    // After 0, 200, 400, 800 and 1,600 ms.
+    assert_about(&node.times(begin, is_start), &[0, 1_000, 2_200, 3_600, 5_400, 8_000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_budget_of_restarts_ends() {
+    let node = Node::with(fails_after(SECOND));
+    let mut daemon = node.daemon();
+    daemon.assign(&RestartPolicy { max_attempts: 2, ..RestartPolicy::default() }, DesiredState::Running);
+    let status = daemon.is(TaskState::Failed).await;
+    assert_eq!((status.attempt, status.exit_code), (3, Some(1)));
+    tokio::time::advance(HOUR).await;
+    assert_eq!(node.times(Instant::now() - HOUR - HOUR, is_start).len(), 3, "a start and two restarts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn restarts_leave_the_window_by_time_that_passes_and_not_by_the_wall_clock() {
+    let node = Node::with(fails_after(40 * SECOND));
+    let mut daemon = node.daemon();
+    // At most one restart in a minute: a container that lives for 40 s breaks that with its second restart.
+    let policy = RestartPolicy { max_attempts: 1, window: 60 * SECOND, ..RestartPolicy::default() };
+    daemon.assign(&policy, DesiredState::Running);
+    daemon.until(|status| status.attempt == 2 && status.state == TaskState::Running).await;
+    node.step_wall(3_600_000);
+    let status = daemon.until(|status| status.attempt > 2 || status.state.is_terminal()).await;
+    assert_eq!((status.attempt, status.state), (2, TaskState::Failed));
+    // One that lives for 70 s never does.
+    let mut other = Node::with(fails_after(70 * SECOND)).daemon();
+    other.assign(&policy, DesiredState::Running);
+    other.until(|status| status.attempt == 5).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_during_the_preparation_ends_the_task_without_a_container() {
+    let node = Node::with(FakeProgram { prepare_delay: HOUR, ..FakeProgram::default() });
+    let (mut daemon, begin) = (node.daemon(), Instant::now());
+    daemon.assign(&RestartPolicy::default(), DesiredState::Running);
+    daemon.is(TaskState::Preparing).await;
+    daemon.assign(&RestartPolicy::default(), DesiredState::Shutdown);
+    daemon.is(TaskState::Shutdown).await;
+    assert!(begin.elapsed() < SECOND, "nobody waits for the image");
+    tokio::time::advance(2 * HOUR).await;
+    assert!(node.machine.take_events().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_ignores_the_signal_is_killed_when_its_grace_is_over() {
+    let node = Node::with(FakeProgram { on_stop: OnStop::Ignore, ..FakeProgram::default() });
+    let mut daemon = node.daemon();
+    let spec = ServiceSpec { stop_grace: 7 * SECOND, ..ServiceSpec::default() };
+    daemon.assign_spec(&spec, DesiredState::Running, Timestamp::default());
+    daemon.is(TaskState::Running).await;
+    let begin = Instant::now();
+    daemon.assign_spec(&spec, DesiredState::Shutdown, Timestamp::default());
+    let status = daemon.is(TaskState::Shutdown).await;
+    assert_eq!(status.exit_code, Some(137));
+    assert_about(&node.times(begin, |what| what == WhatHappened::Ended(137)), &[7_000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_stops_within_its_grace_is_not_killed() {
+    let on_stop = OnStop::Exit { after: 3 * SECOND, code: 0 };
+    let node = Node::with(FakeProgram { on_stop, ..FakeProgram::default() });
+    let mut daemon = node.daemon();
+    daemon.assign(&RestartPolicy::default(), DesiredState::Running);
+    daemon.is(TaskState::Running).await;
+    let begin = Instant::now();
+    daemon.assign(&RestartPolicy::default(), DesiredState::Shutdown);
+    let status = daemon.is(TaskState::Shutdown).await;
+    assert_eq!(status.exit_code, Some(0));
+    assert_about(&[begin.elapsed().as_millis()], &[3_000]);
+}
+
+/// When each start comes if the wall clock steps by so many milliseconds in the middle of the second restart's delay,
+/// which is 10 s.
+async fn restart_with_a_step(step: i64) -> Vec<u128> {
+    let node = Node::with(fails_after(SECOND));
+    let (mut daemon, begin) = (node.daemon(), Instant::now());
+    daemon.assign(&RestartPolicy { delay: 10 * SECOND, ..RestartPolicy::default() }, DesiredState::Running);
+    daemon.until(|status| status.attempt == 3 && status.state == TaskState::Ready).await;
+    tokio::time::advance(5 * SECOND).await;
+    node.step_wall(step);
+    // An order makes the runner look again.
+    daemon
+        .assign(&RestartPolicy { delay: 10 * SECOND, max_attempts: 100, ..Default::default() }, DesiredState::Running);
+    daemon.until(|status| status.attempt == 3 && status.state == TaskState::Running).await;
+    node.times(begin, is_start)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_steps_changes_no_delay() {
+    let wanted = [0, 1_000, 12_000];
+    assert_about(&restart_with_a_step(0).await, &wanted);
+    assert_about(&restart_with_a_step(3_600_000).await, &wanted);
+    assert_about(&restart_with_a_step(-3_600_000).await, &wanted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_stepped_while_no_daemon_ran_makes_no_task_wait_longer_than_its_policy_can() {
+    let node = Node::with(fails_after(SECOND));
+    let mut daemon = node.daemon();
+    let policy = RestartPolicy { delay: 10 * SECOND, ..RestartPolicy::default() };
+    daemon.assign(&policy, DesiredState::Running);
+    daemon.until(|status| status.attempt == 3 && status.state == TaskState::Ready).await;
+    daemon.crash();
+    node.step_wall(-3_600_000);
+    node.machine.take_events();
+    let (mut daemon, begin) = (node.daemon(), Instant::now());
+    daemon.until(|status| status.attempt == 3 && status.state == TaskState::Running).await;
+    assert_about(&node.times(begin, is_start), &[restart::most_delay(&policy).as_millis()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_with_another_clock_delays_no_start_longer_than_the_policy_can() {
+    let node = Node::new();
+    let (mut daemon, begin) = (node.daemon(), Instant::now());
+    let spec = ServiceSpec::default();
+    daemon.assign_spec(&spec, DesiredState::Running, node.clock().now() + HOUR);
+    daemon.is(TaskState::Running).await;
+    assert_about(&node.times(begin, is_start), &[restart::most_delay(&spec.restart).as_millis()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_was_killed_finds_its_container_and_starts_no_second_one() {
+    let node = Node::new();
+    let mut daemon = node.daemon();
+    daemon.assign(&RestartPolicy::default(), DesiredState::Running);
+    daemon.is(TaskState::Running).await;
+    daemon.crash();
+    tokio::time::advance(HOUR).await;
+    let mut daemon = node.daemon();
+    let status = daemon.is(TaskState::Running).await;
+    tokio::time::advance(HOUR).await;
+    tokio::task::yield_now().await;
+    assert_eq!(status.attempt, 1);
+    assert_eq!(node.machine.take_events().len(), 1, "one start, no end");
+    // It is this daemon's to stop.
+    daemon.assign(&RestartPolicy::default(), DesiredState::Shutdown);
+    daemon.is(TaskState::Shutdown).await;
+    assert!(node.machine.running().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_the_killed_daemon_had_not_noted_is_found_all_the_same() {
+    let node = Node::with(FakeProgram { answer_delay: SECOND, ..FakeProgram::default() });
+    let mut daemon = node.daemon();
+    daemon.assign(&RestartPolicy::default(), DesiredState::Running);
+    daemon.is(TaskState::Starting).await;
+    tokio::time::advance(TICK).await;
+    assert_eq!(node.machine.running().len(), 1);
+    daemon.crash();
+    let mut daemon = node.daemon();
+    daemon.is(TaskState::Running).await;
+    tokio::time::advance(HOUR).await;
+    assert_eq!(node.machine.take_events().len(), 1, "one start, no end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_ended_while_no_daemon_ran_is_restarted_by_the_next() {
+    let node = Node::with(fails_after(10 * SECOND));
+    let mut daemon = node.daemon();
+    let policy = RestartPolicy { condition: RestartCondition::OnFailure, ..RestartPolicy::default() };
+    daemon.assign(&policy, DesiredState::Running);
+    daemon.is(TaskState::Running).await;
+    daemon.crash();
+    tokio::time::advance(HOUR).await;
+    assert!(node.machine.running().is_empty());
+    let mut daemon = node.daemon();
+    let status = daemon.until(|status| status.attempt == 2 && status.state == TaskState::Running).await;
+    assert_eq!(status.exit_code, Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_reboot_nothing_starts_before_the_leader_confirms_it() {
+    let node = Node::new();
+    let mut daemon = node.daemon();
+    daemon.assign(&RestartPolicy::default(), DesiredState::Running);
+    daemon.is(TaskState::Running).await;
+    daemon.crash();
+    node.machine.reboot();
+    assert!(node.machine.running().is_empty());
+    node.machine.take_events();
+    let mut daemon = node.daemon();
+    daemon.until(|status| status.attempt == 2 && status.state == TaskState::Ready).await;
+    let early = tokio::time::timeout(HOUR, daemon.is(TaskState::Running)).await;
+    assert!(early.is_err() && node.machine.take_events().is_empty(), "the leader may have replaced it");
+    daemon.assign(&RestartPolicy::default(), DesiredState::Running);
+    let status = daemon.is(TaskState::Running).await;
+    assert_eq!((status.attempt, node.machine.running().len()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_can_not_be_fetched_is_tried_again_and_a_start_that_fails_is_not() {
+    let node = Node::with(FakeProgram { prepare_error: Some("no holder answers".into()), ..FakeProgram::default() });
+    let (mut daemon, begin) = (node.daemon(), Instant::now());
+    daemon.assign(&RestartPolicy::default(), DesiredState::Running);
+    assert_eq!(daemon.is(TaskState::Rejected).await.error, "no holder answers");
+    assert_about(&[begin.elapsed().as_millis()], &[2_500]);
+    let node = Node::with(FakeProgram { start_error: Some("no such file".into()), ..FakeProgram::default() });
+    let (mut daemon, begin) = (node.daemon(), Instant::now());
+    daemon.assign(&RestartPolicy::default(), DesiredState::Running);
+    assert_eq!(daemon.is(TaskState::Rejected).await.error, "no such file");
+    assert_about(&[begin.elapsed().as_millis()], &[0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_tasks_that_come_and_go_leave_nothing() {
+    let node = Node::with(FakeProgram { prepare_delay: SECOND, ..FakeProgram::default() });
+    let daemon = node.daemon();
+    let spec = ServiceSpec::default();
+    let task = |slot: u64| TaskAssignment {
+        task_id: format!("t{slot}"),
+        slot,
+        spec: Some((&spec).into()),
+        desired_state: DesiredState::Running.into(),
+        ..TaskAssignment::default()
+    };
+    let set = Assignments { full: true, tasks: (0..1_000).map(task).collect(), ..Assignments::default() };
+    daemon.pool.assign(set, Duration::ZERO);
+    tokio::time::timeout(HOUR, async {
+        while node.machine.running().len() < 1_000 {
+            daemon.reporter.acknowledged(daemon.reporter.next().await.sequence);
+        }
+    })
+    .await
+    .expect("all of them run");
+    daemon.pool.remove_all().await;
+    assert!(node.machine.running().is_empty() && node.records.load().is_empty());
+}
