@@ -10,7 +10,8 @@ use rand::rngs::StdRng;
 
 use flota_api::clock::Random;
 use flota_api::id::{ClusterId, NodeId};
-use flota_api::model::{Availability, Cluster, Node, NodeDescription, NodeDevice, NodeState, Resources, Role, Secret};
+use flota_api::model::{Availability, Cluster, Node, NodeDescription, NodeDevice, NodeState, Role, Secret};
+use flota_api::resources::Resources;
 use flota_api::{FEATURE_LEVEL, VERSION};
 use flota_manager::Manager;
 use flota_raft_store::raft::ModelDisk;
@@ -80,8 +81,7 @@ const DEVICES: usize = 2;
 
 impl SimCluster {
     /// Starts a cluster; it is not up yet.
-    pub fn start(mut world: World, managers: u8, workers: u8, random: &Random) -> Self {
-        world.network.heal_all();
+    pub fn start(world: World, managers: u8, workers: u8, random: &Random) -> Self {
         let raft_network = RaftNetwork::new(world.network.clone());
         let id = || random.draw(|rng| NodeId::random(rng));
         let clock = || {
