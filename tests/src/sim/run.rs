@@ -267,7 +267,10 @@ impl Run {
             return Err(format!("something moved although nothing was to do: {before} became {after}"));
         }
         converged(&self.cluster).map_err(|missing| format!("it did not stay so: {missing}"))?;
-        let differ = self.cluster.world.log.find("tables of this manager and of the leader differ");
-        differ.map_or(Ok(()), |line| Err(format!("a manager says: {line}")))
+        let bad = ["tables of this manager and of the leader differ", "an answer that nobody gives"];
+        match bad.iter().find_map(|text| self.cluster.world.log.find(text)) {
+            Some(line) => Err(format!("the log says: {line}")),
+            None => Ok(()),
+        }
     }
 }

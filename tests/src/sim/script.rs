@@ -8,6 +8,7 @@ use tonic::transport::Channel;
 use flota_api::proto::control::control_client::ControlClient;
 use flota_api::proto::control::{CreateServiceRequest, UpdateServiceRequest};
 use flota_api::proto::specs::ServiceSpec;
+use flota_api::proto::types::RestartPolicy;
 
 use super::cluster::SimCluster;
 use super::invariants::{converged, picture};
@@ -43,7 +44,14 @@ pub fn script(workers: u8, test: impl FnOnce(&mut Script) + Send + 'static) {
 
 /// A service for tests.
 pub fn spec(name: &str, replicas: u64) -> ServiceSpec {
-    ServiceSpec { name: name.into(), image: "app".into(), replicas, stop_grace_ms: 1_000, ..ServiceSpec::default() }
+    ServiceSpec {
+        name: name.into(),
+        image: "app".into(),
+        replicas,
+        stop_grace_ms: 1_000,
+        restart: Some(RestartPolicy { delay_ms: 200, ..RestartPolicy::default() }),
+        ..ServiceSpec::default()
+    }
 }
 
 impl Script {

@@ -14,6 +14,7 @@ use flota_api::proto::control::control_client::ControlClient;
 use flota_api::proto::control::{CreateServiceRequest, ListRequest, RemoveRequest, UpdateServiceRequest};
 use flota_api::proto::objects::Service;
 use flota_api::proto::specs::{GenericResource, ServiceSpec};
+use flota_api::proto::types::RestartPolicy;
 use flota_identity::{Dialer, Peer};
 use flota_manager::forward::STALE;
 
@@ -85,6 +86,9 @@ impl History {
         let returned = time::now();
         self.with(|it| {
             it.open -= 1;
+            if let Some(Operation { key, client, op, called, .. }) = it.operations.get(number) {
+                tracing::info!(client, key, called, ?op, ?answer, "a user's request has ended");
+            }
             // A client that was asked to stop may find its history taken.
             if let Some(operation) = it.operations.get_mut(number) {
                 (operation.answer, operation.returned) = (answer, returned);
@@ -202,6 +206,7 @@ impl Client {
             replicas: self.rng.random_range(0..=self.wishes.replicas),
             env: vec![format!("RELEASE={}", self.rng.random_range(0..3))],
             stop_grace_ms: 1_000,
+            restart: Some(RestartPolicy { delay_ms: 200, ..RestartPolicy::default() }),
             generic_resources: devices.into_iter().collect(),
             ..ServiceSpec::default()
         }
