@@ -11,6 +11,7 @@
 //!
 //! docs/testing.md says how to write a test with it, and how to replay a seed.
 
+pub mod child;
 pub mod clock;
 pub mod cluster;
 pub mod invariants;

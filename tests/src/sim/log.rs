@@ -16,8 +16,6 @@ struct Lines {
     all: Vec<String>,
     /// Who runs now.
     host: Option<Host>,
-    /// Whether each line goes to standard error at once, too.
-    echo: bool,
 }
 
 /// The log of one simulation; clones share it.
@@ -25,11 +23,6 @@ struct Lines {
 pub struct Log(Arc<Mutex<Lines>>);
 
 impl Log {
-    /// A log without lines; with `echo` each goes to standard error at once, too.
-    pub fn new(echo: bool) -> Self {
-        Self(Arc::new(Mutex::new(Lines { echo, ..Lines::default() })))
-    }
-
     /// Adds a line.
     pub fn add(&self, text: fmt::Arguments<'_>) {
         let mut lines = self.0.lock().expect("no holder panics");
@@ -39,9 +32,6 @@ impl Log {
             None => write!(line, "-- {text}"),
         }
         .expect("a string takes everything");
-        if lines.echo {
-            eprintln!("{line}");
-        }
         lines.all.push(line);
     }
 

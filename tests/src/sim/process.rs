@@ -72,8 +72,14 @@ pub(super) async fn run_manager(process: ManagerProcess) {
             fatal.cancelled().await;
             ended.end("its Raft core has stopped".into());
         }
-        Err(error) => ended.end(format!("it does not start: {error}")),
+        Err(error) => ended.end(format!("it does not start: {}", chain(&error))),
     }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 async fn start_manager(process: ManagerProcess, fatal: CancellationToken) -> Result<(), StartError> {

@@ -9,7 +9,6 @@ use flota_raft_store::faults::{self, Fault};
 
 use super::cluster::SimCluster;
 use super::invariants::{Invariants, converged, picture};
-use super::linearizability;
 use super::schedule::Schedule;
 use super::user::{History, USER, Users, Wishes, channels};
 use super::world::World;
@@ -27,22 +26,20 @@ pub struct Options {
     pub trouble: u64,
     /// A fault that is put in on purpose.
     pub fault: Option<Fault>,
-    /// Whether the log goes to standard error while it is written.
-    pub echo: bool,
 }
 
 impl Options {
     /// Three managers and three workers, half a minute of trouble.
     pub fn new(seed: u64) -> Self {
-        Self { seed, managers: 3, workers: 3, trouble: 30_000, fault: None, echo: false }
+        Self { seed, managers: 3, workers: 3, trouble: 30_000, fault: None }
     }
 }
 
 /// What became of a simulation.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Its seed.
-    pub seed: u64,
+    /// What was simulated.
+    pub options: Options,
     /// What did not hold; `None`: all did.
     pub violation: Option<String>,
     /// Everything that happened.
@@ -50,21 +47,22 @@ pub struct Outcome {
     /// How much time went by in it, in milliseconds.
     pub virtual_ms: u64,
     /// Operations of users.
-    pub operations: usize,
+    pub operations: u64,
 }
 
 impl Outcome {
     /// The verdict as a text that says how to see it again.
     pub fn report(&self) -> String {
-        let Some(violation) = &self.violation else { return format!("seed {}: everything held", self.seed) };
-        let last = &self.log[self.log.len().saturating_sub(40)..];
+        let Options { seed, trouble, fault, .. } = self.options;
+        let Some(violation) = &self.violation else { return format!("seed {seed}: everything held") };
+        let last = &self.log[self.log.len().saturating_sub(30)..];
+        let fault = fault.map(|fault| format!(" {fault:?}")).unwrap_or_default();
         format!(
-            "seed {}: {violation}\n--- the last of {} lines\n{}\n--- again, with the whole log: \
-             FLOTA_SEED={} cargo test -p flota-tests --test simulation -- --exact seeds::the_seed_from_the_environment --nocapture",
-            self.seed,
+            "seed {seed}: {violation}\n--- the last of {} lines\n{}\n--- the whole log: \
+             cargo run -p flota-tests --bin flota-simulate -- --log {seed} {}{fault}",
             self.log.len(),
             last.join("\n"),
-            self.seed
+            trouble / 1_000,
         )
     }
 }
@@ -78,11 +76,11 @@ const QUIET: u64 = 5_000;
 /// Quanta between two looks.
 const LOOK_EVERY: u64 = 5;
 
-/// Runs a simulation.
+/// Runs a simulation in this process, which must not have run another before.
 ///
 /// # Panics
 /// When no thread can be made.
-pub fn simulate(options: Options) -> Outcome {
+pub(super) fn simulate_here(options: Options) -> Outcome {
     // A new thread: its random numbers and hash maps are the seed's from the first one on.
     let thread = std::thread::Builder::new().name(format!("seed {}", options.seed)).stack_size(16 << 20);
     let run = move || {
@@ -107,7 +105,7 @@ pub struct Run {
 impl Run {
     /// Starts the cluster. The thread must be new, and belongs to it.
     pub fn new(options: Options) -> Self {
-        let world = World::new(options.seed, options.echo);
+        let world = World::new(options.seed);
         let random = Random::seeded(options.seed);
         let cluster = SimCluster::start(world, options.managers, options.workers, &random);
         Self { cluster, history: History::default(), invariants: Invariants::default(), random, trouble: 0, quanta: 0 }
@@ -121,15 +119,16 @@ impl Run {
             Err(format!("something panicked: {}", text.unwrap_or_default()))
         });
         let log = self.cluster.world.log.clone();
+        let operations = self.history.count().0;
         if let Err(violation) = &result {
             log.add(format_args!("violation: {violation}"));
         }
         Outcome {
-            seed: options.seed,
+            options,
             violation: result.err(),
             log: log.lines(),
             virtual_ms: self.cluster.world.now(),
-            operations: self.history.count().0,
+            operations: u64::try_from(operations).unwrap_or_default(),
         }
     }
 
@@ -165,7 +164,7 @@ impl Run {
             }
         }
         self.check_quiet()?;
-        linearizability::check(&self.history.take()).map_err(|violation| violation.to_string())
+        self.history.check().map_err(|violation| violation.to_string())
     }
 
     /// Runs until every manager votes and every worker is in session.

@@ -19,7 +19,7 @@ use flota_identity::{Dialer, Peer};
 use flota_manager::forward::STALE;
 
 use super::cluster::DEVICE_KIND;
-use super::linearizability::Operation;
+use super::linearizability::{Operation, Violation, check};
 use super::network::{Host, Network};
 use super::services::{Answer, Op, Services, read};
 use super::time;
@@ -53,9 +53,12 @@ impl History {
         act(&mut self.0.lock().expect("no holder panics"))
     }
 
-    /// Operations so far.
-    pub fn take(&self) -> Vec<Operation<Services>> {
-        self.with(|it| std::mem::take(&mut it.operations))
+    /// Checks whether what users saw is linearizable, and stale answers as old as they said.
+    ///
+    /// # Errors
+    /// The first service of which it is not true.
+    pub fn check(&self) -> Result<(), Violation> {
+        self.with(|it| check(&it.operations))
     }
 
     /// How many operations there are, and how many are under way.
@@ -86,13 +89,9 @@ impl History {
         let returned = time::now();
         self.with(|it| {
             it.open -= 1;
-            if let Some(Operation { key, client, op, called, .. }) = it.operations.get(number) {
-                tracing::info!(client, key, called, ?op, ?answer, "a user's request has ended");
-            }
-            // A client that was asked to stop may find its history taken.
-            if let Some(operation) = it.operations.get_mut(number) {
-                (operation.answer, operation.returned) = (answer, returned);
-            }
+            let Operation { key, client, op, called, .. } = &it.operations[number];
+            tracing::info!(client, key, called, ?op, ?answer, "a user's request has ended");
+            (it.operations[number].answer, it.operations[number].returned) = (answer, returned);
         });
     }
 

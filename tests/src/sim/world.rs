@@ -53,10 +53,10 @@ pub struct World {
 
 impl World {
     /// An empty world at time 0. The thread must be new, and belongs to it.
-    pub fn new(seed: u64, echo: bool) -> Self {
+    pub fn new(seed: u64) -> Self {
         system::seed_this_thread(seed);
         time::begin();
-        let log = Log::new(echo);
+        let log = Log::default();
         let capture = tracing::subscriber::set_default(Capture(log.clone()));
         Self { now: 0, processes: BTreeMap::new(), network: Network::new(seed), log, _capture: capture }
     }

@@ -1,16 +1,18 @@
 //! Faults that are put in on purpose are found, each within the seeds of one run of the tests.
 
 use flota_raft_store::faults::Fault;
-use flota_tests::sim::run::{Options, simulate};
+use flota_tests::sim::run::Options;
+
+use crate::simulate;
 
 /// Seeds that are tried for each fault.
 const SEEDS: std::ops::Range<u64> = 1..25;
 
 fn is_found(fault: Fault) {
-    let found = SEEDS.map(|seed| simulate(Options { fault: Some(fault), ..Options::new(seed) }));
-    let found = found.into_iter().find(|outcome| outcome.violation.is_some());
+    let mut outcomes = SEEDS.map(|seed| simulate(Options { fault: Some(fault), ..Options::new(seed) }));
+    let found = outcomes.find(|outcome| outcome.violation.is_some());
     let found = found.unwrap_or_else(|| panic!("{fault:?} was not found within {SEEDS:?}"));
-    eprintln!("{fault:?}: seed {}: {}", found.seed, found.violation.unwrap_or_default());
+    eprintln!("{fault:?}: seed {}: {}", found.options.seed, found.violation.unwrap_or_default());
 }
 
 #[test]

@@ -5,3 +5,12 @@
 mod cluster;
 mod faults;
 mod seeds;
+
+use std::path::Path;
+
+use flota_tests::sim::run::{Options, Outcome};
+
+/// Runs a simulation in a process of its own.
+fn simulate(options: Options) -> Outcome {
+    flota_tests::sim::child::simulate(Path::new(env!("CARGO_BIN_EXE_flota-simulate")), options)
+}

@@ -10,7 +10,7 @@ const B: Host = Host(2);
 
 /// A world in which B gives back every byte that it is sent.
 fn world_with_echo() -> World {
-    let mut world = World::new(1, false);
+    let mut world = World::new(1);
     start_echo(&mut world);
     world
 }
@@ -116,7 +116,7 @@ fn a_crash_resets_connections_and_a_lost_machine_says_nothing_until_it_is_back()
 
 #[test]
 fn connections_are_refused_where_nobody_listens() {
-    let mut world = World::new(1, false);
+    let mut world = World::new(1);
     let seen = start_pinging(&mut world);
     run(&mut world, 50);
     assert_eq!(seen.ended.load(Ordering::SeqCst), 9);
