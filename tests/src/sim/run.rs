@@ -249,7 +249,7 @@ impl Run {
         for (number, why) in self.cluster.ended_managers() {
             let host = self.cluster.managers[number].host;
             self.cluster.world.log.add(format_args!("{host} has ended: {why}"));
-            if !schedule.is_hurt(number) {
+            if !schedule.is_hurt(number, self.cluster.world.now()) {
                 return Err(format!("the manager on {host} has ended: {why}"));
             }
             schedule.restart(&mut self.cluster, number);

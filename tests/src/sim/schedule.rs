@@ -45,18 +45,21 @@ pub struct Schedule {
     due: BTreeMap<u64, Vec<Action>>,
     next: u64,
     last: u64,
-    hurt: Vec<usize>,
+    /// Managers whose disk does not work, and until when that counts.
+    hurt: BTreeMap<usize, u64>,
 }
 
 /// Between two things that go wrong, in milliseconds.
 const PAUSE: std::ops::Range<u64> = 100..2_500;
 /// A manager that has ended by itself is started again after this long, as systemd does.
 const RESTART: u64 = 100;
+/// What a disk has refused may end a manager so much later.
+const FELT: u64 = 2_000;
 
 impl Schedule {
     /// Begins at `now`.
     pub fn new(rng: StdRng, now: u64) -> Self {
-        Self { rng, due: BTreeMap::new(), next: now, last: now, hurt: Vec::new() }
+        Self { rng, due: BTreeMap::new(), next: now, last: now, hurt: BTreeMap::new() }
     }
 
     /// When something last went wrong.
@@ -64,9 +67,9 @@ impl Schedule {
         self.last
     }
 
-    /// Whether this manager's disk does not work at the moment.
-    pub fn is_hurt(&self, manager: usize) -> bool {
-        self.hurt.contains(&manager)
+    /// Whether this manager's disk does not work, or has not a moment ago.
+    pub fn is_hurt(&self, manager: usize, now: u64) -> bool {
+        self.hurt.get(&manager).is_some_and(|until| now <= *until)
     }
 
     /// Does what is due.
@@ -122,7 +125,7 @@ impl Schedule {
                 cluster.start_worker(number);
             }
         }
-        self.hurt.clear();
+        self.hurt.values_mut().for_each(|until| *until = (*until).min(now + FELT));
     }
 
     fn at(&mut self, time: u64, action: Action) {
@@ -219,12 +222,12 @@ impl Schedule {
             }
             Action::HurtDisk { number, faults, time } => {
                 cluster.managers[number].disk.set_faults(faults);
-                self.hurt.push(number);
+                self.hurt.insert(number, u64::MAX);
                 self.at(now + time, Action::RepairDisk(number));
             }
             Action::RepairDisk(number) => {
                 cluster.managers[number].disk.set_faults(DiskFaults::default());
-                self.hurt.retain(|it| *it != number);
+                self.hurt.insert(number, now + FELT);
             }
             network => self.act_on_network(cluster, network),
         }
