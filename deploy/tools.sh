@@ -24,6 +24,7 @@ case "${1:-build}" in
     need python3 python3
     need busybox busybox-static
     need etcd etcd-server
+    need openssl openssl
     need crun crun
     need runc runc
     need_seccomp

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Figures of a release build beside their targets: `make bench`. Median of five runs, and the worst. A sandbox of
 3 managers and 2 workers, in namespaces of its own; bounded in count and time; ends by removing it."""
-import atexit, json, os, shutil, signal, statistics, subprocess, sys, tempfile, time
+import atexit, itertools, json, os, signal, statistics, subprocess, sys, time
+
+from writes import Etcd, Flota
 
 # Whoever ends it early ends what it made, too.
 for it in (signal.SIGTERM, signal.SIGHUP):
@@ -74,49 +76,28 @@ def leader():
     return next(node["name"] for node in rows("node", "ls") if node["leader"])
 
 
-class Etcd:
-    """Three members on the loopback of a network namespace of their own, with their data on the same disk."""
+def flota():
+    """The managers of the sandbox as they are now, for writes."""
+    def system_info(name):
+        return json.loads(ctl("--host", f"unix:///run/flota-sandbox/{NAME}/{name}/flota.sock", "system", "info", "--format", "json"))
 
-    def __init__(self):
-        self.dir = tempfile.mkdtemp(prefix="flota-bench-", dir="/var/tmp")
-        self.holder = subprocess.Popen(["unshare", "--net", "sleep", "600"])
-        until(lambda: os.readlink(f"/proc/{self.holder.pid}/ns/net") != os.readlink("/proc/self/ns/net"))
-        self.run("busybox", "ip", "link", "set", "lo", "up")
-        peers = ",".join(f"m{n}=http://127.0.0.1:2{n}80" for n in (1, 2, 3))
-        self.members = [subprocess.Popen(self.inside(
-            "etcd", "--name", f"m{n}", "--data-dir", f"{self.dir}/{n}", "--initial-cluster", peers,
-            "--initial-cluster-state", "new", "--listen-peer-urls", f"http://127.0.0.1:2{n}80",
-            "--initial-advertise-peer-urls", f"http://127.0.0.1:2{n}80",
-            "--listen-client-urls", f"http://127.0.0.1:2{n}79", "--advertise-client-urls", f"http://127.0.0.1:2{n}79",
-        ), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for n in (1, 2, 3)]
-        until(lambda: self.rate("127.0.0.1:2179", 1, 1) > 0)
-        # The one that leads answers soonest.
-        self.leader = max((f"127.0.0.1:2{n}79" for n in (1, 2, 3)), key=lambda it: self.rate(it, 1, 1))
-
-    def inside(self, *words):
-        return ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net", *words]
-
-    def run(self, *words):
-        return subprocess.run(self.inside(*words), capture_output=True, text=True, timeout=60)
-
-    def rate(self, address, parallel, seconds):
-        words = self.run(WRITES, "etcd", address, str(parallel), str(seconds)).stdout.split()
-        return float(words[0]) if words else 0
-
-    def end(self):
-        for process in [*self.members, self.holder]:
-            process.kill()
-            process.wait()
-        shutil.rmtree(self.dir, ignore_errors=True)
+    def ping(name, address):
+        out = ctl("sandbox", "exec", "--name", NAME, name, "--", "busybox", "ping", "-q", "-c", "3", address)
+        # round-trip min/avg/max = 0.04/0.05/0.06 ms
+        return float(out.rsplit("=", 1)[1].split("/")[1])
+    return Flota(WRITES, f"/var/lib/flota-sandbox/{NAME}", rows("node", "ls"), daemons(), system_info, ping)
 
 
-def flota_rate(parallel, seconds):
-    """Services without a task, each an acknowledged entry, over one connection to the leader's socket."""
-    socket = f"/run/flota-sandbox/{NAME}/{leader()}/flota.sock"
-    done = subprocess.run([WRITES, "flota", socket, str(parallel), str(seconds)], capture_output=True, text=True, timeout=60)
-    if done.returncode != 0:
-        sys.exit(f"flota-writes: {done.stderr}")
-    return float(done.stdout.split()[0])
+def longest_gap(act, name):
+    """The longest time between two acknowledged writes, one after the other, while `act` runs and for ten more."""
+    acked, left = [time.monotonic()], 10
+    process = subprocess.Popen([CTL, *act], stdout=subprocess.DEVNULL)
+    for number in itertools.count():
+        ctl("service", "create", "--detach", "--name", f"{name}-{number}", "--replicas", "0", "whoami")
+        acked.append(time.monotonic())
+        left -= process.poll() is not None
+        if left == 0:
+            return max(after - before for before, after in itertools.pairwise(acked))
 
 
 atexit.register(lambda: ctl("sandbox", "down", "--name", NAME, check=False))
@@ -179,18 +160,36 @@ for run in range(RUNS):
     written.append(timed(next_write))
     ctl("sandbox", "start", "--name", NAME, name)
     until(lambda: all(node["state"] == "ready" for node in rows("node", "ls")))
-show("leader killed -> next write acknowledged", written, 1.5)
+show("leader killed -> next write acknowledged", written, 1)
+stopped = []
+for run in range(RUNS):
+    name = leader()
+    stopped.append(longest_gap(["sandbox", "stop", "--name", NAME, "--daemon-only", name], f"stopped{run}"))
+    ctl("sandbox", "start", "--name", NAME, name)
+    until(lambda: all(node["state"] == "ready" for node in rows("node", "ls")))
+show("leader stopped in order, longest time without a write", stopped, 0.2)
 
-etcd = Etcd()
+etcd = Etcd(WRITES, until)
 atexit.register(etcd.end)
-for parallel, target in ((1, 600), (16, 4000)):
-    ours, theirs = [], []
+for parallel, target in ((1, 1), (16, 1.2), (64, 1.5)):
+    ours, theirs, waits = [], [], []
     for _ in range(RUNS):
         up()
-        ours.append(flota_rate(parallel, 3))
-        theirs.append(etcd.rate(etcd.leader, parallel, 3))
-    show(f"committed writes/s, {parallel} in flight", ours, target, "/s", most=False)
-    print(f"{'  etcd, the same client, in turn with it':58} {statistics.median(theirs):9.0f} /s     ratio {statistics.median(ours) / statistics.median(theirs):.2f}", flush=True)
+        result, wait = flota().run_with_waits(parallel, 3)
+        ours.append(result)
+        waits.append(wait)
+        theirs.append(etcd.run(parallel, 3))
+    show(f"committed writes, {parallel} in flight, beside etcd's", [us[0] / them[0] for us, them in zip(ours, theirs)], target, "times", most=False)
+    for who, results in (("Flota", ours), ("etcd", theirs)):
+        rate, p50, p99 = (statistics.median(column) for column in zip(*results))
+        print(f"  {who:5} {rate:7.0f} writes/s, median {p50:.2f} ms, 99th percentile {p99:.2f} ms", flush=True)
+    for what in waits[0] if all(waits) else ():
+        unit = "" if what.startswith("entries") else "ms"
+        print(f"    {what:24} {statistics.median(wait[what] for wait in waits):8.3f} {unit}".rstrip(), flush=True)
+    if not all(waits):
+        print("    without its parts: the managers' logs keep no statistics", flush=True)
+    if parallel == 64:
+        show("99th percentile, 64 in flight, beside etcd's", [us[2] / them[2] for us, them in zip(ours, theirs)], 1, "times")
 etcd.end()
 up()
 time.sleep(5)

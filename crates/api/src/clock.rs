@@ -66,7 +66,7 @@ impl Random {
 
     /// A generator of its own, seeded from this one.
     pub fn fork(&self) -> StdRng {
-        self.draw(|rng| StdRng::from_rng(rng))
+        self.draw(StdRng::from_rng)
     }
 }
 

@@ -32,6 +32,9 @@ pub const TASK_HISTORY: usize = 4;
 pub const IMAGE_HOLDERS: usize = 2;
 /// How long a grant to fetch an image is good; it is renewed with every assignment.
 pub const GRANT_LIFE: Duration = Duration::from_secs(3600);
+/// How far two machines' wall clocks may differ, in either direction, before what one dated is judged wrongly by the
+/// other: a board without a clock of its own, or a wrong time zone, is within a day.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3600);
 /// The runtime class that every node has: the one that is built in. No other may be called so.
 pub const EMBEDDED_RUNTIME: &str = "flota";
 /// A node's certificate.

@@ -16,6 +16,7 @@ pub mod image_ref;
 pub mod model;
 pub mod naming;
 pub mod object;
+pub mod reason;
 pub mod resources;
 pub mod seal;
 pub mod state;

@@ -9,7 +9,7 @@ use crate::sandbox;
 #[derive(Debug, Parser)]
 #[command(name = "ctl", version = flota_api::VERSION, propagate_version = false, arg_required_else_help = true)]
 pub(crate) struct Cli {
-    /// Manager to talk to, unix://PATH; may be repeated, tried in order
+    /// Manager to talk to, unix://PATH; may be repeated: asked in turn until one answers
     #[arg(short = 'H', long = "host", env = "FLOTA_HOST", value_delimiter = ',', global = true)]
     pub(crate) hosts: Vec<String>,
     #[command(subcommand)]

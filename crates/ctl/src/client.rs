@@ -1,17 +1,25 @@
-//! To a manager: over the local socket, or over the sockets that `--host` or FLOTA_HOST name, in order; the next at
-//! once when one does not answer. A request that changes something carries an id, so that a retry is done once.
+//! Requests to managers, over the local socket or the sockets that `--host` or FLOTA_HOST name; used by every command.
+//!
+//! Every request goes through [`rounds`]: where the connection to one manager is lost, the next one is asked. A request
+//! that changes something carries one id for its whole life, so that it is done once.
+
+#[cfg(test)]
+mod fake;
+mod rounds;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status, Streaming};
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status, Streaming};
 
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::proto::control::ListRequest;
@@ -20,16 +28,15 @@ use flota_api::proto::node::local_node_client::LocalNodeClient;
 use flota_api::proto::node::{InfoRequest, NodeInfo};
 use flota_api::proto::streams::Frame;
 use flota_api::proto::streams::frame::Frame as F;
+use flota_api::reason::Reason;
 
 use crate::error::{Failed, Hinted, Usage};
+use rounds::{Attempt, Limits};
 
-/// Every manager has had its chance by then.
-const DEADLINE: Duration = Duration::from_millis(4_800);
-/// One that has not answered by then is left for the next, while there is one; the request's id makes that safe.
-const PATIENCE: Duration = Duration::from_millis(1_500);
-/// What a node knows by itself it says at once.
-const NODE_WAIT: Duration = Duration::from_secs(5);
-const PAUSE: Duration = Duration::from_millis(50);
+/// Before a stream that broke is opened again.
+const REOPEN_PAUSE: Duration = Duration::from_millis(100);
+/// Frames to a task that are under way; behind them the sender waits.
+const QUEUE: usize = 32;
 const DEFAULT_SOCKET: &str = "/run/flota/flota.sock";
 
 /// Managers' sockets, in the order in which they are tried.
@@ -37,6 +44,7 @@ const DEFAULT_SOCKET: &str = "/run/flota/flota.sock";
 pub(crate) struct Client {
     sockets: Vec<PathBuf>,
     stale: bool,
+    limits: Limits,
 }
 
 /// A fresh id of a request that changes something.
@@ -44,7 +52,17 @@ pub(crate) fn request_id() -> String {
     flota_api::id::random(&mut rand::rng())
 }
 
+fn control(channel: Channel) -> ControlClient<Channel> {
+    ControlClient::new(channel).max_decoding_message_size(MESSAGE_BOUND)
+}
+
+fn local_node(channel: Channel) -> LocalNodeClient<Channel> {
+    LocalNodeClient::new(channel).max_decoding_message_size(MESSAGE_BOUND)
+}
+
 impl Client {
+    /// For the managers behind `hosts`, else for the one on this machine. With `stale`, lists are answered by the
+    /// manager that is asked, from what it has.
     pub(crate) fn new(hosts: &[String], stale: bool) -> anyhow::Result<Self> {
         let socket = |host: &String| match host.strip_prefix("unix://") {
             Some(path) if path.starts_with('/') => Ok(PathBuf::from(path)),
@@ -55,11 +73,80 @@ impl Client {
         };
         let sockets = hosts.iter().filter(|host| !host.is_empty()).map(socket).collect::<Result<Vec<_>, _>>()?;
         let sockets = if sockets.is_empty() { vec![PathBuf::from(DEFAULT_SOCKET)] } else { sockets };
-        Ok(Self { sockets, stale })
+        Ok(Self { sockets, stale, limits: Limits::default() })
     }
 
-    /// What a list asks for.
-    pub(crate) fn list(&self) -> tonic::Request<ListRequest> {
+    /// Sends a request that changes something until a manager has answered it: the same request, with the same id,
+    /// each time.
+    pub(crate) async fn change<R, T, F>(
+        &self,
+        request: R,
+        call: impl Fn(ControlClient<Channel>, R) -> F,
+    ) -> anyhow::Result<T>
+    where
+        R: Clone,
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.unary(self.limits.change, request, call).await
+    }
+
+    /// Sends a request that only reads.
+    pub(crate) async fn read<R, T, F>(
+        &self,
+        request: R,
+        call: impl Fn(ControlClient<Channel>, R) -> F,
+    ) -> anyhow::Result<T>
+    where
+        R: Clone,
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.unary(self.limits.read, request, call).await
+    }
+
+    async fn unary<R, T, F>(
+        &self,
+        bound: Duration,
+        request: R,
+        call: impl Fn(ControlClient<Channel>, R) -> F,
+    ) -> anyhow::Result<T>
+    where
+        R: Clone,
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let attempt = |attempt: Attempt| {
+            let answer = call(control(attempt.channel.clone()), request.clone());
+            async move { attempt.answer(answer).await.map(Response::into_inner) }
+        };
+        rounds::ask(&self.sockets, &self.limits, bound, attempt).await.map_err(failure)
+    }
+
+    /// All pages of a list as one; `join` adds a page to what came before. A list that breaks is asked for anew, so
+    /// that its pages are of one time.
+    pub(crate) async fn list<T, F>(
+        &self,
+        call: impl Fn(ControlClient<Channel>, tonic::Request<ListRequest>) -> F,
+        join: impl Fn(&mut T, T),
+    ) -> anyhow::Result<T>
+    where
+        F: Future<Output = Result<Response<Streaming<T>>, Status>>,
+    {
+        let join = &join;
+        let attempt = |attempt: Attempt| {
+            let answer = call(control(attempt.channel.clone()), self.list_request());
+            async move {
+                let mut pages = attempt.answer(answer).await?.into_inner();
+                let first = attempt.answer(pages.message()).await?;
+                let mut whole = first.ok_or_else(|| Status::unavailable("the list has no page"))?;
+                while let Some(page) = attempt.answer(pages.message()).await? {
+                    join(&mut whole, page);
+                }
+                Ok(whole)
+            }
+        };
+        rounds::ask(&self.sockets, &self.limits, self.limits.read, attempt).await.map_err(failure)
+    }
+
+    fn list_request(&self) -> tonic::Request<ListRequest> {
         let mut request = tonic::Request::new(ListRequest { stale: self.stale });
         if self.stale {
             request.metadata_mut().insert("flota-stale", tonic::metadata::MetadataValue::from_static("1"));
@@ -67,150 +154,147 @@ impl Client {
         request
     }
 
-    async fn connect(path: PathBuf) -> Result<Channel, Status> {
-        let failed = |error: std::io::Error| Status::unavailable(format!("{}: {error}", path.display()));
-        let stream = UnixStream::connect(&path).await.map_err(failed)?;
-        let mut stream = Some(TokioIo::new(stream));
-        let connector = tower::service_fn(move |_| {
-            let stream = stream.take().ok_or_else(|| std::io::Error::other("the connection is gone"));
-            std::future::ready(stream)
-        });
-        let endpoint = Endpoint::from_static("http://flota");
-        endpoint.connect_with_connector(connector).await.map_err(|error| Status::unavailable(error.to_string()))
-    }
-
-    /// Calls one manager after the other until one answers.
-    async fn with<T, F: Future<Output = Result<T, Status>>>(&self, call: impl Fn(Channel) -> F) -> anyhow::Result<T> {
-        let until = tokio::time::Instant::now() + DEADLINE;
-        let last = std::sync::Mutex::new(Status::unavailable("no manager answered in time: there may be no quorum"));
-        let say = |status| *last.lock().expect("no holder panics") = status;
-        let patience = if self.sockets.len() > 1 { PATIENCE } else { DEADLINE };
-        let all = async {
-            let mut reached = false;
-            let mut fatal = false;
-            // In a circle: while a leader is being chosen, each of them may answer soon.
-            for socket in self.sockets.iter().cycle() {
-                let asked = async {
-                    let channel = Self::connect(socket.clone()).await?;
-                    reached = true;
-                    call(channel).await
-                };
-                match tokio::time::timeout(patience, asked).await {
-                    Err(_) => say(Status::unavailable(format!("{} does not answer", socket.display()))),
-                    // A node that is no manager is passed over while others are left.
-                    Ok(Err(status)) if status.message().contains("is no manager") => {
-                        fatal = true;
-                        say(status);
-                    }
-                    Ok(Err(status)) if status.code() == Code::Unavailable => {
-                        fatal = false;
-                        say(status);
-                    }
-                    Ok(other) => return Some(other),
-                }
-                if self.sockets.last() == Some(socket) {
-                    if !reached || fatal || tokio::time::Instant::now() + PAUSE >= until {
-                        return None;
-                    }
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-            None
-        };
-        match tokio::time::timeout_at(until, all).await {
-            Ok(Some(result)) => result.map_err(failure),
-            // What the last one said that said something.
-            Ok(None) | Err(_) => Err(failure(last.into_inner().expect("no holder panics"))),
-        }
-    }
-
-    /// Calls Control.
-    pub(crate) async fn control<T, F>(&self, call: impl Fn(ControlClient<Channel>) -> F) -> anyhow::Result<T>
-    where
-        F: Future<Output = Result<tonic::Response<T>, Status>>,
-    {
-        self.with(|channel| {
-            let client = ControlClient::new(channel).max_decoding_message_size(MESSAGE_BOUND);
-            let answer = call(client);
-            async move { answer.await.map(tonic::Response::into_inner) }
-        })
-        .await
-    }
-
-    /// All pages of a list as one; `join` adds a page to what came before.
-    pub(crate) async fn pages<T, F>(
+    /// Follows a stream until `each` breaks, and takes it up with the next manager when it is lost or ends before that.
+    /// Goes on without a bound while no manager is reachable: the caller sets one.
+    pub(crate) async fn watch<R, T, F>(
         &self,
-        call: impl Fn(ControlClient<Channel>) -> F,
-        join: impl Fn(&mut T, T),
-    ) -> anyhow::Result<T>
+        request: R,
+        call: impl Fn(ControlClient<Channel>, R) -> F,
+        mut each: impl FnMut(T) -> anyhow::Result<ControlFlow<()>>,
+    ) -> anyhow::Result<()>
     where
-        F: Future<Output = Result<tonic::Response<Streaming<T>>, Status>>,
+        R: Clone,
+        F: Future<Output = Result<Response<Streaming<T>>, Status>>,
     {
-        let first = self.with(|channel| {
-            let answer = call(ControlClient::new(channel).max_decoding_message_size(MESSAGE_BOUND));
-            async move {
-                let mut pages = answer.await?.into_inner();
-                let first = pages.message().await?.ok_or_else(|| Status::unavailable("the list is cut off"))?;
-                Ok((first, pages))
+        loop {
+            match self.read(request.clone(), &call).await {
+                Ok(mut stream) => loop {
+                    match stream.message().await {
+                        Ok(Some(message)) => {
+                            if each(message)?.is_break() {
+                                return Ok(());
+                            }
+                        }
+                        Ok(None) => break,
+                        Err(status) if may_reopen(&status) => break,
+                        Err(status) => return Err(failure(status)),
+                    }
+                },
+                Err(error) if crate::error::code(&error) == crate::error::UNREACHABLE => {}
+                Err(error) => return Err(error),
             }
-        });
-        let (mut whole, mut pages) = first.await?;
-        while let Some(page) = pages.message().await.map_err(failure)? {
-            join(&mut whole, page);
+            tokio::time::sleep(REOPEN_PAUSE).await;
         }
-        Ok(whole)
     }
 
-    /// Opens a stream through a manager; `first` says what is wanted. What is sent goes to the task, what comes is its.
+    /// Opens a stream through a manager; `first` names the task and what to do with it. What is sent goes to the task,
+    /// what is received comes from it. The first frame is sent to one manager alone, once that has taken the stream:
+    /// a command is never begun twice.
     pub(crate) async fn stream(&self, first: F) -> anyhow::Result<(mpsc::Sender<Frame>, Streaming<Frame>)> {
-        self.with(|channel| {
-            let first = Frame { frame: Some(first.clone()) };
-            async move {
-                let (sender, receiver) = mpsc::channel(32);
-                sender.send(first).await.map_err(|_| Status::internal("the stream is closed"))?;
-                let mut client = ControlClient::new(channel).max_decoding_message_size(MESSAGE_BOUND);
-                let answers = client.open_stream(ReceiverStream::new(receiver)).await?.into_inner();
-                Ok((sender, answers))
+        let attempt = |attempt: Attempt| async move {
+            let (sender, receiver) = mpsc::channel(QUEUE);
+            let mut client = control(attempt.channel.clone());
+            let answers = attempt.answer(client.open_stream(ReceiverStream::new(receiver))).await?.into_inner();
+            Ok((sender, answers))
+        };
+        let opened = rounds::ask(&self.sockets, &self.limits, self.limits.read, attempt).await;
+        let (sender, answers) = opened.map_err(failure)?;
+        let sent = sender.send(Frame { frame: Some(first) }).await;
+        sent.map_err(|_| failure(Status::unavailable("the manager closed the stream before it began")))?;
+        Ok((sender, answers))
+    }
+
+    /// Reads a stream to its end. A stream that is lost is opened again with what `request` returns then; one that is
+    /// lost over and over without a frame is given up.
+    pub(crate) async fn receive(&self, mut request: impl FnMut() -> F, mut each: impl FnMut(F)) -> anyhow::Result<()> {
+        let mut give_up = Instant::now() + self.limits.change;
+        loop {
+            let opened = Instant::now();
+            let (_open, mut frames) = self.stream(request()).await?;
+            let mut is_empty = true;
+            let broken = loop {
+                match frames.message().await {
+                    Ok(Some(frame)) => {
+                        is_empty = false;
+                        frame.frame.into_iter().for_each(&mut each);
+                    }
+                    Ok(None) => return Ok(()),
+                    Err(status) => break status,
+                }
+            };
+            // A quiet stream that held for long was a good one, too.
+            if !is_empty || opened.elapsed() > self.limits.change {
+                give_up = Instant::now() + self.limits.change;
             }
-        })
-        .await
+            if !may_reopen(&broken) || Instant::now() >= give_up {
+                return Err(failure(broken));
+            }
+            tokio::time::sleep(REOPEN_PAUSE).await;
+        }
     }
 
     /// The node behind the first socket, for what concerns that machine. What is asked of it may take its time.
     pub(crate) async fn node(&self) -> anyhow::Result<LocalNodeClient<Channel>> {
-        let socket = self.sockets.first().cloned().context("no node is known")?;
-        let channel = Self::connect(socket).await.map_err(failure)?;
-        Ok(LocalNodeClient::new(channel).max_decoding_message_size(MESSAGE_BOUND))
+        let socket = self.sockets.first().context("no node is known")?;
+        Ok(local_node(rounds::connect(socket).await.map_err(failure)?))
     }
 
-    /// The first node that answers, and what it says of itself: for what any of them can do.
+    /// The description of the node behind the first socket; waits while that is starting.
+    pub(crate) async fn info(&self) -> anyhow::Result<NodeInfo> {
+        Ok(self.first_of(self.sockets.get(..1).unwrap_or_default()).await?.1)
+    }
+
+    /// The first node that answers, and its description: for what any of them can do.
     pub(crate) async fn any_node(&self) -> anyhow::Result<(LocalNodeClient<Channel>, NodeInfo)> {
-        let mut last = Status::unavailable("no node is known");
-        for socket in &self.sockets {
-            let asked = async {
-                let channel = Self::connect(socket.clone()).await?;
-                let mut node = LocalNodeClient::new(channel).max_decoding_message_size(MESSAGE_BOUND);
-                let info = node.info(InfoRequest {}).await?.into_inner();
-                Ok((node, info))
-            };
-            match tokio::time::timeout(NODE_WAIT, asked).await {
-                Ok(Ok(found)) => return Ok(found),
-                Ok(Err(status)) => last = status,
-                Err(_) => last = Status::unavailable(format!("{} does not answer", socket.display())),
-            }
-        }
-        Err(failure(last))
+        self.first_of(&self.sockets).await
+    }
+
+    async fn first_of(&self, sockets: &[PathBuf]) -> anyhow::Result<(LocalNodeClient<Channel>, NodeInfo)> {
+        rounds::ask(sockets, &self.limits, self.limits.read, describe).await.map_err(failure)
+    }
+
+    /// Sends a request that any node can carry out, and that may be done twice, until one has answered it. The answer
+    /// may take its time.
+    pub(crate) async fn at_any_node<R, T, F>(
+        &self,
+        request: R,
+        call: impl Fn(LocalNodeClient<Channel>, R) -> F,
+    ) -> anyhow::Result<T>
+    where
+        R: Clone,
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let call = &call;
+        let attempt = |attempt: Attempt| {
+            let request = request.clone();
+            async move { call(describe(attempt).await?.0, request).await.map(Response::into_inner) }
+        };
+        rounds::ask(&self.sockets, &self.limits, self.limits.change, attempt).await.map_err(failure)
     }
 }
 
-/// A status as an error with a hint where a next step is known.
+async fn describe(attempt: Attempt) -> Result<(LocalNodeClient<Channel>, NodeInfo), Status> {
+    let mut node = local_node(attempt.channel.clone());
+    let info = attempt.answer(node.info(InfoRequest {})).await?.into_inner();
+    Ok((node, info))
+}
+
+/// Whether a stream that ended with this status can be opened again, with this manager or another.
+fn may_reopen(status: &Status) -> bool {
+    status.code() == Code::Unavailable || rounds::is_lost(status)
+}
+
+/// A status as an error, with a hint where a next step is known.
 pub(crate) fn failure(status: Status) -> anyhow::Error {
-    let hint = match status.message() {
-        text if text.contains("flota.sock") && text.contains("No such file") => {
+    let status = match status.code() {
+        // What tonic says of it ("h2 protocol error") tells a user nothing.
+        code if code != Code::Unavailable && rounds::is_lost(&status) => Status::new(code, "the connection broke"),
+        _ => status,
+    };
+    let hint = match Reason::of(&status) {
+        Some(Reason::NoLeader) => Some("start the other managers again; `ls --stale` shows what this one knows"),
+        None if rounds::nobody_listens(&status) => {
             Some("is flotad running? `ctl sandbox up` starts a whole cluster on this machine")
-        }
-        text if text.starts_with("no leader") => {
-            Some("start the other managers again; `ls --stale` shows what this one knows")
         }
         _ => None,
     };

@@ -8,6 +8,14 @@ use tonic::{Code, Status};
 /// 0 done · 1 failed · 2 wrong usage · 3 not found · 4 conflict · 5 no manager reachable or no quorum.
 pub(crate) const UNREACHABLE: u8 = 5;
 pub(crate) const CONFLICT: u8 = 4;
+pub(crate) const NOT_FOUND: u8 = 3;
+/// As a shell reports a program that SIGINT ended.
+const INTERRUPTED: u8 = 130;
+
+/// The user ended the waiting with Ctrl-C; the change itself was accepted before.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted: the change goes on in the background")]
+pub(crate) struct Interrupted;
 
 /// What was wrong with how the command was used.
 #[derive(Debug, thiserror::Error)]
@@ -33,14 +41,16 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
         if cause.is::<Usage>() {
             return 2;
         }
+        if cause.is::<Interrupted>() {
+            return INTERRUPTED;
+        }
         if let Some(hinted) = cause.downcast_ref::<Hinted>() {
             return code(&hinted.error);
         }
         if let Some(status) = cause.downcast_ref::<Failed>() {
             return match status.0.code() {
-                Code::NotFound => 3,
+                Code::NotFound => NOT_FOUND,
                 Code::AlreadyExists | Code::Aborted => CONFLICT,
-                Code::FailedPrecondition if status.0.message().contains("changed meanwhile") => CONFLICT,
                 Code::Unavailable | Code::DeadlineExceeded => UNREACHABLE,
                 _ => 1,
             };
@@ -56,6 +66,11 @@ pub(crate) struct Failed(pub(crate) Status);
 
 /// Prints the error; the exit code.
 pub(crate) fn say(error: &anyhow::Error) -> ExitCode {
+    if error.is::<Interrupted>() {
+        // Below the line of progress that is still on the terminal.
+        eprintln!("\n{error}");
+        return ExitCode::from(INTERRUPTED);
+    }
     let hint = error.chain().find_map(|cause| cause.downcast_ref::<Hinted>()).map(|it| it.hint.clone());
     eprintln!("error: {error:#}");
     if let Some(hint) = hint {

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -10,8 +11,7 @@ use flota_api::proto::control::{ServiceProgress, WatchImageRequest, WatchService
 use tokio::time::Instant;
 
 use crate::client::Client;
-use crate::error::Failed;
-use crate::printer;
+use crate::error::Interrupted;
 
 /// Waiting for a change to take effect.
 #[derive(Clone, Debug, clap::Args)]
@@ -61,38 +61,50 @@ pub(crate) async fn service(client: &Client, id: &str, name: &str, wait: &WaitOp
     if wait.detach {
         return Ok(());
     }
-    interruptible(wait_for_service(client, id, name, wait)).await
+    interruptible(wait_for_service(client, id, name, wait), tokio::signal::ctrl_c()).await
 }
 
-/// Ctrl-C ends the waiting, and says that it ends no more than that.
-async fn interruptible(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+/// Ctrl-C ends the waiting, and nothing else.
+async fn interruptible<I>(
+    work: impl Future<Output = anyhow::Result<()>>,
+    interrupt: impl Future<Output = I>,
+) -> anyhow::Result<()> {
     tokio::select! {
         result = work => result,
-        _ = tokio::signal::ctrl_c() => {
-            printer::say("\ninterrupted: what was asked for goes on in the background");
-            #[expect(clippy::exit, reason = "as the signal itself would have ended it")]
-            std::process::exit(130);
-        }
+        _ = interrupt => Err(Interrupted.into()),
     }
 }
 
 async fn wait_for_service(client: &Client, id: &str, name: &str, wait: &WaitOptions) -> anyhow::Result<()> {
     let until = Instant::now() + wait.timeout;
-    let mut line = Line::new();
-    let mut last = ServiceProgress::default();
-    let result = loop {
-        match tokio::time::timeout_at(until, follow(client, id, name, &mut line, &mut last)).await {
-            Ok(Ok(())) => break Ok(()),
-            // The leader may have gone: the next one knows as much.
-            Ok(Err(error)) if passing(&error) && Instant::now() < until => {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            Ok(Err(error)) => break Err(error),
-            Err(_) => break Err(hangs(name, &last, wait.timeout)),
-        }
-    };
+    let (mut line, mut last) = (Line::new(), ServiceProgress::default());
+    let watch = client.watch(
+        WatchServiceRequest { service: id.to_owned() },
+        |mut control, request| async move { control.watch_service(request).await },
+        |progress| {
+            last = progress;
+            show_service(name, &last, &mut line)
+        },
+    );
+    let ended = tokio::time::timeout_at(until, watch).await;
     line.end();
-    result
+    ended.unwrap_or_else(|_| Err(hangs(name, &last, wait.timeout)))
+}
+
+fn show_service(name: &str, progress: &ServiceProgress, line: &mut Line) -> anyhow::Result<ControlFlow<()>> {
+    if progress.removed {
+        line.show(format!("{name}: removed"));
+        return Ok(ControlFlow::Break(()));
+    }
+    if !progress.update_paused.is_empty() {
+        bail!("service {name}: the update is paused: {}", progress.update_paused);
+    }
+    // A service that is gone has no number of tasks any more.
+    line.show(match progress.desired {
+        0 if progress.running > 0 => format!("{name}: {} tasks are left", progress.running),
+        desired => format!("{name}: {}/{desired} running", progress.running),
+    });
+    Ok(if progress.converged { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
 }
 
 /// All of them (id and name), within one time.
@@ -114,7 +126,7 @@ pub(crate) async fn until<F: Future<Output = anyhow::Result<Option<String>>>>(
     if wait.detach {
         return Ok(());
     }
-    interruptible(wait_until(wait, what, left)).await
+    interruptible(wait_until(wait, what, left), tokio::signal::ctrl_c()).await
 }
 
 async fn wait_until<F: Future<Output = anyhow::Result<Option<String>>>>(
@@ -146,73 +158,36 @@ fn hangs(name: &str, last: &ServiceProgress, timeout: Duration) -> anyhow::Error
     anyhow::anyhow!("service {name}: {} of {} tasks run after {waited:.0} s{reasons}", last.running, last.desired)
 }
 
-async fn follow(
-    client: &Client,
-    id: &str,
-    name: &str,
-    line: &mut Line,
-    last: &mut ServiceProgress,
-) -> anyhow::Result<()> {
-    let request = WatchServiceRequest { service: id.to_owned() };
-    let mut stream = client
-        .control(|mut control| {
-            let request = request.clone();
-            async move { control.watch_service(request).await }
-        })
-        .await?;
-    while let Some(progress) = stream.message().await.map_err(|status| anyhow::Error::new(Failed(status)))? {
-        *last = progress;
-        if last.removed {
-            line.show(format!("{name}: removed"));
-            return Ok(());
-        }
-        if !last.update_paused.is_empty() {
-            bail!("service {name}: the update is paused: {}", last.update_paused);
-        }
-        // A service that is gone has no number of tasks any more.
-        line.show(match last.desired {
-            0 if last.running > 0 => format!("{name}: {} tasks are left", last.running),
-            desired => format!("{name}: {}/{desired} running", last.running),
-        });
-        if last.converged {
-            return Ok(());
-        }
-    }
-    bail!(Failed(tonic::Status::unavailable("the manager ended the stream")))
-}
-
 /// Until the image lies on as many nodes as it shall.
 pub(crate) async fn image(client: &Client, reference: &str, digest: &str, timeout: Duration) -> anyhow::Result<()> {
     let until = Instant::now() + timeout;
     let mut line = Line::new();
-    let result = loop {
-        let request = WatchImageRequest { image: reference.to_owned(), digest: digest.to_owned() };
-        let watch = async {
-            let mut stream = client
-                .control(|mut control| {
-                    let request = request.clone();
-                    async move { control.watch_image(request).await }
-                })
-                .await?;
-            while let Some(progress) = stream.message().await.map_err(|status| anyhow::Error::new(Failed(status)))? {
-                if progress.wanted > 0 {
-                    let holders = progress.holders.min(progress.wanted);
-                    line.show(format!("{reference}: on {holders} of {} nodes", progress.wanted));
-                }
-                if progress.converged {
-                    return Ok(());
-                }
+    let watch = client.watch(
+        WatchImageRequest { image: reference.to_owned(), digest: digest.to_owned() },
+        |mut control, request| async move { control.watch_image(request).await },
+        |progress| {
+            if progress.wanted > 0 {
+                let holders = progress.holders.min(progress.wanted);
+                line.show(format!("{reference}: on {holders} of {} nodes", progress.wanted));
             }
-            bail!(Failed(tonic::Status::unavailable("the manager ended the stream")))
-        };
-        match tokio::time::timeout_at(until, watch).await {
-            Ok(Err(error)) if passing(&error) && Instant::now() < until => {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            Ok(result) => break result,
-            Err(_) => break Err(anyhow::anyhow!("the image {reference} is not on enough nodes after {timeout:?}")),
-        }
-    };
+            Ok(if progress.converged { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        },
+    );
+    let ended = tokio::time::timeout_at(until, watch).await;
     line.end();
-    result
+    ended.unwrap_or_else(|_| Err(anyhow::anyhow!("the image {reference} is not on enough nodes after {timeout:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn ctrl_c_ends_the_waiting_at_once_with_130() {
+        let interrupted = interruptible(pending(), ready(())).await.expect_err("it is interrupted");
+        assert_eq!(crate::error::code(&interrupted), 130);
+        interruptible(ready(Ok(())), pending::<()>()).await.expect("the work has ended by itself");
+    }
 }

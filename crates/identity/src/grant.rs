@@ -4,6 +4,7 @@
 use ring::rand::SystemRandom;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 
+use flota_api::defaults::CLOCK_SKEW;
 use flota_api::proto::dispatcher::Grant;
 use flota_api::version::Timestamp;
 
@@ -42,11 +43,12 @@ impl GrantKey {
     }
 }
 
-/// Whether `grant` was signed for `node` with the key to `public_key`, and is still good.
+/// Whether `grant` was signed for `node` with the key to `public_key`, and is still good. The leader that dated it and
+/// the node that judges it may have clocks that differ by [`CLOCK_SKEW`], whichever is ahead.
 pub fn verify_grant(grant: &Grant, public_key: &[u8], node: &str, now: Timestamp) -> bool {
     let message = message(&grant.digest, &grant.node_id, grant.expires_at);
     grant.node_id == node
-        && now.0 <= grant.expires_at
+        && now <= Timestamp(grant.expires_at) + CLOCK_SKEW
         && UnparsedPublicKey::new(&ED25519, public_key).verify(&message, &grant.signature).is_ok()
 }
 
@@ -65,7 +67,9 @@ mod tests {
         let grant = key.sign("sha256:a", "n", Timestamp(10));
         let public = key.public_key();
         assert!(verify_grant(&grant, &public, "n", Timestamp(10)));
-        assert!(!verify_grant(&grant, &public, "n", Timestamp(11)));
+        assert!(verify_grant(&grant, &public, "n", Timestamp(0)), "the leader's clock is ahead");
+        assert!(verify_grant(&grant, &public, "n", Timestamp(10) + CLOCK_SKEW), "the leader's clock is behind");
+        assert!(!verify_grant(&grant, &public, "n", Timestamp(11) + CLOCK_SKEW));
         assert!(!verify_grant(&grant, &public, "m", Timestamp(1)));
         let forged = Grant { digest: "sha256:b".into(), ..grant.clone() };
         assert!(!verify_grant(&forged, &public, "n", Timestamp(1)));

@@ -11,6 +11,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Service, ServiceExt};
 
+use flota_api::reason::Reason;
 use flota_identity::Peer;
 
 use crate::manager::Manager;
@@ -91,7 +92,8 @@ where
 
 fn no_leader(manager: &Manager) -> Status {
     let voters = manager.raft.members().iter().filter(|member| member.votes).count();
-    Status::unavailable(format!("no leader: fewer than {} of {voters} managers answer each other", voters / 2 + 1))
+    let text = format!("no leader: fewer than {} of {voters} managers answer each other", voters / 2 + 1);
+    Reason::NoLeader.attach(Status::unavailable(text))
 }
 
 /// `None`: this manager leads and has taken up its work. Waits while nobody does.

@@ -114,7 +114,7 @@ async fn quorum_lost(manager: &Manager) {
     let patience = manager.raft.patience();
     loop {
         tokio::time::sleep(patience / 4).await;
-        if manager.age().is_none_or(|age| age > patience / 2) {
+        if manager.raft.quorum_age().is_none_or(|age| age > patience / 2) {
             // The age is that of the library's metrics, which may be older than the last answer.
             match tokio::time::timeout(patience / 2, manager.raft.read_barrier()).await {
                 Ok(Ok(())) => {}

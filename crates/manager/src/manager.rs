@@ -1,7 +1,6 @@
 //! One manager: its store, its part in Raft, and what it serves.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -153,11 +152,6 @@ impl Manager {
     pub(crate) async fn proven_view(&self) -> Result<View, ProposeError> {
         write::Consensus::read_barrier(&self.raft).await?;
         Ok(self.store.view())
-    }
-
-    /// How long ago this manager last knew itself complete; `None`: not since it started.
-    pub(crate) fn age(&self) -> Option<Duration> {
-        Option::from(self.raft.age())
     }
 
     /// This manager as the seam that the control loops see.

@@ -20,7 +20,7 @@ use flota_manager::{
     CaService, ControlService, DispatcherService, Manager, ManagerOptions, RaftDial, StreamsService, TermClock,
 };
 use flota_raft_store::Store;
-use flota_raft_store::raft::{OpenError, RaftNode, RaftOptions, StartError};
+use flota_raft_store::raft::{DirDisk, GrpcTransport, OpenError, RaftNode, RaftOptions, StartError, Threads};
 use flota_worker::{Worker, WorkerOptions};
 
 use crate::config::Config;
@@ -159,18 +159,31 @@ async fn start_manager(
     (shutdown, fatal): (&CancellationToken, CancellationToken),
 ) -> anyhow::Result<Manager> {
     let store = Store::default();
-    let options = |id, was_here| RaftOptions {
-        id,
-        was_here,
-        dir: state.raft(),
-        sealer: state.sealer.clone(),
-        dial: Arc::new(RaftDial(dialer.clone())),
-        store: store.clone(),
-        timing: config.timing(),
+    let random = Random::from_os();
+    // One for Raft and for those who plan: a wall clock that steps must not put times into the tables that planners see
+    // as the future.
+    let clock = TermClock::new(Clock::system());
+    // Opened for each try: a damaged folder is put aside, and the next one is new.
+    let start = async |id, was_here| {
+        let disk = DirDisk::open(&state.raft());
+        let disk = disk.map_err(|source| OpenError::Io { place: state.raft().display().to_string(), source })?;
+        let options = RaftOptions {
+            id,
+            was_here,
+            disk: Arc::new(disk),
+            sealer: state.sealer.clone(),
+            transport: Arc::new(GrpcTransport::new(Arc::new(RaftDial(dialer.clone())))),
+            store: store.clone(),
+            timing: config.timing(),
+            clock: clock.as_clock(),
+            random: random.clone(),
+            threads: Threads::Own,
+        };
+        RaftNode::start(options).await
     };
     let raft = match begin {
         Begin::New(first) => {
-            let raft = RaftNode::start(options(1, false)).await?;
+            let raft = start(1, false).await?;
             raft.initialize(address).await?;
             flota_raft_store::Proposer::propose(&raft, *first)
                 .await
@@ -185,10 +198,10 @@ async fn start_manager(
                 None => join::raft_id(dialer, &identity.node_id, &managers, address, false).await?,
             };
             state.write("raft-id", &id.to_string())?;
-            match RaftNode::start(options(id, known.is_some())).await {
+            match start(id, known.is_some()).await {
                 Err(StartError::Open(error @ OpenError::Damaged { .. })) => {
                     let id = replace_raft_id(state, dialer, identity, address, &managers, &error).await?;
-                    RaftNode::start(options(id, false)).await?
+                    start(id, false).await?
                 }
                 other => other?,
             }
@@ -199,8 +212,8 @@ async fn start_manager(
         store,
         raft,
         dialer: dialer.clone(),
-        clock: TermClock::new(Clock::system()),
-        random: Random::from_os(),
+        clock,
+        random,
     };
     Ok(Manager::start(options, shutdown.clone(), fatal))
 }

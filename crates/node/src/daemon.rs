@@ -56,9 +56,12 @@ fn listen(config: &Config) -> anyhow::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
     let socket = config.socket();
     fs_err::create_dir_all(&config.run_dir)?;
-    // The data folder's lock says that no other daemon uses it.
-    let _ = std::fs::remove_file(&socket);
-    let listener = UnixListener::bind(&socket).with_context(|| format!("failed to listen at {}", socket.display()))?;
-    fs_err::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))?;
+    // The data folder's lock says that no other daemon uses the socket. It is put in place whole: whoever finds one
+    // that nobody listens at yet tries again, whoever finds none gives up.
+    let new = socket.with_extension("new");
+    let _ = std::fs::remove_file(&new);
+    let listener = UnixListener::bind(&new).with_context(|| format!("failed to listen at {}", socket.display()))?;
+    fs_err::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
+    fs_err::rename(&new, &socket)?;
     Ok(listener)
 }

@@ -71,7 +71,7 @@ impl LocalService {
 #[tonic::async_trait]
 impl LocalNode for LocalService {
     async fn info(&self, _: Request<InfoRequest>) -> Result<Response<NodeInfo>, Status> {
-        Ok(Response::new(self.0.info().await))
+        self.0.info().await.map(Response::new)
     }
 
     async fn init(&self, request: Request<InitRequest>) -> Result<Response<NodeInfo>, Status> {
@@ -81,14 +81,14 @@ impl LocalNode for LocalService {
         let node = Arc::clone(&self.0);
         let advertise = request.into_inner().advertise;
         whole(async move { node.init(&advertise).await }).await?;
-        Ok(Response::new(self.0.info().await))
+        self.0.info().await.map(Response::new)
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<NodeInfo>, Status> {
         let request = request.into_inner();
         let node = Arc::clone(&self.0);
         whole(async move { node.join(&request.token, &request.manager, &request.advertise).await }).await?;
-        Ok(Response::new(self.0.info().await))
+        self.0.info().await.map(Response::new)
     }
 
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveResponse>, Status> {

@@ -6,18 +6,22 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 use flota_api::clock::Clock;
 use flota_api::model::Role;
 use flota_api::proto::ca::LeaveRaftRequest;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
+use flota_api::proto::node::{NodeInfo, StoreStatistics};
 use flota_identity::Identity;
 use flota_manager::Manager;
+use flota_raft_store::raft::RaftNode;
 
 use crate::cluster::{Begin, Membership, Parts, address_again};
 use crate::config::Config;
+use crate::rpc::ManagerState;
 use crate::state_dir::StateDir;
-use crate::{cluster, join};
+use crate::{cluster, join, rpc};
 
 const LEAVE_WAIT: Duration = Duration::from_secs(15);
 /// A manager that does not answer to this is passed over.
@@ -30,14 +34,14 @@ pub(crate) struct Node {
     state: StateDir,
     /// One change at a time: init, join, leave.
     membership: Mutex<Option<Membership>>,
-    manager: watch::Sender<Option<Manager>>,
+    manager: watch::Sender<ManagerState>,
     fatal: CancellationToken,
 }
 
 impl Node {
-    /// Of no cluster yet.
+    /// Before [`Node::resume`] has found out which cluster it belongs to.
     pub(crate) fn new(config: Config, state: StateDir) -> Self {
-        let (membership, manager) = (Mutex::default(), watch::channel(None).0);
+        let (membership, manager) = (Mutex::default(), watch::channel(ManagerState::Starting).0);
         Self { config, state, membership, manager, fatal: CancellationToken::new() }
     }
 
@@ -46,8 +50,8 @@ impl Node {
         self.membership.lock().await
     }
 
-    /// The manager that this node is, now and from now on.
-    pub(crate) fn managers(&self) -> watch::Receiver<Option<Manager>> {
+    /// The state of this node's manager, now and from now on.
+    pub(crate) fn managers(&self) -> watch::Receiver<ManagerState> {
         self.manager.subscribe()
     }
 
@@ -59,9 +63,13 @@ impl Node {
     /// After a start: takes up the place in its cluster again, if it has one.
     pub(crate) async fn resume(self: &Arc<Self>, place: &mut Option<Membership>) -> anyhow::Result<()> {
         let Some(identity) = flota_identity::load(&self.state.identity())? else {
+            self.manager.send_replace(ManagerState::Absent);
             // What a crash in the middle of init or join left behind.
             return self.state.forget_cluster();
         };
+        if identity.role == Role::Worker {
+            self.manager.send_replace(ManagerState::Absent);
+        }
         let managers = std::fs::read_to_string(self.state.worker().join("managers")).unwrap_or_default();
         let managers = managers.lines().map(str::to_owned).collect();
         let address = address_again(&self.state, self.config.listen)?;
@@ -73,7 +81,8 @@ impl Node {
     }
 
     fn take_up(self: &Arc<Self>, place: &mut Option<Membership>, membership: Membership) {
-        self.manager.send_replace(membership.manager.clone());
+        let manager = membership.manager.clone().map(Box::new);
+        self.manager.send_replace(manager.map_or(ManagerState::Absent, ManagerState::Running));
         let mut removed = membership.worker.removed();
         let id = membership.identity.node_id.clone();
         *place = Some(membership);
@@ -194,7 +203,7 @@ impl Node {
     /// Stops the tasks and everything else of the cluster, and forgets it.
     async fn forget(&self, place: &mut Option<Membership>) -> anyhow::Result<()> {
         if let Some(membership) = place.take() {
-            self.manager.send_replace(None);
+            self.manager.send_replace(ManagerState::Absent);
             membership.worker.remove_tasks().await;
             membership.stop().await;
         }
@@ -203,7 +212,7 @@ impl Node {
 
     /// The manager that this node is, if it is one.
     pub(crate) fn manager(&self) -> Option<Manager> {
-        self.manager.borrow().clone()
+        self.manager.borrow().clone().running().ok()
     }
 
     /// The worker, to be asked for images and the like.
@@ -212,17 +221,41 @@ impl Node {
     }
 
     /// What `ctl system info` shows.
-    pub(crate) async fn info(&self) -> flota_api::proto::node::NodeInfo {
+    ///
+    /// # Errors
+    /// The node's manager is still starting.
+    pub(crate) async fn info(&self) -> Result<NodeInfo, Status> {
+        if matches!(*self.manager.borrow(), ManagerState::Starting) {
+            return Err(rpc::starting());
+        }
         let place = self.membership.lock().await;
         let membership = place.as_ref();
-        flota_api::proto::node::NodeInfo {
+        Ok(NodeInfo {
             node_id: membership.map(|it| it.identity.node_id.to_string()).unwrap_or_default(),
             cluster_id: membership.map(|it| it.identity.cluster_id.to_string()).unwrap_or_default(),
             role: membership.map_or(0, |it| flota_api::proto::types::Role::from(it.identity.role).into()),
             address: membership.map(|it| it.address.clone()).unwrap_or_default(),
             hostname: flota_worker::describe().hostname,
             version: flota_api::VERSION.into(),
-        }
+            store: membership.and_then(|it| it.manager.as_ref()).map(|manager| statistics(&manager.raft)),
+        })
+    }
+}
+
+/// What the manager's store counts.
+fn statistics(store: &RaftNode) -> StoreStatistics {
+    let (applied_index, digest) = store.applied();
+    let log = store.statistics();
+    StoreStatistics {
+        applied_index,
+        tables_digest: digest.map(|digest| digest.to_string()).unwrap_or_default(),
+        log: Some(flota_api::proto::node::LogStatistics {
+            syncs: log.syncs,
+            entries_synced: log.entries,
+            bytes_synced: log.bytes,
+            sync_total_us: log.sync_micros,
+            sync_max_us: log.longest_sync_micros,
+        }),
     }
 }
 

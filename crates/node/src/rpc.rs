@@ -13,6 +13,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::{Service, ServiceExt};
 
+use flota_api::reason::Reason;
 use flota_identity::{Peer, may_call};
 use flota_manager::forward::Forward;
 use flota_manager::{ControlService, Manager};
@@ -69,9 +70,38 @@ where
     }
 }
 
-/// Control on the local socket: of the manager that this node is now, if it is one.
+/// What this node's manager is doing.
 #[derive(Clone, Debug)]
-pub(crate) struct LocalControl(pub(crate) watch::Receiver<Option<Manager>>);
+pub(crate) enum ManagerState {
+    /// The daemon has just started, and takes up its place in its cluster.
+    Starting,
+    /// The manager serves.
+    Running(Box<Manager>),
+    /// The node is a worker, or belongs to no cluster.
+    Absent,
+}
+
+impl ManagerState {
+    /// The manager, or the refusal for whoever wants it.
+    pub(crate) fn running(self) -> Result<Manager, Status> {
+        match self {
+            Self::Running(manager) => Ok(*manager),
+            Self::Starting => Err(starting()),
+            Self::Absent => Err(Reason::NotAManager.attach(Status::failed_precondition(
+                "this node is no manager: use a manager's socket, or begin with `ctl swarm init`",
+            ))),
+        }
+    }
+}
+
+/// The refusal of a manager that can't answer yet: the caller asks another one, or this one again.
+pub(crate) fn starting() -> Status {
+    Reason::Starting.attach(Status::unavailable("this manager is starting"))
+}
+
+/// Control on the local socket: of the manager that this node has at the time of the call.
+#[derive(Clone, Debug)]
+pub(crate) struct LocalControl(pub(crate) watch::Receiver<ManagerState>);
 
 impl NamedService for LocalControl {
     const NAME: &'static str = "flota.control.Control";
@@ -87,15 +117,32 @@ impl Service<Request<Body>> for LocalControl {
     }
 
     fn call(&mut self, request: Request<Body>) -> Answer {
-        let manager = self.0.borrow().clone();
+        let manager = self.0.borrow().clone().running();
         Box::pin(async move {
             match manager {
-                Some(manager) => Forward::new(ControlService::server(manager.clone()), manager).oneshot(request).await,
-                None => Ok(Status::failed_precondition(
-                    "this node is no manager: use a manager's socket, or begin with `ctl swarm init`",
-                )
-                .into_http()),
+                Ok(manager) => Forward::new(ControlService::server(manager.clone()), manager).oneshot(request).await,
+                Err(refusal) => Ok(refusal.into_http()),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_manager_that_starts_says_so_and_a_worker_that_it_is_none() {
+        let (state, receiver) = watch::channel(ManagerState::Starting);
+        let mut control = LocalControl(receiver);
+        let mut answer = async || {
+            let request = Request::new(Body::empty());
+            let response = control.call(request).await.expect("it is infallible");
+            let status = Status::from_header_map(response.headers()).expect("a status");
+            (status.code(), Reason::of(&status))
+        };
+        assert_eq!(answer().await, (tonic::Code::Unavailable, Some(Reason::Starting)));
+        state.send_replace(ManagerState::Absent);
+        assert_eq!(answer().await, (tonic::Code::FailedPrecondition, Some(Reason::NotAManager)));
     }
 }

@@ -3,6 +3,7 @@
 //! One writer (the Raft state machine) calls [`Store::apply`] and [`Store::restore`]; everyone else reads.
 
 mod apply;
+mod digest;
 mod snapshot;
 mod tables;
 mod watch;
@@ -10,6 +11,7 @@ mod write;
 
 use std::sync::{Arc, RwLock};
 
+pub use digest::Digest;
 pub use snapshot::SnapshotError;
 pub use tables::{Tables, View};
 pub use watch::{Event, Lagged, Watch};
@@ -35,6 +37,11 @@ impl Store {
     /// The tables as they are now. Cheap; never changes under its holder.
     pub fn view(&self) -> View {
         Arc::new(self.tables.read().expect("no writer panics").clone())
+    }
+
+    /// What the tables digest to as they are now.
+    pub fn digest(&self) -> Digest {
+        self.tables.read().expect("no writer panics").digest()
     }
 
     /// A view, and everything that changes after it.

@@ -2,6 +2,7 @@
 
 use prost::Message;
 
+use crate::store::Digest;
 use flota_api::Malformed;
 use flota_api::id::{NodeId, TaskId};
 use flota_api::model::TaskStatus;
@@ -9,8 +10,10 @@ use flota_api::object::{Kind, Object};
 use flota_api::proto::raft as pr;
 use flota_api::version::{Timestamp, Version};
 
-/// Of entries in the log; one of another format is not applied: the manager would differ from the others.
-const FORMAT: u32 = 1;
+/// Of entries in the log; one of an unknown format is not applied: the manager would differ from the others.
+const FORMAT: u32 = 2;
+/// The format of entries that are applied by the rules of before ([`Entry::is_old`]).
+const OLD_FORMAT: u32 = 1;
 
 /// An object was not as a transaction expected; nothing of the transaction happened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
@@ -80,6 +83,11 @@ pub struct Entry {
     pub transactions: Vec<Transaction>,
     /// Answers to requests that were done at this index or before it are forgotten; zero: none.
     pub forget_answers: Version,
+    /// What the leader's tables digest to after the entry with this index: each manager compares.
+    pub check: Option<(Version, Digest)>,
+    /// It was written by a build in which clocks decided what is newer, and is applied as it was there: managers that
+    /// applied it before they were upgraded, and those that apply it again after, have the same tables.
+    pub is_old: bool,
 }
 
 impl Transaction {
@@ -99,8 +107,9 @@ impl Entry {
     /// As it stands in the log.
     pub fn encode(&self) -> Vec<u8> {
         let transactions = self.transactions.iter().map(encode_transaction).collect();
-        let forget_answers = self.forget_answers;
-        pr::Entry { at: self.at.0, transactions, format: FORMAT, forget_answers }.encode_to_vec()
+        let format = if self.is_old { OLD_FORMAT } else { FORMAT };
+        let check = self.check.map(|(index, digest)| pr::Check { index, digest: digest.to_bytes().to_vec().into() });
+        pr::Entry { at: self.at.0, transactions, format, forget_answers: self.forget_answers, check }.encode_to_vec()
     }
 
     /// From the log.
@@ -110,11 +119,17 @@ impl Entry {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let entry =
             pr::Entry::decode(bytes).map_err(|_| Malformed { field: "entry", what: "is no protobuf message" })?;
-        if entry.format != FORMAT {
+        if !matches!(entry.format, OLD_FORMAT | FORMAT) {
             return Err(Malformed { field: "entry", what: "has a format that is not known here" });
         }
         let transactions = entry.transactions.into_iter().map(decode_transaction).collect::<Result<_, _>>()?;
-        Ok(Self { at: Timestamp(entry.at), transactions, forget_answers: entry.forget_answers })
+        let is_old = entry.format == OLD_FORMAT;
+        let check = entry.check.map(|it| match it.digest.as_ref().try_into() {
+            Ok(digest) => Ok((it.index, Digest::from_bytes(digest))),
+            Err(_) => Err(Malformed { field: "check", what: "has a digest of a wrong length" }),
+        });
+        let (forget_answers, check) = (entry.forget_answers, check.transpose()?);
+        Ok(Self { at: Timestamp(entry.at), transactions, forget_answers, check, is_old })
     }
 }
 
@@ -206,8 +221,12 @@ mod tests {
             ],
         };
         let transactions = vec![transaction, Transaction::default()];
-        let entry = Entry { at: Timestamp(5), transactions, forget_answers: 9 };
+        let entry = Entry { at: Timestamp(5), transactions, forget_answers: 9, check: Some((7, Digest::from_bytes([3; 16]))), is_old: false };
+        let old = Entry { forget_answers: 0, is_old: true, ..entry.clone() };
         assert_eq!(Entry::decode(&entry.encode()), Ok(entry));
+        assert_eq!(Entry::decode(&old.encode()), Ok(old));
+        let later = pr::Entry { format: FORMAT + 1, ..pr::Entry::default() }.encode_to_vec();
+        assert!(Entry::decode(&later).is_err(), "of a newer build");
         assert!(Entry::decode(b"\xff\xff\xff").is_err());
     }
 }

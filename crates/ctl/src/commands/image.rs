@@ -90,8 +90,9 @@ pub(crate) async fn run(verb: Image, client: impl Fn(bool) -> anyhow::Result<Cli
             let client = client(false)?;
             let password = if password_stdin { registry::password()? } else { String::new() };
             let request = PullImageRequest { reference, username: username.unwrap_or_default(), password };
-            let image = client.any_node().await?.0.pull_image(request).await.map_err(failure)?;
-            held(&client, image.into_inner()).await
+            let image =
+                client.at_any_node(request, |mut node, request| async move { node.pull_image(request).await }).await?;
+            held(&client, image).await
         }
         Image::Ls(options) => ls(&client(options.stale)?, &options).await,
         Image::Rm { images, force } => {
@@ -100,10 +101,7 @@ pub(crate) async fn run(verb: Image, client: impl Fn(bool) -> anyhow::Result<Cli
             for name in images {
                 let request = RemoveRequest { request_id: request_id(), name: name.clone(), force, shrink: false };
                 client
-                    .control(|mut control| {
-                        let request = request.clone();
-                        async move { control.remove_image(request).await }
-                    })
+                    .change(request, |mut control, request| async move { control.remove_image(request).await })
                     .await?;
                 printer::line(&name);
             }
@@ -151,11 +149,8 @@ async fn held(client: &Client, image: ImageResult) -> anyhow::Result<()> {
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     options.check(&["id", "reference", "digest", "size"])?;
     let images = client
-        .pages(
-            |mut control| {
-                let request = client.list();
-                async move { control.list_images(request).await }
-            },
+        .list(
+            |mut control, request| async move { control.list_images(request).await },
             |whole, page| whole.images.extend(page.images),
         )
         .await?;

@@ -1,12 +1,15 @@
 //! `ctl service logs` and `ctl task logs`.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
 use clap::Args;
 
-use flota_api::proto::streams::LogsRequest;
 use flota_api::proto::streams::frame::Frame as F;
+use flota_api::proto::streams::{LogLine, LogsRequest};
 use flota_api::version::Timestamp;
 
-use crate::client::{Client, failure};
+use crate::client::Client;
 use crate::printer;
 
 #[derive(Debug, Args)]
@@ -28,33 +31,115 @@ pub(crate) struct Logs {
 }
 
 pub(crate) async fn run(logs: Logs, service: bool, client: &Client) -> anyhow::Result<()> {
-    let (service, task) = if service { (logs.name.clone(), String::new()) } else { (String::new(), logs.name.clone()) };
-    let request =
-        LogsRequest { task, service, follow: logs.follow, tail: logs.tail.unwrap_or(0), tail_set: logs.tail.is_some() };
-    let (sender, mut answers) = client.stream(F::Logs(request)).await?;
+    let printed = RefCell::new(Printed::default());
     let mut missing = 0;
-    while let Some(frame) = answers.message().await.map_err(failure)? {
-        match frame.frame {
-            Some(F::Log(line)) => {
-                let mut out = Vec::new();
-                if logs.timestamps {
-                    out.extend_from_slice(format!("{} ", Timestamp(line.at)).as_bytes());
-                }
-                if !logs.raw {
-                    out.extend_from_slice(format!("{}@{} | ", line.task_name, line.node_name).as_bytes());
-                }
-                out.extend_from_slice(&line.line);
-                out.push(b'\n');
-                printer::bytes(line.stream, &out);
-            }
-            Some(F::Error(error)) => {
-                missing += 1;
-                printer::say(&format!("warning: {error}"));
-            }
-            _ => {}
+    let request = || F::Logs(printed.borrow_mut().request(&logs, service));
+    let each = |frame| match frame {
+        F::Log(line) if printed.borrow_mut().is_new(&line) => print(&logs, &line),
+        F::Error(error) => {
+            missing += 1;
+            printer::say(&format!("warning: {error}"));
         }
-    }
-    drop(sender);
+        _ => {}
+    };
+    client.receive(request, each).await?;
     anyhow::ensure!(missing == 0, "the logs of {missing} tasks could not be read");
     Ok(())
+}
+
+fn print(logs: &Logs, line: &LogLine) {
+    let mut out = Vec::new();
+    if logs.timestamps {
+        out.extend_from_slice(format!("{} ", Timestamp(line.at)).as_bytes());
+    }
+    if !logs.raw {
+        out.extend_from_slice(format!("{}@{} | ", line.task_name, line.node_name).as_bytes());
+    }
+    out.extend_from_slice(&line.line);
+    out.push(b'\n');
+    printer::bytes(line.stream, &out);
+}
+
+/// How far the log of each task was printed: a stream that was lost is read from the start again, and goes on after
+/// the last line that was printed.
+#[derive(Debug, Default)]
+struct Printed(BTreeMap<String, Position>);
+
+#[derive(Debug)]
+struct Position {
+    /// When the last line that was printed was written.
+    at: u64,
+    /// How many lines of that time were printed.
+    count: u64,
+    /// While the log is read again up to here: how many lines of that time have been skipped.
+    skipped: Option<u64>,
+}
+
+impl Printed {
+    /// What to ask for: the user's lines at first, whole logs once some of them were printed. After `--tail 0` it stays
+    /// at that: nothing that was written before is of interest.
+    fn request(&mut self, logs: &Logs, service: bool) -> LogsRequest {
+        self.0.values_mut().for_each(|position| position.skipped = Some(0));
+        let name = |wanted: bool| if wanted { logs.name.clone() } else { String::new() };
+        let tail = logs.tail.filter(|tail| *tail == 0 || self.0.is_empty());
+        LogsRequest {
+            task: name(!service),
+            service: name(service),
+            follow: logs.follow,
+            tail: tail.unwrap_or(0),
+            tail_set: tail.is_some(),
+        }
+    }
+
+    /// Whether the line has not been printed yet; it counts as printed from then on.
+    fn is_new(&mut self, line: &LogLine) -> bool {
+        let first = Position { at: line.at, count: 0, skipped: None };
+        let position = self.0.entry(line.task_id.clone()).or_insert(first);
+        match &mut position.skipped {
+            Some(_) if line.at < position.at => return false,
+            Some(skipped) if line.at == position.at => {
+                *skipped += 1;
+                if *skipped == position.count {
+                    position.skipped = None;
+                }
+                return false;
+            }
+            _ => position.skipped = None,
+        }
+        position.count = if line.at == position.at { position.count + 1 } else { 1 };
+        position.at = line.at;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn logs(tail: Option<u64>) -> Logs {
+        Logs { name: "web".into(), follow: true, tail, timestamps: false, raw: true }
+    }
+
+    #[test]
+    fn a_log_that_is_read_again_goes_on_after_the_last_printed_line() {
+        let line = |task: &str, at: u64| LogLine { task_id: task.into(), at, ..LogLine::default() };
+        let mut printed = Printed::default();
+        assert!(printed.request(&logs(Some(3)), true).tail_set);
+        let all: Vec<_> = [("a", 1), ("a", 2), ("a", 2), ("b", 5)].map(|(task, at)| line(task, at)).into();
+        assert!(all.iter().all(|line| printed.is_new(line)));
+        assert!(!printed.request(&logs(Some(3)), true).tail_set, "all of it, as the end has moved on");
+        assert!(!all.iter().any(|line| printed.is_new(line)), "nothing is printed twice");
+        let new = [("a", 2), ("a", 1), ("b", 6), ("c", 0)];
+        assert!(new.iter().all(|(task, at)| printed.is_new(&line(task, *at))), "also after the clock went back");
+        let _ = printed.request(&logs(None), true);
+        assert!(printed.is_new(&line("b", 7)), "the log was cut in front of this line");
+    }
+
+    #[test]
+    fn only_new_lines_stay_only_new_lines() {
+        let mut printed = Printed::default();
+        assert!(printed.is_new(&LogLine::default()));
+        let request = printed.request(&logs(Some(0)), false);
+        assert!(request.tail_set && request.tail == 0 && request.task == "web" && request.service.is_empty());
+    }
 }

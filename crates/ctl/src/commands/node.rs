@@ -83,10 +83,7 @@ pub(crate) async fn run(verb: Node, client: impl Fn(bool) -> anyhow::Result<Clie
             for name in nodes {
                 let request = RemoveRequest { request_id: request_id(), name: name.clone(), force, shrink: false };
                 client
-                    .control(|mut control| {
-                        let request = request.clone();
-                        async move { control.remove_node(request).await }
-                    })
+                    .change(request, |mut control, request| async move { control.remove_node(request).await })
                     .await?;
                 printer::line(&name);
             }
@@ -103,11 +100,8 @@ fn availability_of(text: &str) -> anyhow::Result<model::Availability> {
 
 pub(crate) async fn list(client: &Client) -> anyhow::Result<flota_api::proto::control::Nodes> {
     client
-        .pages(
-            |mut control| {
-                let request = client.list();
-                async move { control.list_nodes(request).await }
-            },
+        .list(
+            |mut control, request| async move { control.list_nodes(request).await },
             |whole, page| whole.nodes.extend(page.nodes),
         )
         .await
@@ -208,12 +202,8 @@ async fn update(
             version: node.meta.version,
             spec: Some((&spec).into()),
         };
-        let updated = client
-            .control(|mut control| {
-                let request = request.clone();
-                async move { control.update_node(request).await }
-            })
-            .await;
+        let updated =
+            client.change(request, |mut control, request| async move { control.update_node(request).await }).await;
         tries += 1;
         match updated {
             // Its state changes by itself; another user's change is kept, for this one is made on top of it.

@@ -43,20 +43,14 @@ pub(crate) async fn run(verb: Registry, client: impl Fn(bool) -> anyhow::Result<
             let password = password()?;
             let request = PutRegistryRequest { request_id: request_id(), host: host.clone(), username, password };
             client(false)?
-                .control(|mut control| {
-                    let request = request.clone();
-                    async move { control.put_registry(request).await }
-                })
+                .change(request, |mut control, request| async move { control.put_registry(request).await })
                 .await?;
             printer::line(&host);
         }
         Registry::Logout { host } => {
             let request = RemoveRequest { request_id: request_id(), name: host.clone(), force: false, shrink: false };
             client(false)?
-                .control(|mut control| {
-                    let request = request.clone();
-                    async move { control.remove_registry(request).await }
-                })
+                .change(request, |mut control, request| async move { control.remove_registry(request).await })
                 .await?;
             printer::line(&host);
         }
@@ -64,11 +58,8 @@ pub(crate) async fn run(verb: Registry, client: impl Fn(bool) -> anyhow::Result<
             options.check(&["host", "username"])?;
             let client = client(options.stale)?;
             let all = client
-                .pages(
-                    |mut control| {
-                        let request = client.list();
-                        async move { control.list_registries(request).await }
-                    },
+                .list(
+                    |mut control, request| async move { control.list_registries(request).await },
                     |whole, page| whole.registries.extend(page.registries),
                 )
                 .await?;

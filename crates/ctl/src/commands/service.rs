@@ -140,23 +140,16 @@ fn default_name(image: &str) -> String {
 
 async fn create(client: &Client, spec: &ServiceSpec, wait: &WaitOptions) -> anyhow::Result<()> {
     let request = CreateServiceRequest { request_id: request_id(), spec: Some(spec.into()) };
-    let service = client
-        .control(|mut control| {
-            let request = request.clone();
-            async move { control.create_service(request).await }
-        })
-        .await?;
+    let service =
+        client.change(request, |mut control, request| async move { control.create_service(request).await }).await?;
     printer::line(&service.id);
     progress::service(client, &service.id, &spec.name, wait).await
 }
 
 async fn list(client: &Client) -> anyhow::Result<flota_api::proto::control::Services> {
     client
-        .pages(
-            |mut control| {
-                let request = client.list();
-                async move { control.list_services(request).await }
-            },
+        .list(
+            |mut control, request| async move { control.list_services(request).await },
             |whole, page| whole.services.extend(page.services),
         )
         .await
@@ -224,12 +217,7 @@ async fn update(
         version: service.meta.version,
         spec: Some((&spec).into()),
     };
-    client
-        .control(|mut control| {
-            let request = request.clone();
-            async move { control.update_service(request).await }
-        })
-        .await?;
+    client.change(request, |mut control, request| async move { control.update_service(request).await }).await?;
     printer::line(name);
     Ok((service.id.to_string(), spec.name))
 }
@@ -264,12 +252,7 @@ async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Re
         let service = find(client, name).await?;
         let request =
             RemoveRequest { request_id: request_id(), name: service.id.to_string(), force: false, shrink: false };
-        client
-            .control(|mut control| {
-                let request = request.clone();
-                async move { control.remove_service(request).await }
-            })
-            .await?;
+        client.change(request, |mut control, request| async move { control.remove_service(request).await }).await?;
         printer::line(name);
         gone.push((service.id.to_string(), name.clone()));
     }

@@ -62,11 +62,8 @@ pub(crate) async fn run(verb: Stack, client: impl Fn(bool) -> anyhow::Result<Cli
 
 async fn list(client: &Client) -> anyhow::Result<Stacks> {
     client
-        .pages(
-            |mut control| {
-                let request = client.list();
-                async move { control.list_stacks(request).await }
-            },
+        .list(
+            |mut control, request| async move { control.list_stacks(request).await },
             |whole, page| whole.stacks.extend(page.stacks),
         )
         .await
@@ -74,11 +71,8 @@ async fn list(client: &Client) -> anyhow::Result<Stacks> {
 
 async fn services(client: &Client, stack: &str) -> anyhow::Result<Vec<(String, String)>> {
     let all = client
-        .pages(
-            |mut control| {
-                let request = client.list();
-                async move { control.list_services(request).await }
-            },
+        .list(
+            |mut control, request| async move { control.list_services(request).await },
             |whole, page| whole.services.extend(page.services),
         )
         .await?;
@@ -92,15 +86,12 @@ async fn services(client: &Client, stack: &str) -> anyhow::Result<Vec<(String, S
 async fn deploy(client: &Client, spec: &model::StackSpec, wait: &WaitOptions) -> anyhow::Result<()> {
     let before = match find(client, &spec.name).await {
         Ok(id) => services(client, &id).await?,
-        Err(_) => Vec::new(),
+        Err(error) if crate::error::code(&error) == crate::error::NOT_FOUND => Vec::new(),
+        Err(error) => return Err(error),
     };
     let request = DeployStackRequest { request_id: request_id(), spec: Some(spec.into()) };
-    let stack = client
-        .control(|mut control| {
-            let request = request.clone();
-            async move { control.deploy_stack(request).await }
-        })
-        .await?;
+    let stack =
+        client.change(request, |mut control, request| async move { control.deploy_stack(request).await }).await?;
     printer::line(&spec.name);
     let mut all = services(client, &stack.id).await?;
     // What the file has lost is waited for as well, until it is gone.
@@ -122,12 +113,7 @@ async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Re
         let id = find(client, name).await?;
         gone.extend(services(client, &id).await?);
         let request = RemoveRequest { request_id: request_id(), name: id, force: false, shrink: false };
-        client
-            .control(|mut control| {
-                let request = request.clone();
-                async move { control.remove_stack(request).await }
-            })
-            .await?;
+        client.change(request, |mut control, request| async move { control.remove_stack(request).await }).await?;
         printer::line(name);
     }
     progress::services(client, &gone, wait).await

@@ -82,7 +82,8 @@ async fn init(client: &Client, advertise: String) -> anyhow::Result<()> {
     let node =
         client.node().await?.init(request).await.map_err(failure).context("failed to begin a cluster")?.into_inner();
     line(&format!("Cluster {} begins: this node ({}) is its manager.", node.cluster_id, node.node_id));
-    let cluster = client.control(|mut control| async move { control.get_cluster(Empty {}).await }).await?;
+    let cluster =
+        client.read(Empty {}, |mut control, request| async move { control.get_cluster(request).await }).await?;
     line("\nTo add a worker, run there:\n");
     line(&format!("    ctl swarm join --token {} {}\n", cluster.worker_token, node.address));
     line("To add a manager: `ctl swarm join-token manager`.");
@@ -96,14 +97,9 @@ async fn join_token(client: &Client, role: JoinAs, rotate: bool, quiet: bool) ->
             JoinAs::Manager => Role::Manager,
         };
         let request = RotateJoinTokenRequest { request_id: request_id(), role: role.into() };
-        client
-            .control(|mut control| {
-                let request = request.clone();
-                async move { control.rotate_join_token(request).await }
-            })
-            .await?
+        client.change(request, |mut control, request| async move { control.rotate_join_token(request).await }).await?
     } else {
-        client.control(|mut control| async move { control.get_cluster(Empty {}).await }).await?
+        client.read(Empty {}, |mut control, request| async move { control.get_cluster(request).await }).await?
     };
     let (name, token) = match role {
         JoinAs::Worker => ("worker", cluster.worker_token),

@@ -68,10 +68,7 @@ pub(crate) async fn run(verb: Task, client: impl Fn(bool) -> anyhow::Result<Clie
                 stopping.extend(live.map(|it| it.task.id.clone()));
                 let request = RemoveRequest { request_id: request_id(), name: name.clone(), force: false, shrink };
                 client
-                    .control(|mut control| {
-                        let request = request.clone();
-                        async move { control.remove_task(request).await }
-                    })
+                    .change(request, |mut control, request| async move { control.remove_task(request).await })
                     .await?;
                 printer::line(&name);
             }
@@ -158,11 +155,8 @@ pub(crate) async fn list(client: &Client, options: &ListOptions) -> anyhow::Resu
     ];
     options.check(&keys)?;
     let tasks = client
-        .pages(
-            |mut control| {
-                let request = client.list();
-                async move { control.list_tasks(request).await }
-            },
+        .list(
+            |mut control, request| async move { control.list_tasks(request).await },
             |whole, page| whole.tasks.extend(page.tasks),
         )
         .await?;

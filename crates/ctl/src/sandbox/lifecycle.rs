@@ -177,7 +177,8 @@ impl Running {
         })
         .await?;
         let begun = first.node().await?.init(InitRequest::default()).await.map_err(failure)?.into_inner();
-        let cluster = first.control(|mut control| async move { control.get_cluster(Empty {}).await }).await?;
+        let cluster =
+            first.read(Empty {}, |mut control, request| async move { control.get_cluster(request).await }).await?;
         let mut joining = tokio::task::JoinSet::new();
         for node in self.state.nodes.iter().filter(|node| node.name != "m1") {
             let token = if node.manager { &cluster.manager_token } else { &cluster.worker_token }.clone();

@@ -30,7 +30,7 @@ pub(super) async fn update(manager: &Manager, request: pc::UpdateNodeRequest) ->
         let node = find_node(&view, &request.node)?;
         if request.version != 0 && request.version != node.meta.version {
             let text = format!("node `{}` has changed meanwhile", node.description.hostname);
-            return Err(WriteFailed::Refused(Status::failed_precondition(text)));
+            return Err(WriteFailed::Refused(Status::aborted(text)));
         }
         let node = Node { spec: spec.clone(), ..node.as_ref().clone() };
         let mut tx = WriteTx::new(view, &request.request_id);

@@ -35,8 +35,9 @@ impl ControlService {
         if !request.stale {
             return Ok((self.proven_view().await?, Some(pc::ListHeader { stale: false, age_ms: Some(0) })));
         }
+        self.0.raft.freshen().await;
         // Before the view, which is then at least as new as its age says.
-        let age_ms = self.0.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        let age_ms = self.0.raft.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         Ok((self.0.store.view(), Some(pc::ListHeader { stale: true, age_ms })))
     }
 

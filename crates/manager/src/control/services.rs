@@ -86,7 +86,7 @@ pub(super) async fn update(manager: &Manager, request: pc::UpdateServiceRequest)
     let written = manager.write_once(&request.request_id, |view| {
         let service = find_service(&view, &request.service)?;
         if request.version != 0 && request.version != service.meta.version {
-            return Err(WriteFailed::Refused(Status::failed_precondition(format!(
+            return Err(WriteFailed::Refused(Status::aborted(format!(
                 "service `{}` has changed meanwhile",
                 service.spec.name
             ))));

@@ -1,8 +1,7 @@
 //! Our errors as gRPC statuses: the one table.
 //!
-//! invalid → InvalidArgument · missing → NotFound · name taken → AlreadyExists · changed meanwhile, or in use →
-//! FailedPrecondition · no leader, no quorum, or no proof of
-//! leading → Unavailable
+//! invalid → InvalidArgument · missing → NotFound · name taken → AlreadyExists · changed meanwhile → Aborted · in use →
+//! FailedPrecondition · no leader, no quorum, or no proof of leading → Unavailable
 
 use tonic::Status;
 
@@ -48,7 +47,7 @@ pub(crate) fn propose_status(error: &ProposeError) -> Status {
     let text = error.to_string();
     match error {
         ProposeError::Conflict(Conflict::NameTaken { .. }) => Status::already_exists(text),
-        ProposeError::Conflict(Conflict::Changed { .. }) => Status::failed_precondition(text),
+        ProposeError::Conflict(Conflict::Changed { .. }) => Status::aborted(text),
         ProposeError::NotLeader | ProposeError::Unknown | ProposeError::Unproven => Status::unavailable(text),
         ProposeError::TooLarge { .. } => Status::invalid_argument(text),
     }

@@ -28,7 +28,8 @@ use super::threads::Threads;
 use super::transport::{Peers, Receiving, TransportService};
 use super::type_config::{EntryBytes, Raft, TypeConfig};
 use crate::faults::{self, Fault};
-use crate::proposer::{AnswerAges, ProposeError, Proposer};
+use crate::AnswerAges;
+use crate::proposer::{ProposeError, Proposer};
 use crate::store::Digest;
 use crate::transaction::{Entry, Outcome, Transaction};
 use crate::{ACTIONS_BOUND, raft::ENTRY_BOUND};
@@ -172,6 +173,7 @@ impl RaftNode {
             leadership: leadership.clone(),
             progress: progress.clone(),
             digests: digests.clone(),
+            log: log.clone(),
             freshness: freshness.clone(),
             clock: clock.clone(),
         };
@@ -311,7 +313,12 @@ impl RaftNode {
 
 impl Proposer for RaftNode {
     fn propose_entry(&self, transactions: Vec<Transaction>) -> BoxFuture<'_, Result<Vec<Outcome>, ProposeError>> {
-        let forget_answers = self.opened.answers.lock().expect("no holder panics").expired(tokio::time::Instant::now());
-        Box::pin(self.write(Entry { at: self.opened.clock.now(), transactions, forget_answers, check: None }))
+        let now = tokio::time::Instant::now();
+        let forget_answers = {
+            let mut answers = self.opened.answers.lock().expect("no holder panics");
+            answers.observe(now, self.opened.progress.borrow().applied);
+            answers.expired(now)
+        };
+        Box::pin(self.write(Entry { at: self.opened.clock.now(), transactions, forget_answers, ..Entry::default() }))
     }
 }

@@ -2,57 +2,75 @@
 //! result. No clock, no chance: times and ids are in the entry.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flota_api::model::{Task, TaskStatus};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::{Meta, Timestamp, Version};
 
-use super::tables::{Key, Table, Tables};
+use super::tables::{Answer, Key, Table, Tables};
 use super::watch::Event;
 use crate::transaction::{Action, Conflict, Entry, Outcome, Transaction};
 
 /// Answers to users' requests that are kept, so that a retry is not done again.
 const ANSWERS_KEPT: usize = 100_000;
+/// How long an entry of the old format keeps them.
+const OLD_ANSWERS_KEPT_FOR: Duration = Duration::from_secs(15 * 60);
+
+/// What is known of the entry that is applied.
+#[derive(Clone, Copy)]
+struct Stamp {
+    index: Version,
+    at: Timestamp,
+    /// See [`Entry::is_old`].
+    is_old: bool,
+}
 
 impl Tables {
     pub(super) fn apply(&mut self, index: Version, entry: Entry) -> (Vec<Outcome>, Vec<Event>) {
         let mut events = Vec::new();
-        // A leader's clock may be behind the one before it; nothing that is planned by these times must see that.
-        self.time = self.time.max(entry.at);
-        let at = self.time;
-        let outcomes = entry.transactions.into_iter().map(|it| self.apply_one(index, at, it, &mut events)).collect();
+        let is_old = entry.is_old;
+        let at = if is_old { entry.at } else { self.advance_time(entry.at) };
+        let stamp = Stamp { index, at, is_old };
+        let outcomes = entry.transactions.into_iter().map(|it| self.apply_one(stamp, it, &mut events)).collect();
         self.version = index;
-        self.forget_answers(entry.forget_answers);
+        self.forget_answers(stamp, entry.forget_answers);
         (outcomes, events)
     }
 
-    fn apply_one(&mut self, index: Version, at: Timestamp, tx: Transaction, events: &mut Vec<Event>) -> Outcome {
+    /// A leader's clock may be behind the one before it. Nothing that is planned by the tables' times may see that.
+    fn advance_time(&mut self, at: Timestamp) -> Timestamp {
+        if self.time == Timestamp::default() {
+            // The first entry of this format: the latest of the old ones that left a trace, the same on every manager.
+            self.time = self.objects().map(|object| object.meta().updated_at).max().unwrap_or_default();
+        }
+        self.time = self.time.max(at);
+        self.time
+    }
+
+    fn apply_one(&mut self, stamp: Stamp, tx: Transaction, events: &mut Vec<Event>) -> Outcome {
         if let Some(answer) = self.answers.get(tx.request_id.as_str()) {
-            return Ok(*answer);
+            return Ok(answer.version);
         }
         // All or nothing: work on a clone (which costs nothing) and keep it only when every action held.
         let mut next = self.clone();
         let before = events.len();
-        if let Err(conflict) = next.try_apply(index, at, &tx, events) {
+        if let Err(conflict) = next.try_apply(stamp, &tx, events) {
             events.truncate(before);
             return Err(conflict);
         }
         if !tx.request_id.is_empty() {
             let request = Key::from(tx.request_id);
-            next.answers.insert(Arc::clone(&request), index);
-            next.answers_by_age.insert((index, request));
+            next.digest.add_answer(&request, stamp.index);
+            next.answers.insert(Arc::clone(&request), Answer { version: stamp.index, at: stamp.at });
+            next.answers_by_age.insert((stamp.index, request));
         }
+        events[before..].iter().for_each(|event| next.digest.change(event));
         *self = next;
-        Ok(index)
+        Ok(stamp.index)
     }
 
-    fn try_apply(
-        &mut self,
-        index: Version,
-        at: Timestamp,
-        tx: &Transaction,
-        events: &mut Vec<Event>,
-    ) -> Result<(), Conflict> {
+    fn try_apply(&mut self, stamp: Stamp, tx: &Transaction, events: &mut Vec<Event>) -> Result<(), Conflict> {
         for expectation in &tx.expectations {
             if self.version_of(expectation.kind, &expectation.id) != expectation.version {
                 return Err(changed(expectation.kind, &expectation.id));
@@ -60,57 +78,60 @@ impl Tables {
         }
         for action in &tx.actions {
             match action {
-                Action::Create(object) => events.push(self.create(index, at, object)?),
-                Action::Update(object) => events.push(self.update(index, at, object)?),
+                Action::Create(object) => events.push(self.create(stamp, object)?),
+                Action::Update(object) => events.push(self.update(stamp, object)?),
                 Action::Remove(kind, id) => {
                     let removed = self.remove(*kind, id).ok_or_else(|| changed(*kind, id))?;
                     events.push(Event::Removed(removed));
                 }
                 Action::Status(task, node, status) => {
-                    events.extend(self.status(at, task.as_str(), node.as_str(), status));
+                    events.extend(self.status(stamp, task.as_str(), node.as_str(), status));
                 }
             }
         }
         Ok(())
     }
 
-    fn create(&mut self, index: Version, at: Timestamp, object: &Object) -> Result<Event, Conflict> {
+    fn create(&mut self, stamp: Stamp, object: &Object) -> Result<Event, Conflict> {
         if self.object(object.kind(), object.id()).is_some() {
             return Err(changed(object.kind(), object.id()));
         }
         self.check_name(object)?;
-        let object = with_meta(object, Meta { created_at: at, updated_at: at, created: index, version: index });
+        let Stamp { index, at, is_old } = stamp;
+        let created = if is_old { 0 } else { index };
+        let object = with_meta(object, Meta { created_at: at, updated_at: at, created, version: index });
         self.put(object.clone());
         Ok(Event::Created(object))
     }
 
-    fn update(&mut self, index: Version, at: Timestamp, object: &Object) -> Result<Event, Conflict> {
+    fn update(&mut self, stamp: Stamp, object: &Object) -> Result<Event, Conflict> {
         let old = self.object(object.kind(), object.id()).ok_or_else(|| changed(object.kind(), object.id()))?;
         self.check_name(object)?;
-        let meta = Meta { updated_at: at, version: index, ..old.meta().clone() };
+        let meta = Meta { updated_at: stamp.at, version: stamp.index, ..old.meta().clone() };
         let mut new = with_meta(object, meta);
         if let (Object::Task(old), Object::Task(new)) = (&old, &mut new)
-            && old.status.rank() > new.status.rank()
+            && (old.status.rank() > new.status.rank() || (old.status.rank() == new.status.rank() && !stamp.is_old))
         {
-            // Planned before the worker's report came in: the report stands.
+            // Planned before the worker's report came in, perhaps: the report stands.
             Arc::make_mut(new).status = old.status.clone();
         }
         self.put(new.clone());
         Ok(Event::Updated { old, new })
     }
 
-    fn status(&mut self, at: Timestamp, task: &str, node: &str, status: &TaskStatus) -> Option<Event> {
+    fn status(&mut self, stamp: Stamp, task: &str, node: &str, status: &TaskStatus) -> Option<Event> {
         let old = self.tasks.get(task)?;
         let higher = status.rank() > old.status.rank();
         // The same rank with another text: what is known of a task that waits may grow. A worker's reports come in the
         // order in which it made them; its clock, which may step, says nothing about that.
-        let newer = status.rank() == old.status.rank() && *status != old.status;
+        let in_order = !stamp.is_old || status.at >= old.status.at;
+        let newer = status.rank() == old.status.rank() && in_order && *status != old.status;
         if old.node_id.as_str() != node || old.status.state.is_terminal() || !(higher || newer) {
             return None;
         }
         let old = Arc::clone(old);
         let mut new = Task { status: status.clone(), ..old.as_ref().clone() };
-        new.meta.updated_at = at;
+        new.meta.updated_at = stamp.at;
         let new = new.into_object();
         self.put(new.clone());
         Some(Event::Updated { old: Object::Task(old), new })
@@ -137,11 +158,17 @@ impl Tables {
         }
     }
 
-    fn forget_answers(&mut self, expired: Version) {
+    fn forget_answers(&mut self, stamp: Stamp, expired: Version) {
         while let Some((version, id)) = self.answers_by_age.get_min().cloned() {
-            if self.answers.len() <= ANSWERS_KEPT && version > expired {
+            let is_expired = if stamp.is_old {
+                self.answers.get(&id).is_none_or(|answer| answer.at.until(stamp.at) > OLD_ANSWERS_KEPT_FOR)
+            } else {
+                version <= expired
+            };
+            if self.answers.len() <= ANSWERS_KEPT && !is_expired {
                 return;
             }
+            self.digest.take_answer(&id, version);
             self.answers_by_age.remove(&(version, id.clone()));
             self.answers.remove(&id);
         }

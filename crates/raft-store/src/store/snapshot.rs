@@ -9,7 +9,8 @@ use flota_api::proto::raft::{Answer as WireAnswer, SnapshotRecord, SpecVersion, 
 use flota_api::proto::specs::ServiceSpec as WireSpec;
 use flota_api::version::Timestamp;
 
-use super::tables::{Key, Tables};
+use super::digest::Digest;
+use super::tables::{Answer, Key, Tables};
 
 /// A record that can't be understood.
 #[derive(Debug, thiserror::Error)]
@@ -17,23 +18,24 @@ use super::tables::{Key, Tables};
 pub struct SnapshotError(String);
 
 impl Tables {
-    /// Every record of a snapshot, encoded.
-    pub fn records(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
+    /// Every record of a snapshot, encoded. The same tables make the same records in the same order.
+    pub fn records(&self) -> impl Iterator<Item = Vec<u8>> + Send + 'static {
         let record = |record| SnapshotRecord { record: Some(record) }.encode_to_vec();
-        let objects = self.objects().map(|object| Record::Object((&object).into()));
-        let specs = self.specs.iter().map(|((service, version), spec)| {
+        // Persistent maps: the copy costs nothing, and what it holds stays as it is.
+        let tables = self.clone();
+        let specs = tables.specs.clone().into_iter().map(|((service, version), spec)| {
             Record::Spec(SpecVersion {
-                service_id: service.clone().into(),
-                spec_version: *version,
+                service_id: service.into(),
+                spec_version: version,
                 spec: WireSpec::from(spec.as_ref()).encode_to_vec().into(),
             })
         });
-        let answers = self
-            .answers
-            .iter()
-            .map(|(id, answer)| Record::Answer(WireAnswer { request_id: id.to_string(), at: 0, version: *answer }));
+        let answers = tables.answers.clone().into_iter().map(|(id, answer)| {
+            Record::Answer(WireAnswer { request_id: id.to_string(), at: answer.at.0, version: answer.version })
+        });
+        let last = [Record::Version(tables.version), Record::Time(tables.time.0)];
+        let objects = tables.into_objects().map(|object| Record::Object((&object).into()));
         // Specs first: a task's or a service's removal of unused ones must not see a half.
-        let last = [Record::Version(self.version), Record::Time(self.time.0)];
         specs.chain(objects).chain(answers).chain(last).map(record)
     }
 
@@ -57,16 +59,17 @@ impl Tables {
                 Record::Answer(it) => {
                     let request = Key::from(it.request_id);
                     tables.answers_by_age.insert((it.version, Arc::clone(&request)));
-                    tables.answers.insert(request, it.version);
+                    tables.answers.insert(request, Answer { version: it.version, at: Timestamp(it.at) });
                 }
                 Record::Version(version) => tables.version = version,
                 Record::Time(time) => tables.time = Timestamp(time),
             }
         }
         tables.specs.extend(specs);
-        // A snapshot from before it held the time: what it holds is no later than its last entry.
-        let latest = tables.objects().map(|object| object.meta().updated_at).max();
-        tables.time = tables.time.max(latest.unwrap_or_default());
+        let mut digest = Digest::default();
+        tables.objects().for_each(|object| digest.add_object(&object));
+        tables.answers.iter().for_each(|(request, answer)| digest.add_answer(request, answer.version));
+        tables.digest = digest;
         Ok(tables)
     }
 }
@@ -77,9 +80,7 @@ mod tests {
     use crate::WriteTx;
     use crate::store::Store;
     use crate::transaction::Entry;
-    use flota_api::model::{Service, Stack, Task};
-    use flota_api::object::StoreObject;
-    use flota_api::version::Meta;
+    use flota_api::model::{Service, Task};
 
     #[test]
     fn a_snapshot_holds_everything_also_old_specs_and_answers() {
@@ -109,17 +110,21 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_from_before_it_held_the_time_ends_at_its_latest_change() {
-        let mut tables = Tables::default();
-        for (id, at) in [("a", 9), ("b", 7)] {
-            let meta = Meta { updated_at: Timestamp(at), ..Meta::default() };
-            tables.put(Stack { id: id.into(), meta, ..Stack::default() }.into_object());
+    fn the_digest_is_that_of_the_tables_however_they_came_about() {
+        let store = Store::default();
+        for index in 1..30 {
+            let view = store.view();
+            let mut tx = WriteTx::new(view.clone(), &format!("request {index}"));
+            match view.tasks().next() {
+                Some(task) if index % 3 == 0 => tx.remove(flota_api::object::Kind::Task, task.id.as_str()),
+                Some(task) if index % 3 == 1 => tx.update(task.as_ref().clone()),
+                _ => tx.create(Task { id: format!("t{index}").as_str().into(), ..Task::default() }),
+            }
+            store.apply(index, Entry { transactions: vec![tx.finish()], forget_answers: index / 2, ..Entry::default() });
+            let records: Vec<_> = store.view().records().collect();
+            let again = Tables::from_records(records.iter().map(Vec::as_slice)).expect("just written");
+            assert_eq!(again.digest(), store.digest(), "after entry {index}");
         }
-        let is_time = |bytes: &Vec<u8>| {
-            matches!(SnapshotRecord::decode(bytes.as_slice()), Ok(SnapshotRecord { record: Some(Record::Time(_)) }))
-        };
-        let old: Vec<_> = tables.records().filter(|record| !is_time(record)).collect();
-        let again = Tables::from_records(old.iter().map(Vec::as_slice)).expect("just written");
-        assert_eq!(again.time, Timestamp(9));
+        assert_ne!(store.digest(), Digest::default());
     }
 }

@@ -8,6 +8,7 @@ use imbl::{OrdMap, OrdSet};
 use flota_api::id::{NodeId, ServiceId, TaskId};
 use flota_api::model::{Cluster, Image, Node, Registry, Service, ServiceSpec, Stack, Task};
 use flota_api::object::{Kind, Object, StoreObject};
+use super::digest::Digest;
 use flota_api::version::{Timestamp, Version};
 
 /// The tables at one moment; whoever holds it may keep it.
@@ -66,12 +67,23 @@ impl<T: StoreObject> Table<T> {
     }
 }
 
+/// The first answer to a user's request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// The version that it made.
+    pub(super) version: Version,
+    /// The entry's time; only entries of the old format look at it.
+    pub(super) at: Timestamp,
+}
+
 /// Everything that the cluster knows.
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
     /// Index of the last entry that was applied.
     pub version: Version,
-    /// The time of the last entry that was applied. Never falls.
+    /// Of all objects and answers; kept by `apply` and `snapshot`, so an overlay's is that of its base.
+    pub(super) digest: Digest,
+    /// The time of the last entry that was applied. Never falls; zero before the first entry of the present format.
     pub time: Timestamp,
     pub(super) clusters: Table<Cluster>,
     pub(super) nodes: Table<Node>,
@@ -86,8 +98,8 @@ pub struct Tables {
     tasks_by_node: OrdMap<NodeId, OrdSet<TaskId>>,
     /// Those that may run and have no node yet.
     tasks_waiting: OrdSet<TaskId>,
-    /// The version that each user's request made, by the request's id.
-    pub(super) answers: OrdMap<Key, Version>,
+    /// By the request's id.
+    pub(super) answers: OrdMap<Key, Answer>,
     /// The same, oldest first.
     pub(super) answers_by_age: OrdSet<(Version, Key)>,
 }
@@ -117,6 +129,11 @@ impl Tables {
     /// Whether the user's request with this id was done: then it is not done again.
     pub fn answered(&self, request_id: &str) -> bool {
         !request_id.is_empty() && self.answers.contains_key(request_id)
+    }
+
+    /// What the tables digest to, as the last entry left them.
+    pub fn digest(&self) -> Digest {
+        self.digest
     }
 
     /// The cluster object; absent before the first entry.
@@ -250,15 +267,22 @@ impl Tables {
     }
 
     /// Every object, in the order of the kinds.
-    pub fn objects(&self) -> impl Iterator<Item = Object> + '_ {
-        let clusters = self.clusters().cloned().map(Object::Cluster);
-        let nodes = self.nodes().cloned().map(Object::Node);
-        let services = self.services().cloned().map(Object::Service);
-        let tasks = self.tasks().cloned().map(Object::Task);
-        let images = self.images().cloned().map(Object::Image);
-        let stacks = self.stacks().cloned().map(Object::Stack);
-        let registries = self.registries().cloned().map(Object::Registry);
-        clusters.chain(nodes).chain(services).chain(tasks).chain(images).chain(stacks).chain(registries)
+    pub fn objects(&self) -> impl Iterator<Item = Object> + Send + 'static {
+        self.clone().into_objects()
+    }
+
+    /// Every object, in the order of the kinds.
+    pub(super) fn into_objects(self) -> impl Iterator<Item = Object> + Send + 'static {
+        fn all<T: StoreObject>(table: Table<T>, object: fn(Arc<T>) -> Object) -> impl Iterator<Item = Object> + Send {
+            table.by_id.into_iter().map(move |(_, it)| object(it))
+        }
+        all(self.clusters, Object::Cluster)
+            .chain(all(self.nodes, Object::Node))
+            .chain(all(self.services, Object::Service))
+            .chain(all(self.tasks, Object::Task))
+            .chain(all(self.images, Object::Image))
+            .chain(all(self.stacks, Object::Stack))
+            .chain(all(self.registries, Object::Registry))
     }
 }
 

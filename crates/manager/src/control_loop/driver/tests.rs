@@ -165,3 +165,53 @@ async fn a_service_of_many_tasks_goes_in_parts_that_each_fit_into_an_entry() {
     let doomed = |view: &Tables| view.tasks().all(|task| task.desired_state == flota_api::state::DesiredState::Remove);
     drive(&store, proposer, doomed).await;
 }
+
+/// Plans one key, notes when, and asks once to be called again after two seconds.
+struct Recalled(Arc<Mutex<Vec<tokio::time::Instant>>>);
+
+impl ControlLoop for Recalled {
+    fn name(&self) -> &'static str {
+        "recalled"
+    }
+
+    fn all(&self, _: &Tables) -> Vec<String> {
+        vec!["key".into()]
+    }
+
+    fn dirtied_by(&self, _: &Event, _: &Tables) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn plan(&mut self, _: &str, _: &Tables, cx: &mut PlanContext) -> crate::plan::Plan {
+        let mut plan = crate::plan::Plan::default();
+        let mut calls = self.0.lock().expect("no holder panics");
+        calls.push(tokio::time::Instant::now());
+        if calls.len() == 1 {
+            plan.retry_at(cx.now + Duration::from_secs(2));
+        }
+        plan
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_is_as_long_as_it_was_meant_when_the_wall_clock_steps_meanwhile() {
+    const HOUR: u64 = 3_600_000;
+    for stepped in [9 * HOUR, 11 * HOUR] {
+        let calls: Arc<Mutex<Vec<_>>> = Arc::default();
+        let seen = Arc::clone(&calls);
+        // It shows another time from the first plan on.
+        let shown = move || {
+            let planned = !seen.lock().expect("no holder panics").is_empty();
+            Timestamp(if planned { stepped } else { 10 * HOUR })
+        };
+        let (store, clock) = (Store::default(), TermClock::new(Clock::new(shown)));
+        let loops: Vec<Box<dyn ControlLoop>> = vec![Box::new(Recalled(Arc::clone(&calls)))];
+        let proposer = Moody::new(&store, &[]);
+        let driver = Driver::new(store, proposer, (clock, StdRng::seed_from_u64(1)), loops);
+        let ended = tokio::time::timeout(Duration::from_secs(10), driver.run(CancellationToken::new())).await;
+        assert!(ended.is_err(), "it runs until it is cancelled");
+        let calls = calls.lock().expect("no holder panics");
+        let delay = calls.get(1).expect("it was called again").duration_since(calls[0]);
+        assert!((2_000..2_100).contains(&delay.as_millis()), "{delay:?} after a step to {stepped}");
+    }
+}

@@ -13,7 +13,7 @@ use super::{Leadership, QUORUM_WAIT};
 use crate::raft::digests::{Digests, Verdict, judge};
 use crate::raft::disk::Disk;
 use crate::raft::state_machine::Progress;
-use crate::raft::storage::OpenError;
+use crate::raft::storage::{LogStore, OpenError};
 use crate::raft::transport::{Method, Peers};
 use crate::raft::type_config::{EntryBytes, Raft, TypeConfig};
 use crate::store::Digest;
@@ -22,6 +22,8 @@ use flota_api::clock::Clock;
 
 /// Entries between two comparisons of the tables.
 const ENTRIES_BETWEEN_CHECKS: u64 = 1_000;
+/// A burst of entries is over after this, or the log is settled in the middle of it, which costs one sync.
+const SETTLE_AFTER: Duration = Duration::from_secs(1);
 /// How often a manager that nobody asks renews its age.
 const FRESHEN_EVERY: Duration = Duration::from_secs(5);
 /// A manager that does not tell its digest by then is asked again.
@@ -48,6 +50,7 @@ pub(super) struct Duties {
     pub(super) leadership: watch::Receiver<Leadership>,
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) digests: Digests,
+    pub(super) log: LogStore,
     pub(super) freshness: Freshness,
     pub(super) clock: Clock,
 }
@@ -60,6 +63,7 @@ impl Duties {
             () = self.check_tables() => {}
             () = self.judge_tables() => {}
             () = self.freshen() => {}
+            () = self.settle() => {}
             () = stop.cancelled() => {}
         }
     }
@@ -150,6 +154,16 @@ impl Duties {
             tracing::error!(%error, "the folder with the wrong tables could not be marked");
         }
         drop(self.raft.shutdown().await);
+    }
+
+    /// Settles the log after each burst of entries.
+    async fn settle(&self) {
+        let mut progress = self.progress.clone();
+        while progress.changed().await.is_ok() {
+            tokio::time::sleep(SETTLE_AFTER).await;
+            progress.mark_unchanged();
+            self.log.settle();
+        }
     }
 
     /// Keeps the age of what this manager shows small, also when nobody asks.

@@ -64,7 +64,8 @@ impl Index {
     /// It does not.
     pub(super) fn push(&mut self, entry: &RaftEntry) -> io::Result<()> {
         let id = entry.log_id();
-        let next = self.last().map_or(0, |last| last.index + 1);
+        // A log that is empty may begin anywhere.
+        let next = self.last().map_or(id.index, |last| last.index + 1);
         if id.index != next {
             return Err(io::Error::other(format!("entry {} does not follow the last one, {next} does", id.index)));
         }

@@ -67,8 +67,8 @@ impl LogStore {
         let recovered = Wal::open(Arc::clone(&disk), sealer.clone(), was_here)?;
         let wal = recovered.wal;
         let head = wal.head();
-        let mut index =
-            Index { vote: head.vote, committed: head.committed, purged: head.purged, ..Index::default() };
+        let mut index = Index::default();
+        (index.vote, index.committed, index.purged) = (head.vote, head.committed, head.purged);
         index.files = wal.files().collect();
         index.recover(recovered.entries);
         let (index, counters) = (Arc::new(Mutex::new(index)), wal.counters());
@@ -93,6 +93,12 @@ impl LogStore {
             sync_micros: read(&self.counters.sync_time),
             longest_sync_micros: read(&self.counters.longest_sync),
         }
+    }
+
+    /// Nothing is appended for a while: what was acknowledged is made provable on disk. Does nothing the second time.
+    pub(crate) fn settle(&self) {
+        // A writer that has stopped has said why to those who appended.
+        let _ = self.send(Command::Settle);
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {

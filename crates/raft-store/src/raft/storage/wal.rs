@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use self::record::Header;
 pub(super) use self::record::{Kind, Position};
-pub(super) use self::recover::{Recovered, RecoveredEntry};
+pub(super) use self::recover::RecoveredEntry;
 use crate::raft::disk::{Disk, DiskFile};
 use crate::raft::type_config::{LogId, RaftEntry, Vote};
 use openraft::entry::RaftEntry as _;
@@ -195,6 +195,17 @@ impl Wal {
         self.counters.longest_sync.fetch_max(took, Ordering::Relaxed);
         self.synced = end;
         self.note.write_at(0, &encode_note(end))
+    }
+
+    /// Puts a mark behind the last record, so that this one is proved to have been acknowledged also where a power
+    /// failure takes the note. Worth a sync when nothing else is to be written.
+    pub(super) fn settle(&mut self) -> io::Result<()> {
+        match (self.head.committed, self.head.vote) {
+            (Some(committed), _) => self.append_committed(committed)?,
+            (None, Some(vote)) => self.append_vote(vote)?,
+            (None, None) => return Ok(()),
+        }
+        self.sync()
     }
 
     /// Begins the next segment. The one before is synced first: a valid head proves that all before it was.

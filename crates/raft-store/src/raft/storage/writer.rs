@@ -22,6 +22,8 @@ pub(super) enum Command {
     Committed(LogId),
     Truncate(Option<LogId>),
     Purge(LogId),
+    /// Nothing is to be written for a while.
+    Settle,
 }
 
 /// Whom to tell once the commands before are on disk.
@@ -47,11 +49,13 @@ pub(super) struct Writer {
     committed: Option<LogId>,
     /// The first error. After it nothing is written any more: what is on disk is not known.
     failed: Option<io::Error>,
+    /// Whether something was synced since the log was last settled.
+    unsettled: bool,
 }
 
 impl Writer {
     pub(super) fn new(wal: Wal, index: Arc<Mutex<Index>>, disk: Arc<dyn Disk>) -> Self {
-        Self { wal, index, disk, committed: None, failed: None }
+        Self { wal, index, disk, committed: None, failed: None, unsettled: false }
     }
 
     /// Runs until the last sender is gone.
@@ -128,6 +132,14 @@ impl Writer {
                 let first = self.wal.first_segment();
                 self.index.lock().expect("no holder panics").files.retain(|segment, _| *segment >= first);
             }
+            Command::Settle if self.unsettled => {
+                self.unsettled = false;
+                if let Some(committed) = self.committed.take() {
+                    self.wal.append_committed(committed)?;
+                }
+                self.wal.settle()?;
+            }
+            Command::Settle => {}
         }
         Ok(())
     }
@@ -169,6 +181,7 @@ impl Writer {
         if let Some(committed) = self.committed.take() {
             self.wal.append_committed(committed)?;
         }
+        self.unsettled = true;
         self.wal.sync()
     }
 }
@@ -178,7 +191,7 @@ impl Command {
         match self {
             Self::Append(_, flushed) => Some(Waiting::Appended(flushed)),
             Self::Vote(_, sender) => Some(Waiting::Voted(sender)),
-            Self::Committed(_) | Self::Truncate(_) | Self::Purge(_) => None,
+            Self::Committed(_) | Self::Truncate(_) | Self::Purge(_) | Self::Settle => None,
         }
     }
 }

@@ -2,9 +2,11 @@
 //! once.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use tonic::Status;
@@ -48,6 +50,18 @@ impl GrpcTransport {
     }
 }
 
+/// The requests of one stream. A type of its own: through the trait object alone the compiler can't see that the call
+/// may move between threads.
+struct Requests(BoxStream<'static, RaftMessage>);
+
+impl Stream for Requests {
+    type Item = RaftMessage;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<RaftMessage>> {
+        self.0.poll_next_unpin(cx)
+    }
+}
+
 impl Transport for GrpcTransport {
     fn set_address(&self, peer: u64, address: &str) {
         let mut channels = self.channels.lock().expect("no holder panics");
@@ -78,6 +92,10 @@ impl Transport for GrpcTransport {
         requests: BoxStream<'static, RaftMessage>,
     ) -> BoxFuture<'static, Result<AppendAnswers, Status>> {
         let client = self.client(peer);
-        Box::pin(async move { Ok(client?.append(requests).await?.into_inner().boxed()) })
+        Box::pin(async move {
+            let mut client = client?;
+            let answers: AppendAnswers = client.append(Requests(requests)).await?.into_inner().boxed();
+            Ok(answers)
+        })
     }
 }

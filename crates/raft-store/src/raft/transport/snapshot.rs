@@ -36,7 +36,7 @@ pub(super) struct Piece {
     /// Where in the snapshot the bytes stand.
     offset: u64,
     bytes: EntryBytes,
-    is_last: bool,
+    pub(super) is_last: bool,
 }
 
 impl Piece {
@@ -63,7 +63,7 @@ pub(super) async fn send(
     vote: Vote,
     snapshot: Snapshot,
 ) -> Result<SnapshotResponse<TypeConfig>, Status> {
-    let mut pieces = Pieces::new(snapshot.snapshot);
+    let mut pieces = Pieces::new(&snapshot.snapshot);
     // An empty piece asks where a transfer that was cut is to go on.
     let mut piece = Piece { vote, meta: snapshot.meta, offset: 0, bytes: EntryBytes::default(), is_last: false };
     let mut sent: u64 = 0;
@@ -86,23 +86,19 @@ pub(super) async fn send(
 
 /// A snapshot's records as bytes, each with its length before it.
 struct Pieces {
-    view: View,
-    /// Records that were read.
-    records: usize,
+    records: Box<dyn Iterator<Item = Vec<u8>> + Send>,
     /// Where `rest` begins.
     offset: u64,
     rest: Vec<u8>,
 }
 
 impl Pieces {
-    fn new(view: View) -> Self {
-        Self { view, records: 0, offset: 0, rest: Vec::new() }
+    fn new(view: &View) -> Self {
+        Self { records: Box::new(view.records()), offset: 0, rest: Vec::new() }
     }
 
-    /// The bytes from `offset` on, about a piece of them; whether they are the last.
+    /// The bytes from `offset` on, about a piece of them; whether they are the last. Offsets must not fall.
     fn read_from(mut self, offset: u64) -> (Vec<u8>, bool, Self) {
-        let view = Arc::clone(&self.view);
-        let mut records = view.records().skip(self.records);
         loop {
             let skipped = usize::try_from(offset - self.offset).unwrap_or(usize::MAX).min(self.rest.len());
             self.rest.drain(..skipped);
@@ -110,8 +106,7 @@ impl Pieces {
             if self.offset == offset && self.rest.len() >= PIECE {
                 return (self.rest.clone(), false, self);
             }
-            let Some(record) = records.next() else { return (self.rest.clone(), true, self) };
-            self.records += 1;
+            let Some(record) = self.records.next() else { return (self.rest.clone(), true, self) };
             let length = u32::try_from(record.len()).expect("a record is bounded by an entry");
             self.rest.extend_from_slice(&length.to_be_bytes());
             self.rest.extend_from_slice(&record);

@@ -150,17 +150,22 @@ fn an_update_planned_before_a_report_does_not_put_the_report_back() {
     let store = Store::default();
     let task = Task { id: "t".into(), node_id: "n".into(), ..Task::default() };
     create(&store, 1, task.clone()).expect("new");
-    let running = TaskStatus { state: TaskState::Running, ..TaskStatus::default() };
-    apply(&store, 2, Transaction::statuses(vec![("t".into(), "n".into(), running)])).expect("taken");
-    let update = Transaction {
-        expectations: vec![Expectation { kind: Kind::Task, id: "t".into(), version: 1 }],
+    let update = |task: Task| Transaction {
+        expectations: vec![Expectation { kind: Kind::Task, id: "t".into(), version: task.meta.version.max(1) }],
         actions: vec![Action::Update(Task { paused: true, ..task }.into_object())],
         ..Transaction::default()
     };
-    apply(&store, 3, update).expect("a status raises no version that an update names");
-    let view = store.view();
-    let task = view.task("t").expect("still there");
-    assert!(task.paused && task.status.state == TaskState::Running);
+    let running = TaskStatus { state: TaskState::Running, ..TaskStatus::default() };
+    let report = |status: &TaskStatus| Transaction::statuses(vec![("t".into(), "n".into(), status.clone())]);
+    apply(&store, 2, report(&running)).expect("taken");
+    apply(&store, 3, update(task)).expect("a status raises no version that an update names");
+    let known = || store.view().task("t").expect("still there").as_ref().clone();
+    assert!(known().paused && known().status.state == TaskState::Running);
+    let planned_on = known();
+    let slow = TaskStatus { message: "it does not answer".into(), ..running };
+    apply(&store, 4, report(&slow)).expect("taken");
+    apply(&store, 5, update(planned_on)).expect("a status raises no version that an update names");
+    assert_eq!(known().status, slow, "nor what is said of the same state");
 }
 
 #[test]
@@ -182,4 +187,41 @@ fn a_spec_is_kept_until_its_last_task_is_gone() {
     tx.remove(Kind::Service, "s");
     apply(&store, 5, tx.finish()).expect("it is there");
     assert_eq!(versions(), [0; 0]);
+}
+
+#[test]
+fn an_old_entry_is_applied_as_the_build_that_wrote_it_did() {
+    let store = Store::default();
+    let old = |index, at, tx| {
+        let entry = Entry { at: Timestamp(at), transactions: vec![tx], is_old: true, ..Entry::default() };
+        store.apply(index, entry);
+    };
+    let new_task = |id: &str, request: &str| {
+        let mut tx = WriteTx::new(Store::default().view(), request);
+        tx.create(Task { id: id.into(), node_id: "n".into(), ..Task::default() });
+        tx.finish()
+    };
+    old(1, 9_000, new_task("t", "r"));
+    let report = |at, message: &str| {
+        let status = TaskStatus { at: Timestamp(at), message: message.into(), ..TaskStatus::default() };
+        Transaction::statuses(vec![("t".into(), "n".into(), status)])
+    };
+    old(2, 8_000, report(5, "later"));
+    old(3, 8_000, report(4, "earlier, by the worker's clock"));
+    let known = || store.view().task("t").expect("still there").as_ref().clone();
+    assert_eq!(known().status.message, "later");
+    let meta = known().meta;
+    assert_eq!((meta.created, meta.created_at.0, meta.updated_at.0), (0, 9_000, 8_000));
+    assert_eq!(store.view().time, Timestamp::default());
+    assert!(store.view().answered("r"));
+    old(4, 9_000 + 15 * 60 * 1_000 + 1, Transaction::default());
+    assert!(!store.view().answered("r"), "it was kept by the clock");
+    // The first new entry goes on from what the old ones left in the tables, and not from one that left nothing.
+    let entry = Entry { at: Timestamp(1_000), transactions: vec![new_task("u", "")], ..Entry::default() };
+    store.apply(5, entry);
+    assert_eq!(store.view().time, Timestamp(8_000));
+    let view = store.view();
+    let new = &view.task("u").expect("just made").meta;
+    assert_eq!((new.created, new.created_at.0), (5, 8_000));
+    assert!(new.order() > view.task("t").expect("still there").meta.order());
 }

@@ -113,9 +113,6 @@ fn open(disk: Arc<dyn Disk>, sealer: Sealer, was_here: bool) -> Result<Recovered
     if tail.is_none() && was_here {
         return damage("the log of this manager is gone");
     }
-    if was_here && replay.head.vote.is_none() {
-        return damage("the vote of this manager is gone");
-    }
     if let Some(number) = unborn {
         // A crash at the beginning of a segment: its file is there, and nothing of it was acknowledged.
         disk.remove(&super::segment_name(number))?;
@@ -261,7 +258,8 @@ impl Replay {
     fn take_entry(&mut self, header: record::Header, body: &[u8], at: Position) -> Result<(), Fault> {
         let entry: RaftEntry = parse(body)?;
         let id = entry.log_id();
-        let next = self.head.last.map_or(0, |last| last.index + 1);
+        // A log that is empty may begin anywhere.
+        let next = self.head.last.map_or(id.index, |last| last.index + 1);
         if (id.leader_id.term, id.index) != (header.term, header.index) {
             return damage(format!("entry {} says that it is {}", header.index, id.index));
         }

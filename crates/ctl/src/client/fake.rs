@@ -1,0 +1,209 @@
+//! A manager for tests: a gRPC server on a socket in a temporary folder. It carries out a list of acts, one for each
+//! call, repeats the last one for ever, and notes what it was asked.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::{Future, pending};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use futures::{Stream, StreamExt, stream};
+use http::{Request, Response};
+use tokio::io::{AsyncReadExt, DuplexStream, copy, duplex, split};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::server::{Grpc, NamedService};
+use tonic_prost::ProstCodec;
+use tower::{Service, service_fn};
+
+use flota_api::proto::control::{CreateServiceRequest, ListRequest, ServiceProgress, Tasks, WatchServiceRequest};
+use flota_api::proto::objects;
+use flota_api::proto::streams::Frame;
+
+/// What the manager does with one call.
+#[derive(Clone)]
+pub(super) enum Act {
+    /// Answers with this status.
+    Refuse(Status),
+    /// Takes the request, and its connection breaks.
+    Break,
+    /// Never answers.
+    Hang,
+    /// Answers a create.
+    Create,
+    /// Answers a list with these pages.
+    Pages(Vec<Tasks>),
+    /// Answers a watch with these messages, and then this status, if any.
+    Watch(Vec<ServiceProgress>, Option<Status>),
+    /// Answers a stream with these frames, and then this status, if any.
+    Frames(Vec<Frame>, Option<Status>),
+}
+
+/// A running fake; it ends with the test's runtime.
+pub(super) struct FakeManager {
+    pub(super) socket: PathBuf,
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+impl FakeManager {
+    /// Listens at `NAME.sock` in `folder`.
+    pub(super) fn start(folder: &Path, name: &str, acts: impl Into<VecDeque<Act>>) -> Self {
+        Self::start_limited(folder, name, acts, u64::MAX)
+    }
+
+    /// As [`FakeManager::start`]; each connection breaks after this number of bytes to the client.
+    pub(super) fn start_limited(folder: &Path, name: &str, acts: impl Into<VecDeque<Act>>, bytes: u64) -> Self {
+        let socket = folder.join(format!("{name}.sock"));
+        let listener = UnixListener::bind(&socket).expect("the folder is there");
+        let (cut, seen) = (Arc::new(Notify::new()), Arc::default());
+        let script = Script { acts: Arc::new(Mutex::new(acts.into())), seen: Arc::clone(&seen), cut: Arc::clone(&cut) };
+        let (sender, connections) = mpsc::channel(8);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (server, inside) = duplex(64 << 10);
+                tokio::spawn(relay(client, inside, bytes, Arc::clone(&cut)));
+                if sender.send(Ok::<_, Infallible>(server)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let server = tonic::transport::Server::builder().add_service(script);
+        tokio::spawn(server.serve_with_incoming(ReceiverStream::new(connections)));
+        Self { socket, seen }
+    }
+
+    /// What it was asked, in order: request ids of creates, else the method.
+    pub(super) fn seen(&self) -> Vec<String> {
+        self.seen.lock().expect("no holder panics").clone()
+    }
+}
+
+/// Carries the bytes of one connection until one end closes it, the limit is reached, or it is cut.
+async fn relay(client: UnixStream, server: DuplexStream, bytes: u64, cut: Arc<Notify>) {
+    let ((mut from_client, mut to_client), (from_server, mut to_server)) = (client.into_split(), split(server));
+    let mut from_server = from_server.take(bytes);
+    tokio::select! {
+        _ = copy(&mut from_client, &mut to_server) => {}
+        _ = copy(&mut from_server, &mut to_client) => {}
+        () = cut.notified() => {}
+    }
+}
+
+#[derive(Clone)]
+struct Script {
+    acts: Arc<Mutex<VecDeque<Act>>>,
+    seen: Arc<Mutex<Vec<String>>>,
+    cut: Arc<Notify>,
+}
+
+impl Script {
+    fn note(&self, text: &str) {
+        self.seen.lock().expect("no holder panics").push(text.to_owned());
+    }
+
+    fn next(&self) -> Act {
+        let mut acts = self.acts.lock().expect("no holder panics");
+        match acts.len() {
+            1 => acts[0].clone(),
+            _ => acts.pop_front().expect("there is at least one act"),
+        }
+    }
+
+    /// Takes note of a request; the act that answers it, where it is answered.
+    async fn take(&self, text: &str) -> Result<Act, Status> {
+        self.note(text);
+        match self.next() {
+            Act::Refuse(status) => Err(status),
+            Act::Hang => pending().await,
+            Act::Break => {
+                self.cut.notify_waiters();
+                pending().await
+            }
+            act => Ok(act),
+        }
+    }
+
+    async fn serve(self, request: Request<Body>) -> Response<Body> {
+        let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+        let script = &self;
+        match method.as_str() {
+            "CreateService" => {
+                let create = service_fn(|request: tonic::Request<CreateServiceRequest>| async move {
+                    script.take(&request.get_ref().request_id).await?;
+                    Ok(tonic::Response::new(objects::Service { id: "created".into(), ..Default::default() }))
+                });
+                Grpc::new(ProstCodec::default()).unary(create, request).await
+            }
+            "ListTasks" => {
+                let list = service_fn(|_: tonic::Request<ListRequest>| async move {
+                    let Act::Pages(pages) = script.take("ListTasks").await? else { panic!("a list has pages") };
+                    Ok(tonic::Response::new(messages(pages, None)))
+                });
+                Grpc::new(ProstCodec::default()).server_streaming(list, request).await
+            }
+            "WatchService" => {
+                let watch = service_fn(|_: tonic::Request<WatchServiceRequest>| async move {
+                    let Act::Watch(all, end) = script.take("WatchService").await? else {
+                        panic!("a watch has messages")
+                    };
+                    Ok(tonic::Response::new(messages(all, end)))
+                });
+                Grpc::new(ProstCodec::default()).server_streaming(watch, request).await
+            }
+            "OpenStream" => {
+                let open = service_fn(|request: tonic::Request<tonic::Streaming<Frame>>| async move {
+                    let act = script.take("OpenStream").await?;
+                    let Act::Frames(all, end) = act else { panic!("a stream has frames") };
+                    Ok(tonic::Response::new(after_first_frame(request.into_inner(), script.clone(), all, end)))
+                });
+                Grpc::new(ProstCodec::default()).streaming(open, request).await
+            }
+            other => panic!("no test calls {other}"),
+        }
+    }
+}
+
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn messages<T: Send + 'static>(all: Vec<T>, end: Option<Status>) -> Messages<T> {
+    Box::pin(stream::iter(all.into_iter().map(Ok).chain(end.map(Err))))
+}
+
+/// As a manager has it: the stream is open at once, and frames are sent once the user has named what is wanted.
+fn after_first_frame(
+    mut user: tonic::Streaming<Frame>,
+    script: Script,
+    all: Vec<Frame>,
+    end: Option<Status>,
+) -> Messages<Frame> {
+    let first = async move {
+        let first = user.message().await.expect("the user does not break off").expect("a first frame");
+        script.note(&format!("{:?}", first.frame.expect("a frame")));
+        stream::iter(all.into_iter().map(Ok).chain(end.map(Err)))
+    };
+    Box::pin(stream::once(first).flatten())
+}
+
+impl NamedService for Script {
+    const NAME: &'static str = "flota.control.Control";
+}
+
+impl Service<Request<Body>> for Script {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let script = self.clone();
+        Box::pin(async move { Ok(script.serve(request).await) })
+    }
+}

@@ -1,0 +1,195 @@
+//! The one place that decides which manager is asked, and when the next one is: the managers in order, in a circle
+//! with growing pauses, until one gives an answer that is final or the time is up.
+//!
+//! A try that came to nothing may have been carried out all the same. Callers therefore send the same request id with
+//! every try, and anything that has none (the frames of an exec) only after a try has succeeded.
+
+use std::error::Error as _;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use flota_api::reason::Reason;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::time::{Instant, timeout};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+/// A manager that stops answering in the middle of a stream is noticed after one interval and one timeout.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a request goes on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// In all, for a request that changes something.
+    pub(crate) change: Duration,
+    /// In all, for a request that only reads.
+    pub(crate) read: Duration,
+    /// For one manager in the first round, while others are left; twice as long in each following round.
+    pub(crate) patience: Duration,
+    /// Between the first two rounds; twice as long after each following one.
+    pub(crate) pause: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            change: Duration::from_secs(15),
+            read: Duration::from_secs(5),
+            patience: Duration::from_millis(1_500),
+            pause: Duration::from_millis(50),
+        }
+    }
+}
+
+/// One manager that is being tried.
+pub(super) struct Attempt {
+    pub(super) channel: Channel,
+    socket: PathBuf,
+    patience: Duration,
+}
+
+impl Attempt {
+    /// Waits for an answer for as long as this manager is given.
+    pub(super) async fn answer<T>(&self, work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+        match timeout(self.patience, work).await {
+            Err(_) => Err(silent(&self.socket)),
+            Ok(Err(status)) if is_lost(&status) => Err(lost(&self.socket, status)),
+            Ok(answer) => answer,
+        }
+    }
+}
+
+/// What a failed try means for the request.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The request was judged: no other manager would say anything else.
+    Final,
+    /// This node is never going to answer; the others may.
+    NotAManager,
+    /// Another manager, or this one later, may answer.
+    TryNext,
+}
+
+impl Verdict {
+    fn of(status: &Status) -> Self {
+        match status.code() {
+            _ if Reason::of(status) == Some(Reason::NotAManager) => Self::NotAManager,
+            Code::Unavailable => Self::TryNext,
+            _ if is_lost(status) => Self::TryNext,
+            _ => Self::Final,
+        }
+    }
+}
+
+/// Whether the connection broke, rather than that the manager refused. A status that tonic makes of a broken connection
+/// has a source, one that was received has none; a stream that ends without a status is `Unknown`, which no manager
+/// sends.
+pub(super) fn is_lost(status: &Status) -> bool {
+    match status.code() {
+        Code::Unknown | Code::Cancelled => true,
+        Code::Internal | Code::Unavailable => status.source().is_some(),
+        _ => false,
+    }
+}
+
+/// Asks one manager after the other until one gives a final answer, for `bound` at most.
+pub(super) async fn ask<T, F: Future<Output = Result<T, Status>>>(
+    sockets: &[PathBuf],
+    limits: &Limits,
+    bound: Duration,
+    attempt: impl Fn(Attempt) -> F,
+) -> Result<T, Status> {
+    let until = Instant::now() + bound;
+    let mut candidates: Vec<&Path> = sockets.iter().map(PathBuf::as_path).collect();
+    let mut best: Option<Status> = None;
+    let (mut patience, mut pause) = (limits.patience, limits.pause);
+    loop {
+        let mut someone_listens = false;
+        for socket in candidates.clone() {
+            let left = until.saturating_duration_since(Instant::now());
+            let patience = if candidates.len() > 1 { patience.min(left) } else { left };
+            let status = match ask_one(socket, patience, &attempt).await {
+                Ok(answer) => return Ok(answer),
+                Err(status) => status,
+            };
+            match Verdict::of(&status) {
+                Verdict::Final => return Err(status),
+                Verdict::NotAManager if candidates.len() == 1 => return Err(status),
+                Verdict::NotAManager => candidates.retain(|it| *it != socket),
+                Verdict::TryNext => {
+                    someone_listens |= !nobody_listens(&status);
+                    best = Some(more_telling(best, status));
+                }
+            }
+        }
+        if !someone_listens || Instant::now() + pause >= until {
+            return Err(best.unwrap_or_else(|| Status::unavailable("no manager is known")));
+        }
+        tokio::time::sleep(pause).await;
+        (patience, pause) = (patience * 2, LONGEST_PAUSE.min(pause * 2));
+    }
+}
+
+async fn ask_one<T, F: Future<Output = Result<T, Status>>>(
+    socket: &Path,
+    patience: Duration,
+    attempt: impl Fn(Attempt) -> F,
+) -> Result<T, Status> {
+    let channel = timeout(patience, connect(socket)).await.unwrap_or_else(|_| Err(silent(socket)))?;
+    attempt(Attempt { channel, socket: socket.to_owned(), patience }).await
+}
+
+/// An answer of a manager says more than that another one could not be reached.
+fn more_telling(before: Option<Status>, status: Status) -> Status {
+    match before {
+        Some(before) if before.source().is_none() && status.source().is_some() => before,
+        _ => status,
+    }
+}
+
+/// Opens a connection to the daemon that listens at `socket`.
+pub(super) async fn connect(socket: &Path) -> Result<Channel, Status> {
+    let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, error))?;
+    let mut stream = Some(TokioIo::new(stream));
+    let connector = tower::service_fn(move |_| {
+        let stream = stream.take().ok_or_else(|| io::Error::other("the connection is closed"));
+        std::future::ready(stream)
+    });
+    let endpoint = Endpoint::from_static("http://flota")
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    let channel = endpoint.connect_with_connector(connector).await;
+    channel.map_err(|error| unreachable(socket, io::Error::other(error)))
+}
+
+fn unavailable(text: String, source: io::Error) -> Status {
+    let mut status = Status::unavailable(text);
+    status.set_source(Arc::new(source));
+    status
+}
+
+fn unreachable(socket: &Path, error: io::Error) -> Status {
+    unavailable(format!("failed to connect to {}: {error}", socket.display()), error)
+}
+
+fn silent(socket: &Path) -> Status {
+    let text = format!("{} does not answer: there may be no quorum", socket.display());
+    unavailable(text, io::ErrorKind::TimedOut.into())
+}
+
+fn lost(socket: &Path, status: Status) -> Status {
+    let text = format!("the connection to {} broke before the answer came", socket.display());
+    unavailable(text, io::Error::other(status))
+}
+
+/// Whether no daemon is there that could answer later: its socket does not exist, or is not this user's.
+pub(super) fn nobody_listens(status: &Status) -> bool {
+    let kind = status.source().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
+    matches!(kind, Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied))
+}

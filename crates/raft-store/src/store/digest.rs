@@ -1,0 +1,92 @@
+//! A digest of all tables that is kept with each change, so that managers can be compared at any entry.
+//!
+//! It is the sum, modulo 2^128, of the first half of a SHA-256 of each object and each answer. The order in which they
+//! came does not matter, and taking one out is subtracting it.
+
+use std::fmt;
+
+use prost::Message;
+use serde::{Deserialize, Serialize};
+
+use flota_api::object::Object;
+use flota_api::proto::objects::Object as WireObject;
+use flota_api::version::Version;
+
+use super::watch::Event;
+
+/// What tables digest to. Two managers with the same tables have the same one.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digest(u128);
+
+impl Digest {
+    /// As [`Digest::to_bytes`] wrote it.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
+
+    /// For the wire.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    /// With what happened to one object.
+    pub(super) fn change(&mut self, event: &Event) {
+        match event {
+            Event::Created(new) => self.add(object(new)),
+            Event::Updated { old, new } => {
+                self.take(object(old));
+                self.add(object(new));
+            }
+            Event::Removed(old) => self.take(object(old)),
+            Event::Committed(_) | Event::Reset => {}
+        }
+    }
+
+    /// With one more object.
+    pub(super) fn add_object(&mut self, it: &Object) {
+        self.add(object(it));
+    }
+
+    /// With one more answer to a request.
+    pub(super) fn add_answer(&mut self, request: &str, version: Version) {
+        self.add(answer(request, version));
+    }
+
+    /// With one answer less.
+    pub(super) fn take_answer(&mut self, request: &str, version: Version) {
+        self.take(answer(request, version));
+    }
+
+    fn add(&mut self, one: u128) {
+        self.0 = self.0.wrapping_add(one);
+    }
+
+    fn take(&mut self, one: u128) {
+        self.0 = self.0.wrapping_sub(one);
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn object(object: &Object) -> u128 {
+    hash(&WireObject::from(object).encode_to_vec())
+}
+
+fn answer(request: &str, version: Version) -> u128 {
+    hash(format!("{version} {request}").as_bytes())
+}
+
+fn hash(bytes: &[u8]) -> u128 {
+    let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
+    u128::from_be_bytes(*hash.as_ref().first_chunk().expect("SHA-256 has 32 bytes"))
+}
