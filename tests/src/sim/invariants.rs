@@ -1,6 +1,6 @@
 //! What must hold at every moment of a simulation, and what must hold once nothing goes wrong any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flota_api::id::NodeId;
 use flota_api::model::{NodeState, Task};
@@ -10,6 +10,7 @@ use flota_raft_store::store::Digest;
 use flota_worker::RunningSlot;
 
 use super::cluster::SimCluster;
+use super::user::TAG;
 
 /// Two containers of one slot may run for so long, in milliseconds, after the last thing that went wrong: a node that
 /// was away is found again, and its session says what it is to stop.
@@ -23,9 +24,15 @@ pub struct Invariants {
     newest: u64,
     tasks: BTreeMap<String, ((u32, TaskState), NodeId)>,
     doubles: BTreeMap<(String, u64), u64>,
+    paused: BTreeSet<u64>,
 }
 
 impl Invariants {
+    /// Tags of services whose update was paused.
+    pub fn paused(&self) -> &BTreeSet<u64> {
+        &self.paused
+    }
+
     /// Looks at everything. `trouble`: when something last went wrong on purpose.
     ///
     /// # Errors
@@ -59,6 +66,8 @@ impl Invariants {
     fn check_tables(&mut self, view: &View) -> Result<(), String> {
         let (mut slots, mut devices) = (BTreeMap::new(), BTreeMap::new());
         let before = std::mem::take(&mut self.tasks);
+        let paused = view.services().filter(|service| !service.update_paused.is_empty());
+        self.paused.extend(paused.filter_map(|service| service.spec.labels.get(TAG)?.parse::<u64>().ok()));
         for task in view.tasks() {
             let rank = task.status.rank();
             if let Some((old, node)) = before.get(task.id.as_str()) {

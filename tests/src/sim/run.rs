@@ -164,7 +164,7 @@ impl Run {
             }
         }
         self.check_quiet()?;
-        self.history.check().map_err(|violation| violation.to_string())
+        self.history.check(self.invariants.paused()).map_err(|violation| violation.to_string())
     }
 
     /// Runs until every manager votes and every worker is in session.

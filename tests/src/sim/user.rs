@@ -1,7 +1,7 @@
 //! A user of a simulated cluster: several clients that create, scale, update, remove and read services through the
 //! Control API, as `ctl` does (the next manager with the same request id after any loss), and record what they saw.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ const TRY: Duration = Duration::from_secs(5);
 /// After this long a client gives a request up.
 const PATIENCE: u64 = 30_000;
 /// The label that tells a service's changes apart.
-const TAG: &str = "tag";
+pub(super) const TAG: &str = "tag";
 
 /// What users have seen so far; clones share it.
 #[derive(Clone, Default)]
@@ -53,12 +53,20 @@ impl History {
         act(&mut self.0.lock().expect("no holder panics"))
     }
 
-    /// Checks whether what users saw is linearizable, and stale answers as old as they said.
+    /// Checks whether what users saw is linearizable, and stale answers as old as they said. `paused`: tags of
+    /// services whose update was paused. That changes the version, which users may be told.
     ///
     /// # Errors
     /// The first service of which it is not true.
-    pub fn check(&self) -> Result<(), Violation> {
-        self.with(|it| check(&it.operations))
+    pub fn check(&self, paused: &BTreeSet<u64>) -> Result<(), Violation> {
+        let is_explained = |it: &Operation<Services>| match (&it.op, &it.answer) {
+            (Op::Update { from: Some(tag), .. }, Some(Answer::Changed)) => paused.contains(tag),
+            _ => false,
+        };
+        self.with(|it| {
+            it.operations.retain(|operation| !is_explained(operation));
+            check(&it.operations)
+        })
     }
 
     /// How many operations there are, and how many are under way.
@@ -258,7 +266,10 @@ impl Client {
         let number = self.history.begin(self.number, name, op);
         let answer = match self.ask(call).await {
             Some(Ok(())) => Some(Answer::Done),
-            Some(Err(status)) => answer_of(&status),
+            Some(Err(status)) => {
+                tracing::info!(client = self.number, message = status.message(), "refused");
+                answer_of(&status)
+            }
             None => None,
         };
         self.history.end(number, answer);
@@ -329,7 +340,7 @@ fn answer_of(status: &Status) -> Option<Answer> {
         Code::NotFound if status.message().starts_with("the request was done") => Some(Answer::Done),
         Code::NotFound => Some(Answer::Missing),
         Code::AlreadyExists => Some(Answer::Exists),
-        Code::FailedPrecondition => Some(Answer::Changed),
+        Code::Aborted => Some(Answer::Changed),
         _ => {
             tracing::error!(%status, "a user got an answer that nobody gives");
             None
