@@ -27,7 +27,12 @@ pub enum Op {
     /// Removes it.
     Remove,
     /// Reads its tag.
-    Read,
+    Read {
+        /// How old the answer may be, as it says.
+        age: u64,
+        /// Number of the manager that was asked for what it has; `None`: it must be true now.
+        manager: Option<usize>,
+    },
 }
 
 /// What was answered.
@@ -64,24 +69,19 @@ impl Model for Services {
             (Op::Update { from: Some(from), .. }, Some(tag)) if from != tag => (*state, Answer::Changed),
             (Op::Update { tag, .. }, Some(_)) => (Some(*tag), Answer::Done),
             (Op::Remove, Some(_)) => (None, Answer::Done),
-            (Op::Read, _) => (*state, Answer::Value(*state)),
+            (Op::Read { .. }, _) => (*state, Answer::Value(*state)),
         };
         answer.is_none_or(|answer| *answer == right).then_some(next)
     }
 }
 
-/// A read of one service: `age` in the clock's unit, 0 for one that must be true now.
-pub fn read(
-    client: u64,
-    name: &str,
-    (called, returned): (u64, u64),
-    age: u64,
-    tag: Option<u64>,
-) -> Operation<Services> {
+/// A read of one service. With an age the operation may take effect that long before it was called.
+pub fn read(client: u64, name: &str, (called, returned): (u64, u64), op: Op, tag: Option<u64>) -> Operation<Services> {
+    let age = if let Op::Read { age, .. } = op { age } else { 0 };
     Operation {
         key: name.to_owned(),
         client,
-        op: Op::Read,
+        op,
         answer: Some(Answer::Value(tag)),
         called: called.saturating_sub(age),
         returned,
@@ -103,7 +103,7 @@ mod tests {
             vec![
                 done(0, Op::Create { tag: 1 }, Answer::Done),
                 done(10, Op::Update { from: Some(1), tag: 2 }, Answer::Done),
-                read(1, "web", (20, 21), age, Some(1)),
+                read(1, "web", (20, 21), Op::Read { age, manager: Some(0) }, Some(1)),
             ]
         };
         assert_eq!(check(&history(10)), Ok(()));

@@ -280,7 +280,7 @@ impl Client {
         let listed = self.ask(|client| list(client, false)).await;
         if let Some(Ok((_, services))) = listed {
             let returned = time::now();
-            self.record(&services, (called, returned), 0);
+            self.record(&services, (called, returned), &Op::Read { age: 0, manager: None });
             for service in &services {
                 let version = service.meta.as_ref().map_or(0, |meta| meta.version);
                 let name = service.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default();
@@ -292,16 +292,17 @@ impl Client {
     /// Asks one manager for what it has, whatever that is.
     async fn read_stale(&mut self) {
         let called = time::now();
-        let client = ControlClient::new(self.channels[self.rng.random_range(0..self.channels.len())].clone());
+        let manager = self.rng.random_range(0..self.channels.len());
+        let client = ControlClient::new(self.channels[manager].clone());
         // One that was never complete since it started says so, and promises nothing.
         if let Ok(Ok((Some(age), services))) = tokio::time::timeout(TRY, list(client, true)).await {
-            self.record(&services, (called, time::now()), age);
+            self.record(&services, (called, time::now()), &Op::Read { age, manager: Some(manager) });
         }
     }
 
-    fn record(&self, services: &[Service], times: (u64, u64), age: u64) {
+    fn record(&self, services: &[Service], times: (u64, u64), op: &Op) {
         let named = |name| services.iter().find(|it| it.spec.as_ref().is_some_and(|spec| spec.name == name));
-        let reads = NAMES.map(|name| read(self.number, name, times, age, named(name).map(tag_of)));
+        let reads = NAMES.map(|name| read(self.number, name, times, op.clone(), named(name).map(tag_of)));
         self.history.with(|it| it.operations.extend(reads));
     }
 
