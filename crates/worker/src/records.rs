@@ -12,8 +12,9 @@ use flota_api::proto::dispatcher::TaskAssignment;
 mod folder;
 #[cfg(any(test, feature = "fake"))]
 mod memory;
+mod sled;
 
-pub(crate) use folder::FolderRecords;
+pub(crate) use self::sled::SledRecords;
 #[cfg(any(test, feature = "fake"))]
 pub use memory::MemoryRecords;
 
@@ -28,11 +29,11 @@ pub struct Record {
 
 /// Keeps one record for each task.
 pub trait TaskRecords: fmt::Debug + Send + Sync {
-    /// Replaces the task's record; it outlives the daemon when this returns.
+    /// Replaces the records of these tasks; they outlive the daemon when this returns.
     ///
     /// # Errors
-    /// An I/O error; the record that was there before is still there.
-    fn save(&self, record: &Record) -> io::Result<()>;
+    /// An I/O error; of each task either this record is there or the one that was there before.
+    fn save(&self, records: &[Record]) -> io::Result<()>;
 
     /// Removes the task's record, if there is one.
     fn remove(&self, task: &str);

@@ -100,9 +100,8 @@ impl TaskPool {
                 gone.iter().filter(unnamed).for_each(|id| pool.take_away(id));
             });
         }
-        for assignment in assignments.tasks {
-            self.assign_one(assignment);
-        }
+        let new: Vec<_> = assignments.tasks.into_iter().filter_map(|assignment| self.update(assignment)).collect();
+        self.begin(new);
     }
 
     fn order(&self, id: &str, change: impl FnOnce(&mut Order)) {
@@ -115,25 +114,34 @@ impl TaskPool {
         self.order(id, |order| order.removed = true);
     }
 
-    fn assign_one(&self, assignment: TaskAssignment) {
+    /// Tells the task's runner; the assignment again if the task has none yet.
+    fn update(&self, assignment: TaskAssignment) -> Option<TaskAssignment> {
         let runners = self.runners.lock().expect("no holder panics");
-        if let Some(runner) = runners.get(&assignment.task_id) {
-            runner.send_if_modified(|order| {
-                let news = !order.confirmed
-                    || TaskAssignment { status: None, ..order.assignment.clone() }
-                        != TaskAssignment { status: None, ..assignment.clone() };
-                *order = Order { assignment, confirmed: true, removed: false, unnamed: false };
-                news
-            });
+        let Some(runner) = runners.get(&assignment.task_id) else { return Some(assignment) };
+        runner.send_if_modified(|order| {
+            let news = !order.confirmed
+                || TaskAssignment { status: None, ..order.assignment.clone() }
+                    != TaskAssignment { status: None, ..assignment.clone() };
+            *order = Order { assignment, confirmed: true, removed: false, unnamed: false };
+            news
+        });
+        None
+    }
+
+    /// Takes up tasks that are new here: all of them are saved at once, as one save costs as much as many.
+    fn begin(&self, new: Vec<TaskAssignment>) {
+        if new.is_empty() {
             return;
         }
-        drop(runners);
-        let record = Record { boot_id: self.shared.boot_id.to_string(), assignment: assignment.clone() };
-        if let Err(error) = self.shared.records.save(&record) {
-            // It runs all the same: the leader sends it again after a restart.
-            tracing::error!(task.id = assignment.task_id, %error, "a task could not be noted on disk");
+        let boot_id = || self.shared.boot_id.to_string();
+        let records: Vec<_> = new.iter().map(|it| Record { boot_id: boot_id(), assignment: it.clone() }).collect();
+        if let Err(error) = self.shared.records.save(&records) {
+            // They run all the same: the leader sends them again after a restart.
+            tracing::error!(tasks = records.len(), %error, "new tasks could not be noted on disk");
         }
-        self.run(assignment, true);
+        for assignment in new {
+            self.run(assignment, true);
+        }
     }
 
     /// The machine goes down: every task is told to stop; returns when all have ended.

@@ -362,7 +362,7 @@ impl TaskRunner {
         // What a registry asks for is not for the disk.
         assignment.credentials = None;
         let record = Record { boot_id: self.shared.boot_id.to_string(), assignment };
-        if let Err(error) = self.shared.records.save(&record) {
+        if let Err(error) = self.shared.records.save(&[record]) {
             tracing::error!(task.id = self.task, %error, "a task's state could not be noted on disk");
         }
     }

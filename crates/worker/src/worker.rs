@@ -21,7 +21,7 @@ use crate::executor::{ContainerExecutor, TaskPaths};
 use crate::gpus;
 use crate::images::{Images, ImagesService};
 use crate::offers::NodeOffers;
-use crate::records::FolderRecords;
+use crate::records::SledRecords;
 use crate::reporter::Reporter;
 use crate::services::ContainerServices;
 use crate::translate::NodeNames;
@@ -112,7 +112,7 @@ impl Worker {
             managers: options.managers,
             services: Arc::new(ContainerServices(Arc::clone(&executor))),
             executor,
-            records: Arc::new(FolderRecords::open(&options.data_dir.join("task-db"), options.sealer)?),
+            records: Arc::new(SledRecords::open(&options.data_dir.join("task-db"), options.sealer)?),
             state: Arc::new(FileState::new(&options.data_dir)),
             offers,
             clock: options.clock,

@@ -11,9 +11,10 @@ use crate::records::MemoryRecords;
 use crate::services::FakeServices;
 use crate::worker_state::FileState;
 use flota_api::id::{ClusterId, NodeId};
-use flota_api::model::{Role, TaskStatus};
+use flota_api::model::{Role, ServiceSpec, TaskStatus};
 use flota_api::proto::dispatcher::dispatcher_server::{Dispatcher, DispatcherServer};
-use flota_api::proto::dispatcher::{NotLeader, Registered, StatusAck, StatusBatch, TaskAssignment};
+use flota_api::proto::dispatcher::{AssignedSpec, NotLeader, Registered, StatusAck, StatusBatch, TaskAssignment};
+use flota_api::proto::types::DesiredState;
 use flota_api::state::TaskState;
 use flota_identity::{Identity, KeyPair, RootCa};
 
@@ -46,10 +47,28 @@ impl Session {
         }
     }
 
-    /// Until the worker has ended it.
-    async fn ended(mut self) {
-        let end = async { while let Ok(Some(_)) = self.inbox.message().await {} };
-        tokio::time::timeout(PATIENCE, end).await.expect("the worker ends the session");
+    /// Until the worker has ended it; whether it said that it leaves.
+    async fn ended(mut self) -> bool {
+        let end = async {
+            let mut leaves = false;
+            while let Ok(Some(message)) = self.inbox.message().await {
+                leaves |= matches!(message.message, Some(ToManager::Leaving(_)));
+            }
+            leaves
+        };
+        tokio::time::timeout(PATIENCE, end).await.expect("the worker ends the session")
+    }
+
+    /// Until the worker has reported that this task runs.
+    async fn runs(&mut self, task: &str) {
+        loop {
+            let batch = self.batch().await;
+            self.say(FromManager::StatusAck(StatusAck { sequence: batch.sequence })).await;
+            let mut reports = batch.reports.into_iter().filter(|it| it.task_id == task);
+            if reports.any(|it| TaskStatus::try_from(it.status).is_ok_and(|it| it.state == TaskState::Running)) {
+                return;
+            }
+        }
     }
 }
 
@@ -109,6 +128,7 @@ impl Cluster {
 struct Bench {
     dir: tempfile::TempDir,
     reporter: Reporter,
+    machine: FakeMachine,
     agent: AgentHandle,
 }
 
@@ -122,7 +142,7 @@ fn worker(cluster: &Cluster, managers: Vec<String>) -> Bench {
         address: "127.0.0.1:1".into(),
         dialer: Dialer::new(&identity).expect("its own key"),
         managers,
-        executor: Arc::new(FakeExecutor::new(machine, clock.clone())),
+        executor: Arc::new(FakeExecutor::new(machine.clone(), clock.clone())),
         services: Arc::new(FakeServices),
         records: Arc::new(MemoryRecords::default()),
         state: Arc::new(FileState::new(dir.path())),
@@ -131,7 +151,7 @@ fn worker(cluster: &Cluster, managers: Vec<String>) -> Bench {
         random: Random::from_os(),
     };
     let agent = start_reporting_to(options, reporter.clone(), CancellationToken::new());
-    Bench { dir, reporter, agent }
+    Bench { dir, reporter, machine, agent }
 }
 
 async fn next(sessions: &mut mpsc::Receiver<Session>) -> Session {
@@ -234,4 +254,44 @@ async fn what_a_cluster_that_was_brought_back_does_not_name_is_kept_for_a_while(
         }
     };
     tokio::time::timeout(PATIENCE, gone).await.expect("it is stopped when its grace is over");
+}
+
+/// A session in which the task `t` runs.
+async fn session_with_task(cluster: &Cluster) -> (Bench, Session) {
+    let (address, mut sessions) = cluster.leader().await;
+    let bench = worker(cluster, vec![address]);
+    let mut session = next(&mut sessions).await;
+    session.welcome().await;
+    let desired_state = DesiredState::Running.into();
+    let tasks = vec![TaskAssignment { task_id: "t".into(), desired_state, ..TaskAssignment::default() }];
+    let specs = vec![AssignedSpec { spec: Some((&ServiceSpec::default()).into()), ..AssignedSpec::default() }];
+    session.say(FromManager::Assignments(Assignments { full: true, tasks, specs, ..Assignments::default() })).await;
+    session.runs("t").await;
+    (bench, session)
+}
+
+#[tokio::test]
+async fn a_killed_agent_says_nothing_and_leaves_its_containers() {
+    let (bench, session) = session_with_task(&Cluster::new()).await;
+    bench.agent.kill();
+    // Nobody is left who could obey.
+    bench.agent.pool.assign(Assignments { full: true, ..Assignments::default() }, Duration::ZERO);
+    assert!(!session.ended().await);
+    assert_eq!(bench.machine.running().len(), 1);
+}
+
+#[tokio::test]
+async fn an_agent_that_stops_says_that_it_leaves_and_leaves_its_containers() {
+    let (bench, session) = session_with_task(&Cluster::new()).await;
+    let (leaves, ()) = tokio::join!(session.ended(), bench.agent.stop());
+    assert!(leaves);
+    assert_eq!(bench.machine.running().len(), 1);
+}
+
+#[tokio::test]
+async fn a_machine_that_goes_down_stops_its_tasks_first() {
+    let (bench, session) = session_with_task(&Cluster::new()).await;
+    bench.agent.stop_tasks().await;
+    assert!(bench.machine.running().is_empty());
+    assert!(session.ended().await);
 }

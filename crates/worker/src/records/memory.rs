@@ -18,8 +18,9 @@ impl MemoryRecords {
 }
 
 impl TaskRecords for MemoryRecords {
-    fn save(&self, record: &Record) -> io::Result<()> {
-        self.0.lock().expect("no holder panics").insert(record.assignment.task_id.clone(), record.clone());
+    fn save(&self, records: &[Record]) -> io::Result<()> {
+        let new = records.iter().map(|record| (record.assignment.task_id.clone(), record.clone()));
+        self.0.lock().expect("no holder panics").extend(new);
         Ok(())
     }
 

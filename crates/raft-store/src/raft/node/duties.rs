@@ -26,6 +26,8 @@ const ENTRIES_BETWEEN_CHECKS: u64 = 1_000;
 const SETTLE_AFTER: Duration = Duration::from_secs(1);
 /// How often a manager that nobody asks renews its age.
 const FRESHEN_EVERY: Duration = Duration::from_secs(5);
+/// The same after a question that nobody answered.
+const FRESHEN_AGAIN: Duration = Duration::from_secs(1);
 /// A manager that does not tell its digest by then is asked again.
 const DIGEST_WAIT: Duration = Duration::from_secs(2);
 /// A file that says that the tables went wrong: the folder must not be used any more.
@@ -168,9 +170,14 @@ impl Duties {
 
     /// Keeps the age of what this manager shows small, also when nobody asks.
     async fn freshen(&self) {
+        let mut leadership = self.leadership.clone();
         loop {
-            self.freshness.freshen().await;
-            tokio::time::sleep(FRESHEN_EVERY).await;
+            leadership.mark_unchanged();
+            let wait = if self.freshness.freshen().await { FRESHEN_EVERY } else { FRESHEN_AGAIN };
+            tokio::select! {
+                changed = leadership.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(wait) => {}
+            }
         }
     }
 }

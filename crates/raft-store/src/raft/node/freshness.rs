@@ -46,13 +46,15 @@ impl Freshness {
         self.complete_at.lock().expect("no holder panics").map(|at| at.elapsed())
     }
 
-    /// Asks the leader, for a moment at most.
-    pub(super) async fn freshen(&self) {
+    /// Asks the leader, for a moment at most; whether it answered, and what it said is applied here.
+    pub(super) async fn freshen(&self) -> bool {
         let asked = Instant::now();
-        if let Ok(true) = tokio::time::timeout(WAIT, self.catch_up()).await {
-            let mut complete_at = self.complete_at.lock().expect("no holder panics");
-            *complete_at = (*complete_at).max(Some(asked));
+        if !tokio::time::timeout(WAIT, self.catch_up()).await.unwrap_or(false) {
+            return false;
         }
+        let mut complete_at = self.complete_at.lock().expect("no holder panics");
+        *complete_at = (*complete_at).max(Some(asked));
+        true
     }
 
     /// Whether everything that was committed at the call is applied here.

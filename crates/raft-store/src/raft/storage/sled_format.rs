@@ -170,3 +170,6 @@ fn acknowledged(path: &Path) -> Option<u64> {
     let (index, checksum) = record.split_first_chunk::<8>()?;
     (record.len() == 12 && crc32fast::hash(index).to_be_bytes() == checksum).then_some(u64::from_be_bytes(*index))
 }
+
+#[cfg(test)]
+mod tests;

@@ -135,3 +135,5 @@ fn the_librarys_suite_passes_on_a_real_folder() {
 fn the_librarys_suite_passes_on_the_model() {
     run(Suite::test_all(Builder(|| (None, model())))).expect("all of it");
 }
+
+mod power;
