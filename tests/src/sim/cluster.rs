@@ -83,7 +83,7 @@ impl SimCluster {
     /// Starts a cluster; it is not up yet.
     pub fn start(world: World, managers: u8, workers: u8, random: &Random) -> Self {
         let raft_network = RaftNetwork::new(world.network.clone());
-        let id = || random.draw(|rng| NodeId::random(rng));
+        let id = || random.draw(NodeId::random);
         let clock = || {
             let (offset, drift) = random.draw(|rng| (rng.random_range(-5_000..5_000), rng.random_range(-200..200)));
             WallClock::new(offset, drift)

@@ -115,6 +115,11 @@ fn is_wanted(task: &Task) -> bool {
     task.desired_state == DesiredState::Running && !task.status.state.is_terminal()
 }
 
+fn describe(task: &Task) -> String {
+    let Task { slot, spec_version, desired_state, status, pending_reason, .. } = task;
+    format!("slot {slot} of spec {spec_version} is {}, shall be {desired_state}: {pending_reason}", status.state)
+}
+
 /// What runs, by service and slot.
 fn slots(cluster: &SimCluster) -> BTreeMap<(String, u64), Vec<RunningSlot>> {
     let mut slots: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -152,7 +157,8 @@ pub fn converged(cluster: &SimCluster) -> Result<(), String> {
         }
     }
     let slots = slots(cluster);
-    for service in view.services() {
+    // A paused update waits for a user, as the task of its slot does that has failed.
+    for service in view.services().filter(|service| service.update_paused.is_empty()) {
         let (name, wanted) = (&service.spec.name, service.spec.replicas);
         let here = slots.iter().filter(|((service, _), _)| service == name);
         let runs = here.map(|(_, running)| running.len()).collect::<Vec<_>>();
@@ -164,7 +170,8 @@ pub fn converged(cluster: &SimCluster) -> Result<(), String> {
         };
         let known = view.tasks_of_service(&service.id).filter(current).count() as u64;
         if known != wanted {
-            return Err(format!("{known} of {wanted} tasks of {name} run as the store knows"));
+            let tasks: Vec<String> = view.tasks_of_service(&service.id).map(|task| describe(task)).collect();
+            return Err(format!("{known} of {wanted} tasks of {name} run as the store knows: {}", tasks.join("; ")));
         }
     }
     match slots.keys().find(|(name, _)| view.service_by_name(name).is_none()) {

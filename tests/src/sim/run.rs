@@ -71,6 +71,8 @@ impl Outcome {
 const START: u64 = 30_000;
 /// Everything must be as users want it this long after the last thing went wrong.
 const CONVERGE: u64 = 90_000;
+/// And stay so for this long: longer than it takes to find out that a node is away.
+const STEADY: u64 = 6_000;
 /// Then nothing moves for this long.
 const QUIET: u64 = 5_000;
 /// Quanta between two looks.
@@ -147,7 +149,8 @@ impl Run {
         self.trouble = schedule.trouble();
         self.history.stop();
         let until = self.cluster.world.now() + CONVERGE;
-        loop {
+        let mut since = None;
+        while since.is_none_or(|since| self.cluster.world.now() < since + STEADY) {
             schedule.run_due(&mut self.cluster);
             self.restart_ended(&mut schedule)?;
             self.step()?;
@@ -156,11 +159,11 @@ impl Run {
                 (_, open) => Some(format!("{open} requests of users are under way")),
             };
             match missing {
-                None => break,
+                None => since = since.or(Some(self.cluster.world.now())),
                 Some(what) if self.cluster.world.now() > until => {
                     return Err(format!("{CONVERGE} ms after the last trouble, {what}"));
                 }
-                Some(_) => {}
+                Some(_) => since = None,
             }
         }
         self.check_quiet()?;

@@ -75,7 +75,7 @@ impl History {
     }
 
     /// Users are about to begin; until they have ended, an operation counts as under way.
-    pub(super) fn start(&self) {
+    pub fn start(&self) {
         self.with(|it| it.open += 1);
     }
 

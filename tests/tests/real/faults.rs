@@ -286,7 +286,8 @@ fn the_log_is_cut_off_behind_a_snapshot_and_a_manager_that_was_away_comes_back_b
     let leader = cluster.leader();
     cluster.wait("a snapshot was made", |it| raft(it, &leader).iter().any(|name| name.starts_with("snap.")));
     cluster.wait("the log has few segments", |it| {
-        let kept = raft(it, &leader).iter().filter(|name| name.starts_with("log.") || name.starts_with("spare.")).count();
+        let kept =
+            raft(it, &leader).iter().filter(|name| name.starts_with("log.") || name.starts_with("spare.")).count();
         kept <= 6
     });
     cluster.sandbox_ok(&format!("start {away}"));
