@@ -13,8 +13,9 @@
 
 mod cluster;
 mod control;
+pub mod sim;
 mod wait;
 
 pub use cluster::{Background, Cluster, Output, programs};
-pub use control::connect;
+pub use control::{channel, connect};
 pub use wait::wait_for;

@@ -1,6 +1,10 @@
-//! Connections to other nodes: TLS with this node's certificate, or, to join, trusting one CA digest alone.
+//! Connections to other nodes: TLS with this node's certificate, or, to join, trusting one CA digest alone. Where all
+//! nodes run in one process, another means of connecting takes the place of TCP and TLS.
 
 use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +14,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring::default_provider};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
@@ -21,10 +26,30 @@ use crate::sha256_hex;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const PING_EVERY: Duration = Duration::from_secs(2);
 
+/// The bytes of a connection, in both directions.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
+
+/// A connection that is being made.
+pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send>>;
+
+/// Another means of connecting than TCP and TLS. The other end must learn by itself who calls.
+pub trait Connect: Send + Sync + 'static {
+    /// Connects to the node at `host:port`.
+    fn connect(&self, address: &str) -> Connecting;
+}
+
 /// Makes channels with one identity.
 #[derive(Clone)]
 pub struct Dialer {
-    config: Arc<ClientConfig>,
+    way: Way,
+}
+
+#[derive(Clone)]
+enum Way {
+    Tls(Arc<ClientConfig>),
+    Given(Arc<dyn Connect>),
 }
 
 impl fmt::Debug for Dialer {
@@ -49,7 +74,7 @@ impl Dialer {
             .with_root_certificates(identity.roots()?)
             .with_client_auth_cert(identity.chain(), identity.private_key())?;
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self { config: config.into() })
+        Ok(Self { way: Way::Tls(config.into()) })
     }
 
     /// Presents nothing and trusts a manager whose CA has this digest.
@@ -58,7 +83,12 @@ impl Dialer {
         let mut config =
             builder().dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Self { config: config.into() }
+        Self { way: Way::Tls(config.into()) }
+    }
+
+    /// Connects by the given means.
+    pub fn through(connect: Arc<dyn Connect>) -> Self {
+        Self { way: Way::Given(connect) }
     }
 
     /// A channel to the manager at `host:port`; only a manager's certificate is taken.
@@ -78,19 +108,19 @@ impl Dialer {
 
     fn channel(&self, address: &str, name: &'static str) -> Channel {
         let address: Arc<str> = address.into();
-        let connector = TlsConnector::from(Arc::clone(&self.config));
+        let way = self.way.clone();
         let connect = move |_| {
-            let (address, connector) = (Arc::clone(&address), connector.clone());
+            let (address, way) = (Arc::clone(&address), way.clone());
             async move {
-                let name = ServerName::try_from(name).expect("a constant legal name");
                 let work = async {
-                    let stream = TcpStream::connect(address.as_ref()).await?;
-                    stream.set_nodelay(true)?;
-                    connector.connect(name, stream).await
+                    match way {
+                        Way::Tls(config) => connect_tls(&address, config, name).await,
+                        Way::Given(connect) => connect.connect(&address).await,
+                    }
                 };
                 let stream = tokio::time::timeout(CONNECT_TIMEOUT, work).await;
-                let stream = stream.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
-                Ok::<_, std::io::Error>(TokioIo::new(stream))
+                let stream = stream.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+                Ok::<_, io::Error>(TokioIo::new(stream))
             }
         };
         // The URI only fills the request's authority; the connector knows where to go.
@@ -102,6 +132,13 @@ impl Dialer {
             .initial_connection_window_size(4 << 20)
             .connect_with_connector_lazy(tower::service_fn(connect))
     }
+}
+
+async fn connect_tls(address: &str, config: Arc<ClientConfig>, name: &'static str) -> io::Result<Box<dyn Stream>> {
+    let name = ServerName::try_from(name).expect("a constant legal name");
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
 }
 
 /// Accepts a server whose chain holds the CA with the digest, and whose certificate that CA signed.

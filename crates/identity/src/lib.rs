@@ -20,7 +20,7 @@ mod peer;
 mod root_ca;
 
 pub use certificate::{CertificateError, Identity, KeyPair};
-pub use connect::Dialer;
+pub use connect::{Connect, Connecting, Dialer, Stream};
 pub use data_key::sealer;
 pub use files::{FileError, load, remove, save};
 pub use grant::{GrantKey, verify_grant};

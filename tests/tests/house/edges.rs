@@ -18,7 +18,7 @@ const ALLOWED: [(&str, &[&str]); 12] = [
         &["flota-api", "flota-identity", "flota-raft-store", "flota-manager", "flota-worker", "flota-image"],
     ),
     ("flota-ctl", &["flota-api", "flota-identity", "flota-stack", "flota-runtime", "flota-network"]),
-    ("flota-tests", &["flota-api"]),
+    ("flota-tests", &["flota-api", "flota-identity", "flota-raft-store", "flota-manager", "flota-worker"]),
 ];
 
 #[test]

@@ -1,0 +1,87 @@
+//! Simulates clusters, each from a seed and in a process of its own, and says which of them went wrong.
+//!
+//! `flota-simulate FIRST COUNT [SECONDS]`: seeds FIRST to FIRST + COUNT - 1, with so many seconds of trouble each.
+//! `flota-simulate --log SEED [SECONDS] [FAULT]`: one seed, with everything that happens.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use flota_tests::sim::child::{fault, run_child, simulate};
+use flota_tests::sim::run::{Options, Outcome};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(outcome) = run_child(&arguments) {
+        println!("{outcome}");
+        return ExitCode::SUCCESS;
+    }
+    let numbers: Vec<u64> = arguments.iter().filter_map(|text| text.parse().ok()).collect();
+    let is_log = arguments.first().is_some_and(|first| first == "--log");
+    let held = match numbers.as_slice() {
+        [seed, rest @ ..] if is_log => {
+            let fault = arguments.iter().find_map(|name| fault(name));
+            log(Options { trouble: millis(rest), fault, ..Options::new(*seed) })
+        }
+        [first, count, rest @ ..] => many(*first, *count, millis(rest)),
+        _ => {
+            eprintln!("usage: flota-simulate FIRST COUNT [SECONDS], or --log SEED [SECONDS] [FAULT]");
+            return ExitCode::from(2);
+        }
+    };
+    if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn millis(rest: &[u64]) -> u64 {
+    rest.first().copied().unwrap_or(30) * 1_000
+}
+
+fn run(options: Options) -> Outcome {
+    simulate(&std::env::current_exe().expect("this program has a path"), options)
+}
+
+fn log(options: Options) -> bool {
+    let outcome = run(options);
+    println!("{}", outcome.log.join("\n"));
+    println!("{}", outcome.violation.as_deref().unwrap_or("everything held"));
+    outcome.violation.is_none()
+}
+
+fn many(first: u64, count: u64, trouble: u64) -> bool {
+    let next = AtomicU64::new(first);
+    // Failed seeds, milliseconds, operations.
+    let totals = Mutex::new((Vec::new(), 0, 0));
+    let begun = Instant::now();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::SeqCst);
+            if seed >= first + count {
+                return;
+            }
+            let outcome = run(Options { trouble, ..Options::new(seed) });
+            let mut totals = totals.lock().expect("no holder panics");
+            totals.1 += outcome.virtual_ms;
+            totals.2 += outcome.operations;
+            if outcome.violation.is_some() {
+                totals.0.push(seed);
+                println!("{}\n", outcome.report());
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(work))));
+    let (mut failed, millis, operations) = totals.into_inner().expect("no holder panics");
+    failed.sort_unstable();
+    // In hundredths.
+    let hours = millis / 36_000;
+    println!(
+        "seeds {first} to {}: {}.{:02} simulated hours, {operations} operations, in {:?}; failed: {failed:?}",
+        first + count - 1,
+        hours / 100,
+        hours % 100,
+        begun.elapsed(),
+    );
+    failed.is_empty()
+}

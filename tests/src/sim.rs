@@ -1,0 +1,31 @@
+//! A whole cluster in one process: real managers and agents over networks, disks, clocks and machines that are
+//! simulated, driven and judged from one seed.
+//!
+//! ```text
+//!  one OS thread per seed, one current_thread runtime, paused time
+//!      cluster     managers and workers as processes that crash and start again
+//!      network     byte streams between them; raft_network: Raft's messages
+//!      schedule    what goes wrong, and when      user       what is asked of the cluster
+//!      invariants  what must hold all the time    linearizability   what the user must have seen
+//! ```
+//!
+//! docs/testing.md says how to write a test with it, and how to replay a seed.
+
+pub mod child;
+pub mod clock;
+pub mod cluster;
+pub mod invariants;
+pub mod linearizability;
+pub mod log;
+pub mod network;
+mod process;
+pub mod raft_network;
+pub mod run;
+pub mod schedule;
+pub mod script;
+pub mod services;
+pub mod system;
+pub mod time;
+pub mod user;
+mod wire;
+pub mod world;

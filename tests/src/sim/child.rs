@@ -1,0 +1,68 @@
+//! Simulations in processes of their own. tokio counts the runtimes of a process and draws from that count, so a
+//! simulation is the same each time only where no other has run before it.
+
+use std::path::Path;
+use std::process::Command;
+
+use flota_raft_store::faults::Fault;
+use serde_json::{Value, json};
+
+use super::run::{Options, Outcome, simulate_here};
+
+/// The first argument of a child.
+const CHILD: &str = "--child";
+
+const FAULTS: [Fault; 5] =
+    [Fault::LeaderRestore, Fault::EarlyAcknowledgement, Fault::EarlyRead, Fault::LostWakeup, Fault::DoublePlacement];
+
+/// The fault with this name.
+pub fn fault(name: &str) -> Option<Fault> {
+    FAULTS.into_iter().find(|fault| format!("{fault:?}") == name)
+}
+
+/// Runs a simulation in a process of its own; `program` is `flota-simulate`.
+///
+/// # Panics
+/// When the process can't be started, or says nothing that can be understood.
+pub fn simulate(program: &Path, options: Options) -> Outcome {
+    let name = options.fault.map_or_else(|| "none".into(), |fault| format!("{fault:?}"));
+    let numbers = [options.seed, options.managers.into(), options.workers.into(), options.trouble];
+    let mut command = Command::new(program);
+    command.arg(CHILD).args(numbers.map(|number| number.to_string())).arg(name);
+    let output = command.output().expect("the program is there");
+    let failed = |why: &str| format!("seed {}: {why}: {}", options.seed, String::from_utf8_lossy(&output.stderr));
+    let value: Value = match serde_json::from_slice(&output.stdout) {
+        Ok(value) => value,
+        Err(_) => json!({"violation": failed("the simulation broke off")}),
+    };
+    let log = value["log"].as_array().cloned().unwrap_or_default();
+    Outcome {
+        options,
+        violation: value["violation"].as_str().map(str::to_owned),
+        log: log.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        virtual_ms: value["virtual_ms"].as_u64().unwrap_or_default(),
+        operations: value["operations"].as_u64().unwrap_or_default(),
+    }
+}
+
+/// Where this process is a child: runs its simulation, and returns what goes to standard output.
+pub fn run_child(arguments: &[String]) -> Option<String> {
+    let [first, numbers @ .., name] = arguments else { return None };
+    let numbers: Vec<u64> = numbers.iter().filter_map(|text| text.parse().ok()).collect();
+    let (CHILD, [seed, managers, workers, trouble]) = (first.as_str(), numbers.as_slice()) else { return None };
+    let options = Options {
+        managers: u8::try_from(*managers).ok()?,
+        workers: u8::try_from(*workers).ok()?,
+        trouble: *trouble,
+        fault: fault(name),
+        ..Options::new(*seed)
+    };
+    let outcome = simulate_here(options);
+    let value = json!({
+        "violation": outcome.violation,
+        "log": outcome.log,
+        "virtual_ms": outcome.virtual_ms,
+        "operations": outcome.operations,
+    });
+    Some(value.to_string())
+}

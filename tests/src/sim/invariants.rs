@@ -1,0 +1,181 @@
+//! What must hold at every moment of a simulation, and what must hold once nothing goes wrong any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use flota_api::id::NodeId;
+use flota_api::model::{NodeState, Task};
+use flota_api::state::{DesiredState, TaskState};
+use flota_raft_store::View;
+use flota_raft_store::store::Digest;
+use flota_worker::RunningSlot;
+
+use super::cluster::SimCluster;
+use super::user::TAG;
+
+/// Two containers of one slot may run for so long, in milliseconds, after the last thing that went wrong: a node that
+/// was away is found again, and its session says what it is to stop.
+const DOUBLE_FOR: u64 = 12_000;
+
+/// Remembers what was seen, to compare with what is seen next.
+#[derive(Default)]
+pub struct Invariants {
+    leaders: BTreeMap<u64, u64>,
+    digests: BTreeMap<u64, Digest>,
+    newest: u64,
+    tasks: BTreeMap<String, ((u32, TaskState), NodeId)>,
+    doubles: BTreeMap<(String, u64), u64>,
+    paused: BTreeSet<u64>,
+}
+
+impl Invariants {
+    /// Tags of services whose update was paused.
+    pub fn paused(&self) -> &BTreeSet<u64> {
+        &self.paused
+    }
+
+    /// Looks at everything. `trouble`: when something last went wrong on purpose.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub fn check(&mut self, cluster: &SimCluster, trouble: u64) -> Result<(), String> {
+        for it in &cluster.managers {
+            let Some(manager) = it.manager() else { continue };
+            let leadership = manager.leadership();
+            if leadership.is_self {
+                let first = *self.leaders.entry(leadership.term).or_insert(manager.raft.id());
+                if first != manager.raft.id() {
+                    return Err(format!("term {} has two leaders: {first} and {}", leadership.term, manager.raft.id()));
+                }
+            }
+            let (index, digest) = manager.raft.applied();
+            if let Some(digest) = digest {
+                let first = *self.digests.entry(index).or_insert(digest);
+                if first != digest {
+                    return Err(format!("the tables of {} differ from another manager's at entry {index}", it.host));
+                }
+            }
+            let view = manager.store.view();
+            if view.version > self.newest {
+                self.newest = view.version;
+                self.check_tables(&view)?;
+            }
+        }
+        self.check_machines(cluster, trouble)
+    }
+
+    fn check_tables(&mut self, view: &View) -> Result<(), String> {
+        let (mut slots, mut devices) = (BTreeMap::new(), BTreeMap::new());
+        let before = std::mem::take(&mut self.tasks);
+        let paused = view.services().filter(|service| !service.update_paused.is_empty());
+        self.paused.extend(paused.filter_map(|service| service.spec.labels.get(TAG)?.parse::<u64>().ok()));
+        for task in view.tasks() {
+            let rank = task.status.rank();
+            if let Some((old, node)) = before.get(task.id.as_str()) {
+                if rank < *old {
+                    return Err(format!("task {} went back from {old:?} to {rank:?}", task.id));
+                }
+                if !node.is_empty() && *node != task.node_id {
+                    return Err(format!("task {} moved from node {node} to {}", task.id, task.node_id));
+                }
+            }
+            if is_wanted(task)
+                && let Some(other) = slots.insert((&task.service_id, task.slot), &task.id)
+            {
+                return Err(format!("slot {} of a service shall run tasks {other} and {}", task.slot, task.id));
+            }
+            if task.holds_resources() {
+                for device in &task.device_ids {
+                    if let Some(other) = devices.insert((&task.node_id, &device.kind, &device.id), &task.id) {
+                        return Err(format!("tasks {other} and {} hold the same device {device:?}", task.id));
+                    }
+                }
+            }
+            self.tasks.insert(task.id.to_string(), (rank, task.node_id.clone()));
+        }
+        Ok(())
+    }
+
+    fn check_machines(&mut self, cluster: &SimCluster, trouble: u64) -> Result<(), String> {
+        let now = cluster.world.now();
+        let slots = slots(cluster);
+        self.doubles.retain(|slot, _| slots.get(slot).is_some_and(|running| running.len() > 1));
+        for (slot, running) in slots.into_iter().filter(|(_, running)| running.len() > 1) {
+            let since = *self.doubles.entry(slot.clone()).or_insert(now);
+            if now - since.max(trouble) > DOUBLE_FOR {
+                let tasks: Vec<&String> = running.iter().map(|it| &it.task).collect();
+                return Err(format!("slot {} of {} has run twice since {since}: {tasks:?}", slot.1, slot.0));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the task is the one that shall run in its slot.
+fn is_wanted(task: &Task) -> bool {
+    task.desired_state == DesiredState::Running && !task.status.state.is_terminal()
+}
+
+fn describe(task: &Task) -> String {
+    let Task { slot, spec_version, desired_state, status, pending_reason, .. } = task;
+    format!("slot {slot} of spec {spec_version} is {}, shall be {desired_state}: {pending_reason}", status.state)
+}
+
+/// What runs, by service and slot.
+fn slots(cluster: &SimCluster) -> BTreeMap<(String, u64), Vec<RunningSlot>> {
+    let mut slots: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for running in cluster.workers.iter().flat_map(|worker| worker.machine.running()) {
+        slots.entry((running.service.clone(), running.slot)).or_default().push(running);
+    }
+    slots
+}
+
+/// Everything that runs, as a text that does not change while nothing moves.
+pub fn picture(cluster: &SimCluster) -> String {
+    let running = slots(cluster).into_values().flatten();
+    let running: Vec<String> = running.map(|it| format!("{}.{} is {}", it.service, it.slot, it.task)).collect();
+    running.join(", ")
+}
+
+/// Whether the cluster is what users want, everywhere.
+///
+/// # Errors
+/// What is missing.
+pub fn converged(cluster: &SimCluster) -> Result<(), String> {
+    let view = cluster.view().ok_or("nobody leads")?;
+    let mut applied = Vec::new();
+    for it in &cluster.managers {
+        let manager = it.manager().ok_or_else(|| format!("{} does not run", it.host))?;
+        applied.push(manager.raft.applied());
+    }
+    if applied.windows(2).any(|pair| pair[0] != pair[1]) {
+        return Err(format!("managers have applied {applied:?}"));
+    }
+    for it in &cluster.workers {
+        let state = view.node(it.node_id.as_str()).map(|node| node.state);
+        if state != Some(NodeState::Ready) {
+            return Err(format!("{} is {state:?}", it.host));
+        }
+    }
+    let slots = slots(cluster);
+    // A paused update waits for a user, as the task of its slot does that has failed.
+    for service in view.services().filter(|service| service.update_paused.is_empty()) {
+        let (name, wanted) = (&service.spec.name, service.spec.replicas);
+        let here = slots.iter().filter(|((service, _), _)| service == name);
+        let runs = here.map(|(_, running)| running.len()).collect::<Vec<_>>();
+        if runs.len() as u64 != wanted || runs.iter().any(|count| *count != 1) {
+            return Err(format!("{name} runs {runs:?} containers by slot, and {wanted} are wanted"));
+        }
+        let current = |task: &&std::sync::Arc<Task>| {
+            is_wanted(task) && task.status.state == TaskState::Running && task.spec_version == service.spec_version
+        };
+        let known = view.tasks_of_service(&service.id).filter(current).count() as u64;
+        if known != wanted {
+            let tasks: Vec<String> = view.tasks_of_service(&service.id).map(|task| describe(task)).collect();
+            return Err(format!("{known} of {wanted} tasks of {name} run as the store knows: {}", tasks.join("; ")));
+        }
+    }
+    match slots.keys().find(|(name, _)| view.service_by_name(name).is_none()) {
+        Some((name, _)) => Err(format!("{name} was removed, and runs")),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,254 @@
+//! Decides whether a history of operations could have happened one after the other, each between its call and its
+//! return: porcupine's algorithm, that of Wing and Gong with Lowe's memoization, for each key by itself.
+//!
+//! An operation without an answer may take effect at any time after its call, or never.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::{self, Debug, Display};
+use std::hash::Hash;
+
+/// Sequential behaviour of what is checked.
+pub trait Model {
+    /// Keys are independent of each other.
+    type Key: Ord + Clone + Display;
+    /// Of one key.
+    type State: Clone + Eq + Hash;
+    /// What was asked.
+    type Op: Debug;
+    /// What was answered.
+    type Answer: Debug;
+
+    /// The state of a key that nothing has happened to.
+    fn initial() -> Self::State;
+
+    /// The state after `op`, where `answer` is right in `state`. Without an answer every state is right.
+    fn step(state: &Self::State, op: &Self::Op, answer: Option<&Self::Answer>) -> Option<Self::State>;
+}
+
+/// One operation of a history. Times are of one clock, in any unit.
+pub struct Operation<M: Model> {
+    /// What it is about.
+    pub key: M::Key,
+    /// Who asked; for reports.
+    pub client: u64,
+    /// What was asked.
+    pub op: M::Op,
+    /// What was answered; `None`: the outcome is unknown.
+    pub answer: Option<M::Answer>,
+    /// When it was asked.
+    pub called: u64,
+    /// When the answer came; not looked at without one.
+    pub returned: u64,
+}
+
+impl<M: Model> Debug for Operation<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{:>8}, ", self.called)?;
+        match &self.answer {
+            Some(answer) => write!(f, "{:>8}] client {}: {:?} -> {answer:?}", self.returned, self.client, self.op),
+            None => write!(f, "        ] client {}: {:?} -> no answer", self.client, self.op),
+        }
+    }
+}
+
+/// Why a history is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// No order explains it.
+    #[error("the history of `{key}` is not linearizable: no order explains {stuck}\n{history}")]
+    Impossible {
+        /// Of the history.
+        key: String,
+        /// The operation that no order reaches.
+        stuck: String,
+        /// All operations of the key, by the time of their call.
+        history: String,
+    },
+    /// It has too many concurrent operations to be decided.
+    #[error("the history of `{key}` is undecided after {STEPS} steps")]
+    Undecided {
+        /// Of the history.
+        key: String,
+    },
+}
+
+/// A key's history that needs more steps is given up.
+const STEPS: usize = 5_000_000;
+
+/// Checks a whole history.
+///
+/// # Errors
+/// The history of the first key that is not linearizable.
+pub fn check<M: Model>(history: &[Operation<M>]) -> Result<(), Violation> {
+    let mut keys: BTreeMap<&M::Key, Vec<&Operation<M>>> = BTreeMap::new();
+    for operation in history {
+        keys.entry(&operation.key).or_default().push(operation);
+    }
+    keys.into_iter().try_for_each(|(key, mut operations)| {
+        operations.sort_by_key(|it| it.called);
+        check_key(key, &operations)
+    })
+}
+
+fn check_key<M: Model>(key: &M::Key, operations: &[&Operation<M>]) -> Result<(), Violation> {
+    match Search::new(operations).run() {
+        Found::Order => Ok(()),
+        Found::TooMuch => Err(Violation::Undecided { key: key.to_string() }),
+        Found::Nothing { stuck } => Err(Violation::Impossible {
+            key: key.to_string(),
+            stuck: format!("{:?}", operations[stuck]),
+            history: operations.iter().map(|it| format!("  {it:?}\n")).collect(),
+        }),
+    }
+}
+
+enum Found {
+    Order,
+    Nothing { stuck: usize },
+    TooMuch,
+}
+
+/// A call or a return in the list of what is not linearized yet.
+#[derive(Clone, Copy)]
+struct Event {
+    operation: usize,
+    /// For a call: the position of its return, where there is one.
+    returns: Option<usize>,
+    is_call: bool,
+    before: usize,
+    after: usize,
+}
+
+/// The head of the list; events begin at 1.
+const HEAD: usize = 0;
+/// Behind the last event.
+const END: usize = usize::MAX;
+
+/// Which operations are linearized, as a bitmap.
+type Chosen = Vec<u64>;
+
+struct Search<'a, M: Model> {
+    operations: &'a [&'a Operation<M>],
+    events: Vec<Event>,
+    state: M::State,
+    chosen: Chosen,
+    /// Operations with an answer that are not linearized yet.
+    left: usize,
+    /// The way here: each call, and the state before it.
+    path: Vec<(usize, M::State)>,
+    seen: HashSet<(Chosen, M::State)>,
+    /// The longest way, and what it could not go past.
+    furthest: (usize, usize),
+}
+
+impl<'a, M: Model> Search<'a, M> {
+    fn new(operations: &'a [&'a Operation<M>]) -> Self {
+        // Calls before returns: what touches is concurrent.
+        let mut order: Vec<(u64, bool, usize)> = Vec::new();
+        for (index, it) in operations.iter().enumerate() {
+            order.push((it.called, false, index));
+            if it.answer.is_some() {
+                order.push((it.returned.max(it.called), true, index));
+            }
+        }
+        order.sort_unstable();
+        let mut returns = vec![None; operations.len()];
+        for (position, (_, is_return, operation)) in order.iter().enumerate() {
+            if *is_return {
+                returns[*operation] = Some(position + 1);
+            }
+        }
+        let head = Event { operation: 0, returns: None, is_call: false, before: END, after: END };
+        let mut events = vec![head];
+        for (position, (_, is_return, operation)) in order.iter().enumerate() {
+            let returns = returns[*operation].filter(|_| !is_return);
+            events.push(Event { operation: *operation, returns, is_call: !is_return, before: position, after: END });
+            events[position].after = position + 1;
+        }
+        Self {
+            operations,
+            events,
+            state: M::initial(),
+            chosen: vec![0; operations.len().div_ceil(64)],
+            left: operations.iter().filter(|it| it.answer.is_some()).count(),
+            path: Vec::new(),
+            seen: HashSet::new(),
+            furthest: (0, 0),
+        }
+    }
+
+    fn run(mut self) -> Found {
+        let mut at = self.events[HEAD].after;
+        for _ in 0..STEPS {
+            if self.left == 0 {
+                return Found::Order;
+            }
+            at = if at != END && self.events[at].is_call {
+                if self.choose(at) { self.events[HEAD].after } else { self.events[at].after }
+            } else {
+                // A return is reached whose call is not linearized: the way here was wrong.
+                if at != END && self.path.len() >= self.furthest.0 {
+                    self.furthest = (self.path.len(), self.events[at].operation);
+                }
+                match self.undo() {
+                    Some(call) => self.events[call].after,
+                    None => return Found::Nothing { stuck: self.furthest.1 },
+                }
+            };
+        }
+        Found::TooMuch
+    }
+
+    /// Linearizes the call at `at` next, where the model allows it and the result was not seen before.
+    fn choose(&mut self, at: usize) -> bool {
+        let Event { operation, returns, .. } = self.events[at];
+        let it = self.operations[operation];
+        let Some(state) = M::step(&self.state, &it.op, it.answer.as_ref()) else { return false };
+        self.chosen[operation / 64] |= 1 << (operation % 64);
+        if !self.seen.insert((self.chosen.clone(), state.clone())) {
+            self.chosen[operation / 64] &= !(1 << (operation % 64));
+            return false;
+        }
+        self.path.push((at, std::mem::replace(&mut self.state, state)));
+        self.unlink(at);
+        if let Some(returns) = returns {
+            self.unlink(returns);
+            self.left -= 1;
+        }
+        true
+    }
+
+    /// Takes the last choice back; its call.
+    fn undo(&mut self) -> Option<usize> {
+        let (call, state) = self.path.pop()?;
+        let Event { operation, returns, .. } = self.events[call];
+        self.state = state;
+        self.chosen[operation / 64] &= !(1 << (operation % 64));
+        // In the reverse order of unlinking.
+        if let Some(returns) = returns {
+            self.link(returns);
+            self.left += 1;
+        }
+        self.link(call);
+        Some(call)
+    }
+
+    fn unlink(&mut self, at: usize) {
+        let Event { before, after, .. } = self.events[at];
+        self.events[before].after = after;
+        if after != END {
+            self.events[after].before = before;
+        }
+    }
+
+    fn link(&mut self, at: usize) {
+        let Event { before, after, .. } = self.events[at];
+        self.events[before].after = at;
+        if after != END {
+            self.events[after].before = at;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,324 @@
+//! The network between the processes of a simulation: byte streams as TCP makes them, with delays from the seed.
+//!
+//! A blocked link delivers nothing until it is healed, as TCP sends again; new connections over it time out. A host
+//! that crashes resets its connections; one whose machine is gone says nothing, until it is there again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll, Waker};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::mpsc;
+use tonic::transport::server::Connected;
+
+use flota_identity::{Connect, Connecting, Peer, Stream};
+
+use super::time;
+use super::wire::{Cut, Receiver, Sender, wire};
+
+/// A host, by its number from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Host(pub u8);
+
+impl std::fmt::Display for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "h{}", self.0)
+    }
+}
+
+impl Host {
+    /// Where it listens.
+    pub fn address(self) -> String {
+        format!("10.0.0.{}:2377", self.0)
+    }
+
+    /// The host with this address.
+    pub(super) fn at(address: &str) -> Option<Self> {
+        let address: SocketAddr = address.parse().ok()?;
+        match address.ip() {
+            std::net::IpAddr::V4(ip) => Some(Self(ip.octets()[3])),
+            std::net::IpAddr::V6(_) => None,
+        }
+    }
+}
+
+/// Milliseconds that a message is under way. The least is more than the world's quantum, so that nothing arrives in a
+/// process' past.
+pub const DELAY: RangeInclusive<u64> = 3..=6;
+/// Between two attempts to open a connection over a link that is blocked.
+const CONNECT_AGAIN: u64 = 200;
+
+#[derive(Default)]
+struct HostState {
+    listener: Option<mpsc::UnboundedSender<io::Result<Incoming>>>,
+    /// The machine is gone: it does not even refuse.
+    is_silent: bool,
+    /// Raised by a crash: what is left of the process before can't connect.
+    incarnation: u64,
+}
+
+struct State {
+    random: StdRng,
+    delay: RangeInclusive<u64>,
+    hosts: BTreeMap<Host, HostState>,
+    blocked: BTreeSet<(Host, Host)>,
+    waiting: Vec<Waker>,
+    wires: Vec<Weak<dyn Cut>>,
+}
+
+/// A handle to the network; cheap to clone.
+#[derive(Clone)]
+pub struct Network(Arc<Mutex<State>>);
+
+impl Network {
+    /// A network whose delays are drawn from `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            random: StdRng::seed_from_u64(seed),
+            delay: DELAY,
+            hosts: BTreeMap::new(),
+            blocked: BTreeSet::new(),
+            waiting: Vec::new(),
+            wires: Vec::new(),
+        })))
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        act(&mut self.0.lock().expect("no holder panics"))
+    }
+
+    /// Sets how long messages are under way from now on.
+    ///
+    /// # Panics
+    /// When that is shorter than the shortest legal delay.
+    pub fn set_delay(&self, delay: RangeInclusive<u64>) {
+        assert!(delay.start() >= DELAY.start(), "a message would arrive in the past");
+        self.with(|state| state.delay = delay);
+    }
+
+    /// How long the next message is under way.
+    pub(super) fn delay(&self, _: Host, _: Host) -> u64 {
+        self.with(|state| {
+            let delay = state.delay.clone();
+            state.random.random_range(delay)
+        })
+    }
+
+    /// Draws from the network's own random source.
+    pub(super) fn draw<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
+        self.with(|state| draw(&mut state.random))
+    }
+
+    /// Stops what flows from one host to another.
+    pub fn block(&self, from: Host, to: Host) {
+        self.with(|state| state.blocked.insert((from, to)));
+    }
+
+    /// Lets it flow again, also what has waited.
+    pub fn heal(&self, from: Host, to: Host) {
+        self.with(|state| {
+            state.blocked.remove(&(from, to));
+            state.waiting.drain(..).for_each(Waker::wake);
+        });
+    }
+
+    /// Lets everything flow again.
+    pub fn heal_all(&self) {
+        self.with(|state| {
+            state.blocked.clear();
+            state.waiting.drain(..).for_each(Waker::wake);
+        });
+    }
+
+    /// Whether nothing flows from one host to the other.
+    pub(super) fn is_blocked(&self, from: Host, to: Host) -> bool {
+        self.with(|state| state.blocked.contains(&(from, to)))
+    }
+
+    pub(super) fn wake_when_healed(&self, waker: Waker) {
+        self.with(|state| state.waiting.push(waker));
+    }
+
+    pub(super) fn keep(&self, wire: Weak<dyn Cut>) {
+        self.with(|state| {
+            if state.wires.len() % 64 == 63 {
+                state.wires.retain(|wire| wire.strong_count() > 0);
+            }
+            state.wires.push(wire);
+        });
+    }
+
+    fn wires(&self) -> Vec<Arc<dyn Cut>> {
+        self.with(|state| state.wires.iter().filter_map(Weak::upgrade).collect())
+    }
+
+    /// The process on `host` is gone: its connections are reset, or, where the machine is gone with it, fall silent.
+    pub fn crash(&self, host: Host, machine: bool) {
+        self.with(|state| {
+            let it = state.hosts.entry(host).or_default();
+            it.listener = None;
+            it.is_silent = machine;
+            it.incarnation += 1;
+        });
+        for wire in self.wires() {
+            wire.lose(host);
+            if !machine {
+                wire.reset(host, time::now() + self.delay(host, host));
+            }
+        }
+    }
+
+    /// Accepts connections to `host` from now on. What a machine that was gone has left is reset.
+    pub fn listen(&self, host: Host) -> mpsc::UnboundedReceiver<io::Result<Incoming>> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let was_silent = self.with(|state| {
+            let it = state.hosts.entry(host).or_default();
+            it.listener = Some(sender);
+            std::mem::take(&mut it.is_silent)
+        });
+        if was_silent {
+            for wire in self.wires() {
+                wire.reset(host, time::now() + self.delay(host, host));
+            }
+        }
+        receiver
+    }
+
+    /// Connections from the process that is on `host` now; the other end sees `peer`.
+    pub fn connector(&self, host: Host, peer: Peer) -> Arc<dyn Connect> {
+        let incarnation = self.with(|state| state.hosts.entry(host).or_default().incarnation);
+        Arc::new(Connector { network: self.clone(), host, incarnation, peer })
+    }
+
+    /// Which process is on `host` now.
+    pub(super) fn incarnation(&self, host: Host) -> u64 {
+        self.with(|state| state.hosts.entry(host).or_default().incarnation)
+    }
+
+    async fn connect(self, from: Host, incarnation: u64, to: Host, peer: Peer) -> io::Result<Box<dyn Stream>> {
+        if self.incarnation(from) != incarnation {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        time::sleep_until(time::now() + self.delay(from, to)).await;
+        while self.is_blocked(from, to) || self.is_blocked(to, from) {
+            time::sleep_until(time::now() + CONNECT_AGAIN).await;
+        }
+        let (listener, is_silent) = self.with(|state| {
+            let it = state.hosts.entry(to).or_default();
+            (it.listener.clone(), it.is_silent)
+        });
+        if is_silent {
+            std::future::pending::<()>().await;
+        }
+        let (there, arrives) = wire(&self, from, to);
+        let (back, answers) = wire(&self, to, from);
+        let server = Incoming { end: End::new(back, arrives), peer };
+        let accepted = listener.is_some_and(|listener| listener.send(Ok(server)).is_ok());
+        time::sleep_until(time::now() + self.delay(to, from)).await;
+        if !accepted {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        Ok(Box::new(End::new(there, answers)))
+    }
+}
+
+struct Connector {
+    network: Network,
+    host: Host,
+    incarnation: u64,
+    peer: Peer,
+}
+
+impl Connect for Connector {
+    fn connect(&self, address: &str) -> Connecting {
+        match Host::at(address) {
+            Some(to) => Box::pin(self.network.clone().connect(self.host, self.incarnation, to, self.peer.clone())),
+            None => Box::pin(std::future::ready(Err(io::ErrorKind::InvalidInput.into()))),
+        }
+    }
+}
+
+/// One end of a connection.
+struct End {
+    sender: Sender<Vec<u8>>,
+    receiver: Receiver<Vec<u8>>,
+    /// Received, and not read yet.
+    rest: Vec<u8>,
+    read: usize,
+}
+
+impl End {
+    fn new(sender: Sender<Vec<u8>>, receiver: Receiver<Vec<u8>>) -> Self {
+        Self { sender, receiver, rest: Vec::new(), read: 0 }
+    }
+}
+
+impl AsyncRead for End {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.read == self.rest.len() {
+            match std::task::ready!(self.receiver.poll_recv(cx))? {
+                Some(bytes) => (self.rest, self.read) = (bytes, 0),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let count = buf.remaining().min(self.rest.len() - self.read);
+        buf.put_slice(&self.rest[self.read..self.read + count]);
+        self.read += count;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for End {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(self.sender.send(buf.to_vec()).map(|()| buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sender.close();
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A connection that somebody has made to a host, and who that is.
+pub struct Incoming {
+    end: End,
+    peer: Peer,
+}
+
+impl Connected for Incoming {
+    type ConnectInfo = Peer;
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Incoming {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.end).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Incoming {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.end).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.end).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.end).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,222 @@
+//! Raft's messages between simulated managers: whole messages that are delayed, lost, doubled and reordered.
+//!
+//! Each call has a wire of its own, so calls overtake each other. AppendEntries go over a stream in order, as over
+//! gRPC; losing one ends the stream, as a broken connection does, and a doubled one arrives late, by itself, as a
+//! request that an earlier connection had delivered.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use rand::Rng;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use flota_api::proto::raft::RaftMessage;
+use flota_raft_store::raft::{AppendAnswers, Method, Transport, TransportService};
+
+use super::network::{Host, Network};
+use super::time;
+use super::wire::{Receiver, Sender, wire};
+
+type Answer = Result<RaftMessage, Status>;
+
+/// How likely it is that something happens to a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Mishaps {
+    /// It is lost.
+    pub loss: f64,
+    /// It arrives a second time.
+    pub doubling: f64,
+}
+
+/// A doubled message is late by up to so many milliseconds.
+const LATE: u64 = 3_000;
+
+enum Ask {
+    Call { method: Method, request: Receiver<RaftMessage>, answer: Sender<Answer> },
+    Append { requests: Receiver<RaftMessage>, answers: Sender<Answer> },
+}
+
+#[derive(Default)]
+struct Ports {
+    open: BTreeMap<Host, mpsc::UnboundedSender<Ask>>,
+    mishaps: Mishaps,
+}
+
+/// Where managers take Raft's messages; clones are the same.
+#[derive(Clone)]
+pub struct RaftNetwork {
+    network: Network,
+    ports: Arc<Mutex<Ports>>,
+}
+
+impl RaftNetwork {
+    /// Over this network.
+    pub fn new(network: Network) -> Self {
+        Self { network, ports: Arc::default() }
+    }
+
+    /// Sets what happens to messages from now on.
+    pub fn set_mishaps(&self, mishaps: Mishaps) {
+        self.ports.lock().expect("no holder panics").mishaps = mishaps;
+    }
+
+    /// The process on this host has gone.
+    pub fn close(&self, host: Host) {
+        self.ports.lock().expect("no holder panics").open.remove(&host);
+    }
+
+    /// Takes messages for the manager on this host until its process ends.
+    pub async fn serve(self, host: Host, service: TransportService) {
+        let (sender, mut asks) = mpsc::unbounded_channel();
+        self.ports.lock().expect("no holder panics").open.insert(host, sender);
+        while let Some(ask) = asks.recv().await {
+            tokio::spawn(answer(service.clone(), ask));
+        }
+    }
+
+    /// Sends as the process that is on this host now.
+    pub fn transport(&self, host: Host) -> MemoryTransport {
+        let incarnation = self.network.incarnation(host);
+        MemoryTransport { to: self.clone(), host, incarnation, peers: Arc::default() }
+    }
+
+    /// Whether this happens to the next message.
+    fn happens(&self, what: impl Fn(&Mishaps) -> f64) -> bool {
+        let chance = what(&self.ports.lock().expect("no holder panics").mishaps);
+        chance > 0.0 && self.network.draw(|rng| rng.random_bool(chance))
+    }
+
+    fn ask(&self, to: Host, ask: Ask) -> Result<(), Status> {
+        let open = self.ports.lock().expect("no holder panics").open.get(&to).cloned();
+        let sent = open.is_some_and(|open| open.send(ask).is_ok());
+        if sent { Ok(()) } else { Err(Status::unavailable("nobody listens there")) }
+    }
+
+    /// Delivers a message whose answer nobody takes.
+    fn deliver(&self, from: Host, to: Host, method: Option<Method>, message: RaftMessage) {
+        let (there, request) = wire(&self.network, from, to);
+        let (answer, _) = wire(&self.network, to, from);
+        let ask = match method {
+            Some(method) => Ask::Call { method, request, answer },
+            None => Ask::Append { requests: request, answers: answer },
+        };
+        let late = self.network.draw(|rng| rng.random_range(0..LATE));
+        // Nobody misses it if nobody is there.
+        if self.ask(to, ask).is_ok() {
+            let _ = there.send_late(message, late);
+        }
+    }
+}
+
+async fn answer(service: TransportService, ask: Ask) {
+    match ask {
+        Ask::Call { method, mut request, answer } => {
+            if let Some(Ok(message)) = request.next().await {
+                // The caller may have given up.
+                let _ = answer.send(service.call(method, message).await);
+            }
+        }
+        Ask::Append { requests, answers } => {
+            let requests = requests.take_while(|it| std::future::ready(it.is_ok()));
+            let requests = requests.filter_map(|it| std::future::ready(it.ok())).boxed();
+            let mut made = service.append(requests);
+            while let Some(answer) = made.next().await {
+                if answers.send(answer).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// One manager's way to the others.
+#[derive(Clone)]
+pub struct MemoryTransport {
+    to: RaftNetwork,
+    host: Host,
+    incarnation: u64,
+    peers: Arc<Mutex<BTreeMap<u64, Host>>>,
+}
+
+impl MemoryTransport {
+    fn peer(&self, peer: u64) -> Result<Host, Status> {
+        if self.to.network.incarnation(self.host) != self.incarnation {
+            return Err(Status::unavailable("this process has died"));
+        }
+        let host = self.peers.lock().expect("no holder panics").get(&peer).copied();
+        host.ok_or_else(|| Status::unavailable("its address is not known"))
+    }
+
+    async fn call_peer(self, peer: u64, method: Method, message: RaftMessage) -> Answer {
+        let (host, to, network) = (self.host, self.peer(peer)?, self.to.network.clone());
+        if self.to.happens(|it| it.doubling) {
+            self.to.deliver(host, to, Some(method), message.clone());
+        }
+        if self.to.happens(|it| it.loss) {
+            // The caller bounds the time.
+            std::future::pending::<()>().await;
+        }
+        let (there, request) = wire(&network, host, to);
+        let (answer, mut answers) = wire(&network, to, host);
+        if let Err(refused) = self.to.ask(to, Ask::Call { method, request, answer }) {
+            time::sleep_until(time::now() + network.delay(host, to) * 2).await;
+            return Err(refused);
+        }
+        let broken = |error: std::io::Error| Status::unavailable(error.to_string());
+        there.send(message).map_err(broken)?;
+        match answers.next().await {
+            Some(answer) => answer.map_err(broken)?,
+            None => Err(Status::unavailable("the connection was closed")),
+        }
+    }
+
+    async fn open_append(self, peer: u64, requests: BoxStream<'static, RaftMessage>) -> Result<AppendAnswers, Status> {
+        let (host, to, network) = (self.host, self.peer(peer)?, self.to.network.clone());
+        while network.is_blocked(host, to) || network.is_blocked(to, host) {
+            time::sleep_until(time::now() + LATE / 10).await;
+        }
+        let (there, arriving) = wire(&network, host, to);
+        let (back, answers) = wire(&network, to, host);
+        let asked = self.to.ask(to, Ask::Append { requests: arriving, answers: back });
+        time::sleep_until(time::now() + network.delay(host, to) * 2).await;
+        asked?;
+        tokio::spawn(self.pump(to, requests, there));
+        let broken = |error: std::io::Error| Status::unavailable(error.to_string());
+        Ok(answers.map(move |answer| answer.map_err(broken)?).boxed())
+    }
+
+    async fn pump(self, to: Host, mut requests: BoxStream<'static, RaftMessage>, there: Sender<RaftMessage>) {
+        while let Some(message) = requests.next().await {
+            if self.to.happens(|it| it.doubling) {
+                self.to.deliver(self.host, to, None, message.clone());
+            }
+            if self.to.happens(|it| it.loss) || there.send(message).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Transport for MemoryTransport {
+    fn set_address(&self, peer: u64, address: &str) {
+        if let Some(host) = Host::at(address) {
+            self.peers.lock().expect("no holder panics").insert(peer, host);
+        }
+    }
+
+    fn call(&self, peer: u64, method: Method, message: RaftMessage) -> BoxFuture<'static, Answer> {
+        Box::pin(self.clone().call_peer(peer, method, message))
+    }
+
+    fn append(
+        &self,
+        peer: u64,
+        requests: BoxStream<'static, RaftMessage>,
+    ) -> BoxFuture<'static, Result<AppendAnswers, Status>> {
+        Box::pin(self.clone().open_append(peer, requests))
+    }
+}

@@ -1,0 +1,290 @@
+//! What goes wrong, and when: drawn from the seed, one after the other, each with its end.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use flota_raft_store::raft::DiskFaults;
+
+use super::cluster::SimCluster;
+use super::network::{DELAY, Host};
+use super::raft_network::Mishaps;
+use super::user::USER;
+
+/// What is done to the cluster.
+#[derive(Clone, Debug)]
+enum Action {
+    CrashManager { number: usize, power: bool, down: u64 },
+    CrashLeader { power: bool, down: u64 },
+    CrashAll { power: bool, down: u64 },
+    StartManager(usize),
+    CrashWorker { number: usize, power: bool, down: u64 },
+    StartWorker(usize),
+    Pause { host: Host, time: u64 },
+    PauseLeader { time: u64 },
+    Resume(Host),
+    Block { from: Host, to: Host, time: u64 },
+    Split { alone: Host, both_ways: bool, time: u64 },
+    SplitLeader { both_ways: bool, time: u64 },
+    Heal { from: Host, to: Host },
+    Slow { most: u64, time: u64 },
+    Fast,
+    Mishaps { loss: f64, doubling: f64, time: u64 },
+    NoMishaps,
+    StepClock { host: Host, by: i64 },
+    HurtDisk { number: usize, faults: DiskFaults, time: u64 },
+    RepairDisk(usize),
+    KillContainer { worker: usize },
+}
+
+/// Draws what goes wrong, and does it.
+pub struct Schedule {
+    rng: StdRng,
+    due: BTreeMap<u64, Vec<Action>>,
+    next: u64,
+    last: u64,
+    /// Managers whose disk does not work, and until when that counts.
+    hurt: BTreeMap<usize, u64>,
+}
+
+/// Between two things that go wrong, in milliseconds.
+const PAUSE: std::ops::Range<u64> = 100..2_500;
+/// A manager that has ended by itself is started again after this long, as systemd does.
+const RESTART: u64 = 100;
+/// What a disk has refused may end a manager so much later.
+const FELT: u64 = 2_000;
+
+impl Schedule {
+    /// Begins at `now`.
+    pub fn new(rng: StdRng, now: u64) -> Self {
+        Self { rng, due: BTreeMap::new(), next: now, last: now, hurt: BTreeMap::new() }
+    }
+
+    /// When something last went wrong.
+    pub fn trouble(&self) -> u64 {
+        self.last
+    }
+
+    /// Whether this manager's disk does not work, or has not a moment ago.
+    pub fn is_hurt(&self, manager: usize, now: u64) -> bool {
+        self.hurt.get(&manager).is_some_and(|until| now <= *until)
+    }
+
+    /// Does what is due.
+    pub fn run(&mut self, cluster: &mut SimCluster) {
+        let now = cluster.world.now();
+        if now >= self.next {
+            let action = self.draw(cluster);
+            self.at(now, action);
+            self.next = now + self.rng.random_range(PAUSE);
+        }
+        self.run_due(cluster);
+    }
+
+    /// A manager that has ended is started again.
+    pub fn restart(&mut self, cluster: &mut SimCluster, number: usize) {
+        cluster.crash_manager(number, false);
+        self.at(cluster.world.now() + RESTART, Action::StartManager(number));
+    }
+
+    /// Does what is due, and lets nothing new go wrong.
+    pub fn run_due(&mut self, cluster: &mut SimCluster) {
+        let now = cluster.world.now();
+        while let Some(entry) = self.due.first_entry().filter(|entry| *entry.key() <= now) {
+            for action in entry.remove() {
+                cluster.world.log.add(format_args!("{action:?}"));
+                self.last = now;
+                self.act(cluster, action);
+            }
+        }
+    }
+
+    /// Ends everything that goes wrong; who is down is started.
+    pub fn end(&mut self, cluster: &mut SimCluster) {
+        let now = cluster.world.now();
+        cluster.world.log.add(format_args!("nothing goes wrong from now on"));
+        self.due.clear();
+        self.last = now;
+        cluster.world.network.heal_all();
+        cluster.world.network.set_delay(DELAY);
+        cluster.raft_network.set_mishaps(Mishaps::default());
+        for number in 0..cluster.managers.len() {
+            let it = &cluster.managers[number];
+            it.disk.set_faults(DiskFaults::default());
+            cluster.world.pause(it.host, false);
+            if !cluster.world.is_up(it.host) {
+                cluster.start_manager(number);
+            }
+        }
+        for number in 0..cluster.workers.len() {
+            let host = cluster.workers[number].host;
+            cluster.world.pause(host, false);
+            if !cluster.world.is_up(host) {
+                cluster.start_worker(number);
+            }
+        }
+        self.hurt.values_mut().for_each(|until| *until = (*until).min(now + FELT));
+    }
+
+    fn at(&mut self, time: u64, action: Action) {
+        self.due.entry(time).or_default().push(action);
+    }
+
+    fn draw(&mut self, cluster: &SimCluster) -> Action {
+        let rng = &mut self.rng;
+        let (managers, workers) = (cluster.managers.len(), cluster.workers.len());
+        let (number, worker) = (rng.random_range(0..managers), rng.random_range(0..workers));
+        let manager_host = cluster.managers[number].host;
+        let hosts: Vec<Host> =
+            cluster.managers.iter().map(|it| it.host).chain(cluster.workers.iter().map(|it| it.host)).collect();
+        let (host, other) = (hosts[rng.random_range(0..hosts.len())], hosts[rng.random_range(0..hosts.len())]);
+        let power = rng.random_bool(0.5);
+        // Half of all restarts come at once: before anybody can be elected.
+        let down = if rng.random_bool(0.5) { rng.random_range(0..=100) } else { rng.random_range(500..4_000) };
+        let time = rng.random_range(200..5_000);
+        let both_ways = rng.random_bool(0.5);
+        match rng.random_range(0..26) {
+            0..=1 => Action::CrashManager { number, power, down },
+            2..=6 => Action::CrashLeader { power, down },
+            7 => Action::CrashAll { power, down },
+            8..=9 => Action::CrashWorker { number: worker, power, down },
+            10 => Action::Pause { host, time },
+            11..=12 => Action::PauseLeader { time },
+            13 => Action::Block { from: host, to: other, time },
+            14 => Action::Split { alone: host, both_ways, time },
+            15..=16 => Action::SplitLeader { both_ways, time },
+            17..=18 => Action::Slow { most: rng.random_range(20..300), time },
+            19..=20 => {
+                let (loss, doubling) = (rng.random_range(0.0..0.1), rng.random_range(0.0..0.1));
+                Action::Mishaps { loss, doubling, time }
+            }
+            21 => {
+                let size = 10_i64.pow(rng.random_range(2..8));
+                Action::StepClock { host, by: rng.random_range(-size..size) }
+            }
+            22..=23 => {
+                let delay = Duration::from_millis(rng.random_range(1..200));
+                Action::HurtDisk { number, faults: DiskFaults { delay, ..DiskFaults::default() }, time }
+            }
+            24 => Action::HurtDisk { number, faults: DiskFaults { broken: true, ..DiskFaults::default() }, time },
+            _ if both_ways => Action::KillContainer { worker },
+            _ => Action::Block { from: USER, to: manager_host, time },
+        }
+    }
+
+    fn act(&mut self, cluster: &mut SimCluster, action: Action) {
+        let now = cluster.world.now();
+        match action {
+            Action::CrashManager { number, power, down } => self.crash_manager(cluster, number, power, down),
+            Action::CrashLeader { power, down } => {
+                if let Some(number) = cluster.leader() {
+                    self.crash_manager(cluster, number, power, down);
+                }
+            }
+            Action::CrashAll { power, down } => {
+                for number in 0..cluster.managers.len() {
+                    let later = self.rng.random_range(0..100);
+                    self.crash_manager(cluster, number, power, down + later);
+                }
+            }
+            Action::StartManager(number) if !cluster.world.is_up(cluster.managers[number].host) => {
+                cluster.start_manager(number);
+            }
+            Action::CrashWorker { number, power, down } if cluster.world.is_up(cluster.workers[number].host) => {
+                cluster.crash_worker(number, power);
+                self.at(now + down, Action::StartWorker(number));
+            }
+            Action::StartWorker(number) if !cluster.world.is_up(cluster.workers[number].host) => {
+                cluster.start_worker(number);
+            }
+            Action::StartManager(_) | Action::CrashWorker { .. } | Action::StartWorker(_) => {}
+            Action::Pause { host, time } => self.pause(cluster, host, time),
+            Action::PauseLeader { time } => {
+                if let Some(number) = cluster.leader() {
+                    self.pause(cluster, cluster.managers[number].host, time);
+                }
+            }
+            Action::Resume(host) => cluster.world.pause(host, false),
+            Action::KillContainer { worker } => {
+                let machine = &cluster.workers[worker].machine;
+                if let Some(running) = machine.running().first() {
+                    machine.kill(&running.task);
+                }
+            }
+            Action::StepClock { host, by } => {
+                let clocks = cluster.managers.iter().map(|it| (it.host, &it.clock));
+                let mut clocks = clocks.chain(cluster.workers.iter().map(|it| (it.host, &it.clock)));
+                if let Some((_, clock)) = clocks.find(|(it, _)| *it == host) {
+                    clock.step(by);
+                }
+            }
+            Action::HurtDisk { number, faults, time } => {
+                cluster.managers[number].disk.set_faults(faults);
+                self.hurt.insert(number, u64::MAX);
+                self.at(now + time, Action::RepairDisk(number));
+            }
+            Action::RepairDisk(number) => {
+                cluster.managers[number].disk.set_faults(DiskFaults::default());
+                self.hurt.insert(number, now + FELT);
+            }
+            network => self.act_on_network(cluster, network),
+        }
+    }
+
+    fn act_on_network(&mut self, cluster: &mut SimCluster, action: Action) {
+        let now = cluster.world.now();
+        match action {
+            Action::Block { from, to, time } => self.block(cluster, from, to, time),
+            Action::Split { alone, both_ways, time } => self.split(cluster, alone, both_ways, time),
+            Action::SplitLeader { both_ways, time } => {
+                if let Some(number) = cluster.leader() {
+                    self.split(cluster, cluster.managers[number].host, both_ways, time);
+                }
+            }
+            Action::Heal { from, to } => cluster.world.network.heal(from, to),
+            Action::Slow { most, time } => {
+                cluster.world.network.set_delay(*DELAY.start()..=most);
+                self.at(now + time, Action::Fast);
+            }
+            Action::Fast => cluster.world.network.set_delay(DELAY),
+            Action::Mishaps { loss, doubling, time } => {
+                cluster.raft_network.set_mishaps(Mishaps { loss, doubling });
+                self.at(now + time, Action::NoMishaps);
+            }
+            Action::NoMishaps => cluster.raft_network.set_mishaps(Mishaps::default()),
+            other => unreachable!("{other:?} is no matter of the network"),
+        }
+    }
+
+    fn crash_manager(&mut self, cluster: &mut SimCluster, number: usize, power: bool, down: u64) {
+        if cluster.world.is_up(cluster.managers[number].host) {
+            cluster.crash_manager(number, power);
+            self.at(cluster.world.now() + down, Action::StartManager(number));
+        }
+    }
+
+    fn pause(&mut self, cluster: &mut SimCluster, host: Host, time: u64) {
+        if cluster.world.is_up(host) && !cluster.world.is_paused(host) {
+            cluster.world.pause(host, true);
+            self.at(cluster.world.now() + time, Action::Resume(host));
+        }
+    }
+
+    fn block(&mut self, cluster: &SimCluster, from: Host, to: Host, time: u64) {
+        cluster.world.network.block(from, to);
+        self.at(cluster.world.now() + time, Action::Heal { from, to });
+    }
+
+    /// Cuts one host off from all managers and workers, or what it sends to them.
+    fn split(&mut self, cluster: &SimCluster, alone: Host, both_ways: bool, time: u64) {
+        let hosts = cluster.managers.iter().map(|it| it.host).chain(cluster.workers.iter().map(|it| it.host));
+        for host in hosts.filter(|host| *host != alone) {
+            self.block(cluster, alone, host, time);
+            if both_ways {
+                self.block(cluster, host, alone, time);
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! A simulation that a test drives step by step: it arranges, acts, waits for a named condition and asserts.
+
+use std::sync::{Arc, Mutex};
+
+use tonic::Status;
+use tonic::transport::Channel;
+
+use flota_api::proto::control::control_client::ControlClient;
+use flota_api::proto::control::{CreateServiceRequest, UpdateServiceRequest};
+use flota_api::proto::specs::ServiceSpec;
+use flota_api::proto::types::RestartPolicy;
+
+use super::cluster::SimCluster;
+use super::invariants::{converged, picture};
+use super::run::{Options, Run};
+use super::user::{USER, channels};
+
+/// A cluster that is up, and its test.
+pub struct Script {
+    run: Run,
+}
+
+/// Runs a test of a cluster with three managers and so many workers, in a thread of its own.
+///
+/// # Panics
+/// Where the test does; the log of the simulation goes to standard error then.
+pub fn script(workers: u8, test: impl FnOnce(&mut Script) + Send + 'static) {
+    let run = move || {
+        let mut script = Script { run: Run::new(Options { workers, ..Options::new(1) }) };
+        let tested = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            script.run.until_up().expect("the cluster starts");
+            test(&mut script);
+        }));
+        if let Err(panic) = tested {
+            eprintln!("{}", script.run.cluster.world.log.tail(60));
+            std::panic::resume_unwind(panic);
+        }
+    };
+    let thread = std::thread::Builder::new().stack_size(16 << 20).spawn(run).expect("a thread");
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A service for tests.
+pub fn spec(name: &str, replicas: u64) -> ServiceSpec {
+    ServiceSpec {
+        name: name.into(),
+        image: "app".into(),
+        replicas,
+        stop_grace_ms: 1_000,
+        restart: Some(RestartPolicy { delay_ms: 200, ..RestartPolicy::default() }),
+        ..ServiceSpec::default()
+    }
+}
+
+impl Script {
+    /// The cluster, to do something to it.
+    pub fn cluster(&mut self) -> &mut SimCluster {
+        &mut self.run.cluster
+    }
+
+    /// Runs until `condition` holds, for so many milliseconds at most; how many it took.
+    ///
+    /// # Panics
+    /// When it does not hold in time, or an invariant does not hold.
+    pub fn wait(&mut self, what: &str, most: u64, condition: impl Fn(&SimCluster) -> Result<(), String>) -> u64 {
+        let begun = self.run.cluster.world.now();
+        self.run.until(what, most, condition).expect("in time");
+        self.run.cluster.world.now() - begun
+    }
+
+    /// Runs for so many milliseconds.
+    ///
+    /// # Panics
+    /// When an invariant does not hold.
+    pub fn pass(&mut self, millis: u64) {
+        self.run.pass(millis).expect("the invariants hold");
+    }
+
+    /// Runs until everything is as users want it.
+    ///
+    /// # Panics
+    /// When that takes more than a minute.
+    pub fn converge(&mut self) {
+        self.wait("everything is as users want it", 60_000, converged);
+    }
+
+    /// Everything that runs, as a text.
+    pub fn picture(&self) -> String {
+        picture(&self.run.cluster)
+    }
+
+    /// Number of the manager that leads.
+    ///
+    /// # Panics
+    /// When nobody leads.
+    pub fn leader(&self) -> usize {
+        self.run.cluster.leader().expect("somebody leads")
+    }
+
+    /// What one manager answers to a request of a user.
+    ///
+    /// # Panics
+    /// When it does not answer within half a minute.
+    pub fn ask<T, F>(
+        &mut self,
+        manager: usize,
+        call: impl FnOnce(ControlClient<Channel>) -> F + Send + 'static,
+    ) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Status>> + Send + 'static,
+    {
+        let answer = Arc::new(Mutex::new(None));
+        let network = self.run.cluster.world.network.clone();
+        let (managers, slot) = (self.run.cluster.addresses(), Arc::clone(&answer));
+        self.run.cluster.world.start(USER, async move {
+            let client = ControlClient::new(channels(&network, &managers[manager..=manager]).remove(0));
+            let answered = call(client).await;
+            *slot.lock().expect("no holder panics") = Some(answered);
+        });
+        let there = Arc::clone(&answer);
+        self.wait("a manager answers", 30_000, move |_| match *there.lock().expect("no holder panics") {
+            Some(_) => Ok(()),
+            None => Err("no answer".into()),
+        });
+        self.run.cluster.world.crash(USER, false);
+        answer.lock().expect("no holder panics").take().expect("it was waited for")
+    }
+
+    /// Creates a service through this manager.
+    ///
+    /// # Errors
+    /// What the manager says.
+    pub fn create(&mut self, manager: usize, spec: ServiceSpec) -> Result<(), Status> {
+        let request = CreateServiceRequest { request_id: format!("create {}", spec.name), spec: Some(spec) };
+        self.ask(manager, |mut client| async move { client.create_service(request).await.map(drop) })
+    }
+
+    /// Updates a service through this manager, whatever its version is.
+    ///
+    /// # Errors
+    /// What the manager says.
+    pub fn update(&mut self, manager: usize, request_id: &str, spec: ServiceSpec) -> Result<(), Status> {
+        let service = spec.name.clone();
+        let request = UpdateServiceRequest { request_id: request_id.into(), service, version: 0, spec: Some(spec) };
+        self.ask(manager, |mut client| async move { client.update_service(request).await.map(drop) })
+    }
+}

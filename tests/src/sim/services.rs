@@ -1,0 +1,124 @@
+//! Services as users see them through the Control API, for the checker: each has a tag that no two changes share.
+//!
+//! A stale read is a read whose call lies back by the age that the answer stated: the value must have been current
+//! at some time since then.
+
+use super::linearizability::{Model, Operation};
+
+/// Services by name.
+#[derive(Clone, Copy, Debug)]
+pub enum Services {}
+
+/// What a user asks of one service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Creates it.
+    Create {
+        /// Of the new service.
+        tag: u64,
+    },
+    /// Changes it.
+    Update {
+        /// The tag that belongs to the version in the request; `None`: whatever it is.
+        from: Option<u64>,
+        /// The new one.
+        tag: u64,
+    },
+    /// Removes it.
+    Remove,
+    /// Reads its tag.
+    Read {
+        /// How old the answer may be, as it says.
+        age: u64,
+        /// Number of the manager that was asked for what it has; `None`: it must be true now.
+        manager: Option<usize>,
+    },
+}
+
+/// What was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It was done.
+    Done,
+    /// There is one of that name.
+    Exists,
+    /// There is none of that name.
+    Missing,
+    /// It has another version than the request named.
+    Changed,
+    /// The tag that was read; `None`: there is no service.
+    Value(Option<u64>),
+}
+
+impl Model for Services {
+    type Key = String;
+    /// The tag; `None`: there is no service.
+    type State = Option<u64>;
+    type Op = Op;
+    type Answer = Answer;
+
+    fn initial() -> Option<u64> {
+        None
+    }
+
+    fn step(state: &Option<u64>, op: &Op, answer: Option<&Answer>) -> Option<Option<u64>> {
+        let (next, right) = match (op, state) {
+            (Op::Create { tag }, None) => (Some(*tag), Answer::Done),
+            (Op::Create { .. }, Some(_)) => (*state, Answer::Exists),
+            (Op::Update { .. } | Op::Remove, None) => (None, Answer::Missing),
+            (Op::Update { from: Some(from), .. }, Some(tag)) if from != tag => (*state, Answer::Changed),
+            (Op::Update { tag, .. }, Some(_)) => (Some(*tag), Answer::Done),
+            (Op::Remove, Some(_)) => (None, Answer::Done),
+            (Op::Read { .. }, _) => (*state, Answer::Value(*state)),
+        };
+        answer.is_none_or(|answer| *answer == right).then_some(next)
+    }
+}
+
+/// A read of one service. With an age the operation may take effect that long before it was called.
+pub fn read(client: u64, name: &str, (called, returned): (u64, u64), op: Op, tag: Option<u64>) -> Operation<Services> {
+    let age = if let Op::Read { age, .. } = op { age } else { 0 };
+    Operation {
+        key: name.to_owned(),
+        client,
+        op,
+        answer: Some(Answer::Value(tag)),
+        called: called.saturating_sub(age),
+        returned,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::linearizability::check;
+
+    fn done(called: u64, op: Op, answer: Answer) -> Operation<Services> {
+        Operation { key: "web".into(), client: 0, op, answer: Some(answer), called, returned: called + 1 }
+    }
+
+    #[test]
+    fn a_stale_read_is_held_against_its_stated_age() {
+        let history = |age| {
+            vec![
+                done(0, Op::Create { tag: 1 }, Answer::Done),
+                done(10, Op::Update { from: Some(1), tag: 2 }, Answer::Done),
+                read(1, "web", (20, 21), Op::Read { age, manager: Some(0) }, Some(1)),
+            ]
+        };
+        assert_eq!(check(&history(10)), Ok(()));
+        assert!(check(&history(8)).is_err());
+        assert!(check(&history(0)).is_err());
+    }
+
+    #[test]
+    fn each_refusal_needs_its_reason() {
+        let create = || done(0, Op::Create { tag: 1 }, Answer::Done);
+        let changed = |from| done(4, Op::Update { from: Some(from), tag: 3 }, Answer::Changed);
+        assert!(check(&[create(), changed(1)]).is_err(), "nobody had changed it");
+        assert_eq!(check(&[create(), changed(9)]), Ok(()));
+        assert!(check(&[create(), done(4, Op::Remove, Answer::Missing)]).is_err(), "it was there");
+        assert!(check(&[done(0, Op::Create { tag: 1 }, Answer::Exists)]).is_err(), "it was not there");
+        assert!(check(&[create(), done(4, Op::Create { tag: 2 }, Answer::Done)]).is_err(), "done twice");
+    }
+}

@@ -1,0 +1,135 @@
+//! What a thread that runs a simulation reads of the system: random numbers from its seed, and the world's time.
+//!
+//! `HashMap`'s keys, tokio's `select!` and every generator that is seeded by the system then come from the seed, and
+//! every runtime that is made begins at the world's time, so that instants of all processes can be compared. The
+//! functions of libc are replaced for the whole program; other threads get what the kernel says. build.rs of this
+//! crate exports `getrandom`, for libraries that look it up when they run.
+#![allow(unsafe_code, reason = "C functions take the place of libc's")]
+
+use std::cell::{Cell, RefCell};
+
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
+
+thread_local! {
+    static SOURCE: RefCell<Option<StdRng>> = const { RefCell::new(None) };
+    /// Milliseconds since the simulation began.
+    static NOW: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// What the monotonic clock shows when a simulation begins, in seconds.
+const MONOTONIC: u64 = 1_000_000;
+/// What the wall clock shows then, in seconds since 1970.
+pub(super) const WALL: u64 = 1_800_000_000;
+
+/// From now on this thread reads random numbers that belong to `seed`, and a time that [`set_time`] sets. For a new
+/// thread, before anything else: what it has read before stays.
+pub fn seed_this_thread(seed: u64) {
+    SOURCE.with_borrow_mut(|source| *source = Some(StdRng::seed_from_u64(seed)));
+    set_time(0);
+}
+
+/// Sets the time of this thread, in milliseconds since the simulation began.
+pub(super) fn set_time(millis: u64) {
+    NOW.set(Some(millis));
+}
+
+fn fill(bytes: &mut [u8]) -> bool {
+    // A thread that ends has no source any more.
+    let filled = SOURCE.try_with(|source| {
+        let mut source = source.try_borrow_mut().ok()?;
+        source.as_mut().map(|source| source.fill_bytes(bytes))
+    });
+    matches!(filled, Ok(Some(())))
+}
+
+/// getrandom(2), from the seed where this thread has one.
+///
+/// # Safety
+/// As for libc's: `buffer` must be writable for `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn getrandom(
+    buffer: *mut libc::c_void,
+    length: libc::size_t,
+    flags: libc::c_uint,
+) -> libc::ssize_t {
+    // SAFETY: the caller says that so many bytes are writable; none of them is read before it is written.
+    let bytes = unsafe {
+        std::ptr::write_bytes(buffer.cast::<u8>(), 0, length);
+        std::slice::from_raw_parts_mut(buffer.cast::<u8>(), length)
+    };
+    if fill(bytes) {
+        return libc::ssize_t::try_from(length).unwrap_or(libc::ssize_t::MAX);
+    }
+    // SAFETY: the arguments are those of getrandom(2), as this function was given them.
+    let result = unsafe { libc::syscall(libc::SYS_getrandom, buffer, length, flags) };
+    libc::ssize_t::try_from(result).unwrap_or(-1)
+}
+
+/// clock_gettime(2), from the world's time where this thread has one.
+///
+/// # Safety
+/// As for libc's: `time` must be writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::timespec) -> libc::c_int {
+    let base = match clock {
+        libc::CLOCK_MONOTONIC => Some(MONOTONIC),
+        libc::CLOCK_REALTIME => Some(WALL),
+        _ => None,
+    };
+    if let (Some(base), Some(millis)) = (base, NOW.get()) {
+        let seconds = libc::time_t::try_from(base + millis / 1_000).unwrap_or(libc::time_t::MAX);
+        let nanoseconds = libc::c_long::try_from(millis % 1_000 * 1_000_000).unwrap_or(0);
+        // SAFETY: the caller says that it is writable.
+        unsafe { time.write(libc::timespec { tv_sec: seconds, tv_nsec: nanoseconds }) };
+        return 0;
+    }
+    // SAFETY: the arguments are those of clock_gettime(2), as this function was given them.
+    let result = unsafe { libc::syscall(libc::SYS_clock_gettime, clock, time) };
+    libc::c_int::try_from(result).unwrap_or(-1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::hash::{BuildHasher, RandomState};
+    use std::time::{Duration, Instant, SystemTime};
+
+    /// Of a new thread: what the hash of 7 is, in what order a set is walked, and what two generators draw.
+    fn drawn(seed: Option<u64>) -> (u64, Vec<u32>, u64, [u8; 8]) {
+        let work = move || {
+            if let Some(seed) = seed {
+                super::seed_this_thread(seed);
+            }
+            let set: HashSet<u32> = (0..20).collect();
+            let mut bytes = [0; 8];
+            rand::TryRngCore::try_fill_bytes(&mut rand::rngs::OsRng, &mut bytes).unwrap();
+            (RandomState::new().hash_one(7), set.into_iter().collect(), rand::random(), bytes)
+        };
+        std::thread::spawn(work).join().unwrap()
+    }
+
+    #[test]
+    fn a_seeded_thread_draws_the_same_again_and_others_do_not() {
+        assert_eq!(drawn(Some(1)), drawn(Some(1)));
+        let (a, b) = (drawn(Some(1)), drawn(Some(2)));
+        assert!(a.0 != b.0 && a.2 != b.2 && a.3 != b.3);
+        let (c, d) = (drawn(None), drawn(None));
+        assert!(c.2 != d.2 && c.3 != d.3);
+    }
+
+    #[test]
+    fn a_seeded_thread_reads_the_time_that_was_set_and_others_the_machines() {
+        let work = || {
+            super::seed_this_thread(1);
+            let (instant, wall) = (Instant::now(), SystemTime::now());
+            super::set_time(1_500);
+            (instant.elapsed(), wall.elapsed().unwrap())
+        };
+        let elapsed = std::thread::spawn(work).join().unwrap();
+        assert_eq!(elapsed, (Duration::from_millis(1_500), Duration::from_millis(1_500)));
+        let before = Instant::now();
+        std::thread::spawn(|| ()).join().unwrap();
+        assert!(before.elapsed() > Duration::ZERO);
+    }
+}

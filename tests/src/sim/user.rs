@@ -1,0 +1,364 @@
+//! A user of a simulated cluster: several clients that create, scale, update, remove and read services through the
+//! Control API, as `ctl` does (the next manager with the same request id after any loss), and record what they saw.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+use flota_api::proto::control::control_client::ControlClient;
+use flota_api::proto::control::{CreateServiceRequest, ListRequest, RemoveRequest, UpdateServiceRequest};
+use flota_api::proto::objects::Service;
+use flota_api::proto::specs::{GenericResource, ServiceSpec};
+use flota_api::proto::types::RestartPolicy;
+use flota_identity::{Dialer, Peer};
+use flota_manager::forward::STALE;
+
+use super::cluster::DEVICE_KIND;
+use super::linearizability::{Operation, Violation, check};
+use super::network::{Host, Network};
+use super::services::{Answer, Op, Services, read};
+use super::time;
+
+/// Where users are.
+pub const USER: Host = Host(200);
+/// Names of services that users know.
+pub const NAMES: [&str; 5] = ["web", "db", "cache", "queue", "mail"];
+/// One try at one manager.
+const TRY: Duration = Duration::from_secs(5);
+/// After this long a client gives a request up.
+const PATIENCE: u64 = 30_000;
+/// The label that tells a service's changes apart.
+pub(super) const TAG: &str = "tag";
+
+/// What users have seen so far; clones share it.
+#[derive(Clone, Default)]
+pub struct History(Arc<Mutex<Recorded>>);
+
+#[derive(Default)]
+struct Recorded {
+    operations: Vec<Operation<Services>>,
+    /// Operations under way.
+    open: usize,
+    next_tag: u64,
+    stop: bool,
+}
+
+impl History {
+    fn with<T>(&self, act: impl FnOnce(&mut Recorded) -> T) -> T {
+        act(&mut self.0.lock().expect("no holder panics"))
+    }
+
+    /// Checks whether what users saw is linearizable, and stale answers as old as they said. `paused`: tags of
+    /// services whose update was paused. That changes the version, which users may be told.
+    ///
+    /// # Errors
+    /// The first service of which it is not true.
+    pub fn check(&self, paused: &BTreeSet<u64>) -> Result<(), Violation> {
+        let is_explained = |it: &Operation<Services>| match (&it.op, &it.answer) {
+            (Op::Update { from: Some(tag), .. }, Some(Answer::Changed)) => paused.contains(tag),
+            _ => false,
+        };
+        self.with(|it| {
+            it.operations.retain(|operation| !is_explained(operation));
+            check(&it.operations)
+        })
+    }
+
+    /// How many operations there are, and how many are under way.
+    pub fn count(&self) -> (usize, usize) {
+        self.with(|it| (it.operations.len(), it.open))
+    }
+
+    /// Users are about to begin; until they have ended, an operation counts as under way.
+    pub fn start(&self) {
+        self.with(|it| it.open += 1);
+    }
+
+    /// Users begin nothing new.
+    pub fn stop(&self) {
+        self.with(|it| it.stop = true);
+    }
+
+    fn begin(&self, client: u64, name: &str, op: Op) -> usize {
+        let called = time::now();
+        self.with(|it| {
+            it.open += 1;
+            it.operations.push(Operation { key: name.to_owned(), client, op, answer: None, called, returned: 0 });
+            it.operations.len() - 1
+        })
+    }
+
+    fn end(&self, number: usize, answer: Option<Answer>) {
+        let returned = time::now();
+        self.with(|it| {
+            it.open -= 1;
+            let Operation { key, client, op, called, .. } = &it.operations[number];
+            tracing::info!(client, key, called, ?op, ?answer, "a user's request has ended");
+            (it.operations[number].answer, it.operations[number].returned) = (answer, returned);
+        });
+    }
+
+    fn tag(&self) -> u64 {
+        self.with(|it| {
+            it.next_tag += 1;
+            it.next_tag
+        })
+    }
+}
+
+/// The users' process.
+pub struct Users {
+    /// How many clients there are.
+    pub clients: u64,
+    /// Between two requests of a client, at most, in milliseconds.
+    pub pause: u64,
+    /// What they ask for.
+    pub wishes: Wishes,
+    /// One to each manager.
+    pub channels: Vec<Channel>,
+    /// What they record to.
+    pub history: History,
+}
+
+/// What services users want.
+#[derive(Clone, Copy, Debug)]
+pub struct Wishes {
+    /// Of all services.
+    pub image: &'static str,
+    /// Of a service, at most.
+    pub replicas: u64,
+    /// Whether one service asks for devices.
+    pub devices: bool,
+}
+
+impl Users {
+    /// Runs all clients until the history is stopped.
+    pub async fn run(self, seed: u64) {
+        let mut clients = tokio::task::JoinSet::new();
+        for number in 0..self.clients {
+            let client = Client {
+                number,
+                wishes: self.wishes,
+                channels: self.channels.clone(),
+                at: usize::try_from(number).expect("they are few") % self.channels.len(),
+                rng: StdRng::seed_from_u64(seed.wrapping_add(number)),
+                history: self.history.clone(),
+                known: BTreeMap::new(),
+            };
+            clients.spawn(client.run(self.pause));
+        }
+        while clients.join_next().await.is_some() {}
+        self.history.with(|it| it.open -= 1);
+    }
+}
+
+/// Channels from the users' machine to these managers of a simulation.
+pub fn channels(network: &Network, managers: &[String]) -> Vec<Channel> {
+    let dialer = Dialer::through(network.connector(USER, Peer::Local));
+    managers.iter().map(|manager| dialer.manager(manager)).collect()
+}
+
+struct Client {
+    number: u64,
+    wishes: Wishes,
+    channels: Vec<Channel>,
+    /// The manager that is asked first.
+    at: usize,
+    rng: StdRng,
+    history: History,
+    /// Version and tag of each service, as it was last read.
+    known: BTreeMap<String, (u64, u64)>,
+}
+
+fn tag_of(service: &Service) -> u64 {
+    let tag = service.spec.as_ref().and_then(|spec| spec.labels.get(TAG)).and_then(|tag| tag.parse().ok());
+    tag.unwrap_or_default()
+}
+
+impl Client {
+    async fn run(mut self, pause: u64) {
+        while !self.history.with(|it| it.stop) {
+            self.act().await;
+            let pause = self.rng.random_range(1..=pause);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+        // What the others must have left.
+        self.read().await;
+    }
+
+    async fn act(&mut self) {
+        let name = NAMES[self.rng.random_range(0..NAMES.len())];
+        match self.rng.random_range(0..10) {
+            0..=1 => self.create(name).await,
+            2..=4 => self.update(name).await,
+            5 => self.remove(name).await,
+            6..=7 => self.read().await,
+            _ => self.read_stale().await,
+        }
+    }
+
+    fn spec(&mut self, name: &str, tag: u64) -> ServiceSpec {
+        // One service needs devices; a new environment replaces every task.
+        let devices =
+            (self.wishes.devices && name == "db").then(|| GenericResource { kind: DEVICE_KIND.into(), count: 1 });
+        ServiceSpec {
+            name: name.to_owned(),
+            labels: [(TAG.to_owned(), tag.to_string())].into(),
+            image: self.wishes.image.into(),
+            replicas: self.rng.random_range(0..=self.wishes.replicas),
+            env: vec![format!("RELEASE={}", self.rng.random_range(0..3))],
+            stop_grace_ms: 1_000,
+            restart: Some(RestartPolicy { delay_ms: 200, ..RestartPolicy::default() }),
+            generic_resources: devices.into_iter().collect(),
+            ..ServiceSpec::default()
+        }
+    }
+
+    async fn create(&mut self, name: &'static str) {
+        let tag = self.history.tag();
+        let request = CreateServiceRequest { request_id: self.request_id(tag), spec: Some(self.spec(name, tag)) };
+        self.write(name, Op::Create { tag }, move |mut client| {
+            let request = request.clone();
+            async move { client.create_service(request).await.map(drop) }
+        })
+        .await;
+    }
+
+    async fn update(&mut self, name: &'static str) {
+        let tag = self.history.tag();
+        let known = self.known.get(name).copied().filter(|_| self.rng.random_bool(0.7));
+        let request = UpdateServiceRequest {
+            request_id: self.request_id(tag),
+            service: name.to_owned(),
+            version: known.map_or(0, |(version, _)| version),
+            spec: Some(self.spec(name, tag)),
+        };
+        self.write(name, Op::Update { from: known.map(|(_, tag)| tag), tag }, move |mut client| {
+            let request = request.clone();
+            async move { client.update_service(request).await.map(drop) }
+        })
+        .await;
+    }
+
+    async fn remove(&mut self, name: &'static str) {
+        let tag = self.history.tag();
+        let request = RemoveRequest { request_id: self.request_id(tag), name: name.to_owned(), ..Default::default() };
+        self.write(name, Op::Remove, move |mut client| {
+            let request = request.clone();
+            async move { client.remove_service(request).await.map(drop) }
+        })
+        .await;
+    }
+
+    fn request_id(&self, tag: u64) -> String {
+        format!("request {tag} of {}", self.number)
+    }
+
+    async fn write<F>(&mut self, name: &str, op: Op, call: impl Fn(ControlClient<Channel>) -> F)
+    where
+        F: Future<Output = Result<(), Status>>,
+    {
+        let number = self.history.begin(self.number, name, op);
+        let answer = match self.ask(call).await {
+            Some(Ok(())) => Some(Answer::Done),
+            Some(Err(status)) => {
+                tracing::info!(client = self.number, message = status.message(), "refused");
+                answer_of(&status)
+            }
+            None => None,
+        };
+        self.history.end(number, answer);
+    }
+
+    async fn read(&mut self) {
+        let called = time::now();
+        let listed = self.ask(|client| list(client, false)).await;
+        if let Some(Ok((_, services))) = listed {
+            let returned = time::now();
+            self.record(&services, (called, returned), &Op::Read { age: 0, manager: None });
+            for service in &services {
+                let version = service.meta.as_ref().map_or(0, |meta| meta.version);
+                let name = service.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default();
+                self.known.insert(name, (version, tag_of(service)));
+            }
+        }
+    }
+
+    /// Asks one manager for what it has, whatever that is.
+    async fn read_stale(&mut self) {
+        let called = time::now();
+        let manager = self.rng.random_range(0..self.channels.len());
+        let client = ControlClient::new(self.channels[manager].clone());
+        // One that was never complete since it started says so, and promises nothing.
+        if let Ok(Ok((Some(age), services))) = tokio::time::timeout(TRY, list(client, true)).await {
+            self.record(&services, (called, time::now()), &Op::Read { age, manager: Some(manager) });
+        }
+    }
+
+    fn record(&self, services: &[Service], times: (u64, u64), op: &Op) {
+        let named = |name| services.iter().find(|it| it.spec.as_ref().is_some_and(|spec| spec.name == name));
+        let reads = NAMES.map(|name| read(self.number, name, times, op.clone(), named(name).map(tag_of)));
+        self.history.with(|it| it.operations.extend(reads));
+    }
+
+    /// Asks one manager after the other until one gives a final answer; `None`: none did in time.
+    async fn ask<T, F>(&mut self, call: impl Fn(ControlClient<Channel>) -> F) -> Option<Result<T, Status>>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let until = time::now() + PATIENCE;
+        while time::now() < until {
+            let client = ControlClient::new(self.channels[self.at].clone());
+            match tokio::time::timeout(TRY, call(client)).await {
+                Ok(Ok(value)) => return Some(Ok(value)),
+                Ok(Err(status)) if !is_lost(&status) => return Some(Err(status)),
+                _ => self.at = (self.at + 1) % self.channels.len(),
+            }
+            let pause = self.rng.random_range(20..100);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+        None
+    }
+}
+
+/// Whether the next manager may answer where this one did not.
+fn is_lost(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal | Code::DeadlineExceeded
+    )
+}
+
+/// `None`: an answer that says nothing about what was done.
+fn answer_of(status: &Status) -> Option<Answer> {
+    match status.code() {
+        // The answer to a retry, whose object is gone by now.
+        Code::NotFound if status.message().starts_with("the request was done") => Some(Answer::Done),
+        Code::NotFound => Some(Answer::Missing),
+        Code::AlreadyExists => Some(Answer::Exists),
+        Code::Aborted => Some(Answer::Changed),
+        _ => {
+            tracing::error!(%status, "a user got an answer that nobody gives");
+            None
+        }
+    }
+}
+
+async fn list(mut client: ControlClient<Channel>, stale: bool) -> Result<(Option<u64>, Vec<Service>), Status> {
+    let mut request = Request::new(ListRequest { stale });
+    if stale {
+        request.metadata_mut().insert(STALE, tonic::metadata::MetadataValue::from_static("1"));
+    }
+    let mut pages = client.list_services(request).await?.into_inner();
+    let (mut age, mut services) = (None, Vec::new());
+    while let Some(page) = pages.message().await? {
+        age = page.header.and_then(|header| header.age_ms).or(age);
+        services.extend(page.services.into_iter().filter_map(|row| row.service));
+    }
+    Ok((age, services))
+}

@@ -1,0 +1,123 @@
+//! Runs the processes of a simulation, one after the other, a few milliseconds of virtual time each.
+//!
+//! Each process has a runtime of its own whose clock is paused: it runs ahead by itself while nothing is to be done.
+//! A message is under way for longer than a quantum, so that it never arrives in the past, whoever runs first.
+//! A crash drops the runtime, with everything that runs in it; a pause does not let it run, and its clock jumps when
+//! it goes on, as with a process that was stopped by a signal.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+
+use super::log::{Capture, Log};
+use super::network::{Host, Network};
+use super::{system, time};
+
+/// How far a process runs at once, in milliseconds. The shortest delay of a message is longer.
+pub const QUANTUM: u64 = 2;
+
+struct Process {
+    runtime: Runtime,
+    is_paused: bool,
+}
+
+impl Process {
+    /// Runs it until `to`; no further than its clock's grain.
+    fn run(&self, host: Host, to: u64, log: &Log) {
+        log.set_host(Some(host));
+        self.runtime.block_on(async {
+            let behind = to.saturating_sub(time::now());
+            if behind > QUANTUM {
+                // It was paused: all that was due meanwhile is due now.
+                tokio::time::advance(Duration::from_millis(behind - QUANTUM)).await;
+            }
+            time::sleep_until(to).await;
+            assert!(time::now() <= to + 1, "a process ran ahead: {} instead of {to}", time::now());
+        });
+        log.set_host(None);
+    }
+}
+
+/// The processes and the time.
+pub struct World {
+    now: u64,
+    processes: BTreeMap<Host, Process>,
+    /// Between the processes.
+    pub network: Network,
+    /// Of everything.
+    pub log: Log,
+    _capture: tracing::subscriber::DefaultGuard,
+}
+
+impl World {
+    /// An empty world at time 0. The thread must be new, and belongs to it.
+    pub fn new(seed: u64) -> Self {
+        system::seed_this_thread(seed);
+        time::begin();
+        let log = Log::default();
+        let capture = tracing::subscriber::set_default(Capture(log.clone()));
+        Self { now: 0, processes: BTreeMap::new(), network: Network::new(seed), log, _capture: capture }
+    }
+
+    /// The time, in milliseconds.
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// Starts a process on a host that has none.
+    ///
+    /// # Panics
+    /// When there is one.
+    pub fn start(&mut self, host: Host, main: impl Future<Output = ()> + Send + 'static) {
+        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
+        let runtime = runtime.expect("a runtime without I/O needs nothing of the system");
+        runtime.spawn(main);
+        let before = self.processes.insert(host, Process { runtime, is_paused: false });
+        assert!(before.is_none(), "{host} runs already");
+    }
+
+    /// Whether a process runs on this host, or is paused.
+    pub fn is_up(&self, host: Host) -> bool {
+        self.processes.contains_key(&host)
+    }
+
+    /// Whether the process on this host is paused.
+    pub fn is_paused(&self, host: Host) -> bool {
+        self.processes.get(&host).is_some_and(|process| process.is_paused)
+    }
+
+    /// Ends the process at once; with `machine` nobody is left to say so to the others.
+    pub fn crash(&mut self, host: Host, machine: bool) {
+        self.network.crash(host, machine);
+        self.log.set_host(Some(host));
+        drop(self.processes.remove(&host));
+        self.log.set_host(None);
+    }
+
+    /// Lets the process stand still; it knows nothing of it.
+    pub fn pause(&mut self, host: Host, paused: bool) {
+        if let Some(process) = self.processes.get_mut(&host) {
+            process.is_paused = paused;
+        }
+    }
+
+    /// One quantum of everybody.
+    pub fn step(&mut self) {
+        self.now += QUANTUM;
+        for (host, process) in &self.processes {
+            if !process.is_paused {
+                process.run(*host, self.now, &self.log);
+            }
+        }
+        system::set_time(self.now);
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let hosts: Vec<Host> = self.processes.keys().copied().collect();
+        hosts.into_iter().for_each(|host| self.crash(host, true));
+    }
+}
