@@ -3,6 +3,7 @@
 //! whom, is decided by the [`Dial`] that it is given and by the listener in front of the service.
 
 mod grpc;
+mod pairing;
 mod peer;
 mod reversion;
 mod server;

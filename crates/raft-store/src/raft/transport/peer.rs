@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::Status;
 
+use super::pairing::Pairing;
 use super::reversion::Acknowledged;
 use super::{Method, Transport, pack, snapshot, unpack};
 use crate::raft::threads::Threads;
@@ -143,9 +144,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         Box::pin(async move {
             // All requests of one stream are the same leader's.
             let leader = Arc::new(std::sync::OnceLock::new());
-            let seen = Arc::clone(&leader);
+            let (seen, pairing) = (Arc::clone(&leader), Pairing::default());
+            let sent = pairing.clone();
             let requests = input.map(move |rpc| {
                 seen.get_or_init(|| rpc.vote);
+                sent.sent(rpc.entries.last().map(openraft::entry::RaftEntry::log_id).or(rpc.prev_log_id));
                 pack(from, to, &rpc)
             });
             // A request that can't be encoded ends the stream; the library opens it anew.
@@ -162,6 +165,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                     Some(leader) => peer.check(*leader, answer),
                     None => Ok(answer),
                 }
+            });
+            let answers = answers.filter(move |answer| {
+                std::future::ready(match answer {
+                    Ok(Ok(matched)) => pairing.answered(*matched),
+                    _ => true,
+                })
             });
             Ok(answers.boxed())
         })
