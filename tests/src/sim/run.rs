@@ -5,7 +5,9 @@ use std::panic::AssertUnwindSafe;
 use rand::Rng;
 
 use flota_api::clock::Random;
+use flota_api::model::Stack;
 use flota_raft_store::faults::{self, Fault};
+use flota_raft_store::{Entry, WriteTx};
 
 use super::cluster::SimCluster;
 use super::invariants::{Invariants, converged, picture};
@@ -232,6 +234,19 @@ impl Run {
         // Channels belong to the runtime that they are made in.
         let main = async move { Users { channels: channels(&network, &managers), ..users }.run(seed).await };
         self.cluster.world.start(USER, main);
+    }
+
+    /// Changes the tables of one manager behind its back, as bad memory would.
+    ///
+    /// # Panics
+    /// When that manager does not run.
+    pub fn spoil_tables(&mut self, manager: usize) {
+        self.invariants.let_tables_differ();
+        let store = self.cluster.managers[manager].manager().expect("it runs").store;
+        let view = store.view();
+        let mut tx = WriteTx::new(view.clone(), "");
+        tx.create(Stack { id: "spoiled".into(), ..Stack::default() });
+        store.apply(view.version, Entry { at: view.time, transactions: vec![tx.finish()], ..Entry::default() });
     }
 
     /// One quantum of everybody, and now and then a look at everything.

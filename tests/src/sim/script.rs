@@ -78,6 +78,14 @@ impl Script {
         self.run.pass(millis).expect("the invariants hold");
     }
 
+    /// Changes the tables of one manager behind its back, as bad memory would.
+    ///
+    /// # Panics
+    /// When that manager does not run.
+    pub fn spoil_tables(&mut self, manager: usize) {
+        self.run.spoil_tables(manager);
+    }
+
     /// Runs until everything is as users want it.
     ///
     /// # Panics

@@ -156,3 +156,36 @@ fn paused_leader_refuses_nothing_from_its_old_view() {
         it.converge();
     });
 }
+
+/// Why the manager with this number has ended by itself, if it has.
+fn ended(number: usize, because: &'static str) -> impl Fn(&SimCluster) -> Result<(), String> {
+    move |cluster| {
+        let ended = cluster.ended_managers();
+        match ended.iter().find(|(ended, _)| *ended == number) {
+            Some((_, why)) if why.contains(because) => Ok(()),
+            _ => Err(format!("{ended:?}")),
+        }
+    }
+}
+
+#[test]
+fn manager_whose_tables_differ_stops_and_its_folder_is_refused() {
+    script(1, |it| {
+        let leader = it.leader();
+        it.create(leader, spec("web", 1)).unwrap();
+        it.converge();
+        let wrong = (leader + 1) % 3;
+        it.spoil_tables(wrong);
+        // The next leader compares, whoever it is.
+        it.cluster().crash_manager(leader, false);
+        it.cluster().start_manager(leader);
+        it.wait("the manager with the wrong tables stops", 30_000, ended(wrong, "has stopped"));
+        it.cluster().crash_manager(wrong, false);
+        it.cluster().start_manager(wrong);
+        it.wait("it does not come back as it was", 5_000, ended(wrong, "differed from those of the other managers"));
+        it.wait("somebody leads", 5_000, |cluster| cluster.leader().map(drop).ok_or("nobody".into()));
+        let leader = it.leader();
+        it.create(leader, spec("db", 1)).unwrap();
+        assert!(it.cluster().view().unwrap().stack("spoiled").is_none());
+    });
+}
