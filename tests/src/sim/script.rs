@@ -20,6 +20,23 @@ pub struct Script {
     run: Run,
 }
 
+type Answered<T> = Arc<Mutex<Option<Result<T, Status>>>>;
+
+/// A request that is under way.
+pub struct Asked<T>(Answered<T>);
+
+impl<T> Default for Asked<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<T> Clone for Asked<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
 /// Runs a test of a cluster with three managers and so many workers, in a thread of its own.
 ///
 /// # Panics
@@ -107,6 +124,36 @@ impl Script {
         self.run.cluster.leader().expect("somebody leads")
     }
 
+    /// Sends a user's request to one manager; [`Script::end`] says what it has answered.
+    pub fn begin<T, F>(
+        &mut self,
+        manager: usize,
+        call: impl FnOnce(ControlClient<Channel>) -> F + Send + 'static,
+    ) -> Asked<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Status>> + Send + 'static,
+    {
+        let answer = Asked::default();
+        let network = self.run.cluster.world.network.clone();
+        let (managers, slot) = (self.run.cluster.addresses(), answer.clone());
+        self.run.cluster.world.start(USER, async move {
+            let client = ControlClient::new(channels(&network, &managers[manager..=manager]).remove(0));
+            let answered = call(client).await;
+            *slot.0.lock().expect("no holder panics") = Some(answered);
+        });
+        answer
+    }
+
+    /// What a request has been answered, if it has; it is given up.
+    ///
+    /// # Panics
+    /// When the request's holder panicked.
+    pub fn end<T>(&mut self, asked: Asked<T>) -> Option<Result<T, Status>> {
+        self.run.cluster.world.crash(USER, false);
+        asked.0.lock().expect("no holder panics").take()
+    }
+
     /// What one manager answers to a request of a user.
     ///
     /// # Panics
@@ -120,21 +167,13 @@ impl Script {
         T: Send + 'static,
         F: Future<Output = Result<T, Status>> + Send + 'static,
     {
-        let answer = Arc::new(Mutex::new(None));
-        let network = self.run.cluster.world.network.clone();
-        let (managers, slot) = (self.run.cluster.addresses(), Arc::clone(&answer));
-        self.run.cluster.world.start(USER, async move {
-            let client = ControlClient::new(channels(&network, &managers[manager..=manager]).remove(0));
-            let answered = call(client).await;
-            *slot.lock().expect("no holder panics") = Some(answered);
-        });
-        let there = Arc::clone(&answer);
-        self.wait("a manager answers", 30_000, move |_| match *there.lock().expect("no holder panics") {
+        let asked = self.begin(manager, call);
+        let there = asked.clone();
+        self.wait("a manager answers", 30_000, move |_| match *there.0.lock().expect("no holder panics") {
             Some(_) => Ok(()),
             None => Err("no answer".into()),
         });
-        self.run.cluster.world.crash(USER, false);
-        answer.lock().expect("no holder panics").take().expect("it was waited for")
+        self.end(asked).expect("it was waited for")
     }
 
     /// Creates a service through this manager.

@@ -1,7 +1,7 @@
 //! What a cluster does when one thing goes wrong: leadership, failover, sessions, drains.
 
 use flota_api::model::NodeState;
-use flota_api::proto::control::UpdateNodeRequest;
+use flota_api::proto::control::{ListRequest, UpdateNodeRequest, UpdateServiceRequest};
 use flota_api::proto::specs::NodeSpec;
 use flota_api::proto::types::Availability;
 use flota_tests::sim::cluster::SimCluster;
@@ -187,5 +187,52 @@ fn manager_whose_tables_differ_stops_and_its_folder_is_refused() {
         let leader = it.leader();
         it.create(leader, spec("db", 1)).unwrap();
         assert!(it.cluster().view().unwrap().stack("spoiled").is_none());
+    });
+}
+
+/// Answers that followers gave before they chose another leader are held back on their way. When they arrive, the old
+/// leader sends an AppendEntries without entries behind those that they answer, and must not take them for its answers.
+#[test]
+fn cut_off_leader_takes_no_old_answer_for_a_proof_that_it_leads() {
+    script(1, |it| {
+        let old = it.leader();
+        it.create(old, spec("web", 1)).unwrap();
+        it.converge();
+        let old_host = it.cluster().managers[old].host;
+        let others: Vec<_> =
+            (0..3).filter(|number| *number != old).map(|number| it.cluster().managers[number].host).collect();
+        for other in &others {
+            it.cluster().world.network.block(*other, old_host);
+        }
+        // Reaches the others, and its answers do not come back.
+        let update = it.begin(old, |mut client| async move {
+            let request = UpdateServiceRequest {
+                request_id: "held".into(),
+                service: "web".into(),
+                version: 0,
+                spec: Some(spec("web", 2)),
+            };
+            client.update_service(request).await.map(drop)
+        });
+        it.pass(30);
+        it.end(update);
+        for other in &others {
+            it.cluster().world.network.block(old_host, *other);
+        }
+        it.wait("another manager leads", 2_000, another_leads(old));
+        let new = it.leader();
+        it.update(new, "newer", spec("web", 3)).unwrap();
+        let read = it.begin(old, |mut client| async move {
+            let request = ListRequest { stale: false };
+            let mut pages = client.list_services(request).await?.into_inner();
+            let page = pages.message().await?.unwrap_or_default();
+            Ok(page.services.first().map_or(0, |row| row.desired))
+        });
+        it.pass(20);
+        it.cluster().world.network.heal_all();
+        it.pass(6_000);
+        let seen = it.end(read);
+        assert!(!matches!(seen, Some(Ok(replicas)) if replicas != 3), "a read after the update saw {seen:?}");
+        it.converge();
     });
 }
