@@ -176,6 +176,8 @@ fn manager_whose_tables_differ_stops_and_its_folder_is_refused() {
         it.converge();
         let wrong = (leader + 1) % 3;
         it.spoil_tables(wrong);
+        it.create(leader, spec("other", 1)).unwrap();
+        it.pass(500);
         // The next leader compares, whoever it is.
         it.cluster().crash_manager(leader, false);
         it.cluster().start_manager(leader);

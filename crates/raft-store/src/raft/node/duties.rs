@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
+use openraft::{ReadPolicy, ServerState};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -141,6 +141,9 @@ impl Duties {
 
     /// The index whose digest was put into the log.
     async fn propose_check(&self) -> Option<u64> {
+        // A manager that has just started may not have applied yet what the others have.
+        let caught_up = self.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+        tokio::time::timeout(QUORUM_WAIT, caught_up).await.ok()?.ok()?;
         let applied = self.progress.borrow().applied;
         let check = Some((applied, self.digests.at(applied)?));
         let entry = Entry { at: self.clock.now(), check, ..Entry::default() };
