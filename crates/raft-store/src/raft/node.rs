@@ -155,7 +155,7 @@ impl RaftNode {
             let what = format!("entries up to {last} stand only in a snapshot, which is gone");
             return Err(OpenError::Damaged { place: disk.place(), what }.into());
         }
-        let progress = machine.progress();
+        let (progress, milestones) = (machine.progress(), machine.milestones());
         let peers = Peers::new(id, transport, threads);
         let raft = Raft::new(id, Arc::new(config), peers.clone(), log.clone(), machine).await;
         let raft = raft.map_err(|error| StartError::Raft(error.to_string()))?;
@@ -171,6 +171,7 @@ impl RaftNode {
             disk,
             leadership: leadership.clone(),
             progress: progress.clone(),
+            milestones,
             digests: digests.clone(),
             log: log.clone(),
             freshness: freshness.clone(),

@@ -24,13 +24,22 @@ const BYTES_BETWEEN_SNAPSHOTS: u64 = 8 << 20;
 /// What an entry costs beside its payload.
 const ENTRY_OVERHEAD: u64 = 128;
 
-/// How much was applied, for those who watch it.
+/// How much was applied. It changes with each entry: wait for it only where an entry is waited for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Progress {
     /// Index of the last entry that is in the store.
     pub(super) applied: u64,
+}
+
+/// What the duties wait for. It changes seldom, so that entries do not wake them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Milestones {
     /// Whether the log has become long enough for the next snapshot.
     pub(super) wants_snapshot: bool,
+    /// Index of the newest snapshot that was written since the start.
+    pub(super) snapshot: Option<u64>,
+    /// Index of the last entry in the store, in thousands.
+    pub(super) thousands: u64,
 }
 
 /// The library's handle to the store.
@@ -48,6 +57,7 @@ pub(crate) struct StateMachine {
     log_bytes: u64,
     snapshot_bytes: Arc<AtomicU64>,
     progress: Arc<watch::Sender<Progress>>,
+    milestones: Arc<watch::Sender<Milestones>>,
 }
 
 impl StateMachine {
@@ -70,6 +80,7 @@ impl StateMachine {
             log_bytes: 0,
             snapshot_bytes: Arc::default(),
             progress: Arc::new(watch::Sender::new(Progress::default())),
+            milestones: Arc::new(watch::Sender::new(Milestones::default())),
         };
         match machine.files.load()? {
             Some(loaded) => {
@@ -92,6 +103,11 @@ impl StateMachine {
         self.progress.subscribe()
     }
 
+    /// What the duties wait for, now and from now on.
+    pub(super) fn milestones(&self) -> watch::Receiver<Milestones> {
+        self.milestones.subscribe()
+    }
+
     fn take(&mut self, meta: &SnapshotMeta, view: View) {
         self.store.restore(view.as_ref().clone());
         self.applied = meta.last_log_id;
@@ -107,7 +123,9 @@ impl StateMachine {
         self.digests.record(index, self.store.digest());
         self.log_bytes += bytes + ENTRY_OVERHEAD;
         let enough = BYTES_BETWEEN_SNAPSHOTS.max(self.snapshot_bytes.load(Ordering::Relaxed));
-        self.progress.send_replace(Progress { applied: index, wants_snapshot: self.log_bytes > enough });
+        self.progress.send_replace(Progress { applied: index });
+        let (wants_snapshot, thousands) = (self.log_bytes > enough, index / 1_000);
+        change(&self.milestones, |it| (it.wants_snapshot, it.thousands) = (wants_snapshot, thousands));
     }
 }
 
@@ -153,10 +171,17 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
-        let bytes = Arc::clone(&self.snapshot_bytes);
-        let builder =
-            Builder { meta, view: self.store.view(), files: self.files.clone(), threads: self.threads, bytes };
+        let (bytes, milestones) = (Arc::clone(&self.snapshot_bytes), Arc::clone(&self.milestones));
+        let builder = Builder {
+            meta,
+            view: self.store.view(),
+            files: self.files.clone(),
+            threads: self.threads,
+            bytes,
+            milestones,
+        };
         self.log_bytes = 0;
+        change(&self.milestones, |it| it.wants_snapshot = false);
         // Followers may have it before it is on disk: no entry is purged before that.
         self.snapshot = Some((builder.meta.clone(), Arc::clone(&builder.view)));
         builder
@@ -168,6 +193,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.snapshot_bytes.store(bytes, Ordering::Relaxed);
         self.log_bytes = 0;
         self.take(meta, view);
+        change(&self.milestones, |it| it.snapshot = meta.last_log_id.map(|id| id.index));
         Ok(())
     }
 
@@ -185,6 +211,17 @@ pub(crate) struct Builder {
     threads: Threads,
     /// Where the size goes.
     bytes: Arc<AtomicU64>,
+    /// Where it is said that the snapshot is on disk.
+    milestones: Arc<watch::Sender<Milestones>>,
+}
+
+/// Wakes those who wait for milestones only where one changes.
+fn change(milestones: &watch::Sender<Milestones>, change: impl FnOnce(&mut Milestones)) {
+    milestones.send_if_modified(|now| {
+        let before = *now;
+        change(now);
+        *now != before
+    });
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
@@ -194,6 +231,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let (files, meta, view) = (self.files.clone(), self.meta.clone(), Arc::clone(&self.view));
         let bytes = self.threads.blocking(move || files.save(&meta, &view)).await?;
         self.bytes.store(bytes, Ordering::Relaxed);
+        change(&self.milestones, |it| it.snapshot = self.meta.last_log_id.map(|id| id.index));
         Ok(Snapshot { meta: self.meta.clone(), snapshot: Arc::clone(&self.view) })
     }
 }

@@ -25,6 +25,8 @@ use tonic::Status;
 /// A request that has one answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
+    /// A single AppendEntries, as a heartbeat is (Raft paper §5.2).
+    AppendOne,
     /// RequestVote (Raft paper §5.2).
     Vote,
     /// The question before a vote (Raft dissertation §9.6).

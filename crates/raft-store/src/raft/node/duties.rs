@@ -12,7 +12,7 @@ use super::freshness::Freshness;
 use super::{Leadership, QUORUM_WAIT};
 use crate::raft::digests::{Digests, Verdict, judge};
 use crate::raft::disk::Disk;
-use crate::raft::state_machine::Progress;
+use crate::raft::state_machine::{Milestones, Progress};
 use crate::raft::storage::{LogStore, OpenError};
 use crate::raft::transport::{Method, Peers};
 use crate::raft::type_config::{EntryBytes, Raft, TypeConfig};
@@ -20,8 +20,6 @@ use crate::store::Digest;
 use crate::transaction::Entry;
 use flota_api::clock::Clock;
 
-/// Entries between two comparisons of the tables.
-const ENTRIES_BETWEEN_CHECKS: u64 = 1_000;
 /// The followers have applied a comparison by then.
 const CHECK_AFTER: Duration = Duration::from_secs(1);
 /// A snapshot that was not begun by then is asked for again.
@@ -29,7 +27,7 @@ const SNAPSHOT_AGAIN: Duration = Duration::from_secs(5);
 /// A burst of entries is over after this, or the log is settled in the middle of it, which costs one sync.
 const SETTLE_AFTER: Duration = Duration::from_secs(1);
 /// How often a manager that nobody asks renews its age.
-const FRESHEN_EVERY: Duration = Duration::from_secs(5);
+const FRESHEN_EVERY: Duration = Duration::from_secs(15);
 /// The same after a question that nobody answered.
 const FRESHEN_AGAIN: Duration = Duration::from_secs(1);
 /// A manager that does not tell its digest by then is asked again.
@@ -55,6 +53,7 @@ pub(super) struct Duties {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) leadership: watch::Receiver<Leadership>,
     pub(super) progress: watch::Receiver<Progress>,
+    pub(super) milestones: watch::Receiver<Milestones>,
     pub(super) digests: Digests,
     pub(super) log: LogStore,
     pub(super) freshness: Freshness,
@@ -78,14 +77,14 @@ impl Duties {
 
     /// Has a snapshot made whenever the log has become long enough.
     async fn make_snapshots(&self) {
-        let mut progress = self.progress.clone();
-        while progress.wait_for(|progress| progress.wants_snapshot).await.is_ok() {
+        let mut milestones = self.milestones.clone();
+        while milestones.wait_for(|it| it.wants_snapshot).await.is_ok() {
             if let Err(error) = self.raft.trigger().snapshot().await {
                 tracing::warn!(%error, "a snapshot could not be begun");
                 return;
             }
             // The count begins anew when the snapshot is taken. A trigger while one is being built does nothing.
-            let begun = progress.wait_for(|progress| !progress.wants_snapshot);
+            let begun = milestones.wait_for(|it| !it.wants_snapshot);
             if let Ok(Err(_)) = tokio::time::timeout(SNAPSHOT_AGAIN, begun).await {
                 return;
             }
@@ -94,19 +93,23 @@ impl Duties {
 
     /// Lets the log go behind each snapshot, but for what followers that are a little late still need.
     async fn purge_log(&self) {
-        let mut metrics = self.raft.data_metrics();
+        let mut milestones = self.milestones.clone();
         let mut purged = None;
         loop {
-            let snapshot = metrics.borrow_watched().snapshot.map(|id| id.index);
-            if let Some(snapshot) = snapshot.filter(|_| snapshot > purged) {
-                purged = Some(snapshot);
-                if let Some(upto) = self.log.purge_point(snapshot)
-                    && self.raft.trigger().purge_log(upto).await.is_err()
-                {
+            let Ok(snapshot) = milestones.wait_for(|it| it.snapshot > purged).await.map(|it| it.snapshot) else {
+                return;
+            };
+            purged = snapshot;
+            // The library does not let an entry go that its newest snapshot does not hold: it has to know of that one.
+            let mut metrics = self.raft.data_metrics();
+            while metrics.borrow_watched().snapshot.map(|id| id.index) < snapshot {
+                if metrics.changed().await.is_err() {
                     return;
                 }
             }
-            if metrics.changed().await.is_err() {
+            if let Some(upto) = snapshot.and_then(|snapshot| self.log.purge_point(snapshot))
+                && self.raft.trigger().purge_log(upto).await.is_err()
+            {
                 return;
             }
         }
@@ -119,9 +122,9 @@ impl Duties {
         drop(self.raft.shutdown().await);
     }
 
-    /// While this manager leads: puts the digest of its tables into the log at the beginning and every so many entries.
+    /// While this manager leads: puts the digest of its tables into the log at the beginning and every 1,000 entries.
     async fn check_tables(&self) {
-        let (mut leadership, mut progress) = (self.leadership.clone(), self.progress.clone());
+        let (mut leadership, mut milestones) = (self.leadership.clone(), self.milestones.clone());
         loop {
             let Ok(term) = leadership.wait_for(|it| it.is_self).await.map(|it| it.term) else { return };
             if let Some(index) = self.propose_check().await {
@@ -131,9 +134,9 @@ impl Duties {
                     return self.stop_diverged(index).await;
                 }
             }
-            let next = progress.borrow().applied + ENTRIES_BETWEEN_CHECKS;
+            let before = milestones.borrow().thousands;
             tokio::select! {
-                reached = progress.wait_for(|progress| progress.applied >= next) => if reached.is_err() { return },
+                next = milestones.wait_for(|it| it.thousands > before) => if next.is_err() { return },
                 changed = leadership.wait_for(|it| !it.is_self || it.term != term) => if changed.is_err() { return },
             }
         }

@@ -208,9 +208,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     // Not synced by itself: it only spares a restarted manager the wait for a leader, and may be behind.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        let Some(committed) = committed else { return Ok(()) };
-        self.index().committed = Some(committed);
-        self.send(Command::Committed(committed))
+        // The writer takes it along.
+        let mut index = self.index();
+        index.committed = committed.or(index.committed);
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {

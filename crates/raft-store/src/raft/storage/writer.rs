@@ -19,7 +19,6 @@ use crate::raft::type_config::{LogId, RaftEntry, TypeConfig, Vote};
 pub(super) enum Command {
     Append(Vec<RaftEntry>, IOFlushed<TypeConfig>),
     Vote(Vote, oneshot::Sender<io::Result<()>>),
-    Committed(LogId),
     Truncate(Option<LogId>, oneshot::Sender<io::Result<()>>),
     Purge(LogId),
     /// Nothing is to be written for a while.
@@ -45,8 +44,6 @@ pub(super) struct Writer {
     wal: Wal,
     index: Arc<Mutex<Index>>,
     disk: Arc<dyn Disk>,
-    /// What is committed, where it is not noted yet: it goes with the next records, and alone it is worth no sync.
-    committed: Option<LogId>,
     /// The first error. After it nothing is written any more: what is on disk is not known.
     failed: Option<io::Error>,
     /// Tells the duties of it, also where nobody waits for an entry.
@@ -57,7 +54,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(wal: Wal, index: Arc<Mutex<Index>>, disk: Arc<dyn Disk>, alarm: watch::Sender<bool>) -> Self {
-        Self { wal, index, disk, committed: None, failed: None, alarm, unsettled: false }
+        Self { wal, index, disk, failed: None, alarm, unsettled: false }
     }
 
     /// Runs until the last sender is gone.
@@ -122,7 +119,6 @@ impl Writer {
                 }
             }
             Command::Vote(vote, _) => self.wal.append_vote(*vote)?,
-            Command::Committed(committed) => self.committed = Some(*committed),
             Command::Truncate(last, _) => self.wal.append_truncation(*last)?,
             Command::Purge(upto) => {
                 self.wal.append_purge(*upto)?;
@@ -134,9 +130,7 @@ impl Writer {
             }
             Command::Settle if self.unsettled => {
                 self.unsettled = false;
-                if let Some(committed) = self.committed.take() {
-                    self.wal.append_committed(committed)?;
-                }
+                self.note_committed()?;
                 self.wal.settle()?;
             }
             Command::Settle => {}
@@ -183,11 +177,18 @@ impl Writer {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        if let Some(committed) = self.committed.take() {
-            self.wal.append_committed(committed)?;
-        }
+        self.note_committed()?;
         self.unsettled = true;
         self.wal.sync()
+    }
+
+    /// What is committed goes with other records: alone it is worth no sync, and no wake of this thread.
+    fn note_committed(&mut self) -> io::Result<()> {
+        let committed = self.index.lock().expect("no holder panics").committed;
+        match committed.filter(|_| committed != self.wal.head().committed) {
+            Some(committed) => self.wal.append_committed(committed),
+            None => Ok(()),
+        }
     }
 }
 
@@ -196,7 +197,7 @@ impl Command {
         match self {
             Self::Append(_, flushed) => Some(Waiting::Appended(flushed)),
             Self::Vote(_, sender) | Self::Truncate(_, sender) => Some(Waiting::Noted(sender)),
-            Self::Committed(_) | Self::Purge(_) | Self::Settle => None,
+            Self::Purge(_) | Self::Settle => None,
         }
     }
 }

@@ -75,6 +75,7 @@ impl Transport for GrpcTransport {
         Box::pin(async move {
             let mut client = client?;
             let answer = match method {
+                Method::AppendOne => client.append_one(message).await,
                 Method::Vote => client.vote(message).await,
                 Method::PreVote => client.pre_vote(message).await,
                 Method::TransferLeader => client.transfer_leader(message).await,

@@ -60,6 +60,14 @@ impl TransportService {
         self.check(&message)?;
         let from = message.from;
         match method {
+            Method::AppendOne => {
+                let request = unpack(&message).ok().filter(is_consecutive);
+                let request =
+                    request.ok_or_else(|| Status::invalid_argument("the entries do not follow each other"))?;
+                let mut answers = Box::pin(self.raft.stream_append(futures::stream::iter([request])));
+                let answer = answers.next().await.ok_or_else(|| fatal("it does not answer"))?.map_err(fatal)?;
+                pack(self.own_id, from, &answer)
+            }
             Method::Vote => {
                 let answer = self.raft.vote(unpack(&message)?).await.map_err(fatal)?;
                 pack(self.own_id, from, &answer)
@@ -140,6 +148,10 @@ impl RaftTransport for TransportService {
         let requests = requests.take_while(|it| std::future::ready(it.is_ok()));
         let requests = requests.filter_map(|it| std::future::ready(it.ok()));
         Ok(Response::new(Self::append(self, requests.boxed())))
+    }
+
+    async fn append_one(&self, request: Request<RaftMessage>) -> Reply {
+        self.call(Method::AppendOne, request.into_inner()).await.map(Response::new)
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Reply {
