@@ -12,7 +12,7 @@ build: tools        ## release programs in target/release
 	@$(call PLACE,static,release)
 
 dev: tools          ## the same for demo and tests, in target/debug
-	$(CARGO) build --locked -p flota-node -p flota-ctl
+	$(CARGO) build --locked -p flota-node -p flota-ctl --features flota-node/paused-clock
 	$(STATIC)
 	@$(call PLACE,debug,debug)
 

@@ -38,6 +38,9 @@ use flota_api::clock::Clock;
 /// A proposal or a read that got no quorum is given up after this, so that a user hears of it within 5 s.
 pub(super) const QUORUM_WAIT: Duration = Duration::from_secs(4);
 
+/// Of the core's own thread.
+const STACK: usize = 1 << 20;
+
 /// Why Raft could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -93,38 +96,36 @@ impl std::fmt::Debug for RaftNode {
 /// Where the Raft core runs; ends with the last handle.
 struct Core {
     handle: tokio::runtime::Handle,
-    /// `None`: the caller's.
-    own: Option<tokio::runtime::Runtime>,
+    /// Ends the core's own thread, with all that runs there.
+    end: CancellationToken,
     /// Ends the duties.
     stop: CancellationToken,
 }
 
 impl Drop for Core {
     fn drop(&mut self) {
-        self.stop.cancel();
-        // A runtime must not be dropped where others wait.
-        if let Some(runtime) = self.own.take() {
-            runtime.shutdown_background();
-        }
+        self.end.cancel();
     }
 }
 
 impl Core {
     fn start(options: &RaftOptions) -> std::io::Result<Self> {
         let random = options.random.clone();
-        let stop = CancellationToken::new();
+        let end = CancellationToken::new();
+        let stop = end.child_token();
         if options.threads == Threads::Current {
             runtime::seed_this_thread(random);
-            return Ok(Self { handle: tokio::runtime::Handle::current(), own: None, stop });
+            return Ok(Self { handle: tokio::runtime::Handle::current(), end, stop });
         }
-        let own = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("raft")
-            .thread_stack_size(1 << 20)
-            .on_thread_start(move || runtime::seed_this_thread(random.clone()))
-            .enable_all()
-            .build()?;
-        Ok(Self { handle: own.handle().clone(), own: Some(own), stop })
+        // One thread that runs its tasks itself: with a scheduler for many, each wake costs a system call more.
+        let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (handle, ended) = (own.handle().clone(), end.clone());
+        std::thread::Builder::new().name("raft".into()).stack_size(STACK).spawn(move || {
+            runtime::seed_this_thread(random);
+            own.block_on(ended.cancelled_owned());
+            own.shutdown_background();
+        })?;
+        Ok(Self { handle, end, stop })
     }
 }
 
