@@ -15,6 +15,7 @@ use openraft::raft::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::pairing::Pairing;
@@ -169,13 +170,19 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             });
             // A request that can't be encoded ends the stream; the library opens it anew.
             let requests = requests.take_while(|it| std::future::ready(it.is_ok()));
-            let requests = requests.filter_map(|it| std::future::ready(it.ok())).boxed();
+            let requests = requests.filter_map(|it| std::future::ready(it.ok()));
+            // The library's stream of requests holds a lock that the next stream needs: it ends when nobody reads the
+            // answers any more, whatever the transport does with it.
+            let over = CancellationToken::new();
+            let reads = over.clone().drop_guard();
+            let requests = requests.take_until(over.cancelled_owned()).boxed();
             let call = peer.peers.transport.append(to, requests);
             let answers = match tokio::time::timeout(option.hard_ttl(), call).await {
                 Ok(answers) => answers.map_err(|status| unreachable(&status))?,
                 Err(_) => return Err(unreachable(&Status::deadline_exceeded("no answer in time"))),
             };
             let answers = answers.map(move |answer| {
+                let _ = &reads;
                 let answer = answer.and_then(|it| unpack(&it)).map_err(|status| unreachable(&status))?;
                 match leader.get() {
                     Some(leader) => peer.check(*leader, answer),
