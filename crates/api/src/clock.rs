@@ -64,7 +64,7 @@ impl Random {
         draw(&mut self.0.lock().expect("no holder panics"))
     }
 
-    /// A generator of its own, seeded from this one.
+    /// Returns a new generator that is seeded from this source.
     pub fn fork(&self) -> StdRng {
         self.draw(StdRng::from_rng)
     }

@@ -13,7 +13,7 @@ pub enum Fault {
     EarlyRead,
     /// A control loop misses that something changed.
     LostWakeup,
-    /// A task is given to two slots' worth of nodes: the scheduler's expectation on the task is dropped.
+    /// The orchestrator makes a second task in a slot now and then, and does not stop it.
     DoublePlacement,
 }
 
