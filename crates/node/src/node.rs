@@ -185,7 +185,7 @@ impl Node {
             bail!("this node is a manager: the cluster has one fewer after it; --force leaves all the same");
         }
         let managers: Vec<String> = match &membership.manager {
-            Some(manager) => manager.raft.members().into_iter().map(|member| member.address).collect(),
+            Some(manager) => manager.raft().members().into_iter().map(|member| member.address).collect(),
             None => std::fs::read_to_string(self.state.worker().join("managers"))
                 .unwrap_or_default()
                 .lines()
@@ -237,7 +237,7 @@ impl Node {
             address: membership.map(|it| it.address.clone()).unwrap_or_default(),
             hostname: flota_worker::describe().hostname,
             version: flota_api::VERSION.into(),
-            store: membership.and_then(|it| it.manager.as_ref()).map(|manager| statistics(&manager.raft)),
+            store: membership.and_then(|it| it.manager.as_ref()).map(|manager| statistics(manager.raft())),
         })
     }
 }

@@ -239,7 +239,7 @@ impl SimCluster {
 
     /// What the leader's store holds.
     pub fn view(&self) -> Option<View> {
-        self.managers[self.leader()?].manager().map(|manager| manager.store.view())
+        self.managers[self.leader()?].manager().map(|manager| manager.store().view())
     }
 
     /// Processes of managers that have ended by themselves, and why.
