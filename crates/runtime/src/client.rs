@@ -102,7 +102,7 @@ impl ContainerClient {
     pub fn exec(mut self, spec: &ExecSpec, descriptors: Vec<OwnedFd>) -> Result<ExecProcess, RunError> {
         match self.ask(&Message::Exec(spec.clone()), descriptors)? {
             Message::ExecStarted => Ok(ExecProcess { stream: self.stream }),
-            Message::Failed(text) => Err(RunError::new(text)),
+            Message::Failed(error) => Err(error),
             _ => Err(RunError::new(format!("the container in {} has ended", self.dir.display()))),
         }
     }
@@ -115,7 +115,7 @@ impl ContainerClient {
     pub fn attach(&mut self, output: OwnedFd, input: Option<OwnedFd>) -> Result<(), RunError> {
         match self.ask(&Message::Attach, std::iter::once(output).chain(input).collect())? {
             Message::Attached => Ok(()),
-            Message::Failed(text) => Err(RunError::new(text)),
+            Message::Failed(error) => Err(error),
             _ => Err(RunError::new(format!("the container in {} has ended", self.dir.display()))),
         }
     }

@@ -182,12 +182,12 @@ impl Supervisor {
                         conversation.process = Some(pid);
                         conversation.say(&Message::ExecStarted);
                     }
-                    Err(error) => conversation.say(&Message::Failed(error.text)),
+                    Err(error) => conversation.say(&Message::Failed(error)),
                 }
             }
             Message::Attach => match self.output.attach(conversation.take_descriptors()) {
                 Ok(()) => conversation.say(&Message::Attached),
-                Err(error) => conversation.say(&Message::Failed(error.to_string())),
+                Err(error) => conversation.say(&Message::Failed(RunError::new(error.to_string()))),
             },
             Message::Resize { rows, columns } => self.output.resize(rows, columns),
             // What only a supervisor says.

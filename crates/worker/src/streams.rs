@@ -17,7 +17,7 @@ use flota_api::proto::dispatcher::OpenStream;
 use flota_api::proto::streams::frame::Frame as F;
 use flota_api::proto::streams::streams_client::StreamsClient;
 use flota_api::proto::streams::{ExecRequest, Frame, LogLine, LogsRequest};
-use flota_runtime::{ExecSpec, LogReader};
+use flota_runtime::{ExecSpec, LogReader, NOT_EXECUTABLE, RunError};
 
 use crate::executor::ContainerExecutor;
 
@@ -135,7 +135,28 @@ async fn exec(executor: &ContainerExecutor, request: ExecRequest, inbox: &mut St
         }
         Err(error) => error,
     };
-    let _ = say(outbox, F::Error(failed)).await;
+    // A user who has gone needs no answer.
+    let _ = say(outbox, F::Error(failed.text)).await;
+    let _ = say(outbox, F::ExitCode(failed.code.unwrap_or(NOT_EXECUTABLE))).await;
+}
+
+/// Why a process was not started.
+struct NotStarted {
+    text: String,
+    /// What a shell exits with then, where the program itself is the cause.
+    code: Option<i32>,
+}
+
+impl From<String> for NotStarted {
+    fn from(text: String) -> Self {
+        Self { text, code: None }
+    }
+}
+
+impl From<RunError> for NotStarted {
+    fn from(error: RunError) -> Self {
+        Self { text: error.text, code: error.code }
+    }
 }
 
 /// This side's ends of the process's standard descriptors.
@@ -153,7 +174,7 @@ fn file(descriptor: OwnedFd) -> tokio::fs::File {
 async fn start(
     executor: &ContainerExecutor,
     request: &ExecRequest,
-) -> Result<(flota_runtime::ExecProcess, Io), String> {
+) -> Result<(flota_runtime::ExecProcess, Io), NotStarted> {
     let kernel = |error: nix::Error| format!("failed to make a pipe: {}", error.desc());
     let client = executor.client(&request.task).map_err(|_| "the task's container does not run".to_owned())?;
     let spec = ExecSpec {
@@ -165,7 +186,7 @@ async fn start(
     };
     let run = |theirs: Vec<OwnedFd>| async move {
         let started = tokio::task::spawn_blocking(move || client.exec(&spec, theirs)).await;
-        started.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        started.map_err(|error| error.to_string())?.map_err(NotStarted::from)
     };
     if request.tty {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(|error| error.to_string())?;

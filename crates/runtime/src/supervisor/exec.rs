@@ -52,7 +52,8 @@ pub(super) fn start(
                     code
                 }
                 Err(error) => {
-                    let _ = File::from(writer).write_all(format!("-{}", error.text).as_bytes());
+                    let report = serde_json::to_string(&error).unwrap_or_default();
+                    let _ = File::from(writer).write_all(format!("-{report}").as_bytes());
                     1
                 }
             };
@@ -90,7 +91,8 @@ fn hear(reader: OwnedFd) -> Result<Pid, RunError> {
     let text = String::from_utf8_lossy(&word[..count]);
     match text.split_at_checked(1) {
         Some(("+", pid)) => pid.parse().map(Pid::from_raw).map_err(|error| RunError::new(format!("{error}"))),
-        Some((_, error)) => Err(RunError::new(error)),
+        // A report that was cut off is not JSON any more, and still says more than nothing.
+        Some((_, error)) => Err(serde_json::from_str(error).unwrap_or_else(|_| RunError::new(error))),
         None => Err(RunError::new("failed to start a process: it ended without a word")),
     }
 }

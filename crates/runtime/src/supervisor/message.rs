@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::order::ExecSpec;
+use crate::error::RunError;
 use crate::state::ExitStatus;
 
 /// What goes over a supervisor's socket, each as a line of JSON.
@@ -29,7 +30,7 @@ pub enum Message {
     /// From it: the process ended with this code.
     ExecExited(i32),
     /// From it: it could not be done.
-    Failed(String),
+    Failed(RunError),
     /// From it, to everyone: the container has ended.
     Exited(ExitStatus),
 }
