@@ -13,7 +13,7 @@ use flota_api::proto::ca::{
 use flota_identity::{JoinToken, Peer, RootCa};
 use flota_raft_store::WriteTx;
 
-use crate::control::propose_status;
+use crate::control::ControlError;
 use crate::dispatcher::Sessions;
 use crate::forward::forwarded_for;
 use crate::replica::Replica;
@@ -171,7 +171,7 @@ struct JoinFailed(Status);
 
 impl From<flota_raft_store::ProposeError> for JoinFailed {
     fn from(error: flota_raft_store::ProposeError) -> Self {
-        Self(propose_status(&error))
+        Self(ControlError::from(error).into())
     }
 }
 

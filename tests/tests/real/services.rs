@@ -239,7 +239,7 @@ fn a_request_that_is_sent_twice_is_done_once_also_by_the_next_leader() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let service = runtime.block_on(async {
         let mut control = flota_tests::connect(&cluster.socket(&leader)).await.unwrap();
-        let mut pages = control.list_services(ListRequest { stale: false }).await.unwrap().into_inner();
+        let mut pages = control.list_services(ListRequest::default()).await.unwrap().into_inner();
         pages.message().await.unwrap().unwrap().services.remove(0).service.unwrap()
     });
     let mut spec = service.spec.unwrap();

@@ -225,7 +225,7 @@ fn cut_off_leader_takes_no_old_answer_for_a_proof_that_it_leads() {
         let new = it.leader();
         it.update(new, "newer", spec("web", 3)).unwrap();
         let read = it.begin(old, |mut client| async move {
-            let request = ListRequest { stale: false };
+            let request = ListRequest::default();
             let mut pages = client.list_services(request).await?.into_inner();
             let page = pages.message().await?.unwrap_or_default();
             Ok(page.services.first().map_or(0, |row| row.desired))

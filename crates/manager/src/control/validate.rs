@@ -7,18 +7,19 @@ use flota_api::defaults::REPLICAS_BOUND;
 use flota_api::image_ref::ImageRef;
 use flota_api::model::ServiceSpec;
 use flota_api::naming;
-use tonic::Status;
+
+use super::error::{ControlError, Violation};
 
 /// The kernel refuses smaller ones, or a program can't start within them.
 const LEAST_MEMORY: u64 = 4 << 20;
 const SPEC_BOUND: usize = 256 << 10;
 
 /// Every rule that `spec` breaks.
-pub(super) fn violations(spec: &ServiceSpec) -> Vec<String> {
+pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut check = |field: &str, result: Result<(), String>| {
         if let Err(why) = result {
-            found.push(format!("{field}: {why}"));
+            found.push(Violation { field: field.to_owned(), why });
         }
     };
     check("name", naming::check(&spec.name).map_err(|error| error.to_string()));
@@ -63,9 +64,9 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<String> {
 }
 
 /// Refuses a spec that breaks a rule.
-pub(super) fn check(spec: &ServiceSpec) -> Result<(), Status> {
+pub(super) fn check(spec: &ServiceSpec) -> Result<(), ControlError> {
     let found = violations(spec);
-    if found.is_empty() { Ok(()) } else { Err(Status::invalid_argument(found.join("; "))) }
+    if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
 }
 
 #[cfg(test)]
@@ -75,7 +76,7 @@ mod tests {
     #[test]
     fn every_violation_is_named_with_its_field() {
         let good = ServiceSpec { name: "web".into(), image: "web".into(), ..ServiceSpec::default() };
-        assert_eq!(violations(&good), [""; 0]);
+        assert_eq!(violations(&good), []);
         let mut bad = ServiceSpec {
             name: "-".into(),
             image: "Web".into(),
@@ -87,8 +88,7 @@ mod tests {
         };
         bad.limits.memory_bytes = 1;
         bad.reservations.memory_bytes = 2;
-        let fields: Vec<String> =
-            violations(&bad).iter().filter_map(|it| it.split_once(':')).map(|(field, _)| field.to_owned()).collect();
+        let fields: Vec<String> = violations(&bad).into_iter().map(|it| it.field).collect();
         let expected = [
             "name",
             "image",
