@@ -27,6 +27,8 @@ pub use node::{Leadership, RaftNode, RaftOptions, StartError, Timing};
 pub use storage::{LogStatistics, OpenError};
 pub use threads::Threads;
 pub use transport::{AppendAnswers, Dial, GrpcTransport, Method, Transport, TransportService};
+#[cfg(feature = "faults")]
+pub use transport::{SentEntry, sent_entries};
 
 /// Largest encoded transaction.
 pub const ENTRY_BOUND: usize = 8 << 20;
