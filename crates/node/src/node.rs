@@ -109,7 +109,7 @@ impl Node {
         let address = join::own_address(advertise, self.config.listen)?;
         let (cluster, ca, identity) = join::first_identity()?;
         let hostname = flota_worker::describe().hostname;
-        let first = (&identity.node_id, hostname.as_str(), address.as_str());
+        let first = flota_manager::FirstNode { id: &identity.node_id, hostname: &hostname, address: &address };
         let view = flota_raft_store::Store::default().view();
         let entry = flota_manager::first_entry(view, &cluster, &ca, first, Clock::system().now(), &mut rand::rng());
         self.begin(&mut place, identity, address, Begin::New(Box::new(entry))).await
