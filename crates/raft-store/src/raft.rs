@@ -28,5 +28,8 @@ pub use storage::{LogStatistics, OpenError};
 pub use threads::Threads;
 pub use transport::{AppendAnswers, Dial, GrpcTransport, Method, Transport, TransportService};
 
+/// The library's Raft, with our types and our state machine.
+type Raft = openraft::Raft<type_config::TypeConfig, state_machine::StateMachine>;
+
 /// Largest encoded transaction.
 pub const ENTRY_BOUND: usize = 8 << 20;

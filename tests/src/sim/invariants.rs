@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use flota_api::id::NodeId;
 use flota_api::model::{NodeState, Task};
 use flota_api::state::{DesiredState, TaskState};
+use flota_raft_store::Digest;
 use flota_raft_store::View;
-use flota_raft_store::store::Digest;
 use flota_worker::RunningSlot;
 
 use super::cluster::SimCluster;
