@@ -17,9 +17,10 @@ use tonic::Status;
 use flota_api::proto::raft::RaftMessage;
 use flota_raft_store::raft::{AppendAnswers, Method, Transport, TransportService};
 
-use super::network::{Host, Network};
+use super::host::Host;
+use super::network::Network;
 use super::time;
-use super::wire::{Receiver, Sender, wire};
+use super::wire::{Medium, Receiver, Sender, wire};
 
 type Answer = Result<RaftMessage, Status>;
 
