@@ -15,10 +15,7 @@ use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::model::Role;
 use flota_api::proto::raft::raft_transport_server::RaftTransportServer;
 use flota_identity::{Dialer, Identity};
-use flota_manager::forward::Forward;
-use flota_manager::{
-    CaService, ControlService, DispatcherService, Manager, ManagerOptions, RaftDial, StreamsService, TermClock,
-};
+use flota_manager::{Manager, ManagerOptions, RaftDial, TermClock};
 use flota_raft_store::Store;
 use flota_raft_store::raft::{DirDisk, GrpcTransport, OpenError, RaftNode, RaftOptions, StartError, Threads};
 use flota_worker::{Worker, WorkerOptions};
@@ -108,10 +105,10 @@ impl Membership {
     /// A manager that has just joined: until it votes.
     pub(crate) async fn wait_until_voter(&self) -> anyhow::Result<()> {
         let Some(manager) = &self.manager else { return Ok(()) };
-        let mut leadership = manager.raft.leadership();
-        let own = manager.raft.id();
+        let mut leadership = manager.raft().leadership();
+        let own = manager.raft().id();
         let votes = async {
-            while !manager.raft.members().iter().any(|member| member.id == own && member.votes) {
+            while !manager.raft().members().iter().any(|member| member.id == own && member.votes) {
                 tokio::select! {
                     _ = leadership.changed() => {}
                     () = tokio::time::sleep(Duration::from_millis(20)) => {}
@@ -131,17 +128,17 @@ impl Membership {
     pub(crate) async fn stop(self) {
         if let Some(manager) = &self.manager
             && manager.leadership().is_self
-            && let Some(other) = manager.raft.members().iter().find(|it| it.votes && it.id != manager.raft.id())
+            && let Some(other) = manager.raft().members().iter().find(|it| it.votes && it.id != manager.raft().id())
         {
             // So that nobody has to wait for an election.
-            manager.raft.hand_over(other.id).await;
-            let mut leadership = manager.raft.leadership();
+            manager.raft().hand_over(other.id).await;
+            let mut leadership = manager.raft().leadership();
             let _ = tokio::time::timeout(Duration::from_millis(500), leadership.wait_for(|it| !it.is_self)).await;
         }
         self.worker.stop().await;
         self.shutdown.cancel();
         if let Some(manager) = self.manager {
-            manager.raft.shutdown().await;
+            manager.raft().shutdown().await;
         }
         // Streams may be open without end: they are cut.
         self.server.abort();
@@ -207,8 +204,7 @@ async fn start_manager(
             }
         }
     };
-    let options =
-        ManagerOptions { node_id: identity.node_id.clone(), store, raft, dialer: dialer.clone(), clock, random };
+    let options = ManagerOptions { store, raft, dialer: dialer.clone(), clock, random };
     Ok(Manager::start(options, shutdown.clone(), fatal))
 }
 
@@ -237,7 +233,7 @@ fn serve(
     worker: &Worker,
     shutdown: CancellationToken,
 ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
-    let raft = manager.map(|manager| manager.raft.runtime());
+    let raft = manager.map(|manager| manager.raft().runtime());
     let incoming = flota_identity::incoming(listener, identity, raft.clone());
     let (incoming, raft_incoming) = incoming.context("failed to use the node's certificate")?;
     let known = manager.cloned();
@@ -251,13 +247,13 @@ fn serve(
     let mut router = server.clone().add_service(worker.image_server());
     if let Some(manager) = manager {
         router = router
-            .add_service(Forward::new(CaService::server(manager.clone()), manager.clone()))
-            .add_service(Forward::new(ControlService::server(manager.clone()), manager.clone()))
-            .add_service(DispatcherService::server(manager.clone()))
-            .add_service(StreamsService::server(manager.clone()));
+            .add_service(manager.ca())
+            .add_service(manager.control())
+            .add_service(manager.dispatcher())
+            .add_service(manager.streams());
     }
     if let (Some(manager), Some(raft)) = (manager, raft) {
-        let transport = RaftTransportServer::new(manager.raft.transport())
+        let transport = RaftTransportServer::new(manager.raft().transport())
             .max_decoding_message_size(MESSAGE_BOUND)
             .max_encoding_message_size(MESSAGE_BOUND);
         // On Raft's own threads: neither a user's request nor an image delays a heartbeat.

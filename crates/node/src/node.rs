@@ -109,7 +109,7 @@ impl Node {
         let address = join::own_address(advertise, self.config.listen)?;
         let (cluster, ca, identity) = join::first_identity()?;
         let hostname = flota_worker::describe().hostname;
-        let first = (&identity.node_id, hostname.as_str(), address.as_str());
+        let first = flota_manager::FirstNode { id: &identity.node_id, hostname: &hostname, address: &address };
         let view = flota_raft_store::Store::default().view();
         let entry = flota_manager::first_entry(view, &cluster, &ca, first, Clock::system().now(), &mut rand::rng());
         self.begin(&mut place, identity, address, Begin::New(Box::new(entry))).await
@@ -185,7 +185,7 @@ impl Node {
             bail!("this node is a manager: the cluster has one fewer after it; --force leaves all the same");
         }
         let managers: Vec<String> = match &membership.manager {
-            Some(manager) => manager.raft.members().into_iter().map(|member| member.address).collect(),
+            Some(manager) => manager.raft().members().into_iter().map(|member| member.address).collect(),
             None => std::fs::read_to_string(self.state.worker().join("managers"))
                 .unwrap_or_default()
                 .lines()
@@ -237,7 +237,7 @@ impl Node {
             address: membership.map(|it| it.address.clone()).unwrap_or_default(),
             hostname: flota_worker::describe().hostname,
             version: flota_api::VERSION.into(),
-            store: membership.and_then(|it| it.manager.as_ref()).map(|manager| statistics(&manager.raft)),
+            store: membership.and_then(|it| it.manager.as_ref()).map(|manager| statistics(manager.raft())),
         })
     }
 }

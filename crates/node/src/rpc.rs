@@ -15,8 +15,7 @@ use tower::{Service, ServiceExt};
 
 use flota_api::reason::Reason;
 use flota_identity::{Peer, may_call};
-use flota_manager::forward::Forward;
-use flota_manager::{ControlService, Manager};
+use flota_manager::Manager;
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
@@ -40,7 +39,7 @@ impl<S> Authorize<S> {
         let path = request.uri().path();
         // A session may begin all the same: that is where a removed node is told so.
         let session = path.starts_with("/flota.dispatcher.Dispatcher/");
-        let revoked = |id| self.manager.as_ref().is_some_and(|manager| manager.revoked(id));
+        let revoked = |id| self.manager.as_ref().is_some_and(|manager| manager.is_revoked(id));
         may_call(peer, path) && (session || !peer.node_id().is_some_and(revoked))
     }
 }
@@ -120,7 +119,7 @@ impl Service<Request<Body>> for LocalControl {
         let manager = self.0.borrow().clone().running();
         Box::pin(async move {
             match manager {
-                Ok(manager) => Forward::new(ControlService::server(manager.clone()), manager).oneshot(request).await,
+                Ok(manager) => manager.control().oneshot(request).await,
                 Err(refusal) => Ok(refusal.into_http()),
             }
         })

@@ -30,5 +30,8 @@ pub use transport::{AppendAnswers, Dial, GrpcTransport, Method, Transport, Trans
 #[cfg(feature = "faults")]
 pub use transport::{SentEntry, sent_entries};
 
+/// The library's Raft, with our types and our state machine.
+type Raft = openraft::Raft<type_config::TypeConfig, state_machine::StateMachine>;
+
 /// Largest encoded transaction.
 pub const ENTRY_BOUND: usize = 8 << 20;

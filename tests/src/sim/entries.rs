@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use flota_raft_store::raft::SentEntry;
 
-use super::network::Host;
+use super::host::Host;
 
 /// The entries seen so far, and the first conflict.
 #[derive(Default)]

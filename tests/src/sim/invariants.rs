@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use flota_api::id::NodeId;
 use flota_api::model::{NodeState, Task};
 use flota_api::state::{DesiredState, TaskState};
+use flota_raft_store::Digest;
 use flota_raft_store::View;
-use flota_raft_store::store::Digest;
 use flota_worker::RunningSlot;
 
 use super::cluster::SimCluster;
@@ -51,19 +51,23 @@ impl Invariants {
             let Some(manager) = it.manager() else { continue };
             let leadership = manager.leadership();
             if leadership.is_self {
-                let first = *self.leaders.entry(leadership.term).or_insert(manager.raft.id());
-                if first != manager.raft.id() {
-                    return Err(format!("term {} has two leaders: {first} and {}", leadership.term, manager.raft.id()));
+                let first = *self.leaders.entry(leadership.term).or_insert(manager.raft().id());
+                if first != manager.raft().id() {
+                    return Err(format!(
+                        "term {} has two leaders: {first} and {}",
+                        leadership.term,
+                        manager.raft().id()
+                    ));
                 }
             }
-            let (index, digest) = manager.raft.applied();
+            let (index, digest) = manager.raft().applied();
             if let Some(digest) = digest.filter(|_| !self.tables_may_differ) {
                 let first = *self.digests.entry(index).or_insert(digest);
                 if first != digest {
                     return Err(format!("the tables of {} differ from another manager's at entry {index}", it.host));
                 }
             }
-            let view = manager.store.view();
+            let view = manager.store().view();
             if view.version > self.newest {
                 self.newest = view.version;
                 self.check_tables(&view)?;
@@ -163,7 +167,7 @@ pub fn converged(cluster: &SimCluster) -> Result<(), String> {
     let mut applied = Vec::new();
     for it in &cluster.managers {
         let manager = it.manager().ok_or_else(|| format!("{} does not run", it.host))?;
-        applied.push(manager.raft.applied());
+        applied.push(manager.raft().applied());
     }
     if applied.windows(2).any(|pair| pair[0] != pair[1]) {
         return Err(format!("managers have applied {applied:?}"));

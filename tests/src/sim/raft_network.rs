@@ -18,9 +18,10 @@ use flota_api::proto::raft::RaftMessage;
 use flota_raft_store::raft::{AppendAnswers, Method, Transport, TransportService, sent_entries};
 
 use super::entries::Entries;
-use super::network::{Host, Network};
+use super::host::Host;
+use super::network::Network;
 use super::time;
-use super::wire::{Receiver, Sender, wire};
+use super::wire::{Medium, Receiver, Sender, wire};
 
 type Answer = Result<RaftMessage, Status>;
 

@@ -9,7 +9,8 @@ use rand::rngs::StdRng;
 use flota_raft_store::raft::DiskFaults;
 
 use super::cluster::SimCluster;
-use super::network::{DELAY, Host};
+use super::host::Host;
+use super::network::DELAY;
 use super::raft_network::Mishaps;
 use super::user::USER;
 

@@ -19,8 +19,9 @@ use flota_identity::{Dialer, Peer};
 use flota_manager::forward::STALE;
 
 use super::cluster::DEVICE_KIND;
+use super::host::Host;
 use super::linearizability::{Operation, Violation, check};
-use super::network::{Host, Network};
+use super::network::Network;
 use super::services::{Answer, Op, Services, read};
 use super::time;
 

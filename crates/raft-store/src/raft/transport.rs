@@ -7,11 +7,12 @@ mod grpc;
 mod inspect;
 mod pairing;
 mod peer;
+mod peers;
 mod reversion;
 mod server;
 mod snapshot;
 
-pub(crate) use peer::Peers;
+pub(crate) use peers::Peers;
 pub use server::TransportService;
 pub(crate) use snapshot::Receiving;
 
