@@ -181,7 +181,7 @@ fn a_stack_is_deployed_changed_and_removed_as_one() {
     cluster.wait("the service that the file lost is gone", |it| it.rows("service ls").len() == 1);
     assert!(cluster.running("shop_web").iter().any(|task| task["id"] == before), "scaling replaces nothing");
     let refused = deploy("services: { web: { image: whoami, ports: [80] } }");
-    assert!(refused.code == 1 && refused.stderr.contains("the key `ports` is not there yet"), "{}", refused.stderr);
+    assert!(refused.code == 1 && refused.stderr.contains("the key `ports` is not supported yet"), "{}", refused.stderr);
     cluster.ok("stack rm shop");
     assert!(cluster.rows("task ls").is_empty() && cluster.rows("stack ls").is_empty());
 }
