@@ -11,7 +11,7 @@ fn a_service_goes_from_create_to_processes_on_many_nodes_and_back() {
     let nodes: std::collections::BTreeSet<_> = tasks.iter().map(|task| task["node"].to_string()).collect();
     assert_eq!((tasks.len(), nodes.len()), (5, 5), "one task on each node");
 
-    // Lesson 1: exec into any task, wherever it runs.
+    // Exec works in any task, on whichever node it runs.
     for task in &tasks {
         let name = task["name"].as_str().unwrap();
         let said = cluster.ok(&format!("exec {name} -- /whoami get http://127.0.0.1/"));
