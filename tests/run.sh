@@ -9,8 +9,6 @@ status=0
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="env RUSTC_BOOTSTRAP=1"
 run() { cargo test --locked "$@" -- --test-threads=2 -Zunstable-options --report-time 2>&1 | tee -a "$log" || status=1; }
 run --workspace --lib --bins --tests --no-fail-fast
-# The command line of the runtime is built for itself alone (crates/runtime/Cargo.toml).
-run -p flota-runtime --features cli --bin flota-runtime
 echo; echo "The ten slowest:"
 grep -oE '^test .* <[0-9.]+s>$' "$log" | sed -E 's/^test (.*) \.\.\. .*<([0-9.]+)s>$/\2 s  \1/' | sort -rn | head -10 || true
 passed=$(grep -oE '[0-9]+ passed' "$log" | awk '{s+=$1} END {print s+0}')
