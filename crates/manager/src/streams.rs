@@ -156,3 +156,46 @@ impl Streams for StreamsService {
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use flota_api::proto::dispatcher::ManagerMessage;
+    use flota_api::proto::streams::LogsRequest;
+
+    fn broker() -> StreamBroker {
+        StreamBroker::new(Sessions::default(), Random::seeded(1))
+    }
+
+    fn task(node: &str) -> Task {
+        Task { id: "t".into(), node_id: node.into(), ..Task::default() }
+    }
+
+    async fn open(broker: &StreamBroker, task: &Task) -> OpenError {
+        let request = Content::Logs(LogsRequest::default());
+        broker.open(task, &Tables::default(), request).await.expect_err("no worker opens a stream")
+    }
+
+    #[tokio::test]
+    async fn a_task_without_a_node_and_a_node_without_a_session_open_no_stream() {
+        let broker = broker();
+        assert!(matches!(open(&broker, &task("")).await, OpenError::NoNode { .. }));
+        assert!(matches!(open(&broker, &task("n")).await, OpenError::NoSession { .. }));
+        assert_eq!(broker.pending.lock().expect("no holder panics").len(), 0, "nobody waits any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_is_asked_over_its_session_and_not_waited_for_without_end() {
+        let broker = broker();
+        let (outbox, mut worker) = mpsc::channel(1);
+        broker.sessions.begin(&"n".into(), outbox, &CancellationToken::new());
+        let error = open(&broker, &task("n")).await;
+        assert!(matches!(error, OpenError::TimedOut { .. }), "{error}");
+        let Some(Ok(ManagerMessage { message: Some(Message::OpenStream(asked)) })) = worker.recv().await else {
+            panic!("the worker was not asked")
+        };
+        assert!(broker.take(&asked.id).is_none(), "a stream that is opened too late finds nobody");
+    }
+}

@@ -19,7 +19,7 @@ use flota_raft_store::{Store, Transaction, View, WriteTx};
 use flota_worker::{FakeMachine, MemoryRecords, MemoryState};
 
 use super::clock::WallClock;
-use super::network::Host;
+use super::host::Host;
 use super::process::{Ended, ManagerProcess, WorkerProcess, run_manager, run_worker};
 use super::raft_network::RaftNetwork;
 use super::world::World;

@@ -20,7 +20,8 @@ use flota_worker::{
     AgentOptions, FakeExecutor, FakeMachine, FakeServices, MemoryRecords, MemoryState, NodeOffers, start_agent,
 };
 
-use super::network::{Host, Network};
+use super::host::Host;
+use super::network::Network;
 use super::raft_network::RaftNetwork;
 
 /// As `flotad` sets it.

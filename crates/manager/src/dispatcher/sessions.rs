@@ -16,7 +16,7 @@ use flota_api::proto::dispatcher::manager_message::Message;
 pub(super) const QUEUE: usize = 64;
 
 /// The sending side of a session.
-pub(super) type Outbox = mpsc::Sender<Result<ManagerMessage, Status>>;
+pub(crate) type Outbox = mpsc::Sender<Result<ManagerMessage, Status>>;
 
 #[derive(Clone, Debug)]
 struct Open {
@@ -39,7 +39,7 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     /// Registers a new session of this node, and ends an older one. Returns the session's number and the token that ends it.
-    pub(super) fn begin(&self, node: &NodeId, outbox: Outbox, scope: &CancellationToken) -> (u64, CancellationToken) {
+    pub(crate) fn begin(&self, node: &NodeId, outbox: Outbox, scope: &CancellationToken) -> (u64, CancellationToken) {
         let cancel = scope.child_token();
         let mut open = self.open.lock().expect("no holder panics");
         open.0 += 1;
