@@ -14,6 +14,7 @@
 pub mod child;
 pub mod clock;
 pub mod cluster;
+mod entries;
 pub mod host;
 pub mod invariants;
 pub mod linearizability;

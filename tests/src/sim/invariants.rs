@@ -44,6 +44,9 @@ impl Invariants {
     /// # Errors
     /// What does not hold.
     pub fn check(&mut self, cluster: &SimCluster, trouble: u64) -> Result<(), String> {
+        if let Some(conflict) = cluster.raft_network.conflict() {
+            return Err(conflict);
+        }
         for it in &cluster.managers {
             let Some(manager) = it.manager() else { continue };
             let leadership = manager.leadership();
@@ -75,6 +78,7 @@ impl Invariants {
 
     fn check_tables(&mut self, view: &View) -> Result<(), String> {
         let (mut slots, mut devices) = (BTreeMap::new(), BTreeMap::new());
+        let mut reserved: BTreeMap<&NodeId, u64> = BTreeMap::new();
         let before = std::mem::take(&mut self.tasks);
         let paused = view.services().filter(|service| !service.update_paused.is_empty());
         self.paused.extend(paused.filter_map(|service| service.spec.labels.get(TAG)?.parse::<u64>().ok()));
@@ -94,6 +98,8 @@ impl Invariants {
                 return Err(format!("slot {} of a service shall run tasks {other} and {}", task.slot, task.id));
             }
             if task.holds_resources() {
+                let wanted = view.spec_of(task).map_or(0, |spec| spec.reservations.nano_cpus);
+                *reserved.entry(&task.node_id).or_default() += wanted;
                 for device in &task.device_ids {
                     if let Some(other) = devices.insert((&task.node_id, &device.kind, &device.id), &task.id) {
                         return Err(format!("tasks {other} and {} hold the same device {device:?}", task.id));
@@ -101,6 +107,12 @@ impl Invariants {
                 }
             }
             self.tasks.insert(task.id.to_string(), (rank, task.node_id.clone()));
+        }
+        for (id, reserved) in reserved {
+            let offered = view.node(id.as_str()).map_or(0, |node| node.description.resources.nano_cpus);
+            if reserved > offered {
+                return Err(format!("tasks on node {id} have reserved {reserved} of its {offered} nano-CPUs"));
+            }
         }
         Ok(())
     }

@@ -120,9 +120,10 @@ impl Core {
         }
         // One thread that runs its tasks itself: with a scheduler for many, each wake costs a system call more.
         let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (handle, ended) = (own.handle().clone(), end.clone());
+        let (handle, ended, tick) = (own.handle().clone(), end.clone(), options.timing.tick());
         std::thread::Builder::new().name("raft".into()).stack_size(STACK).spawn(move || {
             runtime::seed_this_thread(random);
+            runtime::tick_this_thread(tick);
             own.block_on(ended.cancelled_owned());
             own.shutdown_background();
         })?;

@@ -3,6 +3,8 @@
 //! whom, is decided by the [`Dial`] that it is given and by the listener in front of the service.
 
 mod grpc;
+#[cfg(feature = "faults")]
+mod inspect;
 mod pairing;
 mod peer;
 mod peers;
@@ -15,6 +17,8 @@ pub use server::TransportService;
 pub(crate) use snapshot::Receiving;
 
 pub use grpc::{Dial, GrpcTransport};
+#[cfg(feature = "faults")]
+pub use inspect::{SentEntry, sent_entries};
 
 use flota_api::proto::raft::RaftMessage;
 use futures::future::BoxFuture;
