@@ -1,4 +1,5 @@
-//! The OCI runtime specification's own words: `config.json` as plain data, checked before anything is done with it.
+//! The OCI runtime specification's own words: `config.json` as plain data. `validate.rs` checks it before anything is
+//! done with it.
 //!
 //! The types are ours and not those of the crate `oci-spec`, which refuses a configuration with a capability that it
 //! does not know, where the specification asks for a warning (config.md, "Linux Process").
