@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# All tests: the crates' own, then real clusters (two at a time), and the ten slowest.
+# Runs all tests, two at a time, and prints the ten slowest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export FLOTA_PROGRAMS="$PWD/target/debug"
 log=$(mktemp); trap 'rm -f "$log"' EXIT
 status=0
-# The times of tests are an unstable option of the test programs. Set for them alone: set for cargo, it would build
-# every dependency anew.
+# Test programs print times only as an unstable option. It is enabled for them alone: cargo would rebuild every dependency.
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="env RUSTC_BOOTSTRAP=1"
 run() { cargo test --locked "$@" -- --test-threads=2 -Zunstable-options --report-time 2>&1 | tee -a "$log" || status=1; }
 run --workspace --lib --bins --tests --no-fail-fast

@@ -19,12 +19,13 @@ use super::peer::PeerId;
 use super::runtime::{self, Started};
 use super::{prepare, user};
 use crate::error::{Act, RunError, StepError};
-use crate::oci::{self, Process};
+use crate::oci::Process;
 use crate::process::clone::{self, Parent};
 use crate::process::exit_code;
 use crate::rootfs::RootDir;
 use crate::syscall::files::set_nonblocking;
 use crate::syscall::process as kernel;
+use crate::validate::check_process;
 
 /// The longest wait for a process to begin.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -268,7 +269,7 @@ fn process(dir: &Path, order: &Order, init: Pid, exec: &ExecSpec) -> Result<Proc
         process.env.retain(|it| !it.starts_with("HOME=") || exec.env.contains(it));
         prepare::take_user(&mut process, &user::find(&root, &exec.user)?);
     }
-    oci::check_process(&process)?;
+    check_process(&process)?;
     Ok(process)
 }
 
