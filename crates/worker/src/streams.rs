@@ -126,11 +126,11 @@ fn read_lines(reader: &mut LogReader, last: Option<usize>) -> std::io::Result<Ve
 async fn exec(executor: &ContainerExecutor, request: ExecRequest, inbox: &mut Streaming<Frame>, outbox: &Outbox) {
     let failed = match start(executor, &request).await {
         Ok((process, io)) => {
-            let handle = process.handle();
+            let killer = process.killer();
             let ended = tokio::task::spawn_blocking(move || process.wait());
             run(io, ended, inbox, outbox).await;
-            // Whatever ended the stream: the process does not outlive it.
-            drop(handle.map(|stream| stream.shutdown(std::net::Shutdown::Both)));
+            // The process does not outlive the stream.
+            drop(killer);
             return;
         }
         Err(error) => error,

@@ -7,22 +7,22 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use flota_api::clock::Clock;
 use flota_api::model::ServiceSpec;
 use flota_api::naming::task_name;
 use flota_api::proto::dispatcher::TaskAssignment;
 use flota_image::ImageError;
-use flota_runtime::{ContainerClient, ExitStatus, Program, Root, State};
+use flota_runtime::{ContainerClient, ContainerEvent, ContainerEvents, ExitStatus, Program, Root, State};
 
 use super::{Executor, ExecutorError, Prepared, Running, TaskPaths};
 use crate::images::{FetchError, Images};
 use crate::offers::NodeOffers;
 use crate::translate::{self, NodeNames, Places, stop_signal};
 
-/// A supervisor that has closed its connection has written how the container ended, or never will.
+/// The longest wait for the exit status of a container whose supervisor has gone.
 const END_WAIT: Duration = Duration::from_secs(5);
 
 /// Why a container can't be made.
@@ -126,12 +126,12 @@ impl ContainerExecutor {
                 }
                 Root::Folder(root) => copy_layers(&layers, root)?,
             }
-            let started = flota_runtime::start(&runtime, &folder, &order, spec).map_err(ContainerError::Run);
+            let started = flota_runtime::start(&runtime, &folder, &order, spec);
             if started.is_err() {
                 // What hung may still be there.
                 let _ = paths.cgroups(&task).sweep();
             }
-            started
+            Ok(started.map(drop)?)
         });
         started.await.map_err(std::io::Error::other)?
     }
@@ -142,17 +142,24 @@ impl ContainerExecutor {
     }
 
     /// A connection to the supervisor of the task's container, if it is there.
-    fn supervisor(&self, task: &str) -> Option<UnixStream> {
-        let stream = self.client(task).ok()?.into_stream();
-        stream.set_nonblocking(true).ok()?;
-        UnixStream::from_std(stream).ok()
+    fn supervisor(&self, task: &str) -> Option<AsyncFd<ContainerEvents>> {
+        let events = self.client(task).ok()?.watch().ok()?;
+        AsyncFd::with_interest(events, Interest::READABLE).ok()
     }
 
     /// Waits until the container has ended.
-    async fn wait(&self, task: &str, mut supervisor: UnixStream) -> ExitStatus {
-        // The supervisor closes the connection when it has written how it ended.
-        let mut buffer = [0; 256];
-        while matches!(supervisor.read(&mut buffer).await, Ok(count) if count > 0) {}
+    async fn wait(&self, task: &str, supervisor: AsyncFd<ContainerEvents>) -> ExitStatus {
+        loop {
+            let next = supervisor.async_io(Interest::READABLE, ContainerEvents::next_event).await;
+            match next {
+                Ok(Some(ContainerEvent::Exited(status))) => return status,
+                Ok(Some(ContainerEvent::OutOfMemory)) => {
+                    tracing::info!(task.id = task, "a container ran out of memory");
+                }
+                // The supervisor was killed, or ended just before the connection was made.
+                Ok(None) | Err(_) => break,
+            }
+        }
         let until = tokio::time::Instant::now() + END_WAIT;
         while tokio::time::Instant::now() < until {
             if let Some(status) = self.ended(task) {
