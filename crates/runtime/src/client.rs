@@ -53,7 +53,7 @@ pub fn start(program: &Program, dir: &Path, order: &Order, mut spec: Spec) -> Re
     }
     match ours.recv(Wait::Fail) {
         Ok(Some((FromSupervisor::Started, _))) => Ok(ContainerEvents { connection: ours }),
-        Ok(Some((FromSupervisor::Failed(text), _))) => Err(RunError::new(text)),
+        Ok(Some((FromSupervisor::Failed(error), _))) => Err(error),
         Ok(_) => Err(RunError::new("failed to start a container: its supervisor ended without an answer")),
         Err(error) => Err(RunError::new(format!("failed to receive from a supervisor: {error}"))),
     }
