@@ -15,6 +15,7 @@ pub use tables::{Tables, View};
 pub use watch::{Event, Lagged, Watch};
 pub use write::WriteTx;
 
+use crate::digest::Digest;
 use crate::transaction::{Entry, Outcome};
 use flota_api::version::Version;
 
