@@ -77,3 +77,6 @@ impl Store {
         drop(old);
     }
 }
+
+#[cfg(test)]
+mod tests;

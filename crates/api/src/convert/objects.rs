@@ -260,20 +260,27 @@ impl TryFrom<po::Object> for Object {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::Kind;
 
     #[test]
     fn every_kind_survives_the_way_to_the_wire_and_back() {
         let gpu = crate::model::DeviceId { kind: "gpu".into(), id: "nvidia0".into() };
-        let objects = [
-            Cluster { id: "c".into(), epoch: 3, ca_key: Secret(vec![1, 255]), ..Cluster::default() }.into_object(),
-            Node { id: "n".into(), raft_id: 7, ..Node::default() }.into_object(),
-            Service { id: "s".into(), spec_version: 2, ..Service::default() }.into_object(),
-            Task { id: "t".into(), slot: 9, device_ids: vec![gpu], ..Task::default() }.into_object(),
-            Image { id: "i".into(), size: 5, ..Image::default() }.into_object(),
-            Stack { id: "k".into(), ..Stack::default() }.into_object(),
-            Registry { id: "r".into(), password: "p".to_owned().into(), ..Registry::default() }.into_object(),
-        ];
-        for object in objects {
+        let sample = |kind| match kind {
+            Kind::Cluster => {
+                Cluster { id: "c".into(), epoch: 3, ca_key: Secret(vec![1, 255]), ..Cluster::default() }.into_object()
+            }
+            Kind::Node => Node { id: "n".into(), raft_id: 7, ..Node::default() }.into_object(),
+            Kind::Service => Service { id: "s".into(), spec_version: 2, ..Service::default() }.into_object(),
+            Kind::Task => {
+                Task { id: "t".into(), slot: 9, device_ids: vec![gpu.clone()], ..Task::default() }.into_object()
+            }
+            Kind::Image => Image { id: "i".into(), size: 5, ..Image::default() }.into_object(),
+            Kind::Stack => Stack { id: "k".into(), ..Stack::default() }.into_object(),
+            Kind::Registry => {
+                Registry { id: "r".into(), password: "p".to_owned().into(), ..Registry::default() }.into_object()
+            }
+        };
+        for object in Kind::ALL.map(sample) {
             assert_eq!(Object::try_from(po::Object::from(&object)), Ok(object));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flota_api::object::{Kind, Object};
+use flota_api::object::Kind;
 use flota_api::version::Timestamp;
 use flota_raft_store::{Action, Event, Expectation, Tables, Transaction};
 
@@ -71,7 +71,7 @@ fn change(overlay: &mut Tables, plan: &Plan) -> Vec<Event> {
     for change in &plan.changes {
         match change {
             Change::Put(new) => {
-                let old = overlay.object(new.kind(), new.id());
+                let old = overlay.object(new.kind(), new.id()).cloned();
                 overlay.put(new.clone());
                 events.push(match old {
                     Some(old) => Event::Updated { old, new: new.clone() },
@@ -123,13 +123,13 @@ fn fold(group: Group, base: &Tables, overlay: &Tables) -> Option<(Transaction, V
     let mut expected: BTreeMap<ObjectKey, u64> = BTreeMap::new();
     for (kind, id) in &group.changed {
         let (old, new) = (base.object(*kind, id), overlay.object(*kind, id));
-        let action = match (&old, new) {
-            (None, Some(new)) => Action::Create(new),
-            (Some(old), Some(new)) if *old != new => Action::Update(new),
+        let action = match (old, new) {
+            (None, Some(new)) => Action::Create(new.clone()),
+            (Some(old), Some(new)) if old != new => Action::Update(new.clone()),
             (Some(_), None) => Action::Remove(*kind, id.clone()),
             _ => continue,
         };
-        expected.insert((*kind, id.clone()), old.map_or(0, |old: Object| old.meta().version));
+        expected.insert((*kind, id.clone()), old.map_or(0, |old| old.meta().version));
         transaction.actions.push(action);
     }
     if transaction.actions.is_empty() {

@@ -13,7 +13,7 @@ use flota_api::defaults::{MESSAGE_BOUND, SESSION_FORMAT};
 use flota_api::id::NodeId;
 use flota_api::model::{Node, NodeState, Role};
 use flota_api::naming;
-use flota_api::object::{Kind, Object};
+use flota_api::object::Object;
 use flota_api::proto::dispatcher::dispatcher_server::{Dispatcher, DispatcherServer};
 use flota_api::proto::dispatcher::manager_message::Message as ToWorker;
 use flota_api::proto::dispatcher::worker_message::Message as FromWorker;
@@ -340,9 +340,9 @@ fn concerns(event: &Event, node_id: &NodeId) -> bool {
         Event::Reset => return true,
         Event::Committed(_) => return false,
     };
-    match (object.kind(), object) {
-        (_, Object::Task(task)) => task.node_id == *node_id,
-        (Kind::Node | Kind::Image | Kind::Cluster | Kind::Registry, _) => true,
-        _ => false,
+    match object {
+        Object::Task(task) => task.node_id == *node_id,
+        Object::Node(_) | Object::Image(_) | Object::Cluster(_) | Object::Registry(_) => true,
+        Object::Service(_) | Object::Stack(_) => false,
     }
 }

@@ -8,7 +8,7 @@ use flota_api::model::{Task, TaskStatus};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::{Meta, Timestamp, Version};
 
-use super::tables::{Answer, Key, Table, Tables};
+use super::tables::{Answer, Key, Tables};
 use super::watch::Event;
 use crate::transaction::{Action, Conflict, Entry, Outcome, Transaction};
 
@@ -105,7 +105,8 @@ impl Tables {
     }
 
     fn update(&mut self, stamp: Stamp, object: &Object) -> Result<Event, Conflict> {
-        let old = self.object(object.kind(), object.id()).ok_or_else(|| changed(object.kind(), object.id()))?;
+        let old = self.object(object.kind(), object.id()).cloned();
+        let old = old.ok_or_else(|| changed(object.kind(), object.id()))?;
         self.check_name(object)?;
         let meta = Meta { updated_at: stamp.at, version: stamp.index, ..old.meta().clone() };
         let mut new = with_meta(object, meta);
@@ -120,7 +121,7 @@ impl Tables {
     }
 
     fn status(&mut self, stamp: Stamp, task: &str, node: &str, status: &TaskStatus) -> Option<Event> {
-        let old = self.tasks.get(task)?;
+        let old = self.task(task)?;
         let higher = status.rank() > old.status.rank();
         // The same rank with another text: what is known of a task that waits may grow. A worker's reports come in the
         // order in which it made them; its clock, which may step, says nothing about that.
@@ -138,24 +139,11 @@ impl Tables {
     }
 
     fn check_name(&self, object: &Object) -> Result<(), Conflict> {
-        fn check<T: StoreObject>(table: &Table<T>, object: &T) -> Result<(), Conflict> {
-            match table.name_taken(object) {
-                None => Ok(()),
-                Some(_) => Err(Conflict::NameTaken {
-                    kind: T::KIND.to_string(),
-                    name: object.name().unwrap_or_default().to_owned(),
-                }),
-            }
+        if !self.is_name_taken(object) {
+            return Ok(());
         }
-        match object {
-            Object::Cluster(it) => check(&self.clusters, it),
-            Object::Node(it) => check(&self.nodes, it),
-            Object::Service(it) => check(&self.services, it),
-            Object::Task(it) => check(&self.tasks, it),
-            Object::Image(it) => check(&self.images, it),
-            Object::Stack(it) => check(&self.stacks, it),
-            Object::Registry(it) => check(&self.registries, it),
-        }
+        let name = object.name().unwrap_or_default().to_owned();
+        Err(Conflict::NameTaken { kind: object.kind().to_string(), name })
     }
 
     fn forget_answers(&mut self, stamp: Stamp, expired: Version) {
@@ -180,20 +168,9 @@ fn changed(kind: Kind, id: &str) -> Conflict {
 }
 
 fn with_meta(object: &Object, meta: Meta) -> Object {
-    fn set<T: StoreObject>(object: &Arc<T>, meta: Meta) -> Object {
-        let mut object = object.as_ref().clone();
-        *object.meta_mut() = meta;
-        object.into_object()
-    }
-    match object {
-        Object::Cluster(it) => set(it, meta),
-        Object::Node(it) => set(it, meta),
-        Object::Service(it) => set(it, meta),
-        Object::Task(it) => set(it, meta),
-        Object::Image(it) => set(it, meta),
-        Object::Stack(it) => set(it, meta),
-        Object::Registry(it) => set(it, meta),
-    }
+    let mut object = object.clone();
+    *object.meta_mut() = meta;
+    object
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ impl Tables {
             Record::Answer(WireAnswer { request_id: id.to_string(), at: answer.at.0, version: answer.version })
         });
         let last = [Record::Version(tables.version), Record::Time(tables.time.0)];
-        let objects = tables.into_objects().map(|object| Record::Object((&object).into()));
+        let objects = tables.objects().map(|object| Record::Object((&object).into()));
         // Specs first: a task's or a service's removal of unused ones must not see a half.
         specs.chain(objects).chain(answers).chain(last).map(record)
     }
@@ -83,7 +83,7 @@ mod tests {
     use flota_api::model::{Service, Task};
 
     #[test]
-    fn a_snapshot_holds_everything_also_old_specs_and_answers() {
+    fn a_snapshot_holds_old_specs_answers_versions_and_time() {
         let store = Store::default();
         for version in 1..=2 {
             let view = store.view();
