@@ -8,8 +8,8 @@ mod specs;
 
 use std::time::Duration;
 
-use crate::model::{Availability, NodeState, OnPartition, RestartCondition, Role};
-use crate::proto::{specs as ps, types as pt};
+use crate::model::{Availability, Filter, NodeState, OnPartition, RestartCondition, Role};
+use crate::proto::{objects as po, specs as ps, types as pt};
 use crate::state::{DesiredState, TaskState};
 
 /// A message from outside that can't be understood.
@@ -57,6 +57,11 @@ enums! {
     Role = pt::Role, "role" { Worker = Worker, Manager = Manager }
     Availability = pt::Availability, "availability" { Active = Active, Pause = Pause, Drain = Drain }
     NodeState = pt::NodeState, "state" { Unknown = Unknown, Ready = Ready, Down = Down }
+    Filter = po::Filter, "pending_reason.refused.filter" {
+        NotReady = NotReady, Drained = Drained, Paused = Paused, Constraint = Constraint, Cpu = Cpu, Memory = Memory,
+        Runtime = Runtime, Privileged = Privileged, Capability = Capability, Device = Device,
+        GenericResource = GenericResource,
+    }
     RestartCondition = pt::RestartCondition, "restart.condition" { Any = Any, OnFailure = OnFailure, None = None }
     DesiredState = pt::DesiredState, "desired_state" {
         Ready = Ready, Running = Running, Complete = Complete, Shutdown = Shutdown, Remove = Remove,

@@ -6,6 +6,8 @@ macro_rules! states {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum $name { $($(#[$vdoc])* $variant),* }
         impl $name {
+            /// Every value, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
             /// As users read it.
             pub fn as_str(self) -> &'static str { match self { $(Self::$variant => $text),* } }
         }

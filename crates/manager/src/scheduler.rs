@@ -8,16 +8,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flota_api::model::{DeviceId, Node, ServiceSpec, Task, TaskStatus};
+use flota_api::model::{DeviceId, Filter, Node, PendingReason, ServiceSpec, Task, TaskStatus};
 use flota_api::object::{Kind, Object};
 use flota_api::resources::Resources;
-use flota_api::state::TaskState;
+use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::Timestamp;
 use flota_raft_store::{Event, Tables};
 
 use self::devices::FreeDevices;
 use crate::control_loop::{ControlLoop, keyed_by};
-use crate::plan::{Plan, PlanContext};
+use crate::plan::{Change, Plan, PlanContext};
 
 /// A failure on a node is held against it for this long.
 const FAILURES_COUNT: Duration = Duration::from_secs(300);
@@ -58,7 +58,8 @@ impl ControlLoop for Scheduler {
             return plan;
         }
         tasks.sort_by_key(|task| (task.meta.order(), task.slot));
-        let mut nodes: Vec<NodeInfo> = view.nodes().map(|node| NodeInfo::new(node, view, cx.now)).collect();
+        let mut nodes: Vec<NodeInfo> =
+            view.nodes().map(|node| NodeInfo::new(node, view.tasks_of_node(&node.id), view, cx.now)).collect();
         for task in tasks {
             let Some(spec) = view.spec_of(task) else { continue };
             match choose(task, spec, &nodes) {
@@ -67,7 +68,7 @@ impl ControlLoop for Scheduler {
                     let task = Task {
                         node_id: node.node.id.clone(),
                         status: TaskStatus { state: TaskState::Assigned, at: cx.now, ..task.status.clone() },
-                        pending_reason: String::new(),
+                        pending_reason: None,
                         device_ids,
                         ..task.as_ref().clone()
                     };
@@ -75,10 +76,16 @@ impl ControlLoop for Scheduler {
                     plan.expect(Kind::Node, node.node.id.as_str());
                     plan.put(task);
                 }
-                Err(reason) if reason != task.pending_reason => {
-                    plan.put(Task { pending_reason: reason, ..task.as_ref().clone() });
+                Err(refused) => {
+                    let reason = Some(match refused {
+                        refused if refused.is_empty() => PendingReason::NoNode,
+                        refused if fits_in_place(task, spec, &plan, view, cx.now) => PendingReason::NeedsRoom(refused),
+                        refused => PendingReason::NoNodeFits(refused),
+                    });
+                    if reason != task.pending_reason {
+                        plan.put(Task { pending_reason: reason, ..task.as_ref().clone() });
+                    }
                 }
-                Err(_) => {}
             }
         }
         plan
@@ -107,7 +114,8 @@ pub(crate) struct NodeInfo {
 }
 
 impl NodeInfo {
-    fn new(node: &Arc<Node>, view: &Tables, now: Timestamp) -> Self {
+    /// The node with these of its tasks.
+    fn new<'a>(node: &Arc<Node>, tasks: impl Iterator<Item = &'a Arc<Task>>, view: &Tables, now: Timestamp) -> Self {
         let mut info = Self {
             node: Arc::clone(node),
             free: node.description.resources,
@@ -116,7 +124,7 @@ impl NodeInfo {
             by_service: BTreeMap::new(),
             failures: BTreeMap::new(),
         };
-        for task in view.tasks_of_node(&node.id) {
+        for task in tasks {
             if task.holds_resources() {
                 info.take(task, view.spec_of(task).map(AsRef::as_ref));
             } else if matches!(task.status.state, TaskState::Failed | TaskState::Rejected)
@@ -149,25 +157,44 @@ impl NodeInfo {
     }
 }
 
-/// The best node that passes every filter with the devices that the task gets there, or why there is none.
-fn choose(task: &Task, spec: &ServiceSpec, nodes: &[NodeInfo]) -> Result<(usize, Vec<DeviceId>), String> {
-    let mut out: BTreeMap<&'static str, usize> = BTreeMap::new();
+/// Whether the node of the task that this one replaces has room for it without that task: an update stops what runs only
+/// where that helps.
+fn fits_in_place(task: &Task, spec: &ServiceSpec, plan: &Plan, view: &Tables, now: Timestamp) -> bool {
+    if task.desired_state != DesiredState::Ready {
+        return false;
+    }
+    let mut replaced =
+        view.tasks_of_service(&task.service_id).filter(|it| it.slot == task.slot && it.holds_resources());
+    replaced.any(|replaced| {
+        let Some(node) = view.node(replaced.node_id.as_str()) else { return false };
+        let planned = plan.changes.iter().filter_map(|change| match change {
+            Change::Put(Object::Task(it)) if it.node_id == node.id => Some(it),
+            _ => None,
+        });
+        let others = view.tasks_of_node(&node.id).filter(|it| it.id != replaced.id);
+        filters::refuses(spec, &NodeInfo::new(node, others.chain(planned), view, now)).is_none()
+    })
+}
+
+/// The best node that passes every filter with the devices that the task gets there, or how many nodes each filter took
+/// out.
+fn choose(
+    task: &Task,
+    spec: &ServiceSpec,
+    nodes: &[NodeInfo],
+) -> Result<(usize, Vec<DeviceId>), BTreeMap<Filter, u64>> {
+    let mut refused: BTreeMap<Filter, u64> = BTreeMap::new();
     let passing = nodes.iter().enumerate().filter(|(_, info)| match filters::refuses(spec, info) {
         None => true,
-        Some(reason) => {
-            *out.entry(reason).or_default() += 1;
+        Some(filter) => {
+            *refused.entry(filter).or_default() += 1;
             false
         }
     });
     match passing.min_by(|(_, left), (_, right)| left.rank(task).cmp(&right.rank(task))) {
         // The last filter saw to it that they are there.
         Some((index, info)) => Ok((index, info.devices.choose(&spec.generic_resources).unwrap_or_default())),
-        None if nodes.is_empty() => Err("there is no node".into()),
-        None => {
-            let reasons: Vec<String> =
-                out.iter().map(|(why, count)| format!("{count} of {} {why}", nodes.len())).collect();
-            Err(format!("no node fits: {}", reasons.join(", ")))
-        }
+        None => Err(refused),
     }
 }
 

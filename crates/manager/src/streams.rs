@@ -128,7 +128,8 @@ async fn serve(manager: &Manager, mut user: Streaming<Frame>, sender: &Outbox) -
 async fn ask(manager: &Manager, task: &Task, view: &Tables, request: F) -> Result<Data, Status> {
     let name = view.spec_of(task).map_or_else(|| task.id.to_string(), |spec| task_name(&spec.name, task.slot));
     if task.node_id.is_empty() {
-        return Err(Status::failed_precondition(format!("task {name} has no node yet: {}", task.pending_reason)));
+        let reason = task.pending_reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        return Err(Status::failed_precondition(format!("task {name} has no node yet{reason}")));
     }
     let node = view.node(task.node_id.as_str()).map_or("", |node| node.description.hostname.as_str());
     let unreachable = |why: &str| Status::failed_precondition(format!("task {name} on node {node}: {why}"));

@@ -123,7 +123,8 @@ fn is_wanted(task: &Task) -> bool {
 
 fn describe(task: &Task) -> String {
     let Task { slot, spec_version, desired_state, status, pending_reason, .. } = task;
-    format!("slot {slot} of spec {spec_version} is {}, shall be {desired_state}: {pending_reason}", status.state)
+    let reason = pending_reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    format!("slot {slot} of spec {spec_version} is {}, should be {desired_state}{reason}", status.state)
 }
 
 /// What runs, by service and slot.

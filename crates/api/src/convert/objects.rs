@@ -1,9 +1,12 @@
 //! Stored objects.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{FromNumber, Malformed, require};
-use crate::model::{Cluster, Image, ImageHolder, Node, Registry, Revoked, Secret, Service, Stack, Task};
+use crate::model::{
+    Cluster, Filter, Image, ImageHolder, Node, PendingReason, Registry, Revoked, Secret, Service, Stack, Task,
+};
 use crate::object::{Object, StoreObject};
 use crate::proto::objects as po;
 use crate::version::Timestamp;
@@ -130,7 +133,7 @@ impl From<&Task> for po::Task {
             image_digest: it.image_digest.clone(),
             not_before: it.not_before.0,
             paused: it.paused,
-            pending_reason: it.pending_reason.clone(),
+            pending_reason: it.pending_reason.as_ref().map(Into::into),
             device_ids: it.device_ids.iter().map(Into::into).collect(),
         }
     }
@@ -153,8 +156,33 @@ impl TryFrom<po::Task> for Task {
             image_digest: it.image_digest,
             not_before: Timestamp(it.not_before),
             paused: it.paused,
-            pending_reason: it.pending_reason,
+            pending_reason: it.pending_reason.map(TryInto::try_into).transpose()?,
             device_ids: it.device_ids.into_iter().map(Into::into).collect(),
+        })
+    }
+}
+
+impl From<&PendingReason> for po::PendingReason {
+    fn from(it: &PendingReason) -> Self {
+        let (refused, needs_room) = match it {
+            PendingReason::NoNode => (&BTreeMap::new(), false),
+            PendingReason::NoNodeFits(refused) => (refused, false),
+            PendingReason::NeedsRoom(refused) => (refused, true),
+        };
+        let count = |(filter, nodes): (&Filter, &u64)| po::FilterCount { filter: filter.number(), nodes: *nodes };
+        Self { refused: refused.iter().map(count).collect(), needs_room }
+    }
+}
+
+impl TryFrom<po::PendingReason> for PendingReason {
+    type Error = Malformed;
+    fn try_from(it: po::PendingReason) -> Result<Self, Malformed> {
+        let count = |it: po::FilterCount| Ok((Filter::from_number(it.filter)?, it.nodes));
+        let refused = it.refused.into_iter().map(count).collect::<Result<BTreeMap<_, _>, Malformed>>()?;
+        Ok(match it.needs_room {
+            true => Self::NeedsRoom(refused),
+            false if refused.is_empty() => Self::NoNode,
+            false => Self::NoNodeFits(refused),
         })
     }
 }
@@ -282,6 +310,16 @@ mod tests {
         };
         for object in Kind::ALL.map(sample) {
             assert_eq!(Object::try_from(po::Object::from(&object)), Ok(object));
+        }
+    }
+
+    #[test]
+    fn every_reason_to_wait_for_a_node_survives_the_way_to_the_wire_and_back() {
+        let counts: BTreeMap<_, _> = Filter::ALL.iter().map(|filter| (*filter, *filter as u64 + 1)).collect();
+        for reason in
+            [PendingReason::NoNode, PendingReason::NoNodeFits(counts.clone()), PendingReason::NeedsRoom(counts)]
+        {
+            assert_eq!(PendingReason::try_from(po::PendingReason::from(&reason)), Ok(reason));
         }
     }
 

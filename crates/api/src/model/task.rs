@@ -3,6 +3,8 @@
 use serde::Serialize;
 
 use super::device::DeviceId;
+use super::pending::PendingReason;
+use super::text_or_empty;
 use crate::id::{NodeId, ServiceId, TaskId};
 use crate::state::{DesiredState, TaskState};
 use crate::version::{Meta, Timestamp};
@@ -78,8 +80,9 @@ pub struct Task {
     pub not_before: Timestamp,
     /// Its processes stand still.
     pub paused: bool,
-    /// Why it has no node yet.
-    pub pending_reason: String,
+    /// Why it has no node yet; `None` until the scheduler has looked for one, and once it has one.
+    #[serde(serialize_with = "text_or_empty")]
+    pub pending_reason: Option<PendingReason>,
     /// Devices of its node that are its own until it has ended; chosen with the node.
     pub device_ids: Vec<DeviceId>,
 }
@@ -100,7 +103,7 @@ impl Default for Task {
             image_digest: String::new(),
             not_before: Timestamp::default(),
             paused: false,
-            pending_reason: String::new(),
+            pending_reason: None,
             device_ids: Vec::new(),
         }
     }

@@ -89,7 +89,8 @@ pub(super) fn service(view: &Tables, id: &flota_api::id::ServiceId) -> pc::Servi
     });
     let outdated = tasks.iter().any(|task| task.is_live() && task.spec_version != service.spec_version);
     let hanging = tasks.iter().filter(|task| task.is_live() && !is_running(task)).map(|task| {
-        let reasons = [&task.status.error, &task.pending_reason, &task.status.message];
+        let pending = task.pending_reason.as_ref().map(ToString::to_string).unwrap_or_default();
+        let reasons = [&task.status.error, &pending, &task.status.message];
         let reason = reasons.into_iter().find(|it| !it.is_empty()).map_or("", String::as_str);
         let last = tasks.iter().filter(|it| it.slot == task.slot && !it.status.error.is_empty());
         let last = last.max_by_key(|it| it.meta.order()).map_or("", |it| it.status.error.as_str());

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use flota_api::model::Service;
+use flota_api::model::{PendingReason, Service};
 use flota_api::state::TaskState;
 use flota_api::version::Timestamp;
 
@@ -43,9 +43,9 @@ pub(super) fn next_step(service: &Service, slots: &BTreeMap<u64, Slot>, now: Tim
                 return Step::Pause(format!("{}.{number}: {}", service.spec.name, newest.status.error));
             }
             state if slot.successor().is_some_and(|it| it.id == newest.id) && slot.current().is_some() => {
-                // Where both do not fit, the old one makes room.
-                let no_room = newest.node_id.is_empty() && !newest.pending_reason.is_empty();
-                return if state == TaskState::Ready || no_room { Step::Replace(*number) } else { Step::Wait };
+                // Where both do not fit, the old one makes room. What fits nowhere for another reason takes down nothing.
+                let needs_room = matches!(newest.pending_reason, Some(PendingReason::NeedsRoom(_)));
+                return if state == TaskState::Ready || needs_room { Step::Replace(*number) } else { Step::Wait };
             }
             _ if newest.is_live() && newest.status.attempt > 1 && newest.status.exit_code != Some(0) => {
                 let code = newest.status.exit_code.map_or_else(String::new, |code| format!(" (exit code {code})"));

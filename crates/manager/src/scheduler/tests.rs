@@ -1,7 +1,6 @@
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::plan::Change;
 use flota_api::model::{Allowance, Availability, GenericResource, NodeDevice, NodeState, Service};
 use flota_api::object::StoreObject;
 use flota_api::version::{Meta, Timestamp};
@@ -41,7 +40,10 @@ fn view(objects: Vec<Object>) -> Tables {
 fn planned(view: &Tables, key: &str) -> Vec<String> {
     let plan = plan(view, key);
     let short = |change: &Change| match change {
-        Change::Put(Object::Task(task)) if task.node_id.is_empty() => format!("{}: {}", task.id, task.pending_reason),
+        Change::Put(Object::Task(task)) if task.node_id.is_empty() => {
+            let reason = task.pending_reason.as_ref().expect("the scheduler says why");
+            format!("{}: {reason}", task.id)
+        }
         Change::Put(Object::Task(task)) => format!("{}@{}", task.id, task.node_id),
         other => format!("{other:?}"),
     };
@@ -84,6 +86,53 @@ fn a_task_that_fits_nowhere_says_why_by_counts() {
     let alone =
         vec![service("s", ServiceSpec::default()).into_object(), task("p1", "s", "", TaskState::Pending).into_object()];
     assert_eq!(planned(&view(alone), "s"), ["p1: there is no node"]);
+}
+
+/// Why the successor of a task that reserves 3 of its node's 4 GiB has no node.
+fn reason_of_successor(spec: ServiceSpec, others: Vec<Object>) -> PendingReason {
+    let old = ServiceSpec { reservations: Resources { memory_bytes: 3 * GIB, ..Resources::default() }, ..spec.clone() };
+    let mut objects = vec![node("a").into_object(), Node { state: NodeState::Down, ..node("b") }.into_object()];
+    objects.push(service("s", ServiceSpec { constraints: Vec::new(), ..old }).into_object());
+    objects.push(task("old", "s", "a", TaskState::Running).into_object());
+    objects.push(Service { spec_version: 2, ..service("s", spec) }.into_object());
+    let successor =
+        Task { desired_state: DesiredState::Ready, spec_version: 2, ..task("p", "s", "", TaskState::Pending) };
+    objects.push(successor.into_object());
+    objects.extend(others);
+    let plan = plan(&view(objects), "s");
+    let [Change::Put(Object::Task(task))] = plan.changes.as_slice() else { panic!("one task waits") };
+    task.pending_reason.clone().expect("the scheduler says why")
+}
+
+fn reserving(memory_bytes: u64) -> ServiceSpec {
+    ServiceSpec { reservations: Resources { memory_bytes, ..Resources::default() }, ..ServiceSpec::default() }
+}
+
+#[test]
+fn a_successor_that_fits_without_the_task_it_replaces_needs_its_room() {
+    let counts = BTreeMap::from([(Filter::NotReady, 1), (Filter::Memory, 1)]);
+    assert_eq!(reason_of_successor(reserving(4 * GIB), Vec::new()), PendingReason::NeedsRoom(counts));
+}
+
+#[test]
+fn a_successor_that_fits_on_no_node_at_all_needs_no_room() {
+    let counts = BTreeMap::from([(Filter::NotReady, 1), (Filter::Memory, 1)]);
+    assert_eq!(reason_of_successor(reserving(5 * GIB), Vec::new()), PendingReason::NoNodeFits(counts));
+}
+
+#[test]
+fn a_successor_that_a_constraint_keeps_away_needs_no_room() {
+    let counts = BTreeMap::from([(Filter::NotReady, 1), (Filter::Constraint, 1)]);
+    let spec = ServiceSpec { constraints: vec!["node.labels.zone==nowhere".into()], ..reserving(3 * GIB) };
+    assert_eq!(reason_of_successor(spec, Vec::new()), PendingReason::NoNodeFits(counts));
+}
+
+#[test]
+fn a_successor_whose_room_another_service_has_needs_no_room() {
+    let counts = BTreeMap::from([(Filter::NotReady, 1), (Filter::Memory, 1)]);
+    let other = service("other", reserving(GIB)).into_object();
+    let others = vec![other, task("o", "other", "a", TaskState::Running).into_object()];
+    assert_eq!(reason_of_successor(reserving(4 * GIB), others), PendingReason::NoNodeFits(counts));
 }
 
 #[test]
