@@ -20,9 +20,9 @@ pub use device::{
     DEVICE_PERMISSIONS, DeviceError, DeviceId, DeviceMapping, GenericResource, GenericResourceError, NodeDevice,
 };
 pub use image::{Image, ImageHolder};
-pub use node::{Availability, Node, NodeDescription, NodeSpec, NodeState, Role};
+pub use node::{Availability, Node, NodeDescription, NodeSpec, NodeState, NodeStateReason, Role};
 pub use pending::{Filter, PendingReason};
-pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceSpec};
+pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec, UpdateState};
 pub use stack::{Stack, StackSpec};
 pub use task::{Task, TaskStatus};
 

@@ -104,7 +104,7 @@ kinds! {
     /// A task.
     Task "task" |_| None;
     /// An image; one that lost its name to a newer image has none.
-    Image "image" |image| (!image.reference.is_empty()).then_some(image.reference.as_str());
+    Image "image" |image| image.reference.as_deref();
     /// A stack.
     Stack "stack" |stack| Some(&stack.spec.name);
     /// Credentials for one registry.

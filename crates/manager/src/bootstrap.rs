@@ -35,7 +35,7 @@ pub fn first_entry(
     tx.create(Node {
         id: node_id.clone(),
         role: Role::Manager,
-        raft_id: 1,
+        raft_id: Some(1),
         address: address.to_owned(),
         description: NodeDescription {
             hostname: hostname.to_owned(),

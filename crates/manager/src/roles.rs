@@ -22,13 +22,17 @@ enum Change {
 
 /// The changes that are needed. One is made at a time: each must be committed before the next.
 fn changes(view: &Tables, members: &[Member], own: u64) -> Vec<Change> {
-    let managers: Vec<_> = view.nodes().filter(|node| node.role == Role::Manager && node.raft_id > 0).collect();
+    let managers: Vec<_> = view
+        .nodes()
+        .filter(|node| node.role == Role::Manager)
+        .filter_map(|node| Some((node.raft_id?, &node.address)))
+        .collect();
     // The leader never takes itself out: it hands over first.
-    let gone = |member: &&Member| member.id != own && !managers.iter().any(|node| node.raft_id == member.id);
+    let gone = |member: &&Member| member.id != own && !managers.iter().any(|(id, _)| *id == member.id);
     let removals = members.iter().filter(gone).map(|member| Change::Remove(member.id));
     let known = |id, address: &str| members.iter().any(|it| it.id == id && it.votes && it.address == address);
-    let missing = managers.iter().filter(|node| !known(node.raft_id, &node.address));
-    removals.chain(missing.map(|node| Change::Add(node.raft_id, node.address.clone()))).collect()
+    let missing = managers.iter().filter(|(id, address)| !known(*id, address));
+    removals.chain(missing.map(|(id, address)| Change::Add(*id, (*address).clone()))).collect()
 }
 
 /// Runs until leadership ends.
@@ -85,7 +89,7 @@ pub(crate) async fn run(manager: Manager, scope: CancellationToken) {
 fn leaving_self(manager: &Manager) -> Option<u64> {
     let view = manager.store.view();
     let own = manager.raft.id();
-    let stays = view.nodes().any(|node| node.role == Role::Manager && node.raft_id == own);
+    let stays = view.nodes().any(|node| node.role == Role::Manager && node.raft_id == Some(own));
     let other = manager.raft.members().into_iter().find(|member| member.votes && member.id != own);
     if stays { None } else { other.map(|member| member.id) }
 }
@@ -106,9 +110,9 @@ mod tests {
             address: format!("{id}:1"),
             ..Node::default()
         };
-        view.put(node("a", 1).into_object());
-        view.put(node("b", 2).into_object());
-        view.put(Node { role: Role::Worker, ..node("w", 0) }.into_object());
+        view.put(node("a", Some(1)).into_object());
+        view.put(node("b", Some(2)).into_object());
+        view.put(Node { role: Role::Worker, ..node("w", None) }.into_object());
         let member = |id, address: &str, votes| Member { id, address: address.into(), votes };
         let one = vec![member(1, "a:1", true)];
         assert_eq!(changes(&view, &one, 1), [Change::Add(2, "b:1".into())]);

@@ -1,5 +1,5 @@
-//! Pending tasks to nodes: filters say where a task can run, ranks say where it runs best, and a task that can
-//! run nowhere says why.
+//! Places pending tasks on nodes: filters say where a task can run, ranks say where it runs best. A task that can run
+//! nowhere gets the reason.
 
 mod devices;
 mod filters;
@@ -19,7 +19,7 @@ use self::devices::FreeDevices;
 use crate::control_loop::{ControlLoop, keyed_by};
 use crate::plan::{Change, Plan, PlanContext};
 
-/// A failure on a node is held against it for this long.
+/// How long a failure of a spec on a node counts against that node.
 const FAILURES_COUNT: Duration = Duration::from_secs(300);
 
 /// The loop; keyed by service.
@@ -46,14 +46,14 @@ impl ControlLoop for Scheduler {
             return waiting(view);
         }
         keyed_by!(event,
-            Task task => if is_waiting(task) { vec![task.service_id.to_string()] } else { Vec::new() },
+            Task task => if task.is_waiting() { vec![task.service_id.to_string()] } else { Vec::new() },
             Node _node => waiting(view),
         )
     }
 
     fn plan(&mut self, key: &str, view: &Tables, cx: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
-        let mut tasks: Vec<&Arc<Task>> = view.tasks_of_service(&key.into()).filter(|task| is_waiting(task)).collect();
+        let mut tasks: Vec<&Arc<Task>> = view.tasks_of_service(&key.into()).filter(|task| task.is_waiting()).collect();
         if tasks.is_empty() {
             return plan;
         }
@@ -66,7 +66,7 @@ impl ControlLoop for Scheduler {
                 Ok((index, device_ids)) => {
                     let node = &mut nodes[index];
                     let task = Task {
-                        node_id: node.node.id.clone(),
+                        node_id: Some(node.node.id.clone()),
                         status: TaskStatus { state: TaskState::Assigned, at: cx.now, ..task.status.clone() },
                         pending_reason: None,
                         device_ids,
@@ -92,29 +92,25 @@ impl ControlLoop for Scheduler {
     }
 }
 
-fn is_waiting(task: &Task) -> bool {
-    task.node_id.is_empty() && task.is_live()
-}
-
 fn waiting(view: &Tables) -> Vec<String> {
     let services: std::collections::BTreeSet<_> =
         view.tasks_waiting().map(|task| task.service_id.to_string()).collect();
     services.into_iter().collect()
 }
 
-/// A node with what is free on it and what runs there.
+/// A node with its free resources and the tasks that run there.
 pub(crate) struct NodeInfo {
     node: Arc<Node>,
     free: Resources,
     devices: FreeDevices,
     tasks: usize,
     by_service: BTreeMap<String, usize>,
-    /// Tasks of a service's spec that failed or were rejected here lately.
+    /// Number of tasks of a service's spec that recently failed or were rejected here.
     failures: BTreeMap<(String, u64), usize>,
 }
 
 impl NodeInfo {
-    /// The node with these of its tasks.
+    /// The node with these tasks on it.
     fn new<'a>(node: &Arc<Node>, tasks: impl Iterator<Item = &'a Arc<Task>>, view: &Tables, now: Timestamp) -> Self {
         let mut info = Self {
             node: Arc::clone(node),
@@ -136,19 +132,19 @@ impl NodeInfo {
         info
     }
 
-    /// Without its spec only the devices are known that the task itself names.
+    /// Adds a task. Without its spec, only the devices that the task itself names are accounted for.
     fn take(&mut self, task: &Task, spec: Option<&ServiceSpec>) {
         self.devices.hold(&task.device_ids);
         let Some(spec) = spec else { return };
         self.free = self.free.minus(&spec.reservations);
-        // What is told to stop still holds its resources, but is no reason to go elsewhere.
+        // A task that was told to stop still holds its resources, but does not count when tasks are spread.
         if task.is_live() {
             self.tasks += 1;
             *self.by_service.entry(task.service_id.to_string()).or_default() += 1;
         }
     }
 
-    /// Lower is better: where the spec failed least, then the fewest of the service, then the fewest of all.
+    /// Lower is better: fewest failures of the spec, then fewest tasks of the service, then fewest tasks.
     fn rank(&self, task: &Task) -> (usize, usize, usize, &str) {
         let service = task.service_id.to_string();
         let of_service = self.by_service.get(&service).copied().unwrap_or(0);
@@ -157,8 +153,8 @@ impl NodeInfo {
     }
 }
 
-/// Whether the node of the task that this one replaces has room for it without that task: an update stops what runs only
-/// where that helps.
+/// Whether the node of the task that `task` replaces has room for it without that task. An update stops a running task
+/// for its successor only if this holds.
 fn fits_in_place(task: &Task, spec: &ServiceSpec, plan: &Plan, view: &Tables, now: Timestamp) -> bool {
     if task.desired_state != DesiredState::Ready {
         return false;
@@ -166,9 +162,9 @@ fn fits_in_place(task: &Task, spec: &ServiceSpec, plan: &Plan, view: &Tables, no
     let mut replaced =
         view.tasks_of_service(&task.service_id).filter(|it| it.slot == task.slot && it.holds_resources());
     replaced.any(|replaced| {
-        let Some(node) = view.node(replaced.node_id.as_str()) else { return false };
+        let Some(node) = view.node_of(replaced) else { return false };
         let planned = plan.changes.iter().filter_map(|change| match change {
-            Change::Put(Object::Task(it)) if it.node_id == node.id => Some(it),
+            Change::Put(Object::Task(it)) if it.is_on(&node.id) => Some(it),
             _ => None,
         });
         let others = view.tasks_of_node(&node.id).filter(|it| it.id != replaced.id);
@@ -176,7 +172,7 @@ fn fits_in_place(task: &Task, spec: &ServiceSpec, plan: &Plan, view: &Tables, no
     })
 }
 
-/// The best node that passes every filter with the devices that the task gets there, or how many nodes each filter took
+/// The best node that no filter takes out, with the devices that the task gets there; or how many nodes each filter took
 /// out.
 fn choose(
     task: &Task,
@@ -192,7 +188,7 @@ fn choose(
         }
     });
     match passing.min_by(|(_, left), (_, right)| left.rank(task).cmp(&right.rank(task))) {
-        // The last filter saw to it that they are there.
+        // The last filter has checked that there are enough.
         Some((index, info)) => Ok((index, info.devices.choose(&spec.generic_resources).unwrap_or_default())),
         None => Err(refused),
     }

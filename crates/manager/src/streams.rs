@@ -127,20 +127,20 @@ async fn serve(manager: &Manager, mut user: Streaming<Frame>, sender: &Outbox) -
 /// Asks the task's worker to open a stream, and waits for it.
 async fn ask(manager: &Manager, task: &Task, view: &Tables, request: F) -> Result<Data, Status> {
     let name = view.spec_of(task).map_or_else(|| task.id.to_string(), |spec| task_name(&spec.name, task.slot));
-    if task.node_id.is_empty() {
+    let Some(node_id) = &task.node_id else {
         let reason = task.pending_reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         return Err(Status::failed_precondition(format!("task {name} has no node yet{reason}")));
-    }
-    let node = view.node(task.node_id.as_str()).map_or("", |node| node.description.hostname.as_str());
+    };
+    let node = view.node_of(task).map_or("", |node| node.description.hostname.as_str());
     let unreachable = |why: &str| Status::failed_precondition(format!("task {name} on node {node}: {why}"));
     let id = manager.random.draw(random);
     let (sender, receiver) = oneshot::channel();
     let pending = manager.pending.clone();
-    pending.0.lock().expect("no holder panics").insert(id.clone(), (task.node_id.clone(), sender));
+    pending.0.lock().expect("no holder panics").insert(id.clone(), (node_id.clone(), sender));
     // Also when whoever asked goes away while this waits.
     let _forget = Forget(&pending, &id);
     let request = OpenStream { id: id.clone(), request: Some(Frame { frame: Some(request) }) };
-    let sent = manager.sessions.send(&task.node_id, Message::OpenStream(request));
+    let sent = manager.sessions.send(node_id, Message::OpenStream(request));
     sent.map_err(|_| unreachable("the node does not answer"))?;
     let result = tokio::time::timeout(OPEN_WAIT, receiver).await;
     result.ok().and_then(Result::ok).ok_or_else(|| unreachable("the node did not open the stream in time"))
@@ -189,8 +189,8 @@ fn logs(manager: &Manager, view: &Tables, request: LogsRequest, to_user: &Outbox
     let tasks: Vec<Arc<Task>> = match service {
         // Of a task that was replaced on a node that is down there is nothing to be had, and nothing to be waited for.
         Some(service) => {
-            let down = |task: &Task| view.node(task.node_id.as_str()).is_none_or(|it| it.state == NodeState::Down);
-            let there = |task: &&Arc<Task>| !task.node_id.is_empty() && (task.is_live() || !down(task));
+            let down = |task: &Task| view.node_of(task).is_none_or(|it| it.state == NodeState::Down);
+            let there = |task: &&Arc<Task>| task.node_id.is_some() && (task.is_live() || !down(task));
             view.tasks_of_service(&service.id).filter(there).cloned().collect()
         }
         None => vec![find_task(view, &request.task)?.clone()],

@@ -1,11 +1,12 @@
-//! Stored objects.
+//! Conversion of the objects that the store holds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{FromNumber, Malformed, require};
 use crate::model::{
-    Cluster, Filter, Image, ImageHolder, Node, PendingReason, Registry, Revoked, Secret, Service, Stack, Task,
+    Cluster, Filter, Image, ImageHolder, Node, NodeStateReason, PendingReason, Registry, Revoked, Secret, Service,
+    Stack, Task, UpdateState,
 };
 use crate::object::{Object, StoreObject};
 use crate::proto::objects as po;
@@ -65,7 +66,8 @@ impl From<&Node> for po::Node {
             description: Some((&it.description).into()),
             address: it.address.clone(),
             state: it.state.number(),
-            state_reason: it.state_reason.clone(),
+            old_state_reason: String::new(),
+            state_reason: it.state_reason.map(FromNumber::number),
             state_since: it.state_since.0,
             raft_id: it.raft_id,
         }
@@ -83,11 +85,19 @@ impl TryFrom<po::Node> for Node {
             description: it.description.into(),
             address: it.address,
             state: FromNumber::from_number(it.state)?,
-            state_reason: it.state_reason,
+            state_reason: match it.state_reason {
+                Some(reason) => Some(FromNumber::from_number(reason)?),
+                None => old_state_reason(&it.old_state_reason),
+            },
             state_since: Timestamp(it.state_since),
             raft_id: it.raft_id,
         })
     }
+}
+
+/// The reason in an object that an older build wrote, where it was a text.
+fn old_state_reason(text: &str) -> Option<NodeStateReason> {
+    NodeStateReason::ALL.iter().copied().find(|reason| reason.as_str() == text)
 }
 
 impl From<&Service> for po::Service {
@@ -97,8 +107,8 @@ impl From<&Service> for po::Service {
             meta: Some((&it.meta).into()),
             spec: Some(it.spec.as_ref().into()),
             spec_version: it.spec_version,
-            stack_id: it.stack_id.clone().into(),
-            update_paused: it.update_paused.clone(),
+            stack_id: it.stack_id.clone().map(Into::into),
+            update_paused: it.update.pause_reason().map(str::to_owned),
         }
     }
 }
@@ -111,8 +121,11 @@ impl TryFrom<po::Service> for Service {
             meta: it.meta.into(),
             spec: Arc::new(require(it.spec, "service.spec")?.try_into()?),
             spec_version: it.spec_version,
-            stack_id: it.stack_id.into(),
-            update_paused: it.update_paused,
+            stack_id: it.stack_id.map(Into::into),
+            update: match it.update_paused {
+                Some(reason) => UpdateState::Paused { reason },
+                None => UpdateState::Active,
+            },
         })
     }
 }
@@ -125,7 +138,7 @@ impl From<&Task> for po::Task {
             service_id: it.service_id.clone().into(),
             spec_version: it.spec_version,
             slot: it.slot,
-            node_id: it.node_id.clone().into(),
+            node_id: it.node_id.clone().map(Into::into),
             desired_state: it.desired_state.number(),
             status: Some((&it.status).into()),
             inherited_restarts: it.inherited_restarts,
@@ -148,7 +161,7 @@ impl TryFrom<po::Task> for Task {
             service_id: it.service_id.into(),
             spec_version: it.spec_version,
             slot: it.slot,
-            node_id: it.node_id.into(),
+            node_id: it.node_id.map(Into::into),
             desired_state: FromNumber::from_number(it.desired_state)?,
             status: it.status.try_into()?,
             inherited_restarts: it.inherited_restarts,
@@ -297,7 +310,7 @@ mod tests {
             Kind::Cluster => {
                 Cluster { id: "c".into(), epoch: 3, ca_key: Secret(vec![1, 255]), ..Cluster::default() }.into_object()
             }
-            Kind::Node => Node { id: "n".into(), raft_id: 7, ..Node::default() }.into_object(),
+            Kind::Node => Node { id: "n".into(), raft_id: Some(7), ..Node::default() }.into_object(),
             Kind::Service => Service { id: "s".into(), spec_version: 2, ..Service::default() }.into_object(),
             Kind::Task => {
                 Task { id: "t".into(), slot: 9, device_ids: vec![gpu.clone()], ..Task::default() }.into_object()
@@ -311,6 +324,30 @@ mod tests {
         for object in Kind::ALL.map(sample) {
             assert_eq!(Object::try_from(po::Object::from(&object)), Ok(object));
         }
+    }
+
+    #[test]
+    fn absent_and_chosen_values_survive_the_way_to_the_wire_and_back() {
+        let update = UpdateState::Paused { reason: "web.1: no such image".into() };
+        let objects = [
+            Task { node_id: Some("n".into()), image_digest: Some("sha256:1".into()), ..Task::default() }.into_object(),
+            Service { stack_id: Some("k".into()), update, ..Service::default() }.into_object(),
+        ];
+        for object in objects {
+            assert_eq!(Object::try_from(po::Object::from(&object)), Ok(object));
+        }
+        for reason in NodeStateReason::ALL {
+            let node = Node { state_reason: Some(*reason), ..Node::default() };
+            assert_eq!(Node::try_from(po::Node::from(&node)), Ok(node));
+        }
+    }
+
+    #[test]
+    fn a_node_that_left_before_reasons_had_a_type_has_left_still() {
+        let node = po::Node { old_state_reason: "left".into(), ..po::Node::from(&Node::default()) };
+        assert!(Node::try_from(node).expect("it is well-formed").has_left());
+        let node = po::Node { old_state_reason: "restarting".into(), ..po::Node::from(&Node::default()) };
+        assert_eq!(Node::try_from(node).expect("it is well-formed").state_reason, Some(NodeStateReason::Restarting));
     }
 
     #[test]

@@ -159,14 +159,15 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     for image in images.images {
         let image = model::Image::from(image);
         let value = json!({
-            "id": image.id, "reference": image.reference, "digest": image.digest, "size": image.size,
+            "id": image.id, "reference": image.reference.as_deref().unwrap_or_default(), "digest": image.digest, "size": image.size,
             "holders": image.confirmed().collect::<Vec<_>>(), "createdAt": image.meta.created_at,
         });
         if options.passes(&value) {
             let size = format!("{:.1}MB", f64::from(u32::try_from(image.size / 1000).unwrap_or(u32::MAX)) / 1000.0);
             let digest: String =
                 if options.no_trunc { image.digest.clone() } else { image.digest.chars().take(19).collect() };
-            let cells = vec![image.reference.clone(), digest, size, image.confirmed().count().to_string()];
+            let cells =
+                vec![image.reference.clone().unwrap_or_default(), digest, size, image.confirmed().count().to_string()];
             rows.push((value, cells));
         }
     }

@@ -78,7 +78,8 @@ async fn services(client: &Client, stack: &str) -> anyhow::Result<Vec<(String, S
         .await?;
     let of_stack = |row: flota_api::proto::control::ServiceRow| {
         let service = row.service?;
-        (service.stack_id == stack).then(|| (service.id, service.spec.map(|spec| spec.name).unwrap_or_default()))
+        (service.stack_id.as_deref() == Some(stack))
+            .then(|| (service.id, service.spec.map(|spec| spec.name).unwrap_or_default()))
     };
     Ok(all.services.into_iter().filter_map(of_stack).collect())
 }

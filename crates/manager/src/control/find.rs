@@ -53,7 +53,7 @@ pub(super) fn find_stack<'a>(view: &'a Tables, text: &str) -> Result<&'a Arc<Sta
 
 pub(super) fn find_image<'a>(view: &'a Tables, text: &str) -> Result<&'a Arc<Image>, Status> {
     let whole = flota_api::image_ref::ImageRef::parse(text).map(|it| it.to_string()).unwrap_or_default();
-    find(text, view.images(), |image| image.reference == whole || image.digest == text)
+    find(text, view.images(), |image| image.reference.as_ref() == Some(&whole) || image.digest == text)
 }
 
 /// A task by id, by `service.slot` (the one that counts in the slot), or, for a service, its first that runs.

@@ -17,7 +17,7 @@ use crate::manager::Manager;
 pub(super) fn list(manager: &Manager) -> Vec<pc::NodeRow> {
     let leader = manager.leadership().leader.unwrap_or(0);
     let row = |node: &Arc<Node>| {
-        let leader = node.raft_id != 0 && node.raft_id == leader;
+        let leader = node.raft_id == Some(leader);
         pc::NodeRow { node: Some(node.as_ref().into()), leader }
     };
     manager.store.view().nodes().map(row).collect()
@@ -51,7 +51,7 @@ pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Res
         let node = find_node(&view, &request.name)?.clone();
         let name = &node.description.hostname;
         let refuse = |why: String| Err(WriteFailed::Refused(Status::failed_precondition(why)));
-        if node.role == Role::Manager && node.raft_id == manager.raft.id() {
+        if node.role == Role::Manager && node.raft_id == Some(manager.raft.id()) {
             return refuse(format!("node `{name}` leads: use another manager, or `ctl swarm leave --force` there"));
         }
         if !request.force && node.role == Role::Manager {

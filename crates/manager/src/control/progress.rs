@@ -66,7 +66,7 @@ pub(super) fn service(view: &Tables, id: &flota_api::id::ServiceId) -> pc::Servi
     let tasks: Vec<&Arc<Task>> = view.tasks_of_service(id).collect();
     let Some(service) = view.service(id.as_str()) else {
         // A node that is down says no more: what is left of the task goes when it is back, or removed.
-        let down = |task: &Task| view.node(task.node_id.as_str()).is_none_or(|node| node.state == NodeState::Down);
+        let down = |task: &Task| view.node_of(task).is_none_or(|node| node.state == NodeState::Down);
         let left: Vec<_> = tasks.iter().filter(|task| !down(task)).collect();
         let hanging = left.iter().filter(|task| !task.status.state.is_terminal()).map(|task| {
             let spec = view.spec_of(task);
@@ -84,7 +84,7 @@ pub(super) fn service(view: &Tables, id: &flota_api::id::ServiceId) -> pc::Servi
     let current = |task: &&&Arc<Task>| task.spec_version == service.spec_version;
     let running = tasks.iter().filter(current).filter(|task| is_running(task)).count() as u64;
     let stopping = tasks.iter().any(|task| {
-        let reachable = view.node(task.node_id.as_str()).is_some_and(|node| node.state != NodeState::Down);
+        let reachable = view.node_of(task).is_some_and(|node| node.state != NodeState::Down);
         task.desired_state.is_stopping() && !task.status.state.is_terminal() && reachable
     });
     let outdated = tasks.iter().any(|task| task.is_live() && task.spec_version != service.spec_version);
@@ -112,12 +112,13 @@ pub(super) fn service(view: &Tables, id: &flota_api::id::ServiceId) -> pc::Servi
         (failed && !in_slot().any(|task| task.is_live()))
             .then(|| format!("{name} is {}: {}", last.status.state, last.status.error))
     });
+    let desired = service.spec.mode.wanted_tasks();
     pc::ServiceProgress {
         running,
-        desired: service.spec.replicas,
-        converged: running == service.spec.replicas && !stopping && !outdated,
+        desired,
+        converged: running == desired && !stopping && !outdated,
         hanging: hanging.chain(given_up).collect(),
-        update_paused: service.update_paused.clone(),
+        update_paused: service.update.pause_reason().unwrap_or_default().to_owned(),
         removed: false,
     }
 }

@@ -6,7 +6,7 @@ use tonic::Status;
 
 use flota_api::clock::Random;
 use flota_api::id::{ServiceId, StackId};
-use flota_api::model::{Service, ServiceSpec};
+use flota_api::model::{Service, ServiceSpec, UpdateState};
 use flota_api::object::Kind;
 use flota_api::proto::control as pc;
 use flota_api::state::TaskState;
@@ -23,7 +23,7 @@ pub(super) fn list(view: &Tables) -> Vec<pc::ServiceRow> {
         pc::ServiceRow {
             service: Some(service.as_ref().into()),
             running: view.tasks_of_service(&service.id).filter(running).count() as u64,
-            desired: service.spec.replicas,
+            desired: service.spec.mode.wanted_tasks(),
         }
     };
     view.services().map(row).collect()
@@ -34,7 +34,7 @@ pub(super) fn is_running(task: &flota_api::model::Task) -> bool {
 }
 
 /// A service that is new, with its first spec.
-pub(super) fn new_service(spec: ServiceSpec, stack_id: StackId, random: &Random) -> Service {
+pub(super) fn new_service(spec: ServiceSpec, stack_id: Option<StackId>, random: &Random) -> Service {
     Service {
         id: random.draw(ServiceId::random),
         spec: Arc::new(spec),
@@ -50,14 +50,14 @@ pub(super) fn with_spec(service: &Service, spec: ServiceSpec) -> Service {
     Service {
         spec: Arc::new(spec),
         spec_version: service.spec_version + u64::from(!same),
-        update_paused: String::new(),
+        update: UpdateState::Active,
         ..service.clone()
     }
 }
 
 pub(super) async fn create(manager: &Manager, request: pc::CreateServiceRequest) -> Result<Service, Status> {
     let spec = parse(request.spec)?;
-    let service = new_service(spec, StackId::default(), &manager.random);
+    let service = new_service(spec, None, &manager.random);
     let created = manager.write_once(&request.request_id, |view| {
         if view.service_by_name(&service.spec.name).is_some() {
             let text = format!("service `{}` exists already", service.spec.name);

@@ -1,11 +1,12 @@
 //! Stacks: all services of a file in one transaction.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use tonic::Status;
 
 use flota_api::id::StackId;
-use flota_api::model::{Stack, StackSpec};
+use flota_api::model::{Service, Stack, StackSpec};
 use flota_api::naming;
 use flota_api::object::Kind;
 use flota_api::proto::control as pc;
@@ -47,17 +48,18 @@ pub(super) async fn deploy(manager: &Manager, request: pc::DeployStackRequest) -
         }
         for service in &spec.services {
             match view.service_by_name(&service.name) {
-                Some(it) if it.stack_id != stack.id => {
+                Some(it) if it.stack_id.as_ref() != Some(&stack.id) => {
                     let text = format!("service `{}` exists already and is not of this stack", service.name);
                     return Err(WriteFailed::Refused(Status::already_exists(text)));
                 }
                 Some(it) if *it.spec == *service => {}
                 Some(it) => tx.update(with_spec(it, service.clone())),
-                None => tx.create(new_service(service.clone(), stack.id.clone(), &manager.random)),
+                None => tx.create(new_service(service.clone(), Some(stack.id.clone()), &manager.random)),
             }
         }
         let names: BTreeSet<&str> = spec.services.iter().map(|it| it.name.as_str()).collect();
-        for service in view.services().filter(|it| it.stack_id == stack.id && !names.contains(it.spec.name.as_str())) {
+        let of_stack = |it: &&Arc<Service>| it.stack_id.as_ref() == Some(&stack.id);
+        for service in view.services().filter(of_stack).filter(|it| !names.contains(it.spec.name.as_str())) {
             tx.remove(Kind::Service, service.id.as_str());
         }
         Ok((tx.finish(), ()))
@@ -71,7 +73,7 @@ pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Res
     let removed = manager.write_once(&request.request_id, |view| {
         let id = find_stack(&view, &request.name)?.id.clone();
         let mut tx = WriteTx::new(view.clone(), &request.request_id);
-        for service in view.services().filter(|service| service.stack_id == id) {
+        for service in view.services().filter(|service| service.stack_id.as_ref() == Some(&id)) {
             tx.remove(Kind::Service, service.id.as_str());
         }
         tx.remove(Kind::Stack, id.as_str());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::Status;
 
-use flota_api::model::{NodeState, Service, ServiceSpec, Task};
+use flota_api::model::{NodeState, Service, ServiceMode, ServiceSpec, Task};
 use flota_api::proto::control as pc;
 use flota_api::state::DesiredState;
 use flota_raft_store::{Tables, WriteTx};
@@ -19,7 +19,7 @@ pub(super) fn list(view: &Tables) -> Vec<pc::TaskRow> {
         pc::TaskRow {
             task: Some(task.as_ref().into()),
             service_name: spec.map(|spec| spec.name.clone()).unwrap_or_default(),
-            node_name: view.node(task.node_id.as_str()).map(|it| it.description.hostname.clone()).unwrap_or_default(),
+            node_name: view.node_of(task).map(|it| it.description.hostname.clone()).unwrap_or_default(),
             image: spec.map(|spec| spec.image.clone()).unwrap_or_default(),
             restarts: task.restarts(),
             doubt: doubt(task, view),
@@ -30,7 +30,7 @@ pub(super) fn list(view: &Tables) -> Vec<pc::TaskRow> {
 
 /// What a node that does not answer last said of its tasks may not be true any more: say so, and since when.
 fn doubt(task: &Task, view: &Tables) -> String {
-    match view.node(task.node_id.as_str()) {
+    match view.node_of(task) {
         Some(node) if node.state != NodeState::Ready && !task.status.state.is_terminal() => {
             format!("its node {} is {} since {}", node.description.hostname, node.state, node.state_since)
         }
@@ -45,8 +45,9 @@ pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Res
         if request.shrink
             && let Some(service) = view.service(task.service_id.as_str())
         {
-            let replicas = service.spec.replicas.saturating_sub(1);
-            let spec = Arc::new(ServiceSpec { replicas, ..service.spec.as_ref().clone() });
+            let ServiceMode::Replicated { replicas } = service.spec.mode;
+            let mode = ServiceMode::Replicated { replicas: replicas.saturating_sub(1) };
+            let spec = Arc::new(ServiceSpec { mode, ..service.spec.as_ref().clone() });
             tx.update(Service { spec, ..service.as_ref().clone() });
             let of_slot = view.tasks_of_service(&task.service_id).filter(|other| other.slot == task.slot);
             for task in of_slot {

@@ -158,14 +158,14 @@ impl DispatcherService {
         self.manager
             .write(|view| {
                 let node = view.node(node_id.as_str()).ok_or(WriteFailed::Nothing)?;
-                if node.state_reason == "left" {
+                if node.has_left() {
                     return Err(WriteFailed::Nothing);
                 }
                 let new = Node {
                     description: description.clone(),
                     address: if register.listen.is_empty() { node.address.clone() } else { register.listen.clone() },
                     state: NodeState::Ready,
-                    state_reason: String::new(),
+                    state_reason: None,
                     state_since: if node.state == NodeState::Ready {
                         node.state_since
                     } else {
@@ -178,7 +178,7 @@ impl DispatcherService {
                 let registered = Registered {
                     heartbeat_ms: u64::try_from(period(view.nodes().count()).as_millis()).unwrap_or(u64::MAX),
                     grant_public_key: key.map(|key| key.public_key()).unwrap_or_default().into(),
-                    raft_id: node.raft_id,
+                    raft_id: node.raft_id.unwrap_or_default(),
                     node_name: description.hostname.clone(),
                 };
                 let mut tx = WriteTx::new(view.clone(), "");
@@ -341,7 +341,7 @@ fn concerns(event: &Event, node_id: &NodeId) -> bool {
         Event::Committed(_) => return false,
     };
     match object {
-        Object::Task(task) => task.node_id == *node_id,
+        Object::Task(task) => task.is_on(node_id),
         Object::Node(_) | Object::Image(_) | Object::Cluster(_) | Object::Registry(_) => true,
         Object::Service(_) | Object::Stack(_) => false,
     }

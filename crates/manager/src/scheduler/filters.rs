@@ -1,6 +1,5 @@
-//! What keeps a task from a node. Of the filters that take a node out, the first is counted and shown.
+//! The filters of the scheduler. If several take a node out, the first of them is counted and shown to users.
 
-use flota_api::constraint::Constraint;
 use flota_api::model::{Availability, Filter, NodeState, Refusal, ServiceSpec};
 
 use super::NodeInfo;
@@ -8,15 +7,12 @@ use super::NodeInfo;
 /// Whether a task of the spec can't run on the node.
 type Refuses = fn(&ServiceSpec, &NodeInfo) -> bool;
 
-/// Every filter, in the order in which they are asked.
+/// Every filter, in the order in which they are applied.
 const FILTERS: [(Filter, Refuses); Filter::ALL.len()] = [
     (Filter::NotReady, |_, info| info.node.state != NodeState::Ready),
     (Filter::Drained, |_, info| info.node.spec.availability == Availability::Drain),
     (Filter::Paused, |_, info| info.node.spec.availability == Availability::Pause),
-    (Filter::Constraint, |spec, info| {
-        // A constraint that can't be read was refused when the service was made.
-        !spec.constraints.iter().all(|text| Constraint::parse(text).is_ok_and(|it| it.holds(&info.node)))
-    }),
+    (Filter::Constraint, |spec, info| !spec.constraints.iter().all(|it| it.holds(&info.node))),
     (Filter::Cpu, |spec, info| spec.reservations.nano_cpus > info.free.nano_cpus),
     (Filter::Memory, |spec, info| spec.reservations.memory_bytes > info.free.memory_bytes),
     (Filter::Runtime, |spec, info| !info.node.description.has_runtime(&spec.runtime)),

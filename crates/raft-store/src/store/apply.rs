@@ -1,9 +1,10 @@
-//! THE only place where a committed entry changes tables: on every manager, in the same order, with the same
-//! result. No clock, no chance: times and ids are in the entry.
+//! Applies committed entries. This is the only place where the tables of the store change: on every manager in the same
+//! order with the same result. It reads neither a clock nor a random source; times and ids are in the entry.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use flota_api::id::{NodeId, TaskId};
 use flota_api::model::{Task, TaskStatus};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::{Meta, Timestamp, Version};
@@ -12,12 +13,12 @@ use super::tables::{Answer, Key, Tables};
 use super::watch::Event;
 use crate::transaction::{Action, Conflict, Entry, Outcome, Transaction};
 
-/// Answers to users' requests that are kept, so that a retry is not done again.
+/// Number of answers to users' requests that are kept, so that a retry is not carried out again.
 const ANSWERS_KEPT: usize = 100_000;
-/// How long an entry of the old format keeps them.
+/// How long answers are kept when entries of the old format are applied.
 const OLD_ANSWERS_KEPT_FOR: Duration = Duration::from_secs(15 * 60);
 
-/// What is known of the entry that is applied.
+/// Facts about the entry that is being applied.
 #[derive(Clone, Copy)]
 struct Stamp {
     index: Version,
@@ -38,10 +39,10 @@ impl Tables {
         (outcomes, events)
     }
 
-    /// A leader's clock may be behind the one before it. Nothing that is planned by the tables' times may see that.
+    /// Moves the time of the tables on. It never falls, although the clock of a new leader may be behind.
     fn advance_time(&mut self, at: Timestamp) -> Timestamp {
         if self.time == Timestamp::default() {
-            // The first entry of this format: the latest of the old ones that left a trace, the same on every manager.
+            // The first entry of this format continues from the latest time in the tables, which all managers share.
             self.time = self.objects().map(|object| object.meta().updated_at).max().unwrap_or_default();
         }
         self.time = self.time.max(at);
@@ -52,7 +53,7 @@ impl Tables {
         if let Some(answer) = self.answers.get(tx.request_id.as_str()) {
             return Ok(answer.version);
         }
-        // All or nothing: work on a clone (which costs nothing) and keep it only when every action held.
+        // All or nothing: work on a clone, which is cheap, and keep it only if every action succeeded.
         let mut next = self.clone();
         let before = events.len();
         if let Err(conflict) = next.try_apply(stamp, &tx, events) {
@@ -85,7 +86,7 @@ impl Tables {
                     events.push(Event::Removed(removed));
                 }
                 Action::Status(task, node, status) => {
-                    events.extend(self.status(stamp, task.as_str(), node.as_str(), status));
+                    events.extend(self.status(stamp, task, node, status));
                 }
             }
         }
@@ -113,21 +114,21 @@ impl Tables {
         if let (Object::Task(old), Object::Task(new)) = (&old, &mut new)
             && (old.status.rank() > new.status.rank() || (old.status.rank() == new.status.rank() && !stamp.is_old))
         {
-            // Planned before the worker's report came in, perhaps: the report stands.
+            // The update may have been planned before the worker's report arrived, so the report stays.
             Arc::make_mut(new).status = old.status.clone();
         }
         self.put(new.clone());
         Ok(Event::Updated { old, new })
     }
 
-    fn status(&mut self, stamp: Stamp, task: &str, node: &str, status: &TaskStatus) -> Option<Event> {
-        let old = self.task(task)?;
+    fn status(&mut self, stamp: Stamp, task: &TaskId, node: &NodeId, status: &TaskStatus) -> Option<Event> {
+        let old = self.task(task.as_str())?;
         let higher = status.rank() > old.status.rank();
-        // The same rank with another text: what is known of a task that waits may grow. A worker's reports come in the
-        // order in which it made them; its clock, which may step, says nothing about that.
+        // A status of the same rank may bring another text. Reports arrive in the order in which the worker made them;
+        // its clock may step, and says nothing about their order.
         let in_order = !stamp.is_old || status.at >= old.status.at;
         let newer = status.rank() == old.status.rank() && in_order && *status != old.status;
-        if old.node_id.as_str() != node || old.status.state.is_terminal() || !(higher || newer) {
+        if !old.is_on(node) || old.status.state.is_terminal() || !(higher || newer) {
             return None;
         }
         let old = Arc::clone(old);

@@ -1,5 +1,5 @@
-//! The tables, their indices, and what can be asked of them. Persistent maps: a clone costs nothing and never
-//! changes. Only `apply` and `snapshot` beside this file put something in.
+//! The tables with their indices, and how they are read. They are persistent maps: a clone is cheap and does not change
+//! when the original does. Only `apply`, `snapshot` and the overlays of planners put objects in.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use flota_api::model::{Cluster, Image, Node, Registry, Service, ServiceSpec, Sta
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::{Timestamp, Version};
 
-/// The tables at one moment; whoever holds it may keep it.
+/// The tables at one moment.
 pub type View = Arc<Tables>;
 
-/// Shared, for a change clones a map's nodes with all their keys.
+/// A key. It is shared, because a change to a map clones whole nodes of it with all their keys.
 pub(super) type Key = Arc<str>;
 
 /// Objects of one kind by id, and by the name that is unique among them.
@@ -49,35 +49,35 @@ impl Table {
     }
 }
 
-/// The first answer to a user's request.
+/// The answer to a user's request, which a retry gets again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
-    /// The version that it made.
+    /// The version that the request made.
     pub(super) version: Version,
-    /// The entry's time; only entries of the old format look at it.
+    /// The time of the entry; used only when an entry of the old format is applied.
     pub(super) at: Timestamp,
 }
 
-/// Everything that the cluster knows.
+/// Everything that the cluster stores.
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
-    /// Index of the last entry that was applied.
+    /// Index of the last applied entry.
     pub version: Version,
-    /// Of all objects and answers; kept by `apply` and `snapshot`, so an overlay's is that of its base.
+    /// Digest of all objects and answers. `apply` and `snapshot` maintain it; a planner's overlay has that of its base.
     pub(super) digest: Digest,
-    /// The time of the last entry that was applied. Never falls; zero before the first entry of the present format.
+    /// Time of the last applied entry. It never falls, and is zero before the first entry of the present format.
     pub time: Timestamp,
     /// One table for each kind, at the kind's place in [`Kind::ALL`].
     objects: [Table; Kind::ALL.len()],
-    /// Each version of a service's spec that a task or the service itself still names, once.
+    /// Each version of a service's spec that the service or one of its tasks refers to.
     pub(super) specs: OrdMap<(ServiceId, u64), Arc<ServiceSpec>>,
     tasks_by_service: OrdMap<ServiceId, OrdSet<TaskId>>,
     tasks_by_node: OrdMap<NodeId, OrdSet<TaskId>>,
-    /// Those that may run and have no node yet.
+    /// Tasks that may run and have no node yet.
     tasks_waiting: OrdSet<TaskId>,
-    /// By the request's id.
+    /// Answers by the id of their request.
     pub(super) answers: OrdMap<Key, Answer>,
-    /// The same, oldest first.
+    /// The keys of `answers`, oldest first.
     pub(super) answers_by_age: OrdSet<(Version, Key)>,
 }
 
@@ -131,52 +131,57 @@ impl Tables {
         holder.is_some_and(|holder| holder.id() != object.id())
     }
 
-    /// Whether the user's request with this id was done: then it is not done again.
+    /// Whether the user's request with this id has been carried out. It is not carried out again.
     pub fn answered(&self, request_id: &str) -> bool {
         !request_id.is_empty() && self.answers.contains_key(request_id)
     }
 
-    /// What the tables digest to, as the last entry left them.
+    /// Digest of the tables as the last entry left them.
     pub fn digest(&self) -> Digest {
         self.digest.at(self.time)
     }
 
-    /// The cluster object; absent before the first entry.
+    /// The cluster object; `None` before the first entry.
     pub fn cluster(&self) -> Option<&Arc<Cluster>> {
         self.all().next()
     }
 
-    /// Tasks of a service, by id.
+    /// Tasks of a service, in the order of their ids.
     pub fn tasks_of_service(&self, id: &ServiceId) -> impl Iterator<Item = &Arc<Task>> {
         let ids = self.tasks_by_service.get(id);
         ids.into_iter().flatten().filter_map(|id| self.task(id.as_str()))
     }
 
-    /// Tasks that were given to a node, by id.
+    /// Tasks that were given to a node, in the order of their ids.
     pub fn tasks_of_node(&self, id: &NodeId) -> impl Iterator<Item = &Arc<Task>> {
         let ids = self.tasks_by_node.get(id);
         ids.into_iter().flatten().filter_map(|id| self.task(id.as_str()))
     }
 
-    /// Tasks that may run and have no node yet, by id.
+    /// Tasks that may run and have no node yet, in the order of their ids.
     pub fn tasks_waiting(&self) -> impl Iterator<Item = &Arc<Task>> {
         self.tasks_waiting.iter().filter_map(|id| self.task(id.as_str()))
     }
 
-    /// What a task was made from.
+    /// The node that a task was given to; `None` if it has no node yet or the node was removed.
+    pub fn node_of(&self, task: &Task) -> Option<&Arc<Node>> {
+        self.node(task.node_id.as_ref()?.as_str())
+    }
+
+    /// The spec that a task was made from.
     pub fn spec_of(&self, task: &Task) -> Option<&Arc<ServiceSpec>> {
         self.specs.get(&(task.service_id.clone(), task.spec_version))
     }
 
-    /// What a certain spec of a service said; kept as long as a task names it.
+    /// A certain version of a service's spec; kept as long as a task refers to it.
     pub fn spec_version(&self, service: &ServiceId, version: u64) -> Option<&Arc<ServiceSpec>> {
         self.specs.get(&(service.clone(), version))
     }
 
-    /// The image object with this digest; a named one before one that lost its name.
+    /// The image with this digest; if there are several, one that has a name.
     pub fn image_by_digest(&self, digest: &str) -> Option<&Arc<Image>> {
         let found = || self.images().filter(|image| image.digest == digest);
-        found().find(|image| !image.reference.is_empty()).or_else(|| found().next())
+        found().find(|image| image.reference.is_some()).or_else(|| found().next())
     }
 
     /// The object of this kind and id.
@@ -184,13 +189,13 @@ impl Tables {
         self.table(kind).by_id.get(id)
     }
 
-    /// The object's version; 0 when it is absent.
-    pub fn version_of(&self, kind: Kind, id: &str) -> Version {
-        self.object(kind, id).map_or(0, |object| object.meta().version)
+    /// The object's version; `None` if there is no such object.
+    pub fn version_of(&self, kind: Kind, id: &str) -> Option<Version> {
+        self.object(kind, id).map(|object| object.meta().version)
     }
 
-    /// Puts an object in or in place of its former self, with all indices. A plan's overlay is built with it;
-    /// the store's own tables change by `apply` alone.
+    /// Inserts or replaces an object and updates all indices. Planners use it for their overlays; the tables of the store
+    /// change only through `apply`.
     pub fn put(&mut self, object: Object) {
         match &object {
             Object::Service(service) => {
@@ -207,24 +212,26 @@ impl Tables {
 
     fn index_task(&mut self, task: &Task) {
         self.tasks_by_service.entry(task.service_id.clone()).or_default().insert(task.id.clone());
-        if task.node_id.is_empty() && task.is_live() {
+        if task.is_waiting() {
             self.tasks_waiting.insert(task.id.clone());
         } else {
             self.tasks_waiting.remove(&task.id);
         }
-        if !task.node_id.is_empty() {
-            self.tasks_by_node.entry(task.node_id.clone()).or_default().insert(task.id.clone());
+        if let Some(node) = &task.node_id {
+            self.tasks_by_node.entry(node.clone()).or_default().insert(task.id.clone());
         }
     }
 
-    /// Takes an object out, with all indices.
+    /// Removes an object and updates all indices.
     pub fn remove(&mut self, kind: Kind, id: &str) -> Option<Object> {
         let removed = self.table_mut(kind).remove(id)?;
         match &removed {
             Object::Service(service) => self.drop_unused_specs(&service.id),
             Object::Task(task) => {
                 remove_from(&mut self.tasks_by_service, &task.service_id, &task.id);
-                remove_from(&mut self.tasks_by_node, &task.node_id, &task.id);
+                if let Some(node) = &task.node_id {
+                    remove_from(&mut self.tasks_by_node, node, &task.id);
+                }
                 self.tasks_waiting.remove(&task.id);
                 self.drop_unused_specs(&task.service_id);
             }
@@ -233,7 +240,7 @@ impl Tables {
         Some(removed)
     }
 
-    /// A spec lives as long as its service's newest, or a task that was made from it.
+    /// Drops specs that are neither the newest of their service nor that of a task.
     fn drop_unused_specs(&mut self, service: &ServiceId) {
         let versions: Vec<u64> = self
             .specs
@@ -253,7 +260,7 @@ impl Tables {
 
     /// Every object, in the order of the kinds, then by id.
     pub fn objects(&self) -> impl Iterator<Item = Object> + Send + use<> {
-        // Persistent maps: the copy costs nothing, and what it holds stays as it is.
+        // The clone is cheap and does not change while the caller iterates.
         self.objects.clone().into_iter().flat_map(|table| table.by_id.into_iter().map(|(_, object)| object))
     }
 }

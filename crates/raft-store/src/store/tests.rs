@@ -16,7 +16,9 @@ fn sample(kind: Kind, id: &str) -> Object {
             Service { id: id.into(), spec, spec_version: 1, ..Service::default() }.into_object()
         }
         Kind::Task => Task { id: id.into(), slot: 7, ..Task::default() }.into_object(),
-        Kind::Image => Image { id: id.into(), reference: "web:1".into(), size: 9, ..Image::default() }.into_object(),
+        Kind::Image => {
+            Image { id: id.into(), reference: Some("web:1".into()), size: 9, ..Image::default() }.into_object()
+        }
         Kind::Stack => {
             let spec = StackSpec { name: "shop".into(), ..StackSpec::default() };
             Stack { id: id.into(), spec, ..Stack::default() }.into_object()
@@ -52,7 +54,7 @@ fn every_kind_survives_the_log() {
     for kind in Kind::ALL {
         let (object, id) = (sample(kind, "id"), "id".to_owned());
         let transaction = Transaction {
-            expectations: vec![Expectation { kind, id: id.clone(), version: 7 }],
+            expectations: vec![Expectation { kind, id: id.clone(), version: Some(7) }],
             actions: vec![Action::Create(object.clone()), Action::Update(object), Action::Remove(kind, id)],
             ..Transaction::default()
         };

@@ -6,14 +6,19 @@ use rand::SeedableRng;
 
 use super::*;
 use crate::plan::Change;
-use flota_api::model::{Availability, Node, NodeState, RestartPolicy, ServiceSpec, TaskStatus};
+use flota_api::model::{Availability, Node, NodeState, RestartPolicy, ServiceMode, ServiceSpec, TaskStatus};
 use flota_api::object::{Object, StoreObject};
 use flota_api::version::{Meta, Timestamp};
 
 const NOW: Timestamp = Timestamp(1_000_000);
 
 fn service(replicas: u64) -> Service {
-    let spec = ServiceSpec { name: "web".into(), image: "web".into(), replicas, ..ServiceSpec::default() };
+    let spec = ServiceSpec {
+        name: "web".into(),
+        image: "web".into(),
+        mode: ServiceMode::Replicated { replicas },
+        ..ServiceSpec::default()
+    };
     Service { id: "s".into(), spec: Arc::new(spec), spec_version: 1, ..Service::default() }
 }
 
@@ -23,7 +28,7 @@ fn task(id: &str, slot: u64, node: &str, state: TaskState) -> Task {
         service_id: "s".into(),
         spec_version: 1,
         slot,
-        node_id: node.into(),
+        node_id: (!node.is_empty()).then(|| node.into()),
         status: TaskStatus { state, at: NOW, ..TaskStatus::default() },
         meta: Meta { created: slot, ..Meta::default() },
         ..Task::default()
@@ -56,7 +61,9 @@ fn planned(view: &Tables) -> Vec<String> {
                 format!("+{}{ready} after {} ms", task.slot, task.not_before.0.saturating_sub(NOW.0))
             }
             Change::Put(Object::Task(task)) => format!("{}:{}", task.id, task.desired_state),
-            Change::Put(Object::Service(service)) => format!("! {}", service.update_paused),
+            Change::Put(Object::Service(service)) => {
+                format!("! {}", service.update.pause_reason().expect("the update is paused"))
+            }
             other => format!("{other:?}"),
         })
         .collect();

@@ -39,7 +39,7 @@ fn failing(error: &str, task: Task) -> Task {
 
 /// A successor without a node.
 fn waiting(reason: PendingReason) -> Task {
-    Task { pending_reason: Some(reason), node_id: "".into(), ..successor(TaskState::Pending) }
+    Task { pending_reason: Some(reason), node_id: None, ..successor(TaskState::Pending) }
 }
 
 fn planned_with(tasks: impl IntoIterator<Item = Task>) -> Vec<String> {
