@@ -11,6 +11,7 @@ use flota_api::version::{Meta, Timestamp, Version};
 
 use super::tables::{Answer, Key, Tables};
 use super::watch::Event;
+use crate::digest::Digest;
 use crate::transaction::{Action, Conflict, Entry, Outcome, Transaction};
 
 /// Number of answers to users' requests that are kept, so that a retry is not carried out again.
@@ -66,7 +67,7 @@ impl Tables {
             next.answers.insert(Arc::clone(&request), Answer { version: stamp.index, at: stamp.at });
             next.answers_by_age.insert((stamp.index, request));
         }
-        events[before..].iter().for_each(|event| next.digest.change(event));
+        events[before..].iter().for_each(|event| count(&mut next.digest, event));
         *self = next;
         Ok(stamp.index)
     }
@@ -172,6 +173,19 @@ fn with_meta(object: &Object, meta: Meta) -> Object {
     let mut object = object.clone();
     *object.meta_mut() = meta;
     object
+}
+
+/// Makes the digest that of the tables after this event.
+fn count(digest: &mut Digest, event: &Event) {
+    match event {
+        Event::Created(new) => digest.add_object(new),
+        Event::Updated { old, new } => {
+            digest.take_object(old);
+            digest.add_object(new);
+        }
+        Event::Removed(old) => digest.take_object(old),
+        Event::Committed(_) | Event::Reset => {}
+    }
 }
 
 #[cfg(test)]
