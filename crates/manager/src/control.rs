@@ -164,7 +164,7 @@ impl<M: Member> Control<M> {
     async fn changed<T: Referable>(&self, reference: &str, id: Option<&str>) -> Result<Arc<T>, ControlError> {
         let removed = || ControlError::RemovedMeanwhile { kind: T::KIND, reference: reference.to_owned() };
         let look = |view: &View| match id {
-            Some(id) => T::with_id(view, id).cloned().ok_or_else(removed),
+            Some(id) => view.get::<T>(id).cloned().ok_or_else(removed),
             None => resolve(view, reference).cloned().map_err(|_| removed()),
         };
         self.read(look).await

@@ -155,13 +155,14 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     for image in images.images {
         let image = model::Image::from(image);
         let value = json!({
-            "id": image.id, "reference": image.reference, "digest": image.digest, "size": image.size,
-            "holders": image.confirmed().collect::<Vec<_>>(), "createdAt": image.meta.created_at,
+            "id": image.id, "reference": image.reference.as_deref().unwrap_or_default(), "digest": image.digest,
+            "size": image.size, "holders": image.confirmed().collect::<Vec<_>>(), "createdAt": image.meta.created_at,
         });
         let size = format!("{:.1}MB", f64::from(u32::try_from(image.size / 1000).unwrap_or(u32::MAX)) / 1000.0);
         let digest: String =
             if options.rows.no_trunc { image.digest.clone() } else { image.digest.chars().take(19).collect() };
-        rows.push((value, vec![image.reference.clone(), digest, size, image.confirmed().count().to_string()]));
+        let reference = image.reference.clone().unwrap_or_default();
+        rows.push((value, vec![reference, digest, size, image.confirmed().count().to_string()]));
     }
     rows.sort_by(|left, right| left.1[0].cmp(&right.1[0]));
     printer::rows(&options.rows, &["REFERENCE", "DIGEST", "SIZE", "NODES"], rows);

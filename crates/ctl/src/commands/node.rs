@@ -117,8 +117,8 @@ fn parsed(row: NodeRow) -> anyhow::Result<(model::Node, bool)> {
 fn row(node: &model::Node, leader: bool) -> Value {
     json!({
         "id": node.id, "name": node.description.hostname, "role": node.role, "leader": leader, "state": node.state,
-        "stateReason": node.state_reason, "stateSince": node.state_since, "availability": node.spec.availability,
-        "address": node.address, "version": node.description.program_version,
+        "stateReason": node.state_reason.map_or("", model::NodeStateReason::as_str), "stateSince": node.state_since,
+        "availability": node.spec.availability, "address": node.address, "version": node.description.program_version,
     })
 }
 
@@ -128,9 +128,9 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for node in nodes.nodes {
         let (node, leader) = parsed(node)?;
-        let state = match node.state_reason.as_str() {
-            "" => node.state.to_string(),
-            reason => format!("{} ({reason})", node.state),
+        let state = match node.state_reason {
+            None => node.state.to_string(),
+            Some(reason) => format!("{} ({reason})", node.state),
         };
         let role = if leader { "leader".to_owned() } else { node.role.to_string() };
         let cells = vec![
@@ -182,7 +182,7 @@ fn with_holders(node: &model::Node, tasks: &[task::Row]) -> serde_json::Result<V
     for (index, device) in node.description.devices.iter().enumerate() {
         let has = |row: &&task::Row| {
             let task = &row.task;
-            task.node_id == node.id && task.holds_resources() && task.device_ids.iter().any(|id| device.is(id))
+            task.is_on(&node.id) && task.holds_resources() && task.device_ids.iter().any(|id| device.is(id))
         };
         value["description"]["devices"][index]["task"] = tasks.iter().find(has).map(task::Row::name).into();
     }
@@ -258,7 +258,8 @@ mod tests {
         let row = |slot: u64, node: &str, id: &str, state: TaskState| {
             let status = model::TaskStatus { state, ..model::TaskStatus::default() };
             let device_ids = vec![device(id).device_id()];
-            task::Row::of(model::Task { slot, status, node_id: node.into(), device_ids, ..model::Task::default() })
+            let node_id = Some(node.into());
+            task::Row::of(model::Task { slot, status, node_id, device_ids, ..model::Task::default() })
         };
         let tasks = [
             row(1, "n", "nvidia0", TaskState::Failed),

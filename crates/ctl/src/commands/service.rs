@@ -3,7 +3,8 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use flota_api::model::{self, ServiceSpec};
+use flota_api::constraint::Constraint;
+use flota_api::model::{self, ServiceMode, ServiceSpec};
 use flota_api::proto::control::{
     CreateServiceRequest, GetRequest, ListTasksRequest, RemoveRequest, ServiceRow, UpdateServiceRequest,
 };
@@ -115,7 +116,10 @@ pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
             let change = |spec: &mut ServiceSpec| {
                 spec.env.retain(|it| !env_rm.iter().any(|name| it.split('=').next() == Some(name)));
                 spec.labels.retain(|key, _| !label_rm.contains(key));
-                spec.constraints.retain(|it| !constraint_rm.contains(it));
+                for text in &constraint_rm {
+                    let removed = Constraint::parse(text)?;
+                    spec.constraints.retain(|it| *it != removed);
+                }
                 spec.image = image.clone().unwrap_or_else(|| spec.image.clone());
                 if let Some(args) = &args {
                     spec.command = args.split_whitespace().map(str::to_owned).collect();
@@ -163,15 +167,16 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     for row in services.services {
         let (service, running) = parsed(row)?;
         let spec = &service.spec;
+        let wanted = spec.mode.wanted_tasks();
         let value = json!({
-            "id": service.id, "name": spec.name, "mode": "replicated",
-            "replicas": { "running": running, "desired": spec.replicas }, "image": spec.image, "ports": [],
+            "id": service.id, "name": spec.name, "mode": spec.mode.as_str(),
+            "replicas": { "running": running, "desired": wanted }, "image": spec.image, "ports": [],
         });
         let cells = vec![
             printer::short_id(service.id.as_str(), &options.rows),
             spec.name.clone(),
-            "replicated".into(),
-            format!("{running}/{}", spec.replicas),
+            spec.mode.as_str().into(),
+            format!("{running}/{wanted}"),
             spec.image.clone(),
         ];
         rows.push((value, cells));
@@ -225,7 +230,7 @@ async fn scale(client: &Client, targets: &[String], wait: &WaitOptions) -> anyho
     let mut changed = Vec::new();
     for (name, replicas) in parsed {
         let change = |spec: &mut ServiceSpec| {
-            spec.replicas = replicas;
+            spec.mode = ServiceMode::Replicated { replicas };
             Ok(())
         };
         changed.push(update(client, &name, change).await?);

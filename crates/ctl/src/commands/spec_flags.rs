@@ -1,8 +1,10 @@
 //! The flags of `ctl service create` and `update`, and what they make of a spec.
 
+use anyhow::Context;
 use clap::Args;
 
-use flota_api::model::{OnPartition, RestartCondition, ServiceSpec};
+use flota_api::constraint::Constraint;
+use flota_api::model::{OnPartition, RestartCondition, ServiceMode, ServiceSpec};
 
 use crate::commands::privilege_flags::PrivilegeFlags;
 use crate::error::Usage;
@@ -95,7 +97,9 @@ impl SpecFlags {
                 target.clone_from(value);
             }
         }
-        set(&mut spec.replicas, &self.replicas);
+        if let Some(replicas) = self.replicas {
+            spec.mode = ServiceMode::Replicated { replicas };
+        }
         set(&mut spec.working_dir, &self.workdir);
         set(&mut spec.user, &self.user);
         set(&mut spec.hostname, &self.hostname);
@@ -118,8 +122,12 @@ impl SpecFlags {
             spec.env.push(variable.clone());
         }
         spec.labels.extend(self.label.iter().cloned());
-        spec.constraints
-            .extend(self.constraint.iter().filter(|it| !spec.constraints.contains(it)).cloned().collect::<Vec<_>>());
+        for (index, text) in self.constraint.iter().enumerate() {
+            let constraint = Constraint::parse(text).with_context(|| format!("constraints[{index}]"))?;
+            if !spec.constraints.contains(&constraint) {
+                spec.constraints.push(constraint);
+            }
+        }
         self.privileges.apply(spec);
         if let Some(text) = &self.restart_condition {
             use RestartCondition::{Any, None, OnFailure};

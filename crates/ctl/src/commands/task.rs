@@ -138,9 +138,12 @@ impl Row {
     }
 
     /// Why it is not as wanted.
-    fn error(&self) -> &str {
-        let reasons = [&self.doubt, &self.task.pending_reason, &self.task.status.error];
-        reasons.into_iter().find(|it| !it.is_empty()).map_or("", String::as_str)
+    fn error(&self) -> String {
+        match (&self.doubt, &self.task.pending_reason) {
+            (doubt, _) if !doubt.is_empty() => doubt.clone(),
+            (_, Some(reason)) => reason.to_string(),
+            _ => self.task.status.error.clone(),
+        }
     }
 
     fn json(&self) -> Value {
@@ -190,7 +193,7 @@ pub(crate) async fn ls(client: &Client, request: ListTasksRequest, options: &Lis
             task.status.state.to_string(),
             row.restarts.to_string(),
             exit,
-            row.error().to_owned(),
+            row.error(),
         ]
     };
     let rows = rows.iter().map(|row| (row.json(), cells(row))).collect();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flota_api::image_ref::ImageRef;
-use flota_api::model::Image;
+use flota_api::model::{Image, Task};
 use flota_api::object::Kind;
 use flota_raft_store::WriteTx;
 
@@ -14,7 +14,7 @@ use super::{Control, Freshness, Listing, Member};
 
 const FIELDS: &[Field<Arc<Image>>] = &[
     ("id", |image| Some(image.id.to_string())),
-    ("reference", |image| Some(image.reference.clone())),
+    ("reference", |image| Some(image.reference.clone().unwrap_or_default())),
     ("digest", |image| Some(image.digest.clone())),
     ("size", |image| Some(image.size.to_string())),
 ];
@@ -45,17 +45,19 @@ impl<M: Member> Control<M> {
     ) -> Result<(), ControlError> {
         let removed = self.write_once(request_id, |view| {
             let image = resolve::<Image>(&view, reference)?;
-            let names = |reference: &str| ImageRef::parse(reference).is_ok_and(|it| it.to_string() == image.reference);
+            let names =
+                |reference: &str| ImageRef::parse(reference).is_ok_and(|it| Some(it.to_string()) == image.reference);
             let user = view.services().find(|service| names(&service.spec.image));
             if let Some(service) = user.filter(|_| !force) {
                 let service = service.spec.name.clone();
                 return Err(ControlError::ImageInUse { image: reference.to_owned(), service });
             }
-            let used = view.tasks().any(|task| task.image_digest == image.digest && !task.status.state.is_terminal());
+            let uses = |task: &Arc<Task>| task.image_digest.as_ref() == Some(&image.digest);
+            let used = view.tasks().any(|task| uses(task) && !task.status.state.is_terminal());
             let mut tx = WriteTx::new(view.clone(), request_id);
             if used {
                 // Without a name it goes with the last task that uses it.
-                tx.update(Image { reference: String::new(), ..image.as_ref().clone() });
+                tx.update(Image { reference: None, ..image.as_ref().clone() });
             } else {
                 tx.remove(Kind::Image, image.id.as_str());
             }

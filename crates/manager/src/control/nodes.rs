@@ -28,7 +28,7 @@ const FIELDS: &[Field<NodeSummary>] = &[
     ("role", |row| Some(row.node.role.to_string())),
     ("leader", |row| Some(row.leader.to_string())),
     ("state", |row| Some(row.node.state.to_string())),
-    ("stateReason", |row| Some(row.node.state_reason.clone())),
+    ("stateReason", |row| Some(row.node.state_reason.map_or_else(String::new, |reason| reason.to_string()))),
     ("availability", |row| Some(row.node.spec.availability.to_string())),
     ("address", |row| Some(row.node.address.clone())),
     ("version", |row| Some(row.node.description.program_version.clone())),
@@ -36,7 +36,7 @@ const FIELDS: &[Field<NodeSummary>] = &[
 
 impl<M: Member> Control<M> {
     fn node_summary(&self, node: &Arc<Node>) -> NodeSummary {
-        let leader = self.member.leader().is_some_and(|leader| leader == node.raft_id);
+        let leader = node.raft_id.is_some() && node.raft_id == self.member.leader();
         NodeSummary { node: Arc::clone(node), leader }
     }
 
@@ -107,7 +107,7 @@ impl<M: Member> Control<M> {
 /// What is in the way of the node's removal by the manager `own_raft_id`.
 fn hold(node: &Node, own_raft_id: u64, force: bool) -> Option<NodeHold> {
     match node.role {
-        Role::Manager if node.raft_id == own_raft_id => Some(NodeHold::Leads),
+        Role::Manager if node.raft_id == Some(own_raft_id) => Some(NodeHold::Leads),
         _ if force => None,
         Role::Manager => Some(NodeHold::IsManager),
         Role::Worker if node.state != NodeState::Down => Some(NodeHold::NotDown(node.state)),

@@ -34,8 +34,8 @@ pub(crate) struct ServiceProgress {
     pub(crate) converged: bool,
     /// Tasks that do not get on: the name of each, and why.
     pub(crate) hanging: Vec<String>,
-    /// Why the update waits for the user; empty while it goes on.
-    pub(crate) update_paused: String,
+    /// Why the update waits for the user; `None` while it goes on.
+    pub(crate) update_paused: Option<String>,
     /// Whether the service was removed and no task of it is left.
     pub(crate) removed: bool,
 }
@@ -64,7 +64,7 @@ impl<M: Member> Control<M> {
         };
         Ok(self.watch(move |view| {
             let now = service(view, &id);
-            let is_last = now.converged || !now.update_paused.is_empty();
+            let is_last = now.converged || now.update_paused.is_some();
             (now, is_last)
         }))
     }
@@ -125,10 +125,11 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
         .iter()
         .any(|task| task.desired_state.is_stopping() && !task.status.state.is_terminal() && !is_node_lost(view, task));
     let outdated = tasks.iter().any(|task| task.is_live() && task.spec_version != service.spec_version);
+    let desired = service.spec.mode.wanted_tasks();
     ServiceProgress {
         running,
-        desired: service.spec.replicas,
-        converged: running == service.spec.replicas && !stopping && !outdated,
+        desired,
+        converged: running == desired && !stopping && !outdated,
         hanging: late(service, &tasks).chain(given_up(service, &tasks)).collect(),
         update_paused: service.update_paused.clone(),
         removed: false,
@@ -137,7 +138,7 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
 
 /// A node that is down reports nothing: what is left of the task goes when the node is back, or removed.
 fn is_node_lost(view: &Tables, task: &Task) -> bool {
-    view.node(task.node_id.as_str()).is_none_or(|node| node.state == NodeState::Down)
+    view.node_of(task).is_none_or(|node| node.state == NodeState::Down)
 }
 
 fn removal(view: &Tables, tasks: &[&Arc<Task>]) -> ServiceProgress {
@@ -159,7 +160,8 @@ fn removal(view: &Tables, tasks: &[&Arc<Task>]) -> ServiceProgress {
 /// Tasks that are to run and do not yet, each with its own reason, else that of the slot's last failure.
 fn late(service: &Service, tasks: &[&Arc<Task>]) -> impl Iterator<Item = String> {
     tasks.iter().filter(|task| task.is_live() && !is_running(task)).map(move |task| {
-        let own = [&task.status.error, &task.pending_reason, &task.status.message];
+        let pending = task.pending_reason.as_ref().map(ToString::to_string).unwrap_or_default();
+        let own = [&task.status.error, &pending, &task.status.message];
         let failed = tasks.iter().filter(|it| it.slot == task.slot && !it.status.error.is_empty());
         let last = failed.max_by_key(|it| it.meta.order()).map(|it| &it.status.error);
         let reason = own.into_iter().chain(last).find(|it| !it.is_empty());

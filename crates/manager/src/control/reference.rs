@@ -25,10 +25,6 @@ const CANDIDATES_BOUND: usize = 10;
 
 /// A kind of object that users refer to.
 pub(crate) trait Referable: StoreObject {
-    /// The object with this id.
-    fn with_id<'a>(view: &'a Tables, id: &str) -> Option<&'a Arc<Self>>;
-    /// Every object of the kind.
-    fn all(view: &Tables) -> impl Iterator<Item = &Arc<Self>>;
     /// The objects that have this name.
     fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>>;
     /// What users call the object.
@@ -89,7 +85,7 @@ struct Matches<'a, T> {
 
 impl<'a, T: Referable> Matches<'a, T> {
     fn of(view: &'a Tables, reference: &str) -> Self {
-        if let Some(object) = T::with_id(view, reference) {
+        if let Some(object) = view.get::<T>(reference) {
             return Self { rank: Rank::Id, objects: vec![object] };
         }
         let named = T::named(view, reference);
@@ -97,7 +93,7 @@ impl<'a, T: Referable> Matches<'a, T> {
             return Self { rank: Rank::Name, objects: named };
         }
         let begins = |object: &&Arc<T>| reference.len() >= SHORTEST_BEGINNING && object.id().starts_with(reference);
-        let objects: Vec<_> = T::all(view).filter(begins).collect();
+        let objects: Vec<_> = view.all::<T>().filter(begins).collect();
         let rank = if objects.is_empty() { Rank::None } else { Rank::Beginning };
         Self { rank, objects }
     }
@@ -116,14 +112,6 @@ fn ambiguous(reference: &str, candidates: impl Iterator<Item = Candidate>) -> Co
 }
 
 impl Referable for Node {
-    fn with_id<'a>(view: &'a Tables, id: &str) -> Option<&'a Arc<Self>> {
-        view.node(id)
-    }
-
-    fn all(view: &Tables) -> impl Iterator<Item = &Arc<Self>> {
-        view.nodes()
-    }
-
     fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
         // Two machines may have one hostname.
         view.nodes().filter(|node| node.description.hostname == name).collect()
@@ -135,14 +123,6 @@ impl Referable for Node {
 }
 
 impl Referable for Service {
-    fn with_id<'a>(view: &'a Tables, id: &str) -> Option<&'a Arc<Self>> {
-        view.service(id)
-    }
-
-    fn all(view: &Tables) -> impl Iterator<Item = &Arc<Self>> {
-        view.services()
-    }
-
     fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
         view.service_by_name(name).into_iter().collect()
     }
@@ -153,14 +133,6 @@ impl Referable for Service {
 }
 
 impl Referable for Task {
-    fn with_id<'a>(view: &'a Tables, id: &str) -> Option<&'a Arc<Self>> {
-        view.task(id)
-    }
-
-    fn all(view: &Tables) -> impl Iterator<Item = &Arc<Self>> {
-        view.tasks()
-    }
-
     /// Of the tasks in a slot the one that counts: what may still run before what has ended, then the one that is
     /// furthest, then the newest. The tasks of a service that was removed are meant only where no other has that name.
     fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
@@ -201,14 +173,6 @@ fn parse_task_name(name: &str) -> Option<(&str, u64)> {
 }
 
 impl Referable for Stack {
-    fn with_id<'a>(view: &'a Tables, id: &str) -> Option<&'a Arc<Self>> {
-        view.stack(id)
-    }
-
-    fn all(view: &Tables) -> impl Iterator<Item = &Arc<Self>> {
-        view.stacks()
-    }
-
     fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
         view.stack_by_name(name).into_iter().collect()
     }
@@ -219,34 +183,19 @@ impl Referable for Stack {
 }
 
 impl Referable for Image {
-    fn with_id<'a>(view: &'a Tables, id: &str) -> Option<&'a Arc<Self>> {
-        view.image(id)
-    }
-
-    fn all(view: &Tables) -> impl Iterator<Item = &Arc<Self>> {
-        view.images()
-    }
-
     /// By the reference, in whatever short form, else by the digest.
     fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
-        let whole = ImageRef::parse(name).map(|it| it.to_string()).unwrap_or_default();
-        view.images().filter(|image| image.reference == whole && !whole.is_empty() || image.digest == name).collect()
+        let whole = ImageRef::parse(name).ok().map(|it| it.to_string());
+        let is_meant = |image: &&Arc<Self>| (whole.is_some() && image.reference == whole) || image.digest == name;
+        view.images().filter(is_meant).collect()
     }
 
     fn called(&self, _: &Tables) -> String {
-        self.reference.clone()
+        self.reference.clone().unwrap_or_default()
     }
 }
 
 impl Referable for Registry {
-    fn with_id<'a>(view: &'a Tables, id: &str) -> Option<&'a Arc<Self>> {
-        view.registry(id)
-    }
-
-    fn all(view: &Tables) -> impl Iterator<Item = &Arc<Self>> {
-        view.registries()
-    }
-
     fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
         view.registry_by_host(name).into_iter().collect()
     }

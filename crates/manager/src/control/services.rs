@@ -29,13 +29,13 @@ pub(crate) struct ServiceSummary {
 const FIELDS: &[Field<ServiceSummary>] = &[
     ("id", |row| Some(row.service.id.to_string())),
     ("name", |row| Some(row.service.spec.name.clone())),
-    ("mode", |_| Some("replicated".into())),
+    ("mode", |row| Some(row.service.spec.mode.as_str().to_owned())),
     ("image", |row| Some(row.service.spec.image.clone())),
 ];
 
 fn summary(service: &Arc<Service>, view: &Tables) -> ServiceSummary {
     let running = view.tasks_of_service(&service.id).filter(|task| is_running(task)).count() as u64;
-    ServiceSummary { service: Arc::clone(service), running, desired: service.spec.replicas }
+    ServiceSummary { service: Arc::clone(service), running, desired: service.spec.mode.wanted_tasks() }
 }
 
 /// Whether the task runs and is to go on running.
@@ -44,7 +44,7 @@ pub(super) fn is_running(task: &Task) -> bool {
 }
 
 /// A new service with its first spec.
-pub(super) fn new_service(spec: ServiceSpec, stack_id: StackId, random: &Random) -> Service {
+pub(super) fn new_service(spec: ServiceSpec, stack_id: Option<StackId>, random: &Random) -> Service {
     Service {
         id: random.draw(ServiceId::random),
         spec: Arc::new(spec),
@@ -60,7 +60,7 @@ pub(super) fn with_spec(service: &Service, spec: ServiceSpec) -> Service {
     Service {
         spec: Arc::new(spec),
         spec_version: service.spec_version + u64::from(!same),
-        update_paused: String::new(),
+        update_paused: None,
         ..service.clone()
     }
 }
@@ -90,7 +90,7 @@ impl<M: Member> Control<M> {
         spec: ServiceSpec,
     ) -> Result<Arc<Service>, ControlError> {
         validate::check(&spec)?;
-        let service = new_service(spec, StackId::default(), &self.random);
+        let service = new_service(spec, None, &self.random);
         let name = &service.spec.name;
         let created = self.write_once(request_id, |view| {
             if view.service_by_name(name).is_some() {

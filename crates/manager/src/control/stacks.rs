@@ -31,7 +31,7 @@ const FIELDS: &[Field<StackSummary>] = &[
 ];
 
 fn summary(stack: &Arc<Stack>, view: &Tables) -> StackSummary {
-    let services = view.services().filter(|service| service.stack_id == stack.id);
+    let services = view.services().filter(|service| service.stack_id.as_ref() == Some(&stack.id));
     let services = services.map(|service| (service.id.clone(), service.spec.name.clone())).collect();
     StackSummary { stack: Arc::clone(stack), services }
 }
@@ -90,16 +90,17 @@ impl<M: Member> Control<M> {
         }
         for service in &spec.services {
             match view.service_by_name(&service.name) {
-                Some(it) if it.stack_id != *id => {
+                Some(it) if it.stack_id.as_ref() != Some(id) => {
                     return Err(ControlError::NotOfStack { service: service.name.clone() });
                 }
                 Some(it) if *it.spec == *service => {}
                 Some(it) => tx.update(with_spec(it, service.clone())),
-                None => tx.create(new_service(service.clone(), id.clone(), &self.random)),
+                None => tx.create(new_service(service.clone(), Some(id.clone()), &self.random)),
             }
         }
         let names: BTreeSet<&str> = spec.services.iter().map(|it| it.name.as_str()).collect();
-        for service in view.services().filter(|it| it.stack_id == *id && !names.contains(it.spec.name.as_str())) {
+        let of_stack = view.services().filter(|it| it.stack_id.as_ref() == Some(id));
+        for service in of_stack.filter(|it| !names.contains(it.spec.name.as_str())) {
             tx.remove(Kind::Service, service.id.as_str());
         }
         Ok(tx.finish())
@@ -110,7 +111,7 @@ impl<M: Member> Control<M> {
         let removed = self.write_once(request_id, |view| {
             let id = resolve::<Stack>(&view, reference)?.id.clone();
             let mut tx = WriteTx::new(view.clone(), request_id);
-            for service in view.services().filter(|service| service.stack_id == id) {
+            for service in view.services().filter(|service| service.stack_id.as_ref() == Some(&id)) {
                 tx.remove(Kind::Service, service.id.as_str());
             }
             tx.remove(Kind::Stack, id.as_str());

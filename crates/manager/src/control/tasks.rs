@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flota_api::id::{NodeId, ServiceId};
-use flota_api::model::{Node, NodeState, Service, ServiceSpec, Task};
+use flota_api::model::{Node, NodeState, Service, ServiceMode, ServiceSpec, Task};
 use flota_api::naming::task_name;
 use flota_api::state::DesiredState;
 use flota_raft_store::{Tables, View, WriteTx};
@@ -31,7 +31,7 @@ pub(crate) struct TaskSummary {
 impl TaskSummary {
     fn of(task: &Arc<Task>, view: &Tables) -> Self {
         let spec = view.spec_of(task);
-        let node = view.node(task.node_id.as_str());
+        let node = view.node_of(task);
         Self {
             service_name: spec.map(|spec| spec.name.clone()).unwrap_or_default(),
             node_name: node.map(|it| it.description.hostname.clone()).unwrap_or_default(),
@@ -42,9 +42,12 @@ impl TaskSummary {
     }
 
     /// Why the task is not as its spec wants it; empty where nothing is known.
-    fn error(&self) -> &str {
-        let reasons = [&self.doubt, &self.task.pending_reason, &self.task.status.error];
-        reasons.into_iter().find(|it| !it.is_empty()).map_or("", String::as_str)
+    fn error(&self) -> String {
+        match &self.task.pending_reason {
+            _ if !self.doubt.is_empty() => self.doubt.clone(),
+            Some(reason) => reason.to_string(),
+            None => self.task.status.error.clone(),
+        }
     }
 }
 
@@ -69,7 +72,7 @@ const FIELDS: &[Field<TaskSummary>] = &[
     ("attempt", |row| Some(row.task.status.attempt.to_string())),
     ("restarts", |row| Some(row.task.restarts().to_string())),
     ("exitCode", |row| row.task.status.exit_code.map(|code| code.to_string())),
-    ("error", |row| Some(row.error().to_owned())),
+    ("error", |row| Some(row.error())),
 ];
 
 /// Which tasks a list is about: references of services and of nodes; empty: all.
@@ -85,7 +88,8 @@ impl TaskScope {
     fn tasks<'a>(&self, view: &'a Tables) -> Result<Vec<&'a Arc<Task>>, ControlError> {
         let services = ids::<Service, ServiceId>(view, &self.services, |service| service.id.clone())?;
         let nodes = ids::<Node, NodeId>(view, &self.nodes, |node| node.id.clone())?;
-        let on_node = |task: &&Arc<Task>| nodes.is_empty() || nodes.contains(&task.node_id);
+        let on_node =
+            |task: &&Arc<Task>| nodes.is_empty() || task.node_id.as_ref().is_some_and(|id| nodes.contains(id));
         if services.is_empty() && !nodes.is_empty() {
             return Ok(nodes.iter().flat_map(|id| view.tasks_of_node(id)).collect());
         }
@@ -121,8 +125,8 @@ fn logged<'a>(view: &'a Tables, source: &LogSource) -> Result<Vec<&'a Arc<Task>>
         LogSource::Service(reference) => resolve(view, reference)?,
     };
     // A task that was replaced, on a node that is down, has no logs to offer: its node is not waited for.
-    let is_lost = |task: &Task| view.node(task.node_id.as_str()).is_none_or(|it| it.state == NodeState::Down);
-    let has_logs = |task: &&Arc<Task>| !task.node_id.is_empty() && (task.is_live() || !is_lost(task));
+    let is_lost = |task: &Task| view.node_of(task).is_none_or(|it| it.state == NodeState::Down);
+    let has_logs = |task: &&Arc<Task>| task.node_id.is_some() && (task.is_live() || !is_lost(task));
     Ok(view.tasks_of_service(&service.id).filter(has_logs).collect())
 }
 
@@ -184,8 +188,9 @@ impl<M: Member> Control<M> {
 
 /// Takes a slot and one replica from the service.
 fn take_slot(tx: &mut WriteTx, view: &Tables, service: &Service, slot: u64) {
-    let replicas = service.spec.replicas.saturating_sub(1);
-    let spec = Arc::new(ServiceSpec { replicas, ..service.spec.as_ref().clone() });
+    let ServiceMode::Replicated { replicas } = service.spec.mode;
+    let mode = ServiceMode::Replicated { replicas: replicas.saturating_sub(1) };
+    let spec = Arc::new(ServiceSpec { mode, ..service.spec.as_ref().clone() });
     tx.update(Service { spec, ..service.clone() });
     for task in view.tasks_of_service(&service.id).filter(|task| task.slot == slot) {
         tx.update(Task { desired_state: DesiredState::Remove, ..task.as_ref().clone() });

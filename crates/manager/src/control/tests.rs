@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use flota_api::clock::Clock;
 use flota_api::model::{
-    Cluster, Image, Node, NodeState, Role, Service, ServiceSpec, Stack, StackSpec, Task, TaskStatus,
+    Cluster, Image, Node, NodeState, Role, Service, ServiceMode, ServiceSpec, Stack, StackSpec, Task, TaskStatus,
 };
 use flota_api::object::StoreObject;
 use flota_api::reason::{Detail, Reason};
@@ -89,6 +89,7 @@ fn service(id: &str, name: &str) -> Service {
 }
 
 fn node(id: &str, name: &str, role: Role, raft_id: u64) -> Node {
+    let raft_id = Some(raft_id).filter(|id| *id != 0);
     let mut node = Node { id: id.into(), role, raft_id, state: NodeState::Ready, ..Node::default() };
     node.description.hostname = name.into();
     node
@@ -96,7 +97,7 @@ fn node(id: &str, name: &str, role: Role, raft_id: u64) -> Node {
 
 fn task(id: &str, service: &str, slot: u64, node: &str) -> Task {
     let status = TaskStatus { state: TaskState::Running, ..TaskStatus::default() };
-    let (service_id, node_id) = (service.into(), node.into());
+    let (service_id, node_id) = (service.into(), Some(node.into()));
     Task { id: id.into(), service_id, spec_version: 1, slot, node_id, status, ..Task::default() }
 }
 
@@ -113,7 +114,7 @@ async fn cluster() -> Control<Alone> {
     {
         control.put(node(id, name, role, raft_id)).await;
     }
-    let reference = "docker.io/library/web:latest".to_owned();
+    let reference = Some("docker.io/library/web:latest".to_owned());
     control.put(Image { id: "i1".into(), reference, digest: "sha256:aa".into(), ..Image::default() }).await;
     control.put(service("s1", "web")).await;
     control.put(service("s2", "db")).await;
@@ -204,8 +205,10 @@ async fn a_change_of_another_version_is_refused() {
     let node_spec = Default::default();
     assert_eq!(refusal(control.update_node("", "w1", old, &node_spec).await), Some(Reason::ChangedMeanwhile));
     let version = Some(control.store.view().service("s1").expect("it is there").meta.version);
-    let updated = control.update_service("", "web", version, &ServiceSpec { replicas: 3, ..changed }).await;
-    assert_eq!(updated.expect("it has this version").spec.replicas, 3);
+    let updated = control
+        .update_service("", "web", version, &ServiceSpec { mode: ServiceMode::Replicated { replicas: 3 }, ..changed })
+        .await;
+    assert_eq!(updated.expect("it has this version").spec.mode.wanted_tasks(), 3);
 }
 
 #[tokio::test]
@@ -334,11 +337,11 @@ async fn a_task_that_is_removed_keeps_its_service_unless_that_is_to_shrink() {
     control.remove_task("", "web.1", false).await.expect("it is there");
     let view = control.store.view();
     assert!(view.task("t1").expect("it is stopped first").desired_state.is_stopping());
-    assert_eq!(view.service("s1").expect("it is there").spec.replicas, 1);
+    assert_eq!(view.service("s1").expect("it is there").spec.mode.wanted_tasks(), 1);
     control.remove_task("", "web.2", true).await.expect("it is there");
     let view = control.store.view();
     assert!(view.task("t2").expect("it is stopped first").desired_state.is_stopping());
-    assert_eq!(view.service("s1").expect("it is there").spec.replicas, 0);
+    assert_eq!(view.service("s1").expect("it is there").spec.mode.wanted_tasks(), 0);
 }
 
 #[tokio::test]
@@ -381,6 +384,6 @@ fn a_proposal_that_fails_says_whether_it_may_still_commit() {
         let status = Status::from(ControlError::Propose(error));
         assert_eq!((Reason::of(&status), status.code()), (Some(reason), code));
     }
-    let open = crate::streams::OpenError::NoNode { task: "web.1".into(), reason: "no node".into() };
+    let open = crate::streams::OpenError::NoNode { task: "web.1".into(), reason: None };
     assert_eq!(refusal::<()>(Err(open.into())), Some(Reason::TaskUnreachable));
 }

@@ -319,7 +319,9 @@ mod tests {
         let (starting, mut helper, _report) = starting();
         let mut execs = Execs::default();
         execs.begin(PEER, starting);
-        assert!(matches!(execs.expire(PEER), Some(FromSupervisor::Failed(error)) if error.text.contains("did not begin")));
+        assert!(
+            matches!(execs.expire(PEER), Some(FromSupervisor::Failed(error)) if error.text.contains("did not begin"))
+        );
         assert_eq!((execs.contains(PEER), execs.expire(PEER)), (false, None));
         assert!(!helper.wait().expect("it has been killed").success());
     }

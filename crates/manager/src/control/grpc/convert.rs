@@ -107,7 +107,7 @@ impl From<ServiceProgress> for pc::ServiceProgress {
             desired: it.desired,
             converged: it.converged,
             hanging: it.hanging,
-            update_paused: it.update_paused,
+            update_paused: it.update_paused.unwrap_or_default(),
             removed: it.removed,
         }
     }
