@@ -24,7 +24,7 @@ use super::wire::{Cut, Receiver, Sender, wire};
 
 /// A host, by its number from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Host(pub u8);
+pub struct Host(pub u16);
 
 impl std::fmt::Display for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -35,14 +35,18 @@ impl std::fmt::Display for Host {
 impl Host {
     /// Where it listens.
     pub fn address(self) -> String {
-        format!("10.0.0.{}:2377", self.0)
+        let [high, low] = self.0.to_be_bytes();
+        format!("10.0.{high}.{low}:2377")
     }
 
     /// The host with this address.
     pub(super) fn at(address: &str) -> Option<Self> {
         let address: SocketAddr = address.parse().ok()?;
         match address.ip() {
-            std::net::IpAddr::V4(ip) => Some(Self(ip.octets()[3])),
+            std::net::IpAddr::V4(ip) => {
+                let [_, _, high, low] = ip.octets();
+                Some(Self(u16::from_be_bytes([high, low])))
+            }
             std::net::IpAddr::V6(_) => None,
         }
     }
