@@ -99,8 +99,8 @@ pub(super) fn is_up(cluster: &SimCluster) -> Result<(), String> {
     let managers = cluster.managers.len();
     let leader = cluster.leader().and_then(|number| cluster.managers[number].manager());
     // While the set changes, a majority of the old set is needed as well, and one manager more may stop the cluster.
-    let leader = leader.filter(|it| !it.raft.is_changing()).ok_or("nobody leads a complete set of managers")?;
-    let voters = leader.raft.members().iter().filter(|member| member.votes).count();
+    let leader = leader.filter(|it| !it.raft().is_changing()).ok_or("nobody leads a complete set of managers")?;
+    let voters = leader.raft().members().iter().filter(|member| member.votes).count();
     if voters < managers { Err(format!("{voters} of {managers} managers vote")) } else { converged(cluster) }
 }
 
@@ -247,7 +247,7 @@ impl Run {
     /// When that manager does not run.
     pub fn spoil_tables(&mut self, manager: usize) {
         self.invariants.let_tables_differ();
-        let store = self.cluster.managers[manager].manager().expect("it runs").store;
+        let store = self.cluster.managers[manager].manager().expect("it runs").store().clone();
         let view = store.view();
         let mut tx = WriteTx::new(view.clone(), "");
         tx.create(Stack { id: "spoiled".into(), ..Stack::default() });

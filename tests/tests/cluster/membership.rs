@@ -11,10 +11,10 @@ use super::{Seen, another_leads, containers, seen};
 /// Raft ids of those that vote and of those that do not, as the leader knows them.
 fn members(cluster: &SimCluster) -> Result<(Vec<u64>, Vec<u64>), String> {
     let leader = cluster.leader().and_then(|number| cluster.managers[number].manager()).ok_or("nobody leads")?;
-    if leader.raft.is_changing() {
+    if leader.raft().is_changing() {
         return Err("the set changes".into());
     }
-    let (votes, learns): (Vec<_>, Vec<_>) = leader.raft.members().into_iter().partition(|member| member.votes);
+    let (votes, learns): (Vec<_>, Vec<_>) = leader.raft().members().into_iter().partition(|member| member.votes);
     let ids = |members: Vec<flota_raft_store::raft::Member>| members.iter().map(|member| member.id).collect();
     Ok((ids(votes), ids(learns)))
 }
@@ -70,7 +70,7 @@ fn new_manager_learns_before_it_votes() {
         it.wait("it votes", 10_000, voters(&[1, 2, 3, 4]));
         let leader = it.leader();
         it.converge();
-        let view = it.cluster().managers[new].manager().unwrap().store.view();
+        let view = it.cluster().managers[new].manager().unwrap().store().view();
         assert_eq!(view.services().count(), 21, "it has every entry");
         assert_ne!(leader, new);
     });
