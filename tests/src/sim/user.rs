@@ -27,7 +27,7 @@ use super::services::{Answer, Op, Services, read};
 use super::time;
 
 /// Where users are.
-pub const USER: Host = Host(200);
+pub const USER: Host = Host(100);
 /// Names of services that users know.
 pub const NAMES: [&str; 5] = ["web", "db", "cache", "queue", "mail"];
 /// One try at one manager.
