@@ -2,6 +2,7 @@
 //!
 //! From the domain to the wire always succeeds; the other way says which field can't be understood.
 
+mod assignments;
 mod devices;
 mod objects;
 mod specs;

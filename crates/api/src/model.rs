@@ -1,6 +1,7 @@
 //! The domain types: what the program thinks in. One file for each noun.
 
 mod allowance;
+mod assignment;
 mod cluster;
 mod device;
 mod image;
@@ -10,6 +11,7 @@ mod stack;
 mod task;
 
 pub use allowance::{Allowance, Refusal};
+pub use assignment::{Assignment, Grant, ImageSource, NodeAddress, RegistryCredentials};
 pub use cluster::{Cluster, Registry, Revoked, Secret};
 pub use device::{
     DEVICE_PERMISSIONS, DeviceError, DeviceId, DeviceMapping, GenericResource, GenericResourceError, NodeDevice,
