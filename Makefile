@@ -1,27 +1,23 @@
 # Every target installs from Debian's packages what it lacks, and says what could not be had before it starts.
 CARGO  ?= cargo
-TRIPLE := x86_64-unknown-linux-gnu
-# Static programs: they run in containers, or outlive whatever the daemon was linked with.
-STATIC := RUSTFLAGS="-Ctarget-feature=+crt-static -Clink-arg=-fuse-ld=mold" $(CARGO) build --locked --target $(TRIPLE) -p flota-runtime -p whoami --features flota-runtime/cli
-PLACE   = for p in flota-runtime whoami; do install -m 755 target/$(TRIPLE)/$(1)/$$p target/$(2)/$$p.new && mv target/$(2)/$$p.new target/$(2)/$$p || exit 1; done
+# The programs that are linked statically (.cargo/rustc.sh), small for a release.
+STATIC := $(CARGO) build --locked --profile static -p flota-runtime -p whoami && \
+  for p in flota-runtime whoami; do install -m 755 target/static/$$p target/release/$$p.new && mv target/release/$$p.new target/release/$$p || exit 1; done
 
 .PHONY: build dev demo test test-long bench bench-runtime lint tools test-tools bench-tools
 build: tools        ## release programs in target/release
 	$(CARGO) build --locked --release -p flota-node -p flota-ctl
-	$(STATIC) --profile static
-	@$(call PLACE,static,release)
+	$(STATIC)
 
 dev: tools          ## the same for demo and tests, in target/debug
-	$(CARGO) build --locked -p flota-node -p flota-ctl --features flota-node/paused-clock
-	$(STATIC)
-	@$(call PLACE,debug,debug)
+	$(CARGO) build --locked -p flota-node -p flota-ctl -p flota-runtime -p whoami --features flota-node/paused-clock
 
 demo: dev           ## a cluster, a service, a dead machine
 	@bash deploy/examples/demo.sh target/debug
 
 lint: tools
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets --features flota-runtime/cli -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 test: test-tools lint dev    ## formatting, clippy, all tests
 	bash tests/run.sh
@@ -39,8 +35,7 @@ bench: build bench-tools    ## figures beside their targets
 
 bench-runtime: bench-tools  ## those of the container runtime alone, beside crun's and runc's
 	$(CARGO) build --locked --release -p flota-runtime --examples
-	$(STATIC) --profile static
-	@$(call PLACE,static,release)
+	$(STATIC)
 	@python3 tests/bench/runtime.py target/release target/release/examples
 
 tools:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what a build lacks; with `test`, `guest` or `bench` also what these need. Says what could not be had.
+# Installs the programs that a build needs; with `test`, `guest` or `bench` also those that these need. Fails with the
+# names of the programs that could not be installed.
 set -u
 missing=()
 programs="cargo"
@@ -7,7 +8,7 @@ need() { programs="$programs $1"; command -v "$1" >/dev/null 2>&1 || missing+=("
 need_seccomp() { [ -e /usr/include/seccomp.h ] || missing+=(libseccomp-dev); }
 need cc gcc
 need mold mold
-# A recommendation of gcc's alone: without it nothing can be linked.
+# gcc only recommends this package, but nothing can be linked without it.
 [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
 case "${1:-build}" in
   test)
@@ -32,7 +33,7 @@ case "${1:-build}" in
 esac
 if [ ${#missing[@]} -gt 0 ]; then
   echo "installing: ${missing[*]}"
-  # Tests start their own registry and etcd; none shall run on this machine because of them (invoke-rc.d(8)).
+  # Installing docker-registry and etcd must not start them as services (invoke-rc.d(8)): tests start their own.
   policy=/usr/sbin/policy-rc.d
   if [ ! -e "$policy" ] && printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"; then
     trap 'rm -f "$policy"' EXIT
@@ -47,6 +48,6 @@ for program in $programs; do
   command -v "$program" >/dev/null 2>&1 || lack="$lack $program"
 done
 if [ -n "$lack" ]; then
-  echo "error: these programs could not be had:$lack" >&2
+  echo "error: failed to install:$lack" >&2
   exit 1
 fi

@@ -1,4 +1,4 @@
-//! Exports `getrandom` of src/sim/system.rs from the test programs, for libraries that look it up when they run.
+//! Exports `getrandom` of src/sim/system.rs from the test programs, for libraries that look it up at run time.
 
 fn main() {
     println!("cargo:rustc-link-arg=-Wl,--export-dynamic-symbol=getrandom");

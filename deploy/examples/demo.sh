@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# What Flota does, in a minute: a cluster on this machine, a service, a machine that dies.
+# Shows Flota in a minute: a cluster on this machine, a service, and a worker that dies.
 set -euo pipefail
 programs=$(cd "$1" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
 export PATH="$programs:$PATH"
 say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
 run() { printf '$ %s\n' "$*"; "$@"; }
-# wait_for WHAT COMMAND...: for a minute at most.
+# wait_for WHAT COMMAND...: waits for a minute at most.
 wait_for() {
   local what=$1; shift
   for _ in $(seq 600); do "$@" && return; sleep 0.1; done
-  echo "error: not in time: $what" >&2; exit 1
+  echo "error: timed out: $what" >&2; exit 1
 }
 
 ctl sandbox down --name demo
@@ -18,23 +18,23 @@ say "A cluster of three managers and two workers, each in namespaces of its own"
 run ctl sandbox up --name demo
 eval "$(ctl sandbox env --name demo)"
 run ctl node ls
-say "A static program becomes an image, on two nodes"
+say "Make an image of a static program; two nodes keep it"
 run ctl image pack --tag whoami "$programs/whoami"
-say "A service from a file"
+say "Deploy a service from a Compose file"
 run ctl stack deploy -c "$here/whoami.yaml" shop
 run ctl service scale shop_web=6
 run ctl service ps shop_web
-say "Into a task, on whichever node it is"
+say "Run a command in a task, on any node"
 run ctl exec shop_web.1 -- /whoami get http://127.0.0.1/
 run ctl service logs shop_web
-say "A worker dies: link silent, then everything on it killed"
+say "Kill a worker: its link goes down silently, then everything on it is killed"
 run ctl sandbox kill --name demo w1
 w1_is_down() { ctl node ls --filter name=w1 --filter state=down -q | grep -q .; }
 wait_for "w1 is down" w1_is_down
 run ctl node ls
 six_run() { ctl service ls --format json | grep -q '"running": 6'; }
 wait_for "six tasks run" six_run
-say "Its tasks run elsewhere"
+say "Its tasks now run elsewhere"
 run ctl service ps shop_web
-say "The cluster is up. Go on with:   eval \"\$($programs/ctl sandbox env --name demo)\""
-echo "# and remove it with:            $programs/ctl sandbox down --name demo"
+say "The cluster is still up. To use it:  eval \"\$($programs/ctl sandbox env --name demo)\""
+echo "# To remove it:                      $programs/ctl sandbox down --name demo"

@@ -1,4 +1,4 @@
-//! A manager's control socket, spoken to directly: for what `ctl` never does.
+//! Connections to a manager's control socket, for requests that `ctl` never sends.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use flota_api::proto::control::control_client::ControlClient;
 /// Connects to the control socket at `path`.
 ///
 /// # Errors
-/// Nobody listens there.
+/// Nothing listens at `path`.
 pub async fn connect(path: &Path) -> Result<ControlClient<Channel>, tonic::transport::Error> {
     let path = PathBuf::from(path);
     let connector = tower::service_fn(move |_| dial(path.clone()));
@@ -18,8 +18,8 @@ pub async fn connect(path: &Path) -> Result<ControlClient<Channel>, tonic::trans
     Ok(ControlClient::new(channel))
 }
 
-/// A channel to the control socket at `path`, which need not be there: it connects when it is used, each time anew
-/// where the manager was away.
+/// Returns a channel to the control socket at `path`, which need not exist yet. The channel connects when it is used, and
+/// reconnects after the manager was away.
 pub fn channel(path: &Path) -> Channel {
     let path = PathBuf::from(path);
     let connector = tower::service_fn(move |_| dial(path.clone()));

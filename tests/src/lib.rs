@@ -1,4 +1,4 @@
-//! The harness: real clusters in sandboxes, driven by `ctl` as a user drives it.
+//! The test harness: real clusters in sandboxes, controlled by `ctl` as a user does, and simulated clusters ([`sim`]).
 //!
 //! ```no_run
 //! let cluster = flota_tests::Cluster::up(3, 2);
@@ -7,9 +7,9 @@
 //! cluster.wait("two tasks run off w1", |it| it.running("web").iter().filter(|task| task["node"] != "w1").count() == 2);
 //! ```
 //!
-//! A test arranges, acts, waits for a named condition, and asserts; it never sleeps for a time. A cluster is removed
-//! when it is dropped, also by a panic.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests say why they fail")]
+//! A test arranges, acts, waits for a named condition, and asserts; it never sleeps. A cluster is removed when it is
+//! dropped, also after a panic.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a panic or a printed line is how a test reports")]
 
 mod cluster;
 mod control;

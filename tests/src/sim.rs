@@ -14,6 +14,8 @@
 pub mod child;
 pub mod clock;
 pub mod cluster;
+mod entries;
+pub mod host;
 pub mod invariants;
 pub mod linearizability;
 pub mod log;

@@ -1,17 +1,20 @@
-//! Waiting for a condition, with a bound and the reason in the failure.
+//! Waits for a condition, with a time limit and the last observation in the failure.
 
 use std::time::{Duration, Instant};
 
-/// Twenty times what anything here takes on an idle machine.
+/// Twenty times what any condition takes on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Until `condition` holds; panics with `what` and the last thing that was seen.
+/// Calls `condition` every 50 ms until it returns `Ok`.
+///
+/// # Panics
+/// With `what` and the last error, if `condition` fails for 90 s.
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> Result<(), String>) {
     let until = Instant::now() + PATIENCE;
     loop {
         match condition() {
             Ok(()) => return,
-            Err(seen) => assert!(Instant::now() < until, "not in time: {what}; last seen: {seen}"),
+            Err(seen) => assert!(Instant::now() < until, "timed out: {what}; last seen: {seen}"),
         }
         std::thread::park_timeout(Duration::from_millis(50));
     }

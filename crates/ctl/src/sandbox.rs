@@ -17,39 +17,42 @@ pub(crate) use init::run_hidden;
 
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Name {
-    /// Which sandbox; the only one there is, if not said
+    /// Name of the sandbox (default: the only one)
     #[arg(long)]
     name: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Sandbox {
-    /// Start a cluster on this machine
+    /// Start a sandbox
     Up {
+        /// Name of the sandbox
         #[arg(long, default_value = "default")]
         name: String,
+        /// Number of managers
         #[arg(long, default_value_t = 3)]
         managers: u32,
+        /// Number of workers
         #[arg(long, default_value_t = 2)]
         workers: u32,
-        /// Settings file for every node's flotad: copied to /var/lib/flota-sandbox/NAME/NODE/flotad.toml, where it can be
-        /// changed before a restart
+        /// Settings file for the flotad of each node; it is copied to /var/lib/flota-sandbox/NAME/NODE/flotad.toml and may
+        /// be changed there before a restart
         #[arg(long)]
         config: Option<std::path::PathBuf>,
     },
-    /// Nodes of the sandboxes
+    /// List the nodes of sandboxes
     Ls {
-        /// Of this sandbox alone
+        /// List only this sandbox
         #[arg(long)]
         name: Option<String>,
         #[command(flatten)]
         options: ListOptions,
     },
-    /// Print what points ctl at it: eval "$(ctl sandbox env)"
+    /// Print the variable that points ctl at the sandbox, for eval "$(ctl sandbox env)"
     Env {
         #[command(flatten)]
         name: Name,
-        /// At this node alone
+        /// Point ctl at this node only
         #[arg(long)]
         node: Option<String>,
     },
@@ -61,61 +64,61 @@ pub(crate) enum Sandbox {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<String>,
     },
-    /// What a node's flotad has logged
+    /// Print the log of a node's flotad
     Logs {
         #[command(flatten)]
         name: Name,
         node: String,
     },
-    /// The machine is gone: its link goes silent, then everything on it is killed
+    /// Cut a node's link silently, then kill everything on it
     Kill {
         #[command(flatten)]
         name: Name,
-        /// SIGKILL to flotad alone; the containers stay
+        /// Send SIGKILL to flotad only; containers keep running
         #[arg(long)]
         daemon_only: bool,
         nodes: Vec<String>,
     },
-    /// The machine shuts down in order
+    /// Shut nodes down in order
     Stop {
         #[command(flatten)]
         name: Name,
-        /// SIGTERM to flotad alone; the containers stay
+        /// Send SIGTERM to flotad only; containers keep running
         #[arg(long)]
         daemon_only: bool,
         nodes: Vec<String>,
     },
-    /// The node hangs: SIGSTOP to everything on it
+    /// Send SIGSTOP to everything on a node
     Pause {
         #[command(flatten)]
         name: Name,
         nodes: Vec<String>,
     },
-    /// Start what was killed, stopped or paused
+    /// Start nodes that were killed, stopped or paused
     Start {
         #[command(flatten)]
         name: Name,
         nodes: Vec<String>,
     },
-    /// Stop in order, and start
+    /// Shut nodes down in order and start them
     Restart {
         #[command(flatten)]
         name: Name,
         nodes: Vec<String>,
     },
-    /// Cut these nodes off from the rest: m1,w1
+    /// Cut nodes off from the others, such as m1,w1
     Partition {
         #[command(flatten)]
         name: Name,
         #[arg(value_delimiter = ',')]
         nodes: Vec<String>,
     },
-    /// Join everything again
+    /// Undo all partitions
     Heal {
         #[command(flatten)]
         name: Name,
     },
-    /// Remove a sandbox with everything of it
+    /// Remove a sandbox and everything that belongs to it
     Down {
         #[command(flatten)]
         name: Name,

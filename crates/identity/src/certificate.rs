@@ -1,4 +1,4 @@
-//! A node's key pair and certificate, and what a certificate says.
+//! A node's key pair and certificate, and the subject that a certificate names.
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
@@ -6,76 +6,77 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 use flota_api::id::{ClusterId, NodeId};
 use flota_api::model::Role;
 
-/// Every node's certificate is good for this name.
+/// Every node's certificate is valid for this name.
 pub(crate) const NODE_NAME: &str = "node.flota";
-/// Only managers' certificates are good for this name.
+/// Only managers' certificates are valid for this name.
 pub(crate) const MANAGER_NAME: &str = "manager.flota";
-/// A manager's too: connections that ask for it carry Raft alone, and are served apart.
+/// Managers' certificates are valid for this name too. Connections that ask for it carry only Raft, and are served
+/// separately.
 pub(crate) const RAFT_NAME: &str = "raft.flota";
-/// Units, as they stand in certificates.
+/// Organisational unit in the certificate of each role.
 pub(crate) const UNITS: [(Role, &str); 2] = [(Role::Worker, "flota-worker"), (Role::Manager, "flota-manager")];
 
-/// Why a certificate or a signing request is no good.
+/// Why a certificate or a signing request can't be read or made.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CertificateError {
-    /// It is not well formed.
+    /// The input is malformed.
     #[error("failed to read {what}: {why}")]
     Malformed {
-        /// What was read.
+        /// What was being read.
         what: &'static str,
-        /// What is wrong with it.
+        /// The parser's error.
         why: String,
     },
-    /// It could not be made.
+    /// The library failed to create it.
     #[error("failed to make {what}: {why}")]
     Make {
-        /// What was to be made.
+        /// What was being made.
         what: &'static str,
-        /// Why not.
+        /// The library's error.
         why: String,
     },
-    /// It lacks what every node's certificate says.
+    /// The subject lacks a part that every node's certificate has.
     #[error("the certificate does not name its {0}")]
     Missing(&'static str),
 }
 
-/// A private key that has no certificate yet.
+/// A private key without a certificate.
 pub struct KeyPair(rcgen::KeyPair);
 
 impl KeyPair {
-    /// A new one (ECDSA P-256).
+    /// Generates a key (ECDSA P-256).
     ///
     /// # Errors
-    /// The machine has no random bytes.
+    /// The kernel provides no random bytes.
     pub fn generate() -> Result<Self, CertificateError> {
         let key = rcgen::KeyPair::generate();
         key.map(Self).map_err(|error| CertificateError::Make { what: "a key pair", why: error.to_string() })
     }
 
-    /// A signing request (PKCS#10, DER). Its subject is not looked at: the CA decides what stands in the certificate.
+    /// Returns a signing request (PKCS#10, DER). Its subject is empty, because the CA decides what the certificate says.
     ///
     /// # Errors
-    /// The library refuses.
+    /// The library fails to encode it.
     pub fn signing_request(&self) -> Result<Vec<u8>, CertificateError> {
         let request = rcgen::CertificateParams::default().serialize_request(&self.0);
         let made = request.map_err(|error| CertificateError::Make { what: "a request", why: error.to_string() })?;
         Ok(made.der().to_vec())
     }
 
-    /// The private key, PKCS#8, DER.
+    /// Returns the private key as PKCS#8 in DER.
     pub fn to_der(&self) -> Vec<u8> {
         self.0.serialize_der()
     }
 }
 
-/// Who a node is: its certificate with its key, and the CA that it trusts.
+/// The identity of a node: its certificate and key, and the CA that it trusts.
 #[derive(Clone)]
 pub struct Identity {
-    /// Common name of the certificate.
+    /// Id of the node (common name of the certificate).
     pub node_id: NodeId,
-    /// Organisation of the certificate.
+    /// Id of the cluster (organisation of the certificate).
     pub cluster_id: ClusterId,
-    /// Unit of the certificate.
+    /// Role of the node (organisational unit of the certificate).
     pub role: Role,
     pub(crate) certificate: Vec<u8>,
     pub(crate) key: Vec<u8>,
@@ -89,16 +90,17 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// From a certificate, its private key and the CA's certificate, all DER.
+    /// Makes an identity from a certificate, its private key (PKCS#8) and the CA's certificate, all DER. Does not verify
+    /// that they belong together.
     ///
     /// # Errors
-    /// The certificate is not one of a node.
+    /// The certificate is malformed, or its subject is not that of a node.
     pub fn new(certificate: Vec<u8>, key: Vec<u8>, ca: Vec<u8>) -> Result<Self, CertificateError> {
         let (node_id, role, cluster_id) = read_subject(&certificate)?;
         Ok(Self { node_id, cluster_id, role, certificate, key, ca })
     }
 
-    /// Leaf and CA, as a server presents them: a joining node looks for the CA among them.
+    /// Returns the chain that a server presents. It includes the CA, because a joining node looks for it there.
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
         vec![self.certificate.clone().into(), self.ca.clone().into()]
     }
@@ -114,7 +116,7 @@ impl Identity {
     }
 }
 
-/// What the subject of a node's certificate says.
+/// Returns node, role and cluster from the subject of a certificate.
 pub(crate) fn read_subject(der: &[u8]) -> Result<(NodeId, Role, ClusterId), CertificateError> {
     let malformed = |why: String| CertificateError::Malformed { what: "a certificate", why };
     let (_, certificate) = X509Certificate::from_der(der).map_err(|error| malformed(error.to_string()))?;

@@ -1,5 +1,5 @@
-//! Connections to other nodes: TLS with this node's certificate, or, to join, trusting one CA digest alone. Where all
-//! nodes run in one process, another means of connecting takes the place of TCP and TLS.
+//! Connections to other nodes. They use TLS with this node's certificate or, for a node that joins, TLS that trusts only
+//! the CA with a given digest. In simulations, where all nodes run in one process, [`Connect`] replaces TCP and TLS.
 
 use std::fmt;
 use std::future::Future;
@@ -22,34 +22,34 @@ use tonic::transport::{Channel, Endpoint};
 use crate::certificate::{Identity, MANAGER_NAME, NODE_NAME, RAFT_NAME};
 use crate::sha256_hex;
 
-/// A peer that does not answer to connect or to a ping in this time is gone.
+/// A peer that does not answer a connection attempt or a ping within this time counts as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const PING_EVERY: Duration = Duration::from_secs(2);
 
-/// The bytes of a connection, in both directions.
+/// A connection as a stream of bytes in both directions.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 
-/// A connection that is being made.
+/// A connection attempt.
 pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send>>;
 
-/// Another means of connecting than TCP and TLS. The other end must learn by itself who calls.
+/// A replacement for TCP and TLS. The implementation must tell the accepting side who connects.
 pub trait Connect: Send + Sync + 'static {
-    /// Connects to the node at `host:port`.
+    /// Connects to the node at `address` (`host:port`).
     fn connect(&self, address: &str) -> Connecting;
 }
 
-/// Makes channels with one identity.
+/// Opens channels to other nodes with one identity.
 #[derive(Clone)]
 pub struct Dialer {
-    way: Way,
+    connector: Connector,
 }
 
 #[derive(Clone)]
-enum Way {
+enum Connector {
     Tls(Arc<ClientConfig>),
-    Given(Arc<dyn Connect>),
+    Custom(Arc<dyn Connect>),
 }
 
 impl fmt::Debug for Dialer {
@@ -61,69 +61,71 @@ impl fmt::Debug for Dialer {
 fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
     ClientConfig::builder_with_provider(default_provider().into())
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("the provider speaks TLS 1.3")
+        .expect("the provider supports TLS 1.3")
 }
 
 impl Dialer {
-    /// Presents this node's certificate and trusts its cluster's CA.
+    /// Makes a dialer that presents this node's certificate and trusts its cluster's CA.
     ///
     /// # Errors
-    /// The key does not fit the certificate.
+    /// The key does not match the certificate.
     pub fn new(identity: &Identity) -> Result<Self, rustls::Error> {
         let mut config = builder()
             .with_root_certificates(identity.roots()?)
             .with_client_auth_cert(identity.chain(), identity.private_key())?;
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self { way: Way::Tls(config.into()) })
+        Ok(Self { connector: Connector::Tls(config.into()) })
     }
 
-    /// Presents nothing and trusts a manager whose CA has this digest.
+    /// Makes a dialer for a node that joins: it presents no certificate, and trusts a manager whose CA has the SHA-256
+    /// `ca_digest` (hexadecimal).
     pub fn to_join(ca_digest: &str) -> Self {
         let verifier = PinnedCa { digest: ca_digest.to_owned() };
         let mut config =
             builder().dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Self { way: Way::Tls(config.into()) }
+        Self { connector: Connector::Tls(config.into()) }
     }
 
-    /// Connects by the given means.
+    /// Makes a dialer that connects with `connect` instead of TCP and TLS.
     pub fn through(connect: Arc<dyn Connect>) -> Self {
-        Self { way: Way::Given(connect) }
+        Self { connector: Connector::Custom(connect) }
     }
 
-    /// A channel to the manager at `host:port`; only a manager's certificate is taken.
+    /// Returns a channel to the manager at `address` (`host:port`). It connects when it is first used, and accepts only a
+    /// manager's certificate.
     pub fn manager(&self, address: &str) -> Channel {
         self.channel(address, MANAGER_NAME)
     }
 
-    /// A channel to the manager at `host:port` for Raft's messages, and nothing else.
+    /// Returns a channel to the manager at `address` that carries only Raft messages.
     pub fn raft(&self, address: &str) -> Channel {
         self.channel(address, RAFT_NAME)
     }
 
-    /// A channel to any node at `host:port`.
+    /// Returns a channel to the node at `address`, whatever its role.
     pub fn node(&self, address: &str) -> Channel {
         self.channel(address, NODE_NAME)
     }
 
     fn channel(&self, address: &str, name: &'static str) -> Channel {
         let address: Arc<str> = address.into();
-        let way = self.way.clone();
+        let connector = self.connector.clone();
         let connect = move |_| {
-            let (address, way) = (Arc::clone(&address), way.clone());
+            let (address, connector) = (Arc::clone(&address), connector.clone());
             async move {
-                let work = async {
-                    match way {
-                        Way::Tls(config) => connect_tls(&address, config, name).await,
-                        Way::Given(connect) => connect.connect(&address).await,
+                let connecting = async {
+                    match connector {
+                        Connector::Tls(config) => connect_tls(&address, config, name).await,
+                        Connector::Custom(connect) => connect.connect(&address).await,
                     }
                 };
-                let stream = tokio::time::timeout(CONNECT_TIMEOUT, work).await;
+                let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
                 let stream = stream.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
                 Ok::<_, io::Error>(TokioIo::new(stream))
             }
         };
-        // The URI only fills the request's authority; the connector knows where to go.
+        // The URI only fills the request's authority. The connector knows the address.
         Endpoint::from_static("http://flota")
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(CONNECT_TIMEOUT)
@@ -135,13 +137,13 @@ impl Dialer {
 }
 
 async fn connect_tls(address: &str, config: Arc<ClientConfig>, name: &'static str) -> io::Result<Box<dyn Stream>> {
-    let name = ServerName::try_from(name).expect("a constant legal name");
+    let name = ServerName::try_from(name).expect("the constant is a valid name");
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
 }
 
-/// Accepts a server whose chain holds the CA with the digest, and whose certificate that CA signed.
+/// Accepts a server whose chain contains the CA with the digest, and whose certificate was signed by that CA.
 #[derive(Debug)]
 struct PinnedCa {
     digest: String,
@@ -198,6 +200,5 @@ impl ServerCertVerifier for PinnedCa {
     }
 }
 
-/// What a joining node reads when the manager's CA is not the token's.
-pub(crate) const OTHER_CLUSTER: &str =
-    "the join token is of another cluster: this manager's CA is not the one that it names";
+/// The error for a node that joins if the manager's CA is not the one in the token.
+pub(crate) const OTHER_CLUSTER: &str = "the join token is of another cluster: it names another CA than this manager's";

@@ -1,5 +1,5 @@
-//! The node's identity on disk: `node.crt`, `node.key` (mode 0600) and `ca.crt`, DER. The certificate is written
-//! last: where it is, everything is.
+//! The node's identity on disk: `node.crt`, `node.key` and `ca.crt`, all DER with mode 0600. The certificate is written
+//! last and removed first, so if it exists, the other files do too.
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,32 +11,32 @@ const CERTIFICATE: &str = "node.crt";
 const KEY: &str = "node.key";
 const CA: &str = "ca.crt";
 
-/// Why the identity could not be read or written.
+/// Why an identity can't be read, written or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// The machine would not.
+    /// An I/O error.
     #[error("failed to {act} the node's identity at `{path}`", path = path.display())]
     Io {
-        /// `read`, `write`.
+        /// `read`, `write` or `remove`.
         act: &'static str,
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// What is there is no identity.
+    /// The files hold no valid identity.
     #[error("the node's identity in `{path}` is damaged", path = path.display())]
     Damaged {
-        /// Which folder.
+        /// The folder.
         path: PathBuf,
-        /// What is wrong.
+        /// The cause.
         #[source]
         source: CertificateError,
     },
 }
 
-/// The identity in `dir`; `None` where the node belongs to no cluster.
+/// Reads the identity in `dir`. Returns `None` if there is none, because the node belongs to no cluster.
 ///
 /// # Errors
 /// A file can't be read or is damaged.
@@ -53,10 +53,11 @@ pub fn load(dir: &Path) -> Result<Option<Identity>, FileError> {
     identity.map(Some).map_err(|source| FileError::Damaged { path: dir.to_owned(), source })
 }
 
-/// Writes the identity so that it is there whole after a crash, or not at all.
+/// Writes the identity to `dir`. If `dir` held no identity before,
+/// [`load`] finds the whole new one after a crash, or none.
 ///
 /// # Errors
-/// The machine would not.
+/// A file can't be written.
 pub fn save(dir: &Path, identity: &Identity) -> Result<(), FileError> {
     for (name, bytes) in [(CA, &identity.ca), (KEY, &identity.key), (CERTIFICATE, &identity.certificate)] {
         let path = dir.join(name);
@@ -74,10 +75,10 @@ fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Forgets the identity; does nothing where there is none.
+/// Removes the identity from `dir`. Does nothing if there is none.
 ///
 /// # Errors
-/// The machine would not.
+/// A file can't be removed.
 pub fn remove(dir: &Path) -> Result<(), FileError> {
     for name in [CERTIFICATE, KEY, CA] {
         let path = dir.join(name);

@@ -1,5 +1,5 @@
-//! Grants: the leader's word that a node may fetch an image until a time. Signed (Ed25519), so that a node that
-//! holds the image can judge it alone.
+//! Grants: permission for a node to fetch an image, signed by the leader (Ed25519), so that a node that has the image can
+//! verify it without asking a manager.
 
 use ring::rand::SystemRandom;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
@@ -8,30 +8,30 @@ use flota_api::defaults::CLOCK_SKEW;
 use flota_api::proto::dispatcher::Grant;
 use flota_api::version::Timestamp;
 
-/// Signs grants.
+/// The cluster's key that signs grants.
 pub struct GrantKey(Ed25519KeyPair);
 
 impl GrantKey {
-    /// A new key, PKCS#8, DER.
+    /// Generates a key, and returns it as PKCS#8 in DER.
     ///
     /// # Panics
-    /// Never: the kernel has random bytes once it has booted.
+    /// If the kernel provides no random bytes, which it always does after boot.
     pub fn generate() -> Vec<u8> {
         let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
-        made.expect("the kernel has random bytes once it has booted").as_ref().to_vec()
+        made.expect("the kernel provides random bytes after boot").as_ref().to_vec()
     }
 
-    /// From what the store holds; `None` where that is no key.
+    /// Reads a key from PKCS#8 in DER. Returns `None` if `der` is no such key.
     pub fn from_der(der: &[u8]) -> Option<Self> {
         Ed25519KeyPair::from_pkcs8(der).ok().map(Self)
     }
 
-    /// What workers are given to judge grants with.
+    /// Returns the public key that workers verify grants with.
     pub fn public_key(&self) -> Vec<u8> {
         self.0.public_key().as_ref().to_vec()
     }
 
-    /// Lets `node` fetch the image with this digest until `expires`.
+    /// Makes a grant that lets `node` fetch the image with this digest until `expires`.
     pub fn sign(&self, digest: &str, node: &str, expires: Timestamp) -> Grant {
         let signature = self.0.sign(&message(digest, node, expires.0));
         Grant {
@@ -43,8 +43,8 @@ impl GrantKey {
     }
 }
 
-/// Whether `grant` was signed for `node` with the key to `public_key`, and is still good. The leader that dated it and
-/// the node that judges it may have clocks that differ by [`CLOCK_SKEW`], whichever is ahead.
+/// Whether `grant` was signed for `node` with the key of `public_key` and has not expired at `now`. The clocks of the
+/// leader and of this node may differ by up to [`CLOCK_SKEW`] in either direction.
 pub fn verify_grant(grant: &Grant, public_key: &[u8], node: &str, now: Timestamp) -> bool {
     let message = message(&grant.digest, &grant.node_id, grant.expires_at);
     grant.node_id == node
@@ -53,7 +53,7 @@ pub fn verify_grant(grant: &Grant, public_key: &[u8], node: &str, now: Timestamp
 }
 
 fn message(digest: &str, node: &str, expires: u64) -> Vec<u8> {
-    // No part may hold a line end, so no two grants have one message.
+    // No part can contain a line feed, so different grants have different messages.
     format!("flota image grant\n{digest}\n{node}\n{expires}").into_bytes()
 }
 
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_grant_is_good_for_its_image_node_and_time_alone() {
+    fn a_grant_is_valid_only_for_its_image_node_and_time() {
         let key = GrantKey::from_der(&GrantKey::generate()).expect("just made");
         let grant = key.sign("sha256:a", "n", Timestamp(10));
         let public = key.public_key();

@@ -1,5 +1,6 @@
-//! Join tokens: `FLOTA-<w|m>-<SHA-256 of the CA>-<generation>-<secret>`. Whoever has one trusts that CA alone,
-//! and the CA lets it in. A rotated secret has a higher generation, so that an old token is told from a wrong one.
+//! Join tokens: `FLOTA-<w|m>-<SHA-256 of the CA>-<generation>-<secret>`. A node that joins trusts only the CA in the
+//! token, and the managers accept a node that knows the secret. Each rotation raises the generation, so that an old token
+//! can be distinguished from a wrong one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,23 +13,23 @@ use flota_api::model::{Cluster, Role};
 /// Why a token is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JoinTokenError {
-    /// It is no token.
-    #[error("this is no join token: it has the form FLOTA-(w|m)-<64 digits>-<number>-<secret>")]
+    /// The text is not a join token.
+    #[error("this is no join token: a token has the form FLOTA-(w|m)-<64 digits>-<number>-<secret>")]
     Malformed,
-    /// It was good once.
+    /// The token was valid before its secret was rotated.
     #[error("this join token is old: it was rotated; `ctl swarm join-token {0}` prints the new one")]
     Old(Role),
-    /// It never was good here.
+    /// The secret was never valid in this cluster.
     #[error("this join token is wrong: its secret is not this cluster's")]
     Wrong,
 }
 
-/// What a machine needs to join.
+/// What a machine needs to join a cluster.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
-    /// What it will be.
+    /// The role that the new node gets.
     pub role: Role,
-    /// SHA-256 of the CA's certificate.
+    /// SHA-256 of the CA's certificate, in hexadecimal digits.
     pub ca_digest: String,
     secret: String,
 }
@@ -39,7 +40,8 @@ impl fmt::Debug for JoinToken {
     }
 }
 
-/// The secret half of the next token: generation and random characters.
+/// Returns the secret of the next token (generation and random characters), one generation after `previous`, which is
+/// empty for the first token.
 pub fn new_secret(previous: &str, rng: &mut impl Rng) -> String {
     format!("{}-{}", generation(previous) + 1, random(rng))
 }
@@ -49,19 +51,19 @@ fn generation(secret: &str) -> u64 {
 }
 
 impl JoinToken {
-    /// The token of this cluster for that role.
+    /// Returns this cluster's current token for a role.
     pub fn of(cluster: &Cluster, role: Role) -> Self {
         let secret = expected(cluster, role).to_owned();
         Self { role, ca_digest: crate::sha256_hex(&cluster.ca_certificate), secret }
     }
 
-    /// Judges the secret.
+    /// Checks the secret against the cluster's.
     ///
     /// # Errors
-    /// Says whether it is old or wrong.
+    /// [`JoinTokenError::Old`] or [`JoinTokenError::Wrong`].
     pub fn check(&self, cluster: &Cluster) -> Result<(), JoinTokenError> {
         let expected = expected(cluster, self.role);
-        // In constant time: the answer's delay must not tell how much of it was right.
+        // Constant time: the delay of the answer must not reveal how much of the secret was right.
         let same = expected.len() == self.secret.len()
             && expected.bytes().zip(self.secret.bytes()).fold(0, |acc, (left, right)| acc | (left ^ right)) == 0;
         match same {
@@ -91,7 +93,7 @@ impl FromStr for JoinToken {
 
     fn from_str(text: &str) -> Result<Self, JoinTokenError> {
         let mut parts = text.trim().splitn(4, '-');
-        let (brand, role, digest, secret) = (parts.next(), parts.next(), parts.next(), parts.next());
+        let (prefix, role, digest, secret) = (parts.next(), parts.next(), parts.next(), parts.next());
         let role = match role {
             Some("w") => Role::Worker,
             Some("m") => Role::Manager,
@@ -101,7 +103,7 @@ impl FromStr for JoinToken {
         let whole = |it: &&str| {
             it.split_once('-').is_some_and(|(number, rest)| number.parse::<u64>().is_ok() && !rest.is_empty())
         };
-        match (brand, digest, secret.filter(whole)) {
+        match (prefix, digest, secret.filter(whole)) {
             (Some("FLOTA"), Some(digest), Some(secret)) if text.len() < 200 => {
                 Ok(Self { role, ca_digest: digest.to_owned(), secret: secret.to_owned() })
             }
@@ -116,7 +118,7 @@ mod tests {
     use rand::SeedableRng;
 
     #[test]
-    fn a_token_reads_back_and_says_whether_it_is_old_or_wrong() {
+    fn a_token_parses_back_and_an_old_one_differs_from_a_wrong_one() {
         let mut rng = rand::rngs::StdRng::seed_from_u64(1);
         let mut cluster = Cluster { ca_certificate: vec![1, 2, 3], ..Cluster::default() };
         cluster.worker_token_secret = new_secret("", &mut rng).into();

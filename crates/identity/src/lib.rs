@@ -1,13 +1,13 @@
-//! Who may enter: the cluster's own CA, certificates of nodes, join tokens, and connections that carry them.
+//! Identity of nodes: the cluster's root CA, certificates, join tokens, and connections that use them.
 //!
 //! ```text
-//!  join token (CA digest + secret) ─▶ first contact, trusting only that digest ─▶ CSR ─▶ certificate
+//!  join token (CA digest + secret) ─▶ first connection, trusts that CA only ─▶ signing request ─▶ certificate
 //!  certificate: common name = node id, unit = role, organisation = cluster id
-//!  every connection after it: mutual TLS; a manager's certificate alone is good for `manager.flota`
+//!  every later connection: mutual TLS; only a manager's certificate is valid for `manager.flota`
 //! ```
 //!
-//! A server admits callers without a certificate only so far that they can ask for one; [`may_call`] is the one
-//! table of who may call what.
+//! A caller without a certificate can do nothing but request one. [`may_call`] is the one table that says which caller
+//! may call which method.
 
 mod certificate;
 mod connect;
@@ -29,7 +29,7 @@ pub use listener::{Incoming, PeerStream, incoming};
 pub use peer::{Peer, may_call};
 pub use root_ca::RootCa;
 
-/// SHA-256 in hexadecimal digits.
+/// Returns the SHA-256 of `bytes` in lower-case hexadecimal digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     use sha2::Digest;
     sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()

@@ -1,5 +1,5 @@
-//! Incoming connections with who is at their other end. Each handshake runs by itself and within a time, so that
-//! a slow or silent caller delays nobody.
+//! Incoming TLS connections, each with the identity of the peer. Handshakes run concurrently and with a time limit, so
+//! that a slow or silent caller delays nobody.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,10 +24,10 @@ use crate::certificate::{Identity, RAFT_NAME, read_subject};
 use crate::peer::Peer;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Handshakes under way at once; more wait in the kernel's queue.
+/// Largest number of concurrent handshakes; further connections wait in the kernel's queue.
 const HANDSHAKES: usize = 256;
 
-/// A TLS connection whose other end is known.
+/// A TLS connection with the identity of its peer.
 #[derive(Debug)]
 pub struct PeerStream {
     stream: TlsStream<TcpStream>,
@@ -83,14 +83,16 @@ fn server_config(identity: &Identity) -> Result<ServerConfig, rustls::Error> {
     Ok(config)
 }
 
-/// Connections of one kind.
+/// A channel of accepted connections.
 pub type Incoming = mpsc::Receiver<io::Result<PeerStream>>;
 
-/// Accepts connections on `listener` for as long as the first receiver is held. Those that ask for Raft's own name come
-/// out of the second one; they belong to the runtime `raft` from their first byte, so that nothing else delays them.
+/// Accepts connections on `listener` until the first receiver is dropped. Returns two receivers: connections for Raft
+/// (those that ask for the name `raft.flota`) arrive at the second one, all others at the first. If `raft` is given, the
+/// handshakes and I/O of Raft's connections run on that runtime, so that nothing else delays them; otherwise all
+/// connections arrive at the first receiver.
 ///
 /// # Errors
-/// The identity's key does not fit its certificate.
+/// The identity's key does not match its certificate.
 pub fn incoming(
     listener: TcpListener,
     identity: &Identity,
@@ -99,34 +101,34 @@ pub fn incoming(
     let config = Arc::new(server_config(identity)?);
     let (sender, receiver) = mpsc::channel(16);
     let (raft_sender, raft_receiver) = mpsc::channel(16);
-    let room = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES));
+    let handshakes = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES));
     tokio::spawn(async move {
         loop {
-            let permit = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
+            let permit = Arc::clone(&handshakes).acquire_owned().await.expect("the semaphore is never closed");
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = sender.closed() => return,
             };
             let Ok((stream, address)) = accepted else {
-                // Out of descriptors or the like: breathe, then go on.
+                // For example out of descriptors: trying again at once would only burn CPU.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
             let (config, raft) = (Arc::clone(&config), raft.clone());
             let (sender, raft_sender) = (sender.clone(), raft_sender.clone());
             tokio::spawn(async move {
-                let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, async {
+                let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, async {
                     stream.set_nodelay(true)?;
                     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
                     match raft.filter(|_| start.client_hello().server_name() == Some(RAFT_NAME)) {
-                        Some(raft) => moved(start, config, address, raft_sender, &raft),
+                        Some(raft) => finish_on(&raft, start, config, address, raft_sender),
                         None => finish(start, config, address, sender).await,
                     }
                 });
-                match shaken.await {
+                match handshake.await {
                     Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::debug!(%address, %error, "a TLS handshake failed"),
-                    Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+                    Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
+                    Err(_) => tracing::debug!(%address, "TLS handshake timed out"),
                 }
                 drop(permit);
             });
@@ -137,6 +139,7 @@ pub fn incoming(
 
 type Outgoing = mpsc::Sender<io::Result<PeerStream>>;
 
+/// Completes a handshake and hands the connection to `sender`.
 async fn finish(
     start: StartHandshake<TcpStream>,
     config: Arc<ServerConfig>,
@@ -149,30 +152,33 @@ async fn finish(
     Ok(())
 }
 
-/// The rest of the handshake, and the connection, in another runtime.
-fn moved(
+/// Completes a handshake on another runtime, which then also drives the connection's I/O.
+fn finish_on(
+    runtime: &Handle,
     start: StartHandshake<TcpStream>,
     config: Arc<ServerConfig>,
     address: SocketAddr,
     sender: Outgoing,
-    runtime: &Handle,
 ) -> io::Result<()> {
     let (accepted, socket) = (start.accepted, start.io.into_std()?);
     runtime.spawn(async move {
-        let work = async {
+        let handshake = async {
             let start = StartHandshake::from_parts(accepted, TcpStream::from_std(socket)?);
             finish(start, config, address, sender).await
         };
-        if let Ok(Err(error)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, work).await {
-            tracing::debug!(%address, %error, "a TLS handshake failed");
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
+            Err(_) => tracing::debug!(%address, "TLS handshake timed out"),
         }
     });
     Ok(())
 }
 
+/// The peer, by the certificate that it presented.
 fn identify(stream: &TlsStream<TcpStream>, address: SocketAddr) -> Peer {
     let certificates = stream.get_ref().1.peer_certificates();
-    // The chain was verified by the handshake; a certificate without a node's subject is nobody's.
+    // The handshake has verified the chain. A certificate without a node's subject identifies nobody.
     match certificates.and_then(|chain| chain.first()).map(|leaf| read_subject(leaf)) {
         Some(Ok((id, role, _))) => Peer::Node { id, role, address },
         _ => Peer::Anonymous { address },

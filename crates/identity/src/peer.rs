@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection, and what that one may call.
+//! The peer of a connection, and the methods that it may call.
 
 use std::net::SocketAddr;
 
@@ -8,26 +8,26 @@ use flota_api::model::Role;
 /// The other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// The machine's own root, over the local socket.
+    /// This machine's root user, connected to the local socket.
     Local,
-    /// A node of this cluster, by its certificate.
+    /// A node of this cluster, identified by its certificate.
     Node {
-        /// Common name.
+        /// Id of the node.
         id: NodeId,
-        /// Unit.
+        /// Role of the node.
         role: Role,
-        /// Where it called from.
+        /// Its address.
         address: SocketAddr,
     },
-    /// Somebody without a certificate: it may ask for one.
+    /// A caller without a certificate, which may only request one.
     Anonymous {
-        /// Where it called from.
+        /// Its address.
         address: SocketAddr,
     },
 }
 
 impl Peer {
-    /// The node's id, where the peer is a node.
+    /// Returns the node's id, if the peer is a node.
     pub fn node_id(&self) -> Option<&NodeId> {
         match self {
             Self::Node { id, .. } => Some(id),
@@ -45,7 +45,8 @@ enum Callers {
     Everyone,
 }
 
-/// THE table of who may call what; the most specific row first. What is not in it, nobody may call.
+/// The one table of which callers may call which methods; the first matching prefix counts. Nobody may call a method that
+/// is not in it.
 const TABLE: [(&str, Callers); 9] = [
     ("/flota.node.LocalNode/", Callers::Local),
     ("/flota.control.Control/", Callers::LocalAndManagers),
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_caller_reaches_what_it_may_and_nothing_else() {
+    fn each_caller_may_call_its_methods_and_no_others() {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         let worker = Peer::Node { id: "w".into(), role: Role::Worker, address };
         let manager = Peer::Node { id: "m".into(), role: Role::Manager, address };

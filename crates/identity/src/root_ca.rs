@@ -1,4 +1,4 @@
-//! The cluster's root: made once by the first manager, kept in the store, used by the leader to sign.
+//! The cluster's root CA. The first manager creates it, the store keeps it, and the leader signs with it.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,10 +11,10 @@ use flota_api::defaults::{CA_LIFE, CERTIFICATE_LIFE};
 use flota_api::id::{ClusterId, NodeId};
 use flota_api::model::Role;
 
-/// Clocks of nodes may differ: what was signed just now is good everywhere.
+/// Certificates are valid from this long before they are signed, because the clocks of nodes may differ.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
-/// A CA with its key.
+/// A CA certificate with its key.
 pub struct RootCa {
     certificate: Vec<u8>,
     key: Vec<u8>,
@@ -25,10 +25,10 @@ fn make(what: &'static str) -> impl Fn(rcgen::Error) -> CertificateError {
 }
 
 impl RootCa {
-    /// A new one for this cluster.
+    /// Creates a CA for this cluster, valid from `now` on.
     ///
     /// # Errors
-    /// The library refuses.
+    /// The library fails to generate the key or the certificate.
     pub fn generate(cluster: &ClusterId, now: SystemTime) -> Result<Self, CertificateError> {
         let key = rcgen::KeyPair::generate().map_err(make("the CA's key"))?;
         let mut params = CertificateParams::default();
@@ -42,30 +42,31 @@ impl RootCa {
         Ok(Self { certificate: certificate.der().to_vec(), key: key.serialize_der() })
     }
 
-    /// From what the store holds.
+    /// Makes a CA from its certificate (DER) and key (PKCS#8, DER).
     pub fn from_der(certificate: Vec<u8>, key: Vec<u8>) -> Self {
         Self { certificate, key }
     }
 
-    /// DER.
+    /// Returns the certificate in DER.
     pub fn certificate(&self) -> &[u8] {
         &self.certificate
     }
 
-    /// PKCS#8, DER.
+    /// Returns the key as PKCS#8 in DER.
     pub fn key(&self) -> &[u8] {
         &self.key
     }
 
-    /// What join tokens name.
+    /// Returns the digest that join tokens contain.
     pub fn digest(&self) -> String {
         sha256_hex(&self.certificate)
     }
 
-    /// Signs a request. Only its public key is taken over: names, role and usage are the CA's decision.
+    /// Signs a request (PKCS#10, DER) and returns the certificate in DER. Only the public key of the request is used; names,
+    /// role and usage come from the arguments.
     ///
     /// # Errors
-    /// The request is malformed or its own signature is wrong.
+    /// The request is malformed, or its own signature is wrong.
     pub fn sign(
         &self,
         request: &[u8],
@@ -105,11 +106,11 @@ mod tests {
     use crate::{Identity, KeyPair};
 
     #[test]
-    fn the_ca_decides_what_stands_in_a_certificate() {
+    fn the_ca_alone_decides_what_a_certificate_says() {
         let cluster = ClusterId::from("c");
         let now = SystemTime::now();
         let ca = RootCa::generate(&cluster, now).expect("made");
-        // A request that asks to be a manager of another name.
+        // The request asks for another name and the role of a manager.
         let key = rcgen::KeyPair::generate().expect("made");
         let mut wanted = CertificateParams::new(vec![MANAGER_NAME.to_owned()]).expect("a legal name");
         wanted.distinguished_name.push(DnType::CommonName, "somebody else");

@@ -1,4 +1,4 @@
-//! The first entry of a new cluster: the cluster object and its first node.
+//! The first entry of a new cluster: the cluster object and its first node. The daemon commits it when a cluster begins.
 
 use rand::Rng;
 
@@ -9,16 +9,26 @@ use flota_api::{FEATURE_LEVEL, VERSION};
 use flota_identity::{GrantKey, RootCa, new_secret};
 use flota_raft_store::{Transaction, View, WriteTx};
 
-/// Makes the transaction with which a cluster begins. `view` is that of an empty store; `now` is the wall clock's.
+/// The node with which a cluster begins.
+#[derive(Clone, Copy, Debug)]
+pub struct FirstNode<'a> {
+    /// The id in the node's certificate.
+    pub id: &'a NodeId,
+    /// The machine's host name.
+    pub hostname: &'a str,
+    /// `host:port` at which the other nodes reach it.
+    pub address: &'a str,
+}
+
+/// Returns the transaction with which a cluster begins. `view` is a view of an empty store, `now` the wall clock's time.
 pub fn first_entry(
     view: View,
     id: &ClusterId,
     ca: &RootCa,
-    node: (&NodeId, &str, &str),
+    node: FirstNode<'_>,
     now: Timestamp,
     rng: &mut impl Rng,
 ) -> Transaction {
-    let (node_id, hostname, address) = node;
     let mut tx = WriteTx::new(view, "");
     tx.create(Cluster {
         id: id.clone(),
@@ -33,12 +43,12 @@ pub fn first_entry(
         ..Cluster::default()
     });
     tx.create(Node {
-        id: node_id.clone(),
+        id: node.id.clone(),
         role: Role::Manager,
         raft_id: 1,
-        address: address.to_owned(),
+        address: node.address.to_owned(),
         description: NodeDescription {
-            hostname: hostname.to_owned(),
+            hostname: node.hostname.to_owned(),
             program_version: VERSION.to_owned(),
             feature_level: FEATURE_LEVEL,
             ..NodeDescription::default()

@@ -1,4 +1,4 @@
-//! How machines become nodes and managers: serves NodeCa, on the leader (a follower forwards).
+//! How machines become nodes and managers, and how they leave: serves NodeCa, on the leader (a follower forwards).
 
 use tonic::{Request, Response, Status};
 
@@ -14,28 +14,31 @@ use flota_identity::{JoinToken, Peer, RootCa};
 use flota_raft_store::WriteTx;
 
 use crate::control::propose_status;
-use crate::manager::Manager;
+use crate::dispatcher::Sessions;
+use crate::forward::forwarded_for;
+use crate::replica::Replica;
 
-/// Anybody may send one: it holds a signing request and little else.
+/// Anybody may send a request, so its size is bounded: it holds a signing request and little else.
 const REQUEST_BOUND: usize = 64 << 10;
 
 /// Serves NodeCa.
 #[derive(Clone, Debug)]
-pub struct CaService(Manager);
+pub struct CaService {
+    replica: Replica,
+    sessions: Sessions,
+}
 
 impl CaService {
-    /// For this manager.
-    pub fn server(manager: Manager) -> NodeCaServer<Self> {
-        NodeCaServer::new(Self(manager)).max_decoding_message_size(REQUEST_BOUND)
+    /// Creates the service. The session of a node that leaves is ended in `sessions`.
+    pub(crate) fn server(replica: Replica, sessions: Sessions) -> NodeCaServer<Self> {
+        NodeCaServer::new(Self { replica, sessions }).max_decoding_message_size(REQUEST_BOUND)
     }
 
-    /// The node that calls, or (forwarded by another manager) that it calls for.
+    /// Returns the node that calls, or that another manager forwards the call for.
     fn caller(request: &Request<impl Sized>, claimed: &str) -> Result<NodeId, Status> {
         match request.extensions().get::<Peer>() {
             Some(Peer::Node { id, .. }) if id.as_str() == claimed => Ok(id.clone()),
-            Some(Peer::Node { role: Role::Manager, .. })
-                if crate::forward::forwarded_for(request.metadata()) == Some(claimed) =>
-            {
+            Some(Peer::Node { role: Role::Manager, .. }) if forwarded_for(request.metadata()) == Some(claimed) => {
                 Ok(claimed.into())
             }
             _ => Err(Status::permission_denied("the certificate is not that of the node in the request")),
@@ -57,12 +60,17 @@ impl NodeCa for CaService {
         }
         // From the signing request, whose key is drawn at random: asked again after a lost answer, it is the same node.
         let node_id = NodeId::derived(&flota_identity::sha256_hex(&request.csr_der));
-        let response = self.0.write(|view| {
+        let response = self.replica.write(|view| {
             let cluster = view.cluster().ok_or_else(|| Status::unavailable("the cluster is just beginning"))?.clone();
             token.check(&cluster).map_err(|error| Status::unauthenticated(error.to_string()))?;
             let ca = RootCa::from_der(cluster.ca_certificate.clone(), cluster.ca_key.0.clone());
-            let signed =
-                ca.sign(&request.csr_der, &node_id, token.role, &cluster.id, self.0.clock.wall().now().to_system());
+            let signed = ca.sign(
+                &request.csr_der,
+                &node_id,
+                token.role,
+                &cluster.id,
+                self.replica.clock.wall().now().to_system(),
+            );
             let certificate = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;
             let managers = view.nodes().filter(|node| node.role == Role::Manager).map(|node| node.address.clone());
             let response = IssueCertificateResponse {
@@ -85,7 +93,7 @@ impl NodeCa for CaService {
                 description: NodeDescription { hostname: request.hostname.clone(), ..NodeDescription::default() },
                 state: NodeState::Unknown,
                 state_reason: "joining".into(),
-                state_since: self.0.clock.now(),
+                state_since: self.replica.clock.now(),
                 ..Node::default()
             });
             Ok((tx.finish(), response))
@@ -96,7 +104,7 @@ impl NodeCa for CaService {
     async fn join_raft(&self, request: Request<JoinRaftRequest>) -> Result<Response<JoinRaftResponse>, Status> {
         let node_id = Self::caller(&request, &request.get_ref().node_id)?;
         let request = request.into_inner();
-        let raft_id = self.0.write(|view| {
+        let raft_id = self.replica.write(|view| {
             let missing = || Status::permission_denied("this node is no manager of the cluster");
             let node = view.node(node_id.as_str()).filter(|node| node.role == Role::Manager).ok_or_else(missing)?;
             let mut node = node.as_ref().clone();
@@ -118,17 +126,17 @@ impl NodeCa for CaService {
 
     async fn leave_raft(&self, request: Request<LeaveRaftRequest>) -> Result<Response<LeaveRaftResponse>, Status> {
         let node_id = Self::caller(&request, &request.get_ref().node_id)?;
-        let view = self.0.store.view();
+        let view = self.replica.store.view();
         let raft_id = view.node(node_id.as_str()).map_or(0, |node| node.raft_id);
-        let voters = self.0.raft.members().into_iter().filter(|member| member.votes);
-        if raft_id == self.0.raft.id()
+        let voters = self.replica.raft.members().into_iter().filter(|member| member.votes);
+        if raft_id == self.replica.raft.id()
             && let Some(other) = voters.map(|member| member.id).find(|id| *id != raft_id)
         {
             // Somebody else must take this manager out of the set.
-            self.0.raft.hand_over(other).await;
+            self.replica.raft.hand_over(other).await;
             return Err(Status::unavailable("this manager leads, and has handed over: ask again"));
         }
-        let left = self.0.write(|view| {
+        let left = self.replica.write(|view| {
             let mut tx = WriteTx::new(view.clone(), "");
             if let Some(node) = view.node(node_id.as_str()) {
                 let managers = view.nodes().filter(|node| node.role == Role::Manager).count();
@@ -142,7 +150,7 @@ impl NodeCa for CaService {
                     role: Role::Worker,
                     state: NodeState::Down,
                     state_reason: "left".into(),
-                    state_since: self.0.clock.now(),
+                    state_since: self.replica.clock.now(),
                     ..node.as_ref().clone()
                 });
             }
@@ -151,15 +159,14 @@ impl NodeCa for CaService {
         left.await.map_err(|error| error.0)?;
         // Until then it is needed: with two managers, both must agree that there is one.
         if raft_id > 0 {
-            self.0.raft.gone(raft_id).await.map_err(|error| Status::unavailable(error.to_string()))?;
+            self.replica.raft.gone(raft_id).await.map_err(|error| Status::unavailable(error.to_string()))?;
         }
-        self.0.liveness.leaves(&node_id, true);
-        self.0.sessions.end(&node_id);
+        self.sessions.end(&node_id);
         Ok(Response::new(LeaveRaftResponse {}))
     }
 }
 
-/// A status that a proposal's error can become.
+/// The status of a failed request, to which a proposal's error converts.
 struct JoinFailed(Status);
 
 impl From<flota_raft_store::ProposeError> for JoinFailed {

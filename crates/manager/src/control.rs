@@ -11,10 +11,10 @@ mod server;
 mod services;
 mod stacks;
 mod status;
+mod streams;
 mod tasks;
 mod validate;
 
 pub use server::ControlService;
 
-pub(crate) use find::{find_service, find_task};
-pub(crate) use status::{WriteFailed, propose_status};
+pub(crate) use status::propose_status;

@@ -1,4 +1,5 @@
-//! A request to a follower goes on to the leader, whole, as it came: one place, for every method.
+//! Forwards a follower's requests to the leader, whole, as they came: one place, for every method. The manager wraps
+//! each service that only the leader can serve in a [`Forward`].
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -12,21 +13,22 @@ use tonic::body::Body;
 use tower::{Service, ServiceExt};
 
 use flota_api::reason::Reason;
-use flota_identity::Peer;
+use flota_identity::{Dialer, Peer};
 
-use crate::manager::Manager;
+use crate::replica::Replica;
 
-/// On a request that a follower sent on; it is not sent on again.
+/// Header of a request that a follower has forwarded; it is not forwarded again.
 const FORWARDED: &str = "flota-forwarded";
-/// On a request that is to be answered by whoever was asked.
+/// Header of a request that any manager may answer from its own copy of the store.
 pub const STALE: &str = "flota-stale";
 /// How long a request waits for a leader to be found.
 const LEADER_WAIT: Duration = Duration::from_secs(4);
 
-/// The node that a request came from, as the manager that sent it on read it from the certificate.
+/// Header with the node that a request came from, as the forwarding manager read it from the certificate.
 const CALLER: &str = "flota-caller";
 
-/// The node that another manager sent this request on for. Only to be believed when the certificate is a manager's.
+/// Returns the node that another manager has forwarded this request for. The caller must check that the certificate is a
+/// manager's.
 pub(crate) fn forwarded_for(metadata: &tonic::metadata::MetadataMap) -> Option<&str> {
     metadata.get(CALLER).filter(|_| metadata.contains_key(FORWARDED))?.to_str().ok()
 }
@@ -35,13 +37,14 @@ pub(crate) fn forwarded_for(metadata: &tonic::metadata::MetadataMap) -> Option<&
 #[derive(Clone, Debug)]
 pub struct Forward<S> {
     inner: S,
-    manager: Manager,
+    replica: Replica,
+    dialer: Dialer,
 }
 
 impl<S> Forward<S> {
-    /// Around `inner`.
-    pub fn new(inner: S, manager: Manager) -> Self {
-        Self { inner, manager }
+    /// Wraps `inner`. The leader is reached through `dialer`.
+    pub(crate) fn new(inner: S, replica: Replica, dialer: Dialer) -> Self {
+        Self { inner, replica, dialer }
     }
 }
 
@@ -61,51 +64,51 @@ where
     type Future = Answer;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // Each call takes its own clone, and waits for that.
+        // Each call takes its own clone of `inner`, and waits for that one.
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Answer {
-        let (inner, manager) = (self.inner.clone(), self.manager.clone());
+        let Self { inner, replica, dialer } = self.clone();
         Box::pin(async move {
             if request.headers().contains_key(STALE) {
                 return inner.oneshot(request).await;
             }
-            match tokio::time::timeout(LEADER_WAIT, find_leader(&manager)).await {
+            match tokio::time::timeout(LEADER_WAIT, find_leader(&replica)).await {
                 Ok(None) => inner.oneshot(request).await,
                 Ok(Some(_)) if request.headers().contains_key(FORWARDED) => {
                     Ok(Status::unavailable("leadership has just moved; try again").into_http())
                 }
                 Ok(Some(address)) => Ok(tokio::select! {
                     biased;
-                    response = send(&manager, &address, request) => response,
-                    // A machine that is gone answers nothing: the next leader is not waited for any longer than itself.
-                    () = moved(&manager, &address) => {
+                    response = send(&dialer, &address, request) => response,
+                    // A machine that is gone gives no answer: this request ends as soon as another leader is known.
+                    () = moved(&replica, &address) => {
                         Status::unavailable("leadership has just moved; try again").into_http()
                     }
                 }),
-                Err(_) => Ok(no_leader(&manager).into_http()),
+                Err(_) => Ok(no_leader(&replica).into_http()),
             }
         })
     }
 }
 
-fn no_leader(manager: &Manager) -> Status {
-    let voters = manager.raft.members().iter().filter(|member| member.votes).count();
+fn no_leader(replica: &Replica) -> Status {
+    let voters = replica.raft.members().iter().filter(|member| member.votes).count();
     let text = format!("no leader: fewer than {} of {voters} managers answer each other", voters / 2 + 1);
     Reason::NoLeader.attach(Status::unavailable(text))
 }
 
-/// `None`: this manager leads and has taken up its work. Waits while nobody does.
-async fn find_leader(manager: &Manager) -> Option<String> {
-    let (mut leadership, mut leading) = (manager.raft.leadership(), manager.leading.clone());
+/// Returns the leader's address, or `None` when this manager leads and has taken up its work. Waits while nobody leads.
+async fn find_leader(replica: &Replica) -> Option<String> {
+    let (mut leadership, mut leading) = (replica.raft.leadership(), replica.leading.clone());
     loop {
         if leading.borrow_and_update().is_some() {
             return None;
         }
         let state = leadership.borrow_and_update().clone();
         if !state.is_self
-            && let Some(address) = manager.leader_address()
+            && let Some(address) = replica.leader_address()
         {
             return Some(address);
         }
@@ -117,12 +120,12 @@ async fn find_leader(manager: &Manager) -> Option<String> {
     }
 }
 
-/// Until somebody else leads than the manager at `address`.
-async fn moved(manager: &Manager, address: &str) {
-    let mut leadership = manager.raft.leadership();
+/// Returns when another manager leads than the one at `address`.
+async fn moved(replica: &Replica, address: &str) {
+    let mut leadership = replica.raft.leadership();
     loop {
         let leader = leadership.borrow_and_update().leader;
-        if leader.is_some() && manager.leader_address().is_some_and(|leader| leader != address) {
+        if leader.is_some() && replica.leader_address().is_some_and(|leader| leader != address) {
             return;
         }
         if leadership.changed().await.is_err() {
@@ -131,10 +134,10 @@ async fn moved(manager: &Manager, address: &str) {
     }
 }
 
-async fn send(manager: &Manager, address: &str, request: Request<Body>) -> Response<Body> {
+async fn send(dialer: &Dialer, address: &str, request: Request<Body>) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     parts.headers.insert(FORWARDED, HeaderValue::from_static("1"));
-    // Whatever the caller itself wrote there is overwritten.
+    // A caller can't set it by itself.
     parts.headers.remove(CALLER);
     let caller = parts.extensions.get::<Peer>().and_then(Peer::node_id);
     if let Some(caller) = caller.and_then(|id| HeaderValue::from_str(id.as_str()).ok()) {
@@ -146,7 +149,7 @@ async fn send(manager: &Manager, address: &str, request: Request<Body>) -> Respo
     let uri = http::Uri::builder().scheme("http").authority("flota").path_and_query(path).build();
     let Ok(uri) = uri else { return Status::invalid_argument("the method's path is malformed").into_http() };
     parts.uri = uri;
-    let channel = manager.dialer.manager(address);
+    let channel = dialer.manager(address);
     match channel.oneshot(Request::from_parts(parts, body)).await {
         Ok(response) => response,
         Err(error) => Status::unavailable(format!("the leader at {address} does not answer: {error}")).into_http(),

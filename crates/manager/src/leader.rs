@@ -1,4 +1,5 @@
-//! What a leader does, in one scope: begun when leadership is certain, ended as a whole when it is lost.
+//! The leader's work, in one scope: it begins when leadership is certain, and ends as a whole when leadership is lost.
+//! The manager starts [`follow`] once; a new control loop is a line in [`pipeline`].
 
 use std::time::Duration;
 
@@ -10,13 +11,14 @@ use flota_raft_store::raft::RaftNode;
 use flota_raft_store::{ProposeError, Proposer, faults};
 
 use crate::control_loop::{ControlLoop, Driver};
-use crate::manager::Manager;
-use crate::{dispatcher, images, orchestrator, roles, scheduler};
+use crate::dispatcher::Dispatcher;
+use crate::replica::Replica;
+use crate::{images, orchestrator, roles, scheduler};
 
-/// Between two tries to prove that this manager leads.
+/// The pause between two attempts to prove that this manager leads.
 const PROOF_RETRY: Duration = Duration::from_millis(20);
 
-/// The planning jobs, in the order in which a pass runs them.
+/// Returns the control loops, in the order in which a pass runs them.
 fn pipeline() -> Vec<Box<dyn ControlLoop>> {
     vec![
         Box::new(orchestrator::replicated::Replicated),
@@ -27,9 +29,11 @@ fn pipeline() -> Vec<Box<dyn ControlLoop>> {
     ]
 }
 
-/// Follows Raft's leadership until `shutdown`: starts the leader's scope, and ends it.
+/// Follows Raft's leadership until `shutdown`: begins the leader's scope, publishes it in `leading`, and ends it. Cancels
+/// `fatal` when the Raft core has stopped by itself.
 pub(crate) async fn follow(
-    manager: Manager,
+    replica: Replica,
+    dispatcher: Dispatcher,
     leading: watch::Sender<Option<CancellationToken>>,
     shutdown: CancellationToken,
     fatal: CancellationToken,
@@ -37,7 +41,7 @@ pub(crate) async fn follow(
     tokio::select! {
         biased;
         // Sees the shutdown first, and ends the leader's scope.
-        () = follow_terms(&manager, &leading, &shutdown) => {}
+        () = follow_terms(&replica, &dispatcher, &leading, &shutdown) => {}
         () = shutdown.cancelled() => return,
     }
     if !shutdown.is_cancelled() {
@@ -47,11 +51,12 @@ pub(crate) async fn follow(
 }
 
 async fn follow_terms(
-    manager: &Manager,
+    replica: &Replica,
+    dispatcher: &Dispatcher,
     leading: &watch::Sender<Option<CancellationToken>>,
     shutdown: &CancellationToken,
 ) {
-    let mut leadership = manager.raft.leadership();
+    let mut leadership = replica.raft.leadership();
     loop {
         let term = tokio::select! {
             biased;
@@ -61,19 +66,19 @@ async fn follow_terms(
                 Err(_) => return,
             },
         };
-        if prove_term(&manager.raft).await.is_err() {
+        if prove_term(&replica.raft).await.is_err() {
             tokio::time::sleep(PROOF_RETRY).await;
             continue;
         }
         tracing::info!(raft.term = term, "this manager leads");
         let scope = CancellationToken::new();
-        let mut work = begin(manager, &scope);
+        let mut work = begin(replica, dispatcher, &scope);
         leading.send_replace(Some(scope.clone()));
         tokio::select! {
             biased;
             () = shutdown.cancelled() => {}
             _ = leadership.wait_for(|state| !state.is_self || state.term != term) => {}
-            () = quorum_lost(manager) => tracing::warn!("no quorum follows any more"),
+            () = quorum_lost(&replica.raft) => tracing::warn!("no quorum follows any more"),
             broken = work.join_next() => report(broken),
         }
         leading.send_replace(None);
@@ -95,28 +100,27 @@ async fn prove_term(raft: &RaftNode) -> Result<(), ProposeError> {
     raft.propose_entry(Vec::new()).await.map(drop)
 }
 
-fn begin(manager: &Manager, scope: &CancellationToken) -> JoinSet<()> {
+fn begin(replica: &Replica, dispatcher: &Dispatcher, scope: &CancellationToken) -> JoinSet<()> {
+    let Replica { store, raft, clock, random, .. } = replica;
+    clock.begin(store.view().time);
+    dispatcher.begin_term();
+    let driver = Driver::new(store.clone(), replica.proposer(), (clock.clone(), random.fork()), pipeline());
     let mut work = JoinSet::new();
-    let view = manager.store.view();
-    manager.clock.begin(view.time);
-    manager.liveness.begin(&view);
-    let (clock, rng) = (manager.clock.clone(), manager.random.fork());
-    let driver = Driver::new(manager.store.clone(), manager.proposer(), (clock, rng), pipeline());
     work.spawn(driver.run(scope.clone()));
-    work.spawn(dispatcher::judge_nodes(manager.clone(), scope.clone()));
-    work.spawn(roles::run(manager.clone(), scope.clone()));
+    work.spawn(dispatcher.clone().run(scope.clone()));
+    work.spawn(roles::run(store.clone(), raft.clone(), scope.clone()));
     work
 }
 
-/// Until a quorum has not answered this leader for so long that the others may have chosen another: then its workers
-/// must not be kept from looking for that one.
-async fn quorum_lost(manager: &Manager) {
-    let patience = manager.raft.patience();
+/// Returns when a quorum has not answered this leader for so long that the others may have elected another leader: its
+/// workers must then be free to look for that one.
+async fn quorum_lost(raft: &RaftNode) {
+    let patience = raft.patience();
     loop {
         tokio::time::sleep(patience / 4).await;
-        if manager.raft.quorum_age().is_none_or(|age| age > patience / 2) {
+        if raft.quorum_age().is_none_or(|age| age > patience / 2) {
             // The age is that of the library's metrics, which may be older than the last answer.
-            match tokio::time::timeout(patience / 2, manager.raft.read_barrier()).await {
+            match tokio::time::timeout(patience / 2, raft.read_barrier()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => return,
             }
@@ -124,7 +128,7 @@ async fn quorum_lost(manager: &Manager) {
     }
 }
 
-/// What panicked ends the whole scope, and is said.
+/// Logs a part of the leader's work that panicked. Its end has ended the whole scope.
 fn report(ended: Option<Result<(), tokio::task::JoinError>>) {
     if let Some(Err(error)) = ended {
         tracing::error!(%error, "a part of the leader's work broke off");

@@ -1,4 +1,4 @@
-//! The manager: keeps the truth with the other managers, and, while it leads, decides.
+//! The manager: keeps the cluster's store together with the other managers, and decides while it leads.
 //!
 //! ```text
 //!  users ─▶ control/ ──────────────┐                        ┌── control_loop/ runs, in pipeline order:
@@ -8,9 +8,10 @@
 //!     └── assignments ◀────────────┴────────┴── plans ◀─────┘
 //! ```
 //!
-//! The parts never call each other: each reads the store and proposes to it. All that plans or keeps sessions
-//! lives in one scope that ends with leadership ([`leader`]). Nothing here reads the system's clock or random source:
-//! both are given to [`Manager::start`].
+//! The planning parts never call each other: each reads the store and proposes to it. All parts stand on the replica
+//! (replica.rs: store, Raft, leadership, proved reads and writes); manager.rs assembles them. All that plans or keeps
+//! sessions lives in one scope that ends with leadership ([`leader`]). Nothing here reads the system's clock or random
+//! source: both are given to [`Manager::start`].
 
 mod bootstrap;
 mod ca;
@@ -23,16 +24,19 @@ mod leader;
 mod manager;
 mod orchestrator;
 mod plan;
+mod raft_dial;
+mod replica;
 mod roles;
 mod scheduler;
 mod streams;
 mod term_clock;
 mod write;
 
-pub use bootstrap::first_entry;
+pub use bootstrap::{FirstNode, first_entry};
 pub use ca::CaService;
 pub use control::ControlService;
 pub use dispatcher::DispatcherService;
-pub use manager::{Manager, ManagerOptions, RaftDial};
+pub use manager::{Manager, ManagerOptions};
+pub use raft_dial::RaftDial;
 pub use streams::StreamsService;
 pub use term_clock::TermClock;

@@ -1,15 +1,14 @@
-//! Brings Raft's membership to what the nodes' objects say: a manager with a Raft id is added, a Raft id without
-//! a manager is removed. Acts on the world, so it is no control loop; it looks again at every change and each second.
+//! Keeps Raft's membership as the node objects have it: a manager with a Raft id is added, a Raft id without a manager is
+//! removed. It acts on the outside world, so it is not a control loop; it compares at every change and once a second. The
+//! leader runs it.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use flota_api::model::Role;
-use flota_raft_store::Tables;
-use flota_raft_store::raft::Member;
-
-use crate::manager::Manager;
+use flota_raft_store::raft::{Member, MembershipError, RaftNode};
+use flota_raft_store::{Store, Tables};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -20,10 +19,10 @@ enum Change {
     Remove(u64),
 }
 
-/// The changes that are needed. One is made at a time: each must be committed before the next.
+/// Returns the changes that are needed. They are made one at a time, since each must be committed before the next.
 fn changes(view: &Tables, members: &[Member], own: u64) -> Vec<Change> {
     let managers: Vec<_> = view.nodes().filter(|node| node.role == Role::Manager && node.raft_id > 0).collect();
-    // The leader never takes itself out: it hands over first.
+    // The leader never removes itself: it hands over first.
     let gone = |member: &&Member| member.id != own && !managers.iter().any(|node| node.raft_id == member.id);
     let removals = members.iter().filter(gone).map(|member| Change::Remove(member.id));
     let known = |id, address: &str| members.iter().any(|it| it.id == id && it.votes && it.address == address);
@@ -32,21 +31,16 @@ fn changes(view: &Tables, members: &[Member], own: u64) -> Vec<Change> {
 }
 
 /// Runs until leadership ends.
-pub(crate) async fn run(manager: Manager, scope: CancellationToken) {
+pub(crate) async fn run(store: Store, raft: RaftNode, scope: CancellationToken) {
     let mut reported = None;
-    // What failed since the last round: one that does not answer must not keep the others from their turn.
+    // What failed since the last round: one manager that does not answer must not keep the others from their turn.
     let mut failed: Vec<Change> = Vec::new();
     loop {
-        let (view, mut watch) = manager.store.view_and_watch();
-        let needed = changes(&view, &manager.raft.members(), manager.raft.id());
+        let (view, mut watch) = store.view_and_watch();
+        let needed = changes(&view, &raft.members(), raft.id());
         let change = needed.into_iter().find(|change| !failed.contains(change));
-        let act = async {
-            let result = match &change {
-                None => manager.raft.finish_change().await,
-                Some(Change::Add(id, address)) => manager.raft.add_member(*id, address).await,
-                Some(Change::Remove(id)) => manager.raft.remove_member(*id).await,
-            };
-            match (result, change) {
+        let step = async {
+            match (apply(&raft, change.as_ref()).await, change) {
                 (Ok(()), Some(change)) => {
                     tracing::info!(?change, "the set of managers changed");
                     return;
@@ -73,20 +67,27 @@ pub(crate) async fn run(manager: Manager, scope: CancellationToken) {
         tokio::select! {
             biased;
             () = scope.cancelled() => return,
-            () = act => {}
+            () = step => {}
         }
-        if let Some(id) = leaving_self(&manager) {
-            manager.raft.hand_over(id).await;
+        if let Some(successor) = successor(&store.view(), &raft.members(), raft.id()) {
+            raft.hand_over(successor).await;
         }
     }
 }
 
-/// Where this leader is to leave the set: the voter that takes over.
-fn leaving_self(manager: &Manager) -> Option<u64> {
-    let view = manager.store.view();
-    let own = manager.raft.id();
+/// Makes one change, or finishes one that an earlier leader has begun.
+async fn apply(raft: &RaftNode, change: Option<&Change>) -> Result<(), MembershipError> {
+    match change {
+        None => raft.finish_change().await,
+        Some(Change::Add(id, address)) => raft.add_member(*id, address).await,
+        Some(Change::Remove(id)) => raft.remove_member(*id).await,
+    }
+}
+
+/// Returns the voter that takes over from a leader whose node is no manager any more; `None` while it stays one.
+fn successor(view: &Tables, members: &[Member], own: u64) -> Option<u64> {
     let stays = view.nodes().any(|node| node.role == Role::Manager && node.raft_id == own);
-    let other = manager.raft.members().into_iter().find(|member| member.votes && member.id != own);
+    let other = members.iter().find(|member| member.votes && member.id != own);
     if stays { None } else { other.map(|member| member.id) }
 }
 
@@ -96,20 +97,20 @@ mod tests {
     use flota_api::model::Node;
     use flota_api::object::StoreObject;
 
+    fn manager(id: &str, raft_id: u64) -> Node {
+        Node { id: id.into(), role: Role::Manager, raft_id, address: format!("{id}:1"), ..Node::default() }
+    }
+
+    fn member(id: u64, address: &str, votes: bool) -> Member {
+        Member { id, address: address.into(), votes }
+    }
+
     #[test]
     fn membership_follows_the_nodes() {
         let mut view = Tables::default();
-        let node = |id: &str, raft_id| Node {
-            id: id.into(),
-            role: Role::Manager,
-            raft_id,
-            address: format!("{id}:1"),
-            ..Node::default()
-        };
-        view.put(node("a", 1).into_object());
-        view.put(node("b", 2).into_object());
-        view.put(Node { role: Role::Worker, ..node("w", 0) }.into_object());
-        let member = |id, address: &str, votes| Member { id, address: address.into(), votes };
+        view.put(manager("a", 1).into_object());
+        view.put(manager("b", 2).into_object());
+        view.put(Node { role: Role::Worker, ..manager("w", 0) }.into_object());
         let one = vec![member(1, "a:1", true)];
         assert_eq!(changes(&view, &one, 1), [Change::Add(2, "b:1".into())]);
         let learner = vec![member(1, "a:1", true), member(2, "b:1", false)];
@@ -119,5 +120,14 @@ mod tests {
         let extra = vec![member(1, "a:1", true), member(2, "b:1", true), member(3, "c:1", true)];
         assert_eq!(changes(&view, &extra, 1), [Change::Remove(3)]);
         assert_eq!(changes(&view, &extra, 3), [], "the leader does not remove itself");
+    }
+    #[test]
+    fn a_leader_that_is_no_manager_any_more_hands_over_to_a_voter() {
+        let mut view = Tables::default();
+        view.put(manager("a", 1).into_object());
+        let members = [member(1, "a:1", true), member(2, "b:1", true), member(3, "c:1", false)];
+        assert_eq!(successor(&view, &members, 1), None, "it is a manager");
+        assert_eq!(successor(&view, &members, 2), Some(1));
+        assert_eq!(successor(&view, &members[1..], 2), None, "a learner can't lead");
     }
 }

@@ -1,19 +1,19 @@
 //! Writes and reads of a leader: the one place that decides what of the store's present view is certain.
 //!
 //! A success is proved by its commit. A refusal (not found, exists already, has changed) is proved by nothing: this
-//! manager may have been deposed, and its view be old. So a refusal is final only when the plan or the look says it
-//! again after a read barrier. Called by [`crate::manager::Manager`] for every request.
+//! manager may have been deposed, and its view be old. So a refusal is final only when the plan or the look repeats it
+//! after a read barrier. [`crate::replica::Replica`] calls this for every request.
 
 use std::future::Future;
 
 use flota_raft_store::raft::RaftNode;
 use flota_raft_store::{ProposeError, Proposer, Store, Transaction, View, faults};
 
-/// What is needed of consensus.
+/// What writes and reads need from consensus.
 pub(crate) trait Consensus: Sync {
     /// Commits and applies one transaction.
     fn propose(&self, transaction: Transaction) -> impl Future<Output = Result<(), ProposeError>> + Send;
-    /// After it, a view shows everything that was acknowledged before the call.
+    /// Waits until a view shows everything that was acknowledged before the call.
     fn read_barrier(&self) -> impl Future<Output = Result<(), ProposeError>> + Send;
 }
 
@@ -33,15 +33,15 @@ impl Consensus for RaftNode {
 /// Proves that this manager leads and that its view is complete.
 ///
 /// # Errors
-/// [`ProposeError::Unproven`], whatever stood in the way: the caller should ask the next manager.
-pub(crate) async fn prove(consensus: &impl Consensus) -> Result<(), ProposeError> {
+/// [`ProposeError::Unproven`], whatever the cause: the caller should ask the next manager.
+async fn prove(consensus: &impl Consensus) -> Result<(), ProposeError> {
     consensus.read_barrier().await.map_err(|_| ProposeError::Unproven)
 }
 
-/// Proposes what `plan` makes of a fresh view, and again as long as only a concurrent change was in the way.
+/// Proposes what `plan` makes of a fresh view, and plans again when a concurrent change is in conflict with it.
 ///
 /// # Errors
-/// What `plan` says of a view that is proved to be complete, or why the change can't be committed.
+/// The error of `plan` for a view that is proved to be complete, or why the change can't be committed.
 pub(crate) async fn write<T, E: From<ProposeError>>(
     store: &Store,
     consensus: &impl Consensus,
@@ -68,8 +68,8 @@ pub(crate) async fn write<T, E: From<ProposeError>>(
     Err(last.into())
 }
 
-/// As [`write`], for a user's request: `None` when the request with this id was done before, by this leader or an
-/// earlier one. A retry is then not judged by what the first try has changed, and what is read after this shows it.
+/// As [`write`], for a user's request. Returns `None` when the request with this id was done before, by this leader or an
+/// earlier one: a retry is not judged by what the first try has changed, and what is read after this shows that change.
 ///
 /// # Errors
 /// As [`write`].
@@ -81,20 +81,29 @@ pub(crate) async fn write_once<T, E: From<ProposeError>>(
 ) -> Result<Option<T>, E> {
     let planned = |view: View| {
         if view.answered(request_id) {
-            return Err(Stop::DoneBefore);
+            return Err(Stop::Needless);
         }
         plan(view).map_err(Stop::Failed)
     };
-    match write(store, consensus, planned).await {
-        Ok(value) => Ok(Some(value)),
-        Err(Stop::DoneBefore) => Ok(None),
-        Err(Stop::Failed(error)) => Err(error),
-    }
+    unless_needless(write(store, consensus, planned).await)
 }
 
-/// Why a user's request is not proposed.
+/// As [`write`], for a plan that may find nothing to change. Returns `None` then.
+///
+/// # Errors
+/// Why the change can't be committed, or that this manager can't prove that there is nothing to change.
+pub(crate) async fn write_if_needed<T>(
+    store: &Store,
+    consensus: &impl Consensus,
+    mut plan: impl FnMut(View) -> Option<(Transaction, T)>,
+) -> Result<Option<T>, ProposeError> {
+    unless_needless(write(store, consensus, |view| plan(view).ok_or(Stop::Needless)).await)
+}
+
+/// Why nothing is proposed.
 enum Stop<E> {
-    DoneBefore,
+    /// The store is already as it should be.
+    Needless,
     Failed(E),
 }
 
@@ -104,10 +113,18 @@ impl<E: From<ProposeError>> From<ProposeError> for Stop<E> {
     }
 }
 
-/// What `look` finds in the store.
+fn unless_needless<T, E>(written: Result<T, Stop<E>>) -> Result<Option<T>, E> {
+    match written {
+        Ok(value) => Ok(Some(value)),
+        Err(Stop::Needless) => Ok(None),
+        Err(Stop::Failed(error)) => Err(error),
+    }
+}
+
+/// Returns what `look` finds in the store.
 ///
 /// # Errors
-/// What `look` says of a view that is proved to be complete, or [`ProposeError::Unproven`].
+/// The error of `look` for a view that is proved to be complete, or [`ProposeError::Unproven`].
 pub(crate) async fn read<T, E: From<ProposeError>>(
     store: &Store,
     consensus: &impl Consensus,

@@ -1,10 +1,10 @@
-//! Network namespaces and the links between them, by netlink. So far what a sandbox needs: a namespace that is held
-//! by a file, bridges in it, and cables from them to processes. Overlay networks come with their own issue.
+//! Network namespaces and the links between them, by netlink. It has what a sandbox needs: a namespace that a file keeps
+//! alive, bridges in it, and veth pairs from the bridges to the namespaces of processes. Called by `ctl sandbox`.
 //!
-//! Each call works in a thread of its own that enters the namespace: the caller's thread never changes its.
+//! Each call runs on a thread of its own that enters the namespace, so the caller's thread never changes namespaces.
 
 mod links;
 mod namespace;
 
-pub use links::{Cable, make_bridge, plug, set_bridge, set_up, unplug};
+pub use links::{Veth, add_bridge, add_veth, bring_down, bring_up, move_to_bridge, remove_link};
 pub use namespace::{Namespace, NetworkError};

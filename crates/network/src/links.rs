@@ -1,4 +1,4 @@
-//! Bridges and the cables between them and processes.
+//! Bridges, and veth pairs between them and the namespaces of processes (veth(4)).
 
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
@@ -8,16 +8,16 @@ use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth};
 
 use crate::namespace::{Namespace, NetworkError};
 
-/// A cable: one end in a bridge, the other a process's network card.
+/// A veth pair: one end is a port of a bridge, the other an interface in a process's namespace.
 #[derive(Clone, Debug)]
-pub struct Cable {
-    /// Name of the bridge's end.
+pub struct Veth {
+    /// Name of the end at the bridge.
     pub port: String,
-    /// Name of the process's end, in its namespace.
-    pub card: String,
-    /// Address of the process's end.
+    /// Name of the end in the process's namespace.
+    pub interface: String,
+    /// Address of the interface.
     pub address: Ipv4Addr,
-    /// Bits of the network.
+    /// Length of the address's network prefix, in bits.
     pub prefix: u8,
 }
 
@@ -34,82 +34,93 @@ async fn index(handle: &Handle, name: &str) -> Result<u32, NetworkError> {
     }
 }
 
-/// Makes a bridge, up.
+/// Adds a bridge and brings it up.
 ///
 /// # Errors
-/// The kernel refuses, or there is one of that name.
-pub fn make_bridge(namespace: &Namespace, name: &str) -> Result<(), NetworkError> {
+/// The kernel refuses, for example because a link has that name.
+pub fn add_bridge(namespace: &Namespace, name: &str) -> Result<(), NetworkError> {
     let name = name.to_owned();
     namespace.run(move |handle| async move {
         let bridge = LinkBridge::new(&name).up().build();
-        handle.link().add(bridge).execute().await.map_err(netlink(format!("make the bridge {name}")))
+        handle.link().add(bridge).execute().await.map_err(netlink(format!("add the bridge {name}")))
     })
 }
 
-/// Puts a cable between a bridge and the network namespace of a process.
+/// Adds a veth pair between a bridge of `namespace` and the namespace `process`, and brings both ends up.
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn plug(namespace: &Namespace, bridge: &str, process: &Namespace, cable: &Cable) -> Result<(), NetworkError> {
-    let (bridge, there, ends) = (bridge.to_owned(), process.open()?, cable.clone());
+pub fn add_veth(namespace: &Namespace, bridge: &str, process: &Namespace, veth: &Veth) -> Result<(), NetworkError> {
+    let (bridge, target, pair) = (bridge.to_owned(), process.open()?, veth.clone());
     namespace.run(move |handle| async move {
-        let Cable { port, card, .. } = ends;
-        // Its first name must be free here; the card gets its own over there.
-        let far = format!("{port}-far");
-        let act = format!("make the cable {port}");
-        handle.link().add(LinkVeth::new(&port, &far).build()).execute().await.map_err(netlink(act))?;
+        let Veth { port, interface, .. } = pair;
+        // The pair is created here, where the interface's final name may be taken.
+        let peer = format!("{port}-peer");
+        let act = format!("add the veth pair {port}");
+        handle.link().add(LinkVeth::new(&port, &peer).build()).execute().await.map_err(netlink(act))?;
         let bridge = index(&handle, &bridge).await?;
-        let near = LinkUnspec::new_with_index(index(&handle, &port).await?).controller(bridge).up().build();
-        handle.link().set(near).execute().await.map_err(netlink("put the cable into the bridge"))?;
-        let moved =
-            LinkUnspec::new_with_index(index(&handle, &far).await?).setns_by_fd(there.as_raw_fd()).name(card).build();
-        handle.link().set(moved).execute().await.map_err(netlink("give the cable to the process"))
+        let attached = LinkUnspec::new_with_index(index(&handle, &port).await?).controller(bridge).up().build();
+        handle.link().set(attached).execute().await.map_err(netlink(format!("attach {port} to its bridge")))?;
+        let peer = LinkUnspec::new_with_index(index(&handle, &peer).await?);
+        let moved = peer.setns_by_fd(target.as_raw_fd()).name(interface).build();
+        handle.link().set(moved).execute().await.map_err(netlink("move the veth peer to its namespace"))
     })?;
-    let cable = cable.clone();
+    let Veth { interface, address, prefix, .. } = veth.clone();
     process.run(move |handle| async move {
-        let card = index(&handle, &cable.card).await?;
-        let address = handle.address().add(card, cable.address.into(), cable.prefix);
-        address.execute().await.map_err(netlink(format!("give {} its address", cable.card)))?;
-        let up = LinkUnspec::new_with_index(card).up().build();
-        handle.link().set(up).execute().await.map_err(netlink(format!("take {} up", cable.card)))
+        let link = index(&handle, &interface).await?;
+        let add = handle.address().add(link, address.into(), prefix);
+        add.execute().await.map_err(netlink(format!("add the address of {interface}")))?;
+        let up = LinkUnspec::new_with_index(link).up().build();
+        handle.link().set(up).execute().await.map_err(netlink(format!("bring {interface} up")))
     })
 }
 
-/// Takes a link up or down, silently: no packet says so.
+/// Brings a link up.
 ///
 /// # Errors
-/// There is no such link.
-pub fn set_up(namespace: &Namespace, name: &str, up: bool) -> Result<(), NetworkError> {
+/// No link has that name, or the kernel refuses.
+pub fn bring_up(namespace: &Namespace, name: &str) -> Result<(), NetworkError> {
     let name = name.to_owned();
     namespace.run(move |handle| async move {
-        let link = LinkUnspec::new_with_index(index(&handle, &name).await?);
-        let link = if up { link.up() } else { link.down() };
-        handle.link().set(link.build()).execute().await.map_err(netlink(format!("switch {name}")))
+        let up = LinkUnspec::new_with_index(index(&handle, &name).await?).up().build();
+        handle.link().set(up).execute().await.map_err(netlink(format!("bring {name} up")))
     })
 }
 
-/// Moves a cable's end to another bridge.
+/// Brings a link down. Connections over it are not closed: their packets are lost, as if a cable had been pulled.
 ///
 /// # Errors
-/// There is no such link.
-pub fn set_bridge(namespace: &Namespace, name: &str, bridge: &str) -> Result<(), NetworkError> {
+/// No link has that name, or the kernel refuses.
+pub fn bring_down(namespace: &Namespace, name: &str) -> Result<(), NetworkError> {
+    let name = name.to_owned();
+    namespace.run(move |handle| async move {
+        let down = LinkUnspec::new_with_index(index(&handle, &name).await?).down().build();
+        handle.link().set(down).execute().await.map_err(netlink(format!("bring {name} down")))
+    })
+}
+
+/// Moves a port to another bridge of its namespace.
+///
+/// # Errors
+/// The port or the bridge does not exist, or the kernel refuses.
+pub fn move_to_bridge(namespace: &Namespace, name: &str, bridge: &str) -> Result<(), NetworkError> {
     let (name, bridge) = (name.to_owned(), bridge.to_owned());
     namespace.run(move |handle| async move {
         let bridge = index(&handle, &bridge).await?;
         let link = LinkUnspec::new_with_index(index(&handle, &name).await?).controller(bridge).build();
-        handle.link().set(link).execute().await.map_err(netlink(format!("move {name}")))
+        handle.link().set(link).execute().await.map_err(netlink(format!("move {name} to another bridge")))
     })
 }
 
-/// Takes a cable away, both ends of it. Does nothing where there is none.
+/// Removes a link; of a veth pair both ends. Does nothing if no link has that name.
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn unplug(namespace: &Namespace, name: &str) -> Result<(), NetworkError> {
+pub fn remove_link(namespace: &Namespace, name: &str) -> Result<(), NetworkError> {
     let name = name.to_owned();
     namespace.run(move |handle| async move {
         match index(&handle, &name).await {
-            Ok(link) => handle.link().del(link).execute().await.map_err(netlink(format!("remove the cable {name}"))),
+            Ok(link) => handle.link().del(link).execute().await.map_err(netlink(format!("remove {name}"))),
             Err(_) => Ok(()),
         }
     })

@@ -1,4 +1,4 @@
-//! A network namespace that lives as long as a file that it is bound to.
+//! Network namespaces, named by a file: a bind mount that keeps them alive (network_namespaces(7)), or a process's.
 
 use std::fs::File;
 use std::future::Future;
@@ -8,28 +8,28 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
-/// Why the network is not as wanted.
+/// Why a network operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
-    /// The machine would not.
+    /// An I/O error.
     #[error("failed to {act}")]
     Io {
-        /// What was done.
+        /// What was attempted, as a phrase.
         act: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
     /// The kernel refused a request.
-    #[error("failed to {act}: {source}")]
+    #[error("failed to {act}")]
     Netlink {
-        /// What was asked.
+        /// What was attempted, as a phrase.
         act: String,
-        /// What it said.
+        /// The kernel's answer.
         #[source]
         source: rtnetlink::Error,
     },
-    /// There is no such link.
+    /// No link has this name.
     #[error("there is no link `{0}`")]
     NoLink(String),
 }
@@ -39,27 +39,27 @@ pub(crate) fn io(act: impl Into<String>) -> impl FnOnce(io::Error) -> NetworkErr
     move |source| NetworkError::Io { act, source }
 }
 
-/// A namespace by its file.
+/// A network namespace, named by its file.
 #[derive(Clone, Debug)]
 pub struct Namespace {
     path: PathBuf,
 }
 
 impl Namespace {
-    /// The one that is bound to this file.
+    /// Returns the namespace whose file is `path`. Does not check that it exists.
     pub fn at(path: &Path) -> Self {
         Self { path: path.to_owned() }
     }
 
-    /// That of a process.
+    /// Returns the namespace of a process.
     pub fn of(pid: i32) -> Self {
         Self { path: format!("/proc/{pid}/ns/net").into() }
     }
 
-    /// Makes a new one, bound to `path`.
+    /// Creates a namespace and binds it to the file `path`, which is created.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The file can't be created, or the kernel refuses.
     pub fn make(path: &Path) -> Result<Self, NetworkError> {
         let target = path.to_owned();
         let made = std::thread::spawn(move || {
@@ -69,23 +69,24 @@ impl Namespace {
             Ok(())
         });
         made.join()
-            .unwrap_or_else(|_| Err(io::Error::other("the thread broke off")))
-            .map_err(io("make a network namespace"))?;
+            .unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+            .map_err(io("create a network namespace"))?;
         Ok(Self::at(path))
     }
 
-    /// Lets go of it: it ends when no process is in it. Does nothing where there is none.
+    /// Unbinds the namespace and removes its file. The namespace ends when no process is in it any more. Does nothing if
+    /// there is none.
     pub fn remove(path: &Path) {
         while umount2(path, MntFlags::MNT_DETACH).is_ok() {}
         let _ = std::fs::remove_file(path);
     }
 
-    /// Opens it.
+    /// Opens the namespace's file, which keeps the namespace alive as well.
     pub(crate) fn open(&self) -> Result<File, NetworkError> {
         File::open(&self.path).map_err(io(format!("open the network namespace {}", self.path.display())))
     }
 
-    /// Runs `work` inside it, with a netlink connection.
+    /// Runs `work` in the namespace with a netlink connection, on a thread of its own.
     pub(crate) fn run<T, F>(
         &self,
         work: impl FnOnce(rtnetlink::Handle) -> F + Send + 'static,
@@ -104,6 +105,6 @@ impl Namespace {
                 work(handle).await
             })
         });
-        done.join().unwrap_or_else(|_| Err(io("work in a network namespace")(io::Error::other("the thread broke off"))))
+        done.join().unwrap_or_else(|_| Err(io("work in a network namespace")(io::Error::other("the thread panicked"))))
     }
 }

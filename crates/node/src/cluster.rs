@@ -1,5 +1,4 @@
-//! This node's part in a cluster: the listener, the worker, and, with a manager's certificate, the manager. Begun
-//! and ended as a whole.
+//! A running membership: the listener, the worker, and on managers the manager. They start and stop together.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,10 +14,7 @@ use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::model::Role;
 use flota_api::proto::raft::raft_transport_server::RaftTransportServer;
 use flota_identity::{Dialer, Identity};
-use flota_manager::forward::Forward;
-use flota_manager::{
-    CaService, ControlService, DispatcherService, Manager, ManagerOptions, RaftDial, StreamsService, TermClock,
-};
+use flota_manager::{Manager, ManagerOptions, RaftDial, TermClock};
 use flota_raft_store::Store;
 use flota_raft_store::raft::{DirDisk, GrpcTransport, OpenError, RaftNode, RaftOptions, StartError, Threads};
 use flota_worker::{Worker, WorkerOptions};
@@ -28,14 +24,14 @@ use crate::join;
 use crate::rpc::Authorize;
 use crate::state_dir::StateDir;
 
-/// A new manager is a voter by then, or joining failed.
+/// Joining fails if a new manager is not a voter within this time.
 const VOTER_WAIT: Duration = Duration::from_secs(30);
-/// A connection whose other end does not answer is given up after two of these.
+/// Interval and timeout of HTTP/2 keepalive: a peer that does not answer is dropped after twice this time.
 const KEEPALIVE: Duration = Duration::from_secs(2);
-/// Calls at once on one connection.
+/// Largest number of concurrent calls on one connection.
 const STREAMS: u32 = 1_024;
 
-/// A running part in a cluster.
+/// A running membership in a cluster.
 #[derive(Debug)]
 pub(crate) struct Membership {
     pub(crate) identity: Identity,
@@ -47,21 +43,21 @@ pub(crate) struct Membership {
     server: tokio::task::JoinHandle<()>,
 }
 
-/// How the manager comes to its store.
+/// Where a manager's store comes from.
 pub(crate) enum Begin {
-    /// A new cluster: this transaction is its first entry.
+    /// A new cluster, with this transaction as its first entry.
     New(Box<flota_raft_store::Transaction>),
-    /// What is on disk, or, for a new manager, what the others send.
+    /// The disk, or, for a new manager, the other managers, whose addresses these are.
     Follow(Vec<String>),
 }
 
-/// What every way into a cluster needs.
+/// What init, join and resume have in common.
 pub(crate) struct Parts<'a> {
     pub(crate) config: &'a Config,
     pub(crate) state: &'a StateDir,
     pub(crate) identity: Identity,
     pub(crate) address: String,
-    /// Cancelled when the daemon can't go on.
+    /// Cancelled when the Raft core stops by itself, so that the daemon must restart.
     pub(crate) fatal: CancellationToken,
 }
 
@@ -105,13 +101,16 @@ impl Membership {
         Ok(Self { identity, dialer, address, worker: Arc::new(worker), manager, shutdown, server })
     }
 
-    /// A manager that has just joined: until it votes.
+    /// Waits until this manager is a voter. Returns immediately on a worker.
+    ///
+    /// # Errors
+    /// It is not a voter within 30 s.
     pub(crate) async fn wait_until_voter(&self) -> anyhow::Result<()> {
         let Some(manager) = &self.manager else { return Ok(()) };
-        let mut leadership = manager.raft.leadership();
-        let own = manager.raft.id();
+        let mut leadership = manager.raft().leadership();
+        let own = manager.raft().id();
         let votes = async {
-            while !manager.raft.members().iter().any(|member| member.id == own && member.votes) {
+            while !manager.raft().members().iter().any(|member| member.id == own && member.votes) {
                 tokio::select! {
                     _ = leadership.changed() => {}
                     () = tokio::time::sleep(Duration::from_millis(20)) => {}
@@ -121,34 +120,35 @@ impl Membership {
         let result = tokio::time::timeout(VOTER_WAIT, votes).await;
         result.map_err(|_| {
             anyhow!(
-                "the other managers did not take this one in within {VOTER_WAIT:?}: is {} reachable from them?",
+                "the other managers did not accept this one within {VOTER_WAIT:?}; is {} reachable from them?",
                 self.address
             )
         })
     }
 
-    /// Ends it. The containers run on.
+    /// Stops everything but the containers. A leader hands over leadership first.
     pub(crate) async fn stop(self) {
         if let Some(manager) = &self.manager
             && manager.leadership().is_self
-            && let Some(other) = manager.raft.members().iter().find(|it| it.votes && it.id != manager.raft.id())
+            && let Some(other) = manager.raft().members().iter().find(|it| it.votes && it.id != manager.raft().id())
         {
-            // So that nobody has to wait for an election.
-            manager.raft.hand_over(other.id).await;
-            let mut leadership = manager.raft.leadership();
+            // Faster for everybody than an election.
+            manager.raft().hand_over(other.id).await;
+            let mut leadership = manager.raft().leadership();
             let _ = tokio::time::timeout(Duration::from_millis(500), leadership.wait_for(|it| !it.is_self)).await;
         }
         self.worker.stop().await;
         self.shutdown.cancel();
         if let Some(manager) = self.manager {
-            manager.raft.shutdown().await;
+            manager.raft().shutdown().await;
         }
-        // Streams may be open without end: they are cut.
+        // Streams may be open for ever, so the server would not end by itself.
         self.server.abort();
         let _ = self.server.await;
     }
 }
 
+/// Starts the store, Raft and the manager.
 async fn start_manager(
     config: &Config,
     state: &StateDir,
@@ -160,10 +160,10 @@ async fn start_manager(
 ) -> anyhow::Result<Manager> {
     let store = Store::default();
     let random = Random::from_os();
-    // One for Raft and for those who plan: a wall clock that steps must not put times into the tables that planners see
-    // as the future.
+    // One clock for Raft and the planners: if the wall clock steps, entries must not get times that planners see as the
+    // future.
     let clock = TermClock::new(Clock::system());
-    // Opened for each try: a damaged folder is put aside, and the next one is new.
+    // Opened for each attempt, because a damaged folder is replaced in between.
     let start = async |id, was_here| {
         let disk = DirDisk::open(&state.raft());
         let disk = disk.map_err(|source| OpenError::Io { place: state.raft().display().to_string(), source })?;
@@ -207,12 +207,12 @@ async fn start_manager(
             }
         }
     };
-    let options =
-        ManagerOptions { node_id: identity.node_id.clone(), store, raft, dialer: dialer.clone(), clock, random };
+    let options = ManagerOptions { store, raft, dialer: dialer.clone(), clock, random };
     Ok(Manager::start(options, shutdown.clone(), fatal))
 }
 
-/// Acknowledged entries may be lost here: this manager must not vote as the one that acknowledged them.
+/// Replaces a damaged log: gets a new Raft id from the other managers and puts the folder aside. Acknowledged entries may
+/// be lost, so the manager must not vote under the id that acknowledged them.
 async fn replace_raft_id(
     state: &StateDir,
     dialer: &Dialer,
@@ -221,15 +221,17 @@ async fn replace_raft_id(
     managers: &[String],
     error: &OpenError,
 ) -> anyhow::Result<u64> {
-    tracing::error!(%error, "this manager asks for a new Raft id and begins with an empty log");
+    tracing::error!(%error, "the Raft log is damaged; requesting a new Raft id to begin with an empty log");
     let id = join::raft_id(dialer, &identity.node_id, managers, address, true).await;
-    let id = id.with_context(|| format!("{error}, and no other manager gives this one a new Raft id (a cluster without a quorum is brought back with `ctl swarm restore`, which is not there yet)"))?;
+    let id =
+        id.with_context(|| format!("{error}; failed to get a new Raft id from another manager, which needs a quorum"))?;
     let aside = state.put_raft_aside()?;
-    tracing::warn!(path = %aside.display(), "the damaged Raft log was put aside");
+    tracing::warn!(path = %aside.display(), "moved the damaged Raft log aside");
     state.write("raft-id", &id.to_string())?;
     Ok(id)
 }
 
+/// Serves the node's port.
 fn serve(
     listener: TcpListener,
     identity: &Identity,
@@ -237,7 +239,7 @@ fn serve(
     worker: &Worker,
     shutdown: CancellationToken,
 ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
-    let raft = manager.map(|manager| manager.raft.runtime());
+    let raft = manager.map(|manager| manager.raft().runtime());
     let incoming = flota_identity::incoming(listener, identity, raft.clone());
     let (incoming, raft_incoming) = incoming.context("failed to use the node's certificate")?;
     let known = manager.cloned();
@@ -251,39 +253,41 @@ fn serve(
     let mut router = server.clone().add_service(worker.image_server());
     if let Some(manager) = manager {
         router = router
-            .add_service(Forward::new(CaService::server(manager.clone()), manager.clone()))
-            .add_service(Forward::new(ControlService::server(manager.clone()), manager.clone()))
-            .add_service(DispatcherService::server(manager.clone()))
-            .add_service(StreamsService::server(manager.clone()));
+            .add_service(manager.ca())
+            .add_service(manager.control())
+            .add_service(manager.dispatcher())
+            .add_service(manager.streams());
     }
     if let (Some(manager), Some(raft)) = (manager, raft) {
-        let transport = RaftTransportServer::new(manager.raft.transport())
+        let transport = RaftTransportServer::new(manager.raft().transport())
             .max_decoding_message_size(MESSAGE_BOUND)
             .max_encoding_message_size(MESSAGE_BOUND);
-        // On Raft's own threads: neither a user's request nor an image delays a heartbeat.
+        // On Raft's own threads, so that neither requests nor image transfers delay a heartbeat.
         let served = server
             .add_service(transport)
             .serve_with_incoming_shutdown(ReceiverStream::new(raft_incoming), shutdown.clone().cancelled_owned());
         raft.spawn(async move {
             if let Err(error) = served.await {
-                tracing::error!(%error, "the listener for Raft has ended");
+                tracing::error!(%error, "failed to serve Raft connections");
             }
         });
     }
     let served = router.serve_with_incoming_shutdown(ReceiverStream::new(incoming), shutdown.cancelled_owned());
     Ok(tokio::spawn(async move {
         if let Err(error) = served.await {
-            tracing::error!(%error, "the listener for nodes has ended");
+            tracing::error!(%error, "failed to serve connections of nodes");
         }
     }))
 }
 
-/// The address to use after a restart: the one from before, while this machine still has it.
+/// The node's address after a restart: the previous one if this machine still has it, else as for a new node.
 pub(crate) fn address_again(state: &StateDir, listen: SocketAddr) -> anyhow::Result<String> {
-    let Some(before) = state.read("address") else { bail!("the node's address is not known any more") };
+    let Some(before) = state.read("address") else {
+        bail!("failed to read the node's address: the file `address` in the data folder is missing")
+    };
     let own = join::addresses().unwrap_or_default();
     let kept =
         before.parse::<SocketAddr>().is_ok_and(|it| it.ip().is_loopback() || own.contains(&it.ip()) || own.is_empty());
-    // Identity is the certificate; an address may change, and every session says it anew.
+    // Nodes are identified by certificate, so the address may change. Each session announces it.
     if kept { Ok(before) } else { join::own_address("", listen) }
 }

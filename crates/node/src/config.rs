@@ -1,4 +1,4 @@
-//! Settings: flags, then the file; a flag wins. All errors come before any side effect.
+//! Settings from flags and from the settings file; a flag wins. Errors are found before anything is touched.
 
 mod offers;
 
@@ -16,23 +16,23 @@ use flota_worker::NodeOffers;
 const FILE: &str = "/etc/flota/flotad.toml";
 const FILE_BOUND: u64 = 1 << 20;
 
-/// The daemon of Flota: a container cluster in two commands.
+/// The daemon of Flota, a container cluster
 #[derive(Debug, Parser)]
 #[command(name = "flotad", version = flota_api::VERSION)]
 pub(crate) struct Arguments {
-    /// Settings file (TOML); a flag wins over it [default: /etc/flota/flotad.toml]
+    /// Settings file (TOML); flags override it [default: /etc/flota/flotad.toml]
     #[arg(long)]
     config: Option<PathBuf>,
-    /// State that outlives a boot
+    /// Folder for state that outlives a boot [default: /var/lib/flota]
     #[arg(long)]
     data_dir: Option<PathBuf>,
-    /// Sockets and run-time files; in memory
+    /// Folder in memory for the socket and run-time files [default: /run/flota]
     #[arg(long)]
     run_dir: Option<PathBuf>,
-    /// Where other nodes reach this one: IP:PORT
+    /// Address to listen at for other nodes, IP:PORT [default: 0.0.0.0:2377]
     #[arg(long)]
     listen: Option<String>,
-    /// What is logged: error, warn, info, debug, trace
+    /// Log level: error, warn, info, debug or trace [default: info]
     #[arg(long)]
     log: Option<String>,
 }
@@ -47,13 +47,13 @@ struct File {
     runtime: Option<PathBuf>,
     /// Multiplies Raft's heartbeat and election times, for links slower than a LAN.
     raft_patience: Option<u32>,
-    /// Runtime classes: name = "/program".
+    /// Runtime classes: name and path of the program.
     runtimes: BTreeMap<String, PathBuf>,
     devices: Vec<offers::Device>,
     allow: offers::Allow,
 }
 
-/// What the daemon runs with.
+/// The settings that the daemon runs with.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
@@ -62,24 +62,25 @@ pub(crate) struct Config {
     pub(crate) log: String,
     pub(crate) runtime: PathBuf,
     pub(crate) raft_patience: u32,
-    /// What this node gives to tasks.
+    /// The runtimes, devices and privileges that tasks may use on this node.
     pub(crate) offers: NodeOffers,
 }
 
 impl Config {
+    /// Reads the settings file and merges it with the flags.
     pub(crate) fn resolve(arguments: Arguments) -> anyhow::Result<Self> {
         let file = match &arguments.config {
             Some(path) => read(path)?,
-            // Nobody asked for it: it need not be there.
+            // The user did not name it, so it need not exist.
             None if Path::new(FILE).exists() => read(Path::new(FILE))?,
             None => File::default(),
         };
         let default_listen = format!("0.0.0.0:{}", flota_api::defaults::PORT);
         let listen = arguments.listen.or(file.listen).unwrap_or(default_listen);
-        let listen = listen.parse().with_context(|| format!("listen: `{listen}` is no IP:PORT"))?;
+        let listen = listen.parse().with_context(|| format!("listen: `{listen}` is not IP:PORT"))?;
         let log = arguments.log.or(file.log).unwrap_or_else(|| "info".into());
         if !["error", "warn", "info", "debug", "trace"].contains(&log.as_str()) {
-            bail!("log: `{log}` is none of error, warn, info, debug, trace");
+            bail!("log: `{log}` is not one of error, warn, info, debug, trace");
         }
         let raft_patience = file.raft_patience.unwrap_or(1);
         if !(1..=100).contains(&raft_patience) {
@@ -87,13 +88,13 @@ impl Config {
         }
         let offers = offers::resolve(file.runtimes, file.devices, file.allow)?;
         let beside =
-            std::env::current_exe().context("failed to find out where flotad is")?.with_file_name("flota-runtime");
+            std::env::current_exe().context("failed to find the path of flotad")?.with_file_name("flota-runtime");
         let runtime = file.runtime.unwrap_or(beside);
         if !runtime.is_file() {
-            bail!("the program {} is missing", runtime.display());
+            bail!("runtime: the program {} does not exist", runtime.display());
         }
         let absolute =
-            |path: PathBuf| std::path::absolute(&path).with_context(|| format!("`{}` is no path", path.display()));
+            |path: PathBuf| std::path::absolute(&path).with_context(|| format!("`{}` is not a path", path.display()));
         Ok(Self {
             data_dir: absolute(arguments.data_dir.or(file.data_dir).unwrap_or_else(|| "/var/lib/flota".into()))?,
             run_dir: absolute(arguments.run_dir.or(file.run_dir).unwrap_or_else(|| "/run/flota".into()))?,
@@ -105,12 +106,12 @@ impl Config {
         })
     }
 
-    /// The socket of `ctl`.
+    /// The path of the local socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.run_dir.join("flota.sock")
     }
 
-    /// Raft's times.
+    /// The times for Raft.
     pub(crate) fn timing(&self) -> flota_raft_store::raft::Timing {
         let normal = flota_raft_store::raft::Timing::default();
         let times = |duration: Duration| duration * self.raft_patience;
@@ -129,5 +130,5 @@ fn read(path: &Path) -> anyhow::Result<File> {
     }
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("failed to read the settings file {}", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("the settings file {} can't be understood", path.display()))
+    toml::from_str(&text).with_context(|| format!("failed to parse the settings file {}", path.display()))
 }

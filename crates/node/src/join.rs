@@ -1,4 +1,4 @@
-//! First contact: how a machine gets its identity, as the first node of a new cluster or with a join token.
+//! How a machine gets an identity: as the first node of a new cluster, or from a manager with a join token.
 
 use std::future::Future;
 use std::io::ErrorKind;
@@ -13,15 +13,16 @@ use flota_api::proto::ca::node_ca_client::NodeCaClient;
 use flota_api::proto::ca::{IssueCertificateRequest, JoinRaftRequest};
 use flota_identity::{Dialer, Identity, JoinToken, KeyPair, RootCa};
 
-/// No manager could be spoken to.
+/// No manager could be reached.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Unreachable(String);
 
+/// How long a request is repeated while the managers have no leader.
 const JOIN_WAIT: std::time::Duration = std::time::Duration::from_secs(15);
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// A new cluster's id, CA, and this node's identity in it.
+/// Creates a new cluster's id and CA, and this node's identity in it as a manager.
 pub(crate) fn first_identity() -> anyhow::Result<(ClusterId, RootCa, Identity)> {
     let mut rng = rand::rng();
     let (cluster, node) = (ClusterId::random(&mut rng), NodeId::random(&mut rng));
@@ -33,7 +34,7 @@ pub(crate) fn first_identity() -> anyhow::Result<(ClusterId, RootCa, Identity)> 
     Ok((cluster, ca, identity))
 }
 
-/// Asks a manager for an identity. Gives also the managers that there are.
+/// Requests a certificate from a manager. Returns the identity and the addresses of all managers.
 pub(crate) async fn join(token: &str, manager: &str, address: &str) -> anyhow::Result<(Identity, Vec<String>)> {
     let parsed: JoinToken = token.parse()?;
     let key = KeyPair::generate()?;
@@ -44,7 +45,7 @@ pub(crate) async fn join(token: &str, manager: &str, address: &str) -> anyhow::R
         address: address.to_owned(),
     };
     let client = NodeCaClient::new(Dialer::to_join(&parsed.ca_digest).manager(manager));
-    let answer = patiently(manager, || {
+    let answer = retry(manager, || {
         let (mut client, request) = (client.clone(), request.clone());
         async move { client.issue_certificate(request).await }
     });
@@ -53,17 +54,17 @@ pub(crate) async fn join(token: &str, manager: &str, address: &str) -> anyhow::R
     Ok((identity, answer.managers))
 }
 
-/// Asks again while the managers are just choosing a leader. A refusal, or a manager that can't be reached, is told at
-/// once.
-async fn patiently<T, F>(manager: &str, ask: impl Fn() -> F) -> anyhow::Result<T>
+/// Repeats a request while the managers elect a leader. A refusal, and a manager that can't be reached, is returned
+/// immediately.
+async fn retry<T, F>(manager: &str, request: impl Fn() -> F) -> anyhow::Result<T>
 where
     F: Future<Output = Result<T, tonic::Status>>,
 {
     let until = tokio::time::Instant::now() + JOIN_WAIT;
     loop {
-        match tokio::time::timeout_at(until, ask()).await {
+        match tokio::time::timeout_at(until, request()).await {
             Ok(Ok(answer)) => return Ok(answer),
-            // Without a source it is a manager's own answer, not the connection's.
+            // A status without a source was sent by the manager; one with a source is an error of the connection.
             Ok(Err(status))
                 if status.code() == tonic::Code::Unavailable && std::error::Error::source(&status).is_none() =>
             {
@@ -78,7 +79,8 @@ where
     }
 }
 
-/// A connection's failure is told by its cause: the layers between say nothing to a user.
+/// Turns a status into an error for the user. Of a broken connection it shows the innermost cause only, because the
+/// layers in between add nothing.
 fn explain(status: &tonic::Status, manager: &str) -> anyhow::Error {
     let mut cause: &dyn std::error::Error = status;
     while let Some(next) = cause.source() {
@@ -88,17 +90,18 @@ fn explain(status: &tonic::Status, manager: &str) -> anyhow::Error {
         tonic::Code::Unavailable | tonic::Code::Unknown => {
             let text = cause.to_string();
             let text = text.rsplit_once("unexpected error: ").map_or(text.as_str(), |(_, rest)| rest).to_owned();
-            let text = format!("failed to speak to the manager at {manager}: {text}");
-            // A handshake that was refused is an answer too.
-            let answered = |error: &std::io::Error| matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::Other);
-            let silent = cause.downcast_ref::<std::io::Error>().is_some_and(|error| !answered(error));
-            if silent { Unreachable(text).into() } else { anyhow!(text) }
+            let text = format!("failed to connect to the manager at {manager}: {text}");
+            // A refused handshake is an answer: the manager was reached.
+            let refused = |error: &std::io::Error| matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::Other);
+            let unreachable = cause.downcast_ref::<std::io::Error>().is_some_and(|error| !refused(error));
+            if unreachable { Unreachable(text).into() } else { anyhow!(text) }
         }
         _ => anyhow!("{}", status.message()),
     }
 }
 
-/// Asks for a Raft id; where the store is new or damaged, for one that was never used.
+/// Requests this manager's Raft id from another manager. With `new_raft_id` it gets an id that was never used, because
+/// its log is lost.
 pub(crate) async fn raft_id(
     dialer: &Dialer,
     node: &NodeId,
@@ -110,7 +113,7 @@ pub(crate) async fn raft_id(
     for manager in managers.iter().filter(|manager| *manager != address) {
         let request = JoinRaftRequest { node_id: node.to_string(), address: address.to_owned(), new_raft_id };
         let client = NodeCaClient::new(dialer.manager(manager));
-        let answer = patiently(manager, || {
+        let answer = retry(manager, || {
             let (mut client, request) = (client.clone(), request.clone());
             async move { client.join_raft(request).await }
         });
@@ -122,33 +125,34 @@ pub(crate) async fn raft_id(
     Err(last.context("failed to get a Raft id"))
 }
 
-/// Where others reach this node: as told, else where it listens, else this machine's only address.
+/// The address at which others reach this node: the given one, else the one it listens at, else the machine's only
+/// address.
 pub(crate) fn own_address(advertise: &str, listen: SocketAddr) -> anyhow::Result<String> {
     if !advertise.is_empty() {
         let port = listen.port();
         let parsed = advertise
             .parse::<SocketAddr>()
             .or_else(|_| advertise.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port)));
-        return parsed.map(|it| it.to_string()).map_err(|_| anyhow!("`{advertise}` is no IP or IP:PORT"));
+        return parsed.map(|it| it.to_string()).map_err(|_| anyhow!("`{advertise}` is not IP or IP:PORT"));
     }
     if !listen.ip().is_unspecified() {
         return Ok(listen.to_string());
     }
     let found = addresses().context("failed to list this machine's addresses")?;
     match found.as_slice() {
-        [] => bail!("this machine has no address but loopback: say which others use with --advertise-addr"),
+        [] => bail!("this machine has only loopback addresses; name the one for other nodes with --advertise-addr"),
         [one] => Ok(SocketAddr::new(*one, listen.port()).to_string()),
         many => {
             let list: Vec<String> = many.iter().map(ToString::to_string).collect();
             bail!(
-                "this machine has several addresses ({}): say which others use with --advertise-addr",
+                "this machine has several addresses ({}); name the one for other nodes with --advertise-addr",
                 list.join(", ")
             )
         }
     }
 }
 
-/// This machine's IPv4 addresses beside loopback.
+/// Returns this machine's IPv4 addresses, except loopback.
 pub(crate) fn addresses() -> Result<Vec<IpAddr>, nix::Error> {
     let all = nix::ifaddrs::getifaddrs()?;
     let v4 = all.filter_map(|it| it.address.and_then(|address| address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()))));

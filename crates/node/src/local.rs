@@ -1,4 +1,4 @@
-//! Serves what this machine's root may ask of its own node.
+//! Serves LocalNode: requests about this machine from `ctl`, which only root can send.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -18,28 +18,29 @@ use crate::join::Unreachable;
 use crate::node::Node;
 use crate::uploads::UploadReader;
 
-/// A program that is larger is not packed.
+/// Largest program that `ctl image pack` accepts, in bytes.
 const PROGRAM_BOUND: usize = 512 << 20;
 
-/// Serves LocalNode.
+/// Serves LocalNode for the node.
 #[derive(Clone, Debug)]
 pub(crate) struct LocalService(pub(crate) Arc<Node>);
 
-/// A manager that can't be reached is told as such.
-fn refused(error: anyhow::Error) -> Status {
+/// A status for an error. `ctl` has an exit code of its own for a manager that can't be reached.
+fn status_of(error: anyhow::Error) -> Status {
     let text = format!("{error:#}");
     if error.is::<Unreachable>() { Status::unavailable(text) } else { Status::failed_precondition(text) }
 }
 
-/// Done to its end also when whoever asked goes away in the middle (Ctrl-C): half of it would be worse than either.
-async fn whole(work: impl Future<Output = anyhow::Result<()>> + Send + 'static) -> Result<(), Status> {
+/// Completes `work` even if the caller disconnects (Ctrl-C), because half a join is worse than none or a whole one.
+async fn run_to_end(work: impl Future<Output = anyhow::Result<()>> + Send + 'static) -> Result<(), Status> {
     match tokio::spawn(work).await {
-        Ok(result) => result.map_err(refused),
-        Err(error) => Err(Status::internal(format!("it broke off: {error}"))),
+        Ok(result) => result.map_err(status_of),
+        Err(error) => Err(Status::internal(format!("the operation panicked: {error}"))),
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> Status {
+/// A status whose message contains the error and its causes.
+fn status_with_causes(error: &dyn std::error::Error) -> Status {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -51,20 +52,23 @@ fn chain(error: &dyn std::error::Error) -> Status {
     Status::failed_precondition(text)
 }
 
-fn result(image: &Image, reference: String) -> Response<ImageResult> {
+fn image_result(image: &Image, reference: String) -> Response<ImageResult> {
     Response::new(ImageResult { reference, digest: image.digest.clone(), size: image.size() })
 }
 
+/// Normalises a reference.
 fn reference(text: &str) -> Result<String, Status> {
     ImageRef::parse(text).map(|it| it.to_string()).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 impl LocalService {
     async fn worker(&self) -> Result<Arc<Worker>, Status> {
-        let none = || {
-            Status::failed_precondition("this node belongs to no cluster: `ctl swarm init` or `ctl swarm join` first")
+        let no_cluster = || {
+            Status::failed_precondition(
+                "this node belongs to no cluster; run `ctl swarm init` or `ctl swarm join` first",
+            )
         };
-        self.0.worker().await.ok_or_else(none)
+        self.0.worker().await.ok_or_else(no_cluster)
     }
 }
 
@@ -76,24 +80,24 @@ impl LocalNode for LocalService {
 
     async fn init(&self, request: Request<InitRequest>) -> Result<Response<NodeInfo>, Status> {
         if request.get_ref().force_new_cluster {
-            return Err(Status::unimplemented("--force-new-cluster is not there yet"));
+            return Err(Status::unimplemented("--force-new-cluster is not supported yet"));
         }
         let node = Arc::clone(&self.0);
         let advertise = request.into_inner().advertise;
-        whole(async move { node.init(&advertise).await }).await?;
+        run_to_end(async move { node.init(&advertise).await }).await?;
         self.0.info().await.map(Response::new)
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<NodeInfo>, Status> {
         let request = request.into_inner();
         let node = Arc::clone(&self.0);
-        whole(async move { node.join(&request.token, &request.manager, &request.advertise).await }).await?;
+        run_to_end(async move { node.join(&request.token, &request.manager, &request.advertise).await }).await?;
         self.0.info().await.map(Response::new)
     }
 
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveResponse>, Status> {
         let node = Arc::clone(&self.0);
-        whole(async move { node.leave(request.into_inner().force).await }).await?;
+        run_to_end(async move { node.leave(request.into_inner().force).await }).await?;
         Ok(Response::new(LeaveResponse {}))
     }
 
@@ -109,8 +113,9 @@ impl LocalNode for LocalService {
         let mut stream = request.into_inner();
         let first = stream.message().await?.ok_or_else(|| Status::invalid_argument("the archive is empty"))?;
         let archive = UploadReader::start(first.data, stream);
-        let (image, reference) = worker.import(archive, &first.reference).await.map_err(|error| chain(&error))?;
-        Ok(result(&image, reference))
+        let (image, reference) =
+            worker.import(archive, &first.reference).await.map_err(|error| status_with_causes(&error))?;
+        Ok(image_result(&image, reference))
     }
 
     async fn pack_image(&self, request: Request<Streaming<ImageUpload>>) -> Result<Response<ImageResult>, Status> {
@@ -125,8 +130,9 @@ impl LocalNode for LocalService {
             }
             program.extend_from_slice(&next.data);
         }
-        let image = worker.pack(&first.program, program, &reference).await.map_err(|error| chain(&error))?;
-        Ok(result(&image, reference))
+        let image =
+            worker.pack(&first.program, program, &reference).await.map_err(|error| status_with_causes(&error))?;
+        Ok(image_result(&image, reference))
     }
 
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Result<Response<ImageResult>, Status> {
@@ -136,7 +142,7 @@ impl LocalNode for LocalService {
         let given = (!request.username.is_empty()).then_some((request.username, request.password));
         let known = || self.0.manager().and_then(|manager| manager.credentials(&reference));
         let credentials = given.or_else(known).map(|(username, password)| Credentials { username, password });
-        let image = worker.pull(&reference, credentials).await.map_err(|error| chain(&error))?;
-        Ok(result(&image, reference))
+        let image = worker.pull(&reference, credentials).await.map_err(|error| status_with_causes(&error))?;
+        Ok(image_result(&image, reference))
     }
 }

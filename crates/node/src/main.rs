@@ -1,4 +1,8 @@
-//! `flotad`: the daemon, one on each node.
+//! `flotad`: the daemon that runs on each node. It decides nothing itself: it wires the worker, and on managers the
+//! manager, to the node's sockets.
+//!
+//! `config.rs` reads the settings, `daemon.rs` runs until a signal, `node.rs` joins and leaves clusters, `cluster.rs`
+//! starts and stops manager and worker, `local.rs` serves `ctl`, `rpc.rs` checks who may call what.
 
 mod cluster;
 mod config;
@@ -16,20 +20,20 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    // Two TLS libraries could each claim to be the default: this one is it.
+    // Dependencies enable two providers of rustls, so there is no default unless it is chosen.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let arguments = config::Arguments::parse();
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            telemetry::say_last(&format!("error: flotad: {error:#}"));
+            telemetry::print_final(&format!("error: flotad: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
 fn run(arguments: config::Arguments) -> anyhow::Result<()> {
-    // Everything that can be wrong with the settings is said before anything is touched.
+    // Errors in the settings are reported before anything is touched.
     let config = config::Config::resolve(arguments)?;
     telemetry::start(&config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread()

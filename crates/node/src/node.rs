@@ -1,4 +1,4 @@
-//! This node's place in a cluster: taken, taken up again after a start, and given up.
+//! This node's membership in a cluster: init, join, resume after a start, leave.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,48 +23,49 @@ use crate::rpc::ManagerState;
 use crate::state_dir::StateDir;
 use crate::{cluster, join, rpc};
 
+/// How long the managers are given to take a leaving node out.
 const LEAVE_WAIT: Duration = Duration::from_secs(15);
-/// A manager that does not answer to this is passed over.
-const ASK_WAIT: Duration = Duration::from_secs(5);
+/// How long one manager is given to answer before the next one is tried.
+const LEAVE_TRY_WAIT: Duration = Duration::from_secs(5);
 
-/// The daemon's parts.
+/// The node: its settings, its state on disk, and its membership.
 #[derive(Debug)]
 pub(crate) struct Node {
     config: Config,
     state: StateDir,
-    /// One change at a time: init, join, leave.
+    /// Locked for the whole of init, join or leave. `None` while the node belongs to no cluster.
     membership: Mutex<Option<Membership>>,
     manager: watch::Sender<ManagerState>,
     fatal: CancellationToken,
 }
 
 impl Node {
-    /// Before [`Node::resume`] has found out which cluster it belongs to.
+    /// Makes a node whose manager counts as starting until [`Node::resume`] is called.
     pub(crate) fn new(config: Config, state: StateDir) -> Self {
         let (membership, manager) = (Mutex::default(), watch::channel(ManagerState::Starting).0);
         Self { config, state, membership, manager, fatal: CancellationToken::new() }
     }
 
-    /// The place in a cluster, for one who changes it; others wait.
-    pub(crate) async fn place(&self) -> MutexGuard<'_, Option<Membership>> {
+    /// Locks the membership. Others that change it wait.
+    pub(crate) async fn lock_membership(&self) -> MutexGuard<'_, Option<Membership>> {
         self.membership.lock().await
     }
 
-    /// The state of this node's manager, now and from now on.
-    pub(crate) fn managers(&self) -> watch::Receiver<ManagerState> {
+    /// Watches the state of this node's manager.
+    pub(crate) fn manager_state(&self) -> watch::Receiver<ManagerState> {
         self.manager.subscribe()
     }
 
-    /// Until the daemon can't go on.
-    pub(crate) async fn broken(&self) {
+    /// Waits until the daemon can't continue, because the Raft core has stopped.
+    pub(crate) async fn failed(&self) {
         self.fatal.cancelled().await;
     }
 
-    /// After a start: takes up the place in its cluster again, if it has one.
-    pub(crate) async fn resume(self: &Arc<Self>, place: &mut Option<Membership>) -> anyhow::Result<()> {
+    /// Starts manager and worker again after a start of the daemon, if the node belongs to a cluster.
+    pub(crate) async fn resume(self: &Arc<Self>, current: &mut Option<Membership>) -> anyhow::Result<()> {
         let Some(identity) = flota_identity::load(&self.state.identity())? else {
             self.manager.send_replace(ManagerState::Absent);
-            // What a crash in the middle of init or join left behind.
+            // A crash during init or join may have left files.
             return self.state.forget_cluster();
         };
         if identity.role == Role::Worker {
@@ -76,27 +77,28 @@ impl Node {
         self.state.write("address", &address)?;
         let parts = Parts { config: &self.config, state: &self.state, identity, address, fatal: self.fatal.clone() };
         let membership = Membership::start(parts, Begin::Follow(managers)).await?;
-        self.take_up(place, membership);
+        self.install(current, membership);
         Ok(())
     }
 
-    fn take_up(self: &Arc<Self>, place: &mut Option<Membership>, membership: Membership) {
+    /// Publishes a membership, and ends it when the cluster removes this node.
+    fn install(self: &Arc<Self>, current: &mut Option<Membership>, membership: Membership) {
         let manager = membership.manager.clone().map(Box::new);
         self.manager.send_replace(manager.map_or(ManagerState::Absent, ManagerState::Running));
         let mut removed = membership.worker.removed();
         let id = membership.identity.node_id.clone();
-        *place = Some(membership);
+        *current = Some(membership);
         let node = Arc::downgrade(self);
         tokio::spawn(async move {
             if removed.wait_for(|removed| *removed).await.is_err() {
                 return;
             }
             if let Some(node) = node.upgrade() {
-                let mut place = node.membership.lock().await;
-                if place.as_ref().is_some_and(|it| it.identity.node_id == id)
-                    && let Err(error) = node.forget(&mut place).await
+                let mut current = node.membership.lock().await;
+                if current.as_ref().is_some_and(|it| it.identity.node_id == id)
+                    && let Err(error) = node.forget(&mut current).await
                 {
-                    tracing::error!(%error, "the cluster that removed this node could not be forgotten");
+                    tracing::error!(%error, "failed to forget the cluster that removed this node");
                 }
             }
         });
@@ -104,23 +106,23 @@ impl Node {
 
     /// `ctl swarm init`.
     pub(crate) async fn init(self: &Arc<Self>, advertise: &str) -> anyhow::Result<()> {
-        let mut place = self.membership.lock().await;
-        refuse_second(place.as_ref())?;
+        let mut current = self.membership.lock().await;
+        refuse_second(current.as_ref())?;
         let address = join::own_address(advertise, self.config.listen)?;
         let (cluster, ca, identity) = join::first_identity()?;
         let hostname = flota_worker::describe().hostname;
-        let first = (&identity.node_id, hostname.as_str(), address.as_str());
+        let first = flota_manager::FirstNode { id: &identity.node_id, hostname: &hostname, address: &address };
         let view = flota_raft_store::Store::default().view();
         let entry = flota_manager::first_entry(view, &cluster, &ca, first, Clock::system().now(), &mut rand::rng());
-        self.begin(&mut place, identity, address, Begin::New(Box::new(entry))).await
+        self.begin(&mut current, identity, address, Begin::New(Box::new(entry))).await
     }
 
     /// `ctl swarm join`.
     pub(crate) async fn join(self: &Arc<Self>, token: &str, manager: &str, advertise: &str) -> anyhow::Result<()> {
-        let mut place = self.membership.lock().await;
-        refuse_second(place.as_ref())?;
+        let mut current = self.membership.lock().await;
+        refuse_second(current.as_ref())?;
         let address = join::own_address(advertise, self.config.listen)?;
-        // Said before the cluster hears of this node.
+        // Fails before the cluster learns of this node.
         drop(
             tokio::net::TcpListener::bind(self.config.listen)
                 .await
@@ -130,12 +132,12 @@ impl Node {
         if managers.is_empty() {
             managers.push(manager.to_owned());
         }
-        self.begin(&mut place, identity, address, Begin::Follow(managers)).await
+        self.begin(&mut current, identity, address, Begin::Follow(managers)).await
     }
 
     async fn begin(
         self: &Arc<Self>,
-        place: &mut Option<Membership>,
+        current: &mut Option<Membership>,
         identity: flota_identity::Identity,
         address: String,
         store: Begin,
@@ -148,7 +150,7 @@ impl Node {
         let begun = async {
             let address = parts.address.clone();
             self.state.write("address", &address)?;
-            // A manager that is taken in must know it after a crash; a new cluster is one with its first entry.
+            // A node that joins must know its identity after a crash. A new cluster exists once its first entry is written.
             if let Some(identity) = &joins {
                 flota_identity::save(&self.state.identity(), identity)?;
             }
@@ -162,11 +164,11 @@ impl Node {
         };
         match begun.await {
             Ok(membership) => {
-                self.take_up(place, membership);
+                self.install(current, membership);
                 Ok(())
             }
             Err(error) => {
-                // Nothing half made stays, also with the others.
+                // Undo everything, with the other managers too.
                 if let Some(identity) = joins {
                     let dialer = flota_identity::Dialer::new(&identity)?;
                     leave_cluster(&dialer, &identity, &managers, true).await;
@@ -179,13 +181,13 @@ impl Node {
 
     /// `ctl swarm leave`.
     pub(crate) async fn leave(&self, force: bool) -> anyhow::Result<()> {
-        let mut place = self.membership.lock().await;
-        let Some(membership) = place.as_ref() else { bail!("this node belongs to no cluster") };
+        let mut current = self.membership.lock().await;
+        let Some(membership) = current.as_ref() else { bail!("this node belongs to no cluster") };
         if membership.identity.role == Role::Manager && !force {
-            bail!("this node is a manager: the cluster has one fewer after it; --force leaves all the same");
+            bail!("this node is a manager, and the cluster would lose it; use --force to leave anyway");
         }
         let managers: Vec<String> = match &membership.manager {
-            Some(manager) => manager.raft.members().into_iter().map(|member| member.address).collect(),
+            Some(manager) => manager.raft().members().into_iter().map(|member| member.address).collect(),
             None => std::fs::read_to_string(self.state.worker().join("managers"))
                 .unwrap_or_default()
                 .lines()
@@ -193,16 +195,16 @@ impl Node {
                 .collect(),
         };
         let alone = managers.len() == 1 && membership.manager.is_some();
-        let told = alone || leave_cluster(&membership.dialer, &membership.identity, &managers, force).await;
-        if !told && !force {
-            bail!("no manager could be told; --force leaves all the same");
+        let left = alone || leave_cluster(&membership.dialer, &membership.identity, &managers, force).await;
+        if !left && !force {
+            bail!("failed to reach a manager; use --force to leave anyway");
         }
-        self.forget(&mut place).await
+        self.forget(&mut current).await
     }
 
-    /// Stops the tasks and everything else of the cluster, and forgets it.
-    async fn forget(&self, place: &mut Option<Membership>) -> anyhow::Result<()> {
-        if let Some(membership) = place.take() {
+    /// Stops the tasks, worker and manager, and removes the cluster's state from disk.
+    async fn forget(&self, current: &mut Option<Membership>) -> anyhow::Result<()> {
+        if let Some(membership) = current.take() {
             self.manager.send_replace(ManagerState::Absent);
             membership.worker.remove_tasks().await;
             membership.stop().await;
@@ -210,17 +212,17 @@ impl Node {
         self.state.forget_cluster()
     }
 
-    /// The manager that this node is, if it is one.
+    /// Returns this node's manager, if it is running.
     pub(crate) fn manager(&self) -> Option<Manager> {
         self.manager.borrow().clone().running().ok()
     }
 
-    /// The worker, to be asked for images and the like.
+    /// Returns this node's worker, if it belongs to a cluster.
     pub(crate) async fn worker(&self) -> Option<Arc<flota_worker::Worker>> {
         self.membership.lock().await.as_ref().map(|membership| Arc::clone(&membership.worker))
     }
 
-    /// What `ctl system info` shows.
+    /// Describes the node, for `ctl system info`.
     ///
     /// # Errors
     /// The node's manager is still starting.
@@ -228,8 +230,8 @@ impl Node {
         if matches!(*self.manager.borrow(), ManagerState::Starting) {
             return Err(rpc::starting());
         }
-        let place = self.membership.lock().await;
-        let membership = place.as_ref();
+        let current = self.membership.lock().await;
+        let membership = current.as_ref();
         Ok(NodeInfo {
             node_id: membership.map(|it| it.identity.node_id.to_string()).unwrap_or_default(),
             cluster_id: membership.map(|it| it.identity.cluster_id.to_string()).unwrap_or_default(),
@@ -237,12 +239,12 @@ impl Node {
             address: membership.map(|it| it.address.clone()).unwrap_or_default(),
             hostname: flota_worker::describe().hostname,
             version: flota_api::VERSION.into(),
-            store: membership.and_then(|it| it.manager.as_ref()).map(|manager| statistics(&manager.raft)),
+            store: membership.and_then(|it| it.manager.as_ref()).map(|manager| statistics(manager.raft())),
         })
     }
 }
 
-/// What the manager's store counts.
+/// Counters of the manager's store.
 fn statistics(store: &RaftNode) -> StoreStatistics {
     let (applied_index, digest) = store.applied();
     let log = store.statistics();
@@ -259,16 +261,16 @@ fn statistics(store: &RaftNode) -> StoreStatistics {
     }
 }
 
-/// Tells the cluster that this node leaves it; whether that was taken. A leader that leaves hands over first, so it is
-/// asked again.
+/// Asks the managers to take this node out of the cluster. Returns whether one of them did. A leader that is asked to
+/// take itself out hands over leadership first, so the request is repeated.
 async fn leave_cluster(dialer: &flota_identity::Dialer, identity: &Identity, managers: &[String], force: bool) -> bool {
     let request = LeaveRaftRequest { node_id: identity.node_id.to_string(), force };
     let until = tokio::time::Instant::now() + LEAVE_WAIT;
-    let ask = async {
-        // In a circle, while a leader is being chosen.
+    let requests = async {
+        // In a cycle, because an election may be going on.
         for manager in managers.iter().cycle() {
             let mut client = NodeCaClient::new(dialer.manager(manager));
-            match tokio::time::timeout(ASK_WAIT, client.leave_raft(request.clone())).await {
+            match tokio::time::timeout(LEAVE_TRY_WAIT, client.leave_raft(request.clone())).await {
                 Ok(Ok(_)) => return true,
                 Ok(Err(status)) if status.code() != tonic::Code::Unavailable => return false,
                 _ => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -276,13 +278,14 @@ async fn leave_cluster(dialer: &flota_identity::Dialer, identity: &Identity, man
         }
         false
     };
-    tokio::time::timeout_at(until, ask).await.unwrap_or(false)
+    tokio::time::timeout_at(until, requests).await.unwrap_or(false)
 }
 
+/// Fails if the node belongs to a cluster already.
 fn refuse_second(membership: Option<&Membership>) -> anyhow::Result<()> {
     match membership {
         Some(it) => {
-            bail!("this node belongs to the cluster {} already: `ctl swarm leave` first", it.identity.cluster_id)
+            bail!("this node belongs to the cluster {} already; run `ctl swarm leave` first", it.identity.cluster_id)
         }
         None => Ok(()),
     }

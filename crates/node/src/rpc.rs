@@ -1,5 +1,5 @@
-//! What listens: one port with mutual TLS for nodes, one socket for this machine's root. Each call is held against
-//! the table of who may call what before anything else sees it.
+//! Access control for the port (mutual TLS, for nodes) and the local socket (for this machine's root). Each call is
+//! checked against the table in `flota_identity` before any service sees it.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -15,32 +15,31 @@ use tower::{Service, ServiceExt};
 
 use flota_api::reason::Reason;
 use flota_identity::{Peer, may_call};
-use flota_manager::forward::Forward;
-use flota_manager::{ControlService, Manager};
+use flota_manager::Manager;
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-/// Lets a call through only where the table allows it.
+/// Passes a call on only if the table allows it.
 #[derive(Clone, Debug)]
 pub(crate) struct Authorize<S> {
     inner: S,
-    /// Who everybody on this listener is, where the connection does not say it.
-    everyone: Option<Peer>,
-    /// Knows which nodes were removed; a worker does not: there the leader's grants decide.
+    /// The identity of all callers of this listener, if the connections do not have their own.
+    peer: Option<Peer>,
+    /// Knows which nodes were removed. `None` on a worker, which serves only images, for which it demands a grant.
     manager: Option<Manager>,
 }
 
 impl<S> Authorize<S> {
-    pub(crate) fn new(inner: S, everyone: Option<Peer>, manager: Option<Manager>) -> Self {
-        Self { inner, everyone, manager }
+    pub(crate) fn new(inner: S, peer: Option<Peer>, manager: Option<Manager>) -> Self {
+        Self { inner, peer, manager }
     }
 
     fn allows(&self, request: &Request<Body>) -> bool {
         let Some(peer) = request.extensions().get::<Peer>() else { return false };
         let path = request.uri().path();
-        // A session may begin all the same: that is where a removed node is told so.
+        // A removed node may still open a session, because there it learns that it was removed.
         let session = path.starts_with("/flota.dispatcher.Dispatcher/");
-        let revoked = |id| self.manager.as_ref().is_some_and(|manager| manager.revoked(id));
+        let revoked = |id| self.manager.as_ref().is_some_and(|manager| manager.is_revoked(id));
         may_call(peer, path) && (session || !peer.node_id().is_some_and(revoked))
     }
 }
@@ -59,7 +58,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Answer {
-        if let Some(peer) = &self.everyone {
+        if let Some(peer) = &self.peer {
             request.extensions_mut().insert(peer.clone());
         }
         if self.allows(&request) {
@@ -70,36 +69,36 @@ where
     }
 }
 
-/// What this node's manager is doing.
+/// The state of this node's manager.
 #[derive(Clone, Debug)]
 pub(crate) enum ManagerState {
-    /// The daemon has just started, and takes up its place in its cluster.
+    /// The daemon is starting.
     Starting,
-    /// The manager serves.
+    /// The manager is running.
     Running(Box<Manager>),
     /// The node is a worker, or belongs to no cluster.
     Absent,
 }
 
 impl ManagerState {
-    /// The manager, or the refusal for whoever wants it.
+    /// Returns the manager, or the status to refuse a caller with.
     pub(crate) fn running(self) -> Result<Manager, Status> {
         match self {
             Self::Running(manager) => Ok(*manager),
             Self::Starting => Err(starting()),
             Self::Absent => Err(Reason::NotAManager.attach(Status::failed_precondition(
-                "this node is no manager: use a manager's socket, or begin with `ctl swarm init`",
+                "this node is not a manager; use a manager's socket, or start a cluster with `ctl swarm init`",
             ))),
         }
     }
 }
 
-/// The refusal of a manager that can't answer yet: the caller asks another one, or this one again.
+/// The status of a manager that can't answer yet. Callers try another manager, or this one again.
 pub(crate) fn starting() -> Status {
     Reason::Starting.attach(Status::unavailable("this manager is starting"))
 }
 
-/// Control on the local socket: of the manager that this node has at the time of the call.
+/// Control on the local socket, served by the manager that the node has when the call arrives.
 #[derive(Clone, Debug)]
 pub(crate) struct LocalControl(pub(crate) watch::Receiver<ManagerState>);
 
@@ -120,7 +119,7 @@ impl Service<Request<Body>> for LocalControl {
         let manager = self.0.borrow().clone().running();
         Box::pin(async move {
             match manager {
-                Ok(manager) => Forward::new(ControlService::server(manager.clone()), manager).oneshot(request).await,
+                Ok(manager) => manager.control().oneshot(request).await,
                 Err(refusal) => Ok(refusal.into_http()),
             }
         })
@@ -132,7 +131,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_manager_that_starts_says_so_and_a_worker_that_it_is_none() {
+    async fn a_starting_manager_and_a_worker_refuse_with_different_reasons() {
         let (state, receiver) = watch::channel(ManagerState::Starting);
         let mut control = LocalControl(receiver);
         let mut answer = async || {

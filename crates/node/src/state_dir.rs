@@ -1,4 +1,4 @@
-//! The layout of the data folder, and the lock that keeps a second daemon out of it.
+//! The layout of the data folder, and the lock that keeps a second daemon out.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use flota_api::seal::Sealer;
 
-/// `identity/`, `raft/`, `worker/`, `data.key`, `address`, `raft-id`, `lock`.
+/// The data folder: `identity/`, `raft/`, `worker/`, `data.key`, `address`, `raft-id`, `lock`.
 #[derive(Debug)]
 pub(crate) struct StateDir {
     root: PathBuf,
@@ -17,13 +17,13 @@ pub(crate) struct StateDir {
 }
 
 impl StateDir {
-    /// Opens (or makes) it, for this process alone.
+    /// Opens the folder for this process alone, and creates it if it does not exist.
     pub(crate) fn open(root: &Path) -> anyhow::Result<Self> {
         for name in ["identity", "worker"] {
-            fs_err::create_dir_all(root.join(name)).context("failed to make the data folder")?;
+            fs_err::create_dir_all(root.join(name)).context("failed to create the data folder")?;
         }
         use std::os::unix::fs::PermissionsExt;
-        // Below lie containers' files, with set-user-id programs that no user of the machine may reach (CVE-2021-41091).
+        // Containers' files are below it, and may be set-user-id programs: no other user may reach them (CVE-2021-41091).
         fs_err::set_permissions(root, std::fs::Permissions::from_mode(0o700))?;
         let lock = File::create(root.join("lock")).context("failed to lock the data folder")?;
         let Ok(lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else {
@@ -45,7 +45,7 @@ impl StateDir {
         self.root.join("worker")
     }
 
-    /// A small fact that outlives the daemon.
+    /// Reads a small file of the folder, without surrounding white space. `None` if it is missing or empty.
     pub(crate) fn read(&self, name: &str) -> Option<String> {
         std::fs::read_to_string(self.root.join(name))
             .ok()
@@ -53,6 +53,7 @@ impl StateDir {
             .filter(|text| !text.is_empty())
     }
 
+    /// Replaces a small file atomically and durably.
     pub(crate) fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
         let path = self.root.join(name);
         let temporary = path.with_extension("new");
@@ -63,17 +64,17 @@ impl StateDir {
         Ok(())
     }
 
-    /// Puts a damaged Raft folder aside, to be looked at.
+    /// Renames the damaged Raft folder, so that it can be inspected. Returns the new path.
     pub(crate) fn put_raft_aside(&self) -> anyhow::Result<PathBuf> {
         let aside = (1..).map(|number| self.root.join(format!("raft.damaged.{number}"))).find(|path| !path.exists());
-        let aside = aside.context("no name is free")?;
+        let aside = aside.context("failed to find a free name for the damaged Raft folder")?;
         fs_err::rename(self.raft(), &aside)?;
         Ok(aside)
     }
 
-    /// Forgets everything about a cluster but the images.
+    /// Removes everything that belongs to a cluster, except the images.
     pub(crate) fn forget_cluster(&self) -> anyhow::Result<()> {
-        // The identity first: without it the rest is not looked at.
+        // The identity first: if the rest is left after a crash, it is ignored without it.
         flota_identity::remove(&self.identity())?;
         for name in ["raft", "worker/task-db", "worker/tasks"] {
             let path = self.root.join(name);

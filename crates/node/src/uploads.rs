@@ -1,4 +1,4 @@
-//! A stream of chunks from `ctl` as something that blocking code can read.
+//! Adapts a stream of chunks from `ctl` to [`Read`], for code that blocks.
 
 use std::io::{self, Read};
 
@@ -7,14 +7,14 @@ use tonic::{Status, Streaming};
 
 use flota_api::proto::node::ImageUpload;
 
-/// Reads what comes; ends with the stream.
+/// Reads an upload until its stream ends.
 pub(crate) struct UploadReader {
     chunks: mpsc::Receiver<Result<bytes::Bytes, Status>>,
     current: bytes::Bytes,
 }
 
 impl UploadReader {
-    /// Takes over a stream whose first message has been looked at.
+    /// Starts receiving. `first` is the data of the first message, which the caller has received already.
     pub(crate) fn start(first: bytes::Bytes, mut stream: Streaming<ImageUpload>) -> Self {
         let (sender, chunks) = mpsc::channel(4);
         tokio::spawn(async move {

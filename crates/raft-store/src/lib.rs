@@ -14,6 +14,7 @@
 //! No type of the Raft library leaves `raft/`.
 
 mod answer_ages;
+mod digest;
 pub mod faults;
 mod proposer;
 pub mod raft;
@@ -21,6 +22,7 @@ pub mod store;
 mod transaction;
 
 pub use answer_ages::{ANSWERS_KEPT_FOR, AnswerAges};
+pub use digest::Digest;
 pub use proposer::{LocalProposer, ProposeError, Proposer};
 pub use store::{Event, Store, Tables, View, Watch, WriteTx};
 pub use transaction::{Action, Conflict, Entry, Expectation, Outcome, Transaction};

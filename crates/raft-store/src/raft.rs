@@ -27,6 +27,11 @@ pub use node::{Leadership, RaftNode, RaftOptions, StartError, Timing};
 pub use storage::{LogStatistics, OpenError};
 pub use threads::Threads;
 pub use transport::{AppendAnswers, Dial, GrpcTransport, Method, Transport, TransportService};
+#[cfg(feature = "faults")]
+pub use transport::{SentEntry, sent_entries};
+
+/// The library's Raft, with our types and our state machine.
+type Raft = openraft::Raft<type_config::TypeConfig, state_machine::StateMachine>;
 
 /// Largest encoded transaction.
 pub const ENTRY_BOUND: usize = 8 << 20;

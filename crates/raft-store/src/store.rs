@@ -3,7 +3,6 @@
 //! One writer (the Raft state machine) calls [`Store::apply`] and [`Store::restore`]; everyone else reads.
 
 mod apply;
-mod digest;
 mod snapshot;
 mod tables;
 mod watch;
@@ -11,7 +10,6 @@ mod write;
 
 use std::sync::{Arc, Mutex, RwLock};
 
-pub use digest::Digest;
 pub use snapshot::SnapshotError;
 pub use tables::{Tables, View};
 pub use watch::{Event, Lagged, Watch};

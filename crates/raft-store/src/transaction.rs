@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use crate::store::Digest;
+use crate::digest::Digest;
 use flota_api::Malformed;
 use flota_api::id::{NodeId, TaskId};
 use flota_api::model::TaskStatus;

@@ -8,7 +8,9 @@
 //!          started       FIFO that tells `start` that the program runs, or why not
 //! ```
 
+mod create;
 mod delete;
+mod exec;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,7 +29,9 @@ use crate::security::Filter;
 use crate::state::{self, start_time};
 use crate::syscall::process as kernel;
 
+pub use create::Creation;
 pub use delete::remove_remains;
+pub use exec::Execution;
 
 /// More than any id that a program makes.
 const ID_BOUND: usize = 1024;

@@ -3,7 +3,7 @@
 //! The whole OCI runtime specification on Linux, twice: as a library, and as the command line `flota-runtime`.
 //!
 //! ```text
-//!  config.json ─ oci ─▶ process/create ─ clone3 ─▶ process/init ─ exec ─▶ program
+//!  config.json ─ oci ─▶ container/create ─ clone3 ─▶ process/init ─ exec ─▶ program
 //!                          │ cgroup, hooks            │ rootfs, security, process/…
 //!                          ▼
 //!                      container: ROOT/ID, and what can be done to it
@@ -24,6 +24,7 @@ pub mod cgroup;
 pub mod client;
 mod container;
 mod error;
+mod features;
 mod log;
 pub mod oci;
 pub mod process;
@@ -34,12 +35,15 @@ pub mod security;
 pub mod state;
 pub mod supervisor;
 mod syscall;
+mod validate;
 
 pub use client::{ContainerClient, ExecProcess, start};
-pub use container::{Container, remove_remains};
+pub use container::{Container, Creation, Execution, remove_remains};
 pub use error::{NOT_EXECUTABLE, NOT_FOUND, RunError, StepError};
+pub use features::features;
 pub use log::{LogLine, LogReader};
 pub use program::Program;
 pub use protected_binary::protect as protect_binary;
 pub use state::{ExitStatus, State};
 pub use supervisor::{ExecSpec, Message, Order, Root};
+pub use validate::{check_process, validate};

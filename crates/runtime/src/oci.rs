@@ -4,14 +4,12 @@
 //! does not know, where the specification asks for a warning (config.md, "Linux Process").
 
 mod config;
-pub mod features;
 mod linux;
 mod process;
 mod resources;
 mod seccomp;
 mod state;
 mod template;
-mod validate;
 
 use std::fs::File;
 use std::io::Read;
@@ -31,7 +29,6 @@ pub use resources::{
 pub use seccomp::{Argument, Seccomp, SyscallRule};
 pub use state::{State, Status};
 pub use template::{rootless, template};
-pub use validate::{check_process, validate};
 
 use crate::error::{Act, StepError};
 
@@ -84,16 +81,4 @@ fn parse<T: for<'de> Deserialize<'de>>(from: impl Read, size: u64, name: &str) -
     })?;
     reader.end().map_err(|error| refuse(error.to_string()))?;
     Ok(value)
-}
-
-impl Spec {
-    /// Reads a `config.json` and checks it.
-    ///
-    /// # Errors
-    /// It can't be read, or asks for what can't be; the error names the field.
-    pub fn load(path: &Path) -> Result<Self, StepError> {
-        let spec: Self = read_json(path)?;
-        validate(&spec)?;
-        Ok(spec)
-    }
 }

@@ -19,16 +19,14 @@
 
 pub(crate) mod channel;
 pub(crate) mod clone;
-pub(crate) mod create;
-pub(crate) mod exec;
 pub(crate) mod hooks;
 mod identity;
-mod init;
+pub(crate) mod init;
 pub(crate) mod labels;
-mod launch;
-mod listener;
+pub(crate) mod launch;
+pub(crate) mod listener;
 pub(crate) mod namespaces;
-mod program;
+pub(crate) mod program;
 pub(crate) mod settings;
 pub(crate) mod start;
 pub(crate) mod sysctl;
@@ -36,8 +34,6 @@ pub(crate) mod terminal;
 pub(crate) mod user_namespace;
 
 pub use channel::interruptible;
-pub use create::Creation;
-pub use exec::Execution;
 pub use terminal::{connect as connect_console, receive as receive_terminal, send as send_terminal};
 
 use std::os::fd::{AsFd, OwnedFd};

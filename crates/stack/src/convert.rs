@@ -1,4 +1,4 @@
-//! One service of the document to its spec.
+//! Converts a service of the document into a spec.
 
 mod devices;
 
@@ -69,7 +69,8 @@ fn words(words: Words) -> Result<Vec<String>, String> {
     }
 }
 
-/// White space parts words; quotes hold them together, a backslash takes the next character as it is.
+/// Splits `text` into words at white space, except within quotes. A backslash makes the next character literal, except
+/// within single quotes.
 fn split(text: &str) -> Result<Vec<String>, String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     let mut characters = text.chars();
@@ -86,7 +87,7 @@ fn split(text: &str) -> Result<Vec<String>, String> {
         }
     }
     if quote.is_some() {
-        return Err(format!("`{text}` has a quote that is not closed"));
+        return Err(format!("`{text}` has an unclosed quote"));
     }
     words.extend(word);
     Ok(words)
@@ -100,11 +101,12 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// `$$` is a dollar sign; variables (Compose specification, "Interpolation") are not there yet, and never literal.
+/// Replaces `$$` by a dollar sign. Variables (Compose specification, "Interpolation") are not supported yet, and are
+/// refused rather than taken literally.
 fn dollars(text: &str) -> Result<String, String> {
     let whole = text.replace("$$", "\0");
     if whole.contains('$') {
-        return Err(format!("`{text}` names a variable, and these are not there yet; `$$` is a dollar sign"));
+        return Err(format!("`{text}` uses a variable, which is not supported yet; write `$$` for a dollar sign"));
     }
     Ok(whole.replace('\0', "$"))
 }
@@ -118,7 +120,9 @@ fn pairs(pairs: Pairs) -> Result<BTreeMap<String, String>, String> {
         Pairs::List(list) => {
             let pair = |item: &String| match item.split_once('=') {
                 Some((name, value)) => Ok((name.to_owned(), dollars(value)?)),
-                None => Err(format!("`{item}` takes its value from the shell, which is not there yet: NAME=value is")),
+                None => Err(format!(
+                    "`{item}` takes its value from the environment, which is not supported yet; write NAME=value"
+                )),
             };
             list.iter().map(pair).collect::<Result<_, _>>()?
         }
@@ -145,7 +149,7 @@ fn restart(policy: crate::schema::RestartPolicy) -> Result<RestartPolicy, String
         None | Some("any") => RestartCondition::Any,
         Some("on-failure") => RestartCondition::OnFailure,
         Some("none") => RestartCondition::None,
-        Some(other) => return Err(format!("condition: `{other}` is none of any, on-failure, none")),
+        Some(other) => return Err(format!("condition: `{other}` is not one of any, on-failure, none")),
     };
     Ok(RestartPolicy {
         condition,

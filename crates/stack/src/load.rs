@@ -1,4 +1,4 @@
-//! A file to a stack: read, parsed, converted. Errors name the file and where in it.
+//! From a file to a stack: reads, parses and converts it. Errors name the file and the place in it.
 
 use std::path::{Path, PathBuf};
 
@@ -12,34 +12,34 @@ const FILE_BOUND: u64 = 16 << 20;
 /// Why a stack file is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// It can't be read.
+    /// The file can't be read.
     #[error("failed to read {path}", path = path.display())]
     Read {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// It is no stack file, or says something that is not understood.
+    /// The file is not a stack file, or has a key or value that is not understood.
     #[error("{path}: {why}", path = path.display())]
     Content {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What, and where.
+        /// What is wrong, and where.
         why: String,
     },
 }
 
-/// Reads the stack `name` from a file.
+/// Reads a stack from a file. `name` becomes the stack's name and the prefix of its services' names.
 ///
 /// # Errors
-/// The file can't be read, or has a key or value that is not understood.
+/// The file can't be read, has more than 16 MiB, or has a key or value that is not understood.
 pub fn load(path: &Path, name: &str) -> Result<StackSpec, LoadError> {
     let read = |source| LoadError::Read { path: path.to_owned(), source };
     let content = |why: String| LoadError::Content { path: path.to_owned(), why };
     if std::fs::metadata(path).map_err(read)?.len() > FILE_BOUND {
-        return Err(content(format!("it has more than {FILE_BOUND} bytes")));
+        return Err(content(format!("the file has more than {FILE_BOUND} bytes")));
     }
     let text = std::fs::read_to_string(path).map_err(read)?;
     parse(&text, name).map_err(content)
@@ -48,7 +48,7 @@ pub fn load(path: &Path, name: &str) -> Result<StackSpec, LoadError> {
 pub(crate) fn parse(text: &str, name: &str) -> Result<StackSpec, String> {
     let document: Document = serde_yaml_ng::from_str(text).map_err(|error| explain(&error))?;
     if document.services.is_empty() {
-        return Err("it has no services".into());
+        return Err("the file has no services".into());
     }
     let service = |(key, service): (String, _)| {
         convert::service(name, &key, service).map_err(|why| format!("services.{key}.{why}"))
@@ -59,15 +59,15 @@ pub(crate) fn parse(text: &str, name: &str) -> Result<StackSpec, String> {
     })
 }
 
-/// Keys that will come are told from keys that nobody knows.
+/// The parser's error, except that a key of the Compose specification is not called unknown.
 fn explain(error: &serde_yaml_ng::Error) -> String {
     let text = error.to_string();
-    let later = ["networks", "ports", "volumes", "secrets", "configs", "healthcheck", "depends_on", "expose"];
-    match later.iter().find(|key| text.contains(&format!("unknown field `{key}`"))) {
+    let unsupported = ["networks", "ports", "volumes", "secrets", "configs", "healthcheck", "depends_on", "expose"];
+    match unsupported.iter().find(|key| text.contains(&format!("unknown field `{key}`"))) {
         Some(key) => {
             let place =
                 error.location().map(|it| format!(" at line {} column {}", it.line(), it.column())).unwrap_or_default();
-            format!("the key `{key}` is not there yet{place}")
+            format!("the key `{key}` is not supported yet{place}")
         }
         None => text,
     }
@@ -107,14 +107,16 @@ services:
     }
 
     #[test]
-    fn what_is_not_understood_is_an_error_with_its_place() {
+    fn unknown_keys_and_values_are_errors_with_their_place() {
         let error = |text: &str| parse(text, "s").expect_err("refused");
-        assert!(error("services: { web: { image: a, ports: [80] } }").starts_with("the key `ports` is not there yet"));
+        assert!(
+            error("services: { web: { image: a, ports: [80] } }").starts_with("the key `ports` is not supported yet")
+        );
         assert!(error("services: { web: { image: a, colour: red } }").contains("unknown field `colour`"));
-        assert_eq!(error("services: {}"), "it has no services");
+        assert_eq!(error("services: {}"), "the file has no services");
         assert!(
             error("services: { web: { image: a, deploy: { resources: { limits: { memory: x } } } } }")
-                .starts_with("services.web.deploy.resources.limits.memory: `x` is no size")
+                .starts_with("services.web.deploy.resources.limits.memory: `x` is not a size")
         );
         assert!(error("services: { web: { command: x } }").contains("missing field `image`"));
         assert!(error("services: 1").contains("line 1"), "{}", error("services: 1"));

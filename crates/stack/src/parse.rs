@@ -1,11 +1,12 @@
-//! Values as people write them; the Compose specification's grammar for bytes and durations.
+//! Sizes, CPUs and durations as people write them (Compose specification, "Specifying byte values" and "Specifying
+//! durations"). Also used by `ctl` for its flags.
 
 use std::time::Duration;
 
-/// `512`, `64k`, `256m`, `1.5gb`: bytes, in powers of 1024.
+/// Parses a size such as `512`, `64k`, `256m` or `1.5gb`; units are powers of 1024. Returns bytes.
 ///
 /// # Errors
-/// Says what is wrong.
+/// A message that names the text and the form that is expected.
 pub fn bytes(text: &str) -> Result<u64, String> {
     let lower = text.trim().to_ascii_lowercase();
     let end = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
@@ -16,21 +17,21 @@ pub fn bytes(text: &str) -> Result<u64, String> {
         "m" => 20,
         "g" => 30,
         "t" => 40,
-        _ => return Err(format!("`{text}` is no size: it has the form 512, 64k, 256m, 1.5g")),
+        _ => return Err(format!("`{text}` is not a size such as 512, 64k, 256m or 1.5g")),
     };
-    decimal(number, 1 << shift).ok_or_else(|| format!("`{text}` is no size: it has the form 512, 64k, 256m, 1.5g"))
+    decimal(number, 1 << shift).ok_or_else(|| format!("`{text}` is not a size such as 512, 64k, 256m or 1.5g"))
 }
 
-/// `0.5`, `2`: CPUs, in 10^-9.
+/// Parses a number of CPUs such as `0.5` or `2`. Returns billionths of a CPU.
 ///
 /// # Errors
-/// Says what is wrong.
+/// A message that names the text and the form that is expected.
 pub fn cpus(text: &str) -> Result<u64, String> {
-    decimal(text.trim(), 1_000_000_000)
-        .ok_or_else(|| format!("`{text}` is no number of CPUs: it has the form 0.5 or 2"))
+    decimal(text.trim(), 1_000_000_000).ok_or_else(|| format!("`{text}` is not a number of CPUs such as 0.5 or 2"))
 }
 
-/// A decimal number times `unit`, in whole units, without floating point.
+/// Multiplies a decimal number by `unit` and rounds down, without floating point. `None` if `text` is not a number, or the
+/// product does not fit.
 fn decimal(text: &str, unit: u64) -> Option<u64> {
     let (whole, part) = text.split_once('.').unwrap_or((text, ""));
     if whole.is_empty() && part.is_empty() || part.len() > 12 {
@@ -43,12 +44,12 @@ fn decimal(text: &str, unit: u64) -> Option<u64> {
     u64::try_from(value).ok()
 }
 
-/// `300ms`, `10s`, `1m30s`, `2h`, `1.5s`.
+/// Parses a duration such as `300ms`, `10s`, `1m30s`, `2h` or `1.5s`.
 ///
 /// # Errors
-/// Says what is wrong.
+/// A message that names the text and the form that is expected.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let fail = || format!("`{text}` is no duration: it has the form 300ms, 10s, 1m30s, 2h");
+    let fail = || format!("`{text}` is not a duration such as 300ms, 10s, 1m30s or 2h");
     let mut rest = text.trim();
     let mut total = 0u64;
     while !rest.is_empty() {

@@ -1,4 +1,4 @@
-//! The document: the keys of the Compose specification that are understood. Any other key is an error.
+//! The keys of the Compose specification that are understood. Any other key is an error.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde_yaml_ng::Value;
 pub(crate) struct Document {
     #[serde(default)]
     pub(crate) services: BTreeMap<String, Service>,
-    /// Of an older specification; says nothing.
+    /// Obsolete in the specification, and ignored.
     #[serde(default, rename = "version")]
     _version: Option<Value>,
     #[serde(default, rename = "name")]
@@ -55,7 +55,7 @@ pub(crate) struct Service {
     pub(crate) deploy: Deploy,
 }
 
-/// A list of words, or one text that is cut at white space (quotes hold together).
+/// A list of words, or one text that is split into words at white space, except within quotes.
 #[derive(Debug, Default, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Words {
@@ -65,7 +65,7 @@ pub(crate) enum Words {
     Text(String),
 }
 
-/// `NAME=value` items, or a map.
+/// Names and values: a list of `NAME=value`, or a map.
 #[derive(Debug, Default, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Pairs {
@@ -75,7 +75,7 @@ pub(crate) enum Pairs {
     Map(BTreeMap<String, Value>),
 }
 
-/// `SOURCE[:TARGET[:PERMISSIONS]]`, or the same in fields.
+/// A device: `SOURCE[:TARGET[:PERMISSIONS]]`, or the same as fields.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Device {
@@ -117,7 +117,7 @@ pub(crate) struct Resources {
     pub(crate) reservations: Reservations,
 }
 
-/// Amounts, and devices that nodes hand out.
+/// Reserved amounts, and devices that nodes hand out.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Reservations {

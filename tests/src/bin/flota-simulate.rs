@@ -1,8 +1,8 @@
-//! Simulates clusters, each from a seed and in a process of its own, and says which of them went wrong.
+//! Simulates clusters, each from a seed and in a process of its own, and reports the seeds that violate an invariant.
 //!
-//! `flota-simulate FIRST COUNT [SECONDS]`: seeds FIRST to FIRST + COUNT - 1, with so many seconds of trouble each.
-//! `flota-simulate --log SEED [SECONDS] [FAULT]`: one seed, with everything that happens.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
+//! `flota-simulate FIRST COUNT [SECONDS]` runs the seeds FIRST to FIRST + COUNT - 1, with SECONDS of disturbances each.
+//! `flota-simulate --log SEED [SECONDS] [FAULT]` runs one seed and prints its log, optionally with an injected fault.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a command-line program")]
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -45,13 +45,13 @@ fn run(options: Options) -> Outcome {
 fn log(options: Options) -> bool {
     let outcome = run(options);
     println!("{}", outcome.log.join("\n"));
-    println!("{}", outcome.violation.as_deref().unwrap_or("everything held"));
+    println!("{}", outcome.violation.as_deref().unwrap_or("all invariants held"));
     outcome.violation.is_none()
 }
 
 fn many(first: u64, count: u64, trouble: u64) -> bool {
     let next = AtomicU64::new(first);
-    // Failed seeds, milliseconds, operations.
+    // Failed seeds, milliseconds of virtual time, operations.
     let totals = Mutex::new((Vec::new(), 0, 0));
     let begun = Instant::now();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -74,13 +74,12 @@ fn many(first: u64, count: u64, trouble: u64) -> bool {
     std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(work))));
     let (mut failed, millis, operations) = totals.into_inner().expect("no holder panics");
     failed.sort_unstable();
-    // In hundredths.
-    let hours = millis / 36_000;
+    let hundredths_of_hours = millis / 36_000;
     println!(
         "seeds {first} to {}: {}.{:02} simulated hours, {operations} operations, in {:?}; failed: {failed:?}",
         first + count - 1,
-        hours / 100,
-        hours % 100,
+        hundredths_of_hours / 100,
+        hundredths_of_hours % 100,
         begun.elapsed(),
     );
     failed.is_empty()

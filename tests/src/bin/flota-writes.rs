@@ -1,7 +1,9 @@
-//! Committed writes a second, for `make bench`: `flota-writes flota|etcd HOST:PORT CERTIFICATES IN_FLIGHT SECONDS`.
-//! `flota` creates services without a task, `etcd` puts keys of the same size; both over one connection with mutual
-//! TLS, with `ca.pem`, `cert.pem` and `key.pem` of the folder CERTIFICATES. Prints the rate, the median and the 99th
-//! percentile in ms. One thread keeps IN_FLIGHT requests under way.
+//! Measures committed writes per second, for `make bench`:
+//! `flota-writes flota|etcd HOST:PORT CERTIFICATES IN_FLIGHT SECONDS`.
+//!
+//! `flota` creates services without tasks, `etcd` puts keys of the same size. Both use one connection with mutual TLS, with
+//! `ca.pem`, `cert.pem` and `key.pem` of the folder CERTIFICATES. One thread keeps IN_FLIGHT requests in flight. Prints the
+//! rate, and the median and 99th percentile of the latency in ms.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -16,7 +18,7 @@ use flota_api::proto::control::control_client::ControlClient;
 use flota_api::proto::specs::ServiceSpec;
 use flota_api::proto::types::RestartPolicy;
 
-/// etcdserverpb.PutRequest: the two fields that a put needs.
+/// etcdserverpb.PutRequest, with the two fields that a put needs.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Put {
     #[prost(bytes = "vec", tag = "1")]
@@ -40,7 +42,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// The name in the certificates of managers.
 const MANAGER_NAME: &str = "manager.flota";
-/// The name in the certificate that the bench makes for etcd.
+/// The name in the certificate that the benchmark makes for etcd.
 const ETCD_NAME: &str = "localhost";
 
 async fn connect(address: &str, name: &str, certificates: &Path) -> Result<Channel, Failure> {
@@ -95,7 +97,7 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
     let mut writers = tokio::task::JoinSet::new();
     for writer in 0..in_flight {
         let mut target = target.clone();
-        // Names of one run must not meet those of another.
+        // Names must differ between runs.
         let run = format!("b{}-{writer}", std::process::id());
         writers.spawn(async move {
             let mut times = Vec::new();

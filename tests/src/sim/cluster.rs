@@ -19,7 +19,7 @@ use flota_raft_store::{Store, Transaction, View, WriteTx};
 use flota_worker::{FakeMachine, MemoryRecords, MemoryState};
 
 use super::clock::WallClock;
-use super::network::Host;
+use super::host::Host;
 use super::process::{Ended, ManagerProcess, WorkerProcess, run_manager, run_worker};
 use super::raft_network::RaftNetwork;
 use super::world::World;
@@ -239,7 +239,7 @@ impl SimCluster {
 
     /// What the leader's store holds.
     pub fn view(&self) -> Option<View> {
-        self.managers[self.leader()?].manager().map(|manager| manager.store.view())
+        self.managers[self.leader()?].manager().map(|manager| manager.store().view())
     }
 
     /// Processes of managers that have ended by themselves, and why.

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use flota_api::id::NodeId;
 use flota_api::model::{NodeState, Task};
 use flota_api::state::{DesiredState, TaskState};
+use flota_raft_store::Digest;
 use flota_raft_store::View;
-use flota_raft_store::store::Digest;
 use flota_worker::RunningSlot;
 
 use super::cluster::SimCluster;
@@ -44,23 +44,30 @@ impl Invariants {
     /// # Errors
     /// What does not hold.
     pub fn check(&mut self, cluster: &SimCluster, trouble: u64) -> Result<(), String> {
+        if let Some(conflict) = cluster.raft_network.conflict() {
+            return Err(conflict);
+        }
         for it in &cluster.managers {
             let Some(manager) = it.manager() else { continue };
             let leadership = manager.leadership();
             if leadership.is_self {
-                let first = *self.leaders.entry(leadership.term).or_insert(manager.raft.id());
-                if first != manager.raft.id() {
-                    return Err(format!("term {} has two leaders: {first} and {}", leadership.term, manager.raft.id()));
+                let first = *self.leaders.entry(leadership.term).or_insert(manager.raft().id());
+                if first != manager.raft().id() {
+                    return Err(format!(
+                        "term {} has two leaders: {first} and {}",
+                        leadership.term,
+                        manager.raft().id()
+                    ));
                 }
             }
-            let (index, digest) = manager.raft.applied();
+            let (index, digest) = manager.raft().applied();
             if let Some(digest) = digest.filter(|_| !self.tables_may_differ) {
                 let first = *self.digests.entry(index).or_insert(digest);
                 if first != digest {
                     return Err(format!("the tables of {} differ from another manager's at entry {index}", it.host));
                 }
             }
-            let view = manager.store.view();
+            let view = manager.store().view();
             if view.version > self.newest {
                 self.newest = view.version;
                 self.check_tables(&view)?;
@@ -71,6 +78,7 @@ impl Invariants {
 
     fn check_tables(&mut self, view: &View) -> Result<(), String> {
         let (mut slots, mut devices) = (BTreeMap::new(), BTreeMap::new());
+        let mut reserved: BTreeMap<&NodeId, u64> = BTreeMap::new();
         let before = std::mem::take(&mut self.tasks);
         let paused = view.services().filter(|service| !service.update_paused.is_empty());
         self.paused.extend(paused.filter_map(|service| service.spec.labels.get(TAG)?.parse::<u64>().ok()));
@@ -90,6 +98,8 @@ impl Invariants {
                 return Err(format!("slot {} of a service shall run tasks {other} and {}", task.slot, task.id));
             }
             if task.holds_resources() {
+                let wanted = view.spec_of(task).map_or(0, |spec| spec.reservations.nano_cpus);
+                *reserved.entry(&task.node_id).or_default() += wanted;
                 for device in &task.device_ids {
                     if let Some(other) = devices.insert((&task.node_id, &device.kind, &device.id), &task.id) {
                         return Err(format!("tasks {other} and {} hold the same device {device:?}", task.id));
@@ -97,6 +107,12 @@ impl Invariants {
                 }
             }
             self.tasks.insert(task.id.to_string(), (rank, task.node_id.clone()));
+        }
+        for (id, reserved) in reserved {
+            let offered = view.node(id.as_str()).map_or(0, |node| node.description.resources.nano_cpus);
+            if reserved > offered {
+                return Err(format!("tasks on node {id} have reserved {reserved} of its {offered} nano-CPUs"));
+            }
         }
         Ok(())
     }
@@ -151,7 +167,7 @@ pub fn converged(cluster: &SimCluster) -> Result<(), String> {
     let mut applied = Vec::new();
     for it in &cluster.managers {
         let manager = it.manager().ok_or_else(|| format!("{} does not run", it.host))?;
-        applied.push(manager.raft.applied());
+        applied.push(manager.raft().applied());
     }
     if applied.windows(2).any(|pair| pair[0] != pair[1]) {
         return Err(format!("managers have applied {applied:?}"));

@@ -8,7 +8,7 @@ use tracing::field::{Field, Visit};
 use tracing::span;
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use super::network::Host;
+use super::host::Host;
 use super::time;
 
 #[derive(Default)]

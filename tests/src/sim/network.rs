@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, Weak};
@@ -19,34 +18,9 @@ use tonic::transport::server::Connected;
 
 use flota_identity::{Connect, Connecting, Peer, Stream};
 
+use super::host::Host;
 use super::time;
-use super::wire::{Cut, Receiver, Sender, wire};
-
-/// A host, by its number from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Host(pub u8);
-
-impl std::fmt::Display for Host {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "h{}", self.0)
-    }
-}
-
-impl Host {
-    /// Where it listens.
-    pub fn address(self) -> String {
-        format!("10.0.0.{}:2377", self.0)
-    }
-
-    /// The host with this address.
-    pub(super) fn at(address: &str) -> Option<Self> {
-        let address: SocketAddr = address.parse().ok()?;
-        match address.ip() {
-            std::net::IpAddr::V4(ip) => Some(Self(ip.octets()[3])),
-            std::net::IpAddr::V6(_) => None,
-        }
-    }
-}
+use super::wire::{Cut, Medium, Receiver, Sender, wire};
 
 /// Milliseconds that a message is under way. The least is more than the world's quantum, so that nothing arrives in a
 /// process' past.
@@ -102,14 +76,6 @@ impl Network {
         self.with(|state| state.delay = delay);
     }
 
-    /// How long the next message is under way.
-    pub(super) fn delay(&self, _: Host, _: Host) -> u64 {
-        self.with(|state| {
-            let delay = state.delay.clone();
-            state.random.random_range(delay)
-        })
-    }
-
     /// Draws from the network's own random source.
     pub(super) fn draw<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
         self.with(|state| draw(&mut state.random))
@@ -133,24 +99,6 @@ impl Network {
         self.with(|state| {
             state.blocked.clear();
             state.waiting.drain(..).for_each(Waker::wake);
-        });
-    }
-
-    /// Whether nothing flows from one host to the other.
-    pub(super) fn is_blocked(&self, from: Host, to: Host) -> bool {
-        self.with(|state| state.blocked.contains(&(from, to)))
-    }
-
-    pub(super) fn wake_when_healed(&self, waker: Waker) {
-        self.with(|state| state.waiting.push(waker));
-    }
-
-    pub(super) fn keep(&self, wire: Weak<dyn Cut>) {
-        self.with(|state| {
-            if state.wires.len() % 64 == 63 {
-                state.wires.retain(|wire| wire.strong_count() > 0);
-            }
-            state.wires.push(wire);
         });
     }
 
@@ -225,6 +173,32 @@ impl Network {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         Ok(Box::new(End::new(there, answers)))
+    }
+}
+
+impl Medium for Network {
+    fn delay(&self, _: Host, _: Host) -> u64 {
+        self.with(|state| {
+            let delay = state.delay.clone();
+            state.random.random_range(delay)
+        })
+    }
+
+    fn is_blocked(&self, from: Host, to: Host) -> bool {
+        self.with(|state| state.blocked.contains(&(from, to)))
+    }
+
+    fn wake_when_healed(&self, waker: Waker) {
+        self.with(|state| state.waiting.push(waker));
+    }
+
+    fn keep(&self, wire: Weak<dyn Cut>) {
+        self.with(|state| {
+            if state.wires.len() % 64 == 63 {
+                state.wires.retain(|wire| wire.strong_count() > 0);
+            }
+            state.wires.push(wire);
+        });
     }
 }
 

@@ -13,15 +13,15 @@ use flota_api::id::NodeId;
 use flota_api::model::{NodeDescription, NodeDevice, Role};
 use flota_api::seal::Sealer;
 use flota_identity::{Dialer, Peer};
-use flota_manager::forward::Forward;
-use flota_manager::{CaService, ControlService, DispatcherService, Manager, ManagerOptions, StreamsService, TermClock};
+use flota_manager::{Manager, ManagerOptions, TermClock};
 use flota_raft_store::raft::{ModelDisk, RaftNode, RaftOptions, StartError, Threads, Timing};
 use flota_raft_store::{Proposer, Store, Transaction};
 use flota_worker::{
     AgentOptions, FakeExecutor, FakeMachine, FakeServices, MemoryRecords, MemoryState, NodeOffers, start_agent,
 };
 
-use super::network::{Host, Network};
+use super::host::Host;
+use super::network::Network;
 use super::raft_network::RaftNetwork;
 
 /// As `flotad` sets it.
@@ -106,7 +106,6 @@ async fn start_manager(process: ManagerProcess, fatal: CancellationToken) -> Res
     let peer = peer(process.host, &process.node_id, Role::Manager);
     let manager = Manager::start(
         ManagerOptions {
-            node_id: process.node_id,
             store,
             raft,
             dialer: Dialer::through(process.network.connector(process.host, peer)),
@@ -129,10 +128,10 @@ fn serve(host: Host, network: &Network, manager: &Manager) {
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
-        .add_service(Forward::new(CaService::server(manager.clone()), manager.clone()))
-        .add_service(Forward::new(ControlService::server(manager.clone()), manager.clone()))
-        .add_service(DispatcherService::server(manager.clone()))
-        .add_service(StreamsService::server(manager.clone()));
+        .add_service(manager.ca())
+        .add_service(manager.control())
+        .add_service(manager.dispatcher())
+        .add_service(manager.streams());
     tokio::spawn(async move {
         if let Err(error) = router.serve_with_incoming(incoming).await {
             tracing::error!(%error, "the listener has ended");

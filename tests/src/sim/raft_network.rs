@@ -15,11 +15,13 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use flota_api::proto::raft::RaftMessage;
-use flota_raft_store::raft::{AppendAnswers, Method, Transport, TransportService};
+use flota_raft_store::raft::{AppendAnswers, Method, Transport, TransportService, sent_entries};
 
-use super::network::{Host, Network};
+use super::entries::Entries;
+use super::host::Host;
+use super::network::Network;
 use super::time;
-use super::wire::{Receiver, Sender, wire};
+use super::wire::{Medium, Receiver, Sender, wire};
 
 type Answer = Result<RaftMessage, Status>;
 
@@ -44,6 +46,7 @@ enum Ask {
 struct Ports {
     open: BTreeMap<Host, mpsc::UnboundedSender<Ask>>,
     mishaps: Mishaps,
+    entries: Entries,
 }
 
 /// Where managers take Raft's messages; clones are the same.
@@ -82,6 +85,16 @@ impl RaftNetwork {
     pub fn transport(&self, host: Host) -> MemoryTransport {
         let incarnation = self.network.incarnation(host);
         MemoryTransport { to: self.clone(), host, incarnation, peers: Arc::default() }
+    }
+
+    /// The first two entries of one index and term that differ, if any were sent.
+    pub fn conflict(&self) -> Option<String> {
+        self.ports.lock().expect("no holder panics").entries.conflict()
+    }
+
+    fn see_entries(&self, from: Host, message: &RaftMessage) {
+        let mut ports = self.ports.lock().expect("no holder panics");
+        sent_entries(message).into_iter().for_each(|entry| ports.entries.add(from, entry));
     }
 
     /// Whether this happens to the next message.
@@ -153,6 +166,9 @@ impl MemoryTransport {
 
     async fn call_peer(self, peer: u64, method: Method, message: RaftMessage) -> Answer {
         let (host, to, network) = (self.host, self.peer(peer)?, self.to.network.clone());
+        if method == Method::AppendOne {
+            self.to.see_entries(host, &message);
+        }
         if self.to.happens(|it| it.doubling) {
             self.to.deliver(host, to, Some(method), message.clone());
         }
@@ -191,6 +207,7 @@ impl MemoryTransport {
 
     async fn pump(self, to: Host, mut requests: BoxStream<'static, RaftMessage>, there: Sender<RaftMessage>) {
         while let Some(message) = requests.next().await {
+            self.to.see_entries(self.host, &message);
             if self.to.happens(|it| it.doubling) {
                 self.to.deliver(self.host, to, None, message.clone());
             }

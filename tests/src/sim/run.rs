@@ -180,7 +180,7 @@ impl Run {
         let managers = self.cluster.managers.len();
         self.until("the cluster is up", START, |cluster| {
             let leader = cluster.leader().and_then(|number| cluster.managers[number].manager());
-            let voters = leader.map_or(0, |it| it.raft.members().iter().filter(|member| member.votes).count());
+            let voters = leader.map_or(0, |it| it.raft().members().iter().filter(|member| member.votes).count());
             if voters < managers { Err(format!("{voters} of {managers} managers vote")) } else { converged(cluster) }
         })?;
         self.cluster.all_were_here();
@@ -242,7 +242,7 @@ impl Run {
     /// When that manager does not run.
     pub fn spoil_tables(&mut self, manager: usize) {
         self.invariants.let_tables_differ();
-        let store = self.cluster.managers[manager].manager().expect("it runs").store;
+        let store = self.cluster.managers[manager].manager().expect("it runs").store().clone();
         let view = store.view();
         let mut tx = WriteTx::new(view.clone(), "");
         tx.create(Stack { id: "spoiled".into(), ..Stack::default() });

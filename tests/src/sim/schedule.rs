@@ -9,7 +9,8 @@ use rand::rngs::StdRng;
 use flota_raft_store::raft::DiskFaults;
 
 use super::cluster::SimCluster;
-use super::network::{DELAY, Host};
+use super::host::Host;
+use super::network::DELAY;
 use super::raft_network::Mishaps;
 use super::user::USER;
 
@@ -145,7 +146,7 @@ impl Schedule {
         let down = if rng.random_bool(0.5) { rng.random_range(0..=100) } else { rng.random_range(500..4_000) };
         let time = rng.random_range(200..5_000);
         let both_ways = rng.random_bool(0.5);
-        match rng.random_range(0..26) {
+        match rng.random_range(0..27) {
             0..=1 => Action::CrashManager { number, power, down },
             2..=6 => Action::CrashLeader { power, down },
             7 => Action::CrashAll { power, down },
@@ -169,6 +170,7 @@ impl Schedule {
                 Action::HurtDisk { number, faults: DiskFaults { delay, ..DiskFaults::default() }, time }
             }
             24 => Action::HurtDisk { number, faults: DiskFaults { broken: true, ..DiskFaults::default() }, time },
+            25 => Action::HurtDisk { number, faults: DiskFaults { capacity: Some(0), ..DiskFaults::default() }, time },
             _ if both_ways => Action::KillContainer { worker },
             _ => Action::Block { from: USER, to: manager_host, time },
         }

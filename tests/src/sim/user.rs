@@ -14,13 +14,14 @@ use flota_api::proto::control::control_client::ControlClient;
 use flota_api::proto::control::{CreateServiceRequest, ListRequest, RemoveRequest, UpdateServiceRequest};
 use flota_api::proto::objects::Service;
 use flota_api::proto::specs::{GenericResource, ServiceSpec};
-use flota_api::proto::types::RestartPolicy;
+use flota_api::proto::types::{Resources, RestartPolicy};
 use flota_identity::{Dialer, Peer};
 use flota_manager::forward::STALE;
 
 use super::cluster::DEVICE_KIND;
+use super::host::Host;
 use super::linearizability::{Operation, Violation, check};
-use super::network::{Host, Network};
+use super::network::Network;
 use super::services::{Answer, Op, Services, read};
 use super::time;
 
@@ -215,6 +216,8 @@ impl Client {
             stop_grace_ms: 1_000,
             restart: Some(RestartPolicy { delay_ms: 200, ..RestartPolicy::default() }),
             generic_resources: devices.into_iter().collect(),
+            // All services at their largest leave a node little room for the tasks of an update.
+            reservations: Some(Resources { nano_cpus: 1_000_000_000, ..Resources::default() }),
             ..ServiceSpec::default()
         }
     }

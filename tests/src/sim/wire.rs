@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Waker};
 
 use futures::Stream;
 
-use super::network::{Host, Network};
+use super::host::Host;
 use super::time;
 
 enum Item<T> {
@@ -46,7 +46,19 @@ impl<T> Inner<T> {
     }
 }
 
-/// What a crash does to a wire; see [`Network::crash`].
+/// What a wire needs to know from the network that it is part of.
+pub(super) trait Medium: Send + Sync {
+    /// Draws how many milliseconds the next message from one host to the other is under way.
+    fn delay(&self, from: Host, to: Host) -> u64;
+    /// Returns whether nothing flows from one host to the other.
+    fn is_blocked(&self, from: Host, to: Host) -> bool;
+    /// Wakes the receiver when links have been healed.
+    fn wake_when_healed(&self, waker: Waker);
+    /// Cuts this wire when one of its hosts crashes.
+    fn keep(&self, wire: Weak<dyn Cut>);
+}
+
+/// What a crash does to a wire.
 pub(super) trait Cut: Send + Sync {
     /// The host has lost its end.
     fn lose(&self, host: Host);
@@ -79,26 +91,31 @@ impl<T: Send> Cut for Shared<T> {
 /// The end that sends. Dropped, it closes the wire.
 pub(super) struct Sender<T: Send + 'static> {
     shared: Arc<Shared<T>>,
-    network: Network,
+    medium: Arc<dyn Medium>,
 }
 
 /// The end that receives.
 pub(super) struct Receiver<T: Send + 'static> {
     shared: Arc<Shared<T>>,
-    network: Network,
+    medium: Arc<dyn Medium>,
     sleep: Option<(u64, Pin<Box<tokio::time::Sleep>>)>,
     over: bool,
 }
 
 /// A wire from one host to another.
-pub(super) fn wire<T: Send + 'static>(network: &Network, from: Host, to: Host) -> (Sender<T>, Receiver<T>) {
+pub(super) fn wire<T: Send + 'static>(
+    network: &(impl Medium + Clone + 'static),
+    from: Host,
+    to: Host,
+) -> (Sender<T>, Receiver<T>) {
+    let medium: Arc<dyn Medium> = Arc::new(network.clone());
     let inner =
         Inner { from, to, queue: VecDeque::new(), last: 0, reader: None, deaf: false, lost: false, mute: false };
     let shared = Arc::new(Shared(Mutex::new(inner)));
     let cut: Arc<dyn Cut> = Arc::<Shared<T>>::clone(&shared);
-    network.keep(Arc::downgrade(&cut));
-    let receiver = Receiver { shared: Arc::clone(&shared), network: network.clone(), sleep: None, over: false };
-    (Sender { shared, network: network.clone() }, receiver)
+    medium.keep(Arc::downgrade(&cut));
+    let receiver = Receiver { shared: Arc::clone(&shared), medium: Arc::clone(&medium), sleep: None, over: false };
+    (Sender { shared, medium }, receiver)
 }
 
 impl<T: Send + 'static> Sender<T> {
@@ -135,7 +152,7 @@ impl<T: Send + 'static> Sender<T> {
             }
             (inner.from, inner.to)
         };
-        let due = time::now() + self.network.delay(from, to) + more;
+        let due = time::now() + self.medium.delay(from, to) + more;
         self.shared.0.lock().expect("no holder panics").push(due, item);
         Ok(())
     }
@@ -174,8 +191,8 @@ impl<T: Send + 'static> Receiver<T> {
             let Some((due, _)) = inner.queue.front() else { return Poll::Pending };
             let due = *due;
             if due <= now {
-                if self.network.is_blocked(from, to) {
-                    self.network.wake_when_healed(cx.waker().clone());
+                if self.medium.is_blocked(from, to) {
+                    self.medium.wake_when_healed(cx.waker().clone());
                     return Poll::Pending;
                 }
                 let (_, item) = inner.queue.pop_front().expect("it was just there");

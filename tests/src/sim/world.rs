@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
+use super::host::Host;
 use super::log::{Capture, Log};
-use super::network::{Host, Network};
+use super::network::Network;
 use super::{system, time};
 
 /// How far a process runs at once, in milliseconds. The shortest delay of a message is longer.

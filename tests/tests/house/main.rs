@@ -3,5 +3,7 @@
 
 mod determinism;
 mod edges;
+mod graph;
 mod modules;
 mod sizes;
+mod source;

@@ -9,7 +9,7 @@ fn wrong_input_is_refused_with_the_reason_and_the_exit_code() {
         ("service create --name=-x whoami", 1, "name: `-x`"),
         ("service create --name web Whoami", 1, "image: `Whoami` is no image reference"),
         ("service create --name web --publish 80:80 whoami", 2, "--network and --publish are not there yet"),
-        ("service create --name web --limit-memory lots whoami", 2, "`lots` is no size"),
+        ("service create --name web --limit-memory lots whoami", 2, "`lots` is not a size"),
         ("service create --name web --constraint a==b whoami", 1, "constraints[0]"),
         ("service create --name web --env =x whoami", 1, "env[0]"),
         ("service inspect nothing", 3, "there is no service `nothing`"),
@@ -73,8 +73,8 @@ fn a_daemon_with_wrong_settings_says_so_and_touches_nothing() {
     };
     for (text, flags, why) in [
         ("colour = 1", &[][..], "unknown field `colour`"),
-        ("listen = [", &[], "can't be understood"),
-        ("", &["--listen", "here"], "listen: `here` is no IP:PORT"),
+        ("listen = [", &[], "failed to parse the settings file"),
+        ("", &["--listen", "here"], "listen: `here` is not IP:PORT"),
         ("log = \"loud\"", &[], "log: `loud` is none of"),
     ] {
         let (code, stderr) = run(text, flags);

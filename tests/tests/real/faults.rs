@@ -8,7 +8,7 @@ fn a_dead_worker_is_noticed_and_its_tasks_run_elsewhere() {
     cluster.ok("service create --name web --replicas 10 whoami");
     assert!(cluster.running("web").iter().any(|task| task["node"] == "w1"));
     cluster.kill("w1");
-    // Lesson 10: what is on a dead node is never shown as if nothing had happened.
+    // The tasks of a dead node are never shown as if nothing had happened.
     cluster.wait("w1 is doubted at once", |it| {
         !it.rows("node ls --filter name=w1 --filter state=unknown").is_empty()
             || !it.rows("node ls --filter name=w1 --filter state=down").is_empty()

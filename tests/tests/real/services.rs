@@ -11,7 +11,7 @@ fn a_service_goes_from_create_to_processes_on_many_nodes_and_back() {
     let nodes: std::collections::BTreeSet<_> = tasks.iter().map(|task| task["node"].to_string()).collect();
     assert_eq!((tasks.len(), nodes.len()), (5, 5), "one task on each node");
 
-    // Lesson 1: exec into any task, wherever it runs.
+    // Exec works in any task, on whichever node it runs.
     for task in &tasks {
         let name = task["name"].as_str().unwrap();
         let said = cluster.ok(&format!("exec {name} -- /whoami get http://127.0.0.1/"));
@@ -181,7 +181,7 @@ fn a_stack_is_deployed_changed_and_removed_as_one() {
     cluster.wait("the service that the file lost is gone", |it| it.rows("service ls").len() == 1);
     assert!(cluster.running("shop_web").iter().any(|task| task["id"] == before), "scaling replaces nothing");
     let refused = deploy("services: { web: { image: whoami, ports: [80] } }");
-    assert!(refused.code == 1 && refused.stderr.contains("the key `ports` is not there yet"), "{}", refused.stderr);
+    assert!(refused.code == 1 && refused.stderr.contains("the key `ports` is not supported yet"), "{}", refused.stderr);
     cluster.ok("stack rm shop");
     assert!(cluster.rows("task ls").is_empty() && cluster.rows("stack ls").is_empty());
 }

@@ -1,17 +1,10 @@
 //! What a node's owner allows to tasks. The scheduler asks it where a task may go; the worker asks it again, because
 //! it takes nobody's word for that.
 
-use std::collections::BTreeSet;
-
 use serde::Serialize;
 
-use super::node::NodeDescription;
 use super::service::ServiceSpec;
-use crate::defaults::EMBEDDED_RUNTIME;
 use crate::{capability, naming};
-
-/// Of each kind of thing that a node says of itself: more is no machine.
-const ENTRIES_BOUND: usize = 4_096;
 
 /// Beyond Docker's default capabilities; by default nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -92,47 +85,9 @@ impl Allowance {
     }
 }
 
-impl NodeDescription {
-    /// Whether tasks of this runtime class can run there.
-    pub fn has_runtime(&self, name: &str) -> bool {
-        name.is_empty() || name == EMBEDDED_RUNTIME || self.runtimes.iter().any(|it| it == name)
-    }
-
-    /// Judges what the machine says it gives to tasks.
-    ///
-    /// # Errors
-    /// Says which entry breaks which rule.
-    pub fn check_offers(&self) -> Result<(), String> {
-        let counts = [self.runtimes.len(), self.devices.len(), self.allow.devices.len(), self.allow.capabilities.len()];
-        if counts.into_iter().chain(self.devices.iter().map(|it| it.paths.len())).any(|it| it > ENTRIES_BOUND) {
-            return Err(format!("a list has more than {ENTRIES_BOUND} entries"));
-        }
-        for name in &self.runtimes {
-            naming::check(name).map_err(|error| format!("runtimes: {error}"))?;
-        }
-        let mut known = BTreeSet::new();
-        for device in &self.devices {
-            let id = device.device_id();
-            naming::check(&id.kind).map_err(|error| format!("devices: kind: {error}"))?;
-            naming::check(&id.id).map_err(|error| format!("devices: id: {error}"))?;
-            if device.paths.is_empty() {
-                return Err(format!("devices: {id}: it has no paths"));
-            }
-            for path in &device.paths {
-                naming::check_path(path).map_err(|error| format!("devices: {id}: {error}"))?;
-            }
-            if !known.insert(id.clone()) {
-                return Err(format!("devices: {id}: it is there twice"));
-            }
-        }
-        self.allow.check().map_err(|why| format!("allow.{why}"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::NodeDevice;
 
     fn list(items: &[&str]) -> Vec<String> {
         items.iter().map(|it| (*it).to_owned()).collect()
@@ -188,23 +143,5 @@ mod tests {
             assert!(devices(bad).is_err(), "{bad}");
         }
         assert!(Allowance { capabilities: list(&["net_admin"]), ..Allowance::default() }.check().is_err());
-    }
-
-    #[test]
-    fn a_machine_that_says_nonsense_of_its_devices_is_refused() {
-        let device = |id: &str, paths: &[&str]| NodeDevice { kind: "gpu".into(), id: id.into(), paths: list(paths) };
-        let error = |devices: &[NodeDevice]| {
-            let description = NodeDescription { devices: devices.to_vec(), ..NodeDescription::default() };
-            description.check_offers().err().unwrap_or_default()
-        };
-        assert_eq!(error(&[device("a", &["/dev/x"]), device("b", &["/dev/x"])]), "", "devices may share a path");
-        assert_eq!(error(&[device("a", &["/dev/x"]), device("a", &["/dev/y"])]), "devices: gpu=a: it is there twice");
-        assert_eq!(error(&[device("a", &[])]), "devices: gpu=a: it has no paths");
-        assert_eq!(error(&[device("a", &["x"])]), "devices: gpu=a: `x` is no absolute path");
-        assert!(error(&[device("a b", &["/x"])]).starts_with("devices: id: `a b`"));
-        let runtimes = NodeDescription { runtimes: list(&["flota", "runsc"]), ..NodeDescription::default() };
-        assert_eq!(runtimes.check_offers(), Ok(()));
-        assert!(runtimes.has_runtime("") && runtimes.has_runtime("runsc") && !runtimes.has_runtime("kata"));
-        assert!(NodeDescription::default().has_runtime("flota"), "every node has the embedded one");
     }
 }

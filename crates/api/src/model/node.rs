@@ -1,15 +1,20 @@
 //! Machines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use super::allowance::Allowance;
 use super::device::NodeDevice;
+use crate::defaults::EMBEDDED_RUNTIME;
 use crate::id::NodeId;
+use crate::naming;
 use crate::resources::Resources;
 use crate::state::states;
 use crate::version::{Meta, Timestamp};
+
+/// The most entries of each list in a description; no machine has more.
+const ENTRIES_BOUND: usize = 4_096;
 
 states! {
     /// What a node may do; the unit in its certificate.
@@ -85,6 +90,43 @@ pub struct NodeDescription {
     pub allow: Allowance,
 }
 
+impl NodeDescription {
+    /// Returns whether tasks of this runtime class can run on the node.
+    pub fn has_runtime(&self, name: &str) -> bool {
+        name.is_empty() || name == EMBEDDED_RUNTIME || self.runtimes.iter().any(|it| it == name)
+    }
+
+    /// Checks what the node offers to tasks.
+    ///
+    /// # Errors
+    /// Names the entry that breaks a rule, and the rule.
+    pub fn check_offers(&self) -> Result<(), String> {
+        let counts = [self.runtimes.len(), self.devices.len(), self.allow.devices.len(), self.allow.capabilities.len()];
+        if counts.into_iter().chain(self.devices.iter().map(|it| it.paths.len())).any(|it| it > ENTRIES_BOUND) {
+            return Err(format!("a list has more than {ENTRIES_BOUND} entries"));
+        }
+        for name in &self.runtimes {
+            naming::check(name).map_err(|error| format!("runtimes: {error}"))?;
+        }
+        let mut known = BTreeSet::new();
+        for device in &self.devices {
+            let id = device.device_id();
+            naming::check(&id.kind).map_err(|error| format!("devices: kind: {error}"))?;
+            naming::check(&id.id).map_err(|error| format!("devices: id: {error}"))?;
+            if device.paths.is_empty() {
+                return Err(format!("devices: {id}: it has no paths"));
+            }
+            for path in &device.paths {
+                naming::check_path(path).map_err(|error| format!("devices: {id}: {error}"))?;
+            }
+            if !known.insert(id.clone()) {
+                return Err(format!("devices: {id}: it is there twice"));
+            }
+        }
+        self.allow.check().map_err(|why| format!("allow.{why}"))
+    }
+}
+
 /// A machine of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -137,5 +179,32 @@ impl Node {
     /// Whether what runs here must be replaced elsewhere.
     pub fn loses_tasks(&self) -> bool {
         self.state == NodeState::Down || self.spec.availability == Availability::Drain
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn malformed_offers_are_refused() {
+        let device = |id: &str, paths: &[&str]| NodeDevice {
+            kind: "gpu".into(),
+            id: id.into(),
+            paths: paths.iter().map(ToString::to_string).collect(),
+        };
+        let error = |devices: &[NodeDevice]| {
+            let description = NodeDescription { devices: devices.to_vec(), ..NodeDescription::default() };
+            description.check_offers().err().unwrap_or_default()
+        };
+        assert_eq!(error(&[device("a", &["/dev/x"]), device("b", &["/dev/x"])]), "", "devices may share a path");
+        assert_eq!(error(&[device("a", &["/dev/x"]), device("a", &["/dev/y"])]), "devices: gpu=a: it is there twice");
+        assert_eq!(error(&[device("a", &[])]), "devices: gpu=a: it has no paths");
+        assert_eq!(error(&[device("a", &["x"])]), "devices: gpu=a: `x` is no absolute path");
+        assert!(error(&[device("a b", &["/x"])]).starts_with("devices: id: `a b`"));
+        let runtimes = NodeDescription { runtimes: vec!["flota".into(), "runsc".into()], ..NodeDescription::default() };
+        assert_eq!(runtimes.check_offers(), Ok(()));
+        assert!(runtimes.has_runtime("") && runtimes.has_runtime("runsc") && !runtimes.has_runtime("kata"));
+        assert!(NodeDescription::default().has_runtime("flota"), "every node has the embedded one");
     }
 }

@@ -80,8 +80,8 @@ async fn begin(name: &str, managers: u32, workers: u32, config: Option<&Path>) -
     sandbox.state.save()?;
     node::prepare_cgroups(name)?;
     let network = Namespace::make(&sandbox.state.network())?;
-    flota_network::make_bridge(&network, BRIDGE)?;
-    flota_network::make_bridge(&network, CUT_OFF)?;
+    flota_network::add_bridge(&network, BRIDGE)?;
+    flota_network::add_bridge(&network, CUT_OFF)?;
     for index in 0..sandbox.state.nodes.len() {
         let mut node = sandbox.state.nodes[index].clone();
         node::boot(&sandbox.state, &mut node)?;
@@ -238,7 +238,7 @@ impl Running {
         let node = &self.state.nodes[index];
         if node.runs() {
             // First the link: nothing on the node gets to say that it dies.
-            flota_network::set_up(&Namespace::at(&self.state.network()), &node.name, false)?;
+            flota_network::bring_down(&Namespace::at(&self.state.network()), &node.name)?;
         }
         node::destroy(&self.state.name, node)
     }
@@ -318,15 +318,15 @@ impl Running {
     pub(crate) fn partition(&mut self, nodes: &[String]) -> anyhow::Result<()> {
         self.each(nodes, |sandbox, index| {
             let network = Namespace::at(&sandbox.state.network());
-            Ok(flota_network::set_bridge(&network, &sandbox.state.nodes[index].name, CUT_OFF)?)
+            Ok(flota_network::move_to_bridge(&network, &sandbox.state.nodes[index].name, CUT_OFF)?)
         })
     }
 
     pub(crate) fn heal(&mut self) -> anyhow::Result<()> {
         let network = Namespace::at(&self.state.network());
         for node in self.state.nodes.iter().filter(|node| node.runs()) {
-            flota_network::set_bridge(&network, &node.name, BRIDGE)?;
-            flota_network::set_up(&network, &node.name, true)?;
+            flota_network::move_to_bridge(&network, &node.name, BRIDGE)?;
+            flota_network::bring_up(&network, &node.name)?;
         }
         Ok(())
     }

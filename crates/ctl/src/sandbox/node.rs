@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use flota_network::{Cable, Namespace};
+use flota_network::{Namespace, Veth};
 use flota_runtime::cgroup::{self, Groups};
 use flota_runtime::state::start_time;
 
@@ -50,11 +50,11 @@ pub(crate) fn boot(sandbox: &SandboxState, node: &mut NodeState) -> anyhow::Resu
     node.pid = String::from_utf8_lossy(&output.stdout).trim().parse()?;
     node.start_time = start_time(node.pid).unwrap_or(0);
     node.paused = false;
-    let cable = Cable { port: node.name.clone(), card: CARD.into(), address: node.address, prefix: PREFIX };
+    let veth = Veth { port: node.name.clone(), interface: CARD.into(), address: node.address, prefix: PREFIX };
     let network = Namespace::at(&sandbox.network());
     // The cable of a life before would stay as long as a connection of it is being given up (tcp(7), orphans).
-    flota_network::unplug(&network, &node.name)?;
-    flota_network::plug(&network, BRIDGE, &Namespace::of(node.pid), &cable)
+    flota_network::remove_link(&network, &node.name)?;
+    flota_network::add_veth(&network, BRIDGE, &Namespace::of(node.pid), &veth)
         .with_context(|| format!("failed to connect node {}", node.name))
 }
 

@@ -8,7 +8,7 @@ use flota_identity::{JoinToken, new_secret};
 use flota_raft_store::{Tables, WriteTx};
 
 use super::status::WriteFailed;
-use crate::manager::Manager;
+use crate::replica::Replica;
 
 pub(super) fn info(view: &Tables) -> Result<pc::ClusterInfo, Status> {
     let cluster = view.cluster().ok_or_else(|| Status::unavailable("the cluster is just beginning"))?;
@@ -21,20 +21,20 @@ pub(super) fn info(view: &Tables) -> Result<pc::ClusterInfo, Status> {
     })
 }
 
-pub(super) async fn rotate(manager: &Manager, request: pc::RotateJoinTokenRequest) -> Result<pc::ClusterInfo, Status> {
+pub(super) async fn rotate(replica: &Replica, request: pc::RotateJoinTokenRequest) -> Result<pc::ClusterInfo, Status> {
     let role = pt::Role::try_from(request.role).map_err(|_| Status::invalid_argument("role: it is unknown"))?;
-    let rotated = manager.write_once(&request.request_id, |view| {
+    let rotated = replica.write_once(&request.request_id, |view| {
         let cluster = view.cluster().ok_or_else(|| Status::unavailable("the cluster is just beginning"))?;
         let mut cluster: Cluster = cluster.as_ref().clone();
         let secret = match role {
             pt::Role::Worker => &mut cluster.worker_token_secret,
             pt::Role::Manager => &mut cluster.manager_token_secret,
         };
-        *secret = manager.random.draw(|rng| new_secret(secret.as_text(), rng)).into();
+        *secret = replica.random.draw(|rng| new_secret(secret.as_text(), rng)).into();
         let mut tx = WriteTx::new(view, &request.request_id);
         tx.update(cluster);
         Ok::<_, WriteFailed>((tx.finish(), ()))
     });
     rotated.await?;
-    info(&manager.store.view())
+    info(&replica.store.view())
 }

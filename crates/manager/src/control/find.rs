@@ -39,7 +39,7 @@ fn find<'a, T: StoreObject>(
     }
 }
 
-pub(crate) fn find_service<'a>(view: &'a Tables, text: &str) -> Result<&'a Arc<Service>, Status> {
+pub(super) fn find_service<'a>(view: &'a Tables, text: &str) -> Result<&'a Arc<Service>, Status> {
     find(text, view.services(), |service| service.spec.name == text)
 }
 
@@ -57,7 +57,7 @@ pub(super) fn find_image<'a>(view: &'a Tables, text: &str) -> Result<&'a Arc<Ima
 }
 
 /// A task by id, by `service.slot` (the one that counts in the slot), or, for a service, its first that runs.
-pub(crate) fn find_task<'a>(view: &'a Tables, text: &str) -> Result<&'a Arc<Task>, Status> {
+pub(super) fn find_task<'a>(view: &'a Tables, text: &str) -> Result<&'a Arc<Task>, Status> {
     let furthest = |task: &&Arc<Task>| (task.is_live(), task.status.state, task.meta.order());
     if let Some(service) = view.service_by_name(text) {
         let first = view.tasks_of_service(&service.id).max_by_key(|task| {

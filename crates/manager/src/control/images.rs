@@ -10,10 +10,10 @@ use flota_raft_store::WriteTx;
 
 use super::find::find_image;
 use super::status::WriteFailed;
-use crate::manager::Manager;
+use crate::replica::Replica;
 
-pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
-    let removed = manager.write_once(&request.request_id, |view| {
+pub(super) async fn remove(replica: &Replica, request: pc::RemoveRequest) -> Result<(), Status> {
+    let removed = replica.write_once(&request.request_id, |view| {
         let image = find_image(&view, &request.name)?.clone();
         let names = |reference: &str| ImageRef::parse(reference).is_ok_and(|it| it.to_string() == image.reference);
         let user = view.services().find(|service| names(&service.spec.image));

@@ -12,21 +12,21 @@ use flota_raft_store::WriteTx;
 
 use super::find::find_node;
 use super::status::{WriteFailed, gone};
-use crate::manager::Manager;
+use crate::replica::Replica;
 
-pub(super) fn list(manager: &Manager) -> Vec<pc::NodeRow> {
-    let leader = manager.leadership().leader.unwrap_or(0);
+pub(super) fn list(replica: &Replica) -> Vec<pc::NodeRow> {
+    let leader = replica.leadership().leader.unwrap_or(0);
     let row = |node: &Arc<Node>| {
         let leader = node.raft_id != 0 && node.raft_id == leader;
         pc::NodeRow { node: Some(node.as_ref().into()), leader }
     };
-    manager.store.view().nodes().map(row).collect()
+    replica.store.view().nodes().map(row).collect()
 }
 
-pub(super) async fn update(manager: &Manager, request: pc::UpdateNodeRequest) -> Result<po::Node, Status> {
+pub(super) async fn update(replica: &Replica, request: pc::UpdateNodeRequest) -> Result<po::Node, Status> {
     let spec = request.spec.ok_or_else(|| Status::invalid_argument("spec: it is missing"))?;
     let spec = NodeSpec::try_from(spec).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    let written = manager.write_once(&request.request_id, |view| {
+    let written = replica.write_once(&request.request_id, |view| {
         let node = find_node(&view, &request.node)?;
         if request.version != 0 && request.version != node.meta.version {
             let text = format!("node `{}` has changed meanwhile", node.description.hostname);
@@ -39,19 +39,19 @@ pub(super) async fn update(manager: &Manager, request: pc::UpdateNodeRequest) ->
         Ok((tx.finish(), id))
     });
     let id = written.await?;
-    let node = manager.read(|view| match &id {
+    let node = replica.read(|view| match &id {
         Some(id) => view.node(id.as_str()).cloned().ok_or_else(|| gone("node", &request.node)),
         None => find_node(view, &request.node).cloned().map_err(|_| gone("node", &request.node)),
     });
     node.await.map(|node| node.as_ref().into()).map_err(Into::into)
 }
 
-pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
-    let removed = manager.write_once(&request.request_id, |view| {
+pub(super) async fn remove(replica: &Replica, request: pc::RemoveRequest) -> Result<(), Status> {
+    let removed = replica.write_once(&request.request_id, |view| {
         let node = find_node(&view, &request.name)?.clone();
         let name = &node.description.hostname;
         let refuse = |why: String| Err(WriteFailed::Refused(Status::failed_precondition(why)));
-        if node.role == Role::Manager && node.raft_id == manager.raft.id() {
+        if node.role == Role::Manager && node.raft_id == replica.raft.id() {
             return refuse(format!("node `{name}` leads: use another manager, or `ctl swarm leave --force` there"));
         }
         if !request.force && node.role == Role::Manager {
@@ -65,7 +65,7 @@ pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Res
         // Its certificate lives on: from now on it opens nothing any more.
         if let Some(cluster) = view.cluster() {
             let mut cluster = cluster.as_ref().clone();
-            let now = manager.clock.wall().now();
+            let now = replica.clock.wall().now();
             cluster.revoked.retain(|it| it.until > now);
             cluster.revoked.push(Revoked { node_id: node.id.clone(), until: now + CERTIFICATE_LIFE });
             tx.update(cluster);

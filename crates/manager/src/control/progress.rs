@@ -13,16 +13,16 @@ use flota_raft_store::Tables;
 
 use super::services::is_running;
 use crate::images::{good_holders, wanted_holders};
-use crate::manager::Manager;
+use crate::replica::Replica;
 
 /// Sends what `progress` makes of the store, at once and whenever it is another, until it says that it is done,
 /// the receiver has gone, or leadership ends.
 pub(super) fn watch<T: PartialEq + Clone + Send + 'static>(
-    manager: &Manager,
+    replica: &Replica,
     progress: impl Fn(&Tables) -> Result<(T, bool), Status> + Send + 'static,
 ) -> mpsc::Receiver<Result<T, Status>> {
     let (sender, receiver) = mpsc::channel(16);
-    let (store, scope) = (manager.store.clone(), manager.leading.borrow().clone());
+    let (store, scope) = (replica.store.clone(), replica.leader_scope());
     tokio::spawn(async move {
         let Some(scope) = scope else {
             let _ = sender.send(Err(Status::unavailable("leadership has just moved; try again"))).await;

@@ -14,18 +14,21 @@ use flota_api::proto::objects as po;
 use flota_api::proto::streams::Frame;
 use flota_raft_store::View;
 
-use super::{cluster, find, images, nodes, progress, registries, services, stacks, status, tasks};
-use crate::manager::Manager;
-use crate::streams;
+use super::{cluster, find, images, nodes, progress, registries, services, stacks, status, streams, tasks};
+use crate::replica::Replica;
+use crate::streams::StreamBroker;
 
 /// Serves Control.
 #[derive(Clone, Debug)]
-pub struct ControlService(Manager);
+pub struct ControlService {
+    replica: Replica,
+    streams: StreamBroker,
+}
 
 impl ControlService {
-    /// For this manager.
-    pub fn server(manager: Manager) -> ControlServer<Self> {
-        ControlServer::new(Self(manager))
+    /// Creates the service. Exec and logs reach the workers through `streams`.
+    pub(crate) fn server(replica: Replica, streams: StreamBroker) -> ControlServer<Self> {
+        ControlServer::new(Self { replica, streams })
             .max_decoding_message_size(MESSAGE_BOUND)
             .max_encoding_message_size(MESSAGE_BOUND)
     }
@@ -35,14 +38,14 @@ impl ControlService {
         if !request.stale {
             return Ok((self.proven_view().await?, Some(pc::ListHeader { stale: false, age_ms: Some(0) })));
         }
-        self.0.raft.freshen().await;
+        self.replica.raft.freshen().await;
         // Before the view, which is then at least as new as its age says.
-        let age_ms = self.0.raft.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-        Ok((self.0.store.view(), Some(pc::ListHeader { stale: true, age_ms })))
+        let age_ms = self.replica.raft.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        Ok((self.replica.store.view(), Some(pc::ListHeader { stale: true, age_ms })))
     }
 
     async fn proven_view(&self) -> Result<View, Status> {
-        self.0.proven_view().await.map_err(|error| status::propose_status(&error))
+        self.replica.proven_view().await.map_err(|error| status::propose_status(&error))
     }
 }
 
@@ -87,36 +90,36 @@ impl Control for ControlService {
     }
 
     async fn rotate_join_token(&self, request: Request<pc::RotateJoinTokenRequest>) -> Reply<pc::ClusterInfo> {
-        cluster::rotate(&self.0, request.into_inner()).await.map(Response::new)
+        cluster::rotate(&self.replica, request.into_inner()).await.map(Response::new)
     }
 
     type ListNodesStream = Answers<pc::Nodes>;
 
     async fn list_nodes(&self, request: Request<pc::ListRequest>) -> Reply<Self::ListNodesStream> {
         let (_, header) = self.read(request.get_ref()).await?;
-        Ok(pages(header, nodes::list(&self.0), |header, nodes| pc::Nodes { header, nodes }))
+        Ok(pages(header, nodes::list(&self.replica), |header, nodes| pc::Nodes { header, nodes }))
     }
 
     async fn update_node(&self, request: Request<pc::UpdateNodeRequest>) -> Reply<po::Node> {
-        nodes::update(&self.0, request.into_inner()).await.map(Response::new)
+        nodes::update(&self.replica, request.into_inner()).await.map(Response::new)
     }
 
     async fn remove_node(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
-        nodes::remove(&self.0, request.into_inner()).await.map(|()| Response::new(Empty {}))
+        nodes::remove(&self.replica, request.into_inner()).await.map(|()| Response::new(Empty {}))
     }
 
     async fn create_service(&self, request: Request<pc::CreateServiceRequest>) -> Reply<po::Service> {
-        let service = services::create(&self.0, request.into_inner()).await?;
+        let service = services::create(&self.replica, request.into_inner()).await?;
         Ok(Response::new((&service).into()))
     }
 
     async fn update_service(&self, request: Request<pc::UpdateServiceRequest>) -> Reply<po::Service> {
-        let service = services::update(&self.0, request.into_inner()).await?;
+        let service = services::update(&self.replica, request.into_inner()).await?;
         Ok(Response::new((&service).into()))
     }
 
     async fn remove_service(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
-        services::remove(&self.0, request.into_inner()).await.map(|()| Response::new(Empty {}))
+        services::remove(&self.replica, request.into_inner()).await.map(|()| Response::new(Empty {}))
     }
 
     type ListServicesStream = Answers<pc::Services>;
@@ -138,7 +141,7 @@ impl Control for ControlService {
             Err(status) if !flota_api::id::is_id(&text) => return Err(status),
             Err(_) => text.into(),
         };
-        let progress = progress::watch(&self.0, move |view| {
+        let progress = progress::watch(&self.replica, move |view| {
             let now = progress::service(view, &id);
             let done = now.converged || !now.update_paused.is_empty();
             Ok((now, done))
@@ -154,11 +157,11 @@ impl Control for ControlService {
     }
 
     async fn remove_task(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
-        tasks::remove(&self.0, request.into_inner()).await.map(|()| Response::new(Empty {}))
+        tasks::remove(&self.replica, request.into_inner()).await.map(|()| Response::new(Empty {}))
     }
 
     async fn deploy_stack(&self, request: Request<pc::DeployStackRequest>) -> Reply<po::Stack> {
-        let stack = stacks::deploy(&self.0, request.into_inner()).await?;
+        let stack = stacks::deploy(&self.replica, request.into_inner()).await?;
         Ok(Response::new((&stack).into()))
     }
 
@@ -171,7 +174,7 @@ impl Control for ControlService {
     }
 
     async fn remove_stack(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
-        stacks::remove(&self.0, request.into_inner()).await.map(|()| Response::new(Empty {}))
+        stacks::remove(&self.replica, request.into_inner()).await.map(|()| Response::new(Empty {}))
     }
 
     type ListImagesStream = Answers<pc::Images>;
@@ -183,7 +186,7 @@ impl Control for ControlService {
     }
 
     async fn remove_image(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
-        images::remove(&self.0, request.into_inner()).await.map(|()| Response::new(Empty {}))
+        images::remove(&self.replica, request.into_inner()).await.map(|()| Response::new(Empty {}))
     }
 
     type WatchImageStream = Answers<pc::ImageProgress>;
@@ -191,7 +194,7 @@ impl Control for ControlService {
     async fn watch_image(&self, request: Request<pc::WatchImageRequest>) -> Reply<Self::WatchImageStream> {
         let pc::WatchImageRequest { image: text, digest } = request.into_inner();
         self.proven_view().await?;
-        let progress = progress::watch(&self.0, move |view| {
+        let progress = progress::watch(&self.replica, move |view| {
             // The node that imported it tells the leader by itself: it may not have done so yet.
             let now = progress::image(view, &text, &digest).unwrap_or_default();
             let done = now.converged && now.wanted > 0;
@@ -201,11 +204,11 @@ impl Control for ControlService {
     }
 
     async fn put_registry(&self, request: Request<pc::PutRegistryRequest>) -> Reply<Empty> {
-        registries::put(&self.0, request.into_inner()).await.map(|()| Response::new(Empty {}))
+        registries::put(&self.replica, request.into_inner()).await.map(|()| Response::new(Empty {}))
     }
 
     async fn remove_registry(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
-        registries::remove(&self.0, request.into_inner()).await.map(|()| Response::new(Empty {}))
+        registries::remove(&self.replica, request.into_inner()).await.map(|()| Response::new(Empty {}))
     }
 
     type ListRegistriesStream = Answers<pc::Registries>;
@@ -223,7 +226,7 @@ impl Control for ControlService {
     type OpenStreamStream = Answers<Frame>;
 
     async fn open_stream(&self, request: Request<Streaming<Frame>>) -> Reply<Self::OpenStreamStream> {
-        let answers = streams::open(&self.0, request.into_inner());
+        let answers = streams::open(self.replica.clone(), self.streams.clone(), request.into_inner());
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 }

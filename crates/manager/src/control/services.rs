@@ -15,7 +15,7 @@ use flota_raft_store::{Tables, WriteTx};
 use super::find::find_service;
 use super::status::{WriteFailed, gone};
 use super::validate;
-use crate::manager::Manager;
+use crate::replica::Replica;
 
 pub(super) fn list(view: &Tables) -> Vec<pc::ServiceRow> {
     let row = |service: &Arc<Service>| {
@@ -55,10 +55,10 @@ pub(super) fn with_spec(service: &Service, spec: ServiceSpec) -> Service {
     }
 }
 
-pub(super) async fn create(manager: &Manager, request: pc::CreateServiceRequest) -> Result<Service, Status> {
+pub(super) async fn create(replica: &Replica, request: pc::CreateServiceRequest) -> Result<Service, Status> {
     let spec = parse(request.spec)?;
-    let service = new_service(spec, StackId::default(), &manager.random);
-    let created = manager.write_once(&request.request_id, |view| {
+    let service = new_service(spec, StackId::default(), &replica.random);
+    let created = replica.write_once(&request.request_id, |view| {
         if view.service_by_name(&service.spec.name).is_some() {
             let text = format!("service `{}` exists already", service.spec.name);
             return Err(WriteFailed::Refused(Status::already_exists(text)));
@@ -70,7 +70,7 @@ pub(super) async fn create(manager: &Manager, request: pc::CreateServiceRequest)
     created.await?;
     // By name: a retry of a request that was done is answered with what that one made.
     let name = &service.spec.name;
-    let made = manager.read(|view| view.service_by_name(name).cloned().ok_or_else(|| gone("service", name)));
+    let made = replica.read(|view| view.service_by_name(name).cloned().ok_or_else(|| gone("service", name)));
     made.await.map(|it| it.as_ref().clone()).map_err(Into::into)
 }
 
@@ -81,9 +81,9 @@ pub(super) fn parse(spec: Option<flota_api::proto::specs::ServiceSpec>) -> Resul
     Ok(spec)
 }
 
-pub(super) async fn update(manager: &Manager, request: pc::UpdateServiceRequest) -> Result<Service, Status> {
+pub(super) async fn update(replica: &Replica, request: pc::UpdateServiceRequest) -> Result<Service, Status> {
     let spec = parse(request.spec)?;
-    let written = manager.write_once(&request.request_id, |view| {
+    let written = replica.write_once(&request.request_id, |view| {
         let service = find_service(&view, &request.service)?;
         if request.version != 0 && request.version != service.meta.version {
             return Err(WriteFailed::Refused(Status::aborted(format!(
@@ -101,15 +101,15 @@ pub(super) async fn update(manager: &Manager, request: pc::UpdateServiceRequest)
         Ok((tx.finish(), id))
     });
     let id = written.await?;
-    let service = manager.read(|view| match &id {
+    let service = replica.read(|view| match &id {
         Some(id) => view.service(id.as_str()).cloned().ok_or_else(|| gone("service", &request.service)),
         None => find_service(view, &request.service).cloned().map_err(|_| gone("service", &request.service)),
     });
     service.await.map(|it| it.as_ref().clone()).map_err(Into::into)
 }
 
-pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
-    let removed = manager.write_once(&request.request_id, |view| {
+pub(super) async fn remove(replica: &Replica, request: pc::RemoveRequest) -> Result<(), Status> {
+    let removed = replica.write_once(&request.request_id, |view| {
         let id = find_service(&view, &request.name)?.id.clone();
         let mut tx = WriteTx::new(view, &request.request_id);
         tx.remove(Kind::Service, id.as_str());

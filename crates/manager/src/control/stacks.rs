@@ -15,9 +15,9 @@ use super::find::find_stack;
 use super::services::{new_service, with_spec};
 use super::status::{WriteFailed, gone};
 use super::validate;
-use crate::manager::Manager;
+use crate::replica::Replica;
 
-pub(super) async fn deploy(manager: &Manager, request: pc::DeployStackRequest) -> Result<Stack, Status> {
+pub(super) async fn deploy(replica: &Replica, request: pc::DeployStackRequest) -> Result<Stack, Status> {
     let spec = request.spec.ok_or_else(|| Status::invalid_argument("spec: it is missing"))?;
     let spec = StackSpec::try_from(spec).map_err(|error| Status::invalid_argument(error.to_string()))?;
     naming::check(&spec.name).map_err(|error| Status::invalid_argument(format!("name: {error}")))?;
@@ -31,8 +31,8 @@ pub(super) async fn deploy(manager: &Manager, request: pc::DeployStackRequest) -
     if !bad.is_empty() {
         return Err(Status::invalid_argument(bad.join("; ")));
     }
-    let new_id = manager.random.draw(StackId::random);
-    let deployed = manager.write_once(&request.request_id, |view| {
+    let new_id = replica.random.draw(StackId::random);
+    let deployed = replica.write_once(&request.request_id, |view| {
         let mut tx = WriteTx::new(view.clone(), &request.request_id);
         let known = view.stack_by_name(&spec.name);
         let stack = Stack {
@@ -53,7 +53,7 @@ pub(super) async fn deploy(manager: &Manager, request: pc::DeployStackRequest) -
                 }
                 Some(it) if *it.spec == *service => {}
                 Some(it) => tx.update(with_spec(it, service.clone())),
-                None => tx.create(new_service(service.clone(), stack.id.clone(), &manager.random)),
+                None => tx.create(new_service(service.clone(), stack.id.clone(), &replica.random)),
             }
         }
         let names: BTreeSet<&str> = spec.services.iter().map(|it| it.name.as_str()).collect();
@@ -63,12 +63,12 @@ pub(super) async fn deploy(manager: &Manager, request: pc::DeployStackRequest) -
         Ok((tx.finish(), ()))
     });
     deployed.await?;
-    let stack = manager.read(|view| view.stack_by_name(&spec.name).cloned().ok_or_else(|| gone("stack", &spec.name)));
+    let stack = replica.read(|view| view.stack_by_name(&spec.name).cloned().ok_or_else(|| gone("stack", &spec.name)));
     stack.await.map(|stack| stack.as_ref().clone()).map_err(Into::into)
 }
 
-pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
-    let removed = manager.write_once(&request.request_id, |view| {
+pub(super) async fn remove(replica: &Replica, request: pc::RemoveRequest) -> Result<(), Status> {
+    let removed = replica.write_once(&request.request_id, |view| {
         let id = find_stack(&view, &request.name)?.id.clone();
         let mut tx = WriteTx::new(view.clone(), &request.request_id);
         for service in view.services().filter(|service| service.stack_id == id) {

@@ -9,10 +9,7 @@ use flota_raft_store::{Conflict, ProposeError};
 
 /// Why a write came to nothing.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum WriteFailed {
-    /// There was nothing to write.
-    #[error("there was nothing to change")]
-    Nothing,
+pub(super) enum WriteFailed {
     /// The request can't be done as things are. Final: [`crate::write`] has had it proved by a read barrier.
     #[error("{}", .0.message())]
     Refused(Status),
@@ -30,7 +27,6 @@ impl From<Status> for WriteFailed {
 impl From<WriteFailed> for Status {
     fn from(error: WriteFailed) -> Self {
         match error {
-            WriteFailed::Nothing => Self::failed_precondition("there was nothing to change"),
             WriteFailed::Refused(status) => status,
             WriteFailed::Propose(error) => propose_status(&error),
         }

@@ -11,7 +11,7 @@ use flota_raft_store::{Tables, WriteTx};
 
 use super::find::find_task;
 use super::status::WriteFailed;
-use crate::manager::Manager;
+use crate::replica::Replica;
 
 pub(super) fn list(view: &Tables) -> Vec<pc::TaskRow> {
     let row = |task: &Arc<Task>| {
@@ -38,8 +38,8 @@ fn doubt(task: &Task, view: &Tables) -> String {
     }
 }
 
-pub(super) async fn remove(manager: &Manager, request: pc::RemoveRequest) -> Result<(), Status> {
-    let removed = manager.write_once(&request.request_id, |view| {
+pub(super) async fn remove(replica: &Replica, request: pc::RemoveRequest) -> Result<(), Status> {
+    let removed = replica.write_once(&request.request_id, |view| {
         let task = find_task(&view, &request.name)?;
         let mut tx = WriteTx::new(view.clone(), &request.request_id);
         if request.shrink

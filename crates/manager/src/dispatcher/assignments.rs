@@ -1,4 +1,5 @@
-//! What one worker shall do, as a set, and how it differs from what it was last told. Pure.
+//! What one worker has to run and to hold, as a set, and how it differs from the set that was last sent. Pure;
+//! `assignment_stream.rs` sends it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! What a node says of an image it holds, written into the store.
+//! Writes a node's report on an image that it holds, or holds no more, to the store.
 
 use tonic::Status;
 
@@ -8,24 +8,26 @@ use flota_api::model::{Image, ImageHolder};
 use flota_api::proto::dispatcher::ImageReport;
 use flota_raft_store::WriteTx;
 
-use crate::control::WriteFailed;
-use crate::manager::Manager;
+use crate::replica::Replica;
 
-/// A node holds an image, or holds it no more. With a reference, the name goes to that image.
-pub(super) async fn write(manager: &Manager, node_id: &NodeId, report: ImageReport) -> Result<(), Status> {
+/// Records that a node holds an image, or holds it no more. A report with a reference gives that name to the image.
+///
+/// # Errors
+/// The report is malformed, or this manager can't commit it.
+pub(super) async fn write(replica: &Replica, node_id: &NodeId, report: ImageReport) -> Result<(), Status> {
     let legal = report.digest.len() < 256 && report.reference.len() < 1024;
     if !legal || (!report.reference.is_empty() && ImageRef::parse(&report.reference).is_err()) {
         return Err(Status::invalid_argument("an image report: its digest or reference is malformed"));
     }
-    let written = manager.write(|view| {
+    let written = replica.write_if_needed(|view| {
         let mut tx = WriteTx::new(view.clone(), "");
         let known = view.image_by_digest(&report.digest);
         if report.gone {
             let image = known.filter(|it| it.holders.iter().any(|it| it.node_id == *node_id));
-            let mut image = image.ok_or(WriteFailed::Nothing)?.as_ref().clone();
+            let mut image = image?.as_ref().clone();
             image.holders.retain(|it| it.node_id != *node_id);
             tx.update(image);
-            return Ok((tx.finish(), ()));
+            return Some((tx.finish(), ()));
         }
         let named = view.image_by_reference(&report.reference).filter(|_| !report.reference.is_empty());
         if let Some(other) = named.filter(|it| it.digest != report.digest) {
@@ -39,13 +41,13 @@ pub(super) async fn write(manager: &Manager, node_id: &NodeId, report: ImageRepo
                     if report.reference.is_empty() { held.reference.clone() } else { report.reference.clone() };
                 let new = Image { reference, ..held };
                 if new == **image {
-                    return Err(WriteFailed::Nothing);
+                    return None;
                 }
                 tx.update(new);
             }
-            None if report.reference.is_empty() => return Err(WriteFailed::Nothing),
+            None if report.reference.is_empty() => return None,
             None => tx.create(Image {
-                id: manager.random.draw(ImageId::random),
+                id: replica.random.draw(ImageId::random),
                 reference: report.reference.clone(),
                 digest: report.digest.clone(),
                 size: report.size,
@@ -53,15 +55,12 @@ pub(super) async fn write(manager: &Manager, node_id: &NodeId, report: ImageRepo
                 ..Image::default()
             }),
         }
-        Ok((tx.finish(), ()))
+        Some((tx.finish(), ()))
     });
-    match written.await {
-        Ok(()) | Err(WriteFailed::Nothing) => Ok(()),
-        Err(error) => Err(Status::unavailable(error.to_string())),
-    }
+    written.await.map(drop).map_err(|error| Status::unavailable(error.to_string()))
 }
 
-/// The image with the node among those that are known to hold it; `None`: it is already.
+/// Returns the image with the node among its confirmed holders; `None` if it is one already.
 pub(super) fn with_holder(image: &Image, node: &NodeId) -> Option<Image> {
     if image.confirmed().any(|id| id == node) {
         return None;

@@ -1,4 +1,5 @@
-//! Who lives. The leader's memory, not Raft's: ages by a monotonic clock; only a node's state is written.
+//! Which nodes are alive. The leader keeps this in memory, by a monotonic clock; only a node's state is written to the
+//! store. The sessions report what they hear; [`judge_nodes`] writes what follows from it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -13,36 +14,36 @@ use flota_api::model::{Node, NodeState};
 use flota_api::version::Timestamp;
 use flota_raft_store::{Tables, WriteTx};
 
-use crate::control::WriteFailed;
-use crate::manager::Manager;
+use super::sessions::Sessions;
+use crate::replica::Replica;
 
-/// How a node's session stands.
+/// The state of a node's session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
-    /// It has one, and was last heard of then.
+    /// The session is open; its last message came then.
     Open(Instant),
-    /// It broke then.
+    /// The session broke then.
     Broken(Instant),
-    /// Its daemon said then that it stops and comes back.
+    /// The daemon announced then that it restarts.
     Restarting(Instant),
-    /// Its machine said that it goes down.
+    /// The machine announced that it shuts down.
     Gone,
 }
 
-/// What the leader knows of each node. Cloned handles share it.
+/// What the leader knows of each node. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Liveness(Arc<Mutex<BTreeMap<NodeId, Link>>>);
+pub(super) struct Liveness(Arc<Mutex<BTreeMap<NodeId, Link>>>);
 
-/// How often a worker says that it lives: rarer in a large cluster, so that the leader is not drowned.
-pub(crate) fn period(nodes: usize) -> Duration {
+/// Returns the interval of a worker's heartbeats: longer in a large cluster, to bound the leader's load.
+pub(super) fn period(nodes: usize) -> Duration {
     let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
     let least = Duration::from_secs(1) * nodes / u32::try_from(HEARTBEATS_PER_SECOND).expect("it is small");
     least.max(HEARTBEAT)
 }
 
-/// State and reason that a link stands for.
+/// Returns the node state that a link stands for, and the reason.
 fn judge(link: Link, period: Duration, now: Instant) -> (NodeState, &'static str) {
-    // Half a period of room: a beat that is a little late was not missed.
+    // With a tolerance of half a period: a heartbeat that is a little late was not missed.
     let late = |since: Instant, periods: u32| now.duration_since(since) > period * periods + period / 2;
     match link {
         Link::Open(heard) if late(heard, HEARTBEATS_MISSED) => (NodeState::Down, "its heartbeats stopped"),
@@ -63,9 +64,9 @@ impl Liveness {
         self.0.lock().expect("no holder panics").insert(node.clone(), link);
     }
 
-    /// A new leader knows nothing: it gives every node that was ready one full detection time. The others have no
-    /// session that it knows of.
-    pub(crate) fn begin(&self, view: &Tables) {
+    /// Begins a term. A new leader knows nothing, so it gives every node that was ready one full detection time. The other
+    /// nodes have no session that it knows of.
+    pub(super) fn begin(&self, view: &Tables) {
         let mut links = self.0.lock().expect("no holder panics");
         let now = Instant::now();
         *links = view
@@ -78,30 +79,35 @@ impl Liveness {
             .collect();
     }
 
-    /// It has a session, and was just heard of.
-    pub(crate) fn heard(&self, node: &NodeId) {
+    /// Records a message from the node.
+    pub(super) fn heard(&self, node: &NodeId) {
         self.set(node, Link::Open(Instant::now()));
     }
 
-    /// Its session ended without a word.
-    pub(crate) fn broke(&self, node: &NodeId) {
+    /// Records that the node's session ended unannounced.
+    pub(super) fn broke(&self, node: &NodeId) {
         let mut links = self.0.lock().expect("no holder panics");
         if let Some(Link::Open(_)) | None = links.get(node) {
             links.insert(node.clone(), Link::Broken(Instant::now()));
         }
     }
 
-    /// It said that it stops: the daemon alone, or the machine.
-    pub(crate) fn leaves(&self, node: &NodeId, machine: bool) {
-        self.set(node, if machine { Link::Gone } else { Link::Restarting(Instant::now()) });
+    /// Records that the node's daemon announced its restart.
+    pub(super) fn restarts(&self, node: &NodeId) {
+        self.set(node, Link::Restarting(Instant::now()));
     }
 
-    /// The nodes whose state is to be another, since `since`.
+    /// Records that the node's machine announced its shutdown.
+    pub(super) fn shuts_down(&self, node: &NodeId) {
+        self.set(node, Link::Gone);
+    }
+
+    /// Returns the nodes whose state must change, with the new state as of `since`.
     fn judge(&self, view: &Tables, period: Duration, since: Timestamp) -> Vec<Node> {
         let now = Instant::now();
         let mut links = self.0.lock().expect("no holder panics");
         links.retain(|id, _| view.node(id.as_str()).is_some());
-        // One that has joined and never registers is down in the end, as one that went away.
+        // A node that has joined and never registers is down in the end, like one that went away.
         for node in view.nodes().filter(|node| node.state != NodeState::Down) {
             links.entry(node.id.clone()).or_insert(Link::Broken(now));
         }
@@ -119,40 +125,36 @@ impl Liveness {
     }
 }
 
-/// Writes what liveness says of the nodes, whenever it differs from what the store says. Runs until leadership ends.
-pub(crate) async fn judge_nodes(manager: Manager, scope: CancellationToken) {
+/// Writes the state of the nodes to the store, whenever liveness differs from it. Runs until leadership ends.
+pub(super) async fn judge_nodes(replica: &Replica, sessions: &Sessions, liveness: &Liveness, scope: CancellationToken) {
     loop {
-        let view = manager.store.view();
+        let view = replica.store.view();
         let period = period(view.nodes().count());
-        // A look first: a write that has nothing to say costs a read round.
-        if !judged(&manager, &view, period).is_empty() {
-            write(&manager, period).await;
+        let judged = |view: &Tables| liveness.judge(view, period, replica.clock.now());
+        // A look first: a write that turns out to be needless costs a read round.
+        if !judged(&view).is_empty() {
+            write(replica, judged).await;
         }
         tokio::select! {
             biased;
             () = scope.cancelled() => return,
-            () = manager.sessions.changed() => {}
+            () = sessions.changed() => {}
             () = tokio::time::sleep(period / 10) => {}
         }
     }
 }
 
-async fn write(manager: &Manager, period: Duration) {
-    let result = manager.write(|view| {
-        let changed = judged(manager, &view, period);
+async fn write(replica: &Replica, judged: impl Fn(&Tables) -> Vec<Node>) {
+    let result = replica.write_if_needed(|view| {
+        let changed = judged(&view);
         let mut tx = WriteTx::new(view, "");
         changed.iter().cloned().for_each(|node| tx.update(node));
-        if changed.is_empty() { Err(WriteFailed::Nothing) } else { Ok((tx.finish(), changed)) }
+        (!changed.is_empty()).then(|| (tx.finish(), changed))
     });
     match result.await {
-        Ok(changed) => changed.iter().for_each(report),
-        Err(WriteFailed::Nothing) => {}
+        Ok(changed) => changed.iter().flatten().for_each(report),
         Err(error) => tracing::warn!(%error, "the state of nodes could not be written"),
     }
-}
-
-fn judged(manager: &Manager, view: &Tables, period: Duration) -> Vec<Node> {
-    manager.liveness.judge(view, period, manager.clock.now())
 }
 
 fn report(node: &Node) {

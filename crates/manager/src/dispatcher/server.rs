@@ -1,7 +1,7 @@
-//! Serves sessions, on the leader alone; another manager says who leads.
+//! Serves sessions, on the leader alone; another manager names the leader and ends the session.
 
-use std::collections::BTreeSet;
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
@@ -9,54 +9,42 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use flota_api::Malformed;
 use flota_api::defaults::{MESSAGE_BOUND, SESSION_FORMAT};
-use flota_api::id::NodeId;
-use flota_api::model::{Node, NodeState, Role};
-use flota_api::naming;
-use flota_api::object::{Kind, Object};
+use flota_api::id::{NodeId, TaskId};
+use flota_api::model::{NodeState, TaskStatus};
 use flota_api::proto::dispatcher::dispatcher_server::{Dispatcher, DispatcherServer};
 use flota_api::proto::dispatcher::manager_message::Message as ToWorker;
 use flota_api::proto::dispatcher::worker_message::Message as FromWorker;
 use flota_api::proto::dispatcher::{
-    Assignments, Heartbeat, ManagerMessage, Managers, NotLeader, Peer as WirePeer, Register, Registered, StatusAck,
-    StatusBatch, WorkerMessage,
+    Heartbeat, Leaving, ManagerMessage, NotLeader, Register, StatusAck, StatusBatch, TaskReport, WorkerMessage,
 };
-use flota_identity::{GrantKey, Peer};
-use flota_raft_store::{Event, WriteTx};
+use flota_identity::Peer;
 
-use super::assignments::{AssignmentSet, Granter, cut};
+use super::assignment_stream::send_assignments;
 use super::image_report;
-use super::liveness::period;
-use super::session::{Outbox, QUEUE};
+use super::liveness::Liveness;
+use super::registration::{RegisterError, register};
+use super::sessions::{Outbox, QUEUE, Sessions};
 use super::status_sink::StatusSink;
-use crate::control::WriteFailed;
-use crate::manager::Manager;
+use crate::replica::Replica;
 
-/// A node that leaves waits no longer than a second for its session's end.
-const LEAVE_WAIT: std::time::Duration = std::time::Duration::from_millis(900);
+/// How long a node that leaves waits, at most, for its session's end.
+const LEAVE_WAIT: Duration = Duration::from_millis(900);
 /// Reports in one batch, as a worker cuts them.
 const BATCH_BOUND: usize = 2_000;
 /// Characters of a status' texts that are kept.
 const TEXT_BOUND: usize = 1_000;
-
-/// A node that does not say who it is within this time is not listened to.
-const REGISTER_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long a new session may take to register.
+const REGISTER_WAIT: Duration = Duration::from_secs(5);
 
 /// Serves the Dispatcher.
 #[derive(Clone, Debug)]
 pub struct DispatcherService {
-    manager: Manager,
-    sink: StatusSink,
-}
-
-impl DispatcherService {
-    /// For this manager.
-    pub fn server(manager: Manager) -> DispatcherServer<Self> {
-        let sink = StatusSink::start(manager.proposer());
-        DispatcherServer::new(Self { manager, sink })
-            .max_decoding_message_size(MESSAGE_BOUND)
-            .max_encoding_message_size(MESSAGE_BOUND)
-    }
+    pub(super) replica: Replica,
+    pub(super) sessions: Sessions,
+    pub(super) liveness: Liveness,
+    pub(super) sink: StatusSink,
 }
 
 type Answers = Pin<Box<dyn Stream<Item = Result<ManagerMessage, Status>> + Send>>;
@@ -72,9 +60,8 @@ impl Dispatcher for DispatcherService {
     async fn session(&self, request: Request<Streaming<WorkerMessage>>) -> Result<Response<Answers>, Status> {
         let peer = request.extensions().get::<Peer>().and_then(Peer::node_id).cloned();
         let node_id = peer.ok_or_else(|| Status::unauthenticated("a session needs a node's certificate"))?;
-        let scope = self.manager.leading.borrow().clone();
-        let Some(scope) = scope else {
-            let address = self.manager.leader_address().unwrap_or_default();
+        let Some(scope) = self.replica.leader_scope() else {
+            let address = self.replica.leader_address().unwrap_or_default();
             let answer = message(ToWorker::NotLeader(NotLeader { address }));
             return Ok(Response::new(Box::pin(tokio_stream::once(answer))));
         };
@@ -94,150 +81,99 @@ impl Dispatcher for DispatcherService {
 }
 
 impl DispatcherService {
+    /// Wraps this service for a tonic server.
+    pub(super) fn into_server(self) -> DispatcherServer<Self> {
+        DispatcherServer::new(self).max_decoding_message_size(MESSAGE_BOUND).max_encoding_message_size(MESSAGE_BOUND)
+    }
+
+    /// Runs a session from its registration to its end.
     async fn serve(
         &self,
         node_id: NodeId,
-        register: Register,
+        registration: Register,
         inbox: Streaming<WorkerMessage>,
         outbox: Outbox,
         scope: CancellationToken,
     ) {
-        if register.node_id != node_id.as_str() {
-            let _ = outbox.send(Err(Status::permission_denied("the id is not the certificate's"))).await;
+        if let Err(status) = check(&node_id, &registration) {
+            let _ = outbox.send(Err(status)).await;
             return;
         }
-        if register.format != SESSION_FORMAT {
-            let text = format!("a session has the format {SESSION_FORMAT}, not {}", register.format);
-            let _ = outbox.send(Err(Status::failed_precondition(text))).await;
-            return;
-        }
-        let register_images = register.images.iter().cloned().collect();
-        let (number, cancel) = self.manager.sessions.begin(&node_id, outbox.clone(), &scope);
-        let result = match self.register(&node_id, register).await {
-            Ok(registered) => {
-                let _ = outbox.send(message(ToWorker::Registered(registered))).await;
-                self.manager.liveness.heard(&node_id);
-                let held = register_images;
-                tokio::select! {
-                    biased;
-                    () = cancel.cancelled() => Err(Status::aborted("the session was ended by the manager")),
-                    result = self.hear(&node_id, inbox, (&outbox, &cancel)) => result,
-                    result = self.tell(&node_id, held, &outbox) => result,
-                }
-            }
-            // It never was in session: there is nothing that could have broken.
+        let held = registration.images.iter().cloned().collect();
+        let (number, cancel) = self.sessions.begin(&node_id, outbox.clone(), &scope);
+        let registered = match register(&self.replica, &node_id, registration).await {
+            Ok(registered) => registered,
+            // The session was not open yet, so liveness does not count it as broken.
             Err(error) => {
-                self.manager.sessions.ended(&node_id, number);
-                let answer = match error {
-                    WriteFailed::Nothing => message(ToWorker::Removed(true)),
-                    other => Err(Status::unavailable(other.to_string())),
-                };
-                let _ = outbox.send(answer).await;
+                self.sessions.ended(&node_id, number);
+                let _ = outbox.send(refusal(&error)).await;
                 return;
             }
         };
-        // A connection may be given up long after the node was: it does not become less certain by that.
-        let down = self.manager.store.view().node(node_id.as_str()).is_none_or(|node| node.state == NodeState::Down);
-        if self.manager.sessions.ended(&node_id, number) && !down {
-            self.manager.liveness.broke(&node_id);
+        let _ = outbox.send(message(ToWorker::Registered(registered))).await;
+        self.liveness.heard(&node_id);
+        let result = tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(Status::aborted("the session was ended by the manager")),
+            result = self.receive(&node_id, inbox, (&outbox, &cancel)) => result,
+            result = send_assignments(&self.replica, &node_id, held, &outbox) => result,
+        };
+        // A connection may be given up long after its node was: the node stays down, and does not become unknown again.
+        let down = self.replica.store.view().node(node_id.as_str()).is_none_or(|node| node.state == NodeState::Down);
+        if self.sessions.ended(&node_id, number) && !down {
+            self.liveness.broke(&node_id);
         }
         if let Err(status) = result {
             let _ = outbox.try_send(Err(status));
         }
     }
 
-    /// Writes what the node says of itself; `Nothing`: the cluster does not know it (any more).
-    async fn register(&self, node_id: &NodeId, register: Register) -> Result<Registered, WriteFailed> {
-        let description: flota_api::model::NodeDescription = register.description.into();
-        let refuse = |text: String| WriteFailed::Refused(Status::invalid_argument(text));
-        naming::check(&description.hostname).map_err(|error| refuse(format!("hostname: {error}")))?;
-        description.check_offers().map_err(refuse)?;
-        if !register.listen.is_empty() && register.listen.parse::<std::net::SocketAddr>().is_err() {
-            return Err(refuse("listen: it is no IP:PORT".into()));
-        }
-        self.manager
-            .write(|view| {
-                let node = view.node(node_id.as_str()).ok_or(WriteFailed::Nothing)?;
-                if node.state_reason == "left" {
-                    return Err(WriteFailed::Nothing);
-                }
-                let new = Node {
-                    description: description.clone(),
-                    address: if register.listen.is_empty() { node.address.clone() } else { register.listen.clone() },
-                    state: NodeState::Ready,
-                    state_reason: String::new(),
-                    state_since: if node.state == NodeState::Ready {
-                        node.state_since
-                    } else {
-                        self.manager.clock.now()
-                    },
-                    ..node.as_ref().clone()
-                };
-                let cluster = view.cluster().ok_or(WriteFailed::Nothing)?;
-                let key = GrantKey::from_der(&cluster.grant_key.0);
-                let registered = Registered {
-                    heartbeat_ms: u64::try_from(period(view.nodes().count()).as_millis()).unwrap_or(u64::MAX),
-                    grant_public_key: key.map(|key| key.public_key()).unwrap_or_default().into(),
-                    raft_id: node.raft_id,
-                    node_name: description.hostname.clone(),
-                };
-                let mut tx = WriteTx::new(view.clone(), "");
-                // What it holds may be more than the store knew: it was away.
-                for image in view.images().filter(|image| register.images.contains(&image.digest)) {
-                    if let Some(image) = image_report::with_holder(image, node_id) {
-                        tx.update(image);
-                    }
-                }
-                if new != **node {
-                    tx.update(new);
-                }
-                Ok((tx.finish(), registered))
-            })
-            .await
-    }
-
-    async fn hear(
+    /// Handles the worker's messages until it leaves or closes the session.
+    async fn receive(
         &self,
         node_id: &NodeId,
         mut inbox: Streaming<WorkerMessage>,
         (outbox, cancel): (&Outbox, &CancellationToken),
     ) -> Result<(), Status> {
         while let Some(next) = inbox.message().await? {
+            if let Some(FromWorker::Leaving(leaving)) = next.message {
+                self.leave(node_id, leaving).await;
+                return Ok(());
+            }
+            self.liveness.heard(node_id);
             match next.message {
-                Some(FromWorker::Leaving(leaving)) => {
-                    self.manager.liveness.leaves(node_id, leaving.machine);
-                    self.manager.sessions.touch();
-                    // The node goes on when the session is closed: by then everybody knows.
-                    let _ = tokio::time::timeout(LEAVE_WAIT, self.not_ready(node_id)).await;
-                    return Ok(());
+                Some(FromWorker::Heartbeat(_)) => {
+                    let _ = outbox.try_send(message(ToWorker::Heartbeat(Heartbeat {})));
                 }
-                other => {
-                    self.manager.liveness.heard(node_id);
-                    match other {
-                        Some(FromWorker::Heartbeat(_)) => {
-                            let _ = outbox.try_send(message(ToWorker::Heartbeat(Heartbeat {})));
-                        }
-                        Some(FromWorker::Statuses(batch)) => self.statuses(node_id, batch, (outbox, cancel))?,
-                        _ => return Err(Status::invalid_argument("this message has no place in a session")),
-                    }
-                }
+                Some(FromWorker::Statuses(batch)) => self.write_reports(node_id, batch, (outbox, cancel))?,
+                _ => return Err(Status::invalid_argument("this message has no place in a session")),
             }
         }
         Ok(())
     }
 
-    /// Until the store says that the node is not ready.
-    async fn not_ready(&self, node_id: &NodeId) {
-        let (mut view, mut watch) = self.manager.store.view_and_watch();
-        while view.node(node_id.as_str()).is_some_and(|node| node.state == NodeState::Ready) {
-            let _ = watch.next().await;
-            (view, watch) = self.manager.store.view_and_watch();
+    /// Notes that the node leaves, and waits until the store says so: the node stops when the session is closed, and by
+    /// then everybody knows.
+    async fn leave(&self, node_id: &NodeId, leaving: Leaving) {
+        if leaving.machine {
+            self.liveness.shuts_down(node_id);
+        } else {
+            self.liveness.restarts(node_id);
         }
+        self.sessions.touch();
+        let not_ready = async {
+            let (mut view, mut watch) = self.replica.store.view_and_watch();
+            while view.node(node_id.as_str()).is_some_and(|node| node.state == NodeState::Ready) {
+                let _ = watch.next().await;
+                (view, watch) = self.replica.store.view_and_watch();
+            }
+        };
+        let _ = tokio::time::timeout(LEAVE_WAIT, not_ready).await;
     }
 
-    /// Puts them into the store and acknowledges them; where that fails the session ends, and the worker sends them
-    /// again in the next one.
-    fn statuses(
+    /// Starts to write a batch of reports to the store, and acknowledges it afterwards. If that fails the session ends,
+    /// and the worker sends the batch again in the next one.
+    fn write_reports(
         &self,
         node_id: &NodeId,
         batch: StatusBatch,
@@ -246,24 +182,18 @@ impl DispatcherService {
         if batch.reports.len() + batch.images.len() > BATCH_BOUND {
             return Err(Status::invalid_argument(format!("a batch has at most {BATCH_BOUND} reports")));
         }
-        let report = |it: flota_api::proto::dispatcher::TaskReport| {
-            let mut status: flota_api::model::TaskStatus = it.status.try_into()?;
-            truncate(&mut status.error);
-            truncate(&mut status.message);
-            Ok((it.task_id.into(), node_id.clone(), status))
-        };
-        let reports = batch.reports.into_iter().map(report).collect::<Result<Vec<_>, flota_api::Malformed>>();
-        let reports = reports.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let statuses = batch.reports.into_iter().map(|it| status_of(it, node_id)).collect::<Result<Vec<_>, _>>();
+        let statuses = statuses.map_err(|error| Status::invalid_argument(error.to_string()))?;
         let (service, node_id, sequence) = (self.clone(), node_id.clone(), batch.sequence);
         let (outbox, cancel) = (outbox.clone(), cancel.clone());
-        // Not waited for here: heartbeats come behind it. A worker has one batch under way.
+        // Apart from the session, so that heartbeats behind the batch don't wait. A worker has one batch in flight.
         tokio::spawn(async move {
             let written = async {
-                if !reports.is_empty() {
-                    service.sink.put(reports).await.map_err(|error| Status::unavailable(error.to_string()))?;
+                if !statuses.is_empty() {
+                    service.sink.put(statuses).await.map_err(|error| Status::unavailable(error.to_string()))?;
                 }
                 for report in batch.images {
-                    image_report::write(&service.manager, &node_id, report).await?;
+                    image_report::write(&service.replica, &node_id, report).await?;
                 }
                 Ok::<_, Status>(())
             };
@@ -277,72 +207,37 @@ impl DispatcherService {
         });
         Ok(())
     }
+}
 
-    /// Sends the set, then each difference, for as long as the session lasts. `held`: images that the node said it has.
-    async fn tell(&self, node_id: &NodeId, mut held: BTreeSet<String>, outbox: &Outbox) -> Result<(), Status> {
-        let (mut view, mut watch) = self.manager.store.view_and_watch();
-        let key = view.cluster().and_then(|cluster| GrantKey::from_der(&cluster.grant_key.0));
-        let mut told: Option<AssignmentSet> = None;
-        let mut managers = Managers::default();
-        loop {
-            let granter = Granter { key: key.as_ref(), expires: Granter::expiry(self.manager.clock.wall().now()) };
-            let set = AssignmentSet::of(node_id, &view, &granter, &mut held);
-            let epoch = view.cluster().map_or(0, |cluster| cluster.epoch);
-            let assignments = match &told {
-                None => Some(set.full(epoch, view.version)),
-                Some(before) => set.difference(before, epoch, view.version),
-            };
-            told = Some(set);
-            let current = current_managers(&view);
-            if current != managers {
-                managers = current;
-                send(outbox, ToWorker::Managers(managers.clone())).await?;
-            }
-            let now = self.manager.clock.now().0;
-            for part in assignments.into_iter().flat_map(|it| cut(Assignments { now, ..it })) {
-                send(outbox, ToWorker::Assignments(part)).await?;
-            }
-            // Until something of this node's has changed; a lagging watch means: look.
-            while let Ok(events) = watch.next().await {
-                if events.iter().any(|event| concerns(event, node_id)) {
-                    break;
-                }
-            }
-            (view, watch) = self.manager.store.view_and_watch();
-            if view.node(node_id.as_str()).is_none() {
-                send(outbox, ToWorker::Removed(true)).await?;
-                return Ok(());
-            }
-        }
+/// Refuses a session of another node than the certificate's, or of another format.
+fn check(node_id: &NodeId, registration: &Register) -> Result<(), Status> {
+    if registration.node_id != node_id.as_str() {
+        return Err(Status::permission_denied("the id is not the certificate's"));
+    }
+    if registration.format != SESSION_FORMAT {
+        let text = format!("a session has the format {SESSION_FORMAT}, not {}", registration.format);
+        return Err(Status::failed_precondition(text));
+    }
+    Ok(())
+}
+
+/// Returns the answer to a node that can't be registered.
+fn refusal(error: &RegisterError) -> Result<ManagerMessage, Status> {
+    match error {
+        RegisterError::NotMember => message(ToWorker::Removed(true)),
+        RegisterError::Invalid(_) | RegisterError::Propose(_) => Err(Status::unavailable(error.to_string())),
     }
 }
 
-async fn send(outbox: &Outbox, it: ToWorker) -> Result<(), Status> {
-    outbox.send(message(it)).await.map_err(|_| Status::cancelled("the worker has gone"))
+fn status_of(report: TaskReport, node_id: &NodeId) -> Result<(TaskId, NodeId, TaskStatus), Malformed> {
+    let mut status: TaskStatus = report.status.try_into()?;
+    truncate(&mut status.error);
+    truncate(&mut status.message);
+    Ok((report.task_id.into(), node_id.clone(), status))
 }
 
 fn truncate(text: &mut String) {
     if let Some((at, _)) = text.char_indices().nth(TEXT_BOUND) {
         text.truncate(at);
-    }
-}
-
-fn current_managers(view: &flota_raft_store::Tables) -> Managers {
-    let managers = view.nodes().filter(|node| node.role == Role::Manager);
-    let peer = |node: &std::sync::Arc<Node>| WirePeer { node_id: node.id.to_string(), address: node.address.clone() };
-    Managers { managers: managers.map(peer).collect() }
-}
-
-/// Whether the node's set may be another after this event. A wrong yes only costs a comparison.
-fn concerns(event: &Event, node_id: &NodeId) -> bool {
-    let object = match event {
-        Event::Created(object) | Event::Removed(object) | Event::Updated { new: object, .. } => object,
-        Event::Reset => return true,
-        Event::Committed(_) => return false,
-    };
-    match (object.kind(), object) {
-        (_, Object::Task(task)) => task.node_id == *node_id,
-        (Kind::Node | Kind::Image | Kind::Cluster | Kind::Registry, _) => true,
-        _ => false,
     }
 }

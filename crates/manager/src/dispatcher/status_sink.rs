@@ -1,4 +1,4 @@
-//! Statuses of all workers into the store: what comes in during one proposal goes into the next one together.
+//! Writes the statuses of all workers to the store, in batches: what arrives during one proposal is in the next one.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use flota_api::id::{NodeId, TaskId};
 use flota_api::model::TaskStatus;
 use flota_raft_store::{ProposeError, Proposer, Transaction};
 
-/// Statuses in one entry.
+/// Statuses in one entry, unless one batch has more.
 const BATCH: usize = 1_000;
 /// Batches that may wait; a worker that sends more waits for its acknowledgement anyway.
 const QUEUE: usize = 256;
@@ -16,13 +16,13 @@ const QUEUE: usize = 256;
 type Reports = Vec<(TaskId, NodeId, TaskStatus)>;
 type Batch = (Reports, oneshot::Sender<Result<(), ProposeError>>);
 
-/// Takes statuses. Cloned handles share one queue.
+/// Takes statuses. Clones share one queue.
 #[derive(Clone, Debug)]
-pub(crate) struct StatusSink(mpsc::Sender<Batch>);
+pub(super) struct StatusSink(mpsc::Sender<Batch>);
 
 impl StatusSink {
-    /// Starts it; it ends with its last handle.
-    pub(crate) fn start(proposer: Arc<dyn Proposer>) -> Self {
+    /// Starts the task that proposes; it ends with the last clone.
+    pub(super) fn start(proposer: Arc<dyn Proposer>) -> Self {
         let (sender, mut receiver) = mpsc::channel::<Batch>(QUEUE);
         tokio::spawn(async move {
             while let Some((mut reports, waiting)) = receiver.recv().await {
@@ -40,11 +40,11 @@ impl StatusSink {
         Self(sender)
     }
 
-    /// Waits until these are in the store.
+    /// Waits until these reports are in the store.
     ///
     /// # Errors
-    /// This manager leads no more, or has no quorum: the worker keeps them and sends them again.
-    pub(crate) async fn put(&self, reports: Reports) -> Result<(), ProposeError> {
+    /// This manager leads no more, or has no quorum: the worker keeps the reports and sends them again.
+    pub(super) async fn put(&self, reports: Reports) -> Result<(), ProposeError> {
         let (sender, receiver) = oneshot::channel();
         self.0.send((reports, sender)).await.map_err(|_| ProposeError::NotLeader)?;
         receiver.await.map_err(|_| ProposeError::NotLeader)?

@@ -137,3 +137,17 @@ async fn a_plan_that_met_a_change_is_made_again() {
     assert_eq!(result, Err(Failed::NotFound), "it was removed between the plan and its entry");
     assert_eq!(behind.proposals.load(Ordering::Relaxed), 1);
 }
+
+#[tokio::test]
+async fn a_change_is_needless_only_after_a_barrier() {
+    let removal = |view: View| removal(view, "").ok();
+    let behind = Behind::new([created("k", "")], true);
+    let written = write_if_needed(&behind.store, &behind, removal).await;
+    assert!(matches!(written, Ok(Some(()))), "the stack shows behind the barrier: {written:?}");
+    let written = write_if_needed(&behind.store, &behind, removal).await;
+    assert!(matches!(written, Ok(None)), "it is removed by now: {written:?}");
+    assert_eq!(behind.proposals.load(Ordering::Relaxed), 1);
+    let deposed = Behind::new([created("k", "")], false);
+    let written = write_if_needed(&deposed.store, &deposed, removal).await;
+    assert!(matches!(written, Err(ProposeError::Unproven)), "a deposed leader does not know: {written:?}");
+}

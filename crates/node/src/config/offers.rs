@@ -1,5 +1,5 @@
-//! The settings that say what this node gives to tasks: `[runtimes]`, `[[devices]]` and `[allow]`. Whether a device is
-//! there is seen when a task gets it: one may be plugged in later.
+//! Settings for what tasks may use on this node: `[runtimes]`, `[[devices]]` and `[allow]`. Devices need not exist yet:
+//! they are looked up when a task gets them, because they may be plugged in later.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +14,7 @@ use flota_api::model::{Allowance, NodeDescription, NodeDevice};
 use flota_api::naming;
 use flota_worker::NodeOffers;
 
-/// A device that is handed out by id.
+/// `[[devices]]`: a device that the node hands out by id.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Device {
@@ -23,7 +23,7 @@ pub(super) struct Device {
     paths: Vec<String>,
 }
 
-/// What tasks may ask for; nothing where nothing is said.
+/// `[allow]`: what tasks may have beyond the defaults; nothing unless it is listed.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Allow {
@@ -32,14 +32,14 @@ pub(super) struct Allow {
     capabilities: Vec<String>,
 }
 
-/// Judges it all.
+/// Checks the settings. Errors name the entry.
 pub(super) fn resolve(
     runtimes: BTreeMap<String, PathBuf>,
     devices: Vec<Device>,
     allow: Allow,
 ) -> anyhow::Result<NodeOffers> {
     for (name, program) in &runtimes {
-        judge_runtime(name, program).with_context(|| format!("runtimes.{name}"))?;
+        check_runtime(name, program).with_context(|| format!("runtimes.{name}"))?;
     }
     let device = |it: Device| NodeDevice { kind: it.kind, id: it.id, paths: it.paths };
     let capabilities = allow.capabilities.iter().map(|name| normalise(name)).collect();
@@ -48,7 +48,7 @@ pub(super) fn resolve(
         devices: devices.into_iter().map(device).collect(),
         allow: Allowance { privileged: allow.privileged, devices: allow.devices, capabilities },
     };
-    // The leader would refuse it by the same rules.
+    // The leader checks the node's description by the same rules, and would refuse its session.
     let description = NodeDescription {
         runtimes: offers.runtime_names(),
         devices: offers.devices.clone(),
@@ -59,16 +59,16 @@ pub(super) fn resolve(
     Ok(offers)
 }
 
-fn judge_runtime(name: &str, program: &Path) -> anyhow::Result<()> {
+fn check_runtime(name: &str, program: &Path) -> anyhow::Result<()> {
     naming::check(name)?;
     if name == EMBEDDED_RUNTIME {
-        bail!("`{EMBEDDED_RUNTIME}` is the embedded runtime: another one has another name");
+        bail!("`{EMBEDDED_RUNTIME}` is the embedded runtime; choose another name");
     }
-    let path = program.to_str().context("its path is no text")?;
+    let path = program.to_str().context("the path is not valid UTF-8")?;
     naming::check_path(path)?;
-    let about = std::fs::metadata(program).with_context(|| format!("the program {path} can't be found"))?;
+    let about = std::fs::metadata(program).with_context(|| format!("failed to find the program {path}"))?;
     if !about.is_file() || about.permissions().mode() & 0o111 == 0 {
-        bail!("{path} is no program");
+        bail!("{path} is not an executable file");
     }
     Ok(())
 }
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_says_what_a_node_gives() {
+    fn a_settings_file_lists_runtimes_devices_and_allowances() {
         let offers = offers(
             r#"
             log = "info"
@@ -114,12 +114,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_said_is_nothing_given() {
+    fn an_empty_file_offers_nothing() {
         assert_eq!(offers("").expect("an empty file"), NodeOffers::default());
     }
 
     #[test]
-    fn what_can_not_be_meant_is_an_error_that_says_where() {
+    fn a_wrong_entry_is_an_error_that_names_it() {
         let device = |fields: &str| format!("[[devices]]\n{fields}");
         let gpu = device("kind = 'gpu'\nid = 'a'\npaths = ['/dev/x']\n");
         for (text, expected) in [
@@ -127,9 +127,9 @@ mod tests {
             ("[runtimes]\n'a b' = '/bin/sh'", "runtimes.a b: `a b`: a name has"),
             ("[runtimes]\nsh = 'bin/sh'", "runtimes.sh: `bin/sh` is no absolute path"),
             ("[runtimes]\nsh = '/bin/../bin/sh'", "runtimes.sh: `/bin/../bin/sh`: a path has neither"),
-            ("[runtimes]\nsh = '/nowhere/sh'", "runtimes.sh: the program /nowhere/sh can't be found"),
-            ("[runtimes]\nsh = '/etc'", "runtimes.sh: /etc is no program"),
-            ("[runtimes]\nsh = '/etc/passwd'", "runtimes.sh: /etc/passwd is no program"),
+            ("[runtimes]\nsh = '/nowhere/sh'", "runtimes.sh: failed to find the program /nowhere/sh"),
+            ("[runtimes]\nsh = '/etc'", "runtimes.sh: /etc is not an executable file"),
+            ("[runtimes]\nsh = '/etc/passwd'", "runtimes.sh: /etc/passwd is not an executable file"),
             (&format!("{gpu}{gpu}"), "devices: gpu=a: it is there twice"),
             (&device("kind = 'gpu'\nid = 'a'\npaths = []"), "devices: gpu=a: it has no paths"),
             (&device("kind = 'gpu'\nid = 'a'\npaths = ['x']"), "devices: gpu=a: `x` is no absolute path"),

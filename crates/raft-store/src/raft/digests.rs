@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
-use crate::store::Digest;
+use crate::digest::Digest;
 
 /// Entries whose digests are remembered.
 const KEPT: usize = 8_192;

@@ -20,17 +20,18 @@ use tokio_util::sync::CancellationToken;
 use self::duties::Duties;
 use self::freshness::Freshness;
 pub use self::options::{RaftOptions, Timing};
+use super::Raft;
 use super::digests::Digests;
 use super::runtime;
 use super::state_machine::{Progress, StateMachine};
 use super::storage::{LogStatistics, LogStore, OpenError};
 use super::threads::Threads;
 use super::transport::{Peers, Receiving, TransportService};
-use super::type_config::{EntryBytes, Raft, TypeConfig};
+use super::type_config::{EntryBytes, TypeConfig};
 use crate::AnswerAges;
+use crate::digest::Digest;
 use crate::faults::{self, Fault};
 use crate::proposer::{ProposeError, Proposer};
-use crate::store::Digest;
 use crate::transaction::{Entry, Outcome, Transaction};
 use crate::{ACTIONS_BOUND, raft::ENTRY_BOUND};
 use flota_api::clock::Clock;
@@ -119,9 +120,10 @@ impl Core {
         }
         // One thread that runs its tasks itself: with a scheduler for many, each wake costs a system call more.
         let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (handle, ended) = (own.handle().clone(), end.clone());
+        let (handle, ended, tick) = (own.handle().clone(), end.clone(), options.timing.tick());
         std::thread::Builder::new().name("raft".into()).stack_size(STACK).spawn(move || {
             runtime::seed_this_thread(random);
+            runtime::tick_this_thread(tick);
             own.block_on(ended.cancelled_owned());
             own.shutdown_background();
         })?;

@@ -1,20 +1,59 @@
-//! The asynchronous runtime that the Raft library is given: tokio's, with a random source that can be seeded.
+//! The asynchronous runtime that the Raft library is given: tokio's, with a random source that can be seeded, and with
+//! fewer ticks.
 //!
-//! The library asks for random numbers through a function without arguments, so the source is the thread's: a
-//! simulated cluster runs in one thread and seeds it once; a real one seeds the threads of its Raft core.
+//! The library asks for random numbers and for sleep through functions without context, so both belong to the thread:
+//! a simulated cluster runs in one thread and seeds it once; a real manager sets up the thread of its Raft core.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::time::Duration;
 
-use openraft::OptionalSend;
 use openraft::async_runtime::AsyncRuntime;
 use openraft::impls::TokioRuntime as Tokio;
+use openraft::{Instant as _, OptionalSend};
 
 use flota_api::clock::Random;
 
+#[allow(deprecated, reason = "the library's own name for its tokio runtime moved to a crate that it re-exports here")]
+type Instant = <Tokio as AsyncRuntime>::Instant;
+
+/// The library has one other deadline, of a microsecond, which batches the notices of written entries.
+const SHORTEST_TICK: Duration = Duration::from_millis(1);
+
 thread_local! {
     static SOURCE: RefCell<Option<Random>> = const { RefCell::new(None) };
+    static TICKS: Cell<Option<Ticks>> = const { Cell::new(None) };
+}
+
+/// When the core wakes up to look at its timers: every `period` from `origin` on.
+#[derive(Clone, Copy)]
+struct Ticks {
+    origin: Instant,
+    period: Duration,
+}
+
+impl Ticks {
+    /// The first tick that is not before `deadline`.
+    fn at_or_after(self, deadline: Instant) -> Instant {
+        let ticks = (deadline - self.origin).as_nanos().div_ceil(self.period.as_nanos().max(1));
+        self.origin + self.period * u32::try_from(ticks).unwrap_or(u32::MAX)
+    }
+}
+
+/// Until when the library sleeps that asks at `now` to sleep until `deadline`.
+fn lengthen(ticks: Option<Ticks>, deadline: Instant, now: Instant) -> Instant {
+    match ticks {
+        Some(ticks) if deadline - now >= SHORTEST_TICK => ticks.at_or_after(deadline),
+        _ => deadline,
+    }
+}
+
+/// Makes cores that run on this thread look at their timers every `period`.
+///
+/// The library's own period is 13/64 of a heartbeat and can't be set. An idle manager spends most of its CPU time on
+/// these wakes. The library waits for its next tick with [`AsyncRuntime::sleep_until`], and skips ticks that it misses.
+pub(super) fn tick_this_thread(period: Duration) {
+    TICKS.set(Some(Ticks { origin: Instant::now(), period }));
 }
 
 /// Elections of managers that run on this thread draw from `random` from now on.
@@ -53,7 +92,7 @@ impl AsyncRuntime for Runtime {
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        Tokio::sleep_until(deadline)
+        Tokio::sleep_until(lengthen(TICKS.get(), deadline, Instant::now()))
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
@@ -81,5 +120,36 @@ impl AsyncRuntime for Runtime {
 
     fn block_on<F: Future<Output = T>, T>(&mut self, future: F) -> T {
         self.0.block_on(future)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn the_librarys_tick_loop_wakes_at_the_set_period() {
+        let origin = Instant::now();
+        let ticks = Ticks { origin, period: 100 * MS };
+        let mut now = origin;
+        for wake in 1..=100 {
+            // As the library does it: the next deadline is the next multiple of its own period.
+            let next = (now - origin).as_millis() / 35 + 1;
+            now = ticks.at_or_after(origin + 35 * MS * u32::try_from(next).unwrap());
+            assert_eq!(now - origin, 100 * MS * wake);
+        }
+    }
+
+    #[test]
+    fn a_deadline_moves_to_the_next_tick_unless_it_is_too_near_to_be_one() {
+        let now = Instant::now();
+        let ticks = Ticks { origin: now - 30 * MS, period: 100 * MS };
+        let lengthened = |after| lengthen(Some(ticks), now + after, now) - now;
+        assert_eq!(lengthened(39 * MS), 70 * MS);
+        assert_eq!(lengthened(70 * MS), 70 * MS);
+        assert_eq!(lengthened(71 * MS), 170 * MS);
+        assert_eq!(lengthened(Duration::from_micros(1)), Duration::from_micros(1));
     }
 }

@@ -3,17 +3,22 @@
 //! whom, is decided by the [`Dial`] that it is given and by the listener in front of the service.
 
 mod grpc;
+#[cfg(feature = "faults")]
+mod inspect;
 mod pairing;
 mod peer;
+mod peers;
 mod reversion;
 mod server;
 mod snapshot;
 
-pub(crate) use peer::Peers;
+pub(crate) use peers::Peers;
 pub use server::TransportService;
 pub(crate) use snapshot::Receiving;
 
 pub use grpc::{Dial, GrpcTransport};
+#[cfg(feature = "faults")]
+pub use inspect::{SentEntry, sent_entries};
 
 use flota_api::proto::raft::RaftMessage;
 use futures::future::BoxFuture;

@@ -24,7 +24,6 @@ pub(crate) type RaftEntry = openraft::type_config::alias::EntryOf<TypeConfig>;
 pub(crate) type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
 pub(crate) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
 pub(crate) type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, crate::store::View>;
-pub(crate) type Raft = openraft::Raft<TypeConfig, super::state_machine::StateMachine>;
 
 /// An encoded [`crate::Entry`], or any other bytes of a message.
 #[derive(Clone, Default, PartialEq, Eq)]

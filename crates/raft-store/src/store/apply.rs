@@ -10,6 +10,7 @@ use flota_api::version::{Meta, Timestamp, Version};
 
 use super::tables::{Answer, Key, Table, Tables};
 use super::watch::Event;
+use crate::digest::Digest;
 use crate::transaction::{Action, Conflict, Entry, Outcome, Transaction};
 
 /// Answers to users' requests that are kept, so that a retry is not done again.
@@ -65,7 +66,7 @@ impl Tables {
             next.answers.insert(Arc::clone(&request), Answer { version: stamp.index, at: stamp.at });
             next.answers_by_age.insert((stamp.index, request));
         }
-        events[before..].iter().for_each(|event| next.digest.change(event));
+        events[before..].iter().for_each(|event| count(&mut next.digest, event));
         *self = next;
         Ok(stamp.index)
     }
@@ -193,6 +194,19 @@ fn with_meta(object: &Object, meta: Meta) -> Object {
         Object::Image(it) => set(it, meta),
         Object::Stack(it) => set(it, meta),
         Object::Registry(it) => set(it, meta),
+    }
+}
+
+/// Makes the digest that of the tables after this event.
+fn count(digest: &mut Digest, event: &Event) {
+    match event {
+        Event::Created(new) => digest.add_object(new),
+        Event::Updated { old, new } => {
+            digest.take_object(old);
+            digest.add_object(new);
+        }
+        Event::Removed(old) => digest.take_object(old),
+        Event::Committed(_) | Event::Reset => {}
     }
 }
 

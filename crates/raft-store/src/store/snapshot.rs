@@ -9,8 +9,8 @@ use flota_api::proto::raft::{Answer as WireAnswer, SnapshotRecord, SpecVersion, 
 use flota_api::proto::specs::ServiceSpec as WireSpec;
 use flota_api::version::Timestamp;
 
-use super::digest::Digest;
 use super::tables::{Answer, Key, Tables};
+use crate::digest::Digest;
 
 /// A record that can't be understood.
 #[derive(Debug, thiserror::Error)]

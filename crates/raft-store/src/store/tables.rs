@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
-use super::digest::Digest;
+use crate::digest::Digest;
 use flota_api::id::{NodeId, ServiceId, TaskId};
 use flota_api::model::{Cluster, Image, Node, Registry, Service, ServiceSpec, Stack, Task};
 use flota_api::object::{Kind, Object, StoreObject};

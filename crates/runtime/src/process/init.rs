@@ -165,7 +165,7 @@ impl Init<'_> {
 }
 
 /// Gives up the rights that the program shall not have, and finds it. Before a filter is set, as that may forbid to look.
-pub(super) fn assume_and_find(
+pub(crate) fn assume_and_find(
     process: &Process,
     supervised: bool,
     filter: Option<&Filter>,

@@ -10,7 +10,7 @@ use crate::error::{Act, StepError};
 use crate::oci::Process;
 
 /// What is written, and where: opened while /proc is still the machine's (CVE-2019-16884, CVE-2025-52881).
-pub(super) struct Labels(Vec<(File, String)>);
+pub(crate) struct Labels(Vec<(File, String)>);
 
 /// Refuses a label that nobody here would obey.
 pub(crate) fn check(process: &Process) -> Result<(), StepError> {
@@ -24,7 +24,7 @@ pub(crate) fn check(process: &Process) -> Result<(), StepError> {
 }
 
 impl Labels {
-    pub(super) fn open(process: &Process) -> Result<Self, StepError> {
+    pub(crate) fn open(process: &Process) -> Result<Self, StepError> {
         let mut labels = Vec::new();
         if !process.apparmor_profile.is_empty() {
             let path = "/proc/self/attr/apparmor/exec";
@@ -38,7 +38,7 @@ impl Labels {
     }
 
     /// They hold from exec on.
-    pub(super) fn apply(self) -> Result<(), StepError> {
+    pub(crate) fn apply(self) -> Result<(), StepError> {
         self.0.into_iter().try_for_each(|(mut file, label)| {
             file.write_all(label.as_bytes()).act(|| format!("set the label `{label}`"))
         })

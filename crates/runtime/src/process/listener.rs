@@ -25,7 +25,7 @@ struct ContainerProcessState<'a> {
 }
 
 /// Takes the descriptor from the process, which could not send it itself: the filter may forbid that.
-pub(super) fn hand_over(
+pub(crate) fn hand_over(
     profile: Option<&Seccomp>,
     launched: &Launched,
     number: RawFd,

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::options::Options;
 use crate::error::{Act, StepError};
-use crate::oci::Spec;
-use crate::process::user_namespace;
+use crate::oci::{IdMapping, Spec};
 use crate::syscall::mounts as kernel;
 
 /// Trees that are nowhere mounted yet.
@@ -25,15 +24,18 @@ pub(crate) fn source_path(source: &str, bundle: &Path) -> PathBuf {
     bundle.join(source)
 }
 
-/// Opens what is bound. Called by the runtime, with all its rights, where the container has a user namespace of its
-/// own or a mount maps ids.
-/// `scratch` is a folder of the runtime's own.
+/// Makes a user namespace that maps these user and group ids, for a mount that maps ids.
+type MakeNamespace = fn(&[IdMapping], &[IdMapping]) -> Result<OwnedFd, StepError>;
+
+/// Opens the sources of the bind mounts. The runtime calls this with all its rights, when the container has a user
+/// namespace of its own or a mount maps ids. `scratch` is a folder of the runtime's own.
 pub(crate) fn open(
     spec: &Spec,
     root: &Path,
     bundle: &Path,
     scratch: &Path,
     user_namespace: bool,
+    make_namespace: MakeNamespace,
 ) -> Result<Sources, StepError> {
     let mut sources = Sources::default();
     if user_namespace {
@@ -48,12 +50,18 @@ pub(crate) fn open(
         let options = Options::parse(&mount.options);
         let mapped = options.idmap.is_some() || !mount.uid_mappings.is_empty();
         let wanted = options.bind.is_some() && (user_namespace || mapped);
-        sources.mounts.push(if wanted { Some(open_one(spec, index, &options, bundle)?) } else { None });
+        sources.mounts.push(if wanted { Some(open_one(spec, index, &options, bundle, make_namespace)?) } else { None });
     }
     Ok(sources)
 }
 
-fn open_one(spec: &Spec, index: usize, options: &Options, bundle: &Path) -> Result<OwnedFd, StepError> {
+fn open_one(
+    spec: &Spec,
+    index: usize,
+    options: &Options,
+    bundle: &Path,
+    make_namespace: MakeNamespace,
+) -> Result<OwnedFd, StepError> {
     let mount = &spec.mounts[index];
     let path = source_path(&mount.source, bundle);
     let tree = kernel::open_tree(nix::fcntl::AT_FDCWD, &path, options.bind == Some(true))
@@ -66,7 +74,7 @@ fn open_one(spec: &Spec, index: usize, options: &Options, bundle: &Path) -> Resu
         (&mount.uid_mappings, &mount.gid_mappings)
     };
     if options.idmap.is_some() || !uids.is_empty() {
-        let namespace = user_namespace::mapped(uids, gids)?;
+        let namespace = make_namespace(uids, gids)?;
         kernel::set_attributes(tree.as_fd(), kernel::Change::default(), recursive, Some(namespace.as_fd()))
             .act(|| format!("map the ids of mounts[{index}] (`{}`)", mount.destination.display()))?;
     }

@@ -13,11 +13,12 @@ use super::order::{ExecSpec, Order};
 use super::runtime::{self, Started};
 use super::{prepare, user};
 use crate::error::{Act, RunError, StepError};
-use crate::oci::{self, Process};
+use crate::oci::Process;
 use crate::process::clone::{self, Parent};
 use crate::process::{exit_code, wait_readable};
 use crate::rootfs::RootDir;
 use crate::syscall::process as kernel;
+use crate::validate::check_process;
 
 /// A process that has not begun by then is given up: the supervisor answers nobody meanwhile.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -129,6 +130,6 @@ fn process(dir: &Path, order: &Order, init: Pid, exec: &ExecSpec) -> Result<Proc
         process.env.retain(|it| !it.starts_with("HOME=") || exec.env.contains(it));
         prepare::take_user(&mut process, &user::find(&root, &exec.user)?);
     }
-    oci::check_process(&process)?;
+    check_process(&process)?;
     Ok(process)
 }

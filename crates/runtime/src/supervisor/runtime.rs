@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 use super::order::Order;
 use super::{console, prepare};
 use crate::container::Container;
+use crate::container::{Creation, Execution};
 use crate::error::{Act, RunError, StepError};
 use crate::oci::{Process, Spec, read_json};
-use crate::process::{Creation, Execution};
 use crate::state;
 
 /// What a supervisor needs of a runtime.
@@ -67,7 +67,7 @@ impl Runtime for Embedded {
         if spec.linux().seccomp.is_some() {
             creation.filter = Some(prepare::filter(&self.dir)?);
         }
-        crate::oci::validate(spec)?;
+        crate::validate::validate(spec)?;
         Ok(creation.run(spec, drop, |_| Ok(()))?.pid)
     }
 

@@ -5,7 +5,8 @@ use std::fs;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
-use flota_runtime::oci::{Spec, parse_json, validate};
+use flota_runtime::oci::{Spec, parse_json};
+use flota_runtime::validate;
 
 use crate::census::entries;
 

@@ -24,9 +24,7 @@ use serde_json::{Value, json};
 
 use crate::census::Census;
 pub(crate) use crate::running::{Ran, Running};
-
-/// Twenty times what the slowest call takes on a machine that does nothing else.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
+pub(crate) use crate::waiting::{DEADLINE, wait_for};
 
 const APPLETS: &str = "sh cat ls echo id sleep mkdir touch ln rm cp mv chmod chown stat mount umount env kill head tail \
     grep sed cut tr wc sort readlink mknod dd true false test ps hostname date uname find seq printf sync ulimit nice \
@@ -46,18 +44,6 @@ pub(crate) fn token() -> String {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("oci{}x{:x}x{number}x", std::process::id(), since.subsec_nanos())
-}
-
-/// Looks until `condition` gives something; a test that waits in vain says what for.
-pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + DEADLINE;
-    loop {
-        if let Some(found) = condition() {
-            return found;
-        }
-        assert!(Instant::now() < until, "waited {DEADLINE:?} in vain: {what}");
-        let _ = poll(&mut [], PollTimeout::from(2_u8));
-    }
 }
 
 /// Whether this machine has control groups of version 2 alone.

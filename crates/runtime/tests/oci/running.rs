@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::harness::{DEADLINE, wait_for};
+use crate::waiting::{DEADLINE, wait_for};
 
 /// What a program said and ended with.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! Devices of a service: by path, and those that nodes hand out.
+//! Devices of a service: those that it maps by path, and those that nodes hand out.
 
 use flota_api::model::{DeviceMapping, GenericResource};
 use serde_yaml_ng::Value;
@@ -6,10 +6,10 @@ use serde_yaml_ng::Value;
 use super::{dollars, text};
 use crate::schema;
 
-/// What `gpu` among the capabilities of reserved devices stands for.
+/// The capability of reserved devices that is understood, and the kind of device that it stands for.
 const GPU: &str = "gpu";
 
-/// `devices`.
+/// Converts `devices`.
 pub(super) fn mapped(devices: Vec<schema::Device>) -> Result<Vec<DeviceMapping>, String> {
     let mapping = |device| match device {
         schema::Device::Text(text) => dollars(&text)?.parse().map_err(|error| format!("{error}")),
@@ -22,7 +22,7 @@ pub(super) fn mapped(devices: Vec<schema::Device>) -> Result<Vec<DeviceMapping>,
     devices.into_iter().map(mapping).collect()
 }
 
-/// `generic_resources` and `devices` of the reservations.
+/// Converts `generic_resources` and `devices` of the reservations.
 pub(super) fn generic(
     discrete: Vec<schema::GenericResource>,
     reserved: Vec<schema::ReservedDevices>,
@@ -45,28 +45,28 @@ pub(super) fn generic(
     Ok(resources)
 }
 
-/// How many GPUs.
+/// The number of GPUs that an entry of `devices` reserves.
 fn gpus(devices: schema::ReservedDevices) -> Result<u64, String> {
     if let Some(other) = devices.capabilities.iter().find(|it| *it != GPU) {
-        return Err(format!("capabilities: `{other}` is not there yet; `{GPU}` is"));
+        return Err(format!("capabilities: `{other}` is not supported yet, only `{GPU}`"));
     }
     if devices.capabilities.is_empty() {
-        return Err(format!("capabilities: it is [{GPU}]"));
+        return Err(format!("capabilities: must be [{GPU}]"));
     }
-    // A GPU is one whoever made it; the most common stack files name this driver.
+    // Flota does not distinguish vendors. Most stack files name this driver.
     if !["", "nvidia"].contains(&devices.driver.as_str()) {
-        return Err(format!("driver: `{}` is not there yet", devices.driver));
+        return Err(format!("driver: `{}` is not supported yet", devices.driver));
     }
     if devices.options.is_some() {
-        return Err("the key `options` is not there yet".into());
+        return Err("the key `options` is not supported yet".into());
     }
     if devices.device_ids.is_some() {
-        return Err("device_ids: the cluster chooses node and devices: say how many with count".into());
+        return Err("device_ids: the cluster chooses node and devices; give their number with count".into());
     }
     match devices.count {
         Some(Value::Number(count)) if count.as_u64().is_some_and(|it| it > 0) => Ok(count.as_u64().unwrap_or(1)),
-        Some(count) => Err(format!("count: `{}` is no number of devices above 0", text(&count))),
-        None => Err("count: it is missing; a node's devices are never given all at once".into()),
+        Some(count) => Err(format!("count: `{}` is not a number of devices above 0", text(&count))),
+        None => Err("count: missing; a task cannot reserve all devices of a node".into()),
     }
 }
 
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_says_what_it_asks_of_its_node() {
+    fn a_service_names_its_devices_and_privileges() {
         let keys = "
     runtime: runsc
     init: true
@@ -121,18 +121,21 @@ mod tests {
     }
 
     #[test]
-    fn devices_that_can_not_be_had_are_refused_by_key() {
+    fn unsupported_devices_are_refused_with_their_key() {
         assert_eq!(reserving("{ devices: [{ capabilities: [gpu], count: 2 }] }"), Ok(vec!["gpu=2".into()]));
         for (text, expected) in [
-            ("devices: [{ capabilities: [gpu] }]", "devices: count: it is missing"),
-            ("devices: [{ capabilities: [gpu], count: all }]", "devices: count: `all` is no number of devices"),
-            ("devices: [{ capabilities: [gpu], count: 0 }]", "devices: count: `0` is no number of devices"),
-            ("devices: [{ capabilities: [gpu], count: -1 }]", "devices: count: `-1` is no number of devices"),
+            ("devices: [{ capabilities: [gpu] }]", "devices: count: missing"),
+            ("devices: [{ capabilities: [gpu], count: all }]", "devices: count: `all` is not a number of devices"),
+            ("devices: [{ capabilities: [gpu], count: 0 }]", "devices: count: `0` is not a number of devices"),
+            ("devices: [{ capabilities: [gpu], count: -1 }]", "devices: count: `-1` is not a number of devices"),
             ("devices: [{ capabilities: [gpu], device_ids: ['0'] }]", "devices: device_ids: the cluster chooses"),
-            ("devices: [{ capabilities: [tpu], count: 1 }]", "devices: capabilities: `tpu` is not there yet"),
-            ("devices: [{ capabilities: [], count: 1 }]", "devices: capabilities: it is [gpu]"),
-            ("devices: [{ capabilities: [gpu], driver: x, count: 1 }]", "devices: driver: `x` is not there yet"),
-            ("devices: [{ capabilities: [gpu], count: 1, options: {} }]", "devices: the key `options` is not there"),
+            ("devices: [{ capabilities: [tpu], count: 1 }]", "devices: capabilities: `tpu` is not supported yet"),
+            ("devices: [{ capabilities: [], count: 1 }]", "devices: capabilities: must be [gpu]"),
+            ("devices: [{ capabilities: [gpu], driver: x, count: 1 }]", "devices: driver: `x` is not supported yet"),
+            (
+                "devices: [{ capabilities: [gpu], count: 1, options: {} }]",
+                "devices: the key `options` is not supported yet",
+            ),
             (
                 "generic_resources: [{ discrete_resource_spec: { kind: gpu, value: 0 } }]",
                 "generic_resources: the count of `gpu` is 0",

@@ -1,12 +1,12 @@
-//! `whoami`: says which node and task it is, over HTTP. `whoami get URL` is its client. One static program without
-//! anything else in its image, so it handles what a PID 1 must.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
+//! `whoami`: an HTTP server that answers with its hostname, environment and addresses; `whoami get URL` is its client. It
+//! is the only file in its image, so it handles the signals that a PID 1 must handle.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a command-line program")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-/// A client that says nothing for so long is let go.
+/// How long a client or server may be silent before the connection is closed.
 const PATIENCE: Duration = Duration::from_secs(10);
 const REQUEST_BOUND: u64 = 16 << 10;
 
@@ -42,7 +42,7 @@ fn end_on_sigterm() {
         unsafe { libc::_exit(0) }
     }
     for signal in [libc::SIGTERM, libc::SIGINT] {
-        // SAFETY: the handler does nothing but end the process.
+        // SAFETY: the handler only ends the process.
         unsafe { libc::signal(signal, end as *const () as libc::sighandler_t) };
     }
 }
@@ -110,7 +110,7 @@ fn get(url: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Takes memory until a limit ends it.
+/// Allocates memory, to run into a limit; then serves.
 fn eat(megabytes: usize) -> std::io::Result<()> {
     let mut eaten = Vec::new();
     for _ in 0..megabytes {

@@ -10,13 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::freshness::Freshness;
 use super::{Leadership, QUORUM_WAIT};
+use crate::digest::Digest;
+use crate::raft::Raft;
 use crate::raft::digests::{Digests, Verdict, judge};
 use crate::raft::disk::Disk;
 use crate::raft::state_machine::{Milestones, Progress};
 use crate::raft::storage::{LogStore, OpenError};
 use crate::raft::transport::{Method, Peers};
-use crate::raft::type_config::{EntryBytes, Raft, TypeConfig};
-use crate::store::Digest;
+use crate::raft::type_config::{EntryBytes, TypeConfig};
 use crate::transaction::Entry;
 use flota_api::clock::Clock;
 

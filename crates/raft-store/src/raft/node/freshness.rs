@@ -12,9 +12,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Leadership;
+use crate::raft::Raft;
 use crate::raft::state_machine::Progress;
 use crate::raft::transport::{Method, Peers};
-use crate::raft::type_config::{LogId, Raft};
+use crate::raft::type_config::LogId;
 
 /// A question that has no answer by then is given up.
 const WAIT: Duration = Duration::from_millis(200);

@@ -32,6 +32,13 @@ impl Default for Timing {
     }
 }
 
+impl Timing {
+    /// How often a core looks at its timers. Heartbeats and elections happen at ticks only.
+    pub(super) fn tick(self) -> Duration {
+        self.heartbeat / 2
+    }
+}
+
 /// What a manager is started with.
 pub struct RaftOptions {
     /// Its Raft id; never used by another manager.
@@ -68,7 +75,8 @@ pub(super) fn config(timing: Timing) -> Config {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Config {
         cluster_name: "flota".into(),
-        heartbeat_interval: millis(timing.heartbeat),
+        // A heartbeat goes out at the first tick after this interval, which must not end just after a tick.
+        heartbeat_interval: millis(timing.heartbeat * 7 / 8),
         election_timeout_min: millis(timing.election.0),
         election_timeout_max: millis(timing.election.1),
         max_payload_entries: 256,

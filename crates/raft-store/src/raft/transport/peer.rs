@@ -19,46 +19,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::pairing::Pairing;
-use super::reversion::Acknowledged;
-use super::{Method, Transport, pack, snapshot, unpack};
-use crate::raft::threads::Threads;
+use super::peers::Peers;
+use super::{Method, pack, snapshot, unpack};
 use crate::raft::type_config::{Snapshot, TypeConfig, Vote};
 use crate::store::View;
 
 const LOST: &str = "the manager has lost entries that it had acknowledged";
-
-/// The other managers, by Raft id. Clones share everything.
-#[derive(Clone)]
-pub(crate) struct Peers {
-    own_id: u64,
-    transport: Arc<dyn Transport>,
-    acknowledged: Acknowledged,
-    threads: Threads,
-}
-
-impl Peers {
-    pub(crate) fn new(own_id: u64, transport: Arc<dyn Transport>, threads: Threads) -> Self {
-        Self { own_id, transport, acknowledged: Acknowledged::default(), threads }
-    }
-
-    /// Sets where a manager is.
-    pub(crate) fn set_address(&self, id: u64, address: &str) {
-        self.transport.set_address(id, address);
-    }
-
-    /// Sends one request and waits at most `wait` for its answer.
-    pub(crate) async fn call<Q, A>(&self, to: u64, method: Method, body: &Q, wait: Duration) -> Result<A, Status>
-    where
-        Q: Serialize,
-        A: DeserializeOwned,
-    {
-        let message = pack(self.own_id, to, body)?;
-        match tokio::time::timeout(wait, self.transport.call(to, method, message)).await {
-            Ok(answer) => unpack(&answer?),
-            Err(_) => Err(Status::deadline_exceeded("no answer in time")),
-        }
-    }
-}
 
 impl RaftNetworkFactory<TypeConfig> for Peers {
     type Network = Peer;

@@ -13,9 +13,10 @@ use flota_api::proto::raft::raft_transport_server::RaftTransport;
 
 use super::snapshot::{Piece, PieceAnswer, Receiving};
 use super::{AppendAnswers, Method, pack, unpack};
+use crate::raft::Raft;
 use crate::raft::digests::Digests;
 use crate::raft::threads::Threads;
-use crate::raft::type_config::{Raft, Snapshot, TypeConfig};
+use crate::raft::type_config::{Snapshot, TypeConfig};
 
 /// Takes Raft's messages for this manager.
 #[derive(Clone)]

@@ -11,7 +11,8 @@ use openraft::raft::SnapshotResponse;
 use serde::{Deserialize, Serialize};
 use tonic::Status;
 
-use super::{Method, Peers};
+use super::Method;
+use super::peers::Peers;
 use crate::raft::disk::{Disk, DiskFile};
 use crate::raft::threads::Threads;
 use crate::raft::type_config::{EntryBytes, LogId, Snapshot, SnapshotMeta, TypeConfig, Vote};

@@ -1,32 +1,32 @@
-//! What the command line takes: runc's verbs and flags, where it has them.
+//! The command line: runc's verbs and flags, as far as runc has them.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// An OCI runtime: containers from bundles.
+/// An OCI runtime that creates containers from bundles.
 #[derive(Debug, Parser)]
 #[command(name = "flota-runtime", version = concat!(env!("CARGO_PKG_VERSION"), "\nspec: ", "1.2.1"), args_override_self = true)]
 pub(crate) struct Arguments {
-    /// Where the states of containers are kept [default: /run/flota-runtime, or below $XDG_RUNTIME_DIR for a user]
+    /// Folder for the state of containers [default: /run/flota-runtime, or a folder in $XDG_RUNTIME_DIR without root]
     #[arg(long)]
     root: Option<PathBuf>,
     /// File for errors and warnings [default: standard error]
     #[arg(long)]
     pub(crate) log: Option<PathBuf>,
-    /// Of that file
+    /// Format of the log
     #[arg(long, default_value = "text")]
     pub(crate) log_format: LogFormat,
-    /// Say what is done as well
+    /// Log debug messages too
     #[arg(long)]
     pub(crate) debug: bool,
-    /// Taken with a warning: control groups are made by this runtime itself
+    /// Accepted with a warning; this runtime always creates control groups itself
     #[arg(long)]
     pub(crate) systemd_cgroup: bool,
-    /// As crun has it: `cgroupfs`, or `disabled` for no control groups at all
+    /// How to manage control groups; `disabled` uses none
     #[arg(long, default_value = "cgroupfs")]
     pub(crate) cgroup_manager: CgroupManager,
-    /// Taken for runc's sake: it shows by itself
+    /// Accepted for compatibility with runc and ignored; the runtime detects it
     #[arg(long)]
     rootless: Option<String>,
     #[command(subcommand)]
@@ -59,43 +59,43 @@ pub(crate) enum CgroupManager {
 }
 
 #[derive(Debug, Subcommand)]
-// Only what the verb at hand takes is built: a start of a container is to cost little.
+// Only the flags of the given verb are built, which saves time at each start of a container.
 #[command(defer = true)]
 pub(crate) enum Verb {
-    /// Make a container; its program waits for `start`
+    /// Create a container; its program waits for `start`
     Create(Create),
-    /// Let a created container's program run
+    /// Start the program of a created container
     Start(Id),
-    /// Make a container, start it and wait for its end
+    /// Create a container, start it and wait until it ends
     Run(Run),
     /// Print the state of a container
     State(Id),
-    /// Send a container's first process a signal
+    /// Send a signal to the first process of a container
     Kill(Kill),
-    /// Remove a container that has stopped
+    /// Remove a stopped container
     Delete(Delete),
-    /// Run a further process in a container
+    /// Run another process in a container
     Exec(Exec),
     /// List the processes of a container
     Ps(Ps),
     /// List containers
     List(List),
-    /// Stop a container's processes where they are
+    /// Freeze all processes of a container
     Pause(Id),
-    /// Let a paused container's processes go on
+    /// Thaw the processes of a paused container
     Resume(Id),
     /// Change the limits of a container
     Update(Update),
-    /// Print what happens to a container, and how much it uses
+    /// Print events and resource usage of a container
     Events(Events),
-    /// Write a config.json to begin with
+    /// Write an example config.json
     Spec(SpecFile),
-    /// Print what this runtime can do
+    /// Print the features of this runtime as JSON
     Features,
-    /// Left out
+    /// Not supported
     #[command(hide = true)]
     Checkpoint(Rest),
-    /// Left out
+    /// Not supported
     #[command(hide = true)]
     Restore(Rest),
 }
@@ -108,34 +108,34 @@ pub(crate) struct Rest {
 
 #[derive(Debug, Args)]
 pub(crate) struct Id {
-    /// The container
+    /// Id of the container
     pub(crate) id: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Create {
-    /// Folder with config.json
+    /// Folder that contains config.json
     #[arg(long, short, default_value = ".")]
     pub(crate) bundle: PathBuf,
-    /// Another file than config.json
+    /// Configuration file to use instead of the bundle's config.json
     #[arg(long, short = 'f')]
     pub(crate) config: Option<PathBuf>,
-    /// Unix socket that gets the terminal
+    /// Unix socket that receives the terminal
     #[arg(long)]
     pub(crate) console_socket: Option<PathBuf>,
-    /// File that gets the process id
+    /// File to write the process id to
     #[arg(long)]
     pub(crate) pid_file: Option<PathBuf>,
-    /// chroot instead of pivot_root
+    /// Use chroot instead of pivot_root
     #[arg(long)]
     pub(crate) no_pivot: bool,
-    /// Leave the caller's session keyring
+    /// Keep the caller's session keyring
     #[arg(long)]
     pub(crate) no_new_keyring: bool,
-    /// Descriptors beyond the standard ones that the program gets
+    /// Number of descriptors, beyond the standard ones, to pass to the program
     #[arg(long, default_value_t = 0)]
     pub(crate) preserve_fds: u32,
-    /// Name of the container
+    /// Id of the new container
     pub(crate) id: String,
 }
 
@@ -143,65 +143,65 @@ pub(crate) struct Create {
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) create: Create,
-    /// Return when the program runs
+    /// Return when the program has started
     #[arg(long, short)]
     pub(crate) detach: bool,
-    /// Leave the container when it has ended
+    /// Keep the container after it has ended
     #[arg(long)]
     pub(crate) keep: bool,
-    /// Leave orphans of the container to others
+    /// Do not reap orphans of the container
     #[arg(long)]
     pub(crate) no_subreaper: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Kill {
-    /// All of its processes
+    /// Send the signal to all processes
     #[arg(long, short)]
     pub(crate) all: bool,
-    /// The container
+    /// Id of the container
     pub(crate) id: String,
-    /// Name or number
+    /// Name or number of the signal
     #[arg(default_value = "SIGTERM")]
     pub(crate) signal: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Delete {
-    /// Kill it first if it runs, and be content if it is not there
+    /// Kill it if it runs, and succeed if it does not exist
     #[arg(long, short)]
     pub(crate) force: bool,
-    /// The container
+    /// Id of the container
     pub(crate) id: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
-    /// Unix socket that gets the terminal
+    /// Unix socket that receives the terminal
     #[arg(long)]
     pub(crate) console_socket: Option<PathBuf>,
     /// Working directory
     #[arg(long)]
     pub(crate) cwd: Option<PathBuf>,
-    /// NAME=value
+    /// Environment variable, NAME=value
     #[arg(long, short)]
     pub(crate) env: Vec<String>,
-    /// At a terminal
+    /// Allocate a terminal
     #[arg(long, short)]
     pub(crate) tty: bool,
-    /// UID[:GID]
+    /// User to run as, UID[:GID]
     #[arg(long, short)]
     pub(crate) user: Option<String>,
-    /// Further groups, by number
+    /// Number of an additional group
     #[arg(long, short = 'g')]
     pub(crate) additional_gids: Vec<u32>,
-    /// File with the whole process as JSON
+    /// File that describes the process as JSON
     #[arg(long, short)]
     pub(crate) process: Option<PathBuf>,
-    /// Return when the process runs
+    /// Return when the process has started
     #[arg(long, short)]
     pub(crate) detach: bool,
-    /// File that gets the process id
+    /// File to write the process id to
     #[arg(long)]
     pub(crate) pid_file: Option<PathBuf>,
     /// SELinux label
@@ -210,22 +210,22 @@ pub(crate) struct Exec {
     /// AppArmor profile
     #[arg(long)]
     pub(crate) apparmor: Option<String>,
-    /// No new privileges
+    /// Forbid the process to gain privileges
     #[arg(long)]
     pub(crate) no_new_privs: bool,
-    /// A capability more
+    /// Capability to add
     #[arg(long, short)]
     pub(crate) cap: Vec<String>,
-    /// Descriptors beyond the standard ones that the program gets
+    /// Number of descriptors, beyond the standard ones, to pass to the program
     #[arg(long, default_value_t = 0)]
     pub(crate) preserve_fds: u32,
-    /// Also into a paused container
+    /// Run the process even if the container is paused
     #[arg(long)]
     pub(crate) ignore_paused: bool,
-    /// Taken for runc's sake
+    /// Accepted for compatibility with runc and ignored
     #[arg(long, hide = true)]
     pub(crate) no_subreaper: bool,
-    /// The container
+    /// Id of the container
     pub(crate) id: String,
     /// Program and arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -240,10 +240,10 @@ pub(crate) enum Format {
 
 #[derive(Debug, Args)]
 pub(crate) struct Ps {
-    /// How
+    /// Output format
     #[arg(long, short, default_value = "table")]
     pub(crate) format: Format,
-    /// The container
+    /// Id of the container
     pub(crate) id: String,
     /// Options of ps(1)
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -252,89 +252,89 @@ pub(crate) struct Ps {
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// How
+    /// Output format
     #[arg(long, short, default_value = "table")]
     pub(crate) format: Format,
-    /// Ids only
+    /// Print only ids
     #[arg(long, short)]
     pub(crate) quiet: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Update {
-    /// File with `linux.resources` as JSON; `-`: standard input
+    /// File with `linux.resources` as JSON; `-` reads standard input
     #[arg(long, short)]
     pub(crate) resources: Option<PathBuf>,
-    /// 10 to 1000
+    /// Block I/O weight, 10 to 1000
     #[arg(long)]
     pub(crate) blkio_weight: Option<u16>,
-    /// µs
+    /// CPU period, in µs
     #[arg(long)]
     pub(crate) cpu_period: Option<u64>,
-    /// µs in a period
+    /// CPU quota per period, in µs
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) cpu_quota: Option<i64>,
-    /// µs that may be saved up
+    /// CPU time that may be accumulated, in µs
     #[arg(long)]
     pub(crate) cpu_burst: Option<u64>,
-    /// Weight
+    /// CPU weight
     #[arg(long)]
     pub(crate) cpu_share: Option<u64>,
-    /// µs
+    /// Period of real-time scheduling, in µs
     #[arg(long)]
     pub(crate) cpu_rt_period: Option<u64>,
-    /// µs
+    /// Real-time CPU quota per period, in µs
     #[arg(long)]
     pub(crate) cpu_rt_runtime: Option<i64>,
-    /// 0-3,7
+    /// CPUs to run on, such as 0-3,7
     #[arg(long)]
     pub(crate) cpuset_cpus: Option<String>,
-    /// 0-3,7
+    /// Memory nodes to use, such as 0-3,7
     #[arg(long)]
     pub(crate) cpuset_mems: Option<String>,
-    /// 1: only when nothing else runs
+    /// 1 to run only when the CPU is idle
     #[arg(long)]
     pub(crate) cpu_idle: Option<i64>,
-    /// Bytes; -1: without a limit
+    /// Memory limit in bytes; -1 for none
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) memory: Option<String>,
-    /// Bytes
+    /// Memory to keep under pressure, in bytes
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) memory_reservation: Option<String>,
-    /// Bytes, memory and swap together
+    /// Limit of memory and swap together, in bytes
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) memory_swap: Option<String>,
-    /// Ignored, as by newer kernels
+    /// Ignored, as by current kernels
     #[arg(long)]
     pub(crate) kernel_memory: Option<String>,
-    /// Bytes
+    /// Limit of TCP buffers, in bytes
     #[arg(long)]
     pub(crate) kernel_memory_tcp: Option<String>,
-    /// -1: without a limit
+    /// Largest number of processes; -1 for no limit
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) pids_limit: Option<i64>,
-    /// The container
+    /// Id of the container
     pub(crate) id: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Events {
-    /// What it uses, once
+    /// Print the usage once
     #[arg(long)]
     pub(crate) stats: bool,
-    /// Between two prints of what it uses, such as 5s
+    /// Time between two reports of the usage, such as 5s
     #[arg(long, default_value = "5s")]
     pub(crate) interval: String,
-    /// The container
+    /// Id of the container
     pub(crate) id: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct SpecFile {
-    /// Folder that gets it
+    /// Folder to write it to
     #[arg(long, short, default_value = ".")]
     pub(crate) bundle: PathBuf,
-    /// For a user without rights
+    /// Write a configuration for use without root
     #[arg(long)]
     pub(crate) rootless: bool,
 }

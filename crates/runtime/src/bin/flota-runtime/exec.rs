@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use flota_runtime::Execution;
 use flota_runtime::oci::{Capabilities, Process, Spec, read_json};
-use flota_runtime::process::{Execution, connect_console, receive_terminal};
+use flota_runtime::process::{connect_console, receive_terminal};
 use flota_runtime::security::capabilities;
 use flota_runtime::{Container, RunError};
 
@@ -53,7 +54,7 @@ fn process(it: &Exec, spec: &Spec) -> Result<Process, RunError> {
     let mut process = match &it.process {
         Some(path) => {
             let process: Process = read_json(path)?;
-            flota_runtime::oci::check_process(&process)?;
+            flota_runtime::check_process(&process)?;
             return Ok(Process { terminal: process.terminal || it.tty, ..process });
         }
         None => spec.process.clone().unwrap_or_default(),
@@ -91,7 +92,7 @@ fn process(it: &Exec, spec: &Spec) -> Result<Process, RunError> {
     if !it.cap.is_empty() {
         add_capabilities(process.capabilities.get_or_insert_default(), &it.cap);
     }
-    flota_runtime::oci::check_process(&process)?;
+    flota_runtime::check_process(&process)?;
     Ok(process)
 }
 

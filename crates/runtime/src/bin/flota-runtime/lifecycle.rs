@@ -4,7 +4,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use flota_runtime::process::{Creation, connect_console, interruptible, receive_terminal};
+use flota_runtime::Creation;
+use flota_runtime::process::{connect_console, interruptible, receive_terminal};
 use flota_runtime::{Container, RunError, remove_remains};
 
 use crate::arguments::{Arguments, CgroupManager, Create, Delete, Id, Kill, Run};

@@ -131,6 +131,6 @@ pub(crate) fn spec(it: &SpecFile) -> Result<i32, RunError> {
 }
 
 pub(crate) fn features() -> Result<i32, RunError> {
-    print_json(&oci::features::features(), true);
+    print_json(&flota_runtime::features(), true);
     Ok(0)
 }

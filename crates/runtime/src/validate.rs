@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::{Linux, Namespace, NamespaceKind, Process, Spec};
 use crate::error::StepError;
+use crate::oci::{Linux, Namespace, NamespaceKind, Process, Spec, read_json};
 use crate::process::{hooks, labels, settings, sysctl};
 
 fn refuse(field: &str, why: impl Into<String>) -> StepError {
@@ -12,6 +12,18 @@ fn refuse(field: &str, why: impl Into<String>) -> StepError {
 
 /// The kernel's bound (sethostname(2)).
 const NAME_BOUND: usize = 64;
+
+impl Spec {
+    /// Reads a `config.json` and checks it.
+    ///
+    /// # Errors
+    /// The file can't be read, or asks for what can't be; the error names the field.
+    pub fn load(path: &Path) -> Result<Self, StepError> {
+        let spec: Self = read_json(path)?;
+        validate(&spec)?;
+        Ok(spec)
+    }
+}
 
 /// Checks a whole configuration.
 ///

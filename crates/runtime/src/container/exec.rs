@@ -6,15 +6,15 @@ use std::time::Instant;
 
 use nix::unistd::{Pid, setsid};
 
-use super::channel::{Channel, Word};
-use super::clone::{self, Parent};
-use super::launch::{Launch, Launched, become_root};
-use super::namespaces::Namespaces;
-use super::program::enter_folder;
-use super::{init, labels, listener, settings, start, terminal};
-use crate::container::Container;
+use super::Container;
 use crate::error::{Act, RunError, StepError};
 use crate::oci::{NamespaceKind, Process, Seccomp, Spec, Status};
+use crate::process::channel::{Channel, Word};
+use crate::process::clone::{self, Parent};
+use crate::process::launch::{self, Launch, Launched, become_root};
+use crate::process::namespaces::Namespaces;
+use crate::process::program::enter_folder;
+use crate::process::{init, labels, listener, settings, start, terminal};
 use crate::rootfs::RootDir;
 use crate::security::Filter;
 use crate::syscall::{files, process as kernel};
@@ -92,7 +92,7 @@ impl Execution {
         ready: impl FnOnce() -> Result<(), RunError>,
     ) -> Result<(), RunError> {
         launched.begin(self.admit(launched.pid, container))?;
-        let until = Instant::now() + super::launch::PATIENCE;
+        let until = Instant::now() + launch::PATIENCE;
         if !asks {
             // It is enough to be woken once.
             launched.channel.await_end(until)?;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::VERSION;
+use crate::oci::VERSION;
 use crate::security::{capabilities, seccomp};
 
 /// The document that `features` prints.

@@ -1,4 +1,5 @@
-//! The sessions that are open with this leader; one for each node, the newest wins.
+//! The sessions that are open with this leader: one for each node, the newest wins. The dispatcher registers them; the
+//! stream broker and the CA reach a worker through them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -11,9 +12,10 @@ use flota_api::id::NodeId;
 use flota_api::proto::dispatcher::ManagerMessage;
 use flota_api::proto::dispatcher::manager_message::Message;
 
-/// Messages that may wait for a slow worker; it is cut off when there are more.
-pub(crate) const QUEUE: usize = 64;
+/// Messages that may wait for a slow worker; its session ends when there are more.
+pub(super) const QUEUE: usize = 64;
 
+/// The sending side of a session.
 pub(crate) type Outbox = mpsc::Sender<Result<ManagerMessage, Status>>;
 
 #[derive(Clone, Debug)]
@@ -23,7 +25,12 @@ struct Open {
     cancel: CancellationToken,
 }
 
-/// Every open session. Cloned handles share it.
+/// A node has no session with this leader, or does not read what it is sent.
+#[derive(Debug, thiserror::Error)]
+#[error("the node does not answer")]
+pub(crate) struct Unreachable;
+
+/// Every open session. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sessions {
     open: Arc<Mutex<(u64, BTreeMap<NodeId, Open>)>>,
@@ -31,7 +38,7 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// A new session of this node; an older one is ended. Gives its number and what ends it.
+    /// Registers a new session of this node, and ends an older one. Returns the session's number and the token that ends it.
     pub(crate) fn begin(&self, node: &NodeId, outbox: Outbox, scope: &CancellationToken) -> (u64, CancellationToken) {
         let cancel = scope.child_token();
         let mut open = self.open.lock().expect("no holder panics");
@@ -44,8 +51,8 @@ impl Sessions {
         (number, cancel)
     }
 
-    /// The session with this number has ended; whether it was the node's newest.
-    pub(crate) fn ended(&self, node: &NodeId, number: u64) -> bool {
+    /// Removes the session with this number, which has ended. Returns whether it was the node's newest.
+    pub(super) fn ended(&self, node: &NodeId, number: u64) -> bool {
         let mut open = self.open.lock().expect("no holder panics");
         let newest = open.1.get(node).is_some_and(|it| it.number == number);
         if newest {
@@ -63,24 +70,23 @@ impl Sessions {
         }
     }
 
-    /// Sends to the node.
+    /// Queues a message to the node.
     ///
     /// # Errors
-    /// It has no session with this leader, or does not read.
-    pub(crate) fn send(&self, node: &NodeId, message: Message) -> Result<(), Status> {
-        let unreachable = || Status::unavailable("the task's node does not answer");
+    /// The node has no session with this leader, or does not read.
+    pub(crate) fn send(&self, node: &NodeId, message: Message) -> Result<(), Unreachable> {
         let outbox = self.open.lock().expect("no holder panics").1.get(node).map(|open| open.outbox.clone());
         let message = ManagerMessage { message: Some(message) };
-        outbox.ok_or_else(unreachable)?.try_send(Ok(message)).map_err(|_| unreachable())
+        outbox.ok_or(Unreachable)?.try_send(Ok(message)).map_err(|_| Unreachable)
     }
 
-    /// Something about a session's node has changed.
-    pub(crate) fn touch(&self) {
+    /// Wakes [`Sessions::changed`]: something about a session's node has changed.
+    pub(super) fn touch(&self) {
         self.changed.notify_one();
     }
 
-    /// Something about the sessions has changed since the last call.
-    pub(crate) async fn changed(&self) {
+    /// Waits until something about the sessions has changed since the last call.
+    pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
 }

@@ -12,8 +12,6 @@ use flota_api::object::Object;
 use flota_api::proto::objects::Object as WireObject;
 use flota_api::version::{Timestamp, Version};
 
-use super::watch::Event;
-
 /// What tables digest to. Two managers with the same tables have the same one.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest(u128);
@@ -30,36 +28,28 @@ impl Digest {
     }
 
     /// With the time of the last entry, which is part of the tables.
-    pub(super) fn at(mut self, time: Timestamp) -> Self {
+    pub(crate) fn at(mut self, time: Timestamp) -> Self {
         self.add(hash(format!("time {}", time.0).as_bytes()));
         self
     }
 
-    /// With what happened to one object.
-    pub(super) fn change(&mut self, event: &Event) {
-        match event {
-            Event::Created(new) => self.add(object(new)),
-            Event::Updated { old, new } => {
-                self.take(object(old));
-                self.add(object(new));
-            }
-            Event::Removed(old) => self.take(object(old)),
-            Event::Committed(_) | Event::Reset => {}
-        }
-    }
-
     /// With one more object.
-    pub(super) fn add_object(&mut self, it: &Object) {
+    pub(crate) fn add_object(&mut self, it: &Object) {
         self.add(object(it));
     }
 
+    /// With one object less.
+    pub(crate) fn take_object(&mut self, it: &Object) {
+        self.take(object(it));
+    }
+
     /// With one more answer to a request.
-    pub(super) fn add_answer(&mut self, request: &str, version: Version) {
+    pub(crate) fn add_answer(&mut self, request: &str, version: Version) {
         self.add(answer(request, version));
     }
 
     /// With one answer less.
-    pub(super) fn take_answer(&mut self, request: &str, version: Version) {
+    pub(crate) fn take_answer(&mut self, request: &str, version: Version) {
         self.take(answer(request, version));
     }
 

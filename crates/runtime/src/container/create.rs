@@ -8,16 +8,16 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use super::channel::Word;
-use super::clone::Parent;
-use super::init::{Init, Later};
-use super::launch::{Launch, Launched};
-use super::namespaces::Namespaces;
-use super::{hooks, listener, settings, start, user_namespace};
+use super::Container;
 use crate::cgroup::{self, Groups};
-use crate::container::Container;
 use crate::error::{Act, RunError, StepError};
 use crate::oci::{Linux, NamespaceKind, Process, Resources, Seccomp, Spec, Status};
+use crate::process::channel::Word;
+use crate::process::clone::Parent;
+use crate::process::init::{Init, Later};
+use crate::process::launch::{self, Launch, Launched};
+use crate::process::namespaces::Namespaces;
+use crate::process::{hooks, listener, settings, start, user_namespace};
 use crate::rootfs::{self, sources};
 use crate::security::Filter;
 use crate::state;
@@ -113,7 +113,7 @@ impl Creation {
         let started = ready(&container).and_then(|()| {
             launched.channel.answer()?;
             // Exec closes the channel; what comes before that is why it failed.
-            match launched.channel.hear(Instant::now() + super::launch::PATIENCE * 10)? {
+            match launched.channel.hear(Instant::now() + launch::PATIENCE * 10)? {
                 None => container.run_poststart(),
                 Some(Word::Failed(code, text)) => Err(RunError { text, code }),
                 Some(word) => Err(RunError::new(format!("failed to start the container: its init said {word:?}"))),
@@ -286,7 +286,7 @@ impl Making<'_> {
         let user_namespace = linux.namespaces.iter().any(|it| it.kind == NamespaceKind::User);
         let privileged = nix::unistd::geteuid().is_root();
         let Container { rootfs, bundle, dir, .. } = &self.container;
-        let sources = sources::open(spec, rootfs, bundle, dir, user_namespace && privileged)?;
+        let sources = sources::open(spec, rootfs, bundle, dir, user_namespace && privileged, user_namespace::mapped)?;
         let console = self.creation.console.as_ref().map(OwnedFd::try_clone).transpose();
         let console = console.act(|| "copy a descriptor".into())?;
         let none = Process::default();
