@@ -2,6 +2,7 @@
 //!
 //! Conversion to the wire always succeeds; conversion from it says which field is wrong.
 
+mod assignments;
 mod devices;
 mod objects;
 mod specs;

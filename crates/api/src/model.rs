@@ -5,6 +5,7 @@ use std::fmt::Display;
 use serde::Serializer;
 
 mod allowance;
+mod assignment;
 mod cluster;
 mod device;
 mod image;
@@ -15,6 +16,7 @@ mod stack;
 mod task;
 
 pub use allowance::{Allowance, Refusal};
+pub use assignment::{Assignment, Grant, ImageSource, NodeAddress, RegistryCredentials};
 pub use cluster::{Cluster, Registry, Revoked, Secret};
 pub use device::{
     DEVICE_PERMISSIONS, DeviceError, DeviceId, DeviceMapping, GenericResource, GenericResourceError, NodeDevice,
