@@ -169,8 +169,8 @@ mod tests {
         StreamBroker::new(Sessions::default(), Random::seeded(1))
     }
 
-    fn task(node: Option<&str>) -> Task {
-        Task { id: "t".into(), node_id: node.map(Into::into), ..Task::default() }
+    fn task(node: &str) -> Task {
+        Task { id: "t".into(), node_id: (!node.is_empty()).then(|| node.into()), ..Task::default() }
     }
 
     async fn open(broker: &StreamBroker, task: &Task) -> OpenError {
@@ -181,8 +181,8 @@ mod tests {
     #[tokio::test]
     async fn a_task_without_a_node_and_a_node_without_a_session_open_no_stream() {
         let broker = broker();
-        assert!(matches!(open(&broker, &task(None)).await, OpenError::NoNode { .. }));
-        assert!(matches!(open(&broker, &task(Some("n"))).await, OpenError::NoSession { .. }));
+        assert!(matches!(open(&broker, &task("")).await, OpenError::NoNode { .. }));
+        assert!(matches!(open(&broker, &task("n")).await, OpenError::NoSession { .. }));
         assert_eq!(broker.pending.lock().expect("no holder panics").len(), 0, "nobody waits any more");
     }
 
@@ -191,7 +191,7 @@ mod tests {
         let broker = broker();
         let (outbox, mut worker) = mpsc::channel(1);
         broker.sessions.begin(&"n".into(), outbox, &CancellationToken::new());
-        let error = open(&broker, &task(Some("n"))).await;
+        let error = open(&broker, &task("n")).await;
         assert!(matches!(error, OpenError::TimedOut { .. }), "{error}");
         let Some(Ok(ManagerMessage { message: Some(Message::OpenStream(asked)) })) = worker.recv().await else {
             panic!("the worker was not asked")
