@@ -17,7 +17,7 @@ use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::proto::streams::frame::Frame as F;
 use flota_api::proto::streams::streams_client::StreamsClient;
 use flota_api::proto::streams::{Frame, LogLine};
-use flota_runtime::{ExecSpec, LogReader};
+use flota_runtime::{ExecSpec, LogReader, NOT_EXECUTABLE, RunError};
 
 use crate::executor::ContainerExecutor;
 use crate::messages::{ExecRequest, LogsRequest, OpenStream, StreamRequest, TerminalSize};
@@ -127,16 +127,37 @@ fn read_lines(reader: &mut LogReader, last: Option<usize>) -> std::io::Result<Ve
 async fn exec(executor: &ContainerExecutor, request: ExecRequest, inbox: &mut Streaming<Frame>, outbox: &Outbox) {
     let failed = match start(executor, &request).await {
         Ok((process, io)) => {
-            let handle = process.handle();
+            let killer = process.killer();
             let ended = tokio::task::spawn_blocking(move || process.wait());
             run(io, ended, inbox, outbox).await;
-            // The process does not outlive the stream, whatever ended it.
-            drop(handle.map(|stream| stream.shutdown(std::net::Shutdown::Both)));
+            // The process does not outlive the stream.
+            drop(killer);
             return;
         }
         Err(error) => error,
     };
-    let _ = send(outbox, F::Error(failed)).await;
+    // A user who has gone needs no answer.
+    let _ = send(outbox, F::Error(failed.text)).await;
+    let _ = send(outbox, F::ExitCode(failed.code.unwrap_or(NOT_EXECUTABLE))).await;
+}
+
+/// Why a process was not started.
+struct NotStarted {
+    text: String,
+    /// What a shell exits with then, where the program itself is the cause.
+    code: Option<i32>,
+}
+
+impl From<String> for NotStarted {
+    fn from(text: String) -> Self {
+        Self { text, code: None }
+    }
+}
+
+impl From<RunError> for NotStarted {
+    fn from(error: RunError) -> Self {
+        Self { text: error.text, code: error.code }
+    }
 }
 
 /// This side's ends of the process's standard descriptors.
@@ -154,7 +175,7 @@ fn file(descriptor: OwnedFd) -> tokio::fs::File {
 async fn start(
     executor: &ContainerExecutor,
     request: &ExecRequest,
-) -> Result<(flota_runtime::ExecProcess, Io), String> {
+) -> Result<(flota_runtime::ExecProcess, Io), NotStarted> {
     let kernel = |error: nix::Error| format!("failed to make a pipe: {}", error.desc());
     let client = executor.client(&request.task).map_err(|_| "the task's container does not run".to_owned())?;
     let spec = ExecSpec {
@@ -166,7 +187,7 @@ async fn start(
     };
     let run = |theirs: Vec<OwnedFd>| async move {
         let started = tokio::task::spawn_blocking(move || client.exec(&spec, theirs)).await;
-        started.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        started.map_err(|error| error.to_string())?.map_err(NotStarted::from)
     };
     if let Some(size) = request.terminal {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(|error| error.to_string())?;

@@ -88,15 +88,17 @@ pub(crate) fn container(
     // The kernel takes no longer one (gethostname(2)).
     let hostname: String = hostname.chars().take(64).collect();
     let env = spec.env.iter().map(|it| fill(it)).collect::<Result<Vec<_>, _>>()?;
-    let or = |given: &str, image: &str| if given.is_empty() { image.to_owned() } else { given.to_owned() };
+    let or = |given: &str, image: &Option<String>| {
+        if given.is_empty() { image.clone().unwrap_or_default() } else { given.to_owned() }
+    };
     let mut result = oci::template();
     // The oldest version that has everything used here: older runtimes refuse a newer one.
     result.oci_version = "1.0.2".into();
     let process = result.process.get_or_insert_default();
     process.terminal = false;
     process.args = arguments(spec, config);
-    process.env = environment(&hostname, config.env.iter().cloned().chain(env));
-    process.cwd = Path::new("/").join(or(&spec.working_dir, &config.working_dir));
+    process.env = environment(&hostname, config.env().iter().flatten().cloned().chain(env));
+    process.cwd = Path::new("/").join(or(&spec.working_dir, config.working_dir()));
     process.rlimits.clear();
     result.hostname = Some(hostname.clone());
     if let Some(root) = &mut result.root {
@@ -115,7 +117,7 @@ pub(crate) fn container(
     let order = Order {
         id: assignment.task_id.to_string(),
         root: places.root,
-        user: or(&spec.user, &config.user),
+        user: or(&spec.user, config.user()),
         hostname,
         groups: places.groups,
         log: places.log,
@@ -126,15 +128,14 @@ pub(crate) fn container(
     Ok(Container { order, spec: result })
 }
 
-/// As in Docker, the image's arguments are dropped when the service has an entrypoint of its own.
+/// Returns the program and its arguments. A service's own entrypoint replaces the image's arguments too, as with Docker.
 fn arguments(spec: &ServiceSpec, config: &ImageConfig) -> Vec<String> {
-    let entrypoint = if spec.entrypoint.is_empty() { &config.entrypoint } else { &spec.entrypoint };
-    let command = match (spec.command.is_empty(), spec.entrypoint.is_empty()) {
-        (true, true) => config.cmd.as_slice(),
-        (true, false) => &[],
-        (false, _) => spec.command.as_slice(),
-    };
-    entrypoint.iter().chain(command).cloned().collect()
+    let image = |words: &Option<Vec<String>>| words.clone().unwrap_or_default();
+    if !spec.entrypoint.is_empty() {
+        return [spec.entrypoint.clone(), spec.command.clone()].concat();
+    }
+    let command = if spec.command.is_empty() { image(config.cmd()) } else { spec.command.clone() };
+    [image(config.entrypoint()), command].concat()
 }
 
 /// Returns the variables as given, of each name the last, and those that every program expects.
@@ -235,7 +236,8 @@ fn add_init(result: &mut Spec, runtime: &Path) {
 
 /// Returns the signal that asks the program to stop: the service's, else the image's, else SIGTERM.
 pub(crate) fn stop_signal(spec: &ServiceSpec, config: &ImageConfig) -> i32 {
-    let given = [&spec.stop_signal, &config.stop_signal].into_iter().find(|it| !it.is_empty());
+    let given = [Some(&spec.stop_signal), config.stop_signal().as_ref()];
+    let given = given.into_iter().flatten().find(|it| !it.is_empty());
     let name = given.map_or("SIGTERM", String::as_str);
     let whole = if name.starts_with("SIG") { name.to_owned() } else { format!("SIG{name}") };
     let number = name.parse().ok().or_else(|| whole.parse::<nix::sys::signal::Signal>().ok().map(|it| it as i32));
@@ -287,7 +289,8 @@ mod tests {
     #[test]
     fn arguments_combine_as_docker_does() {
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        let config = ImageConfig { entrypoint: words("e"), cmd: words("c"), ..ImageConfig::default() };
+        let mut config = ImageConfig::default();
+        config.set_entrypoint(Some(words("e"))).set_cmd(Some(words("c")));
         let argv = |entrypoint: &str, command: &str| {
             let spec = ServiceSpec { entrypoint: words(entrypoint), command: words(command), ..ServiceSpec::default() };
             translate(&spec, &config).expect("no template").args.join(" ")

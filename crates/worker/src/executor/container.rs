@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use flota_api::clock::Clock;
 use flota_api::id::TaskId;
 use flota_api::model::{Assignment, ServiceSpec};
 use flota_api::naming::task_name;
 use flota_image::ImageError;
-use flota_runtime::{ContainerClient, ExitStatus, Program, State};
+use flota_runtime::{ContainerClient, ContainerEvent, ContainerEvents, ExitStatus, Program, State};
 
 use super::paths::remove_folder;
 use super::{Cause, Draft, Executor, ExecutorError, PrepareStep, Running, TaskPaths};
@@ -130,10 +130,9 @@ impl ContainerExecutor {
     }
 
     /// A connection to the supervisor of the task's container, if it is there.
-    fn supervisor(&self, task: &TaskId) -> Option<UnixStream> {
-        let stream = self.client(task).ok()?.into_stream();
-        stream.set_nonblocking(true).ok()?;
-        UnixStream::from_std(stream).ok()
+    fn supervisor(&self, task: &TaskId) -> Option<AsyncFd<ContainerEvents>> {
+        let events = self.client(task).ok()?.watch().ok()?;
+        AsyncFd::with_interest(events, Interest::READABLE).ok()
     }
 
     /// Sends the container a signal; one that has gone needs none.
@@ -166,10 +165,18 @@ fn ended(paths: &TaskPaths, clock: &Clock, task: &TaskId) -> Option<ExitStatus> 
     Some(killed(clock))
 }
 
-/// Waits until the container has ended. The supervisor closes the connection when it has written the exit status.
-async fn wait(paths: TaskPaths, clock: Clock, task: TaskId, mut supervisor: UnixStream) -> ExitStatus {
-    let mut buffer = [0; 256];
-    while matches!(supervisor.read(&mut buffer).await, Ok(count) if count > 0) {}
+/// Waits until the container has ended.
+async fn wait(paths: TaskPaths, clock: Clock, task: TaskId, supervisor: AsyncFd<ContainerEvents>) -> ExitStatus {
+    loop {
+        match supervisor.async_io(Interest::READABLE, ContainerEvents::next_event).await {
+            Ok(Some(ContainerEvent::Exited(status))) => return status,
+            Ok(Some(ContainerEvent::OutOfMemory)) => {
+                tracing::info!(task.id = %task, "a container ran out of memory");
+            }
+            // The supervisor was killed, or ended just before the connection was made.
+            Ok(None) | Err(_) => break,
+        }
+    }
     let until = tokio::time::Instant::now() + END_WAIT;
     while tokio::time::Instant::now() < until {
         if let Some(status) = ended(&paths, &clock, &task) {
