@@ -2,8 +2,9 @@
 //! does so before the C library has set itself up, which costs more than all the rest of that (it asks the processor
 //! some forty questions, each of which ends up with the hypervisor in a virtual machine).
 //!
-//! Nothing is relocated yet and no C function can be called: only own code, own words on the stack, system calls. What
-//! fails here fails in silence; `main` tries again, and reports.
+//! Nothing is relocated yet, so no function can be called that the compiler doesn't inline: without optimisation the
+//! program crashes here (the workspace's `profile.dev`). Only own code, own words on the stack, and system calls are used.
+//! What fails here fails in silence; `main` tries again, and reports.
 #![expect(unsafe_code, reason = "runs before there is a language runtime")]
 
 use std::arch::naked_asm;
