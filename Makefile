@@ -22,15 +22,16 @@ lint: tools
 test: test-tools lint dev    ## formatting, clippy, all tests
 	bash tests/run.sh
 
-test-long: dev      ## thousands of simulated clusters, histories of real ones; in QEMU: the units under systemd, and the clusters' tests where control groups are v2
+test-long: dev      ## thousands of simulated clusters and a large one, histories of real ones; in QEMU: the units under systemd, and the clusters' tests where control groups are v2
 	$(CARGO) run --locked -p flota-tests --bin flota-simulate -- $(or $(FLOTA_SEED),1000) $(or $(FLOTA_SEEDS),3000)
+	$(CARGO) run --locked -p flota-tests --bin flota-simulate -- --scale 1000 20000
 	FLOTA_PROGRAMS=$(CURDIR)/target/debug $(CARGO) test --locked -p flota-tests --test real histories:: -- --ignored --test-threads=1
 	@bash deploy/tools.sh guest
 	bash tests/guest/systemd.sh
 	bash tests/guest/run.sh
 
 bench: build bench-tools    ## figures beside their targets
-	$(CARGO) build --locked --release -p flota-tests --bin flota-writes
+	$(CARGO) build --locked --release -p flota-tests --bin flota-writes --bin flota-simulate
 	@python3 tests/bench/run.py target/release; status=$$?; $(MAKE) --no-print-directory bench-runtime && exit $$status
 
 bench-runtime: bench-tools  ## those of the container runtime alone, beside crun's and runc's

@@ -7,6 +7,7 @@
 //!      network     byte streams between them; raft_network: Raft's messages
 //!      schedule    what goes wrong, and when      user       what is asked of the cluster
 //!      invariants  what must hold all the time    linearizability   what the user must have seen
+//!      script      tests that drive it by hand    scale             a large one, for what it costs
 //! ```
 //!
 //! docs/testing.md says how to write a test with it, and how to replay a seed.
@@ -19,10 +20,13 @@ pub mod host;
 pub mod invariants;
 pub mod linearizability;
 pub mod log;
+pub mod manual;
+mod membership;
 pub mod network;
 mod process;
 pub mod raft_network;
 pub mod run;
+pub mod scale;
 pub mod schedule;
 pub mod script;
 pub mod services;

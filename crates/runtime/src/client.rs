@@ -53,7 +53,7 @@ pub fn start(program: &Program, dir: &Path, order: &Order, mut spec: Spec) -> Re
     }
     match ours.recv(Wait::Fail) {
         Ok(Some((FromSupervisor::Started, _))) => Ok(ContainerEvents { connection: ours }),
-        Ok(Some((FromSupervisor::Failed(text), _))) => Err(RunError::new(text)),
+        Ok(Some((FromSupervisor::Failed(error), _))) => Err(error),
         Ok(_) => Err(RunError::new("failed to start a container: its supervisor ended without an answer")),
         Err(error) => Err(RunError::new(format!("failed to receive from a supervisor: {error}"))),
     }
@@ -127,7 +127,7 @@ impl ContainerClient {
         drop(descriptors);
         match self.connection.recv(Wait::Block).map_err(failed)? {
             Some((FromSupervisor::Started, _)) => Ok(()),
-            Some((FromSupervisor::Failed(text), _)) => Err(RunError::new(text)),
+            Some((FromSupervisor::Failed(error), _)) => Err(error),
             _ => Err(RunError::new(format!("the container in {} has ended", self.dir.display()))),
         }
     }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  config.json ─ oci ─▶ container/create ─ clone3 ─▶ process/init ─ exec ─▶ program
-//!                          │ cgroup, hooks            │ rootfs, security, process/…
+//!                          │ cgroup, hooks              │ rootfs, security, process/…
 //!                          ▼
 //!                      container: ROOT/ID, and what can be done to it
 //!

@@ -203,12 +203,12 @@ impl Supervisor {
                 let id = self.peers[peer].id;
                 match self.exec(id, &spec, descriptors) {
                     Ok(()) => self.timers.set(Timer::ExecStart(id), Instant::now() + exec::PATIENCE),
-                    Err(error) => self.send(id, &FromSupervisor::Failed(error.text)),
+                    Err(error) => self.send(id, &FromSupervisor::Failed(error)),
                 }
             }
             ToSupervisor::Attach => self.peers[peer].send(&match self.output.attach(descriptors) {
                 Ok(()) => FromSupervisor::Started,
-                Err(error) => FromSupervisor::Failed(error.to_string()),
+                Err(error) => FromSupervisor::Failed(RunError::new(error.to_string())),
             }),
             ToSupervisor::Resize { rows, columns } => self.output.resize(rows, columns),
         }

@@ -2,15 +2,17 @@
 //!
 //! `flota-simulate FIRST COUNT [SECONDS]` runs the seeds FIRST to FIRST + COUNT - 1, with SECONDS of disturbances each.
 //! `flota-simulate --log SEED [SECONDS] [FAULT]` runs one seed and prints its log, optionally with an injected fault.
+//! `flota-simulate --scale WORKERS TASKS` runs one large cluster and prints what it costs.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a command-line program")]
 
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flota_tests::sim::child::{fault, run_child, simulate};
 use flota_tests::sim::run::{Options, Outcome};
+use flota_tests::sim::scale::Scale;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -19,15 +21,18 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let numbers: Vec<u64> = arguments.iter().filter_map(|text| text.parse().ok()).collect();
-    let is_log = arguments.first().is_some_and(|first| first == "--log");
+    let is = |mode: &str| arguments.first().is_some_and(|first| first == mode);
     let held = match numbers.as_slice() {
-        [seed, rest @ ..] if is_log => {
+        [seed, rest @ ..] if is("--log") => {
             let fault = arguments.iter().find_map(|name| fault(name));
             log(Options { trouble: millis(rest), fault, ..Options::new(*seed) })
         }
+        [workers, tasks] if is("--scale") => scale(*workers, *tasks),
         [first, count, rest @ ..] => many(*first, *count, millis(rest)),
         _ => {
-            eprintln!("usage: flota-simulate FIRST COUNT [SECONDS], or --log SEED [SECONDS] [FAULT]");
+            eprintln!(
+                "usage: flota-simulate FIRST COUNT [SECONDS], --log SEED [SECONDS] [FAULT], or --scale WORKERS TASKS"
+            );
             return ExitCode::from(2);
         }
     };
@@ -47,6 +52,45 @@ fn log(options: Options) -> bool {
     println!("{}", outcome.log.join("\n"));
     println!("{}", outcome.violation.as_deref().unwrap_or("all invariants held"));
     outcome.violation.is_none()
+}
+
+/// What a large cluster may take at most.
+const MOST_TIME: Duration = Duration::from_secs(600);
+const MOST_MEMORY_MIB: u64 = 4_096;
+
+fn scale(workers: u64, tasks: u64) -> bool {
+    let Ok(workers) = u16::try_from(workers) else {
+        println!("{workers} workers are more than can be simulated");
+        return false;
+    };
+    let begun = Instant::now();
+    let cost = match (Scale { workers, tasks }).run() {
+        Ok(cost) => cost,
+        Err(missing) => {
+            println!("{workers} workers, {tasks} tasks: {missing}");
+            return false;
+        }
+    };
+    let (time, memory) = (begun.elapsed(), peak_memory_mib());
+    let size = format!("{tasks} tasks, {workers} workers, three managers");
+    let show = |what: &str, value: f64, unit: &str| println!("{what:58} {value:9.3} {unit}");
+    show(&format!("{size}: create to running"), tasks as f64 / cost.cpu().as_secs_f64(), "tasks per CPU second");
+    for (who, cpu) in [("the leader", cost.leader), ("its followers", cost.followers), ("the workers", cost.others)] {
+        show(&format!("  CPU time of {who}"), cpu.as_secs_f64(), "s");
+    }
+    show("  virtual time until all are assigned", cost.assigned_ms as f64 / 1e3, "s");
+    show("  virtual time until all run", cost.running_ms as f64 / 1e3, "s");
+    show("  time of the whole simulation", time.as_secs_f64(), "s");
+    show("  memory of the whole simulation, at most", memory as f64, "MiB");
+    time <= MOST_TIME && memory <= MOST_MEMORY_MIB
+}
+
+/// The most memory that this process has had so far (VmHWM, proc_pid_status(5)).
+fn peak_memory_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("the kernel says how much memory a process has");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.expect("a process has memory") / 1_024
 }
 
 fn many(first: u64, count: u64, trouble: u64) -> bool {

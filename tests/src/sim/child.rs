@@ -51,8 +51,8 @@ pub fn run_child(arguments: &[String]) -> Option<String> {
     let numbers: Vec<u64> = numbers.iter().filter_map(|text| text.parse().ok()).collect();
     let (CHILD, [seed, managers, workers, trouble]) = (first.as_str(), numbers.as_slice()) else { return None };
     let options = Options {
-        managers: u8::try_from(*managers).ok()?,
-        workers: u8::try_from(*workers).ok()?,
+        managers: u16::try_from(*managers).ok()?,
+        workers: u16::try_from(*workers).ok()?,
         trouble: *trouble,
         fault: fault(name),
         ..Options::new(*seed)

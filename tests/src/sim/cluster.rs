@@ -1,9 +1,10 @@
 //! A cluster of simulated processes: managers with disks that forget, workers on machines without containers.
 //!
-//! Hosts 1, 2, 3 ... are the managers, 101, 102 ... the workers, and 200 is the user's machine. What outlives a process (disk,
-//! machine, clock) is kept here; the process itself is a runtime of the [`World`].
+//! Hosts 1, 2, 3 ... are the managers, 100 is the user's machine, and 101, 102 ... are the workers. What outlives a
+//! process (disk, machine, clock) is kept here; the process itself is a runtime of the [`World`].
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -13,6 +14,7 @@ use flota_api::id::{ClusterId, NodeId};
 use flota_api::model::{Availability, Cluster, Node, NodeDescription, NodeDevice, NodeState, Role, Secret};
 use flota_api::resources::Resources;
 use flota_api::{FEATURE_LEVEL, VERSION};
+use flota_identity::{GrantKey, RootCa, new_secret};
 use flota_manager::Manager;
 use flota_raft_store::raft::ModelDisk;
 use flota_raft_store::{Store, Transaction, View, WriteTx};
@@ -22,6 +24,8 @@ use super::clock::WallClock;
 use super::host::Host;
 use super::process::{Ended, ManagerProcess, WorkerProcess, run_manager, run_worker};
 use super::raft_network::RaftNetwork;
+use super::system::WALL;
+use super::user::USER;
 use super::world::World;
 
 /// A manager's machine.
@@ -81,39 +85,39 @@ const DEVICES: usize = 2;
 
 impl SimCluster {
     /// Starts a cluster; it is not up yet.
-    pub fn start(world: World, managers: u8, workers: u8, random: &Random) -> Self {
+    pub fn start(world: World, managers: u16, workers: u16, random: &Random) -> Self {
+        let mut cluster = Self::start_managers(world, managers, workers, random);
+        (0..cluster.workers.len()).for_each(|number| cluster.start_worker(number));
+        cluster
+    }
+
+    /// Starts a cluster whose workers share one process, which costs much less than a process for each. They can't
+    /// crash one by one.
+    ///
+    /// # Panics
+    /// When there are no workers.
+    pub fn start_fleet(world: World, managers: u16, workers: u16, random: &Random) -> Self {
+        let mut cluster = Self::start_managers(world, managers, workers, random);
+        let workers: Vec<_> = (0..cluster.workers.len()).map(|number| run_worker(cluster.worker(number))).collect();
+        cluster.world.start(cluster.workers[0].host, async { drop(futures::future::join_all(workers).await) });
+        cluster
+    }
+
+    fn start_managers(world: World, managers: u16, workers: u16, random: &Random) -> Self {
         let raft_network = RaftNetwork::new(world.network.clone());
         let id = || random.draw(NodeId::random);
-        let clock = || {
-            let (offset, drift) = random.draw(|rng| (rng.random_range(-5_000..5_000), rng.random_range(-200..200)));
-            WallClock::new(offset, drift)
-        };
-        let managers = (1..=managers).map(|number| ManagerHost {
-            host: Host(number),
-            node_id: id(),
-            disk: ModelDisk::new(Random::seeded(random.draw(|rng| rng.random()))),
-            clock: clock(),
-            raft_id: u64::from(number),
-            was_here: false,
-            running: Arc::default(),
-            ended: Ended::default(),
-        });
-        let managers: Vec<_> = managers.collect();
-        let workers = (1..=workers).map(|number| WorkerHost {
-            host: Host(100 + number),
-            node_id: id(),
-            machine: FakeMachine::new(&format!("w{number}")),
-            clock: clock(),
-            records: MemoryRecords::default(),
-            state: MemoryState::default(),
-        });
-        let workers = workers.collect();
-        let mut cluster = Self { world, raft_network, managers, workers, random: random.clone() };
+        let mut cluster =
+            Self { world, raft_network, managers: Vec::new(), workers: Vec::new(), random: random.clone() };
+        for number in 1..=managers {
+            cluster.add_manager(cluster.next_host(Role::Manager), id(), number.into());
+        }
+        for _ in 0..workers {
+            cluster.add_worker(cluster.next_host(Role::Worker), id());
+        }
         let first = random.draw(|rng| cluster.first_entry(rng));
         for number in 0..cluster.managers.len() {
             cluster.spawn_manager(number, (number == 0).then(|| first.clone()));
         }
-        (0..cluster.workers.len()).for_each(|number| cluster.start_worker(number));
         cluster
     }
 
@@ -121,12 +125,18 @@ impl SimCluster {
     fn first_entry(&self, rng: &mut StdRng) -> Transaction {
         let view: View = Store::default().view();
         let mut tx = WriteTx::new(view, "");
+        let id = ClusterId::random(rng);
+        let ca = RootCa::generate(&id, std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(WALL)).expect("a CA");
         tx.create(Cluster {
-            id: ClusterId::random(rng),
+            id,
             epoch: 1,
             feature_level: FEATURE_LEVEL,
             next_raft_id: u64::try_from(self.managers.len()).expect("they are few") + 1,
-            ca_key: Secret(vec![1]),
+            ca_certificate: ca.certificate().to_vec(),
+            ca_key: Secret(ca.key().to_vec()),
+            worker_token_secret: new_secret("", rng).into(),
+            manager_token_secret: new_secret("", rng).into(),
+            grant_key: Secret(GrantKey::generate()),
             ..Cluster::default()
         });
         let node = |id: &NodeId, host: Host, hostname: String| Node {
@@ -138,7 +148,7 @@ impl SimCluster {
         };
         for (number, it) in (1..).zip(&self.managers) {
             let mut node = node(&it.node_id, it.host, format!("m{number}"));
-            (node.role, node.raft_id) = (Role::Manager, it.raft_id);
+            (node.role, node.raft_id) = (Role::Manager, Some(it.raft_id));
             // No agent runs on it.
             node.spec.availability = Availability::Drain;
             tx.create(node);
@@ -147,6 +157,49 @@ impl SimCluster {
             tx.create(node(&it.node_id, it.host, format!("w{number}")));
         }
         tx.finish()
+    }
+
+    /// The host of the next machine with this role.
+    pub(super) fn next_host(&self, role: Role) -> Host {
+        let (before, count) = match role {
+            Role::Manager => (0, self.managers.len()),
+            Role::Worker => (USER.0, self.workers.len()),
+        };
+        Host(before + 1 + u16::try_from(count).expect("they are few"))
+    }
+
+    fn wall_clock(&self) -> WallClock {
+        let draw = |rng: &mut StdRng| (rng.random_range(-5_000..5_000), rng.random_range(-200..200));
+        let (offset, drift) = self.random.draw(draw);
+        WallClock::new(offset, drift)
+    }
+
+    /// Adds a manager's machine whose process does not run. Returns its number.
+    pub(super) fn add_manager(&mut self, host: Host, node_id: NodeId, raft_id: u64) -> usize {
+        self.managers.push(ManagerHost {
+            host,
+            node_id,
+            disk: ModelDisk::new(Random::seeded(self.random.draw(|rng| rng.random()))),
+            clock: self.wall_clock(),
+            raft_id,
+            was_here: false,
+            running: Arc::default(),
+            ended: Ended::default(),
+        });
+        self.managers.len() - 1
+    }
+
+    /// Adds a worker's machine whose daemon does not run. Returns its number.
+    pub(super) fn add_worker(&mut self, host: Host, node_id: NodeId) -> usize {
+        self.workers.push(WorkerHost {
+            host,
+            node_id,
+            machine: FakeMachine::new(&host.to_string()),
+            clock: self.wall_clock(),
+            records: MemoryRecords::default(),
+            state: MemoryState::default(),
+        });
+        self.workers.len() - 1
     }
 
     fn spawn_manager(&mut self, number: usize, first: Option<Transaction>) {
@@ -186,18 +239,22 @@ impl SimCluster {
 
     /// Starts a worker that does not run.
     pub fn start_worker(&mut self, number: usize) {
+        let process = self.worker(number);
+        self.world.start(process.host, run_worker(process));
+    }
+
+    /// What a worker's process is started with.
+    fn worker(&self, number: usize) -> WorkerProcess {
         let it = &self.workers[number];
         let device = |index: usize| NodeDevice {
             kind: DEVICE_KIND.into(),
             id: format!("{DEVICE_KIND}{index}"),
             paths: vec![format!("/dev/{DEVICE_KIND}{index}")],
         };
-        let mut description = description(format!("w{}", number + 1));
-        description.boot_id = it.machine.boot_id();
-        let process = WorkerProcess {
+        WorkerProcess {
             host: it.host,
             node_id: it.node_id.clone(),
-            description,
+            description: self.description(number),
             devices: (0..DEVICES).map(device).collect(),
             machine: it.machine.clone(),
             records: it.records.clone(),
@@ -206,8 +263,13 @@ impl SimCluster {
             clock: it.clock.as_clock(),
             random: Random::seeded(self.random.draw(|rng| rng.random())),
             network: self.world.network.clone(),
-        };
-        self.world.start(it.host, run_worker(process));
+        }
+    }
+
+    /// What a worker's machine is.
+    pub(super) fn description(&self, number: usize) -> NodeDescription {
+        let boot_id = self.workers[number].machine.boot_id();
+        NodeDescription { boot_id, ..description(format!("w{}", number + 1)) }
     }
 
     /// Kills a worker's daemon; with `power` its machine goes, too, with everything that runs on it.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 /// A host, by its number from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Host(pub u8);
+pub struct Host(pub u16);
 
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -16,14 +16,18 @@ impl fmt::Display for Host {
 impl Host {
     /// Returns the address at which the host listens.
     pub fn address(self) -> String {
-        format!("10.0.0.{}:2377", self.0)
+        let [high, low] = self.0.to_be_bytes();
+        format!("10.0.{high}.{low}:2377")
     }
 
     /// Returns the host with this address.
     pub(super) fn at(address: &str) -> Option<Self> {
         let address: SocketAddr = address.parse().ok()?;
         match address.ip() {
-            IpAddr::V4(ip) => Some(Self(ip.octets()[3])),
+            IpAddr::V4(ip) => {
+                let [_, _, high, low] = ip.octets();
+                Some(Self(u16::from_be_bytes([high, low])))
+            }
             IpAddr::V6(_) => None,
         }
     }

@@ -58,7 +58,8 @@ pub(super) struct ManagerProcess {
     pub(super) ended: Ended,
 }
 
-fn peer(host: Host, node_id: &NodeId, role: Role) -> Peer {
+/// How others see a node that connects to them.
+pub(super) fn peer(host: Host, node_id: &NodeId, role: Role) -> Peer {
     let address: SocketAddr = host.address().parse().expect("it is an address");
     Peer::Node { id: node_id.clone(), role, address }
 }

@@ -21,9 +21,9 @@ pub struct Options {
     /// Everything follows from it.
     pub seed: u64,
     /// How many managers there are.
-    pub managers: u8,
+    pub managers: u16,
     /// How many workers there are.
-    pub workers: u8,
+    pub workers: u16,
     /// For how long things go wrong, in milliseconds of virtual time.
     pub trouble: u64,
     /// A fault that is put in on purpose.
@@ -92,6 +92,16 @@ pub(super) fn simulate_here(options: Options) -> Outcome {
         Run::new(options).finish(options)
     };
     thread.spawn(run).expect("a thread").join().expect("panics are caught inside")
+}
+
+/// Whether every manager votes, every worker is in session, and every service runs as it should.
+pub(super) fn is_up(cluster: &SimCluster) -> Result<(), String> {
+    let managers = cluster.managers.len();
+    let leader = cluster.leader().and_then(|number| cluster.managers[number].manager());
+    // While the set changes, a majority of the old set is needed as well, and one manager more may stop the cluster.
+    let leader = leader.filter(|it| !it.raft().is_changing()).ok_or("nobody leads a complete set of managers")?;
+    let voters = leader.raft().members().iter().filter(|member| member.votes).count();
+    if voters < managers { Err(format!("{voters} of {managers} managers vote")) } else { converged(cluster) }
 }
 
 /// A running simulation.
@@ -177,12 +187,7 @@ impl Run {
     /// # Errors
     /// What does not hold, or is missing.
     pub fn until_up(&mut self) -> Result<(), String> {
-        let managers = self.cluster.managers.len();
-        self.until("the cluster is up", START, |cluster| {
-            let leader = cluster.leader().and_then(|number| cluster.managers[number].manager());
-            let voters = leader.map_or(0, |it| it.raft().members().iter().filter(|member| member.votes).count());
-            if voters < managers { Err(format!("{voters} of {managers} managers vote")) } else { converged(cluster) }
-        })?;
+        self.until("the cluster is up", START, is_up)?;
         self.cluster.all_were_here();
         Ok(())
     }

@@ -6,14 +6,16 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use flota_api::proto::control::control_client::ControlClient;
-use flota_api::proto::control::{CreateServiceRequest, UpdateServiceRequest};
-use flota_api::proto::specs::ServiceSpec;
+use flota_api::proto::control::{CreateServiceRequest, ListRequest, TaskRow, UpdateNodeRequest, UpdateServiceRequest};
+use flota_api::proto::specs::{NodeSpec, ServiceSpec};
 use flota_api::proto::types::RestartPolicy;
+
+use flota_identity::{Dialer, Peer};
 
 use super::cluster::SimCluster;
 use super::invariants::{converged, picture};
 use super::run::{Options, Run};
-use super::user::{USER, channels};
+use super::user::USER;
 
 /// A cluster that is up, and its test.
 pub struct Script {
@@ -41,9 +43,17 @@ impl<T> Clone for Asked<T> {
 ///
 /// # Panics
 /// Where the test does; the log of the simulation goes to standard error then.
-pub fn script(workers: u8, test: impl FnOnce(&mut Script) + Send + 'static) {
+pub fn script(workers: u16, test: impl FnOnce(&mut Script) + Send + 'static) {
+    script_with(3, workers, test);
+}
+
+/// Runs a test of a cluster with so many managers and workers, in a thread of its own.
+///
+/// # Panics
+/// Where the test does; the log of the simulation goes to standard error then.
+pub fn script_with(managers: u16, workers: u16, test: impl FnOnce(&mut Script) + Send + 'static) {
     let run = move || {
-        let mut script = Script { run: Run::new(Options { workers, ..Options::new(1) }) };
+        let mut script = Script { run: Run::new(Options { managers, workers, ..Options::new(1) }) };
         let tested = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             script.run.until_up().expect("the cluster starts");
             test(&mut script);
@@ -134,12 +144,26 @@ impl Script {
         T: Send + 'static,
         F: Future<Output = Result<T, Status>> + Send + 'static,
     {
+        self.begin_as(Peer::Local, manager, |channel| call(ControlClient::new(channel)))
+    }
+
+    /// Sends a request of `peer` to one manager; [`Script::end`] says what it has answered.
+    pub fn begin_as<T, F>(
+        &mut self,
+        peer: Peer,
+        manager: usize,
+        call: impl FnOnce(Channel) -> F + Send + 'static,
+    ) -> Asked<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Status>> + Send + 'static,
+    {
         let answer = Asked::default();
-        let network = self.run.cluster.world.network.clone();
-        let (managers, slot) = (self.run.cluster.addresses(), answer.clone());
+        let (connector, slot) = (self.run.cluster.world.network.connector(USER, peer), answer.clone());
+        let address = self.run.cluster.managers[manager].host.address();
         self.run.cluster.world.start(USER, async move {
-            let client = ControlClient::new(channels(&network, &managers[manager..=manager]).remove(0));
-            let answered = call(client).await;
+            // A channel belongs to the runtime that it is made in.
+            let answered = call(Dialer::through(connector).manager(&address)).await;
             *slot.0.lock().expect("no holder panics") = Some(answered);
         });
         answer
@@ -156,6 +180,9 @@ impl Script {
 
     /// What one manager answers to a request of a user.
     ///
+    /// # Errors
+    /// What the manager says.
+    ///
     /// # Panics
     /// When it does not answer within half a minute.
     pub fn ask<T, F>(
@@ -167,7 +194,27 @@ impl Script {
         T: Send + 'static,
         F: Future<Output = Result<T, Status>> + Send + 'static,
     {
-        let asked = self.begin(manager, call);
+        self.ask_as(Peer::Local, manager, |channel| call(ControlClient::new(channel)))
+    }
+
+    /// What one manager answers to a request of `peer`.
+    ///
+    /// # Errors
+    /// What the manager says.
+    ///
+    /// # Panics
+    /// When it does not answer within half a minute.
+    pub fn ask_as<T, F>(
+        &mut self,
+        peer: Peer,
+        manager: usize,
+        call: impl FnOnce(Channel) -> F + Send + 'static,
+    ) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Status>> + Send + 'static,
+    {
+        let asked = self.begin_as(peer, manager, call);
         let there = asked.clone();
         self.wait("a manager answers", 30_000, move |_| match *there.0.lock().expect("no holder panics") {
             Some(_) => Ok(()),
@@ -193,5 +240,32 @@ impl Script {
         let service = spec.name.clone();
         let request = UpdateServiceRequest { request_id: request_id.into(), service, version: 0, spec: Some(spec) };
         self.ask(manager, |mut client| async move { client.update_service(request).await.map(drop) })
+    }
+
+    /// Lists all tasks through this manager, as users see them.
+    ///
+    /// # Panics
+    /// When the manager refuses.
+    pub fn tasks(&mut self, manager: usize) -> Vec<TaskRow> {
+        let rows = self.ask(manager, |mut client| async move {
+            let mut pages = client.list_tasks(ListRequest { stale: false }).await?.into_inner();
+            let mut rows = Vec::new();
+            while let Some(page) = pages.message().await? {
+                rows.extend(page.tasks);
+            }
+            Ok(rows)
+        });
+        rows.expect("a list is answered")
+    }
+
+    /// Sets the availability and the labels of a node through the leader.
+    ///
+    /// # Panics
+    /// When nobody leads, or the leader refuses.
+    pub fn update_node(&mut self, node: &str, spec: NodeSpec) {
+        let request_id = format!("{node} at {}", self.run.cluster.world.now());
+        let request = UpdateNodeRequest { request_id, node: node.into(), version: 0, spec: Some(spec) };
+        let updated = self.ask(self.leader(), |mut client| async move { client.update_node(request).await.map(drop) });
+        updated.expect("the node is updated");
     }
 }

@@ -7,6 +7,7 @@
 #![allow(unsafe_code, reason = "C functions take the place of libc's")]
 
 use std::cell::{Cell, RefCell};
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
@@ -32,6 +33,15 @@ pub fn seed_this_thread(seed: u64) {
 /// Sets the time of this thread, in milliseconds since the simulation began.
 pub(super) fn set_time(millis: u64) {
     NOW.set(Some(millis));
+}
+
+/// CPU time that this thread has taken. Nothing that a simulation does may depend on it.
+pub(super) fn thread_cpu() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is writable.
+    unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    let (seconds, nanoseconds) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or_default(), nanoseconds.unwrap_or_default())
 }
 
 fn fill(bytes: &mut [u8]) -> bool {

@@ -45,6 +45,8 @@ impl Process {
 pub struct World {
     now: u64,
     processes: BTreeMap<Host, Process>,
+    /// CPU time of all processes that have run on a host.
+    cpu: BTreeMap<Host, Duration>,
     /// Between the processes.
     pub network: Network,
     /// Of everything.
@@ -59,7 +61,14 @@ impl World {
         time::begin();
         let log = Log::default();
         let capture = tracing::subscriber::set_default(Capture(log.clone()));
-        Self { now: 0, processes: BTreeMap::new(), network: Network::new(seed), log, _capture: capture }
+        Self {
+            now: 0,
+            processes: BTreeMap::new(),
+            cpu: BTreeMap::new(),
+            network: Network::new(seed),
+            log,
+            _capture: capture,
+        }
     }
 
     /// The time, in milliseconds.
@@ -89,6 +98,11 @@ impl World {
         self.processes.get(&host).is_some_and(|process| process.is_paused)
     }
 
+    /// CPU time that the processes on this host have taken so far.
+    pub fn cpu(&self, host: Host) -> Duration {
+        self.cpu.get(&host).copied().unwrap_or_default()
+    }
+
     /// Ends the process at once; with `machine` nobody is left to say so to the others.
     pub fn crash(&mut self, host: Host, machine: bool) {
         self.network.crash(host, machine);
@@ -109,7 +123,9 @@ impl World {
         self.now += QUANTUM;
         for (host, process) in &self.processes {
             if !process.is_paused {
+                let before = system::thread_cpu();
                 process.run(*host, self.now, &self.log);
+                *self.cpu.entry(*host).or_default() += system::thread_cpu().saturating_sub(before);
             }
         }
         system::set_time(self.now);

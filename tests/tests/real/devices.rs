@@ -4,7 +4,7 @@ use flota_tests::Cluster;
 
 /// A service of busybox that stays. With `--detach`: it may have to wait.
 fn create(cluster: &Cluster, name: &str, flags: &str) {
-    let command = "--entrypoint /busybox busybox sleep 1000000";
+    let command = "--stop-signal KILL --entrypoint /busybox busybox sleep 1000000";
     cluster.ok(&format!("service create --detach --name {name} {flags} {command}"));
 }
 

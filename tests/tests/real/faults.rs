@@ -3,24 +3,13 @@
 use flota_tests::Cluster;
 
 #[test]
-fn a_dead_worker_is_noticed_and_its_tasks_run_elsewhere() {
+fn dead_machine_is_noticed_and_its_tasks_run_elsewhere() {
     let cluster = Cluster::up(3, 2);
     cluster.ok("service create --name web --replicas 10 whoami");
     assert!(cluster.running("web").iter().any(|task| task["node"] == "w1"));
     cluster.kill("w1");
-    // The tasks of a dead node are never shown as if nothing had happened.
-    cluster.wait("w1 is doubted at once", |it| {
-        !it.rows("node ls --filter name=w1 --filter state=unknown").is_empty()
-            || !it.rows("node ls --filter name=w1 --filter state=down").is_empty()
-    });
     cluster.wait_state("w1", "down");
     cluster.wait("all ten run elsewhere", |it| it.running("web").len() == 10);
-    let ghosts = cluster.rows("service ps web --filter node=w1");
-    assert!(!ghosts.is_empty());
-    assert!(
-        ghosts.iter().all(|task| task["error"].as_str().unwrap().starts_with("its node w1 is down since")),
-        "{ghosts:?}"
-    );
     // The machine comes back: it is told that its tasks were replaced, and starts none of them.
     cluster.sandbox_ok("start w1");
     cluster.wait_state("w1", "ready");
@@ -32,40 +21,29 @@ fn a_dead_worker_is_noticed_and_its_tasks_run_elsewhere() {
 }
 
 #[test]
-fn lesson_10_a_removed_node_takes_its_tasks_out_of_every_list() {
-    let cluster = Cluster::up(3, 2);
-    cluster.ok("service create --name web --replicas 5 whoami");
+fn node_that_was_removed_forgets_the_cluster() {
+    let cluster = Cluster::bare(1, 1);
     let refused = cluster.ctl("node rm w1");
     assert!(refused.code == 1 && refused.stderr.contains("is ready, not down"), "{}", refused.stderr);
-    cluster.kill("w1");
-    cluster.wait_state("w1", "down");
-    cluster.ok("node rm w1");
-    cluster.wait("no task names the node", |it| {
-        it.rows("task ls").iter().all(|task| task["node"] != "w1" && task["node"] != "") && it.running("web").len() == 5
-    });
-    // It comes back, is told that it was removed, and forgets the cluster.
-    cluster.sandbox_ok("start w1");
+    cluster.ok("node rm --force w1");
     cluster.wait("it has forgotten the cluster", |it| it.ctl_on("w1", "system info").stdout.contains("cluster: none"));
 }
 
 #[test]
-fn a_killed_leader_is_replaced_nothing_acknowledged_is_lost_and_tasks_stay() {
+fn killed_leader_is_replaced_nothing_acknowledged_is_lost_and_tasks_stay() {
     let cluster = Cluster::up(3, 2);
     cluster.ok("service create --name web --replicas 4 --constraint node.role==worker whoami");
-    let before: Vec<_> = cluster.running("web").iter().map(|task| task["id"].clone()).collect();
-    for round in 0..3 {
-        let leader = cluster.leader();
-        cluster.ok(&format!("service create --detach --name s{round} --replicas 0 whoami"));
-        cluster.kill(&leader);
-        cluster.ok(&format!("service create --detach --name after{round} --replicas 0 whoami"));
-        let names: Vec<_> =
-            cluster.rows("service ls").iter().map(|it| it["name"].as_str().unwrap().to_owned()).collect();
-        assert!(names.contains(&format!("s{round}")), "an acknowledged write is there: {names:?}");
-        cluster.sandbox_ok(&format!("start {leader}"));
-        cluster.wait("all nodes are ready", |it| it.rows("node ls --filter state=ready").len() == 5);
-    }
-    let after: Vec<_> = cluster.running("web").iter().map(|task| task["id"].clone()).collect();
-    assert_eq!(before, after, "a change of leader moves no task");
+    let tasks = |it: &Cluster| it.running("web").iter().map(|task| task["id"].clone()).collect::<Vec<_>>();
+    let before = tasks(&cluster);
+    let leader = cluster.leader();
+    cluster.ok("service create --detach --name before --replicas 0 whoami");
+    cluster.kill(&leader);
+    cluster.ok("service create --detach --name after --replicas 0 whoami");
+    let names: Vec<_> = cluster.rows("service ls").iter().map(|it| it["name"].as_str().unwrap().to_owned()).collect();
+    assert!(["before", "after"].iter().all(|name| names.iter().any(|it| it == name)), "{names:?}");
+    cluster.sandbox_ok(&format!("start {leader}"));
+    cluster.wait("all nodes are ready", |it| it.rows("node ls --filter state=ready").len() == 5);
+    assert_eq!(before, tasks(&cluster), "a change of leader moves no task");
 }
 
 #[test]
@@ -111,104 +89,6 @@ fn a_machine_that_shuts_down_is_down_at_once() {
     let node = &cluster.rows("node ls --filter name=w1")[0];
     assert_eq!((node["state"].as_str(), node["stateReason"].as_str()), (Some("down"), Some("shut down")));
     cluster.wait("its task runs elsewhere", |it| it.running("web").len() == 3);
-}
-
-#[test]
-fn without_a_quorum_nothing_is_accepted_and_everything_runs_on() {
-    let cluster = Cluster::up(3, 1);
-    cluster.ok("service create --name web --replicas 4 whoami");
-    let on_w1 =
-        cluster.running("web").iter().find(|task| task["node"] == "w1").unwrap()["id"].as_str().unwrap().to_owned();
-    cluster.kill("m2");
-    cluster.kill("m3");
-    let begun = std::time::Instant::now();
-    let refused = cluster.ctl("service create --detach --name late whoami");
-    assert_eq!(refused.code, 5, "{}", refused.stderr);
-    assert_eq!(cluster.ctl("node ls").code, 5, "a linearizable read needs a quorum too");
-    // A change goes on for 15 s, a read for 5 s; not a matter of speed but of the bound.
-    assert!(begun.elapsed() < std::time::Duration::from_secs(30));
-    let stale = cluster.ctl("service ls --stale");
-    assert!(stale.code == 0 && stale.stdout.contains("web"), "{}", stale.stderr);
-    assert!(stale.stderr.contains("stale: this may be"), "{}", stale.stderr);
-    assert!(cluster.alive("w1", &on_w1), "it runs on");
-    cluster.sandbox_ok("start m2");
-    cluster.wait("writes are accepted again", |it| {
-        it.ctl("service create --detach --name later --replicas 0 whoami").code == 0
-    });
-    // What timed out may have happened or not, but never half: its name is free, or it is there.
-    let late = cluster.ctl("service create --detach --name late --replicas 0 whoami").code;
-    assert!([0, 4].contains(&late), "{late}");
-}
-
-#[test]
-fn creates_while_managers_are_killed_are_all_done_once() {
-    const ROUNDS: usize = 6;
-    const CREATES: usize = 10;
-    let cluster = Cluster::bare(3, 0);
-    let mut expected = Vec::new();
-    for (round, victim) in ["m1", "m2", "m3"].into_iter().cycle().take(ROUNDS).enumerate() {
-        // The leader each second time: it is back before the others have chosen another.
-        let victim = if round % 2 == 0 { cluster.leader() } else { victim.to_owned() };
-        std::thread::scope(|scope| {
-            let restart = scope.spawn(|| {
-                cluster.sandbox_ok(&format!("kill --daemon-only {victim}"));
-                cluster.sandbox_ok(&format!("start {victim}"));
-            });
-            for number in 0..CREATES {
-                let name = format!("s{round}-{number}");
-                // A second try of a create that was done says that the name is taken, if it is not known by its id.
-                cluster.ok(&format!("service create --detach --name {name} --replicas 0 whoami"));
-                expected.push(name);
-            }
-            restart.join().unwrap();
-        });
-        cluster.wait(&format!("{victim} serves again"), |it| it.ctl_on(&victim, "service ls --stale").code == 0);
-    }
-    let names = cluster.rows("service ls").into_iter().map(|row| row["name"].as_str().unwrap().to_owned());
-    let mut names: Vec<String> = names.collect();
-    names.sort();
-    expected.sort();
-    assert_eq!(names, expected);
-    cluster.wait("all managers have the same tables", |it| {
-        let seen = ["m1", "m2", "m3"].map(|node| {
-            let info = it.ctl_on(node, "system info --format json").stdout;
-            let info: serde_json::Value = serde_json::from_str(&info).unwrap_or_default();
-            (info["appliedIndex"].clone(), info["tablesDigest"].clone())
-        });
-        seen[0].1.is_string() && seen.iter().all(|it| *it == seen[0])
-    });
-}
-
-#[test]
-fn a_leader_that_is_cut_off_accepts_nothing_and_follows_when_it_is_back() {
-    let cluster = Cluster::up(3, 2);
-    let leader = cluster.leader();
-    cluster.sandbox_ok(&format!("partition {leader}"));
-    assert_eq!(cluster.ctl_on(&leader, "service create --detach --name lost --replicas 0 whoami").code, 5);
-    cluster.ok("service create --detach --name kept --replicas 0 whoami");
-    cluster.sandbox_ok("heal");
-    cluster.wait("the old leader follows the new one", |it| {
-        let list = it.ctl_on(&leader, "service ls --format json");
-        list.code == 0 && list.stdout.contains("kept") && !list.stdout.contains("lost")
-    });
-    cluster.wait("all nodes are ready", |it| it.rows("node ls --filter state=ready").len() == 5);
-}
-
-#[test]
-fn lesson_38_a_worker_that_is_cut_off_keeps_its_tasks_or_stops_them_as_asked() {
-    let cluster = Cluster::up(3, 1);
-    let here = "--constraint node.hostname==w1";
-    cluster.ok(&format!("service create --name run {here} whoami"));
-    cluster.ok(&format!("service create --name stop --on-partition stop:2s {here} whoami"));
-    let id = |service: &str| cluster.running(service)[0]["id"].as_str().unwrap().to_owned();
-    let (run, stop) = (id("run"), id("stop"));
-    cluster.sandbox_ok("partition w1");
-    let up = |task: &str| cluster.alive("w1", task);
-    cluster.wait("the one that shall stop has stopped", |_| !up(&stop));
-    assert!(up(&run), "the other one runs on");
-    cluster.wait_state("w1", "down");
-    cluster.sandbox_ok("heal");
-    cluster.wait("both run again", |it| it.running("run").len() == 1 && it.running("stop").len() == 1);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Joining, leaving, draining.
+//! Joining and leaving.
 
 use flota_tests::Cluster;
 
@@ -62,21 +62,6 @@ fn the_last_two_managers_become_one_in_order_and_a_failed_join_leaves_nothing() 
     // Not beside a program that has the port, and not as a member of two clusters.
     let again = join("");
     assert!(again.code == 1 && again.stderr.contains("belongs to the cluster"), "{}", again.stderr);
-}
-
-#[test]
-fn a_drained_node_loses_its_tasks_and_gets_none_until_it_is_active() {
-    let cluster = Cluster::up(1, 2);
-    cluster.ok("service create --name web --replicas 6 whoami");
-    cluster.ok("node drain w1");
-    cluster.wait("its tasks run elsewhere", |it| {
-        it.running("web").len() == 6 && it.rows("service ps web --filter node=w1 --filter state=running").is_empty()
-    });
-    cluster.ok("service scale web=9");
-    assert!(cluster.running("web").iter().all(|task| task["node"] != "w1"));
-    cluster.ok("node activate w1");
-    cluster.ok("service scale web=12");
-    assert!(cluster.running("web").iter().any(|task| task["node"] == "w1"));
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Services on a healthy cluster.
 
-use flota_api::proto::control::{ListRequest, UpdateServiceRequest};
 use flota_tests::Cluster;
 
 #[test]
@@ -85,19 +84,7 @@ fn limits_hold_and_a_container_that_is_killed_for_memory_says_so() {
 }
 
 #[test]
-fn a_failing_container_is_restarted_here_with_growing_delays_until_its_budget_is_gone() {
-    let cluster = Cluster::up(1, 0);
-    cluster.ok("service create --detach --name bad --restart-max-attempts 3 --restart-delay 100ms whoami fail 7");
-    cluster.wait("the worker has given up", |it| !it.rows("task ls --filter state=failed").is_empty());
-    let task = &cluster.rows("task ls")[0];
-    assert_eq!((&task["attempt"], &task["restarts"], &task["exitCode"]), (&4.into(), &3.into(), &7.into()));
-    assert_eq!(cluster.rows("task ls").len(), 1, "the slot stays down when its budget is gone");
-    cluster.ok("service create --detach --name job --restart-condition on-failure whoami env");
-    cluster.wait("it is complete", |it| !it.rows("service ps job --filter state=complete").is_empty());
-}
-
-#[test]
-fn lesson_15_what_is_pending_says_why_and_starts_when_room_is_made() {
+fn lesson_15_what_is_pending_says_why() {
     let cluster = Cluster::up(1, 1);
     cluster.ok("service create --detach --name big --reserve-memory 900g whoami");
     cluster.wait("a reason is given", |it| {
@@ -106,61 +93,6 @@ fn lesson_15_what_is_pending_says_why_and_starts_when_room_is_made() {
     let timed_out = cluster.ctl("service scale big=2 --timeout 1s");
     assert_eq!(timed_out.code, 1);
     assert!(timed_out.stderr.contains("big.1 is pending: no node fits"), "{}", timed_out.stderr);
-    let zone = "service create --detach --name zoned --constraint node.labels.zone==a whoami";
-    cluster.ok(zone);
-    cluster.wait("a reason is given", |it| {
-        it.rows("service ps zoned").iter().any(|task| task["error"] == "no node fits: 2 of 2 excluded by a constraint")
-    });
-    cluster.ok("node update w1 --label-add zone=a");
-    cluster.wait("it runs on the node that fits now", |it| it.running("zoned").iter().any(|task| task["node"] == "w1"));
-    // Room that is freed wakes what waits.
-    let cpus = std::thread::available_parallelism().unwrap();
-    cluster.ok(&format!("service create --name first --replicas 2 --reserve-cpu {cpus} whoami"));
-    cluster.ok(&format!("service create --detach --name second --reserve-cpu {cpus} whoami"));
-    cluster.wait("it waits for CPUs", |it| it.rows("service ps second").iter().any(|task| task["state"] == "pending"));
-    cluster.ok("service rm first");
-    cluster.wait("it runs", |it| it.running("second").len() == 1);
-}
-
-#[test]
-fn an_update_replaces_one_task_after_the_other_and_stops_at_the_first_that_does_not_run() {
-    let cluster = Cluster::up(1, 2);
-    cluster.ok("service create --name web --replicas 3 whoami");
-    cluster.ok("service update web --env VERSION=2");
-    for slot in 1..=3 {
-        assert!(cluster.ok(&format!("exec web.{slot} -- /whoami env")).contains("VERSION=2"));
-    }
-    let bad = cluster.ctl("service update web --image nowhere.invalid/none:1");
-    assert_eq!(bad.code, 1);
-    assert!(bad.stderr.contains("the update is paused: web."), "{}", bad.stderr);
-    assert_eq!(cluster.running("web").len(), 3, "all goes on as it was");
-    cluster.ok("service update web --image whoami");
-    assert_eq!(cluster.running("web").len(), 3);
-    // What can be had but does not stay up takes one slot down, and no second one.
-    let falls = cluster.ctl_args(&["service", "update", "web", "--args", "fail 3"]);
-    assert_eq!(falls.code, 1);
-    assert!(falls.stderr.contains("it does not stay up (exit code 3)"), "{}", falls.stderr);
-    cluster.wait("two are as they were", |it| {
-        let all = it.rows("service ps web --filter state=running --filter desiredState=running");
-        all.iter().filter(|task| task["attempt"] == 1).count() == 2
-    });
-}
-
-#[test]
-fn lesson_41_many_updates_in_a_row_end_in_the_last_one() {
-    let cluster = Cluster::up(3, 0);
-    cluster.ok("service create --name web --replicas 2 whoami");
-    for number in 1..=40 {
-        cluster.ok(&format!("service update --detach web --env N={number} --replicas {}", 1 + number % 4));
-    }
-    cluster.wait("it has converged on the last one", |it| {
-        let tasks = it.running("web");
-        tasks.len() == 1
-            && tasks.iter().all(|task| {
-                let name = task["name"].as_str().unwrap();
-                it.ctl(&format!("exec {name} -- /whoami env")).stdout.contains("N=40\n")
-            })
-    });
 }
 
 #[test]
@@ -226,42 +158,11 @@ fn lesson_30_what_is_large_is_cut_and_no_message_is_too_small_for_it() {
     cluster.sandbox_ok("kill --daemon-only w1");
     cluster.sandbox_ok("start w1");
     cluster.wait_state("w1", "ready");
-    assert_eq!(cluster.running_count(), 16 * 20 + 16);
+    // The containers ran on without a daemon. One more of them shows that the new daemon has taken the set.
+    cluster.ok("service scale big_s0=21");
+    assert_eq!(cluster.running_count(), 16 * 20 + 16 + 1);
     cluster.ok("stack rm big more");
     assert!(cluster.rows("task ls").is_empty());
-}
-
-#[test]
-fn a_request_that_is_sent_twice_is_done_once_also_by_the_next_leader() {
-    let cluster = Cluster::up(3, 0);
-    cluster.ok("service create --name web whoami");
-    let leader = cluster.leader();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let service = runtime.block_on(async {
-        let mut control = flota_tests::connect(&cluster.socket(&leader)).await.unwrap();
-        let mut pages = control.list_services(ListRequest { stale: false }).await.unwrap().into_inner();
-        pages.message().await.unwrap().unwrap().services.remove(0).service.unwrap()
-    });
-    let mut spec = service.spec.unwrap();
-    spec.env.push("A=1".into());
-    let send = |manager: &str, request_id: &str| {
-        let (service, version) = (service.id.clone(), service.meta.unwrap().version);
-        let request =
-            UpdateServiceRequest { request_id: request_id.into(), service, version, spec: Some(spec.clone()) };
-        runtime.block_on(async {
-            let mut control = flota_tests::connect(&cluster.socket(manager)).await.unwrap();
-            control.update_service(request).await.map(|answer| answer.into_inner().spec_version)
-        })
-    };
-    // What a client does whose answer was lost: the same request again, at another manager, and after the leader died.
-    assert_eq!(send(&leader, "once").unwrap(), 2);
-    let other = ["m1", "m2", "m3"].into_iter().find(|name| **name != *leader).unwrap();
-    assert_eq!(send(other, "once").unwrap(), 2, "answered, though what it was made for has changed by it");
-    cluster.kill(&leader);
-    cluster.wait("another one leads", |it| it.ctl("node ls").code == 0);
-    assert_eq!(send(other, "once").unwrap(), 2, "the next leader knows it too");
-    let another = send(other, "another").unwrap_err();
-    assert!(another.message().contains("changed meanwhile"), "another request is judged anew: {another}");
 }
 
 #[test]
@@ -270,7 +171,9 @@ fn a_supervisor_goes_on_while_processes_run_in_its_container_and_takes_it_along_
     let dir = tempfile::tempdir().unwrap();
     cluster.ok(&format!("image import --tag box {}", crate::archives::busybox(dir.path())));
     // A command that is relative to the working directory, and a user who is not root.
-    cluster.ok("service create --name box --workdir /app --user web --entrypoint ./busybox box sleep 1000");
+    cluster.ok(
+        "service create --name box --stop-signal KILL --workdir /app --user web --entrypoint ./busybox box sleep 1000",
+    );
     let id = cluster.running("box")[0]["id"].as_str().unwrap().to_owned();
     // More than any pipe holds, before the process ends.
     let large = cluster.ok("exec box -- /app/busybox dd if=/dev/zero bs=1000 count=3000");
@@ -320,6 +223,11 @@ fn lists_are_for_people_and_programs() {
     let id = services[0]["id"].as_str().unwrap().to_owned();
     assert_eq!(cluster.ok("service ls -q").trim(), id);
     assert_eq!((&services[0]["mode"], &services[0]["replicas"]["running"]), (&"replicated".into(), &2.into()));
+    let stale = cluster.ctl("service ls --stale");
+    assert!(
+        stale.code == 0 && stale.stdout.contains("web") && stale.stderr.contains("stale: this may be"),
+        "{stale:?}"
+    );
     let table = cluster.ok("service ls");
     assert!(table.contains(&id[..12]) && !table.contains(&id), "{table}");
     assert!(cluster.ok("service ls --no-trunc").contains(&id));

@@ -2,6 +2,7 @@
 //! replay one.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests say why they fail")]
 
+#[path = "../cluster/mod.rs"]
 mod cluster;
 mod faults;
 mod seeds;

@@ -100,18 +100,21 @@ impl RaftNode {
         self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await.map_err(fail)
     }
 
+    /// Whether a change of the set is not complete: entries then need a majority of the old set and one of the new set
+    /// (Raft paper §6).
+    pub fn is_changing(&self) -> bool {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().get_joint_config().len() > 1
+    }
+
     /// Ends a change of the set that a leader before this one began: until then a quorum is needed of the old set and
     /// of the new one (Raft paper §6). Does nothing where none is under way.
     ///
     /// # Errors
     /// This manager does not lead, or no quorum answered.
     pub async fn finish_change(&self) -> Result<(), MembershipError> {
-        let joint = {
-            let metrics = self.raft().metrics();
-            let metrics = metrics.borrow_watched();
-            metrics.membership_config.membership().get_joint_config().len() > 1
-        };
-        if !joint {
+        if !self.is_changing() {
             return Ok(());
         }
         let fail = |why: String| MembershipError { act: "finish the change for", id: self.id(), why };

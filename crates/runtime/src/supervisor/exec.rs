@@ -88,7 +88,7 @@ impl Execs {
             Some(Err(error)) => {
                 starting.kill();
                 self.list.remove(index);
-                vec![FromSupervisor::Failed(error.text)]
+                vec![FromSupervisor::Failed(error)]
             }
             Some(Ok(pid)) => match self.unclaimed.iter().find(|(ended, _)| *ended == pid) {
                 Some((_, code)) => {
@@ -116,7 +116,8 @@ impl Execs {
         starting.kill();
         self.list.remove(index);
         self.forget_unclaimed();
-        Some(FromSupervisor::Failed(format!("failed to start a process: it did not begin within {PATIENCE:?}")))
+        let text = format!("failed to start a process: it did not begin within {PATIENCE:?}");
+        Some(FromSupervisor::Failed(RunError::new(text)))
     }
 
     /// Kills the process of a client that has gone, as when a terminal is closed; one that is starting, as soon as it
@@ -172,7 +173,8 @@ impl Starting {
         let text = String::from_utf8_lossy(&text[..count]);
         Some(match text.split_at_checked(1) {
             Some(("+", pid)) => pid.parse().map(Pid::from_raw).map_err(|error| RunError::new(format!("{error}"))),
-            Some((_, error)) => Err(RunError::new(error)),
+            // A report that was cut off is not JSON any more, and still says more than nothing.
+            Some((_, error)) => Err(serde_json::from_str(error).unwrap_or_else(|_| RunError::new(error))),
             None => Err(RunError::new("failed to start a process: it ended without a report")),
         })
     }
@@ -223,7 +225,8 @@ fn help(dir: &Path, order: &Order, init: Pid, spec: &ExecSpec, descriptors: Vec<
             code
         }
         Err(error) => {
-            let _ = report.write_all(format!("-{}", error.text).as_bytes());
+            let error = serde_json::to_string(&error).unwrap_or_default();
+            let _ = report.write_all(format!("-{error}").as_bytes());
             1
         }
     }
@@ -316,7 +319,9 @@ mod tests {
         let (starting, mut helper, _report) = starting();
         let mut execs = Execs::default();
         execs.begin(PEER, starting);
-        assert!(matches!(execs.expire(PEER), Some(FromSupervisor::Failed(text)) if text.contains("did not begin")));
+        assert!(
+            matches!(execs.expire(PEER), Some(FromSupervisor::Failed(error)) if error.text.contains("did not begin"))
+        );
         assert_eq!((execs.contains(PEER), execs.expire(PEER)), (false, None));
         assert!(!helper.wait().expect("it has been killed").success());
     }

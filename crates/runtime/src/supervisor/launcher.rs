@@ -58,7 +58,7 @@ fn recv(requests: &Connection) -> io::Result<Option<(PathBuf, Connection)>> {
 
 /// Tells the daemon why a container did not start. A daemon that has gone needs no answer.
 fn fail(daemon: &Connection, text: String) {
-    let _ = daemon.send(&FromSupervisor::Failed(text), &[], Wait::Fail);
+    let _ = daemon.send(&FromSupervisor::Failed(RunError::new(text)), &[], Wait::Fail);
 }
 
 fn show(title: &mut [u8], dir: &Path) {

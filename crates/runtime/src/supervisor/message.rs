@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::order::ExecSpec;
+use crate::error::RunError;
 use crate::state::ExitStatus;
 
 /// From a daemon to its launcher.
@@ -44,7 +45,7 @@ pub(crate) enum FromSupervisor {
     /// The answer: the program runs, or the output is copied.
     Started,
     /// The answer: it could not be done, and why.
-    Failed(String),
+    Failed(RunError),
     /// The process of this connection ended with this code.
     ExecExited(i32),
     /// Something happened to the container. Only for connections that watch it.

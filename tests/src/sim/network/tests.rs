@@ -8,6 +8,13 @@ use crate::sim::world::World;
 const A: Host = Host(1);
 const B: Host = Host(2);
 
+/// Runs a test whose thread belongs to its world: the thread of the harness goes on to read the machine's clock.
+fn on_its_own_thread(test: impl FnOnce() + Send + 'static) {
+    if let Err(panic) = std::thread::spawn(test).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
 /// A world in which B gives back every byte that it is sent.
 fn world_with_echo() -> World {
     let mut world = World::new(1);
@@ -72,66 +79,76 @@ fn run(world: &mut World, millis: u64) {
 
 #[test]
 fn bytes_arrive_after_a_delay_in_both_directions() {
-    let mut world = world_with_echo();
-    let seen = start_pinging(&mut world);
-    run(&mut world, 1_000);
-    let echoes = seen.echoes.load(Ordering::SeqCst);
-    assert!((8..=10).contains(&echoes), "{echoes} echoes in a second");
+    on_its_own_thread(|| {
+        let mut world = world_with_echo();
+        let seen = start_pinging(&mut world);
+        run(&mut world, 1_000);
+        let echoes = seen.echoes.load(Ordering::SeqCst);
+        assert!((8..=10).contains(&echoes), "{echoes} echoes in a second");
+    });
 }
 
 #[test]
 fn a_one_way_partition_holds_bytes_back_and_healing_delivers_them() {
-    let mut world = world_with_echo();
-    let seen = start_pinging(&mut world);
-    run(&mut world, 500);
-    world.network.block(B, A);
-    run(&mut world, 1_000);
-    let at = seen.at.load(Ordering::SeqCst);
-    assert!(at <= 510, "an echo came through at {at}");
-    world.network.heal_all();
-    run(&mut world, 200);
-    assert!(seen.at.load(Ordering::SeqCst) > 1_500);
-    assert_eq!(seen.ended.load(Ordering::SeqCst), 0);
+    on_its_own_thread(|| {
+        let mut world = world_with_echo();
+        let seen = start_pinging(&mut world);
+        run(&mut world, 500);
+        world.network.block(B, A);
+        run(&mut world, 1_000);
+        let at = seen.at.load(Ordering::SeqCst);
+        assert!(at <= 510, "an echo came through at {at}");
+        world.network.heal_all();
+        run(&mut world, 200);
+        assert!(seen.at.load(Ordering::SeqCst) > 1_500);
+        assert_eq!(seen.ended.load(Ordering::SeqCst), 0);
+    });
 }
 
 #[test]
 fn a_crash_resets_connections_and_a_lost_machine_says_nothing_until_it_is_back() {
-    let mut world = world_with_echo();
-    let seen = start_pinging(&mut world);
-    run(&mut world, 500);
-    world.crash(B, true);
-    run(&mut world, 5_000);
-    assert_eq!(seen.ended.load(Ordering::SeqCst), 0, "nobody is there to say so");
-    start_echo(&mut world);
-    run(&mut world, 100);
-    assert_eq!(seen.ended.load(Ordering::SeqCst), 1, "the machine is back and does not know the connection");
+    on_its_own_thread(|| {
+        let mut world = world_with_echo();
+        let seen = start_pinging(&mut world);
+        run(&mut world, 500);
+        world.crash(B, true);
+        run(&mut world, 5_000);
+        assert_eq!(seen.ended.load(Ordering::SeqCst), 0, "nobody is there to say so");
+        start_echo(&mut world);
+        run(&mut world, 100);
+        assert_eq!(seen.ended.load(Ordering::SeqCst), 1, "the machine is back and does not know the connection");
 
-    let mut world = world_with_echo();
-    let seen = start_pinging(&mut world);
-    run(&mut world, 500);
-    world.crash(B, false);
-    run(&mut world, 150);
-    assert_eq!(seen.ended.load(Ordering::SeqCst), 1);
+        let mut world = world_with_echo();
+        let seen = start_pinging(&mut world);
+        run(&mut world, 500);
+        world.crash(B, false);
+        run(&mut world, 150);
+        assert_eq!(seen.ended.load(Ordering::SeqCst), 1);
+    });
 }
 
 #[test]
 fn connections_are_refused_where_nobody_listens() {
-    let mut world = World::new(1);
-    let seen = start_pinging(&mut world);
-    run(&mut world, 50);
-    assert_eq!(seen.ended.load(Ordering::SeqCst), 9);
+    on_its_own_thread(|| {
+        let mut world = World::new(1);
+        let seen = start_pinging(&mut world);
+        run(&mut world, 50);
+        assert_eq!(seen.ended.load(Ordering::SeqCst), 9);
+    });
 }
 
 #[test]
 fn a_paused_process_does_nothing_and_its_clock_jumps_when_it_goes_on() {
-    let mut world = world_with_echo();
-    let seen = start_pinging(&mut world);
-    run(&mut world, 500);
-    world.pause(A, true);
-    let before = seen.echoes.load(Ordering::SeqCst);
-    run(&mut world, 2_000);
-    assert_eq!(seen.echoes.load(Ordering::SeqCst), before);
-    world.pause(A, false);
-    run(&mut world, 300);
-    assert!(seen.at.load(Ordering::SeqCst) > 2_500 && seen.echoes.load(Ordering::SeqCst) <= before + 5);
+    on_its_own_thread(|| {
+        let mut world = world_with_echo();
+        let seen = start_pinging(&mut world);
+        run(&mut world, 500);
+        world.pause(A, true);
+        let before = seen.echoes.load(Ordering::SeqCst);
+        run(&mut world, 2_000);
+        assert_eq!(seen.echoes.load(Ordering::SeqCst), before);
+        world.pause(A, false);
+        run(&mut world, 300);
+        assert!(seen.at.load(Ordering::SeqCst) > 2_500 && seen.echoes.load(Ordering::SeqCst) <= before + 5);
+    });
 }

@@ -1,0 +1,155 @@
+//! Machines that join a cluster and leave it, and what becomes of Raft's voters.
+
+use flota_api::model::Role;
+use flota_api::proto::control::RemoveRequest;
+use flota_tests::sim::cluster::SimCluster;
+use flota_tests::sim::script::{script, script_with, spec};
+use tonic::Code;
+
+use super::{Seen, another_leads, containers, seen};
+
+/// Raft ids of those that vote and of those that do not, as the leader knows them.
+fn members(cluster: &SimCluster) -> Result<(Vec<u64>, Vec<u64>), String> {
+    let leader = cluster.leader().and_then(|number| cluster.managers[number].manager()).ok_or("nobody leads")?;
+    if leader.raft().is_changing() {
+        return Err("the set changes".into());
+    }
+    let (votes, learns): (Vec<_>, Vec<_>) = leader.raft().members().into_iter().partition(|member| member.votes);
+    let ids = |members: Vec<flota_raft_store::raft::Member>| members.iter().map(|member| member.id).collect();
+    Ok((ids(votes), ids(learns)))
+}
+
+/// These vote, and nobody only learns.
+fn voters(expected: &'static [u64]) -> impl Fn(&SimCluster) -> Seen {
+    move |cluster| {
+        let members = members(cluster)?;
+        seen(members.0 == expected && members.1.is_empty(), members)
+    }
+}
+
+#[test]
+fn machine_that_joins_as_a_worker_gets_tasks() {
+    script(1, |it| {
+        it.create(it.leader(), spec("web", 2)).unwrap();
+        it.converge();
+        let new = it.join(Role::Worker).unwrap();
+        it.converge();
+        it.update(it.leader(), "more", spec("web", 4)).unwrap();
+        it.converge();
+        assert_eq!(it.cluster().workers[new].machine.running().len(), 2);
+    });
+}
+
+#[test]
+fn machine_with_a_wrong_token_stays_outside() {
+    script(0, |it| {
+        let token = it.join_token(Role::Worker);
+        let refused = it.join_with(Role::Worker, &format!("{token}x")).unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+        let view = it.cluster().view().unwrap();
+        assert_eq!(view.nodes().count(), 3, "a refused machine is no node");
+    });
+}
+
+#[test]
+fn new_manager_learns_before_it_votes() {
+    script(1, |it| {
+        for number in 0..20 {
+            it.create(it.leader(), spec(&format!("s{number}"), 0)).unwrap();
+        }
+        let new = it.join(Role::Manager).unwrap();
+        // Nobody can reach it: it does not count.
+        it.pass(3_000);
+        assert_eq!(members(it.cluster()).unwrap().0, [1, 2, 3]);
+        it.create(it.leader(), spec("meanwhile", 0)).unwrap();
+        it.cluster().start_manager(new);
+        it.wait("it is a learner", 10_000, |cluster| {
+            let members = members(cluster)?;
+            seen(members == (vec![1, 2, 3], vec![4]), members)
+        });
+        it.wait("it votes", 10_000, voters(&[1, 2, 3, 4]));
+        let leader = it.leader();
+        it.converge();
+        let view = it.cluster().managers[new].manager().unwrap().store().view();
+        assert_eq!(view.services().count(), 21, "it has every entry");
+        assert_ne!(leader, new);
+    });
+}
+
+#[test]
+fn cluster_goes_on_with_the_manager_that_joined_when_another_one_dies() {
+    script(0, |it| {
+        let new = it.join(Role::Manager).unwrap();
+        it.cluster().start_manager(new);
+        it.wait("it votes", 15_000, voters(&[1, 2, 3, 4]));
+        let leader = it.leader();
+        it.cluster().crash_manager(leader, true);
+        it.wait("another manager leads", 5_000, another_leads(leader));
+        it.create(it.leader(), spec("web", 0)).unwrap();
+    });
+}
+
+#[test]
+fn manager_that_leaves_votes_no_more_and_the_others_go_on() {
+    script(1, |it| {
+        let leaves = (it.leader() + 1) % 3;
+        it.leave(leaves).unwrap();
+        let expected: &'static [u64] = [&[2, 3][..], &[1, 3], &[1, 2]][leaves];
+        it.wait("two vote", 5_000, voters(expected));
+        it.cluster().crash_manager(leaves, true);
+        it.create(it.leader(), spec("web", 1)).unwrap();
+        it.wait("its task runs", 5_000, containers(0, 1));
+        let node = it.cluster().managers[leaves].node_id.clone();
+        let view = it.cluster().view().unwrap();
+        assert_eq!(view.node(node.as_str()).unwrap().role, Role::Worker, "it may be removed as any node");
+    });
+}
+
+#[test]
+fn leader_that_leaves_hands_over_first() {
+    script(1, |it| {
+        let old = it.leader();
+        let asked_again = it.leave(old).unwrap_err();
+        assert_eq!(asked_again.code(), Code::Unavailable, "{asked_again}");
+        let took = it.wait("another manager leads", 2_000, another_leads(old));
+        assert!(took <= 500, "nobody waits for an election: it took {took} ms");
+        it.leave(old).unwrap();
+        let expected: &'static [u64] = [&[2, 3][..], &[1, 3], &[1, 2]][old];
+        it.wait("two vote", 5_000, voters(expected));
+        it.create(it.leader(), spec("web", 0)).unwrap();
+    });
+}
+
+#[test]
+fn of_two_managers_one_leaves_and_the_other_goes_on_alone() {
+    script_with(2, 0, |it| {
+        let stays = it.leader();
+        let leaves = 1 - stays;
+        it.leave(leaves).unwrap();
+        it.cluster().crash_manager(leaves, true);
+        it.create(stays, spec("web", 0)).unwrap();
+        let last = it.leave(stays).unwrap_err();
+        assert_eq!(last.code(), Code::FailedPrecondition, "{last}");
+    });
+}
+
+#[test]
+fn dead_manager_is_removed_by_force_and_its_vote_goes_with_it() {
+    script(0, |it| {
+        let dead = (it.leader() + 1) % 3;
+        it.cluster().crash_manager(dead, true);
+        let name = format!("m{}", dead + 1);
+        let remove = |force| RemoveRequest {
+            request_id: format!("remove {force}"),
+            name: name.clone(),
+            force,
+            ..RemoveRequest::default()
+        };
+        let (gently, forced) = (remove(false), remove(true));
+        let refused = it.ask(it.leader(), |mut client| async move { client.remove_node(gently).await });
+        assert_eq!(refused.unwrap_err().code(), Code::FailedPrecondition);
+        it.ask(it.leader(), |mut client| async move { client.remove_node(forced).await }).unwrap();
+        let expected: &'static [u64] = [&[2, 3][..], &[1, 3], &[1, 2]][dead];
+        it.wait("two vote", 5_000, voters(expected));
+    });
+}

@@ -1,0 +1,87 @@
+//! Ring 3: what a cluster does when one thing happens to it. Real managers and agents in one process, over a simulated
+//! network, disks, clocks and machines; docs/testing.md says how to write such a test. One file for each theme; a part of
+//! the test program `simulation`, because each program more is linked for seconds.
+//!
+//! What the files share is here: conditions to wait for.
+
+mod images;
+mod leadership;
+mod membership;
+mod nodes;
+mod services;
+mod sessions;
+mod streams;
+
+use flota_api::model::{Node, NodeState, Task};
+use flota_api::proto::dispatcher::manager_message::Message as FromManager;
+use flota_api::state::TaskState;
+use flota_tests::sim::cluster::SimCluster;
+use flota_tests::sim::manual::{ManualNode, Streams};
+use flota_tests::sim::script::Script;
+
+/// What a test waits for: `Err` with what is seen as long as it does not hold.
+type Seen = Result<(), String>;
+
+fn seen(holds: bool, what: impl std::fmt::Debug) -> Seen {
+    if holds { Ok(()) } else { Err(format!("{what:?}")) }
+}
+
+/// Another manager than this one leads.
+fn another_leads(not: usize) -> impl Fn(&SimCluster) -> Seen {
+    move |cluster| {
+        let leader = cluster.leader();
+        seen(leader.is_some_and(|leader| leader != not), leader)
+    }
+}
+
+fn somebody_leads(cluster: &SimCluster) -> Seen {
+    seen(cluster.leader().is_some(), "nobody leads")
+}
+
+/// Puts a manual node into the place of a worker, and waits until it is in session with the leader.
+fn manual(it: &mut Script, worker: usize, streams: Streams) -> ManualNode {
+    let node = it.manual(worker, it.leader(), &[], streams);
+    it.wait("the manual node is in session", 5_000, |_| {
+        node.was_sent(|message| matches!(message, FromManager::Registered(_)))
+    });
+    node
+}
+
+/// The leader's object of a worker's node.
+fn node(cluster: &SimCluster, worker: usize) -> Result<Node, String> {
+    let view = cluster.view().ok_or("nobody leads")?;
+    let node = view.node(cluster.workers[worker].node_id.as_str()).ok_or("there is no such node")?;
+    Ok(node.as_ref().clone())
+}
+
+/// The leader takes a worker's node for this.
+fn node_is(worker: usize, state: NodeState) -> impl Fn(&SimCluster) -> Seen {
+    move |cluster| {
+        let node = node(cluster, worker)?;
+        seen(node.state == state, (node.state, node.state_reason))
+    }
+}
+
+/// So many containers run on a worker's machine.
+fn containers(worker: usize, count: usize) -> impl Fn(&SimCluster) -> Seen {
+    move |cluster| {
+        let running = cluster.workers[worker].machine.running();
+        seen(running.len() == count, running)
+    }
+}
+
+/// The leader's objects of a service's tasks.
+fn tasks_of(cluster: &SimCluster, service: &str) -> Result<Vec<Task>, String> {
+    let view = cluster.view().ok_or("nobody leads")?;
+    let service = view.service_by_name(service).ok_or("there is no such service")?;
+    Ok(view.tasks_of_service(&service.id).map(|task| task.as_ref().clone()).collect())
+}
+
+/// So many tasks of a service are in this state, as the leader knows.
+fn tasks_are(service: &'static str, count: usize, state: TaskState) -> impl Fn(&SimCluster) -> Seen {
+    move |cluster| {
+        let tasks = tasks_of(cluster, service)?;
+        let is = |task: &&Task| task.status.state == state;
+        seen(tasks.iter().filter(is).count() == count, tasks.iter().map(|task| task.status.state).collect::<Vec<_>>())
+    }
+}

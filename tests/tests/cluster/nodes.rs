@@ -1,0 +1,153 @@
+//! Nodes that are lost, cut off, drained and removed, and what becomes of their tasks.
+
+use flota_api::model::NodeState;
+use flota_api::proto::control::RemoveRequest;
+use flota_api::proto::specs::{NodeSpec, OnPartition, ServiceSpec};
+use flota_api::proto::types::{Availability, TaskState};
+use flota_tests::sim::script::{Script, script, spec};
+
+use super::{containers, node_is, seen};
+
+/// Blocks every link between a worker and the managers, in both directions.
+fn cut_off(it: &mut Script, worker: usize) {
+    let worker = it.cluster().workers[worker].host;
+    let managers: Vec<_> = it.cluster().managers.iter().map(|manager| manager.host).collect();
+    for manager in managers {
+        it.cluster().world.network.block(worker, manager);
+        it.cluster().world.network.block(manager, worker);
+    }
+}
+
+fn availability(availability: Availability) -> NodeSpec {
+    NodeSpec { availability: availability.into(), ..NodeSpec::default() }
+}
+
+#[test]
+fn tasks_of_a_lost_machine_start_elsewhere_and_are_listed_with_a_doubt() {
+    script(2, |it| {
+        it.create(it.leader(), spec("web", 2)).unwrap();
+        it.converge();
+        it.cluster().crash_worker(0, true);
+        it.wait("the node is down", 6_000, node_is(0, NodeState::Down));
+        it.wait("both tasks run on the other", 10_000, containers(1, 2));
+        let rows = it.tasks(it.leader());
+        let lost: Vec<_> = rows.iter().filter(|row| row.node_name == "w1").collect();
+        assert_eq!(lost.len(), 1, "{rows:?}");
+        assert!(lost[0].doubt.starts_with("its node w1 is down since"), "{lost:?}");
+        assert!(rows.iter().filter(|row| row.node_name == "w2").all(|row| row.doubt.is_empty()), "{rows:?}");
+        it.cluster().start_worker(0);
+        it.converge();
+        assert!(it.cluster().workers[0].machine.running().is_empty(), "what was replaced is not started again");
+    });
+}
+
+#[test]
+fn partitioned_worker_stops_what_was_replaced_when_it_is_back() {
+    script(2, |it| {
+        it.create(it.leader(), spec("web", 2)).unwrap();
+        it.converge();
+        cut_off(it, 0);
+        it.wait("its task runs on the other worker, too", 15_000, |cluster| {
+            let running = cluster.workers.iter().map(|it| it.machine.running().len()).sum::<usize>();
+            seen(running == 3, running)
+        });
+        it.cluster().world.network.heal_all();
+        it.converge();
+    });
+}
+
+#[test]
+fn worker_that_is_cut_off_keeps_its_tasks_or_stops_them_as_asked() {
+    script(1, |it| {
+        it.create(it.leader(), spec("keeps", 1)).unwrap();
+        let on_partition = OnPartition::Stop.into();
+        let stops = ServiceSpec { on_partition, on_partition_after_ms: 2_000, ..spec("stops", 1) };
+        it.create(it.leader(), stops).unwrap();
+        it.converge();
+        cut_off(it, 0);
+        let took = it.wait("one task stops", 8_000, containers(0, 1));
+        assert!(took >= 2_000, "it stopped after {took} ms");
+        assert_eq!(it.cluster().workers[0].machine.running()[0].service, "keeps");
+        it.wait("the node is down", 8_000, node_is(0, NodeState::Down));
+        it.pass(5_000);
+        assert_eq!(it.cluster().workers[0].machine.running()[0].service, "keeps");
+        it.cluster().world.network.heal_all();
+        it.converge();
+    });
+}
+
+#[test]
+fn drained_node_loses_its_tasks_to_others_and_gets_none_until_it_is_active() {
+    script(2, |it| {
+        it.create(it.leader(), spec("web", 2)).unwrap();
+        it.converge();
+        assert_eq!(it.cluster().workers[0].machine.running().len(), 1);
+        it.update_node("w1", availability(Availability::Drain));
+        it.wait("nothing runs on the drained node", 20_000, containers(0, 0));
+        it.converge();
+        it.update(it.leader(), "more", spec("web", 4)).unwrap();
+        it.converge();
+        assert!(it.cluster().workers[0].machine.running().is_empty());
+        it.update_node("w1", availability(Availability::Active));
+        it.update(it.leader(), "even more", spec("web", 6)).unwrap();
+        it.converge();
+        assert_eq!(it.cluster().workers[0].machine.running().len(), 2);
+    });
+}
+
+#[test]
+fn paused_node_keeps_its_tasks_and_gets_no_new_ones() {
+    script(2, |it| {
+        it.create(it.leader(), spec("web", 2)).unwrap();
+        it.converge();
+        it.update_node("w1", availability(Availability::Pause));
+        it.update(it.leader(), "more", spec("web", 6)).unwrap();
+        it.converge();
+        assert_eq!(it.cluster().workers[0].machine.running().len(), 1);
+    });
+}
+
+fn remove(it: &mut Script, node: &str, force: bool) -> Result<(), tonic::Status> {
+    let request_id = format!("remove at {}", it.cluster().world.now());
+    let request = RemoveRequest { request_id, name: node.into(), force, ..RemoveRequest::default() };
+    it.ask(it.leader(), |mut client| async move { client.remove_node(request).await.map(drop) })
+}
+
+#[test]
+fn node_that_is_ready_is_removed_only_by_force_and_its_daemon_is_told() {
+    script(2, |it| {
+        it.create(it.leader(), spec("web", 2)).unwrap();
+        it.converge();
+        let refused = remove(it, "w1", false).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused}");
+        remove(it, "w1", true).unwrap();
+        it.wait("both tasks run on the other node", 10_000, containers(1, 2));
+        it.wait("the daemon is told", 5_000, |cluster| {
+            seen(cluster.world.log.find("the cluster has removed this node").is_some(), "it is not")
+        });
+    });
+}
+
+#[test]
+fn removed_node_takes_its_tasks_out_of_every_list() {
+    script(2, |it| {
+        it.create(it.leader(), spec("web", 4)).unwrap();
+        it.converge();
+        it.cluster().crash_worker(0, true);
+        it.wait("the node is down", 6_000, node_is(0, NodeState::Down));
+        remove(it, "w1", false).unwrap();
+        it.wait("all tasks run on the other node", 10_000, containers(1, 4));
+        let gone = it.cluster().workers[0].node_id.clone();
+        it.wait("no task names the node", 5_000, move |cluster| {
+            let view = cluster.view().ok_or("nobody leads")?;
+            let left: Vec<_> = view.tasks().filter(|task| task.node_id == gone).map(|task| task.id.clone()).collect();
+            seen(left.is_empty(), left)
+        });
+        let rows = it.tasks(it.leader());
+        assert_eq!(rows.len(), 4, "{rows:?}");
+        let running = |row: &flota_api::proto::control::TaskRow| {
+            row.task.as_ref().and_then(|task| task.status.as_ref()).map(|status| status.state())
+        };
+        assert!(rows.iter().all(|row| row.node_name == "w2" && running(row) == Some(TaskState::Running)), "{rows:?}");
+    });
+}

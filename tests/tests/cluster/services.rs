@@ -1,0 +1,264 @@
+//! Services: restarts, updates, scaling, and tasks that wait for room.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use flota_api::model::NodeState;
+use flota_api::proto::control::RemoveRequest;
+use flota_api::proto::specs::{GenericResource, NodeSpec, ServiceSpec};
+use flota_api::proto::types::{Resources, RestartCondition, RestartPolicy};
+use flota_api::state::TaskState;
+use flota_tests::sim::cluster::{DEVICE_KIND, SimCluster};
+use flota_tests::sim::script::{Script, script, spec};
+use flota_worker::{FakeProgram, OnStop, WhatHappened};
+
+use super::{Seen, containers, node_is, seen, tasks_are, tasks_of};
+
+/// A program that ends after a tenth of a second.
+fn ends_with(exit_code: i32) -> FakeProgram {
+    FakeProgram { runs: Some(Duration::from_millis(100)), exit_code, ..FakeProgram::default() }
+}
+
+fn set_program(it: &mut Script, service: &str, program: &FakeProgram) {
+    it.cluster().workers.iter().for_each(|worker| worker.machine.set_program(service, program.clone()));
+}
+
+fn restarting(name: &str, condition: RestartCondition, max_attempts: u64) -> ServiceSpec {
+    let restart = RestartPolicy { condition: condition.into(), delay_ms: 1_000, max_attempts, window_ms: 0 };
+    ServiceSpec { restart: Some(restart), ..spec(name, 1) }
+}
+
+#[test]
+fn failing_program_is_restarted_with_growing_delays_until_its_budget_is_gone() {
+    script(1, |it| {
+        set_program(it, "bad", &ends_with(7));
+        it.create(it.leader(), restarting("bad", RestartCondition::Any, 3)).unwrap();
+        it.wait("the worker has given up", 20_000, tasks_are("bad", 1, TaskState::Failed));
+        let tasks = tasks_of(it.cluster(), "bad").unwrap();
+        let task = &tasks[0];
+        assert_eq!((task.status.attempt, task.restarts(), task.status.exit_code), (4, 3, Some(7)));
+        let events = it.cluster().workers[0].machine.take_events();
+        let starts: Vec<_> = events.iter().filter(|it| it.what == WhatHappened::Started).map(|it| it.at).collect();
+        let pauses: Vec<_> = starts.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
+        // None before the first restart, then the policy's second, doubled each time; a program runs for 100 ms.
+        let expected = [100..300, 1_100..1_300, 2_100..2_300];
+        assert!(pauses.len() == 3 && pauses.iter().zip(&expected).all(|(it, range)| range.contains(it)), "{pauses:?}");
+        it.pass(10_000);
+        assert_eq!(tasks_of(it.cluster(), "bad").unwrap().len(), 1, "the slot stays down when its budget is gone");
+    });
+}
+
+#[test]
+fn program_that_ends_well_is_complete_where_only_failures_are_restarted() {
+    script(1, |it| {
+        set_program(it, "job", &ends_with(0));
+        it.create(it.leader(), restarting("job", RestartCondition::OnFailure, 0)).unwrap();
+        it.wait("it is complete", 5_000, tasks_are("job", 1, TaskState::Complete));
+        it.pass(10_000);
+        let tasks = tasks_of(it.cluster(), "job").unwrap();
+        assert_eq!((tasks.len(), tasks[0].status.attempt), (1, 1), "{tasks:?}");
+    });
+}
+
+#[test]
+fn program_that_fails_is_not_started_again_where_nothing_is_restarted() {
+    script(1, |it| {
+        set_program(it, "once", &ends_with(3));
+        it.create(it.leader(), restarting("once", RestartCondition::None, 0)).unwrap();
+        it.wait("it has failed", 5_000, tasks_are("once", 1, TaskState::Failed));
+        it.pass(10_000);
+        let tasks = tasks_of(it.cluster(), "once").unwrap();
+        assert_eq!((tasks.len(), tasks[0].status.attempt), (1, 1), "{tasks:?}");
+    });
+}
+
+#[test]
+fn container_that_is_killed_from_outside_is_started_again_by_its_worker() {
+    script(2, |it| {
+        it.create(it.leader(), spec("web", 1)).unwrap();
+        it.converge();
+        let worker = (0..2).find(|number| !it.cluster().workers[*number].machine.running().is_empty()).unwrap();
+        let before = it.cluster().workers[worker].machine.running()[0].task.clone();
+        it.cluster().workers[worker].machine.kill(&before);
+        it.wait("the second attempt runs", 5_000, |cluster| {
+            let tasks = tasks_of(cluster, "web")?;
+            let status = tasks.first().map(|task| (task.status.attempt, task.status.state));
+            seen(status == Some((2, TaskState::Running)), status)
+        });
+        assert_eq!(it.cluster().workers[worker].machine.running()[0].task, before, "the same task, on its node");
+    });
+}
+
+#[test]
+fn program_that_ignores_the_stop_signal_is_killed_after_its_grace() {
+    script(1, |it| {
+        set_program(it, "web", &FakeProgram { on_stop: OnStop::Ignore, ..FakeProgram::default() });
+        it.create(it.leader(), spec("web", 1)).unwrap();
+        it.converge();
+        let request = RemoveRequest { request_id: "rm".into(), name: "web".into(), ..RemoveRequest::default() };
+        it.ask(it.leader(), |mut client| async move { client.remove_service(request).await }).unwrap();
+        let took = it.wait("it is gone", 5_000, containers(0, 0));
+        assert!((900..1_500).contains(&took), "its grace is a second: it took {took} ms");
+        it.wait("nothing is left of the service", 5_000, |cluster| {
+            let view = cluster.view().ok_or("nobody leads")?;
+            seen(view.tasks().count() == 0 && view.services().count() == 0, view.tasks().count())
+        });
+    });
+}
+
+/// Containers of `web` that run, on all machines.
+fn running(cluster: &SimCluster) -> usize {
+    cluster.workers.iter().map(|worker| worker.machine.running().len()).sum()
+}
+
+fn with_env(name: &str, replicas: u64, env: &str) -> ServiceSpec {
+    ServiceSpec { env: vec![env.into()], ..spec(name, replicas) }
+}
+
+#[test]
+fn update_replaces_one_task_after_the_other() {
+    script(2, |it| {
+        it.create(it.leader(), spec("web", 4)).unwrap();
+        it.converge();
+        let before = it.picture();
+        it.update(it.leader(), "update", with_env("web", 4, "VERSION=2")).unwrap();
+        let least = Cell::new(usize::MAX);
+        it.wait("all tasks are of the new spec", 30_000, |cluster| {
+            least.set(least.get().min(running(cluster)));
+            let tasks = tasks_of(cluster, "web")?;
+            let new = tasks.iter().filter(|it| it.spec_version == 2 && it.status.state == TaskState::Running).count();
+            seen(new == 4, new)
+        });
+        assert_eq!(least.get(), 3, "one at a time is replaced");
+        it.converge();
+        let after = it.picture();
+        assert!(before.split(", ").all(|task| !after.contains(task)), "{before}; {after}");
+    });
+}
+
+/// The update of `web` is paused, for this reason.
+fn paused_because(reason: &'static str) -> impl Fn(&SimCluster) -> Seen {
+    move |cluster| {
+        let view = cluster.view().ok_or("nobody leads")?;
+        let service = view.service_by_name("web").ok_or("there is no such service")?;
+        let paused = format!("{:?}", service.update_paused);
+        seen(paused.contains(reason), paused)
+    }
+}
+
+#[test]
+fn update_whose_first_task_does_not_stay_up_is_paused_and_touches_no_other_slot() {
+    script(2, |it| {
+        it.create(it.leader(), spec("web", 3)).unwrap();
+        it.converge();
+        set_program(it, "web", &ends_with(3));
+        it.update(it.leader(), "bad", with_env("web", 3, "VERSION=2")).unwrap();
+        it.wait("the update is paused", 20_000, paused_because("it does not stay up (exit code 3)"));
+        it.pass(10_000);
+        let tasks = tasks_of(it.cluster(), "web").unwrap();
+        let old = tasks.iter().filter(|it| it.spec_version == 1 && it.status.state == TaskState::Running);
+        assert_eq!(old.count(), 2, "{tasks:?}");
+        set_program(it, "web", &FakeProgram::default());
+        it.update(it.leader(), "good", with_env("web", 3, "VERSION=3")).unwrap();
+        it.converge();
+    });
+}
+
+#[test]
+fn many_updates_in_a_row_end_in_the_last_one() {
+    script(3, |it| {
+        it.create(it.leader(), spec("web", 2)).unwrap();
+        for number in 1..=40 {
+            let replicas = 1 + number % 4;
+            let spec = with_env("web", replicas, &format!("N={number}"));
+            it.update(it.leader(), &format!("update {number}"), spec).unwrap();
+        }
+        it.converge();
+        let tasks = tasks_of(it.cluster(), "web").unwrap();
+        let view = it.cluster().view().unwrap();
+        let live: Vec<_> = tasks.iter().filter(|task| task.is_live()).collect();
+        assert_eq!(live.len(), 1, "{tasks:?}");
+        assert_eq!(view.spec_of(live[0]).unwrap().env, ["N=40"]);
+    });
+}
+
+#[test]
+fn scaling_replaces_nothing() {
+    script(3, |it| {
+        it.create(it.leader(), spec("web", 3)).unwrap();
+        it.converge();
+        let three = it.picture();
+        it.update(it.leader(), "more", spec("web", 6)).unwrap();
+        it.converge();
+        let six = it.picture();
+        assert!(three.split(", ").all(|task| six.contains(task)), "{three}; {six}");
+        it.update(it.leader(), "fewer", spec("web", 2)).unwrap();
+        it.converge();
+        let two = it.picture();
+        assert!(two.split(", ").all(|task| six.contains(task)), "{six}; {two}");
+    });
+}
+
+#[test]
+fn task_whose_constraint_no_node_meets_starts_when_one_does() {
+    script(2, |it| {
+        let constraints = vec!["node.labels.zone==a".into()];
+        it.create(it.leader(), ServiceSpec { constraints, ..spec("web", 1) }).unwrap();
+        it.wait("it waits", 5_000, tasks_are("web", 1, TaskState::Pending));
+        it.pass(5_000);
+        assert_eq!(running(it.cluster()), 0);
+        let labels = [("zone".to_owned(), "a".to_owned())].into();
+        it.update_node("w2", NodeSpec { labels, ..NodeSpec::default() });
+        it.wait("it runs on the node that has the label now", 5_000, containers(1, 1));
+    });
+}
+
+#[test]
+fn task_without_room_starts_when_another_service_makes_room() {
+    script(1, |it| {
+        let whole = Resources { nano_cpus: 8_000_000_000, ..Resources::default() };
+        let large = |name: &str| ServiceSpec { reservations: Some(whole), ..spec(name, 1) };
+        it.create(it.leader(), large("first")).unwrap();
+        it.converge();
+        it.create(it.leader(), large("second")).unwrap();
+        it.wait("it waits", 5_000, tasks_are("second", 1, TaskState::Pending));
+        it.pass(5_000);
+        let request = RemoveRequest { request_id: "rm".into(), name: "first".into(), ..RemoveRequest::default() };
+        it.ask(it.leader(), |mut client| async move { client.remove_service(request).await }).unwrap();
+        it.converge();
+        assert_eq!(it.cluster().workers[0].machine.running()[0].service, "second");
+    });
+}
+
+#[test]
+fn each_device_goes_to_one_task_and_to_the_next_when_it_is_free() {
+    script(1, |it| {
+        let device = GenericResource { kind: DEVICE_KIND.into(), count: 1 };
+        it.create(it.leader(), ServiceSpec { generic_resources: vec![device], ..spec("web", 3) }).unwrap();
+        it.wait("two run", 5_000, tasks_are("web", 2, TaskState::Running));
+        it.wait("the third waits", 5_000, tasks_are("web", 1, TaskState::Pending));
+        let mut ids: Vec<_> =
+            tasks_of(it.cluster(), "web").unwrap().iter().flat_map(|it| it.device_ids.clone()).collect();
+        ids.sort_by(|left, right| left.id.cmp(&right.id));
+        ids.dedup();
+        assert_eq!(ids.len(), 2, "each has one of its own");
+        let first = tasks_of(it.cluster(), "web").unwrap().into_iter().find(|it| it.status.state == TaskState::Running);
+        let name = first.unwrap().id.to_string();
+        let request = RemoveRequest { request_id: "rm".into(), name, shrink: true, ..RemoveRequest::default() };
+        it.ask(it.leader(), |mut client| async move { client.remove_task(request).await }).unwrap();
+        it.converge();
+        assert_eq!(running(it.cluster()), 2);
+    });
+}
+
+#[test]
+fn tasks_are_spread_over_the_nodes_that_are_ready() {
+    script(4, |it| {
+        it.cluster().crash_worker(3, true);
+        it.wait("the node is down", 6_000, node_is(3, NodeState::Down));
+        it.create(it.leader(), spec("web", 6)).unwrap();
+        it.wait("two run on each of the others", 5_000, |cluster| {
+            (0..3).try_for_each(|worker| containers(worker, 2)(cluster))
+        });
+    });
+}

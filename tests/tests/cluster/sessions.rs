@@ -1,0 +1,133 @@
+//! Sessions between nodes and the leader: how they begin, how they are missed, and what the leader makes of their end.
+
+use flota_api::model::NodeState;
+use flota_api::proto::dispatcher::manager_message::Message as FromManager;
+use flota_api::proto::dispatcher::worker_message::Message as ToManager;
+use flota_api::proto::dispatcher::{Leaving, NotLeader, Register};
+use flota_tests::sim::cluster::SimCluster;
+use flota_tests::sim::manual::no_streams;
+use flota_tests::sim::script::{script, spec};
+
+use super::{Seen, another_leads, containers, manual, node, node_is, seen};
+
+#[test]
+fn node_that_asks_a_follower_is_told_who_leads() {
+    script(1, |it| {
+        let leader = it.leader();
+        let address = it.cluster().managers[leader].host.address();
+        let session = it.manual(0, (leader + 1) % 3, &[], no_streams);
+        let redirect = FromManager::NotLeader(NotLeader { address });
+        it.wait("the follower names the leader", 1_000, move |_| session.was_sent(|message| *message == redirect));
+    });
+}
+
+#[test]
+fn session_in_another_nodes_name_is_refused() {
+    script(2, |it| {
+        let leader = it.leader();
+        let register = Register { node_id: it.cluster().workers[1].node_id.to_string(), ..Register::default() };
+        let session = it.manual_as(0, leader, register, no_streams);
+        it.wait("the session is refused", 1_000, move |_| match session.end()? {
+            Err(status) => seen(status.code() == tonic::Code::PermissionDenied, status),
+            Ok(()) => Err("the manager closed it".into()),
+        });
+    });
+}
+
+#[test]
+fn session_moves_to_the_next_leader_before_its_node_is_missed() {
+    script(2, |it| {
+        it.create(it.leader(), spec("web", 2)).unwrap();
+        it.converge();
+        let old = it.leader();
+        it.cluster().crash_manager(old, true);
+        it.wait("another manager leads", 5_000, another_leads(old));
+        // As long as it takes to find out that a node is away.
+        for _ in 0..100 {
+            it.pass(50);
+            for worker in 0..2 {
+                assert_ne!(node(it.cluster(), worker).unwrap().state, NodeState::Down);
+            }
+        }
+        it.wait("both nodes are ready", 100, |cluster| {
+            node_is(0, NodeState::Ready)(cluster)?;
+            node_is(1, NodeState::Ready)(cluster)
+        });
+    });
+}
+
+/// The leader takes a worker's node for this, and says why.
+fn node_is_because(worker: usize, state: NodeState, reason: &'static str) -> impl Fn(&SimCluster) -> Seen {
+    move |cluster| {
+        let node = node(cluster, worker)?;
+        seen(node.state == state && node.state_reason == reason, (node.state, node.state_reason))
+    }
+}
+
+#[test]
+fn node_whose_heartbeats_stop_is_doubted_before_it_is_down() {
+    script(2, |it| {
+        let session = manual(it, 0, no_streams);
+        session.stop_beats();
+        let doubted = it.wait("it is doubted", 3_000, node_is_because(0, NodeState::Unknown, "it missed a heartbeat"));
+        assert!(doubted >= 500, "one beat may be late: doubted after {doubted} ms");
+        let down = it.wait("it is down", 4_000, node_is_because(0, NodeState::Down, "its heartbeats stopped"));
+        assert!(doubted + down <= 4_500, "three beats were missed: down after {} ms", doubted + down);
+    });
+}
+
+#[test]
+fn node_whose_session_breaks_is_doubted_at_once_and_down_when_it_does_not_come_back() {
+    script(2, |it| {
+        it.cluster().crash_worker(0, false);
+        it.wait("it is doubted", 200, node_is_because(0, NodeState::Unknown, "its session broke"));
+        it.wait("it is down", 4_500, node_is_because(0, NodeState::Down, "its session broke"));
+        it.cluster().start_worker(0);
+        it.wait("it is ready", 5_000, node_is(0, NodeState::Ready));
+    });
+}
+
+#[test]
+fn machine_that_shuts_down_is_down_at_once_and_its_tasks_run_elsewhere() {
+    script(2, |it| {
+        let session = manual(it, 0, no_streams);
+        it.create(it.leader(), spec("web", 2)).unwrap();
+        it.wait("one task runs on the other node", 5_000, containers(1, 1));
+        session.send(ToManager::Leaving(Leaving { machine: true }));
+        // Heartbeats go on until the session is closed, so nothing but the message can have said so.
+        it.wait("it is down", 200, node_is_because(0, NodeState::Down, "shut down"));
+        it.wait("both tasks run on the other node", 5_000, containers(1, 2));
+    });
+}
+
+#[test]
+fn daemon_that_restarts_keeps_its_tasks_for_a_minute() {
+    script(2, |it| {
+        let session = manual(it, 0, no_streams);
+        it.create(it.leader(), spec("web", 2)).unwrap();
+        it.wait("one task runs on the other node", 5_000, containers(1, 1));
+        session.send(ToManager::Leaving(Leaving { machine: false }));
+        it.wait("it is said why", 200, node_is_because(0, NodeState::Unknown, "restarting"));
+        it.pass(50_000);
+        assert_eq!(it.cluster().workers[1].machine.running().len(), 1, "nothing moves meanwhile");
+        it.wait("it is down", 11_000, node_is_because(0, NodeState::Down, "it did not come back"));
+        it.wait("both tasks run on the other node", 5_000, containers(1, 2));
+    });
+}
+
+#[test]
+fn killed_daemon_of_a_worker_finds_its_tasks_again() {
+    script(1, |it| {
+        let leader = it.leader();
+        it.create(leader, spec("web", 3)).unwrap();
+        it.converge();
+        let before = it.picture();
+        it.cluster().crash_worker(0, false);
+        it.pass(500);
+        assert_eq!(it.picture(), before, "containers run on without the daemon");
+        it.cluster().start_worker(0);
+        it.pass(5_000);
+        it.converge();
+        assert_eq!(it.picture(), before);
+    });
+}
