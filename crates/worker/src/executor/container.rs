@@ -131,11 +131,10 @@ impl ContainerExecutor {
     }
 
     /// A connection to the supervisor of the task's container, if it is there.
-    #[expect(unsafe_code, reason = "tokio can't see that a type keeps its descriptor")]
+    #[expect(deprecated, reason = "it is unsound for types that change their descriptor, and this one never does")]
     fn supervisor(&self, task: &TaskId) -> Option<AsyncFd<ContainerEvents>> {
         let events = self.client(task).ok()?.watch().ok()?;
-        // SAFETY: it has the same descriptor for as long as it lives.
-        unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }.ok()
+        AsyncFd::with_interest(events, Interest::READABLE).ok()
     }
 
     /// Sends the container a signal; one that has gone needs none.
