@@ -15,8 +15,10 @@ pub use tables::{Tables, View};
 pub use watch::{Event, Lagged, Watch};
 pub use write::WriteTx;
 
-use crate::transaction::{Entry, Outcome};
 use flota_api::version::Version;
+
+use crate::digest::Digest;
+use crate::transaction::{Entry, Outcome};
 
 /// A handle to the store of this manager.
 #[derive(Clone, Debug)]
