@@ -2,7 +2,7 @@
 use std::path::PathBuf;
 
 const FILES: [&str; 11] =
-    ["types", "specs", "objects", "raft", "control", "streams", "dispatcher", "ca", "images", "node", "control"];
+    ["types", "specs", "objects", "raft", "control", "streams", "dispatcher", "ca", "images", "node", "errors"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");

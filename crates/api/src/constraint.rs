@@ -1,8 +1,13 @@
-//! Placement constraints: `node.labels.zone==a`, `node.hostname!=n1`, `node.role==worker`.
+//! Placement constraints: `node.labels.zone==a`, `node.hostname!=n1`, `node.role==worker`. A constraint is parsed where
+//! it comes in (by the conversion from the wire, by `ctl`, by stack files) and carried parsed.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
 
 use crate::model::Node;
 
-/// Why a constraint is refused.
+/// Why a text is no constraint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConstraintError {
     /// No operator.
@@ -28,7 +33,7 @@ enum Key {
     Label(String),
 }
 
-/// One comparison that a node must pass.
+/// A comparison that must hold for a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Constraint {
     key: Key,
@@ -37,10 +42,10 @@ pub struct Constraint {
 }
 
 impl Constraint {
-    /// Reads a constraint as a user types it.
+    /// Parses a constraint as a user types it.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// The operator, the key or the value is missing or unknown.
     pub fn parse(text: &str) -> Result<Self, ConstraintError> {
         let split = |operator: &str| text.split_once(operator).map(|(key, value)| (key.trim(), value.trim()));
         let (key, equal, value) = match (split("=="), split("!=")) {
@@ -65,7 +70,7 @@ impl Constraint {
         Ok(Self { key, equal, value: value.to_owned() })
     }
 
-    /// Whether `node` passes. A label that is not there is equal to nothing.
+    /// Whether the constraint holds for `node`. A label that the node does not have is equal to no value.
     pub fn holds(&self, node: &Node) -> bool {
         let found = match &self.key {
             Key::Id => Some(node.id.as_str()),
@@ -79,9 +84,39 @@ impl Constraint {
     }
 }
 
+impl fmt::Display for Constraint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.key {
+            Key::Id => f.write_str("node.id"),
+            Key::Hostname => f.write_str("node.hostname"),
+            Key::Role => f.write_str("node.role"),
+            Key::Os => f.write_str("node.platform.os"),
+            Key::Architecture => f.write_str("node.platform.arch"),
+            Key::Label(label) => write!(f, "node.labels.{label}"),
+        }?;
+        write!(f, "{}{}", if self.equal { "==" } else { "!=" }, self.value)
+    }
+}
+
+impl Serialize for Constraint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_constraint_is_written_as_it_is_read() {
+        for key in ["id", "hostname", "role", "platform.os", "platform.arch", "labels.zone"] {
+            for text in [format!("node.{key}==a b"), format!("node.{key}!=x")] {
+                assert_eq!(Constraint::parse(&text).expect("it is good").to_string(), text);
+            }
+        }
+        assert_eq!(Constraint::parse("node.id ==  a").expect("it is good").to_string(), "node.id==a");
+    }
 
     #[test]
     fn nodes_pass_or_fail_by_key_operator_and_value() {

@@ -1,29 +1,38 @@
-//! Between the wire and the domain: the only place that meets absent fields and unknown numbers.
+//! Conversion between wire and domain: the only place that deals with absent fields and unknown numbers.
 //!
-//! From the domain to the wire always succeeds; the other way says which field can't be understood.
+//! Conversion to the wire always succeeds; conversion from it says which field is wrong.
 
+mod assignments;
 mod devices;
 mod objects;
 mod specs;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::model::{Availability, NodeState, OnPartition, RestartCondition, Role};
-use crate::proto::{specs as ps, types as pt};
+use crate::model::{Availability, Filter, NodeState, NodeStateReason, OnPartition, RestartCondition, Role};
+use crate::proto::{objects as po, specs as ps, types as pt};
 use crate::state::{DesiredState, TaskState};
 
-/// A message from outside that can't be understood.
+/// A field of a message can't be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the field `{field}` {what}")]
 pub struct Malformed {
-    /// Its name in `proto/`.
+    /// Name of the field in `proto/`.
     pub field: &'static str,
-    /// `is missing`, `has an unknown value`.
-    pub what: &'static str,
+    /// What is wrong with it, such as `is missing`.
+    pub what: Cow<'static, str>,
+}
+
+impl Malformed {
+    /// A field, and what is wrong with it, such as `is missing`.
+    pub fn new(field: &'static str, what: impl Into<Cow<'static, str>>) -> Self {
+        Self { field, what: what.into() }
+    }
 }
 
 pub(crate) fn require<T>(value: Option<T>, field: &'static str) -> Result<T, Malformed> {
-    value.ok_or(Malformed { field, what: "is missing" })
+    value.ok_or(Malformed::new(field, "is missing"))
 }
 
 pub(crate) fn millis(duration: Duration) -> u64 {
@@ -41,7 +50,7 @@ macro_rules! enums {
         impl crate::convert::FromNumber for $model {
             fn from_number(number: i32) -> Result<Self, Malformed> {
                 <$proto>::try_from(number).map(Self::from)
-                    .map_err(|_| Malformed { field: $field, what: "has an unknown value" })
+                    .map_err(|_| Malformed::new($field, "has an unknown value"))
             }
             fn number(self) -> i32 { <$proto>::from(self) as i32 }
         }
@@ -57,6 +66,16 @@ enums! {
     Role = pt::Role, "role" { Worker = Worker, Manager = Manager }
     Availability = pt::Availability, "availability" { Active = Active, Pause = Pause, Drain = Drain }
     NodeState = pt::NodeState, "state" { Unknown = Unknown, Ready = Ready, Down = Down }
+    NodeStateReason = po::NodeStateReason, "state_reason" {
+        Joining = Joining, MissedHeartbeat = MissedHeartbeat, HeartbeatsStopped = HeartbeatsStopped,
+        SessionBroke = SessionBroke, Restarting = Restarting, DidNotReturn = DidNotReturn, ShutDown = ShutDown,
+        Left = Left,
+    }
+    Filter = po::Filter, "pending_reason.refused.filter" {
+        NotReady = NotReady, Drained = Drained, Paused = Paused, Constraint = Constraint, Cpu = Cpu, Memory = Memory,
+        Runtime = Runtime, Privileged = Privileged, Capability = Capability, Device = Device,
+        GenericResource = GenericResource,
+    }
     RestartCondition = pt::RestartCondition, "restart.condition" { Any = Any, OnFailure = OnFailure, None = None }
     DesiredState = pt::DesiredState, "desired_state" {
         Ready = Ready, Running = Running, Complete = Complete, Shutdown = Shutdown, Remove = Remove,
@@ -72,6 +91,6 @@ pub(crate) fn on_partition(kind: i32, after_ms: u64) -> Result<OnPartition, Malf
     match ps::OnPartition::try_from(kind) {
         Ok(ps::OnPartition::Run) => Ok(OnPartition::Run),
         Ok(ps::OnPartition::Stop) => Ok(OnPartition::Stop(Duration::from_millis(after_ms))),
-        Err(_) => Err(Malformed { field: "on_partition", what: "has an unknown value" }),
+        Err(_) => Err(Malformed::new("on_partition", "has an unknown value")),
     }
 }

@@ -30,7 +30,7 @@ pub mod proto {
     macro_rules! include_packages {
         ($($name:ident)*) => { $(pub mod $name { include!(concat!(env!("OUT_DIR"), "/flota.", stringify!($name), ".rs")); })* };
     }
-    include_packages!(types specs objects raft control streams dispatcher ca images node);
+    include_packages!(types specs objects raft control streams dispatcher ca images node errors);
 }
 
 /// What this build calls itself, as `ctl version` and `node ls` print it.

@@ -1,21 +1,37 @@
 //! The domain types: what the program thinks in. One file for each noun.
 
+use std::fmt::Display;
+
+use serde::Serializer;
+
 mod allowance;
+mod assignment;
 mod cluster;
 mod device;
 mod image;
 mod node;
+mod pending;
 mod service;
 mod stack;
 mod task;
 
 pub use allowance::{Allowance, Refusal};
+pub use assignment::{Assignment, Grant, ImageSource, NodeAddress, RegistryCredentials};
 pub use cluster::{Cluster, Registry, Revoked, Secret};
 pub use device::{
     DEVICE_PERMISSIONS, DeviceError, DeviceId, DeviceMapping, GenericResource, GenericResourceError, NodeDevice,
 };
 pub use image::{Image, ImageHolder};
-pub use node::{Availability, Node, NodeDescription, NodeSpec, NodeState, Role};
-pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceSpec};
+pub use node::{Availability, Node, NodeDescription, NodeSpec, NodeState, NodeStateReason, Role};
+pub use pending::{Filter, PendingReason};
+pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec, UpdateState};
 pub use stack::{Stack, StackSpec};
 pub use task::{Task, TaskStatus};
+
+/// In JSON, what is absent is an empty text.
+fn text_or_empty<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_str(""),
+    }
+}

@@ -1,4 +1,8 @@
-//! What every stored object has in common, and the sum over all kinds.
+//! The kinds of object that the store holds, declared once.
+//!
+//! `kinds!` generates [`Kind`], [`Object`] and each kind's [`StoreObject`]. The store has a table for each of
+//! [`Kind::ALL`]; conversion to the wire matches on every kind. To add a kind, add a row to the declaration at the end
+//! of this file and follow the compiler.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,122 +10,103 @@ use std::sync::Arc;
 use crate::model::{Cluster, Image, Node, Registry, Service, Stack, Task};
 use crate::version::Meta;
 
-/// The kinds of object, in the order of their tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// The one cluster object.
-    Cluster,
-    /// Machines.
-    Node,
-    /// Services.
-    Service,
-    /// Tasks.
-    Task,
-    /// Images.
-    Image,
-    /// Stacks.
-    Stack,
-    /// Credentials of registries.
-    Registry,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cluster => "cluster",
-            Self::Node => "node",
-            Self::Service => "service",
-            Self::Task => "task",
-            Self::Image => "image",
-            Self::Stack => "stack",
-            Self::Registry => "registry",
-        })
-    }
-}
-
-/// Anything that the store holds.
+/// An object that the store holds.
 pub trait StoreObject: Clone + Send + Sync + 'static {
-    /// Its table.
+    /// Its kind, which is also its table.
     const KIND: Kind;
-    /// Its identifier's characters.
+    /// The characters of its identifier.
     fn id(&self) -> &str;
-    /// The name that is unique in its table; `None` where its kind (or this one) has none.
+    /// The name that is unique among objects of its kind; `None` if it has no such name.
     fn name(&self) -> Option<&str>;
     /// Its times and version.
     fn meta(&self) -> &Meta;
-    /// The same, to be set when a change is applied.
+    /// Its times and version, to be set when a change is applied.
     fn meta_mut(&mut self) -> &mut Meta;
-    /// As one of the sum.
+    /// The object as an [`Object`].
     fn into_object(self) -> Object;
+    /// The object inside an [`Object`]; `None` if that is of another kind.
+    fn from_object(object: &Object) -> Option<&Arc<Self>>;
 }
 
-/// One object of any kind. Shared, because views, events and tables hold it at once.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs, reason = "the names say it")]
-pub enum Object {
-    Cluster(Arc<Cluster>),
-    Node(Arc<Node>),
-    Service(Arc<Service>),
-    Task(Arc<Task>),
-    Image(Arc<Image>),
-    Stack(Arc<Stack>),
-    Registry(Arc<Registry>),
-}
+/// Generates everything that exists once for each kind. A row is: kind, word for people, unique name.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident $word:literal $name:expr;)*) => {
+        /// The kinds of object, in the order of their tables.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind { $($(#[$doc])* $kind),* }
 
-macro_rules! each_kind {
-    ($self:ident, $object:ident => $result:expr) => {
-        match $self {
-            Object::Cluster($object) => $result,
-            Object::Node($object) => $result,
-            Object::Service($object) => $result,
-            Object::Task($object) => $result,
-            Object::Image($object) => $result,
-            Object::Stack($object) => $result,
-            Object::Registry($object) => $result,
+        impl Kind {
+            /// Every kind, in order.
+            pub const ALL: [Self; [$(Self::$kind),*].len()] = [$(Self::$kind),*];
         }
-    };
-}
 
-impl Object {
-    /// Its table.
-    pub fn kind(&self) -> Kind {
-        fn kind<T: StoreObject>(_: &T) -> Kind {
-            T::KIND
+        impl fmt::Display for Kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$kind => $word),* })
+            }
         }
-        each_kind!(self, object => kind(object.as_ref()))
-    }
 
-    /// Its identifier's characters.
-    pub fn id(&self) -> &str {
-        each_kind!(self, object => object.id())
-    }
+        /// One object of any kind. Shared, because views, events and tables hold it at once.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Object { $($(#[$doc])* $kind(Arc<$kind>)),* }
 
-    /// Its times and version.
-    pub fn meta(&self) -> &Meta {
-        each_kind!(self, object => object.meta())
-    }
-}
+        impl Object {
+            /// Its kind, which is also its table.
+            pub fn kind(&self) -> Kind {
+                match self { $(Self::$kind(_) => Kind::$kind),* }
+            }
 
-macro_rules! store_objects {
-    ($($kind:ident($object:ident) name $name:expr;)*) => { $(
-        impl StoreObject for $kind {
+            /// The characters of its identifier.
+            pub fn id(&self) -> &str {
+                match self { $(Self::$kind(object) => object.id()),* }
+            }
+
+            /// The name that is unique among objects of its kind; `None` if it has no such name.
+            pub fn name(&self) -> Option<&str> {
+                match self { $(Self::$kind(object) => object.name()),* }
+            }
+
+            /// Its times and version.
+            pub fn meta(&self) -> &Meta {
+                match self { $(Self::$kind(object) => object.meta()),* }
+            }
+
+            /// Its times and version, to be set when a change is applied. Copies the object if it is shared.
+            pub fn meta_mut(&mut self) -> &mut Meta {
+                match self { $(Self::$kind(object) => Arc::make_mut(object).meta_mut()),* }
+            }
+        }
+
+        $(impl StoreObject for $kind {
             const KIND: Kind = Kind::$kind;
             fn id(&self) -> &str { self.id.as_str() }
-            fn name(&self) -> Option<&str> { let $object = self; $name }
+            fn name(&self) -> Option<&str> {
+                let name: fn(&Self) -> Option<&str> = $name;
+                name(self)
+            }
             fn meta(&self) -> &Meta { &self.meta }
             fn meta_mut(&mut self) -> &mut Meta { &mut self.meta }
             fn into_object(self) -> Object { Object::$kind(Arc::new(self)) }
-        }
-    )* };
+            fn from_object(object: &Object) -> Option<&Arc<Self>> {
+                if let Object::$kind(object) = object { Some(object) } else { None }
+            }
+        })*
+    };
 }
 
-store_objects! {
-    Cluster(_cluster) name Some("cluster");
-    // Two machines may have one hostname: it is no unique name.
-    Node(_node) name None;
-    Service(service) name Some(&service.spec.name);
-    Task(_task) name None;
-    Image(image) name (!image.reference.is_empty()).then_some(image.reference.as_str());
-    Stack(stack) name Some(&stack.spec.name);
-    Registry(registry) name Some(&registry.host);
+kinds! {
+    /// The one object that describes the cluster.
+    Cluster "cluster" |_| Some("cluster");
+    /// A machine. It has no unique name, because two machines may have the same hostname.
+    Node "node" |_| None;
+    /// A service.
+    Service "service" |service| Some(&service.spec.name);
+    /// A task.
+    Task "task" |_| None;
+    /// An image; one that lost its name to a newer image has none.
+    Image "image" |image| image.reference.as_deref();
+    /// A stack.
+    Stack "stack" |stack| Some(&stack.spec.name);
+    /// Credentials for one registry.
+    Registry "registry" |registry| Some(&registry.host);
 }

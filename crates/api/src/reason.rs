@@ -1,44 +1,150 @@
-//! Why a request was refused, where the caller acts on it: a header beside the gRPC status, so that nobody reads
-//! messages. Servers attach a reason, `ctl` reads it to go on to the next manager, to stop, or to give a hint.
+//! Why a request was refused, as a typed detail of the gRPC status: nobody decides by the text of a message.
+//!
+//! Servers attach a [`Detail`], or a [`Reason`] alone. `ctl` reads it to go on to the next manager, to stop, to choose
+//! its exit code and to give a hint.
 
+use prost::Message;
 use tonic::Status;
-use tonic::metadata::MetadataValue;
 
-const HEADER: &str = "flota-reason";
+use crate::proto::errors as pe;
 
-/// A refusal that the caller can act on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// The node that was asked has no manager, and gets none by waiting.
-    NotAManager,
-    /// The manager that was asked is still starting; it answers soon, others may answer now.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// A refusal that the caller can act on.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[$doc])* $name),* }
+
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            fn from_wire(reason: pe::Reason) -> Option<Self> {
+                match reason {
+                    pe::Reason::Unspecified => None,
+                    $(pe::Reason::$name => Some(Self::$name)),*
+                }
+            }
+        }
+
+        impl From<Reason> for pe::Reason {
+            fn from(reason: Reason) -> Self {
+                match reason { $(Reason::$name => Self::$name),* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The manager is still starting; it answers soon, others may answer now.
     Starting,
-    /// The manager that was asked knows no leader.
+    /// The manager knows no leader.
     NoLeader,
+    /// The manager led when the request came, and leads no more.
+    LeadershipMoved,
+    /// The manager can't prove that it leads, so it can't judge the request. Nothing was done.
+    Unproven,
+    /// No quorum answered in time. The change may still commit; a retry with the same request id is safe.
+    OutcomeUnknown,
+    /// The cluster's first entry is not committed yet.
+    NoClusterYet,
+    /// The node has no manager, and gets none by waiting.
+    NotAManager,
+    /// The reference means no object.
+    NotFound,
+    /// The request was done, and its object has been removed since.
+    RemovedMeanwhile,
+    /// The reference may mean several objects.
+    Ambiguous,
+    /// A filter names a field that the rows do not have.
+    UnknownFilter,
+    /// A value in the request breaks a rule.
+    Invalid,
+    /// The change is larger than an entry of the log may be.
+    TooLarge,
+    /// The name is taken.
+    AlreadyExists,
+    /// The object is not the one that the request was made for.
+    ChangedMeanwhile,
+    /// A service uses the image.
+    InUse,
+    /// The node that is to be removed leads the cluster.
+    NodeLeads,
+    /// The node that is to be removed is a manager.
+    NodeIsManager,
+    /// The node that is to be removed is not down.
+    NodeNotDown,
+    /// The task has no node, or its node does not answer.
+    TaskUnreachable,
 }
 
 impl Reason {
-    const ALL: [Self; 3] = [Self::NotAManager, Self::Starting, Self::NoLeader];
+    /// The status with this reason as its detail.
+    #[must_use]
+    pub fn attach(self, status: Status) -> Status {
+        Detail::from(self).attach(status)
+    }
 
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::NotAManager => "not-a-manager",
-            Self::Starting => "starting",
-            Self::NoLeader => "no-leader",
+    /// The reason of a status; `None` where it has none, or one that this build does not know.
+    pub fn of(status: &Status) -> Option<Self> {
+        Detail::of(status).map(|detail| detail.reason)
+    }
+}
+
+/// An object that an ambiguous reference may mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The kind of object, as users read it.
+    pub kind: String,
+    /// Its whole id.
+    pub id: String,
+    /// Its name; empty where it has none.
+    pub name: String,
+}
+
+impl std::fmt::Display for Candidate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.name.as_str() {
+            "" => write!(f, "{} {}", self.kind, self.id),
+            name => write!(f, "{} {name} ({})", self.kind, self.id),
         }
     }
+}
 
-    /// The status with this reason beside it.
+/// A reason with what belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Detail {
+    /// Why the request was refused.
+    pub reason: Reason,
+    /// What an ambiguous reference may mean; not necessarily every candidate.
+    pub candidates: Vec<Candidate>,
+}
+
+impl From<Reason> for Detail {
+    fn from(reason: Reason) -> Self {
+        Self { reason, candidates: Vec::new() }
+    }
+}
+
+impl Detail {
+    /// The status with this detail in place of its own.
     #[must_use]
     pub fn attach(self, mut status: Status) -> Status {
-        status.metadata_mut().insert(HEADER, MetadataValue::from_static(self.as_str()));
-        status
+        let candidate = |it: Candidate| pe::Candidate { kind: it.kind, id: it.id, name: it.name };
+        let detail = pe::Detail {
+            reason: pe::Reason::from(self.reason).into(),
+            candidates: self.candidates.into_iter().map(candidate).collect(),
+        };
+        let bytes = detail.encode_to_vec().into();
+        let metadata = std::mem::take(status.metadata_mut());
+        Status::with_details_and_metadata(status.code(), status.message(), bytes, metadata)
     }
 
-    /// The reason beside a status; `None` where there is none, or one that this build does not know.
+    /// The detail of a status; `None` where it has none, or one that this build does not know.
     pub fn of(status: &Status) -> Option<Self> {
-        let text = status.metadata().get(HEADER)?.to_str().ok()?;
-        Self::ALL.into_iter().find(|reason| reason.as_str() == text)
+        let detail = pe::Detail::decode(status.details()).ok()?;
+        let candidate = |it: pe::Candidate| Candidate { kind: it.kind, id: it.id, name: it.name };
+        let reason = Reason::from_wire(detail.reason())?;
+        Some(Self { reason, candidates: detail.candidates.into_iter().map(candidate).collect() })
     }
 }
 
@@ -47,12 +153,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_travels_with_its_status() {
+    fn a_detail_travels_with_its_status() {
         for reason in Reason::ALL {
-            let sent = reason.attach(Status::unavailable("text")).into_http::<()>();
+            let candidate = Candidate { kind: "node".into(), id: "abc".into(), name: "m1".into() };
+            let detail = Detail { reason: *reason, candidates: vec![candidate] };
+            let sent = detail.clone().attach(Status::unavailable("text")).into_http::<()>();
             let received = Status::from_header_map(sent.headers()).expect("a status");
-            assert_eq!((received.message(), Reason::of(&received)), ("text", Some(reason)));
+            assert_eq!((received.message(), Detail::of(&received)), ("text", Some(detail)));
+            assert_eq!(Reason::of(&received), Some(*reason));
         }
-        assert_eq!(Reason::of(&Status::unavailable("not-a-manager")), None);
+    }
+
+    #[test]
+    fn a_status_without_a_known_detail_has_no_reason() {
+        assert_eq!(Reason::of(&Status::unavailable("NotAManager")), None);
+        let newer = pe::Detail { reason: 1_000, candidates: Vec::new() }.encode_to_vec();
+        assert_eq!(Reason::of(&Status::with_details(tonic::Code::Internal, "text", newer.into())), None);
     }
 }

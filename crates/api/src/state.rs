@@ -1,4 +1,4 @@
-//! The states of a task: their order, which of them are final, and what the orchestrator may wish for.
+//! The states of a task: their order, which of them are final, and the desired states that the orchestrator sets.
 
 macro_rules! states {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),* $(,)? }) => {
@@ -6,7 +6,9 @@ macro_rules! states {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum $name { $($(#[$vdoc])* $variant),* }
         impl $name {
-            /// As users read it.
+            /// Every value, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+            /// The word that users read.
             pub fn as_str(self) -> &'static str { match self { $(Self::$variant => $text),* } }
         }
         impl serde::Serialize for $name {
@@ -22,39 +24,39 @@ macro_rules! states {
 pub(crate) use states;
 
 states! {
-    /// What was observed of a task, in order: within one attempt a task only moves down this list.
+    /// The observed state of a task. Within one attempt a task only moves down this list.
     TaskState {
-        /// Made, without addresses.
+        /// Created.
         New = "new",
         /// Waits for a node.
         Pending = "pending",
         /// Has a node.
         Assigned = "assigned",
-        /// The node has it on disk.
+        /// Its node has stored it on disk.
         Accepted = "accepted",
-        /// The node fetches and unpacks what it needs.
+        /// Its node fetches and unpacks what it needs.
         Preparing = "preparing",
-        /// All is there; between two attempts a task waits here.
+        /// Everything is prepared. A task also waits here between two attempts.
         Ready = "ready",
-        /// Its container is being made.
+        /// Its container is being created.
         Starting = "starting",
         /// Its program runs.
         Running = "running",
-        /// Its program ended by itself, as it should.
+        /// Its program ended by itself with success.
         Complete = "complete",
-        /// It was told to stop, and did.
+        /// It was told to stop and has stopped.
         Shutdown = "shutdown",
-        /// Its program failed, and the worker has given up.
+        /// Its program failed and the worker does not start it again.
         Failed = "failed",
         /// It could not be started on this node.
         Rejected = "rejected",
-        /// Its node has been gone for so long that nobody waits for it.
+        /// Its node has been down for so long that nobody waits for it any more.
         Orphaned = "orphaned",
     }
 }
 
 impl TaskState {
-    /// Whether the task will never run again. Only then are its reservation and its slot free.
+    /// Whether the task will never run again. Its reservation and its slot are free only then.
     pub fn is_terminal(self) -> bool {
         self >= Self::Complete
     }
@@ -63,11 +65,11 @@ impl TaskState {
 states! {
     /// What the orchestrator wants of a task.
     DesiredState {
-        /// Prepared, not started.
+        /// Prepared but not started.
         Ready = "ready",
         /// Running.
         Running = "running",
-        /// Run to its end.
+        /// Run until its program ends.
         Complete = "complete",
         /// Stopped.
         Shutdown = "shutdown",

@@ -1,15 +1,16 @@
-//! What can be typed: nouns and their verbs.
+//! What can be typed: nouns and their verbs, and which function runs each.
 
 use clap::{Parser, Subcommand};
 
+use crate::client::Client;
 use crate::commands::{exec, image, node, registry, service, stack, swarm, system, task};
-use crate::sandbox;
+use crate::{printer, sandbox};
 
 /// Flota: a container cluster in two commands
 #[derive(Debug, Parser)]
 #[command(name = "ctl", version = flota_api::VERSION, propagate_version = false, arg_required_else_help = true)]
 pub(crate) struct Cli {
-    /// Manager to talk to, unix://PATH; may be repeated: asked in turn until one answers
+    /// Manager to talk to, unix://PATH; may be repeated: the managers are asked in turn until one answers
     #[arg(short = 'H', long = "host", env = "FLOTA_HOST", value_delimiter = ',', global = true)]
     pub(crate) hosts: Vec<String>,
     #[command(subcommand)]
@@ -18,37 +19,66 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Noun {
-    /// This node's cluster: begin it, join it, leave it
+    /// Begin, join and leave a cluster with this node
     #[command(subcommand)]
     Swarm(swarm::Swarm),
-    /// Machines of the cluster
+    /// Manage the machines of the cluster
     #[command(subcommand)]
     Node(node::Node),
-    /// What shall run
+    /// Manage services
     #[command(subcommand)]
     Service(Box<service::Service>),
-    /// What runs
+    /// Manage tasks
     #[command(subcommand)]
     Task(task::Task),
-    /// Run a command in a task, on any node
+    /// Run a command in a task on any node
     Exec(exec::Exec),
-    /// Services from one file
+    /// Manage services from one file
     #[command(subcommand)]
     Stack(stack::Stack),
-    /// The cluster's own images
+    /// Manage the images that the cluster keeps
     #[command(subcommand)]
     Image(image::Image),
-    /// Credentials of registries
+    /// Manage the credentials of registries
     #[command(subcommand)]
     Registry(registry::Registry),
-    /// A whole cluster on this machine
+    /// Run a whole cluster on this machine
     #[command(subcommand)]
     Sandbox(sandbox::Sandbox),
-    /// This machine
+    /// Manage this machine
     #[command(subcommand)]
     System(system::System),
-    /// The version of ctl, and of the node that it talks to
+    /// Print the version of ctl and of the node that it talks to
     Version,
+}
+
+impl Cli {
+    /// Runs what was typed; returns the exit code.
+    pub(crate) async fn run(self) -> anyhow::Result<u8> {
+        let client = Client::new(&self.hosts)?;
+        match self.noun {
+            Noun::Swarm(verb) => swarm::run(verb, &client).await?,
+            Noun::Node(verb) => node::run(verb, &client).await?,
+            Noun::Service(verb) => service::run(*verb, &client).await?,
+            Noun::Task(verb) => task::run(verb, &client).await?,
+            Noun::Exec(it) => return exec::run(it, &client).await,
+            Noun::Stack(verb) => stack::run(verb, &client).await?,
+            Noun::Image(verb) => image::run(verb, &client).await?,
+            Noun::Registry(verb) => registry::run(verb, &client).await?,
+            Noun::Sandbox(verb) => return sandbox::run(verb).await,
+            Noun::System(verb) => system::run(verb, &client).await?,
+            Noun::Version => version(&client).await,
+        }
+        Ok(0)
+    }
+}
+
+async fn version(client: &Client) {
+    printer::line(&format!("ctl {}", flota_api::VERSION));
+    // Without a daemon there is only one version to print.
+    if let Ok((_, info)) = client.any_node().await {
+        printer::line(&format!("flotad {}", info.version));
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! that changes something carries one id for its whole life, so that it is done once.
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 mod rounds;
 #[cfg(test)]
 mod tests;
@@ -18,24 +18,25 @@ use anyhow::Context;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
 
 use flota_api::defaults::MESSAGE_BOUND;
-use flota_api::proto::control::ListRequest;
 use flota_api::proto::control::control_client::ControlClient;
+use flota_api::proto::control::{ListRequest, ListTasksRequest};
 use flota_api::proto::node::local_node_client::LocalNodeClient;
 use flota_api::proto::node::{InfoRequest, NodeInfo};
 use flota_api::proto::streams::Frame;
 use flota_api::proto::streams::frame::Frame as F;
 use flota_api::reason::Reason;
 
-use crate::error::{Failed, Hinted, Usage};
+use crate::error::{Failed, Hinted, Usage, is_unreachable};
 use rounds::{Attempt, Limits};
 
-/// Before a stream that broke is opened again.
+/// Pause before a stream that broke is opened again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(100);
-/// Frames to a task that are under way; behind them the sender waits.
+/// Frames in flight to a task; the sender waits when there are more.
 const QUEUE: usize = 32;
 const DEFAULT_SOCKET: &str = "/run/flota/flota.sock";
 
@@ -43,8 +44,25 @@ const DEFAULT_SOCKET: &str = "/run/flota/flota.sock";
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     sockets: Vec<PathBuf>,
-    stale: bool,
     limits: Limits,
+}
+
+/// A request for a list, which may ask for what one manager has instead of the newest state.
+pub(crate) trait MayBeStale: Clone {
+    /// Whether the request does.
+    fn is_stale(&self) -> bool;
+}
+
+impl MayBeStale for ListRequest {
+    fn is_stale(&self) -> bool {
+        self.stale
+    }
+}
+
+impl MayBeStale for ListTasksRequest {
+    fn is_stale(&self) -> bool {
+        self.stale
+    }
 }
 
 /// A fresh id of a request that changes something.
@@ -61,9 +79,8 @@ fn local_node(channel: Channel) -> LocalNodeClient<Channel> {
 }
 
 impl Client {
-    /// For the managers behind `hosts`, else for the one on this machine. With `stale`, lists are answered by the
-    /// manager that is asked, from what it has.
-    pub(crate) fn new(hosts: &[String], stale: bool) -> anyhow::Result<Self> {
+    /// Creates a client of the managers behind `hosts`; without hosts, of the one on this machine.
+    pub(crate) fn new(hosts: &[String]) -> anyhow::Result<Self> {
         let socket = |host: &String| match host.strip_prefix("unix://") {
             Some(path) if path.starts_with('/') => Ok(PathBuf::from(path)),
             _ if host.starts_with("tcp://") => Err(anyhow::anyhow!(Usage(format!(
@@ -73,7 +90,7 @@ impl Client {
         };
         let sockets = hosts.iter().filter(|host| !host.is_empty()).map(socket).collect::<Result<Vec<_>, _>>()?;
         let sockets = if sockets.is_empty() { vec![PathBuf::from(DEFAULT_SOCKET)] } else { sockets };
-        Ok(Self { sockets, stale, limits: Limits::default() })
+        Ok(Self { sockets, limits: Limits::default() })
     }
 
     /// Sends a request that changes something until a manager has answered it: the same request, with the same id,
@@ -121,18 +138,24 @@ impl Client {
     }
 
     /// All pages of a list as one; `join` adds a page to what came before. A list that breaks is asked for anew, so
-    /// that its pages are of one time.
-    pub(crate) async fn list<T, F>(
+    /// that its pages are of one time. One that may be stale is answered by the manager that is asked.
+    pub(crate) async fn list<R, T, F>(
         &self,
-        call: impl Fn(ControlClient<Channel>, tonic::Request<ListRequest>) -> F,
+        request: R,
+        call: impl Fn(ControlClient<Channel>, tonic::Request<R>) -> F,
         join: impl Fn(&mut T, T),
     ) -> anyhow::Result<T>
     where
+        R: MayBeStale,
         F: Future<Output = Result<Response<Streaming<T>>, Status>>,
     {
         let join = &join;
         let attempt = |attempt: Attempt| {
-            let answer = call(control(attempt.channel.clone()), self.list_request());
+            let mut request = tonic::Request::new(request.clone());
+            if request.get_ref().is_stale() {
+                request.metadata_mut().insert("flota-stale", MetadataValue::from_static("1"));
+            }
+            let answer = call(control(attempt.channel.clone()), request);
             async move {
                 let mut pages = attempt.answer(answer).await?.into_inner();
                 let first = attempt.answer(pages.message()).await?;
@@ -144,14 +167,6 @@ impl Client {
             }
         };
         rounds::ask(&self.sockets, &self.limits, self.limits.read, attempt).await.map_err(failure)
-    }
-
-    fn list_request(&self) -> tonic::Request<ListRequest> {
-        let mut request = tonic::Request::new(ListRequest { stale: self.stale });
-        if self.stale {
-            request.metadata_mut().insert("flota-stale", tonic::metadata::MetadataValue::from_static("1"));
-        }
-        request
     }
 
     /// Follows a stream until `each` breaks, and takes it up with the next manager when it is lost or ends before that.
@@ -180,7 +195,7 @@ impl Client {
                         Err(status) => return Err(failure(status)),
                     }
                 },
-                Err(error) if crate::error::code(&error) == crate::error::UNREACHABLE => {}
+                Err(error) if is_unreachable(&error) => {}
                 Err(error) => return Err(error),
             }
             tokio::time::sleep(REOPEN_PAUSE).await;
@@ -222,7 +237,7 @@ impl Client {
                     Err(status) => break status,
                 }
             };
-            // A quiet stream that held for long was a good one, too.
+            // A stream without frames that held for long was not broken either.
             if !is_empty || opened.elapsed() > self.limits.change {
                 give_up = Instant::now() + self.limits.change;
             }
@@ -233,7 +248,7 @@ impl Client {
         }
     }
 
-    /// The node behind the first socket, for what concerns that machine. What is asked of it may take its time.
+    /// Connects to the node behind the first socket, for requests about that machine. They have no time limit.
     pub(crate) async fn node(&self) -> anyhow::Result<LocalNodeClient<Channel>> {
         let socket = self.sockets.first().context("no node is known")?;
         Ok(local_node(rounds::connect(socket).await.map_err(failure)?))
@@ -253,8 +268,8 @@ impl Client {
         rounds::ask(sockets, &self.limits, self.limits.read, describe).await.map_err(failure)
     }
 
-    /// Sends a request that any node can carry out, and that may be done twice, until one has answered it. The answer
-    /// may take its time.
+    /// Sends a request that any node can carry out, and that may be done twice, until a node has answered it. The answer
+    /// has no time limit.
     pub(crate) async fn at_any_node<R, T, F>(
         &self,
         request: R,

@@ -1,23 +1,48 @@
-//! What went wrong, as users read it, and the exit code that it has: computed here alone.
+//! What went wrong, as users read it, and its exit code: computed here alone.
 #![expect(clippy::print_stderr, reason = "errors go to standard error")]
 
 use std::process::ExitCode;
 
+use flota_api::reason::Reason;
 use tonic::{Code, Status};
 
-/// 0 done · 1 failed · 2 wrong usage · 3 not found · 4 conflict · 5 no manager reachable or no quorum.
-pub(crate) const UNREACHABLE: u8 = 5;
-pub(crate) const CONFLICT: u8 = 4;
-pub(crate) const NOT_FOUND: u8 = 3;
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+const NOT_FOUND: u8 = 3;
+const CONFLICT: u8 = 4;
+const UNREACHABLE: u8 = 5;
 /// As a shell reports a program that SIGINT ended.
 const INTERRUPTED: u8 = 130;
+
+/// The exit code of a refusal: the one table.
+fn exit_code(reason: Reason) -> u8 {
+    match reason {
+        Reason::NotAManager
+        | Reason::Invalid
+        | Reason::TooLarge
+        | Reason::InUse
+        | Reason::NodeLeads
+        | Reason::NodeIsManager
+        | Reason::NodeNotDown
+        | Reason::TaskUnreachable => FAILED,
+        Reason::Ambiguous | Reason::UnknownFilter => USAGE,
+        Reason::NotFound | Reason::RemovedMeanwhile => NOT_FOUND,
+        Reason::AlreadyExists | Reason::ChangedMeanwhile => CONFLICT,
+        Reason::Starting
+        | Reason::NoLeader
+        | Reason::LeadershipMoved
+        | Reason::Unproven
+        | Reason::OutcomeUnknown
+        | Reason::NoClusterYet => UNREACHABLE,
+    }
+}
 
 /// The user ended the waiting with Ctrl-C; the change itself was accepted before.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted: the change goes on in the background")]
 pub(crate) struct Interrupted;
 
-/// What was wrong with how the command was used.
+/// The command was used wrongly.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);
@@ -27,6 +52,21 @@ pub(crate) fn named(names: &[String]) -> Result<(), Usage> {
     if names.is_empty() { Err(Usage("say which: give at least one name".into())) } else { Ok(()) }
 }
 
+/// A refusal that was made on this machine.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(crate) struct Refused {
+    /// Why, for the exit code.
+    pub(crate) reason: Reason,
+    /// Why, for people.
+    pub(crate) text: String,
+}
+
+/// A refusal of a manager or of the node.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.message())]
+pub(crate) struct Failed(pub(crate) Status);
+
 /// A next step for the user.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
@@ -35,11 +75,32 @@ pub(crate) struct Hinted {
     pub(crate) hint: String,
 }
 
+/// The reason of an error, where it was a refusal with one.
+pub(crate) fn reason(error: &anyhow::Error) -> Option<Reason> {
+    error.chain().find_map(|cause| {
+        if let Some(refused) = cause.downcast_ref::<Refused>() {
+            return Some(refused.reason);
+        }
+        if let Some(hinted) = cause.downcast_ref::<Hinted>() {
+            return reason(&hinted.error);
+        }
+        cause.downcast_ref::<Failed>().and_then(|failed| Reason::of(&failed.0))
+    })
+}
+
+/// Whether no manager could be reached, or none that could answer.
+pub(crate) fn is_unreachable(error: &anyhow::Error) -> bool {
+    code(error) == UNREACHABLE
+}
+
 /// The exit code of an error.
 pub(crate) fn code(error: &anyhow::Error) -> u8 {
+    if let Some(reason) = reason(error) {
+        return exit_code(reason);
+    }
     for cause in error.chain() {
         if cause.is::<Usage>() {
-            return 2;
+            return USAGE;
         }
         if cause.is::<Interrupted>() {
             return INTERRUPTED;
@@ -47,25 +108,17 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
         if let Some(hinted) = cause.downcast_ref::<Hinted>() {
             return code(&hinted.error);
         }
-        if let Some(status) = cause.downcast_ref::<Failed>() {
-            return match status.0.code() {
-                Code::NotFound => NOT_FOUND,
-                Code::AlreadyExists | Code::Aborted => CONFLICT,
-                Code::Unavailable | Code::DeadlineExceeded => UNREACHABLE,
-                _ => 1,
-            };
+        if let Some(Failed(status)) = cause.downcast_ref::<Failed>() {
+            // Without a reason it is the connection's, or of a node that does not reach a manager.
+            let lost = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
+            return if lost { UNREACHABLE } else { FAILED };
         }
     }
-    1
+    FAILED
 }
 
-/// What a manager or the node answered.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", .0.message())]
-pub(crate) struct Failed(pub(crate) Status);
-
-/// Prints the error; the exit code.
-pub(crate) fn say(error: &anyhow::Error) -> ExitCode {
+/// Prints the error; returns the exit code.
+pub(crate) fn print(error: &anyhow::Error) -> ExitCode {
     if error.is::<Interrupted>() {
         // Below the line of progress that is still on the terminal.
         eprintln!("\n{error}");
@@ -77,4 +130,42 @@ pub(crate) fn say(error: &anyhow::Error) -> ExitCode {
         eprintln!("hint: {hint}");
     }
     ExitCode::from(code(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    /// What docs and the contract say of each exit code, reason by reason.
+    #[test]
+    fn every_reason_has_the_exit_code_of_the_contract() {
+        let wanted = |reason: Reason| match format!("{reason:?}").as_str() {
+            "Ambiguous" | "UnknownFilter" => 2,
+            "NotFound" | "RemovedMeanwhile" => 3,
+            "AlreadyExists" | "ChangedMeanwhile" => 4,
+            "Starting" | "NoLeader" | "LeadershipMoved" | "Unproven" | "OutcomeUnknown" | "NoClusterYet" => 5,
+            _ => 1,
+        };
+        for reason in Reason::ALL {
+            // Whatever gRPC's own code is.
+            let failed = anyhow::Error::new(Failed(reason.attach(Status::internal("text"))));
+            let hinted = Hinted { error: failed, hint: "hint".into() };
+            let error = anyhow::Error::new(hinted).context("failed to do it");
+            assert_eq!(code(&error), wanted(*reason), "{reason:?}");
+            let local = anyhow::Error::new(Refused { reason: *reason, text: "text".into() });
+            assert_eq!(code(&local), wanted(*reason), "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_without_a_reason_has_the_exit_code_of_its_kind() {
+        let of = |error: anyhow::Error| code(&error);
+        assert_eq!(of(Failed(Status::unavailable("the connection broke")).into()), 5);
+        assert_eq!(of(Failed(Status::failed_precondition("no")).into()), 1);
+        assert_eq!(of(Err::<(), _>(Usage("no".into())).context("failed").expect_err("it is one")), 2);
+        assert_eq!(of(Interrupted.into()), 130);
+        assert_eq!(of(anyhow::anyhow!("no")), 1);
+    }
 }

@@ -19,6 +19,12 @@ pub(crate) fn duration(text: &str) -> Result<Duration, Usage> {
     flota_stack::parse::duration(text).map_err(Usage)
 }
 
+/// `KEY=VALUE`, which a row must have to be listed.
+pub(crate) fn filter(text: &str) -> Result<(String, String), Usage> {
+    let (key, value) = text.split_once('=').ok_or_else(|| Usage("it is KEY=VALUE".into()))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
 /// `NAME=value` in a list of labels.
 pub(crate) fn label(text: &str) -> Result<(String, String), Usage> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));

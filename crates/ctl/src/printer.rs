@@ -5,7 +5,7 @@ use std::io::Write;
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
-use crate::error::Usage;
+use flota_api::proto::control::{Filter, ListHeader, ListRequest};
 
 /// How a list is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -20,13 +20,13 @@ pub(crate) enum Format {
 /// Prints a line of results.
 pub(crate) fn line(text: &str) {
     if writeln!(std::io::stdout(), "{text}").is_err() {
-        // Whoever read has gone, as `head` does: there is nobody left to tell.
+        // The reader has gone, as `head` does: nobody is left to print for.
         #[expect(clippy::exit, reason = "nothing is left to do")]
         std::process::exit(0);
     }
 }
 
-/// Says something that is no result.
+/// Prints something that is not a result.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
@@ -39,7 +39,7 @@ pub(crate) fn bytes(stream: u32, bytes: &[u8]) {
         std::io::stdout().write_all(bytes).and_then(|()| std::io::stdout().flush())
     };
     if result.is_err() {
-        // As above; and what still writes at the other end shall not write for nobody.
+        // As above; and the program at the other end must not go on writing for nobody.
         #[expect(clippy::exit, reason = "nothing is left to do")]
         std::process::exit(0);
     }
@@ -97,7 +97,7 @@ fn page(value: &Value, depth: usize) {
 }
 
 /// Prints rows: as a table, as JSON, or their ids alone.
-pub(crate) fn rows(options: &ListOptions, headings: &[&str], rows: Vec<(Value, Vec<String>)>) {
+pub(crate) fn rows(options: &RowOptions, headings: &[&str], rows: Vec<(Value, Vec<String>)>) {
     if options.quiet {
         rows.iter().for_each(|(value, _)| line(value["id"].as_str().unwrap_or_default()));
     } else if options.format == Format::Json {
@@ -125,56 +125,50 @@ fn shorten(cell: &str, whole: bool) -> String {
 }
 
 /// The first characters of an id are enough for people.
-pub(crate) fn short_id(id: &str, options: &ListOptions) -> String {
+pub(crate) fn short_id(id: &str, options: &RowOptions) -> String {
     if options.no_trunc { id.to_owned() } else { id.chars().take(12).collect() }
 }
 
-/// Flags of every list.
+/// Flags of everything that prints rows.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub(crate) struct ListOptions {
-    /// How to print: table or json
+pub(crate) struct RowOptions {
+    /// Format to print: table or json
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
-    /// Ids only
+    /// Print ids only
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Only rows where KEY is VALUE; may be repeated
-    #[arg(long = "filter", value_name = "KEY=VALUE")]
-    pub(crate) filters: Vec<String>,
-    /// Whole ids and texts
+    /// Print only rows where KEY is VALUE; may be repeated
+    #[arg(long = "filter", value_name = "KEY=VALUE", value_parser = crate::parse::filter)]
+    pub(crate) filters: Vec<(String, String)>,
+    /// Print whole ids and texts
     #[arg(long)]
     pub(crate) no_trunc: bool,
-    /// What this manager knows, also without a quorum; says how old it may be
+}
+
+/// Flags of lists that a manager answers.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct ListOptions {
+    #[command(flatten)]
+    pub(crate) rows: RowOptions,
+    /// Print what this manager knows, even without a quorum, and how old it may be
     #[arg(long)]
     pub(crate) stale: bool,
 }
 
 impl ListOptions {
-    /// Refuses a filter by a field that the rows of this list do not have.
-    pub(crate) fn check(&self, keys: &[&str]) -> Result<(), Usage> {
-        let key = |filter: &String| filter.split_once('=').map(|(key, _)| key.to_owned()).unwrap_or_default();
-        match self.filters.iter().find(|filter| !keys.contains(&key(filter).as_str())) {
-            None => Ok(()),
-            Some(filter) => Err(Usage(format!("--filter {filter}: it is KEY=VALUE; the keys are {}", keys.join(", ")))),
-        }
+    /// The request for a list with these flags.
+    pub(crate) fn request(&self) -> ListRequest {
+        ListRequest { stale: self.stale, filters: self.filters() }
     }
 
-    /// Whether a row passes every filter; keys are the JSON field names.
-    pub(crate) fn passes(&self, row: &Value) -> bool {
-        self.filters.iter().all(|filter| {
-            let (key, value) = filter.split_once('=').unwrap_or((filter, ""));
-            match &row[key] {
-                Value::String(text) => text == value,
-                Value::Null => false,
-                Value::Bool(flag) => value == if *flag { "true" } else { "false" },
-                Value::Number(number) => number.to_string() == *value,
-                _ => false,
-            }
-        })
+    /// The filters, which a manager applies.
+    pub(crate) fn filters(&self) -> Vec<Filter> {
+        self.rows.filters.iter().map(|(key, value)| Filter { key: key.clone(), value: value.clone() }).collect()
     }
 
-    /// Says how old an answer may be, where it was not asked of the leader.
-    pub(crate) fn say_age(&self, header: Option<flota_api::proto::control::ListHeader>) {
+    /// Says how old an answer may be, where one manager gave it from what it has.
+    pub(crate) fn say_age(&self, header: Option<ListHeader>) {
         if let Some(header) = header.filter(|header| header.stale) {
             say(&match header.age_ms.map(std::time::Duration::from_millis) {
                 Some(age) => format!("stale: this may be {:.1} s old", age.as_secs_f64()),

@@ -1,5 +1,5 @@
-//! Follows a service or an image until it is as wanted: a line that changes on a terminal, one line for each change
-//! elsewhere.
+//! Waits until a service or an image is as its spec asks, and shows the progress: a line that changes on a terminal, one
+//! line for each change elsewhere.
 
 use std::future::Future;
 use std::io::{IsTerminal, Write};
@@ -11,15 +11,15 @@ use flota_api::proto::control::{ServiceProgress, WatchImageRequest, WatchService
 use tokio::time::Instant;
 
 use crate::client::Client;
-use crate::error::Interrupted;
+use crate::error::{Interrupted, is_unreachable};
 
 /// Waiting for a change to take effect.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct WaitOptions {
-    /// Return at once
+    /// Return at once, without waiting for the change
     #[arg(short, long)]
     pub(crate) detach: bool,
-    /// Wait for this long at most
+    /// Longest time to wait
     #[arg(long, default_value = "5m", value_parser = crate::parse::duration)]
     pub(crate) timeout: std::time::Duration,
 }
@@ -52,11 +52,7 @@ impl Line {
     }
 }
 
-fn passing(error: &anyhow::Error) -> bool {
-    crate::error::code(error) == crate::error::UNREACHABLE
-}
-
-/// Until the service has what its spec asks for, or (removed) nothing is left of it.
+/// Waits until the service has what its spec asks for, or, if it was removed, until nothing is left of it.
 pub(crate) async fn service(client: &Client, id: &str, name: &str, wait: &WaitOptions) -> anyhow::Result<()> {
     if wait.detach {
         return Ok(());
@@ -64,7 +60,7 @@ pub(crate) async fn service(client: &Client, id: &str, name: &str, wait: &WaitOp
     interruptible(wait_for_service(client, id, name, wait), tokio::signal::ctrl_c()).await
 }
 
-/// Ctrl-C ends the waiting, and nothing else.
+/// Waits for `work`. Ctrl-C ends the waiting, and nothing else.
 async fn interruptible<I>(
     work: impl Future<Output = anyhow::Result<()>>,
     interrupt: impl Future<Output = I>,
@@ -99,7 +95,7 @@ fn show_service(name: &str, progress: &ServiceProgress, line: &mut Line) -> anyh
     if !progress.update_paused.is_empty() {
         bail!("service {name}: the update is paused: {}", progress.update_paused);
     }
-    // A service that is gone has no number of tasks any more.
+    // A service that was removed has no desired number of tasks.
     line.show(match progress.desired {
         0 if progress.running > 0 => format!("{name}: {} tasks are left", progress.running),
         desired => format!("{name}: {}/{desired} running", progress.running),
@@ -107,7 +103,7 @@ fn show_service(name: &str, progress: &ServiceProgress, line: &mut Line) -> anyh
     Ok(if progress.converged { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
 }
 
-/// All of them (id and name), within one time.
+/// Waits for all services (id and name), within one timeout.
 pub(crate) async fn services(client: &Client, all: &[(String, String)], wait: &WaitOptions) -> anyhow::Result<()> {
     let until = Instant::now() + wait.timeout;
     for (id, name) in all {
@@ -117,7 +113,7 @@ pub(crate) async fn services(client: &Client, all: &[(String, String)], wait: &W
     Ok(())
 }
 
-/// Until `done` says so; `what` is said when it does not in time.
+/// Waits until `left` returns `None`. The error after the timeout begins with `what`.
 pub(crate) async fn until<F: Future<Output = anyhow::Result<Option<String>>>>(
     wait: &WaitOptions,
     what: &str,
@@ -143,7 +139,7 @@ async fn wait_until<F: Future<Output = anyhow::Result<Option<String>>>>(
                 break Err(anyhow::anyhow!("{what}: not done after {:?}: {left}", wait.timeout));
             }
             Ok(Some(left)) => line.show(format!("{what}: {left}")),
-            Err(error) if passing(&error) && Instant::now() < until => {}
+            Err(error) if is_unreachable(&error) && Instant::now() < until => {}
             Err(error) => break Err(error),
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -158,7 +154,7 @@ fn hangs(name: &str, last: &ServiceProgress, timeout: Duration) -> anyhow::Error
     anyhow::anyhow!("service {name}: {} of {} tasks run after {waited:.0} s{reasons}", last.running, last.desired)
 }
 
-/// Until the image lies on as many nodes as it shall.
+/// Waits until enough nodes hold the image.
 pub(crate) async fn image(client: &Client, reference: &str, digest: &str, timeout: Duration) -> anyhow::Result<()> {
     let until = Instant::now() + timeout;
     let mut line = Line::new();

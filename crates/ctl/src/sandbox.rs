@@ -9,8 +9,12 @@ mod state;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use serde_json::{Value, json};
 
-use crate::printer::{self, ListOptions};
+use flota_api::reason::Reason;
+
+use crate::error::Refused;
+use crate::printer::{self, RowOptions};
 use lifecycle::Running;
 
 pub(crate) use init::run_hidden;
@@ -46,7 +50,7 @@ pub(crate) enum Sandbox {
         #[arg(long)]
         name: Option<String>,
         #[command(flatten)]
-        options: ListOptions,
+        options: RowOptions,
     },
     /// Print the variable that points ctl at the sandbox, for eval "$(ctl sandbox env)"
     Env {
@@ -170,18 +174,31 @@ pub(crate) async fn run(verb: Sandbox) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn ls(only: Option<&str>, options: &ListOptions) -> anyhow::Result<()> {
-    options.check(&["sandbox", "name", "status", "address", "pid"])?;
+/// The fields of a row by which it can be filtered.
+const FIELDS: [&str; 5] = ["sandbox", "name", "status", "address", "pid"];
+
+fn passes(row: &Value, filters: &[(String, String)]) -> bool {
+    filters.iter().all(|(key, value)| match &row[key] {
+        Value::String(text) => text == value,
+        other => other.to_string() == *value,
+    })
+}
+
+fn ls(only: Option<&str>, options: &RowOptions) -> anyhow::Result<()> {
+    if let Some((key, value)) = options.filters.iter().find(|(key, _)| !FIELDS.contains(&key.as_str())) {
+        let text = format!("the filter `{key}={value}` has an unknown key: the keys are {}", FIELDS.join(", "));
+        anyhow::bail!(Refused { reason: Reason::UnknownFilter, text });
+    }
     let mut rows = Vec::new();
     let all = only.map_or_else(state::names, |name| vec![name.to_owned()]);
     for name in all {
         for node in Running::open(Some(&name))?.state.nodes {
             let status = node.status();
-            let value = serde_json::json!({
+            let value = json!({
                 "id": format!("{name}/{}", node.name), "sandbox": name, "name": node.name, "status": status,
                 "address": node.address, "pid": node.pid,
             });
-            if options.passes(&value) {
+            if passes(&value, &options.filters) {
                 rows.push((value, vec![name.clone(), node.name.clone(), status.to_owned(), node.address.to_string()]));
             }
         }

@@ -1,19 +1,23 @@
-//! Images in a tar: an OCI layout (OCI image layout specification) or what `docker save` writes. Read in one pass
-//! into blobs; nothing of the archive's paths becomes a path here.
+//! Reads an image from a tar archive: an OCI image layout, or the output of `docker save`.
+//!
+//! One pass stores every file of the archive as a blob, and then the archive's own index says which of them the image is
+//! made of. No path of the archive becomes a path on this machine.
 
 use std::collections::HashMap;
 use std::io::Read;
 
+use oci_spec::image::{ImageIndex, MediaType};
 use serde::Deserialize;
 
-use crate::manifest::{Descriptor, Manifest};
+use crate::manifest::descriptor;
 use crate::store::{Image, ImageError, ImageStore};
 use crate::unpack::Guard;
 
-/// Files that are read whole to learn what the archive holds.
+/// The largest `index.json` or `manifest.json` that is read.
 const DOCUMENT_BOUND: u64 = 4 << 20;
 const ENTRIES: usize = 100_000;
 
+/// One image in the `manifest.json` of `docker save`, which no specification describes.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct DockerImage {
@@ -23,34 +27,23 @@ struct DockerImage {
     repo_tags: Option<Vec<String>>,
 }
 
-#[derive(Deserialize)]
-struct LayoutIndex {
-    manifests: Vec<LayoutEntry>,
-}
-
-#[derive(Deserialize)]
-struct LayoutEntry {
-    digest: String,
-    #[serde(default)]
-    annotations: HashMap<String, String>,
-}
-
-/// Digest and size of the files of an archive, by name.
+/// Digest and size of each file of an archive, by name.
 type Blobs = HashMap<String, (String, u64)>;
 
 fn refuse(why: impl Into<String>) -> ImageError {
     ImageError::Archive(why.into())
 }
 
-/// Takes the image of the archive; with the name that the archive gives it, if it gives one. Blobs that no image needs
-/// (the archive's own lists, or all of one that is refused) stay until the next [`ImageStore::sweep`].
+/// Stores the image of the archive and unpacks its layers. Returns it with the name that the archive gives it, if any.
+/// Blobs that no image needs (the archive's own lists, or everything in an archive that is refused) stay until the next
+/// [`ImageStore::sweep`].
 ///
 /// # Errors
-/// It is no image archive, holds more than one image, or is cut off.
+/// The archive holds no image or more than one, is cut off, or has a layer that can't be unpacked.
 pub fn import(store: &ImageStore, archive: impl Read) -> Result<(Image, Option<String>), ImageError> {
     let mut blobs = Blobs::new();
     let mut tar = tar::Archive::new(Guard::new(archive));
-    let cut = |error: std::io::Error| refuse(format!("it is cut off or no tar ({error})"));
+    let cut = |error: std::io::Error| refuse(format!("it is cut off or not a tar archive ({error})"));
     for (count, entry) in tar.entries().map_err(cut)?.enumerate() {
         let entry = entry.map_err(cut)?;
         if count > ENTRIES {
@@ -84,20 +77,21 @@ pub fn import(store: &ImageStore, archive: impl Read) -> Result<(Image, Option<S
             return Err(refuse(format!("the blob {blob} is missing")));
         }
     }
-    // Refused layers are refused now, not when a task is to start.
+    // A layer that can't be unpacked is an error of the import, not of a task's start.
     store.unpack(&image)?;
     store.record(&image)?;
     Ok((image, name))
 }
 
 fn from_layout(store: &ImageStore, index: &[u8]) -> Result<(Image, Option<String>), ImageError> {
-    let index: LayoutIndex = serde_json::from_slice(index).map_err(|error| refuse(format!("index.json: {error}")))?;
-    let [entry] = index.manifests.as_slice() else {
-        return Err(refuse(format!("it holds {} images, and one is taken", index.manifests.len())));
+    let index: ImageIndex = serde_json::from_slice(index).map_err(|error| refuse(format!("index.json: {error}")))?;
+    let [entry] = index.manifests().as_slice() else {
+        return Err(refuse(format!("it holds {} images, and one is taken", index.manifests().len())));
     };
     let names = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
-    let name = names.iter().find_map(|name| entry.annotations.get(*name)).cloned();
-    Ok((store.image(&entry.digest)?, name))
+    let annotations = entry.annotations().as_ref();
+    let name = annotations.and_then(|given| names.iter().find_map(|name| given.get(*name))).cloned();
+    Ok((store.image(entry.digest().as_ref())?, name))
 }
 
 fn from_docker(store: &ImageStore, manifest: &[u8], blobs: &Blobs) -> Result<(Image, Option<String>), ImageError> {
@@ -106,19 +100,13 @@ fn from_docker(store: &ImageStore, manifest: &[u8], blobs: &Blobs) -> Result<(Im
     let [image] = images.as_slice() else {
         return Err(refuse(format!("it holds {} images, and one is taken", images.len())));
     };
-    let find = |name: &String, media_type: &str| {
+    let find = |name: &String, media_type: MediaType| {
         let (digest, size) = blobs.get(name).ok_or_else(|| refuse(format!("`{name}` is missing")))?;
-        Ok(Descriptor { media_type: media_type.into(), digest: digest.clone(), size: *size, platform: None })
+        Ok(descriptor(media_type, digest, *size))
     };
-    let layers = image.layers.iter().map(|name| find(name, "application/vnd.oci.image.layer.v1.tar"));
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: "application/vnd.oci.image.manifest.v1+json".into(),
-        config: find(&image.config, "application/vnd.oci.image.config.v1+json")?,
-        layers: layers.collect::<Result<_, ImageError>>()?,
-    };
-    let bytes = serde_json::to_vec(&manifest).map_err(|error| refuse(error.to_string()))?;
-    let (digest, _) = store.blobs.put(bytes.as_slice(), None)?;
+    let layers = image.layers.iter().map(|name| find(name, MediaType::ImageLayer));
+    let layers = layers.collect::<Result<Vec<_>, ImageError>>()?;
+    let digest = store.put_manifest(find(&image.config, MediaType::ImageConfig)?, layers)?;
     let name = image.repo_tags.as_ref().and_then(|tags| tags.first()).cloned();
     Ok((store.image(&digest)?, name))
 }

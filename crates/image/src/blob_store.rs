@@ -1,4 +1,5 @@
-//! Blobs by digest. A blob is written beside, verified, synced, and then renamed: where it is, it is whole.
+//! Blobs by digest. A blob is written to a temporary file, verified, synced, and then renamed, so a blob that exists is
+//! complete.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -6,29 +7,29 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-/// Why a blob is not there or not taken.
+/// Why a blob can't be read or stored.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
-    /// What came is not what its digest says.
+    /// Its content does not have its digest.
     #[error("the blob {expected} is damaged: what came has the digest {found}")]
     Digest {
-        /// What was asked for.
+        /// The digest that was asked for.
         expected: String,
-        /// What came.
+        /// The digest of the content.
         found: String,
     },
-    /// Not a digest that is spoken here.
-    #[error("`{0}` is no sha256 digest")]
+    /// The text is not a sha256 digest.
+    #[error("`{0}` is not a sha256 digest")]
     Malformed(String),
-    /// It is not here.
+    /// The blob is not here.
     #[error("the blob {0} is missing")]
     Missing(String),
-    /// The machine would not.
+    /// An I/O error.
     #[error("failed to store or read the blob {digest}")]
     Io {
-        /// Which one.
+        /// Digest of the blob.
         digest: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -41,10 +42,10 @@ pub struct BlobStore {
 }
 
 impl BlobStore {
-    /// In `dir`, which is made where it is missing; half-written blobs of an earlier life are removed.
+    /// Opens the store in `dir` and creates what is missing there. Removes blobs that an earlier process left half-written.
     ///
     /// # Errors
-    /// The folder can't be made.
+    /// The folders can't be created.
     pub fn open(dir: &Path) -> io::Result<Self> {
         fs_err::create_dir_all(dir.join("sha256"))?;
         let partial = dir.join("partial");
@@ -53,25 +54,25 @@ impl BlobStore {
         Ok(Self { dir: dir.to_owned() })
     }
 
-    /// Where the blob is, or would be.
+    /// The path of the blob, whether it is here or not.
     ///
     /// # Errors
-    /// It is no digest.
+    /// The text is not a digest.
     pub fn path(&self, digest: &str) -> Result<PathBuf, BlobError> {
         let hex = digest.strip_prefix("sha256:").unwrap_or_default();
         let legal = hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
         if legal { Ok(self.dir.join("sha256").join(hex)) } else { Err(BlobError::Malformed(digest.to_owned())) }
     }
 
-    /// Whether it is here.
+    /// Whether the blob is here.
     pub fn has(&self, digest: &str) -> bool {
         self.path(digest).is_ok_and(|path| path.exists())
     }
 
-    /// Its bytes, of which there may be `most`.
+    /// Reads a blob of at most `most` bytes.
     ///
     /// # Errors
-    /// It is missing or too large.
+    /// The blob is missing or larger.
     pub fn read(&self, digest: &str, most: u64) -> Result<Vec<u8>, BlobError> {
         let io = |source| BlobError::Io { digest: digest.to_owned(), source };
         let mut file = self.open_blob(digest)?;
@@ -83,10 +84,10 @@ impl BlobStore {
         Ok(bytes)
     }
 
-    /// Opens it.
+    /// Opens a blob for reading.
     ///
     /// # Errors
-    /// It is missing.
+    /// The blob is missing.
     pub fn open_blob(&self, digest: &str) -> Result<File, BlobError> {
         let path = self.path(digest)?;
         File::open(path).map_err(|source| match source.kind() {
@@ -95,20 +96,20 @@ impl BlobStore {
         })
     }
 
-    /// Begins to write a blob whose digest may not be known yet.
+    /// Begins to write a blob. Its digest need not be known yet.
     ///
     /// # Errors
-    /// The machine would not.
+    /// An I/O error.
     pub fn writer(&self) -> io::Result<BlobWriter> {
         let name = format!("{:032x}", rand::random::<u128>());
         let path = self.dir.join("partial").join(name);
         Ok(BlobWriter { file: File::create(&path)?, path, hash: Sha256::new(), size: 0, store: self.clone() })
     }
 
-    /// Takes everything from `reader` as the blob `expected` (or whatever it is); its digest and size.
+    /// Stores everything that `reader` has as one blob. Returns its digest and size.
     ///
     /// # Errors
-    /// It is not what was expected, or the machine would not.
+    /// The blob does not have the digest `expected`, if that is given, or an I/O error.
     pub fn put(&self, mut reader: impl Read, expected: Option<&str>) -> Result<(String, u64), BlobError> {
         let io = |source| BlobError::Io { digest: expected.unwrap_or("of this image").to_owned(), source };
         let mut writer = self.writer().map_err(io)?;
@@ -116,13 +117,13 @@ impl BlobStore {
         writer.finish(expected)
     }
 
-    /// The digests of all that are here.
+    /// The digests of all blobs.
     pub(crate) fn all(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.dir.join("sha256")).into_iter().flatten().flatten();
         entries.filter_map(|entry| Some(format!("sha256:{}", entry.file_name().to_str()?))).collect()
     }
 
-    /// Removes it, if it is here.
+    /// Removes the blob, if it is here.
     pub fn remove(&self, digest: &str) {
         if let Ok(path) = self.path(digest) {
             let _ = std::fs::remove_file(path);
@@ -130,7 +131,7 @@ impl BlobStore {
     }
 }
 
-/// A blob that is being written. Dropped before it is finished, nothing of it stays.
+/// A blob that is being written. If it is dropped unfinished, its file is removed.
 #[derive(Debug)]
 pub struct BlobWriter {
     file: File,
@@ -141,15 +142,15 @@ pub struct BlobWriter {
 }
 
 impl BlobWriter {
-    /// Bytes so far: where a transfer that broke off goes on.
+    /// Bytes so far. A transfer that broke off goes on from there.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Verifies and keeps it; its digest and size.
+    /// Verifies the blob and makes it visible in the store. Returns its digest and size.
     ///
     /// # Errors
-    /// It is not what was expected, or the machine would not.
+    /// The blob does not have the digest `expected`, if that is given, or an I/O error.
     pub fn finish(self, expected: Option<&str>) -> Result<(String, u64), BlobError> {
         let hex: String = self.hash.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         let digest = format!("sha256:{hex}");
@@ -180,7 +181,7 @@ impl Write for BlobWriter {
 
 impl Drop for BlobWriter {
     fn drop(&mut self) {
-        // After a finish it is not there any more, which is fine.
+        // A finished blob has been renamed: then there is nothing to remove.
         let _ = std::fs::remove_file(&self.path);
     }
 }

@@ -1,4 +1,4 @@
-//! An unpacked layer onto a folder, where overlayfs can't be used: the same result as mounting it on top.
+//! Copies an unpacked layer onto a folder, with the same result as mounting it on top. Used where overlayfs can't be.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,17 +9,17 @@ use std::path::Path;
 
 use nix::sys::stat::{Mode, SFlag, mknod};
 
-/// What begins with it takes something away (OCI image specification, "Whiteouts").
+/// Prefix of entries that remove something (OCI image specification, "Whiteouts").
 const WHITEOUT: &str = ".wh.";
 const OPAQUE: &str = ".wh..wh..opq";
 
-/// Puts everything of `layer`, which was unpacked with its whiteouts as files, onto `root`, obeying them.
+/// Copies all of `layer`, which was unpacked with its whiteouts as files, onto `root`, and applies the whiteouts.
 ///
 /// # Errors
-/// The machine would not; what was copied stays.
+/// An I/O error; what was copied stays.
 pub fn copy_layer(layer: &Path, root: &Path) -> io::Result<()> {
     let mut entries = fs_err::read_dir(layer)?.collect::<io::Result<Vec<_>>>()?;
-    // What takes away first: it is about the layers below, and not about what this one adds.
+    // Whiteouts come first: they hide what lower layers have, not what this one adds.
     entries.sort_by_key(|entry| !entry.file_name().as_encoded_bytes().starts_with(WHITEOUT.as_bytes()));
     if layer.join(OPAQUE).exists() {
         for below in fs_err::read_dir(root)? {
@@ -52,7 +52,7 @@ pub fn copy_layer(layer: &Path, root: &Path) -> io::Result<()> {
         } else if about.file_type().is_fifo() {
             mknod(&to, SFlag::S_IFIFO, Mode::from_bits_truncate(about.mode() & 0o7777), 0)?;
         } else {
-            // Sockets and devices: an unpacked layer has none.
+            // An unpacked layer has no sockets or devices.
             continue;
         }
         attributes(&from, &to, &about)?;
@@ -60,7 +60,7 @@ pub fn copy_layer(layer: &Path, root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whatever is there goes; nothing is fine.
+/// Removes whatever is at the path, if anything.
 fn clear(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(about) if about.is_dir() => fs_err::remove_dir_all(path),
@@ -69,7 +69,7 @@ fn clear(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Owner first: changing it clears set-user-id bits and file capabilities (chown(2)).
+/// Copies the attributes, the owner first: changing it clears set-user-id bits and file capabilities (chown(2)).
 fn attributes(from: &Path, to: &Path, about: &fs::Metadata) -> io::Result<()> {
     lchown(to, Some(about.uid()), Some(about.gid()))?;
     if about.is_symlink() {
@@ -79,7 +79,7 @@ fn attributes(from: &Path, to: &Path, about: &fs::Metadata) -> io::Result<()> {
         if !name.to_string_lossy().starts_with("trusted.")
             && let Some(value) = xattr::get(from, &name)?
         {
-            // A file system may not know an attribute that the other one does.
+            // The target's file system may not support an attribute that the source's does.
             let _ = xattr::set(to, &name, &value);
         }
     }

@@ -23,7 +23,7 @@ mod unpack;
 pub use archive::import;
 pub use blob_store::{BlobError, BlobStore, BlobWriter};
 pub use copy::copy_layer;
-pub use manifest::{ImageConfig, Manifest, ManifestError};
+pub use manifest::{ImageConfig, ManifestError};
 pub use pack::pack;
 pub use pull::{Credentials, PullError, pull};
 pub use store::{Image, ImageError, ImageStore};

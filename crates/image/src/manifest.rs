@@ -1,149 +1,169 @@
-//! Manifests, indexes and configs: OCI image specification, and Docker's schema 2, which differs in media types.
+//! Manifests, indexes and image configs: the types of `oci-spec`, and the choice of an index's manifest for this machine.
+//!
+//! Docker's schema 2 has the same fields and other media types, so the same types read it. What the specification
+//! requires is required here too: a descriptor without a media type or with a malformed digest, and a config without
+//! `architecture`, `os` or `rootfs`, are refused. Optional fields may be absent or `null`, and unknown ones are ignored.
 
-use serde::{Deserialize, Serialize};
+use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os, Sha256Digest};
 
-/// Larger ones are no manifests.
+pub use oci_spec::image::Config as ImageConfig;
+
+/// A larger document is refused.
 pub(crate) const BOUND: u64 = 4 << 20;
-const LAYERS: usize = 500;
+/// A manifest with more layers is refused: overlayfs and Docker take no more.
+const LAYERS: usize = 127;
 
 /// Why an image is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
-    /// It can't be read.
+    /// A document is not what the specification says.
     #[error("the image's {what} is malformed: {why}")]
     Malformed {
-        /// `manifest`, `index`, `config`.
+        /// The document: `manifest`, `index` or `config`.
         what: &'static str,
-        /// What is wrong.
+        /// What is wrong with it.
         why: String,
     },
-    /// It is not for this machine.
+    /// The index has no manifest for this machine.
     #[error("the image is not for linux/{0}: it is for {1}")]
     Platform(String, String),
-}
-
-/// One reference from a manifest to a blob.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Descriptor {
-    /// What it is.
-    #[serde(default)]
-    pub media_type: String,
-    /// `sha256:…`.
-    pub digest: String,
-    /// Bytes.
-    pub size: u64,
-    /// In an index: for which machines.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub platform: Option<Platform>,
-}
-
-/// For which machines.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Platform {
-    /// `linux`.
-    pub os: String,
-    /// `amd64`.
-    pub architecture: String,
-}
-
-/// Config and layers of an image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Manifest {
-    /// 2.
-    pub schema_version: u32,
-    /// Of the manifest itself.
-    #[serde(default)]
-    pub media_type: String,
-    /// The config.
-    pub config: Descriptor,
-    /// Lowest first.
-    pub layers: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-struct Index {
-    manifests: Vec<Descriptor>,
-}
-
-/// What an image says of how it is run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct ImageConfig {
-    /// Program and first arguments.
-    #[serde(deserialize_with = "nullable")]
-    pub entrypoint: Vec<String>,
-    /// Arguments, or the program.
-    #[serde(deserialize_with = "nullable")]
-    pub cmd: Vec<String>,
-    /// `NAME=value`.
-    #[serde(deserialize_with = "nullable")]
-    pub env: Vec<String>,
-    /// Working directory.
-    pub working_dir: String,
-    /// `user[:group]`.
-    pub user: String,
-    /// What asks the program to end.
-    pub stop_signal: String,
-}
-
-fn nullable<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    Option::<Vec<String>>::deserialize(deserializer).map(Option::unwrap_or_default)
-}
-
-#[derive(Deserialize)]
-struct ConfigFile {
-    #[serde(default)]
-    config: Option<ImageConfig>,
 }
 
 fn malformed(what: &'static str) -> impl Fn(serde_json::Error) -> ManifestError {
     move |error| ManifestError::Malformed { what, why: error.to_string() }
 }
 
-/// As images spell this machine's architecture.
-pub(crate) fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
-/// Either a manifest, or, of an index, the descriptor of the one for this machine.
+/// What a digest that names an image leads to.
+#[derive(Debug)]
 pub(crate) enum Document {
-    Manifest(Manifest),
-    Other(Descriptor),
+    /// The manifest itself.
+    Manifest(Box<ImageManifest>),
+    /// Of an index, the descriptor of the manifest for this machine.
+    Index(Descriptor),
 }
 
 pub(crate) fn parse(bytes: &[u8]) -> Result<Document, ManifestError> {
     let value: serde_json::Value = serde_json::from_slice(bytes).map_err(malformed("manifest"))?;
     if value.get("manifests").is_some() {
-        let index: Index = serde_json::from_value(value).map_err(malformed("index"))?;
-        return choose(index).map(Document::Other);
+        let index = serde_json::from_value(value).map_err(malformed("index"))?;
+        return choose(&index).map(Document::Index);
     }
-    let manifest: Manifest = serde_json::from_value(value).map_err(malformed("manifest"))?;
-    if manifest.layers.len() > LAYERS {
-        let why = format!("it has {} layers, and {LAYERS} is the most", manifest.layers.len());
+    let manifest: Box<ImageManifest> = serde_json::from_value(value).map_err(malformed("manifest"))?;
+    let count = manifest.layers().len();
+    if count > LAYERS {
+        let why = format!("it has {count} layers, and {LAYERS} is the most");
         return Err(ManifestError::Malformed { what: "manifest", why });
     }
     Ok(Document::Manifest(manifest))
 }
 
-fn choose(index: Index) -> Result<Descriptor, ManifestError> {
-    let fits = |it: &&Descriptor| {
-        it.platform.as_ref().is_none_or(|platform| platform.os == "linux" && platform.architecture == architecture())
-    };
-    let found = index.manifests.iter().find(fits).cloned();
+fn choose(index: &ImageIndex) -> Result<Descriptor, ManifestError> {
+    let own = Arch::default();
+    let fits =
+        |it: &&Descriptor| it.platform().as_ref().is_none_or(|it| *it.os() == Os::Linux && *it.architecture() == own);
+    let found = index.manifests().iter().find(fits).cloned();
     found.ok_or_else(|| {
-        let names = index.manifests.iter().filter_map(|it| it.platform.as_ref());
-        let names: Vec<String> = names.map(|it| format!("{}/{}", it.os, it.architecture)).collect();
-        ManifestError::Platform(architecture().into(), names.join(", "))
+        let platforms = index.manifests().iter().filter_map(|it| it.platform().as_ref());
+        let names: Vec<String> = platforms.map(|it| format!("{}/{}", it.os(), it.architecture())).collect();
+        ManifestError::Platform(own.to_string(), names.join(", "))
     })
 }
 
 pub(crate) fn parse_config(bytes: &[u8]) -> Result<ImageConfig, ManifestError> {
-    let file: ConfigFile = serde_json::from_slice(bytes).map_err(malformed("config"))?;
-    Ok(file.config.unwrap_or_default())
+    let file: ImageConfiguration = serde_json::from_slice(bytes).map_err(malformed("config"))?;
+    Ok(file.config().clone().unwrap_or_default())
+}
+
+/// Describes a blob that the store holds under this digest.
+pub(crate) fn descriptor(media_type: MediaType, digest: &str, size: u64) -> Descriptor {
+    let hex = digest.trim_start_matches("sha256:");
+    Descriptor::new(media_type, size, hex.parse::<Sha256Digest>().expect("the store makes well-formed digests"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const DIGEST: &str = "sha256:c2b8beca588702777e5f35dafdbeae9ec16c2bab802331f81cacd2a92f1d5356";
+    const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+    fn descriptor(digest: &str, platform: Option<(&str, &str)>) -> Value {
+        let mut value = json!({ "mediaType": DOCKER_MANIFEST, "digest": digest, "size": 7 });
+        if let Some((os, architecture)) = platform {
+            value["platform"] = json!({ "os": os, "architecture": architecture });
+        }
+        value
+    }
+
+    fn manifest(layers: usize) -> Value {
+        let part = descriptor(DIGEST, None);
+        json!({ "schemaVersion": 2, "mediaType": DOCKER_MANIFEST, "config": part, "layers": vec![part.clone(); layers] })
+    }
+
+    fn parsed(value: &Value) -> Result<Document, ManifestError> {
+        parse(value.to_string().as_bytes())
+    }
+
+    #[test]
+    fn manifest_of_docker_is_read() {
+        let Ok(Document::Manifest(manifest)) = parsed(&manifest(2)) else { panic!("a manifest") };
+        assert_eq!((manifest.config().digest().as_ref(), manifest.layers().len()), (DIGEST, 2));
+    }
+
+    #[test]
+    fn manifest_with_too_many_layers_is_refused() {
+        assert!(matches!(parsed(&manifest(LAYERS)), Ok(Document::Manifest(_))));
+        let error = parsed(&manifest(LAYERS + 1)).expect_err("one too many").to_string();
+        assert_eq!(error, "the image's manifest is malformed: it has 128 layers, and 127 is the most");
+    }
+
+    #[test]
+    fn index_leads_to_the_manifest_for_this_machine() {
+        let own = Arch::default().to_string();
+        let (other, fitting) = (DIGEST.replace("c2", "00"), DIGEST);
+        let manifests = [
+            descriptor(&other, Some(("linux", "s390"))),
+            descriptor(&other, Some(("windows", &own))),
+            descriptor(&other, Some(("unknown", "unknown"))),
+            descriptor(fitting, Some(("linux", &own))),
+        ];
+        let index =
+            |count: usize| json!({ "schemaVersion": 2, "mediaType": DOCKER_LIST, "manifests": manifests[..count] });
+        let Ok(Document::Index(chosen)) = parsed(&index(4)) else { panic!("one fits") };
+        assert_eq!(chosen.digest().as_ref(), fitting);
+        let error = parsed(&index(3)).expect_err("none fits");
+        assert_eq!(error, ManifestError::Platform(own.clone(), format!("linux/s390, windows/{own}, unknown/unknown")));
+    }
+
+    #[test]
+    fn malformed_digest_is_refused() {
+        for digest in ["", "sha256:", "sha256:C2", "../../etc/passwd", "sha256:../x"] {
+            let mut value = manifest(1);
+            value["layers"][0]["digest"] = digest.into();
+            assert!(matches!(parsed(&value), Err(ManifestError::Malformed { what: "manifest", .. })), "{digest}");
+        }
+    }
+
+    #[test]
+    fn optional_field_of_a_config_may_be_absent_null_or_unknown() {
+        let config = |config: Value| {
+            let file = json!({
+                "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": [] },
+                "config": config, "container_config": {}, "history": null,
+            });
+            parse_config(file.to_string().as_bytes())
+        };
+        let null = json!({
+            "Entrypoint": null, "Cmd": null, "Env": null, "User": null, "WorkingDir": null, "StopSignal": null,
+            "ExposedPorts": null, "Volumes": null, "Labels": null, "OnBuild": null, "Healthcheck": null,
+        });
+        for value in [json!(null), json!({}), null] {
+            assert_eq!(config(value), Ok(ImageConfig::default()));
+        }
+        let full = json!({ "Cmd": ["a"], "Volumes": { "/data": {} }, "Hostname": "", "Tty": false });
+        assert_eq!(config(full).expect("legal").cmd(), &Some(vec!["a".to_owned()]));
+    }
 }

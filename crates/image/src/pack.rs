@@ -1,20 +1,22 @@
-//! One static program as an image: at `/` under its own name, as the entrypoint.
+//! Packs one static program as an image: the program is at `/` under its own name, and is the entrypoint.
 
 use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use crate::manifest::{ImageConfig, architecture};
+use oci_spec::image::{Arch, ConfigBuilder, ImageConfigurationBuilder, MediaType, Os, RootFsBuilder};
+
+use crate::manifest::descriptor;
 use crate::store::{Image, ImageError, ImageStore};
 
-/// Larger programs are not packed.
+/// The largest program that is packed.
 const PROGRAM_BOUND: usize = 1 << 30;
 
-/// Makes the image and keeps its blobs. The same program gives the same digest.
+/// Stores an image that runs the program. The same name and program always give the same digest.
 ///
 /// # Errors
-/// It is no static ELF program, or the machine would not.
+/// The name is illegal, the program is not a static ELF file, or an I/O error.
 pub fn pack(store: &ImageStore, name: &str, program: &[u8]) -> Result<Image, ImageError> {
     let refuse = |why: &str| Err(ImageError::Archive(format!("`{name}`: {why}")));
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -22,7 +24,7 @@ pub fn pack(store: &ImageStore, name: &str, program: &[u8]) -> Result<Image, Ima
         return refuse("a program's name has letters, digits, `.`, `_` and `-`");
     }
     if program.len() > PROGRAM_BOUND || !program.starts_with(b"\x7fELF") {
-        return refuse("it is no ELF program");
+        return refuse("it is not an ELF program");
     }
     if is_dynamic(program) {
         return refuse("it is linked dynamically: a packed image has no libraries (link it statically)");
@@ -38,37 +40,37 @@ pub fn pack(store: &ImageStore, name: &str, program: &[u8]) -> Result<Image, Ima
     let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
     packed.write_all(&layer).map_err(io)?;
     let packed = packed.finish().map_err(io)?;
-    let (layer_digest, layer_size) = store.blobs.put(packed.as_slice(), None)?;
-    let config = ImageConfig { entrypoint: vec![format!("/{name}")], ..ImageConfig::default() };
-    let (diff_id, _) = digest_of(&layer);
-    let config = serde_json::json!({
-        "architecture": architecture(),
-        "os": "linux",
-        "config": config,
-        "rootfs": { "type": "layers", "diff_ids": [diff_id] },
-    });
-    let (config_digest, config_size) = store.blobs.put(config.to_string().as_bytes(), None)?;
-    let manifest = serde_json::json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config_digest, "size": config_size },
-        "layers": [
-            { "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": layer_digest, "size": layer_size },
-        ],
-    });
-    let (digest, _) = store.blobs.put(manifest.to_string().as_bytes(), None)?;
-    let image = store.image(&digest)?;
+    let (digest, size) = store.blobs.put(packed.as_slice(), None)?;
+    let layer_descriptor = descriptor(MediaType::ImageLayerGzip, &digest, size);
+    let (digest, size) = store.blobs.put(config(name, &digest_of(&layer)).as_slice(), None)?;
+    let manifest = store.put_manifest(descriptor(MediaType::ImageConfig, &digest, size), vec![layer_descriptor])?;
+    let image = store.image(&manifest)?;
     store.record(&image)?;
     Ok(image)
 }
 
-fn digest_of(bytes: &[u8]) -> (String, usize) {
-    use sha2::Digest;
-    let hex: String = sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    (format!("sha256:{hex}"), bytes.len())
+/// The image config of a program whose uncompressed layer has the digest `diff_id`.
+fn config(name: &str, diff_id: &str) -> Vec<u8> {
+    const COMPLETE: &str = "every required field is set";
+    let config = ConfigBuilder::default().entrypoint([format!("/{name}")]).build().expect(COMPLETE);
+    let root = RootFsBuilder::default().diff_ids([diff_id.to_owned()]).build().expect(COMPLETE);
+    let config = ImageConfigurationBuilder::default()
+        .architecture(Arch::default())
+        .os(Os::Linux)
+        .config(config)
+        .rootfs(root)
+        .build()
+        .expect(COMPLETE);
+    serde_json::to_vec(&config).expect("the types of oci-spec have a JSON form")
 }
 
-/// Whether the ELF file asks for an interpreter: a program header of type PT_INTERP (elf(5)); 64 bit, little endian.
+fn digest_of(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    let hex: String = sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+/// Whether the ELF file has a program header of type PT_INTERP (elf(5)). Reads 64 bit, little endian files.
 fn is_dynamic(elf: &[u8]) -> bool {
     let number = |at: usize, length: usize| {
         let bytes = elf.get(at..at + length)?;

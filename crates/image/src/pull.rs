@@ -1,20 +1,21 @@
-//! From a registry: manifest, then what of its blobs is not here yet, each verified.
+//! Pulls an image from a registry: its manifest first, then the blobs that are not here yet. Each is verified.
 
 use std::time::Duration;
 
 use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
+use oci_spec::image::{Descriptor, MediaType, ToDockerV2S2};
 use tokio::time::timeout;
 
 use crate::manifest::{self, Document};
-use crate::store::{Image, ImageError, ImageStore};
+use crate::store::{Image, ImageError, ImageStore, parts};
 
-/// A registry that says nothing for this long has gone.
+/// The longest wait for the next bytes of a registry.
 const PROGRESS_WAIT: Duration = Duration::from_secs(30);
 const SILENT: &str = "the registry does not answer";
 
-/// Who logs in, and with what.
+/// A login to a registry.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// User name.
@@ -32,27 +33,27 @@ impl std::fmt::Debug for Credentials {
 /// Why an image could not be pulled.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
-    /// Not a reference.
-    #[error("`{0}` is no image reference")]
+    /// The text is not an image reference.
+    #[error("`{0}` is not an image reference")]
     Reference(String),
-    /// The registry would not, or does not answer.
+    /// The registry refuses, breaks off or does not answer.
     #[error("failed to pull {reference}: {why}")]
     Registry {
-        /// What was asked for.
+        /// The reference as it was given.
         reference: String,
-        /// What the registry said.
+        /// The registry's answer, or how it failed.
         why: String,
     },
-    /// What came is no good.
+    /// The image can't be stored, or is refused.
     #[error(transparent)]
     Image(#[from] ImageError),
 }
 
-/// Pulls the image and keeps its blobs. Registries on this machine (`localhost`, 127.0.0.0/8) are spoken to in plain
-/// HTTP, as Docker does.
+/// Pulls the image and stores its blobs. Uses plain HTTP with a registry on this machine (`localhost`, 127.0.0.0/8), as
+/// Docker does, and HTTPS with all others.
 ///
 /// # Errors
-/// The registry would not, or a blob is not what its digest says.
+/// The registry fails, the image is not for this machine, or a blob does not have its digest.
 pub async fn pull(store: &ImageStore, reference: &str, credentials: Option<Credentials>) -> Result<Image, PullError> {
     let parsed: Reference = reference.parse().map_err(|_| PullError::Reference(reference.to_owned()))?;
     let fail =
@@ -64,12 +65,9 @@ pub async fn pull(store: &ImageStore, reference: &str, credentials: Option<Crede
     let client =
         Client::try_from(ClientConfig { protocol, ..ClientConfig::default() }).map_err(|error| fail(&error))?;
     let auth = credentials.map_or(RegistryAuth::Anonymous, |it| RegistryAuth::Basic(it.username, it.password));
-    let accepted = [
-        "application/vnd.oci.image.manifest.v1+json",
-        "application/vnd.oci.image.index.v1+json",
-        "application/vnd.docker.distribution.manifest.v2+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-    ];
+    let kinds = [MediaType::ImageManifest, MediaType::ImageIndex];
+    let docker = kinds.iter().map(|it| it.to_docker_v2s2().expect("Docker has both"));
+    let accepted: Vec<&str> = kinds.iter().map(AsRef::as_ref).chain(docker).collect();
     let mut at = parsed.clone();
     for _ in 0..3 {
         let asked = timeout(PROGRESS_WAIT, client.pull_manifest_raw(&at, &auth, &accepted)).await;
@@ -77,9 +75,9 @@ pub async fn pull(store: &ImageStore, reference: &str, credentials: Option<Crede
         let document = manifest::parse(&bytes).map_err(ImageError::from)?;
         store.blobs.put(bytes.as_ref(), Some(&digest)).map_err(ImageError::from)?;
         match document {
-            Document::Other(descriptor) => at = parsed.clone_with_digest(descriptor.digest),
+            Document::Index(chosen) => at = parsed.clone_with_digest(chosen.digest().to_string()),
             Document::Manifest(manifest) => {
-                for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
+                for blob in parts(&manifest) {
                     fetch(&client, store, &parsed, blob).await.map_err(|error| match error {
                         Fetch::Registry(why) => fail(&why),
                         Fetch::Image(error) => PullError::Image(error),
@@ -99,28 +97,24 @@ enum Fetch {
     Image(ImageError),
 }
 
-async fn fetch(
-    client: &Client,
-    store: &ImageStore,
-    reference: &Reference,
-    blob: &manifest::Descriptor,
-) -> Result<(), Fetch> {
+async fn fetch(client: &Client, store: &ImageStore, reference: &Reference, blob: &Descriptor) -> Result<(), Fetch> {
     use futures::StreamExt;
     use std::io::Write;
-    if store.blobs.has(&blob.digest) {
+    let digest = blob.digest().to_string();
+    if store.blobs.has(&digest) {
         return Ok(());
     }
     let io = |source| Fetch::Image(ImageError::Io { act: "store a blob", source });
     let mut writer = store.blobs.writer().map_err(io)?;
     let silent = |_| Fetch::Registry(SILENT.into());
-    let stream = timeout(PROGRESS_WAIT, client.pull_blob_stream(reference, blob.digest.as_str())).await;
+    let stream = timeout(PROGRESS_WAIT, client.pull_blob_stream(reference, digest.as_str())).await;
     let mut stream = stream.map_err(silent)?.map_err(|error| Fetch::Registry(error.to_string()))?;
     while let Some(chunk) = timeout(PROGRESS_WAIT, stream.stream.next()).await.map_err(silent)? {
         let chunk = chunk.map_err(|error| Fetch::Registry(error.to_string()))?;
-        if writer.size() + chunk.len() as u64 > blob.size {
-            return Err(Fetch::Registry(format!("the blob {} is longer than its manifest says", blob.digest)));
+        if writer.size() + chunk.len() as u64 > blob.size() {
+            return Err(Fetch::Registry(format!("the blob {digest} is longer than its manifest says")));
         }
-        // Disk and hashing, away from the threads that answer others.
+        // Writing and hashing block: they stay off the threads that run other tasks.
         let written;
         (writer, written) = tokio::task::spawn_blocking(move || {
             let written = writer.write_all(&chunk);
@@ -130,7 +124,6 @@ async fn fetch(
         .map_err(|error| io(std::io::Error::other(error)))?;
         written.map_err(io)?;
     }
-    let digest = blob.digest.clone();
     let finished = tokio::task::spawn_blocking(move || writer.finish(Some(&digest))).await;
     let finished = finished.map_err(|error| io(std::io::Error::other(error)))?;
     finished.map(drop).map_err(|error| Fetch::Image(error.into()))

@@ -1,41 +1,46 @@
-//! The images of one machine: blobs, unpacked layers, and which image needs which.
+//! The images of one machine: their blobs, their unpacked layers, and which image needs which.
+//!
+//! A layer is unpacked beside its final place and renamed, so a layer folder that exists is complete. Images share blobs
+//! and layers; a blob goes with the last image that needs it.
 
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use oci_spec::image::{Descriptor, ImageManifest, ImageManifestBuilder, MediaType, SCHEMA_VERSION};
+
 use crate::blob_store::{BlobError, BlobStore};
-use crate::manifest::{self, Document, ImageConfig, Manifest, ManifestError};
+use crate::manifest::{self, Document, ImageConfig, ManifestError};
 use crate::unpack::{self, UnpackError, Whiteouts};
 
 /// Why an image can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// A blob of it.
+    /// A blob is missing, damaged or can't be stored.
     #[error(transparent)]
     Blob(#[from] BlobError),
-    /// What it says of itself.
+    /// Its manifest, index or config is refused.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// A layer of it.
+    /// A layer can't be unpacked.
     #[error("failed to unpack the layer {digest}")]
     Unpack {
-        /// Which one.
+        /// Digest of the layer.
         digest: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: UnpackError,
     },
-    /// The archive that it came in.
+    /// The archive or program that the image is made from is refused.
     #[error("the archive is refused: {0}")]
     Archive(String),
-    /// The machine would not.
+    /// An I/O error.
     #[error("failed to {act}")]
     Io {
-        /// What was done.
+        /// What failed, as a phrase in the imperative.
         act: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -44,44 +49,46 @@ pub enum ImageError {
 /// An image whose manifest and config are known.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// Of the manifest.
+    /// Digest of the manifest.
     pub digest: String,
-    /// Config and layers.
-    pub manifest: Manifest,
-    /// How it is run.
+    /// Descriptors of the config and the layers.
+    pub manifest: ImageManifest,
+    /// How the image asks to be run.
     pub config: ImageConfig,
 }
 
 impl Image {
-    /// Every blob of it, the manifest among them.
+    /// The digests of all its blobs, the manifest first.
     pub fn blobs(&self) -> Vec<String> {
-        let layers = self.manifest.layers.iter().map(|layer| layer.digest.clone());
-        [self.digest.clone(), self.manifest.config.digest.clone()].into_iter().chain(layers).collect()
+        std::iter::once(self.digest.clone()).chain(parts(&self.manifest).map(|it| it.digest().to_string())).collect()
     }
 
-    /// Bytes of all layers and the config.
+    /// Bytes of the config and all layers, as they are stored (compressed).
     pub fn size(&self) -> u64 {
-        self.manifest.layers.iter().map(|it| it.size).sum::<u64>() + self.manifest.config.size
+        parts(&self.manifest).map(Descriptor::size).sum()
     }
 }
 
-/// The images of one machine. Cloned handles share it.
+/// The config and the layers.
+pub(crate) fn parts(manifest: &ImageManifest) -> impl Iterator<Item = &Descriptor> {
+    std::iter::once(manifest.config()).chain(manifest.layers())
+}
+
+/// The images of one machine. Clones share one store.
 #[derive(Clone, Debug)]
 pub struct ImageStore {
     dir: PathBuf,
     whiteouts: Whiteouts,
-    /// Blobs.
+    /// The blobs of all images.
     pub blobs: BlobStore,
-    /// One layer is unpacked once, whoever asks for it first.
+    /// A lock for each layer that is being unpacked, so that it is unpacked once.
     unpacking: Arc<Mutex<HashMap<String, Arc<Mutex<()>>>>>,
 }
 
-/// Docker's own bound.
-const LAYERS_BOUND: usize = 127;
 /// Characters of a layer's digest in its folder's name: 96 bits.
 const SHORT_NAME: usize = 24;
 
-/// Where layers are unpacked: apart, for the one kind is no use to the other.
+/// The folder for layers with this form of whiteouts; a layer of one form can't stand in for the other.
 fn layers(whiteouts: Whiteouts) -> &'static str {
     match whiteouts {
         Whiteouts::Overlay => "layers",
@@ -94,11 +101,12 @@ fn sync_file_system(path: &Path) -> io::Result<()> {
 }
 
 impl ImageStore {
-    /// In `dir`, which is made where it is missing; half-unpacked layers of an earlier life are removed. `overlay`: layers
-    /// will be mounted by overlayfs; else they will be copied ([`crate::copy_layer`]).
+    /// Opens the store in `dir` and creates what is missing there. Removes layers that an earlier process left
+    /// half-unpacked. With `overlay`, layers are unpacked to be mounted by overlayfs, else to be copied
+    /// ([`crate::copy_layer`]).
     ///
     /// # Errors
-    /// The folder can't be made.
+    /// The folders can't be created or cleaned.
     pub fn open(dir: &Path, overlay: bool) -> io::Result<Self> {
         let whiteouts = if overlay { Whiteouts::Overlay } else { Whiteouts::Plain };
         fs_err::create_dir_all(dir.join(layers(whiteouts)))?;
@@ -112,59 +120,67 @@ impl ImageStore {
         Ok(Self { dir: dir.to_owned(), whiteouts, blobs, unpacking: Arc::default() })
     }
 
-    /// Reads manifest and config of an image whose blobs are here. An index leads to the manifest for this machine.
+    /// Reads the manifest and config of an image whose blobs are here. The digest may be that of an index, which leads to
+    /// the manifest for this machine.
     ///
     /// # Errors
-    /// A blob is missing or malformed.
+    /// A blob is missing or malformed, or the index has no manifest for this machine.
     pub fn image(&self, digest: &str) -> Result<Image, ImageError> {
         let mut digest = digest.to_owned();
-        // An index names manifests; one more level is legal, and none needs more.
+        // An index names manifests; an index of indexes is legal, and no image needs more levels.
         for _ in 0..3 {
             match manifest::parse(&self.blobs.read(&digest, manifest::BOUND)?)? {
                 Document::Manifest(manifest) => {
-                    let config = self.blobs.read(&manifest.config.digest, manifest::BOUND)?;
+                    let config = self.blobs.read(manifest.config().digest().as_ref(), manifest::BOUND)?;
                     let config = manifest::parse_config(&config)?;
-                    return Ok(Image { digest, manifest, config });
+                    return Ok(Image { digest, manifest: *manifest, config });
                 }
-                Document::Other(descriptor) => digest = descriptor.digest,
+                Document::Index(chosen) => digest = chosen.digest().to_string(),
             }
         }
         Err(ManifestError::Malformed { what: "index", why: "it names an index that names an index".into() }.into())
     }
 
-    /// The blobs that the manifest with this digest names, each with its size.
-    ///
-    /// # Errors
-    /// It is missing or malformed.
-    pub fn image_manifest(&self, digest: &str) -> Result<Vec<(String, u64)>, ImageError> {
-        let sized = |it: manifest::Descriptor| (it.digest, it.size);
-        match manifest::parse(&self.blobs.read(digest, manifest::BOUND)?)? {
-            Document::Manifest(manifest) => {
-                Ok(std::iter::once(manifest.config).chain(manifest.layers).map(sized).collect())
-            }
-            Document::Other(descriptor) => Ok(vec![sized(descriptor)]),
-        }
+    /// Stores a manifest of these parts. Returns its digest.
+    pub(crate) fn put_manifest(&self, config: Descriptor, layers: Vec<Descriptor>) -> Result<String, ImageError> {
+        let manifest = ImageManifestBuilder::default()
+            .schema_version(SCHEMA_VERSION)
+            .media_type(MediaType::ImageManifest)
+            .config(config)
+            .layers(layers)
+            .build()
+            .expect("every required field is set");
+        let bytes = serde_json::to_vec(&manifest).expect("the types of oci-spec have a JSON form");
+        Ok(self.blobs.put(bytes.as_slice(), None)?.0)
     }
 
-    /// The image, if every blob of it is here.
+    /// The digest and size of each blob that the manifest or index with this digest needs.
+    ///
+    /// # Errors
+    /// The document is missing or malformed.
+    pub fn image_manifest(&self, digest: &str) -> Result<Vec<(String, u64)>, ImageError> {
+        let sized = |it: &Descriptor| (it.digest().to_string(), it.size());
+        Ok(match manifest::parse(&self.blobs.read(digest, manifest::BOUND)?)? {
+            Document::Manifest(manifest) => parts(&manifest).map(sized).collect(),
+            Document::Index(chosen) => vec![sized(&chosen)],
+        })
+    }
+
+    /// The image, if all its blobs are here.
     pub fn whole_image(&self, digest: &str) -> Option<Image> {
         let image = self.image(digest).ok()?;
         image.blobs().iter().all(|blob| self.blobs.has(blob)).then_some(image)
     }
 
-    /// Unpacks what is not unpacked yet; the layers' folders, topmost first.
+    /// Unpacks the layers that are not unpacked yet. Returns the folders of all layers, topmost first.
     ///
     /// # Errors
-    /// A layer is missing, damaged, or tries what it must not.
+    /// A layer is missing, damaged, or has an entry that is refused ([`UnpackError`]).
     pub fn unpack(&self, image: &Image) -> Result<Vec<PathBuf>, ImageError> {
-        if image.manifest.layers.len() > LAYERS_BOUND {
-            let why = format!("it has {} layers; {LAYERS_BOUND} are the most", image.manifest.layers.len());
-            return Err(ManifestError::Malformed { what: "manifest", why }.into());
-        }
         let mut folders = Vec::new();
-        for layer in image.manifest.layers.iter().rev() {
-            let folder = self.unpack_layer(&layer.digest)?;
-            // Overlayfs takes none twice; hidden below itself it would change nothing.
+        for layer in image.manifest.layers().iter().rev() {
+            let folder = self.unpack_layer(layer.digest().as_ref())?;
+            // Overlayfs refuses a folder that is named twice; the lower of two equal layers changes nothing.
             if !folders.contains(&folder) {
                 folders.push(folder);
             }
@@ -172,7 +188,8 @@ impl ImageStore {
         Ok(folders)
     }
 
-    /// Where a layer is unpacked: a name so short that the names of all layers of an image fit into mount's one page.
+    /// The layer's folder. Its name is so short that the names of all layers of an image fit into the page of options
+    /// that mount(2) takes.
     fn layer_folder(&self, digest: &str) -> PathBuf {
         let hex = digest.trim_start_matches("sha256:");
         self.dir.join(layers(self.whiteouts)).join(hex.get(..SHORT_NAME).unwrap_or(hex))
@@ -203,30 +220,31 @@ impl ImageStore {
             let _ = fs_err::remove_dir_all(&partial);
             return Err(ImageError::Unpack { digest: digest.to_owned(), source });
         }
-        // Where the folder is, its files are: a power failure must leave no empty program behind.
+        // The files reach the disk before the rename does: a power failure must not leave a folder with empty files.
         sync_file_system(&partial).map_err(io)?;
         fs_err::rename(&partial, &folder).map_err(io)?;
         sync_file_system(&self.dir).map_err(io)?;
         Ok(folder)
     }
 
-    /// Notes that this image is whole here, so that it is found again.
+    /// Records that this image is complete here, so that [`ImageStore::images`] lists it.
     ///
     /// # Errors
-    /// The machine would not.
+    /// An I/O error.
     pub fn record(&self, image: &Image) -> Result<(), ImageError> {
         let path = self.dir.join("images").join(image.digest.trim_start_matches("sha256:"));
-        fs_err::write(path, b"").map_err(|source| ImageError::Io { act: "note the image", source })
+        fs_err::write(path, b"").map_err(|source| ImageError::Io { act: "record the image", source })
     }
 
-    /// Every image that was noted and is whole.
+    /// All images that are recorded and complete.
     pub fn images(&self) -> Vec<Image> {
         let Ok(entries) = fs_err::read_dir(self.dir.join("images")) else { return Vec::new() };
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         names.filter_map(|hex| self.whole_image(&format!("sha256:{hex}"))).collect()
     }
 
-    /// Removes blobs that no image needs: of archives and transfers that came to nothing. Only while none is coming in.
+    /// Removes the blobs that no image needs, which failed imports and transfers leave. Must not run during one: it would
+    /// remove the blobs that have already arrived.
     pub fn sweep(&self) {
         let needed: std::collections::BTreeSet<String> = self.images().iter().flat_map(Image::blobs).collect();
         for blob in self.blobs.all().into_iter().filter(|blob| !needed.contains(blob)) {
@@ -235,7 +253,7 @@ impl ImageStore {
         }
     }
 
-    /// Forgets an image, and removes blobs and layers that no other one needs.
+    /// Removes an image with the blobs and layers that no other image needs.
     pub fn remove(&self, digest: &str) {
         let Some(image) = self.whole_image(digest) else { return };
         let _ = std::fs::remove_file(self.dir.join("images").join(image.digest.trim_start_matches("sha256:")));

@@ -1,8 +1,8 @@
-//! One layer from its tar into a folder, in the form that overlayfs reads (whiteouts as its own marks), or, where it
-//! can't be used, with the whiteouts as they came.
+//! Unpacks one layer from its tar archive into a folder, in the form that overlayfs reads (whiteouts as its own marks),
+//! or, where overlayfs can't be used, with the whiteouts as files.
 //!
-//! Every path is resolved by the kernel inside of the folder (openat2(2), RESOLVE_IN_ROOT), so neither `..` nor a
-//! link that an earlier entry made leads out of it. What has `..` or begins with `/` is refused outright.
+//! The kernel resolves every path inside of the folder (openat2(2), RESOLVE_IN_ROOT), so neither `..` nor a link that an
+//! earlier entry made leads out of it. A path that has `..` or begins with `/` is refused.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -21,7 +21,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, unlinkat};
 
 pub(crate) use guard::Guard;
 
-/// A layer may unpack to this much, or to this many times its packed size: more is a bomb.
+/// A layer may unpack to this many bytes, or to [`RATIO`] times its packed size. One that unpacks to more is refused.
 const FREE_BYTES: u64 = 256 << 20;
 const RATIO: u64 = 200;
 const ENTRIES: u64 = 2_000_000;
@@ -30,36 +30,36 @@ const OPAQUE: &str = ".wh..wh..opq";
 /// Why a layer is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
-    /// It is cut off, or no tar.
-    #[error("it is cut off or no tar: {0}")]
+    /// The archive is cut off, or is not a tar archive.
+    #[error("it is cut off or not a tar archive: {0}")]
     Tar(io::Error),
-    /// An entry that no layer may have.
+    /// The archive has an entry that no layer may have.
     #[error("`{path}` {why}")]
     Entry {
-        /// Its name.
+        /// Path of the entry.
         path: String,
         /// What is wrong with it.
         why: String,
     },
-    /// It grows too much.
+    /// The layer grows too much.
     #[error("it unpacks to more than {0} bytes, far more than its size")]
     Bomb(u64),
-    /// The machine would not.
+    /// The kernel refuses an operation.
     #[error("failed to unpack `{path}`: {errno}", errno = errno.desc())]
     Kernel {
-        /// Which entry.
+        /// Path of the entry.
         path: String,
-        /// Why.
+        /// The cause.
         errno: Errno,
     },
 }
 
-/// What becomes of whiteouts.
+/// The form in which whiteouts are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whiteouts {
     /// Overlayfs's own marks.
     Overlay,
-    /// Files called as in the tar.
+    /// Files with the names that they have in the archive.
     Plain,
 }
 
@@ -97,13 +97,13 @@ fn entries(reader: impl Read, dir: &Path, whiteouts: Whiteouts, most: u64) -> Re
     layer.finish()
 }
 
-/// Parent folder (opened) and last part of a path inside the layer.
+/// The open parent folder and the last part of a path inside the layer.
 type Place = (OwnedFd, OsString);
 
 struct Layer {
     root: OwnedFd,
     whiteouts: Whiteouts,
-    /// Of folders: set when nothing is put into them any more.
+    /// Modification times of folders, which are set when all entries are there.
     times: Vec<(PathBuf, i64)>,
 }
 

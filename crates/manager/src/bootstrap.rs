@@ -45,7 +45,7 @@ pub fn first_entry(
     tx.create(Node {
         id: node.id.clone(),
         role: Role::Manager,
-        raft_id: 1,
+        raft_id: Some(1),
         address: node.address.to_owned(),
         description: NodeDescription {
             hostname: node.hostname.to_owned(),

@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use flota_api::id::NodeId;
-use flota_api::model::{Node, NodeDescription, NodeState, Role};
+use flota_api::model::{Node, NodeDescription, NodeState, NodeStateReason, Role};
 use flota_api::naming;
 use flota_api::proto::ca::node_ca_server::{NodeCa, NodeCaServer};
 use flota_api::proto::ca::{
@@ -13,7 +13,7 @@ use flota_api::proto::ca::{
 use flota_identity::{JoinToken, Peer, RootCa};
 use flota_raft_store::WriteTx;
 
-use crate::control::propose_status;
+use crate::control::ControlError;
 use crate::dispatcher::Sessions;
 use crate::forward::forwarded_for;
 use crate::replica::Replica;
@@ -92,7 +92,7 @@ impl NodeCa for CaService {
                 address: request.address.clone(),
                 description: NodeDescription { hostname: request.hostname.clone(), ..NodeDescription::default() },
                 state: NodeState::Unknown,
-                state_reason: "joining".into(),
+                state_reason: Some(NodeStateReason::Joining),
                 state_since: self.replica.clock.now(),
                 ..Node::default()
             });
@@ -110,13 +110,17 @@ impl NodeCa for CaService {
             let mut node = node.as_ref().clone();
             let mut cluster = view.cluster().ok_or_else(missing)?.as_ref().clone();
             let mut tx = WriteTx::new(view, "");
-            if node.raft_id == 0 || request.new_raft_id {
-                node.raft_id = cluster.next_raft_id;
-                cluster.next_raft_id += 1;
-                tx.update(cluster);
-            }
+            let raft_id = match node.raft_id.filter(|_| !request.new_raft_id) {
+                Some(raft_id) => raft_id,
+                None => {
+                    let new = cluster.next_raft_id;
+                    cluster.next_raft_id += 1;
+                    tx.update(cluster);
+                    new
+                }
+            };
+            node.raft_id = Some(raft_id);
             node.address.clone_from(&request.address);
-            let raft_id = node.raft_id;
             tx.update(node);
             Ok((tx.finish(), raft_id))
         });
@@ -127,10 +131,10 @@ impl NodeCa for CaService {
     async fn leave_raft(&self, request: Request<LeaveRaftRequest>) -> Result<Response<LeaveRaftResponse>, Status> {
         let node_id = Self::caller(&request, &request.get_ref().node_id)?;
         let view = self.replica.store.view();
-        let raft_id = view.node(node_id.as_str()).map_or(0, |node| node.raft_id);
+        let raft_id = view.node(node_id.as_str()).and_then(|node| node.raft_id);
         let voters = self.replica.raft.members().into_iter().filter(|member| member.votes);
-        if raft_id == self.replica.raft.id()
-            && let Some(other) = voters.map(|member| member.id).find(|id| *id != raft_id)
+        if raft_id == Some(self.replica.raft.id())
+            && let Some(other) = voters.map(|member| member.id).find(|id| Some(*id) != raft_id)
         {
             // Somebody else must take this manager out of the set.
             self.replica.raft.hand_over(other).await;
@@ -146,10 +150,10 @@ impl NodeCa for CaService {
                     )));
                 }
                 tx.update(Node {
-                    raft_id: 0,
+                    raft_id: None,
                     role: Role::Worker,
                     state: NodeState::Down,
-                    state_reason: "left".into(),
+                    state_reason: Some(NodeStateReason::Left),
                     state_since: self.replica.clock.now(),
                     ..node.as_ref().clone()
                 });
@@ -158,7 +162,7 @@ impl NodeCa for CaService {
         });
         left.await.map_err(|error| error.0)?;
         // Until then it is needed: with two managers, both must agree that there is one.
-        if raft_id > 0 {
+        if let Some(raft_id) = raft_id {
             self.replica.raft.gone(raft_id).await.map_err(|error| Status::unavailable(error.to_string()))?;
         }
         self.sessions.end(&node_id);
@@ -171,7 +175,7 @@ struct JoinFailed(Status);
 
 impl From<flota_raft_store::ProposeError> for JoinFailed {
     fn from(error: flota_raft_store::ProposeError) -> Self {
-        Self(propose_status(&error))
+        Self(ControlError::from(error).into())
     }
 }
 

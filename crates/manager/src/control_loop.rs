@@ -1,9 +1,9 @@
-//! The shape of every planning job of the leader, and the one driver that runs them all.
+//! The trait of the leader's control loops, and the driver that runs all of them.
 //!
-//! A pass: the dirty keys of each loop, in pipeline order, over one overlay in which each sees what the ones before
-//! it want. All that is wanted of one object is folded into one action; plans that build on each other are one
-//! group; a group is one transaction. The next pass is planned when this one is applied. A conflict, a lost
-//! proposal or a lag only means: look again.
+//! A pass plans the dirty keys of each loop in pipeline order, over one overlay in which each loop sees the changes of
+//! the earlier ones. All changes of one object are folded into one action. Plans that depend on each other form a group,
+//! and a group is one transaction. The next pass is planned once this one has been applied. After a conflict, a lost
+//! proposal or a lag the keys are planned again.
 
 mod driver;
 mod pass;
@@ -14,20 +14,20 @@ use flota_raft_store::{Event, Tables};
 
 use crate::plan::{Plan, PlanContext};
 
-/// Keeps one kind of thing as its spec says. Runs on the leader only. Pure: no I/O, no clock, no chance but what
-/// it is given. Keys are object ids.
+/// Brings objects to their desired state. It runs on the leader only and is pure: it does no I/O, and has no clock and no
+/// random source but those of its context. Keys are ids of objects.
 pub(crate) trait ControlLoop: Send {
-    /// In logs.
+    /// The name of the loop in logs.
     fn name(&self) -> &'static str;
-    /// Every key there is: for the first pass, and after the watch lagged.
+    /// Every key, for the first pass and after the watch lagged.
     fn all(&self, view: &Tables) -> Vec<String>;
-    /// Which keys this event makes dirty. Cheap; no decisions here.
+    /// The keys that this event makes dirty. It is cheap and decides nothing.
     fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<String>;
-    /// What must change so that `key` is as it should be; empty when it is.
+    /// The changes that bring `key` to its desired state; empty if it is there.
     fn plan(&mut self, key: &str, view: &Tables, cx: &mut PlanContext) -> Plan;
 }
 
-/// Keys of `T` objects: all of them, and the one that an event is about.
+/// Maps an event about an object to keys, by the kind of the object.
 macro_rules! keyed_by {
     ($event:expr, $($kind:ident $object:ident => $keys:expr),* $(,)?) => {
         match $event {

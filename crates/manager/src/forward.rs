@@ -76,21 +76,23 @@ where
             }
             match tokio::time::timeout(LEADER_WAIT, find_leader(&replica)).await {
                 Ok(None) => inner.oneshot(request).await,
-                Ok(Some(_)) if request.headers().contains_key(FORWARDED) => {
-                    Ok(Status::unavailable("leadership has just moved; try again").into_http())
-                }
+                Ok(Some(_)) if request.headers().contains_key(FORWARDED) => Ok(moved_on().into_http()),
                 Ok(Some(address)) => Ok(tokio::select! {
                     biased;
                     response = send(&dialer, &address, request) => response,
                     // A machine that is gone gives no answer: this request ends as soon as another leader is known.
                     () = moved(&replica, &address) => {
-                        Status::unavailable("leadership has just moved; try again").into_http()
+                        moved_on().into_http()
                     }
                 }),
                 Err(_) => Ok(no_leader(&replica).into_http()),
             }
         })
     }
+}
+
+fn moved_on() -> Status {
+    Reason::LeadershipMoved.attach(Status::unavailable("leadership has just moved; try again"))
 }
 
 fn no_leader(replica: &Replica) -> Status {

@@ -1,4 +1,4 @@
-//! Keeps each of the cluster's images on enough nodes: one may die.
+//! Keeps each of the cluster's images on enough nodes, so that the loss of one node loses no image.
 
 use flota_api::defaults::IMAGE_HOLDERS;
 use flota_api::model::{Image, ImageHolder, NodeState, Task};
@@ -8,16 +8,16 @@ use flota_raft_store::{Event, Tables};
 use crate::control_loop::{ControlLoop, keyed_by};
 use crate::plan::{Plan, PlanContext};
 
-/// The loop; keyed by image.
+/// The control loop; its keys are ids of images.
 #[derive(Debug, Default)]
 pub(crate) struct Images;
 
-/// How many nodes an image shall be on: two, where there are two.
+/// Number of nodes that each image should be on: two if two nodes are ready, else one.
 pub(crate) fn wanted_holders(view: &Tables) -> usize {
     view.nodes().filter(|node| node.state == NodeState::Ready).count().clamp(1, IMAGE_HOLDERS)
 }
 
-/// Nodes that have confirmed that they hold it and are not lost.
+/// Number of nodes that hold the image and are not down.
 pub(crate) fn good_holders(image: &Image, view: &Tables) -> usize {
     image.confirmed().filter(|id| view.node(id.as_str()).is_some_and(|node| node.state != NodeState::Down)).count()
 }
@@ -35,8 +35,8 @@ impl ControlLoop for Images {
         keyed_by!(event,
             Image image => vec![image.id.to_string()],
             Node _node => self.all(view),
-            Task task => match view.image_by_digest(&task.image_digest) {
-                Some(image) if image.reference.is_empty() && task.status.state.is_terminal() => {
+            Task task => match task.image_digest.as_ref().and_then(|digest| view.image_by_digest(digest)) {
+                Some(image) if image.reference.is_none() && task.status.state.is_terminal() => {
                     vec![image.id.to_string()]
                 }
                 _ => Vec::new(),
@@ -47,13 +47,15 @@ impl ControlLoop for Images {
     fn plan(&mut self, key: &str, view: &Tables, _: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
         let Some(image) = view.image(key) else { return plan };
-        let uses = |task: &std::sync::Arc<Task>| task.image_digest == image.digest && !task.status.state.is_terminal();
-        if image.reference.is_empty() && !view.tasks().any(uses) {
+        let uses = |task: &std::sync::Arc<Task>| {
+            task.image_digest.as_ref() == Some(&image.digest) && !task.status.state.is_terminal()
+        };
+        if image.reference.is_none() && !view.tasks().any(uses) {
             plan.remove(Kind::Image, key);
             return plan;
         }
         let state = |holder: &ImageHolder| view.node(holder.node_id.as_str()).map(|node| node.state);
-        // A holder that is down may come back with its blobs; one that never had them, or is gone, is forgotten.
+        // A holder that is down may come back with its blobs. One that never had them or was removed is dropped.
         let keep = |it: &&ImageHolder| match state(it) {
             None => false,
             Some(NodeState::Down) => it.confirmed,
@@ -70,7 +72,7 @@ impl ControlLoop for Images {
             .map(|node| (held(&node.id), node.id.clone()))
             .collect();
         candidates.sort();
-        // Without one confirmed holder there is nobody to fetch from.
+        // Without a confirmed holder there is no node to fetch from.
         if holders.iter().any(|holder| holder.confirmed) {
             let new = candidates.into_iter().take(missing);
             holders.extend(new.map(|(_, node_id)| ImageHolder { node_id, confirmed: false }));

@@ -100,7 +100,7 @@ impl Manager {
 
     /// Returns the Control service; a follower forwards its requests to the leader.
     pub fn control(&self) -> Forward<ControlServer<ControlService>> {
-        self.forward(ControlService::server(self.replica.clone(), self.streams.clone()))
+        self.forward(ControlService::server(&self.replica, self.streams.clone()))
     }
 
     /// Returns the Dispatcher service; a follower names the leader to the worker.

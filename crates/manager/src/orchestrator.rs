@@ -1,4 +1,4 @@
-//! Services to tasks: how many, in which slots, of which spec, and what happens to those that ended or were lost.
+//! Turns services into tasks: how many, in which slots, of which spec, and what follows a task that ended or was lost.
 
 pub(crate) mod orphan;
 pub(crate) mod reaper;

@@ -1,4 +1,4 @@
-//! What a planner wants changed, and what it may use to decide: the clock's reading and a source of ids.
+//! The result of a planner, and what it may use besides the view: the time and a random source.
 
 use std::sync::Arc;
 
@@ -9,60 +9,60 @@ use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::state::DesiredState;
 use flota_api::version::Timestamp;
 
-/// One wanted change.
+/// A planned change.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Change {
-    /// This object, new or in place of its former self.
+    /// Create or replace this object.
     Put(Object),
-    /// No such object.
+    /// Remove this object.
     Remove(Kind, String),
 }
 
-/// The changes that bring one key to where it shall be.
+/// The changes that bring one key to its desired state.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Plan {
-    /// Together or not at all.
+    /// Changes that are made together or not at all.
     pub(crate) changes: Vec<Change>,
-    /// Objects that were read for it and must be unchanged when it is applied.
+    /// Objects that the plan depends on: it fails if they have changed when it is applied.
     pub(crate) expects: Vec<(Kind, String)>,
-    /// When to look at the key again, if nothing happens before.
+    /// When to plan the key again if no event makes it dirty earlier.
     pub(crate) retry_at: Option<Timestamp>,
 }
 
 impl Plan {
-    /// Wants this object.
+    /// Creates or replaces an object.
     pub(crate) fn put(&mut self, object: impl StoreObject) {
         self.changes.push(Change::Put(object.into_object()));
     }
 
-    /// Wants this object gone.
+    /// Removes an object.
     pub(crate) fn remove(&mut self, kind: Kind, id: impl Into<String>) {
         self.changes.push(Change::Remove(kind, id.into()));
     }
 
-    /// Decided on the strength of this object.
+    /// Makes the plan depend on an object that it does not change.
     pub(crate) fn expect(&mut self, kind: Kind, id: impl Into<String>) {
         self.expects.push((kind, id.into()));
     }
 
-    /// Wants this task stopped (or gone), unless that is wanted already.
+    /// Raises the desired state of a task; does nothing if it is as high already.
     pub(crate) fn set_desired(&mut self, task: &Arc<Task>, desired_state: DesiredState) {
         if task.desired_state < desired_state {
             self.put(Task { desired_state, ..task.as_ref().clone() });
         }
     }
 
-    /// Looks again at `at`, or sooner.
+    /// Plans the key again at `at`, or earlier if the plan says so already.
     pub(crate) fn retry_at(&mut self, at: Timestamp) {
         self.retry_at = Some(self.retry_at.map_or(at, |known| known.min(at)));
     }
 }
 
-/// What a planner may use beside the view.
+/// What a planner may use besides the view.
 #[derive(Debug)]
 pub(crate) struct PlanContext {
-    /// The clock's reading.
+    /// The current time.
     pub(crate) now: Timestamp,
-    /// For new ids; seeded, so that a run can be replayed.
+    /// Source of new ids; seeded, so that a run can be replayed.
     pub(crate) rng: StdRng,
 }

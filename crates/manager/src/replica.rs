@@ -1,8 +1,8 @@
 //! This manager's replica of the store, with its part in Raft: the core that every other part of the manager stands on.
 //!
-//! It offers a view of the tables ([`Replica::proven_view`], [`Replica::read`]), writes that are planned against a fresh
-//! view and committed through Raft ([`Replica::write`] and its variants), and who leads. It knows nothing of the parts
-//! above it: control API, dispatcher, CA, control loops.
+//! It offers the tables, writes that are planned against a fresh view and committed through Raft ([`Replica::write`],
+//! [`Replica::write_if_needed`]), and who leads. It knows nothing of the parts above it: control API, dispatcher, CA,
+//! control loops.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use flota_raft_store::raft::{Leadership, RaftNode};
 use flota_raft_store::{ProposeError, Proposer, Store, Transaction, View};
 
 use crate::term_clock::TermClock;
-use crate::write::{self, Consensus};
+use crate::write;
 
 /// A manager's copy of the store and its part in Raft. Clones are the same replica.
 #[derive(Clone, Debug)]
@@ -64,18 +64,6 @@ impl Replica {
         write::write(&self.store, &self.raft, plan).await
     }
 
-    /// Commits the user's request with this id; see [`write::write_once`]. Returns `None` if it was done before.
-    ///
-    /// # Errors
-    /// As [`Replica::write`].
-    pub(crate) async fn write_once<T, E: From<ProposeError>>(
-        &self,
-        request_id: &str,
-        plan: impl FnMut(View) -> Result<(Transaction, T), E>,
-    ) -> Result<Option<T>, E> {
-        write::write_once(&self.store, &self.raft, request_id, plan).await
-    }
-
     /// Commits what `plan` makes of the store, if it makes anything; see [`write::write_if_needed`].
     ///
     /// # Errors
@@ -85,23 +73,6 @@ impl Replica {
         plan: impl FnMut(View) -> Option<(Transaction, T)>,
     ) -> Result<Option<T>, ProposeError> {
         write::write_if_needed(&self.store, &self.raft, plan).await
-    }
-
-    /// Returns what `look` finds in the store; see [`write::read`].
-    ///
-    /// # Errors
-    /// The error of `look`, confirmed behind a read barrier, or that this manager can't prove that it leads.
-    pub(crate) async fn read<T, E: From<ProposeError>>(&self, look: impl Fn(&View) -> Result<T, E>) -> Result<T, E> {
-        write::read(&self.store, &self.raft, look).await
-    }
-
-    /// Returns a view that shows everything that was acknowledged before the call.
-    ///
-    /// # Errors
-    /// This manager does not lead, or no quorum answered in time.
-    pub(crate) async fn proven_view(&self) -> Result<View, ProposeError> {
-        Consensus::read_barrier(&self.raft).await?;
-        Ok(self.store.view())
     }
 
     /// Returns this replica as the seam that control loops propose through.

@@ -21,13 +21,17 @@ enum Change {
 
 /// Returns the changes that are needed. They are made one at a time, since each must be committed before the next.
 fn changes(view: &Tables, members: &[Member], own: u64) -> Vec<Change> {
-    let managers: Vec<_> = view.nodes().filter(|node| node.role == Role::Manager && node.raft_id > 0).collect();
+    let managers: Vec<_> = view
+        .nodes()
+        .filter(|node| node.role == Role::Manager)
+        .filter_map(|node| Some((node.raft_id?, &node.address)))
+        .collect();
     // The leader never removes itself: it hands over first.
-    let gone = |member: &&Member| member.id != own && !managers.iter().any(|node| node.raft_id == member.id);
+    let gone = |member: &&Member| member.id != own && !managers.iter().any(|(id, _)| *id == member.id);
     let removals = members.iter().filter(gone).map(|member| Change::Remove(member.id));
     let known = |id, address: &str| members.iter().any(|it| it.id == id && it.votes && it.address == address);
-    let missing = managers.iter().filter(|node| !known(node.raft_id, &node.address));
-    removals.chain(missing.map(|node| Change::Add(node.raft_id, node.address.clone()))).collect()
+    let missing = managers.iter().filter(|(id, address)| !known(*id, address));
+    removals.chain(missing.map(|(id, address)| Change::Add(*id, (*address).clone()))).collect()
 }
 
 /// Runs until leadership ends.
@@ -86,7 +90,7 @@ async fn apply(raft: &RaftNode, change: Option<&Change>) -> Result<(), Membershi
 
 /// Returns the voter that takes over from a leader whose node is no manager any more; `None` while it stays one.
 fn successor(view: &Tables, members: &[Member], own: u64) -> Option<u64> {
-    let stays = view.nodes().any(|node| node.role == Role::Manager && node.raft_id == own);
+    let stays = view.nodes().any(|node| node.role == Role::Manager && node.raft_id == Some(own));
     let other = members.iter().find(|member| member.votes && member.id != own);
     if stays { None } else { other.map(|member| member.id) }
 }
@@ -98,6 +102,7 @@ mod tests {
     use flota_api::object::StoreObject;
 
     fn manager(id: &str, raft_id: u64) -> Node {
+        let raft_id = Some(raft_id);
         Node { id: id.into(), role: Role::Manager, raft_id, address: format!("{id}:1"), ..Node::default() }
     }
 
@@ -110,7 +115,7 @@ mod tests {
         let mut view = Tables::default();
         view.put(manager("a", 1).into_object());
         view.put(manager("b", 2).into_object());
-        view.put(Node { role: Role::Worker, ..manager("w", 0) }.into_object());
+        view.put(Node { role: Role::Worker, raft_id: None, ..manager("w", 0) }.into_object());
         let one = vec![member(1, "a:1", true)];
         assert_eq!(changes(&view, &one, 1), [Change::Add(2, "b:1".into())]);
         let learner = vec![member(1, "a:1", true), member(2, "b:1", false)];

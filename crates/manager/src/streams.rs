@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use flota_api::clock::Random;
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::id::{self, NodeId};
-use flota_api::model::Task;
+use flota_api::model::{PendingReason, Task};
 use flota_api::naming::task_name;
 use flota_api::proto::dispatcher::OpenStream;
 use flota_api::proto::dispatcher::manager_message::Message;
@@ -50,8 +50,8 @@ pub(crate) struct WorkerStream {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
     /// The task is not assigned.
-    #[error("task {task} has no node yet: {reason}")]
-    NoNode { task: String, reason: String },
+    #[error("task {task} has no node yet{}", .reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default())]
+    NoNode { task: String, reason: Option<PendingReason> },
     /// The node has no session with this leader.
     #[error("task {task} on node {node}: the node does not answer")]
     NoSession { task: String, node: String },
@@ -101,17 +101,17 @@ impl StreamBroker {
     /// The task has no node, or its node does not answer in time.
     pub(crate) async fn open(&self, task: &Task, view: &Tables, request: Content) -> Result<WorkerStream, OpenError> {
         let name = view.spec_of(task).map_or_else(|| task.id.to_string(), |spec| task_name(&spec.name, task.slot));
-        if task.node_id.is_empty() {
+        let Some(node_id) = &task.node_id else {
             return Err(OpenError::NoNode { task: name, reason: task.pending_reason.clone() });
-        }
-        let node = view.node(task.node_id.as_str()).map_or("", |node| node.description.hostname.as_str()).to_owned();
+        };
+        let node = view.node_of(task).map_or("", |node| node.description.hostname.as_str()).to_owned();
         let id = self.random.draw(id::random);
         let (sender, receiver) = oneshot::channel();
-        self.pending.lock().expect("no holder panics").insert(id.clone(), (task.node_id.clone(), sender));
+        self.pending.lock().expect("no holder panics").insert(id.clone(), (node_id.clone(), sender));
         // Also when the caller drops this future while it waits.
         let _forget = Forget { broker: self, id: &id };
         let request = OpenStream { id: id.clone(), request: Some(Frame { frame: Some(request) }) };
-        if self.sessions.send(&task.node_id, Message::OpenStream(request)).is_err() {
+        if self.sessions.send(node_id, Message::OpenStream(request)).is_err() {
             return Err(OpenError::NoSession { task: name, node });
         }
         let opened = tokio::time::timeout(OPEN_WAIT, receiver).await;

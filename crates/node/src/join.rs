@@ -88,15 +88,23 @@ fn explain(status: &tonic::Status, manager: &str) -> anyhow::Error {
     }
     match status.code() {
         tonic::Code::Unavailable | tonic::Code::Unknown => {
-            let text = cause.to_string();
-            let text = text.rsplit_once("unexpected error: ").map_or(text.as_str(), |(_, rest)| rest).to_owned();
-            let text = format!("failed to connect to the manager at {manager}: {text}");
+            let text = format!("failed to connect to the manager at {manager}: {}", own_words(cause));
             // A refused handshake is an answer: the manager was reached.
             let refused = |error: &std::io::Error| matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::Other);
             let unreachable = cause.downcast_ref::<std::io::Error>().is_some_and(|error| !refused(error));
             if unreachable { Unreachable(text).into() } else { anyhow!(text) }
         }
         _ => anyhow!("{}", status.message()),
+    }
+}
+
+/// The text of a connection's failure, without what rustls puts before the words of our own verifiers.
+fn own_words(cause: &(dyn std::error::Error + 'static)) -> String {
+    let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let inner: Option<&rustls::Error> = inner.and_then(|it| it.downcast_ref()).or_else(|| cause.downcast_ref());
+    match inner {
+        Some(rustls::Error::General(text)) => text.clone(),
+        _ => cause.to_string(),
     }
 }
 
@@ -157,4 +165,19 @@ pub(crate) fn addresses() -> Result<Vec<IpAddr>, nix::Error> {
     let all = nix::ifaddrs::getifaddrs()?;
     let v4 = all.filter_map(|it| it.address.and_then(|address| address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()))));
     Ok(v4.filter(|ip| !ip.is_loopback()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verifiers_refusal_is_told_in_its_own_words() {
+        let refused = || rustls::Error::General("it belongs to another cluster".into());
+        let wrapped = std::io::Error::new(ErrorKind::InvalidData, refused());
+        assert_eq!(own_words(&wrapped), "it belongs to another cluster");
+        assert_eq!(own_words(&refused()), "it belongs to another cluster");
+        let other = std::io::Error::from(ErrorKind::ConnectionRefused);
+        assert_eq!(own_words(&other), other.to_string());
+    }
 }

@@ -1,6 +1,6 @@
-//! The store: the tables as they are now, views of them, and the stream of what changed.
+//! The store: the current tables, views of them, and the events of their changes.
 //!
-//! One writer (the Raft state machine) calls [`Store::apply`] and [`Store::restore`]; everyone else reads.
+//! One writer, the Raft state machine, calls [`Store::apply`] and [`Store::restore`]; everyone else reads.
 
 mod apply;
 mod snapshot;
@@ -15,10 +15,9 @@ pub use tables::{Tables, View};
 pub use watch::{Event, Lagged, Watch};
 pub use write::WriteTx;
 
-use flota_api::version::Version;
-
 use crate::digest::Digest;
 use crate::transaction::{Entry, Outcome};
+use flota_api::version::Version;
 
 /// A handle to the store of this manager.
 #[derive(Clone, Debug)]
@@ -35,26 +34,26 @@ impl Default for Store {
 }
 
 impl Store {
-    /// The tables as they are now. Cheap; never changes under its holder.
+    /// The current tables. The view is cheap and does not change.
     pub fn view(&self) -> View {
         Arc::new(self.tables.read().expect("no writer panics").clone())
     }
 
-    /// What the tables digest to as they are now.
+    /// Digest of the current tables.
     pub fn digest(&self) -> Digest {
         self.tables.read().expect("no writer panics").digest()
     }
 
-    /// A view, and everything that changes after it.
+    /// A view, and the events of everything that changes after it.
     pub fn view_and_watch(&self) -> (View, Watch) {
-        // Under the lock: no entry can come between the view and the subscription.
+        // The lock is held so that no entry comes between the view and the subscription.
         let tables = self.tables.read().expect("no writer panics");
         (Arc::new(tables.clone()), self.events.subscribe())
     }
 
-    /// Applies a committed entry at `index`; one outcome for each of its transactions, in order.
+    /// Applies a committed entry at `index`. Returns one outcome for each of its transactions, in order.
     pub fn apply(&self, index: Version, entry: Entry) -> Vec<Outcome> {
-        // One writer at a time; readers wait only while the new tables take the place of the old ones.
+        // One writer at a time. Readers wait only while the new tables replace the old ones.
         let _writer = self.writer.lock().expect("no writer panics");
         let mut next = self.tables.read().expect("no writer panics").clone();
         let (outcomes, changes) = next.apply(index, entry);
@@ -66,7 +65,7 @@ impl Store {
         outcomes
     }
 
-    /// Replaces everything by what a snapshot held. Watchers are told to look at everything again.
+    /// Replaces all tables by those of a snapshot. Watchers receive [`Event::Reset`].
     pub fn restore(&self, tables: Tables) {
         let _writer = self.writer.lock().expect("no writer panics");
         let version = tables.version;
@@ -77,3 +76,6 @@ impl Store {
         drop(old);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! Transactions: what shall change, and what must still be true when it does. And their form on the wire.
+//! Transactions: changes together with the conditions under which they apply; and their encoding in the log.
 
 use prost::Message;
 
@@ -10,93 +10,94 @@ use flota_api::object::{Kind, Object};
 use flota_api::proto::raft as pr;
 use flota_api::version::{Timestamp, Version};
 
-/// Of entries in the log; one of an unknown format is not applied: the manager would differ from the others.
+/// Format of the entries in the log. An entry of an unknown format is not applied, because this manager's tables would
+/// then differ from those of the others.
 const FORMAT: u32 = 2;
-/// The format of entries that are applied by the rules of before ([`Entry::is_old`]).
+/// Format of entries from older builds, which are applied by the rules of those builds ([`Entry::is_old`]).
 const OLD_FORMAT: u32 = 1;
 
-/// An object was not as a transaction expected; nothing of the transaction happened.
+/// An object was not as a transaction expected, so nothing of the transaction was applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 pub enum Conflict {
-    /// It has been changed, removed or made meanwhile.
+    /// The object was changed, removed or created meanwhile.
     #[error("{kind} `{id}` has changed meanwhile")]
     Changed {
-        /// Its kind's name.
+        /// Word for its kind.
         kind: String,
         /// Its id.
         id: String,
     },
-    /// Another object has that name.
+    /// Another object of the kind has the name.
     #[error("{kind} `{name}` exists already")]
     NameTaken {
-        /// Its kind's name.
+        /// Word for the kind.
         kind: String,
         /// The name.
         name: String,
     },
 }
 
-/// What one transaction came to: the version that it made, or the object that was not as expected.
+/// Result of one transaction: the version that it made, or the object that was not as expected.
 pub type Outcome = Result<Version, Conflict>;
 
 /// One change.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// A new object.
+    /// Creates an object.
     Create(Object),
-    /// The whole object anew; the status of a task is never put back by it.
+    /// Replaces an object. A task keeps its status if that is newer.
     Update(Object),
-    /// No such object any more.
+    /// Removes an object.
     Remove(Kind, String),
-    /// What a worker observed; taken when it is higher than what is known, and the task is that node's.
+    /// Sets the status of a task as its worker observed it; ignored unless it is newer and the task is on that node.
     Status(TaskId, NodeId, TaskStatus),
 }
 
-/// That an object still has this version; version 0: that it is absent.
+/// A condition: an object still has this version, or is still absent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expectation {
-    /// Its table.
+    /// Kind of the object.
     pub kind: Kind,
-    /// Its id.
+    /// Id of the object.
     pub id: String,
-    /// Its version.
-    pub version: Version,
+    /// Version of the object; `None` if there must be no such object.
+    pub version: Option<Version>,
 }
 
-/// Changes that happen together or not at all.
+/// Changes that are applied together or not at all.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Transaction {
-    /// Of a user's request: it is done once, and a retry gets the first one's answer. Empty: no user's.
+    /// Id of the user's request: it is carried out once, and a retry gets the first answer. Empty if no user asked.
     pub request_id: String,
-    /// Judged when it is applied.
+    /// Conditions, checked when the transaction is applied.
     pub expectations: Vec<Expectation>,
-    /// In this order.
+    /// The changes, applied in this order.
     pub actions: Vec<Action>,
 }
 
-/// What one Raft entry carries.
+/// The content of one Raft entry.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Entry {
-    /// The leader's clock; the only time that applying knows. One that is behind the last entry's counts as that one's.
+    /// Time of the leader's clock, the only time that `apply` knows. If it is behind that of the last entry, that one counts.
     pub at: Timestamp,
-    /// Each judged by itself.
+    /// Transactions, each of which succeeds or fails by itself.
     pub transactions: Vec<Transaction>,
-    /// Answers to requests that were done at this index or before it are forgotten; zero: none.
+    /// Answers to requests that were carried out at or before this index are dropped; zero drops none.
     pub forget_answers: Version,
-    /// What the leader's tables digest to after the entry with this index: each manager compares.
+    /// Digest of the leader's tables after the entry with this index, which every manager compares with its own.
     pub check: Option<(Version, Digest)>,
-    /// It was written by a build in which clocks decided what is newer, and is applied as it was there: managers that
-    /// applied it before they were upgraded, and those that apply it again after, have the same tables.
+    /// Whether it was written by a build in which clocks decided what is newer. It is applied by the rules of that build,
+    /// so that managers that applied it before an upgrade have the same tables as those that apply it afterwards.
     pub is_old: bool,
 }
 
 impl Transaction {
-    /// Bytes that it has in an entry.
+    /// Its encoded size in bytes.
     pub fn size(&self) -> usize {
         encode_transaction(self).encoded_len()
     }
 
-    /// A transaction of statuses: nothing is expected of them but what `apply` checks anyway.
+    /// A transaction that only sets statuses. It has no conditions, because `apply` ignores statuses that are not newer.
     pub fn statuses(statuses: Vec<(TaskId, NodeId, TaskStatus)>) -> Self {
         let actions = statuses.into_iter().map(|(task, node, status)| Action::Status(task, node, status)).collect();
         Self { actions, ..Self::default() }
@@ -104,7 +105,7 @@ impl Transaction {
 }
 
 impl Entry {
-    /// As it stands in the log.
+    /// Encodes it for the log.
     pub fn encode(&self) -> Vec<u8> {
         let transactions = self.transactions.iter().map(encode_transaction).collect();
         let format = if self.is_old { OLD_FORMAT } else { FORMAT };
@@ -112,21 +113,20 @@ impl Entry {
         pr::Entry { at: self.at.0, transactions, format, forget_answers: self.forget_answers, check }.encode_to_vec()
     }
 
-    /// From the log.
+    /// Decodes it from the log.
     ///
     /// # Errors
-    /// The bytes are no entry that this build understands.
+    /// The bytes are damaged, or the entry was written by a newer build.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let entry =
-            pr::Entry::decode(bytes).map_err(|_| Malformed { field: "entry", what: "is no protobuf message" })?;
+        let entry = pr::Entry::decode(bytes).map_err(|_| Malformed::new("entry", "is no protobuf message"))?;
         if !matches!(entry.format, OLD_FORMAT | FORMAT) {
-            return Err(Malformed { field: "entry", what: "has a format that is not known here" });
+            return Err(Malformed::new("entry", "has a format that is not known here"));
         }
         let transactions = entry.transactions.into_iter().map(decode_transaction).collect::<Result<_, _>>()?;
         let is_old = entry.format == OLD_FORMAT;
         let check = entry.check.map(|it| match it.digest.as_ref().try_into() {
             Ok(digest) => Ok((it.index, Digest::from_bytes(digest))),
-            Err(_) => Err(Malformed { field: "check", what: "has a digest of a wrong length" }),
+            Err(_) => Err(Malformed::new("check", "has a digest of a wrong length")),
         });
         let (forget_answers, check) = (entry.forget_answers, check.transpose()?);
         Ok(Self { at: Timestamp(entry.at), transactions, forget_answers, check, is_old })
@@ -164,7 +164,7 @@ fn decode_transaction(wire: pr::Transaction) -> Result<Transaction, Malformed> {
         Some(Wire::Update(object)) => Ok(Action::Update(object.try_into()?)),
         Some(Wire::Remove(it)) => Ok(Action::Remove(decode_kind(it.kind)?, it.id)),
         Some(Wire::Status(it)) => Ok(Action::Status(it.task_id.into(), it.node_id.into(), it.status.try_into()?)),
-        None => Err(Malformed { field: "action", what: "is missing" }),
+        None => Err(Malformed::new("action", "is missing")),
     };
     let expectation =
         |it: pr::Expectation| Ok(Expectation { kind: decode_kind(it.kind)?, id: it.id, version: it.version });
@@ -197,7 +197,7 @@ fn decode_kind(kind: i32) -> Result<Kind, Malformed> {
         Ok(pr::Kind::Image) => Kind::Image,
         Ok(pr::Kind::Stack) => Kind::Stack,
         Ok(pr::Kind::Registry) => Kind::Registry,
-        Ok(pr::Kind::None) | Err(_) => return Err(Malformed { field: "kind", what: "has an unknown value" }),
+        Ok(pr::Kind::None) | Err(_) => return Err(Malformed::new("kind", "has an unknown value")),
     })
 }
 
@@ -212,7 +212,7 @@ mod tests {
         let task = Task { id: "t".into(), ..Task::default() }.into_object();
         let transaction = Transaction {
             request_id: "r".into(),
-            expectations: vec![Expectation { kind: Kind::Node, id: "n".into(), version: 7 }],
+            expectations: vec![Expectation { kind: Kind::Node, id: "n".into(), version: Some(7) }],
             actions: vec![
                 Action::Create(task.clone()),
                 Action::Update(task),

@@ -6,13 +6,15 @@
 #![expect(clippy::print_stdout, reason = "an example")]
 
 use std::error::Error;
-use std::io::Read;
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use flota_runtime::cgroup::{self, Groups};
 use flota_runtime::oci::Spec;
-use flota_runtime::{ContainerClient, Order, Program, Root, State};
+use flota_runtime::{ContainerEvents, Order, Program, Root, State};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
@@ -22,22 +24,26 @@ fn main() -> Result<(), Box<dyn Error>> {
     let path = Spec::load(config)?.linux.and_then(|it| it.cgroups_path).unwrap_or_default();
     cgroup::prepare(&cgroup::hierarchies()?, Path::new(path.trim_start_matches('/')))?;
     let result = start_each(&Program::open(program.clone()), dir, &Spec::load(config)?, &mut started);
-    for dir in started {
-        end(&dir)?;
+    for container in started {
+        end(&container)?;
     }
     result
 }
 
-fn start_each(program: &Program, dir: &Path, spec: &Spec, started: &mut Vec<PathBuf>) -> Result<(), Box<dyn Error>> {
+fn start_each(
+    program: &Program,
+    dir: &Path,
+    spec: &Spec,
+    started: &mut Vec<ContainerEvents>,
+) -> Result<(), Box<dyn Error>> {
     for (number, line) in std::io::stdin().lines().enumerate() {
         line?;
         let (id, dir) = (format!("box{number}"), dir.join(number.to_string()));
         let spec = named(spec, &id);
         let begun = Instant::now();
         let order = order(&id, &dir, &spec)?;
-        flota_runtime::start(program, &dir, &order, spec)?;
+        started.push(flota_runtime::start(program, &dir, &order, spec)?);
         let took = begun.elapsed();
-        started.push(dir.clone());
         let state = State::load(&dir)?.ok_or("it has no state")?;
         println!("{} {}", took.as_secs_f64(), state.supervisor);
     }
@@ -67,11 +73,16 @@ fn order(id: &str, dir: &Path, spec: &Spec) -> Result<Order, Box<dyn Error>> {
     })
 }
 
-fn end(dir: &Path) -> Result<(), Box<dyn Error>> {
-    let mut client = ContainerClient::connect(dir)?;
-    client.kill(9)?;
-    let mut stream = client.into_stream();
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    stream.read_to_end(&mut Vec::new())?;
-    Ok(())
+fn end(container: &ContainerEvents) -> Result<(), Box<dyn Error>> {
+    container.kill(9)?;
+    loop {
+        match container.next_event() {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                poll(&mut [PollFd::new(container.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }

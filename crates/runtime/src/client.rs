@@ -1,29 +1,33 @@
-//! The daemon's side: start a supervisor, and speak to it over its socket.
+//! The daemon's side: starts a supervisor, and talks to it over its socket.
+//!
+//! A daemon keeps one connection for each container, [`ContainerEvents`]: events come out of it and signals go into it,
+//! so neither depends on a connection that would have to be made when it is needed. It gets that connection from
+//! [`start`], or, after it has been restarted, from [`ContainerClient::watch`].
 
-use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::{Shutdown, shutdown};
 
+use crate::connection::{Connection, Wait};
 use crate::error::RunError;
 use crate::oci::Spec;
 use crate::process::wait_readable;
 use crate::program::Program;
 use crate::state;
-use crate::supervisor::launcher::STARTED;
-use crate::supervisor::{ExecSpec, Message, Order};
+use crate::supervisor::message::{FromSupervisor, ToSupervisor};
+use crate::supervisor::{ContainerEvent, ExecSpec, Order, SOCKET};
 
-/// A start that takes longer hangs on something.
+/// The longest wait for a container's program to run.
 const START_WAIT: Duration = Duration::from_secs(60);
 
-/// Starts the container of `dir`; blocks until its program runs or could not be started, for a minute at most.
+/// Starts the container of `dir`. Blocks until its program runs or could not be started, for a minute at most.
 ///
 /// # Errors
-/// Why it did not start. Nothing of it is left then, but the folder, and, where it hung, what is in its cgroups.
-pub fn start(program: &Program, dir: &Path, order: &Order, mut spec: Spec) -> Result<(), RunError> {
+/// The container did not start. Then only its folder is left, and, where the start hung, what is in its cgroups.
+pub fn start(program: &Program, dir: &Path, order: &Order, mut spec: Spec) -> Result<ContainerEvents, RunError> {
     let failed = |error: io::Error| RunError::new(format!("failed to start {}: {error}", program.path().display()));
     let bundle = crate::supervisor::bundle(dir);
     // Another runtime gets the profile itself.
@@ -39,35 +43,26 @@ pub fn start(program: &Program, dir: &Path, order: &Order, mut spec: Spec) -> Re
         .and_then(|()| state::write_volatile(&bundle.join("config.json"), &spec))
         .and_then(|()| filter.map_or(Ok(()), |filter| std::fs::write(bundle.join("seccomp"), filter)))
         .map_err(failed)?;
-    let (report, theirs) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|error| failed(error.into()))?;
+    let (ours, theirs) = Connection::pair().map_err(failed)?;
     program.launch(dir, &theirs).map_err(failed)?;
     drop(theirs);
-    match wait_readable(&report, START_WAIT)? {
-        true => hear(&report),
-        false => {
-            // Whatever it hangs on, the next start shall not.
-            program.drop_launcher();
-            Err(RunError::new(format!("failed to start a container: it did not begin within {START_WAIT:?}")))
-        }
+    if !wait_readable(&ours, START_WAIT)? {
+        // The launcher may hang as well, and would hold up the next start.
+        program.drop_launcher();
+        return Err(RunError::new(format!("failed to start a container: it did not begin within {START_WAIT:?}")));
+    }
+    match ours.recv(Wait::Fail) {
+        Ok(Some((FromSupervisor::Started, _))) => Ok(ContainerEvents { connection: ours }),
+        Ok(Some((FromSupervisor::Failed(error), _))) => Err(error),
+        Ok(_) => Err(RunError::new("failed to start a container: its supervisor ended without an answer")),
+        Err(error) => Err(RunError::new(format!("failed to receive from a supervisor: {error}"))),
     }
 }
 
-/// A new supervisor reports that the container's program runs, or why not.
-fn hear(report: &OwnedFd) -> Result<(), RunError> {
-    // One word: a container's init that hangs holds the other end open, too, so no end comes.
-    let mut word = [0; 4096];
-    match nix::unistd::read(report, &mut word) {
-        Ok(count) if word[..count] == *STARTED => Ok(()),
-        Ok(0) => Err(RunError::new("failed to start a container: its supervisor ended without a word")),
-        Ok(count) => Err(RunError::new(String::from_utf8_lossy(&word[..count]).trim())),
-        Err(error) => Err(RunError::new(format!("failed to hear from a supervisor: {}", error.desc()))),
-    }
-}
-
-/// A connection to the supervisor of one container.
+/// A connection to the supervisor of one container, for requests.
 #[derive(Debug)]
 pub struct ContainerClient {
-    stream: UnixStream,
+    connection: Connection,
     dir: PathBuf,
 }
 
@@ -77,108 +72,141 @@ impl ContainerClient {
     /// # Errors
     /// None is there: the container has ended, or its supervisor was killed.
     pub fn connect(dir: &Path) -> io::Result<Self> {
-        Ok(Self { stream: UnixStream::connect(dir.join("sock"))?, dir: dir.to_owned() })
+        Ok(Self { connection: Connection::connect(&dir.join(SOCKET))?, dir: dir.to_owned() })
+    }
+
+    /// Has the supervisor send the container's events over this connection from now on.
+    ///
+    /// # Errors
+    /// The supervisor has gone.
+    pub fn watch(self) -> io::Result<ContainerEvents> {
+        self.connection.send(&ToSupervisor::Watch, &[], Wait::Fail)?;
+        Ok(ContainerEvents { connection: self.connection })
     }
 
     /// Sends the container's init a signal.
     ///
     /// # Errors
-    /// The supervisor has gone.
-    pub fn kill(&mut self, signal: i32) -> io::Result<()> {
-        self.stream.write_all(&line(&Message::Kill(signal))?)
+    /// The supervisor has gone, or does not read.
+    pub fn kill(&self, signal: i32) -> io::Result<()> {
+        self.connection.send(&ToSupervisor::Kill(signal), &[], Wait::Fail)
     }
 
-    /// The connection itself: it ends when the container has ended (`exit.json` is there then) or the supervisor was
-    /// killed (it is not).
-    pub fn into_stream(self) -> UnixStream {
-        self.stream
-    }
-
-    /// Starts a process in the container; blocks until it runs. Three descriptors are its standard ones; for a terminal
-    /// one, a socket that gets its other end.
+    /// Starts a process in the container; blocks until it runs. Three descriptors become its standard ones; for a
+    /// process at a terminal there is one, a socket that gets the terminal's other end.
     ///
     /// # Errors
-    /// Why it did not start.
-    pub fn exec(mut self, spec: &ExecSpec, descriptors: Vec<OwnedFd>) -> Result<ExecProcess, RunError> {
-        match self.ask(&Message::Exec(spec.clone()), descriptors)? {
-            Message::ExecStarted => Ok(ExecProcess { stream: self.stream }),
-            Message::Failed(text) => Err(RunError::new(text)),
-            _ => Err(RunError::new(format!("the container in {} has ended", self.dir.display()))),
-        }
+    /// The process did not start, and why.
+    pub fn exec(self, spec: &ExecSpec, descriptors: Vec<OwnedFd>) -> Result<ExecProcess, RunError> {
+        self.request(&ToSupervisor::Exec(spec.clone()), descriptors)?;
+        Ok(ExecProcess { connection: self.connection })
     }
 
-    /// Has the output copied to `output` from now on; a pipe that is full loses some and is told how much. What comes at
-    /// `input` goes to the container's terminal.
+    /// Has the output copied to `output` from now on. A pipe that is full loses some of it, and later gets a line that
+    /// says how much. What can be read from `input` goes to the container's terminal.
     ///
     /// # Errors
     /// Too many are attached, or the supervisor has gone.
-    pub fn attach(&mut self, output: OwnedFd, input: Option<OwnedFd>) -> Result<(), RunError> {
-        match self.ask(&Message::Attach, std::iter::once(output).chain(input).collect())? {
-            Message::Attached => Ok(()),
-            Message::Failed(text) => Err(RunError::new(text)),
+    pub fn attach(&self, output: OwnedFd, input: Option<OwnedFd>) -> Result<(), RunError> {
+        self.request(&ToSupervisor::Attach, std::iter::once(output).chain(input).collect())
+    }
+
+    /// Gives the container's terminal a size.
+    ///
+    /// # Errors
+    /// The supervisor has gone, or does not read.
+    pub fn resize(&self, rows: u16, columns: u16) -> io::Result<()> {
+        self.connection.send(&ToSupervisor::Resize { rows, columns }, &[], Wait::Fail)
+    }
+
+    /// Sends a request with these descriptors, which are closed here then, and waits for its answer.
+    fn request(&self, request: &ToSupervisor, descriptors: Vec<OwnedFd>) -> Result<(), RunError> {
+        let failed = |error: io::Error| RunError::new(format!("failed to reach the container's supervisor: {error}"));
+        let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        self.connection.send(request, &borrowed, Wait::Block).map_err(failed)?;
+        drop(descriptors);
+        match self.connection.recv(Wait::Block).map_err(failed)? {
+            Some((FromSupervisor::Started, _)) => Ok(()),
+            Some((FromSupervisor::Failed(error), _)) => Err(error),
             _ => Err(RunError::new(format!("the container in {} has ended", self.dir.display()))),
         }
     }
+}
 
-    /// Tells the size of the container's terminal.
+/// A daemon's own connection to the supervisor of one container. It can be polled: readable when [`Self::next_event`] has
+/// something to return.
+#[derive(Debug)]
+pub struct ContainerEvents {
+    connection: Connection,
+}
+
+impl ContainerEvents {
+    /// The next event; `None` when no more will come. If the last one was not [`ContainerEvent::Exited`], the supervisor
+    /// was killed.
     ///
     /// # Errors
-    /// The supervisor has gone.
-    pub fn resize(&mut self, rows: u16, columns: u16) -> io::Result<()> {
-        self.stream.write_all(&line(&Message::Resize { rows, columns })?)
+    /// [`io::ErrorKind::WouldBlock`] when there is none yet.
+    pub fn next_event(&self) -> io::Result<Option<ContainerEvent>> {
+        match self.connection.recv(Wait::Fail)? {
+            Some((FromSupervisor::Event(event), _)) => Ok(Some(event)),
+            Some((other, _)) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("not an event: {other:?}"))),
+            None => Ok(None),
+        }
     }
 
-    fn ask(&mut self, message: &Message, descriptors: Vec<OwnedFd>) -> Result<Message, RunError> {
-        let failed = |error: io::Error| RunError::new(format!("failed to reach the container's supervisor: {error}"));
-        let bytes = line(message).map_err(failed)?;
-        let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-        let rights = [ControlMessage::ScmRights(&raw)];
-        let sent =
-            sendmsg::<()>(self.stream.as_raw_fd(), &[IoSlice::new(&bytes)], &rights, MsgFlags::MSG_NOSIGNAL, None);
-        let sent = sent.map_err(|error| failed(error.into()))?;
-        self.stream.write_all(&bytes[sent..]).map_err(failed)?;
-        drop(descriptors);
-        read_message(&mut self.stream).map_err(failed)
+    /// Sends the container's init a signal.
+    ///
+    /// # Errors
+    /// The supervisor has gone, or does not read.
+    pub fn kill(&self, signal: i32) -> io::Result<()> {
+        self.connection.send(&ToSupervisor::Kill(signal), &[], Wait::Fail)
+    }
+}
+
+impl AsFd for ContainerEvents {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
+    }
+}
+
+impl AsRawFd for ContainerEvents {
+    fn as_raw_fd(&self) -> RawFd {
+        self.connection.as_fd().as_raw_fd()
     }
 }
 
 /// A process that was started in a container.
 #[derive(Debug)]
 pub struct ExecProcess {
-    stream: UnixStream,
+    connection: Connection,
 }
 
 impl ExecProcess {
-    /// Blocks until it ends; its exit code. Dropping it kills the process.
-    pub fn wait(mut self) -> i32 {
-        match read_message(&mut self.stream) {
-            Ok(Message::ExecExited(code)) => code,
-            // With the container ends every process in it.
+    /// Blocks until the process ends; returns its exit code. Dropping this instead kills the process.
+    pub fn wait(self) -> i32 {
+        match self.connection.recv(Wait::Block) {
+            Ok(Some((FromSupervisor::ExecExited(code), _))) => code,
+            // With the container every process in it ends.
             Ok(_) | Err(_) => 137,
         }
     }
 
-    /// A second handle to the connection, to cut it off (which kills the process) while another waits.
+    /// A second handle, which can end the process while another thread waits for it.
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn handle(&self) -> io::Result<UnixStream> {
-        self.stream.try_clone()
+    pub fn killer(&self) -> io::Result<ExecKiller> {
+        Ok(ExecKiller(self.connection.as_fd().try_clone_to_owned()?))
     }
 }
 
-fn line(message: &Message) -> io::Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(message)?;
-    line.push(b'\n');
-    Ok(line)
-}
+/// Ends a process that was started in a container when it is dropped.
+#[derive(Debug)]
+pub struct ExecKiller(OwnedFd);
 
-fn read_message(stream: &mut UnixStream) -> io::Result<Message> {
-    let mut line = Vec::new();
-    let mut byte = [0];
-    while byte[0] != b'\n' {
-        stream.read_exact(&mut byte)?;
-        line.push(byte[0]);
+impl Drop for ExecKiller {
+    fn drop(&mut self) {
+        // The supervisor kills the process of a connection that has ended. An error means that it has.
+        let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
     }
-    Ok(serde_json::from_slice(&line)?)
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// The exit code for a program that is not there, as a shell has it.
 pub const NOT_FOUND: i32 = 127;
 /// For one that can't be run.
@@ -74,8 +76,8 @@ impl<T, E: Into<std::io::Error>> Act<T> for Result<T, E> {
     }
 }
 
-/// Why a container did not start, as the process says it that tried.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Why a container or a process did not start, as the process reports it that tried.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{text}")]
 pub struct RunError {
     /// One line.

@@ -1,4 +1,5 @@
-//! What this runtime can do, for programs (features.md, features-linux.md).
+//! What this runtime can do, for programs (features.md, features-linux.md of the OCI runtime specification). The command
+//! line prints it.
 
 use serde_json::{Value, json};
 

@@ -4,13 +4,14 @@
 //!
 //! ```text
 //!  config.json ─ oci ─▶ container/create ─ clone3 ─▶ process/init ─ exec ─▶ program
-//!                          │ cgroup, hooks            │ rootfs, security, process/…
+//!                          │ cgroup, hooks              │ rootfs, security, process/…
 //!                          ▼
 //!                      container: ROOT/ID, and what can be done to it
 //!
-//!  daemon ── DIR ──▶ launcher ── forks ──▶ supervisor ── forks, or runs crun, runc, … ──▶ create, start
-//!     ▲                                      │  writes DIR/state.json, DIR/log, DIR/exit.json
-//!     └── DIR/sock ◀─────────────────────────┘  kill, exec, attach, resize, wait
+//!  daemon ── DIR, a connection ──▶ launcher ── forks ──▶ supervisor ── forks, or runs crun, runc, … ──▶ create, start
+//!    ▲ ▲                                                   │ │  writes DIR/state.json, DIR/log, DIR/exit.json
+//!    │ └── that connection: events out, signals in ◀───────┘ │
+//!    └──── DIR/sock: exec, attach, resize; events anew ◀─────┘
 //! ```
 //!
 //! The supervisor is single-threaded and without an async runtime. It sits outside of the container's limits,
@@ -22,6 +23,7 @@
 
 pub mod cgroup;
 pub mod client;
+mod connection;
 mod container;
 mod error;
 mod features;
@@ -37,7 +39,7 @@ pub mod supervisor;
 mod syscall;
 mod validate;
 
-pub use client::{ContainerClient, ExecProcess, start};
+pub use client::{ContainerClient, ContainerEvents, ExecKiller, ExecProcess, start};
 pub use container::{Container, Creation, Execution, remove_remains};
 pub use error::{NOT_EXECUTABLE, NOT_FOUND, RunError, StepError};
 pub use features::features;
@@ -45,5 +47,5 @@ pub use log::{LogLine, LogReader};
 pub use program::Program;
 pub use protected_binary::protect as protect_binary;
 pub use state::{ExitStatus, State};
-pub use supervisor::{ExecSpec, Message, Order, Root};
+pub use supervisor::{ContainerEvent, ExecSpec, Order, Root};
 pub use validate::{check_process, validate};

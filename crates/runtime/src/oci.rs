@@ -1,7 +1,17 @@
-//! The OCI runtime specification's own words: `config.json` as plain data, checked before anything is done with it.
+//! The documents of the OCI runtime specification as plain data: `config.json`, the state and the features.
 //!
-//! The types are ours and not those of the crate `oci-spec`, which refuses a configuration with a capability that it
-//! does not know, where the specification asks for a warning (config.md, "Linux Process").
+//! `crates/image` takes its types from the crate `oci-spec`; these are our own. What `oci-spec` 0.10 lacks for a runtime:
+//!
+//! - A capability that it does not know makes the whole configuration unreadable, where the specification asks for a
+//!   warning (config.md, "Linux Process"). The same goes for actions, operators, architectures and flags of seccomp,
+//!   policies and flags of a scheduler, and modes of memory: they are closed enums. The types here keep such words as
+//!   text, and `validate` or the code that applies them decides.
+//! - `null` for a list or map that Go left empty is accepted there only in optional fields.
+//! - Its state has no `paused`, which runc, podman and containerd know.
+//! - Its features are a document to be read; here one is written, once.
+//! - Every struct that could still be taken (namespaces, mounts, limits, hooks) is used together with one that can't, and
+//!   half a configuration of each kind would need conversions between them.
+//! - It brings 15 crates (regex, strum, getset, derive_builder, …) to a static program that is loaded for every container.
 
 mod config;
 mod linux;
@@ -35,18 +45,18 @@ use crate::error::{Act, StepError};
 /// The version of the specification that is spoken here.
 pub const VERSION: &str = "1.2.1";
 
-/// A larger file is no configuration.
+/// The largest configuration that is read.
 pub const CONFIG_BOUND: u64 = 8 << 20;
 
-/// JSON's `null` is what Go writes for an empty list: as good as absent.
+/// Takes `null`, which Go writes for an empty list, for an absent field.
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// Reads a JSON file from outside: bounded, and an error names the field.
+/// Reads a JSON file that somebody else wrote.
 ///
 /// # Errors
-/// It can't be read, is too large, or is no such JSON.
+/// The file can't be read, is larger than [`CONFIG_BOUND`], or is not such JSON. The error names the field.
 pub fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, StepError> {
     let file = File::open(path).act(|| format!("open `{}`", path.display()))?;
     let size = file.metadata().map_or(0, |it| it.len());

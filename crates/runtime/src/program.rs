@@ -1,20 +1,19 @@
-//! `flota-runtime` in a daemon's hands: its program, the launcher that runs from it, the filters it will need again.
+//! What a daemon keeps of `flota-runtime`: an open mount of the program, the launcher that runs from it, and the compiled
+//! filters that it will need again.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
-use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-
+use crate::connection::{Connection, Wait};
 use crate::protected_binary;
 use crate::security::seccomp::KeptFilters;
-use crate::supervisor::launcher;
+use crate::supervisor::message::ToLauncher;
 
-/// A folder's path, mostly; a longer one is cut.
+/// Bytes that a launcher reserves for the title of its supervisors. A longer one is cut.
 const TITLE_ROOM: usize = 512;
 
 /// `flota-runtime`, ready to be run.
@@ -27,34 +26,33 @@ pub struct Program {
 }
 
 impl Program {
-    /// Mounts it read-only, nowhere in the tree, for as long as this lives: what is run from there need not do that
-    /// itself (it has to run itself once more for that). Where it can't be, it is run as it lies.
+    /// Mounts the program read-only, outside of the file system tree, for as long as this lives. A program that is run
+    /// from there need not protect itself, for which it would have to run itself a second time. Where the mount fails,
+    /// the program is run from its path.
     pub fn open(path: PathBuf) -> Self {
         let mount = File::open(&path).ok().and_then(|it| protected_binary::read_only_mount(&it).ok());
         Self { path, mount, launcher: Mutex::default(), filters: KeptFilters::default() }
     }
 
-    /// Where it lies.
+    /// The program's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Has a supervisor started for a folder; it reports to the descriptor. The launcher is started first where there
-    /// is none, or none any more.
-    pub(crate) fn launch(&self, dir: &Path, report: &OwnedFd) -> io::Result<()> {
+    /// Has a supervisor started for a folder, with this end of a connection. Starts a launcher first if none runs.
+    pub(crate) fn launch(&self, dir: &Path, supervisors: &Connection) -> io::Result<()> {
         let mut held = self.launcher.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(launcher) = &*held {
-            match launcher::send(&launcher.socket, dir, report) {
+            match launcher.send(dir, supervisors) {
                 // It has ended, or hangs.
-                Err(Errno::EPIPE | Errno::ECONNRESET | Errno::EAGAIN) => *held = None,
-                other => return Ok(other?),
+                Err(error) if is_lost(&error) => *held = None,
+                other => return other,
             }
         }
-        let launcher = held.insert(Launcher::spawn(self.command())?);
-        Ok(launcher::send(&launcher.socket, dir, report)?)
+        held.insert(Launcher::spawn(self.command())?).send(dir, supervisors)
     }
 
-    /// Ends the launcher, with what it was asked and has not done.
+    /// Ends the launcher. Requests that it has not carried out yet fail.
     pub(crate) fn drop_launcher(&self) {
         *self.launcher.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -71,25 +69,33 @@ impl Program {
     }
 }
 
+fn is_lost(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::WouldBlock)
+}
+
 #[derive(Debug)]
 struct Launcher {
-    socket: OwnedFd,
+    connection: Connection,
     child: Child,
 }
 
 impl Launcher {
     fn spawn(mut command: Command) -> io::Result<Self> {
-        let (socket, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        command.arg("supervise").stdin(theirs).stdout(Stdio::null());
-        // For supervisors, to show what they supervise.
+        let (connection, theirs) = Connection::pair()?;
+        command.arg("supervise").stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
+        // Supervisors write their folder there, for `ps` to show.
         command.env_clear().env("ROOM", " ".repeat(TITLE_ROOM));
-        Ok(Self { socket, child: command.spawn()? })
+        Ok(Self { connection, child: command.spawn()? })
+    }
+
+    fn send(&self, dir: &Path, supervisors: &Connection) -> io::Result<()> {
+        self.connection.send(&ToLauncher::Supervise(dir.to_owned()), &[supervisors.as_fd()], Wait::Fail)
     }
 }
 
 impl Drop for Launcher {
     fn drop(&mut self) {
-        // It holds nothing, and its supervisors do without it.
+        // It keeps no state, and its supervisors don't need it.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,50 +1,71 @@
 //! The supervisor: has one container made, keeps its output and exit code, answers over a socket, and ends with it.
-//! One thread, one poll loop, a few buffers.
+//! One thread, one poll loop, a few buffers. Nothing in the loop blocks, except on the disk.
 //!
 //! What takes memory (reading a configuration, making a container) is done in processes that it forks and that end. The
-//! container's init is its child all the same: the embedded runtime makes it so, and what another runtime leaves
-//! behind it adopts.
+//! container's init is its child all the same: the embedded runtime makes it so, and an init that another runtime leaves
+//! behind is adopted.
 
 mod attached;
 mod console;
-mod conversation;
+mod events;
 mod exec;
 pub(crate) mod launcher;
-mod message;
+pub(crate) mod message;
 mod order;
 mod output;
+mod peer;
 mod prepare;
 mod runtime;
 mod signals;
 mod start;
+mod timers;
 mod user;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::cgroup::{OomEvent, OomWatch};
+use crate::connection::{Connection, Listener, Wait};
 use crate::error::{Act, RunError};
 use crate::log::LogWriter;
 use crate::process::exit_code;
 use crate::state::{self, ExitStatus};
 use crate::syscall::process as kernel;
 
-use conversation::Conversation;
+use exec::Execs;
 pub use launcher::launch;
-pub use message::Message;
+pub use message::ContainerEvent;
+use message::{FromSupervisor, ToSupervisor};
 pub use order::{ExecSpec, Order, Root};
 use output::Output;
+use peer::{Peer, PeerId};
 pub(crate) use prepare::bundle;
 use start::Started;
+use timers::Timers;
 
-/// Connections at once; a further one is closed.
-const CONVERSATIONS: usize = 64;
+/// The name of the supervisor's socket in its container's folder.
+pub(crate) const SOCKET: &str = "sock";
+
+/// The most clients at once; a further one is disconnected.
+const PEERS: usize = 64;
+
+/// How long a container has to end after SIGKILL before everything in its control groups is killed.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the loop waits for, beside descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Timer {
+    /// The process of this client has not begun.
+    ExecStart(PeerId),
+    /// The container has not ended though its init was killed.
+    KillGroups,
+}
 
 struct Supervisor {
     dir: PathBuf,
@@ -52,9 +73,15 @@ struct Supervisor {
     init: Pid,
     process: OwnedFd,
     signals: signals::Signals,
-    listener: UnixListener,
+    listener: Listener,
+    /// `None` where the machine doesn't count, or nothing more will come.
+    memory: Option<OomWatch>,
     output: Output,
-    conversations: Vec<Conversation>,
+    peers: Vec<Peer>,
+    next_peer: u64,
+    execs: Execs,
+    timers: Timers<Timer>,
+    /// The exit code, once init has ended.
     ended: Option<i32>,
 }
 
@@ -66,10 +93,8 @@ impl Supervisor {
         kernel::set_name(&std::ffi::CString::new(order.id.as_str()).unwrap_or_default())
             .act(|| "take a name".into())?;
         let signals = signals::Signals::watch().act(|| "watch for signals".into())?;
-        let socket = dir.join("sock");
-        let _ = std::fs::remove_file(&socket);
-        let listener = UnixListener::bind(&socket).act(|| format!("listen at {}", socket.display()))?;
-        listener.set_nonblocking(true).act(|| "listen".into())?;
+        let socket = dir.join(SOCKET);
+        let listener = Listener::bind(&socket).act(|| format!("listen at {}", socket.display()))?;
         let log = LogWriter::open(&order.log, order.log_bytes).act(|| format!("open {}", order.log.display()))?;
         let Started { init, process, streams } = start::start(dir, &order)?;
         Ok(Self {
@@ -78,24 +103,28 @@ impl Supervisor {
             process,
             signals,
             listener,
-            output: Output::new(log, streams),
-            conversations: Vec::new(),
+            memory: order.groups.watch_out_of_memory().ok(),
+            output: Output::new(log, streams).act(|| "take the container's output".into())?,
+            peers: Vec::new(),
+            next_peer: 0,
+            execs: Execs::default(),
+            timers: Timers::new(),
             ended: None,
             order,
         })
     }
 
-    /// Ends the container, and all that was kept for it.
-    fn stop(self) -> i32 {
-        let _ = kernel::signal(self.process.as_fd(), libc::SIGKILL);
-        self.run()
-    }
-
-    /// Until the container has ended and its output is read.
-    fn run(mut self) -> i32 {
+    /// Tells the daemon that the container runs, and supervises it until it has ended and its output is read. Returns
+    /// this process's exit code.
+    fn run(mut self, daemon: Connection) -> i32 {
+        if daemon.send(&FromSupervisor::Started, &[], Wait::Fail).is_err() {
+            // The daemon has given up on this container, and may have asked for another.
+            let _ = kernel::signal(self.process.as_fd(), libc::SIGKILL);
+        }
+        self.add_peer(daemon).watches = true;
         while self.ended.is_none() || self.output.is_open() {
             if let Err(error) = self.turn() {
-                // Nobody would watch the container any more: it goes too, and its folder says why it ended.
+                // A container that nobody watches must not run. Its log says why it ended.
                 let _ = kernel::signal(self.process.as_fd(), libc::SIGKILL);
                 self.output.note(&format!("supervisor: {error}"));
                 self.ended = self.ended.or(Some(137));
@@ -105,40 +134,29 @@ impl Supervisor {
         self.finish()
     }
 
-    fn turn(&mut self) -> io::Result<()> {
-        let mut polled: Vec<PollFd<'_>> = vec![
-            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
-        ];
-        polled.extend(self.conversations.iter().map(|it| PollFd::new(it.as_fd(), PollFlags::POLLIN)));
-        polled.extend(self.output.descriptors().map(|it| PollFd::new(it, PollFlags::POLLIN)));
-        // After its end only what is already in the pipes is of interest.
-        let timeout = if self.ended.is_some() { PollTimeout::ZERO } else { PollTimeout::NONE };
-        let ready = match poll(&mut polled, timeout) {
-            Err(nix::Error::EINTR) => return Ok(()),
-            other => other?,
-        };
-        let flags: Vec<bool> = polled.iter().map(|it| it.any() == Some(true)).collect();
-        drop(polled);
-        if ready == 0 {
-            self.output.close();
+    fn add_peer(&mut self, connection: Connection) -> &mut Peer {
+        self.peers.push(Peer::new(PeerId(self.next_peer), connection));
+        self.next_peer += 1;
+        self.peers.last_mut().expect("just added")
+    }
+
+    fn send(&self, peer: PeerId, message: &FromSupervisor) {
+        if let Some(peer) = self.peers.iter().find(|it| it.id == peer) {
+            peer.send(message);
         }
-        let conversations = self.conversations.len();
-        self.output.read(&flags[2 + conversations..])?;
-        if flags[0] {
-            self.signals.clear()?;
-            self.reap();
-        }
-        for index in (0..conversations).rev().filter(|index| flags[2 + index]) {
-            self.converse(index);
-        }
-        if flags[1]
-            && let Ok((stream, _)) = self.listener.accept()
-            && self.conversations.len() < CONVERSATIONS
+    }
+
+    fn publish(&self, event: &ContainerEvent) {
+        let message = FromSupervisor::Event(event.clone());
+        self.peers.iter().filter(|it| it.watches).for_each(|it| it.send(&message));
+    }
+
+    fn accept(&mut self) {
+        if let Ok(connection) = self.listener.accept()
+            && self.peers.len() < PEERS
         {
-            self.conversations.push(Conversation::new(stream));
+            self.add_peer(connection);
         }
-        Ok(())
     }
 
     fn reap(&mut self) {
@@ -146,57 +164,97 @@ impl Supervisor {
             let Some(code) = exit_code(status) else {
                 if status == WaitStatus::StillAlive { return } else { continue }
             };
-            if status.pid() == Some(self.init) {
+            let Some(pid) = status.pid() else { continue };
+            if pid == self.init {
                 self.ended = Some(code);
-            }
-            let theirs = |it: &&mut Conversation| it.process.is_some() && it.process == status.pid();
-            for conversation in self.conversations.iter_mut().filter(theirs) {
-                conversation.say(&Message::ExecExited(code));
-                conversation.process = None;
+            } else if let Some(peer) = self.execs.reaped(pid, code) {
+                self.send(peer, &FromSupervisor::ExecExited(code));
             }
         }
     }
 
-    fn converse(&mut self, index: usize) {
-        let conversation = &mut self.conversations[index];
-        match conversation.hear() {
-            Ok(Some(message)) => self.obey(index, message),
+    /// Publishes that memory ran out.
+    fn read_memory(&mut self) {
+        match self.memory.as_mut().map(OomWatch::read) {
+            Some(OomEvent::OutOfMemory) => self.publish(&ContainerEvent::OutOfMemory),
+            Some(OomEvent::Ended) => self.memory = None,
+            Some(OomEvent::Nothing) | None => {}
+        }
+    }
+
+    /// Handles the next request of a client. Others that it has sent make its connection ready again.
+    fn read_peer(&mut self, id: PeerId) {
+        let Some(index) = self.peers.iter().position(|it| it.id == id) else { return };
+        match self.peers[index].recv() {
+            Ok(Some((request, descriptors))) => self.handle(index, request, descriptors),
             Ok(None) => {}
             Err(_) => {
-                let gone = self.conversations.remove(index);
-                if let Some(process) = gone.process {
-                    // Whoever asked for it has gone: so shall it, as when a terminal is closed.
-                    let _ = nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGKILL);
-                }
+                self.peers.remove(index);
+                self.execs.abandon(id);
             }
         }
     }
 
-    fn obey(&mut self, index: usize, message: Message) {
-        let conversation = &mut self.conversations[index];
-        match message {
-            Message::Kill(signal) => drop(kernel::signal(self.process.as_fd(), signal)),
-            Message::Exec(spec) => {
-                match exec::start(&self.dir, &self.order, self.init, &spec, conversation.take_descriptors()) {
-                    Ok(pid) => {
-                        conversation.process = Some(pid);
-                        conversation.say(&Message::ExecStarted);
-                    }
-                    Err(error) => conversation.say(&Message::Failed(error.text)),
+    fn handle(&mut self, peer: usize, request: ToSupervisor, descriptors: Vec<OwnedFd>) {
+        match request {
+            ToSupervisor::Watch => self.peers[peer].watches = true,
+            ToSupervisor::Kill(signal) => self.kill(signal),
+            ToSupervisor::Exec(spec) => {
+                let id = self.peers[peer].id;
+                match self.exec(id, &spec, descriptors) {
+                    Ok(()) => self.timers.set(Timer::ExecStart(id), Instant::now() + exec::PATIENCE),
+                    Err(error) => self.send(id, &FromSupervisor::Failed(error)),
                 }
             }
-            Message::Attach => match self.output.attach(conversation.take_descriptors()) {
-                Ok(()) => conversation.say(&Message::Attached),
-                Err(error) => conversation.say(&Message::Failed(error.to_string())),
-            },
-            Message::Resize { rows, columns } => self.output.resize(rows, columns),
-            // What only a supervisor says.
-            _ => {}
+            ToSupervisor::Attach => self.peers[peer].send(&match self.output.attach(descriptors) {
+                Ok(()) => FromSupervisor::Started,
+                Err(error) => FromSupervisor::Failed(RunError::new(error.to_string())),
+            }),
+            ToSupervisor::Resize { rows, columns } => self.output.resize(rows, columns),
+        }
+    }
+
+    fn kill(&mut self, signal: i32) {
+        // An init that has ended needs no signal.
+        let _ = kernel::signal(self.process.as_fd(), signal);
+        if signal == libc::SIGKILL {
+            self.timers.set(Timer::KillGroups, Instant::now() + KILL_PATIENCE);
+        }
+    }
+
+    fn exec(&mut self, peer: PeerId, spec: &ExecSpec, descriptors: Vec<OwnedFd>) -> Result<(), RunError> {
+        if self.execs.contains(peer) {
+            return Err(RunError::new("failed to exec: this connection has a process already"));
+        }
+        let starting = exec::start(&self.dir, &self.order, self.init, spec, descriptors)?;
+        self.execs.begin(peer, starting);
+        Ok(())
+    }
+
+    /// Reads how the start of a client's process went.
+    fn read_exec(&mut self, peer: PeerId) {
+        let answers = self.execs.report(peer);
+        if !answers.is_empty() {
+            self.timers.cancel(&Timer::ExecStart(peer));
+        }
+        answers.iter().for_each(|answer| self.send(peer, answer));
+    }
+
+    fn fire(&mut self, timer: Timer) {
+        match timer {
+            Timer::ExecStart(peer) => {
+                if let Some(answer) = self.execs.expire(peer) {
+                    self.send(peer, &answer);
+                }
+            }
+            // What can't be killed now is found by the daemon's next sweep.
+            Timer::KillGroups => drop(self.order.groups.kill_all(libc::SIGKILL)),
         }
     }
 
     fn finish(mut self) -> i32 {
         self.output.finish();
+        self.execs.end();
         let out_of_memory = self.order.groups.out_of_memory() > 0;
         let status = ExitStatus { code: self.ended.unwrap_or(137), out_of_memory, at: crate::log::now() };
         let _ = state::write(&self.dir.join("exit.json"), &status);
@@ -204,15 +262,13 @@ impl Supervisor {
             let _ = dir.sync_all();
         }
         start::delete(&self.dir, &self.order);
-        let _ = std::fs::remove_file(self.dir.join("sock"));
-        for conversation in &mut self.conversations {
-            conversation.say(&Message::Exited(status.clone()));
-        }
+        let _ = std::fs::remove_file(self.dir.join(SOCKET));
+        self.publish(&ContainerEvent::Exited(status));
         0
     }
 }
 
-/// Standard descriptors to /dev/null: whoever called waits for the end of the ones that were given.
+/// Points the standard descriptors at /dev/null: the caller waits for the end of those that it gave.
 fn detach_stdio() -> io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;

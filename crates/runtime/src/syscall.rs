@@ -2,5 +2,6 @@
 //! `security/` and `cgroup/` the only place with unsafe code.
 
 pub(crate) mod files;
+pub(crate) mod messages;
 pub(crate) mod mounts;
 pub(crate) mod process;

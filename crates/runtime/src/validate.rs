@@ -1,4 +1,5 @@
-//! What a configuration may not say. Checked before anything is made; an error names the field.
+//! What a configuration must not ask for. Whoever loads a configuration or a process checks it here, before anything is
+//! made; an error names the field.
 
 use std::path::Path;
 

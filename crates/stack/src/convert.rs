@@ -5,7 +5,8 @@ mod devices;
 use std::collections::BTreeMap;
 
 use flota_api::capability;
-use flota_api::model::{RestartCondition, RestartPolicy, ServiceSpec};
+use flota_api::constraint::Constraint;
+use flota_api::model::{RestartCondition, RestartPolicy, ServiceMode, ServiceSpec};
 use flota_api::resources::Resources;
 use serde_yaml_ng::Value;
 
@@ -43,13 +44,13 @@ pub(crate) fn service(stack: &str, key: &str, service: Service) -> Result<Servic
         working_dir: service.working_dir,
         user: service.user,
         hostname: service.hostname,
-        replicas: deploy.replicas.unwrap_or(1),
+        mode: deploy.replicas.map_or(base.mode, |replicas| ServiceMode::Replicated { replicas }),
         limits: amounts(deploy.resources.limits).map_err(at("deploy.resources.limits"))?,
         reservations: amounts(reservations).map_err(at("deploy.resources.reservations"))?,
         restart: restart(deploy.restart_policy).map_err(at("deploy.restart_policy"))?,
         stop_grace: grace.unwrap_or(base.stop_grace),
         stop_signal: service.stop_signal,
-        constraints: deploy.placement.constraints,
+        constraints: constraints(&deploy.placement.constraints).map_err(at("deploy.placement"))?,
         runtime: service.runtime,
         init: service.init,
         privileged: service.privileged,
@@ -59,6 +60,13 @@ pub(crate) fn service(stack: &str, key: &str, service: Service) -> Result<Servic
         generic_resources,
         ..base
     })
+}
+
+fn constraints(texts: &[String]) -> Result<Vec<Constraint>, String> {
+    let parse = |(index, text): (usize, &String)| {
+        Constraint::parse(text).map_err(|error| format!("constraints[{index}]: {error}"))
+    };
+    texts.iter().enumerate().map(parse).collect()
 }
 
 fn words(words: Words) -> Result<Vec<String>, String> {

@@ -75,6 +75,8 @@ fn explain(error: &serde_yaml_ng::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use flota_api::constraint::Constraint;
+
     use super::parse;
 
     const FILE: &str = r#"
@@ -98,12 +100,12 @@ services:
     fn a_stack_file_becomes_specs() {
         let stack = parse(FILE, "shop").expect("a good file");
         let [web] = stack.services.as_slice() else { panic!("one service") };
-        assert_eq!((web.name.as_str(), web.replicas), ("shop_web", 3));
+        assert_eq!((web.name.as_str(), web.mode.wanted_tasks()), ("shop_web", 3));
         assert_eq!(web.command, ["serve", "two words"]);
         assert_eq!(web.env, ["NODE={{.Node.Hostname}}", "PORT=8080"]);
         assert_eq!((web.limits.nano_cpus, web.limits.memory_bytes, web.limits.pids), (500_000_000, 64 << 20, 20));
         assert_eq!(web.reservations.nano_cpus, 100_000_000);
-        assert_eq!(web.constraints, ["node.role==worker"]);
+        assert_eq!(web.constraints, [Constraint::parse("node.role==worker").expect("it is good")]);
     }
 
     #[test]
@@ -119,6 +121,8 @@ services:
                 .starts_with("services.web.deploy.resources.limits.memory: `x` is not a size")
         );
         assert!(error("services: { web: { command: x } }").contains("missing field `image`"));
+        let constrained = "services: { web: { image: a, deploy: { placement: { constraints: [x] } } } }";
+        assert!(error(constrained).starts_with("services.web.deploy.placement.constraints[0]: `x`:"));
         assert!(error("services: 1").contains("line 1"), "{}", error("services: 1"));
     }
 }

@@ -1,44 +1,43 @@
-//! Keeps one session alive with the leader: finds it, registers, beats, takes assignments, sends statuses.
+//! Keeps one session alive with the leader: finds it, registers, sends heartbeats and statuses, and passes on what the
+//! leader asks for. `session.rs` knows the wire, `managers.rs` where to look next.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng as _;
-use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, Interval};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use flota_api::clock::{Clock, Random};
-use flota_api::defaults::{MESSAGE_BOUND, NEW_EPOCH_GRACE, SESSION_FORMAT};
+use flota_api::defaults::{HEARTBEAT, NEW_EPOCH_GRACE};
 use flota_api::model::NodeDescription;
-use flota_api::proto::dispatcher::dispatcher_client::DispatcherClient;
-use flota_api::proto::dispatcher::manager_message::Message as FromManager;
-use flota_api::proto::dispatcher::worker_message::Message as ToManager;
-use flota_api::proto::dispatcher::{Assignments, Heartbeat, Leaving, ManagerMessage, Register, WorkerMessage};
 use flota_identity::Dialer;
 
-use crate::assignments::{self, Newest};
+use crate::assignments::{Newest, Parts};
 use crate::describe::registration;
-use crate::managers::KnownManagers;
+use crate::managers::{KnownManagers, Search};
+use crate::messages::{AssignmentSet, Departure, FromLeader, Part, Registered, Registration, ToLeader};
 use crate::offers::NodeOffers;
 use crate::order::Contact;
 use crate::reporter::Reporter;
 use crate::services::NodeServices;
+use crate::session::{Session, SessionError};
 use crate::spawned::Spawned;
 use crate::task_pool::TaskPool;
 
-/// A leader answers each heartbeat: silent for so much of a period more than one, it is not one any more. A worker must
-/// find the next leader well within that one's detection time.
+/// A leader answers each heartbeat: one that is silent for so many periods is left. A worker must find the next leader
+/// well within that one's detection time.
 const LATE: f64 = 1.6;
-const CONNECT_WAIT: Duration = Duration::from_secs(1);
-const MOST_BACKOFF: Duration = Duration::from_secs(2);
+/// How long the leader has to take each of the last messages of a worker.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// What the agent needs.
 pub(crate) struct Agent {
     pub(crate) node_id: String,
-    pub(crate) listen: String,
+    /// `host:port` where other nodes reach this one.
+    pub(crate) address: String,
     /// What the machine is.
     pub(crate) description: NodeDescription,
     /// What this node gives to tasks.
@@ -52,55 +51,78 @@ pub(crate) struct Agent {
     pub(crate) clock: Clock,
     pub(crate) random: Random,
     pub(crate) contact: watch::Sender<Contact>,
-    /// Says to the leader that the daemon (false) or the machine (true) stops.
-    pub(crate) leaving: watch::Receiver<Option<bool>>,
+    /// Set when the daemon or the machine stops.
+    pub(crate) departure: watch::Receiver<Option<Departure>>,
     /// Set when the cluster has removed this node.
     pub(crate) removed: watch::Sender<bool>,
     pub(crate) newest: Newest,
-    /// Parts of a set that is not here whole.
-    pub(crate) parts: Option<Assignments>,
+    pub(crate) parts: Parts,
 }
 
 /// Why a session ended.
 enum End {
-    /// Try that one: it leads.
-    Redirect(String),
-    /// Try any.
+    /// The manager does not lead; the address of the one that does, if it knows.
+    Redirect(Option<String>),
     Broken(String),
     /// The node leaves, or was removed: no more sessions.
     Over,
 }
 
+impl From<SessionError> for End {
+    fn from(error: SessionError) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+/// What is known of a session while it lasts.
+struct Link<'a> {
+    /// Address of the manager.
+    address: &'a str,
+    channel: Channel,
+    period: Duration,
+    beat: Interval,
+    /// When the manager was last heard.
+    heard: Instant,
+    /// When the session was established, if it was.
+    established: Option<Instant>,
+}
+
+impl Link<'_> {
+    /// Whether the session was established and lasted for a period. One that breaks at once must not make this node
+    /// register again and again without a pause.
+    fn held(&self) -> bool {
+        self.established.is_some_and(|since| since.elapsed() >= self.period)
+    }
+}
+
 impl Agent {
-    /// Until the node stops, leaves, or is removed.
+    /// Returns when the node stops, leaves, or is removed.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
-        let mut next: Option<String> = None;
-        let mut failures = 0u32;
+        let mut search = Search::default();
+        let mut named: Option<String> = None;
         loop {
-            let address = next.take().unwrap_or_else(|| self.manager(failures));
-            let begun = Instant::now();
+            let managers = self.managers.get();
+            let address = named.take().or_else(|| search.manager(&managers).cloned()).unwrap_or_default();
             let end = tokio::select! {
-                end = self.session(&address) => end,
+                end = self.session(&address, &mut search) => end,
                 () = shutdown.cancelled() => return,
             };
             self.contact.send_if_modified(|contact| {
-                let newly = contact.lost.is_none();
+                let is_new = contact.lost.is_none();
                 contact.lost.get_or_insert_with(Instant::now);
-                newly
+                is_new
             });
             match end {
                 End::Over => return,
-                End::Redirect(leader) if !leader.is_empty() && leader != address => {
-                    next = Some(leader);
+                End::Redirect(Some(leader)) if leader != address && search.follows_redirect(managers.len()) => {
+                    named = Some(leader);
                     continue;
                 }
                 End::Redirect(_) => {}
                 End::Broken(why) => tracing::info!(manager = address, why, "the session ended"),
             }
-            // Not the one again that has just gone silent, if there is another.
-            failures = if begun.elapsed() > MOST_BACKOFF { 1 } else { failures + 1 };
             // Spread at random: after a change of leader every worker comes at once.
-            let most = (Duration::from_millis(50) * 2u32.pow(failures.min(6))).min(MOST_BACKOFF);
+            let most = search.failed(managers.len());
             let pause = most.mul_f64(self.random.draw(|rng| rng.random_range(0.5..1.0)));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -109,168 +131,156 @@ impl Agent {
         }
     }
 
-    /// First the one that led last, then the others in turn.
-    fn manager(&self, failures: u32) -> String {
-        let managers = self.managers.get();
-        managers
-            .iter()
-            .cycle()
-            .nth(usize::try_from(failures).unwrap_or(0) % managers.len().max(1))
-            .cloned()
-            .unwrap_or_default()
+    /// One session with a manager, from its opening to its end.
+    async fn session(&mut self, address: &str, search: &mut Search) -> End {
+        let channel = self.dialer.manager(address);
+        let mut session = match Session::open(channel.clone(), self.registration()).await {
+            Ok(session) => session,
+            Err(error) => return error.into(),
+        };
+        self.reporter.begin();
+        self.parts = Parts::default();
+        let mut link = Link {
+            address,
+            channel,
+            period: HEARTBEAT,
+            beat: tokio::time::interval(HEARTBEAT),
+            heard: Instant::now(),
+            established: None,
+        };
+        let end = self.serve(&mut session, &mut link).await;
+        if link.held() {
+            search.succeeded();
+        }
+        match end {
+            Ok(departure) => {
+                self.leave(session, departure).await;
+                End::Over
+            }
+            Err(end) => end,
+        }
     }
 
-    async fn session(&mut self, address: &str) -> End {
-        let broken = |why: &dyn std::fmt::Display| End::Broken(why.to_string());
-        let channel = self.dialer.manager(address);
-        let (outbox, messages) = mpsc::channel::<WorkerMessage>(64);
-        let send = |message| WorkerMessage { message: Some(message) };
-        let register = Register {
+    fn registration(&self) -> Registration {
+        Registration {
             node_id: self.node_id.clone(),
-            description: Some((&registration(&self.description, &self.offers)).into()),
-            listen: self.listen.clone(),
-            epoch: self.newest.get().0,
-            version: self.newest.get().1,
-            format: SESSION_FORMAT,
+            description: registration(&self.description, &self.offers),
+            address: self.address.clone(),
+            newest: self.newest.get(),
             images: self.services.images(),
-        };
-        if outbox.send(send(ToManager::Register(register))).await.is_err() {
-            return broken(&"it could not be begun");
         }
-        let mut client = DispatcherClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BOUND);
-        let answers = tokio::time::timeout(CONNECT_WAIT, client.session(ReceiverStream::new(messages))).await;
-        let mut inbox = match answers {
-            Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return broken(&status.message()),
-            Err(_) => return broken(&"no answer in time"),
-        };
-        let mut period = flota_api::defaults::HEARTBEAT;
-        let mut beat = tokio::time::interval(period);
-        let mut heard = Instant::now();
-        self.reporter.begin();
-        self.parts = None;
+    }
+
+    /// Sends and receives until this node leaves, or the session ends.
+    async fn serve(&mut self, session: &mut Session, link: &mut Link<'_>) -> Result<Departure, End> {
         let reporter = self.reporter.clone();
-        let mut leaving = self.leaving.clone();
+        let mut departure = self.departure.clone();
         loop {
+            let silent_at = link.heard + link.period.mul_f64(LATE);
             let message = tokio::select! {
-                message = inbox.message() => match message {
-                    Ok(Some(ManagerMessage { message: Some(message) })) => {
-                        heard = Instant::now();
-                        match self.take(message, address, &channel, &mut beat, &mut period).await {
-                            None => continue,
-                            Some(end) => return end,
-                        }
-                    }
-                    Ok(Some(_)) => continue,
-                    Ok(None) => return broken(&"the manager closed it"),
-                    Err(status) => return broken(&status.message()),
-                },
-                () = tokio::time::sleep_until(heard + period.mul_f64(LATE)) => return broken(&"the manager is silent"),
-                _ = beat.tick() => ToManager::Heartbeat(Heartbeat {}),
-                batch = reporter.next() => ToManager::Statuses(batch),
-                Ok(machine) = async { leaving.wait_for(Option::is_some).await.map(|it| *it) } => {
-                    let machine = machine.unwrap_or(false);
-                    if machine {
-                        // The last statuses first: the tasks have ended.
-                        let _ = tokio::time::timeout(Duration::from_secs(1), self.last_words(&outbox, &mut inbox)).await;
-                    }
-                    let _ = outbox.send(send(ToManager::Leaving(Leaving { machine }))).await;
-                    drop(outbox);
-                    // The manager closes the session when it has taken it.
-                    let _ = tokio::time::timeout(Duration::from_secs(1), async { while let Ok(Some(_)) = inbox.message().await {} }).await;
-                    return End::Over;
+                message = session.recv() => {
+                    link.heard = Instant::now();
+                    self.handle(message?, link)?;
+                    continue;
                 }
+                () = tokio::time::sleep_until(silent_at) => return Err(End::Broken("the manager is silent".into())),
+                _ = link.beat.tick() => ToLeader::Heartbeat,
+                batch = reporter.next() => ToLeader::Statuses(batch),
+                Some(departure) = departs(&mut departure) => return Ok(departure),
             };
-            if outbox.send(send(message)).await.is_err() {
-                return broken(&"the manager closed it");
-            }
+            session.send(message).await?;
         }
+    }
+
+    /// Tells the leader that this node leaves. Before a machine does, its last statuses are sent: its tasks have ended.
+    async fn leave(&self, mut session: Session, departure: Departure) {
+        // A leader that does not answer is not waited for: it finds out by itself.
+        if departure == Departure::Machine {
+            let _ = tokio::time::timeout(LAST_WAIT, self.send_last_statuses(&mut session)).await;
+        }
+        let _ = tokio::time::timeout(LAST_WAIT, async {
+            let _ = session.send(ToLeader::Leaving(departure)).await;
+            session.close().await;
+        })
+        .await;
     }
 
     /// Sends what is pending and waits for its acknowledgement.
-    async fn last_words(&self, outbox: &mpsc::Sender<WorkerMessage>, inbox: &mut tonic::Streaming<ManagerMessage>) {
-        let reporter = self.reporter.clone();
+    async fn send_last_statuses(&self, session: &mut Session) -> Result<(), SessionError> {
         loop {
             tokio::select! {
-                () = reporter.drained() => return,
-                batch = reporter.next() => {
-                    let message = WorkerMessage { message: Some(ToManager::Statuses(batch)) };
-                    if outbox.send(message).await.is_err() { return }
-                }
-                message = inbox.message() => match message {
-                    Ok(Some(ManagerMessage { message: Some(FromManager::StatusAck(ack)) })) => reporter.acknowledged(ack.sequence),
-                    Ok(Some(_)) => {}
-                    _ => return,
+                () = self.reporter.drained() => return Ok(()),
+                batch = self.reporter.next() => session.send(ToLeader::Statuses(batch)).await?,
+                message = session.recv() => if let FromLeader::StatusAck(sequence) = message? {
+                    self.reporter.acknowledged(sequence);
                 },
             }
         }
     }
 
-    /// Acts on one message; `Some`: the session ends.
-    async fn take(
-        &mut self,
-        message: FromManager,
-        leader: &str,
-        channel: &Channel,
-        beat: &mut tokio::time::Interval,
-        period: &mut Duration,
-    ) -> Option<End> {
+    /// Acts on one message; an error ends the session.
+    fn handle(&mut self, message: FromLeader, link: &mut Link<'_>) -> Result<(), End> {
         match message {
-            FromManager::Registered(registered) => {
-                *period = Duration::from_millis(registered.heartbeat_ms.max(100));
-                *beat = tokio::time::interval(*period);
-                self.services.set_grant_key(registered.grant_public_key.into());
-                self.contact.send_replace(Contact { lost: None });
-                tracing::info!("in session with the leader");
+            FromLeader::Registered(registered) => self.established(registered, link),
+            FromLeader::NotLeader(leader) => return Err(End::Redirect(leader)),
+            FromLeader::Assignments(part) => self.assign(part)?,
+            FromLeader::StatusAck(sequence) => self.reporter.acknowledged(sequence),
+            FromLeader::OpenStream(open) => {
+                self.spawned.spawn(self.services.open_stream(link.channel.clone(), open));
             }
-            FromManager::NotLeader(not_leader) => return Some(End::Redirect(not_leader.address)),
-            FromManager::Assignments(assignments) => return self.assign(assignments),
-            FromManager::StatusAck(ack) => self.reporter.acknowledged(ack.sequence),
-            FromManager::OpenStream(open) => {
-                self.spawned.spawn(self.services.open_stream(channel.clone(), open));
-            }
-            FromManager::Managers(managers) => {
-                self.managers.set(managers.managers.into_iter().map(|manager| manager.address).collect(), leader);
-            }
-            FromManager::Heartbeat(_) => {}
-            FromManager::Removed(_) => {
+            FromLeader::Managers(managers) => self.managers.set(managers, link.address),
+            FromLeader::Heartbeat => {}
+            FromLeader::Removed => {
                 tracing::warn!("the cluster has removed this node");
                 self.removed.send_replace(true);
-                return Some(End::Over);
+                return Err(End::Over);
             }
         }
-        None
+        Ok(())
     }
 
-    fn assign(&mut self, part: Assignments) -> Option<End> {
-        let (assignments, more) = match assignments::join(self.parts.take(), part, self.clock.now()) {
-            Ok(joined) => joined,
-            Err(error) => return Some(End::Broken(error.to_string())),
-        };
-        if more {
-            self.parts = Some(assignments);
-            return None;
-        }
-        let (offered, newest) = ((assignments.epoch, assignments.version), self.newest.get());
+    fn established(&mut self, registered: Registered, link: &mut Link<'_>) {
+        link.period = registered.heartbeat;
+        link.beat = tokio::time::interval(link.period);
+        link.established = Some(Instant::now());
+        self.services.set_grant_key(registered.grant_key);
+        self.contact.send_replace(Contact { lost: None });
+        tracing::info!(manager = link.address, "in session with the leader");
+    }
+
+    fn assign(&mut self, part: Part) -> Result<(), End> {
+        let joined = self.parts.join(part, self.clock.now()).map_err(|error| End::Broken(error.to_string()))?;
+        let Some(set) = joined else { return Ok(()) };
+        let (offered, newest) = (set.version, self.newest.get());
         if offered < newest {
-            let text =
-                format!("the manager's assignments {offered:?} are older than the ones that are here, {newest:?}");
-            return Some(End::Broken(text));
+            return Err(End::Broken(format!(
+                "the manager's assignments {offered:?} are older than the ones that are here, {newest:?}"
+            )));
         }
-        // A cluster that was brought back from a backup may not know yet what runs here.
-        let grace = if newest.0 > 0 && offered.0 > newest.0 { NEW_EPOCH_GRACE } else { Duration::ZERO };
+        // A cluster that was restored from a backup may not know yet what runs here.
+        let is_restored = newest.epoch > 0 && offered.epoch > newest.epoch;
+        let grace = if is_restored { NEW_EPOCH_GRACE } else { Duration::ZERO };
         self.newest.set(offered);
-        if !assignments.images.is_empty() {
-            self.spawned.spawn(self.services.keep_images(assignments.images.clone()));
+        self.keep_images(&set);
+        self.pool.assign(set, grace);
+        Ok(())
+    }
+
+    fn keep_images(&self, set: &AssignmentSet) {
+        if !set.images.is_empty() {
+            self.spawned.spawn(self.services.keep_images(set.images.clone()));
         }
-        if !assignments.dropped_images.is_empty() {
+        if !set.dropped_images.is_empty() {
             let pool = self.pool.clone();
             let used = Box::new(move || pool.images_used());
-            self.spawned.spawn(self.services.drop_images(assignments.dropped_images.clone(), used));
+            self.spawned.spawn(self.services.drop_images(set.dropped_images.clone(), used));
         }
-        self.pool.assign(assignments, grace);
-        None
     }
+}
+
+/// Waits until this node leaves; `None`: nobody is left who could say so.
+async fn departs(departure: &mut watch::Receiver<Option<Departure>>) -> Option<Departure> {
+    departure.wait_for(Option::is_some).await.ok().and_then(|it| *it)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A worker's logic from its start to its end: agent, task pool and runners over whatever executes tasks. The daemon
+//! A worker's logic from its start to its end: agent, task pool and runners over any executor of tasks. The daemon
 //! starts it with containers (`worker.rs`), a simulator with fakes; both take the same path.
 
 use std::sync::Arc;
@@ -13,9 +13,10 @@ use flota_api::model::NodeDescription;
 use flota_identity::Dialer;
 
 use crate::agent::Agent;
-use crate::assignments::Newest;
+use crate::assignments::{Newest, Parts};
 use crate::executor::Executor;
 use crate::managers::KnownManagers;
+use crate::messages::Departure;
 use crate::offers::NodeOffers;
 use crate::order::Contact;
 use crate::records::TaskRecords;
@@ -64,7 +65,7 @@ pub struct AgentHandle {
     pub(crate) pool: TaskPool,
     spawned: Spawned,
     records: Arc<dyn TaskRecords>,
-    leaving: watch::Sender<Option<bool>>,
+    departure: watch::Sender<Option<Departure>>,
     removed: watch::Receiver<bool>,
     /// Cancelled when the agent has ended.
     ended: CancellationToken,
@@ -96,11 +97,11 @@ pub(crate) fn start_reporting_to(
         live: Arc::default(),
         ended: Arc::default(),
     });
-    let (leaving, leaving_receiver) = watch::channel(None);
+    let (departure, departure_receiver) = watch::channel(None);
     let (removed_sender, removed) = watch::channel(false);
     let agent = Agent {
         node_id: options.node_id,
-        listen: options.address,
+        address: options.address,
         description: options.description,
         offers: options.offers,
         dialer: options.dialer,
@@ -112,10 +113,10 @@ pub(crate) fn start_reporting_to(
         clock: options.clock,
         random: options.random,
         contact,
-        leaving: leaving_receiver,
+        departure: departure_receiver,
         removed: removed_sender,
         newest: Newest::load(options.state),
-        parts: None,
+        parts: Parts::default(),
     };
     let ended = CancellationToken::new();
     let guard = ended.clone().drop_guard();
@@ -123,7 +124,7 @@ pub(crate) fn start_reporting_to(
         let _guard = guard;
         agent.run(shutdown).await;
     });
-    AgentHandle { pool, spawned, records: options.records, leaving, removed, ended }
+    AgentHandle { pool, spawned, records: options.records, departure, removed, ended }
 }
 
 impl AgentHandle {
@@ -132,24 +133,24 @@ impl AgentHandle {
         self.removed.clone()
     }
 
-    /// The machine goes down: stops every task within its grace, and tells the leader.
+    /// Stops every task within its grace, because the machine goes down, and tells the leader.
     pub async fn stop_tasks(&self) {
         self.pool.stop_all().await;
-        self.leaving.send_replace(Some(true));
+        self.departure.send_replace(Some(Departure::Machine));
     }
 
-    /// The node leaves its cluster: stops and removes every task.
+    /// Stops and removes every task, because the node leaves its cluster.
     pub async fn remove_tasks(&self) {
         self.pool.remove_all().await;
     }
 
-    /// The daemon stops: tells the leader that it will be back, and leaves the containers running. Afterwards nothing
-    /// of the worker's logic runs any more.
+    /// Tells the leader that the daemon stops and will be back, and leaves the containers running. Afterwards nothing of
+    /// the worker's logic runs any more.
     pub async fn stop(&self) {
-        self.leaving.send_if_modified(|leaving| {
-            let silent = leaving.is_none();
-            leaving.get_or_insert(false);
-            silent
+        self.departure.send_if_modified(|departure| {
+            let is_new = departure.is_none();
+            departure.get_or_insert(Departure::Daemon);
+            is_new
         });
         // A leader that does not answer is not waited for.
         let _ = tokio::time::timeout(LEAVE_WAIT, self.ended.cancelled()).await;
@@ -157,7 +158,7 @@ impl AgentHandle {
         self.records.close();
     }
 
-    /// Ends everything where it is, without a word to anybody, as SIGKILL ends the daemon. The containers run on.
+    /// Ends everything where it is and tells nobody, as SIGKILL ends the daemon. The containers run on.
     pub fn kill(&self) {
         self.spawned.kill();
     }

@@ -8,7 +8,7 @@ use flota_api::{FEATURE_LEVEL, VERSION};
 
 use crate::offers::NodeOffers;
 
-/// What this machine says of itself.
+/// Describes this machine.
 pub fn describe() -> NodeDescription {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -35,7 +35,7 @@ pub fn describe() -> NodeDescription {
     }
 }
 
-/// What this machine says of itself when it registers: also what it gives to tasks.
+/// Describes this machine together with what it gives to tasks, for the registration with a leader.
 pub(crate) fn registration(machine: &NodeDescription, offers: &NodeOffers) -> NodeDescription {
     NodeDescription {
         runtimes: offers.runtime_names(),
@@ -50,10 +50,33 @@ fn hostname() -> String {
 }
 
 /// The kernel's boot id, the PID namespace and the start of its PID 1: a node in namespaces of its own that is
-/// started again counts as booted.
+/// started again counts as rebooted.
 fn boot_id() -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let namespace = fs::read_link("/proc/self/ns/pid").map(|it| it.display().to_string()).unwrap_or_default();
     let first = flota_runtime::state::start_time(1).unwrap_or(0);
     format!("{} {namespace} {first}", kernel.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use flota_api::model::{Allowance, NodeDevice};
+
+    #[test]
+    fn a_node_registers_with_all_that_it_gives() {
+        assert_eq!(registration(&describe(), &NodeOffers::default()).runtimes, ["flota"]);
+        let gpu = NodeDevice { kind: "gpu".into(), id: "nvidia0".into(), paths: vec!["/dev/nvidia0".into()] };
+        let offers = NodeOffers {
+            runtimes: BTreeMap::from([("runsc".into(), "/usr/bin/runsc".into())]),
+            devices: vec![gpu],
+            allow: Allowance { privileged: true, ..Allowance::default() },
+        };
+        let description = registration(&describe(), &offers);
+        assert_eq!(description.runtimes, ["flota", "runsc"]);
+        assert_eq!((description.devices, description.allow.privileged), (offers.devices, true));
+        assert!(!description.hostname.is_empty());
+    }
 }

@@ -1,15 +1,15 @@
-//! Devices of a task: those that its service names, and those that were handed to it by their ids.
+//! Devices of a task: those that its service names, and those that the scheduler chose by their ids. `translate.rs`
+//! adds them to the container.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 
-use flota_api::model::{DeviceId, DeviceMapping, ServiceSpec};
-use flota_api::proto::dispatcher::TaskAssignment;
+use flota_api::model::{Assignment, DeviceMapping};
 use flota_runtime::oci::{Device, DeviceRule};
 
 use crate::offers::NodeOffers;
 
-/// A device node in the container, and what may be done with it.
+/// A device node in the container, and the rule that allows its use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Given {
     pub(crate) device: Device,
@@ -25,23 +25,19 @@ pub(crate) enum DeviceError {
     Unusable { path: String, why: String },
 }
 
-/// All devices of a task, each target once.
-pub(crate) fn of_task(
-    assignment: &TaskAssignment,
-    spec: &ServiceSpec,
-    offers: &NodeOffers,
-) -> Result<Vec<Given>, DeviceError> {
+/// Returns all devices of a task, each target once.
+pub(crate) fn of_task(assignment: &Assignment, offers: &NodeOffers) -> Result<Vec<Given>, DeviceError> {
+    let spec = &assignment.spec;
     let mut given: Vec<Given> = Vec::new();
     let mut add = |it: Given| {
-        // GPUs share their driver's nodes.
+        // GPUs share the nodes of their driver.
         if !given.iter().any(|other| other.device.path == it.device.path) {
             given.push(it);
         }
     };
     for id in &assignment.device_ids {
-        let id = DeviceId::from(id.clone());
         let unknown = || DeviceError::Unknown { kind: id.kind.clone(), id: id.id.clone() };
-        for path in &offers.device(&id).ok_or_else(unknown)?.paths {
+        for path in &offers.device(id).ok_or_else(unknown)?.paths {
             add(open(&DeviceMapping { source: path.clone(), target: path.clone(), permissions: "rwm".into() })?);
         }
     }
@@ -52,7 +48,8 @@ pub(crate) fn of_task(
     Ok(given)
 }
 
-/// What a link leads to has to be allowed as well: the owner named paths, and not what somebody puts there.
+/// Checks that what a link leads to is allowed as well: the node's owner allowed paths, and not whatever a link at such
+/// a path leads to.
 fn check_target(mapping: &DeviceMapping, offers: &NodeOffers, privileged: bool) -> Result<(), DeviceError> {
     let unusable = |why: String| DeviceError::Unusable { path: mapping.source.clone(), why };
     let real = std::fs::canonicalize(&mapping.source).map_err(|error| unusable(error.to_string()))?;
@@ -69,7 +66,7 @@ fn open(mapping: &DeviceMapping) -> Result<Given, DeviceError> {
     let kind = match about.file_type() {
         it if it.is_char_device() => "c",
         it if it.is_block_device() => "b",
-        _ => return Err(unusable("it is no device".to_owned())),
+        _ => return Err(unusable("it is not a device".to_owned())),
     };
     let number = |it: u64| i64::try_from(it).unwrap_or(-1);
     let (major, minor) = (nix::sys::stat::major(about.rdev()), nix::sys::stat::minor(about.rdev()));
@@ -95,7 +92,7 @@ fn open(mapping: &DeviceMapping) -> Result<Given, DeviceError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Allowance, NodeDevice};
+    use flota_api::model::{Allowance, DeviceId, NodeDevice, ServiceSpec};
 
     fn offers(allowed: &[&str]) -> NodeOffers {
         let devices = allowed.iter().map(|it| (*it).to_owned()).collect();
@@ -111,15 +108,15 @@ mod tests {
         }
     }
 
-    fn mapping(source: &str) -> ServiceSpec {
+    fn mapping(source: &str) -> Assignment {
         let device = DeviceMapping { source: source.into(), target: "/dev/x".into(), permissions: "r".into() };
-        ServiceSpec { devices: vec![device], ..ServiceSpec::default() }
+        let spec = ServiceSpec { devices: vec![device], ..ServiceSpec::default() };
+        Assignment { spec: spec.into(), ..Assignment::default() }
     }
 
     #[test]
     fn named_devices_come_with_their_numbers_and_permissions() {
-        let given =
-            of_task(&TaskAssignment::default(), &mapping("/dev/null"), &offers(&["/dev/null"])).expect("allowed");
+        let given = of_task(&mapping("/dev/null"), &offers(&["/dev/null"])).expect("allowed");
         assert_eq!((given[0].device.major, given[0].device.minor), (1, 3));
         assert_eq!((given[0].rule.allow, given[0].rule.access.as_str()), (true, "r"));
     }
@@ -130,22 +127,21 @@ mod tests {
         let link = dir.path().join("link");
         std::os::unix::fs::symlink("/dev/full", &link).expect("a link");
         let link = link.display().to_string();
-        let error =
-            of_task(&TaskAssignment::default(), &mapping(&link), &offers(&[&link])).expect_err("not its target");
+        let error = of_task(&mapping(&link), &offers(&[&link])).expect_err("not its target");
         assert!(error.to_string().ends_with("it is a link to `/dev/full`, which this node does not allow"), "{error}");
-        let error = of_task(&TaskAssignment::default(), &mapping("/etc/passwd"), &offers(&["/etc/passwd"]));
-        assert!(error.expect_err("a file").to_string().ends_with("it is no device"));
+        let error = of_task(&mapping("/etc/passwd"), &offers(&["/etc/passwd"]));
+        assert!(error.expect_err("a file").to_string().ends_with("it is not a device"));
     }
 
     #[test]
     fn devices_by_id_bring_all_their_nodes_once() {
-        let id = |id: &str| flota_api::proto::types::DeviceId { kind: "gpu".into(), id: id.into() };
-        let both = TaskAssignment { device_ids: vec![id("a"), id("b")], ..TaskAssignment::default() };
-        let given = of_task(&both, &ServiceSpec::default(), &offers(&[])).expect("its own devices");
+        let id = |id: &str| DeviceId { kind: "gpu".into(), id: id.into() };
+        let both = Assignment { device_ids: vec![id("a"), id("b")], ..Assignment::default() };
+        let given = of_task(&both, &offers(&[])).expect("its own devices");
         let paths: Vec<String> = given.iter().map(|it| it.device.path.display().to_string()).collect();
         assert_eq!(paths, ["/dev/full", "/dev/zero", "/dev/random"]);
-        let gone = TaskAssignment { device_ids: vec![id("c")], ..TaskAssignment::default() };
-        let error = of_task(&gone, &ServiceSpec::default(), &offers(&[])).expect_err("unplugged");
+        let gone = Assignment { device_ids: vec![id("c")], ..Assignment::default() };
+        let error = of_task(&gone, &offers(&[])).expect_err("unplugged");
         assert_eq!(error.to_string(), "this node has no gpu `c`");
     }
 }

@@ -2,35 +2,41 @@
 //! and the means that carry it out.
 //!
 //! [`ContainerExecutor`] makes containers on this machine; `FakeExecutor` plays them in memory, for tests and the
-//! simulator. Each call may be repeated after a crash of the daemon between any two of them.
+//! simulator. `conformance.rs` holds what both must do. What a container needs beforehand is a list of steps
+//! (`prepared.rs`). Each call may be repeated after a crash of the daemon between any two of them.
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use flota_api::model::ServiceSpec;
-use flota_api::proto::dispatcher::TaskAssignment;
-use flota_image::ImageConfig;
+use flota_api::id::TaskId;
+use flota_api::model::{Assignment, ServiceSpec};
 use flota_runtime::ExitStatus;
 
+#[cfg(test)]
+mod conformance;
 mod container;
 #[cfg(any(test, feature = "fake"))]
 mod fake;
 #[cfg(any(test, feature = "fake"))]
 mod machine;
 mod paths;
+mod prepared;
 
-pub(crate) use container::ContainerExecutor;
+pub(crate) use container::{ContainerExecutor, ContainerOptions};
 #[cfg(any(test, feature = "fake"))]
 pub use fake::FakeExecutor;
 #[cfg(any(test, feature = "fake"))]
-pub use machine::{FakeMachine, FakeProgram, MachineEvent, OnStop, RunningSlot, WhatHappened};
+pub use machine::{FakeFailure, FakeMachine, FakeProgram, MachineEvent, OnStop, RunningSlot, WhatHappened};
 pub(crate) use paths::TaskPaths;
+pub(crate) use prepared::Prepared;
+pub use prepared::{Draft, PrepareStep, TeardownError};
 
-type Cause = Box<dyn std::error::Error + Send + Sync>;
+/// Why something failed.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a task's container can't be prepared or started.
 #[derive(Debug, thiserror::Error)]
@@ -43,26 +49,15 @@ pub enum ExecutorError {
     Final(Cause),
 }
 
-/// An image that is on this node, ready for a container.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Prepared {
-    /// Digest of the image.
-    pub digest: String,
-    /// Folders of its unpacked layers, the uppermost first.
-    pub layers: Vec<PathBuf>,
-    /// How the image asks to be run.
-    pub config: ImageConfig,
-}
-
 /// A container that was started and whose end nobody has taken yet.
-pub struct Running<'a> {
+pub struct Running {
     /// How long ago it was started; it may be older than the daemon.
     pub age: Duration,
     /// Resolves when the container has ended.
-    pub end: BoxFuture<'a, ExitStatus>,
+    pub end: BoxFuture<'static, ExitStatus>,
 }
 
-impl fmt::Debug for Running<'_> {
+impl fmt::Debug for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Running").field("age", &self.age).finish_non_exhaustive()
     }
@@ -70,44 +65,49 @@ impl fmt::Debug for Running<'_> {
 
 /// Acts on the containers of tasks.
 pub trait Executor: fmt::Debug + Send + Sync {
-    /// Kills and removes whatever belongs to tasks other than these.
-    fn sweep(&self, known: &BTreeSet<String>);
+    /// Returns the tasks of which something is on this machine.
+    fn leftovers(&self) -> BTreeSet<TaskId>;
 
     /// Takes note of a task that belongs to this node from now on, until [`Executor::remove`].
-    fn accept(&self, assignment: &TaskAssignment);
+    fn accept(&self, assignment: &Assignment);
 
-    /// Brings the task's image to this node. `pinned` is the digest that an earlier start of the task used; it counts
-    /// where the assignment names none.
-    fn prepare<'a>(
-        &'a self,
-        assignment: &'a TaskAssignment,
-        pinned: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Prepared, ExecutorError>>;
+    /// Returns what is done before a container starts, in order.
+    fn steps(&self) -> Vec<Arc<dyn PrepareStep>>;
 
-    /// Starts a new container of the task; resolves when its program runs.
-    fn start<'a>(
-        &'a self,
-        assignment: &'a TaskAssignment,
-        spec: &'a ServiceSpec,
-        prepared: Prepared,
-    ) -> BoxFuture<'a, Result<(), ExecutorError>>;
+    /// Starts a new container of the task, for which every step is done; resolves when its program runs.
+    fn start<'a>(&'a self, assignment: &'a Assignment, draft: &'a Draft) -> BoxFuture<'a, Result<(), ExecutorError>>;
 
-    /// The task's container, if it is there and its end is not recorded yet. It may have been started by an earlier
-    /// daemon.
-    fn attach<'a>(&'a self, task: &'a str) -> Option<Running<'a>>;
+    /// Returns the task's container, if it is there and its end is not recorded yet. It may have been started by an
+    /// earlier daemon.
+    fn attach(&self, task: &TaskId) -> Option<Running>;
 
-    /// How the task's last container ended, if it did; known until [`Executor::clean`].
-    fn ended(&self, task: &str) -> Option<ExitStatus>;
+    /// Returns how the task's last container ended, if it did; known until the steps are undone.
+    fn ended(&self, task: &TaskId) -> Option<ExitStatus>;
 
-    /// Asks the container to stop, with the signal of the service, else of the image with this digest.
-    fn stop(&self, task: &str, spec: &ServiceSpec, digest: Option<&str>);
+    /// Asks the container to stop, with the signal of the service, else of the image with this digest. Does nothing
+    /// where no container runs.
+    fn stop(&self, task: &TaskId, spec: &ServiceSpec, digest: Option<&str>);
 
-    /// Kills the container.
-    fn kill(&self, task: &str);
+    /// Kills the container. Does nothing where none runs.
+    fn kill(&self, task: &TaskId);
 
-    /// Removes what an ended container leaves, except its output.
-    fn clean<'a>(&'a self, task: &'a str) -> BoxFuture<'a, ()>;
+    /// Removes what outlives a container: its output. Nothing is known of the task afterwards.
+    fn remove<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>>;
+}
 
-    /// Kills the task's container if it is there, and removes everything that belongs to the task.
-    fn remove<'a>(&'a self, task: &'a str) -> BoxFuture<'a, ()>;
+/// Kills the task's container if it is there, and removes everything that belongs to the task. Returns what could not
+/// be removed.
+pub(crate) async fn remove_task(executor: &dyn Executor, task: &TaskId) -> Vec<TeardownError> {
+    executor.kill(task);
+    let mut failed = Prepared::unknown(task, executor.steps()).undo().await;
+    let removed = executor.remove(task).await;
+    failed.extend(removed.err().map(|source| TeardownError { what: "output", source }));
+    failed
+}
+
+/// Logs what could not be removed of a task.
+pub(crate) fn log_leftovers(task: &TaskId, left: &[TeardownError]) {
+    for error in left {
+        tracing::error!(task.id = %task, %error, cause = %error.source, "something of a task is left on this machine");
+    }
 }

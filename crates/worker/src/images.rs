@@ -1,6 +1,6 @@
 //! Images on this node: fetched from nodes that hold them or from a registry, and served to other nodes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
-use tokio::sync::{OwnedMutexGuard, RwLock, Semaphore, mpsc};
+use tokio::sync::{RwLock, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -16,94 +16,101 @@ use tonic::{Request, Response, Status};
 use flota_api::clock::Clock;
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::image_ref::ImageRef;
-use flota_api::proto::dispatcher::{ImageReport, ImageSource, TaskAssignment};
+use flota_api::model::{Assignment, ImageSource};
 use flota_api::proto::images::image_store_client::ImageStoreClient;
 use flota_api::proto::images::image_store_server::{ImageStore as ImageStoreRpc, ImageStoreServer};
 use flota_api::proto::images::{Chunk, GetBlobRequest};
 use flota_identity::{Dialer, Peer, verify_grant};
 use flota_image::{BlobWriter, Credentials, Image, ImageError, ImageStore, PullError};
 
+use crate::locks::KeyedLocks;
+use crate::messages::ImageReport;
 use crate::reporter::Reporter;
 
 const CHUNK: usize = 1 << 20;
-/// A manifest's size is known from nobody.
+/// Nobody says beforehand how large a manifest is; this is the most that is taken.
 const MANIFEST_BOUND: u64 = 4 << 20;
-/// A transfer that stands still for this long is given up.
+/// A transfer without progress is given up after this time.
 const PROGRESS_WAIT: Duration = Duration::from_secs(20);
-/// Between two tries to remove what is not needed while images come in.
+/// Pause between two tries to remove images while others come in.
 const DROP_RETRY: Duration = Duration::from_secs(1);
-/// Transfers to other nodes at once.
+/// Most transfers to other nodes at the same time.
 const TRANSFERS: usize = 32;
 
-/// Why an image can't be had.
+/// Why an image could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FetchError {
-    /// No node that holds it gave it.
+    /// None of the nodes that hold it sent it.
     #[error("failed to fetch the image {digest} from {count} nodes that hold it: {last}")]
     Holders {
-        /// Which image.
+        /// Digest of the image or blob.
         digest: String,
-        /// How many were asked.
+        /// How many nodes were asked.
         count: usize,
-        /// What the last one said.
+        /// Why the last one failed.
         last: String,
     },
-    /// The registry did not give it.
+    /// The registry did not send it.
     #[error(transparent)]
     Pull(#[from] PullError),
-    /// What came is refused.
+    /// What was sent is not a valid image.
     #[error(transparent)]
     Image(#[from] ImageError),
 }
 
-/// This node's images, and the ways to more. Cloned handles share it.
+/// This node's images, and the means to fetch more. Cloned handles share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Images {
     pub(crate) store: ImageStore,
-    pub(crate) dialer: Dialer,
-    /// Tells the leader: images that came, images that went.
-    pub(crate) reporter: Reporter,
-    /// Judges grants; comes with each session.
+    dialer: Dialer,
+    /// Tells the leader which images have come and gone.
+    reporter: Reporter,
+    /// Verifies grants. The leader sends it in each session.
     pub(crate) grant_key: Arc<Mutex<Vec<u8>>>,
     /// One fetch of an image at a time: tasks of one service want the same at once.
-    pub(crate) fetching: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>,
-    /// Read by what adds an image, written by what removes one: what has just come is not taken for unused.
+    fetching: KeyedLocks,
+    /// Read-locked while an image is added, write-locked while one is removed, so that a new image is not taken for unused.
     pub(crate) changing: Arc<RwLock<()>>,
-    /// What the leader has said may go, and is still here.
-    pub(crate) unwanted: Arc<Mutex<BTreeSet<String>>>,
-    /// Judges the age of grants.
-    pub(crate) clock: Clock,
+    /// Images that the leader allows to be removed, and that are still here.
+    unwanted: Arc<Mutex<BTreeSet<String>>>,
+    /// Tells whether a grant has expired.
+    clock: Clock,
 }
 
 impl Images {
-    async fn alone_with(&self, image: &str) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut fetching = self.fetching.lock().expect("no holder panics");
-            fetching.retain(|_, lock| Arc::strong_count(lock) > 1);
-            Arc::clone(fetching.entry(image.to_owned()).or_default())
-        };
-        lock.lock_owned().await
+    pub(crate) fn new(store: ImageStore, dialer: Dialer, reporter: Reporter, clock: Clock) -> Self {
+        Self {
+            store,
+            dialer,
+            reporter,
+            grant_key: Arc::default(),
+            fetching: KeyedLocks::default(),
+            changing: Arc::default(),
+            unwanted: Arc::default(),
+            clock,
+        }
     }
 
-    /// The task's image, whole and here. `pinned`: what an earlier start of the task had, where no leader says.
-    pub(crate) async fn ensure(&self, task: &TaskAssignment, pinned: Option<&str>) -> Result<Image, FetchError> {
+    /// Returns the task's image when all of it is here. `pinned` is the digest that an earlier start of the task used; it
+    /// counts where the leader names none.
+    pub(crate) async fn ensure(&self, task: &Assignment, pinned: Option<&str>) -> Result<Image, FetchError> {
         if let Some(source) = &task.image {
             return self.fetch(source).await;
         }
         if let Some(image) = pinned.and_then(|digest| self.store.whole_image(digest)) {
             return Ok(image);
         }
-        let reference = task.spec.as_ref().map(|spec| spec.image.clone()).unwrap_or_default();
-        let whole = ImageRef::parse(&reference).map_or(reference, |it| it.to_string());
-        let credentials = task.credentials.as_ref();
-        let credentials =
-            credentials.map(|it| Credentials { username: it.username.clone(), password: it.password.clone() });
-        let _one = self.alone_with(&whole).await;
-        let image = self.pull(&whole, credentials).await?;
-        Ok(image)
+        let reference = &task.spec.image;
+        let whole = ImageRef::parse(reference).map_or_else(|_| reference.clone(), |it| it.to_string());
+        let credentials = task
+            .credentials
+            .as_ref()
+            .map(|it| Credentials { username: it.username.clone(), password: it.password.as_text().to_owned() });
+        let _one = self.fetching.lock(&whole).await;
+        Ok(self.pull(&whole, credentials).await?)
     }
 
-    /// From its registry; the cluster keeps it from now on, under that name.
+    /// Pulls an image from its registry. The cluster keeps it from now on, under that name.
     pub(crate) async fn pull(&self, reference: &str, credentials: Option<Credentials>) -> Result<Image, PullError> {
         let _adds = self.changing.read().await;
         let image = flota_image::pull(&self.store, reference, credentials).await?;
@@ -115,13 +122,13 @@ impl Images {
         Ok(image)
     }
 
-    /// The image by digest, from this node or a holder; the leader is told when it came.
+    /// Returns an image by its digest, from this node or from one that holds it. Reports an image that is new here.
     pub(crate) async fn fetch(&self, source: &ImageSource) -> Result<Image, FetchError> {
         self.wanted(&source.digest);
         if let Some(image) = self.store.whole_image(&source.digest) {
             return Ok(image);
         }
-        let _one = self.alone_with(&source.digest).await;
+        let _one = self.fetching.lock(&source.digest).await;
         if let Some(image) = self.store.whole_image(&source.digest) {
             return Ok(image);
         }
@@ -140,23 +147,23 @@ impl Images {
         Ok(image)
     }
 
-    /// Fetches these, one after the other.
+    /// Fetches these images, one after the other.
     pub(crate) async fn keep(self, sources: Vec<ImageSource>) {
         for source in sources {
             if let Err(error) = self.fetch(&source).await {
-                tracing::warn!(image = source.digest, %error, "an image could not be fetched to be held here");
+                tracing::warn!(image = source.digest, %error, "failed to fetch an image that this node is to hold");
             }
         }
     }
 
-    /// Removes images that the leader says nobody in the cluster needs, once no task here uses them any more. Keeps
-    /// those that the leader may not have heard of yet, or wants again meanwhile.
+    /// Removes images that nobody in the cluster needs, once no task here uses them any more. Keeps those whose arrival
+    /// the leader may not know yet, and those that it wants again before they are removed.
     pub(crate) fn drop_unused(
         self,
         digests: Vec<String>,
         used: impl Fn() -> BTreeSet<String> + Send + Sync + 'static,
     ) -> impl Future<Output = ()> + Send + 'static {
-        // At once: what is wanted again before the future runs must stay.
+        // Before the future runs: an image that is wanted again until then must stay.
         self.unwanted.lock().expect("no holder panics").extend(digests.iter().cloned());
         let mut left = digests;
         async move {
@@ -171,23 +178,23 @@ impl Images {
         }
     }
 
-    /// Removes those that no task uses, unless images come in just now. The lock is never waited for in line: what
-    /// wants to add an image would wait behind it, for the slowest pull.
+    /// Removes those that no task uses, unless images come in just now. It does not queue for the lock: whoever wants to
+    /// add an image would have to wait behind it, for as long as the slowest pull takes.
     async fn drop_now(&self, digests: &[String], used: &(impl Fn() -> BTreeSet<String> + Send + Sync)) {
         let Ok(_alone) = self.changing.try_write() else { return };
         let used = used();
         for digest in digests.iter().filter(|it| !used.contains(*it)) {
             self.unwanted.lock().expect("no holder panics").remove(digest);
-            if self.reporter.tells_of(digest) {
+            if self.reporter.has_report_of(digest) {
                 continue;
             }
-            tracing::info!(image = digest, "removing an image that the cluster needs no more");
+            tracing::info!(image = digest, "removing an image that the cluster no longer needs");
             let (store, digest) = (self.store.clone(), digest.clone());
             let _ = tokio::task::spawn_blocking(move || store.remove(&digest)).await;
         }
     }
 
-    /// Removes what came in for an image that came to nothing, as soon as nothing else comes in.
+    /// Removes the blobs of images that were never completed, as soon as no image comes in.
     pub(crate) fn sweep(&self) {
         let images = self.clone();
         tokio::spawn(async move {
@@ -206,8 +213,8 @@ impl Images {
         self.unwanted.lock().expect("no holder panics").remove(digest);
     }
 
-    /// One blob of at most `most` bytes; a transfer that breaks off goes on with the next holder where it stopped, and
-    /// one that turns out damaged begins anew with the next.
+    /// Fetches one blob of at most `most` bytes. A transfer that breaks off continues with the next holder where it
+    /// stopped; after a damaged one the next holder begins anew.
     async fn fetch_blob(&self, source: &ImageSource, digest: &str, most: u64) -> Result<(), FetchError> {
         if self.store.blobs.has(digest) {
             return Ok(());
@@ -225,7 +232,7 @@ impl Images {
             match blocking(move || writer.finish(Some(&whole))).await? {
                 Ok(_) => return Ok(()),
                 Err(error) => {
-                    tracing::warn!(holder = holder.address, %error, "a holder gave something else");
+                    tracing::warn!(holder = holder.address, %error, "a node sent something else than the blob it was asked for");
                     last = error.to_string();
                     writer = self.store.blobs.writer().map_err(stored)?;
                 }
@@ -234,7 +241,7 @@ impl Images {
         Err(FetchError::Holders { digest: digest.to_owned(), count: source.holders.len(), last })
     }
 
-    /// What one holder gives, from where the last one stopped; the inner error says why it gave no more.
+    /// Appends what one holder sends, from where the last one stopped. The inner error says why it sent no more.
     async fn transfer(
         &self,
         source: &ImageSource,
@@ -244,7 +251,8 @@ impl Images {
         mut writer: BlobWriter,
     ) -> Result<(BlobWriter, Result<(), String>), FetchError> {
         let offset = writer.size();
-        let request = GetBlobRequest { grant: source.grant.clone(), digest: digest.to_owned(), offset };
+        let request =
+            GetBlobRequest { grant: source.grant.as_ref().map(Into::into), digest: digest.to_owned(), offset };
         let mut client = ImageStoreClient::new(self.dialer.node(holder)).max_decoding_message_size(MESSAGE_BOUND);
         let silent = || Err(format!("{holder} has not answered for {PROGRESS_WAIT:?}"));
         let mut stream = match timeout(PROGRESS_WAIT, client.get_blob(request)).await {
@@ -272,12 +280,12 @@ impl Images {
         }
     }
 
-    /// A user's import, pack or pull gave this image a name.
+    /// Reports that a user's import, pack or pull gave this image a name.
     pub(crate) fn named(&self, image: &Image, reference: &str) {
         self.wanted(&image.digest);
         self.reporter.report_image(ImageReport {
             digest: image.digest.clone(),
-            reference: reference.to_owned(),
+            reference: Some(reference.to_owned()).filter(|it| !it.is_empty()),
             size: image.size(),
             gone: false,
         });
@@ -288,7 +296,7 @@ fn stored(source: io::Error) -> FetchError {
     FetchError::Image(ImageError::Io { act: "store a blob", source })
 }
 
-/// Disk and hashing, away from the threads that answer others.
+/// Runs disk work and hashing away from the threads that answer others.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, FetchError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| stored(io::Error::other(error)))
 }
@@ -338,7 +346,7 @@ impl ImageStoreRpc for ImagesService {
                     if count == 0 {
                         return Ok(());
                     }
-                    // Whoever does not read is not waited for.
+                    // A node that does not read ends its own transfer.
                     match timeout(PROGRESS_WAIT, sender.send(Ok(Chunk { data: data.into() }))).await {
                         Ok(Ok(())) => {}
                         Ok(Err(_)) | Err(_) => return Ok::<_, io::Error>(()),

@@ -1,12 +1,16 @@
 //! The worker: keeps a session with the leader, and carries out what it assigns.
 //!
 //! ```text
-//!  leader ⇄ agent.rs (session) ─▶ task_pool.rs ─▶ task_runner.rs, one for each task
-//!               ▲      │                            │ restart.rs decides, an Executor acts
-//!               │      ▼                            ▼
-//!               │   NodeServices                 TaskRecords: what must outlive the daemon
-//!               └── reporter.rs ◀── statuses ◀──────┘
+//!  leader ⇄ session.rs ⇄ agent.rs ─▶ task_pool.rs ─▶ task_runner.rs, one for each task
+//!                           ▲   │                      │ step.rs and restart.rs decide, an Executor acts
+//!                           │   ▼                      ▼
+//!                           │ NodeServices          TaskRecords: what must outlive the daemon
+//!                           └── reporter.rs ◀─ statuses ┘
 //! ```
+//!
+//! `session.rs` turns messages into domain types (`messages.rs`) and back; nothing behind it knows the wire. What a
+//! container needs before it starts is a list of steps, each with its undo: `executor/prepared.rs` says where a new one
+//! goes.
 //!
 //! A restart is local: a container that ended is started again by its policy, without a manager. Containers do not
 //! end with the daemon; the next one finds them again.
@@ -24,29 +28,40 @@ mod assignments;
 mod describe;
 mod devices;
 mod executor;
+#[cfg(test)]
+mod fake_node;
 mod gpus;
 mod images;
+mod locks;
 mod managers;
+mod messages;
 mod offers;
 mod order;
 mod records;
 mod reporter;
 mod restart;
 mod services;
+mod session;
 mod spawned;
+mod step;
 mod streams;
 mod task_pool;
 mod task_runner;
+#[cfg(test)]
+mod test_cluster;
 mod translate;
 mod worker;
 mod worker_state;
 
 pub use agent_handle::{AgentHandle, AgentOptions, start_agent};
 pub use describe::describe;
-pub use executor::{Executor, ExecutorError, Prepared, Running};
+pub use executor::{Cause, Draft, Executor, ExecutorError, PrepareStep, Running, TeardownError};
 #[cfg(any(test, feature = "fake"))]
-pub use executor::{FakeExecutor, FakeMachine, FakeProgram, MachineEvent, OnStop, RunningSlot, WhatHappened};
+pub use executor::{
+    FakeExecutor, FakeFailure, FakeMachine, FakeProgram, MachineEvent, OnStop, RunningSlot, WhatHappened,
+};
 pub use images::ImagesService;
+pub use messages::OpenStream;
 pub use offers::NodeOffers;
 #[cfg(any(test, feature = "fake"))]
 pub use records::MemoryRecords;

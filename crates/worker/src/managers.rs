@@ -1,9 +1,15 @@
-//! The managers that this node knows: any of them says who leads. Kept on disk, so that a worker finds its cluster
-//! again after a boot.
+//! The managers that this node knows, and the search among them for the one that leads. The list is kept on disk, so
+//! that a worker finds its cluster again after a boot.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::worker_state::{MANAGERS, WorkerState};
+
+/// The first round of a search pauses this long.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
+/// No round pauses longer.
+const MOST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Cloned handles share the list.
 #[derive(Clone, Debug)]
@@ -13,19 +19,19 @@ pub(crate) struct KnownManagers {
 }
 
 impl KnownManagers {
-    /// Those that are kept; `first` if none are.
+    /// Loads the managers that are kept; `first` if none are.
     pub(crate) fn load(state: Arc<dyn WorkerState>, first: Vec<String>) -> Self {
         let text = state.read(MANAGERS).unwrap_or_default();
         let read: Vec<String> = text.lines().map(str::to_owned).collect();
         let is_new = read.is_empty();
         let known = Self { state, list: Arc::new(Mutex::new(if is_new { first } else { read })) };
         if is_new {
-            known.keep(&known.get());
+            known.save(&known.get());
         }
         known
     }
 
-    /// The cluster's word on who they are, the one that leads first. An empty list is no word.
+    /// Replaces the list by what the cluster says; the manager that leads comes first. An empty list changes nothing.
     pub(crate) fn set(&self, managers: Vec<String>, leader: &str) {
         let mut managers = managers;
         managers.sort_by_key(|manager| (manager != leader, manager.clone()));
@@ -33,18 +39,110 @@ impl KnownManagers {
         if managers.is_empty() || *list == managers {
             return;
         }
-        self.keep(&managers);
+        self.save(&managers);
         *list = managers;
     }
 
-    /// All of them.
+    /// Returns all of them.
     pub(crate) fn get(&self) -> Vec<String> {
         self.list.lock().expect("no holder panics").clone()
     }
 
-    fn keep(&self, managers: &[String]) {
+    fn save(&self, managers: &[String]) {
         if let Err(error) = self.state.write(MANAGERS, &managers.join("\n")) {
-            tracing::warn!(%error, "the list of managers could not be kept");
+            tracing::warn!(%error, "failed to save the list of managers");
         }
+    }
+}
+
+/// A search for the leader: which manager is tried next, and after which pause. Pure.
+///
+/// It goes round the managers, the one that led last first. The pause of a round is divided among its tries, so that a
+/// round takes no longer with more managers; it doubles from round to round. A manager that names the leader costs
+/// nothing: that one is tried at once, unless managers only send the worker in circles.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Search {
+    /// Tries since the last session that held.
+    failures: u32,
+    /// Redirects since the last pause.
+    redirects: usize,
+}
+
+impl Search {
+    /// The manager to try next, where nobody has named one.
+    pub(crate) fn manager(self, managers: &[String]) -> Option<&String> {
+        managers.get(usize::try_from(self.failures).unwrap_or(0) % managers.len().max(1))
+    }
+
+    /// A session held: the next search begins anew.
+    pub(crate) fn succeeded(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether to follow a redirect at once.
+    pub(crate) fn follows_redirect(&mut self, managers: usize) -> bool {
+        self.redirects += 1;
+        self.redirects <= managers.max(1)
+    }
+
+    /// A try has failed. Returns the longest pause before the next one.
+    pub(crate) fn failed(&mut self, managers: usize) -> Duration {
+        let managers = u32::try_from(managers.max(1)).unwrap_or(u32::MAX);
+        let round = self.failures / managers;
+        self.failures = self.failures.saturating_add(1);
+        self.redirects = 0;
+        (LEAST_PAUSE * 2u32.pow(round.min(5))).min(MOST_PAUSE) / managers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(count: usize) -> Vec<String> {
+        (0..count).map(|number| format!("m{number}")).collect()
+    }
+
+    #[test]
+    fn the_managers_are_tried_in_turn_and_a_round_takes_as_long_with_many_as_with_one() {
+        for count in [1, 3, 7] {
+            let (managers, mut search) = (names(count), Search::default());
+            for millis in [100, 200, 400, 800, 1_600, 2_000, 2_000] {
+                let mut round = Duration::ZERO;
+                for manager in &managers {
+                    assert_eq!(search.manager(&managers), Some(manager));
+                    round += search.failed(count);
+                }
+                let lacks = Duration::from_millis(millis) - round;
+                assert!(lacks < Duration::from_micros(1), "{count} managers: {lacks:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_session_that_held_begins_the_search_anew_but_not_with_the_manager_that_has_just_gone() {
+        let (managers, mut search) = (names(3), Search::default());
+        for _ in 0..100 {
+            search.failed(3);
+        }
+        search.succeeded();
+        assert_eq!(search.failed(3), LEAST_PAUSE / 3);
+        assert_eq!(search.manager(&managers), Some(&managers[1]));
+    }
+
+    #[test]
+    fn redirects_are_followed_at_once_until_they_can_only_be_circles() {
+        let mut search = Search::default();
+        let followed = |search: &mut Search| (0..10).filter(|_| search.follows_redirect(3)).count();
+        assert_eq!(followed(&mut search), 3);
+        search.failed(3);
+        assert_eq!(followed(&mut search), 3, "after a pause the managers may know better");
+    }
+
+    #[test]
+    fn without_managers_nobody_is_tried() {
+        let mut search = Search::default();
+        assert_eq!(search.manager(&[]), None);
+        assert_eq!(search.failed(0), LEAST_PAUSE);
     }
 }

@@ -1,5 +1,5 @@
-//! What this node gives to tasks beyond CPU and memory: runtime classes, devices by id, and what its owner allows. From
-//! the settings file, with the GPUs that were found; the leader hears of it when the node registers. Plain data.
+//! What this node gives to tasks beyond CPU and memory: runtime classes, devices by id, and what its owner allows. It
+//! comes from the settings file and from the GPUs that were found; the leader learns it when the node registers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -19,17 +19,17 @@ pub struct NodeOffers {
 }
 
 impl NodeOffers {
-    /// Every runtime class, the embedded one first.
+    /// Returns every runtime class, the embedded one first.
     pub fn runtime_names(&self) -> Vec<String> {
         [EMBEDDED_RUNTIME.to_owned()].into_iter().chain(self.runtimes.keys().cloned()).collect()
     }
 
-    /// With devices that were found on this machine, but for those that its owner has described: the same hardware
+    /// Adds devices that were found on this machine, but for those that its owner has described: the same hardware
     /// must not be handed out under two ids.
     #[must_use]
     pub fn with_devices(mut self, found: Vec<NodeDevice>) -> Self {
         let paths: BTreeSet<String> = self.devices.iter().flat_map(|device| device.paths.clone()).collect();
-        // The first path is the device itself, the others are its driver's.
+        // The first path is the device itself, the others belong to its driver.
         let is_new = |device: &NodeDevice| {
             let described = device.paths.first().is_some_and(|path| paths.contains(path));
             !described && !self.devices.iter().any(|it| it.is(&device.device_id()))
@@ -39,7 +39,7 @@ impl NodeOffers {
         self
     }
 
-    /// The device with this id, with the paths that a task gets.
+    /// Returns the device with this id.
     pub fn device(&self, device: &DeviceId) -> Option<&NodeDevice> {
         self.devices.iter().find(|it| it.is(device))
     }
@@ -48,7 +48,6 @@ impl NodeOffers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::describe::{describe, registration};
 
     fn gpu(id: &str, paths: &[&str]) -> NodeDevice {
         NodeDevice { kind: "gpu".into(), id: id.into(), paths: paths.iter().map(|it| (*it).to_owned()).collect() }
@@ -64,19 +63,5 @@ mod tests {
         let id = |id: &str| DeviceId { kind: "gpu".into(), id: id.into() };
         assert_eq!(offers.device(&id("nvidia2")).expect("it is there").paths, ["/dev/x"]);
         assert_eq!(offers.device(&id("nvidia1")), None);
-    }
-
-    #[test]
-    fn a_node_registers_with_all_that_it_gives() {
-        assert_eq!(registration(&describe(), &NodeOffers::default()).runtimes, ["flota"]);
-        let offers = NodeOffers {
-            runtimes: BTreeMap::from([("runsc".into(), "/usr/bin/runsc".into())]),
-            devices: vec![gpu("nvidia0", &["/dev/nvidia0"])],
-            allow: Allowance { privileged: true, ..Allowance::default() },
-        };
-        let description = registration(&describe(), &offers);
-        assert_eq!(description.runtimes, ["flota", "runsc"]);
-        assert_eq!((description.devices, description.allow.privileged), (offers.devices, true));
-        assert!(!description.hostname.is_empty());
     }
 }

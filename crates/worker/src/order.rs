@@ -2,30 +2,44 @@
 
 use tokio::time::Instant;
 
-use flota_api::proto::dispatcher::TaskAssignment;
-use flota_api::proto::types::DesiredState;
+use flota_api::model::{Assignment, TaskStatus};
+use flota_api::state::DesiredState;
 
 /// What the leader last said of the task.
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
-    pub(crate) assignment: TaskAssignment,
-    /// The leader no longer names it: stop it and remove everything of it.
+    pub(crate) assignment: Assignment,
+    /// The leader no longer names the task: it is stopped, and everything of it is removed.
     pub(crate) removed: bool,
-    /// A whole set did not name it, and its grace runs.
+    /// A full set did not name it, and its grace runs.
     pub(crate) unnamed: bool,
     /// Whether the leader has named it since this boot.
     pub(crate) confirmed: bool,
 }
 
+/// What is wanted of a task now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// It is made ready, and then waits.
+    Ready,
+    Run,
+    Stop,
+}
+
 impl Order {
-    /// The task is to be made ready, but not to run yet.
-    pub(crate) fn waits(&self) -> bool {
-        !self.stops() && self.assignment.desired_state == i32::from(DesiredState::Ready)
+    pub(crate) fn wanted(&self) -> Wanted {
+        match self.assignment.desired_state {
+            _ if self.removed => Wanted::Stop,
+            DesiredState::Ready => Wanted::Ready,
+            DesiredState::Running | DesiredState::Complete => Wanted::Run,
+            DesiredState::Shutdown | DesiredState::Remove => Wanted::Stop,
+        }
     }
 
-    /// The task is to stop.
-    pub(crate) fn stops(&self) -> bool {
-        self.removed || self.assignment.desired_state >= i32::from(DesiredState::Shutdown)
+    /// Whether this assignment changes anything for the runner. What the store knows of the task's status does not.
+    pub(crate) fn is_changed_by(&self, assignment: &Assignment) -> bool {
+        let order = |it: &Assignment| Assignment { status: TaskStatus::default(), ..it.clone() };
+        !self.confirmed || order(&self.assignment) != order(assignment)
     }
 }
 

@@ -1,27 +1,26 @@
-//! The latest status of each task, and what became of images, kept until the leader has acknowledged it. What changes while a batch is under
-//! way goes into the next one, once.
+//! The latest status of each task, and what became of images, kept until the leader has acknowledged it. What changes
+//! while a batch is under way goes into the next one, once. Task runners and images report here, the agent sends.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
+use flota_api::id::TaskId;
 use flota_api::model::TaskStatus;
-use flota_api::proto::dispatcher::{ImageReport, StatusBatch, TaskReport};
+
+use crate::messages::{ImageReport, StatusBatch, TaskReport};
 
 /// Reports in one batch.
 const BATCH: usize = 1_000;
 
-/// A batch under way: its number and what is in it.
-type Sent = (u64, Vec<(String, TaskStatus)>, Vec<ImageReport>);
-
 #[derive(Debug, Default)]
 struct Pending {
-    statuses: BTreeMap<String, TaskStatus>,
+    statuses: BTreeMap<TaskId, TaskStatus>,
     /// In the order in which it happened: of two images that take one name, the later one has it.
     images: Vec<ImageReport>,
-    /// What was sent and not acknowledged yet.
-    sent: Option<Sent>,
+    /// What was sent and is not acknowledged yet.
+    sent: Option<StatusBatch>,
     sequence: u64,
 }
 
@@ -34,13 +33,13 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    /// Will be told to the leader.
-    pub(crate) fn report(&self, task: &str, status: TaskStatus) {
-        self.pending.lock().expect("no holder panics").statuses.insert(task.to_owned(), status);
+    /// Replaces what the leader is to be told of the task.
+    pub(crate) fn report(&self, task: &TaskId, status: TaskStatus) {
+        self.pending.lock().expect("no holder panics").statuses.insert(task.clone(), status);
         self.changed.notify_one();
     }
 
-    /// Will be told to the leader.
+    /// Adds to what the leader is to be told of images.
     pub(crate) fn report_image(&self, report: ImageReport) {
         let mut pending = self.pending.lock().expect("no holder panics");
         pending.images.retain(|it| (&it.digest, &it.reference) != (&report.digest, &report.reference));
@@ -49,7 +48,7 @@ impl Reporter {
     }
 
     /// Whether the leader may not know yet what became of this image.
-    pub(crate) fn tells_of(&self, digest: &str) -> bool {
+    pub(crate) fn has_report_of(&self, digest: &str) -> bool {
         self.pending.lock().expect("no holder panics").images.iter().any(|it| it.digest == digest)
     }
 
@@ -59,7 +58,7 @@ impl Reporter {
         self.changed.notify_one();
     }
 
-    /// Waits for something to send while nothing is under way; the batch.
+    /// Waits until there is something to send and nothing is under way, and returns the batch.
     pub(crate) async fn next(&self) -> StatusBatch {
         loop {
             if let Some(batch) = self.take() {
@@ -75,27 +74,26 @@ impl Reporter {
             return None;
         }
         pending.sequence += 1;
-        let sequence = pending.sequence;
-        let taken: Vec<_> =
-            pending.statuses.iter().take(BATCH).map(|(id, status)| (id.clone(), status.clone())).collect();
-        let report =
-            |(id, status): &(String, TaskStatus)| TaskReport { task_id: id.clone(), status: Some(status.into()) };
-        let reports = taken.iter().map(report).collect();
-        let images: Vec<_> = pending.images.iter().take(BATCH).cloned().collect();
-        pending.sent = Some((sequence, taken, images.clone()));
-        Some(StatusBatch { sequence, reports, images })
+        let report = |(task, status): (&TaskId, &TaskStatus)| TaskReport { task: task.clone(), status: status.clone() };
+        let batch = StatusBatch {
+            sequence: pending.sequence,
+            reports: pending.statuses.iter().take(BATCH).map(report).collect(),
+            images: pending.images.iter().take(BATCH).cloned().collect(),
+        };
+        pending.sent = Some(batch.clone());
+        Some(batch)
     }
 
-    /// The leader has it; what changed meanwhile stays to be sent.
+    /// Forgets what the leader has stored. What has changed since stays to be sent.
     pub(crate) fn acknowledged(&self, sequence: u64) {
         let mut pending = self.pending.lock().expect("no holder panics");
-        if let Some((_, statuses, images)) = pending.sent.take_if(|(sent, ..)| *sent == sequence) {
-            for (id, status) in statuses {
-                if pending.statuses.get(&id) == Some(&status) {
-                    pending.statuses.remove(&id);
+        if let Some(sent) = pending.sent.take_if(|sent| sent.sequence == sequence) {
+            for TaskReport { task, status } in sent.reports {
+                if pending.statuses.get(&task) == Some(&status) {
+                    pending.statuses.remove(&task);
                 }
             }
-            pending.images.retain(|it| !images.contains(it));
+            pending.images.retain(|it| !sent.images.contains(it));
             if pending.statuses.is_empty() {
                 self.drained.notify_waiters();
             }
@@ -124,7 +122,8 @@ mod tests {
     #[test]
     fn what_became_of_images_is_told_in_order_until_it_is_acknowledged() {
         let reporter = Reporter::default();
-        let named = |digest: &str| ImageReport { digest: digest.into(), reference: "web".into(), ..Default::default() };
+        let named =
+            |digest: &str| ImageReport { digest: digest.into(), reference: Some("web".into()), ..Default::default() };
         reporter.report_image(named("old"));
         reporter.report_image(named("new"));
         let first = reporter.take().expect("something to send");
@@ -132,20 +131,20 @@ mod tests {
         reporter.begin();
         let again = reporter.take().expect("the old session may have lost it");
         assert_eq!(again.images, first.images);
-        assert!(reporter.tells_of("new"));
+        assert!(reporter.has_report_of("new"));
         reporter.acknowledged(again.sequence);
-        assert!(!reporter.tells_of("new") && reporter.take().is_none());
+        assert!(!reporter.has_report_of("new") && reporter.take().is_none());
     }
 
     #[test]
     fn only_the_newest_status_is_sent_and_none_is_lost_between_sessions() {
         let reporter = Reporter::default();
         let status = |state| TaskStatus { state, ..TaskStatus::default() };
-        reporter.report("a", status(TaskState::Starting));
-        reporter.report("a", status(TaskState::Running));
+        reporter.report(&"a".into(), status(TaskState::Starting));
+        reporter.report(&"a".into(), status(TaskState::Running));
         let first = reporter.take().expect("something to send");
         assert_eq!(first.reports.len(), 1);
-        reporter.report("a", status(TaskState::Failed));
+        reporter.report(&"a".into(), status(TaskState::Failed));
         assert_eq!(reporter.take(), None, "one batch at a time");
         reporter.acknowledged(first.sequence);
         let second = reporter.take().expect("it changed meanwhile");

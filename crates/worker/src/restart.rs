@@ -1,5 +1,5 @@
-//! A container has ended: is it started again here, when, or what does its task become? Pure. Ages and delays are
-//! monotonic: a wall clock that steps changes nothing.
+//! Decides what follows the end of a container: is it started again here, when, or what does its task become? Pure.
+//! Ages and delays are monotonic: a wall clock that steps changes nothing.
 
 use std::time::Duration;
 
@@ -8,15 +8,16 @@ use flota_api::model::{RestartCondition, RestartPolicy};
 use flota_api::state::TaskState;
 use tokio::time::Instant;
 
-/// What is known of the slot when its container ends.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ended {
-    /// The container's exit code.
-    pub(crate) code: i32,
-    /// Restarts of the slot that count: those within the policy's window, where it has one.
-    pub(crate) restarts: u64,
+/// More restarts than a budget can have.
+const RESTARTS_KEPT: usize = 1_000;
+
+/// What is known of a slot's restarts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct History {
     /// Restarts in a row, none of which ran long enough to count as healthy.
-    pub(crate) in_a_row: u32,
+    in_a_row: u32,
+    /// When each restart was, as far as the policy's budget cares.
+    restarts: Vec<Instant>,
 }
 
 /// What follows.
@@ -28,29 +29,39 @@ pub(crate) enum Decision {
     End(TaskState),
 }
 
-pub(crate) fn decide(policy: &RestartPolicy, ended: &Ended) -> Decision {
-    let failed = ended.code != 0;
-    let end = Decision::End(if failed { TaskState::Failed } else { TaskState::Complete });
-    let wanted = match policy.condition {
-        RestartCondition::Any => true,
-        RestartCondition::OnFailure => failed,
-        RestartCondition::None => false,
-    };
-    let budget = policy.max_attempts == 0 || ended.restarts < policy.max_attempts;
-    if wanted && budget { Decision::Restart(delay(policy, ended.in_a_row)) } else { end }
-}
-
-/// Restarts that count now; those that have left the policy's window are forgotten.
-pub(crate) fn counted(policy: &RestartPolicy, restarts: &mut Vec<Instant>, now: Instant) -> u64 {
-    if !policy.window.is_zero() {
-        restarts.retain(|at| now.duration_since(*at) < policy.window);
+impl History {
+    /// The history of a slot that was restarted so often before. How long ago that was is not known: the restarts count
+    /// as if they were `now`.
+    pub(crate) fn inherited(restarts: u64, now: Instant) -> Self {
+        let count = usize::try_from(restarts).unwrap_or(usize::MAX).min(RESTARTS_KEPT);
+        Self { in_a_row: 0, restarts: vec![now; count] }
     }
-    u64::try_from(restarts.len()).unwrap_or(u64::MAX)
-}
 
-/// Restarts in a row after this ending: a container that ran long enough was healthy.
-pub(crate) fn in_a_row(before: u32, ran: Duration) -> u32 {
-    if ran >= RESTART_RESET { 0 } else { before }
+    /// Decides what follows now that a container has ended with this code after it `ran` for so long, and remembers the
+    /// restart, if it is one.
+    pub(crate) fn ended(&mut self, policy: &RestartPolicy, code: i32, ran: Duration, now: Instant) -> Decision {
+        if ran >= RESTART_RESET {
+            self.in_a_row = 0;
+        }
+        if !policy.window.is_zero() {
+            self.restarts.retain(|at| now.duration_since(*at) < policy.window);
+        }
+        let failed = code != 0;
+        let wanted = match policy.condition {
+            RestartCondition::Any => true,
+            RestartCondition::OnFailure => failed,
+            RestartCondition::None => false,
+        };
+        let used = u64::try_from(self.restarts.len()).unwrap_or(u64::MAX);
+        if !wanted || (policy.max_attempts > 0 && used >= policy.max_attempts) {
+            return Decision::End(if failed { TaskState::Failed } else { TaskState::Complete });
+        }
+        let delay = delay(policy, self.in_a_row);
+        self.in_a_row += 1;
+        self.restarts.truncate(RESTARTS_KEPT);
+        self.restarts.push(now);
+        Decision::Restart(delay)
+    }
 }
 
 /// The longest delay that the policy can make: a start that is said to be due later is due by a clock that is wrong.
@@ -70,51 +81,57 @@ fn delay(policy: &RestartPolicy, in_a_row: u32) -> Duration {
 mod tests {
     use super::*;
 
-    fn ended(code: i32, restarts: u64, in_a_row: u32) -> Ended {
-        Ended { code, restarts, in_a_row }
-    }
+    const SECOND: Duration = Duration::from_secs(1);
+    const NOW_AGAIN: Decision = Decision::Restart(Duration::ZERO);
 
     #[test]
     fn the_condition_and_the_code_decide() {
-        let policy = |condition| RestartPolicy { condition, ..RestartPolicy::default() };
-        let at_once = Decision::Restart(Duration::ZERO);
         let cases = [
-            (RestartCondition::Any, 0, at_once),
-            (RestartCondition::Any, 1, at_once),
+            (RestartCondition::Any, 0, NOW_AGAIN),
+            (RestartCondition::Any, 1, NOW_AGAIN),
             (RestartCondition::OnFailure, 0, Decision::End(TaskState::Complete)),
-            (RestartCondition::OnFailure, 137, at_once),
+            (RestartCondition::OnFailure, 137, NOW_AGAIN),
             (RestartCondition::None, 0, Decision::End(TaskState::Complete)),
             (RestartCondition::None, 1, Decision::End(TaskState::Failed)),
         ];
         for (condition, code, expected) in cases {
-            assert_eq!(decide(&policy(condition), &ended(code, 0, 0)), expected, "{condition} {code}");
+            let policy = RestartPolicy { condition, ..RestartPolicy::default() };
+            let decided = History::default().ended(&policy, code, SECOND, Instant::now());
+            assert_eq!(decided, expected, "{condition} {code}");
         }
     }
 
     #[test]
     fn delays_double_up_to_a_minute_and_a_healthy_run_resets_them() {
-        let policy = RestartPolicy::default();
-        let delay = |count| match decide(&policy, &ended(1, 0, count)) {
+        let (policy, mut history, now) = (RestartPolicy::default(), History::default(), Instant::now());
+        let mut delay = |ran| match history.ended(&policy, 1, ran, now) {
             Decision::Restart(delay) => delay.as_millis(),
             Decision::End(_) => panic!("there is no bound"),
         };
-        assert_eq!([0, 1, 2, 3, 4, 30].map(delay), [0, 200, 400, 800, 1_600, 60_000]);
-        assert_eq!(most_delay(&policy).as_millis(), delay(30));
-        assert_eq!(in_a_row(7, Duration::from_secs(31)), 0);
-        assert_eq!(in_a_row(7, Duration::from_secs(29)), 7);
+        assert_eq!([(); 5].map(|()| delay(SECOND)), [0, 200, 400, 800, 1_600]);
+        for _ in 0..30 {
+            delay(SECOND);
+        }
+        assert_eq!(delay(29 * SECOND), 60_000);
+        assert_eq!(most_delay(&policy).as_millis(), 60_000);
+        assert_eq!([delay(31 * SECOND), delay(SECOND)], [0, 200]);
     }
 
     #[test]
-    fn the_slots_budget_ends_and_a_window_forgives() {
-        let policy = RestartPolicy { max_attempts: 2, window: Duration::from_secs(5), ..RestartPolicy::default() };
-        assert!(matches!(decide(&policy, &ended(1, 1, 0)), Decision::Restart(_)));
-        assert_eq!(decide(&policy, &ended(1, 2, 0)), Decision::End(TaskState::Failed));
+    fn the_budget_of_a_slot_ends() {
+        let policy = RestartPolicy { max_attempts: 3, window: Duration::ZERO, ..RestartPolicy::default() };
         let begin = Instant::now();
-        let at = |millis| begin + Duration::from_millis(millis);
-        let mut times = vec![at(1_000), at(4_000)];
-        assert_eq!(counted(&policy, &mut times, at(5_500)), 2);
-        assert_eq!(counted(&policy, &mut times, at(6_500)), 1, "the first is out of the window");
-        let endless = RestartPolicy { window: Duration::ZERO, ..policy };
-        assert_eq!(counted(&endless, &mut times, at(99_000)), 1, "without a window none is forgotten");
+        let mut history = History::inherited(2, begin);
+        let ended = |history: &mut History, at| history.ended(&policy, 1, SECOND, begin + at);
+        assert!(matches!(ended(&mut history, SECOND), Decision::Restart(_)));
+        assert_eq!(ended(&mut history, 99 * SECOND), Decision::End(TaskState::Failed), "none is forgotten");
+    }
+
+    #[test]
+    fn restarts_that_have_left_the_window_are_forgiven() {
+        let policy = RestartPolicy { max_attempts: 2, window: 5 * SECOND, ..RestartPolicy::default() };
+        let (mut history, begin) = (History::default(), Instant::now());
+        let mut restarts = |at| matches!(history.ended(&policy, 1, SECOND, begin + at * SECOND), Decision::Restart(_));
+        assert_eq!([1, 4, 5, 7, 8].map(&mut restarts), [true, true, false, true, false]);
     }
 }

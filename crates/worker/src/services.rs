@@ -1,7 +1,7 @@
-//! What the leader asks of a node over a session beside running tasks: to hold images, and to open streams to
-//! containers. The seam between the agent and the parts of the worker that only a real node has.
+//! What the leader asks of a node in a session beside running tasks: to hold images, and to open streams to containers.
+//! The seam between the agent and the parts of the worker that only a real node has.
 //!
-//! Whatever takes time is returned as a future, which the agent spawns: it ends with the worker.
+//! What takes time is returned as a future, which the agent spawns and which ends with the worker.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,9 +10,10 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use tonic::transport::Channel;
 
-use flota_api::proto::dispatcher::{ImageSource, OpenStream};
+use flota_api::model::ImageSource;
 
 use crate::executor::ContainerExecutor;
+use crate::messages::OpenStream;
 use crate::streams;
 
 /// Says which images the tasks of this node use now.
@@ -20,7 +21,7 @@ pub type UsedImages = Box<dyn Fn() -> BTreeSet<String> + Send + Sync>;
 
 /// Serves the leader beside running tasks.
 pub trait NodeServices: fmt::Debug + Send + Sync {
-    /// Digests of the images that are here whole.
+    /// Returns the digests of the images that are here whole.
     fn images(&self) -> Vec<String>;
 
     /// Takes the public key that grants of images are signed with.
@@ -29,7 +30,7 @@ pub trait NodeServices: fmt::Debug + Send + Sync {
     /// Fetches the images that this node is to hold.
     fn keep_images(&self, sources: Vec<ImageSource>) -> BoxFuture<'static, ()>;
 
-    /// Removes images that the cluster needs no more, each once `used` no longer names it.
+    /// Removes images that the cluster no longer needs, each once `used` does not name it.
     fn drop_images(&self, digests: Vec<String>, used: UsedImages) -> BoxFuture<'static, ()>;
 
     /// Opens a stream to the leader and serves it until it ends: exec or logs.

@@ -12,7 +12,7 @@ use tracing::{Instrument, Span};
 pub(crate) struct Spawned {
     /// `None` when the worker has ended.
     set: Arc<Mutex<Option<JoinSet<()>>>>,
-    /// Of whoever started the worker: in one process several may run.
+    /// The span in which the worker was started: one process may run several workers.
     span: Span,
 }
 
@@ -24,7 +24,7 @@ impl Spawned {
     /// Runs the future until it or the worker ends; not at all if the worker has ended.
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
         if let Some(set) = self.set.lock().expect("no holder panics").as_mut() {
-            // The set keeps what has ended until somebody takes it out.
+            // The set keeps ended futures until they are joined.
             while set.try_join_next().is_some() {}
             set.spawn(future.instrument(self.span.clone()));
         }

@@ -1,5 +1,6 @@
-//! Exec and logs: opens the connection that the leader asked for, and pumps. Flow control reaches from the user's
-//! terminal to the process: a pipe that nobody reads stops whoever writes.
+//! Exec and logs: opens the connection that the leader asked for, and copies data between it and the task. Flow control
+//! reaches from the user's terminal to the process: a process whose output nobody reads is blocked. This is the gRPC
+//! edge of `Streams.Data`; the requests themselves come from `session.rs`.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -13,58 +14,58 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use flota_api::defaults::MESSAGE_BOUND;
-use flota_api::proto::dispatcher::OpenStream;
 use flota_api::proto::streams::frame::Frame as F;
 use flota_api::proto::streams::streams_client::StreamsClient;
-use flota_api::proto::streams::{ExecRequest, Frame, LogLine, LogsRequest};
-use flota_runtime::{ExecSpec, LogReader};
+use flota_api::proto::streams::{Frame, LogLine};
+use flota_runtime::{ExecSpec, LogReader, NOT_EXECUTABLE, RunError};
 
 use crate::executor::ContainerExecutor;
+use crate::messages::{ExecRequest, LogsRequest, OpenStream, StreamRequest, TerminalSize};
 
-/// Between two looks at a log that is followed.
+/// Pause between two reads of a log that is followed.
 const FOLLOW: Duration = Duration::from_millis(100);
 const QUEUE: usize = 32;
-/// Lines that are read of a log at once.
+/// Most lines that are read of a log at once.
 const LINES: usize = 256;
 
 type Outbox = mpsc::Sender<Frame>;
 
-async fn say(outbox: &Outbox, frame: F) -> Result<(), Gone> {
+async fn send(outbox: &Outbox, frame: F) -> Result<(), Gone> {
     outbox.send(Frame { frame: Some(frame) }).await.map_err(|_| Gone)
 }
 
 /// The user's side has gone.
 struct Gone;
 
-/// The leader closes its side when it has heard the end of this one.
+/// How long the leader has to close its side after the end of this one.
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
-/// Carries out one request of the leader's; returns when the stream has ended.
+/// Carries out one request of the leader; returns when the stream has ended.
 pub(crate) async fn open(executor: Arc<ContainerExecutor>, channel: Channel, open: OpenStream) {
     let (outbox, frames) = mpsc::channel(QUEUE);
-    if say(&outbox, F::Accept(open.id)).await.is_err() {
+    if send(&outbox, F::Accept(open.id)).await.is_err() {
         return;
     }
     let mut client = StreamsClient::new(channel).max_decoding_message_size(MESSAGE_BOUND);
     let mut inbox = match client.data(ReceiverStream::new(frames)).await {
         Ok(response) => response.into_inner(),
         Err(status) => {
-            tracing::debug!(error = status.message(), "a stream could not be opened");
+            tracing::debug!(error = status.message(), "failed to open a stream");
             return;
         }
     };
-    match open.request.and_then(|frame| frame.frame) {
-        Some(F::Exec(request)) => exec(&executor, request, &mut inbox, &outbox).await,
-        Some(F::Logs(request)) => {
+    match open.request {
+        StreamRequest::Exec(request) => exec(&executor, request, &mut inbox, &outbox).await,
+        StreamRequest::Logs(request) => {
             tokio::select! {
                 result = logs(&executor, request, &outbox) => drop(result),
-                // Nothing is said on this side: it ends when the user goes.
+                // The user sends nothing: this side ends when the user goes.
                 _ = inbox.message() => {}
             }
         }
-        _ => drop(say(&outbox, F::Error("this request is not known here".into())).await),
+        StreamRequest::Unknown => drop(send(&outbox, F::Error("this node does not know this request".into())).await),
     }
-    // To drop the answers' side now would reset the stream, and lose what is still under way to the leader.
+    // Dropping the inbox now would reset the stream and lose what is still on its way to the leader.
     drop(outbox);
     let closed = async { while let Ok(Some(_)) = inbox.message().await {} };
     let _ = tokio::time::timeout(CLOSE_WAIT, closed).await;
@@ -73,9 +74,9 @@ pub(crate) async fn open(executor: Arc<ContainerExecutor>, channel: Channel, ope
 async fn logs(executor: &ContainerExecutor, request: LogsRequest, outbox: &Outbox) -> Result<(), Gone> {
     let name = executor.name(&request.task);
     let mut reader = LogReader::open(&executor.paths.log(&request.task));
-    let mut tail = request.tail_set.then(|| usize::try_from(request.tail).unwrap_or(usize::MAX));
+    let mut tail = request.tail;
     loop {
-        // The first time, with a tail: all that there is, of which the last lines are kept.
+        // A tail is taken at the first read: the whole log is read, and its last lines are kept.
         let last = tail.take();
         let read = tokio::task::spawn_blocking(move || {
             let lines = read_lines(&mut reader, last);
@@ -86,21 +87,21 @@ async fn logs(executor: &ContainerExecutor, request: LogsRequest, outbox: &Outbo
         let lines = match lines {
             Ok(lines) => lines,
             Err(error) => {
-                say(outbox, F::Error(format!("failed to read the log: {error}"))).await?;
+                send(outbox, F::Error(format!("failed to read the log: {error}"))).await?;
                 return Ok(());
             }
         };
         let caught_up = lines.is_empty();
         for line in lines {
             let line = LogLine {
-                task_id: request.task.clone(),
+                task_id: request.task.to_string(),
                 task_name: name.clone(),
                 node_name: executor.node.hostname.clone(),
                 at: line.at,
                 stream: line.stream,
                 line: line.text.into(),
             };
-            say(outbox, F::Log(line)).await?;
+            send(outbox, F::Log(line)).await?;
         }
         match (caught_up, request.follow) {
             (true, false) => return Ok(()),
@@ -110,7 +111,7 @@ async fn logs(executor: &ContainerExecutor, request: LogsRequest, outbox: &Outbo
     }
 }
 
-/// Some lines that were written since the last call; with `last`, the last ones of all that there are.
+/// Returns some lines that were written since the last call; with `last`, the last ones of the whole log.
 fn read_lines(reader: &mut LogReader, last: Option<usize>) -> std::io::Result<VecDeque<flota_runtime::LogLine>> {
     let mut lines = VecDeque::new();
     while last.is_some() || lines.len() < LINES {
@@ -126,16 +127,37 @@ fn read_lines(reader: &mut LogReader, last: Option<usize>) -> std::io::Result<Ve
 async fn exec(executor: &ContainerExecutor, request: ExecRequest, inbox: &mut Streaming<Frame>, outbox: &Outbox) {
     let failed = match start(executor, &request).await {
         Ok((process, io)) => {
-            let handle = process.handle();
+            let killer = process.killer();
             let ended = tokio::task::spawn_blocking(move || process.wait());
             run(io, ended, inbox, outbox).await;
-            // Whatever ended the stream: the process does not outlive it.
-            drop(handle.map(|stream| stream.shutdown(std::net::Shutdown::Both)));
+            // The process does not outlive the stream.
+            drop(killer);
             return;
         }
         Err(error) => error,
     };
-    let _ = say(outbox, F::Error(failed)).await;
+    // A user who has gone needs no answer.
+    let _ = send(outbox, F::Error(failed.text)).await;
+    let _ = send(outbox, F::ExitCode(failed.code.unwrap_or(NOT_EXECUTABLE))).await;
+}
+
+/// Why a process was not started.
+struct NotStarted {
+    text: String,
+    /// What a shell exits with then, where the program itself is the cause.
+    code: Option<i32>,
+}
+
+impl From<String> for NotStarted {
+    fn from(text: String) -> Self {
+        Self { text, code: None }
+    }
+}
+
+impl From<RunError> for NotStarted {
+    fn from(error: RunError) -> Self {
+        Self { text: error.text, code: error.code }
+    }
 }
 
 /// This side's ends of the process's standard descriptors.
@@ -153,7 +175,7 @@ fn file(descriptor: OwnedFd) -> tokio::fs::File {
 async fn start(
     executor: &ContainerExecutor,
     request: &ExecRequest,
-) -> Result<(flota_runtime::ExecProcess, Io), String> {
+) -> Result<(flota_runtime::ExecProcess, Io), NotStarted> {
     let kernel = |error: nix::Error| format!("failed to make a pipe: {}", error.desc());
     let client = executor.client(&request.task).map_err(|_| "the task's container does not run".to_owned())?;
     let spec = ExecSpec {
@@ -161,18 +183,18 @@ async fn start(
         env: request.env.clone(),
         cwd: request.working_dir.clone(),
         user: request.user.clone(),
-        tty: request.tty,
+        tty: request.terminal.is_some(),
     };
     let run = |theirs: Vec<OwnedFd>| async move {
         let started = tokio::task::spawn_blocking(move || client.exec(&spec, theirs)).await;
-        started.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        started.map_err(|error| error.to_string())?.map_err(NotStarted::from)
     };
-    if request.tty {
+    if let Some(size) = request.terminal {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(|error| error.to_string())?;
         let process = run(vec![theirs.into()]).await?;
-        // It has been sent before the process could run.
+        // The terminal is sent before the process runs, so this does not block.
         let master = flota_runtime::process::receive_terminal(&ours.into()).map_err(|error| error.to_string())?;
-        resize(&master, request.rows, request.columns);
+        resize(&master, size);
         let copy = || master.try_clone().map(file).map_err(|error| error.to_string());
         let io = Io { stdin: Some(copy()?), stdout: copy()?, stderr: None, terminal: Some(master) };
         return Ok((process, io));
@@ -184,9 +206,9 @@ async fn start(
     Ok((process, Io { stdin, stdout: file(out_read), stderr: Some(file(err_read)), terminal: None }))
 }
 
-fn resize(terminal: &OwnedFd, rows: u32, columns: u32) {
+fn resize(terminal: &OwnedFd, size: TerminalSize) {
     let short = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
-    flota_runtime::process::resize_terminal(terminal, short(rows), short(columns));
+    flota_runtime::process::resize_terminal(terminal, short(size.rows), short(size.columns));
 }
 
 async fn run(io: Io, ended: tokio::task::JoinHandle<i32>, inbox: &mut Streaming<Frame>, outbox: &Outbox) {
@@ -219,21 +241,21 @@ async fn run(io: Io, ended: tokio::task::JoinHandle<i32>, inbox: &mut Streaming<
             () = &mut input => return,
         }
     }
-    let _ = say(outbox, F::ExitCode(code.unwrap_or(137))).await;
+    let _ = send(outbox, F::ExitCode(code.unwrap_or(137))).await;
 }
 
 async fn pump(mut from: impl AsyncRead + Unpin, outbox: &Outbox, frame: fn(bytes::Bytes) -> F) -> Result<(), Gone> {
     let mut buffer = vec![0; 32 << 10];
     loop {
-        // A terminal whose last user has gone answers with an error: that is its end.
+        // A terminal that no process has open any more fails with EIO: that is its end.
         match from.read(&mut buffer).await {
             Ok(0) | Err(_) => return Ok(()),
-            Ok(count) => say(outbox, frame(bytes::Bytes::copy_from_slice(&buffer[..count]))).await?,
+            Ok(count) => send(outbox, frame(bytes::Bytes::copy_from_slice(&buffer[..count]))).await?,
         }
     }
 }
 
-/// The user's input to the process, until the user's side ends.
+/// Copies the user's input to the process, until the user's side ends.
 async fn feed(inbox: &mut Streaming<Frame>, mut stdin: Option<tokio::fs::File>, terminal: Option<OwnedFd>) {
     while let Ok(Some(frame)) = inbox.message().await {
         match (frame.frame, &mut stdin) {
@@ -247,7 +269,7 @@ async fn feed(inbox: &mut Streaming<Frame>, mut stdin: Option<tokio::fs::File>, 
             (Some(F::StdinClosed(_)), _) if terminal.is_none() => stdin = None,
             (Some(F::Resize(size)), _) => {
                 if let Some(terminal) = &terminal {
-                    resize(terminal, size.rows, size.columns);
+                    resize(terminal, TerminalSize { rows: size.rows, columns: size.columns });
                 }
             }
             _ => {}

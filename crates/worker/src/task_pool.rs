@@ -1,38 +1,44 @@
 //! One runner for each task that this node has: started by an assignment or from disk, ended when the leader no
-//! longer names it.
+//! longer names it. The agent hands sets of assignments over, the runners do the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use flota_api::proto::dispatcher::{Assignments, TaskAssignment};
-use flota_api::proto::types::DesiredState;
+use flota_api::id::TaskId;
+use flota_api::model::{Assignment, TaskStatus};
+use flota_api::state::{DesiredState, TaskState};
 
+use crate::executor::{log_leftovers, remove_task};
+use crate::messages::{AssignmentSet, Refused};
 use crate::order::Order;
 use crate::records::Record;
 use crate::task_runner::{Shared, TaskRunner};
 
-type Runners = BTreeMap<String, watch::Sender<Order>>;
+type Runners = BTreeMap<TaskId, watch::Sender<Order>>;
 
 /// Cloned handles share the runners.
 #[derive(Clone, Debug)]
 pub(crate) struct TaskPool {
     shared: Shared,
     runners: Arc<Mutex<Runners>>,
-    /// The machine goes down: what is assigned from now on is not begun.
+    /// Cancelled when nothing is left of tasks that no record names. No runner begins before.
+    swept: CancellationToken,
+    /// Whether the machine goes down: what is assigned from now on is not begun.
     stopping: Arc<AtomicBool>,
 }
 
 impl TaskPool {
-    /// Takes up what is on disk; containers of this boot are found again, what belongs to no task is removed.
+    /// Takes up what is on disk. Containers of this boot are found again, what belongs to no task is removed.
     pub(crate) fn start(shared: Shared) -> Self {
-        let pool = Self { shared, runners: Arc::default(), stopping: Arc::default() };
+        let pool = Self { shared, runners: Arc::default(), swept: CancellationToken::new(), stopping: Arc::default() };
         let records = pool.shared.records.load();
-        let known: BTreeSet<String> = records.iter().map(|record| record.assignment.task_id.clone()).collect();
-        pool.shared.executor.sweep(&known);
+        let known = records.iter().map(|record| record.assignment.task_id.clone()).collect();
+        pool.sweep(&known);
         for record in records {
             let same_boot = *record.boot_id == *pool.shared.boot_id;
             pool.run(record.assignment, same_boot);
@@ -40,96 +46,131 @@ impl TaskPool {
         pool
     }
 
+    /// Removes what is left of tasks other than these.
+    fn sweep(&self, known: &BTreeSet<TaskId>) {
+        let unknown: Vec<TaskId> = self.shared.executor.leftovers().difference(known).cloned().collect();
+        if unknown.is_empty() {
+            return self.swept.cancel();
+        }
+        let (executor, swept) = (Arc::clone(&self.shared.executor), self.swept.clone());
+        self.shared.spawned.spawn(async move {
+            for task in unknown {
+                tracing::info!(task.id = %task, "removing what is left of a task that is not known");
+                log_leftovers(&task, &remove_task(&*executor, &task).await);
+            }
+            swept.cancel();
+        });
+    }
+
+    fn runners(&self) -> MutexGuard<'_, Runners> {
+        self.runners.lock().expect("no holder panics")
+    }
+
     /// Every task that has a runner, in order.
     #[cfg(test)]
     pub(crate) fn tasks(&self) -> Vec<String> {
-        self.runners.lock().expect("no holder panics").keys().cloned().collect()
+        self.runners().keys().map(ToString::to_string).collect()
     }
 
-    /// Images that tasks here have or are to have.
+    /// Digests of the images that tasks here have or are to have.
     pub(crate) fn images_used(&self) -> BTreeSet<String> {
-        let runners = self.runners.lock().expect("no holder panics");
         let image = |runner: &watch::Sender<Order>| Some(runner.borrow().assignment.image.as_ref()?.digest.clone());
-        runners.values().filter_map(image).collect()
+        self.runners().values().filter_map(image).collect()
     }
 
-    fn run(&self, assignment: TaskAssignment, confirmed: bool) {
-        let mut runners = self.runners.lock().expect("no holder panics");
+    fn run(&self, assignment: Assignment, confirmed: bool) {
         let id = assignment.task_id.clone();
         self.shared.live.lock().expect("no holder panics").insert(id.clone());
         self.shared.executor.accept(&assignment);
         let (sender, orders) = watch::channel(Order { assignment, removed: false, unnamed: false, confirmed });
-        runners.insert(id.clone(), sender);
+        self.runners().insert(id.clone(), sender);
         let runner = TaskRunner::new(self.shared.clone(), orders);
         let pool = self.clone();
         self.shared.spawned.spawn(async move {
+            pool.swept.cancelled().await;
             runner.run().await;
-            pool.runners.lock().expect("no holder panics").remove(&id);
+            pool.runners().remove(&id);
             pool.shared.ended.notify_waiters();
         });
     }
 
-    /// Carries out what the leader says: all of it, or what has changed. `grace`: what a whole set does not name is
-    /// stopped only after it, if it is not named by then.
-    pub(crate) fn assign(&self, assignments: Assignments, grace: Duration) {
+    /// Carries out what the leader assigns. `grace`: what a full set does not name is stopped only after it, if it is
+    /// not named by then.
+    pub(crate) fn assign(&self, set: AssignmentSet, grace: Duration) {
         if self.stopping.load(Ordering::SeqCst) {
             return;
         }
-        let named: BTreeSet<String> = assignments.tasks.iter().map(|task| task.task_id.clone()).collect();
-        let gone: Vec<String> = if assignments.full {
-            // What runs out its grace does so, whatever other sets do not name it.
-            let runners = self.runners.lock().expect("no holder panics");
-            let gone = runners.iter().filter(|(id, runner)| !named.contains(*id) && !runner.borrow().unnamed);
-            gone.map(|(id, _)| id.clone()).collect()
-        } else {
-            assignments.removed_tasks
-        };
+        let gone = self.gone(&set);
         if grace.is_zero() {
             gone.iter().for_each(|id| self.take_away(id));
         } else if !gone.is_empty() {
-            tracing::warn!(tasks = gone.len(), ?grace, "the cluster was brought back and does not name these tasks");
-            let pool = self.clone();
-            let mark = |id: &String| pool.order(id, |order| order.unnamed = true);
-            gone.iter().for_each(mark);
-            self.shared.spawned.spawn(async move {
-                tokio::time::sleep(grace).await;
-                let unnamed = |id: &&String| {
-                    let runners = pool.runners.lock().expect("no holder panics");
-                    runners.get(*id).is_some_and(|runner| runner.borrow().unnamed)
-                };
-                gone.iter().filter(unnamed).for_each(|id| pool.take_away(id));
-            });
+            self.take_away_after(gone, grace);
         }
-        let new: Vec<_> = assignments.tasks.into_iter().filter_map(|assignment| self.update(assignment)).collect();
+        set.refused.into_iter().for_each(|task| self.refuse(task));
+        let new: Vec<_> = set.tasks.into_iter().filter_map(|assignment| self.update(assignment)).collect();
         self.begin(new);
     }
 
-    fn order(&self, id: &str, change: impl FnOnce(&mut Order)) {
-        if let Some(runner) = self.runners.lock().expect("no holder panics").get(id) {
+    /// The tasks that the set takes away from this node.
+    fn gone(&self, set: &AssignmentSet) -> Vec<TaskId> {
+        if !set.is_full {
+            return set.removed.clone();
+        }
+        let named = set.tasks.iter().map(|task| &task.task_id).chain(set.refused.iter().map(|it| &it.task));
+        let named: BTreeSet<&TaskId> = named.collect();
+        let runners = self.runners();
+        // What waits for the end of its grace does so, whatever other sets do not name it.
+        let gone = runners.iter().filter(|(id, runner)| !named.contains(id) && !runner.borrow().unnamed);
+        gone.map(|(id, _)| id.clone()).collect()
+    }
+
+    fn take_away_after(&self, tasks: Vec<TaskId>, grace: Duration) {
+        tracing::warn!(tasks = tasks.len(), ?grace, "the restored cluster does not name tasks that run here");
+        let pool = self.clone();
+        tasks.iter().for_each(|id| pool.order(id, |order| order.unnamed = true));
+        self.shared.spawned.spawn(async move {
+            tokio::time::sleep(grace).await;
+            let is_unnamed = |id: &&TaskId| pool.runners().get(*id).is_some_and(|runner| runner.borrow().unnamed);
+            tasks.iter().filter(is_unnamed).for_each(|id| pool.take_away(id));
+        });
+    }
+
+    /// Reports a task that can't be understood as rejected. One that runs already goes on as it was.
+    fn refuse(&self, refused: Refused) {
+        let Refused { task, known, why } = refused;
+        tracing::warn!(task.id = %task, why, "an assignment can't be understood");
+        if known.state.is_terminal() || self.runners().contains_key(&task) {
+            return;
+        }
+        let error = format!("this node does not understand the task: {why}");
+        let status = TaskStatus { state: TaskState::Rejected, at: self.shared.clock.now(), error, ..known };
+        self.shared.reporter.report(&task, status);
+    }
+
+    fn order(&self, id: &TaskId, change: impl FnOnce(&mut Order)) {
+        if let Some(runner) = self.runners().get(id) {
             runner.send_modify(change);
         }
     }
 
-    fn take_away(&self, id: &str) {
+    fn take_away(&self, id: &TaskId) {
         self.order(id, |order| order.removed = true);
     }
 
-    /// Tells the task's runner; the assignment again if the task has none yet.
-    fn update(&self, assignment: TaskAssignment) -> Option<TaskAssignment> {
-        let runners = self.runners.lock().expect("no holder panics");
+    /// Passes the assignment to the task's runner. Returns it if the task has none yet.
+    fn update(&self, assignment: Assignment) -> Option<Assignment> {
+        let runners = self.runners();
         let Some(runner) = runners.get(&assignment.task_id) else { return Some(assignment) };
         runner.send_if_modified(|order| {
-            let news = !order.confirmed
-                || TaskAssignment { status: None, ..order.assignment.clone() }
-                    != TaskAssignment { status: None, ..assignment.clone() };
+            let is_changed = order.is_changed_by(&assignment);
             *order = Order { assignment, confirmed: true, removed: false, unnamed: false };
-            news
+            is_changed
         });
         None
     }
 
     /// Takes up tasks that are new here: all of them are saved at once, as one save costs as much as many.
-    fn begin(&self, new: Vec<TaskAssignment>) {
+    fn begin(&self, new: Vec<Assignment>) {
         if new.is_empty() {
             return;
         }
@@ -137,29 +178,29 @@ impl TaskPool {
         let records: Vec<_> = new.iter().map(|it| Record { boot_id: boot_id(), assignment: it.clone() }).collect();
         if let Err(error) = self.shared.records.save(&records) {
             // They run all the same: the leader sends them again after a restart.
-            tracing::error!(tasks = records.len(), %error, "new tasks could not be noted on disk");
+            tracing::error!(tasks = records.len(), %error, "failed to save new tasks");
         }
         for assignment in new {
             self.run(assignment, true);
         }
     }
 
-    /// The machine goes down: every task is told to stop; returns when all have ended.
+    /// Stops every task, because the machine goes down; returns when all have ended.
     pub(crate) async fn stop_all(&self) {
         self.stopping.store(true, Ordering::SeqCst);
-        for runner in self.runners.lock().expect("no holder panics").values() {
-            runner.send_modify(|order| order.assignment.desired_state = DesiredState::Shutdown.into());
+        for runner in self.runners().values() {
+            runner.send_modify(|order| order.assignment.desired_state = DesiredState::Shutdown);
         }
         self.wait_until(|pool| pool.shared.live.lock().expect("no holder panics").is_empty()).await;
     }
 
-    /// The node leaves its cluster: every task is stopped and removed.
+    /// Stops and removes every task, because the node leaves its cluster.
     pub(crate) async fn remove_all(&self) {
         self.stopping.store(true, Ordering::SeqCst);
-        for runner in self.runners.lock().expect("no holder panics").values() {
+        for runner in self.runners().values() {
             runner.send_modify(|order| order.removed = true);
         }
-        self.wait_until(|pool| pool.runners.lock().expect("no holder panics").is_empty()).await;
+        self.wait_until(|pool| pool.runners().is_empty()).await;
     }
 
     /// Each task ends within its grace period, so this has a bound.
@@ -174,3 +215,6 @@ impl TaskPool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

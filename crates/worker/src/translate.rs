@@ -1,12 +1,12 @@
-//! From a task to a container: the only file that knows both languages.
+//! Translates a task into a container: an OCI configuration, and an order to a supervisor. The only file that knows both
+//! sides. The container executor calls it when every preparation step is done.
 
 use std::path::{Path, PathBuf};
 
 use flota_api::capability;
 use flota_api::defaults::EMBEDDED_RUNTIME;
-use flota_api::model::{Refusal, ServiceSpec};
+use flota_api::model::{Assignment, Refusal, ServiceSpec};
 use flota_api::naming::{task_full_name, task_name};
-use flota_api::proto::dispatcher::TaskAssignment;
 use flota_image::ImageConfig;
 use flota_runtime::cgroup::Groups;
 use flota_runtime::oci::{self, Capabilities, Cpu, Memory, Mount, Pids, Resources, Spec};
@@ -16,22 +16,22 @@ use flota_runtime::{Order, Root};
 use crate::devices::{self, DeviceError};
 use crate::offers::NodeOffers;
 
-/// Output that is kept of each task.
+/// Bytes of output that are kept of each task.
 const LOG_BYTES: u64 = 20 << 20;
-/// Of the CPU controller, in µs; as Docker has it.
+/// Period of the CPU controller in µs, as Docker sets it.
 const PERIOD: u64 = 100_000;
-/// Where `--init` finds the runtime's own program in a container.
+/// Path in a container of the program that `--init` runs as PID 1.
 const INIT: &str = "/dev/init";
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What this node adds.
+/// What templates say of this node.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeNames {
     pub(crate) id: String,
     pub(crate) hostname: String,
 }
 
-/// Where this task's parts are.
+/// Where the parts of a task are on this node.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
     pub(crate) root: Root,
@@ -41,7 +41,7 @@ pub(crate) struct Places {
     pub(crate) runtime: PathBuf,
 }
 
-/// What a supervisor and a runtime are told.
+/// What a supervisor and a runtime need.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Container {
     pub(crate) order: Order,
@@ -55,7 +55,7 @@ pub(crate) enum TranslateError {
         "the template `{0}` is not known: .Node.ID, .Node.Hostname, .Service.ID, .Service.Name, .Task.ID, .Task.Name and .Task.Slot are"
     )]
     Template(String),
-    /// The scheduler knows it as well; a node obeys its owner all the same.
+    /// The scheduler knows what a node's owner allows, but only the node can be sure.
     #[error("this node refuses the task: {0}")]
     Refused(Refusal),
     #[error("this node has no runtime `{0}`")]
@@ -64,15 +64,15 @@ pub(crate) enum TranslateError {
     Device(#[from] DeviceError),
 }
 
-/// The container of a task.
+/// Translates a task.
 pub(crate) fn container(
-    assignment: &TaskAssignment,
-    spec: &ServiceSpec,
+    assignment: &Assignment,
     config: &ImageConfig,
     node: &NodeNames,
     offers: &NodeOffers,
     places: Places,
 ) -> Result<Container, TranslateError> {
+    let spec = &assignment.spec;
     if let Some(refusal) = offers.allow.refusal(spec) {
         return Err(TranslateError::Refused(refusal));
     }
@@ -85,25 +85,27 @@ pub(crate) fn container(
         "" => task_name(&assignment.service_name, assignment.slot),
         given => fill(given)?,
     };
-    // The kernel's bound (gethostname(2)).
+    // The kernel takes no longer one (gethostname(2)).
     let hostname: String = hostname.chars().take(64).collect();
     let env = spec.env.iter().map(|it| fill(it)).collect::<Result<Vec<_>, _>>()?;
-    let or = |given: &str, image: &str| if given.is_empty() { image.to_owned() } else { given.to_owned() };
+    let or = |given: &str, image: &Option<String>| {
+        if given.is_empty() { image.clone().unwrap_or_default() } else { given.to_owned() }
+    };
     let mut result = oci::template();
-    // All that is asked for is in it, and older runtimes refuse a newer one.
+    // The oldest version that has everything used here: older runtimes refuse a newer one.
     result.oci_version = "1.0.2".into();
     let process = result.process.get_or_insert_default();
     process.terminal = false;
     process.args = arguments(spec, config);
-    process.env = environment(&hostname, config.env.iter().cloned().chain(env));
-    process.cwd = Path::new("/").join(or(&spec.working_dir, &config.working_dir));
+    process.env = environment(&hostname, config.env().iter().flatten().cloned().chain(env));
+    process.cwd = Path::new("/").join(or(&spec.working_dir, config.working_dir()));
     process.rlimits.clear();
     result.hostname = Some(hostname.clone());
     if let Some(root) = &mut result.root {
         root.readonly = false;
     }
     set_rights(&mut result, spec);
-    let given = devices::of_task(assignment, spec, offers)?;
+    let given = devices::of_task(assignment, offers)?;
     if let Some(linux) = &mut result.linux {
         linux.cgroups_path = Some(cgroups_path(&places.groups, runtime.is_some()));
         linux.resources = Some(resources(spec, &given));
@@ -113,9 +115,9 @@ pub(crate) fn container(
         add_init(&mut result, &places.runtime);
     }
     let order = Order {
-        id: assignment.task_id.clone(),
+        id: assignment.task_id.to_string(),
         root: places.root,
-        user: or(&spec.user, &config.user),
+        user: or(&spec.user, config.user()),
         hostname,
         groups: places.groups,
         log: places.log,
@@ -126,18 +128,17 @@ pub(crate) fn container(
     Ok(Container { order, spec: result })
 }
 
-/// As Docker: another entrypoint makes the image's arguments meaningless.
+/// Returns the program and its arguments. A service's own entrypoint replaces the image's arguments too, as with Docker.
 fn arguments(spec: &ServiceSpec, config: &ImageConfig) -> Vec<String> {
-    let entrypoint = if spec.entrypoint.is_empty() { &config.entrypoint } else { &spec.entrypoint };
-    let command = match (spec.command.is_empty(), spec.entrypoint.is_empty()) {
-        (true, true) => config.cmd.as_slice(),
-        (true, false) => &[],
-        (false, _) => spec.command.as_slice(),
-    };
-    entrypoint.iter().chain(command).cloned().collect()
+    let image = |words: &Option<Vec<String>>| words.clone().unwrap_or_default();
+    if !spec.entrypoint.is_empty() {
+        return [spec.entrypoint.clone(), spec.command.clone()].concat();
+    }
+    let command = if spec.command.is_empty() { image(config.cmd()) } else { spec.command.clone() };
+    [image(config.entrypoint()), command].concat()
 }
 
-/// The variables as given, the last of a name winning, and the ones that every program expects.
+/// Returns the variables as given, of each name the last, and those that every program expects.
 fn environment(hostname: &str, given: impl Iterator<Item = String>) -> Vec<String> {
     let mut result: Vec<String> = Vec::new();
     for variable in [PATH.to_owned(), format!("HOSTNAME={hostname}")].into_iter().chain(given) {
@@ -148,7 +149,8 @@ fn environment(hostname: &str, given: impl Iterator<Item = String>) -> Vec<Strin
     result
 }
 
-/// Capabilities, seccomp, and what is hidden: Docker's defaults; for a privileged task all, none and nothing.
+/// Sets capabilities, the seccomp profile and masked paths to Docker's defaults. A privileged task has all capabilities,
+/// no profile and no masked paths.
 fn set_rights(result: &mut Spec, spec: &ServiceSpec) {
     let kept: Vec<String> = if spec.privileged {
         capabilities::names()
@@ -178,13 +180,13 @@ fn set_rights(result: &mut Spec, spec: &ServiceSpec) {
     });
 }
 
-/// As `linux.cgroupsPath`: the embedded runtime begins at what this node may use, another at what is mounted.
+/// Returns `linux.cgroupsPath`. The embedded runtime starts at the group that this node may use, others at the mount.
 fn cgroups_path(groups: &Groups, from_mount: bool) -> String {
     let folder = groups.folders().first();
     let path = folder.and_then(|it| {
         let below = it.path.strip_prefix(&it.root).ok()?;
         let mounted = it.root.strip_prefix("/sys/fs/cgroup").ok().map(|root| {
-            // On v1 the first part is the hierarchy's.
+            // On cgroup v1 the first component names the hierarchy.
             root.components().skip(usize::from(!it.v2 || root.starts_with("unified"))).collect::<PathBuf>()
         });
         Some(if from_mount { mounted.unwrap_or_default().join(below) } else { below.to_owned() })
@@ -195,9 +197,9 @@ fn cgroups_path(groups: &Groups, from_mount: bool) -> String {
 fn resources(spec: &ServiceSpec, given: &[devices::Given]) -> Resources {
     let limits = &spec.limits;
     let signed = |it: u64| i64::try_from(it).unwrap_or(i64::MAX);
-    // Swap would make the limit a wish.
+    // With swap the limit would not bound what the task uses.
     let memory = |it: u64| Memory { limit: Some(signed(it)), swap: Some(signed(it)), ..Memory::default() };
-    // At least 1 ms in a period, which is the kernel's least.
+    // The kernel takes no less than 1 ms in a period.
     let quota = |it: u64| (u128::from(it) * u128::from(PERIOD) / 1_000_000_000).max(1_000);
     let cpu = |it: u64| Cpu {
         period: Some(PERIOD),
@@ -218,7 +220,7 @@ fn resources(spec: &ServiceSpec, given: &[devices::Given]) -> Resources {
     }
 }
 
-/// The runtime's own program as PID 1, which reaps what the container leaves behind.
+/// Makes the runtime's own program PID 1, which reaps orphaned processes.
 fn add_init(result: &mut Spec, runtime: &Path) {
     result.mounts.push(Mount {
         destination: INIT.into(),
@@ -232,30 +234,30 @@ fn add_init(result: &mut Spec, runtime: &Path) {
     }
 }
 
-/// The signal that asks the program to end: the service's, else the image's, else SIGTERM.
+/// Returns the signal that asks the program to stop: the service's, else the image's, else SIGTERM.
 pub(crate) fn stop_signal(spec: &ServiceSpec, config: &ImageConfig) -> i32 {
-    let given = [&spec.stop_signal, &config.stop_signal].into_iter().find(|it| !it.is_empty());
+    let given = [Some(&spec.stop_signal), config.stop_signal().as_ref()];
+    let given = given.into_iter().flatten().find(|it| !it.is_empty());
     let name = given.map_or("SIGTERM", String::as_str);
     let whole = if name.starts_with("SIG") { name.to_owned() } else { format!("SIG{name}") };
     let number = name.parse().ok().or_else(|| whole.parse::<nix::sys::signal::Signal>().ok().map(|it| it as i32));
     number.unwrap_or(nix::libc::SIGTERM)
 }
 
-/// Docker's templates, as far as they make sense here.
-fn fill(text: &str, assignment: &TaskAssignment, node: &NodeNames) -> Result<String, TranslateError> {
+/// Fills in Docker's templates, as far as they make sense here.
+fn fill(text: &str, assignment: &Assignment, node: &NodeNames) -> Result<String, TranslateError> {
     let mut result = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("{{") {
         let (name, after) = after.split_once("}}").ok_or_else(|| TranslateError::Template(text.to_owned()))?;
-        let task_id = assignment.task_id.as_str().into();
         result.push_str(before);
         result.push_str(&match name.trim() {
             ".Node.ID" => node.id.clone(),
             ".Node.Hostname" => node.hostname.clone(),
-            ".Service.ID" => assignment.service_id.clone(),
+            ".Service.ID" => assignment.service_id.to_string(),
             ".Service.Name" => assignment.service_name.clone(),
-            ".Task.ID" => assignment.task_id.clone(),
-            ".Task.Name" => task_full_name(&assignment.service_name, assignment.slot, &task_id),
+            ".Task.ID" => assignment.task_id.to_string(),
+            ".Task.Name" => task_full_name(&assignment.service_name, assignment.slot, &assignment.task_id),
             ".Task.Slot" => assignment.slot.to_string(),
             _ => return Err(TranslateError::Template(format!("{{{{{name}}}}}"))),
         });
@@ -270,19 +272,25 @@ mod tests {
     use super::*;
 
     fn translate(spec: &ServiceSpec, config: &ImageConfig) -> Result<oci::Process, TranslateError> {
-        let assignment =
-            TaskAssignment { task_id: "id".into(), service_name: "web".into(), slot: 2, ..Default::default() };
+        let assignment = Assignment {
+            task_id: "id".into(),
+            service_name: "web".into(),
+            slot: 2,
+            spec: spec.clone().into(),
+            ..Assignment::default()
+        };
         let node = NodeNames { id: "n".into(), hostname: "w1".into() };
         let groups = Groups::default();
         let places = Places { root: Root::Folder("/".into()), groups, log: "log".into(), runtime: "r".into() };
-        let container = container(&assignment, spec, config, &node, &NodeOffers::default(), places)?;
+        let container = container(&assignment, config, &node, &NodeOffers::default(), places)?;
         Ok(container.spec.process.expect("every container has one"))
     }
 
     #[test]
     fn arguments_combine_as_docker_does() {
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        let config = ImageConfig { entrypoint: words("e"), cmd: words("c"), ..ImageConfig::default() };
+        let mut config = ImageConfig::default();
+        config.set_entrypoint(Some(words("e"))).set_cmd(Some(words("c")));
         let argv = |entrypoint: &str, command: &str| {
             let spec = ServiceSpec { entrypoint: words(entrypoint), command: words(command), ..ServiceSpec::default() };
             translate(&spec, &config).expect("no template").args.join(" ")

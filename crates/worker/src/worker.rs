@@ -1,9 +1,10 @@
-//! The worker as the daemon sees it: started with an identity, asked for images, told to stop.
+//! The worker as the daemon sees it: started with an identity, asked for images, told to stop. It wires the logic of
+//! `agent_handle.rs` to containers, files and the image store.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use flota_runtime::cgroup;
 
 use crate::agent_handle::{AgentHandle, AgentOptions, start_reporting_to};
 use crate::describe::describe;
-use crate::executor::{ContainerExecutor, TaskPaths};
+use crate::executor::{ContainerExecutor, ContainerOptions, TaskPaths};
 use crate::gpus;
 use crate::images::{Images, ImagesService};
 use crate::offers::NodeOffers;
@@ -30,19 +31,19 @@ use crate::worker_state::FileState;
 /// What a worker is started with.
 #[derive(Debug)]
 pub struct WorkerOptions {
-    /// Who it is.
+    /// The node's certificate and key.
     pub identity: Identity,
-    /// Its connections.
+    /// Connects to managers and to other nodes.
     pub dialer: Dialer,
-    /// On disk.
+    /// Folder on disk for images, tasks and their database.
     pub data_dir: PathBuf,
-    /// In memory.
+    /// Folder in memory for what does not outlive a boot.
     pub run_dir: PathBuf,
-    /// Of everything that it keeps on disk about tasks.
+    /// Encrypts what is kept on disk about tasks.
     pub sealer: Sealer,
-    /// The program `flota-runtime`.
+    /// Path of the program `flota-runtime`.
     pub runtime: PathBuf,
-    /// Managers that are known beside those on disk.
+    /// Managers to begin with, where none are kept on disk.
     pub managers: Vec<String>,
     /// `host:port` where other nodes reach this one.
     pub address: String,
@@ -57,10 +58,10 @@ pub struct WorkerOptions {
 /// Why a worker can't be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A folder.
+    /// A folder can't be made or opened.
     #[error("failed to prepare the worker's folders")]
     Folders(#[from] io::Error),
-    /// Control groups.
+    /// The control groups of tasks can't be made.
     #[error("failed to prepare the control groups: {0}")]
     Cgroups(String),
 }
@@ -73,7 +74,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Finds its containers again, and begins to look for a leader.
+    /// Finds the containers of an earlier daemon again, and begins to look for a leader.
     ///
     /// # Errors
     /// Folders, cgroups or the task database can't be prepared.
@@ -83,27 +84,18 @@ impl Worker {
         let overlay = prepare_folders(&options.data_dir, &options.run_dir)?;
         let paths = task_paths(&options.data_dir, options.run_dir, options.identity.node_id.as_str())?;
         let reporter = Reporter::default();
-        let images = Images {
-            store: ImageStore::open(&options.data_dir.join("images"), overlay)?,
-            dialer: options.dialer.clone(),
-            reporter: reporter.clone(),
-            grant_key: Arc::default(),
-            fetching: Arc::default(),
-            changing: Arc::default(),
-            unwanted: Arc::default(),
-            clock: options.clock.clone(),
-        };
+        let store = ImageStore::open(&options.data_dir.join("images"), overlay)?;
+        let images = Images::new(store, options.dialer.clone(), reporter.clone(), options.clock.clone());
         images.sweep();
-        let executor = Arc::new(ContainerExecutor {
+        let executor = Arc::new(ContainerExecutor::new(ContainerOptions {
             node: NodeNames { id: options.identity.node_id.to_string(), hostname: description.hostname.clone() },
             images: images.clone(),
-            runtime: Arc::new(flota_runtime::Program::open(options.runtime)),
+            runtime: flota_runtime::Program::open(options.runtime),
             paths,
             offers: Arc::clone(&offers),
             overlay,
             clock: options.clock.clone(),
-            names: Mutex::default(),
-        });
+        }));
         let agent = AgentOptions {
             node_id: options.identity.node_id.to_string(),
             description,
@@ -121,7 +113,7 @@ impl Worker {
         Ok(Self { agent: start_reporting_to(agent, reporter, shutdown), images })
     }
 
-    /// What serves images to other nodes.
+    /// Returns the service that sends images to other nodes.
     pub fn image_server(&self) -> ImageStoreServer<ImagesService> {
         ImagesService::server(self.images.clone())
     }
@@ -131,10 +123,10 @@ impl Worker {
         self.agent.removed()
     }
 
-    /// Takes an archive as an image; named as given, else as the archive says.
+    /// Imports an archive as an image, under the given name or else the one in the archive.
     ///
     /// # Errors
-    /// It is refused.
+    /// The archive is not a valid image, has no name, or can't be stored.
     pub async fn import(
         &self,
         archive: impl io::Read + Send + 'static,
@@ -156,7 +148,7 @@ impl Worker {
     /// Makes an image of a static program.
     ///
     /// # Errors
-    /// It is refused.
+    /// It is not a static program, or can't be stored.
     pub async fn pack(&self, name: &str, program: Vec<u8>, reference: &str) -> Result<Image, ImageError> {
         let _adds = self.images.changing.read().await;
         let (store, name) = (self.images.store.clone(), name.to_owned());
@@ -169,30 +161,30 @@ impl Worker {
     /// Pulls an image from its registry.
     ///
     /// # Errors
-    /// The registry would not, or it is refused.
+    /// The registry does not send the image, or it is not valid.
     pub async fn pull(&self, reference: &str, credentials: Option<Credentials>) -> Result<Image, PullError> {
         self.images.pull(reference, credentials).await
     }
 
-    /// The machine goes down: stops every task within its grace, and says so.
+    /// Stops every task within its grace, because the machine goes down, and tells the leader.
     pub async fn stop_tasks(&self) {
         self.agent.stop_tasks().await;
     }
 
-    /// The node leaves its cluster: stops and removes every task.
+    /// Stops and removes every task, because the node leaves its cluster.
     pub async fn remove_tasks(&self) {
         self.agent.remove_tasks().await;
     }
 
-    /// The daemon stops: says that it will be back, and leaves the containers running.
+    /// Tells the leader that the daemon stops and will be back, and leaves the containers running.
     pub async fn stop(&self) {
         self.agent.stop().await;
     }
 }
 
-/// Makes the folders of tasks; whether containers can be mounted from layers there.
+/// Makes the folders of tasks. Returns whether containers can be mounted from layers there.
 fn prepare_folders(data_dir: &Path, run_dir: &Path) -> io::Result<bool> {
-    // Specs hold environments, containers' files may be set-user-id: neither is for this machine's other users.
+    // Specs hold environments, and files of containers may be set-user-id: other users of this machine see neither.
     for dir in [data_dir.join("tasks"), run_dir.join("tasks")] {
         fs_err::create_dir_all(&dir)?;
         fs_err::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
@@ -215,7 +207,7 @@ fn join(error: tokio::task::JoinError) -> ImageError {
     ImageError::Io { act: "handle the image", source: io::Error::other(error) }
 }
 
-/// Whether this folder can be an overlay's upper layer: tried, because no table of file systems is complete.
+/// Whether this folder can be an overlay's upper layer. This is tried, because no list of file systems is complete.
 fn overlay_works(data_dir: &Path) -> bool {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
     let probe = data_dir.join("overlay-probe");

@@ -1,5 +1,5 @@
-//! The two small facts that a worker keeps across boots beside its tasks: who its managers are, and which assignments
-//! were the newest. Written by rename, so that each is there whole; not synced, as the cluster says both again.
+//! What a worker keeps across boots beside its tasks: who its managers are, and which assignments were the newest. Files
+//! are replaced by rename, so that each is there whole; they are not synced, as the cluster sends both again.
 
 use std::fmt;
 use std::io;
@@ -12,7 +12,7 @@ pub(crate) const NEWEST: &str = "newest";
 
 /// Keeps short texts by name.
 pub trait WorkerState: fmt::Debug + Send + Sync {
-    /// What was last written under this name, if anything was.
+    /// Returns what was last written under this name, if anything was.
     fn read(&self, name: &str) -> Option<String>;
 
     /// Replaces what is kept under this name.

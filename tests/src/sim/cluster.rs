@@ -148,7 +148,7 @@ impl SimCluster {
         };
         for (number, it) in (1..).zip(&self.managers) {
             let mut node = node(&it.node_id, it.host, format!("m{number}"));
-            (node.role, node.raft_id) = (Role::Manager, it.raft_id);
+            (node.role, node.raft_id) = (Role::Manager, Some(it.raft_id));
             // No agent runs on it.
             node.spec.availability = Availability::Drain;
             tx.create(node);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use flota_api::id::NodeId;
-use flota_api::model::{NodeState, Task};
+use flota_api::model::{NodeState, Task, UpdateState};
 use flota_api::state::{DesiredState, TaskState};
 use flota_raft_store::Digest;
 use flota_raft_store::View;
@@ -22,7 +22,7 @@ pub struct Invariants {
     leaders: BTreeMap<u64, u64>,
     digests: BTreeMap<u64, Digest>,
     newest: u64,
-    tasks: BTreeMap<String, ((u32, TaskState), NodeId)>,
+    tasks: BTreeMap<String, ((u32, TaskState), Option<NodeId>)>,
     doubles: BTreeMap<(String, u64), u64>,
     paused: BTreeSet<u64>,
     tables_may_differ: bool,
@@ -80,7 +80,7 @@ impl Invariants {
         let (mut slots, mut devices) = (BTreeMap::new(), BTreeMap::new());
         let mut reserved: BTreeMap<&NodeId, u64> = BTreeMap::new();
         let before = std::mem::take(&mut self.tasks);
-        let paused = view.services().filter(|service| !service.update_paused.is_empty());
+        let paused = view.services().filter(|service| service.update != UpdateState::Active);
         self.paused.extend(paused.filter_map(|service| service.spec.labels.get(TAG)?.parse::<u64>().ok()));
         for task in view.tasks() {
             let rank = task.status.rank();
@@ -88,8 +88,8 @@ impl Invariants {
                 if rank < *old {
                     return Err(format!("task {} went back from {old:?} to {rank:?}", task.id));
                 }
-                if !node.is_empty() && *node != task.node_id {
-                    return Err(format!("task {} moved from node {node} to {}", task.id, task.node_id));
+                if node.is_some() && *node != task.node_id {
+                    return Err(format!("task {} moved from node {node:?} to {:?}", task.id, task.node_id));
                 }
             }
             if is_wanted(task)
@@ -139,7 +139,8 @@ fn is_wanted(task: &Task) -> bool {
 
 fn describe(task: &Task) -> String {
     let Task { slot, spec_version, desired_state, status, pending_reason, .. } = task;
-    format!("slot {slot} of spec {spec_version} is {}, shall be {desired_state}: {pending_reason}", status.state)
+    let reason = pending_reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    format!("slot {slot} of spec {spec_version} is {}, should be {desired_state}{reason}", status.state)
 }
 
 /// What runs, by service and slot.
@@ -180,8 +181,8 @@ pub fn converged(cluster: &SimCluster) -> Result<(), String> {
     }
     let slots = slots(cluster);
     // A paused update waits for a user, as the task of its slot does that has failed.
-    for service in view.services().filter(|service| service.update_paused.is_empty()) {
-        let (name, wanted) = (&service.spec.name, service.spec.replicas);
+    for service in view.services().filter(|service| service.update == UpdateState::Active) {
+        let (name, wanted) = (&service.spec.name, service.spec.mode.wanted_tasks());
         let here = slots.iter().filter(|((service, _), _)| service == name);
         let runs = here.map(|(_, running)| running.len()).collect::<Vec<_>>();
         if runs.len() as u64 != wanted || runs.iter().any(|count| *count != 1) {

@@ -15,6 +15,7 @@ use flota_api::proto::control::{CreateServiceRequest, ListRequest, RemoveRequest
 use flota_api::proto::objects::Service;
 use flota_api::proto::specs::{GenericResource, ServiceSpec};
 use flota_api::proto::types::{Resources, RestartPolicy};
+use flota_api::reason::Reason;
 use flota_identity::{Dialer, Peer};
 use flota_manager::forward::STALE;
 
@@ -339,12 +340,12 @@ fn is_lost(status: &Status) -> bool {
 
 /// `None`: an answer that says nothing about what was done.
 fn answer_of(status: &Status) -> Option<Answer> {
-    match status.code() {
+    match Reason::of(status) {
         // The answer to a retry, whose object is gone by now.
-        Code::NotFound if status.message().starts_with("the request was done") => Some(Answer::Done),
-        Code::NotFound => Some(Answer::Missing),
-        Code::AlreadyExists => Some(Answer::Exists),
-        Code::Aborted => Some(Answer::Changed),
+        Some(Reason::RemovedMeanwhile) => Some(Answer::Done),
+        Some(Reason::NotFound) => Some(Answer::Missing),
+        Some(Reason::AlreadyExists) => Some(Answer::Exists),
+        Some(Reason::ChangedMeanwhile) => Some(Answer::Changed),
         _ => {
             tracing::error!(%status, "a user got an answer that nobody gives");
             None
@@ -353,7 +354,7 @@ fn answer_of(status: &Status) -> Option<Answer> {
 }
 
 async fn list(mut client: ControlClient<Channel>, stale: bool) -> Result<(Option<u64>, Vec<Service>), Status> {
-    let mut request = Request::new(ListRequest { stale });
+    let mut request = Request::new(ListRequest { stale, ..ListRequest::default() });
     if stale {
         request.metadata_mut().insert(STALE, tonic::metadata::MetadataValue::from_static("1"));
     }

@@ -58,7 +58,7 @@ impl Graph {
 
     /// Returns the module that defines what `path` means in `from`; `None` if that is outside of the crate.
     fn resolve(&self, from: &ModulePath, path: &[String], depth: usize) -> Option<ModulePath> {
-        /// More re-exports in a row are a circle of them.
+        /// A longer chain of re-exports is a circle of them.
         const DEPTH: usize = 16;
         let first = path.first().filter(|_| depth < DEPTH)?;
         let mut rest = path;

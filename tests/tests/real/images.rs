@@ -84,7 +84,7 @@ fn archives_are_imported_and_bad_ones_refused_without_a_trace() {
     refused(&tar(&[("../escape", b"x")]), "leads out of its folder");
     refused(&tar(&[("/absolute", b"x")]), "is an absolute path");
     let whole = tar(&[("whoami", &program)]);
-    refused(&whole[..whole.len() / 2], "it is cut off or no tar");
+    refused(&whole[..whole.len() / 2], "it is cut off or not a tar archive");
     assert_eq!(cluster.rows("image ls").len(), 1, "nothing of a refused image is there");
     let file = dir.path().join("junk");
     std::fs::write(&file, b"this is no archive").unwrap();

@@ -1,9 +1,13 @@
-//! Stored objects.
+//! Conversion of the objects that the store holds.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{FromNumber, Malformed, require};
-use crate::model::{Cluster, Image, ImageHolder, Node, Registry, Revoked, Secret, Service, Stack, Task};
+use crate::model::{
+    Cluster, Filter, Image, ImageHolder, Node, NodeStateReason, PendingReason, Registry, Revoked, Secret, Service,
+    Stack, Task, UpdateState,
+};
 use crate::object::{Object, StoreObject};
 use crate::proto::objects as po;
 use crate::version::Timestamp;
@@ -62,7 +66,8 @@ impl From<&Node> for po::Node {
             description: Some((&it.description).into()),
             address: it.address.clone(),
             state: it.state.number(),
-            state_reason: it.state_reason.clone(),
+            old_state_reason: String::new(),
+            state_reason: it.state_reason.map(FromNumber::number),
             state_since: it.state_since.0,
             raft_id: it.raft_id,
         }
@@ -80,11 +85,19 @@ impl TryFrom<po::Node> for Node {
             description: it.description.into(),
             address: it.address,
             state: FromNumber::from_number(it.state)?,
-            state_reason: it.state_reason,
+            state_reason: match it.state_reason {
+                Some(reason) => Some(FromNumber::from_number(reason)?),
+                None => old_state_reason(&it.old_state_reason),
+            },
             state_since: Timestamp(it.state_since),
             raft_id: it.raft_id,
         })
     }
+}
+
+/// The reason in an object that an older build wrote, where it was a text.
+fn old_state_reason(text: &str) -> Option<NodeStateReason> {
+    NodeStateReason::ALL.iter().copied().find(|reason| reason.as_str() == text)
 }
 
 impl From<&Service> for po::Service {
@@ -94,8 +107,8 @@ impl From<&Service> for po::Service {
             meta: Some((&it.meta).into()),
             spec: Some(it.spec.as_ref().into()),
             spec_version: it.spec_version,
-            stack_id: it.stack_id.clone().into(),
-            update_paused: it.update_paused.clone(),
+            stack_id: it.stack_id.clone().map(Into::into),
+            update_paused: it.update.pause_reason().map(str::to_owned),
         }
     }
 }
@@ -108,8 +121,11 @@ impl TryFrom<po::Service> for Service {
             meta: it.meta.into(),
             spec: Arc::new(require(it.spec, "service.spec")?.try_into()?),
             spec_version: it.spec_version,
-            stack_id: it.stack_id.into(),
-            update_paused: it.update_paused,
+            stack_id: it.stack_id.map(Into::into),
+            update: match it.update_paused {
+                Some(reason) => UpdateState::Paused { reason },
+                None => UpdateState::Active,
+            },
         })
     }
 }
@@ -122,7 +138,7 @@ impl From<&Task> for po::Task {
             service_id: it.service_id.clone().into(),
             spec_version: it.spec_version,
             slot: it.slot,
-            node_id: it.node_id.clone().into(),
+            node_id: it.node_id.clone().map(Into::into),
             desired_state: it.desired_state.number(),
             status: Some((&it.status).into()),
             inherited_restarts: it.inherited_restarts,
@@ -130,7 +146,7 @@ impl From<&Task> for po::Task {
             image_digest: it.image_digest.clone(),
             not_before: it.not_before.0,
             paused: it.paused,
-            pending_reason: it.pending_reason.clone(),
+            pending_reason: it.pending_reason.as_ref().map(Into::into),
             device_ids: it.device_ids.iter().map(Into::into).collect(),
         }
     }
@@ -145,7 +161,7 @@ impl TryFrom<po::Task> for Task {
             service_id: it.service_id.into(),
             spec_version: it.spec_version,
             slot: it.slot,
-            node_id: it.node_id.into(),
+            node_id: it.node_id.map(Into::into),
             desired_state: FromNumber::from_number(it.desired_state)?,
             status: it.status.try_into()?,
             inherited_restarts: it.inherited_restarts,
@@ -153,8 +169,33 @@ impl TryFrom<po::Task> for Task {
             image_digest: it.image_digest,
             not_before: Timestamp(it.not_before),
             paused: it.paused,
-            pending_reason: it.pending_reason,
+            pending_reason: it.pending_reason.map(TryInto::try_into).transpose()?,
             device_ids: it.device_ids.into_iter().map(Into::into).collect(),
+        })
+    }
+}
+
+impl From<&PendingReason> for po::PendingReason {
+    fn from(it: &PendingReason) -> Self {
+        let (refused, needs_room) = match it {
+            PendingReason::NoNode => (&BTreeMap::new(), false),
+            PendingReason::NoNodeFits(refused) => (refused, false),
+            PendingReason::NeedsRoom(refused) => (refused, true),
+        };
+        let count = |(filter, nodes): (&Filter, &u64)| po::FilterCount { filter: filter.number(), nodes: *nodes };
+        Self { refused: refused.iter().map(count).collect(), needs_room }
+    }
+}
+
+impl TryFrom<po::PendingReason> for PendingReason {
+    type Error = Malformed;
+    fn try_from(it: po::PendingReason) -> Result<Self, Malformed> {
+        let count = |it: po::FilterCount| Ok((Filter::from_number(it.filter)?, it.nodes));
+        let refused = it.refused.into_iter().map(count).collect::<Result<BTreeMap<_, _>, Malformed>>()?;
+        Ok(match it.needs_room {
+            true => Self::NeedsRoom(refused),
+            false if refused.is_empty() => Self::NoNode,
+            false => Self::NoNodeFits(refused),
         })
     }
 }
@@ -260,21 +301,62 @@ impl TryFrom<po::Object> for Object {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::Kind;
 
     #[test]
     fn every_kind_survives_the_way_to_the_wire_and_back() {
         let gpu = crate::model::DeviceId { kind: "gpu".into(), id: "nvidia0".into() };
+        let sample = |kind| match kind {
+            Kind::Cluster => {
+                Cluster { id: "c".into(), epoch: 3, ca_key: Secret(vec![1, 255]), ..Cluster::default() }.into_object()
+            }
+            Kind::Node => Node { id: "n".into(), raft_id: Some(7), ..Node::default() }.into_object(),
+            Kind::Service => Service { id: "s".into(), spec_version: 2, ..Service::default() }.into_object(),
+            Kind::Task => {
+                Task { id: "t".into(), slot: 9, device_ids: vec![gpu.clone()], ..Task::default() }.into_object()
+            }
+            Kind::Image => Image { id: "i".into(), size: 5, ..Image::default() }.into_object(),
+            Kind::Stack => Stack { id: "k".into(), ..Stack::default() }.into_object(),
+            Kind::Registry => {
+                Registry { id: "r".into(), password: "p".to_owned().into(), ..Registry::default() }.into_object()
+            }
+        };
+        for object in Kind::ALL.map(sample) {
+            assert_eq!(Object::try_from(po::Object::from(&object)), Ok(object));
+        }
+    }
+
+    #[test]
+    fn absent_and_chosen_values_survive_the_way_to_the_wire_and_back() {
+        let update = UpdateState::Paused { reason: "web.1: no such image".into() };
         let objects = [
-            Cluster { id: "c".into(), epoch: 3, ca_key: Secret(vec![1, 255]), ..Cluster::default() }.into_object(),
-            Node { id: "n".into(), raft_id: 7, ..Node::default() }.into_object(),
-            Service { id: "s".into(), spec_version: 2, ..Service::default() }.into_object(),
-            Task { id: "t".into(), slot: 9, device_ids: vec![gpu], ..Task::default() }.into_object(),
-            Image { id: "i".into(), size: 5, ..Image::default() }.into_object(),
-            Stack { id: "k".into(), ..Stack::default() }.into_object(),
-            Registry { id: "r".into(), password: "p".to_owned().into(), ..Registry::default() }.into_object(),
+            Task { node_id: Some("n".into()), image_digest: Some("sha256:1".into()), ..Task::default() }.into_object(),
+            Service { stack_id: Some("k".into()), update, ..Service::default() }.into_object(),
         ];
         for object in objects {
             assert_eq!(Object::try_from(po::Object::from(&object)), Ok(object));
+        }
+        for reason in NodeStateReason::ALL {
+            let node = Node { state_reason: Some(*reason), ..Node::default() };
+            assert_eq!(Node::try_from(po::Node::from(&node)), Ok(node));
+        }
+    }
+
+    #[test]
+    fn a_node_that_left_before_reasons_had_a_type_has_left_still() {
+        let node = po::Node { old_state_reason: "left".into(), ..po::Node::from(&Node::default()) };
+        assert!(Node::try_from(node).expect("it is well-formed").has_left());
+        let node = po::Node { old_state_reason: "restarting".into(), ..po::Node::from(&Node::default()) };
+        assert_eq!(Node::try_from(node).expect("it is well-formed").state_reason, Some(NodeStateReason::Restarting));
+    }
+
+    #[test]
+    fn every_reason_to_wait_for_a_node_survives_the_way_to_the_wire_and_back() {
+        let counts: BTreeMap<_, _> = Filter::ALL.iter().map(|filter| (*filter, *filter as u64 + 1)).collect();
+        for reason in
+            [PendingReason::NoNode, PendingReason::NoNodeFits(counts.clone()), PendingReason::NeedsRoom(counts)]
+        {
+            assert_eq!(PendingReason::try_from(po::PendingReason::from(&reason)), Ok(reason));
         }
     }
 

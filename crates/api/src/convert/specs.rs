@@ -1,10 +1,13 @@
-//! Specs, policies, resources and descriptions.
+//! Conversion of specs, policies, resources, descriptions and statuses.
 
 use std::time::Duration;
 
 use super::{FromNumber, Malformed, millis, on_partition, require};
 use crate::capability::normalise;
-use crate::model::{NodeDescription, NodeSpec, OnPartition, RestartPolicy, ServiceSpec, StackSpec, TaskStatus};
+use crate::constraint::Constraint;
+use crate::model::{
+    NodeDescription, NodeSpec, OnPartition, RestartPolicy, ServiceMode, ServiceSpec, StackSpec, TaskStatus,
+};
 use crate::proto::{specs as ps, types as pt};
 use crate::resources::Resources;
 use crate::version::{Meta, Timestamp};
@@ -112,7 +115,9 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             working_dir: spec.working_dir.clone(),
             user: spec.user.clone(),
             hostname: spec.hostname.clone(),
-            replicas: spec.replicas,
+            replicas: match spec.mode {
+                ServiceMode::Replicated { replicas } => replicas,
+            },
             limits: Some(spec.limits.into()),
             reservations: Some(spec.reservations.into()),
             restart: Some(pt::RestartPolicy {
@@ -123,7 +128,7 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             }),
             stop_grace_ms: millis(spec.stop_grace),
             stop_signal: spec.stop_signal.clone(),
-            constraints: spec.constraints.clone(),
+            constraints: spec.constraints.iter().map(ToString::to_string).collect(),
             on_partition: kind.into(),
             on_partition_after_ms: after,
             keep_on_node_loss: spec.keep_on_node_loss,
@@ -153,7 +158,7 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             working_dir: spec.working_dir,
             user: spec.user,
             hostname: spec.hostname,
-            replicas: spec.replicas,
+            mode: ServiceMode::Replicated { replicas: spec.replicas },
             limits: spec.limits.into(),
             reservations: spec.reservations.into(),
             restart: RestartPolicy {
@@ -164,7 +169,7 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             },
             stop_grace: Duration::from_millis(spec.stop_grace_ms),
             stop_signal: spec.stop_signal,
-            constraints: spec.constraints,
+            constraints: constraints(&spec.constraints)?,
             on_partition: on_partition(spec.on_partition, spec.on_partition_after_ms)?,
             keep_on_node_loss: spec.keep_on_node_loss,
             force: spec.force,
@@ -177,6 +182,14 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             generic_resources: spec.generic_resources.into_iter().map(Into::into).collect(),
         })
     }
+}
+
+fn constraints(texts: &[String]) -> Result<Vec<Constraint>, Malformed> {
+    let parse = |(index, text): (usize, &String)| {
+        Constraint::parse(text)
+            .map_err(|error| Malformed::new("constraints", format!("can't be used: constraints[{index}]: {error}")))
+    };
+    texts.iter().enumerate().map(parse).collect()
 }
 
 impl From<&StackSpec> for ps::StackSpec {
@@ -220,5 +233,24 @@ impl TryFrom<Option<pt::TaskStatus>> for TaskStatus {
             exit_code: status.exit_code,
             not_before: Timestamp(status.not_before),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn constraints_are_parsed_where_they_come_in() {
+        let wire = |texts: &[&str]| ps::ServiceSpec {
+            restart: Some(pt::RestartPolicy::default()),
+            constraints: texts.iter().map(|text| (*text).to_owned()).collect(),
+            ..ps::ServiceSpec::default()
+        };
+        let spec = ServiceSpec::try_from(wire(&["node.role == worker"])).expect("a good spec");
+        assert!(spec.constraints[0].holds(&crate::model::Node::default()));
+        assert_eq!(ps::ServiceSpec::from(&spec).constraints, ["node.role==worker"]);
+        let error = ServiceSpec::try_from(wire(&["node.id==a", "colour==red"])).expect_err("no such key");
+        assert!(error.to_string().contains("constraints[1]: `colour==red`: the key is one of"), "{error}");
     }
 }

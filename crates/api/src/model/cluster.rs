@@ -1,4 +1,4 @@
-//! The cluster itself: its identity, its keys, its counters; and the credentials of registries.
+//! The cluster itself: its identity, keys and counters; and credentials of registries.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use serde::Serialize;
 use crate::id::{ClusterId, NodeId, RegistryId};
 use crate::version::{Meta, Timestamp};
 
-/// Bytes that must not be printed: `Debug` and `Serialize` say `[redacted]`.
+/// Bytes that must not be printed: `Debug` and `Serialize` print `[redacted]`.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(pub Vec<u8>);
 
 impl Secret {
-    /// As text; empty where it is none.
+    /// The secret as text; empty if it is not UTF-8.
     pub fn as_text(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
@@ -36,13 +36,13 @@ impl Serialize for Secret {
     }
 }
 
-/// A node that was removed: its certificate opens nothing any more.
+/// A node that was removed, whose certificate is no longer accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Revoked {
-    /// Whose.
+    /// The node.
     pub node_id: NodeId,
-    /// When the certificate has run out by itself.
+    /// When the certificate expires.
     pub until: Timestamp,
 }
 
@@ -50,27 +50,27 @@ pub struct Revoked {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cluster {
-    /// Of the cluster; the organisation in every certificate.
+    /// Identifier of the cluster; the organisation in every certificate.
     pub id: ClusterId,
     /// Times and version.
     pub meta: Meta,
-    /// Raised by a restore only; a worker refuses assignments of an older one.
+    /// Raised only by a restore; a worker refuses assignments of an older epoch.
     pub epoch: u64,
-    /// The level that every manager speaks.
+    /// The feature level that every manager supports.
     pub feature_level: u32,
-    /// The next Raft id that will be given; never given twice.
+    /// The Raft id that the next manager gets. No id is given twice.
     pub next_raft_id: u64,
-    /// DER.
+    /// Certificate of the root CA, DER.
     pub ca_certificate: Vec<u8>,
-    /// PKCS#8, DER.
+    /// Private key of the root CA, PKCS#8 in DER.
     pub ca_key: Secret,
-    /// The secret half of the workers' join token.
+    /// Secret part of the join token for workers.
     pub worker_token_secret: Secret,
-    /// The secret half of the managers' join token.
+    /// Secret part of the join token for managers.
     pub manager_token_secret: Secret,
-    /// Ed25519, PKCS#8: signs image grants.
+    /// Private key that signs image grants, Ed25519 in PKCS#8.
     pub grant_key: Secret,
-    /// Nodes that were removed, until their certificates have run out.
+    /// Nodes that were removed, until their certificates expire.
     pub revoked: Vec<Revoked>,
 }
 
@@ -78,14 +78,14 @@ pub struct Cluster {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Registry {
-    /// Of the object.
+    /// Identifier of the object.
     pub id: RegistryId,
     /// Times and version.
     pub meta: Meta,
-    /// `registry.example.com`, with a port where it has one.
+    /// Host of the registry, with its port if it has one.
     pub host: String,
-    /// Who logs in.
+    /// User name to log in with.
     pub username: String,
-    /// With what.
+    /// Password or token to log in with.
     pub password: Secret,
 }

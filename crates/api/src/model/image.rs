@@ -1,40 +1,42 @@
-//! Images that the cluster itself keeps.
+//! Images that the cluster keeps on its own nodes.
 
 use serde::Serialize;
 
+use super::text_or_empty;
 use crate::id::{ImageId, NodeId};
 use crate::version::Meta;
 
-/// A node that holds an image, or has been asked to.
+/// A node that holds an image or has been asked to hold it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageHolder {
-    /// Which node.
+    /// The node.
     pub node_id: NodeId,
-    /// Whether it has said that all blobs are there.
+    /// Whether the node reported that it has all blobs.
     pub confirmed: bool,
 }
 
-/// An image by digest, with the name that it was given.
+/// An image by digest, and the name that it was given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Image {
-    /// Of the object.
+    /// Identifier of the object.
     pub id: ImageId,
     /// Times and version.
     pub meta: Meta,
-    /// The whole reference; empty when a newer image took it.
-    pub reference: String,
-    /// Of the manifest.
+    /// The whole reference; `None` once a newer image took the name.
+    #[serde(serialize_with = "text_or_empty")]
+    pub reference: Option<String>,
+    /// Digest of the manifest.
     pub digest: String,
-    /// Bytes of all blobs.
+    /// Size of all blobs in bytes.
     pub size: u64,
-    /// Where it is and where it shall be.
+    /// The nodes that hold it or should hold it.
     pub holders: Vec<ImageHolder>,
 }
 
 impl Image {
-    /// Nodes that have said that they hold it.
+    /// The nodes that reported that they hold it.
     pub fn confirmed(&self) -> impl Iterator<Item = &NodeId> {
         self.holders.iter().filter(|holder| holder.confirmed).map(|holder| &holder.node_id)
     }

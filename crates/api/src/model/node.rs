@@ -1,11 +1,12 @@
-//! Machines.
+//! Nodes: the machines of the cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::allowance::Allowance;
 use super::device::NodeDevice;
+use super::text_or_empty;
 use crate::defaults::EMBEDDED_RUNTIME;
 use crate::id::NodeId;
 use crate::naming;
@@ -17,42 +18,68 @@ use crate::version::{Meta, Timestamp};
 const ENTRIES_BOUND: usize = 4_096;
 
 states! {
-    /// What a node may do; the unit in its certificate.
+    /// What a node may do; the organisational unit in its certificate.
     Role {
         /// Runs tasks.
         Worker = "worker",
-        /// Keeps the store and decides; runs tasks too unless drained.
+        /// Holds a replica of the store and may lead; also runs tasks unless it is drained.
         Manager = "manager",
     }
 }
 states! {
     /// Whether the scheduler may use a node.
     Availability {
-        /// Yes.
+        /// It may.
         Active = "active",
-        /// What runs stays; nothing new comes.
+        /// Tasks that run there stay; no new ones are placed there.
         Pause = "pause",
-        /// What runs leaves.
+        /// Tasks that run there are moved to other nodes.
         Drain = "drain",
     }
 }
 states! {
-    /// What the leader last knew of a node.
+    /// What the leader last knew of a node's session.
     NodeState {
-        /// It missed a heartbeat, or its session broke.
+        /// A heartbeat is late, or the session broke a moment ago.
         Unknown = "unknown",
-        /// It answers.
+        /// Its heartbeats arrive.
         Ready = "ready",
-        /// It has been silent for too long: its tasks are replaced.
+        /// It has been silent for so long that its tasks are replaced.
         Down = "down",
     }
+}
+
+states! {
+    /// Why a node is in its state.
+    NodeStateReason {
+        /// It has a certificate and has not registered yet.
+        Joining = "joining",
+        /// A heartbeat is late.
+        MissedHeartbeat = "it missed a heartbeat",
+        /// Several heartbeats in a row are late.
+        HeartbeatsStopped = "its heartbeats stopped",
+        /// The connection of its session ended.
+        SessionBroke = "its session broke",
+        /// Its daemon said that it stops and comes back: its tasks stay for a while.
+        Restarting = "restarting",
+        /// Its daemon said that it would come back, and did not.
+        DidNotReturn = "it did not come back",
+        /// Its machine said that it goes down.
+        ShutDown = "shut down",
+        /// It left the cluster: it does not come back under its id.
+        Left = "left",
+    }
+}
+
+fn number_or_zero<S: Serializer>(value: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(value.unwrap_or_default())
 }
 
 /// What a user decides about a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeSpec {
-    /// For placement.
+    /// Labels, to which placement constraints refer.
     pub labels: BTreeMap<String, String>,
     /// Whether the scheduler may use it.
     pub availability: Availability,
@@ -64,29 +91,29 @@ impl Default for NodeSpec {
     }
 }
 
-/// What a machine says of itself.
+/// What a node says of itself when it registers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeDescription {
-    /// Its name.
+    /// Hostname of the machine.
     pub hostname: String,
-    /// `linux`.
+    /// Operating system, as images spell it (`linux`).
     pub os: String,
-    /// `amd64`, as images spell it.
+    /// Architecture, as images spell it (`amd64`).
     pub architecture: String,
-    /// What it has.
+    /// What the machine has in total.
     pub resources: Resources,
-    /// Of `flotad`.
+    /// Version of its `flotad`.
     pub program_version: String,
-    /// The newest that it speaks.
+    /// The newest feature level that it supports.
     pub feature_level: u32,
-    /// Another value is another boot.
+    /// Identifies the boot; it changes when the machine restarts.
     pub boot_id: String,
     /// Runtime classes that tasks may name.
     pub runtimes: Vec<String>,
-    /// What it hands out by id.
+    /// Devices that it hands out by id.
     pub devices: Vec<NodeDevice>,
-    /// What its owner allows to tasks.
+    /// What its owner allows tasks to use.
     pub allow: Allowance,
 }
 
@@ -131,26 +158,28 @@ impl NodeDescription {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Node {
-    /// Of the node; the common name of its certificate.
+    /// Identifier of the node; the common name of its certificate.
     pub id: NodeId,
     /// Times and version.
     pub meta: Meta,
     /// What a user decides.
     pub spec: NodeSpec,
-    /// What it may do.
+    /// Whether it is a manager.
     pub role: Role,
-    /// What it says of itself.
+    /// What the node says of itself.
     pub description: NodeDescription,
     /// `host:port` of its listener.
     pub address: String,
-    /// What the leader last knew.
+    /// What the leader last knew of its session.
     pub state: NodeState,
-    /// Why, where there is more to say (`restarting`).
-    pub state_reason: String,
-    /// Since when.
+    /// Why, unless it just answers.
+    #[serde(serialize_with = "text_or_empty")]
+    pub state_reason: Option<NodeStateReason>,
+    /// When it entered this state, by the clock of the leader.
     pub state_since: Timestamp,
-    /// Of a manager; 0 for others.
-    pub raft_id: u64,
+    /// The Raft id of a manager; `None` until it has asked for one. In JSON, 0 stands for none.
+    #[serde(serialize_with = "number_or_zero")]
+    pub raft_id: Option<u64>,
 }
 
 impl Default for Node {
@@ -163,20 +192,25 @@ impl Default for Node {
             description: NodeDescription::default(),
             address: String::new(),
             state: NodeState::Unknown,
-            state_reason: String::new(),
+            state_reason: None,
             state_since: Timestamp::default(),
-            raft_id: 0,
+            raft_id: None,
         }
     }
 }
 
 impl Node {
-    /// Whether new tasks may come here.
+    /// Whether it left the cluster.
+    pub fn has_left(&self) -> bool {
+        self.state_reason == Some(NodeStateReason::Left)
+    }
+
+    /// Whether the scheduler may place new tasks here.
     pub fn takes_tasks(&self) -> bool {
         self.state == NodeState::Ready && self.spec.availability == Availability::Active
     }
 
-    /// Whether what runs here must be replaced elsewhere.
+    /// Whether tasks of this node must be replaced elsewhere.
     pub fn loses_tasks(&self) -> bool {
         self.state == NodeState::Down || self.spec.availability == Availability::Drain
     }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::device::{DeviceMapping, GenericResource};
+use super::text_or_empty;
+use crate::constraint::Constraint;
 use crate::defaults;
 use crate::id::{ServiceId, StackId};
 use crate::resources::Resources;
@@ -16,9 +18,9 @@ use crate::version::Meta;
 states! {
     /// After which endings a task is started again.
     RestartCondition {
-        /// After each.
+        /// After every ending.
         Any = "any",
-        /// After a failure.
+        /// After a failure only.
         OnFailure = "on-failure",
         /// After none.
         None = "none",
@@ -35,12 +37,12 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
 pub struct RestartPolicy {
     /// After which endings.
     pub condition: RestartCondition,
-    /// Before the second restart in a row; doubled from there on.
+    /// Delay before the second restart in a row; each further restart doubles it.
     #[serde(serialize_with = "seconds")]
     pub delay: Duration,
-    /// Restarts of one slot; 0 = without end.
+    /// Restarts that one slot may have; 0 for no limit.
     pub max_attempts: u64,
-    /// Restarts longer ago do not count; zero = all count.
+    /// Restarts longer ago than this do not count; zero if all count.
     #[serde(serialize_with = "seconds")]
     pub window: Duration,
 }
@@ -56,15 +58,48 @@ impl Default for RestartPolicy {
     }
 }
 
-/// What a worker does with a task when it hears from no manager.
+/// What a worker does with a task while it is connected to no manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum OnPartition {
-    /// Keeps it running.
+    /// It keeps the task running.
     Run,
-    /// Stops it after this long.
+    /// It stops the task after this time.
     #[serde(serialize_with = "seconds")]
     Stop(Duration),
+}
+
+/// How many tasks a service has, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum ServiceMode {
+    /// As many as the user says, wherever they fit.
+    Replicated {
+        /// The number of tasks.
+        replicas: u64,
+    },
+}
+
+impl ServiceMode {
+    /// What users call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Replicated { .. } => "replicated",
+        }
+    }
+
+    /// How many tasks of the service should run.
+    pub fn wanted_tasks(self) -> u64 {
+        match self {
+            Self::Replicated { replicas } => replicas,
+        }
+    }
+}
+
+impl Default for ServiceMode {
+    fn default() -> Self {
+        Self::Replicated { replicas: 1 }
+    }
 }
 
 /// What a user wants to run. The system never changes it.
@@ -73,56 +108,57 @@ pub enum OnPartition {
 pub struct ServiceSpec {
     /// Unique in the cluster.
     pub name: String,
-    /// For people and tools.
+    /// Labels of the service, for people and tools.
     pub labels: BTreeMap<String, String>,
     /// Reference of the image.
     pub image: String,
-    /// Instead of the image's entrypoint, where given.
+    /// Replaces the image's entrypoint unless it is empty.
     pub entrypoint: Vec<String>,
-    /// Instead of the image's command, where given.
+    /// Replaces the image's command unless it is empty.
     pub command: Vec<String>,
-    /// `NAME=value`, after the image's own; may hold templates.
+    /// Variables as `NAME=value`, added to the image's own; values may hold templates.
     pub env: Vec<String>,
-    /// Instead of the image's, where given.
+    /// Replaces the image's working directory unless it is empty.
     pub working_dir: String,
-    /// `user[:group]` instead of the image's, where given.
+    /// Replaces the image's `user[:group]` unless it is empty.
     pub user: String,
-    /// Instead of the task's name, where given.
+    /// Replaces the task's name as its hostname unless it is empty.
     pub hostname: String,
-    /// Tasks that shall run.
-    pub replicas: u64,
+    /// How many tasks it has.
+    #[serde(flatten)]
+    pub mode: ServiceMode,
     /// What a task can't exceed.
     pub limits: Resources,
-    /// What a node must have free.
+    /// What the scheduler reserves for each task on its node.
     pub reservations: Resources,
     /// How a task that ended is started again.
     pub restart: RestartPolicy,
-    /// Between the stop signal and SIGKILL.
+    /// Time between the stop signal and SIGKILL.
     #[serde(serialize_with = "seconds")]
     pub stop_grace: Duration,
-    /// What asks the program to end; empty: the image's, else SIGTERM.
+    /// Signal that asks the program to stop; if empty, that of the image, else SIGTERM.
     pub stop_signal: String,
-    /// What a node must pass.
-    pub constraints: Vec<String>,
-    /// What happens to a task whose node hears from no manager.
+    /// What holds of a node that a task may run on.
+    pub constraints: Vec<Constraint>,
+    /// What a worker does with a task while it is connected to no manager.
     pub on_partition: OnPartition,
-    /// Whether tasks wait for their lost node, and start there at boot without asking.
+    /// Whether tasks wait for a node that was lost, and start there at boot without a manager.
     pub keep_on_node_loss: bool,
-    /// Raised to replace all tasks although nothing else changed.
+    /// A counter that a user raises to replace all tasks although nothing else changed.
     pub force: u64,
-    /// Runtime class; empty: the embedded one.
+    /// Runtime class; the embedded one if empty.
     pub runtime: String,
-    /// A reaper of zombies is PID 1.
+    /// Whether PID 1 is an init that reaps zombies.
     pub init: bool,
-    /// All capabilities and all of the node's devices, whatever else is said of them.
+    /// Gives all capabilities and all devices of the node, whatever the other fields say.
     pub privileged: bool,
-    /// Capabilities beyond the default ones; `ALL`: every one.
+    /// Capabilities in addition to the default ones; `ALL` stands for every one.
     pub cap_add: Vec<String>,
-    /// Capabilities fewer than the default ones; `ALL`: every one.
+    /// Capabilities to remove from the default ones; `ALL` stands for every one.
     pub cap_drop: Vec<String>,
-    /// Of the node, by path.
+    /// Devices of the node, by path.
     pub devices: Vec<DeviceMapping>,
-    /// Of the node, by kind: the scheduler says which.
+    /// Devices of the node, by kind and count; the scheduler chooses which.
     pub generic_resources: Vec<GenericResource>,
 }
 
@@ -138,7 +174,7 @@ impl Default for ServiceSpec {
             working_dir: String::new(),
             user: String::new(),
             hostname: String::new(),
-            replicas: 1,
+            mode: ServiceMode::default(),
             limits: Resources::default(),
             reservations: Resources::default(),
             restart: RestartPolicy::default(),
@@ -160,10 +196,41 @@ impl Default for ServiceSpec {
 }
 
 impl ServiceSpec {
-    /// Whether a task made from `self` would do for `newer`: only how many there are and labels of the service differ.
+    /// Whether tasks made from `self` are right for `newer` too: only the number of tasks and the labels of the service
+    /// differ.
     pub fn same_task(&self, newer: &Self) -> bool {
-        let plain = |spec: &Self| Self { replicas: 0, labels: BTreeMap::new(), ..spec.clone() };
+        let plain = |spec: &Self| Self { mode: ServiceMode::default(), labels: BTreeMap::new(), ..spec.clone() };
         plain(self) == plain(newer)
+    }
+}
+
+/// Whether the tasks of a service are brought to its newest spec.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum UpdateState {
+    /// They are, one slot after the other, or all of them have it.
+    #[default]
+    Active,
+    /// A task of the newest spec does not run, and a user decides what happens.
+    Paused {
+        /// Which task, and what became of it.
+        reason: String,
+    },
+}
+
+impl UpdateState {
+    /// Why the update is paused; `None` if it is not.
+    pub fn pause_reason(&self) -> Option<&str> {
+        match self {
+            Self::Active => None,
+            Self::Paused { reason } => Some(reason),
+        }
+    }
+}
+
+/// In JSON, the reason of a paused update, else an empty text.
+impl Serialize for UpdateState {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.pause_reason().unwrap_or_default())
     }
 }
 
@@ -171,16 +238,18 @@ impl ServiceSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Service {
-    /// Of the service.
+    /// Identifier of the service.
     pub id: ServiceId,
     /// Times and version.
     pub meta: Meta,
     /// What the user wants.
     pub spec: Arc<ServiceSpec>,
-    /// Counts the specs; raised when tasks must be replaced.
+    /// Number of the spec; raised when the tasks must be replaced.
     pub spec_version: u64,
-    /// The stack that it came with; empty: none.
-    pub stack_id: StackId,
-    /// Why the running update waits for the user; empty while it goes on.
-    pub update_paused: String,
+    /// The stack that it came with.
+    #[serde(serialize_with = "text_or_empty")]
+    pub stack_id: Option<StackId>,
+    /// Whether its tasks are brought to its newest spec.
+    #[serde(rename = "updatePaused")]
+    pub update: UpdateState,
 }

@@ -1,4 +1,4 @@
-//! Stacks: services that were deployed from one file.
+//! Stacks: services that are deployed from one file.
 
 use serde::Serialize;
 
@@ -6,13 +6,13 @@ use super::ServiceSpec;
 use crate::id::StackId;
 use crate::version::Meta;
 
-/// What a file said.
+/// The content of a stack file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StackSpec {
     /// The stack's name; its services are called `<stack>_<service>`.
     pub name: String,
-    /// With whole names.
+    /// Its services, with their full names.
     pub services: Vec<ServiceSpec>,
 }
 
@@ -20,10 +20,10 @@ pub struct StackSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stack {
-    /// Of the stack.
+    /// Identifier of the stack.
     pub id: StackId,
     /// Times and version.
     pub meta: Meta,
-    /// What the file said.
+    /// The content of the file.
     pub spec: StackSpec,
 }

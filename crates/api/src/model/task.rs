@@ -1,29 +1,31 @@
-//! Tasks: placed instances of a service.
+//! Tasks: the instances of a service, each on one node.
 
 use serde::Serialize;
 
 use super::device::DeviceId;
+use super::pending::PendingReason;
+use super::text_or_empty;
 use crate::id::{NodeId, ServiceId, TaskId};
 use crate::state::{DesiredState, TaskState};
 use crate::version::{Meta, Timestamp};
 
-/// What was observed of a task.
+/// What a worker observed of a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskStatus {
-    /// Counts the starts of this task, from 1.
+    /// Number of this start of the task, from 1.
     pub attempt: u32,
-    /// How far this attempt is.
+    /// State of this attempt.
     pub state: TaskState,
-    /// When that was seen.
+    /// When it was observed, by the clock of the worker.
     pub at: Timestamp,
-    /// What is going on, where there is something to say.
+    /// What the worker is doing, for people; may be empty.
     pub message: String,
-    /// Why it is not as wanted.
+    /// Why the task is not in its desired state, for people; may be empty.
     pub error: String,
-    /// Of the last container that ended; 128 + the signal's number where one killed it.
+    /// Exit code of the last container that ended; 128 plus the number of the signal if one killed it.
     pub exit_code: Option<i32>,
-    /// When the next start is due; zero: it waits for none.
+    /// When the next start is due; zero if the task does not wait for one.
     pub not_before: Timestamp,
 }
 
@@ -42,7 +44,7 @@ impl Default for TaskStatus {
 }
 
 impl TaskStatus {
-    /// What orders statuses: only a higher one is taken.
+    /// The order of statuses: a status replaces one of lower or equal rank.
     pub fn rank(&self) -> (u32, TaskState) {
         (self.attempt, self.state)
     }
@@ -52,35 +54,40 @@ impl TaskStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Task {
-    /// Of the task.
+    /// Identifier of the task.
     pub id: TaskId,
     /// Times and version.
     pub meta: Meta,
-    /// Whose it is.
+    /// The service that it belongs to.
     pub service_id: ServiceId,
-    /// Which of the service's specs it was made from.
+    /// Number of the service's spec that it was made from.
     pub spec_version: u64,
-    /// Its place among the replicas, from 1.
+    /// Number of its slot, from 1. The task that replaces it has the same slot.
     pub slot: u64,
-    /// Where it runs; empty until it is assigned, and never changed after.
-    pub node_id: NodeId,
-    /// What is wanted.
+    /// The node that the scheduler chose; never changed after.
+    #[serde(serialize_with = "text_or_empty")]
+    pub node_id: Option<NodeId>,
+    /// What the orchestrator wants of it.
     pub desired_state: DesiredState,
-    /// What was observed.
+    /// What its worker observed.
     pub status: TaskStatus,
-    /// Restarts of its slot before it.
+    /// Restarts of its slot before this task was made.
     pub inherited_restarts: u64,
-    /// How many of these no failure caused: its node was lost or drained, or a user removed the task.
+    /// How many of the inherited restarts were not caused by a failure: the node was lost or drained, or a user removed
+    /// the task.
     pub moves: u64,
-    /// What the image's name stood for when it was made; empty: the worker asks the registry.
-    pub image_digest: String,
-    /// It is not started before.
+    /// The digest that the cluster's image of that name had when the task was made; `None` if the cluster keeps no such
+    /// image, and the worker asks the registry.
+    #[serde(serialize_with = "text_or_empty")]
+    pub image_digest: Option<String>,
+    /// The time before which it is not started; zero if it may start at once.
     pub not_before: Timestamp,
-    /// Its processes stand still.
+    /// Whether its processes are frozen.
     pub paused: bool,
-    /// Why it has no node yet.
-    pub pending_reason: String,
-    /// Devices of its node that are its own until it has ended; chosen with the node.
+    /// Why it has no node yet; `None` until the scheduler has looked for one, and once it has one.
+    #[serde(serialize_with = "text_or_empty")]
+    pub pending_reason: Option<PendingReason>,
+    /// Devices of its node that it holds until it has ended. They are chosen together with the node.
     pub device_ids: Vec<DeviceId>,
 }
 
@@ -92,37 +99,47 @@ impl Default for Task {
             service_id: ServiceId::default(),
             spec_version: 0,
             slot: 1,
-            node_id: NodeId::default(),
+            node_id: None,
             desired_state: DesiredState::Running,
             status: TaskStatus::default(),
             inherited_restarts: 0,
             moves: 0,
-            image_digest: String::new(),
+            image_digest: None,
             not_before: Timestamp::default(),
             paused: false,
-            pending_reason: String::new(),
+            pending_reason: None,
             device_ids: Vec::new(),
         }
     }
 }
 
 impl Task {
-    /// Whether it may still run: it has not ended, and nobody told it to.
+    /// Whether it may still run: it has not ended and has not been told to stop.
     pub fn is_live(&self) -> bool {
         !self.status.state.is_terminal() && !self.desired_state.is_stopping()
     }
 
-    /// Whether it holds its node's resources.
-    pub fn holds_resources(&self) -> bool {
-        !self.node_id.is_empty() && !self.status.state.is_terminal()
+    /// Whether it may run and has no node yet.
+    pub fn is_waiting(&self) -> bool {
+        self.node_id.is_none() && self.is_live()
     }
 
-    /// What is used up of its slot's budget: restarts that a failure caused.
+    /// Whether it was given to this node.
+    pub fn is_on(&self, node: &NodeId) -> bool {
+        self.node_id.as_ref() == Some(node)
+    }
+
+    /// Whether it holds its node's resources.
+    pub fn holds_resources(&self) -> bool {
+        self.node_id.is_some() && !self.status.state.is_terminal()
+    }
+
+    /// Restarts of its slot that a failure caused; they count against the limit of the restart policy.
     pub fn failures(&self) -> u64 {
         self.restarts().saturating_sub(self.moves)
     }
 
-    /// Starts of its slot beyond the first.
+    /// Starts of its slot after the first.
     pub fn restarts(&self) -> u64 {
         self.inherited_restarts + u64::from(self.status.attempt.saturating_sub(1))
     }

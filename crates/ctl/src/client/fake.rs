@@ -1,5 +1,5 @@
 //! A manager for tests: a gRPC server on a socket in a temporary folder. It carries out a list of acts, one for each
-//! call, repeats the last one for ever, and notes what it was asked.
+//! call, repeats the last one for ever, and records what it was asked.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -21,13 +21,16 @@ use tonic::server::{Grpc, NamedService};
 use tonic_prost::ProstCodec;
 use tower::{Service, service_fn};
 
-use flota_api::proto::control::{CreateServiceRequest, ListRequest, ServiceProgress, Tasks, WatchServiceRequest};
+use flota_api::proto::control::{
+    CreateServiceRequest, Empty, GetRequest, ListTasksRequest, NodeRow, RemoveRequest, RemoveTaskRequest,
+    ServiceProgress, ServiceRow, StackRow, TaskRow, Tasks, UpdateServiceRequest, WatchServiceRequest,
+};
 use flota_api::proto::objects;
 use flota_api::proto::streams::Frame;
 
 /// What the manager does with one call.
 #[derive(Clone)]
-pub(super) enum Act {
+pub(crate) enum Act {
     /// Answers with this status.
     Refuse(Status),
     /// Takes the request, and its connection breaks.
@@ -36,6 +39,18 @@ pub(super) enum Act {
     Hang,
     /// Answers a create.
     Create,
+    /// Answers a request for one service.
+    Service(ServiceRow),
+    /// Answers a request for one task.
+    Task(TaskRow),
+    /// Answers a request for one node.
+    Node(NodeRow),
+    /// Answers a request for one stack.
+    Stack(StackRow),
+    /// Answers an update of a service.
+    Update,
+    /// Answers a removal.
+    Remove,
     /// Answers a list with these pages.
     Pages(Vec<Tasks>),
     /// Answers a watch with these messages, and then this status, if any.
@@ -45,19 +60,19 @@ pub(super) enum Act {
 }
 
 /// A running fake; it ends with the test's runtime.
-pub(super) struct FakeManager {
-    pub(super) socket: PathBuf,
+pub(crate) struct FakeManager {
+    pub(crate) socket: PathBuf,
     seen: Arc<Mutex<Vec<String>>>,
 }
 
 impl FakeManager {
     /// Listens at `NAME.sock` in `folder`.
-    pub(super) fn start(folder: &Path, name: &str, acts: impl Into<VecDeque<Act>>) -> Self {
+    pub(crate) fn start(folder: &Path, name: &str, acts: impl Into<VecDeque<Act>>) -> Self {
         Self::start_limited(folder, name, acts, u64::MAX)
     }
 
     /// As [`FakeManager::start`]; each connection breaks after this number of bytes to the client.
-    pub(super) fn start_limited(folder: &Path, name: &str, acts: impl Into<VecDeque<Act>>, bytes: u64) -> Self {
+    pub(crate) fn start_limited(folder: &Path, name: &str, acts: impl Into<VecDeque<Act>>, bytes: u64) -> Self {
         let socket = folder.join(format!("{name}.sock"));
         let listener = UnixListener::bind(&socket).expect("the folder is there");
         let (cut, seen) = (Arc::new(Notify::new()), Arc::default());
@@ -77,8 +92,8 @@ impl FakeManager {
         Self { socket, seen }
     }
 
-    /// What it was asked, in order: request ids of creates, else the method.
-    pub(super) fn seen(&self) -> Vec<String> {
+    /// The calls that it got, in order: of a create the request id, else the method and what it is about.
+    pub(crate) fn seen(&self) -> Vec<String> {
         self.seen.lock().expect("no holder panics").clone()
     }
 }
@@ -101,6 +116,28 @@ struct Script {
     cut: Arc<Notify>,
 }
 
+/// Answers a call by the act that comes next, which must be of the kind that fits.
+macro_rules! unary {
+    ($script:ident, $request:ident, |$it:ident: $type:ty| $noted:expr, $act:pat => $answer:expr) => {{
+        let call = service_fn(|request: tonic::Request<$type>| {
+            let $it = request.into_inner();
+            let noted = $noted;
+            async move {
+                match $script.take(&noted).await? {
+                    $act => Ok(tonic::Response::new($answer)),
+                    _ => panic!("{noted}: the next act is for another method"),
+                }
+            }
+        });
+        Grpc::new(ProstCodec::default()).unary(call, $request).await
+    }};
+}
+
+/// How a call is recorded: the method, and what it is about.
+fn called(method: &str, name: &str) -> String {
+    format!("{method} {name}").trim_end().to_owned()
+}
+
 impl Script {
     fn note(&self, text: &str) {
         self.seen.lock().expect("no holder panics").push(text.to_owned());
@@ -114,7 +151,7 @@ impl Script {
         }
     }
 
-    /// Takes note of a request; the act that answers it, where it is answered.
+    /// Records a call; returns the act that answers it, where it is answered.
     async fn take(&self, text: &str) -> Result<Act, Status> {
         self.note(text);
         match self.next() {
@@ -133,15 +170,35 @@ impl Script {
         let script = &self;
         match method.as_str() {
             "CreateService" => {
-                let create = service_fn(|request: tonic::Request<CreateServiceRequest>| async move {
-                    script.take(&request.get_ref().request_id).await?;
-                    Ok(tonic::Response::new(objects::Service { id: "created".into(), ..Default::default() }))
-                });
-                Grpc::new(ProstCodec::default()).unary(create, request).await
+                unary!(script, request, |it: CreateServiceRequest| it.request_id.clone(), Act::Create => {
+                    objects::Service { id: "created".into(), ..Default::default() }
+                })
+            }
+            "GetNode" => unary!(script, request, |it: GetRequest| called("GetNode", &it.name), Act::Node(row) => row),
+            "GetService" => {
+                unary!(script, request, |it: GetRequest| called("GetService", &it.name), Act::Service(row) => row)
+            }
+            "GetTask" => unary!(script, request, |it: GetRequest| called("GetTask", &it.name), Act::Task(row) => row),
+            "GetStack" => {
+                unary!(script, request, |it: GetRequest| called("GetStack", &it.name), Act::Stack(row) => row)
+            }
+            "UpdateService" => {
+                unary!(script, request, |it: UpdateServiceRequest| called("UpdateService", &it.service),
+                    Act::Update => objects::Service::default())
+            }
+            "RemoveTask" => {
+                unary!(script, request, |it: RemoveTaskRequest| called("RemoveTask", &it.name),
+                    Act::Remove => Empty::default())
+            }
+            "RemoveNode" | "RemoveService" | "RemoveStack" => {
+                unary!(script, request, |it: RemoveRequest| called(&method, &it.name), Act::Remove => Empty::default())
             }
             "ListTasks" => {
-                let list = service_fn(|_: tonic::Request<ListRequest>| async move {
-                    let Act::Pages(pages) = script.take("ListTasks").await? else { panic!("a list has pages") };
+                let list = service_fn(|request: tonic::Request<ListTasksRequest>| async move {
+                    let ListTasksRequest { services, nodes, .. } = request.into_inner();
+                    let scope = services.into_iter().chain(nodes).collect::<Vec<_>>().join(" ");
+                    let act = script.take(&called("ListTasks", &scope)).await?;
+                    let Act::Pages(pages) = act else { panic!("a list has pages") };
                     Ok(tonic::Response::new(messages(pages, None)))
                 });
                 Grpc::new(ProstCodec::default()).server_streaming(list, request).await
@@ -174,7 +231,7 @@ fn messages<T: Send + 'static>(all: Vec<T>, end: Option<Status>) -> Messages<T> 
     Box::pin(stream::iter(all.into_iter().map(Ok).chain(end.map(Err))))
 }
 
-/// As a manager has it: the stream is open at once, and frames are sent once the user has named what is wanted.
+/// As a manager does: the stream is open at once, and frames are sent after the user's first one.
 fn after_first_frame(
     mut user: tonic::Streaming<Frame>,
     script: Script,

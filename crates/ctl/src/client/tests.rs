@@ -16,7 +16,7 @@ const LONG: Duration = Duration::from_secs(30);
 
 fn client(sockets: &[&Path], bound: Duration, patience: Duration) -> Client {
     let limits = Limits { change: bound, read: bound, patience, pause: Duration::from_millis(1) };
-    Client { sockets: sockets.iter().map(|path| path.to_path_buf()).collect(), stale: false, limits }
+    Client { sockets: sockets.iter().map(|path| path.to_path_buf()).collect(), limits }
 }
 
 async fn create(client: &Client) -> Result<String, (u8, String)> {
@@ -60,7 +60,11 @@ async fn managers_that_can_not_answer_yet_are_asked_again() {
 #[tokio::test]
 async fn an_answer_about_the_request_is_final() {
     let folder = folder();
-    let judges = FakeManager::start(folder.path(), "judges", [Act::Refuse(Status::already_exists("it is there"))]);
+    let judges = FakeManager::start(
+        folder.path(),
+        "judges",
+        [Act::Refuse(Reason::AlreadyExists.attach(Status::already_exists("it is there")))],
+    );
     let other = FakeManager::start(folder.path(), "other", [Act::Create]);
     let client = client(&[&judges.socket, &other.socket], LONG, LONG);
     assert_eq!(create(&client).await, Err((4, "it is there".into())));
@@ -129,6 +133,7 @@ async fn a_list_that_breaks_after_a_page_is_read_whole_from_the_next_manager() {
     let answers = FakeManager::start(folder.path(), "answers", [pages]);
     let client = client(&[&breaks.socket, &answers.socket], LONG, LONG);
     let list = client.list(
+        ListTasksRequest::default(),
         |mut control, request| async move { control.list_tasks(request).await },
         |whole, page| whole.tasks.extend(page.tasks),
     );
@@ -141,7 +146,7 @@ async fn a_list_that_breaks_after_a_page_is_read_whole_from_the_next_manager() {
 async fn a_watch_is_taken_up_with_the_next_manager() {
     let folder = folder();
     let progress = |running| ServiceProgress { running, converged: running == 3, ..ServiceProgress::default() };
-    let moved = Status::unavailable("leadership has moved; try again");
+    let moved = Reason::LeadershipMoved.attach(Status::unavailable("leadership has moved; try again"));
     let first = FakeManager::start(
         folder.path(),
         "first",
@@ -170,7 +175,8 @@ async fn a_watch_is_taken_up_with_the_next_manager() {
 #[tokio::test]
 async fn a_watch_ends_with_the_error_of_a_manager() {
     let folder = folder();
-    let judges = FakeManager::start(folder.path(), "judges", [Act::Watch(vec![], Some(Status::not_found("no image")))]);
+    let missing = Reason::NotFound.attach(Status::not_found("no image"));
+    let judges = FakeManager::start(folder.path(), "judges", [Act::Watch(vec![], Some(missing))]);
     let client = client(&[&judges.socket], LONG, LONG);
     let call = |mut control: ControlClient<Channel>, request| async move { control.watch_service(request).await };
     let watch = client.watch(WatchServiceRequest::default(), call, |_| Ok(ControlFlow::Continue(())));
@@ -184,7 +190,7 @@ fn log_line(at: u64) -> Frame {
 #[tokio::test]
 async fn logs_are_taken_up_with_the_next_manager() {
     let folder = folder();
-    let moved = Status::unavailable("leadership has moved; try again");
+    let moved = Reason::LeadershipMoved.attach(Status::unavailable("leadership has moved; try again"));
     let first = FakeManager::start(
         folder.path(),
         "first",

@@ -10,26 +10,29 @@ use flota_api::proto::streams::{ExecRequest, Frame, Resize};
 use crate::client::{Client, failure};
 use crate::{printer, terminal};
 
+/// What a shell exits with when it can't run a command (POSIX, "Exit Status for Commands").
+const CANNOT_RUN: i32 = 126;
+
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
-    /// Task, SERVICE.SLOT, or service (its first task that runs)
+    /// Task, SERVICE.SLOT, or service (for its first task that runs)
     task: String,
     /// Send standard input
     #[arg(short, long)]
     interactive: bool,
-    /// With a terminal
+    /// Give the command a terminal
     #[arg(short, long)]
     tty: bool,
-    /// As this user
+    /// User to run as
     #[arg(short, long, default_value = "")]
     user: String,
-    /// In this folder
+    /// Folder to run in
     #[arg(short, long, default_value = "")]
     workdir: String,
-    /// With this variable, NAME=value; may be repeated
+    /// Variable to set, NAME=value; may be repeated
     #[arg(short, long)]
     env: Vec<String>,
-    /// Command and arguments
+    /// Command with its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     command: Vec<String>,
 }
@@ -58,23 +61,21 @@ pub(crate) async fn run(exec: Exec, client: &Client) -> anyhow::Result<u8> {
     if exec.tty {
         tokio::spawn(send_sizes(sender.clone()));
     }
-    let mut code = None;
+    let (mut code, mut failed) = (None, None);
     while let Some(frame) = answers.message().await.map_err(failure)? {
         match frame.frame {
             Some(F::Stdout(bytes)) => printer::bytes(1, &bytes),
             Some(F::Stderr(bytes)) => printer::bytes(2, &bytes),
             Some(F::ExitCode(value)) => code = Some(value),
-            Some(F::Error(error)) => {
-                drop(raw);
-                printer::say(&format!("error: failed to run it: {error}"));
-                // As a shell has it (POSIX, "Exit Status for Commands").
-                let missing = ["No such file", "not found in $PATH"].iter().any(|it| error.contains(it));
-                return Ok(if missing { 127 } else { 126 });
-            }
+            Some(F::Error(error)) => failed = Some(error),
             _ => {}
         }
     }
     drop((raw, sender));
+    if let Some(error) = failed {
+        printer::say(&format!("error: failed to run it: {error}"));
+        code = code.or(Some(CANNOT_RUN));
+    }
     let code = code.ok_or_else(|| anyhow::anyhow!("the task ended, or its node went away"))?;
     Ok(u8::try_from(code & 0xff).unwrap_or(1))
 }

@@ -1,4 +1,4 @@
-//! `ctl image …`: what goes to the node that is talked to, and what the cluster keeps.
+//! `ctl image …`: images that go to a node of the cluster, and those that the cluster keeps.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -20,22 +20,22 @@ use crate::printer::{self, ListOptions};
 use crate::progress;
 
 const CHUNK: usize = 1 << 20;
-/// The other nodes have fetched it by then.
+/// How long the other nodes have to fetch the image.
 const HOLD_WAIT: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Image {
-    /// Take an OCI layout or a `docker save` archive (tar; - for standard input)
+    /// Import an OCI layout or a `docker save` archive (tar; - for standard input)
     Import {
         file: PathBuf,
-        /// Its name, where the archive gives none
+        /// Name of the image, where the archive gives none
         #[arg(short, long, default_value = "")]
         tag: String,
     },
-    /// Fetch from a registry; a manager uses the credentials of `ctl registry login`
+    /// Fetch an image from a registry; a manager uses the credentials of `ctl registry login`
     Pull {
         reference: String,
-        /// Instead of those
+        /// User name to log in with instead
         #[arg(short, long, requires = "password_stdin")]
         username: Option<String>,
         /// Read the password from standard input
@@ -48,21 +48,20 @@ pub(crate) enum Image {
         tag: String,
         program: PathBuf,
     },
-    /// Every image that the cluster keeps
+    /// List the images that the cluster keeps
     Ls(ListOptions),
     /// Remove images
     Rm {
         images: Vec<String>,
-        /// Also one that a service uses
+        /// Remove also an image that a service uses
         #[arg(short, long)]
         force: bool,
     },
 }
 
-pub(crate) async fn run(verb: Image, client: impl Fn(bool) -> anyhow::Result<Client>) -> anyhow::Result<()> {
+pub(crate) async fn run(verb: Image, client: &Client) -> anyhow::Result<()> {
     match verb {
         Image::Import { file, tag } => {
-            let client = client(false)?;
             let source: Box<dyn Read + Send> = match file.to_str() {
                 Some("-") => Box::new(std::io::stdin()),
                 _ => Box::new(fs_err::File::open(&file)?),
@@ -76,30 +75,27 @@ pub(crate) async fn run(verb: Image, client: impl Fn(bool) -> anyhow::Result<Cli
                 .await
                 .map_err(failure)
                 .context("failed to import the image")?;
-            held(&client, image.into_inner()).await
+            held(client, image.into_inner()).await
         }
         Image::Pack { tag, program } => {
-            let client = client(false)?;
             let name = program.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
             let frames = upload(Box::new(fs_err::File::open(&program)?), tag, name);
             let image = client.any_node().await?.0.pack_image(frames).await;
             let image = image.map_err(failure).context("failed to pack the program")?;
-            held(&client, image.into_inner()).await
+            held(client, image.into_inner()).await
         }
         Image::Pull { reference, username, password_stdin } => {
-            let client = client(false)?;
             let password = if password_stdin { registry::password()? } else { String::new() };
             let request = PullImageRequest { reference, username: username.unwrap_or_default(), password };
             let image =
                 client.at_any_node(request, |mut node, request| async move { node.pull_image(request).await }).await?;
-            held(&client, image).await
+            held(client, image).await
         }
-        Image::Ls(options) => ls(&client(options.stale)?, &options).await,
+        Image::Ls(options) => ls(client, &options).await,
         Image::Rm { images, force } => {
-            let client = client(false)?;
             named(&images)?;
             for name in images {
-                let request = RemoveRequest { request_id: request_id(), name: name.clone(), force, shrink: false };
+                let request = RemoveRequest { request_id: request_id(), name: name.clone(), force };
                 client
                     .change(request, |mut control, request| async move { control.remove_image(request).await })
                     .await?;
@@ -120,7 +116,7 @@ fn upload(mut source: Box<dyn Read + Send>, reference: String, program: String) 
             let count = match source.read(&mut data) {
                 Ok(count) => count,
                 Err(error) => {
-                    // The stream's end would be taken for the file's: only a broken connection says that it is not.
+                    // The end of the stream would be taken for that of the file. Only a broken connection is not.
                     printer::say(&format!("error: failed to read the file to upload: {error}"));
                     #[expect(clippy::exit, reason = "it breaks the connection, and nothing else is left to do")]
                     std::process::exit(1);
@@ -147,9 +143,9 @@ async fn held(client: &Client, image: ImageResult) -> anyhow::Result<()> {
 }
 
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
-    options.check(&["id", "reference", "digest", "size"])?;
     let images = client
         .list(
+            options.request(),
             |mut control, request| async move { control.list_images(request).await },
             |whole, page| whole.images.extend(page.images),
         )
@@ -159,18 +155,16 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     for image in images.images {
         let image = model::Image::from(image);
         let value = json!({
-            "id": image.id, "reference": image.reference, "digest": image.digest, "size": image.size,
-            "holders": image.confirmed().collect::<Vec<_>>(), "createdAt": image.meta.created_at,
+            "id": image.id, "reference": image.reference.as_deref().unwrap_or_default(), "digest": image.digest,
+            "size": image.size, "holders": image.confirmed().collect::<Vec<_>>(), "createdAt": image.meta.created_at,
         });
-        if options.passes(&value) {
-            let size = format!("{:.1}MB", f64::from(u32::try_from(image.size / 1000).unwrap_or(u32::MAX)) / 1000.0);
-            let digest: String =
-                if options.no_trunc { image.digest.clone() } else { image.digest.chars().take(19).collect() };
-            let cells = vec![image.reference.clone(), digest, size, image.confirmed().count().to_string()];
-            rows.push((value, cells));
-        }
+        let size = format!("{:.1}MB", f64::from(u32::try_from(image.size / 1000).unwrap_or(u32::MAX)) / 1000.0);
+        let digest: String =
+            if options.rows.no_trunc { image.digest.clone() } else { image.digest.chars().take(19).collect() };
+        let reference = image.reference.clone().unwrap_or_default();
+        rows.push((value, vec![reference, digest, size, image.confirmed().count().to_string()]));
     }
     rows.sort_by(|left, right| left.1[0].cmp(&right.1[0]));
-    printer::rows(options, &["REFERENCE", "DIGEST", "SIZE", "NODES"], rows);
+    printer::rows(&options.rows, &["REFERENCE", "DIGEST", "SIZE", "NODES"], rows);
     Ok(())
 }

@@ -14,18 +14,18 @@ use crate::printer;
 
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// Service or task
+    /// Service or task to print the logs of
     name: String,
-    /// Go on as it is written
+    /// Go on with new lines as they are written
     #[arg(short, long)]
     follow: bool,
-    /// Only so many lines of each task, from the end
+    /// Number of lines of each task to print, from the end
     #[arg(short = 'n', long)]
     tail: Option<u64>,
-    /// When each line was written
+    /// Print when each line was written
     #[arg(short, long)]
     timestamps: bool,
-    /// Lines alone, without the task's name
+    /// Print lines without the name of the task
     #[arg(long)]
     raw: bool,
 }
@@ -60,8 +60,8 @@ fn print(logs: &Logs, line: &LogLine) {
     printer::bytes(line.stream, &out);
 }
 
-/// How far the log of each task was printed: a stream that was lost is read from the start again, and goes on after
-/// the last line that was printed.
+/// How far the log of each task was printed. A stream that was lost is read from the start again, and printed after the
+/// last line that was printed.
 #[derive(Debug, Default)]
 struct Printed(BTreeMap<String, Position>);
 
@@ -76,8 +76,8 @@ struct Position {
 }
 
 impl Printed {
-    /// What to ask for: the user's lines at first, whole logs once some of them were printed. After `--tail 0` it stays
-    /// at that: nothing that was written before is of interest.
+    /// The next request: for the user's lines at first, for whole logs once some of them were printed. After `--tail 0`
+    /// it stays at that: older lines are of no interest.
     fn request(&mut self, logs: &Logs, service: bool) -> LogsRequest {
         self.0.values_mut().for_each(|position| position.skipped = Some(0));
         let name = |wanted: bool| if wanted { logs.name.clone() } else { String::new() };

@@ -4,27 +4,29 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use flota_api::model;
-use flota_api::proto::control::{NodeRow, RemoveRequest, UpdateNodeRequest};
+use flota_api::proto::control::{
+    GetRequest, ListRequest, ListTasksRequest, NodeRow, Nodes, RemoveRequest, UpdateNodeRequest,
+};
+use flota_api::reason::Reason;
 
 use crate::client::{Client, request_id};
 use crate::commands::task;
-use crate::error::named;
+use crate::error::{named, reason};
 use crate::parse;
-use crate::pick::pick;
 use crate::printer::{self, ListOptions};
 use crate::progress::{self, WaitOptions};
 
-/// A change that is overtaken so often is no accident.
+/// Each loss means that another change won. Ten in a row indicate a bug.
 const TRIES: u32 = 10;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Node {
-    /// Every machine
+    /// List the machines
     Ls(ListOptions),
-    /// Everything about machines
+    /// Print everything about machines
     Inspect {
         nodes: Vec<String>,
-        /// A page for people
+        /// Print a page for people
         #[arg(long)]
         pretty: bool,
     },
@@ -35,11 +37,11 @@ pub(crate) enum Node {
         label_add: Vec<(String, String)>,
         #[arg(long)]
         label_rm: Vec<String>,
-        /// active, pause or drain
+        /// Availability to set: active, pause or drain
         #[arg(long)]
         availability: Option<String>,
     },
-    /// Move its tasks elsewhere, and take no more
+    /// Move tasks elsewhere, and take no new ones
     Drain {
         nodes: Vec<String>,
         #[command(flatten)]
@@ -50,16 +52,16 @@ pub(crate) enum Node {
     /// Remove machines that are down
     Rm {
         nodes: Vec<String>,
-        /// Also one that is not down
+        /// Remove also a machine that is not down
         #[arg(short, long)]
         force: bool,
     },
 }
 
-pub(crate) async fn run(verb: Node, client: impl Fn(bool) -> anyhow::Result<Client>) -> anyhow::Result<()> {
+pub(crate) async fn run(verb: Node, client: &Client) -> anyhow::Result<()> {
     match verb {
-        Node::Ls(options) => ls(&client(options.stale)?, &options).await,
-        Node::Inspect { nodes, pretty } => inspect(&client(false)?, &nodes, pretty).await,
+        Node::Ls(options) => ls(client, &options).await,
+        Node::Inspect { nodes, pretty } => inspect(client, &nodes, pretty).await,
         Node::Update { node, label_add, label_rm, availability } => {
             let change = |spec: &mut model::NodeSpec| {
                 spec.labels.extend(label_add.iter().cloned());
@@ -69,19 +71,17 @@ pub(crate) async fn run(verb: Node, client: impl Fn(bool) -> anyhow::Result<Clie
                 }
                 Ok(())
             };
-            update(&client(false)?, &node, change).await
+            update(client, &node, change).await
         }
         Node::Drain { nodes, wait } => {
-            let client = client(false)?;
-            set(&client, &nodes, model::Availability::Drain).await?;
-            drained(&client, &nodes, &wait).await
+            set(client, &nodes, model::Availability::Drain).await?;
+            drained(client, &nodes, &wait).await
         }
-        Node::Activate { nodes } => set(&client(false)?, &nodes, model::Availability::Active).await,
+        Node::Activate { nodes } => set(client, &nodes, model::Availability::Active).await,
         Node::Rm { nodes, force } => {
             named(&nodes)?;
-            let client = client(false)?;
             for name in nodes {
-                let request = RemoveRequest { request_id: request_id(), name: name.clone(), force, shrink: false };
+                let request = RemoveRequest { request_id: request_id(), name: name.clone(), force };
                 client
                     .change(request, |mut control, request| async move { control.remove_node(request).await })
                     .await?;
@@ -98,9 +98,11 @@ fn availability_of(text: &str) -> anyhow::Result<model::Availability> {
     found.ok_or_else(|| crate::error::Usage(format!("--availability {text}: it is active, pause or drain")).into())
 }
 
-pub(crate) async fn list(client: &Client) -> anyhow::Result<flota_api::proto::control::Nodes> {
+/// The nodes that a request asks for.
+pub(crate) async fn list(client: &Client, request: ListRequest) -> anyhow::Result<Nodes> {
     client
         .list(
+            request,
             |mut control, request| async move { control.list_nodes(request).await },
             |whole, page| whole.nodes.extend(page.nodes),
         )
@@ -115,61 +117,62 @@ fn parsed(row: NodeRow) -> anyhow::Result<(model::Node, bool)> {
 fn row(node: &model::Node, leader: bool) -> Value {
     json!({
         "id": node.id, "name": node.description.hostname, "role": node.role, "leader": leader, "state": node.state,
-        "stateReason": node.state_reason, "stateSince": node.state_since, "availability": node.spec.availability,
-        "address": node.address, "version": node.description.program_version,
+        "stateReason": node.state_reason.map_or("", model::NodeStateReason::as_str), "stateSince": node.state_since,
+        "availability": node.spec.availability, "address": node.address, "version": node.description.program_version,
     })
 }
 
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
-    let keys = ["id", "name", "role", "leader", "state", "stateReason", "availability", "address", "version"];
-    options.check(&keys)?;
-    let nodes = list(client).await?;
+    let nodes = list(client, options.request()).await?;
     options.say_age(nodes.header);
     let mut rows = Vec::new();
     for node in nodes.nodes {
         let (node, leader) = parsed(node)?;
-        let value = row(&node, leader);
-        if options.passes(&value) {
-            let state = match node.state_reason.as_str() {
-                "" => node.state.to_string(),
-                reason => format!("{} ({reason})", node.state),
-            };
-            let role = if leader { "leader".to_owned() } else { node.role.to_string() };
-            let cells = vec![
-                printer::short_id(node.id.as_str(), options),
-                node.description.hostname.clone(),
-                state,
-                node.spec.availability.to_string(),
-                role,
-                node.address.clone(),
-                node.description.program_version.clone(),
-            ];
-            rows.push((value, cells));
-        }
+        let state = match node.state_reason {
+            None => node.state.to_string(),
+            Some(reason) => format!("{} ({reason})", node.state),
+        };
+        let role = if leader { "leader".to_owned() } else { node.role.to_string() };
+        let cells = vec![
+            printer::short_id(node.id.as_str(), &options.rows),
+            node.description.hostname.clone(),
+            state,
+            node.spec.availability.to_string(),
+            role,
+            node.address.clone(),
+            node.description.program_version.clone(),
+        ];
+        rows.push((row(&node, leader), cells));
     }
     rows.sort_by(|left, right| left.1[1].cmp(&right.1[1]));
-    printer::rows(options, &["ID", "NAME", "STATE", "AVAILABILITY", "ROLE", "ADDRESS", "VERSION"], rows);
+    printer::rows(&options.rows, &["ID", "NAME", "STATE", "AVAILABILITY", "ROLE", "ADDRESS", "VERSION"], rows);
     Ok(())
 }
 
-async fn find(client: &Client, name: &str) -> anyhow::Result<(model::Node, bool)> {
-    let all: Vec<_> = list(client).await?.nodes.into_iter().map(parsed).collect::<Result<_, _>>()?;
-    pick("node", name, all, |(it, _)| it.id.to_string(), |(it, _)| it.description.hostname.clone())
+async fn get(client: &Client, name: &str) -> anyhow::Result<model::Node> {
+    let request = GetRequest { name: name.to_owned() };
+    let row = client.read(request, |mut control, request| async move { control.get_node(request).await }).await?;
+    Ok(parsed(row)?.0)
+}
+
+/// The tasks on a node.
+async fn tasks_of(client: &Client, node: &model::Node) -> anyhow::Result<Vec<task::Row>> {
+    task::list(client, ListTasksRequest { nodes: vec![node.id.to_string()], ..ListTasksRequest::default() }).await
 }
 
 async fn inspect(client: &Client, names: &[String], pretty: bool) -> anyhow::Result<()> {
     named(names)?;
     let mut nodes = Vec::new();
     for name in names {
-        nodes.push(find(client, name).await?.0);
+        let node = get(client, name).await?;
+        // The tasks know who has a device. They are asked for only where there is one.
+        let tasks = match node.description.devices.is_empty() {
+            true => Vec::new(),
+            false => tasks_of(client, &node).await?,
+        };
+        nodes.push(with_holders(&node, &tasks)?);
     }
-    // Who has a device is the tasks' to say: they are asked only where there is one.
-    let tasks = match nodes.iter().all(|node| node.description.devices.is_empty()) {
-        true => Vec::new(),
-        false => task::list(client, &ListOptions::default()).await?,
-    };
-    let found = nodes.iter().map(|node| with_holders(node, &tasks)).collect::<Result<_, _>>()?;
-    printer::objects(found, pretty);
+    printer::objects(nodes, pretty);
     Ok(())
 }
 
@@ -179,7 +182,7 @@ fn with_holders(node: &model::Node, tasks: &[task::Row]) -> serde_json::Result<V
     for (index, device) in node.description.devices.iter().enumerate() {
         let has = |row: &&task::Row| {
             let task = &row.task;
-            task.node_id == node.id && task.holds_resources() && task.device_ids.iter().any(|id| device.is(id))
+            task.is_on(&node.id) && task.holds_resources() && task.device_ids.iter().any(|id| device.is(id))
         };
         value["description"]["devices"][index]["task"] = tasks.iter().find(has).map(task::Row::name).into();
     }
@@ -193,7 +196,7 @@ async fn update(
 ) -> anyhow::Result<()> {
     let mut tries = 0;
     loop {
-        let (node, _) = find(client, name).await?;
+        let node = get(client, name).await?;
         let mut spec = node.spec.clone();
         change(&mut spec)?;
         let request = UpdateNodeRequest {
@@ -206,8 +209,8 @@ async fn update(
             client.change(request, |mut control, request| async move { control.update_node(request).await }).await;
         tries += 1;
         match updated {
-            // Its state changes by itself; another user's change is kept, for this one is made on top of it.
-            Err(error) if tries < TRIES && crate::error::code(&error) == crate::error::CONFLICT => {}
+            // The node's state changes by itself. Another user's change is kept: this one is made on top of it.
+            Err(error) if tries < TRIES && reason(&error) == Some(Reason::ChangedMeanwhile) => {}
             Err(error) => return Err(error),
             Ok(_) => break,
         }
@@ -216,15 +219,13 @@ async fn update(
     Ok(())
 }
 
-/// Until nothing runs on these nodes any more.
+/// Waits until nothing runs on these nodes any more.
 async fn drained(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Result<()> {
     for name in names {
-        let (node, _) = find(client, name).await?;
-        let node = &node;
+        let node = &get(client, name).await?;
         progress::until(wait, &format!("node {name}"), || async move {
-            let rows = task::list(client, &ListOptions::default()).await?;
-            let left = rows.iter().filter(|row| row.task.node_id == node.id && !row.task.status.state.is_terminal());
-            let left = left.count();
+            let rows = tasks_of(client, node).await?;
+            let left = rows.iter().filter(|row| !row.task.status.state.is_terminal()).count();
             Ok((left > 0).then(|| format!("{left} tasks are still there")))
         })
         .await?;
@@ -257,7 +258,8 @@ mod tests {
         let row = |slot: u64, node: &str, id: &str, state: TaskState| {
             let status = model::TaskStatus { state, ..model::TaskStatus::default() };
             let device_ids = vec![device(id).device_id()];
-            task::Row::of(model::Task { slot, status, node_id: node.into(), device_ids, ..model::Task::default() })
+            let node_id = Some(node.into());
+            task::Row::of(model::Task { slot, status, node_id, device_ids, ..model::Task::default() })
         };
         let tasks = [
             row(1, "n", "nvidia0", TaskState::Failed),

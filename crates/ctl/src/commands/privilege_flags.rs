@@ -7,16 +7,16 @@ use flota_api::model::{DeviceMapping, GenericResource, ServiceSpec};
 
 use crate::error::Usage;
 
-/// What `create` and `update` share.
+/// The flags that `create` and `update` share.
 #[derive(Debug, Default, Args)]
 pub(crate) struct PrivilegeFlags {
-    /// Runtime class, as `ctl node inspect` shows them; empty: the embedded one
+    /// Runtime class to use, as `ctl node inspect` lists them (default: the embedded one)
     #[arg(long, value_name = "NAME")]
     runtime: Option<String>,
     /// Run a reaper of zombies as PID 1
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     init: Option<bool>,
-    /// All capabilities and all devices, where the node allows it
+    /// Give all capabilities and all devices, where the node allows it
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     privileged: Option<bool>,
     /// Add a capability, such as NET_ADMIN, or ALL; may be repeated; RESET forgets those added so far
@@ -25,27 +25,27 @@ pub(crate) struct PrivilegeFlags {
     /// Drop a capability, or ALL; may be repeated; RESET forgets those dropped so far
     #[arg(long, value_name = "CAPABILITY")]
     cap_drop: Vec<String>,
-    /// Device of the node, SOURCE[:TARGET[:rwm]]; may be repeated
+    /// Device of the node to give, SOURCE[:TARGET[:rwm]]; may be repeated
     #[arg(long, visible_alias = "device-add", value_name = "DEVICE")]
     device: Vec<DeviceMapping>,
-    /// Devices that nodes hand out, KIND=COUNT, such as gpu=1; may be repeated
+    /// Number of devices of a kind that nodes hand out, KIND=COUNT, such as gpu=1; may be repeated
     #[arg(long, visible_alias = "generic-resource-add", value_name = "KIND=COUNT")]
     generic_resource: Vec<GenericResource>,
 }
 
-/// What `update` has beside them.
+/// The flags that only `update` has.
 #[derive(Debug, Default, Args)]
 pub(crate) struct PrivilegeRemovals {
-    /// Without the device at this path in the container
+    /// Device to remove, by its path in the container
     #[arg(long, value_name = "TARGET")]
     device_rm: Vec<String>,
-    /// Without devices of this kind
+    /// Kind of devices to remove
     #[arg(long, value_name = "KIND")]
     generic_resource_rm: Vec<String>,
 }
 
 impl PrivilegeFlags {
-    /// Puts what was given into the spec, and leaves the rest as it is.
+    /// Sets the given flags in the spec, and leaves the rest as it is.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) {
         if let Some(runtime) = &self.runtime {
             spec.runtime.clone_from(runtime);
@@ -68,7 +68,7 @@ impl PrivilegeFlags {
 }
 
 impl PrivilegeRemovals {
-    /// Takes out of the spec what was named.
+    /// Removes the named things from the spec.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) -> Result<(), Usage> {
         for target in &self.device_rm {
             if !spec.devices.iter().any(|it| it.target == *target) {

@@ -12,7 +12,7 @@ use crate::printer::{self, ListOptions};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Registry {
-    /// Keep credentials: tasks whose image is there get them
+    /// Keep credentials for the images of a registry
     Login {
         #[arg(short, long)]
         username: String,
@@ -23,18 +23,18 @@ pub(crate) enum Registry {
     },
     /// Forget credentials
     Logout { host: String },
-    /// Where somebody is logged in
+    /// List the registries with credentials
     Ls(ListOptions),
 }
 
-/// From standard input, without the end of the line.
+/// The password on standard input, without the end of the line.
 pub(super) fn password() -> anyhow::Result<String> {
     let mut password = String::new();
     std::io::stdin().take(4096).read_to_string(&mut password)?;
     Ok(password.trim_end_matches(['\n', '\r']).to_owned())
 }
 
-pub(crate) async fn run(verb: Registry, client: impl Fn(bool) -> anyhow::Result<Client>) -> anyhow::Result<()> {
+pub(crate) async fn run(verb: Registry, client: &Client) -> anyhow::Result<()> {
     match verb {
         Registry::Login { username, password_stdin, host } => {
             if !password_stdin {
@@ -42,23 +42,20 @@ pub(crate) async fn run(verb: Registry, client: impl Fn(bool) -> anyhow::Result<
             }
             let password = password()?;
             let request = PutRegistryRequest { request_id: request_id(), host: host.clone(), username, password };
-            client(false)?
-                .change(request, |mut control, request| async move { control.put_registry(request).await })
-                .await?;
+            client.change(request, |mut control, request| async move { control.put_registry(request).await }).await?;
             printer::line(&host);
         }
         Registry::Logout { host } => {
-            let request = RemoveRequest { request_id: request_id(), name: host.clone(), force: false, shrink: false };
-            client(false)?
+            let request = RemoveRequest { request_id: request_id(), name: host.clone(), force: false };
+            client
                 .change(request, |mut control, request| async move { control.remove_registry(request).await })
                 .await?;
             printer::line(&host);
         }
         Registry::Ls(options) => {
-            options.check(&["host", "username"])?;
-            let client = client(options.stale)?;
             let all = client
                 .list(
+                    options.request(),
                     |mut control, request| async move { control.list_registries(request).await },
                     |whole, page| whole.registries.extend(page.registries),
                 )
@@ -70,8 +67,7 @@ pub(crate) async fn run(verb: Registry, client: impl Fn(bool) -> anyhow::Result<
                     vec![it.host.clone(), it.username.clone()],
                 )
             };
-            let rows: Vec<_> = all.registries.into_iter().map(row).filter(|(value, _)| options.passes(value)).collect();
-            printer::rows(&options, &["HOST", "USERNAME"], rows);
+            printer::rows(&options.rows, &["HOST", "USERNAME"], all.registries.into_iter().map(row).collect());
         }
     }
     Ok(())

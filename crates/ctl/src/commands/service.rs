@@ -3,15 +3,17 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use flota_api::model::{self, ServiceSpec};
-use flota_api::proto::control::{CreateServiceRequest, RemoveRequest, ServiceRow, UpdateServiceRequest};
+use flota_api::constraint::Constraint;
+use flota_api::model::{self, ServiceMode, ServiceSpec};
+use flota_api::proto::control::{
+    CreateServiceRequest, GetRequest, ListTasksRequest, RemoveRequest, ServiceRow, UpdateServiceRequest,
+};
 
 use crate::client::{Client, request_id};
 use crate::commands::privilege_flags::PrivilegeRemovals;
 use crate::commands::spec_flags::SpecFlags;
 use crate::commands::{logs, task};
 use crate::error::{Usage, named};
-use crate::pick::pick;
 use crate::printer::{self, ListOptions};
 use crate::progress::{self, WaitOptions};
 
@@ -19,7 +21,7 @@ use crate::progress::{self, WaitOptions};
 pub(crate) enum Service {
     /// Run a new service
     Create {
-        /// Its name
+        /// Name of the service (default: that of the image)
         #[arg(long)]
         name: Option<String>,
         #[command(flatten)]
@@ -30,22 +32,22 @@ pub(crate) enum Service {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Every service
+    /// List the services
     Ls(ListOptions),
-    /// Tasks of a service
+    /// List the tasks of services
     Ps {
         services: Vec<String>,
         #[command(flatten)]
         options: ListOptions,
     },
-    /// Everything about services
+    /// Print everything about services
     Inspect {
         services: Vec<String>,
-        /// A page for people
+        /// Print a page for people
         #[arg(long)]
         pretty: bool,
     },
-    /// What its tasks have written
+    /// Print what the tasks of a service have written
     Logs(logs::Logs),
     /// Change how many tasks run: SERVICE=REPLICAS
     Scale {
@@ -57,24 +59,24 @@ pub(crate) enum Service {
     Update {
         #[command(flatten)]
         flags: Box<SpecFlags>,
-        /// Another image
+        /// Image to run from now on
         #[arg(long)]
         image: Option<String>,
-        /// Other arguments
+        /// Arguments of the program, separated by blanks
         #[arg(long)]
         args: Option<String>,
-        /// Without this variable
+        /// Variable to remove
         #[arg(long, value_name = "NAME")]
         env_rm: Vec<String>,
-        /// Without this label
+        /// Label to remove
         #[arg(long, value_name = "KEY")]
         label_rm: Vec<String>,
-        /// Without this constraint
+        /// Constraint to remove
         #[arg(long, value_name = "CONSTRAINT")]
         constraint_rm: Vec<String>,
         #[command(flatten)]
         removals: PrivilegeRemovals,
-        /// Replace the tasks although nothing has changed
+        /// Replace the tasks even if nothing has changed
         #[arg(long)]
         force: bool,
         #[command(flatten)]
@@ -89,33 +91,35 @@ pub(crate) enum Service {
     },
 }
 
-pub(crate) async fn run(verb: Service, client: impl Fn(bool) -> anyhow::Result<Client>) -> anyhow::Result<()> {
+pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
     match verb {
         Service::Create { name, flags, wait, image, args } => {
             let name = name.unwrap_or_else(|| default_name(&image));
             let mut spec = ServiceSpec { name, image, command: args, ..ServiceSpec::default() };
             flags.apply(&mut spec)?;
-            create(&client(false)?, &spec, &wait).await
+            create(client, &spec, &wait).await
         }
-        Service::Ls(options) => ls(&client(options.stale)?, &options).await,
-        Service::Ps { services, options } => ps(&client(options.stale)?, &services, &options).await,
+        Service::Ls(options) => ls(client, &options).await,
+        Service::Ps { services, options } => ps(client, services, &options).await,
         Service::Inspect { services, pretty } => {
             named(&services)?;
-            let client = client(false)?;
             let mut found = Vec::new();
             for name in services {
-                found.push(serde_json::to_value(find(&client, &name).await?)?);
+                found.push(serde_json::to_value(get(client, &name).await?)?);
             }
             printer::objects(found, pretty);
             Ok(())
         }
-        Service::Logs(it) => logs::run(it, true, &client(false)?).await,
-        Service::Scale { targets, wait } => scale(&client(false)?, &targets, &wait).await,
+        Service::Logs(it) => logs::run(it, true, client).await,
+        Service::Scale { targets, wait } => scale(client, &targets, &wait).await,
         Service::Update { flags, image, args, env_rm, label_rm, constraint_rm, removals, force, wait, service } => {
             let change = |spec: &mut ServiceSpec| {
                 spec.env.retain(|it| !env_rm.iter().any(|name| it.split('=').next() == Some(name)));
                 spec.labels.retain(|key, _| !label_rm.contains(key));
-                spec.constraints.retain(|it| !constraint_rm.contains(it));
+                for text in &constraint_rm {
+                    let removed = Constraint::parse(text)?;
+                    spec.constraints.retain(|it| *it != removed);
+                }
                 spec.image = image.clone().unwrap_or_else(|| spec.image.clone());
                 if let Some(args) = &args {
                     spec.command = args.split_whitespace().map(str::to_owned).collect();
@@ -124,11 +128,10 @@ pub(crate) async fn run(verb: Service, client: impl Fn(bool) -> anyhow::Result<C
                 removals.apply(spec)?;
                 flags.apply(spec)
             };
-            let client = client(false)?;
-            let (id, name) = update(&client, &service, change).await?;
-            progress::service(&client, &id, &name, &wait).await
+            let (id, name) = update(client, &service, change).await?;
+            progress::service(client, &id, &name, &wait).await
         }
-        Service::Rm { services, wait } => rm(&client(false)?, &services, &wait).await,
+        Service::Rm { services, wait } => rm(client, &services, &wait).await,
     }
 }
 
@@ -146,61 +149,51 @@ async fn create(client: &Client, spec: &ServiceSpec, wait: &WaitOptions) -> anyh
     progress::service(client, &service.id, &spec.name, wait).await
 }
 
-async fn list(client: &Client) -> anyhow::Result<flota_api::proto::control::Services> {
-    client
-        .list(
-            |mut control, request| async move { control.list_services(request).await },
-            |whole, page| whole.services.extend(page.services),
-        )
-        .await
-}
-
 fn parsed(row: ServiceRow) -> anyhow::Result<(model::Service, u64)> {
     let service = row.service.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a service"))?;
     Ok((model::Service::try_from(service)?, row.running))
 }
 
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
-    options.check(&["id", "name", "mode", "image"])?;
-    let services = list(client).await?;
+    let services = client
+        .list(
+            options.request(),
+            |mut control, request| async move { control.list_services(request).await },
+            |whole, page| whole.services.extend(page.services),
+        )
+        .await?;
     options.say_age(services.header);
     let mut rows = Vec::new();
     for row in services.services {
         let (service, running) = parsed(row)?;
         let spec = &service.spec;
+        let wanted = spec.mode.wanted_tasks();
         let value = json!({
-            "id": service.id, "name": spec.name, "mode": "replicated",
-            "replicas": { "running": running, "desired": spec.replicas }, "image": spec.image, "ports": [],
+            "id": service.id, "name": spec.name, "mode": spec.mode.as_str(),
+            "replicas": { "running": running, "desired": wanted }, "image": spec.image, "ports": [],
         });
-        if options.passes(&value) {
-            let cells = vec![
-                printer::short_id(service.id.as_str(), options),
-                spec.name.clone(),
-                "replicated".into(),
-                format!("{running}/{}", spec.replicas),
-                spec.image.clone(),
-            ];
-            rows.push((value, cells));
-        }
+        let cells = vec![
+            printer::short_id(service.id.as_str(), &options.rows),
+            spec.name.clone(),
+            spec.mode.as_str().into(),
+            format!("{running}/{wanted}"),
+            spec.image.clone(),
+        ];
+        rows.push((value, cells));
     }
     rows.sort_by(|left, right| left.1[1].cmp(&right.1[1]));
-    printer::rows(options, &["ID", "NAME", "MODE", "REPLICAS", "IMAGE"], rows);
+    printer::rows(&options.rows, &["ID", "NAME", "MODE", "REPLICAS", "IMAGE"], rows);
     Ok(())
 }
 
-async fn find(client: &Client, name: &str) -> anyhow::Result<model::Service> {
-    let all: Vec<_> = list(client).await?.services.into_iter().map(parsed).collect::<Result<_, _>>()?;
-    Ok(pick("service", name, all, |(it, _)| it.id.to_string(), |(it, _)| it.spec.name.clone())?.0)
+async fn get(client: &Client, name: &str) -> anyhow::Result<model::Service> {
+    let request = GetRequest { name: name.to_owned() };
+    let row = client.read(request, |mut control, request| async move { control.get_service(request).await }).await?;
+    Ok(parsed(row)?.0)
 }
 
-async fn ps(client: &Client, names: &[String], options: &ListOptions) -> anyhow::Result<()> {
-    let mut wanted = Vec::new();
-    for name in names {
-        wanted.push(find(client, name).await?.id);
-    }
-    let mut rows = task::list(client, options).await?;
-    rows.retain(|row| wanted.is_empty() || wanted.contains(&row.task.service_id));
-    task::print(&rows, options)
+async fn ps(client: &Client, services: Vec<String>, options: &ListOptions) -> anyhow::Result<()> {
+    task::ls(client, ListTasksRequest { services, ..ListTasksRequest::default() }, options).await
 }
 
 async fn update(
@@ -208,7 +201,7 @@ async fn update(
     name: &str,
     change: impl FnOnce(&mut ServiceSpec) -> anyhow::Result<()>,
 ) -> anyhow::Result<(String, String)> {
-    let service = find(client, name).await?;
+    let service = get(client, name).await?;
     let mut spec = service.spec.as_ref().clone();
     change(&mut spec)?;
     let request = UpdateServiceRequest {
@@ -237,7 +230,7 @@ async fn scale(client: &Client, targets: &[String], wait: &WaitOptions) -> anyho
     let mut changed = Vec::new();
     for (name, replicas) in parsed {
         let change = |spec: &mut ServiceSpec| {
-            spec.replicas = replicas;
+            spec.mode = ServiceMode::Replicated { replicas };
             Ok(())
         };
         changed.push(update(client, &name, change).await?);
@@ -249,9 +242,9 @@ async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Re
     named(names)?;
     let mut gone = Vec::new();
     for name in names {
-        let service = find(client, name).await?;
-        let request =
-            RemoveRequest { request_id: request_id(), name: service.id.to_string(), force: false, shrink: false };
+        // By its id: a retry can't meet another service of that name.
+        let service = get(client, name).await?;
+        let request = RemoveRequest { request_id: request_id(), name: service.id.to_string(), force: false };
         client.change(request, |mut control, request| async move { control.remove_service(request).await }).await?;
         printer::line(name);
         gone.push((service.id.to_string(), name.clone()));

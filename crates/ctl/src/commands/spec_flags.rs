@@ -1,32 +1,34 @@
 //! The flags of `ctl service create` and `update`, and what they make of a spec.
 
+use anyhow::Context;
 use clap::Args;
 
-use flota_api::model::{OnPartition, RestartCondition, ServiceSpec};
+use flota_api::constraint::Constraint;
+use flota_api::model::{OnPartition, RestartCondition, ServiceMode, ServiceSpec};
 
 use crate::commands::privilege_flags::PrivilegeFlags;
 use crate::error::Usage;
 use crate::parse;
 
-/// What `create` and `update` share.
+/// The flags that `create` and `update` share.
 #[derive(Debug, Default, Args)]
 pub(crate) struct SpecFlags {
-    /// Tasks that shall run
+    /// Number of tasks to run
     #[arg(long)]
     replicas: Option<u64>,
-    /// Variable, NAME=value; may be repeated; {{.Node.Hostname}} and the like are filled in
+    /// Variable to set, NAME=value; may be repeated; {{.Node.Hostname}} and the like are filled in
     #[arg(short, long, visible_alias = "env-add")]
     env: Vec<String>,
     /// Label of the service, KEY=VALUE; may be repeated
     #[arg(short, long, visible_alias = "label-add", value_parser = parse::label)]
     label: Vec<(String, String)>,
-    /// Instead of the image's entrypoint
+    /// Entrypoint to run instead of the image's
     #[arg(long)]
     entrypoint: Option<String>,
     /// Working directory
     #[arg(short, long)]
     workdir: Option<String>,
-    /// USER[:GROUP]
+    /// User to run as, USER[:GROUP]
     #[arg(short, long)]
     user: Option<String>,
     /// Host name of its tasks
@@ -47,45 +49,45 @@ pub(crate) struct SpecFlags {
     /// CPUs that a node must have free
     #[arg(long, value_parser = parse::cpus)]
     reserve_cpu: Option<u64>,
-    /// Placement, such as node.labels.zone==a; may be repeated
+    /// Constraint on the node, such as node.labels.zone==a; may be repeated
     #[arg(long, visible_alias = "constraint-add")]
     constraint: Vec<String>,
     #[command(flatten)]
     privileges: PrivilegeFlags,
-    /// any, on-failure or none
+    /// When to restart a task: any, on-failure or none
     #[arg(long)]
     restart_condition: Option<String>,
-    /// Before the second restart in a row, doubled from there on
+    /// Delay before the second restart in a row; it doubles from there on
     #[arg(long, value_parser = parse::duration)]
     restart_delay: Option<std::time::Duration>,
-    /// Restarts of one slot; 0: without end
+    /// Most restarts of one slot; 0 means no limit
     #[arg(long)]
     restart_max_attempts: Option<u64>,
-    /// A container that ran this long starts with a fresh budget
+    /// Time after which a restart no longer counts
     #[arg(long, value_parser = parse::duration)]
     restart_window: Option<std::time::Duration>,
-    /// Between the stop signal and SIGKILL
+    /// Time between the stop signal and SIGKILL
     #[arg(long, value_parser = parse::duration)]
     stop_grace_period: Option<std::time::Duration>,
-    /// What asks the program to end
+    /// Signal that asks the program to stop
     #[arg(long)]
     stop_signal: Option<String>,
-    /// When its node hears from no manager: run, or stop:TIME
+    /// What a task does when its node hears from no manager: run, or stop:TIME
     #[arg(long)]
     on_partition: Option<String>,
-    /// When its node is lost: replace, or keep (it waits for the node)
+    /// What happens to a task whose node is lost: replace, or keep (it waits for the node)
     #[arg(long)]
     on_node_loss: Option<String>,
-    /// Not there yet
+    /// Not supported yet
     #[arg(long, hide = true)]
     network: Vec<String>,
-    /// Not there yet
+    /// Not supported yet
     #[arg(short, long, hide = true)]
     publish: Vec<String>,
 }
 
 impl SpecFlags {
-    /// Puts what was given into the spec, and leaves the rest as it is.
+    /// Sets the given flags in the spec, and leaves the rest as it is.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) -> anyhow::Result<()> {
         if !self.network.is_empty() || !self.publish.is_empty() {
             anyhow::bail!(Usage("--network and --publish are not there yet: a task has loopback alone".into()));
@@ -95,7 +97,9 @@ impl SpecFlags {
                 target.clone_from(value);
             }
         }
-        set(&mut spec.replicas, &self.replicas);
+        if let Some(replicas) = self.replicas {
+            spec.mode = ServiceMode::Replicated { replicas };
+        }
         set(&mut spec.working_dir, &self.workdir);
         set(&mut spec.user, &self.user);
         set(&mut spec.hostname, &self.hostname);
@@ -118,8 +122,12 @@ impl SpecFlags {
             spec.env.push(variable.clone());
         }
         spec.labels.extend(self.label.iter().cloned());
-        spec.constraints
-            .extend(self.constraint.iter().filter(|it| !spec.constraints.contains(it)).cloned().collect::<Vec<_>>());
+        for (index, text) in self.constraint.iter().enumerate() {
+            let constraint = Constraint::parse(text).with_context(|| format!("constraints[{index}]"))?;
+            if !spec.constraints.contains(&constraint) {
+                spec.constraints.push(constraint);
+            }
+        }
         self.privileges.apply(spec);
         if let Some(text) = &self.restart_condition {
             use RestartCondition::{Any, None, OnFailure};

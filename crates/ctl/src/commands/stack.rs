@@ -4,26 +4,26 @@ use clap::Subcommand;
 use serde_json::json;
 
 use flota_api::model;
-use flota_api::proto::control::{DeployStackRequest, RemoveRequest, Stacks};
+use flota_api::proto::control::{DeployStackRequest, GetRequest, RemoveRequest, ServiceName, StackRow};
+use flota_api::reason::Reason;
 
 use crate::client::{Client, request_id};
-use crate::error::named;
-use crate::pick::pick;
+use crate::error::{named, reason};
 use crate::printer::{self, ListOptions};
 use crate::progress::{self, WaitOptions};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Stack {
-    /// Bring what a file describes: new, changed or as it was
+    /// Make, change and remove services to match a file
     Deploy {
-        /// Compose file
+        /// Compose file to read
         #[arg(short = 'c', long = "compose-file")]
         file: std::path::PathBuf,
         #[command(flatten)]
         wait: WaitOptions,
         name: String,
     },
-    /// Every stack
+    /// List the stacks
     Ls(ListOptions),
     /// Remove stacks with their services
     Rm {
@@ -33,86 +33,76 @@ pub(crate) enum Stack {
     },
 }
 
-pub(crate) async fn run(verb: Stack, client: impl Fn(bool) -> anyhow::Result<Client>) -> anyhow::Result<()> {
+pub(crate) async fn run(verb: Stack, client: &Client) -> anyhow::Result<()> {
     match verb {
         Stack::Deploy { file, wait, name } => {
             let spec = flota_stack::load(&file, &name)?;
-            deploy(&client(false)?, &spec, &wait).await
+            deploy(client, &spec, &wait).await
         }
-        Stack::Ls(options) => {
-            options.check(&["id", "name", "services"])?;
-            let client = client(options.stale)?;
-            let stacks = list(&client).await?;
-            options.say_age(stacks.header);
-            let mut rows = Vec::new();
-            for stack in stacks.stacks {
-                let stack = model::Stack::try_from(stack)?;
-                let value = json!({ "id": stack.id, "name": stack.spec.name, "services": stack.spec.services.len() });
-                if options.passes(&value) {
-                    let cells = vec![stack.spec.name.clone(), stack.spec.services.len().to_string()];
-                    rows.push((value, cells));
-                }
-            }
-            printer::rows(&options, &["NAME", "SERVICES"], rows);
-            Ok(())
-        }
-        Stack::Rm { names, wait } => rm(&client(false)?, &names, &wait).await,
+        Stack::Ls(options) => ls(client, &options).await,
+        Stack::Rm { names, wait } => rm(client, &names, &wait).await,
     }
 }
 
-async fn list(client: &Client) -> anyhow::Result<Stacks> {
-    client
+async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
+    let stacks = client
         .list(
+            options.request(),
             |mut control, request| async move { control.list_stacks(request).await },
             |whole, page| whole.stacks.extend(page.stacks),
         )
-        .await
+        .await?;
+    options.say_age(stacks.header);
+    let mut rows = Vec::new();
+    for row in stacks.stacks {
+        let stack = parsed(row)?.0;
+        let value = json!({ "id": stack.id, "name": stack.spec.name, "services": stack.spec.services.len() });
+        rows.push((value, vec![stack.spec.name.clone(), stack.spec.services.len().to_string()]));
+    }
+    printer::rows(&options.rows, &["NAME", "SERVICES"], rows);
+    Ok(())
 }
 
-async fn services(client: &Client, stack: &str) -> anyhow::Result<Vec<(String, String)>> {
-    let all = client
-        .list(
-            |mut control, request| async move { control.list_services(request).await },
-            |whole, page| whole.services.extend(page.services),
-        )
-        .await?;
-    let of_stack = |row: flota_api::proto::control::ServiceRow| {
-        let service = row.service?;
-        (service.stack_id == stack).then(|| (service.id, service.spec.map(|spec| spec.name).unwrap_or_default()))
-    };
-    Ok(all.services.into_iter().filter_map(of_stack).collect())
+/// A service's id and name.
+type Named = (String, String);
+
+/// The stack, and the services that it has now.
+fn parsed(row: StackRow) -> anyhow::Result<(model::Stack, Vec<Named>)> {
+    let stack = row.stack.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a stack"))?;
+    let services = row.services.into_iter().map(|ServiceName { id, name }| (id, name));
+    Ok((stack.try_into()?, services.collect()))
+}
+
+async fn get(client: &Client, name: &str) -> anyhow::Result<(model::Stack, Vec<Named>)> {
+    let request = GetRequest { name: name.to_owned() };
+    parsed(client.read(request, |mut control, request| async move { control.get_stack(request).await }).await?)
 }
 
 async fn deploy(client: &Client, spec: &model::StackSpec, wait: &WaitOptions) -> anyhow::Result<()> {
-    let before = match find(client, &spec.name).await {
-        Ok(id) => services(client, &id).await?,
-        Err(error) if crate::error::code(&error) == crate::error::NOT_FOUND => Vec::new(),
+    let before = match get(client, &spec.name).await {
+        Ok((stack, services)) if stack.spec.name == spec.name => services,
+        Ok(_) => Vec::new(),
+        Err(error) if matches!(reason(&error), Some(Reason::NotFound | Reason::Ambiguous)) => Vec::new(),
         Err(error) => return Err(error),
     };
     let request = DeployStackRequest { request_id: request_id(), spec: Some(spec.into()) };
-    let stack =
-        client.change(request, |mut control, request| async move { control.deploy_stack(request).await }).await?;
+    let row = client.change(request, |mut control, request| async move { control.deploy_stack(request).await }).await?;
     printer::line(&spec.name);
-    let mut all = services(client, &stack.id).await?;
-    // What the file has lost is waited for as well, until it is gone.
+    let (_, mut all) = parsed(row)?;
+    // Services that the file no longer has are waited for, too, until they are gone.
     let gone: Vec<_> = before.into_iter().filter(|it| !all.contains(it)).collect();
     all.extend(gone);
     progress::services(client, &all, wait).await
-}
-
-async fn find(client: &Client, name: &str) -> anyhow::Result<String> {
-    let stacks = list(client).await?.stacks;
-    let spec_name = |it: &flota_api::proto::objects::Stack| it.spec.as_ref().map(|spec| spec.name.clone());
-    Ok(pick("stack", name, stacks, |it| it.id.clone(), |it| spec_name(it).unwrap_or_default())?.id)
 }
 
 async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Result<()> {
     named(names)?;
     let mut gone = Vec::new();
     for name in names {
-        let id = find(client, name).await?;
-        gone.extend(services(client, &id).await?);
-        let request = RemoveRequest { request_id: request_id(), name: id, force: false, shrink: false };
+        let (stack, services) = get(client, name).await?;
+        gone.extend(services);
+        // By its id: a retry can't meet another stack of that name.
+        let request = RemoveRequest { request_id: request_id(), name: stack.id.to_string(), force: false };
         client.change(request, |mut control, request| async move { control.remove_stack(request).await }).await?;
         printer::line(name);
     }

@@ -20,34 +20,34 @@ pub(crate) enum JoinAs {
 pub(crate) enum Swarm {
     /// Make this node the first manager of a new cluster
     Init {
-        /// Where other nodes reach this one: IP or IP:PORT
+        /// Address at which other nodes reach this one: IP or IP:PORT
         #[arg(long, default_value = "")]
         advertise_addr: String,
     },
     /// Join a cluster
     Join {
-        /// From `ctl swarm join-token` on a manager
+        /// Token that `ctl swarm join-token` prints on a manager
         #[arg(long)]
         token: String,
-        /// A manager: HOST:PORT
+        /// Manager to join: HOST:PORT
         manager: String,
-        /// Where other nodes reach this one: IP or IP:PORT
+        /// Address at which other nodes reach this one: IP or IP:PORT
         #[arg(long, default_value = "")]
         advertise_addr: String,
     },
-    /// Leave the cluster: tasks are stopped, and everything about it is forgotten
+    /// Leave the cluster: stop the tasks, and forget everything about it
     Leave {
-        /// Also as a manager, and also when no manager can be told
+        /// Leave even as a manager, and even if no manager can be reached
         #[arg(short, long)]
         force: bool,
     },
     /// Print what another machine needs to join
     JoinToken {
         role: JoinAs,
-        /// Make a new one; the old one is refused from then on
+        /// Make a new token; the old one is refused from then on
         #[arg(long)]
         rotate: bool,
-        /// The token alone
+        /// Print only the token
         #[arg(short, long)]
         quiet: bool,
     },

@@ -11,13 +11,13 @@ use crate::printer::{self, Format, line};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum System {
-    /// Show this node, and what its manager's store holds and has done
+    /// Print this node, and statistics of its manager's store
     Info {
-        /// How to print: table or json
+        /// Format to print: table or json
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
-    /// Stop every task here, as the machine goes down (called by systemd)
+    /// Stop every task on this machine before it goes down (called by systemd)
     StopTasks,
 }
 
@@ -62,7 +62,7 @@ fn lines(info: &NodeInfo) -> Vec<String> {
     lines
 }
 
-/// What is not known is left out.
+/// The same as JSON. Unknown values are left out.
 fn object(info: &NodeInfo) -> Value {
     let mut object = json!({ "hostname": info.hostname, "version": info.version });
     if !info.cluster_id.is_empty() {

@@ -1,36 +1,38 @@
 //! `ctl task …`, and the rows of tasks that `service ps` prints too.
 
+use std::cmp::Reverse;
+
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use flota_api::model;
 use flota_api::naming::task_name;
-use flota_api::proto::control::{RemoveRequest, TaskRow};
+use flota_api::proto::control::{Filter, GetRequest, ListHeader, ListTasksRequest, RemoveTaskRequest, TaskRow};
+use flota_api::reason::Reason;
 
 use crate::client::{Client, request_id};
 use crate::commands::logs::{self, Logs};
-use crate::error::named;
-use crate::pick::pick;
+use crate::error::{named, reason};
 use crate::printer::{self, ListOptions};
 use crate::progress::{self, WaitOptions};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Task {
-    /// Every task
+    /// List the tasks
     Ls(ListOptions),
-    /// Everything about tasks
+    /// Print everything about tasks
     Inspect {
         tasks: Vec<String>,
-        /// A page for people
+        /// Print a page for people
         #[arg(long)]
         pretty: bool,
     },
-    /// What a task has written
+    /// Print what a task has written
     Logs(Logs),
-    /// Stop a task: its slot gets a new one
+    /// Stop tasks; each slot gets a new one
     Rm {
         tasks: Vec<String>,
-        /// One replica less instead
+        /// Take one replica from the service instead
         #[arg(long)]
         shrink: bool,
         #[command(flatten)]
@@ -38,50 +40,67 @@ pub(crate) enum Task {
     },
 }
 
-pub(crate) async fn run(verb: Task, client: impl Fn(bool) -> anyhow::Result<Client>) -> anyhow::Result<()> {
+pub(crate) async fn run(verb: Task, client: &Client) -> anyhow::Result<()> {
     match verb {
-        Task::Ls(options) => print(&list(&client(options.stale)?, &options).await?, &options),
+        Task::Ls(options) => ls(client, ListTasksRequest::default(), &options).await,
         Task::Inspect { tasks, pretty } => {
             named(&tasks)?;
-            let all = list(&client(false)?, &ListOptions::default()).await?;
             let mut found = Vec::new();
             for name in tasks {
-                // Of a slot's tasks the one that counts, else the newest.
-                let in_slot = all.iter().filter(|it| it.name() == name);
-                let row = match in_slot.max_by_key(|it| (it.task.is_live(), it.task.meta.order())) {
-                    Some(row) => row,
-                    None => pick("task", &name, all.iter().collect(), |it| it.task.id.to_string(), |it| it.name())?,
-                };
-                found.push(serde_json::to_value(&row.task)?);
+                found.push(serde_json::to_value(get(client, &name).await?.task)?);
             }
             printer::objects(found, pretty);
             Ok(())
         }
-        Task::Logs(it) => logs::run(it, false, &client(false)?).await,
-        Task::Rm { tasks, shrink, wait } => {
-            named(&tasks)?;
-            let client = client(false)?;
-            let mut stopping = Vec::new();
-            for name in tasks {
-                let all = list(&client, &ListOptions::default()).await?;
-                let live = all.iter().filter(|it| it.name() == name && it.task.is_live());
-                stopping.extend(live.map(|it| it.task.id.clone()));
-                let request = RemoveRequest { request_id: request_id(), name: name.clone(), force: false, shrink };
-                client
-                    .change(request, |mut control, request| async move { control.remove_task(request).await })
-                    .await?;
-                printer::line(&name);
-            }
-            let (client, stopping) = (&client, &stopping);
-            progress::until(&wait, "tasks", || async move {
-                let rows = list(client, &ListOptions::default()).await?;
-                let left = rows.iter().filter(|it| stopping.contains(&it.task.id));
-                let left: Vec<String> = left.filter(|it| !it.task.status.state.is_terminal()).map(Row::name).collect();
-                Ok((!left.is_empty()).then(|| format!("{} not stopped yet", left.join(", "))))
-            })
-            .await
-        }
+        Task::Logs(it) => logs::run(it, false, client).await,
+        Task::Rm { tasks, shrink, wait } => rm(client, &tasks, shrink, &wait).await,
     }
+}
+
+async fn get(client: &Client, name: &str) -> anyhow::Result<Row> {
+    let request = GetRequest { name: name.to_owned() };
+    Row::parse(client.read(request, |mut control, request| async move { control.get_task(request).await }).await?)
+}
+
+async fn rm(client: &Client, names: &[String], shrink: bool, wait: &WaitOptions) -> anyhow::Result<()> {
+    named(names)?;
+    let mut stopping = Vec::new();
+    for name in names {
+        let row = get(client, name).await?;
+        // By its id: a retry can't meet the slot's next task.
+        let request = RemoveTaskRequest { request_id: request_id(), name: row.task.id.to_string(), shrink };
+        // A slot that is taken from its service loses every task that it has.
+        if shrink {
+            stopping.extend(in_slot(client, &row.task).await?);
+        } else {
+            stopping.push(row);
+        }
+        client.change(request, |mut control, request| async move { control.remove_task(request).await }).await?;
+        printer::line(name);
+    }
+    let stopping = &stopping;
+    progress::until(wait, "tasks", || async move {
+        let mut left = Vec::new();
+        for row in stopping {
+            match get(client, row.task.id.as_str()).await {
+                Ok(now) if !now.task.status.state.is_terminal() => left.push(row.name()),
+                Ok(_) => {}
+                Err(error) if reason(&error) == Some(Reason::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((!left.is_empty()).then(|| format!("{} not stopped yet", left.join(", "))))
+    })
+    .await
+}
+
+/// The live tasks in a task's slot.
+async fn in_slot(client: &Client, task: &model::Task) -> anyhow::Result<Vec<Row>> {
+    let filters = vec![Filter { key: "slot".into(), value: task.slot.to_string() }];
+    let services = vec![task.service_id.to_string()];
+    let mut rows = list(client, ListTasksRequest { services, filters, ..ListTasksRequest::default() }).await?;
+    rows.retain(|row| row.task.is_live());
+    Ok(rows)
 }
 
 /// A task with what users call the things it names.
@@ -119,9 +138,12 @@ impl Row {
     }
 
     /// Why it is not as wanted.
-    fn error(&self) -> &str {
-        let reasons = [&self.doubt, &self.task.pending_reason, &self.task.status.error];
-        reasons.into_iter().find(|it| !it.is_empty()).map_or("", String::as_str)
+    fn error(&self) -> String {
+        match (&self.doubt, &self.task.pending_reason) {
+            (doubt, _) if !doubt.is_empty() => doubt.clone(),
+            (_, Some(reason)) => reason.to_string(),
+            _ => self.task.status.error.clone(),
+        }
     }
 
     fn json(&self) -> Value {
@@ -136,46 +158,34 @@ impl Row {
     }
 }
 
-/// Every task that passes the filters: those that count first, by name.
-pub(crate) async fn list(client: &Client, options: &ListOptions) -> anyhow::Result<Vec<Row>> {
-    let keys = [
-        "id",
-        "name",
-        "service",
-        "slot",
-        "node",
-        "image",
-        "desiredState",
-        "state",
-        "paused",
-        "attempt",
-        "restarts",
-        "exitCode",
-        "error",
-    ];
-    options.check(&keys)?;
+/// The tasks that a request asks for: by name, in a slot the newest first.
+pub(crate) async fn list(client: &Client, request: ListTasksRequest) -> anyhow::Result<Vec<Row>> {
+    Ok(listed(client, request).await?.1)
+}
+
+async fn listed(client: &Client, request: ListTasksRequest) -> anyhow::Result<(Option<ListHeader>, Vec<Row>)> {
     let tasks = client
         .list(
+            request,
             |mut control, request| async move { control.list_tasks(request).await },
             |whole, page| whole.tasks.extend(page.tasks),
         )
         .await?;
-    options.say_age(tasks.header);
     let mut rows = tasks.tasks.into_iter().map(Row::parse).collect::<anyhow::Result<Vec<_>>>()?;
-    rows.retain(|row| options.passes(&row.json()));
-    rows.sort_by(|left, right| {
-        let key = |row: &Row| (row.service.clone(), row.task.slot, std::cmp::Reverse(row.task.meta.order()));
-        key(left).cmp(&key(right))
-    });
-    Ok(rows)
+    rows.sort_by_cached_key(|row| (row.service.clone(), row.task.slot, Reverse(row.task.meta.order())));
+    Ok((tasks.header, rows))
 }
 
-pub(crate) fn print(rows: &[Row], options: &ListOptions) -> anyhow::Result<()> {
+/// Prints the tasks that a request asks for, narrowed by the user's flags.
+pub(crate) async fn ls(client: &Client, request: ListTasksRequest, options: &ListOptions) -> anyhow::Result<()> {
+    let request = ListTasksRequest { stale: options.stale, filters: options.filters(), ..request };
+    let (header, rows) = listed(client, request).await?;
+    options.say_age(header);
     let cells = |row: &Row| {
         let task = &row.task;
         let exit = task.status.exit_code.map(|code| code.to_string()).unwrap_or_default();
         vec![
-            printer::short_id(task.id.as_str(), options),
+            printer::short_id(task.id.as_str(), &options.rows),
             row.name(),
             row.image.clone(),
             row.node.clone(),
@@ -183,10 +193,14 @@ pub(crate) fn print(rows: &[Row], options: &ListOptions) -> anyhow::Result<()> {
             task.status.state.to_string(),
             row.restarts.to_string(),
             exit,
-            row.error().to_owned(),
+            row.error(),
         ]
     };
     let rows = rows.iter().map(|row| (row.json(), cells(row))).collect();
-    printer::rows(options, &["ID", "NAME", "IMAGE", "NODE", "DESIRED", "STATE", "RESTARTS", "EXIT", "ERROR"], rows);
+    printer::rows(
+        &options.rows,
+        &["ID", "NAME", "IMAGE", "NODE", "DESIRED", "STATE", "RESTARTS", "EXIT", "ERROR"],
+        rows,
+    );
     Ok(())
 }

@@ -8,14 +8,15 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use flota_api::proto::control::Empty;
+use flota_api::proto::control::{Empty, Filter, ListRequest};
 use flota_api::proto::node::{InfoRequest, InitRequest, JoinRequest, StopTasksRequest};
+use flota_api::reason::Reason;
 use flota_network::Namespace;
 
 use super::node::{self, BRIDGE, CUT_OFF, pause};
 use super::state::{self, Lock, NodeState, SandboxState, dir, names, run_dir};
 use crate::client::{Client, failure};
-use crate::error::{Failed, Usage};
+use crate::error::{Refused, Usage};
 use crate::printer;
 
 /// The daemons of a sandbox answer by then.
@@ -23,6 +24,10 @@ const START_WAIT: Duration = Duration::from_secs(30);
 const MOST_NODES: u32 = 50;
 /// No task is given a longer grace here.
 const STOP_WAIT: Duration = Duration::from_secs(600);
+
+fn missing(text: String) -> Refused {
+    Refused { reason: Reason::NotFound, text }
+}
 
 /// A sandbox that there is.
 pub(crate) struct Running {
@@ -38,7 +43,7 @@ pub(crate) async fn up(name: &str, managers: u32, workers: u32, config: Option<&
         bail!(Usage(format!("a sandbox has at least one manager and at most {MOST_NODES} nodes")));
     }
     if dir(name).exists() {
-        bail!(Failed(tonic::Status::already_exists(format!("the sandbox `{name}` exists already"))));
+        bail!(Refused { reason: Reason::AlreadyExists, text: format!("the sandbox `{name}` exists already") });
     }
     let begun = Instant::now();
     let result = begin(name, managers, workers, config).await;
@@ -140,14 +145,14 @@ impl Running {
         let name = match (name, names().as_slice()) {
             (Some(name), _) => name.to_owned(),
             (None, [one]) => one.clone(),
-            (None, []) => bail!(Failed(tonic::Status::not_found("there is no sandbox: `ctl sandbox up` starts one"))),
+            (None, []) => bail!(missing("there is no sandbox: `ctl sandbox up` starts one".into())),
             (None, many) => {
                 bail!(Usage(format!("there are several sandboxes ({}): say which with --name", many.join(", "))))
             }
         };
         flota_api::naming::check(&name).map_err(|error| Usage(format!("--name: {error}")))?;
         if !dir(&name).exists() {
-            bail!(Failed(tonic::Status::not_found(format!("there is no sandbox `{name}`"))));
+            bail!(missing(format!("there is no sandbox `{name}`")));
         }
         Ok(Self { state: SandboxState::load(&name)?, _lock: None })
     }
@@ -158,11 +163,11 @@ impl Running {
 
     fn node(&self, name: &str) -> anyhow::Result<usize> {
         let found = self.state.nodes.iter().position(|node| node.name == name);
-        found.ok_or_else(|| Failed(tonic::Status::not_found(format!("the sandbox has no node `{name}`"))).into())
+        found.ok_or_else(|| missing(format!("the sandbox has no node `{name}`")).into())
     }
 
     fn client(&self, node: &str) -> anyhow::Result<Client> {
-        Client::new(&[self.socket(node)], false)
+        Client::new(&[self.socket(node)])
     }
 
     /// Every node into one cluster.
@@ -193,9 +198,9 @@ impl Running {
             joined??;
         }
         let ready = async |it: &Self| {
-            let nodes = crate::commands::node::list(&it.client("m1")?).await?.nodes;
-            let wanted: i32 = flota_api::proto::types::NodeState::Ready.into();
-            let ready = nodes.iter().filter(|row| row.node.as_ref().is_some_and(|node| node.state == wanted)).count();
+            let filter = Filter { key: "state".into(), value: "ready".into() };
+            let request = ListRequest { filters: vec![filter], ..ListRequest::default() };
+            let ready = crate::commands::node::list(&it.client("m1")?, request).await?.nodes.len();
             anyhow::ensure!(ready == it.state.nodes.len(), "{ready} of {} nodes are ready", it.state.nodes.len());
             Ok(())
         };

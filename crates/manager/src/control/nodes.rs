@@ -1,76 +1,116 @@
-//! Nodes.
+//! Nodes: their rows, what a user decides about them, and their removal.
 
 use std::sync::Arc;
-
-use tonic::Status;
 
 use flota_api::defaults::CERTIFICATE_LIFE;
 use flota_api::model::{Node, NodeSpec, NodeState, Revoked, Role};
 use flota_api::object::Kind;
-use flota_api::proto::{control as pc, objects as po};
+use flota_api::version::Version;
 use flota_raft_store::WriteTx;
 
-use super::find::find_node;
-use super::status::{WriteFailed, gone};
-use crate::replica::Replica;
+use super::error::{ControlError, NodeHold};
+use super::filter::{self, Field, Filter};
+use super::reference::resolve;
+use super::{Control, Freshness, Listing, Member};
 
-pub(super) fn list(replica: &Replica) -> Vec<pc::NodeRow> {
-    let leader = replica.leadership().leader.unwrap_or(0);
-    let row = |node: &Arc<Node>| {
-        let leader = node.raft_id != 0 && node.raft_id == leader;
-        pc::NodeRow { node: Some(node.as_ref().into()), leader }
-    };
-    replica.store.view().nodes().map(row).collect()
+/// A node with its part in the cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeSummary {
+    /// The node as the store holds it.
+    pub(crate) node: Arc<Node>,
+    /// Whether it leads the managers.
+    pub(crate) leader: bool,
 }
 
-pub(super) async fn update(replica: &Replica, request: pc::UpdateNodeRequest) -> Result<po::Node, Status> {
-    let spec = request.spec.ok_or_else(|| Status::invalid_argument("spec: it is missing"))?;
-    let spec = NodeSpec::try_from(spec).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    let written = replica.write_once(&request.request_id, |view| {
-        let node = find_node(&view, &request.node)?;
-        if request.version != 0 && request.version != node.meta.version {
-            let text = format!("node `{}` has changed meanwhile", node.description.hostname);
-            return Err(WriteFailed::Refused(Status::aborted(text)));
-        }
-        let node = Node { spec: spec.clone(), ..node.as_ref().clone() };
-        let mut tx = WriteTx::new(view, &request.request_id);
-        let id = node.id.clone();
-        tx.update(node);
-        Ok((tx.finish(), id))
-    });
-    let id = written.await?;
-    let node = replica.read(|view| match &id {
-        Some(id) => view.node(id.as_str()).cloned().ok_or_else(|| gone("node", &request.node)),
-        None => find_node(view, &request.node).cloned().map_err(|_| gone("node", &request.node)),
-    });
-    node.await.map(|node| node.as_ref().into()).map_err(Into::into)
+const FIELDS: &[Field<NodeSummary>] = &[
+    ("id", |row| Some(row.node.id.to_string())),
+    ("name", |row| Some(row.node.description.hostname.clone())),
+    ("role", |row| Some(row.node.role.to_string())),
+    ("leader", |row| Some(row.leader.to_string())),
+    ("state", |row| Some(row.node.state.to_string())),
+    ("stateReason", |row| Some(row.node.state_reason.map_or_else(String::new, |reason| reason.to_string()))),
+    ("availability", |row| Some(row.node.spec.availability.to_string())),
+    ("address", |row| Some(row.node.address.clone())),
+    ("version", |row| Some(row.node.description.program_version.clone())),
+];
+
+impl<M: Member> Control<M> {
+    fn node_summary(&self, node: &Arc<Node>) -> NodeSummary {
+        let leader = node.raft_id.is_some() && node.raft_id == self.member.leader();
+        NodeSummary { node: Arc::clone(node), leader }
+    }
+
+    /// The node that `reference` means.
+    pub(crate) async fn get_node(&self, reference: &str) -> Result<NodeSummary, ControlError> {
+        let view = self.proven_view().await?;
+        resolve(&view, reference).map(|node| self.node_summary(node))
+    }
+
+    /// The nodes that pass every filter.
+    pub(crate) async fn list_nodes(
+        &self,
+        freshness: Freshness,
+        filters: &[Filter],
+    ) -> Result<Listing<NodeSummary>, ControlError> {
+        let (view, age) = self.view(freshness).await?;
+        let rows = view.nodes().map(|node| self.node_summary(node)).collect();
+        Ok(Listing { rows: filter::keep(rows, filters, FIELDS)?, age })
+    }
+
+    /// Puts `spec` in place of the node's own; with a version, only where the node still has it.
+    pub(crate) async fn update_node(
+        &self,
+        request_id: &str,
+        reference: &str,
+        version: Option<Version>,
+        spec: &NodeSpec,
+    ) -> Result<Arc<Node>, ControlError> {
+        let written = self.write_once(request_id, |view| {
+            let node: &Arc<Node> = resolve(&view, reference)?;
+            if version.is_some_and(|version| version != node.meta.version) {
+                let name = node.description.hostname.clone();
+                return Err(ControlError::ChangedMeanwhile { kind: Kind::Node, name });
+            }
+            let node = Node { spec: spec.clone(), ..node.as_ref().clone() };
+            let id = node.id.clone();
+            let mut tx = WriteTx::new(view, request_id);
+            tx.update(node);
+            Ok((tx.finish(), id))
+        });
+        let id = written.await?;
+        self.changed(reference, id.as_ref().map(|id| id.as_str())).await
+    }
+
+    /// Removes the node; `force`: also one that is not down, or a manager that does not lead.
+    pub(crate) async fn remove_node(&self, request_id: &str, reference: &str, force: bool) -> Result<(), ControlError> {
+        let removed = self.write_once(request_id, |view| {
+            let node: Arc<Node> = resolve::<Node>(&view, reference)?.clone();
+            if let Some(hold) = hold(&node, self.member.id(), force) {
+                return Err(ControlError::NodeHeld { node: node.description.hostname.clone(), hold });
+            }
+            let mut tx = WriteTx::new(view.clone(), request_id);
+            tx.remove(Kind::Node, node.id.as_str());
+            // Its certificate is good by itself until it runs out: from now on it opens nothing.
+            if let Some(cluster) = view.cluster() {
+                let mut cluster = cluster.as_ref().clone();
+                let now = self.clock.wall().now();
+                cluster.revoked.retain(|it| it.until > now);
+                cluster.revoked.push(Revoked { node_id: node.id.clone(), until: now + CERTIFICATE_LIFE });
+                tx.update(cluster);
+            }
+            Ok((tx.finish(), ()))
+        });
+        removed.await.map(drop)
+    }
 }
 
-pub(super) async fn remove(replica: &Replica, request: pc::RemoveRequest) -> Result<(), Status> {
-    let removed = replica.write_once(&request.request_id, |view| {
-        let node = find_node(&view, &request.name)?.clone();
-        let name = &node.description.hostname;
-        let refuse = |why: String| Err(WriteFailed::Refused(Status::failed_precondition(why)));
-        if node.role == Role::Manager && node.raft_id == replica.raft.id() {
-            return refuse(format!("node `{name}` leads: use another manager, or `ctl swarm leave --force` there"));
-        }
-        if !request.force && node.role == Role::Manager {
-            return refuse(format!("node `{name}` is a manager: `ctl swarm leave --force` there, or --force"));
-        }
-        if !request.force && node.state != NodeState::Down {
-            return refuse(format!("node `{name}` is {}, not down: --force removes it all the same", node.state));
-        }
-        let mut tx = WriteTx::new(view.clone(), &request.request_id);
-        tx.remove(Kind::Node, node.id.as_str());
-        // Its certificate lives on: from now on it opens nothing any more.
-        if let Some(cluster) = view.cluster() {
-            let mut cluster = cluster.as_ref().clone();
-            let now = replica.clock.wall().now();
-            cluster.revoked.retain(|it| it.until > now);
-            cluster.revoked.push(Revoked { node_id: node.id.clone(), until: now + CERTIFICATE_LIFE });
-            tx.update(cluster);
-        }
-        Ok((tx.finish(), ()))
-    });
-    removed.await.map(drop).map_err(Into::into)
+/// What is in the way of the node's removal by the manager `own_raft_id`.
+fn hold(node: &Node, own_raft_id: u64, force: bool) -> Option<NodeHold> {
+    match node.role {
+        Role::Manager if node.raft_id == Some(own_raft_id) => Some(NodeHold::Leads),
+        _ if force => None,
+        Role::Manager => Some(NodeHold::IsManager),
+        Role::Worker if node.state != NodeState::Down => Some(NodeHold::NotDown(node.state)),
+        Role::Worker => None,
+    }
 }

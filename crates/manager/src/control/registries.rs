@@ -1,48 +1,98 @@
-//! Credentials of registries. They are shown to nobody.
+//! Credentials of registries. No answer contains a password.
 
-use tonic::Status;
+use std::sync::Arc;
 
 use flota_api::id::RegistryId;
-use flota_api::model::Registry;
+use flota_api::model::{Registry, Secret};
 use flota_api::object::Kind;
-use flota_api::proto::control as pc;
 use flota_raft_store::WriteTx;
 
-use super::status::WriteFailed;
-use crate::replica::Replica;
+use super::error::{ControlError, Violation};
+use super::filter::{self, Field, Filter};
+use super::reference::resolve;
+use super::{Control, Freshness, Listing, Member};
 
-pub(super) async fn put(replica: &Replica, request: pc::PutRegistryRequest) -> Result<(), Status> {
-    let bad = |text: &str| text.is_empty() || text.len() > 1024 || text.chars().any(char::is_control);
-    if bad(&request.host) || request.host.contains('/') || bad(&request.username) || bad(&request.password) {
-        return Err(Status::invalid_argument("host, username and password: each has 1 to 1024 printable characters"));
-    }
-    let put = replica.write_once(&request.request_id, |view| {
-        let known = view.registry_by_host(&request.host).cloned();
-        let registry = Registry {
-            id: known.as_ref().map_or_else(|| replica.random.draw(RegistryId::random), |it| it.id.clone()),
-            host: request.host.clone(),
-            username: request.username.clone(),
-            password: request.password.clone().into(),
-            ..Registry::default()
-        };
-        let mut tx = WriteTx::new(view, &request.request_id);
-        if known.is_some() {
-            tx.update(registry)
-        } else {
-            tx.create(registry)
-        }
-        Ok::<_, WriteFailed>((tx.finish(), ()))
-    });
-    put.await.map(drop).map_err(Into::into)
+/// Longest host, user name or password.
+const TEXT_BOUND: usize = 1024;
+
+/// Who is logged in where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RegistrySummary {
+    /// Host of the registry.
+    pub(crate) host: String,
+    /// Who logs in there.
+    pub(crate) username: String,
 }
 
-pub(super) async fn remove(replica: &Replica, request: pc::RemoveRequest) -> Result<(), Status> {
-    let removed = replica.write_once(&request.request_id, |view| {
-        let missing = || Status::not_found(format!("nobody is logged in to `{}`", request.name));
-        let id = view.registry_by_host(&request.name).ok_or_else(missing)?.id.clone();
-        let mut tx = WriteTx::new(view, &request.request_id);
-        tx.remove(Kind::Registry, id.as_str());
-        Ok::<_, WriteFailed>((tx.finish(), ()))
+const FIELDS: &[Field<RegistrySummary>] =
+    &[("host", |row| Some(row.host.clone())), ("username", |row| Some(row.username.clone()))];
+
+fn summary(registry: &Arc<Registry>) -> RegistrySummary {
+    RegistrySummary { host: registry.host.clone(), username: registry.username.clone() }
+}
+
+fn check(host: &str, username: &str, password: &str) -> Result<(), ControlError> {
+    let is_bad = |text: &str| text.is_empty() || text.len() > TEXT_BOUND || text.chars().any(char::is_control);
+    let fields =
+        [("host", is_bad(host) || host.contains('/')), ("username", is_bad(username)), ("password", is_bad(password))];
+    let found = fields.into_iter().filter(|(_, bad)| *bad).map(|(field, _)| Violation {
+        field: field.into(),
+        why: format!("it has 1 to {TEXT_BOUND} printable characters, a host no `/`"),
     });
-    removed.await.map(drop).map_err(Into::into)
+    let found: Vec<_> = found.collect();
+    if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
+}
+
+impl<M: Member> Control<M> {
+    /// The credentials that `reference` means.
+    pub(crate) async fn get_registry(&self, reference: &str) -> Result<RegistrySummary, ControlError> {
+        let view = self.proven_view().await?;
+        resolve(&view, reference).map(summary)
+    }
+
+    /// The credentials that pass every filter.
+    pub(crate) async fn list_registries(
+        &self,
+        freshness: Freshness,
+        filters: &[Filter],
+    ) -> Result<Listing<RegistrySummary>, ControlError> {
+        let (view, age) = self.view(freshness).await?;
+        Ok(Listing { rows: filter::keep(view.registries().map(summary).collect(), filters, FIELDS)?, age })
+    }
+
+    /// Keeps these credentials for the host, in place of former ones.
+    pub(crate) async fn put_registry(
+        &self,
+        request_id: &str,
+        login: RegistrySummary,
+        password: String,
+    ) -> Result<(), ControlError> {
+        let RegistrySummary { host, username } = login;
+        check(&host, &username, &password)?;
+        let (new_id, password) = (self.random.draw(RegistryId::random), Secret::from(password));
+        let put = self.write_once(request_id, |view| {
+            let known = view.registry_by_host(&host).cloned();
+            let id = known.as_ref().map_or_else(|| new_id.clone(), |it| it.id.clone());
+            let (host, username, password) = (host.clone(), username.clone(), password.clone());
+            let registry = Registry { id, host, username, password, ..Registry::default() };
+            let mut tx = WriteTx::new(view, request_id);
+            match known {
+                Some(_) => tx.update(registry),
+                None => tx.create(registry),
+            }
+            Ok((tx.finish(), ()))
+        });
+        put.await.map(drop)
+    }
+
+    /// Forgets the credentials that `reference` means.
+    pub(crate) async fn remove_registry(&self, request_id: &str, reference: &str) -> Result<(), ControlError> {
+        let removed = self.write_once(request_id, |view| {
+            let id = resolve::<Registry>(&view, reference)?.id.clone();
+            let mut tx = WriteTx::new(view, request_id);
+            tx.remove(Kind::Registry, id.as_str());
+            Ok((tx.finish(), ()))
+        });
+        removed.await.map(drop)
+    }
 }

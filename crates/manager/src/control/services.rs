@@ -1,40 +1,50 @@
-//! Services.
+//! Services: their rows, and what users make, change and remove.
 
 use std::sync::Arc;
 
-use tonic::Status;
-
 use flota_api::clock::Random;
 use flota_api::id::{ServiceId, StackId};
-use flota_api::model::{Service, ServiceSpec};
+use flota_api::model::{Service, ServiceSpec, Task};
 use flota_api::object::Kind;
-use flota_api::proto::control as pc;
 use flota_api::state::TaskState;
+use flota_api::version::Version;
 use flota_raft_store::{Tables, WriteTx};
 
-use super::find::find_service;
-use super::status::{WriteFailed, gone};
-use super::validate;
-use crate::replica::Replica;
+use super::error::ControlError;
+use super::filter::{self, Field, Filter};
+use super::reference::resolve;
+use super::{Control, Freshness, Listing, Member, validate};
 
-pub(super) fn list(view: &Tables) -> Vec<pc::ServiceRow> {
-    let row = |service: &Arc<Service>| {
-        let running = |task: &&Arc<_>| is_running(task);
-        pc::ServiceRow {
-            service: Some(service.as_ref().into()),
-            running: view.tasks_of_service(&service.id).filter(running).count() as u64,
-            desired: service.spec.replicas,
-        }
-    };
-    view.services().map(row).collect()
+/// A service with the number of its tasks.
+#[derive(Clone, Debug)]
+pub(crate) struct ServiceSummary {
+    /// The service as the store holds it.
+    pub(crate) service: Arc<Service>,
+    /// Tasks that run and are to go on running.
+    pub(crate) running: u64,
+    /// Tasks that its spec asks for.
+    pub(crate) desired: u64,
 }
 
-pub(super) fn is_running(task: &flota_api::model::Task) -> bool {
+const FIELDS: &[Field<ServiceSummary>] = &[
+    ("id", |row| Some(row.service.id.to_string())),
+    ("name", |row| Some(row.service.spec.name.clone())),
+    ("mode", |row| Some(row.service.spec.mode.as_str().to_owned())),
+    ("image", |row| Some(row.service.spec.image.clone())),
+];
+
+fn summary(service: &Arc<Service>, view: &Tables) -> ServiceSummary {
+    let running = view.tasks_of_service(&service.id).filter(|task| is_running(task)).count() as u64;
+    ServiceSummary { service: Arc::clone(service), running, desired: service.spec.mode.wanted_tasks() }
+}
+
+/// Whether the task runs and is to go on running.
+pub(super) fn is_running(task: &Task) -> bool {
     task.status.state == TaskState::Running && task.is_live()
 }
 
-/// A service that is new, with its first spec.
-pub(super) fn new_service(spec: ServiceSpec, stack_id: StackId, random: &Random) -> Service {
+/// A new service with its first spec.
+pub(super) fn new_service(spec: ServiceSpec, stack_id: Option<StackId>, random: &Random) -> Service {
     Service {
         id: random.draw(ServiceId::random),
         spec: Arc::new(spec),
@@ -50,70 +60,88 @@ pub(super) fn with_spec(service: &Service, spec: ServiceSpec) -> Service {
     Service {
         spec: Arc::new(spec),
         spec_version: service.spec_version + u64::from(!same),
-        update_paused: String::new(),
+        update_paused: None,
         ..service.clone()
     }
 }
 
-pub(super) async fn create(replica: &Replica, request: pc::CreateServiceRequest) -> Result<Service, Status> {
-    let spec = parse(request.spec)?;
-    let service = new_service(spec, StackId::default(), &replica.random);
-    let created = replica.write_once(&request.request_id, |view| {
-        if view.service_by_name(&service.spec.name).is_some() {
-            let text = format!("service `{}` exists already", service.spec.name);
-            return Err(WriteFailed::Refused(Status::already_exists(text)));
-        }
-        let mut tx = WriteTx::new(view, &request.request_id);
-        tx.create(service.clone());
-        Ok((tx.finish(), ()))
-    });
-    created.await?;
-    // By name: a retry of a request that was done is answered with what that one made.
-    let name = &service.spec.name;
-    let made = replica.read(|view| view.service_by_name(name).cloned().ok_or_else(|| gone("service", name)));
-    made.await.map(|it| it.as_ref().clone()).map_err(Into::into)
-}
+impl<M: Member> Control<M> {
+    /// The service that `reference` means.
+    pub(crate) async fn get_service(&self, reference: &str) -> Result<ServiceSummary, ControlError> {
+        let view = self.proven_view().await?;
+        resolve(&view, reference).map(|service| summary(service, &view))
+    }
 
-pub(super) fn parse(spec: Option<flota_api::proto::specs::ServiceSpec>) -> Result<ServiceSpec, Status> {
-    let spec = spec.ok_or_else(|| Status::invalid_argument("spec: it is missing"))?;
-    let spec = ServiceSpec::try_from(spec).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    validate::check(&spec)?;
-    Ok(spec)
-}
+    /// The services that pass every filter.
+    pub(crate) async fn list_services(
+        &self,
+        freshness: Freshness,
+        filters: &[Filter],
+    ) -> Result<Listing<ServiceSummary>, ControlError> {
+        let (view, age) = self.view(freshness).await?;
+        let rows = view.services().map(|service| summary(service, &view)).collect();
+        Ok(Listing { rows: filter::keep(rows, filters, FIELDS)?, age })
+    }
 
-pub(super) async fn update(replica: &Replica, request: pc::UpdateServiceRequest) -> Result<Service, Status> {
-    let spec = parse(request.spec)?;
-    let written = replica.write_once(&request.request_id, |view| {
-        let service = find_service(&view, &request.service)?;
-        if request.version != 0 && request.version != service.meta.version {
-            return Err(WriteFailed::Refused(Status::aborted(format!(
-                "service `{}` has changed meanwhile",
-                service.spec.name
-            ))));
-        }
-        if spec.name != service.spec.name {
-            return Err(WriteFailed::Refused(Status::invalid_argument("name: a service keeps its name")));
-        }
-        let id = service.id.clone();
-        let new = with_spec(service, spec.clone());
-        let mut tx = WriteTx::new(view, &request.request_id);
-        tx.update(new);
-        Ok((tx.finish(), id))
-    });
-    let id = written.await?;
-    let service = replica.read(|view| match &id {
-        Some(id) => view.service(id.as_str()).cloned().ok_or_else(|| gone("service", &request.service)),
-        None => find_service(view, &request.service).cloned().map_err(|_| gone("service", &request.service)),
-    });
-    service.await.map(|it| it.as_ref().clone()).map_err(Into::into)
-}
+    /// Makes a service.
+    pub(crate) async fn create_service(
+        &self,
+        request_id: &str,
+        spec: ServiceSpec,
+    ) -> Result<Arc<Service>, ControlError> {
+        validate::check(&spec)?;
+        let service = new_service(spec, None, &self.random);
+        let name = &service.spec.name;
+        let created = self.write_once(request_id, |view| {
+            if view.service_by_name(name).is_some() {
+                return Err(ControlError::AlreadyExists { kind: Kind::Service, name: name.clone() });
+            }
+            let mut tx = WriteTx::new(view, request_id);
+            tx.create(service.clone());
+            Ok((tx.finish(), ()))
+        });
+        created.await?;
+        // By name: a retry is answered with the service that the first try made.
+        let removed = || ControlError::RemovedMeanwhile { kind: Kind::Service, reference: name.clone() };
+        self.read(|view| view.service_by_name(name).cloned().ok_or_else(removed)).await
+    }
 
-pub(super) async fn remove(replica: &Replica, request: pc::RemoveRequest) -> Result<(), Status> {
-    let removed = replica.write_once(&request.request_id, |view| {
-        let id = find_service(&view, &request.name)?.id.clone();
-        let mut tx = WriteTx::new(view, &request.request_id);
-        tx.remove(Kind::Service, id.as_str());
-        Ok::<_, WriteFailed>((tx.finish(), ()))
-    });
-    removed.await.map(drop).map_err(Into::into)
+    /// Puts `spec` in place of the service's own; with a version, only where the service still has it.
+    pub(crate) async fn update_service(
+        &self,
+        request_id: &str,
+        reference: &str,
+        version: Option<Version>,
+        spec: &ServiceSpec,
+    ) -> Result<Arc<Service>, ControlError> {
+        validate::check(spec)?;
+        let written = self.write_once(request_id, |view| {
+            let service: &Arc<Service> = resolve(&view, reference)?;
+            let name = &service.spec.name;
+            if version.is_some_and(|version| version != service.meta.version) {
+                return Err(ControlError::ChangedMeanwhile { kind: Kind::Service, name: name.clone() });
+            }
+            if spec.name != *name {
+                return Err(ControlError::invalid("name", "a service keeps its name"));
+            }
+            let new = with_spec(service, spec.clone());
+            let id = service.id.clone();
+            let mut tx = WriteTx::new(view, request_id);
+            tx.update(new);
+            Ok((tx.finish(), id))
+        });
+        let id = written.await?;
+        self.changed(reference, id.as_ref().map(|id| id.as_str())).await
+    }
+
+    /// Removes the service; its tasks are stopped and follow it.
+    pub(crate) async fn remove_service(&self, request_id: &str, reference: &str) -> Result<(), ControlError> {
+        let removed = self.write_once(request_id, |view| {
+            let id = resolve::<Service>(&view, reference)?.id.clone();
+            let mut tx = WriteTx::new(view, request_id);
+            tx.remove(Kind::Service, id.as_str());
+            Ok((tx.finish(), ()))
+        });
+        removed.await.map(drop)
+    }
 }

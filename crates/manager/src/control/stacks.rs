@@ -1,81 +1,122 @@
 //! Stacks: all services of a file in one transaction.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use tonic::Status;
-
-use flota_api::id::StackId;
+use flota_api::id::{ServiceId, StackId};
 use flota_api::model::{Stack, StackSpec};
 use flota_api::naming;
 use flota_api::object::Kind;
-use flota_api::proto::control as pc;
-use flota_raft_store::WriteTx;
+use flota_raft_store::{Tables, Transaction, View, WriteTx};
 
-use super::find::find_stack;
+use super::error::{ControlError, Violation};
+use super::filter::{self, Field, Filter};
+use super::reference::resolve;
 use super::services::{new_service, with_spec};
-use super::status::{WriteFailed, gone};
-use super::validate;
-use crate::replica::Replica;
+use super::{Control, Freshness, Listing, Member, validate};
 
-pub(super) async fn deploy(replica: &Replica, request: pc::DeployStackRequest) -> Result<Stack, Status> {
-    let spec = request.spec.ok_or_else(|| Status::invalid_argument("spec: it is missing"))?;
-    let spec = StackSpec::try_from(spec).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    naming::check(&spec.name).map_err(|error| Status::invalid_argument(format!("name: {error}")))?;
-    let bad: Vec<String> = spec
-        .services
-        .iter()
-        .flat_map(|service| {
-            validate::violations(service).into_iter().map(|it| format!("services.{}.{it}", service.name))
-        })
-        .collect();
-    if !bad.is_empty() {
-        return Err(Status::invalid_argument(bad.join("; ")));
+/// A stack with the services that it has now.
+#[derive(Clone, Debug)]
+pub(crate) struct StackSummary {
+    /// The stack as the store holds it.
+    pub(crate) stack: Arc<Stack>,
+    /// Id and name of each service.
+    pub(crate) services: Vec<(ServiceId, String)>,
+}
+
+const FIELDS: &[Field<StackSummary>] = &[
+    ("id", |row| Some(row.stack.id.to_string())),
+    ("name", |row| Some(row.stack.spec.name.clone())),
+    ("services", |row| Some(row.stack.spec.services.len().to_string())),
+];
+
+fn summary(stack: &Arc<Stack>, view: &Tables) -> StackSummary {
+    let services = view.services().filter(|service| service.stack_id.as_ref() == Some(&stack.id));
+    let services = services.map(|service| (service.id.clone(), service.spec.name.clone())).collect();
+    StackSummary { stack: Arc::clone(stack), services }
+}
+
+fn check(spec: &StackSpec) -> Result<(), ControlError> {
+    naming::check(&spec.name).map_err(|error| ControlError::invalid("name", error))?;
+    let mut found = Vec::new();
+    for service in &spec.services {
+        let within = |it: Violation| Violation { field: format!("services.{}.{}", service.name, it.field), ..it };
+        found.extend(validate::violations(service).into_iter().map(within));
     }
-    let new_id = replica.random.draw(StackId::random);
-    let deployed = replica.write_once(&request.request_id, |view| {
-        let mut tx = WriteTx::new(view.clone(), &request.request_id);
+    if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
+}
+
+impl<M: Member> Control<M> {
+    /// The stack that `reference` means.
+    pub(crate) async fn get_stack(&self, reference: &str) -> Result<StackSummary, ControlError> {
+        let view = self.proven_view().await?;
+        resolve(&view, reference).map(|stack| summary(stack, &view))
+    }
+
+    /// The stacks that pass every filter.
+    pub(crate) async fn list_stacks(
+        &self,
+        freshness: Freshness,
+        filters: &[Filter],
+    ) -> Result<Listing<StackSummary>, ControlError> {
+        let (view, age) = self.view(freshness).await?;
+        let rows = view.stacks().map(|stack| summary(stack, &view)).collect();
+        Ok(Listing { rows: filter::keep(rows, filters, FIELDS)?, age })
+    }
+
+    /// Brings the stack to what `spec` says: makes it where there is none, and makes, changes and removes services.
+    pub(crate) async fn deploy_stack(&self, request_id: &str, spec: &StackSpec) -> Result<StackSummary, ControlError> {
+        check(spec)?;
+        let new_id = self.random.draw(StackId::random);
+        let deployed = self.write_once(request_id, |view| Ok((self.deployment(&view, request_id, spec, &new_id)?, ())));
+        deployed.await?;
+        let removed = || ControlError::RemovedMeanwhile { kind: Kind::Stack, reference: spec.name.clone() };
+        self.read(|view| view.stack_by_name(&spec.name).map(|stack| summary(stack, view)).ok_or_else(removed)).await
+    }
+
+    fn deployment(
+        &self,
+        view: &View,
+        request_id: &str,
+        spec: &StackSpec,
+        new_id: &StackId,
+    ) -> Result<Transaction, ControlError> {
+        let mut tx = WriteTx::new(view.clone(), request_id);
         let known = view.stack_by_name(&spec.name);
-        let stack = Stack {
-            id: known.map_or_else(|| new_id.clone(), |stack| stack.id.clone()),
-            meta: known.map(|stack| stack.meta.clone()).unwrap_or_default(),
-            spec: spec.clone(),
-        };
-        if known.is_some() {
-            tx.update(stack.clone());
-        } else {
-            tx.create(stack.clone());
+        let id = known.map_or(new_id, |stack| &stack.id);
+        match known {
+            Some(stack) => tx.update(Stack { spec: spec.clone(), ..stack.as_ref().clone() }),
+            None => tx.create(Stack { id: id.clone(), spec: spec.clone(), ..Stack::default() }),
         }
         for service in &spec.services {
             match view.service_by_name(&service.name) {
-                Some(it) if it.stack_id != stack.id => {
-                    let text = format!("service `{}` exists already and is not of this stack", service.name);
-                    return Err(WriteFailed::Refused(Status::already_exists(text)));
+                Some(it) if it.stack_id.as_ref() != Some(id) => {
+                    return Err(ControlError::NotOfStack { service: service.name.clone() });
                 }
                 Some(it) if *it.spec == *service => {}
                 Some(it) => tx.update(with_spec(it, service.clone())),
-                None => tx.create(new_service(service.clone(), stack.id.clone(), &replica.random)),
+                None => tx.create(new_service(service.clone(), Some(id.clone()), &self.random)),
             }
         }
         let names: BTreeSet<&str> = spec.services.iter().map(|it| it.name.as_str()).collect();
-        for service in view.services().filter(|it| it.stack_id == stack.id && !names.contains(it.spec.name.as_str())) {
+        let of_stack = view.services().filter(|it| it.stack_id.as_ref() == Some(id));
+        for service in of_stack.filter(|it| !names.contains(it.spec.name.as_str())) {
             tx.remove(Kind::Service, service.id.as_str());
         }
-        Ok((tx.finish(), ()))
-    });
-    deployed.await?;
-    let stack = replica.read(|view| view.stack_by_name(&spec.name).cloned().ok_or_else(|| gone("stack", &spec.name)));
-    stack.await.map(|stack| stack.as_ref().clone()).map_err(Into::into)
-}
+        Ok(tx.finish())
+    }
 
-pub(super) async fn remove(replica: &Replica, request: pc::RemoveRequest) -> Result<(), Status> {
-    let removed = replica.write_once(&request.request_id, |view| {
-        let id = find_stack(&view, &request.name)?.id.clone();
-        let mut tx = WriteTx::new(view.clone(), &request.request_id);
-        for service in view.services().filter(|service| service.stack_id == id) {
-            tx.remove(Kind::Service, service.id.as_str());
-        }
-        tx.remove(Kind::Stack, id.as_str());
-        Ok::<_, WriteFailed>((tx.finish(), ()))
-    });
-    removed.await.map(drop).map_err(Into::into)
+    /// Removes the stack with its services.
+    pub(crate) async fn remove_stack(&self, request_id: &str, reference: &str) -> Result<(), ControlError> {
+        let removed = self.write_once(request_id, |view| {
+            let id = resolve::<Stack>(&view, reference)?.id.clone();
+            let mut tx = WriteTx::new(view.clone(), request_id);
+            for service in view.services().filter(|service| service.stack_id.as_ref() == Some(&id)) {
+                tx.remove(Kind::Service, service.id.as_str());
+            }
+            tx.remove(Kind::Stack, id.as_str());
+            Ok((tx.finish(), ()))
+        });
+        removed.await.map(drop)
+    }
 }

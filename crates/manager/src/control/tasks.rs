@@ -1,61 +1,198 @@
-//! Tasks.
+//! Tasks: their rows with what users call the things that a task names, and their removal.
 
 use std::sync::Arc;
 
-use tonic::Status;
-
-use flota_api::model::{NodeState, Service, ServiceSpec, Task};
-use flota_api::proto::control as pc;
+use flota_api::id::{NodeId, ServiceId};
+use flota_api::model::{Node, NodeState, Service, ServiceMode, ServiceSpec, Task};
+use flota_api::naming::task_name;
 use flota_api::state::DesiredState;
-use flota_raft_store::{Tables, WriteTx};
+use flota_raft_store::{Tables, View, WriteTx};
 
-use super::find::find_task;
-use super::status::WriteFailed;
-use crate::replica::Replica;
+use super::error::ControlError;
+use super::filter::{self, Field, Filter};
+use super::reference::{Referable, resolve, resolve_running};
+use super::{Control, Freshness, Listing, Member};
 
-pub(super) fn list(view: &Tables) -> Vec<pc::TaskRow> {
-    let row = |task: &Arc<Task>| {
-        let spec = view.spec_of(task);
-        pc::TaskRow {
-            task: Some(task.as_ref().into()),
-            service_name: spec.map(|spec| spec.name.clone()).unwrap_or_default(),
-            node_name: view.node(task.node_id.as_str()).map(|it| it.description.hostname.clone()).unwrap_or_default(),
-            image: spec.map(|spec| spec.image.clone()).unwrap_or_default(),
-            restarts: task.restarts(),
-            doubt: doubt(task, view),
-        }
-    };
-    view.tasks().map(row).collect()
+/// A task with what users call the things that it names.
+#[derive(Clone, Debug)]
+pub(crate) struct TaskSummary {
+    /// The task as the store holds it.
+    pub(crate) task: Arc<Task>,
+    /// Name of its service.
+    pub(crate) service_name: String,
+    /// Name of its node.
+    pub(crate) node_name: String,
+    /// Reference of its image.
+    pub(crate) image: String,
+    /// Why its state may not be true any more: its node does not answer. Empty otherwise.
+    pub(crate) doubt: String,
 }
 
-/// What a node that does not answer last said of its tasks may not be true any more: say so, and since when.
-fn doubt(task: &Task, view: &Tables) -> String {
-    match view.node(task.node_id.as_str()) {
-        Some(node) if node.state != NodeState::Ready && !task.status.state.is_terminal() => {
-            format!("its node {} is {} since {}", node.description.hostname, node.state, node.state_since)
+impl TaskSummary {
+    fn of(task: &Arc<Task>, view: &Tables) -> Self {
+        let spec = view.spec_of(task);
+        let node = view.node_of(task);
+        Self {
+            service_name: spec.map(|spec| spec.name.clone()).unwrap_or_default(),
+            node_name: node.map(|it| it.description.hostname.clone()).unwrap_or_default(),
+            image: spec.map(|spec| spec.image.clone()).unwrap_or_default(),
+            doubt: node.map(|node| doubt(task, node)).unwrap_or_default(),
+            task: Arc::clone(task),
         }
-        _ => String::new(),
+    }
+
+    /// Why the task is not as its spec wants it; empty where nothing is known.
+    fn error(&self) -> String {
+        match &self.task.pending_reason {
+            _ if !self.doubt.is_empty() => self.doubt.clone(),
+            Some(reason) => reason.to_string(),
+            None => self.task.status.error.clone(),
+        }
     }
 }
 
-pub(super) async fn remove(replica: &Replica, request: pc::RemoveRequest) -> Result<(), Status> {
-    let removed = replica.write_once(&request.request_id, |view| {
-        let task = find_task(&view, &request.name)?;
-        let mut tx = WriteTx::new(view.clone(), &request.request_id);
-        if request.shrink
-            && let Some(service) = view.service(task.service_id.as_str())
-        {
-            let replicas = service.spec.replicas.saturating_sub(1);
-            let spec = Arc::new(ServiceSpec { replicas, ..service.spec.as_ref().clone() });
-            tx.update(Service { spec, ..service.as_ref().clone() });
-            let of_slot = view.tasks_of_service(&task.service_id).filter(|other| other.slot == task.slot);
-            for task in of_slot {
-                tx.update(Task { desired_state: DesiredState::Remove, ..task.as_ref().clone() });
-            }
-        } else {
-            tx.update(Task { desired_state: DesiredState::Shutdown.max(task.desired_state), ..task.as_ref().clone() });
+/// What a node that does not answer last said of its tasks may not be true any more: says since when.
+fn doubt(task: &Task, node: &Node) -> String {
+    if node.state == NodeState::Ready || task.status.state.is_terminal() {
+        return String::new();
+    }
+    format!("its node {} is {} since {}", node.description.hostname, node.state, node.state_since)
+}
+
+const FIELDS: &[Field<TaskSummary>] = &[
+    ("id", |row| Some(row.task.id.to_string())),
+    ("name", |row| Some(task_name(&row.service_name, row.task.slot))),
+    ("service", |row| Some(row.service_name.clone())),
+    ("slot", |row| Some(row.task.slot.to_string())),
+    ("node", |row| Some(row.node_name.clone())),
+    ("image", |row| Some(row.image.clone())),
+    ("desiredState", |row| Some(row.task.desired_state.to_string())),
+    ("state", |row| Some(row.task.status.state.to_string())),
+    ("paused", |row| Some(row.task.paused.to_string())),
+    ("attempt", |row| Some(row.task.status.attempt.to_string())),
+    ("restarts", |row| Some(row.task.restarts().to_string())),
+    ("exitCode", |row| row.task.status.exit_code.map(|code| code.to_string())),
+    ("error", |row| Some(row.error())),
+];
+
+/// Which tasks a list is about: references of services and of nodes; empty: all.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TaskScope {
+    /// Only tasks of one of these services.
+    pub(crate) services: Vec<String>,
+    /// Only tasks on one of these nodes.
+    pub(crate) nodes: Vec<String>,
+}
+
+impl TaskScope {
+    fn tasks<'a>(&self, view: &'a Tables) -> Result<Vec<&'a Arc<Task>>, ControlError> {
+        let services = ids::<Service, ServiceId>(view, &self.services, |service| service.id.clone())?;
+        let nodes = ids::<Node, NodeId>(view, &self.nodes, |node| node.id.clone())?;
+        let on_node =
+            |task: &&Arc<Task>| nodes.is_empty() || task.node_id.as_ref().is_some_and(|id| nodes.contains(id));
+        if services.is_empty() && !nodes.is_empty() {
+            return Ok(nodes.iter().flat_map(|id| view.tasks_of_node(id)).collect());
         }
-        Ok::<_, WriteFailed>((tx.finish(), ()))
-    });
-    removed.await.map(drop).map_err(Into::into)
+        if services.is_empty() {
+            return Ok(view.tasks().collect());
+        }
+        Ok(services.iter().flat_map(|id| view.tasks_of_service(id)).filter(on_node).collect())
+    }
+}
+
+/// The ids that the references mean, each once.
+fn ids<T: Referable, I: Ord>(
+    view: &Tables,
+    references: &[String],
+    id: impl Fn(&T) -> I,
+) -> Result<std::collections::BTreeSet<I>, ControlError> {
+    references.iter().map(|reference| resolve::<T>(view, reference).map(|object| id(object))).collect()
+}
+
+/// Whose logs are asked for.
+#[derive(Clone, Debug)]
+pub(crate) enum LogSource {
+    /// Those of one task; for the name of a service, of its first task that runs.
+    Task(String),
+    /// Those of every task of the service.
+    Service(String),
+}
+
+/// The tasks whose logs `source` means.
+fn logged<'a>(view: &'a Tables, source: &LogSource) -> Result<Vec<&'a Arc<Task>>, ControlError> {
+    let service: &Arc<Service> = match source {
+        LogSource::Task(reference) => return Ok(vec![resolve_running(view, reference)?]),
+        LogSource::Service(reference) => resolve(view, reference)?,
+    };
+    // A task that was replaced, on a node that is down, has no logs to offer: its node is not waited for.
+    let is_lost = |task: &Task| view.node_of(task).is_none_or(|it| it.state == NodeState::Down);
+    let has_logs = |task: &&Arc<Task>| task.node_id.is_some() && (task.is_live() || !is_lost(task));
+    Ok(view.tasks_of_service(&service.id).filter(has_logs).collect())
+}
+
+impl<M: Member> Control<M> {
+    /// The task that `reference` means, where a service stands for its first task that runs; and the view that it is in.
+    pub(crate) async fn get_running_task(&self, reference: &str) -> Result<(View, Arc<Task>), ControlError> {
+        let view = self.proven_view().await?;
+        let task = resolve_running(&view, reference)?.clone();
+        Ok((view, task))
+    }
+
+    /// The tasks whose logs `source` means, and the view that they are in.
+    pub(crate) async fn list_logged_tasks(&self, source: &LogSource) -> Result<(View, Vec<Arc<Task>>), ControlError> {
+        let view = self.proven_view().await?;
+        let tasks = logged(&view, source)?.into_iter().cloned().collect();
+        Ok((view, tasks))
+    }
+
+    /// The task that `reference` means.
+    pub(crate) async fn get_task(&self, reference: &str) -> Result<TaskSummary, ControlError> {
+        let view = self.proven_view().await?;
+        resolve(&view, reference).map(|task| TaskSummary::of(task, &view))
+    }
+
+    /// The tasks in `scope` that pass every filter.
+    pub(crate) async fn list_tasks(
+        &self,
+        freshness: Freshness,
+        scope: &TaskScope,
+        filters: &[Filter],
+    ) -> Result<Listing<TaskSummary>, ControlError> {
+        let (view, age) = self.view(freshness).await?;
+        let rows = scope.tasks(&view)?.into_iter().map(|task| TaskSummary::of(task, &view)).collect();
+        Ok(Listing { rows: filter::keep(rows, filters, FIELDS)?, age })
+    }
+
+    /// Stops the task; its slot gets a new one. With `shrink` the service gets one replica fewer, and the slot none.
+    pub(crate) async fn remove_task(
+        &self,
+        request_id: &str,
+        reference: &str,
+        shrink: bool,
+    ) -> Result<(), ControlError> {
+        let removed = self.write_once(request_id, |view| {
+            let task: &Arc<Task> = resolve(&view, reference)?;
+            let mut tx = WriteTx::new(view.clone(), request_id);
+            match view.service(task.service_id.as_str()).filter(|_| shrink) {
+                Some(service) => take_slot(&mut tx, &view, service, task.slot),
+                None => {
+                    let desired_state = task.desired_state.max(DesiredState::Shutdown);
+                    tx.update(Task { desired_state, ..task.as_ref().clone() });
+                }
+            }
+            Ok((tx.finish(), ()))
+        });
+        removed.await.map(drop)
+    }
+}
+
+/// Takes a slot and one replica from the service.
+fn take_slot(tx: &mut WriteTx, view: &Tables, service: &Service, slot: u64) {
+    let ServiceMode::Replicated { replicas } = service.spec.mode;
+    let mode = ServiceMode::Replicated { replicas: replicas.saturating_sub(1) };
+    let spec = Arc::new(ServiceSpec { mode, ..service.spec.as_ref().clone() });
+    tx.update(Service { spec, ..service.clone() });
+    for task in view.tasks_of_service(&service.id).filter(|task| task.slot == slot) {
+        tx.update(Task { desired_state: DesiredState::Remove, ..task.as_ref().clone() });
+    }
 }

@@ -2,38 +2,34 @@
 
 mod privileges;
 
-use flota_api::constraint::Constraint;
 use flota_api::defaults::REPLICAS_BOUND;
 use flota_api::image_ref::ImageRef;
 use flota_api::model::ServiceSpec;
 use flota_api::naming;
-use tonic::Status;
+
+use super::error::{ControlError, Violation};
 
 /// The kernel refuses smaller ones, or a program can't start within them.
 const LEAST_MEMORY: u64 = 4 << 20;
 const SPEC_BOUND: usize = 256 << 10;
 
 /// Every rule that `spec` breaks.
-pub(super) fn violations(spec: &ServiceSpec) -> Vec<String> {
+pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut check = |field: &str, result: Result<(), String>| {
         if let Err(why) = result {
-            found.push(format!("{field}: {why}"));
+            found.push(Violation { field: field.to_owned(), why });
         }
     };
     check("name", naming::check(&spec.name).map_err(|error| error.to_string()));
     check("image", ImageRef::parse(&spec.image).map(drop).map_err(|error| error.to_string()));
-    for (index, constraint) in spec.constraints.iter().enumerate() {
-        let result = Constraint::parse(constraint).map(drop).map_err(|error| error.to_string());
-        check(&format!("constraints[{index}]"), result);
-    }
     for (index, variable) in spec.env.iter().enumerate() {
         let named = variable.split_once('=').is_some_and(|(name, _)| !name.is_empty()) && !variable.contains('\0');
         check(&format!("env[{index}]"), named.then_some(()).ok_or_else(|| "it has the form NAME=value".into()));
     }
     let bound =
         |value: u64, most: u64| (value <= most).then_some(()).ok_or(format!("{value} is over the bound of {most}"));
-    check("replicas", bound(spec.replicas, REPLICAS_BOUND));
+    check("replicas", bound(spec.mode.wanted_tasks(), REPLICAS_BOUND));
     let texts = spec.entrypoint.iter().chain(&spec.command).chain([&spec.user, &spec.working_dir, &spec.hostname]);
     check("command", texts.clone().all(|it| !it.contains('\0')).then_some(()).ok_or("it holds a NUL byte".into()));
     if !spec.hostname.is_empty() {
@@ -63,42 +59,32 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<String> {
 }
 
 /// Refuses a spec that breaks a rule.
-pub(super) fn check(spec: &ServiceSpec) -> Result<(), Status> {
+pub(super) fn check(spec: &ServiceSpec) -> Result<(), ControlError> {
     let found = violations(spec);
-    if found.is_empty() { Ok(()) } else { Err(Status::invalid_argument(found.join("; "))) }
+    if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flota_api::model::ServiceMode;
 
     #[test]
     fn every_violation_is_named_with_its_field() {
         let good = ServiceSpec { name: "web".into(), image: "web".into(), ..ServiceSpec::default() };
-        assert_eq!(violations(&good), [""; 0]);
+        assert_eq!(violations(&good), []);
         let mut bad = ServiceSpec {
             name: "-".into(),
             image: "Web".into(),
             env: vec!["=x".into()],
-            constraints: vec!["a".into()],
-            replicas: 1_000_000,
+            mode: ServiceMode::Replicated { replicas: 1_000_000 },
             working_dir: "here".into(),
             ..good
         };
         bad.limits.memory_bytes = 1;
         bad.reservations.memory_bytes = 2;
-        let fields: Vec<String> =
-            violations(&bad).iter().filter_map(|it| it.split_once(':')).map(|(field, _)| field.to_owned()).collect();
-        let expected = [
-            "name",
-            "image",
-            "constraints[0]",
-            "env[0]",
-            "replicas",
-            "working_dir",
-            "limits.memory",
-            "reservations.memory",
-        ];
+        let fields: Vec<String> = violations(&bad).into_iter().map(|it| it.field).collect();
+        let expected = ["name", "image", "env[0]", "replicas", "working_dir", "limits.memory", "reservations.memory"];
         assert_eq!(fields, expected);
     }
 }

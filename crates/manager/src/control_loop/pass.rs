@@ -1,19 +1,19 @@
-//! One pass over the dirty keys: from plans to transactions. Pure.
+//! One pass over the dirty keys, from plans to transactions. It is pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flota_api::object::{Kind, Object};
-use flota_api::version::Timestamp;
+use flota_api::object::Kind;
+use flota_api::version::{Timestamp, Version};
 use flota_raft_store::{Action, Event, Expectation, Tables, Transaction};
 
 use super::ControlLoop;
 use crate::plan::{Change, Plan, PlanContext};
 
-/// Which loop (by its place in the pipeline) and which key.
+/// A loop, by its place in the pipeline, and one of its keys.
 pub(super) type Work = (usize, String);
 type ObjectKey = (Kind, String);
 
-/// Transactions of one pass, each with the work that it came from, and what to look at again later.
+/// The transactions of one pass, each with the work that it came from, and the work to plan again later.
 #[derive(Debug, Default)]
 pub(super) struct Planned {
     pub(super) groups: Vec<(Transaction, Vec<Work>)>,
@@ -53,7 +53,7 @@ pub(super) fn run(
                 continue;
             }
             let events = change(&mut overlay, &plan);
-            // Later loops see it in this pass; earlier ones when the change itself comes back as an event.
+            // Later loops see the change in this pass, earlier ones when it comes back as an event.
             for (later, each) in loops.iter().enumerate().skip(index + 1) {
                 let keys = events.iter().flat_map(|event| each.dirtied_by(event, &overlay));
                 dirty.extend(keys.map(|key| (later, key)));
@@ -65,13 +65,13 @@ pub(super) fn run(
     planned
 }
 
-/// Applies a plan to the overlay; says what changed as the store would.
+/// Applies a plan to the overlay and returns the events that the store would emit.
 fn change(overlay: &mut Tables, plan: &Plan) -> Vec<Event> {
     let mut events = Vec::new();
     for change in &plan.changes {
         match change {
             Change::Put(new) => {
-                let old = overlay.object(new.kind(), new.id());
+                let old = overlay.object(new.kind(), new.id()).cloned();
                 overlay.put(new.clone());
                 events.push(match old {
                     Some(old) => Event::Updated { old, new: new.clone() },
@@ -84,7 +84,7 @@ fn change(overlay: &mut Tables, plan: &Plan) -> Vec<Event> {
     events
 }
 
-/// Puts a plan into the group whose changes it builds on; merges groups that it connects.
+/// Puts a plan into the group that it shares objects with; merges groups that it connects.
 fn join(groups: &mut Vec<Group>, plan: Plan, work: Work) {
     let changed: BTreeSet<ObjectKey> = plan.changes.iter().map(object_key).collect();
     let expected: BTreeSet<ObjectKey> = plan.expects.into_iter().collect();
@@ -117,19 +117,19 @@ fn object_key(change: &Change) -> ObjectKey {
     }
 }
 
-/// One action for each object: from what the store has to what the whole pass wants.
+/// Folds a group into a transaction with one action for each object, from the store's object to that of the overlay.
 fn fold(group: Group, base: &Tables, overlay: &Tables) -> Option<(Transaction, Vec<Work>)> {
     let mut transaction = Transaction::default();
-    let mut expected: BTreeMap<ObjectKey, u64> = BTreeMap::new();
+    let mut expected: BTreeMap<ObjectKey, Option<Version>> = BTreeMap::new();
     for (kind, id) in &group.changed {
         let (old, new) = (base.object(*kind, id), overlay.object(*kind, id));
-        let action = match (&old, new) {
-            (None, Some(new)) => Action::Create(new),
-            (Some(old), Some(new)) if *old != new => Action::Update(new),
+        let action = match (old, new) {
+            (None, Some(new)) => Action::Create(new.clone()),
+            (Some(old), Some(new)) if old != new => Action::Update(new.clone()),
             (Some(_), None) => Action::Remove(*kind, id.clone()),
             _ => continue,
         };
-        expected.insert((*kind, id.clone()), old.map_or(0, |old: Object| old.meta().version));
+        expected.insert((*kind, id.clone()), old.map(|old| old.meta().version));
         transaction.actions.push(action);
     }
     if transaction.actions.is_empty() {

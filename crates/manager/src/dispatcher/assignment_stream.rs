@@ -7,7 +7,7 @@ use tonic::Status;
 
 use flota_api::id::NodeId;
 use flota_api::model::{Node, Role};
-use flota_api::object::{Kind, Object};
+use flota_api::object::Object;
 use flota_api::proto::dispatcher::manager_message::Message;
 use flota_api::proto::dispatcher::{Assignments, ManagerMessage, Managers, Peer};
 use flota_identity::GrantKey;
@@ -82,9 +82,9 @@ fn concerns(event: &Event, node_id: &NodeId) -> bool {
         Event::Reset => return true,
         Event::Committed(_) => return false,
     };
-    match (object.kind(), object) {
-        (_, Object::Task(task)) => task.node_id == *node_id,
-        (Kind::Node | Kind::Image | Kind::Cluster | Kind::Registry, _) => true,
-        _ => false,
+    match object {
+        Object::Task(task) => task.is_on(node_id),
+        Object::Node(_) | Object::Image(_) | Object::Cluster(_) | Object::Registry(_) => true,
+        Object::Service(_) | Object::Stack(_) => false,
     }
 }

@@ -137,7 +137,7 @@ pub(super) fn cut(mut whole: Assignments) -> Vec<Assignments> {
 
 fn assignment(task: &Task, node: &NodeId, view: &Tables, granter: &Granter<'_>) -> Option<TaskAssignment> {
     let spec = view.spec_of(task)?;
-    let image = (!task.image_digest.is_empty()).then(|| source(&task.image_digest, node, view, granter));
+    let image = task.image_digest.as_ref().map(|digest| source(digest, node, view, granter));
     let credentials = match &image {
         None => credentials(&spec.image, view),
         Some(_) => None,
@@ -202,7 +202,7 @@ mod tests {
                 id: (*id).into(),
                 service_id: "s".into(),
                 spec_version: 1,
-                node_id: "n".into(),
+                node_id: Some("n".into()),
                 ..Task::default()
             };
             view.put(Task { status, desired_state: *desired_state, ..task }.into_object());

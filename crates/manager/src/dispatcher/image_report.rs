@@ -29,26 +29,25 @@ pub(super) async fn write(replica: &Replica, node_id: &NodeId, report: ImageRepo
             tx.update(image);
             return Some((tx.finish(), ()));
         }
-        let named = view.image_by_reference(&report.reference).filter(|_| !report.reference.is_empty());
+        let reference = (!report.reference.is_empty()).then(|| report.reference.clone());
+        let named = reference.as_deref().and_then(|reference| view.image_by_reference(reference));
         if let Some(other) = named.filter(|it| it.digest != report.digest) {
-            tx.update(Image { reference: String::new(), ..other.as_ref().clone() });
+            tx.update(Image { reference: None, ..other.as_ref().clone() });
         }
-        let same_name = known.is_some_and(|it| report.reference.is_empty() || it.reference == report.reference);
-        match known.filter(|it| same_name || it.reference.is_empty()) {
+        let same_name = known.is_some_and(|it| reference.is_none() || it.reference == reference);
+        match known.filter(|it| same_name || it.reference.is_none()) {
             Some(image) => {
                 let held = with_holder(image, node_id).unwrap_or_else(|| image.as_ref().clone());
-                let reference =
-                    if report.reference.is_empty() { held.reference.clone() } else { report.reference.clone() };
-                let new = Image { reference, ..held };
+                let new = Image { reference: reference.or(held.reference.clone()), ..held };
                 if new == **image {
                     return None;
                 }
                 tx.update(new);
             }
-            None if report.reference.is_empty() => return None,
+            None if reference.is_none() => return None,
             None => tx.create(Image {
                 id: replica.random.draw(ImageId::random),
-                reference: report.reference.clone(),
+                reference,
                 digest: report.digest.clone(),
                 size: report.size,
                 holders: vec![ImageHolder { node_id: node_id.clone(), confirmed: true }],

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use flota_api::defaults::{HEARTBEAT, HEARTBEATS_MISSED, HEARTBEATS_PER_SECOND, RESTARTING_GRACE};
 use flota_api::id::NodeId;
-use flota_api::model::{Node, NodeState};
+use flota_api::model::{Node, NodeState, NodeStateReason};
 use flota_api::version::Timestamp;
 use flota_raft_store::{Tables, WriteTx};
 
@@ -42,20 +42,23 @@ pub(super) fn period(nodes: usize) -> Duration {
 }
 
 /// Returns the node state that a link stands for, and the reason.
-fn judge(link: Link, period: Duration, now: Instant) -> (NodeState, &'static str) {
+fn judge(link: Link, period: Duration, now: Instant) -> (NodeState, Option<NodeStateReason>) {
+    use NodeStateReason as Reason;
     // With a tolerance of half a period: a heartbeat that is a little late was not missed.
     let late = |since: Instant, periods: u32| now.duration_since(since) > period * periods + period / 2;
     match link {
-        Link::Open(heard) if late(heard, HEARTBEATS_MISSED) => (NodeState::Down, "its heartbeats stopped"),
-        Link::Open(heard) if late(heard, 1) => (NodeState::Unknown, "it missed a heartbeat"),
-        Link::Open(_) => (NodeState::Ready, ""),
+        Link::Open(heard) if late(heard, HEARTBEATS_MISSED) => (NodeState::Down, Some(Reason::HeartbeatsStopped)),
+        Link::Open(heard) if late(heard, 1) => (NodeState::Unknown, Some(Reason::MissedHeartbeat)),
+        Link::Open(_) => (NodeState::Ready, None),
         Link::Broken(at) if now.duration_since(at) > period * HEARTBEATS_MISSED => {
-            (NodeState::Down, "its session broke")
+            (NodeState::Down, Some(Reason::SessionBroke))
         }
-        Link::Broken(_) => (NodeState::Unknown, "its session broke"),
-        Link::Restarting(at) if now.duration_since(at) > RESTARTING_GRACE => (NodeState::Down, "it did not come back"),
-        Link::Restarting(_) => (NodeState::Unknown, "restarting"),
-        Link::Gone => (NodeState::Down, "shut down"),
+        Link::Broken(_) => (NodeState::Unknown, Some(Reason::SessionBroke)),
+        Link::Restarting(at) if now.duration_since(at) > RESTARTING_GRACE => {
+            (NodeState::Down, Some(Reason::DidNotReturn))
+        }
+        Link::Restarting(_) => (NodeState::Unknown, Some(Reason::Restarting)),
+        Link::Gone => (NodeState::Down, Some(Reason::ShutDown)),
     }
 }
 
@@ -73,7 +76,9 @@ impl Liveness {
             .nodes()
             .filter_map(|node| match node.state {
                 NodeState::Ready => Some((node.id.clone(), Link::Open(now))),
-                _ if node.state_reason == "restarting" => Some((node.id.clone(), Link::Restarting(now))),
+                _ if node.state_reason == Some(NodeStateReason::Restarting) => {
+                    Some((node.id.clone(), Link::Restarting(now)))
+                }
                 _ => None,
             })
             .collect();
@@ -114,9 +119,9 @@ impl Liveness {
         let changed = links.iter().filter_map(|(id, link)| {
             let node = view.node(id.as_str())?;
             let (state, reason) = judge(*link, period, now);
-            (node.state != state && node.state_reason != "left").then(|| Node {
+            (node.state != state && !node.has_left()).then(|| Node {
                 state,
-                state_reason: reason.to_owned(),
+                state_reason: reason,
                 state_since: since,
                 ..node.as_ref().clone()
             })
@@ -159,7 +164,8 @@ async fn write(replica: &Replica, judged: impl Fn(&Tables) -> Vec<Node>) {
 
 fn report(node: &Node) {
     let hostname = &node.description.hostname;
-    tracing::info!(node.id = %node.id, hostname, state = %node.state, reason = %node.state_reason, "node state changed");
+    let reason = node.state_reason.map(NodeStateReason::as_str);
+    tracing::info!(node.id = %node.id, hostname, state = %node.state, reason, "node state changed");
 }
 
 #[cfg(test)]

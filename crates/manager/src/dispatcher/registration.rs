@@ -44,7 +44,7 @@ pub(super) async fn register(
     }
     let written = replica.write(|view| {
         let node = view.node(node_id.as_str()).ok_or(RegisterError::NotMember)?;
-        if node.state_reason == "left" {
+        if node.has_left() {
             return Err(RegisterError::NotMember);
         }
         let was_ready = node.state == NodeState::Ready;
@@ -52,7 +52,7 @@ pub(super) async fn register(
             description: description.clone(),
             address: if register.listen.is_empty() { node.address.clone() } else { register.listen.clone() },
             state: NodeState::Ready,
-            state_reason: String::new(),
+            state_reason: None,
             state_since: if was_ready { node.state_since } else { replica.clock.now() },
             ..node.as_ref().clone()
         };
@@ -61,7 +61,7 @@ pub(super) async fn register(
         let registered = Registered {
             heartbeat_ms: u64::try_from(period(view.nodes().count()).as_millis()).unwrap_or(u64::MAX),
             grant_public_key: key.map(|key| key.public_key()).unwrap_or_default().into(),
-            raft_id: node.raft_id,
+            raft_id: node.raft_id.unwrap_or_default(),
             node_name: description.hostname.clone(),
         };
         let mut tx = WriteTx::new(view.clone(), "");

@@ -1,4 +1,4 @@
-//! Gives up the tasks of a node that has been down for so long that nobody waits for its word.
+//! Gives up the tasks of a node that has been down for so long that nobody waits for it any more.
 
 use flota_api::defaults::ORPHAN_AFTER;
 use flota_api::model::{NodeState, Task, TaskStatus};
@@ -8,7 +8,7 @@ use flota_raft_store::{Event, Tables};
 use crate::control_loop::{ControlLoop, keyed_by};
 use crate::plan::{Plan, PlanContext};
 
-/// The loop; keyed by node.
+/// The control loop; its keys are ids of nodes.
 #[derive(Debug, Default)]
 pub(crate) struct Orphan;
 

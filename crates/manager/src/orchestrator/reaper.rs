@@ -1,4 +1,4 @@
-//! Deletes tasks: those that were to be removed and have ended, those of a node that is no more, and old history.
+//! Deletes tasks that were to be removed and have ended, tasks of nodes that were removed, and old history.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use flota_raft_store::{Event, Tables};
 use crate::control_loop::{ControlLoop, keyed_by};
 use crate::plan::{Plan, PlanContext};
 
-/// The loop; keyed by service.
+/// The control loop; its keys are ids of services.
 #[derive(Debug, Default)]
 pub(crate) struct Reaper;
 
@@ -40,9 +40,9 @@ impl ControlLoop for Reaper {
         let mut plan = Plan::default();
         let mut history: BTreeMap<u64, Vec<&Arc<Task>>> = BTreeMap::new();
         for task in view.tasks_of_service(&key.into()) {
-            let unassigned = task.node_id.is_empty();
+            let unassigned = task.node_id.is_none();
             let ended = task.status.state.is_terminal() || unassigned;
-            let nowhere = !unassigned && view.node(task.node_id.as_str()).is_none();
+            let nowhere = !unassigned && view.node_of(task).is_none();
             let unwanted = task.desired_state == DesiredState::Remove
                 || (unassigned && task.desired_state == DesiredState::Shutdown);
             if nowhere || (unwanted && ended) {
@@ -52,7 +52,7 @@ impl ControlLoop for Reaper {
             }
         }
         for mut tasks in history.into_values() {
-            // The newest also says whether the slot goes on: it is never among the ones that go.
+            // The newest task decides whether its slot gets another one, so it always stays.
             tasks.sort_by_key(|task| std::cmp::Reverse(task.meta.order()));
             for task in tasks.into_iter().skip(TASK_HISTORY) {
                 plan.remove(Kind::Task, task.id.as_str());

@@ -1,5 +1,5 @@
-//! Keeps a replicated service at its number of tasks: creates, replaces what was lost or failed for good, scales
-//! down, and carries an update from slot to slot.
+//! Keeps a replicated service at its number of tasks: creates tasks, replaces those that were lost or that failed for
+//! good, scales down, and carries an update from slot to slot.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rand::Rng;
 
 use flota_api::id::TaskId;
-use flota_api::model::{NodeState, RestartCondition, Service, Task};
+use flota_api::model::{NodeState, RestartCondition, Service, Task, UpdateState};
 use flota_api::object::Kind;
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::Timestamp;
@@ -19,12 +19,12 @@ use super::{task_factory, update};
 use crate::control_loop::{ControlLoop, keyed_by};
 use crate::plan::{Plan, PlanContext};
 
-/// Slots that are filled in one plan; the rest follows in the next pass.
+/// Most slots that one plan fills; the others follow in the next pass.
 const NEW_TASKS_AT_ONCE: usize = 500;
-/// Tasks that are told to go in one plan, far below what a transaction may have.
+/// Most tasks that one plan removes, far below the bound of a transaction.
 const CHANGES_AT_ONCE: usize = 2_000;
 
-/// The loop; keyed by service.
+/// The control loop; its keys are ids of services.
 #[derive(Debug, Default)]
 pub(crate) struct Replicated;
 
@@ -55,11 +55,11 @@ impl ControlLoop for Replicated {
         };
         plan.expect(Kind::Service, key);
         let slots = slots(service, view);
-        if service.update_paused.is_empty()
+        if service.update == UpdateState::Active
             && let update::Step::Pause(reason) = update::next_step(service, &slots, cx.now)
         {
-            // Before the task that failed is replaced, and nobody sees any more that it did.
-            plan.put(Service { update_paused: reason, ..service.as_ref().clone() });
+            // This comes before the task that failed is replaced, because its failure can't be seen afterwards.
+            plan.put(Service { update: UpdateState::Paused { reason }, ..service.as_ref().clone() });
             return plan;
         }
         let kept = scale_down(service, &slots, &mut plan, cx);
@@ -68,7 +68,8 @@ impl ControlLoop for Replicated {
             stop_doubles(slot, &mut plan);
             created += usize::from(fill(service, *number, slot, view, &mut plan, cx));
         }
-        let missing = usize::try_from(service.spec.replicas).unwrap_or(usize::MAX).saturating_sub(kept.len());
+        let missing =
+            usize::try_from(service.spec.mode.wanted_tasks()).unwrap_or(usize::MAX).saturating_sub(kept.len());
         let room = NEW_TASKS_AT_ONCE.saturating_sub(created);
         for number in (1..).filter(|number| !slots.contains_key(number)).take(missing.min(room)) {
             let task = task_factory::make(service, number, None, Timestamp::default(), view, cx);
@@ -82,7 +83,7 @@ impl ControlLoop for Replicated {
     }
 }
 
-/// Wants these tasks gone; of very many, the first now and the others in the next pass.
+/// Removes these tasks. If there are very many, the rest follows in the next pass.
 fn remove<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>, plan: &mut Plan, cx: &PlanContext) {
     for task in tasks.filter(|task| task.desired_state < DesiredState::Remove) {
         if plan.changes.len() >= CHANGES_AT_ONCE {
@@ -93,7 +94,7 @@ fn remove<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>, plan: &mut Plan, cx: &
     }
 }
 
-/// Takes away the slots that are too many; returns the ones that stay.
+/// Removes surplus slots and returns those that stay.
 fn scale_down<'a>(
     service: &Service,
     slots: &'a BTreeMap<u64, Slot>,
@@ -101,7 +102,7 @@ fn scale_down<'a>(
     cx: &PlanContext,
 ) -> BTreeMap<u64, &'a Slot> {
     let counted = || slots.iter().filter(|(_, slot)| slot.counts());
-    let keep = usize::try_from(service.spec.replicas).unwrap_or(usize::MAX);
+    let keep = usize::try_from(service.spec.mode.wanted_tasks()).unwrap_or(usize::MAX);
     if counted().count() <= keep {
         return counted().map(|(number, slot)| (*number, slot)).collect();
     }
@@ -110,7 +111,7 @@ fn scale_down<'a>(
     ranked.into_iter().collect()
 }
 
-/// Two tasks that may run in one slot: the lesser one goes.
+/// Stops every task of a slot that is neither its current task nor its successor.
 fn stop_doubles(slot: &Slot, plan: &mut Plan) {
     if faults::is_on(Fault::DoublePlacement) {
         return;
@@ -121,19 +122,19 @@ fn stop_doubles(slot: &Slot, plan: &mut Plan) {
     }
 }
 
-/// Sees to it that the slot has a task that may run, if it shall have one. Whether it made one.
+/// Gives the slot a task that may run if it should have one. Returns whether it created one.
 fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) -> bool {
     let lost = |task: &Arc<Task>| {
-        let node = view.node(task.node_id.as_str());
+        let node = view.node_of(task);
         let gone = node.is_none_or(|node| node.loses_tasks());
         let waits = service.spec.keep_on_node_loss && node.is_some_and(|it| it.spec.availability != drained());
-        !task.node_id.is_empty() && gone && !waits
+        task.node_id.is_some() && gone && !waits
     };
     if let Some(successor) = slot.successor() {
         if lost(successor) || successor.spec_version != service.spec_version {
             plan.set_desired(successor, DesiredState::Shutdown);
         } else if slot.current().is_none() && (!slot.is_stopping() || stopping_is_lost(slot, view)) {
-            // The old one has ended, told to or not: the place is free.
+            // The old task has ended, so its place is free.
             plan.set_desired(successor, DesiredState::Running);
         }
         if slot.current().is_none_or(|task| !lost(task)) {
@@ -143,7 +144,8 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
     let not_before = match slot.current() {
         Some(task) if !lost(task) => return false,
         Some(task) => {
-            // Lost, not failed: its successor starts at once, elsewhere; but only where nobody can wait for its end.
+            // The task was lost and did not fail: its successor starts at once elsewhere, but only if the node can't
+            // report its end.
             plan.set_desired(task, DesiredState::Shutdown);
             if !unreachable(task, view) || slot.successor().is_some() {
                 return false;
@@ -151,14 +153,14 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
             Timestamp::default()
         }
         None => match slot.newest().map(|last| (last, after_end(service, last))) {
-            // Stop-first: an update's successor is made when the old task has ended.
+            // The slot gets a new task only once the old one has ended.
             _ if slot.is_stopping() && !stopping_is_lost(slot, view) => return false,
-            Some((_, None)) => return false,
-            // Counted from when the leader heard of its end: its node's clock may be anywhere.
-            Some((last, Some(true))) => {
+            Some((_, AfterEnd::Stay)) => return false,
+            // The delay counts from when the leader learned of the end, because the clock of the node may be wrong.
+            Some((last, AfterEnd::ReplaceLater)) => {
                 last.meta.updated_at + task_factory::backoff(&service.spec.restart, last.failures() + 1)
             }
-            Some((_, Some(false))) | None => Timestamp::default(),
+            Some((_, AfterEnd::Replace)) | None => Timestamp::default(),
         },
     };
     let task = task_factory::make(service, number, slot.newest(), not_before, view, cx);
@@ -166,7 +168,7 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
     true
 }
 
-/// Wants this new task; with the fault `DoublePlacement` on, now and then a second one in its slot as well.
+/// Creates this task; with the fault `DoublePlacement` on, sometimes also a second one in its slot.
 fn put_new(task: Task, plan: &mut Plan, cx: &mut PlanContext) {
     if faults::is_on(Fault::DoublePlacement) && cx.rng.random_ratio(1, 5) {
         plan.put(Task { id: TaskId::random(&mut cx.rng), ..task.clone() });
@@ -178,32 +180,42 @@ fn drained() -> flota_api::model::Availability {
     flota_api::model::Availability::Drain
 }
 
-/// A task that shall stop on a node that does not answer is not waited for.
+/// Whether every task that has not ended is on a node that can't report its end. Such tasks are not waited for.
 fn stopping_is_lost(slot: &Slot, view: &Tables) -> bool {
     let stopping = slot.tasks.iter().filter(|task| !task.status.state.is_terminal());
     stopping.into_iter().all(|task| unreachable(task, view))
 }
 
-/// Whether the task's node can't say that it has ended.
+/// Whether no node can report the end of the task.
 fn unreachable(task: &Task, view: &Tables) -> bool {
-    task.node_id.is_empty() || view.node(task.node_id.as_str()).is_none_or(|node| node.state == NodeState::Down)
+    view.node_of(task).is_none_or(|node| node.state == NodeState::Down)
 }
 
-/// Whether a slot whose newest task ended gets another, and whether that one waits: `None` = the slot stays as it is.
-fn after_end(service: &Service, last: &Task) -> Option<bool> {
+/// What happens to a slot whose newest task has ended.
+#[derive(Clone, Copy)]
+enum AfterEnd {
+    /// It stays as it is.
+    Stay,
+    /// It gets another task at once.
+    Replace,
+    /// It gets another task, which starts after the delay of its service's policy.
+    ReplaceLater,
+}
+
+fn after_end(service: &Service, last: &Task) -> AfterEnd {
     if last.spec_version != service.spec_version {
-        return Some(false);
+        return AfterEnd::Replace;
     }
     let policy = &service.spec.restart;
-    let budget = policy.max_attempts == 0 || last.failures() < policy.max_attempts;
+    let within_budget = policy.max_attempts == 0 || last.failures() < policy.max_attempts;
     match last.status.state {
-        // It was told to stop, though its slot goes on: moved, or removed by hand.
-        _ if last.desired_state.is_stopping() => Some(false),
-        TaskState::Failed if policy.condition == RestartCondition::None => None,
-        TaskState::Failed | TaskState::Rejected => budget.then_some(true),
-        TaskState::Complete if policy.condition == RestartCondition::Any => budget.then_some(true),
-        TaskState::Complete => None,
-        _ => Some(false),
+        // It was told to stop, but its slot goes on: it was moved, or removed by hand.
+        _ if last.desired_state.is_stopping() => AfterEnd::Replace,
+        TaskState::Failed if policy.condition == RestartCondition::None => AfterEnd::Stay,
+        TaskState::Complete if policy.condition != RestartCondition::Any => AfterEnd::Stay,
+        TaskState::Failed | TaskState::Rejected | TaskState::Complete if within_budget => AfterEnd::ReplaceLater,
+        TaskState::Failed | TaskState::Rejected | TaskState::Complete => AfterEnd::Stay,
+        _ => AfterEnd::Replace,
     }
 }
 
@@ -214,7 +226,7 @@ fn advance_update(
     plan: &mut Plan,
     cx: &mut PlanContext,
 ) {
-    if !service.update_paused.is_empty() || !plan.changes.is_empty() {
+    if service.update != UpdateState::Active || !plan.changes.is_empty() {
         return;
     }
     let slots: BTreeMap<u64, Slot> = kept.iter().map(|(number, slot)| (*number, (*slot).clone())).collect();

@@ -1,13 +1,14 @@
-//! Tasks of a service by slot, and which of them counts.
+//! The tasks of a service by slot, and the role that each has in its slot.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use flota_api::id::NodeId;
 use flota_api::model::{Service, Task};
 use flota_api::state::{DesiredState, TaskState};
 use flota_raft_store::Tables;
 
-/// All tasks of one slot, oldest first.
+/// The tasks of one slot, oldest first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Slot {
     pub(super) tasks: Vec<Arc<Task>>,
@@ -31,24 +32,25 @@ impl Slot {
         self.tasks.iter().filter(|task| task.is_live())
     }
 
-    /// The one that counts: of those that may run, the one that is furthest, else the newest.
+    /// The task that fills the slot: of those that may run, the one with the newest spec, then the highest state, then
+    /// the newest.
     pub(super) fn current(&self) -> Option<&Arc<Task>> {
         let may_run = self.live().filter(|task| task.desired_state != DesiredState::Ready);
         may_run.max_by_key(|task| (task.spec_version, task.status.state, task.meta.order()))
     }
 
-    /// The one that an update has made ready to take the current one's place.
+    /// The task that an update prepares to take the place of the current one.
     pub(super) fn successor(&self) -> Option<&Arc<Task>> {
         let ready = self.live().filter(|task| task.desired_state == DesiredState::Ready);
         ready.max_by_key(|task| (task.spec_version, task.meta.order()))
     }
 
-    /// The newest, whatever became of it.
+    /// The newest task, whatever its state.
     pub(super) fn newest(&self) -> Option<&Arc<Task>> {
         self.tasks.last()
     }
 
-    /// Whether it stands for a replica: it has a task that may run, or one that is to be (or was not) replaced.
+    /// Whether the slot counts as one of the service's tasks: one of its tasks is not to be removed.
     pub(super) fn counts(&self) -> bool {
         self.tasks.iter().any(|task| task.desired_state != DesiredState::Remove)
     }
@@ -59,23 +61,23 @@ impl Slot {
     }
 }
 
-/// For scaling down: slots in the order in which they stay. Assigned before unassigned, running before not running,
-/// then so that what stays is spread evenly over the nodes, then the lower number.
+/// For scaling down: the slots in the order in which they are kept. Assigned ones come first, then running ones, then
+/// those that keep the service spread evenly over the nodes, then lower numbers.
 pub(super) fn keep_order<'a>(slots: impl Iterator<Item = (u64, &'a Slot)>) -> Vec<(u64, &'a Slot)> {
     let rank = |(number, slot): &(u64, &Slot)| {
         let current = slot.current();
-        let assigned = current.is_some_and(|task| !task.node_id.is_empty());
+        let assigned = current.is_some_and(|task| task.node_id.is_some());
         let running = current.is_some_and(|task| task.status.state == TaskState::Running);
         (!assigned, !running, *number)
     };
     let mut ranked: Vec<_> = slots.collect();
     ranked.sort_by_key(rank);
-    // How many of the same node come before it: the second of each node goes before the first of any.
-    let mut on_node: BTreeMap<String, usize> = BTreeMap::new();
+    // Counts the slots of the same node that come earlier, so that the first of each node is kept before a second of any.
+    let mut on_node: BTreeMap<Option<NodeId>, usize> = BTreeMap::new();
     let mut placed: Vec<_> = ranked
         .into_iter()
         .map(|it| {
-            let node = it.1.current().map(|task| task.node_id.to_string()).unwrap_or_default();
+            let node = it.1.current().and_then(|task| task.node_id.clone());
             let before = on_node.entry(node).or_default();
             *before += 1;
             let (unassigned, idle, number) = rank(&it);

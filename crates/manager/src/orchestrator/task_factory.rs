@@ -1,4 +1,4 @@
-//! A new task for a slot.
+//! Makes new tasks for slots.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use flota_raft_store::Tables;
 
 use crate::plan::PlanContext;
 
-/// A task in `slot`; takes over the used-up budget of `before` where that was made from the same spec.
+/// A new task in `slot`. It inherits the restarts of `before` if that was made from the same spec.
 pub(super) fn make(
     service: &Service,
     slot: u64,
@@ -25,7 +25,7 @@ pub(super) fn make(
     let same = before.filter(|task| task.spec_version == service.spec_version);
     Task {
         id: TaskId::random(&mut cx.rng),
-        // As the store will set it, or before: it is newer than everything in the view.
+        // Until the store sets these: the task is newer than everything in the view.
         meta: Meta { created_at: cx.now, updated_at: cx.now, created: view.version + 1, version: 0 },
         service_id: service.id.clone(),
         spec_version: service.spec_version,
@@ -34,19 +34,19 @@ pub(super) fn make(
         status: TaskStatus { state: TaskState::Pending, at: cx.now, ..TaskStatus::default() },
         inherited_restarts: same.map_or(0, |task| task.restarts() + 1),
         moves: same.map_or(0, |task| task.moves + u64::from(!ended_by_itself(task))),
-        image_digest: resolve(&service.spec.image, view).unwrap_or_default(),
+        image_digest: resolve(&service.spec.image, view),
         not_before,
         ..Task::default()
     }
 }
 
-/// Whether its replacement counts against the slot's budget.
+/// Whether the replacement of the task counts against the restart limit of its slot.
 fn ended_by_itself(task: &Task) -> bool {
     matches!(task.status.state, TaskState::Failed | TaskState::Rejected | TaskState::Complete)
         && !task.desired_state.is_stopping()
 }
 
-/// What the reference stands for in the cluster's own store.
+/// The digest of the cluster's image that the reference names.
 fn resolve(reference: &str, view: &Tables) -> Option<String> {
     let reference = ImageRef::parse(reference).ok()?;
     let by_digest = reference.digest.as_deref().and_then(|digest| view.image_by_digest(digest));
@@ -54,7 +54,7 @@ fn resolve(reference: &str, view: &Tables) -> Option<String> {
     Some(image.digest.clone())
 }
 
-/// The delay before start number `restarts + 1` of a slot: none for the first restart, then doubled.
+/// The delay before the next start of a slot that had `restarts` restarts: none for the first, then doubled each time.
 pub(super) fn backoff(policy: &RestartPolicy, restarts: u64) -> Duration {
     match u32::try_from(restarts) {
         Ok(0) => Duration::ZERO,

@@ -1,17 +1,17 @@
-//! A rolling update, one slot after the other, stop-first: which slot is next, or why the update waits. The new task is
-//! made ready (it has a node, and its image there) before the old one is told to stop: what can't be had never takes down
-//! what runs.
+//! The steps of a rolling update, one slot after the other. The new task is prepared (it has a node, and its image is
+//! there) before the old one is told to stop, so a spec that can't run never takes down a task that does. The one
+//! exception is a new task that only lacks the resources that the old one holds.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use flota_api::model::Service;
+use flota_api::model::{PendingReason, Service};
 use flota_api::state::TaskState;
 use flota_api::version::Timestamp;
 
 use super::slot::Slot;
 
-/// What falls over at once does so within this time; policies with longer ones come with the update issue.
+/// How long a new task must run before the next slot follows.
 const MONITOR: Duration = Duration::from_secs(1);
 
 /// The next step of an update.
@@ -19,15 +19,15 @@ const MONITOR: Duration = Duration::from_secs(1);
 pub(super) enum Step {
     /// Nothing is left to replace.
     Done,
-    /// A slot is on its way; look again when it got there.
+    /// A slot is being updated; its next event continues the update.
     Wait,
-    /// What has just begun to run is given a moment to show that it does; look again then.
+    /// A new task has just begun to run; the update continues at this time if it still does.
     Look(Timestamp),
-    /// Make a successor of this slot's task, and have it ready.
+    /// Make a successor for the task of this slot and prepare it.
     Prepare(u64),
-    /// Stop the task of this slot; its successor runs when it has ended.
+    /// Stop the task of this slot; its successor runs once it has ended.
     Replace(u64),
-    /// The new spec does not run: let the user decide.
+    /// Pause the update for this reason: a task of the new spec does not run.
     Pause(String),
 }
 
@@ -43,9 +43,9 @@ pub(super) fn next_step(service: &Service, slots: &BTreeMap<u64, Slot>, now: Tim
                 return Step::Pause(format!("{}.{number}: {}", service.spec.name, newest.status.error));
             }
             state if slot.successor().is_some_and(|it| it.id == newest.id) && slot.current().is_some() => {
-                // Where both do not fit, the old one makes room.
-                let no_room = newest.node_id.is_empty() && !newest.pending_reason.is_empty();
-                return if state == TaskState::Ready || no_room { Step::Replace(*number) } else { Step::Wait };
+                // The old task is stopped early only if that gives its successor room.
+                let needs_room = matches!(newest.pending_reason, Some(PendingReason::NeedsRoom(_)));
+                return if state == TaskState::Ready || needs_room { Step::Replace(*number) } else { Step::Wait };
             }
             _ if newest.is_live() && newest.status.attempt > 1 && newest.status.exit_code != Some(0) => {
                 let code = newest.status.exit_code.map_or_else(String::new, |code| format!(" (exit code {code})"));
@@ -61,7 +61,7 @@ pub(super) fn next_step(service: &Service, slots: &BTreeMap<u64, Slot>, now: Tim
     if slots.values().any(|slot| slot.is_stopping() && slot.current().is_none()) {
         return Step::Wait;
     }
-    // Those that do not run first: nothing is lost with them.
+    // Slots that do not run come first, because nothing is lost with them.
     let running = |slot: &Slot| slot.current().is_some_and(|task| task.status.state == TaskState::Running);
     let next = slots.iter().filter(|(_, slot)| outdated(slot)).min_by_key(|(number, slot)| (running(slot), **number));
     next.map_or(Step::Done, |(number, _)| Step::Prepare(*number))

@@ -1,16 +1,16 @@
-//! Devices of a node that nobody holds, and which of them a task gets: the lowest, so that every leader would choose
-//! the same. An id is held from assignment until the task has ended.
+//! The free devices of a node, and which of them a task gets: the lowest ids, so that every leader chooses the same. A
+//! task holds a device from its assignment until it has ended.
 
 use std::collections::BTreeMap;
 
 use flota_api::model::{DeviceId, GenericResource, NodeDevice};
 
-/// The ids that are free, by kind; in each the lowest first.
+/// Free ids by kind, lowest first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FreeDevices(BTreeMap<String, Vec<String>>);
 
 impl FreeDevices {
-    /// All of these.
+    /// All of these devices are free.
     pub(super) fn new(devices: &[NodeDevice]) -> Self {
         let mut free: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for device in devices {
@@ -18,13 +18,13 @@ impl FreeDevices {
         }
         for ids in free.values_mut() {
             ids.sort_by(|left, right| rank(left).cmp(&rank(right)));
-            // Two tasks must not get one device because its node named it twice.
+            // Two tasks must not get the same device because its node reported it twice.
             ids.dedup();
         }
         Self(free)
     }
 
-    /// A task has these; what the node does not know (any more) is passed over.
+    /// Takes out the devices of a task; ids that the node does not have are ignored.
     pub(super) fn hold(&mut self, device_ids: &[DeviceId]) {
         for device in device_ids {
             if let Some(ids) = self.0.get_mut(&device.kind) {
@@ -33,7 +33,7 @@ impl FreeDevices {
         }
     }
 
-    /// Which ones a task gets that needs these; `None` when too few are free.
+    /// The devices for a task that asks for these; `None` if too few are free.
     pub(super) fn choose(&self, wanted: &[GenericResource]) -> Option<Vec<DeviceId>> {
         let mut chosen = Vec::new();
         for resource in wanted {
@@ -45,10 +45,10 @@ impl FreeDevices {
     }
 }
 
-/// `nvidia2` comes before `nvidia10`.
+/// The order of ids: `nvidia2` comes before `nvidia10`.
 fn rank(id: &str) -> (&str, u64, &str) {
     let name = id.trim_end_matches(|it: char| it.is_ascii_digit());
-    // Without a number, or with one that is too long to be one.
+    // 0 if there is no number, or one that does not fit.
     let number = id.strip_prefix(name).and_then(|digits| digits.parse().ok()).unwrap_or(0);
     (name, number, id)
 }

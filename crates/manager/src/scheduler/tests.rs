@@ -1,7 +1,7 @@
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::plan::Change;
+use flota_api::constraint::Constraint;
 use flota_api::model::{Allowance, Availability, GenericResource, NodeDevice, NodeState, Service};
 use flota_api::object::StoreObject;
 use flota_api::version::{Meta, Timestamp};
@@ -24,7 +24,7 @@ fn task(id: &str, service: &str, node: &str, state: TaskState) -> Task {
         id: id.into(),
         service_id: service.into(),
         spec_version: 1,
-        node_id: node.into(),
+        node_id: (!node.is_empty()).then(|| node.into()),
         status: TaskStatus { state, ..TaskStatus::default() },
         meta: Meta { created: id.len() as u64, ..Meta::default() },
         ..Task::default()
@@ -37,12 +37,20 @@ fn view(objects: Vec<Object>) -> Tables {
     view
 }
 
+/// `task@node`.
+fn place(task: &Task) -> String {
+    format!("{}@{}", task.id, task.node_id.as_ref().map_or("", |node| node.as_str()))
+}
+
 /// `task@node`, or `task: reason`.
 fn planned(view: &Tables, key: &str) -> Vec<String> {
     let plan = plan(view, key);
     let short = |change: &Change| match change {
-        Change::Put(Object::Task(task)) if task.node_id.is_empty() => format!("{}: {}", task.id, task.pending_reason),
-        Change::Put(Object::Task(task)) => format!("{}@{}", task.id, task.node_id),
+        Change::Put(Object::Task(task)) if task.node_id.is_none() => {
+            let reason = task.pending_reason.as_ref().expect("the scheduler says why");
+            format!("{}: {reason}", task.id)
+        }
+        Change::Put(Object::Task(task)) => place(task),
         other => format!("{other:?}"),
     };
     plan.changes.iter().map(short).collect()
@@ -84,6 +92,56 @@ fn a_task_that_fits_nowhere_says_why_by_counts() {
     let alone =
         vec![service("s", ServiceSpec::default()).into_object(), task("p1", "s", "", TaskState::Pending).into_object()];
     assert_eq!(planned(&view(alone), "s"), ["p1: there is no node"]);
+}
+
+/// Why the successor of a task that reserves 3 of its node's 4 GiB has no node.
+fn reason_of_successor(spec: ServiceSpec, others: Vec<Object>) -> PendingReason {
+    let old = ServiceSpec { reservations: Resources { memory_bytes: 3 * GIB, ..Resources::default() }, ..spec.clone() };
+    let mut objects = vec![node("a").into_object(), Node { state: NodeState::Down, ..node("b") }.into_object()];
+    objects.push(service("s", ServiceSpec { constraints: Vec::new(), ..old }).into_object());
+    objects.push(task("old", "s", "a", TaskState::Running).into_object());
+    objects.push(Service { spec_version: 2, ..service("s", spec) }.into_object());
+    let successor =
+        Task { desired_state: DesiredState::Ready, spec_version: 2, ..task("p", "s", "", TaskState::Pending) };
+    objects.push(successor.into_object());
+    objects.extend(others);
+    let plan = plan(&view(objects), "s");
+    let [Change::Put(Object::Task(task))] = plan.changes.as_slice() else { panic!("one task waits") };
+    task.pending_reason.clone().expect("the scheduler says why")
+}
+
+fn reserving(memory_bytes: u64) -> ServiceSpec {
+    ServiceSpec { reservations: Resources { memory_bytes, ..Resources::default() }, ..ServiceSpec::default() }
+}
+
+#[test]
+fn a_successor_that_fits_without_the_task_it_replaces_needs_its_room() {
+    let counts = BTreeMap::from([(Filter::NotReady, 1), (Filter::Memory, 1)]);
+    assert_eq!(reason_of_successor(reserving(4 * GIB), Vec::new()), PendingReason::NeedsRoom(counts));
+}
+
+#[test]
+fn a_successor_that_fits_on_no_node_at_all_needs_no_room() {
+    let counts = BTreeMap::from([(Filter::NotReady, 1), (Filter::Memory, 1)]);
+    assert_eq!(reason_of_successor(reserving(5 * GIB), Vec::new()), PendingReason::NoNodeFits(counts));
+}
+
+#[test]
+fn a_successor_that_a_constraint_keeps_away_needs_no_room() {
+    let counts = BTreeMap::from([(Filter::NotReady, 1), (Filter::Constraint, 1)]);
+    let spec = ServiceSpec {
+        constraints: vec![Constraint::parse("node.labels.zone==nowhere").expect("it is good")],
+        ..reserving(3 * GIB)
+    };
+    assert_eq!(reason_of_successor(spec, Vec::new()), PendingReason::NoNodeFits(counts));
+}
+
+#[test]
+fn a_successor_whose_room_another_service_has_needs_no_room() {
+    let counts = BTreeMap::from([(Filter::NotReady, 1), (Filter::Memory, 1)]);
+    let other = service("other", reserving(GIB)).into_object();
+    let others = vec![other, task("o", "other", "a", TaskState::Running).into_object()];
+    assert_eq!(reason_of_successor(reserving(4 * GIB), others), PendingReason::NoNodeFits(counts));
 }
 
 #[test]
@@ -135,7 +193,7 @@ fn wants_gpus(count: u64) -> ServiceSpec {
 fn given(plan: &Plan) -> Vec<(String, String)> {
     let ids = |task: &Task| task.device_ids.iter().map(|it| it.id.as_str()).collect::<Vec<_>>().join(" ");
     let task = |change: &Change| match change {
-        Change::Put(Object::Task(task)) => Some((format!("{}@{}", task.id, task.node_id), ids(task))),
+        Change::Put(Object::Task(task)) => Some((place(task), ids(task))),
         _ => None,
     };
     plan.changes.iter().filter_map(task).collect()
@@ -220,7 +278,7 @@ fn no_device_is_ever_held_twice_and_none_is_lost() {
                 }
             }
             let held = |node: &str| {
-                let tasks = view.tasks().filter(|task| task.node_id.as_str() == node && task.holds_resources());
+                let tasks = view.tasks().filter(|task| task.is_on(&node.into()) && task.holds_resources());
                 tasks.flat_map(|task| task.device_ids.clone()).collect::<Vec<_>>()
             };
             let mut free = 0;
@@ -230,11 +288,11 @@ fn no_device_is_ever_held_twice_and_none_is_lost() {
                 assert_eq!(once.len(), held.len(), "seed {seed}, step {step}: {node} gave a device twice: {held:?}");
                 free = free.max(gpus - held.len());
             }
-            let waiting = view.tasks().filter(|task| is_waiting(task));
+            let waiting = view.tasks().filter(|task| task.is_waiting());
             let least = waiting.map(|task| view.spec_of(task).expect("it is there").generic_resources[0].count).min();
             assert!(least.is_none_or(|least| least > free as u64), "seed {seed}, step {step}: what fits has a node");
             for task in view.tasks().cloned().collect::<Vec<_>>() {
-                assert!(task.node_id.is_empty() == task.device_ids.is_empty(), "node and devices come together");
+                assert!(task.node_id.is_none() == task.device_ids.is_empty(), "node and devices come together");
                 if task.holds_resources() && rng.random_bool(0.15) {
                     let state = [TaskState::Running, TaskState::Failed, TaskState::Orphaned][rng.random_range(0..3)];
                     let status = TaskStatus { state, ..task.status.clone() };

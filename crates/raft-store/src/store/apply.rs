@@ -1,24 +1,25 @@
-//! THE only place where a committed entry changes tables: on every manager, in the same order, with the same
-//! result. No clock, no chance: times and ids are in the entry.
+//! Applies committed entries. This is the only place where the tables of the store change: on every manager in the same
+//! order with the same result. It reads neither a clock nor a random source; times and ids are in the entry.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use flota_api::id::{NodeId, TaskId};
 use flota_api::model::{Task, TaskStatus};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::{Meta, Timestamp, Version};
 
-use super::tables::{Answer, Key, Table, Tables};
+use super::tables::{Answer, Key, Tables};
 use super::watch::Event;
 use crate::digest::Digest;
 use crate::transaction::{Action, Conflict, Entry, Outcome, Transaction};
 
-/// Answers to users' requests that are kept, so that a retry is not done again.
+/// Number of answers to users' requests that are kept, so that a retry is not carried out again.
 const ANSWERS_KEPT: usize = 100_000;
-/// How long an entry of the old format keeps them.
+/// How long answers are kept when entries of the old format are applied.
 const OLD_ANSWERS_KEPT_FOR: Duration = Duration::from_secs(15 * 60);
 
-/// What is known of the entry that is applied.
+/// Facts about the entry that is being applied.
 #[derive(Clone, Copy)]
 struct Stamp {
     index: Version,
@@ -39,10 +40,10 @@ impl Tables {
         (outcomes, events)
     }
 
-    /// A leader's clock may be behind the one before it. Nothing that is planned by the tables' times may see that.
+    /// Moves the time of the tables on. It never falls, although the clock of a new leader may be behind.
     fn advance_time(&mut self, at: Timestamp) -> Timestamp {
         if self.time == Timestamp::default() {
-            // The first entry of this format: the latest of the old ones that left a trace, the same on every manager.
+            // The first entry of this format continues from the latest time in the tables, which all managers share.
             self.time = self.objects().map(|object| object.meta().updated_at).max().unwrap_or_default();
         }
         self.time = self.time.max(at);
@@ -53,7 +54,7 @@ impl Tables {
         if let Some(answer) = self.answers.get(tx.request_id.as_str()) {
             return Ok(answer.version);
         }
-        // All or nothing: work on a clone (which costs nothing) and keep it only when every action held.
+        // All or nothing: work on a clone, which is cheap, and keep it only if every action succeeded.
         let mut next = self.clone();
         let before = events.len();
         if let Err(conflict) = next.try_apply(stamp, &tx, events) {
@@ -86,7 +87,7 @@ impl Tables {
                     events.push(Event::Removed(removed));
                 }
                 Action::Status(task, node, status) => {
-                    events.extend(self.status(stamp, task.as_str(), node.as_str(), status));
+                    events.extend(self.status(stamp, task, node, status));
                 }
             }
         }
@@ -106,28 +107,29 @@ impl Tables {
     }
 
     fn update(&mut self, stamp: Stamp, object: &Object) -> Result<Event, Conflict> {
-        let old = self.object(object.kind(), object.id()).ok_or_else(|| changed(object.kind(), object.id()))?;
+        let old = self.object(object.kind(), object.id()).cloned();
+        let old = old.ok_or_else(|| changed(object.kind(), object.id()))?;
         self.check_name(object)?;
         let meta = Meta { updated_at: stamp.at, version: stamp.index, ..old.meta().clone() };
         let mut new = with_meta(object, meta);
         if let (Object::Task(old), Object::Task(new)) = (&old, &mut new)
             && (old.status.rank() > new.status.rank() || (old.status.rank() == new.status.rank() && !stamp.is_old))
         {
-            // Planned before the worker's report came in, perhaps: the report stands.
+            // The update may have been planned before the worker's report arrived, so the report stays.
             Arc::make_mut(new).status = old.status.clone();
         }
         self.put(new.clone());
         Ok(Event::Updated { old, new })
     }
 
-    fn status(&mut self, stamp: Stamp, task: &str, node: &str, status: &TaskStatus) -> Option<Event> {
-        let old = self.tasks.get(task)?;
+    fn status(&mut self, stamp: Stamp, task: &TaskId, node: &NodeId, status: &TaskStatus) -> Option<Event> {
+        let old = self.task(task.as_str())?;
         let higher = status.rank() > old.status.rank();
-        // The same rank with another text: what is known of a task that waits may grow. A worker's reports come in the
-        // order in which it made them; its clock, which may step, says nothing about that.
+        // A status of the same rank may bring another text. Reports arrive in the order in which the worker made them;
+        // its clock may step, and says nothing about their order.
         let in_order = !stamp.is_old || status.at >= old.status.at;
         let newer = status.rank() == old.status.rank() && in_order && *status != old.status;
-        if old.node_id.as_str() != node || old.status.state.is_terminal() || !(higher || newer) {
+        if !old.is_on(node) || old.status.state.is_terminal() || !(higher || newer) {
             return None;
         }
         let old = Arc::clone(old);
@@ -139,24 +141,11 @@ impl Tables {
     }
 
     fn check_name(&self, object: &Object) -> Result<(), Conflict> {
-        fn check<T: StoreObject>(table: &Table<T>, object: &T) -> Result<(), Conflict> {
-            match table.name_taken(object) {
-                None => Ok(()),
-                Some(_) => Err(Conflict::NameTaken {
-                    kind: T::KIND.to_string(),
-                    name: object.name().unwrap_or_default().to_owned(),
-                }),
-            }
+        if !self.is_name_taken(object) {
+            return Ok(());
         }
-        match object {
-            Object::Cluster(it) => check(&self.clusters, it),
-            Object::Node(it) => check(&self.nodes, it),
-            Object::Service(it) => check(&self.services, it),
-            Object::Task(it) => check(&self.tasks, it),
-            Object::Image(it) => check(&self.images, it),
-            Object::Stack(it) => check(&self.stacks, it),
-            Object::Registry(it) => check(&self.registries, it),
-        }
+        let name = object.name().unwrap_or_default().to_owned();
+        Err(Conflict::NameTaken { kind: object.kind().to_string(), name })
     }
 
     fn forget_answers(&mut self, stamp: Stamp, expired: Version) {
@@ -181,20 +170,9 @@ fn changed(kind: Kind, id: &str) -> Conflict {
 }
 
 fn with_meta(object: &Object, meta: Meta) -> Object {
-    fn set<T: StoreObject>(object: &Arc<T>, meta: Meta) -> Object {
-        let mut object = object.as_ref().clone();
-        *object.meta_mut() = meta;
-        object.into_object()
-    }
-    match object {
-        Object::Cluster(it) => set(it, meta),
-        Object::Node(it) => set(it, meta),
-        Object::Service(it) => set(it, meta),
-        Object::Task(it) => set(it, meta),
-        Object::Image(it) => set(it, meta),
-        Object::Stack(it) => set(it, meta),
-        Object::Registry(it) => set(it, meta),
-    }
+    let mut object = object.clone();
+    *object.meta_mut() = meta;
+    object
 }
 
 /// Makes the digest that of the tables after this event.

@@ -1,4 +1,4 @@
-//! All tables as a sequence of records, and back. The caller frames, encrypts and writes them.
+//! Encodes all tables as a sequence of records and decodes them. The caller frames, encrypts and writes the records.
 
 use std::sync::Arc;
 
@@ -12,16 +12,16 @@ use flota_api::version::Timestamp;
 use super::tables::{Answer, Key, Tables};
 use crate::digest::Digest;
 
-/// A record that can't be understood.
+/// A record of a snapshot can't be decoded.
 #[derive(Debug, thiserror::Error)]
-#[error("a record of the snapshot can't be understood: {0}")]
+#[error("failed to decode a record of the snapshot: {0}")]
 pub struct SnapshotError(String);
 
 impl Tables {
-    /// Every record of a snapshot, encoded. The same tables make the same records in the same order.
+    /// The encoded records. Equal tables give equal records in the same order.
     pub fn records(&self) -> impl Iterator<Item = Vec<u8>> + Send + 'static {
         let record = |record| SnapshotRecord { record: Some(record) }.encode_to_vec();
-        // Persistent maps: the copy costs nothing, and what it holds stays as it is.
+        // The clone is cheap and does not change while the caller iterates.
         let tables = self.clone();
         let specs = tables.specs.clone().into_iter().map(|((service, version), spec)| {
             Record::Spec(SpecVersion {
@@ -34,15 +34,15 @@ impl Tables {
             Record::Answer(WireAnswer { request_id: id.to_string(), at: answer.at.0, version: answer.version })
         });
         let last = [Record::Version(tables.version), Record::Time(tables.time.0)];
-        let objects = tables.into_objects().map(|object| Record::Object((&object).into()));
-        // Specs first: a task's or a service's removal of unused ones must not see a half.
+        let objects = tables.objects().map(|object| Record::Object((&object).into()));
+        // Specs come first, so that they are complete when objects refer to them.
         specs.chain(objects).chain(answers).chain(last).map(record)
     }
 
-    /// The tables that these records make.
+    /// Builds tables from records.
     ///
     /// # Errors
-    /// A record is damaged, or newer than this build.
+    /// A record is damaged or was written by a newer build.
     pub fn from_records<'a>(records: impl Iterator<Item = &'a [u8]>) -> Result<Self, SnapshotError> {
         let fail = |error: &dyn std::fmt::Display| SnapshotError(error.to_string());
         let mut tables = Self::default();
@@ -83,7 +83,7 @@ mod tests {
     use flota_api::model::{Service, Task};
 
     #[test]
-    fn a_snapshot_holds_everything_also_old_specs_and_answers() {
+    fn a_snapshot_holds_old_specs_answers_versions_and_time() {
         let store = Store::default();
         for version in 1..=2 {
             let view = store.view();

@@ -1,5 +1,5 @@
-//! What changed, to everyone who wants to know. Bounded: a slow reader is told that it lagged, and the store
-//! never waits for it.
+//! The events of the store, for any number of readers. The backlog is bounded: a slow reader learns that it lagged, and
+//! the store never waits for it.
 
 use std::sync::Arc;
 
@@ -7,30 +7,30 @@ use flota_api::object::Object;
 use flota_api::version::Version;
 use tokio::sync::broadcast;
 
-/// Entries that a reader may be behind.
+/// Number of entries that a reader may be behind.
 const BACKLOG: usize = 4_096;
 
-/// One thing that happened.
+/// A change of the tables.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A new object.
+    /// An object was created.
     Created(Object),
-    /// An object changed.
+    /// An object was replaced.
     Updated {
-        /// As it was.
+        /// The object as it was.
         old: Object,
-        /// As it is.
+        /// The object as it is now.
         new: Object,
     },
-    /// An object is gone.
+    /// An object was removed.
     Removed(Object),
-    /// Everything of the entry with this index has been told.
+    /// All events of the entry with this index have been sent.
     Committed(Version),
-    /// A snapshot replaced everything: look at all of it again.
+    /// A snapshot replaced the tables: readers must start again from a new view.
     Reset,
 }
 
-/// The reader was too slow; it missed something and must look at everything again.
+/// The reader was too slow and missed events: it must start again from a new view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lagged;
 
@@ -48,7 +48,7 @@ impl Events {
 
     pub(super) fn send(&self, index: Version, mut changes: Vec<Event>) {
         changes.push(Event::Committed(index));
-        // Fails when nobody watches, which is fine.
+        // It fails if nobody watches, which is fine.
         let _ = self.0.send(Arc::new(changes));
     }
 
@@ -57,15 +57,15 @@ impl Events {
     }
 }
 
-/// A subscription that began at a view.
+/// A subscription to the events after a view.
 #[derive(Debug)]
 pub struct Watch(broadcast::Receiver<Arc<Vec<Event>>>);
 
 impl Watch {
-    /// The events of the next entry. Never ends while the store lives; waits for ever when nothing happens.
+    /// Waits for the events of the next entry.
     ///
     /// # Errors
-    /// The reader lagged: take a new view and look at everything.
+    /// The reader lagged and must start again from a new view.
     pub async fn next(&mut self) -> Result<Arc<Vec<Event>>, Lagged> {
         match self.0.recv().await {
             Ok(events) => Ok(events),
@@ -74,7 +74,7 @@ impl Watch {
         }
     }
 
-    /// The next entry's events, if they are there already.
+    /// The events of the next entry if it has been applied already.
     ///
     /// # Errors
     /// As [`Watch::next`].

@@ -1,11 +1,11 @@
-//! A transaction that is collected over a view.
+//! Builds a transaction over a view.
 
 use flota_api::object::{Kind, StoreObject};
 
 use super::View;
 use crate::transaction::{Action, Expectation, Transaction};
 
-/// Collects a transaction over a view: whatever it changes is expected to be as the view had it.
+/// Builds a transaction over a view. The transaction fails if an object that it changes is no longer as in the view.
 #[derive(Debug)]
 pub struct WriteTx {
     view: View,
@@ -13,17 +13,17 @@ pub struct WriteTx {
 }
 
 impl WriteTx {
-    /// An empty one. `request_id` may be empty.
+    /// An empty transaction; `request_id` is empty unless it is a user's request.
     pub fn new(view: View, request_id: &str) -> Self {
         Self { view, transaction: Transaction { request_id: request_id.to_owned(), ..Transaction::default() } }
     }
 
-    /// What it was planned on.
+    /// The view that it is built over.
     pub fn view(&self) -> &View {
         &self.view
     }
 
-    /// Expects that the object is still as the view has it (or is still absent), although it isn't changed.
+    /// Makes the transaction fail if the object is no longer as in the view, or no longer absent.
     pub fn expect(&mut self, kind: Kind, id: &str) {
         let version = self.view.version_of(kind, id);
         if !self.transaction.expectations.iter().any(|it| it.kind == kind && it.id == id) {
@@ -31,27 +31,27 @@ impl WriteTx {
         }
     }
 
-    /// A new object.
+    /// Creates an object.
     pub fn create(&mut self, object: impl StoreObject) {
         let object = object.into_object();
         self.expect(object.kind(), object.id());
         self.transaction.actions.push(Action::Create(object));
     }
 
-    /// An object anew.
+    /// Replaces an object.
     pub fn update(&mut self, object: impl StoreObject) {
         let object = object.into_object();
         self.expect(object.kind(), object.id());
         self.transaction.actions.push(Action::Update(object));
     }
 
-    /// An object no more.
+    /// Removes an object.
     pub fn remove(&mut self, kind: Kind, id: &str) {
         self.expect(kind, id);
         self.transaction.actions.push(Action::Remove(kind, id.to_owned()));
     }
 
-    /// The transaction, to be proposed.
+    /// Returns the transaction.
     pub fn finish(self) -> Transaction {
         self.transaction
     }

@@ -1,16 +1,15 @@
 //! Hands the descriptor of a seccomp filter's listener to the agent (config-linux.md, "Seccomp", `listenerPath`).
 
-use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::MsgFlags;
 use serde::Serialize;
 
 use super::launch::Launched;
 use crate::error::{Act, StepError};
 use crate::oci::{Seccomp, State, VERSION};
-use crate::syscall::files;
+use crate::syscall::{files, messages};
 
 /// "The Container Process State".
 #[derive(Serialize)]
@@ -44,7 +43,5 @@ pub(crate) fn hand_over(
         state,
     };
     let text = serde_json::to_vec(&said).map_err(std::io::Error::from).act(act)?;
-    let raw = [listener.as_raw_fd()];
-    let rights = [ControlMessage::ScmRights(&raw)];
-    sendmsg::<()>(agent.as_raw_fd(), &[IoSlice::new(&text)], &rights, MsgFlags::MSG_NOSIGNAL, None).act(act).map(drop)
+    messages::send(agent.as_fd(), &text, &[listener.as_fd()], MsgFlags::empty()).act(act).map(drop)
 }

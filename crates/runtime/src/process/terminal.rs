@@ -1,18 +1,17 @@
 //! A container's terminal: made inside, its other end given to whoever asked for it.
 
-use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::MsgFlags;
 use nix::sys::stat::{SFlag, fstat, major};
 
 use crate::error::{Act, StepError};
 use crate::oci::ConsoleSize;
 use crate::rootfs::RootDir;
-use crate::syscall::files::{own, set_terminal_size, terminal_peer, unlock_terminal};
-use crate::syscall::mounts as kernel;
+use crate::syscall::files::{set_terminal_size, terminal_peer, unlock_terminal};
+use crate::syscall::{messages, mounts as kernel};
 
 /// Major number of /dev/ptmx (Documentation/admin-guide/devices.txt).
 const MASTER: u64 = 5;
@@ -72,13 +71,9 @@ pub fn connect(path: &Path) -> Result<OwnedFd, StepError> {
 /// # Errors
 /// Nobody is there any more.
 pub fn send(socket: &OwnedFd, master: &OwnedFd) -> Result<(), StepError> {
-    let raw = [master.as_raw_fd()];
-    let rights = [ControlMessage::ScmRights(&raw)];
-    // The text is what runc sends, and some look at it.
-    let text = [IoSlice::new(b"/dev/ptmx")];
-    sendmsg::<()>(socket.as_raw_fd(), &text, &rights, MsgFlags::MSG_NOSIGNAL, None)
-        .act(|| "give the terminal away".into())
-        .map(drop)
+    // runc sends this text, and some receivers look at it.
+    let sent = messages::send(socket.as_fd(), b"/dev/ptmx", &[master.as_fd()], MsgFlags::empty());
+    sent.act(|| "give the terminal away".into()).map(drop)
 }
 
 /// Takes what [`Terminal::use_here`] gave away.
@@ -86,18 +81,7 @@ pub fn send(socket: &OwnedFd, master: &OwnedFd) -> Result<(), StepError> {
 /// # Errors
 /// Nothing was given.
 pub fn receive(socket: &OwnedFd) -> Result<OwnedFd, StepError> {
-    let mut text = [0; 64];
-    let mut room = nix::cmsg_space!([i32; 1]);
     let act = || "receive the terminal".to_owned();
-    let mut slices = [std::io::IoSliceMut::new(&mut text)];
-    let received = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut room), MsgFlags::MSG_CMSG_CLOEXEC);
-    let received = received.act(act)?;
-    for message in received.cmsgs().act(act)? {
-        if let ControlMessageOwned::ScmRights(descriptors) = message
-            && let Some(first) = descriptors.first()
-        {
-            return Ok(own(*first));
-        }
-    }
-    Err(StepError::refuse(act(), "none came"))
+    let received = messages::recv(socket.as_fd(), &mut [0; 64], MsgFlags::empty()).act(act)?;
+    received.descriptors.into_iter().next().ok_or_else(|| StepError::refuse(act(), "none came"))
 }

@@ -1,50 +1,62 @@
-//! One who watches a container's output as it comes. One who does not keep up loses some, is told how much, and never
-//! makes the container wait.
+//! A client that watches a container's output as it comes, and may type at its terminal.
+//!
+//! Nothing here waits for the client: one that doesn't keep up loses some output and is told how much.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-
 use crate::error::{Act, StepError};
+use crate::syscall::files::set_nonblocking;
 
 pub(super) struct Attached {
     output: File,
     input: Option<File>,
-    /// Bytes that it lost and has not been told of.
+    /// What the client typed and the terminal has not taken yet.
+    typed: Vec<u8>,
+    /// Bytes that the client lost and has not been told of.
     dropped: u64,
     gone: bool,
 }
 
 impl Attached {
+    /// With the descriptors of an attach request: where output goes, and, if it is there, where input comes from.
     pub(super) fn new(descriptors: Vec<OwnedFd>) -> Result<Self, StepError> {
-        let mut descriptors = descriptors.into_iter();
+        for descriptor in &descriptors {
+            set_nonblocking(descriptor.as_fd()).act(|| "attach".into())?;
+        }
+        let mut descriptors = descriptors.into_iter().map(File::from);
         let output = descriptors.next().ok_or_else(|| StepError::refuse("attach", "no descriptor came along"))?;
-        fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).act(|| "attach".into())?;
-        Ok(Self { output: output.into(), input: descriptors.next().map(File::from), dropped: 0, gone: false })
+        Ok(Self { output, input: descriptors.next(), typed: Vec::new(), dropped: 0, gone: false })
     }
 
+    /// Where input can be read from. `None` as long as the terminal has not taken the last of it.
     pub(super) fn input(&self) -> Option<BorrowedFd<'_>> {
-        self.input.as_ref().map(AsFd::as_fd)
+        self.input.as_ref().filter(|_| self.typed.is_empty()).map(AsFd::as_fd)
+    }
+
+    /// Whether there is input for the terminal.
+    pub(super) fn has_typed(&self) -> bool {
+        !self.typed.is_empty()
     }
 
     pub(super) fn is_gone(&self) -> bool {
         self.gone
     }
 
+    /// Copies output to the client.
     pub(super) fn copy(&mut self, bytes: &[u8]) {
         if self.dropped > 0 {
             let notice = format!("\n[{} bytes were dropped]\n", self.dropped);
             match self.output.write(notice.as_bytes()) {
                 Ok(_) => self.dropped = 0,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => self.gone = true,
             }
         }
         let written = match self.output.write(if self.dropped > 0 { b"" } else { bytes }) {
             Ok(count) => count,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
             Err(_) => {
                 self.gone = true;
                 return;
@@ -53,17 +65,25 @@ impl Attached {
         self.dropped += (bytes.len() - written) as u64;
     }
 
-    /// What is typed, to the terminal.
-    pub(super) fn pass_input(&mut self, terminal: Option<&File>) {
+    /// Reads what the client typed. The end of its input is not an end of the attachment.
+    pub(super) fn read_input(&mut self) {
         let Some(input) = &mut self.input else { return };
         let mut buffer = [0; 1024];
         match input.read(&mut buffer) {
-            Ok(count) if count > 0 => {
-                if let Some(mut terminal) = terminal {
-                    let _ = terminal.write_all(&buffer[..count]);
-                }
-            }
-            _ => self.input = None,
+            Ok(count) if count > 0 => self.typed.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Ok(_) | Err(_) => self.input = None,
+        }
+    }
+
+    /// Passes what was typed on to the terminal, as much as that takes. Without a terminal it is dropped.
+    pub(super) fn pass_input(&mut self, terminal: Option<&File>) {
+        let Some(mut terminal) = terminal else { return self.typed.clear() };
+        match terminal.write(&self.typed) {
+            Ok(count) => drop(self.typed.drain(..count)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            // Nobody is at the terminal any more.
+            Err(_) => self.typed.clear(),
         }
     }
 }

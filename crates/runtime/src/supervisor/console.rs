@@ -1,4 +1,4 @@
-//! A console socket with a path, for a runtime that takes only that: what comes there is passed on.
+//! A console socket with a path, for a runtime that takes only a path. The terminal that arrives there is passed on.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::error::{Act, StepError};
 use crate::process::{receive_terminal, send_terminal};
 
-/// A runtime that has been run gives its terminal at once, or never.
+/// The longest wait for a runtime's terminal. A runtime sends it as soon as it runs.
 const PATIENCE_MS: u16 = 10_000;
 
 pub(super) struct Relay {
@@ -33,7 +33,7 @@ impl Relay {
         let act = || "take the terminal from the runtime".to_owned();
         let mut polled = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
         if poll(&mut polled, PollTimeout::from(PATIENCE_MS)).act(act)? == 0 {
-            return Err(StepError::refuse(act(), "it gave none"));
+            return Err(StepError::refuse(act(), "it sent none"));
         }
         let (stream, _) = self.listener.accept().act(act)?;
         let master = receive_terminal(&OwnedFd::from(stream))?;

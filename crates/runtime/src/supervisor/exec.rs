@@ -1,37 +1,198 @@
-//! A further process in the container, for whoever asked at the socket.
+//! Further processes in the container, for clients that ask for them.
+//!
+//! A process is prepared in a helper that the supervisor forks. The helper reports over a pipe which child of the
+//! supervisor stands for the process. The supervisor goes on meanwhile: it polls the pipe, and a timer bounds the wait.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sys::wait::waitpid;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::message::FromSupervisor;
 use super::order::{ExecSpec, Order};
+use super::peer::PeerId;
 use super::runtime::{self, Started};
 use super::{prepare, user};
 use crate::error::{Act, RunError, StepError};
 use crate::oci::Process;
 use crate::process::clone::{self, Parent};
-use crate::process::{exit_code, wait_readable};
+use crate::process::exit_code;
 use crate::rootfs::RootDir;
+use crate::syscall::files::set_nonblocking;
 use crate::syscall::process as kernel;
 use crate::validate::check_process;
 
-/// A process that has not begun by then is given up: the supervisor answers nobody meanwhile.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest wait for a process to begin.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Starts the process with these descriptors: its standard ones, or a socket for its terminal. Gives the id of a child
-/// that ends with the process's exit code.
+/// Exit codes that are remembered while a process starts.
+const UNCLAIMED: usize = 1024;
+
+/// A process that is being started.
+pub(super) struct Starting {
+    /// A descriptor of the helper.
+    helper: OwnedFd,
+    report: File,
+}
+
+enum State {
+    Starting(Starting),
+    Running(Pid),
+}
+
+struct Exec {
+    /// The client that asked for it.
+    peer: PeerId,
+    /// Whether that client has gone.
+    abandoned: bool,
+    state: State,
+}
+
+/// The further processes of one container, each for the client that asked for it.
+#[derive(Default)]
+pub(super) struct Execs {
+    list: Vec<Exec>,
+    /// Children that ended while a process was starting. One of them may be that process, whose id is not known yet.
+    unclaimed: VecDeque<(Pid, i32)>,
+}
+
+impl Execs {
+    /// Whether this client has a process.
+    pub(super) fn contains(&self, peer: PeerId) -> bool {
+        self.list.iter().any(|it| it.peer == peer)
+    }
+
+    pub(super) fn begin(&mut self, peer: PeerId, starting: Starting) {
+        self.list.push(Exec { peer, abandoned: false, state: State::Starting(starting) });
+    }
+
+    /// The reports to poll for.
+    pub(super) fn polled(&self) -> impl Iterator<Item = (PeerId, BorrowedFd<'_>)> {
+        self.list.iter().filter_map(|exec| match &exec.state {
+            State::Starting(starting) => Some((exec.peer, starting.report.as_fd())),
+            State::Running(_) => None,
+        })
+    }
+
+    /// Reads the report on this client's process. Returns what to send to the client.
+    pub(super) fn report(&mut self, peer: PeerId) -> Vec<FromSupervisor> {
+        let Some(index) = self.list.iter().position(|it| it.peer == peer) else { return Vec::new() };
+        let State::Starting(starting) = &mut self.list[index].state else { return Vec::new() };
+        let answers = match starting.read() {
+            None => return Vec::new(),
+            Some(Err(error)) => {
+                starting.kill();
+                self.list.remove(index);
+                vec![FromSupervisor::Failed(error)]
+            }
+            Some(Ok(pid)) => match self.unclaimed.iter().find(|(ended, _)| *ended == pid) {
+                Some((_, code)) => {
+                    self.list.remove(index);
+                    vec![FromSupervisor::Started, FromSupervisor::ExecExited(*code)]
+                }
+                None => {
+                    self.list[index].state = State::Running(pid);
+                    if self.list[index].abandoned {
+                        self.abandon(peer);
+                    }
+                    vec![FromSupervisor::Started]
+                }
+            },
+        };
+        self.forget_unclaimed();
+        answers
+    }
+
+    /// Gives up a process that has not begun in time. Returns what to send to its client.
+    pub(super) fn expire(&mut self, peer: PeerId) -> Option<FromSupervisor> {
+        let index = self.list.iter().position(|it| it.peer == peer)?;
+        let State::Starting(starting) = &self.list[index].state else { return None };
+        // The container's root may have stopped the helper.
+        starting.kill();
+        self.list.remove(index);
+        self.forget_unclaimed();
+        let text = format!("failed to start a process: it did not begin within {PATIENCE:?}");
+        Some(FromSupervisor::Failed(RunError::new(text)))
+    }
+
+    /// Kills the process of a client that has gone, as when a terminal is closed; one that is starting, as soon as it
+    /// is known.
+    pub(super) fn abandon(&mut self, peer: PeerId) {
+        let Some(exec) = self.list.iter_mut().find(|it| it.peer == peer) else { return };
+        exec.abandoned = true;
+        if let State::Running(pid) = exec.state {
+            // A child that has not been waited for: no other process can have its id.
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+
+    /// Kills the helpers of all processes that have not begun: the container has ended.
+    pub(super) fn end(&self) {
+        for exec in &self.list {
+            if let State::Starting(starting) = &exec.state {
+                starting.kill();
+            }
+        }
+    }
+
+    /// Takes note of a child that has ended. Returns the client whose process it was.
+    pub(super) fn reaped(&mut self, pid: Pid, code: i32) -> Option<PeerId> {
+        let is_it = |it: &Exec| matches!(it.state, State::Running(running) if running == pid);
+        if let Some(index) = self.list.iter().position(is_it) {
+            return Some(self.list.remove(index).peer);
+        }
+        if self.polled().next().is_some() {
+            self.unclaimed.truncate(UNCLAIMED - 1);
+            self.unclaimed.push_front((pid, code));
+        }
+        None
+    }
+
+    fn forget_unclaimed(&mut self) {
+        if self.polled().next().is_none() {
+            self.unclaimed.clear();
+        }
+    }
+}
+
+impl Starting {
+    /// The id of the child that stands for the process, or why there is none; `None` while that is not known.
+    fn read(&mut self) -> Option<Result<Pid, RunError>> {
+        // One write: the process itself may hold the other end open, so the end of the pipe may not come.
+        let mut text = [0; 4096];
+        let count = match self.report.read(&mut text) {
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+            Err(error) => return Some(Err(error).act(|| "receive from the process".into()).map_err(Into::into)),
+        };
+        let text = String::from_utf8_lossy(&text[..count]);
+        Some(match text.split_at_checked(1) {
+            Some(("+", pid)) => pid.parse().map(Pid::from_raw).map_err(|error| RunError::new(format!("{error}"))),
+            // A report that was cut off is not JSON any more, and still says more than nothing.
+            Some((_, error)) => Err(serde_json::from_str(error).unwrap_or_else(|_| RunError::new(error))),
+            None => Err(RunError::new("failed to start a process: it ended without a report")),
+        })
+    }
+
+    /// One that has ended needs no signal.
+    fn kill(&self) {
+        let _ = kernel::signal(self.helper.as_fd(), libc::SIGKILL);
+    }
+}
+
+/// Begins to start a process with these descriptors: its standard ones, or a socket for its terminal.
 pub(super) fn start(
     dir: &Path,
     order: &Order,
     init: Pid,
     spec: &ExecSpec,
     descriptors: Vec<OwnedFd>,
-) -> Result<Pid, RunError> {
+) -> Result<Starting, RunError> {
     if descriptors.len() != if spec.tty { 1 } else { 3 } {
         return Err(RunError::new("failed to exec: the wrong number of descriptors came along"));
     }
@@ -40,37 +201,33 @@ pub(super) fn start(
         clone::Side::Child => {
             drop(reader);
             clone::reset_signals();
-            let code = match run(dir, order, init, spec, descriptors) {
-                Ok(Started::Child(pid)) => {
-                    let _ = File::from(writer).write_all(format!("+{pid}").as_bytes());
-                    0
-                }
-                Ok(Started::Through(mut child, file)) => {
-                    let _ = File::from(writer).write_all(format!("+{}", std::process::id()).as_bytes());
-                    // This process stands for it: with it the process ends, too.
-                    let code = child.wait().map_or(255, code_of);
-                    let _ = std::fs::remove_file(file);
-                    code
-                }
-                Err(error) => {
-                    let _ = File::from(writer).write_all(format!("-{}", error.text).as_bytes());
-                    1
-                }
-            };
-            clone::exit(code)
+            clone::exit(help(dir, order, init, spec, descriptors, writer.into()))
         }
-        clone::Side::Parent(helper, _) => {
-            drop((writer, descriptors));
-            let heard = hear(reader);
-            let stands = heard.as_ref().is_ok_and(|pid| *pid == helper);
-            if !stands {
-                if heard.is_err() {
-                    // It has said its last word, or says nothing: the container's root may have stopped it.
-                    let _ = kernel::kill(helper.as_raw(), libc::SIGKILL);
-                }
-                let _ = waitpid(helper, None);
-            }
-            heard
+        clone::Side::Parent(_, helper) => {
+            set_nonblocking(reader.as_fd()).act(|| "start a process".into())?;
+            Ok(Starting { helper, report: reader.into() })
+        }
+    }
+}
+
+/// In the helper: starts the process and reports. Returns the helper's exit code.
+fn help(dir: &Path, order: &Order, init: Pid, spec: &ExecSpec, descriptors: Vec<OwnedFd>, mut report: File) -> i32 {
+    match run(dir, order, init, spec, descriptors) {
+        Ok(Started::Child(pid)) => {
+            let _ = report.write_all(format!("+{pid}").as_bytes());
+            0
+        }
+        Ok(Started::Through(mut child, file)) => {
+            let _ = report.write_all(format!("+{}", std::process::id()).as_bytes());
+            // The helper stands for the process, and ends with its code.
+            let code = child.wait().map_or(255, code_of);
+            let _ = std::fs::remove_file(file);
+            code
+        }
+        Err(error) => {
+            let error = serde_json::to_string(&error).unwrap_or_default();
+            let _ = report.write_all(format!("-{error}").as_bytes());
+            1
         }
     }
 }
@@ -79,21 +236,6 @@ fn code_of(status: std::process::ExitStatus) -> i32 {
     let status =
         nix::sys::wait::WaitStatus::from_raw(Pid::this(), std::os::unix::process::ExitStatusExt::into_raw(status));
     status.ok().and_then(exit_code).unwrap_or(255)
-}
-
-fn hear(reader: OwnedFd) -> Result<Pid, RunError> {
-    if !wait_readable(&reader, PATIENCE)? {
-        return Err(RunError::new(format!("failed to start a process: it did not begin within {PATIENCE:?}")));
-    }
-    // One word: the process itself may hold the other end open, so no end comes.
-    let mut word = [0; 4096];
-    let count = nix::unistd::read(&reader, &mut word).act(|| "hear from the process".into())?;
-    let text = String::from_utf8_lossy(&word[..count]);
-    match text.split_at_checked(1) {
-        Some(("+", pid)) => pid.parse().map(Pid::from_raw).map_err(|error| RunError::new(format!("{error}"))),
-        Some((_, error)) => Err(RunError::new(error)),
-        None => Err(RunError::new("failed to start a process: it ended without a word")),
-    }
 }
 
 fn run(
@@ -124,7 +266,7 @@ fn process(dir: &Path, order: &Order, init: Pid, exec: &ExecSpec) -> Result<Proc
         process.cwd = exec.cwd.clone().into();
     }
     let root = RootDir::open(Path::new(&format!("/proc/{init}/root")))?;
-    // Where it can't be made, entering it says why.
+    // If it can't be created, entering it fails and says why.
     let _ = root.make_folder(&process.cwd);
     if !exec.user.is_empty() && exec.user != order.user {
         process.env.retain(|it| !it.starts_with("HOME=") || exec.env.contains(it));
@@ -132,4 +274,82 @@ fn process(dir: &Path, order: &Order, init: Pid, exec: &ExecSpec) -> Result<Proc
     }
     check_process(&process)?;
     Ok(process)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::PipeWriter;
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    /// A helper that only exists, and what it reports with.
+    fn starting() -> (Starting, Child, PipeWriter) {
+        let helper = Command::new("sleep").arg("1000").spawn().expect("every machine has it");
+        let pid = i32::try_from(helper.id()).expect("process ids fit");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        set_nonblocking(reader.as_fd()).expect("a pipe");
+        let reader = File::from(OwnedFd::from(reader));
+        (Starting { helper: kernel::open(pid).expect("it runs"), report: reader }, helper, writer)
+    }
+
+    fn end(mut helper: Child) {
+        let _ = helper.kill();
+        let _ = helper.wait();
+    }
+
+    const PEER: PeerId = PeerId(7);
+
+    #[test]
+    fn process_that_ends_before_its_report_is_read_keeps_its_code() {
+        let (starting, helper, mut report) = starting();
+        let mut execs = Execs::default();
+        execs.begin(PEER, starting);
+        assert_eq!(execs.report(PEER), [], "nothing is reported yet");
+        assert_eq!(execs.reaped(Pid::from_raw(4_000_001), 3), None);
+        assert_eq!(execs.reaped(Pid::from_raw(4_000_002), 0), None, "a stranger");
+        report.write_all(b"+4000001").expect("the pipe is open");
+        assert_eq!(execs.report(PEER), [FromSupervisor::Started, FromSupervisor::ExecExited(3)]);
+        assert!(!execs.contains(PEER) && execs.unclaimed.is_empty());
+        end(helper);
+    }
+
+    #[test]
+    fn process_that_does_not_begin_in_time_is_given_up_with_its_helper() {
+        let (starting, mut helper, _report) = starting();
+        let mut execs = Execs::default();
+        execs.begin(PEER, starting);
+        assert!(
+            matches!(execs.expire(PEER), Some(FromSupervisor::Failed(error)) if error.text.contains("did not begin"))
+        );
+        assert_eq!((execs.contains(PEER), execs.expire(PEER)), (false, None));
+        assert!(!helper.wait().expect("it has been killed").success());
+    }
+
+    #[test]
+    fn process_whose_client_goes_while_it_starts_is_killed_once_it_is_known() {
+        let (starting, helper, mut report) = starting();
+        let mut process = Command::new("sleep").arg("1000").spawn().expect("every machine has it");
+        let mut execs = Execs::default();
+        execs.begin(PEER, starting);
+        execs.abandon(PEER);
+        report.write_all(format!("+{}", process.id()).as_bytes()).expect("the pipe is open");
+        execs.report(PEER);
+        assert!(!process.wait().expect("it has been killed").success());
+        let pid = Pid::from_raw(i32::try_from(process.id()).expect("process ids fit"));
+        assert_eq!((execs.reaped(pid, 137), execs.contains(PEER)), (Some(PEER), false));
+        end(helper);
+    }
+
+    #[test]
+    fn children_that_end_are_not_remembered_without_bound() {
+        let (starting, helper, _report) = starting();
+        let mut execs = Execs::default();
+        assert_eq!((execs.reaped(Pid::from_raw(1), 0), execs.unclaimed.len()), (None, 0), "nothing is starting");
+        execs.begin(PEER, starting);
+        (1..5000).for_each(|pid| drop(execs.reaped(Pid::from_raw(pid), 0)));
+        assert_eq!(execs.unclaimed.len(), UNCLAIMED);
+        assert_eq!(execs.unclaimed.front(), Some(&(Pid::from_raw(4999), 0)), "the newest are kept");
+        end(helper);
+    }
 }

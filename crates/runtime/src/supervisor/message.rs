@@ -1,35 +1,62 @@
-//! What a supervisor is asked, and what it says.
+//! The messages between daemon, launcher and supervisor: one type for each direction. A launcher sends none.
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::order::ExecSpec;
+use crate::error::RunError;
 use crate::state::ExitStatus;
 
-/// What goes over a supervisor's socket, each as a line of JSON.
+/// From a daemon to its launcher.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Message {
-    /// To the supervisor: send the container's init this signal.
+pub(crate) enum ToLauncher {
+    /// Fork a supervisor for this folder. One descriptor comes along: the supervisor's end of a connection, where it
+    /// sends [`FromSupervisor::Started`] or [`FromSupervisor::Failed`] and then, as after [`ToSupervisor::Watch`], its
+    /// events.
+    Supervise(PathBuf),
+}
+
+/// From a client to a supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ToSupervisor {
+    /// Send this connection the container's events from now on. Not answered.
+    Watch,
+    /// Send the container's init this signal. Not answered.
     Kill(i32),
-    /// To the supervisor: start this process, with the descriptors that come along.
+    /// Start this process, with the descriptors that come along. Answered with `Started` or `Failed`; later
+    /// [`FromSupervisor::ExecExited`]. The process is killed when the connection ends.
     Exec(ExecSpec),
-    /// To the supervisor: copy the output from now on to the descriptor that comes along, and what comes at a second
-    /// one to the container's terminal.
+    /// Copy the output from now on to the first descriptor that comes along, and write to the container's terminal what
+    /// can be read from the second, if there is one. Answered with `Started` or `Failed`.
     Attach,
-    /// To the supervisor: the container's terminal has this size now.
+    /// Give the container's terminal this size. Not answered.
     Resize {
         /// Lines.
         rows: u16,
         /// Characters in a line.
         columns: u16,
     },
-    /// From it: the output is copied.
-    Attached,
-    /// From it: the process runs.
-    ExecStarted,
-    /// From it: the process ended with this code.
+}
+
+/// From a supervisor to a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum FromSupervisor {
+    /// The answer: the program runs, or the output is copied.
+    Started,
+    /// The answer: it could not be done, and why.
+    Failed(RunError),
+    /// The process of this connection ended with this code.
     ExecExited(i32),
-    /// From it: it could not be done.
-    Failed(String),
-    /// From it, to everyone: the container has ended.
+    /// Something happened to the container. Only for connections that watch it.
+    Event(ContainerEvent),
+}
+
+/// What happens to a container while it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ContainerEvent {
+    /// Its memory ran out, and the kernel kills a process of it.
+    OutOfMemory,
+    /// It has ended. Always the last event.
     Exited(ExitStatus),
 }

@@ -1,23 +1,37 @@
 //! A container's output: read, written to the log, and copied to whoever is attached.
+//!
+//! No descriptor here blocks. A container can read its own output pipe, and so take away what poll(2) has promised; it
+//! can also leave what is typed at its terminal unread.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::poll::PollFlags;
 
 use super::attached::Attached;
 use crate::error::StepError;
 use crate::log::LogWriter;
-use crate::syscall::files::set_terminal_size;
+use crate::syscall::files::{set_nonblocking, set_terminal_size};
 
-/// Attached at once; a further one is refused.
+/// The most clients that are attached at once; a further one is refused.
 const ATTACHED: usize = 8;
 
-/// What a container's standard descriptors are.
+/// The supervisor's side of a container's standard descriptors.
 pub(super) enum Streams {
     /// Standard output and error.
     Pipes([OwnedFd; 2]),
-    /// The supervisor's side of a terminal.
+    /// A terminal.
     Terminal(OwnedFd),
+}
+
+/// What can be ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Standard output (0) or error (1).
+    Stream(usize),
+    /// The input of the client with this index.
+    Input(usize),
 }
 
 pub(super) struct Output {
@@ -29,12 +43,15 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn new(log: LogWriter, streams: Streams) -> Self {
+    pub(super) fn new(log: LogWriter, streams: Streams) -> io::Result<Self> {
         let (streams, terminal) = match streams {
             Streams::Pipes(pipes) => (pipes.map(|it| Some(File::from(it))), false),
             Streams::Terminal(master) => ([Some(File::from(master)), None], true),
         };
-        Self { log, streams, terminal, attached: Vec::new() }
+        for stream in streams.iter().flatten() {
+            set_nonblocking(stream.as_fd())?;
+        }
+        Ok(Self { log, streams, terminal, attached: Vec::new() })
     }
 
     /// Whether anything may still come.
@@ -42,32 +59,39 @@ impl Output {
         self.streams.iter().any(Option::is_some)
     }
 
-    /// What is to be polled; [`Output::read`] takes the results in this order.
-    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let inputs = self.attached.iter().filter_map(Attached::input);
-        self.streams.iter().flatten().map(AsFd::as_fd).chain(inputs)
+    /// What to poll, and what for.
+    pub(super) fn polled(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>, PollFlags)> {
+        let typed = self.terminal && self.attached.iter().any(Attached::has_typed);
+        let flags = if typed { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
+        let streams = self.streams.iter().enumerate();
+        let streams = streams.filter_map(move |(index, it)| Some((Source::Stream(index), it.as_ref()?.as_fd(), flags)));
+        let inputs = self.attached.iter().enumerate();
+        let inputs = inputs.filter_map(|(index, it)| Some((Source::Input(index), it.input()?, PollFlags::POLLIN)));
+        streams.chain(inputs)
     }
 
     pub(super) fn close(&mut self) {
         self.streams = [None, None];
     }
 
-    pub(super) fn read(&mut self, ready: &[bool]) -> io::Result<()> {
-        let mut ready = ready.iter();
-        let mut take = || ready.next() == Some(&true);
-        for index in 0..2 {
-            if self.streams[index].is_some() && take() {
-                self.read_stream(index)?;
+    /// Reads from a source that is ready. Sources keep their meaning until [`Output::settle`].
+    pub(super) fn read(&mut self, source: Source) -> io::Result<()> {
+        match source {
+            Source::Stream(index) => self.read_stream(index),
+            Source::Input(index) => {
+                self.attached[index].read_input();
+                Ok(())
             }
         }
+    }
+
+    /// Passes on what was typed, and forgets clients that have gone.
+    pub(super) fn settle(&mut self) {
         let terminal = self.streams[0].as_ref().filter(|_| self.terminal);
-        for attached in self.attached.iter_mut().filter(|it| it.input().is_some()) {
-            if take() {
-                attached.pass_input(terminal);
-            }
+        for attached in self.attached.iter_mut().filter(|it| it.has_typed()) {
+            attached.pass_input(terminal);
         }
         self.attached.retain(|it| !it.is_gone());
-        Ok(())
     }
 
     fn read_stream(&mut self, index: usize) -> io::Result<()> {
@@ -75,11 +99,13 @@ impl Output {
         let mut buffer = [0; 8 << 10];
         match stream.read(&mut buffer) {
             Ok(0) => self.streams[index] = None,
-            // A terminal whose last user has gone answers with an error: that is its end.
+            // The container has read it itself.
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            // A terminal fails with an error when its last user has gone.
             Err(_) if self.terminal => self.streams[index] = None,
             Err(error) => return Err(error),
             Ok(count) => {
-                // A full disk must not stop the container: what can't be kept is lost.
+                // A full disk must not stop the container: output that can't be written is lost.
                 let _ = self.log.write(index + 1, &buffer[..count]);
                 for attached in &mut self.attached {
                     attached.copy(&buffer[..count]);
@@ -89,7 +115,7 @@ impl Output {
         Ok(())
     }
 
-    /// Copies what comes from now on to the first descriptor; what comes at the second goes to the terminal.
+    /// Attaches a client with the descriptors of its request (see [`Attached::new`]).
     pub(super) fn attach(&mut self, descriptors: Vec<OwnedFd>) -> Result<(), StepError> {
         if self.attached.len() >= ATTACHED {
             return Err(StepError::refuse("attach", format!("{ATTACHED} are attached already")));
@@ -104,15 +130,98 @@ impl Output {
         }
     }
 
-    /// A line of the supervisor's own.
+    /// Writes a line of the supervisor's own.
     pub(super) fn note(&mut self, text: &str) {
         let _ = self.log.write(2, format!("{text}\n").as_bytes());
     }
 
+    /// Writes what is left in buffers.
     pub(super) fn finish(&mut self) {
         let _ = self.log.finish();
         for attached in &mut self.attached {
             attached.copy(b"");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Write, pipe};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use nix::pty::openpty;
+    use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+
+    use super::*;
+
+    /// Fails, and does not hang, when `act` blocks.
+    fn without_blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = mpsc::channel();
+        std::thread::spawn(move || done.send(act()));
+        result.recv_timeout(Duration::from_secs(10)).expect("it blocks")
+    }
+
+    fn log(name: &str) -> (LogWriter, std::path::PathBuf) {
+        let path = std::env::temp_dir().join(format!("flota-output-{name}-{}", std::process::id()));
+        (LogWriter::open(&path, 1 << 20).expect("in a temporary folder"), path)
+    }
+
+    #[test]
+    fn output_that_the_container_has_read_itself_blocks_nobody() {
+        let (log, path) = log("stolen");
+        let ((out, mut writer), (err, _)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
+        let mut output = Output::new(log, Streams::Pipes([out.into(), err.into()])).expect("descriptors");
+        // As if poll(2) had said so before the container read it.
+        let mut output = without_blocking(move || {
+            output.read(Source::Stream(0)).expect("it is not an error");
+            output
+        });
+        assert!(output.is_open());
+        writer.write_all(b"later\n").expect("the pipe is open");
+        output.read(Source::Stream(0)).expect("it is read");
+        output.finish();
+        assert!(std::fs::read_to_string(&path).expect("the log").ends_with(" 1 later\n"));
+        std::fs::remove_file(path).expect("its own file");
+    }
+
+    #[test]
+    fn what_is_typed_waits_for_a_terminal_that_nobody_reads_and_arrives_later() {
+        let (log, path) = log("typed");
+        let pty = openpty(None, None).expect("a terminal");
+        let mut modes = tcgetattr(&pty.slave).expect("its modes");
+        cfmakeraw(&mut modes);
+        tcsetattr(&pty.slave, SetArg::TCSANOW, &modes).expect("its modes");
+        let (input, mut typing) = pipe().expect("a pipe");
+        let (_shown, show) = pipe().expect("a pipe");
+        let mut output = Output::new(log, Streams::Terminal(pty.master)).expect("descriptors");
+        output.attach(vec![show.into(), input.into()]).expect("the first");
+        // More than a terminal keeps for its reader.
+        let text = vec![b'x'; 60_000];
+        typing.write_all(&text).expect("a pipe takes that much");
+        let is_polled = |output: &Output| output.polled().any(|(source, ..)| source == Source::Input(0));
+        let mut output = without_blocking(move || {
+            while is_polled(&output) {
+                output.read(Source::Input(0)).expect("it is read");
+                output.settle();
+            }
+            output
+        });
+        let waits = |(source, _, flags): (Source, BorrowedFd<'_>, PollFlags)| {
+            source == Source::Stream(0) && flags.contains(PollFlags::POLLOUT)
+        };
+        assert!(output.polled().any(waits), "the rest waits for the terminal");
+        let mut slave = File::from(pty.slave);
+        let mut received = 0;
+        while received < text.len() {
+            received += slave.read(&mut [0; 4096]).expect("it is there");
+            output.settle();
+            if is_polled(&output) {
+                output.read(Source::Input(0)).expect("it is read");
+                output.settle();
+            }
+        }
+        assert_eq!(received, text.len());
+        std::fs::remove_file(path).expect("its own file");
     }
 }

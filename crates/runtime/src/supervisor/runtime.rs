@@ -15,8 +15,8 @@ use crate::state;
 
 /// What a supervisor needs of a runtime.
 pub(super) trait Runtime {
-    /// Makes the container and lets its program run, with this process's standard descriptors, or, with a terminal,
-    /// gives that to `console`. Its init becomes the supervisor's child; its process id.
+    /// Makes the container and lets its program run, with this process's standard descriptors, or, at a terminal, gives
+    /// that to `console`. Its init becomes the supervisor's child. Returns init's process id.
     fn run(&self, spec: &Spec, console: Option<OwnedFd>) -> Result<i32, RunError>;
     /// Starts a further process, with this process's standard descriptors or a terminal.
     fn exec(&self, process: Process, console: Option<OwnedFd>) -> Result<Started, RunError>;
@@ -169,9 +169,10 @@ impl Runtime for CommandLine {
             command.arg("--console-socket").arg(relay.path());
         }
         command.arg(&self.id);
-        let child = command.spawn().act(|| format!("exec with {}", self.program.display()))?;
-        if let Some(relay) = relay {
-            relay.pass_on()?;
+        let mut child = command.spawn().act(|| format!("exec with {}", self.program.display()))?;
+        if let Err(error) = relay.map_or(Ok(()), console::Relay::pass_on) {
+            let _ = child.kill();
+            return Err(error.into());
         }
         Ok(Started::Through(child, path))
     }

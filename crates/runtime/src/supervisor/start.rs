@@ -18,7 +18,7 @@ use crate::process::{receive_terminal, wait_readable};
 use crate::state::{self, State};
 use crate::syscall::process as kernel;
 
-/// A runtime that takes longer hangs on something.
+/// The longest that a runtime may take.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(55);
 
 /// A container whose program runs.
@@ -53,28 +53,28 @@ fn make(dir: &Path, order: &Order, rootfs: &Path) -> Result<Started, RunError> {
     Ok(Started { init: Pid::from_raw(pid), process, streams: ours.streams()? })
 }
 
-/// Removes what the runtime has of it. What can't be removed is found by the daemon's next sweep.
+/// Removes what the runtime keeps of the container. The daemon's next sweep removes what can't be removed here.
 pub(super) fn delete(dir: &Path, order: &Order) {
     let _ = apart(|| runtime::of(dir, order).delete().map(|()| 0));
 }
 
-/// Does something in a process of its own, and waits for it: what it needed of memory is gone with it. Gives a number
-/// back.
+/// Does something in a process of its own and waits for its result, so that the memory it needs is freed with that
+/// process.
 fn apart(act: impl FnOnce() -> Result<i32, RunError>) -> Result<i32, RunError> {
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).act(|| "make a pipe".into())?;
     match clone::fork(0, Parent::Caller).act(|| "start a process".into())? {
         clone::Side::Child => {
             drop(reader);
             clone::reset_signals();
-            let word = act().map_or_else(|error| format!("-{}", error.text), |number| format!("+{number}"));
-            let _ = File::from(writer).write_all(word.as_bytes());
+            let report = act().map_or_else(|error| format!("-{}", error.text), |number| format!("+{number}"));
+            let _ = File::from(writer).write_all(report.as_bytes());
             clone::exit(0)
         }
         clone::Side::Parent(pid, process) => {
             drop(writer);
-            let report = hear(&reader);
+            let report = read_report(&reader);
             if report.is_err() {
-                // It has said its last word, or hangs.
+                // It has failed, and is about to end, or it hangs.
                 let _ = kernel::signal(process.as_fd(), libc::SIGKILL);
             }
             let _ = waitpid(pid, None);
@@ -83,20 +83,20 @@ fn apart(act: impl FnOnce() -> Result<i32, RunError>) -> Result<i32, RunError> {
     }
 }
 
-/// One word: a container's init that waits to be started holds the other end open, so no end comes.
-fn hear(reader: &OwnedFd) -> Result<i32, RunError> {
+/// Reads once: a container's init that waits to be started holds the other end open, so the end of the pipe may not come.
+fn read_report(reader: &OwnedFd) -> Result<i32, RunError> {
     if !wait_readable(reader, PATIENCE)? {
         return Err(RunError::new(format!("failed to run the runtime: it did not end within {PATIENCE:?}")));
     }
-    let mut word = [0; 4096];
-    let count = nix::unistd::read(reader, &mut word).act(|| "hear from the runtime".into())?;
-    match word[..count].split_first() {
+    let mut report = [0; 4096];
+    let count = nix::unistd::read(reader, &mut report).act(|| "receive from the runtime".into())?;
+    match report[..count].split_first() {
         Some((b'+', number)) => {
             let number = std::str::from_utf8(number).ok().and_then(|it| it.parse().ok());
-            number.ok_or_else(|| RunError::new("failed to hear from the runtime: it said no number"))
+            number.ok_or_else(|| RunError::new("failed to receive from the runtime: it sent no number"))
         }
         Some((_, text)) => Err(RunError::new(String::from_utf8_lossy(text))),
-        None => Err(RunError::new("failed to run the runtime: it ended without a word")),
+        None => Err(RunError::new("failed to run the runtime: it ended without a report")),
     }
 }
 

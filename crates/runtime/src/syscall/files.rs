@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 /// Links are followed as if the folder were the root of everything.
 pub(crate) const IN_ROOT: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
@@ -65,6 +66,13 @@ pub(crate) fn close_on_exec_from(first: u32) -> Result<(), Errno> {
 pub(crate) fn close_from_3() {
     // SAFETY: nothing here has opened a descriptor yet, so nobody's is closed.
     let _ = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0) };
+}
+
+/// Makes reads and writes fail where they would block. This applies to all copies of the descriptor.
+pub(crate) fn set_nonblocking(descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = fcntl(descriptor, FcntlArg::F_GETFL)?;
+    let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
+    fcntl(descriptor, FcntlArg::F_SETFL(flags)).map(drop)
 }
 
 /// A copy of a descriptor that another process has (pidfd_getfd(2)).

@@ -1,16 +1,20 @@
 //! The library's side: a supervisor for each container, and a client of it. What a daemon does.
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use flota_runtime::cgroup::{Groups, hierarchies};
 use flota_runtime::process::receive_terminal;
 use flota_runtime::state::State;
-use flota_runtime::{ContainerClient, ExecSpec, ExitStatus, LogReader, Order, Program, Root, RunError};
+use flota_runtime::{
+    ContainerClient, ContainerEvent, ContainerEvents, ExecSpec, ExitStatus, LogReader, Order, Program, Root, RunError,
+};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket};
 use nix::unistd::Pid;
 use serde_json::json;
 
@@ -45,15 +49,20 @@ impl Supervised {
         Self { order, dir, bundle }
     }
 
-    pub(crate) fn try_start(&self) -> Result<(), RunError> {
+    pub(crate) fn try_start(&self) -> Result<ContainerEvents, RunError> {
         let spec = serde_json::from_value(self.bundle.config.clone()).unwrap();
         flota_runtime::start(&Program::open(program()), &self.dir, &self.order, spec)
     }
 
     #[track_caller]
     pub(crate) fn start(self) -> Self {
-        self.try_start().unwrap_or_else(|error| panic!("{error}"));
+        drop(self.start_watched());
         self
+    }
+
+    #[track_caller]
+    pub(crate) fn start_watched(&self) -> ContainerEvents {
+        self.try_start().unwrap_or_else(|error| panic!("{error}"))
     }
 
     pub(crate) fn client(&self) -> ContainerClient {
@@ -123,11 +132,80 @@ fn a_signal_ends_the_container_with_128_and_its_number() {
     container.assert_gone();
 }
 
+/// The next event; `None` when no more will come.
+fn next_event(events: &ContainerEvents) -> Option<ContainerEvent> {
+    wait_for("an event", || match events.next_event() {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+        other => Some(other.unwrap()),
+    })
+}
+
 #[test]
-fn memory_that_ran_out_is_told() {
-    let mut container = Supervised::new("head -c 60m /dev/zero | tail -c 60m | wc -c; kill -9 $$; exit 137");
+fn memory_that_ran_out_is_an_event_before_the_exit() {
+    let mut container = Supervised::new("head -c 60m /dev/zero | tail -c 60m | wc -c; read go; kill -9 $$; exit 137");
     container.bundle.set("/linux/resources/memory", json!({"limit": 16 << 20, "swap": 16 << 20}));
-    assert!(container.start().wait().out_of_memory);
+    let events = container.start_watched();
+    while next_event(&events) != Some(ContainerEvent::OutOfMemory) {}
+    let exited = std::iter::from_fn(|| next_event(&events)).last();
+    let Some(ContainerEvent::Exited(status)) = exited else { panic!("{exited:?}") };
+    assert!(status.out_of_memory);
+    assert_eq!(status, container.wait());
+}
+
+#[test]
+fn one_connection_takes_signals_and_gives_the_exit_before_it_ends() {
+    let container = Supervised::new("exec sleep 1000");
+    let of_the_start = container.start_watched();
+    // As a daemon that was restarted.
+    let anew = container.client().watch().unwrap();
+    of_the_start.kill(libc::SIGKILL).unwrap();
+    for events in [of_the_start, anew] {
+        assert!(matches!(next_event(&events), Some(ContainerEvent::Exited(ExitStatus { code: 137, .. }))));
+        assert_eq!(next_event(&events), None);
+    }
+}
+
+#[test]
+fn requests_that_arrive_together_are_all_carried_out() {
+    let script = "trap 'echo first' USR1; trap 'echo second' USR2; echo ready; while :; do usleep 500; done";
+    let container = Supervised::new(script);
+    let events = container.start_watched();
+    container.wait_line("ready");
+    // The supervisor finds both when it goes on.
+    let supervisor = Pid::from_raw(State::load(&container.dir).unwrap().unwrap().supervisor);
+    kill(supervisor, Signal::SIGSTOP).unwrap();
+    events.kill(libc::SIGUSR1).unwrap();
+    events.kill(libc::SIGUSR2).unwrap();
+    kill(supervisor, Signal::SIGCONT).unwrap();
+    container.wait_line("first");
+    container.wait_line("second");
+}
+
+#[test]
+fn process_that_does_not_begin_holds_up_no_other_request() {
+    let mut container = Supervised::new("exec sleep 1000");
+    let (runtime, asked) = (container.bundle.dir.join("runtime"), container.bundle.dir.join("asked"));
+    // A runtime that never gives a terminal.
+    let script = format!(
+        "#!/bin/sh\nfor word; do [ $word = exec ] && {{ touch {0}; while [ -e {0} ]; do sleep 0.01; done; exit 1; }}; \
+        done\nexec {1} \"$@\"\n",
+        asked.display(),
+        program().display()
+    );
+    std::fs::write(&runtime, script).unwrap();
+    std::fs::set_permissions(&runtime, std::fs::Permissions::from_mode(0o755)).unwrap();
+    container.order.runtime = Some(runtime);
+    let container = container.start();
+    let (_ours, theirs) = UnixStream::pair().unwrap();
+    let spec = ExecSpec { argv: vec!["true".into()], env: vec![], cwd: String::new(), user: String::new(), tty: true };
+    let client = container.client();
+    let starting = std::thread::spawn(move || client.exec(&spec, vec![theirs.into()]).map(drop));
+    wait_for("the process is being started", || asked.exists().then_some(()));
+    let (_reader, writer) = std::io::pipe().unwrap();
+    container.client().attach(writer.into(), None).unwrap();
+    assert!(!starting.is_finished());
+    container.client().kill(libc::SIGKILL).unwrap();
+    assert!(starting.join().unwrap().unwrap_err().text.contains("has ended"));
 }
 
 #[test]
@@ -218,7 +296,7 @@ fn a_terminal_has_the_size_that_it_is_told_and_takes_what_is_typed() {
     container.bundle.set("/process/terminal", json!(true));
     let container = container.start();
     container.wait_line("ready");
-    let mut client = container.client();
+    let client = container.client();
     client.resize(40, 100).unwrap();
     container.wait_line("40 100");
     let (_reader, output) = std::io::pipe().unwrap();
@@ -232,9 +310,9 @@ fn a_terminal_has_the_size_that_it_is_told_and_takes_what_is_typed() {
 fn with_its_supervisor_the_container_ends() {
     let container = Supervised::new("sleep 1000 & exec sleep 1000").start();
     let state = State::load(&container.dir).unwrap().unwrap();
-    let mut stream = container.client().into_stream();
+    let events = container.client().watch().unwrap();
     kill(Pid::from_raw(state.supervisor), Signal::SIGKILL).unwrap();
-    assert_eq!(stream.read(&mut [0; 64]).unwrap_or(0), 0, "the connection ends");
+    assert_eq!(next_event(&events), None, "the connection ends without an exit");
     wait_for("all its processes have ended", || container.bundle.census().processes.is_empty().then_some(()));
     assert_eq!(ExitStatus::load(&container.dir).unwrap(), None);
     container.order.groups.sweep().unwrap();
@@ -246,7 +324,7 @@ fn a_daemon_that_comes_back_finds_its_container() {
     let container = Supervised::new("exec sleep 1000").start();
     let state = State::load(&container.dir).unwrap().unwrap();
     for _ in 0..3 {
-        let mut first = container.client();
+        let first = container.client();
         let (_reader, writer) = std::io::pipe().unwrap();
         first.attach(writer.into(), None).unwrap();
         drop(first);
@@ -278,9 +356,10 @@ fn a_log_keeps_what_it_may_and_no_more() {
 #[test]
 fn nonsense_at_the_socket_harms_nobody() {
     let container = Supervised::new("exec sleep 1000").start();
-    for text in [&b"nonsense\n"[..], b"{\"Kill\":\"x\"}\n", &[b'x'; 300_000], b"\"Attach\"\n\"Attach\"\n"] {
-        let mut stream = UnixStream::connect(container.dir.join("sock")).unwrap();
-        let _ = stream.write_all(text);
+    for text in [&b"nonsense"[..], b"{\"Kill\":\"x\"}", &[b'x'; 150_000], b"\"Attach\"", b"\"Watch\"\"Watch\"", b""] {
+        let client = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        connect(client.as_raw_fd(), &UnixAddr::new(&container.dir.join("sock")).unwrap()).unwrap();
+        send(client.as_raw_fd(), text, MsgFlags::empty()).unwrap();
     }
     assert_eq!(container.exec("echo here").1, "here\n");
 }

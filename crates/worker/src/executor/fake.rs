@@ -2,22 +2,19 @@
 //! a daemon; the machine stays.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use flota_api::clock::Clock;
-use flota_api::model::ServiceSpec;
-use flota_api::proto::dispatcher::TaskAssignment;
+use flota_api::id::TaskId;
+use flota_api::model::{Assignment, ServiceSpec};
 use flota_runtime::ExitStatus;
 
-use super::{Executor, ExecutorError, FakeMachine, Prepared, Running};
-
-/// What a program was told to fail with.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct FakeError(String);
+use super::machine::Act;
+use super::{Cause, Draft, Executor, ExecutorError, FakeMachine, PrepareStep, Running};
 
 /// Runs tasks on a [`FakeMachine`].
 #[derive(Clone, Debug)]
@@ -31,11 +28,11 @@ impl FakeExecutor {
     pub fn new(machine: FakeMachine, clock: Clock) -> Self {
         Self { machine, clock }
     }
+}
 
-    fn status(&self, (at, code): (Instant, i32)) -> ExitStatus {
-        let ago = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
-        ExitStatus { code, out_of_memory: false, at: self.clock.now().0.saturating_sub(ago) }
-    }
+fn exit_status(clock: &Clock, (at, code): (Instant, i32)) -> ExitStatus {
+    let ago = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
+    ExitStatus { code, out_of_memory: false, at: clock.now().0.saturating_sub(ago) }
 }
 
 /// Sleeps; not at all for no time, where tokio's timer would take up to a millisecond.
@@ -45,77 +42,109 @@ async fn pause(time: Duration) {
     }
 }
 
-impl Executor for FakeExecutor {
-    fn sweep(&self, known: &BTreeSet<String>) {
-        for task in self.machine.tasks().iter().filter(|task| !known.contains(*task)) {
-            self.machine.kill(task);
-            self.machine.clean(task);
-        }
+/// Plays the fetching of an image.
+#[derive(Debug)]
+struct FakeImage(FakeMachine);
+
+impl PrepareStep for FakeImage {
+    fn name(&self) -> &'static str {
+        "image"
     }
 
-    fn accept(&self, _: &TaskAssignment) {}
-
-    fn prepare<'a>(
-        &'a self,
-        assignment: &'a TaskAssignment,
-        pinned: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Prepared, ExecutorError>> {
+    fn prepare<'a>(&'a self, task: &'a Assignment, draft: &'a mut Draft) -> BoxFuture<'a, Result<(), ExecutorError>> {
         Box::pin(async move {
-            let program = self.machine.program(&assignment.service_name, &assignment.task_id);
+            let program = self.0.program(&task.service_name, task.task_id.as_str());
+            self.0.prepare(task.task_id.as_str(), self.name(), None);
             pause(program.prepare_delay).await;
-            if let Some(why) = program.prepare_error {
-                return Err(ExecutorError::Transient(Box::new(FakeError(why))));
+            if let Some(error) = self.0.failure(task.task_id.as_str(), Act::Prepare, program.prepare_failure) {
+                return Err(ExecutorError::Transient(error.into()));
             }
-            let source = assignment.image.as_ref().map(|image| image.digest.clone());
-            let image = || assignment.spec.as_ref().map(|spec| format!("digest of {}", spec.image)).unwrap_or_default();
-            let digest = source.or_else(|| pinned.map(str::to_owned)).unwrap_or_else(image);
-            Ok(Prepared { digest, ..Prepared::default() })
+            let source = task.image.as_ref().map(|image| image.digest.clone());
+            let digest = source.or_else(|| draft.digest.take());
+            draft.digest = Some(digest.unwrap_or_else(|| format!("digest of {}", task.spec.image)));
+            Ok(())
         })
     }
 
-    fn start<'a>(
-        &'a self,
-        assignment: &'a TaskAssignment,
-        _: &'a ServiceSpec,
-        _: Prepared,
-    ) -> BoxFuture<'a, Result<(), ExecutorError>> {
-        Box::pin(async move {
-            let program = self.machine.program(&assignment.service_name, &assignment.task_id);
-            pause(program.start_delay).await;
-            if let Some(why) = program.start_error {
-                return Err(ExecutorError::Final(Box::new(FakeError(why))));
+    fn undo<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
+        self.0.undo(task.as_str(), self.name());
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+/// Plays the place of a container.
+#[derive(Debug)]
+struct FakeContainer(FakeMachine);
+
+impl PrepareStep for FakeContainer {
+    fn name(&self) -> &'static str {
+        "container"
+    }
+
+    fn prepare<'a>(&'a self, task: &'a Assignment, _: &'a mut Draft) -> BoxFuture<'a, Result<(), ExecutorError>> {
+        let program = self.0.program(&task.service_name, task.task_id.as_str());
+        self.0.prepare(task.task_id.as_str(), self.name(), program.undo_failure);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// A container that runs stays: it is what a daemon must not forget.
+    fn undo<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
+        let undone = match self.0.undo(task.as_str(), self.name()) {
+            Some(error) => Err(error.into()),
+            None => {
+                self.0.clean(task.as_str());
+                Ok(())
             }
-            self.machine.start(&assignment.task_id, &assignment.service_name, assignment.slot, &program);
+        };
+        Box::pin(std::future::ready(undone))
+    }
+}
+
+impl Executor for FakeExecutor {
+    fn leftovers(&self) -> BTreeSet<TaskId> {
+        self.machine.tasks().into_iter().map(Into::into).collect()
+    }
+
+    fn accept(&self, _: &Assignment) {}
+
+    fn steps(&self) -> Vec<Arc<dyn PrepareStep>> {
+        vec![Arc::new(FakeImage(self.machine.clone())), Arc::new(FakeContainer(self.machine.clone()))]
+    }
+
+    fn start<'a>(&'a self, assignment: &'a Assignment, _: &'a Draft) -> BoxFuture<'a, Result<(), ExecutorError>> {
+        Box::pin(async move {
+            let (task, service) = (assignment.task_id.as_str(), assignment.service_name.as_str());
+            let program = self.machine.program(service, task);
+            pause(program.start_delay).await;
+            if let Some(error) = self.machine.failure(task, Act::Start, program.start_failure.clone()) {
+                return Err(ExecutorError::Final(error.into()));
+            }
+            self.machine.start(task, service, assignment.slot, &program);
             pause(program.answer_delay).await;
             Ok(())
         })
     }
 
-    fn attach<'a>(&'a self, task: &'a str) -> Option<Running<'a>> {
-        let age = self.machine.started(task)?.elapsed();
-        Some(Running { age, end: Box::pin(async move { self.status(self.machine.wait(task).await) }) })
+    fn attach(&self, task: &TaskId) -> Option<Running> {
+        let age = self.machine.started(task.as_str())?.elapsed();
+        let (machine, clock, task) = (self.machine.clone(), self.clock.clone(), task.clone());
+        Some(Running { age, end: Box::pin(async move { exit_status(&clock, machine.wait(task.as_str()).await) }) })
     }
 
-    fn ended(&self, task: &str) -> Option<ExitStatus> {
-        self.machine.ended(task).map(|end| self.status(end))
+    fn ended(&self, task: &TaskId) -> Option<ExitStatus> {
+        self.machine.ended(task.as_str()).map(|end| exit_status(&self.clock, end))
     }
 
-    fn stop(&self, task: &str, _: &ServiceSpec, _: Option<&str>) {
-        self.machine.stop(task);
+    fn stop(&self, task: &TaskId, _: &ServiceSpec, _: Option<&str>) {
+        self.machine.stop(task.as_str());
     }
 
-    fn kill(&self, task: &str) {
-        self.machine.kill(task);
+    fn kill(&self, task: &TaskId) {
+        self.machine.kill(task.as_str());
     }
 
-    fn clean<'a>(&'a self, task: &'a str) -> BoxFuture<'a, ()> {
-        Box::pin(async move { self.machine.clean(task) })
-    }
-
-    fn remove<'a>(&'a self, task: &'a str) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            self.machine.kill(task);
-            self.machine.clean(task);
-        })
+    fn remove<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
+        self.machine.forget(task.as_str());
+        Box::pin(std::future::ready(Ok(())))
     }
 }

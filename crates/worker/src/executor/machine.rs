@@ -2,7 +2,7 @@
 //! its containers run on, and gives it to the next daemon. A container ends by time alone, computed when somebody
 //! looks, so no task of a daemon that was killed is needed for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use tokio::time::Instant;
 pub struct FakeProgram {
     /// How long it takes to bring the image here.
     pub prepare_delay: Duration,
-    /// Why the image can't be brought here. Each try fails; the task is rejected after the last.
-    pub prepare_error: Option<String>,
+    /// Whether the image can't be brought here. Its task is rejected after some tries, unless a later one succeeds.
+    pub prepare_failure: Option<FakeFailure>,
     /// How long it takes until the container runs.
     pub start_delay: Duration,
-    /// Why the container can't be started: its task is rejected.
-    pub start_error: Option<String>,
-    /// How long the daemon does not know yet that the container runs: a daemon that is killed meanwhile leaves a
-    /// container that it has not noted as running.
+    /// Whether the container can't be started: its task is rejected then.
+    pub start_failure: Option<FakeFailure>,
+    /// How long the daemon does not know that the container runs. A daemon that is killed in that time leaves a container
+    /// that it has not recorded as running.
     pub answer_delay: Duration,
     /// How long the program runs until it ends by itself; `None`: until it is stopped.
     pub runs: Option<Duration>,
@@ -29,6 +29,29 @@ pub struct FakeProgram {
     pub exit_code: i32,
     /// What it does when it is asked to stop.
     pub on_stop: OnStop,
+    /// Whether what an ended container leaves can't be removed.
+    pub undo_failure: Option<FakeFailure>,
+}
+
+/// An act on a task that fails, always or some times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FakeFailure {
+    /// Why it fails.
+    pub error: String,
+    /// How many times it fails for each task before it succeeds; `None`: always.
+    pub times: Option<u32>,
+}
+
+impl FakeFailure {
+    /// Fails always.
+    pub fn always(error: &str) -> Self {
+        Self { error: error.to_owned(), times: None }
+    }
+
+    /// Fails the first few times for each task.
+    pub fn first(times: u32, error: &str) -> Self {
+        Self { error: error.to_owned(), times: Some(times) }
+    }
 }
 
 impl Default for FakeProgram {
@@ -36,13 +59,14 @@ impl Default for FakeProgram {
     fn default() -> Self {
         Self {
             prepare_delay: Duration::ZERO,
-            prepare_error: None,
+            prepare_failure: None,
             start_delay: Duration::ZERO,
-            start_error: None,
+            start_failure: None,
             answer_delay: Duration::ZERO,
             runs: None,
             exit_code: 0,
             on_stop: OnStop::Exit { after: Duration::ZERO, code: 143 },
+            undo_failure: None,
         }
     }
 }
@@ -112,9 +136,21 @@ struct Inner {
     boot: u64,
     programs: BTreeMap<String, FakeProgram>,
     default_program: FakeProgram,
-    /// By the order of their starts. A task may have several, if its daemon starts one while another runs.
+    /// In the order of their starts. A task has several if its daemon starts one while another runs.
     containers: Vec<Container>,
     events: Vec<MachineEvent>,
+    /// What was prepared and not undone, by task and step, and whether that fails.
+    prepared: BTreeMap<(String, &'static str), Option<FakeFailure>>,
+    /// How often each act has failed.
+    failures: BTreeMap<(String, Act), u32>,
+}
+
+/// What can be told to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Act {
+    Prepare,
+    Start,
+    Undo,
 }
 
 #[derive(Clone, Debug)]
@@ -169,6 +205,7 @@ impl FakeMachine {
             }
             inner.settle();
             inner.containers.clear();
+            inner.prepared.clear();
         });
         self.changed.notify_waiters();
     }
@@ -184,12 +221,12 @@ impl FakeMachine {
         self.with(|inner| inner.default_program = program);
     }
 
-    /// What runs now.
+    /// Returns the containers that run.
     pub fn running(&self) -> Vec<RunningSlot> {
         self.with(|inner| inner.containers.iter().filter(|it| !it.has_ended).map(|it| it.running.clone()).collect())
     }
 
-    /// Every start and end since the last call, in the order of their times.
+    /// Returns every start and end since the last call, in the order of their times.
     pub fn take_events(&self) -> Vec<MachineEvent> {
         self.with(|inner| std::mem::take(&mut inner.events))
     }
@@ -233,12 +270,12 @@ impl FakeMachine {
         });
     }
 
-    /// When the task's last container was started, if it runs.
+    /// Returns when the task's last container was started, if it runs.
     pub(super) fn started(&self, task: &str) -> Option<Instant> {
         self.with(|inner| inner.last(task).filter(|it| !it.has_ended).map(|it| it.running.since))
     }
 
-    /// When and with which exit code the task's last container ended.
+    /// Returns when and with which exit code the task's last container ended.
     pub(super) fn ended(&self, task: &str) -> Option<(Instant, i32)> {
         self.with(|inner| inner.last(task).filter(|it| it.has_ended).and_then(|it| it.end))
     }
@@ -275,8 +312,42 @@ impl FakeMachine {
         self.with(|inner| inner.containers.retain(|it| it.running.task != task || !it.has_ended));
     }
 
-    /// Tasks of which something is here.
-    pub(super) fn tasks(&self) -> Vec<String> {
-        self.with(|inner| inner.containers.iter().map(|it| it.running.task.clone()).collect())
+    /// Returns the tasks of which a container or something prepared is here.
+    pub fn tasks(&self) -> BTreeSet<String> {
+        self.with(|inner| {
+            let containers = inner.containers.iter().map(|it| &it.running.task);
+            containers.chain(inner.prepared.keys().map(|(task, _)| task)).cloned().collect()
+        })
+    }
+
+    /// Takes note of what a step has prepared; `undo`: whether removing it fails.
+    pub(super) fn prepare(&self, task: &str, step: &'static str, undo: Option<FakeFailure>) {
+        self.with(|inner| inner.prepared.insert((task.to_owned(), step), undo));
+    }
+
+    /// Removes what a step has prepared. Returns why that fails, if it does.
+    pub(super) fn undo(&self, task: &str, step: &'static str) -> Option<String> {
+        let key = (task.to_owned(), step);
+        let failure = self.with(|inner| inner.prepared.get(&key).cloned().flatten());
+        let error = self.failure(task, Act::Undo, failure);
+        if error.is_none() {
+            self.with(|inner| inner.prepared.remove(&key));
+        }
+        error
+    }
+
+    /// Returns the error if the act fails this time.
+    pub(super) fn failure(&self, task: &str, act: Act, failure: Option<FakeFailure>) -> Option<String> {
+        let failure = failure?;
+        self.with(|inner| {
+            let failed = inner.failures.entry((task.to_owned(), act)).or_default();
+            *failed += 1;
+            failure.times.is_none_or(|times| *failed <= times).then_some(failure.error)
+        })
+    }
+
+    /// Forgets how often acts on the task have failed.
+    pub(super) fn forget(&self, task: &str) {
+        self.with(|inner| inner.failures.retain(|(it, _), _| it != task));
     }
 }

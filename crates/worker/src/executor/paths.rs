@@ -1,9 +1,11 @@
 //! Where the files and control groups of this node's tasks are, and how they are removed. All of it blocks: callers
-//! within the runtime use `spawn_blocking`, except for single looks at a file in memory.
+//! within tokio use `spawn_blocking`, except for single looks at a file in memory.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
+use flota_api::id::{TaskId, is_id};
 use flota_runtime::cgroup::{Groups, Hierarchy};
 
 /// The folders and control groups of a worker's tasks.
@@ -18,47 +20,39 @@ pub(crate) struct TaskPaths {
 }
 
 impl TaskPaths {
-    pub(crate) fn run_folder(&self, task: &str) -> PathBuf {
-        self.run_dir.join("tasks").join(task)
+    pub(crate) fn run_folder(&self, task: &TaskId) -> PathBuf {
+        self.run_dir.join("tasks").join(task.as_str())
     }
 
-    pub(crate) fn data_folder(&self, task: &str) -> PathBuf {
-        self.data_dir.join("tasks").join(task)
+    pub(crate) fn data_folder(&self, task: &TaskId) -> PathBuf {
+        self.data_dir.join("tasks").join(task.as_str())
     }
 
-    /// Where the task's output is.
-    pub(crate) fn log(&self, task: &str) -> PathBuf {
+    /// The file that holds the task's output.
+    pub(crate) fn log(&self, task: &TaskId) -> PathBuf {
         self.data_folder(task).join("log")
     }
 
-    pub(crate) fn cgroups(&self, task: &str) -> Groups {
-        Groups::below(&self.hierarchies, &self.cgroup_parent, task)
+    pub(crate) fn cgroups(&self, task: &TaskId) -> Groups {
+        Groups::below(&self.hierarchies, &self.cgroup_parent, task.as_str())
     }
 
-    /// Removes what an ended container leaves, except its output.
-    pub(crate) fn clean(&self, task: &str) {
-        let data = self.data_folder(task);
-        let _ = std::fs::remove_dir_all(self.run_folder(task));
-        for name in ["upper", "work", "merged", "root"] {
-            let _ = std::fs::remove_dir_all(data.join(name));
-        }
-    }
-
-    /// Kills what still runs of a task and removes everything of it.
-    pub(crate) fn remove(&self, task: &str) {
-        let _ = self.cgroups(task).sweep();
-        self.clean(task);
-        let _ = std::fs::remove_dir_all(self.data_folder(task));
-    }
-
-    /// Tasks of which something is here.
-    pub(crate) fn leftovers(&self) -> BTreeSet<String> {
+    /// Returns the tasks of which a folder or a control group is here.
+    pub(crate) fn leftovers(&self) -> BTreeSet<TaskId> {
         let cgroups = self.hierarchies.iter().map(|it| it.root.join(&self.cgroup_parent));
         let folders = [self.run_dir.join("tasks"), self.data_dir.join("tasks")].into_iter().chain(cgroups);
         let names = |folder: PathBuf| {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
             entries.filter(|entry| entry.path().is_dir()).filter_map(|entry| entry.file_name().into_string().ok())
         };
-        folders.flat_map(names).filter(|it| flota_api::id::is_id(it)).collect()
+        folders.flat_map(names).filter(|it| is_id(it)).map(Into::into).collect()
+    }
+}
+
+/// Removes a folder and everything in it; one that is not there is removed already.
+pub(super) fn remove_folder(folder: &Path) -> io::Result<()> {
+    match fs_err::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }

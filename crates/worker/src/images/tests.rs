@@ -1,12 +1,6 @@
-#![allow(clippy::disallowed_methods, reason = "the certificates of a test are as good as the machine's clock")]
-
-use tokio::sync::oneshot;
-
 use super::*;
-use flota_api::id::{ClusterId, NodeId};
-use flota_api::model::Role;
-use flota_api::proto::dispatcher::Peer as WirePeer;
-use flota_identity::{Identity, KeyPair, RootCa};
+use crate::test_cluster::TestCluster;
+use flota_api::model::{NodeAddress, Role};
 
 /// How a holder gives what it has.
 #[derive(Clone, Copy, Debug)]
@@ -61,21 +55,13 @@ impl ImageStoreRpc for Holder {
 /// Fetches a blob of 10,000 bytes from such holders, in turn: what came of it, and from which offsets each was asked.
 async fn fetch(holders: &[Gives]) -> (Result<(), String>, Vec<Vec<u64>>) {
     let blob: Vec<u8> = (0..10_000u32).map(|number| u8::try_from(number * 7 % 251).expect("it is small")).collect();
-    let cluster = ClusterId::random(&mut rand::rng());
-    let ca = RootCa::generate(&cluster, std::time::SystemTime::now()).expect("a CA");
-    let identity = || {
-        let key = KeyPair::generate().expect("a key");
-        let (request, node) = (key.signing_request().expect("a request"), NodeId::random(&mut rand::rng()));
-        let certificate =
-            ca.sign(&request, &node, Role::Worker, &cluster, std::time::SystemTime::now()).expect("signed");
-        Identity::new(certificate, key.to_der(), ca.certificate().to_vec()).expect("an identity")
-    };
+    let cluster = TestCluster::new();
     let (mut peers, mut asked) = (Vec::new(), Vec::new());
     for gives in holders {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound").to_string();
-        peers.push(WirePeer { address, ..WirePeer::default() });
-        let (incoming, _) = flota_identity::incoming(listener, &identity(), None).expect("TLS");
+        peers.push(NodeAddress { address, ..NodeAddress::default() });
+        let (incoming, _) = flota_identity::incoming(listener, &cluster.identity(Role::Worker), None).expect("TLS");
         let holder = Holder { blob: blob.clone(), gives: *gives, asked: Arc::default() };
         asked.push(Arc::clone(&holder.asked));
         let server = tonic::transport::Server::builder().add_service(ImageStoreServer::new(holder));
@@ -85,16 +71,8 @@ async fn fetch(holders: &[Gives]) -> (Result<(), String>, Vec<Vec<u64>>) {
     let store = ImageStore::open(dir.path(), true).expect("a folder");
     let (digest, _) = store.blobs.put(blob.as_slice(), None).expect("stored");
     store.blobs.remove(&digest);
-    let images = Images {
-        store,
-        dialer: Dialer::new(&identity()).expect("its own key"),
-        reporter: Reporter::default(),
-        grant_key: Arc::default(),
-        fetching: Arc::default(),
-        changing: Arc::default(),
-        unwanted: Arc::default(),
-        clock: Clock::system(),
-    };
+    let dialer = Dialer::new(&cluster.identity(Role::Worker)).expect("its own key");
+    let images = Images::new(store, dialer, Reporter::default(), Clock::system());
     let source = ImageSource { digest: digest.clone(), holders: peers, grant: None };
     let fetched = images.fetch_blob(&source, &digest, 10_000).await.map_err(|error| error.to_string());
     assert_eq!(images.store.blobs.has(&digest), fetched.is_ok(), "it is there whole, or not at all");
@@ -117,38 +95,4 @@ async fn a_holder_that_gives_something_else_does_not_spoil_what_the_others_give(
     assert!(fetched.expect_err("nobody gave it").contains("damaged"));
     let (fetched, _) = fetch(&[Gives::TooMuch]).await;
     assert!(fetched.expect_err("it has a size").contains("more than the 10000 bytes"));
-}
-
-#[tokio::test]
-async fn a_fetch_of_one_image_does_not_wait_for_another() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let store = ImageStore::open(dir.path(), true).expect("a folder");
-    let cluster = ClusterId::random(&mut rand::rng());
-    let ca = RootCa::generate(&cluster, std::time::SystemTime::now()).expect("a CA");
-    let key = KeyPair::generate().expect("a key");
-    let request = key.signing_request().expect("a request");
-    let certificate =
-        ca.sign(&request, &"n".into(), Role::Worker, &cluster, std::time::SystemTime::now()).expect("signed");
-    let identity = Identity::new(certificate, key.to_der(), ca.certificate().to_vec()).expect("an identity");
-    let images = Images {
-        store,
-        dialer: Dialer::new(&identity).expect("its own key"),
-        reporter: Reporter::default(),
-        grant_key: Arc::default(),
-        fetching: Arc::default(),
-        changing: Arc::default(),
-        unwanted: Arc::default(),
-        clock: Clock::system(),
-    };
-    let held = images.alone_with("one").await;
-    let other = timeout(Duration::from_secs(60), images.alone_with("two")).await;
-    assert!(other.is_ok());
-    let (sender, receiver) = oneshot::channel();
-    let waiting = images.clone();
-    tokio::spawn(async move {
-        let _guard = waiting.alone_with("one").await;
-        let _ = sender.send(());
-    });
-    drop(held);
-    timeout(Duration::from_secs(60), receiver).await.expect("in time").expect("the same one waits its turn");
 }

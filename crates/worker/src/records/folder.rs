@@ -1,4 +1,4 @@
-//! Records as an earlier version kept them: one sealed file for each task. Only read, to be taken over.
+//! Records as an earlier version kept them: one encrypted file for each task. They are only read, to be imported.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use flota_api::seal::Sealer;
 
 use super::{Record, sealed_as};
 
-/// A file that is longer is not ours.
+/// A longer file is not a record.
 const BOUND: u64 = 1 << 20;
 
-/// The folder of records.
+/// A folder of records.
 #[derive(Debug)]
 pub(super) struct FolderRecords {
     dir: PathBuf,
@@ -22,17 +22,17 @@ impl FolderRecords {
         Self { dir: dir.to_owned(), sealer }
     }
 
-    /// Every record that can be read; the others are logged.
+    /// Returns every record that can be read, and logs the others.
     pub(super) fn load(&self) -> Vec<Record> {
         let mut found = Vec::new();
         for (path, name) in self.files().unwrap_or_default() {
-            // What was being written when the daemon ended: the record before it is there too.
+            // The daemon ended while it wrote this: the record before it is there too.
             if name.ends_with(".new") {
                 continue;
             }
             match self.read(&path, &name) {
                 Ok(record) => found.push(record),
-                Err(error) => tracing::warn!(task.id = name, %error, "a task's record is damaged and dropped"),
+                Err(error) => tracing::warn!(task.id = name, %error, "dropping a task's damaged record"),
             }
         }
         found

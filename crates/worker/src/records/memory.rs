@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use flota_api::id::TaskId;
+
 use super::{Record, TaskRecords};
 
 /// A task database in memory.
 #[derive(Clone, Debug, Default)]
-pub struct MemoryRecords(Arc<Mutex<BTreeMap<String, Record>>>);
+pub struct MemoryRecords(Arc<Mutex<BTreeMap<TaskId, Record>>>);
 
 impl MemoryRecords {
     /// Loses every record, as a machine does whose disk was replaced.
@@ -24,7 +26,7 @@ impl TaskRecords for MemoryRecords {
         Ok(())
     }
 
-    fn remove(&self, task: &str) {
+    fn remove(&self, task: &TaskId) {
         self.0.lock().expect("no holder panics").remove(task);
     }
 

@@ -1,4 +1,5 @@
-//! Records in one sled tree, sealed. sled writes without fsync: what is saved outlives the daemon, not the power.
+//! Records in one sled tree, encrypted. sled writes without fsync: what is saved outlives the daemon, but not a power
+//! failure.
 //!
 //! A record is sealed as a whole and kept in parts: a leaf of sled holds up to 17 values before it splits, and a page
 //! over 128 KiB would go to a file of its own. Key: the task's id, a zero, and the part's number, big endian.
@@ -17,6 +18,7 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::time::Instant;
 
+use flota_api::id::TaskId;
 use flota_api::seal::Sealer;
 
 use super::folder::FolderRecords;
@@ -28,11 +30,11 @@ const PART: usize = 4 << 10;
 const CACHE: u64 = 4 << 20;
 /// Records in one batch.
 const BATCH: usize = 256;
-/// Damaged databases that are kept to be looked at.
+/// How many damaged databases are kept for inspection.
 const DAMAGED_KEPT: usize = 3;
-/// The key of a record that every database has. It is before every task's.
+/// The key of an entry that every database has. It sorts before the keys of tasks.
 const MARK: &[u8] = &[0];
-/// How long sled may hold a database that was closed.
+/// How long sled may hold the lock of a database that was closed.
 const UNLOCK_WAIT: Duration = Duration::from_secs(2);
 /// The database's folder within that of the records. Beside it are the files of an earlier version, if there are any.
 const DATABASE: &str = "sled";
@@ -50,9 +52,9 @@ pub(crate) struct SledRecords {
 enum Open {
     /// Its default tree holds the records.
     Yes(sled::Db),
-    /// An operation failed: it is opened again.
+    /// An operation failed: the database is opened again at the next one.
     Failed,
-    /// For good.
+    /// The worker has closed it for good.
     Closed,
 }
 
@@ -66,10 +68,10 @@ enum OpenError {
 }
 
 impl SledRecords {
-    /// Opens or makes the database in this folder, and takes over the files of an earlier version.
+    /// Opens or creates the database in this folder, and imports the files of an earlier version.
     ///
     /// # Errors
-    /// An I/O error. Damage is none: a damaged database is put aside and a new one begun, as the leader sends
+    /// An I/O error. Damage is not an error: a damaged database is put aside and a new one created, as the leader sends
     /// everything again.
     pub(crate) fn open(dir: &Path, sealer: Sealer) -> io::Result<Self> {
         fs_err::create_dir_all(dir)?;
@@ -77,7 +79,7 @@ impl SledRecords {
         let db = match open_and_verify(&path) {
             Err(OpenError::Damaged(why)) => {
                 let aside = put_aside(dir, &path)?;
-                tracing::error!(why, aside = %aside.display(), "the task database is damaged: it is put aside, and a new one is begun");
+                tracing::error!(why, aside = %aside.display(), "the task database is damaged and was put aside; a new one is created");
                 open_and_verify(&path)
             }
             other => other,
@@ -88,13 +90,13 @@ impl SledRecords {
         Ok(records)
     }
 
-    /// Takes over what an earlier version kept. Its files go last: after a crash in between this is done once more,
-    /// before any task has gone on.
+    /// Imports what an earlier version kept. Its files are removed last: after a crash in between they are imported
+    /// again, before any task continues.
     fn convert(&self, old: &FolderRecords) -> io::Result<()> {
         let found = old.load();
         if !found.is_empty() {
             self.save(&found)?;
-            tracing::info!(tasks = found.len(), "records of tasks were taken over from an earlier version");
+            tracing::info!(tasks = found.len(), "imported records of tasks from an earlier version");
         }
         old.clear()
     }
@@ -103,13 +105,13 @@ impl SledRecords {
         self.open.lock().expect("panics under the lock are caught")
     }
 
-    /// Does something with the tree and waits until it is with the kernel. After a failure everything is refused by
-    /// sled, so that the database is opened once more, and the work is tried again.
+    /// Runs `work` on the tree and waits until the kernel has the result. sled refuses everything after a failure, so
+    /// the database is opened once more then, and the work is tried again.
     fn write(&self, work: impl Fn(&sled::Tree) -> sled::Result<()>) -> io::Result<()> {
         let mut open = self.lock();
         if let Open::Yes(db) = &*open {
             let Err(error) = guarded(|| work(db).and_then(|()| db.flush().map(drop))) else { return Ok(()) };
-            tracing::warn!(%error, "the task database failed: it is opened again");
+            tracing::warn!(%error, "the task database failed and is opened again");
             close(std::mem::replace(&mut *open, Open::Failed), &self.path);
         }
         if matches!(*open, Open::Closed) {
@@ -125,7 +127,7 @@ impl SledRecords {
     }
 
     fn add(&self, tree: &sled::Tree, batch: &mut sled::Batch, record: &Record) -> sled::Result<()> {
-        let task = &record.assignment.task_id;
+        let task = record.assignment.task_id.as_str();
         let sealed = self.sealer.seal(&sealed_as(task), &record.encode());
         let mut count = 0;
         for part in sealed.chunks(PART) {
@@ -153,23 +155,23 @@ impl TaskRecords for SledRecords {
         })
     }
 
-    fn remove(&self, task: &str) {
+    fn remove(&self, task: &TaskId) {
         let removed = self.write(|tree| {
             let mut batch = sled::Batch::default();
-            for part in tree.range(key(task, 0)..=key(task, u32::MAX)).keys() {
+            for part in tree.range(key(task.as_str(), 0)..=key(task.as_str(), u32::MAX)).keys() {
                 batch.remove(part?);
             }
             tree.apply_batch(batch)
         });
         if let Err(error) = removed {
-            tracing::error!(task.id = task, %error, "a task's record could not be removed");
+            tracing::error!(task.id = %task, %error, "failed to remove a task's record");
         }
     }
 
     fn load(&self) -> Vec<Record> {
         let parts = match &*self.lock() {
             Open::Yes(db) => guarded(|| read_parts(db)).unwrap_or_else(|error| {
-                tracing::error!(%error, "the task database can't be read");
+                tracing::error!(%error, "failed to read the task database");
                 BTreeMap::new()
             }),
             Open::Failed | Open::Closed => return Vec::new(),
@@ -180,8 +182,8 @@ impl TaskRecords for SledRecords {
             match plain.and_then(|plain| Record::decode(&plain)) {
                 Ok(record) => found.push(record),
                 Err(error) => {
-                    tracing::warn!(task.id = task, %error, "a task's record is damaged and dropped");
-                    self.remove(&task);
+                    tracing::warn!(task.id = task, %error, "dropping a task's damaged record");
+                    self.remove(&task.into());
                 }
             }
         }
@@ -199,16 +201,16 @@ impl Drop for SledRecords {
     }
 }
 
-/// Closes the database, if it is open, and waits until its lock is free: threads of sled's own may hold it for a moment.
+/// Closes the database, if it is open, and waits until its lock is free: sled's own threads may hold it for a moment.
 fn close(open: Open, path: &Path) {
     let Open::Yes(db) = open else { return };
-    // sled writes when the last handle goes, and panics if it can't.
+    // sled writes when the last handle is dropped, and panics if that fails.
     let closed = guarded(move || {
         drop(db);
         Ok(())
     });
     if let Err(error) = closed {
-        tracing::warn!(%error, "the task database could not be closed in order");
+        tracing::warn!(%error, "failed to close the task database");
     }
     let begin = Instant::now();
     while is_locked(&path.join("db")) && begin.elapsed() < UNLOCK_WAIT {
@@ -216,7 +218,7 @@ fn close(open: Open, path: &Path) {
     }
 }
 
-/// Whether somebody holds the file's lock.
+/// Whether anyone holds the file's lock.
 fn is_locked(file: &Path) -> bool {
     let locked = std::fs::File::open(file).map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock));
     matches!(locked, Ok(Err(_)))
@@ -226,7 +228,7 @@ fn key(task: &str, part: u32) -> Vec<u8> {
     [task.as_bytes(), &[0], &part.to_be_bytes()].concat()
 }
 
-/// The sealed record of each task. A part that is missing makes a record that its seal refuses.
+/// Returns the encrypted record of each task. A record that lacks a part fails to decrypt.
 fn read_parts(tree: &sled::Tree) -> sled::Result<BTreeMap<String, Vec<u8>>> {
     let mut found = BTreeMap::<String, Vec<u8>>::new();
     for entry in tree.range::<&[u8], _>((Bound::Excluded(MARK), Bound::Unbounded)) {
@@ -237,7 +239,7 @@ fn read_parts(tree: &sled::Tree) -> sled::Result<BTreeMap<String, Vec<u8>>> {
     Ok(found)
 }
 
-/// Runs what may panic over damage.
+/// Runs sled code that may panic when the database is damaged.
 fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> sled::Result<T> {
     // A database that panicked is closed, so that nobody sees what the panic left.
     let done = std::panic::catch_unwind(AssertUnwindSafe(work));
@@ -249,7 +251,7 @@ fn open_database(path: &Path) -> sled::Result<sled::Db> {
     guarded(|| config.flush_every_ms(None).open())
 }
 
-/// Opens the database and reads all of it: damage must show now, and not when a task is saved.
+/// Opens the database and reads all of it, so that damage shows now and not when a task is saved.
 fn open_and_verify(path: &Path) -> Result<sled::Db, OpenError> {
     let is_new = !path.join("db").exists();
     let opened = open_database(path).and_then(|db| match guarded(|| verify(&db, is_new)) {
@@ -260,7 +262,7 @@ fn open_and_verify(path: &Path) -> Result<sled::Db, OpenError> {
         }
     });
     opened.map_err(|error| match error {
-        // sled finds a file that is too short by reading past its end.
+        // sled notices that a file is too short by reading past its end.
         sled::Error::Io(error)
             if !matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData) =>
         {
@@ -270,7 +272,7 @@ fn open_and_verify(path: &Path) -> Result<sled::Db, OpenError> {
     })
 }
 
-/// Reads everything. sled takes some damage for an empty database: then the mark is not there.
+/// Reads everything. sled takes some damage for an empty database: the mark is missing then.
 fn verify(tree: &sled::Tree, is_new: bool) -> sled::Result<()> {
     if is_new {
         tree.insert(MARK, &[])?;
@@ -282,7 +284,7 @@ fn verify(tree: &sled::Tree, is_new: bool) -> sled::Result<()> {
     read_parts(tree).map(drop)
 }
 
-/// Moves the database out of the way, and removes the oldest of those that were before.
+/// Moves the database out of the way, and removes the oldest of those that were moved before.
 fn put_aside(dir: &Path, database: &Path) -> io::Result<PathBuf> {
     let name = |number: u64| {
         let mut name = dir.file_name().unwrap_or_default().to_owned();

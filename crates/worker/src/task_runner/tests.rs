@@ -1,130 +1,10 @@
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use tokio::sync::watch;
-
 use super::*;
-use crate::executor::{FakeExecutor, FakeMachine, FakeProgram, OnStop, WhatHappened};
-use crate::records::MemoryRecords;
-use crate::task_pool::TaskPool;
+use crate::executor::{FakeFailure, FakeProgram, OnStop, WhatHappened};
+use crate::fake_node::{HOUR, Node, SECOND, full_set, task};
 use flota_api::model::{RestartCondition, RestartPolicy};
-use flota_api::proto::dispatcher::Assignments;
 
-const HOUR: Duration = Duration::from_secs(3600);
-const SECOND: Duration = Duration::from_secs(1);
-/// Of tokio's timer.
+/// How long tokio's timer may be late.
 const TICK: Duration = Duration::from_millis(2);
-
-/// A node: what outlives its daemon, and a wall clock that the test sets.
-struct Node {
-    machine: FakeMachine,
-    records: MemoryRecords,
-    /// What the wall clock showed when the node was made, with every step since.
-    wall: Arc<AtomicU64>,
-    made: Instant,
-}
-
-/// A daemon on it, as far as it runs tasks.
-struct Daemon {
-    pool: TaskPool,
-    reporter: Reporter,
-    spawned: Spawned,
-    latest: BTreeMap<String, TaskStatus>,
-    _contact: watch::Sender<Contact>,
-}
-
-impl Node {
-    fn new() -> Self {
-        let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
-        Self { machine: FakeMachine::new("m"), records: MemoryRecords::default(), wall, made: Instant::now() }
-    }
-
-    /// With a program for every container.
-    fn with(program: FakeProgram) -> Self {
-        let node = Self::new();
-        node.machine.set_default_program(program);
-        node
-    }
-
-    fn clock(&self) -> Clock {
-        let (wall, made) = (Arc::clone(&self.wall), self.made);
-        Clock::new(move || Timestamp(wall.load(Ordering::SeqCst)) + made.elapsed())
-    }
-
-    fn step_wall(&self, millis: i64) {
-        self.wall.fetch_add(millis.cast_unsigned(), Ordering::SeqCst);
-    }
-
-    fn daemon(&self) -> Daemon {
-        let (contact, contact_receiver) = watch::channel(Contact::default());
-        let (reporter, spawned, clock) = (Reporter::default(), Spawned::new(), self.clock());
-        let pool = TaskPool::start(Shared {
-            executor: Arc::new(FakeExecutor::new(self.machine.clone(), clock.clone())),
-            records: Arc::new(self.records.clone()),
-            reporter: reporter.clone(),
-            clock,
-            boot_id: self.machine.boot_id().into(),
-            spawned: spawned.clone(),
-            contact: contact_receiver,
-            live: Arc::default(),
-            ended: Arc::default(),
-        });
-        Daemon { pool, reporter, spawned, latest: BTreeMap::new(), _contact: contact }
-    }
-
-    /// Milliseconds from `begin` to each start and each end, in order.
-    fn times(&self, begin: Instant, what: fn(WhatHappened) -> bool) -> Vec<u128> {
-        let events = self.machine.take_events();
-        events.iter().filter(|it| what(it.what)).map(|it| (it.at - begin).as_millis()).collect()
-    }
-}
-
-impl Daemon {
-    fn assign(&self, policy: &RestartPolicy, desired: DesiredState) {
-        let spec = ServiceSpec { restart: policy.clone(), ..ServiceSpec::default() };
-        self.assign_spec(&spec, desired, Timestamp::default());
-    }
-
-    fn assign_spec(&self, spec: &ServiceSpec, desired: DesiredState, not_before: Timestamp) {
-        let task = TaskAssignment {
-            task_id: "t".into(),
-            service_name: "web".into(),
-            slot: 1,
-            desired_state: desired.into(),
-            spec: Some(spec.into()),
-            not_before: not_before.0,
-            ..TaskAssignment::default()
-        };
-        let set = Assignments { full: true, tasks: vec![task], ..Assignments::default() };
-        self.pool.assign(set, Duration::ZERO);
-    }
-
-    /// Waits for a report of the task that is as wanted.
-    async fn until(&mut self, wanted: impl Fn(&TaskStatus) -> bool) -> TaskStatus {
-        let found = async {
-            loop {
-                let batch = self.reporter.next().await;
-                self.reporter.acknowledged(batch.sequence);
-                for report in batch.reports {
-                    let status = TaskStatus::try_from(report.status).expect("the worker's own");
-                    self.latest.insert(report.task_id, status);
-                }
-                if let Some(status) = self.latest.get("t").filter(|it| wanted(it)) {
-                    return status.clone();
-                }
-            }
-        };
-        tokio::time::timeout(24 * HOUR, found).await.expect("it comes to that")
-    }
-
-    async fn is(&mut self, state: TaskState) -> TaskStatus {
-        self.until(|status| status.state == state).await
-    }
-
-    fn crash(self) {
-        self.spawned.kill();
-    }
-}
 
 fn is_start(what: WhatHappened) -> bool {
     what == WhatHappened::Started
@@ -134,7 +14,7 @@ fn fails_after(runs: Duration) -> FakeProgram {
     FakeProgram { runs: Some(runs), exit_code: 1, ..FakeProgram::default() }
 }
 
-/// Whether `value` is `wanted`, but for the ticks of the timer.
+/// Asserts that the values are as wanted, but for the ticks of the timer.
 fn assert_about(values: &[u128], wanted: &[u128]) {
     let close = values.iter().zip(wanted).all(|(value, wanted)| (*wanted..wanted + 30).contains(value));
     assert!(values.len() == wanted.len() && close, "{values:?}, not {wanted:?}");
@@ -189,6 +69,7 @@ async fn a_stop_during_the_preparation_ends_the_task_without_a_container() {
     assert!(begin.elapsed() < SECOND, "nobody waits for the image");
     tokio::time::advance(2 * HOUR).await;
     assert!(node.machine.take_events().is_empty());
+    assert!(node.machine.tasks().is_empty(), "nothing is left of the preparation");
 }
 
 #[tokio::test(start_paused = true)]
@@ -289,7 +170,7 @@ async fn a_daemon_that_was_killed_finds_its_container_and_starts_no_second_one()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_container_that_the_killed_daemon_had_not_noted_is_found_all_the_same() {
+async fn a_container_that_the_killed_daemon_had_not_recorded_is_found_all_the_same() {
     let node = Node::with(FakeProgram { answer_delay: SECOND, ..FakeProgram::default() });
     let mut daemon = node.daemon();
     daemon.assign(&RestartPolicy::default(), DesiredState::Running);
@@ -339,12 +220,16 @@ async fn after_a_reboot_nothing_starts_before_the_leader_confirms_it() {
 
 #[tokio::test(start_paused = true)]
 async fn an_image_that_can_not_be_fetched_is_tried_again_and_a_start_that_fails_is_not() {
-    let node = Node::with(FakeProgram { prepare_error: Some("no holder answers".into()), ..FakeProgram::default() });
+    let node = Node::with(FakeProgram {
+        prepare_failure: Some(FakeFailure::always("no holder answers")),
+        ..FakeProgram::default()
+    });
     let (mut daemon, begin) = (node.daemon(), Instant::now());
     daemon.assign(&RestartPolicy::default(), DesiredState::Running);
     assert_eq!(daemon.is(TaskState::Rejected).await.error, "no holder answers");
     assert_about(&[begin.elapsed().as_millis()], &[2_500]);
-    let node = Node::with(FakeProgram { start_error: Some("no such file".into()), ..FakeProgram::default() });
+    let node =
+        Node::with(FakeProgram { start_failure: Some(FakeFailure::always("no such file")), ..FakeProgram::default() });
     let (mut daemon, begin) = (node.daemon(), Instant::now());
     daemon.assign(&RestartPolicy::default(), DesiredState::Running);
     assert_eq!(daemon.is(TaskState::Rejected).await.error, "no such file");
@@ -355,16 +240,8 @@ async fn an_image_that_can_not_be_fetched_is_tried_again_and_a_start_that_fails_
 async fn a_thousand_tasks_that_come_and_go_leave_nothing() {
     let node = Node::with(FakeProgram { prepare_delay: SECOND, ..FakeProgram::default() });
     let daemon = node.daemon();
-    let spec = ServiceSpec::default();
-    let task = |slot: u64| TaskAssignment {
-        task_id: format!("t{slot}"),
-        slot,
-        spec: Some((&spec).into()),
-        desired_state: DesiredState::Running.into(),
-        ..TaskAssignment::default()
-    };
-    let set = Assignments { full: true, tasks: (0..1_000).map(task).collect(), ..Assignments::default() };
-    daemon.pool.assign(set, Duration::ZERO);
+    let tasks = (0..1_000).map(|slot| Assignment { slot, ..task(&format!("t{slot}")) });
+    daemon.pool.assign(full_set(tasks.collect()), Duration::ZERO);
     tokio::time::timeout(HOUR, async {
         while node.machine.running().len() < 1_000 {
             daemon.reporter.acknowledged(daemon.reporter.next().await.sequence);
@@ -373,5 +250,62 @@ async fn a_thousand_tasks_that_come_and_go_leave_nothing() {
     .await
     .expect("all of them run");
     daemon.pool.remove_all().await;
-    assert!(node.machine.running().is_empty() && node.records.load().is_empty());
+    assert!(node.machine.tasks().is_empty() && node.records.load().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_can_be_fetched_at_the_third_try_is_used() {
+    let failure = FakeFailure::first(2, "no holder answers");
+    let node = Node::with(FakeProgram { prepare_failure: Some(failure), ..FakeProgram::default() });
+    let (mut daemon, begin) = (node.daemon(), Instant::now());
+    daemon.assign(&RestartPolicy::default(), DesiredState::Running);
+    daemon.is(TaskState::Running).await;
+    assert_about(&[begin.elapsed().as_millis()], &[2_500]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_has_ended_holds_nothing_although_it_is_still_assigned() {
+    let node = Node::with(fails_after(SECOND));
+    let mut daemon = node.daemon();
+    daemon.assign(&RestartPolicy { condition: RestartCondition::None, ..Default::default() }, DesiredState::Running);
+    daemon.is(TaskState::Failed).await;
+    assert!(node.machine.tasks().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_removed_once_does_not_keep_a_task_from_its_restart() {
+    let failure = FakeFailure::first(1, "busy");
+    let node = Node::with(FakeProgram { undo_failure: Some(failure), ..fails_after(SECOND) });
+    let mut daemon = node.daemon();
+    daemon.assign(&RestartPolicy::default(), DesiredState::Running);
+    daemon.until(|status| status.attempt == 2 && status.state == TaskState::Running).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_container_starts_among_what_another_one_left() {
+    let node = Node::with(FakeProgram { undo_failure: Some(FakeFailure::always("busy")), ..fails_after(SECOND) });
+    let mut daemon = node.daemon();
+    daemon.assign(&RestartPolicy::default(), DesiredState::Running);
+    let status = daemon.is(TaskState::Rejected).await;
+    assert_eq!(status.error, "failed to remove the container of a task: busy");
+    assert_eq!(node.times(Instant::now() - HOUR, is_start).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_must_not_run_unheard_is_stopped_until_a_manager_is_heard() {
+    let node = Node::new();
+    let mut daemon = node.daemon();
+    let spec = ServiceSpec { on_partition: OnPartition::Stop(10 * SECOND), ..ServiceSpec::default() };
+    daemon.assign_spec(&spec, DesiredState::Running, Timestamp::default());
+    daemon.is(TaskState::Running).await;
+    let begin = Instant::now();
+    daemon.contact.send_replace(Contact { lost: Some(begin) });
+    daemon.until(|status| status.attempt == 2 && status.state == TaskState::Ready).await;
+    assert_about(&[begin.elapsed().as_millis()], &[10_000]);
+    let early = tokio::time::timeout(HOUR, daemon.is(TaskState::Running)).await;
+    assert!(early.is_err() && node.machine.running().is_empty());
+    let begin = Instant::now();
+    daemon.contact.send_replace(Contact::default());
+    daemon.is(TaskState::Running).await;
+    assert_about(&[begin.elapsed().as_millis()], &[0]);
 }

@@ -79,7 +79,7 @@ mod tests {
             ServiceSpec { devices: vec![device("/dev/a", "/dev/x", "r"), device("/dev/a", "/dev/y", "rw")], ..spec() },
             ServiceSpec { generic_resources: vec![resource("gpu", 2), resource("fpga", 1)], ..spec() },
         ] {
-            assert_eq!(violations(&good), [""; 0]);
+            assert_eq!(violations(&good), []);
         }
     }
 
@@ -98,8 +98,9 @@ mod tests {
             generic_resources: vec![resource("g pu", 1), resource("gpu", 0), resource("x", 1), resource("x", 2)],
             ..spec()
         };
+        let found: Vec<String> = violations(&bad).iter().map(ToString::to_string).collect();
         assert_eq!(
-            violations(&bad),
+            found,
             [
                 "runtime: `/bin/sh`: a name has letters, digits, `-`, `_` and `.`, and begins and ends with a letter \
                  or digit",
@@ -120,6 +121,6 @@ mod tests {
     fn a_spec_that_is_too_large_by_its_devices_is_refused() {
         let many = (0..1_000).map(|number| device(&format!("/dev/{}", "x".repeat(300)), &format!("/x{number}"), "r"));
         let large = ServiceSpec { devices: many.collect(), ..spec() };
-        assert!(violations(&large).iter().any(|it| it.starts_with("spec: ")));
+        assert!(violations(&large).iter().any(|it| it.field == "spec"));
     }
 }

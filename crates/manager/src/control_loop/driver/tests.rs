@@ -5,7 +5,7 @@ use futures::future::BoxFuture;
 
 use super::*;
 use flota_api::clock::Clock;
-use flota_api::model::{Node, NodeState, Service, ServiceSpec};
+use flota_api::model::{Node, NodeState, Service, ServiceMode, ServiceSpec};
 use flota_api::object::StoreObject;
 use flota_api::resources::Resources;
 use flota_raft_store::{Action, Entry, Outcome, Transaction};
@@ -84,7 +84,12 @@ fn nodes() -> Vec<flota_api::object::Object> {
 }
 
 fn service(id: &str, replicas: u64) -> flota_api::object::Object {
-    let spec = ServiceSpec { name: id.into(), image: "web".into(), replicas, ..ServiceSpec::default() };
+    let spec = ServiceSpec {
+        name: id.into(),
+        image: "web".into(),
+        mode: ServiceMode::Replicated { replicas },
+        ..ServiceSpec::default()
+    };
     Service { id: id.into(), spec: Arc::new(spec), spec_version: 1, ..Service::default() }.into_object()
 }
 
@@ -113,7 +118,7 @@ async fn drive(store: &Store, proposer: Arc<Moody>, done: impl Fn(&Tables) -> bo
 }
 
 fn all_assigned(view: &Tables, count: usize) -> bool {
-    view.tasks().count() >= count && view.tasks().all(|task| !task.node_id.is_empty())
+    view.tasks().count() >= count && view.tasks().all(|task| task.node_id.is_some())
 }
 
 /// The script begins after the objects are in.

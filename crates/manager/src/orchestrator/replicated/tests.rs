@@ -1,17 +1,24 @@
+mod update;
+
 use std::time::Duration;
 
 use rand::SeedableRng;
 
 use super::*;
 use crate::plan::Change;
-use flota_api::model::{Availability, Node, NodeState, RestartPolicy, ServiceSpec, TaskStatus};
+use flota_api::model::{Availability, Node, NodeState, RestartPolicy, ServiceMode, ServiceSpec, TaskStatus};
 use flota_api::object::{Object, StoreObject};
 use flota_api::version::{Meta, Timestamp};
 
 const NOW: Timestamp = Timestamp(1_000_000);
 
 fn service(replicas: u64) -> Service {
-    let spec = ServiceSpec { name: "web".into(), image: "web".into(), replicas, ..ServiceSpec::default() };
+    let spec = ServiceSpec {
+        name: "web".into(),
+        image: "web".into(),
+        mode: ServiceMode::Replicated { replicas },
+        ..ServiceSpec::default()
+    };
     Service { id: "s".into(), spec: Arc::new(spec), spec_version: 1, ..Service::default() }
 }
 
@@ -21,7 +28,7 @@ fn task(id: &str, slot: u64, node: &str, state: TaskState) -> Task {
         service_id: "s".into(),
         spec_version: 1,
         slot,
-        node_id: node.into(),
+        node_id: (!node.is_empty()).then(|| node.into()),
         status: TaskStatus { state, at: NOW, ..TaskStatus::default() },
         meta: Meta { created: slot, ..Meta::default() },
         ..Task::default()
@@ -54,7 +61,9 @@ fn planned(view: &Tables) -> Vec<String> {
                 format!("+{}{ready} after {} ms", task.slot, task.not_before.0.saturating_sub(NOW.0))
             }
             Change::Put(Object::Task(task)) => format!("{}:{}", task.id, task.desired_state),
-            Change::Put(Object::Service(service)) => format!("! {}", service.update_paused),
+            Change::Put(Object::Service(service)) => {
+                format!("! {}", service.update.pause_reason().expect("the update is paused"))
+            }
             other => format!("{other:?}"),
         })
         .collect();
@@ -134,48 +143,6 @@ fn failures_are_replaced_by_policy_with_growing_delays_within_the_slots_budget()
     assert_eq!(with(policy(RestartCondition::None), rejected), ["+1 after 200 ms"], "it never ran");
     let complete = task("t1", 1, "a", TaskState::Complete);
     assert_eq!(with(policy(RestartCondition::OnFailure), complete), [""; 0]);
-}
-
-#[test]
-fn an_update_goes_from_slot_to_slot_makes_ready_then_stops_and_pauses_at_a_failure() {
-    let new = || Service { spec_version: 2, ..service(2) }.into_object();
-    let of = |version, task: Task| Task { spec_version: version, ..task };
-    let old = |id: &str, slot, state| of(1, task(id, slot, "a", state));
-    let both = [old("t1", 1, TaskState::Running), old("t2", 2, TaskState::Running)];
-    let with =
-        |tasks: Vec<Task>| planned(&view([new()].into_iter().chain(tasks.into_iter().map(StoreObject::into_object))));
-    assert_eq!(with(both.to_vec()), ["+1 ready after 0 ms"]);
-    let later = |task: Task| Task { meta: Meta { created: 100, ..Meta::default() }, ..task };
-    let next = |state| {
-        let task = later(of(2, task("n1", 1, "a", state)));
-        Task { desired_state: DesiredState::Ready, ..task }
-    };
-    let all = |next: Task| vec![both[0].clone(), next, both[1].clone()];
-    assert_eq!(with(all(next(TaskState::Preparing))), [""; 0], "the old one runs while the new one is prepared");
-    assert_eq!(with(all(next(TaskState::Ready))), ["t1:shutdown"]);
-    let status = TaskStatus { state: TaskState::Rejected, error: "no such image".into(), ..TaskStatus::default() };
-    assert_eq!(with(all(Task { status, ..next(TaskState::Rejected) })), ["! web.1: no such image"], "it runs on");
-    let homeless = Task { pending_reason: "no node fits".into(), node_id: "".into(), ..next(TaskState::Pending) };
-    assert_eq!(with(all(homeless)), ["t1:shutdown"], "the old one makes room");
-    assert_eq!(with(all(Task { spec_version: 1, ..next(TaskState::Ready) })), ["n1:shutdown"], "of an update before");
-    let stopping = Task { desired_state: DesiredState::Shutdown, ..both[0].clone() };
-    let waits = vec![stopping.clone(), next(TaskState::Ready), both[1].clone()];
-    assert_eq!(with(waits), [""; 0], "its end is waited for");
-    let stopped = Task { status: TaskStatus { state: TaskState::Shutdown, ..TaskStatus::default() }, ..stopping };
-    assert_eq!(with(vec![stopped.clone(), next(TaskState::Ready), both[1].clone()]), ["n1:running"]);
-    let starting = later(of(2, task("n1", 1, "a", TaskState::Preparing)));
-    assert_eq!(with(vec![stopped.clone(), starting.clone(), both[1].clone()]), [""; 0], "one slot at a time");
-    let runs = Task { status: TaskStatus { state: TaskState::Running, ..TaskStatus::default() }, ..starting.clone() };
-    let at_once = with(vec![stopped.clone(), runs.clone(), both[1].clone()]);
-    assert_eq!(at_once, ["+2 ready after 0 ms"], "it has run since long ago");
-    let just_now = Task { meta: Meta { updated_at: NOW, ..runs.meta.clone() }, ..runs.clone() };
-    assert_eq!(with(vec![stopped.clone(), just_now, both[1].clone()]), [""; 0], "it is given a moment to fall over");
-    let again = TaskStatus { attempt: 2, exit_code: Some(3), ..runs.status.clone() };
-    let crashed = with(vec![stopped.clone(), Task { status: again, ..runs }, both[1].clone()]);
-    assert_eq!(crashed, ["! web.1: it does not stay up (exit code 3)"]);
-    let status = TaskStatus { state: TaskState::Rejected, error: "no image".into(), ..TaskStatus::default() };
-    let rejected = Task { status, ..starting };
-    assert_eq!(with(vec![stopped, rejected, both[1].clone()]), ["! web.1: no image"]);
 }
 
 #[test]

@@ -112,7 +112,7 @@ fn time_never_falls_and_creation_is_an_index() {
 #[test]
 fn a_report_of_the_same_rank_is_taken_whatever_the_workers_clock_says() {
     let store = Store::default();
-    let task = Task { id: "t".into(), node_id: "n".into(), ..Task::default() };
+    let task = Task { id: "t".into(), node_id: Some("n".into()), ..Task::default() };
     create(&store, 1, task).expect("new");
     let report = |index, at, message: &str| {
         let state = TaskState::Preparing;
@@ -127,7 +127,7 @@ fn a_report_of_the_same_rank_is_taken_whatever_the_workers_clock_says() {
 #[test]
 fn statuses_only_rise_and_only_from_the_tasks_own_node() {
     let store = Store::default();
-    let task = Task { id: "t".into(), node_id: "n".into(), service_id: "s".into(), ..Task::default() };
+    let task = Task { id: "t".into(), node_id: Some("n".into()), service_id: "s".into(), ..Task::default() };
     create(&store, 1, task).expect("new");
     let status = |attempt, state| TaskStatus { attempt, state, ..TaskStatus::default() };
     let cases = [
@@ -148,10 +148,10 @@ fn statuses_only_rise_and_only_from_the_tasks_own_node() {
 #[test]
 fn an_update_planned_before_a_report_does_not_put_the_report_back() {
     let store = Store::default();
-    let task = Task { id: "t".into(), node_id: "n".into(), ..Task::default() };
+    let task = Task { id: "t".into(), node_id: Some("n".into()), ..Task::default() };
     create(&store, 1, task.clone()).expect("new");
     let update = |task: Task| Transaction {
-        expectations: vec![Expectation { kind: Kind::Task, id: "t".into(), version: task.meta.version.max(1) }],
+        expectations: vec![Expectation { kind: Kind::Task, id: "t".into(), version: Some(task.meta.version.max(1)) }],
         actions: vec![Action::Update(Task { paused: true, ..task }.into_object())],
         ..Transaction::default()
     };
@@ -198,7 +198,7 @@ fn an_old_entry_is_applied_as_the_build_that_wrote_it_did() {
     };
     let new_task = |id: &str, request: &str| {
         let mut tx = WriteTx::new(Store::default().view(), request);
-        tx.create(Task { id: id.into(), node_id: "n".into(), ..Task::default() });
+        tx.create(Task { id: id.into(), node_id: Some("n".into()), ..Task::default() });
         tx.finish()
     };
     old(1, 9_000, new_task("t", "r"));

@@ -1,5 +1,5 @@
 use super::*;
-use flota_api::proto::dispatcher::TaskAssignment;
+use flota_api::model::Assignment;
 
 fn sealer() -> Sealer {
     Sealer::new(&[7; 32])
@@ -11,8 +11,7 @@ fn open(dir: &Path) -> SledRecords {
 
 /// A record that is so long, with bytes of its own.
 fn record(task: &str, length: usize) -> Record {
-    let assignment =
-        TaskAssignment { task_id: task.into(), service_name: "x".repeat(length), ..TaskAssignment::default() };
+    let assignment = Assignment { task_id: task.into(), service_name: "x".repeat(length), ..Assignment::default() };
     Record { boot_id: "boot".into(), assignment }
 }
 
@@ -47,7 +46,7 @@ fn records_of_all_lengths_survive_and_nothing_is_in_clear_text() {
     let bytes = std::fs::read(database.join("db")).expect("it is there");
     assert!(!bytes.windows(64).any(|it| it.iter().all(|byte| *byte == b'x')));
     assert_eq!(std::fs::read_dir(database.join("blobs")).expect("a folder").count(), 0, "no page is too large");
-    records.remove("task3");
+    records.remove(&"task3".into());
     wanted.remove(3);
     drop(records);
     assert_eq!(open(dir.path()).load(), wanted);
@@ -59,7 +58,7 @@ fn what_is_saved_is_with_the_kernel_before_the_call_returns() {
     let records = open(dir.path());
     records.save(&[record("a", 10), record("b", 9_000)]).expect("saved");
     records.save(&[record("b", 20_000)]).expect("saved");
-    records.remove("a");
+    records.remove(&"a".into());
     // The files as a daemon that is killed now leaves them.
     let copy = tempfile::tempdir().expect("a temporary folder");
     let (from, to) = (dir.path().join("task-db/sled"), copy.path().join("task-db/sled"));
@@ -133,7 +132,7 @@ fn a_database_that_another_daemon_holds_is_not_taken_for_damaged() {
 fn write_files(dir: &Path, records: &[Record]) {
     std::fs::create_dir_all(dir.join("task-db")).expect("a folder");
     for record in records {
-        let task = &record.assignment.task_id;
+        let task = record.assignment.task_id.as_str();
         let sealed = sealer().seal(&sealed_as(task), &record.encode());
         std::fs::write(dir.join("task-db").join(task), sealed).expect("written");
     }

@@ -1,35 +1,31 @@
-//! Exec and logs for users: finds the task that is meant, and relays frames between the user and the task's worker.
+//! Exec and logs: relays frames between a user and the workers of the tasks that the user means.
 
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
-use flota_api::model::{NodeState, Task};
+use flota_api::model::Task;
 use flota_api::proto::streams::frame::Frame as Content;
 use flota_api::proto::streams::{Frame, LogsRequest};
-use flota_raft_store::{Tables, View};
+use flota_raft_store::View;
+use flota_raft_store::raft::RaftNode;
 
-use super::find::{find_service, find_task};
-use super::status::propose_status;
-use crate::replica::Replica;
-use crate::streams::{OpenError, Outbox, QUEUE, StreamBroker, WorkerStream};
-
-impl From<OpenError> for Status {
-    fn from(error: OpenError) -> Self {
-        Self::failed_precondition(error.to_string())
-    }
-}
+use super::super::Control;
+use super::super::error::ControlError;
+use super::super::tasks::LogSource;
+use crate::streams::{Outbox, QUEUE, StreamBroker, WorkerStream};
 
 /// Carries out what the user's first frame asks for. The receiver yields the answers, as the task's worker gives them.
 pub(super) fn open(
-    replica: Replica,
+    control: Control<RaftNode>,
     broker: StreamBroker,
     user: Streaming<Frame>,
 ) -> mpsc::Receiver<Result<Frame, Status>> {
     let (to_user, receiver) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
-        if let Err(status) = serve(&replica, broker, user, &to_user).await {
+        if let Err(status) = serve(&control, broker, user, &to_user).await {
+            // A user who has gone needs no answer.
             let _ = to_user.send(Err(status)).await;
         }
     });
@@ -37,30 +33,30 @@ pub(super) fn open(
 }
 
 async fn serve(
-    replica: &Replica,
+    control: &Control<RaftNode>,
     broker: StreamBroker,
     mut user: Streaming<Frame>,
     to_user: &Outbox,
 ) -> Result<(), Status> {
-    let first = user.message().await?.and_then(|frame| frame.frame);
-    // A task or service that is missing from a proven view does not exist.
-    let view = replica.proven_view().await.map_err(|error| propose_status(&error))?;
-    match first {
+    match user.message().await?.and_then(|frame| frame.frame) {
         Some(Content::Exec(mut request)) => {
-            let task = find_task(&view, &request.task)?;
+            let (view, task) = control.get_running_task(&request.task).await?;
             request.task = task.id.to_string();
-            let worker = broker.open(task, &view, Content::Exec(request)).await?;
+            let worker = broker.open(&task, &view, Content::Exec(request)).await.map_err(ControlError::from)?;
             relay(user, worker, to_user.clone()).await;
             Ok(())
         }
-        Some(Content::Logs(request)) => {
-            for task in logged_tasks(&view, &request)? {
-                let request = LogsRequest { task: task.id.to_string(), service: String::new(), ..request.clone() };
+        Some(Content::Logs(mut request)) => {
+            let (task, service) = (std::mem::take(&mut request.task), std::mem::take(&mut request.service));
+            let source = if service.is_empty() { LogSource::Task(task) } else { LogSource::Service(service) };
+            let (view, tasks) = control.list_logged_tasks(&source).await?;
+            for task in tasks {
+                let request = LogsRequest { task: task.id.to_string(), ..request.clone() };
                 tokio::spawn(relay_logs(broker.clone(), view.clone(), task, request, to_user.clone()));
             }
             Ok(())
         }
-        _ => Err(Status::invalid_argument("a stream begins with `exec` or `logs`")),
+        _ => Err(ControlError::invalid("frame", "a stream begins with `exec` or `logs`").into()),
     }
 }
 
@@ -96,18 +92,6 @@ async fn relay(mut user: Streaming<Frame>, worker: WorkerStream, to_user: Outbox
         () = back => {}
         () = there => {}
     }
-}
-
-/// Returns the task, or the tasks of the service, whose logs are asked for.
-fn logged_tasks(view: &Tables, request: &LogsRequest) -> Result<Vec<Arc<Task>>, Status> {
-    if request.service.is_empty() {
-        return Ok(vec![find_task(view, &request.task)?.clone()]);
-    }
-    let service = find_service(view, &request.service)?;
-    // A task that was replaced, on a node that is down, has no logs to offer: its node is not waited for.
-    let down = |task: &Task| view.node(task.node_id.as_str()).is_none_or(|it| it.state == NodeState::Down);
-    let there = |task: &&Arc<Task>| !task.node_id.is_empty() && (task.is_live() || !down(task));
-    Ok(view.tasks_of_service(&service.id).filter(there).cloned().collect())
 }
 
 /// Sends one task's logs to the user. What goes wrong is sent as a frame, since other tasks' logs come beside it.

@@ -1,0 +1,177 @@
+//! Assignments of tasks and sources of images, as they travel in a worker's session and as a worker keeps them.
+
+use std::sync::Arc;
+
+use super::{FromNumber, Malformed, require};
+use crate::model::{Assignment, Grant, ImageSource, NodeAddress, RegistryCredentials, ServiceSpec, TaskStatus};
+use crate::proto::dispatcher as pd;
+use crate::version::Timestamp;
+
+impl From<&Assignment> for pd::TaskAssignment {
+    fn from(it: &Assignment) -> Self {
+        Self {
+            task_id: it.task_id.to_string(),
+            service_id: it.service_id.to_string(),
+            service_name: it.service_name.clone(),
+            slot: it.slot,
+            desired_state: it.desired_state.number(),
+            spec_version: it.spec_version,
+            spec: Some(it.spec.as_ref().into()),
+            status: Some((&it.status).into()),
+            inherited_restarts: it.inherited_restarts,
+            not_before: it.not_before.0,
+            image: it.image.as_ref().map(Into::into),
+            credentials: it.credentials.as_ref().map(Into::into),
+            paused: it.paused,
+            device_ids: it.device_ids.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl Assignment {
+    /// Converts an assignment whose spec came beside it, as in a session.
+    ///
+    /// # Errors
+    /// The field that can't be understood.
+    pub fn with_spec(it: pd::TaskAssignment, spec: Arc<ServiceSpec>) -> Result<Self, Malformed> {
+        let status = match it.status {
+            // The store has none of a task that is new.
+            None => TaskStatus::default(),
+            known => known.try_into()?,
+        };
+        Ok(Self {
+            task_id: it.task_id.into(),
+            service_id: it.service_id.into(),
+            service_name: it.service_name,
+            slot: it.slot,
+            desired_state: FromNumber::from_number(it.desired_state)?,
+            spec_version: it.spec_version,
+            spec,
+            status,
+            inherited_restarts: it.inherited_restarts,
+            not_before: Timestamp(it.not_before),
+            image: it.image.map(Into::into),
+            credentials: it.credentials.map(Into::into),
+            paused: it.paused,
+            device_ids: it.device_ids.into_iter().map(Into::into).collect(),
+        })
+    }
+}
+
+impl TryFrom<pd::TaskAssignment> for Assignment {
+    type Error = Malformed;
+
+    /// Converts an assignment that holds its spec.
+    fn try_from(mut it: pd::TaskAssignment) -> Result<Self, Malformed> {
+        let spec = require(it.spec.take(), "task.spec")?.try_into()?;
+        Self::with_spec(it, Arc::new(spec))
+    }
+}
+
+impl From<&ImageSource> for pd::ImageSource {
+    fn from(it: &ImageSource) -> Self {
+        Self {
+            digest: it.digest.clone(),
+            holders: it.holders.iter().map(Into::into).collect(),
+            grant: it.grant.as_ref().map(Into::into),
+        }
+    }
+}
+
+impl From<pd::ImageSource> for ImageSource {
+    fn from(it: pd::ImageSource) -> Self {
+        Self {
+            digest: it.digest,
+            holders: it.holders.into_iter().map(Into::into).collect(),
+            grant: it.grant.map(Into::into),
+        }
+    }
+}
+
+impl From<&NodeAddress> for pd::Peer {
+    fn from(it: &NodeAddress) -> Self {
+        Self { node_id: it.node_id.to_string(), address: it.address.clone() }
+    }
+}
+
+impl From<pd::Peer> for NodeAddress {
+    fn from(it: pd::Peer) -> Self {
+        Self { node_id: it.node_id.into(), address: it.address }
+    }
+}
+
+impl From<&Grant> for pd::Grant {
+    fn from(it: &Grant) -> Self {
+        Self {
+            digest: it.digest.clone(),
+            node_id: it.node_id.to_string(),
+            expires_at: it.expires_at.0,
+            signature: it.signature.clone().into(),
+        }
+    }
+}
+
+impl From<pd::Grant> for Grant {
+    fn from(it: pd::Grant) -> Self {
+        Self {
+            digest: it.digest,
+            node_id: it.node_id.into(),
+            expires_at: Timestamp(it.expires_at),
+            signature: it.signature.into(),
+        }
+    }
+}
+
+impl From<&RegistryCredentials> for pd::RegistryCredentials {
+    fn from(it: &RegistryCredentials) -> Self {
+        let password = it.password.as_text().to_owned();
+        Self { host: it.host.clone(), username: it.username.clone(), password }
+    }
+}
+
+impl From<pd::RegistryCredentials> for RegistryCredentials {
+    fn from(it: pd::RegistryCredentials) -> Self {
+        Self { host: it.host, username: it.username, password: it.password.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::DeviceId;
+    use crate::state::{DesiredState, TaskState};
+
+    #[test]
+    fn an_assignment_survives_the_way_to_the_wire_and_back() {
+        let grant =
+            Grant { node_id: "n".into(), expires_at: Timestamp(7), signature: vec![1, 255], ..Grant::default() };
+        let holder = NodeAddress { node_id: "h".into(), address: "h:1".into() };
+        let assignment = Assignment {
+            task_id: "t".into(),
+            service_id: "s".into(),
+            service_name: "web".into(),
+            slot: 3,
+            desired_state: DesiredState::Complete,
+            spec_version: 9,
+            spec: Arc::new(ServiceSpec { name: "web".into(), ..ServiceSpec::default() }),
+            status: TaskStatus { attempt: 4, state: TaskState::Running, ..TaskStatus::default() },
+            inherited_restarts: 2,
+            not_before: Timestamp(5),
+            image: Some(ImageSource { digest: "d".into(), holders: vec![holder], grant: Some(grant) }),
+            credentials: Some(RegistryCredentials { password: "p".to_owned().into(), ..Default::default() }),
+            paused: true,
+            device_ids: vec![DeviceId { kind: "gpu".into(), id: "a".into() }],
+        };
+        assert_eq!(Assignment::try_from(pd::TaskAssignment::from(&assignment)), Ok(assignment));
+    }
+
+    #[test]
+    fn an_assignment_needs_a_spec_and_known_numbers_but_no_status() {
+        let bare = || pd::TaskAssignment::default();
+        let assignment = Assignment::with_spec(bare(), Arc::default()).expect("zero is the state `ready`");
+        assert_eq!(assignment.status, TaskStatus::default());
+        assert_eq!(Assignment::try_from(bare()).expect_err("no spec").field, "task.spec");
+        let unknown = pd::TaskAssignment { desired_state: 77, ..bare() };
+        assert_eq!(Assignment::with_spec(unknown, Arc::default()).expect_err("77").field, "desired_state");
+    }
+}

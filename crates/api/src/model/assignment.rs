@@ -1,0 +1,108 @@
+//! What the leader tells a node: the tasks that it runs, and where images are. `convert/assignments.rs` makes these of
+//! the session's messages; a worker also keeps assignments on disk.
+
+use std::sync::Arc;
+
+use super::{DeviceId, Secret, ServiceSpec, TaskStatus};
+use crate::id::{NodeId, ServiceId, TaskId};
+use crate::state::DesiredState;
+use crate::version::Timestamp;
+
+/// What a node needs to run one task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// Identifies the task.
+    pub task_id: TaskId,
+    /// The service that the task belongs to.
+    pub service_id: ServiceId,
+    /// Name of that service.
+    pub service_name: String,
+    /// The task's slot in its service, from 1.
+    pub slot: u64,
+    /// What the orchestrator wants of the task.
+    pub desired_state: DesiredState,
+    /// The version of the service's spec that the task was made from.
+    pub spec_version: u64,
+    /// That spec. Tasks that arrive together share it.
+    pub spec: Arc<ServiceSpec>,
+    /// The last status that the store knows, so that a node that lost its disk counts on from there.
+    pub status: TaskStatus,
+    /// Restarts of the slot before this task, without those that no failure caused.
+    pub inherited_restarts: u64,
+    /// The task is not started before this time; zero if it need not wait.
+    pub not_before: Timestamp,
+    /// The image to use. `None`: the node asks the registry what the image's name stands for.
+    pub image: Option<ImageSource>,
+    /// Credentials for that registry.
+    pub credentials: Option<RegistryCredentials>,
+    /// Whether the task's processes stand still.
+    pub paused: bool,
+    /// The node's devices that belong to the task until it has ended.
+    pub device_ids: Vec<DeviceId>,
+}
+
+impl Default for Assignment {
+    /// A task that runs in slot 1.
+    fn default() -> Self {
+        Self {
+            task_id: TaskId::default(),
+            service_id: ServiceId::default(),
+            service_name: String::new(),
+            slot: 1,
+            desired_state: DesiredState::Running,
+            spec_version: 0,
+            spec: Arc::default(),
+            status: TaskStatus::default(),
+            inherited_restarts: 0,
+            not_before: Timestamp::default(),
+            image: None,
+            credentials: None,
+            paused: false,
+            device_ids: Vec::new(),
+        }
+    }
+}
+
+/// A node and where it is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeAddress {
+    /// Identifies the node.
+    pub node_id: NodeId,
+    /// Its listener, as `host:port`.
+    pub address: String,
+}
+
+/// The leader's permission for one node to fetch one image from the nodes that hold it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// Digest of the image.
+    pub digest: String,
+    /// The node that may fetch it.
+    pub node_id: NodeId,
+    /// When the grant ends.
+    pub expires_at: Timestamp,
+    /// The leader's signature over the other fields.
+    pub signature: Vec<u8>,
+}
+
+/// An image and where it can be fetched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageSource {
+    /// Digest of the image.
+    pub digest: String,
+    /// Nodes that hold it.
+    pub holders: Vec<NodeAddress>,
+    /// What those nodes ask for.
+    pub grant: Option<Grant>,
+}
+
+/// A user name and a password for one registry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RegistryCredentials {
+    /// The registry, as `host` or `host:port`.
+    pub host: String,
+    /// The user name.
+    pub username: String,
+    /// The password or token.
+    pub password: Secret,
+}

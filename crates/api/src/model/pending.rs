@@ -1,0 +1,70 @@
+//! Why a task waits for a node. The scheduler writes it, the planner of updates decides by it, and users read it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::state::states;
+
+states! {
+    /// What takes a node out when the scheduler looks for one, as a claim about the node. In the order in which users
+    /// read them, which is that of their texts.
+    Filter {
+        /// Its tasks leave it.
+        Drained = "drained",
+        /// A constraint of the spec excludes it.
+        Constraint = "excluded by a constraint",
+        /// Its owner does not allow a capability that the spec adds.
+        Capability = "not allowing a capability",
+        /// Its owner does not allow a device that the spec maps.
+        Device = "not allowing a device",
+        /// Its owner allows no privileged tasks.
+        Privileged = "not allowing privileged tasks",
+        /// It does not answer.
+        NotReady = "not ready",
+        /// It takes no new tasks.
+        Paused = "paused",
+        /// Less CPU is free than the spec reserves.
+        Cpu = "without enough CPU",
+        /// Fewer devices of a kind are free than the spec asks for.
+        GenericResource = "without enough free devices",
+        /// Less memory is free than the spec reserves.
+        Memory = "without enough memory",
+        /// It does not have the runtime class.
+        Runtime = "without the runtime",
+    }
+}
+
+/// Why a task has no node yet. Where a filter took nodes out, how many; each node is counted once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PendingReason {
+    /// The cluster has no node.
+    NoNode,
+    /// Every node is taken out by a filter.
+    NoNodeFits(BTreeMap<Filter, u64>),
+    /// Every node is taken out by a filter, but one has room as soon as the task that this one replaces has ended there.
+    NeedsRoom(BTreeMap<Filter, u64>),
+}
+
+impl fmt::Display for PendingReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::NoNodeFits(counts) | Self::NeedsRoom(counts)) = self else { return f.write_str("there is no node") };
+        let nodes: u64 = counts.values().sum();
+        let counts: Vec<String> = counts.iter().map(|(filter, count)| format!("{count} of {nodes} {filter}")).collect();
+        write!(f, "no node fits: {}", counts.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_reads_as_counts_in_the_order_of_the_texts() {
+        let counts = BTreeMap::from([(Filter::Memory, 1), (Filter::Drained, 2), (Filter::NotReady, 1)]);
+        let text = "no node fits: 2 of 4 drained, 1 of 4 not ready, 1 of 4 without enough memory";
+        assert_eq!(PendingReason::NoNodeFits(counts.clone()).to_string(), text);
+        assert_eq!(PendingReason::NeedsRoom(counts).to_string(), text);
+        assert_eq!(PendingReason::NoNode.to_string(), "there is no node");
+        assert!(Filter::ALL.windows(2).all(|pair| pair[0].as_str() < pair[1].as_str()));
+    }
+}

@@ -1,0 +1,134 @@
+//! What verbs ask of a manager: one request for one object, and never a whole list to find it in.
+
+use std::sync::Arc;
+
+use clap::Parser;
+use tonic::Status;
+
+use flota_api::model;
+use flota_api::proto::control::{NodeRow, ServiceName, ServiceRow, StackRow, TaskRow, Tasks};
+use flota_api::proto::streams::Frame;
+use flota_api::proto::streams::frame::Frame as F;
+use flota_api::reason::Reason;
+
+use crate::cli::Cli;
+use crate::client::fake::{Act, FakeManager};
+use crate::error::code;
+
+fn service() -> ServiceRow {
+    let spec = Arc::new(model::ServiceSpec { name: "web".into(), image: "web".into(), ..Default::default() });
+    let service = model::Service { id: "s1".into(), spec, ..model::Service::default() };
+    ServiceRow { service: Some((&service).into()), ..ServiceRow::default() }
+}
+
+fn task() -> TaskRow {
+    let task = model::Task { id: "t1".into(), service_id: "s1".into(), ..model::Task::default() };
+    TaskRow { task: Some((&task).into()), service_name: "web".into(), ..TaskRow::default() }
+}
+
+fn node(devices: &[&str]) -> NodeRow {
+    let device = |id: &&str| model::NodeDevice { kind: "gpu".into(), id: (*id).into(), paths: Vec::new() };
+    let mut node = model::Node { id: "n1".into(), ..model::Node::default() };
+    node.description.devices = devices.iter().map(device).collect();
+    NodeRow { node: Some((&node).into()), leader: false }
+}
+
+fn stack() -> StackRow {
+    let spec = model::StackSpec { name: "stack".into(), services: Vec::new() };
+    let stack = model::Stack { id: "k1".into(), spec, ..model::Stack::default() };
+    let services = vec![ServiceName { id: "s1".into(), name: "stack_web".into() }];
+    StackRow { stack: Some((&stack).into()), services }
+}
+
+/// Runs a command line against a manager that answers with these acts: the exit code, and what it was asked.
+async fn run(words: &str, acts: impl IntoIterator<Item = Act>) -> (u8, Vec<String>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let manager = FakeManager::start(folder.path(), "manager", acts.into_iter().collect::<Vec<_>>());
+    let host = format!("unix://{}", manager.socket.display());
+    let words = ["ctl", "--host", &host].into_iter().chain(words.split_whitespace());
+    let cli = Cli::try_parse_from(words).expect("it is a command line");
+    let code = cli.run().await.unwrap_or_else(|error| code(&error));
+    (code, manager.seen())
+}
+
+async fn asked(words: &str, acts: impl IntoIterator<Item = Act>) -> Vec<String> {
+    let (code, asked) = run(words, acts).await;
+    assert_eq!(code, 0, "{words}");
+    asked
+}
+
+#[tokio::test]
+async fn an_inspected_object_is_asked_for_by_what_the_user_typed() {
+    assert_eq!(asked("service inspect web", [Act::Service(service())]).await, ["GetService web"]);
+    assert_eq!(asked("task inspect web.1", [Act::Task(task())]).await, ["GetTask web.1"]);
+    assert_eq!(asked("node inspect w1", [Act::Node(node(&[]))]).await, ["GetNode w1"]);
+    let two = [Act::Service(service()), Act::Service(service())];
+    assert_eq!(asked("service inspect web s1", two).await, ["GetService web", "GetService s1"]);
+}
+
+#[tokio::test]
+async fn holders_of_devices_are_looked_for_among_the_nodes_own_tasks() {
+    let acts = [Act::Node(node(&["nvidia0"])), Act::Pages(vec![Tasks::default()])];
+    assert_eq!(asked("node inspect w1", acts).await, ["GetNode w1", "ListTasks n1"]);
+}
+
+#[tokio::test]
+async fn tasks_of_services_are_one_list_that_the_manager_narrows() {
+    let pages = || Act::Pages(vec![Tasks { header: None, tasks: vec![task()] }]);
+    assert_eq!(asked("service ps web db", [pages()]).await, ["ListTasks web db"]);
+    assert_eq!(asked("task ls", [pages()]).await, ["ListTasks"]);
+}
+
+#[tokio::test]
+async fn a_change_is_made_to_the_object_that_was_read() {
+    let acts = [Act::Service(service()), Act::Update];
+    assert_eq!(asked("service scale --detach web=3", acts).await, ["GetService web", "UpdateService s1"]);
+    let acts = [Act::Service(service()), Act::Remove];
+    assert_eq!(asked("service rm --detach web", acts).await, ["GetService web", "RemoveService s1"]);
+    let acts = [Act::Task(task()), Act::Remove];
+    assert_eq!(asked("task rm --detach web.1", acts).await, ["GetTask web.1", "RemoveTask t1"]);
+    let acts = [Act::Stack(stack()), Act::Remove];
+    assert_eq!(asked("stack rm --detach stack", acts).await, ["GetStack stack", "RemoveStack k1"]);
+    assert_eq!(asked("node rm w1", [Act::Remove]).await, ["RemoveNode w1"], "nothing is waited for");
+}
+
+#[tokio::test]
+async fn a_task_that_is_gone_is_not_waited_for() {
+    let gone = Act::Refuse(Reason::NotFound.attach(Status::not_found("there is no task `t1`")));
+    let acts = [Act::Task(task()), Act::Remove, Act::Task(task()), gone];
+    assert_eq!(asked("task rm web.1", acts).await, ["GetTask web.1", "RemoveTask t1", "GetTask t1", "GetTask t1"]);
+}
+
+#[tokio::test]
+async fn a_refusal_ends_the_command_with_the_code_of_its_reason() {
+    for (reason, code) in [(Reason::NotFound, 3), (Reason::Ambiguous, 2), (Reason::ChangedMeanwhile, 4)] {
+        let refuse = Act::Refuse(reason.attach(Status::internal("no")));
+        let update = [Act::Service(service()), refuse.clone()];
+        assert_eq!(run("service scale web=3", update).await.0, code, "{reason:?}");
+        assert_eq!(run("service inspect web", [refuse]).await.0, code, "{reason:?}");
+    }
+    let unknown = Act::Refuse(Reason::UnknownFilter.attach(Status::invalid_argument("no")));
+    assert_eq!(run("task ls --filter colour=red", [unknown]).await.0, 2);
+}
+
+#[tokio::test]
+async fn exec_ends_as_the_command_does_or_as_a_shell_that_can_not_run_it() {
+    let frame = |frame| Frame { frame: Some(frame) };
+    let error = || frame(F::Error("No such file or directory".into()));
+    for (frames, wanted) in [
+        (vec![frame(F::ExitCode(3))], 3),
+        (vec![error(), frame(F::ExitCode(127))], 127),
+        (vec![error(), frame(F::ExitCode(126))], 126),
+        // The text decides nothing.
+        (vec![error()], 126),
+        (vec![], 1),
+    ] {
+        assert_eq!(run("exec web -- /no/such", [Act::Frames(frames, None)]).await.0, wanted);
+    }
+}
+
+#[test]
+fn a_filter_without_a_value_is_wrong_usage() {
+    let refused = Cli::try_parse_from(["ctl", "task", "ls", "--filter", "state"]).expect_err("it has no value");
+    assert!(refused.exit_code() == 2 && refused.to_string().contains("it is KEY=VALUE"), "{refused}");
+}

@@ -1,0 +1,228 @@
+//! The gRPC front of the Control API: each method converts a request, calls one operation, and converts its answer or
+//! its error. It decides nothing.
+
+mod convert;
+mod pages;
+mod status;
+mod streams;
+
+use std::pin::Pin;
+
+use futures::{Stream, StreamExt};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use flota_api::defaults::MESSAGE_BOUND;
+use flota_api::proto::control::control_server::{Control as Api, ControlServer};
+use flota_api::proto::control::{self as pc, Empty};
+use flota_api::proto::objects as po;
+use flota_api::proto::streams::Frame;
+use flota_raft_store::raft::RaftNode;
+
+use super::Control;
+use super::error::ControlError;
+use super::progress::Watch;
+use super::registries::RegistrySummary;
+use super::tasks::TaskScope;
+use crate::replica::Replica;
+use crate::streams::StreamBroker;
+use convert::{filters, freshness, node_spec, role, service_spec, stack_spec, version};
+use pages::pages;
+
+/// Serves Control.
+#[derive(Clone, Debug)]
+pub struct ControlService {
+    control: Control<RaftNode>,
+    streams: StreamBroker,
+}
+
+impl ControlService {
+    /// Creates the service. Exec and logs reach the workers through `streams`.
+    pub(crate) fn server(replica: &Replica, streams: StreamBroker) -> ControlServer<Self> {
+        ControlServer::new(Self { control: Control::new(replica), streams })
+            .max_decoding_message_size(MESSAGE_BOUND)
+            .max_encoding_message_size(MESSAGE_BOUND)
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Reply<T> = Result<Response<T>, Status>;
+
+fn reply<T, W: From<T>>(answer: Result<T, ControlError>) -> Reply<W> {
+    answer.map(|answer| Response::new(answer.into())).map_err(Into::into)
+}
+
+fn done(answer: Result<(), ControlError>) -> Reply<Empty> {
+    answer.map(|()| Response::new(Empty {})).map_err(Into::into)
+}
+
+fn watched<T: Send + 'static, W: From<T> + 'static>(watch: Result<Watch<T>, ControlError>) -> Reply<Answers<W>> {
+    let reports = ReceiverStream::new(watch?).map(|report| report.map(W::from).map_err(Status::from));
+    Ok(Response::new(Box::pin(reports)))
+}
+
+#[tonic::async_trait]
+impl Api for ControlService {
+    async fn get_cluster(&self, _: Request<Empty>) -> Reply<pc::ClusterInfo> {
+        reply(self.control.get_cluster().await)
+    }
+
+    async fn rotate_join_token(&self, request: Request<pc::RotateJoinTokenRequest>) -> Reply<pc::ClusterInfo> {
+        let request = request.into_inner();
+        reply(self.control.rotate_join_token(&request.request_id, role(request.role)?).await)
+    }
+
+    async fn get_node(&self, request: Request<pc::GetRequest>) -> Reply<pc::NodeRow> {
+        reply(self.control.get_node(&request.get_ref().name).await)
+    }
+
+    type ListNodesStream = Answers<pc::Nodes>;
+
+    async fn list_nodes(&self, request: Request<pc::ListRequest>) -> Reply<Self::ListNodesStream> {
+        let pc::ListRequest { stale, filters: wanted } = request.into_inner();
+        let nodes = self.control.list_nodes(freshness(stale), &filters(wanted)).await?;
+        Ok(pages(nodes, pc::NodeRow::from, |header, nodes| pc::Nodes { header, nodes }))
+    }
+
+    async fn update_node(&self, request: Request<pc::UpdateNodeRequest>) -> Reply<po::Node> {
+        let pc::UpdateNodeRequest { request_id, node, version: expected, spec } = request.into_inner();
+        let spec = node_spec(spec)?;
+        let updated = self.control.update_node(&request_id, &node, version(expected), &spec).await?;
+        Ok(Response::new(updated.as_ref().into()))
+    }
+
+    async fn remove_node(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
+        let pc::RemoveRequest { request_id, name, force } = request.into_inner();
+        done(self.control.remove_node(&request_id, &name, force).await)
+    }
+
+    async fn get_service(&self, request: Request<pc::GetRequest>) -> Reply<pc::ServiceRow> {
+        reply(self.control.get_service(&request.get_ref().name).await)
+    }
+
+    async fn create_service(&self, request: Request<pc::CreateServiceRequest>) -> Reply<po::Service> {
+        let pc::CreateServiceRequest { request_id, spec } = request.into_inner();
+        let created = self.control.create_service(&request_id, service_spec(spec)?).await?;
+        Ok(Response::new(created.as_ref().into()))
+    }
+
+    async fn update_service(&self, request: Request<pc::UpdateServiceRequest>) -> Reply<po::Service> {
+        let pc::UpdateServiceRequest { request_id, service, version: expected, spec } = request.into_inner();
+        let spec = service_spec(spec)?;
+        let updated = self.control.update_service(&request_id, &service, version(expected), &spec).await?;
+        Ok(Response::new(updated.as_ref().into()))
+    }
+
+    async fn remove_service(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
+        let pc::RemoveRequest { request_id, name, force: _ } = request.into_inner();
+        done(self.control.remove_service(&request_id, &name).await)
+    }
+
+    type ListServicesStream = Answers<pc::Services>;
+
+    async fn list_services(&self, request: Request<pc::ListRequest>) -> Reply<Self::ListServicesStream> {
+        let pc::ListRequest { stale, filters: wanted } = request.into_inner();
+        let services = self.control.list_services(freshness(stale), &filters(wanted)).await?;
+        Ok(pages(services, pc::ServiceRow::from, |header, services| pc::Services { header, services }))
+    }
+
+    type WatchServiceStream = Answers<pc::ServiceProgress>;
+
+    async fn watch_service(&self, request: Request<pc::WatchServiceRequest>) -> Reply<Self::WatchServiceStream> {
+        watched(self.control.watch_service(&request.get_ref().service).await)
+    }
+
+    async fn get_task(&self, request: Request<pc::GetRequest>) -> Reply<pc::TaskRow> {
+        reply(self.control.get_task(&request.get_ref().name).await)
+    }
+
+    type ListTasksStream = Answers<pc::Tasks>;
+
+    async fn list_tasks(&self, request: Request<pc::ListTasksRequest>) -> Reply<Self::ListTasksStream> {
+        let pc::ListTasksRequest { stale, filters: wanted, services, nodes } = request.into_inner();
+        let scope = TaskScope { services, nodes };
+        let tasks = self.control.list_tasks(freshness(stale), &scope, &filters(wanted)).await?;
+        Ok(pages(tasks, pc::TaskRow::from, |header, tasks| pc::Tasks { header, tasks }))
+    }
+
+    async fn remove_task(&self, request: Request<pc::RemoveTaskRequest>) -> Reply<Empty> {
+        let pc::RemoveTaskRequest { request_id, name, shrink } = request.into_inner();
+        done(self.control.remove_task(&request_id, &name, shrink).await)
+    }
+
+    async fn get_stack(&self, request: Request<pc::GetRequest>) -> Reply<pc::StackRow> {
+        reply(self.control.get_stack(&request.get_ref().name).await)
+    }
+
+    async fn deploy_stack(&self, request: Request<pc::DeployStackRequest>) -> Reply<pc::StackRow> {
+        let pc::DeployStackRequest { request_id, spec } = request.into_inner();
+        reply(self.control.deploy_stack(&request_id, &stack_spec(spec)?).await)
+    }
+
+    type ListStacksStream = Answers<pc::Stacks>;
+
+    async fn list_stacks(&self, request: Request<pc::ListRequest>) -> Reply<Self::ListStacksStream> {
+        let pc::ListRequest { stale, filters: wanted } = request.into_inner();
+        let stacks = self.control.list_stacks(freshness(stale), &filters(wanted)).await?;
+        Ok(pages(stacks, pc::StackRow::from, |header, stacks| pc::Stacks { header, stacks }))
+    }
+
+    async fn remove_stack(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
+        let pc::RemoveRequest { request_id, name, force: _ } = request.into_inner();
+        done(self.control.remove_stack(&request_id, &name).await)
+    }
+
+    async fn get_image(&self, request: Request<pc::GetRequest>) -> Reply<po::Image> {
+        let image = self.control.get_image(&request.get_ref().name).await?;
+        Ok(Response::new(image.as_ref().into()))
+    }
+
+    type ListImagesStream = Answers<pc::Images>;
+
+    async fn list_images(&self, request: Request<pc::ListRequest>) -> Reply<Self::ListImagesStream> {
+        let pc::ListRequest { stale, filters: wanted } = request.into_inner();
+        let images = self.control.list_images(freshness(stale), &filters(wanted)).await?;
+        Ok(pages(images, |image| image.as_ref().into(), |header, images| pc::Images { header, images }))
+    }
+
+    async fn remove_image(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
+        let pc::RemoveRequest { request_id, name, force } = request.into_inner();
+        done(self.control.remove_image(&request_id, &name, force).await)
+    }
+
+    type WatchImageStream = Answers<pc::ImageProgress>;
+
+    async fn watch_image(&self, request: Request<pc::WatchImageRequest>) -> Reply<Self::WatchImageStream> {
+        let pc::WatchImageRequest { image, digest } = request.into_inner();
+        watched(self.control.watch_image(image, Some(digest).filter(|it| !it.is_empty())).await)
+    }
+
+    async fn get_registry(&self, request: Request<pc::GetRequest>) -> Reply<pc::RegistryRow> {
+        reply(self.control.get_registry(&request.get_ref().name).await)
+    }
+
+    async fn put_registry(&self, request: Request<pc::PutRegistryRequest>) -> Reply<Empty> {
+        let pc::PutRegistryRequest { request_id, host, username, password } = request.into_inner();
+        done(self.control.put_registry(&request_id, RegistrySummary { host, username }, password).await)
+    }
+
+    async fn remove_registry(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
+        let pc::RemoveRequest { request_id, name, force: _ } = request.into_inner();
+        done(self.control.remove_registry(&request_id, &name).await)
+    }
+
+    type ListRegistriesStream = Answers<pc::Registries>;
+
+    async fn list_registries(&self, request: Request<pc::ListRequest>) -> Reply<Self::ListRegistriesStream> {
+        let pc::ListRequest { stale, filters: wanted } = request.into_inner();
+        let registries = self.control.list_registries(freshness(stale), &filters(wanted)).await?;
+        Ok(pages(registries, pc::RegistryRow::from, |header, registries| pc::Registries { header, registries }))
+    }
+
+    type OpenStreamStream = Answers<Frame>;
+
+    async fn open_stream(&self, request: Request<Streaming<Frame>>) -> Reply<Self::OpenStreamStream> {
+        let answers = streams::open(self.control.clone(), self.streams.clone(), request.into_inner());
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}

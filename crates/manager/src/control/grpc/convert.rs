@@ -1,0 +1,120 @@
+//! Between the messages of `control.proto` and the operations' own types.
+
+use flota_api::model::{NodeSpec, Role, ServiceSpec, StackSpec};
+use flota_api::proto::{control as pc, specs as ps, types as pt};
+use flota_api::version::Version;
+
+use super::super::Freshness;
+use super::super::cluster::ClusterInfo;
+use super::super::error::ControlError;
+use super::super::filter::Filter;
+use super::super::nodes::NodeSummary;
+use super::super::progress::{ImageProgress, ServiceProgress};
+use super::super::registries::RegistrySummary;
+use super::super::services::ServiceSummary;
+use super::super::stacks::StackSummary;
+use super::super::tasks::TaskSummary;
+
+/// A list of this freshness was asked for.
+pub(super) fn freshness(stale: bool) -> Freshness {
+    if stale { Freshness::Stale } else { Freshness::Linearizable }
+}
+
+pub(super) fn filters(filters: Vec<pc::Filter>) -> Vec<Filter> {
+    filters.into_iter().map(|it| Filter { key: it.key, value: it.value }).collect()
+}
+
+/// 0 on the wire: whatever version the object has.
+pub(super) fn version(version: u64) -> Option<Version> {
+    Some(version).filter(|version| *version != 0)
+}
+
+pub(super) fn role(number: i32) -> Result<Role, ControlError> {
+    let role = pt::Role::try_from(number).map_err(|_| ControlError::invalid("role", "it is unknown"))?;
+    Ok(role.into())
+}
+
+fn missing_spec() -> ControlError {
+    ControlError::invalid("spec", "it is missing")
+}
+
+pub(super) fn node_spec(spec: Option<ps::NodeSpec>) -> Result<NodeSpec, ControlError> {
+    Ok(spec.ok_or_else(missing_spec)?.try_into()?)
+}
+
+pub(super) fn service_spec(spec: Option<ps::ServiceSpec>) -> Result<ServiceSpec, ControlError> {
+    Ok(spec.ok_or_else(missing_spec)?.try_into()?)
+}
+
+pub(super) fn stack_spec(spec: Option<ps::StackSpec>) -> Result<StackSpec, ControlError> {
+    Ok(spec.ok_or_else(missing_spec)?.try_into()?)
+}
+
+impl From<ClusterInfo> for pc::ClusterInfo {
+    fn from(info: ClusterInfo) -> Self {
+        Self {
+            id: info.cluster.id.to_string(),
+            worker_token: info.worker_token.to_string(),
+            manager_token: info.manager_token.to_string(),
+            epoch: info.cluster.epoch,
+            meta: Some((&info.cluster.meta).into()),
+        }
+    }
+}
+
+impl From<NodeSummary> for pc::NodeRow {
+    fn from(row: NodeSummary) -> Self {
+        Self { node: Some(row.node.as_ref().into()), leader: row.leader }
+    }
+}
+
+impl From<ServiceSummary> for pc::ServiceRow {
+    fn from(row: ServiceSummary) -> Self {
+        Self { service: Some(row.service.as_ref().into()), running: row.running, desired: row.desired }
+    }
+}
+
+impl From<TaskSummary> for pc::TaskRow {
+    fn from(row: TaskSummary) -> Self {
+        Self {
+            task: Some(row.task.as_ref().into()),
+            restarts: row.task.restarts(),
+            service_name: row.service_name,
+            node_name: row.node_name,
+            image: row.image,
+            doubt: row.doubt,
+        }
+    }
+}
+
+impl From<StackSummary> for pc::StackRow {
+    fn from(row: StackSummary) -> Self {
+        let services = row.services.into_iter().map(|(id, name)| pc::ServiceName { id: id.into(), name });
+        Self { stack: Some(row.stack.as_ref().into()), services: services.collect() }
+    }
+}
+
+impl From<RegistrySummary> for pc::RegistryRow {
+    fn from(row: RegistrySummary) -> Self {
+        Self { host: row.host, username: row.username }
+    }
+}
+
+impl From<ServiceProgress> for pc::ServiceProgress {
+    fn from(it: ServiceProgress) -> Self {
+        Self {
+            running: it.running,
+            desired: it.desired,
+            converged: it.converged,
+            hanging: it.hanging,
+            update_paused: it.update_paused.unwrap_or_default(),
+            removed: it.removed,
+        }
+    }
+}
+
+impl From<ImageProgress> for pc::ImageProgress {
+    fn from(it: ImageProgress) -> Self {
+        Self { holders: it.holders, wanted: it.wanted, converged: it.converged }
+    }
+}

@@ -1,0 +1,52 @@
+//! The one table from refusals to gRPC: a code for clients in general, and a [`Reason`] for those that act on it.
+
+use tonic::{Code, Status};
+
+use flota_api::reason::{Detail, Reason};
+use flota_raft_store::{Conflict, ProposeError};
+
+use super::super::error::{ControlError, NodeHold};
+
+/// What gRPC says of an error.
+fn row(error: &ControlError) -> (Code, Reason) {
+    match error {
+        ControlError::NotFound { .. } | ControlError::NoTask { .. } => (Code::NotFound, Reason::NotFound),
+        ControlError::RemovedMeanwhile { .. } => (Code::NotFound, Reason::RemovedMeanwhile),
+        ControlError::Ambiguous { .. } => (Code::InvalidArgument, Reason::Ambiguous),
+        ControlError::UnknownFilter { .. } => (Code::InvalidArgument, Reason::UnknownFilter),
+        ControlError::Invalid(_) => (Code::InvalidArgument, Reason::Invalid),
+        ControlError::AlreadyExists { .. } | ControlError::NotOfStack { .. } => {
+            (Code::AlreadyExists, Reason::AlreadyExists)
+        }
+        ControlError::ChangedMeanwhile { .. } => (Code::Aborted, Reason::ChangedMeanwhile),
+        ControlError::ImageInUse { .. } => (Code::FailedPrecondition, Reason::InUse),
+        ControlError::NodeHeld { hold, .. } => match hold {
+            NodeHold::Leads => (Code::FailedPrecondition, Reason::NodeLeads),
+            NodeHold::IsManager => (Code::FailedPrecondition, Reason::NodeIsManager),
+            NodeHold::NotDown(_) => (Code::FailedPrecondition, Reason::NodeNotDown),
+        },
+        ControlError::TaskUnreachable(_) => (Code::FailedPrecondition, Reason::TaskUnreachable),
+        ControlError::NoClusterYet => (Code::Unavailable, Reason::NoClusterYet),
+        ControlError::LeadershipMoved => (Code::Unavailable, Reason::LeadershipMoved),
+        ControlError::Propose(error) => match error {
+            ProposeError::Conflict(Conflict::NameTaken { .. }) => (Code::AlreadyExists, Reason::AlreadyExists),
+            ProposeError::Conflict(Conflict::Changed { .. }) => (Code::Aborted, Reason::ChangedMeanwhile),
+            ProposeError::NotLeader => (Code::Unavailable, Reason::LeadershipMoved),
+            ProposeError::Unknown => (Code::Unavailable, Reason::OutcomeUnknown),
+            ProposeError::Unproven => (Code::Unavailable, Reason::Unproven),
+            ProposeError::TooLarge { .. } => (Code::InvalidArgument, Reason::TooLarge),
+        },
+    }
+}
+
+impl From<ControlError> for Status {
+    fn from(error: ControlError) -> Self {
+        let (code, reason) = row(&error);
+        let status = Self::new(code, error.to_string());
+        let candidates = match error {
+            ControlError::Ambiguous { candidates, .. } => candidates,
+            _ => Vec::new(),
+        };
+        Detail { reason, candidates }.attach(status)
+    }
+}

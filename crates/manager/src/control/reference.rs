@@ -1,0 +1,209 @@
+//! From what a user typed to the one object that it means: the same rules for every operation and every kind.
+//!
+//! A reference is an id, a name, or the beginning of an id; an id wins over a name, a name over a beginning. Where
+//! several objects are left, none of them is taken: [`ControlError::Ambiguous`] names them.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flota_api::id::ServiceId;
+use flota_api::image_ref::ImageRef;
+use flota_api::model::{Image, Node, Registry, Service, Stack, Task};
+use flota_api::naming::task_name;
+use flota_api::object::StoreObject;
+use flota_api::reason::Candidate;
+use flota_api::state::TaskState;
+use flota_raft_store::Tables;
+
+use super::error::ControlError;
+
+/// A shorter beginning soon means several objects.
+const SHORTEST_BEGINNING: usize = 3;
+/// Candidates that an error names.
+const CANDIDATES_BOUND: usize = 10;
+
+/// A kind of object that users refer to.
+pub(crate) trait Referable: StoreObject {
+    /// The objects that have this name.
+    fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>>;
+    /// What users call the object.
+    fn called(&self, view: &Tables) -> String;
+}
+
+/// The one object of the kind that `reference` means.
+///
+/// # Errors
+/// It means none, or may mean several.
+pub(crate) fn resolve<'a, T: Referable>(view: &'a Tables, reference: &str) -> Result<&'a Arc<T>, ControlError> {
+    let matches = Matches::<T>::of(view, reference);
+    match matches.objects.as_slice() {
+        [] => Err(ControlError::NotFound { kind: T::KIND, reference: reference.to_owned() }),
+        [one] => Ok(one),
+        _ => Err(ambiguous(reference, matches.candidates(view))),
+    }
+}
+
+/// The task that `reference` means where a service stands for its first task that runs: for exec and logs. A reference
+/// that is the name of a task and that of a service is ambiguous, as every other.
+///
+/// # Errors
+/// It means none, or may mean several; or the service has no task.
+pub(crate) fn resolve_running<'a>(view: &'a Tables, reference: &str) -> Result<&'a Arc<Task>, ControlError> {
+    let (tasks, services) = (Matches::<Task>::of(view, reference), Matches::<Service>::of(view, reference));
+    match tasks.rank.cmp(&services.rank) {
+        Ordering::Greater => first_running(view, resolve::<Service>(view, reference)?),
+        Ordering::Equal if !tasks.objects.is_empty() => {
+            Err(ambiguous(reference, tasks.candidates(view).chain(services.candidates(view))))
+        }
+        Ordering::Less | Ordering::Equal => resolve(view, reference),
+    }
+}
+
+fn first_running<'a>(view: &'a Tables, service: &Service) -> Result<&'a Arc<Task>, ControlError> {
+    let first = view.tasks_of_service(&service.id).max_by_key(|task| {
+        let running = task.status.state == TaskState::Running;
+        (running && task.is_live(), Reverse(task.slot))
+    });
+    first.ok_or_else(|| ControlError::NoTask { service: service.spec.name.clone() })
+}
+
+/// How well a reference fits; the best comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Id,
+    Name,
+    Beginning,
+    None,
+}
+
+/// The objects of one kind that fit best.
+struct Matches<'a, T> {
+    rank: Rank,
+    objects: Vec<&'a Arc<T>>,
+}
+
+impl<'a, T: Referable> Matches<'a, T> {
+    fn of(view: &'a Tables, reference: &str) -> Self {
+        if let Some(object) = view.get::<T>(reference) {
+            return Self { rank: Rank::Id, objects: vec![object] };
+        }
+        let named = T::named(view, reference);
+        if !named.is_empty() {
+            return Self { rank: Rank::Name, objects: named };
+        }
+        let begins = |object: &&Arc<T>| reference.len() >= SHORTEST_BEGINNING && object.id().starts_with(reference);
+        let objects: Vec<_> = view.all::<T>().filter(begins).collect();
+        let rank = if objects.is_empty() { Rank::None } else { Rank::Beginning };
+        Self { rank, objects }
+    }
+
+    fn candidates(&self, view: &Tables) -> impl Iterator<Item = Candidate> {
+        self.objects.iter().map(|object| candidate(object.as_ref(), view))
+    }
+}
+
+fn candidate<T: Referable>(object: &T, view: &Tables) -> Candidate {
+    Candidate { kind: T::KIND.to_string(), id: object.id().to_owned(), name: object.called(view) }
+}
+
+fn ambiguous(reference: &str, candidates: impl Iterator<Item = Candidate>) -> ControlError {
+    ControlError::Ambiguous { reference: reference.to_owned(), candidates: candidates.take(CANDIDATES_BOUND).collect() }
+}
+
+impl Referable for Node {
+    fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
+        // Two machines may have one hostname.
+        view.nodes().filter(|node| node.description.hostname == name).collect()
+    }
+
+    fn called(&self, _: &Tables) -> String {
+        self.description.hostname.clone()
+    }
+}
+
+impl Referable for Service {
+    fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
+        view.service_by_name(name).into_iter().collect()
+    }
+
+    fn called(&self, _: &Tables) -> String {
+        self.spec.name.clone()
+    }
+}
+
+impl Referable for Task {
+    /// Of the tasks in a slot the one that counts: what may still run before what has ended, then the one that is
+    /// furthest, then the newest. The tasks of a service that was removed are meant only where no other has that name.
+    fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
+        let Some((service, slot)) = parse_task_name(name) else { return Vec::new() };
+        if let Some(service) = view.service_by_name(service) {
+            let in_slot = view.tasks_of_service(&service.id).filter(|task| task.slot == slot);
+            if let Some(task) = in_slot.max_by_key(|task| standing(task)) {
+                return vec![task];
+            }
+        }
+        let mut left: BTreeMap<&ServiceId, &Arc<Self>> = BTreeMap::new();
+        let has_name =
+            |task: &&Arc<Self>| task.slot == slot && view.spec_of(task).is_some_and(|spec| spec.name == service);
+        for task in view.tasks().filter(has_name) {
+            let best = left.entry(&task.service_id).or_insert(task);
+            if standing(task) > standing(best) {
+                *best = task;
+            }
+        }
+        left.into_values().collect()
+    }
+
+    fn called(&self, view: &Tables) -> String {
+        view.spec_of(self).map(|spec| task_name(&spec.name, self.slot)).unwrap_or_default()
+    }
+}
+
+/// Orders the tasks of a slot; the one that counts is the greatest.
+fn standing(task: &Task) -> impl Ord + use<> {
+    (task.is_live(), task.status.state, task.meta.order())
+}
+
+/// `web.2` as the service and the slot; `None` for what [`task_name`] does not make.
+fn parse_task_name(name: &str) -> Option<(&str, u64)> {
+    let (service, slot) = name.rsplit_once('.')?;
+    let slot = slot.parse().ok()?;
+    (task_name(service, slot) == name).then_some((service, slot))
+}
+
+impl Referable for Stack {
+    fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
+        view.stack_by_name(name).into_iter().collect()
+    }
+
+    fn called(&self, _: &Tables) -> String {
+        self.spec.name.clone()
+    }
+}
+
+impl Referable for Image {
+    /// By the reference, in whatever short form, else by the digest.
+    fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
+        let whole = ImageRef::parse(name).ok().map(|it| it.to_string());
+        let is_meant = |image: &&Arc<Self>| (whole.is_some() && image.reference == whole) || image.digest == name;
+        view.images().filter(is_meant).collect()
+    }
+
+    fn called(&self, _: &Tables) -> String {
+        self.reference.clone().unwrap_or_default()
+    }
+}
+
+impl Referable for Registry {
+    fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
+        view.registry_by_host(name).into_iter().collect()
+    }
+
+    fn called(&self, _: &Tables) -> String {
+        self.host.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,389 @@
+//! The operations on a store in memory: what each refusal is, and what is answered.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use flota_api::clock::Clock;
+use flota_api::model::{
+    Cluster, Image, Node, NodeState, Role, Service, ServiceMode, ServiceSpec, Stack, StackSpec, Task, TaskStatus,
+};
+use flota_api::object::StoreObject;
+use flota_api::reason::{Detail, Reason};
+use flota_api::state::TaskState;
+use flota_api::version::Timestamp;
+use flota_raft_store::{LocalProposer, ProposeError, Proposer, WriteTx};
+use tonic::Status;
+
+use super::filter::Filter;
+use super::registries::RegistrySummary;
+use super::tasks::TaskScope;
+use super::*;
+
+const OWN_RAFT_ID: u64 = 7;
+
+/// A manager that needs no other.
+#[derive(Clone)]
+struct Alone {
+    proposer: LocalProposer,
+    leads: Arc<AtomicBool>,
+}
+
+impl Alone {
+    fn check(&self) -> Result<(), ProposeError> {
+        if self.leads.load(Ordering::Relaxed) { Ok(()) } else { Err(ProposeError::NotLeader) }
+    }
+}
+
+impl Consensus for Alone {
+    async fn propose(&self, transaction: Transaction) -> Result<(), ProposeError> {
+        self.check()?;
+        Proposer::propose(&self.proposer, transaction).await.map(drop)
+    }
+
+    async fn read_barrier(&self) -> Result<(), ProposeError> {
+        self.check()
+    }
+}
+
+impl Member for Alone {
+    fn id(&self) -> u64 {
+        OWN_RAFT_ID
+    }
+
+    fn leader(&self) -> Option<u64> {
+        Some(OWN_RAFT_ID)
+    }
+
+    fn age(&self) -> Option<Duration> {
+        Some(Duration::from_secs(3))
+    }
+
+    async fn freshen(&self) {}
+}
+
+impl Control<Alone> {
+    fn alone() -> Self {
+        let store = Store::default();
+        let member = Alone { proposer: LocalProposer::new(store.clone()), leads: Arc::new(true.into()) };
+        let clock = TermClock::new(Clock::new(|| Timestamp(1_000)));
+        let (_, leading) = watch::channel(Some(CancellationToken::new()));
+        Self { store, member, clock, random: Random::seeded(1), leading }
+    }
+
+    async fn put(&self, object: impl StoreObject) {
+        let mut tx = WriteTx::new(self.store.view(), "");
+        tx.create(object);
+        self.member.propose(tx.finish()).await.expect("it is new");
+    }
+
+    fn depose(&self) {
+        self.member.leads.store(false, Ordering::Relaxed);
+    }
+}
+
+fn spec(name: &str) -> ServiceSpec {
+    ServiceSpec { name: name.into(), image: "web".into(), ..ServiceSpec::default() }
+}
+
+fn service(id: &str, name: &str) -> Service {
+    Service { id: id.into(), spec: Arc::new(spec(name)), spec_version: 1, ..Service::default() }
+}
+
+fn node(id: &str, name: &str, role: Role, raft_id: u64) -> Node {
+    let raft_id = Some(raft_id).filter(|id| *id != 0);
+    let mut node = Node { id: id.into(), role, raft_id, state: NodeState::Ready, ..Node::default() };
+    node.description.hostname = name.into();
+    node
+}
+
+fn task(id: &str, service: &str, slot: u64, node: &str) -> Task {
+    let status = TaskStatus { state: TaskState::Running, ..TaskStatus::default() };
+    let (service_id, node_id) = (service.into(), Some(node.into()));
+    Task { id: id.into(), service_id, spec_version: 1, slot, node_id, status, ..Task::default() }
+}
+
+fn filter(key: &str, value: &str) -> Filter {
+    Filter { key: key.into(), value: value.into() }
+}
+
+/// A cluster with a leader, another manager, a worker, two services and an image that both use.
+async fn cluster() -> Control<Alone> {
+    let control = Control::alone();
+    control.put(Cluster { id: "cluster".into(), ..Cluster::default() }).await;
+    for (id, name, role, raft_id) in
+        [("n1", "m1", Role::Manager, OWN_RAFT_ID), ("n2", "m2", Role::Manager, 8), ("n3", "w1", Role::Worker, 0)]
+    {
+        control.put(node(id, name, role, raft_id)).await;
+    }
+    let reference = Some("docker.io/library/web:latest".to_owned());
+    control.put(Image { id: "i1".into(), reference, digest: "sha256:aa".into(), ..Image::default() }).await;
+    control.put(service("s1", "web")).await;
+    control.put(service("s2", "db")).await;
+    control.put(task("t1", "s1", 1, "n3")).await;
+    control.put(task("t2", "s1", 2, "n1")).await;
+    control.put(task("t3", "s2", 1, "n3")).await;
+    control
+}
+
+/// The reason that a front is told.
+fn refusal<T>(answer: Result<T, ControlError>) -> Option<Reason> {
+    Reason::of(&Status::from(answer.err()?))
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_not_found_whatever_is_asked_of_it() {
+    let control = cluster().await;
+    let missing = [
+        refusal(control.get_node("none").await),
+        refusal(control.get_service("none").await),
+        refusal(control.get_task("none").await),
+        refusal(control.get_stack("none").await),
+        refusal(control.get_image("none").await),
+        refusal(control.get_registry("none").await),
+        refusal(control.get_running_task("none").await),
+        refusal(control.watch_service("none").await),
+        refusal(control.update_node("", "none", None, &Default::default()).await),
+        refusal(control.update_service("", "none", None, &spec("none")).await),
+        refusal(control.remove_node("", "none", true).await),
+        refusal(control.remove_service("", "none").await),
+        refusal(control.remove_task("", "none", false).await),
+        refusal(control.remove_stack("", "none").await),
+        refusal(control.remove_image("", "none", true).await),
+        refusal(control.remove_registry("", "none").await),
+    ];
+    assert_eq!(missing, [Some(Reason::NotFound); 16]);
+    let scope = TaskScope { services: vec!["none".into()], nodes: Vec::new() };
+    let listed = control.list_tasks(Freshness::Linearizable, &scope, &[]).await;
+    assert_eq!(refusal(listed), Some(Reason::NotFound));
+}
+
+#[tokio::test]
+async fn a_name_of_several_objects_is_ambiguous_and_the_candidates_travel() {
+    let control = cluster().await;
+    control.put(node("n4", "w1", Role::Worker, 0)).await;
+    let status = Status::from(control.remove_node("", "w1", true).await.expect_err("it is ambiguous"));
+    let detail = Detail::of(&status).expect("a detail");
+    let ids: Vec<&str> = detail.candidates.iter().map(|it| it.id.as_str()).collect();
+    assert_eq!((detail.reason, ids), (Reason::Ambiguous, vec!["n3", "n4"]));
+    assert_eq!(control.store.view().nodes().count(), 4, "none of them was removed");
+}
+
+#[tokio::test]
+async fn values_that_break_a_rule_are_refused_before_anything_is_written() {
+    let control = cluster().await;
+    let before = control.store.view().version;
+    let bad = ServiceSpec { image: "No Image".into(), ..spec("web") };
+    let stack = StackSpec { name: "stack".into(), services: vec![bad.clone()] };
+    let login = RegistrySummary { host: "a/b".into(), username: "u".into() };
+    let refused = [
+        refusal(control.create_service("", bad.clone()).await),
+        refusal(control.update_service("", "web", None, &bad).await),
+        refusal(control.deploy_stack("", &stack).await),
+        refusal(control.put_registry("", login, "secret".into()).await),
+        refusal(control.update_service("", "web", None, &spec("other")).await),
+    ];
+    assert_eq!(refused, [Some(Reason::Invalid); 5]);
+    let text = control.deploy_stack("", &stack).await.expect_err("it is invalid").to_string();
+    assert!(text.starts_with("services.web.image: "), "{text}");
+    assert_eq!(control.store.view().version, before);
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_is_refused() {
+    let control = cluster().await;
+    assert_eq!(refusal(control.create_service("", spec("web")).await), Some(Reason::AlreadyExists));
+    let stack = StackSpec { name: "stack".into(), services: vec![spec("web")] };
+    assert_eq!(refusal(control.deploy_stack("", &stack).await), Some(Reason::AlreadyExists));
+    assert!(control.store.view().stack_by_name("stack").is_none(), "nothing half made");
+}
+
+#[tokio::test]
+async fn a_change_of_another_version_is_refused() {
+    let control = cluster().await;
+    let changed = spec("web");
+    let old = Some(1_000_000);
+    assert_eq!(refusal(control.update_service("", "web", old, &changed).await), Some(Reason::ChangedMeanwhile));
+    let node_spec = Default::default();
+    assert_eq!(refusal(control.update_node("", "w1", old, &node_spec).await), Some(Reason::ChangedMeanwhile));
+    let version = Some(control.store.view().service("s1").expect("it is there").meta.version);
+    let updated = control
+        .update_service("", "web", version, &ServiceSpec { mode: ServiceMode::Replicated { replicas: 3 }, ..changed })
+        .await;
+    assert_eq!(updated.expect("it has this version").spec.mode.wanted_tasks(), 3);
+}
+
+#[tokio::test]
+async fn a_node_that_is_needed_is_not_removed() {
+    let control = cluster().await;
+    assert_eq!(refusal(control.remove_node("", "m1", true).await), Some(Reason::NodeLeads));
+    assert_eq!(refusal(control.remove_node("", "m2", false).await), Some(Reason::NodeIsManager));
+    assert_eq!(refusal(control.remove_node("", "w1", false).await), Some(Reason::NodeNotDown));
+    control.remove_node("", "w1", true).await.expect("it is forced");
+    let view = control.store.view();
+    assert!(view.node("n3").is_none());
+    let revoked: Vec<_> = view.cluster().expect("a cluster").revoked.iter().map(|it| it.node_id.to_string()).collect();
+    assert_eq!(revoked, ["n3"], "its certificate opens nothing any more");
+}
+
+#[tokio::test]
+async fn an_image_that_a_service_uses_is_removed_by_force_alone() {
+    let control = cluster().await;
+    assert_eq!(refusal(control.remove_image("", "web", false).await), Some(Reason::InUse));
+    control.remove_image("", "web", true).await.expect("it is forced");
+    assert!(control.store.view().image("i1").is_none());
+}
+
+#[tokio::test]
+async fn before_the_first_entry_there_is_no_cluster_yet() {
+    let control = Control::alone();
+    assert_eq!(refusal(control.get_cluster().await), Some(Reason::NoClusterYet));
+    assert_eq!(refusal(control.rotate_join_token("", Role::Worker).await), Some(Reason::NoClusterYet));
+}
+
+#[tokio::test]
+async fn a_manager_that_does_not_lead_judges_nothing_and_answers_only_what_may_be_stale() {
+    let control = cluster().await;
+    control.depose();
+    assert_eq!(refusal(control.get_service("web").await), Some(Reason::LeadershipMoved));
+    assert_eq!(refusal(control.get_service("none").await), Some(Reason::LeadershipMoved));
+    assert_eq!(refusal(control.remove_service("", "web").await), Some(Reason::LeadershipMoved));
+    assert_eq!(refusal(control.remove_service("", "none").await), Some(Reason::Unproven));
+    let listed = control.list_services(Freshness::Linearizable, &[]).await;
+    assert_eq!(refusal(listed), Some(Reason::LeadershipMoved));
+    let listed = control.list_services(Freshness::Stale, &[]).await.expect("it has some");
+    assert_eq!((listed.rows.len(), listed.age), (2, Age::Stale(Some(Duration::from_secs(3)))));
+}
+
+#[tokio::test]
+async fn a_retry_is_answered_as_the_first_try_was_or_with_what_became_of_it() {
+    let control = cluster().await;
+    let first = control.create_service("r", spec("new")).await.expect("it is new");
+    let again = control.create_service("r", spec("new")).await.expect("it is the same request");
+    assert_eq!(first.id, again.id);
+    control.remove_service("", "new").await.expect("it is there");
+    assert_eq!(refusal(control.create_service("r", spec("new")).await), Some(Reason::RemovedMeanwhile));
+}
+
+#[tokio::test]
+async fn every_kind_of_row_is_filtered_and_refuses_a_key_that_it_does_not_have() {
+    let control = cluster().await;
+    control
+        .put(Stack {
+            id: "k1".into(),
+            spec: StackSpec { name: "stack".into(), ..Default::default() },
+            ..Default::default()
+        })
+        .await;
+    let login = RegistrySummary { host: "registry".into(), username: "u".into() };
+    control.put_registry("", login, "secret".into()).await.expect("it is valid");
+    let (now, scope) = (Freshness::Linearizable, TaskScope::default());
+    let colour = [filter("colour", "red")];
+    let unknown = [
+        refusal(control.list_nodes(now, &colour).await),
+        refusal(control.list_services(now, &colour).await),
+        refusal(control.list_tasks(now, &scope, &colour).await),
+        refusal(control.list_stacks(now, &colour).await),
+        refusal(control.list_images(now, &colour).await),
+        refusal(control.list_registries(now, &colour).await),
+    ];
+    assert_eq!(unknown, [Some(Reason::UnknownFilter); 6]);
+    let counts = [
+        control.list_nodes(now, &[filter("leader", "true")]).await.expect("nodes").rows.len(),
+        control.list_services(now, &[filter("name", "db")]).await.expect("services").rows.len(),
+        control.list_tasks(now, &scope, &[filter("name", "web.2")]).await.expect("tasks").rows.len(),
+        control.list_stacks(now, &[filter("services", "0")]).await.expect("stacks").rows.len(),
+        control.list_images(now, &[filter("digest", "sha256:aa")]).await.expect("images").rows.len(),
+        control.list_registries(now, &[filter("host", "registry")]).await.expect("registries").rows.len(),
+    ];
+    assert_eq!(counts, [1; 6]);
+    assert!(control.list_nodes(now, &[filter("leader", "yes")]).await.expect("nodes").rows.is_empty());
+}
+
+#[tokio::test]
+async fn a_list_of_tasks_is_about_the_services_and_nodes_that_it_names() {
+    let control = cluster().await;
+    let control = &control;
+    let ids = async |services: &[&str], nodes: &[&str]| {
+        let own = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect();
+        let scope = TaskScope { services: own(services), nodes: own(nodes) };
+        let listed = control.list_tasks(Freshness::Linearizable, &scope, &[]).await.expect("they are there");
+        listed.rows.iter().map(|row| row.task.id.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&[], &[]).await, ["t1", "t2", "t3"]);
+    assert_eq!(ids(&["web"], &[]).await, ["t1", "t2"]);
+    assert_eq!(ids(&["web", "s1", "db"], &[]).await, ["t1", "t2", "t3"], "each once");
+    assert_eq!(ids(&[], &["w1"]).await, ["t1", "t3"]);
+    assert_eq!(ids(&["web"], &["w1"]).await, ["t1"]);
+}
+
+#[tokio::test]
+async fn a_stack_answers_with_the_services_that_it_has() {
+    let control = cluster().await;
+    let deploy = async |services: Vec<ServiceSpec>| {
+        let stack = StackSpec { name: "stack".into(), services };
+        let summary = control.deploy_stack("", &stack).await.expect("it is valid");
+        let mut names: Vec<String> = summary.services.into_iter().map(|(_, name)| name).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(deploy(vec![spec("stack_a"), spec("stack_b")]).await, ["stack_a", "stack_b"]);
+    assert_eq!(deploy(vec![spec("stack_b"), spec("stack_c")]).await, ["stack_b", "stack_c"]);
+    control.remove_stack("", "stack").await.expect("it is there");
+    assert_eq!(control.store.view().services().count(), 2, "only those of the stack were removed");
+}
+
+#[tokio::test]
+async fn a_task_that_is_removed_keeps_its_service_unless_that_is_to_shrink() {
+    let control = cluster().await;
+    control.remove_task("", "web.1", false).await.expect("it is there");
+    let view = control.store.view();
+    assert!(view.task("t1").expect("it is stopped first").desired_state.is_stopping());
+    assert_eq!(view.service("s1").expect("it is there").spec.mode.wanted_tasks(), 1);
+    control.remove_task("", "web.2", true).await.expect("it is there");
+    let view = control.store.view();
+    assert!(view.task("t2").expect("it is stopped first").desired_state.is_stopping());
+    assert_eq!(view.service("s1").expect("it is there").spec.mode.wanted_tasks(), 0);
+}
+
+#[tokio::test]
+async fn a_watch_reports_each_change_until_the_service_has_what_it_asks_for() {
+    let control = cluster().await;
+    let mut watch = control.watch_service("db").await.expect("it is there");
+    let report = watch.recv().await.expect("a report").expect("it leads");
+    assert!(report.converged && report.running == 1);
+    assert!(watch.recv().await.is_none(), "nothing follows");
+    control.put(service("s3", "late")).await;
+    let mut watch = control.watch_service("late").await.expect("it is there");
+    assert!(!watch.recv().await.expect("a report").expect("it leads").converged);
+    control.put(task("t9", "s3", 1, "n3")).await;
+    assert!(watch.recv().await.expect("a report").expect("it leads").converged);
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_leadership() {
+    let control = Control { leading: watch::channel(None).1, ..cluster().await };
+    let mut watch = control.watch_image("none".into(), None).await.expect("it need not exist");
+    let ended = watch.recv().await.expect("a word");
+    assert_eq!(refusal(ended), Some(Reason::LeadershipMoved));
+}
+
+#[test]
+fn a_proposal_that_fails_says_whether_it_may_still_commit() {
+    use flota_raft_store::Conflict;
+    let cases = [
+        (ProposeError::NotLeader, Reason::LeadershipMoved, tonic::Code::Unavailable),
+        (ProposeError::Unknown, Reason::OutcomeUnknown, tonic::Code::Unavailable),
+        (ProposeError::Unproven, Reason::Unproven, tonic::Code::Unavailable),
+        (ProposeError::TooLarge { actions: 1, bytes: 2 }, Reason::TooLarge, tonic::Code::InvalidArgument),
+        (
+            Conflict::NameTaken { kind: "service".into(), name: "web".into() }.into(),
+            Reason::AlreadyExists,
+            tonic::Code::AlreadyExists,
+        ),
+    ];
+    for (error, reason, code) in cases {
+        let status = Status::from(ControlError::Propose(error));
+        assert_eq!((Reason::of(&status), status.code()), (Some(reason), code));
+    }
+    let open = crate::streams::OpenError::NoNode { task: "web.1".into(), reason: None };
+    assert_eq!(refusal::<()>(Err(open.into())), Some(Reason::TaskUnreachable));
+}

@@ -1,0 +1,105 @@
+//! Every kind of object, enumerated from its declaration, through all that the store does with an object.
+
+use flota_api::model::{Cluster, Image, Node, Registry, Service, ServiceSpec, Stack, StackSpec, Task};
+use flota_api::object::{Kind, Object, StoreObject};
+use flota_api::version::Timestamp;
+
+use super::*;
+use crate::transaction::{Action, Conflict, Expectation, Transaction};
+
+fn sample(kind: Kind, id: &str) -> Object {
+    match kind {
+        Kind::Cluster => Cluster { id: id.into(), epoch: 3, ..Cluster::default() }.into_object(),
+        Kind::Node => Node { id: id.into(), address: "n:1".into(), ..Node::default() }.into_object(),
+        Kind::Service => {
+            let spec = Arc::new(ServiceSpec { name: "web".into(), ..ServiceSpec::default() });
+            Service { id: id.into(), spec, spec_version: 1, ..Service::default() }.into_object()
+        }
+        Kind::Task => Task { id: id.into(), slot: 7, ..Task::default() }.into_object(),
+        Kind::Image => {
+            Image { id: id.into(), reference: Some("web:1".into()), size: 9, ..Image::default() }.into_object()
+        }
+        Kind::Stack => {
+            let spec = StackSpec { name: "shop".into(), ..StackSpec::default() };
+            Stack { id: id.into(), spec, ..Stack::default() }.into_object()
+        }
+        Kind::Registry => Registry { id: id.into(), host: "r:5000".into(), ..Registry::default() }.into_object(),
+    }
+}
+
+fn apply(store: &Store, index: Version, action: Action) -> Outcome {
+    let transaction = Transaction { actions: vec![action], ..Transaction::default() };
+    let entry = Entry { at: Timestamp(1), transactions: vec![transaction], ..Entry::default() };
+    store.apply(index, entry).pop().expect("one outcome for one transaction")
+}
+
+#[test]
+fn every_kind_survives_a_snapshot() {
+    let store = Store::default();
+    for (index, kind) in (1..).zip(Kind::ALL) {
+        apply(&store, index, Action::Create(sample(kind, "id"))).expect("it is new");
+    }
+    let records: Vec<_> = store.view().records().collect();
+    let restored = Tables::from_records(records.iter().map(Vec::as_slice)).expect("just written");
+    for kind in Kind::ALL {
+        let object = store.view().object(kind, "id").cloned();
+        assert!(object.is_some(), "{kind}");
+        assert_eq!(restored.object(kind, "id").cloned(), object, "{kind}");
+    }
+    assert_eq!(restored.digest(), store.digest());
+}
+
+#[test]
+fn every_kind_survives_the_log() {
+    for kind in Kind::ALL {
+        let (object, id) = (sample(kind, "id"), "id".to_owned());
+        let transaction = Transaction {
+            expectations: vec![Expectation { kind, id: id.clone(), version: Some(7) }],
+            actions: vec![Action::Create(object.clone()), Action::Update(object), Action::Remove(kind, id)],
+            ..Transaction::default()
+        };
+        let entry = Entry { transactions: vec![transaction], ..Entry::default() };
+        assert_eq!(Entry::decode(&entry.encode()), Ok(entry), "{kind}");
+    }
+}
+
+#[test]
+fn every_kind_is_created_updated_and_removed_with_an_event_and_a_digest_of_its_own() {
+    for kind in Kind::ALL {
+        let store = Store::default();
+        store.apply(1, Entry { at: Timestamp(1), ..Entry::default() });
+        let (_, mut watch) = store.view_and_watch();
+        let mut event = || watch.try_next().expect("no lag").expect("an entry was applied")[0].clone();
+        let empty = store.digest();
+
+        apply(&store, 2, Action::Create(sample(kind, "id"))).expect("it is new");
+        let created = store.view().object(kind, "id").cloned().expect("just created");
+        assert!(matches!(event(), Event::Created(object) if object == created), "{kind}");
+        let first = store.digest();
+        assert_ne!(first, empty, "{kind}");
+
+        apply(&store, 3, Action::Update(created.clone())).expect("it is there");
+        let updated = store.view().object(kind, "id").cloned().expect("just updated");
+        assert_eq!((updated.meta().created, updated.meta().version), (2, 3), "{kind}");
+        assert!(matches!(event(), Event::Updated { old, new } if old == created && new == updated), "{kind}");
+        assert!(![empty, first].contains(&store.digest()), "{kind}");
+
+        apply(&store, 4, Action::Remove(kind, "id".into())).expect("it is there");
+        assert!(matches!(event(), Event::Removed(object) if object == updated), "{kind}");
+        assert_eq!((store.view().object(kind, "id"), store.digest()), (None, empty), "{kind}");
+    }
+}
+
+#[test]
+fn no_two_objects_of_a_kind_have_the_same_unique_name() {
+    for kind in Kind::ALL {
+        let store = Store::default();
+        apply(&store, 1, Action::Create(sample(kind, "first"))).expect("it is new");
+        let second = sample(kind, "second");
+        let expected = match second.name() {
+            Some(name) => Err(Conflict::NameTaken { kind: kind.to_string(), name: name.to_owned() }),
+            None => Ok(2),
+        };
+        assert_eq!(apply(&store, 2, Action::Create(second)), expected, "{kind}");
+    }
+}

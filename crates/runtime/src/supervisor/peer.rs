@@ -1,0 +1,48 @@
+//! A client that is connected to the supervisor.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::message::{FromSupervisor, ToSupervisor};
+use crate::connection::{Connection, Wait};
+
+/// Names a client for as long as the supervisor lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PeerId(pub(super) u64);
+
+pub(super) struct Peer {
+    pub(super) id: PeerId,
+    /// Whether it gets the container's events.
+    pub(super) watches: bool,
+    connection: Connection,
+}
+
+impl Peer {
+    pub(super) fn new(id: PeerId, connection: Connection) -> Self {
+        Self { id, watches: false, connection }
+    }
+
+    /// The next request, with the descriptors that came along; `None` when it has not arrived yet.
+    ///
+    /// # Errors
+    /// The client has gone, or what it sent is not a request.
+    pub(super) fn recv(&self) -> io::Result<Option<(ToSupervisor, Vec<OwnedFd>)>> {
+        match self.connection.recv(Wait::Fail) {
+            Ok(Some(received)) => Ok(Some(received)),
+            Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends a message. A client that has gone or does not read misses it: nobody here waits for one.
+    pub(super) fn send(&self, message: &FromSupervisor) {
+        let _ = self.connection.send(message, &[], Wait::Fail);
+    }
+}
+
+impl AsFd for Peer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
+    }
+}

@@ -1,0 +1,151 @@
+//! The steps that a container needs: its image, its writable layer, and a place for what its supervisor keeps. What
+//! blocks (disk, kernel) is done away from the threads that answer others.
+
+use std::path::{Path, PathBuf};
+
+use futures::future::BoxFuture;
+
+use flota_api::id::TaskId;
+use flota_api::model::Assignment;
+use flota_runtime::Root;
+
+use super::ContainerError;
+use crate::executor::paths::{TaskPaths, remove_folder};
+use crate::executor::{Cause, Draft, ExecutorError, PrepareStep};
+use crate::images::Images;
+use crate::locks::KeyedLocks;
+
+/// Has the task's image here, unpacked. Images belong to the node and not to a task: the leader says when they go.
+#[derive(Clone, Debug)]
+pub(super) struct ImageStep {
+    pub(super) images: Images,
+}
+
+impl ImageStep {
+    async fn fetch(&self, task: &Assignment, draft: &mut Draft) -> Result<(), ContainerError> {
+        let image = self.images.ensure(task, draft.digest.as_deref()).await?;
+        (draft.digest, draft.config) = (Some(image.digest.clone()), image.config.clone());
+        let store = self.images.store.clone();
+        let layers = tokio::task::spawn_blocking(move || store.unpack(&image)).await.map_err(std::io::Error::other)?;
+        draft.layers = layers?;
+        Ok(())
+    }
+}
+
+impl PrepareStep for ImageStep {
+    fn name(&self) -> &'static str {
+        "image"
+    }
+
+    fn prepare<'a>(&'a self, task: &'a Assignment, draft: &'a mut Draft) -> BoxFuture<'a, Result<(), ExecutorError>> {
+        Box::pin(async move { Ok(self.fetch(task, draft).await?) })
+    }
+
+    fn undo<'a>(&'a self, _: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+/// Makes the folders that a container writes into: an overlay's upper layer, or a copy of all layers where overlayfs
+/// can't write.
+#[derive(Clone, Debug)]
+pub(super) struct WritableLayer {
+    pub(super) paths: TaskPaths,
+    /// Whether containers can be mounted from layers here.
+    pub(super) overlay: bool,
+    /// Held while a task's layer is made or removed. Copying goes on for a while when nobody waits for it any more.
+    pub(super) busy: KeyedLocks,
+}
+
+impl WritableLayer {
+    /// Returns the root file system of a task whose image has these layers.
+    pub(super) fn root(&self, task: &TaskId, layers: &[PathBuf]) -> Root {
+        let data = self.paths.data_folder(task);
+        if self.overlay {
+            Root::Overlay { lower: layers.to_vec(), upper: data.join("upper"), work: data.join("work") }
+        } else {
+            Root::Folder(data.join("root"))
+        }
+    }
+
+    async fn make(&self, task: &TaskId, layers: Vec<PathBuf>) -> Result<(), ContainerError> {
+        let (root, busy) = (self.root(task, &layers), self.busy.lock(task.as_str()).await);
+        let made = tokio::task::spawn_blocking(move || {
+            let _busy = busy;
+            match &root {
+                Root::Overlay { upper, work, .. } => {
+                    fs_err::create_dir_all(upper)?;
+                    fs_err::create_dir_all(work)?;
+                    Ok(())
+                }
+                Root::Folder(root) => copy_layers(&layers, root),
+            }
+        });
+        made.await.map_err(std::io::Error::other)?
+    }
+
+    async fn remove(&self, task: &TaskId) -> Result<(), Cause> {
+        let (data, busy) = (self.paths.data_folder(task), self.busy.lock(task.as_str()).await);
+        let removed = tokio::task::spawn_blocking(move || {
+            let _busy = busy;
+            // `merged` is where older versions mounted the overlay.
+            let removed = ["upper", "work", "merged", "root"].map(|name| remove_folder(&data.join(name)));
+            removed.into_iter().collect::<Result<(), _>>()
+        });
+        Ok(removed.await??)
+    }
+}
+
+impl PrepareStep for WritableLayer {
+    fn name(&self) -> &'static str {
+        "writable layer"
+    }
+
+    fn prepare<'a>(&'a self, task: &'a Assignment, draft: &'a mut Draft) -> BoxFuture<'a, Result<(), ExecutorError>> {
+        Box::pin(async move { Ok(self.make(&task.task_id, draft.layers.clone()).await?) })
+    }
+
+    fn undo<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
+        Box::pin(self.remove(task))
+    }
+}
+
+/// Copies the layers, lowest first, into one folder and applies their whiteouts.
+fn copy_layers(layers: &[PathBuf], root: &Path) -> Result<(), ContainerError> {
+    fs_err::create_dir_all(root)?;
+    for layer in layers.iter().rev() {
+        flota_image::copy_layer(layer, root)?;
+    }
+    Ok(())
+}
+
+/// Makes the folder of the container's supervisor. What the container left is removed with it: its state, its exit
+/// status, and whatever still runs in its control groups. It is the last step, so that processes end before their
+/// files go.
+#[derive(Clone, Debug)]
+pub(super) struct RunFolder {
+    pub(super) paths: TaskPaths,
+}
+
+impl PrepareStep for RunFolder {
+    fn name(&self) -> &'static str {
+        "container"
+    }
+
+    fn prepare<'a>(&'a self, task: &'a Assignment, _: &'a mut Draft) -> BoxFuture<'a, Result<(), ExecutorError>> {
+        let folder = self.paths.run_folder(&task.task_id);
+        Box::pin(async move { Ok(fs_err::create_dir_all(folder).map_err(ContainerError::Io)?) })
+    }
+
+    fn undo<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
+        let (groups, folder) = (self.paths.cgroups(task), self.paths.run_folder(task));
+        Box::pin(async move {
+            let removed = tokio::task::spawn_blocking(move || {
+                let swept = groups.sweep();
+                remove_folder(&folder)?;
+                swept.map_err(Cause::from)
+            });
+            removed.await?
+        })
+    }
+}
