@@ -170,7 +170,7 @@ mod tests {
     }
 
     fn task(node: &str) -> Task {
-        Task { id: "t".into(), node_id: node.into(), ..Task::default() }
+        Task { id: "t".into(), node_id: (!node.is_empty()).then(|| node.into()), ..Task::default() }
     }
 
     async fn open(broker: &StreamBroker, task: &Task) -> OpenError {

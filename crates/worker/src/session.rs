@@ -172,7 +172,7 @@ fn part(it: pd::Assignments) -> Result<Part, SessionError> {
 
 /// Converts a spec once for all of its tasks.
 fn spec(it: pd::AssignedSpec) -> Result<Arc<ServiceSpec>, Malformed> {
-    let spec = it.spec.ok_or(Malformed { field: "specs.spec", what: "is missing" })?;
+    let spec = it.spec.ok_or(Malformed { field: "specs.spec", what: "is missing".into() })?;
     Ok(Arc::new(spec.try_into()?))
 }
 

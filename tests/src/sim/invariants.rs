@@ -78,7 +78,7 @@ impl Invariants {
 
     fn check_tables(&mut self, view: &View) -> Result<(), String> {
         let (mut slots, mut devices) = (BTreeMap::new(), BTreeMap::new());
-        let mut reserved: BTreeMap<&NodeId, u64> = BTreeMap::new();
+        let mut reserved: BTreeMap<Option<&NodeId>, u64> = BTreeMap::new();
         let before = std::mem::take(&mut self.tasks);
         let paused = view.services().filter(|service| service.update != UpdateState::Active);
         self.paused.extend(paused.filter_map(|service| service.spec.labels.get(TAG)?.parse::<u64>().ok()));
@@ -99,7 +99,7 @@ impl Invariants {
             }
             if task.holds_resources() {
                 let wanted = view.spec_of(task).map_or(0, |spec| spec.reservations.nano_cpus);
-                *reserved.entry(&task.node_id).or_default() += wanted;
+                *reserved.entry(task.node_id.as_ref()).or_default() += wanted;
                 for device in &task.device_ids {
                     if let Some(other) = devices.insert((&task.node_id, &device.kind, &device.id), &task.id) {
                         return Err(format!("tasks {other} and {} hold the same device {device:?}", task.id));
@@ -108,7 +108,7 @@ impl Invariants {
             }
             self.tasks.insert(task.id.to_string(), (rank, task.node_id.clone()));
         }
-        for (id, reserved) in reserved {
+        for (id, reserved) in reserved.into_iter().filter_map(|(id, reserved)| Some((id?, reserved))) {
             let offered = view.node(id.as_str()).map_or(0, |node| node.description.resources.nano_cpus);
             if reserved > offered {
                 return Err(format!("tasks on node {id} have reserved {reserved} of its {offered} nano-CPUs"));

@@ -6,7 +6,9 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use flota_api::proto::control::control_client::ControlClient;
-use flota_api::proto::control::{CreateServiceRequest, ListRequest, TaskRow, UpdateNodeRequest, UpdateServiceRequest};
+use flota_api::proto::control::{
+    CreateServiceRequest, ListTasksRequest, TaskRow, UpdateNodeRequest, UpdateServiceRequest,
+};
 use flota_api::proto::specs::{NodeSpec, ServiceSpec};
 use flota_api::proto::types::RestartPolicy;
 
@@ -248,7 +250,7 @@ impl Script {
     /// When the manager refuses.
     pub fn tasks(&mut self, manager: usize) -> Vec<TaskRow> {
         let rows = self.ask(manager, |mut client| async move {
-            let mut pages = client.list_tasks(ListRequest { stale: false }).await?.into_inner();
+            let mut pages = client.list_tasks(ListTasksRequest::default()).await?.into_inner();
             let mut rows = Vec::new();
             while let Some(page) = pages.message().await? {
                 rows.extend(page.tasks);

@@ -141,7 +141,7 @@ fn paused_because(reason: &'static str) -> impl Fn(&SimCluster) -> Seen {
     move |cluster| {
         let view = cluster.view().ok_or("nobody leads")?;
         let service = view.service_by_name("web").ok_or("there is no such service")?;
-        let paused = format!("{:?}", service.update_paused);
+        let paused = format!("{:?}", service.update);
         seen(paused.contains(reason), paused)
     }
 }

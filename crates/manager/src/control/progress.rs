@@ -131,7 +131,7 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
         desired,
         converged: running == desired && !stopping && !outdated,
         hanging: late(service, &tasks).chain(given_up(service, &tasks)).collect(),
-        update_paused: service.update_paused.clone(),
+        update_paused: service.update.pause_reason().map(str::to_owned),
         removed: false,
     }
 }

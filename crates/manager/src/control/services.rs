@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flota_api::clock::Random;
 use flota_api::id::{ServiceId, StackId};
-use flota_api::model::{Service, ServiceSpec, Task};
+use flota_api::model::{Service, ServiceSpec, Task, UpdateState};
 use flota_api::object::Kind;
 use flota_api::state::TaskState;
 use flota_api::version::Version;
@@ -60,7 +60,7 @@ pub(super) fn with_spec(service: &Service, spec: ServiceSpec) -> Service {
     Service {
         spec: Arc::new(spec),
         spec_version: service.spec_version + u64::from(!same),
-        update_paused: None,
+        update: UpdateState::Active,
         ..service.clone()
     }
 }

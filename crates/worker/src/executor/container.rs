@@ -121,7 +121,8 @@ impl ContainerExecutor {
             translate::container(assignment, &draft.config, &self.node, &self.offers, places)?;
         let (runtime, folder) = (Arc::clone(&self.runtime), self.paths.run_folder(task));
         let started = tokio::task::spawn_blocking(move || flota_runtime::start(&runtime, &folder, &order, spec));
-        Ok(started.await.map_err(std::io::Error::other)??)
+        started.await.map_err(std::io::Error::other)??;
+        Ok(())
     }
 
     /// How long ago the task's container was started.
@@ -130,6 +131,7 @@ impl ContainerExecutor {
     }
 
     /// A connection to the supervisor of the task's container, if it is there.
+    #[expect(deprecated, reason = "it is unsound for types that change their descriptor, and this one never does")]
     fn supervisor(&self, task: &TaskId) -> Option<AsyncFd<ContainerEvents>> {
         let events = self.client(task).ok()?.watch().ok()?;
         AsyncFd::with_interest(events, Interest::READABLE).ok()
@@ -137,7 +139,7 @@ impl ContainerExecutor {
 
     /// Sends the container a signal; one that has gone needs none.
     fn signal(&self, task: &TaskId, signal: i32) {
-        if let Ok(mut client) = self.client(task) {
+        if let Ok(client) = self.client(task) {
             let _ = client.kill(signal);
         }
     }
