@@ -138,7 +138,7 @@ fn cut_off_leader_takes_no_old_answer_for_a_proof_that_it_leads() {
         let new = it.leader();
         it.update(new, "newer", spec("web", 3)).unwrap();
         let read = it.begin(old, |mut client| async move {
-            let request = ListRequest { stale: false };
+            let request = ListRequest::default();
             let mut pages = client.list_services(request).await?.into_inner();
             let page = pages.message().await?.unwrap_or_default();
             Ok(page.services.first().map_or(0, |row| row.desired))
@@ -155,7 +155,7 @@ fn cut_off_leader_takes_no_old_answer_for_a_proof_that_it_leads() {
 /// Names of the services that a manager lists; with `stale` from its own tables, with their age in milliseconds.
 fn list(it: &mut Script, manager: usize, stale: bool) -> Result<(Option<u64>, Vec<String>), Status> {
     it.ask(manager, move |mut client| async move {
-        let mut request = Request::new(ListRequest { stale });
+        let mut request = Request::new(ListRequest { stale, ..ListRequest::default() });
         if stale {
             request.metadata_mut().insert(STALE, MetadataValue::from_static("1"));
         }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use flota_api::model::NodeState;
-use flota_api::proto::control::RemoveRequest;
+use flota_api::proto::control::{RemoveRequest, RemoveTaskRequest};
 use flota_api::proto::specs::{GenericResource, NodeSpec, ServiceSpec};
 use flota_api::proto::types::{Resources, RestartCondition, RestartPolicy};
 use flota_api::state::TaskState;
@@ -244,7 +244,7 @@ fn each_device_goes_to_one_task_and_to_the_next_when_it_is_free() {
         assert_eq!(ids.len(), 2, "each has one of its own");
         let first = tasks_of(it.cluster(), "web").unwrap().into_iter().find(|it| it.status.state == TaskState::Running);
         let name = first.unwrap().id.to_string();
-        let request = RemoveRequest { request_id: "rm".into(), name, shrink: true, ..RemoveRequest::default() };
+        let request = RemoveTaskRequest { request_id: "rm".into(), name, shrink: true };
         it.ask(it.leader(), |mut client| async move { client.remove_task(request).await }).unwrap();
         it.converge();
         assert_eq!(running(it.cluster()), 2);
