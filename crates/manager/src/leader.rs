@@ -38,15 +38,18 @@ pub(crate) async fn follow(
     shutdown: CancellationToken,
     fatal: CancellationToken,
 ) {
+    // Also when this task panics: a manager that follows nobody must not stay.
+    let ended = fatal.drop_guard();
     tokio::select! {
         biased;
         // Sees the shutdown first, and ends the leader's scope.
         () = follow_terms(&replica, &dispatcher, &leading, &shutdown) => {}
-        () = shutdown.cancelled() => return,
+        () = shutdown.cancelled() => {}
     }
-    if !shutdown.is_cancelled() {
+    if shutdown.is_cancelled() {
+        ended.disarm();
+    } else {
         tracing::error!("the Raft core has stopped: this manager can't go on");
-        fatal.cancel();
     }
 }
 

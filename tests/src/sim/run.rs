@@ -1,6 +1,7 @@
 //! One simulation from its seed to its verdict, in a thread of its own.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::OnceLock;
 
 use rand::Rng;
 
@@ -88,6 +89,7 @@ pub(super) fn simulate_here(options: Options) -> Outcome {
     // A new thread: its random numbers and hash maps are the seed's from the first one on.
     let thread = std::thread::Builder::new().name(format!("seed {}", options.seed)).stack_size(16 << 20);
     let run = move || {
+        note_panics();
         faults::set(options.fault);
         Run::new(options).finish(options)
     };
@@ -102,6 +104,19 @@ pub(super) fn is_up(cluster: &SimCluster) -> Result<(), String> {
     let leader = leader.filter(|it| !it.raft().is_changing()).ok_or("nobody leads a complete set of managers")?;
     let voters = leader.raft().members().iter().filter(|member| member.votes).count();
     if voters < managers { Err(format!("{voters} of {managers} managers vote")) } else { converged(cluster) }
+}
+
+/// The first panic of any task of any process.
+static PANIC: OnceLock<String> = OnceLock::new();
+
+/// Remembers a panic: the runtime of the task that panicked would hide it.
+fn note_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // Only the first counts.
+        let _ = PANIC.set(panic.to_string());
+        usual(panic);
+    }));
 }
 
 /// A running simulation.
@@ -261,6 +276,9 @@ impl Run {
     pub fn step(&mut self) -> Result<(), String> {
         self.cluster.world.step();
         self.quanta += 1;
+        if let Some(panic) = PANIC.get() {
+            return Err(format!("a task panicked: {panic}"));
+        }
         if self.quanta.is_multiple_of(LOOK_EVERY) {
             self.invariants.check(&self.cluster, self.trouble)?;
         }

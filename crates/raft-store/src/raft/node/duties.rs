@@ -120,7 +120,7 @@ impl Duties {
     async fn watch_log(&self) {
         self.log.failed().await;
         tracing::error!("the Raft log has failed: this manager stops");
-        drop(self.raft.shutdown().await);
+        self.stop_core().await;
     }
 
     /// While this manager leads: puts the digest of its tables into the log at the beginning and every 1,000 entries.
@@ -201,6 +201,14 @@ impl Duties {
         judge(own, &others, voters.len())
     }
 
+    /// Stops the core, in a task of its own: the end of the core ends other duties and thereby all of them, and the
+    /// library panics in whoever asks it for anything after a shutdown that was begun and cancelled.
+    async fn stop_core(&self) {
+        let raft = self.raft.clone();
+        // The task ends with the core, and has nothing to return.
+        let _ = tokio::spawn(async move { raft.shutdown().await }).await;
+    }
+
     async fn stop_diverged(&self, index: u64) {
         tracing::error!(
             entry = index,
@@ -210,7 +218,7 @@ impl Duties {
         if let Err(error) = marked {
             tracing::error!(%error, "the folder with the wrong tables could not be marked");
         }
-        drop(self.raft.shutdown().await);
+        self.stop_core().await;
     }
 
     /// Settles the log after each burst of entries.
