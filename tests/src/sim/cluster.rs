@@ -21,11 +21,10 @@ use flota_raft_store::{Store, Transaction, View, WriteTx};
 use flota_worker::{FakeMachine, MemoryRecords, MemoryState};
 
 use super::clock::WallClock;
-use super::host::Host;
+use super::host::{Host, USER};
 use super::process::{Ended, ManagerProcess, WorkerProcess, run_manager, run_worker};
 use super::raft_network::RaftNetwork;
 use super::system::WALL;
-use super::user::USER;
 use super::world::World;
 
 /// A manager's machine.

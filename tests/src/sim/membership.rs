@@ -7,9 +7,9 @@ use flota_api::proto::ca::node_ca_client::NodeCaClient;
 use flota_api::proto::ca::{IssueCertificateRequest, JoinRaftRequest, LeaveRaftRequest};
 use flota_identity::{JoinToken, KeyPair, Peer};
 
+use super::host::USER;
 use super::process::peer;
 use super::script::Script;
-use super::user::USER;
 
 impl Script {
     /// Lets a new machine join with the cluster's token for `role`. Returns its number among the managers or workers; the

@@ -11,9 +11,10 @@ use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Entry, WriteTx};
 
 use super::cluster::SimCluster;
+use super::host::USER;
 use super::invariants::{Invariants, converged, picture};
 use super::schedule::Schedule;
-use super::user::{History, USER, Users, Wishes, channels};
+use super::user::{History, Users, Wishes, channels};
 use super::world::World;
 
 /// What is simulated.

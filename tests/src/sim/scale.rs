@@ -11,10 +11,11 @@ use flota_api::proto::control::control_client::ControlClient;
 use flota_api::state::TaskState;
 
 use super::cluster::SimCluster;
+use super::host::USER;
 use super::invariants::converged;
 use super::run::is_up;
 use super::script::spec;
-use super::user::{USER, channels};
+use super::user::channels;
 use super::world::World;
 
 /// How large the cluster is.

@@ -9,10 +9,9 @@ use rand::rngs::StdRng;
 use flota_raft_store::raft::DiskFaults;
 
 use super::cluster::SimCluster;
-use super::host::Host;
+use super::host::{Host, USER};
 use super::network::DELAY;
 use super::raft_network::Mishaps;
-use super::user::USER;
 
 /// What is done to the cluster.
 #[derive(Clone, Debug)]

@@ -15,9 +15,9 @@ use flota_api::proto::types::RestartPolicy;
 use flota_identity::{Dialer, Peer};
 
 use super::cluster::SimCluster;
+use super::host::USER;
 use super::invariants::{converged, picture};
 use super::run::{Options, Run};
-use super::user::USER;
 
 /// A cluster that is up, and its test.
 pub struct Script {

@@ -20,14 +20,12 @@ use flota_identity::{Dialer, Peer};
 use flota_manager::forward::STALE;
 
 use super::cluster::DEVICE_KIND;
-use super::host::Host;
+use super::host::USER;
 use super::linearizability::{Operation, Violation, check};
 use super::network::Network;
 use super::services::{Answer, Op, Services, read};
 use super::time;
 
-/// Where users are.
-pub const USER: Host = Host(100);
 /// Names of services that users know.
 pub const NAMES: [&str; 5] = ["web", "db", "cache", "queue", "mail"];
 /// One try at one manager.

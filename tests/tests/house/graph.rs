@@ -5,10 +5,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::source::Module;
+use super::source::{FileModule, Module};
 
 /// A module by its names from the crate's root, which has none.
 pub(crate) type ModulePath = Vec<String>;
+
+/// Where a module's file is, and where those of its children are.
+struct Place {
+    folder: PathBuf,
+    below: PathBuf,
+}
 
 /// The modules of one crate.
 #[derive(Debug, Default)]
@@ -23,22 +29,28 @@ impl Graph {
     pub(crate) fn of_crate(root: &Path, read: &impl Fn(&Path) -> Option<String>) -> Self {
         let mut graph = Self::default();
         let text = read(root).unwrap_or_else(|| panic!("{} is there", root.display()));
-        let folder = root.parent().expect("a file is in a folder");
-        graph.add(Vec::new(), Module::read(&text), folder, read);
+        let place = Place { folder: folder_of(root), below: folder_of(root) };
+        graph.add(Vec::new(), Module::read(&text), &place, read);
         graph.connect();
         graph
     }
 
-    fn add(&mut self, path: ModulePath, mut module: Module, folder: &Path, read: &impl Fn(&Path) -> Option<String>) {
+    fn add(&mut self, path: ModulePath, mut module: Module, place: &Place, read: &impl Fn(&Path) -> Option<String>) {
         for (name, inner) in std::mem::take(&mut module.inline) {
-            let below = folder.join(&name);
-            self.add(extended(&path, &name), inner, &below, read);
+            let below = place.below.join(&name);
+            self.add(extended(&path, &name), inner, &Place { folder: below.clone(), below }, read);
         }
-        for name in &module.files {
-            let places: [PathBuf; 2] = [folder.join(format!("{name}.rs")), folder.join(name).join("mod.rs")];
-            let text = places.iter().find_map(|it| read(it));
-            let text = text.unwrap_or_else(|| panic!("{} is there", places[0].display()));
-            self.add(extended(&path, name), Module::read(&text), &folder.join(name), read);
+        for FileModule { name, path: named } in &module.files {
+            let files = match named {
+                Some(named) => vec![place.folder.join(named)],
+                None => vec![place.below.join(format!("{name}.rs")), place.below.join(name).join("mod.rs")],
+            };
+            let found = files.iter().find_map(|file| Some((file, read(file)?)));
+            let (file, text) = found.unwrap_or_else(|| panic!("{} is there", files[0].display()));
+            let folder = folder_of(file);
+            // Beside a file that an attribute names, as beside a `mod.rs`.
+            let below = if named.is_some() || file.ends_with("mod.rs") { folder.clone() } else { folder.join(name) };
+            self.add(extended(&path, name), Module::read(&text), &Place { folder, below }, read);
         }
         self.modules.insert(path, module);
     }
@@ -125,6 +137,10 @@ impl Graph {
         }
         found
     }
+}
+
+fn folder_of(file: &Path) -> PathBuf {
+    file.parent().expect("a file is in a folder").to_owned()
 }
 
 fn extended(path: &ModulePath, name: &str) -> ModulePath {

@@ -12,8 +12,8 @@ use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 /// One module: a file, or `mod name { … }` inside one.
 #[derive(Debug, Default)]
 pub(crate) struct Module {
-    /// Names of the modules that have files of their own.
-    pub(crate) files: Vec<String>,
+    /// The modules that have files of their own.
+    pub(crate) files: Vec<FileModule>,
     /// The modules that are written out inside this one.
     pub(crate) inline: Vec<(String, Module)>,
     /// One entry for each name that a `use` brings into scope.
@@ -22,6 +22,14 @@ pub(crate) struct Module {
     pub(crate) paths: Vec<Vec<String>>,
     /// Names of types, functions, constants and macros.
     pub(crate) definitions: BTreeSet<String>,
+}
+
+/// `mod name;`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FileModule {
+    pub(crate) name: String,
+    /// The file that a `#[path = "…"]` names, from the folder of the declaring file.
+    pub(crate) path: Option<String>,
 }
 
 /// A name that a `use` brings into scope.
@@ -46,15 +54,20 @@ impl Module {
     fn scan(&mut self, tokens: TokenStream, items: bool) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         let mut at = 0;
+        // Of the `#[path]` in front of a module.
+        let mut path = None;
         while at < tokens.len() {
             let rest = &tokens[at..];
             let taken = match &rest[0] {
-                TokenTree::Punct(hash) if hash.as_char() == '#' => skip_test_code(rest),
+                TokenTree::Punct(hash) if hash.as_char() == '#' => {
+                    path = group(rest.get(1), Delimiter::Bracket).and_then(path_of).or(path);
+                    skip_test_code(rest)
+                }
                 // `pub(in crate::a)` names a module and imports nothing.
                 TokenTree::Ident(word) if word == "pub" => {
                     1 + usize::from(group(rest.get(1), Delimiter::Parenthesis).is_some())
                 }
-                TokenTree::Ident(word) => self.scan_word(&word.to_string(), rest, items),
+                TokenTree::Ident(word) => self.scan_word(&word.to_string(), rest, items, &mut path),
                 TokenTree::Group(group) => {
                     self.scan(group.stream(), false);
                     1
@@ -68,7 +81,7 @@ impl Module {
     }
 
     /// Reads what begins with this word, and returns how many tokens that was.
-    fn scan_word(&mut self, word: &str, rest: &[TokenTree], items: bool) -> usize {
+    fn scan_word(&mut self, word: &str, rest: &[TokenTree], items: bool, path: &mut Option<String>) -> usize {
         match word {
             "use" if !is_punct(rest.get(1), '<') => {
                 let end = rest.iter().position(|it| is_punct(Some(it), ';')).unwrap_or(rest.len());
@@ -83,7 +96,7 @@ impl Module {
                     self.inline.push((name, inner));
                     return 3;
                 }
-                self.files.push(name);
+                self.files.push(FileModule { name, path: path.take() });
                 return 2;
             }
             "struct" | "enum" | "union" | "trait" | "fn" | "type" | "const" | "static" if items => {
@@ -93,16 +106,16 @@ impl Module {
             "macro_rules" if items => self.definitions.extend(ident(rest.get(2))),
             _ => {}
         }
-        let mut path = vec![word.to_owned()];
+        let mut segments = vec![word.to_owned()];
         let mut end = 1;
         while is_separator(&rest[end..])
             && let Some(name) = ident(rest.get(end + 2))
         {
-            path.push(name);
+            segments.push(name);
             end += 3;
         }
-        if path.len() > 1 {
-            self.paths.push(path);
+        if segments.len() > 1 {
+            self.paths.push(segments);
         }
         end
     }
@@ -154,6 +167,17 @@ fn is_for_tests(attribute: &Group) -> bool {
     let conditions = group(tokens.get(1), Delimiter::Parenthesis).map(|it| it.stream().to_string());
     ident(tokens.first()).as_deref() == Some("cfg")
         && conditions.is_some_and(|it| it == "test" || (it.starts_with("all") && it.contains("test")))
+}
+
+/// Returns the file that the attribute `path = "…"` names.
+fn path_of(attribute: &Group) -> Option<String> {
+    let tokens: Vec<TokenTree> = attribute.stream().into_iter().collect();
+    match tokens.as_slice() {
+        [TokenTree::Ident(word), _, TokenTree::Literal(file)] if word == "path" => {
+            Some(file.to_string().trim_matches('"').to_owned())
+        }
+        _ => None,
+    }
 }
 
 fn ident(token: Option<&TokenTree>) -> Option<String> {
@@ -231,10 +255,17 @@ mod tests {
             "mod a; pub(crate) mod b; mod c { mod d; struct E; } #[cfg(test)] mod tests;
              pub struct S; pub const fn f() { struct Inner; } macro_rules! m { () => {} } pub trait T { fn g(); }",
         );
-        assert_eq!(module.files, ["a", "b"]);
+        let names = |module: &Module| module.files.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&module), ["a", "b"]);
         assert_eq!(module.inline[0].0, "c");
-        assert_eq!(module.inline[0].1.files, ["d"]);
+        assert_eq!(names(&module.inline[0].1), ["d"]);
         let definitions: Vec<&str> = module.definitions.iter().map(String::as_str).collect();
         assert_eq!(definitions, ["S", "T", "f", "m"]);
+    }
+    #[test]
+    fn a_path_belongs_to_the_next_module() {
+        let module = Module::read("#[path = \"../x/mod.rs\"] #[cfg(unix)] mod a; mod b;");
+        let paths: Vec<Option<&str>> = module.files.iter().map(|it| it.path.as_deref()).collect();
+        assert_eq!(paths, [Some("../x/mod.rs"), None]);
     }
 }

@@ -248,7 +248,7 @@ mod tests {
             ..ps::ServiceSpec::default()
         };
         let spec = ServiceSpec::try_from(wire(&["node.role == worker"])).expect("a good spec");
-        assert!(spec.constraints[0].holds(&crate::model::Node::default()));
+        assert!(crate::model::Node::default().satisfies(&spec.constraints[0]));
         assert_eq!(ps::ServiceSpec::from(&spec).constraints, ["node.role==worker"]);
         let error = ServiceSpec::try_from(wire(&["node.id==a", "colour==red"])).expect_err("no such key");
         assert!(error.to_string().contains("constraints[1]: `colour==red`: the key is one of"), "{error}");

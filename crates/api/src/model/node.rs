@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 use super::allowance::Allowance;
 use super::device::NodeDevice;
 use super::text_or_empty;
+use crate::constraint::{Constraint, Key};
 use crate::defaults::EMBEDDED_RUNTIME;
 use crate::id::NodeId;
 use crate::naming;
@@ -200,6 +201,18 @@ impl Default for Node {
 }
 
 impl Node {
+    /// Returns whether the constraint holds for this node.
+    pub fn satisfies(&self, constraint: &Constraint) -> bool {
+        constraint.accepts(match constraint.key() {
+            Key::Id => Some(self.id.as_str()),
+            Key::Hostname => Some(self.description.hostname.as_str()),
+            Key::Role => Some(self.role.as_str()),
+            Key::Os => Some(self.description.os.as_str()),
+            Key::Architecture => Some(self.description.architecture.as_str()),
+            Key::Label(label) => self.spec.labels.get(label).map(String::as_str),
+        })
+    }
+
     /// Whether it left the cluster.
     pub fn has_left(&self) -> bool {
         self.state_reason == Some(NodeStateReason::Left)
@@ -240,5 +253,24 @@ mod tests {
         assert_eq!(runtimes.check_offers(), Ok(()));
         assert!(runtimes.has_runtime("") && runtimes.has_runtime("runsc") && !runtimes.has_runtime("kata"));
         assert!(NodeDescription::default().has_runtime("flota"), "every node has the embedded one");
+    }
+    #[test]
+    fn nodes_satisfy_constraints_by_key_operator_and_value() {
+        let mut node = Node::default();
+        node.description.hostname = "n1".into();
+        node.spec.labels.insert("zone".into(), "A".into());
+        let cases = [
+            ("node.hostname==n1", true),
+            ("node.hostname != n1", false),
+            ("node.labels.zone==a", true),
+            ("node.labels.Zone==a", false),
+            ("node.labels.rack==1", false),
+            ("node.labels.rack!=1", true),
+            ("node.role==worker", true),
+        ];
+        for (text, expected) in cases {
+            let constraint = Constraint::parse(text).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(node.satisfies(&constraint), expected, "{text}");
+        }
     }
 }

@@ -12,7 +12,7 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len()] = [
     (Filter::NotReady, |_, info| info.node.state != NodeState::Ready),
     (Filter::Drained, |_, info| info.node.spec.availability == Availability::Drain),
     (Filter::Paused, |_, info| info.node.spec.availability == Availability::Pause),
-    (Filter::Constraint, |spec, info| !spec.constraints.iter().all(|it| it.holds(&info.node))),
+    (Filter::Constraint, |spec, info| !spec.constraints.iter().all(|it| info.node.satisfies(it))),
     (Filter::Cpu, |spec, info| spec.reservations.nano_cpus > info.free.nano_cpus),
     (Filter::Memory, |spec, info| spec.reservations.memory_bytes > info.free.memory_bytes),
     (Filter::Runtime, |spec, info| !info.node.description.has_runtime(&spec.runtime)),
