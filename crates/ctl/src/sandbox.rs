@@ -178,9 +178,12 @@ pub(crate) async fn run(verb: Sandbox) -> anyhow::Result<u8> {
 const FIELDS: [&str; 5] = ["sandbox", "name", "status", "address", "pid"];
 
 fn passes(row: &Value, filters: &[(String, String)]) -> bool {
-    filters.iter().all(|(key, value)| match &row[key] {
-        Value::String(text) => text == value,
-        other => other.to_string() == *value,
+    filters.iter().all(|(key, value)| {
+        let shown = match &row[key] {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        shown == *value
     })
 }
 
