@@ -39,7 +39,7 @@ pub(crate) enum Document {
     /// The manifest itself.
     Manifest(Box<ImageManifest>),
     /// Of an index, the descriptor of the manifest for this machine.
-    Index(Descriptor),
+    Index(Box<Descriptor>),
 }
 
 pub(crate) fn parse(bytes: &[u8]) -> Result<Document, ManifestError> {
@@ -57,12 +57,12 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Document, ManifestError> {
     Ok(Document::Manifest(manifest))
 }
 
-fn choose(index: &ImageIndex) -> Result<Descriptor, ManifestError> {
+fn choose(index: &ImageIndex) -> Result<Box<Descriptor>, ManifestError> {
     let own = Arch::default();
     let fits =
         |it: &&Descriptor| it.platform().as_ref().is_none_or(|it| *it.os() == Os::Linux && *it.architecture() == own);
     let found = index.manifests().iter().find(fits).cloned();
-    found.ok_or_else(|| {
+    found.map(Box::new).ok_or_else(|| {
         let platforms = index.manifests().iter().filter_map(|it| it.platform().as_ref());
         let names: Vec<String> = platforms.map(|it| format!("{}/{}", it.os(), it.architecture())).collect();
         ManifestError::Platform(own.to_string(), names.join(", "))

@@ -15,6 +15,7 @@ mod order;
 mod output;
 mod peer;
 mod prepare;
+mod report;
 mod runtime;
 mod signals;
 mod start;

@@ -140,7 +140,7 @@ fn removed_node_takes_its_tasks_out_of_every_list() {
         let gone = Some(it.cluster().workers[0].node_id.clone());
         it.wait("no task names the node", 5_000, move |cluster| {
             let view = cluster.view().ok_or("nobody leads")?;
-            let left: Vec<_> = view.tasks().filter(|task| task.node_id == gone).map(|task| task.id.clone()).collect();
+            let left: Vec<_> = view.tasks().filter(|task| task.is_on(&gone)).map(|task| task.id.clone()).collect();
             seen(left.is_empty(), left)
         });
         let rows = it.tasks(it.leader());

@@ -1,6 +1,6 @@
 //! Sessions between nodes and the leader: how they begin, how they are missed, and what the leader makes of their end.
 
-use flota_api::model::{NodeState, NodeStateReason};
+use flota_api::model::{NodeState, NodeStateReason as Reason};
 use flota_api::proto::dispatcher::manager_message::Message as FromManager;
 use flota_api::proto::dispatcher::worker_message::Message as ToManager;
 use flota_api::proto::dispatcher::{Leaving, NotLeader, Register};
@@ -57,7 +57,7 @@ fn session_moves_to_the_next_leader_before_its_node_is_missed() {
 }
 
 /// The leader takes a worker's node for this, and says why.
-fn node_is_because(worker: usize, state: NodeState, reason: NodeStateReason) -> impl Fn(&SimCluster) -> Seen {
+fn node_is_because(worker: usize, state: NodeState, reason: Reason) -> impl Fn(&SimCluster) -> Seen {
     move |cluster| {
         let node = node(cluster, worker)?;
         seen(node.state == state && node.state_reason == Some(reason), (node.state, node.state_reason))
@@ -69,11 +69,9 @@ fn node_whose_heartbeats_stop_is_doubted_before_it_is_down() {
     script(2, |it| {
         let session = manual(it, 0, no_streams);
         session.stop_beats();
-        let doubted =
-            it.wait("it is doubted", 3_000, node_is_because(0, NodeState::Unknown, NodeStateReason::MissedHeartbeat));
+        let doubted = it.wait("it is doubted", 3_000, node_is_because(0, NodeState::Unknown, Reason::MissedHeartbeat));
         assert!(doubted >= 500, "one beat may be late: doubted after {doubted} ms");
-        let down =
-            it.wait("it is down", 4_000, node_is_because(0, NodeState::Down, NodeStateReason::HeartbeatsStopped));
+        let down = it.wait("it is down", 4_000, node_is_because(0, NodeState::Down, Reason::HeartbeatsStopped));
         assert!(doubted + down <= 4_500, "three beats were missed: down after {} ms", doubted + down);
     });
 }
@@ -82,8 +80,8 @@ fn node_whose_heartbeats_stop_is_doubted_before_it_is_down() {
 fn node_whose_session_breaks_is_doubted_at_once_and_down_when_it_does_not_come_back() {
     script(2, |it| {
         it.cluster().crash_worker(0, false);
-        it.wait("it is doubted", 200, node_is_because(0, NodeState::Unknown, NodeStateReason::SessionBroke));
-        it.wait("it is down", 4_500, node_is_because(0, NodeState::Down, NodeStateReason::SessionBroke));
+        it.wait("it is doubted", 200, node_is_because(0, NodeState::Unknown, Reason::SessionBroke));
+        it.wait("it is down", 4_500, node_is_because(0, NodeState::Down, Reason::SessionBroke));
         it.cluster().start_worker(0);
         it.wait("it is ready", 5_000, node_is(0, NodeState::Ready));
     });
@@ -97,7 +95,7 @@ fn machine_that_shuts_down_is_down_at_once_and_its_tasks_run_elsewhere() {
         it.wait("one task runs on the other node", 5_000, containers(1, 1));
         session.send(ToManager::Leaving(Leaving { machine: true }));
         // Heartbeats go on until the session is closed, so nothing but the message can have said so.
-        it.wait("it is down", 200, node_is_because(0, NodeState::Down, NodeStateReason::ShutDown));
+        it.wait("it is down", 200, node_is_because(0, NodeState::Down, Reason::ShutDown));
         it.wait("both tasks run on the other node", 5_000, containers(1, 2));
     });
 }
@@ -109,10 +107,10 @@ fn daemon_that_restarts_keeps_its_tasks_for_a_minute() {
         it.create(it.leader(), spec("web", 2)).unwrap();
         it.wait("one task runs on the other node", 5_000, containers(1, 1));
         session.send(ToManager::Leaving(Leaving { machine: false }));
-        it.wait("it is said why", 200, node_is_because(0, NodeState::Unknown, NodeStateReason::Restarting));
+        it.wait("it is said why", 200, node_is_because(0, NodeState::Unknown, Reason::Restarting));
         it.pass(50_000);
         assert_eq!(it.cluster().workers[1].machine.running().len(), 1, "nothing moves meanwhile");
-        it.wait("it is down", 11_000, node_is_because(0, NodeState::Down, NodeStateReason::DidNotReturn));
+        it.wait("it is down", 11_000, node_is_because(0, NodeState::Down, Reason::DidNotReturn));
         it.wait("both tasks run on the other node", 5_000, containers(1, 2));
     });
 }

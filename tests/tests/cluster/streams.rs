@@ -84,7 +84,7 @@ fn web(it: &mut Script) {
 fn task_on(it: &mut Script, worker: usize) -> String {
     let node = Some(it.cluster().workers[worker].node_id.clone());
     let tasks = tasks_of(it.cluster(), "web").unwrap();
-    let task = tasks.iter().find(|task| task.node_id == node).unwrap();
+    let task = tasks.iter().find(|task| task.is_on(&node)).unwrap();
     format!("web.{}", task.slot)
 }
 

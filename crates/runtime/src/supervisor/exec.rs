@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use super::message::FromSupervisor;
 use super::order::{ExecSpec, Order};
 use super::peer::PeerId;
 use super::runtime::{self, Started};
-use super::{prepare, user};
+use super::{prepare, report, user};
 use crate::error::{Act, RunError, StepError};
 use crate::oci::Process;
 use crate::process::clone::{self, Parent};
@@ -83,7 +82,7 @@ impl Execs {
     pub(super) fn report(&mut self, peer: PeerId) -> Vec<FromSupervisor> {
         let Some(index) = self.list.iter().position(|it| it.peer == peer) else { return Vec::new() };
         let State::Starting(starting) = &mut self.list[index].state else { return Vec::new() };
-        let answers = match starting.read() {
+        let answers = match report::read(&starting.report).map(|it| it.map(Pid::from_raw)) {
             None => return Vec::new(),
             Some(Err(error)) => {
                 starting.kill();
@@ -161,24 +160,6 @@ impl Execs {
 }
 
 impl Starting {
-    /// The id of the child that stands for the process, or why there is none; `None` while that is not known.
-    fn read(&mut self) -> Option<Result<Pid, RunError>> {
-        // One write: the process itself may hold the other end open, so the end of the pipe may not come.
-        let mut text = [0; 4096];
-        let count = match self.report.read(&mut text) {
-            Ok(count) => count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
-            Err(error) => return Some(Err(error).act(|| "receive from the process".into()).map_err(Into::into)),
-        };
-        let text = String::from_utf8_lossy(&text[..count]);
-        Some(match text.split_at_checked(1) {
-            Some(("+", pid)) => pid.parse().map(Pid::from_raw).map_err(|error| RunError::new(format!("{error}"))),
-            // A report that was cut off is not JSON any more, and still says more than nothing.
-            Some((_, error)) => Err(serde_json::from_str(error).unwrap_or_else(|_| RunError::new(error))),
-            None => Err(RunError::new("failed to start a process: it ended without a report")),
-        })
-    }
-
     /// One that has ended needs no signal.
     fn kill(&self) {
         let _ = kernel::signal(self.helper.as_fd(), libc::SIGKILL);
@@ -201,7 +182,7 @@ pub(super) fn start(
         clone::Side::Child => {
             drop(reader);
             clone::reset_signals();
-            clone::exit(help(dir, order, init, spec, descriptors, writer.into()))
+            clone::exit(help(dir, order, init, spec, descriptors, &writer.into()))
         }
         clone::Side::Parent(_, helper) => {
             set_nonblocking(reader.as_fd()).act(|| "start a process".into())?;
@@ -211,22 +192,21 @@ pub(super) fn start(
 }
 
 /// In the helper: starts the process and reports. Returns the helper's exit code.
-fn help(dir: &Path, order: &Order, init: Pid, spec: &ExecSpec, descriptors: Vec<OwnedFd>, mut report: File) -> i32 {
+fn help(dir: &Path, order: &Order, init: Pid, spec: &ExecSpec, descriptors: Vec<OwnedFd>, pipe: &File) -> i32 {
     match run(dir, order, init, spec, descriptors) {
         Ok(Started::Child(pid)) => {
-            let _ = report.write_all(format!("+{pid}").as_bytes());
+            report::write(pipe, &Ok(pid));
             0
         }
         Ok(Started::Through(mut child, file)) => {
-            let _ = report.write_all(format!("+{}", std::process::id()).as_bytes());
+            report::write(pipe, &Ok(Pid::this().as_raw()));
             // The helper stands for the process, and ends with its code.
             let code = child.wait().map_or(255, code_of);
             let _ = std::fs::remove_file(file);
             code
         }
         Err(error) => {
-            let error = serde_json::to_string(&error).unwrap_or_default();
-            let _ = report.write_all(format!("-{error}").as_bytes());
+            report::write(pipe, &Err(error));
             1
         }
     }
@@ -278,18 +258,17 @@ fn process(dir: &Path, order: &Order, init: Pid, exec: &ExecSpec) -> Result<Proc
 
 #[cfg(test)]
 mod tests {
-    use std::io::PipeWriter;
     use std::process::{Child, Command};
 
     use super::*;
 
     /// A helper that only exists, and what it reports with.
-    fn starting() -> (Starting, Child, PipeWriter) {
+    fn starting() -> (Starting, Child, File) {
         let helper = Command::new("sleep").arg("1000").spawn().expect("every machine has it");
         let pid = i32::try_from(helper.id()).expect("process ids fit");
         let (reader, writer) = std::io::pipe().expect("a pipe");
         set_nonblocking(reader.as_fd()).expect("a pipe");
-        let reader = File::from(OwnedFd::from(reader));
+        let (reader, writer) = (File::from(OwnedFd::from(reader)), File::from(OwnedFd::from(writer)));
         (Starting { helper: kernel::open(pid).expect("it runs"), report: reader }, helper, writer)
     }
 
@@ -302,13 +281,13 @@ mod tests {
 
     #[test]
     fn process_that_ends_before_its_report_is_read_keeps_its_code() {
-        let (starting, helper, mut report) = starting();
+        let (starting, helper, pipe) = starting();
         let mut execs = Execs::default();
         execs.begin(PEER, starting);
         assert_eq!(execs.report(PEER), [], "nothing is reported yet");
         assert_eq!(execs.reaped(Pid::from_raw(4_000_001), 3), None);
         assert_eq!(execs.reaped(Pid::from_raw(4_000_002), 0), None, "a stranger");
-        report.write_all(b"+4000001").expect("the pipe is open");
+        report::write(&pipe, &Ok(4_000_001));
         assert_eq!(execs.report(PEER), [FromSupervisor::Started, FromSupervisor::ExecExited(3)]);
         assert!(!execs.contains(PEER) && execs.unclaimed.is_empty());
         end(helper);
@@ -316,7 +295,7 @@ mod tests {
 
     #[test]
     fn process_that_does_not_begin_in_time_is_given_up_with_its_helper() {
-        let (starting, mut helper, _report) = starting();
+        let (starting, mut helper, _pipe) = starting();
         let mut execs = Execs::default();
         execs.begin(PEER, starting);
         assert!(
@@ -328,26 +307,28 @@ mod tests {
 
     #[test]
     fn process_whose_client_goes_while_it_starts_is_killed_once_it_is_known() {
-        let (starting, helper, mut report) = starting();
+        let (starting, helper, pipe) = starting();
         let mut process = Command::new("sleep").arg("1000").spawn().expect("every machine has it");
         let mut execs = Execs::default();
         execs.begin(PEER, starting);
         execs.abandon(PEER);
-        report.write_all(format!("+{}", process.id()).as_bytes()).expect("the pipe is open");
+        let pid = i32::try_from(process.id()).expect("process ids fit");
+        report::write(&pipe, &Ok(pid));
         execs.report(PEER);
         assert!(!process.wait().expect("it has been killed").success());
-        let pid = Pid::from_raw(i32::try_from(process.id()).expect("process ids fit"));
-        assert_eq!((execs.reaped(pid, 137), execs.contains(PEER)), (Some(PEER), false));
+        assert_eq!((execs.reaped(Pid::from_raw(pid), 137), execs.contains(PEER)), (Some(PEER), false));
         end(helper);
     }
 
     #[test]
     fn children_that_end_are_not_remembered_without_bound() {
-        let (starting, helper, _report) = starting();
+        let (starting, helper, _pipe) = starting();
         let mut execs = Execs::default();
         assert_eq!((execs.reaped(Pid::from_raw(1), 0), execs.unclaimed.len()), (None, 0), "nothing is starting");
         execs.begin(PEER, starting);
-        (1..5000).for_each(|pid| drop(execs.reaped(Pid::from_raw(pid), 0)));
+        for pid in 1..5000 {
+            assert_eq!(execs.reaped(Pid::from_raw(pid), 0), None);
+        }
         assert_eq!(execs.unclaimed.len(), UNCLAIMED);
         assert_eq!(execs.unclaimed.front(), Some(&(Pid::from_raw(4999), 0)), "the newest are kept");
         end(helper);

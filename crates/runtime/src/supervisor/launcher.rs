@@ -39,7 +39,7 @@ pub fn launch(title: &mut [u8]) -> Result<(), RunError> {
                 show(title, &dir);
                 clone::exit(supervise(&dir, daemon))
             }
-            Err(error) => fail(&daemon, format!("failed to start a supervisor: {}", error.desc())),
+            Err(error) => fail(&daemon, RunError::new(format!("failed to start a supervisor: {}", error.desc()))),
         }
     }
     Ok(())
@@ -57,8 +57,8 @@ fn recv(requests: &Connection) -> io::Result<Option<(PathBuf, Connection)>> {
 }
 
 /// Tells the daemon why a container did not start. A daemon that has gone needs no answer.
-fn fail(daemon: &Connection, text: String) {
-    let _ = daemon.send(&FromSupervisor::Failed(RunError::new(text)), &[], Wait::Fail);
+fn fail(daemon: &Connection, error: RunError) {
+    let _ = daemon.send(&FromSupervisor::Failed(error), &[], Wait::Fail);
 }
 
 fn show(title: &mut [u8], dir: &Path) {
@@ -79,7 +79,7 @@ fn supervise(dir: &Path, daemon: Connection) -> i32 {
     match start(dir) {
         Ok(supervisor) => supervisor.run(daemon),
         Err(error) => {
-            fail(&daemon, error.text);
+            fail(&daemon, error);
             1
         }
     }

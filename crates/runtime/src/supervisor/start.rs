@@ -1,7 +1,5 @@
 //! From an order to a running container, by way of a runtime.
 
-use std::fs::File;
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -11,7 +9,7 @@ use nix::unistd::Pid;
 
 use super::order::Order;
 use super::output::Streams;
-use super::{prepare, runtime};
+use super::{prepare, report, runtime};
 use crate::error::{Act, RunError, StepError};
 use crate::process::clone::{self, Parent};
 use crate::process::{receive_terminal, wait_readable};
@@ -66,37 +64,21 @@ fn apart(act: impl FnOnce() -> Result<i32, RunError>) -> Result<i32, RunError> {
         clone::Side::Child => {
             drop(reader);
             clone::reset_signals();
-            let report = act().map_or_else(|error| format!("-{}", error.text), |number| format!("+{number}"));
-            let _ = File::from(writer).write_all(report.as_bytes());
+            report::write(&writer.into(), &act());
             clone::exit(0)
         }
         clone::Side::Parent(pid, process) => {
             drop(writer);
-            let report = read_report(&reader);
-            if report.is_err() {
+            let arrives = wait_readable(&reader, PATIENCE);
+            let report = arrives.map(|it| if it { report::read(&reader.into()) } else { None });
+            if !matches!(report, Ok(Some(Ok(_)))) {
                 // It has failed, and is about to end, or it hangs.
                 let _ = kernel::signal(process.as_fd(), libc::SIGKILL);
             }
             let _ = waitpid(pid, None);
-            report
+            let late = || RunError::new(format!("failed to run the runtime: it did not end within {PATIENCE:?}"));
+            report?.unwrap_or_else(|| Err(late()))
         }
-    }
-}
-
-/// Reads once: a container's init that waits to be started holds the other end open, so the end of the pipe may not come.
-fn read_report(reader: &OwnedFd) -> Result<i32, RunError> {
-    if !wait_readable(reader, PATIENCE)? {
-        return Err(RunError::new(format!("failed to run the runtime: it did not end within {PATIENCE:?}")));
-    }
-    let mut report = [0; 4096];
-    let count = nix::unistd::read(reader, &mut report).act(|| "receive from the runtime".into())?;
-    match report[..count].split_first() {
-        Some((b'+', number)) => {
-            let number = std::str::from_utf8(number).ok().and_then(|it| it.parse().ok());
-            number.ok_or_else(|| RunError::new("failed to receive from the runtime: it sent no number"))
-        }
-        Some((_, text)) => Err(RunError::new(String::from_utf8_lossy(text))),
-        None => Err(RunError::new("failed to run the runtime: it ended without a report")),
     }
 }
 

@@ -168,6 +168,7 @@ async fn a_preparation_can_be_repeated(bench: Bench) {
 
 async fn a_preparation_that_is_dropped_leaves_nothing(bench: Bench) {
     let mut prepared = bench.preparation();
+    prepared.undo().await;
     drop(prepared.complete(&bench.assignment, None).now_or_never());
     let left = prepared.undo().await;
     assert!(left.is_empty(), "{left:?}");

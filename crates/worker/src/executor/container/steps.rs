@@ -149,3 +149,32 @@ impl PrepareStep for RunFolder {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_copy_that_nobody_waits_for_is_removed_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let lower = dir.path().join("lower");
+        std::fs::create_dir_all(&lower).unwrap();
+        for number in 0..300 {
+            std::fs::write(lower.join(format!("file{number}")), [0; 4_096]).unwrap();
+        }
+        let paths = TaskPaths {
+            data_dir: dir.path().join("data"),
+            run_dir: dir.path().join("run"),
+            hierarchies: Vec::new(),
+            cgroup_parent: "flota".into(),
+        };
+        let layer = WritableLayer { paths: paths.clone(), overlay: false, busy: KeyedLocks::default() };
+        let task = TaskId::from("t");
+        assert!(layer.make(&task, vec![lower]).now_or_never().is_none(), "the copy goes on by itself");
+        layer.remove(&task).await.unwrap();
+        assert!(!paths.data_folder(&task).join("root").exists());
+        assert!(layer.busy.lock(task.as_str()).now_or_never().is_some(), "nobody writes any more");
+    }
+}

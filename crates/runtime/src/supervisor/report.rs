@@ -1,0 +1,55 @@
+//! What a process that the supervisor has forked reports over a pipe: a number, or why it failed.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+
+use crate::error::{Act, RunError};
+
+/// The longest report. An empty pipe takes it at once.
+const BOUND: usize = 16 << 10;
+
+/// Sends the report. A supervisor that has gone needs none.
+pub(super) fn write(mut pipe: &File, result: &Result<i32, RunError>) {
+    let report = serde_json::to_vec(result).unwrap_or_default();
+    let _ = pipe.write_all(&report[..report.len().min(BOUND)]);
+}
+
+/// Reads the report; `None` when nothing has arrived at a pipe that doesn't block. Reads once: a process that has been
+/// started may hold the other end open, so the end of the pipe may not come.
+pub(super) fn read(mut pipe: &File) -> Option<Result<i32, RunError>> {
+    let mut report = vec![0; BOUND];
+    let count = match pipe.read(&mut report) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+        Err(error) => return Some(Err(error).act(|| "receive from a new process".into()).map_err(Into::into)),
+        Ok(count) => count,
+    };
+    let report = &report[..count];
+    Some(match serde_json::from_slice(report) {
+        Ok(result) => result,
+        Err(_) if report.is_empty() => Err(RunError::new("failed to start a process: it ended without a report")),
+        // It was cut off. The rest still says why.
+        Err(_) => Err(RunError::new(String::from_utf8_lossy(report))),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    #[test]
+    fn report_arrives_as_it_was_sent_and_a_long_one_is_cut() {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let (reader, writer) = (File::from(OwnedFd::from(reader)), File::from(OwnedFd::from(writer)));
+        let failed = RunError { text: "no such file".into(), code: Some(127) };
+        for result in [Ok(7), Err(failed)] {
+            write(&writer, &result);
+            assert_eq!(read(&reader), Some(result));
+        }
+        write(&writer, &Err(RunError::new("x".repeat(100_000))));
+        assert!(matches!(read(&reader), Some(Err(error)) if error.text.len() == BOUND));
+        drop(writer);
+        assert!(matches!(read(&reader), Some(Err(error)) if error.text.contains("without a report")));
+    }
+}
