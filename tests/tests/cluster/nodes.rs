@@ -137,7 +137,7 @@ fn removed_node_takes_its_tasks_out_of_every_list() {
         it.wait("the node is down", 6_000, node_is(0, NodeState::Down));
         remove(it, "w1", false).unwrap();
         it.wait("all tasks run on the other node", 10_000, containers(1, 4));
-        let gone = Some(it.cluster().workers[0].node_id.clone());
+        let gone = it.cluster().workers[0].node_id.clone();
         it.wait("no task names the node", 5_000, move |cluster| {
             let view = cluster.view().ok_or("nobody leads")?;
             let left: Vec<_> = view.tasks().filter(|task| task.is_on(&gone)).map(|task| task.id.clone()).collect();

@@ -82,7 +82,7 @@ fn web(it: &mut Script) {
 
 /// The name of the task of `web` on the node of this worker.
 fn task_on(it: &mut Script, worker: usize) -> String {
-    let node = Some(it.cluster().workers[worker].node_id.clone());
+    let node = it.cluster().workers[worker].node_id.clone();
     let tasks = tasks_of(it.cluster(), "web").unwrap();
     let task = tasks.iter().find(|task| task.is_on(&node)).unwrap();
     format!("web.{}", task.slot)
