@@ -139,12 +139,7 @@ fn dead_manager_is_removed_by_force_and_its_vote_goes_with_it() {
         let dead = (it.leader() + 1) % 3;
         it.cluster().crash_manager(dead, true);
         let name = format!("m{}", dead + 1);
-        let remove = |force| RemoveRequest {
-            request_id: format!("remove {force}"),
-            name: name.clone(),
-            force,
-            ..RemoveRequest::default()
-        };
+        let remove = |force| RemoveRequest { request_id: format!("remove {force}"), name: name.clone(), force };
         let (gently, forced) = (remove(false), remove(true));
         let refused = it.ask(it.leader(), |mut client| async move { client.remove_node(gently).await });
         assert_eq!(refused.unwrap_err().code(), Code::FailedPrecondition);
