@@ -14,7 +14,7 @@ use flota_api::model::{Assignment, ServiceSpec};
 use flota_runtime::ExitStatus;
 
 use super::machine::Act;
-use super::{Cause, Draft, Executor, ExecutorError, FakeMachine, PrepareStep, Running};
+use super::{Cause, Draft, Executor, ExecutorError, FakeMachine, FakeProgram, PrepareStep, Running};
 
 /// Runs tasks on a [`FakeMachine`].
 #[derive(Clone, Debug)]
@@ -54,7 +54,7 @@ impl PrepareStep for FakeImage {
     fn prepare<'a>(&'a self, task: &'a Assignment, draft: &'a mut Draft) -> BoxFuture<'a, Result<(), ExecutorError>> {
         Box::pin(async move {
             let program = self.0.program(&task.service_name, task.task_id.as_str());
-            self.0.prepare(task.task_id.as_str(), self.name(), None);
+            self.0.prepare(task.task_id.as_str(), self.name(), FakeProgram::default());
             pause(program.prepare_delay).await;
             if let Some(error) = self.0.failure(task.task_id.as_str(), Act::Prepare, program.prepare_failure) {
                 return Err(ExecutorError::Transient(error.into()));
@@ -83,20 +83,20 @@ impl PrepareStep for FakeContainer {
 
     fn prepare<'a>(&'a self, task: &'a Assignment, _: &'a mut Draft) -> BoxFuture<'a, Result<(), ExecutorError>> {
         let program = self.0.program(&task.service_name, task.task_id.as_str());
-        self.0.prepare(task.task_id.as_str(), self.name(), program.undo_failure);
+        self.0.prepare(task.task_id.as_str(), self.name(), program);
         Box::pin(std::future::ready(Ok(())))
     }
 
     /// A container that runs stays: it is what a daemon must not forget.
     fn undo<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
-        let undone = match self.0.undo(task.as_str(), self.name()) {
-            Some(error) => Err(error.into()),
-            None => {
-                self.0.clean(task.as_str());
-                Ok(())
+        Box::pin(async move {
+            pause(self.0.undo_delay(task.as_str(), self.name())).await;
+            if let Some(error) = self.0.undo(task.as_str(), self.name()) {
+                return Err(error.into());
             }
-        };
-        Box::pin(std::future::ready(undone))
+            self.0.clean(task.as_str());
+            Ok(())
+        })
     }
 }
 

@@ -29,7 +29,9 @@ pub struct FakeProgram {
     pub exit_code: i32,
     /// What it does when it is asked to stop.
     pub on_stop: OnStop,
-    /// Whether what an ended container leaves can't be removed.
+    /// How long it takes to remove what an ended container leaves.
+    pub undo_delay: Duration,
+    /// Whether that can't be removed.
     pub undo_failure: Option<FakeFailure>,
 }
 
@@ -66,6 +68,7 @@ impl Default for FakeProgram {
             runs: None,
             exit_code: 0,
             on_stop: OnStop::Exit { after: Duration::ZERO, code: 143 },
+            undo_delay: Duration::ZERO,
             undo_failure: None,
         }
     }
@@ -139,8 +142,8 @@ struct Inner {
     /// In the order of their starts. A task has several if its daemon starts one while another runs.
     containers: Vec<Container>,
     events: Vec<MachineEvent>,
-    /// What was prepared and not undone, by task and step, and whether that fails.
-    prepared: BTreeMap<(String, &'static str), Option<FakeFailure>>,
+    /// What was prepared and not undone, by task and step, with the program that says how that goes.
+    prepared: BTreeMap<(String, &'static str), FakeProgram>,
     /// How often each act has failed.
     failures: BTreeMap<(String, Act), u32>,
 }
@@ -320,15 +323,21 @@ impl FakeMachine {
         })
     }
 
-    /// Takes note of what a step has prepared; `undo`: whether removing it fails.
-    pub(super) fn prepare(&self, task: &str, step: &'static str, undo: Option<FakeFailure>) {
-        self.with(|inner| inner.prepared.insert((task.to_owned(), step), undo));
+    /// Takes note of what a step has prepared for a container with this program.
+    pub(super) fn prepare(&self, task: &str, step: &'static str, program: FakeProgram) {
+        self.with(|inner| inner.prepared.insert((task.to_owned(), step), program));
+    }
+
+    /// Returns how long it takes to remove what a step has prepared.
+    pub(super) fn undo_delay(&self, task: &str, step: &'static str) -> Duration {
+        let program = self.with(|inner| inner.prepared.get(&(task.to_owned(), step)).cloned());
+        program.map(|it| it.undo_delay).unwrap_or_default()
     }
 
     /// Removes what a step has prepared. Returns why that fails, if it does.
     pub(super) fn undo(&self, task: &str, step: &'static str) -> Option<String> {
         let key = (task.to_owned(), step);
-        let failure = self.with(|inner| inner.prepared.get(&key).cloned().flatten());
+        let failure = self.with(|inner| inner.prepared.get(&key)?.undo_failure.clone());
         let error = self.failure(task, Act::Undo, failure);
         if error.is_none() {
             self.with(|inner| inner.prepared.remove(&key));

@@ -270,6 +270,12 @@ async fn a_task_that_has_ended_holds_nothing_although_it_is_still_assigned() {
     daemon.assign(&RestartPolicy { condition: RestartCondition::None, ..Default::default() }, DesiredState::Running);
     daemon.is(TaskState::Failed).await;
     assert!(node.machine.tasks().is_empty());
+    let node =
+        Node::with(FakeProgram { start_failure: Some(FakeFailure::always("no such file")), ..Default::default() });
+    let mut daemon = node.daemon();
+    daemon.assign(&RestartPolicy::default(), DesiredState::Running);
+    daemon.is(TaskState::Rejected).await;
+    assert!(node.machine.tasks().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
