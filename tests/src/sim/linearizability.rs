@@ -177,22 +177,29 @@ impl<'a, M: Model> Search<'a, M> {
         }
     }
 
+    /// At each point, the calls with an answer are tried first: what nobody saw the outcome of fits nearly everywhere, and
+    /// with twenty of these, trying them first is a search without an end.
     fn run(mut self) -> Found {
-        let mut at = self.events[HEAD].after;
+        let (mut at, mut answered) = (self.events[HEAD].after, true);
         for _ in 0..STEPS {
             if self.left == 0 {
                 return Found::Order;
             }
-            at = if at != END && self.events[at].is_call {
-                if self.choose(at) { self.events[HEAD].after } else { self.events[at].after }
-            } else {
-                // A return is reached whose call is not linearized: the way here was wrong.
-                if at != END && self.path.len() >= self.furthest.0 {
-                    self.furthest = (self.path.len(), self.events[at].operation);
+            (at, answered) = match self.events.get(at).copied() {
+                Some(event) if event.is_call => {
+                    let is_turn = event.returns.is_some() == answered;
+                    if is_turn && self.choose(at) { (self.events[HEAD].after, true) } else { (event.after, answered) }
                 }
-                match self.undo() {
-                    Some(call) => self.events[call].after,
-                    None => return Found::Nothing { stuck: self.furthest.1 },
+                _ if answered => (self.events[HEAD].after, false),
+                dead_end => {
+                    // A return is reached whose call is not linearized: the way here was wrong.
+                    if let Some(event) = dead_end.filter(|_| self.path.len() >= self.furthest.0) {
+                        self.furthest = (self.path.len(), event.operation);
+                    }
+                    match self.undo() {
+                        Some(call) => (self.events[call].after, self.events[call].returns.is_some()),
+                        None => return Found::Nothing { stuck: self.furthest.1 },
+                    }
                 }
             };
         }

@@ -157,3 +157,16 @@ fn ten_thousand_operations_on_fifty_keys_are_decided_at_once() {
     history[read].answer = Some(Value(9));
     assert!(check(&history).is_err());
 }
+
+#[test]
+fn many_writes_of_unknown_outcome_do_not_make_a_history_undecidable() {
+    let mut history: Vec<_> = (0..40).map(|number| unknown(number, Write(1_000 + number))).collect();
+    // Each of these fits only where no unknown write comes between the two.
+    for number in 0..40 {
+        let at = 100 + 10 * number;
+        history.push(op(at, at + 3, Write(number), Done));
+        history.push(op(at + 1, at + 5, Cas(number, 500 + number), Done));
+        history.push(op(at + 6, at + 7, Read, Value(500 + number)));
+    }
+    assert_eq!(check(&history), Ok(()));
+}
