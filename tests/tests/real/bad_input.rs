@@ -75,7 +75,7 @@ fn a_daemon_with_wrong_settings_says_so_and_touches_nothing() {
         ("colour = 1", &[][..], "unknown field `colour`"),
         ("listen = [", &[], "failed to parse the settings file"),
         ("", &["--listen", "here"], "listen: `here` is not IP:PORT"),
-        ("log = \"loud\"", &[], "log: `loud` is none of"),
+        ("log = \"loud\"", &[], "log: `loud` is not one of"),
     ] {
         let (code, stderr) = run(text, flags);
         assert_eq!(code, Some(1), "{stderr}");
