@@ -1,4 +1,4 @@
-//! How machines become nodes and managers, and how they leave: serves NodeCa, on the leader (a follower forwards).
+//! Serves NodeCa on the leader (a follower forwards): machines become nodes and managers through it, and leave.
 
 use tonic::{Request, Response, Status};
 
@@ -18,7 +18,8 @@ use crate::dispatcher::Sessions;
 use crate::forward::forwarded_for;
 use crate::replica::Replica;
 
-/// Anybody may send a request, so its size is bounded: it holds a signing request and little else.
+/// Largest request in bytes: a signing request and a few small fields. Anyone may send requests, so their size is
+/// bounded.
 const REQUEST_BOUND: usize = 64 << 10;
 
 /// Serves NodeCa.
@@ -58,7 +59,8 @@ impl NodeCa for CaService {
         if request.address.parse::<std::net::SocketAddr>().is_err() {
             return Err(Status::invalid_argument(format!("address: `{}` is no IP:PORT", request.address)));
         }
-        // From the signing request, whose key is drawn at random: asked again after a lost answer, it is the same node.
+        // The id is derived from the signing request, whose key is random, so a retry after a lost response yields the
+        // same node.
         let node_id = NodeId::derived(&flota_identity::sha256_hex(&request.csr_der));
         let response = self.replica.write(|view| {
             let cluster = view.cluster().ok_or_else(|| Status::unavailable("the cluster is just beginning"))?.clone();
@@ -136,7 +138,7 @@ impl NodeCa for CaService {
         if raft_id == Some(self.replica.raft.id())
             && let Some(other) = voters.map(|member| member.id).find(|id| Some(*id) != raft_id)
         {
-            // Somebody else must take this manager out of the set.
+            // Another leader must remove this manager from the set.
             self.replica.raft.hand_over(other).await;
             return Err(Status::unavailable("this manager leads, and has handed over: ask again"));
         }
@@ -161,7 +163,8 @@ impl NodeCa for CaService {
             Ok((tx.finish(), ()))
         });
         left.await.map_err(|error| error.0)?;
-        // Until then it is needed: with two managers, both must agree that there is one.
+        // A leaving manager must keep voting until it is out of the set: with two managers, both must agree on that
+        // change.
         if let Some(raft_id) = raft_id {
             self.replica.raft.gone(raft_id).await.map_err(|error| Status::unavailable(error.to_string()))?;
         }
@@ -170,7 +173,7 @@ impl NodeCa for CaService {
     }
 }
 
-/// The status of a failed request, to which a proposal's error converts.
+/// The status of a failed request. An error of a proposal converts to it.
 struct JoinFailed(Status);
 
 impl From<flota_raft_store::ProposeError> for JoinFailed {

@@ -1,13 +1,12 @@
-//! The Control API: what users may ask of a cluster, as functions from domain types to a domain answer or a
-//! [`ControlError`].
+//! The Control API: the requests of users, as functions from domain types to a domain answer or a [`ControlError`].
 //!
 //! ```text
 //!   grpc.rs (a front: converts, nothing else) ──▶ Control: one file for each noun ──▶ write.rs ──▶ the store
 //! ```
 //!
-//! Another front stands beside `grpc.rs` and calls the same functions. Every request reaches the leader (see
-//! [`crate::forward`]). References are resolved here ([`reference`]), so that a lookup and what follows from it see one
-//! state. Reads are linearizable unless the caller asks for [`Freshness::Stale`].
+//! Another front can stand beside `grpc.rs` and call the same functions. Every request reaches the leader (see
+//! [`crate::forward`]). References are resolved here ([`reference`]), so that a lookup and the change that follows see
+//! the same state. Reads are linearizable unless the caller asks for [`Freshness::Stale`].
 
 mod cluster;
 mod error;
@@ -49,7 +48,7 @@ pub use grpc::ControlService;
 pub(crate) enum Freshness {
     /// It shows everything that was acknowledged before the request.
     Linearizable,
-    /// It shows what this manager has, without a round to the others.
+    /// It shows this manager's own state, without a round of messages to the others.
     Stale,
 }
 
@@ -58,28 +57,29 @@ pub(crate) enum Freshness {
 pub(crate) enum Age {
     /// It shows everything that was acknowledged before the request.
     Current,
-    /// Since this manager last knew itself complete; `None`: it has not been since it started.
+    /// It shows this manager's own state. The time counts since this manager last knew that it was complete; `None` if
+    /// it has not known so since it started.
     Stale(Option<Duration>),
 }
 
-/// Rows, and how old they are.
+/// The rows of a list, and their age.
 #[derive(Clone, Debug)]
 pub(crate) struct Listing<T> {
-    /// In the order of their ids.
+    /// Sorted by id.
     pub(crate) rows: Vec<T>,
-    /// How old all of them are.
+    /// Age of all rows.
     pub(crate) age: Age,
 }
 
-/// This manager as a member of the consensus, as far as operations need it.
+/// This manager as a member of the consensus, with the parts that operations need.
 pub(crate) trait Member: Consensus + Clone + Send + Sync + 'static {
     /// The Raft id of this manager.
     fn id(&self) -> u64;
     /// The Raft id of the leader, where one is known.
     fn leader(&self) -> Option<u64>;
-    /// Since this manager last knew itself complete; `None`: it has not been since it started.
+    /// Time since this manager last knew that it was complete; `None` if it has not known so since it started.
     fn age(&self) -> Option<Duration>;
-    /// Brings the age down, where the leader answers at once.
+    /// Renews the age, if the leader answers at once.
     fn freshen(&self) -> impl Future<Output = ()> + Send;
 }
 
@@ -108,12 +108,12 @@ pub(crate) struct Control<M> {
     member: M,
     clock: TermClock,
     random: Random,
-    /// Ends with this manager's leadership; `None` while it does not lead.
+    /// Cancelled when this manager's leadership ends; `None` while it does not lead.
     leading: watch::Receiver<Option<CancellationToken>>,
 }
 
 impl Control<RaftNode> {
-    /// The operations on this manager's replica of the store.
+    /// Creates the operations on this manager's replica of the store.
     pub(crate) fn new(replica: &Replica) -> Self {
         Self {
             store: replica.store.clone(),
@@ -126,26 +126,27 @@ impl Control<RaftNode> {
 }
 
 impl<M: Member> Control<M> {
-    /// A view that shows everything that was acknowledged before the call.
+    /// Returns a view that shows everything that was acknowledged before the call.
     async fn proven_view(&self) -> Result<View, ControlError> {
         self.member.read_barrier().await?;
         Ok(self.store.view())
     }
 
-    /// A view as fresh as the caller wants it, and how old it is.
+    /// Returns a view of the requested freshness, and its age.
     async fn view(&self, freshness: Freshness) -> Result<(View, Age), ControlError> {
         match freshness {
             Freshness::Linearizable => Ok((self.proven_view().await?, Age::Current)),
             Freshness::Stale => {
                 self.member.freshen().await;
-                // Taken before the view, which is then at least as new as its age says.
+                // The age is read before the view, so that the view is at least that new.
                 let age = self.member.age();
                 Ok((self.store.view(), Age::Stale(age)))
             }
         }
     }
 
-    /// Writes for the request with this id; see [`write::write_once`]. `None`: it was done before.
+    /// Writes once for the request with this id; see [`write::write_once`]. Returns `None` if the request was carried
+    /// out before.
     async fn write_once<T>(
         &self,
         request_id: &str,
@@ -154,13 +155,13 @@ impl<M: Member> Control<M> {
         write::write_once(&self.store, &self.member, request_id, plan).await
     }
 
-    /// What `look` finds in the store; see [`write::read`].
+    /// Returns the result of `look` on the store; see [`write::read`].
     async fn read<T>(&self, look: impl Fn(&View) -> Result<T, ControlError>) -> Result<T, ControlError> {
         write::read(&self.store, &self.member, look).await
     }
 
-    /// The object that a request has just changed: by its id, or, for a retry of a request that was done, by the
-    /// reference.
+    /// Returns the object that a request has just changed: by its id, or by the reference if the request is a retry of
+    /// one that was carried out before.
     async fn changed<T: Referable>(&self, reference: &str, id: Option<&str>) -> Result<Arc<T>, ControlError> {
         let removed = || ControlError::RemovedMeanwhile { kind: T::KIND, reference: reference.to_owned() };
         let look = |view: &View| match id {

@@ -1,8 +1,9 @@
-//! One session for each worker, with the leader: which nodes live, what each of them has to run, and what became of it.
+//! The workers' sessions with the leader: which nodes are alive, which tasks each of them runs, and the reports on
+//! them.
 //!
-//! A session's life is in `server.rs`; its steps are apart from it: `registration.rs`, `assignment_stream.rs` with the pure
-//! `assignments.rs`, and the reports in `status_sink.rs` and `image_report.rs`. `sessions.rs` says who is connected,
-//! `liveness.rs` who is alive.
+//! `server.rs` runs a session through its steps: `registration.rs`, `assignment_stream.rs` with the pure
+//! `assignments.rs`, and the reports in `status_sink.rs` and `image_report.rs`. `sessions.rs` tracks which nodes are
+//! connected, `liveness.rs` which nodes are alive.
 
 mod assignment_stream;
 mod assignments;
@@ -25,7 +26,7 @@ use crate::replica::Replica;
 pub use server::DispatcherService;
 pub(crate) use sessions::Sessions;
 
-/// The dispatcher of a manager: its sessions, and the liveness of the nodes behind them. Clones are the same dispatcher.
+/// The dispatcher of a manager: its sessions, and the liveness of their nodes. Clones are the same dispatcher.
 #[derive(Clone, Debug)]
 pub(crate) struct Dispatcher {
     replica: Replica,
@@ -35,29 +36,29 @@ pub(crate) struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// Starts the dispatcher; its background work ends with its last clone.
+    /// Starts the dispatcher. Its background work ends when its last clone is dropped.
     pub(crate) fn start(replica: Replica) -> Self {
         let sink = StatusSink::start(replica.proposer());
         Self { replica, sessions: Sessions::default(), liveness: Liveness::default(), sink }
     }
 
-    /// Returns the sessions, for those who send to a worker or end its session.
+    /// Returns the sessions, for sending to a worker or ending its session.
     pub(crate) fn sessions(&self) -> &Sessions {
         &self.sessions
     }
 
-    /// Returns the service that workers open their sessions with.
+    /// Returns the service on which workers open their sessions.
     pub(crate) fn server(&self) -> DispatcherServer<DispatcherService> {
         let Self { replica, sessions, liveness, sink } = self.clone();
         DispatcherService { replica, sessions, liveness, sink }.into_server()
     }
 
-    /// Forgets what an earlier term has left, before a new term's sessions begin.
+    /// Resets the state of an earlier term before the sessions of a new term begin.
     pub(crate) fn begin_term(&self) {
         self.liveness.begin(&self.replica.store.view());
     }
 
-    /// Keeps the state of the nodes in the store as liveness has it, until leadership ends.
+    /// Writes the state of nodes to the store as liveness changes, until leadership ends.
     pub(crate) async fn run(self, scope: CancellationToken) {
         let Self { replica, sessions, liveness, .. } = self;
         liveness::judge_nodes(&replica, &sessions, &liveness, scope).await;

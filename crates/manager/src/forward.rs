@@ -1,5 +1,5 @@
-//! Forwards a follower's requests to the leader, whole, as they came: one place, for every method. The manager wraps
-//! each service that only the leader can serve in a [`Forward`].
+//! Forwards a follower's requests to the leader, unchanged, in one place for all methods. The manager wraps each
+//! service that only the leader can serve in a [`Forward`].
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -21,19 +21,19 @@ use crate::replica::Replica;
 const FORWARDED: &str = "flota-forwarded";
 /// Header of a request that any manager may answer from its own copy of the store.
 pub const STALE: &str = "flota-stale";
-/// How long a request waits for a leader to be found.
+/// How long a request waits for a leader.
 const LEADER_WAIT: Duration = Duration::from_secs(4);
 
 /// Header with the node that a request came from, as the forwarding manager read it from the certificate.
 const CALLER: &str = "flota-caller";
 
-/// Returns the node that another manager has forwarded this request for. The caller must check that the certificate is a
-/// manager's.
+/// Returns the node for which another manager has forwarded this request. The caller must check that the certificate is
+/// a manager's.
 pub(crate) fn forwarded_for(metadata: &tonic::metadata::MetadataMap) -> Option<&str> {
     metadata.get(CALLER).filter(|_| metadata.contains_key(FORWARDED))?.to_str().ok()
 }
 
-/// Serves requests here while this manager leads, else sends them to the leader.
+/// Serves requests here while this manager leads, and sends them to the leader otherwise.
 #[derive(Clone, Debug)]
 pub struct Forward<S> {
     inner: S,
@@ -64,7 +64,7 @@ where
     type Future = Answer;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // Each call takes its own clone of `inner`, and waits for that one.
+        // Each call uses its own clone of `inner`, and waits until that one is ready.
         Poll::Ready(Ok(()))
     }
 
@@ -80,7 +80,7 @@ where
                 Ok(Some(address)) => Ok(tokio::select! {
                     biased;
                     response = send(&dialer, &address, request) => response,
-                    // A machine that is gone gives no answer: this request ends as soon as another leader is known.
+                    // A dead leader may never answer, so the request ends as soon as another leader is known.
                     () = moved(&replica, &address) => {
                         moved_on().into_http()
                     }
@@ -101,7 +101,8 @@ fn no_leader(replica: &Replica) -> Status {
     Reason::NoLeader.attach(Status::unavailable(text))
 }
 
-/// Returns the leader's address, or `None` when this manager leads and has taken up its work. Waits while nobody leads.
+/// Returns the leader's address, or `None` when this manager leads and has started its work. Waits while there is no
+/// leader.
 async fn find_leader(replica: &Replica) -> Option<String> {
     let (mut leadership, mut leading) = (replica.raft.leadership(), replica.leading.clone());
     loop {
@@ -122,7 +123,7 @@ async fn find_leader(replica: &Replica) -> Option<String> {
     }
 }
 
-/// Returns when another manager leads than the one at `address`.
+/// Waits until a manager other than the one at `address` leads.
 async fn moved(replica: &Replica, address: &str) {
     let mut leadership = replica.raft.leadership();
     loop {
@@ -139,7 +140,7 @@ async fn moved(replica: &Replica, address: &str) {
 async fn send(dialer: &Dialer, address: &str, request: Request<Body>) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     parts.headers.insert(FORWARDED, HeaderValue::from_static("1"));
-    // A caller can't set it by itself.
+    // Clients must not set this header themselves.
     parts.headers.remove(CALLER);
     let caller = parts.extensions.get::<Peer>().and_then(Peer::node_id);
     if let Some(caller) = caller.and_then(|id| HeaderValue::from_str(id.as_str()).ok()) {
@@ -147,7 +148,7 @@ async fn send(dialer: &Dialer, address: &str, request: Request<Body>) -> Respons
     }
     parts.extensions.clear();
     let path = parts.uri.path().to_owned();
-    // The channel needs an absolute URI; its connector alone decides where it goes.
+    // The channel needs an absolute URI; its connector alone determines the destination.
     let uri = http::Uri::builder().scheme("http").authority("flota").path_and_query(path).build();
     let Ok(uri) = uri else { return Status::invalid_argument("the method's path is malformed").into_http() };
     parts.uri = uri;

@@ -1,4 +1,4 @@
-//! Keeps each of the cluster's images on enough nodes, so that the loss of one node loses no image.
+//! Keeps each image of the cluster on enough nodes, so that the loss of one node does not lose an image.
 
 use flota_api::defaults::IMAGE_HOLDERS;
 use flota_api::model::{Image, ImageHolder, NodeState, Task};

@@ -1,4 +1,4 @@
-//! The leader's work, in one scope: it begins when leadership is certain, and ends as a whole when leadership is lost.
+//! The leader's work, in one scope: it begins when leadership is proved, and ends as a whole when leadership is lost.
 //! The manager starts [`follow`] once; a new control loop is a line in [`pipeline`].
 
 use std::time::Duration;
@@ -38,11 +38,11 @@ pub(crate) async fn follow(
     shutdown: CancellationToken,
     fatal: CancellationToken,
 ) {
-    // Also when this task panics: a manager that follows nobody must not stay.
+    // This also happens if the task panics, because a manager that does not follow leadership must stop.
     let ended = fatal.drop_guard();
     tokio::select! {
         biased;
-        // Sees the shutdown first, and ends the leader's scope.
+        // This branch sees the shutdown first, and ends the leader's scope.
         () = follow_terms(&replica, &dispatcher, &leading, &shutdown) => {}
         () = shutdown.cancelled() => {}
     }
@@ -93,8 +93,8 @@ async fn follow_terms(
     }
 }
 
-/// Waits until an entry of this leader's own term is committed and applied: before that, what earlier terms have
-/// acknowledged may be missing here, or not be committed yet (Raft §8).
+/// Waits until an entry of this leader's own term is committed and applied. Before that, entries that earlier terms
+/// have acknowledged may not be committed or applied here yet (Raft §8).
 async fn prove_term(raft: &RaftNode) -> Result<(), ProposeError> {
     if faults::is_on(faults::Fault::EarlyRead) {
         return Ok(());
@@ -115,14 +115,14 @@ fn begin(replica: &Replica, dispatcher: &Dispatcher, scope: &CancellationToken) 
     work
 }
 
-/// Returns when a quorum has not answered this leader for so long that the others may have elected another leader: its
-/// workers must then be free to look for that one.
+/// Waits until no quorum has answered this leader for so long that the others may have elected another. Workers must
+/// then be able to look for the new leader.
 async fn quorum_lost(raft: &RaftNode) {
     let patience = raft.patience();
     loop {
         tokio::time::sleep(patience / 4).await;
         if raft.quorum_age().is_none_or(|age| age > patience / 2) {
-            // The age is that of the library's metrics, which may be older than the last answer.
+            // The age comes from the library's metrics, which may lag behind the last answer.
             match tokio::time::timeout(patience / 2, raft.read_barrier()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => return,
@@ -131,7 +131,7 @@ async fn quorum_lost(raft: &RaftNode) {
     }
 }
 
-/// Logs a part of the leader's work that panicked. Its end has ended the whole scope.
+/// Logs that a part of the leader's work panicked. The end of that part has ended the whole scope.
 fn report(ended: Option<Result<(), tokio::task::JoinError>>) {
     if let Some(Err(error)) = ended {
         tracing::error!(%error, "a part of the leader's work broke off");

@@ -1,4 +1,4 @@
-//! The manager: keeps the cluster's store together with the other managers, and decides while it leads.
+//! The manager: replicates the cluster's store together with the other managers, and makes decisions while it leads.
 //!
 //! ```text
 //!  users ─▶ control/ ──────────────┐                        ┌── control_loop/ runs, in pipeline order:
@@ -8,10 +8,10 @@
 //!     └── assignments ◀────────────┴────────┴── plans ◀─────┘
 //! ```
 //!
-//! The planning parts never call each other: each reads the store and proposes to it. All parts stand on the replica
-//! (replica.rs: store, Raft, leadership, proved reads and writes); manager.rs assembles them. All that plans or keeps
-//! sessions lives in one scope that ends with leadership ([`leader`]). Nothing here reads the system's clock or random
-//! source: both are given to [`Manager::start`].
+//! The planning parts never call each other: each reads the store and proposes to it. All parts use the replica
+//! (replica.rs: store, Raft, leadership, proved reads and writes); manager.rs assembles them. Everything that plans or
+//! keeps sessions runs in one scope that ends with leadership ([`leader`]). This crate reads neither the system's clock
+//! nor its random source: both are given to [`Manager::start`].
 
 mod bootstrap;
 mod ca;

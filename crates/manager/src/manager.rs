@@ -23,7 +23,7 @@ use crate::replica::Replica;
 use crate::streams::{StreamBroker, StreamsService};
 use crate::term_clock::TermClock;
 
-/// What a manager is started with.
+/// Options with which a manager starts.
 #[derive(Debug)]
 pub struct ManagerOptions {
     /// The tables that `raft` applies entries to.
@@ -48,7 +48,7 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Starts to follow leadership, until `shutdown`. Cancels `fatal` when the Raft core has stopped by itself.
+    /// Starts to follow leadership, until `shutdown` is cancelled. Cancels `fatal` if the Raft core stops by itself.
     pub fn start(options: ManagerOptions, shutdown: CancellationToken, fatal: CancellationToken) -> Self {
         let ManagerOptions { store, raft, dialer, clock, random } = options;
         let (sender, leading) = watch::channel(None);
@@ -69,18 +69,18 @@ impl Manager {
         &self.replica.raft
     }
 
-    /// Returns whether this manager leads and has taken up its work.
+    /// Returns whether this manager leads and has started its work.
     pub fn leads(&self) -> bool {
         self.replica.leads()
     }
 
-    /// Returns who leads, as Raft knows it.
+    /// Returns the current leadership as Raft knows it.
     pub fn leadership(&self) -> Leadership {
         self.replica.leadership()
     }
 
-    /// Returns user name and password for the registry of this image, if somebody has logged in there. They are meant for
-    /// this machine's own root only, who can read the store anyway.
+    /// Returns user name and password for the registry of this image, if a user has logged in there. They are only for
+    /// this machine's own root, who can read the store anyway.
     pub fn credentials(&self, reference: &str) -> Option<(String, String)> {
         let reference = ImageRef::parse(reference).ok()?;
         let view = self.replica.store.view();
@@ -108,7 +108,7 @@ impl Manager {
         self.dispatcher.server()
     }
 
-    /// Returns the Streams service, on which workers open the streams that this manager asked for.
+    /// Returns the Streams service, on which workers open the streams that this manager requested.
     pub fn streams(&self) -> StreamsServer<StreamsService> {
         StreamsService::server(self.streams.clone())
     }

@@ -1,4 +1,4 @@
-//! Turns services into tasks: how many, in which slots, of which spec, and what follows a task that ended or was lost.
+//! Turns services into tasks: their number, slots and specs, and the replacement of tasks that ended or were lost.
 
 pub(crate) mod orphan;
 pub(crate) mod reaper;

@@ -1,4 +1,4 @@
-//! The result of a planner, and what it may use besides the view: the time and a random source.
+//! The result of a planner, and its inputs besides the view: the time and a random source.
 
 use std::sync::Arc;
 
@@ -45,20 +45,20 @@ impl Plan {
         self.expects.push((kind, id.into()));
     }
 
-    /// Raises the desired state of a task; does nothing if it is as high already.
+    /// Raises the desired state of a task; does nothing if it is that high already.
     pub(crate) fn set_desired(&mut self, task: &Arc<Task>, desired_state: DesiredState) {
         if task.desired_state < desired_state {
             self.put(Task { desired_state, ..task.as_ref().clone() });
         }
     }
 
-    /// Plans the key again at `at`, or earlier if the plan says so already.
+    /// Plans the key again at `at`, or earlier if an earlier time is set.
     pub(crate) fn retry_at(&mut self, at: Timestamp) {
         self.retry_at = Some(self.retry_at.map_or(at, |known| known.min(at)));
     }
 }
 
-/// What a planner may use besides the view.
+/// The inputs of a planner besides the view.
 #[derive(Debug)]
 pub(crate) struct PlanContext {
     /// The current time.

@@ -1,8 +1,8 @@
-//! This manager's replica of the store, with its part in Raft: the core that every other part of the manager stands on.
+//! This manager's replica of the store, with its part in Raft. Every other part of the manager builds on it.
 //!
 //! It offers the tables, writes that are planned against a fresh view and committed through Raft ([`Replica::write`],
-//! [`Replica::write_if_needed`]), and who leads. It knows nothing of the parts above it: control API, dispatcher, CA,
-//! control loops.
+//! [`Replica::write_if_needed`]), and the current leadership. It does not know the parts above it: control API,
+//! dispatcher, CA, control loops.
 
 use std::sync::Arc;
 
@@ -19,11 +19,11 @@ use crate::write;
 /// A manager's copy of the store and its part in Raft. Clones are the same replica.
 #[derive(Clone, Debug)]
 pub(crate) struct Replica {
-    /// The tables, as far as this manager has applied the log.
+    /// The tables; they show every entry that this manager has applied.
     pub(crate) store: Store,
     /// This manager's part in Raft.
     pub(crate) raft: RaftNode,
-    /// The clock that stamps entries, and that planners decide by.
+    /// The clock that stamps entries and gives planners their time.
     pub(crate) clock: TermClock,
     /// The source of new ids and secrets.
     pub(crate) random: Random,
@@ -32,7 +32,7 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    /// Returns whether this manager leads and has taken up its work.
+    /// Returns whether this manager leads and has started its work.
     pub(crate) fn leads(&self) -> bool {
         self.leading.borrow().is_some()
     }
@@ -42,21 +42,21 @@ impl Replica {
         self.leading.borrow().clone()
     }
 
-    /// Returns who leads, as Raft knows it.
+    /// Returns the current leadership as Raft knows it.
     pub(crate) fn leadership(&self) -> Leadership {
         self.raft.leadership().borrow().clone()
     }
 
-    /// Returns `host:port` of the leader; `None` while there is none.
+    /// Returns `host:port` of the leader; `None` while no leader is known.
     pub(crate) fn leader_address(&self) -> Option<String> {
         let leader = self.leadership().leader?;
         self.raft.members().into_iter().find(|member| member.id == leader).map(|member| member.address)
     }
 
-    /// Commits what `plan` makes of the store; see [`write::write`].
+    /// Commits the transaction that `plan` builds over the store; see [`write::write`].
     ///
     /// # Errors
-    /// The error of `plan`, confirmed behind a read barrier, or why the change can't be committed.
+    /// The error of `plan`, confirmed after a read barrier, or why the change can't be committed.
     pub(crate) async fn write<T, E: From<ProposeError>>(
         &self,
         plan: impl FnMut(View) -> Result<(Transaction, T), E>,
@@ -64,7 +64,7 @@ impl Replica {
         write::write(&self.store, &self.raft, plan).await
     }
 
-    /// Commits what `plan` makes of the store, if it makes anything; see [`write::write_if_needed`].
+    /// Commits the transaction that `plan` builds over the store, if there is one; see [`write::write_if_needed`].
     ///
     /// # Errors
     /// Why the change can't be committed.
@@ -75,7 +75,7 @@ impl Replica {
         write::write_if_needed(&self.store, &self.raft, plan).await
     }
 
-    /// Returns this replica as the seam that control loops propose through.
+    /// Returns this replica as the interface through which control loops propose.
     pub(crate) fn proposer(&self) -> Arc<dyn Proposer> {
         Arc::new(self.raft.clone())
     }

@@ -1,6 +1,6 @@
-//! Keeps Raft's membership as the node objects have it: a manager with a Raft id is added, a Raft id without a manager is
-//! removed. It acts on the outside world, so it is not a control loop; it compares at every change and once a second. The
-//! leader runs it.
+//! Makes Raft's membership follow the node objects: it adds managers that have a Raft id, and removes Raft ids without
+//! a manager. It acts on the outside world, so it is not a control loop. It compares at every change and once a second,
+//! and the leader runs it.
 
 use std::time::Duration;
 
@@ -19,14 +19,14 @@ enum Change {
     Remove(u64),
 }
 
-/// Returns the changes that are needed. They are made one at a time, since each must be committed before the next.
+/// Returns the changes that are needed. They are made one at a time, because each must be committed before the next.
 fn changes(view: &Tables, members: &[Member], own: u64) -> Vec<Change> {
     let managers: Vec<_> = view
         .nodes()
         .filter(|node| node.role == Role::Manager)
         .filter_map(|node| Some((node.raft_id?, &node.address)))
         .collect();
-    // The leader never removes itself: it hands over first.
+    // The leader never removes itself: it hands over leadership first.
     let gone = |member: &&Member| member.id != own && !managers.iter().any(|(id, _)| *id == member.id);
     let removals = members.iter().filter(gone).map(|member| Change::Remove(member.id));
     let known = |id, address: &str| members.iter().any(|it| it.id == id && it.votes && it.address == address);
@@ -37,7 +37,8 @@ fn changes(view: &Tables, members: &[Member], own: u64) -> Vec<Change> {
 /// Runs until leadership ends.
 pub(crate) async fn run(store: Store, raft: RaftNode, scope: CancellationToken) {
     let mut reported = None;
-    // What failed since the last round: one manager that does not answer must not keep the others from their turn.
+    // Changes that failed since the last round. They wait, so that one manager that does not answer can't block the
+    // others.
     let mut failed: Vec<Change> = Vec::new();
     loop {
         let (view, mut watch) = store.view_and_watch();
@@ -79,7 +80,7 @@ pub(crate) async fn run(store: Store, raft: RaftNode, scope: CancellationToken) 
     }
 }
 
-/// Makes one change, or finishes one that an earlier leader has begun.
+/// Makes one change, or completes one that an earlier leader began.
 async fn apply(raft: &RaftNode, change: Option<&Change>) -> Result<(), MembershipError> {
     match change {
         None => raft.finish_change().await,
@@ -88,7 +89,7 @@ async fn apply(raft: &RaftNode, change: Option<&Change>) -> Result<(), Membershi
     }
 }
 
-/// Returns the voter that takes over from a leader whose node is no manager any more; `None` while it stays one.
+/// Returns the voter to hand over to if the leader's own node is no longer a manager; `None` otherwise.
 fn successor(view: &Tables, members: &[Member], own: u64) -> Option<u64> {
     let stays = view.nodes().any(|node| node.role == Role::Manager && node.raft_id == Some(own));
     let other = members.iter().find(|member| member.votes && member.id != own);

@@ -1,5 +1,5 @@
-//! Places pending tasks on nodes: filters say where a task can run, ranks say where it runs best. A task that can run
-//! nowhere gets the reason.
+//! Places pending tasks on nodes: filters determine the nodes where a task can run, ranks the best one. A task that
+//! can't run anywhere gets the reason.
 
 mod devices;
 mod filters;
@@ -137,7 +137,7 @@ impl NodeInfo {
         self.devices.hold(&task.device_ids);
         let Some(spec) = spec else { return };
         self.free = self.free.minus(&spec.reservations);
-        // A task that was told to stop still holds its resources, but does not count when tasks are spread.
+        // A stopping task still holds its resources, but does not count when tasks are spread.
         if task.is_live() {
             self.tasks += 1;
             *self.by_service.entry(task.service_id.to_string()).or_default() += 1;
@@ -172,8 +172,8 @@ fn fits_in_place(task: &Task, spec: &ServiceSpec, plan: &Plan, view: &Tables, no
     })
 }
 
-/// The best node that no filter takes out, with the devices that the task gets there; or how many nodes each filter took
-/// out.
+/// Returns the best node that passes all filters, with the devices that the task gets there; otherwise, how many nodes
+/// each filter refused.
 fn choose(
     task: &Task,
     spec: &ServiceSpec,
@@ -188,7 +188,7 @@ fn choose(
         }
     });
     match passing.min_by(|(_, left), (_, right)| left.rank(task).cmp(&right.rank(task))) {
-        // The last filter has checked that there are enough.
+        // The last filter has checked that there are enough devices.
         Some((index, info)) => Ok((index, info.devices.choose(&spec.generic_resources).unwrap_or_default())),
         None => Err(refused),
     }

@@ -1,7 +1,7 @@
-//! The stream broker: gets a stream to the worker of a task, for exec and logs.
+//! The stream broker: opens a stream to the worker of a task, for exec and logs.
 //!
 //! Managers never dial workers. The broker asks the worker over its session to open a stream, and pairs the stream that
-//! the worker then opens ([`StreamsService`]) with whoever waits for it ([`StreamBroker::open`]).
+//! the worker then opens ([`StreamsService`]) with the caller that waits for it ([`StreamBroker::open`]).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -42,7 +42,7 @@ pub(crate) type Outbox = mpsc::Sender<Result<Frame, Status>>;
 pub(crate) struct WorkerStream {
     /// Frames from the worker.
     pub(crate) inbox: Streaming<Frame>,
-    /// Frames to the worker. Dropping it tells the worker that nobody listens any more.
+    /// Frames to the worker. Dropping it tells the worker that no one reads any more.
     pub(crate) outbox: Outbox,
 }
 
@@ -60,7 +60,7 @@ pub(crate) enum OpenError {
     TimedOut { task: String, node: String },
 }
 
-/// A stream that a worker was asked to open: the worker's node, and who waits.
+/// Streams that workers were asked to open, by id: the worker's node, and the caller that waits.
 type Pending = HashMap<String, (NodeId, oneshot::Sender<WorkerStream>)>;
 
 /// Pairs requests for a stream with the streams that workers open. Clones are the same broker.
@@ -77,7 +77,7 @@ impl fmt::Debug for StreamBroker {
     }
 }
 
-/// Removes a pending stream when nobody waits for it any more.
+/// Removes a pending stream when its caller no longer waits.
 struct Forget<'a> {
     broker: &'a StreamBroker,
     id: &'a str,
@@ -108,7 +108,7 @@ impl StreamBroker {
         let id = self.random.draw(id::random);
         let (sender, receiver) = oneshot::channel();
         self.pending.lock().expect("no holder panics").insert(id.clone(), (node_id.clone(), sender));
-        // Also when the caller drops this future while it waits.
+        // Runs also when the caller drops this future while it waits.
         let _forget = Forget { broker: self, id: &id };
         let request = OpenStream { id: id.clone(), request: Some(Frame { frame: Some(request) }) };
         if self.sessions.send(node_id, Message::OpenStream(request)).is_err() {
@@ -123,12 +123,12 @@ impl StreamBroker {
     }
 }
 
-/// Serves Streams: a worker opens the stream that it was asked for.
+/// Serves Streams: a worker opens a stream that it was asked for.
 #[derive(Clone, Debug)]
 pub struct StreamsService(StreamBroker);
 
 impl StreamsService {
-    /// Creates the service that hands the workers' streams to this broker.
+    /// Creates the service that passes the workers' streams to this broker.
     pub(crate) fn server(broker: StreamBroker) -> StreamsServer<Self> {
         StreamsServer::new(Self(broker)).max_decoding_message_size(MESSAGE_BOUND)
     }

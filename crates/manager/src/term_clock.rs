@@ -1,8 +1,9 @@
-//! The clock that managers decide by: it runs evenly while one manager leads, and never behind what the store knows.
+//! The clock for a manager's decisions: it runs evenly while one manager leads, and is never behind the times in the
+//! store.
 //!
-//! The wall clock is read once, when leadership begins. A wall clock that steps changes no delay after that, and a
-//! leader whose clock is behind its predecessor's goes on where that one was. The times in entries are this clock's
-//! too, so no time in the tables is later than what a planner is given.
+//! The wall clock is read once, when leadership begins. Later steps of the wall clock change no delay, and a leader
+//! whose clock is behind its predecessor's continues from the time of the last entry. Entries are stamped with this
+//! clock too, so no time in the tables is later than the time that a planner is given.
 
 use std::sync::{Arc, Mutex};
 
@@ -19,29 +20,29 @@ pub struct TermClock {
 }
 
 impl TermClock {
-    /// Shows what `wall` shows now, and runs on from there until the first term begins.
+    /// Creates a clock that starts at the present time of `wall` and runs on until the first term begins.
     pub fn new(wall: Clock) -> Self {
         let base = (wall.now(), Instant::now());
         Self { wall, base: Arc::new(Mutex::new(base)) }
     }
 
-    /// Begins a term: from the wall clock, or from `last`, the time of the last entry, if that is later.
+    /// Begins a term at the time of the wall clock, or at `last`, the time of the last entry, if that is later.
     pub(crate) fn begin(&self, last: Timestamp) {
         *self.base.lock().expect("no holder panics") = (self.wall.now().max(last), Instant::now());
     }
 
-    /// The time of the term.
+    /// The current time.
     pub fn now(&self) -> Timestamp {
         let (base, begun) = *self.base.lock().expect("no holder panics");
         base + begun.elapsed()
     }
 
-    /// The wall clock, for what is compared with other machines' clocks: certificates and grants.
+    /// The wall clock, for times that are compared with other machines' clocks: certificates and grants.
     pub(crate) fn wall(&self) -> &Clock {
         &self.wall
     }
 
-    /// This clock for those who take any: the Raft node stamps its entries with it.
+    /// Returns this clock as a [`Clock`]; the Raft node stamps its entries with it.
     pub fn as_clock(&self) -> Clock {
         let clock = self.clone();
         Clock::new(move || clock.now())

@@ -1,8 +1,8 @@
-//! Writes and reads of a leader: the one place that decides what of the store's present view is certain.
+//! Writes and reads of a leader. This is the only place that decides which facts of a view are certain.
 //!
-//! A success is proved by its commit. A refusal (not found, exists already, has changed) is proved by nothing: this
-//! manager may have been deposed, and its view be old. So a refusal is final only when the plan or the look repeats it
-//! after a read barrier. [`crate::replica::Replica`] calls this for every request.
+//! A success is proved by its commit. A refusal (not found, exists already, has changed) is not: this manager may have
+//! lost leadership, and its view may be old. A refusal is therefore final only if the plan or the look repeats it after
+//! a read barrier. [`crate::replica::Replica`] calls this for every request.
 
 use std::future::Future;
 
@@ -33,15 +33,16 @@ impl Consensus for RaftNode {
 /// Proves that this manager leads and that its view is complete.
 ///
 /// # Errors
-/// [`ProposeError::Unproven`], whatever the cause: the caller should ask the next manager.
+/// [`ProposeError::Unproven`] for any cause: the caller should try the next manager.
 async fn prove(consensus: &impl Consensus) -> Result<(), ProposeError> {
     consensus.read_barrier().await.map_err(|_| ProposeError::Unproven)
 }
 
-/// Proposes what `plan` makes of a fresh view, and plans again when a concurrent change is in conflict with it.
+/// Proposes the transaction that `plan` builds over a fresh view, and plans again if a concurrent change conflicts with
+/// it.
 ///
 /// # Errors
-/// The error of `plan` for a view that is proved to be complete, or why the change can't be committed.
+/// The error of `plan` for a view that is proved complete, or why the change can't be committed.
 pub(crate) async fn write<T, E: From<ProposeError>>(
     store: &Store,
     consensus: &impl Consensus,
@@ -68,8 +69,9 @@ pub(crate) async fn write<T, E: From<ProposeError>>(
     Err(last.into())
 }
 
-/// As [`write`], for a user's request. Returns `None` when the request with this id was done before, by this leader or an
-/// earlier one: a retry is not judged by what the first try has changed, and what is read after this shows that change.
+/// As [`write`], for a user's request. Returns `None` if the request with this id was carried out before, by this
+/// leader or an earlier one. A retry is then not judged by the changes of the first try, and a later read shows those
+/// changes.
 ///
 /// # Errors
 /// As [`write`].
@@ -88,7 +90,7 @@ pub(crate) async fn write_once<T, E: From<ProposeError>>(
     unless_needless(write(store, consensus, planned).await)
 }
 
-/// As [`write`], for a plan that may find nothing to change. Returns `None` then.
+/// As [`write`], for a plan that may find nothing to change; then it returns `None`.
 ///
 /// # Errors
 /// Why the change can't be committed, or that this manager can't prove that there is nothing to change.
@@ -100,9 +102,9 @@ pub(crate) async fn write_if_needed<T>(
     unless_needless(write(store, consensus, |view| plan(view).ok_or(Stop::Needless)).await)
 }
 
-/// Why nothing is proposed.
+/// Why no transaction is proposed.
 enum Stop<E> {
-    /// The store is already as it should be.
+    /// There is nothing to change.
     Needless,
     Failed(E),
 }
@@ -121,10 +123,10 @@ fn unless_needless<T, E>(written: Result<T, Stop<E>>) -> Result<Option<T>, E> {
     }
 }
 
-/// Returns what `look` finds in the store.
+/// Returns the result of `look` on the store.
 ///
 /// # Errors
-/// The error of `look` for a view that is proved to be complete, or [`ProposeError::Unproven`].
+/// The error of `look` for a view that is proved complete, or [`ProposeError::Unproven`].
 pub(crate) async fn read<T, E: From<ProposeError>>(
     store: &Store,
     consensus: &impl Consensus,

@@ -1,8 +1,8 @@
-//! Which answers to users' requests are old enough to be forgotten, by the leader's monotonic clock.
+//! Finds the answers to users' requests that are old enough to be forgotten, by the leader's monotonic clock.
 //!
-//! The leader notes from time to time how far it has applied; an answer at or before such a version is at least as old
-//! as the note. A new leader starts from nothing, so a change of leaders only ever keeps an answer longer. No wall
-//! clock is compared with another. Used by the Raft node, which puts the result into each entry.
+//! The leader regularly records its last applied version. An answer at or before a recorded version is at least as old
+//! as the record. A new leader starts without records, so a change of leaders only keeps answers longer, and no wall
+//! clocks are compared. The Raft node uses this module and puts the result into each entry.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,30 +11,30 @@ use tokio::time::Instant;
 
 use flota_api::version::Version;
 
-/// How long an answer is kept at least, so that a retry within this time is not done again.
+/// Minimum time for which an answer is kept. A retry within this time is not carried out again.
 pub const ANSWERS_KEPT_FOR: Duration = Duration::from_secs(15 * 60);
-/// Between two notes: how much longer than needed an answer may be kept.
+/// Interval between records. An answer may be kept this much longer than needed.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
 
-/// The notes of one term of leadership, oldest first; about one for each minute of [`ANSWERS_KEPT_FOR`].
+/// The records of one term, oldest first; about one for each minute of [`ANSWERS_KEPT_FOR`].
 #[derive(Clone, Debug, Default)]
 pub struct AnswerAges(VecDeque<(Instant, Version)>);
 
 impl AnswerAges {
-    /// Notes that `applied` is the last applied version at `now`. Cheap, and may be called with every proposal: it
-    /// keeps one note a minute.
+    /// Records that `applied` is the last applied version at `now`. It is cheap and may be called with every proposal:
+    /// it keeps one record a minute.
     pub fn observe(&mut self, now: Instant, applied: Version) {
         if self.0.back().is_some_and(|(at, _)| now.duration_since(*at) < NOTE_EVERY) {
             return;
         }
         self.0.push_back((now, applied));
-        // Of the notes that are old enough the last one says all that the others do.
+        // The last record that is old enough makes the earlier ones redundant.
         while self.0.get(1).is_some_and(|(at, _)| is_old(*at, now)) {
             self.0.pop_front();
         }
     }
 
-    /// The answers at or before this version are at least [`ANSWERS_KEPT_FOR`] old; zero: none is known to be.
+    /// Returns the version up to which all answers are at least [`ANSWERS_KEPT_FOR`] old; zero if none is known to be.
     pub fn expired(&self, now: Instant) -> Version {
         self.0.iter().rev().find(|(at, _)| is_old(*at, now)).map_or(0, |(_, version)| *version)
     }
@@ -52,7 +52,7 @@ mod tests {
     fn an_answer_is_kept_for_its_time_and_a_minute_longer_at_most() {
         let (begin, second) = (Instant::now(), Duration::from_secs(1));
         let mut ages = AnswerAges::default();
-        // One version a second for an hour.
+        // Simulate one version a second for an hour.
         for version in 0..3_600 {
             let now = begin + second * version;
             ages.observe(now, u64::from(version));

@@ -1,7 +1,7 @@
-//! A digest of all tables that is kept with each change, so that managers can be compared at any entry.
+//! A digest of all tables that is updated with each change, so that managers can be compared after any entry.
 //!
-//! It is the sum, modulo 2^128, of the first half of a SHA-256 of each object and each answer. The order in which they
-//! came does not matter, and taking one out is subtracting it.
+//! It is the sum, modulo 2^128, of the first half of the SHA-256 of each object and each answer. The order of insertion
+//! does not matter, and removal is subtraction.
 
 use std::fmt;
 
@@ -12,43 +12,43 @@ use flota_api::object::Object;
 use flota_api::proto::objects::Object as WireObject;
 use flota_api::version::{Timestamp, Version};
 
-/// What tables digest to. Two managers with the same tables have the same one.
+/// Digest of the tables. It is equal on managers with equal tables.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest(u128);
 
 impl Digest {
-    /// As [`Digest::to_bytes`] wrote it.
+    /// Decodes the bytes that [`Digest::to_bytes`] returned.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(u128::from_be_bytes(bytes))
     }
 
-    /// For the wire.
+    /// Encodes the digest for the wire.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0.to_be_bytes()
     }
 
-    /// With the time of the last entry, which is part of the tables.
+    /// Returns the digest including the time of the last entry, which is part of the tables.
     pub(crate) fn at(mut self, time: Timestamp) -> Self {
         self.add(hash(format!("time {}", time.0).as_bytes()));
         self
     }
 
-    /// With one more object.
+    /// Adds an object.
     pub(crate) fn add_object(&mut self, it: &Object) {
         self.add(object(it));
     }
 
-    /// With one object less.
+    /// Removes an object.
     pub(crate) fn take_object(&mut self, it: &Object) {
         self.take(object(it));
     }
 
-    /// With one more answer to a request.
+    /// Adds an answer to a request.
     pub(crate) fn add_answer(&mut self, request: &str, version: Version) {
         self.add(answer(request, version));
     }
 
-    /// With one answer less.
+    /// Removes an answer.
     pub(crate) fn take_answer(&mut self, request: &str, version: Version) {
         self.take(answer(request, version));
     }

@@ -1,19 +1,20 @@
-//! Faults that tests put in on purpose, to see that they are found. Without the feature `faults` none can be on.
+//! Faults that tests inject to check that they are detected. Without the feature `faults`, none can be on.
 //!
-//! A fault is on for the current thread: a simulated cluster runs in one thread, and others beside it stay whole.
+//! A fault is on for the current thread only. A simulated cluster runs in one thread, so clusters in other threads are
+//! not affected.
 
-/// One promise that is broken while its fault is on.
+/// A guarantee that is broken while its fault is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A restarted leader leads again in its old term, without an election.
+    /// A restarted leader continues in its old term without an election.
     LeaderRestore,
     /// An entry is acknowledged before it is synced.
     EarlyAcknowledgement,
     /// A new leader serves reads before an entry of its own term is applied.
     EarlyRead,
-    /// A control loop misses that something changed.
+    /// A control loop misses a change.
     LostWakeup,
-    /// The orchestrator makes a second task in a slot now and then, and does not stop it.
+    /// The orchestrator sometimes creates a second task in a slot and does not stop it.
     DoublePlacement,
 }
 
@@ -26,7 +27,7 @@ mod switch {
         static ON: Cell<Option<Fault>> = const { Cell::new(None) };
     }
 
-    /// Puts a fault in on this thread, or takes it out.
+    /// Sets the fault that is on in this thread; `None` turns it off.
     pub fn set(fault: Option<Fault>) {
         ON.set(fault);
     }
@@ -41,7 +42,7 @@ mod switch {
 mod switch {
     use super::Fault;
 
-    /// Never: the feature `faults` is off.
+    /// Always false: the feature `faults` is off.
     pub const fn is_on(_: Fault) -> bool {
         false
     }

@@ -7,11 +7,11 @@
 //!                                             Events ◀─ watch ◀────┘
 //! ```
 //!
-//! Optimistic: a [`Transaction`] names the versions that it was planned on, and `apply` takes all of it or none,
-//! the same on every manager. Nobody holds a lock across consensus. A [`View`] never changes; a [`Watch`] is
-//! bounded, and a reader that is too slow is told to look at everything again.
+//! Concurrency is optimistic: a [`Transaction`] names the versions that it was planned on, and `apply` applies all of
+//! it or nothing, with the same result on every manager. No lock is held across consensus. A [`View`] never changes. A
+//! [`Watch`] is bounded; a reader that is too slow must start again from a new view.
 //!
-//! No type of the Raft library leaves `raft/`.
+//! Types of the Raft library are not visible outside `raft/`.
 
 mod answer_ages;
 mod digest;
@@ -27,5 +27,5 @@ pub use proposer::{LocalProposer, ProposeError, Proposer};
 pub use store::{Event, Store, Tables, View, Watch, WriteTx};
 pub use transaction::{Action, Conflict, Entry, Expectation, Outcome, Transaction};
 
-/// Most actions in one transaction.
+/// Largest number of actions in one transaction.
 pub const ACTIONS_BOUND: usize = 10_000;

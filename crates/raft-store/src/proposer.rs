@@ -1,4 +1,4 @@
-//! The seam between those who plan and consensus.
+//! The interface between code that plans changes and consensus.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,35 +9,37 @@ use crate::store::Store;
 use crate::transaction::{Conflict, Entry, Outcome, Transaction};
 use flota_api::version::{Timestamp, Version};
 
-/// Why a proposal came to nothing, or may have.
+/// Why a proposal failed, or may have failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ProposeError {
-    /// An object was not as expected: plan again.
+    /// An object was not as expected. The caller must plan again.
     #[error(transparent)]
     Conflict(#[from] Conflict),
-    /// This manager does not lead; nothing was done.
+    /// This manager does not lead. Nothing was changed.
     #[error("this manager does not lead")]
     NotLeader,
-    /// No quorum answered in time, or leadership was lost: it may still happen. A retry with the same request id is safe.
+    /// No quorum answered in time, or leadership was lost. The change may still commit; a retry with the same request
+    /// id is safe.
     #[error("no quorum of managers answered in time")]
     Unknown,
-    /// Nothing was done: the present state would refuse the request, but only a leader knows the present state.
+    /// The current state refuses the request, but this manager could not prove that it still leads and so knows the
+    /// current state. Nothing was changed.
     #[error("this manager could not prove that it leads")]
     Unproven,
-    /// Larger than an entry may be.
+    /// The change is larger than an entry may be. Nothing was changed.
     #[error("the change has {actions} actions or {bytes} bytes; {most_actions} and {most_bytes} are the most", most_actions = crate::ACTIONS_BOUND, most_bytes = crate::raft::ENTRY_BOUND)]
     TooLarge {
-        /// Actions in it.
+        /// Number of its actions.
         actions: usize,
-        /// Its size when encoded.
+        /// Its encoded size in bytes.
         bytes: usize,
     },
 }
 
-/// Gets transactions committed and applied.
+/// Commits and applies transactions.
 pub trait Proposer: Send + Sync + 'static {
-    /// Proposes one entry; answers when it is applied here, with each transaction's outcome.
-    /// An error means that none of them was refused by itself: all or nothing reached the log.
+    /// Proposes one entry and waits until it is applied here. Returns the outcome of each transaction. An error applies
+    /// to the whole entry: either all or none of its transactions reached the log.
     fn propose_entry(&self, transactions: Vec<Transaction>) -> BoxFuture<'_, Result<Vec<Outcome>, ProposeError>>;
 
     /// Proposes one transaction.
@@ -49,7 +51,7 @@ pub trait Proposer: Send + Sync + 'static {
     }
 }
 
-/// Applies at once, without Raft: for tests of what stands above the store.
+/// Applies transactions at once, without Raft, for tests of code above the store.
 #[derive(Clone, Debug)]
 pub struct LocalProposer {
     store: Store,
@@ -58,12 +60,12 @@ pub struct LocalProposer {
 }
 
 impl LocalProposer {
-    /// Applies to `store`.
+    /// Creates a proposer that applies to `store`.
     pub fn new(store: Store) -> Self {
         Self { store, index: Arc::default(), clock: Arc::default() }
     }
 
-    /// Sets what the next entries' clock shows.
+    /// Sets the time of the following entries.
     pub fn set_clock(&self, now: Timestamp) {
         *self.clock.lock().expect("no holder panics") = now;
     }

@@ -1,13 +1,13 @@
-//! Consensus: the only place that knows the Raft library.
+//! Consensus. No other module uses the Raft library.
 //!
 //! ```text
 //!  RaftNode (node.rs) ── propose, read barrier, leadership, age; membership.rs: the set of managers
 //!      │ openraft core, on a runtime with threads of its own (runtime.rs, threads.rs)
-//!      ├── storage/   the log (a write-ahead log of our own) and snapshots, all of it sealed
+//!      ├── storage/   the log (a write-ahead log) and snapshots, all encrypted
 //!      │     └── disk/   one folder: a real one, or a model that fails
 //!      ├── state_machine.rs   committed entry ─▶ Store::apply ─▶ outcome to the proposer
 //!      │     └── digests.rs   do all managers have the same tables?
-//!      └── transport/  whole messages to and from the other managers; gRPC, or what is given
+//!      └── transport/  messages to and from the other managers, over gRPC or another transport
 //! ```
 
 mod digests;
@@ -30,8 +30,8 @@ pub use transport::{AppendAnswers, Dial, GrpcTransport, Method, Transport, Trans
 #[cfg(feature = "faults")]
 pub use transport::{SentEntry, sent_entries};
 
-/// The library's Raft, with our types and our state machine.
+/// The library's Raft, with this crate's types and state machine.
 type Raft = openraft::Raft<type_config::TypeConfig, state_machine::StateMachine>;
 
-/// Largest encoded transaction.
+/// Largest encoded transaction, in bytes.
 pub const ENTRY_BOUND: usize = 8 << 20;

@@ -78,7 +78,8 @@ pub struct Transaction {
 /// The content of one Raft entry.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Entry {
-    /// Time of the leader's clock, the only time that `apply` knows. If it is behind that of the last entry, that one counts.
+    /// Time of the leader's clock, the only time that `apply` uses. If it is behind that of the last entry, the latter
+    /// counts.
     pub at: Timestamp,
     /// Transactions, each of which succeeds or fails by itself.
     pub transactions: Vec<Transaction>,

@@ -1,5 +1,5 @@
-//! Simulations in processes of their own. tokio counts the runtimes of a process and draws from that count, so a
-//! simulation is the same each time only where no other has run before it.
+//! Runs simulations in processes of their own. tokio counts the runtimes of a process and draws from that count, so a
+//! simulation is reproducible only if no other has run before it in its process.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,21 +9,21 @@ use serde_json::{Value, json};
 
 use super::run::{Options, Outcome, simulate_here};
 
-/// The first argument of a child.
+/// First argument of a child process.
 const CHILD: &str = "--child";
 
 const FAULTS: [Fault; 5] =
     [Fault::LeaderRestore, Fault::EarlyAcknowledgement, Fault::EarlyRead, Fault::LostWakeup, Fault::DoublePlacement];
 
-/// The fault with this name.
+/// Returns the fault with this name.
 pub fn fault(name: &str) -> Option<Fault> {
     FAULTS.into_iter().find(|fault| format!("{fault:?}") == name)
 }
 
-/// Runs a simulation in a process of its own; `program` is `flota-simulate`.
+/// Runs a simulation in a child process; `program` is the path of `flota-simulate`.
 ///
 /// # Panics
-/// When the process can't be started, or says nothing that can be understood.
+/// The process can't be started.
 pub fn simulate(program: &Path, options: Options) -> Outcome {
     let name = options.fault.map_or_else(|| "none".into(), |fault| format!("{fault:?}"));
     let numbers = [options.seed, options.managers.into(), options.workers.into(), options.trouble];
@@ -45,7 +45,7 @@ pub fn simulate(program: &Path, options: Options) -> Outcome {
     }
 }
 
-/// Where this process is a child: runs its simulation, and returns what goes to standard output.
+/// If this process is a child, runs its simulation and returns the text for standard output.
 pub fn run_child(arguments: &[String]) -> Option<String> {
     let [first, numbers @ .., name] = arguments else { return None };
     let numbers: Vec<u64> = numbers.iter().filter_map(|text| text.parse().ok()).collect();

@@ -1,4 +1,4 @@
-//! The wall clock of one machine: off by some time, too fast or too slow, and stepped now and then.
+//! The wall clock of one machine: it has an offset, runs too fast or too slow, and steps at times.
 
 use std::sync::{Arc, Mutex};
 
@@ -19,17 +19,17 @@ struct Error {
 pub struct WallClock(Arc<Mutex<Error>>);
 
 impl WallClock {
-    /// A clock that is off by `offset_ms` and gains `drift` milliseconds in each 1,000 seconds.
+    /// Creates a clock that is ahead by `offset_ms` and gains `drift` milliseconds in each 1,000 seconds.
     pub fn new(offset_ms: i64, drift: i64) -> Self {
         Self(Arc::new(Mutex::new(Error { offset_ms, drift })))
     }
 
-    /// Steps it, forward or back.
+    /// Steps the clock forward or back.
     pub fn step(&self, by_ms: i64) {
         self.0.lock().expect("no holder panics").offset_ms += by_ms;
     }
 
-    /// What it shows.
+    /// The time that the clock shows.
     pub fn now(&self) -> Timestamp {
         let Error { offset_ms, drift } = *self.0.lock().expect("no holder panics");
         let now = i64::try_from(time::now()).expect("a run is short");
@@ -37,7 +37,7 @@ impl WallClock {
         Timestamp(u64::try_from(begin + now + now * drift / 1_000_000 + offset_ms).unwrap_or(0))
     }
 
-    /// As programs take it.
+    /// Returns this clock as a [`Clock`].
     pub fn as_clock(&self) -> Clock {
         let clock = self.clone();
         Clock::new(move || clock.now())

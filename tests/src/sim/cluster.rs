@@ -1,7 +1,7 @@
-//! A cluster of simulated processes: managers with disks that forget, workers on machines without containers.
+//! A cluster of simulated processes: managers with disks that lose unsynced data, and workers without real containers.
 //!
-//! Hosts 1, 2, 3 ... are the managers, 100 is the user's machine, and 101, 102 ... are the workers. What outlives a
-//! process (disk, machine, clock) is kept here; the process itself is a runtime of the [`World`].
+//! Hosts 1, 2, 3 ... are the managers, 100 is the user's machine, and 101, 102 ... are the workers. State that outlives
+//! a process (disk, machine, clock) is kept here; the process itself is a runtime of the [`World`].
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -29,16 +29,16 @@ use super::world::World;
 
 /// A manager's machine.
 pub struct ManagerHost {
-    /// Where it is.
+    /// Its host.
     pub host: Host,
-    /// Of its node.
+    /// Id of its node.
     pub node_id: NodeId,
     /// Its disk.
     pub disk: ModelDisk,
     /// Its wall clock.
     pub clock: WallClock,
     raft_id: u64,
-    /// Whether its log must hold something: the cluster has taken it in.
+    /// Whether the cluster has accepted the manager, so that its log must not be empty.
     was_here: bool,
     running: Arc<Mutex<Option<Manager>>>,
     ended: Ended,
@@ -53,11 +53,11 @@ impl ManagerHost {
 
 /// A worker's machine.
 pub struct WorkerHost {
-    /// Where it is.
+    /// Its host.
     pub host: Host,
-    /// Of its node.
+    /// Id of its node.
     pub node_id: NodeId,
-    /// What runs on it; outlives the daemon.
+    /// Its containers; they outlive the daemon.
     pub machine: FakeMachine,
     /// Its wall clock.
     pub clock: WallClock,
@@ -69,7 +69,7 @@ pub struct WorkerHost {
 pub struct SimCluster {
     /// Processes, time and network.
     pub world: World,
-    /// Raft's messages.
+    /// Network for Raft's messages.
     pub raft_network: RaftNetwork,
     /// The managers.
     pub managers: Vec<ManagerHost>,
@@ -78,12 +78,12 @@ pub struct SimCluster {
     random: Random,
 }
 
-/// Devices of each worker that tasks may ask for.
+/// Kind of the devices that each worker has and tasks may ask for.
 pub const DEVICE_KIND: &str = "gpu";
 const DEVICES: usize = 2;
 
 impl SimCluster {
-    /// Starts a cluster; it is not up yet.
+    /// Starts the processes of a cluster. It is not up when this returns.
     pub fn start(world: World, managers: u16, workers: u16, random: &Random) -> Self {
         let mut cluster = Self::start_managers(world, managers, workers, random);
         (0..cluster.workers.len()).for_each(|number| cluster.start_worker(number));
@@ -91,10 +91,10 @@ impl SimCluster {
     }
 
     /// Starts a cluster whose workers share one process, which costs much less than a process for each. They can't
-    /// crash one by one.
+    /// crash separately.
     ///
     /// # Panics
-    /// When there are no workers.
+    /// There are no workers.
     pub fn start_fleet(world: World, managers: u16, workers: u16, random: &Random) -> Self {
         let mut cluster = Self::start_managers(world, managers, workers, random);
         let workers: Vec<_> = (0..cluster.workers.len()).map(|number| run_worker(cluster.worker(number))).collect();
@@ -120,7 +120,7 @@ impl SimCluster {
         cluster
     }
 
-    /// The cluster object and all nodes: nobody has to join.
+    /// Returns the first entry, with the cluster object and all nodes, so that no node has to join.
     fn first_entry(&self, rng: &mut StdRng) -> Transaction {
         let view: View = Store::default().view();
         let mut tx = WriteTx::new(view, "");
@@ -148,7 +148,7 @@ impl SimCluster {
         for (number, it) in (1..).zip(&self.managers) {
             let mut node = node(&it.node_id, it.host, format!("m{number}"));
             (node.role, node.raft_id) = (Role::Manager, Some(it.raft_id));
-            // No agent runs on it.
+            // No worker runs on it.
             node.spec.availability = Availability::Drain;
             tx.create(node);
         }
@@ -158,7 +158,7 @@ impl SimCluster {
         tx.finish()
     }
 
-    /// The host of the next machine with this role.
+    /// Returns the host of the next machine with this role.
     pub(super) fn next_host(&self, role: Role) -> Host {
         let (before, count) = match role {
             Role::Manager => (0, self.managers.len()),
@@ -173,7 +173,7 @@ impl SimCluster {
         WallClock::new(offset, drift)
     }
 
-    /// Adds a manager's machine whose process does not run. Returns its number.
+    /// Adds a manager's machine without a running process. Returns its number.
     pub(super) fn add_manager(&mut self, host: Host, node_id: NodeId, raft_id: u64) -> usize {
         self.managers.push(ManagerHost {
             host,
@@ -188,7 +188,7 @@ impl SimCluster {
         self.managers.len() - 1
     }
 
-    /// Adds a worker's machine whose daemon does not run. Returns its number.
+    /// Adds a worker's machine without a running daemon. Returns its number.
     pub(super) fn add_worker(&mut self, host: Host, node_id: NodeId) -> usize {
         self.workers.push(WorkerHost {
             host,
@@ -222,12 +222,12 @@ impl SimCluster {
         self.world.start(it.host, run_manager(process));
     }
 
-    /// Starts a manager that does not run.
+    /// Starts the process of a manager that does not run.
     pub fn start_manager(&mut self, number: usize) {
         self.spawn_manager(number, None);
     }
 
-    /// Kills a manager's process; with `power` its machine goes, too, and forgets what it has not synced.
+    /// Kills a manager's process. With `power`, its machine fails too, and its disk loses unsynced data.
     pub fn crash_manager(&mut self, number: usize, power: bool) {
         let it = &mut self.managers[number];
         *it.running.lock().expect("no holder panics") = None;
@@ -236,13 +236,13 @@ impl SimCluster {
         it.disk = if power { it.disk.crash() } else { it.disk.restart() };
     }
 
-    /// Starts a worker that does not run.
+    /// Starts the daemon of a worker that does not run.
     pub fn start_worker(&mut self, number: usize) {
         let process = self.worker(number);
         self.world.start(process.host, run_worker(process));
     }
 
-    /// What a worker's process is started with.
+    /// Returns the options for a worker's process.
     fn worker(&self, number: usize) -> WorkerProcess {
         let it = &self.workers[number];
         let device = |index: usize| NodeDevice {
@@ -265,13 +265,13 @@ impl SimCluster {
         }
     }
 
-    /// What a worker's machine is.
+    /// Returns the description that a worker's node reports.
     pub(super) fn description(&self, number: usize) -> NodeDescription {
         let boot_id = self.workers[number].machine.boot_id();
         NodeDescription { boot_id, ..description(format!("w{}", number + 1)) }
     }
 
-    /// Kills a worker's daemon; with `power` its machine goes, too, with everything that runs on it.
+    /// Kills a worker's daemon. With `power`, its machine fails too, with all its containers.
     pub fn crash_worker(&mut self, number: usize, power: bool) {
         let it = &self.workers[number];
         self.world.crash(it.host, power);
@@ -280,30 +280,30 @@ impl SimCluster {
         }
     }
 
-    /// Where the managers are.
+    /// Addresses of the managers.
     pub fn addresses(&self) -> Vec<String> {
         self.managers.iter().map(|it| it.host.address()).collect()
     }
 
-    /// From now on each manager's log must hold something when it starts.
+    /// From now on, an empty log of any manager counts as damaged.
     pub fn all_were_here(&mut self) {
         self.managers.iter_mut().for_each(|it| it.was_here = true);
     }
 
-    /// The manager that leads and has taken up its work, if there is one.
+    /// Number of the manager that leads and has started its work, if there is one.
     pub fn leader(&self) -> Option<usize> {
         let leads = |it: &ManagerHost| it.manager().is_some_and(|manager| manager.leads());
-        // One that was deposed and paused may think so, too: the newest term counts.
+        // A deposed leader that is paused may still count itself as leader, so the newest term decides.
         let leaders = self.managers.iter().enumerate().filter(|(_, it)| leads(it));
         leaders.max_by_key(|(_, it)| it.manager().map(|manager| manager.leadership().term)).map(|(number, _)| number)
     }
 
-    /// What the leader's store holds.
+    /// The leader's view of the store; `None` if no manager leads.
     pub fn view(&self) -> Option<View> {
         self.managers[self.leader()?].manager().map(|manager| manager.store().view())
     }
 
-    /// Processes of managers that have ended by themselves, and why.
+    /// Managers whose processes have ended by themselves, and why.
     pub fn ended_managers(&self) -> Vec<(usize, String)> {
         let ended = self.managers.iter().enumerate();
         ended.filter_map(|(number, it)| Some((number, it.ended.why()?))).collect()

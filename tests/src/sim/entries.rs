@@ -1,5 +1,5 @@
-//! Every entry that a leader has sent, committed or not: two that differ at one index and term would break Raft's Log
-//! Matching property (Raft paper §5.3), on which all else rests.
+//! Records every entry that a leader has sent, committed or not. Two different entries of the same index and term
+//! violate Raft's Log Matching property (Raft paper §5.3).
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    /// Remembers an entry that `from` sends.
+    /// Records an entry that `from` sends.
     pub(super) fn add(&mut self, from: Host, entry: SentEntry) {
         let SentEntry { index, term, content } = entry;
         let (first, known) = *self.seen.entry((index, term)).or_insert((from, content));
@@ -24,7 +24,7 @@ impl Entries {
         }
     }
 
-    /// The first two entries that differ and must not.
+    /// Returns the first two entries of the same index and term that differ.
     pub(super) fn conflict(&self) -> Option<String> {
         self.conflict.clone()
     }

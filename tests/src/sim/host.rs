@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Host(pub u16);
 
-/// Where users are.
+/// Host of the users.
 pub const USER: Host = Host(100);
 
 impl fmt::Display for Host {

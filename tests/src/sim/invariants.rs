@@ -1,4 +1,4 @@
-//! What must hold at every moment of a simulation, and what must hold once nothing goes wrong any more.
+//! Invariants that hold at every moment of a simulation, and conditions that hold after the faults have ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,11 +12,11 @@ use flota_worker::RunningSlot;
 use super::cluster::SimCluster;
 use super::user::TAG;
 
-/// Two containers of one slot may run for so long, in milliseconds, after the last thing that went wrong: a node that
-/// was away is found again, and its session says what it is to stop.
+/// How long two containers of one slot may run after the last fault, in milliseconds. Within this time, a node that was
+/// cut off is found again, and its session says which tasks to stop.
 const DOUBLE_FOR: u64 = 12_000;
 
-/// Remembers what was seen, to compare with what is seen next.
+/// State from earlier checks, for comparison with later ones.
 #[derive(Default)]
 pub struct Invariants {
     leaders: BTreeMap<u64, u64>,
@@ -29,7 +29,7 @@ pub struct Invariants {
 }
 
 impl Invariants {
-    /// From now on managers may have different tables: a test has spoiled those of one.
+    /// Allows the tables of managers to differ from now on, because a test has changed those of one.
     pub fn let_tables_differ(&mut self) {
         self.tables_may_differ = true;
     }
@@ -39,10 +39,10 @@ impl Invariants {
         &self.paused
     }
 
-    /// Looks at everything. `trouble`: when something last went wrong on purpose.
+    /// Checks all invariants. `trouble`: time of the last fault.
     ///
     /// # Errors
-    /// What does not hold.
+    /// The invariant that is violated.
     pub fn check(&mut self, cluster: &SimCluster, trouble: u64) -> Result<(), String> {
         if let Some(conflict) = cluster.raft_network.conflict() {
             return Err(conflict);
@@ -132,7 +132,7 @@ impl Invariants {
     }
 }
 
-/// Whether the task is the one that shall run in its slot.
+/// Whether the task is the one that should run in its slot.
 fn is_wanted(task: &Task) -> bool {
     task.desired_state == DesiredState::Running && !task.status.state.is_terminal()
 }
@@ -143,7 +143,7 @@ fn describe(task: &Task) -> String {
     format!("slot {slot} of spec {spec_version} is {}, should be {desired_state}{reason}", status.state)
 }
 
-/// What runs, by service and slot.
+/// Returns the running containers by service and slot.
 fn slots(cluster: &SimCluster) -> BTreeMap<(String, u64), Vec<RunningSlot>> {
     let mut slots: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for running in cluster.workers.iter().flat_map(|worker| worker.machine.running()) {
@@ -152,17 +152,17 @@ fn slots(cluster: &SimCluster) -> BTreeMap<(String, u64), Vec<RunningSlot>> {
     slots
 }
 
-/// Everything that runs, as a text that does not change while nothing moves.
+/// Returns a text that lists all running containers, and that changes only if one starts or stops.
 pub fn picture(cluster: &SimCluster) -> String {
     let running = slots(cluster).into_values().flatten();
     let running: Vec<String> = running.map(|it| format!("{}.{} is {}", it.service, it.slot, it.task)).collect();
     running.join(", ")
 }
 
-/// Whether the cluster is what users want, everywhere.
+/// Whether the state of the whole cluster is the one that users have requested.
 ///
 /// # Errors
-/// What is missing.
+/// The condition that does not hold.
 pub fn converged(cluster: &SimCluster) -> Result<(), String> {
     let view = cluster.view().ok_or("nobody leads")?;
     let mut applied = Vec::new();
@@ -180,7 +180,7 @@ pub fn converged(cluster: &SimCluster) -> Result<(), String> {
         }
     }
     let slots = slots(cluster);
-    // A paused update waits for a user, as the task of its slot does that has failed.
+    // A paused update waits for a user, and so does the failed task of its slot.
     for service in view.services().filter(|service| service.update == UpdateState::Active) {
         let (name, wanted) = (&service.spec.name, service.spec.mode.wanted_tasks());
         let here = slots.iter().filter(|((service, _), _)| service == name);

@@ -1,5 +1,5 @@
-//! Decides whether a history of operations could have happened one after the other, each between its call and its
-//! return: porcupine's algorithm, that of Wing and Gong with Lowe's memoization, for each key by itself.
+//! Decides whether the operations of a history could have happened one after the other, each between its call and its
+//! return. The algorithm is porcupine's, which is that of Wing and Gong with Lowe's memoization, applied to each key.
 //!
 //! An operation without an answer may take effect at any time after its call, or never.
 
@@ -7,37 +7,38 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt::{self, Debug, Display};
 use std::hash::Hash;
 
-/// Sequential behaviour of what is checked.
+/// Sequential behaviour of the checked system.
 pub trait Model {
     /// Keys are independent of each other.
     type Key: Ord + Clone + Display;
-    /// Of one key.
+    /// State of one key.
     type State: Clone + Eq + Hash;
-    /// What was asked.
+    /// An operation.
     type Op: Debug;
-    /// What was answered.
+    /// The answer to an operation.
     type Answer: Debug;
 
-    /// The state of a key that nothing has happened to.
+    /// The state of a key before any operation.
     fn initial() -> Self::State;
 
-    /// The state after `op`, where `answer` is right in `state`. Without an answer every state is right.
+    /// The state after `op`; `None` if `answer` is wrong in `state`. Without an answer, `op` is possible in every
+    /// state.
     fn step(state: &Self::State, op: &Self::Op, answer: Option<&Self::Answer>) -> Option<Self::State>;
 }
 
 /// One operation of a history. Times are of one clock, in any unit.
 pub struct Operation<M: Model> {
-    /// What it is about.
+    /// Key that it applies to.
     pub key: M::Key,
-    /// Who asked; for reports.
+    /// Number of the client, for reports.
     pub client: u64,
-    /// What was asked.
+    /// The operation itself.
     pub op: M::Op,
-    /// What was answered; `None`: the outcome is unknown.
+    /// The answer; `None` if the outcome is unknown.
     pub answer: Option<M::Answer>,
-    /// When it was asked.
+    /// Time of the call.
     pub called: u64,
-    /// When the answer came; not looked at without one.
+    /// Time of the answer; ignored if there is none.
     pub returned: u64,
 }
 
@@ -51,34 +52,34 @@ impl<M: Model> Debug for Operation<M> {
     }
 }
 
-/// Why a history is refused.
+/// Why a history is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// No order explains it.
+    /// No order of the operations explains the answers.
     #[error("the history of `{key}` is not linearizable: no order explains {stuck}\n{history}")]
     Impossible {
-        /// Of the history.
+        /// Key of the history.
         key: String,
         /// The operation that no order reaches.
         stuck: String,
         /// All operations of the key, by the time of their call.
         history: String,
     },
-    /// It has too many concurrent operations to be decided.
+    /// The history has too many concurrent operations to be decided.
     #[error("the history of `{key}` is undecided after {STEPS} steps")]
     Undecided {
-        /// Of the history.
+        /// Key of the history.
         key: String,
     },
 }
 
-/// A key's history that needs more steps is given up.
+/// Largest number of steps for the history of one key.
 const STEPS: usize = 5_000_000;
 
 /// Checks a whole history.
 ///
 /// # Errors
-/// The history of the first key that is not linearizable.
+/// The first key whose history is not linearizable.
 pub fn check<M: Model>(history: &[Operation<M>]) -> Result<(), Violation> {
     let mut keys: BTreeMap<&M::Key, Vec<&Operation<M>>> = BTreeMap::new();
     for operation in history {
@@ -108,11 +109,11 @@ enum Found {
     TooMuch,
 }
 
-/// A call or a return in the list of what is not linearized yet.
+/// A call or a return in the list of operations that are not linearized yet.
 #[derive(Clone, Copy)]
 struct Event {
     operation: usize,
-    /// For a call: the position of its return, where there is one.
+    /// For a call: the position of its return, if it has one.
     returns: Option<usize>,
     is_call: bool,
     before: usize,
@@ -121,10 +122,10 @@ struct Event {
 
 /// The head of the list; events begin at 1.
 const HEAD: usize = 0;
-/// Behind the last event.
+/// Marks the end of the list.
 const END: usize = usize::MAX;
 
-/// Which operations are linearized, as a bitmap.
+/// Bitmap of the linearized operations.
 type Chosen = Vec<u64>;
 
 struct Search<'a, M: Model> {
@@ -132,18 +133,18 @@ struct Search<'a, M: Model> {
     events: Vec<Event>,
     state: M::State,
     chosen: Chosen,
-    /// Operations with an answer that are not linearized yet.
+    /// Number of answered operations that are not linearized yet.
     left: usize,
-    /// The way here: each call, and the state before it.
+    /// The calls that were linearized so far, each with the state before it.
     path: Vec<(usize, M::State)>,
     seen: HashSet<(Chosen, M::State)>,
-    /// The longest way, and what it could not go past.
+    /// Length of the longest path, and the operation that ended it.
     furthest: (usize, usize),
 }
 
 impl<'a, M: Model> Search<'a, M> {
     fn new(operations: &'a [&'a Operation<M>]) -> Self {
-        // Calls before returns: what touches is concurrent.
+        // Calls come before returns of the same time, because such operations count as concurrent.
         let mut order: Vec<(u64, bool, usize)> = Vec::new();
         for (index, it) in operations.iter().enumerate() {
             order.push((it.called, false, index));
@@ -177,8 +178,8 @@ impl<'a, M: Model> Search<'a, M> {
         }
     }
 
-    /// At each point, the calls with an answer are tried first: what nobody saw the outcome of fits nearly everywhere, and
-    /// with twenty of these, trying them first is a search without an end.
+    /// At each point, calls with an answer are tried first. Calls without one are possible nearly everywhere; with twenty
+    /// of them, trying them first does not end in reasonable time.
     fn run(mut self) -> Found {
         let (mut at, mut answered) = (self.events[HEAD].after, true);
         for _ in 0..STEPS {
@@ -192,7 +193,7 @@ impl<'a, M: Model> Search<'a, M> {
                 }
                 _ if answered => (self.events[HEAD].after, false),
                 dead_end => {
-                    // A return is reached whose call is not linearized: the way here was wrong.
+                    // This return belongs to a call that is not linearized, so the path is wrong.
                     if let Some(event) = dead_end.filter(|_| self.path.len() >= self.furthest.0) {
                         self.furthest = (self.path.len(), event.operation);
                     }
@@ -206,7 +207,7 @@ impl<'a, M: Model> Search<'a, M> {
         Found::TooMuch
     }
 
-    /// Linearizes the call at `at` next, where the model allows it and the result was not seen before.
+    /// Linearizes the call at `at` next, if the model allows it and the resulting state is new.
     fn choose(&mut self, at: usize) -> bool {
         let Event { operation, returns, .. } = self.events[at];
         let it = self.operations[operation];
@@ -225,13 +226,13 @@ impl<'a, M: Model> Search<'a, M> {
         true
     }
 
-    /// Takes the last choice back; its call.
+    /// Undoes the last choice and returns its call.
     fn undo(&mut self) -> Option<usize> {
         let (call, state) = self.path.pop()?;
         let Event { operation, returns, .. } = self.events[call];
         self.state = state;
         self.chosen[operation / 64] &= !(1 << (operation % 64));
-        // In the reverse order of unlinking.
+        // Link in the reverse order of unlinking.
         if let Some(returns) = returns {
             self.link(returns);
             self.left += 1;

@@ -1,5 +1,5 @@
-//! What happened in a simulation, in order: the events of the simulation itself, and what the programs log. The same
-//! seed gives the same lines.
+//! The log of a simulation, in order: events of the simulation itself, and the logs of the programs. The same seed
+//! gives the same lines.
 
 use std::fmt::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use super::time;
 #[derive(Default)]
 struct Lines {
     all: Vec<String>,
-    /// Who runs now.
+    /// Host whose process runs now.
     host: Option<Host>,
 }
 
@@ -35,30 +35,30 @@ impl Log {
         lines.all.push(line);
     }
 
-    /// Says whose lines follow.
+    /// Sets the host that the following lines belong to.
     pub(super) fn set_host(&self, host: Option<Host>) {
         self.0.lock().expect("no holder panics").host = host;
     }
 
-    /// All lines.
+    /// Returns all lines.
     pub fn lines(&self) -> Vec<String> {
         self.0.lock().expect("no holder panics").all.clone()
     }
 
-    /// The first line with this text in it.
+    /// Returns the first line that contains this text.
     pub fn find(&self, text: &str) -> Option<String> {
         let lines = self.0.lock().expect("no holder panics");
         lines.all.iter().find(|line| line.contains(text)).cloned()
     }
 
-    /// The last lines, as text.
+    /// Returns the last `count` lines as one text.
     pub fn tail(&self, count: usize) -> String {
         let lines = self.0.lock().expect("no holder panics");
         lines.all[lines.all.len().saturating_sub(count)..].join("\n")
     }
 }
 
-/// Takes what our programs log.
+/// Captures the logs of the programs.
 pub(super) struct Capture(pub(super) Log);
 
 struct Fields(String);

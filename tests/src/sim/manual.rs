@@ -1,5 +1,5 @@
-//! A node whose side of the session a test writes itself: what a worker would send, and when, is up to the test. For
-//! what the leader does when a node falls silent, leaves, holds images, or opens streams.
+//! A node whose side of the session a test controls: the test decides which messages it sends, and when. It is for
+//! tests of how the leader handles a node that falls silent, leaves, holds images or opens streams.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,7 +22,7 @@ use flota_identity::Dialer;
 use super::process::peer;
 use super::script::Script;
 
-/// Opens a stream that the leader asks for, over the channel to the leader.
+/// Opens a stream that the leader requested, over the channel to the leader.
 pub type Streams = fn(Channel, OpenStream) -> BoxFuture<'static, ()>;
 
 #[derive(Debug, Default)]
@@ -41,15 +41,15 @@ pub struct ManualNode {
 }
 
 impl Script {
-    /// Puts a manual node into the place of a worker's daemon, and begins a session with this manager. `images`: digests
-    /// that the node says it holds.
+    /// Replaces a worker's daemon by a manual node, and begins a session with this manager. `images`: digests of the
+    /// images that the node reports.
     pub fn manual(&mut self, worker: usize, manager: usize, images: &[&str], streams: Streams) -> ManualNode {
         let node_id = self.cluster().workers[worker].node_id.to_string();
         let images = images.iter().map(ToString::to_string).collect();
         self.manual_as(worker, manager, Register { node_id, images, ..Register::default() }, streams)
     }
 
-    /// As [`Script::manual`], with these parts of the registration.
+    /// As [`Script::manual`], with the other fields of the registration from `register`.
     pub fn manual_as(&mut self, worker: usize, manager: usize, register: Register, streams: Streams) -> ManualNode {
         let cluster = self.cluster();
         cluster.crash_worker(worker, false);
@@ -123,7 +123,7 @@ fn status(state: TaskState) -> TaskStatus {
 }
 
 fn send(outbox: &mpsc::UnboundedSender<WorkerMessage>, message: ToManager) {
-    // Where the session has ended nobody takes it, which the test sees from the end.
+    // It fails only if the session has ended, which the test sees from [`ManualNode::end`].
     let _ = outbox.send(WorkerMessage { message: Some(message) });
 }
 
@@ -133,30 +133,30 @@ impl ManualNode {
         send(&self.outbox, message);
     }
 
-    /// Sends no heartbeats any more.
+    /// Stops sending heartbeats.
     pub fn stop_beats(&self) {
         self.beats.store(false, Ordering::SeqCst);
     }
 
-    /// Whether the manager has sent a message of which `is` holds.
+    /// Whether the manager has sent a message that `is` accepts.
     ///
     /// # Errors
-    /// Everything that it has sent.
+    /// All messages that it has sent, if there is none.
     ///
     /// # Panics
-    /// When the session's process panicked.
+    /// The session's process panicked.
     pub fn was_sent(&self, is: impl Fn(&FromManager) -> bool) -> Result<(), String> {
         let seen = self.seen.lock().expect("no holder panics");
         if seen.messages.iter().any(is) { Ok(()) } else { Err(format!("{:?}", seen.messages)) }
     }
 
-    /// Why the session has ended, if it has: `Ok` if the manager closed it.
+    /// Returns why the session has ended: `Ok` if the manager closed it.
     ///
     /// # Errors
     /// It has not ended.
     ///
     /// # Panics
-    /// When the session's process panicked.
+    /// The session's process panicked.
     pub fn end(&self) -> Result<Result<(), Status>, String> {
         let seen = self.seen.lock().expect("no holder panics");
         seen.end.clone().ok_or_else(|| "the session goes on".into())

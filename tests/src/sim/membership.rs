@@ -1,4 +1,4 @@
-//! How machines join a simulated cluster and leave it: over NodeCa, as `flotad` does.
+//! Joins machines to a simulated cluster and removes them over NodeCa, as `flotad` does.
 
 use tonic::Status;
 
@@ -12,14 +12,14 @@ use super::process::peer;
 use super::script::Script;
 
 impl Script {
-    /// Lets a new machine join with the cluster's token for `role`. Returns its number among the managers or workers; the
+    /// Joins a new machine with the cluster's token for `role`. Returns its number among the managers or workers. The
     /// process of a manager is not started yet.
     ///
     /// # Errors
-    /// What the leader says.
+    /// The error that the leader answers.
     ///
     /// # Panics
-    /// When nobody leads.
+    /// No manager leads.
     pub fn join(&mut self, role: Role) -> Result<usize, Status> {
         let token = self.join_token(role);
         self.join_with(role, &token)
@@ -28,7 +28,7 @@ impl Script {
     /// The cluster's join token for `role`.
     ///
     /// # Panics
-    /// When nobody leads.
+    /// No manager leads.
     pub fn join_token(&mut self, role: Role) -> String {
         let view = self.cluster().view().expect("somebody leads");
         JoinToken::of(view.cluster().expect("the cluster has begun"), role).to_string()
@@ -37,10 +37,10 @@ impl Script {
     /// As [`Script::join`], with this token.
     ///
     /// # Errors
-    /// What the leader says.
+    /// The error that the leader answers.
     ///
     /// # Panics
-    /// When nobody leads.
+    /// No manager leads.
     pub fn join_with(&mut self, role: Role, token: &str) -> Result<usize, Status> {
         let host = self.cluster().next_host(role);
         let key = KeyPair::generate().expect("a key can be made");
@@ -68,13 +68,13 @@ impl Script {
         Ok(self.cluster().add_manager(host, node_id, raft_id))
     }
 
-    /// Asks the leader to take this manager out of the cluster, as the manager itself does when it leaves.
+    /// Asks the leader to remove this manager from the cluster, as the manager itself does when it leaves.
     ///
     /// # Errors
-    /// What the leader says.
+    /// The error that the leader answers.
     ///
     /// # Panics
-    /// When nobody leads.
+    /// No manager leads.
     pub fn leave(&mut self, manager: usize) -> Result<(), Status> {
         let it = &self.cluster().managers[manager];
         let (node_id, peer) = (it.node_id.to_string(), peer(it.host, &it.node_id, Role::Manager));

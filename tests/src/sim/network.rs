@@ -1,7 +1,8 @@
-//! The network between the processes of a simulation: byte streams as TCP makes them, with delays from the seed.
+//! The network between the processes of a simulation: byte streams like TCP's, with delays drawn from the seed.
 //!
-//! A blocked link delivers nothing until it is healed, as TCP sends again; new connections over it time out. A host
-//! that crashes resets its connections; one whose machine is gone says nothing, until it is there again.
+//! A blocked link holds back all data until it is healed, because TCP retransmits; new connections over it time out.
+//! When a process crashes, its connections are reset; when its machine fails, they stay silent until the machine is
+//! back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -22,18 +23,18 @@ use super::host::Host;
 use super::time;
 use super::wire::{Cut, Medium, Receiver, Sender, wire};
 
-/// Milliseconds that a message is under way. The least is more than the world's quantum, so that nothing arrives in a
-/// process' past.
+/// Range of the delay of a message, in milliseconds. The minimum is longer than the world's quantum, so that no message
+/// arrives in the past of a process.
 pub const DELAY: RangeInclusive<u64> = 3..=6;
-/// Between two attempts to open a connection over a link that is blocked.
+/// Interval between two attempts to connect over a blocked link, in milliseconds.
 const CONNECT_AGAIN: u64 = 200;
 
 #[derive(Default)]
 struct HostState {
     listener: Option<mpsc::UnboundedSender<io::Result<Incoming>>>,
-    /// The machine is gone: it does not even refuse.
+    /// The machine is down: it does not even refuse connections.
     is_silent: bool,
-    /// Raised by a crash: what is left of the process before can't connect.
+    /// Increased by each crash: connectors of earlier processes stop working.
     incarnation: u64,
 }
 
@@ -51,7 +52,7 @@ struct State {
 pub struct Network(Arc<Mutex<State>>);
 
 impl Network {
-    /// A network whose delays are drawn from `seed`.
+    /// Creates a network whose delays are drawn from `seed`.
     pub fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(State {
             random: StdRng::seed_from_u64(seed),
@@ -67,26 +68,26 @@ impl Network {
         act(&mut self.0.lock().expect("no holder panics"))
     }
 
-    /// Sets how long messages are under way from now on.
+    /// Sets the range of the delay of later messages, in milliseconds.
     ///
     /// # Panics
-    /// When that is shorter than the shortest legal delay.
+    /// The minimum is shorter than that of [`DELAY`].
     pub fn set_delay(&self, delay: RangeInclusive<u64>) {
         assert!(delay.start() >= DELAY.start(), "a message would arrive in the past");
         self.with(|state| state.delay = delay);
     }
 
-    /// Draws from the network's own random source.
+    /// Draws from the network's random source.
     pub(super) fn draw<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
         self.with(|state| draw(&mut state.random))
     }
 
-    /// Stops what flows from one host to another.
+    /// Blocks the link from one host to another.
     pub fn block(&self, from: Host, to: Host) {
         self.with(|state| state.blocked.insert((from, to)));
     }
 
-    /// Lets it flow again, also what has waited.
+    /// Heals the link, which also delivers the data that has waited.
     pub fn heal(&self, from: Host, to: Host) {
         self.with(|state| {
             state.blocked.remove(&(from, to));
@@ -94,7 +95,7 @@ impl Network {
         });
     }
 
-    /// Lets everything flow again.
+    /// Heals all links.
     pub fn heal_all(&self) {
         self.with(|state| {
             state.blocked.clear();
@@ -106,7 +107,7 @@ impl Network {
         self.with(|state| state.wires.iter().filter_map(Weak::upgrade).collect())
     }
 
-    /// The process on `host` is gone: its connections are reset, or, where the machine is gone with it, fall silent.
+    /// Ends the process on `host`: its connections are reset, or stay silent if the machine fails too.
     pub fn crash(&self, host: Host, machine: bool) {
         self.with(|state| {
             let it = state.hosts.entry(host).or_default();
@@ -122,7 +123,7 @@ impl Network {
         }
     }
 
-    /// Accepts connections to `host` from now on. What a machine that was gone has left is reset.
+    /// Accepts connections to `host` from now on. Connections that were left from a failed machine are reset.
     pub fn listen(&self, host: Host) -> mpsc::UnboundedReceiver<io::Result<Incoming>> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let was_silent = self.with(|state| {
@@ -138,13 +139,13 @@ impl Network {
         receiver
     }
 
-    /// Connections from the process that is on `host` now; the other end sees `peer`.
+    /// Returns a connector for the current process on `host`; the other end sees `peer`.
     pub fn connector(&self, host: Host, peer: Peer) -> Arc<dyn Connect> {
         let incarnation = self.with(|state| state.hosts.entry(host).or_default().incarnation);
         Arc::new(Connector { network: self.clone(), host, incarnation, peer })
     }
 
-    /// Which process is on `host` now.
+    /// Number of the current process on `host`.
     pub(super) fn incarnation(&self, host: Host) -> u64 {
         self.with(|state| state.hosts.entry(host).or_default().incarnation)
     }
@@ -222,7 +223,7 @@ impl Connect for Connector {
 struct End {
     sender: Sender<Vec<u8>>,
     receiver: Receiver<Vec<u8>>,
-    /// Received, and not read yet.
+    /// Bytes that were received and not read yet.
     rest: Vec<u8>,
     read: usize,
 }
@@ -263,7 +264,7 @@ impl AsyncWrite for End {
     }
 }
 
-/// A connection that somebody has made to a host, and who that is.
+/// A connection that was made to a host, with the identity of the caller.
 pub struct Incoming {
     end: End,
     peer: Peer,

@@ -1,5 +1,5 @@
-//! The programs that simulated processes run: what `flotad` does with a manager and with a worker, over the
-//! simulation's network, disk, machine and clock.
+//! The programs of simulated processes: the managers and workers of `flotad`, with the simulation's network, disk,
+//! machine and clock.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -24,10 +24,10 @@ use super::host::Host;
 use super::network::Network;
 use super::raft_network::RaftNetwork;
 
-/// As `flotad` sets it.
+/// The same value as in `flotad`.
 const KEEPALIVE: Duration = Duration::from_secs(2);
 
-/// Why a process ended by itself; clones share it.
+/// Why a process ended by itself. Clones share it.
 #[derive(Clone, Default)]
 pub(super) struct Ended(Arc<Mutex<Option<String>>>);
 
@@ -41,7 +41,7 @@ impl Ended {
     }
 }
 
-/// What a manager's process is started with.
+/// Options for a manager's process.
 pub(super) struct ManagerProcess {
     pub(super) host: Host,
     pub(super) node_id: NodeId,
@@ -52,19 +52,19 @@ pub(super) struct ManagerProcess {
     pub(super) random: Random,
     pub(super) network: Network,
     pub(super) raft_network: RaftNetwork,
-    /// This manager begins the cluster, with this entry.
+    /// The first entry, if this manager creates the cluster.
     pub(super) first: Option<Transaction>,
     pub(super) running: Arc<Mutex<Option<Manager>>>,
     pub(super) ended: Ended,
 }
 
-/// How others see a node that connects to them.
+/// Returns the identity with which a node appears to the hosts that it connects to.
 pub(super) fn peer(host: Host, node_id: &NodeId, role: Role) -> Peer {
     let address: SocketAddr = host.address().parse().expect("it is an address");
     Peer::Node { id: node_id.clone(), role, address }
 }
 
-/// Runs a manager until it can't go on.
+/// Runs a manager until it fails.
 pub(super) async fn run_manager(process: ManagerProcess) {
     let ended = process.ended.clone();
     let fatal = CancellationToken::new();
@@ -77,7 +77,7 @@ pub(super) async fn run_manager(process: ManagerProcess) {
     }
 }
 
-/// An error with its causes.
+/// Formats an error with its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
@@ -121,7 +121,7 @@ async fn start_manager(process: ManagerProcess, fatal: CancellationToken) -> Res
     Ok(())
 }
 
-/// As in `flotad`, without Raft's messages, which have a network of their own.
+/// Serves as `flotad` does, except for Raft's messages, which have a network of their own.
 fn serve(host: Host, network: &Network, manager: &Manager) {
     let incoming = UnboundedReceiverStream::new(network.listen(host));
     let router = tonic::transport::Server::builder()
@@ -140,7 +140,7 @@ fn serve(host: Host, network: &Network, manager: &Manager) {
     });
 }
 
-/// What a worker's process is started with.
+/// Options for a worker's process.
 pub(super) struct WorkerProcess {
     pub(super) host: Host,
     pub(super) node_id: NodeId,
@@ -155,10 +155,10 @@ pub(super) struct WorkerProcess {
     pub(super) network: Network,
 }
 
-/// Runs a worker for as long as its process lives.
+/// Runs a worker until its process is killed.
 pub(super) async fn run_worker(process: WorkerProcess) {
     let peer = peer(process.host, &process.node_id, Role::Worker);
-    // What connects to a worker would be other workers, for images: nobody here has any.
+    // Only other workers connect to a worker, to fetch images, and no worker in a simulation has any.
     drop(process.network.listen(process.host));
     let options = AgentOptions {
         node_id: process.node_id.to_string(),

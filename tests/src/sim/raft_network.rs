@@ -1,8 +1,8 @@
-//! Raft's messages between simulated managers: whole messages that are delayed, lost, doubled and reordered.
+//! Raft's messages between simulated managers: they are delayed, lost, duplicated and reordered as a whole.
 //!
-//! Each call has a wire of its own, so calls overtake each other. AppendEntries go over a stream in order, as over
-//! gRPC; losing one ends the stream, as a broken connection does, and a doubled one arrives late, by itself, as a
-//! request that an earlier connection had delivered.
+//! Each call has a wire of its own, so calls overtake each other. AppendEntries are sent over a stream in order, as
+//! over gRPC. Losing one ends the stream, as a broken connection does. A duplicate arrives late and by itself, like a
+//! request from an earlier connection.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -25,16 +25,16 @@ use super::wire::{Medium, Receiver, Sender, wire};
 
 type Answer = Result<RaftMessage, Status>;
 
-/// How likely it is that something happens to a message.
+/// Probabilities of faults of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Mishaps {
-    /// It is lost.
+    /// The message is lost.
     pub loss: f64,
-    /// It arrives a second time.
+    /// The message arrives a second time.
     pub doubling: f64,
 }
 
-/// A doubled message is late by up to so many milliseconds.
+/// Longest delay of a duplicate, in milliseconds.
 const LATE: u64 = 3_000;
 
 enum Ask {
@@ -49,7 +49,7 @@ struct Ports {
     entries: Entries,
 }
 
-/// Where managers take Raft's messages; clones are the same.
+/// Delivers Raft's messages to the managers. Clones share it.
 #[derive(Clone)]
 pub struct RaftNetwork {
     network: Network,
@@ -57,22 +57,22 @@ pub struct RaftNetwork {
 }
 
 impl RaftNetwork {
-    /// Over this network.
+    /// Creates Raft's network over this network.
     pub fn new(network: Network) -> Self {
         Self { network, ports: Arc::default() }
     }
 
-    /// Sets what happens to messages from now on.
+    /// Sets the probabilities for later messages.
     pub fn set_mishaps(&self, mishaps: Mishaps) {
         self.ports.lock().expect("no holder panics").mishaps = mishaps;
     }
 
-    /// The process on this host has gone.
+    /// Stops delivering to this host, whose process has ended.
     pub fn close(&self, host: Host) {
         self.ports.lock().expect("no holder panics").open.remove(&host);
     }
 
-    /// Takes messages for the manager on this host until its process ends.
+    /// Receives messages for the manager on this host until its process ends.
     pub async fn serve(self, host: Host, service: TransportService) {
         let (sender, mut asks) = mpsc::unbounded_channel();
         self.ports.lock().expect("no holder panics").open.insert(host, sender);
@@ -81,13 +81,13 @@ impl RaftNetwork {
         }
     }
 
-    /// Sends as the process that is on this host now.
+    /// Returns a transport that sends as the current process on this host.
     pub fn transport(&self, host: Host) -> MemoryTransport {
         let incarnation = self.network.incarnation(host);
         MemoryTransport { to: self.clone(), host, incarnation, peers: Arc::default() }
     }
 
-    /// The first two entries of one index and term that differ, if any were sent.
+    /// The first two entries of the same index and term that differ, if any were sent.
     pub fn conflict(&self) -> Option<String> {
         self.ports.lock().expect("no holder panics").entries.conflict()
     }
@@ -97,7 +97,7 @@ impl RaftNetwork {
         sent_entries(message).into_iter().for_each(|entry| ports.entries.add(from, entry));
     }
 
-    /// Whether this happens to the next message.
+    /// Draws whether this fault happens to the next message.
     fn happens(&self, what: impl Fn(&Mishaps) -> f64) -> bool {
         let chance = what(&self.ports.lock().expect("no holder panics").mishaps);
         chance > 0.0 && self.network.draw(|rng| rng.random_bool(chance))
@@ -109,7 +109,7 @@ impl RaftNetwork {
         if sent { Ok(()) } else { Err(Status::unavailable("nobody listens there")) }
     }
 
-    /// Delivers a message whose answer nobody takes.
+    /// Delivers a message whose answer is discarded.
     fn deliver(&self, from: Host, to: Host, method: Option<Method>, message: RaftMessage) {
         let (there, request) = wire(&self.network, from, to);
         let (answer, _) = wire(&self.network, to, from);
@@ -118,7 +118,7 @@ impl RaftNetwork {
             None => Ask::Append { requests: request, answers: answer },
         };
         let late = self.network.draw(|rng| rng.random_range(0..LATE));
-        // Nobody misses it if nobody is there.
+        // It fails only if no process receives messages there, and then the duplicate is lost.
         if self.ask(to, ask).is_ok() {
             let _ = there.send_late(message, late);
         }
@@ -129,7 +129,7 @@ async fn answer(service: TransportService, ask: Ask) {
     match ask {
         Ask::Call { method, mut request, answer } => {
             if let Some(Ok(message)) = request.next().await {
-                // The caller may have given up.
+                // It fails only if the caller has given up.
                 let _ = answer.send(service.call(method, message).await);
             }
         }
@@ -146,7 +146,7 @@ async fn answer(service: TransportService, ask: Ask) {
     }
 }
 
-/// One manager's way to the others.
+/// Sends messages of one manager to the others.
 #[derive(Clone)]
 pub struct MemoryTransport {
     to: RaftNetwork,
@@ -173,7 +173,7 @@ impl MemoryTransport {
             self.to.deliver(host, to, Some(method), message.clone());
         }
         if self.to.happens(|it| it.loss) {
-            // The caller bounds the time.
+            // The caller limits the time.
             std::future::pending::<()>().await;
         }
         let (there, request) = wire(&network, host, to);

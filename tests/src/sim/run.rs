@@ -1,4 +1,4 @@
-//! One simulation from its seed to its verdict, in a thread of its own.
+//! Runs one simulation from its seed to its result, in a thread of its own.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
@@ -17,45 +17,45 @@ use super::schedule::Schedule;
 use super::user::{History, Users, Wishes, channels};
 use super::world::World;
 
-/// What is simulated.
+/// Parameters of a simulation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
-    /// Everything follows from it.
+    /// The seed, which determines the whole simulation.
     pub seed: u64,
-    /// How many managers there are.
+    /// Number of managers.
     pub managers: u16,
-    /// How many workers there are.
+    /// Number of workers.
     pub workers: u16,
-    /// For how long things go wrong, in milliseconds of virtual time.
+    /// How long faults are scheduled, in milliseconds of virtual time.
     pub trouble: u64,
-    /// A fault that is put in on purpose.
+    /// A fault in the code that is turned on to check that it is detected.
     pub fault: Option<Fault>,
 }
 
 impl Options {
-    /// Three managers and three workers, half a minute of trouble.
+    /// Three managers, three workers and 30 seconds of faults.
     pub fn new(seed: u64) -> Self {
         Self { seed, managers: 3, workers: 3, trouble: 30_000, fault: None }
     }
 }
 
-/// What became of a simulation.
+/// The result of a simulation.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// What was simulated.
+    /// The parameters.
     pub options: Options,
-    /// What did not hold; `None`: all did.
+    /// The invariant that was violated; `None` if none was.
     pub violation: Option<String>,
-    /// Everything that happened.
+    /// All lines of the log.
     pub log: Vec<String>,
-    /// How much time went by in it, in milliseconds.
+    /// Duration of the simulation in milliseconds of virtual time.
     pub virtual_ms: u64,
-    /// Operations of users.
+    /// Number of operations of users.
     pub operations: u64,
 }
 
 impl Outcome {
-    /// The verdict as a text that says how to see it again.
+    /// Returns the result as a text that says how to reproduce it.
     pub fn report(&self) -> String {
         let Options { seed, trouble, fault, .. } = self.options;
         let Some(violation) = &self.violation else { return format!("seed {seed}: everything held") };
@@ -71,23 +71,24 @@ impl Outcome {
     }
 }
 
-/// The cluster must be up after this long.
+/// Time limit for the cluster to be up, in milliseconds.
 const START: u64 = 30_000;
-/// Everything must be as users want it this long after the last thing went wrong.
+/// Time limit for convergence after the last fault, in milliseconds.
 const CONVERGE: u64 = 90_000;
-/// And stay so for this long: longer than it takes to find out that a node is away.
+/// Time for which the cluster must then stay converged, in milliseconds: longer than it takes to detect that a node is
+/// down.
 const STEADY: u64 = 6_000;
-/// Then nothing moves for this long.
+/// Time for which nothing may then start or stop, in milliseconds.
 const QUIET: u64 = 5_000;
-/// Quanta between two looks.
+/// Number of quanta between two checks of the invariants.
 const LOOK_EVERY: u64 = 5;
 
-/// Runs a simulation in this process, which must not have run another before.
+/// Runs a simulation in this process, which must not have run another one before.
 ///
 /// # Panics
-/// When no thread can be made.
+/// The thread can't be created.
 pub(super) fn simulate_here(options: Options) -> Outcome {
-    // A new thread: its random numbers and hash maps are the seed's from the first one on.
+    // A new thread is needed so that all its random numbers and hash maps come from the seed.
     let thread = std::thread::Builder::new().name(format!("seed {}", options.seed)).stack_size(16 << 20);
     let run = move || {
         note_panics();
@@ -97,11 +98,12 @@ pub(super) fn simulate_here(options: Options) -> Outcome {
     thread.spawn(run).expect("a thread").join().expect("panics are caught inside")
 }
 
-/// Whether every manager votes, every worker is in session, and every service runs as it should.
+/// Whether every manager votes, every worker has a session, and every service runs as its spec says.
 pub(super) fn is_up(cluster: &SimCluster) -> Result<(), String> {
     let managers = cluster.managers.len();
     let leader = cluster.leader().and_then(|number| cluster.managers[number].manager());
-    // While the set changes, a majority of the old set is needed as well, and one manager more may stop the cluster.
+    // While the set changes, entries also need a majority of the old set, so one more failed manager may stop the
+    // cluster.
     let leader = leader.filter(|it| !it.raft().is_changing()).ok_or("nobody leads a complete set of managers")?;
     let voters = leader.raft().members().iter().filter(|member| member.votes).count();
     if voters < managers { Err(format!("{voters} of {managers} managers vote")) } else { converged(cluster) }
@@ -110,11 +112,11 @@ pub(super) fn is_up(cluster: &SimCluster) -> Result<(), String> {
 /// The first panic of any task of any process.
 static PANIC: OnceLock<String> = OnceLock::new();
 
-/// Remembers a panic: the runtime of the task that panicked would hide it.
+/// Records the first panic, because the runtime of the task that panicked hides it.
 fn note_panics() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        // Only the first counts.
+        // It fails if a panic is recorded already; only the first counts.
         let _ = PANIC.set(panic.to_string());
         usual(panic);
     }));
@@ -124,7 +126,7 @@ fn note_panics() {
 pub struct Run {
     /// The cluster.
     pub cluster: SimCluster,
-    /// What users see.
+    /// The operations that users have recorded.
     pub history: History,
     invariants: Invariants,
     random: Random,
@@ -133,7 +135,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Starts the cluster. The thread must be new, and belongs to it.
+    /// Starts the cluster. It needs a new thread of its own.
     pub fn new(options: Options) -> Self {
         let world = World::new(options.seed);
         let random = Random::seeded(options.seed);
@@ -198,20 +200,20 @@ impl Run {
         self.history.check(self.invariants.paused()).map_err(|violation| violation.to_string())
     }
 
-    /// Runs until every manager votes and every worker is in session.
+    /// Runs until every manager votes and every worker has a session.
     ///
     /// # Errors
-    /// What does not hold, or is missing.
+    /// The invariant that is violated, or what is still missing after the time limit.
     pub fn until_up(&mut self) -> Result<(), String> {
         self.until("the cluster is up", START, is_up)?;
         self.cluster.all_were_here();
         Ok(())
     }
 
-    /// Runs until `condition` holds, for so many milliseconds at most.
+    /// Runs until `condition` holds, for at most the given time in milliseconds.
     ///
     /// # Errors
-    /// What does not hold.
+    /// The invariant that is violated, or the condition that does not hold in time.
     pub fn until(
         &mut self,
         what: &str,
@@ -228,10 +230,10 @@ impl Run {
         Ok(())
     }
 
-    /// Runs for so many milliseconds.
+    /// Runs for this many milliseconds.
     ///
     /// # Errors
-    /// What does not hold.
+    /// The invariant that is violated.
     pub fn pass(&mut self, millis: u64) -> Result<(), String> {
         let until = self.cluster.world.now() + millis;
         while self.cluster.world.now() < until {
@@ -240,7 +242,7 @@ impl Run {
         Ok(())
     }
 
-    /// Starts users with so many clients, each with a pause of at most so many milliseconds.
+    /// Starts users with this many clients; each waits at most `pause` milliseconds between requests.
     pub fn start_users(&mut self, clients: u64, pause: u64) {
         let users = Users {
             clients,
@@ -252,15 +254,15 @@ impl Run {
         self.history.start();
         let seed: u64 = self.random.draw(|rng| rng.random());
         let (network, managers) = (self.cluster.world.network.clone(), self.cluster.addresses());
-        // Channels belong to the runtime that they are made in.
+        // A channel must be created in the runtime that uses it.
         let main = async move { Users { channels: channels(&network, &managers), ..users }.run(seed).await };
         self.cluster.world.start(USER, main);
     }
 
-    /// Changes the tables of one manager behind its back, as bad memory would.
+    /// Changes the tables of one manager without Raft, as bad memory can.
     ///
     /// # Panics
-    /// When that manager does not run.
+    /// The manager does not run.
     pub fn spoil_tables(&mut self, manager: usize) {
         self.invariants.let_tables_differ();
         let store = self.cluster.managers[manager].manager().expect("it runs").store().clone();
@@ -270,10 +272,10 @@ impl Run {
         store.apply(view.version, Entry { at: view.time, transactions: vec![tx.finish()], ..Entry::default() });
     }
 
-    /// One quantum of everybody, and now and then a look at everything.
+    /// Runs one quantum, and regularly checks the invariants.
     ///
     /// # Errors
-    /// What does not hold.
+    /// The invariant that is violated.
     pub fn step(&mut self) -> Result<(), String> {
         self.cluster.world.step();
         self.quanta += 1;
@@ -286,7 +288,7 @@ impl Run {
         Ok(())
     }
 
-    /// A manager may end by itself where its disk fails; anywhere else it must not.
+    /// Restarts managers that have ended by themselves. That is a violation unless their disk fails.
     fn restart_ended(&mut self, schedule: &mut Schedule) -> Result<(), String> {
         for (number, why) in self.cluster.ended_managers() {
             let host = self.cluster.managers[number].host;
@@ -299,7 +301,7 @@ impl Run {
         Ok(())
     }
 
-    /// Once everything is as it should be, it stays so, and nothing is started or stopped.
+    /// Checks that a converged cluster stays converged without starting or stopping anything.
     fn check_quiet(&mut self) -> Result<(), String> {
         let before = picture(&self.cluster);
         self.pass(QUIET)?;

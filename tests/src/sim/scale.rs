@@ -1,4 +1,4 @@
-//! A large cluster, for what it costs: three managers, many workers in one process, and services that are all created
+//! Measures the cost of a large cluster: three managers, many workers in one process, and services that are all created
 //! at once. `flota-simulate --scale` prints the figures.
 
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub struct Scale {
     pub tasks: u64,
 }
 
-/// What it took from the first create until every task ran.
+/// Cost from the first create until every task ran.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
     /// Virtual time until every task was assigned to a node, in milliseconds.
@@ -43,28 +43,28 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// CPU time of everybody.
+    /// Total CPU time.
     pub fn cpu(&self) -> Duration {
         self.leader + self.followers + self.others
     }
 }
 
 const SERVICES: u64 = 20;
-/// Time between two looks, in milliseconds of virtual time.
+/// Time between two checks, in milliseconds of virtual time.
 const LOOK_EVERY: u64 = 50;
 /// Time for the cluster to be up, and then for each next state of the tasks, in milliseconds of virtual time.
 const PATIENCE: u64 = 300_000;
 
 impl Scale {
-    /// Runs such a cluster until every task runs, each once and on a node with as many others as on any other node.
+    /// Runs such a cluster until every task runs once and the tasks are spread evenly over the nodes.
     ///
     /// # Errors
-    /// What is missing or wrong.
+    /// The condition that does not hold.
     ///
     /// # Panics
-    /// When no thread can be made.
+    /// The thread can't be created.
     pub fn run(self) -> Result<Cost, String> {
-        // A new thread: the simulation sets its time and its random numbers.
+        // A new thread is needed, because the simulation sets its time and its random numbers.
         let thread = std::thread::Builder::new().name("scale".into()).stack_size(16 << 20);
         let thread = thread.spawn(move || self.measure()).expect("a thread");
         thread.join().unwrap_or_else(|_| Err("the simulation panicked".into()))
@@ -87,7 +87,7 @@ impl Scale {
         Ok(Cost { assigned_ms, running_ms, leader, followers, others })
     }
 
-    /// Has a user create all services at once.
+    /// Makes a user create all services at once.
     fn create_services(self, cluster: &mut SimCluster) {
         let (network, managers) = (cluster.world.network.clone(), cluster.addresses());
         let replicas = self.tasks / SERVICES;
@@ -108,14 +108,14 @@ impl Scale {
         cluster.world.start(USER, main);
     }
 
-    /// Whether all tasks are there and none is in an earlier state, as the leader's store knows.
+    /// Whether all tasks exist and have reached this state, according to the leader's store.
     fn all_are_at_least(self, state: TaskState, cluster: &SimCluster) -> Result<(), String> {
         let view = cluster.view().ok_or("nobody leads")?;
         let count = view.tasks().filter(|task| task.status.state >= state).count() as u64;
         if count == self.tasks { Ok(()) } else { Err(format!("{count} of {}", self.tasks)) }
     }
 
-    /// Whether no task was made for nothing, and every node has the same number of them.
+    /// Checks that there are no surplus tasks and that every node has the same number of tasks.
     fn check_spread(self, cluster: &SimCluster) -> Result<(), String> {
         let tasks = cluster.view().ok_or("nobody leads")?.tasks().count() as u64;
         if tasks != self.tasks {
@@ -130,7 +130,7 @@ impl Scale {
     }
 }
 
-/// CPU time so far of the leader, of the other managers, and of everybody else.
+/// CPU time so far of the leader, of the other managers, and of all other processes.
 fn cpu(cluster: &SimCluster, leader: usize) -> [Duration; 3] {
     let leader = cluster.world.cpu(cluster.managers[leader].host);
     let managers: Duration = cluster.managers.iter().map(|it| cluster.world.cpu(it.host)).sum();
@@ -138,7 +138,7 @@ fn cpu(cluster: &SimCluster, leader: usize) -> [Duration; 3] {
     [leader, managers - leader, others]
 }
 
-/// Runs until `condition` holds. The invariants are not checked on the way: that would cost more than the cluster.
+/// Runs until `condition` holds, without checking the invariants: that costs more than the cluster itself.
 fn until(
     cluster: &mut SimCluster,
     what: &str,

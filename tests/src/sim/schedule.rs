@@ -1,4 +1,4 @@
-//! What goes wrong, and when: drawn from the seed, one after the other, each with its end.
+//! The schedule of faults: drawn from the seed, one after the other, each with its end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::host::{Host, USER};
 use super::network::DELAY;
 use super::raft_network::Mishaps;
 
-/// What is done to the cluster.
+/// A step of a fault.
 #[derive(Clone, Debug)]
 enum Action {
     CrashManager { number: usize, power: bool, down: u64 },
@@ -39,40 +39,40 @@ enum Action {
     KillContainer { worker: usize },
 }
 
-/// Draws what goes wrong, and does it.
+/// Draws faults and applies them.
 pub struct Schedule {
     rng: StdRng,
     due: BTreeMap<u64, Vec<Action>>,
     next: u64,
     last: u64,
-    /// Managers whose disk does not work, and until when that counts.
+    /// Managers whose disk fails, with the time until which that may end them.
     hurt: BTreeMap<usize, u64>,
 }
 
-/// Between two things that go wrong, in milliseconds.
+/// Range of the pause between two faults, in milliseconds.
 const PAUSE: std::ops::Range<u64> = 100..2_500;
-/// A manager that has ended by itself is started again after this long, as systemd does.
+/// Delay before a manager that has ended by itself is started again, in milliseconds, as with systemd.
 const RESTART: u64 = 100;
-/// What a disk has refused may end a manager so much later.
+/// How long after its end a disk fault may still end a manager, in milliseconds.
 const FELT: u64 = 2_000;
 
 impl Schedule {
-    /// Begins at `now`.
+    /// Creates a schedule that starts at `now`.
     pub fn new(rng: StdRng, now: u64) -> Self {
         Self { rng, due: BTreeMap::new(), next: now, last: now, hurt: BTreeMap::new() }
     }
 
-    /// When something last went wrong.
+    /// Time of the last fault or end of a fault.
     pub fn trouble(&self) -> u64 {
         self.last
     }
 
-    /// Whether this manager's disk does not work, or has not a moment ago.
+    /// Whether this manager's disk fails, or failed a short time ago.
     pub fn is_hurt(&self, manager: usize, now: u64) -> bool {
         self.hurt.get(&manager).is_some_and(|until| now <= *until)
     }
 
-    /// Does what is due.
+    /// Applies what is due, and draws new faults.
     pub fn run(&mut self, cluster: &mut SimCluster) {
         let now = cluster.world.now();
         if now >= self.next {
@@ -83,13 +83,13 @@ impl Schedule {
         self.run_due(cluster);
     }
 
-    /// A manager that has ended is started again.
+    /// Schedules the restart of a manager that has ended.
     pub fn restart(&mut self, cluster: &mut SimCluster, number: usize) {
         cluster.crash_manager(number, false);
         self.at(cluster.world.now() + RESTART, Action::StartManager(number));
     }
 
-    /// Does what is due, and lets nothing new go wrong.
+    /// Applies what is due, without new faults.
     pub fn run_due(&mut self, cluster: &mut SimCluster) {
         let now = cluster.world.now();
         while let Some(entry) = self.due.first_entry().filter(|entry| *entry.key() <= now) {
@@ -101,7 +101,7 @@ impl Schedule {
         }
     }
 
-    /// Ends everything that goes wrong; who is down is started.
+    /// Ends all faults, and starts every process that does not run.
     pub fn end(&mut self, cluster: &mut SimCluster) {
         let now = cluster.world.now();
         cluster.world.log.add(format_args!("nothing goes wrong from now on"));
@@ -141,7 +141,7 @@ impl Schedule {
             cluster.managers.iter().map(|it| it.host).chain(cluster.workers.iter().map(|it| it.host)).collect();
         let (host, other) = (hosts[rng.random_range(0..hosts.len())], hosts[rng.random_range(0..hosts.len())]);
         let power = rng.random_bool(0.5);
-        // Half of all restarts come at once: before anybody can be elected.
+        // Half of all restarts happen before another leader can be elected.
         let down = if rng.random_bool(0.5) { rng.random_range(0..=100) } else { rng.random_range(500..4_000) };
         let time = rng.random_range(200..5_000);
         let both_ways = rng.random_bool(0.5);
@@ -278,7 +278,7 @@ impl Schedule {
         self.at(cluster.world.now() + time, Action::Heal { from, to });
     }
 
-    /// Cuts one host off from all managers and workers, or what it sends to them.
+    /// Cuts one host off from all managers and workers, in both directions or only the outgoing one.
     fn split(&mut self, cluster: &SimCluster, alone: Host, both_ways: bool, time: u64) {
         let hosts = cluster.managers.iter().map(|it| it.host).chain(cluster.workers.iter().map(|it| it.host));
         for host in hosts.filter(|host| *host != alone) {

@@ -1,4 +1,4 @@
-//! A simulation that a test drives step by step: it arranges, acts, waits for a named condition and asserts.
+//! A simulation that a test controls step by step: it arranges, acts, waits for a named condition and asserts.
 
 use std::sync::{Arc, Mutex};
 
@@ -19,14 +19,14 @@ use super::host::USER;
 use super::invariants::{converged, picture};
 use super::run::{Options, Run};
 
-/// A cluster that is up, and its test.
+/// A cluster that is up, for a test.
 pub struct Script {
     run: Run,
 }
 
 type Answered<T> = Arc<Mutex<Option<Result<T, Status>>>>;
 
-/// A request that is under way.
+/// A pending request.
 pub struct Asked<T>(Answered<T>);
 
 impl<T> Default for Asked<T> {
@@ -41,18 +41,18 @@ impl<T> Clone for Asked<T> {
     }
 }
 
-/// Runs a test of a cluster with three managers and so many workers, in a thread of its own.
+/// Runs a test on a cluster of three managers and this many workers, in a thread of its own.
 ///
 /// # Panics
-/// Where the test does; the log of the simulation goes to standard error then.
+/// The test panics; the log of the simulation is then printed to standard error.
 pub fn script(workers: u16, test: impl FnOnce(&mut Script) + Send + 'static) {
     script_with(3, workers, test);
 }
 
-/// Runs a test of a cluster with so many managers and workers, in a thread of its own.
+/// Runs a test on a cluster of this many managers and workers, in a thread of its own.
 ///
 /// # Panics
-/// Where the test does; the log of the simulation goes to standard error then.
+/// The test panics; the log of the simulation is then printed to standard error.
 pub fn script_with(managers: u16, workers: u16, test: impl FnOnce(&mut Script) + Send + 'static) {
     let run = move || {
         let mut script = Script { run: Run::new(Options { managers, workers, ..Options::new(1) }) };
@@ -71,7 +71,7 @@ pub fn script_with(managers: u16, workers: u16, test: impl FnOnce(&mut Script) +
     }
 }
 
-/// A service for tests.
+/// Returns the spec of a service for tests.
 pub fn spec(name: &str, replicas: u64) -> ServiceSpec {
     ServiceSpec {
         name: name.into(),
@@ -84,59 +84,59 @@ pub fn spec(name: &str, replicas: u64) -> ServiceSpec {
 }
 
 impl Script {
-    /// The cluster, to do something to it.
+    /// The cluster, for changing it.
     pub fn cluster(&mut self) -> &mut SimCluster {
         &mut self.run.cluster
     }
 
-    /// Runs until `condition` holds, for so many milliseconds at most; how many it took.
+    /// Runs until `condition` holds, for at most `most` milliseconds. Returns how many it took.
     ///
     /// # Panics
-    /// When it does not hold in time, or an invariant does not hold.
+    /// The condition does not hold in time, or an invariant is violated.
     pub fn wait(&mut self, what: &str, most: u64, condition: impl Fn(&SimCluster) -> Result<(), String>) -> u64 {
         let begun = self.run.cluster.world.now();
         self.run.until(what, most, condition).expect("in time");
         self.run.cluster.world.now() - begun
     }
 
-    /// Runs for so many milliseconds.
+    /// Runs for this many milliseconds.
     ///
     /// # Panics
-    /// When an invariant does not hold.
+    /// An invariant is violated.
     pub fn pass(&mut self, millis: u64) {
         self.run.pass(millis).expect("the invariants hold");
     }
 
-    /// Changes the tables of one manager behind its back, as bad memory would.
+    /// Changes the tables of one manager without Raft, as bad memory can.
     ///
     /// # Panics
-    /// When that manager does not run.
+    /// The manager does not run.
     pub fn spoil_tables(&mut self, manager: usize) {
         self.run.spoil_tables(manager);
     }
 
-    /// Runs until everything is as users want it.
+    /// Runs until the cluster has converged.
     ///
     /// # Panics
-    /// When that takes more than a minute.
+    /// It takes longer than a minute.
     pub fn converge(&mut self) {
         self.wait("everything is as users want it", 60_000, converged);
     }
 
-    /// Everything that runs, as a text.
+    /// Returns a text that lists all running containers.
     pub fn picture(&self) -> String {
         picture(&self.run.cluster)
     }
 
-    /// Number of the manager that leads.
+    /// Number of the leader.
     ///
     /// # Panics
-    /// When nobody leads.
+    /// No manager leads.
     pub fn leader(&self) -> usize {
         self.run.cluster.leader().expect("somebody leads")
     }
 
-    /// Sends a user's request to one manager; [`Script::end`] says what it has answered.
+    /// Sends a user's request to one manager; [`Script::end`] returns the answer.
     pub fn begin<T, F>(
         &mut self,
         manager: usize,
@@ -149,7 +149,7 @@ impl Script {
         self.begin_as(Peer::Local, manager, |channel| call(ControlClient::new(channel)))
     }
 
-    /// Sends a request of `peer` to one manager; [`Script::end`] says what it has answered.
+    /// Sends a request of `peer` to one manager; [`Script::end`] returns the answer.
     pub fn begin_as<T, F>(
         &mut self,
         peer: Peer,
@@ -164,29 +164,29 @@ impl Script {
         let (connector, slot) = (self.run.cluster.world.network.connector(USER, peer), answer.clone());
         let address = self.run.cluster.managers[manager].host.address();
         self.run.cluster.world.start(USER, async move {
-            // A channel belongs to the runtime that it is made in.
+            // A channel must be created in the runtime that uses it.
             let answered = call(Dialer::through(connector).manager(&address)).await;
             *slot.0.lock().expect("no holder panics") = Some(answered);
         });
         answer
     }
 
-    /// What a request has been answered, if it has; it is given up.
+    /// Returns the answer to a request if there is one, and ends the request.
     ///
     /// # Panics
-    /// When the request's holder panicked.
+    /// The thread that holds the request's slot panicked.
     pub fn end<T>(&mut self, asked: Asked<T>) -> Option<Result<T, Status>> {
         self.run.cluster.world.crash(USER, false);
         asked.0.lock().expect("no holder panics").take()
     }
 
-    /// What one manager answers to a request of a user.
+    /// Sends a user's request to one manager and returns the answer.
     ///
     /// # Errors
-    /// What the manager says.
+    /// The error that the manager answers.
     ///
     /// # Panics
-    /// When it does not answer within half a minute.
+    /// The manager does not answer within 30 seconds.
     pub fn ask<T, F>(
         &mut self,
         manager: usize,
@@ -199,13 +199,13 @@ impl Script {
         self.ask_as(Peer::Local, manager, |channel| call(ControlClient::new(channel)))
     }
 
-    /// What one manager answers to a request of `peer`.
+    /// Sends a request of `peer` to one manager and returns the answer.
     ///
     /// # Errors
-    /// What the manager says.
+    /// The error that the manager answers.
     ///
     /// # Panics
-    /// When it does not answer within half a minute.
+    /// The manager does not answer within 30 seconds.
     pub fn ask_as<T, F>(
         &mut self,
         peer: Peer,
@@ -228,16 +228,16 @@ impl Script {
     /// Creates a service through this manager.
     ///
     /// # Errors
-    /// What the manager says.
+    /// The error that the manager answers.
     pub fn create(&mut self, manager: usize, spec: ServiceSpec) -> Result<(), Status> {
         let request = CreateServiceRequest { request_id: format!("create {}", spec.name), spec: Some(spec) };
         self.ask(manager, |mut client| async move { client.create_service(request).await.map(drop) })
     }
 
-    /// Updates a service through this manager, whatever its version is.
+    /// Updates a service through this manager, whatever the version of the service is.
     ///
     /// # Errors
-    /// What the manager says.
+    /// The error that the manager answers.
     pub fn update(&mut self, manager: usize, request_id: &str, spec: ServiceSpec) -> Result<(), Status> {
         let service = spec.name.clone();
         let request = UpdateServiceRequest { request_id: request_id.into(), service, version: 0, spec: Some(spec) };
@@ -247,7 +247,7 @@ impl Script {
     /// Lists all tasks through this manager, as users see them.
     ///
     /// # Panics
-    /// When the manager refuses.
+    /// The manager refuses.
     pub fn tasks(&mut self, manager: usize) -> Vec<TaskRow> {
         let rows = self.ask(manager, |mut client| async move {
             let mut pages = client.list_tasks(ListTasksRequest::default()).await?.into_inner();
@@ -263,7 +263,7 @@ impl Script {
     /// Sets the availability and the labels of a node through the leader.
     ///
     /// # Panics
-    /// When nobody leads, or the leader refuses.
+    /// No manager leads, or the leader refuses.
     pub fn update_node(&mut self, node: &str, spec: NodeSpec) {
         let request_id = format!("{node} at {}", self.run.cluster.world.now());
         let request = UpdateNodeRequest { request_id, node: node.into(), version: 0, spec: Some(spec) };

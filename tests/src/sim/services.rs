@@ -1,6 +1,6 @@
-//! Services as users see them through the Control API, for the checker: each has a tag that no two changes share.
+//! Services as users see them through the Control API, for the checker. Each change has a unique tag.
 //!
-//! A stale read is a read whose call lies back by the age that the answer stated: the value must have been current
+//! A stale read is treated as a read that was called earlier by the age in its answer: the value must have been current
 //! at some time since then.
 
 use super::linearizability::{Model, Operation};
@@ -9,50 +9,50 @@ use super::linearizability::{Model, Operation};
 #[derive(Clone, Copy, Debug)]
 pub enum Services {}
 
-/// What a user asks of one service.
+/// An operation on one service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Creates it.
+    /// Creates the service.
     Create {
-        /// Of the new service.
+        /// Tag of the new service.
         tag: u64,
     },
-    /// Changes it.
+    /// Changes the service.
     Update {
-        /// The tag that belongs to the version in the request; `None`: whatever it is.
+        /// Tag that belongs to the version in the request; `None` if the request has no version.
         from: Option<u64>,
-        /// The new one.
+        /// The new tag.
         tag: u64,
     },
-    /// Removes it.
+    /// Removes the service.
     Remove,
-    /// Reads its tag.
+    /// Reads the tag of the service.
     Read {
-        /// How old the answer may be, as it says.
+        /// Age that the answer states, in milliseconds.
         age: u64,
-        /// Number of the manager that was asked for what it has; `None`: it must be true now.
+        /// Number of the manager whose own state was read; `None` for a linearizable read.
         manager: Option<usize>,
     },
 }
 
-/// What was answered.
+/// The answer to an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It was done.
+    /// The operation was carried out.
     Done,
-    /// There is one of that name.
+    /// A service of that name exists.
     Exists,
-    /// There is none of that name.
+    /// No service of that name exists.
     Missing,
-    /// It has another version than the request named.
+    /// The service has another version than the request named.
     Changed,
-    /// The tag that was read; `None`: there is no service.
+    /// The tag that was read; `None` if there is no service.
     Value(Option<u64>),
 }
 
 impl Model for Services {
     type Key = String;
-    /// The tag; `None`: there is no service.
+    /// The tag; `None` if there is no service.
     type State = Option<u64>;
     type Op = Op;
     type Answer = Answer;
@@ -75,7 +75,7 @@ impl Model for Services {
     }
 }
 
-/// A read of one service. With an age the operation may take effect that long before it was called.
+/// Creates a read of one service. With an age, it may take effect that long before it was called.
 pub fn read(client: u64, name: &str, (called, returned): (u64, u64), op: Op, tag: Option<u64>) -> Operation<Services> {
     let age = if let Op::Read { age, .. } = op { age } else { 0 };
     Operation {

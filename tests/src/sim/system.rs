@@ -1,9 +1,10 @@
-//! What a thread that runs a simulation reads of the system: random numbers from its seed, and the world's time.
+//! The system's random numbers and clocks for a thread that runs a simulation: from its seed, and from the world's
+//! time.
 //!
-//! `HashMap`'s keys, tokio's `select!` and every generator that is seeded by the system then come from the seed, and
-//! every runtime that is made begins at the world's time, so that instants of all processes can be compared. The
-//! functions of libc are replaced for the whole program; other threads get what the kernel says. build.rs of this
-//! crate exports `getrandom`, for libraries that look it up when they run.
+//! The keys of `HashMap`, tokio's `select!` and every generator that the system seeds then depend only on the seed.
+//! Every new runtime starts at the world's time, so that instants of all processes can be compared. The functions of
+//! libc are replaced for the whole program; other threads get the kernel's results. build.rs of this crate exports
+//! `getrandom`, for libraries that look it up at run time.
 #![allow(unsafe_code, reason = "C functions take the place of libc's")]
 
 use std::cell::{Cell, RefCell};
@@ -18,13 +19,13 @@ thread_local! {
     static NOW: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// What the monotonic clock shows when a simulation begins, in seconds.
+/// Value of the monotonic clock at the start of a simulation, in seconds.
 const MONOTONIC: u64 = 1_000_000;
-/// What the wall clock shows then, in seconds since 1970.
+/// Value of the wall clock at the start of a simulation, in seconds since 1970.
 pub(super) const WALL: u64 = 1_800_000_000;
 
-/// From now on this thread reads random numbers that belong to `seed`, and a time that [`set_time`] sets. For a new
-/// thread, before anything else: what it has read before stays.
+/// Makes this thread read random numbers from `seed`, and the time that [`set_time`] sets. Call it first in a new
+/// thread, because earlier results stay cached.
 pub fn seed_this_thread(seed: u64) {
     SOURCE.with_borrow_mut(|source| *source = Some(StdRng::seed_from_u64(seed)));
     set_time(0);
@@ -35,7 +36,7 @@ pub(super) fn set_time(millis: u64) {
     NOW.set(Some(millis));
 }
 
-/// CPU time that this thread has taken. Nothing that a simulation does may depend on it.
+/// CPU time of this thread. A simulation must not depend on it.
 pub(super) fn thread_cpu() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is writable.
@@ -45,7 +46,7 @@ pub(super) fn thread_cpu() -> Duration {
 }
 
 fn fill(bytes: &mut [u8]) -> bool {
-    // A thread that ends has no source any more.
+    // A thread that is ending may have dropped its source.
     let filled = SOURCE.try_with(|source| {
         let mut source = source.try_borrow_mut().ok()?;
         source.as_mut().map(|source| source.fill_bytes(bytes))
@@ -53,17 +54,17 @@ fn fill(bytes: &mut [u8]) -> bool {
     matches!(filled, Ok(Some(())))
 }
 
-/// getrandom(2), from the seed where this thread has one.
+/// getrandom(2), from the seed if this thread has one.
 ///
 /// # Safety
-/// As for libc's: `buffer` must be writable for `length` bytes.
+/// As for libc's function: `buffer` must be writable for `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn getrandom(
     buffer: *mut libc::c_void,
     length: libc::size_t,
     flags: libc::c_uint,
 ) -> libc::ssize_t {
-    // SAFETY: the caller says that so many bytes are writable; none of them is read before it is written.
+    // SAFETY: the caller guarantees that `length` bytes are writable; none is read before it is written.
     let bytes = unsafe {
         std::ptr::write_bytes(buffer.cast::<u8>(), 0, length);
         std::slice::from_raw_parts_mut(buffer.cast::<u8>(), length)
@@ -71,15 +72,15 @@ pub unsafe extern "C" fn getrandom(
     if fill(bytes) {
         return libc::ssize_t::try_from(length).unwrap_or(libc::ssize_t::MAX);
     }
-    // SAFETY: the arguments are those of getrandom(2), as this function was given them.
+    // SAFETY: these are the caller's arguments, unchanged, as getrandom(2) expects them.
     let result = unsafe { libc::syscall(libc::SYS_getrandom, buffer, length, flags) };
     libc::ssize_t::try_from(result).unwrap_or(-1)
 }
 
-/// clock_gettime(2), from the world's time where this thread has one.
+/// clock_gettime(2), from the world's time if this thread has one.
 ///
 /// # Safety
-/// As for libc's: `time` must be writable.
+/// As for libc's function: `time` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::timespec) -> libc::c_int {
     let base = match clock {
@@ -90,11 +91,11 @@ pub unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::
     if let (Some(base), Some(millis)) = (base, NOW.get()) {
         let seconds = libc::time_t::try_from(base + millis / 1_000).unwrap_or(libc::time_t::MAX);
         let nanoseconds = libc::c_long::try_from(millis % 1_000 * 1_000_000).unwrap_or(0);
-        // SAFETY: the caller says that it is writable.
+        // SAFETY: the caller guarantees that `time` is writable.
         unsafe { time.write(libc::timespec { tv_sec: seconds, tv_nsec: nanoseconds }) };
         return 0;
     }
-    // SAFETY: the arguments are those of clock_gettime(2), as this function was given them.
+    // SAFETY: these are the caller's arguments, unchanged, as clock_gettime(2) expects them.
     let result = unsafe { libc::syscall(libc::SYS_clock_gettime, clock, time) };
     libc::c_int::try_from(result).unwrap_or(-1)
 }
@@ -105,7 +106,7 @@ mod tests {
     use std::hash::{BuildHasher, RandomState};
     use std::time::{Duration, Instant, SystemTime};
 
-    /// Of a new thread: what the hash of 7 is, in what order a set is walked, and what two generators draw.
+    /// Returns, from a new thread, the hash of 7, the iteration order of a set, and the output of two generators.
     fn drawn(seed: Option<u64>) -> (u64, Vec<u32>, u64, [u8; 8]) {
         let work = move || {
             if let Some(seed) = seed {

@@ -1,5 +1,6 @@
-//! A user of a simulated cluster: several clients that create, scale, update, remove and read services through the
-//! Control API, as `ctl` does (the next manager with the same request id after any loss), and record what they saw.
+//! Users of a simulated cluster: several clients that create, scale, update, remove and read services through the
+//! Control API, and record what they observe. Like `ctl`, they retry with the next manager and the same request id
+//! after any loss.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -26,23 +27,23 @@ use super::network::Network;
 use super::services::{Answer, Op, Services, read};
 use super::time;
 
-/// Names of services that users know.
+/// Names of the services that users create.
 pub const NAMES: [&str; 5] = ["web", "db", "cache", "queue", "mail"];
-/// One try at one manager.
+/// Time limit of one try at one manager.
 const TRY: Duration = Duration::from_secs(5);
-/// After this long a client gives a request up.
+/// Time after which a client gives up a request, in milliseconds.
 const PATIENCE: u64 = 30_000;
-/// The label that tells a service's changes apart.
+/// Label that identifies the change that a service's spec is from.
 pub(super) const TAG: &str = "tag";
 
-/// What users have seen so far; clones share it.
+/// The operations that users have recorded. Clones share it.
 #[derive(Clone, Default)]
 pub struct History(Arc<Mutex<Recorded>>);
 
 #[derive(Default)]
 struct Recorded {
     operations: Vec<Operation<Services>>,
-    /// Operations under way.
+    /// Number of pending operations.
     open: usize,
     next_tag: u64,
     stop: bool,
@@ -53,11 +54,11 @@ impl History {
         act(&mut self.0.lock().expect("no holder panics"))
     }
 
-    /// Checks whether what users saw is linearizable, and stale answers as old as they said. `paused`: tags of
-    /// services whose update was paused. That changes the version, which users may be told.
+    /// Checks whether the operations are linearizable, and stale answers no older than they state. `paused`: tags of
+    /// services whose update was paused. A pause changes the version, so it can cause a conflict of versions.
     ///
     /// # Errors
-    /// The first service of which it is not true.
+    /// The first service whose history is not.
     pub fn check(&self, paused: &BTreeSet<u64>) -> Result<(), Violation> {
         let is_explained = |it: &Operation<Services>| match (&it.op, &it.answer) {
             (Op::Update { from: Some(tag), .. }, Some(Answer::Changed)) => paused.contains(tag),
@@ -69,17 +70,17 @@ impl History {
         })
     }
 
-    /// How many operations there are, and how many are under way.
+    /// Number of operations, and how many of them are pending.
     pub fn count(&self) -> (usize, usize) {
         self.with(|it| (it.operations.len(), it.open))
     }
 
-    /// Users are about to begin; until they have ended, an operation counts as under way.
+    /// Counts the users as a pending operation until all clients have ended.
     pub fn start(&self) {
         self.with(|it| it.open += 1);
     }
 
-    /// Users begin nothing new.
+    /// Makes the users start no further operations.
     pub fn stop(&self) {
         self.with(|it| it.stop = true);
     }
@@ -111,26 +112,26 @@ impl History {
     }
 }
 
-/// The users' process.
+/// The process of the users.
 pub struct Users {
-    /// How many clients there are.
+    /// Number of clients.
     pub clients: u64,
-    /// Between two requests of a client, at most, in milliseconds.
+    /// Longest pause between two requests of a client, in milliseconds.
     pub pause: u64,
-    /// What they ask for.
+    /// Parameters of the services that they create.
     pub wishes: Wishes,
-    /// One to each manager.
+    /// A channel to each manager.
     pub channels: Vec<Channel>,
-    /// What they record to.
+    /// Where they record their operations.
     pub history: History,
 }
 
-/// What services users want.
+/// Parameters of the services that users create.
 #[derive(Clone, Copy, Debug)]
 pub struct Wishes {
-    /// Of all services.
+    /// Image of all services.
     pub image: &'static str,
-    /// Of a service, at most.
+    /// Largest number of replicas of a service.
     pub replicas: u64,
     /// Whether one service asks for devices.
     pub devices: bool,
@@ -157,7 +158,7 @@ impl Users {
     }
 }
 
-/// Channels from the users' machine to these managers of a simulation.
+/// Opens channels from the users' machine to these managers of a simulation.
 pub fn channels(network: &Network, managers: &[String]) -> Vec<Channel> {
     let dialer = Dialer::through(network.connector(USER, Peer::Local));
     managers.iter().map(|manager| dialer.manager(manager)).collect()
@@ -167,11 +168,11 @@ struct Client {
     number: u64,
     wishes: Wishes,
     channels: Vec<Channel>,
-    /// The manager that is asked first.
+    /// Number of the manager to try first.
     at: usize,
     rng: StdRng,
     history: History,
-    /// Version and tag of each service, as it was last read.
+    /// Version and tag of each service, as last read.
     known: BTreeMap<String, (u64, u64)>,
 }
 
@@ -187,7 +188,7 @@ impl Client {
             let pause = self.rng.random_range(1..=pause);
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
-        // What the others must have left.
+        // Record the state that the other clients have left.
         self.read().await;
     }
 
@@ -203,7 +204,7 @@ impl Client {
     }
 
     fn spec(&mut self, name: &str, tag: u64) -> ServiceSpec {
-        // One service needs devices; a new environment replaces every task.
+        // One service needs devices. A change of the environment replaces every task.
         let devices =
             (self.wishes.devices && name == "db").then(|| GenericResource { kind: DEVICE_KIND.into(), count: 1 });
         ServiceSpec {
@@ -215,7 +216,7 @@ impl Client {
             stop_grace_ms: 1_000,
             restart: Some(RestartPolicy { delay_ms: 200, ..RestartPolicy::default() }),
             generic_resources: devices.into_iter().collect(),
-            // All services at their largest leave a node little room for the tasks of an update.
+            // With all services at their largest, nodes have little room for the tasks of an update.
             reservations: Some(Resources { nano_cpus: 1_000_000_000, ..Resources::default() }),
             ..ServiceSpec::default()
         }
@@ -291,12 +292,12 @@ impl Client {
         }
     }
 
-    /// Asks one manager for what it has, whatever that is.
+    /// Reads one manager's own state, of any age.
     async fn read_stale(&mut self) {
         let called = time::now();
         let manager = self.rng.random_range(0..self.channels.len());
         let client = ControlClient::new(self.channels[manager].clone());
-        // One that was never complete since it started says so, and promises nothing.
+        // A manager that was not complete since it started says so, and its answer makes no promise.
         if let Ok(Ok((Some(age), services))) = tokio::time::timeout(TRY, list(client, true)).await {
             self.record(&services, (called, time::now()), &Op::Read { age, manager: Some(manager) });
         }
@@ -308,7 +309,7 @@ impl Client {
         self.history.with(|it| it.operations.extend(reads));
     }
 
-    /// Asks one manager after the other until one gives a final answer; `None`: none did in time.
+    /// Tries one manager after the other until one gives a final answer; `None` if none does in time.
     async fn ask<T, F>(&mut self, call: impl Fn(ControlClient<Channel>) -> F) -> Option<Result<T, Status>>
     where
         F: Future<Output = Result<T, Status>>,
@@ -328,7 +329,7 @@ impl Client {
     }
 }
 
-/// Whether the next manager may answer where this one did not.
+/// Whether another manager may answer although this one did not.
 fn is_lost(status: &Status) -> bool {
     matches!(
         status.code(),
@@ -336,10 +337,10 @@ fn is_lost(status: &Status) -> bool {
     )
 }
 
-/// `None`: an answer that says nothing about what was done.
+/// Returns the answer for the checker; `None` if it does not tell what was done.
 fn answer_of(status: &Status) -> Option<Answer> {
     match Reason::of(status) {
-        // The answer to a retry, whose object is gone by now.
+        // The answer to a retry whose object has been removed since.
         Some(Reason::RemovedMeanwhile) => Some(Answer::Done),
         Some(Reason::NotFound) => Some(Answer::Missing),
         Some(Reason::AlreadyExists) => Some(Answer::Exists),

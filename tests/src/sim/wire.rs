@@ -1,5 +1,4 @@
-//! One direction of a connection: what is sent arrives in order, each item at its time, and not while the link is
-//! blocked.
+//! One direction of a connection. Items arrive in order, each after its delay, and not while the link is blocked.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -17,7 +16,7 @@ enum Item<T> {
     Data(T),
     /// The sender has closed its end.
     End,
-    /// The sender's host has forgotten the connection.
+    /// The sender's host has reset the connection.
     Reset,
 }
 
@@ -27,17 +26,17 @@ struct Inner<T> {
     queue: VecDeque<(u64, Item<T>)>,
     last: u64,
     reader: Option<Waker>,
-    /// The receiver was dropped: the sender is told so.
+    /// The receiver was dropped, so sending fails.
     deaf: bool,
-    /// The receiver's host has gone: what is sent gets lost.
+    /// The receiver's host has failed, so items are lost.
     lost: bool,
-    /// The sender's host has gone: nothing is sent any more.
+    /// The sender's host has failed, so nothing more is sent.
     mute: bool,
 }
 
 impl<T> Inner<T> {
     fn push(&mut self, due: u64, item: Item<T>) {
-        // In order, whatever the delays are.
+        // Keep the order, whatever the delays are.
         self.last = self.last.max(due);
         self.queue.push_back((self.last, item));
         if let Some(reader) = self.reader.take() {
@@ -46,11 +45,11 @@ impl<T> Inner<T> {
     }
 }
 
-/// What a wire needs to know from the network that it is part of.
+/// The network that a wire is part of.
 pub(super) trait Medium: Send + Sync {
-    /// Draws how many milliseconds the next message from one host to the other is under way.
+    /// Draws the delay of the next message from one host to the other, in milliseconds.
     fn delay(&self, from: Host, to: Host) -> u64;
-    /// Returns whether nothing flows from one host to the other.
+    /// Returns whether the link from one host to the other is blocked.
     fn is_blocked(&self, from: Host, to: Host) -> bool;
     /// Wakes the receiver when links have been healed.
     fn wake_when_healed(&self, waker: Waker);
@@ -58,11 +57,11 @@ pub(super) trait Medium: Send + Sync {
     fn keep(&self, wire: Weak<dyn Cut>);
 }
 
-/// What a crash does to a wire.
+/// How a crash affects a wire.
 pub(super) trait Cut: Send + Sync {
-    /// The host has lost its end.
+    /// The host has lost its end of the wire.
     fn lose(&self, host: Host);
-    /// The host, which lost its end, says so at `due` to the other one.
+    /// The host, which lost its end, resets the connection; the other end learns of it at `due`.
     fn reset(&self, host: Host, due: u64);
 }
 
@@ -88,13 +87,13 @@ impl<T: Send> Cut for Shared<T> {
     }
 }
 
-/// The end that sends. Dropped, it closes the wire.
+/// The sending end. Dropping it closes the wire.
 pub(super) struct Sender<T: Send + 'static> {
     shared: Arc<Shared<T>>,
     medium: Arc<dyn Medium>,
 }
 
-/// The end that receives.
+/// The receiving end.
 pub(super) struct Receiver<T: Send + 'static> {
     shared: Arc<Shared<T>>,
     medium: Arc<dyn Medium>,
@@ -102,7 +101,7 @@ pub(super) struct Receiver<T: Send + 'static> {
     over: bool,
 }
 
-/// A wire from one host to another.
+/// Creates a wire from one host to another.
 pub(super) fn wire<T: Send + 'static>(
     network: &(impl Medium + Clone + 'static),
     from: Host,
@@ -119,25 +118,25 @@ pub(super) fn wire<T: Send + 'static>(
 }
 
 impl<T: Send + 'static> Sender<T> {
-    /// Sends an item; it is on its way for as long as the network says.
+    /// Sends an item, which arrives after the network's delay.
     ///
     /// # Errors
-    /// The other end has gone, or this host's has.
+    /// The other end or this end is closed.
     pub(super) fn send(&self, data: T) -> io::Result<()> {
         self.push(Item::Data(data), 0)
     }
 
-    /// As [`Sender::send`]; the item is under way for so many milliseconds more.
+    /// As [`Sender::send`], with an additional delay of `more` milliseconds.
     ///
     /// # Errors
-    /// The other end has gone, or this host's has.
+    /// The other end or this end is closed.
     pub(super) fn send_late(&self, data: T, more: u64) -> io::Result<()> {
         self.push(Item::Data(data), more)
     }
 
     /// Closes this end.
     pub(super) fn close(&self) {
-        // It may be closed from the other end already.
+        // It fails only if the other end is closed already.
         let _ = self.push(Item::End, 0);
     }
 
@@ -168,17 +167,17 @@ impl<T: Send + 'static> Drop for Receiver<T> {
     fn drop(&mut self) {
         let left = {
             let mut inner = self.shared.0.lock().expect("no holder panics");
-            // Where the whole host is gone, nobody is left to tell the sender.
+            // If the whole host has failed, nothing notifies the sender.
             inner.deaf = !inner.lost;
             std::mem::take(&mut inner.queue)
         };
-        // Outside of the lock: what is in it may be a wire, too.
+        // Drop the items outside of the lock, because they may contain wires too.
         drop(left);
     }
 }
 
 impl<T: Send + 'static> Receiver<T> {
-    /// The next item; `Ok(None)` at the end.
+    /// Returns the next item; `Ok(None)` at the end.
     pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<T>>> {
         if self.over {
             return Poll::Ready(Ok(None));

@@ -1,9 +1,9 @@
-//! Runs the processes of a simulation, one after the other, a few milliseconds of virtual time each.
+//! Runs the processes of a simulation in turn, for a few milliseconds of virtual time each.
 //!
-//! Each process has a runtime of its own whose clock is paused: it runs ahead by itself while nothing is to be done.
-//! A message is under way for longer than a quantum, so that it never arrives in the past, whoever runs first.
-//! A crash drops the runtime, with everything that runs in it; a pause does not let it run, and its clock jumps when
-//! it goes on, as with a process that was stopped by a signal.
+//! Each process has a runtime of its own with a paused clock, which advances by itself while the process is idle. A
+//! message takes longer than a quantum, so it never arrives in the past, whichever process runs first. A crash drops
+//! the runtime with everything that runs in it. A paused process does not run, and its clock jumps when it continues,
+//! as after SIGSTOP and SIGCONT.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -16,7 +16,7 @@ use super::log::{Capture, Log};
 use super::network::Network;
 use super::{system, time};
 
-/// How far a process runs at once, in milliseconds. The shortest delay of a message is longer.
+/// Length of one run of a process, in milliseconds. The shortest delay of a message is longer.
 pub const QUANTUM: u64 = 2;
 
 struct Process {
@@ -25,13 +25,13 @@ struct Process {
 }
 
 impl Process {
-    /// Runs it until `to`; no further than its clock's grain.
+    /// Runs the process until `to`, within the precision of its clock.
     fn run(&self, host: Host, to: u64, log: &Log) {
         log.set_host(Some(host));
         self.runtime.block_on(async {
             let behind = to.saturating_sub(time::now());
             if behind > QUANTUM {
-                // It was paused: all that was due meanwhile is due now.
+                // The process was paused: everything that became due meanwhile is due now.
                 tokio::time::advance(Duration::from_millis(behind - QUANTUM)).await;
             }
             time::sleep_until(to).await;
@@ -41,21 +41,21 @@ impl Process {
     }
 }
 
-/// The processes and the time.
+/// The processes and the current time.
 pub struct World {
     now: u64,
     processes: BTreeMap<Host, Process>,
     /// CPU time of all processes that have run on a host.
     cpu: BTreeMap<Host, Duration>,
-    /// Between the processes.
+    /// Network between the processes.
     pub network: Network,
-    /// Of everything.
+    /// Log of the whole simulation.
     pub log: Log,
     _capture: tracing::subscriber::DefaultGuard,
 }
 
 impl World {
-    /// An empty world at time 0. The thread must be new, and belongs to it.
+    /// Creates a world without processes at time 0. It needs a new thread of its own.
     pub fn new(seed: u64) -> Self {
         system::seed_this_thread(seed);
         time::begin();
@@ -71,15 +71,15 @@ impl World {
         }
     }
 
-    /// The time, in milliseconds.
+    /// Current time in milliseconds.
     pub fn now(&self) -> u64 {
         self.now
     }
 
-    /// Starts a process on a host that has none.
+    /// Starts a process on a host that does not run one.
     ///
     /// # Panics
-    /// When there is one.
+    /// The host runs a process already.
     pub fn start(&mut self, host: Host, main: impl Future<Output = ()> + Send + 'static) {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
         let runtime = runtime.expect("a runtime without I/O needs nothing of the system");
@@ -103,7 +103,7 @@ impl World {
         self.cpu.get(&host).copied().unwrap_or_default()
     }
 
-    /// Ends the process at once; with `machine` nobody is left to say so to the others.
+    /// Ends the process at once. With `machine`, the host does not reset its connections either.
     pub fn crash(&mut self, host: Host, machine: bool) {
         self.network.crash(host, machine);
         self.log.set_host(Some(host));
@@ -111,14 +111,14 @@ impl World {
         self.log.set_host(None);
     }
 
-    /// Lets the process stand still; it knows nothing of it.
+    /// Pauses or continues the process, without notifying it.
     pub fn pause(&mut self, host: Host, paused: bool) {
         if let Some(process) = self.processes.get_mut(&host) {
             process.is_paused = paused;
         }
     }
 
-    /// One quantum of everybody.
+    /// Runs each process for one quantum.
     pub fn step(&mut self) {
         self.now += QUANTUM;
         for (host, process) in &self.processes {

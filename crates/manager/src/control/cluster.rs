@@ -1,4 +1,4 @@
-//! The cluster itself, and its join tokens.
+//! The cluster object, and its join tokens.
 
 use flota_api::model::{Cluster, Role};
 use flota_identity::{JoinToken, new_secret};
@@ -7,14 +7,14 @@ use flota_raft_store::{Tables, WriteTx};
 use super::error::ControlError;
 use super::{Control, Member};
 
-/// The cluster with the tokens by which nodes join it.
+/// The cluster with its join tokens.
 #[derive(Clone, Debug)]
 pub(crate) struct ClusterInfo {
     /// The cluster as the store holds it.
     pub(crate) cluster: Cluster,
-    /// Admits workers.
+    /// Token with which workers join.
     pub(crate) worker_token: JoinToken,
-    /// Admits managers.
+    /// Token with which managers join.
     pub(crate) manager_token: JoinToken,
 }
 
@@ -28,13 +28,13 @@ fn info(view: &Tables) -> Result<ClusterInfo, ControlError> {
 }
 
 impl<M: Member> Control<M> {
-    /// The cluster, as it is now.
+    /// Returns the current cluster.
     pub(crate) async fn get_cluster(&self) -> Result<ClusterInfo, ControlError> {
         let view = self.proven_view().await?;
         info(&view)
     }
 
-    /// Makes a new join token for `role`; the old one admits nobody from then on.
+    /// Replaces the join token for `role`; the old token is invalid from then on.
     pub(crate) async fn rotate_join_token(&self, request_id: &str, role: Role) -> Result<ClusterInfo, ControlError> {
         let rotated = self.write_once(request_id, |view| {
             let cluster = view.cluster().ok_or(ControlError::NoClusterYet)?;

@@ -1,5 +1,5 @@
-//! Why an operation of the Control API is refused, in domain terms. What a front makes of it is the front's own table
-//! (see [`super::grpc`]).
+//! Why an operation of the Control API is refused, in domain terms. Each front maps these errors with a table of its
+//! own (see [`super::grpc`]).
 
 use flota_api::Malformed;
 use flota_api::model::NodeState;
@@ -12,7 +12,7 @@ use crate::streams::OpenError;
 /// A value that breaks a rule: `field: why`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Violation {
-    /// The field as users find it, `services.web.env[0]`.
+    /// The field as users know it, such as `services.web.env[0]`.
     pub(crate) field: String,
     /// What is wrong with it, or what is allowed.
     pub(crate) why: String,
@@ -24,13 +24,13 @@ impl std::fmt::Display for Violation {
     }
 }
 
-/// Why a node is not removed.
+/// Why a node can't be removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NodeHold {
-    /// It leads: the removal would end with the leader that carries it out.
+    /// It is the leader, which carries out the removal itself.
     #[error("leads: use another manager, or `ctl swarm leave --force` there")]
     Leads,
-    /// It counts for the quorum.
+    /// It is part of the quorum.
     #[error("is a manager: `ctl swarm leave --force` there, or --force")]
     IsManager,
     /// It may still run tasks.
@@ -38,46 +38,46 @@ pub(crate) enum NodeHold {
     NotDown(NodeState),
 }
 
-/// Why an operation is refused or came to nothing.
+/// Why an operation is refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ControlError {
-    /// The reference means no object.
+    /// No object matches the reference.
     #[error("there is no {kind} `{reference}`")]
     NotFound {
-        /// The kind that was looked for.
+        /// The kind of the object.
         kind: Kind,
-        /// What the user typed.
+        /// The reference.
         reference: String,
     },
-    /// The service exists, and has no task that the reference could stand for.
+    /// The service exists but has no task that the reference could stand for.
     #[error("service `{service}` has no task")]
     NoTask {
         /// Its name.
         service: String,
     },
-    /// The reference may mean several objects.
+    /// Several objects match the reference.
     #[error("`{reference}` is ambiguous: it may be {}", list(candidates))]
     Ambiguous {
-        /// What the user typed.
+        /// The reference.
         reference: String,
-        /// The first ten objects that it may mean.
+        /// The first ten candidates.
         candidates: Vec<Candidate>,
     },
-    /// A filter names a field that the rows do not have.
+    /// A filter names a field that the rows lack.
     #[error("the filter `{filter}` has an unknown key: the keys are {}", keys.join(", "))]
     UnknownFilter {
         /// `KEY=VALUE`.
         filter: String,
-        /// Every key that is allowed.
+        /// Every allowed key.
         keys: Vec<&'static str>,
     },
-    /// Values break rules: every one of them.
+    /// Some values break rules; all violations are listed.
     #[error("{}", list(.0))]
     Invalid(Vec<Violation>),
-    /// The name is taken.
+    /// Another object has the name.
     #[error("{kind} `{name}` exists already")]
     AlreadyExists {
-        /// The kind of the object that has it.
+        /// The kind of that object.
         kind: Kind,
         /// The name.
         name: String,
@@ -88,7 +88,7 @@ pub(crate) enum ControlError {
         /// Its name.
         service: String,
     },
-    /// The object is not the one that the request was made for.
+    /// The object no longer has the version that the request names.
     #[error("{kind} `{name}` has changed meanwhile")]
     ChangedMeanwhile {
         /// Its kind.
@@ -96,46 +96,46 @@ pub(crate) enum ControlError {
         /// Its name.
         name: String,
     },
-    /// The request was done, and its object has been removed since.
+    /// The request was carried out, and its object has been removed since.
     #[error("the request was done, and {kind} `{reference}` has been removed since")]
     RemovedMeanwhile {
         /// Its kind.
         kind: Kind,
-        /// What the user typed.
+        /// The reference.
         reference: String,
     },
-    /// The image is needed.
+    /// A service uses the image.
     #[error("image `{image}` is used by service `{service}`")]
     ImageInUse {
-        /// What the user typed.
+        /// The reference.
         image: String,
         /// A service that uses it.
         service: String,
     },
-    /// The node can't be removed as it is.
+    /// The node can't be removed in its current state.
     #[error("node `{node}` {hold}")]
     NodeHeld {
         /// Its name.
         node: String,
-        /// What is in the way.
+        /// The reason.
         hold: NodeHold,
     },
-    /// Nobody can reach the task's container.
+    /// The task's container can't be reached.
     #[error(transparent)]
     TaskUnreachable(#[from] OpenError),
     /// The cluster's first entry is not committed yet.
     #[error("the cluster is still being created")]
     NoClusterYet,
-    /// This manager leads no more, or does not lead yet.
+    /// This manager no longer leads, or does not lead yet.
     #[error("leadership has just moved; try again")]
     LeadershipMoved,
-    /// It could not be committed, or this manager could not prove that it leads.
+    /// The change could not be committed, or this manager could not prove that it leads.
     #[error(transparent)]
     Propose(#[from] ProposeError),
 }
 
 impl ControlError {
-    /// One value that breaks a rule.
+    /// Creates an error for a single value that breaks a rule.
     pub(crate) fn invalid(field: impl Into<String>, why: impl std::fmt::Display) -> Self {
         Self::Invalid(vec![Violation { field: field.into(), why: why.to_string() }])
     }

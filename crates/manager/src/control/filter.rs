@@ -1,17 +1,17 @@
-//! Filters of lists: which rows have a given value in a field. Each noun's file lists the fields of its rows.
+//! Filters of lists: a row passes if a field has a given value. Each noun's file lists the fields of its rows.
 
 use super::error::ControlError;
 
-/// Only rows whose field `key` has this value.
+/// Selects the rows whose field `key` has this value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Filter {
-    /// A field's name in the row's JSON form.
+    /// Name of a field in the row's JSON form.
     pub(crate) key: String,
     /// The value as text: `true`, `7`, `running`.
     pub(crate) value: String,
 }
 
-/// A field by which rows of type `R` can be filtered; `None` where a row has no value.
+/// A field by which rows of type `R` can be filtered; its function returns `None` if a row has no value.
 pub(crate) type Field<R> = (&'static str, fn(&R) -> Option<String>);
 
 /// Keeps the rows that pass every filter.

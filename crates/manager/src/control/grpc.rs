@@ -1,5 +1,5 @@
 //! The gRPC front of the Control API: each method converts a request, calls one operation, and converts its answer or
-//! its error. It decides nothing.
+//! its error. It contains no other logic.
 
 mod convert;
 mod pages;

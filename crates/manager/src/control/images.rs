@@ -1,4 +1,4 @@
-//! Images that the cluster keeps.
+//! Images that the cluster stores.
 
 use std::sync::Arc;
 
@@ -20,13 +20,13 @@ const FIELDS: &[Field<Arc<Image>>] = &[
 ];
 
 impl<M: Member> Control<M> {
-    /// The image that `reference` means.
+    /// Returns the image that `reference` identifies.
     pub(crate) async fn get_image(&self, reference: &str) -> Result<Arc<Image>, ControlError> {
         let view = self.proven_view().await?;
         resolve(&view, reference).cloned()
     }
 
-    /// The images that pass every filter.
+    /// Returns the images that pass every filter.
     pub(crate) async fn list_images(
         &self,
         freshness: Freshness,
@@ -36,7 +36,7 @@ impl<M: Member> Control<M> {
         Ok(Listing { rows: filter::keep(view.images().cloned().collect(), filters, FIELDS)?, age })
     }
 
-    /// Removes the image; `force`: also one that a service uses.
+    /// Removes the image. With `force`, also if a service uses it.
     pub(crate) async fn remove_image(
         &self,
         request_id: &str,
@@ -56,7 +56,7 @@ impl<M: Member> Control<M> {
             let used = view.tasks().any(|task| uses(task) && !task.status.state.is_terminal());
             let mut tx = WriteTx::new(view.clone(), request_id);
             if used {
-                // Without a name it goes with the last task that uses it.
+                // Without a name, the image is removed with the last task that uses it.
                 tx.update(Image { reference: None, ..image.as_ref().clone() });
             } else {
                 tx.remove(Kind::Image, image.id.as_str());

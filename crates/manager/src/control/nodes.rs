@@ -1,4 +1,4 @@
-//! Nodes: their rows, what a user decides about them, and their removal.
+//! Nodes: their rows, their specs, and their removal.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use super::filter::{self, Field, Filter};
 use super::reference::resolve;
 use super::{Control, Freshness, Listing, Member};
 
-/// A node with its part in the cluster.
+/// A node, and whether it leads.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeSummary {
     /// The node as the store holds it.
     pub(crate) node: Arc<Node>,
-    /// Whether it leads the managers.
+    /// Whether it is the leader of the managers.
     pub(crate) leader: bool,
 }
 
@@ -40,13 +40,13 @@ impl<M: Member> Control<M> {
         NodeSummary { node: Arc::clone(node), leader }
     }
 
-    /// The node that `reference` means.
+    /// Returns the node that `reference` identifies.
     pub(crate) async fn get_node(&self, reference: &str) -> Result<NodeSummary, ControlError> {
         let view = self.proven_view().await?;
         resolve(&view, reference).map(|node| self.node_summary(node))
     }
 
-    /// The nodes that pass every filter.
+    /// Returns the nodes that pass every filter.
     pub(crate) async fn list_nodes(
         &self,
         freshness: Freshness,
@@ -57,7 +57,7 @@ impl<M: Member> Control<M> {
         Ok(Listing { rows: filter::keep(rows, filters, FIELDS)?, age })
     }
 
-    /// Puts `spec` in place of the node's own; with a version, only where the node still has it.
+    /// Replaces the node's spec. With a version, it fails if the node has another one.
     pub(crate) async fn update_node(
         &self,
         request_id: &str,
@@ -81,7 +81,7 @@ impl<M: Member> Control<M> {
         self.changed(reference, id.as_ref().map(|id| id.as_str())).await
     }
 
-    /// Removes the node; `force`: also one that is not down, or a manager that does not lead.
+    /// Removes the node. With `force`, it may be a node that is not down, or a manager that does not lead.
     pub(crate) async fn remove_node(&self, request_id: &str, reference: &str, force: bool) -> Result<(), ControlError> {
         let removed = self.write_once(request_id, |view| {
             let node: Arc<Node> = resolve::<Node>(&view, reference)?.clone();
@@ -90,7 +90,7 @@ impl<M: Member> Control<M> {
             }
             let mut tx = WriteTx::new(view.clone(), request_id);
             tx.remove(Kind::Node, node.id.as_str());
-            // Its certificate is good by itself until it runs out: from now on it opens nothing.
+            // The node's certificate stays valid until it expires, so the id is revoked.
             if let Some(cluster) = view.cluster() {
                 let mut cluster = cluster.as_ref().clone();
                 let now = self.clock.wall().now();
@@ -104,7 +104,7 @@ impl<M: Member> Control<M> {
     }
 }
 
-/// What is in the way of the node's removal by the manager `own_raft_id`.
+/// Returns why the manager `own_raft_id` can't remove the node, if there is a reason.
 fn hold(node: &Node, own_raft_id: u64, force: bool) -> Option<NodeHold> {
     match node.role {
         Role::Manager if node.raft_id == Some(own_raft_id) => Some(NodeHold::Leads),

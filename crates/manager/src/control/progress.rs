@@ -1,4 +1,4 @@
-//! How far a service or an image is, reported as it changes, so that a user can wait for it.
+//! Reports the progress of a service or an image as it changes, so that a user can wait for it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,45 +17,45 @@ use super::services::is_running;
 use super::{Control, Member};
 use crate::images::{good_holders, wanted_holders};
 
-/// Reports that wait for a reader; behind them the watch waits.
+/// Reports that may wait for a reader; with more, the watch waits.
 const QUEUE: usize = 16;
 
-/// What is watched, as it changes.
+/// The reports of a watch.
 pub(crate) type Watch<T> = mpsc::Receiver<Result<T, ControlError>>;
 
-/// How far a service is.
+/// Progress of a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ServiceProgress {
-    /// Tasks of its newest spec that run; for a service that was removed, tasks that are left.
+    /// Number of running tasks of its newest spec; for a removed service, number of remaining tasks.
     pub(crate) running: u64,
-    /// Tasks that its spec asks for.
+    /// Number of tasks that its spec asks for.
     pub(crate) desired: u64,
-    /// Whether the service has what its spec asks for, and nothing else.
+    /// Whether the service has exactly the tasks that its spec asks for.
     pub(crate) converged: bool,
-    /// Tasks that do not get on: the name of each, and why.
+    /// Tasks that make no progress: the name of each, and the reason.
     pub(crate) hanging: Vec<String>,
-    /// Why the update waits for the user; `None` while it goes on.
+    /// Why the update is paused; `None` if it is not.
     pub(crate) update_paused: Option<String>,
-    /// Whether the service was removed and no task of it is left.
+    /// Whether the service was removed and has no tasks left.
     pub(crate) removed: bool,
 }
 
-/// How far an image is.
+/// Progress of an image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ImageProgress {
-    /// Nodes that hold it.
+    /// Number of nodes that hold it.
     pub(crate) holders: u64,
-    /// Nodes that are to hold it.
+    /// Number of nodes that should hold it.
     pub(crate) wanted: u64,
     /// Whether enough nodes hold it.
     pub(crate) converged: bool,
 }
 
 impl<M: Member> Control<M> {
-    /// Reports the progress of the service until it has what its spec asks for, or its update is paused. By id also
-    /// that of a service that was removed, until no task of it is left.
+    /// Reports the progress of the service until it has what its spec asks for, or its update is paused. With an id,
+    /// also that of a removed service, until it has no tasks left.
     pub(crate) async fn watch_service(&self, reference: &str) -> Result<Watch<ServiceProgress>, ControlError> {
-        // What was acknowledged before must not be missed: neither the service nor its newest spec.
+        // The view must show everything acknowledged before: the service and its newest spec.
         let view = self.proven_view().await?;
         let id = match resolve::<Service>(&view, reference) {
             Ok(service) => service.id.clone(),
@@ -69,8 +69,8 @@ impl<M: Member> Control<M> {
         }))
     }
 
-    /// Reports the progress of the image until enough nodes hold it. With a digest: once the name stands for that
-    /// image. It need not exist yet: the node that imported it reports it to the leader by itself.
+    /// Reports the progress of the image until enough nodes hold it. With a digest, it waits until the name refers to
+    /// that image. The image need not exist yet: the node that imported it reports it to the leader by itself.
     pub(crate) async fn watch_image(
         &self,
         reference: String,
@@ -83,8 +83,8 @@ impl<M: Member> Control<M> {
         }))
     }
 
-    /// Sends what `progress` makes of the store, at once and whenever it has changed, until it says that this is the
-    /// last report, the receiver is dropped, or leadership ends.
+    /// Sends the result of `progress` on the store, at once and whenever it has changed, until a report is marked as
+    /// the last, the receiver is dropped, or leadership ends.
     fn watch<T: PartialEq + Clone + Send + 'static>(
         &self,
         progress: impl Fn(&Tables) -> (T, bool) + Send + 'static,
@@ -104,18 +104,18 @@ impl<M: Member> Control<M> {
                     biased;
                     () = sender.closed() => return,
                     () = scope.cancelled() => {}
-                    // Also after events that were missed: the whole view is looked at anyway.
+                    // A lag needs no handling, because the whole view is examined anyway.
                     _ = events.next() => {}
                 }
             }
-            // A receiver that was dropped needs no reason.
+            // It fails only if the receiver was dropped.
             let _ = sender.send(Err(ControlError::LeadershipMoved)).await;
         });
         receiver
     }
 }
 
-/// Of a service that may have been removed: then until its last task is gone.
+/// Returns the progress of a service. For a removed service, it is complete when the last task is gone.
 fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
     let tasks: Vec<&Arc<Task>> = view.tasks_of_service(id).collect();
     let Some(service) = view.service(id.as_str()) else { return removal(view, &tasks) };
@@ -136,7 +136,7 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
     }
 }
 
-/// A node that is down reports nothing: what is left of the task goes when the node is back, or removed.
+/// Whether the task's node is down or removed. Such a node reports nothing; its tasks go when it returns or is removed.
 fn is_node_lost(view: &Tables, task: &Task) -> bool {
     view.node_of(task).is_none_or(|node| node.state == NodeState::Down)
 }
@@ -157,7 +157,7 @@ fn removal(view: &Tables, tasks: &[&Arc<Task>]) -> ServiceProgress {
     }
 }
 
-/// Tasks that are to run and do not yet, each with its own reason, else that of the slot's last failure.
+/// Tasks that should run and do not yet, each with its own reason or that of the slot's last failure.
 fn late(service: &Service, tasks: &[&Arc<Task>]) -> impl Iterator<Item = String> {
     tasks.iter().filter(|task| task.is_live() && !is_running(task)).map(move |task| {
         let pending = task.pending_reason.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -170,7 +170,7 @@ fn late(service: &Service, tasks: &[&Arc<Task>]) -> impl Iterator<Item = String>
     })
 }
 
-/// Slots whose last task failed for good, and why.
+/// Slots whose last task failed and is not replaced, and the reason.
 fn given_up(service: &Service, tasks: &[&Arc<Task>]) -> impl Iterator<Item = String> {
     let slots: BTreeSet<u64> = tasks.iter().map(|task| task.slot).collect();
     slots.into_iter().filter_map(move |slot| {

@@ -1,7 +1,7 @@
-//! From what a user typed to the one object that it means: the same rules for every operation and every kind.
+//! Resolves a reference that a user typed to one object, with the same rules for every operation and every kind.
 //!
-//! A reference is an id, a name, or the beginning of an id; an id wins over a name, a name over a beginning. Where
-//! several objects are left, none of them is taken: [`ControlError::Ambiguous`] names them.
+//! A reference is an id, a name, or a prefix of an id; an id has precedence over a name, a name over a prefix. If
+//! several objects match, none is chosen: [`ControlError::Ambiguous`] names them.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
@@ -18,23 +18,23 @@ use flota_raft_store::Tables;
 
 use super::error::ControlError;
 
-/// A shorter beginning soon means several objects.
+/// Shortest prefix of an id that is accepted; shorter ones are soon ambiguous.
 const SHORTEST_BEGINNING: usize = 3;
-/// Candidates that an error names.
+/// Largest number of candidates that an error names.
 const CANDIDATES_BOUND: usize = 10;
 
 /// A kind of object that users refer to.
 pub(crate) trait Referable: StoreObject {
     /// The objects that have this name.
     fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>>;
-    /// What users call the object.
+    /// Returns the name that users know the object by.
     fn called(&self, view: &Tables) -> String;
 }
 
-/// The one object of the kind that `reference` means.
+/// Returns the object of the kind that `reference` identifies.
 ///
 /// # Errors
-/// It means none, or may mean several.
+/// No object matches, or several do.
 pub(crate) fn resolve<'a, T: Referable>(view: &'a Tables, reference: &str) -> Result<&'a Arc<T>, ControlError> {
     let matches = Matches::<T>::of(view, reference);
     match matches.objects.as_slice() {
@@ -44,11 +44,11 @@ pub(crate) fn resolve<'a, T: Referable>(view: &'a Tables, reference: &str) -> Re
     }
 }
 
-/// The task that `reference` means where a service stands for its first task that runs: for exec and logs. A reference
-/// that is the name of a task and that of a service is ambiguous, as every other.
+/// Returns the task that `reference` identifies, for exec and logs; a service stands for its first running task. A
+/// reference that names both a task and a service is ambiguous.
 ///
 /// # Errors
-/// It means none, or may mean several; or the service has no task.
+/// No object matches, or several do, or the service has no task.
 pub(crate) fn resolve_running<'a>(view: &'a Tables, reference: &str) -> Result<&'a Arc<Task>, ControlError> {
     let (tasks, services) = (Matches::<Task>::of(view, reference), Matches::<Service>::of(view, reference));
     match tasks.rank.cmp(&services.rank) {
@@ -68,7 +68,7 @@ fn first_running<'a>(view: &'a Tables, service: &Service) -> Result<&'a Arc<Task
     first.ok_or_else(|| ControlError::NoTask { service: service.spec.name.clone() })
 }
 
-/// How well a reference fits; the best comes first.
+/// How well a reference matches; the best comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Id,
@@ -77,7 +77,7 @@ enum Rank {
     None,
 }
 
-/// The objects of one kind that fit best.
+/// The objects of one kind that match best.
 struct Matches<'a, T> {
     rank: Rank,
     objects: Vec<&'a Arc<T>>,
@@ -113,7 +113,7 @@ fn ambiguous(reference: &str, candidates: impl Iterator<Item = Candidate>) -> Co
 
 impl Referable for Node {
     fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
-        // Two machines may have one hostname.
+        // Two machines may have the same hostname.
         view.nodes().filter(|node| node.description.hostname == name).collect()
     }
 
@@ -133,8 +133,8 @@ impl Referable for Service {
 }
 
 impl Referable for Task {
-    /// Of the tasks in a slot the one that counts: what may still run before what has ended, then the one that is
-    /// furthest, then the newest. The tasks of a service that was removed are meant only where no other has that name.
+    /// Returns the task that counts in its slot: live tasks come before those that have ended, then the highest state,
+    /// then the newest task. Tasks of a removed service are returned only if no other task has that name.
     fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
         let Some((service, slot)) = parse_task_name(name) else { return Vec::new() };
         if let Some(service) = view.service_by_name(service) {
@@ -160,12 +160,12 @@ impl Referable for Task {
     }
 }
 
-/// Orders the tasks of a slot; the one that counts is the greatest.
+/// Orders the tasks of a slot; the greatest is the one that counts.
 fn standing(task: &Task) -> impl Ord + use<> {
     (task.is_live(), task.status.state, task.meta.order())
 }
 
-/// `web.2` as the service and the slot; `None` for what [`task_name`] does not make.
+/// Splits `web.2` into the service and the slot; `None` for a name that [`task_name`] does not create.
 fn parse_task_name(name: &str) -> Option<(&str, u64)> {
     let (service, slot) = name.rsplit_once('.')?;
     let slot = slot.parse().ok()?;
@@ -183,7 +183,7 @@ impl Referable for Stack {
 }
 
 impl Referable for Image {
-    /// By the reference, in whatever short form, else by the digest.
+    /// Matches the reference in any short form, otherwise the digest.
     fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
         let whole = ImageRef::parse(name).ok().map(|it| it.to_string());
         let is_meant = |image: &&Arc<Self>| (whole.is_some() && image.reference == whole) || image.digest == name;

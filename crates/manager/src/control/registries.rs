@@ -1,4 +1,4 @@
-//! Credentials of registries. No answer contains a password.
+//! Credentials for registries. No answer contains a password.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use super::filter::{self, Field, Filter};
 use super::reference::resolve;
 use super::{Control, Freshness, Listing, Member};
 
-/// Longest host, user name or password.
+/// Largest length of a host, user name or password, in bytes.
 const TEXT_BOUND: usize = 1024;
 
-/// Who is logged in where.
+/// A registry and the user name for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RegistrySummary {
     /// Host of the registry.
     pub(crate) host: String,
-    /// Who logs in there.
+    /// User name there.
     pub(crate) username: String,
 }
 
@@ -44,13 +44,13 @@ fn check(host: &str, username: &str, password: &str) -> Result<(), ControlError>
 }
 
 impl<M: Member> Control<M> {
-    /// The credentials that `reference` means.
+    /// Returns the credentials that `reference` identifies.
     pub(crate) async fn get_registry(&self, reference: &str) -> Result<RegistrySummary, ControlError> {
         let view = self.proven_view().await?;
         resolve(&view, reference).map(summary)
     }
 
-    /// The credentials that pass every filter.
+    /// Returns the credentials that pass every filter.
     pub(crate) async fn list_registries(
         &self,
         freshness: Freshness,
@@ -60,7 +60,7 @@ impl<M: Member> Control<M> {
         Ok(Listing { rows: filter::keep(view.registries().map(summary).collect(), filters, FIELDS)?, age })
     }
 
-    /// Keeps these credentials for the host, in place of former ones.
+    /// Stores these credentials for the host, in place of earlier ones.
     pub(crate) async fn put_registry(
         &self,
         request_id: &str,
@@ -85,7 +85,7 @@ impl<M: Member> Control<M> {
         put.await.map(drop)
     }
 
-    /// Forgets the credentials that `reference` means.
+    /// Removes the credentials that `reference` identifies.
     pub(crate) async fn remove_registry(&self, request_id: &str, reference: &str) -> Result<(), ControlError> {
         let removed = self.write_once(request_id, |view| {
             let id = resolve::<Registry>(&view, reference)?.id.clone();

@@ -1,4 +1,4 @@
-//! Services: their rows, and what users make, change and remove.
+//! Services: their rows, and how users create, change and remove them.
 
 use std::sync::Arc;
 
@@ -20,9 +20,9 @@ use super::{Control, Freshness, Listing, Member, validate};
 pub(crate) struct ServiceSummary {
     /// The service as the store holds it.
     pub(crate) service: Arc<Service>,
-    /// Tasks that run and are to go on running.
+    /// Number of tasks that run and are not stopping.
     pub(crate) running: u64,
-    /// Tasks that its spec asks for.
+    /// Number of tasks that its spec asks for.
     pub(crate) desired: u64,
 }
 
@@ -38,12 +38,12 @@ fn summary(service: &Arc<Service>, view: &Tables) -> ServiceSummary {
     ServiceSummary { service: Arc::clone(service), running, desired: service.spec.mode.wanted_tasks() }
 }
 
-/// Whether the task runs and is to go on running.
+/// Whether the task runs and is not stopping.
 pub(super) fn is_running(task: &Task) -> bool {
     task.status.state == TaskState::Running && task.is_live()
 }
 
-/// A new service with its first spec.
+/// Creates a service object with its first spec.
 pub(super) fn new_service(spec: ServiceSpec, stack_id: Option<StackId>, random: &Random) -> Service {
     Service {
         id: random.draw(ServiceId::random),
@@ -54,7 +54,7 @@ pub(super) fn new_service(spec: ServiceSpec, stack_id: Option<StackId>, random: 
     }
 }
 
-/// The service with another spec; its tasks are replaced only where the new spec makes others of them.
+/// Returns the service with another spec. Its tasks are replaced only if the new spec changes them.
 pub(super) fn with_spec(service: &Service, spec: ServiceSpec) -> Service {
     let same = service.spec.same_task(&spec);
     Service {
@@ -66,13 +66,13 @@ pub(super) fn with_spec(service: &Service, spec: ServiceSpec) -> Service {
 }
 
 impl<M: Member> Control<M> {
-    /// The service that `reference` means.
+    /// Returns the service that `reference` identifies.
     pub(crate) async fn get_service(&self, reference: &str) -> Result<ServiceSummary, ControlError> {
         let view = self.proven_view().await?;
         resolve(&view, reference).map(|service| summary(service, &view))
     }
 
-    /// The services that pass every filter.
+    /// Returns the services that pass every filter.
     pub(crate) async fn list_services(
         &self,
         freshness: Freshness,
@@ -83,7 +83,7 @@ impl<M: Member> Control<M> {
         Ok(Listing { rows: filter::keep(rows, filters, FIELDS)?, age })
     }
 
-    /// Makes a service.
+    /// Creates a service.
     pub(crate) async fn create_service(
         &self,
         request_id: &str,
@@ -101,12 +101,12 @@ impl<M: Member> Control<M> {
             Ok((tx.finish(), ()))
         });
         created.await?;
-        // By name: a retry is answered with the service that the first try made.
+        // Read by name, so that a retry returns the service that the first try created.
         let removed = || ControlError::RemovedMeanwhile { kind: Kind::Service, reference: name.clone() };
         self.read(|view| view.service_by_name(name).cloned().ok_or_else(removed)).await
     }
 
-    /// Puts `spec` in place of the service's own; with a version, only where the service still has it.
+    /// Replaces the service's spec. With a version, it fails if the service has another one.
     pub(crate) async fn update_service(
         &self,
         request_id: &str,
@@ -134,7 +134,7 @@ impl<M: Member> Control<M> {
         self.changed(reference, id.as_ref().map(|id| id.as_str())).await
     }
 
-    /// Removes the service; its tasks are stopped and follow it.
+    /// Removes the service; its tasks are stopped and then removed.
     pub(crate) async fn remove_service(&self, request_id: &str, reference: &str) -> Result<(), ControlError> {
         let removed = self.write_once(request_id, |view| {
             let id = resolve::<Service>(&view, reference)?.id.clone();

@@ -1,4 +1,4 @@
-//! Stacks: all services of a file in one transaction.
+//! Stacks: deploys all services of a file in one transaction.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::reference::resolve;
 use super::services::{new_service, with_spec};
 use super::{Control, Freshness, Listing, Member, validate};
 
-/// A stack with the services that it has now.
+/// A stack with its current services.
 #[derive(Clone, Debug)]
 pub(crate) struct StackSummary {
     /// The stack as the store holds it.
@@ -47,13 +47,13 @@ fn check(spec: &StackSpec) -> Result<(), ControlError> {
 }
 
 impl<M: Member> Control<M> {
-    /// The stack that `reference` means.
+    /// Returns the stack that `reference` identifies.
     pub(crate) async fn get_stack(&self, reference: &str) -> Result<StackSummary, ControlError> {
         let view = self.proven_view().await?;
         resolve(&view, reference).map(|stack| summary(stack, &view))
     }
 
-    /// The stacks that pass every filter.
+    /// Returns the stacks that pass every filter.
     pub(crate) async fn list_stacks(
         &self,
         freshness: Freshness,
@@ -64,7 +64,7 @@ impl<M: Member> Control<M> {
         Ok(Listing { rows: filter::keep(rows, filters, FIELDS)?, age })
     }
 
-    /// Brings the stack to what `spec` says: makes it where there is none, and makes, changes and removes services.
+    /// Makes the stack match `spec`: creates it if it does not exist, and creates, changes and removes services.
     pub(crate) async fn deploy_stack(&self, request_id: &str, spec: &StackSpec) -> Result<StackSummary, ControlError> {
         check(spec)?;
         let new_id = self.random.draw(StackId::random);
@@ -106,7 +106,7 @@ impl<M: Member> Control<M> {
         Ok(tx.finish())
     }
 
-    /// Removes the stack with its services.
+    /// Removes the stack and its services.
     pub(crate) async fn remove_stack(&self, request_id: &str, reference: &str) -> Result<(), ControlError> {
         let removed = self.write_once(request_id, |view| {
             let id = resolve::<Stack>(&view, reference)?.id.clone();

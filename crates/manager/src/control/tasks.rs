@@ -1,4 +1,4 @@
-//! Tasks: their rows with what users call the things that a task names, and their removal.
+//! Tasks: their rows, with the names of the objects that a task refers to, and their removal.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::filter::{self, Field, Filter};
 use super::reference::{Referable, resolve, resolve_running};
 use super::{Control, Freshness, Listing, Member};
 
-/// A task with what users call the things that it names.
+/// A task with the names of the objects that it refers to.
 #[derive(Clone, Debug)]
 pub(crate) struct TaskSummary {
     /// The task as the store holds it.
@@ -24,7 +24,7 @@ pub(crate) struct TaskSummary {
     pub(crate) node_name: String,
     /// Reference of its image.
     pub(crate) image: String,
-    /// Why its state may not be true any more: its node does not answer. Empty otherwise.
+    /// Why its state may be outdated: its node does not answer. Empty otherwise.
     pub(crate) doubt: String,
 }
 
@@ -41,7 +41,7 @@ impl TaskSummary {
         }
     }
 
-    /// Why the task is not as its spec wants it; empty where nothing is known.
+    /// Why the task is not in its desired state; empty if no reason is known.
     fn error(&self) -> String {
         match &self.task.pending_reason {
             _ if !self.doubt.is_empty() => self.doubt.clone(),
@@ -51,7 +51,7 @@ impl TaskSummary {
     }
 }
 
-/// What a node that does not answer last said of its tasks may not be true any more: says since when.
+/// Returns since when the task's state may be outdated, if its node does not answer; empty otherwise.
 fn doubt(task: &Task, node: &Node) -> String {
     if node.state == NodeState::Ready || task.status.state.is_terminal() {
         return String::new();
@@ -75,7 +75,7 @@ const FIELDS: &[Field<TaskSummary>] = &[
     ("error", |row| Some(row.error())),
 ];
 
-/// Which tasks a list is about: references of services and of nodes; empty: all.
+/// Selects the tasks of a list by references of services and of nodes; empty lists select all.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TaskScope {
     /// Only tasks of one of these services.
@@ -100,7 +100,7 @@ impl TaskScope {
     }
 }
 
-/// The ids that the references mean, each once.
+/// Returns the ids that the references identify, without duplicates.
 fn ids<T: Referable, I: Ord>(
     view: &Tables,
     references: &[String],
@@ -109,49 +109,50 @@ fn ids<T: Referable, I: Ord>(
     references.iter().map(|reference| resolve::<T>(view, reference).map(|object| id(object))).collect()
 }
 
-/// Whose logs are asked for.
+/// The tasks whose logs are requested.
 #[derive(Clone, Debug)]
 pub(crate) enum LogSource {
-    /// Those of one task; for the name of a service, of its first task that runs.
+    /// One task, by its reference or by that of its service, which stands for its first running task.
     Task(String),
-    /// Those of every task of the service.
+    /// Every task of a service.
     Service(String),
 }
 
-/// The tasks whose logs `source` means.
+/// Returns the tasks whose logs `source` selects.
 fn logged<'a>(view: &'a Tables, source: &LogSource) -> Result<Vec<&'a Arc<Task>>, ControlError> {
     let service: &Arc<Service> = match source {
         LogSource::Task(reference) => return Ok(vec![resolve_running(view, reference)?]),
         LogSource::Service(reference) => resolve(view, reference)?,
     };
-    // A task that was replaced, on a node that is down, has no logs to offer: its node is not waited for.
+    // A replaced task on a node that is down has no logs to offer, so its node is not waited for.
     let is_lost = |task: &Task| view.node_of(task).is_none_or(|it| it.state == NodeState::Down);
     let has_logs = |task: &&Arc<Task>| task.node_id.is_some() && (task.is_live() || !is_lost(task));
     Ok(view.tasks_of_service(&service.id).filter(has_logs).collect())
 }
 
 impl<M: Member> Control<M> {
-    /// The task that `reference` means, where a service stands for its first task that runs; and the view that it is in.
+    /// Returns the task that `reference` identifies, where a service stands for its first running task, and the view
+    /// with it.
     pub(crate) async fn get_running_task(&self, reference: &str) -> Result<(View, Arc<Task>), ControlError> {
         let view = self.proven_view().await?;
         let task = resolve_running(&view, reference)?.clone();
         Ok((view, task))
     }
 
-    /// The tasks whose logs `source` means, and the view that they are in.
+    /// Returns the tasks whose logs `source` selects, and the view with them.
     pub(crate) async fn list_logged_tasks(&self, source: &LogSource) -> Result<(View, Vec<Arc<Task>>), ControlError> {
         let view = self.proven_view().await?;
         let tasks = logged(&view, source)?.into_iter().cloned().collect();
         Ok((view, tasks))
     }
 
-    /// The task that `reference` means.
+    /// Returns the task that `reference` identifies.
     pub(crate) async fn get_task(&self, reference: &str) -> Result<TaskSummary, ControlError> {
         let view = self.proven_view().await?;
         resolve(&view, reference).map(|task| TaskSummary::of(task, &view))
     }
 
-    /// The tasks in `scope` that pass every filter.
+    /// Returns the tasks in `scope` that pass every filter.
     pub(crate) async fn list_tasks(
         &self,
         freshness: Freshness,
@@ -163,7 +164,7 @@ impl<M: Member> Control<M> {
         Ok(Listing { rows: filter::keep(rows, filters, FIELDS)?, age })
     }
 
-    /// Stops the task; its slot gets a new one. With `shrink` the service gets one replica fewer, and the slot none.
+    /// Stops the task; its slot gets a new one. With `shrink`, the service loses the slot and one replica instead.
     pub(crate) async fn remove_task(
         &self,
         request_id: &str,
@@ -186,7 +187,7 @@ impl<M: Member> Control<M> {
     }
 }
 
-/// Takes a slot and one replica from the service.
+/// Removes a slot and one replica from the service.
 fn take_slot(tx: &mut WriteTx, view: &Tables, service: &Service, slot: u64) {
     let ServiceMode::Replicated { replicas } = service.spec.mode;
     let mode = ServiceMode::Replicated { replicas: replicas.saturating_sub(1) };

@@ -1,4 +1,4 @@
-//! The operations on a store in memory: what each refusal is, and what is answered.
+//! Tests the operations on a store in memory: their refusals and their answers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,7 +20,7 @@ use super::*;
 
 const OWN_RAFT_ID: u64 = 7;
 
-/// A manager that needs no other.
+/// A fake consensus of a single manager.
 #[derive(Clone)]
 struct Alone {
     proposer: LocalProposer,
@@ -105,7 +105,7 @@ fn filter(key: &str, value: &str) -> Filter {
     Filter { key: key.into(), value: value.into() }
 }
 
-/// A cluster with a leader, another manager, a worker, two services and an image that both use.
+/// Creates a cluster with a leader, another manager, a worker, two services and an image that both use.
 async fn cluster() -> Control<Alone> {
     let control = Control::alone();
     control.put(Cluster { id: "cluster".into(), ..Cluster::default() }).await;
@@ -124,7 +124,7 @@ async fn cluster() -> Control<Alone> {
     control
 }
 
-/// The reason that a front is told.
+/// Returns the reason that a front receives.
 fn refusal<T>(answer: Result<T, ControlError>) -> Option<Reason> {
     Reason::of(&Status::from(answer.err()?))
 }

@@ -1,4 +1,4 @@
-//! Judges a service's spec: every violation at once, each with its field.
+//! Validates a service's spec: reports all violations, each with its field.
 
 mod privileges;
 
@@ -9,11 +9,11 @@ use flota_api::naming;
 
 use super::error::{ControlError, Violation};
 
-/// The kernel refuses smaller ones, or a program can't start within them.
+/// Smallest memory limit in bytes. The kernel refuses smaller ones, or no program can start within them.
 const LEAST_MEMORY: u64 = 4 << 20;
 const SPEC_BOUND: usize = 256 << 10;
 
-/// Every rule that `spec` breaks.
+/// Returns every rule that `spec` breaks.
 pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut check = |field: &str, result: Result<(), String>| {
@@ -33,7 +33,7 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     let texts = spec.entrypoint.iter().chain(&spec.command).chain([&spec.user, &spec.working_dir, &spec.hostname]);
     check("command", texts.clone().all(|it| !it.contains('\0')).then_some(()).ok_or("it holds a NUL byte".into()));
     if !spec.hostname.is_empty() {
-        // A template is judged when it is filled in.
+        // A template is validated when it is filled in.
         let plain = spec.hostname.contains("{{") || naming::check(&spec.hostname).is_ok();
         check("hostname", plain.then_some(()).ok_or_else(|| format!("`{}` is no host name", spec.hostname)));
     }
@@ -58,7 +58,7 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     found
 }
 
-/// Refuses a spec that breaks a rule.
+/// Refuses a spec that breaks any rule.
 pub(super) fn check(spec: &ServiceSpec) -> Result<(), ControlError> {
     let found = violations(spec);
     if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }

@@ -1,4 +1,4 @@
-//! Runs the loops while this manager leads: watches, queues, batches, proposes, tries again.
+//! Runs the control loops while this manager leads: it watches, queues, batches, proposes and retries.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use super::pass::{self, Work};
 use crate::plan::PlanContext;
 use crate::term_clock::TermClock;
 
-/// Bounds of one entry; a larger group goes alone.
+/// Bounds of one entry, in actions and bytes; a larger group gets an entry of its own.
 const ENTRY_ACTIONS: usize = 1_000;
 const ENTRY_BYTES: usize = 1 << 20;
-/// After a proposal that came to nothing.
+/// Delay after a proposal that failed.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// With the fault `LostWakeup` on, one batch of this many is not looked at.
+/// With the fault `LostWakeup`, one in this many batches of events is ignored.
 const LOST_ONE_OF: u64 = 7;
 
 /// The driver of one term of leadership.
@@ -35,12 +35,13 @@ pub(crate) struct Driver {
     loops: Vec<Box<dyn ControlLoop>>,
     dirty: BTreeSet<Work>,
     timers: BTreeSet<(Timestamp, Work)>,
-    /// Batches of events that it has taken.
+    /// Number of batches of events that were taken.
     batches: u64,
 }
 
 impl Driver {
-    /// Will run `loops` in this order. Plans and timers go by the clock; new ids are drawn from the generator.
+    /// Creates a driver that runs `loops` in this order. Plans and timers use `clock`; new ids are drawn from the
+    /// generator.
     pub(crate) fn new(
         store: Store,
         proposer: Arc<dyn Proposer>,
@@ -50,7 +51,7 @@ impl Driver {
         Self { store, proposer, clock, rng, loops, dirty: BTreeSet::new(), timers: BTreeSet::new(), batches: 0 }
     }
 
-    /// Runs until it is cancelled.
+    /// Runs until `cancel` is cancelled.
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
         let (view, mut watch) = self.store.view_and_watch();
         self.look_at_everything(&view);
@@ -133,7 +134,7 @@ impl Driver {
         }
     }
 
-    /// One pass; whether all that was proposed was taken.
+    /// Runs one pass. Returns whether everything that was proposed was committed.
     async fn pass(&mut self) -> bool {
         let view = self.store.view();
         let mut cx = PlanContext { now: self.clock.now(), rng: StdRng::from_rng(&mut self.rng) };
@@ -167,8 +168,8 @@ impl Driver {
     }
 }
 
-/// After a proposal that may still come to be: an entry of one's own behind it is applied only when it was, or never
-/// will be. Planned before that, the same tasks would be made twice. Ends with leadership.
+/// Called after a proposal that may still commit: proposes an empty entry, and when that is applied, the earlier one
+/// either is applied or never will be. Planning before that could create the same tasks twice. Ends with leadership.
 async fn settle(proposer: &dyn Proposer) {
     while let Err(ProposeError::Unknown) = proposer.propose_entry(Vec::new()).await {
         tokio::time::sleep(RETRY).await;
@@ -177,7 +178,7 @@ async fn settle(proposer: &dyn Proposer) {
 
 type Group = (Transaction, Vec<Work>);
 
-/// Whole groups, as many in an entry as its bounds allow.
+/// Packs whole groups into entries, as many in each as its bounds allow.
 fn entries(groups: Vec<Group>) -> Vec<Vec<Group>> {
     let mut entries: Vec<Vec<Group>> = Vec::new();
     let (mut room, mut bytes_left) = (0, 0);

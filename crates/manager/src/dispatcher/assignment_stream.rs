@@ -1,4 +1,4 @@
-//! The manager's side of a session: sends a worker its assignments, then each difference, as the store changes.
+//! The manager's side of a session: sends a worker its assignments, and then each difference as the store changes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use super::assignments::{AssignmentSet, Granter, cut};
 use super::sessions::Outbox;
 use crate::replica::Replica;
 
-/// Sends the node's assignments and the addresses of the managers for as long as the session lasts. Returns when the node
-/// was removed. `held` are the images that the node said it holds.
+/// Sends the node's assignments and the addresses of the managers for as long as the session lasts. Returns when the
+/// node was removed. `held` are the images that the node reported.
 ///
 /// # Errors
-/// The worker has gone.
+/// The worker has closed the session.
 pub(super) async fn send_assignments(
     replica: &Replica,
     node_id: &NodeId,
@@ -50,7 +50,8 @@ pub(super) async fn send_assignments(
         for part in assignments.into_iter().flat_map(|it| cut(Assignments { now, ..it })) {
             send(outbox, Message::Assignments(part)).await?;
         }
-        // Until an event concerns this node. A watch that lags may have missed one, so it ends the wait as well.
+        // Wait until an event concerns this node. A watch that lagged may have missed one, so that ends the wait as
+        // well.
         while let Ok(events) = watch.next().await {
             if events.iter().any(|event| concerns(event, node_id)) {
                 break;
@@ -75,7 +76,7 @@ fn current_managers(view: &Tables) -> Managers {
     Managers { managers: managers.map(peer).collect() }
 }
 
-/// Returns whether the node's assignments may differ after this event. A needless `true` only costs a comparison.
+/// Returns whether the node's assignments may differ after this event. A false positive only costs a comparison.
 fn concerns(event: &Event, node_id: &NodeId) -> bool {
     let object = match event {
         Event::Created(object) | Event::Removed(object) | Event::Updated { new: object, .. } => object,

@@ -1,5 +1,5 @@
-//! What one worker has to run and to hold, as a set, and how it differs from the set that was last sent. Pure;
-//! `assignment_stream.rs` sends it.
+//! The set of tasks and images that one worker is assigned, and how it differs from the set that was last sent. It is
+//! pure; `assignment_stream.rs` sends it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,23 +15,24 @@ use flota_api::version::Timestamp;
 use flota_identity::GrantKey;
 use flota_raft_store::Tables;
 
-/// Everything that a worker is to know.
+/// The complete assignments of a worker.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct AssignmentSet {
     tasks: BTreeMap<String, TaskAssignment>,
     images: Vec<ImageSource>,
-    /// What it has, and nobody in the cluster needs.
+    /// Digests of images that the node holds and the cluster does not need.
     dropped: Vec<String>,
 }
 
-/// Signs what the set grants.
+/// Signs the grants of the set.
 pub(super) struct Granter<'a> {
     pub(super) key: Option<&'a GrantKey>,
     pub(super) expires: Timestamp,
 }
 
 impl Granter<'_> {
-    /// When grants that are made now end: in whole quarters of their life, so that a set made a moment later is equal.
+    /// When grants that are made now expire. It is rounded to a quarter of their lifetime, so that sets made shortly
+    /// after each other are equal.
     pub(super) fn expiry(now: Timestamp) -> Timestamp {
         let quarter = u64::try_from(GRANT_LIFE.as_millis() / 4).expect("it is an hour");
         Timestamp((now.0 / quarter + 4) * quarter)
@@ -39,7 +40,8 @@ impl Granter<'_> {
 }
 
 impl AssignmentSet {
-    /// The set of `node` in `view`. `held`: images that it is known to have had; those that it is to have are added.
+    /// Returns the set of `node` in `view`. `held`: images that the node is known to have; the assigned images are
+    /// added to it.
     pub(super) fn of(node: &NodeId, view: &Tables, granter: &Granter<'_>, held: &mut BTreeSet<String>) -> Self {
         let wanted =
             |task: &&std::sync::Arc<Task>| task.status.state >= TaskState::Assigned && !task.status.state.is_terminal();
@@ -49,13 +51,13 @@ impl AssignmentSet {
             |image: &&std::sync::Arc<flota_api::model::Image>| image.holders.iter().any(|it| it.node_id == *node);
         let images: Vec<_> =
             view.images().filter(holds).map(|image| source(&image.digest, node, view, granter)).collect();
-        // An image object lives as long as its name, or a task that uses it: without one, no copy is the last of use.
+        // An image object exists while the image has a name or a task uses it. Without the object, no copy is needed.
         let dropped = held.iter().filter(|digest| view.image_by_digest(digest).is_none()).cloned().collect();
         held.extend(images.iter().map(|image| image.digest.clone()));
         Self { tasks: tasks.collect(), images, dropped }
     }
 
-    /// All of it.
+    /// Returns the whole set as a message.
     pub(super) fn full(&self, epoch: u64, version: u64) -> Assignments {
         Assignments {
             epoch,
@@ -68,9 +70,9 @@ impl AssignmentSet {
         }
     }
 
-    /// What is different from `before`; `None` when nothing is.
+    /// Returns the difference from `before`; `None` if there is none.
     pub(super) fn difference(&self, before: &Self, epoch: u64, version: u64) -> Option<Assignments> {
-        // A worker's own reports come back in `status`: that alone is no news to it.
+        // `status` repeats the worker's own reports, so a change of it alone is not sent.
         let same = |old: &TaskAssignment, new: &TaskAssignment| {
             TaskAssignment { status: None, ..old.clone() } == TaskAssignment { status: None, ..new.clone() }
         };
@@ -95,10 +97,11 @@ impl AssignmentSet {
     }
 }
 
-/// Bytes of one part of a set: far below what a message may have, so that heartbeats come between.
+/// Bytes of one part of a set: far below the limit of a message, so that heartbeats are sent in between.
 const PART: usize = 1 << 20;
 
-/// A set as messages: each spec once in each, and no message too large. Exactly the last one says that it is.
+/// Splits a set into messages within the size limit; each contains the specs of its tasks once. Only the last is marked
+/// as the last.
 pub(super) fn cut(mut whole: Assignments) -> Vec<Assignments> {
     let tasks = std::mem::take(&mut whole.tasks);
     let images = std::mem::take(&mut whole.images);
@@ -151,7 +154,7 @@ fn assignment(task: &Task, node: &NodeId, view: &Tables, granter: &Granter<'_>) 
         spec_version: task.spec_version,
         spec: Some(spec.as_ref().into()),
         status: Some((&task.status).into()),
-        // The worker counts the budget; moves from node to node are none of it.
+        // The worker counts against the restart budget, and moves between nodes do not count against it.
         inherited_restarts: task.inherited_restarts - task.moves.min(task.inherited_restarts),
         not_before: task.not_before.0,
         image,
@@ -161,7 +164,7 @@ fn assignment(task: &Task, node: &NodeId, view: &Tables, granter: &Granter<'_>) 
     })
 }
 
-/// Where the blobs are, and the leader's word that this node may have them.
+/// Returns the nodes that have the image's blobs, and the grant with which this node may fetch them.
 fn source(digest: &str, node: &NodeId, view: &Tables, granter: &Granter<'_>) -> ImageSource {
     let confirmed = view.image_by_digest(digest).into_iter().flat_map(|image| image.confirmed());
     let holders = confirmed

@@ -1,4 +1,4 @@
-//! Writes a node's report on an image that it holds, or holds no more, to the store.
+//! Writes a node's report that it holds an image, or no longer holds it, to the store.
 
 use tonic::Status;
 
@@ -10,7 +10,7 @@ use flota_raft_store::WriteTx;
 
 use crate::replica::Replica;
 
-/// Records that a node holds an image, or holds it no more. A report with a reference gives that name to the image.
+/// Records that a node holds an image, or no longer holds it. A report with a reference gives that name to the image.
 ///
 /// # Errors
 /// The report is malformed, or this manager can't commit it.
@@ -59,7 +59,7 @@ pub(super) async fn write(replica: &Replica, node_id: &NodeId, report: ImageRepo
     written.await.map(drop).map_err(|error| Status::unavailable(error.to_string()))
 }
 
-/// Returns the image with the node among its confirmed holders; `None` if it is one already.
+/// Returns the image with the node added to its confirmed holders; `None` if the node is one already.
 pub(super) fn with_holder(image: &Image, node: &NodeId) -> Option<Image> {
     if image.confirmed().any(|id| id == node) {
         return None;

@@ -1,5 +1,5 @@
-//! Which nodes are alive. The leader keeps this in memory, by a monotonic clock; only a node's state is written to the
-//! store. The sessions report what they hear; [`judge_nodes`] writes what follows from it.
+//! Tracks which nodes are alive. The leader keeps this in memory, by a monotonic clock; only the state of a node is
+//! written to the store. The sessions report messages and their end; [`judge_nodes`] writes the resulting states.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -20,17 +20,17 @@ use crate::replica::Replica;
 /// The state of a node's session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
-    /// The session is open; its last message came then.
+    /// The session is open; its last message arrived at this time.
     Open(Instant),
-    /// The session broke then.
+    /// The session broke at this time.
     Broken(Instant),
-    /// The daemon announced then that it restarts.
+    /// The daemon announced a restart at this time.
     Restarting(Instant),
     /// The machine announced that it shuts down.
     Gone,
 }
 
-/// What the leader knows of each node. Clones share it.
+/// The leader's knowledge of each node. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Liveness(Arc<Mutex<BTreeMap<NodeId, Link>>>);
 
@@ -41,10 +41,10 @@ pub(super) fn period(nodes: usize) -> Duration {
     least.max(HEARTBEAT)
 }
 
-/// Returns the node state that a link stands for, and the reason.
+/// Returns the node state for a link, and the reason.
 fn judge(link: Link, period: Duration, now: Instant) -> (NodeState, Option<NodeStateReason>) {
     use NodeStateReason as Reason;
-    // With a tolerance of half a period: a heartbeat that is a little late was not missed.
+    // The tolerance of half a period allows for heartbeats that are slightly late.
     let late = |since: Instant, periods: u32| now.duration_since(since) > period * periods + period / 2;
     match link {
         Link::Open(heard) if late(heard, HEARTBEATS_MISSED) => (NodeState::Down, Some(Reason::HeartbeatsStopped)),
@@ -67,8 +67,8 @@ impl Liveness {
         self.0.lock().expect("no holder panics").insert(node.clone(), link);
     }
 
-    /// Begins a term. A new leader knows nothing, so it gives every node that was ready one full detection time. The other
-    /// nodes have no session that it knows of.
+    /// Begins a term. A new leader has no information, so it gives every ready node one full detection time. It has no
+    /// sessions of the other nodes.
     pub(super) fn begin(&self, view: &Tables) {
         let mut links = self.0.lock().expect("no holder panics");
         let now = Instant::now();
@@ -112,7 +112,7 @@ impl Liveness {
         let now = Instant::now();
         let mut links = self.0.lock().expect("no holder panics");
         links.retain(|id, _| view.node(id.as_str()).is_some());
-        // A node that has joined and never registers is down in the end, like one that went away.
+        // A node that joined and never registers becomes down like a node that disconnected.
         for node in view.nodes().filter(|node| node.state != NodeState::Down) {
             links.entry(node.id.clone()).or_insert(Link::Broken(now));
         }
@@ -136,7 +136,7 @@ pub(super) async fn judge_nodes(replica: &Replica, sessions: &Sessions, liveness
         let view = replica.store.view();
         let period = period(view.nodes().count());
         let judged = |view: &Tables| liveness.judge(view, period, replica.clock.now());
-        // A look first: a write that turns out to be needless costs a read round.
+        // Check first, because a write without any change costs a read round.
         if !judged(&view).is_empty() {
             write(replica, judged).await;
         }

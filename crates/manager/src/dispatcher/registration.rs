@@ -1,4 +1,4 @@
-//! The first step of a session: writes what the node says about itself to the store, and tells it what it needs to know.
+//! The first step of a session: writes the node's description to the store, and answers with the cluster's settings.
 
 use std::net::SocketAddr;
 
@@ -27,10 +27,10 @@ pub(super) enum RegisterError {
     Propose(#[from] ProposeError),
 }
 
-/// Registers the node: it is ready from now on, with this description, address and images.
+/// Registers the node, which makes it ready, with this description, address and images.
 ///
 /// # Errors
-/// The node is no member, its message is invalid, or this manager can't commit.
+/// The node is not a member, its message is invalid, or this manager can't commit.
 pub(super) async fn register(
     replica: &Replica,
     node_id: &NodeId,
@@ -65,7 +65,7 @@ pub(super) async fn register(
             node_name: description.hostname.clone(),
         };
         let mut tx = WriteTx::new(view.clone(), "");
-        // While it was away, the node may have come to hold more images than the store knows of.
+        // While disconnected, the node may have stored images that the store does not list for it.
         for image in view.images().filter(|image| register.images.contains(&image.digest)) {
             if let Some(image) = with_holder(image, node_id) {
                 tx.update(image);

@@ -1,4 +1,4 @@
-//! Serves sessions, on the leader alone; another manager names the leader and ends the session.
+//! Serves sessions on the leader only; another manager names the leader and ends the session.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -29,13 +29,13 @@ use super::sessions::{Outbox, QUEUE, Sessions};
 use super::status_sink::StatusSink;
 use crate::replica::Replica;
 
-/// How long a node that leaves waits, at most, for its session's end.
+/// Longest time for which a leaving node waits for the end of its session.
 const LEAVE_WAIT: Duration = Duration::from_millis(900);
-/// Reports in one batch, as a worker cuts them.
+/// Largest number of reports in a batch; workers split their batches accordingly.
 const BATCH_BOUND: usize = 2_000;
-/// Characters of a status' texts that are kept.
+/// Characters of a status text that are kept.
 const TEXT_BOUND: usize = 1_000;
-/// How long a new session may take to register.
+/// Time limit for the registration of a new session.
 const REGISTER_WAIT: Duration = Duration::from_secs(5);
 
 /// Serves the Dispatcher.
@@ -103,7 +103,7 @@ impl DispatcherService {
         let (number, cancel) = self.sessions.begin(&node_id, outbox.clone(), &scope);
         let registered = match register(&self.replica, &node_id, registration).await {
             Ok(registered) => registered,
-            // The session was not open yet, so liveness does not count it as broken.
+            // The session was not open yet, so liveness must not count it as broken.
             Err(error) => {
                 self.sessions.ended(&node_id, number);
                 let _ = outbox.send(refusal(&error)).await;
@@ -118,7 +118,8 @@ impl DispatcherService {
             result = self.receive(&node_id, inbox, (&outbox, &cancel)) => result,
             result = send_assignments(&self.replica, &node_id, held, &outbox) => result,
         };
-        // A connection may be given up long after its node was: the node stays down, and does not become unknown again.
+        // A connection may break long after its node became down: the node stays down and does not become unknown
+        // again.
         let down = self.replica.store.view().node(node_id.as_str()).is_none_or(|node| node.state == NodeState::Down);
         if self.sessions.ended(&node_id, number) && !down {
             self.liveness.broke(&node_id);
@@ -152,8 +153,8 @@ impl DispatcherService {
         Ok(())
     }
 
-    /// Notes that the node leaves, and waits until the store says so: the node stops when the session is closed, and by
-    /// then everybody knows.
+    /// Records that the node leaves and waits until the store says so. The node stops when the session is closed, and
+    /// by then the whole cluster must know.
     async fn leave(&self, node_id: &NodeId, leaving: Leaving) {
         if leaving.machine {
             self.liveness.shuts_down(node_id);
@@ -171,7 +172,7 @@ impl DispatcherService {
         let _ = tokio::time::timeout(LEAVE_WAIT, not_ready).await;
     }
 
-    /// Starts to write a batch of reports to the store, and acknowledges it afterwards. If that fails the session ends,
+    /// Starts writing a batch of reports to the store, and acknowledges it afterwards. If that fails, the session ends,
     /// and the worker sends the batch again in the next one.
     fn write_reports(
         &self,
@@ -186,7 +187,8 @@ impl DispatcherService {
         let statuses = statuses.map_err(|error| Status::invalid_argument(error.to_string()))?;
         let (service, node_id, sequence) = (self.clone(), node_id.clone(), batch.sequence);
         let (outbox, cancel) = (outbox.clone(), cancel.clone());
-        // Apart from the session, so that heartbeats behind the batch don't wait. A worker has one batch in flight.
+        // This runs beside the session, so that heartbeats behind the batch do not wait. A worker has one batch in
+        // flight.
         tokio::spawn(async move {
             let written = async {
                 if !statuses.is_empty() {
@@ -209,7 +211,7 @@ impl DispatcherService {
     }
 }
 
-/// Refuses a session of another node than the certificate's, or of another format.
+/// Refuses a session for another node than that of the certificate, or in another format.
 fn check(node_id: &NodeId, registration: &Register) -> Result<(), Status> {
     if registration.node_id != node_id.as_str() {
         return Err(Status::permission_denied("the id is not the certificate's"));
@@ -221,7 +223,7 @@ fn check(node_id: &NodeId, registration: &Register) -> Result<(), Status> {
     Ok(())
 }
 
-/// Returns the answer to a node that can't be registered.
+/// Returns the response to a node that can't be registered.
 fn refusal(error: &RegisterError) -> Result<ManagerMessage, Status> {
     match error {
         RegisterError::NotMember => message(ToWorker::Removed(true)),

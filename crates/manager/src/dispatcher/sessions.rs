@@ -1,5 +1,5 @@
-//! The sessions that are open with this leader: one for each node, the newest wins. The dispatcher registers them; the
-//! stream broker and the CA reach a worker through them.
+//! The open sessions with this leader: one for each node; a new session replaces the older one. The dispatcher
+//! registers them; the stream broker and the CA reach a worker through them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use flota_api::id::NodeId;
 use flota_api::proto::dispatcher::ManagerMessage;
 use flota_api::proto::dispatcher::manager_message::Message;
 
-/// Messages that may wait for a slow worker; its session ends when there are more.
+/// Messages that may wait for a slow worker; with more, its session ends.
 pub(super) const QUEUE: usize = 64;
 
 /// The sending side of a session.
@@ -25,7 +25,7 @@ struct Open {
     cancel: CancellationToken,
 }
 
-/// A node has no session with this leader, or does not read what it is sent.
+/// A node has no session with this leader, or does not read its messages.
 #[derive(Debug, thiserror::Error)]
 #[error("the node does not answer")]
 pub(crate) struct Unreachable;
@@ -38,7 +38,8 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// Registers a new session of this node, and ends an older one. Returns the session's number and the token that ends it.
+    /// Registers a new session of this node, and ends an older one. Returns the session's number and its cancellation
+    /// token.
     pub(crate) fn begin(&self, node: &NodeId, outbox: Outbox, scope: &CancellationToken) -> (u64, CancellationToken) {
         let cancel = scope.child_token();
         let mut open = self.open.lock().expect("no holder panics");
@@ -51,7 +52,7 @@ impl Sessions {
         (number, cancel)
     }
 
-    /// Removes the session with this number, which has ended. Returns whether it was the node's newest.
+    /// Removes the session with this number after it has ended. Returns whether it was the node's newest.
     pub(super) fn ended(&self, node: &NodeId, number: u64) -> bool {
         let mut open = self.open.lock().expect("no holder panics");
         let newest = open.1.get(node).is_some_and(|it| it.number == number);
@@ -73,7 +74,7 @@ impl Sessions {
     /// Queues a message to the node.
     ///
     /// # Errors
-    /// The node has no session with this leader, or does not read.
+    /// The node has no session with this leader, or does not read its messages.
     pub(crate) fn send(&self, node: &NodeId, message: Message) -> Result<(), Unreachable> {
         let outbox = self.open.lock().expect("no holder panics").1.get(node).map(|open| open.outbox.clone());
         let message = ManagerMessage { message: Some(message) };

@@ -1,4 +1,5 @@
-//! Writes the statuses of all workers to the store, in batches: what arrives during one proposal is in the next one.
+//! Writes the statuses of all workers to the store, in batches: statuses that arrive during one proposal are in the
+//! next.
 
 use std::sync::Arc;
 
@@ -8,20 +9,20 @@ use flota_api::id::{NodeId, TaskId};
 use flota_api::model::TaskStatus;
 use flota_raft_store::{ProposeError, Proposer, Transaction};
 
-/// Statuses in one entry, unless one batch has more.
+/// Number of statuses in one entry, unless one batch has more.
 const BATCH: usize = 1_000;
-/// Batches that may wait; a worker that sends more waits for its acknowledgement anyway.
+/// Number of batches that may wait. When the queue is full, senders wait.
 const QUEUE: usize = 256;
 
 type Reports = Vec<(TaskId, NodeId, TaskStatus)>;
 type Batch = (Reports, oneshot::Sender<Result<(), ProposeError>>);
 
-/// Takes statuses. Clones share one queue.
+/// Accepts statuses. Clones share one queue.
 #[derive(Clone, Debug)]
 pub(super) struct StatusSink(mpsc::Sender<Batch>);
 
 impl StatusSink {
-    /// Starts the task that proposes; it ends with the last clone.
+    /// Starts the task that proposes; it ends when the last clone is dropped.
     pub(super) fn start(proposer: Arc<dyn Proposer>) -> Self {
         let (sender, mut receiver) = mpsc::channel::<Batch>(QUEUE);
         tokio::spawn(async move {
@@ -43,7 +44,7 @@ impl StatusSink {
     /// Waits until these reports are in the store.
     ///
     /// # Errors
-    /// This manager leads no more, or has no quorum: the worker keeps the reports and sends them again.
+    /// This manager no longer leads or has no quorum. The worker keeps the reports and sends them again.
     pub(super) async fn put(&self, reports: Reports) -> Result<(), ProposeError> {
         let (sender, receiver) = oneshot::channel();
         self.0.send((reports, sender)).await.map_err(|_| ProposeError::NotLeader)?;

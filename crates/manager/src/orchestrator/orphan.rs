@@ -1,4 +1,4 @@
-//! Gives up the tasks of a node that has been down for so long that nobody waits for it any more.
+//! Gives up the tasks of a node that has been down for longer than [`ORPHAN_AFTER`].
 
 use flota_api::defaults::ORPHAN_AFTER;
 use flota_api::model::{NodeState, Task, TaskStatus};

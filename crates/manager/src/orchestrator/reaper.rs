@@ -1,4 +1,4 @@
-//! Deletes tasks that were to be removed and have ended, tasks of nodes that were removed, and old history.
+//! Deletes tasks whose removal was requested and that have ended, tasks of removed nodes, and old history.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

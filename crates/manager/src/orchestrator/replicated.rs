@@ -209,7 +209,7 @@ fn after_end(service: &Service, last: &Task) -> AfterEnd {
     let policy = &service.spec.restart;
     let within_budget = policy.max_attempts == 0 || last.failures() < policy.max_attempts;
     match last.status.state {
-        // It was told to stop, but its slot goes on: it was moved, or removed by hand.
+        // The task was stopped, but its slot remains: it was moved, or removed by a user.
         _ if last.desired_state.is_stopping() => AfterEnd::Replace,
         TaskState::Failed if policy.condition == RestartCondition::None => AfterEnd::Stay,
         TaskState::Complete if policy.condition != RestartCondition::Any => AfterEnd::Stay,

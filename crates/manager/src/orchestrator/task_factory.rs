@@ -1,4 +1,4 @@
-//! Makes new tasks for slots.
+//! Creates new tasks for slots.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub(super) fn make(
     let same = before.filter(|task| task.spec_version == service.spec_version);
     Task {
         id: TaskId::random(&mut cx.rng),
-        // Until the store sets these: the task is newer than everything in the view.
+        // Placeholders until the store sets these fields: the task is newer than everything in the view.
         meta: Meta { created_at: cx.now, updated_at: cx.now, created: view.version + 1, version: 0 },
         service_id: service.id.clone(),
         spec_version: service.spec_version,
@@ -54,7 +54,7 @@ fn resolve(reference: &str, view: &Tables) -> Option<String> {
     Some(image.digest.clone())
 }
 
-/// The delay before the next start of a slot that had `restarts` restarts: none for the first, then doubled each time.
+/// The delay before the next start in a slot after `restarts` restarts: none for the first, then doubled each time.
 pub(super) fn backoff(policy: &RestartPolicy, restarts: u64) -> Duration {
     match u32::try_from(restarts) {
         Ok(0) => Duration::ZERO,

@@ -1,6 +1,6 @@
 //! The steps of a rolling update, one slot after the other. The new task is prepared (it has a node, and its image is
-//! there) before the old one is told to stop, so a spec that can't run never takes down a task that does. The one
-//! exception is a new task that only lacks the resources that the old one holds.
+//! there) before the old one is stopped, so a spec that can't run never stops a running task. The one exception is a
+//! new task that only lacks the resources that the old one holds.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The filters of the scheduler. If several take a node out, the first of them is counted and shown to users.
+//! The filters of the scheduler. If several refuse a node, the first of them is counted and shown to users.
 
 use flota_api::model::{Availability, Filter, NodeState, Refusal, ServiceSpec};
 
@@ -22,12 +22,12 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len()] = [
     (Filter::GenericResource, |spec, info| info.devices.choose(&spec.generic_resources).is_none()),
 ];
 
-/// What the node's owner does not allow. The worker judges by the same function.
+/// Returns what the node's owner does not allow. The worker uses the same function.
 fn refusal(spec: &ServiceSpec, info: &NodeInfo) -> Option<Refusal> {
     info.node.description.allow.refusal(spec)
 }
 
-/// The first filter that takes the node out; `None` if a task of `spec` can run there.
+/// Returns the first filter that refuses the node; `None` if a task of `spec` can run there.
 pub(super) fn refuses(spec: &ServiceSpec, info: &NodeInfo) -> Option<Filter> {
     FILTERS.iter().find(|(_, refuses)| refuses(spec, info)).map(|(filter, _)| *filter)
 }

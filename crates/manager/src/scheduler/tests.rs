@@ -37,12 +37,12 @@ fn view(objects: Vec<Object>) -> Tables {
     view
 }
 
-/// `task@node`.
+/// Returns `task@node`.
 fn place(task: &Task) -> String {
     format!("{}@{}", task.id, task.node_id.as_ref().map_or("", |node| node.as_str()))
 }
 
-/// `task@node`, or `task: reason`.
+/// Returns `task@node` or `task: reason` for each task.
 fn planned(view: &Tables, key: &str) -> Vec<String> {
     let plan = plan(view, key);
     let short = |change: &Change| match change {
@@ -66,7 +66,7 @@ fn tasks_spread_over_the_nodes_that_have_the_fewest_of_their_service_then_of_all
     objects.push(task("p1", "s", "", TaskState::Pending).into_object());
     objects.push(task("p2x", "s", "", TaskState::Pending).into_object());
     assert_eq!(planned(&view(objects.clone()), "s"), ["p1@c", "p2x@b"], "service balance wins, total breaks ties");
-    // A crowd of another service does not keep this one away.
+    // Many tasks of another service do not keep this one away.
     objects
         .extend((0..5).map(|number| task(&format!("crowd{number}"), "other", "c", TaskState::Running).into_object()));
     assert_eq!(planned(&view(objects), "s"), ["p1@b", "p2x@c"]);
@@ -86,7 +86,7 @@ fn a_task_that_fits_nowhere_says_why_by_counts() {
     objects.push(task("p1", "s", "", TaskState::Pending).into_object());
     let reason = "p1: no node fits: 1 of 3 drained, 1 of 3 not ready, 1 of 3 without enough memory";
     assert_eq!(planned(&view(objects.clone()), "s"), [reason]);
-    // What has ended holds nothing.
+    // A task that has ended holds no resources.
     objects[4] = task("r", "s", "c", TaskState::Failed).into_object();
     assert_eq!(planned(&view(objects), "s"), ["p1@c"]);
     let alone =
@@ -94,7 +94,7 @@ fn a_task_that_fits_nowhere_says_why_by_counts() {
     assert_eq!(planned(&view(alone), "s"), ["p1: there is no node"]);
 }
 
-/// Why the successor of a task that reserves 3 of its node's 4 GiB has no node.
+/// Returns why the successor of a task that reserves 3 of its node's 4 GiB has no node.
 fn reason_of_successor(spec: ServiceSpec, others: Vec<Object>) -> PendingReason {
     let old = ServiceSpec { reservations: Resources { memory_bytes: 3 * GIB, ..Resources::default() }, ..spec.clone() };
     let mut objects = vec![node("a").into_object(), Node { state: NodeState::Down, ..node("b") }.into_object()];
@@ -189,7 +189,7 @@ fn wants_gpus(count: u64) -> ServiceSpec {
     ServiceSpec { generic_resources, ..ServiceSpec::default() }
 }
 
-/// The ids that each task of the plan got.
+/// Returns the device ids that each task of the plan got.
 fn given(plan: &Plan) -> Vec<(String, String)> {
     let ids = |task: &Task| task.device_ids.iter().map(|it| it.id.as_str()).collect::<Vec<_>>().join(" ");
     let task = |change: &Change| match change {
@@ -246,7 +246,7 @@ fn a_task_goes_only_where_its_runtime_its_privileges_and_its_devices_are() {
 fn a_task_gets_the_lowest_free_devices_with_its_node_and_holds_them_until_it_has_ended() {
     let mut objects = vec![with_gpus("n", 12).into_object(), service("s", wants_gpus(3)).into_object()];
     let mut holder = task("r", "other", "n", TaskState::Running);
-    // Nothing is known of its service; the device is its own all the same.
+    // Its service is unknown, but it still holds the device.
     holder.device_ids = vec![DeviceId { kind: "gpu".into(), id: "nvidia1".into() }];
     holder.desired_state = flota_api::state::DesiredState::Remove;
     objects.push(holder.clone().into_object());

@@ -6,7 +6,7 @@ use flota_api::model::Stack;
 use flota_api::object::Kind;
 use flota_raft_store::{Action, Entry, LocalProposer, WriteTx};
 
-/// A manager that is behind: what others have committed is applied here by a barrier, if that succeeds.
+/// A manager that is behind. A read barrier applies the entries that others have committed, if it succeeds.
 struct Behind {
     store: Store,
     missed: Mutex<Vec<Transaction>>,

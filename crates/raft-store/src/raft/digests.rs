@@ -1,8 +1,8 @@
-//! Whether all managers have the same tables. The leader puts the digest of its own into the log now and then; each
-//! manager compares it with what its own tables digested to after the same entry.
+//! Checks that all managers have the same tables. The leader regularly proposes the digest of its tables; each manager
+//! compares it with the digest of its own tables after the same entry.
 //!
-//! The log can't differ where the tables do, so a difference means that applying is not the same everywhere, or that
-//! memory or a snapshot went bad. Whoever differs from a majority is wrong, the leader too: see [`judge`].
+//! The log is the same on all managers, so a difference means that applying is not deterministic, or that memory or a
+//! snapshot is corrupt. A manager that differs from a majority is wrong, even if it leads: see [`judge`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -11,14 +11,14 @@ use tokio::sync::watch;
 
 use crate::digest::Digest;
 
-/// Entries whose digests are remembered.
+/// Number of digests that are kept.
 const KEPT: usize = 8_192;
 
-/// The digests of this manager's tables, by entry. Clones share them.
+/// The digests of this manager's tables by entry. Clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Digests {
     known: Arc<Mutex<VecDeque<(u64, Digest)>>>,
-    /// The entry after which another manager's tables were found to differ.
+    /// The last entry after which the tables of the leader and this manager differed.
     suspect: Arc<watch::Sender<Option<u64>>>,
 }
 
@@ -29,7 +29,7 @@ impl Default for Digests {
 }
 
 impl Digests {
-    /// The tables digest to this after the entry at `index`.
+    /// Records the digest of the tables after the entry at `index`.
     pub(super) fn record(&self, index: u64, digest: Digest) {
         let mut known = self.known.lock().expect("no holder panics");
         if known.len() == KEPT {
@@ -38,20 +38,21 @@ impl Digests {
         known.push_back((index, digest));
     }
 
-    /// A snapshot replaces the tables: what they digested to in between is not known.
+    /// Drops all digests. Called when a snapshot replaces the tables, because the digests of the entries in between are
+    /// unknown.
     pub(super) fn forget(&self) {
         self.known.lock().expect("no holder panics").clear();
     }
 
-    /// What this manager's tables digested to after the entry at `index`; `None`: that is not remembered, or the entry
-    /// is not applied yet.
+    /// The digest of this manager's tables after the entry at `index`; `None` if it is no longer kept or the entry is
+    /// not applied yet.
     pub(super) fn at(&self, index: u64) -> Option<Digest> {
         let known = self.known.lock().expect("no holder panics");
         let place = known.binary_search_by_key(&index, |(at, _)| *at).ok()?;
         known.get(place).map(|(_, digest)| *digest)
     }
 
-    /// Compares with what the leader's tables digested to.
+    /// Compares the digest of the leader's tables with this manager's.
     pub(super) fn check(&self, index: u64, theirs: Digest) {
         if self.at(index).is_some_and(|own| own != theirs) {
             tracing::error!(entry = index, "the tables of this manager and of the leader differ");
@@ -59,24 +60,25 @@ impl Digests {
         }
     }
 
-    /// Each entry after which tables were found to differ.
+    /// Returns a receiver of the entries after which tables differed.
     pub(super) fn suspects(&self) -> watch::Receiver<Option<u64>> {
         self.suspect.subscribe()
     }
 }
 
-/// Who is wrong.
+/// The result of a comparison for this manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// A majority has the same tables as this manager.
+    /// This manager's tables are those of a majority.
     Right,
-    /// A majority has the same tables, and this manager has others.
+    /// A majority agrees on tables that differ from this manager's.
     Wrong,
-    /// No majority is known to agree.
+    /// No majority agrees, as far as is known.
     Unknown,
 }
 
-/// Judges from what the voters' tables digest to after the same entry; `others`: of the voters that answered.
+/// Judges this manager's digest by those of the other voters that answered, all after the same entry. `voters` is the
+/// number of all voters.
 pub(super) fn judge(own: Digest, others: &[Digest], voters: usize) -> Verdict {
     let majority = voters / 2 + 1;
     let agreeing = |digest: Digest| others.iter().filter(|other| **other == digest).count();

@@ -1,7 +1,7 @@
-//! The seam between what Raft keeps and the machine's disk: one folder of files.
+//! The interface between Raft's storage and the disk: one folder of files.
 //!
-//! Log and snapshots use nothing else, so that the same code runs on a real folder ([`DirDisk`]) and on a model that
-//! forgets what was not synced, tears writes, fills up and fails ([`ModelDisk`]).
+//! Log and snapshots access the disk only through it, so that the same code runs on a real folder ([`DirDisk`]) and on
+//! a model that loses unsynced data, tears writes, fills up and fails ([`ModelDisk`]).
 
 mod dir;
 mod model;
@@ -15,27 +15,27 @@ use std::time::Duration;
 pub use dir::DirDisk;
 pub use model::{DiskFaults, ModelDisk};
 
-/// One folder. Names have no slashes.
+/// One folder. File names contain no slashes.
 pub trait Disk: Debug + Send + Sync + 'static {
-    /// The names of all files, in order.
+    /// Returns the names of all files, sorted.
     ///
     /// # Errors
     /// An I/O error.
     fn list(&self) -> io::Result<Vec<String>>;
 
-    /// Opens a file that exists.
+    /// Opens an existing file.
     ///
     /// # Errors
     /// There is no such file, or an I/O error.
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Makes an empty file, in place of one that has this name.
+    /// Creates an empty file. It replaces a file that has this name.
     ///
     /// # Errors
     /// An I/O error.
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Gives a file another name, in place of one that has it.
+    /// Renames a file. It replaces a file that has the new name.
     ///
     /// # Errors
     /// There is no such file, or an I/O error.
@@ -47,29 +47,29 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// There is no such file, or an I/O error.
     fn remove(&self, name: &str) -> io::Result<()>;
 
-    /// Makes all names durable: files that were made, renamed and removed.
+    /// Makes all created, renamed and removed names durable.
     ///
     /// # Errors
     /// An I/O error.
     fn sync_names(&self) -> io::Result<()>;
 
-    /// How long a sync takes on a disk that only simulates it.
+    /// Extra time that a sync takes on a simulated disk; zero on a real one.
     fn delay(&self) -> Duration {
         Duration::ZERO
     }
 
-    /// The folder on this machine, if it is one.
+    /// Path of the folder; `None` if the disk is simulated.
     fn folder(&self) -> Option<&Path> {
         None
     }
 
-    /// Where this is, for error messages.
+    /// Describes the location in error messages.
     fn place(&self) -> String {
         self.folder().map_or_else(|| "a simulated disk".to_owned(), |folder| folder.display().to_string())
     }
 }
 
-/// An open file. Its handle stays good when the file gets another name.
+/// An open file. Its handle stays valid when the file is renamed.
 pub trait DiskFile: Debug + Send + Sync + 'static {
     /// The length in bytes.
     ///
@@ -77,7 +77,7 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
     /// An I/O error.
     fn length(&self) -> io::Result<u64>;
 
-    /// Makes the file `length` bytes long, with blocks of its own, so that later writes only overwrite.
+    /// Sets the length of the file and allocates its blocks, so that later writes only overwrite.
     ///
     /// # Errors
     /// The disk is full, or an I/O error.
@@ -86,7 +86,7 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
     /// Fills `buffer` from `offset`.
     ///
     /// # Errors
-    /// The file ends before, or an I/O error.
+    /// The file ends before the buffer is full, or an I/O error.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 
     /// Writes all of `bytes` at `offset`.
@@ -95,14 +95,14 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
     /// The disk is full, or an I/O error.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Makes everything that was written durable (fdatasync(2)).
+    /// Makes everything that was written so far durable (fdatasync(2)).
     ///
     /// # Errors
-    /// An I/O error; what was written may be lost then, also when a later sync succeeds.
+    /// An I/O error. Earlier writes may then be lost, even if a later sync succeeds.
     fn sync(&self) -> io::Result<()>;
 }
 
-/// The whole content of a file.
+/// Reads a whole file.
 ///
 /// # Errors
 /// There is no such file, or an I/O error.

@@ -1,4 +1,4 @@
-//! The set of managers: who is in it, and how it changes (Raft paper §6), one change at a time.
+//! The set of managers: its members, and how it changes (Raft paper §6), one change at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,7 +8,8 @@ use openraft::{BasicNode, ChangeMembers};
 
 use super::node::{QUORUM_WAIT, RaftNode};
 
-/// A learner that has not caught up by then is left a learner, and goes on catching up; the caller tries again.
+/// How long a new learner may take to catch up. After that, it stays a learner and catches up further; the caller
+/// retries.
 const CATCH_UP_WAIT: Duration = Duration::from_secs(5);
 
 /// Why the set of managers did not change.
@@ -27,12 +28,12 @@ pub struct Member {
     pub id: u64,
     /// `host:port`.
     pub address: String,
-    /// Whether it votes; a learner only listens.
+    /// Whether it votes; a learner only receives entries.
     pub votes: bool,
 }
 
 impl RaftNode {
-    /// Every manager that the newest committed configuration names.
+    /// Returns every manager in the newest committed configuration.
     pub fn members(&self) -> Vec<Member> {
         let metrics = self.raft().metrics();
         let metrics = metrics.borrow_watched();
@@ -44,10 +45,10 @@ impl RaftNode {
             .collect()
     }
 
-    /// Adds a manager: first as a learner, and as a voter when it has caught up. Does nothing where it votes already.
+    /// Adds a manager as a learner and makes it a voter when it has caught up. Does nothing if it is a voter already.
     ///
     /// # Errors
-    /// This manager does not lead, another change is under way for too long, or the new one does not answer.
+    /// This manager does not lead, another change takes too long, or the new manager does not answer.
     pub async fn add_member(&self, id: u64, address: &str) -> Result<(), MembershipError> {
         let fail = |why: String| MembershipError { act: "add", id, why };
         if let Some(member) = self.members().into_iter().find(|member| member.id == id) {
@@ -68,8 +69,8 @@ impl RaftNode {
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await.map_err(fail)
     }
 
-    /// Waits until a learner has every entry that is here now. The library's own wait is content with one that was never
-    /// reached, as long as the log is short; as a voter it would take the quorum away.
+    /// Waits until a learner has every entry that is in the log now. The library's own wait succeeds while the log is
+    /// short even if the learner was never reached; as a voter, such a learner could cost the cluster its quorum.
     async fn caught_up(&self, id: u64) -> Result<(), String> {
         let target = self.raft().metrics().borrow_watched().last_log_index;
         let wait = self.raft().wait(Some(CATCH_UP_WAIT));
@@ -83,10 +84,10 @@ impl RaftNode {
         there.await.map(drop).map_err(|_| format!("it has not caught up within {CATCH_UP_WAIT:?}"))
     }
 
-    /// Takes a manager out of the set. Does nothing where it is not in it.
+    /// Removes a manager from the set. Does nothing if it is not a member.
     ///
     /// # Errors
-    /// It is the only one, this manager does not lead, or no quorum answered.
+    /// The manager is the only one, this manager does not lead, or no quorum answered.
     pub async fn remove_member(&self, id: u64) -> Result<(), MembershipError> {
         let fail = |why: String| MembershipError { act: "remove", id, why };
         let members = self.members();
@@ -100,16 +101,16 @@ impl RaftNode {
         self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await.map_err(fail)
     }
 
-    /// Whether a change of the set is not complete: entries then need a majority of the old set and one of the new set
-    /// (Raft paper §6).
+    /// Whether a change of the set is incomplete. Entries then need a majority of both the old and the new set (Raft
+    /// paper §6).
     pub fn is_changing(&self) -> bool {
         let metrics = self.raft().metrics();
         let metrics = metrics.borrow_watched();
         metrics.membership_config.membership().get_joint_config().len() > 1
     }
 
-    /// Ends a change of the set that a leader before this one began: until then a quorum is needed of the old set and
-    /// of the new one (Raft paper §6). Does nothing where none is under way.
+    /// Completes a change of the set that an earlier leader began. Until then, entries need a quorum of both the old
+    /// and the new set (Raft paper §6). Does nothing if no change is incomplete.
     ///
     /// # Errors
     /// This manager does not lead, or no quorum answered.
@@ -121,10 +122,10 @@ impl RaftNode {
         self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await.map_err(fail)
     }
 
-    /// Waits until this Raft id is in the set no more.
+    /// Waits until this Raft id is no longer in the set.
     ///
     /// # Errors
-    /// It still is, after the time that a quorum may take.
+    /// The id is still in the set after 4 s.
     pub async fn gone(&self, id: u64) -> Result<(), MembershipError> {
         let wait = self.raft().wait(Some(QUORUM_WAIT));
         let gone = wait.metrics(

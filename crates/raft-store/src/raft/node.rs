@@ -1,5 +1,5 @@
-//! One manager's part in consensus: start, propose and wait, read barrier, leadership. What it does by itself beside
-//! that is in duties.rs.
+//! One manager's part in consensus: starting, proposing, the read barrier and leadership. Its background work is in
+//! duties.rs.
 
 mod duties;
 mod freshness;
@@ -36,10 +36,10 @@ use crate::transaction::{Entry, Outcome, Transaction};
 use crate::{ACTIONS_BOUND, raft::ENTRY_BOUND};
 use flota_api::clock::Clock;
 
-/// A proposal or a read that got no quorum is given up after this, so that a user hears of it within 5 s.
+/// How long a proposal or a read waits for a quorum. It is below 5 s, so that a user gets an error within that time.
 pub(super) const QUORUM_WAIT: Duration = Duration::from_secs(4);
 
-/// Of the core's own thread.
+/// Stack size of the core's own thread, in bytes.
 const STACK: usize = 1 << 20;
 
 /// Why Raft could not be started.
@@ -56,11 +56,11 @@ pub enum StartError {
 /// Who leads, as this manager sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leadership {
-    /// The term that this is about.
+    /// The term in which this holds.
     pub term: u64,
-    /// Raft id of the leader; `None` while there is none.
+    /// Raft id of the leader; `None` if no leader is known.
     pub leader: Option<u64>,
-    /// Whether that is this manager.
+    /// Whether the leader is this manager.
     pub is_self: bool,
 }
 
@@ -68,11 +68,11 @@ pub struct Leadership {
 #[derive(Clone)]
 pub struct RaftNode {
     opened: Opened,
-    /// The last thing to go: the runtime on which all the others work.
+    /// Dropped last, because everything else runs on its runtime.
     core: Arc<Core>,
 }
 
-/// What works together once the folder is open.
+/// The parts that exist once the folder is open.
 #[derive(Clone)]
 struct Opened {
     id: u64,
@@ -94,12 +94,12 @@ impl std::fmt::Debug for RaftNode {
     }
 }
 
-/// Where the Raft core runs; ends with the last handle.
+/// The runtime of the Raft core. It stops when the last handle is dropped.
 struct Core {
     handle: tokio::runtime::Handle,
-    /// Ends the core's own thread, with all that runs there.
+    /// Stops the core's own thread and everything that runs on it.
     end: CancellationToken,
-    /// Ends the duties.
+    /// Stops the duties.
     stop: CancellationToken,
 }
 
@@ -118,7 +118,7 @@ impl Core {
             runtime::seed_this_thread(random);
             return Ok(Self { handle: tokio::runtime::Handle::current(), end, stop });
         }
-        // One thread that runs its tasks itself: with a scheduler for many, each wake costs a system call more.
+        // One thread runs all tasks. With a multi-thread scheduler, each wake costs one more system call.
         let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (handle, ended, tick) = (own.handle().clone(), end.clone(), options.timing.tick());
         std::thread::Builder::new().name("raft".into()).stack_size(STACK).spawn(move || {
@@ -132,14 +132,14 @@ impl Core {
 }
 
 impl RaftNode {
-    /// Opens the folder and starts the core. A folder that was never used waits to be initialised or added.
+    /// Opens the folder and starts the core. With a new folder, the manager waits until it is initialised or added.
     ///
     /// # Errors
     /// The folder can't be opened, or is damaged.
     pub async fn start(options: RaftOptions) -> Result<Self, StartError> {
         let core = Core::start(&options).map_err(|error| StartError::Raft(error.to_string()))?;
         let core = Arc::new(core);
-        // The library spawns its tasks where it is started.
+        // The library spawns its tasks on the runtime that starts it.
         let started = core.handle.spawn(Self::open(options));
         let (opened, duties) = started.await.map_err(|error| StartError::Raft(error.to_string()))??;
         core.handle.spawn(duties.run(core.stop.clone()));
@@ -191,14 +191,14 @@ impl RaftNode {
         self.opened.id
     }
 
-    /// Makes this manager the first of a new cluster.
+    /// Creates a new cluster with this manager as its only member.
     ///
     /// # Errors
-    /// It belongs to one already, or Raft has stopped.
+    /// The manager belongs to a cluster already, or Raft has stopped.
     pub async fn initialize(&self, address: &str) -> Result<(), StartError> {
         let members = BTreeMap::from([(self.opened.id, BasicNode::new(address))]);
         self.opened.raft.initialize(members).await.map_err(|error| StartError::Raft(error.to_string()))?;
-        // The membership entry must be applied before the set may change again.
+        // The membership entry must be applied before the set of managers may change again.
         let wait = self.opened.raft.wait(Some(QUORUM_WAIT));
         let applied = wait.applied_index_at_least(Some(1), "the first entry").await;
         applied.map(|_| ()).map_err(|error| StartError::Raft(error.to_string()))
@@ -209,60 +209,61 @@ impl RaftNode {
         self.opened.raft.is_initialized().await.unwrap_or(false)
     }
 
-    /// Who leads, now and from now on.
+    /// Returns a receiver of the current leadership and of each change.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.opened.leadership.clone()
     }
 
-    /// Where the core runs: what serves [`RaftNode::transport`] belongs there.
+    /// The runtime of the core. The server of [`RaftNode::transport`] must run there.
     pub fn runtime(&self) -> tokio::runtime::Handle {
         self.core.handle.clone()
     }
 
-    /// What serves the other managers' messages.
+    /// Returns the service that receives messages from the other managers.
     pub fn transport(&self) -> TransportService {
         self.opened.transport.clone()
     }
 
-    /// Index of the last entry in the store, and what the tables digest to after it.
+    /// Index of the last applied entry, and the digest of the tables after it; `None` if that digest is not kept any
+    /// more.
     pub fn applied(&self) -> (u64, Option<Digest>) {
         let applied = self.opened.progress.borrow().applied;
         (applied, self.opened.digests.at(applied))
     }
 
-    /// What the log has written since it was opened.
+    /// Counts of what the log has written since it was opened.
     pub fn statistics(&self) -> LogStatistics {
         self.opened.log.statistics()
     }
 
-    /// How long ago this manager last knew that it had everything that was committed; `None`: never since it started.
-    /// Never too small: it counts from before the question that was answered.
+    /// Time since this manager last knew that it had every committed entry; `None` if it has not known so since it
+    /// started. It is never too small, because it counts from before the request to the leader.
     pub fn age(&self) -> Option<Duration> {
         self.opened.freshness.age()
     }
 
-    /// Asks the leader for its commit index and waits until it is applied here, for a moment at most: with a leader in
-    /// reach, [`RaftNode::age`] is small afterwards.
+    /// Asks the leader for its commit index and waits until that entry is applied here, for at most 200 ms. If the
+    /// leader is reachable, [`RaftNode::age`] is small afterwards.
     pub async fn freshen(&self) {
         self.opened.freshness.freshen().await;
     }
 
-    /// How long ago a quorum last acknowledged this manager as the leader; `None` where it does not lead.
+    /// Time since a quorum last acknowledged this manager as the leader; `None` if it does not lead.
     pub fn quorum_age(&self) -> Option<Duration> {
         let acknowledged = self.opened.raft.metrics().borrow_watched().last_quorum_acked;
         acknowledged.filter(|_| self.opened.leadership.borrow().is_self).map(|at| at.elapsed())
     }
 
-    /// How long a leader that hears of no quorum still counts as one: long enough for the others to choose another.
+    /// How long a leader without a quorum still counts as the leader. The others can elect a new one within this time.
     pub fn patience(&self) -> Duration {
         self.opened.timing.election.1 * 2
     }
 
-    /// ReadIndex (Raft dissertation §6.4): after it, a view shows everything that was acknowledged before the call.
-    /// Callers that wait at once share a round.
+    /// ReadIndex (Raft dissertation §6.4): afterwards, a view shows everything that was acknowledged before the call.
+    /// Concurrent callers share a round.
     ///
     /// # Errors
-    /// This manager does not lead, or no quorum answered in time.
+    /// This manager does not lead, or no quorum answered within 4 s.
     pub async fn read_barrier(&self) -> Result<(), ProposeError> {
         if faults::is_on(Fault::EarlyRead) && self.opened.leadership.borrow().is_self {
             return Ok(());
@@ -275,22 +276,22 @@ impl RaftNode {
         }
     }
 
-    /// A leader whose quorum has gone silent is refused too, by the library, in the same words.
+    /// The library returns the same error, with this manager as the leader, if the leader has lost its quorum.
     fn not_leader(&self, to: &ForwardToLeader<TypeConfig>) -> ProposeError {
         if to.leader_id == Some(self.opened.id) { ProposeError::Unknown } else { ProposeError::NotLeader }
     }
 
-    /// Hands leadership to another voter; returns at once.
+    /// Asks another voter to take over leadership. Returns before it has.
     pub async fn hand_over(&self, to: u64) {
-        // A core that has stopped leads no more, which is what was wanted.
+        // It fails only if the core has stopped, and then this manager does not lead.
         let _ = self.opened.raft.trigger().transfer_leader(to).await;
     }
 
-    /// Stops the core. Nothing is proposed or answered after it.
+    /// Stops the core and waits up to 4 s for it. Afterwards, this manager neither proposes nor answers.
     pub async fn shutdown(&self) {
         self.core.stop.cancel();
         let raft = self.opened.raft.clone();
-        // On the core's own runtime; it ends with the last handle.
+        // It runs on the core's own runtime, which ends with the last handle.
         let stopped = self.core.handle.spawn(async move { drop(raft.shutdown().await) });
         let _ = tokio::time::timeout(QUORUM_WAIT, stopped).await;
     }

@@ -1,8 +1,8 @@
-//! The asynchronous runtime that the Raft library is given: tokio's, with a random source that can be seeded, and with
-//! fewer ticks.
+//! The asynchronous runtime for the Raft library: tokio's, with a random source that can be seeded and with fewer
+//! ticks.
 //!
-//! The library asks for random numbers and for sleep through functions without context, so both belong to the thread:
-//! a simulated cluster runs in one thread and seeds it once; a real manager sets up the thread of its Raft core.
+//! The library calls for random numbers and sleeps through functions without context, so both are thread-local. A
+//! simulated cluster runs in one thread and seeds it once; a real manager sets up the thread of its Raft core.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -17,7 +17,7 @@ use flota_api::clock::Random;
 #[allow(deprecated, reason = "the library's own name for its tokio runtime moved to a crate that it re-exports here")]
 type Instant = <Tokio as AsyncRuntime>::Instant;
 
-/// The library has one other deadline, of a microsecond, which batches the notices of written entries.
+/// Shorter sleeps are not lengthened: the library batches notices of written entries with a deadline of 1 µs.
 const SHORTEST_TICK: Duration = Duration::from_millis(1);
 
 thread_local! {
@@ -25,7 +25,7 @@ thread_local! {
     static TICKS: Cell<Option<Ticks>> = const { Cell::new(None) };
 }
 
-/// When the core wakes up to look at its timers: every `period` from `origin` on.
+/// The moments at which the core checks its timers: every `period`, starting at `origin`.
 #[derive(Clone, Copy)]
 struct Ticks {
     origin: Instant,
@@ -33,14 +33,14 @@ struct Ticks {
 }
 
 impl Ticks {
-    /// The first tick that is not before `deadline`.
+    /// Returns the first tick that is not before `deadline`.
     fn at_or_after(self, deadline: Instant) -> Instant {
         let ticks = (deadline - self.origin).as_nanos().div_ceil(self.period.as_nanos().max(1));
         self.origin + self.period * u32::try_from(ticks).unwrap_or(u32::MAX)
     }
 }
 
-/// Until when the library sleeps that asks at `now` to sleep until `deadline`.
+/// Returns when a sleep until `deadline` that starts at `now` ends: lengthened to a tick, unless it is very short.
 fn lengthen(ticks: Option<Ticks>, deadline: Instant, now: Instant) -> Instant {
     match ticks {
         Some(ticks) if deadline - now >= SHORTEST_TICK => ticks.at_or_after(deadline),
@@ -48,7 +48,7 @@ fn lengthen(ticks: Option<Ticks>, deadline: Instant, now: Instant) -> Instant {
     }
 }
 
-/// Makes cores that run on this thread look at their timers every `period`.
+/// Makes cores that run on this thread check their timers every `period`.
 ///
 /// The library's own period is 13/64 of a heartbeat and can't be set. An idle manager spends most of its CPU time on
 /// these wakes. The library waits for its next tick with [`AsyncRuntime::sleep_until`], and skips ticks that it misses.
@@ -56,12 +56,12 @@ pub(super) fn tick_this_thread(period: Duration) {
     TICKS.set(Some(Ticks { origin: Instant::now(), period }));
 }
 
-/// Elections of managers that run on this thread draw from `random` from now on.
+/// Makes managers that run on this thread draw their election timeouts from `random`.
 pub(super) fn seed_this_thread(random: Random) {
     SOURCE.with_borrow_mut(|source| *source = Some(random));
 }
 
-/// Tokio, drawing from this thread's source.
+/// Tokio's runtime, with random numbers from this thread's source.
 #[derive(Debug)]
 pub(crate) struct Runtime(Tokio);
 
@@ -135,7 +135,7 @@ mod tests {
         let ticks = Ticks { origin, period: 100 * MS };
         let mut now = origin;
         for wake in 1..=100 {
-            // As the library does it: the next deadline is the next multiple of its own period.
+            // As in the library, the next deadline is the next multiple of its own period.
             let next = (now - origin).as_millis() / 35 + 1;
             now = ticks.at_or_after(origin + 35 * MS * u32::try_from(next).unwrap());
             assert_eq!(now - origin, 100 * MS * wake);

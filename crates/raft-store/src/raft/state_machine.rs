@@ -1,4 +1,4 @@
-//! Committed entries go into the store here, and their outcomes to whoever proposed them.
+//! Applies committed entries to the store and returns their outcomes to the proposers.
 
 use std::io;
 use std::sync::Arc;
@@ -19,30 +19,30 @@ use crate::store::{Store, Tables, View};
 use crate::transaction::Entry;
 use flota_api::seal::Sealer;
 
-/// A snapshot is made when the entries since the last one have more bytes than it has, and at least these.
+/// A snapshot is made when the entries since the last one are larger than it, and at least this large, in bytes.
 const BYTES_BETWEEN_SNAPSHOTS: u64 = 8 << 20;
-/// What an entry costs beside its payload.
+/// Estimated size of an entry beside its payload, in bytes.
 const ENTRY_OVERHEAD: u64 = 128;
 
-/// How much was applied. It changes with each entry: wait for it only where an entry is waited for.
+/// How far entries are applied. It changes with each entry, so only code that waits for an entry should wait for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Progress {
     /// Index of the last entry that is in the store.
     pub(super) applied: u64,
 }
 
-/// What the duties wait for. It changes seldom, so that entries do not wake them.
+/// State that the duties wait for. It changes rarely, so entries do not wake them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Milestones {
     /// Whether the log has become long enough for the next snapshot.
     pub(super) wants_snapshot: bool,
-    /// Index of the newest snapshot that was written since the start.
+    /// Index of the newest snapshot that was written since start.
     pub(super) snapshot: Option<u64>,
-    /// Index of the last entry in the store, in thousands.
+    /// Index of the last applied entry, divided by 1,000.
     pub(super) thousands: u64,
 }
 
-/// The library's handle to the store.
+/// Connects the library to the store.
 #[derive(Clone, Debug)]
 pub(crate) struct StateMachine {
     store: Store,
@@ -51,9 +51,9 @@ pub(crate) struct StateMachine {
     digests: Digests,
     applied: Option<LogId>,
     membership: StoredMembership,
-    /// The newest snapshot; its tables share nearly everything with the store's.
+    /// The newest snapshot; its tables share most of their memory with the store's.
     snapshot: Option<(SnapshotMeta, View)>,
-    /// Bytes of entries since the last snapshot, and of that one.
+    /// Size of the entries since the last snapshot, and of that snapshot, in bytes.
     log_bytes: u64,
     snapshot_bytes: Arc<AtomicU64>,
     progress: Arc<watch::Sender<Progress>>,
@@ -61,7 +61,7 @@ pub(crate) struct StateMachine {
 }
 
 impl StateMachine {
-    /// Puts the newest snapshot of `disk` into `store`.
+    /// Restores the newest snapshot of `disk` into `store`.
     pub(crate) fn open(
         store: Store,
         disk: Arc<dyn Disk>,
@@ -87,23 +87,23 @@ impl StateMachine {
                 machine.snapshot_bytes.store(loaded.bytes, Ordering::Relaxed);
                 machine.take(&loaded.meta, loaded.tables.into());
             }
-            // The store may hold what a folder that was refused had.
+            // The store may still hold the tables of a folder that was refused.
             None => machine.store.restore(Tables::default()),
         }
         Ok(machine)
     }
 
-    /// Index of the last entry that is in the store.
+    /// Index of the last applied entry.
     pub(crate) fn applied_index(&self) -> Option<u64> {
         self.applied.map(|id| id.index)
     }
 
-    /// What was applied, now and from now on.
+    /// Returns a receiver of the current progress and of each change.
     pub(super) fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
     }
 
-    /// What the duties wait for, now and from now on.
+    /// Returns a receiver of the current milestones and of each change.
     pub(super) fn milestones(&self) -> watch::Receiver<Milestones> {
         self.milestones.subscribe()
     }
@@ -117,7 +117,7 @@ impl StateMachine {
         self.applied_one(0);
     }
 
-    /// The entry that `applied` names is in the store.
+    /// Publishes that the entry in `applied` is in the store; `bytes` is the size of its payload.
     fn applied_one(&mut self, bytes: u64) {
         let index = self.applied.map_or(0, |id| id.index);
         self.digests.record(index, self.store.digest());
@@ -153,7 +153,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 }
                 EntryPayload::Normal(payload) => {
                     bytes = u64::try_from(payload.0.len()).map_err(io::Error::other)?;
-                    // An entry that can't be read would make this manager differ from the others: it stops instead.
+                    // Skipping an entry that can't be decoded would make this manager differ from the others, so it
+                    // stops instead.
                     let entry = Entry::decode(&payload.0).map_err(io::Error::other)?;
                     if let Some((index, digest)) = entry.check {
                         self.digests.check(index, digest);
@@ -182,7 +183,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         };
         self.log_bytes = 0;
         change(&self.milestones, |it| it.wants_snapshot = false);
-        // Followers may have it before it is on disk: no entry is purged before that.
+        // Followers may receive the snapshot before it is on disk; no entry is purged before it is.
         self.snapshot = Some((builder.meta.clone(), Arc::clone(&builder.view)));
         builder
     }
@@ -202,20 +203,20 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 }
 
-/// Writes one snapshot to disk while the store goes on changing.
+/// Writes one snapshot to disk while the store changes further.
 #[derive(Debug)]
 pub(crate) struct Builder {
     meta: SnapshotMeta,
     view: View,
     files: SnapshotFiles,
     threads: Threads,
-    /// Where the size goes.
+    /// Receives the size of the snapshot.
     bytes: Arc<AtomicU64>,
-    /// Where it is said that the snapshot is on disk.
+    /// Receives the index of the snapshot when it is on disk.
     milestones: Arc<watch::Sender<Milestones>>,
 }
 
-/// Wakes those who wait for milestones only where one changes.
+/// Changes the milestones and wakes their receivers, but only if one differs.
 fn change(milestones: &watch::Sender<Milestones>, change: impl FnOnce(&mut Milestones)) {
     milestones.send_if_modified(|now| {
         let before = *now;

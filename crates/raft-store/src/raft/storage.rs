@@ -1,9 +1,10 @@
-//! What of Raft is on disk: the log with its vote and marks (`log.*`), snapshots (`snap.*`). Every byte sealed.
+//! Raft's state on disk: the log with the vote and its marks (`log.*`), and snapshots (`snap.*`). All of it is
+//! encrypted.
 //!
 //! ```text
-//! LogStore (log.rs) ── the library's view: entries by index, the newest in memory
+//! LogStore (log.rs) ── the library's view: entries by index, recent ones in memory
 //!     │ commands, in order
-//! Writer (writer.rs) ── one thread: encodes, seals, writes, one sync for all that wait
+//! Writer (writer.rs) ── one thread: encodes, seals, writes, syncs once for all that wait
 //!     │
 //! Wal (wal.rs) ── records in segments
 //! ```
@@ -25,18 +26,18 @@ pub enum OpenError {
     /// An I/O error.
     #[error("failed to open the Raft log in `{place}`")]
     Io {
-        /// Which folder.
+        /// The folder.
         place: String,
-        /// Why.
+        /// The I/O error.
         #[source]
         source: std::io::Error,
     },
-    /// Something that was acknowledged is gone or changed. This manager must not vote under its old Raft id again.
+    /// Acknowledged data is missing or changed. This manager must not vote under its old Raft id again.
     #[error("the Raft log in `{place}` is damaged: {what}")]
     Damaged {
-        /// Which folder.
+        /// The folder.
         place: String,
-        /// What was found.
+        /// What is missing or changed.
         what: String,
     },
 }

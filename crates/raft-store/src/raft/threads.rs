@@ -1,21 +1,21 @@
-//! On which threads a manager's Raft works.
+//! The threads on which a manager's Raft runs.
 
 use std::io;
 
-/// Where the Raft core, its log and its disk work run.
+/// Threads on which the Raft core, its log and its disk work run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
-    /// On threads of their own: neither a user's load nor a large snapshot delays a heartbeat.
+    /// Threads of their own, so that neither other load nor a large snapshot delays a heartbeat.
     Own,
-    /// All of it in tasks of the caller's runtime, one step after the other: for simulations.
+    /// Tasks of the caller's runtime, one step after another, for simulations.
     Current,
 }
 
 impl Threads {
-    /// Does work that reads or writes much, where it delays no message.
+    /// Runs work that reads or writes much, without delaying messages.
     ///
     /// # Errors
-    /// What the work says, or that it panicked.
+    /// The error of the work, or that it panicked.
     pub(super) async fn blocking<T: Send + 'static>(
         self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,

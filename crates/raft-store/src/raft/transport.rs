@@ -1,6 +1,6 @@
-//! Raft's messages between managers. The library's requests become whole [`RaftMessage`]s in peer.rs, a [`Transport`]
-//! delivers them, and [`TransportService`] takes them in. Real managers use [`GrpcTransport`]; who may connect, and as
-//! whom, is decided by the [`Dial`] that it is given and by the listener in front of the service.
+//! Raft's messages between managers. peer.rs encodes the library's requests as [`RaftMessage`]s, a [`Transport`]
+//! delivers them, and [`TransportService`] receives them. Real managers use [`GrpcTransport`]. The [`Dial`] that it is
+//! given and the listener in front of the service decide who may connect, and with which identity.
 
 mod grpc;
 #[cfg(feature = "faults")]
@@ -27,37 +27,37 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::Status;
 
-/// A request that has one answer.
+/// A request with a single response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// A single AppendEntries, as a heartbeat is (Raft paper §5.2).
+    /// A single AppendEntries, such as a heartbeat (Raft paper §5.2).
     AppendOne,
     /// RequestVote (Raft paper §5.2).
     Vote,
-    /// The question before a vote (Raft dissertation §9.6).
+    /// PreVote, which precedes RequestVote (Raft dissertation §9.6).
     PreVote,
-    /// The leader asks this manager to take over at once (dissertation §3.10).
+    /// The leader asks this manager to become the leader at once (dissertation §3.10).
     TransferLeader,
     /// One piece of a snapshot (Raft paper §7).
     Snapshot,
-    /// What the receiver's tables digest to after an entry.
+    /// Asks for the digest of the receiver's tables after an entry.
     Digest,
-    /// The leader's commit index, after a quorum has confirmed that it leads (dissertation §6.4).
+    /// Asks for the leader's commit index; it answers after a quorum has confirmed that it leads (dissertation §6.4).
     ReadIndex,
 }
 
-/// The answers to a stream of AppendEntries, in the order of the requests.
+/// The responses to a stream of AppendEntries, in the order of the requests.
 pub type AppendAnswers = BoxStream<'static, Result<RaftMessage, Status>>;
 
-/// Delivers messages to other managers, which are named by their Raft ids.
+/// Delivers messages to other managers, which are identified by their Raft ids.
 pub trait Transport: Send + Sync + 'static {
-    /// Sets where a manager is (`host:port`). Called again whenever it may have moved.
+    /// Sets the address of a manager (`host:port`). Called again whenever it may have changed.
     fn set_address(&self, peer: u64, address: &str);
 
-    /// Sends one request. The caller bounds the time.
+    /// Sends one request. The caller limits the time.
     fn call(&self, peer: u64, method: Method, message: RaftMessage) -> BoxFuture<'static, Result<RaftMessage, Status>>;
 
-    /// Opens a stream of AppendEntries (Raft paper §5.3); many may be under way at once.
+    /// Opens a stream of AppendEntries (Raft paper §5.3). Many requests may be under way at once.
     fn append(
         &self,
         peer: u64,
@@ -65,7 +65,7 @@ pub trait Transport: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<AppendAnswers, Status>>;
 }
 
-/// Encoding of the bodies: 2 = postcard, with terms that have one leader.
+/// Encoding of the message bodies. 2: postcard, with terms that have one leader.
 const FORMAT: u32 = 2;
 
 fn pack<T: Serialize>(from: u64, to: u64, body: &T) -> Result<RaftMessage, Status> {

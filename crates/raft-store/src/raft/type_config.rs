@@ -16,7 +16,7 @@ openraft::declare_raft_types!(
         AsyncRuntime = super::runtime::Runtime,
 );
 
-/// At most one leader in a term (Raft paper §5.2).
+/// Leader id of standard Raft: at most one leader in a term (Raft paper §5.2).
 pub(crate) type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>;
 pub(crate) type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
 pub(crate) type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
@@ -25,7 +25,7 @@ pub(crate) type StoredMembership = openraft::type_config::alias::StoredMembershi
 pub(crate) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
 pub(crate) type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, crate::store::View>;
 
-/// An encoded [`crate::Entry`], or any other bytes of a message.
+/// An encoded [`crate::Entry`], or other bytes in a message.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct EntryBytes(pub(crate) Bytes);
 
@@ -63,7 +63,7 @@ impl<'de> Deserialize<'de> for EntryBytes {
     }
 }
 
-/// What applying an entry came to: an outcome for each of its transactions.
+/// The result of applying an entry: one outcome for each of its transactions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Applied(pub(crate) Vec<Outcome>);
 

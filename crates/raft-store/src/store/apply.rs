@@ -54,7 +54,7 @@ impl Tables {
         if let Some(answer) = self.answers.get(tx.request_id.as_str()) {
             return Ok(answer.version);
         }
-        // All or nothing: work on a clone, which is cheap, and keep it only if every action succeeded.
+        // All or nothing: work on a clone, which is cheap, and keep it only if every action succeeds.
         let mut next = self.clone();
         let before = events.len();
         if let Err(conflict) = next.try_apply(stamp, &tx, events) {

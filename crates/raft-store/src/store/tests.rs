@@ -1,4 +1,4 @@
-//! Every kind of object, enumerated from its declaration, through all that the store does with an object.
+//! Tests each operation of the store with every kind of object, enumerated from the declaration of kinds.
 
 use flota_api::model::{Cluster, Image, Node, Registry, Service, ServiceSpec, Stack, StackSpec, Task};
 use flota_api::object::{Kind, Object, StoreObject};

@@ -107,7 +107,7 @@ fn keys_are_independent() {
     assert_eq!(check(&history), Ok(()));
 }
 
-/// Histories of a register that really is one: eight clients, each operation takes effect in the middle of its time.
+/// Returns histories of a correct register: eight clients; each operation takes effect in the middle of its time.
 fn real(keys: u64, operations: u64) -> Vec<Operation<Register>> {
     let mut state = vec![0; usize::try_from(keys).unwrap()];
     let mut seed = 7_u64;
@@ -152,7 +152,7 @@ fn ten_thousand_operations_on_fifty_keys_are_decided_at_once() {
     let begun = Instant::now();
     assert_eq!(check(&history), Ok(()));
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
-    // A value that nobody ever wrote.
+    // A value that was never written.
     let read = history.iter().rposition(|it| matches!(it.answer, Some(Value(_)))).unwrap();
     history[read].answer = Some(Value(9));
     assert!(check(&history).is_err());
@@ -161,7 +161,7 @@ fn ten_thousand_operations_on_fifty_keys_are_decided_at_once() {
 #[test]
 fn many_writes_of_unknown_outcome_do_not_make_a_history_undecidable() {
     let mut history: Vec<_> = (0..40).map(|number| unknown(number, Write(1_000 + number))).collect();
-    // Each of these fits only where no unknown write comes between the two.
+    // Each pair is possible only if no unknown write takes effect between the two.
     for number in 0..40 {
         let at = 100 + 10 * number;
         history.push(op(at, at + 3, Write(number), Done));

@@ -8,14 +8,15 @@ use crate::sim::world::World;
 const A: Host = Host(1);
 const B: Host = Host(2);
 
-/// Runs a test whose thread belongs to its world: the thread of the harness goes on to read the machine's clock.
+/// Runs a test in a thread of its own, because a world changes the clock of its thread, and the harness needs the real
+/// one.
 fn on_its_own_thread(test: impl FnOnce() + Send + 'static) {
     if let Err(panic) = std::thread::spawn(test).join() {
         std::panic::resume_unwind(panic);
     }
 }
 
-/// A world in which B gives back every byte that it is sent.
+/// Creates a world in which B echoes every byte.
 fn world_with_echo() -> World {
     let mut world = World::new(1);
     start_echo(&mut world);
@@ -34,7 +35,7 @@ fn start_echo(world: &mut World) {
     });
 }
 
-/// What A has come to: bytes that came back, and how its connection ended (0: it has not).
+/// State of A: the number of echoed bytes, and how its connection ended (0 while it is open).
 #[derive(Default)]
 struct Seen {
     echoes: AtomicU64,
@@ -42,7 +43,7 @@ struct Seen {
     ended: AtomicU64,
 }
 
-/// A sends a byte each 100 ms and counts the echoes.
+/// Makes A send a byte every 100 ms and count the echoes.
 fn start_pinging(world: &mut World) -> Arc<Seen> {
     let seen = Arc::new(Seen::default());
     let (copy, connector) = (Arc::clone(&seen), world.network.connector(A, Peer::Local));

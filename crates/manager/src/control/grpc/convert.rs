@@ -1,4 +1,4 @@
-//! Between the messages of `control.proto` and the operations' own types.
+//! Conversions between the messages of `control.proto` and the types of the operations.
 
 use flota_api::model::{NodeSpec, Role, ServiceSpec, StackSpec};
 use flota_api::proto::{control as pc, specs as ps, types as pt};
@@ -15,7 +15,7 @@ use super::super::services::ServiceSummary;
 use super::super::stacks::StackSummary;
 use super::super::tasks::TaskSummary;
 
-/// A list of this freshness was asked for.
+/// Returns the freshness that a list request asks for.
 pub(super) fn freshness(stale: bool) -> Freshness {
     if stale { Freshness::Stale } else { Freshness::Linearizable }
 }
@@ -24,7 +24,7 @@ pub(super) fn filters(filters: Vec<pc::Filter>) -> Vec<Filter> {
     filters.into_iter().map(|it| Filter { key: it.key, value: it.value }).collect()
 }
 
-/// 0 on the wire: whatever version the object has.
+/// Returns the expected version; 0 on the wire means any version.
 pub(super) fn version(version: u64) -> Option<Version> {
     Some(version).filter(|version| *version != 0)
 }

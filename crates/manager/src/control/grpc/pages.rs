@@ -1,4 +1,4 @@
-//! Lists in pages, so that no list is too large for a message. The first page has the header; an empty list is one page.
+//! Splits lists into pages that fit into a message. The first page has the header; an empty list is one page.
 
 use prost::Message;
 use tonic::Response;
@@ -8,7 +8,7 @@ use flota_api::proto::control::ListHeader;
 use super::super::{Age, Listing};
 use super::Answers;
 
-/// Most bytes of one page, unless a single row is larger.
+/// Largest size of one page in bytes, unless a single row is larger.
 const PAGE: usize = 1 << 20;
 
 fn header(age: Age) -> ListHeader {
@@ -21,7 +21,7 @@ fn header(age: Age) -> ListHeader {
     }
 }
 
-/// The rows, as `row` converts them, as a stream of the pages that `page` makes.
+/// Converts the rows with `row` and returns a stream of pages that `page` makes of them.
 pub(super) fn pages<T, R, P>(
     listing: Listing<T>,
     row: impl FnMut(T) -> R + Send + 'static,

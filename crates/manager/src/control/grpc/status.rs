@@ -1,4 +1,4 @@
-//! The one table from refusals to gRPC: a code for clients in general, and a [`Reason`] for those that act on it.
+//! The only table that maps errors to gRPC: a code for clients in general, and a [`Reason`] for those that act on it.
 
 use tonic::{Code, Status};
 
@@ -7,7 +7,7 @@ use flota_raft_store::{Conflict, ProposeError};
 
 use super::super::error::{ControlError, NodeHold};
 
-/// What gRPC says of an error.
+/// Returns the code and the reason for an error.
 fn row(error: &ControlError) -> (Code, Reason) {
     match error {
         ControlError::NotFound { .. } | ControlError::NoTask { .. } => (Code::NotFound, Reason::NotFound),

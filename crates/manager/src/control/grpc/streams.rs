@@ -1,4 +1,4 @@
-//! Exec and logs: relays frames between a user and the workers of the tasks that the user means.
+//! Exec and logs: relays frames between a user and the workers of the selected tasks.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::super::error::ControlError;
 use super::super::tasks::LogSource;
 use crate::streams::{Outbox, QUEUE, StreamBroker, WorkerStream};
 
-/// Carries out what the user's first frame asks for. The receiver yields the answers, as the task's worker gives them.
+/// Carries out the request in the user's first frame. The receiver yields the answers of the task's worker.
 pub(super) fn open(
     control: Control<RaftNode>,
     broker: StreamBroker,
@@ -25,7 +25,7 @@ pub(super) fn open(
     let (to_user, receiver) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
         if let Err(status) = serve(&control, broker, user, &to_user).await {
-            // A user who has gone needs no answer.
+            // If the user has disconnected, no answer is needed.
             let _ = to_user.send(Err(status)).await;
         }
     });
@@ -60,7 +60,7 @@ async fn serve(
     }
 }
 
-/// Relays frames in both directions until the worker's side ends or the user goes away.
+/// Relays frames in both directions until the worker's side ends or the user disconnects.
 async fn relay(mut user: Streaming<Frame>, worker: WorkerStream, to_user: Outbox) {
     let WorkerStream { mut inbox, outbox: to_worker } = worker;
     let there = async move {
@@ -94,7 +94,7 @@ async fn relay(mut user: Streaming<Frame>, worker: WorkerStream, to_user: Outbox
     }
 }
 
-/// Sends one task's logs to the user. What goes wrong is sent as a frame, since other tasks' logs come beside it.
+/// Sends one task's logs to the user. An error is sent as a frame, because the logs of other tasks share the stream.
 async fn relay_logs(broker: StreamBroker, view: View, task: Arc<Task>, request: LogsRequest, to_user: Outbox) {
     let mut worker = match broker.open(&task, &view, Content::Logs(request)).await {
         Ok(worker) => worker,
@@ -107,7 +107,7 @@ async fn relay_logs(broker: StreamBroker, view: View, task: Arc<Task>, request: 
         let frame = tokio::select! {
             biased;
             frame = worker.inbox.message() => frame,
-            // The user has gone: without this a quiet task's stream would stay open.
+            // The user has disconnected. Without this branch, the stream of a task that logs nothing stays open.
             () = to_user.closed() => return,
         };
         let frame = match frame {

@@ -20,7 +20,7 @@ fn tables(services: Vec<Service>, tasks: Vec<Task>) -> Tables {
     tables
 }
 
-/// The id that the reference means, else the ids of the candidates, else nothing.
+/// Returns the id that the reference identifies, otherwise the ids of the candidates, which may be none.
 fn meant<T: Referable>(found: Result<&Arc<T>, ControlError>) -> Result<String, Vec<String>> {
     match found {
         Ok(object) => Ok(object.id().to_owned()),
@@ -106,11 +106,11 @@ fn a_service_name_with_a_dot_never_stands_for_another_services_task() {
     let view = tables(services(), tasks());
     assert_eq!(meant(resolve::<Task>(&view, "a.1")), Ok("of-a".into()), "a service is no task");
     assert_eq!(meant(resolve::<Task>(&view, "a.1.1")), Ok("of-a.1".into()));
-    // Where a service may stand for its task, the name means both.
+    // If a service may stand for its task, the name is ambiguous.
     assert_eq!(meant(resolve_running(&view, "a.1")), ids(&["of-a", "s2"]));
     assert_eq!(meant(resolve_running(&view, "a")), Ok("of-a".into()));
     assert_eq!(meant(resolve_running(&view, "a.1.1")), Ok("of-a.1".into()));
-    // The slot of `a` is empty: only the service is left.
+    // The slot of `a` is empty, so only the service matches.
     let view = tables(services(), tasks().into_iter().skip(1).collect());
     assert_eq!(meant(resolve::<Task>(&view, "a.1")), ids(&[]));
     assert_eq!(meant(resolve_running(&view, "a.1")), Ok("of-a.1".into()));

@@ -1,5 +1,5 @@
-//! The rules of what a spec asks of its node beyond CPU and memory: runtime class, capabilities, devices. Whether a node
-//! gives it is the scheduler's to say.
+//! The rules for what a spec requires of its node beyond CPU and memory: runtime class, capabilities, devices. The
+//! scheduler decides whether a node allows it.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use flota_api::capability;
 use flota_api::model::ServiceSpec;
 use flota_api::naming;
 
-/// Tells `check` of every field what is wrong with it, if anything is.
+/// Calls `check` with the result for every field.
 pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), String>)) {
     if !spec.runtime.is_empty() {
         check("runtime", naming::check(&spec.runtime).map_err(|error| error.to_string()));
@@ -40,7 +40,7 @@ fn once(first: bool, what: &str) -> Result<(), String> {
     if first { Ok(()) } else { Err(format!("`{what}` is there twice")) }
 }
 
-/// What of a spec's size these are.
+/// Returns the texts of these fields, which count towards the size of a spec.
 pub(super) fn texts(spec: &ServiceSpec) -> impl Iterator<Item = &String> {
     let devices = spec.devices.iter().flat_map(|it| [&it.source, &it.target, &it.permissions]);
     let kinds = spec.generic_resources.iter().map(|it| &it.kind);
@@ -74,7 +74,7 @@ mod tests {
         for good in [
             ServiceSpec { runtime: "io.containerd.runsc.v1".into(), init: true, ..spec() },
             ServiceSpec { cap_add: list("NET_ADMIN"), cap_drop: list("ALL"), ..spec() },
-            // Docker takes both, and gives the task everything.
+            // Docker accepts both, and gives the task every capability.
             ServiceSpec { privileged: true, cap_drop: list("CHOWN"), cap_add: list("ALL BPF"), ..spec() },
             ServiceSpec { devices: vec![device("/dev/a", "/dev/x", "r"), device("/dev/a", "/dev/y", "rw")], ..spec() },
             ServiceSpec { generic_resources: vec![resource("gpu", 2), resource("fpga", 1)], ..spec() },

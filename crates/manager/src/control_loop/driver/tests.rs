@@ -10,7 +10,7 @@ use flota_api::object::StoreObject;
 use flota_api::resources::Resources;
 use flota_raft_store::{Action, Entry, Outcome, Transaction};
 
-/// Commits as consensus would on a bad day: as the script says, then always.
+/// A proposer that fails as the script says and commits everything afterwards.
 struct Moody {
     store: Store,
     state: Mutex<State>,
@@ -20,18 +20,18 @@ struct Moody {
 struct State {
     script: VecDeque<Mood>,
     index: u64,
-    /// Entries that were said to be lost and are still on their way.
+    /// Entries that were reported as lost and are still to be committed.
     late: Vec<Vec<Transaction>>,
     proposals: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Mood {
-    /// Nothing came of it.
+    /// The entry is lost.
     Lost,
-    /// No answer in time; it is committed before whatever comes next.
+    /// No answer in time; the entry is committed before the next one.
     Late,
-    /// Somebody else leads.
+    /// Another manager leads.
     NotLeader,
 }
 
@@ -93,7 +93,7 @@ fn service(id: &str, replicas: u64) -> flota_api::object::Object {
     Service { id: id.into(), spec: Arc::new(spec), spec_version: 1, ..Service::default() }.into_object()
 }
 
-/// Runs the driver until `done`, which is looked at after every entry.
+/// Runs the driver until `done`, which is checked after every entry.
 async fn drive(store: &Store, proposer: Arc<Moody>, done: impl Fn(&Tables) -> bool) {
     let loops: Vec<Box<dyn ControlLoop>> = vec![
         Box::new(crate::orchestrator::replicated::Replicated),
@@ -121,7 +121,7 @@ fn all_assigned(view: &Tables, count: usize) -> bool {
     view.tasks().count() >= count && view.tasks().all(|task| task.node_id.is_some())
 }
 
-/// The script begins after the objects are in.
+/// Creates a store and a proposer whose script begins after the objects are created.
 async fn with_six_tasks_to_make(script: &[Mood]) -> (Store, Arc<Moody>) {
     let store = Store::default();
     let proposer = Moody::new(&store, &[]);
@@ -138,7 +138,7 @@ async fn plans_are_made_in_one_pass_and_again_after_every_kind_of_failure() {
         drive(&store, Arc::clone(&proposer), |view| all_assigned(view, 6)).await;
         assert_eq!(store.view().tasks().count(), 6, "{script:?}");
         if script.is_empty() {
-            // Created with its node in it: one entry for all, beside the one that made the objects.
+            // The tasks are created with a node: one entry for all, besides the one that created the objects.
             assert_eq!(proposer.state.lock().expect("no holder panics").proposals, 2);
         }
     }
@@ -171,7 +171,7 @@ async fn a_service_of_many_tasks_goes_in_parts_that_each_fit_into_an_entry() {
     drive(&store, proposer, doomed).await;
 }
 
-/// Plans one key, notes when, and asks once to be called again after two seconds.
+/// Plans one key, records the time, and asks once to be planned again after two seconds.
 struct Recalled(Arc<Mutex<Vec<tokio::time::Instant>>>);
 
 impl ControlLoop for Recalled {
@@ -204,7 +204,7 @@ async fn a_delay_is_as_long_as_it_was_meant_when_the_wall_clock_steps_meanwhile(
     for stepped in [9 * HOUR, 11 * HOUR] {
         let calls: Arc<Mutex<Vec<_>>> = Arc::default();
         let seen = Arc::clone(&calls);
-        // It shows another time from the first plan on.
+        // The time differs from the first plan on.
         let shown = move || {
             let planned = !seen.lock().expect("no holder panics").is_empty();
             Timestamp(if planned { stepped } else { 10 * HOUR })

@@ -48,7 +48,7 @@ fn view(objects: impl IntoIterator<Item = Object>) -> Tables {
     view
 }
 
-/// What is wanted, in short: `+slot` a new task, `id:state` another desired state, `!` a paused update.
+/// Returns the plan in short form: `+slot` a new task, `id:state` another desired state, `!` a paused update.
 fn planned(view: &Tables) -> Vec<String> {
     let mut cx = PlanContext { now: NOW, rng: rand::rngs::StdRng::seed_from_u64(1) };
     let plan = Replicated.plan("s", view, &mut cx);
@@ -91,7 +91,7 @@ fn scaling_down_takes_the_unassigned_then_the_fullest_node_then_the_highest_slot
     objects[0] = service(2).into_object();
     objects.pop();
     assert_eq!(planned(&view(objects)), ["t2:remove"]);
-    // What stays is even, and what runs stays before what does not.
+    // The kept tasks are spread evenly, and running tasks are kept before others.
     let place = |slot: u64| if slot <= 5 { "a" } else { "b" };
     let nine = (1..=9).map(|slot| running(&format!("t{slot}"), slot, place(slot)));
     let four = planned(&view(nine.chain([service(5).into_object()])));
@@ -155,7 +155,7 @@ fn of_two_tasks_in_a_slot_the_lesser_goes() {
     assert_eq!(planned(&view(objects)), ["t2:shutdown"]);
 }
 
-/// A task that an earlier leader made whose clock was an hour ahead; `created` is its place in the order all the same.
+/// A task from an earlier leader whose clock was an hour ahead; `created` still determines its order.
 fn from_ahead(created: u64, task: Task) -> Task {
     let ahead = NOW + Duration::from_secs(3600);
     Task { meta: Meta { created_at: ahead, created, ..Meta::default() }, ..task }

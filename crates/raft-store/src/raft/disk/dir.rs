@@ -1,4 +1,4 @@
-//! A real folder.
+//! [`Disk`] on a real folder.
 
 use std::fs::File;
 use std::io;
@@ -8,20 +8,20 @@ use std::sync::Arc;
 
 use super::{Disk, DiskFile};
 
-/// Bytes of one write while blocks are allocated.
+/// Bytes in one write while blocks are allocated.
 const ALLOCATION: usize = 256 << 10;
 
-/// A folder of the machine.
+/// A folder in the file system.
 #[derive(Clone, Debug)]
 pub struct DirDisk {
     path: PathBuf,
 }
 
 impl DirDisk {
-    /// Makes the folder where it is missing; durable, with its name.
+    /// Opens the folder, and creates it durably if it is missing.
     ///
     /// # Errors
-    /// It can't be made.
+    /// The folder can't be created.
     pub fn open(path: &Path) -> io::Result<Self> {
         if !path.exists() {
             fs_err::create_dir_all(path)?;
@@ -82,7 +82,7 @@ impl DiskFile for DirFile {
         self.0.metadata().map(|metadata| metadata.len())
     }
 
-    // Written, not only reserved: a block that was never written costs a journal commit when it first is.
+    // The blocks are written, not only reserved: the first write to an unwritten block costs a journal commit.
     fn allocate(&self, length: u64) -> io::Result<()> {
         let zeros = [0; ALLOCATION];
         let mut at = self.length()?;

@@ -1,8 +1,9 @@
-//! A disk in memory that behaves as badly as a real one may: until a sync, each sector of a write may or may not have
-//! reached the disk, in any order; names are durable only after their own sync; it fills up, slows down and fails.
+//! A disk in memory that behaves as badly as a real one can. Until a sync, each sector of a write may or may not have
+//! reached the disk, in any order, and names are durable only after their own sync. The disk can fill up, slow down and
+//! fail.
 //!
-//! A crash ([`ModelDisk::crash`]) keeps what was synced, and of the rest what chance wants. Handles of the process that
-//! died fail from then on: a late write of a dead process must not reach the disk.
+//! A crash ([`ModelDisk::crash`]) keeps everything that was synced, and keeps the rest at random. Afterwards, the
+//! handles of the crashed process fail, because a dead process must not write to the disk.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,23 +15,23 @@ use rand::Rng;
 
 use super::{Disk, DiskFile};
 
-/// What a disk writes as a whole.
+/// Bytes that a disk writes atomically.
 const SECTOR: u64 = 512;
 
-/// What is wrong with a disk at the moment.
+/// Faults of a disk that are on at the moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DiskFaults {
-    /// A sync takes this long, and up to as much again.
+    /// Minimum duration of a sync; it takes at most twice as long.
     pub delay: Duration,
-    /// Writes and allocations that need more bytes than this fail; `None`: no limit.
+    /// Total bytes that the disk can hold; writes and allocations beyond that fail. `None`: no limit.
     pub capacity: Option<u64>,
     /// Every write and sync fails.
     pub broken: bool,
-    /// A sync says that it is done, and does nothing.
+    /// A sync reports success without doing anything.
     pub lies: bool,
 }
 
-/// One file: as a reader sees it, as it would be after a crash, and the writes between the two.
+/// One file: its content as a reader sees it, its content after a crash, and the writes that are not synced yet.
 #[derive(Debug, Default)]
 struct Content {
     bytes: Vec<u8>,
@@ -43,18 +44,18 @@ struct Platter {
     files: BTreeMap<u64, Content>,
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
-    /// Names after each change since they were synced.
+    /// The names after each change since the last sync of names.
     pending_names: Vec<BTreeMap<String, u64>>,
     next: u64,
-    /// Counts crashes: handles of an earlier life fail.
+    /// Number of crashes and restarts. Handles of an earlier life fail.
     life: u64,
     faults: DiskFaults,
     operations: u64,
-    /// The disk dies at this operation, as a machine whose power fails there.
+    /// The disk stops at this operation, as on a power failure.
     stop_at: Option<u64>,
 }
 
-/// A handle to one simulated disk; clones share it, until a crash gives the next life a handle of its own.
+/// A handle to one simulated disk. Clones share it until a crash or restart returns a new handle.
 #[derive(Clone)]
 pub struct ModelDisk {
     platter: Arc<Mutex<Platter>>,
@@ -69,7 +70,7 @@ impl std::fmt::Debug for ModelDisk {
 }
 
 impl ModelDisk {
-    /// An empty disk, whose luck comes from `random`.
+    /// Creates an empty disk that draws its random choices from `random`.
     pub fn new(random: Random) -> Self {
         Self { platter: Arc::default(), random, life: 0 }
     }
@@ -78,22 +79,23 @@ impl ModelDisk {
         self.platter.lock().expect("no holder panics")
     }
 
-    /// What is wrong with it from now on.
+    /// Sets the faults of the disk.
     pub fn set_faults(&self, faults: DiskFaults) {
         self.platter().faults = faults;
     }
 
-    /// Writes, syncs and changes of names so far.
+    /// Number of writes, syncs and changes of names so far.
     pub fn operations(&self) -> u64 {
         self.platter().operations
     }
 
-    /// The power fails at the `operation`th write, sync or change of a name: it and all later ones fail.
+    /// Makes the `operation`th write, sync or change of names fail, and all later ones, as on a power failure.
     pub fn stop_at(&self, operation: u64) {
         self.platter().stop_at = Some(operation);
     }
 
-    /// The process dies, and all handles with it; the machine stays up, so nothing is lost. The disk of the next life.
+    /// Simulates the death of the process without losing data: all handles fail. Returns the handle for the next
+    /// process.
     pub fn restart(&self) -> Self {
         let mut platter = self.platter();
         platter.life += 1;
@@ -101,7 +103,8 @@ impl ModelDisk {
         Self { life: platter.life, ..self.clone() }
     }
 
-    /// The power fails: of what was not synced, each sector is kept or lost by chance. The disk of the next life.
+    /// Simulates a power failure: each unsynced sector is kept or lost at random. Returns the handle for the next
+    /// process.
     pub fn crash(&self) -> Self {
         let next = self.restart();
         let mut platter = self.platter();
@@ -125,10 +128,10 @@ impl ModelDisk {
         next
     }
 
-    /// Flips one bit of what is durable in a file, as a disk that decays.
+    /// Flips one bit of the durable content of a file, as decay of the medium does.
     ///
     /// # Panics
-    /// When there is no such file, or it is shorter.
+    /// There is no such file, or it is shorter than `offset`.
     pub fn flip_bit(&self, name: &str, offset: u64, bit: u8) {
         let mut platter = self.platter();
         let id = platter.names[name];
@@ -138,7 +141,7 @@ impl ModelDisk {
         content.durable[at] ^= 1 << bit;
     }
 
-    /// One operation that changes something; fails where the disk or this life is over.
+    /// Counts one operation that changes the disk. Fails if the disk has stopped or the handle is of an earlier life.
     fn operate(&self) -> io::Result<MutexGuard<'_, Platter>> {
         let mut platter = self.platter();
         if platter.life != self.life {
@@ -164,7 +167,7 @@ fn missing(name: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("there is no file `{name}`"))
 }
 
-/// Each sector of a write reaches the disk or not.
+/// Keeps or loses each sector of a write at random.
 fn keep_by_chance(durable: &mut Vec<u8>, offset: u64, bytes: &[u8], random: &Random) {
     let start = usize::try_from(offset).expect("files are small");
     let sector = usize::try_from(SECTOR).expect("it is small");

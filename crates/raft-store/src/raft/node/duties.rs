@@ -1,4 +1,5 @@
-//! What a manager's Raft does by itself: follows leadership, makes snapshots, compares tables, keeps its age small.
+//! Background work of a manager's Raft: it follows leadership, makes snapshots, compares tables and keeps the age
+//! small.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,22 +22,22 @@ use crate::raft::type_config::{EntryBytes, TypeConfig};
 use crate::transaction::Entry;
 use flota_api::clock::Clock;
 
-/// The followers have applied a comparison by then.
+/// Time that followers have to apply a comparison before the leader asks for their digests.
 const CHECK_AFTER: Duration = Duration::from_secs(1);
-/// A snapshot that was not begun by then is asked for again.
+/// How long to wait for a requested snapshot to begin before requesting it again.
 const SNAPSHOT_AGAIN: Duration = Duration::from_secs(5);
-/// A burst of entries is over after this, or the log is settled in the middle of it, which costs one sync.
+/// How long to wait after an entry before settling the log. If the burst is not over then, it costs one extra sync.
 const SETTLE_AFTER: Duration = Duration::from_secs(1);
-/// How often a manager that nobody asks renews its age.
+/// Interval at which a manager renews its age without a request.
 const FRESHEN_EVERY: Duration = Duration::from_secs(15);
-/// The same after a question that nobody answered.
+/// The interval after a request that got no answer.
 const FRESHEN_AGAIN: Duration = Duration::from_secs(1);
-/// A manager that does not tell its digest by then is asked again.
+/// How long to wait for the digest of another manager.
 const DIGEST_WAIT: Duration = Duration::from_secs(2);
-/// A file that says that the tables went wrong: the folder must not be used any more.
+/// File that marks the tables as wrong. A folder with this file must not be used any more.
 const MARK: &str = "diverged";
 
-/// Refuses a folder whose tables were found to differ from those of the other managers.
+/// Refuses a folder that is marked because its tables differed from those of the other managers.
 pub(super) fn check_mark(disk: &dyn Disk) -> Result<(), OpenError> {
     let io = |source| OpenError::Io { place: disk.place(), source };
     if disk.list().map_err(io)?.iter().any(|name| name == MARK) {
@@ -46,7 +47,7 @@ pub(super) fn check_mark(disk: &dyn Disk) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// What the duties work with. It does not keep the core alive.
+/// State that the duties need. It does not keep the core alive.
 pub(super) struct Duties {
     pub(super) id: u64,
     pub(super) raft: Raft,
@@ -62,7 +63,7 @@ pub(super) struct Duties {
 }
 
 impl Duties {
-    /// Does all of them until it is stopped, or the core has.
+    /// Runs all duties until `stop` is cancelled or the core has stopped.
     pub(super) async fn run(self, stop: CancellationToken) {
         tokio::select! {
             () = self.make_snapshots() => {}
@@ -76,7 +77,7 @@ impl Duties {
         }
     }
 
-    /// Has a snapshot made whenever the log has become long enough.
+    /// Requests a snapshot whenever the log has become long enough.
     async fn make_snapshots(&self) {
         let mut milestones = self.milestones.clone();
         while milestones.wait_for(|it| it.wants_snapshot).await.is_ok() {
@@ -84,7 +85,7 @@ impl Duties {
                 tracing::warn!(%error, "a snapshot could not be begun");
                 return;
             }
-            // The count begins anew when the snapshot is taken. A trigger while one is being built does nothing.
+            // `wants_snapshot` is cleared when the snapshot is taken. A trigger while one is being built does nothing.
             let begun = milestones.wait_for(|it| !it.wants_snapshot);
             if let Ok(Err(_)) = tokio::time::timeout(SNAPSHOT_AGAIN, begun).await {
                 return;
@@ -92,7 +93,7 @@ impl Duties {
         }
     }
 
-    /// Lets the log go behind each snapshot, but for what followers that are a little late still need.
+    /// Purges the log up to each snapshot, except for entries that followers slightly behind still need.
     async fn purge_log(&self) {
         let mut milestones = self.milestones.clone();
         let mut purged = None;
@@ -101,7 +102,8 @@ impl Duties {
                 return;
             };
             purged = snapshot;
-            // The library does not let an entry go that its newest snapshot does not hold: it has to know of that one.
+            // The library purges only entries that the newest snapshot it knows of contains, so wait until it knows of
+            // this one.
             let mut metrics = self.raft.data_metrics();
             while metrics.borrow_watched().snapshot.map(|id| id.index) < snapshot {
                 if metrics.changed().await.is_err() {
@@ -116,20 +118,21 @@ impl Duties {
         }
     }
 
-    /// Stops the core when the log can't be written any more, also where nobody waits for an entry.
+    /// Stops the core when the log can no longer be written, even if no proposal is waiting.
     async fn watch_log(&self) {
         self.log.failed().await;
         tracing::error!("the Raft log has failed: this manager stops");
         self.stop_core().await;
     }
 
-    /// While this manager leads: puts the digest of its tables into the log at the beginning and every 1,000 entries.
+    /// While this manager leads, proposes the digest of its tables at the start of the term and every 1,000 entries.
     async fn check_tables(&self) {
         let (mut leadership, mut milestones) = (self.leadership.clone(), self.milestones.clone());
         loop {
             let Ok(term) = leadership.wait_for(|it| it.is_self).await.map(|it| it.term) else { return };
             if let Some(index) = self.propose_check().await {
-                // The others compare with this manager; whether it is itself the one that is wrong, it has to ask.
+                // The followers compare their tables with the leader's. To find out whether its own are wrong, the
+                // leader must ask.
                 tokio::time::sleep(CHECK_AFTER).await;
                 if self.verdict(index).await == Verdict::Wrong {
                     return self.stop_diverged(index).await;
@@ -143,27 +146,27 @@ impl Duties {
         }
     }
 
-    /// The index whose digest was put into the log.
+    /// Proposes a comparison and returns the index of the entry whose digest it holds.
     async fn propose_check(&self) -> Option<u64> {
-        // A manager that has just started may not have applied yet what the others have.
+        // A manager that has just started may not have applied every committed entry yet.
         let caught_up = self.raft.ensure_linearizable(ReadPolicy::ReadIndex);
         tokio::time::timeout(QUORUM_WAIT, caught_up).await.ok()?.ok()?;
         let applied = self.progress.borrow().applied;
         let check = Some((applied, self.digests.at(applied)?));
         let entry = Entry { at: self.clock.now(), check, ..Entry::default() };
-        // One that is lost is followed by the next.
+        // If it is lost, the next comparison replaces it.
         let written = self.raft.client_write(EntryBytes(entry.encode().into()));
         tokio::time::timeout(QUORUM_WAIT, written).await.ok()?.ok()?;
         Some(applied)
     }
 
-    /// Finds out who is wrong where tables differ. A manager that is wrong marks its folder and stops: it is rebuilt
-    /// from the others under a new Raft id, as one whose log is damaged.
+    /// Finds out which manager is wrong when tables differ. If it is this one, it marks its folder and stops; it is
+    /// then rebuilt from the others under a new Raft id, like a manager with a damaged log.
     async fn judge_tables(&self) {
         let mut suspects = self.digests.suspects();
         loop {
             let Ok(index) = suspects.wait_for(Option::is_some).await.map(|it| *it) else { return };
-            // What is not remembered any more can't be judged: the next comparison will be.
+            // If the digest is not kept any more, this comparison can't be judged; wait for the next one.
             let Some(index) = index.filter(|index| self.digests.at(*index).is_some()) else {
                 if suspects.changed().await.is_err() {
                     return;
@@ -201,11 +204,11 @@ impl Duties {
         judge(own, &others, voters.len())
     }
 
-    /// Stops the core, in a task of its own: the end of the core ends other duties and thereby all of them, and the
-    /// library panics in whoever asks it for anything after a shutdown that was begun and cancelled.
+    /// Stops the core from a task of its own. Stopping the core ends the other duties and so cancels this future, and
+    /// the library panics on any later call if a shutdown was started and then cancelled.
     async fn stop_core(&self) {
         let raft = self.raft.clone();
-        // The task ends with the core, and has nothing to return.
+        // The task ends with the core and returns nothing.
         let _ = tokio::spawn(async move { raft.shutdown().await }).await;
     }
 
@@ -231,7 +234,7 @@ impl Duties {
         }
     }
 
-    /// Keeps the age of what this manager shows small, also when nobody asks.
+    /// Renews the age of this manager's data regularly, even without requests.
     async fn freshen(&self) {
         let mut leadership = self.leadership.clone();
         loop {
@@ -245,7 +248,7 @@ impl Duties {
     }
 }
 
-/// Follows the core's own view of who leads; also keeps the peers' addresses as the membership says.
+/// Follows the core's view of the leader and updates the addresses of the peers from the membership.
 pub(super) fn watch_leadership(raft: &Raft, peers: Peers) -> watch::Receiver<Leadership> {
     let mut metrics = raft.server_metrics();
     let read = move |metrics: &openraft::metrics::RaftServerMetrics<TypeConfig>| {

@@ -1,8 +1,8 @@
-//! How old what this manager shows may be.
+//! Measures how old this manager's data may be.
 //!
-//! It asks the leader for its commit index, which the leader gives after a quorum has confirmed it, and waits until
-//! that is applied here. From then on this manager knows that it had everything that was committed when it asked: the
-//! age counts from the question, so neither the way of a message nor a clock can make it too small.
+//! This manager asks the leader for its commit index, which the leader returns after a quorum has confirmed it, and
+//! waits until that entry is applied here. Then this manager had every entry that was committed at the time of the
+//! request. The age counts from the request, so neither message delay nor clock skew can make it too small.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::raft::state_machine::Progress;
 use crate::raft::transport::{Method, Peers};
 use crate::raft::type_config::LogId;
 
-/// A question that has no answer by then is given up.
+/// Time limit of one request to the leader, including the wait until the entry is applied.
 const WAIT: Duration = Duration::from_millis(200);
 
-/// What this manager knows of its own age. Clones share it.
+/// The age of this manager's data. Clones share it.
 #[derive(Clone)]
 pub(super) struct Freshness {
     own_id: u64,
@@ -42,12 +42,13 @@ impl Freshness {
         Self { own_id, raft, peers, leadership, progress, complete_at: Arc::default() }
     }
 
-    /// `None`: it never knew itself complete.
+    /// Time since this manager last knew that it was complete; `None` if it never did.
     pub(super) fn age(&self) -> Option<Duration> {
         self.complete_at.lock().expect("no holder panics").map(|at| at.elapsed())
     }
 
-    /// Asks the leader, for a moment at most; whether it answered, and what it said is applied here.
+    /// Asks the leader for its commit index. Returns whether it answered and that entry is applied here; waits up to
+    /// `WAIT`.
     pub(super) async fn freshen(&self) -> bool {
         let asked = Instant::now();
         if !tokio::time::timeout(WAIT, self.catch_up()).await.unwrap_or(false) {
@@ -58,7 +59,7 @@ impl Freshness {
         true
     }
 
-    /// Whether everything that was committed at the call is applied here.
+    /// Returns whether everything that was committed at the time of the call is applied here.
     async fn catch_up(&self) -> bool {
         let leader = self.leadership.borrow().leader;
         let Some(leader) = leader else { return false };

@@ -1,4 +1,4 @@
-//! What a manager is started with.
+//! Options with which a manager's Raft starts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,19 +13,19 @@ use crate::store::Store;
 use flota_api::clock::{Clock, Random};
 use flota_api::seal::Sealer;
 
-/// How often a leader speaks, and how long its silence is borne.
+/// How often a leader sends heartbeats, and how long followers wait before an election.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// Between two heartbeats.
+    /// Interval between two heartbeats.
     pub heartbeat: Duration,
-    /// Shortest and longest silence before an election.
+    /// Shortest and longest time without a heartbeat before an election.
     pub election: (Duration, Duration),
 }
 
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            // Each beat costs every manager about half a millisecond of CPU, also in a cluster where nothing happens.
+            // Each heartbeat costs every manager about half a millisecond of CPU time, even in an idle cluster.
             heartbeat: Duration::from_millis(200),
             election: (Duration::from_millis(220), Duration::from_millis(450)),
         }
@@ -33,33 +33,33 @@ impl Default for Timing {
 }
 
 impl Timing {
-    /// How often a core looks at its timers. Heartbeats and elections happen at ticks only.
+    /// Interval at which a core checks its timers. Heartbeats and elections happen only at these ticks.
     pub(super) fn tick(self) -> Duration {
         self.heartbeat / 2
     }
 }
 
-/// What a manager is started with.
+/// Options with which a manager's Raft starts.
 pub struct RaftOptions {
-    /// Its Raft id; never used by another manager.
+    /// Raft id of this manager; no other manager ever uses it.
     pub id: u64,
-    /// The folder of log and snapshots.
+    /// The folder that holds the log and the snapshots.
     pub disk: Arc<dyn Disk>,
-    /// Whether it has been a manager under this id before: then its log can't be empty.
+    /// Whether this manager has run under this id before. If so, an empty log is damage.
     pub was_here: bool,
-    /// Of everything in the folder.
+    /// Encrypts everything in the folder.
     pub sealer: Sealer,
-    /// To the other managers.
+    /// Delivers messages to the other managers.
     pub transport: Arc<dyn Transport>,
-    /// What committed entries change.
+    /// The store to which committed entries are applied.
     pub store: Store,
-    /// Heartbeats and elections.
+    /// Intervals of heartbeats and elections.
     pub timing: Timing,
-    /// For the times in entries.
+    /// Clock for the times in entries.
     pub clock: Clock,
-    /// For the moments of elections.
+    /// Random source for election timeouts.
     pub random: Random,
-    /// Where the core and its disk work run.
+    /// Threads on which the core and its disk work run.
     pub threads: Threads,
 }
 
@@ -69,20 +69,21 @@ impl std::fmt::Debug for RaftOptions {
     }
 }
 
-/// Standard Raft. A leader that was killed must be elected anew: it may lack entries that it had sent and others have
-/// committed (`enable_leader_restore`). A follower never loses what it acknowledged (`allow_log_reversion`).
+/// Standard Raft. A leader that was killed must be elected again, because it may lack entries that it had sent and
+/// others have committed (`enable_leader_restore`). A follower never loses entries that it acknowledged
+/// (`allow_log_reversion`).
 pub(super) fn config(timing: Timing) -> Config {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Config {
         cluster_name: "flota".into(),
-        // A heartbeat goes out at the first tick after this interval, which must not end just after a tick.
+        // A heartbeat is sent at the first tick after this interval, so the interval must not end just after a tick.
         heartbeat_interval: millis(timing.heartbeat * 7 / 8),
         election_timeout_min: millis(timing.election.0),
         election_timeout_max: millis(timing.election.1),
         max_payload_entries: 256,
-        // By bytes: see the state machine.
+        // Snapshots are triggered by size in bytes: see the state machine.
         snapshot_policy: SnapshotPolicy::Never,
-        // By bytes too: see the duties.
+        // The log is purged by size in bytes too: see the duties.
         max_in_snapshot_log_to_keep: u64::MAX,
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(faults::is_on(Fault::LeaderRestore)),

@@ -1,4 +1,4 @@
-//! The entries of the log by their index: where each stands, and the newest ones themselves.
+//! The entries of the log by index: their positions on disk, and the newest entries themselves.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -12,10 +12,10 @@ use super::wal::{Position, RecoveredEntry, later};
 use crate::raft::disk::DiskFile;
 use crate::raft::type_config::{LogId, RaftEntry, Vote};
 
-/// Bytes of entries that are kept in memory: what followers and the state machine read is nearly always new.
+/// Bytes of entries that are kept in memory. Followers and the state machine nearly always read recent entries.
 const CACHE: usize = 16 << 20;
 
-/// What stays behind a snapshot, for followers that are a little late: so many entries, and so many bytes.
+/// Number and bytes of entries that are kept although a snapshot contains them, for followers that are slightly behind.
 const ENTRIES_KEPT: usize = 1_000;
 const BYTES_KEPT: usize = 8 << 20;
 
@@ -23,31 +23,31 @@ const BYTES_KEPT: usize = 8 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct Slot {
     pub(super) id: LogId,
-    /// Bytes of its payload, about.
+    /// Approximate bytes of its payload.
     pub(super) size: usize,
-    /// `None`: it is not written yet, and in memory.
+    /// Position on disk; `None` while the entry is only in memory.
     pub(super) at: Option<Position>,
-    /// `None`: it is on disk alone.
+    /// The entry itself; `None` if it is only on disk.
     pub(super) entry: Option<RaftEntry>,
 }
 
-/// What is known of the log without reading it.
+/// Facts about the log that are known without reading it.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     pub(super) vote: Option<Vote>,
     pub(super) committed: Option<LogId>,
     pub(super) purged: Option<LogId>,
     slots: VecDeque<Slot>,
-    /// Bytes of the entries that are in memory.
+    /// Bytes of the entries in memory.
     cached: usize,
     /// Slots before this one have no entry in memory.
     first_cached: usize,
-    /// Open segments, to read from.
+    /// Open segments for reading, by number.
     pub(super) files: BTreeMap<u64, Arc<dyn DiskFile>>,
 }
 
 impl Index {
-    /// Takes the entries that were found when the log was opened, in order.
+    /// Adds the entries that were found when the log was opened, in order.
     pub(super) fn recover(&mut self, entries: VecDeque<RecoveredEntry>) {
         for found in entries {
             self.cached += found.size;
@@ -57,18 +57,18 @@ impl Index {
         }
     }
 
-    /// The last entry, or the last that a snapshot holds.
+    /// Id of the last entry, or of the last one that a snapshot contains.
     pub(super) fn last(&self) -> Option<LogId> {
         self.slots.back().map(|slot| slot.id).or(self.purged)
     }
 
-    /// A new entry, which must follow the last one.
+    /// Adds a new entry, which must follow the last one.
     ///
     /// # Errors
-    /// It does not.
+    /// The entry does not follow the last one.
     pub(super) fn push(&mut self, entry: &RaftEntry) -> io::Result<()> {
         let id = entry.log_id();
-        // A log that is empty may begin anywhere.
+        // An empty log may begin at any index.
         let next = self.last().map_or(id.index, |last| last.index + 1);
         if id.index != next {
             return Err(io::Error::other(format!("entry {} does not follow the last one, {next} does", id.index)));
@@ -82,7 +82,7 @@ impl Index {
         Ok(())
     }
 
-    /// The entry was written at `at`, unless it was given up meanwhile.
+    /// Records that the entry was written at `at`, unless it was truncated meanwhile.
     pub(super) fn written(&mut self, id: LogId, at: Position) {
         if let Some(place) = self.place(id.index)
             && let Some(slot) = self.slots.get_mut(place).filter(|slot| slot.id == id)
@@ -91,7 +91,7 @@ impl Index {
         }
     }
 
-    /// Lets go of the oldest entries in memory that are written, as far as there are too many.
+    /// Drops the oldest written entries from memory until the cache is within its bound.
     pub(super) fn evict(&mut self) {
         while self.cached > CACHE
             && let Some(slot) = self.slots.get_mut(self.first_cached)
@@ -104,7 +104,7 @@ impl Index {
         }
     }
 
-    /// Gives up the entries after `last`.
+    /// Removes the entries after `last`.
     pub(super) fn truncate(&mut self, last: Option<LogId>) {
         let next = last.map_or(0, |id| id.index + 1);
         while let Some(slot) = self.slots.pop_back_if(|slot| slot.id.index >= next) {
@@ -115,7 +115,7 @@ impl Index {
         self.first_cached = self.first_cached.min(self.slots.len());
     }
 
-    /// Forgets the entries up to `upto`.
+    /// Removes the entries up to `upto`.
     pub(super) fn purge(&mut self, upto: LogId) {
         self.purged = later(self.purged, Some(upto));
         while let Some(slot) = self.slots.pop_front_if(|slot| slot.id.index <= upto.index) {
@@ -126,7 +126,7 @@ impl Index {
         }
     }
 
-    /// The entries of this range that are here, in order.
+    /// Returns the entries in this range that exist, in order.
     pub(super) fn range(&self, range: impl RangeBounds<u64>) -> Vec<Slot> {
         let start = match range.start_bound() {
             Bound::Included(index) => *index,

@@ -1,7 +1,7 @@
-//! The log as the Raft library sees it: entries by index, the vote, what is committed.
+//! The log as the Raft library sees it: entries by index, the vote and the commit mark.
 //!
-//! Appending changes the index at once and is acknowledged by the writer after the sync. Whatever the library reads is
-//! either in memory or was written before.
+//! Appending changes the index at once; the writer acknowledges it after the sync. Everything that the library reads is
+//! either in memory or has been written.
 
 use std::io;
 use std::ops::RangeBounds;
@@ -24,23 +24,23 @@ use crate::raft::type_config::{LogId, RaftEntry, TypeConfig, Vote};
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::seal::Sealer;
 
-/// Bytes of entries in one message to a follower; a larger entry goes alone. Half of what a message may have.
+/// Bytes of entries in one message to a follower: half the limit of a message. A larger entry is sent alone.
 const BATCH_BOUND: usize = MESSAGE_BOUND / 2;
-/// What an entry has in a message beside its payload, about.
+/// Approximate size of an entry in a message beside its payload, in bytes.
 const ENTRY_OVERHEAD: usize = 32;
 
-/// What the log has written since it was opened.
+/// Counts of what the log has written since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogStatistics {
-    /// Calls of fdatasync.
+    /// Number of fdatasync(2) calls.
     pub syncs: u64,
-    /// Entries that were written.
+    /// Number of entries written.
     pub entries: u64,
-    /// Bytes that were written.
+    /// Number of bytes written.
     pub bytes: u64,
-    /// Time in fdatasync, in microseconds.
+    /// Total time in fdatasync(2), in microseconds.
     pub sync_micros: u64,
-    /// The longest one, in microseconds.
+    /// Longest fdatasync(2), in microseconds.
     pub longest_sync_micros: u64,
 }
 
@@ -55,10 +55,10 @@ pub(crate) struct LogStore {
 }
 
 impl LogStore {
-    /// Opens (or begins) the log and verifies every record of it. A folder of the format before this one is converted.
+    /// Opens or creates the log and verifies every record. A folder in the previous format is converted.
     ///
     /// # Errors
-    /// Something that was acknowledged is gone or changed, or an I/O error.
+    /// Acknowledged data is missing or changed, or an I/O error.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         sealer: Sealer,
@@ -81,12 +81,12 @@ impl LogStore {
         Ok(Self { index, commands, sealer, counters, failed })
     }
 
-    /// Index of the last entry that a snapshot stands for: a state machine that is older lacks what was removed here.
+    /// Index of the last purged entry. A state machine that is older than it lacks entries.
     pub(crate) fn purged(&self) -> Option<u64> {
         self.index().purged.map(|id| id.index)
     }
 
-    /// What was written so far.
+    /// Returns what was written so far.
     pub(crate) fn statistics(&self) -> LogStatistics {
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         LogStatistics {
@@ -98,24 +98,25 @@ impl LogStore {
         }
     }
 
-    /// Up to which entry the log may go behind a snapshot at this index: followers that are a little late still find the
-    /// newest entries, as far as they are few and small. `None`: there is nothing to let go.
+    /// Index up to which the log can be purged after a snapshot at `snapshot`. It keeps the newest entries within a
+    /// bound, for followers that are slightly behind. `None` if nothing can be purged.
     pub(crate) fn purge_point(&self, snapshot: u64) -> Option<u64> {
         self.index().purge_point(snapshot)
     }
 
-    /// Until the log can't be written any more.
+    /// Waits until the log can no longer be written.
     pub(crate) async fn failed(&self) {
         let mut failed = self.failed.clone();
         if failed.wait_for(|failed| *failed).await.is_err() {
-            // The writer ends with its last user.
+            // The writer has ended without a failure.
             std::future::pending().await
         }
     }
 
-    /// Nothing is appended for a while: what was acknowledged is made provable on disk. Does nothing the second time.
+    /// Makes it provable on disk that the last entries were acknowledged; call it when the log is idle. A repeated call
+    /// does nothing.
     pub(crate) fn settle(&self) {
-        // A writer that has stopped has said why to those who appended.
+        // A writer that has stopped has already reported the error to those who appended.
         let _ = self.send(Command::Settle);
     }
 
@@ -127,7 +128,7 @@ impl LogStore {
         self.commands.send(command).map_err(|_| io::Error::other("the writer of the log has stopped"))
     }
 
-    /// The entry of a slot; `None`: it was purged meanwhile.
+    /// Returns the entry of a slot; `None` if it was purged meanwhile.
     fn entry(&self, slot: Slot) -> io::Result<Option<RaftEntry>> {
         if let Some(entry) = slot.entry {
             return Ok(Some(entry));
@@ -137,7 +138,7 @@ impl LogStore {
         let read = file.map(|file| read_entry(file.as_ref(), &self.sealer, at, slot.id));
         match read {
             Some(Ok(entry)) => Ok(Some(entry)),
-            // Its segment may be in use again.
+            // The segment of a purged entry may have been reused.
             _ if self.index().purged.is_some_and(|purged| purged.index >= slot.id.index) => Ok(None),
             Some(Err(error)) => Err(error),
             None => Err(io::Error::other(format!("segment {} of the log is not open", at.segment))),
@@ -162,7 +163,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         Ok(self.index().vote)
     }
 
-    // In parts: after a restart all of the log may be applied.
+    // In parts, because after a restart the whole log may be applied.
     async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = Result<RaftEntry, io::Error>> + OptionalSend
     where
         RB: RangeBounds<u64> + Clone + std::fmt::Debug + OptionalSend,
@@ -172,7 +173,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         futures::stream::iter(slots.into_iter().filter_map(move |slot| log.entry(slot).transpose()))
     }
 
-    // What is sent as one message: entries that are small each may be too much together.
+    // Limits the size of one message: many small entries together may be too large.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<RaftEntry>, io::Error> {
         let slots = self.index().range(start..end);
         let (mut found, mut bytes) = (Vec::new(), 0);
@@ -206,9 +207,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         receiver.await.map_err(|_| io::Error::other("the writer of the log has stopped"))?
     }
 
-    // Not synced by itself: it only spares a restarted manager the wait for a leader, and may be behind.
+    // The mark is not synced by itself. It only saves a restarted manager the wait for a leader, and may be behind.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        // The writer takes it along.
+        // The writer writes it together with other records.
         let mut index = self.index();
         index.committed = committed.or(index.committed);
         Ok(())
@@ -216,7 +217,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
         let index = self.index();
-        // It was noted before its entries were synced, perhaps.
+        // The mark may have been written before its entries were synced.
         let last = index.last().map(|id| id.index);
         Ok(index.committed.filter(|committed| Some(committed.index) <= last))
     }
@@ -236,7 +237,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.send(Command::Append(entries, callback))
     }
 
-    // Waited for: a snapshot that is installed next may be older in its terms than the entries that are given up.
+    // Waits for the sync, because a snapshot that is installed next may have an older term than the truncated entries.
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
         self.index().truncate(last);
         let (sender, receiver) = oneshot::channel();

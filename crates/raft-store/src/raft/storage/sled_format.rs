@@ -1,11 +1,13 @@
-//! The format before this one: log and vote in sled, in `db/`, each entry cut into parts. Converted when it is found.
+//! The previous format: log and vote in sled, in `db/`, with each entry split into parts. It is converted when it is
+//! found.
 //!
-//! Values over half of sled's page went to `db/blobs`, which nobody synced; after a power failure they may be gone. Here
-//! every entry is read and verified, wherever sled has put it, and the log is taken over only when it is whole. Until
-//! `db/` is gone it is what counts: a conversion that was cut begins anew.
+//! sled stored values over half of its page size in `db/blobs`, which was never synced; a power failure may have lost
+//! them. Conversion reads and verifies every entry and takes over only a complete log. `db/` stays valid until it is
+//! removed, so an interrupted conversion starts again.
 //!
-//! Terms then had more than one leader, and the order was by term and Raft id. Both become one number, so that two
-//! entries that differed still do: the same on every manager, because it depends on nothing else.
+//! In that format, a term could have several leaders, and log ids were ordered by term and Raft id. Both become one
+//! number, which keeps different log ids different. The number depends on nothing else, so it is the same on every
+//! manager.
 
 use std::io;
 use std::path::Path;
@@ -28,14 +30,14 @@ type Payload = EntryPayload<EntryBytes, u64, openraft::BasicNode>;
 type OldEntry = openraft::Entry<OldLeader<u64, u64>, Payload>;
 
 const NOTE: &str = "acknowledged";
-/// Managers that a cluster of the old format ever had, at most.
+/// Upper bound of the Raft ids in a cluster of the old format.
 const IDS: u64 = 1 << 20;
 
 fn term(leader: OldLeader<u64, u64>) -> u64 {
     leader.term * IDS + leader.node_id
 }
 
-/// The same log id, with a term that has one leader.
+/// Converts a log id to a term that has one leader.
 pub(super) fn log_id(old: OldLogId) -> LogId {
     let leader = LeaderId::new(term(old.leader_id), old.leader_id.node_id);
     LogId::new(leader.to_committed(), old.index)
@@ -45,7 +47,7 @@ fn vote(old: OldVote) -> Vote {
     Vote { leader_id: LeaderId::new(term(old.leader_id), old.leader_id.node_id), committed: old.committed }
 }
 
-/// Takes the old log's note of what it had acknowledged into its folder: the new log has a file of the same name.
+/// Copies the old log's note of acknowledged entries into its folder, because the new log has a file of the same name.
 fn keep_note(dir: &Path, db: &Path) -> io::Result<()> {
     let (note, kept) = (dir.join(NOTE), db.join(NOTE));
     if kept.exists() || acknowledged(&note).is_none() {
@@ -56,7 +58,7 @@ fn keep_note(dir: &Path, db: &Path) -> io::Result<()> {
     std::fs::File::open(db)?.sync_all()
 }
 
-/// What the old log held.
+/// The content of the old log.
 struct OldLog {
     vote: Option<Vote>,
     purged: Option<LogId>,
@@ -64,10 +66,10 @@ struct OldLog {
     entries: Vec<RaftEntry>,
 }
 
-/// Converts `db/` in the folder of `disk`, if it is there.
+/// Converts `db/` in the folder of `disk`, if it exists.
 ///
 /// # Errors
-/// Something that was acknowledged is gone or changed, or an I/O error. `db/` is as it was then.
+/// Acknowledged data is missing or changed, or an I/O error. `db/` is then unchanged.
 pub(super) fn convert(disk: &Arc<dyn Disk>, sealer: &Sealer, was_here: bool) -> Result<(), OpenError> {
     let Some(dir) = disk.folder() else { return Ok(()) };
     let path = dir.join("db");
@@ -85,7 +87,7 @@ pub(super) fn convert(disk: &Arc<dyn Disk>, sealer: &Sealer, was_here: bool) -> 
         return Ok(());
     }
     keep_note(dir, &path).map_err(io)?;
-    // sled panics over some damage: that is damage like any other, and must not end the daemon.
+    // sled panics on some kinds of damage. That is reported as damage and must not end the daemon.
     let old = std::panic::catch_unwind(|| read(dir, sealer));
     let old = old.unwrap_or_else(|_| Err("sled can't read it".into()));
     let old = old.map_err(|what| OpenError::Damaged { place: place.clone(), what })?;
@@ -185,7 +187,7 @@ fn split_key(bytes: &[u8]) -> Result<(u64, u16), String> {
     Ok((u64::from_be_bytes(*index), u16::from_be_bytes(part)))
 }
 
-/// The last entry that the old log had acknowledged, as its note says.
+/// Index of the last entry that the old log had acknowledged according to its note.
 fn acknowledged(path: &Path) -> Option<u64> {
     let record = std::fs::read(path).ok()?;
     let (index, checksum) = record.split_first_chunk::<8>()?;

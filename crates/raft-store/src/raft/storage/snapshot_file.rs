@@ -1,6 +1,7 @@
-//! Snapshots as files, `snap.<index>`: a format number, then frames of a length and sealed bytes. The first frame is
-//! the description, the last an end mark with the count, so that a cut file is noticed. Written, synced, renamed, names
-//! synced: a crash leaves the one before it or this one, whole.
+//! Snapshots in files, `snap.<index>`: a format number, then frames that consist of a length and sealed bytes. The
+//! first frame is the description, the last one an end mark with the number of frames, so that a truncated file is
+//! detected. A snapshot is written, synced and renamed, and then the names are synced; after a crash, either the
+//! previous snapshot or the new one is complete.
 
 use std::io;
 use std::sync::Arc;
@@ -13,12 +14,13 @@ use crate::raft::type_config::{SnapshotMeta, StoredMembership};
 use crate::store::Tables;
 use flota_api::seal::Sealer;
 
-/// No record is larger: an entry's bound with room to spare.
+/// Largest frame in bytes: the bound of an entry plus a margin.
 const FRAME_BOUND: usize = 64 << 20;
-/// Bytes that are written and read at once.
+/// Bytes in one write and one read.
 const BUFFER: usize = 1 << 20;
 
-/// Of the files; another one is refused. 1: terms that had more than one leader (see [`sled_format`]).
+/// Format of the files; files of an unknown format are refused. In format 1, a term could have several leaders (see
+/// [`sled_format`]).
 const FORMAT: u8 = 2;
 
 type OldMeta = openraft::storage::SnapshotMeta<OldLeader<u64, u64>, u64, openraft::BasicNode>;
@@ -30,12 +32,12 @@ pub(crate) struct SnapshotFiles {
     sealer: Sealer,
 }
 
-/// A snapshot that was read.
+/// A snapshot that was read from disk.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) meta: SnapshotMeta,
     pub(crate) tables: Tables,
-    /// Bytes of its file.
+    /// Size of its file in bytes.
     pub(crate) bytes: u64,
 }
 
@@ -44,11 +46,11 @@ impl SnapshotFiles {
         Self { disk, sealer }
     }
 
-    /// Writes a snapshot and removes the ones before it. The bytes of its file.
+    /// Writes a snapshot and removes older ones. Returns the size of its file in bytes.
     pub(crate) fn save(&self, meta: &SnapshotMeta, tables: &Tables) -> io::Result<u64> {
         let index = meta.last_log_id.map_or(0, |id| id.index);
         let name = format!("snap.{index:020}");
-        // A snapshot that is built and one that is installed may be written at once.
+        // A snapshot that is built and one that is received may be written at the same time.
         let temporary = format!("new-snap.{index:020}");
         let mut file = FrameWriter { file: self.disk.create(&temporary)?, at: 0, buffer: vec![FORMAT] };
         let description = postcard::to_stdvec(meta).map_err(io::Error::other)?;
@@ -63,7 +65,7 @@ impl SnapshotFiles {
         self.disk.rename(&temporary, &name)?;
         self.disk.sync_names()?;
         for old in self.list()?.into_iter().filter(|other| *other < name) {
-            // One that is built and one that is installed may both have seen it.
+            // Both of two concurrent writers may have listed it.
             if let Err(error) = self.disk.remove(&old)
                 && error.kind() != io::ErrorKind::NotFound
             {
@@ -73,10 +75,10 @@ impl SnapshotFiles {
         Ok(file.at)
     }
 
-    /// The newest snapshot, verified whole.
+    /// Reads the newest snapshot and verifies all of it.
     pub(crate) fn load(&self) -> Result<Option<Loaded>, OpenError> {
         let io = |source| OpenError::Io { place: self.disk.place(), source };
-        // What a crash in the middle of writing left.
+        // Remove files that a crash left incomplete.
         for name in self.disk.list().map_err(io)? {
             if name.starts_with("new-snap.") || name == "receiving" {
                 self.disk.remove(&name).map_err(io)?;
@@ -122,7 +124,7 @@ impl SnapshotFiles {
     }
 }
 
-/// A description of the format before this one.
+/// Converts a description from the previous format.
 fn convert(old: &OldMeta) -> SnapshotMeta {
     let membership = &old.last_membership;
     SnapshotMeta {
@@ -164,11 +166,11 @@ impl FrameWriter {
 
 struct FrameReader {
     file: Arc<dyn DiskFile>,
-    /// Where the next bytes are read from the file.
+    /// Offset of the next read from the file.
     at: u64,
     length: u64,
     buffer: Vec<u8>,
-    /// Bytes of the buffer that were taken.
+    /// Number of bytes in the buffer that were consumed.
     taken: usize,
 }
 

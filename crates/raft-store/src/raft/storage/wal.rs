@@ -1,16 +1,16 @@
-//! The write-ahead log under Raft's log: records in preallocated segments, written in order, synced by the one thread
+//! The write-ahead log below Raft's log: records in preallocated segments, written in order and synced by the thread
 //! that owns it.
 //!
 //! ```text
 //! log.7  │ head │ entry │ entry │ vote │ entry │ …      the oldest that is still needed
-//! log.8  │ head │ entry │ truncate │ entry │ ░░░░        the current one; behind its end stands anything
-//! spare.6                                                a segment whose entries are purged, to be used again
-//! acknowledged                                           up to where a sync has answered; itself not synced
+//! log.8  │ head │ entry │ truncate │ entry │ ░░░░        the current one; its end is undefined
+//! spare.6                                                a purged segment that can be reused
+//! acknowledged                                           the note: position of the last sync; not synced itself
 //! ```
 //!
-//! Nothing is ever changed in place: entries that Raft gives up and entries that a snapshot holds are marked by records
-//! behind them. A segment begins only when the one before it is synced to its end, and its head repeats the vote and
-//! the marks, so that the oldest segments can go. Numbers of segments only rise.
+//! Nothing is changed in place. Records that follow mark entries that Raft has truncated or that a snapshot contains. A
+//! segment begins only when the one before it is synced to its end, and its head repeats the vote and the marks, so
+//! that the oldest segments can be removed. Segment numbers only increase.
 
 mod record;
 mod recover;
@@ -31,16 +31,16 @@ use crate::raft::type_config::{LogId, RaftEntry, Vote};
 use flota_api::seal::Sealer;
 use openraft::entry::RaftEntry as _;
 
-/// Bytes of a segment. A record that is larger has a segment of its own length.
+/// Bytes in a segment. A larger record gets a segment of its own length.
 const SEGMENT: u64 = 4 << 20;
-/// Segments that wait to be used again; more are removed.
+/// Number of unused segments that are kept for reuse; others are removed.
 const SPARES: usize = 2;
 const NOTE: &str = "acknowledged";
 
-/// What a segment's first record repeats of all before it.
+/// The first record of each segment: the state that the records before it led to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Head {
-    /// Where the segment before this one ends.
+    /// Offset at which the segment before this one ends.
     previous_end: u64,
     pub(super) vote: Option<Vote>,
     pub(super) committed: Option<LogId>,
@@ -54,13 +54,13 @@ struct Segment {
     number: u64,
     file: Arc<dyn DiskFile>,
     length: u64,
-    /// Where the next record goes.
+    /// Offset of the next record.
     end: u64,
-    /// Highest index of an entry in it; `None`: it has none.
+    /// Highest index of an entry in the segment; `None` if it has no entries.
     highest: Option<u64>,
 }
 
-/// Counters for people and for the benchmark. Times are in microseconds.
+/// Counters for logs and benchmarks. Times are in microseconds.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) syncs: AtomicU64,
@@ -70,17 +70,17 @@ pub(super) struct Counters {
     pub(super) longest_sync: AtomicU64,
 }
 
-/// The open log. After an error nothing more is written: what is on disk is not known then.
+/// The open log. After an error it must not be written again, because the content of the disk is unknown.
 #[derive(Debug)]
 pub(super) struct Wal {
     disk: Arc<dyn Disk>,
     sealer: Sealer,
     closed: VecDeque<Segment>,
     current: Segment,
-    /// Records of the current segment that are not written yet; they end at its end.
+    /// Records at the end of the current segment that are not written yet.
     buffer: Vec<u8>,
     head: Head,
-    /// Everything before this place is on disk.
+    /// Everything before this position is on disk.
     synced: Position,
     spares: Vec<String>,
     note: Arc<dyn DiskFile>,
@@ -88,33 +88,33 @@ pub(super) struct Wal {
 }
 
 impl Wal {
-    /// The vote and the marks.
+    /// The current vote and marks.
     pub(super) fn head(&self) -> &Head {
         &self.head
     }
 
-    /// Its counters, which it goes on raising.
+    /// The live counters of this log.
     pub(super) fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
     }
 
-    /// A handle to read a record of this segment with; it stays good while the segment is not used again.
+    /// Returns a handle for reading this segment. It stays valid until the segment is reused.
     pub(super) fn file(&self, segment: u64) -> Option<Arc<dyn DiskFile>> {
         let mut all = self.closed.iter().chain([&self.current]);
         all.find(|it| it.number == segment).map(|it| Arc::clone(&it.file))
     }
 
-    /// Handles to read all segments with, by number.
+    /// Returns handles for reading all segments, by number.
     pub(super) fn files(&self) -> impl Iterator<Item = (u64, Arc<dyn DiskFile>)> {
         self.closed.iter().chain([&self.current]).map(|it| (it.number, Arc::clone(&it.file)))
     }
 
-    /// The oldest segment that is still here.
+    /// Number of the oldest segment.
     pub(super) fn first_segment(&self) -> u64 {
         self.closed.front().unwrap_or(&self.current).number
     }
 
-    /// Puts an entry behind everything else. Not written before [`Wal::write`].
+    /// Appends an entry. It is not written before [`Wal::write`].
     pub(super) fn append_entry(&mut self, id: LogId, body: &[u8]) -> io::Result<Position> {
         let term = id.leader_id.term;
         let at = self.append(Kind::Entry, (term, id.index), body)?;
@@ -124,25 +124,25 @@ impl Wal {
         Ok(at)
     }
 
-    /// Notes the vote.
+    /// Appends the vote.
     pub(super) fn append_vote(&mut self, vote: Vote) -> io::Result<()> {
         self.head.vote = Some(vote);
         self.append_mark(Kind::Vote, &vote)
     }
 
-    /// Notes what is committed.
+    /// Appends the mark of the last committed entry.
     pub(super) fn append_committed(&mut self, committed: LogId) -> io::Result<()> {
         self.head.committed = Some(committed);
         self.append_mark(Kind::Committed, &committed)
     }
 
-    /// Gives up the entries after this one.
+    /// Appends a mark that truncates the log after `last`.
     pub(super) fn append_truncation(&mut self, last: Option<LogId>) -> io::Result<()> {
         self.head.last = later(last, self.head.purged);
         self.append_mark(Kind::Truncate, &last)
     }
 
-    /// Notes that a snapshot holds the entries up to this one. Their segments are used again by [`Wal::recycle`].
+    /// Appends a mark that a snapshot contains the entries up to `upto`. [`Wal::recycle`] then reuses their segments.
     pub(super) fn append_purge(&mut self, upto: LogId) -> io::Result<()> {
         self.head.purged = later(self.head.purged, Some(upto));
         self.head.last = later(self.head.last, self.head.purged);
@@ -166,7 +166,7 @@ impl Wal {
         Ok(at)
     }
 
-    /// Writes what was appended. It is not durable before [`Wal::sync`].
+    /// Writes everything that was appended. It is not durable before [`Wal::sync`].
     pub(super) fn write(&mut self) -> io::Result<()> {
         if self.buffer.is_empty() {
             return Ok(());
@@ -175,7 +175,7 @@ impl Wal {
         self.current.file.write_at(offset, &self.buffer)?;
         self.counters.bytes.fetch_add(bytes(self.buffer.len()), Ordering::Relaxed);
         self.buffer.clear();
-        // One large entry must not keep its memory for ever.
+        // Do not keep the memory of a large entry.
         self.buffer.shrink_to(1 << 20);
         Ok(())
     }
@@ -197,8 +197,8 @@ impl Wal {
         self.note.write_at(0, &encode_note(end))
     }
 
-    /// Puts a mark behind the last record, so that this one is proved to have been acknowledged also where a power
-    /// failure takes the note. Worth a sync when nothing else is to be written.
+    /// Appends a mark after the last record and syncs it. The mark proves that the last record was acknowledged, even
+    /// if a power failure loses the note. This is worth a sync when the log is idle.
     pub(super) fn settle(&mut self) -> io::Result<()> {
         match (self.head.committed, self.head.vote) {
             (Some(committed), _) => self.append_committed(committed)?,
@@ -208,7 +208,8 @@ impl Wal {
         self.sync()
     }
 
-    /// Begins the next segment. The one before is synced first: a valid head proves that all before it was.
+    /// Begins the next segment. The current one is synced first, so that a valid head proves that everything before it
+    /// was synced.
     fn rotate(&mut self, record: u64) -> io::Result<()> {
         self.sync()?;
         let number = self.current.number + 1;
@@ -220,8 +221,8 @@ impl Wal {
         self.append(Kind::Head, (0, 0), &body).map(drop)
     }
 
-    /// Lets go of the oldest segments whose entries all stand in a snapshot. What was appended must be synced: the mark
-    /// that allows their absence has to be there first.
+    /// Frees the oldest segments if a snapshot contains all their entries. Everything appended must be synced, because
+    /// the purge mark has to be durable before the segments go.
     pub(super) fn recycle(&mut self) -> io::Result<()> {
         let purged = self.head.purged.map(|id| id.index);
         let mut changed = false;
@@ -244,7 +245,7 @@ impl Wal {
     }
 }
 
-/// Reads the entry with this id from its place.
+/// Reads the entry with this id at its position.
 pub(super) fn read_entry(file: &dyn DiskFile, sealer: &Sealer, at: Position, id: LogId) -> io::Result<RaftEntry> {
     let bad = || io::Error::other(format!("entry {} can't be read any more", id.index));
     let mut header = [0; record::HEADER];
@@ -259,7 +260,7 @@ pub(super) fn read_entry(file: &dyn DiskFile, sealer: &Sealer, at: Position, id:
 
 fn begin_segment(disk: &dyn Disk, spares: &mut Vec<String>, number: u64, record: u64) -> io::Result<Segment> {
     let name = segment_name(number);
-    // A head with its marks is far smaller than a page.
+    // The head record is far smaller than a page.
     let length = SEGMENT.max((record + 4096).next_multiple_of(4096));
     let spare = if length == SEGMENT { spares.pop() } else { None };
     let file = match spare {
@@ -277,8 +278,8 @@ fn begin_segment(disk: &dyn Disk, spares: &mut Vec<String>, number: u64, record:
     Ok(Segment { number, file, length, end: 0, highest: None })
 }
 
-/// The one with the higher index. Their own order is by term first: entries that were never committed may have a later
-/// term than a snapshot.
+/// Returns the id with the higher index. `LogId` orders by term first, which is wrong here: uncommitted entries may
+/// have a later term than a snapshot.
 pub(super) fn later(one: Option<LogId>, other: Option<LogId>) -> Option<LogId> {
     if other.map(|id| id.index) > one.map(|id| id.index) { other } else { one }
 }
@@ -291,8 +292,8 @@ fn bytes(count: usize) -> u64 {
     u64::try_from(count).expect("memory is counted in 64 bits")
 }
 
-/// Up to where a sync has answered. Written after each and not synced itself, so it is never ahead of what is on disk;
-/// after a power failure it may be behind, which only makes it notice less.
+/// Encodes the position up to which a sync has succeeded. The note is written after each sync and not synced itself, so
+/// it is never ahead of the disk. After a power failure it may be behind; then less damage is detected.
 fn encode_note(end: Position) -> [u8; 20] {
     let mut note = [0; 20];
     note[..8].copy_from_slice(&end.segment.to_le_bytes());
@@ -302,7 +303,7 @@ fn encode_note(end: Position) -> [u8; 20] {
     note
 }
 
-/// `None`: nothing was acknowledged, or the note itself is damaged.
+/// Decodes the note; `None` if nothing was acknowledged or the note is damaged.
 fn decode_note(file: &dyn DiskFile) -> Option<Position> {
     let mut note = [0; 20];
     file.read_at(0, &mut note).ok()?;

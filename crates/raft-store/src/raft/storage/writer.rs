@@ -1,5 +1,5 @@
-//! The one that owns the write-ahead log: takes commands in order, writes all that wait together, and syncs once for
-//! them. A thread of its own; in a simulation, a task.
+//! The owner of the write-ahead log. It takes commands in order, writes all that are waiting together, and syncs once
+//! for them. It runs on a thread of its own, and as a task in simulations.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -15,17 +15,17 @@ use crate::raft::disk::Disk;
 use crate::raft::threads::Threads;
 use crate::raft::type_config::{LogId, RaftEntry, TypeConfig, Vote};
 
-/// What is to be written, in this order.
+/// Commands to the writer, which it executes in order.
 pub(super) enum Command {
     Append(Vec<RaftEntry>, IOFlushed<TypeConfig>),
     Vote(Vote, oneshot::Sender<io::Result<()>>),
     Truncate(Option<LogId>, oneshot::Sender<io::Result<()>>),
     Purge(LogId),
-    /// Nothing is to be written for a while.
+    /// The log is idle; see [`Wal::settle`].
     Settle,
 }
 
-/// Whom to tell once the commands before are on disk.
+/// Caller to notify when the preceding commands are on disk.
 enum Waiting {
     Appended(IOFlushed<TypeConfig>),
     Noted(oneshot::Sender<io::Result<()>>),
@@ -44,11 +44,11 @@ pub(super) struct Writer {
     wal: Wal,
     index: Arc<Mutex<Index>>,
     disk: Arc<dyn Disk>,
-    /// The first error. After it nothing is written any more: what is on disk is not known.
+    /// The first error. After it nothing is written, because the content of the disk is unknown.
     failed: Option<io::Error>,
-    /// Tells the duties of it, also where nobody waits for an entry.
+    /// Notifies the duties of the error, even if no caller waits.
     alarm: watch::Sender<bool>,
-    /// Whether something was synced since the log was last settled.
+    /// Whether anything was synced since the log was last settled.
     unsettled: bool,
 }
 
@@ -57,7 +57,7 @@ impl Writer {
         Self { wal, index, disk, failed: None, alarm, unsettled: false }
     }
 
-    /// Runs until the last sender is gone.
+    /// Runs until the last sender is dropped.
     pub(super) fn start(mut self, threads: Threads) -> io::Result<mpsc::UnboundedSender<Command>> {
         let (sender, mut commands) = mpsc::unbounded_channel();
         match threads {
@@ -82,7 +82,7 @@ impl Writer {
         Ok(sender)
     }
 
-    /// Writes this command and all that wait behind it. Those who must hear of the sync.
+    /// Writes this command and all that wait behind it. Returns the callers that wait for the sync.
     fn write(&mut self, first: Command, commands: &mut mpsc::UnboundedReceiver<Command>) -> Vec<Waiting> {
         let mut waiting = Vec::new();
         let mut written = Vec::new();
@@ -122,7 +122,7 @@ impl Writer {
             Command::Truncate(last, _) => self.wal.append_truncation(*last)?,
             Command::Purge(upto) => {
                 self.wal.append_purge(*upto)?;
-                // The mark must be on disk before what it allows to be missing goes.
+                // The purge mark must be durable before the segments that it makes dispensable are reused.
                 self.wal.sync()?;
                 self.wal.recycle()?;
                 let first = self.wal.first_segment();
@@ -157,7 +157,7 @@ impl Writer {
         index.evict();
     }
 
-    /// Syncs, if somebody waits for it, and tells them.
+    /// Syncs if any caller waits for it, and notifies all of them.
     fn finish(&mut self, waiting: Vec<Waiting>) {
         if waiting.is_empty() {
             return;
@@ -170,7 +170,7 @@ impl Writer {
         for it in waiting {
             it.done(match &self.failed {
                 None => Ok(()),
-                // An error can be told once only: each gets its own.
+                // An `io::Error` can't be cloned, so each caller gets a new one.
                 Some(error) => Err(io::Error::new(error.kind(), error.to_string())),
             });
         }
@@ -182,7 +182,7 @@ impl Writer {
         self.wal.sync()
     }
 
-    /// What is committed goes with other records: alone it is worth no sync, and no wake of this thread.
+    /// Appends the commit mark together with other records. Alone, it does not justify a sync or a wake of this thread.
     fn note_committed(&mut self) -> io::Result<()> {
         let committed = self.index.lock().expect("no holder panics").committed;
         match committed.filter(|_| committed != self.wal.head().committed) {

@@ -1,5 +1,4 @@
-//! Raft's messages over gRPC: one channel for each peer, found by its Raft id, so that a changed address is used at
-//! once.
+//! Raft's messages over gRPC: one channel for each peer, by Raft id, so that a changed address takes effect at once.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -18,13 +17,13 @@ use flota_api::proto::raft::raft_transport_client::RaftTransportClient;
 
 use super::{AppendAnswers, Method, Transport};
 
-/// Makes connections to other managers.
+/// Opens connections to other managers.
 pub trait Dial: Send + Sync + 'static {
-    /// A channel to the manager at `host:port`; connects when it is first used, and again when it broke.
+    /// Returns a channel to the manager at `host:port`. It connects on first use, and reconnects after it breaks.
     fn dial(&self, address: &str) -> Channel;
 }
 
-/// Delivers messages over the channels that a [`Dial`] makes.
+/// Delivers messages over channels from a [`Dial`].
 pub struct GrpcTransport {
     dial: Arc<dyn Dial>,
     channels: Mutex<HashMap<u64, (String, Channel)>>,
@@ -37,7 +36,7 @@ impl std::fmt::Debug for GrpcTransport {
 }
 
 impl GrpcTransport {
-    /// Knows no manager yet.
+    /// Creates a transport without any addresses.
     pub fn new(dial: Arc<dyn Dial>) -> Self {
         Self { dial, channels: Mutex::default() }
     }
@@ -50,8 +49,8 @@ impl GrpcTransport {
     }
 }
 
-/// The requests of one stream. A type of its own: through the trait object alone the compiler can't see that the call
-/// may move between threads.
+/// The requests of one stream. The newtype is needed because the compiler can't see through the trait object that the
+/// call may move between threads.
 struct Requests(BoxStream<'static, RaftMessage>);
 
 impl Stream for Requests {

@@ -1,4 +1,4 @@
-//! What a message carries, for simulations: they check that no two entries of one index and term differ.
+//! The entries in a message, for simulations, which check that no two entries of the same index and term differ.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -9,24 +9,24 @@ use openraft::raft::AppendEntriesRequest;
 use super::unpack;
 use crate::raft::type_config::TypeConfig;
 
-/// An entry on its way to a follower.
+/// An entry in a message to a follower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SentEntry {
-    /// Its place in the log.
+    /// Its index in the log.
     pub index: u64,
     /// The term in which its leader wrote it.
     pub term: u64,
-    /// A hash of what it holds.
+    /// A hash of its payload.
     pub content: u64,
 }
 
-/// Returns the entries of an AppendEntries request; none for any other message.
+/// Returns the entries of an AppendEntries request; empty for any other message.
 pub fn sent_entries(message: &RaftMessage) -> Vec<SentEntry> {
     let Ok(request) = unpack::<AppendEntriesRequest<TypeConfig>>(message) else { return Vec::new() };
     let sent = request.entries.iter().map(|entry| {
         let id = entry.log_id();
         let mut hasher = DefaultHasher::new();
-        // The same encoding as in the log.
+        // Hash the same encoding as in the log.
         postcard::to_stdvec(entry).unwrap_or_default().hash(&mut hasher);
         SentEntry { index: id.index, term: id.leader_id.term, content: hasher.finish() }
     });

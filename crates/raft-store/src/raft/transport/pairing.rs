@@ -1,27 +1,27 @@
-//! Which request an answer of an AppendEntries stream belongs to.
+//! Matches the responses of an AppendEntries stream to its requests.
 //!
-//! The library takes an answer "matched up to here" for the answer to every request under way that ends at or before
-//! that entry, also to an empty one that was sent later. Such a request proves by its answer that a quorum still follows
-//! (a read round, Raft dissertation §6.4), so an answer that was long under way must not stand for it: the follower may
-//! have another leader by now. An answer is therefore passed on only when no later request would be taken for answered
-//! by it; the answer to that one, which follows, says as much.
+//! The library counts a response "matched up to here" for every pending request that ends at or before that entry,
+//! including an empty one that was sent later. The response to such a request also proves that a quorum still follows
+//! (a read round, Raft dissertation §6.4). A delayed response must not count for it, because the follower may have
+//! another leader by now. A response is therefore passed on only if the library does not count it for a later request;
+//! the response to that request, which follows, carries the same information.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use crate::raft::type_config::LogId;
 
-/// The requests of one stream that have no answer yet, by the last entry of each. Clones share it.
+/// The pending requests of one stream, each by its last entry. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pairing(Arc<Mutex<VecDeque<Option<LogId>>>>);
 
 impl Pairing {
-    /// A request that ends with this entry was sent.
+    /// Records that a request that ends with this entry was sent.
     pub(super) fn sent(&self, last: Option<LogId>) {
         self.0.lock().expect("no holder panics").push_back(last);
     }
 
-    /// The next answer has come: the follower has everything up to `matched`. Whether it can be passed on.
+    /// Records the next response: the follower has everything up to `matched`. Returns whether to pass it on.
     pub(super) fn answered(&self, matched: Option<LogId>) -> bool {
         let mut waiting = self.0.lock().expect("no holder panics");
         waiting.pop_front();

@@ -1,4 +1,4 @@
-//! The side that sends: the library's requests as messages, and the answers back.
+//! The sending side: encodes the library's requests as messages and decodes the responses.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ impl RaftNetworkFactory<TypeConfig> for Peers {
     }
 }
 
-/// One other manager.
+/// One other manager as a destination.
 #[derive(Clone)]
 pub(crate) struct Peer {
     peers: Peers,
@@ -64,7 +64,7 @@ impl Peer {
         Ok(futures::stream::iter([answer]).boxed())
     }
 
-    /// Refuses an answer that says that entries are gone which this follower had acknowledged.
+    /// Refuses a response which says that the follower lacks entries that it had acknowledged.
     fn check(&self, leader: Vote, answer: StreamAppendResult<TypeConfig>) -> Rpc<StreamAppendResult<TypeConfig>> {
         let acknowledged = &self.peers.acknowledged;
         match &answer {
@@ -120,11 +120,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     {
         let (from, to, peer) = (self.peers.own_id, self.target, self.clone());
         Box::pin(async move {
-            // A heartbeat: opening a stream for it would cost every manager three times as much.
+            // A single request is a heartbeat. Opening a stream for it costs every manager three times as much.
             if input.size_hint() == (1, Some(1)) {
                 return peer.append_one(input, &option).await;
             }
-            // All requests of one stream are the same leader's.
+            // All requests of one stream come from the same leader.
             let leader = Arc::new(std::sync::OnceLock::new());
             let (seen, pairing) = (Arc::clone(&leader), Pairing::default());
             let sent = pairing.clone();
@@ -133,11 +133,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 sent.sent(rpc.entries.last().map(openraft::entry::RaftEntry::log_id).or(rpc.prev_log_id));
                 pack(from, to, &rpc)
             });
-            // A request that can't be encoded ends the stream; the library opens it anew.
+            // A request that can't be encoded ends the stream; the library opens a new one.
             let requests = requests.take_while(|it| std::future::ready(it.is_ok()));
             let requests = requests.filter_map(|it| std::future::ready(it.ok()));
-            // The library's stream of requests holds a lock that the next stream needs: it ends when nobody reads the
-            // answers any more, whatever the transport does with it.
+            // The library's stream of requests holds a lock that its next stream needs. It therefore ends as soon as
+            // the responses are dropped, whatever the transport does with it.
             let over = CancellationToken::new();
             let reads = over.clone().drop_guard();
             let requests = requests.take_until(over.cancelled_owned()).boxed();

@@ -1,4 +1,5 @@
-//! The other managers as destinations of messages: who sends, by which transport, and what each of them has acknowledged.
+//! The other managers as destinations of messages: the sender's id, the transport, and what each of them has
+//! acknowledged.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,12 +26,12 @@ impl Peers {
         Self { own_id, transport, acknowledged: Acknowledged::default(), threads }
     }
 
-    /// Sets where a manager is.
+    /// Sets the address of a manager.
     pub(crate) fn set_address(&self, id: u64, address: &str) {
         self.transport.set_address(id, address);
     }
 
-    /// Sends one request and waits at most `wait` for its answer.
+    /// Sends one request and waits at most `wait` for the response.
     pub(crate) async fn call<Q, A>(&self, to: u64, method: Method, body: &Q, wait: Duration) -> Result<A, Status>
     where
         Q: Serialize,

@@ -1,28 +1,28 @@
-//! Finds followers whose log went back: entries that one had acknowledged to this leader are no longer there.
+//! Detects followers whose log went back, so that they lack entries that they had acknowledged to this leader.
 //!
-//! Raft stands on acknowledged entries staying (Raft paper §5.4), so such a follower must not be counted as one that
-//! merely lags. It is not replicated to any more in this term; it finds the loss itself when it starts, and comes back
-//! under a new Raft id.
+//! Raft relies on acknowledged entries being kept (Raft paper §5.4), so such a follower must not be treated as one that
+//! merely lags. The leader stops replicating to it in this term. The follower detects the loss itself when it starts,
+//! and returns under a new Raft id.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use crate::raft::type_config::{LogId, Vote};
 
-/// What each follower has acknowledged to this leader. Clones share it.
+/// The entries that each follower has acknowledged to this leader. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Acknowledged {
     matched: Arc<Mutex<HashMap<u64, (Vote, LogId)>>>,
-    /// Followers that were found to have lost something, and in whose term.
+    /// Followers that have lost entries, with the vote of the leader that detected it.
     lost: Arc<Mutex<HashMap<u64, Vote>>>,
 }
 
 impl Acknowledged {
-    /// The follower has every entry up to `matched`, it says to the leader with this vote.
+    /// Records that the follower has acknowledged every entry up to `matched` to the leader with this vote.
     pub(super) fn matched(&self, peer: u64, leader: Vote, matched: LogId) {
         let mut all = self.matched.lock().expect("no holder panics");
         let known = all.entry(peer).or_insert((leader, matched));
-        // A later leader may have given up what an earlier one was told.
+        // A later leader may have truncated entries that were acknowledged to an earlier one.
         *known = if known.0 == leader { (leader, known.1.max(matched)) } else { (leader, matched) };
     }
 
@@ -32,12 +32,12 @@ impl Acknowledged {
         all.get(&peer).is_some_and(|(vote, matched)| *vote == leader && conflict.index <= matched.index)
     }
 
-    /// Remembers the loss; whether it was not known yet.
+    /// Records the loss. Returns whether it is new.
     pub(super) fn set_lost(&self, peer: u64, leader: Vote) -> bool {
         self.lost.lock().expect("no holder panics").insert(peer, leader) != Some(leader)
     }
 
-    /// Whether the follower was found to have lost something in this leader's term.
+    /// Whether a loss of the follower was recorded in this leader's term.
     pub(super) fn has_lost(&self, peer: u64, leader: Vote) -> bool {
         self.lost.lock().expect("no holder panics").get(&peer) == Some(&leader)
     }

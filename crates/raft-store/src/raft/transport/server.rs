@@ -1,4 +1,4 @@
-//! The side that receives. The caller's certificate was checked before; here the Raft ids are.
+//! The receiving side. The caller's certificate has been checked before; this module checks the Raft ids.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::raft::digests::Digests;
 use crate::raft::threads::Threads;
 use crate::raft::type_config::{Snapshot, TypeConfig};
 
-/// Takes Raft's messages for this manager.
+/// Receives Raft's messages for this manager.
 #[derive(Clone)]
 pub struct TransportService {
     pub(in crate::raft) own_id: u64,
@@ -34,7 +34,7 @@ impl std::fmt::Debug for TransportService {
     }
 }
 
-/// Whether the entries of a request follow each other, which the library takes for granted.
+/// Whether the indices of a request's entries are consecutive. The library relies on it.
 fn is_consecutive(request: &AppendEntriesRequest<TypeConfig>) -> bool {
     let first = request.prev_log_id.map_or(0, |id| id.index + 1);
     request.entries.iter().zip(first..).all(|(entry, index)| entry.log_id.index == index)
@@ -45,7 +45,7 @@ fn fatal(error: impl std::fmt::Display) -> Status {
 }
 
 impl TransportService {
-    /// A message for another Raft id is for a manager that was here before: it must not be answered.
+    /// Refuses a message for another Raft id: it is meant for an earlier manager at this address.
     fn check(&self, message: &RaftMessage) -> Result<(), Status> {
         if message.to == self.own_id {
             return Ok(());
@@ -53,10 +53,10 @@ impl TransportService {
         Err(Status::failed_precondition(format!("Raft id {} is not here; this is {}", message.to, self.own_id)))
     }
 
-    /// Answers one request.
+    /// Handles one request.
     ///
     /// # Errors
-    /// It is for another manager, it can't be understood, or Raft has stopped here.
+    /// The message is for another manager or can't be decoded, or Raft has stopped.
     pub async fn call(&self, method: Method, message: RaftMessage) -> Result<RaftMessage, Status> {
         self.check(&message)?;
         let from = message.from;
@@ -84,7 +84,7 @@ impl TransportService {
             Method::Snapshot => {
                 let piece: Piece = unpack(&message)?;
                 drop(message);
-                // The library takes this for granted.
+                // The library relies on this.
                 if piece.meta.last_log_id.is_some_and(|last| last.leader_id.term > piece.vote.leader_id.term) {
                     return Err(Status::invalid_argument("the snapshot is of a later term than its sender"));
                 }
@@ -99,7 +99,7 @@ impl TransportService {
         }
     }
 
-    /// Answers a stream of AppendEntries. It ends where a request can't be understood.
+    /// Handles a stream of AppendEntries. It ends at a request that can't be decoded.
     pub fn append(&self, requests: BoxStream<'static, RaftMessage>) -> AppendAnswers {
         let service = self.clone();
         let requests = requests

@@ -1,7 +1,8 @@
-//! A snapshot on its way to another manager: in pieces, each of which is answered with where the next one begins.
+//! Transfer of a snapshot to another manager, in pieces. The response to each piece says where the next one begins.
 //!
-//! The receiver writes the pieces to a file and keeps none in memory. A transfer that was cut goes on where it stopped:
-//! the records of one state come in one order, so the bytes are the same each time. It ends for want of progress alone.
+//! The receiver writes the pieces to a file and keeps none in memory. An interrupted transfer continues where it
+//! stopped, because the records of one state always come in the same order and so have the same bytes. A transfer has
+//! no time limit; it fails only without progress.
 
 use std::io;
 use std::sync::Arc;
@@ -21,11 +22,11 @@ use flota_api::seal::{OVERHEAD, Sealer};
 
 /// Bytes of records in one piece.
 const PIECE: usize = 1 << 20;
-/// Largest snapshot that is taken.
+/// Largest snapshot that is accepted, in bytes.
 const SNAPSHOT_BOUND: u64 = 4 << 30;
-/// A receiver that has not answered a piece by then is not waited for.
+/// How long the sender waits for the response to a piece.
 const PIECE_WAIT: Duration = Duration::from_secs(10);
-/// The same for the last piece, whose answer comes when the snapshot is installed.
+/// How long the sender waits for the response to the last piece, which arrives after the snapshot is installed.
 const INSTALL_WAIT: Duration = Duration::from_secs(120);
 const FILE: &str = "receiving";
 
@@ -34,29 +35,29 @@ const FILE: &str = "receiving";
 pub(super) struct Piece {
     pub(super) vote: Vote,
     pub(super) meta: SnapshotMeta,
-    /// Where in the snapshot the bytes stand.
+    /// Offset of the bytes in the snapshot.
     offset: u64,
     bytes: EntryBytes,
     pub(super) is_last: bool,
 }
 
 impl Piece {
-    /// Where the next piece begins.
+    /// Offset at which the next piece begins.
     pub(super) fn end(&self) -> u64 {
         self.offset.saturating_add(u64::try_from(self.bytes.0.len()).expect("it is in memory"))
     }
 }
 
-/// What became of a piece.
+/// The receiver's response to a piece.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum PieceAnswer {
-    /// Go on from there.
+    /// Offset at which the next piece must begin.
     Next(u64),
-    /// It was the last one: the snapshot is installed, or was not wanted.
+    /// It was the last piece. The snapshot is installed, or was not needed.
     Done(SnapshotResponse<TypeConfig>),
 }
 
-/// Sends the whole snapshot; ends with the receiver's answer to its last piece.
+/// Sends the whole snapshot. Returns the receiver's response to the last piece.
 pub(super) async fn send(
     peers: &Peers,
     to: u64,
@@ -65,7 +66,7 @@ pub(super) async fn send(
     snapshot: Snapshot,
 ) -> Result<SnapshotResponse<TypeConfig>, Status> {
     let mut pieces = Pieces::new(&snapshot.snapshot);
-    // An empty piece asks where a transfer that was cut is to go on.
+    // An empty piece asks where an interrupted transfer continues.
     let mut piece = Piece { vote, meta: snapshot.meta, offset: 0, bytes: EntryBytes::default(), is_last: false };
     let mut sent: u64 = 0;
     loop {
@@ -74,7 +75,7 @@ pub(super) async fn send(
             PieceAnswer::Done(response) => return Ok(response),
             PieceAnswer::Next(next) => next,
         };
-        // An empty piece is a question; all others must bring the receiver on.
+        // Every piece that is not empty must advance the receiver.
         if next < sent || (next == sent && !piece.bytes.0.is_empty()) {
             return Err(Status::aborted("the receiver does not get on with the snapshot"));
         }
@@ -86,10 +87,10 @@ pub(super) async fn send(
     }
 }
 
-/// A snapshot's records as bytes, each with its length before it.
+/// The records of a snapshot as bytes, each preceded by its length.
 struct Pieces {
     records: Box<dyn Iterator<Item = Vec<u8>> + Send>,
-    /// Where `rest` begins.
+    /// Offset of `rest` in the snapshot.
     offset: u64,
     rest: Vec<u8>,
 }
@@ -99,7 +100,7 @@ impl Pieces {
         Self { records: Box::new(view.records()), offset: 0, rest: Vec::new() }
     }
 
-    /// The bytes from `offset` on, about a piece of them; whether they are the last. Offsets must not fall.
+    /// Returns about one piece of bytes from `offset` on, and whether they are the last. Offsets must not decrease.
     fn read_from(mut self, offset: u64) -> (Vec<u8>, bool, Self) {
         loop {
             let skipped = usize::try_from(offset - self.offset).unwrap_or(usize::MAX).min(self.rest.len());
@@ -116,7 +117,7 @@ impl Pieces {
     }
 }
 
-/// The snapshot that this manager is being sent, if there is one.
+/// State of the snapshot that this manager is receiving, if any.
 #[derive(Debug)]
 pub(crate) struct Receiving {
     disk: Arc<dyn Disk>,
@@ -126,7 +127,7 @@ pub(crate) struct Receiving {
 
 #[derive(Debug)]
 struct Current {
-    /// What makes it this snapshot: two of one log id hold the same state.
+    /// Identifies the snapshot: two snapshots with the same log id hold the same state.
     last: Option<LogId>,
     file: Arc<dyn DiskFile>,
     received: u64,
@@ -139,7 +140,7 @@ impl Receiving {
         Self { disk, sealer, current: None }
     }
 
-    /// Takes a piece. Where the next one is wanted from.
+    /// Stores a piece. Returns the offset at which the next one must begin.
     pub(super) fn take(&mut self, piece: &Piece) -> io::Result<u64> {
         let last = piece.meta.last_log_id;
         if self.current.as_ref().is_none_or(|current| current.last != last) {
@@ -162,7 +163,7 @@ impl Receiving {
         Ok(end)
     }
 
-    /// The tables that all the pieces make. The transfer is over with it.
+    /// Builds the tables from all pieces and ends the transfer.
     pub(super) fn finish(&mut self) -> io::Result<Tables> {
         let Some(current) = self.current.take() else { return Err(io::Error::other("no snapshot was begun")) };
         let (mut at, mut plain) = (0, Vec::new());
@@ -182,7 +183,7 @@ impl Receiving {
     }
 }
 
-/// Takes the whole records off the beginning of `bytes`.
+/// Removes the complete records from the beginning of `bytes`.
 fn split(bytes: &mut Vec<u8>, records: &mut Vec<Vec<u8>>) -> io::Result<()> {
     let mut rest = bytes.as_slice();
     while let Some((length, after)) = rest.split_first_chunk::<4>() {

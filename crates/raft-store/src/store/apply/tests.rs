@@ -73,7 +73,7 @@ fn a_request_is_done_once_until_its_answer_is_forgotten() {
 fn the_oldest_answers_go_when_there_are_too_many() {
     let store = Store::default();
     let request = |number: usize| Transaction { request_id: number.to_string(), ..Transaction::default() };
-    // Ids in an order that is not that of their numbers: the oldest is no first key of the map.
+    // The ids sort differently from their numbers, so the oldest request is not the first key of the map.
     let first: Vec<_> = (0..ANSWERS_KEPT).rev().map(request).collect();
     let count = |store: &Store| store.view().answers.len();
     store.apply(1, Entry { transactions: first.split_at(1).0.to_vec(), ..Entry::default() });
@@ -216,7 +216,7 @@ fn an_old_entry_is_applied_as_the_build_that_wrote_it_did() {
     assert!(store.view().answered("r"));
     old(4, 9_000 + 15 * 60 * 1_000 + 1, Transaction::default());
     assert!(!store.view().answered("r"), "it was kept by the clock");
-    // The first new entry goes on from what the old ones left in the tables, and not from one that left nothing.
+    // The first new entry continues from the time that the old entries left in the tables.
     let entry = Entry { at: Timestamp(1_000), transactions: vec![new_task("u", "")], ..Entry::default() };
     store.apply(5, entry);
     assert_eq!(store.view().time, Timestamp(8_000));

@@ -54,7 +54,7 @@ fn a_log_is_read_back_purged_and_truncated() {
     let disk: Arc<dyn Disk> = Arc::new(DirDisk::open(dir.path()).expect("opened"));
     run(async {
         let mut store = open(&disk, false).expect("new");
-        // Larger than the memory that is kept for entries, and than a segment.
+        // The entries exceed both the entry cache and a segment.
         let sizes = |index| if index % 7 == 3 { 5 << 20 } else { 200 };
         for index in 0..30 {
             append(&mut store, vec![entry(1, index, sizes(index))]).await;
@@ -120,7 +120,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, Option<tempfile::TempDir>>
     }
 }
 
-/// The library's own suite of what a log and a state machine must do.
+/// The library's own test suite for logs and state machines.
 #[test]
 fn the_librarys_suite_passes_on_a_real_folder() {
     let real = || {

@@ -16,12 +16,13 @@ fn old_id(term: u64, node_id: u64, index: u64) -> OldLogId {
 }
 
 fn payload(index: u64) -> Payload {
-    // As environments of 90 KB made them: far over what sled keeps in its own file.
+    // Environments of 90 KB produced such sizes, which are far over the limit up to which sled stores values in its own
+    // file.
     let size = if index.is_multiple_of(3) { 100 << 10 } else { 200 };
     EntryPayload::Normal(EntryBytes(vec![u8::try_from(index).expect("it is small"); size].into()))
 }
 
-/// A folder as the format before wrote it: entries 10 to 59 behind a snapshot up to 9.
+/// Writes a folder in the previous format: entries 10 to 59 after a snapshot up to 9.
 fn old_folder(dir: &Path) {
     let db = sled::Config::new().path(dir.join("db")).mode(sled::Mode::LowSpace).flush_every_ms(None).open();
     let db = db.expect("a new database");
@@ -50,7 +51,7 @@ fn old_folder(dir: &Path) {
 
 fn open(dir: &Path) -> Result<LogStore, OpenError> {
     let disk: Arc<dyn Disk> = Arc::new(DirDisk::open(dir).expect("opened"));
-    // sled's lock is let go a moment after its last handle.
+    // sled releases its lock shortly after its last handle is dropped.
     let until = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
     loop {
         match LogStore::open(Arc::clone(&disk), sealer(), true, Threads::Own) {
@@ -98,7 +99,7 @@ fn a_conversion_that_was_cut_begins_anew() {
     let copy = dir.path().join("copy");
     assert!(std::process::Command::new("cp").arg("-a").arg(dir.path().join("db")).arg(&copy).status().is_ok());
     check(dir.path());
-    // As if the machine had stopped before the old folder went: half of a log is there beside it.
+    // As if the machine had stopped before the old folder was removed, with half of a new log beside it.
     std::fs::rename(&copy, dir.path().join("db")).expect("renamed");
     let log = std::fs::read_dir(dir.path())
         .expect("read")

@@ -1,12 +1,12 @@
-//! One record of the log as it stands in a segment: a header in the clear, then the sealed body, padded to eight bytes.
+//! One record of the log in a segment: a plain header, then the sealed body, padded to a multiple of eight bytes.
 //!
 //! ```text
 //! magic 4 | length of the sealed body 4 | kind 4 | checksum 4 | term 8 | index 8 | synced: segment 8, offset 8 | body
 //! ```
 //!
-//! The checksum covers the header and the record's own place, and so does the body's seal: what an earlier use of a
-//! recycled segment left is no record in this one. `synced` says up to where the log was on disk when the record was
-//! written: everything before that place had been acknowledged, so damage there is no torn write.
+//! The checksum and the seal of the body cover the header and the position of the record. A record that an earlier use
+//! of a recycled segment left is therefore invalid. `synced` is the position up to which the log was on disk when the
+//! record was written: everything before it had been acknowledged, so damage there is not a torn write.
 
 use flota_api::seal::{OVERHEAD, Sealer};
 
@@ -16,16 +16,16 @@ pub(super) const HEADER: usize = 48;
 /// Records begin at multiples of this.
 pub(super) const ALIGNMENT: usize = 8;
 
-/// What a record says.
+/// The type of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::raft::storage) enum Kind {
-    /// The first of each segment: everything that earlier segments say and that is no entry.
+    /// The first record of each segment: the state of all records before it except for the entries.
     Head = 1,
     /// An entry of the Raft log.
     Entry = 2,
-    /// Entries after this one are given up.
+    /// Truncates the log after an entry.
     Truncate = 3,
-    /// Entries up to this one stand in a snapshot.
+    /// A snapshot contains the entries up to this one.
     Purge = 4,
     /// The vote.
     Vote = 5,
@@ -41,28 +41,28 @@ impl Kind {
     }
 }
 
-/// A place in the log.
+/// A position in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::raft::storage) struct Position {
-    /// Number of the segment; never used twice.
+    /// Number of the segment; it is never used twice.
     pub(in crate::raft::storage) segment: u64,
-    /// Bytes from its beginning.
+    /// Offset in the segment, in bytes.
     pub(in crate::raft::storage) offset: u64,
 }
 
-/// What stands before a body.
+/// The header of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) kind: Kind,
-    /// Of an entry; zero for other kinds.
+    /// Term of an entry; zero for other kinds.
     pub(super) term: u64,
-    /// Of an entry; zero for other kinds.
+    /// Index of an entry; zero for other kinds.
     pub(super) index: u64,
-    /// Everything before this place was on disk when the record was written.
+    /// Everything before this position was on disk when the record was written.
     pub(super) synced: Position,
 }
 
-/// Bytes of a record with a body of `plain` bytes.
+/// Size in bytes of a record with a body of `plain` bytes.
 pub(super) fn size(plain: usize) -> usize {
     (HEADER + plain + OVERHEAD).next_multiple_of(ALIGNMENT)
 }
@@ -77,7 +77,8 @@ pub(super) fn encode(out: &mut Vec<u8>, sealer: &Sealer, at: Position, header: H
     out.resize(start + size(body.len()), 0);
 }
 
-/// The record at the beginning of `bytes`, which stand at `at`; with its size. `None`: there is none, or it was changed.
+/// Decodes the record at the beginning of `bytes`, which are at position `at`; returns its size too. `None` if there is
+/// no valid record.
 pub(super) fn decode(sealer: &Sealer, at: Position, bytes: &[u8]) -> Option<(Header, Vec<u8>, usize)> {
     let (header, length) = decode_header(at, bytes)?;
     let sealed = bytes.get(HEADER..HEADER + length)?;
@@ -86,7 +87,7 @@ pub(super) fn decode(sealer: &Sealer, at: Position, bytes: &[u8]) -> Option<(Hea
     (bytes.len() >= size).then_some((header, body, size))
 }
 
-/// The header alone, and the length of the sealed body.
+/// Decodes the header alone, and the length of the sealed body.
 pub(super) fn decode_header(at: Position, bytes: &[u8]) -> Option<(Header, usize)> {
     let number = |from: usize| Some(u32::from_le_bytes(*bytes.get(from..from + 4)?.first_chunk()?));
     let long = |from: usize| Some(u64::from_le_bytes(*bytes.get(from..from + 8)?.first_chunk()?));
@@ -115,7 +116,7 @@ fn header_bytes(header: Header, length: u32, at: Position) -> [u8; HEADER] {
     bytes
 }
 
-/// What a seal and the checksum are bound to: the header, with its term and index, and the place.
+/// The bytes that the seal and the checksum are bound to: the header, including term and index, and the position.
 fn place(header: &[u8; HEADER], at: Position) -> [u8; HEADER + 16] {
     let mut bytes = [0; HEADER + 16];
     bytes[..HEADER].copy_from_slice(header);

@@ -1,8 +1,8 @@
-//! Opening the log: every record from the first to the last is verified.
+//! Opens the log and verifies every record from the first to the last.
 //!
-//! The log ends at the first place that holds no valid record. That is a torn tail only if nothing proves that the
-//! place had been acknowledged: a later record, a later segment or the note would. Then it is damage, and this manager
-//! must not go on under its Raft id.
+//! The log ends at the first position without a valid record. That is a torn write unless a later record, a later
+//! segment or the note proves that the position had been acknowledged. If one does, the log is damaged, and this
+//! manager must not continue under its Raft id.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,25 +19,25 @@ use serde::de::DeserializeOwned;
 
 use crate::raft::type_config::RaftEntry;
 
-/// An entry that was found, and where.
+/// An entry that was found, and its position.
 #[derive(Debug)]
 pub(in crate::raft::storage) struct RecoveredEntry {
     pub(in crate::raft::storage) id: LogId,
     pub(in crate::raft::storage) at: Position,
     pub(in crate::raft::storage) entry: RaftEntry,
-    /// Bytes of its body.
+    /// Size of its body in bytes.
     pub(in crate::raft::storage) size: usize,
 }
 
-/// The log as it was found.
+/// The log after recovery.
 #[derive(Debug)]
 pub(in crate::raft::storage) struct Recovered {
     pub(in crate::raft::storage) wal: Wal,
-    /// Those behind the purge mark, without a gap.
+    /// The entries after the purge mark, without gaps.
     pub(in crate::raft::storage) entries: VecDeque<RecoveredEntry>,
 }
 
-/// Why the log can't be read on.
+/// Why the log can't be opened.
 enum Fault {
     Io(io::Error),
     Damage(String),
@@ -53,21 +53,21 @@ fn damage<T>(what: impl Into<String>) -> Result<T, Fault> {
     Err(Fault::Damage(what.into()))
 }
 
-/// What the records before the current one have said.
+/// The state that the records read so far have led to.
 #[derive(Default)]
 struct Replay {
     head: Head,
     entries: VecDeque<RecoveredEntry>,
-    /// Index of the first entry that may be here.
+    /// Index of the first entry that can be in the segments.
     first: Option<u64>,
 }
 
 impl Wal {
-    /// Opens the log on `disk`, or begins one where there is none. `was_here`: this manager has spoken under its Raft
-    /// id before, so a log that is missing was lost.
+    /// Opens the log on `disk`, or creates one if there is none. `was_here`: this manager has run under its Raft id
+    /// before, so a missing log was lost.
     ///
     /// # Errors
-    /// Something that was acknowledged is gone or changed, or an I/O error.
+    /// Acknowledged data is missing or changed, or an I/O error.
     pub(in crate::raft::storage) fn open(
         disk: Arc<dyn Disk>,
         sealer: Sealer,
@@ -117,13 +117,13 @@ fn open(disk: Arc<dyn Disk>, sealer: Sealer, was_here: bool) -> Result<Recovered
         return damage("the log of this manager is gone");
     }
     if let Some(number) = unborn {
-        // A crash at the beginning of a segment: its file is there, and nothing of it was acknowledged.
+        // A crash while a segment was created: the file exists, but nothing in it was acknowledged.
         disk.remove(&super::segment_name(number))?;
         disk.sync_names()?;
     }
     replay.check_beginning()?;
     if let Some(last) = segments.back().filter(|_| is_torn) {
-        // Only now: where anything above says that it is damaged, the folder stays as it was found.
+        // Erase only now, so that a folder that the checks above refuse stays unchanged.
         erase(last.file.as_ref(), last.end, last.length)?;
     }
     for spare in spares.drain(SPARES.min(spares.len())..) {
@@ -152,14 +152,14 @@ fn open(disk: Arc<dyn Disk>, sealer: Sealer, was_here: bool) -> Result<Recovered
         let body = postcard::to_stdvec(&Head::default()).map_err(io::Error::other)?;
         wal.append(Kind::Head, (0, 0), &body)?;
     }
-    // What a killed process had written and not synced may still be in the machine's memory alone.
+    // Unsynced writes of a killed process may still be only in the kernel's page cache.
     wal.synced = Position::default();
     wal.sync()?;
     Ok(Recovered { wal, entries })
 }
 
-/// Reads one segment to its end; whether a torn write is behind it. `None`: it has no head, and nothing in it was
-/// acknowledged.
+/// Reads one segment to its end. Returns the segment and whether a torn write follows its end; `None` if it has no
+/// head, so that nothing in it was acknowledged.
 fn read_segment(
     disk: &dyn Disk,
     sealer: &Sealer,
@@ -193,8 +193,8 @@ fn read_segment(
     Ok(Some((segment, is_torn)))
 }
 
-/// Looks behind the end for anything that proves that the place had been acknowledged. Whether something must be erased:
-/// a record of the torn write that is whole would be taken for one that follows the next record.
+/// Searches behind the end for a record that proves that this position had been acknowledged. Returns whether the rest
+/// must be erased: otherwise, a whole record of the torn write could later pass for one that follows the next record.
 fn check_tail(sealer: &Sealer, number: u64, content: &[u8], end: usize) -> Result<bool, Fault> {
     let mut torn = false;
     for offset in (end..content.len()).step_by(ALIGNMENT) {
@@ -264,7 +264,7 @@ impl Replay {
     fn take_entry(&mut self, header: record::Header, body: &[u8], at: Position) -> Result<(), Fault> {
         let entry: RaftEntry = parse(body)?;
         let id = entry.log_id();
-        // A log that is empty may begin anywhere.
+        // An empty log may begin at any index.
         let next = self.head.last.map_or(id.index, |last| last.index + 1);
         if (id.leader_id.term, id.index) != (header.term, header.index) {
             return damage(format!("entry {} says that it is {}", header.index, id.index));
@@ -292,7 +292,7 @@ impl Replay {
         }
     }
 
-    /// Entries before the first segment must all stand in a snapshot.
+    /// Checks that a snapshot contains all entries before the first segment.
     fn check_beginning(&mut self) -> Result<(), Fault> {
         self.drop_purged();
         let purged = self.head.purged.map_or(0, |id| id.index + 1);

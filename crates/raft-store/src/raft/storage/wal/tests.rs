@@ -1,4 +1,4 @@
-//! The log on a disk that forgets, tears and fails: at every write and sync of a long mixed run.
+//! Tests the log on a disk that loses data, tears writes and fails, at every write and sync of a long mixed run.
 
 use std::sync::Arc;
 
@@ -20,12 +20,12 @@ fn log_id(term: u64, index: u64) -> LogId {
     LogId::new(LeaderId::new(term, 1).to_committed(), index)
 }
 
-/// What the log must hold after a crash: what was acknowledged, and not what it never was told.
+/// State that the log must have after a crash: everything that was acknowledged, and nothing that was never written.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Expected {
     vote: Option<u64>,
     purged: Option<u64>,
-    /// Term and size by index, from the one after `purged`.
+    /// Index, term and size of each entry after `purged`.
     entries: Vec<(u64, u64, usize)>,
 }
 
@@ -50,7 +50,7 @@ impl Run {
         self.now.entries.last().map(|(term, index, _)| log_id(*term, *index)).or(self.wal.head().purged)
     }
 
-    /// Does a step and syncs it; `Err`: the disk failed in the middle.
+    /// Performs a step and syncs it. Returns an error if the disk failed in between.
     fn step(&mut self, step: &Step) -> io::Result<()> {
         match step {
             Step::Append(sizes) => {
@@ -94,7 +94,7 @@ fn steps(seed: u64, count: usize) -> Vec<Step> {
         let mut step = |number: usize| match rng.random_range(0..20) {
             0..=12 => {
                 let count = rng.random_range(1..6);
-                // One of the largest legal entry, and a segment's worth of others now and then.
+                // Sometimes the largest legal entry, or a large one of up to 2 MB.
                 let size = |rng: &mut rand::rngs::StdRng| match rng.random_range(0..40) {
                     0 => crate::raft::ENTRY_BOUND,
                     1..=4 => rng.random_range(100_000..2_000_000),
@@ -134,18 +134,18 @@ fn begin(disk: ModelDisk) -> Run {
     Run { wal, disk, term: 1, now }
 }
 
-/// Whether `found` is what `before` became by a part of the step to `after`: a prefix of its records.
+/// Whether `found` is a state that the step from `before` to `after` may leave if it is cut: a prefix of its records.
 fn is_between(found: &Expected, before: &Expected, after: &Expected) -> bool {
     if found == before || found == after {
         return true;
     }
-    // Of an append some entries, of a purge all or nothing, of a truncation all or nothing.
+    // An append may be cut between entries; a purge or a truncation happens completely or not at all.
     let same = found.vote == before.vote && found.purged == before.purged;
     same && found.entries.starts_with(&before.entries) && after.entries.starts_with(&found.entries)
 }
 
-/// The power fails at each operation of the disk in turn; what was acknowledged is there, and nothing is there that
-/// was never written. Then the log is used on, and another failure is survived.
+/// The power fails at each disk operation in turn. Everything that was acknowledged is there, and nothing that was
+/// never written. Afterwards, the log is usable and survives another failure.
 #[test]
 fn a_power_failure_at_any_write_or_sync_loses_nothing_that_was_acknowledged() {
     for seed in 0..3 {
@@ -193,7 +193,7 @@ fn a_process_that_is_killed_loses_nothing_that_it_wrote() {
     assert!(late.is_err(), "a late write of the dead process reaches nothing");
 }
 
-/// Every byte of an acknowledged record in turn is changed: the log is refused, never taken for one that is shorter.
+/// Changes every byte of an acknowledged record in turn: the log is refused and never treated as a shorter one.
 #[test]
 fn damage_to_what_was_acknowledged_is_never_taken_for_a_torn_tail() {
     let build = || {
@@ -205,7 +205,8 @@ fn damage_to_what_was_acknowledged_is_never_taken_for_a_torn_tail() {
     };
     let end = build().wal.current.end;
     for offset in 0..end {
-        // The note is there after a kill; after a power failure the mark behind the last record speaks for it.
+        // After a kill, the note proves the acknowledgement; after a power failure, the mark after the last record
+        // does.
         for power_fails in [false, true] {
             let mut run = build();
             let disk = if power_fails {
@@ -217,7 +218,7 @@ fn damage_to_what_was_acknowledged_is_never_taken_for_a_torn_tail() {
             disk.flip_bit(&segment_name(1), offset, u8::try_from(offset % 8).expect("it is below 8"));
             match open(&disk) {
                 Err(OpenError::Damaged { .. }) => {}
-                // Padding between records says nothing.
+                // A change in the padding between records has no effect.
                 Ok((_, now)) => assert_eq!(now, run.now, "offset {offset}"),
                 Err(error) => panic!("offset {offset}: {error}"),
             }
@@ -225,7 +226,7 @@ fn damage_to_what_was_acknowledged_is_never_taken_for_a_torn_tail() {
     }
 }
 
-/// After a power failure the note may be gone. All but what the last sync covered is still proved by what follows it.
+/// A power failure may lose the note. Later records still prove everything that was acknowledged before the last sync.
 #[test]
 fn records_prove_that_those_before_them_were_acknowledged() {
     let mut run = begin(ModelDisk::new(Random::seeded(1)));
@@ -284,7 +285,7 @@ fn a_full_or_failing_disk_is_an_error_and_what_was_acknowledged_stays() {
     assert!(now.entries.starts_with(&acknowledged.entries));
 }
 
-/// A test of the tests: a disk that lies about its syncs is found out.
+/// Tests the tests: they detect a disk that does not sync.
 #[test]
 fn a_disk_that_lies_about_a_sync_loses_what_was_acknowledged() {
     let lost = (0..20).any(|seed| {

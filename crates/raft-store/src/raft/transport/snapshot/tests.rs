@@ -46,13 +46,13 @@ fn a_transfer_that_is_cut_goes_on_where_it_stopped() {
         pieces = rest;
         next = receiving.take(&piece(39, next, bytes, false)).expect("taken");
     }
-    // Another connection, perhaps another leader: it asks first.
+    // A new connection, perhaps from another leader, begins with an empty piece.
     let mut pieces = Pieces::new(&view);
     assert_eq!(receiving.take(&piece(39, 0, Vec::new(), false)).expect("asked"), next, "nothing is sent twice");
     loop {
         let (bytes, is_last, rest) = pieces.read_from(next);
         pieces = rest;
-        // The same piece twice, as a retry would send it.
+        // Send the same piece twice, as a retry does.
         let sent = piece(39, next, bytes, is_last);
         let end = receiving.take(&sent).expect("taken");
         assert_eq!(receiving.take(&sent).expect("ignored"), end);

@@ -1,6 +1,6 @@
-//! The real program on a real folder, as a power failure would leave it: a kill keeps what the kernel has cached and
-//! proves nothing. Every write and sync of the log's files is recorded with strace, and at each acknowledgement the
-//! files are made again from what a sync had covered by then.
+//! Checks what a power failure leaves of a log that the real program wrote to a real folder. Killing the process is not
+//! enough, because the kernel keeps unsynced writes. Instead, strace records every write and sync of the log's files;
+//! at each acknowledgement, the test rebuilds the files from the synced writes alone.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -13,7 +13,7 @@ const CHILD: &str = "FLOTA_SYNC_TEST_DIR";
 const NAME: &str = "raft::storage::log::tests::power::what_was_acknowledged_is_there_when_only_synced_bytes_survive";
 const ENTRIES: u64 = 60;
 
-/// Entries of all sizes, one of them the largest legal one.
+/// Entries of all sizes, including the largest legal one.
 fn size(index: u64) -> usize {
     match index {
         31 => crate::raft::ENTRY_BOUND,
@@ -22,7 +22,7 @@ fn size(index: u64) -> usize {
     }
 }
 
-/// Appends, votes and purges, and says after each acknowledgement what was acknowledged. Runs under strace.
+/// Appends, votes and purges, and prints each acknowledgement. Runs under strace.
 fn child(dir: &Path) -> ! {
     let disk: Arc<dyn Disk> = Arc::new(DirDisk::open(dir).expect("opened"));
     run(async {
@@ -39,7 +39,7 @@ fn child(dir: &Path) -> ! {
             out.write_all(format!("ack {index}\n").as_bytes()).and_then(|()| out.flush()).expect("a pipe");
         }
     });
-    // As a power failure: nothing is tidied up.
+    // End without any cleanup, as on a power failure.
     std::process::abort()
 }
 
@@ -86,17 +86,17 @@ fn check(dir: &Path, index: u64) {
     });
 }
 
-/// The log's files as a disk sees them: what was written, and what of it a sync has covered.
+/// The log's files as a disk sees them: everything written, and the part of it that a sync has covered.
 #[derive(Default)]
 struct RecordedDisk {
     written: BTreeMap<String, Vec<u8>>,
     synced: BTreeMap<String, Vec<u8>>,
-    /// A file as it was when a sync of it began, by thread.
+    /// By thread: the file that is being synced, and its content when the sync began.
     syncing: BTreeMap<String, (String, Vec<u8>)>,
 }
 
 impl RecordedDisk {
-    /// Takes one line of the trace; `Some`: an acknowledgement.
+    /// Reads one line of the trace. Returns the number in it if it is an acknowledgement.
     fn read(&mut self, line: &str) -> Option<u64> {
         let (thread, rest) = line.split_once(char::is_whitespace)?;
         let rest = rest.trim_start();
@@ -132,7 +132,7 @@ impl RecordedDisk {
         }
     }
 
-    /// Names are taken for durable at once: losing them is what the model disk tries.
+    /// Treats the new name as durable at once; the model disk covers the loss of names.
     fn rename(&mut self, rest: &str) -> Option<u64> {
         let mut names = quoted(rest).filter_map(|path| name(&path));
         let (from, to) = (names.next()?, names.next()?);
@@ -146,7 +146,8 @@ impl RecordedDisk {
 
     fn write(&mut self, rest: &str) -> Option<u64> {
         let name = name(&path(rest)?)?;
-        // The bytes are in the line where the call begins; that it may end later only adds to what can be lost.
+        // The line has the bytes where the call begins. If the call ends later, more data is treated as unsynced, never
+        // less.
         let bytes = unhex(rest.split('"').nth(1)?);
         let numbers = rest.rsplit_once('"')?.1;
         let mut numbers = numbers.split([',', ')']).filter_map(|it| it.trim().split(' ').next()?.parse::<usize>().ok());
@@ -157,7 +158,7 @@ impl RecordedDisk {
         None
     }
 
-    /// The folder after a power failure.
+    /// Creates the folder as it is after a power failure.
     fn make(&self, survived: &Path) {
         std::fs::create_dir_all(survived).expect("a folder");
         for (name, content) in &self.synced {
@@ -166,7 +167,7 @@ impl RecordedDisk {
     }
 }
 
-/// The path of the file that a call's first argument stands for.
+/// Returns the path of the file in a call's first argument.
 fn path(rest: &str) -> Option<String> {
     String::from_utf8(unhex(rest.split(['<', '>']).nth(1)?)).ok()
 }
@@ -175,7 +176,7 @@ fn quoted(rest: &str) -> impl Iterator<Item = String> + '_ {
     rest.split('"').skip(1).step_by(2).filter_map(|it| String::from_utf8(unhex(it)).ok())
 }
 
-/// The name of a file of the log.
+/// Returns the name of a log file; `None` for other files.
 fn name(path: &str) -> Option<String> {
     let name = path.rsplit('/').next()?;
     (name.starts_with("log.") || name.starts_with("spare.") || name == "acknowledged").then(|| name.to_owned())
