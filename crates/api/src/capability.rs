@@ -1,13 +1,13 @@
-//! The kernel's capabilities: their names, which of them a task has without asking, and what a spec makes of that.
+//! The kernel's capabilities: their names, the default set of a task, and the set that results from a spec.
 //!
-//! The control API refuses names that are not here; the scheduler and the worker judge by [`effective`].
+//! The control API refuses unknown names; the scheduler and the worker decide by [`effective`].
 
 use std::collections::BTreeSet;
 
-/// Stands for every capability.
+/// The name that stands for every capability.
 pub const ALL: &str = "ALL";
 
-/// In an update: what the service had so far is forgotten.
+/// In an update, the name that clears the list that the service had so far.
 pub const RESET: &str = "RESET";
 
 /// Every capability, by its number (capabilities(7)).
@@ -55,7 +55,7 @@ pub const NAMES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
-/// What a task has that asks for nothing, as in Docker (moby, `oci/caps/defaults.go`).
+/// Capabilities of a task whose spec neither adds nor drops any, as in Docker (moby, `oci/caps/defaults.go`).
 pub const DEFAULT: [&str; 14] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -73,20 +73,20 @@ pub const DEFAULT: [&str; 14] = [
     "AUDIT_WRITE",
 ];
 
-/// A name as it is kept: upper case, without `CAP_`.
+/// Returns the canonical form of a name: upper case, without `CAP_`.
 pub fn normalise(name: &str) -> String {
     let upper = name.trim().to_ascii_uppercase();
     upper.strip_prefix("CAP_").unwrap_or(&upper).to_owned()
 }
 
-/// Whether it is a capability, or [`ALL`].
+/// Returns whether the name is a capability or [`ALL`].
 pub fn is_known(name: &str) -> bool {
     name == ALL || NAMES.contains(&name)
 }
 
-/// What a task has whose spec adds and drops these, as Docker reckons it (moby, `oci/caps/utils.go`): `ALL` added
-/// means all but the dropped ones; `ALL` dropped means the added ones alone; else what is both added and dropped is
-/// there. Names that are not known are nothing.
+/// Returns the capabilities of a task whose spec adds and drops these, by Docker's rules (moby, `oci/caps/utils.go`):
+/// if `ALL` is added, all but the dropped ones; if `ALL` is dropped, only the added ones; otherwise a capability that
+/// is both added and dropped is present. Unknown names are ignored.
 pub fn effective(add: &[String], drop: &[String]) -> BTreeSet<&'static str> {
     let has = |list: &[String], name: &str| list.iter().any(|it| it == name);
     let keep = |name: &&'static str| {
@@ -101,8 +101,9 @@ pub fn effective(add: &[String], drop: &[String]) -> BTreeSet<&'static str> {
     NAMES.into_iter().filter(keep).collect()
 }
 
-/// Changes the lists of a spec as `docker service update` does: what was dropped and is to be added is first no longer
-/// dropped, and the other way round; adding wins; [`RESET`] empties a list. The lists come out normalised and sorted.
+/// Changes the lists of a spec as `docker service update` does: adding a dropped capability removes it from the
+/// dropped ones, and the other way round; a capability that is both added and dropped is added; [`RESET`] clears a
+/// list. The resulting lists are normalised and sorted.
 pub fn amend(add: &mut Vec<String>, drop: &mut Vec<String>, to_add: &[String], to_drop: &[String]) {
     let set = |list: &[String]| list.iter().map(|it| normalise(it)).collect::<BTreeSet<String>>();
     let (mut added, mut dropped) = (set(add), set(drop));

@@ -1,7 +1,8 @@
 //! The wall clock and the source of random numbers, as values that are passed in.
 //!
-//! Nothing that decides reads the system's clock or its random source by itself: a whole cluster then runs in one
-//! process with clocks that differ, and a run is repeated from its seed. Monotonic time is tokio's, which tests pause.
+//! Code that decides never reads the system's clock or random source itself. A whole cluster can therefore run in one
+//! process with clocks that differ, and a run can be repeated from its seed. Monotonic time is tokio's, which tests
+//! pause.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -12,23 +13,23 @@ use rand::rngs::StdRng;
 
 use crate::version::Timestamp;
 
-/// A wall clock. Clones read the same clock. It may be wrong, and may step in both directions.
+/// A wall clock. Clones read the same clock. It may be wrong, and may step forwards and backwards.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 
 impl Clock {
-    /// The clock of this machine.
+    /// Returns the clock of this machine.
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
     pub fn system() -> Self {
         Self::new(|| Timestamp::from_system(SystemTime::now()))
     }
 
-    /// A clock that shows what `read` returns.
+    /// Returns a clock that shows what `read` returns.
     pub fn new(read: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         Self(Arc::new(read))
     }
 
-    /// The time that it shows.
+    /// Returns the time that the clock shows.
     pub fn now(&self) -> Timestamp {
         (self.0)()
     }
@@ -45,21 +46,21 @@ impl fmt::Debug for Clock {
 pub struct Random(Arc<Mutex<StdRng>>);
 
 impl Random {
-    /// Seeded by the operating system.
+    /// Returns a source that is seeded by the operating system.
     #[allow(clippy::disallowed_methods, reason = "the one place that seeds from the system")]
     pub fn from_os() -> Self {
         Self(Arc::new(Mutex::new(StdRng::from_os_rng())))
     }
 
-    /// The sequence that belongs to `seed`.
+    /// Returns the sequence that belongs to `seed`.
     pub fn seeded(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(StdRng::seed_from_u64(seed))))
     }
 
-    /// Draws with `draw`, which must not draw from the same source again.
+    /// Calls `draw` with the generator. `draw` must not use the same source again.
     ///
     /// # Panics
-    /// When an earlier `draw` panicked.
+    /// Panics if an earlier `draw` panicked.
     pub fn draw<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
         draw(&mut self.0.lock().expect("no holder panics"))
     }

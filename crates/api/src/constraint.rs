@@ -1,22 +1,22 @@
-//! Placement constraints: `node.labels.zone==a`, `node.hostname!=n1`, `node.role==worker`. A constraint is parsed where
-//! it comes in (by the conversion from the wire, by `ctl`, by stack files) and carried parsed.
+//! Placement constraints: `node.labels.zone==a`, `node.hostname!=n1`, `node.role==worker`. A constraint is parsed
+//! where it enters (in the conversion from the wire, in `ctl`, in stack files) and is passed on in parsed form.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// Why a text is no constraint.
+/// Why a text is not a constraint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConstraintError {
-    /// No operator.
+    /// The operator is missing.
     #[error("`{0}`: a constraint is KEY==VALUE or KEY!=VALUE")]
     Operator(String),
-    /// A key that nodes do not have.
+    /// Nodes have no such key.
     #[error(
         "`{0}`: the key is one of node.id, node.hostname, node.role, node.platform.os, node.platform.arch, node.labels.NAME"
     )]
     Key(String),
-    /// No value.
+    /// The value is missing.
     #[error("`{0}`: the value is missing")]
     Value(String),
 }
@@ -74,8 +74,8 @@ impl Constraint {
         &self.key
     }
 
-    /// Returns whether the constraint holds for a node with this value. A label that a node does not have is equal to no
-    /// value.
+    /// Returns whether the constraint holds for a node with this value. A label that a node does not have differs from
+    /// every value.
     pub(crate) fn accepts(&self, found: Option<&str>) -> bool {
         found.is_some_and(|found| found.eq_ignore_ascii_case(&self.value)) == self.equal
     }

@@ -1,6 +1,6 @@
-//! Conversion between wire and domain: the only place that deals with absent fields and unknown numbers.
+//! Conversion between wire and domain types: the only place that handles absent fields and unknown numbers.
 //!
-//! Conversion to the wire always succeeds; conversion from it says which field is wrong.
+//! Conversion to the wire always succeeds; conversion from it returns an error that names the wrong field.
 
 mod assignments;
 mod devices;
@@ -14,7 +14,7 @@ use crate::model::{Availability, Filter, NodeState, NodeStateReason, OnPartition
 use crate::proto::{objects as po, specs as ps, types as pt};
 use crate::state::{DesiredState, TaskState};
 
-/// A field of a message can't be understood.
+/// A field of a message is malformed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the field `{field}` {what}")]
 pub struct Malformed {
@@ -25,7 +25,7 @@ pub struct Malformed {
 }
 
 impl Malformed {
-    /// A field, and what is wrong with it, such as `is missing`.
+    /// Returns an error for a field, with a description such as `is missing`.
     pub fn new(field: &'static str, what: impl Into<Cow<'static, str>>) -> Self {
         Self { field, what: what.into() }
     }

@@ -1,51 +1,52 @@
-//! Every default value, each with its reason.
+//! Every default value and common bound, each with its reason.
 
 use std::time::Duration;
 
-/// First delay before a restart: long enough that a crash loop costs nothing, too short to be noticed.
+/// First delay before a restart: long enough that a crash loop costs little, too short to be noticed.
 pub const RESTART_DELAY: Duration = Duration::from_millis(200);
-/// The doubling of the delay ends here, so that a service recovers within a minute of its cause being mended.
+/// Upper bound of the doubling delay, so that a service recovers within a minute once the cause is fixed.
 pub const RESTART_DELAY_MOST: Duration = Duration::from_secs(60);
-/// After running this long a task counts as healthy again and its delay starts anew.
+/// Running time after which a task counts as healthy again and its restart delay is reset.
 pub const RESTART_RESET: Duration = Duration::from_secs(30);
-/// Starts in a row that never became running after which the worker gives up, so that another node is tried.
+/// Number of consecutive starts that never became running after which the worker gives up, so that another node is
+/// tried.
 pub const STARTS_BEFORE_GIVING_UP: u32 = 3;
-/// Between SIGTERM and SIGKILL, as Docker has it.
+/// Time between SIGTERM and SIGKILL, as in Docker.
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
-/// Signal that asks a program to end.
+/// Signal that asks a program to stop.
 pub const STOP_SIGNAL: &str = "SIGTERM";
-/// How long a worker keeps containers that a cluster of a new epoch does not name.
+/// Time for which a worker keeps containers that a cluster of a new epoch does not name.
 pub const NEW_EPOCH_GRACE: Duration = Duration::from_secs(300);
-/// A worker says that it lives this often; three of these missed, and its node is down.
+/// Period of a worker's heartbeats.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
-/// Heartbeats that a leader takes in a second; the period grows so that there are no more.
+/// Largest number of heartbeats per second for a leader; the period grows with the number of nodes to stay below it.
 pub const HEARTBEATS_PER_SECOND: u64 = 2_000;
-/// Missed periods after which a node is down.
+/// Number of missed periods after which a node is down.
 pub const HEARTBEATS_MISSED: u32 = 3;
-/// How long the tasks of a daemon that stopped in order stay where they are.
+/// Time for which the tasks of a node stay assigned to it after its daemon stopped in order.
 pub const RESTARTING_GRACE: Duration = Duration::from_secs(60);
-/// A node that has been down this long takes its tasks with it: they are orphaned.
+/// Time after which the tasks of a node that is down are orphaned.
 pub const ORPHAN_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// Ended tasks that are kept of each slot, to be looked at.
+/// Number of ended tasks that are kept for each slot, for inspection.
 pub const TASK_HISTORY: usize = 4;
-/// Nodes that hold each image: one may die.
+/// Number of nodes that hold each image, so that one may fail.
 pub const IMAGE_HOLDERS: usize = 2;
-/// How long a grant to fetch an image is good; it is renewed with every assignment.
+/// Validity of a grant to fetch an image; each assignment renews it.
 pub const GRANT_LIFE: Duration = Duration::from_secs(3600);
-/// How far two machines' wall clocks may differ, in either direction, before what one dated is judged wrongly by the
-/// other: a board without a clock of its own, or a wrong time zone, is within a day.
+/// Largest difference between two machines' wall clocks, in either direction, that must not affect decisions. It
+/// covers a board without a battery-backed clock and a wrong time zone.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3600);
-/// The runtime class that every node has: the one that is built in. No other may be called so.
+/// Name of the built-in runtime class, which every node has. No other runtime class may have this name.
 pub const EMBEDDED_RUNTIME: &str = "flota";
-/// A node's certificate.
+/// Validity of a node's certificate.
 pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
-/// The cluster's root: longer than a machine lives.
+/// Validity of the cluster's root certificate, which exceeds the life of a machine.
 pub const CA_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
-/// Largest message that any of our connections takes.
+/// Largest message, in bytes, that any of our connections accepts.
 pub const MESSAGE_BOUND: usize = 16 << 20;
-/// Of the messages between worker and leader.
+/// Format version of the messages between worker and leader.
 pub const SESSION_FORMAT: u32 = 1;
-/// The address that all cluster traffic uses.
+/// Port of all cluster traffic.
 pub const PORT: u16 = 2377;
-/// Most replicas of one service: a plan over it stays within one transaction's bound.
+/// Largest number of replicas of one service, so that a plan over it stays within the bound of one transaction.
 pub const REPLICAS_BOUND: u64 = 10_000;

@@ -1,7 +1,7 @@
 //! Identifiers: 25 random characters of base 36 (129 bits), one Rust type for each kind of object.
 //!
-//! An id is made once, by the leader or by the CA, from the random source that is passed in; it is never
-//! derived from a name or an address. Ids are shared, not copied: a table's persistent maps clone whole nodes of keys.
+//! An id is drawn once, by the leader or by the CA, from the random source that is passed in; it is never derived from
+//! a name or an address. Clones share their characters, because a table's persistent maps clone whole nodes of keys.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ pub const ID_LENGTH: usize = 25;
 
 const ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
-/// Draws a new identifier's characters.
+/// Draws the characters of a new identifier.
 pub fn random(rng: &mut impl Rng) -> String {
     (0..ID_LENGTH).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect()
 }
 
-/// Whether `text` has the form of an identifier.
+/// Returns whether `text` has the form of an identifier.
 pub fn is_id(text: &str) -> bool {
     text.len() == ID_LENGTH && text.bytes().all(|byte| ALPHABET.contains(&byte))
 }
@@ -32,17 +32,17 @@ macro_rules! ids {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Draws a new one.
+            /// Draws a new identifier.
             pub fn random(rng: &mut impl Rng) -> Self { Self(random(rng).into()) }
-            /// The one that belongs to a digest (64 hexadecimal characters or more) of something random.
+            /// Returns the identifier that belongs to a digest (at least 64 hexadecimal characters) of a random value.
             pub fn derived(digest: &str) -> Self {
                 let pairs = digest.as_bytes().chunks_exact(2).take(ID_LENGTH);
                 let pair = |pair: &[u8]| pair.iter().fold(0usize, |sum, byte| sum * 31 + usize::from(*byte));
                 Self(pairs.map(|it| char::from(ALPHABET[pair(it) % ALPHABET.len()])).collect::<String>().into())
             }
-            /// The characters.
+            /// Returns the characters.
             pub fn as_str(&self) -> &str { &self.0 }
-            /// Whether this is the "nothing" that the wire's empty string stands for.
+            /// Returns whether the identifier is empty, which on the wire means that there is none.
             pub fn is_empty(&self) -> bool { self.0.is_empty() }
         }
         impl From<String> for $name { fn from(text: String) -> Self { Self(text.into()) } }
@@ -54,19 +54,19 @@ macro_rules! ids {
 }
 
 ids! {
-    /// Of the cluster itself; the organisation in every certificate.
+    /// Identifies the cluster; the organisation in every certificate.
     ClusterId
-    /// Of a machine that runs `flotad`; the common name of its certificate.
+    /// Identifies a machine that runs `flotad`; the common name of its certificate.
     NodeId
-    /// Of a service.
+    /// Identifies a service.
     ServiceId
-    /// Of a task.
+    /// Identifies a task.
     TaskId
-    /// Of an image object.
+    /// Identifies an image object.
     ImageId
-    /// Of a stack.
+    /// Identifies a stack.
     StackId
-    /// Of a registry's credentials.
+    /// Identifies a registry's credentials.
     RegistryId
 }
 

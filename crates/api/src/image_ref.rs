@@ -1,4 +1,4 @@
-//! Image references: `web`, `team/web:1.2`, `registry:5000/web@sha256:…`, made whole the way Docker does.
+//! Image references such as `web`, `team/web:1.2` or `registry:5000/web@sha256:…`, completed by Docker's rules.
 
 use std::fmt;
 
@@ -10,24 +10,24 @@ pub struct ImageRefError {
     why: &'static str,
 }
 
-/// A reference whose parts are all there; exactly one of tag and digest decides.
+/// A complete reference. If it has a digest, the tag is ignored.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ImageRef {
-    /// `docker.io`, `localhost:5000`.
+    /// Host of the registry, such as `docker.io` or `localhost:5000`.
     pub registry: String,
-    /// `library/web`.
+    /// Repository, such as `library/web`.
     pub repository: String,
-    /// `latest` unless said.
+    /// Tag, `latest` by default.
     pub tag: String,
-    /// `sha256:…`; wins over the tag.
+    /// Digest as `sha256:…`; it takes precedence over the tag.
     pub digest: Option<String>,
 }
 
 impl ImageRef {
-    /// Reads a reference as a user types it.
+    /// Parses a reference as a user types it.
     ///
     /// # Errors
-    /// Says what of it is not legal (OCI distribution specification, "Pulling manifests").
+    /// A part of the reference is illegal (OCI distribution specification, "Pulling manifests"); the error names it.
     pub fn parse(text: &str) -> Result<Self, ImageRefError> {
         let fail = |why| ImageRefError { text: text.chars().take(300).collect(), why };
         if text.is_empty() || text.len() > 300 {
@@ -69,7 +69,7 @@ impl ImageRef {
     }
 }
 
-/// Whether `text` is `sha256:` and 64 hexadecimal digits in lower case.
+/// Returns whether `text` is `sha256:` and 64 hexadecimal digits in lower case.
 pub fn is_digest(text: &str) -> bool {
     text.strip_prefix("sha256:")
         .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))

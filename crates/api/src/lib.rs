@@ -1,10 +1,10 @@
-//! The words that all of Flota shares: identifiers, task states, domain objects, and the wire.
+//! The types that all of Flota shares: identifiers, task states, domain objects and wire messages.
 //!
-//! Two layers of types, on purpose. `proto` is what travels and what is stored: every field optional, every
-//! enum an integer. `model` is what the program thinks in: values in which nonsense cannot be written.
-//! `convert` stands between them, and is the only place that judges what came from outside.
+//! There are two layers of types. `proto` holds the messages that are sent and stored: every field is optional, and
+//! every enum is an integer. `model` holds the domain types, which can't represent invalid values. `convert`
+//! translates between them and is the only place that validates what comes from outside.
 //!
-//! No I/O, no async, nothing of ours imported.
+//! This crate does no I/O, has no async code and imports no other crate of Flota.
 
 pub mod capability;
 pub mod clock;
@@ -33,8 +33,8 @@ pub mod proto {
     include_packages!(types specs objects raft control streams dispatcher ca images node errors);
 }
 
-/// What this build calls itself, as `ctl version` and `node ls` print it.
+/// Version of this build, as `ctl version` and `node ls` print it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The newest feature level that this build speaks (a manager applies nothing above the level in use).
+/// The newest feature level that this build supports. A manager applies nothing above the level in use.
 pub const FEATURE_LEVEL: u32 = 1;

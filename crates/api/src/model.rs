@@ -1,4 +1,4 @@
-//! The domain types: what the program thinks in. One file for each noun.
+//! The domain types, one file for each noun.
 
 use std::fmt::Display;
 
@@ -28,7 +28,7 @@ pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, Service
 pub use stack::{Stack, StackSpec};
 pub use task::{Task, TaskStatus};
 
-/// In JSON, what is absent is an empty text.
+/// Serializes an absent value as an empty text.
 fn text_or_empty<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
     match value {
         Some(value) => serializer.collect_str(value),

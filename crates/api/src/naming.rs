@@ -1,4 +1,4 @@
-//! Which names are legal, and how a task is called.
+//! The rules for legal names and paths, and the names of tasks.
 
 use crate::id::TaskId;
 
@@ -8,21 +8,21 @@ pub const NAME_BOUND: usize = 63;
 /// Why a name is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing was given.
+    /// The name is empty.
     #[error("a name is needed")]
     Empty,
-    /// Too long.
+    /// The name is too long.
     #[error("`{0}` has {1} characters, and {NAME_BOUND} is the most")]
     TooLong(String, usize),
-    /// A character that may not stand there.
+    /// The name contains an illegal character.
     #[error("`{0}`: a name has letters, digits, `-`, `_` and `.`, and begins and ends with a letter or digit")]
     Character(String),
 }
 
-/// Judges the name of a service, stack or other object: it must be usable as a host name and in a path.
+/// Checks the name of a service, stack or other object: it must be usable as a host name and in a path.
 ///
 /// # Errors
-/// Says which rule it breaks.
+/// A rule is broken; the error names it.
 pub fn check(name: &str) -> Result<(), NameError> {
     let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = name.as_bytes();
@@ -39,27 +39,28 @@ pub fn check(name: &str) -> Result<(), NameError> {
     Ok(())
 }
 
-/// Longest path that is taken, well below the kernel's.
+/// Longest accepted path in bytes, well below the kernel's limit.
 const PATH_BOUND: usize = 1_024;
 
 /// Why a path is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    /// It begins somewhere else, or nowhere.
+    /// The path is not absolute.
     #[error("`{0}` is no absolute path")]
     Relative(String),
-    /// It is not what it looks like.
+    /// The path contains `.`, `..` or an empty part.
     #[error("`{0}`: a path has neither `.` nor `..` nor empty parts")]
     Detour(String),
-    /// Too long.
+    /// The path is too long.
     #[error("a path has at most {PATH_BOUND} bytes")]
     TooLong,
 }
 
-/// Judges the path of a file on a node: absolute, and written in the one way in which comparing it says something.
+/// Checks the path of a file on a node: it must be absolute and in its only canonical form, so that paths can be
+/// compared.
 ///
 /// # Errors
-/// Says which rule it breaks.
+/// A rule is broken; the error names it.
 pub fn check_path(path: &str) -> Result<(), PathError> {
     if path.len() > PATH_BOUND {
         return Err(PathError::TooLong);
@@ -70,12 +71,12 @@ pub fn check_path(path: &str) -> Result<(), PathError> {
     if parts.split('/').all(plain) { Ok(()) } else { Err(PathError::Detour(shown())) }
 }
 
-/// What users call a task of `service`: `web.2`.
+/// Returns the name by which users know a task of `service`, such as `web.2`.
 pub fn task_name(service: &str, slot: u64) -> String {
     format!("{service}.{slot}")
 }
 
-/// What is unique of a task's name: `web.2.<id>`.
+/// Returns the unique name of a task, `web.2.<id>`.
 pub fn task_full_name(service: &str, slot: u64, id: &TaskId) -> String {
     format!("{service}.{slot}.{id}")
 }

@@ -1,8 +1,8 @@
 //! The kinds of object that the store holds, declared once.
 //!
 //! `kinds!` generates [`Kind`], [`Object`] and each kind's [`StoreObject`]. The store has a table for each of
-//! [`Kind::ALL`]; conversion to the wire matches on every kind. To add a kind, add a row to the declaration at the end
-//! of this file and follow the compiler.
+//! [`Kind::ALL`], and conversion to the wire matches on every kind. To add a kind, add a row to the declaration at the
+//! end of this file and fix what the compiler reports.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,23 +12,24 @@ use crate::version::Meta;
 
 /// An object that the store holds.
 pub trait StoreObject: Clone + Send + Sync + 'static {
-    /// Its kind, which is also its table.
+    /// Kind of the object, which also names its table.
     const KIND: Kind;
-    /// The characters of its identifier.
+    /// Returns the characters of its identifier.
     fn id(&self) -> &str;
-    /// The name that is unique among objects of its kind; `None` if it has no such name.
+    /// Returns the name that is unique among objects of its kind; `None` if it has no such name.
     fn name(&self) -> Option<&str>;
-    /// Its times and version.
+    /// Returns its times and version.
     fn meta(&self) -> &Meta;
-    /// Its times and version, to be set when a change is applied.
+    /// Returns its times and version, to be set when a change is applied.
     fn meta_mut(&mut self) -> &mut Meta;
-    /// The object as an [`Object`].
+    /// Wraps the object in an [`Object`].
     fn into_object(self) -> Object;
-    /// The object inside an [`Object`]; `None` if that is of another kind.
+    /// Returns the object inside an [`Object`]; `None` if that is of another kind.
     fn from_object(object: &Object) -> Option<&Arc<Self>>;
 }
 
-/// Generates everything that exists once for each kind. A row is: kind, word for people, unique name.
+/// Generates everything that exists once for each kind. A row consists of the kind, its name for people, and its
+/// unique name.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident $word:literal $name:expr;)*) => {
         /// The kinds of object, in the order of their tables.
@@ -46,32 +47,32 @@ macro_rules! kinds {
             }
         }
 
-        /// One object of any kind. Shared, because views, events and tables hold it at once.
+        /// One object of any kind. It is shared, because views, events and tables hold it at the same time.
         #[derive(Clone, Debug, PartialEq)]
         pub enum Object { $($(#[$doc])* $kind(Arc<$kind>)),* }
 
         impl Object {
-            /// Its kind, which is also its table.
+            /// Returns its kind, which also names its table.
             pub fn kind(&self) -> Kind {
                 match self { $(Self::$kind(_) => Kind::$kind),* }
             }
 
-            /// The characters of its identifier.
+            /// Returns the characters of its identifier.
             pub fn id(&self) -> &str {
                 match self { $(Self::$kind(object) => object.id()),* }
             }
 
-            /// The name that is unique among objects of its kind; `None` if it has no such name.
+            /// Returns the name that is unique among objects of its kind; `None` if it has no such name.
             pub fn name(&self) -> Option<&str> {
                 match self { $(Self::$kind(object) => object.name()),* }
             }
 
-            /// Its times and version.
+            /// Returns its times and version.
             pub fn meta(&self) -> &Meta {
                 match self { $(Self::$kind(object) => object.meta()),* }
             }
 
-            /// Its times and version, to be set when a change is applied. Copies the object if it is shared.
+            /// Returns its times and version, to be set when a change is applied. Copies the object if it is shared.
             pub fn meta_mut(&mut self) -> &mut Meta {
                 match self { $(Self::$kind(object) => Arc::make_mut(object).meta_mut()),* }
             }
@@ -103,7 +104,7 @@ kinds! {
     Service "service" |service| Some(&service.spec.name);
     /// A task.
     Task "task" |_| None;
-    /// An image; one that lost its name to a newer image has none.
+    /// An image; one whose name a newer image has taken has no name.
     Image "image" |image| image.reference.as_deref();
     /// A stack.
     Stack "stack" |stack| Some(&stack.spec.name);

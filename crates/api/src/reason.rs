@@ -1,7 +1,7 @@
-//! Why a request was refused, as a typed detail of the gRPC status: nobody decides by the text of a message.
+//! Why a request was refused, as a typed detail of the gRPC status: no code decides by the text of a message.
 //!
-//! Servers attach a [`Detail`], or a [`Reason`] alone. `ctl` reads it to go on to the next manager, to stop, to choose
-//! its exit code and to give a hint.
+//! Servers attach a [`Detail`] or only a [`Reason`]. `ctl` uses it to decide whether to ask the next manager, to
+//! choose its exit code and to print a hint.
 
 use prost::Message;
 use tonic::Status;
@@ -35,25 +35,25 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// The manager is still starting; it answers soon, others may answer now.
+    /// The manager is still starting. It will answer soon, and others may answer now.
     Starting,
     /// The manager knows no leader.
     NoLeader,
-    /// The manager led when the request came, and leads no more.
+    /// The manager led when the request came, and no longer leads.
     LeadershipMoved,
-    /// The manager can't prove that it leads, so it can't judge the request. Nothing was done.
+    /// The manager can't prove that it leads, so it can't judge the request. Nothing was changed.
     Unproven,
     /// No quorum answered in time. The change may still commit; a retry with the same request id is safe.
     OutcomeUnknown,
     /// The cluster's first entry is not committed yet.
     NoClusterYet,
-    /// The node has no manager, and gets none by waiting.
+    /// The node has no manager, and waiting does not change that.
     NotAManager,
-    /// The reference means no object.
+    /// The reference matches no object.
     NotFound,
-    /// The request was done, and its object has been removed since.
+    /// The request was carried out, and its object has been removed since.
     RemovedMeanwhile,
-    /// The reference may mean several objects.
+    /// The reference matches several objects.
     Ambiguous,
     /// A filter names a field that the rows do not have.
     UnknownFilter,
@@ -63,41 +63,41 @@ reasons! {
     TooLarge,
     /// The name is taken.
     AlreadyExists,
-    /// The object is not the one that the request was made for.
+    /// The object has changed since the version that the request names.
     ChangedMeanwhile,
     /// A service uses the image.
     InUse,
-    /// The node that is to be removed leads the cluster.
+    /// The node to be removed leads the cluster.
     NodeLeads,
-    /// The node that is to be removed is a manager.
+    /// The node to be removed is a manager.
     NodeIsManager,
-    /// The node that is to be removed is not down.
+    /// The node to be removed is not down.
     NodeNotDown,
     /// The task has no node, or its node does not answer.
     TaskUnreachable,
 }
 
 impl Reason {
-    /// The status with this reason as its detail.
+    /// Returns the status with this reason as its detail.
     #[must_use]
     pub fn attach(self, status: Status) -> Status {
         Detail::from(self).attach(status)
     }
 
-    /// The reason of a status; `None` where it has none, or one that this build does not know.
+    /// Returns the reason of a status; `None` if it has no reason or one that this build does not know.
     pub fn of(status: &Status) -> Option<Self> {
         Detail::of(status).map(|detail| detail.reason)
     }
 }
 
-/// An object that an ambiguous reference may mean.
+/// An object that an ambiguous reference matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// The kind of object, as users read it.
     pub kind: String,
     /// Its whole id.
     pub id: String,
-    /// Its name; empty where it has none.
+    /// Its name; empty if it has none.
     pub name: String,
 }
 
@@ -110,12 +110,12 @@ impl std::fmt::Display for Candidate {
     }
 }
 
-/// A reason with what belongs to it.
+/// A reason with its additional data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Detail {
     /// Why the request was refused.
     pub reason: Reason,
-    /// What an ambiguous reference may mean; not necessarily every candidate.
+    /// Objects that an ambiguous reference matches; the list may be incomplete.
     pub candidates: Vec<Candidate>,
 }
 
@@ -126,7 +126,7 @@ impl From<Reason> for Detail {
 }
 
 impl Detail {
-    /// The status with this detail in place of its own.
+    /// Returns the status with this detail, which replaces its own.
     #[must_use]
     pub fn attach(self, mut status: Status) -> Status {
         let candidate = |it: Candidate| pe::Candidate { kind: it.kind, id: it.id, name: it.name };
@@ -139,7 +139,7 @@ impl Detail {
         Status::with_details_and_metadata(status.code(), status.message(), bytes, metadata)
     }
 
-    /// The detail of a status; `None` where it has none, or one that this build does not know.
+    /// Returns the detail of a status; `None` if it has no detail or one that this build does not know.
     pub fn of(status: &Status) -> Option<Self> {
         let detail = pe::Detail::decode(status.details()).ok()?;
         let candidate = |it: pe::Candidate| Candidate { kind: it.kind, id: it.id, name: it.name };

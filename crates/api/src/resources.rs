@@ -2,25 +2,25 @@
 
 use serde::{Deserialize, Serialize};
 
-/// CPU in 10^-9 cores, memory in bytes, processes by count. Zero means "not said".
+/// CPU in 10^-9 cores, memory in bytes, and a number of processes. Zero means "not given".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
-    /// 10^-9 cores.
+    /// CPU in 10^-9 cores.
     pub nano_cpus: u64,
-    /// Bytes.
+    /// Memory in bytes.
     pub memory_bytes: u64,
-    /// Most processes and threads.
+    /// Largest number of processes and threads.
     pub pids: u64,
 }
 
 impl Resources {
-    /// Whether `wanted` is there in CPU and in memory.
+    /// Returns whether the CPU and memory of `wanted` fit into these.
     pub fn fits(&self, wanted: &Self) -> bool {
         wanted.nano_cpus <= self.nano_cpus && wanted.memory_bytes <= self.memory_bytes
     }
 
-    /// What is left when `taken` is gone; never below zero.
+    /// Returns what is left after `taken` is subtracted; never below zero.
     pub fn minus(&self, taken: &Self) -> Self {
         Self {
             nano_cpus: self.nano_cpus.saturating_sub(taken.nano_cpus),

@@ -1,5 +1,5 @@
-//! Encryption at rest: AES-256-GCM with a data key of the node; what a record is (and its index) is
-//! authenticated with it, so that a record can't be moved. The tag is the record's checksum too.
+//! Encryption at rest: AES-256-GCM with a data key of the node. The kind of a record (and its index) is authenticated
+//! with it, so that a record can't be moved. The tag also serves as the record's checksum.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 
-/// Bytes that a sealed record has more than a plain one: nonce and tag.
+/// Number of bytes by which a sealed record is longer than a plain one: nonce and tag.
 pub const OVERHEAD: usize = NONCE_LEN + 16;
 
-/// A record that is not what it claims to be.
+/// A record can't be authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the checksum is wrong")]
 pub struct SealError;
@@ -29,13 +29,13 @@ impl fmt::Debug for Sealer {
 }
 
 impl Sealer {
-    /// With this key.
+    /// Returns a sealer with this key.
     pub fn new(key: &[u8; 32]) -> Self {
         let key = UnboundKey::new(&AES_256_GCM, key).expect("the key has the algorithm's length");
         Self { key: Arc::new(LessSafeKey::new(key)), random: SystemRandom::new() }
     }
 
-    /// Nonce, ciphertext and tag of `plain`; `what` must be given again to open it.
+    /// Returns nonce, ciphertext and tag of `plain`. The same `what` must be passed to open it.
     pub fn seal(&self, what: &[u8], plain: &[u8]) -> Vec<u8> {
         let mut nonce = [0; NONCE_LEN];
         self.random.fill(&mut nonce).expect("the kernel has random bytes once it has booted");
@@ -50,7 +50,7 @@ impl Sealer {
         out
     }
 
-    /// The plain bytes again.
+    /// Returns the plain bytes of a sealed record.
     ///
     /// # Errors
     /// The record was changed, moved, or sealed with another key.

@@ -8,7 +8,7 @@ macro_rules! states {
         impl $name {
             /// Every value, in order.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
-            /// The word that users read.
+            /// Returns the text that users read.
             pub fn as_str(self) -> &'static str { match self { $(Self::$variant => $text),* } }
         }
         impl serde::Serialize for $name {
@@ -28,9 +28,9 @@ states! {
     TaskState {
         /// Created.
         New = "new",
-        /// Waits for a node.
+        /// It waits for a node.
         Pending = "pending",
-        /// Has a node.
+        /// It has a node.
         Assigned = "assigned",
         /// Its node has stored it on disk.
         Accepted = "accepted",
@@ -56,14 +56,14 @@ states! {
 }
 
 impl TaskState {
-    /// Whether the task will never run again. Its reservation and its slot are free only then.
+    /// Returns whether the task will never run again. Only then are its reservation and its slot free.
     pub fn is_terminal(self) -> bool {
         self >= Self::Complete
     }
 }
 
 states! {
-    /// What the orchestrator wants of a task.
+    /// The state that the orchestrator wants for a task.
     DesiredState {
         /// Prepared but not started.
         Ready = "ready",
@@ -79,7 +79,7 @@ states! {
 }
 
 impl DesiredState {
-    /// Whether the task is to be stopped.
+    /// Returns whether the task is to be stopped.
     pub fn is_stopping(self) -> bool {
         self >= Self::Shutdown
     }

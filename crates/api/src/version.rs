@@ -8,22 +8,22 @@ use serde::{Serialize, Serializer};
 /// The Raft index of an object's last change.
 pub type Version = u64;
 
-/// A point in time, in milliseconds since 1970 (UTC). Shown as RFC 3339. Zero stands for "never".
+/// A point in time, in milliseconds since 1970 (UTC). Displayed as RFC 3339. Zero means "never".
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
-    /// The time that a system clock shows.
+    /// Converts a time of the system clock.
     pub fn from_system(time: SystemTime) -> Self {
         Self(time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    /// The same time as a system clock shows it.
+    /// Returns the time as a system time.
     pub fn to_system(self) -> SystemTime {
         UNIX_EPOCH + Duration::from_millis(self.0)
     }
 
-    /// How long before `later` this was; zero where it was not.
+    /// Returns the time from this to `later`; zero if `later` is earlier.
     pub fn until(self, later: Self) -> Duration {
         Duration::from_millis(later.0.saturating_sub(self.0))
     }
@@ -38,7 +38,7 @@ impl std::ops::Add<Duration> for Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Year 9999 is the last that RFC 3339 can write.
+        // RFC 3339 can't express years after 9999.
         let millis = self.0.min(253_402_300_799_999);
         write!(f, "{}", humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis)))
     }
@@ -56,24 +56,24 @@ impl Serialize for Timestamp {
     }
 }
 
-/// When an object was made and last changed: by the clock of the leader, to be shown, and as Raft indices, which are
-/// what orders objects.
+/// When an object was created and last changed: as times by the leader's clock, for display, and as Raft indices, by
+/// which objects are ordered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Meta {
-    /// When it was made.
+    /// Time of creation.
     pub created_at: Timestamp,
-    /// When it was last changed.
+    /// Time of the last change.
     pub updated_at: Timestamp,
-    /// The Raft index at which it was made; zero in an object from before this was kept.
+    /// The Raft index of its creation; zero in an object of a version that did not record it.
     pub created: Version,
-    /// What an optimistic update must name: the Raft index of its last change.
+    /// The Raft index of its last change, which an optimistic update must name.
     pub version: Version,
 }
 
 impl Meta {
-    /// What orders objects by their age, oldest first. The times decide among objects without a creation index alone,
-    /// which are older than all others.
+    /// Returns the key that sorts objects by age, oldest first. The times only decide among objects without a creation
+    /// index, which are older than all others.
     pub fn order(&self) -> (Version, Timestamp) {
         (self.created, if self.created == 0 { self.created_at } else { Timestamp::default() })
     }

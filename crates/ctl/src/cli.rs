@@ -1,4 +1,4 @@
-//! What can be typed: nouns and their verbs, and which function runs each.
+//! The commands of `ctl`, as nouns with their verbs, and the function that runs each.
 
 use clap::{Parser, Subcommand};
 
@@ -53,7 +53,7 @@ pub(crate) enum Noun {
 }
 
 impl Cli {
-    /// Runs what was typed; returns the exit code.
+    /// Runs the parsed command and returns the exit code.
     pub(crate) async fn run(self) -> anyhow::Result<u8> {
         let client = Client::new(&self.hosts)?;
         match self.noun {

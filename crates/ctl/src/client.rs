@@ -1,7 +1,7 @@
 //! Requests to managers, over the local socket or the sockets that `--host` or FLOTA_HOST name; used by every command.
 //!
-//! Every request goes through [`rounds`]: where the connection to one manager is lost, the next one is asked. A request
-//! that changes something carries one id for its whole life, so that it is done once.
+//! Every request goes through [`rounds`]: when the connection to one manager is lost, the next one is asked. A request
+//! that changes something carries the same id with every try, so that it takes effect only once.
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -34,22 +34,22 @@ use flota_api::reason::Reason;
 use crate::error::{Failed, Hinted, Usage, is_unreachable};
 use rounds::{Attempt, Limits};
 
-/// Pause before a stream that broke is opened again.
+/// Pause before a broken stream is opened again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(100);
-/// Frames in flight to a task; the sender waits when there are more.
+/// Largest number of frames in flight to a task; the sender waits when there are more.
 const QUEUE: usize = 32;
 const DEFAULT_SOCKET: &str = "/run/flota/flota.sock";
 
-/// Managers' sockets, in the order in which they are tried.
+/// A client of one or more managers, which are tried in the order of their sockets.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     sockets: Vec<PathBuf>,
     limits: Limits,
 }
 
-/// A request for a list, which may ask for what one manager has instead of the newest state.
+/// A request for a list, which may ask for what one manager knows instead of the newest state.
 pub(crate) trait MayBeStale: Clone {
-    /// Whether the request does.
+    /// Returns whether this request accepts stale data.
     fn is_stale(&self) -> bool;
 }
 
@@ -65,7 +65,7 @@ impl MayBeStale for ListTasksRequest {
     }
 }
 
-/// A fresh id of a request that changes something.
+/// Returns a fresh id for a request that changes something.
 pub(crate) fn request_id() -> String {
     flota_api::id::random(&mut rand::rng())
 }
@@ -79,7 +79,7 @@ fn local_node(channel: Channel) -> LocalNodeClient<Channel> {
 }
 
 impl Client {
-    /// Creates a client of the managers behind `hosts`; without hosts, of the one on this machine.
+    /// Creates a client of the managers behind `hosts`, or of the one on this machine if `hosts` is empty.
     pub(crate) fn new(hosts: &[String]) -> anyhow::Result<Self> {
         let socket = |host: &String| match host.strip_prefix("unix://") {
             Some(path) if path.starts_with('/') => Ok(PathBuf::from(path)),
@@ -93,8 +93,8 @@ impl Client {
         Ok(Self { sockets, limits: Limits::default() })
     }
 
-    /// Sends a request that changes something until a manager has answered it: the same request, with the same id,
-    /// each time.
+    /// Sends a request that changes something until a manager has answered it. Each try sends the same request with
+    /// the same id.
     pub(crate) async fn change<R, T, F>(
         &self,
         request: R,
@@ -137,8 +137,9 @@ impl Client {
         rounds::ask(&self.sockets, &self.limits, bound, attempt).await.map_err(failure)
     }
 
-    /// All pages of a list as one; `join` adds a page to what came before. A list that breaks is asked for anew, so
-    /// that its pages are of one time. One that may be stale is answered by the manager that is asked.
+    /// Reads all pages of a list and returns them as one; `join` adds a page to those before it. A list that breaks
+    /// off is requested again from its first page, so that all pages show the same state. A request that may be stale
+    /// is answered by the manager that receives it.
     pub(crate) async fn list<R, T, F>(
         &self,
         request: R,
@@ -169,8 +170,8 @@ impl Client {
         rounds::ask(&self.sockets, &self.limits, self.limits.read, attempt).await.map_err(failure)
     }
 
-    /// Follows a stream until `each` breaks, and takes it up with the next manager when it is lost or ends before that.
-    /// Goes on without a bound while no manager is reachable: the caller sets one.
+    /// Follows a stream until `each` breaks. When the stream is lost or ends earlier, it is opened again with the next
+    /// manager. While no manager is reachable, this repeats without a bound: the caller sets one.
     pub(crate) async fn watch<R, T, F>(
         &self,
         request: R,
@@ -202,9 +203,9 @@ impl Client {
         }
     }
 
-    /// Opens a stream through a manager; `first` names the task and what to do with it. What is sent goes to the task,
-    /// what is received comes from it. The first frame is sent to one manager alone, once that has taken the stream:
-    /// a command is never begun twice.
+    /// Opens a stream to a task through a manager; `first` names the task and what to do with it. What is sent goes to
+    /// the task, and what is received comes from it. The first frame is sent only after a manager has accepted the
+    /// stream, and to that manager only, so that a command never starts twice.
     pub(crate) async fn stream(&self, first: F) -> anyhow::Result<(mpsc::Sender<Frame>, Streaming<Frame>)> {
         let attempt = |attempt: Attempt| async move {
             let (sender, receiver) = mpsc::channel(QUEUE);
@@ -219,8 +220,8 @@ impl Client {
         Ok((sender, answers))
     }
 
-    /// Reads a stream to its end. A stream that is lost is opened again with what `request` returns then; one that is
-    /// lost over and over without a frame is given up.
+    /// Reads a stream to its end. A lost stream is opened again with the request that `request` then returns. A stream
+    /// that is lost repeatedly without a frame in between is an error.
     pub(crate) async fn receive(&self, mut request: impl FnMut() -> F, mut each: impl FnMut(F)) -> anyhow::Result<()> {
         let mut give_up = Instant::now() + self.limits.change;
         loop {
@@ -237,7 +238,7 @@ impl Client {
                     Err(status) => break status,
                 }
             };
-            // A stream without frames that held for long was not broken either.
+            // A stream that stayed open for long counts as working even if it had no frames.
             if !is_empty || opened.elapsed() > self.limits.change {
                 give_up = Instant::now() + self.limits.change;
             }
@@ -248,18 +249,18 @@ impl Client {
         }
     }
 
-    /// Connects to the node behind the first socket, for requests about that machine. They have no time limit.
+    /// Connects to the node behind the first socket, for requests about that machine. These have no time limit.
     pub(crate) async fn node(&self) -> anyhow::Result<LocalNodeClient<Channel>> {
         let socket = self.sockets.first().context("no node is known")?;
         Ok(local_node(rounds::connect(socket).await.map_err(failure)?))
     }
 
-    /// The description of the node behind the first socket; waits while that is starting.
+    /// Returns the description of the node behind the first socket; waits while that node is starting.
     pub(crate) async fn info(&self) -> anyhow::Result<NodeInfo> {
         Ok(self.first_of(self.sockets.get(..1).unwrap_or_default()).await?.1)
     }
 
-    /// The first node that answers, and its description: for what any of them can do.
+    /// Returns the first node that answers and its description, for requests that any node can serve.
     pub(crate) async fn any_node(&self) -> anyhow::Result<(LocalNodeClient<Channel>, NodeInfo)> {
         self.first_of(&self.sockets).await
     }
@@ -268,8 +269,8 @@ impl Client {
         rounds::ask(sockets, &self.limits, self.limits.read, describe).await.map_err(failure)
     }
 
-    /// Sends a request that any node can carry out, and that may be done twice, until a node has answered it. The answer
-    /// has no time limit.
+    /// Sends a request that any node can carry out, and that may take effect twice, until a node has answered it. The
+    /// wait for the answer has no time limit.
     pub(crate) async fn at_any_node<R, T, F>(
         &self,
         request: R,
@@ -294,15 +295,15 @@ async fn describe(attempt: Attempt) -> Result<(LocalNodeClient<Channel>, NodeInf
     Ok((node, info))
 }
 
-/// Whether a stream that ended with this status can be opened again, with this manager or another.
+/// Returns whether a stream that ended with this status can be opened again, with this manager or another.
 fn may_reopen(status: &Status) -> bool {
     status.code() == Code::Unavailable || rounds::is_lost(status)
 }
 
-/// A status as an error, with a hint where a next step is known.
+/// Converts a status to an error, with a hint if a next step is known.
 pub(crate) fn failure(status: Status) -> anyhow::Error {
     let status = match status.code() {
-        // What tonic says of it ("h2 protocol error") tells a user nothing.
+        // tonic's text for a broken connection ("h2 protocol error") does not help a user.
         code if code != Code::Unavailable && rounds::is_lost(&status) => Status::new(code, "the connection broke"),
         _ => status,
     };

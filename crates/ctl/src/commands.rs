@@ -1,4 +1,5 @@
-//! One file for each noun, one function for each verb. A command gets parsed values and a client, never the environment.
+//! The commands: one file for each noun, one function for each verb. A command gets parsed values and a client, and
+//! never reads the environment.
 
 pub(crate) mod exec;
 pub(crate) mod image;

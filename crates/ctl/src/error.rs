@@ -1,4 +1,4 @@
-//! What went wrong, as users read it, and its exit code: computed here alone.
+//! Errors as users read them, and their exit codes, which are computed only here.
 #![expect(clippy::print_stderr, reason = "errors go to standard error")]
 
 use std::process::ExitCode;
@@ -11,10 +11,10 @@ const USAGE: u8 = 2;
 const NOT_FOUND: u8 = 3;
 const CONFLICT: u8 = 4;
 const UNREACHABLE: u8 = 5;
-/// As a shell reports a program that SIGINT ended.
+/// Exit code after SIGINT, as a shell reports it.
 const INTERRUPTED: u8 = 130;
 
-/// The exit code of a refusal: the one table.
+/// Maps the reason of a refusal to the exit code. This is the only such table.
 fn exit_code(reason: Reason) -> u8 {
     match reason {
         Reason::NotAManager
@@ -37,7 +37,7 @@ fn exit_code(reason: Reason) -> u8 {
     }
 }
 
-/// The user ended the waiting with Ctrl-C; the change itself was accepted before.
+/// The user ended the wait with Ctrl-C; the change itself was already accepted.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted: the change goes on in the background")]
 pub(crate) struct Interrupted;
@@ -47,27 +47,27 @@ pub(crate) struct Interrupted;
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);
 
-/// Refuses a command that names nothing to act on.
+/// Returns a usage error if a command names no object to act on.
 pub(crate) fn named(names: &[String]) -> Result<(), Usage> {
     if names.is_empty() { Err(Usage("say which: give at least one name".into())) } else { Ok(()) }
 }
 
-/// A refusal that was made on this machine.
+/// A refusal by `ctl` itself.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub(crate) struct Refused {
-    /// Why, for the exit code.
+    /// The reason, which determines the exit code.
     pub(crate) reason: Reason,
-    /// Why, for people.
+    /// The message for the user.
     pub(crate) text: String,
 }
 
-/// A refusal of a manager or of the node.
+/// A refusal by a manager or by the node.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.message())]
 pub(crate) struct Failed(pub(crate) Status);
 
-/// A next step for the user.
+/// An error with a hint at the next step.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 pub(crate) struct Hinted {
@@ -75,7 +75,7 @@ pub(crate) struct Hinted {
     pub(crate) hint: String,
 }
 
-/// The reason of an error, where it was a refusal with one.
+/// Returns the reason of an error, if it is a refusal with a reason.
 pub(crate) fn reason(error: &anyhow::Error) -> Option<Reason> {
     error.chain().find_map(|cause| {
         if let Some(refused) = cause.downcast_ref::<Refused>() {
@@ -88,12 +88,12 @@ pub(crate) fn reason(error: &anyhow::Error) -> Option<Reason> {
     })
 }
 
-/// Whether no manager could be reached, or none that could answer.
+/// Returns whether no manager could be reached, or none was able to answer.
 pub(crate) fn is_unreachable(error: &anyhow::Error) -> bool {
     code(error) == UNREACHABLE
 }
 
-/// The exit code of an error.
+/// Returns the exit code of an error.
 pub(crate) fn code(error: &anyhow::Error) -> u8 {
     if let Some(reason) = reason(error) {
         return exit_code(reason);
@@ -109,7 +109,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
             return code(&hinted.error);
         }
         if let Some(Failed(status)) = cause.downcast_ref::<Failed>() {
-            // Without a reason it is the connection's, or of a node that does not reach a manager.
+            // A status without a reason comes from the connection, or from a node that does not reach a manager.
             let lost = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
             return if lost { UNREACHABLE } else { FAILED };
         }
@@ -117,10 +117,10 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
     FAILED
 }
 
-/// Prints the error; returns the exit code.
+/// Prints the error and returns the exit code.
 pub(crate) fn print(error: &anyhow::Error) -> ExitCode {
     if error.is::<Interrupted>() {
-        // Below the line of progress that is still on the terminal.
+        // The message goes below the line of progress that is still on the terminal.
         eprintln!("\n{error}");
         return ExitCode::from(INTERRUPTED);
     }
@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    /// What docs and the contract say of each exit code, reason by reason.
+    /// Checks the exit code that docs/cli.md gives to each reason.
     #[test]
     fn every_reason_has_the_exit_code_of_the_contract() {
         let wanted = |reason: Reason| match format!("{reason:?}").as_str() {
@@ -149,7 +149,7 @@ mod tests {
             _ => 1,
         };
         for reason in Reason::ALL {
-            // Whatever gRPC's own code is.
+            // The reason decides, not the gRPC code.
             let failed = anyhow::Error::new(Failed(reason.attach(Status::internal("text"))));
             let hinted = Hinted { error: failed, hint: "hint".into() };
             let error = anyhow::Error::new(hinted).context("failed to do it");

@@ -1,4 +1,5 @@
-//! `ctl`: the command line. It parses, runs, prints what went wrong, and exits with the code of docs/cli.md.
+//! `ctl`, the command line: parses the arguments, runs the command, prints the error, if any, and exits with a code of
+//! docs/cli.md.
 
 mod cli;
 mod client;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    // The init of a sandbox's node needs a process of one thread: it runs before any runtime is built.
+    // The init of a sandbox's node needs a process of one thread, so it runs before any async runtime is built.
     if let Some(code) = sandbox::run_hidden() {
         return code;
     }
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
         Err(error) => return error::print(&anyhow::anyhow!("failed to start: {error}")),
     };
     let result = runtime.block_on(cli.run());
-    // A thread may still wait for standard input.
+    // A thread may still block on standard input, so the shutdown does not wait for it.
     runtime.shutdown_background();
     match result {
         Ok(code) => ExitCode::from(code),

@@ -1,4 +1,4 @@
-//! Results to standard output, words to standard error. A closed pipe ends the program quietly.
+//! Prints results to standard output and messages to standard error. A closed pipe ends the program quietly.
 
 use std::io::Write;
 
@@ -10,28 +10,28 @@ use flota_api::proto::control::{Filter, ListHeader, ListRequest};
 /// How a list is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// For people.
+    /// A table for people.
     #[default]
     Table,
-    /// One JSON array.
+    /// A JSON array.
     Json,
 }
 
 /// Prints a line of results.
 pub(crate) fn line(text: &str) {
     if writeln!(std::io::stdout(), "{text}").is_err() {
-        // The reader has gone, as `head` does: nobody is left to print for.
+        // The reader, such as `head`, has closed the pipe.
         #[expect(clippy::exit, reason = "nothing is left to do")]
         std::process::exit(0);
     }
 }
 
-/// Prints something that is not a result.
+/// Prints a message that is not a result.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Prints bytes of another program's output.
+/// Prints output of another program.
 pub(crate) fn bytes(stream: u32, bytes: &[u8]) {
     let result = if stream == 2 {
         std::io::stderr().write_all(bytes).and_then(|()| std::io::stderr().flush())
@@ -39,18 +39,18 @@ pub(crate) fn bytes(stream: u32, bytes: &[u8]) {
         std::io::stdout().write_all(bytes).and_then(|()| std::io::stdout().flush())
     };
     if result.is_err() {
-        // As above; and the program at the other end must not go on writing for nobody.
+        // The reader has closed the pipe. Exiting also ends the program at the other end.
         #[expect(clippy::exit, reason = "nothing is left to do")]
         std::process::exit(0);
     }
 }
 
-/// A JSON value, indented.
+/// Prints a JSON value, indented.
 pub(crate) fn json(value: &Value) {
     line(&serde_json::to_string_pretty(value).unwrap_or_default());
 }
 
-/// Prints whole objects: one JSON array, or a page for people.
+/// Prints whole objects, as one JSON array or as a page for people.
 pub(crate) fn objects(objects: Vec<Value>, pretty: bool) {
     if !pretty {
         return json(&Value::Array(objects));
@@ -63,7 +63,7 @@ pub(crate) fn objects(objects: Vec<Value>, pretty: bool) {
     }
 }
 
-/// `name: value` lines, what lies deeper further in; what is empty is left out.
+/// Prints `name: value` lines, nested values indented, and leaves empty values out.
 fn page(value: &Value, depth: usize) {
     let empty = |it: &Value| match it {
         Value::Null => true,
@@ -96,7 +96,7 @@ fn page(value: &Value, depth: usize) {
     }
 }
 
-/// Prints rows: as a table, as JSON, or their ids alone.
+/// Prints rows as a table, as JSON, or as ids alone.
 pub(crate) fn rows(options: &RowOptions, headings: &[&str], rows: Vec<(Value, Vec<String>)>) {
     if options.quiet {
         rows.iter().for_each(|(value, _)| line(value["id"].as_str().unwrap_or_default()));
@@ -124,12 +124,12 @@ fn shorten(cell: &str, whole: bool) -> String {
     }
 }
 
-/// The first characters of an id are enough for people.
+/// Shortens an id to its first 12 characters, unless the flags ask for whole ids.
 pub(crate) fn short_id(id: &str, options: &RowOptions) -> String {
     if options.no_trunc { id.to_owned() } else { id.chars().take(12).collect() }
 }
 
-/// Flags of everything that prints rows.
+/// The flags of every command that prints rows.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct RowOptions {
     /// Format to print: table or json
@@ -146,7 +146,7 @@ pub(crate) struct RowOptions {
     pub(crate) no_trunc: bool,
 }
 
-/// Flags of lists that a manager answers.
+/// The flags of lists that a manager answers.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct ListOptions {
     #[command(flatten)]
@@ -157,17 +157,17 @@ pub(crate) struct ListOptions {
 }
 
 impl ListOptions {
-    /// The request for a list with these flags.
+    /// Returns the request for a list with these flags.
     pub(crate) fn request(&self) -> ListRequest {
         ListRequest { stale: self.stale, filters: self.filters() }
     }
 
-    /// The filters, which a manager applies.
+    /// Returns the filters, which the manager applies.
     pub(crate) fn filters(&self) -> Vec<Filter> {
         self.rows.filters.iter().map(|(key, value)| Filter { key: key.clone(), value: value.clone() }).collect()
     }
 
-    /// Says how old an answer may be, where one manager gave it from what it has.
+    /// Prints how old an answer may be, if one manager gave it from what it knows.
     pub(crate) fn say_age(&self, header: Option<ListHeader>) {
         if let Some(header) = header.filter(|header| header.stale) {
             say(&match header.age_ms.map(std::time::Duration::from_millis) {

@@ -1,5 +1,5 @@
-//! Waits until a service or an image is as its spec asks, and shows the progress: a line that changes on a terminal, one
-//! line for each change elsewhere.
+//! Waits until a service or an image is as its spec asks, and shows the progress: on a terminal one line that changes,
+//! elsewhere one line for each change.
 
 use std::future::Future;
 use std::io::{IsTerminal, Write};
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::client::Client;
 use crate::error::{Interrupted, is_unreachable};
 
-/// Waiting for a change to take effect.
+/// The flags of commands that wait for a change to take effect.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct WaitOptions {
     /// Return at once, without waiting for the change
@@ -24,7 +24,7 @@ pub(crate) struct WaitOptions {
     pub(crate) timeout: std::time::Duration,
 }
 
-/// A line that is written over while it changes.
+/// A line that is overwritten when it changes.
 struct Line {
     terminal: bool,
     last: String,
@@ -52,7 +52,7 @@ impl Line {
     }
 }
 
-/// Waits until the service has what its spec asks for, or, if it was removed, until nothing is left of it.
+/// Waits until the service matches its spec or, if it was removed, until all its tasks are gone.
 pub(crate) async fn service(client: &Client, id: &str, name: &str, wait: &WaitOptions) -> anyhow::Result<()> {
     if wait.detach {
         return Ok(());
@@ -60,7 +60,7 @@ pub(crate) async fn service(client: &Client, id: &str, name: &str, wait: &WaitOp
     interruptible(wait_for_service(client, id, name, wait), tokio::signal::ctrl_c()).await
 }
 
-/// Waits for `work`. Ctrl-C ends the waiting, and nothing else.
+/// Waits for `work`. Ctrl-C ends only the wait.
 async fn interruptible<I>(
     work: impl Future<Output = anyhow::Result<()>>,
     interrupt: impl Future<Output = I>,
@@ -103,7 +103,7 @@ fn show_service(name: &str, progress: &ServiceProgress, line: &mut Line) -> anyh
     Ok(if progress.converged { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
 }
 
-/// Waits for all services (id and name), within one timeout.
+/// Waits for all services, given as id and name, within one timeout.
 pub(crate) async fn services(client: &Client, all: &[(String, String)], wait: &WaitOptions) -> anyhow::Result<()> {
     let until = Instant::now() + wait.timeout;
     for (id, name) in all {
@@ -113,7 +113,7 @@ pub(crate) async fn services(client: &Client, all: &[(String, String)], wait: &W
     Ok(())
 }
 
-/// Waits until `left` returns `None`. The error after the timeout begins with `what`.
+/// Waits until `left` returns `None`. After the timeout, the error begins with `what`.
 pub(crate) async fn until<F: Future<Output = anyhow::Result<Option<String>>>>(
     wait: &WaitOptions,
     what: &str,

@@ -1,5 +1,5 @@
-//! A whole cluster on this machine: real daemons, each in namespaces and cgroups of its own, joined by a bridge that
-//! stands in a namespace of its own. Nothing of the machine's network is touched.
+//! Runs a whole cluster on this machine: real daemons, each in namespaces and cgroups of its own, connected by a
+//! bridge in a separate namespace. The machine's own network is not changed.
 
 mod init;
 mod lifecycle;
@@ -129,7 +129,7 @@ pub(crate) enum Sandbox {
     },
 }
 
-/// Runs a verb; the exit code.
+/// Runs a command and returns the exit code.
 pub(crate) async fn run(verb: Sandbox) -> anyhow::Result<u8> {
     let open = |name: Name| Running::open(name.name.as_deref());
     let alone = |name: Name| Running::open_alone(name.name.as_deref());
@@ -166,7 +166,7 @@ pub(crate) async fn run(verb: Sandbox) -> anyhow::Result<u8> {
                     _ => open(Name::default())?.state.name,
                 },
             };
-            // It becomes part of paths that are removed.
+            // The name becomes part of paths that are removed.
             flota_api::naming::check(&name).map_err(|error| crate::error::Usage(format!("--name: {error}")))?;
             lifecycle::down(&name)?;
         }
@@ -174,7 +174,7 @@ pub(crate) async fn run(verb: Sandbox) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// The fields of a row by which it can be filtered.
+/// The fields by which rows can be filtered.
 const FIELDS: [&str; 5] = ["sandbox", "name", "status", "address", "pid"];
 
 fn passes(row: &Value, filters: &[(String, String)]) -> bool {
@@ -210,7 +210,7 @@ fn ls(only: Option<&str>, options: &RowOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The hidden entry's result as an exit code.
+/// Converts the result of a hidden entry to an exit code.
 fn hidden_code(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,

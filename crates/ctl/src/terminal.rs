@@ -1,14 +1,14 @@
-//! The user's terminal: its size, and raw while a remote program owns it.
+//! The user's terminal: its size, and its raw mode while a remote program uses it.
 
 use std::io::IsTerminal;
 
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
-/// Raw until dropped.
+/// Keeps the terminal in raw mode until dropped.
 pub(crate) struct Raw(Termios);
 
 impl Raw {
-    /// `None` where standard input is no terminal.
+    /// Enters raw mode. Returns `None` if standard input is not a terminal.
     pub(crate) fn enter() -> Option<Self> {
         let before = tcgetattr(std::io::stdin()).ok()?;
         let mut raw = before.clone();
@@ -24,7 +24,7 @@ impl Drop for Raw {
     }
 }
 
-/// Rows and columns.
+/// Returns the size as rows and columns.
 #[expect(unsafe_code, reason = "TIOCGWINSZ has no safe wrapper")]
 pub(crate) fn size() -> (u32, u32) {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
@@ -33,7 +33,7 @@ pub(crate) fn size() -> (u32, u32) {
     if result == 0 && size.ws_row > 0 { (size.ws_row.into(), size.ws_col.into()) } else { (24, 80) }
 }
 
-/// Whether somebody sits there.
+/// Returns whether standard input is a terminal.
 pub(crate) fn is_there() -> bool {
     std::io::stdin().is_terminal()
 }

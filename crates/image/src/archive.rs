@@ -1,7 +1,7 @@
 //! Reads an image from a tar archive: an OCI image layout, or the output of `docker save`.
 //!
-//! One pass stores every file of the archive as a blob, and then the archive's own index says which of them the image is
-//! made of. No path of the archive becomes a path on this machine.
+//! One pass stores every file of the archive as a blob. The archive's own index then names the blobs of the image. A
+//! path in the archive is never used as a path on this machine.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -34,8 +34,8 @@ fn refuse(why: impl Into<String>) -> ImageError {
     ImageError::Archive(why.into())
 }
 
-/// Stores the image of the archive and unpacks its layers. Returns it with the name that the archive gives it, if any.
-/// Blobs that no image needs (the archive's own lists, or everything in an archive that is refused) stay until the next
+/// Stores the image of the archive and unpacks its layers. Returns the image with the name that the archive gives it,
+/// if any. Blobs that no image needs (the archive's own lists, or everything in a refused archive) stay until the next
 /// [`ImageStore::sweep`].
 ///
 /// # Errors
@@ -77,7 +77,7 @@ pub fn import(store: &ImageStore, archive: impl Read) -> Result<(Image, Option<S
             return Err(refuse(format!("the blob {blob} is missing")));
         }
     }
-    // A layer that can't be unpacked is an error of the import, not of a task's start.
+    // The layers are unpacked now, so that a damaged layer fails the import and not the start of a task.
     store.unpack(&image)?;
     store.record(&image)?;
     Ok((image, name))

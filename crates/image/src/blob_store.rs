@@ -10,10 +10,10 @@ use sha2::{Digest, Sha256};
 /// Why a blob can't be read or stored.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
-    /// Its content does not have its digest.
+    /// The content does not match the digest.
     #[error("the blob {expected} is damaged: what came has the digest {found}")]
     Digest {
-        /// The digest that was asked for.
+        /// The requested digest.
         expected: String,
         /// The digest of the content.
         found: String,
@@ -21,7 +21,7 @@ pub enum BlobError {
     /// The text is not a sha256 digest.
     #[error("`{0}` is not a sha256 digest")]
     Malformed(String),
-    /// The blob is not here.
+    /// The store does not hold the blob.
     #[error("the blob {0} is missing")]
     Missing(String),
     /// An I/O error.
@@ -42,7 +42,8 @@ pub struct BlobStore {
 }
 
 impl BlobStore {
-    /// Opens the store in `dir` and creates what is missing there. Removes blobs that an earlier process left half-written.
+    /// Opens the store in `dir` and creates its missing folders. Removes blobs that an earlier process left
+    /// half-written.
     ///
     /// # Errors
     /// The folders can't be created.
@@ -54,7 +55,7 @@ impl BlobStore {
         Ok(Self { dir: dir.to_owned() })
     }
 
-    /// The path of the blob, whether it is here or not.
+    /// Returns the path of the blob, whether the store holds it or not.
     ///
     /// # Errors
     /// The text is not a digest.
@@ -64,7 +65,7 @@ impl BlobStore {
         if legal { Ok(self.dir.join("sha256").join(hex)) } else { Err(BlobError::Malformed(digest.to_owned())) }
     }
 
-    /// Whether the blob is here.
+    /// Returns whether the store holds the blob.
     pub fn has(&self, digest: &str) -> bool {
         self.path(digest).is_ok_and(|path| path.exists())
     }
@@ -106,7 +107,7 @@ impl BlobStore {
         Ok(BlobWriter { file: File::create(&path)?, path, hash: Sha256::new(), size: 0, store: self.clone() })
     }
 
-    /// Stores everything that `reader` has as one blob. Returns its digest and size.
+    /// Stores everything that `reader` returns as one blob. Returns its digest and size.
     ///
     /// # Errors
     /// The blob does not have the digest `expected`, if that is given, or an I/O error.
@@ -117,13 +118,13 @@ impl BlobStore {
         writer.finish(expected)
     }
 
-    /// The digests of all blobs.
+    /// Returns the digests of all blobs.
     pub(crate) fn all(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.dir.join("sha256")).into_iter().flatten().flatten();
         entries.filter_map(|entry| Some(format!("sha256:{}", entry.file_name().to_str()?))).collect()
     }
 
-    /// Removes the blob, if it is here.
+    /// Removes the blob, if the store holds it.
     pub fn remove(&self, digest: &str) {
         if let Ok(path) = self.path(digest) {
             let _ = std::fs::remove_file(path);
@@ -142,7 +143,7 @@ pub struct BlobWriter {
 }
 
 impl BlobWriter {
-    /// Bytes so far. A transfer that broke off goes on from there.
+    /// Returns the number of bytes written so far. A transfer that broke off continues from there.
     pub fn size(&self) -> u64 {
         self.size
     }
@@ -181,7 +182,7 @@ impl Write for BlobWriter {
 
 impl Drop for BlobWriter {
     fn drop(&mut self) {
-        // A finished blob has been renamed: then there is nothing to remove.
+        // A finished blob has been renamed, and the removal then finds no file.
         let _ = std::fs::remove_file(&self.path);
     }
 }

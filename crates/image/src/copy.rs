@@ -1,4 +1,5 @@
-//! Copies an unpacked layer onto a folder, with the same result as mounting it on top. Used where overlayfs can't be.
+//! Copies an unpacked layer onto a folder, with the same result as mounting it on top. Used where overlayfs is
+//! unavailable.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,10 +17,10 @@ const OPAQUE: &str = ".wh..wh..opq";
 /// Copies all of `layer`, which was unpacked with its whiteouts as files, onto `root`, and applies the whiteouts.
 ///
 /// # Errors
-/// An I/O error; what was copied stays.
+/// An I/O error; files that were already copied stay.
 pub fn copy_layer(layer: &Path, root: &Path) -> io::Result<()> {
     let mut entries = fs_err::read_dir(layer)?.collect::<io::Result<Vec<_>>>()?;
-    // Whiteouts come first: they hide what lower layers have, not what this one adds.
+    // Whiteouts are applied first, because they hide files of lower layers and not files that this layer adds.
     entries.sort_by_key(|entry| !entry.file_name().as_encoded_bytes().starts_with(WHITEOUT.as_bytes()));
     if layer.join(OPAQUE).exists() {
         for below in fs_err::read_dir(root)? {
@@ -60,7 +61,7 @@ pub fn copy_layer(layer: &Path, root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes whatever is at the path, if anything.
+/// Removes the file or folder at the path, if there is one.
 fn clear(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(about) if about.is_dir() => fs_err::remove_dir_all(path),
@@ -69,7 +70,8 @@ fn clear(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Copies the attributes, the owner first: changing it clears set-user-id bits and file capabilities (chown(2)).
+/// Copies the attributes, the owner first, because changing the owner clears set-user-id bits and file capabilities
+/// (chown(2)).
 fn attributes(from: &Path, to: &Path, about: &fs::Metadata) -> io::Result<()> {
     lchown(to, Some(about.uid()), Some(about.gid()))?;
     if about.is_symlink() {

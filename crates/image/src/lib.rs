@@ -1,4 +1,4 @@
-//! Images: from a reference, an archive or a program to layers that a root file system is mounted from.
+//! Images: turns a reference, an archive or a program into the layers that a root file system is mounted from.
 //!
 //! ```text
 //!  registry (pull.rs) ─┐
@@ -8,8 +8,9 @@
 //!                          manifest.rs ─▶ layers/<digest>/  (unpack.rs: once for each layer)
 //! ```
 //!
-//! Nothing is used before its digest was verified; nothing that an archive says leads out of its layer's folder.
-//! Everything blocks: callers run it where blocking is allowed. Knows no cluster words.
+//! No content is used before its digest is verified, and no entry of an archive can write outside its layer's folder.
+//! All functions block (except `pull`, which is async), so callers run them where blocking is allowed. This crate has
+//! no notion of clusters.
 
 mod archive;
 mod blob_store;

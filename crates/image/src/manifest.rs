@@ -1,22 +1,23 @@
-//! Manifests, indexes and image configs: the types of `oci-spec`, and the choice of an index's manifest for this machine.
+//! Manifests, indexes and image configs: the types of `oci-spec`, and the choice of the manifest for this machine.
 //!
-//! Docker's schema 2 has the same fields and other media types, so the same types read it. What the specification
-//! requires is required here too: a descriptor without a media type or with a malformed digest, and a config without
-//! `architecture`, `os` or `rootfs`, are refused. Optional fields may be absent or `null`, and unknown ones are ignored.
+//! Docker's schema 2 has the same fields with other media types, so the same types read it. Fields that the
+//! specification requires are required here too: a descriptor without a media type or with a malformed digest is
+//! refused, and so is a config without `architecture`, `os` or `rootfs`. Optional fields may be absent or `null`, and
+//! unknown fields are ignored.
 
 use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os, Sha256Digest};
 
 pub use oci_spec::image::Config as ImageConfig;
 
-/// A larger document is refused.
+/// Largest document that is accepted, in bytes.
 pub(crate) const BOUND: u64 = 4 << 20;
-/// A manifest with more layers is refused: overlayfs and Docker take no more.
+/// Largest number of layers in a manifest; overlayfs and Docker support no more.
 const LAYERS: usize = 127;
 
 /// Why an image is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
-    /// A document is not what the specification says.
+    /// A document does not match the specification.
     #[error("the image's {what} is malformed: {why}")]
     Malformed {
         /// The document: `manifest`, `index` or `config`.
@@ -33,12 +34,12 @@ fn malformed(what: &'static str) -> impl Fn(serde_json::Error) -> ManifestError 
     move |error| ManifestError::Malformed { what, why: error.to_string() }
 }
 
-/// What a digest that names an image leads to.
+/// The document that a digest of an image names.
 #[derive(Debug)]
 pub(crate) enum Document {
     /// The manifest itself.
     Manifest(Box<ImageManifest>),
-    /// Of an index, the descriptor of the manifest for this machine.
+    /// The descriptor of the manifest for this machine, chosen from an index.
     Index(Box<Descriptor>),
 }
 
@@ -74,7 +75,7 @@ pub(crate) fn parse_config(bytes: &[u8]) -> Result<ImageConfig, ManifestError> {
     Ok(file.config().clone().unwrap_or_default())
 }
 
-/// Describes a blob that the store holds under this digest.
+/// Returns a descriptor of a blob that the store holds under this digest.
 pub(crate) fn descriptor(media_type: MediaType, digest: &str, size: u64) -> Descriptor {
     let hex = digest.trim_start_matches("sha256:");
     Descriptor::new(media_type, size, hex.parse::<Sha256Digest>().expect("the store makes well-formed digests"))

@@ -1,4 +1,4 @@
-//! Packs one static program as an image: the program is at `/` under its own name, and is the entrypoint.
+//! Packs one static program as an image: the program lies at `/` under its own name and is the entrypoint.
 
 use std::io::Write;
 
@@ -10,7 +10,7 @@ use oci_spec::image::{Arch, ConfigBuilder, ImageConfigurationBuilder, MediaType,
 use crate::manifest::descriptor;
 use crate::store::{Image, ImageError, ImageStore};
 
-/// The largest program that is packed.
+/// Largest program that can be packed, in bytes.
 const PROGRAM_BOUND: usize = 1 << 30;
 
 /// Stores an image that runs the program. The same name and program always give the same digest.
@@ -49,7 +49,7 @@ pub fn pack(store: &ImageStore, name: &str, program: &[u8]) -> Result<Image, Ima
     Ok(image)
 }
 
-/// The image config of a program whose uncompressed layer has the digest `diff_id`.
+/// Returns the image config of a program whose uncompressed layer has the digest `diff_id`.
 fn config(name: &str, diff_id: &str) -> Vec<u8> {
     const COMPLETE: &str = "every required field is set";
     let config = ConfigBuilder::default().entrypoint([format!("/{name}")]).build().expect(COMPLETE);
@@ -70,7 +70,7 @@ fn digest_of(bytes: &[u8]) -> String {
     format!("sha256:{hex}")
 }
 
-/// Whether the ELF file has a program header of type PT_INTERP (elf(5)). Reads 64 bit, little endian files.
+/// Returns whether the ELF file has a program header of type PT_INTERP (elf(5)). Reads 64-bit little-endian files.
 fn is_dynamic(elf: &[u8]) -> bool {
     let number = |at: usize, length: usize| {
         let bytes = elf.get(at..at + length)?;

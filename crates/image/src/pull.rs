@@ -1,4 +1,4 @@
-//! Pulls an image from a registry: its manifest first, then the blobs that are not here yet. Each is verified.
+//! Pulls an image from a registry: its manifest first, then the missing blobs. The digest of each is verified.
 
 use std::time::Duration;
 
@@ -36,12 +36,12 @@ pub enum PullError {
     /// The text is not an image reference.
     #[error("`{0}` is not an image reference")]
     Reference(String),
-    /// The registry refuses, breaks off or does not answer.
+    /// The registry refused the request, broke off or did not answer.
     #[error("failed to pull {reference}: {why}")]
     Registry {
         /// The reference as it was given.
         reference: String,
-        /// The registry's answer, or how it failed.
+        /// The registry's answer, or the cause of the failure.
         why: String,
     },
     /// The image can't be stored, or is refused.
@@ -49,8 +49,8 @@ pub enum PullError {
     Image(#[from] ImageError),
 }
 
-/// Pulls the image and stores its blobs. Uses plain HTTP with a registry on this machine (`localhost`, 127.0.0.0/8), as
-/// Docker does, and HTTPS with all others.
+/// Pulls the image and stores its blobs. Uses plain HTTP for a registry on this machine (`localhost`, 127.0.0.0/8), as
+/// Docker does, and HTTPS for all others.
 ///
 /// # Errors
 /// The registry fails, the image is not for this machine, or a blob does not have its digest.
@@ -114,7 +114,7 @@ async fn fetch(client: &Client, store: &ImageStore, reference: &Reference, blob:
         if writer.size() + chunk.len() as u64 > blob.size() {
             return Err(Fetch::Registry(format!("the blob {digest} is longer than its manifest says")));
         }
-        // Writing and hashing block: they stay off the threads that run other tasks.
+        // Writing and hashing block, so they run outside the threads of the async runtime.
         let written;
         (writer, written) = tokio::task::spawn_blocking(move || {
             let written = writer.write_all(&chunk);

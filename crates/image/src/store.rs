@@ -1,7 +1,7 @@
 //! The images of one machine: their blobs, their unpacked layers, and which image needs which.
 //!
-//! A layer is unpacked beside its final place and renamed, so a layer folder that exists is complete. Images share blobs
-//! and layers; a blob goes with the last image that needs it.
+//! A layer is unpacked beside its final place and renamed, so a layer folder that exists is complete. Images share
+//! blobs and layers; a blob is removed with the last image that needs it.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,7 +20,7 @@ pub enum ImageError {
     /// A blob is missing, damaged or can't be stored.
     #[error(transparent)]
     Blob(#[from] BlobError),
-    /// Its manifest, index or config is refused.
+    /// The manifest, index or config is refused.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// A layer can't be unpacked.
@@ -32,7 +32,7 @@ pub enum ImageError {
         #[source]
         source: UnpackError,
     },
-    /// The archive or program that the image is made from is refused.
+    /// The archive or program that the image is built from is refused.
     #[error("the archive is refused: {0}")]
     Archive(String),
     /// An I/O error.
@@ -46,49 +46,49 @@ pub enum ImageError {
     },
 }
 
-/// An image whose manifest and config are known.
+/// An image with its manifest and config.
 #[derive(Clone, Debug)]
 pub struct Image {
     /// Digest of the manifest.
     pub digest: String,
     /// Descriptors of the config and the layers.
     pub manifest: ImageManifest,
-    /// How the image asks to be run.
+    /// The image's config: how to run its program.
     pub config: ImageConfig,
 }
 
 impl Image {
-    /// The digests of all its blobs, the manifest first.
+    /// Returns the digests of all blobs of the image, the manifest first.
     pub fn blobs(&self) -> Vec<String> {
         std::iter::once(self.digest.clone()).chain(parts(&self.manifest).map(|it| it.digest().to_string())).collect()
     }
 
-    /// Bytes of the config and all layers, as they are stored (compressed).
+    /// Returns the stored (compressed) size of the config and all layers in bytes.
     pub fn size(&self) -> u64 {
         parts(&self.manifest).map(Descriptor::size).sum()
     }
 }
 
-/// The config and the layers.
+/// Returns the descriptors of the config and the layers.
 pub(crate) fn parts(manifest: &ImageManifest) -> impl Iterator<Item = &Descriptor> {
     std::iter::once(manifest.config()).chain(manifest.layers())
 }
 
-/// The images of one machine. Clones share one store.
+/// The images of one machine. Clones use the same store.
 #[derive(Clone, Debug)]
 pub struct ImageStore {
     dir: PathBuf,
     whiteouts: Whiteouts,
     /// The blobs of all images.
     pub blobs: BlobStore,
-    /// A lock for each layer that is being unpacked, so that it is unpacked once.
+    /// A lock for each layer that is being unpacked, so that no layer is unpacked twice at once.
     unpacking: Arc<Mutex<HashMap<String, Arc<Mutex<()>>>>>,
 }
 
-/// Characters of a layer's digest in its folder's name: 96 bits.
+/// Number of characters of a layer's digest in its folder's name (96 bits).
 const SHORT_NAME: usize = 24;
 
-/// The folder for layers with this form of whiteouts; a layer of one form can't stand in for the other.
+/// Returns the name of the folder for layers with this form of whiteouts. The two forms are not interchangeable.
 fn layers(whiteouts: Whiteouts) -> &'static str {
     match whiteouts {
         Whiteouts::Overlay => "layers",
@@ -101,9 +101,9 @@ fn sync_file_system(path: &Path) -> io::Result<()> {
 }
 
 impl ImageStore {
-    /// Opens the store in `dir` and creates what is missing there. Removes layers that an earlier process left
-    /// half-unpacked. With `overlay`, layers are unpacked to be mounted by overlayfs, else to be copied
-    /// ([`crate::copy_layer`]).
+    /// Opens the store in `dir` and creates its missing folders. Removes layers that an earlier process left
+    /// half-unpacked. With `overlay`, layers are unpacked in the form that overlayfs mounts, else in the form that
+    /// [`crate::copy_layer`] copies.
     ///
     /// # Errors
     /// The folders can't be created or cleaned.
@@ -120,14 +120,14 @@ impl ImageStore {
         Ok(Self { dir: dir.to_owned(), whiteouts, blobs, unpacking: Arc::default() })
     }
 
-    /// Reads the manifest and config of an image whose blobs are here. The digest may be that of an index, which leads to
-    /// the manifest for this machine.
+    /// Reads the manifest and config of an image whose blobs are stored. The digest may be that of an index, which
+    /// names the manifest for this machine.
     ///
     /// # Errors
     /// A blob is missing or malformed, or the index has no manifest for this machine.
     pub fn image(&self, digest: &str) -> Result<Image, ImageError> {
         let mut digest = digest.to_owned();
-        // An index names manifests; an index of indexes is legal, and no image needs more levels.
+        // An index names manifests. An index of indexes is legal, and no image needs more levels.
         for _ in 0..3 {
             match manifest::parse(&self.blobs.read(&digest, manifest::BOUND)?)? {
                 Document::Manifest(manifest) => {
@@ -141,7 +141,7 @@ impl ImageStore {
         Err(ManifestError::Malformed { what: "index", why: "it names an index that names an index".into() }.into())
     }
 
-    /// Stores a manifest of these parts. Returns its digest.
+    /// Stores a manifest of these parts and returns its digest.
     pub(crate) fn put_manifest(&self, config: Descriptor, layers: Vec<Descriptor>) -> Result<String, ImageError> {
         let manifest = ImageManifestBuilder::default()
             .schema_version(SCHEMA_VERSION)
@@ -154,7 +154,7 @@ impl ImageStore {
         Ok(self.blobs.put(bytes.as_slice(), None)?.0)
     }
 
-    /// The digest and size of each blob that the manifest or index with this digest needs.
+    /// Returns the digest and size of each blob that the manifest or index with this digest needs.
     ///
     /// # Errors
     /// The document is missing or malformed.
@@ -166,7 +166,7 @@ impl ImageStore {
         })
     }
 
-    /// The image, if all its blobs are here.
+    /// Returns the image if all its blobs are stored.
     pub fn whole_image(&self, digest: &str) -> Option<Image> {
         let image = self.image(digest).ok()?;
         image.blobs().iter().all(|blob| self.blobs.has(blob)).then_some(image)
@@ -180,7 +180,8 @@ impl ImageStore {
         let mut folders = Vec::new();
         for layer in image.manifest.layers().iter().rev() {
             let folder = self.unpack_layer(layer.digest().as_ref())?;
-            // Overlayfs refuses a folder that is named twice; the lower of two equal layers changes nothing.
+            // Overlayfs refuses a folder that is named twice. Leaving out the lower of two equal layers changes
+            // nothing.
             if !folders.contains(&folder) {
                 folders.push(folder);
             }
@@ -188,8 +189,8 @@ impl ImageStore {
         Ok(folders)
     }
 
-    /// The layer's folder. Its name is so short that the names of all layers of an image fit into the page of options
-    /// that mount(2) takes.
+    /// Returns the layer's folder. Its name is short enough that the names of all layers of an image fit into the page
+    /// of options that mount(2) accepts.
     fn layer_folder(&self, digest: &str) -> PathBuf {
         let hex = digest.trim_start_matches("sha256:");
         self.dir.join(layers(self.whiteouts)).join(hex.get(..SHORT_NAME).unwrap_or(hex))
@@ -220,14 +221,14 @@ impl ImageStore {
             let _ = fs_err::remove_dir_all(&partial);
             return Err(ImageError::Unpack { digest: digest.to_owned(), source });
         }
-        // The files reach the disk before the rename does: a power failure must not leave a folder with empty files.
+        // The files are synced before the rename, because a power failure must not leave a folder with empty files.
         sync_file_system(&partial).map_err(io)?;
         fs_err::rename(&partial, &folder).map_err(io)?;
         sync_file_system(&self.dir).map_err(io)?;
         Ok(folder)
     }
 
-    /// Records that this image is complete here, so that [`ImageStore::images`] lists it.
+    /// Records that this image is complete, so that [`ImageStore::images`] lists it.
     ///
     /// # Errors
     /// An I/O error.
@@ -236,15 +237,15 @@ impl ImageStore {
         fs_err::write(path, b"").map_err(|source| ImageError::Io { act: "record the image", source })
     }
 
-    /// All images that are recorded and complete.
+    /// Returns all images that are recorded and complete.
     pub fn images(&self) -> Vec<Image> {
         let Ok(entries) = fs_err::read_dir(self.dir.join("images")) else { return Vec::new() };
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         names.filter_map(|hex| self.whole_image(&format!("sha256:{hex}"))).collect()
     }
 
-    /// Removes the blobs that no image needs, which failed imports and transfers leave. Must not run during one: it would
-    /// remove the blobs that have already arrived.
+    /// Removes the blobs that no image needs, such as those of failed imports and transfers. Must not run during an
+    /// import or a transfer, because it also removes the blobs that have already arrived.
     pub fn sweep(&self) {
         let needed: std::collections::BTreeSet<String> = self.images().iter().flat_map(Image::blobs).collect();
         for blob in self.blobs.all().into_iter().filter(|blob| !needed.contains(blob)) {

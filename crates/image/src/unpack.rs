@@ -1,8 +1,8 @@
-//! Unpacks one layer from its tar archive into a folder, in the form that overlayfs reads (whiteouts as its own marks),
-//! or, where overlayfs can't be used, with the whiteouts as files.
+//! Unpacks one layer from its tar archive into a folder. Whiteouts become overlayfs's own marks or, where overlayfs is
+//! unavailable, stay files.
 //!
-//! The kernel resolves every path inside of the folder (openat2(2), RESOLVE_IN_ROOT), so neither `..` nor a link that an
-//! earlier entry made leads out of it. A path that has `..` or begins with `/` is refused.
+//! The kernel resolves every path inside the folder (openat2(2), RESOLVE_IN_ROOT), so neither `..` nor a link from an
+//! earlier entry leads out of it. A path that contains `..` or begins with `/` is refused.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -21,7 +21,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, unlinkat};
 
 pub(crate) use guard::Guard;
 
-/// A layer may unpack to this many bytes, or to [`RATIO`] times its packed size. One that unpacks to more is refused.
+/// Bytes that every layer may unpack to. A larger layer is refused if it exceeds [`RATIO`] times its packed size.
 const FREE_BYTES: u64 = 256 << 20;
 const RATIO: u64 = 200;
 const ENTRIES: u64 = 2_000_000;
@@ -30,10 +30,10 @@ const OPAQUE: &str = ".wh..wh..opq";
 /// Why a layer is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
-    /// The archive is cut off, or is not a tar archive.
+    /// The archive is truncated or is not a tar archive.
     #[error("it is cut off or not a tar archive: {0}")]
     Tar(io::Error),
-    /// The archive has an entry that no layer may have.
+    /// The archive has an illegal entry.
     #[error("`{path}` {why}")]
     Entry {
         /// Path of the entry.
@@ -41,10 +41,10 @@ pub enum UnpackError {
         /// What is wrong with it.
         why: String,
     },
-    /// The layer grows too much.
+    /// The unpacked layer is larger than the limit.
     #[error("it unpacks to more than {0} bytes, far more than its size")]
     Bomb(u64),
-    /// The kernel refuses an operation.
+    /// A system call failed.
     #[error("failed to unpack `{path}`: {errno}", errno = errno.desc())]
     Kernel {
         /// Path of the entry.
@@ -54,12 +54,12 @@ pub enum UnpackError {
     },
 }
 
-/// The form in which whiteouts are kept.
+/// The form in which whiteouts are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whiteouts {
     /// Overlayfs's own marks.
     Overlay,
-    /// Files with the names that they have in the archive.
+    /// Files with their names from the archive.
     Plain,
 }
 
@@ -103,7 +103,7 @@ type Place = (OwnedFd, OsString);
 struct Layer {
     root: OwnedFd,
     whiteouts: Whiteouts,
-    /// Modification times of folders, which are set when all entries are there.
+    /// Modification times of folders, which are set after the last entry.
     times: Vec<(PathBuf, i64)>,
 }
 
@@ -146,7 +146,7 @@ impl Layer {
             }
             tar::EntryType::Fifo => mknod(&target, SFlag::S_IFIFO, mode, 0).map_err(kernel)?,
             tar::EntryType::Char | tar::EntryType::Block => {
-                // A container gets its own /dev: what an image has there is never seen.
+                // A container gets its own /dev, so the image's files there are never visible.
                 if path.starts_with("dev") {
                     return Ok(());
                 }
@@ -162,8 +162,8 @@ impl Layer {
         Ok(())
     }
 
-    /// Owner, extended attributes, mode, time: in this order, since changing the owner clears set-user-id bits and
-    /// file capabilities (chown(2)).
+    /// Sets owner, extended attributes, mode and time, in this order, because changing the owner clears set-user-id
+    /// bits and file capabilities (chown(2)).
     fn attributes(
         &self,
         entry: &mut tar::Entry<'_, impl Read>,
@@ -178,7 +178,8 @@ impl Layer {
         fchownat(parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
         let target = through(parent, name);
         for (key, value) in extended_attributes(entry) {
-            // Overlayfs's own marks would let a layer play tricks; the rest a file system may not know.
+            // A layer must not set overlayfs's own marks. Other attributes are optional, because a file system may not
+            // support them.
             if !key.starts_with("trusted.") {
                 let _ = xattr::set(&target, &key, &value);
             }
@@ -190,7 +191,8 @@ impl Layer {
         utimensat(parent, name, &at, &at, UtimensatFlags::NoFollowSymlink)
     }
 
-    /// The parent of `path` (its missing parts made), resolved inside the layer, and the last part.
+    /// Opens the parent of `path` inside the layer, creating missing folders, and returns it with the last part of the
+    /// path.
     fn place(&self, path: &Path) -> Result<Place, Errno> {
         let name = path.file_name().ok_or(Errno::EINVAL)?.to_owned();
         let mut folder = self.open(Path::new("."))?;
@@ -215,7 +217,8 @@ impl Layer {
         openat2(&self.root, path, how)
     }
 
-    /// OCI image specification, "Whiteouts", as overlayfs's marks: a 0:0 device, or an attribute of the folder.
+    /// Applies a whiteout (OCI image specification, "Whiteouts") as overlayfs's mark: a device 0:0, or an attribute of
+    /// the folder.
     fn whiteout(&self, parent: &OwnedFd, name: &OsStr, hidden: &OsStr) -> Result<(), Errno> {
         if matches!(hidden.as_bytes(), b"" | b"." | b"..") {
             return Err(Errno::EINVAL);
@@ -235,7 +238,7 @@ impl Layer {
     fn finish(self) -> Result<(), UnpackError> {
         for (path, seconds) in self.times.iter().rev() {
             let at = TimeSpec::new(*seconds, 0);
-            // A later entry may have put something else in its place.
+            // A later entry may have replaced the folder.
             if let Ok((parent, name)) = self.place(path) {
                 let _ = utimensat(&parent, name.as_os_str(), &at, &at, UtimensatFlags::NoFollowSymlink);
             }
@@ -248,7 +251,7 @@ fn errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
-/// Through the opened folder: no part of this path can be changed to lead elsewhere.
+/// Returns a path through the open parent folder, no part of which can be replaced to lead elsewhere.
 fn through(parent: &OwnedFd, name: &OsStr) -> PathBuf {
     Path::new(&format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name)
 }
@@ -262,7 +265,7 @@ fn make_folder(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
     mkdirat(parent, name, Mode::from_bits_truncate(0o755))
 }
 
-/// What an earlier entry of the same name made; not there is fine.
+/// Removes what an earlier entry of the same name created, if anything.
 fn remove(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
     match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
         Err(Errno::EISDIR) => fs::remove_dir_all(through(parent, name)).map_err(|error| errno(&error)),
@@ -271,7 +274,7 @@ fn remove(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
     }
 }
 
-/// `SCHILY.xattr.` records of the PAX header.
+/// Returns the `SCHILY.xattr.` records of the PAX header.
 fn extended_attributes(entry: &mut tar::Entry<'_, impl Read>) -> HashMap<String, Vec<u8>> {
     let mut found = HashMap::new();
     if let Ok(Some(extensions)) = entry.pax_extensions() {
@@ -284,7 +287,7 @@ fn extended_attributes(entry: &mut tar::Entry<'_, impl Read>) -> HashMap<String,
     found
 }
 
-/// A relative path without `..`; `./a` is `a`.
+/// Returns the path without `.` parts. A path that is absolute or contains `..` is an error.
 fn clean(path: &Path) -> Result<PathBuf, UnpackError> {
     let refuse = |why: &str| UnpackError::Entry { path: path.display().to_string(), why: why.into() };
     let mut clean = PathBuf::new();

@@ -1,5 +1,5 @@
-//! Keeps one session alive with the leader: finds it, registers, sends heartbeats and statuses, and passes on what the
-//! leader asks for. `session.rs` knows the wire, `managers.rs` where to look next.
+//! Keeps one session with the leader: finds the leader, registers, sends heartbeats and statuses, and passes the
+//! leader's messages on. `session.rs` does the wire conversion, and `managers.rs` chooses the manager to try next.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,20 +27,20 @@ use crate::session::{Session, SessionError};
 use crate::spawned::Spawned;
 use crate::task_pool::TaskPool;
 
-/// A leader answers each heartbeat: one that is silent for so many periods is left. A worker must find the next leader
-/// well within that one's detection time.
+/// Number of heartbeat periods after which a silent leader is given up; a leader answers each heartbeat. A worker must
+/// find the next leader well within that leader's detection time.
 const LATE: f64 = 1.6;
-/// How long the leader has to take each of the last messages of a worker.
+/// Time that the leader has to accept each of the last messages of a worker.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
-/// What the agent needs.
+/// The state and the dependencies of the agent.
 pub(crate) struct Agent {
     pub(crate) node_id: String,
     /// `host:port` where other nodes reach this one.
     pub(crate) address: String,
-    /// What the machine is.
+    /// Description of the machine.
     pub(crate) description: NodeDescription,
-    /// What this node gives to tasks.
+    /// What this node offers to tasks.
     pub(crate) offers: Arc<NodeOffers>,
     pub(crate) dialer: Dialer,
     pub(crate) managers: KnownManagers,
@@ -61,10 +61,10 @@ pub(crate) struct Agent {
 
 /// Why a session ended.
 enum End {
-    /// The manager does not lead; the address of the one that does, if it knows.
+    /// The manager does not lead; the address of the leader, if the manager knows it.
     Redirect(Option<String>),
     Broken(String),
-    /// The node leaves, or was removed: no more sessions.
+    /// The node leaves or was removed, so no further session is opened.
     Over,
 }
 
@@ -74,22 +74,22 @@ impl From<SessionError> for End {
     }
 }
 
-/// What is known of a session while it lasts.
+/// The state of a session while it lasts.
 struct Link<'a> {
     /// Address of the manager.
     address: &'a str,
     channel: Channel,
     period: Duration,
     beat: Interval,
-    /// When the manager was last heard.
+    /// When the last message of the manager arrived.
     heard: Instant,
     /// When the session was established, if it was.
     established: Option<Instant>,
 }
 
 impl Link<'_> {
-    /// Whether the session was established and lasted for a period. One that breaks at once must not make this node
-    /// register again and again without a pause.
+    /// Returns whether the session was established and lasted for a period. Without this check, a session that breaks
+    /// at once would make this node register repeatedly without a pause.
     fn held(&self) -> bool {
         self.established.is_some_and(|since| since.elapsed() >= self.period)
     }
@@ -121,7 +121,7 @@ impl Agent {
                 End::Redirect(_) => {}
                 End::Broken(why) => tracing::info!(manager = address, why, "the session ended"),
             }
-            // Spread at random: after a change of leader every worker comes at once.
+            // The pause is random, because after a change of leader every worker reconnects at the same time.
             let most = search.failed(managers.len());
             let pause = most.mul_f64(self.random.draw(|rng| rng.random_range(0.5..1.0)));
             tokio::select! {
@@ -131,7 +131,7 @@ impl Agent {
         }
     }
 
-    /// One session with a manager, from its opening to its end.
+    /// Runs one session with a manager, from its opening to its end.
     async fn session(&mut self, address: &str, search: &mut Search) -> End {
         let channel = self.dialer.manager(address);
         let mut session = match Session::open(channel.clone(), self.registration()).await {
@@ -192,9 +192,10 @@ impl Agent {
         }
     }
 
-    /// Tells the leader that this node leaves. Before a machine does, its last statuses are sent: its tasks have ended.
+    /// Tells the leader that this node leaves. If the machine goes down, the last statuses are sent first, because its
+    /// tasks have ended.
     async fn leave(&self, mut session: Session, departure: Departure) {
-        // A leader that does not answer is not waited for: it finds out by itself.
+        // The wait for the leader is bounded: a leader that does not answer notices the end of the session by itself.
         if departure == Departure::Machine {
             let _ = tokio::time::timeout(LAST_WAIT, self.send_last_statuses(&mut session)).await;
         }
@@ -218,7 +219,7 @@ impl Agent {
         }
     }
 
-    /// Acts on one message; an error ends the session.
+    /// Handles one message; an error ends the session.
     fn handle(&mut self, message: FromLeader, link: &mut Link<'_>) -> Result<(), End> {
         match message {
             FromLeader::Registered(registered) => self.established(registered, link),
@@ -257,7 +258,7 @@ impl Agent {
                 "the manager's assignments {offered:?} are older than the ones that are here, {newest:?}"
             )));
         }
-        // A cluster that was restored from a backup may not know yet what runs here.
+        // A cluster that was restored from a backup may not yet know which tasks run here.
         let is_restored = newest.epoch > 0 && offered.epoch > newest.epoch;
         let grace = if is_restored { NEW_EPOCH_GRACE } else { Duration::ZERO };
         self.newest.set(offered);
@@ -278,7 +279,7 @@ impl Agent {
     }
 }
 
-/// Waits until this node leaves; `None`: nobody is left who could say so.
+/// Waits until this node leaves. Returns `None` if the sender is gone, so that no departure can be announced.
 async fn departs(departure: &mut watch::Receiver<Option<Departure>>) -> Option<Departure> {
     departure.wait_for(Option::is_some).await.ok().and_then(|it| *it)
 }

@@ -1,5 +1,5 @@
-//! A worker's logic from its start to its end: agent, task pool and runners over any executor of tasks. The daemon
-//! starts it with containers (`worker.rs`), a simulator with fakes; both take the same path.
+//! The logic of a worker from its start to its end: agent, task pool and runners over any executor. The daemon starts
+//! it with containers (`worker.rs`), a simulator with fakes; both take the same path.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,31 +27,31 @@ use crate::task_pool::TaskPool;
 use crate::task_runner::Shared;
 use crate::worker_state::WorkerState;
 
-/// How long a leader has to take the last message of an agent.
+/// Time that a leader has to accept the last message of an agent.
 const LEAVE_WAIT: Duration = Duration::from_secs(3);
 
-/// What an agent is started with.
+/// The parameters of an agent.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
     /// Id of the node.
     pub node_id: String,
-    /// What the machine is. Its boot id tells tasks of this boot from those of an earlier one.
+    /// Description of the machine. Its boot id tells tasks of this boot from those of an earlier one.
     pub description: NodeDescription,
     /// `host:port` where other nodes reach this one.
     pub address: String,
     /// Connects to managers.
     pub dialer: Dialer,
-    /// Managers to begin with, where none are kept in `state`.
+    /// Managers to begin with, if `state` holds none.
     pub managers: Vec<String>,
     /// Runs tasks.
     pub executor: Arc<dyn Executor>,
-    /// Serves the leader beside running tasks.
+    /// Serves the leader's requests that do not concern the running of tasks.
     pub services: Arc<dyn NodeServices>,
-    /// Keeps tasks beyond the daemon.
+    /// Keeps records of tasks across restarts of the daemon.
     pub records: Arc<dyn TaskRecords>,
-    /// Keeps the managers and the newest assignments beyond a boot.
+    /// Keeps the managers and the newest assignments across boots.
     pub state: Arc<dyn WorkerState>,
-    /// What the node gives to tasks.
+    /// What the node offers to tasks.
     pub offers: Arc<NodeOffers>,
     /// The wall clock.
     pub clock: Clock,
@@ -59,7 +59,7 @@ pub struct AgentOptions {
     pub random: Random,
 }
 
-/// A worker's logic that runs. It ends when the handle is dropped, as if it were killed.
+/// The running logic of a worker. It ends when the handle is dropped, as if it were killed.
 #[derive(Debug)]
 pub struct AgentHandle {
     pub(crate) pool: TaskPool,
@@ -71,14 +71,14 @@ pub struct AgentHandle {
     ended: CancellationToken,
 }
 
-/// Takes up the tasks of an earlier daemon, and begins to look for a leader. Must be called within a tokio runtime, on
-/// which everything runs, within the current span. `shutdown` ends the sessions; the tasks run on until the handle
-/// says otherwise.
+/// Takes over the tasks of an earlier daemon and begins to look for a leader. Must be called within a tokio runtime,
+/// on which everything runs, within the current span. `shutdown` ends the sessions; the tasks continue to run until a
+/// method of the handle stops them.
 pub fn start_agent(options: AgentOptions, shutdown: CancellationToken) -> AgentHandle {
     start_reporting_to(options, Reporter::default(), shutdown)
 }
 
-/// Like [`start_agent`], with a reporter that others report to as well.
+/// Does the same as [`start_agent`], with a reporter that other parts report to as well.
 pub(crate) fn start_reporting_to(
     options: AgentOptions,
     reporter: Reporter,
@@ -133,7 +133,7 @@ impl AgentHandle {
         self.removed.clone()
     }
 
-    /// Stops every task within its grace, because the machine goes down, and tells the leader.
+    /// Stops every task within its grace period, because the machine goes down, and tells the leader.
     pub async fn stop_tasks(&self) {
         self.pool.stop_all().await;
         self.departure.send_replace(Some(Departure::Machine));
@@ -144,21 +144,21 @@ impl AgentHandle {
         self.pool.remove_all().await;
     }
 
-    /// Tells the leader that the daemon stops and will be back, and leaves the containers running. Afterwards nothing of
-    /// the worker's logic runs any more.
+    /// Tells the leader that the daemon stops and will return, and leaves the containers running. Afterwards no part
+    /// of the worker's logic runs any more.
     pub async fn stop(&self) {
         self.departure.send_if_modified(|departure| {
             let is_new = departure.is_none();
             departure.get_or_insert(Departure::Daemon);
             is_new
         });
-        // A leader that does not answer is not waited for.
+        // The wait for the leader is bounded.
         let _ = tokio::time::timeout(LEAVE_WAIT, self.ended.cancelled()).await;
         self.spawned.end().await;
         self.records.close();
     }
 
-    /// Ends everything where it is and tells nobody, as SIGKILL ends the daemon. The containers run on.
+    /// Ends everything at once without telling the leader, as SIGKILL ends the daemon. The containers continue to run.
     pub fn kill(&self) {
         self.spawned.kill();
     }

@@ -1,5 +1,5 @@
-//! Sets of assignments: put together from the parts in which they come, brought to this machine's clock, and which one
-//! was the newest.
+//! Sets of assignments: assembles them from the parts that arrive, converts their times to this machine's clock, and
+//! tracks the newest set.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,22 +9,22 @@ use flota_api::version::Timestamp;
 use crate::messages::{AssignmentSet, Part, SetVersion};
 use crate::worker_state::{NEWEST, WorkerState};
 
-/// Clocks that differ by less are taken for equal, so that rounding does not make a task wait.
+/// Clocks that differ by less are treated as equal, so that rounding does not delay a task.
 const SAME_CLOCK: Duration = Duration::from_secs(1);
-/// More tasks than a machine can have.
+/// Largest number of tasks in a set; no machine can run more.
 const TASKS_BOUND: usize = 100_000;
 
-/// A set that is too large.
+/// A set has too many tasks.
 #[derive(Debug, thiserror::Error)]
 #[error("the manager's assignments name more than {TASKS_BOUND} tasks")]
 pub(crate) struct TooManyTasks;
 
-/// Parts of a set that is not here whole.
+/// The parts of an incomplete set.
 #[derive(Debug, Default)]
 pub(crate) struct Parts(Option<AssignmentSet>);
 
 impl Parts {
-    /// Adds a part that came at `now`. Returns the set when its last part is here.
+    /// Adds a part that arrived at `now`. Returns the set when its last part has arrived.
     pub(crate) fn join(&mut self, part: Part, now: Timestamp) -> Result<Option<AssignmentSet>, TooManyTasks> {
         let Part { mut set, more, sent_at } = part;
         for task in &mut set.tasks {
@@ -52,8 +52,7 @@ impl Parts {
     }
 }
 
-/// Converts a time by the leader's clock to one by this machine's; zero stays zero. What counts is how long after
-/// `theirs` it is.
+/// Converts a time by the leader's clock to one by this machine's, keeping its distance to `theirs`; zero stays zero.
 fn by_own_clock(at: Timestamp, theirs: Timestamp, own: Timestamp) -> Timestamp {
     if at == Timestamp::default() || theirs.until(own).max(own.until(theirs)) < SAME_CLOCK {
         return at;
@@ -61,7 +60,8 @@ fn by_own_clock(at: Timestamp, theirs: Timestamp, own: Timestamp) -> Timestamp {
     Timestamp((own.0 + at.0).saturating_sub(theirs.0))
 }
 
-/// The newest set that was acted on. It is kept on disk: an older one is refused also after a restart of the daemon.
+/// The newest set that was acted on. It is kept on disk, so that an older set is refused after a restart of the
+/// daemon, too.
 #[derive(Debug)]
 pub(crate) struct Newest {
     state: Arc<dyn WorkerState>,

@@ -1,4 +1,4 @@
-//! This machine: what it has, and which boot it is in.
+//! Describes this machine: its resources, its software and its current boot.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use flota_api::{FEATURE_LEVEL, VERSION};
 
 use crate::offers::NodeOffers;
 
-/// Describes this machine.
+/// Returns the description of this machine.
 pub fn describe() -> NodeDescription {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -35,7 +35,7 @@ pub fn describe() -> NodeDescription {
     }
 }
 
-/// Describes this machine together with what it gives to tasks, for the registration with a leader.
+/// Returns the description of this machine together with what it offers to tasks, for the registration with a leader.
 pub(crate) fn registration(machine: &NodeDescription, offers: &NodeOffers) -> NodeDescription {
     NodeDescription {
         runtimes: offers.runtime_names(),
@@ -49,8 +49,8 @@ fn hostname() -> String {
     nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "localhost".into())
 }
 
-/// The kernel's boot id, the PID namespace and the start of its PID 1: a node in namespaces of its own that is
-/// started again counts as rebooted.
+/// Returns an identifier of the current boot, made of the kernel's boot id, the PID namespace and the start time of
+/// its PID 1: a node in its own namespaces counts as rebooted when it is started again.
 fn boot_id() -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let namespace = fs::read_link("/proc/self/ns/pid").map(|it| it.display().to_string()).unwrap_or_default();

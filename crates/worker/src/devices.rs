@@ -1,4 +1,4 @@
-//! Devices of a task: those that its service names, and those that the scheduler chose by their ids. `translate.rs`
+//! Devices of a task: those that its service names by path, and those that the scheduler chose by id. `translate.rs`
 //! adds them to the container.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -9,7 +9,7 @@ use flota_runtime::oci::{Device, DeviceRule};
 
 use crate::offers::NodeOffers;
 
-/// A device node in the container, and the rule that allows its use.
+/// A device node in the container and the rule that allows its use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Given {
     pub(crate) device: Device,
@@ -30,7 +30,7 @@ pub(crate) fn of_task(assignment: &Assignment, offers: &NodeOffers) -> Result<Ve
     let spec = &assignment.spec;
     let mut given: Vec<Given> = Vec::new();
     let mut add = |it: Given| {
-        // GPUs share the nodes of their driver.
+        // GPUs share the device nodes of their driver.
         if !given.iter().any(|other| other.device.path == it.device.path) {
             given.push(it);
         }
@@ -48,8 +48,8 @@ pub(crate) fn of_task(assignment: &Assignment, offers: &NodeOffers) -> Result<Ve
     Ok(given)
 }
 
-/// Checks that what a link leads to is allowed as well: the node's owner allowed paths, and not whatever a link at such
-/// a path leads to.
+/// Checks that the target of a link is allowed as well: the node's owner allowed certain paths, and not every device
+/// that a link at such a path leads to.
 fn check_target(mapping: &DeviceMapping, offers: &NodeOffers, privileged: bool) -> Result<(), DeviceError> {
     let unusable = |why: String| DeviceError::Unusable { path: mapping.source.clone(), why };
     let real = std::fs::canonicalize(&mapping.source).map_err(|error| unusable(error.to_string()))?;

@@ -1,9 +1,9 @@
-//! What runs a task: the seam between the logic of tasks (`task_runner.rs`, `task_pool.rs`), which knows no container,
-//! and the means that carry it out.
+//! The interface between the logic of tasks (`task_runner.rs`, `task_pool.rs`), which knows nothing about containers,
+//! and the code that runs them.
 //!
-//! [`ContainerExecutor`] makes containers on this machine; `FakeExecutor` plays them in memory, for tests and the
-//! simulator. `conformance.rs` holds what both must do. What a container needs beforehand is a list of steps
-//! (`prepared.rs`). Each call may be repeated after a crash of the daemon between any two of them.
+//! [`ContainerExecutor`] creates containers on this machine; `FakeExecutor` simulates them in memory, for tests and
+//! the simulator. `conformance.rs` tests what both must do. The preparation of a container is a list of steps
+//! (`prepared.rs`). The daemon may crash between any two calls, so every call may be repeated.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -35,23 +35,23 @@ pub(crate) use paths::TaskPaths;
 pub(crate) use prepared::Prepared;
 pub use prepared::{Draft, PrepareStep, TeardownError};
 
-/// Why something failed.
+/// The cause of a failure.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a task's container can't be prepared or started.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecutorError {
-    /// Another try may succeed: the image could not be fetched.
+    /// Another try may succeed; for example, the image could not be fetched.
     #[error(transparent)]
     Transient(Cause),
-    /// Another try here fails in the same way.
+    /// Another try on this node fails in the same way.
     #[error(transparent)]
     Final(Cause),
 }
 
-/// A container that was started and whose end nobody has taken yet.
+/// A container that was started and whose end was not handled yet.
 pub struct Running {
-    /// How long ago it was started; it may be older than the daemon.
+    /// Time since its start; it may be older than the daemon.
     pub age: Duration,
     /// Resolves when the container has ended.
     pub end: BoxFuture<'static, ExitStatus>,
@@ -65,37 +65,37 @@ impl fmt::Debug for Running {
 
 /// Acts on the containers of tasks.
 pub trait Executor: fmt::Debug + Send + Sync {
-    /// Returns the tasks of which something is on this machine.
+    /// Returns the tasks that have left files, control groups or containers on this machine.
     fn leftovers(&self) -> BTreeSet<TaskId>;
 
-    /// Takes note of a task that belongs to this node from now on, until [`Executor::remove`].
+    /// Registers a task that belongs to this node from now on, until [`Executor::remove`].
     fn accept(&self, assignment: &Assignment);
 
-    /// Returns what is done before a container starts, in order.
+    /// Returns the steps that precede the start of a container, in order.
     fn steps(&self) -> Vec<Arc<dyn PrepareStep>>;
 
-    /// Starts a new container of the task, for which every step is done; resolves when its program runs.
+    /// Starts a new container of the task after all steps are done; resolves when its program runs.
     fn start<'a>(&'a self, assignment: &'a Assignment, draft: &'a Draft) -> BoxFuture<'a, Result<(), ExecutorError>>;
 
-    /// Returns the task's container, if it is there and its end is not recorded yet. It may have been started by an
+    /// Returns the task's container, if it exists and its end is not recorded yet. It may have been started by an
     /// earlier daemon.
     fn attach(&self, task: &TaskId) -> Option<Running>;
 
-    /// Returns how the task's last container ended, if it did; known until the steps are undone.
+    /// Returns how the task's last container ended, if it has; available until the steps are undone.
     fn ended(&self, task: &TaskId) -> Option<ExitStatus>;
 
-    /// Asks the container to stop, with the signal of the service, else of the image with this digest. Does nothing
-    /// where no container runs.
+    /// Asks the container to stop, with the signal of the service or else of the image with this digest. Does nothing
+    /// if no container runs.
     fn stop(&self, task: &TaskId, spec: &ServiceSpec, digest: Option<&str>);
 
-    /// Kills the container. Does nothing where none runs.
+    /// Kills the container. Does nothing if none runs.
     fn kill(&self, task: &TaskId);
 
-    /// Removes what outlives a container: its output. Nothing is known of the task afterwards.
+    /// Removes what outlives a container, which is its output. The executor has no data of the task afterwards.
     fn remove<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>>;
 }
 
-/// Kills the task's container if it is there, and removes everything that belongs to the task. Returns what could not
+/// Kills the task's container, if it exists, and removes everything that belongs to the task. Returns what could not
 /// be removed.
 pub(crate) async fn remove_task(executor: &dyn Executor, task: &TaskId) -> Vec<TeardownError> {
     executor.kill(task);

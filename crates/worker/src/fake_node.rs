@@ -1,5 +1,5 @@
-//! A node for tests of runners and pool: a machine in memory, what is on its disk, and daemons on it, one after the other.
-//! Time is tokio's, which tests pause.
+//! A node for tests of runners and pool: a machine in memory, its disk, and daemons on it, one after the other. The
+//! time is tokio's, which tests pause.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,32 +27,32 @@ use crate::task_runner::Shared;
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// A task of the service `web` that is to run.
+/// Returns a task of the service `web` with the desired state `running`.
 pub(crate) fn task(id: &str) -> Assignment {
     Assignment { task_id: id.into(), service_name: "web".into(), ..Assignment::default() }
 }
 
-/// Everything that a node has.
+/// Returns a full set of assignments with these tasks.
 pub(crate) fn full_set(tasks: Vec<Assignment>) -> AssignmentSet {
     AssignmentSet { is_full: true, tasks, ..AssignmentSet::default() }
 }
 
-/// What outlives a daemon, and a wall clock that the test sets.
+/// The parts of a node that outlive a daemon, and a wall clock that the test sets.
 pub(crate) struct Node {
     pub(crate) machine: FakeMachine,
     pub(crate) records: MemoryRecords,
-    /// What the wall clock showed when the node was made, with every step since.
+    /// The wall clock's time when the node was created, plus every step since.
     wall: Arc<AtomicU64>,
     made: Instant,
 }
 
-/// A daemon on a node, as far as it runs tasks.
+/// A daemon on a node, reduced to the running of tasks.
 pub(crate) struct Daemon {
     pub(crate) pool: TaskPool,
     pub(crate) reporter: Reporter,
     spawned: Spawned,
     latest: BTreeMap<TaskId, TaskStatus>,
-    /// Whether a manager is heard.
+    /// Whether the node is in contact with a manager.
     pub(crate) contact: watch::Sender<Contact>,
 }
 
@@ -62,7 +62,7 @@ impl Node {
         Self { machine: FakeMachine::new("m"), records: MemoryRecords::default(), wall, made: Instant::now() }
     }
 
-    /// With a program for every container.
+    /// Creates a node with a program for every container.
     pub(crate) fn with(program: FakeProgram) -> Self {
         let node = Self::new();
         node.machine.set_default_program(program);
@@ -74,7 +74,7 @@ impl Node {
         Clock::new(move || Timestamp(wall.load(Ordering::SeqCst)) + made.elapsed())
     }
 
-    /// Makes the wall clock step.
+    /// Steps the wall clock.
     pub(crate) fn step_wall(&self, millis: i64) {
         self.wall.fetch_add(millis.cast_unsigned(), Ordering::SeqCst);
     }
@@ -97,7 +97,7 @@ impl Node {
         Daemon { pool, reporter, spawned, latest: BTreeMap::new(), contact }
     }
 
-    /// Milliseconds from `begin` to each start and each end, in order.
+    /// Returns the milliseconds from `begin` to each start or end, in order.
     pub(crate) fn times(&self, begin: Instant, what: fn(WhatHappened) -> bool) -> Vec<u128> {
         let events = self.machine.take_events();
         events.iter().filter(|it| what(it.what)).map(|it| (it.at - begin).as_millis()).collect()
@@ -116,7 +116,7 @@ impl Daemon {
         self.pool.assign(full_set(vec![task]), Duration::ZERO);
     }
 
-    /// Waits for a report of the task `t` that is as wanted.
+    /// Waits for a report of the task `t` that satisfies a condition.
     pub(crate) async fn until(&mut self, wanted: impl Fn(&TaskStatus) -> bool) -> TaskStatus {
         let found = async {
             loop {

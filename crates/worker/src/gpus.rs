@@ -1,25 +1,25 @@
-//! GPUs of this machine, by what is in `/dev`: no driver's tool is asked. NVIDIA's have nodes of their own; of others
-//! only the render nodes are given, which can compute but not change what a screen shows.
+//! GPUs of this machine, detected by the device nodes in `/dev` without any tool of a driver. NVIDIA GPUs have nodes
+//! of their own; of others only the render nodes are given, which can compute but not change what a screen shows.
 
 use flota_api::model::NodeDevice;
 
-/// What a task asks for.
+/// Kind of these devices, as specs request it.
 const KIND: &str = "gpu";
-/// Of the driver; every task with a GPU needs them.
+/// Device nodes of the driver, which every task with a GPU needs.
 const NVIDIA_SHARED: [&str; 2] = ["nvidiactl", "nvidia-uvm"];
 
-/// Every GPU of this machine.
+/// Returns every GPU of this machine.
 pub(crate) fn find() -> Vec<NodeDevice> {
     gpus(&names("/dev"), &names("/dev/dri"))
 }
 
-/// A folder that is not there has nothing.
+/// Returns the file names in a folder; none if it does not exist.
 fn names(folder: &str) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-/// From the file names in `/dev` and in `/dev/dri`; in the order of their numbers.
+/// Derives the GPUs from the file names in `/dev` and in `/dev/dri`, in the order of their numbers.
 fn gpus(dev: &[String], dri: &[String]) -> Vec<NodeDevice> {
     let nvidia = numbered(dev, "nvidia");
     if nvidia.is_empty() {
@@ -36,7 +36,7 @@ fn gpu(id: &str, paths: Vec<String>) -> NodeDevice {
     NodeDevice { kind: KIND.to_owned(), id: id.to_owned(), paths }
 }
 
-/// Names that are `prefix` and a number, by number.
+/// Returns the names that consist of `prefix` and a number, sorted by number.
 fn numbered(names: &[String], prefix: &str) -> Vec<String> {
     let number = |name: &String| {
         let digits = name.strip_prefix(prefix)?;
@@ -61,7 +61,7 @@ mod tests {
                 "card0 renderD129 renderD128 by-path",
                 &["renderD128: /dev/dri/renderD128", "renderD129: /dev/dri/renderD129"],
             ),
-            // Where NVIDIA's own nodes are, a render node would be the same GPU once more.
+            // A render node beside NVIDIA's own nodes is the same GPU again.
             (
                 "nvidia0 nvidiactl nvidia-uvm nvidia-uvm-tools nvidia-modeset nvidia-caps",
                 "renderD128",

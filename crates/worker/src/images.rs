@@ -28,52 +28,53 @@ use crate::messages::ImageReport;
 use crate::reporter::Reporter;
 
 const CHUNK: usize = 1 << 20;
-/// Nobody says beforehand how large a manifest is; this is the most that is taken.
+/// Largest manifest that is accepted; its size is not known beforehand.
 const MANIFEST_BOUND: u64 = 4 << 20;
-/// A transfer without progress is given up after this time.
+/// Time without progress after which a transfer is given up.
 const PROGRESS_WAIT: Duration = Duration::from_secs(20);
-/// Pause between two tries to remove images while others come in.
+/// Pause between two tries to remove images while others are being added.
 const DROP_RETRY: Duration = Duration::from_secs(1);
-/// Most transfers to other nodes at the same time.
+/// Largest number of concurrent transfers to other nodes.
 const TRANSFERS: usize = 32;
 
 /// Why an image could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FetchError {
-    /// None of the nodes that hold it sent it.
+    /// None of the nodes that hold the image sent it.
     #[error("failed to fetch the image {digest} from {count} nodes that hold it: {last}")]
     Holders {
         /// Digest of the image or blob.
         digest: String,
-        /// How many nodes were asked.
+        /// Number of nodes that were asked.
         count: usize,
-        /// Why the last one failed.
+        /// The failure of the last one.
         last: String,
     },
     /// The registry did not send it.
     #[error(transparent)]
     Pull(#[from] PullError),
-    /// What was sent is not a valid image.
+    /// The received data is not a valid image.
     #[error(transparent)]
     Image(#[from] ImageError),
 }
 
-/// This node's images, and the means to fetch more. Cloned handles share them.
+/// This node's images, and the means to fetch more. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Images {
     pub(crate) store: ImageStore,
     dialer: Dialer,
-    /// Tells the leader which images have come and gone.
+    /// Reports added and removed images to the leader.
     reporter: Reporter,
-    /// Verifies grants. The leader sends it in each session.
+    /// Public key that verifies grants. The leader sends it in each session.
     pub(crate) grant_key: Arc<Mutex<Vec<u8>>>,
-    /// One fetch of an image at a time: tasks of one service want the same at once.
+    /// Ensures that an image is fetched once at a time, because tasks of one service need it at the same time.
     fetching: KeyedLocks,
-    /// Read-locked while an image is added, write-locked while one is removed, so that a new image is not taken for unused.
+    /// Read-locked while an image is added and write-locked while one is removed, so that a new image is not
+    /// considered unused.
     pub(crate) changing: Arc<RwLock<()>>,
-    /// Images that the leader allows to be removed, and that are still here.
+    /// Images that the leader allows to be removed and that still exist here.
     unwanted: Arc<Mutex<BTreeSet<String>>>,
-    /// Tells whether a grant has expired.
+    /// Determines whether a grant has expired.
     clock: Clock,
 }
 
@@ -91,8 +92,8 @@ impl Images {
         }
     }
 
-    /// Returns the task's image when all of it is here. `pinned` is the digest that an earlier start of the task used; it
-    /// counts where the leader names none.
+    /// Returns the task's image once all of it is present. `pinned` is the digest that an earlier start of the task
+    /// used; it applies if the leader names none.
     pub(crate) async fn ensure(&self, task: &Assignment, pinned: Option<&str>) -> Result<Image, FetchError> {
         if let Some(source) = &task.image {
             return self.fetch(source).await;
@@ -110,7 +111,7 @@ impl Images {
         Ok(self.pull(&whole, credentials).await?)
     }
 
-    /// Pulls an image from its registry. The cluster keeps it from now on, under that name.
+    /// Pulls an image from its registry. The cluster then keeps it under that name.
     pub(crate) async fn pull(&self, reference: &str, credentials: Option<Credentials>) -> Result<Image, PullError> {
         let _adds = self.changing.read().await;
         let image = flota_image::pull(&self.store, reference, credentials).await?;
@@ -122,7 +123,8 @@ impl Images {
         Ok(image)
     }
 
-    /// Returns an image by its digest, from this node or from one that holds it. Reports an image that is new here.
+    /// Returns an image by its digest, from this node or from one that holds it. Reports an image that is new on this
+    /// node.
     pub(crate) async fn fetch(&self, source: &ImageSource) -> Result<Image, FetchError> {
         self.wanted(&source.digest);
         if let Some(image) = self.store.whole_image(&source.digest) {
@@ -156,14 +158,14 @@ impl Images {
         }
     }
 
-    /// Removes images that nobody in the cluster needs, once no task here uses them any more. Keeps those whose arrival
-    /// the leader may not know yet, and those that it wants again before they are removed.
+    /// Removes images that the cluster no longer needs, once no task on this node uses them. Keeps images whose
+    /// arrival may still be unknown to the leader, and those that the leader requests again before they are removed.
     pub(crate) fn drop_unused(
         self,
         digests: Vec<String>,
         used: impl Fn() -> BTreeSet<String> + Send + Sync + 'static,
     ) -> impl Future<Output = ()> + Send + 'static {
-        // Before the future runs: an image that is wanted again until then must stay.
+        // This happens before the future runs, so that an image that is requested again in the meantime stays.
         self.unwanted.lock().expect("no holder panics").extend(digests.iter().cloned());
         let mut left = digests;
         async move {
@@ -178,8 +180,8 @@ impl Images {
         }
     }
 
-    /// Removes those that no task uses, unless images come in just now. It does not queue for the lock: whoever wants to
-    /// add an image would have to wait behind it, for as long as the slowest pull takes.
+    /// Removes the images that no task uses, unless an image is being added. It does not queue for the lock, because
+    /// additions would then have to wait behind it for as long as the slowest pull takes.
     async fn drop_now(&self, digests: &[String], used: &(impl Fn() -> BTreeSet<String> + Send + Sync)) {
         let Ok(_alone) = self.changing.try_write() else { return };
         let used = used();
@@ -194,7 +196,7 @@ impl Images {
         }
     }
 
-    /// Removes the blobs of images that were never completed, as soon as no image comes in.
+    /// Removes the blobs of images that were never completed, as soon as no image is being added.
     pub(crate) fn sweep(&self) {
         let images = self.clone();
         tokio::spawn(async move {
@@ -213,8 +215,8 @@ impl Images {
         self.unwanted.lock().expect("no holder panics").remove(digest);
     }
 
-    /// Fetches one blob of at most `most` bytes. A transfer that breaks off continues with the next holder where it
-    /// stopped; after a damaged one the next holder begins anew.
+    /// Fetches one blob of at most `most` bytes. A transfer that breaks off continues with the next holder at the same
+    /// offset; after a damaged one, the next holder starts from the beginning.
     async fn fetch_blob(&self, source: &ImageSource, digest: &str, most: u64) -> Result<(), FetchError> {
         if self.store.blobs.has(digest) {
             return Ok(());
@@ -241,7 +243,7 @@ impl Images {
         Err(FetchError::Holders { digest: digest.to_owned(), count: source.holders.len(), last })
     }
 
-    /// Appends what one holder sends, from where the last one stopped. The inner error says why it sent no more.
+    /// Appends what one holder sends, from the offset that was reached. The inner error is the reason why it stopped.
     async fn transfer(
         &self,
         source: &ImageSource,
@@ -280,7 +282,7 @@ impl Images {
         }
     }
 
-    /// Reports that a user's import, pack or pull gave this image a name.
+    /// Reports the name that a user's import, pack or pull gave to this image.
     pub(crate) fn named(&self, image: &Image, reference: &str) {
         self.wanted(&image.digest);
         self.reporter.report_image(ImageReport {
@@ -296,7 +298,7 @@ fn stored(source: io::Error) -> FetchError {
     FetchError::Image(ImageError::Io { act: "store a blob", source })
 }
 
-/// Runs disk work and hashing away from the threads that answer others.
+/// Runs disk work and hashing outside the async threads.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, FetchError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| stored(io::Error::other(error)))
 }

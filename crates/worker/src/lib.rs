@@ -1,4 +1,4 @@
-//! The worker: keeps a session with the leader, and carries out what it assigns.
+//! The worker: keeps a session with the leader and carries out what it assigns.
 //!
 //! ```text
 //!  leader ⇄ session.rs ⇄ agent.rs ─▶ task_pool.rs ─▶ task_runner.rs, one for each task
@@ -8,19 +8,19 @@
 //!                           └── reporter.rs ◀─ statuses ┘
 //! ```
 //!
-//! `session.rs` turns messages into domain types (`messages.rs`) and back; nothing behind it knows the wire. What a
-//! container needs before it starts is a list of steps, each with its undo: `executor/prepared.rs` says where a new one
-//! goes.
+//! `session.rs` converts between messages and domain types (`messages.rs`); no module behind it knows the wire format.
+//! What a container needs before it starts is a list of steps, each with its undo; `executor/prepared.rs` explains
+//! where to add one.
 //!
-//! A restart is local: a container that ended is started again by its policy, without a manager. Containers do not
-//! end with the daemon; the next one finds them again.
+//! A restart is local: an ended container is started again by its policy, without a manager. Containers outlive the
+//! daemon, and the next daemon finds them again.
 //!
-//! That logic knows no container, no disk and no clock of the machine. [`start_agent`] starts it over four traits:
+//! This logic does not depend on containers, disks or the machine's clock. [`start_agent`] starts it over four traits:
 //! [`Executor`] runs tasks, [`NodeServices`] holds images and opens streams, [`TaskRecords`] and [`WorkerState`] keep
-//! what outlives the daemon. [`Worker`] is the one with real means: containers (`executor/container.rs`: image from
-//! `images.rs`, container from `translate.rs` and the runtime), and files. With the feature `fake` there are others
-//! in memory, for tests and a simulator: `FakeExecutor` on a `FakeMachine`, `FakeServices`, `MemoryRecords`,
-//! `MemoryState`. Every future that the logic spawns ends with its [`AgentHandle`].
+//! what outlives the daemon. [`Worker`] provides the real implementations: containers (`executor/container.rs`: image
+//! from `images.rs`, container from `translate.rs` and the runtime), and files. The feature `fake` adds
+//! implementations in memory, for tests and a simulator: `FakeExecutor` on a `FakeMachine`, `FakeServices`,
+//! `MemoryRecords`, `MemoryState`. Every future that the logic spawns ends with its [`AgentHandle`].
 
 mod agent;
 mod agent_handle;

@@ -1,16 +1,17 @@
-//! One lock for each key that is in use: one image is fetched once at a time, one task's files are written or removed.
+//! One lock for each key that is in use, so that an image is fetched once at a time, and a task's files are not
+//! written and removed at the same time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::OwnedMutexGuard;
 
-/// Cloned handles share the locks.
+/// A set of locks by key. Clones share the locks.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KeyedLocks(Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>);
 
 impl KeyedLocks {
-    /// Waits until nobody else holds the key's lock. The guard may be given to another thread.
+    /// Waits until the key's lock is free and takes it. The guard may move to another thread.
     pub(crate) async fn lock(&self, key: &str) -> OwnedMutexGuard<()> {
         let lock = {
             let mut locks = self.0.lock().expect("no holder panics");

@@ -1,17 +1,17 @@
-//! The managers that this node knows, and the search among them for the one that leads. The list is kept on disk, so
-//! that a worker finds its cluster again after a boot.
+//! The managers that this node knows, and the search for the one that leads. The list is kept on disk, so that a
+//! worker finds its cluster again after a boot.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::worker_state::{MANAGERS, WorkerState};
 
-/// The first round of a search pauses this long.
+/// Pause of the first round of a search.
 const LEAST_PAUSE: Duration = Duration::from_millis(100);
-/// No round pauses longer.
+/// Longest pause of a round.
 const MOST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Cloned handles share the list.
+/// The list of known managers. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct KnownManagers {
     state: Arc<dyn WorkerState>,
@@ -19,7 +19,7 @@ pub(crate) struct KnownManagers {
 }
 
 impl KnownManagers {
-    /// Loads the managers that are kept; `first` if none are.
+    /// Loads the stored managers, or `first` if none are stored.
     pub(crate) fn load(state: Arc<dyn WorkerState>, first: Vec<String>) -> Self {
         let text = state.read(MANAGERS).unwrap_or_default();
         let read: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -31,7 +31,7 @@ impl KnownManagers {
         known
     }
 
-    /// Replaces the list by what the cluster says; the manager that leads comes first. An empty list changes nothing.
+    /// Replaces the list by the one that the cluster sent; the leader comes first. An empty list changes nothing.
     pub(crate) fn set(&self, managers: Vec<String>, leader: &str) {
         let mut managers = managers;
         managers.sort_by_key(|manager| (manager != leader, manager.clone()));
@@ -43,7 +43,7 @@ impl KnownManagers {
         *list = managers;
     }
 
-    /// Returns all of them.
+    /// Returns all known managers.
     pub(crate) fn get(&self) -> Vec<String> {
         self.list.lock().expect("no holder panics").clone()
     }
@@ -55,37 +55,37 @@ impl KnownManagers {
     }
 }
 
-/// A search for the leader: which manager is tried next, and after which pause. Pure.
+/// A search for the leader: decides which manager is tried next and after which pause. Pure.
 ///
-/// It goes round the managers, the one that led last first. The pause of a round is divided among its tries, so that a
-/// round takes no longer with more managers; it doubles from round to round. A manager that names the leader costs
-/// nothing: that one is tried at once, unless managers only send the worker in circles.
+/// The managers are tried in a circle, starting with the last leader. The pause of a round is divided among its tries,
+/// so that a round takes no longer with more managers; it doubles from round to round. A leader that a manager names
+/// is tried at once without a pause, unless the redirects form a circle.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Search {
-    /// Tries since the last session that held.
+    /// Number of tries since the last session that held.
     failures: u32,
-    /// Redirects since the last pause.
+    /// Number of redirects since the last pause.
     redirects: usize,
 }
 
 impl Search {
-    /// The manager to try next, where nobody has named one.
+    /// Returns the manager to try next if none was named as leader.
     pub(crate) fn manager(self, managers: &[String]) -> Option<&String> {
         managers.get(usize::try_from(self.failures).unwrap_or(0) % managers.len().max(1))
     }
 
-    /// A session held: the next search begins anew.
+    /// Resets the search after a session that held.
     pub(crate) fn succeeded(&mut self) {
         *self = Self::default();
     }
 
-    /// Whether to follow a redirect at once.
+    /// Returns whether to follow a redirect at once.
     pub(crate) fn follows_redirect(&mut self, managers: usize) -> bool {
         self.redirects += 1;
         self.redirects <= managers.max(1)
     }
 
-    /// A try has failed. Returns the longest pause before the next one.
+    /// Records a failed try. Returns the longest pause before the next one.
     pub(crate) fn failed(&mut self, managers: usize) -> Duration {
         let managers = u32::try_from(managers.max(1)).unwrap_or(u32::MAX);
         let round = self.failures / managers;

@@ -1,5 +1,5 @@
-//! What a worker and its leader send each other in a session, in domain types. `session.rs` converts them from and to
-//! the wire, and is the only file that does.
+//! The messages of a session between a worker and its leader, as domain types. Only `session.rs` converts them from
+//! and to the wire.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(crate) enum ToLeader {
 pub(crate) enum FromLeader {
     /// The session is established.
     Registered(Registered),
-    /// This manager does not lead; the address of the one that does, if it knows.
+    /// This manager does not lead; the address of the leader, if the manager knows it.
     NotLeader(Option<String>),
     Assignments(Part),
     /// The leader has stored the batch with this number.
@@ -40,29 +40,29 @@ pub(crate) struct Registration {
     pub(crate) description: NodeDescription,
     /// `host:port` where other nodes reach this one.
     pub(crate) address: String,
-    /// The newest assignments that are here.
+    /// The newest assignments on this node.
     pub(crate) newest: SetVersion,
-    /// Digests of the images that are here whole.
+    /// Digests of the images that are complete on this node.
     pub(crate) images: Vec<String>,
 }
 
-/// How a leader answers a registration.
+/// The leader's answer to a registration.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Registered {
     /// How often the worker sends a heartbeat.
     pub(crate) heartbeat: Duration,
-    /// Verifies grants of images.
+    /// Public key that verifies grants of images.
     pub(crate) grant_key: Vec<u8>,
 }
 
-/// What stops: the daemon alone, or the machine with all tasks.
+/// What stops: only the daemon, or the machine with all tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Departure {
     Daemon,
     Machine,
 }
 
-/// What the leader has not acknowledged yet.
+/// Reports that the leader has not acknowledged yet.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct StatusBatch {
     pub(crate) sequence: u64,
@@ -77,64 +77,65 @@ pub(crate) struct TaskReport {
     pub(crate) status: TaskStatus,
 }
 
-/// An image that is here whole, or no longer.
+/// Reports that an image is complete on this node, or was removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ImageReport {
     pub(crate) digest: String,
-    /// The name that a user gave it, if one did.
+    /// The name that a user gave to it, if any.
     pub(crate) reference: Option<String>,
-    /// Bytes of all its blobs.
+    /// Total size of its blobs in bytes.
     pub(crate) size: u64,
     pub(crate) gone: bool,
 }
 
-/// Orders sets of assignments: an epoch is begun by a restore of the cluster, and counts before the version.
+/// Orders sets of assignments. A restore of the cluster begins a new epoch, and the epoch takes precedence over the
+/// version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SetVersion {
     pub(crate) epoch: u64,
     pub(crate) version: u64,
 }
 
-/// What the leader assigns to this node: everything, or what has changed.
+/// What the leader assigns to this node: everything, or only the changes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct AssignmentSet {
     pub(crate) version: SetVersion,
-    /// Whether tasks that the set does not name are to be removed.
+    /// Whether tasks that are absent from the set are to be removed.
     pub(crate) is_full: bool,
     pub(crate) tasks: Vec<Assignment>,
-    /// Tasks that this build does not understand.
+    /// Tasks that this build can't parse.
     pub(crate) refused: Vec<Refused>,
     pub(crate) removed: Vec<TaskId>,
-    /// Images that this node is to hold.
+    /// Images that this node is to keep.
     pub(crate) images: Vec<ImageSource>,
-    /// Digests of images that nobody in the cluster needs.
+    /// Digests of images that the cluster no longer needs.
     pub(crate) dropped_images: Vec<String>,
 }
 
-/// A task whose assignment can't be understood.
+/// A task whose assignment can't be parsed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Refused {
     pub(crate) task: TaskId,
-    /// The last status that the store knows.
+    /// The last status in the store.
     pub(crate) known: TaskStatus,
-    /// What can't be understood.
+    /// The reason.
     pub(crate) why: String,
 }
 
-/// One message of a set: a large set comes in several.
+/// One message of a set; a large set arrives in several.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Part {
     pub(crate) set: AssignmentSet,
     /// Whether more parts follow.
     pub(crate) more: bool,
-    /// When the leader sent it, by the leader's clock. The times in its tasks are by that clock too.
+    /// When the leader sent it. This and the times in its tasks are by the leader's clock.
     pub(crate) sent_at: Timestamp,
 }
 
 /// The leader's request to open a stream for a user.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpenStream {
-    /// Names the stream towards the leader.
+    /// Identifies the stream to the leader.
     pub(crate) id: String,
     pub(crate) request: StreamRequest,
 }
@@ -144,7 +145,7 @@ pub struct OpenStream {
 pub(crate) enum StreamRequest {
     Exec(ExecRequest),
     Logs(LogsRequest),
-    /// A newer leader asks for something that this build does not know.
+    /// A request of a newer leader that this build does not know.
     Unknown,
 }
 
@@ -158,7 +159,7 @@ pub(crate) struct ExecRequest {
     pub(crate) user: String,
     /// Whether the user has standard input to send.
     pub(crate) stdin: bool,
-    /// The size of the terminal that the program gets, if it gets one.
+    /// The size of the program's terminal, if it has one.
     pub(crate) terminal: Option<TerminalSize>,
 }
 
@@ -175,6 +176,6 @@ pub(crate) struct LogsRequest {
     pub(crate) task: TaskId,
     /// Whether to wait for more output at the end.
     pub(crate) follow: bool,
-    /// How many of the last lines to begin with; `None`: all.
+    /// Number of last lines to begin with; `None` for all.
     pub(crate) tail: Option<usize>,
 }

@@ -1,5 +1,5 @@
-//! What this node gives to tasks beyond CPU and memory: runtime classes, devices by id, and what its owner allows. It
-//! comes from the settings file and from the GPUs that were found; the leader learns it when the node registers.
+//! What this node offers to tasks beyond CPU and memory: runtime classes, devices by id, and what its owner allows.
+//! The settings file and the detected GPUs define it; the leader learns it when the node registers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -7,29 +7,29 @@ use std::path::PathBuf;
 use flota_api::defaults::EMBEDDED_RUNTIME;
 use flota_api::model::{Allowance, DeviceId, NodeDevice};
 
-/// What a node gives to tasks.
+/// What a node offers to tasks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeOffers {
-    /// Programs of the runtime classes by name; the embedded one is not among them.
+    /// Programs of the runtime classes by name, without the embedded class.
     pub runtimes: BTreeMap<String, PathBuf>,
-    /// What may be handed out, by id.
+    /// Devices that may be given to tasks by id.
     pub devices: Vec<NodeDevice>,
-    /// What tasks may ask for.
+    /// What the owner allows to tasks.
     pub allow: Allowance,
 }
 
 impl NodeOffers {
-    /// Returns every runtime class, the embedded one first.
+    /// Returns the names of all runtime classes, the embedded one first.
     pub fn runtime_names(&self) -> Vec<String> {
         [EMBEDDED_RUNTIME.to_owned()].into_iter().chain(self.runtimes.keys().cloned()).collect()
     }
 
-    /// Adds devices that were found on this machine, but for those that its owner has described: the same hardware
-    /// must not be handed out under two ids.
+    /// Adds detected devices, except those that the owner has already described: the same hardware must not be given
+    /// out under two ids.
     #[must_use]
     pub fn with_devices(mut self, found: Vec<NodeDevice>) -> Self {
         let paths: BTreeSet<String> = self.devices.iter().flat_map(|device| device.paths.clone()).collect();
-        // The first path is the device itself, the others belong to its driver.
+        // The first path is the device itself; the others belong to its driver.
         let is_new = |device: &NodeDevice| {
             let described = device.paths.first().is_some_and(|path| paths.contains(path));
             !described && !self.devices.iter().any(|it| it.is(&device.device_id()))

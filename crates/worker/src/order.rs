@@ -1,26 +1,26 @@
-//! What a task runner is told: what the leader wants of the task, and whether there is a leader.
+//! The input of a task runner: what the leader wants for the task, and whether there is a leader.
 
 use tokio::time::Instant;
 
 use flota_api::model::{Assignment, TaskStatus};
 use flota_api::state::DesiredState;
 
-/// What the leader last said of the task.
+/// What the leader last sent about the task.
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
     pub(crate) assignment: Assignment,
-    /// The leader no longer names the task: it is stopped, and everything of it is removed.
+    /// The leader no longer names the task: it is stopped and everything of it is removed.
     pub(crate) removed: bool,
-    /// A full set did not name it, and its grace runs.
+    /// A full set did not name the task, and its grace period runs.
     pub(crate) unnamed: bool,
-    /// Whether the leader has named it since this boot.
+    /// Whether the leader has named the task since this boot.
     pub(crate) confirmed: bool,
 }
 
-/// What is wanted of a task now.
+/// What the leader wants for a task now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    /// It is made ready, and then waits.
+    /// The task is prepared and then waits.
     Ready,
     Run,
     Stop,
@@ -36,14 +36,15 @@ impl Order {
         }
     }
 
-    /// Whether this assignment changes anything for the runner. What the store knows of the task's status does not.
+    /// Returns whether this assignment changes anything for the runner. The task's status in the store does not
+    /// matter.
     pub(crate) fn is_changed_by(&self, assignment: &Assignment) -> bool {
         let order = |it: &Assignment| Assignment { status: TaskStatus::default(), ..it.clone() };
         !self.confirmed || order(&self.assignment) != order(assignment)
     }
 }
 
-/// The link to the leader, as the tasks see it: since when it is broken.
+/// The connection to the leader as the tasks see it, with the time since which it is broken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Contact {
     pub(crate) lost: Option<Instant>,

@@ -1,6 +1,6 @@
-//! What was assigned to this node, and the last status of each task: what must outlive the daemon. The pool reads all
-//! of it at its start, each runner saves its own record. After a boot nothing in it is acted on before the leader
-//! confirms it, so it need not outlive a power failure. [`Record`] alone knows how a record is encoded.
+//! The assignments of this node and the last status of each task, which must outlive the daemon. The pool reads all of
+//! them at its start, and each runner saves its own record. After a boot no record is acted on before the leader
+//! confirms it, so records need not survive a power failure. Only [`Record`] knows how a record is encoded.
 
 use std::fmt;
 use std::io;
@@ -20,35 +20,36 @@ pub(crate) use self::sled::SledRecords;
 #[cfg(any(test, feature = "fake"))]
 pub use memory::MemoryRecords;
 
-/// One task as it was last known.
+/// The last known assignment and status of one task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
-    /// The boot of the machine in which that was.
+    /// The boot of the machine in which the record was written.
     pub boot_id: String,
-    /// The assignment, with the task's last status in it.
+    /// The assignment, which contains the task's last status.
     pub assignment: Assignment,
 }
 
 /// Keeps one record for each task.
 pub trait TaskRecords: fmt::Debug + Send + Sync {
-    /// Replaces the records of these tasks. They outlive the daemon when this returns.
+    /// Replaces the records of these tasks. The records outlive the daemon once this returns.
     ///
     /// # Errors
-    /// An I/O error. Each task then has either this record or the one that it had before.
+    /// An I/O error. Each task then has either this record or its previous one.
     fn save(&self, records: &[Record]) -> io::Result<()>;
 
     /// Removes the task's record, if there is one.
     fn remove(&self, task: &TaskId);
 
-    /// Returns every record that can be read. One that can't is removed and logged: the leader sends it again.
+    /// Returns every readable record. An unreadable one is removed and logged; the leader sends its task again.
     fn load(&self) -> Vec<Record>;
 
-    /// Closes the files, so that another worker of this process can open them. Nothing is saved from now on.
+    /// Closes the files, so that another worker of this process can open them. Later saves have no effect.
     fn close(&self);
 }
 
 impl Record {
-    /// A length byte, the boot id, and the assignment as on the wire. Boot ids are far shorter than 255 bytes.
+    /// Encodes the record as a length byte, the boot id, and the assignment as on the wire. Boot ids are far shorter
+    /// than 255 bytes.
     fn encode(&self) -> Vec<u8> {
         let boot_id = &self.boot_id.as_bytes()[..self.boot_id.len().min(255)];
         let mut plain = vec![u8::try_from(boot_id.len()).expect("it was cut to fit")];
@@ -67,7 +68,7 @@ impl Record {
     }
 }
 
-/// Binds a record's seal to its task, so that it can't be moved to another one.
+/// Returns the associated data that binds a record's seal to its task, so that it can't be moved to another one.
 fn sealed_as(task: &str) -> Vec<u8> {
     format!("task {task}").into_bytes()
 }

@@ -1,5 +1,5 @@
-//! The latest status of each task, and what became of images, kept until the leader has acknowledged it. What changes
-//! while a batch is under way goes into the next one, once. Task runners and images report here, the agent sends.
+//! The latest status of each task and the reports on images, kept until the leader has acknowledged them. Changes
+//! while a batch is in flight go into the next batch, once. Task runners and images report here, and the agent sends.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -11,20 +11,20 @@ use flota_api::model::TaskStatus;
 
 use crate::messages::{ImageReport, StatusBatch, TaskReport};
 
-/// Reports in one batch.
+/// Largest number of reports in one batch.
 const BATCH: usize = 1_000;
 
 #[derive(Debug, Default)]
 struct Pending {
     statuses: BTreeMap<TaskId, TaskStatus>,
-    /// In the order in which it happened: of two images that take one name, the later one has it.
+    /// Reports in the order of their events: if two images take the same name, the later one has it.
     images: Vec<ImageReport>,
-    /// What was sent and is not acknowledged yet.
+    /// The batch that was sent and is not acknowledged yet.
     sent: Option<StatusBatch>,
     sequence: u64,
 }
 
-/// Cloned handles share it.
+/// Collects reports. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reporter {
     pending: Arc<Mutex<Pending>>,
@@ -33,13 +33,13 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    /// Replaces what the leader is to be told of the task.
+    /// Replaces the pending status of the task.
     pub(crate) fn report(&self, task: &TaskId, status: TaskStatus) {
         self.pending.lock().expect("no holder panics").statuses.insert(task.clone(), status);
         self.changed.notify_one();
     }
 
-    /// Adds to what the leader is to be told of images.
+    /// Adds a pending report on an image.
     pub(crate) fn report_image(&self, report: ImageReport) {
         let mut pending = self.pending.lock().expect("no holder panics");
         pending.images.retain(|it| (&it.digest, &it.reference) != (&report.digest, &report.reference));
@@ -47,18 +47,18 @@ impl Reporter {
         self.changed.notify_one();
     }
 
-    /// Whether the leader may not know yet what became of this image.
+    /// Returns whether a report on this image is not acknowledged yet.
     pub(crate) fn has_report_of(&self, digest: &str) -> bool {
         self.pending.lock().expect("no holder panics").images.iter().any(|it| it.digest == digest)
     }
 
-    /// A new session: what was sent in the last one may not have arrived.
+    /// Starts a new session: what was sent in the last one may not have arrived, so it is sent again.
     pub(crate) fn begin(&self) {
         self.pending.lock().expect("no holder panics").sent = None;
         self.changed.notify_one();
     }
 
-    /// Waits until there is something to send and nothing is under way, and returns the batch.
+    /// Waits until there is something to send and no batch is in flight, and returns the batch.
     pub(crate) async fn next(&self) -> StatusBatch {
         loop {
             if let Some(batch) = self.take() {
@@ -84,7 +84,7 @@ impl Reporter {
         Some(batch)
     }
 
-    /// Forgets what the leader has stored. What has changed since stays to be sent.
+    /// Removes what the leader has stored. Later changes remain pending.
     pub(crate) fn acknowledged(&self, sequence: u64) {
         let mut pending = self.pending.lock().expect("no holder panics");
         if let Some(sent) = pending.sent.take_if(|sent| sent.sequence == sequence) {
@@ -104,7 +104,7 @@ impl Reporter {
     /// Waits until every status is acknowledged.
     pub(crate) async fn drained(&self) {
         loop {
-            // Before the look: an acknowledgement in between must not be missed.
+            // This comes before the check, so that no acknowledgement in between is missed.
             let drained = self.drained.notified();
             if self.pending.lock().expect("no holder panics").statuses.is_empty() {
                 return;

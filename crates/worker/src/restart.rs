@@ -1,5 +1,5 @@
-//! Decides what follows the end of a container: is it started again here, when, or what does its task become? Pure.
-//! Ages and delays are monotonic: a wall clock that steps changes nothing.
+//! Decides what follows the end of a container: whether and when it is started again here, or the final state of its
+//! task. Pure. Ages and delays are monotonic, so steps of the wall clock have no effect.
 
 use std::time::Duration;
 
@@ -8,19 +8,19 @@ use flota_api::model::{RestartCondition, RestartPolicy};
 use flota_api::state::TaskState;
 use tokio::time::Instant;
 
-/// More restarts than a budget can have.
+/// Largest number of restarts that are remembered, above any budget.
 const RESTARTS_KEPT: usize = 1_000;
 
-/// What is known of a slot's restarts.
+/// The restart history of a slot.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
-    /// Restarts in a row, none of which ran long enough to count as healthy.
+    /// Number of consecutive restarts without a run that was long enough to count as healthy.
     in_a_row: u32,
-    /// When each restart was, as far as the policy's budget cares.
+    /// The times of the restarts that count towards the policy's budget.
     restarts: Vec<Instant>,
 }
 
-/// What follows.
+/// What follows the end of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// Start again after this delay.
@@ -30,15 +30,15 @@ pub(crate) enum Decision {
 }
 
 impl History {
-    /// The history of a slot that was restarted so often before. How long ago that was is not known: the restarts count
-    /// as if they were `now`.
+    /// Returns the history of a slot that had this many restarts. Their times are unknown, so they count as if they
+    /// happened at `now`.
     pub(crate) fn inherited(restarts: u64, now: Instant) -> Self {
         let count = usize::try_from(restarts).unwrap_or(usize::MAX).min(RESTARTS_KEPT);
         Self { in_a_row: 0, restarts: vec![now; count] }
     }
 
-    /// Decides what follows now that a container has ended with this code after it `ran` for so long, and remembers the
-    /// restart, if it is one.
+    /// Decides what follows after a container has ended with this code after running for `ran`, and records the
+    /// restart, if there is one.
     pub(crate) fn ended(&mut self, policy: &RestartPolicy, code: i32, ran: Duration, now: Instant) -> Decision {
         if ran >= RESTART_RESET {
             self.in_a_row = 0;
@@ -64,12 +64,12 @@ impl History {
     }
 }
 
-/// The longest delay that the policy can make: a start that is said to be due later is due by a clock that is wrong.
+/// Returns the longest delay of the policy. A start that is due later than that was dated by a wrong clock.
 pub(crate) fn most_delay(policy: &RestartPolicy) -> Duration {
     if policy.delay.is_zero() { Duration::ZERO } else { RESTART_DELAY_MOST }
 }
 
-/// None for the first, then the policy's, doubled each time.
+/// Returns the delay: zero for the first restart, then the policy's delay, doubled each time.
 fn delay(policy: &RestartPolicy, in_a_row: u32) -> Duration {
     match in_a_row {
         0 => Duration::ZERO,

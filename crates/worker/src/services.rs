@@ -1,7 +1,7 @@
-//! What the leader asks of a node in a session beside running tasks: to hold images, and to open streams to containers.
-//! The seam between the agent and the parts of the worker that only a real node has.
+//! The leader's requests to a node that do not concern the running of tasks: to hold images, and to open streams to
+//! containers. It is the interface between the agent and the parts of the worker that only a real node has.
 //!
-//! What takes time is returned as a future, which the agent spawns and which ends with the worker.
+//! Work that takes time is returned as a future, which the agent spawns and which ends with the worker.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,21 +16,21 @@ use crate::executor::ContainerExecutor;
 use crate::messages::OpenStream;
 use crate::streams;
 
-/// Says which images the tasks of this node use now.
+/// Returns the images that the tasks of this node use now.
 pub type UsedImages = Box<dyn Fn() -> BTreeSet<String> + Send + Sync>;
 
-/// Serves the leader beside running tasks.
+/// Serves the leader's requests that do not concern the running of tasks.
 pub trait NodeServices: fmt::Debug + Send + Sync {
-    /// Returns the digests of the images that are here whole.
+    /// Returns the digests of the images that are complete on this node.
     fn images(&self) -> Vec<String>;
 
-    /// Takes the public key that grants of images are signed with.
+    /// Sets the public key that verifies grants of images.
     fn set_grant_key(&self, key: Vec<u8>);
 
-    /// Fetches the images that this node is to hold.
+    /// Fetches the images that this node is to keep.
     fn keep_images(&self, sources: Vec<ImageSource>) -> BoxFuture<'static, ()>;
 
-    /// Removes images that the cluster no longer needs, each once `used` does not name it.
+    /// Removes images that the cluster no longer needs, each once `used` does not contain it.
     fn drop_images(&self, digests: Vec<String>, used: UsedImages) -> BoxFuture<'static, ()>;
 
     /// Opens a stream to the leader and serves it until it ends: exec or logs.
@@ -63,7 +63,7 @@ impl NodeServices for ContainerServices {
     }
 }
 
-/// The services of a node without images and containers: it holds none, and opens no stream.
+/// The services of a node without images and containers: it holds no image and opens no stream.
 #[cfg(any(test, feature = "fake"))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FakeServices;

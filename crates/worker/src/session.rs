@@ -1,5 +1,5 @@
-//! One session with a manager: the gRPC stream, and the conversion of its messages. No other file of the worker knows
-//! what they look like on the wire, but for the streams of users' data (`streams.rs`) and of blobs (`images.rs`).
+//! One session with a manager: the gRPC stream and the conversion of its messages. No other file of the worker knows
+//! their wire format, except for the streams of users' data (`streams.rs`) and of blobs (`images.rs`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,14 +25,14 @@ use crate::messages::{
     Registration, SetVersion, StatusBatch, StreamRequest, TaskReport, TerminalSize, ToLeader,
 };
 
-/// How long a manager has to answer.
+/// Time that a manager has to answer.
 const CONNECT_WAIT: Duration = Duration::from_secs(1);
 /// The shortest period of heartbeats that a leader can ask for.
 const LEAST_HEARTBEAT: Duration = Duration::from_millis(100);
-/// Messages to the manager that may wait.
+/// Number of messages to the manager that may be queued.
 const QUEUE: usize = 64;
 
-/// Why a session can't be opened, or has ended.
+/// Why a session can't be opened or has ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
     #[error("the manager did not answer within {CONNECT_WAIT:?}")]
@@ -51,7 +51,7 @@ impl From<tonic::Status> for SessionError {
     }
 }
 
-/// A session. The manager has not accepted it before it sends [`FromLeader::Registered`].
+/// A session. It is established once the manager has sent [`FromLeader::Registered`].
 #[derive(Debug)]
 pub(crate) struct Session {
     outbox: mpsc::Sender<pd::WorkerMessage>,
@@ -70,7 +70,7 @@ impl Session {
         Ok(Self { outbox, inbox })
     }
 
-    /// Sends a message; waits while too many others wait.
+    /// Sends a message; waits while the queue is full.
     pub(crate) async fn send(&self, message: ToLeader) -> Result<(), SessionError> {
         let message = match message {
             ToLeader::Heartbeat => ToManager::Heartbeat(pd::Heartbeat {}),
@@ -82,8 +82,7 @@ impl Session {
         self.outbox.send(pd::WorkerMessage { message: Some(message) }).await.map_err(|_| SessionError::Closed)
     }
 
-    /// Returns the next message. Messages that this build does not know are passed over. A call that is dropped loses
-    /// no message.
+    /// Returns the next message and skips those that this build does not know. Dropping the future loses no message.
     pub(crate) async fn recv(&mut self) -> Result<FromLeader, SessionError> {
         loop {
             if let Some(message) = self.inbox.message().await?.ok_or(SessionError::Closed)?.message {
@@ -92,7 +91,7 @@ impl Session {
         }
     }
 
-    /// Sends no more, and returns when the manager has taken everything and closes the session.
+    /// Sends no further message, and returns when the manager has received everything and closes the session.
     pub(crate) async fn close(self) {
         let Self { outbox, mut inbox } = self;
         drop(outbox);
@@ -170,7 +169,7 @@ fn part(it: pd::Assignments) -> Result<Part, SessionError> {
     Ok(Part { set, more: it.more, sent_at: Timestamp(it.now) })
 }
 
-/// Converts a spec once for all of its tasks.
+/// Converts a spec, which all of its tasks then share.
 fn spec(it: pd::AssignedSpec) -> Result<Arc<ServiceSpec>, Malformed> {
     let spec = it.spec.ok_or(Malformed { field: "specs.spec", what: "is missing".into() })?;
     Ok(Arc::new(spec.try_into()?))

@@ -1,5 +1,5 @@
-//! The futures that one worker has spawned. They end together: when the worker stops, is dropped, or is killed, none of
-//! them goes on to act on containers or to report. In a simulator the runtime outlives the daemon.
+//! The futures that one worker has spawned. They end together: when the worker stops, is dropped or is killed, none of
+//! them continues to act on containers or to report. In a simulator the runtime outlives the daemon.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 use tokio::task::JoinSet;
 use tracing::{Instrument, Span};
 
-/// Cloned handles share the set.
+/// A set of spawned futures. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Spawned {
-    /// `None` when the worker has ended.
+    /// The running futures; `None` after the worker has ended.
     set: Arc<Mutex<Option<JoinSet<()>>>>,
-    /// The span in which the worker was started: one process may run several workers.
+    /// The span in which the worker was started; one process may run several workers.
     span: Span,
 }
 
@@ -21,7 +21,7 @@ impl Spawned {
         Self { set: Arc::new(Mutex::new(Some(JoinSet::new()))), span: Span::current() }
     }
 
-    /// Runs the future until it or the worker ends; not at all if the worker has ended.
+    /// Runs the future until it or the worker ends. Does nothing if the worker has ended.
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
         if let Some(set) = self.set.lock().expect("no holder panics").as_mut() {
             // The set keeps ended futures until they are joined.
@@ -30,12 +30,12 @@ impl Spawned {
         }
     }
 
-    /// Ends all of them where they are; none is polled again.
+    /// Ends all of them at once; none is polled again.
     pub(crate) fn kill(&self) {
         drop(self.take());
     }
 
-    /// Ends all of them and waits until they are gone with all that they hold.
+    /// Ends all of them and waits until they are dropped with everything that they hold.
     pub(crate) async fn end(&self) {
         if let Some(mut set) = self.take() {
             set.shutdown().await;

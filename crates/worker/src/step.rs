@@ -1,67 +1,67 @@
-//! What a task runner does next. Pure: the same status, wish and facts give the same step. `task_runner.rs` gathers the
-//! facts, carries out the step, and asks again.
+//! Decides the next step of a task runner. Pure: the same status, order and facts give the same step. `task_runner.rs`
+//! gathers the facts, carries out the step, and asks again.
 
 use flota_api::model::TaskStatus;
 use flota_api::state::TaskState;
 
 use crate::order::Wanted;
 
-/// What is known of a task beside its status and what the leader wants.
+/// The facts about a task besides its status and what the leader wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// The task's container.
     pub(crate) container: Presence,
-    /// Whether the status is from an earlier boot of the machine, and a container was started in that boot.
+    /// Whether the status is from an earlier boot of the machine in which a container was started.
     pub(crate) rebooted: bool,
-    /// Whether a start is allowed: the leader has named the task in this boot, or the service does not ask.
+    /// Whether a start is allowed: the leader has named the task in this boot, or the service does not require it.
     pub(crate) allowed: bool,
-    /// Whether the time of the next start has come.
+    /// Whether the next start is due.
     pub(crate) due: bool,
-    /// Whether no manager was heard for as long as the service bears.
+    /// Whether the node had no contact with a manager for as long as the service tolerates.
     pub(crate) cut_off: bool,
-    /// Whether everything is here that the next start needs.
+    /// Whether the next start is fully prepared.
     pub(crate) prepared: bool,
 }
 
-/// A task's container.
+/// The state of a task's container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Presence {
     Absent,
     Runs,
-    /// It has ended, and nobody has judged that.
+    /// It has ended, and the end is not judged yet.
     Ended,
 }
 
-/// What a task runner does next.
+/// The next step of a task runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Nothing any more: the task has ended.
+    /// Do nothing any more: the task has ended.
     Rest,
-    /// Nothing before a fact changes.
+    /// Do nothing before a fact changes.
     Wait,
-    /// Report that the node has the task.
+    /// Report that the node has accepted the task.
     Accept,
-    /// Begin the next attempt: the container is gone with the last boot.
+    /// Begin the next attempt, because the container was lost at the last boot.
     StartOver,
     /// Report that a container runs that this runner did not start.
     Adopt,
-    /// Stop the container for good.
+    /// Stop the container permanently.
     Stop,
-    /// Stop the container until a manager is heard again.
+    /// Stop the container until the node is in contact with a manager again.
     Suspend,
-    /// Report the task as stopped; it has no container.
+    /// Report the task, which has no container, as stopped.
     Finish,
-    /// Let the restart policy decide what follows the container's end.
+    /// Apply the restart policy to the end of the container.
     Judge,
-    /// Bring everything here that a container needs.
+    /// Prepare everything that a container needs.
     Prepare,
-    /// Report that the task waits for its turn.
+    /// Report that the task waits for its start.
     Hold,
     /// Start a container.
     Start,
 }
 
-/// Decides what a task runner does next.
+/// Decides the next step of a task runner.
 pub(crate) fn step(status: &TaskStatus, wanted: Wanted, facts: &Facts) -> Step {
     let state = status.state;
     let stops = wanted == Wanted::Stop;
@@ -73,7 +73,7 @@ pub(crate) fn step(status: &TaskStatus, wanted: Wanted, facts: &Facts) -> Step {
         Presence::Runs if state != TaskState::Running => Step::Adopt,
         Presence::Runs => Step::Wait,
         _ if facts.rebooted => Step::StartOver,
-        // Below `starting` the attempt has no container of its own yet: the end is that of the attempt before.
+        // Before `starting`, the attempt has no container of its own, so this end belongs to the previous attempt.
         Presence::Ended if state >= TaskState::Starting => Step::Judge,
         _ if stops => Step::Finish,
         _ if !facts.allowed || !facts.due || facts.cut_off => Step::Wait,
@@ -90,7 +90,7 @@ mod tests {
     use TaskState::*;
     use Wanted::{Ready as WaitReady, Run, Stop};
 
-    /// A fresh start is allowed, due and prepared.
+    /// The facts of a start that is allowed, due and prepared.
     const GOOD: Facts = Facts {
         container: Presence::Absent,
         rebooted: false,
@@ -114,7 +114,7 @@ mod tests {
     fn each_situation_has_its_step() {
         let unprepared = Facts { prepared: false, ..GOOD };
         let table = [
-            // A task from its assignment to its end.
+            // A task runs from its assignment to its end.
             (Assigned, Run, unprepared, Step::Accept),
             (Accepted, Run, unprepared, Step::Prepare),
             (Preparing, Run, unprepared, Step::Prepare),
@@ -123,18 +123,18 @@ mod tests {
             (Running, Run, RUNS, Step::Wait),
             (Running, Run, ENDED, Step::Judge),
             (Failed, Run, GOOD, Step::Rest),
-            // One that is to be ready only.
+            // A task is only to become ready.
             (Accepted, WaitReady, unprepared, Step::Prepare),
             (Preparing, WaitReady, GOOD, Step::Hold),
             (Ready, WaitReady, GOOD, Step::Wait),
             (Ready, Run, GOOD, Step::Start),
             (Running, WaitReady, RUNS, Step::Wait),
-            // What a start waits for.
+            // A start waits for these conditions.
             (Ready, Run, Facts { due: false, ..unprepared }, Step::Wait),
             (Ready, Run, Facts { allowed: false, ..unprepared }, Step::Wait),
             (Ready, Run, Facts { cut_off: true, ..unprepared }, Step::Wait),
             (Preparing, Run, Facts { cut_off: true, ..GOOD }, Step::Wait),
-            // Told to stop.
+            // The task is to stop.
             (Assigned, Stop, unprepared, Step::Accept),
             (Accepted, Stop, unprepared, Step::Finish),
             (Preparing, Stop, GOOD, Step::Finish),
@@ -142,14 +142,14 @@ mod tests {
             (Running, Stop, RUNS, Step::Stop),
             (Running, Stop, ENDED, Step::Judge),
             (Starting, Stop, RUNS, Step::Stop),
-            // No manager is heard.
+            // No manager can be reached.
             (Running, Run, Facts { cut_off: true, ..RUNS }, Step::Suspend),
             (Running, Stop, Facts { cut_off: true, ..RUNS }, Step::Stop),
-            // A daemon that was killed in the middle.
+            // The previous daemon was killed midway.
             (Starting, Run, unprepared, Step::Prepare),
             (Ready, Run, Facts { prepared: false, ..ENDED }, Step::Prepare),
             (Accepted, Run, RUNS, Step::Adopt),
-            // A machine that was booted.
+            // The machine was rebooted.
             (Running, Run, Facts { rebooted: true, allowed: false, ..unprepared }, Step::StartOver),
             (Running, Run, Facts { rebooted: true, ..ENDED }, Step::StartOver),
             (Complete, Run, Facts { rebooted: true, ..GOOD }, Step::Rest),
@@ -159,7 +159,7 @@ mod tests {
         }
     }
 
-    /// Every combination of state, wish and facts.
+    /// Returns every combination of state, order and facts.
     fn all() -> impl Iterator<Item = (TaskState, Wanted, Facts)> {
         let of_state = |state| [WaitReady, Run, Stop].map(|wanted| (state, wanted));
         let facts = |(state, wanted)| {
@@ -179,7 +179,7 @@ mod tests {
         STATES.into_iter().flat_map(of_state).flat_map(facts)
     }
 
-    /// Whether the condition holds whenever this step is decided, and it is decided at all.
+    /// Returns whether the condition holds whenever this step is decided, and the step is decided at least once.
     fn always(step: Step, holds: impl Fn(TaskState, Wanted, &Facts) -> bool) -> bool {
         let mut cases = all().filter(|(state, wanted, facts)| next(*state, *wanted, *facts) == step).peekable();
         cases.peek().is_some() && cases.all(|(state, wanted, facts)| holds(state, wanted, &facts))

@@ -1,6 +1,6 @@
-//! Exec and logs: opens the connection that the leader asked for, and copies data between it and the task. Flow control
-//! reaches from the user's terminal to the process: a process whose output nobody reads is blocked. This is the gRPC
-//! edge of `Streams.Data`; the requests themselves come from `session.rs`.
+//! Exec and logs: opens the connection that the leader requested, and copies data between it and the task. Flow
+//! control extends from the user's terminal to the process: a process whose output is not read is blocked. This is the
+//! gRPC edge of `Streams.Data`; the requests themselves come from `session.rs`.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -22,10 +22,10 @@ use flota_runtime::{ExecSpec, LogReader, NOT_EXECUTABLE, RunError};
 use crate::executor::ContainerExecutor;
 use crate::messages::{ExecRequest, LogsRequest, OpenStream, StreamRequest, TerminalSize};
 
-/// Pause between two reads of a log that is followed.
+/// Pause between two reads of a followed log.
 const FOLLOW: Duration = Duration::from_millis(100);
 const QUEUE: usize = 32;
-/// Most lines that are read of a log at once.
+/// Largest number of lines that are read from a log at once.
 const LINES: usize = 256;
 
 type Outbox = mpsc::Sender<Frame>;
@@ -34,13 +34,13 @@ async fn send(outbox: &Outbox, frame: F) -> Result<(), Gone> {
     outbox.send(Frame { frame: Some(frame) }).await.map_err(|_| Gone)
 }
 
-/// The user's side has gone.
+/// The user's side has closed the stream.
 struct Gone;
 
-/// How long the leader has to close its side after the end of this one.
+/// Time that the leader has to close its side after the end of this one.
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
-/// Carries out one request of the leader; returns when the stream has ended.
+/// Serves one stream that the leader requested; returns when the stream has ended.
 pub(crate) async fn open(executor: Arc<ContainerExecutor>, channel: Channel, open: OpenStream) {
     let (outbox, frames) = mpsc::channel(QUEUE);
     if send(&outbox, F::Accept(open.id)).await.is_err() {
@@ -59,13 +59,13 @@ pub(crate) async fn open(executor: Arc<ContainerExecutor>, channel: Channel, ope
         StreamRequest::Logs(request) => {
             tokio::select! {
                 result = logs(&executor, request, &outbox) => drop(result),
-                // The user sends nothing: this side ends when the user goes.
+                // The user sends nothing, so the end of the inbox means that the user has left.
                 _ = inbox.message() => {}
             }
         }
         StreamRequest::Unknown => drop(send(&outbox, F::Error("this node does not know this request".into())).await),
     }
-    // Dropping the inbox now would reset the stream and lose what is still on its way to the leader.
+    // Dropping the inbox now would reset the stream and lose data that is still in flight to the leader.
     drop(outbox);
     let closed = async { while let Ok(Some(_)) = inbox.message().await {} };
     let _ = tokio::time::timeout(CLOSE_WAIT, closed).await;
@@ -76,7 +76,7 @@ async fn logs(executor: &ContainerExecutor, request: LogsRequest, outbox: &Outbo
     let mut reader = LogReader::open(&executor.paths.log(&request.task));
     let mut tail = request.tail;
     loop {
-        // A tail is taken at the first read: the whole log is read, and its last lines are kept.
+        // A tail is resolved at the first read: the whole log is read, and its last lines are kept.
         let last = tail.take();
         let read = tokio::task::spawn_blocking(move || {
             let lines = read_lines(&mut reader, last);
@@ -111,7 +111,7 @@ async fn logs(executor: &ContainerExecutor, request: LogsRequest, outbox: &Outbo
     }
 }
 
-/// Returns some lines that were written since the last call; with `last`, the last ones of the whole log.
+/// Returns lines that were written since the last call; with `last`, the last lines of the whole log.
 fn read_lines(reader: &mut LogReader, last: Option<usize>) -> std::io::Result<VecDeque<flota_runtime::LogLine>> {
     let mut lines = VecDeque::new();
     while last.is_some() || lines.len() < LINES {
@@ -136,7 +136,7 @@ async fn exec(executor: &ContainerExecutor, request: ExecRequest, inbox: &mut St
         }
         Err(error) => error,
     };
-    // A user who has gone needs no answer.
+    // An error of this send means that the user has left.
     let _ = send(outbox, F::Error(failed.text)).await;
     let _ = send(outbox, F::ExitCode(failed.code.unwrap_or(NOT_EXECUTABLE))).await;
 }
@@ -144,7 +144,7 @@ async fn exec(executor: &ContainerExecutor, request: ExecRequest, inbox: &mut St
 /// Why a process was not started.
 struct NotStarted {
     text: String,
-    /// What a shell exits with then, where the program itself is the cause.
+    /// The exit code of a shell in this case, if the program itself is the cause.
     code: Option<i32>,
 }
 
@@ -160,7 +160,7 @@ impl From<RunError> for NotStarted {
     }
 }
 
-/// This side's ends of the process's standard descriptors.
+/// The worker's ends of the process's standard descriptors.
 struct Io {
     stdin: Option<tokio::fs::File>,
     stdout: tokio::fs::File,
@@ -192,7 +192,7 @@ async fn start(
     if let Some(size) = request.terminal {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(|error| error.to_string())?;
         let process = run(vec![theirs.into()]).await?;
-        // The terminal is sent before the process runs, so this does not block.
+        // The runtime sends the terminal before the process runs, so this does not block.
         let master = flota_runtime::process::receive_terminal(&ours.into()).map_err(|error| error.to_string())?;
         resize(&master, size);
         let copy = || master.try_clone().map(file).map_err(|error| error.to_string());
@@ -237,7 +237,7 @@ async fn run(io: Io, ended: tokio::task::JoinHandle<i32>, inbox: &mut Streaming<
                 if result.is_err() { return }
             }
             (ended,) = &mut finish, if code.is_none() => code = Some(ended),
-            // The user has gone.
+            // The user has left.
             () = &mut input => return,
         }
     }
@@ -247,7 +247,7 @@ async fn run(io: Io, ended: tokio::task::JoinHandle<i32>, inbox: &mut Streaming<
 async fn pump(mut from: impl AsyncRead + Unpin, outbox: &Outbox, frame: fn(bytes::Bytes) -> F) -> Result<(), Gone> {
     let mut buffer = vec![0; 32 << 10];
     loop {
-        // A terminal that no process has open any more fails with EIO: that is its end.
+        // A terminal that no process has open fails with EIO, which marks its end.
         match from.read(&mut buffer).await {
             Ok(0) | Err(_) => return Ok(()),
             Ok(count) => send(outbox, frame(bytes::Bytes::copy_from_slice(&buffer[..count]))).await?,
@@ -255,7 +255,7 @@ async fn pump(mut from: impl AsyncRead + Unpin, outbox: &Outbox, frame: fn(bytes
     }
 }
 
-/// Copies the user's input to the process, until the user's side ends.
+/// Copies the user's input to the process until the user's side ends.
 async fn feed(inbox: &mut Streaming<Frame>, mut stdin: Option<tokio::fs::File>, terminal: Option<OwnedFd>) {
     while let Ok(Some(frame)) = inbox.message().await {
         match (frame.frame, &mut stdin) {

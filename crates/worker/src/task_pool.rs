@@ -1,5 +1,5 @@
-//! One runner for each task that this node has: started by an assignment or from disk, ended when the leader no
-//! longer names it. The agent hands sets of assignments over, the runners do the rest.
+//! One runner for each task of this node, which is started by an assignment or from disk and ends when the leader no
+//! longer names the task. The agent passes sets of assignments to the pool, and the runners carry them out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,19 +21,19 @@ use crate::task_runner::{Shared, TaskRunner};
 
 type Runners = BTreeMap<TaskId, watch::Sender<Order>>;
 
-/// Cloned handles share the runners.
+/// The runners of all tasks. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct TaskPool {
     shared: Shared,
     runners: Arc<Mutex<Runners>>,
-    /// Cancelled when nothing is left of tasks that no record names. No runner begins before.
+    /// Cancelled once the leftovers of tasks without a record are removed. No runner begins before.
     swept: CancellationToken,
-    /// Whether the machine goes down: what is assigned from now on is not begun.
+    /// Whether the machine goes down, in which case new assignments are not started.
     stopping: Arc<AtomicBool>,
 }
 
 impl TaskPool {
-    /// Takes up what is on disk. Containers of this boot are found again, what belongs to no task is removed.
+    /// Loads the records on disk. Containers of this boot are found again, and leftovers of unknown tasks are removed.
     pub(crate) fn start(shared: Shared) -> Self {
         let pool = Self { shared, runners: Arc::default(), swept: CancellationToken::new(), stopping: Arc::default() };
         let records = pool.shared.records.load();
@@ -46,7 +46,7 @@ impl TaskPool {
         pool
     }
 
-    /// Removes what is left of tasks other than these.
+    /// Removes the leftovers of all tasks except these.
     fn sweep(&self, known: &BTreeSet<TaskId>) {
         let unknown: Vec<TaskId> = self.shared.executor.leftovers().difference(known).cloned().collect();
         if unknown.is_empty() {
@@ -66,13 +66,13 @@ impl TaskPool {
         self.runners.lock().expect("no holder panics")
     }
 
-    /// Every task that has a runner, in order.
+    /// Returns every task that has a runner, in order.
     #[cfg(test)]
     pub(crate) fn tasks(&self) -> Vec<String> {
         self.runners().keys().map(ToString::to_string).collect()
     }
 
-    /// Digests of the images that tasks here have or are to have.
+    /// Returns the digests of the images that tasks on this node use or will use.
     pub(crate) fn images_used(&self) -> BTreeSet<String> {
         let image = |runner: &watch::Sender<Order>| Some(runner.borrow().assignment.image.as_ref()?.digest.clone());
         self.runners().values().filter_map(image).collect()
@@ -94,8 +94,8 @@ impl TaskPool {
         });
     }
 
-    /// Carries out what the leader assigns. `grace`: what a full set does not name is stopped only after it, if it is
-    /// not named by then.
+    /// Carries out an assignment set. Tasks that a full set does not name are stopped only after `grace`, unless they
+    /// are named by then.
     pub(crate) fn assign(&self, set: AssignmentSet, grace: Duration) {
         if self.stopping.load(Ordering::SeqCst) {
             return;
@@ -111,7 +111,7 @@ impl TaskPool {
         self.begin(new);
     }
 
-    /// The tasks that the set takes away from this node.
+    /// Returns the tasks that the set removes from this node.
     fn gone(&self, set: &AssignmentSet) -> Vec<TaskId> {
         if !set.is_full {
             return set.removed.clone();
@@ -119,7 +119,7 @@ impl TaskPool {
         let named = set.tasks.iter().map(|task| &task.task_id).chain(set.refused.iter().map(|it| &it.task));
         let named: BTreeSet<&TaskId> = named.collect();
         let runners = self.runners();
-        // What waits for the end of its grace does so, whatever other sets do not name it.
+        // A task whose grace period runs is not affected by other sets that do not name it.
         let gone = runners.iter().filter(|(id, runner)| !named.contains(id) && !runner.borrow().unnamed);
         gone.map(|(id, _)| id.clone()).collect()
     }
@@ -135,7 +135,7 @@ impl TaskPool {
         });
     }
 
-    /// Reports a task that can't be understood as rejected. One that runs already goes on as it was.
+    /// Reports a task that can't be parsed as rejected. One that already runs continues unchanged.
     fn refuse(&self, refused: Refused) {
         let Refused { task, known, why } = refused;
         tracing::warn!(task.id = %task, why, "an assignment can't be understood");
@@ -169,7 +169,7 @@ impl TaskPool {
         None
     }
 
-    /// Takes up tasks that are new here: all of them are saved at once, as one save costs as much as many.
+    /// Starts new tasks. All of them are saved at once, because one save costs as much as many.
     fn begin(&self, new: Vec<Assignment>) {
         if new.is_empty() {
             return;
@@ -177,7 +177,7 @@ impl TaskPool {
         let boot_id = || self.shared.boot_id.to_string();
         let records: Vec<_> = new.iter().map(|it| Record { boot_id: boot_id(), assignment: it.clone() }).collect();
         if let Err(error) = self.shared.records.save(&records) {
-            // They run all the same: the leader sends them again after a restart.
+            // The tasks run nevertheless; the leader sends them again after a restart.
             tracing::error!(tasks = records.len(), %error, "failed to save new tasks");
         }
         for assignment in new {
@@ -185,7 +185,7 @@ impl TaskPool {
         }
     }
 
-    /// Stops every task, because the machine goes down; returns when all have ended.
+    /// Stops every task because the machine goes down; returns when all have ended.
     pub(crate) async fn stop_all(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         for runner in self.runners().values() {
@@ -203,10 +203,10 @@ impl TaskPool {
         self.wait_until(|pool| pool.runners().is_empty()).await;
     }
 
-    /// Each task ends within its grace period, so this has a bound.
+    /// Waits for a condition. Each task ends within its grace period, so the wait is bounded.
     async fn wait_until(&self, done: impl Fn(&Self) -> bool) {
         loop {
-            // Before the look: an end in between must not be missed.
+            // This comes before the check, so that no end in between is missed.
             let ended = self.shared.ended.notified();
             if done(self) {
                 return;

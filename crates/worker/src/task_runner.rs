@@ -1,8 +1,8 @@
-//! One task on this node, from its assignment to its removal. The runner gathers facts, `step.rs` decides what comes
-//! next, and an [`Executor`] acts; clock and records come from outside.
+//! One task on this node, from its assignment to its removal. The runner gathers facts, `step.rs` decides the next
+//! step, and an [`Executor`] carries it out; clock and records are passed in.
 //!
-//! Delays and ages are monotonic. The wall clock counts where a time comes from disk or from the leader, once, when the
-//! runner begins, and no longer than the restart policy could have meant.
+//! Delays and ages are monotonic. The wall clock is used only once, when the runner begins, for times from disk or
+//! from the leader, and only within the delays that the restart policy allows.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -26,15 +26,15 @@ use crate::restart::{self, Decision, History};
 use crate::spawned::Spawned;
 use crate::step::{Facts, Presence, Step, step};
 
-/// How often a preparation is tried before the task is given back, so that another node is tried.
+/// Number of tries of a preparation before the task is rejected, so that another node is tried.
 const PREPARE_TRIES: u32 = 3;
 const PREPARE_DELAY: Duration = Duration::from_millis(500);
-/// Characters of an error that are kept.
+/// Largest number of characters of an error that are kept.
 const ERROR_BOUND: usize = 1_000;
-/// How long a container may take to end after SIGKILL before that is logged: only a stuck kernel takes longer.
+/// Time after SIGKILL after which a container that has not ended is logged; only a stuck kernel takes longer.
 const KILL_WAIT: Duration = Duration::from_secs(15);
 
-/// What runners share.
+/// What all runners of a node share.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
     pub(crate) executor: Arc<dyn Executor>,
@@ -43,13 +43,13 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     /// Identifies this boot of the machine.
     pub(crate) boot_id: Arc<str>,
-    /// The runners, and what else ends with this worker.
+    /// The runners and the other futures that end with this worker.
     pub(crate) spawned: Spawned,
-    /// Whether there is a session, and since when not.
+    /// Whether there is a session, or since when there is none.
     pub(crate) contact: watch::Receiver<Contact>,
-    /// Tasks that have not come to their end.
+    /// Tasks that have not ended.
     pub(crate) live: Arc<Mutex<BTreeSet<TaskId>>>,
-    /// A task has come to its end, or is gone altogether.
+    /// Notified when a task has ended or was removed.
     pub(crate) ended: Arc<Notify>,
 }
 
@@ -57,12 +57,12 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 enum Container {
     Absent,
-    /// Found at `found`.
+    /// It runs; it was found at `found`.
     Runs {
         running: Running,
         found: Instant,
     },
-    /// It has ended after it ran for so long.
+    /// It has ended after running for this time.
     Ended {
         status: ExitStatus,
         ran: Duration,
@@ -77,14 +77,14 @@ pub(crate) struct TaskRunner {
     spec: Arc<ServiceSpec>,
     status: TaskStatus,
     container: Container,
-    /// Whether the last boot has ended a container of the task.
+    /// Whether the last boot ended a container of the task.
     rebooted: bool,
     history: History,
-    /// The next start is not before this.
+    /// Earliest time of the next start.
     due: Instant,
     /// When this daemon started the last container.
     started: Option<Instant>,
-    /// What the image's name stood for at the first start, where the leader does not say: a restart does not ask again.
+    /// Digest to which the image's name resolved at the first start, if the leader gives none; restarts use it again.
     digest: Option<String>,
 }
 
@@ -111,10 +111,10 @@ impl TaskRunner {
         }
     }
 
-    /// Returns when the leader no longer names the task and nothing of it is left.
+    /// Runs until the leader no longer names the task and everything of it is removed.
     pub(crate) async fn run(mut self) {
         if self.status.state >= TaskState::Accepted && !self.rebooted {
-            // Taken over from an earlier daemon: the leader may not have heard the last of it.
+            // A task of an earlier daemon is reported again, because the leader may not have received its last status.
             self.shared.reporter.report(&self.task, self.status.clone());
         }
         let mut prepared = Prepared::unknown(&self.task, self.shared.executor.steps());
@@ -129,7 +129,7 @@ impl TaskRunner {
         self.shared.records.remove(&self.task);
     }
 
-    /// Takes one step after the other until the task has come to its end.
+    /// Takes one step after the other until the task has ended.
     async fn live(&mut self, prepared: &mut Prepared) {
         loop {
             self.find_container();
@@ -181,13 +181,14 @@ impl TaskRunner {
         step(&self.status, wanted, &facts)
     }
 
-    /// When the service wants its tasks stopped because no manager was heard; `None` while one is, or if it never does.
+    /// Returns when the service wants its tasks stopped for lack of contact with a manager; `None` while there is
+    /// contact, or if the service never wants that.
     fn cut_off_at(&self) -> Option<Instant> {
         let OnPartition::Stop(after) = self.spec.on_partition else { return None };
         Some(self.shared.contact.borrow().lost? + after)
     }
 
-    /// Finds a container that runs, also one of an earlier daemon, or the end of one that nobody has judged.
+    /// Finds a running container, including one of an earlier daemon, or an end that was not judged yet.
     fn find_container(&mut self) {
         if !matches!(self.container, Container::Absent) || self.status.state.is_terminal() {
             return;
@@ -197,7 +198,7 @@ impl TaskRunner {
         } else if self.status.state >= TaskState::Starting
             && let Some(status) = self.shared.executor.ended(&self.task)
         {
-            // How long a container of an earlier daemon ran, only the wall clock tells.
+            // Only the wall clock tells how long a container of an earlier daemon ran.
             let by_wall = || self.status.at.until(Timestamp(status.at));
             let ran = self.started.map_or_else(by_wall, |started| started.elapsed());
             self.container = Container::Ended { status, ran };
@@ -218,7 +219,7 @@ impl TaskRunner {
         }
     }
 
-    /// Brings everything here that a container needs, for as long as that is what is to be done.
+    /// Prepares everything that a container needs, as long as preparing remains the next step.
     async fn prepare(&mut self, prepared: &mut Prepared) {
         self.set(TaskState::Preparing, "");
         let assignment = self.orders.borrow().assignment.clone();
@@ -250,12 +251,12 @@ impl TaskRunner {
         }
     }
 
-    /// Asks the container to stop, kills it when its grace is over, and waits for its end.
+    /// Asks the container to stop, kills it after its grace period, and waits for its end.
     async fn stop_container(&mut self) {
         let Container::Runs { mut running, .. } = std::mem::replace(&mut self.container, Container::Absent) else {
             return;
         };
-        // Before the signal: a daemon that begins anew in the middle must not take the end for a crash.
+        // The save comes before the signal: a daemon that restarts midway must not take the end for a crash.
         self.save();
         let (executor, task) = (&self.shared.executor, &self.task);
         executor.stop(task, &self.spec, self.digest.as_deref());
@@ -275,7 +276,7 @@ impl TaskRunner {
         self.status.exit_code = Some(status.code);
     }
 
-    /// Lets the restart policy decide what follows the end of a container that nobody stopped.
+    /// Applies the restart policy to the end of a container that was not stopped by the runner.
     fn judge(&mut self) {
         let Container::Ended { status, ran } = std::mem::replace(&mut self.container, Container::Absent) else {
             return;
@@ -309,7 +310,7 @@ impl TaskRunner {
         let mut text = error.to_string();
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
-            // The text of a transparent error is that of its cause.
+            // The text of a transparent error is the same as that of its cause.
             if !text.ends_with(&cause.to_string()) {
                 text = format!("{text}: {cause}");
             }
@@ -319,7 +320,7 @@ impl TaskRunner {
         self.set(TaskState::Rejected, "");
     }
 
-    /// Moves the task to a state, which is on disk before it is reported.
+    /// Moves the task to a state, which is saved on disk before it is reported.
     fn set(&mut self, state: TaskState, message: &str) {
         tracing::debug!(task.id = %self.task, state.from = %self.status.state, state.to = %state, "task state changed");
         self.status.state = state;
@@ -332,14 +333,14 @@ impl TaskRunner {
             self.status.error = String::new();
             self.status.not_before = Timestamp::default();
         }
-        // What only leads to the next state need not outlive the daemon.
+        // A transient state need not outlive the daemon.
         if state >= TaskState::Starting || state == TaskState::Ready {
             self.save();
         }
         self.shared.reporter.report(&self.task, self.status.clone());
     }
 
-    /// Saves order and status on disk.
+    /// Saves the order and the status on disk.
     fn save(&self) {
         let Order { mut assignment, removed, .. } = self.orders.borrow().clone();
         assignment.status = self.status.clone();
@@ -358,7 +359,7 @@ impl TaskRunner {
     }
 }
 
-/// Completes a preparation; tries again where that may help.
+/// Completes a preparation; retries transient errors.
 async fn complete(prepared: &mut Prepared, assignment: &Assignment, digest: Option<&str>) -> Result<(), ExecutorError> {
     let mut tries = 1;
     loop {
@@ -374,21 +375,21 @@ async fn complete(prepared: &mut Prepared, assignment: &Assignment, digest: Opti
     }
 }
 
-/// Removes what the last attempt has left.
+/// Removes what the last attempt left.
 async fn tear_down(task: &TaskId, prepared: &mut Prepared) {
     log_leftovers(task, &prepared.undo().await);
 }
 
-/// Waits until the container ends, and takes that down; for ever where none runs.
+/// Waits until the container ends, and records that; never returns if none runs.
 async fn ended(container: &mut Container) {
     let Container::Runs { running, found } = container else { return std::future::pending().await };
     let status = (&mut running.end).await;
-    // It may have run for days before this daemon began.
+    // The container may have run for days before this daemon started.
     let ran = running.age + found.elapsed();
     *container = Container::Ended { status, ran };
 }
 
-/// Waits for the next value; for ever where nobody is left to send one.
+/// Waits for the next value; never returns if the sender is gone.
 async fn changed<T>(receiver: &mut watch::Receiver<T>) {
     if receiver.changed().await.is_err() {
         std::future::pending().await

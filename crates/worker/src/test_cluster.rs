@@ -7,7 +7,7 @@ use flota_api::id::{ClusterId, NodeId};
 use flota_api::model::Role;
 use flota_identity::{Identity, KeyPair, RootCa};
 
-/// Makes identities of one cluster.
+/// Issues identities of one cluster.
 pub(crate) struct TestCluster {
     id: ClusterId,
     ca: RootCa,
@@ -19,7 +19,7 @@ impl TestCluster {
         Self { ca: RootCa::generate(&id, SystemTime::now()).expect("a CA"), id }
     }
 
-    /// Makes the identity of a new node.
+    /// Issues the identity of a new node.
     pub(crate) fn identity(&self, role: Role) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let (request, node) = (key.signing_request().expect("a request"), NodeId::random(&mut rand::rng()));

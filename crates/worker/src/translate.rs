@@ -1,5 +1,5 @@
-//! Translates a task into a container: an OCI configuration, and an order to a supervisor. The only file that knows both
-//! sides. The container executor calls it when every preparation step is done.
+//! Translates a task into a container: an OCI configuration and an order to a supervisor. This is the only file that
+//! knows both sides. The container executor calls it after every preparation step is done.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use flota_runtime::{Order, Root};
 use crate::devices::{self, DeviceError};
 use crate::offers::NodeOffers;
 
-/// Bytes of output that are kept of each task.
+/// Bytes of output that are kept for each task.
 const LOG_BYTES: u64 = 20 << 20;
 /// Period of the CPU controller in µs, as Docker sets it.
 const PERIOD: u64 = 100_000;
@@ -24,38 +24,38 @@ const PERIOD: u64 = 100_000;
 const INIT: &str = "/dev/init";
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What templates say of this node.
+/// The values that templates can use about this node.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeNames {
     pub(crate) id: String,
     pub(crate) hostname: String,
 }
 
-/// Where the parts of a task are on this node.
+/// The paths of a task's parts on this node.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
     pub(crate) root: Root,
     pub(crate) groups: Groups,
     pub(crate) log: PathBuf,
-    /// `flota-runtime`.
+    /// Path of the program `flota-runtime`.
     pub(crate) runtime: PathBuf,
 }
 
-/// What a supervisor and a runtime need.
+/// The input of a supervisor and a runtime.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Container {
     pub(crate) order: Order,
     pub(crate) spec: Spec,
 }
 
-/// Why a task can't be carried out on this node.
+/// Why a task can't run on this node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TranslateError {
     #[error(
         "the template `{0}` is not known: .Node.ID, .Node.Hostname, .Service.ID, .Service.Name, .Task.ID, .Task.Name and .Task.Slot are"
     )]
     Template(String),
-    /// The scheduler knows what a node's owner allows, but only the node can be sure.
+    /// The node's owner does not allow it. The scheduler checks this too, but only the node can be sure.
     #[error("this node refuses the task: {0}")]
     Refused(Refusal),
     #[error("this node has no runtime `{0}`")]
@@ -85,14 +85,14 @@ pub(crate) fn container(
         "" => task_name(&assignment.service_name, assignment.slot),
         given => fill(given)?,
     };
-    // The kernel takes no longer one (gethostname(2)).
+    // The kernel accepts no longer one (gethostname(2)).
     let hostname: String = hostname.chars().take(64).collect();
     let env = spec.env.iter().map(|it| fill(it)).collect::<Result<Vec<_>, _>>()?;
     let or = |given: &str, image: &Option<String>| {
         if given.is_empty() { image.clone().unwrap_or_default() } else { given.to_owned() }
     };
     let mut result = oci::template();
-    // The oldest version that has everything used here: older runtimes refuse a newer one.
+    // This is the oldest version with everything that is used here; older runtimes refuse a newer one.
     result.oci_version = "1.0.2".into();
     let process = result.process.get_or_insert_default();
     process.terminal = false;
@@ -128,7 +128,7 @@ pub(crate) fn container(
     Ok(Container { order, spec: result })
 }
 
-/// Returns the program and its arguments. A service's own entrypoint replaces the image's arguments too, as with Docker.
+/// Returns the program and its arguments. A service's own entrypoint replaces the image's arguments too, as in Docker.
 fn arguments(spec: &ServiceSpec, config: &ImageConfig) -> Vec<String> {
     let image = |words: &Option<Vec<String>>| words.clone().unwrap_or_default();
     if !spec.entrypoint.is_empty() {
@@ -138,7 +138,7 @@ fn arguments(spec: &ServiceSpec, config: &ImageConfig) -> Vec<String> {
     [image(config.entrypoint()), command].concat()
 }
 
-/// Returns the variables as given, of each name the last, and those that every program expects.
+/// Returns the given variables, of which the last with each name applies, and those that every program expects.
 fn environment(hostname: &str, given: impl Iterator<Item = String>) -> Vec<String> {
     let mut result: Vec<String> = Vec::new();
     for variable in [PATH.to_owned(), format!("HOSTNAME={hostname}")].into_iter().chain(given) {
@@ -149,8 +149,8 @@ fn environment(hostname: &str, given: impl Iterator<Item = String>) -> Vec<Strin
     result
 }
 
-/// Sets capabilities, the seccomp profile and masked paths to Docker's defaults. A privileged task has all capabilities,
-/// no profile and no masked paths.
+/// Sets capabilities, the seccomp profile and masked paths to Docker's defaults. A privileged task has all
+/// capabilities, no profile and no masked paths.
 fn set_rights(result: &mut Spec, spec: &ServiceSpec) {
     let kept: Vec<String> = if spec.privileged {
         capabilities::names()
@@ -197,9 +197,9 @@ fn cgroups_path(groups: &Groups, from_mount: bool) -> String {
 fn resources(spec: &ServiceSpec, given: &[devices::Given]) -> Resources {
     let limits = &spec.limits;
     let signed = |it: u64| i64::try_from(it).unwrap_or(i64::MAX);
-    // With swap the limit would not bound what the task uses.
+    // If swap were available, the limit would not bound what the task uses.
     let memory = |it: u64| Memory { limit: Some(signed(it)), swap: Some(signed(it)), ..Memory::default() };
-    // The kernel takes no less than 1 ms in a period.
+    // The kernel accepts no less than 1 ms per period.
     let quota = |it: u64| (u128::from(it) * u128::from(PERIOD) / 1_000_000_000).max(1_000);
     let cpu = |it: u64| Cpu {
         period: Some(PERIOD),
@@ -220,7 +220,7 @@ fn resources(spec: &ServiceSpec, given: &[devices::Given]) -> Resources {
     }
 }
 
-/// Makes the runtime's own program PID 1, which reaps orphaned processes.
+/// Makes the runtime's own program PID 1, where it reaps orphaned processes.
 fn add_init(result: &mut Spec, runtime: &Path) {
     result.mounts.push(Mount {
         destination: INIT.into(),
@@ -244,7 +244,7 @@ pub(crate) fn stop_signal(spec: &ServiceSpec, config: &ImageConfig) -> i32 {
     number.unwrap_or(nix::libc::SIGTERM)
 }
 
-/// Fills in Docker's templates, as far as they make sense here.
+/// Fills in Docker's templates, as far as they apply to Flota.
 fn fill(text: &str, assignment: &Assignment, node: &NodeNames) -> Result<String, TranslateError> {
     let mut result = String::new();
     let mut rest = text;

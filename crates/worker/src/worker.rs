@@ -1,4 +1,4 @@
-//! The worker as the daemon sees it: started with an identity, asked for images, told to stop. It wires the logic of
+//! The worker as the daemon uses it: started with an identity, asked for images, and stopped. It connects the logic of
 //! `agent_handle.rs` to containers, files and the image store.
 
 use std::io;
@@ -28,7 +28,7 @@ use crate::services::ContainerServices;
 use crate::translate::NodeNames;
 use crate::worker_state::FileState;
 
-/// What a worker is started with.
+/// The parameters of a worker.
 #[derive(Debug)]
 pub struct WorkerOptions {
     /// The node's certificate and key.
@@ -37,17 +37,17 @@ pub struct WorkerOptions {
     pub dialer: Dialer,
     /// Folder on disk for images, tasks and their database.
     pub data_dir: PathBuf,
-    /// Folder in memory for what does not outlive a boot.
+    /// Folder in memory for what need not survive a boot.
     pub run_dir: PathBuf,
-    /// Encrypts what is kept on disk about tasks.
+    /// Encrypts the records of tasks on disk.
     pub sealer: Sealer,
     /// Path of the program `flota-runtime`.
     pub runtime: PathBuf,
-    /// Managers to begin with, where none are kept on disk.
+    /// Managers to begin with, if none are stored on disk.
     pub managers: Vec<String>,
     /// `host:port` where other nodes reach this one.
     pub address: String,
-    /// What its owner gives to tasks; GPUs that are found here are added.
+    /// What its owner offers to tasks; detected GPUs are added.
     pub offers: NodeOffers,
     /// The wall clock.
     pub clock: Clock,
@@ -58,15 +58,15 @@ pub struct WorkerOptions {
 /// Why a worker can't be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A folder can't be made or opened.
+    /// A folder can't be created or opened.
     #[error("failed to prepare the worker's folders")]
     Folders(#[from] io::Error),
-    /// The control groups of tasks can't be made.
+    /// The control groups of tasks can't be created.
     #[error("failed to prepare the control groups: {0}")]
     Cgroups(String),
 }
 
-/// A running worker. Its tasks are left alone when it is dropped.
+/// A running worker. Dropping it leaves its tasks running.
 #[derive(Debug)]
 pub struct Worker {
     agent: AgentHandle,
@@ -74,7 +74,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Finds the containers of an earlier daemon again, and begins to look for a leader.
+    /// Finds the containers of an earlier daemon and begins to look for a leader.
     ///
     /// # Errors
     /// Folders, cgroups or the task database can't be prepared.
@@ -123,7 +123,7 @@ impl Worker {
         self.agent.removed()
     }
 
-    /// Imports an archive as an image, under the given name or else the one in the archive.
+    /// Imports an archive as an image, under the given name or else the name in the archive.
     ///
     /// # Errors
     /// The archive is not a valid image, has no name, or can't be stored.
@@ -145,10 +145,10 @@ impl Worker {
         Ok((image, reference))
     }
 
-    /// Makes an image of a static program.
+    /// Creates an image of a static program.
     ///
     /// # Errors
-    /// It is not a static program, or can't be stored.
+    /// The program is not static, or the image can't be stored.
     pub async fn pack(&self, name: &str, program: Vec<u8>, reference: &str) -> Result<Image, ImageError> {
         let _adds = self.images.changing.read().await;
         let (store, name) = (self.images.store.clone(), name.to_owned());
@@ -161,12 +161,12 @@ impl Worker {
     /// Pulls an image from its registry.
     ///
     /// # Errors
-    /// The registry does not send the image, or it is not valid.
+    /// The registry does not send the image, or the image is invalid.
     pub async fn pull(&self, reference: &str, credentials: Option<Credentials>) -> Result<Image, PullError> {
         self.images.pull(reference, credentials).await
     }
 
-    /// Stops every task within its grace, because the machine goes down, and tells the leader.
+    /// Stops every task within its grace period, because the machine goes down, and tells the leader.
     pub async fn stop_tasks(&self) {
         self.agent.stop_tasks().await;
     }
@@ -176,15 +176,16 @@ impl Worker {
         self.agent.remove_tasks().await;
     }
 
-    /// Tells the leader that the daemon stops and will be back, and leaves the containers running.
+    /// Tells the leader that the daemon stops and will return, and leaves the containers running.
     pub async fn stop(&self) {
         self.agent.stop().await;
     }
 }
 
-/// Makes the folders of tasks. Returns whether containers can be mounted from layers there.
+/// Creates the folders of tasks. Returns whether containers can be mounted from layers there.
 fn prepare_folders(data_dir: &Path, run_dir: &Path) -> io::Result<bool> {
-    // Specs hold environments, and files of containers may be set-user-id: other users of this machine see neither.
+    // Specs contain environments, and files of containers may be set-user-id, so other users of this machine must see
+    // neither.
     for dir in [data_dir.join("tasks"), run_dir.join("tasks")] {
         fs_err::create_dir_all(&dir)?;
         fs_err::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
@@ -207,7 +208,8 @@ fn join(error: tokio::task::JoinError) -> ImageError {
     ImageError::Io { act: "handle the image", source: io::Error::other(error) }
 }
 
-/// Whether this folder can be an overlay's upper layer. This is tried, because no list of file systems is complete.
+/// Returns whether this folder can be an overlay's upper layer. This is tested by mounting, because no list of file
+/// systems is complete.
 fn overlay_works(data_dir: &Path) -> bool {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
     let probe = data_dir.join("overlay-probe");

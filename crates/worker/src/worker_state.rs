@@ -1,24 +1,25 @@
-//! What a worker keeps across boots beside its tasks: who its managers are, and which assignments were the newest. Files
-//! are replaced by rename, so that each is there whole; they are not synced, as the cluster sends both again.
+//! What a worker keeps across boots besides its tasks: the addresses of its managers, and the version of the newest
+//! assignments. Files are replaced by rename, so each is complete; they are not synced, because the cluster sends both
+//! again.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The list of managers, one address a line.
+/// Name of the list of managers, one address per line.
 pub(crate) const MANAGERS: &str = "managers";
-/// The newest (epoch, version) of assignments.
+/// Name of the newest (epoch, version) of assignments.
 pub(crate) const NEWEST: &str = "newest";
 
 /// Keeps short texts by name.
 pub trait WorkerState: fmt::Debug + Send + Sync {
-    /// Returns what was last written under this name, if anything was.
+    /// Returns the text that was last written under this name, if any.
     fn read(&self, name: &str) -> Option<String>;
 
-    /// Replaces what is kept under this name.
+    /// Replaces the text under this name.
     ///
     /// # Errors
-    /// An I/O error; what was kept before is still there.
+    /// An I/O error; the previous text still exists.
     fn write(&self, name: &str, text: &str) -> io::Result<()>;
 }
 
@@ -47,7 +48,7 @@ impl WorkerState for FileState {
     }
 }
 
-/// A disk in memory: clones share it, so that it outlives a simulated daemon.
+/// A disk in memory. Clones share it, so that it outlives a simulated daemon.
 #[cfg(any(test, feature = "fake"))]
 #[derive(Clone, Debug, Default)]
 pub struct MemoryState(std::sync::Arc<std::sync::Mutex<std::collections::BTreeMap<String, String>>>);

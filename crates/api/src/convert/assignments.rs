@@ -1,4 +1,4 @@
-//! Assignments of tasks and sources of images, as they travel in a worker's session and as a worker keeps them.
+//! Conversion of task assignments and image sources, in a worker's session and in a worker's records on disk.
 
 use std::sync::Arc;
 
@@ -29,13 +29,13 @@ impl From<&Assignment> for pd::TaskAssignment {
 }
 
 impl Assignment {
-    /// Converts an assignment whose spec came beside it, as in a session.
+    /// Converts an assignment whose spec was sent separately, as in a session.
     ///
     /// # Errors
-    /// The field that can't be understood.
+    /// A field is malformed; the error names it.
     pub fn with_spec(it: pd::TaskAssignment, spec: Arc<ServiceSpec>) -> Result<Self, Malformed> {
         let status = match it.status {
-            // The store has none of a task that is new.
+            // The store has no status of a new task.
             None => TaskStatus::default(),
             known => known.try_into()?,
         };
@@ -61,7 +61,7 @@ impl Assignment {
 impl TryFrom<pd::TaskAssignment> for Assignment {
     type Error = Malformed;
 
-    /// Converts an assignment that holds its spec.
+    /// Converts an assignment that contains its spec.
     fn try_from(mut it: pd::TaskAssignment) -> Result<Self, Malformed> {
         let spec = require(it.spec.take(), "task.spec")?.try_into()?;
         Self::with_spec(it, Arc::new(spec))

@@ -1,4 +1,4 @@
-//! Devices, and what a node allows.
+//! Conversion of devices and of what a node allows.
 
 use crate::capability::normalise;
 use crate::model::{Allowance, DeviceId, DeviceMapping, GenericResource, NodeDevice};

@@ -95,7 +95,7 @@ impl TryFrom<po::Node> for Node {
     }
 }
 
-/// The reason in an object that an older build wrote, where it was a text.
+/// Parses the state reason of an object that an older build wrote, which was a text.
 fn old_state_reason(text: &str) -> Option<NodeStateReason> {
     NodeStateReason::ALL.iter().copied().find(|reason| reason.as_str() == text)
 }

@@ -1,30 +1,30 @@
-//! What a node's owner allows to tasks. The scheduler asks it where a task may go; the worker asks it again, because
-//! it takes nobody's word for that.
+//! What a node's owner allows to tasks. The scheduler uses it to choose a node, and the worker checks it again,
+//! because it does not rely on the scheduler.
 
 use serde::Serialize;
 
 use super::service::ServiceSpec;
 use crate::{capability, naming};
 
-/// Beyond Docker's default capabilities; by default nothing.
+/// The privileges that tasks may have beyond Docker's default capabilities; none by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Allowance {
-    /// Tasks may be privileged: with all devices and capabilities.
+    /// Whether tasks may be privileged, with all devices and capabilities.
     pub privileged: bool,
-    /// Paths that specs may map; one that ends in `*` stands for all that begin so.
+    /// Paths that specs may map; one that ends in `*` covers every path with that prefix.
     pub devices: Vec<String>,
-    /// Capabilities that specs may add; `ALL` stands for every one.
+    /// Capabilities that specs may add; `ALL` covers every one.
     pub capabilities: Vec<String>,
 }
 
-/// What a spec asks for and a node does not allow.
+/// What a spec requests although the node does not allow it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Everything.
+    /// A privileged task.
     #[error("this node allows no privileged tasks")]
     Privileged,
-    /// This capability.
+    /// A capability.
     #[error("this node does not allow the capability {0}")]
     Capability(String),
     /// The device at this path.
@@ -33,28 +33,28 @@ pub enum Refusal {
 }
 
 impl Allowance {
-    /// Whether specs may map the device at `path`.
+    /// Returns whether specs may map the device at `path`.
     pub fn has_device(&self, path: &str) -> bool {
         let covers = |allowed: &String| match allowed.strip_suffix('*') {
             Some(beginning) => path.starts_with(beginning),
             None => path == allowed,
         };
-        // `/dev/snd/../mem` begins as `/dev/snd*` does.
+        // Without this check, `/dev/snd/../mem` matches `/dev/snd*`.
         naming::check_path(path).is_ok() && self.devices.iter().any(covers)
     }
 
-    /// Whether tasks may have this capability.
+    /// Returns whether tasks may have this capability.
     pub fn has_capability(&self, name: &str) -> bool {
         let listed = |it: &String| it == name || it == capability::ALL;
         capability::DEFAULT.contains(&name) || self.capabilities.iter().any(listed)
     }
 
-    /// The first thing that a task of `spec` may not have here.
+    /// Returns the first item of `spec` that is not allowed here.
     pub fn refusal(&self, spec: &ServiceSpec) -> Option<Refusal> {
         if spec.privileged {
             return (!self.privileged).then_some(Refusal::Privileged);
         }
-        // The scheduler asks this of each node for each task, and hardly any spec adds something.
+        // The scheduler calls this for each node and task, and few specs add anything, so the common case comes first.
         if !spec.cap_add.is_empty() {
             let mut capabilities = capability::effective(&spec.cap_add, &spec.cap_drop).into_iter();
             if let Some(name) = capabilities.find(|name| !self.has_capability(name)) {
@@ -65,10 +65,10 @@ impl Allowance {
         device.map(|device| Refusal::Device(device.source.clone()))
     }
 
-    /// Judges an owner's words.
+    /// Checks the entries of the owner's settings.
     ///
     /// # Errors
-    /// Says which entry can't be meant, and why.
+    /// An entry is invalid; the text names it and the reason.
     pub fn check(&self) -> Result<(), String> {
         for path in &self.devices {
             let beginning = path.strip_suffix('*').unwrap_or(path);
@@ -128,7 +128,7 @@ mod tests {
         privileged.privileged = true;
         assert_eq!(some.refusal(&privileged), Some(Refusal::Privileged));
         assert_eq!(Allowance { privileged: true, ..nothing.clone() }.refusal(&privileged), None, "it has them all");
-        // What is dropped again need not be allowed.
+        // A capability that is dropped again need not be allowed.
         let dropped = ServiceSpec { cap_drop: list(&["CHOWN"]), ..spec(&[], &[]) };
         assert_eq!(nothing.refusal(&dropped), None);
     }

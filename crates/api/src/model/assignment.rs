@@ -1,5 +1,5 @@
-//! What the leader tells a node: the tasks that it runs, and where images are. `convert/assignments.rs` makes these of
-//! the session's messages; a worker also keeps assignments on disk.
+//! What the leader sends to a node: the tasks that it runs, and where images are. `convert/assignments.rs` converts
+//! the session's messages to these types; a worker also keeps assignments on disk.
 
 use std::sync::Arc;
 
@@ -19,25 +19,25 @@ pub struct Assignment {
     pub service_name: String,
     /// The task's slot in its service, from 1.
     pub slot: u64,
-    /// What the orchestrator wants of the task.
+    /// The state that the orchestrator wants for the task.
     pub desired_state: DesiredState,
     /// The version of the service's spec that the task was made from.
     pub spec_version: u64,
-    /// That spec. Tasks that arrive together share it.
+    /// That spec. Tasks that arrive together share one copy.
     pub spec: Arc<ServiceSpec>,
-    /// The last status that the store knows, so that a node that lost its disk counts on from there.
+    /// The last status in the store, so that a node that lost its disk continues counting from there.
     pub status: TaskStatus,
-    /// Restarts of the slot before this task, without those that no failure caused.
+    /// Restarts of the slot before this task, without those that were not caused by a failure.
     pub inherited_restarts: u64,
     /// The task is not started before this time; zero if it need not wait.
     pub not_before: Timestamp,
-    /// The image to use. `None`: the node asks the registry what the image's name stands for.
+    /// The image to use. If `None`, the node resolves the image's name at its registry.
     pub image: Option<ImageSource>,
     /// Credentials for that registry.
     pub credentials: Option<RegistryCredentials>,
-    /// Whether the task's processes stand still.
+    /// Whether the task's processes are frozen.
     pub paused: bool,
-    /// The node's devices that belong to the task until it has ended.
+    /// The node's devices that the task holds until it has ended.
     pub device_ids: Vec<DeviceId>,
 }
 
@@ -63,7 +63,7 @@ impl Default for Assignment {
     }
 }
 
-/// A node and where it is reached.
+/// A node and its address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeAddress {
     /// Identifies the node.
@@ -92,7 +92,7 @@ pub struct ImageSource {
     pub digest: String,
     /// Nodes that hold it.
     pub holders: Vec<NodeAddress>,
-    /// What those nodes ask for.
+    /// The permission that those nodes require.
     pub grant: Option<Grant>,
 }
 

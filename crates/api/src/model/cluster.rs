@@ -12,7 +12,7 @@ use crate::version::{Meta, Timestamp};
 pub struct Secret(pub Vec<u8>);
 
 impl Secret {
-    /// The secret as text; empty if it is not UTF-8.
+    /// Returns the secret as text; empty if it is not UTF-8.
     pub fn as_text(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
@@ -58,7 +58,7 @@ pub struct Cluster {
     pub epoch: u64,
     /// The feature level that every manager supports.
     pub feature_level: u32,
-    /// The Raft id that the next manager gets. No id is given twice.
+    /// The Raft id that the next manager gets. No id is used twice.
     pub next_raft_id: u64,
     /// Certificate of the root CA, DER.
     pub ca_certificate: Vec<u8>,

@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use crate::naming::{self, PathError};
 
-/// Read, write, make: what a mapping allows that does not say less.
+/// Permissions of a mapping that gives none: read, write and mknod.
 pub const DEVICE_PERMISSIONS: &str = "rwm";
 
-/// A device of the node, by path, and where a task finds it.
+/// A device of the node, by path, and its path in the container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceMapping {
@@ -18,26 +18,26 @@ pub struct DeviceMapping {
     pub source: String,
     /// Path in the container.
     pub target: String,
-    /// Each of `r`, `w` and `m` at most once.
+    /// Permissions, each of `r`, `w` and `m` at most once.
     pub permissions: String,
 }
 
 /// Why a device mapping is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
-    /// Not the grammar.
+    /// The text does not have the form of a device mapping.
     #[error("`{0}`: a device has the form SOURCE[:TARGET[:PERMISSIONS]]")]
     Form(String),
-    /// One of its two paths.
+    /// One of its two paths is illegal.
     #[error(transparent)]
     Path(#[from] PathError),
-    /// Something else than `r`, `w` and `m`.
+    /// The permissions contain something other than `r`, `w` and `m`.
     #[error("`{0}`: permissions are some of the letters r, w and m, each once")]
     Permissions(String),
 }
 
 impl DeviceMapping {
-    /// With what was left out: the target is the source, everything is permitted.
+    /// Fills in omitted parts: the target defaults to the source, and the permissions to all.
     #[must_use]
     pub fn complete(mut self) -> Self {
         if self.target.is_empty() {
@@ -49,10 +49,10 @@ impl DeviceMapping {
         self
     }
 
-    /// Judges its paths and permissions.
+    /// Checks the paths and permissions.
     ///
     /// # Errors
-    /// Says which rule it breaks.
+    /// A rule is broken; the error names it.
     pub fn check(&self) -> Result<(), DeviceError> {
         naming::check_path(&self.source)?;
         naming::check_path(&self.target)?;
@@ -66,7 +66,7 @@ impl DeviceMapping {
 impl FromStr for DeviceMapping {
     type Err = DeviceError;
 
-    /// Docker's `--device` grammar, where a second part that could be permissions is them.
+    /// Parses Docker's `--device` grammar, in which a second part that has the form of permissions is taken as such.
     fn from_str(text: &str) -> Result<Self, DeviceError> {
         let parts: Vec<&str> = text.split(':').collect();
         let (source, target, permissions) = match parts.as_slice() {
@@ -91,35 +91,35 @@ fn are_permissions(text: &str) -> bool {
     !text.is_empty() && text.char_indices().all(once)
 }
 
-/// How many devices of a kind a task needs; which ones, the scheduler says.
+/// A number of devices of one kind that a task needs; the scheduler chooses which.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GenericResource {
-    /// Such as `gpu`.
+    /// Kind of the devices, such as `gpu`.
     pub kind: String,
-    /// At least one.
+    /// Number of devices, at least one.
     pub count: u64,
 }
 
 /// Why a generic resource is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GenericResourceError {
-    /// Not the grammar.
+    /// The text does not have the form of a generic resource.
     #[error("`{0}`: a generic resource has the form KIND=COUNT")]
     Form(String),
-    /// Its kind.
+    /// The kind is illegal.
     #[error(transparent)]
     Kind(#[from] naming::NameError),
-    /// None of it.
+    /// The count is zero.
     #[error("the count of `{0}` is 0")]
     Zero(String),
 }
 
 impl GenericResource {
-    /// Judges kind and count.
+    /// Checks kind and count.
     ///
     /// # Errors
-    /// Says which rule it breaks.
+    /// A rule is broken; the error names it.
     pub fn check(&self) -> Result<(), GenericResourceError> {
         naming::check(&self.kind)?;
         if self.count == 0 { Err(GenericResourceError::Zero(self.kind.clone())) } else { Ok(()) }
@@ -129,7 +129,8 @@ impl GenericResource {
 impl FromStr for GenericResource {
     type Err = GenericResourceError;
 
-    /// `gpu=2`. Docker takes a name for the count too, but refuses it for services.
+    /// Parses `KIND=COUNT`, such as `gpu=2`. Docker also accepts a name in place of the count, but refuses it for
+    /// services.
     fn from_str(text: &str) -> Result<Self, GenericResourceError> {
         let form = || GenericResourceError::Form(text.escape_default().to_string());
         let (kind, count) = text.split_once('=').ok_or_else(form)?;
@@ -138,25 +139,25 @@ impl FromStr for GenericResource {
     }
 }
 
-/// One device that a node hands out, to one task at a time.
+/// A device that a node gives to one task at a time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeDevice {
-    /// What specs ask for, such as `gpu`.
+    /// Kind that specs request, such as `gpu`.
     pub kind: String,
-    /// Unique among the node's devices of its kind.
+    /// Identifier, unique among the node's devices of its kind.
     pub id: String,
-    /// All that a task gets with it; several devices may share one.
+    /// Paths that a task gets with the device; several devices may share a path.
     pub paths: Vec<String>,
 }
 
-/// Names one device of a node.
+/// The identity of one device of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceId {
-    /// Its kind.
+    /// Kind of the device.
     pub kind: String,
-    /// Which one of these.
+    /// Identifier among the devices of that kind.
     pub id: String,
 }
 
@@ -167,12 +168,12 @@ impl fmt::Display for DeviceId {
 }
 
 impl NodeDevice {
-    /// What names it.
+    /// Returns the identity of the device.
     pub fn device_id(&self) -> DeviceId {
         DeviceId { kind: self.kind.clone(), id: self.id.clone() }
     }
 
-    /// Whether `device` is this one.
+    /// Returns whether `device` identifies this device.
     pub fn is(&self, device: &DeviceId) -> bool {
         self.kind == device.kind && self.id == device.id
     }

@@ -24,19 +24,19 @@ pub struct Image {
     pub id: ImageId,
     /// Times and version.
     pub meta: Meta,
-    /// The whole reference; `None` once a newer image took the name.
+    /// The whole reference; `None` once a newer image has taken the name.
     #[serde(serialize_with = "text_or_empty")]
     pub reference: Option<String>,
     /// Digest of the manifest.
     pub digest: String,
     /// Size of all blobs in bytes.
     pub size: u64,
-    /// The nodes that hold it or should hold it.
+    /// The nodes that hold the image or were asked to.
     pub holders: Vec<ImageHolder>,
 }
 
 impl Image {
-    /// The nodes that reported that they hold it.
+    /// Returns the nodes that reported that they hold the image.
     pub fn confirmed(&self) -> impl Iterator<Item = &NodeId> {
         self.holders.iter().filter(|holder| holder.confirmed).map(|holder| &holder.node_id)
     }

@@ -15,7 +15,7 @@ use crate::resources::Resources;
 use crate::state::states;
 use crate::version::{Meta, Timestamp};
 
-/// The most entries of each list in a description; no machine has more.
+/// Largest number of entries of each list in a description; real machines have far fewer.
 const ENTRIES_BOUND: usize = 4_096;
 
 states! {
@@ -28,9 +28,9 @@ states! {
     }
 }
 states! {
-    /// Whether the scheduler may use a node.
+    /// Whether the scheduler may place tasks on a node.
     Availability {
-        /// It may.
+        /// New tasks may be placed there.
         Active = "active",
         /// Tasks that run there stay; no new ones are placed there.
         Pause = "pause",
@@ -39,7 +39,7 @@ states! {
     }
 }
 states! {
-    /// What the leader last knew of a node's session.
+    /// The state of a node's session, as the leader last knew it.
     NodeState {
         /// A heartbeat is late, or the session broke a moment ago.
         Unknown = "unknown",
@@ -61,13 +61,13 @@ states! {
         HeartbeatsStopped = "its heartbeats stopped",
         /// The connection of its session ended.
         SessionBroke = "its session broke",
-        /// Its daemon said that it stops and comes back: its tasks stay for a while.
+        /// Its daemon announced a restart, so its tasks stay for a while.
         Restarting = "restarting",
-        /// Its daemon said that it would come back, and did not.
+        /// Its daemon announced a restart and did not return in time.
         DidNotReturn = "it did not come back",
-        /// Its machine said that it goes down.
+        /// Its machine announced its shutdown.
         ShutDown = "shut down",
-        /// It left the cluster: it does not come back under its id.
+        /// It left the cluster and does not return under its id.
         Left = "left",
     }
 }
@@ -82,7 +82,7 @@ fn number_or_zero<S: Serializer>(value: &Option<u64>, serializer: S) -> Result<S
 pub struct NodeSpec {
     /// Labels, to which placement constraints refer.
     pub labels: BTreeMap<String, String>,
-    /// Whether the scheduler may use it.
+    /// Whether the scheduler may place tasks on it.
     pub availability: Availability,
 }
 
@@ -92,7 +92,7 @@ impl Default for NodeSpec {
     }
 }
 
-/// What a node says of itself when it registers.
+/// What a node reports about itself when it registers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeDescription {
@@ -102,7 +102,7 @@ pub struct NodeDescription {
     pub os: String,
     /// Architecture, as images spell it (`amd64`).
     pub architecture: String,
-    /// What the machine has in total.
+    /// Total resources of the machine.
     pub resources: Resources,
     /// Version of its `flotad`.
     pub program_version: String,
@@ -112,7 +112,7 @@ pub struct NodeDescription {
     pub boot_id: String,
     /// Runtime classes that tasks may name.
     pub runtimes: Vec<String>,
-    /// Devices that it hands out by id.
+    /// Devices that it gives to tasks by id.
     pub devices: Vec<NodeDevice>,
     /// What its owner allows tasks to use.
     pub allow: Allowance,
@@ -127,7 +127,7 @@ impl NodeDescription {
     /// Checks what the node offers to tasks.
     ///
     /// # Errors
-    /// Names the entry that breaks a rule, and the rule.
+    /// An entry breaks a rule; the text names both.
     pub fn check_offers(&self) -> Result<(), String> {
         let counts = [self.runtimes.len(), self.devices.len(), self.allow.devices.len(), self.allow.capabilities.len()];
         if counts.into_iter().chain(self.devices.iter().map(|it| it.paths.len())).any(|it| it > ENTRIES_BOUND) {
@@ -163,17 +163,17 @@ pub struct Node {
     pub id: NodeId,
     /// Times and version.
     pub meta: Meta,
-    /// What a user decides.
+    /// The part that a user decides.
     pub spec: NodeSpec,
-    /// Whether it is a manager.
+    /// Role of the node.
     pub role: Role,
-    /// What the node says of itself.
+    /// What the node reports about itself.
     pub description: NodeDescription,
     /// `host:port` of its listener.
     pub address: String,
-    /// What the leader last knew of its session.
+    /// The state of its session, as the leader last knew it.
     pub state: NodeState,
-    /// Why, unless it just answers.
+    /// Reason of the state; `None` if the node is ready.
     #[serde(serialize_with = "text_or_empty")]
     pub state_reason: Option<NodeStateReason>,
     /// When it entered this state, by the clock of the leader.
@@ -213,17 +213,17 @@ impl Node {
         })
     }
 
-    /// Whether it left the cluster.
+    /// Returns whether the node has left the cluster.
     pub fn has_left(&self) -> bool {
         self.state_reason == Some(NodeStateReason::Left)
     }
 
-    /// Whether the scheduler may place new tasks here.
+    /// Returns whether the scheduler may place new tasks here.
     pub fn takes_tasks(&self) -> bool {
         self.state == NodeState::Ready && self.spec.availability == Availability::Active
     }
 
-    /// Whether tasks of this node must be replaced elsewhere.
+    /// Returns whether tasks of this node must be replaced elsewhere.
     pub fn loses_tasks(&self) -> bool {
         self.state == NodeState::Down || self.spec.availability == Availability::Drain
     }

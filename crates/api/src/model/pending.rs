@@ -1,4 +1,5 @@
-//! Why a task waits for a node. The scheduler writes it, the planner of updates decides by it, and users read it.
+//! Why a task waits for a node. The scheduler writes the reason, the planner of updates decides by it, and users read
+//! it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,10 +7,10 @@ use std::fmt;
 use crate::state::states;
 
 states! {
-    /// What takes a node out when the scheduler looks for one, as a claim about the node. In the order in which users
-    /// read them, which is that of their texts.
+    /// What excludes a node when the scheduler chooses one, as a claim about the node. The variants are in the order
+    /// of their texts, in which users read them.
     Filter {
-        /// Its tasks leave it.
+        /// Its tasks move to other nodes.
         Drained = "drained",
         /// A constraint of the spec excludes it.
         Constraint = "excluded by a constraint",
@@ -17,9 +18,9 @@ states! {
         Capability = "not allowing a capability",
         /// Its owner does not allow a device that the spec maps.
         Device = "not allowing a device",
-        /// Its owner allows no privileged tasks.
+        /// Its owner does not allow privileged tasks.
         Privileged = "not allowing privileged tasks",
-        /// It does not answer.
+        /// It is not connected.
         NotReady = "not ready",
         /// It takes no new tasks.
         Paused = "paused",
@@ -34,14 +35,15 @@ states! {
     }
 }
 
-/// Why a task has no node yet. Where a filter took nodes out, how many; each node is counted once.
+/// Why a task has no node yet. The counts are the nodes that each filter excluded; each node is counted once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PendingReason {
     /// The cluster has no node.
     NoNode,
-    /// Every node is taken out by a filter.
+    /// Every node is excluded by a filter.
     NoNodeFits(BTreeMap<Filter, u64>),
-    /// Every node is taken out by a filter, but one has room as soon as the task that this one replaces has ended there.
+    /// Every node is excluded by a filter, but one of them has room once the task that this one replaces has ended
+    /// there.
     NeedsRoom(BTreeMap<Filter, u64>),
 }
 

@@ -16,9 +16,9 @@ use crate::state::states;
 use crate::version::Meta;
 
 states! {
-    /// After which endings a task is started again.
+    /// The ways of ending after which a task is started again.
     RestartCondition {
-        /// After every ending.
+        /// After every end.
         Any = "any",
         /// After a failure only.
         OnFailure = "on-failure",
@@ -31,16 +31,16 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
     serializer.serialize_str(&format!("{}s", duration.as_secs_f64()))
 }
 
-/// How a task that ended is started again.
+/// How an ended task is started again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RestartPolicy {
-    /// After which endings.
+    /// The ways of ending that cause a restart.
     pub condition: RestartCondition,
     /// Delay before the second restart in a row; each further restart doubles it.
     #[serde(serialize_with = "seconds")]
     pub delay: Duration,
-    /// Restarts that one slot may have; 0 for no limit.
+    /// Largest number of restarts of one slot; 0 for no limit.
     pub max_attempts: u64,
     /// Restarts longer ago than this do not count; zero if all count.
     #[serde(serialize_with = "seconds")]
@@ -69,11 +69,11 @@ pub enum OnPartition {
     Stop(Duration),
 }
 
-/// How many tasks a service has, and where.
+/// How many tasks a service has and where they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum ServiceMode {
-    /// As many as the user says, wherever they fit.
+    /// A fixed number of tasks on any nodes where they fit.
     Replicated {
         /// The number of tasks.
         replicas: u64,
@@ -81,14 +81,14 @@ pub enum ServiceMode {
 }
 
 impl ServiceMode {
-    /// What users call it.
+    /// Returns the name of the mode that users see.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Replicated { .. } => "replicated",
         }
     }
 
-    /// How many tasks of the service should run.
+    /// Returns how many tasks of the service should run.
     pub fn wanted_tasks(self) -> u64 {
         match self {
             Self::Replicated { replicas } => replicas,
@@ -106,7 +106,7 @@ impl Default for ServiceMode {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceSpec {
-    /// Unique in the cluster.
+    /// Name, unique in the cluster.
     pub name: String,
     /// Labels of the service, for people and tools.
     pub labels: BTreeMap<String, String>,
@@ -124,27 +124,27 @@ pub struct ServiceSpec {
     pub user: String,
     /// Replaces the task's name as its hostname unless it is empty.
     pub hostname: String,
-    /// How many tasks it has.
+    /// Number and placement of its tasks.
     #[serde(flatten)]
     pub mode: ServiceMode,
-    /// What a task can't exceed.
+    /// Resources that a task can't exceed.
     pub limits: Resources,
-    /// What the scheduler reserves for each task on its node.
+    /// Resources that the scheduler reserves for each task on its node.
     pub reservations: Resources,
-    /// How a task that ended is started again.
+    /// How an ended task is started again.
     pub restart: RestartPolicy,
     /// Time between the stop signal and SIGKILL.
     #[serde(serialize_with = "seconds")]
     pub stop_grace: Duration,
     /// Signal that asks the program to stop; if empty, that of the image, else SIGTERM.
     pub stop_signal: String,
-    /// What holds of a node that a task may run on.
+    /// Conditions on the nodes that may run a task.
     pub constraints: Vec<Constraint>,
     /// What a worker does with a task while it is connected to no manager.
     pub on_partition: OnPartition,
-    /// Whether tasks wait for a node that was lost, and start there at boot without a manager.
+    /// Whether tasks wait for their node if it is lost, and start there at boot without a manager.
     pub keep_on_node_loss: bool,
-    /// A counter that a user raises to replace all tasks although nothing else changed.
+    /// A counter that a user raises to replace all tasks without any other change.
     pub force: u64,
     /// Runtime class; the embedded one if empty.
     pub runtime: String,
@@ -196,29 +196,29 @@ impl Default for ServiceSpec {
 }
 
 impl ServiceSpec {
-    /// Whether tasks made from `self` are right for `newer` too: only the number of tasks and the labels of the service
-    /// differ.
+    /// Returns whether tasks made from `self` also satisfy `newer`, which is so if only the number of tasks or the
+    /// labels of the service differ.
     pub fn same_task(&self, newer: &Self) -> bool {
         let plain = |spec: &Self| Self { mode: ServiceMode::default(), labels: BTreeMap::new(), ..spec.clone() };
         plain(self) == plain(newer)
     }
 }
 
-/// Whether the tasks of a service are brought to its newest spec.
+/// Whether the tasks of a service are being brought to its newest spec.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum UpdateState {
-    /// They are, one slot after the other, or all of them have it.
+    /// Tasks are updated one slot after the other, or all of them have the newest spec.
     #[default]
     Active,
-    /// A task of the newest spec does not run, and a user decides what happens.
+    /// A task of the newest spec does not run, and the update waits for a user's decision.
     Paused {
-        /// Which task, and what became of it.
+        /// The task and what happened to it.
         reason: String,
     },
 }
 
 impl UpdateState {
-    /// Why the update is paused; `None` if it is not.
+    /// Returns why the update is paused; `None` if it is not.
     pub fn pause_reason(&self) -> Option<&str> {
         match self {
             Self::Active => None,
@@ -227,7 +227,7 @@ impl UpdateState {
     }
 }
 
-/// In JSON, the reason of a paused update, else an empty text.
+/// Serializes the reason of a paused update, or an empty text.
 impl Serialize for UpdateState {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.pause_reason().unwrap_or_default())
@@ -242,14 +242,14 @@ pub struct Service {
     pub id: ServiceId,
     /// Times and version.
     pub meta: Meta,
-    /// What the user wants.
+    /// The spec that the user set.
     pub spec: Arc<ServiceSpec>,
     /// Number of the spec; raised when the tasks must be replaced.
     pub spec_version: u64,
-    /// The stack that it came with.
+    /// The stack that it belongs to, if any.
     #[serde(serialize_with = "text_or_empty")]
     pub stack_id: Option<StackId>,
-    /// Whether its tasks are brought to its newest spec.
+    /// Whether its tasks are being brought to its newest spec.
     #[serde(rename = "updatePaused")]
     pub update: UpdateState,
 }

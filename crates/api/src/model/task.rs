@@ -19,7 +19,7 @@ pub struct TaskStatus {
     pub state: TaskState,
     /// When it was observed, by the clock of the worker.
     pub at: Timestamp,
-    /// What the worker is doing, for people; may be empty.
+    /// The current activity of the worker, for people; may be empty.
     pub message: String,
     /// Why the task is not in its desired state, for people; may be empty.
     pub error: String,
@@ -44,7 +44,7 @@ impl Default for TaskStatus {
 }
 
 impl TaskStatus {
-    /// The order of statuses: a status replaces one of lower or equal rank.
+    /// Returns the rank of the status: it replaces one of lower or equal rank.
     pub fn rank(&self) -> (u32, TaskState) {
         (self.attempt, self.state)
     }
@@ -64,27 +64,27 @@ pub struct Task {
     pub spec_version: u64,
     /// Number of its slot, from 1. The task that replaces it has the same slot.
     pub slot: u64,
-    /// The node that the scheduler chose; never changed after.
+    /// The node that the scheduler chose; never changed afterwards.
     #[serde(serialize_with = "text_or_empty")]
     pub node_id: Option<NodeId>,
-    /// What the orchestrator wants of it.
+    /// The state that the orchestrator wants for it.
     pub desired_state: DesiredState,
-    /// What its worker observed.
+    /// The status that its worker observed.
     pub status: TaskStatus,
     /// Restarts of its slot before this task was made.
     pub inherited_restarts: u64,
-    /// How many of the inherited restarts were not caused by a failure: the node was lost or drained, or a user removed
+    /// Number of inherited restarts that were not caused by a failure: the node was lost or drained, or a user removed
     /// the task.
     pub moves: u64,
-    /// The digest that the cluster's image of that name had when the task was made; `None` if the cluster keeps no such
-    /// image, and the worker asks the registry.
+    /// The digest of the cluster's image of that name when the task was created; `None` if the cluster keeps no such
+    /// image, in which case the worker asks the registry.
     #[serde(serialize_with = "text_or_empty")]
     pub image_digest: Option<String>,
     /// The time before which it is not started; zero if it may start at once.
     pub not_before: Timestamp,
     /// Whether its processes are frozen.
     pub paused: bool,
-    /// Why it has no node yet; `None` until the scheduler has looked for one, and once it has one.
+    /// Why it has no node yet; `None` before the scheduler has looked for one, and after it has found one.
     #[serde(serialize_with = "text_or_empty")]
     pub pending_reason: Option<PendingReason>,
     /// Devices of its node that it holds until it has ended. They are chosen together with the node.
@@ -114,32 +114,32 @@ impl Default for Task {
 }
 
 impl Task {
-    /// Whether it may still run: it has not ended and has not been told to stop.
+    /// Returns whether the task may still run: it has not ended and is not being stopped.
     pub fn is_live(&self) -> bool {
         !self.status.state.is_terminal() && !self.desired_state.is_stopping()
     }
 
-    /// Whether it may run and has no node yet.
+    /// Returns whether the task may run and has no node yet.
     pub fn is_waiting(&self) -> bool {
         self.node_id.is_none() && self.is_live()
     }
 
-    /// Whether it was given to this node.
+    /// Returns whether the task is assigned to this node.
     pub fn is_on(&self, node: &NodeId) -> bool {
         self.node_id.as_ref() == Some(node)
     }
 
-    /// Whether it holds its node's resources.
+    /// Returns whether the task holds its node's resources.
     pub fn holds_resources(&self) -> bool {
         self.node_id.is_some() && !self.status.state.is_terminal()
     }
 
-    /// Restarts of its slot that a failure caused; they count against the limit of the restart policy.
+    /// Returns the restarts of its slot that a failure caused; they count against the limit of the restart policy.
     pub fn failures(&self) -> u64 {
         self.restarts().saturating_sub(self.moves)
     }
 
-    /// Starts of its slot after the first.
+    /// Returns the starts of its slot after the first.
     pub fn restarts(&self) -> u64 {
         self.inherited_restarts + u64::from(self.status.attempt.saturating_sub(1))
     }

@@ -1,5 +1,5 @@
-//! A manager for tests: a gRPC server on a socket in a temporary folder. It carries out a list of acts, one for each
-//! call, repeats the last one for ever, and records what it was asked.
+//! A fake manager for tests: a gRPC server on a socket in a temporary folder. It carries out a list of acts, one for
+//! each call, repeats the last one, and records the calls.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -33,7 +33,7 @@ use flota_api::proto::streams::Frame;
 pub(crate) enum Act {
     /// Answers with this status.
     Refuse(Status),
-    /// Takes the request, and its connection breaks.
+    /// Reads the request and breaks its connection.
     Break,
     /// Never answers.
     Hang,
@@ -59,19 +59,19 @@ pub(crate) enum Act {
     Frames(Vec<Frame>, Option<Status>),
 }
 
-/// A running fake; it ends with the test's runtime.
+/// A running fake manager, which ends with the test's runtime.
 pub(crate) struct FakeManager {
     pub(crate) socket: PathBuf,
     seen: Arc<Mutex<Vec<String>>>,
 }
 
 impl FakeManager {
-    /// Listens at `NAME.sock` in `folder`.
+    /// Starts a fake manager that listens at `NAME.sock` in `folder`.
     pub(crate) fn start(folder: &Path, name: &str, acts: impl Into<VecDeque<Act>>) -> Self {
         Self::start_limited(folder, name, acts, u64::MAX)
     }
 
-    /// As [`FakeManager::start`]; each connection breaks after this number of bytes to the client.
+    /// Does the same as [`FakeManager::start`], but each connection breaks after this number of bytes to the client.
     pub(crate) fn start_limited(folder: &Path, name: &str, acts: impl Into<VecDeque<Act>>, bytes: u64) -> Self {
         let socket = folder.join(format!("{name}.sock"));
         let listener = UnixListener::bind(&socket).expect("the folder is there");
@@ -92,13 +92,13 @@ impl FakeManager {
         Self { socket, seen }
     }
 
-    /// The calls that it got, in order: of a create the request id, else the method and what it is about.
+    /// Returns the recorded calls in order: the request id of a create, else the method and the name of the object.
     pub(crate) fn seen(&self) -> Vec<String> {
         self.seen.lock().expect("no holder panics").clone()
     }
 }
 
-/// Carries the bytes of one connection until one end closes it, the limit is reached, or it is cut.
+/// Forwards the bytes of one connection until one end closes it, the limit is reached, or it is cut.
 async fn relay(client: UnixStream, server: DuplexStream, bytes: u64, cut: Arc<Notify>) {
     let ((mut from_client, mut to_client), (from_server, mut to_server)) = (client.into_split(), split(server));
     let mut from_server = from_server.take(bytes);
@@ -116,7 +116,7 @@ struct Script {
     cut: Arc<Notify>,
 }
 
-/// Answers a call by the act that comes next, which must be of the kind that fits.
+/// Answers a call with the next act, which must be of the matching kind.
 macro_rules! unary {
     ($script:ident, $request:ident, |$it:ident: $type:ty| $noted:expr, $act:pat => $answer:expr) => {{
         let call = service_fn(|request: tonic::Request<$type>| {
@@ -133,7 +133,7 @@ macro_rules! unary {
     }};
 }
 
-/// How a call is recorded: the method, and what it is about.
+/// Returns the text that is recorded for a call: the method and the name of the object.
 fn called(method: &str, name: &str) -> String {
     format!("{method} {name}").trim_end().to_owned()
 }
@@ -151,7 +151,7 @@ impl Script {
         }
     }
 
-    /// Records a call; returns the act that answers it, where it is answered.
+    /// Records a call and returns the act that answers it, or the status that refuses it.
     async fn take(&self, text: &str) -> Result<Act, Status> {
         self.note(text);
         match self.next() {
@@ -231,7 +231,7 @@ fn messages<T: Send + 'static>(all: Vec<T>, end: Option<Status>) -> Messages<T> 
     Box::pin(stream::iter(all.into_iter().map(Ok).chain(end.map(Err))))
 }
 
-/// As a manager does: the stream is open at once, and frames are sent after the user's first one.
+/// Behaves as a manager does: opens the stream at once, and sends frames after the user's first one.
 fn after_first_frame(
     mut user: tonic::Streaming<Frame>,
     script: Script,

@@ -1,8 +1,8 @@
-//! The one place that decides which manager is asked, and when the next one is: the managers in order, in a circle
-//! with growing pauses, until one gives an answer that is final or the time is up.
+//! The choice of the manager that is asked, and of when the next one is: the managers are tried in order, in rounds
+//! with growing pauses in between, until one gives a final answer or the time is up.
 //!
-//! A try that came to nothing may have been carried out all the same. Callers therefore send the same request id with
-//! every try, and anything that has none (the frames of an exec) only after a try has succeeded.
+//! A try that failed may have been carried out all the same. Callers therefore send the same request id with every
+//! try, and send anything that has no id (the frames of an exec) only after a try has succeeded.
 
 use std::error::Error as _;
 use std::future::Future;
@@ -18,21 +18,22 @@ use tokio::time::{Instant, timeout};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-/// A manager that stops answering in the middle of a stream is noticed after one interval and one timeout.
+/// Interval of keepalive pings. A manager that stops answering in the middle of a stream is noticed after one interval
+/// and one timeout.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a request goes on.
+/// The time limits of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// In all, for a request that changes something.
+    /// Total time for a request that changes something.
     pub(crate) change: Duration,
-    /// In all, for a request that only reads.
+    /// Total time for a request that only reads.
     pub(crate) read: Duration,
-    /// For one manager in the first round, while others are left; twice as long in each following round.
+    /// Time for one manager in the first round, while others are left; it doubles in each following round.
     pub(crate) patience: Duration,
-    /// Between the first two rounds; twice as long after each following one.
+    /// Pause between the first two rounds; it doubles after each following one.
     pub(crate) pause: Duration,
 }
 
@@ -47,7 +48,7 @@ impl Default for Limits {
     }
 }
 
-/// One manager that is being tried.
+/// One manager that is tried.
 pub(super) struct Attempt {
     pub(super) channel: Channel,
     socket: PathBuf,
@@ -55,7 +56,7 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// Waits for an answer for as long as this manager is given.
+    /// Waits for an answer for as long as this manager has.
     pub(super) async fn answer<T>(&self, work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
         match timeout(self.patience, work).await {
             Err(_) => Err(silent(&self.socket)),
@@ -68,9 +69,9 @@ impl Attempt {
 /// What a failed try means for the request.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    /// The request was judged: no other manager would say anything else.
+    /// The request was judged; every other manager would give the same answer.
     Final,
-    /// This node is never going to answer; the others may.
+    /// This node never answers such a request; the others may.
     NotAManager,
     /// Another manager, or this one later, may answer.
     TryNext,
@@ -87,9 +88,9 @@ impl Verdict {
     }
 }
 
-/// Whether the connection broke, rather than that the manager refused. A status that tonic makes of a broken connection
-/// has a source, one that was received has none; a stream that ends without a status is `Unknown`, which no manager
-/// sends.
+/// Returns whether the connection broke, as opposed to a refusal by the manager. A status that tonic makes of a broken
+/// connection has a source, and one that was received has none. A stream that ends without a status is `Unknown`,
+/// which no manager sends.
 pub(super) fn is_lost(status: &Status) -> bool {
     match status.code() {
         Code::Unknown | Code::Cancelled => true,
@@ -98,7 +99,7 @@ pub(super) fn is_lost(status: &Status) -> bool {
     }
 }
 
-/// Asks one manager after the other until one gives a final answer, for `bound` at most.
+/// Asks one manager after the other until one gives a final answer, for at most `bound`.
 pub(super) async fn ask<T, F: Future<Output = Result<T, Status>>>(
     sockets: &[PathBuf],
     limits: &Limits,
@@ -145,7 +146,7 @@ async fn ask_one<T, F: Future<Output = Result<T, Status>>>(
     attempt(Attempt { channel, socket: socket.to_owned(), patience }).await
 }
 
-/// An answer of a manager says more than that another one could not be reached.
+/// Chooses the status to report: an answer from a manager tells more than a failed connection to another.
 fn more_telling(before: Option<Status>, status: Status) -> Status {
     match before {
         Some(before) if before.source().is_none() && status.source().is_some() => before,
@@ -188,7 +189,7 @@ fn lost(socket: &Path, status: Status) -> Status {
     unavailable(text, io::Error::other(status))
 }
 
-/// Whether no daemon is there that could answer later: its socket does not exist, or is not this user's.
+/// Returns whether no daemon can answer later, because its socket does not exist or is not accessible to this user.
 pub(super) fn nobody_listens(status: &Status) -> bool {
     let kind = status.source().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
     matches!(kind, Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied))

@@ -1,4 +1,4 @@
-//! Requests to managers that refuse, hang, and die in mid-request.
+//! Tests of requests to managers that refuse, hang, or die in mid-request.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::fake::{Act, FakeManager};
 use super::*;
 
-/// Long enough for a busy machine, short enough for a test that waits for it.
+/// A short limit for tests that wait until it has passed; long enough for a busy machine.
 const SHORT: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(30);
 
@@ -127,7 +127,7 @@ async fn a_list_that_breaks_after_a_page_is_read_whole_from_the_next_manager() {
         let row = |name: String| TaskRow { service_name: name, ..TaskRow::default() };
         Tasks { header: None, tasks: vec![row("x".repeat(size))] }
     };
-    // The first page gets through, the second only in part.
+    // The first page arrives whole, the second only in part.
     let pages = Act::Pages(vec![page(100), page(60_000)]);
     let breaks = FakeManager::start_limited(folder.path(), "breaks", [pages.clone()], 20_000);
     let answers = FakeManager::start(folder.path(), "answers", [pages]);
@@ -152,7 +152,7 @@ async fn a_watch_is_taken_up_with_the_next_manager() {
         "first",
         [Act::Watch(vec![progress(1)], Some(moved.clone())), Act::Refuse(moved)],
     );
-    // It ends too early, without a status of its own, and then at the goal.
+    // The first stream ends too early, without a status; the second one reaches the goal.
     let second = FakeManager::start(
         folder.path(),
         "second",

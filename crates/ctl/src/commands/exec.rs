@@ -1,4 +1,4 @@
-//! `ctl exec`: a command in a task, on any node.
+//! `ctl exec` runs a command in a task, on any node.
 
 use clap::Args;
 use tokio::io::AsyncReadExt;
@@ -10,7 +10,7 @@ use flota_api::proto::streams::{ExecRequest, Frame, Resize};
 use crate::client::{Client, failure};
 use crate::{printer, terminal};
 
-/// What a shell exits with when it can't run a command (POSIX, "Exit Status for Commands").
+/// Exit code of a shell that can't run a command (POSIX, "Exit Status for Commands").
 const CANNOT_RUN: i32 = 126;
 
 #[derive(Debug, Args)]

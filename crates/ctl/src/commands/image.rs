@@ -1,4 +1,4 @@
-//! `ctl image …`: images that go to a node of the cluster, and those that the cluster keeps.
+//! `ctl image …` transfers images to the cluster, and manages those that the cluster keeps.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use crate::printer::{self, ListOptions};
 use crate::progress;
 
 const CHUNK: usize = 1 << 20;
-/// How long the other nodes have to fetch the image.
+/// Time that the other nodes have to fetch the image.
 const HOLD_WAIT: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Subcommand)]
@@ -106,7 +106,7 @@ pub(crate) async fn run(verb: Image, client: &Client) -> anyhow::Result<()> {
     }
 }
 
-/// A file as a stream of chunks; the first names it.
+/// Returns a file as a stream of chunks, the first of which names it.
 fn upload(mut source: Box<dyn Read + Send>, reference: String, program: String) -> ReceiverStream<ImageUpload> {
     let (sender, receiver) = tokio::sync::mpsc::channel(4);
     std::thread::spawn(move || {
@@ -116,7 +116,8 @@ fn upload(mut source: Box<dyn Read + Send>, reference: String, program: String) 
             let count = match source.read(&mut data) {
                 Ok(count) => count,
                 Err(error) => {
-                    // The end of the stream would be taken for that of the file. Only a broken connection is not.
+                    // The other side would take the end of the stream for the end of the file, so the connection is
+                    // broken instead.
                     printer::say(&format!("error: failed to read the file to upload: {error}"));
                     #[expect(clippy::exit, reason = "it breaks the connection, and nothing else is left to do")]
                     std::process::exit(1);

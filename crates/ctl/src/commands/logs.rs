@@ -60,24 +60,24 @@ fn print(logs: &Logs, line: &LogLine) {
     printer::bytes(line.stream, &out);
 }
 
-/// How far the log of each task was printed. A stream that was lost is read from the start again, and printed after the
-/// last line that was printed.
+/// How far the log of each task was printed. A lost stream is read from the start again, and printed from the line
+/// after the last printed one.
 #[derive(Debug, Default)]
 struct Printed(BTreeMap<String, Position>);
 
 #[derive(Debug)]
 struct Position {
-    /// When the last line that was printed was written.
+    /// Time at which the last printed line was written.
     at: u64,
-    /// How many lines of that time were printed.
+    /// Number of printed lines with that time.
     count: u64,
-    /// While the log is read again up to here: how many lines of that time have been skipped.
+    /// Number of lines with that time that were skipped, while the log is read again up to this position.
     skipped: Option<u64>,
 }
 
 impl Printed {
-    /// The next request: for the user's lines at first, for whole logs once some of them were printed. After `--tail 0`
-    /// it stays at that: older lines are of no interest.
+    /// Returns the next request: first for the lines that the user asked for, and for whole logs once some lines were
+    /// printed. After `--tail 0` the request stays the same, because older lines are not printed.
     fn request(&mut self, logs: &Logs, service: bool) -> LogsRequest {
         self.0.values_mut().for_each(|position| position.skipped = Some(0));
         let name = |wanted: bool| if wanted { logs.name.clone() } else { String::new() };
@@ -91,7 +91,7 @@ impl Printed {
         }
     }
 
-    /// Whether the line has not been printed yet; it counts as printed from then on.
+    /// Returns whether the line has not been printed yet, and counts it as printed.
     fn is_new(&mut self, line: &LogLine) -> bool {
         let first = Position { at: line.at, count: 0, skipped: None };
         let position = self.0.entry(line.task_id.clone()).or_insert(first);

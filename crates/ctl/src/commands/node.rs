@@ -1,4 +1,4 @@
-//! `ctl node …`
+//! `ctl node …` manages the machines of the cluster.
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use crate::parse;
 use crate::printer::{self, ListOptions};
 use crate::progress::{self, WaitOptions};
 
-/// Each loss means that another change won. Ten in a row indicate a bug.
+/// Largest number of tries. A lost try means that another change won; ten in a row indicate a bug.
 const TRIES: u32 = 10;
 
 #[derive(Debug, Subcommand)]
@@ -98,7 +98,7 @@ fn availability_of(text: &str) -> anyhow::Result<model::Availability> {
     found.ok_or_else(|| crate::error::Usage(format!("--availability {text}: it is active, pause or drain")).into())
 }
 
-/// The nodes that a request asks for.
+/// Returns the nodes that a request selects.
 pub(crate) async fn list(client: &Client, request: ListRequest) -> anyhow::Result<Nodes> {
     client
         .list(
@@ -155,7 +155,7 @@ async fn get(client: &Client, name: &str) -> anyhow::Result<model::Node> {
     Ok(parsed(row)?.0)
 }
 
-/// The tasks on a node.
+/// Returns the tasks on a node.
 async fn tasks_of(client: &Client, node: &model::Node) -> anyhow::Result<Vec<task::Row>> {
     task::list(client, ListTasksRequest { nodes: vec![node.id.to_string()], ..ListTasksRequest::default() }).await
 }
@@ -165,7 +165,7 @@ async fn inspect(client: &Client, names: &[String], pretty: bool) -> anyhow::Res
     let mut nodes = Vec::new();
     for name in names {
         let node = get(client, name).await?;
-        // The tasks know who has a device. They are asked for only where there is one.
+        // Tasks record who holds a device, so they are only needed if the node has devices.
         let tasks = match node.description.devices.is_empty() {
             true => Vec::new(),
             false => tasks_of(client, &node).await?,
@@ -176,7 +176,7 @@ async fn inspect(client: &Client, names: &[String], pretty: bool) -> anyhow::Res
     Ok(())
 }
 
-/// The node, each of its devices with the task that has it.
+/// Returns the node as JSON; each of its devices names the task that holds it.
 fn with_holders(node: &model::Node, tasks: &[task::Row]) -> serde_json::Result<Value> {
     let mut value = serde_json::to_value(node)?;
     for (index, device) in node.description.devices.iter().enumerate() {
@@ -209,7 +209,8 @@ async fn update(
             client.change(request, |mut control, request| async move { control.update_node(request).await }).await;
         tries += 1;
         match updated {
-            // The node's state changes by itself. Another user's change is kept: this one is made on top of it.
+            // The node changed in the meantime. This change is made again on top of the newer version, which keeps the
+            // others.
             Err(error) if tries < TRIES && reason(&error) == Some(Reason::ChangedMeanwhile) => {}
             Err(error) => return Err(error),
             Ok(_) => break,
@@ -219,7 +220,7 @@ async fn update(
     Ok(())
 }
 
-/// Waits until nothing runs on these nodes any more.
+/// Waits until no task runs on these nodes any more.
 async fn drained(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Result<()> {
     for name in names {
         let node = &get(client, name).await?;

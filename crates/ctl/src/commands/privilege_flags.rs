@@ -1,4 +1,4 @@
-//! The flags of `ctl service create` and `update` for what a task asks of its node beyond CPU and memory.
+//! The flags of `ctl service create` and `update` for what a task needs from its node beyond CPU and memory.
 
 use clap::Args;
 
@@ -45,7 +45,7 @@ pub(crate) struct PrivilegeRemovals {
 }
 
 impl PrivilegeFlags {
-    /// Sets the given flags in the spec, and leaves the rest as it is.
+    /// Sets the given flags in the spec and leaves the rest as it is.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) {
         if let Some(runtime) = &self.runtime {
             spec.runtime.clone_from(runtime);
@@ -55,7 +55,7 @@ impl PrivilegeFlags {
         if !self.cap_add.is_empty() || !self.cap_drop.is_empty() {
             capability::amend(&mut spec.cap_add, &mut spec.cap_drop, &self.cap_add, &self.cap_drop);
         }
-        // As a mount or a variable: the newer one takes the place of the one with that name.
+        // A newer device replaces the one with the same name, as with mounts and variables.
         for device in &self.device {
             spec.devices.retain(|it| it.target != device.target);
             spec.devices.push(device.clone());
@@ -68,7 +68,7 @@ impl PrivilegeFlags {
 }
 
 impl PrivilegeRemovals {
-    /// Removes the named things from the spec.
+    /// Removes the named items from the spec.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) -> Result<(), Usage> {
         for target in &self.device_rm {
             if !spec.devices.iter().any(|it| it.target == *target) {

@@ -1,4 +1,4 @@
-//! `ctl registry …`
+//! `ctl registry …` manages the credentials of registries.
 
 use std::io::Read;
 
@@ -27,7 +27,7 @@ pub(crate) enum Registry {
     Ls(ListOptions),
 }
 
-/// The password on standard input, without the end of the line.
+/// Reads the password from standard input and strips the end of the line.
 pub(super) fn password() -> anyhow::Result<String> {
     let mut password = String::new();
     std::io::stdin().take(4096).read_to_string(&mut password)?;

@@ -1,4 +1,4 @@
-//! `ctl service …`
+//! `ctl service …` manages services.
 
 use clap::Subcommand;
 use serde_json::json;
@@ -135,7 +135,7 @@ pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
     }
 }
 
-/// `registry/team/web:1` is called `web`.
+/// Returns the default name of a service: `registry/team/web:1` gives `web`.
 fn default_name(image: &str) -> String {
     let last = image.rsplit('/').next().unwrap_or(image);
     last.split([':', '@']).next().unwrap_or(last).to_owned()
@@ -242,7 +242,7 @@ async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Re
     named(names)?;
     let mut gone = Vec::new();
     for name in names {
-        // By its id: a retry can't meet another service of that name.
+        // The request names the id, so a retry can't affect another service of the same name.
         let service = get(client, name).await?;
         let request = RemoveRequest { request_id: request_id(), name: service.id.to_string(), force: false };
         client.change(request, |mut control, request| async move { control.remove_service(request).await }).await?;

@@ -1,4 +1,4 @@
-//! The flags of `ctl service create` and `update`, and what they make of a spec.
+//! The flags of `ctl service create` and `update`, and how they change a spec.
 
 use anyhow::Context;
 use clap::Args;
@@ -87,7 +87,7 @@ pub(crate) struct SpecFlags {
 }
 
 impl SpecFlags {
-    /// Sets the given flags in the spec, and leaves the rest as it is.
+    /// Sets the given flags in the spec and leaves the rest as it is.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) -> anyhow::Result<()> {
         if !self.network.is_empty() || !self.publish.is_empty() {
             anyhow::bail!(Usage("--network and --publish are not there yet: a task has loopback alone".into()));

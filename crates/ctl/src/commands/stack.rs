@@ -1,4 +1,4 @@
-//! `ctl stack …`
+//! `ctl stack …` manages stacks.
 
 use clap::Subcommand;
 use serde_json::json;
@@ -63,10 +63,10 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A service's id and name.
+/// The id and name of a service.
 type Named = (String, String);
 
-/// The stack, and the services that it has now.
+/// Returns the stack and the services that it has now.
 fn parsed(row: StackRow) -> anyhow::Result<(model::Stack, Vec<Named>)> {
     let stack = row.stack.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a stack"))?;
     let services = row.services.into_iter().map(|ServiceName { id, name }| (id, name));
@@ -89,7 +89,7 @@ async fn deploy(client: &Client, spec: &model::StackSpec, wait: &WaitOptions) ->
     let row = client.change(request, |mut control, request| async move { control.deploy_stack(request).await }).await?;
     printer::line(&spec.name);
     let (_, mut all) = parsed(row)?;
-    // Services that the file no longer has are waited for, too, until they are gone.
+    // Services that the file no longer has are waited for, too, until they are removed.
     let gone: Vec<_> = before.into_iter().filter(|it| !all.contains(it)).collect();
     all.extend(gone);
     progress::services(client, &all, wait).await
@@ -101,7 +101,7 @@ async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Re
     for name in names {
         let (stack, services) = get(client, name).await?;
         gone.extend(services);
-        // By its id: a retry can't meet another stack of that name.
+        // The request names the id, so a retry can't affect another stack of the same name.
         let request = RemoveRequest { request_id: request_id(), name: stack.id.to_string(), force: false };
         client.change(request, |mut control, request| async move { control.remove_stack(request).await }).await?;
         printer::line(name);

@@ -1,4 +1,4 @@
-//! `ctl swarm …`
+//! `ctl swarm …` creates, joins and leaves a cluster.
 
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};

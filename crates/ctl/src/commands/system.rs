@@ -1,4 +1,4 @@
-//! `ctl system …`: this machine.
+//! `ctl system …` manages this machine.
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -62,7 +62,7 @@ fn lines(info: &NodeInfo) -> Vec<String> {
     lines
 }
 
-/// The same as JSON. Unknown values are left out.
+/// Returns the node's description as JSON, without the values that are unknown.
 fn object(info: &NodeInfo) -> Value {
     let mut object = json!({ "hostname": info.hostname, "version": info.version });
     if !info.cluster_id.is_empty() {

@@ -1,4 +1,4 @@
-//! `ctl task …`, and the rows of tasks that `service ps` prints too.
+//! `ctl task …` manages tasks. The rows that it prints are also used by `service ps`.
 
 use std::cmp::Reverse;
 
@@ -67,9 +67,9 @@ async fn rm(client: &Client, names: &[String], shrink: bool, wait: &WaitOptions)
     let mut stopping = Vec::new();
     for name in names {
         let row = get(client, name).await?;
-        // By its id: a retry can't meet the slot's next task.
+        // The request names the id, so a retry can't affect the slot's next task.
         let request = RemoveTaskRequest { request_id: request_id(), name: row.task.id.to_string(), shrink };
-        // A slot that is taken from its service loses every task that it has.
+        // Removing a slot from its service removes every task in it.
         if shrink {
             stopping.extend(in_slot(client, &row.task).await?);
         } else {
@@ -94,7 +94,7 @@ async fn rm(client: &Client, names: &[String], shrink: bool, wait: &WaitOptions)
     .await
 }
 
-/// The live tasks in a task's slot.
+/// Returns the live tasks in a task's slot.
 async fn in_slot(client: &Client, task: &model::Task) -> anyhow::Result<Vec<Row>> {
     let filters = vec![Filter { key: "slot".into(), value: task.slot.to_string() }];
     let services = vec![task.service_id.to_string()];
@@ -103,7 +103,7 @@ async fn in_slot(client: &Client, task: &model::Task) -> anyhow::Result<Vec<Row>
     Ok(rows)
 }
 
-/// A task with what users call the things it names.
+/// A task together with the names of the objects that it refers to.
 pub(crate) struct Row {
     pub(crate) task: model::Task,
     pub(crate) service: String,
@@ -114,7 +114,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// For tests: a task of the service `web`.
+    /// Returns a row for a task of the service `web`, for tests.
     #[cfg(test)]
     pub(crate) fn of(task: model::Task) -> Self {
         let (node, image, doubt) = Default::default();
@@ -137,7 +137,7 @@ impl Row {
         task_name(&self.service, self.task.slot)
     }
 
-    /// Why it is not as wanted.
+    /// Returns why the task is not in its desired state, or an empty text.
     fn error(&self) -> String {
         match (&self.doubt, &self.task.pending_reason) {
             (doubt, _) if !doubt.is_empty() => doubt.clone(),
@@ -158,7 +158,7 @@ impl Row {
     }
 }
 
-/// The tasks that a request asks for: by name, in a slot the newest first.
+/// Returns the tasks that a request selects, sorted by name, and the newest first in a slot.
 pub(crate) async fn list(client: &Client, request: ListTasksRequest) -> anyhow::Result<Vec<Row>> {
     Ok(listed(client, request).await?.1)
 }
@@ -176,7 +176,7 @@ async fn listed(client: &Client, request: ListTasksRequest) -> anyhow::Result<(O
     Ok((tasks.header, rows))
 }
 
-/// Prints the tasks that a request asks for, narrowed by the user's flags.
+/// Prints the tasks that a request selects, filtered by the user's flags.
 pub(crate) async fn ls(client: &Client, request: ListTasksRequest, options: &ListOptions) -> anyhow::Result<()> {
     let request = ListTasksRequest { stale: options.stale, filters: options.filters(), ..request };
     let (header, rows) = listed(client, request).await?;

@@ -1,4 +1,4 @@
-//! What verbs ask of a manager: one request for one object, and never a whole list to find it in.
+//! Tests of the requests that commands send: one request for one object, and never a whole list to find it in.
 
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ fn stack() -> StackRow {
     StackRow { stack: Some((&stack).into()), services }
 }
 
-/// Runs a command line against a manager that answers with these acts: the exit code, and what it was asked.
+/// Runs a command line against a manager with these acts. Returns the exit code and the calls that the manager got.
 async fn run(words: &str, acts: impl IntoIterator<Item = Act>) -> (u8, Vec<String>) {
     let folder = tempfile::tempdir().expect("a folder");
     let manager = FakeManager::start(folder.path(), "manager", acts.into_iter().collect::<Vec<_>>());
@@ -119,7 +119,7 @@ async fn exec_ends_as_the_command_does_or_as_a_shell_that_can_not_run_it() {
         (vec![frame(F::ExitCode(3))], 3),
         (vec![error(), frame(F::ExitCode(127))], 127),
         (vec![error(), frame(F::ExitCode(126))], 126),
-        // The text decides nothing.
+        // The text does not affect the exit code.
         (vec![error()], 126),
         (vec![], 1),
     ] {

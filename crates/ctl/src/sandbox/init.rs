@@ -1,4 +1,4 @@
-//! The hidden entries of `ctl`, run as programs of one thread: PID 1 of a node, and a way into one.
+//! The hidden entries of `ctl`, which run as single-threaded programs: PID 1 of a node, and a command in one.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -19,14 +19,14 @@ use flota_runtime::oci::Resources;
 const INIT: &str = "__sandbox-init";
 const ENTER: &str = "__sandbox-enter";
 
-/// What PID 1 of a node is made from.
+/// The parameters of a node's PID 1.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct InitSpec {
     pub(crate) hostname: String,
     pub(crate) cgroups: Groups,
-    /// Becomes /var/lib/flota.
+    /// Folder that becomes /var/lib/flota in the node.
     pub(crate) data: PathBuf,
-    /// Becomes /run/flota.
+    /// Folder that becomes /run/flota in the node.
     pub(crate) run: PathBuf,
 }
 
@@ -36,19 +36,19 @@ pub(crate) struct EnterSpec {
     pub(crate) pid: i32,
     pub(crate) cgroups: Groups,
     pub(crate) command: Vec<String>,
-    /// Where its output goes, while this program prints its process id in the node and ends at once; `None`: stay,
-    /// and end as it ends.
+    /// The file that gets the command's output, in which case this program prints the command's process id in the node
+    /// and ends at once. With `None`, it waits and exits with the command's exit code.
     pub(crate) log: Option<PathBuf>,
 }
 
-/// Calls this program again with a hidden entry; what it prints.
+/// Returns a command that calls this program with a hidden entry.
 pub(crate) fn call(spec: &impl Hidden) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(spec.entry()).arg(serde_json::to_string(spec)?);
     Ok(command)
 }
 
-/// A hidden entry.
+/// The parameters of a hidden entry, which are passed as JSON.
 pub(crate) trait Hidden: Serialize {
     fn entry(&self) -> &'static str;
 }
@@ -65,7 +65,7 @@ impl Hidden for EnterSpec {
     }
 }
 
-/// Runs a hidden entry, if one was called.
+/// Runs a hidden entry, if the arguments name one.
 pub(crate) fn run_hidden() -> Option<ExitCode> {
     let mut arguments = std::env::args().skip(1);
     let (entry, spec) = (arguments.next()?, arguments.next());
@@ -111,7 +111,7 @@ fn start_init(spec: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes the node's own view: mounts, host name, loopback.
+/// Sets up the node's own mounts, host name and loopback.
 fn furnish(spec: &InitSpec, hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
     unshare(CloneFlags::CLONE_NEWCGROUP).context("failed to make a cgroup namespace")?;
     nix::unistd::sethostname(&spec.hostname)?;
@@ -133,7 +133,7 @@ fn furnish(spec: &InitSpec, hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Each hierarchy anew: in the new cgroup namespace its root is the node's own group.
+/// Mounts each hierarchy again, so that its root in the new cgroup namespace is the node's own group.
 fn mount_cgroups(hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
     let single = hierarchies.iter().any(|it| it.v2 && it.root == Path::new("/sys/fs/cgroup"));
     if !single {
@@ -154,7 +154,7 @@ fn mount_cgroups(hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// PID 1: reaps whatever is left to it, for ever. It ends only by SIGKILL from outside.
+/// Runs as PID 1: reaps orphans for ever. Only SIGKILL from outside ends it.
 fn be_init() -> i32 {
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
@@ -200,8 +200,9 @@ fn enter(spec: &str) -> anyhow::Result<u8> {
         if !detached {
             return run();
         }
-        // One birth more, inside the node: an orphan goes to the init of the namespace that its parent was in (the
-        // machine's, for a child of this program), and a node's PID 1 can't end before each of its processes is reaped.
+        // The command is forked once more inside the node: an orphan goes to the init of the namespace of its parent
+        // (the machine's, for a child of this program), and a node's PID 1 can't end before all its processes are
+        // reaped.
         match flota_runtime::process::spawn(0, run) {
             Ok(pid) => {
                 crate::printer::line(&pid.to_string());
@@ -226,6 +227,6 @@ fn pidfd(pid: i32) -> anyhow::Result<std::os::fd::OwnedFd> {
     // SAFETY: pidfd_open(2) takes two integers; its result is checked before it is owned.
     let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let descriptor = i32::try_from(nix::errno::Errno::result(descriptor).context("the node does not run")?)?;
-    // SAFETY: the kernel has just made it, and nobody else owns it.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else owns it.
     Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(descriptor) })
 }

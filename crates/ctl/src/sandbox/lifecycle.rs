@@ -1,4 +1,4 @@
-//! What can be done to a sandbox.
+//! The commands on a whole sandbox or on its nodes: start, stop, kill, pause, partition, remove.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -19,24 +19,24 @@ use crate::client::{Client, failure};
 use crate::error::{Refused, Usage};
 use crate::printer;
 
-/// The daemons of a sandbox answer by then.
+/// The longest wait for the daemons of a sandbox to answer.
 const START_WAIT: Duration = Duration::from_secs(30);
 const MOST_NODES: u32 = 50;
-/// No task is given a longer grace here.
+/// The longest wait for nodes to shut down; stop grace periods of tasks must fit into it.
 const STOP_WAIT: Duration = Duration::from_secs(600);
 
 fn missing(text: String) -> Refused {
     Refused { reason: Reason::NotFound, text }
 }
 
-/// A sandbox that there is.
+/// An existing sandbox.
 pub(crate) struct Running {
     pub(crate) state: SandboxState,
-    /// Held by what changes it: two commands at once would forget each other's processes.
+    /// The lock of commands that change the sandbox. Two such commands at once would overwrite each other's state.
     _lock: Option<Lock>,
 }
 
-/// Starts a sandbox; returns when every node is ready. What was begun is removed when it fails.
+/// Starts a sandbox and returns when every node is ready. A sandbox that fails to start is removed.
 pub(crate) async fn up(name: &str, managers: u32, workers: u32, config: Option<&Path>) -> anyhow::Result<()> {
     flota_api::naming::check(name).map_err(|error| Usage(format!("--name: {error}")))?;
     if managers == 0 || managers + workers > MOST_NODES {
@@ -108,14 +108,14 @@ pub(crate) fn down(name: &str) -> anyhow::Result<()> {
         Namespace::remove(&state.network());
     }
     Namespace::remove(&run_dir(name).join("network"));
-    // Also what a state that was never written would have named.
+    // This also finds processes whose state was never written.
     for pid in node::processes(name, "")? {
         let _ = kill(pid, Signal::SIGKILL);
     }
     let groups = node::cgroups(name, "")?;
     groups.remove()?;
     for folder in groups.folders() {
-        // Shared with other sandboxes: gone with the last.
+        // The parent folder is shared with other sandboxes and is removed with the last of them.
         if let Some(parent) = folder.path.parent() {
             let _ = std::fs::remove_dir(parent);
         }
@@ -132,15 +132,15 @@ pub(crate) fn down(name: &str) -> anyhow::Result<()> {
 }
 
 impl Running {
-    /// As [`Running::open`], for this command alone; waits until another one has done its work.
+    /// Does the same as [`Running::open`], but takes the lock; waits until another command has released it.
     pub(crate) fn open_alone(name: Option<&str>) -> anyhow::Result<Self> {
         let found = Self::open(name)?;
         let lock = state::lock(&found.state.name)?;
-        // As it is now that nobody else changes it.
+        // The state is read again now that no other command can change it.
         Ok(Self { _lock: Some(lock), ..Self::open(Some(&found.state.name))? })
     }
 
-    /// The sandbox of that name; the only one, if not said.
+    /// Opens the sandbox of that name or, without a name, the only one.
     pub(crate) fn open(name: Option<&str>) -> anyhow::Result<Self> {
         let name = match (name, names().as_slice()) {
             (Some(name), _) => name.to_owned(),
@@ -170,7 +170,7 @@ impl Running {
         Client::new(&[self.socket(node)])
     }
 
-    /// Every node into one cluster.
+    /// Joins all nodes into one cluster.
     async fn form(&self) -> anyhow::Result<()> {
         let until = Instant::now() + START_WAIT;
         let first = self.client("m1")?;
@@ -222,7 +222,7 @@ impl Running {
         }
     }
 
-    /// Does something to each node, and keeps what came of it.
+    /// Applies an action to each node and saves the resulting state.
     pub(crate) fn each(
         &mut self,
         nodes: &[String],
@@ -242,7 +242,7 @@ impl Running {
     pub(crate) fn kill(&mut self, index: usize) -> anyhow::Result<()> {
         let node = &self.state.nodes[index];
         if node.runs() {
-            // First the link: nothing on the node gets to say that it dies.
+            // The link goes down first, so that nothing on the node can report its end to the others.
             flota_network::bring_down(&Namespace::at(&self.state.network()), &node.name)?;
         }
         node::destroy(&self.state.name, node)
@@ -310,7 +310,7 @@ impl Running {
         } else if !node.runs() {
             node::boot(&self.state, &mut node)?;
         }
-        // Known before the daemon starts, or fails to: a second PID 1 must not be made.
+        // The state is kept before the daemon starts, which may fail: a second PID 1 must not be created.
         self.state.nodes[index] = node.clone();
         if !node.daemon_runs() {
             self.state.save()?;

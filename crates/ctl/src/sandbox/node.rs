@@ -1,4 +1,4 @@
-//! One node of a sandbox: its namespaces, its cable, its daemon.
+//! One node of a sandbox: its namespaces, its network link and its daemon.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -16,29 +16,29 @@ use super::init::{EnterSpec, InitSpec, call};
 use super::state::{NodeState, SandboxState, dir, run_dir};
 
 pub(crate) const BRIDGE: &str = "br0";
-/// The other side of a partition.
+/// The bridge of the nodes on the other side of a partition.
 pub(crate) const CUT_OFF: &str = "br1";
 const CARD: &str = "eth0";
 const PREFIX: u8 = 24;
-/// SIGKILL has done its work by then.
+/// The longest wait for processes to end after SIGKILL.
 const KILL_WAIT: Duration = Duration::from_secs(10);
 
-/// The node's cgroup in each hierarchy.
+/// Returns the node's cgroup in each hierarchy.
 pub(crate) fn cgroups(sandbox: &str, node: &str) -> anyhow::Result<Groups> {
     let hierarchies = cgroup::hierarchies().context("failed to find the cgroup hierarchies")?;
     Ok(Groups::below(&hierarchies, &Path::new("flota-sandbox").join(sandbox), node))
 }
 
-/// Makes room for the nodes' cgroups, with every controller that they shall see.
+/// Creates the parent of the nodes' cgroups, with every controller that the nodes use.
 pub(crate) fn prepare_cgroups(sandbox: &str) -> anyhow::Result<()> {
     let hierarchies = cgroup::hierarchies().context("failed to find the cgroup hierarchies")?;
     Ok(cgroup::prepare(&hierarchies, &Path::new("flota-sandbox").join(sandbox))?)
 }
 
-/// Starts the node's PID 1 and plugs it in.
+/// Starts the node's PID 1 and connects the node to the bridge.
 pub(crate) fn boot(sandbox: &SandboxState, node: &mut NodeState) -> anyhow::Result<()> {
     let (data, run) = (dir(&sandbox.name).join(&node.name).join("data"), run_dir(&sandbox.name).join(&node.name));
-    // What was in memory is gone with the machine.
+    // Whatever was in memory is lost when a machine goes down.
     let _ = std::fs::remove_dir_all(&run);
     fs_err::create_dir_all(&data)?;
     fs_err::create_dir_all(&run)?;
@@ -52,13 +52,13 @@ pub(crate) fn boot(sandbox: &SandboxState, node: &mut NodeState) -> anyhow::Resu
     node.paused = false;
     let veth = Veth { port: node.name.clone(), interface: CARD.into(), address: node.address, prefix: PREFIX };
     let network = Namespace::at(&sandbox.network());
-    // The cable of a life before would stay as long as a connection of it is being given up (tcp(7), orphans).
+    // The link of the node's previous start stays as long as the kernel keeps a connection over it (tcp(7), orphans).
     flota_network::remove_link(&network, &node.name)?;
     flota_network::add_veth(&network, BRIDGE, &Namespace::of(node.pid), &veth)
         .with_context(|| format!("failed to connect node {}", node.name))
 }
 
-/// The settings file of a node's `flotad`; read where it is there.
+/// Returns the path of the settings file of a node's `flotad`, which need not exist.
 pub(crate) fn settings(sandbox: &str, node: &str) -> PathBuf {
     dir(sandbox).join(node).join("flotad.toml")
 }
@@ -85,19 +85,19 @@ pub(crate) fn start_daemon(sandbox: &str, node: &mut NodeState) -> anyhow::Resul
     Ok(())
 }
 
-/// Every process of the node, by its cgroups.
+/// Returns every process of the node, found by its cgroups.
 pub(crate) fn processes(sandbox: &str, node: &str) -> anyhow::Result<Vec<Pid>> {
     Ok(cgroups(sandbox, node)?.processes()?.into_iter().map(Pid::from_raw).collect())
 }
 
-/// A process's id in the innermost of its namespaces (proc_pid_status(5), NSpid).
+/// Returns a process's id in the innermost of its namespaces (proc_pid_status(5), NSpid).
 fn id_inside(pid: Pid) -> Option<String> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     line.split_whitespace().last().map(str::to_owned)
 }
 
-/// Kills PID 1, and with it everything; returns when it is gone and its cgroups are removed.
+/// Kills PID 1 and thereby every process of the node. Returns when they are gone and the cgroups are removed.
 pub(crate) fn destroy(sandbox: &str, node: &NodeState) -> anyhow::Result<()> {
     if node.runs() {
         let _ = kill(Pid::from_raw(node.pid), Signal::SIGKILL);
@@ -105,7 +105,7 @@ pub(crate) fn destroy(sandbox: &str, node: &NodeState) -> anyhow::Result<()> {
     let until = Instant::now() + KILL_WAIT;
     loop {
         let left = processes(sandbox, &node.name)?;
-        // Out of its cgroups it may still be on its way out.
+        // A process that has left its cgroup may still be exiting.
         if left.is_empty() && !node.runs() {
             break;
         }
@@ -120,7 +120,7 @@ pub(crate) fn destroy(sandbox: &str, node: &NodeState) -> anyhow::Result<()> {
     Ok(cgroups(sandbox, &node.name)?.remove()?)
 }
 
-/// A moment, in a loop that has its own bound.
+/// Sleeps shortly, for loops with a bound of their own.
 pub(crate) fn pause() {
     let _ = nix::poll::poll(&mut [], 2u8);
 }

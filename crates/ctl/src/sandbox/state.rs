@@ -1,4 +1,4 @@
-//! What is known of a sandbox, in files: written after each change, so that any later `ctl` can go on.
+//! The state of a sandbox, kept in files: it is written after each change, so that any later `ctl` can continue.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -11,33 +11,33 @@ use serde::{Deserialize, Serialize};
 const STATE: &str = "/var/lib/flota-sandbox";
 const RUN: &str = "/run/flota-sandbox";
 
-/// One node.
+/// The state of one node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct NodeState {
     pub(crate) name: String,
     pub(crate) manager: bool,
     pub(crate) address: Ipv4Addr,
-    /// PID 1 of the node, as the machine sees it, and its start time; 0: the node does not run.
+    /// Process id of the node's PID 1 in the machine's namespace, with its start time; 0 if the node does not run.
     pub(crate) pid: i32,
     pub(crate) start_time: u64,
-    /// `flotad`, likewise.
+    /// Process id of `flotad`, with its start time; 0 if it does not run.
     pub(crate) daemon: i32,
     pub(crate) daemon_start_time: u64,
     pub(crate) paused: bool,
 }
 
 impl NodeState {
-    /// Whether PID 1 is there.
+    /// Returns whether PID 1 is running.
     pub(crate) fn runs(&self) -> bool {
         self.pid > 0 && flota_runtime::state::start_time(self.pid) == Some(self.start_time)
     }
 
-    /// Whether `flotad` is there.
+    /// Returns whether `flotad` is running.
     pub(crate) fn daemon_runs(&self) -> bool {
         self.daemon > 0 && flota_runtime::state::start_time(self.daemon) == Some(self.daemon_start_time)
     }
 
-    /// For people.
+    /// Returns the status as `ctl sandbox ls` prints it.
     pub(crate) fn status(&self) -> &'static str {
         match (self.runs(), self.paused, self.daemon_runs()) {
             (false, ..) => "gone",
@@ -48,14 +48,14 @@ impl NodeState {
     }
 }
 
-/// One sandbox.
+/// The state of one sandbox.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SandboxState {
     pub(crate) name: String,
     pub(crate) nodes: Vec<NodeState>,
 }
 
-/// Every sandbox that there is, also one that was left half made.
+/// Returns the names of all sandboxes, including incomplete ones.
 pub(crate) fn names() -> Vec<String> {
     let entries = std::fs::read_dir(STATE).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -71,10 +71,10 @@ pub(crate) fn run_dir(name: &str) -> PathBuf {
     PathBuf::from(RUN).join(name)
 }
 
-/// Of one sandbox, for one command at a time.
+/// The lock of one sandbox, held by one command at a time.
 pub(crate) type Lock = Flock<File>;
 
-/// Waits for it; other commands take moments, or as long as a machine takes to shut down.
+/// Takes the lock and waits for other commands, which may take as long as a shutdown of their nodes.
 pub(crate) fn lock(name: &str) -> anyhow::Result<Lock> {
     let file = fs_err::File::create(dir(name).join("lock"))?.into_file();
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).context("failed to lock the sandbox")
@@ -95,7 +95,7 @@ impl SandboxState {
         Ok(fs_err::rename(path.with_extension("new"), path)?)
     }
 
-    /// The file that holds the bridges' namespace.
+    /// Returns the path of the file that holds the bridges' namespace.
     pub(crate) fn network(&self) -> PathBuf {
         run_dir(&self.name).join("network")
     }

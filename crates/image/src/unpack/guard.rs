@@ -1,23 +1,23 @@
-//! Between a decompressor and the tar library, which reads the records that describe an entry (long names, PAX) whole
-//! into memory: one that is too large ends the stream before it does.
+//! A reader between a decompressor and the tar library. The library reads the records that describe an entry (long
+//! names, PAX) into memory as a whole, so this reader ends the stream with an error before a record that is too large.
 
 use std::io::{self, Read};
 
 const BLOCK: usize = 512;
-/// Of one such record. Names and attributes are far smaller.
+/// Largest size of such a record in bytes. Real names and attributes are far smaller.
 const RECORD_BOUND: u64 = 1 << 20;
 
-/// Passes a tar on, block by block.
+/// Forwards a tar stream block by block.
 pub(crate) struct Guard<R> {
     inner: R,
-    /// The header that is being passed on, and how much of it was.
+    /// The header that is being forwarded, and how much of it was.
     header: [u8; BLOCK],
     passed: usize,
-    /// Bytes of the entry's content that are to come, with what fills its last block.
+    /// Bytes of the entry's content that are left, including the padding of its last block.
     content: u64,
-    /// Size that a PAX record gives to the next entry, where its header has no room for it (pax(1)).
+    /// Size that a PAX record gives to the next entry whose header has no room for it (pax(1)).
     size: Option<u64>,
-    /// The PAX record that is being passed on.
+    /// The PAX record that is being forwarded.
     pax: Option<Vec<u8>>,
 }
 
@@ -26,7 +26,7 @@ impl<R: Read> Guard<R> {
         Self { inner, header: [0; BLOCK], passed: BLOCK, content: 0, size: None, pax: None }
     }
 
-    /// Reads the next header; whether there was one.
+    /// Reads the next header and returns whether there was one.
     fn next_header(&mut self) -> io::Result<bool> {
         if let Some(record) = self.pax.take() {
             self.size = size_in(&record).or(self.size);
@@ -41,7 +41,7 @@ impl<R: Read> Guard<R> {
             }
         }
         if filled < BLOCK {
-            // Cut off, or the end: the library says which.
+            // The stream is truncated or at its end; the library tells these apart.
             self.header.copy_within(..filled, BLOCK - filled);
             self.passed = BLOCK - filled;
             return Ok(filled > 0);
@@ -68,7 +68,7 @@ impl<R: Read> Guard<R> {
     }
 }
 
-/// The `size` of a PAX record.
+/// Returns the `size` field of a PAX record.
 fn size_in(record: &[u8]) -> Option<u64> {
     let sizes = tar::PaxExtensions::new(record).flatten().filter(|it| it.key() == Ok("size"));
     sizes.last().and_then(|it| it.value().ok()?.parse().ok())
@@ -90,7 +90,7 @@ impl<R: Read> Read for Guard<R> {
         }
         let most = buffer.len().min(usize::try_from(self.content).unwrap_or(usize::MAX));
         let count = self.inner.read(&mut buffer[..most])?;
-        // Cut off: nothing of the entry comes any more.
+        // The stream is truncated, so the entry has no more content.
         self.content = if count == 0 { 0 } else { self.content - count as u64 };
         if let Some(record) = &mut self.pax {
             record.extend_from_slice(&buffer[..count]);

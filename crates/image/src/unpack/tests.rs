@@ -18,7 +18,7 @@ impl Tar {
         header.set_uid(33);
         header.set_gid(34);
         header.set_mtime(1_000);
-        // By hand: the library refuses the names that are wanted here.
+        // The name is written directly, because the library refuses the illegal names of these tests.
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
         header.set_cksum();
@@ -30,7 +30,7 @@ impl Tar {
         self.put(tar::EntryType::Regular, name, "", b"text")
     }
 
-    /// Unpacks into a folder that lies inside of another one, in which nothing may appear.
+    /// Unpacks into a folder inside another one, in which no file may appear.
     fn unpack(self) -> (tempfile::TempDir, Result<(), UnpackError>) {
         let outside = tempfile::tempdir().expect("a temporary folder");
         let dir = outside.path().join("layer");
@@ -74,7 +74,7 @@ fn whiteouts_become_overlayfs_marks() {
 
 #[test]
 fn what_leads_out_is_refused_or_stays_inside() {
-    // A whiteout of the folder above.
+    // The whiteout names the parent folder.
     assert!(Tar::new().file(".wh...").unpack().1.is_err());
     assert!(Tar::new().file("a/.wh...").unpack().1.is_err());
     for (name, why) in [("../x", "leads out"), ("a/../../x", "leads out"), ("/x", "absolute")] {
@@ -82,7 +82,7 @@ fn what_leads_out_is_refused_or_stays_inside() {
         let error = result.expect_err(name).to_string();
         assert!(error.contains(why), "{error}");
     }
-    // Through a link that the layer itself made: resolved inside of it.
+    // A link that the layer itself created is resolved inside the layer.
     let (outside, result) = Tar::new().put(tar::EntryType::Symlink, "out", "/..", b"").file("out/x").unpack();
     result.expect("legal, and inside");
     assert!(outside.path().join("layer/x").exists());
@@ -108,7 +108,7 @@ fn a_bomb_is_stopped_and_a_cut_tar_refused() {
 
 #[test]
 fn a_record_that_is_read_into_memory_is_bounded() {
-    // A long name of 2 MiB, as the tar library would take it whole.
+    // The long name has 2 MiB, which the tar library alone reads into memory as a whole.
     let name = vec![b'x'; 2 << 20];
     let (_outside, result) = Tar::new().put(tar::EntryType::GNULongName, "././@LongLink", "", &name).file("a").unpack();
     let error = result.expect_err("too long").to_string();

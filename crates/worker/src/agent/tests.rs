@@ -25,7 +25,7 @@ use flota_api::proto::dispatcher::{
 use flota_api::proto::types::DesiredState;
 use flota_api::state::TaskState;
 
-/// Far more than anything here takes.
+/// An upper bound for every wait, far longer than any of them takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The leader's side of a session.
@@ -44,7 +44,7 @@ impl FakeSession {
         self.send(FromManager::Registered(Registered { heartbeat_ms: 1_000, ..Registered::default() })).await;
     }
 
-    /// Waits for the next batch of reports. Heartbeats are passed over.
+    /// Waits for the next batch of reports and skips heartbeats.
     async fn batch(&mut self) -> StatusBatch {
         loop {
             let message = tokio::time::timeout(PATIENCE, self.inbox.message()).await.expect("a batch in time");
@@ -54,7 +54,7 @@ impl FakeSession {
         }
     }
 
-    /// Waits until the worker has ended the session. Returns whether it said that it leaves.
+    /// Waits until the worker has ended the session. Returns whether the worker announced its departure.
     async fn ended(mut self) -> bool {
         let end = async {
             let mut leaves = false;
@@ -66,7 +66,7 @@ impl FakeSession {
         tokio::time::timeout(PATIENCE, end).await.expect("the worker ends the session")
     }
 
-    /// Waits until the worker has reported that this task runs.
+    /// Waits until the worker has reported that this task is running.
     async fn runs(&mut self, task: &str) {
         loop {
             let batch = self.batch().await;
@@ -79,7 +79,7 @@ impl FakeSession {
     }
 }
 
-/// A leader that does what the test tells it.
+/// A leader that the test controls.
 #[derive(Clone)]
 struct FakeLeader(mpsc::Sender<FakeSession>);
 
@@ -101,7 +101,7 @@ impl Dispatcher for FakeLeader {
     }
 }
 
-/// Starts a leader on loopback. Returns its address, and the sessions that are opened with it.
+/// Starts a leader on loopback. Returns its address and the sessions that are opened with it.
 async fn leader(cluster: &TestCluster) -> (String, mpsc::Receiver<FakeSession>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
     let address = listener.local_addr().expect("bound").to_string();
@@ -159,7 +159,7 @@ async fn a_worker_registers_with_the_newest_set_and_refuses_an_older_one() {
     assert_eq!((first.register.epoch, first.register.version, first.register.format), (0, 0, SESSION_FORMAT));
     first.welcome().await;
     first.send(full(2, 10)).await;
-    // Taken when the next message after it is answered; then the connection breaks.
+    // The leader receives the batch when it answers the next message; then the connection breaks.
     bench.reporter.report(&"t".into(), TaskStatus::default());
     let mut first = first;
     first.batch().await;
@@ -215,7 +215,7 @@ async fn a_silent_leader_is_left_for_another_one() {
     let cluster = TestCluster::new();
     let ((silent, mut first), (other, mut second)) = (leader(&cluster).await, leader(&cluster).await);
     let _bench = worker(&cluster, vec![silent, other]);
-    // It never answers a heartbeat: the connection stands, but nobody is there.
+    // This leader never answers a heartbeat: the connection stays open without a response.
     let _kept = next(&mut first).await;
     next(&mut second).await.welcome().await;
 }
@@ -238,7 +238,7 @@ async fn session_with_task(cluster: &TestCluster) -> (Bench, FakeSession) {
 async fn a_killed_agent_tells_nobody_and_leaves_its_containers() {
     let (bench, session) = session_with_task(&TestCluster::new()).await;
     bench.agent.kill();
-    // Nothing is left that could carry this out.
+    // No task is left that could be acted on.
     bench.agent.pool.assign(AssignmentSet { is_full: true, ..AssignmentSet::default() }, Duration::ZERO);
     assert!(!session.ended().await);
     assert_eq!(bench.machine.running().len(), 1);

@@ -1,5 +1,5 @@
-//! What every [`Executor`] must do, run against each of them. Of containers only what needs no kernel and no program is
-//! tested here; tests on real clusters start them.
+//! The conformance suite of [`Executor`], run against each implementation. For containers it only tests what needs
+//! neither the kernel nor a program; tests on real clusters start containers.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::translate::NodeNames;
 /// The id of the task that every test uses.
 const TASK: &str = "0123456789abcdefghijklmno";
 
-/// What the executor under test can't do.
+/// What makes the executor under test fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lacks {
     Nothing,
@@ -36,7 +36,7 @@ enum Lacks {
 struct Bench {
     executor: Arc<dyn Executor>,
     assignment: Assignment,
-    /// Its files go with the bench.
+    /// Keeps the executor's files until the bench is dropped.
     _dir: Option<tempfile::TempDir>,
 }
 
@@ -53,7 +53,7 @@ impl Bench {
         Self { executor: Arc::new(FakeExecutor::new(machine, Clock::system())), assignment, _dir: None }
     }
 
-    /// It can never start a container: there is no runtime.
+    /// Returns an executor that can never start a container, because it has no runtime.
     fn containers(lacks: Lacks) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = ImageStore::open(&dir.path().join("images"), true).unwrap();
@@ -99,7 +99,7 @@ impl Bench {
         assert!(self.executor.leftovers().is_empty());
     }
 
-    /// Asserts that the task has no container and no end of one.
+    /// Asserts that the task has neither a container nor the exit status of one.
     fn assert_no_container(&self) {
         let task = &self.assignment.task_id;
         assert!(self.executor.attach(task).is_none());
@@ -107,7 +107,7 @@ impl Bench {
     }
 }
 
-/// Makes a test of each function for each executor.
+/// Generates a test of each function for each executor.
 macro_rules! conformance {
     ($($lacks:ident $name:ident)*) => {
         mod fake {

@@ -1,5 +1,5 @@
-//! Runs tasks in containers on this machine, with Flota's runtime. What blocks (disk, kernel) is done away from the
-//! threads that answer others, except for single looks at a file in memory.
+//! Runs tasks in containers on this machine, with Flota's runtime. Blocking work (disk, kernel) runs outside the async
+//! threads, except for single accesses to files in memory.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -27,10 +27,11 @@ mod steps;
 
 use steps::{ImageStep, RunFolder, WritableLayer};
 
-/// How long the exit status may come after the end of the supervisor's connection. It is there at once, or never.
+/// Longest delay between the end of the supervisor's connection and the exit status. The status is normally written
+/// before.
 const END_WAIT: Duration = Duration::from_secs(5);
 
-/// Why a container can't be made.
+/// Why a container can't be created.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ContainerError {
     /// Its image can't be fetched.
@@ -39,10 +40,10 @@ pub(crate) enum ContainerError {
     /// Its image is refused.
     #[error("the image is refused: {0}")]
     Image(#[from] ImageError),
-    /// Its spec can't be carried out here.
+    /// Its spec can't be translated for this node.
     #[error(transparent)]
     Translate(#[from] translate::TranslateError),
-    /// It did not start.
+    /// It failed to start.
     #[error(transparent)]
     Run(#[from] flota_runtime::RunError),
     /// An I/O error.
@@ -59,7 +60,7 @@ impl From<ContainerError> for ExecutorError {
     }
 }
 
-/// What containers are made with.
+/// The dependencies of a [`ContainerExecutor`].
 #[derive(Debug)]
 pub(crate) struct ContainerOptions {
     pub(crate) node: NodeNames,
@@ -67,7 +68,7 @@ pub(crate) struct ContainerOptions {
     pub(crate) runtime: Program,
     pub(crate) paths: TaskPaths,
     pub(crate) offers: Arc<NodeOffers>,
-    /// Whether containers can be mounted from layers here.
+    /// Whether containers can be mounted from layers on this machine.
     pub(crate) overlay: bool,
     pub(crate) clock: Clock,
 }
@@ -83,7 +84,7 @@ pub(crate) struct ContainerExecutor {
     clock: Clock,
     layer: WritableLayer,
     steps: Vec<Arc<dyn PrepareStep>>,
-    /// Names of the tasks here, as users know them.
+    /// Names of the node's tasks, as users know them.
     names: Mutex<HashMap<TaskId, String>>,
 }
 
@@ -99,7 +100,7 @@ impl ContainerExecutor {
         Self { node, images, paths, runtime: Arc::new(runtime), offers, clock, layer, steps, names: Mutex::default() }
     }
 
-    /// Returns the task's name as users know it; its id if the task is not here.
+    /// Returns the task's name as users know it, or its id if the task is unknown.
     pub(crate) fn name(&self, task: &TaskId) -> String {
         self.names.lock().expect("no holder panics").get(task).cloned().unwrap_or_else(|| task.to_string())
     }
@@ -125,19 +126,19 @@ impl ContainerExecutor {
         Ok(())
     }
 
-    /// How long ago the task's container was started.
+    /// Returns the time since the start of the task's container.
     fn age(&self, task: &TaskId) -> Option<Duration> {
         State::load(&self.paths.run_folder(task)).ok().flatten()?.age()
     }
 
-    /// A connection to the supervisor of the task's container, if it is there.
+    /// Connects to the supervisor of the task's container, if it is running.
     #[expect(deprecated, reason = "it is unsound for types that change their descriptor, and this one never does")]
     fn supervisor(&self, task: &TaskId) -> Option<AsyncFd<ContainerEvents>> {
         let events = self.client(task).ok()?.watch().ok()?;
         AsyncFd::with_interest(events, Interest::READABLE).ok()
     }
 
-    /// Sends the container a signal; one that has gone needs none.
+    /// Sends the container a signal. A container that has ended is ignored.
     fn signal(&self, task: &TaskId, signal: i32) {
         if let Ok(client) = self.client(task) {
             let _ = client.kill(signal);
@@ -145,7 +146,7 @@ impl ContainerExecutor {
     }
 }
 
-/// How a task's container ended, if it did.
+/// Returns how a task's container ended, if it has.
 fn ended(paths: &TaskPaths, clock: &Clock, task: &TaskId) -> Option<ExitStatus> {
     let folder = paths.run_folder(task);
     if let Ok(Some(status)) = ExitStatus::load(&folder) {
@@ -155,12 +156,12 @@ fn ended(paths: &TaskPaths, clock: &Clock, task: &TaskId) -> Option<ExitStatus> 
     if ContainerClient::connect(&folder).is_ok() {
         return None;
     }
-    // The supervisor may have written the status between the first look and its end.
+    // The supervisor may have written the status and ended between the first check and the connection.
     if let Ok(Some(status)) = ExitStatus::load(&folder) {
         return Some(status);
     }
     if state.is_alive() {
-        // Nobody keeps its output or could stop it.
+        // Without its supervisor, the container has no output log and can't be stopped.
         tracing::warn!(task.id = %task, "the container's supervisor is gone: the container is killed");
         let _ = paths.cgroups(task).sweep();
     }
@@ -175,7 +176,7 @@ async fn wait(paths: TaskPaths, clock: Clock, task: TaskId, supervisor: AsyncFd<
             Ok(Some(ContainerEvent::OutOfMemory)) => {
                 tracing::info!(task.id = %task, "a container ran out of memory");
             }
-            // The supervisor was killed, or ended just before the connection was made.
+            // The supervisor was killed, or it ended just before the connection was established.
             Ok(None) | Err(_) => break,
         }
     }
@@ -186,7 +187,7 @@ async fn wait(paths: TaskPaths, clock: Clock, task: TaskId, supervisor: AsyncFd<
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // A start that failed leaves neither a state nor an exit status.
+    // A failed start leaves neither a state nor an exit status.
     let _ = paths.cgroups(&task).sweep();
     killed(&clock)
 }
@@ -213,7 +214,7 @@ impl Executor for ContainerExecutor {
         Box::pin(async move { Ok(self.start_container(assignment, draft).await?) })
     }
 
-    /// The container may have ended, but its end is not recorded before the supervisor goes.
+    /// The container may have ended already: its end is recorded only when the supervisor exits.
     fn attach(&self, task: &TaskId) -> Option<Running> {
         let supervisor = self.supervisor(task)?;
         let age = self.age(task).unwrap_or_default();

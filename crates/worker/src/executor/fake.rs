@@ -1,5 +1,5 @@
-//! An executor without containers: it plays them on a [`FakeMachine`], by tokio's clock. One is made for each start of
-//! a daemon; the machine stays.
+//! An executor that simulates containers on a [`FakeMachine`], by tokio's clock. One is created for each start of a
+//! daemon; the machine persists.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub struct FakeExecutor {
 }
 
 impl FakeExecutor {
-    /// For a daemon on this machine; `clock` tells when a container ended.
+    /// Creates an executor for a daemon on this machine; `clock` provides the times at which containers end.
     pub fn new(machine: FakeMachine, clock: Clock) -> Self {
         Self { machine, clock }
     }
@@ -35,14 +35,14 @@ fn exit_status(clock: &Clock, (at, code): (Instant, i32)) -> ExitStatus {
     ExitStatus { code, out_of_memory: false, at: clock.now().0.saturating_sub(ago) }
 }
 
-/// Sleeps; not at all for no time, where tokio's timer would take up to a millisecond.
+/// Sleeps for a time. Returns at once if it is zero, where tokio's timer would take up to a millisecond.
 async fn pause(time: Duration) {
     if !time.is_zero() {
         tokio::time::sleep(time).await;
     }
 }
 
-/// Plays the fetching of an image.
+/// Simulates the fetching of an image.
 #[derive(Debug)]
 struct FakeImage(FakeMachine);
 
@@ -72,7 +72,7 @@ impl PrepareStep for FakeImage {
     }
 }
 
-/// Plays the place of a container.
+/// Simulates the folder of a container.
 #[derive(Debug)]
 struct FakeContainer(FakeMachine);
 
@@ -87,7 +87,7 @@ impl PrepareStep for FakeContainer {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// A container that runs stays: it is what a daemon must not forget.
+    /// A running container stays, as on a real machine.
     fn undo<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
         Box::pin(async move {
             pause(self.0.undo_delay(task.as_str(), self.name())).await;

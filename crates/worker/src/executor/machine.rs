@@ -1,6 +1,6 @@
-//! A machine in memory whose containers `FakeExecutor` starts. It outlives the daemon: whoever holds the machine sees
-//! its containers run on, and gives it to the next daemon. A container ends by time alone, computed when somebody
-//! looks, so no task of a daemon that was killed is needed for it.
+//! A machine in memory on which `FakeExecutor` starts containers. It outlives the daemon: its containers continue to
+//! run, and the owner of the machine passes it to the next daemon. The end of a container is computed from the time at
+//! the next access, so it needs no task of a daemon that was killed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -9,55 +9,55 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// What the containers of a service or of a task do.
+/// The behaviour of the containers of a service or of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FakeProgram {
-    /// How long it takes to bring the image here.
+    /// Time until the image is present.
     pub prepare_delay: Duration,
-    /// Whether the image can't be brought here. Its task is rejected after some tries, unless a later one succeeds.
+    /// The failure of fetching the image, if any. The task is rejected after some tries, unless a later one succeeds.
     pub prepare_failure: Option<FakeFailure>,
-    /// How long it takes until the container runs.
+    /// Time until the container runs.
     pub start_delay: Duration,
-    /// Whether the container can't be started: its task is rejected then.
+    /// The failure of the container's start, if any, after which the task is rejected.
     pub start_failure: Option<FakeFailure>,
-    /// How long the daemon does not know that the container runs. A daemon that is killed in that time leaves a container
+    /// Time until the daemon learns that the container runs. A daemon that is killed in that time leaves a container
     /// that it has not recorded as running.
     pub answer_delay: Duration,
-    /// How long the program runs until it ends by itself; `None`: until it is stopped.
+    /// Time until the program ends by itself; `None` if it runs until it is stopped.
     pub runs: Option<Duration>,
-    /// Its exit code when it ends by itself.
+    /// Exit code of the program when it ends by itself.
     pub exit_code: i32,
-    /// What it does when it is asked to stop.
+    /// Reaction of the program to a request to stop.
     pub on_stop: OnStop,
-    /// How long it takes to remove what an ended container leaves.
+    /// Time that the removal of an ended container's data takes.
     pub undo_delay: Duration,
-    /// Whether that can't be removed.
+    /// The failure of that removal, if any.
     pub undo_failure: Option<FakeFailure>,
 }
 
-/// An act on a task that fails, always or some times.
+/// An action on a task that fails, always or a number of times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FakeFailure {
-    /// Why it fails.
+    /// Text of the error.
     pub error: String,
-    /// How many times it fails for each task before it succeeds; `None`: always.
+    /// Number of failures for each task before it succeeds; `None` if it always fails.
     pub times: Option<u32>,
 }
 
 impl FakeFailure {
-    /// Fails always.
+    /// Returns a failure that always occurs.
     pub fn always(error: &str) -> Self {
         Self { error: error.to_owned(), times: None }
     }
 
-    /// Fails the first few times for each task.
+    /// Returns a failure that occurs the first `times` times for each task.
     pub fn first(times: u32, error: &str) -> Self {
         Self { error: error.to_owned(), times: Some(times) }
     }
 }
 
 impl Default for FakeProgram {
-    /// Starts at once, runs until it is stopped, and stops at once.
+    /// Returns a program that starts at once, runs until it is stopped, and stops at once.
     fn default() -> Self {
         Self {
             prepare_delay: Duration::ZERO,
@@ -74,21 +74,21 @@ impl Default for FakeProgram {
     }
 }
 
-/// What a program does when it is asked to stop.
+/// The reaction of a program to a request to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnStop {
     /// It ends.
     Exit {
-        /// How long that takes.
+        /// Time until it ends.
         after: Duration,
-        /// Its exit code then.
+        /// Its exit code.
         code: i32,
     },
-    /// It goes on until it is killed.
+    /// It continues until it is killed.
     Ignore,
 }
 
-/// A container that runs.
+/// A running container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunningSlot {
     /// Its task.
@@ -104,7 +104,7 @@ pub struct RunningSlot {
 /// A container that was started or has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineEvent {
-    /// When that was.
+    /// When it happened.
     pub at: Instant,
     /// Its task.
     pub task: String,
@@ -125,12 +125,12 @@ pub enum WhatHappened {
     Ended(i32),
 }
 
-/// The machine. Clones are handles of the same machine.
+/// A simulated machine. Clones are handles of the same machine.
 #[derive(Clone, Debug)]
 pub struct FakeMachine {
     name: String,
     inner: Arc<Mutex<Inner>>,
-    /// The end of some container has been brought forward.
+    /// Notified when the end of a container has been brought forward.
     changed: Arc<Notify>,
 }
 
@@ -139,16 +139,16 @@ struct Inner {
     boot: u64,
     programs: BTreeMap<String, FakeProgram>,
     default_program: FakeProgram,
-    /// In the order of their starts. A task has several if its daemon starts one while another runs.
+    /// The containers in the order of their starts. A task has several if its daemon starts one while another runs.
     containers: Vec<Container>,
     events: Vec<MachineEvent>,
-    /// What was prepared and not undone, by task and step, with the program that says how that goes.
+    /// What was prepared and not undone, by task and step, with the program that defines how undoing it behaves.
     prepared: BTreeMap<(String, &'static str), FakeProgram>,
-    /// How often each act has failed.
+    /// How often each action has failed.
     failures: BTreeMap<(String, Act), u32>,
 }
 
-/// What can be told to fail.
+/// The actions that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Act {
     Prepare,
@@ -160,13 +160,13 @@ pub(super) enum Act {
 struct Container {
     running: RunningSlot,
     on_stop: OnStop,
-    /// When it ends, as far as that is known, and the exit code then.
+    /// When the container ends, if that is known, and its exit code.
     end: Option<(Instant, i32)>,
     has_ended: bool,
 }
 
 impl Inner {
-    /// Notes every end that has come by now, in the order of their times.
+    /// Records every end whose time has come, in the order of their times.
     fn settle(&mut self) {
         let now = Instant::now();
         loop {
@@ -189,17 +189,17 @@ fn event(running: &RunningSlot, at: Instant, what: WhatHappened) -> MachineEvent
 }
 
 impl FakeMachine {
-    /// A machine that has just booted; `name` makes its boot ids differ from those of other machines.
+    /// Returns a machine that has just booted; `name` makes its boot ids differ from those of other machines.
     pub fn new(name: &str) -> Self {
         Self { name: name.to_owned(), inner: Arc::default(), changed: Arc::default() }
     }
 
-    /// Identifies the current boot.
+    /// Returns the identifier of the current boot.
     pub fn boot_id(&self) -> String {
         format!("{} boot {}", self.name, self.with(|inner| inner.boot))
     }
 
-    /// Reboots: nothing is left of its containers, and the boot id is another one.
+    /// Reboots the machine: all containers are lost, and the boot id changes.
     pub fn reboot(&self) {
         self.with(|inner| {
             inner.boot += 1;
@@ -213,18 +213,18 @@ impl FakeMachine {
         self.changed.notify_waiters();
     }
 
-    /// Containers of this service or of this task do this from their next start on. The program of a task counts
-    /// before that of its service.
+    /// Sets the behaviour of containers of this service or task from their next start on. The program of a task takes
+    /// precedence over that of its service.
     pub fn set_program(&self, service_or_task: &str, program: FakeProgram) {
         self.with(|inner| inner.programs.insert(service_or_task.to_owned(), program));
     }
 
-    /// What containers do for which [`FakeMachine::set_program`] was not called.
+    /// Sets the behaviour of containers for which [`FakeMachine::set_program`] was not called.
     pub fn set_default_program(&self, program: FakeProgram) {
         self.with(|inner| inner.default_program = program);
     }
 
-    /// Returns the containers that run.
+    /// Returns the running containers.
     pub fn running(&self) -> Vec<RunningSlot> {
         self.with(|inner| inner.containers.iter().filter(|it| !it.has_ended).map(|it| it.running.clone()).collect())
     }
@@ -234,7 +234,7 @@ impl FakeMachine {
         self.with(|inner| std::mem::take(&mut inner.events))
     }
 
-    /// Kills the container of a task from outside, as an operator or the kernel may; nothing if none runs.
+    /// Kills the container of a task from outside, as an operator or the kernel may; does nothing if none runs.
     pub fn kill(&self, task: &str) {
         self.end(|it| it.running.task == task, Instant::now(), 137);
     }
@@ -283,10 +283,10 @@ impl FakeMachine {
         self.with(|inner| inner.last(task).filter(|it| it.has_ended).and_then(|it| it.end))
     }
 
-    /// Waits until the task's last container has ended; one that is gone was killed.
+    /// Waits until the task's last container has ended. A container that no longer exists was killed.
     pub(super) async fn wait(&self, task: &str) -> (Instant, i32) {
         loop {
-            // Before the look: a change in between must not be missed.
+            // This comes before the check, so that no change in between is missed.
             let changed = self.changed.notified();
             let end = self.with(|inner| inner.last(task).map(|it| (it.has_ended, it.end)));
             match end {
@@ -310,12 +310,12 @@ impl FakeMachine {
         }
     }
 
-    /// Forgets the containers of a task that have ended. One that runs stays: it is what a daemon must not forget.
+    /// Removes the ended containers of a task. A running one stays, as on a real machine.
     pub(super) fn clean(&self, task: &str) {
         self.with(|inner| inner.containers.retain(|it| it.running.task != task || !it.has_ended));
     }
 
-    /// Returns the tasks of which a container or something prepared is here.
+    /// Returns the tasks that have a container or a prepared step on this machine.
     pub fn tasks(&self) -> BTreeSet<String> {
         self.with(|inner| {
             let containers = inner.containers.iter().map(|it| &it.running.task);
@@ -323,18 +323,18 @@ impl FakeMachine {
         })
     }
 
-    /// Takes note of what a step has prepared for a container with this program.
+    /// Records what a step has prepared for a container with this program.
     pub(super) fn prepare(&self, task: &str, step: &'static str, program: FakeProgram) {
         self.with(|inner| inner.prepared.insert((task.to_owned(), step), program));
     }
 
-    /// Returns how long it takes to remove what a step has prepared.
+    /// Returns the time that undoing a step takes.
     pub(super) fn undo_delay(&self, task: &str, step: &'static str) -> Duration {
         let program = self.with(|inner| inner.prepared.get(&(task.to_owned(), step)).cloned());
         program.map(|it| it.undo_delay).unwrap_or_default()
     }
 
-    /// Removes what a step has prepared. Returns why that fails, if it does.
+    /// Removes what a step has prepared. Returns the error if that fails.
     pub(super) fn undo(&self, task: &str, step: &'static str) -> Option<String> {
         let key = (task.to_owned(), step);
         let failure = self.with(|inner| inner.prepared.get(&key)?.undo_failure.clone());
@@ -345,7 +345,7 @@ impl FakeMachine {
         error
     }
 
-    /// Returns the error if the act fails this time.
+    /// Returns the error if the action fails this time.
     pub(super) fn failure(&self, task: &str, act: Act, failure: Option<FakeFailure>) -> Option<String> {
         let failure = failure?;
         self.with(|inner| {
@@ -355,7 +355,7 @@ impl FakeMachine {
         })
     }
 
-    /// Forgets how often acts on the task have failed.
+    /// Forgets how often actions on the task have failed.
     pub(super) fn forget(&self, task: &str) {
         self.with(|inner| inner.failures.retain(|(it, _), _| it != task));
     }

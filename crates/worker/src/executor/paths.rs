@@ -1,5 +1,5 @@
-//! Where the files and control groups of this node's tasks are, and how they are removed. All of it blocks: callers
-//! within tokio use `spawn_blocking`, except for single looks at a file in memory.
+//! The paths of the files and control groups of this node's tasks, and their removal. All functions block: callers
+//! within tokio use `spawn_blocking`, except for single accesses to files in memory.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -11,9 +11,9 @@ use flota_runtime::cgroup::{Groups, Hierarchy};
 /// The folders and control groups of a worker's tasks.
 #[derive(Clone, Debug)]
 pub(crate) struct TaskPaths {
-    /// On disk: what a container writes, and its output.
+    /// Folder on disk for what a container writes, and for its output.
     pub(crate) data_dir: PathBuf,
-    /// In memory: specs, states, sockets. Gone after a boot, as the containers are.
+    /// Folder in memory for specs, states and sockets. It is lost at boot, as the containers are.
     pub(crate) run_dir: PathBuf,
     pub(crate) hierarchies: Vec<Hierarchy>,
     pub(crate) cgroup_parent: PathBuf,
@@ -28,7 +28,7 @@ impl TaskPaths {
         self.data_dir.join("tasks").join(task.as_str())
     }
 
-    /// The file that holds the task's output.
+    /// Returns the file that holds the task's output.
     pub(crate) fn log(&self, task: &TaskId) -> PathBuf {
         self.data_folder(task).join("log")
     }
@@ -37,7 +37,7 @@ impl TaskPaths {
         Groups::below(&self.hierarchies, &self.cgroup_parent, task.as_str())
     }
 
-    /// Returns the tasks of which a folder or a control group is here.
+    /// Returns the tasks that have a folder or a control group.
     pub(crate) fn leftovers(&self) -> BTreeSet<TaskId> {
         let cgroups = self.hierarchies.iter().map(|it| it.root.join(&self.cgroup_parent));
         let folders = [self.run_dir.join("tasks"), self.data_dir.join("tasks")].into_iter().chain(cgroups);
@@ -49,7 +49,7 @@ impl TaskPaths {
     }
 }
 
-/// Removes a folder and everything in it; one that is not there is removed already.
+/// Removes a folder and everything in it. A missing folder counts as removed.
 pub(super) fn remove_folder(folder: &Path) -> io::Result<()> {
     match fs_err::remove_dir_all(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -6,10 +6,10 @@
 //!    container's configuration.
 //! 3. The step takes its place in `ContainerExecutor::new`: after the steps that it needs, before those that need it.
 //!
-//! Nothing else changes: the task runner does all steps in their order before each start, and undoes them in reverse
-//! when one of them fails, when the container has ended, and when the task is removed. A daemon that finds a task of an
-//! earlier one does not know how far that one came, and undoes every step. An undo must therefore also succeed where
-//! its step was never begun, or was cut off in the middle.
+//! Nothing else changes: the task runner does all steps in order before each start, and undoes them in reverse order
+//! when one of them fails, when the container has ended, and when the task is removed. A daemon that takes over a task
+//! does not know how far an earlier daemon came, and undoes every step. An undo must therefore also succeed if its
+//! step was never begun or was interrupted.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -23,26 +23,26 @@ use flota_image::ImageConfig;
 
 use super::{Cause, ExecutorError};
 
-/// One step of a preparation. It is shared by all tasks, and knows them by their ids.
+/// One step of a preparation. It is shared by all tasks, which it tells apart by their ids.
 pub trait PrepareStep: fmt::Debug + Send + Sync {
     /// Returns what the step provides, as in "failed to remove the … of a task".
     fn name(&self) -> &'static str;
 
-    /// Provides it for a task. The future may be dropped at any point; the step is undone then.
+    /// Provides it for a task. The future may be dropped at any point, after which the step is undone.
     fn prepare<'a>(&'a self, task: &'a Assignment, draft: &'a mut Draft) -> BoxFuture<'a, Result<(), ExecutorError>>;
 
-    /// Removes what [`PrepareStep::prepare`] has provided, as far as it came. Succeeds where nothing is left.
+    /// Removes what [`PrepareStep::prepare`] has provided, even if it was interrupted. Succeeds if nothing is left.
     fn undo<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>>;
 }
 
-/// What the steps have found out for the container.
+/// What the steps have determined for the container.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Draft {
-    /// Digest of the task's image. Before the first step: the digest that an earlier start used, if there was one.
+    /// Digest of the task's image. Before the first step, the digest that an earlier start used, if there was one.
     pub digest: Option<String>,
     /// Folders of the image's unpacked layers, topmost first.
     pub layers: Vec<PathBuf>,
-    /// How the image asks to be run.
+    /// The image's config: how to run its program.
     pub config: ImageConfig,
 }
 
@@ -52,58 +52,58 @@ pub struct Draft {
 pub struct TeardownError {
     /// Name of the step.
     pub what: &'static str,
-    /// Why not.
+    /// The cause.
     #[source]
     pub source: Cause,
 }
 
-/// The preparation of one task, as far as it came.
+/// The preparation of one task and its progress.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     task: TaskId,
     steps: Vec<Arc<dyn PrepareStep>>,
-    /// So many of the steps may have left something.
+    /// Number of steps that may have left something.
     begun: usize,
     is_complete: bool,
     draft: Draft,
 }
 
 impl Prepared {
-    /// The preparation of a task of which an earlier daemon may have left anything.
+    /// Returns the preparation of a task for which an earlier daemon may have begun any step.
     pub(crate) fn unknown(task: &TaskId, steps: Vec<Arc<dyn PrepareStep>>) -> Self {
         Self { task: task.clone(), begun: steps.len(), steps, is_complete: false, draft: Draft::default() }
     }
 
-    /// Whether every step is done, and no container was started since.
+    /// Returns whether every step is done and no container was started since.
     pub(crate) fn is_complete(&self) -> bool {
         self.is_complete
     }
 
-    /// Takes the draft for a start: what is prepared serves one start only.
+    /// Takes the draft for a start; a preparation serves one start only.
     pub(crate) fn take_draft(&mut self) -> Draft {
         self.is_complete = false;
         std::mem::take(&mut self.draft)
     }
 
-    /// Digest of the image that is prepared.
+    /// Returns the digest of the prepared image.
     pub(crate) fn digest(&self) -> Option<&str> {
         self.draft.digest.as_deref()
     }
 
-    /// Does every step, after it has undone what is left of an earlier preparation. After an error, and where the future
+    /// Does every step, after it has undone what is left of an earlier preparation. After an error, or if the future
     /// was dropped, the caller undoes what has been done.
     pub(crate) async fn complete(
         &mut self,
         assignment: &Assignment,
         pinned: Option<&str>,
     ) -> Result<(), ExecutorError> {
-        // A container must not start among the files of another.
+        // A container must not start among the files of an earlier one.
         if let Some(left) = self.undo().await.into_iter().next() {
             return Err(ExecutorError::Transient(Box::new(left)));
         }
         self.draft = Draft { digest: pinned.map(str::to_owned), ..Draft::default() };
         for step in &self.steps {
-            // Before the step: one that fails in the middle is undone as well.
+            // The count is raised first, so that a step that fails midway is undone as well.
             self.begun += 1;
             step.prepare(assignment, &mut self.draft).await?;
         }
@@ -111,8 +111,8 @@ impl Prepared {
         Ok(())
     }
 
-    /// Undoes the steps in reverse. A step that can't be undone does not hold up the others, and is returned; the next
-    /// call tries it again.
+    /// Undoes the steps in reverse order. A step that can't be undone does not prevent the others; it is returned, and
+    /// the next call tries it again.
     pub(crate) async fn undo(&mut self) -> Vec<TeardownError> {
         self.is_complete = false;
         let mut failed = Vec::new();
@@ -123,7 +123,7 @@ impl Prepared {
                 failed.push(TeardownError { what: step.name(), source });
             }
         }
-        // At the end: if this future is dropped in the middle, the next call undoes everything again.
+        // The count is set last: if this future is dropped midway, the next call undoes everything again.
         self.begun = left;
         failed
     }
@@ -137,7 +137,7 @@ mod tests {
 
     use super::*;
 
-    /// What became of a step.
+    /// A log of the steps that were done and undone.
     type Diary = Arc<Mutex<Vec<String>>>;
 
     #[derive(Debug)]
@@ -180,7 +180,7 @@ mod tests {
         }
     }
 
-    /// A preparation of the steps a, b and c, with nothing begun.
+    /// Returns a preparation of the steps a, b and c, of which none is begun.
     fn preparation(outcomes: [(Outcome, Outcome); 3]) -> (Prepared, Diary) {
         let diary = Diary::default();
         let steps = ["a", "b", "c"].into_iter().zip(outcomes).map(|(name, (prepare, undo))| {

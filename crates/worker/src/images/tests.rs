@@ -2,15 +2,15 @@ use super::*;
 use crate::test_cluster::TestCluster;
 use flota_api::model::{NodeAddress, Role};
 
-/// How a holder gives what it has.
+/// What a holder sends.
 #[derive(Clone, Copy, Debug)]
 enum Gives {
-    /// So many bytes, and then the connection's end.
+    /// This many bytes before the connection ends.
     Part(usize),
     All,
-    /// All of it, with one bit changed.
+    /// The whole blob, with one bit changed.
     Damaged,
-    /// More than there is.
+    /// More than the whole blob.
     TooMuch,
     Nothing,
 }
@@ -52,7 +52,8 @@ impl ImageStoreRpc for Holder {
     }
 }
 
-/// Fetches a blob of 10,000 bytes from such holders, in turn: what came of it, and from which offsets each was asked.
+/// Fetches a blob of 10,000 bytes from such holders in turn. Returns the result, and the offsets at which each was
+/// asked.
 async fn fetch(holders: &[Gives]) -> (Result<(), String>, Vec<Vec<u64>>) {
     let blob: Vec<u8> = (0..10_000u32).map(|number| u8::try_from(number * 7 % 251).expect("it is small")).collect();
     let cluster = TestCluster::new();

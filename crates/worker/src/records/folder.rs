@@ -1,4 +1,4 @@
-//! Records as an earlier version kept them: one encrypted file for each task. They are only read, to be imported.
+//! Records in the format of an earlier version: one encrypted file for each task. They are only read, to be imported.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use flota_api::seal::Sealer;
 
 use super::{Record, sealed_as};
 
-/// A longer file is not a record.
+/// Size in bytes beyond which a file is not a record.
 const BOUND: u64 = 1 << 20;
 
 /// A folder of records.
@@ -22,11 +22,11 @@ impl FolderRecords {
         Self { dir: dir.to_owned(), sealer }
     }
 
-    /// Returns every record that can be read, and logs the others.
+    /// Returns every readable record and logs the others.
     pub(super) fn load(&self) -> Vec<Record> {
         let mut found = Vec::new();
         for (path, name) in self.files().unwrap_or_default() {
-            // The daemon ended while it wrote this: the record before it is there too.
+            // The daemon ended while it wrote this file; the previous record still exists.
             if name.ends_with(".new") {
                 continue;
             }

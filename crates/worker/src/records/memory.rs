@@ -1,4 +1,4 @@
-//! Records in memory, for tests and the simulator: clones share them, so that they outlive a simulated daemon.
+//! Records in memory, for tests and the simulator. Clones share them, so that they outlive a simulated daemon.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,7 +13,7 @@ use super::{Record, TaskRecords};
 pub struct MemoryRecords(Arc<Mutex<BTreeMap<TaskId, Record>>>);
 
 impl MemoryRecords {
-    /// Loses every record, as a machine does whose disk was replaced.
+    /// Removes every record, as on a machine whose disk was replaced.
     pub fn clear(&self) {
         self.0.lock().expect("no holder panics").clear();
     }

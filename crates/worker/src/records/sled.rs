@@ -1,11 +1,12 @@
-//! Records in one sled tree, encrypted. sled writes without fsync: what is saved outlives the daemon, but not a power
+//! Records in one sled tree, encrypted. sled writes without fsync: a saved record outlives the daemon, but not a power
 //! failure.
 //!
-//! A record is sealed as a whole and kept in parts: a leaf of sled holds up to 17 values before it splits, and a page
-//! over 128 KiB would go to a file of its own. Key: the task's id, a zero, and the part's number, big endian.
+//! A record is sealed as a whole and stored in parts: a leaf of sled holds up to 17 values before it splits, and a
+//! page over 128 KiB would go to a file of its own. The key consists of the task's id, a zero byte, and the part's
+//! number in big endian.
 //!
-//! sled panics over some damage, and refuses everything after an I/O error: both are caught here. A database that can't
-//! be read is put aside when it is opened; one that has failed is opened again at the next save.
+//! sled panics on some kinds of damage, and refuses every operation after an I/O error. Both are handled here: an
+//! unreadable database is moved aside when it is opened, and one that has failed is opened again at the next save.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,19 +25,19 @@ use flota_api::seal::Sealer;
 use super::folder::FolderRecords;
 use super::{Record, TaskRecords, sealed_as};
 
-/// Bytes of a value.
+/// Size of a stored part in bytes.
 const PART: usize = 4 << 10;
-/// Bytes of pages in memory.
+/// Size of sled's page cache in bytes.
 const CACHE: u64 = 4 << 20;
-/// Records in one batch.
+/// Number of records in one batch.
 const BATCH: usize = 256;
-/// How many damaged databases are kept for inspection.
+/// Number of damaged databases that are kept for inspection.
 const DAMAGED_KEPT: usize = 3;
-/// The key of an entry that every database has. It sorts before the keys of tasks.
+/// The key of an entry that every database contains. It sorts before the keys of tasks.
 const MARK: &[u8] = &[0];
-/// How long sled may hold the lock of a database that was closed.
+/// Longest time for which sled may hold the lock of a closed database.
 const UNLOCK_WAIT: Duration = Duration::from_secs(2);
-/// The database's folder within that of the records. Beside it are the files of an earlier version, if there are any.
+/// Name of the database's folder within the folder of records, which may also hold files of an earlier version.
 const DATABASE: &str = "sled";
 
 /// A task database on disk.
@@ -54,7 +55,7 @@ enum Open {
     Yes(sled::Db),
     /// An operation failed: the database is opened again at the next one.
     Failed,
-    /// The worker has closed it for good.
+    /// The worker has closed it permanently.
     Closed,
 }
 
@@ -71,8 +72,8 @@ impl SledRecords {
     /// Opens or creates the database in this folder, and imports the files of an earlier version.
     ///
     /// # Errors
-    /// An I/O error. Damage is not an error: a damaged database is put aside and a new one created, as the leader sends
-    /// everything again.
+    /// An I/O error. Damage is not an error: a damaged database is moved aside and a new one created, because the
+    /// leader sends everything again.
     pub(crate) fn open(dir: &Path, sealer: Sealer) -> io::Result<Self> {
         fs_err::create_dir_all(dir)?;
         let path = dir.join(DATABASE);
@@ -90,8 +91,8 @@ impl SledRecords {
         Ok(records)
     }
 
-    /// Imports what an earlier version kept. Its files are removed last: after a crash in between they are imported
-    /// again, before any task continues.
+    /// Imports the records of an earlier version. Its files are removed last: after a crash in between they are
+    /// imported again, before any task continues.
     fn convert(&self, old: &FolderRecords) -> io::Result<()> {
         let found = old.load();
         if !found.is_empty() {
@@ -105,8 +106,8 @@ impl SledRecords {
         self.open.lock().expect("panics under the lock are caught")
     }
 
-    /// Runs `work` on the tree and waits until the kernel has the result. sled refuses everything after a failure, so
-    /// the database is opened once more then, and the work is tried again.
+    /// Runs `work` on the tree and waits until the kernel has the result. sled refuses every operation after a
+    /// failure, so in that case the database is opened again and the work is repeated once.
     fn write(&self, work: impl Fn(&sled::Tree) -> sled::Result<()>) -> io::Result<()> {
         let mut open = self.lock();
         if let Open::Yes(db) = &*open {
@@ -218,7 +219,7 @@ fn close(open: Open, path: &Path) {
     }
 }
 
-/// Whether anyone holds the file's lock.
+/// Returns whether any process holds the file's lock.
 fn is_locked(file: &Path) -> bool {
     let locked = std::fs::File::open(file).map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock));
     matches!(locked, Ok(Err(_)))
@@ -241,7 +242,7 @@ fn read_parts(tree: &sled::Tree) -> sled::Result<BTreeMap<String, Vec<u8>>> {
 
 /// Runs sled code that may panic when the database is damaged.
 fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> sled::Result<T> {
-    // A database that panicked is closed, so that nobody sees what the panic left.
+    // A database that panicked is closed, so that no code uses its inconsistent state.
     let done = std::panic::catch_unwind(AssertUnwindSafe(work));
     done.unwrap_or_else(|_| Err(sled::Error::ReportableBug("sled panicked".into())))
 }
@@ -251,7 +252,7 @@ fn open_database(path: &Path) -> sled::Result<sled::Db> {
     guarded(|| config.flush_every_ms(None).open())
 }
 
-/// Opens the database and reads all of it, so that damage shows now and not when a task is saved.
+/// Opens the database and reads all of it, so that damage is detected now and not when a task is saved.
 fn open_and_verify(path: &Path) -> Result<sled::Db, OpenError> {
     let is_new = !path.join("db").exists();
     let opened = open_database(path).and_then(|db| match guarded(|| verify(&db, is_new)) {
@@ -262,7 +263,7 @@ fn open_and_verify(path: &Path) -> Result<sled::Db, OpenError> {
         }
     });
     opened.map_err(|error| match error {
-        // sled notices that a file is too short by reading past its end.
+        // sled detects a truncated file by reading past its end.
         sled::Error::Io(error)
             if !matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData) =>
         {
@@ -272,7 +273,7 @@ fn open_and_verify(path: &Path) -> Result<sled::Db, OpenError> {
     })
 }
 
-/// Reads everything. sled takes some damage for an empty database: the mark is missing then.
+/// Reads everything. sled takes some damaged databases for empty ones; the missing mark reveals them.
 fn verify(tree: &sled::Tree, is_new: bool) -> sled::Result<()> {
     if is_new {
         tree.insert(MARK, &[])?;
@@ -284,7 +285,7 @@ fn verify(tree: &sled::Tree, is_new: bool) -> sled::Result<()> {
     read_parts(tree).map(drop)
 }
 
-/// Moves the database out of the way, and removes the oldest of those that were moved before.
+/// Moves the database aside, and removes the oldest of those that were moved before.
 fn put_aside(dir: &Path, database: &Path) -> io::Result<PathBuf> {
     let name = |number: u64| {
         let mut name = dir.file_name().unwrap_or_default().to_owned();

@@ -3,7 +3,7 @@ use crate::executor::{FakeFailure, FakeProgram, OnStop, WhatHappened};
 use crate::fake_node::{HOUR, Node, SECOND, full_set, task};
 use flota_api::model::{RestartCondition, RestartPolicy};
 
-/// How long tokio's timer may be late.
+/// Largest delay of tokio's timer.
 const TICK: Duration = Duration::from_millis(2);
 
 fn is_start(what: WhatHappened) -> bool {
@@ -14,7 +14,7 @@ fn fails_after(runs: Duration) -> FakeProgram {
     FakeProgram { runs: Some(runs), exit_code: 1, ..FakeProgram::default() }
 }
 
-/// Asserts that the values are as wanted, but for the ticks of the timer.
+/// Asserts that the values match, within the precision of the timer.
 fn assert_about(values: &[u128], wanted: &[u128]) {
     let close = values.iter().zip(wanted).all(|(value, wanted)| (*wanted..wanted + 30).contains(value));
     assert!(values.len() == wanted.len() && close, "{values:?}, not {wanted:?}");
@@ -26,7 +26,7 @@ async fn a_task_that_fails_is_restarted_after_a_delay_that_doubles() {
     let (mut daemon, begin) = (node.daemon(), Instant::now());
     daemon.assign(&RestartPolicy::default(), DesiredState::Running);
     daemon.until(|status| status.attempt == 6 && status.state == TaskState::Running).await;
-    // After 0, 200, 400, 800 and 1,600 ms.
+    // The delays are 0, 200, 400, 800 and 1,600 ms.
     assert_about(&node.times(begin, is_start), &[0, 1_000, 2_200, 3_600, 5_400, 8_000]);
 }
 
@@ -45,14 +45,14 @@ async fn the_budget_of_restarts_ends() {
 async fn restarts_leave_the_window_by_time_that_passes_and_not_by_the_wall_clock() {
     let node = Node::with(fails_after(40 * SECOND));
     let mut daemon = node.daemon();
-    // At most one restart in a minute: a container that lives for 40 s breaks that with its second restart.
+    // The budget is one restart in a minute; a container that lives for 40 s exceeds it with its second restart.
     let policy = RestartPolicy { max_attempts: 1, window: 60 * SECOND, ..RestartPolicy::default() };
     daemon.assign(&policy, DesiredState::Running);
     daemon.until(|status| status.attempt == 2 && status.state == TaskState::Running).await;
     node.step_wall(3_600_000);
     let status = daemon.until(|status| status.attempt > 2 || status.state.is_terminal()).await;
     assert_eq!((status.attempt, status.state), (2, TaskState::Failed));
-    // One that lives for 70 s never does.
+    // A container that lives for 70 s never exceeds it.
     let mut other = Node::with(fails_after(70 * SECOND)).daemon();
     other.assign(&policy, DesiredState::Running);
     other.until(|status| status.attempt == 5).await;
@@ -100,8 +100,8 @@ async fn a_container_that_stops_within_its_grace_is_not_killed() {
     assert_about(&[begin.elapsed().as_millis()], &[3_000]);
 }
 
-/// When each start comes if the wall clock steps by so many milliseconds in the middle of the second restart's delay,
-/// which is 10 s.
+/// Returns the time of each start if the wall clock steps by this many milliseconds in the middle of the second
+/// restart's delay, which is 10 s.
 async fn restart_with_a_step(step: i64) -> Vec<u128> {
     let node = Node::with(fails_after(SECOND));
     let (mut daemon, begin) = (node.daemon(), Instant::now());
@@ -109,7 +109,7 @@ async fn restart_with_a_step(step: i64) -> Vec<u128> {
     daemon.until(|status| status.attempt == 3 && status.state == TaskState::Ready).await;
     tokio::time::advance(5 * SECOND).await;
     node.step_wall(step);
-    // An order makes the runner look again.
+    // An order makes the runner check again.
     daemon
         .assign(&RestartPolicy { delay: 10 * SECOND, max_attempts: 100, ..Default::default() }, DesiredState::Running);
     daemon.until(|status| status.attempt == 3 && status.state == TaskState::Running).await;
@@ -163,7 +163,7 @@ async fn a_daemon_that_was_killed_finds_its_container_and_starts_no_second_one()
     tokio::task::yield_now().await;
     assert_eq!(status.attempt, 1);
     assert_eq!(node.machine.take_events().len(), 1, "one start, no end");
-    // It is this daemon's to stop.
+    // This daemon must be able to stop the container.
     daemon.assign(&RestartPolicy::default(), DesiredState::Shutdown);
     daemon.is(TaskState::Shutdown).await;
     assert!(node.machine.running().is_empty());

@@ -1,5 +1,5 @@
-//! The steps that a container needs: its image, its writable layer, and a place for what its supervisor keeps. What
-//! blocks (disk, kernel) is done away from the threads that answer others.
+//! The steps that a container needs: its image, its writable layer, and the folder of its supervisor. Blocking work
+//! (disk, kernel) runs outside the async threads.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,8 @@ use crate::executor::{Cause, Draft, ExecutorError, PrepareStep};
 use crate::images::Images;
 use crate::locks::KeyedLocks;
 
-/// Has the task's image here, unpacked. Images belong to the node and not to a task: the leader says when they go.
+/// Fetches and unpacks the task's image. Images belong to the node and not to a task: the leader decides when they are
+/// removed.
 #[derive(Clone, Debug)]
 pub(super) struct ImageStep {
     pub(super) images: Images,
@@ -46,14 +47,15 @@ impl PrepareStep for ImageStep {
     }
 }
 
-/// Makes the folders that a container writes into: an overlay's upper layer, or a copy of all layers where overlayfs
-/// can't write.
+/// Creates the folders that a container writes into: an overlay's upper layer or, where overlayfs can't write, a copy
+/// of all layers.
 #[derive(Clone, Debug)]
 pub(super) struct WritableLayer {
     pub(super) paths: TaskPaths,
-    /// Whether containers can be mounted from layers here.
+    /// Whether containers can be mounted from layers on this machine.
     pub(super) overlay: bool,
-    /// Held while a task's layer is made or removed. Copying goes on for a while when nobody waits for it any more.
+    /// Held while a task's layer is created or removed, because copying continues for a while after its future was
+    /// dropped.
     pub(super) busy: KeyedLocks,
 }
 
@@ -110,7 +112,7 @@ impl PrepareStep for WritableLayer {
     }
 }
 
-/// Copies the layers, lowest first, into one folder and applies their whiteouts.
+/// Copies the layers into one folder, lowest first, and applies their whiteouts.
 fn copy_layers(layers: &[PathBuf], root: &Path) -> Result<(), ContainerError> {
     fs_err::create_dir_all(root)?;
     for layer in layers.iter().rev() {
@@ -119,9 +121,9 @@ fn copy_layers(layers: &[PathBuf], root: &Path) -> Result<(), ContainerError> {
     Ok(())
 }
 
-/// Makes the folder of the container's supervisor. What the container left is removed with it: its state, its exit
-/// status, and whatever still runs in its control groups. It is the last step, so that processes end before their
-/// files go.
+/// Creates the folder of the container's supervisor. Undoing the step also removes what the container left: its state,
+/// its exit status, and all processes in its control groups. It is the last step, so that processes end before their
+/// files are removed.
 #[derive(Clone, Debug)]
 pub(super) struct RunFolder {
     pub(super) paths: TaskPaths,

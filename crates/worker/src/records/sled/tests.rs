@@ -9,7 +9,7 @@ fn open(dir: &Path) -> SledRecords {
     SledRecords::open(&dir.join("task-db"), sealer()).expect("it opens")
 }
 
-/// A record that is so long, with bytes of its own.
+/// Returns a record of this length with distinct content.
 fn record(task: &str, length: usize) -> Record {
     let assignment = Assignment { task_id: task.into(), service_name: "x".repeat(length), ..Assignment::default() };
     Record { boot_id: "boot".into(), assignment }
@@ -59,7 +59,7 @@ fn what_is_saved_is_with_the_kernel_before_the_call_returns() {
     records.save(&[record("a", 10), record("b", 9_000)]).expect("saved");
     records.save(&[record("b", 20_000)]).expect("saved");
     records.remove(&"a".into());
-    // The files as a daemon that is killed now leaves them.
+    // This copy holds the files as a daemon that is killed now leaves them.
     let copy = tempfile::tempdir().expect("a temporary folder");
     let (from, to) = (dir.path().join("task-db/sled"), copy.path().join("task-db/sled"));
     std::fs::create_dir_all(to.join("blobs")).expect("a folder");
@@ -88,7 +88,7 @@ fn a_damaged_record_is_dropped_and_the_others_stay() {
     records.save(&[record("a", 10), record("b", 10), record("c", 9_000)]).expect("saved");
     {
         let Open::Yes(tree) = &*records.lock() else { panic!("it is open") };
-        // Moved to another task's place; and a part that is missing.
+        // One record is moved to another task's key, and another one lacks a part.
         let moved = tree.get(key("a", 0)).expect("read").expect("it is there");
         tree.insert(key("b", 0), moved).expect("written");
         tree.remove(key("c", 1)).expect("removed");
@@ -128,7 +128,7 @@ fn a_database_that_another_daemon_holds_is_not_taken_for_damaged() {
     assert_eq!(open(dir.path()).load(), [record("a", 1)]);
 }
 
-/// One file for each record, as an earlier version wrote them.
+/// Writes one file for each record, as an earlier version did.
 fn write_files(dir: &Path, records: &[Record]) {
     std::fs::create_dir_all(dir.join("task-db")).expect("a folder");
     for record in records {
@@ -158,11 +158,11 @@ fn the_files_of_an_earlier_version_are_taken_over() {
 fn a_crash_in_the_middle_of_the_conversion_loses_nothing() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let old: Vec<_> = (0..5).map(|number| record(&format!("task{number}"), 1_000 * number)).collect();
-    // Some are in the tree, some files are gone already.
+    // Some records are in the tree, and some files are already removed.
     open(dir.path()).save(&old[..4]).expect("saved");
     write_files(dir.path(), &old[2..]);
     assert_eq!(open(dir.path()).load(), old);
-    // Nor does a database that the crash spoiled: the files are still there.
+    // A database that the crash damaged loses nothing either, because the files still exist.
     write_files(dir.path(), &old);
     damage(dir.path());
     assert_eq!(open(dir.path()).load(), old);
