@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub struct State {
     /// Process id of its init, in the namespace of the supervisor.
     pub pid: i32,
-    /// Start time of that process in the kernel's ticks, which tells it from a later process with the same id.
+    /// Start time of that process in the kernel's ticks, which distinguishes it from a later process with the same id.
     pub start_time: u64,
     /// Process id of the supervisor.
     pub supervisor: i32,
