@@ -44,13 +44,13 @@ states! {
         Running = "running",
         /// Its program ended by itself with success.
         Complete = "complete",
-        /// It was told to stop and has stopped.
+        /// It was asked to stop and has stopped.
         Shutdown = "shutdown",
         /// Its program failed and the worker does not start it again.
         Failed = "failed",
         /// It could not be started on this node.
         Rejected = "rejected",
-        /// Its node has been down for so long that nobody waits for it any more.
+        /// Its node has been down for so long that its result is no longer expected.
         Orphaned = "orphaned",
     }
 }

@@ -1,15 +1,16 @@
-//! Control groups: where a container's limits are set, its use is counted, and its processes are found.
+//! Control groups, in which a container's limits are set, its usage is counted, and its processes are found.
 //!
-//! A machine has one hierarchy for each controller (v1), one for all (v2), or both (hybrid). A container has a group in
-//! each: together its [`Groups`], which stand in its state file, so that any later process can go on with them.
+//! A machine has one hierarchy for each controller (v1), one for all (v2), or both (hybrid). A container has a group
+//! in each of them. Together they are its [`Groups`], which are kept in its state file, so that any later process can
+//! use them.
 //!
 //! ```text
 //!  hierarchies() ─▶ Groups::new ─▶ create(limits) ─▶ join(pid) ─▶ … apply, freeze, stats … ─▶ kill_all ─▶ remove
 //!     table            place         make, limits      make         limits, freezer, stats     processes    remove
 //! ```
 //!
-//! What a limit means on v1 and on v2 is decided in `limits`, one file for each controller, and in `devices`. A limit
-//! that can't be set is an error, never silence; nothing that was made stays after an error.
+//! The meaning of a limit on v1 and on v2 is defined in `limits`, one file for each controller, and in `devices`. A
+//! limit that can't be set is always an error, and a failed operation removes what it created.
 
 mod devices;
 mod folder;
@@ -41,23 +42,24 @@ pub use table::{Hierarchy, hierarchies};
 use crate::error::StepError;
 use crate::oci::Resources;
 
-/// A container's groups in all hierarchies. Where there are none, each act does nothing, but a limit is refused.
+/// A container's groups in all hierarchies. If there are none, every operation does nothing, except that limits are
+/// refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Groups {
     folders: Vec<Folder>,
 }
 
 impl Groups {
-    /// One for each hierarchy, in the order of the hierarchies.
+    /// Returns the groups, in the order of the hierarchies.
     pub fn folders(&self) -> &[Folder] {
         &self.folders
     }
 
-    /// Makes the groups and sets the limits. What was made is removed again when a step fails. A group that is there
-    /// already is taken if it is empty; what was made is remembered, so write the state down after this.
+    /// Creates the groups and sets the limits. If a step fails, created groups are removed. An existing group is used
+    /// if it is empty. The result records which groups were created, so the state must be saved after this.
     ///
     /// # Errors
-    /// A limit needs a controller that is not here, a group has processes, or the kernel refuses.
+    /// A limit needs a missing controller, a group has processes, or the kernel refuses.
     pub fn create(&mut self, resources: &Resources) -> Result<(), StepError> {
         let made = self.make().and_then(|fresh| limits::apply(self, resources, fresh));
         if made.is_err() {
@@ -66,7 +68,7 @@ impl Groups {
         made
     }
 
-    /// Whether all are new.
+    /// Creates the groups and returns whether all of them are new.
     fn make(&mut self) -> Result<bool, StepError> {
         for folder in &mut self.folders {
             folder.make()?;
@@ -80,38 +82,39 @@ impl Groups {
         Ok(self.folders.iter().all(|folder| folder.made > 0))
     }
 
-    /// Sets limits of groups that are there. What is absent is left as it is. Refusals of our own come before the first
-    /// change; after one of the kernel's some limits may be set, and the caller sets the old ones again.
+    /// Sets limits of existing groups. Absent fields are left unchanged. Invalid values are refused before the first
+    /// change; after a refusal by the kernel some limits may be set, and the caller restores the old ones.
     ///
     /// # Errors
-    /// A limit needs a controller that is not here, or the kernel refuses.
+    /// A limit needs a missing controller, or the kernel refuses.
     pub fn apply(&self, resources: &Resources) -> Result<(), StepError> {
         limits::apply(self, resources, false)
     }
 
-    /// Puts a process into every group; on v2 into the leaf beside what it hands its controllers down to, if it has one.
+    /// Moves a process into every group. On v2, if the group delegates controllers, the process goes into its leaf
+    /// group.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses the move.
     pub fn join(&self, pid: i32) -> Result<(), StepError> {
         self.folders.iter().try_for_each(|folder| folder.join(pid, None))
     }
 
-    /// The same beside a process of the container, which may have moved into a group below: one that hands its
-    /// controllers down takes none itself.
+    /// Does the same as [`Groups::join`], but into the group of another process of the container, which may have moved
+    /// into a subgroup: a group that delegates controllers accepts no processes itself.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses the move.
     pub fn join_beside(&self, pid: i32, other: i32) -> Result<(), StepError> {
         self.folders.iter().try_for_each(|folder| folder.join(pid, Some(other)))
     }
 
-    /// Whether device rules are enforced here: a container may make nodes only where they are.
+    /// Returns whether device rules are enforced. Only then may a container create device nodes.
     pub fn guards_devices(&self) -> bool {
         devices::controlled(self).is_some()
     }
 
-    /// Without any v1.
+    /// Returns whether all hierarchies are v2.
     fn is_pure_v2(&self) -> bool {
         !self.folders.is_empty() && self.folders.iter().all(|folder| folder.v2)
     }

@@ -1,8 +1,8 @@
-//! The daemon's side: starts a supervisor, and talks to it over its socket.
+//! The daemon's side: starts a supervisor and sends requests to it over its socket.
 //!
-//! A daemon keeps one connection for each container, [`ContainerEvents`]: events come out of it and signals go into it,
-//! so neither depends on a connection that would have to be made when it is needed. It gets that connection from
-//! [`start`], or, after it has been restarted, from [`ContainerClient::watch`].
+//! A daemon keeps one connection for each container, [`ContainerEvents`], which delivers events and carries signals.
+//! Neither therefore depends on establishing a connection when it is needed. The connection comes from [`start`] or,
+//! after a restart of the daemon, from [`ContainerClient::watch`].
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -20,13 +20,13 @@ use crate::state;
 use crate::supervisor::message::{FromSupervisor, ToSupervisor};
 use crate::supervisor::{ContainerEvent, ExecSpec, Order, SOCKET};
 
-/// The longest wait for a container's program to run.
+/// Longest wait for a container's program to run.
 const START_WAIT: Duration = Duration::from_secs(60);
 
-/// Starts the container of `dir`. Blocks until its program runs or could not be started, for a minute at most.
+/// Starts the container of `dir`. Blocks until its program runs or has failed to start, for at most a minute.
 ///
 /// # Errors
-/// The container did not start. Then only its folder is left, and, where the start hung, what is in its cgroups.
+/// The container did not start. Only its folder is left and, if the start hung, the processes in its cgroups.
 pub fn start(program: &Program, dir: &Path, order: &Order, mut spec: Spec) -> Result<ContainerEvents, RunError> {
     let failed = |error: io::Error| RunError::new(format!("failed to start {}: {error}", program.path().display()));
     let bundle = crate::supervisor::bundle(dir);
@@ -47,7 +47,7 @@ pub fn start(program: &Program, dir: &Path, order: &Order, mut spec: Spec) -> Re
     program.launch(dir, &theirs).map_err(failed)?;
     drop(theirs);
     if !wait_readable(&ours, START_WAIT)? {
-        // The launcher may hang as well, and would hold up the next start.
+        // The launcher may hang as well and delay the next start.
         program.drop_launcher();
         return Err(RunError::new(format!("failed to start a container: it did not begin within {START_WAIT:?}")));
     }
@@ -70,56 +70,56 @@ impl ContainerClient {
     /// Connects to the supervisor of the container in `dir`.
     ///
     /// # Errors
-    /// None is there: the container has ended, or its supervisor was killed.
+    /// There is no supervisor: the container has ended, or its supervisor was killed.
     pub fn connect(dir: &Path) -> io::Result<Self> {
         Ok(Self { connection: Connection::connect(&dir.join(SOCKET))?, dir: dir.to_owned() })
     }
 
-    /// Has the supervisor send the container's events over this connection from now on.
+    /// Makes the supervisor send the container's events over this connection from now on.
     ///
     /// # Errors
-    /// The supervisor has gone.
+    /// The supervisor has ended.
     pub fn watch(self) -> io::Result<ContainerEvents> {
         self.connection.send(&ToSupervisor::Watch, &[], Wait::Fail)?;
         Ok(ContainerEvents { connection: self.connection })
     }
 
-    /// Sends the container's init a signal.
+    /// Sends a signal to the container's init.
     ///
     /// # Errors
-    /// The supervisor has gone, or does not read.
+    /// The supervisor has ended or does not read.
     pub fn kill(&self, signal: i32) -> io::Result<()> {
         self.connection.send(&ToSupervisor::Kill(signal), &[], Wait::Fail)
     }
 
-    /// Starts a process in the container; blocks until it runs. Three descriptors become its standard ones; for a
-    /// process at a terminal there is one, a socket that gets the terminal's other end.
+    /// Starts a process in the container; blocks until it runs. Three descriptors become its standard ones. For a
+    /// process at a terminal there is one descriptor, a socket that receives the terminal's other end.
     ///
     /// # Errors
-    /// The process did not start, and why.
+    /// The process did not start; the error says why.
     pub fn exec(self, spec: &ExecSpec, descriptors: Vec<OwnedFd>) -> Result<ExecProcess, RunError> {
         self.request(&ToSupervisor::Exec(spec.clone()), descriptors)?;
         Ok(ExecProcess { connection: self.connection })
     }
 
-    /// Has the output copied to `output` from now on. A pipe that is full loses some of it, and later gets a line that
-    /// says how much. What can be read from `input` goes to the container's terminal.
+    /// Makes the supervisor copy the output to `output` from now on. If the pipe is full, some output is lost, and a
+    /// later line says how much. Input from `input` is written to the container's terminal.
     ///
     /// # Errors
-    /// Too many are attached, or the supervisor has gone.
+    /// Too many clients are attached, or the supervisor has ended.
     pub fn attach(&self, output: OwnedFd, input: Option<OwnedFd>) -> Result<(), RunError> {
         self.request(&ToSupervisor::Attach, std::iter::once(output).chain(input).collect())
     }
 
-    /// Gives the container's terminal a size.
+    /// Sets the size of the container's terminal.
     ///
     /// # Errors
-    /// The supervisor has gone, or does not read.
+    /// The supervisor has ended or does not read.
     pub fn resize(&self, rows: u16, columns: u16) -> io::Result<()> {
         self.connection.send(&ToSupervisor::Resize { rows, columns }, &[], Wait::Fail)
     }
 
-    /// Sends a request with these descriptors, which are closed here then, and waits for its answer.
+    /// Sends a request with these descriptors, which are then closed here, and waits for the answer.
     fn request(&self, request: &ToSupervisor, descriptors: Vec<OwnedFd>) -> Result<(), RunError> {
         let failed = |error: io::Error| RunError::new(format!("failed to reach the container's supervisor: {error}"));
         let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
@@ -133,7 +133,8 @@ impl ContainerClient {
     }
 }
 
-/// A daemon's own connection to the supervisor of one container. It can be polled: readable when [`Self::next_event`] has
+/// A daemon's own connection to the supervisor of one container. It can be polled: it is readable when
+/// [`Self::next_event`] has something to return.
 /// something to return.
 #[derive(Debug)]
 pub struct ContainerEvents {
@@ -141,11 +142,11 @@ pub struct ContainerEvents {
 }
 
 impl ContainerEvents {
-    /// The next event; `None` when no more will come. If the last one was not [`ContainerEvent::Exited`], the supervisor
-    /// was killed.
+    /// Returns the next event, or `None` if no more events follow. If the last event was not
+    /// [`ContainerEvent::Exited`], the supervisor was killed.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] when there is none yet.
+    /// [`io::ErrorKind::WouldBlock`] if there is no event yet.
     pub fn next_event(&self) -> io::Result<Option<ContainerEvent>> {
         match self.connection.recv(Wait::Fail)? {
             Some((FromSupervisor::Event(event), _)) => Ok(Some(event)),
@@ -154,10 +155,10 @@ impl ContainerEvents {
         }
     }
 
-    /// Sends the container's init a signal.
+    /// Sends a signal to the container's init.
     ///
     /// # Errors
-    /// The supervisor has gone, or does not read.
+    /// The supervisor has ended or does not read.
     pub fn kill(&self, signal: i32) -> io::Result<()> {
         self.connection.send(&ToSupervisor::Kill(signal), &[], Wait::Fail)
     }
@@ -182,19 +183,19 @@ pub struct ExecProcess {
 }
 
 impl ExecProcess {
-    /// Blocks until the process ends; returns its exit code. Dropping this instead kills the process.
+    /// Blocks until the process ends and returns its exit code. Dropping this instead kills the process.
     pub fn wait(self) -> i32 {
         match self.connection.recv(Wait::Block) {
             Ok(Some((FromSupervisor::ExecExited(code), _))) => code,
-            // With the container every process in it ends.
+            // Every process in a container ends with it.
             Ok(_) | Err(_) => 137,
         }
     }
 
-    /// A second handle, which can end the process while another thread waits for it.
+    /// Returns a second handle, which can end the process while another thread waits for it.
     ///
     /// # Errors
-    /// No descriptor is left.
+    /// No descriptor is available.
     pub fn killer(&self) -> io::Result<ExecKiller> {
         Ok(ExecKiller(self.connection.as_fd().try_clone_to_owned()?))
     }
@@ -206,7 +207,8 @@ pub struct ExecKiller(OwnedFd);
 
 impl Drop for ExecKiller {
     fn drop(&mut self) {
-        // The supervisor kills the process of a connection that has ended. An error means that it has.
+        // The supervisor kills the process when its connection ends. An error means that the connection has already
+        // ended.
         let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
     }
 }

@@ -1,9 +1,9 @@
-//! The one way in which daemon, launcher and supervisor speak: messages with descriptors over a unix socket.
+//! The protocol between daemon, launcher and supervisor: messages with descriptors over a unix socket.
 //!
-//! A connection is of type SOCK_SEQPACKET. One packet is one message in JSON, and the descriptors that belong to it travel
-//! in the same packet, so a message arrives complete or not at all. Each direction has a message type of its own
-//! ([`crate::supervisor::message`]). A longer packet or one with too many descriptors is an error of the receiver, which
-//! then drops the connection.
+//! A connection is of type SOCK_SEQPACKET. One packet is one message in JSON, and its descriptors travel in the same
+//! packet, so a message arrives complete or not at all. Each direction has its own message type
+//! ([`crate::supervisor::message`]). A packet that is too long or has too many descriptors is an error for the
+//! receiver, which then drops the connection.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -20,18 +20,18 @@ use serde::de::DeserializeOwned;
 use crate::syscall::files::own;
 use crate::syscall::messages;
 
-/// The longest message. Only an exec with a large environment comes near it.
+/// Largest message in bytes. Only an exec with a large environment comes near it.
 const BOUND: usize = 256 << 10;
 
-/// Connections that wait to be accepted.
+/// Largest number of connections that wait to be accepted.
 const BACKLOG: i32 = 64;
 
-/// What an operation does that can't be done at once.
+/// What an operation does if it can't be done at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// Waits until it can.
+    /// It waits.
     Block,
-    /// Fails with [`io::ErrorKind::WouldBlock`].
+    /// It fails with [`io::ErrorKind::WouldBlock`].
     Fail,
 }
 
@@ -49,7 +49,7 @@ impl Wait {
 pub(crate) struct Connection(OwnedFd);
 
 impl Connection {
-    /// Two connected ends.
+    /// Returns two connected ends.
     pub(crate) fn pair() -> io::Result<(Self, Self)> {
         let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         Ok((Self(one), Self(other)))
@@ -58,7 +58,7 @@ impl Connection {
     /// Connects to a [`Listener`].
     pub(crate) fn connect(path: &Path) -> io::Result<Self> {
         let socket = new_socket(SockFlag::SOCK_CLOEXEC)?;
-        // The default is less than the bound.
+        // The default size is smaller than the bound.
         setsockopt(&socket, sockopt::SndBuf, &(2 * BOUND))?;
         connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
         Ok(Self(socket))
@@ -71,17 +71,17 @@ impl Connection {
         Ok(())
     }
 
-    /// Receives the next message with its descriptors; `None` when the peer has closed its end.
+    /// Receives the next message with its descriptors; `None` if the peer has closed its end.
     ///
     /// # Errors
-    /// The packet is too long or is not such a message, or [`Wait::Fail`] and there is none.
+    /// The packet is too long or is not such a message, or there is none and `wait` is [`Wait::Fail`].
     pub(crate) fn recv<M: DeserializeOwned>(&self, wait: Wait) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
-        // Its length, so that the buffer is no larger.
+        // The length is read first, so that the buffer is no larger than necessary.
         let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC | wait.flags();
         let length = loop {
             match recv(self.0.as_raw_fd(), &mut [], peek) {
                 Err(nix::Error::EINTR) => {}
-                // A peer that had something unread when it closed its end.
+                // The peer closed its end with unread data.
                 Err(nix::Error::ECONNRESET) => return Ok(None),
                 other => break other?,
             }
@@ -97,9 +97,9 @@ impl Connection {
         Ok(Some((serde_json::from_slice(&buffer[..received.bytes])?, received.descriptors)))
     }
 
-    /// Whether the peer still has its end.
+    /// Returns whether the peer still has its end open.
     pub(crate) fn is_open(&self) -> bool {
-        // POLLHUP is always polled for.
+        // POLLHUP is always reported.
         let mut polled = [PollFd::new(self.as_fd(), PollFlags::empty())];
         !poll(&mut polled, PollTimeout::ZERO).is_ok_and(|count| count > 0)
     }
@@ -123,12 +123,12 @@ impl From<Connection> for OwnedFd {
     }
 }
 
-/// Accepts connections at a path.
+/// A socket at a path that accepts connections.
 #[derive(Debug)]
 pub(crate) struct Listener(OwnedFd);
 
 impl Listener {
-    /// Listens at `path`, in the place of what is there.
+    /// Listens at `path` and replaces an existing socket.
     pub(crate) fn bind(path: &Path) -> io::Result<Self> {
         let _ = std::fs::remove_file(path);
         let socket = new_socket(SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
@@ -137,10 +137,10 @@ impl Listener {
         Ok(Self(socket))
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     ///
     /// # Errors
-    /// None waits, or no descriptor is left.
+    /// No connection waits, or no descriptor is available.
     pub(crate) fn accept(&self) -> io::Result<Connection> {
         Ok(Connection(own(accept4(self.0.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?)))
     }
@@ -189,7 +189,7 @@ mod tests {
         let client = Connection::connect(&path).expect("it listens");
         let server = listener.accept().expect("a connection waits");
         std::fs::remove_file(path).expect("its own file");
-        // With its quotes.
+        // The two bytes are the quotes.
         let text = "x".repeat(BOUND - 2);
         client.send(&text, &[], Wait::Fail).expect("it fits");
         assert_eq!(server.recv::<String>(Wait::Fail).expect("received").expect("open").0, text);

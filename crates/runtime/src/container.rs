@@ -1,4 +1,4 @@
-//! A container as its folder in the state root has it, and what can be done to it.
+//! A container, as its folder in the state root describes it, and the operations on it.
 //!
 //! ```text
 //!  ROOT/ID/state.json    what is needed to find it again         (written whole, renamed)
@@ -33,50 +33,50 @@ pub use create::Creation;
 pub use delete::remove_remains;
 pub use exec::Execution;
 
-/// More than any id that a program makes.
+/// Longest id, which is more than programs use.
 const ID_BOUND: usize = 1024;
 
 /// A container that was created.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Container {
-    /// Of the specification, as the bundle says.
+    /// Version of the specification that the bundle uses.
     pub oci_version: String,
-    /// Unique in its state root.
+    /// Id, unique in its state root.
     pub id: String,
-    /// Absolute.
+    /// Absolute path of the bundle.
     pub bundle: PathBuf,
-    /// Absolute.
+    /// Absolute path of the root file system.
     pub rootfs: PathBuf,
-    /// Of its init; 0 while there is none.
+    /// Process id of its init; 0 while there is none.
     pub pid: i32,
-    /// Start time of that process: the same id with another time is another process.
+    /// Start time of that process, which tells it from a later process with the same id.
     pub start_time: u64,
-    /// Who creates it, and when that process started.
+    /// Process id and start time of the process that creates it.
     pub creator: (i32, u64),
-    /// RFC 3339, in UTC.
+    /// Time of creation in RFC 3339 format, in UTC.
     pub created: String,
-    /// User id of who made it.
+    /// User id of its creator.
     pub owner: u32,
-    /// As configured.
+    /// Annotations of the configuration.
     pub annotations: BTreeMap<String, String>,
     /// Its control groups.
     pub groups: Groups,
-    /// Whether its processes are in a PID namespace of their own, and end with its init.
+    /// Whether its processes are in their own PID namespace and end with its init.
     pub own_pids: bool,
-    /// Hooks that are yet to come.
+    /// Hooks that run after the start.
     pub poststart: Vec<Hook>,
-    /// Likewise.
+    /// Hooks that run after the deletion.
     pub poststop: Vec<Hook>,
-    /// Whether there is a program to be started.
+    /// Whether the configuration has a program to start.
     pub has_process: bool,
-    /// Whether its mounts are in a namespace of their own, and go with it.
+    /// Whether its mounts are in their own namespace and are removed with it.
     pub own_mounts: bool,
-    /// Where it lies.
+    /// Its folder.
     #[serde(skip)]
     pub(crate) dir: PathBuf,
 }
 
-/// Refuses what can't be the name of a folder, or would be another's.
+/// Refuses an id that can't be the name of a folder or names another folder.
 pub(crate) fn check_id(id: &str) -> Result<(), StepError> {
     let legal = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
     let why = match id {
@@ -90,10 +90,10 @@ pub(crate) fn check_id(id: &str) -> Result<(), StepError> {
 }
 
 impl Container {
-    /// The container of this id.
+    /// Loads the container with this id.
     ///
     /// # Errors
-    /// There is none; its text holds "does not exist", as callers expect.
+    /// There is none. The text contains "does not exist", which callers rely on.
     pub fn load(root: &Path, id: &str) -> Result<Self, StepError> {
         check_id(id)?;
         let dir = root.join(id);
@@ -104,7 +104,7 @@ impl Container {
         }
     }
 
-    /// All of a state root, by id.
+    /// Loads all containers of a state root, sorted by id.
     ///
     /// # Errors
     /// The folder can't be read.
@@ -123,12 +123,12 @@ impl Container {
         state::write_volatile(&self.dir.join("state.json"), self).act(|| format!("write the state of `{}`", self.id))
     }
 
-    /// In a folder that nobody reads yet.
+    /// Saves the state in a new folder, which no other process reads yet.
     pub(crate) fn save_first(&self) -> Result<(), StepError> {
         state::write_new(&self.dir.join("state.json"), self).act(|| format!("write the state of `{}`", self.id))
     }
 
-    /// Makes the folder; an id is taken by its folder.
+    /// Creates the folder. The existence of the folder reserves the id.
     pub(crate) fn make_dir(root: &Path, id: &str) -> Result<PathBuf, StepError> {
         check_id(id)?;
         let dir = root.join(id);
@@ -149,10 +149,10 @@ impl Container {
         }
     }
 
-    /// Where in its life it is.
+    /// Returns the container's status.
     pub fn status(&self) -> Status {
         if self.pid == 0 {
-            // Whoever creates it is at it, or was killed.
+            // Creation is in progress, or the creating process was killed.
             return Status::Creating;
         }
         if start_time(self.pid) != Some(self.start_time) {
@@ -168,10 +168,10 @@ impl Container {
         if self.dir.join("start").exists() { Status::Created } else { Status::Running }
     }
 
-    /// Its init, and where in its life it is.
+    /// Returns a descriptor of its init and the status.
     ///
     /// # Errors
-    /// It has stopped, or is still being created.
+    /// The container has stopped or is still being created.
     pub(crate) fn reach(&self) -> Result<(OwnedFd, Status), StepError> {
         if self.pid == 0 {
             return Err(self.refuse("reach", "it is still being created"));
@@ -179,7 +179,7 @@ impl Container {
         Ok((self.open_process()?, self.status_of_alive()))
     }
 
-    /// As others read it.
+    /// Returns the state in the format of the specification.
     pub fn state(&self, status: Status) -> State {
         State {
             oci_version: self.oci_version.clone(),
@@ -191,7 +191,8 @@ impl Container {
         }
     }
 
-    /// Of its configuration what a further process needs: `process`, its namespaces, the seccomp agent.
+    /// Returns the part of its configuration that a further process needs: `process`, its namespaces, the seccomp
+    /// agent.
     ///
     /// # Errors
     /// The file can't be read.
@@ -203,17 +204,17 @@ impl Container {
         Filter::load(&self.dir.join("seccomp"))
     }
 
-    /// Its init, as a descriptor that can't become another process. It is readable when init has ended.
+    /// Opens a descriptor of its init, which can't refer to another process later. It is readable when init has ended.
     ///
     /// # Errors
-    /// It has stopped.
+    /// The container has stopped.
     pub fn open_process(&self) -> Result<OwnedFd, StepError> {
         let gone = || StepError::refuse(format!("reach the container `{}`", self.id), "container not running");
         if self.pid == 0 {
             return Err(gone());
         }
         let process = kernel::open(self.pid).map_err(|_| gone())?;
-        // After it was opened: the number is this process's now, or it is another's.
+        // The check comes after the open: if the start time matches now, the descriptor refers to this process.
         if start_time(self.pid) == Some(self.start_time) { Ok(process) } else { Err(gone()) }
     }
 
@@ -223,17 +224,17 @@ impl Container {
             return Ok(());
         }
         let why = match status {
-            // In runc's words, which callers look for.
+            // This is runc's text, which callers rely on.
             Status::Stopped => "container not running".to_owned(),
             other => format!("the container is {other}"),
         };
         Err(StepError::refuse(format!("{act} the container `{}`", self.id), why))
     }
 
-    /// Lets its program run. Ends when it does.
+    /// Starts its program. Returns when the program runs.
     ///
     /// # Errors
-    /// It is not `created`, or the program can't be run.
+    /// The status is not `created`, or the program can't be run.
     pub fn start(&self) -> Result<(), RunError> {
         match self.status() {
             Status::Created => {}
@@ -245,7 +246,7 @@ impl Container {
             return Err(self.refuse("start", "its configuration has no process").into());
         }
         process::start::start(&self.dir)?;
-        // runtime.md, "Lifecycle": where a hook fails, the container goes.
+        // If a hook fails, the container is deleted (runtime.md, "Lifecycle").
         self.run_poststart().inspect_err(|_| drop(self.delete(true, drop)))
     }
 
@@ -257,10 +258,10 @@ impl Container {
         StepError::refuse(format!("{act} the container `{}`", self.id), why)
     }
 
-    /// Sends its init a signal.
+    /// Sends a signal to its init.
     ///
     /// # Errors
-    /// It has stopped.
+    /// The container has stopped.
     pub fn kill(&self, signal: i32) -> Result<(), StepError> {
         self.require("kill", &[Status::Created, Status::Running, Status::Paused])?;
         let process = self.open_process()?;
@@ -270,14 +271,14 @@ impl Container {
                 self.groups.kill_all(libc::SIGKILL)?;
             }
             if self.groups.is_frozen() {
-                // What is frozen on v1 takes no signal before it is thawed.
+                // A process that is frozen on v1 receives no signal before it is thawed.
                 self.groups.thaw()?;
             }
         }
         Ok(())
     }
 
-    /// Sends all of its processes a signal, also those that outlived its init.
+    /// Sends a signal to all of its processes, including those that outlived its init.
     ///
     /// # Errors
     /// The groups can't be read.
@@ -285,19 +286,19 @@ impl Container {
         self.groups.kill_all(signal)
     }
 
-    /// Stops all of its processes where they are.
+    /// Freezes all of its processes.
     ///
     /// # Errors
-    /// It does not run, or there is no freezer here.
+    /// The container does not run, or there is no freezer.
     pub fn pause(&self) -> Result<(), StepError> {
         self.require("pause", &[Status::Created, Status::Running])?;
         self.groups.freeze()
     }
 
-    /// Lets them go on.
+    /// Thaws its processes.
     ///
     /// # Errors
-    /// It is not paused.
+    /// The container is not paused.
     pub fn resume(&self) -> Result<(), StepError> {
         self.require("resume", &[Status::Paused])?;
         self.groups.thaw()
@@ -306,13 +307,13 @@ impl Container {
     /// Changes its limits.
     ///
     /// # Errors
-    /// It has stopped, or a limit can't be set; the ones before that are.
+    /// The container has stopped, or a limit can't be set; earlier limits stay set.
     pub fn update(&self, resources: &oci::Resources) -> Result<(), StepError> {
         self.require("update", &[Status::Created, Status::Running, Status::Paused])?;
         self.groups.apply(resources)
     }
 
-    /// Process ids of all that is in it, in the caller's PID namespace.
+    /// Returns the ids of all of its processes in the caller's PID namespace.
     ///
     /// # Errors
     /// The groups can't be read.

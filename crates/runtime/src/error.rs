@@ -1,20 +1,20 @@
-//! Why a container could not be made. The text travels from the container's own init to whoever asked.
+//! Errors of creating a container. Their text travels from the container's own init to the caller.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The exit code for a program that is not there, as a shell has it.
+/// Exit code for a missing program, as in a shell.
 pub const NOT_FOUND: i32 = 127;
-/// For one that can't be run.
+/// Exit code for a program that can't be executed, as in a shell.
 pub const NOT_EXECUTABLE: i32 = 126;
 
-/// A step that failed: what was done, and to what.
+/// A failed step: what was done, and to what.
 #[derive(Debug)]
 pub struct StepError {
     act: String,
     source: std::io::Error,
-    /// What a shell would end with, where the program itself is what failed.
+    /// The exit code of a shell, if the program itself is the cause.
     code: Option<i32>,
 }
 
@@ -26,7 +26,7 @@ impl fmt::Display for StepError {
 
 impl std::error::Error for StepError {}
 
-/// The kernel's words without "(os error 2)": that is for programmers.
+/// Returns the system's error text without "(os error 2)".
 pub(crate) fn kernel_words(error: &std::io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => nix::errno::Errno::from_raw(number).desc().to_owned(),
@@ -35,36 +35,36 @@ pub(crate) fn kernel_words(error: &std::io::Error) -> String {
 }
 
 impl StepError {
-    /// A refusal of our own.
+    /// Returns an error for a refusal by the runtime itself.
     pub fn refuse(act: impl Into<String>, why: impl Into<String>) -> Self {
         Self { act: act.into(), source: std::io::Error::other(why.into()), code: None }
     }
 
-    /// The kernel's error number, where it was the kernel.
+    /// Returns the kernel's error number, if the error came from the kernel.
     pub fn raw_os_error(&self) -> Option<i32> {
         self.source.raw_os_error()
     }
 
-    /// The same with what it was a part of in front.
+    /// Adds the surrounding operation in front of the error.
     #[must_use]
     pub fn within(self, act: impl Into<String>) -> Self {
         let why = format!("{}: {}", self.act, kernel_words(&self.source));
         Self { act: act.into(), source: std::io::Error::other(why), code: self.code }
     }
 
-    /// The same, of the program itself.
+    /// Marks the error as caused by the program itself, with this exit code.
     #[must_use]
     pub fn with_code(self, code: i32) -> Self {
         Self { code: Some(code), ..self }
     }
 
-    /// [`NOT_FOUND`] or [`NOT_EXECUTABLE`], where the program itself is what failed.
+    /// Returns [`NOT_FOUND`] or [`NOT_EXECUTABLE`] if the program itself is the cause.
     pub fn code(&self) -> Option<i32> {
         self.code
     }
 }
 
-/// Adds the act to an error.
+/// Adds the failed action to an error.
 pub(crate) trait Act<T> {
     /// `act` completes the sentence "failed to …".
     fn act(self, act: impl FnOnce() -> String) -> Result<T, StepError>;
@@ -76,13 +76,13 @@ impl<T, E: Into<std::io::Error>> Act<T> for Result<T, E> {
     }
 }
 
-/// Why a container or a process did not start, as the process reports it that tried.
+/// Why a container or a process did not start, as the process that tried reports it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{text}")]
 pub struct RunError {
-    /// One line.
+    /// The text, one line.
     pub text: String,
-    /// [`NOT_FOUND`] or [`NOT_EXECUTABLE`], where the program itself is what failed.
+    /// [`NOT_FOUND`] or [`NOT_EXECUTABLE`] if the program itself is the cause.
     pub code: Option<i32>,
 }
 
@@ -93,7 +93,7 @@ impl From<StepError> for RunError {
 }
 
 impl RunError {
-    /// Of the runtime's own.
+    /// Returns an error of the runtime itself.
     pub(crate) fn new(text: impl Into<String>) -> Self {
         Self { text: text.into(), code: None }
     }

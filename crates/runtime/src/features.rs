@@ -1,12 +1,12 @@
-//! What this runtime can do, for programs (features.md, features-linux.md of the OCI runtime specification). The command
-//! line prints it.
+//! The features of this runtime in the format of the OCI runtime specification (features.md, features-linux.md), which
+//! the command line prints for other programs.
 
 use serde_json::{Value, json};
 
 use crate::oci::VERSION;
 use crate::security::{capabilities, seccomp};
 
-/// The document that `features` prints.
+/// Returns the document that `features` prints.
 pub fn features() -> Value {
     json!({
         "ociVersionMin": "1.0.0",

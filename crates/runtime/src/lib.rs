@@ -1,6 +1,8 @@
-//! Containers: namespaces, cgroups, a root file system, and a small process for each that outlives whoever asked.
+//! Containers: namespaces, cgroups, a root file system, and for each container a small supervisor that outlives its
+//! client.
 //!
-//! The whole OCI runtime specification on Linux, twice: as a library, and as the command line `flota-runtime`.
+//! This crate implements the whole OCI runtime specification on Linux, both as a library and as the command line
+//! `flota-runtime`.
 //!
 //! ```text
 //!  config.json ─ oci ─▶ container/create ─ clone3 ─▶ process/init ─ exec ─▶ program
@@ -14,12 +16,12 @@
 //!    └──── DIR/sock: exec, attach, resize; events anew ◀─────┘
 //! ```
 //!
-//! The supervisor is single-threaded and without an async runtime. It sits outside of the container's limits,
-//! keeps the output and the exit code, and does not end with the daemon, which finds its containers again by
-//! their folders. If the supervisor dies, the kernel kills the container: nothing runs that nobody watches.
+//! The supervisor is single-threaded and has no async runtime. It runs outside of the container's limits, keeps the
+//! output and the exit code, and does not end with the daemon, which finds its containers again by their folders. If
+//! the supervisor dies, the kernel kills the container, so that no container runs without supervision.
 //!
-//! Knows no cluster words. Everything that is unsafe is in `syscall/`, `process/{clone,namespaces}.rs`, `security/` and
-//! `cgroup/`, and, of the program, in its `main.rs`, `entry.rs` and `title.rs`.
+//! This crate has no notion of clusters. All unsafe code is in `syscall/`, `process/{clone,namespaces}.rs`,
+//! `security/` and `cgroup/` and, in the program, in its `main.rs`, `entry.rs` and `title.rs`.
 
 pub mod cgroup;
 pub mod client;

@@ -1,12 +1,12 @@
-//! A container's output on disk: lines of `<ms since 1970> <1|2> <text>`, in two files of which the older is
-//! dropped when the newer is full.
+//! A container's output on disk, as lines of `<ms since 1970> <1|2> <text>` in two files. When the newer file is full,
+//! the older one is dropped.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A longer line is cut into several.
+/// Longest line in bytes; a longer one is split.
 const LINE_BOUND: usize = 16 << 10;
 
 pub(crate) fn now() -> u64 {
@@ -18,13 +18,13 @@ fn older(path: &Path) -> PathBuf {
     path.with_extension("old")
 }
 
-/// Writes what comes out of the container's two pipes.
+/// Writes the output of the container's two pipes.
 pub(crate) struct LogWriter {
     path: PathBuf,
     file: File,
     written: u64,
     most: u64,
-    /// The beginning of a line of each stream.
+    /// The incomplete line of each stream.
     partial: [Vec<u8>; 2],
 }
 
@@ -35,7 +35,7 @@ impl LogWriter {
         Ok(Self { path: path.to_owned(), file, written, most: most / 2, partial: [Vec::new(), Vec::new()] })
     }
 
-    /// Takes bytes of stream 1 or 2.
+    /// Appends bytes of stream 1 or 2.
     pub(crate) fn write(&mut self, stream: usize, bytes: &[u8]) -> io::Result<()> {
         for chunk in bytes.split_inclusive(|byte| *byte == b'\n') {
             let partial = &mut self.partial[stream - 1];
@@ -51,7 +51,7 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Writes the lines that have no end.
+    /// Writes the incomplete lines.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         for stream in [1, 2] {
             let line = std::mem::take(&mut self.partial[stream - 1]);
@@ -80,15 +80,15 @@ impl LogWriter {
 /// One line of output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
-    /// When it was written, in ms since 1970.
+    /// Time of writing in ms since 1970.
     pub at: u64,
-    /// 1: standard output; 2: standard error.
+    /// 1 for standard output, 2 for standard error.
     pub stream: u32,
-    /// Without its end.
+    /// Content without the line end.
     pub text: Vec<u8>,
 }
 
-/// Reads a log from its beginning, and on as it grows, through rotation.
+/// Reads a log from its beginning, and follows it as it grows and rotates.
 #[derive(Debug)]
 pub struct LogReader {
     path: PathBuf,
@@ -97,13 +97,13 @@ pub struct LogReader {
 }
 
 impl LogReader {
-    /// At the oldest line that is kept.
+    /// Opens the log at the oldest line that is kept.
     pub fn open(path: &Path) -> Self {
         let current = File::open(older(path)).or_else(|_| File::open(path)).ok().map(BufReader::new);
         Self { path: path.to_owned(), current, partial: Vec::new() }
     }
 
-    /// The next line; `None` when there is none yet.
+    /// Returns the next line, or `None` if there is none yet.
     ///
     /// # Errors
     /// The file can't be read.
@@ -132,7 +132,7 @@ impl LogReader {
         }
     }
 
-    /// At the end of a file that is no longer the newest: goes on with the newest.
+    /// Switches to the newest file at the end of an older one. Returns whether it did.
     fn moved_on(&mut self) -> io::Result<bool> {
         use std::os::unix::fs::MetadataExt;
         let own = self.current.as_ref().map(|file| file.get_ref().metadata()).transpose()?.map(|it| it.ino());

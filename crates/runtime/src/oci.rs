@@ -1,17 +1,19 @@
 //! The documents of the OCI runtime specification as plain data: `config.json`, the state and the features.
 //!
-//! `crates/image` takes its types from the crate `oci-spec`; these are our own. What `oci-spec` 0.10 lacks for a runtime:
+//! `crates/image` takes its types from the crate `oci-spec`, while these are our own, because `oci-spec` 0.10 is
+//! unsuitable for a runtime:
 //!
-//! - A capability that it does not know makes the whole configuration unreadable, where the specification asks for a
+//! - A capability that it does not know makes the whole configuration unreadable, while the specification asks for a
 //!   warning (config.md, "Linux Process"). The same goes for actions, operators, architectures and flags of seccomp,
-//!   policies and flags of a scheduler, and modes of memory: they are closed enums. The types here keep such words as
+//!   policies and flags of a scheduler, and modes of memory, which are closed enums. The types here keep such names as
 //!   text, and `validate` or the code that applies them decides.
-//! - `null` for a list or map that Go left empty is accepted there only in optional fields.
-//! - Its state has no `paused`, which runc, podman and containerd know.
-//! - Its features are a document to be read; here one is written, once.
-//! - Every struct that could still be taken (namespaces, mounts, limits, hooks) is used together with one that can't, and
-//!   half a configuration of each kind would need conversions between them.
-//! - It brings 15 crates (regex, strum, getset, derive_builder, …) to a static program that is loaded for every container.
+//! - It accepts `null` for a list or map that Go left empty only in optional fields.
+//! - Its state has no `paused`, which runc, podman and containerd use.
+//! - Its features document is made for reading; here it is only written, once.
+//! - Every usable struct (namespaces, mounts, limits, hooks) is used together with an unusable one, and mixing both
+//!   would require conversions between them.
+//! - It adds 15 crates (regex, strum, getset, derive_builder, …) to a static program that is loaded for every
+//!   container.
 
 mod config;
 mod linux;
@@ -42,45 +44,46 @@ pub use template::{rootless, template};
 
 use crate::error::{Act, StepError};
 
-/// The version of the specification that is spoken here.
+/// The implemented version of the specification.
 pub const VERSION: &str = "1.2.1";
 
-/// The largest configuration that is read.
+/// The largest configuration that is read, in bytes.
 pub const CONFIG_BOUND: u64 = 8 << 20;
 
-/// Takes `null`, which Go writes for an empty list, for an absent field.
+/// Deserializes `null`, which Go writes for an empty list, as an absent field.
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// Reads a JSON file that somebody else wrote.
+/// Reads a JSON file that another program wrote.
 ///
 /// # Errors
-/// The file can't be read, is larger than [`CONFIG_BOUND`], or is not such JSON. The error names the field.
+/// The file can't be read, is larger than [`CONFIG_BOUND`], or is not valid JSON of this type. The error names the
+/// field.
 pub fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, StepError> {
     let file = File::open(path).act(|| format!("open `{}`", path.display()))?;
     let size = file.metadata().map_or(0, |it| it.len());
     parse(file, size, &path.display().to_string())
 }
 
-/// The same from something open, called `name` in errors.
+/// Does the same with an open reader, which errors call `name`.
 ///
 /// # Errors
-/// As for [`read_json`].
+/// The same as for [`read_json`].
 pub fn parse_json<T: for<'de> Deserialize<'de>>(from: impl Read, name: &str) -> Result<T, StepError> {
     parse(from, 0, name)
 }
 
-/// `size`: how much there is, as far as is known.
+/// Parses JSON; `size` is the expected length.
 fn parse<T: for<'de> Deserialize<'de>>(from: impl Read, size: u64, name: &str) -> Result<T, StepError> {
-    // A file may say what it likes, and be a device or a pipe.
+    // The reported size may be wrong, and the file may be a device or a pipe.
     let mut text = Vec::with_capacity(usize::try_from(size.min(CONFIG_BOUND)).unwrap_or(0) + 1);
     from.take(CONFIG_BOUND + 1).read_to_end(&mut text).act(|| format!("read `{name}`"))?;
     if text.len() as u64 > CONFIG_BOUND {
         return Err(StepError::refuse(format!("read `{name}`"), format!("it is larger than {CONFIG_BOUND} bytes")));
     }
     let refuse = |why: String| StepError::refuse(format!("read `{name}`"), why);
-    // Without the track of the path first: it costs as much as the rest.
+    // The first try does not track the path to a field, which costs as much as all the rest.
     if let Ok(value) = serde_json::from_slice(&text) {
         return Ok(value);
     }

@@ -1,4 +1,4 @@
-//! The processes of a container, and the order of what they do.
+//! The processes of a container and the order of their actions.
 //!
 //! ```text
 //!  runtime                                      init (child, new namespaces)
@@ -14,8 +14,8 @@
 //!  reads the FIFO `started`: its end = it runs, a text = why not
 //! ```
 //!
-//! Where a user namespace is joined or a time namespace made, a process in between does that and makes init, which is
-//! nevertheless the runtime's child (`CLONE_PARENT`). Every function here runs in a single-threaded process.
+//! If a user namespace is joined or a time namespace created, an intermediate process does that and creates init,
+//! which is nevertheless the runtime's child (`CLONE_PARENT`). Every function here runs in a single-threaded process.
 
 pub(crate) mod channel;
 pub(crate) mod clone;
@@ -43,11 +43,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::RunError;
 
-/// Whether a process (by its descriptor) has ended, or does before `until`.
+/// Returns whether the process behind a descriptor has ended or ends before `until`.
 pub(crate) fn ended(process: &OwnedFd, until: Instant) -> bool {
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        // Rounded up: a wait of less than 1 ms is no wait.
+        // The timeout is rounded up, because a wait of less than 1 ms would not wait at all.
         let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout) {
             Ok(0) if Instant::now() >= until => return false,
@@ -58,7 +58,7 @@ pub(crate) fn ended(process: &OwnedFd, until: Instant) -> bool {
     }
 }
 
-/// Whether something can be read, or the other end has gone, before long.
+/// Returns whether, within `most`, something can be read or the other end is closed.
 pub(crate) fn wait_readable(pipe: &impl AsFd, most: Duration) -> Result<bool, RunError> {
     let until = Instant::now() + most;
     loop {
@@ -72,7 +72,7 @@ pub(crate) fn wait_readable(pipe: &impl AsFd, most: Duration) -> Result<bool, Ru
     }
 }
 
-/// The exit code that a shell would show for a wait status; `None` for a process that was only stopped.
+/// Returns the exit code that a shell reports for a wait status; `None` for a process that was only stopped.
 pub fn exit_code(status: nix::sys::wait::WaitStatus) -> Option<i32> {
     match status {
         nix::sys::wait::WaitStatus::Exited(_, code) => Some(code),
@@ -81,11 +81,11 @@ pub fn exit_code(status: nix::sys::wait::WaitStatus) -> Option<i32> {
     }
 }
 
-/// Runs `child` in a new process with the namespaces of `flags` (`CLONE_NEW…`, as for clone(2)); it ends with what
-/// `child` returns. Only for programs with one thread. Gives the new process's id.
+/// Runs `child` in a new process with the namespaces of `flags` (`CLONE_NEW…`, as for clone(2)) and returns the new
+/// process's id. The process exits with the result of `child`. Only for programs with one thread.
 ///
 /// # Errors
-/// The kernel refuses.
+/// The kernel refuses to create the process.
 pub fn spawn(flags: i32, child: impl FnOnce() -> i32) -> std::io::Result<i32> {
     let flags = u64::try_from(flags).map_err(std::io::Error::other)?;
     match clone::fork(flags, clone::Parent::Caller)? {
@@ -94,41 +94,41 @@ pub fn spawn(flags: i32, child: impl FnOnce() -> i32) -> std::io::Result<i32> {
     }
 }
 
-/// Lets writing to a pipe that nobody reads be an error and not the end of this process.
+/// Makes a write to a pipe without a reader return an error instead of ending this process.
 pub fn ignore_broken_pipes() {
     clone::ignore_broken_pipes();
 }
 
-/// Sends a process a signal by its number; one that has gone needs none.
+/// Sends a signal to a process by number. A process that has ended is ignored.
 pub fn signal_number(pid: i32, signal: i32) {
     let _ = crate::syscall::process::kill(pid, signal);
 }
 
-/// Starts a program whose signals are blocked as in `mask`, while the caller's stay as they are.
+/// Starts a program with the signals of `mask` blocked; the caller's mask is unchanged.
 ///
 /// # Errors
-/// It can't be run.
+/// The program can't be run.
 pub fn spawn_with_mask(command: &mut std::process::Command, mask: nix::sys::signal::SigSet) -> std::io::Result<i32> {
     clone::with_mask(command, mask);
     Ok(i32::try_from(command.spawn()?.id()).unwrap_or(0))
 }
 
-/// Gives a terminal a size. What is no terminal has none.
+/// Sets the size of a terminal. Other files are ignored.
 pub fn resize_terminal(terminal: &impl AsFd, rows: u16, columns: u16) {
     let _ = crate::syscall::files::set_terminal_size(terminal.as_fd(), rows, columns);
 }
 
-/// Gives a terminal the size of another. What is no terminal has none.
+/// Sets the size of a terminal to that of another. Other files are ignored.
 pub fn copy_terminal_size(from: std::os::fd::BorrowedFd<'_>, to: std::os::fd::BorrowedFd<'_>) {
     if let Some((rows, columns)) = crate::syscall::files::terminal_size(from) {
         let _ = crate::syscall::files::set_terminal_size(to, rows, columns);
     }
 }
 
-/// Takes the loopback interface of the caller's network namespace up.
+/// Brings up the loopback interface of the caller's network namespace.
 ///
 /// # Errors
-/// The kernel refuses.
+/// The kernel refuses the change.
 pub fn loopback_up() -> std::io::Result<()> {
     Ok(clone::loopback_up()?)
 }

@@ -1,5 +1,5 @@
-//! What a daemon keeps of `flota-runtime`: an open mount of the program, the launcher that runs from it, and the compiled
-//! filters that it will need again.
+//! A daemon's handle of `flota-runtime`: an open mount of the program, the launcher that runs from it, and compiled
+//! filters for reuse.
 
 use std::fs::File;
 use std::io;
@@ -13,10 +13,10 @@ use crate::protected_binary;
 use crate::security::seccomp::KeptFilters;
 use crate::supervisor::message::ToLauncher;
 
-/// Bytes that a launcher reserves for the title of its supervisors. A longer one is cut.
+/// Bytes that a launcher reserves for the title of its supervisors. A longer title is truncated.
 const TITLE_ROOM: usize = 512;
 
-/// `flota-runtime`, ready to be run.
+/// The program `flota-runtime`, ready to run.
 #[derive(Debug)]
 pub struct Program {
     path: PathBuf,
@@ -26,25 +26,26 @@ pub struct Program {
 }
 
 impl Program {
-    /// Mounts the program read-only, outside of the file system tree, for as long as this lives. A program that is run
-    /// from there need not protect itself, for which it would have to run itself a second time. Where the mount fails,
-    /// the program is run from its path.
+    /// Mounts the program read-only, outside of the file system tree, for as long as this lives. A program that runs
+    /// from there need not protect itself, which would require executing itself a second time. If the mount fails, the
+    /// program is run from its path.
     pub fn open(path: PathBuf) -> Self {
         let mount = File::open(&path).ok().and_then(|it| protected_binary::read_only_mount(&it).ok());
         Self { path, mount, launcher: Mutex::default(), filters: KeptFilters::default() }
     }
 
-    /// The program's path.
+    /// Returns the program's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Has a supervisor started for a folder, with this end of a connection. Starts a launcher first if none runs.
+    /// Makes the launcher start a supervisor for a folder, with this end of a connection. Starts a launcher first if
+    /// none runs.
     pub(crate) fn launch(&self, dir: &Path, supervisors: &Connection) -> io::Result<()> {
         let mut held = self.launcher.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(launcher) = &*held {
             match launcher.send(dir, supervisors) {
-                // It has ended, or hangs.
+                // The launcher has ended or hangs.
                 Err(error) if is_lost(&error) => *held = None,
                 other => return other,
             }
@@ -52,7 +53,7 @@ impl Program {
         held.insert(Launcher::spawn(self.command())?).send(dir, supervisors)
     }
 
-    /// Ends the launcher. Requests that it has not carried out yet fail.
+    /// Ends the launcher. Its pending requests fail.
     pub(crate) fn drop_launcher(&self) {
         *self.launcher.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -83,7 +84,7 @@ impl Launcher {
     fn spawn(mut command: Command) -> io::Result<Self> {
         let (connection, theirs) = Connection::pair()?;
         command.arg("supervise").stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
-        // Supervisors write their folder there, for `ps` to show.
+        // Supervisors write their folder into this memory, so that `ps` shows it.
         command.env_clear().env("ROOM", " ".repeat(TITLE_ROOM));
         Ok(Self { connection, child: command.spawn()? })
     }
@@ -95,7 +96,7 @@ impl Launcher {
 
 impl Drop for Launcher {
     fn drop(&mut self) {
-        // It keeps no state, and its supervisors don't need it.
+        // The launcher keeps no state, and its supervisors don't depend on it.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

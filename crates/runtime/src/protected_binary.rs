@@ -1,9 +1,9 @@
-//! The runtime's own program, out of a container's reach.
+//! Protects the runtime's own program from containers.
 //!
-//! A process of the runtime that is already in a container shows it the runtime's file as /proc/PID/exe, and an image
-//! can make that file its program: a container's root could open and overwrite it (CVE-2019-5736). So the runtime
-//! first runs itself again from a mount that can't be written to and that is nowhere in the tree; where it may not
-//! mount, from a sealed copy in memory.
+//! A process of the runtime that has entered a container exposes the runtime's file as /proc/PID/exe, and an image can
+//! make that file its program: a container's root could open and overwrite it (CVE-2019-5736). Therefore the runtime
+//! first executes itself again from a read-only mount outside of the file system tree or, if it may not mount, from a
+//! sealed copy in memory.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -22,10 +22,11 @@ use crate::syscall::{mounts, process};
 const SEALS: SealFlag =
     SealFlag::F_SEAL_SEAL.union(SealFlag::F_SEAL_SHRINK).union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE);
 
-/// Returns when this process runs from a file that nobody can write to; before that it becomes itself once more.
+/// Returns once this process runs from a file that nobody can write to; otherwise executes this program again from
+/// such a file.
 ///
 /// # Errors
-/// It could not be done.
+/// Neither a mount nor a copy could be created.
 pub fn protect() -> Result<(), StepError> {
     let own = File::open("/proc/self/exe").act(|| "open the runtime's own program".into())?;
     if is_protected(&own) {
@@ -46,7 +47,7 @@ fn is_protected(own: &File) -> bool {
     read_only || seals.is_ok_and(|it| SealFlag::from_bits_truncate(it).contains(SEALS))
 }
 
-/// The file on a mount of its own that can't be written to.
+/// Returns the file on a read-only mount of its own.
 pub(crate) fn read_only_mount(own: &File) -> Result<OwnedFd, StepError> {
     let act = || "mount the runtime's program read-only".to_owned();
     let tree = mounts::open_tree(own.as_fd(), Path::new(""), false).act(act)?;

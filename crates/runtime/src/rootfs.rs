@@ -1,8 +1,7 @@
-//! The container's root: mounted, filled with what the configuration and the OCI specification ask for, and entered
-//! for good.
+//! The container's root: mounts it, adds what the configuration and the OCI specification require, and enters it.
 //!
-//! Every path inside is opened with openat2(2) below a descriptor of the root, and what is mounted is moved from one
-//! descriptor onto another. So no link that an image or another container puts there can lead outside, at no moment
+//! Every path inside is opened with openat2(2) below a descriptor of the root, and mounts are moved from one
+//! descriptor onto another. Therefore no link that an image or another container creates can lead outside at any time
 //! (CVE-2021-30465).
 
 mod copy_up;
@@ -26,32 +25,32 @@ use crate::error::{Act, StepError};
 use crate::oci::{NamespaceKind, Spec};
 use crate::syscall::mounts as kernel;
 
-/// What is needed beside the configuration.
+/// The inputs besides the configuration.
 pub(crate) struct Plan<'a> {
     pub(crate) spec: &'a Spec,
-    /// Absolute.
+    /// Absolute path of the root.
     pub(crate) root: &'a Path,
-    /// What relative sources are relative to.
+    /// The folder to which relative sources refer.
     pub(crate) bundle: &'a Path,
-    /// What is bound, opened where the runtime's rights were needed; beside `spec.mounts`.
+    /// Sources of bind mounts that were opened with the runtime's rights, in the order of `spec.mounts`.
     pub(crate) sources: sources::Sources,
     /// Folders of the container's cgroups, for mounts of type `cgroup`.
     pub(crate) cgroups: &'a [crate::cgroup::Folder],
     /// Whether the namespaces belong to a user namespace of the container.
     pub(crate) user_namespace: bool,
-    /// chroot(2) instead of pivot_root(2): for a root on the machine's first file system.
+    /// Whether to use chroot(2) instead of pivot_root(2), for a root on the machine's initial file system.
     pub(crate) no_pivot: bool,
 }
 
-/// A root that is mounted and filled, but not yet entered.
+/// A root that is mounted and populated but not yet entered.
 pub(crate) struct Prepared {
     root: RootDir,
-    /// To be made read-only when nothing has to be written any more.
+    /// Mounts that become read-only after the last write.
     late_read_only: Vec<OwnedFd>,
     has_namespace: bool,
 }
 
-/// Mounts everything. The caller's mount namespace is the container's.
+/// Mounts everything. The caller must be in the container's mount namespace.
 pub(crate) fn prepare(plan: &mut Plan<'_>) -> Result<Prepared, StepError> {
     let linux = plan.spec.linux();
     let has_namespace = linux.namespaces.iter().any(|it| it.kind == NamespaceKind::Mount);
@@ -65,7 +64,7 @@ pub(crate) fn prepare(plan: &mut Plan<'_>) -> Result<Prepared, StepError> {
     };
     let below = RootDir::open(plan.root)?;
     if !has_namespace {
-        // What is mounted in it must show nowhere else, and go with it.
+        // Mounts in the root must not propagate elsewhere and must be removed with it.
         let private = kernel::Change { propagation: libc::MS_PRIVATE, ..kernel::Change::default() };
         kernel::set_attributes(tree.as_fd(), private, true, None).act(|| "make the root private".into())?;
     }
@@ -74,24 +73,24 @@ pub(crate) fn prepare(plan: &mut Plan<'_>) -> Result<Prepared, StepError> {
     let late_read_only = mounts::all(&root, plan)?;
     devices::make(&root, plan)?;
     if let Some(cwd) = plan.spec.process.as_ref().map(|it| &it.cwd) {
-        // An image without it gets it; where that can't be, entering says so.
+        // The folder is created if the image lacks it. If that fails, entering it reports the error.
         let _ = root.make_folder(cwd);
     }
     Ok(Prepared { root, late_read_only, has_namespace })
 }
 
 impl Prepared {
-    /// The root, to open things in.
+    /// Returns the root, for opening files in it.
     pub(crate) fn root(&self) -> &RootDir {
         &self.root
     }
 
-    /// Makes it the working directory.
+    /// Makes the root the working directory.
     pub(crate) fn stand_in_root(&self) -> Result<(), StepError> {
         fchdir(&self.root).act(|| "enter the root".into())
     }
 
-    /// Hides and protects what the configuration says.
+    /// Masks and protects the paths of the configuration.
     pub(crate) fn protect(&self, spec: &Spec) -> Result<(), StepError> {
         protect::mask(&self.root, &spec.linux().masked_paths)?;
         protect::read_only(&self.root, &spec.linux().readonly_paths)?;
@@ -106,7 +105,7 @@ impl Prepared {
         Ok(())
     }
 
-    /// Makes it this process's root. Every path is the container's own from here on.
+    /// Makes it this process's root. From here on every path is the container's own.
     pub(crate) fn enter(self, spec: &Spec, no_pivot: bool) -> Result<(), StepError> {
         fchdir(&self.root).act(|| "enter the root".into())?;
         if !self.has_namespace {
@@ -133,7 +132,7 @@ fn propagation(kind: &str) -> Result<MsFlags, StepError> {
     })
 }
 
-/// Nothing that is mounted from here on may reach the machine, unless the configuration wants that.
+/// Prevents later mounts from propagating to the machine, unless the configuration wants that.
 fn cut_off(wanted: Option<&str>, root: &Path) -> Result<(), StepError> {
     let flags = match wanted.map(propagation).transpose()? {
         // An unbindable mount could not be bound onto itself.
@@ -145,13 +144,13 @@ fn cut_off(wanted: Option<&str>, root: &Path) -> Result<(), StepError> {
     if flags != MsFlags::MS_SHARED {
         return Ok(());
     }
-    // pivot_root(2) refuses a shared parent, and binding the root would show on the machine.
+    // pivot_root(2) refuses a shared parent, and the bind of the root would propagate to the machine.
     let parent = parent_mount(root)?;
     mount(None::<&str>, &parent, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)
         .act(|| format!("make `{}` private", parent.display()))
 }
 
-/// Where file systems of a kind are mounted (proc_pid_mountinfo(5)), the last mounted first.
+/// Returns the mount points of the wanted file systems (proc_pid_mountinfo(5)), the last mounted first.
 fn mount_points(wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, StepError> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").act(|| "read the mounts".into())?;
     let point = |line: &str| {
@@ -163,13 +162,14 @@ fn mount_points(wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, StepError
     Ok(found)
 }
 
-/// Where that is mounted on which `path` lies.
+/// Returns the mount point of the mount that contains `path`.
 fn parent_mount(path: &Path) -> Result<PathBuf, StepError> {
     let points = mount_points(|_| true)?.into_iter().filter(|point| path.starts_with(point));
     Ok(points.max_by_key(|point| point.as_os_str().len()).unwrap_or_else(|| "/".into()))
 }
 
-/// pivot_root(2), "pivot_root(".", ".")": the old root lies on top of the new one and is taken off.
+/// Changes the root with pivot_root(2), as under "pivot_root(".", ".")": the old root lies on top of the new one and
+/// is unmounted.
 fn pivot() -> Result<(), StepError> {
     let old = File::open("/").act(|| "open the old root".into())?;
     pivot_root(".", ".").act(|| "change the root".into())?;
@@ -180,9 +180,10 @@ fn pivot() -> Result<(), StepError> {
     chdir("/").act(|| "enter the new root".into())
 }
 
-/// For a machine that runs from its first file system, which pivot_root(2) refuses.
+/// Changes the root on a machine that runs from its initial file system, which pivot_root(2) refuses.
 fn move_root() -> Result<(), StepError> {
-    // Whole ones would stay below the new root, where a container could find them again and see all in them.
+    // Whole file systems would remain below the new root, where a container could find them and read everything in
+    // them.
     let inside = std::env::current_dir().act(|| "find the root".into())?;
     for point in mount_points(|kind| matches!(kind, "proc" | "sysfs"))? {
         if !point.starts_with(&inside) {

@@ -1,4 +1,5 @@
-//! What a container's processes may do: capabilities, no new privileges, a seccomp filter. The defaults are Docker's.
+//! The rights of a container's processes: capabilities, no new privileges, and a seccomp filter. The defaults are
+//! Docker's.
 
 pub mod capabilities;
 mod default_profile;

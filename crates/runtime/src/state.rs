@@ -1,4 +1,4 @@
-//! What a container's folder says of it: that it runs (`state.json`), and how it ended (`exit.json`).
+//! The files in a container's folder that record that it runs (`state.json`) and how it ended (`exit.json`).
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -7,29 +7,29 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// A container that was started.
+/// The state of a started container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// Its init's process id, in the namespace of the supervisor.
+    /// Process id of its init, in the namespace of the supervisor.
     pub pid: i32,
-    /// Start time of that process in the kernel's ticks: the same id with another time is another process.
+    /// Start time of that process in the kernel's ticks, which distinguishes it from a later process with the same id.
     pub start_time: u64,
-    /// The supervisor's process id.
+    /// Process id of the supervisor.
     pub supervisor: i32,
 }
 
 /// How a container ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitStatus {
-    /// Its exit code; 128 + the signal's number where one ended it.
+    /// Exit code; 128 + the signal's number if a signal ended it.
     pub code: i32,
-    /// Whether the kernel killed a process of it for want of memory.
+    /// Whether the kernel killed one of its processes because memory ran out.
     pub out_of_memory: bool,
-    /// When, in ms since 1970.
+    /// Time of the end in ms since 1970.
     pub at: u64,
 }
 
-/// Writes a small file whole or not at all, durably.
+/// Writes a small file atomically and durably.
 pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let temporary = path.with_extension("new");
     let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
@@ -38,20 +38,20 @@ pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
     fs::rename(&temporary, path)
 }
 
-/// The same for what is gone after a boot anyway: without waiting for the disk.
+/// Writes a small file that need not survive a boot atomically, without waiting for the disk.
 pub(crate) fn write_volatile(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let temporary = path.with_extension("new");
     write_new(&temporary, value)?;
     fs::rename(&temporary, path)
 }
 
-/// Writes a small file in place, where nobody reads yet.
+/// Writes a small file in place, before any other process reads it.
 pub(crate) fn write_new(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(&serde_json::to_vec(value)?)
 }
 
-/// Reads such a file; `None` where it is not there.
+/// Reads such a file; `None` if it does not exist.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
@@ -61,7 +61,7 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
 }
 
 impl State {
-    /// The state in a container's folder, if it was started.
+    /// Loads the state from a container's folder; `None` if the container was not started.
     ///
     /// # Errors
     /// The file can't be read.
@@ -69,7 +69,7 @@ impl State {
         read(&dir.join("state.json"))
     }
 
-    /// How long ago it was started; `None` where the kernel does not say.
+    /// Returns the time since its start; `None` if the kernel does not report it.
     pub fn age(&self) -> Option<std::time::Duration> {
         let uptime = fs::read_to_string("/proc/uptime").ok()?;
         let uptime: f64 = uptime.split(' ').next()?.parse().ok()?;
@@ -78,14 +78,14 @@ impl State {
         Some(std::time::Duration::from_secs_f64(uptime.max(0.0)).saturating_sub(started))
     }
 
-    /// Whether the process is still there.
+    /// Returns whether the process still exists.
     pub fn is_alive(&self) -> bool {
         start_time(self.pid) == Some(self.start_time)
     }
 }
 
 impl ExitStatus {
-    /// How the container in this folder ended, if it did.
+    /// Loads the exit status from a container's folder; `None` if the container has not ended.
     ///
     /// # Errors
     /// The file can't be read.
@@ -94,16 +94,17 @@ impl ExitStatus {
     }
 }
 
-/// Field 22 of /proc/PID/stat (proc_pid_stat(5)): when the process started.
+/// Returns when the process started, from field 22 of /proc/PID/stat (proc_pid_stat(5)).
 pub fn start_time(pid: i32) -> Option<u64> {
-    // Some 50 numbers, and a name of 15 bytes.
+    // The file has about 50 numbers and a name of 15 bytes.
     let mut stat = [0; 1024];
     let count = fs::File::open(format!("/proc/{pid}/stat")).and_then(|mut it| it.read(&mut stat)).ok()?;
     let stat = String::from_utf8_lossy(&stat[..count]);
-    // The second field is in parentheses and may hold anything: count from its end.
+    // The second field is in parentheses and may contain any character, so fields are counted after its end.
     let (_, rest) = stat.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
-    // The first thread of a program is a zombie as soon as it has ended; others may still hold what the program held.
+    // The first thread of a program becomes a zombie as soon as it ends, while other threads may still hold its
+    // resources.
     let dead = match *fields.first()? {
         "X" => true,
         "Z" => fields.get(17)?.parse::<u32>().ok()? <= 1,

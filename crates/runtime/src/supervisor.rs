@@ -1,9 +1,10 @@
-//! The supervisor: has one container made, keeps its output and exit code, answers over a socket, and ends with it.
-//! One thread, one poll loop, a few buffers. Nothing in the loop blocks, except on the disk.
+//! The supervisor: creates one container through a runtime, keeps its output and exit code, serves requests over a
+//! socket, and exits after the container. It has one thread, one poll loop and a few buffers. Nothing in the loop
+//! blocks, except on the disk.
 //!
-//! What takes memory (reading a configuration, making a container) is done in processes that it forks and that end. The
-//! container's init is its child all the same: the embedded runtime makes it so, and an init that another runtime leaves
-//! behind is adopted.
+//! Work that needs much memory (reading a configuration, creating a container) is done in short-lived child processes.
+//! The container's init is nevertheless the supervisor's child: the embedded runtime creates it as such, and an init
+//! that another runtime leaves behind is adopted.
 
 mod attached;
 mod console;
@@ -50,21 +51,21 @@ pub(crate) use prepare::bundle;
 use start::Started;
 use timers::Timers;
 
-/// The name of the supervisor's socket in its container's folder.
+/// Name of the supervisor's socket in its container's folder.
 pub(crate) const SOCKET: &str = "sock";
 
-/// The most clients at once; a further one is disconnected.
+/// Largest number of clients; a further one is disconnected.
 const PEERS: usize = 64;
 
-/// How long a container has to end after SIGKILL before everything in its control groups is killed.
+/// Time after SIGKILL for a container to end before everything in its control groups is killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the loop waits for, beside descriptors.
+/// The events of the loop besides descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Timer {
-    /// The process of this client has not begun.
+    /// The process of this client has not started in time.
     ExecStart(PeerId),
-    /// The container has not ended though its init was killed.
+    /// The container has not ended although its init was killed.
     KillGroups,
 }
 
@@ -75,7 +76,7 @@ struct Supervisor {
     process: OwnedFd,
     signals: signals::Signals,
     listener: Listener,
-    /// `None` where the machine doesn't count, or nothing more will come.
+    /// `None` if the machine does not count OOM kills, or if no more events follow.
     memory: Option<OomWatch>,
     output: Output,
     peers: Vec<Peer>,
@@ -115,17 +116,17 @@ impl Supervisor {
         })
     }
 
-    /// Tells the daemon that the container runs, and supervises it until it has ended and its output is read. Returns
-    /// this process's exit code.
+    /// Reports to the daemon that the container runs, and supervises it until it has ended and its output is read.
+    /// Returns this process's exit code.
     fn run(mut self, daemon: Connection) -> i32 {
         if daemon.send(&FromSupervisor::Started, &[], Wait::Fail).is_err() {
-            // The daemon has given up on this container, and may have asked for another.
+            // The daemon has given up on this container and may have started another one.
             let _ = kernel::signal(self.process.as_fd(), libc::SIGKILL);
         }
         self.add_peer(daemon).watches = true;
         while self.ended.is_none() || self.output.is_open() {
             if let Err(error) = self.turn() {
-                // A container that nobody watches must not run. Its log says why it ended.
+                // A container must not run without supervision. Its log records why it ended.
                 let _ = kernel::signal(self.process.as_fd(), libc::SIGKILL);
                 self.output.note(&format!("supervisor: {error}"));
                 self.ended = self.ended.or(Some(137));
@@ -174,7 +175,7 @@ impl Supervisor {
         }
     }
 
-    /// Publishes that memory ran out.
+    /// Publishes an event when memory has run out.
     fn read_memory(&mut self) {
         match self.memory.as_mut().map(OomWatch::read) {
             Some(OomEvent::OutOfMemory) => self.publish(&ContainerEvent::OutOfMemory),
@@ -183,7 +184,7 @@ impl Supervisor {
         }
     }
 
-    /// Handles the next request of a client. Others that it has sent make its connection ready again.
+    /// Handles the next request of a client. If there are more, its connection is ready again.
     fn read_peer(&mut self, id: PeerId) {
         let Some(index) = self.peers.iter().position(|it| it.id == id) else { return };
         match self.peers[index].recv() {
@@ -232,7 +233,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Reads how the start of a client's process went.
+    /// Reads the result of starting a client's process.
     fn read_exec(&mut self, peer: PeerId) {
         let answers = self.execs.report(peer);
         if !answers.is_empty() {
@@ -269,7 +270,7 @@ impl Supervisor {
     }
 }
 
-/// Points the standard descriptors at /dev/null: the caller waits for the end of those that it gave.
+/// Redirects the standard descriptors to /dev/null, because the caller waits for the end of those that it passed.
 fn detach_stdio() -> io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;

@@ -1,5 +1,5 @@
-//! System calls that no crate in use wraps, each as a safe function that does one call. Beside `process/clone.rs`,
-//! `security/` and `cgroup/` the only place with unsafe code.
+//! System calls that no used crate wraps, each as a safe function that does one call. Besides `process/clone.rs`,
+//! `process/namespaces.rs`, `security/` and `cgroup/`, this is the only module of the library with unsafe code.
 
 pub(crate) mod files;
 pub(crate) mod messages;

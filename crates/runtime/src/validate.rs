@@ -1,5 +1,5 @@
-//! What a configuration must not ask for. Whoever loads a configuration or a process checks it here, before anything is
-//! made; an error names the field.
+//! Validation of configurations. Code that loads a configuration or a process checks it here before anything is
+//! created; an error names the field.
 
 use std::path::Path;
 
@@ -11,14 +11,14 @@ fn refuse(field: &str, why: impl Into<String>) -> StepError {
     StepError::refuse(format!("read {field}"), why)
 }
 
-/// The kernel's bound (sethostname(2)).
+/// Longest host name that the kernel accepts (sethostname(2)).
 const NAME_BOUND: usize = 64;
 
 impl Spec {
     /// Reads a `config.json` and checks it.
     ///
     /// # Errors
-    /// The file can't be read, or asks for what can't be; the error names the field.
+    /// The file can't be read, or a field is invalid; the error names the field.
     pub fn load(path: &Path) -> Result<Self, StepError> {
         let spec: Self = read_json(path)?;
         validate(&spec)?;
@@ -29,10 +29,10 @@ impl Spec {
 /// Checks a whole configuration.
 ///
 /// # Errors
-/// The first field that asks for what can't be.
+/// A field is invalid; the error names the first one.
 pub fn validate(spec: &Spec) -> Result<(), StepError> {
     check_version(&spec.oci_version)?;
-    // Without one a container can be created, and not started.
+    // A configuration without a process can be created but not started.
     spec.process.as_ref().map_or(Ok(()), check_process)?;
     let root = spec.root.as_ref().ok_or_else(|| refuse("root", "it is missing"))?;
     if root.path.as_os_str().is_empty() {
@@ -56,7 +56,7 @@ pub fn validate(spec: &Spec) -> Result<(), StepError> {
     kinds.into_iter().try_for_each(|(kind, list)| hooks::check(kind, list))
 }
 
-/// Major version 1, in the form of SemVer.
+/// Checks that the version has the form of SemVer and the major version 1.
 fn check_version(version: &str) -> Result<(), StepError> {
     let core = version.split(['-', '+']).next().unwrap_or_default();
     let parts: Vec<Option<u32>> = core.split('.').map(|it| it.parse().ok()).collect();
@@ -67,10 +67,10 @@ fn check_version(version: &str) -> Result<(), StepError> {
     }
 }
 
-/// Checks a process, of a configuration or for `exec`.
+/// Checks a process of a configuration or for `exec`.
 ///
 /// # Errors
-/// The first field that asks for what can't be.
+/// A field is invalid; the error names the first one.
 pub fn check_process(process: &Process) -> Result<(), StepError> {
     if process.args.is_empty() {
         return Err(refuse("process.args", "there is no program"));
@@ -115,7 +115,7 @@ fn check_namespaces(linux: &Linux) -> Result<(), StepError> {
         if !path.as_os_str().is_empty() && !path.is_absolute() {
             return Err(refuse(&format!("linux.namespaces[{index}].path"), "it is not absolute"));
         }
-        // The others are older than what this runtime needs of a kernel anyway.
+        // All other kinds are older than the kernels that this runtime supports.
         if *kind == NamespaceKind::Time && !Path::new("/proc/self/ns/time").exists() {
             let why = format!("this kernel has no {} namespaces", kind.file());
             return Err(refuse(&format!("linux.namespaces[{index}]"), why));
@@ -190,7 +190,7 @@ fn check_rest(linux: &Linux) -> Result<(), StepError> {
 mod tests {
     use super::*;
 
-    /// A small configuration with one part put in the place of what is there.
+    /// Checks a small configuration, one part of which is replaced.
     fn check(change: &str) -> Result<(), String> {
         let mut config: serde_json::Value = serde_json::from_str(
             r#"{"ociVersion": "1.0.2", "root": {"path": "rootfs"},

@@ -35,7 +35,7 @@ const LEAVE_WAIT: Duration = Duration::from_secs(3);
 pub struct AgentOptions {
     /// Id of the node.
     pub node_id: String,
-    /// Description of the machine. Its boot id tells tasks of this boot from those of an earlier one.
+    /// Description of the machine. Its boot id distinguishes tasks of this boot from those of an earlier one.
     pub description: NodeDescription,
     /// `host:port` where other nodes reach this one.
     pub address: String,

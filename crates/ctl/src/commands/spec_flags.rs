@@ -72,10 +72,10 @@ pub(crate) struct SpecFlags {
     /// Signal that asks the program to stop
     #[arg(long)]
     stop_signal: Option<String>,
-    /// What a task does when its node hears from no manager: run, or stop:TIME
+    /// Behaviour of a task whose node can reach no manager: run, or stop:TIME
     #[arg(long)]
     on_partition: Option<String>,
-    /// What happens to a task whose node is lost: replace, or keep (it waits for the node)
+    /// Treatment of a task whose node is lost: replace, or keep (wait for the node)
     #[arg(long)]
     on_node_loss: Option<String>,
     /// Not supported yet

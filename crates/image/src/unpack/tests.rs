@@ -1,3 +1,5 @@
+//! Tests of unpacking layers, most of them with hostile archives.
+
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 

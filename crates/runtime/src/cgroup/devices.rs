@@ -1,8 +1,8 @@
-//! `linux.resources.devices`: who may do what with which device.
+//! `linux.resources.devices`: which devices a container may access, and how.
 //!
-//! Rules are obeyed in their order, and what no rule names is denied. On v1 that is a list in the kernel, which knows
-//! only exceptions from "all" or "none": the rules are folded into such a list first, and one that can't be is refused,
-//! for the kernel would ignore it silently. On v2 it is a program ([`filter`]) that is asked for each access.
+//! Rules apply in their order, and an access that no rule matches is denied. On v1 the kernel keeps a list that can
+//! only express exceptions from "all" or "none": the rules are first folded into such a list, and rules that can't be
+//! are refused, because the kernel ignores them silently. On v2 a program ([`filter`]) is called for each access.
 
 mod bpf;
 mod filter;
@@ -26,7 +26,7 @@ enum Kind {
     Char,
 }
 
-/// A rule that makes sense. `None`: any.
+/// A validated rule. `None` matches any number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rule {
     allow: bool,
@@ -37,17 +37,17 @@ struct Rule {
 }
 
 impl Rule {
-    /// Nothing that stood before it matters.
+    /// Returns whether the rule overrides all rules before it.
     fn is_reset(&self) -> bool {
         *self == Self { allow: self.allow, kind: None, major: None, minor: None, access: ALL }
     }
 }
 
-/// What a container may reach of /dev (OCI config-linux.md, "Default Devices"): to be added after its own rules. `c *:* m`
-/// and `b *:* m` let it make nodes that it then can't open.
+/// Returns the rules for the default devices in /dev (OCI config-linux.md, "Default Devices"), to be added after the
+/// container's own rules. `c *:* m` and `b *:* m` allow it to create nodes that it can't open.
 pub fn default_device_rules() -> Vec<DeviceRule> {
     let any = ["c", "b"].map(|kind| (kind, None, None, "m"));
-    // null, zero, full, random, urandom, tty, console, ptmx; and all of devpts.
+    // These are null, zero, full, random, urandom, tty, console and ptmx, and all of devpts.
     let nodes = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)];
     let nodes = nodes.map(|(major, minor)| ("c", Some(major), Some(minor), "rwm"));
     let terminals = ("c", Some(136), None, "rwm");
@@ -61,14 +61,14 @@ pub fn default_device_rules() -> Vec<DeviceRule> {
     any.into_iter().chain(nodes).chain([terminals]).map(rule).collect()
 }
 
-/// Where the rules go, and what is written there.
+/// The group that enforces the rules and what is written there.
 pub(super) struct Plan<'a> {
     folder: &'a Folder,
     rules: Vec<Rule>,
     target: Option<v1::List>,
 }
 
-/// `None` where there are no rules: then all is left as it is.
+/// Returns the plan of these rules; `None` if there are no rules, in which case nothing is changed.
 pub(super) fn plan<'a>(groups: &'a Groups, rules: &[DeviceRule]) -> Result<Option<Plan<'a>>, StepError> {
     if rules.is_empty() {
         return Ok(None);
@@ -81,7 +81,7 @@ pub(super) fn plan<'a>(groups: &'a Groups, rules: &[DeviceRule]) -> Result<Optio
     Ok(Some(Plan { folder, rules, target }))
 }
 
-/// The group whose rules count: of v1 where it has the controller, else of v2.
+/// Returns the group that enforces the rules: on v1 if it has the controller, else on v2.
 pub(super) fn controlled(groups: &Groups) -> Option<&Folder> {
     let v1 = groups.folders.iter().find(|folder| folder.has_v1("devices"));
     v1.or_else(|| groups.folders.iter().find(|folder| folder.v2))
@@ -110,7 +110,7 @@ fn check(index: usize, rule: &DeviceRule) -> Result<Rule, StepError> {
     };
     let number = |field: &str, number: Option<i64>| match number {
         None | Some(-1) => Ok(None),
-        // The kernel's device numbers have 12 and 20 bits: one bit of the program's constants is a sign.
+        // The kernel's device numbers have 12 and 20 bits; one bit of the program's constants is the sign.
         Some(number) => match u32::try_from(number) {
             Ok(number) if i32::try_from(number).is_ok() => Ok(Some(number)),
             _ => Err(refuse(&format!("[{index}].{field}"), format!("{number} is no device number"))),
@@ -122,7 +122,7 @@ fn check(index: usize, rule: &DeviceRule) -> Result<Rule, StepError> {
             'r' => READ,
             'w' => WRITE,
             'm' => MAKE,
-            // Of no specification, but runc takes it.
+            // No specification defines this, but runc accepts it.
             'a' => ALL,
             _ => return Err(refuse(&format!("[{index}].access"), format!("`{letter}` is none of r, w and m"))),
         };

@@ -1,6 +1,7 @@
-//! A container's group in one hierarchy, and its files: one open and one write each, for a start has little time.
+//! A container's group in one hierarchy and access to its files, with one open and one write each, because container
+//! starts are time-critical.
 //!
-//! Nothing here knows what the files mean.
+//! This module does not interpret the files.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -9,21 +10,21 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// No file of a group is larger: the process ids of the kernel's largest table.
+/// Upper bound for the size of a group's file, which is the list of all process ids at the kernel's largest table.
 const READ_BOUND: u64 = 64 << 20;
 
 /// A container's cgroup in one hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Folder {
-    /// Absolute.
+    /// Absolute path of the group.
     pub path: PathBuf,
-    /// Of its hierarchy; groups above are not touched.
+    /// Root of the usable part of the hierarchy; groups above it are not touched.
     pub root: PathBuf,
-    /// `memory`, `cpu`, …; of v2: those that the root offers.
+    /// Controllers of the group, such as `memory` and `cpu`; on v2 those that the root offers.
     pub controllers: Vec<String>,
-    /// Whether it is cgroup2.
+    /// Whether the hierarchy is cgroup2.
     pub v2: bool,
-    /// How many groups were made for it: itself, and those above that were missing.
+    /// Number of groups that were created for it: itself, and missing groups above it.
     #[serde(default)]
     pub made: usize,
 }
@@ -33,7 +34,7 @@ impl Folder {
         self.controllers.iter().any(|it| it == controller)
     }
 
-    /// Whether the controller's v1 files are here.
+    /// Returns whether the hierarchy is v1 and has the controller.
     pub(super) fn has_v1(&self, controller: &str) -> bool {
         !self.v2 && self.has(controller)
     }
@@ -46,48 +47,48 @@ impl Folder {
         read(&self.path.join(file))
     }
 
-    /// The only number of a file; `max` is the largest.
+    /// Returns the only number of a file; `max` is the largest number.
     pub(super) fn number(&self, file: &str) -> Option<u64> {
         parse_number(self.read(file).ok()?.trim())
     }
 
-    /// A number in a file of lines `key number`.
+    /// Returns a number from a file of lines `key number`.
     pub(super) fn key(&self, file: &str, key: &str) -> Option<u64> {
         let text = self.read(file).ok()?;
         text.lines().filter_map(|line| line.split_once(' ')).find(|(found, _)| *found == key)?.1.trim().parse().ok()
     }
 }
 
-/// A number as cgroup files have it. v1 has -1 for none in places.
+/// Parses a number of a cgroup file. Some v1 files contain -1 for "none".
 pub(super) fn parse_number(text: &str) -> Option<u64> {
     if text == "max" { Some(u64::MAX) } else { text.parse().ok() }
 }
 
-/// Writes to a file that is there: one call of write(2), as the kernel wants it.
+/// Writes to an existing file with a single write(2), as the kernel requires.
 pub(super) fn write(path: &Path, value: &str) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
 }
 
-/// Reads a file whole. `take` keeps the library from asking for a size that these files don't have.
+/// Reads a whole file. `take` prevents the library from querying the size, which these files do not have.
 pub(super) fn read(path: &Path) -> io::Result<String> {
-    // Most hold a number; the kernel does not say how long a file is.
+    // Most files hold one number; the kernel does not report their size.
     let mut text = String::with_capacity(64);
     File::open(path)?.take(READ_BOUND).read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// The groups directly below one.
+/// Returns the groups directly below one.
 pub(super) fn below(path: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path())
 }
 
-/// Whether a group went away meanwhile: its folder, or it under an open file.
+/// Returns whether an error means that the group was removed: its folder, or the group under an open file.
 pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
-/// Tries again after longer and longer pauses, up to a bound.
+/// Retries with growing pauses, up to a bound.
 pub(super) struct Patience {
     until: Instant,
     pause: Duration,
@@ -101,7 +102,7 @@ impl Patience {
         Self { until: Instant::now() + bound, pause: Self::FIRST }
     }
 
-    /// Pauses; whether there is time for another try.
+    /// Pauses; returns whether there is time for another try.
     pub(super) fn wait(&mut self) -> bool {
         if Instant::now() > self.until {
             return false;

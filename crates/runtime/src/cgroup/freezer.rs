@@ -1,6 +1,6 @@
-//! Stops all processes of a container where they are, and lets them go on. Nothing in the container can see or refuse it.
+//! Freezes and thaws all processes of a container. The processes can neither notice nor prevent it.
 //!
-//! v1's freezer where it is mounted, as other tools look there; else v2's own.
+//! Uses v1's freezer if it is mounted, because other tools look there, and v2's otherwise.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Seek};
@@ -14,18 +14,18 @@ use super::folder::{Patience, is_gone};
 use super::{Folder, Groups};
 use crate::error::{Act, StepError};
 
-/// A process that waits for a disk is frozen when the disk answers.
+/// Longest wait for the freeze. A process in uninterruptible disk sleep freezes when the disk answers.
 const BOUND: Duration = Duration::from_secs(10);
 
-/// v1 can't always freeze while processes come: between so many tries they may go on for a moment (runc's fs/freezer.go,
-/// found by trial).
+/// Number of tries after which the processes are thawed for a moment: v1 can't always freeze while processes are
+/// created (runc's fs/freezer.go, an empirical value).
 const TRIES_IN_A_ROW: usize = 50;
 
 impl Groups {
-    /// Freezes the container; it is frozen when this returns.
+    /// Freezes the container. All processes are frozen when this returns.
     ///
     /// # Errors
-    /// There is no freezer, or it does not come to an end in ten seconds: then the container goes on.
+    /// There is no freezer, or the freeze does not complete in ten seconds, in which case the container is thawed.
     pub fn freeze(&self) -> Result<(), StepError> {
         let folder = self.freezer()?;
         let frozen = if folder.v2 { freeze_v2(folder) } else { freeze_v1(folder) };
@@ -35,7 +35,7 @@ impl Groups {
         frozen.act(|| format!("freeze the cgroup {}", folder.path.display()))
     }
 
-    /// Lets a frozen container go on. Does nothing to another.
+    /// Thaws a frozen container. Does nothing if the container is not frozen.
     ///
     /// # Errors
     /// There is no freezer.
@@ -44,7 +44,7 @@ impl Groups {
         thaw(folder).act(|| format!("thaw the cgroup {}", folder.path.display()))
     }
 
-    /// Whether the container itself was frozen, and not a group above it.
+    /// Returns whether the container itself was frozen, as opposed to a group above it.
     pub fn is_frozen(&self) -> bool {
         let Ok(folder) = self.freezer() else { return false };
         folder.number(if folder.v2 { "cgroup.freeze" } else { "freezer.self_freezing" }) == Some(1)
@@ -74,7 +74,7 @@ fn freeze_v1(folder: &Folder) -> io::Result<()> {
                 return Ok(());
             }
         }
-        // FREEZING: a process came meanwhile, or waits.
+        // The state FREEZING means that a process was created in the meantime or can't be frozen yet.
         state.write_at(b"THAWED", 0)?;
         if !patience.wait() {
             return Err(io::ErrorKind::TimedOut.into());
@@ -99,7 +99,7 @@ fn freeze_v2(folder: &Folder) -> io::Result<()> {
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        // The kernel says so when the file has changed since it was read.
+        // The kernel signals a change of the file since it was read.
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         let _ = poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout);
         events.rewind()?;

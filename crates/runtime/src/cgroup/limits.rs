@@ -1,8 +1,8 @@
-//! Limits into the files of the controllers, v1 and v2.
+//! Writes limits to the files of the controllers, v1 and v2.
 //!
-//! Each controller's file says what its part of `linux.resources` means, as a list of writes: that is pure, and all of
-//! it is decided before the first write. A limit that can't be set here is refused with the field's name: a limit that
-//! is silently absent is a lie.
+//! Each controller's file translates its part of `linux.resources` to a list of writes. This is pure, and it is
+//! complete before the first write. A limit that can't be set is refused with an error that names the field, and never
+//! ignored.
 
 mod block_io;
 mod cpu;
@@ -20,21 +20,21 @@ use super::{Folder, Groups, devices};
 use crate::error::{Act, StepError};
 use crate::oci::Resources;
 
-/// A limit in a file.
+/// The write of a limit to a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Write {
-    /// Below `linux.resources`.
+    /// Name of the field below `linux.resources`.
     field: &'static str,
     file: Cow<'static, str>,
     value: String,
-    /// It takes a limit away, so nothing is lacking where its controller is.
+    /// Whether the write removes a limit, in which case a missing file is not an error.
     lifts: bool,
     missing: Missing,
-    /// What the kernel means by its numbers, where its own words say little.
+    /// Explanations of error numbers, for errors of the kernel whose own text says little.
     hints: &'static [(i32, &'static str)],
 }
 
-/// What becomes of a limit whose file is not there.
+/// What happens with a limit whose file does not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Missing {
     Refuse,
@@ -86,32 +86,32 @@ fn refuse(field: &str, why: impl Into<String>) -> StepError {
     StepError::refuse(format!("set linux.resources.{field}"), why)
 }
 
-/// Refuses what only v1 has.
+/// Refuses a field that only exists on v1.
 fn only_v1(field: &str, asked: bool) -> Result<(), StepError> {
     if asked { Err(refuse(field, "cgroup v2 has no such limit")) } else { Ok(()) }
 }
 
-/// A part of `linux.resources` that one controller takes.
+/// The part of `linux.resources` that one controller handles.
 trait Controller {
-    /// As /proc/cgroups has it.
+    /// Returns the controller's name as in /proc/cgroups.
     fn name(&self, v2: bool) -> &'static str;
 
-    /// What is written on v1. A write that the kernel finds invalid is tried again after the others: which order it
-    /// wants depends on what is set already.
+    /// Returns the writes on v1. A write that the kernel finds invalid is repeated after the others, because the order
+    /// that the kernel accepts depends on the current values.
     fn v1(&self) -> Result<Vec<Write>, StepError>;
 
-    /// The same on v2. `now` reads the first number of a file of the group.
+    /// Returns the writes on v2. `now` reads the first number of a file of the group.
     fn v2(&self, now: &dyn Fn(&str) -> Option<u64>) -> Result<Vec<Write>, StepError>;
 }
 
-/// The writes to one group, in this order.
+/// The writes to one group, in order.
 struct Step<'a> {
     folder: &'a Folder,
     controller: Cow<'a, str>,
     writes: Vec<Write>,
 }
 
-/// Sets every limit that is asked for. In a `fresh` group nobody has set any.
+/// Sets all given limits. In a `fresh` group no limit is set yet.
 pub(super) fn apply(groups: &Groups, resources: &Resources, fresh: bool) -> Result<(), StepError> {
     let mut steps = plan(groups, resources)?;
     if fresh {
@@ -145,7 +145,7 @@ fn plan<'a>(groups: &'a Groups, resources: &'a Resources) -> Result<Vec<Step<'a>
     Ok(steps)
 }
 
-/// One controller's step; `None` where nothing is asked of it.
+/// Returns the writes of one controller; `None` if no limit of it is given.
 fn step<'a>(groups: &'a Groups, part: &dyn Controller) -> Result<Option<Step<'a>>, StepError> {
     let found = groups.folders.iter().find(|folder| folder.has(part.name(folder.v2)));
     let v2 = found.map_or_else(|| groups.is_pure_v2(), |folder| folder.v2);
@@ -181,7 +181,7 @@ impl Step<'_> {
             let mut last = None;
             for write in &left {
                 match self.run_one(write) {
-                    // More than there is room for, as long as another is not set.
+                    // The value may be invalid until another one is set.
                     Err(error) if error.raw_os_error() == Some(libc::EINVAL) || !write.hints.is_empty() => {
                         again.push(*write);
                         last = Some(error);
@@ -197,7 +197,7 @@ impl Step<'_> {
         }
     }
 
-    /// A file of v2 that is not there may only not be there yet for this group.
+    /// Does one write. On v2 a missing file may only mean that the controller is not enabled for this group yet.
     fn run_one(&self, write: &Write) -> Result<(), StepError> {
         let Err(error) = write.run(self.folder) else { return Ok(()) };
         if self.folder.v2 && error.raw_os_error() == Some(libc::ENOENT) {

@@ -1,8 +1,8 @@
-//! Makes groups, and puts processes into them.
+//! Creates groups and moves processes into them.
 //!
-//! A v2 group has the controllers that each group above it hands down (cgroup.subtree_control). Where the parent was
-//! prepared, that is one write; else they are handed down from the root on. What can't be is no error here: a limit
-//! that needs it is refused then.
+//! A v2 group has the controllers that each group above it delegates (cgroup.subtree_control). If the parent was
+//! prepared, enabling them takes one write; otherwise they are delegated from the root on. A controller that can't be
+//! delegated is not an error here, but a limit that needs it is refused.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,22 +11,22 @@ use super::folder::{below, read, write};
 use super::{Folder, Hierarchy};
 use crate::error::{Act, StepError};
 
-/// Where the processes of a group go that hands its controllers down.
+/// Name of the leaf group for the processes of a group that delegates controllers.
 const LEAF: &str = "flota-daemon";
 
-/// What every v2 group has where the root offers it; others cost time at each start, and are handed down when a limit
-/// wants them.
+/// The controllers that every v2 group has if the root offers them. Others cost time at each start, so they are only
+/// delegated when a limit needs them.
 pub(super) const USUAL: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 
-/// Another may remove a parent as empty between two steps of ours.
+/// Number of tries, because another process may remove an empty parent between two steps.
 const TRIES: usize = 8;
 
-/// Makes `<root>/<parent>` in each hierarchy, with its controllers handed down on v2. Processes that stand in a v2 root
-/// are moved to a leaf where they are in the way: a group with processes can't hand controllers down (cgroups(7), "no
-/// internal processes"), but the machine's own root can.
+/// Creates `<root>/<parent>` in each hierarchy, with its controllers delegated on v2. Processes in a v2 root are moved
+/// to a leaf if necessary: a group with processes can't delegate controllers (cgroups(7), "no internal processes"),
+/// except for the machine's own root.
 ///
 /// # Errors
-/// The kernel refuses.
+/// The kernel refuses an operation.
 pub fn prepare(hierarchies: &[Hierarchy], parent: &Path) -> Result<(), StepError> {
     for hierarchy in hierarchies {
         let path = hierarchy.root.join(parent);
@@ -34,7 +34,7 @@ pub fn prepare(hierarchies: &[Hierarchy], parent: &Path) -> Result<(), StepError
         let has = |name: &str| hierarchy.controllers.iter().any(|it| it == name);
         if !hierarchy.v2 && has("cpuset") {
             inherit_cpuset(&path)?;
-            // A container then needs no writes for what it shall have anyway.
+            // With this, a container's cpuset group needs no further writes to get its parent's values.
             let _ = write(&path.join("cgroup.clone_children"), "1");
         }
         if hierarchy.v2 {
@@ -46,7 +46,7 @@ pub fn prepare(hierarchies: &[Hierarchy], parent: &Path) -> Result<(), StepError
 }
 
 impl Folder {
-    /// Makes the group if it is not there, and writes down what it made.
+    /// Creates the group if it does not exist, and records how many groups were created.
     pub(super) fn make(&mut self) -> Result<(), StepError> {
         self.made = make_dir(&self.path, &self.root).act(|| format!("make the cgroup {}", self.path.display()))?;
         if self.v2 {
@@ -56,13 +56,14 @@ impl Folder {
         Ok(())
     }
 
-    /// Gives the v1 cpuset groups above this one what they have of CPUs and memory nodes: it can have no more than they.
+    /// Copies CPUs and memory nodes to the v1 cpuset groups above this one, because a group can't have more than its
+    /// parent.
     pub(super) fn inherit_above(&self) -> Result<(), StepError> {
         let above = self.path.parent().filter(|above| *above != self.root && above.starts_with(&self.root));
         above.map_or(Ok(()), inherit_cpuset)
     }
 
-    /// Has controllers handed down to this v2 group.
+    /// Delegates controllers to this v2 group.
     pub(super) fn want(&self, controllers: &[&str]) {
         let Some(parent) = self.path.parent().filter(|parent| parent.starts_with(&self.root)) else { return };
         if !controllers.is_empty() && write(&parent.join("cgroup.subtree_control"), &plus(controllers)).is_err() {
@@ -70,18 +71,18 @@ impl Folder {
         }
     }
 
-    /// Puts a process into this group.
+    /// Moves a process into this group.
     pub(super) fn join(&self, pid: i32, beside: Option<i32>) -> Result<(), StepError> {
         let value = pid.to_string();
         let file = self.path.join("cgroup.procs");
         let mut joined = write(&file, &value);
         match joined.as_ref().err().and_then(io::Error::raw_os_error) {
-            // A cpuset group takes no process before it has CPUs and memory nodes (cpusets(7)).
+            // A cpuset group without CPUs and memory nodes accepts no process (cpusets(7)).
             Some(libc::ENOSPC) if self.has_v1("cpuset") => {
                 inherit_cpuset(&self.path)?;
                 joined = write(&file, &value);
             }
-            // The container hands its controllers down itself, and its processes stand below.
+            // The container delegates controllers itself, and its processes are in subgroups.
             Some(libc::EBUSY) if self.v2 => {
                 let other = beside.and_then(|other| holding(&self.path, other));
                 joined = write(&other.unwrap_or_else(|| self.path.join(LEAF)).join("cgroup.procs"), &value);
@@ -92,7 +93,7 @@ impl Folder {
     }
 }
 
-/// Makes a group with all that are missing above it; how many were made. None stays after an error.
+/// Creates a group with all missing groups above it and returns their number. After an error all of them are removed.
 fn make_dir(path: &Path, root: &Path) -> io::Result<usize> {
     let mut above = 0;
     let mut tries = 0..TRIES;
@@ -116,7 +117,7 @@ fn make_dir(path: &Path, root: &Path) -> io::Result<usize> {
     Err(error)
 }
 
-/// Gives a cpuset group that has none the CPUs and memory nodes of its parent.
+/// Copies the CPUs and memory nodes of its parent to a cpuset group that has none.
 fn inherit_cpuset(path: &Path) -> Result<(), StepError> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let own = path.join(file);
@@ -138,7 +139,7 @@ fn plus(controllers: &[&str]) -> String {
     controllers.iter().map(|it| format!("+{it}")).collect::<Vec<_>>().join(" ")
 }
 
-/// Hands controllers down in each group from the root to `last`.
+/// Delegates controllers in each group from the root to `last`.
 fn hand_down(root: &Path, last: &Path, controllers: &[&str]) -> Result<(), StepError> {
     let Ok(parts) = last.strip_prefix(root) else { return Ok(()) };
     let mut path = root.to_owned();
@@ -152,7 +153,8 @@ fn hand_down(root: &Path, last: &Path, controllers: &[&str]) -> Result<(), StepE
     }
 }
 
-/// One that the parent does not have makes the kernel refuse all: then they are written one by one.
+/// Delegates controllers in one group. The kernel refuses the whole write if the parent lacks one of them; then they
+/// are written one by one.
 fn hand_down_at(path: &Path, controllers: &[&str], root: bool) -> Result<(), StepError> {
     let file = path.join("cgroup.subtree_control");
     let busy = |it: &io::Result<()>| it.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY));
@@ -176,13 +178,13 @@ fn move_to_leaf(group: &Path) -> Result<(), StepError> {
     let leaf = group.join(LEAF);
     make_dir(&leaf, group).act(|| format!("make the cgroup {}", leaf.display()))?;
     for pid in read(&group.join("cgroup.procs")).unwrap_or_default().lines() {
-        // A kernel thread can't be moved, and a process may have ended meanwhile.
+        // A kernel thread can't be moved, and a process may have ended in the meantime.
         let _ = write(&leaf.join("cgroup.procs"), pid);
     }
     Ok(())
 }
 
-/// The group below `path` that a process is in.
+/// Returns the group below `path` that a process is in.
 fn holding(path: &Path, pid: i32) -> Option<PathBuf> {
     let pids = read(&path.join("cgroup.procs")).unwrap_or_default();
     if pids.lines().any(|line| line.parse() == Ok(pid)) {
@@ -218,7 +220,7 @@ mod tests {
             (["", "", "+cpu +memory"].map(str::to_owned), 1)
         );
 
-        // A parent that has nothing to hand down: from the root on.
+        // A parent without controllers to delegate makes the delegation start at the root.
         fs::remove_file(file("a/b")).expect("it was there");
         groups.folders[0].want(&["hugetlb"]);
         assert_eq!(["", "a"].map(text), ["+hugetlb"; 2]);
@@ -232,7 +234,7 @@ mod tests {
         assert_eq!(make_dir(&root.join("a/b/c"), &root).expect("made"), 3);
         assert_eq!(make_dir(&root.join("a/b/d"), &root).expect("made"), 1);
         assert_eq!(make_dir(&root.join("a/b"), &root).expect("it is there"), 0);
-        // A name that is too long: what was made for it goes again.
+        // The name is too long, so the groups that were created for it are removed.
         let long = root.join("x/y").join("z".repeat(300));
         make_dir(&long, &root).expect_err("no such name");
         assert!(!root.join("x").exists());

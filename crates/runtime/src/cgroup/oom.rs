@@ -1,4 +1,4 @@
-//! Whether the kernel killed for want of memory: how often so far, and a descriptor that says when.
+//! Kills by the kernel's OOM killer: their number so far, and a descriptor that reports new ones.
 
 use std::fs::File;
 use std::io;
@@ -11,12 +11,13 @@ use super::{Folder, Groups};
 use crate::error::{Act, StepError};
 
 impl Groups {
-    /// How many processes of this container the kernel has killed for want of memory. Zero where nobody counts.
+    /// Returns the number of processes of this container that the kernel killed because memory ran out. Zero if it is
+    /// not counted.
     pub fn out_of_memory(&self) -> u64 {
         self.memory().map_or(0, kills)
     }
 
-    /// Watches for kills from now on.
+    /// Watches for OOM kills from now on.
     ///
     /// # Errors
     /// There is no memory controller, or no group.
@@ -38,7 +39,7 @@ fn kills(folder: &Folder) -> u64 {
     folder.key(if folder.v2 { "memory.events" } else { "memory.oom_control" }, "oom_kill").unwrap_or(0)
 }
 
-/// Readable when there may be news.
+/// A watch for OOM kills, whose descriptor is readable when there may be an event.
 #[derive(Debug)]
 pub struct OomWatch {
     folder: Folder,
@@ -52,18 +53,18 @@ enum Source {
     V2(Inotify),
 }
 
-/// What an [`OomWatch`] has to say.
+/// An event of an [`OomWatch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OomEvent {
-    /// Memory ran out: v1 tells it before it kills, v2 after.
+    /// Memory ran out. v1 reports it before the kill, v2 after it.
     OutOfMemory,
-    /// Nothing that matters.
+    /// No relevant event.
     Nothing,
-    /// No processes are left, or the group is gone: nothing more will come.
+    /// No processes are left, or the group was removed; no more events follow.
     Ended,
 }
 
-/// cgroup-v1/memory.rst, "OOM Control": an eventfd, and the file that it is about.
+/// Watches with an eventfd that is registered for the group's file (cgroup-v1/memory.rst, "OOM Control").
 fn watch_v1(folder: &Folder) -> io::Result<Source> {
     let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
     let control = File::open(folder.path.join("memory.oom_control"))?;
@@ -72,7 +73,8 @@ fn watch_v1(folder: &Folder) -> io::Result<Source> {
     Ok(Source::V1(event, control))
 }
 
-/// cgroup-v2.rst: both files say by a modification that they have changed. There is no word of a removal.
+/// Watches both files with inotify, because the kernel reports their changes as modifications (cgroup-v2.rst). Removal
+/// of the group is not reported.
 fn watch_v2(folder: &Folder) -> io::Result<Source> {
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
     for file in ["memory.events", "cgroup.events"] {
@@ -91,12 +93,12 @@ impl AsFd for OomWatch {
 }
 
 impl OomWatch {
-    /// What has happened; afterwards the descriptor is readable again only for something new.
+    /// Returns what has happened. Afterwards the descriptor is readable again only for a new event.
     pub fn read(&mut self) -> OomEvent {
         let (news, ended) = match &self.source {
             Source::V1(event, _) => {
                 let times = event.read().unwrap_or(0);
-                // A removal counts once too.
+                // The removal of the group also raises the counter.
                 let ended = !self.folder.path.exists();
                 (times > u64::from(ended), ended)
             }

@@ -1,4 +1,5 @@
-//! `linux.cgroupsPath` (config-linux.md, "Cgroups Path"): where a container's groups are. Nothing is made here.
+//! `linux.cgroupsPath` (config-linux.md, "Cgroups Path"): computes the paths of a container's groups. Nothing is
+//! created here.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -6,12 +7,12 @@ use super::{Folder, Groups, Hierarchy};
 use crate::error::StepError;
 
 impl Groups {
-    /// A container's groups in all of the hierarchies. An absolute path is below each hierarchy's root, a relative one
-    /// too: the root is what this process may use. Without a path they are called like the container, below the group
-    /// that this process is in.
+    /// Returns a container's groups in all hierarchies. Absolute and relative paths are both below each hierarchy's
+    /// root, which is the part that this process may use. Without a path, the groups have the container's id as their
+    /// name and are below the group of this process.
     ///
     /// # Errors
-    /// The path leads elsewhere, names no group, or is in systemd's form.
+    /// The path leads outside, names no group, or is in systemd's form.
     pub fn new(hierarchies: &[Hierarchy], cgroups_path: Option<&str>, id: &str) -> Result<Self, StepError> {
         let path = match cgroups_path.filter(|path| !path.is_empty()) {
             Some(path) => Some(checked(path)?),
@@ -28,7 +29,8 @@ impl Groups {
         Ok(Self { folders: hierarchies.iter().map(|it| folder(it, place(it))).collect() })
     }
 
-    /// The groups called `name` in `parent` (relative to each hierarchy's root); without a name: `parent` itself.
+    /// Returns the groups called `name` in `parent` (relative to each hierarchy's root), or `parent` itself if there
+    /// is no name.
     pub fn below(hierarchies: &[Hierarchy], parent: &Path, name: &str) -> Self {
         let place = |it: &Hierarchy| {
             let path = it.root.join(parent);
@@ -43,14 +45,14 @@ fn folder(hierarchy: &Hierarchy, path: PathBuf) -> Folder {
     Folder { path, root, controllers, v2, made: 0 }
 }
 
-/// Where groups without a path go. On v2 that is beside this process's group and not below it: a group with a process
-/// hands no controller down (cgroups(7), "no internal processes").
+/// Returns the parent of groups without a path. On v2 they are beside this process's group and not below it: a group
+/// with a process delegates no controllers (cgroups(7), "no internal processes").
 fn base(hierarchy: &Hierarchy) -> &Path {
     let base = if hierarchy.v2 { hierarchy.own.parent().unwrap_or(&hierarchy.own) } else { &hierarchy.own };
     if base.starts_with(&hierarchy.root) { base } else { &hierarchy.root }
 }
 
-/// A path below a hierarchy's root, relative to it.
+/// Checks a path below a hierarchy's root and returns it relative to the root.
 fn checked(path: &str) -> Result<PathBuf, StepError> {
     let refuse = |why: &str| Err(StepError::refuse(format!("use linux.cgroupsPath `{path}`"), why));
     if !path.contains('/') && path.matches(':').count() == 2 {

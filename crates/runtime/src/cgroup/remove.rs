@@ -1,4 +1,4 @@
-//! Removes groups, with those that a container made in them.
+//! Removes groups, including those that a container created in them.
 
 use std::fs;
 use std::io;
@@ -10,15 +10,15 @@ use super::processes::send;
 use super::{Folder, Groups};
 use crate::error::{Act, StepError};
 
-/// The last process has been reaped, but the kernel takes its time to let go of the group.
+/// Longest wait for a busy group: the kernel takes a while to release a group after its last process has been reaped.
 const BUSY_BOUND: Duration = Duration::from_millis(500);
 
 impl Groups {
-    /// Removes the container's groups with all below, and those above that were made for it, if they are empty.
-    /// One that is still busy is tried again for a moment. What is gone already is no error.
+    /// Removes the container's groups with everything below, and the groups above that were created for it, if they
+    /// are empty. A busy group is retried for a short time. Missing groups are ignored.
     ///
     /// # Errors
-    /// The first that could not be removed, after trying all. What stays is found by the next sweep.
+    /// The first group that could not be removed, after trying all. A later sweep finds what is left.
     pub fn remove(&self) -> Result<(), StepError> {
         let mut result = Ok(());
         for folder in &self.folders {
@@ -28,10 +28,10 @@ impl Groups {
         result
     }
 
-    /// Kills everything in the groups and removes them: what was left behind by one who died between two steps.
+    /// Kills everything in the groups and removes them. This cleans up after a process that died between two steps.
     ///
     /// # Errors
-    /// As for [`Groups::remove`].
+    /// The same as for [`Groups::remove`].
     pub fn sweep(&self) -> Result<(), StepError> {
         let left = |folder: &Folder| match fs::remove_dir(&folder.path) {
             Ok(()) => folder.remove_above().is_err(),
@@ -49,7 +49,7 @@ impl Groups {
         rest.remove()
     }
 
-    /// Undoes a `create` that came to nothing: only what it made.
+    /// Undoes a failed `create`: removes only the groups that it created.
     pub(super) fn undo(&mut self) {
         for folder in self.folders.iter_mut().rev().filter(|folder| folder.made > 0) {
             let _ = folder.remove();
@@ -64,7 +64,7 @@ impl Folder {
         self.remove_above()
     }
 
-    /// Others may have come into a group that was made for this one: then it stays.
+    /// Removes the groups above that were created for this one. A group that others use by now stays.
     fn remove_above(&self) -> io::Result<()> {
         for path in self.path.ancestors().skip(1).take(self.made.saturating_sub(1)) {
             match fs::remove_dir(path) {
@@ -86,7 +86,7 @@ fn remove_tree(path: &Path) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) if !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::ENOTEMPTY)) => return Err(error),
             Err(error) => {
-                // Groups of the container's own are as good a reason as processes.
+                // Subgroups of the container can keep a group busy as well as processes.
                 below(path).try_for_each(|path| remove_tree(&path))?;
                 if !patience.wait() {
                     return Err(error);

@@ -1,6 +1,7 @@
-//! What a container has used, in the words of `runc events --stats` (runc's types/events.go): other tools read them.
+//! A container's resource usage in the format of `runc events --stats` (runc's types/events.go), which other tools
+//! read.
 //!
-//! A zero is left out where runc leaves it out. What a hierarchy does not count is zero.
+//! Zeros are omitted in the same fields as in runc. A value that a hierarchy does not count is zero.
 
 mod pressure;
 mod v1;
@@ -19,21 +20,21 @@ use crate::error::{Act, StepError};
 /// The `data` of an event of the type `stats`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Stats {
-    /// Time.
+    /// CPU time.
     pub cpu: Cpu,
-    /// CPUs and memory nodes; of v1 only.
+    /// CPUs and memory nodes; v1 only.
     pub cpuset: Cpuset,
-    /// Memory.
+    /// Memory usage.
     pub memory: Memory,
-    /// Processes and threads.
+    /// Number of processes and threads.
     pub pids: Pids,
-    /// Disks.
+    /// Disk I/O.
     pub blkio: BlockIo,
-    /// By the size of the pages.
+    /// Huge pages by page size.
     pub hugetlb: BTreeMap<String, Hugetlb>,
-    /// Not counted.
+    /// Not supported; always empty.
     pub intel_rdt: IntelRdt,
-    /// Always empty: interfaces are not a group's.
+    /// Always empty, because network interfaces do not belong to a group.
     pub network_interfaces: Vec<()>,
 }
 
@@ -41,52 +42,52 @@ fn is_none<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// Time.
+/// CPU time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Cpu {
-    /// Used.
+    /// Used time.
     #[serde(skip_serializing_if = "is_none")]
     pub usage: CpuUsage,
-    /// Waited, for a limit.
+    /// Time in which a quota prevented processes from running.
     #[serde(skip_serializing_if = "is_none")]
     pub throttling: Throttling,
-    /// Waited, for others.
+    /// Time in which processes waited for a CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub psi: Option<Pressure>,
 }
 
-/// In nanoseconds.
+/// Used CPU time in nanoseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CpuUsage {
-    /// In all.
+    /// Total time.
     #[serde(skip_serializing_if = "is_none")]
     pub total: u64,
-    /// Of each CPU.
+    /// Time on each CPU.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub percpu: Vec<u64>,
-    /// In the kernel.
+    /// Time in the kernel on each CPU.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub percpu_kernel: Vec<u64>,
-    /// In programs.
+    /// Time in user mode on each CPU.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub percpu_user: Vec<u64>,
-    /// In the kernel, of all CPUs.
+    /// Time in the kernel on all CPUs.
     pub kernel: u64,
-    /// In programs, of all CPUs.
+    /// Time in user mode on all CPUs.
     pub user: u64,
 }
 
-/// What a quota did.
+/// Effects of a CPU quota.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Throttling {
-    /// Periods with a quota.
+    /// Number of periods with a quota.
     #[serde(skip_serializing_if = "is_none")]
     pub periods: u64,
-    /// Those in which it was used up.
+    /// Number of periods in which the quota was used up.
     #[serde(skip_serializing_if = "is_none")]
     pub throttled_periods: u64,
-    /// Nanoseconds.
+    /// Total throttled time in nanoseconds.
     #[serde(skip_serializing_if = "is_none")]
     pub throttled_time: u64,
 }
@@ -110,59 +111,59 @@ pub struct Cpuset {
     pub sched_relax_domain_level: i64,
 }
 
-/// Bytes.
+/// Memory usage in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Memory {
-    /// Of files.
+    /// Page cache.
     #[serde(skip_serializing_if = "is_none")]
     pub cache: u64,
-    /// In all.
+    /// Total memory.
     #[serde(skip_serializing_if = "is_none")]
     pub usage: MemoryEntry,
-    /// Memory and swap together, also of v2.
+    /// Memory and swap together, on v2 too.
     #[serde(skip_serializing_if = "is_none")]
     pub swap: MemoryEntry,
-    /// Of the kernel; of v1 only.
+    /// Kernel memory; v1 only.
     #[serde(skip_serializing_if = "is_none")]
     pub kernel: MemoryEntry,
-    /// Of its TCP buffers; of v1 only.
+    /// Kernel memory of TCP buffers; v1 only.
     #[serde(rename = "kernelTCP", skip_serializing_if = "is_none")]
     pub kernel_tcp: MemoryEntry,
     /// All lines of `memory.stat`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub raw: BTreeMap<String, u64>,
-    /// Waited for memory.
+    /// Time in which processes waited for memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub psi: Option<Pressure>,
 }
 
-/// One kind of memory.
+/// Usage of one kind of memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MemoryEntry {
-    /// The largest number: none.
+    /// Limit; the largest number if there is none.
     pub limit: u64,
-    /// Now.
+    /// Current usage.
     #[serde(skip_serializing_if = "is_none")]
     pub usage: u64,
-    /// The most there was.
+    /// Peak usage.
     #[serde(skip_serializing_if = "is_none")]
     pub max: u64,
-    /// How often the limit was met.
+    /// Number of times that the limit was reached.
     pub failcnt: u64,
 }
 
-/// Processes and threads.
+/// Number of processes and threads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pids {
-    /// Now.
+    /// Current number.
     #[serde(skip_serializing_if = "is_none")]
     pub current: u64,
-    /// 0: none.
+    /// Limit; 0 if there is none.
     #[serde(skip_serializing_if = "is_none")]
     pub limit: u64,
 }
 
-/// Disks.
+/// Disk I/O.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "named as the kernel's files: blkio.io_service_bytes_recursive and so on")]
@@ -183,56 +184,57 @@ pub struct BlockIo {
     pub io_time_recursive: Vec<BlockIoEntry>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sectors_recursive: Vec<BlockIoEntry>,
-    /// Waited for disks.
+    /// Time in which processes waited for disks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub psi: Option<Pressure>,
 }
 
-/// Of one disk.
+/// A counter of one disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct BlockIoEntry {
-    /// Of the device.
+    /// Major number of the device.
     #[serde(skip_serializing_if = "is_none")]
     pub major: u64,
-    /// Likewise.
+    /// Minor number of the device.
     #[serde(skip_serializing_if = "is_none")]
     pub minor: u64,
-    /// `Read`, `Write`, …
+    /// Kind of operation, such as `Read` or `Write`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub op: String,
-    /// Bytes, operations, or time.
+    /// A number of bytes or operations, or a time.
     #[serde(skip_serializing_if = "is_none")]
     pub value: u64,
 }
 
-/// Bytes in huge pages of one size.
+/// Usage of huge pages of one size in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Hugetlb {
-    /// Now.
+    /// Current usage.
     #[serde(skip_serializing_if = "is_none")]
     pub usage: u64,
-    /// The most there was; of v1 only.
+    /// Peak usage; v1 only.
     #[serde(skip_serializing_if = "is_none")]
     pub max: u64,
-    /// How often the limit was met.
+    /// Number of times that the limit was reached.
     pub failcnt: u64,
 }
 
-/// Caches and memory bandwidth: empty.
+/// Cache and memory bandwidth monitoring, which is not supported.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct IntelRdt {}
 
 impl Groups {
-    /// What the container has used so far.
+    /// Returns what the container has used so far.
     ///
     /// # Errors
-    /// Its groups are gone.
+    /// The groups were removed.
     pub fn stats(&self) -> Result<Stats, StepError> {
         if let Some(folder) = self.folders.first() {
             fs::metadata(&folder.path).act(|| format!("read the use of the cgroup {}", folder.path.display()))?;
         }
         let mut stats = Stats::default();
-        // v2 counts time in each group, and hybrid machines have pressure there: v1's own numbers come after.
+        // v2 counts time in each group, and hybrid machines have pressure there. v1's own numbers are read afterwards
+        // and replace them.
         for folder in self.folders.iter().filter(|folder| folder.v2) {
             v2::read(folder, &mut stats);
         }
@@ -243,14 +245,14 @@ impl Groups {
     }
 }
 
-/// Lines `key number`.
+/// Parses lines `key number`.
 fn lines(folder: &Folder, file: &str) -> BTreeMap<String, u64> {
     let text = folder.read(file).unwrap_or_default();
     let pairs = text.lines().filter_map(|line| line.split_once(' '));
     pairs.filter_map(|(key, value)| Some((key.to_owned(), value.trim().parse().ok()?))).collect()
 }
 
-/// The sizes that this kernel has, as in the files' names (mm/hugetlb_cgroup.c, mem_fmt).
+/// Returns the page sizes of this kernel, as in the files' names (mm/hugetlb_cgroup.c, mem_fmt).
 fn huge_page_sizes() -> Vec<String> {
     let entries = fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());

@@ -1,7 +1,7 @@
-//! The hierarchies that are mounted, and where in each this process may make groups.
+//! The mounted hierarchies, and the place in each where this process may create groups.
 //!
-//! Whether a machine has v1, v2 or both (hybrid) is taken from the mount table, never from names. Called once by a
-//! daemon, and once by each call of the OCI command line.
+//! Whether a machine has v1, v2 or both (hybrid) is read from the mount table, never derived from names. It is read
+//! once by a daemon, and once by each call of the OCI command line.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -9,19 +9,20 @@ use std::path::{Component, Path, PathBuf};
 /// One mounted hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hierarchy {
-    /// Where groups may be made: what systemd delegated to this process, else the root of its cgroup namespace.
+    /// The group in which groups may be created: the one that systemd delegated to this process, else the root of its
+    /// cgroup namespace.
     pub root: PathBuf,
-    /// Where it is mounted.
+    /// Mount point of the hierarchy.
     pub point: PathBuf,
-    /// The group that this process is in.
+    /// The group of this process.
     pub own: PathBuf,
-    /// Its controllers; empty for a named one.
+    /// Controllers of the hierarchy; empty for a named one.
     pub controllers: Vec<String>,
-    /// Whether it is cgroup2.
+    /// Whether the hierarchy is cgroup2.
     pub v2: bool,
 }
 
-/// Every hierarchy, from this process's own tables.
+/// Returns every hierarchy, from this process's own tables.
 ///
 /// # Errors
 /// /proc can't be read.
@@ -35,7 +36,8 @@ pub fn hierarchies() -> std::io::Result<Vec<Hierarchy>> {
     Ok(parse(&mounts, &own, offered, Path::exists))
 }
 
-/// proc_pid_mountinfo(5): fields up to ` - `, then type, source, options. cgroups(7): `id:controllers:path`.
+/// Parses proc_pid_mountinfo(5), which has fields up to ` - `, then type, source and options, and the lines
+/// `id:controllers:path` of cgroups(7).
 fn parse(
     mounts: &str,
     own: &str,
@@ -76,22 +78,23 @@ fn parse(
     found
 }
 
-/// The service beside this one whose group is the containers' alone: a group that hands controllers down takes no process
-/// on v2, so a service that kept containers in its own could not be started anew while they run.
+/// Name of the service whose group only holds containers. A v2 group that delegates controllers accepts no process, so
+/// a service that kept containers in its own group could not be restarted while they run.
 const CONTAINERS: &str = "flota-containers.service";
 
-/// Where a group of /proc/self/cgroup is below a mount; the mount itself, where it can't be seen by it.
+/// Returns the path of a group of /proc/self/cgroup below a mount, or the mount point itself if the group is not
+/// visible there.
 fn place(point: &Path, mount_root: &str, own: Option<&str>) -> PathBuf {
     let own = own.and_then(|path| Path::new(path).strip_prefix(mount_root).ok());
     match own {
-        // Neither the top, where a name of nothing would be added, nor a group outside of the namespace.
+        // Neither the root, to which no name may be appended, nor a group outside of the namespace is accepted.
         Some(own) if matches!(own.components().next(), Some(Component::Normal(_))) => point.join(own),
         _ => point.to_owned(),
     }
 }
 
-/// systemd delegates a service's own group (`Delegate=yes`), and that of [`CONTAINERS`], where it runs; anything else is
-/// the root.
+/// Returns the group that systemd delegates: that of [`CONTAINERS`], if it exists, or a service's own group
+/// (`Delegate=yes`). Otherwise returns the root.
 fn delegated(point: &Path, own_path: Option<&str>, own: &Path, exists: impl Fn(&Path) -> bool) -> PathBuf {
     if own == point || !own_path.is_some_and(|path| path.ends_with(".service")) {
         return point.to_owned();
@@ -144,7 +147,7 @@ mod tests {
         assert_eq!(own("/", "/"), "/cg");
         assert_eq!(own("/", "/a/b"), "/cg/a/b");
         assert_eq!(own("/a", "/a/b"), "/cg/b");
-        // In a group outside of the namespace, and in one outside of what is mounted.
+        // The first group is outside of the namespace, the second is outside of the mount.
         assert_eq!(own("/", "/../c"), "/cg");
         assert_eq!(own("/a", "/ab"), "/cg");
     }

@@ -1,5 +1,5 @@
-//! The real hierarchies of this machine, below a group named for this process. Needs root. Everything is removed also
-//! when a test fails.
+//! Tests with the real hierarchies of this machine, below a group named for this process. They need root. Everything
+//! is removed even when a test fails.
 
 mod devices;
 mod life;
@@ -18,7 +18,7 @@ struct Real {
     name: String,
 }
 
-/// Which hierarchies of this machine.
+/// Selects hierarchies of this machine.
 #[derive(Clone, Copy, PartialEq)]
 enum Which {
     All,
@@ -44,7 +44,7 @@ impl Real {
         real
     }
 
-    /// How many groups there are of this test, in all hierarchies.
+    /// Returns the number of this test's groups in all hierarchies.
     fn folders(&self) -> usize {
         fn count(path: PathBuf) -> usize {
             let own = usize::from(path.exists());
@@ -61,7 +61,7 @@ impl Real {
         self.folder(controller).read(file).expect("the kernel has the file").trim().to_owned()
     }
 
-    /// A program of the shell in these groups.
+    /// Starts a shell script in these groups.
     fn run(&self, script: &str) -> Process {
         Process::start(script, |pid| self.groups.join(pid).expect("the groups are there"))
     }
@@ -70,14 +70,14 @@ impl Real {
 impl Drop for Real {
     fn drop(&mut self) {
         let _ = self.groups.sweep();
-        // What a failed test has not written down.
+        // This finds groups that a failed test has not recorded.
         for folder in self.groups.folders() {
             let _ = std::fs::remove_dir(folder.path.parent().unwrap_or(&folder.path));
         }
     }
 }
 
-/// The root hands hugetlb down as long as this is held, by one test at a time.
+/// Keeps hugetlb delegated from the root as long as it is held; one test at a time can hold it.
 struct Hugetlb {
     file: PathBuf,
     _one: std::sync::MutexGuard<'static, ()>,
@@ -98,14 +98,14 @@ impl Drop for Hugetlb {
     }
 }
 
-/// Killed with this.
+/// A process that is killed when this is dropped.
 struct Process {
     child: std::process::Child,
     output: BufReader<std::process::ChildStdout>,
 }
 
 impl Process {
-    /// The shell waits for a line before it runs the script, so that it is in its groups by then.
+    /// Starts a script. The shell first waits for a line, so that it is in its groups before the script runs.
     fn start(script: &str, join: impl FnOnce(i32)) -> Self {
         let script = format!("read line; {script}");
         let mut command = Command::new("sh");
@@ -127,7 +127,7 @@ impl Process {
         line.trim().to_owned()
     }
 
-    /// The signal that it ended by.
+    /// Returns the signal that ended the process.
     fn signal(&mut self) -> Option<i32> {
         let mut status = None;
         eventually("it has ended", || {
@@ -141,13 +141,13 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
-        // A failed test may leave it frozen: its groups go after it, and thaw it.
+        // A failed test may leave the process frozen: its groups are removed later, which thaws it.
         let mut patience = folder::Patience::new(Duration::from_millis(500));
         while self.child.try_wait().is_ok_and(|ended| ended.is_none()) && patience.wait() {}
     }
 }
 
-/// Until it is so.
+/// Waits until a condition holds.
 fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let mut patience = folder::Patience::new(Duration::from_secs(10));
     while !is_so() {

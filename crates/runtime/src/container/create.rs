@@ -1,4 +1,4 @@
-//! The runtime's side of making a container: folder, control groups, namespaces, hooks. Every step has its undo.
+//! Creates a container on the runtime's side: folder, control groups, namespaces, hooks. Every step has its undo.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -22,39 +22,39 @@ use crate::rootfs::{self, sources};
 use crate::security::Filter;
 use crate::state;
 
-/// What `create` is told.
+/// The parameters of `create`.
 #[derive(Debug)]
 pub struct Creation {
-    /// State root.
+    /// The state root.
     pub root: PathBuf,
-    /// Of the container.
+    /// Id of the container.
     pub id: String,
     /// Folder with `config.json`.
     pub bundle: PathBuf,
-    /// Another file than `config.json`; absolute, or relative to the bundle.
+    /// A configuration file to use instead of `config.json`; absolute, or relative to the bundle.
     pub config: Option<PathBuf>,
-    /// Whether it is left in the caller's control groups, without limits.
+    /// Whether the container stays in the caller's control groups, without limits.
     pub no_groups: bool,
-    /// Connected unix socket to which the terminal goes.
+    /// Connected unix socket that receives the terminal.
     pub console: Option<OwnedFd>,
-    /// Compiled before; else the configuration's profile is.
+    /// The compiled filter; if absent, the configuration's profile is compiled.
     pub(crate) filter: Option<Filter>,
-    /// Variables that the program gets beside those of the configuration.
+    /// Environment variables of the program in addition to those of the configuration.
     pub environment: Vec<String>,
-    /// Gets init's process id.
+    /// File that receives init's process id.
     pub pid_file: Option<PathBuf>,
-    /// How many descriptors from 3 on the program gets.
+    /// Number of descriptors, from 3 on, that the program inherits.
     pub keep_descriptors: u32,
-    /// chroot(2) instead of pivot_root(2).
+    /// Whether to use chroot(2) instead of pivot_root(2).
     pub no_pivot: bool,
-    /// Leaves the caller's session keyring.
+    /// Whether to keep the caller's session keyring.
     pub no_new_keyring: bool,
-    /// Whether init is to be the child of this process's parent, and to end with it.
+    /// Whether init becomes the child of this process's parent and ends with it.
     pub supervised: bool,
 }
 
 impl Creation {
-    /// With the usual choices.
+    /// Returns parameters with the default choices.
     pub fn new(root: &Path, id: &str, bundle: &Path) -> Self {
         Self {
             root: root.to_owned(),
@@ -73,10 +73,10 @@ impl Creation {
         }
     }
 
-    /// Reads the configuration.
+    /// Reads and validates the configuration.
     ///
     /// # Errors
-    /// It can't be read, or asks for what can't be.
+    /// The file can't be read, or it asks for something impossible.
     pub fn load(&self) -> Result<Spec, RunError> {
         let bundle = std::path::absolute(&self.bundle).act(|| "find the bundle".into())?;
         let mut spec = Spec::load(&bundle.join(self.config.as_deref().unwrap_or(Path::new("config.json"))))?;
@@ -87,19 +87,20 @@ impl Creation {
         Ok(spec)
     }
 
-    /// Makes the container up to its program, which waits for [`Container::start`]. Only in a process with one thread.
+    /// Creates the container up to its program, which waits for [`Container::start`]. Only for a process with one
+    /// thread.
     ///
     /// # Errors
-    /// Why not; nothing of it is left.
+    /// A step failed; nothing of the container is left.
     pub fn create(&self, spec: &Spec, warn: impl FnMut(String)) -> Result<Container, RunError> {
         let (container, _) = self.make(spec, warn, false)?;
         Ok(container)
     }
 
-    /// Makes the container and lets its program run. In between `ready` is called: it may take the terminal.
+    /// Creates the container and starts its program. In between, `ready` is called, which may take the terminal.
     ///
     /// # Errors
-    /// Why not; nothing of it is left.
+    /// A step failed; nothing of the container is left.
     pub fn run(
         &self,
         spec: &Spec,
@@ -112,7 +113,7 @@ impl Creation {
         let (container, launched) = self.make(spec, warn, true)?;
         let started = ready(&container).and_then(|()| {
             launched.channel.answer()?;
-            // Exec closes the channel; what comes before that is why it failed.
+            // A successful exec closes the channel; a message before that is the reason of the failure.
             match launched.channel.hear(Instant::now() + launch::PATIENCE * 10)? {
                 None => container.run_poststart(),
                 Some(Word::Failed(code, text)) => Err(RunError { text, code }),
@@ -206,11 +207,12 @@ impl Making<'_> {
     }
 
     fn make(&mut self, at_once: bool) -> Result<Launched, RunError> {
-        // First: whoever finds a folder without init knows from it what else there may be.
+        // The state is saved first, so that a process that finds a folder without an init knows what else may exist.
         self.container.save_first()?;
         self.write_config()?;
         self.make_groups()?;
-        // They are its own from here on. Whole or not at all: without a state nobody would find them.
+        // The groups belong to the container from here on. The state is written atomically, because without it they
+        // could not be found.
         self.container.save()?;
         let later =
             if at_once { None } else { Some(Later { start: self.fifo("start")?, started: self.fifo("started")? }) };
@@ -223,7 +225,7 @@ impl Making<'_> {
         Ok(launched)
     }
 
-    /// Of the configuration only what a further process needs, and the compiled filter.
+    /// Writes the part of the configuration that a further process needs, and the compiled filter.
     fn write_config(&self) -> Result<(), StepError> {
         let linux = self.spec.linux();
         let agent = linux.seccomp.as_ref().map(|it| Seccomp {
@@ -245,7 +247,8 @@ impl Making<'_> {
         Ok(())
     }
 
-    /// The default devices may be used whatever the configuration's rules are, as it can't do without them.
+    /// Creates the control groups. The default devices are always allowed, because a container can't work without
+    /// them.
     fn make_groups(&mut self) -> Result<(), StepError> {
         let linux = self.spec.linux();
         let mut resources = linux.resources.clone().unwrap_or_default();
@@ -256,15 +259,17 @@ impl Making<'_> {
             resources.devices.extend(cgroup::default_device_rules());
         }
         if self.container.groups.is_frozen() {
-            // Init would never get to its first step. They are another's, who shall keep them.
+            // In a frozen group init would never reach its first step. The groups belong to another process, so they
+            // are kept.
             self.container.groups = Groups::default();
             let why = "container's cgroup unexpectedly frozen";
             return Err(StepError::refuse(format!("use the control groups of `{}`", self.container.id), why));
         }
         let Err(error) = self.container.groups.create(&resources) else { return Ok(()) };
-        // What was made is removed again; what is left is another's, which shall not be killed with this one.
+        // Created groups are removed. What is left belongs to another process and must not be killed with this
+        // container.
         self.container.groups = Groups::default();
-        // A user without rights to groups has none. Devices are guarded by its user namespace all the same.
+        // A user without the rights to create groups has none. The user namespace still protects devices.
         if self.is_rootless() && only_devices(&resources) { Ok(()) } else { Err(error) }
     }
 
@@ -275,7 +280,7 @@ impl Making<'_> {
     fn fifo(&self, name: &str) -> Result<OwnedFd, StepError> {
         let path = self.container.dir.join(name);
         mkfifo(&path, Mode::from_bits_truncate(0o600)).act(|| format!("make {}", path.display()))?;
-        // Both ways, so that opening does not wait for another side.
+        // The FIFO is opened for both directions, so that opening does not wait for a peer.
         nix::fcntl::open(&path, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
             .act(|| format!("open {}", path.display()))
     }
@@ -315,7 +320,7 @@ impl Making<'_> {
         launch.start(|channel| init.take().expect("called once").run(channel))
     }
 
-    /// Does for init what it can't do itself, until only its program is left.
+    /// Performs for init what it can't do itself, until only its program is left to run.
     fn converse(&mut self, launched: &Launched) -> Result<(), RunError> {
         launched.begin(self.admit(launched))?;
         loop {
@@ -343,7 +348,7 @@ impl Making<'_> {
         self.write_pid_file()
     }
 
-    /// Maps its ids, puts it into its control groups and sets its limits.
+    /// Maps its ids, moves it into its control groups and sets its limits.
     fn admit(&self, launched: &Launched) -> Result<(), StepError> {
         let linux = self.spec.linux();
         let pid = launched.pid.as_raw();
@@ -357,7 +362,7 @@ impl Making<'_> {
         if let Some(adjustment) = process.oom_score_adj {
             let path = format!("/proc/{pid}/oom_score_adj");
             let written = std::fs::write(&path, adjustment.to_string());
-            // A user without rights can't lower it, and has what it had.
+            // A user without privileges can't lower the value and keeps its own.
             if !self.is_rootless() {
                 written.act(|| format!("set process.oomScoreAdj to {adjustment}"))?;
             }
@@ -383,7 +388,7 @@ impl Making<'_> {
     }
 }
 
-/// Whether nothing but devices is limited, which a user namespace does anyway.
+/// Returns whether the only limits are for devices, which a user namespace enforces anyway.
 fn only_devices(resources: &Resources) -> bool {
     Resources { devices: Vec::new(), ..resources.clone() } == Resources::default()
 }

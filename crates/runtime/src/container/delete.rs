@@ -1,4 +1,4 @@
-//! The end of a container: all that it has goes, whoever else is at it.
+//! Deletes a container and everything that belongs to it, even if another process is working on it.
 
 use std::fs;
 use std::io;
@@ -12,16 +12,16 @@ use crate::process::{self, hooks};
 use crate::state::{self, start_time};
 use crate::syscall::process as kernel;
 
-/// A killed init that does not go hangs in the kernel.
+/// Longest wait for a killed init; one that takes longer hangs in the kernel.
 const END_WAIT: Duration = Duration::from_secs(10);
-/// Between two looks at what another process does.
+/// Pause between two checks of what another process does.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 impl Container {
-    /// Removes it. `force`: kills it first. `warn` is told which `poststop` hooks failed.
+    /// Deletes the container. With `force`, it is killed first. `warn` is called for each failed `poststop` hook.
     ///
     /// # Errors
-    /// It runs and `force` is not given, or something of it can't be removed.
+    /// The container runs and `force` is not given, or a part of it can't be removed.
     pub fn delete(&self, force: bool, warn: impl FnMut(StepError)) -> Result<(), StepError> {
         let status = self.status();
         if force && status == Status::Creating {
@@ -31,14 +31,14 @@ impl Container {
                 Some(_) => return Ok(()),
             }
         }
-        // One that is being created is another runtime's, unless that was killed.
+        // A container that is being created belongs to another runtime, unless that was killed.
         let is_over = matches!(status, Status::Stopped | Status::Created);
         if !is_over && !force {
             let why = format!("cannot delete container that is not stopped: {status}");
             return Err(self.refuse("delete", &why));
         }
         if !matches!(status, Status::Stopped | Status::Creating) {
-            // It may end by itself in this very moment.
+            // The container may end by itself at this moment.
             if let Err(error) = self.kill(libc::SIGKILL)
                 && self.status() != Status::Stopped
             {
@@ -48,7 +48,8 @@ impl Container {
         }
         let ours = self.has_groups();
         if ours && (!self.own_pids || self.pid == 0) {
-            // What it left in its groups would keep them. With its own PID namespace all has ended with init.
+            // Processes that are left in its groups would keep them busy. With its own PID namespace all have ended
+            // with init.
             self.groups.kill_all(libc::SIGKILL)?;
         }
         let removed = self.groups.remove();
@@ -56,7 +57,7 @@ impl Container {
             removed?;
         }
         if !self.own_mounts {
-            // Made in the runtime's namespace, all below one. An image that is gone meanwhile has none.
+            // The mounts were created in the runtime's namespace, all below one. The root may not exist any more.
             let _ = nix::mount::umount2(&self.rootfs, nix::mount::MntFlags::MNT_DETACH);
         }
         fs::remove_dir_all(&self.dir).act(|| format!("remove {}", self.dir.display()))?;
@@ -64,14 +65,15 @@ impl Container {
         Ok(())
     }
 
-    /// Ends the init that somebody is at creating, until that process has done or undone it. The container as it is
-    /// then; `None` where it is as that process left it when it was killed.
+    /// Kills the init of a container that is being created and waits until the creating process has completed or
+    /// undone its work. Returns the container's current state, or `None` if the creating process was killed and left
+    /// it unchanged.
     fn interrupt_creator(&self) -> Result<Option<Self>, StepError> {
         let until = Instant::now() + END_WAIT;
         let (creator, started) = self.creator;
         let process = kernel::open(creator).ok().filter(|_| start_time(creator) == Some(started));
         loop {
-            // Before the state is read: it is that of a process that has ended, or may still change.
+            // This check comes before the state is read, because a process that is still alive may change the state.
             let is_alive = process.as_ref().is_some_and(|it| !process::ended(it, Instant::now() + LOOK_AGAIN));
             let found: Option<Self> = state::read(&self.dir.join("state.json")).ok().flatten();
             match found.map(|it| Self { dir: self.dir.clone(), ..it }) {
@@ -87,7 +89,8 @@ impl Container {
         }
     }
 
-    /// Whoever creates it may have been killed before groups were known to be its own: then none of its is in them.
+    /// Returns whether the groups belong to the container. If its creator was killed before that was recorded, no
+    /// process of the container is in them.
     fn has_groups(&self) -> bool {
         self.pid != 0 || self.groups.folders().iter().any(|it| it.made > 0)
     }
@@ -102,10 +105,10 @@ impl Container {
     }
 }
 
-/// Removes what a runtime that was killed in the middle of `create` has left of an id.
+/// Removes what a runtime that was killed during `create` has left of an id.
 ///
 /// # Errors
-/// It can't be removed.
+/// The remains can't be removed.
 pub fn remove_remains(root: &Path, id: &str) -> Result<(), StepError> {
     check_id(id)?;
     match fs::remove_dir_all(root.join(id)) {

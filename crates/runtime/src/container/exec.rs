@@ -1,4 +1,4 @@
-//! A further process in a running container: through the container's namespaces, which its init shows.
+//! Runs a further process in a running container, in the namespaces of the container's init.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -19,34 +19,35 @@ use crate::rootfs::RootDir;
 use crate::security::Filter;
 use crate::syscall::{files, process as kernel};
 
-/// What `exec` is told.
+/// The parameters of `exec`.
 #[derive(Debug)]
 pub struct Execution {
-    /// The whole process.
+    /// The process to run.
     pub process: Process,
-    /// Connected unix socket to which the terminal goes.
+    /// Connected unix socket that receives the terminal.
     pub console: Option<OwnedFd>,
-    /// Gets the process's id.
+    /// File that receives the process's id.
     pub pid_file: Option<PathBuf>,
-    /// How many descriptors from 3 on the program gets.
+    /// Number of descriptors, from 3 on, that the program inherits.
     pub keep_descriptors: u32,
-    /// Whether it is to be the child of this process's parent, and to end with it.
+    /// Whether the process becomes the child of this process's parent and ends with it.
     pub supervised: bool,
-    /// Also into a paused container, where it begins when that is resumed.
+    /// Whether a paused container is accepted, in which the process begins when the container is resumed.
     pub ignore_paused: bool,
 }
 
 impl Execution {
-    /// With the usual choices.
+    /// Returns parameters with the default choices.
     pub fn new(process: Process) -> Self {
         Self { process, console: None, pid_file: None, keep_descriptors: 0, supervised: false, ignore_paused: false }
     }
 
-    /// Starts the process with the caller's standard descriptors; its id, when it runs. `ready` is called once, for a
-    /// terminal just before that: it may take it. Only in a process with one thread.
+    /// Starts the process with the caller's standard descriptors and returns its id once it runs. `ready` is called
+    /// once, for a terminal just before the program runs; it may take the terminal. Only for a process with one
+    /// thread.
     ///
     /// # Errors
-    /// The container does not run, or the process can't.
+    /// The container does not run, or the process can't be started.
     pub fn start(
         &self,
         container: &Container,
@@ -94,12 +95,12 @@ impl Execution {
         launched.begin(self.admit(launched.pid, container))?;
         let until = Instant::now() + launch::PATIENCE;
         if !asks {
-            // It is enough to be woken once.
+            // A single wait for the end saves wake-ups.
             launched.channel.await_end(until)?;
         }
         let mut is_ready = false;
         let mut ready = Some(ready);
-        // Exec closes the channel; what comes before that is why it failed.
+        // A successful exec closes the channel; a message before that is the reason of the failure.
         while let Some(word) = launched.channel.hear(until)? {
             match word {
                 Word::Listener(number) => {
@@ -127,10 +128,10 @@ impl Execution {
         ready.take().map_or(Ok(()), |ready| ready())
     }
 
-    /// Puts it into the container's control groups and sets its limits.
+    /// Moves the process into the container's control groups and sets its limits.
     fn admit(&self, pid: Pid, container: &Container) -> Result<(), StepError> {
         let affinity = self.process.exec_cpu_affinity.clone().unwrap_or_default();
-        // config.md, "execCPUAffinity": before and after it comes into the groups.
+        // The CPU affinity is set before and after the process joins the groups (config.md, "execCPUAffinity").
         settings::bind_to_cpus(pid, "process.execCPUAffinity.initial", &affinity.initial)?;
         container.groups.join(pid.as_raw())?;
         settings::bind_to_cpus(pid, "process.execCPUAffinity.final", &affinity.last)?;
@@ -138,7 +139,7 @@ impl Execution {
     }
 }
 
-/// Whether it says something that waits for an answer.
+/// Returns whether the process sends a request that needs an answer.
 fn process_asks(process: &Process, filter: Option<&Filter>) -> bool {
     process.terminal || filter.is_some_and(Filter::uses_notify)
 }
@@ -166,14 +167,14 @@ impl Child<'_> {
             kernel::die_with_parent().act(|| "tie the process to its supervisor".into())?;
         }
         files::close_on_exec_from(3 + execution.keep_descriptors).act(|| "close descriptors".into())?;
-        // The runtime puts it into the container's control groups and sets its limits, which it may not be able to once
-        // this is another user.
+        // The runtime moves the process into the container's control groups and sets its limits. It may lack the
+        // rights for this once the process has changed its user.
         channel.await_answer()?;
         if self.joined_user {
             become_root()?;
         }
         setsid().act(|| "begin a session".into())?;
-        // /proc is the container's here, but it is the kernel that says whether it is one.
+        // /proc is the container's here, but the kernel verifies that it is a real procfs.
         let labels = labels::Labels::open(process)?;
         if let Some(socket) = self.console.take() {
             let root = RootDir::open(Path::new("/"))?;
@@ -184,7 +185,7 @@ impl Child<'_> {
         labels.apply()?;
         let program = init::assume_and_find(process, execution.supervised, self.filter, channel)?;
         if process.terminal {
-            // It must not begin before whoever sits there has its size and keys set.
+            // The process must not begin before the client has set the terminal's size and mode.
             channel.ask(&Word::Ready)?;
         } else {
             channel.say(&Word::Ready)?;

@@ -1,4 +1,4 @@
-//! The top of `config.json` (config.md).
+//! The top level of `config.json` (config.md).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,9 +11,9 @@ use super::{IdMapping, Linux, Process, or_default};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Spec {
-    /// Of the specification, as SemVer.
+    /// Version of the specification, in SemVer.
     pub oci_version: String,
-    /// The program.
+    /// The program to run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
     /// The root file system.
@@ -22,102 +22,102 @@ pub struct Spec {
     /// Host name; needs a UTS namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
-    /// NIS domain name; likewise.
+    /// NIS domain name; needs a UTS namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub domainname: Option<String>,
-    /// Mounted in this order.
+    /// Mounts, in the order in which they are mounted.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
-    /// Programs that are run at certain points.
+    /// Programs that run at certain points of the container's life.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hooks: Option<Hooks>,
-    /// For others.
+    /// Annotations, which the runtime does not interpret.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// What is Linux's own.
+    /// Settings that are specific to Linux.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub linux: Option<Linux>,
 }
 
 impl Spec {
-    /// The Linux section; an empty one where there is none.
+    /// Returns the Linux section, or an empty one if there is none.
     pub fn linux(&self) -> &Linux {
         static NONE: std::sync::LazyLock<Linux> = std::sync::LazyLock::new(Linux::default);
         self.linux.as_ref().unwrap_or(&NONE)
     }
 }
 
-/// config.md, "Root".
+/// The root file system (config.md, "Root").
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Root {
-    /// Absolute, or relative to the bundle.
+    /// Path, absolute or relative to the bundle.
     pub path: PathBuf,
     /// Whether it is mounted read-only.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub readonly: bool,
 }
 
-/// config.md, "Mounts".
+/// A mount (config.md, "Mounts").
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Mount {
-    /// In the container.
+    /// Path in the container.
     pub destination: PathBuf,
-    /// File system; unused for a bind mount.
+    /// Type of the file system; ignored for a bind mount.
     #[serde(rename = "type", deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub kind: String,
-    /// Device, or what is bound (absolute, or relative to the bundle).
+    /// Device, or the path to bind (absolute, or relative to the bundle).
     #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub source: String,
-    /// As for mount(8).
+    /// Options as for mount(8).
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
-    /// For an id-mapped mount.
+    /// User ids of an id-mapped mount.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub uid_mappings: Vec<IdMapping>,
-    /// Likewise.
+    /// Group ids of an id-mapped mount.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub gid_mappings: Vec<IdMapping>,
 }
 
-/// config.md, "POSIX-platform Hooks".
+/// Hooks by the time at which they run (config.md, "POSIX-platform Hooks").
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Hooks {
-    /// Deprecated; runs before `createRuntime`, in the runtime's namespaces.
+    /// Deprecated hooks that run before `createRuntime`, in the runtime's namespaces.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub prestart: Vec<Hook>,
-    /// Namespaces are made, the root is not yet changed; in the runtime's namespaces.
+    /// Hooks that run after the namespaces are created and before the root is changed, in the runtime's namespaces.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub create_runtime: Vec<Hook>,
-    /// Likewise, in the container's namespaces.
+    /// Hooks that run after the namespaces are created and before the root is changed, in the container's namespaces.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub create_container: Vec<Hook>,
-    /// Before the program, in the container's root.
+    /// Hooks that run before the program, in the container's root.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub start_container: Vec<Hook>,
-    /// The program runs; in the runtime's namespaces.
+    /// Hooks that run after the start of the program, in the runtime's namespaces.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub poststart: Vec<Hook>,
-    /// The container is deleted; likewise.
+    /// Hooks that run after the container is deleted, in the runtime's namespaces.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub poststop: Vec<Hook>,
 }
 
-/// One program. It gets the container's state on standard input.
+/// A hook program. It gets the container's state on standard input.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Hook {
-    /// Absolute.
+    /// Absolute path of the program.
     pub path: PathBuf,
-    /// With the program's name first.
+    /// Arguments, including the program's name.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
-    /// Its whole environment.
+    /// The whole environment of the program.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
-    /// Seconds; above zero.
+    /// Timeout in seconds; above zero.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<i64>,
 }

@@ -1,4 +1,4 @@
-//! `linux` (config-linux.md).
+//! The `linux` section (config-linux.md).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,70 +7,71 @@ use serde::{Deserialize, Serialize};
 
 use super::{Resources, Seccomp, or_default};
 
-/// What is Linux's own.
+/// Settings that are specific to Linux.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Linux {
-    /// New ones, or ones to join.
+    /// Namespaces to create or to join.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<Namespace>,
-    /// Of a new user namespace.
+    /// User ids of a new user namespace.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub uid_mappings: Vec<IdMapping>,
-    /// Likewise.
+    /// Group ids of a new user namespace.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub gid_mappings: Vec<IdMapping>,
-    /// Of a new time namespace: `monotonic` and `boottime`.
+    /// Offsets of a new time namespace, for the clocks `monotonic` and `boottime`.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub time_offsets: BTreeMap<String, TimeOffset>,
-    /// Made in /dev beside the default ones.
+    /// Devices to create in /dev in addition to the default ones.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<Device>,
-    /// Network interfaces of the runtime's namespace that move into the container's.
+    /// Network interfaces to move from the runtime's namespace to the container's, by name.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub net_devices: BTreeMap<String, NetDevice>,
-    /// Below the root of each hierarchy if absolute, else below the runtime's choice.
+    /// Path of the control groups. An absolute one is below the root of each hierarchy, a relative one below a group
+    /// that the runtime chooses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroups_path: Option<String>,
-    /// Limits.
+    /// Limits of the control groups.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
-    /// Cache and memory bandwidth; needs hardware.
+    /// Cache and memory bandwidth allocation; needs hardware support.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub intel_rdt: Option<IntelRdt>,
-    /// set_mempolicy(2).
+    /// NUMA memory policy (set_mempolicy(2)).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_policy: Option<MemoryPolicy>,
-    /// By their names with dots.
+    /// Kernel parameters by their names with dots.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctl: BTreeMap<String, String>,
-    /// What may be called.
+    /// Filter of system calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<Seccomp>,
-    /// `shared`, `slave`, `private` or `unbindable`.
+    /// Propagation of the root: `shared`, `slave`, `private` or `unbindable`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rootfs_propagation: Option<String>,
-    /// Hidden.
+    /// Paths to hide.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub masked_paths: Vec<String>,
-    /// Read-only.
+    /// Paths to make read-only.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub readonly_paths: Vec<String>,
     /// SELinux context of mounts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mount_label: Option<String>,
-    /// personality(2).
+    /// Execution domain (personality(2)).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub personality: Option<Personality>,
 }
 
-/// One namespace.
+/// A namespace to create or to join.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespace {
-    /// Which.
+    /// Kind of the namespace.
     #[serde(rename = "type")]
     pub kind: NamespaceKind,
-    /// Of one to join; empty: a new one.
+    /// Path of a namespace to join; empty for a new one.
     #[serde(default, deserialize_with = "or_default", skip_serializing_if = "path_is_empty")]
     pub path: PathBuf,
 }
@@ -79,7 +80,7 @@ fn path_is_empty(path: &std::path::Path) -> bool {
     path.as_os_str().is_empty()
 }
 
-/// namespaces(7).
+/// Kinds of namespaces (namespaces(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "named as in namespaces(7)")]
@@ -94,26 +95,26 @@ pub enum NamespaceKind {
     Time,
 }
 
-/// `size` ids from `containerID` on are those from `hostID` on.
+/// Maps `size` ids from `containerID` on to those from `hostID` on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdMapping {
-    /// Inside.
+    /// First id in the container.
     #[serde(rename = "containerID")]
     pub container_id: u32,
-    /// Outside.
+    /// First id outside.
     #[serde(rename = "hostID")]
     pub host_id: u32,
-    /// How many.
+    /// Number of ids.
     pub size: u32,
 }
 
-/// time_namespaces(7).
+/// Offset of a clock (time_namespaces(7)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TimeOffset {
-    /// Seconds.
+    /// Whole seconds.
     pub secs: i64,
-    /// Below a second.
+    /// Nanoseconds below a second.
     pub nanosecs: u32,
 }
 
@@ -121,64 +122,64 @@ pub struct TimeOffset {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Device {
-    /// `c`, `b`, `u` or `p`.
+    /// Type: `c`, `b`, `u` or `p`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// In the container.
+    /// Path in the container.
     pub path: PathBuf,
-    /// Unused for `p`.
+    /// Major number; ignored for `p`.
     pub major: i64,
-    /// Likewise.
+    /// Minor number; ignored for `p`.
     pub minor: i64,
-    /// Absent: 0666.
+    /// Permissions; 0666 if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_mode: Option<u32>,
-    /// Owner, as the container sees it.
+    /// User id of the owner in the container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
-    /// Likewise.
+    /// Group id of the owner in the container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gid: Option<u32>,
 }
 
-/// A network interface.
+/// A network interface to move to the container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NetDevice {
-    /// Its name inside; empty: the same.
+    /// Its name in the container; unchanged if empty.
     pub name: String,
 }
 
-/// config-linux.md, "IntelRdt".
+/// Cache and memory bandwidth allocation (config-linux.md, "IntelRdt").
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct IntelRdt {
-    /// Class of service.
+    /// Name of the class of service.
     #[serde(rename = "closID")]
     pub clos_id: String,
 }
 
-/// set_mempolicy(2).
+/// NUMA memory policy (set_mempolicy(2)).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MemoryPolicy {
-    /// `MPOL_…`.
+    /// Mode, as `MPOL_…`.
     pub mode: String,
-    /// `0-3,7`.
+    /// Memory nodes, such as `0-3,7`.
     #[serde(deserialize_with = "or_default")]
     pub nodes: String,
-    /// `MPOL_F_…`.
+    /// Flags, as `MPOL_F_…`.
     #[serde(deserialize_with = "or_default")]
     pub flags: Vec<String>,
 }
 
-/// personality(2).
+/// Execution domain (personality(2)).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Personality {
-    /// `LINUX` or `LINUX32`.
+    /// Domain, `LINUX` or `LINUX32`.
     pub domain: String,
-    /// None is known yet.
+    /// Flags; none is defined yet.
     #[serde(deserialize_with = "or_default")]
     pub flags: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! `process` (config.md, "Process").
+//! The `process` section (config.md, "Process").
 
 use std::path::PathBuf;
 
@@ -6,159 +6,160 @@ use serde::{Deserialize, Serialize};
 
 use super::or_default;
 
-/// What is run, and as whom.
+/// A program to run, with its user and settings.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Process {
     /// Whether its standard descriptors are a terminal.
     #[serde(deserialize_with = "or_default")]
     pub terminal: bool,
-    /// Of that terminal.
+    /// Size of that terminal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub console_size: Option<ConsoleSize>,
-    /// Numbers, not names.
+    /// Numeric ids of the user.
     #[serde(deserialize_with = "or_default")]
     pub user: User,
-    /// Program and arguments.
+    /// Program and its arguments.
     #[serde(deserialize_with = "or_default")]
     pub args: Vec<String>,
-    /// `NAME=value`.
+    /// Environment variables, as `NAME=value`.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
-    /// Absolute, in the container.
+    /// Absolute working directory in the container.
     pub cwd: PathBuf,
-    /// Absent: none.
+    /// Capability sets; none if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Capabilities>,
-    /// getrlimit(2).
+    /// Resource limits (getrlimit(2)).
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub rlimits: Vec<Rlimit>,
-    /// PR_SET_NO_NEW_PRIVS(2const).
+    /// Whether to set PR_SET_NO_NEW_PRIVS(2const).
     #[serde(deserialize_with = "or_default")]
     pub no_new_privileges: bool,
-    /// Name of a loaded profile.
+    /// Name of a loaded AppArmor profile.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub apparmor_profile: String,
-    /// proc_pid_oom_score_adj(5).
+    /// Adjustment of the OOM score (proc_pid_oom_score_adj(5)).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i32>,
-    /// Label of the process.
+    /// SELinux label of the process.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub selinux_label: String,
-    /// ioprio_set(2).
+    /// I/O priority (ioprio_set(2)).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub io_priority: Option<IoPriority>,
-    /// sched_setattr(2).
+    /// Scheduling policy (sched_setattr(2)).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheduler: Option<Scheduler>,
-    /// CPUs of an exec'ed process.
+    /// CPUs of a process that `exec` starts.
     #[serde(rename = "execCPUAffinity", skip_serializing_if = "Option::is_none")]
     pub exec_cpu_affinity: Option<CpuAffinity>,
 }
 
-/// In characters.
+/// Size of a terminal in characters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsoleSize {
-    /// Lines.
+    /// Number of lines.
     pub height: u16,
-    /// Columns.
+    /// Number of columns.
     pub width: u16,
 }
 
-/// Numbers as the container sees them.
+/// Ids as the container sees them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct User {
-    /// User.
+    /// User id.
     pub uid: u32,
-    /// Group.
+    /// Group id.
     pub gid: u32,
-    /// umask(2).
+    /// File mode creation mask (umask(2)).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub umask: Option<u32>,
-    /// setgroups(2).
+    /// Supplementary groups (setgroups(2)).
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub additional_gids: Vec<u32>,
 }
 
-/// capabilities(7), as names. One that the kernel does not have is warned of and left out.
+/// Capability sets by name (capabilities(7)). Names that the kernel does not know cause a warning and are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Capabilities {
-    /// What can ever be had.
+    /// The bounding set: capabilities that the process can ever gain.
     #[serde(deserialize_with = "or_default")]
     pub bounding: Vec<String>,
-    /// What is used.
+    /// The effective set: capabilities in use.
     #[serde(deserialize_with = "or_default")]
     pub effective: Vec<String>,
-    /// What a program with file capabilities may take over.
+    /// The inheritable set: capabilities that a program with file capabilities may inherit.
     #[serde(deserialize_with = "or_default")]
     pub inheritable: Vec<String>,
-    /// What may be used.
+    /// The permitted set: capabilities that may be used.
     #[serde(deserialize_with = "or_default")]
     pub permitted: Vec<String>,
-    /// What any program takes over.
+    /// The ambient set: capabilities that any program inherits.
     #[serde(deserialize_with = "or_default")]
     pub ambient: Vec<String>,
 }
 
-/// One limit.
+/// A resource limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rlimit {
-    /// `RLIMIT_…`.
+    /// Name, as `RLIMIT_…`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Ceiling.
+    /// Hard limit.
     pub hard: u64,
-    /// In force.
+    /// Soft limit, which is enforced.
     pub soft: u64,
 }
 
-/// ioprio_set(2).
+/// I/O priority (ioprio_set(2)).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IoPriority {
-    /// `IOPRIO_CLASS_RT`, `_BE` or `_IDLE`.
+    /// Class: `IOPRIO_CLASS_RT`, `IOPRIO_CLASS_BE` or `IOPRIO_CLASS_IDLE`.
     pub class: String,
-    /// 0 to 7, 0 the highest.
+    /// Priority in the class, from 0 (highest) to 7.
     #[serde(default)]
     pub priority: i32,
 }
 
-/// sched_setattr(2).
+/// Scheduling policy (sched_setattr(2)).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Scheduler {
-    /// `SCHED_…`.
+    /// Policy, as `SCHED_…`.
     pub policy: String,
-    /// For `SCHED_OTHER` and `SCHED_BATCH`.
+    /// Nice value for `SCHED_OTHER` and `SCHED_BATCH`.
     pub nice: i32,
-    /// For `SCHED_FIFO` and `SCHED_RR`.
+    /// Static priority for `SCHED_FIFO` and `SCHED_RR`.
     pub priority: i32,
-    /// `SCHED_FLAG_…`.
+    /// Flags, as `SCHED_FLAG_…`.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<String>,
-    /// ns, for `SCHED_DEADLINE`.
+    /// Runtime in ns for `SCHED_DEADLINE`.
     pub runtime: u64,
-    /// Likewise.
+    /// Deadline in ns for `SCHED_DEADLINE`.
     pub deadline: u64,
-    /// Likewise.
+    /// Period in ns for `SCHED_DEADLINE`.
     pub period: u64,
 }
 
-/// Lists of CPUs, `0-3,7`.
+/// Lists of CPUs, such as `0-3,7`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CpuAffinity {
-    /// Before it is moved to the container's cgroup.
+    /// CPUs before the process is moved to the container's cgroup.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub initial: String,
-    /// After.
+    /// CPUs after the process was moved to the container's cgroup.
     #[serde(rename = "final", deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub last: String,
 }
 
 impl Process {
-    /// Sets a variable, given as `NAME=value`, in the place of what had its name: of two some programs take the first.
+    /// Sets a variable, given as `NAME=value`, and replaces one of the same name, because some programs read the first
+    /// of two.
     pub fn set_variable(&mut self, variable: &str) {
         let name = variable.split('=').next().unwrap_or_default();
         self.env.retain(|it| it.split('=').next() != Some(name));

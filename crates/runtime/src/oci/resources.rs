@@ -1,4 +1,4 @@
-//! `linux.resources` (config-linux.md, "Control groups"). Also what `update` reads.
+//! The `linux.resources` section (config-linux.md, "Control groups"), which `update` reads too.
 
 use std::collections::BTreeMap;
 
@@ -6,156 +6,156 @@ use serde::{Deserialize, Serialize};
 
 use super::or_default;
 
-/// Limits. What is absent is left as it is.
+/// Limits. Absent fields leave the current values unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Resources {
-    /// In this order.
+    /// Device rules, in order.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DeviceRule>,
-    /// Memory.
+    /// Memory limits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
-    /// CPU time and CPUs.
+    /// Limits of CPU time and CPUs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Cpu>,
-    /// Processes and threads.
+    /// Limit of processes and threads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids: Option<Pids>,
-    /// Disks.
+    /// Limits of disk I/O.
     #[serde(rename = "blockIO", skip_serializing_if = "Option::is_none")]
     pub block_io: Option<BlockIo>,
-    /// Huge pages.
+    /// Limits of huge pages.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub hugepage_limits: Vec<HugepageLimit>,
-    /// Classes and priorities of packets.
+    /// Classes and priorities of network packets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
-    /// By device.
+    /// RDMA limits by device.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub rdma: BTreeMap<String, Rdma>,
-    /// Files of cgroup v2 and what is written to them.
+    /// Files of cgroup v2, with the values to write.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub unified: BTreeMap<String, String>,
 }
 
-/// Who may do what with which device.
+/// A rule that allows or denies access to devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DeviceRule {
-    /// Or denied.
+    /// Whether the rule allows (or denies) the access.
     pub allow: bool,
-    /// `a` (or absent): all, `c` or `b`.
+    /// Type: `c` or `b`; `a` or absent for all devices.
     #[serde(rename = "type", deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub kind: String,
-    /// Absent or -1: any.
+    /// Major number; any if absent or -1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub major: Option<i64>,
-    /// Likewise.
+    /// Minor number; any if absent or -1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minor: Option<i64>,
-    /// Of `r`, `w` and `m`; empty: all three.
+    /// Access, a combination of `r`, `w` and `m`; all three if empty.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub access: String,
 }
 
-/// Bytes; -1: without a limit.
+/// Memory limits in bytes; -1 for no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Memory {
-    /// Hard.
+    /// Hard limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<i64>,
-    /// Soft.
+    /// Soft limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reservation: Option<i64>,
-    /// Memory and swap together.
+    /// Limit of memory and swap together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub swap: Option<i64>,
-    /// Of the kernel; v1 only, and ignored by newer kernels.
+    /// Limit of kernel memory; v1 only, and ignored by newer kernels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<i64>,
-    /// Of the kernel's TCP buffers; v1 only.
+    /// Limit of the kernel's TCP buffers; v1 only.
     #[serde(rename = "kernelTCP", skip_serializing_if = "Option::is_none")]
     pub kernel_tcp: Option<i64>,
-    /// 0 to 100; v1 only.
+    /// Swappiness, 0 to 100; v1 only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub swappiness: Option<u64>,
-    /// v1 only.
+    /// Whether the OOM killer is disabled; v1 only.
     #[serde(rename = "disableOOMKiller", skip_serializing_if = "Option::is_none")]
     pub disable_oom_killer: Option<bool>,
-    /// v1 only; v2 always does.
+    /// Whether usage includes that of subgroups; v1 only, as v2 always does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub use_hierarchy: Option<bool>,
-    /// Whether a limit below what is in use is refused.
+    /// Whether a limit below the current usage is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check_before_update: Option<bool>,
 }
 
-/// CPU time and CPUs.
+/// Limits of CPU time and CPUs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Cpu {
     /// Relative weight, 2 to 262144.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shares: Option<u64>,
-    /// µs in a period; zero or less: without a limit.
+    /// Quota per period in µs; no limit if zero or less.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quota: Option<i64>,
-    /// µs that may be saved up.
+    /// Largest unused quota, in µs, that may accumulate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst: Option<u64>,
-    /// µs.
+    /// Period in µs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub period: Option<u64>,
-    /// µs, for real-time threads; v1 only.
+    /// Runtime of real-time threads in µs; v1 only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub realtime_runtime: Option<i64>,
-    /// Likewise.
+    /// Period of real-time threads in µs; v1 only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub realtime_period: Option<u64>,
-    /// `0-3,7`.
+    /// CPUs, such as `0-3,7`.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub cpus: String,
-    /// Likewise.
+    /// Memory nodes, such as `0-3,7`.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub mems: String,
-    /// 1: runs only when nothing else does.
+    /// If 1, processes only run when the CPU is otherwise idle.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<i64>,
 }
 
-/// Processes and threads.
+/// Limit of processes and threads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Pids {
-    /// -1: without a limit. 0 has meant that too (runc), and does here.
+    /// Largest number; -1 for no limit. As in runc, 0 means no limit too.
     pub limit: i64,
 }
 
-/// Disks.
+/// Limits of disk I/O.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BlockIo {
-    /// 10 to 1000; 0: as it is.
+    /// Weight, 10 to 1000; 0 leaves it unchanged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<u16>,
-    /// Against the group's own children; v1 only.
+    /// Weight relative to the group's own subgroups; v1 only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leaf_weight: Option<u16>,
-    /// By device.
+    /// Weights by device.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub weight_device: Vec<WeightDevice>,
-    /// Bytes per second.
+    /// Read limits in bytes per second.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub throttle_read_bps_device: Vec<ThrottleDevice>,
-    /// Likewise.
+    /// Write limits in bytes per second.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub throttle_write_bps_device: Vec<ThrottleDevice>,
-    /// Operations per second.
+    /// Read limits in operations per second.
     #[serde(rename = "throttleReadIOPSDevice", deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub throttle_read_iops_device: Vec<ThrottleDevice>,
-    /// Likewise.
+    /// Write limits in operations per second.
     #[serde(
         rename = "throttleWriteIOPSDevice",
         deserialize_with = "or_default",
@@ -164,74 +164,74 @@ pub struct BlockIo {
     pub throttle_write_iops_device: Vec<ThrottleDevice>,
 }
 
-/// A weight for one disk.
+/// The weight of one disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WeightDevice {
-    /// Of the device.
+    /// Major number of the device.
     pub major: i64,
-    /// Likewise.
+    /// Minor number of the device.
     pub minor: i64,
-    /// 10 to 1000.
+    /// Weight, 10 to 1000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<u16>,
-    /// v1 only.
+    /// Weight relative to the group's own subgroups; v1 only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leaf_weight: Option<u16>,
 }
 
-/// A limit for one disk.
+/// A limit of one disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ThrottleDevice {
-    /// Of the device.
+    /// Major number of the device.
     pub major: i64,
-    /// Likewise.
+    /// Minor number of the device.
     pub minor: i64,
-    /// Per second.
+    /// Limit per second.
     pub rate: u64,
 }
 
-/// Huge pages of one size.
+/// A limit of huge pages of one size.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HugepageLimit {
-    /// `2MB`, `1GB`, …
+    /// Page size, such as `2MB` or `1GB`.
     pub page_size: String,
-    /// Bytes.
+    /// Limit in bytes.
     pub limit: u64,
 }
 
-/// Packets; v1 only.
+/// Classes and priorities of network packets; v1 only.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Network {
-    /// `net_cls.classid`.
+    /// Class identifier (`net_cls.classid`).
     #[serde(rename = "classID", skip_serializing_if = "Option::is_none")]
     pub class_id: Option<u32>,
-    /// `net_prio.ifpriomap`.
+    /// Priorities by interface (`net_prio.ifpriomap`).
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub priorities: Vec<InterfacePriority>,
 }
 
-/// Of the packets that leave by an interface.
+/// The priority of packets that leave by an interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct InterfacePriority {
-    /// Of the interface, in the runtime's network namespace.
+    /// Name of the interface in the runtime's network namespace.
     pub name: String,
-    /// Its priority.
+    /// Priority of the packets.
     pub priority: u32,
 }
 
-/// Of one device.
+/// RDMA limits of one device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Rdma {
-    /// How many handles.
+    /// Largest number of handles.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hca_handles: Option<u32>,
-    /// How many objects.
+    /// Largest number of objects.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hca_objects: Option<u32>,
 }

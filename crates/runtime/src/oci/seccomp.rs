@@ -1,4 +1,4 @@
-//! `linux.seccomp` (config-linux.md, "Seccomp").
+//! The `linux.seccomp` section (config-linux.md, "Seccomp").
 
 use std::path::PathBuf;
 
@@ -6,45 +6,46 @@ use serde::{Deserialize, Serialize};
 
 use super::or_default;
 
-/// What may be called. Names and actions are strings here: what is not known is judged where the filter is compiled.
+/// A profile of system calls. Names and actions are strings here; unknown ones are handled where the filter is
+/// compiled.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Seccomp {
-    /// `SCMP_ACT_…`, for what no rule names.
+    /// Action for calls that no rule names, as `SCMP_ACT_…`.
     pub default_action: String,
-    /// Of the default action.
+    /// Error number of the default action.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_errno_ret: Option<u32>,
-    /// `SCMP_ARCH_…`; the machine's own is always there.
+    /// Architectures, as `SCMP_ARCH_…`; the machine's own is always included.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub architectures: Vec<String>,
-    /// `SECCOMP_FILTER_FLAG_…`.
+    /// Flags, as `SECCOMP_FILTER_FLAG_…`.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<String>,
-    /// Unix socket to which the descriptor of `SCMP_ACT_NOTIFY` goes.
+    /// Unix socket that receives the descriptor of `SCMP_ACT_NOTIFY`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listener_path: Option<PathBuf>,
-    /// Goes there with it.
+    /// Data that is sent to that socket with the descriptor.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub listener_metadata: String,
-    /// Rules.
+    /// Rules for calls.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub syscalls: Vec<SyscallRule>,
 }
 
-/// One rule.
+/// A rule for some calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SyscallRule {
-    /// One that the architecture does not have is left out.
+    /// Names of calls. A call that the architecture does not have is ignored.
     #[serde(deserialize_with = "or_default")]
     pub names: Vec<String>,
-    /// `SCMP_ACT_…`.
+    /// Action, as `SCMP_ACT_…`.
     pub action: String,
-    /// Of that action.
+    /// Error number of that action.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errno_ret: Option<u32>,
-    /// All of them have to hold.
+    /// Conditions, all of which must hold.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<Argument>,
 }
@@ -53,14 +54,14 @@ pub struct SyscallRule {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Argument {
-    /// 0 to 5.
+    /// Index of the argument, 0 to 5.
     pub index: u32,
-    /// What it is compared with; the mask of `SCMP_CMP_MASKED_EQ`.
+    /// Value to compare with; for `SCMP_CMP_MASKED_EQ` the mask.
     pub value: u64,
-    /// The value of `SCMP_CMP_MASKED_EQ`.
+    /// Value to compare with for `SCMP_CMP_MASKED_EQ`.
     #[serde(skip_serializing_if = "is_zero")]
     pub value_two: u64,
-    /// `SCMP_CMP_…`.
+    /// Operator, as `SCMP_CMP_…`.
     pub op: String,
 }
 

@@ -1,11 +1,12 @@
-//! The state of a container as others read it (runtime.md, "State"): what `state` prints and hooks are given.
+//! The state of a container in the format of the specification (runtime.md, "State"), which `state` prints and hooks
+//! receive.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Where in its life a container is.
+/// The status of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "named as in runtime.md")]
@@ -29,22 +30,22 @@ impl std::fmt::Display for Status {
     }
 }
 
-/// runtime.md, "State".
+/// The state of a container (runtime.md, "State").
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
-    /// Of the specification.
+    /// Version of the specification.
     pub oci_version: String,
-    /// The container's.
+    /// Id of the container.
     pub id: String,
-    /// Where in its life it is.
+    /// Status of the container.
     pub status: Status,
-    /// Of its init; 0 when it has stopped.
+    /// Process id of its init; 0 when it has stopped.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub pid: i32,
-    /// Absolute.
+    /// Absolute path of the bundle.
     pub bundle: PathBuf,
-    /// As configured.
+    /// Annotations of the configuration.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }

@@ -1,4 +1,4 @@
-//! A configuration to begin with: what `spec` writes, and what an embedding program changes to its wishes.
+//! A default configuration, which `spec` writes and an embedding program adapts.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use super::{
     Spec, VERSION,
 };
 
-/// The same as Docker's.
+/// Masked paths, the same as Docker's.
 const HIDDEN: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
@@ -24,7 +24,7 @@ const HIDDEN: [&str; 12] = [
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Destination, type, source, options.
+/// Default mounts, as destination, type, source and options.
 const MOUNTS: [(&str, &str, &str, &str); 7] = [
     ("/proc", "proc", "proc", ""),
     ("/dev", "tmpfs", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"),
@@ -35,7 +35,7 @@ const MOUNTS: [(&str, &str, &str, &str); 7] = [
     ("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid,noexec,nodev,relatime,ro"),
 ];
 
-/// A mount, with its options separated by commas.
+/// Returns a mount from a row whose options are separated by commas.
 pub(crate) fn mount((destination, kind, source, options): (&str, &str, &str, &str)) -> Mount {
     Mount {
         destination: PathBuf::from(destination),
@@ -46,7 +46,7 @@ pub(crate) fn mount((destination, kind, source, options): (&str, &str, &str, &st
     }
 }
 
-/// `sh` in `rootfs`, at a terminal, with three capabilities.
+/// Returns a configuration that runs `sh` in `rootfs`, at a terminal, with three capabilities.
 pub fn template() -> Spec {
     let kept = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"].map(str::to_owned).to_vec();
     let capabilities =
@@ -82,11 +82,11 @@ pub fn template() -> Spec {
     }
 }
 
-/// The same for a user without rights: its own ids are the container's root.
+/// Returns the configuration for an unprivileged user, whose own ids become the container's root.
 pub fn rootless(uid: u32, gid: u32) -> Spec {
     let mut spec = template();
     for mount in &mut spec.mounts {
-        // Groups that are not mapped can't be named.
+        // Groups that are not mapped can't be used in options.
         mount.options.retain(|it| !it.starts_with("gid="));
     }
     if let Some(linux) = &mut spec.linux {
@@ -96,7 +96,7 @@ pub fn rootless(uid: u32, gid: u32) -> Spec {
         linux.gid_mappings = vec![IdMapping { container_id: 0, host_id: gid, size: 1 }];
         linux.resources = None;
     }
-    // A new sysfs needs a network namespace of one's own (sysfs(5)).
+    // A new sysfs needs a new network namespace (sysfs(5)).
     for it in spec.mounts.iter_mut().filter(|it| it.kind == "sysfs") {
         *it = mount(("/sys", "none", "/sys", "rbind,nosuid,noexec,nodev,ro"));
     }

@@ -1,5 +1,5 @@
-//! What the runtime and the processes that it makes say to each other until the container stands: one packet each
-//! way at a time.
+//! The messages between the runtime and the processes that it creates, until the container is complete: one packet in
+//! each direction at a time.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -15,37 +15,38 @@ use nix::unistd::{read, write};
 
 use crate::error::{Act, StepError};
 
-/// One line of an error, with room.
+/// Size of a packet, which holds one line of an error.
 const PACKET: usize = 4096;
 
-/// From a new process to the runtime.
+/// A message from a new process to the runtime.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Word {
-    /// Map the ids of my new user namespace, please. Answered.
+    /// Asks the runtime to map the ids of its new user namespace. Answered.
     MapIds,
-    /// This is the container's init (in the runtime's PID namespace).
+    /// Reports the container's init (in the runtime's PID namespace).
     Init(i32),
-    /// Everything is mounted: run the hooks, please. Answered.
+    /// Reports that everything is mounted and asks the runtime to run the hooks. Answered.
     Hooks,
-    /// Take this descriptor of mine to the seccomp agent, please. Answered.
+    /// Asks the runtime to send this descriptor of the process to the seccomp agent. Answered.
     Listener(RawFd),
-    /// Only the program is to be run yet. Answered where it is to be run at once.
+    /// Reports that only the program is left to run. Answered if the program is to run at once.
     Ready,
-    /// It failed, with an exit code where the program itself is what failed.
+    /// Reports a failure, with an exit code if the program itself is the cause.
     Failed(Option<i32>, String),
 }
 
-/// One end.
+/// One end of the channel.
 pub(crate) struct Channel(OwnedFd);
 
-/// Signals that end the making of a container, once they are watched.
+/// Descriptor of the signals that interrupt the creation of a container, once they are watched.
 static INTERRUPTS: OnceLock<SignalFd> = OnceLock::new();
 
-/// From here on a signal that asks this process to end is an error of what it is at, which is undone, and not its
-/// sudden end.
+/// Makes a signal that asks this process to end an error of the current operation, which is then undone, instead of
+/// ending the process at once.
+///
 ///
 /// # Errors
-/// The kernel refuses.
+/// The kernel refuses the change of the signal mask.
 pub fn interruptible() -> io::Result<()> {
     let mut set = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
@@ -58,13 +59,13 @@ pub fn interruptible() -> io::Result<()> {
 }
 
 impl Channel {
-    /// Both ends: the runtime's first.
+    /// Returns both ends, the runtime's first.
     pub(crate) fn pair() -> Result<(Self, Self), StepError> {
         let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
         pair.map(|(one, other)| (Self(one), Self(other))).act(|| "make a socket".into())
     }
 
-    /// A new process speaks.
+    /// Sends a message from a new process.
     pub(crate) fn say(&self, word: &Word) -> Result<(), StepError> {
         let mut packet = Vec::with_capacity(64);
         let number = |tag: u8, number: i32| [&[tag][..], &number.to_le_bytes()].concat();
@@ -79,17 +80,17 @@ impl Channel {
                 packet.extend_from_slice(&text.as_bytes()[..text.len().min(PACKET - 8)]);
             }
         }
-        // write(2) and read(2): of what a filter may forbid, these are the last.
+        // Of the calls that a filter may forbid, these write(2) and read(2) are the last.
         write(&self.0, &packet).act(|| "speak to the runtime".into()).map(drop)
     }
 
-    /// A new process speaks and waits for the answer.
+    /// Sends a message from a new process and waits for the answer.
     pub(crate) fn ask(&self, word: &Word) -> Result<(), StepError> {
         self.say(word)?;
         self.await_answer()
     }
 
-    /// A new process waits until the runtime says to go on.
+    /// Waits in a new process until the runtime's answer.
     pub(crate) fn await_answer(&self) -> Result<(), StepError> {
         let mut packet = [0; 1];
         match self.receive(&mut packet)? {
@@ -98,21 +99,21 @@ impl Channel {
         }
     }
 
-    /// The runtime answers, or says to go on in the first place.
+    /// Sends the runtime's answer, or its permission to begin.
     pub(crate) fn answer(&self) -> Result<(), StepError> {
         match send(self.0.as_raw_fd(), b"k", MsgFlags::MSG_NOSIGNAL) {
-            // It has ended. Why it did is still to be heard.
+            // The process has ended. Its last message, which has the reason, can still be received.
             Ok(_) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
             Err(error) => Err(error).act(|| "answer the container's init".into()),
         }
     }
 
-    /// The runtime waits until all who could speak have gone; what they said is still to be heard.
+    /// Waits in the runtime until all processes have closed their end; their messages can still be received.
     pub(crate) fn await_end(&self, until: Instant) -> Result<(), StepError> {
         self.wait(PollFlags::empty(), until)
     }
 
-    /// The runtime listens; `None` when all who could speak have gone.
+    /// Receives a message in the runtime; `None` when all processes have closed their end.
     pub(crate) fn hear(&self, until: Instant) -> Result<Option<Word>, StepError> {
         self.wait(PollFlags::POLLIN, until)?;
         let mut packet = [0; PACKET];
@@ -135,19 +136,20 @@ impl Channel {
     fn receive(&self, packet: &mut [u8]) -> Result<usize, StepError> {
         loop {
             match read(&self.0, packet) {
-                // The other end was closed with something unread in it. Told once; what it has said comes after that.
+                // The other end was closed with unread data. This is reported once, and the messages that were sent
+                // before follow.
                 Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 other => return other.act(|| "listen".into()),
             }
         }
     }
 
-    /// An end (POLLHUP) is always waited for.
+    /// Waits for events; POLLHUP is always included.
     fn wait(&self, what: PollFlags, until: Instant) -> Result<(), StepError> {
         let act = || "wait for the container's init".to_owned();
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            // Rounded up: a wait of less than 1 ms is no wait.
+            // The timeout is rounded up, because a wait of less than 1 ms would not wait at all.
             let left = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
             let mut polled = vec![PollFd::new(self.0.as_fd(), what)];
             polled.extend(INTERRUPTS.get().map(|it| PollFd::new(it.as_fd(), PollFlags::POLLIN)));
@@ -156,7 +158,7 @@ impl Channel {
                     return Err(io::Error::from(io::ErrorKind::TimedOut)).act(act);
                 }
                 Ok(0) | Err(Errno::EINTR) => {}
-                // The signal stays pending: who waits for the container shall hear of it too.
+                // The signal stays pending, so that the code that waits for the container receives it, too.
                 Ok(_) if polled.get(1).is_some_and(|it| it.any() == Some(true)) => {
                     return Err(StepError::refuse("go on", "a signal asked to end"));
                 }
@@ -199,7 +201,7 @@ mod tests {
         let soon = Instant::now() + Duration::from_secs(20);
         runtime.answer().expect("said before it is asked for");
         process.say(&Word::Failed(Some(126), "why".into())).expect("said");
-        // The answer is unread: the end is a reset.
+        // The answer is unread, so the close is reported as a reset.
         drop(process);
         runtime.answer().expect("nobody hears it, and that is no error");
         assert_eq!(runtime.hear(soon).expect("heard"), Some(Word::Failed(Some(126), "why".into())));

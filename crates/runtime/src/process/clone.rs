@@ -1,4 +1,4 @@
-//! The only place that makes processes without exec: clone3, in a process that has one thread.
+//! The only place that creates processes without exec: uses clone3 in a single-threaded process.
 #![expect(unsafe_code, reason = "clone3 has no safe wrapper")]
 
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -6,24 +6,24 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-/// Which side of the fork this is.
+/// The side of the fork.
 pub(crate) enum Side {
-    /// In the new process.
+    /// The new process.
     Child,
-    /// In the old one: the child's id, and a descriptor of it.
+    /// The old process, with the child's id and a descriptor of it.
     Parent(Pid, OwnedFd),
 }
 
-/// Whose child a new process is.
+/// The parent of a new process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Parent {
-    /// The caller's own.
+    /// The caller.
     Caller,
-    /// A sibling of the caller's (`CLONE_PARENT`).
+    /// The parent of the caller (`CLONE_PARENT`).
     CallersParent,
 }
 
-/// Forks, with the namespaces of `flags` (`CLONE_NEW…`) new for the child.
+/// Forks a process with the new namespaces of `flags` (`CLONE_NEW…`).
 pub(crate) fn fork(flags: u64, parent: Parent) -> Result<Side, Errno> {
     let mut pidfd: libc::c_int = -1;
     // SAFETY: `clone_args` is plain data for which zero is a legal value of every field.
@@ -32,51 +32,52 @@ pub(crate) fn fork(flags: u64, parent: Parent) -> Result<Side, Errno> {
     args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
     match parent {
         Parent::Caller => args.exit_signal = u64::try_from(libc::SIGCHLD).expect("a positive constant"),
-        // A sibling ends with the caller's own signal, and none may be given (clone3(2)).
+        // A sibling ends with the caller's own exit signal, so none may be given (clone3(2)).
         Parent::CallersParent => args.flags |= u64::try_from(libc::CLONE_PARENT).expect("a positive constant"),
     }
-    // SAFETY: without CLONE_VM the child has a copy of everything, like fork(2); the callers are single-threaded
-    // programs, so no lock can be held by a thread that is not there any more. `args` lives through the call.
+    // SAFETY: without CLONE_VM the child has a copy of everything, like fork(2). The callers are single-threaded
+    // programs, so no lock can be held by a thread that no longer exists. `args` lives through the call.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
     match Errno::result(result)? {
         0 => Ok(Side::Child),
         pid => {
-            // SAFETY: the kernel has just stored a new descriptor there, and nobody else owns it.
+            // SAFETY: the kernel has just stored a new descriptor there, and nothing else owns it.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             Ok(Side::Parent(Pid::from_raw(i32::try_from(pid).expect("process ids fit")), pidfd))
         }
     }
 }
 
-/// Ends this process without running anything that the parent registered.
+/// Ends this process without running the exit handlers that the parent registered.
 pub(crate) fn exit(code: i32) -> ! {
     // SAFETY: _exit(2) has no preconditions.
     unsafe { libc::_exit(code) }
 }
 
-/// Has a program begin with this mask of signals.
+/// Makes a program start with this signal mask.
 pub(crate) fn with_mask(command: &mut std::process::Command, mask: nix::sys::signal::SigSet) {
     use std::os::unix::process::CommandExt;
     // SAFETY: between fork and exec only pthread_sigmask(3) is called, which is async-signal-safe.
     unsafe { command.pre_exec(move || Ok(mask.thread_set_mask()?)) };
 }
 
-/// SIGPIPE is an error of the call that met it.
+/// Ignores SIGPIPE, so that it becomes an error of the call.
 pub(crate) fn ignore_broken_pipes() {
-    // SAFETY: ignoring runs no handler of ours.
+    // SAFETY: SIG_IGN runs no handler of ours.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
-/// Children that end leave nothing behind, and can't be waited for (sigaction(2), SIGCHLD).
+/// Ignores SIGCHLD: ended children leave no zombies and can't be waited for (sigaction(2)).
 pub(crate) fn ignore_children() {
-    // SAFETY: ignoring runs no handler of ours.
+    // SAFETY: SIG_IGN runs no handler of ours.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
-/// Signals as a new program expects them: none blocked, each with its default, which Rust changes for SIGPIPE.
+/// Resets signals to the state that a new program expects: none is blocked, and each has its default action, which
+/// Rust changes for SIGPIPE.
 pub(crate) fn reset_signals() {
     let _ = nix::sys::signal::SigSet::all().thread_unblock();
-    // The kernel's `struct sigaction`, all zero: the default. The C library's call leaves out two signals of its own,
+    // An all-zero `struct sigaction` of the kernel is the default. The C library's call skips two signals of its own,
     // which a caller may have left ignored.
     let default = [0u64; 4];
     for signal in 1..65 {
@@ -85,7 +86,7 @@ pub(crate) fn reset_signals() {
     }
 }
 
-/// Takes the loopback interface of this network namespace up (netdevice(7)).
+/// Brings up the loopback interface of this network namespace (netdevice(7)).
 pub(crate) fn loopback_up() -> Result<(), Errno> {
     use std::os::fd::AsRawFd;
     let kind = (nix::sys::socket::AddressFamily::Inet, nix::sys::socket::SockType::Datagram);

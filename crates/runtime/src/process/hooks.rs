@@ -13,13 +13,13 @@ use nix::sys::signal::Signal;
 use crate::error::StepError;
 use crate::oci::{Hook, State};
 
-/// A hook that says nothing of its own may take this long.
+/// Timeout of a hook that has none of its own.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Of what it says on its way to failure this much is repeated.
+/// Number of bytes of a failed hook's output that the error repeats.
 const SAID: usize = 1024;
 
-/// Runs them in order; the first that fails ends it. `kind` is for errors. One without variables of its own has those of
-/// `environment`, or, without any, the runtime's, as with runc and crun.
+/// Runs hooks in order until one fails. `kind` is used in errors. As in runc and crun, a hook without variables of its
+/// own gets those of `environment` or, without any, the runtime's.
 pub(crate) fn run(kind: &str, hooks: &[Hook], state: &State, environment: &[String]) -> Result<(), StepError> {
     hooks.iter().enumerate().try_for_each(|(index, hook)| {
         let name = format!("run hooks.{kind}[{index}] (`{}`)", hook.path.display());
@@ -37,15 +37,15 @@ fn run_one(hook: &Hook, state: &State, environment: &[String]) -> Result<(), Str
     if !environment.is_empty() {
         command.env_clear().envs(environment.iter().filter_map(|it| it.split_once('=')));
     }
-    // Files in memory and no pipes: one that does not read its state, or says more than a pipe holds, must not make the
-    // runtime or itself wait.
+    // Files in memory are used instead of pipes: a hook that does not read its state, or prints more than a pipe
+    // holds, must block neither the runtime nor itself.
     let mut text_of_state = serde_json::to_vec(state).unwrap_or_default();
     text_of_state.push(b'\n');
     let mut stdin = in_memory().map_err(text)?;
     stdin.write_all(&text_of_state).and_then(|()| stdin.rewind()).map_err(text)?;
     let stderr = in_memory().map_err(text)?;
     command.stdin(stdin).stdout(Stdio::null()).stderr(stderr.try_clone().map_err(text)?);
-    // What it starts and leaves behind goes with it.
+    // Processes that the hook leaves behind are killed with it.
     command.process_group(0);
     let mut child = command.spawn().map_err(text)?;
     let patience = hook.timeout.and_then(|it| u64::try_from(it).ok()).map_or(PATIENCE, Duration::from_secs);
@@ -75,7 +75,7 @@ fn wait(child: &mut Child, stderr: &File, until: Instant) -> Result<(), String> 
     Err(if said.is_empty() { format!("it ended with {status}") } else { format!("it ended with {status}: {said}") })
 }
 
-/// Runs them all; what fails is told to `warn` and no more.
+/// Runs all hooks and passes failures only to `warn`.
 pub(crate) fn run_all(kind: &str, hooks: &[Hook], state: &State, mut warn: impl FnMut(StepError)) {
     for (index, hook) in hooks.iter().enumerate() {
         let name = format!("run hooks.{kind}[{index}] (`{}`)", hook.path.display());
@@ -85,7 +85,7 @@ pub(crate) fn run_all(kind: &str, hooks: &[Hook], state: &State, mut warn: impl 
     }
 }
 
-/// Refuses what no hook can be.
+/// Refuses invalid hooks.
 pub(crate) fn check(kind: &str, hooks: &[Hook]) -> Result<(), StepError> {
     for (index, hook) in hooks.iter().enumerate() {
         let field = format!("read hooks.{kind}[{index}]");

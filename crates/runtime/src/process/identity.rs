@@ -1,4 +1,4 @@
-//! Who a process is and what it may: from the runtime's own rights to those of the configuration.
+//! The identity and rights of a process: changes them from the runtime's own to those of the configuration.
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, fstat};
@@ -9,8 +9,8 @@ use crate::oci::Process;
 use crate::security::capabilities::Sets;
 use crate::syscall::{files, process as kernel};
 
-/// Identity and capabilities. `filter` is called where a seccomp filter can be set: while there are the rights that this
-/// takes, or, under `noNewPrivileges`, which needs none, at the very end.
+/// Sets identity and capabilities. `filter` is called when a seccomp filter can be installed: while the process still
+/// has the necessary rights or, under `noNewPrivileges`, which requires none, at the end.
 pub(crate) fn assume(
     process: &Process,
     supervised: bool,
@@ -27,7 +27,8 @@ pub(crate) fn assume(
     sets.limit()?;
     kernel::keep_capabilities(true).act(|| "keep the capabilities".into())?;
     match kernel::set_groups(&user.additional_gids) {
-        // Where a user namespace was made without rights, nobody in it may change groups (user_namespaces(7)).
+        // If an unprivileged user created the user namespace, processes in it can't change groups
+        // (user_namespaces(7)).
         Err(Errno::EPERM) if user.additional_gids.is_empty() && groups_are_fixed() => {}
         other => other.act(|| "set process.user.additionalGids".into())?,
     }
@@ -35,7 +36,7 @@ pub(crate) fn assume(
     kernel::keep_capabilities(false).act(|| "no longer keep the capabilities".into())?;
     sets.set()?;
     if supervised {
-        // A change of user forgets it (PR_SET_PDEATHSIG(2const)).
+        // A change of user resets the setting (PR_SET_PDEATHSIG(2const)).
         kernel::die_with_parent().act(|| "tie the container to its supervisor".into())?;
     }
     if process.no_new_privileges {
@@ -47,20 +48,21 @@ pub(crate) fn assume(
 
 fn groups_are_fixed() -> bool {
     std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|it| it.trim() == "deny")
-        // Without /proc there is no telling, and the kernel has said no.
+        // Without /proc this can't be determined, and the kernel has refused.
         || !std::path::Path::new("/proc/self/setgroups").exists()
 }
 
-/// A process must be able to open /dev/stdout: what stands behind it becomes its own, but the machine's devices.
+/// Makes the process own the files behind its standard descriptors, except the machine's devices, because it must be
+/// able to open /dev/stdout.
 fn own_stdio(uid: u32, gid: u32) {
     let null = nix::sys::stat::makedev(1, 3);
     let own = |fd: std::os::fd::BorrowedFd<'_>| {
         let Ok(about) = fstat(fd) else { return };
         let kind = SFlag::from_bits_truncate(about.st_mode) & SFlag::S_IFMT;
-        // A terminal's group is the one of terminals.
+        // The group of a terminal is the one for terminals.
         let gid = (kind != SFlag::S_IFCHR).then(|| Gid::from_raw(gid));
         if about.st_uid != uid && !(kind == SFlag::S_IFCHR && about.st_rdev == null) {
-            // What can't be given away (a file system that is read-only, an id that is not mapped) stays as it is.
+            // A file whose owner can't be changed (on a read-only file system, or with an unmapped id) stays as it is.
             let _ = nix::unistd::fchown(fd, Some(Uid::from_raw(uid)), gid);
         }
     };

@@ -1,5 +1,5 @@
-//! The container's init, from its first breath to exec. An ordered list of steps; each has its reason to stand
-//! where it stands.
+//! The container's init from its creation to exec: an ordered list of steps. Comments give the reasons for their
+//! order.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -20,35 +20,35 @@ use crate::rootfs;
 use crate::security::Filter;
 use crate::syscall::{files, process as kernel};
 
-/// What init is given by the runtime.
+/// The parameters of init.
 pub(crate) struct Init<'a> {
     pub(crate) plan: rootfs::Plan<'a>,
     pub(crate) process: &'a Process,
     pub(crate) namespaces: &'a Namespaces,
     pub(crate) filter: Option<&'a Filter>,
-    /// For hooks.
+    /// The state that hooks receive.
     pub(crate) state: State,
-    /// Where the terminal goes, if there is one.
+    /// Where the terminal is sent, if there is one.
     pub(crate) console: Option<OwnedFd>,
-    /// Where it waits to be started later; `None`: it is started at once, by the runtime that made it.
+    /// The FIFOs of a later start; `None` if the creating runtime starts the program at once.
     pub(crate) later: Option<Later>,
-    /// Whether it ends with the process that it is the child of.
+    /// Whether init ends with its parent process.
     pub(crate) supervised: bool,
-    /// Descriptors from 3 on that the program gets.
+    /// Number of descriptors, from 3 on, that the program inherits.
     pub(crate) keep_descriptors: u32,
     pub(crate) no_new_keyring: bool,
 }
 
-/// Two FIFOs, both ways open.
+/// Two FIFOs, each open for both directions.
 pub(crate) struct Later {
     /// Readable when the program is to be run.
     pub(crate) start: OwnedFd,
-    /// Open until it is, or told why not.
+    /// Open until the program runs or the failure is reported.
     pub(crate) started: OwnedFd,
 }
 
 impl Init<'_> {
-    /// Becomes the program, or says why not.
+    /// Becomes the program; returns only if that fails.
     pub(crate) fn run(mut self, channel: &Channel) -> StepError {
         let program = match self.prepare(channel) {
             Ok(program) => program,
@@ -59,7 +59,7 @@ impl Init<'_> {
             Err(error) => error,
         };
         let Some(Later { started, .. }) = &self.later else { return error };
-        // Nobody listens at the channel any more.
+        // The channel has no reader any more.
         let text = format!("{}\n{error}", error.code().unwrap_or(1));
         let _ = nix::unistd::write(started, text.as_bytes());
         clone::exit(error.code().unwrap_or(1))
@@ -71,7 +71,7 @@ impl Init<'_> {
             kernel::die_with_parent().act(|| "tie the container to its supervisor".into())?;
         }
         files::close_on_exec_from(3 + self.keep_descriptors).act(|| "close descriptors".into())?;
-        // The runtime puts it into its cgroups, sets its limits and maps its ids meanwhile.
+        // In the meantime the runtime moves the process into its cgroups, sets its limits and maps its ids.
         channel.await_answer()?;
         self.enter_namespaces()?;
         let spec = self.plan.spec;
@@ -83,7 +83,7 @@ impl Init<'_> {
         let terminal = self.make_terminal(&prepared)?;
         if let Some(hooks) = &spec.hooks {
             channel.ask(&Word::Hooks)?;
-            // They are the machine's programs, but it is the container's root that they are about.
+            // These hooks are programs of the machine, but they act on the container's root.
             prepared.stand_in_root()?;
             hooks::run("createContainer", &hooks.create_container, &self.state, &[])?;
         }
@@ -121,7 +121,7 @@ impl Init<'_> {
             clone::loopback_up().act(|| "take the loopback interface up".into())?;
         }
         if self.namespaces.makes(NamespaceKind::Cgroup) {
-            // In its cgroup now: what the namespace shows as the root is the container's own group.
+            // The process is in its cgroup now, so the namespace shows the container's own group as its root.
             unshare(CloneFlags::CLONE_NEWCGROUP).act(|| "make a cgroup namespace".into())?;
         }
         if let Some(name) = spec.hostname.as_deref().filter(|it| !it.is_empty()) {
@@ -142,7 +142,8 @@ impl Init<'_> {
         Ok(Some(terminal))
     }
 
-    /// A filter may forbid nearly everything: only read, write and execve are called from here on, if no hook is.
+    /// Waits for the start. A filter may forbid nearly everything: only read, write and execve are called from here
+    /// on, unless there is a hook.
     fn wait(&self, channel: &Channel) -> Result<(), StepError> {
         let Some(Later { start, .. }) = &self.later else { return channel.ask(&Word::Ready) };
         channel.say(&Word::Ready)?;
@@ -164,7 +165,8 @@ impl Init<'_> {
     }
 }
 
-/// Gives up the rights that the program shall not have, and finds it. Before a filter is set, as that may forbid to look.
+/// Drops the rights that the program must not have, and finds the program. This precedes the filter, which may forbid
+/// the search.
 pub(crate) fn assume_and_find(
     process: &Process,
     supervised: bool,
@@ -184,7 +186,7 @@ pub(crate) fn assume_and_find(
     program.map_or_else(|| Program::find(process), Ok)
 }
 
-/// Binds this process to the filter. Its listener, if there is one, goes to the agent through the runtime.
+/// Installs the filter for this process. The runtime sends its listener, if there is one, to the agent.
 fn install(filter: &Filter, channel: &Channel) -> Result<(), StepError> {
     match filter.install()? {
         Some(listener) => {
@@ -196,8 +198,8 @@ fn install(filter: &Filter, channel: &Channel) -> Result<(), StepError> {
     }
 }
 
-/// Where the machine's /dev/null came along as standard input, the container's own takes its place: the mode and owner
-/// of the machine's must not be the container's to change.
+/// Replaces the machine's /dev/null at standard input by the container's own, because the container must not be able
+/// to change mode and owner of the machine's.
 fn own_null() -> Result<(), StepError> {
     let is_null = |about: nix::sys::stat::FileStat| about.st_rdev == nix::sys::stat::makedev(1, 3);
     if !nix::sys::stat::fstat(files::standard()[0]).is_ok_and(is_null) {
@@ -205,7 +207,7 @@ fn own_null() -> Result<(), StepError> {
     }
     match File::open(Path::new("/dev/null")) {
         Ok(null) => nix::unistd::dup2_stdin(&null).act(|| "set standard input".into()),
-        // A root without it is legal.
+        // A root without /dev/null is legal.
         Err(_) => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! Labels of the kernel's security modules, where it has them: AppArmor's profile, SELinux's context.
+//! Labels of the kernel's security modules, if it has them: AppArmor's profile and SELinux's context.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,10 +9,11 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use crate::error::{Act, StepError};
 use crate::oci::Process;
 
-/// What is written, and where: opened while /proc is still the machine's (CVE-2019-16884, CVE-2025-52881).
+/// Files and the labels to write to them. The files are opened while /proc is still the machine's (CVE-2019-16884,
+/// CVE-2025-52881).
 pub(crate) struct Labels(Vec<(File, String)>);
 
-/// Refuses a label that nobody here would obey.
+/// Refuses a label whose security module is absent.
 pub(crate) fn check(process: &Process) -> Result<(), StepError> {
     if !process.apparmor_profile.is_empty() && !Path::new("/sys/kernel/security/apparmor").exists() {
         return Err(StepError::refuse("use process.apparmorProfile", "this kernel has no AppArmor"));
@@ -37,7 +38,7 @@ impl Labels {
         Ok(Self(labels))
     }
 
-    /// They hold from exec on.
+    /// Writes the labels, which take effect at exec.
     pub(crate) fn apply(self) -> Result<(), StepError> {
         self.0.into_iter().try_for_each(|(mut file, label)| {
             file.write_all(label.as_bytes()).act(|| format!("set the label `{label}`"))

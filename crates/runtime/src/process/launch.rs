@@ -1,4 +1,4 @@
-//! From a plan of namespaces to a process that is in them, with a channel to it.
+//! Creates a process in its namespaces, with a channel to it.
 
 use std::fs::File;
 use std::io::Write;
@@ -17,30 +17,30 @@ use crate::error::{Act, RunError, StepError};
 use crate::oci::{Linux, NamespaceKind};
 use crate::syscall::process as kernel;
 
-/// A new process that says nothing for so long is given up. Hooks have their own.
+/// Longest wait for a message of a new process. Hooks have a timeout of their own.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Its end without a word.
+/// The error for a process that ended without a message.
 const KILLED: &str = "failed to start the container: its init was killed";
 
-/// How it is made.
+/// The parameters of a new process.
 pub(crate) struct Launch<'a> {
     pub(crate) namespaces: &'a Namespaces,
     pub(crate) linux: &'a Linux,
     pub(crate) parent: Parent,
 }
 
-/// A process that waits to be told to go on, as soon as it is in its namespaces.
+/// A process that waits for permission to continue once it is in its namespaces.
 pub(crate) struct Launched {
     pub(crate) pid: Pid,
     pub(crate) process: OwnedFd,
     pub(crate) channel: Channel,
-    /// Whether its user namespace still has no maps.
+    /// Whether its user namespace has no maps yet.
     pub(crate) unmapped: bool,
 }
 
 impl Launch<'_> {
-    /// Makes it; `child` is what it does, in its namespaces, and does not return.
+    /// Creates the process, which calls `child` in its namespaces; `child` does not return on success.
     pub(crate) fn start(&self, child: impl FnOnce(&Channel) -> StepError) -> Result<Launched, RunError> {
         let (channel, theirs) = Channel::pair()?;
         let new_user = self.namespaces.makes(NamespaceKind::User);
@@ -75,13 +75,14 @@ impl Launch<'_> {
         }
     }
 
-    /// Forks into the PID namespace that is to be joined, if there is one; this process's children to come stay where
-    /// they were.
+    /// Forks into the PID namespace to join, if there is one. Later children of this process stay in its own
+    /// namespace.
     fn fork(&self, flags: u64, parent: Parent) -> Result<Side, StepError> {
         let act = || "make the namespaces".to_owned();
         let Some(theirs) = self.namespaces.joined_pids() else { return clone::fork(flags, parent).act(act) };
         let join = || "join the pid namespace".to_owned();
-        // Who is in there must not look into the new process before it is another program (CVE-2016-9962).
+        // Processes in that namespace must not inspect the new process before it executes another program
+        // (CVE-2016-9962).
         kernel::hide().act(|| "hide the process".into())?;
         let own = kernel::open(nix::unistd::getpid().as_raw()).act(join)?;
         setns(theirs, CloneFlags::CLONE_NEWPID).act(join)?;
@@ -92,16 +93,18 @@ impl Launch<'_> {
         Ok(forked)
     }
 
-    /// In between: joins what is to be joined, then forks once more. True in the process that was wanted.
+    /// Runs in the intermediate process: joins namespaces, then forks once more. Returns true in the process that was
+    /// wanted.
     fn step(&self, channel: &Channel) -> Result<bool, StepError> {
         let new_time = self.namespaces.makes(NamespaceKind::Time);
-        // One of the machine's is joined while this process has the machine's rights, one of the container's after.
+        // A PID namespace of the machine is joined while this process has the machine's rights, one of the container
+        // afterwards.
         let mut pids = self.namespaces.joined_pids();
         if pids.is_some() {
             kernel::hide().act(|| "hide the process".into())?;
             pids = pids.filter(|fd| setns(fd, CloneFlags::CLONE_NEWPID).is_err());
         }
-        // While /proc is still the machine's.
+        // The file is opened while /proc is still the machine's.
         let offsets = new_time.then(|| File::options().write(true).open("/proc/self/timens_offsets"));
         self.namespaces.enter()?;
         let mut flags = self.namespaces.flags();
@@ -139,7 +142,7 @@ impl Launch<'_> {
                     channel.answer()?;
                 }
                 Some(Word::Init(pid)) => {
-                    // It waits for an answer: its number can't be another's yet.
+                    // The process waits for an answer, so its id can't have been reused yet.
                     let process = kernel::open(pid).act(|| "open the container's init".into())?;
                     let unmapped = self.namespaces.makes(NamespaceKind::User) && !mapped;
                     return Ok(Launched { pid: Pid::from_raw(pid), process, channel, unmapped });
@@ -152,7 +155,8 @@ impl Launch<'_> {
 }
 
 impl Launched {
-    /// Tells it to go on when `done` is done. Where that failed because it has ended meanwhile, why it did is the error.
+    /// Lets the process continue if `done` succeeded. If `done` failed because the process had ended, the error is the
+    /// reason that the process reported.
     pub(crate) fn begin(&self, done: Result<(), StepError>) -> Result<(), RunError> {
         let Err(error) = done else { return Ok(self.channel.answer()?) };
         match self.channel.hear(Instant::now()) {
@@ -162,7 +166,7 @@ impl Launched {
         }
     }
 
-    /// What it says next; its failure as an error.
+    /// Receives the next message of the process; a reported failure becomes an error.
     pub(crate) fn hear(&self) -> Result<Word, RunError> {
         match self.channel.hear(Instant::now() + PATIENCE)? {
             Some(Word::Failed(code, text)) => Err(RunError { text, code }),
@@ -171,7 +175,7 @@ impl Launched {
         }
     }
 
-    /// Ends it, whatever it is at.
+    /// Kills the process in any state.
     pub(crate) fn kill(&self, parent: Parent) {
         let _ = kernel::signal(self.process.as_fd(), libc::SIGKILL);
         if parent == Parent::Caller {
@@ -180,10 +184,10 @@ impl Launched {
     }
 }
 
-/// Ids of the container's root, in a user namespace that has just been mapped or joined.
+/// Takes the ids of the container's root, in a user namespace that has just been mapped or joined.
 pub(crate) fn become_root() -> Result<(), StepError> {
     match kernel::become_user(0, 0) {
-        // A namespace without a root is legal; the process stays nobody until it becomes its user.
+        // A namespace without a root is legal; the process keeps the overflow id until it becomes its user.
         Ok(()) | Err(nix::errno::Errno::EINVAL) => Ok(()),
         Err(error) => Err(error).act(|| "become root in the user namespace".into()),
     }

@@ -1,4 +1,4 @@
-//! Hands the descriptor of a seccomp filter's listener to the agent (config-linux.md, "Seccomp", `listenerPath`).
+//! Sends the listener descriptor of a seccomp filter to the agent (config-linux.md, "Seccomp", `listenerPath`).
 
 use std::os::fd::{AsFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -11,7 +11,7 @@ use crate::error::{Act, StepError};
 use crate::oci::{Seccomp, State, VERSION};
 use crate::syscall::{files, messages};
 
-/// "The Container Process State".
+/// The message to the agent (config-linux.md, "The Container Process State").
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ContainerProcessState<'a> {
@@ -23,7 +23,7 @@ struct ContainerProcessState<'a> {
     state: &'a State,
 }
 
-/// Takes the descriptor from the process, which could not send it itself: the filter may forbid that.
+/// Takes the descriptor from the process, which can't send it itself because the filter may forbid that, and sends it.
 pub(crate) fn hand_over(
     profile: Option<&Seccomp>,
     launched: &Launched,

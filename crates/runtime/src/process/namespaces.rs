@@ -1,4 +1,4 @@
-//! Which namespaces are made and which are joined, and in which order.
+//! The namespaces that are created or joined, and their order.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -9,11 +9,11 @@ use nix::sched::{CloneFlags, setns};
 use crate::error::{Act, StepError};
 use crate::oci::{Linux, NamespaceKind};
 
-/// `CLONE_NEWTIME`, which shares its bit with a signal number: no flag of clone3(2).
+/// `CLONE_NEWTIME`, which is not a flag of clone3(2) because its bit belongs to the exit signal.
 const NEW_TIME: i32 = 0x80;
 
 impl NamespaceKind {
-    /// `CLONE_NEW…`.
+    /// Returns the flag `CLONE_NEW…`.
     pub(crate) fn flag(self) -> i32 {
         match self {
             Self::Pid => libc::CLONE_NEWPID,
@@ -27,7 +27,7 @@ impl NamespaceKind {
         }
     }
 
-    /// Its name below /proc/PID/ns (namespaces(7)).
+    /// Returns the name below /proc/PID/ns (namespaces(7)).
     pub(crate) fn file(self) -> &'static str {
         match self {
             Self::Pid => "pid",
@@ -42,7 +42,7 @@ impl NamespaceKind {
     }
 }
 
-/// All kinds, the mount namespace last: after it the runtime's own paths are gone.
+/// All kinds, with the mount namespace last, because the runtime's own paths are gone after it.
 pub(crate) const ALL: [NamespaceKind; 8] = [
     NamespaceKind::User,
     NamespaceKind::Ipc,
@@ -54,19 +54,19 @@ pub(crate) const ALL: [NamespaceKind; 8] = [
     NamespaceKind::Mount,
 ];
 
-/// What a new process's namespaces are.
+/// The namespaces of a new process.
 #[derive(Default)]
 pub(crate) struct Namespaces {
-    /// To be joined, in this order.
+    /// Namespaces to join, in this order.
     pub(crate) join: Vec<(NamespaceKind, OwnedFd)>,
-    /// To be made.
+    /// Namespaces to create.
     new: Vec<NamespaceKind>,
-    /// Or a process whose namespaces are joined: those of these flags.
+    /// A process to join, with the flags of the joined namespaces.
     of: Option<(OwnedFd, i32)>,
 }
 
 impl Namespaces {
-    /// As the configuration says.
+    /// Returns the namespaces of a configuration.
     pub(crate) fn of(linux: &Linux) -> Result<Self, StepError> {
         let mut result = Self::default();
         for kind in ALL {
@@ -83,14 +83,14 @@ impl Namespaces {
         Ok(result)
     }
 
-    /// Those of a running process, by a descriptor of it (setns(2)). `own_user`: whether its user namespace may be
-    /// another than this process's.
+    /// Returns the namespaces of a running process, by a descriptor of it (setns(2)). `own_user` tells whether its
+    /// user namespace may differ from this process's.
     pub(crate) fn of_process(pid: i32, process: OwnedFd, own_user: bool) -> Result<Self, StepError> {
         let link = |whose: &str, kind: NamespaceKind| std::fs::read_link(format!("/proc/{whose}/ns/{}", kind.file()));
         let same =
             |kind| -> Result<bool, StepError> {
                 match link(&pid.to_string(), kind) {
-                    // A kernel without this kind.
+                    // The kernel does not have this kind.
                     Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(true),
                     other => Ok(other.act(|| format!("look at the namespaces of {pid}"))?
                         == link("self", kind).unwrap_or_default()),
@@ -98,37 +98,39 @@ impl Namespaces {
             };
         let mut flags = 0;
         if !own_user || same(NamespaceKind::User)? {
-            // To join what one is in already is allowed, and cheaper than to look.
+            // Joining the namespace in which a process already is has no effect, and it is cheaper than a check.
             flags = ALL.into_iter().filter(|kind| *kind != NamespaceKind::User).fold(0, |all, kind| all | kind.flag());
         } else {
             for kind in ALL {
-                // In the container's user namespace there are no rights to what is the machine's, and need not be.
+                // In the container's user namespace there are no rights to namespaces of the machine, and none are
+                // needed.
                 flags |= if same(kind)? { 0 } else { kind.flag() };
             }
         }
         Ok(Self { of: Some((process, flags)), ..Self::default() })
     }
 
-    /// Whether this kind is made.
+    /// Returns whether this kind is created.
     pub(crate) fn makes(&self, kind: NamespaceKind) -> bool {
         self.new.contains(&kind)
     }
 
-    /// Whether a process in between is needed: one that makes what belongs to a user namespace that is joined (for a user
-    /// without rights, also one that joins it), or that says something to a time namespace before anybody is in it.
+    /// Returns whether an intermediate process is needed: one that creates what belongs to a joined user namespace
+    /// (for an unprivileged user, also one that joins it), or that configures a time namespace before it has
+    /// processes.
     pub(crate) fn need_a_step(&self) -> bool {
         let joins_user = self.joins_user();
         let rights = nix::unistd::geteuid().is_root();
         self.makes(NamespaceKind::Time) || (joins_user && (!self.new.is_empty() || !rights))
     }
 
-    /// Whether a user namespace is joined.
+    /// Returns whether a user namespace is joined.
     pub(crate) fn joins_user(&self) -> bool {
         let all = self.of.as_ref().is_some_and(|(_, flags)| flags & libc::CLONE_NEWUSER != 0);
         all || self.join.iter().any(|(kind, _)| *kind == NamespaceKind::User)
     }
 
-    /// The PID namespace to be joined: what a process joins holds for its children only (setns(2)).
+    /// Returns the PID namespace to join, which takes effect for a process's children only (setns(2)).
     pub(crate) fn joined_pids(&self) -> Option<&OwnedFd> {
         if let Some((process, flags)) = &self.of {
             return Some(process).filter(|_| flags & libc::CLONE_NEWPID != 0);
@@ -136,18 +138,18 @@ impl Namespaces {
         self.join.iter().find(|(kind, _)| *kind == NamespaceKind::Pid).map(|(_, fd)| fd)
     }
 
-    /// For clone3. The cgroup namespace comes when the process is in its cgroup.
+    /// Returns the flags for clone3. The cgroup namespace is created later, when the process is in its cgroup.
     pub(crate) fn flags(&self) -> u64 {
         let made = self.new.iter().filter(|it| !matches!(it, NamespaceKind::Cgroup | NamespaceKind::Time));
         made.map(|it| u64::try_from(it.flag()).expect("positive flags")).fold(0, std::ops::BitOr::bitor)
     }
 
-    /// Enters what is to be joined, but the PID namespace. One of the machine's can be entered only before the
-    /// container's user namespace is, one of the container's only after.
+    /// Enters the namespaces to join, except the PID namespace. One of the machine can only be entered before the
+    /// container's user namespace, and one of the container only after it.
     pub(crate) fn enter(&self) -> Result<(), StepError> {
         if let Some((process, flags)) = &self.of {
             let join = |flags| setns(process, CloneFlags::from_bits_retain(flags & !libc::CLONE_NEWPID));
-            // A kernel may be without time namespaces. One call joins all or none.
+            // The kernel may lack time namespaces. One call joins all namespaces or none.
             let joined =
                 join(*flags).or_else(|error| if error == Errno::EINVAL { join(flags & !NEW_TIME) } else { Err(error) });
             return joined.act(|| "join the container's namespaces".into());
@@ -171,11 +173,11 @@ impl Namespaces {
     }
 }
 
-/// A path to something else would be joined as what it is not.
+/// Checks that a file is a namespace of this kind, because setns would otherwise join what it really is.
 #[expect(unsafe_code, reason = "ioctl_ns(2) has no wrapper")]
 fn check_kind(file: &File, kind: NamespaceKind) -> Result<(), Errno> {
     use std::os::fd::AsRawFd;
-    /// `NS_GET_NSTYPE`.
+    /// `NS_GET_NSTYPE` (ioctl_nsfs(2)).
     const GET_TYPE: libc::Ioctl = 0xb703;
     // SAFETY: the call takes no argument.
     let found = Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), GET_TYPE) }).map_err(|_| Errno::EINVAL)?;

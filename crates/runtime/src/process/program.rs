@@ -1,4 +1,4 @@
-//! The last step: working directory, environment, and the program itself. Inside the container's root.
+//! The last step of init, inside the container's root: working directory, environment, and the program itself.
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -12,18 +12,18 @@ use nix::unistd::{AccessFlags, chdir, execve, faccessat, getcwd};
 use crate::error::{Act, NOT_EXECUTABLE, NOT_FOUND, StepError};
 use crate::oci::Process;
 
-/// A larger file is no user table.
+/// Largest user table in bytes.
 const TABLE_BOUND: u64 = 4 << 20;
 
-/// A program that was found, ready to be run: nothing more has to be allocated.
+/// A program that was found and is ready to run without further allocation.
 pub(crate) struct Program {
     path: CString,
     argv: Vec<CString>,
     environment: Vec<CString>,
 }
 
-/// Enters the working directory. One that leads out of the root (a descriptor of the runtime's that leaked, or a
-/// link of /proc) is refused (CVE-2024-21626).
+/// Enters the working directory. A directory outside of the root (a leaked descriptor of the runtime, or a link in
+/// /proc) is refused (CVE-2024-21626).
 pub(crate) fn enter_folder(cwd: &Path) -> Result<(), StepError> {
     chdir(cwd).act(|| format!("enter process.cwd `{}`", cwd.display()))?;
     match getcwd() {
@@ -33,12 +33,12 @@ pub(crate) fn enter_folder(cwd: &Path) -> Result<(), StepError> {
 }
 
 impl Program {
-    /// Of a configuration without a process, which can be created and not started.
+    /// Returns the program of a configuration without a process, which can be created but not started.
     pub(crate) fn none() -> Self {
         Self { path: CString::default(), argv: Vec::new(), environment: Vec::new() }
     }
 
-    /// Looks the program up as execvp(3) does, so that a missing one is named before anything runs.
+    /// Finds the program as execvp(3) does, so that a missing one is reported before anything runs.
     pub(crate) fn find(process: &Process) -> Result<Self, StepError> {
         let text = |it: &str| {
             CString::new(it).map_err(|_| StepError::refuse("run the program", "an argument holds a NUL byte"))
@@ -58,7 +58,7 @@ impl Program {
         })
     }
 
-    /// Becomes it.
+    /// Executes the program.
     pub(crate) fn run(&self) -> Result<Infallible, StepError> {
         let error = match execve(&self.path, &self.argv, &self.environment) {
             Ok(never) => match never {},
@@ -75,7 +75,7 @@ fn locate(name: &str, environment: &[String]) -> Result<String, StepError> {
         if Path::new(path).is_dir() {
             return Err(Errno::EACCES);
         }
-        // With the rights that the program will have (faccessat(2)).
+        // The check uses the rights that the program will have (faccessat(2)).
         faccessat(AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS)
     };
     if name.contains('/') {
@@ -98,12 +98,12 @@ fn locate(name: &str, environment: &[String]) -> Result<String, StepError> {
         let failed: Result<(), _> = Err(Errno::EACCES).act(|| format!("run `{name}`"));
         failed.expect_err("made just here").with_code(NOT_EXECUTABLE)
     } else {
-        // In runc's words, which callers look for.
+        // This is runc's text, which callers rely on.
         StepError::refuse(format!("run `{name}`"), "executable file not found in $PATH").with_code(NOT_FOUND)
     })
 }
 
-/// The user's home, as the container's own /etc/passwd has it.
+/// Returns the user's home from the container's own /etc/passwd.
 fn home(uid: u32) -> String {
     let table = std::fs::File::open("/etc/passwd").ok().filter(|it| it.metadata().is_ok_and(|it| it.is_file()));
     let mut text = String::new();

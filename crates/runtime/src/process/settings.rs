@@ -1,4 +1,5 @@
-//! What a process sets of itself before it gives up its rights: scheduler, priorities, memory policy, personality.
+//! Settings that a process applies to itself before it drops its rights: scheduler, priorities, memory policy,
+//! personality.
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -64,7 +65,7 @@ const LIMITS: [(&str, u32); 16] = [
     ("RLIMIT_RTTIME", libc::RLIMIT_RTTIME),
 ];
 
-/// Checks names and ranges, so that a mistake is found before anything is made.
+/// Checks names and ranges, so that an error is found before anything is created.
 pub(crate) fn check(process: &Process) -> Result<(), StepError> {
     for (index, limit) in process.rlimits.iter().enumerate() {
         let field = format!("process.rlimits[{index}]");
@@ -88,7 +89,7 @@ pub(crate) fn check(process: &Process) -> Result<(), StepError> {
     cpus("process.execCPUAffinity.final", &affinity.last).map(drop)
 }
 
-/// prlimit(2), by the runtime: the container may have lost the right to raise them.
+/// Sets limits with prlimit(2). The runtime does this, because the container may lack the right to raise them.
 pub(crate) fn set_limits(pid: i32, limits: &[Rlimit]) -> Result<(), StepError> {
     limits.iter().try_for_each(|limit| {
         let resource = lookup("process.rlimits.type", &LIMITS, &limit.kind)?;
@@ -126,7 +127,7 @@ fn io_priority(priority: &IoPriority) -> Result<(i32, i32), StepError> {
     Ok((class, priority.priority))
 }
 
-/// Scheduler and I/O priority.
+/// Sets scheduler and I/O priority.
 pub(crate) fn apply(process: &Process) -> Result<(), StepError> {
     if let Some(scheduler) = &process.scheduler {
         kernel::set_scheduler(&attributes(scheduler)?)
@@ -139,7 +140,7 @@ pub(crate) fn apply(process: &Process) -> Result<(), StepError> {
     Ok(())
 }
 
-/// set_mempolicy(2), before memory is touched.
+/// Sets the memory policy with set_mempolicy(2). Must be called before memory is touched.
 pub(crate) fn set_memory_policy(policy: &MemoryPolicy) -> Result<(), StepError> {
     let mut mode = lookup("linux.memoryPolicy.mode", &MEMORY_MODES, &policy.mode)?;
     for flag in &policy.flags {
@@ -156,7 +157,7 @@ pub(crate) fn set_memory_policy(policy: &MemoryPolicy) -> Result<(), StepError> 
     kernel::set_memory_policy(mode, &bits).act(|| format!("set linux.memoryPolicy to {}", policy.mode))
 }
 
-/// personality(2).
+/// Sets the execution domain with personality(2).
 pub(crate) fn set_personality(personality: &Personality) -> Result<(), StepError> {
     if let Some(flag) = personality.flags.first() {
         return unknown("linux.personality.flags", flag);
@@ -165,7 +166,7 @@ pub(crate) fn set_personality(personality: &Personality) -> Result<(), StepError
     kernel::personality(persona).act(|| format!("set linux.personality to {}", personality.domain))
 }
 
-/// Of `0-3,7`.
+/// Parses a list such as `0-3,7`.
 fn numbers(field: &str, text: &str) -> Result<Vec<usize>, StepError> {
     let refuse = || StepError::refuse(format!("read {field}"), format!("`{text}` is no list of numbers"));
     let mut found = Vec::new();
@@ -190,7 +191,7 @@ fn cpus(field: &str, text: &str) -> Result<Option<CpuSet>, StepError> {
     Ok((!list.is_empty()).then_some(set))
 }
 
-/// Binds a process to CPUs, if any are given.
+/// Binds a process to the given CPUs, if there are any.
 pub(crate) fn bind_to_cpus(process: Pid, field: &str, text: &str) -> Result<(), StepError> {
     match cpus(field, text)? {
         Some(set) => sched_setaffinity(process, &set).act(|| format!("bind to {field} `{text}`")),

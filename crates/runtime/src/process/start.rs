@@ -1,4 +1,4 @@
-//! What comes after a container is made: its process id for others, and the word to its init that it may begin.
+//! The steps after a container is created: writes its process id file, and starts its program.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -9,7 +9,7 @@ use nix::sys::stat::Mode;
 
 use crate::error::{Act, RunError, StepError};
 
-/// Whole or not at all: who waits for the file must not read half of a number.
+/// Writes the file atomically, because a program that waits for it must not read a part of the number.
 pub(crate) fn write_pid_file(path: &Path, pid: i32) -> Result<(), StepError> {
     let temporary = path.with_file_name(format!(".{}", path.file_name().and_then(|it| it.to_str()).unwrap_or("pid")));
     std::fs::write(&temporary, pid.to_string())
@@ -17,14 +17,14 @@ pub(crate) fn write_pid_file(path: &Path, pid: i32) -> Result<(), StepError> {
         .act(|| format!("write the pid file {}", path.display()))
 }
 
-/// Tells the init of a container's folder to become its program, and hears whether it could.
+/// Asks the init of a container's folder to run its program, and returns whether it could.
 pub(crate) fn start(dir: &Path) -> Result<(), RunError> {
     let open = |name: &str, flags: OFlag| {
         let path = dir.join(name);
         nix::fcntl::open(&path, flags | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())
             .act(|| format!("open {}", path.display()))
     };
-    // First the ear, then the word.
+    // The reply FIFO is opened before the request is sent, so that the answer can't be lost.
     let heard = File::from(open("started", OFlag::O_RDONLY)?);
     let mut told = File::from(open("start", OFlag::O_WRONLY)?);
     told.write_all(b"s").act(|| "tell init to start".into())?;

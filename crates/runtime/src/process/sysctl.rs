@@ -12,7 +12,7 @@ use crate::error::{Act, StepError};
 use crate::oci::{Linux, NamespaceKind};
 use crate::syscall::files::{NO_LINKS, open_at};
 
-/// Those of the IPC namespace, beside `fs.mqueue.…`.
+/// Parameters of the IPC namespace, in addition to `fs.mqueue.…`.
 const IPC: [&str; 8] = [
     "kernel.msgmax",
     "kernel.msgmnb",
@@ -24,7 +24,7 @@ const IPC: [&str; 8] = [
     "kernel.shm_rmid_forced",
 ];
 
-/// Refuses those that are the machine's.
+/// Refuses parameters that belong to the machine.
 pub(crate) fn check(linux: &Linux) -> Result<(), StepError> {
     let has = |kind| linux.namespaces.iter().any(|it| it.kind == kind);
     for name in linux.sysctl.keys() {
@@ -48,8 +48,8 @@ pub(crate) fn check(linux: &Linux) -> Result<(), StepError> {
     Ok(())
 }
 
-/// Writes them, into the machine's /proc and nothing that is mounted over it (CVE-2025-52881). Before anything of the
-/// container's is mounted.
+/// Writes the parameters to the machine's /proc and not to a file that is mounted over it (CVE-2025-52881). Must be
+/// called before any mount of the container.
 pub(super) fn write(parameters: &BTreeMap<String, String>) -> Result<(), StepError> {
     if parameters.is_empty() {
         return Ok(());
@@ -59,7 +59,7 @@ pub(super) fn write(parameters: &BTreeMap<String, String>) -> Result<(), StepErr
         return Err(StepError::refuse("set linux.sysctl", "/proc is something else"));
     }
     for (name, value) in parameters {
-        // With a slash the dots are a part of the names (sysctl.d(5)).
+        // In a name with slashes, dots are literal (sysctl.d(5)).
         let path = if name.contains('/') { name.clone() } else { name.replace('.', "/") };
         let act = || format!("set linux.sysctl `{name}` to `{value}`");
         let file = open_at(proc.as_fd(), &PathBuf::from(path), libc::O_WRONLY, 0, NO_LINKS | libc::RESOLVE_NO_XDEV);

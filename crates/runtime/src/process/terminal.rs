@@ -1,4 +1,4 @@
-//! A container's terminal: made inside, its other end given to whoever asked for it.
+//! A container's terminal: created in the container, with its master sent to the client.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -16,14 +16,14 @@ use crate::syscall::{messages, mounts as kernel};
 /// Major number of /dev/ptmx (Documentation/admin-guide/devices.txt).
 const MASTER: u64 = 5;
 
-/// Both ends.
+/// Both ends of a terminal.
 pub(crate) struct Terminal {
     pub(crate) master: OwnedFd,
     pub(crate) peer: OwnedFd,
 }
 
-/// Makes a terminal in the container's own devpts. What is opened is checked to be what it should: an image could have
-/// put something else there (CVE-2025-52565).
+/// Creates a terminal in the container's own devpts. The opened file is verified, because an image could have placed
+/// another file there (CVE-2025-52565).
 pub(crate) fn make(root: &RootDir, size: Option<ConsoleSize>) -> Result<Terminal, StepError> {
     let path = Path::new("/dev/pts/ptmx");
     let flags = libc::O_RDWR | libc::O_NOCTTY;
@@ -42,7 +42,7 @@ pub(crate) fn make(root: &RootDir, size: Option<ConsoleSize>) -> Result<Terminal
 }
 
 impl Terminal {
-    /// Binds it at /dev/console.
+    /// Binds the terminal at /dev/console.
     pub(crate) fn bind_console(&self, root: &RootDir) -> Result<(), StepError> {
         let target = root.make_file(Path::new("/dev/console")).act(|| "make /dev/console".into())?;
         let tree = kernel::open_tree(self.peer.as_fd(), Path::new(""), false);
@@ -50,8 +50,8 @@ impl Terminal {
         kernel::move_mount(tree.as_fd(), target.as_fd()).act(|| "mount the terminal at /dev/console".into())
     }
 
-    /// Gives the master away, and makes the other end this process's standard descriptors and terminal. The process
-    /// leads its session.
+    /// Sends the master to the socket, and makes the other end this process's standard descriptors and controlling
+    /// terminal. The process must be a session leader.
     pub(crate) fn use_here(self, socket: &OwnedFd) -> Result<(), StepError> {
         send(socket, &self.master)?;
         nix::unistd::dup2_stdin(&self.peer).act(|| "set standard input".into())?;
@@ -61,25 +61,25 @@ impl Terminal {
     }
 }
 
-/// Connects to whoever waits for the master.
+/// Connects to the socket that receives the master.
 pub fn connect(path: &Path) -> Result<OwnedFd, StepError> {
     UnixStream::connect(path).map(OwnedFd::from).act(|| format!("connect to the console socket {}", path.display()))
 }
 
-/// Gives a terminal to whoever waits for it at the socket.
+/// Sends the master of a terminal over the socket.
 ///
 /// # Errors
-/// Nobody is there any more.
+/// The peer has closed the socket.
 pub fn send(socket: &OwnedFd, master: &OwnedFd) -> Result<(), StepError> {
-    // runc sends this text, and some receivers look at it.
+    // runc sends this text, and some receivers check it.
     let sent = messages::send(socket.as_fd(), b"/dev/ptmx", &[master.as_fd()], MsgFlags::empty());
     sent.act(|| "give the terminal away".into()).map(drop)
 }
 
-/// Takes what [`Terminal::use_here`] gave away.
+/// Receives what [`Terminal::use_here`] sent.
 ///
 /// # Errors
-/// Nothing was given.
+/// Nothing was sent.
 pub fn receive(socket: &OwnedFd) -> Result<OwnedFd, StepError> {
     let act = || "receive the terminal".to_owned();
     let received = messages::recv(socket.as_fd(), &mut [0; 64], MsgFlags::empty()).act(act)?;

@@ -1,4 +1,4 @@
-//! Which ids of a user namespace are which outside (user_namespaces(7)).
+//! The mapping of ids of a user namespace to ids outside (user_namespaces(7)).
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -24,8 +24,8 @@ pub(crate) fn map(pid: Pid, uids: &[IdMapping], gids: &[IdMapping]) -> Result<()
     write(pid, "gid_map", &lines(gids))
 }
 
-/// A new user namespace without maps is one with the ids that are outside, as crun has it; for a user without rights
-/// itself alone.
+/// Completes a new user namespace without maps: it gets the ids that exist outside, as in crun, or for an unprivileged
+/// user only that user.
 pub(crate) fn fill_in(spec: &mut Spec) {
     let Some(linux) = &mut spec.linux else { return };
     let is_new = |it: &crate::oci::Namespace| it.kind == NamespaceKind::User && it.path.as_os_str().is_empty();
@@ -52,7 +52,7 @@ fn write(pid: Pid, file: &str, text: &str) -> Result<(), StepError> {
         .act(|| format!("write `{}` to its {file}", text.trim().replace('\n', ", ")))
 }
 
-/// Alone a user may map just itself; newuidmap(1) maps what /etc/subuid gives it.
+/// Writes maps as an unprivileged user, who may only map itself; newuidmap(1) maps the ids that /etc/subuid grants.
 fn map_unprivileged(pid: Pid, uids: &[IdMapping], gids: &[IdMapping]) -> Result<(), StepError> {
     let own = |maps: &[IdMapping], id: u32| maps.len() == 1 && maps[0].size == 1 && maps[0].host_id == id;
     if own(uids, geteuid().as_raw()) {
@@ -61,7 +61,7 @@ fn map_unprivileged(pid: Pid, uids: &[IdMapping], gids: &[IdMapping]) -> Result<
         helper("linux.uidMappings", "newuidmap", pid, uids)?;
     }
     if own(gids, nix::unistd::getegid().as_raw()) {
-        // Else a user could leave a group that denies it something.
+        // Otherwise a user could leave a group that denies access.
         write(pid, "setgroups", "deny")?;
         write(pid, "gid_map", &lines(gids))
     } else {
@@ -84,14 +84,14 @@ fn helper(field: &str, program: &str, pid: Pid, mappings: &[IdMapping]) -> Resul
     Err(StepError::refuse(act(), said))
 }
 
-/// A user namespace that stands for a map alone: for the ids of a mount.
+/// Returns a user namespace that only serves as a map, for the ids of a mount.
 pub(crate) fn mapped(uids: &[IdMapping], gids: &[IdMapping]) -> Result<OwnedFd, StepError> {
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).act(|| "make a pipe".into())?;
     let flags = u64::try_from(libc::CLONE_NEWUSER).expect("a positive constant");
     match clone::fork(flags, clone::Parent::Caller).act(|| "make a user namespace".into())? {
         clone::Side::Child => {
             drop(writer);
-            // Until the parent has what it wants, or is gone.
+            // The process waits until the parent has opened the namespace or has ended.
             let _ = nix::unistd::read(&reader, &mut [0]);
             clone::exit(0)
         }

@@ -1,4 +1,4 @@
-//! `tmpcopyup`: a tmpfs begins with what the image has in the folder that it covers.
+//! `tmpcopyup`: a tmpfs begins with a copy of the image's folder that it covers.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -9,15 +9,15 @@ use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstatat, mkdirat, mknodat};
 use nix::unistd::{Gid, Uid, fchownat, symlinkat};
 
-/// An image with deeper folders is made to do harm.
+/// Largest depth of folders; an image with deeper folders is likely malicious.
 const DEPTH: usize = 128;
 
-/// Copies all of one folder into another.
+/// Copies the content of one folder into another.
 pub(super) fn copy(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
     folder(from.as_fd(), to.as_fd(), 0)
 }
 
-/// fchmod(2) for a descriptor that is a path alone.
+/// Does fchmod(2) for an O_PATH descriptor.
 pub(super) fn set_mode(file: &OwnedFd, mode: Mode) -> Result<(), Errno> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, path.as_str(), mode, nix::sys::stat::FchmodatFlags::FollowSymlink)
@@ -71,14 +71,14 @@ fn entry(
     }
     let (uid, gid) = (Uid::from_raw(about.st_uid), Gid::from_raw(about.st_gid));
     match fchownat(to, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW) {
-        // An id that the container does not have.
+        // The container does not have this id.
         Ok(()) | Err(Errno::EPERM | Errno::EINVAL) => {}
         Err(error) => return Err(error),
     }
     if kind == SFlag::S_IFLNK {
         return Ok(());
     }
-    // After the owner, whose change takes set-user-id bits away.
+    // The mode is set after the owner, whose change clears set-user-id bits.
     let file =
         openat(to, std::ffi::OsStr::from_bytes(name.to_bytes()), OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty());
     file.and_then(|file| fchmod(file, mode))

@@ -1,4 +1,4 @@
-//! /dev: config-linux.md, "Default Devices" and "Devices"; runtime-linux.md, "Dev symbolic links".
+//! Devices in /dev: config-linux.md, "Default Devices" and "Devices"; runtime-linux.md, "Dev symbolic links".
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::error::{Act, StepError};
 use crate::oci::{Device, IdMapping, Spec};
 use crate::syscall::mounts as kernel;
 
-/// Name, major and minor number of what every container has.
+/// Name, major and minor number of the devices of every container.
 pub(crate) const DEFAULT: [(&str, i64, i64); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
@@ -26,7 +26,7 @@ const LINKS: [(&str, &str); 5] = [
     ("/proc/kcore", "core"),
 ];
 
-/// The default ones, then the configuration's; one of these takes the place of a default one.
+/// Returns the default devices and the configuration's, which replace default ones with the same path.
 pub(super) fn all(spec: &Spec) -> impl Iterator<Item = Device> + '_ {
     let given = &spec.linux().devices;
     let default = DEFAULT.iter().map(|(name, major, minor)| Device {
@@ -41,7 +41,7 @@ pub(super) fn all(spec: &Spec) -> impl Iterator<Item = Device> + '_ {
     default.filter(|it| !given.iter().any(|other| other.path == it.path)).chain(given.iter().cloned())
 }
 
-/// Makes the devices and links, unless the machine's own /dev is bound there.
+/// Creates the devices and links, unless the machine's own /dev is bound there.
 pub(super) fn make(root: &RootDir, plan: &Plan<'_>) -> Result<(), StepError> {
     let is_dev = |path: &Path| path.components().eq(Path::new("/dev").components());
     let bound = |mount: &crate::oci::Mount| is_dev(&mount.destination) && Options::parse(&mount.options).bind.is_some();
@@ -62,7 +62,7 @@ pub(super) fn make(root: &RootDir, plan: &Plan<'_>) -> Result<(), StepError> {
             Err(error) => return Err(error).act(|| format!("make /dev/{name}")),
         }
     }
-    // The image's own would be a way to other containers' terminals.
+    // The image's own ptmx could give access to other containers' terminals.
     let _ = unlinkat(&dev, "ptmx", UnlinkatFlags::NoRemoveDir);
     match symlinkat("pts/ptmx", &dev, "ptmx") {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
@@ -70,7 +70,7 @@ pub(super) fn make(root: &RootDir, plan: &Plan<'_>) -> Result<(), StepError> {
     }
 }
 
-/// Most are directly in `dev`, which is open already.
+/// Creates a device node. Most are directly in `dev`, which is already open.
 fn node(root: &RootDir, dev: &OwnedFd, device: &Device) -> Result<(), Errno> {
     let (other, name);
     let parent = if device.path.parent() == Some(Path::new("/dev")) {
@@ -108,8 +108,8 @@ fn number(device: &Device) -> Result<u64, Errno> {
     Ok(makedev(part(device.major)?, part(device.minor)?))
 }
 
-/// A node for a container that can't make it itself, made in `scratch`, and open as a tree that can be mounted. The
-/// default ones are the machine's own.
+/// Returns a node for a container that can't create it itself. It is created in `scratch` and opened as a mountable
+/// tree. The default devices are the machine's own.
 pub(super) fn outside(spec: &Spec, device: &Device, scratch: &Path) -> Result<Option<OwnedFd>, StepError> {
     let act = || format!("make the device `{}`", device.path.display());
     if device.kind == "p" {
@@ -131,22 +131,22 @@ pub(super) fn outside(spec: &Spec, device: &Device, scratch: &Path) -> Result<Op
     let made = root.make_folder(Path::new("/")).and_then(|top| node(&root, &top, &local)).act(act);
     nix::sys::stat::umask(mask);
     made?;
-    // It stays until the container goes: what has no name can't be mounted.
+    // The file stays until the container is removed, because a deleted file can't be mounted.
     let tree = kernel::open_tree(nix::fcntl::AT_FDCWD, &scratch.join(name), false).act(act)?;
-    // Where the runtime keeps its states no devices may work.
+    // The folder of the runtime's states is usually mounted with nodev.
     let usable = kernel::Change { clear: kernel::NODEV, ..kernel::Change::default() };
     kernel::set_attributes(tree.as_fd(), usable, false, None).act(act)?;
     Ok(Some(tree))
 }
 
-/// The id outside for one inside; itself where it is not mapped.
+/// Returns the id outside for one inside, or the same id if it is not mapped.
 fn mapped(mappings: &[IdMapping], id: u32) -> u32 {
     let inside =
         |it: &&IdMapping| id >= it.container_id && u64::from(id) < u64::from(it.container_id) + u64::from(it.size);
     mappings.iter().find(inside).map_or(id, |it| it.host_id + (id - it.container_id))
 }
 
-/// In a user namespace no node can be made that works (mknod(2)): the machine's own is bound.
+/// Binds the machine's own node, because a node that is created in a user namespace does not work (mknod(2)).
 fn bind(root: &RootDir, plan: &Plan<'_>, index: usize, device: &Device) -> Result<(), StepError> {
     let act = || format!("bind the device `{}`", device.path.display());
     if device.kind == "p" {
@@ -163,7 +163,7 @@ fn bind(root: &RootDir, plan: &Plan<'_>, index: usize, device: &Device) -> Resul
     if nix::sys::stat::fstat(tree).act(act)?.st_rdev != number(device).act(act)? {
         return Err(StepError::refuse(act(), "the machine has another device there"));
     }
-    // Nothing that is a device is a program.
+    // A device is never a program.
     let plain = kernel::Change { set: kernel::NOSUID | kernel::NOEXEC, ..kernel::Change::default() };
     kernel::set_attributes(tree.as_fd(), plain, false, None).act(act)?;
     let target = root.make_file(&device.path).act(act)?;

@@ -1,4 +1,4 @@
-//! The configuration's mounts, in their order (config.md, "Mounts").
+//! The configuration's mounts, in order (config.md, "Mounts").
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use crate::oci::Mount;
 use crate::syscall::files::{NO_LINKS, open_at};
 use crate::syscall::mounts::{self as kernel, Change, FileSystem};
 
-/// A string option that is longer goes through mount(2) (fsconfig(2)).
+/// Longest string option of fsconfig(2) in bytes; longer ones go through mount(2).
 const STRING_BOUND: usize = 255;
 
-/// Makes them all. Gives those that become read-only when everything below them is made.
+/// Creates all mounts. Returns those that become read-only after everything below them is created.
 pub(super) fn all(root: &RootDir, plan: &mut Plan<'_>) -> Result<Vec<OwnedFd>, StepError> {
     let mut late = Vec::new();
     let spec = plan.spec;
@@ -31,7 +31,7 @@ pub(super) fn all(root: &RootDir, plan: &mut Plan<'_>) -> Result<Vec<OwnedFd>, S
     Ok(late)
 }
 
-/// Relative ones are deprecated, and below the root all the same.
+/// Returns the destination. Relative ones are deprecated and are below the root, too.
 fn destination(mount: &Mount) -> PathBuf {
     Path::new("/").join(&mount.destination)
 }
@@ -72,7 +72,7 @@ impl One<'_> {
         Ok(())
     }
 
-    /// Attributes are set before anybody can see the mount.
+    /// Sets the attributes and attaches the mount, so that it is never visible without them.
     fn attach(&self, tree: &OwnedFd) -> Result<(), StepError> {
         self.attributes(tree.as_fd())?;
         let target = self.target(tree.as_fd())?;
@@ -86,7 +86,7 @@ impl One<'_> {
                 continue;
             }
             let result = match kernel::set_attributes(mount, change, recursive, None) {
-                // In a user namespace what the machine's root has set can't be cleared (mount_namespaces(7)).
+                // In a user namespace, flags that the machine's root has set can't be cleared (mount_namespaces(7)).
                 Err(Errno::EPERM) if change.clear != 0 && change.set & kernel::ATIME == 0 => {
                     kernel::set_attributes(mount, Change { clear: 0, ..change }, recursive, None)
                 }
@@ -105,7 +105,7 @@ impl One<'_> {
         Ok(())
     }
 
-    /// Where it goes: made as a folder or an empty file, as what is mounted is.
+    /// Opens the destination, and creates it as a folder or an empty file like the source if it is missing.
     fn target(&self, mount: BorrowedFd<'_>) -> Result<OwnedFd, StepError> {
         let kind = fstat(mount).act(|| "look at its source".into())?.st_mode & SFlag::S_IFMT.bits();
         if kind == SFlag::S_IFDIR.bits() {
@@ -122,7 +122,7 @@ impl One<'_> {
     fn file_system(&self) -> Result<Option<OwnedFd>, StepError> {
         let kind = self.mount.kind.as_str();
         let target = match kind {
-            // A link here would leave the real /proc with nothing masked in it (CVE-2023-27561, CVE-2019-19921).
+            // With a link here, the real /proc would stay without its masks (CVE-2023-27561, CVE-2019-19921).
             "proc" | "sysfs" => {
                 self.folder()?;
                 self.root.find_without_links(&self.destination, libc::O_PATH | libc::O_DIRECTORY).map_err(|_| {
@@ -137,7 +137,7 @@ impl One<'_> {
         let system = FileSystem::open(kind).act(|| format!("use the file system `{kind}`"))?;
         self.configure(&system)?;
         let tmpfs = kind == "tmpfs";
-        // What goes into a tmpfs comes later.
+        // The content of a tmpfs is written later.
         let attributes = self.options.fresh();
         let late = tmpfs && attributes & kernel::RDONLY != 0;
         let mounted = system.mount(if late { attributes & !kernel::RDONLY } else { attributes });
@@ -156,7 +156,7 @@ impl One<'_> {
     fn configure(&self, system: &FileSystem) -> Result<(), StepError> {
         let kind = self.mount.kind.as_str();
         let source = if self.mount.source.is_empty() { kind } else { &self.mount.source };
-        // Some take no source.
+        // Some file systems have no source.
         let _ = system.set("source", source);
         for flag in &self.options.flags {
             system.set_flag(flag).map_err(|error| option_error(system, flag, error))?;
@@ -171,15 +171,15 @@ impl One<'_> {
         Ok(())
     }
 
-    /// A tmpfs without a mode of its own is as open as the folder that it covers; with `tmpcopyup` it begins with what
-    /// that holds.
+    /// Gives a tmpfs without a mode of its own the mode of the folder that it covers and, with `tmpcopyup`, a copy of
+    /// that folder's content.
     fn like_the_image(&self, target: &OwnedFd, mounted: &OwnedFd) -> Result<(), StepError> {
         if !self.options.data.iter().any(|it| it.starts_with("mode=")) {
             let mode = fstat(target).act(|| "look at what it covers".into())?.st_mode & 0o7777;
             let mode = Mode::from_bits_truncate(mode);
             nix::sys::stat::fchmod(mounted, mode)
                 .or_else(|error| {
-                    // A mount that is nowhere yet is open as a path alone.
+                    // A mount that is not attached yet is only open with O_PATH.
                     if error == Errno::EBADF { copy_up::set_mode(mounted, mode) } else { Err(error) }
                 })
                 .act(|| "set its mode".into())?;
@@ -202,7 +202,7 @@ impl One<'_> {
         self.attributes(mounted.as_fd())
     }
 
-    /// The container's own groups: on v1 one folder for each hierarchy in a tmpfs, as on a machine.
+    /// Mounts the container's own groups; on v1 one folder for each hierarchy in a tmpfs, as on a machine.
     fn cgroups(&self, plan: &Plan<'_>) -> Result<(), StepError> {
         let below = |path: &Path| kernel::open_tree(nix::fcntl::AT_FDCWD, path, false);
         if let [only] = plan.cgroups
@@ -239,7 +239,7 @@ impl One<'_> {
     }
 }
 
-/// What a hierarchy's folder is called on the machine, where programs look for it.
+/// Returns the name of a hierarchy's folder on the machine, where programs expect it.
 fn hierarchy_name(folder: &crate::cgroup::Folder) -> String {
     let below = folder.root.strip_prefix("/sys/fs/cgroup").ok().and_then(|it| it.components().next());
     below.map_or_else(|| folder.controllers.join(","), |it| it.as_os_str().to_string_lossy().into_owned())

@@ -1,37 +1,37 @@
-//! Mount options as config.md, "Linux mount options", lists them, sorted by what carries them out.
+//! Mount options as in config.md, "Linux mount options", sorted by the call that applies them.
 
 use crate::syscall::mounts::{
     ATIME, Change, NOATIME, NODEV, NODIRATIME, NOEXEC, NOSUID, NOSYMFOLLOW, RDONLY, STRICTATIME,
 };
 
-/// Options of one mount.
+/// The options of one mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Options {
-    /// Of the mount.
+    /// Changes of the mount itself.
     pub(crate) own: Change,
-    /// Of the mount and those below it.
+    /// Changes of the mount and all mounts below it.
     pub(crate) below: Change,
-    /// Whether something is bound, and whether with what is mounted below it.
+    /// Whether this is a bind mount, and whether it includes the mounts below its source.
     pub(crate) bind: Option<Recursive>,
-    /// Whether only the options of what is there are changed.
+    /// Whether only the options of an existing mount change.
     pub(crate) remount: bool,
-    /// Applied last, in order: `MS_…`, and whether to all below.
+    /// Propagation types `MS_…`, applied last and in order, and whether they apply to all mounts below.
     pub(crate) propagation: Vec<(u64, bool)>,
-    /// Whether ids are mapped, and whether below too.
+    /// Whether ids are mapped, and whether in the mounts below, too.
     pub(crate) idmap: Option<Recursive>,
-    /// Whether a tmpfs begins with what the image has there.
+    /// Whether a tmpfs begins with a copy of the image's folder.
     pub(crate) copy_up: bool,
     /// Flags of the file system.
     pub(crate) flags: Vec<&'static str>,
-    /// What the file system itself understands.
+    /// Options that the file system itself interprets.
     pub(crate) data: Vec<String>,
 }
 
-/// Whether it is done to all below as well.
+/// Whether an operation includes all mounts below.
 pub(crate) type Recursive = bool;
 
 impl Options {
-    /// Sorts them. What is unknown is the file system's.
+    /// Sorts the options. Unknown ones are passed to the file system.
     pub(crate) fn parse(options: &[String]) -> Self {
         let mut result = Self::default();
         for option in options {
@@ -70,13 +70,13 @@ impl Options {
         }
     }
 
-    /// Attributes of a file system that is mounted for the first time.
+    /// Returns the attributes of a newly mounted file system.
     pub(crate) fn fresh(&self) -> u64 {
         (self.own.set | self.below.set) & !self.data_only()
     }
 
     fn data_only(&self) -> u64 {
-        // Cleared later than set: cleared. `clear` of access times is always all of them.
+        // An option that is cleared after it was set is cleared. For access times, `clear` always contains all bits.
         (self.own.clear | self.below.clear) & !(self.own.set | self.below.set)
     }
 }
@@ -100,7 +100,7 @@ fn propagation(option: &str) -> Option<u64> {
     })
 }
 
-/// What is set and what is cleared.
+/// Returns the attributes that an option sets and clears.
 fn attribute(option: &str) -> Option<(u64, u64)> {
     let on = |bit| (bit, 0);
     let off = |bit| (0, bit);
@@ -119,14 +119,14 @@ fn attribute(option: &str) -> Option<(u64, u64)> {
         "symfollow" => off(NOSYMFOLLOW),
         "noatime" => (NOATIME, ATIME),
         "strictatime" => (STRICTATIME, ATIME),
-        // The kernel's default (MOUNT_ATTR_RELATIME is 0).
+        // This is the kernel's default (MOUNT_ATTR_RELATIME is 0).
         "relatime" | "atime" | "nostrictatime" => (0, ATIME),
         "norelatime" => (0, ATIME),
         _ => return None,
     })
 }
 
-/// Names of all options, for `features`.
+/// Returns the names of all options, for `features`.
 pub(crate) fn known() -> Vec<&'static str> {
     let own = [
         "ro",
@@ -230,7 +230,7 @@ mod tests {
         assert_eq!((it.set, it.clear & ATIME), (NOATIME, ATIME));
     }
 
-    /// config.md, "Linux mount options".
+    /// All options of config.md, "Linux mount options".
     const SPECIFIED: &str = "async atime bind defaults dev diratime dirsync exec idmap iversion lazytime loud mand \
         noatime nodev nodiratime noexec noiversion nolazytime nomand norelatime nostrictatime nosuid nosymfollow private \
         ratime rbind rdev rdiratime relatime remount rexec ridmap rnoatime rnodev rnodiratime rnoexec rnorelatime \

@@ -1,4 +1,4 @@
-//! Paths that are hidden or made read-only (config-linux.md, "Masked Paths", "Readonly Paths").
+//! Paths that are masked or made read-only (config-linux.md, "Masked Paths", "Readonly Paths").
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::RootDir;
 use crate::error::{Act, StepError};
 use crate::syscall::mounts::{self as kernel, FileSystem};
 
-/// What is not there, or can't be reached, needs no hiding.
+/// Opens a path; `None` if it does not exist or can't be reached, because it then needs no protection.
 fn find(root: &RootDir, path: &str) -> Result<Option<OwnedFd>, StepError> {
     match root.find(Path::new(path), libc::O_PATH) {
         Ok(found) => Ok(Some(found)),
@@ -19,9 +19,9 @@ fn find(root: &RootDir, path: &str) -> Result<Option<OwnedFd>, StepError> {
     }
 }
 
-/// Covers files with the machine's /dev/null and folders with something empty.
+/// Covers files with the machine's /dev/null and folders with an empty one.
 ///
-/// It is not the container's /dev/null, which an image or another container could have made a link to anything
+/// The container's own /dev/null is not used, because an image or another container could have replaced it by a link
 /// (CVE-2025-31133).
 pub(super) fn mask(root: &RootDir, paths: &[String]) -> Result<(), StepError> {
     let mut empty: Option<OwnedFd> = None;
@@ -31,7 +31,7 @@ pub(super) fn mask(root: &RootDir, paths: &[String]) -> Result<(), StepError> {
         let kind = SFlag::from_bits_truncate(fstat(&target).act(act)?.st_mode) & SFlag::S_IFMT;
         let cover = match &empty {
             _ if kind != SFlag::S_IFDIR => device_null()?,
-            // What is mounted already can be copied on every kernel, what is not only on the newest.
+            // An attached mount can be copied on every kernel, a detached one only on the newest.
             Some(mounted) => kernel::open_tree(mounted.as_fd(), Path::new(""), false).act(act)?,
             None => empty_folder()?,
         };
@@ -61,7 +61,7 @@ fn device_null() -> Result<OwnedFd, StepError> {
     Ok(tree)
 }
 
-/// Binds each onto itself, without the right to write.
+/// Binds each path onto itself, read-only.
 pub(super) fn read_only(root: &RootDir, paths: &[String]) -> Result<(), StepError> {
     for path in paths {
         let Some(target) = find(root, path)? else { continue };

@@ -1,4 +1,4 @@
-//! A container's root as a descriptor, below which everything is opened.
+//! A container's root as a descriptor, relative to which all paths are opened.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -12,15 +12,15 @@ use nix::sys::stat::{Mode, mkdirat};
 use crate::error::{Act, StepError};
 use crate::syscall::files::{IN_ROOT, NO_LINKS, open_at};
 
-/// More parts than any path within PATH_MAX that leads somewhere.
+/// Largest number of parts of a path, above that of any useful path within PATH_MAX.
 const PARTS: usize = 1024;
 
-/// As the kernel has it (path_resolution(7)).
+/// Largest number of links in a path, the same as the kernel's (path_resolution(7)).
 const LINKS: usize = 40;
 
 pub(crate) struct RootDir(OwnedFd);
 
-/// The parts of a path that lead somewhere.
+/// Returns the named parts of a path.
 fn names(path: &Path) -> impl Iterator<Item = OsString> + '_ {
     let part = |it: Component<'_>| match it {
         Component::Normal(name) => Some(name.to_owned()),
@@ -46,24 +46,24 @@ impl RootDir {
         nix::fcntl::open(path, flags, Mode::empty()).act(|| format!("open the root `{}`", path.display())).map(Self)
     }
 
-    /// Opens what a path names for a process whose root this is.
+    /// Opens a path as a process sees it whose root this is.
     pub(crate) fn find(&self, path: &Path, flags: i32) -> Result<OwnedFd, Errno> {
         open_at(self.as_fd(), path, flags, 0, IN_ROOT)
     }
 
-    /// The same, but a link anywhere in it is refused (ELOOP).
+    /// Does the same, but fails with ELOOP if any part of the path is a link.
     pub(crate) fn find_without_links(&self, path: &Path, flags: i32) -> Result<OwnedFd, Errno> {
         open_at(self.as_fd(), path, flags, 0, NO_LINKS)
     }
 
-    /// A folder, made with those above it where it is missing.
+    /// Opens a folder, and creates it and its parents if they are missing.
     pub(crate) fn make_folder(&self, path: &Path) -> Result<OwnedFd, Errno> {
         match self.find(path, libc::O_PATH | libc::O_DIRECTORY) {
             Err(Errno::ENOENT) => {}
             found => return found,
         }
-        // From the first that is missing on nothing is there but links to what is not; whatever is put there meanwhile,
-        // openat2 keeps inside.
+        // From the first missing part on there can only be dangling links. Whatever another process creates in the
+        // meantime, openat2 resolves it inside the root.
         let mut parts: VecDeque<OsString> = names(path).collect();
         let mut so_far = PathBuf::from("/");
         for _ in 0..PARTS {
@@ -80,7 +80,7 @@ impl RootDir {
                 match mkdirat(&parent, name.as_os_str(), Mode::from_bits_truncate(0o755)) {
                     Ok(()) => {}
                     Err(Errno::EEXIST) => {
-                        // A link to nowhere: made where it leads to.
+                        // A dangling link: its target is created.
                         let link = PathBuf::from(readlinkat(&parent, name.as_os_str())?);
                         if link.is_absolute() {
                             so_far = PathBuf::from("/");
@@ -98,7 +98,7 @@ impl RootDir {
         Err(Errno::ELOOP)
     }
 
-    /// A file to mount on, made empty where it is missing.
+    /// Opens a file to mount on, and creates it empty if it is missing.
     pub(crate) fn make_file(&self, path: &Path) -> Result<OwnedFd, Errno> {
         let mut path = path.to_owned();
         for _ in 0..LINKS {
@@ -113,10 +113,10 @@ impl RootDir {
                 Err(Errno::EEXIST) => {}
                 Err(error) => return Err(error),
             }
-            // A link to nowhere: made where it leads to.
+            // A dangling link: its target is created.
             match readlinkat(&parent, name) {
                 Ok(link) => path = path.parent().unwrap_or(Path::new("/")).join(link),
-                // Made by another meanwhile.
+                // Another process created the file in the meantime.
                 Err(Errno::EINVAL) => {}
                 Err(error) => return Err(error),
             }
@@ -124,7 +124,7 @@ impl RootDir {
         Err(Errno::ELOOP)
     }
 
-    /// The folder that a path is in, made where it is missing, and the last part.
+    /// Opens the parent folder of a path, which is created if missing, and returns it with the last part.
     pub(crate) fn make_parent<'a>(&self, path: &'a Path) -> Result<(OwnedFd, &'a std::ffi::OsStr), Errno> {
         let name = path.file_name().ok_or(Errno::EINVAL)?;
         let parent = self.make_folder(path.parent().unwrap_or(Path::new("/")))?;

@@ -1,5 +1,5 @@
-//! What is bound into a container, opened before it gives up the rights to: a container in a user namespace can't
-//! reach what its ids may not, and only the machine's root may map the ids of a mount.
+//! The sources of bind mounts, opened before the process gives up its rights: a container in a user namespace can't
+//! access files that its ids may not access, and only the machine's root may map the ids of a mount.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -9,26 +9,26 @@ use crate::error::{Act, StepError};
 use crate::oci::{IdMapping, Spec};
 use crate::syscall::mounts as kernel;
 
-/// Trees that are nowhere mounted yet.
+/// Trees that are not attached yet.
 #[derive(Default)]
 pub(crate) struct Sources {
     pub(crate) root: Option<OwnedFd>,
-    /// Beside the mounts of the configuration.
+    /// Sources of the configuration's mounts, by index.
     pub(crate) mounts: Vec<Option<OwnedFd>>,
-    /// Beside the devices, the default ones first.
+    /// Sources of the devices, by index, the default ones first.
     pub(crate) devices: Vec<Option<OwnedFd>>,
 }
 
-/// The source of a bind mount: relative to the bundle where it is not absolute.
+/// Returns the source of a bind mount; a relative path is relative to the bundle.
 pub(crate) fn source_path(source: &str, bundle: &Path) -> PathBuf {
     bundle.join(source)
 }
 
-/// Makes a user namespace that maps these user and group ids, for a mount that maps ids.
+/// Creates a user namespace that maps these user and group ids, for a mount that maps ids.
 type MakeNamespace = fn(&[IdMapping], &[IdMapping]) -> Result<OwnedFd, StepError>;
 
-/// Opens the sources of the bind mounts. The runtime calls this with all its rights, when the container has a user
-/// namespace of its own or a mount maps ids. `scratch` is a folder of the runtime's own.
+/// Opens the sources of the bind mounts. The runtime calls this with all its rights, if the container has its own user
+/// namespace or a mount maps ids. `scratch` is a folder of the runtime's own.
 pub(crate) fn open(
     spec: &Spec,
     root: &Path,
@@ -81,7 +81,7 @@ fn open_one(
     Ok(tree)
 }
 
-/// What is opened here is still among the machine's mounts: what is mounted in it must not show there.
+/// Separates a tree from the machine's mounts, so that mounts in it do not propagate to the machine.
 fn cut_off(spec: &Spec, tree: &OwnedFd) -> Result<(), StepError> {
     if spec.linux().rootfs_propagation.as_deref().is_some_and(|it| it.ends_with("shared")) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Capabilities (capabilities(7)), set by the kernel's own call: one for all sets.
+//! Capabilities (capabilities(7)), set with the kernel's own call, which sets several sets at once.
 #![expect(unsafe_code, reason = "capset(2) and prctl(2) have no wrapper that fits")]
 
 use nix::errno::Errno;
@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use crate::error::{Act, StepError};
 use crate::oci::Capabilities;
 
-/// By number.
+/// Names by number.
 const NAMES: [&str; 41] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -51,7 +51,7 @@ const NAMES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
-/// What Docker leaves to a container's root, without `CAP_`.
+/// Capabilities that Docker gives to a container's root, without `CAP_`.
 pub const DEFAULT: [&str; 14] = [
     "AUDIT_WRITE",
     "CHOWN",
@@ -69,17 +69,17 @@ pub const DEFAULT: [&str; 14] = [
     "SYS_CHROOT",
 ];
 
-/// Names of all that are known, with `CAP_`.
+/// Returns the names of all known capabilities, with `CAP_`.
 pub fn names() -> Vec<String> {
     NAMES.iter().map(|name| format!("CAP_{name}")).collect()
 }
 
-/// Whether there is one of this name, with or without `CAP_`.
+/// Returns whether the name is known, with or without `CAP_`.
 pub fn is_known(name: &str) -> bool {
     number(name).is_some()
 }
 
-/// Bits of those that the kernel knows.
+/// Returns the bits of those names that are known.
 fn bits(names: &[String]) -> u64 {
     names.iter().filter_map(|name| number(name)).map(|number| 1 << number).fold(0, std::ops::BitOr::bitor)
 }
@@ -90,7 +90,7 @@ fn number(name: &str) -> Option<usize> {
     NAMES.iter().position(|it| *it == plain)
 }
 
-/// Names that no kernel is known to have: a configuration that asks for one gets a warning.
+/// Returns the names that are unknown, for which a configuration gets a warning.
 pub(crate) fn unknown(capabilities: &Capabilities) -> Vec<String> {
     let Capabilities { bounding, effective, inheritable, permitted, ambient } = capabilities;
     let all = [bounding, effective, inheritable, permitted, ambient].into_iter().flatten();
@@ -100,7 +100,7 @@ pub(crate) fn unknown(capabilities: &Capabilities) -> Vec<String> {
     unknown
 }
 
-/// The sets as bits.
+/// The capability sets as bits.
 pub(crate) struct Sets {
     bounding: u64,
     effective: u64,
@@ -140,14 +140,14 @@ impl Sets {
         Self { bounding, effective, inheritable, permitted, ambient }
     }
 
-    /// Takes the rest out of the bounding set: no program can ever get it back. While still privileged.
+    /// Removes all others from the bounding set, so that no later program can regain them. Needs privileges.
     pub(crate) fn limit(&self) -> Result<(), StepError> {
         for number in (0..64).filter(|number| self.bounding & (1 << number) == 0) {
             match prctl(libc::PR_CAPBSET_DROP, number, 0) {
                 Ok(_) => {}
-                // Past the last that this kernel has.
+                // This number is above the last capability of the kernel.
                 Err(Errno::EINVAL) => return Ok(()),
-                // Whoever may not take one away may have had it taken before.
+                // Without the right to remove it, it may have been removed before.
                 Err(_) if prctl(libc::PR_CAPBSET_READ, number, 0) == Ok(0) => {}
                 Err(error) => {
                     return Err(error).act(|| format!("take capability {number} from the bounding set"));
@@ -157,10 +157,10 @@ impl Sets {
         Ok(())
     }
 
-    /// Sets the others. What the process may not have at all is left out, as the specification asks.
+    /// Sets the other sets. Capabilities that the process can't have are left out, as the specification requires.
     pub(crate) fn set(&self) -> Result<(), StepError> {
         let had = permitted().act(|| "look at the capabilities".into())?;
-        // An effective or ambient one that is not permitted would make the whole call fail.
+        // An effective or ambient capability that is not permitted would make the whole call fail.
         let permitted = self.permitted & had;
         let effective = self.effective & permitted;
         let inheritable = self.inheritable & (had | self.bounding);

@@ -1,11 +1,11 @@
-//! The profile of a container that brings none: Docker's default (moby/profiles, seccomp/default_linux.go).
+//! The profile of a container that has none: Docker's default (moby/profiles, seccomp/default_linux.go).
 //!
-//! What is not named fails with EPERM. What a capability guards in the kernel anyway is allowed with it. The profile's
-//! condition on the kernel's version, 4.8 or newer for ptrace, always holds where Flota runs.
+//! Calls that are not named fail with EPERM. Calls that require a capability in the kernel anyway are allowed with it.
+//! The profile's condition for ptrace, kernel 4.8 or newer, always holds where Flota runs.
 
 use crate::oci::{Argument, Seccomp, SyscallRule};
 
-/// Allowed always.
+/// Calls that are always allowed.
 const ALLOWED: &str = "\
     _llseek _newselect accept accept4 access adjtimex alarm bind brk cachestat capget capset chdir chmod chown \
     chown32 clock_adjtime clock_adjtime64 clock_getres clock_getres_time64 clock_gettime clock_gettime64 \
@@ -43,10 +43,10 @@ const ALLOWED: &str = "\
     timerfd_settime64 times tkill truncate truncate64 ugetrlimit umask uname unlink unlinkat uretprobe utime \
     utimensat utimensat_time64 utimes vfork vmsplice wait4 waitid waitpid write writev";
 
-/// Allowed since the kernel checks seccomp after ptrace, too.
+/// Calls that are allowed since the kernel checks seccomp after ptrace, too.
 const TRACING: &str = "process_vm_readv process_vm_writev ptrace";
 
-/// Allowed with a capability in the bounding set.
+/// Calls that are allowed with a capability in the bounding set.
 const WITH_CAPABILITY: [(&str, &str); 14] = [
     ("CAP_DAC_READ_SEARCH", "open_by_handle_at"),
     (
@@ -71,7 +71,7 @@ const WITH_CAPABILITY: [(&str, &str); 14] = [
 
 const ADMINISTRATION: &str = "CAP_SYS_ADMIN";
 
-/// The machine's architectures in a profile, as Rust calls the machine; and what is allowed on it besides.
+/// Architectures of a machine, by Rust's name for it, and additional calls that are allowed on it.
 const MACHINES: [(&str, &[&str], &str); 7] = [
     ("x86_64", &["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"], "arch_prctl modify_ldt"),
     ("x86", &[], "modify_ldt"),
@@ -84,13 +84,13 @@ const MACHINES: [(&str, &[&str], &str); 7] = [
 
 const ARM: &str = "arm_fadvise64_64 arm_sync_file_range sync_file_range2 breakpoint cacheflush set_tls";
 
-/// Flags of clone that make namespaces: mount, cgroup, UTS, IPC, user, PID, network.
+/// Flags of clone that create namespaces: mount, cgroup, UTS, IPC, user, PID, network.
 const NEW_NAMESPACES: u64 = 0x7e02_0000;
 
 /// Personalities that only change addresses or the reported version (personality(2)).
 const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
-/// The default profile for a process with these capabilities (`CAP_…`) in its bounding set.
+/// Returns the default profile for a process with these capabilities (`CAP_…`) in its bounding set.
 pub fn default_profile(capabilities: &[String]) -> Seccomp {
     profile_for(std::env::consts::ARCH, capabilities)
 }
@@ -99,8 +99,8 @@ pub(super) fn profile_for(machine: &str, capabilities: &[String]) -> Seccomp {
     let has = |name: &str| capabilities.iter().any(|it| it == name);
     let (architectures, own) = MACHINES.iter().find(|it| it.0 == machine).map_or((&[][..], ""), |it| (it.1, it.2));
     let mut rules = vec![allow(ALLOWED), allow(TRACING)];
-    // All address families but these two, whose numbers have one between them: AF_ALG reaches far into the kernel,
-    // AF_VSOCK out of a virtual machine.
+    // All address families are allowed except these two, between whose numbers lies one other: AF_ALG gives access to
+    // much kernel code, and AF_VSOCK reaches outside of a virtual machine.
     let (alg, vsock) = (family(libc::AF_ALG), family(libc::AF_VSOCK));
     let families = [("SCMP_CMP_LT", alg), ("SCMP_CMP_EQ", alg + 1), ("SCMP_CMP_GT", vsock)];
     rules.extend(families.map(|(op, value)| allow_if("socket", 0, op, value)));
@@ -110,10 +110,10 @@ pub(super) fn profile_for(machine: &str, capabilities: &[String]) -> Seccomp {
     }
     rules.extend(WITH_CAPABILITY.iter().filter(|it| has(it.0)).map(|it| allow(it.1)));
     if !has(ADMINISTRATION) {
-        // IBM Z has the two first arguments the other way round (clone(2)).
+        // On IBM Z the first two arguments are swapped (clone(2)).
         let flags = u32::from(machine == "s390x");
         rules.push(allow_if("clone", flags, "SCMP_CMP_MASKED_EQ", NEW_NAMESPACES));
-        // Its flags lie in memory, which a filter can't read. Told "not there", a C library falls back to clone.
+        // The flags of clone3 are in memory, which a filter can't read. After ENOSYS, C libraries fall back to clone.
         let absent = Some(libc::ENOSYS.unsigned_abs());
         rules.push(SyscallRule { action: "SCMP_ACT_ERRNO".into(), errno_ret: absent, ..allow("clone3") });
     }
@@ -148,7 +148,7 @@ mod tests {
         profile_for(machine, &capabilities).syscalls
     }
 
-    /// The actions of a call's rules, with their conditions.
+    /// Returns the actions of a call's rules with their conditions.
     fn of<'a>(rules: &'a [SyscallRule], name: &str) -> Vec<(&'a str, Option<u32>, usize)> {
         let named = rules.iter().filter(|it| it.names.iter().any(|it| it == name));
         named.map(|it| (it.action.as_str(), it.errno_ret, it.args.len())).collect()
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn profile_is_that_of_moby() {
-        // Counted in moby/profiles at cd3bed8061c7 (June 2026), seccomp/default.json.
+        // The number was counted in moby/profiles at cd3bed8061c7 (June 2026), seccomp/default.json.
         let mut names: Vec<_> = ALLOWED.split_whitespace().collect();
         assert_eq!(names.len(), 361);
         names.sort_unstable();

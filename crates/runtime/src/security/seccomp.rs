@@ -1,14 +1,14 @@
-//! Seccomp filters: which system calls a container's processes may make (seccomp(2); config-linux.md, "Seccomp").
+//! Seccomp filters: the system calls that a container's processes may make (seccomp(2); config-linux.md, "Seccomp").
 //!
-//! A profile is compiled once, where there is time and memory, to a BPF program:
+//! A profile is compiled to a BPF program once, before the container's process is created:
 //!
 //! ```text
 //! profile ── rules ──▶ a verdict for each number ── program ──▶ BPF ──▶ install, between clone and exec
 //!              ▲ calls, conditions                     ▲ assembler
 //! ```
 //!
-//! It answers every call as the filter that runc and crun make with libseccomp would; a test compares the two. The
-//! compiled filter can be kept as bytes.
+//! The program answers every call like the filter that runc and crun create with libseccomp; a test compares the two.
+//! A compiled filter can be stored as bytes.
 
 mod actions;
 mod architectures;
@@ -38,10 +38,10 @@ use crate::oci::Seccomp;
 /// BPF_MAXINSNS (linux/bpf_common.h).
 const MAX_INSTRUCTIONS: usize = 4096;
 
-/// What the bytes of a kept filter begin with: a name, and the version of what follows.
+/// First bytes of a stored filter: a name, and the version of the format.
 const MAGIC: [u8; 8] = *b"seccomp\x01";
 
-/// Magic, audit number of the architecture, flags, number of instructions.
+/// Size of the header: magic, audit number of the architecture, flags, number of instructions.
 const HEADER: usize = 20;
 
 /// A compiled filter.
@@ -57,8 +57,8 @@ impl Filter {
     /// Compiles a profile for this machine.
     ///
     /// # Errors
-    /// It has a word that is not known here, two rules that contradict each other, or more of them than the kernel
-    /// takes. The error names the field.
+    /// The profile has an unknown name, two contradicting rules, or more rules than the kernel accepts. The error
+    /// names the field.
     pub(crate) fn compile(profile: &Seccomp) -> Result<Self, StepError> {
         Self::compile_for(profile, NATIVE)
     }
@@ -82,17 +82,17 @@ impl Filter {
         Ok(Self { program, flags, notifies, warnings: rules.warnings })
     }
 
-    /// What was left out: calls that no architecture has.
+    /// Returns warnings about ignored calls, which no architecture has.
     pub(crate) fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Whether [`Filter::install`] gives a descriptor.
+    /// Returns whether [`Filter::install`] returns a descriptor.
     pub(crate) fn uses_notify(&self) -> bool {
         self.notifies
     }
 
-    /// The filter as bytes for this machine, without its warnings.
+    /// Returns the filter as bytes for this machine, without its warnings.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER + self.program.len() * size_of::<Instruction>());
         bytes.extend(MAGIC);
@@ -107,10 +107,10 @@ impl Filter {
         bytes
     }
 
-    /// The filter that was kept in a file; `None` where there is none.
+    /// Loads a stored filter from a file; `None` if the file does not exist.
     ///
     /// # Errors
-    /// As for [`Filter::from_bytes`], or the file can't be read.
+    /// The same as for [`Filter::from_bytes`], or the file can't be read.
     pub(crate) fn load(path: &Path) -> Result<Option<Self>, StepError> {
         match std::fs::read(path) {
             Ok(bytes) => Self::from_bytes(&bytes).map(Some),
@@ -119,10 +119,10 @@ impl Filter {
         }
     }
 
-    /// Reads what [`Filter::to_bytes`] wrote.
+    /// Parses the output of [`Filter::to_bytes`].
     ///
     /// # Errors
-    /// It is something else, of another version or machine, or not whole.
+    /// The bytes are something else, of another version or machine, or incomplete.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, StepError> {
         let wrong = |why: &str| StepError::refuse("read the seccomp filter", why);
         let Some((header, rest)) = bytes.split_at_checked(HEADER).filter(|it| it.0.starts_with(&MAGIC[..7])) else {

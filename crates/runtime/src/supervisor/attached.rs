@@ -1,6 +1,6 @@
-//! A client that watches a container's output as it comes, and may type at its terminal.
+//! A client that follows a container's output and may send input to its terminal.
 //!
-//! Nothing here waits for the client: one that doesn't keep up loses some output and is told how much.
+//! Nothing here waits for the client: one that is too slow loses some output and is told how much.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -12,15 +12,15 @@ use crate::syscall::files::set_nonblocking;
 pub(super) struct Attached {
     output: File,
     input: Option<File>,
-    /// What the client typed and the terminal has not taken yet.
+    /// Input from the client that the terminal has not accepted yet.
     typed: Vec<u8>,
-    /// Bytes that the client lost and has not been told of.
+    /// Number of lost bytes that were not reported to the client yet.
     dropped: u64,
     gone: bool,
 }
 
 impl Attached {
-    /// With the descriptors of an attach request: where output goes, and, if it is there, where input comes from.
+    /// Creates it from the descriptors of an attach request: the output and, optionally, the input.
     pub(super) fn new(descriptors: Vec<OwnedFd>) -> Result<Self, StepError> {
         for descriptor in &descriptors {
             set_nonblocking(descriptor.as_fd()).act(|| "attach".into())?;
@@ -30,12 +30,12 @@ impl Attached {
         Ok(Self { output, input: descriptors.next(), typed: Vec::new(), dropped: 0, gone: false })
     }
 
-    /// Where input can be read from. `None` as long as the terminal has not taken the last of it.
+    /// Returns the descriptor of the input, or `None` while the terminal has not accepted all earlier input.
     pub(super) fn input(&self) -> Option<BorrowedFd<'_>> {
         self.input.as_ref().filter(|_| self.typed.is_empty()).map(AsFd::as_fd)
     }
 
-    /// Whether there is input for the terminal.
+    /// Returns whether there is input for the terminal.
     pub(super) fn has_typed(&self) -> bool {
         !self.typed.is_empty()
     }
@@ -65,7 +65,7 @@ impl Attached {
         self.dropped += (bytes.len() - written) as u64;
     }
 
-    /// Reads what the client typed. The end of its input is not an end of the attachment.
+    /// Reads input from the client. The end of the input does not end the attachment.
     pub(super) fn read_input(&mut self) {
         let Some(input) = &mut self.input else { return };
         let mut buffer = [0; 1024];
@@ -76,13 +76,13 @@ impl Attached {
         }
     }
 
-    /// Passes what was typed on to the terminal, as much as that takes. Without a terminal it is dropped.
+    /// Passes input to the terminal, as much as it accepts. Without a terminal the input is dropped.
     pub(super) fn pass_input(&mut self, terminal: Option<&File>) {
         let Some(mut terminal) = terminal else { return self.typed.clear() };
         match terminal.write(&self.typed) {
             Ok(count) => drop(self.typed.drain(..count)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            // Nobody is at the terminal any more.
+            // No process has the terminal open any more.
             Err(_) => self.typed.clear(),
         }
     }

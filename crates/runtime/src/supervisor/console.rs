@@ -1,4 +1,4 @@
-//! A console socket with a path, for a runtime that takes only a path. The terminal that arrives there is passed on.
+//! A console socket at a path, for a runtime that requires a path. The terminal that arrives there is passed on.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::error::{Act, StepError};
 use crate::process::{receive_terminal, send_terminal};
 
-/// The longest wait for a runtime's terminal. A runtime sends it as soon as it runs.
+/// Longest wait for a runtime's terminal in ms. A runtime sends it as soon as it runs.
 const PATIENCE_MS: u16 = 10_000;
 
 pub(super) struct Relay {

@@ -1,4 +1,4 @@
-//! One turn of the supervisor's loop: waits for what is ready, and has each handled.
+//! One turn of the supervisor's loop: waits for ready descriptors and handles them.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,8 +10,8 @@ use super::Supervisor;
 use super::output;
 use super::peer::PeerId;
 
-/// What can be ready, in the order in which it is handled: output before the end of its container, and memory that ran
-/// out before the end that it caused.
+/// The sources in the order in which they are handled: output comes before the end of its container, and an OOM event
+/// comes before the end that it caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Output(output::Source),
@@ -23,14 +23,14 @@ enum Source {
 }
 
 impl Supervisor {
-    /// Waits for something, and handles it.
+    /// Waits for events and handles them.
     ///
     /// # Errors
     /// The kernel refuses to wait, or the container's output can't be read.
     pub(super) fn turn(&mut self) -> io::Result<()> {
         let ready = self.wait()?;
         if ready.is_empty() && self.ended.is_some() {
-            // What was in the pipes is read. A process that left the container may hold them open for ever.
+            // The data in the pipes has been read. A process that left the container may hold them open for ever.
             self.output.close();
         }
         for source in ready {
@@ -54,7 +54,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// What is ready: nothing when a timer is due, or when the container has ended and nothing was ready.
+    /// Returns the ready sources; empty if a timer is due, or if the container has ended and nothing was ready.
     fn wait(&self) -> io::Result<Vec<Source>> {
         let (sources, mut polled): (Vec<_>, Vec<_>) =
             self.polled().map(|(source, descriptor, flags)| (source, PollFd::new(descriptor, flags))).unzip();

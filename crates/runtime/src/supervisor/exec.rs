@@ -1,7 +1,8 @@
-//! Further processes in the container, for clients that ask for them.
+//! Starts further processes in the container for clients.
 //!
 //! A process is prepared in a helper that the supervisor forks. The helper reports over a pipe which child of the
-//! supervisor stands for the process. The supervisor goes on meanwhile: it polls the pipe, and a timer bounds the wait.
+//! supervisor represents the process. Meanwhile the supervisor continues: it polls the pipe, and a timer bounds the
+//! wait.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -26,10 +27,10 @@ use crate::syscall::files::set_nonblocking;
 use crate::syscall::process as kernel;
 use crate::validate::check_process;
 
-/// The longest wait for a process to begin.
+/// Longest wait for a process to start.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Exit codes that are remembered while a process starts.
+/// Number of exit codes that are remembered while a process starts.
 const UNCLAIMED: usize = 1024;
 
 /// A process that is being started.
@@ -45,14 +46,14 @@ enum State {
 }
 
 struct Exec {
-    /// The client that asked for it.
+    /// The client that requested it.
     peer: PeerId,
-    /// Whether that client has gone.
+    /// Whether that client has disconnected.
     abandoned: bool,
     state: State,
 }
 
-/// The further processes of one container, each for the client that asked for it.
+/// The further processes of one container, each with the client that requested it.
 #[derive(Default)]
 pub(super) struct Execs {
     list: Vec<Exec>,
@@ -61,7 +62,7 @@ pub(super) struct Execs {
 }
 
 impl Execs {
-    /// Whether this client has a process.
+    /// Returns whether this client has a process.
     pub(super) fn contains(&self, peer: PeerId) -> bool {
         self.list.iter().any(|it| it.peer == peer)
     }
@@ -70,7 +71,7 @@ impl Execs {
         self.list.push(Exec { peer, abandoned: false, state: State::Starting(starting) });
     }
 
-    /// The reports to poll for.
+    /// Returns the report pipes to poll.
     pub(super) fn polled(&self) -> impl Iterator<Item = (PeerId, BorrowedFd<'_>)> {
         self.list.iter().filter_map(|exec| match &exec.state {
             State::Starting(starting) => Some((exec.peer, starting.report.as_fd())),
@@ -78,7 +79,7 @@ impl Execs {
         })
     }
 
-    /// Reads the report on this client's process. Returns what to send to the client.
+    /// Reads the report on this client's process. Returns the messages to send to the client.
     pub(super) fn report(&mut self, peer: PeerId) -> Vec<FromSupervisor> {
         let Some(index) = self.list.iter().position(|it| it.peer == peer) else { return Vec::new() };
         let State::Starting(starting) = &mut self.list[index].state else { return Vec::new() };
@@ -107,7 +108,7 @@ impl Execs {
         answers
     }
 
-    /// Gives up a process that has not begun in time. Returns what to send to its client.
+    /// Gives up a process that has not started in time. Returns the message to send to its client.
     pub(super) fn expire(&mut self, peer: PeerId) -> Option<FromSupervisor> {
         let index = self.list.iter().position(|it| it.peer == peer)?;
         let State::Starting(starting) = &self.list[index].state else { return None };
@@ -119,18 +120,18 @@ impl Execs {
         Some(FromSupervisor::Failed(RunError::new(text)))
     }
 
-    /// Kills the process of a client that has gone, as when a terminal is closed; one that is starting, as soon as it
-    /// is known.
+    /// Kills the process of a client that has disconnected, as when a terminal is closed. A process that is still
+    /// starting is killed once its id is known.
     pub(super) fn abandon(&mut self, peer: PeerId) {
         let Some(exec) = self.list.iter_mut().find(|it| it.peer == peer) else { return };
         exec.abandoned = true;
         if let State::Running(pid) = exec.state {
-            // A child that has not been waited for: no other process can have its id.
+            // The child has not been waited for, so no other process can have its id.
             let _ = kill(pid, Signal::SIGKILL);
         }
     }
 
-    /// Kills the helpers of all processes that have not begun: the container has ended.
+    /// Kills the helpers of all processes that have not started, because the container has ended.
     pub(super) fn end(&self) {
         for exec in &self.list {
             if let State::Starting(starting) = &exec.state {
@@ -139,7 +140,7 @@ impl Execs {
         }
     }
 
-    /// Takes note of a child that has ended. Returns the client whose process it was.
+    /// Records that a child has ended. Returns the client whose process it was.
     pub(super) fn reaped(&mut self, pid: Pid, code: i32) -> Option<PeerId> {
         let is_it = |it: &Exec| matches!(it.state, State::Running(running) if running == pid);
         if let Some(index) = self.list.iter().position(is_it) {
@@ -160,7 +161,7 @@ impl Execs {
 }
 
 impl Starting {
-    /// One that has ended needs no signal.
+    /// Kills the helper; one that has ended is ignored.
     fn kill(&self) {
         let _ = kernel::signal(self.helper.as_fd(), libc::SIGKILL);
     }
@@ -191,7 +192,7 @@ pub(super) fn start(
     }
 }
 
-/// In the helper: starts the process and reports. Returns the helper's exit code.
+/// Runs in the helper: starts the process and reports. Returns the helper's exit code.
 fn help(dir: &Path, order: &Order, init: Pid, spec: &ExecSpec, descriptors: Vec<OwnedFd>, pipe: &File) -> i32 {
     match run(dir, order, init, spec, descriptors) {
         Ok(Started::Child(pid)) => {
@@ -200,7 +201,7 @@ fn help(dir: &Path, order: &Order, init: Pid, spec: &ExecSpec, descriptors: Vec<
         }
         Ok(Started::Through(mut child, file)) => {
             report::write(pipe, &Ok(Pid::this().as_raw()));
-            // The helper stands for the process, and ends with its code.
+            // The helper represents the process and ends with its exit code.
             let code = child.wait().map_or(255, code_of);
             let _ = std::fs::remove_file(file);
             code
@@ -246,7 +247,7 @@ fn process(dir: &Path, order: &Order, init: Pid, exec: &ExecSpec) -> Result<Proc
         process.cwd = exec.cwd.clone().into();
     }
     let root = RootDir::open(Path::new(&format!("/proc/{init}/root")))?;
-    // If it can't be created, entering it fails and says why.
+    // If it can't be created, entering it fails with the reason.
     let _ = root.make_folder(&process.cwd);
     if !exec.user.is_empty() && exec.user != order.user {
         process.env.retain(|it| !it.starts_with("HOME=") || exec.env.contains(it));
@@ -262,7 +263,7 @@ mod tests {
 
     use super::*;
 
-    /// A helper that only exists, and what it reports with.
+    /// Returns a helper that does nothing, and the pipe for its report.
     fn starting() -> (Starting, Child, File) {
         let helper = Command::new("sleep").arg("1000").spawn().expect("every machine has it");
         let pid = i32::try_from(helper.id()).expect("process ids fit");

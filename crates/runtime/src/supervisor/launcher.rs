@@ -1,5 +1,5 @@
-//! The process that supervisors are forked from. A daemon keeps one running, so that no start of a container waits for a
-//! program to be loaded. It only forks.
+//! The process from which supervisors are forked. A daemon keeps one running, so that no start of a container waits
+//! for a program to be loaded. It does nothing but fork.
 //!
 //! ```text
 //! daemon ── Supervise(DIR), with one end of a connection ──▶ launcher ── fork ──▶ supervisor of DIR, at that end
@@ -17,24 +17,25 @@ use crate::process::clone::{self, Parent};
 use crate::state;
 use crate::syscall::{files, process as kernel};
 
-/// Forks a supervisor for each folder that is received at standard input, until that is closed. Each supervisor appends
+/// Forks a supervisor for each folder that arrives at standard input, until that is closed. Each supervisor appends
 /// its folder to `title`, the memory of this process's command line.
 ///
 /// # Errors
-/// Standard input is not a connection of a daemon's.
+/// Standard input is not a connection from a daemon.
 pub fn launch(title: &mut [u8]) -> Result<(), RunError> {
     files::close_from_3();
     let act = || "listen for containers to be started".to_owned();
     std::env::set_current_dir("/").act(act)?;
     kernel::set_name(c"flota-launcher").act(act)?;
-    // Nobody here waits for supervisors.
+    // No process waits for supervisors.
     clone::ignore_children();
     let requests = Connection::from(files::standard()[0].try_clone_to_owned().act(act)?);
     while let Some((dir, daemon)) = recv(&requests).act(act)? {
         match clone::fork(0, Parent::Caller) {
             Ok(clone::Side::Parent(..)) => {}
             Ok(clone::Side::Child) => {
-                // By the end of this connection a daemon sees that its launcher has gone.
+                // The daemon notices the end of its launcher by the end of this connection, so supervisors must not
+                // hold it.
                 drop(requests);
                 show(title, &dir);
                 clone::exit(supervise(&dir, daemon))
@@ -45,10 +46,10 @@ pub fn launch(title: &mut [u8]) -> Result<(), RunError> {
     Ok(())
 }
 
-/// The next folder, and the connection of its supervisor.
+/// Receives the next folder and the connection of its supervisor.
 fn recv(requests: &Connection) -> io::Result<Option<(PathBuf, Connection)>> {
     while let Some((ToLauncher::Supervise(dir), descriptors)) = requests.recv(Wait::Block)? {
-        // Without a connection nobody waits for the container.
+        // Without a connection no daemon waits for the container.
         if let Some(connection) = descriptors.into_iter().next() {
             return Ok(Some((dir, connection.into())));
         }
@@ -56,7 +57,7 @@ fn recv(requests: &Connection) -> io::Result<Option<(PathBuf, Connection)>> {
     Ok(None)
 }
 
-/// Tells the daemon why a container did not start. A daemon that has gone needs no answer.
+/// Tells the daemon why a container did not start. A closed connection is ignored.
 fn fail(daemon: &Connection, error: RunError) {
     let _ = daemon.send(&FromSupervisor::Failed(error), &[], Wait::Fail);
 }
@@ -70,7 +71,7 @@ fn show(title: &mut [u8], dir: &Path) {
     }
 }
 
-/// Runs a supervisor until its container has ended; returns its exit code.
+/// Runs a supervisor until its container has ended and returns its exit code.
 fn supervise(dir: &Path, daemon: Connection) -> i32 {
     clone::reset_signals();
     if !daemon.is_open() {

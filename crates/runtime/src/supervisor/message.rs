@@ -1,4 +1,4 @@
-//! The messages between daemon, launcher and supervisor: one type for each direction. A launcher sends none.
+//! The messages between daemon, launcher and supervisor, with one type for each direction. A launcher sends none.
 
 use std::path::PathBuf;
 
@@ -8,55 +8,55 @@ use super::order::ExecSpec;
 use crate::error::RunError;
 use crate::state::ExitStatus;
 
-/// From a daemon to its launcher.
+/// A message from a daemon to its launcher.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ToLauncher {
-    /// Fork a supervisor for this folder. One descriptor comes along: the supervisor's end of a connection, where it
-    /// sends [`FromSupervisor::Started`] or [`FromSupervisor::Failed`] and then, as after [`ToSupervisor::Watch`], its
-    /// events.
+    /// Fork a supervisor for this folder. The message has one descriptor: the supervisor's end of a connection, where
+    /// it sends [`FromSupervisor::Started`] or [`FromSupervisor::Failed`] and then, as after [`ToSupervisor::Watch`],
+    /// its events.
     Supervise(PathBuf),
 }
 
-/// From a client to a supervisor.
+/// A message from a client to a supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ToSupervisor {
     /// Send this connection the container's events from now on. Not answered.
     Watch,
-    /// Send the container's init this signal. Not answered.
+    /// Send this signal to the container's init. Not answered.
     Kill(i32),
-    /// Start this process, with the descriptors that come along. Answered with `Started` or `Failed`; later
-    /// [`FromSupervisor::ExecExited`]. The process is killed when the connection ends.
+    /// Start this process with the attached descriptors. Answered with `Started` or `Failed`; later
+    /// [`FromSupervisor::ExecExited`] follows. The process is killed when the connection ends.
     Exec(ExecSpec),
-    /// Copy the output from now on to the first descriptor that comes along, and write to the container's terminal what
-    /// can be read from the second, if there is one. Answered with `Started` or `Failed`.
+    /// Copy the output from now on to the first attached descriptor, and write the data from the second one, if there
+    /// is one, to the container's terminal. Answered with `Started` or `Failed`.
     Attach,
-    /// Give the container's terminal this size. Not answered.
+    /// Set the size of the container's terminal. Not answered.
     Resize {
-        /// Lines.
+        /// Number of lines.
         rows: u16,
-        /// Characters in a line.
+        /// Number of columns.
         columns: u16,
     },
 }
 
-/// From a supervisor to a client.
+/// A message from a supervisor to a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum FromSupervisor {
-    /// The answer: the program runs, or the output is copied.
+    /// Answer: the program runs, or the output is copied.
     Started,
-    /// The answer: it could not be done, and why.
+    /// Answer: the request failed for this reason.
     Failed(RunError),
-    /// The process of this connection ended with this code.
+    /// The process of this connection ended with this exit code.
     ExecExited(i32),
-    /// Something happened to the container. Only for connections that watch it.
+    /// An event of the container. Only sent to connections that watch it.
     Event(ContainerEvent),
 }
 
-/// What happens to a container while it runs.
+/// An event of a running container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ContainerEvent {
-    /// Its memory ran out, and the kernel kills a process of it.
+    /// Memory ran out, and the kernel kills one of its processes.
     OutOfMemory,
-    /// It has ended. Always the last event.
+    /// It has ended. This is always the last event.
     Exited(ExitStatus),
 }

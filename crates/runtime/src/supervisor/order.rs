@@ -1,5 +1,6 @@
-//! What a supervisor is told: beside the container's `config.json`, which any runtime reads, what only it does itself.
-//! For the embedded runtime the rules of `linux.seccomp` are compiled, in the file `seccomp` beside the configuration.
+//! The parameters of a supervisor: the part that only it handles, besides the container's `config.json`, which any
+//! runtime reads. For the embedded runtime the rules of `linux.seccomp` are compiled, in the file `seccomp` beside the
+//! configuration.
 
 use std::path::PathBuf;
 
@@ -7,57 +8,58 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Groups;
 
-/// Where the root file system comes from.
+/// The source of the root file system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Root {
-    /// Layers, topmost first, under a writable one; mounted at `rootfs` in the bundle, in a mount namespace of the
-    /// supervisor's own: when it goes, the mount goes.
+    /// Layers, topmost first, under a writable one. They are mounted at `rootfs` in the bundle, in the supervisor's
+    /// own mount namespace, so the mount ends with the supervisor.
     Overlay {
         /// Read-only layers, topmost first.
         lower: Vec<PathBuf>,
-        /// What the container writes.
+        /// Folder of the writable layer.
         upper: PathBuf,
-        /// Overlayfs's own scratch folder, beside `upper`.
+        /// Scratch folder of overlayfs, beside `upper`.
         work: PathBuf,
     },
     /// A folder that is used as it is.
     Folder(PathBuf),
 }
 
-/// One container to be supervised.
+/// The parameters for one container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
-    /// Of the container, for the runtime.
+    /// Id of the container for the runtime.
     pub id: String,
-    /// Root file system.
+    /// Source of the root file system.
     pub root: Root,
-    /// `user[:group]`, by name or number, as the container's own /etc/passwd and /etc/group have it; empty: root.
+    /// User as `user[:group]`, by name or number, resolved with the container's own /etc/passwd and /etc/group; root
+    /// if empty.
     pub user: String,
-    /// Written to /etc/hostname and /etc/hosts.
+    /// Hostname to write to /etc/hostname and /etc/hosts.
     pub hostname: String,
-    /// The container's control groups, as `linux.cgroupsPath` of its configuration leads to.
+    /// The container's control groups, the same as those of `linux.cgroupsPath` in its configuration.
     pub groups: Groups,
-    /// Where output goes, and how much of it is kept (in two files).
+    /// Path of the output log, which consists of two files.
     pub log: PathBuf,
-    /// Bytes of output that are kept.
+    /// Largest size of the log in bytes.
     pub log_bytes: u64,
-    /// Whether its program is at a terminal.
+    /// Whether its program runs at a terminal.
     pub terminal: bool,
-    /// An OCI command line that makes the container in the place of the embedded runtime.
+    /// An OCI command line that creates the container instead of the embedded runtime.
     pub runtime: Option<PathBuf>,
 }
 
-/// A further process in a container.
+/// A further process to start in a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecSpec {
     /// Program and arguments.
     pub argv: Vec<String>,
-    /// `NAME=value`, after the container's own.
+    /// Variables as `NAME=value`, after the container's own.
     pub env: Vec<String>,
-    /// Working directory; empty: the container's.
+    /// Working directory; the container's if empty.
     pub cwd: String,
-    /// As for the container; empty: the container's.
+    /// User, in the same form as for the container; the container's if empty.
     pub user: String,
-    /// Whether it is at a terminal: then one descriptor comes along, a socket that gets the terminal's other end.
+    /// Whether it runs at a terminal. Then one descriptor is passed, a socket that receives the terminal's other end.
     pub tty: bool,
 }

@@ -1,7 +1,7 @@
-//! A container's output: read, written to the log, and copied to whoever is attached.
+//! A container's output: reads it, writes it to the log, and copies it to attached clients.
 //!
-//! No descriptor here blocks. A container can read its own output pipe, and so take away what poll(2) has promised; it
-//! can also leave what is typed at its terminal unread.
+//! No descriptor here blocks. A container can read its own output pipe, and thereby take the data that poll(2) has
+//! reported; it can also leave the input of its terminal unread.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -14,7 +14,7 @@ use crate::error::StepError;
 use crate::log::LogWriter;
 use crate::syscall::files::{set_nonblocking, set_terminal_size};
 
-/// The most clients that are attached at once; a further one is refused.
+/// Largest number of attached clients; a further one is refused.
 const ATTACHED: usize = 8;
 
 /// The supervisor's side of a container's standard descriptors.
@@ -25,7 +25,7 @@ pub(super) enum Streams {
     Terminal(OwnedFd),
 }
 
-/// What can be ready.
+/// A source that can be ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     /// Standard output (0) or error (1).
@@ -36,7 +36,7 @@ pub(super) enum Source {
 
 pub(super) struct Output {
     log: LogWriter,
-    /// Standard output and error; `None` once it has ended. A terminal is standard output.
+    /// Standard output and error; `None` once it has ended. A terminal counts as standard output.
     streams: [Option<File>; 2],
     terminal: bool,
     attached: Vec<Attached>,
@@ -54,12 +54,12 @@ impl Output {
         Ok(Self { log, streams, terminal, attached: Vec::new() })
     }
 
-    /// Whether anything may still come.
+    /// Returns whether more output may follow.
     pub(super) fn is_open(&self) -> bool {
         self.streams.iter().any(Option::is_some)
     }
 
-    /// What to poll, and what for.
+    /// Returns the descriptors to poll, with their events.
     pub(super) fn polled(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>, PollFlags)> {
         let typed = self.terminal && self.attached.iter().any(Attached::has_typed);
         let flags = if typed { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
@@ -74,7 +74,7 @@ impl Output {
         self.streams = [None, None];
     }
 
-    /// Reads from a source that is ready. Sources keep their meaning until [`Output::settle`].
+    /// Reads from a ready source. Sources stay valid until [`Output::settle`].
     pub(super) fn read(&mut self, source: Source) -> io::Result<()> {
         match source {
             Source::Stream(index) => self.read_stream(index),
@@ -85,7 +85,7 @@ impl Output {
         }
     }
 
-    /// Passes on what was typed, and forgets clients that have gone.
+    /// Passes input on and removes clients that have disconnected.
     pub(super) fn settle(&mut self) {
         let terminal = self.streams[0].as_ref().filter(|_| self.terminal);
         for attached in self.attached.iter_mut().filter(|it| it.has_typed()) {
@@ -99,9 +99,9 @@ impl Output {
         let mut buffer = [0; 8 << 10];
         match stream.read(&mut buffer) {
             Ok(0) => self.streams[index] = None,
-            // The container has read it itself.
+            // The container has read the data itself.
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            // A terminal fails with an error when its last user has gone.
+            // A terminal returns an error after its last user has closed it.
             Err(_) if self.terminal => self.streams[index] = None,
             Err(error) => return Err(error),
             Ok(count) => {
@@ -130,7 +130,7 @@ impl Output {
         }
     }
 
-    /// Writes a line of the supervisor's own.
+    /// Writes a line of the supervisor itself.
     pub(super) fn note(&mut self, text: &str) {
         let _ = self.log.write(2, format!("{text}\n").as_bytes());
     }
@@ -155,7 +155,7 @@ mod tests {
 
     use super::*;
 
-    /// Fails, and does not hang, when `act` blocks.
+    /// Runs `act` and fails, instead of hanging, if it blocks.
     fn without_blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = mpsc::channel();
         std::thread::spawn(move || done.send(act()));
@@ -172,7 +172,7 @@ mod tests {
         let (log, path) = log("stolen");
         let ((out, mut writer), (err, _)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
         let mut output = Output::new(log, Streams::Pipes([out.into(), err.into()])).expect("descriptors");
-        // As if poll(2) had said so before the container read it.
+        // This simulates that poll(2) reported data before the container read it.
         let mut output = without_blocking(move || {
             output.read(Source::Stream(0)).expect("it is not an error");
             output
@@ -196,7 +196,7 @@ mod tests {
         let (_shown, show) = pipe().expect("a pipe");
         let mut output = Output::new(log, Streams::Terminal(pty.master)).expect("descriptors");
         output.attach(vec![show.into(), input.into()]).expect("the first");
-        // More than a terminal keeps for its reader.
+        // This is more than a terminal buffers.
         let text = vec![b'x'; 60_000];
         typing.write_all(&text).expect("a pipe takes that much");
         let is_polled = |output: &Output| output.polled().any(|(source, ..)| source == Source::Input(0));

@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::message::{FromSupervisor, ToSupervisor};
 use crate::connection::{Connection, Wait};
 
-/// Names a client for as long as the supervisor lives.
+/// Identifies a client for the lifetime of the supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PeerId(pub(super) u64);
 
 pub(super) struct Peer {
     pub(super) id: PeerId,
-    /// Whether it gets the container's events.
+    /// Whether the client receives the container's events.
     pub(super) watches: bool,
     connection: Connection,
 }
@@ -22,10 +22,10 @@ impl Peer {
         Self { id, watches: false, connection }
     }
 
-    /// The next request, with the descriptors that came along; `None` when it has not arrived yet.
+    /// Receives the next request with its descriptors; `None` if none has arrived yet.
     ///
     /// # Errors
-    /// The client has gone, or what it sent is not a request.
+    /// The client has disconnected, or sent something other than a request.
     pub(super) fn recv(&self) -> io::Result<Option<(ToSupervisor, Vec<OwnedFd>)>> {
         match self.connection.recv(Wait::Fail) {
             Ok(Some(received)) => Ok(Some(received)),
@@ -35,7 +35,8 @@ impl Peer {
         }
     }
 
-    /// Sends a message. A client that has gone or does not read misses it: nobody here waits for one.
+    /// Sends a message. A client that has disconnected or does not read misses it, because the supervisor never waits
+    /// for one.
     pub(super) fn send(&self, message: &FromSupervisor) {
         let _ = self.connection.send(message, &[], Wait::Fail);
     }

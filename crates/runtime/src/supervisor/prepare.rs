@@ -1,4 +1,4 @@
-//! What is done before a runtime makes the container: its root is mounted, its names are written, its user is found.
+//! The preparations before a runtime creates the container: mounts its root, writes its names, resolves its user.
 
 use std::fs;
 use std::io::Write;
@@ -20,12 +20,12 @@ use crate::rootfs::RootDir;
 use crate::security::Filter;
 use crate::state;
 
-/// The bundle in a supervisor's folder.
+/// Returns the bundle in a supervisor's folder.
 pub(crate) fn bundle(dir: &Path) -> PathBuf {
     dir.join("bundle")
 }
 
-/// Mounts the root, in a mount namespace that ends with this process. Gives where it is.
+/// Mounts the root in a mount namespace that ends with this process. Returns its path.
 pub(super) fn mount_root(dir: &Path, root: &Root) -> Result<PathBuf, StepError> {
     unshare(CloneFlags::CLONE_NEWNS).act(|| "make a mount namespace".into())?;
     let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
@@ -36,7 +36,7 @@ pub(super) fn mount_root(dir: &Path, root: &Root) -> Result<PathBuf, StepError> 
     };
     let merged = bundle(dir).join("rootfs");
     fs::create_dir_all(&merged).act(|| format!("make {}", merged.display()))?;
-    // Relative paths keep the options within a page, however many layers there are (overlayfs documentation).
+    // Relative paths keep the options within a page even for many layers (overlayfs documentation).
     let common = common_parent(lower);
     chdir(&common).act(|| format!("enter {}", common.display()))?;
     let names: Vec<String> =
@@ -54,7 +54,7 @@ fn common_parent(paths: &[PathBuf]) -> PathBuf {
     shared.unwrap_or(Path::new("/")).to_owned()
 }
 
-/// The configuration, completed with what the image says.
+/// Returns the configuration, completed with the settings of the image.
 pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<Spec, StepError> {
     let mut spec: Spec = oci::read_json(&bundle(dir).join("config.json"))?;
     let root = RootDir::open(rootfs)?;
@@ -67,18 +67,18 @@ pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<Spec,
     Ok(spec)
 }
 
-/// Writes it down, for a runtime that reads it and for what is started in the container later.
+/// Writes the configuration for a runtime that reads it, and for processes that are started in the container later.
 pub(super) fn write(dir: &Path, spec: &Spec) -> Result<(), StepError> {
     state::write_volatile(&bundle(dir).join("config.json"), spec).act(|| "write the configuration".into())
 }
 
-/// The filter that was compiled for the container: the configuration beside it has no rules any more.
+/// Loads the filter that was compiled for the container; its configuration no longer contains the rules.
 pub(super) fn filter(dir: &Path) -> Result<Filter, StepError> {
     let path = bundle(dir).join("seccomp");
     Filter::load(&path)?.ok_or_else(|| StepError::refuse(format!("read {}", path.display()), "it is not there"))
 }
 
-/// Makes it the process's user. Root has all that the container may have, others have none, as with Docker.
+/// Sets the process's user. Root gets all capabilities of the container and other users get none, as in Docker.
 pub(super) fn take_user(process: &mut Process, user: &user::User) {
     process.user.uid = user.uid;
     process.user.gid = user.gid;
@@ -94,7 +94,7 @@ pub(super) fn take_user(process: &mut Process, user: &user::User) {
     }
 }
 
-/// /etc/hostname and /etc/hosts, where the image leaves room for them.
+/// Writes /etc/hostname and /etc/hosts, if the image allows it.
 fn write_names(root: &RootDir, hostname: &str) -> Result<(), StepError> {
     let etc = root.make_folder(Path::new("/etc")).act(|| "make /etc".into())?;
     let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.0.1\t{hostname}\n");
@@ -103,7 +103,8 @@ fn write_names(root: &RootDir, hostname: &str) -> Result<(), StepError> {
         if nix::fcntl::readlinkat(etc.as_fd(), name).is_ok() {
             continue;
         }
-        // Beside it and renamed: what the image has there may be a pipe, and opening that would never end.
+        // The file is written beside it and renamed, because the image may have a pipe there, which would block the
+        // open for ever.
         let new = format!(".{name}.flota");
         match unlinkat(&etc, new.as_str(), UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
@@ -128,7 +129,8 @@ mod tests {
         let bounding = vec!["CAP_CHOWN".to_owned()];
         let capabilities = Capabilities { bounding: bounding.clone(), ..Capabilities::default() };
         let mut process = Process { capabilities: Some(capabilities), ..Process::default() };
-        // Back and forth: who execs as root into a container of another user, and the other way round.
+        // The user changes back and forth: a process is started as root in a container of another user, and the other
+        // way round.
         for (uid, held) in [(0, &bounding), (7, &Vec::new()), (0, &bounding)] {
             take_user(&mut process, &user::User { uid, gid: 1, groups: vec![1], home: "/".into() });
             let has = process.capabilities.as_ref().expect("given");

@@ -1,21 +1,21 @@
-//! What a process that the supervisor has forked reports over a pipe: a number, or why it failed.
+//! The report of a process that the supervisor has forked, sent over a pipe: a number, or the reason of a failure.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 
 use crate::error::{Act, RunError};
 
-/// The longest report. An empty pipe takes it at once.
+/// Largest report in bytes, which fits into an empty pipe.
 const BOUND: usize = 16 << 10;
 
-/// Sends the report. A supervisor that has gone needs none.
+/// Sends the report. A supervisor that has ended is ignored.
 pub(super) fn write(mut pipe: &File, result: &Result<i32, RunError>) {
     let report = serde_json::to_vec(result).unwrap_or_default();
     let _ = pipe.write_all(&report[..report.len().min(BOUND)]);
 }
 
-/// Reads the report; `None` when nothing has arrived at a pipe that doesn't block. Reads once: a process that has been
-/// started may hold the other end open, so the end of the pipe may not come.
+/// Reads the report from a non-blocking pipe; `None` if nothing has arrived. It reads only once: a started process may
+/// hold the other end open, so the pipe may never end.
 pub(super) fn read(mut pipe: &File) -> Option<Result<i32, RunError>> {
     let mut report = vec![0; BOUND];
     let count = match pipe.read(&mut report) {
@@ -27,7 +27,7 @@ pub(super) fn read(mut pipe: &File) -> Option<Result<i32, RunError>> {
     Some(match serde_json::from_slice(report) {
         Ok(result) => result,
         Err(_) if report.is_empty() => Err(RunError::new("failed to start a process: it ended without a report")),
-        // It was cut off. The rest still says why.
+        // The report was truncated. The rest still contains the reason.
         Err(_) => Err(RunError::new(String::from_utf8_lossy(report))),
     })
 }

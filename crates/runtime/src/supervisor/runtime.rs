@@ -1,5 +1,5 @@
-//! Who makes the container: the embedded runtime, or any OCI command line by its path. Each act is called in a process
-//! of its own, forked by the supervisor, and what it needs goes with that process.
+//! The runtime that creates the container: the embedded one, or any OCI command line by its path. Each method is
+//! called in a separate process, forked by the supervisor, so its memory is freed with that process.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -13,28 +13,28 @@ use crate::error::{Act, RunError, StepError};
 use crate::oci::{Process, Spec, read_json};
 use crate::state;
 
-/// What a supervisor needs of a runtime.
+/// What a supervisor needs from a runtime.
 pub(super) trait Runtime {
-    /// Makes the container and lets its program run, with this process's standard descriptors, or, at a terminal, gives
-    /// that to `console`. Its init becomes the supervisor's child. Returns init's process id.
+    /// Creates the container and starts its program, with this process's standard descriptors or with a terminal,
+    /// which is sent to `console`. Its init becomes the supervisor's child. Returns init's process id.
     fn run(&self, spec: &Spec, console: Option<OwnedFd>) -> Result<i32, RunError>;
     /// Starts a further process, with this process's standard descriptors or a terminal.
     fn exec(&self, process: Process, console: Option<OwnedFd>) -> Result<Started, RunError>;
-    /// The container's own configuration.
+    /// Returns the container's own configuration.
     fn spec(&self) -> Result<Spec, StepError>;
-    /// Removes what is left of it.
+    /// Removes what is left of the container.
     fn delete(&self) -> Result<(), RunError>;
 }
 
 /// A process that was started in a container.
 pub(super) enum Started {
-    /// It is the supervisor's child.
+    /// The process is the supervisor's child.
     Child(i32),
-    /// This process has to stand for it: wait for this one, remove its file and end with its code.
+    /// This process represents it: it must wait for this child, remove the file and exit with the child's exit code.
     Through(std::process::Child, PathBuf),
 }
 
-/// The runtime that an order asks for.
+/// Returns the runtime that an order selects.
 pub(super) fn of(dir: &Path, order: &Order) -> Box<dyn Runtime> {
     let (dir, id) = (dir.to_owned(), order.id.clone());
     match &order.runtime {
@@ -43,7 +43,7 @@ pub(super) fn of(dir: &Path, order: &Order) -> Box<dyn Runtime> {
     }
 }
 
-/// Where a runtime keeps its states.
+/// Returns the folder in which a runtime keeps its states.
 fn states(dir: &Path) -> PathBuf {
     dir.join("runtime")
 }
@@ -88,7 +88,7 @@ impl Runtime for Embedded {
     }
 }
 
-/// `crun`, `runc`, …: what runc's command line has, all have.
+/// A runtime with runc's command line, such as `crun` or `runc`.
 struct CommandLine {
     dir: PathBuf,
     id: String,
@@ -150,7 +150,7 @@ impl Runtime for CommandLine {
             command.arg("--console-socket").arg(relay.path());
         }
         command.arg(&self.id);
-        // Its own words go to the log; what is at these descriptors is the container's.
+        // The runtime's own messages go to the log, because these descriptors are the container's.
         self.call(command, "create the container")?;
         relay.map_or(Ok(()), console::Relay::pass_on)?;
         let mut command = self.command("start");

@@ -1,4 +1,5 @@
-//! SIGCHLD as something to poll, and nothing else: what is sent to the daemon's group must not end a supervisor.
+//! Receives SIGCHLD through a descriptor that can be polled, and ignores signals to the daemon's process group, which
+//! must not end a supervisor.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,7 +20,7 @@ impl Signals {
         Ok(Self(SignalFd::with_flags(&set, flags)?))
     }
 
-    /// Takes what has come.
+    /// Reads all pending signals.
     pub(super) fn clear(&mut self) -> io::Result<()> {
         while self.0.read_signal()?.is_some() {}
         Ok(())

@@ -1,4 +1,4 @@
-//! From an order to a running container, by way of a runtime.
+//! Starts a container from an order, by means of a runtime.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -16,7 +16,7 @@ use crate::process::{receive_terminal, wait_readable};
 use crate::state::{self, State};
 use crate::syscall::process as kernel;
 
-/// The longest that a runtime may take.
+/// Longest time that a runtime may take.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(55);
 
 /// A container whose program runs.
@@ -56,7 +56,7 @@ pub(super) fn delete(dir: &Path, order: &Order) {
     let _ = apart(|| runtime::of(dir, order).delete().map(|()| 0));
 }
 
-/// Does something in a process of its own and waits for its result, so that the memory it needs is freed with that
+/// Runs a function in a separate process and waits for its result, so that the memory it needs is freed with that
 /// process.
 fn apart(act: impl FnOnce() -> Result<i32, RunError>) -> Result<i32, RunError> {
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).act(|| "make a pipe".into())?;
@@ -72,7 +72,7 @@ fn apart(act: impl FnOnce() -> Result<i32, RunError>) -> Result<i32, RunError> {
             let arrives = wait_readable(&reader, PATIENCE);
             let report = arrives.map(|it| if it { report::read(&reader.into()) } else { None });
             if !matches!(report, Ok(Some(Ok(_)))) {
-                // It has failed, and is about to end, or it hangs.
+                // The process has failed and is about to end, or it hangs.
                 let _ = kernel::signal(process.as_fd(), libc::SIGKILL);
             }
             let _ = waitpid(pid, None);
@@ -88,7 +88,7 @@ enum Ours {
     Socket(OwnedFd),
 }
 
-/// The container's.
+/// The container's ends of its standard descriptors.
 enum Theirs {
     Pipes([OwnedFd; 2]),
     Socket(OwnedFd),
@@ -115,7 +115,8 @@ impl Ours {
 }
 
 impl Theirs {
-    /// Makes them this process's standard descriptors; a terminal is made by the runtime and given to the socket.
+    /// Makes them this process's standard descriptors. A terminal is created by the runtime, which sends it to the
+    /// returned socket.
     fn take_place(&self) -> Result<Option<OwnedFd>, StepError> {
         match self {
             Self::Pipes([stdout, stderr]) => {

@@ -1,10 +1,10 @@
-//! Deadlines of a poll loop: the earliest is the loop's timeout. No thread and no signal is needed for them.
+//! Deadlines of a poll loop: the earliest one determines the loop's timeout. They need neither threads nor signals.
 
 use std::time::{Duration, Instant};
 
 use nix::poll::PollTimeout;
 
-/// What is due when. There are few at once, so a list is enough.
+/// Pending timers with their due times. There are few at once, so a list suffices.
 pub(super) struct Timers<T> {
     pending: Vec<(Instant, T)>,
 }
@@ -14,21 +14,21 @@ impl<T: PartialEq> Timers<T> {
         Self { pending: Vec::new() }
     }
 
-    /// Makes `timer` due at this time. A timer is pending once: an earlier time for the same one is forgotten.
+    /// Makes `timer` due at this time. A timer is pending only once: a new time replaces the old one.
     pub(super) fn set(&mut self, timer: T, due: Instant) {
         self.cancel(&timer);
         self.pending.push((due, timer));
     }
 
-    /// Forgets a timer, if it is pending.
+    /// Cancels a timer, if it is pending.
     pub(super) fn cancel(&mut self, timer: &T) {
         self.pending.retain(|(_, it)| it != timer);
     }
 
-    /// How long poll(2) may wait.
+    /// Returns how long poll(2) may wait.
     pub(super) fn timeout(&self, now: Instant) -> PollTimeout {
         let Some(next) = self.pending.iter().map(|(due, _)| *due).min() else { return PollTimeout::NONE };
-        // Milliseconds, rounded up: a loop that woke too early would spin until it is time.
+        // Milliseconds are rounded up, because a loop that wakes too early would spin until the timer is due.
         let left = next.saturating_duration_since(now) + Duration::from_nanos(999_999);
         PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
     }

@@ -1,5 +1,5 @@
-//! From `user[:group]` to numbers, by the container's own /etc/passwd and /etc/group. They are opened below its root, so
-//! that no path can lead outside.
+//! Resolves `user[:group]` to ids by the container's own /etc/passwd and /etc/group. They are opened below its root,
+//! so that no path can lead outside.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,20 +8,20 @@ use std::path::Path;
 use crate::error::StepError;
 use crate::rootfs::RootDir;
 
-/// Larger files are no user tables.
+/// Largest user table in bytes.
 const BOUND: u64 = 4 << 20;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// With `gid`.
+    /// Supplementary groups, including `gid`.
     pub(crate) groups: Vec<u32>,
     pub(crate) home: String,
 }
 
 fn table(root: &RootDir, path: &str) -> String {
-    // Not to wait for a pipe.
+    // O_NONBLOCK prevents the open from waiting if the path is a pipe.
     let file = root.find(Path::new(path), libc::O_RDONLY | libc::O_NONBLOCK).map(File::from);
     let file = file.ok().filter(|it| it.metadata().is_ok_and(|it| it.is_file() && it.len() <= BOUND));
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! Paths that can't lead out of where they begin (openat2(2)), and descriptors.
+//! File opens that can't leave their starting folder (openat2(2)), and operations on descriptors.
 #![expect(unsafe_code, reason = "raw system calls")]
 
 use std::ffi::CString;
@@ -9,16 +9,16 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-/// Links are followed as if the folder were the root of everything.
+/// Follows links as if the folder were the root directory.
 pub(crate) const IN_ROOT: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
-/// No link at all is followed.
+/// Follows no link at all.
 pub(crate) const NO_LINKS: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
 
 pub(crate) fn text(path: &Path) -> Result<CString, Errno> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)
 }
 
-/// openat2(2), with O_CLOEXEC. `mode` is only for a file that is made.
+/// Calls openat2(2) with O_CLOEXEC. `mode` only applies to a created file.
 pub(crate) fn open_at(dir: BorrowedFd<'_>, path: &Path, flags: i32, mode: u32, resolve: u64) -> Result<OwnedFd, Errno> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let path = text(path)?;
@@ -39,19 +39,19 @@ pub(crate) fn open_at(dir: BorrowedFd<'_>, path: &Path, flags: i32, mode: u32, r
             )
         };
         match Errno::result(result) {
-            // Something was renamed meanwhile; the kernel can't be sure and asks to try again.
+            // A concurrent rename can make the resolution uncertain, and the kernel then asks for another try.
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(error) => return Err(error),
-            // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
+            // SAFETY: the kernel has just returned this descriptor, and nothing else owns it.
             Ok(fd) => return Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).expect("descriptors fit")) }),
         }
     }
     Err(Errno::EAGAIN)
 }
 
-/// Standard input, output and error. Without the buffers that the standard library makes when it is asked for them.
+/// Returns standard input, output and error, without the buffers that the standard library allocates for them.
 pub(crate) fn standard() -> [BorrowedFd<'static>; 3] {
-    // SAFETY: nobody owns these, and nobody closes them; if one is closed all the same, calls on it fail.
+    // SAFETY: nothing owns these descriptors or closes them; if one is closed nevertheless, calls on it fail.
     [0, 1, 2].map(|fd| unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
@@ -62,52 +62,53 @@ pub(crate) fn close_on_exec_from(first: u32) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
-/// Closes every descriptor from 3 up: whoever called may have let some leak. Only for the very beginning.
+/// Closes every descriptor from 3 up, because the caller may have leaked some. Only for the very beginning of the
+/// program.
 pub(crate) fn close_from_3() {
-    // SAFETY: nothing here has opened a descriptor yet, so nobody's is closed.
+    // SAFETY: this program has not opened a descriptor yet, so it closes none that is owned.
     let _ = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0) };
 }
 
-/// Makes reads and writes fail where they would block. This applies to all copies of the descriptor.
+/// Makes reads and writes fail if they would block. This applies to all copies of the descriptor.
 pub(crate) fn set_nonblocking(descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = fcntl(descriptor, FcntlArg::F_GETFL)?;
     let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
     fcntl(descriptor, FcntlArg::F_SETFL(flags)).map(drop)
 }
 
-/// A copy of a descriptor that another process has (pidfd_getfd(2)).
+/// Returns a copy of a descriptor of another process (pidfd_getfd(2)).
 pub(crate) fn descriptor_of(process: BorrowedFd<'_>, number: RawFd) -> Result<OwnedFd, Errno> {
     // SAFETY: the call takes integers.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };
     let fd = Errno::result(result)?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).expect("descriptors fit")) })
 }
 
-/// The other side of a terminal, without any path (TIOCGPTPEER, ioctl_tty(2)).
+/// Opens the other side of a terminal without any path (TIOCGPTPEER, ioctl_tty(2)).
 pub(crate) fn terminal_peer(master: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // SAFETY: the call takes an integer.
     let fd = Errno::result(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Lets the other side be opened (TIOCSPTLCK, ioctl_tty(2)).
+/// Allows the other side to be opened (TIOCSPTLCK, ioctl_tty(2)).
 pub(crate) fn unlock_terminal(master: BorrowedFd<'_>) -> Result<(), Errno> {
     let unlocked: libc::c_int = 0;
     // SAFETY: the call reads an integer that lives through it.
     Errno::result(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked) }).map(drop)
 }
 
-/// Lines and columns of a terminal.
+/// Sets the lines and columns of a terminal.
 pub(crate) fn set_terminal_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<(), Errno> {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the call reads a structure that lives through it.
     Errno::result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }).map(drop)
 }
 
-/// The same of the terminal that this is; `None` where it is none.
+/// Returns the lines and columns of a terminal; `None` if the file is not a terminal.
 pub(crate) fn terminal_size(terminal: BorrowedFd<'_>) -> Option<(u16, u16)> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the call fills a structure that lives through it.
@@ -115,14 +116,14 @@ pub(crate) fn terminal_size(terminal: BorrowedFd<'_>) -> Option<(u16, u16)> {
     (result == 0).then_some((size.ws_row, size.ws_col))
 }
 
-/// Makes the terminal at descriptor 0 this session's own.
+/// Makes the terminal at descriptor 0 the controlling terminal of this session.
 pub(crate) fn own_terminal() -> Result<(), Errno> {
     // SAFETY: TIOCSCTTY takes an integer and touches no memory.
     Errno::result(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) }).map(drop)
 }
 
-/// A descriptor that came as a number: over a socket, or by the command line.
+/// Takes ownership of a descriptor that was received as a number, over a socket or on the command line.
 pub(crate) fn own(descriptor: RawFd) -> OwnedFd {
-    // SAFETY: the callers have just been given the number, and nobody else owns it.
+    // SAFETY: the callers have just received the number, and nothing else owns it.
     unsafe { OwnedFd::from_raw_fd(descriptor) }
 }

@@ -1,7 +1,7 @@
-//! Bytes with descriptors over a unix socket (SCM_RIGHTS, unix(7)). Every descriptor that this crate passes goes through
-//! here.
+//! Messages with descriptors over a unix socket (SCM_RIGHTS, unix(7)). All descriptors that this crate passes go
+//! through this module.
 //!
-//! A received descriptor is closed at exec and owned before anything can fail, so that an error leaks none.
+//! A received descriptor is closed at exec, and it is owned before anything can fail, so that an error leaks none.
 #![expect(unsafe_code, reason = "control data that was cut off has to be read too, and nix refuses to")]
 
 use std::io::IoSlice;
@@ -12,22 +12,22 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::files::own;
 
-/// The most descriptors in one message.
+/// Largest number of descriptors in one message.
 pub(crate) const DESCRIPTORS: usize = 8;
 
-/// Bytes of control data for that many: a header of 16 bytes, and 4 bytes for each (cmsg(3)).
+/// Bytes of control data for that many descriptors: a header of 16 bytes, and 4 bytes for each (cmsg(3)).
 const ROOM: usize = 16 + 4 * DESCRIPTORS;
 
-/// What [`recv`] found.
+/// A received message.
 #[derive(Debug)]
 pub(crate) struct Received {
-    /// How much of the buffer was filled.
+    /// Number of bytes written to the buffer.
     pub(crate) bytes: usize,
     pub(crate) descriptors: Vec<OwnedFd>,
 }
 
-/// Sends the bytes and copies of the descriptors. Returns how many bytes were sent: all of them, except over a stream.
-/// A peer that has gone is an error (EPIPE) and no signal.
+/// Sends the bytes and copies of the descriptors. Returns the number of sent bytes, which is less than all only on a
+/// stream. A peer that has closed its end causes the error EPIPE and no signal.
 ///
 /// # Errors
 /// EINVAL for more than [`DESCRIPTORS`] descriptors, and those of sendmsg(2).
@@ -55,10 +55,10 @@ pub(crate) fn send(
 /// Receives into the buffer.
 ///
 /// # Errors
-/// EMSGSIZE when the packet is longer than the buffer, or has more descriptors than [`DESCRIPTORS`] or than this process
-/// may still open; what came of it is gone then. Those of recvmsg(2).
+/// EMSGSIZE if the packet is longer than the buffer, or has more descriptors than [`DESCRIPTORS`] or than this process
+/// may still open; the packet is then lost. The errors of recvmsg(2).
 pub(crate) fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: MsgFlags) -> Result<Received, Errno> {
-    // Aligned as `cmsghdr` asks for.
+    // The alignment is that of `cmsghdr`.
     let mut room = [0_u64; ROOM.div_ceil(8)];
     let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: `msghdr` is plain data for which zero is a legal value of every field.
@@ -83,13 +83,13 @@ pub(crate) fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: MsgFlags) -
     Ok(Received { bytes: usize::try_from(bytes).expect("not negative"), descriptors })
 }
 
-/// Owns the descriptors in the control data.
+/// Takes ownership of the descriptors in the control data.
 ///
 /// # Safety
-/// recvmsg(2) has filled the header, and nobody has owned its descriptors.
+/// recvmsg(2) has filled the header, and nothing owns its descriptors yet.
 unsafe fn take_descriptors(header: &libc::msghdr) -> Vec<OwnedFd> {
     let mut found = Vec::new();
-    // SAFETY: the header and its control data are as recvmsg(2) left them; the macros of cmsg(3) stay within.
+    // SAFETY: the header and its control data are as recvmsg(2) left them, and the macros of cmsg(3) stay within them.
     unsafe {
         let mut next = libc::CMSG_FIRSTHDR(header);
         while let Some(control) = next.as_ref() {

@@ -1,5 +1,5 @@
-//! The mount calls that work on descriptors (fsopen(2), fsmount(2), open_tree(2), move_mount(2), mount_setattr(2)):
-//! what is mounted where can't be changed by a link between a check and its use.
+//! The mount calls that work on descriptors (fsopen(2), fsmount(2), open_tree(2), move_mount(2), mount_setattr(2)), so
+//! that a link can't change source or target of a mount between check and use.
 #![expect(unsafe_code, reason = "raw system calls")]
 
 use std::ffi::CString;
@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use super::files::text;
 
-// <linux/mount.h>, which the crate `libc` does not have.
+// Constants of <linux/mount.h> that the crate `libc` does not have.
 pub(crate) const RDONLY: u64 = 0x1;
 pub(crate) const NOSUID: u64 = 0x2;
 pub(crate) const NODEV: u64 = 0x4;
@@ -41,7 +41,7 @@ struct MountAttributes {
 
 fn own(result: i64) -> Result<OwnedFd, Errno> {
     let fd = Errno::result(result)?;
-    // SAFETY: the callers pass what a system call that makes descriptors has returned.
+    // SAFETY: the callers pass the result of a system call that returns a new descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).expect("descriptors fit")) })
 }
 
@@ -49,7 +49,7 @@ fn c(text: &str) -> Result<CString, Errno> {
     CString::new(text).map_err(|_| Errno::EINVAL)
 }
 
-/// A file system that is being set up.
+/// A file system that is being configured.
 pub(crate) struct FileSystem(OwnedFd);
 
 impl FileSystem {
@@ -77,7 +77,7 @@ impl FileSystem {
         self.configure(FSCONFIG_SET_FLAG, Some(key), None)
     }
 
-    /// Makes it; the mount is nowhere yet. `attributes`: `MOUNT_ATTR_…`.
+    /// Creates the file system; the mount is not attached yet. `attributes` are `MOUNT_ATTR_…`.
     pub(crate) fn mount(&self, attributes: u64) -> Result<OwnedFd, Errno> {
         self.configure(FSCONFIG_CMD_CREATE, None, None)?;
         let attributes = u32::try_from(attributes).map_err(|_| Errno::EINVAL)?;
@@ -85,7 +85,7 @@ impl FileSystem {
         own(unsafe { libc::syscall(libc::SYS_fsmount, self.0.as_raw_fd(), FSMOUNT_CLOEXEC, attributes) })
     }
 
-    /// What the kernel says of the last failure, if anything.
+    /// Returns the kernel's message about the last failure, if there is one.
     pub(crate) fn complaint(&self) -> Option<String> {
         let mut buffer = [0; 512];
         let count = nix::unistd::read(&self.0, &mut buffer).ok()?;
@@ -94,7 +94,7 @@ impl FileSystem {
     }
 }
 
-/// A copy of what is mounted at `path` (from `dir`; empty: at `dir` itself), nowhere mounted yet.
+/// Returns an unattached copy of the mount at `path`, relative to `dir`; an empty path stands for `dir` itself.
 pub(crate) fn open_tree(dir: BorrowedFd<'_>, path: &Path, recursive: bool) -> Result<OwnedFd, Errno> {
     let mut flags = OPEN_TREE_CLONE | libc::O_CLOEXEC.cast_unsigned();
     flags |= libc::AT_EMPTY_PATH.cast_unsigned();
@@ -106,7 +106,7 @@ pub(crate) fn open_tree(dir: BorrowedFd<'_>, path: &Path, recursive: bool) -> Re
     own(unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags) })
 }
 
-/// Mounts what is nowhere mounted yet onto an open folder or file.
+/// Attaches an unattached mount to an open folder or file.
 pub(crate) fn move_mount(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
     // SAFETY: both paths are empty strings.
@@ -116,19 +116,19 @@ pub(crate) fn move_mount(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Resul
     Errno::result(result).map(drop)
 }
 
-/// What mount_setattr(2) changes.
+/// The changes of mount_setattr(2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Change {
-    /// `MOUNT_ATTR_…`.
+    /// Attributes to set, as `MOUNT_ATTR_…`.
     pub(crate) set: u64,
-    /// Likewise.
+    /// Attributes to clear, as `MOUNT_ATTR_…`.
     pub(crate) clear: u64,
-    /// `MS_SHARED`, …; 0: as it is.
+    /// Propagation type, such as `MS_SHARED`; 0 leaves it unchanged.
     pub(crate) propagation: u64,
 }
 
-/// Changes the mount at this descriptor, and those below it if `recursive`. `user_namespace`: whose ids it shows
-/// (`MOUNT_ATTR_IDMAP`).
+/// Changes the mount at this descriptor, and those below it if `recursive`. The mount shows the ids of
+/// `user_namespace`, if given (`MOUNT_ATTR_IDMAP`).
 pub(crate) fn set_attributes(
     mount: BorrowedFd<'_>,
     change: Change,

@@ -1,3 +1,5 @@
+//! Tests of the agent against a leader on loopback that the test controls.
+
 use std::pin::Pin;
 
 use futures::Stream;

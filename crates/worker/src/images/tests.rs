@@ -1,3 +1,5 @@
+//! Tests of fetching a blob from holders that break off or send damaged data.
+
 use super::*;
 use crate::test_cluster::TestCluster;
 use flota_api::model::{NodeAddress, Role};

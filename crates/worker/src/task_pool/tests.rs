@@ -1,3 +1,5 @@
+//! Tests of the task pool on a simulated node.
+
 use super::*;
 use crate::executor::{FakeProgram, WhatHappened};
 use crate::fake_node::{Daemon, HOUR, Node, SECOND, full_set, task};

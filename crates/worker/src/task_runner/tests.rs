@@ -1,3 +1,5 @@
+//! Tests of a task runner on a simulated node with paused time.
+
 use super::*;
 use crate::executor::{FakeFailure, FakeProgram, OnStop, WhatHappened};
 use crate::fake_node::{HOUR, Node, SECOND, full_set, task};

@@ -1,4 +1,4 @@
-//! The command line: runc's verbs and flags, as far as runc has them.
+//! The command line, with the verbs and flags of runc.
 
 use std::path::PathBuf;
 

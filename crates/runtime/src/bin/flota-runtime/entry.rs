@@ -1,17 +1,19 @@
-//! The first instructions of the program: where it is to run itself again from a read-only mount (`protect_binary`), it
-//! does so before the C library has set itself up, which costs more than all the rest of that (it asks the processor
-//! some forty questions, each of which ends up with the hypervisor in a virtual machine).
+//! The entry point of the program, before the C library. For the verbs that must run from a read-only mount
+//! (`protect_binary`), the program executes itself again from here, before the C library initialises itself. That
+//! initialisation costs more than everything else in the first run (it executes some forty CPUID instructions, each of
+//! which traps to the hypervisor in a virtual machine).
 //!
-//! Nothing is relocated yet, so a call through the table of addresses crashes. That can be a call to any function that the
-//! compiler doesn't inline, `ptr::read` of the standard library among them. So only operators of the language are used here,
-//! and system calls, which are written in assembly. What fails here fails in silence; `main` tries again, and reports.
+//! Relocations are not applied yet, so a call through the relocation table crashes. This can be a call to any function
+//! that the compiler does not inline, including `ptr::read` of the standard library. Therefore this file only uses
+//! operators of the language, and system calls written in assembly. Errors here are ignored; `main` tries again and
+//! reports them.
 #![expect(unsafe_code, reason = "runs before there is a language runtime")]
 
 use std::arch::{asm, naked_asm};
 
 use syscalls::raw::{syscall1, syscall2, syscall3, syscall5};
 
-/// Bytes of a word on the stack.
+/// Size of a word on the stack in bytes.
 const WORD: usize = size_of::<usize>();
 /// `struct mount_attr` (mount_setattr(2)) with `MOUNT_ATTR_RDONLY` set.
 static READ_ONLY: [u64; 4] = [1, 0, 0, 0];
@@ -21,21 +23,21 @@ static mut ABOUT: [usize; 15] = [0; 15];
 const STATFS_FLAGS: usize = 10;
 static OWN: [u8; 15] = *b"/proc/self/exe\0";
 static EMPTY: [u8; 1] = [0];
-/// The verbs that show the program to a container.
+/// The verbs whose process exposes the program to a container.
 const CREATE: u64 = u64::from_le_bytes(*b"create\0\0");
 const RUN: u64 = u64::from_le_bytes(*b"run\0\0\0\0\0");
 const EXEC: u64 = u64::from_le_bytes(*b"exec\0\0\0\0");
 static mut PROTECTED: bool = false;
 
-/// Whether it was seen that this process runs from a file that nobody can write to.
+/// Returns whether this process was found to run from a file that nobody can write to.
 #[cfg_attr(test, expect(dead_code, reason = "tests have a main of their own"))]
 pub(crate) fn is_protected() -> bool {
-    // SAFETY: it is written only before `main`.
+    // SAFETY: `PROTECTED` is only written before `main`.
     unsafe { PROTECTED }
 }
 
-/// Where the kernel begins (build.rs tells the linker so): the stack pointer is at argc, rdx is for `_start`, where the C
-/// library begins (System V ABI for AMD64, 3.4.1).
+/// The address where the kernel starts the program (build.rs sets it in the linker): the stack pointer points at argc,
+/// and rdx is an argument of `_start`, where the C library begins (System V ABI for AMD64, 3.4.1).
 #[unsafe(naked)]
 // SAFETY: no other symbol has this name.
 #[unsafe(no_mangle)]
@@ -52,12 +54,12 @@ unsafe extern "C" fn flota_runtime_entry() -> ! {
     )
 }
 
-/// Returns if no verb shows the program to a container, if it runs from a read-only mount already, or if it could not get
-/// there.
+/// Executes the program again from a read-only mount. Returns if no verb exposes the program to a container, if it
+/// already runs from a read-only mount, or if the mount fails.
 unsafe extern "C" fn protect(stack: *const usize) {
-    // SAFETY: the kernel puts there argc, the arguments, a null pointer, the environment, a null pointer; each argument
-    // ends with a zero. What is passed to the kernel lives through its call, the descriptors are this function's, and
-    // there is no other thread.
+    // SAFETY: the kernel places there argc, the arguments, a null pointer, the environment and a null pointer; each
+    // argument ends with a zero. What is passed to the kernel lives through its call, the descriptors belong to this
+    // function, and there is no other thread.
     unsafe {
         let arguments = stack as usize + WORD;
         let end = arguments + WORD * *stack;
@@ -90,13 +92,14 @@ unsafe extern "C" fn protect(stack: *const usize) {
     }
 }
 
-/// The first bytes of the C string at an address, as a number; zero if it is longer than fits.
+/// Returns the first bytes of the C string at an address as a number; zero if the string is longer than the number.
 unsafe fn word(text: usize) -> u64 {
     let (mut word, mut index) = (0, 0);
     while index < 9 {
         let byte: u64;
-        // In assembly: or the compiler might see that this is a function of the C library, and call it.
-        // SAFETY: it is read up to its zero.
+        // This is in assembly, because the compiler might otherwise replace the loop by a call to the C library's
+        // function.
+        // SAFETY: the string is read up to its zero.
         unsafe { asm!("movzx {0:e}, byte ptr [{1}]", out(reg) byte, in(reg) text + index, options(nostack, readonly)) };
         if byte == 0 {
             return word;

@@ -1,4 +1,4 @@
-//! `events`: what a container uses, and what the kernel does to it, as lines of JSON like runc's.
+//! `events`: prints a container's resource usage and kernel events as lines of JSON, in runc's format.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -27,7 +27,7 @@ pub(crate) fn events(root: &Path, it: &Events) -> Result<i32, RunError> {
     watch(&container, interval).map(|()| 0)
 }
 
-/// A line, in the order in which runc has it: some look at its beginning.
+/// One line, with the fields in runc's order, because some readers look at its beginning.
 #[derive(Serialize)]
 struct Event<'a> {
     #[serde(rename = "type")]

@@ -1,4 +1,4 @@
-//! `exec`: from flags or a file to a process.
+//! `exec`: builds a process from flags or a file and runs it in a container.
 
 use std::path::Path;
 
@@ -45,7 +45,7 @@ pub(crate) fn exec(root: &Path, it: &Exec) -> Result<i32, RunError> {
         return Ok(0);
     }
     let code = foreground.map_or(Ok(0), |it| it.wait(pid))?;
-    // The process ends now and gives all back at once.
+    // The process exits now, which frees everything at once.
     std::mem::forget((container, spec, execution));
     Ok(code)
 }
@@ -85,7 +85,7 @@ fn process(it: &Exec, spec: &Spec) -> Result<Process, RunError> {
         process.apparmor_profile.clone_from(profile);
     }
     process.no_new_privileges |= it.no_new_privs;
-    // A configuration's unknown ones are left out; one that is typed is a mistake.
+    // Unknown capabilities of a configuration are ignored, but one on the command line is a mistake.
     if let Some(unknown) = it.cap.iter().find(|it| !capabilities::is_known(it)) {
         return Err(refuse(format!("--cap `{unknown}` is not known")));
     }
@@ -101,7 +101,7 @@ fn add_capabilities(capabilities: &mut Capabilities, more: &[String]) {
     for set in [&mut capabilities.bounding, &mut capabilities.effective, &mut capabilities.permitted] {
         set.extend(more.iter().cloned());
     }
-    // As runc: a container without inheritable ones gets none by this (CVE-2022-29162).
+    // As in runc, a container without inheritable capabilities gets none by this (CVE-2022-29162).
     if had_inheritable {
         capabilities.inheritable.extend(more.iter().cloned());
     }

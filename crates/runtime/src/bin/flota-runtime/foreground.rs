@@ -1,4 +1,5 @@
-//! A container or process that the caller waits for: signals go to it, and its terminal is the caller's.
+//! A container or process that the caller waits for: it gets the caller's signals, and its terminal is connected to
+//! the caller's.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,7 +14,7 @@ use nix::unistd::Pid;
 
 use flota_runtime::RunError;
 
-/// Blocks all signals: from here on none is lost, and [`Foreground::wait`] sees to them.
+/// Blocks all signals, so that none is lost before [`Foreground::wait`] handles them.
 pub(crate) fn watch() -> Result<(), RunError> {
     SigSet::all().thread_block().map_err(failed)
 }
@@ -26,7 +27,7 @@ pub(crate) struct Foreground {
     master: Option<File>,
 }
 
-/// The caller's terminal, raw as long as this lives.
+/// Keeps the caller's terminal in raw mode until dropped.
 struct RawMode(Termios);
 
 impl RawMode {
@@ -34,7 +35,7 @@ impl RawMode {
         let before = tcgetattr(std::io::stdin()).ok()?;
         let mut raw = before.clone();
         cfmakeraw(&mut raw);
-        // The container's terminal leaves the ends of lines to this one.
+        // Line ends are translated by this terminal and not by the container's.
         raw.output_flags.insert(OutputFlags::OPOST);
         tcsetattr(std::io::stdin(), SetArg::TCSANOW, &raw).ok()?;
         Some(Self(before))
@@ -48,13 +49,14 @@ impl Drop for RawMode {
 }
 
 impl Foreground {
-    /// Before the process runs: the terminal is as it shall find it from then on.
+    /// Sets the terminal up. Must be called before the process runs, so that the process finds the terminal in its
+    /// final state.
     pub(crate) fn new(master: Option<OwnedFd>) -> Self {
         let master = master.map(File::from);
         if let Some(master) = &master
             && let Ok(mut attributes) = tcgetattr(master)
         {
-            // Else a caller that is no terminal would get a carriage return with each line.
+            // Otherwise a caller that is not a terminal gets a carriage return with each line.
             attributes.output_flags.remove(OutputFlags::ONLCR);
             let _ = tcsetattr(master, SetArg::TCSANOW, &attributes);
         }
@@ -63,7 +65,7 @@ impl Foreground {
         foreground
     }
 
-    /// Until it ends; its exit code.
+    /// Waits until the process ends and returns its exit code.
     pub(crate) fn wait(mut self, pid: i32) -> Result<i32, RunError> {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&SigSet::all(), flags).map_err(failed)?;
@@ -120,7 +122,7 @@ impl Foreground {
         }
     }
 
-    /// False at the end of the input.
+    /// Copies input to the terminal; returns false at the end of the input.
     fn copy_input(&mut self) -> bool {
         let mut buffer = [0; 8192];
         let Some(master) = &mut self.master else { return false };
@@ -146,7 +148,7 @@ impl Foreground {
                     }
                 }
                 Ok(Signal::SIGWINCH) => self.resize(),
-                // Sent by the kernel for what this process does, not for what the container should hear.
+                // The kernel sends these for actions of this process, so they are not forwarded to the container.
                 Ok(Signal::SIGPIPE | Signal::SIGTTIN | Signal::SIGTTOU | Signal::SIGURG) => {}
                 _ => flota_runtime::process::signal_number(pid, number),
             }
@@ -155,7 +157,7 @@ impl Foreground {
     }
 }
 
-/// Takes what has ended; the exit code if it was this process.
+/// Reaps ended children; returns the exit code if one of them was this process.
 fn reap(pid: i32) -> Result<Option<i32>, RunError> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {

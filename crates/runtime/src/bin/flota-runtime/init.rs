@@ -1,5 +1,5 @@
-//! `--init`: PID 1 of a container whose program is none. It starts the program, hands it the signals that come, and
-//! reaps what is left to it.
+//! `--init`: PID 1 of a container whose program is not an init. It starts the program, forwards signals to it, and
+//! reaps orphans.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -9,20 +9,20 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-/// Runs the program; ends with its exit code.
+/// Runs the program and returns its exit code.
 pub(crate) fn run(program: &[OsString]) -> u8 {
     let Some((name, arguments)) = program.split_first() else {
         eprintln!("init: no program is given");
         return 127;
     };
-    // Before the program is started: a signal that comes meanwhile waits.
+    // Signals are blocked before the program is started, so that a signal that arrives in between stays pending.
     let all = SigSet::all();
     let Ok(before) = all.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK) else {
         return 126;
     };
     let mut command = Command::new(name);
     command.args(arguments);
-    // Its own group, which is the terminal's: so that Ctrl-C reaches it and not its init.
+    // The program gets its own group in the foreground of the terminal, so that Ctrl-C reaches it and not its init.
     command.process_group(0);
     let started = flota_runtime::process::spawn_with_mask(&mut command, before);
     let child = match started {

@@ -1,4 +1,4 @@
-//! From `create` to `delete`.
+//! The verbs of a container's life, from `create` to `delete`.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -27,12 +27,13 @@ fn creation(arguments: &Arguments, it: &Create) -> Result<Creation, RunError> {
     Ok(creation)
 }
 
-/// How many sockets systemd, or what acts like it, has handed over (sd_listen_fds(3)).
+/// Returns the number of sockets that systemd, or a program that acts like it, has passed (sd_listen_fds(3)).
 fn listening() -> Option<u32> {
     std::env::var("LISTEN_FDS").ok()?.parse().ok().filter(|it| *it > 0)
 }
 
-/// How many descriptors the program gets. The runtime's own end at exec, whatever their numbers.
+/// Returns the number of descriptors that the program inherits. The runtime's own are closed at exec, whatever their
+/// numbers.
 pub(crate) fn kept(count: u32) -> u32 {
     count.max(listening().unwrap_or(0))
 }

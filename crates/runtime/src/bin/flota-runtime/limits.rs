@@ -1,4 +1,4 @@
-//! `update`: from flags or a file to limits.
+//! `update`: builds limits from flags or a file.
 
 use std::path::Path;
 
@@ -44,7 +44,7 @@ fn from_flags(it: &Update) -> Result<Resources, RunError> {
     Ok(resources)
 }
 
-/// A number, with k, m, g or t for powers of 1024.
+/// Parses a number of bytes, with k, m, g or t for powers of 1024.
 fn bytes(flag: &str, text: &str) -> Result<i64, RunError> {
     let lower = text.to_ascii_lowercase();
     let digits = lower.trim_end_matches('b').trim_end_matches('i');

@@ -1,4 +1,4 @@
-//! What is printed: states, lists, processes, a configuration to begin with.
+//! The verbs that print: states, lists, processes, and an example configuration.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::arguments::{Format, Id, List, Ps, SpecFile};
 
-/// As runc prints it: the specification's state and a little more.
+/// One container in runc's format: the specification's state with additional fields.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Row<'a> {
@@ -117,7 +117,7 @@ pub(crate) fn spec(it: &SpecFile) -> Result<i32, RunError> {
     let path = it.bundle.join("config.json");
     let ids = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
     let mut spec = if it.rootless { oci::rootless(ids.0, ids.1) } else { oci::template() };
-    // As runc: on v1 programs expect to see the machine's groups.
+    // As in runc: on v1, programs expect to see the machine's groups.
     if let Some(linux) = spec.linux.as_mut().filter(|_| !std::path::Path::new("/sys/fs/cgroup/cgroup.procs").exists()) {
         linux.namespaces.retain(|it| it.kind != oci::NamespaceKind::Cgroup);
     }

@@ -1,7 +1,8 @@
-//! The OCI command line, and the supervisor's entry. Arguments → the library → exit code.
+//! The OCI command line and the supervisor's entry. It parses the arguments, calls the library and returns the exit
+//! code.
 //!
-//! `main` is C's: what Rust's own does before it (a guard page, handlers, a look at its memory map) is a part of each
-//! start of a container that nobody needs.
+//! `main` is the C function, because the preparations of Rust's own `main` (a guard page, handlers, a look at its
+//! memory map) would add to the time of each container start without being needed.
 #![cfg_attr(not(test), no_main)]
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "a command line program")]
 
@@ -26,37 +27,38 @@ use clap::Parser;
 
 use arguments::{Arguments, Verb};
 
-/// For the test harness, which brings its own.
+/// An empty `main` for the test harness, which brings its own.
 #[cfg(test)]
 fn main() {
     let _ = start();
 }
 
-/// Where the C library begins. `std::env::args` knows the arguments without it.
+/// The function that the C library calls. `std::env::args` works without its arguments.
 #[cfg(not(test))]
 #[expect(unsafe_code, reason = "a symbol that the C library looks for")]
 // SAFETY: no other function of this program has this name.
 #[unsafe(no_mangle)]
 extern "C" fn main(_: i32, arguments: *const *mut std::ffi::c_char) -> i32 {
-    // As Rust's own: a hook that does not read must not end this process.
+    // Rust's own `main` does this too: a hook that does not read its input must not end this process.
     flota_runtime::process::ignore_broken_pipes();
     #[cfg(target_arch = "x86_64")]
     let is_protected = entry::is_protected();
     #[cfg(not(target_arch = "x86_64"))]
     let is_protected = false;
-    // What was done before this would be done once more.
+    // A process that was protected at its entry must not do it again.
     if !is_protected && let Err(error) = protect() {
         eprintln!("error: {error}");
         return 1;
     }
     if std::env::args_os().skip(1).eq(["supervise"]) {
-        // SAFETY: this is `main`, and supervisors do without arguments and environment.
+        // SAFETY: this is `main`, and supervisors use neither arguments nor the environment.
         return i32::from(supervise(unsafe { title::room(arguments) }));
     }
     i32::from(start())
 }
 
-/// A container called like a verb costs this and no more.
+/// Runs the program from a protected file, if a verb needs that. A container with the name of a verb only costs this
+/// step.
 #[cfg(not(test))]
 fn protect() -> Result<(), flota_runtime::StepError> {
     let shows_itself = |it: OsString| ["create", "run", "exec", "supervise"].iter().any(|verb| it == *verb);
@@ -64,7 +66,7 @@ fn protect() -> Result<(), flota_runtime::StepError> {
 }
 
 fn start() -> u8 {
-    // It stays as long as its container: it does without what the command line takes.
+    // A supervisor stays as long as its container, so it avoids the memory that the command line parser takes.
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     if let Some((verb, [dashes, program @ ..])) = words.split_first()
         && verb == "init"
@@ -87,7 +89,7 @@ fn start() -> u8 {
         Ok(code) => u8::try_from(code).unwrap_or(255),
         Err(error) => {
             report.error(&error.text);
-            // As runc: what `exec` itself fails at must not be taken for the process's own code.
+            // As in runc: an error of `exec` itself must be distinguishable from the process's own exit code.
             let otherwise = if matches!(arguments.verb, Verb::Exec(_)) { 255 } else { 1 };
             error.code.and_then(|it| u8::try_from(it).ok()).unwrap_or(otherwise)
         }

@@ -1,4 +1,5 @@
-//! Errors and warnings: one line each, on standard error and, where one is given, in the log file that callers read.
+//! Errors and warnings: one line each, on standard error and, if a log file is given, in that file for callers to
+//! read.
 
 use std::fs::File;
 use std::io::Write;
@@ -35,15 +36,15 @@ impl Report {
         }
     }
 
-    /// What a configuration asks for and is left out: in the log. On standard error, which a caller may take for the
-    /// container's, only where `--debug` asks for it.
+    /// Logs a setting of the configuration that is ignored. It goes to the log file; standard error, which a caller
+    /// may take for the container's, gets it only with `--debug`.
     pub(crate) fn note(&self, text: &str) {
         if self.debug || self.log.is_some() {
             self.warn(text);
         }
     }
 
-    /// Only where `--debug` asks for it.
+    /// Logs a message only with `--debug`.
     pub(crate) fn debug(&self, text: &str) {
         if !self.debug {
             return;
@@ -56,7 +57,7 @@ impl Report {
 
     fn write(&self, level: &str, text: &str) {
         let Some(path) = &self.log else { return };
-        // A log that can't be written must not keep anything from being done.
+        // A log that can't be written must not prevent the operation itself.
         let file = File::options().create(true).append(true).open(path);
         let _ = file.and_then(|mut file| writeln!(file, "{}", self.line(level, text)));
     }

@@ -1,16 +1,17 @@
-//! Where `ps` finds a process's command line: the kernel shows the memory of the arguments, and goes on into that of the
-//! environment, which stands behind it, where the arguments' last byte is not zero (`get_mm_cmdline` in fs/proc/base.c).
+//! The memory where `ps` finds a process's command line: the kernel shows the memory of the arguments and, if its last
+//! byte is not zero, continues into that of the environment, which lies behind it (`get_mm_cmdline` in
+//! fs/proc/base.c).
 #![expect(unsafe_code, reason = "the arguments as the kernel left them")]
 
 use std::ffi::{CStr, c_char};
 
-/// All of that memory. The environment is empty from here on.
+/// Returns all of that memory. The environment is empty afterwards.
 ///
 /// # Safety
-/// `arguments` is what `main` was given; there is one thread; nobody looks at the arguments from here on.
+/// `arguments` is the parameter of `main`, there is only one thread, and nothing reads the arguments afterwards.
 pub(crate) unsafe fn room(arguments: *const *mut c_char) -> &'static mut [u8] {
-    // SAFETY: pointers to strings, a null pointer, pointers to strings, a null pointer (System V ABI, 3.4.1); the strings
-    // stand one behind the other.
+    // SAFETY: `arguments` points to pointers to strings, a null pointer, pointers to strings, and a null pointer
+    // (System V ABI, 3.4.1); the strings lie one behind the other.
     unsafe {
         let first = arguments.read();
         let (mut end, mut at) = (first, arguments);

@@ -1,4 +1,4 @@
-//! bpf(2), as far as a device program of a v2 group needs it: load, attach, find and detach.
+//! bpf(2), as far as a device program of a v2 group needs it: loads, attaches, finds and detaches programs.
 
 use std::fs::File;
 use std::io;
@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::filter::Instruction;
 
-// Commands and numbers of linux/bpf.h.
+// Commands and constants of linux/bpf.h.
 const PROG_LOAD: i32 = 5;
 const PROG_ATTACH: i32 = 8;
 const PROG_DETACH: i32 = 9;
@@ -17,14 +17,14 @@ const PROG_GET_FD_BY_ID: i32 = 13;
 const PROG_QUERY: i32 = 16;
 const TYPE_CGROUP_DEVICE: u32 = 15;
 const CGROUP_DEVICE: u32 = 6;
-/// A group below may have a program too; all of them must allow.
+/// A group below may have a program too; an access needs the permission of all of them.
 const ALLOW_MULTI: u32 = 1 << 1;
 const REPLACE: u32 = 1 << 2;
 
-/// The kernel takes no more in one group (BPF_CGROUP_MAX_PROGS).
+/// Largest number of programs that the kernel allows in one group (BPF_CGROUP_MAX_PROGS).
 const MOST: usize = 64;
 
-/// The verifier gives up when a signal comes (since Linux 4.20).
+/// The verifier gives up when a signal arrives (since Linux 4.20), so loading is tried several times.
 const TRIES: usize = 5;
 
 #[repr(C)]
@@ -51,7 +51,7 @@ struct Attach {
     replaced: u32,
 }
 
-/// Whole, as Linux 6.17 to 7.1 write `revision` whatever size they are told.
+/// All fields are present, because Linux 6.17 to 7.1 write `revision` regardless of the given size.
 #[repr(C)]
 #[derive(Default)]
 struct Query {
@@ -76,7 +76,7 @@ struct ById {
     flags: u32,
 }
 
-/// Makes this the only device program of a group. A `fresh` group has none.
+/// Makes this the only device program of a group. A `fresh` group has none yet.
 pub(super) fn replace(group: &Path, program: &[Instruction], fresh: bool) -> io::Result<()> {
     let group = File::open(group)?;
     let old = if fresh { Vec::new() } else { attached(&group)? };
@@ -86,7 +86,8 @@ pub(super) fn replace(group: &Path, program: &[Instruction], fresh: bool) -> io:
         attach.replaced = number(replaced);
         bpf(PROG_ATTACH, &mut attach).map(drop)
     };
-    // In one step, where the kernel can (since Linux 5.6): there is no moment with both.
+    // Replaces the program in one step if the kernel supports it (since Linux 5.6), so that there is no moment with
+    // both.
     if let [old] = old.as_slice()
         && attach(ALLOW_MULTI | REPLACE, old.as_raw_fd()).is_ok()
     {
@@ -107,7 +108,8 @@ fn named(group: &File, program: RawFd) -> Attach {
     Attach { group: number(group.as_raw_fd()), program: number(program), kind: CGROUP_DEVICE, ..Attach::default() }
 }
 
-/// Kernels before 5.11 count programs against the memory that may be locked, and refuse with EPERM.
+/// Loads a program. Kernels before 5.11 count programs against the limit of locked memory and fail with EPERM, so it
+/// is raised then.
 fn load_with_memory(program: &[Instruction]) -> io::Result<OwnedFd> {
     let first = load(program);
     if !first.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EPERM)) {
@@ -137,8 +139,8 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
     }
 }
 
-/// The device programs of the group itself. One that may not be opened can only deny more (a security module guards
-/// systemd's): it stays.
+/// Returns the device programs of the group itself. A program that this process may not open stays (a security module
+/// guards systemd's); it can only deny more.
 fn attached(group: &File) -> io::Result<Vec<OwnedFd>> {
     let mut ids = [0u32; MOST];
     let mut query = Query {
@@ -162,14 +164,14 @@ fn attached(group: &File) -> io::Result<Vec<OwnedFd>> {
 
 #[expect(unsafe_code, reason = "the kernel's new descriptor is owned")]
 fn own(descriptor: RawFd) -> OwnedFd {
-    // SAFETY: called with what bpf(2) has just returned as a new descriptor, which nobody else owns.
+    // SAFETY: the callers pass what bpf(2) has just returned as a new descriptor, which nothing else owns.
     unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 
 #[expect(unsafe_code, reason = "bpf(2) has no safe wrapper")]
 fn bpf<T>(command: i32, attributes: &mut T) -> io::Result<RawFd> {
-    // SAFETY: the kernel reads and writes within the size it is told, but for the fault of some kernels that [`Query`]
-    // makes room for. `T` is one of the structures above: plain numbers without padding. The addresses in them are of
+    // SAFETY: the kernel reads and writes within the given size, except for the fault of some kernels that [`Query`]
+    // has space for. `T` is one of the structures above: plain numbers without padding. The addresses in them point to
     // buffers that live in the caller until this returns, with their lengths beside them.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), std::mem::size_of::<T>()) };

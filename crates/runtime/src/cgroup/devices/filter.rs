@@ -1,23 +1,23 @@
-//! Device rules as a program for the kernel's small virtual machine (BPF_PROG_TYPE_CGROUP_DEVICE), and its assembler.
+//! Compiles device rules to a program for the kernel's virtual machine (BPF_PROG_TYPE_CGROUP_DEVICE).
 //!
-//! The kernel calls it with kind, access, major and minor of each open(2) and mknod(2) of a device; 1 allows. The rules
-//! stand in it from last to first: the first that says something about the access wins. What a rule allows of it is
-//! crossed off, and when nothing is left the whole is allowed.
+//! The kernel calls the program with kind, access, major and minor of each open(2) and mknod(2) of a device; the
+//! result 1 allows the access. The program checks the rules from last to first, because the last matching rule
+//! decides. The access bits that a rule allows are cleared, and when none is left the whole access is allowed.
 
 use super::{Kind, MAKE, READ, Rule, WRITE};
 
-/// One instruction, as the kernel wants it (linux/bpf.h, struct bpf_insn).
+/// One instruction in the kernel's layout (linux/bpf.h, struct bpf_insn).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Instruction {
     code: u8,
-    /// Four bits each: target, source.
+    /// Target and source register, four bits each.
     registers: u8,
     offset: i16,
     immediate: i32,
 }
 
-// Of linux/bpf_common.h and linux/bpf.h: class, size or source, and operation.
+// Opcodes of linux/bpf_common.h and linux/bpf.h: class, size or source, and operation.
 const LOAD_WORD: u8 = 0x61;
 const AND_IMMEDIATE: u8 = 0x54;
 const SHIFT_RIGHT: u8 = 0x74;
@@ -27,12 +27,13 @@ const JUMP_IF_EQUAL: u8 = 0x15;
 const JUMP_IF_NOT: u8 = 0x55;
 const EXIT: u8 = 0x95;
 
-/// What the program returns.
+/// Register of the program's return value.
 const RESULT: u8 = 0;
-/// Points to struct bpf_cgroup_dev_ctx: kind (low half) and access (high half), major, minor; 32 bits each.
+/// Register of the pointer to struct bpf_cgroup_dev_ctx: kind (low half) and access (high half), major, minor; 32 bits
+/// each.
 const CONTEXT: u8 = 1;
 const KIND: u8 = 2;
-/// What is asked and not yet allowed.
+/// Register of the requested access bits that are not allowed yet.
 const ASKED: u8 = 3;
 const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
@@ -43,7 +44,7 @@ fn instruction(code: u8, target: u8, source: u8, offset: i16, immediate: i32) ->
     Instruction { code, registers, offset, immediate }
 }
 
-/// Access as the kernel numbers it.
+/// Converts access bits to the kernel's.
 fn bits(access: u8) -> i32 {
     [(MAKE, 1), (READ, 2), (WRITE, 4)].iter().filter(|(bit, _)| access & bit != 0).map(|(_, number)| number).sum()
 }
@@ -53,7 +54,7 @@ fn give(program: &mut Vec<Instruction>, allow: bool) {
     program.push(instruction(EXIT, 0, 0, 0, 0));
 }
 
-/// The program of these rules; what none names is denied.
+/// Returns the program of these rules. An access that no rule matches is denied.
 pub(super) fn program(rules: &[Rule]) -> Vec<Instruction> {
     let mut program = vec![
         instruction(LOAD_WORD, KIND, CONTEXT, 0, 0),
@@ -65,7 +66,7 @@ pub(super) fn program(rules: &[Rule]) -> Vec<Instruction> {
     ];
     for rule in rules.iter().rev() {
         if rule.is_reset() {
-            // What stood before is never reached, and the kernel takes no program with such a part.
+            // Earlier rules are unreachable, and the kernel refuses a program with unreachable instructions.
             give(&mut program, rule.allow);
             return program;
         }
@@ -92,7 +93,7 @@ fn add(program: &mut Vec<Instruction>, rule: &Rule) {
     }
     give(program, rule.allow);
     let end = program.len();
-    // All jumps of a rule lead to the next one: they count from the instruction after them.
+    // All jumps of a rule lead to the next rule; offsets count from the instruction after the jump.
     for (at, jump) in program.iter_mut().enumerate().skip(start) {
         if matches!(jump.code, JUMP_IF_NOT | JUMP_IF_EQUAL) {
             jump.offset = i16::try_from(end - at - 1).expect("a rule has at most eight instructions");
@@ -105,7 +106,7 @@ mod tests {
     use super::super::ALL;
     use super::*;
 
-    /// Runs a program as the kernel would.
+    /// Interprets a program as the kernel does.
     fn run(program: &[Instruction], kind: u32, access: u32, major: u32, minor: u32) -> bool {
         let context = [access << 16 | kind, major, minor];
         let mut registers = [0u64; 11];
@@ -137,7 +138,7 @@ mod tests {
     const C: Option<Kind> = Some(Kind::Char);
     const B: Option<Kind> = Some(Kind::Block);
 
-    /// Rules; kind, access, major and minor of what is asked; whether it is allowed.
+    /// The rules, then kind, access, major and minor of the request, and whether it is allowed.
     type Row<'a> = (&'a [Rule], u32, u32, u32, u32, bool);
 
     #[test]

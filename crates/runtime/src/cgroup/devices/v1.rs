@@ -1,7 +1,9 @@
-//! The list of a v1 devices group: what it is to be, and the fewest writes from what it is.
+//! The list of a v1 devices group: computes the wanted list and the fewest writes that lead to it from the current
+//! one.
 //!
-//! A list says "all" or "none", and exceptions. An exception is known by kind, major and minor; the kernel takes access
-//! away from one that is named exactly, and ignores the rest (security/device_cgroup.c, dev_exception_rm).
+//! A list consists of "all" or "none" and exceptions. An exception is identified by kind, major and minor. The kernel
+//! only removes access from an exception that is named exactly and ignores other removals (security/device_cgroup.c,
+//! dev_exception_rm).
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -11,17 +13,17 @@ use super::{ALL, Kind, MAKE, READ, Rule, WRITE, refuse};
 use crate::cgroup::Folder;
 use crate::error::{Act, StepError};
 
-/// Kind, major, minor.
+/// Kind, major and minor of an exception.
 type Key = (Kind, Option<u32>, Option<u32>);
 
-/// What is allowed, or, where all is, what is denied.
+/// The exceptions: what is allowed or, if all is allowed by default, what is denied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct List {
     allow_all: bool,
     exceptions: BTreeMap<Key, u8>,
 }
 
-/// A write to devices.allow or devices.deny.
+/// A write to devices.allow (true) or devices.deny (false).
 type Change = (bool, String);
 
 impl List {
@@ -59,7 +61,7 @@ impl List {
         Ok(())
     }
 
-    /// What a devices.list says. One that allows all does not say what it denies.
+    /// Parses devices.list. A list that allows all does not show what it denies.
     fn parse(text: &str) -> Self {
         let mut list = Self::default();
         for line in text.lines() {
@@ -71,7 +73,8 @@ impl List {
         list
     }
 
-    /// The writes that lead here. None closes for a moment what is open before and after, where that can be.
+    /// Returns the writes that lead from `current` to this list. Access that both lists allow stays allowed in
+    /// between, if possible.
     fn changes_from(&self, current: &Self) -> Vec<Change> {
         let none = BTreeMap::new();
         let mut changes = Vec::new();
@@ -88,7 +91,7 @@ impl List {
         changes
     }
 
-    /// Makes a group's list this one.
+    /// Sets the list of a group.
     pub(super) fn set(&self, folder: &Folder) -> Result<(), StepError> {
         let path = |file: &str| folder.path.join(file);
         let current = folder.read("devices.list").act(|| format!("read {}", path("devices.list").display()))?;
@@ -101,7 +104,7 @@ impl List {
                 Some(file) => file,
                 None => slot.insert(OpenOptions::new().write(true).open(path(name)).act(act)?),
             };
-            // One rule a write.
+            // The kernel accepts one rule per write.
             file.write_all(value.as_bytes()).act(act)?;
         }
         Ok(())
@@ -117,7 +120,7 @@ fn covers_in_part(one: Key, other: Key) -> bool {
     one.0 == other.0 && meet(one.1, other.1) && meet(one.2, other.2)
 }
 
-/// As the kernel writes and reads it: `c 1:3 rwm`.
+/// Formats an exception as the kernel does: `c 1:3 rwm`.
 fn line((kind, major, minor): Key, access: u8) -> String {
     let kind = if kind == Kind::Char { 'c' } else { 'b' };
     let number = |number: Option<u32>| number.map_or("*".to_owned(), |it| it.to_string());
@@ -126,7 +129,7 @@ fn line((kind, major, minor): Key, access: u8) -> String {
     format!("{kind} {}:{} {letters}", number(major), number(minor))
 }
 
-/// `None` for "all".
+/// Parses an exception; `None` for "all".
 fn parse_line(line: &str) -> Option<(Key, u8)> {
     let mut fields = line.split([' ', ':']);
     let kind = match fields.next()? {
@@ -144,7 +147,7 @@ fn parse_line(line: &str) -> Option<(Key, u8)> {
 mod tests {
     use super::*;
 
-    /// `+c 1:3 rwm`: allow; `-a`: deny all.
+    /// Parses test rules: `+c 1:3 rwm` allows, and `-a` denies all.
     fn rules(text: &str) -> Vec<Rule> {
         let rule = |text: &str| {
             let (allow, line) = (text.starts_with('+'), &text[1..]);
@@ -167,14 +170,14 @@ mod tests {
     fn a_list_changes_by_the_fewest_writes() {
         for (from, to, expected) in [
             ("a *:* rwm", "-a, +c 1:3 rwm, +c *:* m", "-a, +c *:* m, +c 1:3 rwm"),
-            // Without a first rule for all, all is denied too.
+            // Without a first rule for all devices, everything else is denied.
             ("a *:* rwm", "+c 1:3 rw", "-a, +c 1:3 rw"),
             ("a *:* rwm", "-a, +a, -b 8:0 w", "+a, -b 8:0 w"),
-            // A parent that allows the same: nothing to do.
+            // The parent allows the same, so there is no write.
             ("c 1:3 rwm\nc *:* m", "-a, +c 1:3 rwm, +c *:* m", ""),
             ("c 1:3 rwm\nc 1:5 r", "-a, +c 1:3 r, +c 1:7 rwm", "-c 1:3 wm, -c 1:5 r, +c 1:7 rwm"),
             ("c 1:3 r", "+a", "+a"),
-            // The last rule wins: also a wide one over narrow ones, and a part of the access.
+            // The last rule wins, including a wide one after narrow ones and one for a part of the access.
             ("", "+c 1:3 rwm, +c 1:5 rwm, -c 1:* rwm", ""),
             ("", "+c 1:3 rw, +c 1:3 m, -c 1:3 w", "+c 1:3 rm"),
         ] {
@@ -187,7 +190,7 @@ mod tests {
         let error = List::of(&rules("-a, +c 1:* rwm, -c 1:3 w")).expect_err("the kernel would ignore it");
         let expected = "failed to set linux.resources.devices[2]: cgroup v1 can't except a part of `c 1:* rwm`";
         assert_eq!(error.to_string(), expected);
-        // Other access, other kinds and other numbers are no holes.
+        // Exceptions for other access, kinds and numbers do not conflict.
         List::of(&rules("-a, +c *:* m, -c 1:3 rw, -b 1:3 m, +c 2:* r, -c 1:3 r")).expect("no holes");
     }
 

@@ -1,11 +1,11 @@
-//! `linux.resources.blockIO`: `blkio` on v1, `io` on v2. Weights belong to a disk's I/O scheduler: BFQ has files of its
-//! own, and v2's `io.weight` is of the cost model that the kernel has beside it.
+//! `linux.resources.blockIO`: `blkio` on v1, `io` on v2. Weights belong to a disk's I/O scheduler: BFQ has files of
+//! its own, while v2's `io.weight` belongs to the kernel's separate cost model.
 
 use super::{Controller, Write, only_v1, refuse};
 use crate::error::StepError;
 use crate::oci::{BlockIo, ThrottleDevice};
 
-/// v1's weight (10 to 1000) as v2's (1 to 10000): a straight line, as in runc and crun.
+/// Converts v1's weight (10 to 1000) linearly to v2's (1 to 10000), as runc and crun do.
 fn io_weight(field: &'static str, weight: u16) -> Result<u64, StepError> {
     match weight {
         10..=1000 => Ok(1 + (u64::from(weight) - 10) * 9999 / 990),
@@ -20,7 +20,7 @@ fn asked(weight: Option<u16>) -> Option<u16> {
 type Throttle<'a> = (&'static str, &'static str, &'static str, &'a [ThrottleDevice]);
 
 impl BlockIo {
-    /// Field, v1's file, v2's key.
+    /// Returns field, v1's file and v2's key of each throttle.
     fn throttles(&self) -> [Throttle<'_>; 4] {
         [
             ("blockIO.throttleReadBpsDevice", "blkio.throttle.read_bps_device", "rbps", &self.throttle_read_bps_device),

@@ -1,14 +1,15 @@
-//! `linux.resources.cpu`: time for the controller `cpu`, and which CPUs and memory nodes for `cpuset`.
+//! `linux.resources.cpu`: time limits for the controller `cpu`, and CPUs and memory nodes for `cpuset`.
 
 use super::{Controller, Write, only_v1, refuse};
 use crate::error::StepError;
 use crate::oci::Cpu;
 
-/// Least and most of v1's shares; the kernel would cut what is beyond.
+/// Smallest and largest value of v1's shares; the kernel silently clamps other values.
 const SHARES: (u64, u64) = (2, 262_144);
 
-/// v1's shares as v2's weight (1 to 10000): a curve through both ends, and through both defaults (1024 and 100). That
-/// of runc since 1.3.2 and of crun since 1.23; the straight line of before made a default share far too little.
+/// Converts v1's shares to v2's weight (1 to 10000), by the curve through both ends and both defaults (1024 and 100)
+/// that runc has used since 1.3.2 and crun since 1.23. The earlier linear conversion made a default share far too
+/// small.
 fn weight(shares: u64) -> u64 {
     if shares <= SHARES.0 {
         return 1;
@@ -22,7 +23,8 @@ fn weight(shares: u64) -> u64 {
 }
 
 impl Cpu {
-    /// A group that is idle takes no weight: it is idle no more before, or idle after.
+    /// Orders the writes of weight and idle: an idle group accepts no weight, so idle is cleared before it or set
+    /// after it.
     fn around_idle(&self, weight: Option<Write>) -> Result<Vec<Write>, StepError> {
         let idle = |value: u8| Write::new("cpu.idle", "cpu.idle", value).lifting(value == 0);
         Ok(match (self.idle, weight) {
@@ -86,7 +88,7 @@ impl Controller for Cpu {
         let mut writes = self.around_idle(shares)?;
         let limit = match (self.quota, self.asked_period()) {
             (None, None) => None,
-            // What is written without a period keeps its period.
+            // A value that is written without a period leaves the period unchanged.
             (Some(quota), None) => Some(("cpu.quota", quota_or(quota, "max"))),
             (Some(quota), Some(period)) => Some(("cpu.quota", format!("{} {period}", quota_or(quota, "max")))),
             (None, Some(period)) => {
@@ -108,7 +110,7 @@ fn quota_or(quota: i64, none: &str) -> String {
     if quota > 0 { quota.to_string() } else { none.to_owned() }
 }
 
-/// Its part for the controller `cpuset`.
+/// The part of the controller `cpuset`.
 pub(super) struct Cpuset<'a>(pub(super) &'a Cpu);
 
 impl Controller for Cpuset<'_> {
@@ -133,7 +135,7 @@ mod tests {
 
     #[test]
     fn shares_become_the_weight_that_runc_and_crun_give_them() {
-        // Of runc's own test, and some between.
+        // The values are those of runc's own test and some in between.
         let table = [(0, 1), (1, 1), (2, 1), (1024, 100), (262_144, 10_000), (262_145, 10_000), (512, 59), (100, 17)];
         for (shares, expected) in table {
             assert_eq!(weight(shares), expected, "{shares}");

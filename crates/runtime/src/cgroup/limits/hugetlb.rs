@@ -1,4 +1,4 @@
-//! `linux.resources.hugepageLimits`: pages in use, and those that are only reserved, where the kernel counts them.
+//! `linux.resources.hugepageLimits`: huge pages in use, and reserved pages if the kernel counts them.
 
 use super::{Controller, Write, refuse};
 use crate::error::StepError;
@@ -6,7 +6,7 @@ use crate::oci::HugepageLimit;
 
 const FIELD: &str = "hugepageLimits";
 
-/// A size is part of a file's name: `2MB`, `1GB`.
+/// Checks a page size, such as `2MB` or `1GB`, which becomes part of a file's name.
 fn checked(size: &str) -> Result<&str, StepError> {
     let digits = ["KB", "MB", "GB"].iter().find_map(|unit| size.strip_suffix(unit));
     match digits {

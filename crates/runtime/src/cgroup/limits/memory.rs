@@ -1,12 +1,12 @@
-//! `linux.resources.memory`. In it `swap` is memory and swap together, as on v1; on v2 it is swap alone.
+//! `linux.resources.memory`. Its `swap` is memory and swap together, as on v1; on v2 the file holds swap alone.
 //!
-//! `kernel` and `kernelTCP` are ignored: kernels since 5.4 don't keep to them, and runc ignores them too.
+//! `kernel` and `kernelTCP` are ignored: kernels since 5.4 do not enforce them, and runc ignores them too.
 
 use super::{Controller, Write, only_v1, refuse};
 use crate::error::StepError;
 use crate::oci::Memory;
 
-/// Go's -1 in an unsigned field: as it is.
+/// Go's -1 in an unsigned field, which means that the value is left unchanged.
 const NO_SWAPPINESS: u64 = u64::MAX;
 
 const BUSY: (i32, &str) = (libc::EBUSY, "more than that is in use");
@@ -14,7 +14,7 @@ const IN_USE: [(i32, &str); 1] = [BUSY];
 const LIMIT_ALONE: [(i32, &str); 2] =
     [BUSY, (libc::EINVAL, "it is more than the limit of memory and swap, which must be raised with it")];
 
-/// What an amount asks for. Zero is as good as absent.
+/// The meaning of an amount. Zero counts as absent.
 #[derive(Clone, Copy, PartialEq)]
 enum Amount {
     Unlimited,
@@ -48,7 +48,8 @@ impl Amount {
     }
 }
 
-/// The limit, and that of memory and swap together. Memory without a limit lifts that of swap, as in runc.
+/// Returns the limit of memory and that of memory and swap together. As in runc, unlimited memory also makes swap
+/// unlimited.
 fn limits(memory: &Memory) -> Result<(Option<Amount>, Option<Amount>), StepError> {
     let limit = amount("memory.limit", memory.limit)?;
     let swap = amount("memory.swap", memory.swap)?;
@@ -75,8 +76,8 @@ impl Controller for Memory {
             writes.push(write.hints(if swap.is_none() { &LIMIT_ALONE } else { &IN_USE }));
         }
         if let Some(swap) = swap {
-            // Absent where the kernel does not account for swap. Then a limit of it is a lie, but not "no swap": nobody
-            // expects of such a kernel that it swaps.
+            // The file is absent if the kernel does not account for swap. Then a limit of swap is an error, but not
+            // "no swap", because such a kernel is not expected to swap.
             let skip = swap == Amount::Unlimited || Some(swap) == limit;
             let write = Write::new("memory.swap", "memory.memsw.limit_in_bytes", swap.v1());
             writes.push(write.lifting(swap == Amount::Unlimited).skip_if_missing(skip).hints(&IN_USE));
@@ -125,7 +126,7 @@ impl Controller for Memory {
     }
 }
 
-/// The limit of swap without memory. An update that names swap only is told by the limit that is set already.
+/// Returns the limit of swap without memory. An update that only gives swap uses the current limit of memory.
 fn swap_alone(
     limit: Option<Amount>,
     swap: Option<Amount>,
@@ -149,7 +150,8 @@ fn swap_alone(
     }
 }
 
-/// v2 would kill until the new limit is kept; v1 refuses such a limit itself.
+/// Refuses a limit below the current usage: v2 would kill processes until the limit is met, while v1 refuses it
+/// itself.
 fn check(limit: Option<Amount>, swap: Option<Amount>, now: &dyn Fn(&str) -> Option<u64>) -> Result<(), StepError> {
     let Some(used) = now("memory.current") else { return Ok(()) };
     for (field, amount) in [("memory.swap", swap), ("memory.limit", limit)] {

@@ -1,4 +1,4 @@
-//! `linux.resources.network`: marks on packets, of two controllers that only v1 has.
+//! `linux.resources.network`: packet classes and priorities, for two controllers that only v1 has.
 
 use super::{Controller, Write, only_v1};
 use crate::error::StepError;
@@ -7,10 +7,10 @@ use crate::oci::Network;
 const CLASS: &str = "network.classID";
 const PRIORITIES: &str = "network.priorities";
 
-/// Its part for the controller `net_cls`.
+/// The part of the controller `net_cls`.
 pub(super) struct Class<'a>(pub(super) &'a Network);
 
-/// Its part for the controller `net_prio`.
+/// The part of the controller `net_prio`.
 pub(super) struct Priorities<'a>(pub(super) &'a Network);
 
 impl Class<'_> {

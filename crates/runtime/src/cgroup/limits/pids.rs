@@ -1,4 +1,4 @@
-//! `linux.resources.pids`: processes and threads.
+//! `linux.resources.pids`: the number of processes and threads.
 
 use super::{Controller, Write};
 use crate::error::StepError;

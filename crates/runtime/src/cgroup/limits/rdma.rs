@@ -1,4 +1,4 @@
-//! `linux.resources.rdma`: handles and objects of each RDMA device. The same file on v1 and v2.
+//! `linux.resources.rdma`: handles and objects of each RDMA device. v1 and v2 have the same file.
 
 use std::collections::BTreeMap;
 

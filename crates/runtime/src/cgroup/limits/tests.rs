@@ -1,4 +1,4 @@
-//! Limits as tables: what is written for which field. Then the same into folders of ordinary files.
+//! Tests of limits as tables: which field leads to which write, and then the same with folders of ordinary files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::oci::{BlockIo, Cpu, DeviceRule, HugepageLimit, Memory, Network, Rdma, ThrottleDevice, WeightDevice};
 
-/// Groups of ordinary files, gone with this.
+/// Groups made of ordinary files, which are removed when it is dropped.
 pub(super) struct Fixture {
     dir: PathBuf,
     groups: Groups,
@@ -19,11 +19,11 @@ impl Drop for Fixture {
     }
 }
 
-/// Controllers, whether it is v2, and files with their text.
+/// Controllers, whether the group is v2, and files with their content.
 type Made<'a> = (&'a [&'a str], bool, &'a [(&'a str, &'a str)]);
 
 impl Fixture {
-    /// One folder for each list of controllers, with these files.
+    /// Creates one folder for each list of controllers, with these files.
     fn new(name: &str, folders: &[Made<'_>]) -> Self {
         let dir = std::env::temp_dir().join(format!("flota-limits-{name}-{}", std::process::id()));
         let folder = |(controllers, v2, files): &Made<'_>| {
@@ -68,7 +68,7 @@ const V1: [(&[&str], bool); 9] = [
 ];
 const V2: [(&[&str], bool); 1] = [(&["cpu", "cpuset", "io", "memory", "pids", "hugetlb", "rdma"], true)];
 
-/// `file=value file=value`, in the order of the writes; an error's text.
+/// Returns the writes as `file=value file=value`, in order, or the text of the error.
 fn written(folders: &[(&[&str], bool)], resources: &Resources) -> String {
     match plan(&groups(folders), resources) {
         Ok(steps) => {

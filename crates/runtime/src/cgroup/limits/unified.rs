@@ -1,5 +1,5 @@
-//! `linux.resources.unified`: files of cgroup v2 by their names (config-linux.md, "Unified"). On a hybrid machine only
-//! for the controllers that are on the v2 side.
+//! `linux.resources.unified`: files of cgroup v2 by name (config-linux.md, "Unified"). On a hybrid machine it is
+//! limited to the controllers on the v2 side.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ pub(super) fn plan<'a>(groups: &'a Groups, files: &'a BTreeMap<String, String>) 
             let why = format!("`{file}`: this machine has no `{controller}` controller of cgroup v2");
             return Err(refuse(FIELD, why));
         }
-        // The kernel takes one line at a time.
+        // The kernel accepts one line per write.
         let writes = value.lines().map(|line| Write::new(FIELD, file.clone(), line)).collect();
         steps.push(Step { folder, controller: Cow::from(controller), writes });
     }

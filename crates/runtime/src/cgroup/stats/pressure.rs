@@ -1,35 +1,35 @@
-//! Pressure stall information: how long processes waited for what others used (Documentation/accounting/psi.rst).
+//! Pressure stall information: the time that processes waited for a resource (Documentation/accounting/psi.rst).
 
 use serde::Serialize;
 
 use super::is_none;
 use crate::cgroup::Folder;
 
-/// Of one resource.
+/// The pressure on one resource.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Pressure {
-    /// Some process waited.
+    /// Time in which at least one process waited.
     #[serde(skip_serializing_if = "is_none")]
     pub some: PressureData,
-    /// All did.
+    /// Time in which all processes waited.
     #[serde(skip_serializing_if = "is_none")]
     pub full: PressureData,
 }
 
-/// Parts of the time in percent, and all of it.
+/// Shares of the time in percent, and the total time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct PressureData {
-    /// Of the last 10 seconds.
+    /// Share of the last 10 seconds.
     pub avg10: f64,
-    /// Of the last minute.
+    /// Share of the last minute.
     pub avg60: f64,
-    /// Of the last five minutes.
+    /// Share of the last five minutes.
     pub avg300: f64,
-    /// Microseconds.
+    /// Total time in microseconds.
     pub total: u64,
 }
 
-/// `None` where the kernel keeps none.
+/// Reads a pressure file; `None` if the kernel does not provide it.
 pub(super) fn read(folder: &Folder, file: &str) -> Option<Pressure> {
     Some(parse(&folder.read(file).ok()?))
 }

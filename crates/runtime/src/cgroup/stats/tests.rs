@@ -1,4 +1,4 @@
-//! Counters from folders of ordinary files, as JSON: that is what others read.
+//! Tests of the counters with folders of ordinary files, compared as JSON, which is what other tools read.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ impl Drop for Fixture {
     }
 }
 
-/// The statistics of a group with these files.
+/// Returns the statistics of a group with these files.
 fn stats(name: &str, controllers: &str, v2: bool, files: &[(&str, &str)]) -> Value {
     let dir = Fixture(std::env::temp_dir().join(format!("flota-stats-{name}-{}", std::process::id())));
     fs::create_dir_all(&dir.0).expect("in a temporary folder");

@@ -1,12 +1,12 @@
-//! The counters of v1's controllers. Which files stand for what is runc's choice (opencontainers/cgroups, fs/).
+//! The counters of v1's controllers. The mapping from files to fields is runc's (opencontainers/cgroups, fs/).
 
 use super::{BlockIo, BlockIoEntry, Hugetlb, MemoryEntry, Stats, huge_page_sizes, lines};
 use crate::cgroup::Folder;
 
-/// A clock tick of cpuacct.stat, in nanoseconds: USER_HZ is 100 on every machine that this runs on.
+/// A clock tick of cpuacct.stat in nanoseconds: USER_HZ is 100 on every supported machine.
 const TICK: u64 = 10_000_000;
 
-/// What this folder's controllers have counted.
+/// Reads the counters of this folder's controllers.
 pub(super) fn read(folder: &Folder, stats: &mut Stats) {
     for controller in &folder.controllers {
         match controller.as_str() {
@@ -46,7 +46,7 @@ fn cpuacct(folder: &Folder, stats: &mut Stats) {
     (usage.percpu_user, usage.percpu_kernel) = usage_all(&folder.read("cpuacct.usage_all").unwrap_or_default());
 }
 
-/// A head `cpu user system`, then a line for each CPU: time in programs and in the kernel.
+/// Parses the header `cpu user system` and a line for each CPU; returns the time in user mode and in the kernel.
 fn usage_all(text: &str) -> (Vec<u64>, Vec<u64>) {
     let pair = |line: &str| -> Option<(u64, u64)> {
         let mut numbers = line.split(' ').skip(1).map(|it| it.parse().ok());
@@ -76,7 +76,7 @@ fn cpuset(folder: &Folder, stats: &mut Stats) {
     set.sched_relax_domain_level = level.trim().parse().unwrap_or(0);
 }
 
-/// `0-2,7`.
+/// Parses a list such as `0-2,7`.
 pub(super) fn numbers(text: &str) -> Vec<u16> {
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -122,7 +122,7 @@ type Place = fn(&mut BlockIo) -> &mut Vec<BlockIoEntry>;
 
 const SERVICED: Place = |it| &mut it.io_serviced_recursive;
 const BYTES: Place = |it| &mut it.io_service_bytes_recursive;
-/// Kept only where a scheduler has been built for looking into it.
+/// Files that only exist if the kernel was built with debugging of its I/O scheduler.
 const DEBUG: [(&str, Place); 6] = [
     ("sectors_recursive", |it| &mut it.sectors_recursive),
     ("io_service_time_recursive", |it| &mut it.io_service_time_recursive),
@@ -132,7 +132,8 @@ const DEBUG: [(&str, Place); 6] = [
     ("time_recursive", |it| &mut it.io_time_recursive),
 ];
 
-/// The first of these that has counted anything: BFQ's, the old CFQ's, then those of throttling, which are always there.
+/// Reads the first set of files that has counted anything: BFQ's, the old CFQ's, then those of throttling, which
+/// always exist.
 fn block_io(folder: &Folder, stats: &mut BlockIo) {
     let read = |file: String| entries(&folder.read(&file).unwrap_or_default());
     for (prefix, end) in [("blkio.bfq.", "_recursive"), ("blkio.", "_recursive"), ("blkio.throttle.", "_recursive")] {
@@ -153,7 +154,7 @@ fn block_io(folder: &Folder, stats: &mut BlockIo) {
     *BYTES(stats) = read("blkio.throttle.io_service_bytes".into());
 }
 
-/// `8:0 Read 4096` or `8:0 4096`; the sum over all disks is left out.
+/// Parses lines such as `8:0 Read 4096` or `8:0 4096`, and skips the sum over all disks.
 pub(super) fn entries(text: &str) -> Vec<BlockIoEntry> {
     let entry = |line: &str| {
         let mut words = line.split_whitespace();

@@ -1,13 +1,13 @@
-//! The counters of a v2 group, put into v1's words as runc does it (opencontainers/cgroups, fs2/).
+//! The counters of a v2 group, converted to v1's fields as runc does it (opencontainers/cgroups, fs2/).
 
 use super::pressure;
 use super::{BlockIo, BlockIoEntry, Hugetlb, MemoryEntry, Stats, huge_page_sizes, lines};
 use crate::cgroup::Folder;
 
-/// Microseconds to nanoseconds.
+/// Factor from microseconds to nanoseconds.
 const MICROSECOND: u64 = 1_000;
 
-/// What this group has counted: time and pressure always, the rest where it has the controller.
+/// Reads the counters of this group: time and pressure always, others if it has the controller.
 pub(super) fn read(folder: &Folder, stats: &mut Stats) {
     cpu(folder, stats);
     if folder.has("memory") {
@@ -51,7 +51,7 @@ fn memory(folder: &Folder, stats: &mut Stats) {
         max: number("memory.peak"),
         failcnt: 0,
     };
-    // v1's swap is with memory. The peaks of both are at different times, so their sum says nothing.
+    // v1's swap includes memory. The peaks of both occur at different times, so their sum has no meaning.
     memory.swap = MemoryEntry {
         limit: number("memory.swap.max").saturating_add(memory.usage.limit),
         usage: number("memory.swap.current") + memory.usage.usage,
@@ -61,7 +61,7 @@ fn memory(folder: &Folder, stats: &mut Stats) {
 
 fn pids(folder: &Folder, stats: &mut Stats) {
     let counted = folder.number("pids.current");
-    // Where the controller is not handed down.
+    // The controller is not delegated to this group.
     let found = || folder.read("cgroup.procs").map_or(0, |text| text.lines().count() as u64);
     stats.pids.current = counted.unwrap_or_else(found);
     stats.pids.limit = folder.number("pids.max").filter(|limit| *limit != u64::MAX).unwrap_or(0);
@@ -78,7 +78,7 @@ fn hugetlb(folder: &Folder, stats: &mut Stats) {
     }
 }
 
-/// `8:0 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0`.
+/// Parses lines such as `8:0 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0`.
 pub(super) fn block_io(text: &str, stats: &mut BlockIo) {
     for line in text.lines() {
         let mut words = line.split(' ');

@@ -1,4 +1,4 @@
-//! Device rules that the kernel keeps: on v1 its own list, on v2 our program.
+//! Tests that the kernel enforces device rules: on v1 by its own list, on v2 by our program.
 
 use super::*;
 use crate::oci::DeviceRule;
@@ -15,7 +15,7 @@ fn rules(rules: &[DeviceRule]) -> Resources {
 const FULL: i64 = 7;
 const ZERO: i64 = 5;
 
-/// What a process in the groups can do: open /dev/full, read and write /dev/zero, make each of both.
+/// Returns what a process in the groups can do: open /dev/full, read and write /dev/zero, create each of both.
 fn can(real: &Real) -> [bool; 5] {
     let dir = std::env::temp_dir().join(&real.name);
     std::fs::create_dir_all(&dir).expect("in a temporary folder");
@@ -54,7 +54,7 @@ fn an_update_leaves_one_program() {
     assert_eq!(count(), 1);
     real.groups.apply(&rules(&default_device_rules())).expect("an update");
     assert_eq!(count(), 1);
-    // Two others, as of a runtime that did not look: all are replaced.
+    // Two other programs, as an older runtime may have left them, are replaced.
     let folder = &real.groups.folders()[0];
     let plan =
         || super::super::devices::plan(&real.groups, &default_device_rules()).expect("good rules").expect("some");

@@ -1,4 +1,4 @@
-//! Made, joined, frozen, killed, swept and removed.
+//! Tests that groups are created, joined, frozen, killed, swept and removed.
 
 use super::*;
 
@@ -26,7 +26,7 @@ fn a_container_leaves_nothing_of_its_groups() {
     again.remove().expect("all have ended");
     assert_eq!(real.folders(), 0);
     again.remove().expect("what is gone is no error");
-    // The same groups once more, in a parent that is another's.
+    // The same groups are created once more, in a parent that belongs to another process.
     let hierarchies = table::hierarchies().expect("/proc can be read");
     prepare(&hierarchies, std::path::Path::new(&real.name)).expect("ordinary groups");
     real.groups.create(&Resources::default()).expect("made");
@@ -73,7 +73,7 @@ fn a_frozen_container_goes_on_where_it_was() {
         real.groups.thaw().expect("thawed");
         assert!(!real.groups.is_frozen());
         process.line();
-        // Killed also out of the ice.
+        // A frozen container is killed, too.
         real.groups.freeze().expect("frozen");
         real.groups.kill_all(libc::SIGKILL).expect("killed");
         assert_eq!(process.signal(), Some(libc::SIGKILL));
@@ -123,9 +123,9 @@ fn groups_that_a_container_made_go_with_it() {
     let v2 = real.groups.folders().iter().find(|folder| folder.v2).expect("it is hybrid");
     folder::write(&v2.path.join("a/b/cgroup.procs"), &process.pid().to_string()).expect("moved");
     assert_eq!(real.groups.processes().expect("readable"), [process.pid()]);
-    // One that died between two joins is in some hierarchies only.
+    // A process that died between two joins is in some hierarchies only.
     let lost = Process::start("exec sleep 1000", |pid| real.folder("pids").join(pid, None).expect("joined"));
-    // The kernel does not let go of a process before it is reaped.
+    // The kernel keeps a process in its group until it is reaped.
     let reaped = std::thread::spawn(move || [process, lost].map(|mut it| it.signal()));
     real.groups.sweep().expect("swept");
     assert_eq!(reaped.join().expect("no panic"), [Some(libc::SIGKILL); 2]);
@@ -141,7 +141,7 @@ fn a_process_joins_beside_one_that_has_moved() {
     let init = real.run("exec sleep 1000");
     std::fs::create_dir(v2.path.join("inner")).expect("made");
     folder::write(&v2.path.join("inner/cgroup.procs"), &init.pid().to_string()).expect("moved");
-    // The container hands a controller down: its own group takes no process any more.
+    // The container delegates a controller, so its own group accepts no process any more.
     v2.want(&["hugetlb"]);
     folder::write(&v2.path.join("cgroup.subtree_control"), "+hugetlb").expect("this machine has hugetlb on v2");
     let other = Process::start("exec sleep 1000", |pid| real.groups.join_beside(pid, init.pid()).expect("joined"));
@@ -153,7 +153,7 @@ fn a_process_joins_beside_one_that_has_moved() {
 fn processes_in_the_way_of_a_controller_move_to_a_leaf() {
     let _handed_down = Hugetlb::hold();
     let real = Real::create("leaf", Which::V2, &Resources::default());
-    // As in a sandbox, or under systemd: all that this process may use is one group, and it stands in it.
+    // As in a sandbox or under systemd, this process may only use one group and is in it.
     let outer = real.groups.folders()[0].clone();
     outer.want(&["hugetlb"]);
     let process = real.run("exec sleep 1000");

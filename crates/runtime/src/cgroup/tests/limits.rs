@@ -1,4 +1,4 @@
-//! Limits that the kernel takes, keeps and counts.
+//! Tests of limits that the kernel accepts, enforces and counts.
 
 use nix::poll::{PollFd, PollFlags, poll};
 use std::os::fd::AsFd;
@@ -74,7 +74,7 @@ fn memory_goes_up_and_down_in_the_order_that_the_kernel_wants() {
 #[test]
 fn time_goes_up_and_down_in_the_order_that_the_kernel_wants() {
     let real = Real::create("time", Which::V1, &Resources::default());
-    // The parent has half of a CPU: no order of period and quota goes over that.
+    // The parent has half of a CPU, and no intermediate state of period and quota may exceed that.
     let parent = real.folder("cpu").path.parent().expect("it has one").to_owned();
     folder::write(&parent.join("cpu.cfs_quota_us"), "50000").expect("taken");
     for (period, quota, burst) in
@@ -103,7 +103,7 @@ fn want_of_memory_is_told() {
     let real = Real::create("oom", Which::All, &memory(8 * M, Some(8 * M)));
     let mut watch = real.groups.watch_out_of_memory().expect("there is a memory controller");
     assert_eq!(real.groups.out_of_memory(), 0);
-    // `tail` keeps the last line, and this one has no end.
+    // `tail` keeps the last line in memory, and this line has no end.
     let mut process = real.run("tail /dev/zero; echo over; sleep 1000");
     assert_eq!(process.line(), "over");
     let readable = |watch: &OomWatch| {

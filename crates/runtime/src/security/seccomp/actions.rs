@@ -1,20 +1,20 @@
-//! The words of a profile besides calls: actions, operators, flags, architectures; and what the kernel takes for them
-//! (seccomp(2), linux/seccomp.h).
+//! The names in a profile other than those of calls: actions, operators, flags and architectures, with the kernel's
+//! values for them (seccomp(2), linux/seccomp.h).
 
 use super::architectures::{ALL, Architecture};
 use super::refuse;
 use crate::error::StepError;
 
-/// Kills the thread: also the answer to an architecture that the filter does not have.
+/// Kills the thread. It is also the answer for an architecture that the filter does not have.
 pub(super) const KILL_THREAD: u32 = 0;
 /// Fails the call.
 pub(super) const ERRNO: u32 = 0x0005_0000;
-/// Asks a supervisor in user space.
+/// Notifies a supervisor in user space.
 pub(super) const NOTIFY: u32 = 0x7fc0_0000;
-/// Tells a tracer.
+/// Notifies a tracer.
 const TRACE: u32 = 0x7ff0_0000;
 
-/// The part of an answer that is the action; the rest is its number.
+/// Mask of the action in an answer; the other bits are its data.
 pub(super) const ACTION: u32 = 0xffff_0000;
 
 const ACTIONS: [(&str, u32); 9] = [
@@ -31,11 +31,11 @@ const ACTIONS: [(&str, u32); 9] = [
 
 /// Applies the filter to every thread.
 pub(super) const TSYNC: u32 = 1 << 0;
-/// Mitigates nothing for the filter's sake.
+/// Disables speculation mitigations for the filter.
 pub(super) const SPEC_ALLOW: u32 = 1 << 2;
-/// Gives a descriptor on which notified calls arrive.
+/// Returns a descriptor that receives notified calls.
 pub(super) const NEW_LISTENER: u32 = 1 << 3;
-/// Reports a thread that can't be synchronised as ESRCH, which leaves the result to the descriptor.
+/// Reports a thread that can't be synchronised as ESRCH, so that the result can hold the descriptor.
 pub(super) const TSYNC_ESRCH: u32 = 1 << 4;
 /// Lets only fatal signals interrupt a notified call.
 pub(super) const WAIT_KILLABLE_RECV: u32 = 1 << 5;
@@ -47,10 +47,10 @@ const FLAGS: [(&str, u32); 4] = [
     ("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", WAIT_KILLABLE_RECV),
 ];
 
-/// Every flag that a filter may carry to the kernel.
+/// All flags that a filter may pass to the kernel.
 pub(super) const ALL_FLAGS: u32 = 0x3f & !(NEW_LISTENER | TSYNC_ESRCH);
 
-/// How an argument is compared.
+/// Comparison of an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operator {
     /// `!=`
@@ -84,10 +84,10 @@ fn find<T: Copy>(list: &[(&str, T)], name: &str, field: impl FnOnce() -> String,
     found.ok_or_else(|| refuse(format!("{}: unknown {what} `{name}`", field())))
 }
 
-/// The answer that `action` makes the kernel give. `at` is the object that holds the fields.
+/// Returns the kernel's answer for an action. `at` is the path of the object that holds the fields.
 pub(super) fn action(at: &str, fields: [&str; 2], name: &str, errno: Option<u32>) -> Result<u32, StepError> {
     let action = find(&ACTIONS, name, || format!("{at}.{}", fields[0]), "action")?;
-    // As runc does: EPERM where none is given, and no word about one that the action does not take.
+    // As in runc: the default is EPERM, and a number that the action does not use is ignored.
     if action != ERRNO && action != TRACE {
         return Ok(action);
     }
@@ -98,14 +98,14 @@ pub(super) fn action(at: &str, fields: [&str; 2], name: &str, errno: Option<u32>
     }
 }
 
-/// The operator of that name.
+/// Returns the operator with that name.
 pub(super) fn operator(name: &str, field: impl FnOnce() -> String) -> Result<Operator, StepError> {
     find(&OPERATORS, name, field, "operator")
 }
 
-/// The kernel's flags for those of a profile.
+/// Returns the kernel's flags for those of a profile.
 pub(super) fn flags(names: &[String]) -> Result<u32, StepError> {
-    // runc's and crun's default.
+    // This is runc's and crun's default.
     if names.is_empty() {
         return Ok(SPEC_ALLOW);
     }
@@ -113,7 +113,7 @@ pub(super) fn flags(names: &[String]) -> Result<u32, StepError> {
     names.iter().enumerate().map(one).try_fold(0, |all, flag| Ok(all | flag?))
 }
 
-/// What a profile's list stands for: the native architecture first, listed or not.
+/// Returns the architectures of a profile's list: the native one first, whether listed or not.
 pub(super) fn architectures(names: &[String], native: Architecture) -> Result<Vec<Architecture>, StepError> {
     let mut all = vec![native];
     for (index, name) in names.iter().enumerate() {
@@ -131,24 +131,24 @@ pub(super) fn architectures(names: &[String], native: Architecture) -> Result<Ve
     Ok(all)
 }
 
-/// The names of all actions, as the command `features` lists them.
+/// Returns the names of all actions, as the command `features` lists them.
 pub(crate) fn known_actions() -> Vec<&'static str> {
     ACTIONS.iter().map(|it| it.0).collect()
 }
 
-/// The names of all operators.
+/// Returns the names of all operators.
 pub(crate) fn known_operators() -> Vec<&'static str> {
     OPERATORS.iter().map(|it| it.0).collect()
 }
 
-/// The names of all architectures that a filter can have.
+/// Returns the names of all architectures that a filter can have.
 pub(crate) fn known_architectures() -> Vec<&'static str> {
     let mut names: Vec<_> = ALL.iter().map(|it| it.name()).collect();
     names.sort_unstable();
     names
 }
 
-/// The names of all flags.
+/// Returns the names of all flags.
 pub(crate) fn known_flags() -> Vec<&'static str> {
     FLAGS.iter().map(|it| it.0).collect()
 }

@@ -1,7 +1,7 @@
 //! The architectures that a filter can tell apart (linux/audit.h, seccomp(2)).
 //!
-//! Each has a column in the table of calls. A machine runs programs of its own and of its smaller siblings only, but
-//! a profile may name any with the same byte order, as with libseccomp.
+//! Each has a column in the table of calls. A machine only runs programs of its own architecture and of its smaller
+//! variants, but a profile may name any with the same byte order, as with libseccomp.
 
 /// An architecture as the kernel reports it with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub(super) enum Architecture {
     X86_64,
     /// 32-bit x86.
     X86,
-    /// 32-bit pointers on 64-bit x86: the same audit number, told by a bit in the call's number.
+    /// 32-bit pointers on 64-bit x86: has the same audit number and is identified by a bit in the call's number.
     X32,
     /// 64-bit ARM.
     Aarch64,
@@ -26,18 +26,18 @@ pub(super) enum Architecture {
 
 use Architecture::{Aarch64, Arm, Ppc64le, Riscv64, S390x, X32, X86, X86_64};
 
-/// Every one, in the order of the table's columns.
+/// All architectures, in the order of the table's columns.
 pub(super) const ALL: [Architecture; 8] = [X86_64, X86, X32, Aarch64, Arm, Riscv64, S390x, Ppc64le];
 
-/// __X32_SYSCALL_BIT (asm/unistd.h).
+/// The bit of x32 calls, __X32_SYSCALL_BIT (asm/unistd.h).
 pub(super) const X32_BIT: u32 = 0x4000_0000;
 
-/// The call that carries all of the older socket calls, the same number wherever it is there.
+/// Number of `socketcall`, which multiplexes the older socket calls; the same on every architecture that has it.
 pub(super) const SOCKETCALL: u32 = 102;
-/// The same for System V's semaphores, messages and shared memory.
+/// Number of `ipc`, which multiplexes the calls for System V semaphores, messages and shared memory.
 pub(super) const IPC: u32 = 117;
 
-/// The one that this program is built for.
+/// The architecture of this program.
 pub(super) const NATIVE: Architecture = native();
 
 const fn native() -> Architecture {
@@ -61,7 +61,7 @@ const fn native() -> Architecture {
 }
 
 impl Architecture {
-    /// Its name in a profile.
+    /// Returns its name in a profile.
     pub(super) const fn name(self) -> &'static str {
         match self {
             X86_64 => "SCMP_ARCH_X86_64",
@@ -75,7 +75,7 @@ impl Architecture {
         }
     }
 
-    /// The kernel's number for it: AUDIT_ARCH_….
+    /// Returns the kernel's number for it, AUDIT_ARCH_….
     pub(super) const fn audit(self) -> u32 {
         match self {
             X86_64 | X32 => 0xc000_003e,
@@ -88,17 +88,18 @@ impl Architecture {
         }
     }
 
-    /// Whether arguments have 64 bits. What is above is not looked at elsewhere: the kernel ignores it too.
+    /// Returns whether arguments have 64 bits. On other architectures the upper half is ignored, as the kernel ignores
+    /// it too.
     pub(super) const fn is_wide(self) -> bool {
         !matches!(self, X86 | X32 | Arm)
     }
 
-    /// Whether the upper half of an argument comes first.
+    /// Returns whether the upper half of an argument comes first.
     pub(super) const fn is_big_endian(self) -> bool {
         matches!(self, S390x)
     }
 
-    /// Whether socket calls and System V calls also go through one call each.
+    /// Returns whether socket calls and System V calls are also available through one multiplexing call each.
     pub(super) const fn multiplexes(self) -> bool {
         matches!(self, X86 | S390x | Ppc64le)
     }

@@ -1,8 +1,8 @@
-//! Classic BPF, assembled from the end to the start: a jump only ever goes forwards, so what it aims at is already
-//! there and its distance is known when it is written.
+//! An assembler for classic BPF. Programs are assembled from the end to the start: jumps only go forwards, so the
+//! target of a jump already exists and its distance is known when it is written.
 //!
-//! A conditional jump reaches 255 instructions. Whoever aims farther gets a hop close by: a copy of the return, or a
-//! long jump.
+//! A conditional jump reaches 255 instructions. For a target farther away, a nearby hop is inserted: a copy of the
+//! return, or a long jump.
 
 /// One instruction, laid out as the kernel's `struct sock_filter` (linux/filter.h).
 #[repr(C)]
@@ -23,10 +23,10 @@ pub(super) const HOP: u16 = 0x05;
 /// BPF_RET | BPF_K.
 pub(super) const RETURN: u16 = 0x06;
 
-/// The farthest that a conditional jump goes.
+/// Largest distance of a conditional jump.
 const REACH: usize = u8::MAX as usize;
 
-/// What a conditional jump compares, as BPF_JMP's code.
+/// Comparison of a conditional jump, as BPF_JMP's code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub(super) enum Comparison {
@@ -38,7 +38,7 @@ pub(super) enum Comparison {
     AtLeast = 0x35,
 }
 
-/// Where a jump goes.
+/// Target of a jump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     /// Ends the program with this answer.
@@ -47,21 +47,21 @@ pub(super) enum Target {
     At(usize),
 }
 
-/// The program so far, its last instruction first.
+/// An incomplete program, with its last instruction first.
 #[derive(Default)]
 pub(super) struct Assembler {
     reversed: Vec<Instruction>,
-    /// Answers that were written, each at its copy nearest to the start.
+    /// Answers that were written, each with the position of its copy nearest to the start.
     returns: Vec<(u32, usize)>,
 }
 
 impl Assembler {
-    /// Jumps to one of two targets, by what is loaded.
+    /// Writes a jump to one of two targets, depending on the loaded word.
     pub(super) fn jump(&mut self, comparison: Comparison, value: u32, holds: Target, fails: Target) -> Target {
         if holds == fails {
             return holds;
         }
-        // The second hop comes between this jump and the first one's aim.
+        // The second hop lies between this jump and the target of the first hop.
         let holds = self.near(holds, REACH - 1);
         let fails = self.near(fails, REACH);
         let (when_true, when_false) = (self.distance(holds), self.distance(fails));
@@ -74,7 +74,7 @@ impl Assembler {
         })
     }
 
-    /// Puts an instruction without jumps in front of `then`, which has to be what was written last.
+    /// Writes an instruction without jumps in front of `then`, which must be the last one written.
     pub(super) fn prepend(&mut self, code: u16, value: u32, then: Target) -> Target {
         debug_assert_eq!(
             then,
@@ -84,7 +84,7 @@ impl Assembler {
         self.push(Instruction { code, when_true: 0, when_false: 0, value })
     }
 
-    /// Makes sure that the program begins with `target`, and hands it out.
+    /// Makes the program begin with `target` and returns it.
     pub(super) fn finish(mut self, target: Target) -> Vec<Instruction> {
         match target {
             Target::At(at) if at + 1 == self.reversed.len() => {}
@@ -100,7 +100,7 @@ impl Assembler {
         Target::At(self.reversed.len() - 1)
     }
 
-    /// How many instructions the next one has to skip to get there.
+    /// Returns the number of instructions that the next one must skip to reach a position.
     fn distance(&self, at: usize) -> usize {
         self.reversed.len() - 1 - at
     }

@@ -1,17 +1,17 @@
 //! The numbers of all system calls: one row for each name, one column for each architecture.
 //!
-//! The crate `syscalls` knows the numbers; the compiler sorts them into one table here, because a profile names 450
-//! calls and looks each of them up for three architectures.
+//! The crate `syscalls` has the numbers. They are sorted into one table at compile time, because a profile names 450
+//! calls and looks up each of them for three architectures.
 
 use super::architectures::{ALL, Architecture, X32_BIT};
 
-/// A name as two numbers that sort as the text does.
+/// A name as two numbers that sort like the text.
 type Name = [u128; 2];
 
-/// Where an architecture does not have the call.
+/// Marks a call that an architecture does not have.
 const ABSENT: u32 = u32::MAX;
 
-/// More rows than there are names; the table is cut to size.
+/// Upper bound of the number of rows during construction; the table is truncated to its size.
 const CAPACITY: usize = 640;
 
 /// Calls with numbers of their own on x32, from 512 on (arch/x86/entry/syscalls/syscall_64.tbl).
@@ -30,14 +30,14 @@ const ARM_PRIVATE: &str = "breakpoint cacheflush usr26 usr32 set_tls get_tls";
 /// Calls newer than the crate, from 470 on everywhere (scripts/syscall.tbl).
 const NEWEST: &str = "listns rseq_slice_yield";
 
-/// What a multiplexing call's first argument says, from 1 on: socketcall (linux/net.h) and ipc (linux/ipc.h), whose
-/// gaps have a dash.
+/// Calls by the first argument of a multiplexing call, from 1 on: socketcall (linux/net.h) and ipc (linux/ipc.h),
+/// where a dash marks a gap.
 const SOCKETCALLS: &str = "socket bind connect listen accept getsockname getpeername socketpair send recv sendto \
     recvfrom shutdown setsockopt getsockopt sendmsg recvmsg accept4 recvmmsg sendmmsg";
 const IPC_CALLS: &str = "semop semget semctl semtimedop - - - - - - msgsnd msgrcv msgget msgctl - - - - - - shmat shmdt \
     shmget shmctl";
 
-/// A call's other way into the kernel.
+/// The multiplexing call that also reaches a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Multiplexed {
     /// The first argument of socketcall.
@@ -50,12 +50,12 @@ pub(super) enum Multiplexed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Call {
     numbers: [u32; ALL.len()],
-    /// Its place in a multiplexing call, where the architecture has those.
+    /// Its position in a multiplexing call, on architectures that have those.
     pub(super) multiplexed: Option<Multiplexed>,
 }
 
 impl Call {
-    /// The number that the kernel reports for it.
+    /// Returns the number that the kernel reports for it.
     pub(super) fn number(&self, on: Architecture) -> Option<u32> {
         Some(self.numbers[on as usize]).filter(|it| *it != ABSENT)
     }
@@ -67,7 +67,7 @@ pub(super) fn find(name: &str) -> Option<&'static Call> {
     NAMES.binary_search(&name).ok().map(|row| &CALLS[row])
 }
 
-/// All names, for tests that compare tables.
+/// Returns all names, for tests that compare tables.
 #[cfg(test)]
 pub(super) fn names() -> Vec<String> {
     let text = |name: &Name| name.iter().flat_map(|half| half.to_be_bytes()).filter(|it| *it != 0).collect();
@@ -114,7 +114,7 @@ const fn is_less(left: Name, right: Name) -> bool {
 }
 
 impl Table {
-    /// The row of a name, new where there was none.
+    /// Returns the row of a name, which is added if it is new.
     const fn row(&mut self, name: Name) -> usize {
         let (mut low, mut high) = (0, self.length);
         while low < high {
@@ -146,7 +146,7 @@ impl Table {
     }
 }
 
-/// The words of a list.
+/// Iterates over the words of a list.
 struct Words {
     text: &'static [u8],
     at: usize,
@@ -168,7 +168,7 @@ impl Words {
         if from == self.at { None } else { pack(self.text, from, self.at) }
     }
 
-    /// Where a word stands in the list.
+    /// Returns the position of a word in the list.
     const fn position(mut self, name: Name) -> Option<u32> {
         let mut position = 0;
         while let Some(word) = self.next() {
@@ -181,7 +181,7 @@ impl Words {
     }
 }
 
-/// Enters what the crate knows of an architecture, name by name.
+/// Adds the crate's calls of an architecture, name by name.
 macro_rules! enter {
     ($module:ident, |$number:ident, $name:ident| $enter:expr) => {{
         let mut next = Some(syscalls::$module::Sysno::first());
@@ -191,7 +191,7 @@ macro_rules! enter {
             $enter;
             next = call.next();
         }
-        // The crate's own walk stops before the last one.
+        // The crate's own iteration stops before the last one.
         let call = syscalls::$module::Sysno::last();
         let ($number, text) = (call.id() as u32, call.name().as_bytes());
         let Some($name) = pack(text, 0, text.len()) else { panic!("a name is longer than a row takes") };
@@ -212,7 +212,7 @@ const fn build() -> Table {
     });
     enter!(x86, |number, name| table.set(Architecture::X86, name, number));
     enter!(aarch64, |number, name| {
-        // Only 32-bit machines have those with 64-bit times; and the kernel's own name for fstatat is another.
+        // Only 32-bit machines have the calls with 64-bit times, and the kernel's own name for fstatat differs.
         if number < 403 || number > 423 {
             let is_stat = words("fstatat").position(name).is_some();
             let Some(kernel) = words("newfstatat").next() else { panic!("a word is in its list") };

@@ -1,6 +1,6 @@
-//! A condition on an argument: read from a profile, and written as BPF.
+//! A condition on an argument: parsed from a profile and written as BPF.
 //!
-//! BPF has words of 32 bits and arguments have 64, so most conditions look at the upper half first.
+//! BPF words have 32 bits and arguments have 64, so most conditions compare the upper half first.
 
 use super::actions::{Operator, operator};
 use super::architectures::Architecture;
@@ -9,7 +9,7 @@ use super::refuse;
 use crate::error::StepError;
 use crate::oci::Argument;
 
-/// One comparison. All bits of the mask are set where the operator has none.
+/// One comparison. The mask has all bits set if the operator has no mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Condition {
     pub(super) argument: u32,
@@ -19,7 +19,7 @@ pub(super) struct Condition {
 }
 
 impl Condition {
-    /// Reads it. `at` is the field that holds it.
+    /// Parses a condition. `at` is the path of the field that holds it.
     pub(super) fn read(from: &Argument, at: impl Fn() -> String) -> Result<Self, StepError> {
         let operator = operator(&from.op, || format!("{}.op", at()))?;
         if from.index > 5 {
@@ -32,18 +32,18 @@ impl Condition {
         Ok(Self { argument: from.index, operator, mask, value })
     }
 
-    /// The argument equals a number.
+    /// Returns the condition that an argument equals a number.
     pub(super) fn equal(argument: u32, value: u64) -> Self {
         Self { argument, operator: Operator::Equal, mask: u64::MAX, value }
     }
 
-    /// What an architecture with arguments of 32 bits can see of it.
+    /// Returns the condition as it applies to arguments of 32 bits.
     pub(super) fn narrow(self) -> Self {
         let low = u64::from(u32::MAX);
         Self { mask: self.mask & low, value: self.value & low, ..self }
     }
 
-    /// Whether there is nothing to compare.
+    /// Returns whether the condition always holds.
     pub(super) fn always_holds(&self) -> bool {
         self.mask == 0
     }

@@ -1,4 +1,4 @@
-//! Binds the process to a filter (seccomp(2), SECCOMP_SET_MODE_FILTER).
+//! Installs a filter for the process (seccomp(2), SECCOMP_SET_MODE_FILTER).
 
 #![expect(unsafe_code, reason = "libc has no safe call for it")]
 
@@ -12,16 +12,16 @@ const _: () = assert!(size_of::<Instruction>() == size_of::<libc::sock_filter>()
 const _: () = assert!(align_of::<Instruction>() >= align_of::<libc::sock_filter>());
 
 impl Filter {
-    /// Binds this process and all that come from it. Gives the descriptor on which notified calls arrive, where a rule
-    /// asks for that. For between clone and exec: only a failure allocates.
+    /// Installs the filter for this process and its descendants. Returns the descriptor that receives notified calls,
+    /// if a rule uses that. Can be called between clone and exec, because it only allocates on failure.
     ///
     /// # Errors
-    /// The kernel does not take it. It wants no_new_privs, or CAP_SYS_ADMIN in the user namespace.
+    /// The kernel refuses the filter. It requires no_new_privs, or CAP_SYS_ADMIN in the user namespace.
     pub(crate) fn install(&self) -> Result<Option<i32>, StepError> {
         let mut flags = self.flags;
         if self.uses_notify() {
             flags |= NEW_LISTENER;
-            // Without it a thread's id and a descriptor could not be told apart.
+            // Without this flag, a thread's id and a descriptor could not be distinguished.
             if flags & TSYNC != 0 {
                 flags |= TSYNC_ESRCH;
             }

@@ -1,4 +1,4 @@
-//! Filters that were compiled before: a daemon has few profiles, and needs one at each start of a container.
+//! A cache of compiled filters: a daemon has few profiles and needs one at each start of a container.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,7 +6,7 @@ use super::Filter;
 use crate::error::StepError;
 use crate::oci::Seccomp;
 
-/// Profiles at once; the one that was kept first goes.
+/// Largest number of cached profiles; the oldest one is evicted.
 const BOUND: usize = 16;
 
 /// Compiled filters by their profile.
@@ -14,10 +14,10 @@ const BOUND: usize = 16;
 pub(crate) struct KeptFilters(Mutex<Vec<(Seccomp, Arc<[u8]>)>>);
 
 impl KeptFilters {
-    /// The bytes of a profile's filter.
+    /// Returns the compiled filter of a profile as bytes.
     ///
     /// # Errors
-    /// As for [`Filter::compile`].
+    /// The same as for [`Filter::compile`].
     pub(crate) fn of(&self, profile: &Seccomp) -> Result<Arc<[u8]>, StepError> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, bytes)) = kept.iter().find(|(it, _)| it == profile) {

@@ -1,7 +1,7 @@
-//! The program of a filter: which architecture, which number, which arguments.
+//! Writes the program of a filter, which checks the architecture, then the call's number, then its arguments.
 //!
-//! Numbers with the same verdict are ranges, found by halving. A call that is judged by its number alone never loads
-//! an argument, so the kernel answers it from its cache after the first time (kernel/seccomp.c,
+//! Numbers with the same verdict form ranges, which are found by binary search. A call that is decided by its number
+//! alone loads no argument, so the kernel answers it from its cache after the first time (kernel/seccomp.c,
 //! `seccomp_is_const_allow`).
 
 use super::actions::KILL_THREAD;
@@ -10,11 +10,11 @@ use super::assembler::{Assembler, Comparison, Instruction, LOAD, Target};
 use super::rules::{Rules, Verdict};
 use crate::error::StepError;
 
-/// Where struct seccomp_data has the call's number, and the architecture.
+/// Offsets of the call's number and the architecture in struct seccomp_data.
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 
-/// Numbers from `start` on, up to the next range.
+/// The numbers from `start` up to the next range.
 struct Range {
     start: u32,
     verdict: Verdict,
@@ -67,8 +67,8 @@ fn ranges(rules: &Rules<'_>, block: &[Architecture]) -> Result<Vec<Range>, StepE
     }
     push(next, Verdict::Always(rules.default));
     if block == [Architecture::X86_64] {
-        // x32 comes with the same architecture. As libseccomp: it is another one, except for the number -1, which a
-        // tracer sets to skip a call.
+        // x32 calls have the same audit number. As in libseccomp, they count as another architecture, except for the
+        // number -1, which a tracer sets to skip a call.
         push(X32_BIT, Verdict::Always(KILL_THREAD));
         push(u32::MAX, Verdict::Always(rules.default));
     }

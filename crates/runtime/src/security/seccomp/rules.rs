@@ -1,8 +1,8 @@
-//! From a profile to the answer for each call's number: which rules are left out, which one counts.
+//! Computes the answer for each call's number from a profile: which rules are ignored, and which one applies.
 //!
-//! It follows what runc makes of a profile (libcontainer/seccomp/seccomp_linux.go) and what libseccomp makes of that
-//! (src/db.c). Where two rules of one call can match, the order in the profile does not count: an unconditional rule
-//! always wins, the first of several; else the rule that stands first in libseccomp's tree.
+//! This follows runc's handling of a profile (libcontainer/seccomp/seccomp_linux.go) and libseccomp's handling of the
+//! result (src/db.c). If two rules of one call can match, their order in the profile does not matter: an unconditional
+//! rule always wins, the first of several; otherwise the rule that is first in libseccomp's tree wins.
 
 use std::cmp::Reverse;
 
@@ -14,21 +14,21 @@ use super::{MAX_INSTRUCTIONS, refuse};
 use crate::error::StepError;
 use crate::oci::{Seccomp, SyscallRule};
 
-/// What is answered to a call.
+/// The answer to a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Always the same.
+    /// The same answer in all cases.
     Always(u32),
-    /// The first rule whose conditions all hold, else the default. The architecture says how wide arguments are.
+    /// The first rule whose conditions all hold, else the default. The architecture determines the width of arguments.
     First(Architecture, Vec<Rule>),
 }
 
-/// An answer under conditions, of which there is at least one, sorted by argument.
+/// An answer with at least one condition; the conditions are sorted by argument.
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
     pub(super) answer: u32,
     pub(super) conditions: Vec<Condition>,
-    /// Its place in the profile, for errors.
+    /// Its position in the profile, for errors.
     place: usize,
 }
 
@@ -40,11 +40,11 @@ impl PartialEq for Rule {
 
 impl Eq for Rule {}
 
-/// A profile's rules, read once for all architectures.
+/// A profile's rules, parsed once for all architectures.
 pub(super) struct Rules<'a> {
-    /// For what no rule names.
+    /// The answer for calls that no rule names.
     pub(super) default: u32,
-    /// Names that no architecture knows.
+    /// Names that no architecture has.
     pub(super) warnings: Vec<String>,
     rules: Vec<Rule>,
     calls: Vec<Named<'a>>,
@@ -63,16 +63,16 @@ struct Entry {
     rule: usize,
     named: usize,
     on: Architecture,
-    /// What a multiplexing call's first argument has to be.
+    /// Required value of a multiplexing call's first argument.
     through: Option<u8>,
 }
 
-/// Reads the rules of a profile.
+/// Parses the rules of a profile.
 pub(super) fn read(profile: &Seccomp) -> Result<Rules<'_>, StepError> {
     let fields = ["defaultAction", "defaultErrnoRet"];
     let default = action("linux.seccomp", fields, &profile.default_action, profile.default_errno_ret)?;
     if default == NOTIFY {
-        // As runc: nobody could hand the descriptor on.
+        // As in runc: no process could pass the descriptor on.
         return Err(refuse("linux.seccomp.defaultAction: SCMP_ACT_NOTIFY can't be the default action".into()));
     }
     let mut read = Rules { default, warnings: Vec::new(), rules: Vec::new(), calls: Vec::with_capacity(512) };
@@ -92,7 +92,7 @@ impl<'a> Rules<'a> {
             return Err(refuse(format!("{at}.names[{index}]: an empty name")));
         }
         if answer == NOTIFY && rule.names.iter().any(|it| it == "write") {
-            // As runc: the process writes to hand the descriptor on, before anyone listens to it.
+            // As in runc: the process writes to pass the descriptor on before any agent listens to it.
             return Err(refuse(format!("{at}.action: SCMP_ACT_NOTIFY cannot be used for the write syscall")));
         }
         if answer == self.default {
@@ -100,7 +100,7 @@ impl<'a> Rules<'a> {
         }
         let first = self.rules.len();
         let repeated = |(index, it): (usize, &Condition)| conditions[..index].iter().any(|e| e.argument == it.argument);
-        // As runc: conditions that repeat an argument are alternatives, all of them.
+        // As in runc: if conditions repeat an argument, all of the rule's conditions are alternatives.
         if conditions.iter().enumerate().any(repeated) {
             self.rules.extend(conditions.iter().map(|it| Rule { answer, conditions: vec![*it], place }));
         } else {
@@ -116,8 +116,7 @@ impl<'a> Rules<'a> {
         Ok(())
     }
 
-    /// The verdicts for all numbers that the architectures have in common a block for, in order. They share an audit
-    /// number.
+    /// Returns the verdicts for all numbers of a block of architectures with the same audit number, in order.
     pub(super) fn verdicts(&self, block: &[Architecture]) -> Result<Vec<(u32, Verdict)>, StepError> {
         let mut entries = Vec::with_capacity(self.calls.len() * block.len());
         for &on in block {
@@ -135,7 +134,7 @@ impl<'a> Rules<'a> {
                 entries.extend(it.call.number(on).map(|number| Entry { number, through: None, ..entry }));
             }
         }
-        // Stable: rules of one call stay in the profile's order.
+        // The sort is stable, so rules of one call keep the profile's order.
         entries.sort_by_key(|it| it.number);
         let groups = entries.chunk_by(|left, right| left.number == right.number);
         groups.map(|group| Ok((group[0].number, self.verdict(group)?))).collect()
@@ -154,7 +153,7 @@ impl<'a> Rules<'a> {
                 always = Some(rule.answer);
                 continue;
             }
-            // What begins with all conditions of another rule can't match without it.
+            // A rule that begins with all conditions of another rule can't match without that one.
             let covered = kept.iter().find(|it| rule.conditions.starts_with(&it.conditions));
             let contrary =
                 kept.iter().find(|it| it.answer != rule.answer && it.conditions.starts_with(&rule.conditions));
@@ -178,13 +177,13 @@ impl<'a> Rules<'a> {
         })
     }
 
-    /// A rule as the architecture sees it.
+    /// Returns a rule as it applies to an architecture.
     fn effective(&self, entry: &Entry) -> Rule {
         let rule = &self.rules[entry.rule];
         let mut conditions = rule.conditions.clone();
         if let Some(place) = entry.through {
-            // As libseccomp: a condition on the first argument gives way, those on others now look at the
-            // multiplexing call's own.
+            // As in libseccomp: a condition on the first argument is dropped, and conditions on others apply to the
+            // multiplexing call's own arguments.
             conditions.retain(|it| it.argument != 0);
             conditions.insert(0, Condition::equal(0, place.into()));
         }
@@ -196,13 +195,13 @@ impl<'a> Rules<'a> {
     }
 }
 
-/// What a condition is sorted by: see [`ordered`].
+/// The sort key of a condition; see [`ordered`].
 type Rank = (Reverse<u32>, u8, u64, usize, u64, usize);
 
-/// Puts rules into the order of libseccomp's tree (src/db.c, `_db_chain_lt`): a higher argument comes first, then
-/// equality, then the smallest upper bound, then the largest lower bound; a rule before those that ask for more. What
-/// libseccomp has no opinion on stays in the profile's order. Where its tree shares nodes of `<`, `>` or `!=` with one
-/// constant, its own order is by accident and is not followed.
+/// Sorts rules into the order of libseccomp's tree (src/db.c, `_db_chain_lt`): a higher argument comes first, then
+/// equality, then the smallest upper bound, then the largest lower bound; a rule comes before those with additional
+/// conditions. Rules that libseccomp does not order keep the profile's order. Where nodes of `<`, `>` or `!=` with the
+/// same constant are shared in its tree, its order is accidental and is not reproduced.
 fn ordered(mut rules: Vec<Rule>, wide: bool) -> Vec<Rule> {
     if rules.iter().all(|it| it.answer == rules[0].answer) {
         return rules;

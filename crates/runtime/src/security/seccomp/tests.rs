@@ -1,4 +1,4 @@
-//! Filters are run by a small interpreter. Here are single rules; the comparison with libseccomp is in
+//! Tests that run filters with a small interpreter. This file tests single rules; the comparison with libseccomp is in
 //! `reference.rs` and `generated.rs`.
 
 mod generated;
@@ -31,7 +31,7 @@ fn rule_if(name: &str, action: &str, args: &[Argument]) -> SyscallRule {
     SyscallRule { args: args.to_vec(), ..rule(&[name], action) }
 }
 
-/// Fails everything but what the rules say.
+/// Returns a profile that fails every call except by these rules.
 fn profile(rules: &[SyscallRule]) -> Seccomp {
     Seccomp { default_action: "SCMP_ACT_ERRNO".into(), syscalls: rules.to_vec(), ..Seccomp::default() }
 }
@@ -60,7 +60,7 @@ fn operators_compare_all_bits() {
         ("SCMP_CMP_GE", five, 0, [five, five + 1, 6 << 32], [five - 1, 4 << 32 | 9, 9]),
         ("SCMP_CMP_GT", five, 0, [five + 1, 6 << 32, u64::MAX], [five, 5 << 32, 9]),
         ("SCMP_CMP_MASKED_EQ", five, 1 << 32 | 4, [1 << 32 | 4, 0xf3 << 32 | 0x1e, 3 << 32 | 6], [4, 1 << 32, five]),
-        // Bits of the value outside of the mask mean nothing.
+        // Bits of the value outside of the mask are ignored.
         ("SCMP_CMP_MASKED_EQ", 0xf, 0xff, [0xf, 0x1f, 1 << 32 | 0xf], [0, 0xe, 0xf0]),
     ];
     for (op, value, value_two, holds, fails) in holding {
@@ -150,7 +150,7 @@ fn calls_that_no_architecture_has_are_left_out_with_a_warning() {
     assert_eq!(filter.warnings(), ["linux.seccomp.syscalls[0].names[1]: no architecture has the call `frobnicate`"]);
 }
 
-/// As many different rules for one call.
+/// Returns this many different rules for one call.
 fn many(count: u64) -> Seccomp {
     let one = |it| rule_if("ioctl", "SCMP_ACT_ALLOW", &[argument(1, "SCMP_CMP_EQ", it * 3, 0)]);
     let calls = rule(&["read", "write", "openat2", "mount"], "SCMP_ACT_ALLOW");
@@ -204,7 +204,7 @@ fn kept_filters_are_read_again() {
 
 #[test]
 fn the_kernel_takes_filters() {
-    // A filter binds one thread, and this one ends with the test.
+    // A filter applies to one thread, and this one ends with the test.
     let bound = std::thread::spawn(|| {
         nix::sys::prctl::set_no_new_privs().unwrap();
         let mut rules = profile(&[rule(&["getsid"], "SCMP_ACT_ERRNO")]);

@@ -1,3 +1,5 @@
+//! Tests of the sled database: damage, crashes, and the import of an earlier version.
+
 use super::*;
 use flota_api::model::Assignment;
 

@@ -1,9 +1,9 @@
-//! Profiles made from a seed, compiled by us and by libseccomp.
+//! Tests with profiles that are generated from a seed and compiled both by us and by libseccomp.
 //!
-//! libseccomp 2.5.4 to 2.6.1 is wrong on a few calls in ten thousand: a block of its program that is reached on two
-//! ways expects the accumulator of the first one, so it compares the wrong half or the architecture (one rule on
-//! `semop` for x86; `> 0xffffffff` beside `< 0x100000000`). We follow the rules there, so a third reading of the
-//! profile says who is right.
+//! libseccomp 2.5.4 to 2.6.1 answers a few calls in ten thousand wrongly: a block of its program that is reached on
+//! two paths expects the accumulator of the first one, so it compares the wrong half or the architecture (one rule on
+//! `semop` for x86; `> 0xffffffff` beside `< 0x100000000`). Our filters follow the rules there, so a third evaluation
+//! of the profile decides which answer is correct.
 
 use super::model::OPERATORS;
 use super::random::Random;
@@ -20,11 +20,11 @@ const ACTIONS: [(&str, Option<u32>); 9] = [
     ("SCMP_ACT_LOG", None),
     ("SCMP_ACT_TRACE", Some(7)),
     ("SCMP_ACT_TRAP", None),
-    // The last one, because it can't be the default.
+    // This is the last one, because it can't be the default.
     ("SCMP_ACT_NOTIFY", None),
 ];
 
-/// Of all kinds: everywhere, multiplexed, of one architecture only, unknown.
+/// Calls of all kinds: on all architectures, multiplexed, on one architecture only, unknown.
 const NAMES: [&str; 24] = [
     "read",
     "open",
@@ -54,24 +54,24 @@ const NAMES: [&str; 24] = [
 
 const VALUES: [u64; 12] = [0, 1, 2, 5, 7, 0xff, 1 << 31, 0xffff_ffff, 1 << 32, 5 << 32 | 1, 1 << 63, u64::MAX];
 
-/// Operators for rules that overlap: upper bounds or lower bounds. Where both compare with one number, or several `!=`
-/// exclude each other, libseccomp's choice depends on which rule it got first.
+/// Operators for overlapping rules: upper bounds or lower bounds. If both compare with one number, or several `!=`
+/// exclude each other, libseccomp's choice depends on the order in which it got the rules.
 const UPPER: [&str; 4] = ["SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_EQ", "SCMP_CMP_MASKED_EQ"];
 const LOWER: [&str; 4] = ["SCMP_CMP_GT", "SCMP_CMP_GE", "SCMP_CMP_EQ", "SCMP_CMP_MASKED_EQ"];
 
-/// What generated profiles look like.
+/// Parameters of generated profiles.
 struct Kind {
-    /// How many of the names occur.
+    /// Number of names that occur.
     names: usize,
-    /// How many of the arguments are looked at.
+    /// Number of arguments that occur in conditions.
     arguments: usize,
-    /// The operators that occur.
+    /// Operators that occur.
     operators: &'static [&'static str],
-    /// Rules, at most.
+    /// Largest number of rules.
     rules: usize,
-    /// Conditions of a rule, at most.
+    /// Largest number of conditions of a rule.
     conditions: usize,
-    /// Whether each name is in one rule only.
+    /// Whether each name is in only one rule.
     once: bool,
     /// Whether rules have different actions.
     mixed: bool,
@@ -94,7 +94,7 @@ fn profile(kind: &Kind, random: &mut Random) -> Seccomp {
         }
         let first = random.below(kind.arguments);
         let args = (0..random.below(kind.conditions + 1)).map(|at| {
-            // Some repeat an argument.
+            // Some conditions repeat an argument.
             let index = if !kind.once && random.below(8) == 0 { first } else { (first + at) % kind.arguments };
             let index = u32::try_from(index).unwrap();
             argument(index, random.pick(kind.operators), random.pick(&VALUES), random.pick(&VALUES))
@@ -105,13 +105,14 @@ fn profile(kind: &Kind, random: &mut Random) -> Seccomp {
     Seccomp { default_action: action.into(), default_errno_ret: errno, syscalls: rules, ..Seccomp::default() }
 }
 
-/// Compares many profiles of a kind; `seed` says which.
+/// Compares many profiles of a kind, generated from `seed`.
 fn compare_all(kind: &Kind, seed: u64) -> Compared {
     let mut random = Random(seed);
     let mut all = Compared::default();
     for _ in 0..12 {
         let profile = profile(kind, &mut random);
-        // Not S390x: libseccomp 2.5.4 swaps the bytes of some answers twice when it writes for another byte order.
+        // S390x is left out, because libseccomp 2.5.4 swaps the bytes of some answers twice when it writes for another
+        // byte order.
         for (_, block) in &MACHINES[..5] {
             let compared =
                 compare(&profile, block, &mut random).unwrap_or_else(|it| panic!("seed {seed}: {block:?}: {it}"));
@@ -120,7 +121,7 @@ fn compare_all(kind: &Kind, seed: u64) -> Compared {
             all.other_rule += compared.other_rule;
         }
     }
-    // Rarely it compares what is not loaded: see the head of this file.
+    // In rare cases it compares a word that is not loaded; see the head of this file.
     assert!(all.library_wrong < all.calls / 500, "seed {seed}: libseccomp is wrong {} times", all.library_wrong);
     all
 }

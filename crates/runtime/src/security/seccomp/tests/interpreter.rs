@@ -1,4 +1,4 @@
-//! Runs a filter as the kernel does, with all that its checker demands (net/core/filter.c, kernel/seccomp.c).
+//! Runs a filter as the kernel does, with all checks of its verifier (net/core/filter.c, kernel/seccomp.c).
 
 use crate::security::seccomp::assembler::{AND, Comparison, HOP, Instruction, LOAD, RETURN};
 
@@ -25,7 +25,7 @@ impl Data {
     }
 }
 
-/// What the filter answers.
+/// Returns the filter's answer.
 pub(super) fn run(program: &[Instruction], data: &Data, big_endian: bool) -> u32 {
     let (mut at, mut loaded) = (0, 0);
     loop {

@@ -1,4 +1,4 @@
-//! What a profile says, word by word: a second, slow reading of it, on which filters are checked.
+//! A second, slow evaluation of a profile, against which filters are checked.
 
 use std::collections::BTreeSet;
 
@@ -12,19 +12,20 @@ use crate::security::seccomp::calls::{self, Call, Multiplexed};
 pub(super) const OPERATORS: [&str; 7] =
     ["SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_MASKED_EQ"];
 
-/// The kernel's word for an action.
+/// Returns the kernel's value for an action.
 pub(super) fn answer_of(name: &str, errno: Option<u32>) -> u32 {
     action("test", ["", ""], name, errno).unwrap()
 }
 
-/// What runc hands to `seccomp_rule_add_array`: from which rule and name it comes, and how the reference reads it.
+/// A rule that runc passes to `seccomp_rule_add_array`: the rule and name that it comes from, and its text for the
+/// reference.
 pub(super) struct LibraryRule {
     pub(super) place: usize,
     pub(super) name: String,
     pub(super) line: String,
 }
 
-/// A profile, as runc takes it apart.
+/// Splits a profile into rules as runc does.
 pub(super) fn rules_for_library(profile: &Seccomp) -> Vec<LibraryRule> {
     let default = answer_of(&profile.default_action, profile.default_errno_ret);
     let condition = |it: &Argument| {
@@ -48,20 +49,20 @@ pub(super) fn rules_for_library(profile: &Seccomp) -> Vec<LibraryRule> {
     rules
 }
 
-/// Conditions that repeat an argument are alternatives.
+/// Returns the alternatives of a rule: conditions that repeat an argument are alternatives.
 fn alternatives(rule: &SyscallRule) -> Vec<&[Argument]> {
     let distinct: BTreeSet<u32> = rule.args.iter().map(|it| it.index).collect();
     if distinct.len() == rule.args.len() { vec![&rule.args] } else { rule.args.chunks(1).collect() }
 }
 
-/// The answers of all rules that match, of which a filter may give any; the default's where none does. An
-/// unconditional rule rules out the others.
+/// Returns the answers of all rules that match, of which a filter may give any, or the default if none matches. An
+/// unconditional rule excludes the others.
 pub(super) fn possible_answers(profile: &Seccomp, block: &[Architecture], data: &Data) -> Vec<u32> {
     let default = answer_of(&profile.default_action, profile.default_errno_ret);
     let is_x32 = data.audit == Architecture::X86_64.audit() && data.number >= X32_BIT;
     let matching = |it: &&Architecture| it.audit() == data.audit && (**it == Architecture::X32) == is_x32;
     let Some(&on) = block.iter().find(matching) else {
-        // A tracer's -1 belongs to whatever architecture is there.
+        // A tracer's -1 belongs to every architecture.
         let skipped = data.number == u32::MAX && block.iter().any(|it| it.audit() == data.audit);
         return vec![if skipped { default } else { KILL_THREAD }];
     };

@@ -1,10 +1,10 @@
-//! Random numbers that are the same each time.
+//! Reproducible random numbers.
 
-/// A state of xorshift64, which is not zero.
+/// The state of xorshift64, which is never zero.
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    /// The next number.
+    /// Returns the next number.
     pub(super) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -12,12 +12,12 @@ impl Random {
         self.0
     }
 
-    /// A number below `bound`.
+    /// Returns a number below `bound`.
     pub(super) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() >> 16).unwrap() % bound
     }
 
-    /// One of several.
+    /// Returns one of several values.
     pub(super) fn pick<T: Clone>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())].clone()
     }

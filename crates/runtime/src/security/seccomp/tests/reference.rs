@@ -1,6 +1,6 @@
-//! libseccomp's filter for a profile, made as runc and crun make it, and the comparison of its answers with ours.
+//! Creates libseccomp's filter for a profile, as runc and crun do, and compares its answers with ours.
 //!
-//! A small C program makes the filter. Where the installed libseccomp does not know a call yet, its number is left
+//! A small C program creates the filter. Numbers of calls that the installed libseccomp does not know yet are left
 //! out.
 
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ use crate::security::seccomp::{Filter, calls};
 
 use Architecture::{Aarch64, Arm, Ppc64le, Riscv64, S390x, X32, X86, X86_64};
 
-/// Native architectures with their siblings, and what Rust calls the machine.
+/// Native architectures with their variants, and Rust's name for the machine.
 pub(super) const MACHINES: [(&str, &[Architecture]); 6] = [
     ("x86_64", &[X86_64]),
     ("x86_64", &[X86_64, X86, X32]),
@@ -31,7 +31,8 @@ pub(super) const MACHINES: [(&str, &[Architecture]); 6] = [
     ("s390x", &[S390x]),
 ];
 
-/// The C program, compiled once for all tests. Its file is gone at once; it is run by its descriptor.
+/// Returns the path of the C program, which is compiled once for all tests. Its file is removed at once; it is run by
+/// its descriptor.
 fn program() -> String {
     static PROGRAM: OnceLock<File> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| {
@@ -67,7 +68,7 @@ fn library_name(architecture: Architecture) -> String {
     architecture.name().trim_start_matches("SCMP_ARCH_").to_lowercase()
 }
 
-/// libseccomp's filter. A rule that it refuses, and runc with it, is taken out of the profile.
+/// Returns libseccomp's filter. A rule that libseccomp, and therefore runc, refuses is removed from the profile.
 fn made_by_library(profile: &mut Seccomp, block: &[Architecture]) -> Vec<Instruction> {
     let mut lines = format!("init {}\n", answer_of(&profile.default_action, profile.default_errno_ret));
     block.iter().for_each(|it| lines += &format!("arch {}\n", library_name(*it)));
@@ -105,7 +106,8 @@ fn decode(hex: &str, big_endian: bool) -> Vec<Instruction> {
     (0..hex.len() / 2).step_by(8).map(instruction).collect()
 }
 
-/// Numbers of calls that are newer than the installed libseccomp. All others are the same there.
+/// Returns the numbers of calls that are newer than the installed libseccomp. All other numbers must be the same
+/// there.
 fn unknown_to_library() -> &'static BTreeSet<(u32, u32)> {
     static UNKNOWN: OnceLock<BTreeSet<(u32, u32)>> = OnceLock::new();
     UNKNOWN.get_or_init(|| {
@@ -116,7 +118,7 @@ fn unknown_to_library() -> &'static BTreeSet<(u32, u32)> {
         for ((on, name), line) in all.iter().zip(ask(lines).lines()) {
             let theirs: i64 = line.trim_start_matches("number ").parse().unwrap();
             let call = calls::find(name).unwrap();
-            // There the library speaks of a multiplexed call, and not of the number.
+            // For a multiplexed call, libseccomp returns a pseudo number instead of the real one.
             if on.multiplexes() && call.multiplexed.is_some() {
                 continue;
             }
@@ -130,7 +132,7 @@ fn unknown_to_library() -> &'static BTreeSet<(u32, u32)> {
     })
 }
 
-/// Values on both sides of each constant, in either half.
+/// Returns values on both sides of each constant, in either half.
 fn values(profile: &Seccomp) -> Vec<u64> {
     let mut values = vec![0, 1, u64::MAX, 1 << 32, u64::from(u32::MAX)];
     for it in profile.syscalls.iter().flat_map(|it| &it.args) {
@@ -150,7 +152,7 @@ fn numbers() -> impl Iterator<Item = u32> {
     low.clone().chain(low.map(|it| it | X32_BIT)).chain(edges)
 }
 
-/// The calls that have rules with conditions.
+/// Returns the calls that have rules with conditions.
 fn judged_calls(profile: &Seccomp, block: &[Architecture]) -> BTreeSet<(u32, u32)> {
     let multiplexing = block.iter().filter(|it| it.multiplexes()).map(|it| it.audit());
     let mut numbers: BTreeSet<_> = multiplexing.flat_map(|it| [(it, SOCKETCALL), (it, IPC)]).collect();
@@ -161,25 +163,25 @@ fn judged_calls(profile: &Seccomp, block: &[Architecture]) -> BTreeSet<(u32, u32
     numbers
 }
 
-/// How a comparison went.
+/// The result of a comparison.
 #[derive(Debug, Default)]
 pub(super) struct Compared {
-    /// Calls that were judged.
+    /// Number of compared calls.
     pub(super) calls: usize,
-    /// Calls on which libseccomp's filter does what no rule that matches says.
+    /// Number of calls for which libseccomp's answer is that of no matching rule.
     pub(super) library_wrong: usize,
-    /// Calls on which another one of the matching rules is followed.
+    /// Number of calls for which both answers come from different matching rules.
     pub(super) other_rule: usize,
 }
 
-/// Runs both filters. That ours does what no matching rule says is an error.
+/// Runs both filters. An answer of ours that no matching rule gives is an error.
 pub(super) fn compare(profile: &Seccomp, block: &[Architecture], random: &mut Random) -> Result<Compared, String> {
     let mut profile = profile.clone();
     let theirs = made_by_library(&mut profile, block);
     profile.architectures = block.iter().map(|it| it.name().into()).collect();
     let ours = match Filter::compile_for(&profile, block[0]) {
         Ok(filter) => filter.program,
-        // The library does not notice all of them.
+        // libseccomp does not detect all contradictions.
         Err(error) if error.to_string().contains("contradicts") => return Ok(Compared::default()),
         Err(error) => return Err(error.to_string()),
     };
