@@ -133,7 +133,7 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
     if let Some(successor) = slot.successor() {
         if lost(successor) || successor.spec_version != service.spec_version {
             plan.set_desired(successor, DesiredState::Shutdown);
-        } else if slot.current().is_none() && (!slot.is_stopping() || stopping_is_lost(slot, view)) {
+        } else if slot.current().is_none() && stopping_is_lost(slot, view) {
             // The old task has ended, so its place is free.
             plan.set_desired(successor, DesiredState::Running);
         }
@@ -154,7 +154,7 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
         }
         None => match slot.newest().map(|last| (last, after_end(service, last))) {
             // The slot gets a new task only once the old one has ended.
-            _ if slot.is_stopping() && !stopping_is_lost(slot, view) => return false,
+            _ if !stopping_is_lost(slot, view) => return false,
             Some((_, AfterEnd::Stay)) => return false,
             // The delay counts from when the leader learned of the end, because the clock of the node may be wrong.
             Some((last, AfterEnd::ReplaceLater)) => {
@@ -180,10 +180,9 @@ fn drained() -> flota_api::model::Availability {
     flota_api::model::Availability::Drain
 }
 
-/// Whether every task that has not ended is on a node that can't report its end. Such tasks are not waited for.
+/// Whether every task that is stopping is on a node that can't report its end. Such tasks are not waited for.
 fn stopping_is_lost(slot: &Slot, view: &Tables) -> bool {
-    let stopping = slot.tasks.iter().filter(|task| !task.status.state.is_terminal());
-    stopping.into_iter().all(|task| unreachable(task, view))
+    slot.stopping().all(|task| unreachable(task, view))
 }
 
 /// Whether no node can report the end of the task.

@@ -55,9 +55,14 @@ impl Slot {
         self.tasks.iter().any(|task| task.desired_state != DesiredState::Remove)
     }
 
+    /// The tasks that were told to stop and have not ended yet.
+    pub(super) fn stopping(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks.iter().filter(|task| task.desired_state.is_stopping() && !task.status.state.is_terminal())
+    }
+
     /// Whether a task that was told to stop has not ended yet.
     pub(super) fn is_stopping(&self) -> bool {
-        self.tasks.iter().any(|task| task.desired_state.is_stopping() && !task.status.state.is_terminal())
+        self.stopping().next().is_some()
     }
 }
 

@@ -95,6 +95,12 @@ fn the_end_of_the_old_task_is_waited_for() {
 }
 
 #[test]
+fn the_end_of_a_task_on_a_node_that_is_gone_is_not_waited_for() {
+    let lost = told_to_stop(task("t0", 1, "gone", TaskState::Running));
+    assert_eq!(planned_with([lost, stopped(old(1)), successor(TaskState::Ready), old(2)]), ["n1:running"]);
+}
+
+#[test]
 fn the_successor_runs_once_the_old_task_has_ended() {
     assert_eq!(planned_with([stopped(old(1)), successor(TaskState::Ready), old(2)]), ["n1:running"]);
 }
