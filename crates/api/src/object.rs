@@ -62,6 +62,11 @@ macro_rules! kinds {
                 match self { $(Self::$kind(object) => object.id()),* }
             }
 
+            /// Returns the characters of its identifier, shared with the object.
+            pub fn key(&self) -> Arc<str> {
+                match self { $(Self::$kind(object) => Arc::from(&object.id)),* }
+            }
+
             /// Returns the name that is unique among objects of its kind; `None` if it has no such name.
             pub fn name(&self) -> Option<&str> {
                 match self { $(Self::$kind(object) => object.name()),* }

@@ -1,17 +1,18 @@
 //! One pass over the dirty keys, from plans to transactions. It is pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use flota_api::object::Kind;
 use flota_api::version::{Timestamp, Version};
 use flota_raft_store::{Action, Event, Expectation, Tables, Transaction};
 
-use super::ControlLoop;
+use super::{ControlLoop, Key};
 use crate::plan::{Change, Plan, PlanContext};
 
 /// A loop, by its place in the pipeline, and one of its keys.
-pub(super) type Work = (usize, String);
-type ObjectKey = (Kind, String);
+pub(super) type Work = (usize, Key);
+type ObjectKey = (Kind, Arc<str>);
 
 /// The transactions of one pass, each with the work that it came from, and the work to plan again later.
 #[derive(Debug, Default)]
@@ -20,48 +21,44 @@ pub(super) struct Planned {
     pub(super) timers: Vec<(Timestamp, Work)>,
 }
 
-/// A set of plans that share an object.
-#[derive(Default)]
-struct Group {
-    changed: BTreeSet<ObjectKey>,
-    expected: BTreeSet<ObjectKey>,
-    work: Vec<Work>,
-}
-
+/// Plans the dirty keys of each loop, until the loop has made as many changes as there is room for in `cx`. Keys that
+/// are not planned to the end stay dirty.
 pub(super) fn run(
     loops: &mut [Box<dyn ControlLoop>],
-    dirty: &mut BTreeSet<Work>,
+    dirty: &mut [BTreeSet<Key>],
     base: &Tables,
     cx: &mut PlanContext,
 ) -> Planned {
     let mut overlay = base.clone();
-    let mut groups: Vec<Group> = Vec::new();
+    let mut joined = Joined::default();
     let mut planned = Planned::default();
+    let share = cx.room;
     for index in 0..loops.len() {
-        let keys: Vec<String> = dirty.iter().filter(|(at, _)| *at == index).map(|(_, key)| key.clone()).collect();
-        for key in keys {
-            dirty.remove(&(index, key.clone()));
-            let plan = loops[index].plan(&key, &overlay, cx);
-            if !plan.changes.is_empty() {
-                tracing::debug!(control_loop = loops[index].name(), key, changes = plan.changes.len(), "planned");
+        cx.room = share;
+        while cx.room > 0 {
+            let Some(key) = dirty[index].pop_first() else { break };
+            let mut plan = loops[index].plan(&key, &overlay, cx);
+            if plan.is_full(cx) {
+                plan.changes.truncate(cx.room);
+                dirty[index].insert(key.clone());
             }
-            let work = (index, key);
+            cx.room -= plan.changes.len();
             if let Some(at) = plan.retry_at {
-                planned.timers.push((at, work.clone()));
+                planned.timers.push((at, (index, key.clone())));
             }
             if plan.changes.is_empty() {
                 continue;
             }
+            tracing::debug!(control_loop = loops[index].name(), %key, changes = plan.changes.len(), "planned");
             let events = change(&mut overlay, &plan);
             // Later loops see the change in this pass, earlier ones when it comes back as an event.
-            for (later, each) in loops.iter().enumerate().skip(index + 1) {
-                let keys = events.iter().flat_map(|event| each.dirtied_by(event, &overlay));
-                dirty.extend(keys.map(|key| (later, key)));
+            for (each, dirty) in loops.iter().zip(dirty.iter_mut()).skip(index + 1) {
+                dirty.extend(events.iter().flat_map(|event| each.dirtied_by(event, &overlay)));
             }
-            join(&mut groups, plan, work);
+            joined.add(plan, (index, key));
         }
     }
-    planned.groups = groups.into_iter().filter_map(|group| fold(group, base, &overlay)).collect();
+    planned.groups = joined.groups().filter_map(|group| fold(group, base, &overlay)).collect();
     planned
 }
 
@@ -71,9 +68,7 @@ fn change(overlay: &mut Tables, plan: &Plan) -> Vec<Event> {
     for change in &plan.changes {
         match change {
             Change::Put(new) => {
-                let old = overlay.object(new.kind(), new.id()).cloned();
-                overlay.put(new.clone());
-                events.push(match old {
+                events.push(match overlay.replace(new.clone()) {
                     Some(old) => Event::Updated { old, new: new.clone() },
                     None => Event::Created(new.clone()),
                 });
@@ -84,36 +79,90 @@ fn change(overlay: &mut Tables, plan: &Plan) -> Vec<Event> {
     events
 }
 
-/// Puts a plan into the group that it shares objects with; merges groups that it connects.
-fn join(groups: &mut Vec<Group>, plan: Plan, work: Work) {
-    let changed: BTreeSet<ObjectKey> = plan.changes.iter().map(object_key).collect();
-    let expected: BTreeSet<ObjectKey> = plan.expects.into_iter().collect();
-    let touches = |group: &Group| {
-        changed.iter().chain(&expected).any(|key| group.changed.contains(key))
-            || changed.iter().any(|key| group.expected.contains(key))
-    };
-    let mut joined = Group::default();
-    let mut rest = Vec::with_capacity(groups.len() + 1);
-    for group in groups.drain(..) {
-        if touches(&group) {
-            joined.changed.extend(group.changed);
-            joined.expected.extend(group.expected);
-            joined.work.extend(group.work);
-        } else {
-            rest.push(group);
+/// A set of plans that share an object.
+#[derive(Default)]
+struct Group {
+    changed: Vec<ObjectKey>,
+    expected: Vec<ObjectKey>,
+    work: Vec<Work>,
+}
+
+/// The plans of a pass, joined where one changes an object that another changes or expects.
+#[derive(Default)]
+struct Joined {
+    /// For each plan, another plan of its group; the first plan of a group names itself.
+    same: Vec<usize>,
+    work: Vec<Work>,
+    /// The last plan that changes an object.
+    changers: BTreeMap<ObjectKey, usize>,
+    /// Plans that expect an object, at least one of each group.
+    readers: BTreeMap<ObjectKey, Vec<usize>>,
+}
+
+impl Joined {
+    fn add(&mut self, plan: Plan, work: Work) {
+        let this = self.same.len();
+        self.same.push(this);
+        self.work.push(work);
+        for key in plan.changes.iter().map(object_key) {
+            if let Some(readers) = self.readers.get_mut(&key) {
+                let others = std::mem::replace(readers, vec![this]);
+                others.into_iter().for_each(|other| self.join(other, this));
+            }
+            if let Some(other) = self.changers.insert(key, this) {
+                self.join(other, this);
+            }
+        }
+        for key in plan.expects {
+            if let Some(other) = self.changers.get(&key).copied() {
+                self.join(other, this);
+            }
+            let readers = self.readers.entry(key).or_default();
+            if readers.last() != Some(&this) {
+                readers.push(this);
+            }
         }
     }
-    joined.changed.extend(changed);
-    joined.expected.extend(expected);
-    joined.work.push(work);
-    rest.push(joined);
-    *groups = rest;
+
+    /// Returns the first plan of the group, and shortens the way to it.
+    fn first(&mut self, mut plan: usize) -> usize {
+        while self.same[plan] != plan {
+            self.same[plan] = self.same[self.same[plan]];
+            plan = self.same[plan];
+        }
+        plan
+    }
+
+    fn join(&mut self, left: usize, right: usize) {
+        let (left, right) = (self.first(left), self.first(right));
+        self.same[left.max(right)] = left.min(right);
+    }
+
+    /// Returns the groups, in the order of their first plans.
+    fn groups(mut self) -> impl Iterator<Item = Group> {
+        let mut groups: BTreeMap<usize, Group> = BTreeMap::new();
+        for (plan, work) in std::mem::take(&mut self.work).into_iter().enumerate() {
+            groups.entry(self.first(plan)).or_default().work.push(work);
+        }
+        for (key, plan) in std::mem::take(&mut self.changers) {
+            groups.entry(self.first(plan)).or_default().changed.push(key);
+        }
+        for (key, plans) in std::mem::take(&mut self.readers) {
+            for plan in plans {
+                let expected = &mut groups.entry(self.first(plan)).or_default().expected;
+                if expected.last() != Some(&key) {
+                    expected.push(key.clone());
+                }
+            }
+        }
+        groups.into_values()
+    }
 }
 
 fn object_key(change: &Change) -> ObjectKey {
     match change {
-        Change::Put(object) => (object.kind(), object.id().to_owned()),
-        Change::Remove(kind, id) => (*kind, id.clone()),
+        Change::Put(object) => (object.kind(), object.key()),
+        Change::Remove(kind, id) => (*kind, Arc::clone(id)),
     }
 }
 
@@ -126,10 +175,10 @@ fn fold(group: Group, base: &Tables, overlay: &Tables) -> Option<(Transaction, V
         let action = match (old, new) {
             (None, Some(new)) => Action::Create(new.clone()),
             (Some(old), Some(new)) if old != new => Action::Update(new.clone()),
-            (Some(_), None) => Action::Remove(*kind, id.clone()),
+            (Some(_), None) => Action::Remove(*kind, id.to_string()),
             _ => continue,
         };
-        expected.insert((*kind, id.clone()), old.map(|old| old.meta().version));
+        expected.insert((*kind, Arc::clone(id)), old.map(|old| old.meta().version));
         transaction.actions.push(action);
     }
     if transaction.actions.is_empty() {
@@ -139,7 +188,7 @@ fn fold(group: Group, base: &Tables, overlay: &Tables) -> Option<(Transaction, V
         let version = base.version_of(kind, &id);
         expected.entry((kind, id)).or_insert(version);
     }
-    transaction.expectations =
-        expected.into_iter().map(|((kind, id), version)| Expectation { kind, id, version }).collect();
+    let expectation = |((kind, id), version): (ObjectKey, _)| Expectation { kind, id: id.to_string(), version };
+    transaction.expectations = expected.into_iter().map(expectation).collect();
     Some((transaction, group.work))
 }

@@ -116,7 +116,7 @@ impl DispatcherService {
             biased;
             () = cancel.cancelled() => Err(Status::aborted("the session was ended by the manager")),
             result = self.receive(&node_id, inbox, (&outbox, &cancel)) => result,
-            result = send_assignments(&self.replica, &node_id, held, &outbox) => result,
+            result = send_assignments(&self.replica, &self.sessions, &node_id, held, &outbox) => result,
         };
         // A connection may break long after its node became down: the node stays down and does not become unknown
         // again.

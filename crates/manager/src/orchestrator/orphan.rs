@@ -5,7 +5,7 @@ use flota_api::model::{NodeState, Task, TaskStatus};
 use flota_api::state::TaskState;
 use flota_raft_store::{Event, Tables};
 
-use crate::control_loop::{ControlLoop, keyed_by};
+use crate::control_loop::{ControlLoop, Key, keyed_by};
 use crate::plan::{Plan, PlanContext};
 
 /// The control loop; its keys are ids of nodes.
@@ -17,23 +17,24 @@ impl ControlLoop for Orphan {
         "orphan"
     }
 
-    fn all(&self, view: &Tables) -> Vec<String> {
-        view.nodes().map(|node| node.id.to_string()).collect()
+    fn all(&self, view: &Tables) -> Vec<Key> {
+        view.nodes().map(|node| Key::of(&node.id)).collect()
     }
 
-    fn dirtied_by(&self, event: &Event, _: &Tables) -> Vec<String> {
-        keyed_by!(event, Node node => vec![node.id.to_string()])
+    fn dirtied_by(&self, event: &Event, _: &Tables) -> Vec<Key> {
+        keyed_by!(event, Node node => vec![Key::of(&node.id)])
     }
 
-    fn plan(&mut self, key: &str, view: &Tables, cx: &mut PlanContext) -> Plan {
+    fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
-        let Some(node) = view.node(key).filter(|node| node.state == NodeState::Down) else { return plan };
+        let Some(node) = view.node(&key.id).filter(|node| node.state == NodeState::Down) else { return plan };
         let due = node.state_since + ORPHAN_AFTER;
         if due > cx.now {
             plan.retry_at(due);
             return plan;
         }
-        for task in view.tasks_of_node(&node.id).filter(|task| !task.status.state.is_terminal()) {
+        let unfinished = view.tasks_of_node(&node.id).filter(|task| !task.status.state.is_terminal());
+        for task in unfinished.take(cx.room) {
             let error = format!("its node has been down since {}", node.state_since);
             let status = TaskStatus { state: TaskState::Orphaned, at: cx.now, error, ..task.status.clone() };
             plan.put(Task { status, ..task.as_ref().clone() });
