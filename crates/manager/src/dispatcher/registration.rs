@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use flota_api::id::NodeId;
 use flota_api::model::{Node, NodeDescription, NodeState};
 use flota_api::naming;
+use flota_api::object::Kind;
 use flota_api::proto::dispatcher::{Register, Registered};
 use flota_identity::GrantKey;
 use flota_raft_store::{ProposeError, WriteTx};
@@ -59,7 +60,7 @@ pub(super) async fn register(
         let cluster = view.cluster().ok_or(RegisterError::NotMember)?;
         let key = GrantKey::from_der(&cluster.grant_key.0);
         let registered = Registered {
-            heartbeat_ms: u64::try_from(period(view.nodes().count()).as_millis()).unwrap_or(u64::MAX),
+            heartbeat_ms: u64::try_from(period(view.count(Kind::Node)).as_millis()).unwrap_or(u64::MAX),
             grant_public_key: key.map(|key| key.public_key()).unwrap_or_default().into(),
             raft_id: node.raft_id.unwrap_or_default(),
             node_name: description.hostname.clone(),
