@@ -11,6 +11,8 @@ mod driver;
 mod pass;
 
 pub(crate) use driver::Driver;
+#[cfg(feature = "measure")]
+pub(crate) use pass::run;
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,6 +1,5 @@
 //! Reports the progress of a service or an image as it changes, so that a user can wait for it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -8,8 +7,9 @@ use tokio::sync::mpsc;
 use flota_api::id::{ServiceId, is_id};
 use flota_api::model::{Image, NodeState, Service, Task};
 use flota_api::naming::task_name;
+use flota_api::object::{Kind, Object};
 use flota_api::state::TaskState;
-use flota_raft_store::Tables;
+use flota_raft_store::{Event, Tables};
 
 use super::error::ControlError;
 use super::reference::resolve;
@@ -62,11 +62,23 @@ impl<M: Member> Control<M> {
             Err(ControlError::NotFound { .. }) if is_id(reference) => reference.into(),
             Err(error) => return Err(error),
         };
-        Ok(self.watch(move |view| {
+        let watched = id.clone();
+        let concerns = move |event: &Event| match event {
+            Event::Created(object) | Event::Updated { new: object, .. } | Event::Removed(object) => match object {
+                Object::Service(service) => service.id == watched,
+                Object::Task(task) => task.service_id == watched,
+                Object::Node(_) => true,
+                _ => false,
+            },
+            Event::Committed(_) => false,
+            Event::Reset => true,
+        };
+        let progress = move |view: &Tables| {
             let now = service(view, &id);
             let is_last = now.converged || now.update_paused.is_some();
             (now, is_last)
-        }))
+        };
+        Ok(self.watch(progress, concerns))
     }
 
     /// Reports the progress of the image until enough nodes hold it. With a digest, it waits until the name refers to
@@ -77,17 +89,26 @@ impl<M: Member> Control<M> {
         digest: Option<String>,
     ) -> Result<Watch<ImageProgress>, ControlError> {
         self.proven_view().await?;
-        Ok(self.watch(move |view| {
+        let progress = move |view: &Tables| {
             let now = image(view, &reference, digest.as_deref());
             (now, now.converged)
-        }))
+        };
+        let concerns = |event: &Event| match event {
+            Event::Created(object) | Event::Updated { new: object, .. } | Event::Removed(object) => {
+                matches!(object.kind(), Kind::Image | Kind::Node)
+            }
+            Event::Committed(_) => false,
+            Event::Reset => true,
+        };
+        Ok(self.watch(progress, concerns))
     }
 
-    /// Sends the result of `progress` on the store, at once and whenever it has changed, until a report is marked as
-    /// the last, the receiver is dropped, or leadership ends.
+    /// Sends the result of `progress` on the store, at once and whenever it has changed after an event that concerns it,
+    /// until a report is marked as the last, the receiver is dropped, or leadership ends.
     fn watch<T: PartialEq + Clone + Send + 'static>(
         &self,
         progress: impl Fn(&Tables) -> (T, bool) + Send + 'static,
+        concerns: impl Fn(&Event) -> bool + Send + Sync + 'static,
     ) -> Watch<T> {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let (store, scope) = (self.store.clone(), self.leading.borrow().clone());
@@ -104,14 +125,22 @@ impl<M: Member> Control<M> {
                     biased;
                     () = sender.closed() => return,
                     () = scope.cancelled() => {}
-                    // A lag needs no handling, because the whole view is examined anyway.
-                    _ = events.next() => {}
+                    () = until_concerned(&mut events, &concerns) => {}
                 }
             }
             // It fails only if the receiver was dropped.
             let _ = sender.send(Err(ControlError::LeadershipMoved)).await;
         });
         receiver
+    }
+}
+
+/// Waits for an event that concerns a watch. A lag ends the wait, because an event may have been missed.
+async fn until_concerned(events: &mut flota_raft_store::Watch, concerns: &impl Fn(&Event) -> bool) {
+    while let Ok(events) = events.next().await {
+        if events.iter().any(concerns) {
+            return;
+        }
     }
 }
 
@@ -130,7 +159,7 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
         running,
         desired,
         converged: running == desired && !stopping && !outdated,
-        hanging: late(service, &tasks).chain(given_up(service, &tasks)).collect(),
+        hanging: late(service, &tasks, view).chain(given_up(service, &tasks)).collect(),
         update_paused: service.update.pause_reason().map(str::to_owned),
         removed: false,
     }
@@ -158,11 +187,11 @@ fn removal(view: &Tables, tasks: &[&Arc<Task>]) -> ServiceProgress {
 }
 
 /// Tasks that should run and do not yet, each with its own reason or that of the slot's last failure.
-fn late(service: &Service, tasks: &[&Arc<Task>]) -> impl Iterator<Item = String> {
+fn late(service: &Service, tasks: &[&Arc<Task>], view: &Tables) -> impl Iterator<Item = String> {
     tasks.iter().filter(|task| task.is_live() && !is_running(task)).map(move |task| {
         let pending = task.pending_reason.as_ref().map(ToString::to_string).unwrap_or_default();
         let own = [&task.status.error, &pending, &task.status.message];
-        let failed = tasks.iter().filter(|it| it.slot == task.slot && !it.status.error.is_empty());
+        let failed = view.tasks_of_slot(&service.id, task.slot).filter(|it| !it.status.error.is_empty());
         let last = failed.max_by_key(|it| it.meta.order()).map(|it| &it.status.error);
         let reason = own.into_iter().chain(last).find(|it| !it.is_empty());
         let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -170,15 +199,13 @@ fn late(service: &Service, tasks: &[&Arc<Task>]) -> impl Iterator<Item = String>
     })
 }
 
-/// Slots whose last task failed and is not replaced, and the reason.
+/// Slots whose last task failed and is not replaced, and the reason. The tasks are in the order of their slots.
 fn given_up(service: &Service, tasks: &[&Arc<Task>]) -> impl Iterator<Item = String> {
-    let slots: BTreeSet<u64> = tasks.iter().map(|task| task.slot).collect();
-    slots.into_iter().filter_map(move |slot| {
-        let in_slot = || tasks.iter().filter(move |task| task.slot == slot);
-        let last = in_slot().max_by_key(|task| task.meta.order())?;
+    tasks.chunk_by(|left, right| left.slot == right.slot).filter_map(|in_slot| {
+        let last = in_slot.iter().max_by_key(|task| task.meta.order())?;
         let failed = matches!(last.status.state, TaskState::Failed | TaskState::Rejected);
-        let name = task_name(&service.spec.name, slot);
-        (failed && !in_slot().any(|task| task.is_live()))
+        let name = task_name(&service.spec.name, last.slot);
+        (failed && !in_slot.iter().any(|task| task.is_live()))
             .then(|| format!("{name} is {}: {}", last.status.state, last.status.error))
     })
 }

@@ -74,6 +74,11 @@ impl Sessions {
         }
     }
 
+    /// Number of open sessions.
+    pub(crate) fn count(&self) -> usize {
+        self.open.lock().expect("no holder panics").1.len()
+    }
+
     /// Queues a message to the node.
     ///
     /// # Errors

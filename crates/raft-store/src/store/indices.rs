@@ -258,3 +258,142 @@ impl Indices {
         tasks.map(|(_, id)| id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+    use crate::store::Tables;
+    use flota_api::model::{ImageHolder, Service, ServiceSpec, TaskStatus};
+    use flota_api::object::{Kind, StoreObject};
+    use flota_api::state::DesiredState;
+
+    const STATES: [TaskState; 4] = [TaskState::Pending, TaskState::Running, TaskState::Failed, TaskState::Shutdown];
+
+    fn random_task(rng: &mut StdRng) -> Task {
+        let name = |prefix: &str, number: u32| format!("{prefix}{number}");
+        Task {
+            id: name("t", rng.random_range(0..30)).into(),
+            service_id: name("s", rng.random_range(0..3)).into(),
+            spec_version: 1,
+            slot: rng.random_range(1..4),
+            node_id: rng.random_bool(0.8).then(|| name("n", rng.random_range(0..3)).into()),
+            desired_state: [DesiredState::Running, DesiredState::Remove][rng.random_range(0..2)],
+            status: TaskStatus { state: STATES[rng.random_range(0..4)], ..TaskStatus::default() },
+            image_digest: rng.random_bool(0.5).then(|| name("sha256:", rng.random_range(0..2))),
+            ..Task::default()
+        }
+    }
+
+    /// Everything that the accessors say about tasks, from the tasks themselves.
+    fn counted(tables: &Tables) -> (BTreeMap<String, Load>, Vec<String>) {
+        let (mut loads, mut facts): (BTreeMap<_, Load>, _) = (BTreeMap::new(), Vec::new());
+        for task in tables.tasks() {
+            let Task { id, service_id, slot, node_id, status, .. } = task.as_ref();
+            facts.push(format!("{id} in {service_id}.{slot}"));
+            facts.extend(node_id.iter().map(|node| format!("{id} on {node}")));
+            facts.extend(task.is_waiting().then(|| format!("{id} waits in {service_id}")));
+            let has_failed = matches!(status.state, TaskState::Failed | TaskState::Rejected);
+            facts.extend(has_failed.then(|| format!("{id} failed in {service_id}")));
+            let digest = task.image_digest.as_ref().filter(|_| !status.state.is_terminal());
+            facts.extend(digest.map(|digest| format!("{digest} used on {node_id:?}")));
+            if let Some(node) = node_id {
+                facts.extend(task.is_live().then(|| format!("{service_id} is live on {node}")));
+                if task.holds_resources() {
+                    let load = loads.entry(node.to_string()).or_default();
+                    load.reserved = load.reserved.plus(&tables.spec_of(task).expect("its service has it").reservations);
+                    (load.held, load.live) = (load.held + 1, load.live + u64::from(task.is_live()));
+                }
+            }
+        }
+        facts.sort();
+        facts.dedup();
+        (loads, facts)
+    }
+
+    fn indexed(tables: &Tables) -> (BTreeMap<String, Load>, Vec<String>) {
+        let mut facts = Vec::new();
+        for service in tables.services_with_tasks() {
+            for slot in 1..4 {
+                facts
+                    .extend(tables.tasks_of_slot(service, slot).map(|task| format!("{} in {service}.{slot}", task.id)));
+            }
+            facts.extend(tables.tasks_failed(service).map(|task| format!("{} failed in {service}", task.id)));
+            facts.extend(tables.live_tasks(service).map(|(node, _)| format!("{service} is live on {node}")));
+        }
+        for service in tables.services_waiting() {
+            facts.extend(tables.tasks_waiting(service).map(|task| format!("{} waits in {service}", task.id)));
+        }
+        for node in ["n0", "n1", "n2"] {
+            facts.extend(tables.tasks_of_node(&node.into()).map(|task| format!("{} on {node}", task.id)));
+        }
+        for digest in ["sha256:0", "sha256:1"] {
+            facts.extend(tables.users_of_image(digest).map(|node| format!("{digest} used on {:?}", node.cloned())));
+        }
+        facts.sort();
+        (tables.loads().map(|(node, load)| (node.to_string(), *load)).collect(), facts)
+    }
+
+    #[test]
+    fn the_indices_say_what_the_tasks_say_after_any_changes() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut tables = Tables::default();
+        for number in 0..3u64 {
+            let reservations = Resources { nano_cpus: number, memory_bytes: 1, pids: 0 };
+            let spec = Arc::new(ServiceSpec { name: format!("s{number}"), reservations, ..ServiceSpec::default() });
+            let id = format!("s{number}").into();
+            tables.put(Service { id, spec, spec_version: 1, ..Service::default() }.into_object());
+        }
+        for step in 0..3_000 {
+            let task = random_task(&mut rng);
+            match tables.task(task.id.as_str()).cloned() {
+                Some(task) if rng.random_bool(0.3) => drop(tables.remove(Kind::Task, task.id.as_str())),
+                // The service and the slot of a task never change.
+                Some(old) => {
+                    tables.put(Task { service_id: old.service_id.clone(), slot: old.slot, ..task }.into_object())
+                }
+                None => tables.put(task.into_object()),
+            }
+            assert_eq!(indexed(&tables), counted(&tables), "after {step} steps");
+        }
+    }
+
+    #[test]
+    fn images_are_found_by_digest_and_by_holder_and_a_named_one_first() {
+        let mut tables = Tables::default();
+        let held_by = |node: &str| vec![ImageHolder { node_id: node.into(), confirmed: true }];
+        let image = |id: &str, reference: Option<&str>, node: &str| Image {
+            id: id.into(),
+            reference: reference.map(Into::into),
+            digest: "sha256:1".into(),
+            holders: held_by(node),
+            ..Image::default()
+        };
+        tables.put(image("a", None, "n").into_object());
+        tables.put(image("b", Some("web"), "n").into_object());
+        let found = |tables: &Tables| tables.image_by_digest("sha256:1").map(|image| image.id.to_string());
+        let held = |tables: &Tables, node: &str| tables.images_of_node(&node.into()).count();
+        assert_eq!((found(&tables), held(&tables, "n")), (Some("b".into()), 2));
+        tables.put(image("b", None, "m").into_object());
+        assert_eq!((found(&tables), held(&tables, "n"), held(&tables, "m")), (Some("a".into()), 1, 1));
+        tables.remove(Kind::Image, "a");
+        tables.remove(Kind::Image, "b");
+        assert_eq!((found(&tables), held(&tables, "n"), held(&tables, "m")), (None, 0, 0));
+    }
+
+    #[test]
+    fn managers_are_the_nodes_of_that_role() {
+        let mut tables = Tables::default();
+        let node = |role| Node { id: "n".into(), role, ..Node::default() }.into_object();
+        for (role, expected) in [(Role::Worker, 0), (Role::Manager, 1), (Role::Worker, 0), (Role::Manager, 1)] {
+            tables.put(node(role));
+            assert_eq!(tables.managers().count(), expected);
+        }
+        tables.remove(Kind::Node, "n");
+        assert_eq!(tables.managers().count(), 0);
+    }
+}
