@@ -3,11 +3,12 @@
 mod devices;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 
 use flota_api::capability;
 use flota_api::constraint::Constraint;
 use flota_api::model::{RestartCondition, RestartPolicy, ServiceMode, ServiceSpec};
-use flota_api::resources::Resources;
+use flota_api::resources::{Limits, Resources};
 use serde_yaml_ng::Value;
 
 use crate::parse;
@@ -25,8 +26,7 @@ pub(crate) fn service(stack: &str, key: &str, service: Service) -> Result<Servic
     let (mut cap_add, mut cap_drop) = (Vec::new(), Vec::new());
     capability::amend(&mut cap_add, &mut cap_drop, &service.cap_add, &service.cap_drop);
     let deploy = service.deploy;
-    let Reservations { cpus, memory, pids, generic_resources, devices } = deploy.resources.reservations;
-    let reservations = Amounts { cpus, memory, pids };
+    let Reservations { cpus, memory, generic_resources, devices } = deploy.resources.reservations;
     let generic_resources =
         devices::generic(generic_resources, devices).map_err(at("deploy.resources.reservations"))?;
     let labels = pairs(service.labels)?.into_iter().chain(pairs(deploy.labels)?).collect();
@@ -45,8 +45,8 @@ pub(crate) fn service(stack: &str, key: &str, service: Service) -> Result<Servic
         user: service.user,
         hostname: service.hostname,
         mode: deploy.replicas.map_or(base.mode, |replicas| ServiceMode::Replicated { replicas }),
-        limits: amounts(deploy.resources.limits).map_err(at("deploy.resources.limits"))?,
-        reservations: amounts(reservations).map_err(at("deploy.resources.reservations"))?,
+        limits: limits(deploy.resources.limits).map_err(at("deploy.resources.limits"))?,
+        reservations: reservations(cpus, memory).map_err(at("deploy.resources.reservations"))?,
         restart: restart(deploy.restart_policy).map_err(at("deploy.restart_policy"))?,
         stop_grace: grace.unwrap_or(base.stop_grace),
         stop_signal: service.stop_signal,
@@ -137,15 +137,20 @@ fn pairs(pairs: Pairs) -> Result<BTreeMap<String, String>, String> {
     })
 }
 
-fn amounts(amounts: Amounts) -> Result<Resources, String> {
+fn limits(amounts: Amounts) -> Result<Limits, String> {
+    let Resources { nano_cpus, memory_bytes } = reservations(amounts.cpus, amounts.memory)?;
+    Ok(Limits {
+        nano_cpus: NonZeroU64::new(nano_cpus),
+        memory_bytes: NonZeroU64::new(memory_bytes),
+        pids: amounts.pids.and_then(NonZeroU64::new),
+    })
+}
+
+fn reservations(cpus: Option<Value>, memory: Option<Value>) -> Result<Resources, String> {
     let read = |value: Option<Value>, name: &str, parse: fn(&str) -> Result<u64, String>| {
         value.map_or(Ok(0), |value| parse(&text(&value)).map_err(|why| format!("{name}: {why}")))
     };
-    Ok(Resources {
-        nano_cpus: read(amounts.cpus, "cpus", parse::cpus)?,
-        memory_bytes: read(amounts.memory, "memory", parse::bytes)?,
-        pids: amounts.pids.unwrap_or(0),
-    })
+    Ok(Resources { nano_cpus: read(cpus, "cpus", parse::cpus)?, memory_bytes: read(memory, "memory", parse::bytes)? })
 }
 
 fn restart(policy: crate::schema::RestartPolicy) -> Result<RestartPolicy, String> {
@@ -162,7 +167,7 @@ fn restart(policy: crate::schema::RestartPolicy) -> Result<RestartPolicy, String
     Ok(RestartPolicy {
         condition,
         delay: time(policy.delay, "delay")?.unwrap_or(base.delay),
-        max_attempts: policy.max_attempts.unwrap_or(0),
-        window: time(policy.window, "window")?.unwrap_or(base.window),
+        max_attempts: policy.max_attempts.and_then(NonZeroU64::new),
+        window: time(policy.window, "window")?.filter(|it| !it.is_zero()),
     })
 }

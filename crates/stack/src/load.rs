@@ -75,6 +75,8 @@ fn explain(error: &serde_yaml_ng::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use flota_api::constraint::Constraint;
 
     use super::parse;
@@ -103,7 +105,8 @@ services:
         assert_eq!((web.name.as_str(), web.mode.wanted_tasks()), ("shop_web", 3));
         assert_eq!(web.command, ["serve", "two words"]);
         assert_eq!(web.env, ["NODE={{.Node.Hostname}}", "PORT=8080"]);
-        assert_eq!((web.limits.nano_cpus, web.limits.memory_bytes, web.limits.pids), (500_000_000, 64 << 20, 20));
+        let limits = [web.limits.nano_cpus, web.limits.memory_bytes, web.limits.pids].map(|it| it.map(NonZeroU64::get));
+        assert_eq!(limits, [Some(500_000_000), Some(64 << 20), Some(20)]);
         assert_eq!(web.reservations.nano_cpus, 100_000_000);
         assert_eq!(web.constraints, [Constraint::parse("node.role==worker").expect("it is good")]);
     }

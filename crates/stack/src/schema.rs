@@ -28,19 +28,19 @@ pub(crate) struct Service {
     #[serde(default)]
     pub(crate) environment: Pairs,
     #[serde(default)]
-    pub(crate) working_dir: String,
+    pub(crate) working_dir: Option<String>,
     #[serde(default)]
-    pub(crate) user: String,
+    pub(crate) user: Option<String>,
     #[serde(default)]
-    pub(crate) hostname: String,
+    pub(crate) hostname: Option<String>,
     #[serde(default)]
     pub(crate) labels: Pairs,
     #[serde(default)]
     pub(crate) stop_grace_period: Option<String>,
     #[serde(default)]
-    pub(crate) stop_signal: String,
+    pub(crate) stop_signal: Option<String>,
     #[serde(default)]
-    pub(crate) runtime: String,
+    pub(crate) runtime: Option<String>,
     #[serde(default)]
     pub(crate) init: bool,
     #[serde(default)]
@@ -125,8 +125,6 @@ pub(crate) struct Reservations {
     pub(crate) cpus: Option<Value>,
     #[serde(default)]
     pub(crate) memory: Option<Value>,
-    #[serde(default)]
-    pub(crate) pids: Option<u64>,
     #[serde(default)]
     pub(crate) generic_resources: Vec<GenericResource>,
     #[serde(default)]

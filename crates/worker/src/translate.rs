@@ -1,6 +1,7 @@
 //! Translates a task into a container: an OCI configuration and an order to a supervisor. This is the only file that
 //! knows both sides. The container executor calls it after every preparation step is done.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use flota_api::capability;
@@ -76,21 +77,20 @@ pub(crate) fn container(
     if let Some(refusal) = offers.allow.refusal(spec) {
         return Err(TranslateError::Refused(refusal));
     }
-    let runtime = match spec.runtime.as_str() {
-        "" | EMBEDDED_RUNTIME => None,
-        name => Some(offers.runtimes.get(name).cloned().ok_or_else(|| TranslateError::Runtime(name.to_owned()))?),
+    let runtime = match spec.runtime.as_deref() {
+        None | Some(EMBEDDED_RUNTIME) => None,
+        Some(name) => Some(offers.runtimes.get(name).cloned().ok_or_else(|| TranslateError::Runtime(name.to_owned()))?),
     };
     let fill = |text: &str| fill(text, assignment, node);
-    let hostname = match spec.hostname.as_str() {
-        "" => task_name(&assignment.service_name, assignment.slot),
-        given => fill(given)?,
+    let hostname = match &spec.hostname {
+        None => task_name(&assignment.service_name, assignment.slot),
+        Some(given) => fill(given)?,
     };
     // The kernel accepts no longer one (gethostname(2)).
     let hostname: String = hostname.chars().take(64).collect();
     let env = spec.env.iter().map(|it| fill(it)).collect::<Result<Vec<_>, _>>()?;
-    let or = |given: &str, image: &Option<String>| {
-        if given.is_empty() { image.clone().unwrap_or_default() } else { given.to_owned() }
-    };
+    let or =
+        |given: &Option<String>, image: &Option<String>| given.as_ref().or(image.as_ref()).cloned().unwrap_or_default();
     let mut result = oci::template();
     // This is the oldest version with everything that is used here; older runtimes refuse a newer one.
     result.oci_version = "1.0.2".into();
@@ -206,16 +206,15 @@ fn resources(spec: &ServiceSpec, given: &[devices::Given]) -> Resources {
         quota: Some(i64::try_from(quota(it)).unwrap_or(i64::MAX)),
         ..Cpu::default()
     };
-    let some = |it: u64| Some(it).filter(|it| *it > 0);
     let mut rules = vec![oci::DeviceRule { allow: spec.privileged, access: "rwm".into(), ..Default::default() }];
     if !spec.privileged {
         rules.extend(given.iter().map(|it| it.rule.clone()));
     }
     Resources {
         devices: rules,
-        memory: some(limits.memory_bytes).map(memory),
-        cpu: some(limits.nano_cpus).map(cpu),
-        pids: some(limits.pids).map(|it| Pids { limit: signed(it) }),
+        memory: limits.memory_bytes.map(NonZeroU64::get).map(memory),
+        cpu: limits.nano_cpus.map(NonZeroU64::get).map(cpu),
+        pids: limits.pids.map(|it| Pids { limit: signed(it.get()) }),
         ..Resources::default()
     }
 }
@@ -236,8 +235,7 @@ fn add_init(result: &mut Spec, runtime: &Path) {
 
 /// Returns the signal that asks the program to stop: the service's, else the image's, else SIGTERM.
 pub(crate) fn stop_signal(spec: &ServiceSpec, config: &ImageConfig) -> i32 {
-    let given = [Some(&spec.stop_signal), config.stop_signal().as_ref()];
-    let given = given.into_iter().flatten().find(|it| !it.is_empty());
+    let given = spec.stop_signal.as_ref().or(config.stop_signal().as_ref()).filter(|it| !it.is_empty());
     let name = given.map_or("SIGTERM", String::as_str);
     let whole = if name.starts_with("SIG") { name.to_owned() } else { format!("SIG{name}") };
     let number = name.parse().ok().or_else(|| whole.parse::<nix::sys::signal::Signal>().ok().map(|it| it as i32));
@@ -323,7 +321,7 @@ mod tests {
         ] {
             assert!(matches!(rights(&more), Err(TranslateError::Refused(_))));
         }
-        let runtime = ServiceSpec { runtime: "crun".into(), ..Default::default() };
+        let runtime = ServiceSpec { runtime: Some("crun".into()), ..Default::default() };
         assert_eq!(rights(&runtime), Err(TranslateError::Runtime("crun".into())));
     }
 
@@ -336,9 +334,10 @@ mod tests {
 
     #[test]
     fn stop_signals_are_read_in_all_spellings() {
-        let of = |text: &str| {
-            stop_signal(&ServiceSpec { stop_signal: text.into(), ..ServiceSpec::default() }, &ImageConfig::default())
+        let of = |text: Option<&str>| {
+            let spec = ServiceSpec { stop_signal: text.map(str::to_owned), ..ServiceSpec::default() };
+            stop_signal(&spec, &ImageConfig::default())
         };
-        assert_eq!([of(""), of("SIGQUIT"), of("INT"), of("9")], [15, 3, 2, 9]);
+        assert_eq!([of(None), of(Some("SIGQUIT")), of(Some("INT")), of(Some("9"))], [15, 3, 2, 9]);
     }
 }

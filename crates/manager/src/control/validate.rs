@@ -2,6 +2,8 @@
 
 mod privileges;
 
+use std::num::NonZeroU64;
+
 use flota_api::defaults::REPLICAS_BOUND;
 use flota_api::image_ref::ImageRef;
 use flota_api::model::ServiceSpec;
@@ -30,21 +32,21 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     let bound =
         |value: u64, most: u64| (value <= most).then_some(()).ok_or(format!("{value} is over the bound of {most}"));
     check("replicas", bound(spec.mode.wanted_tasks(), REPLICAS_BOUND));
-    let texts = spec.entrypoint.iter().chain(&spec.command).chain([&spec.user, &spec.working_dir, &spec.hostname]);
+    let texts =
+        spec.entrypoint.iter().chain(&spec.command).chain(&spec.user).chain(&spec.working_dir).chain(&spec.hostname);
     check("command", texts.clone().all(|it| !it.contains('\0')).then_some(()).ok_or("it holds a NUL byte".into()));
-    if !spec.hostname.is_empty() {
+    if let Some(hostname) = &spec.hostname {
         // A template is validated when it is filled in.
-        let plain = spec.hostname.contains("{{") || naming::check(&spec.hostname).is_ok();
-        check("hostname", plain.then_some(()).ok_or_else(|| format!("`{}` is no host name", spec.hostname)));
+        let plain = hostname.contains("{{") || naming::check(hostname).is_ok();
+        check("hostname", plain.then_some(()).ok_or_else(|| format!("`{hostname}` is no host name")));
     }
-    if !spec.working_dir.is_empty() && !spec.working_dir.starts_with('/') {
-        check("working_dir", Err(format!("`{}` is not absolute", spec.working_dir)));
+    if let Some(folder) = spec.working_dir.as_ref().filter(|it| !it.starts_with('/')) {
+        check("working_dir", Err(format!("`{folder}` is not absolute")));
     }
-    let memory = spec.limits.memory_bytes;
-    if memory > 0 && memory < LEAST_MEMORY {
+    if let Some(memory) = spec.limits.memory_bytes.filter(|it| it.get() < LEAST_MEMORY) {
         check("limits.memory", Err(format!("{memory} bytes are less than the least, {LEAST_MEMORY}")));
     }
-    let over = |limit: u64, reserved: u64| limit > 0 && reserved > limit;
+    let over = |limit: Option<NonZeroU64>, reserved: u64| limit.is_some_and(|limit| reserved > limit.get());
     if over(spec.limits.memory_bytes, spec.reservations.memory_bytes) {
         check("reservations.memory", Err("it is more than the limit".into()));
     }
@@ -78,10 +80,10 @@ mod tests {
             image: "Web".into(),
             env: vec!["=x".into()],
             mode: ServiceMode::Replicated { replicas: 1_000_000 },
-            working_dir: "here".into(),
+            working_dir: Some("here".into()),
             ..good
         };
-        bad.limits.memory_bytes = 1;
+        bad.limits.memory_bytes = NonZeroU64::new(1);
         bad.reservations.memory_bytes = 2;
         let fields: Vec<String> = violations(&bad).into_iter().map(|it| it.field).collect();
         let expected = ["name", "image", "env[0]", "replicas", "working_dir", "limits.memory", "reservations.memory"];

@@ -105,7 +105,7 @@ mod tests {
           devices: [{ driver: nvidia, count: 1, capabilities: [gpu] }]
 ";
         let spec = service(keys).expect("a good file");
-        assert_eq!((spec.runtime.as_str(), spec.init, spec.privileged), ("runsc", true, true));
+        assert_eq!((spec.runtime.as_deref(), spec.init, spec.privileged), (Some("runsc"), true, true));
         assert_eq!((spec.cap_add.join(" "), spec.cap_drop.join(" ")), ("BPF NET_ADMIN".into(), "ALL".into()));
         let devices: Vec<String> =
             spec.devices.iter().map(|it| format!("{} {} {}", it.source, it.target, it.permissions)).collect();
@@ -117,7 +117,7 @@ mod tests {
             spec.generic_resources.iter().map(|it| format!("{}={}", it.kind, it.count)).collect();
         assert_eq!((resources.join(" "), spec.reservations.memory_bytes), ("fpga=2 gpu=1".into(), 64 << 20));
         let plain = service("").expect("a good file");
-        assert!(!plain.init && !plain.privileged && plain.devices.is_empty() && plain.runtime.is_empty());
+        assert!(!plain.init && !plain.privileged && plain.devices.is_empty() && plain.runtime.is_none());
     }
 
     #[test]
