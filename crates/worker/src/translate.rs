@@ -8,6 +8,7 @@ use flota_api::capability;
 use flota_api::defaults::EMBEDDED_RUNTIME;
 use flota_api::model::{Assignment, Refusal, ServiceSpec};
 use flota_api::naming::{task_full_name, task_name};
+use flota_api::template::{self, Field, TemplateError};
 use flota_image::ImageConfig;
 use flota_runtime::cgroup::Groups;
 use flota_runtime::oci::{self, Capabilities, Cpu, Memory, Mount, Pids, Resources, Spec};
@@ -52,10 +53,8 @@ pub(crate) struct Container {
 /// Why a task can't run on this node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TranslateError {
-    #[error(
-        "the template `{0}` is not known: .Node.ID, .Node.Hostname, .Service.ID, .Service.Name, .Task.ID, .Task.Name and .Task.Slot are"
-    )]
-    Template(String),
+    #[error(transparent)]
+    Template(#[from] TemplateError),
     /// The node's owner does not allow it. The scheduler checks this too, but only the node can be sure.
     #[error("this node refuses the task: {0}")]
     Refused(Refusal),
@@ -81,7 +80,7 @@ pub(crate) fn container(
         None | Some(EMBEDDED_RUNTIME) => None,
         Some(name) => Some(offers.runtimes.get(name).cloned().ok_or_else(|| TranslateError::Runtime(name.to_owned()))?),
     };
-    let fill = |text: &str| fill(text, assignment, node);
+    let fill = |text: &str| template::fill(text, |field| value(field, assignment, node));
     let hostname = match &spec.hostname {
         None => task_name(&assignment.service_name, assignment.slot),
         Some(given) => fill(given)?,
@@ -242,27 +241,17 @@ pub(crate) fn stop_signal(spec: &ServiceSpec, config: &ImageConfig) -> i32 {
     number.unwrap_or(nix::libc::SIGTERM)
 }
 
-/// Fills in Docker's templates, as far as they apply to Flota.
-fn fill(text: &str, assignment: &Assignment, node: &NodeNames) -> Result<String, TranslateError> {
-    let mut result = String::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("{{") {
-        let (name, after) = after.split_once("}}").ok_or_else(|| TranslateError::Template(text.to_owned()))?;
-        result.push_str(before);
-        result.push_str(&match name.trim() {
-            ".Node.ID" => node.id.clone(),
-            ".Node.Hostname" => node.hostname.clone(),
-            ".Service.ID" => assignment.service_id.to_string(),
-            ".Service.Name" => assignment.service_name.clone(),
-            ".Task.ID" => assignment.task_id.to_string(),
-            ".Task.Name" => task_full_name(&assignment.service_name, assignment.slot, &assignment.task_id),
-            ".Task.Slot" => assignment.slot.to_string(),
-            _ => return Err(TranslateError::Template(format!("{{{{{name}}}}}"))),
-        });
-        rest = after;
+/// Returns what a template stands for.
+fn value(field: Field, assignment: &Assignment, node: &NodeNames) -> String {
+    match field {
+        Field::NodeId => node.id.clone(),
+        Field::NodeHostname => node.hostname.clone(),
+        Field::ServiceId => assignment.service_id.to_string(),
+        Field::ServiceName => assignment.service_name.clone(),
+        Field::TaskId => assignment.task_id.to_string(),
+        Field::TaskName => task_full_name(&assignment.service_name, assignment.slot, &assignment.task_id),
+        Field::TaskSlot => assignment.slot.to_string(),
     }
-    result.push_str(rest);
-    Ok(result)
 }
 
 #[cfg(test)]
@@ -304,8 +293,10 @@ mod tests {
         let env = |text: &str| ServiceSpec { env: vec![text.into()], ..ServiceSpec::default() };
         let spec = translate(&env("A={{.Task.Name}} on {{ .Node.Hostname }}"), &ImageConfig::default());
         assert_eq!(spec.map(|it| it.env.last().cloned()), Ok(Some("A=web.2.id on w1".to_owned())));
-        assert!(translate(&env("A={{.Secret}}"), &ImageConfig::default()).is_err());
-        assert!(translate(&env("A={{.Task"), &ImageConfig::default()).is_err());
+        let spec = translate(&env(r#"A={{"{{"}}.Task.Name}}"#), &ImageConfig::default());
+        assert_eq!(spec.map(|it| it.env.last().cloned()), Ok(Some("A={{.Task.Name}}".to_owned())));
+        let unknown = translate(&env("A={{.Secret}}"), &ImageConfig::default());
+        assert!(matches!(unknown, Err(TranslateError::Template(_))));
     }
 
     #[test]
