@@ -10,6 +10,7 @@ use flota_api::proto::streams::{LogLine, LogsRequest};
 use flota_api::version::Timestamp;
 
 use crate::client::Client;
+use crate::printable::printable;
 use crate::printer;
 
 #[derive(Debug, Args)]
@@ -54,6 +55,7 @@ pub(crate) async fn run(logs: Logs, service: bool, client: &Client) -> anyhow::R
 
 fn print(logs: &Logs, line: &LogLine, missing: u64) {
     let source = format!("{}@{}", line.task_name, line.node_name);
+    let source = printable(&source);
     if missing > 0 {
         printer::say(&format!("warning: {source}: {missing} lines are missing here"));
     }

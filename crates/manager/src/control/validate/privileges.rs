@@ -16,7 +16,7 @@ pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), 
         let mut known = BTreeSet::new();
         for (index, name) in names.iter().enumerate() {
             let result = match capability::is_known(name) {
-                false => Err(format!("`{}` is no capability", name.escape_default())),
+                false => Err(format!("`{}` is no capability", name.escape_debug())),
                 true => once(known.insert(name), name),
             };
             check(&format!("{field}[{index}]"), result);
