@@ -191,8 +191,8 @@ impl Container {
         }
     }
 
-    /// Returns the part of its configuration that a further process needs: `process`, its namespaces, the seccomp
-    /// agent.
+    /// Returns the part of its configuration that a further process needs: `process`, namespaces, personality, the
+    /// seccomp agent.
     ///
     /// # Errors
     /// The file can't be read.

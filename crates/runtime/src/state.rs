@@ -94,6 +94,15 @@ impl ExitStatus {
     }
 }
 
+/// Returns whether the process has received SIGKILL. The signal stays in the list of those that are pending for the whole
+/// process until it has ended (proc_pid_status(5), "ShdPnd").
+pub(crate) fn is_killed(pid: i32) -> bool {
+    const BIT: u64 = 1 << (libc::SIGKILL - 1);
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+    pending.and_then(|it| u64::from_str_radix(it.trim(), 16).ok()).is_some_and(|it| it & BIT != 0)
+}
+
 /// Returns when the process started, from field 22 of /proc/PID/stat (proc_pid_stat(5)).
 pub fn start_time(pid: i32) -> Option<u64> {
     // The file has about 50 numbers and a name of 15 bytes.

@@ -38,6 +38,49 @@ impl Groups {
         };
         Self { folders: hierarchies.iter().map(|it| folder(it, place(it))).collect() }
     }
+
+    /// Returns existing groups below these, as `runc exec --cgroup` names them: a path for all hierarchies, or one for
+    /// the hierarchies of the controllers before the colon. Returns `None` if nothing is named.
+    ///
+    /// # Errors
+    /// A path leads outside or does not exist, or a controller is unknown or named twice.
+    pub(crate) fn subgroups(&self, named: &[String]) -> Result<Option<Self>, StepError> {
+        let mut found = self.clone();
+        let mut taken = vec![false; self.folders.len()];
+        for name in named {
+            let refuse = |why: String| StepError::refuse(format!("use the subgroup `{name}`"), why);
+            let (controllers, path) = name.split_once(':').map_or((None, name.as_str()), |it| (Some(it.0), it.1));
+            if controllers.is_none() && named.len() > 1 {
+                return Err(refuse("of several, each needs its controllers, as in `memory:PATH`".into()));
+            }
+            let path = relative(path).ok_or_else(|| refuse("it leads upwards by `..`".into()))?;
+            let wanted: Vec<usize> = match controllers {
+                None => (0..self.folders.len()).collect(),
+                Some(names) => names
+                    .split(',')
+                    .map(|it| self.hierarchy_of(it).ok_or(it))
+                    .collect::<Result<_, _>>()
+                    // These two texts are runc's, which callers rely on.
+                    .map_err(|it| refuse(format!("unknown controller {it}")))?,
+            };
+            for index in wanted {
+                if std::mem::replace(&mut taken[index], true) {
+                    return Err(refuse("its hierarchy is named twice".into()));
+                }
+                let folder = &mut found.folders[index];
+                folder.path.push(&path);
+                if !folder.path.is_dir() {
+                    return Err(refuse(format!("{} does not exist", folder.path.display())));
+                }
+            }
+        }
+        Ok((!named.is_empty()).then_some(found))
+    }
+
+    /// Returns the index of the hierarchy that has a controller.
+    fn hierarchy_of(&self, controller: &str) -> Option<usize> {
+        self.folders.iter().position(|it| it.has(controller))
+    }
 }
 
 fn folder(hierarchy: &Hierarchy, path: PathBuf) -> Folder {
@@ -60,18 +103,24 @@ fn checked(path: &str) -> Result<PathBuf, StepError> {
             "it is in systemd's form slice:prefix:name, but this runtime makes its groups itself: give a path",
         );
     }
+    match relative(path) {
+        None => refuse("it leads upwards by `..`"),
+        Some(found) if found.as_os_str().is_empty() => refuse("it names no group"),
+        Some(found) => Ok(found),
+    }
+}
+
+/// Returns the path without its leading slash; `None` if it leads upwards.
+fn relative(path: &str) -> Option<PathBuf> {
     let mut found = PathBuf::new();
     for part in Path::new(path).components() {
         match part {
             Component::Normal(part) => found.push(part),
             Component::RootDir | Component::CurDir => (),
-            Component::ParentDir | Component::Prefix(_) => return refuse("it leads upwards by `..`"),
+            Component::ParentDir | Component::Prefix(_) => return None,
         }
     }
-    if found.as_os_str().is_empty() {
-        return refuse("it names no group");
-    }
-    Ok(found)
+    Some(found)
 }
 
 #[cfg(test)]
@@ -126,6 +175,41 @@ mod tests {
             let error = Groups::new(&[hierarchy("/cg", "/cg", true)], path, id).expect_err("a bad path");
             assert_eq!(error.to_string(), expected);
         }
+    }
+
+    #[test]
+    fn subgroups_are_named_for_all_hierarchies_or_by_controller() {
+        let dir = std::env::temp_dir().join(format!("flota-subgroups-{}", std::process::id()));
+        let hierarchy = |name: &str| {
+            let root = dir.join(name);
+            std::fs::create_dir_all(root.join("box/both")).expect("in a temporary folder");
+            Hierarchy { root: root.clone(), point: root.clone(), own: root, controllers: vec![name.into()], v2: false }
+        };
+        let both = [hierarchy("cpu"), hierarchy("memory")];
+        std::fs::create_dir_all(dir.join("memory/box/one")).expect("in a temporary folder");
+        let groups = Groups::below(&both, Path::new(""), "box");
+        let paths = |named: &[&str]| {
+            let named: Vec<String> = named.iter().map(|&it| it.to_owned()).collect();
+            let found = groups.subgroups(&named).map_err(|error| error.to_string())?;
+            let path = |it: &Folder| it.path.strip_prefix(&dir).expect("below it").display().to_string();
+            Ok(found.map(|it| it.folders.iter().map(path).collect::<Vec<_>>()))
+        };
+        let some = |cpu: &str, memory: &str| Ok(Some(vec![cpu.to_owned(), memory.to_owned()]));
+        assert_eq!(paths(&[]), Ok(None));
+        assert_eq!(paths(&["both"]), some("cpu/box/both", "memory/box/both"));
+        assert_eq!(paths(&["memory:/one"]), some("cpu/box", "memory/box/one"));
+        assert_eq!(paths(&["cpu:both", "memory:one"]), some("cpu/box/both", "memory/box/one"));
+        assert_eq!(paths(&["cpu,memory:both"]), some("cpu/box/both", "memory/box/both"));
+        for (named, why) in [
+            (&["one"][..], "does not exist"),
+            (&["whaaat:/"], "unknown controller whaaat"),
+            (&["../other"], "it leads upwards by `..`"),
+            (&["both", "memory:one"], "each needs its controllers"),
+            (&["cpu:both", "cpu:/"], "its hierarchy is named twice"),
+        ] {
+            assert!(paths(named).is_err_and(|it: String| it.contains(why)), "{named:?}");
+        }
+        std::fs::remove_dir_all(dir).expect("its own folder");
     }
 
     #[test]

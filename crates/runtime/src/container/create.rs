@@ -236,7 +236,12 @@ impl Making<'_> {
         let spec = Spec {
             oci_version: self.spec.oci_version.clone(),
             process: self.spec.process.clone(),
-            linux: Some(Linux { namespaces: linux.namespaces.clone(), seccomp: agent, ..Linux::default() }),
+            linux: Some(Linux {
+                namespaces: linux.namespaces.clone(),
+                personality: linux.personality.clone(),
+                seccomp: agent,
+                ..Linux::default()
+            }),
             ..Spec::default()
         };
         let dir = &self.container.dir;

@@ -45,7 +45,7 @@ fn prepare() -> Result<(), RunError> {
 pub(crate) fn create(arguments: &Arguments, it: &Create, report: &Report) -> Result<i32, RunError> {
     prepare()?;
     let creation = creation(arguments, it)?;
-    creation.create(&creation.load()?, |text| report.note(&text))?;
+    creation.create(&creation.load()?, |text| report.warn(&text))?;
     Ok(0)
 }
 
@@ -64,7 +64,7 @@ pub(crate) fn run(arguments: &Arguments, it: &Run, report: &Report) -> Result<i3
     let mut foreground = None;
     let container = creation.run(
         &spec,
-        |text| report.note(&text),
+        |text| report.warn(&text),
         |_| {
             let master = ours.map(|socket| receive_terminal(&socket)).transpose()?;
             foreground = Some(Foreground::new(master));
