@@ -1,6 +1,7 @@
 //! Converts a service of the document into a spec.
 
 mod devices;
+mod privileges;
 
 use std::collections::BTreeMap;
 
@@ -54,6 +55,7 @@ pub(crate) fn service(stack: &str, key: &str, service: Service) -> Result<Servic
         runtime: service.runtime,
         init: service.init,
         privileged: service.privileged,
+        no_new_privileges: privileges::forbidden(&service.security_opt).map_err(at("security_opt"))?,
         cap_add,
         cap_drop,
         devices: devices::mapped(service.devices).map_err(at("devices"))?,

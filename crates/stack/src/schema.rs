@@ -46,6 +46,8 @@ pub(crate) struct Service {
     #[serde(default)]
     pub(crate) privileged: bool,
     #[serde(default)]
+    pub(crate) security_opt: Vec<String>,
+    #[serde(default)]
     pub(crate) cap_add: Vec<String>,
     #[serde(default)]
     pub(crate) cap_drop: Vec<String>,

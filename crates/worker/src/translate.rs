@@ -104,7 +104,7 @@ pub(crate) fn container(
     if let Some(root) = &mut result.root {
         root.readonly = false;
     }
-    set_rights(&mut result, spec);
+    set_rights(&mut result, spec, offers);
     let given = devices::of_task(assignment, offers)?;
     if let Some(linux) = &mut result.linux {
         linux.cgroups_path = Some(cgroups_path(&places.groups, runtime.is_some()));
@@ -151,7 +151,7 @@ fn environment(hostname: &str, given: impl Iterator<Item = String>) -> Vec<Strin
 
 /// Sets capabilities, the seccomp profile and masked paths to Docker's defaults. A privileged task has all
 /// capabilities, no profile and no masked paths.
-fn set_rights(result: &mut Spec, spec: &ServiceSpec) {
+fn set_rights(result: &mut Spec, spec: &ServiceSpec, offers: &NodeOffers) {
     let kept: Vec<String> = if spec.privileged {
         capabilities::names()
     } else {
@@ -171,7 +171,7 @@ fn set_rights(result: &mut Spec, spec: &ServiceSpec) {
         }
     }
     let process = result.process.get_or_insert_default();
-    process.no_new_privileges = !spec.privileged;
+    process.no_new_privileges = spec.no_new_privileges.unwrap_or(offers.no_new_privileges);
     process.capabilities = Some(Capabilities {
         bounding: kept.clone(),
         effective: kept.clone(),
@@ -272,6 +272,14 @@ mod tests {
     use super::*;
 
     fn translate(spec: &ServiceSpec, config: &ImageConfig) -> Result<oci::Process, TranslateError> {
+        Ok(translate_on(&NodeOffers::default(), spec, config)?.process.expect("every container has one"))
+    }
+
+    fn translate_on(
+        node_offers: &NodeOffers,
+        spec: &ServiceSpec,
+        config: &ImageConfig,
+    ) -> Result<Spec, TranslateError> {
         let assignment = Assignment {
             task_id: "id".into(),
             service_name: "web".into(),
@@ -282,8 +290,7 @@ mod tests {
         let node = NodeNames { id: "n".into(), hostname: "w1".into() };
         let groups = Groups::default();
         let places = Places { root: Root::Folder("/".into()), groups, log: "log".into(), runtime: "r".into() };
-        let container = container(&assignment, config, &node, &NodeOffers::default(), places)?;
-        Ok(container.spec.process.expect("every container has one"))
+        container(&assignment, config, &node, node_offers, places).map(|it| it.spec)
     }
 
     #[test]
@@ -325,6 +332,29 @@ mod tests {
         }
         let runtime = ServiceSpec { runtime: "crun".into(), ..Default::default() };
         assert_eq!(rights(&runtime), Err(TranslateError::Runtime("crun".into())));
+    }
+
+    #[test]
+    fn new_privileges_are_allowed_unless_service_or_node_forbid_them() {
+        for (node, service, expected) in
+            [(false, None, false), (true, None, true), (true, Some(false), false), (false, Some(true), true)]
+        {
+            let offers = NodeOffers { no_new_privileges: node, ..NodeOffers::default() };
+            let spec = ServiceSpec { no_new_privileges: service, ..ServiceSpec::default() };
+            let process = translate_on(&offers, &spec, &ImageConfig::default()).expect("allowed").process;
+            assert_eq!(process.map(|it| it.no_new_privileges), Some(expected), "{node} {service:?}");
+        }
+    }
+
+    #[test]
+    fn privileged_task_has_the_nodes_devices_and_may_use_all() {
+        let allow = flota_api::model::Allowance { privileged: true, ..Default::default() };
+        let offers = NodeOffers { allow, ..NodeOffers::default() };
+        let spec = ServiceSpec { privileged: true, ..ServiceSpec::default() };
+        let spec = translate_on(&offers, &spec, &ImageConfig::default()).expect("allowed");
+        assert!(spec.linux().devices.iter().any(|it| it.path == Path::new("/dev/urandom")));
+        let rules = spec.linux().resources.clone().unwrap_or_default().devices;
+        assert!(matches!(rules.as_slice(), [all] if all.allow && all.major.is_none()));
     }
 
     #[test]

@@ -116,6 +116,20 @@ fn output_is_in_the_log_and_the_code_in_a_file() {
 }
 
 #[test]
+fn container_has_its_name_and_the_name_servers_of_the_machine() {
+    let container = Supervised::new("cat /etc/hostname /etc/resolv.conf; grep -c box /etc/hosts");
+    let etc = container.bundle.rootfs().join("etc");
+    std::fs::create_dir(&etc).unwrap();
+    // The image's links are replaced, and what they lead to is not written.
+    std::os::unix::fs::symlink("../run/stub", etc.join("resolv.conf")).unwrap();
+    std::os::unix::fs::symlink("/bin/sh", etc.join("hostname")).unwrap();
+    let container = container.start();
+    assert_eq!(container.wait().code, 0);
+    let lines: Vec<String> = container.lines().into_iter().map(|it| it.1).collect();
+    assert_eq!(lines.join("\n"), format!("box\n{}\n1", read("/etc/resolv.conf")));
+}
+
+#[test]
 fn a_container_that_can_not_start_says_why_and_leaves_nothing() {
     let mut container = Supervised::new("");
     container.bundle.args(&["/nope"]);
