@@ -29,7 +29,7 @@ use crate::security::Filter;
 use crate::state::{self, start_time};
 use crate::syscall::process as kernel;
 
-pub use create::Creation;
+pub use create::{Creation, GroupChoice};
 pub use delete::remove_remains;
 pub use exec::Execution;
 

@@ -107,7 +107,7 @@ pub(crate) fn container(
     set_rights(&mut result, spec, offers);
     let given = devices::of_task(assignment, offers)?;
     if let Some(linux) = &mut result.linux {
-        linux.cgroups_path = Some(cgroups_path(&places.groups, runtime.is_some()));
+        linux.cgroups_path = places.groups.cgroups_path();
         linux.resources = Some(resources(spec, &given));
         linux.devices = given.iter().map(|it| it.device.clone()).collect();
     }
@@ -178,20 +178,6 @@ fn set_rights(result: &mut Spec, spec: &ServiceSpec, offers: &NodeOffers) {
         permitted: kept,
         ..Capabilities::default()
     });
-}
-
-/// Returns `linux.cgroupsPath`. The embedded runtime starts at the group that this node may use, others at the mount.
-fn cgroups_path(groups: &Groups, from_mount: bool) -> String {
-    let folder = groups.folders().first();
-    let path = folder.and_then(|it| {
-        let below = it.path.strip_prefix(&it.root).ok()?;
-        let mounted = it.root.strip_prefix("/sys/fs/cgroup").ok().map(|root| {
-            // On cgroup v1 the first component names the hierarchy.
-            root.components().skip(usize::from(!it.v2 || root.starts_with("unified"))).collect::<PathBuf>()
-        });
-        Some(if from_mount { mounted.unwrap_or_default().join(below) } else { below.to_owned() })
-    });
-    format!("/{}", path.unwrap_or_default().display())
 }
 
 fn resources(spec: &ServiceSpec, given: &[devices::Given]) -> Resources {

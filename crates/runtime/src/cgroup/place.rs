@@ -7,36 +7,33 @@ use super::{Folder, Groups, Hierarchy};
 use crate::error::StepError;
 
 impl Groups {
-    /// Returns a container's groups in all hierarchies. Absolute and relative paths are both below each hierarchy's
-    /// root, which is the part that this process may use. Without a path, the groups have the container's id as their
-    /// name and are below the group of this process.
+    /// Returns a container's groups in all hierarchies. An absolute path starts at the mount points. As in runc, a
+    /// relative one starts at the group of this process, and without a path it is the container's id.
     ///
     /// # Errors
     /// The path leads outside, names no group, or is in systemd's form.
     pub fn new(hierarchies: &[Hierarchy], cgroups_path: Option<&str>, id: &str) -> Result<Self, StepError> {
-        let path = match cgroups_path.filter(|path| !path.is_empty()) {
-            Some(path) => Some(checked(path)?),
-            None => None,
-        };
-        let id = match &path {
-            Some(_) => PathBuf::new(),
-            None => checked(id)?,
-        };
-        let place = |it: &Hierarchy| match &path {
-            Some(path) => it.root.join(path),
-            None => base(it).join(&id),
-        };
+        let given = cgroups_path.filter(|path| !path.is_empty()).unwrap_or(id);
+        let path = checked(given)?;
+        let place = |it: &Hierarchy| if given.starts_with('/') { it.point.join(&path) } else { base(it).join(&path) };
         Ok(Self { folders: hierarchies.iter().map(|it| folder(it, place(it))).collect() })
     }
 
-    /// Returns the groups called `name` in `parent` (relative to each hierarchy's root), or `parent` itself if there
-    /// is no name.
+    /// Returns the groups called `name` in `parent` (relative to the mount points), or `parent` itself if there is no
+    /// name.
     pub fn below(hierarchies: &[Hierarchy], parent: &Path, name: &str) -> Self {
         let place = |it: &Hierarchy| {
-            let path = it.root.join(parent);
+            let path = it.point.join(parent);
             if name.is_empty() { path } else { path.join(name) }
         };
         Self { folders: hierarchies.iter().map(|it| folder(it, place(it))).collect() }
+    }
+
+    /// Returns the `linux.cgroupsPath` of these groups. It exists if they have the same path in every hierarchy.
+    pub fn cgroups_path(&self) -> Option<String> {
+        let path = |it: &Folder| Some(format!("/{}", it.path.strip_prefix(&it.point).ok()?.display()));
+        let first = path(self.folders.first()?)?;
+        self.folders.iter().all(|it| path(it).as_ref() == Some(&first)).then_some(first)
     }
 
     /// Returns existing groups below these, as `runc exec --cgroup` names them: a path for all hierarchies, or one for
@@ -84,24 +81,22 @@ impl Groups {
 }
 
 fn folder(hierarchy: &Hierarchy, path: PathBuf) -> Folder {
-    let Hierarchy { root, controllers, v2, .. } = hierarchy.clone();
-    Folder { path, root, controllers, v2, made: 0 }
+    let Hierarchy { point, root, controllers, v2, .. } = hierarchy.clone();
+    Folder { path, point, root, controllers, v2, made: 0 }
 }
 
-/// Returns the parent of groups without a path. On v2 they are beside this process's group and not below it: a group
+/// Returns where relative paths start. On v2 they are beside this process's group and not below it: a group
 /// with a process delegates no controllers (cgroups(7), "no internal processes").
 fn base(hierarchy: &Hierarchy) -> &Path {
     let base = if hierarchy.v2 { hierarchy.own.parent().unwrap_or(&hierarchy.own) } else { &hierarchy.own };
-    if base.starts_with(&hierarchy.root) { base } else { &hierarchy.root }
+    if base.starts_with(&hierarchy.point) { base } else { &hierarchy.point }
 }
 
-/// Checks a path below a hierarchy's root and returns it relative to the root.
+/// Checks a path and returns it without its leading slash.
 fn checked(path: &str) -> Result<PathBuf, StepError> {
     let refuse = |why: &str| Err(StepError::refuse(format!("use linux.cgroupsPath `{path}`"), why));
     if !path.contains('/') && path.matches(':').count() == 2 {
-        return refuse(
-            "it is in systemd's form slice:prefix:name, but this runtime makes its groups itself: give a path",
-        );
+        return refuse("it is in systemd's form slice:prefix:name, which needs --systemd-cgroup");
     }
     match relative(path) {
         None => refuse("it leads upwards by `..`"),
@@ -127,30 +122,31 @@ fn relative(path: &str) -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    fn hierarchy(root: &str, own: &str, v2: bool) -> Hierarchy {
+    fn hierarchy(own: &str, v2: bool) -> Hierarchy {
         let point = PathBuf::from("/cg");
-        Hierarchy { root: root.into(), point, own: own.into(), controllers: vec!["memory".into()], v2 }
+        Hierarchy { root: point.clone(), point, own: own.into(), controllers: vec!["memory".into()], v2 }
     }
 
     #[test]
     fn a_path_decides_where_the_groups_are() {
-        let plain = hierarchy("/cg", "/cg/session", false);
-        let unified = hierarchy("/cg", "/cg/user/session", true);
-        let top = hierarchy("/cg", "/cg", true);
-        let delegated = hierarchy("/cg/s/flotad.service", "/cg/s/flotad.service", true);
-        let beside = hierarchy("/cg/s/flota-containers.service", "/cg/s/flotad.service", true);
+        let plain = hierarchy("/cg/session", false);
+        let unified = hierarchy("/cg/user/session", true);
+        let top = hierarchy("/cg", true);
+        // The caller, such as containerd, stays where it is, and its service's group takes no container.
+        let service = hierarchy("/cg/system.slice/containerd.service", true);
         for (hierarchy, path, expected) in [
             (&plain, Some("/a/b"), "/cg/a/b"),
-            (&plain, Some("a//b/."), "/cg/a/b"),
+            (&plain, Some("/a//b/."), "/cg/a/b"),
+            (&plain, Some("a/b"), "/cg/session/a/b"),
             (&plain, Some("/a:b:c"), "/cg/a:b:c"),
-            (&plain, Some("a:b"), "/cg/a:b"),
+            (&plain, Some("a:b"), "/cg/session/a:b"),
             (&plain, None, "/cg/session/box"),
             (&plain, Some(""), "/cg/session/box"),
             (&unified, None, "/cg/user/box"),
             (&top, None, "/cg/box"),
-            (&delegated, Some("/a"), "/cg/s/flotad.service/a"),
-            (&delegated, None, "/cg/s/flotad.service/box"),
-            (&beside, None, "/cg/s/flota-containers.service/box"),
+            (&unified, Some("a"), "/cg/user/a"),
+            (&service, Some("/k8s.io/pod"), "/cg/k8s.io/pod"),
+            (&service, None, "/cg/system.slice/box"),
         ] {
             let groups = Groups::new(std::slice::from_ref(hierarchy), path, "box").expect("a good path");
             assert_eq!(groups.folders()[0].path, Path::new(expected), "{path:?}");
@@ -168,11 +164,11 @@ mod tests {
                 Some("system.slice:flota:box"),
                 "box",
                 "failed to use linux.cgroupsPath `system.slice:flota:box`: it is in systemd's form slice:prefix:name, \
-                 but this runtime makes its groups itself: give a path",
+                 which needs --systemd-cgroup",
             ),
             (None, "..", "failed to use linux.cgroupsPath `..`: it leads upwards by `..`"),
         ] {
-            let error = Groups::new(&[hierarchy("/cg", "/cg", true)], path, id).expect_err("a bad path");
+            let error = Groups::new(&[hierarchy("/cg", true)], path, id).expect_err("a bad path");
             assert_eq!(error.to_string(), expected);
         }
     }
@@ -214,8 +210,10 @@ mod tests {
 
     #[test]
     fn groups_have_no_empty_name() {
-        let below = |name| Groups::below(&[hierarchy("/cg", "/cg", true)], Path::new("a/b"), name);
-        assert_eq!(below("").folders()[0].path.as_os_str(), "/cg/a/b");
-        assert_eq!(below("c").folders()[0].path.as_os_str(), "/cg/a/b/c");
+        let below = |name| Groups::below(&[hierarchy("/cg", true)], Path::new("a/b"), name);
+        assert_eq!(below("").cgroups_path().as_deref(), Some("/a/b"));
+        assert_eq!(below("c").cgroups_path().as_deref(), Some("/a/b/c"));
+        let differs = Groups::new(&[hierarchy("/cg/x", false), hierarchy("/cg/y", false)], None, "box");
+        assert_eq!(differs.expect("a good path").cgroups_path(), None);
     }
 }

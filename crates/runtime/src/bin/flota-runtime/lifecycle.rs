@@ -6,7 +6,7 @@ use std::path::Path;
 
 use flota_runtime::Creation;
 use flota_runtime::process::{connect_console, interruptible, receive_terminal};
-use flota_runtime::{Container, RunError, remove_remains};
+use flota_runtime::{Container, GroupChoice, RunError, remove_remains};
 
 use crate::arguments::{Arguments, CgroupManager, Create, Delete, Id, Kill, Run};
 use crate::foreground::{self, Foreground};
@@ -14,7 +14,9 @@ use crate::report::Report;
 
 fn creation(arguments: &Arguments, it: &Create) -> Result<Creation, RunError> {
     let mut creation = Creation::new(&arguments.root(), &it.id, &it.bundle);
-    creation.no_groups = arguments.cgroup_manager == CgroupManager::Disabled;
+    if arguments.cgroup_manager == CgroupManager::Disabled {
+        creation.groups = GroupChoice::None;
+    }
     creation.config.clone_from(&it.config);
     creation.console = it.console_socket.as_deref().map(connect_console).transpose()?;
     creation.pid_file.clone_from(&it.pid_file);
