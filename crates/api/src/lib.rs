@@ -20,6 +20,7 @@ pub mod reason;
 pub mod resources;
 pub mod seal;
 pub mod state;
+pub mod template;
 pub mod text;
 pub mod version;
 

@@ -198,8 +198,8 @@ fn prepare_folders(data_dir: &Path, run_dir: &Path) -> io::Result<bool> {
 }
 
 fn task_paths(data_dir: &Path, run_dir: PathBuf, node: &str) -> Result<TaskPaths, StartError> {
-    let hierarchies = cgroup::hierarchies()?;
-    let cgroup_parent = Path::new("flota").join(node);
+    let mut hierarchies = cgroup::hierarchies()?;
+    let cgroup_parent = cgroup::delegate(&mut hierarchies).join("flota").join(node);
     cgroup::prepare(&hierarchies, &cgroup_parent).map_err(|error| StartError::Cgroups(error.to_string()))?;
     Ok(TaskPaths { data_dir: data_dir.to_owned(), run_dir, hierarchies, cgroup_parent })
 }

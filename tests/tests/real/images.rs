@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::archives::{archive, docker_archive, tar};
 
 #[test]
-fn lesson_29_an_image_lies_on_two_nodes_and_reaches_the_others_without_a_registry() {
+fn an_image_lies_on_two_nodes_and_reaches_the_others_without_a_registry() {
     let cluster = Cluster::up(3, 2);
     let image = &cluster.rows("image ls")[0];
     assert_eq!(image["holders"].as_array().map(Vec::len), Some(2));
@@ -165,7 +165,7 @@ fn holds(dir: &Path, text: &[u8]) -> bool {
 }
 
 #[test]
-fn lesson_28_an_image_of_a_private_registry_outlives_registry_and_credentials() {
+fn an_image_of_a_private_registry_outlives_registry_and_credentials() {
     let cluster = Cluster::bare(1, 2);
     let dir = tempfile::tempdir().unwrap();
     let digest = push(&dir.path().join("data"), "team/app", "1");

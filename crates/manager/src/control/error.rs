@@ -57,7 +57,7 @@ pub(crate) enum ControlError {
         service: String,
     },
     /// Several objects match the reference.
-    #[error("`{reference}` is ambiguous: it may be {}", list(candidates))]
+    #[error("`{reference}` is ambiguous: it may be any of {}", list(candidates))]
     Ambiguous {
         /// The reference.
         reference: String,
