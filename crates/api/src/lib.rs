@@ -21,6 +21,7 @@ pub mod resources;
 pub mod seal;
 pub mod state;
 pub mod template;
+pub mod text;
 pub mod version;
 
 pub use convert::Malformed;

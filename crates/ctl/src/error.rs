@@ -26,7 +26,8 @@ fn exit_code(reason: Reason) -> u8 {
         | Reason::NodeLeads
         | Reason::NodeIsManager
         | Reason::NodeNotDown
-        | Reason::TaskUnreachable => FAILED,
+        | Reason::TaskUnreachable
+        | Reason::MajorityNeeded => FAILED,
         Reason::Ambiguous | Reason::UnknownFilter => USAGE,
         Reason::NotFound | Reason::RemovedMeanwhile => NOT_FOUND,
         Reason::AlreadyExists | Reason::ChangedMeanwhile => CONFLICT,

@@ -2,7 +2,7 @@
 //! them.
 //!
 //! `server.rs` runs a session through its steps: `registration.rs`, `assignment_stream.rs` with the pure
-//! `assignments.rs`, and the reports in `status_sink.rs` and `image_report.rs`. `sessions.rs` tracks which nodes are
+//! `assignments.rs`, and the reports in `reports.rs`, `status_sink.rs` and `image_report.rs`. `sessions.rs` tracks which nodes are
 //! connected, `liveness.rs` which nodes are alive.
 
 mod assignment_stream;
@@ -10,6 +10,7 @@ mod assignments;
 mod image_report;
 mod liveness;
 mod registration;
+mod reports;
 mod server;
 mod sessions;
 mod status_sink;

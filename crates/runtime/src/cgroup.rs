@@ -12,6 +12,7 @@
 //! The meaning of a limit on v1 and on v2 is defined in `limits`, one file for each controller, and in `devices`. A
 //! limit that can't be set is always an error, and a failed operation removes what it created.
 
+mod delegation;
 mod devices;
 mod folder;
 mod freezer;
@@ -29,6 +30,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
+pub use delegation::delegate;
 pub use devices::default_device_rules;
 pub use folder::Folder;
 pub use make::prepare;

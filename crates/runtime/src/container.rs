@@ -29,7 +29,7 @@ use crate::security::Filter;
 use crate::state::{self, start_time};
 use crate::syscall::process as kernel;
 
-pub use create::Creation;
+pub use create::{Creation, GroupChoice};
 pub use delete::remove_remains;
 pub use exec::Execution;
 
@@ -191,8 +191,8 @@ impl Container {
         }
     }
 
-    /// Returns the part of its configuration that a further process needs: `process`, its namespaces, the seccomp
-    /// agent.
+    /// Returns the part of its configuration that a further process needs: `process`, namespaces, personality, the
+    /// seccomp agent.
     ///
     /// # Errors
     /// The file can't be read.

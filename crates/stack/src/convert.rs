@@ -2,6 +2,7 @@
 //! is an error.
 
 mod devices;
+mod privileges;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -49,6 +50,7 @@ fn service(name: String, node: &Node, environment: Environment<'_>) -> Result<Se
     spec.runtime = keys.text("runtime")?;
     spec.init = keys.read("init", Node::flag)?.unwrap_or_default();
     spec.privileged = keys.read("privileged", Node::flag)?.unwrap_or_default();
+    spec.no_new_privileges = keys.read("security_opt", privileges::forbidden)?.flatten();
     let add = keys.read("cap_add", Node::texts)?.unwrap_or_default();
     let drop = keys.read("cap_drop", Node::texts)?.unwrap_or_default();
     capability::amend(&mut spec.cap_add, &mut spec.cap_drop, &add, &drop);

@@ -69,6 +69,7 @@ mod tests {
             runtimes: BTreeMap::from([("runsc".into(), "/usr/bin/runsc".into())]),
             devices: vec![gpu],
             allow: Allowance { privileged: true, ..Allowance::default() },
+            ..NodeOffers::default()
         };
         let description = registration(&describe(), &offers);
         assert_eq!(description.runtimes, ["flota", "runsc"]);

@@ -1,11 +1,12 @@
 //! Decides what follows the end of a container: whether and when it is started again here, or the final state of its
-//! task. Pure. Ages and delays are monotonic, so steps of the wall clock have no effect.
+//! task, and what its status says. Pure. Ages and delays are monotonic, so steps of the wall clock have no effect.
 
 use std::time::Duration;
 
 use flota_api::defaults::{RESTART_DELAY_MOST, RESTART_RESET};
 use flota_api::model::{RestartCondition, RestartPolicy};
 use flota_api::state::TaskState;
+use flota_runtime::{ExitStatus, OomVictim};
 use tokio::time::Instant;
 
 /// Largest number of restarts that are remembered, above any budget.
@@ -27,6 +28,17 @@ pub(crate) enum Decision {
     Restart(Duration),
     /// The task has this final state.
     End(TaskState),
+}
+
+/// Returns the error of a task whose container ended like this; empty after a success.
+pub(crate) fn exit_error(status: &ExitStatus) -> String {
+    let code = status.code;
+    match (code, status.out_of_memory) {
+        (_, Some(OomVictim::Init)) => format!("killed for want of memory (exit code {code})"),
+        (0, _) => String::new(),
+        (_, Some(OomVictim::Other)) => format!("exit code {code}; one of its processes was killed for want of memory"),
+        (_, None) => format!("exit code {code}"),
+    }
 }
 
 impl History {
@@ -85,6 +97,16 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
     const NOW_AGAIN: Decision = Decision::Restart(Duration::ZERO);
+
+    #[test]
+    fn error_names_what_ended_and_is_empty_after_a_success() {
+        let error = |code, out_of_memory| exit_error(&ExitStatus { code, out_of_memory, at: 0 });
+        assert_eq!(error(137, Some(OomVictim::Init)), "killed for want of memory (exit code 137)");
+        assert_eq!(error(0, Some(OomVictim::Other)), "", "a child was killed, and the program coped");
+        let other = "exit code 1; one of its processes was killed for want of memory";
+        assert_eq!((error(1, Some(OomVictim::Other)).as_str(), error(1, None).as_str()), (other, "exit code 1"));
+        assert_eq!(error(0, None), "");
+    }
 
     #[test]
     fn the_condition_and_the_code_decide() {

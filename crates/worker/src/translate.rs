@@ -103,10 +103,10 @@ pub(crate) fn container(
     if let Some(root) = &mut result.root {
         root.readonly = false;
     }
-    set_rights(&mut result, spec);
+    set_rights(&mut result, spec, offers);
     let given = devices::of_task(assignment, offers)?;
     if let Some(linux) = &mut result.linux {
-        linux.cgroups_path = Some(cgroups_path(&places.groups, runtime.is_some()));
+        linux.cgroups_path = places.groups.cgroups_path();
         linux.resources = Some(resources(spec, &given));
         linux.devices = given.iter().map(|it| it.device.clone()).collect();
     }
@@ -150,7 +150,7 @@ fn environment(hostname: &str, given: impl Iterator<Item = String>) -> Vec<Strin
 
 /// Sets capabilities, the seccomp profile and masked paths to Docker's defaults. A privileged task has all
 /// capabilities, no profile and no masked paths.
-fn set_rights(result: &mut Spec, spec: &ServiceSpec) {
+fn set_rights(result: &mut Spec, spec: &ServiceSpec, offers: &NodeOffers) {
     let kept: Vec<String> = if spec.privileged {
         capabilities::names()
     } else {
@@ -170,27 +170,13 @@ fn set_rights(result: &mut Spec, spec: &ServiceSpec) {
         }
     }
     let process = result.process.get_or_insert_default();
-    process.no_new_privileges = !spec.privileged;
+    process.no_new_privileges = spec.no_new_privileges.unwrap_or(offers.no_new_privileges);
     process.capabilities = Some(Capabilities {
         bounding: kept.clone(),
         effective: kept.clone(),
         permitted: kept,
         ..Capabilities::default()
     });
-}
-
-/// Returns `linux.cgroupsPath`. The embedded runtime starts at the group that this node may use, others at the mount.
-fn cgroups_path(groups: &Groups, from_mount: bool) -> String {
-    let folder = groups.folders().first();
-    let path = folder.and_then(|it| {
-        let below = it.path.strip_prefix(&it.root).ok()?;
-        let mounted = it.root.strip_prefix("/sys/fs/cgroup").ok().map(|root| {
-            // On cgroup v1 the first component names the hierarchy.
-            root.components().skip(usize::from(!it.v2 || root.starts_with("unified"))).collect::<PathBuf>()
-        });
-        Some(if from_mount { mounted.unwrap_or_default().join(below) } else { below.to_owned() })
-    });
-    format!("/{}", path.unwrap_or_default().display())
 }
 
 fn resources(spec: &ServiceSpec, given: &[devices::Given]) -> Resources {
@@ -259,6 +245,14 @@ mod tests {
     use super::*;
 
     fn translate(spec: &ServiceSpec, config: &ImageConfig) -> Result<oci::Process, TranslateError> {
+        Ok(translate_on(&NodeOffers::default(), spec, config)?.process.expect("every container has one"))
+    }
+
+    fn translate_on(
+        node_offers: &NodeOffers,
+        spec: &ServiceSpec,
+        config: &ImageConfig,
+    ) -> Result<Spec, TranslateError> {
         let assignment = Assignment {
             task_id: "id".into(),
             service_name: "web".into(),
@@ -269,8 +263,7 @@ mod tests {
         let node = NodeNames { id: "n".into(), hostname: "w1".into() };
         let groups = Groups::default();
         let places = Places { root: Root::Folder("/".into()), groups, log: "log".into(), runtime: "r".into() };
-        let container = container(&assignment, config, &node, &NodeOffers::default(), places)?;
-        Ok(container.spec.process.expect("every container has one"))
+        container(&assignment, config, &node, node_offers, places).map(|it| it.spec)
     }
 
     #[test]
@@ -314,6 +307,29 @@ mod tests {
         }
         let runtime = ServiceSpec { runtime: Some("crun".into()), ..Default::default() };
         assert_eq!(rights(&runtime), Err(TranslateError::Runtime("crun".into())));
+    }
+
+    #[test]
+    fn new_privileges_are_allowed_unless_service_or_node_forbid_them() {
+        for (node, service, expected) in
+            [(false, None, false), (true, None, true), (true, Some(false), false), (false, Some(true), true)]
+        {
+            let offers = NodeOffers { no_new_privileges: node, ..NodeOffers::default() };
+            let spec = ServiceSpec { no_new_privileges: service, ..ServiceSpec::default() };
+            let process = translate_on(&offers, &spec, &ImageConfig::default()).expect("allowed").process;
+            assert_eq!(process.map(|it| it.no_new_privileges), Some(expected), "{node} {service:?}");
+        }
+    }
+
+    #[test]
+    fn privileged_task_has_the_nodes_devices_and_may_use_all() {
+        let allow = flota_api::model::Allowance { privileged: true, ..Default::default() };
+        let offers = NodeOffers { allow, ..NodeOffers::default() };
+        let spec = ServiceSpec { privileged: true, ..ServiceSpec::default() };
+        let spec = translate_on(&offers, &spec, &ImageConfig::default()).expect("allowed");
+        assert!(spec.linux().devices.iter().any(|it| it.path == Path::new("/dev/urandom")));
+        let rules = spec.linux().resources.clone().unwrap_or_default().devices;
+        assert!(matches!(rules.as_slice(), [all] if all.allow && all.major.is_none()));
     }
 
     #[test]

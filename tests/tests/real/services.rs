@@ -55,7 +55,7 @@ fn exec_runs_as_asked_with_input_user_and_folder() {
     let caps = cluster.ok("exec box -- /busybox grep -E CapEff|NoNewPrivs|Seccomp: /proc/1/status");
     // Docker's defaults.
     assert!(caps.contains("00000000a80425fb"), "{caps}");
-    assert!(caps.contains("NoNewPrivs:\t1") && caps.contains("Seccomp:\t2"), "{caps}");
+    assert!(caps.contains("NoNewPrivs:\t0") && caps.contains("Seccomp:\t2"), "{caps}");
     let missing = cluster.ctl("exec box -- /no/such");
     assert_eq!(missing.code, 127);
     assert!(missing.stderr.contains("failed to run `/no/such`: No such file or directory"), "{}", missing.stderr);

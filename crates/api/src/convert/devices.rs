@@ -77,6 +77,7 @@ mod tests {
             runtime: Some("runsc".into()),
             init: true,
             privileged: true,
+            no_new_privileges: Some(false),
             cap_add: vec!["NET_ADMIN".into()],
             cap_drop: vec!["ALL".into()],
             devices: vec!["/dev/fuse:/dev/x:r".parse().expect("a device")],

@@ -197,12 +197,13 @@ impl Referable for Image {
     /// Matches the reference in any short form, otherwise the digest.
     fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
         let whole = ImageRef::parse(name).ok().map(|it| it.to_string());
-        let is_meant = |image: &&Arc<Self>| (whole.is_some() && image.reference == whole) || image.digest == name;
+        let is_meant =
+            |image: &&Arc<Self>| image.digest == name || whole.as_ref().is_some_and(|it| image.references.contains(it));
         view.images().filter(is_meant).collect()
     }
 
     fn called(&self, _: &Tables) -> String {
-        self.reference.clone().unwrap_or_default()
+        self.references.first().cloned().unwrap_or_default()
     }
 }
 

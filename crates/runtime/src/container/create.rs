@@ -22,6 +22,17 @@ use crate::rootfs::{self, sources};
 use crate::security::Filter;
 use crate::state;
 
+/// How a container's control groups are chosen.
+#[derive(Clone, Debug)]
+pub enum GroupChoice {
+    /// They are those of `linux.cgroupsPath`.
+    Configured,
+    /// They are these, whatever the configuration says.
+    Given(Groups),
+    /// There are none: the container stays in the caller's groups, without limits.
+    None,
+}
+
 /// The parameters of `create`.
 #[derive(Debug)]
 pub struct Creation {
@@ -33,8 +44,8 @@ pub struct Creation {
     pub bundle: PathBuf,
     /// A configuration file to use instead of `config.json`; absolute, or relative to the bundle.
     pub config: Option<PathBuf>,
-    /// Whether the container stays in the caller's control groups, without limits.
-    pub no_groups: bool,
+    /// Who decides where the container's control groups are.
+    pub groups: GroupChoice,
     /// Connected unix socket that receives the terminal.
     pub console: Option<OwnedFd>,
     /// The compiled filter; if absent, the configuration's profile is compiled.
@@ -61,7 +72,7 @@ impl Creation {
             id: id.to_owned(),
             bundle: bundle.to_owned(),
             config: None,
-            no_groups: false,
+            groups: GroupChoice::Configured,
             console: None,
             filter: None,
             environment: Vec::new(),
@@ -154,11 +165,19 @@ impl Creation {
         }
     }
 
+    fn choose_groups(&self, spec: &Spec) -> Result<Groups, StepError> {
+        match &self.groups {
+            GroupChoice::Given(groups) => Ok(groups.clone()),
+            GroupChoice::None => Ok(Groups::default()),
+            GroupChoice::Configured => {
+                let hierarchies = cgroup::hierarchies().act(|| "read the cgroup hierarchies".into())?;
+                Groups::new(&hierarchies, spec.linux().cgroups_path.as_deref(), &self.id)
+            }
+        }
+    }
+
     fn container(&self, spec: &Spec, bundle: PathBuf, rootfs: PathBuf, dir: PathBuf) -> Result<Container, StepError> {
-        let hierarchies = if self.no_groups { Ok(Vec::new()) } else { cgroup::hierarchies() };
-        let hierarchies = hierarchies.act(|| "read the cgroup hierarchies".into())?;
-        let groups = Groups::new(&hierarchies, spec.linux().cgroups_path.as_deref(), &self.id);
-        let groups = groups.inspect_err(|_| drop(std::fs::remove_dir(&dir)))?;
+        let groups = self.choose_groups(spec).inspect_err(|_| drop(std::fs::remove_dir(&dir)))?;
         let own = nix::unistd::getpid().as_raw();
         Ok(Container {
             oci_version: spec.oci_version.clone(),
@@ -236,7 +255,12 @@ impl Making<'_> {
         let spec = Spec {
             oci_version: self.spec.oci_version.clone(),
             process: self.spec.process.clone(),
-            linux: Some(Linux { namespaces: linux.namespaces.clone(), seccomp: agent, ..Linux::default() }),
+            linux: Some(Linux {
+                namespaces: linux.namespaces.clone(),
+                personality: linux.personality.clone(),
+                seccomp: agent,
+                ..Linux::default()
+            }),
             ..Spec::default()
         };
         let dir = &self.container.dir;
@@ -252,7 +276,7 @@ impl Making<'_> {
     fn make_groups(&mut self) -> Result<(), StepError> {
         let linux = self.spec.linux();
         let mut resources = linux.resources.clone().unwrap_or_default();
-        if self.creation.no_groups {
+        if matches!(self.creation.groups, GroupChoice::None) {
             resources = Resources::default();
         }
         if !resources.devices.is_empty() {

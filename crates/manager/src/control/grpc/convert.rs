@@ -8,6 +8,7 @@ use super::super::Freshness;
 use super::super::cluster::ClusterInfo;
 use super::super::error::ControlError;
 use super::super::filter::Filter;
+use super::super::images::NamedImage;
 use super::super::nodes::NodeSummary;
 use super::super::progress::{HangingTask, ImageProgress, ServiceProgress};
 use super::super::registries::RegistrySummary;
@@ -65,6 +66,12 @@ impl From<ClusterInfo> for pc::ClusterInfo {
 impl From<NodeSummary> for pc::NodeRow {
     fn from(row: NodeSummary) -> Self {
         Self { node: Some(row.node.as_ref().into()), leader: row.leader }
+    }
+}
+
+impl From<NamedImage> for pc::ImageRow {
+    fn from(row: NamedImage) -> Self {
+        Self { reference: row.reference.unwrap_or_default(), image: Some(row.image.as_ref().into()) }
     }
 }
 

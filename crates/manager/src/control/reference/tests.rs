@@ -64,8 +64,8 @@ fn two_machines_of_one_hostname_are_told_apart_by_their_ids() {
 
 #[test]
 fn an_image_is_found_by_every_form_of_its_reference_and_by_its_digest() {
-    let reference = Some("docker.io/library/web:latest".to_owned());
-    let image = Image { id: "i1".into(), reference, digest: "sha256:aa".into(), ..Image::default() };
+    let references = ["docker.io/library/web:latest".to_owned()].into();
+    let image = Image { id: "i1".into(), references, digest: "sha256:aa".into(), ..Image::default() };
     let unnamed = Image { id: "i2".into(), digest: "sha256:bb".into(), ..Image::default() };
     let mut view = Tables::default();
     view.put(image.into_object());

@@ -216,6 +216,9 @@ pub(crate) struct Exec {
     /// Capability to add
     #[arg(long, short)]
     pub(crate) cap: Vec<String>,
+    /// Existing group below the container's own to run in, [CONTROLLER[,...]:]PATH
+    #[arg(long)]
+    pub(crate) cgroup: Vec<String>,
     /// Number of descriptors, beyond the standard ones, to pass to the program
     #[arg(long, default_value_t = 0)]
     pub(crate) preserve_fds: u32,

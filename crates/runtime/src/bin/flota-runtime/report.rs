@@ -36,14 +36,6 @@ impl Report {
         }
     }
 
-    /// Logs a setting of the configuration that is ignored. It goes to the log file; standard error, which a caller
-    /// may take for the container's, gets it only with `--debug`.
-    pub(crate) fn note(&self, text: &str) {
-        if self.debug || self.log.is_some() {
-            self.warn(text);
-        }
-    }
-
     /// Logs a message only with `--debug`.
     pub(crate) fn debug(&self, text: &str) {
         if !self.debug {
