@@ -9,7 +9,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 fn ctl(socket: &std::path::Path, words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ctl"));
+    // Ctrl-C may be ignored where the tests run, for example in the background of a script.
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT").arg(env!("CARGO_BIN_EXE_ctl"));
     command.arg("--host").arg(format!("unix://{}", socket.display())).args(words).env_remove("FLOTA_HOST");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     command

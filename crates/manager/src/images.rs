@@ -42,11 +42,8 @@ impl ControlLoop for Images {
                 Object::Node(node) => concerned_by(node, view),
                 Object::Task(task) if task.status.state.is_terminal() => {
                     let image = task.image_digest.as_ref().and_then(|digest| view.image_by_digest(digest));
-                    image
-                        .filter(|image| image.reference.is_none())
-                        .map(|image| Key::of(&image.id))
-                        .into_iter()
-                        .collect()
+                    let nameless = image.filter(|image| image.references.is_empty());
+                    nameless.map(|image| Key::of(&image.id)).into_iter().collect()
                 }
                 _ => Vec::new(),
             },
@@ -57,7 +54,7 @@ impl ControlLoop for Images {
     fn plan(&mut self, key: &Key, view: &Tables, _: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
         let Some(image) = view.image(&key.id) else { return plan };
-        if image.reference.is_none() && view.users_of_image(&image.digest).next().is_none() {
+        if image.references.is_empty() && view.users_of_image(&image.digest).next().is_none() {
             plan.remove(Kind::Image, &image.id);
             return plan;
         }

@@ -51,6 +51,8 @@ struct File {
     runtimes: BTreeMap<String, PathBuf>,
     devices: Vec<offers::Device>,
     allow: offers::Allow,
+    /// Whether tasks can't gain privileges unless their service says otherwise.
+    no_new_privileges: bool,
 }
 
 /// The settings that the daemon runs with.
@@ -86,7 +88,7 @@ impl Config {
         if !(1..=100).contains(&raft_patience) {
             bail!("raft-patience: {raft_patience} is not between 1 and 100");
         }
-        let offers = offers::resolve(file.runtimes, file.devices, file.allow)?;
+        let offers = offers::resolve(file.runtimes, file.devices, file.allow, file.no_new_privileges)?;
         let beside =
             std::env::current_exe().context("failed to find the path of flotad")?.with_file_name("flota-runtime");
         let runtime = file.runtime.unwrap_or(beside);

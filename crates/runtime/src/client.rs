@@ -48,7 +48,7 @@ pub fn start(program: &Program, dir: &Path, order: &Order, mut spec: Spec) -> Re
     drop(theirs);
     if !wait_readable(&ours, START_WAIT)? {
         // The launcher may hang as well and delay the next start.
-        program.drop_launcher();
+        program.replace_launcher();
         return Err(RunError::new(format!("failed to start a container: it did not begin within {START_WAIT:?}")));
     }
     match ours.recv(Wait::Fail) {
@@ -135,7 +135,6 @@ impl ContainerClient {
 
 /// A daemon's own connection to the supervisor of one container. It can be polled: it is readable when
 /// [`Self::next_event`] has something to return.
-/// something to return.
 #[derive(Debug)]
 pub struct ContainerEvents {
     connection: Connection,

@@ -8,12 +8,14 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, connect, listen, recv, setsockopt,
     socket, socketpair, sockopt,
 };
+use nix::sys::time::{TimeVal, TimeValLike};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -62,6 +64,12 @@ impl Connection {
         setsockopt(&socket, sockopt::SndBuf, &(2 * BOUND))?;
         connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
         Ok(Self(socket))
+    }
+
+    /// Bounds how long a message may wait for room, after which sending it fails with [`io::ErrorKind::WouldBlock`].
+    pub(crate) fn set_send_timeout(&self, most: Duration) -> io::Result<()> {
+        let most = TimeVal::microseconds(i64::try_from(most.as_micros()).unwrap_or(i64::MAX));
+        Ok(setsockopt(&self.0, sockopt::SendTimeout, &most)?)
     }
 
     /// Sends a message with copies of these descriptors.

@@ -42,12 +42,12 @@ mod syscall;
 mod validate;
 
 pub use client::{ContainerClient, ContainerEvents, ExecKiller, ExecProcess, start};
-pub use container::{Container, Creation, Execution, remove_remains};
+pub use container::{Container, Creation, Execution, GroupChoice, remove_remains};
 pub use error::{NOT_EXECUTABLE, NOT_FOUND, RunError, StepError};
 pub use features::features;
 pub use log::{LogLine, LogReader};
 pub use program::Program;
 pub use protected_binary::protect as protect_binary;
-pub use state::{ExitStatus, State};
+pub use state::{ExitStatus, OomVictim, State};
 pub use supervisor::{ContainerEvent, ExecSpec, Order, Root};
 pub use validate::{check_process, validate};

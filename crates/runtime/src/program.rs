@@ -1,5 +1,8 @@
 //! A daemon's handle of `flota-runtime`: an open mount of the program, the launcher that runs from it, and compiled
 //! filters for reuse.
+//!
+//! A launcher forks one supervisor after the other. Starts beyond the few that its socket queues wait. A launcher that
+//! takes none for long hangs: another one takes its place, and it ends once it has served what it had queued.
 
 use std::fs::File;
 use std::io;
@@ -7,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::connection::{Connection, Wait};
 use crate::protected_binary;
@@ -16,13 +20,23 @@ use crate::supervisor::message::ToLauncher;
 /// Bytes that a launcher reserves for the title of its supervisors. A longer title is truncated.
 const TITLE_ROOM: usize = 512;
 
+/// Longest wait for a launcher to take a request. It forks a supervisor in a few milliseconds.
+const QUEUE_WAIT: Duration = Duration::from_secs(10);
+
 /// The program `flota-runtime`, ready to run.
 #[derive(Debug)]
 pub struct Program {
     path: PathBuf,
     mount: Option<OwnedFd>,
-    launcher: Mutex<Option<Launcher>>,
+    launchers: Mutex<Launchers>,
     pub(crate) filters: KeptFilters,
+}
+
+#[derive(Debug, Default)]
+struct Launchers {
+    current: Option<Launcher>,
+    /// Launchers that were replaced and have not ended yet.
+    retired: Vec<Process>,
 }
 
 impl Program {
@@ -31,7 +45,7 @@ impl Program {
     /// program is run from its path.
     pub fn open(path: PathBuf) -> Self {
         let mount = File::open(&path).ok().and_then(|it| protected_binary::read_only_mount(&it).ok());
-        Self { path, mount, launcher: Mutex::default(), filters: KeptFilters::default() }
+        Self { path, mount, launchers: Mutex::default(), filters: KeptFilters::default() }
     }
 
     /// Returns the program's path.
@@ -40,22 +54,22 @@ impl Program {
     }
 
     /// Makes the launcher start a supervisor for a folder, with this end of a connection. Starts a launcher first if
-    /// none runs.
+    /// none runs, or if the current one has ended or hangs. Waits while its queue is full.
     pub(crate) fn launch(&self, dir: &Path, supervisors: &Connection) -> io::Result<()> {
-        let mut held = self.launcher.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(launcher) = &*held {
+        let mut launchers = self.launchers.lock().unwrap_or_else(PoisonError::into_inner);
+        launchers.retired.retain_mut(Process::runs);
+        if let Some(launcher) = &launchers.current {
             match launcher.send(dir, supervisors) {
-                // The launcher has ended or hangs.
-                Err(error) if is_lost(&error) => *held = None,
+                Err(error) if is_lost(&error) => launchers.retire(),
                 other => return other,
             }
         }
-        held.insert(Launcher::spawn(self.command())?).send(dir, supervisors)
+        launchers.current.insert(Launcher::spawn(self.command(), QUEUE_WAIT)?).send(dir, supervisors)
     }
 
-    /// Ends the launcher. Its pending requests fail.
-    pub(crate) fn drop_launcher(&self) {
-        *self.launcher.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Starts another launcher for the next container. The current one ends after the requests that it has queued.
+    pub(crate) fn replace_launcher(&self) {
+        self.launchers.lock().unwrap_or_else(PoisonError::into_inner).retire();
     }
 
     fn command(&self) -> Command {
@@ -70,6 +84,14 @@ impl Program {
     }
 }
 
+impl Launchers {
+    /// Closes the connection of the current launcher, after which it reads what is queued and ends.
+    fn retire(&mut self) {
+        self.retired.extend(self.current.take().map(|it| it.process));
+    }
+}
+
+/// Returns whether the launcher has ended, or has taken nothing for [`QUEUE_WAIT`].
 fn is_lost(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::WouldBlock)
 }
@@ -77,27 +99,56 @@ fn is_lost(error: &io::Error) -> bool {
 #[derive(Debug)]
 struct Launcher {
     connection: Connection,
-    child: Child,
+    process: Process,
 }
 
 impl Launcher {
-    fn spawn(mut command: Command) -> io::Result<Self> {
+    /// Starts a launcher, to which a request waits at most this long for room.
+    fn spawn(mut command: Command, queue_wait: Duration) -> io::Result<Self> {
         let (connection, theirs) = Connection::pair()?;
+        connection.set_send_timeout(queue_wait)?;
         command.arg("supervise").stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
         // Supervisors write their folder into this memory, so that `ps` shows it.
         command.env_clear().env("ROOM", " ".repeat(TITLE_ROOM));
-        Ok(Self { connection, child: command.spawn()? })
+        Ok(Self { connection, process: Process(command.spawn()?) })
     }
 
     fn send(&self, dir: &Path, supervisors: &Connection) -> io::Result<()> {
-        self.connection.send(&ToLauncher::Supervise(dir.to_owned()), &[supervisors.as_fd()], Wait::Fail)
+        self.connection.send(&ToLauncher::Supervise(dir.to_owned()), &[supervisors.as_fd()], Wait::Block)
     }
 }
 
-impl Drop for Launcher {
+/// A launcher's process. It keeps no state, and its supervisors don't depend on it.
+#[derive(Debug)]
+struct Process(Child);
+
+impl Process {
+    fn runs(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Process {
     fn drop(&mut self) {
-        // The launcher keeps no state, and its supervisors don't depend on it.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn launcher_that_takes_nothing_is_replaced_but_not_killed() {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "exec /bin/sleep 1000"]);
+        let launcher = Launcher::spawn(command, Duration::from_millis(20)).expect("every machine has it");
+        let (_ours, theirs) = Connection::pair().expect("a pair");
+        let full = (0..100_000).find_map(|_| launcher.send(Path::new("/run/box"), &theirs).err());
+        assert!(full.is_some_and(|error| is_lost(&error)), "its queue is bounded");
+        let mut launchers = Launchers { current: Some(launcher), retired: Vec::new() };
+        launchers.retire();
+        assert!(launchers.current.is_none() && launchers.retired[0].runs());
     }
 }

@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -23,19 +23,47 @@ pub struct State {
 pub struct ExitStatus {
     /// Exit code; 128 + the signal's number if a signal ended it.
     pub code: i32,
-    /// Whether the kernel killed one of its processes because memory ran out.
-    pub out_of_memory: bool,
+    /// Which of its processes the kernel killed because memory ran out.
+    pub out_of_memory: Option<OomVictim>,
     /// Time of the end in ms since 1970.
     pub at: u64,
 }
 
-/// Writes a small file atomically and durably.
-pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(&serde_json::to_vec(value)?)?;
-    file.sync_data()?;
-    fs::rename(&temporary, path)
+/// A process that the kernel killed because memory ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OomVictim {
+    /// The container's init, which ended the container.
+    Init,
+    /// Another process. The container ended later, for another reason.
+    Other,
+}
+
+/// Space for a small file that must be written even if the file system is full by then.
+pub(crate) struct Reserved {
+    path: PathBuf,
+    file: fs::File,
+}
+
+impl Reserved {
+    /// Largest file in bytes.
+    const SPACE: i64 = 4096;
+
+    /// Reserves space for the file, which does not exist before [`Reserved::write`].
+    pub(crate) fn new(path: &Path) -> io::Result<Self> {
+        let temporary = path.with_extension("new");
+        let file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(temporary)?;
+        nix::fcntl::posix_fallocate(&file, 0, Self::SPACE)?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Writes the file atomically and durably.
+    pub(crate) fn write(&self, value: &impl Serialize) -> io::Result<()> {
+        let bytes = serde_json::to_vec(value)?;
+        self.file.write_all_at(&bytes, 0)?;
+        self.file.set_len(bytes.len() as u64)?;
+        self.file.sync_data()?;
+        fs::rename(self.path.with_extension("new"), &self.path)
+    }
 }
 
 /// Writes a small file that need not survive a boot atomically, without waiting for the disk.
@@ -92,6 +120,15 @@ impl ExitStatus {
     pub fn load(dir: &Path) -> io::Result<Option<Self>> {
         read(&dir.join("exit.json"))
     }
+}
+
+/// Returns whether the process has received SIGKILL. The signal stays in the list of those that are pending for the whole
+/// process until it has ended (proc_pid_status(5), "ShdPnd").
+pub(crate) fn is_killed(pid: i32) -> bool {
+    const BIT: u64 = 1 << (libc::SIGKILL - 1);
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+    pending.and_then(|it| u64::from_str_radix(it.trim(), 16).ok()).is_some_and(|it| it & BIT != 0)
 }
 
 /// Returns when the process started, from field 22 of /proc/PID/stat (proc_pid_stat(5)).

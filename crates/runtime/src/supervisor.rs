@@ -29,6 +29,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -37,7 +38,7 @@ use crate::connection::{Connection, Listener, Wait};
 use crate::error::{Act, RunError};
 use crate::log::LogWriter;
 use crate::process::exit_code;
-use crate::state::{self, ExitStatus};
+use crate::state::{self, ExitStatus, OomVictim, Reserved};
 use crate::syscall::process as kernel;
 
 use exec::Execs;
@@ -60,6 +61,9 @@ const PEERS: usize = 64;
 /// Time after SIGKILL for a container to end before everything in its control groups is killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Time after a kill for want of memory in which an init that it hit has received the signal.
+const OOM_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The events of the loop besides descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Timer {
@@ -67,6 +71,8 @@ enum Timer {
     ExecStart(PeerId),
     /// The container has not ended although its init was killed.
     KillGroups,
+    /// All kills for want of memory so far either have hit the init or have hit other processes.
+    OomSettled,
 }
 
 struct Supervisor {
@@ -78,13 +84,18 @@ struct Supervisor {
     listener: Listener,
     /// `None` if the machine does not count OOM kills, or if no more events follow.
     memory: Option<OomWatch>,
+    /// Number of kills for want of memory that have hit other processes than the init.
+    oom_spared: u64,
+    /// Whether a client has sent SIGKILL.
+    kill_sent: bool,
     output: Output,
     peers: Vec<Peer>,
     next_peer: u64,
     execs: Execs,
     timers: Timers<Timer>,
-    /// The exit code, once init has ended.
-    ended: Option<i32>,
+    /// How init ended, once it has.
+    ended: Option<WaitStatus>,
+    exit_file: Reserved,
 }
 
 impl Supervisor {
@@ -98,6 +109,7 @@ impl Supervisor {
         let socket = dir.join(SOCKET);
         let listener = Listener::bind(&socket).act(|| format!("listen at {}", socket.display()))?;
         let log = LogWriter::open(&order.log, order.log_bytes).act(|| format!("open {}", order.log.display()))?;
+        let exit_file = Reserved::new(&dir.join("exit.json")).act(|| "reserve space for the exit status".into())?;
         let Started { init, process, streams } = start::start(dir, &order)?;
         Ok(Self {
             dir: dir.to_owned(),
@@ -106,12 +118,15 @@ impl Supervisor {
             signals,
             listener,
             memory: order.groups.watch_out_of_memory().ok(),
+            oom_spared: 0,
+            kill_sent: false,
             output: Output::new(log, streams).act(|| "take the container's output".into())?,
             peers: Vec::new(),
             next_peer: 0,
             execs: Execs::default(),
             timers: Timers::new(),
             ended: None,
+            exit_file,
             order,
         })
     }
@@ -129,7 +144,6 @@ impl Supervisor {
                 // A container must not run without supervision. Its log records why it ended.
                 let _ = kernel::signal(self.process.as_fd(), libc::SIGKILL);
                 self.output.note(&format!("supervisor: {error}"));
-                self.ended = self.ended.or(Some(137));
                 break;
             }
         }
@@ -168,7 +182,7 @@ impl Supervisor {
             };
             let Some(pid) = status.pid() else { continue };
             if pid == self.init {
-                self.ended = Some(code);
+                self.ended = Some(status);
             } else if let Some(peer) = self.execs.reaped(pid, code) {
                 self.send(peer, &FromSupervisor::ExecExited(code));
             }
@@ -178,7 +192,10 @@ impl Supervisor {
     /// Publishes an event when memory has run out.
     fn read_memory(&mut self) {
         match self.memory.as_mut().map(OomWatch::read) {
-            Some(OomEvent::OutOfMemory) => self.publish(&ContainerEvent::OutOfMemory),
+            Some(OomEvent::OutOfMemory) => {
+                self.publish(&ContainerEvent::OutOfMemory);
+                self.timers.set(Timer::OomSettled, Instant::now() + OOM_PATIENCE);
+            }
             Some(OomEvent::Ended) => self.memory = None,
             Some(OomEvent::Nothing) | None => {}
         }
@@ -220,6 +237,7 @@ impl Supervisor {
         // An init that has ended needs no signal.
         let _ = kernel::signal(self.process.as_fd(), signal);
         if signal == libc::SIGKILL {
+            self.kill_sent = true;
             self.timers.set(Timer::KillGroups, Instant::now() + KILL_PATIENCE);
         }
     }
@@ -251,15 +269,25 @@ impl Supervisor {
             }
             // What can't be killed now is found by the daemon's next sweep.
             Timer::KillGroups => drop(self.order.groups.kill_all(libc::SIGKILL)),
+            Timer::OomSettled => {
+                // The kernel counts a kill before it sends the signal.
+                let kills = self.order.groups.out_of_memory();
+                if !state::is_killed(self.init.as_raw()) {
+                    self.oom_spared = kills;
+                }
+            }
         }
     }
 
     fn finish(mut self) -> i32 {
         self.output.finish();
         self.execs.end();
-        let out_of_memory = self.order.groups.out_of_memory() > 0;
-        let status = ExitStatus { code: self.ended.unwrap_or(137), out_of_memory, at: crate::log::now() };
-        let _ = state::write(&self.dir.join("exit.json"), &status);
+        // An init that has not ended was killed with this supervisor's last error.
+        let code = self.ended.and_then(exit_code).unwrap_or(137);
+        let unexplained = matches!(self.ended, Some(WaitStatus::Signaled(_, Signal::SIGKILL, _))) && !self.kill_sent;
+        let out_of_memory = oom_victim(self.order.groups.out_of_memory(), self.oom_spared, unexplained);
+        let status = ExitStatus { code, out_of_memory, at: crate::log::now() };
+        let _ = self.exit_file.write(&status);
         if let Ok(dir) = File::open(&self.dir) {
             let _ = dir.sync_all();
         }
@@ -270,6 +298,16 @@ impl Supervisor {
     }
 }
 
+/// Returns which process the kernel killed for want of memory. `unexplained` is whether init was ended by a SIGKILL that no
+/// client had sent.
+fn oom_victim(kills: u64, spared: u64, unexplained: bool) -> Option<OomVictim> {
+    match kills {
+        0 => None,
+        _ if unexplained && kills > spared => Some(OomVictim::Init),
+        _ => Some(OomVictim::Other),
+    }
+}
+
 /// Redirects the standard descriptors to /dev/null, because the caller waits for the end of those that it passed.
 fn detach_stdio() -> io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
@@ -277,4 +315,23 @@ fn detach_stdio() -> io::Result<()> {
     nix::unistd::dup2_stdout(&null)?;
     nix::unistd::dup2_stderr(&null)?;
     std::env::set_current_dir("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn victim_is_the_init_only_if_a_kill_is_left_that_can_explain_its_end() {
+        for (kills, spared, unexplained, expected) in [
+            (0, 0, true, None),
+            (1, 0, true, Some(OomVictim::Init)),
+            // Init exited by itself, or was killed by a client or long after.
+            (1, 0, false, Some(OomVictim::Other)),
+            (1, 1, true, Some(OomVictim::Other)),
+            (3, 2, true, Some(OomVictim::Init)),
+        ] {
+            assert_eq!(oom_victim(kills, spared, unexplained), expected, "{kills} {spared} {unexplained}");
+        }
+    }
 }

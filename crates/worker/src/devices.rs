@@ -2,7 +2,7 @@
 //! adds them to the container.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use flota_api::model::{Assignment, DeviceMapping};
 use flota_runtime::oci::{Device, DeviceRule};
@@ -45,7 +45,36 @@ pub(crate) fn of_task(assignment: &Assignment, offers: &NodeOffers) -> Result<Ve
         check_target(mapping, offers, spec.privileged)?;
         add(open(mapping)?);
     }
+    if spec.privileged {
+        let same = |path: String| DeviceMapping { source: path.clone(), target: path, permissions: "rwm".into() };
+        // A device may be unplugged at any time.
+        nodes(Path::new("/dev")).into_iter().filter_map(|path| open(&same(path)).ok()).for_each(add);
+    }
     Ok(given)
+}
+
+/// Folders in /dev that each container has for itself, and those of other tools, as in Docker.
+const OWN_FOLDERS: [&str; 7] = ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"];
+
+/// Returns the paths of all device nodes below a folder, without links. The console is left out, because a container
+/// has its own.
+fn nodes(folder: &Path) -> Vec<String> {
+    let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let (Ok(kind), Some(name)) = (entry.file_type(), entry.file_name().to_str().map(str::to_owned)) else {
+                continue;
+            };
+            let path = entry.path();
+            if kind.is_dir() && !OWN_FOLDERS.contains(&name.as_str()) {
+                folders.push(path);
+            } else if (kind.is_char_device() || kind.is_block_device()) && name != "console" {
+                found.extend(path.to_str().map(str::to_owned));
+            }
+        }
+    }
+    found.sort_unstable();
+    found
 }
 
 /// Checks that the target of a link is allowed as well: the node's owner allowed certain paths, and not every device
@@ -143,5 +172,27 @@ mod tests {
         let gone = Assignment { device_ids: vec![id("c")], ..Assignment::default() };
         let error = of_task(&gone, &offers(&[])).expect_err("unplugged");
         assert_eq!(error.to_string(), "this node has no gpu `c`");
+    }
+
+    #[test]
+    fn privileged_task_has_every_device_of_the_node_and_each_path_once() {
+        let spec = ServiceSpec {
+            privileged: true,
+            devices: vec!["/dev/zero:/dev/full".parse().expect("a device")],
+            ..ServiceSpec::default()
+        };
+        let task = Assignment { spec: spec.into(), ..Assignment::default() };
+        let given = of_task(&task, &offers(&[])).expect("devices of this machine");
+        let number = |path: &str| {
+            let found: Vec<_> = given.iter().filter(|it| it.device.path == Path::new(path)).collect();
+            assert!(found.len() <= 1, "{path} is given twice");
+            found.first().map(|it| (it.device.kind.as_str(), it.device.major, it.device.minor))
+        };
+        assert_eq!((number("/dev/null"), number("/dev/urandom")), (Some(("c", 1, 3)), Some(("c", 1, 9))));
+        assert_eq!(number("/dev/full"), Some(("c", 1, 5)), "the service's own choice");
+        // A container's terminals, console and shared memory are its own.
+        let own = |it: &Given| it.device.path.starts_with("/dev/pts") || it.device.path == Path::new("/dev/console");
+        assert!(!given.iter().any(own));
+        assert!(of_task(&Assignment::default(), &offers(&[])).expect("nothing is asked").is_empty());
     }
 }

@@ -1,11 +1,12 @@
 //! Decides what follows the end of a container: whether and when it is started again here, or the final state of its
-//! task. Pure. Ages and delays are monotonic, so steps of the wall clock have no effect.
+//! task, and what its status says. Pure. Ages and delays are monotonic, so steps of the wall clock have no effect.
 
 use std::time::Duration;
 
 use flota_api::defaults::{RESTART_DELAY_MOST, RESTART_RESET};
 use flota_api::model::{RestartCondition, RestartPolicy};
 use flota_api::state::TaskState;
+use flota_runtime::{ExitStatus, OomVictim};
 use tokio::time::Instant;
 
 /// Largest number of restarts that are remembered, above any budget.
@@ -29,6 +30,17 @@ pub(crate) enum Decision {
     End(TaskState),
 }
 
+/// Returns the error of a task whose container ended like this; empty after a success.
+pub(crate) fn exit_error(status: &ExitStatus) -> String {
+    let code = status.code;
+    match (code, status.out_of_memory) {
+        (_, Some(OomVictim::Init)) => format!("killed for want of memory (exit code {code})"),
+        (0, _) => String::new(),
+        (_, Some(OomVictim::Other)) => format!("exit code {code}; one of its processes was killed for want of memory"),
+        (_, None) => format!("exit code {code}"),
+    }
+}
+
 impl History {
     /// Returns the history of a slot that had this many restarts. Their times are unknown, so they count as if they
     /// happened at `now`.
@@ -43,8 +55,8 @@ impl History {
         if ran >= RESTART_RESET {
             self.in_a_row = 0;
         }
-        if !policy.window.is_zero() {
-            self.restarts.retain(|at| now.duration_since(*at) < policy.window);
+        if let Some(window) = policy.window {
+            self.restarts.retain(|at| now.duration_since(*at) < window);
         }
         let failed = code != 0;
         let wanted = match policy.condition {
@@ -53,7 +65,7 @@ impl History {
             RestartCondition::None => false,
         };
         let used = u64::try_from(self.restarts.len()).unwrap_or(u64::MAX);
-        if !wanted || (policy.max_attempts > 0 && used >= policy.max_attempts) {
+        if !wanted || policy.max_attempts.is_some_and(|most| used >= most.get()) {
             return Decision::End(if failed { TaskState::Failed } else { TaskState::Complete });
         }
         let delay = delay(policy, self.in_a_row);
@@ -79,10 +91,22 @@ fn delay(policy: &RestartPolicy, in_a_row: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
     const NOW_AGAIN: Decision = Decision::Restart(Duration::ZERO);
+
+    #[test]
+    fn error_names_what_ended_and_is_empty_after_a_success() {
+        let error = |code, out_of_memory| exit_error(&ExitStatus { code, out_of_memory, at: 0 });
+        assert_eq!(error(137, Some(OomVictim::Init)), "killed for want of memory (exit code 137)");
+        assert_eq!(error(0, Some(OomVictim::Other)), "", "a child was killed, and the program coped");
+        let other = "exit code 1; one of its processes was killed for want of memory";
+        assert_eq!((error(1, Some(OomVictim::Other)).as_str(), error(1, None).as_str()), (other, "exit code 1"));
+        assert_eq!(error(0, None), "");
+    }
 
     #[test]
     fn the_condition_and_the_code_decide() {
@@ -119,7 +143,7 @@ mod tests {
 
     #[test]
     fn the_budget_of_a_slot_ends() {
-        let policy = RestartPolicy { max_attempts: 3, window: Duration::ZERO, ..RestartPolicy::default() };
+        let policy = RestartPolicy { max_attempts: NonZeroU64::new(3), ..RestartPolicy::default() };
         let begin = Instant::now();
         let mut history = History::inherited(2, begin);
         let ended = |history: &mut History, at| history.ended(&policy, 1, SECOND, begin + at);
@@ -129,7 +153,8 @@ mod tests {
 
     #[test]
     fn restarts_that_have_left_the_window_are_forgiven() {
-        let policy = RestartPolicy { max_attempts: 2, window: 5 * SECOND, ..RestartPolicy::default() };
+        let policy =
+            RestartPolicy { max_attempts: NonZeroU64::new(2), window: Some(5 * SECOND), ..RestartPolicy::default() };
         let (mut history, begin) = (History::default(), Instant::now());
         let mut restarts = |at| matches!(history.ended(&policy, 1, SECOND, begin + at * SECOND), Decision::Restart(_));
         assert_eq!([1, 4, 5, 7, 8].map(&mut restarts), [true, true, false, true, false]);

@@ -283,11 +283,7 @@ impl TaskRunner {
         };
         let code = status.code;
         self.status.exit_code = Some(code);
-        self.status.error = match (code, status.out_of_memory) {
-            (_, true) => format!("killed for want of memory (exit code {code})"),
-            (0, _) => String::new(),
-            (code, _) => format!("exit code {code}"),
-        };
+        self.status.error = restart::exit_error(&status);
         if self.orders.borrow().wanted() == Wanted::Stop {
             return self.set(TaskState::Shutdown, "stopped");
         }

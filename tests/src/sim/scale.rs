@@ -214,7 +214,7 @@ pub fn schedule(nodes: u64, tasks: u64) -> Duration {
     for number in 0..nodes {
         let mut node = Node { id: format!("node-{number:06}").as_str().into(), ..Node::default() };
         node.state = NodeState::Ready;
-        node.description.resources = Resources { nano_cpus: 8_000_000_000, memory_bytes: 16 << 30, pids: 0 };
+        node.description.resources = Resources { nano_cpus: 8_000_000_000, memory_bytes: 16 << 30 };
         tables.put(node.into_object());
     }
     for number in 0..SERVICES {

@@ -1,6 +1,6 @@
 //! The flags of `ctl service create` and `update` for what a task needs from its node beyond CPU and memory.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use flota_api::capability;
 use flota_api::model::{DeviceMapping, GenericResource, ServiceSpec};
@@ -19,6 +19,9 @@ pub(crate) struct PrivilegeFlags {
     /// Give all capabilities and all devices, where the node allows it
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     privileged: Option<bool>,
+    /// Forbid programs to gain privileges, as by setuid; `default` leaves it to the node
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "CHOICE")]
+    no_new_privileges: Option<NoNewPrivileges>,
     /// Add a capability, such as NET_ADMIN, or ALL; may be repeated; RESET forgets those added so far
     #[arg(long, value_name = "CAPABILITY")]
     cap_add: Vec<String>,
@@ -31,6 +34,14 @@ pub(crate) struct PrivilegeFlags {
     /// Number of devices of a kind that nodes hand out, KIND=COUNT, such as gpu=1; may be repeated
     #[arg(long, visible_alias = "generic-resource-add", value_name = "KIND=COUNT")]
     generic_resource: Vec<GenericResource>,
+}
+
+/// The value of `--no-new-privileges`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum NoNewPrivileges {
+    True,
+    False,
+    Default,
 }
 
 /// The flags that only `update` has.
@@ -48,10 +59,14 @@ impl PrivilegeFlags {
     /// Sets the given flags in the spec and leaves the rest as it is.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) {
         if let Some(runtime) = &self.runtime {
-            spec.runtime.clone_from(runtime);
+            spec.runtime = Some(runtime.clone()).filter(|it| !it.is_empty());
         }
         spec.init = self.init.unwrap_or(spec.init);
         spec.privileged = self.privileged.unwrap_or(spec.privileged);
+        if let Some(choice) = self.no_new_privileges {
+            let choices = [NoNewPrivileges::True, NoNewPrivileges::False];
+            spec.no_new_privileges = choices.contains(&choice).then_some(choice == NoNewPrivileges::True);
+        }
         if !self.cap_add.is_empty() || !self.cap_drop.is_empty() {
             capability::amend(&mut spec.cap_add, &mut spec.cap_drop, &self.cap_add, &self.cap_drop);
         }
@@ -115,7 +130,7 @@ mod tests {
         let resources: Vec<String> =
             spec.generic_resources.iter().map(|it| format!("{}={}", it.kind, it.count)).collect();
         let lists = [&spec.cap_add, &spec.cap_drop, &devices, &resources].map(|it| it.join(" "));
-        format!("{}|{}|{}|{}", spec.runtime, spec.init, spec.privileged, lists.join("|"))
+        format!("{}|{}|{}|{}", spec.runtime.as_deref().unwrap_or_default(), spec.init, spec.privileged, lists.join("|"))
     }
 
     #[test]
@@ -147,6 +162,21 @@ mod tests {
             ),
         ] {
             assert_eq!(shown(&updated(&created, flags).unwrap_or_else(|error| panic!("{error}"))), expected, "{flags}");
+        }
+    }
+
+    #[test]
+    fn new_privileges_are_forbidden_allowed_or_left_to_the_node() {
+        let mut spec = ServiceSpec::default();
+        for (flags, expected) in [
+            ("", None),
+            ("--no-new-privileges", Some(true)),
+            ("", Some(true)),
+            ("--no-new-privileges=false", Some(false)),
+            ("--no-new-privileges=default", None),
+        ] {
+            spec = updated(&spec, flags).expect("good flags");
+            assert_eq!(spec.no_new_privileges, expected, "{flags}");
         }
     }
 

@@ -135,21 +135,21 @@ fn furnish(spec: &InitSpec, hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
 
 /// Mounts each hierarchy again, so that its root in the new cgroup namespace is the node's own group.
 fn mount_cgroups(hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
-    let single = hierarchies.iter().any(|it| it.v2 && it.root == Path::new("/sys/fs/cgroup"));
+    let single = hierarchies.iter().any(|it| it.v2 && it.point == Path::new("/sys/fs/cgroup"));
     if !single {
         mount(Some("tmpfs"), "/sys/fs/cgroup", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
             .context("failed to mount /sys/fs/cgroup")?;
     }
     for hierarchy in hierarchies {
-        fs_err::create_dir_all(&hierarchy.root)?;
-        let name = hierarchy.root.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        fs_err::create_dir_all(&hierarchy.point)?;
+        let name = hierarchy.point.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let (kind, options) = match (hierarchy.v2, hierarchy.controllers.is_empty()) {
             (true, _) => ("cgroup2", String::new()),
             (false, true) => ("cgroup", format!("none,name={name}")),
             (false, false) => ("cgroup", hierarchy.controllers.join(",")),
         };
-        mount(Some(kind), &hierarchy.root, Some(kind), MsFlags::empty(), Some(options.as_str()))
-            .with_context(|| format!("failed to mount the cgroup hierarchy {}", hierarchy.root.display()))?;
+        mount(Some(kind), &hierarchy.point, Some(kind), MsFlags::empty(), Some(options.as_str()))
+            .with_context(|| format!("failed to mount the cgroup hierarchy {}", hierarchy.point.display()))?;
     }
     Ok(())
 }

@@ -215,7 +215,6 @@ fn fold(group: Group, base: &Tables) -> Option<(Transaction, Vec<Work>)> {
 mod tests {
     use super::*;
     use flota_api::model::{Node, Task};
-    use flota_api::object::StoreObject;
 
     fn plan(changes: &[&str], expects: &[&str]) -> Plan {
         let mut plan = Plan::default();

@@ -177,7 +177,7 @@ mod tests {
             ("a manager that moves", update(node("m", Role::Manager), |it| it.address = "m:2".into()), "all"),
             ("a worker that is promoted", update(worker(), |it| it.role = Role::Manager), "all"),
             ("an image without a holder", update(image(), |it| it.holders.clear()), "h u"),
-            ("a name of an image", update(image(), |it| it.reference = Some("web".into())), "h u"),
+            ("a name of an image", update(image(), |it| it.references = ["web".into()].into()), "h u"),
             ("a service", Event::Created(Service::default().into_object()), ""),
             ("a count in the cluster", update(Cluster::default(), |it| it.next_raft_id = 9), ""),
             ("a restore", update(Cluster::default(), |it| it.epoch = 9), "all"),

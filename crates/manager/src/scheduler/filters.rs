@@ -16,7 +16,7 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len()] = [
     (Filter::Constraint, |spec, it, _| !spec.constraints.iter().all(|constraint| it.node.satisfies(constraint))),
     (Filter::Cpu, |spec, it, _| spec.reservations.nano_cpus > it.free().nano_cpus),
     (Filter::Memory, |spec, it, _| spec.reservations.memory_bytes > it.free().memory_bytes),
-    (Filter::Runtime, |spec, it, _| !it.node.description.has_runtime(&spec.runtime)),
+    (Filter::Runtime, |spec, it, _| spec.runtime.as_ref().is_some_and(|name| !it.node.description.has_runtime(name))),
     (Filter::Privileged, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::Privileged))),
     (Filter::Capability, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::Capability(_)))),
     (Filter::Device, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::Device(_)))),

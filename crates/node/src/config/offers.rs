@@ -37,6 +37,7 @@ pub(super) fn resolve(
     runtimes: BTreeMap<String, PathBuf>,
     devices: Vec<Device>,
     allow: Allow,
+    no_new_privileges: bool,
 ) -> anyhow::Result<NodeOffers> {
     for (name, program) in &runtimes {
         check_runtime(name, program).with_context(|| format!("runtimes.{name}"))?;
@@ -47,6 +48,7 @@ pub(super) fn resolve(
         runtimes,
         devices: devices.into_iter().map(device).collect(),
         allow: Allowance { privileged: allow.privileged, devices: allow.devices, capabilities },
+        no_new_privileges,
     };
     // The leader checks the node's description by the same rules, and would refuse its session.
     let description = NodeDescription {
@@ -80,7 +82,7 @@ mod tests {
 
     fn offers(text: &str) -> anyhow::Result<NodeOffers> {
         let file: File = toml::from_str(text)?;
-        resolve(file.runtimes, file.devices, file.allow)
+        resolve(file.runtimes, file.devices, file.allow, file.no_new_privileges)
     }
 
     #[test]
@@ -88,6 +90,7 @@ mod tests {
         let offers = offers(
             r#"
             log = "info"
+            no-new-privileges = true
             [runtimes]
             sh = "/bin/sh"
             [[devices]]
@@ -109,7 +112,7 @@ mod tests {
         assert_eq!(offers.runtimes["sh"], Path::new("/bin/sh"));
         let devices: Vec<String> = offers.devices.iter().map(|it| it.device_id().to_string()).collect();
         assert_eq!(devices, ["gpu=left", "fpga=left"]);
-        assert!(offers.allow.privileged && offers.allow.has_device("/dev/snd/seq"));
+        assert!(offers.no_new_privileges && offers.allow.privileged && offers.allow.has_device("/dev/snd/seq"));
         assert_eq!(offers.allow.capabilities, ["NET_ADMIN", "SYS_PTRACE"]);
     }
 

@@ -229,7 +229,7 @@ impl Indices {
 
     /// Follows the change of an image from `old` to `new`.
     pub(super) fn image(&mut self, old: Option<&Image>, new: Option<&Image>) {
-        let fact = |it: &Image| (Arc::from(it.digest.as_str()), (it.reference.is_none(), it.id.clone()));
+        let fact = |it: &Image| (Arc::from(it.digest.as_str()), (it.references.is_empty(), it.id.clone()));
         self.images.update(old.map(fact), new.map(fact));
         let holders = |image: Option<&Image>| -> Vec<(NodeId, ImageId)> {
             let holders = image.into_iter().flat_map(|it| it.holders.iter().map(|holder| (holder, it.id.clone())));
@@ -343,7 +343,7 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(1);
         let mut tables = Tables::default();
         for number in 0..3u64 {
-            let reservations = Resources { nano_cpus: number, memory_bytes: 1, pids: 0 };
+            let reservations = Resources { nano_cpus: number, memory_bytes: 1 };
             let spec = Arc::new(ServiceSpec { name: format!("s{number}"), reservations, ..ServiceSpec::default() });
             let id = format!("s{number}").into();
             tables.put(Service { id, spec, spec_version: 1, ..Service::default() }.into_object());
@@ -368,7 +368,7 @@ mod tests {
         let held_by = |node: &str| vec![ImageHolder { node_id: node.into(), confirmed: true }];
         let image = |id: &str, reference: Option<&str>, node: &str| Image {
             id: id.into(),
-            reference: reference.map(Into::into),
+            references: reference.into_iter().map(Into::into).collect(),
             digest: "sha256:1".into(),
             holders: held_by(node),
             ..Image::default()

@@ -18,7 +18,7 @@ pub type View = Arc<Tables>;
 /// A key. It is shared, because a change to a map clones whole nodes of it with all their keys.
 pub(super) type Key = Arc<str>;
 
-/// Objects of one kind by id, and by the name that is unique among them.
+/// Objects of one kind by id, and by the names that are unique among them.
 #[derive(Clone, Debug, Default)]
 struct Table {
     by_id: OrdMap<Key, Object>,
@@ -32,23 +32,19 @@ impl Table {
 
     /// Inserts or replaces an object, and returns the one that it replaces.
     fn put(&mut self, object: Object) -> Option<Object> {
-        let (id, name) = (object.key(), object.name().map(Key::from));
-        let old = self.by_id.insert(Arc::clone(&id), object);
-        let old_name = old.as_ref().and_then(Object::name);
-        if old_name != name.as_deref() {
-            if let Some(old_name) = old_name {
-                self.by_name.remove(old_name);
-            }
-            if let Some(name) = name {
-                self.by_name.insert(name, id);
-            }
+        let id = object.key();
+        let old = self.by_id.insert(Arc::clone(&id), object.clone());
+        let (names, old_names) = (object.names(), old.as_ref().map(Object::names).unwrap_or_default());
+        if names != old_names {
+            old_names.into_iter().for_each(|name| drop(self.by_name.remove(name)));
+            names.into_iter().for_each(|name| drop(self.by_name.insert(name.into(), Arc::clone(&id))));
         }
         old
     }
 
     fn remove(&mut self, id: &str) -> Option<Object> {
         let object = self.by_id.remove(id)?;
-        if let Some(name) = object.name() {
+        for name in object.names() {
             self.by_name.remove(name);
         }
         Some(object)
@@ -130,10 +126,13 @@ impl Tables {
         self.table(T::KIND).by_name(name).and_then(T::from_object)
     }
 
-    /// Whether another object of its kind has this object's name.
-    pub(super) fn is_name_taken(&self, object: &Object) -> bool {
-        let holder = object.name().and_then(|name| self.table(object.kind()).by_name(name));
-        holder.is_some_and(|holder| holder.id() != object.id())
+    /// Returns a name of this object that another object of its kind has.
+    pub(super) fn taken_name<'a>(&self, object: &'a Object) -> Option<&'a str> {
+        let is_taken = |name: &&str| {
+            let holder = self.table(object.kind()).by_name(name);
+            holder.is_some_and(|holder| holder.id() != object.id())
+        };
+        object.names().into_iter().find(is_taken)
     }
 
     /// Whether the user's request with this id has been carried out. It is not carried out again.

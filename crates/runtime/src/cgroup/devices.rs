@@ -20,7 +20,7 @@ const WRITE: u8 = 2;
 const MAKE: u8 = 4;
 const ALL: u8 = READ | WRITE | MAKE;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Block,
     Char,

@@ -18,6 +18,8 @@ const READ_BOUND: u64 = 64 << 20;
 pub struct Folder {
     /// Absolute path of the group.
     pub path: PathBuf,
+    /// Mount point of the hierarchy.
+    pub point: PathBuf,
     /// Root of the usable part of the hierarchy; groups above it are not touched.
     pub root: PathBuf,
     /// Controllers of the group, such as `memory` and `cpu`; on v2 those that the root offers.

@@ -21,15 +21,15 @@ pub(super) const USUAL: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 /// Number of tries, because another process may remove an empty parent between two steps.
 const TRIES: usize = 8;
 
-/// Creates `<root>/<parent>` in each hierarchy, with its controllers delegated on v2. Processes in a v2 root are moved
-/// to a leaf if necessary: a group with processes can't delegate controllers (cgroups(7), "no internal processes"),
-/// except for the machine's own root.
+/// Creates the group `parent` (relative to the mount points) in each hierarchy, with its controllers delegated on v2.
+/// Processes in a v2 root, such as the calling daemon, are moved to a leaf if necessary: a group with processes can't
+/// delegate controllers (cgroups(7), "no internal processes"), except for the machine's own root.
 ///
 /// # Errors
 /// The kernel refuses an operation.
 pub fn prepare(hierarchies: &[Hierarchy], parent: &Path) -> Result<(), StepError> {
     for hierarchy in hierarchies {
-        let path = hierarchy.root.join(parent);
+        let path = hierarchy.point.join(parent);
         make_dir(&path, &hierarchy.root).act(|| format!("make the cgroup {}", path.display()))?;
         let has = |name: &str| hierarchy.controllers.iter().any(|it| it == name);
         if !hierarchy.v2 && has("cpuset") {
@@ -39,10 +39,19 @@ pub fn prepare(hierarchies: &[Hierarchy], parent: &Path) -> Result<(), StepError
         }
         if hierarchy.v2 {
             let wanted: Vec<&str> = USUAL.into_iter().filter(|it| has(it)).collect();
-            hand_down(&hierarchy.root, &path, &wanted)?;
+            hand_down_from_busy(&hierarchy.root, &path, &wanted)?;
         }
     }
     Ok(())
+}
+
+/// Delegates controllers in each group from the root to `last`, after moving the root's processes to a leaf if they are
+/// in the way.
+pub(super) fn hand_down_from_busy(root: &Path, last: &Path, controllers: &[&str]) -> Result<(), StepError> {
+    if is_busy(&hand_down_at(root, controllers)) {
+        move_to_leaf(root)?;
+    }
+    hand_down(root, last, controllers)
 }
 
 impl Folder {
@@ -145,7 +154,7 @@ fn hand_down(root: &Path, last: &Path, controllers: &[&str]) -> Result<(), StepE
     let mut path = root.to_owned();
     let mut parts = parts.components();
     loop {
-        hand_down_at(&path, controllers, path == root)?;
+        hand_down_at(&path, controllers).act(|| format!("delegate controllers in {}", path.display()))?;
         match parts.next() {
             Some(part) => path.push(part),
             None => return Ok(()),
@@ -155,23 +164,22 @@ fn hand_down(root: &Path, last: &Path, controllers: &[&str]) -> Result<(), StepE
 
 /// Delegates controllers in one group. The kernel refuses the whole write if the parent lacks one of them; then they
 /// are written one by one.
-fn hand_down_at(path: &Path, controllers: &[&str], root: bool) -> Result<(), StepError> {
+fn hand_down_at(path: &Path, controllers: &[&str]) -> io::Result<()> {
     let file = path.join("cgroup.subtree_control");
-    let busy = |it: &io::Result<()>| it.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY));
-    let all = plus(controllers);
     if controllers.is_empty() {
         return Ok(());
     }
-    let mut written = write(&file, &all);
-    if busy(&written) && root {
-        move_to_leaf(path)?;
-        written = write(&file, &all);
+    let written = write(&file, &plus(controllers));
+    if written.is_ok() || is_busy(&written) {
+        return written;
     }
-    if written.is_err() && !busy(&written) && controllers.len() > 1 {
-        let each = controllers.iter().map(|it| write(&file, &plus(&[it])));
-        written = each.reduce(|before, this| before.or(this)).unwrap_or(written);
-    }
-    written.act(|| format!("write {}", file.display()))
+    let each = controllers.iter().map(|it| write(&file, &plus(&[it])));
+    each.reduce(|before, this| before.or(this)).unwrap_or(written)
+}
+
+/// Returns whether a group can't delegate because it has processes.
+fn is_busy(delegated: &io::Result<()>) -> bool {
+    delegated.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
 }
 
 fn move_to_leaf(group: &Path) -> Result<(), StepError> {

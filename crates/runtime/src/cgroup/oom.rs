@@ -136,8 +136,14 @@ mod tests {
         let write = |file: &str, text: &str| fs::write(path.join(file), text).expect("in a temporary folder");
         write("memory.events", "oom 0\noom_kill 2\n");
         write("cgroup.events", "populated 1\nfrozen 0\n");
-        let folder =
-            Folder { path: path.clone(), root: path.clone(), controllers: vec!["memory".into()], v2: true, made: 0 };
+        let folder = Folder {
+            path: path.clone(),
+            point: path.clone(),
+            root: path.clone(),
+            controllers: vec!["memory".into()],
+            v2: true,
+            made: 0,
+        };
         let groups = Groups { folders: vec![folder] };
         let mut watch = groups.watch_out_of_memory().expect("both files are there");
         assert!(!is_readable(&watch), "what came before is no news");

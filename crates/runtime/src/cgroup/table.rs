@@ -1,4 +1,4 @@
-//! The mounted hierarchies, and the place in each where this process may create groups.
+//! The mounted hierarchies.
 //!
 //! Whether a machine has v1, v2 or both (hybrid) is read from the mount table, never derived from names. It is read
 //! once by a daemon, and once by each call of the OCI command line.
@@ -9,11 +9,10 @@ use std::path::{Component, Path, PathBuf};
 /// One mounted hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hierarchy {
-    /// The group in which groups may be created: the one that systemd delegated to this process, else the root of its
-    /// cgroup namespace.
-    pub root: PathBuf,
     /// Mount point of the hierarchy.
     pub point: PathBuf,
+    /// The group above which nothing is changed: the mount point, or what [`super::delegate`] has found.
+    pub root: PathBuf,
     /// The group of this process.
     pub own: PathBuf,
     /// Controllers of the hierarchy; empty for a named one.
@@ -29,21 +28,18 @@ pub struct Hierarchy {
 pub fn hierarchies() -> std::io::Result<Vec<Hierarchy>> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let own = fs::read_to_string("/proc/self/cgroup")?;
-    let offered = |path: &Path| {
-        let text = fs::read_to_string(path.join("cgroup.controllers")).unwrap_or_default();
-        text.split_whitespace().map(str::to_owned).collect()
-    };
-    Ok(parse(&mounts, &own, offered, Path::exists))
+    Ok(parse(&mounts, &own, offered))
+}
+
+/// Returns the controllers that a v2 group can delegate.
+pub(super) fn offered(group: &Path) -> Vec<String> {
+    let text = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 /// Parses proc_pid_mountinfo(5), which has fields up to ` - `, then type, source and options, and the lines
 /// `id:controllers:path` of cgroups(7).
-fn parse(
-    mounts: &str,
-    own: &str,
-    offered: impl Fn(&Path) -> Vec<String>,
-    exists: impl Fn(&Path) -> bool,
-) -> Vec<Hierarchy> {
+fn parse(mounts: &str, own: &str, offered: impl Fn(&Path) -> Vec<String>) -> Vec<Hierarchy> {
     let mut found: Vec<Hierarchy> = Vec::new();
     for line in mounts.lines() {
         let Some((left, right)) = line.split_once(" - ") else { continue };
@@ -65,22 +61,17 @@ fn parse(
         });
         let point = PathBuf::from(point);
         let own = place(&point, mount_root, own_path);
-        let root = delegated(&point, own_path, &own, &exists);
         let controllers = if v2 {
-            offered(&root)
+            offered(&point)
         } else {
             named.iter().filter(|it| !it.starts_with("name=")).map(|it| (*it).to_owned()).collect()
         };
-        if !found.iter().any(|it| it.v2 == v2 && it.controllers == controllers && (v2 || it.root == root)) {
-            found.push(Hierarchy { root, point, own, controllers, v2 });
+        if !found.iter().any(|it| it.v2 == v2 && it.controllers == controllers && (v2 || it.point == point)) {
+            found.push(Hierarchy { root: point.clone(), point, own, controllers, v2 });
         }
     }
     found
 }
-
-/// Name of the service whose group only holds containers. A v2 group that delegates controllers accepts no process, so
-/// a service that kept containers in its own group could not be restarted while they run.
-const CONTAINERS: &str = "flota-containers.service";
 
 /// Returns the path of a group of /proc/self/cgroup below a mount, or the mount point itself if the group is not
 /// visible there.
@@ -91,16 +82,6 @@ fn place(point: &Path, mount_root: &str, own: Option<&str>) -> PathBuf {
         Some(own) if matches!(own.components().next(), Some(Component::Normal(_))) => point.join(own),
         _ => point.to_owned(),
     }
-}
-
-/// Returns the group that systemd delegates: that of [`CONTAINERS`], if it exists, or a service's own group
-/// (`Delegate=yes`). Otherwise returns the root.
-fn delegated(point: &Path, own_path: Option<&str>, own: &Path, exists: impl Fn(&Path) -> bool) -> PathBuf {
-    if own == point || !own_path.is_some_and(|path| path.ends_with(".service")) {
-        return point.to_owned();
-    }
-    let beside = own.with_file_name(CONTAINERS);
-    if exists(&beside) { beside } else { own.to_owned() }
 }
 
 #[cfg(test)]
@@ -114,10 +95,9 @@ mod tests {
 33 30 0:29 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
 34 30 0:30 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw";
 
-    fn roots(mounts: &str, own: &str) -> Vec<(String, Vec<String>, bool)> {
-        let found =
-            parse(mounts, own, |_| vec!["hugetlb".into()], |path| path.starts_with("/sys/fs/cgroup/with.slice"));
-        found.into_iter().map(|it| (it.root.display().to_string(), it.controllers, it.v2)).collect()
+    fn points(mounts: &str, own: &str) -> Vec<(String, Vec<String>, bool)> {
+        let found = parse(mounts, own, |_| vec!["hugetlb".into()]);
+        found.into_iter().map(|it| (it.point.display().to_string(), it.controllers, it.v2)).collect()
     }
 
     #[test]
@@ -129,18 +109,9 @@ mod tests {
             ("/sys/fs/cgroup/systemd".to_owned(), vec![], false),
             ("/sys/fs/cgroup/unified".to_owned(), vec!["hugetlb".to_owned()], true),
         ];
-        assert_eq!(roots(HYBRID, own), expected);
+        assert_eq!(points(HYBRID, own), expected);
     }
 
-    #[test]
-    fn what_systemd_delegated_is_the_root() {
-        let mounts = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate";
-        let own = "0::/system.slice/flotad.service";
-        assert_eq!(roots(mounts, own)[0].0, "/sys/fs/cgroup/system.slice/flotad.service");
-        assert_eq!(roots(mounts, "0::/user.slice/session-1.scope")[0].0, "/sys/fs/cgroup");
-        let apart = roots(mounts, "0::/with.slice/flotad.service");
-        assert_eq!(apart[0].0, "/sys/fs/cgroup/with.slice/flota-containers.service");
-    }
     #[test]
     fn the_own_group_is_found_below_what_is_mounted() {
         let own = |mount_root: &str, own: &str| place(Path::new("/cg"), mount_root, Some(own)).display().to_string();

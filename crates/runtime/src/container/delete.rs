@@ -9,7 +9,7 @@ use super::{Container, check_id};
 use crate::error::{Act, StepError};
 use crate::oci::Status;
 use crate::process::{self, hooks};
-use crate::state::{self, start_time};
+use crate::state::{self, is_killed, start_time};
 use crate::syscall::process as kernel;
 
 /// Longest wait for a killed init; one that takes longer hangs in the kernel.
@@ -23,7 +23,12 @@ impl Container {
     /// # Errors
     /// The container runs and `force` is not given, or a part of it can't be removed.
     pub fn delete(&self, force: bool, warn: impl FnMut(StepError)) -> Result<(), StepError> {
-        let status = self.status();
+        let mut status = self.status();
+        if status == Status::Running && is_killed(self.pid) {
+            // A killed init ends a moment after its signal.
+            self.wait_for_end()?;
+            status = Status::Stopped;
+        }
         if force && status == Status::Creating {
             match self.interrupt_creator()? {
                 None => {}

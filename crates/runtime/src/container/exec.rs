@@ -7,8 +7,9 @@ use std::time::Instant;
 use nix::unistd::{Pid, setsid};
 
 use super::Container;
+use crate::cgroup::Groups;
 use crate::error::{Act, RunError, StepError};
-use crate::oci::{NamespaceKind, Process, Seccomp, Spec, Status};
+use crate::oci::{Linux, NamespaceKind, Process, Seccomp, Spec, Status};
 use crate::process::channel::{Channel, Word};
 use crate::process::clone::{self, Parent};
 use crate::process::launch::{self, Launch, Launched, become_root};
@@ -34,12 +35,23 @@ pub struct Execution {
     pub supervised: bool,
     /// Whether a paused container is accepted, in which the process begins when the container is resumed.
     pub ignore_paused: bool,
+    /// Groups of the process below the container's own, each `[CONTROLLER[,…]:]PATH`, as of `runc exec --cgroup`. They
+    /// must exist.
+    pub subgroups: Vec<String>,
 }
 
 impl Execution {
     /// Returns parameters with the default choices.
     pub fn new(process: Process) -> Self {
-        Self { process, console: None, pid_file: None, keep_descriptors: 0, supervised: false, ignore_paused: false }
+        Self {
+            process,
+            console: None,
+            pid_file: None,
+            keep_descriptors: 0,
+            supervised: false,
+            ignore_paused: false,
+            subgroups: Vec::new(),
+        }
     }
 
     /// Starts the process with the caller's standard descriptors and returns its id once it runs. `ready` is called
@@ -65,6 +77,7 @@ impl Execution {
         if self.process.terminal != self.console.is_some() {
             return Err(refuse("a terminal needs a console socket, and that a terminal").into());
         }
+        let groups = container.groups.subgroups(&self.subgroups)?;
         let filter = container.filter()?;
         let linux = spec.linux();
         let own_user = linux.namespaces.iter().any(|it| it.kind == NamespaceKind::User);
@@ -73,11 +86,13 @@ impl Execution {
         let console = console.act(|| "copy a descriptor".into())?;
         let parent = if self.supervised { Parent::CallersParent } else { Parent::Caller };
         let joined_user = namespaces.joins_user();
-        let mut child = Some(Child { execution: self, filter: filter.as_ref(), console, joined_user });
+        let mut child = Some(Child { execution: self, linux, filter: filter.as_ref(), console, joined_user });
         let launch = Launch { namespaces: &namespaces, linux, parent };
         let launched = launch.start(|channel| child.take().expect("called once").run(channel))?;
         let asks = process_asks(&self.process, filter.as_ref());
-        let result = self.converse(&launched, container, linux.seccomp.as_ref(), asks, ready);
+        let result = launched
+            .begin(self.admit(launched.pid, container, groups.as_ref()))
+            .and_then(|()| self.converse(&launched, container, linux.seccomp.as_ref(), asks, ready));
         if result.is_err() {
             launched.kill(parent);
         }
@@ -92,7 +107,6 @@ impl Execution {
         asks: bool,
         ready: impl FnOnce() -> Result<(), RunError>,
     ) -> Result<(), RunError> {
-        launched.begin(self.admit(launched.pid, container))?;
         let until = Instant::now() + launch::PATIENCE;
         if !asks {
             // A single wait for the end saves wake-ups.
@@ -129,11 +143,14 @@ impl Execution {
     }
 
     /// Moves the process into the container's control groups and sets its limits.
-    fn admit(&self, pid: Pid, container: &Container) -> Result<(), StepError> {
+    fn admit(&self, pid: Pid, container: &Container, groups: Option<&Groups>) -> Result<(), StepError> {
         let affinity = self.process.exec_cpu_affinity.clone().unwrap_or_default();
         // The CPU affinity is set before and after the process joins the groups (config.md, "execCPUAffinity").
         settings::bind_to_cpus(pid, "process.execCPUAffinity.initial", &affinity.initial)?;
-        container.groups.join(pid.as_raw())?;
+        match groups {
+            Some(groups) => groups.join(pid.as_raw())?,
+            None => container.groups.join_beside(pid.as_raw(), container.pid)?,
+        }
         settings::bind_to_cpus(pid, "process.execCPUAffinity.final", &affinity.last)?;
         settings::set_limits(pid.as_raw(), &self.process.rlimits)
     }
@@ -146,6 +163,7 @@ fn process_asks(process: &Process, filter: Option<&Filter>) -> bool {
 
 struct Child<'a> {
     execution: &'a Execution,
+    linux: &'a Linux,
     filter: Option<&'a Filter>,
     console: Option<OwnedFd>,
     joined_user: bool,
@@ -180,7 +198,7 @@ impl Child<'_> {
             let root = RootDir::open(Path::new("/"))?;
             terminal::make(&root, process.console_size)?.use_here(&socket)?;
         }
-        settings::apply(process)?;
+        settings::apply(process, self.linux)?;
         enter_folder(&process.cwd)?;
         labels.apply()?;
         let program = init::assume_and_find(process, execution.supervised, self.filter, channel)?;

@@ -26,7 +26,7 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 
 /// Default mounts, as destination, type, source and options.
 const MOUNTS: [(&str, &str, &str, &str); 7] = [
-    ("/proc", "proc", "proc", ""),
+    ("/proc", "proc", "proc", "nosuid,noexec,nodev"),
     ("/dev", "tmpfs", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"),
     ("/dev/pts", "devpts", "devpts", "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5"),
     ("/dev/shm", "tmpfs", "shm", "nosuid,noexec,nodev,mode=1777,size=65536k"),

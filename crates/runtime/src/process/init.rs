@@ -94,10 +94,7 @@ impl Init<'_> {
             (Some(terminal), Some(socket)) => terminal.use_here(&socket)?,
             _ => own_null()?,
         }
-        settings::apply(self.process)?;
-        if let Some(personality) = &spec.linux().personality {
-            settings::set_personality(personality)?;
-        }
+        settings::apply(self.process, spec.linux())?;
         if !self.process.cwd.as_os_str().is_empty() {
             enter_folder(&self.process.cwd)?;
         }

@@ -5,7 +5,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::error::{Act, StepError};
-use crate::oci::{IoPriority, MemoryPolicy, Personality, Process, Rlimit, Scheduler};
+use crate::oci::{IoPriority, Linux, MemoryPolicy, Personality, Process, Rlimit, Scheduler};
 use crate::syscall::process as kernel;
 
 fn unknown<T>(field: &str, value: &str) -> Result<T, StepError> {
@@ -127,8 +127,8 @@ fn io_priority(priority: &IoPriority) -> Result<(i32, i32), StepError> {
     Ok((class, priority.priority))
 }
 
-/// Sets scheduler and I/O priority.
-pub(crate) fn apply(process: &Process) -> Result<(), StepError> {
+/// Sets scheduler, I/O priority and personality, for the container's init and for every further process.
+pub(crate) fn apply(process: &Process, linux: &Linux) -> Result<(), StepError> {
     if let Some(scheduler) = &process.scheduler {
         kernel::set_scheduler(&attributes(scheduler)?)
             .act(|| format!("set process.scheduler to {}", scheduler.policy))?;
@@ -137,7 +137,7 @@ pub(crate) fn apply(process: &Process) -> Result<(), StepError> {
         let (class, value) = io_priority(priority)?;
         kernel::set_io_priority(class, value).act(|| format!("set process.ioPriority to {}", priority.class))?;
     }
-    Ok(())
+    linux.personality.as_ref().map_or(Ok(()), set_personality)
 }
 
 /// Sets the memory policy with set_mempolicy(2). Must be called before memory is touched.
@@ -158,7 +158,7 @@ pub(crate) fn set_memory_policy(policy: &MemoryPolicy) -> Result<(), StepError> 
 }
 
 /// Sets the execution domain with personality(2).
-pub(crate) fn set_personality(personality: &Personality) -> Result<(), StepError> {
+fn set_personality(personality: &Personality) -> Result<(), StepError> {
     if let Some(flag) = personality.flags.first() {
         return unknown("linux.personality.flags", flag);
     }

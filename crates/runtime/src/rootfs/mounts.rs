@@ -239,10 +239,9 @@ impl One<'_> {
     }
 }
 
-/// Returns the name of a hierarchy's folder on the machine, where programs expect it.
+/// Returns the name of a hierarchy's mount point on the machine, where programs expect it.
 fn hierarchy_name(folder: &crate::cgroup::Folder) -> String {
-    let below = folder.root.strip_prefix("/sys/fs/cgroup").ok().and_then(|it| it.components().next());
-    below.map_or_else(|| folder.controllers.join(","), |it| it.as_os_str().to_string_lossy().into_owned())
+    folder.point.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn complain(system: &FileSystem, error: Errno) -> StepError {

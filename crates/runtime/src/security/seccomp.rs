@@ -8,6 +8,7 @@
 //! ```
 //!
 //! The program answers every call like the filter that runc and crun create with libseccomp; a test compares the two.
+//! As runc's, it fails calls that are newer than all calls of the profile with ENOSYS.
 //! A compiled filter can be stored as bytes.
 
 mod actions;

@@ -37,7 +37,8 @@ pub struct Order {
     pub user: String,
     /// Hostname to write to /etc/hostname and /etc/hosts.
     pub hostname: String,
-    /// The container's control groups, the same as those of `linux.cgroupsPath` in its configuration.
+    /// The container's control groups. Another runtime creates the same ones by the configuration's `linux.cgroupsPath`
+    /// ([`Groups::cgroups_path`]).
     pub groups: Groups,
     /// Path of the output log, which consists of two files.
     pub log: PathBuf,

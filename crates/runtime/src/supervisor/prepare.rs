@@ -1,8 +1,7 @@
 //! The preparations before a runtime creates the container: mounts its root, writes its names, resolves its user.
 
 use std::fs;
-use std::io::Write;
-use std::os::fd::AsFd;
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -58,7 +57,7 @@ fn common_parent(paths: &[PathBuf]) -> PathBuf {
 pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<Spec, StepError> {
     let mut spec: Spec = oci::read_json(&bundle(dir).join("config.json"))?;
     let root = RootDir::open(rootfs)?;
-    write_names(&root, &order.hostname)?;
+    write_network_files(&root, &order.hostname)?;
     if let Some(it) = &mut spec.root {
         it.path = rootfs.to_owned();
     }
@@ -94,15 +93,27 @@ pub(super) fn take_user(process: &mut Process, user: &user::User) {
     }
 }
 
-/// Writes /etc/hostname and /etc/hosts, if the image allows it.
-fn write_names(root: &RootDir, hostname: &str) -> Result<(), StepError> {
+/// Where the machine's name servers are.
+const RESOLVER: &str = "/etc/resolv.conf";
+
+/// Largest resolv.conf in bytes; one of the machine that is longer is cut.
+const RESOLVER_BOUND: u64 = 1 << 20;
+
+/// Writes /etc/hostname, /etc/hosts and, with the machine's name servers, /etc/resolv.conf. They replace the image's
+/// files, as Docker's mounts hide them.
+fn write_network_files(root: &RootDir, hostname: &str) -> Result<(), StepError> {
     let etc = root.make_folder(Path::new("/etc")).act(|| "make /etc".into())?;
     let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.0.1\t{hostname}\n");
-    for (name, text) in [("hostname", format!("{hostname}\n")), ("hosts", hosts)] {
+    let mut files = vec![("hostname", format!("{hostname}\n").into_bytes()), ("hosts", hosts.into_bytes())];
+    let mut resolver = Vec::new();
+    match fs::File::open(RESOLVER).and_then(|file| file.take(RESOLVER_BOUND).read_to_end(&mut resolver)) {
+        Ok(_) => files.push(("resolv.conf", resolver)),
+        // A machine without name servers.
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error).act(|| format!("read {RESOLVER}")),
+    }
+    for (name, text) in files {
         let act = || format!("write /etc/{name}");
-        if nix::fcntl::readlinkat(etc.as_fd(), name).is_ok() {
-            continue;
-        }
         // The file is written beside it and renamed, because the image may have a pipe there, which would block the
         // open for ever.
         let new = format!(".{name}.flota");
@@ -113,7 +124,7 @@ fn write_names(root: &RootDir, hostname: &str) -> Result<(), StepError> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&etc, new.as_str(), flags, Mode::from_bits_truncate(0o644)).act(act)?;
         nix::sys::stat::fchmod(&file, Mode::from_bits_truncate(0o644)).act(act)?;
-        fs::File::from(file).write_all(text.as_bytes()).act(act)?;
+        fs::File::from(file).write_all(&text).act(act)?;
         renameat(&etc, new.as_str(), &etc, name).act(act)?;
     }
     Ok(())

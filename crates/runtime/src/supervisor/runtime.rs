@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 
 use super::order::Order;
 use super::{console, prepare};
-use crate::container::Container;
-use crate::container::{Creation, Execution};
+use crate::cgroup::Groups;
+use crate::container::{Container, Creation, Execution, GroupChoice};
 use crate::error::{Act, RunError, StepError};
 use crate::oci::{Process, Spec, read_json};
 use crate::state;
@@ -38,7 +38,7 @@ pub(super) enum Started {
 pub(super) fn of(dir: &Path, order: &Order) -> Box<dyn Runtime> {
     let (dir, id) = (dir.to_owned(), order.id.clone());
     match &order.runtime {
-        None => Box::new(Embedded { dir, id }),
+        None => Box::new(Embedded { dir, id, groups: order.groups.clone() }),
         Some(program) => Box::new(CommandLine { dir, id, program: program.clone() }),
     }
 }
@@ -51,6 +51,7 @@ fn states(dir: &Path) -> PathBuf {
 struct Embedded {
     dir: PathBuf,
     id: String,
+    groups: Groups,
 }
 
 impl Embedded {
@@ -64,6 +65,8 @@ impl Runtime for Embedded {
         let mut creation = Creation::new(&states(&self.dir), &self.id, &prepare::bundle(&self.dir));
         creation.console = console;
         creation.supervised = true;
+        // The daemon knows where its groups are. This process can't find out, because it may be in another group.
+        creation.groups = GroupChoice::Given(self.groups.clone());
         if spec.linux().seccomp.is_some() {
             creation.filter = Some(prepare::filter(&self.dir)?);
         }

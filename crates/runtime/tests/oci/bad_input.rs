@@ -171,9 +171,11 @@ fn what_is_not_known_but_harmless_is_warned_of_or_ignored() {
     let folder = bundle.sh("echo ran").write().dir.join("bundle");
     let (log, folder, id) = (log.to_str().unwrap(), folder.to_str().unwrap(), bundle.id.clone());
     let ran = bundle.call(&["--log", log, "run", "--bundle", folder, &id]);
-    // What a caller may take for the container's own words stays free of it.
     assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "ran\n", ""));
     let said = fs::read_to_string(log).unwrap();
+    let ran = bundle.run();
+    let words = ran.err.lines().map(|it| it.strip_prefix("warning: ").unwrap()).collect::<Vec<_>>().join(" ");
+    assert!(words.contains("CAP_FUTURE") && words.contains("call_of_the_future"), "{words}");
     assert!(said.contains("CAP_FUTURE") && said.contains("call_of_the_future"), "{said}");
     assert!(said.lines().all(|it| it.contains("level=warning")), "{said}");
 }

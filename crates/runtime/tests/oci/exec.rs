@@ -5,7 +5,7 @@ use std::fs;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::harness::{Bundle, read, wait_for};
+use crate::harness::{Bundle, only_v2, read, wait_for};
 
 fn idle() -> Bundle {
     let mut bundle = Bundle::new();
@@ -68,6 +68,35 @@ fn a_capability_is_added_to_what_the_container_has_and_to_no_other_process() {
     }
     assert!(more.contains("CapInh:\t0000000000000000"), "{more}");
     assert!(caps(&[]).contains(&format!("CapEff:\t{three}")));
+}
+
+#[test]
+fn added_capability_is_not_inheritable_even_if_others_are() {
+    let mut bundle = Bundle::new();
+    bundle.set("/process/capabilities/inheritable", json!(["CAP_KILL"])).idle().start();
+    let args = ["exec", "--cap", "CAP_NET_RAW", &bundle.id, "grep", "^CapInh", "/proc/self/status"];
+    assert_eq!(bundle.call(&args).ok(), "CapInh:\t0000000000000020\n");
+}
+
+#[test]
+fn process_has_the_personality_of_its_container() {
+    let mut bundle = Bundle::new();
+    bundle.set("/linux/personality", json!({"domain": "LINUX32"})).idle().start();
+    // PER_LINUX32 is 8 (personality(2)).
+    assert_eq!(bundle.exec("cat /proc/self/personality"), "00000008\n");
+}
+
+#[test]
+fn process_runs_in_the_named_subgroup_which_must_exist() {
+    let bundle = idle();
+    let named = if only_v2() { "/inner" } else { "memory:/inner" };
+    let run = |program: &[&str]| bundle.call(&[&["exec", "--cgroup", named, &bundle.id], program].concat());
+    assert!(run(&["true"]).fails(255).contains("does not exist"));
+    fs::create_dir(bundle.cgroup("memory", "inner", "inner")).unwrap();
+    let run = run(&["cat", "/proc/self/cgroup"]).ok();
+    let own = run.lines().find(|it| if only_v2() { it.starts_with("0::") } else { it.contains(":memory:") });
+    assert!(own.is_some_and(|it| it.ends_with("/inner")), "{run}");
+    fs::remove_dir(bundle.cgroup("memory", "inner", "inner")).unwrap();
 }
 
 #[test]

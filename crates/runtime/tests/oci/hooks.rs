@@ -82,6 +82,16 @@ fn a_failing_hook_before_the_start_ends_everything() {
 }
 
 #[test]
+fn failing_hook_of_a_container_that_was_created_before_is_reported_by_start() {
+    let mut bundle = Bundle::new();
+    let script = "echo broken >&2; exit 3";
+    bundle.set("/hooks/startContainer/-", json!({"path": "/bin/sh", "args": ["sh", "-c", script]}));
+    bundle.idle().make("create", &[]).ok();
+    let said = bundle.call(&["start", &bundle.id]).fails(1);
+    assert!(said.contains("hooks.startContainer[0]") && said.contains("broken"), "{said}");
+}
+
+#[test]
 fn a_failing_hook_after_the_end_is_a_warning() {
     let mut bundle = Bundle::new();
     bundle.set("/hooks/poststop/-", json!({"path": "/bin/false"}));

@@ -1,9 +1,10 @@
 //! The process that a daemon's supervisors are forked from.
 
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use flota_runtime::{ContainerClient, Program};
+use flota_runtime::cgroup::{Groups, hierarchies};
+use flota_runtime::{ContainerClient, Order, Program, Root};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -79,4 +80,41 @@ fn a_launcher_that_can_not_be_is_an_error_of_the_start() {
     let error = flota_runtime::start(&nowhere, &container.dir, &container.order, spec).unwrap_err();
     assert!(error.text.starts_with("failed to start /nowhere/flota-runtime: "), "{}", error.text);
     assert!(ContainerClient::connect(&container.dir).is_err());
+}
+
+#[test]
+fn two_hundred_starts_at_once_all_run_although_the_launcher_queues_only_a_few() {
+    let first = Supervised::new("exec sleep 1000");
+    let program = own_program(&first);
+    start(&program, &first);
+    let launcher = launchers(&first);
+    let dirs: Vec<_> = (0..200).map(|number| first.dir.join(number.to_string())).collect();
+    let start = |dir: &Path| {
+        let (number, hierarchies) = (dir.file_name().unwrap().to_str().unwrap(), hierarchies().unwrap());
+        let path = format!("/{}/{number}", first.bundle.id);
+        let groups = Groups::new(&hierarchies, Some(&path), number).unwrap();
+        let bin = dir.join("rootfs/bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::hard_link(first.bundle.rootfs().join("bin/busybox"), bin.join("busybox")).unwrap();
+        ["sh", "sleep"].iter().for_each(|name| std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap());
+        let root = Root::Folder(dir.join("rootfs"));
+        let order = Order { id: number.into(), root, groups, log: dir.join("log"), ..first.order.clone() };
+        let mut config = first.bundle.config.clone();
+        config["linux"]["cgroupsPath"] = path.into();
+        flota_runtime::start(&program, dir, &order, serde_json::from_value(config).unwrap()).map(drop)
+    };
+    // While it stands still, most of the requests find no room.
+    kill(Pid::from_raw(launcher[0]), Signal::SIGSTOP).unwrap();
+    std::thread::scope(|scope| {
+        let starts: Vec<_> = dirs.iter().map(|dir| scope.spawn(|| start(dir))).collect();
+        wait_for("all starts", || dirs.iter().all(|it| it.join("order.json").exists()).then_some(()));
+        kill(Pid::from_raw(launcher[0]), Signal::SIGCONT).unwrap();
+        starts.into_iter().for_each(|it| it.join().unwrap().unwrap());
+    });
+    assert_eq!(launchers(&first), launcher, "it was not replaced");
+    for dir in &dirs {
+        ContainerClient::connect(dir).unwrap().kill(libc::SIGKILL).unwrap();
+    }
+    let ended = |dir: &PathBuf| flota_runtime::ExitStatus::load(dir).unwrap().is_some();
+    wait_for("the end of all", || dirs.iter().all(ended).then_some(()));
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use flota_runtime::Container;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -70,6 +71,20 @@ fn a_created_container_is_deleted_without_force_and_a_running_one_with_it() {
     bundle.assert_gone();
     bundle.call(&["delete", "--force", &bundle.id]).ok();
     assert!(bundle.call(&["delete", &bundle.id]).fails(1).contains("does not exist"));
+}
+
+#[test]
+fn container_that_was_killed_is_deleted_at_once_however_long_its_end_takes() {
+    let mut bundle = Bundle::new();
+    // The kernel ends all of these before the init.
+    bundle.sh("for i in $(seq 200); do sleep 1000 & done; touch /ready; wait").start();
+    wait_for("its processes", || bundle.rootfs().join("ready").exists().then_some(()));
+    let container = Container::load(&bundle.states(), &bundle.id).unwrap();
+    let refused = container.delete(false, drop).unwrap_err().to_string();
+    assert!(refused.contains("not stopped: running"), "{refused}");
+    container.kill(libc::SIGKILL).unwrap();
+    container.delete(false, drop).unwrap();
+    bundle.assert_gone();
 }
 
 #[test]

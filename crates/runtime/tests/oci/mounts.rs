@@ -29,6 +29,12 @@ fn a_bind_mount_shows_the_machines_files_and_ro_protects_them() {
 }
 
 #[test]
+fn proc_of_the_template_has_neither_programs_nor_devices() {
+    let said = Bundle::new().sh("grep ' /proc proc ' /proc/mounts").says();
+    assert!(said.starts_with("proc /proc proc rw,nosuid,nodev,noexec"), "{said}");
+}
+
+#[test]
 fn a_source_is_relative_to_the_bundle() {
     let mut bundle = Bundle::new();
     fs::write(bundle.dir.join("bundle/note"), "from the bundle\n").unwrap();

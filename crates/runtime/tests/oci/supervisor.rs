@@ -11,8 +11,10 @@ use flota_runtime::cgroup::{Groups, hierarchies};
 use flota_runtime::process::receive_terminal;
 use flota_runtime::state::State;
 use flota_runtime::{
-    ContainerClient, ContainerEvent, ContainerEvents, ExecSpec, ExitStatus, LogReader, Order, Program, Root, RunError,
+    ContainerClient, ContainerEvent, ContainerEvents, ExecSpec, ExitStatus, LogReader, OomVictim, Order, Program, Root,
+    RunError,
 };
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket};
 use nix::unistd::Pid;
@@ -108,11 +110,25 @@ impl Supervised {
 fn output_is_in_the_log_and_the_code_in_a_file() {
     let container = Supervised::new("echo out; echo err >&2; echo -n rest; exit 4").start();
     let exit = container.wait();
-    assert_eq!((exit.code, exit.out_of_memory), (4, false));
+    assert_eq!((exit.code, exit.out_of_memory), (4, None));
     let mut lines = container.lines();
     lines.sort();
     assert_eq!(lines, [(1, "out".into()), (1, "rest".into()), (2, "err".into())]);
     container.assert_gone();
+}
+
+#[test]
+fn container_has_its_name_and_the_name_servers_of_the_machine() {
+    let container = Supervised::new("cat /etc/hostname /etc/resolv.conf; grep -c box /etc/hosts");
+    let etc = container.bundle.rootfs().join("etc");
+    std::fs::create_dir(&etc).unwrap();
+    // The image's links are replaced, and what they lead to is not written.
+    std::os::unix::fs::symlink("../run/stub", etc.join("resolv.conf")).unwrap();
+    std::os::unix::fs::symlink("/bin/sh", etc.join("hostname")).unwrap();
+    let container = container.start();
+    assert_eq!(container.wait().code, 0);
+    let lines: Vec<String> = container.lines().into_iter().map(|it| it.1).collect();
+    assert_eq!(lines.join("\n"), format!("box\n{}\n1", read("/etc/resolv.conf")));
 }
 
 #[test]
@@ -148,8 +164,29 @@ fn memory_that_ran_out_is_an_event_before_the_exit() {
     while next_event(&events) != Some(ContainerEvent::OutOfMemory) {}
     let exited = std::iter::from_fn(|| next_event(&events)).last();
     let Some(ContainerEvent::Exited(status)) = exited else { panic!("{exited:?}") };
-    assert!(status.out_of_memory);
+    assert_eq!((status.code, status.out_of_memory), (137, Some(OomVictim::Other)), "init ended by itself");
     assert_eq!(status, container.wait());
+}
+
+#[test]
+fn init_that_the_kernel_kills_for_want_of_memory_is_told_from_another_process() {
+    let mut container = Supervised::new("exec dd if=/dev/zero of=/dev/null bs=60M count=1");
+    container.bundle.set("/linux/resources/memory", json!({"limit": 16 << 20, "swap": 16 << 20}));
+    let status = container.start().wait();
+    assert_eq!((status.code, status.out_of_memory), (137, Some(OomVictim::Init)));
+}
+
+#[test]
+fn exit_code_is_kept_even_if_the_disk_is_full() {
+    let container = Supervised::new("trap 'exit 3' TERM; echo ready; while :; do usleep 10000; done");
+    let size = Some("size=1m");
+    mount(Some("tmpfs"), &container.dir, Some("tmpfs"), MsFlags::empty(), size).unwrap();
+    let container = container.start();
+    container.wait_line("ready");
+    let mut filler = File::create(container.dir.join("filler")).unwrap();
+    while filler.write(&[0; 4096]).is_ok() {}
+    container.client().kill(libc::SIGTERM).unwrap();
+    assert_eq!(container.wait().code, 3);
 }
 
 #[test]

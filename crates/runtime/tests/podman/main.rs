@@ -19,7 +19,7 @@ const APPLETS: &str = "sh cat echo id kill mkdir sleep touch tty";
 
 /// Without rights to raise limits (CAP_SYS_RESOURCE), as in some virtual machines, podman's own would be refused.
 const SETTINGS: &str = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\nnetns = \"none\"\n\
-    [engine]\nlock_type = \"file\"\nevents_logger = \"none\"\n";
+    [engine]\nlock_type = \"file\"\nevents_logger = \"none\"\nruntime_supports_nocgroup = [\"runtime\"]\n";
 
 fn program() -> PathBuf {
     let folder = std::env::var_os("FLOTA_PROGRAMS").map(PathBuf::from);
@@ -242,6 +242,18 @@ fn limits_of_memory_and_processes_are_in_the_control_groups() {
     assert_eq!(inside.trim(), (32 << 20).to_string());
     let look = "cat /sys/fs/cgroup/pids/pids.max 2>/dev/null || cat /sys/fs/cgroup/pids.max";
     assert_eq!(podman.call(&["exec", "web", "sh", "-c", look]).ok(), "20\n");
+}
+
+#[test]
+fn container_without_control_groups_of_its_own_stays_in_those_of_its_caller() {
+    let podman = Podman::new();
+    let flags = ["--network", "none", "--cgroups", "disabled"];
+    let run = |more: &[&str]| podman.call(&[&["run"], &flags[..], more].concat());
+    assert!(!run(&["--rm", "box", "cat", "/proc/self/cgroup"]).ok().contains("libpod"));
+    run(&["--detach", "--name", "web", "box", "sleep", "1000"]).ok();
+    assert_eq!(podman.call(&["exec", "web", "echo", "inside"]).ok(), "inside\n");
+    podman.call(&["rm", "--force", "--time", "0", "web"]).ok();
+    podman.assert_nothing_left();
 }
 
 #[test]

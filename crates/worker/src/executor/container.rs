@@ -193,7 +193,7 @@ async fn wait(paths: TaskPaths, clock: Clock, task: TaskId, supervisor: AsyncFd<
 }
 
 fn killed(clock: &Clock) -> ExitStatus {
-    ExitStatus { code: 137, out_of_memory: false, at: clock.now().0 }
+    ExitStatus { code: 137, out_of_memory: None, at: clock.now().0 }
 }
 
 impl Executor for ContainerExecutor {

@@ -32,7 +32,7 @@ impl FakeExecutor {
 
 fn exit_status(clock: &Clock, (at, code): (Instant, i32)) -> ExitStatus {
     let ago = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
-    ExitStatus { code, out_of_memory: false, at: clock.now().0.saturating_sub(ago) }
+    ExitStatus { code, out_of_memory: None, at: clock.now().0.saturating_sub(ago) }
 }
 
 /// Sleeps for a time. Returns at once if it is zero, where tokio's timer would take up to a millisecond.

@@ -16,6 +16,7 @@ pub(crate) struct TaskPaths {
     /// Folder in memory for specs, states and sockets. It is lost at boot, as the containers are.
     pub(crate) run_dir: PathBuf,
     pub(crate) hierarchies: Vec<Hierarchy>,
+    /// Path of the group of all tasks, below the mount point of each hierarchy.
     pub(crate) cgroup_parent: PathBuf,
 }
 
@@ -39,7 +40,7 @@ impl TaskPaths {
 
     /// Returns the tasks that have a folder or a control group.
     pub(crate) fn leftovers(&self) -> BTreeSet<TaskId> {
-        let cgroups = self.hierarchies.iter().map(|it| it.root.join(&self.cgroup_parent));
+        let cgroups = self.hierarchies.iter().map(|it| it.point.join(&self.cgroup_parent));
         let folders = [self.run_dir.join("tasks"), self.data_dir.join("tasks")].into_iter().chain(cgroups);
         let names = |folder: PathBuf| {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();

@@ -18,7 +18,7 @@ use flota_api::seal::Sealer;
 pub struct Timing {
     /// Interval between two heartbeats.
     pub heartbeat: Duration,
-    /// Shortest and longest time without a heartbeat before an election.
+    /// Shortest and longest time that a candidate waits after the lease of the last leader it heard, which is the longest.
     pub election: (Duration, Duration),
 }
 
@@ -27,7 +27,9 @@ impl Default for Timing {
         Self {
             // Each heartbeat costs every manager about half a millisecond of CPU time, even in an idle cluster.
             heartbeat: Duration::from_millis(200),
-            election: (Duration::from_millis(220), Duration::from_millis(450)),
+            // The longest is also the lease during which a manager that heard the leader grants nobody a vote, so a
+            // candidate waits for both: 540 to 640 ms, more than two heartbeats.
+            election: (Duration::from_millis(220), Duration::from_millis(320)),
         }
     }
 }

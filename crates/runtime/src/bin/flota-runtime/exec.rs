@@ -32,6 +32,7 @@ pub(crate) fn exec(root: &Path, it: &Exec) -> Result<i32, RunError> {
     execution.pid_file.clone_from(&it.pid_file);
     execution.keep_descriptors = kept(it.preserve_fds);
     execution.ignore_paused = it.ignore_paused;
+    execution.subgroups.clone_from(&it.cgroup);
     if !it.detach {
         foreground::watch()?;
     }
@@ -96,13 +97,10 @@ fn process(it: &Exec, spec: &Spec) -> Result<Process, RunError> {
     Ok(process)
 }
 
+/// Adds capabilities to those of a process, but never to the inheritable ones, which would outlast a change of the user
+/// (CVE-2022-29162).
 fn add_capabilities(capabilities: &mut Capabilities, more: &[String]) {
-    let had_inheritable = !capabilities.inheritable.is_empty();
     for set in [&mut capabilities.bounding, &mut capabilities.effective, &mut capabilities.permitted] {
         set.extend(more.iter().cloned());
-    }
-    // As in runc, a container without inheritable capabilities gets none by this (CVE-2022-29162).
-    if had_inheritable {
-        capabilities.inheritable.extend(more.iter().cloned());
     }
 }

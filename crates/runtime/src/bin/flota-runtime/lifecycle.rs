@@ -6,7 +6,7 @@ use std::path::Path;
 
 use flota_runtime::Creation;
 use flota_runtime::process::{connect_console, interruptible, receive_terminal};
-use flota_runtime::{Container, RunError, remove_remains};
+use flota_runtime::{Container, GroupChoice, RunError, remove_remains};
 
 use crate::arguments::{Arguments, CgroupManager, Create, Delete, Id, Kill, Run};
 use crate::foreground::{self, Foreground};
@@ -14,7 +14,11 @@ use crate::report::Report;
 
 fn creation(arguments: &Arguments, it: &Create) -> Result<Creation, RunError> {
     let mut creation = Creation::new(&arguments.root(), &it.id, &it.bundle);
-    creation.no_groups = arguments.cgroup_manager == CgroupManager::Disabled;
+    creation.groups = match arguments.cgroup_manager {
+        CgroupManager::Disabled => GroupChoice::None,
+        CgroupManager::Cgroupfs if !arguments.systemd_cgroup => GroupChoice::Configured,
+        CgroupManager::Cgroupfs | CgroupManager::Systemd => GroupChoice::Systemd,
+    };
     creation.config.clone_from(&it.config);
     creation.console = it.console_socket.as_deref().map(connect_console).transpose()?;
     creation.pid_file.clone_from(&it.pid_file);
@@ -45,7 +49,7 @@ fn prepare() -> Result<(), RunError> {
 pub(crate) fn create(arguments: &Arguments, it: &Create, report: &Report) -> Result<i32, RunError> {
     prepare()?;
     let creation = creation(arguments, it)?;
-    creation.create(&creation.load()?, |text| report.note(&text))?;
+    creation.create(&creation.load()?, |text| report.warn(&text))?;
     Ok(0)
 }
 
@@ -64,7 +68,7 @@ pub(crate) fn run(arguments: &Arguments, it: &Run, report: &Report) -> Result<i3
     let mut foreground = None;
     let container = creation.run(
         &spec,
-        |text| report.note(&text),
+        |text| report.warn(&text),
         |_| {
             let master = ours.map(|socket| receive_terminal(&socket)).transpose()?;
             foreground = Some(Foreground::new(master));

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 
-use crate::arguments::{Arguments, CgroupManager, LogFormat};
+use crate::arguments::{Arguments, LogFormat};
 
 pub(crate) struct Report {
     log: Option<PathBuf>,
@@ -15,11 +15,7 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(arguments: &Arguments) -> Self {
-        let report = Self { log: arguments.log.clone(), format: arguments.log_format, debug: arguments.debug };
-        if arguments.systemd_cgroup || arguments.cgroup_manager == CgroupManager::Systemd {
-            report.warn("--systemd-cgroup: control groups are made by this runtime itself, not by systemd");
-        }
-        report
+        Self { log: arguments.log.clone(), format: arguments.log_format, debug: arguments.debug }
     }
 
     pub(crate) fn error(&self, text: &str) {
@@ -33,14 +29,6 @@ impl Report {
         self.write("warning", &text);
         if self.log.is_none() {
             eprintln!("warning: {text}");
-        }
-    }
-
-    /// Logs a setting of the configuration that is ignored. It goes to the log file; standard error, which a caller
-    /// may take for the container's, gets it only with `--debug`.
-    pub(crate) fn note(&self, text: &str) {
-        if self.debug || self.log.is_some() {
-            self.warn(text);
         }
     }
 

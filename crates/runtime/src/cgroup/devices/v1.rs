@@ -1,11 +1,13 @@
 //! The list of a v1 devices group: computes the wanted list and the fewest writes that lead to it from the current
 //! one.
 //!
+//! The list has the order of the rules, because the kernel shows the order of the writes and callers compare it with the
+//! configuration.
+//!
 //! A list consists of "all" or "none" and exceptions. An exception is identified by kind, major and minor. The kernel
 //! only removes access from an exception that is named exactly and ignores other removals (security/device_cgroup.c,
 //! dev_exception_rm).
 
-use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
 
@@ -20,7 +22,26 @@ type Key = (Kind, Option<u32>, Option<u32>);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct List {
     allow_all: bool,
-    exceptions: BTreeMap<Key, u8>,
+    exceptions: Exceptions,
+}
+
+/// Access by key, in the order of the rules. There are few, so a list suffices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Exceptions(Vec<(Key, u8)>);
+
+impl Exceptions {
+    fn add(&mut self, key: Key, access: u8) {
+        match self.0.iter_mut().find(|it| it.0 == key) {
+            Some((_, has)) => *has |= access,
+            None => self.0.push((key, access)),
+        }
+    }
+
+    /// Returns the exceptions with the access that `other` lacks.
+    fn beyond<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (Key, u8)> + 'a {
+        let lacks = |key: Key| !other.0.iter().find(|it| it.0 == key).map_or(0, |it| it.1);
+        self.0.iter().map(move |(key, access)| (*key, access & lacks(*key))).filter(|(_, access)| *access != 0)
+    }
 }
 
 /// A write to devices.allow (true) or devices.deny (false).
@@ -32,7 +53,7 @@ impl List {
         let mut list = Self::default();
         for (index, rule) in rules.iter().enumerate() {
             if rule.is_reset() {
-                list = Self { allow_all: rule.allow, exceptions: BTreeMap::new() };
+                list = Self { allow_all: rule.allow, exceptions: Exceptions::default() };
                 continue;
             }
             let kinds = rule.kind.map_or(vec![Kind::Block, Kind::Char], |kind| vec![kind]);
@@ -41,7 +62,7 @@ impl List {
                 if rule.allow == list.allow_all {
                     list.except_no_more(index, key, rule.access)?;
                 } else {
-                    *list.exceptions.entry(key).or_default() |= rule.access;
+                    list.exceptions.add(key, rule.access);
                 }
             }
         }
@@ -49,7 +70,7 @@ impl List {
     }
 
     fn except_no_more(&mut self, index: usize, key: Key, access: u8) -> Result<(), StepError> {
-        for (other, has) in &mut self.exceptions {
+        for (other, has) in &mut self.exceptions.0 {
             if covers(key, *other) {
                 *has &= !access;
             } else if covers_in_part(key, *other) && *has & access != 0 {
@@ -57,7 +78,7 @@ impl List {
                 return Err(refuse(&format!("[{index}]"), why));
             }
         }
-        self.exceptions.retain(|_, has| *has != 0);
+        self.exceptions.0.retain(|(_, has)| *has != 0);
         Ok(())
     }
 
@@ -66,7 +87,7 @@ impl List {
         let mut list = Self::default();
         for line in text.lines() {
             match parse_line(line) {
-                Some((key, access)) => *list.exceptions.entry(key).or_default() |= access,
+                Some((key, access)) => list.exceptions.add(key, access),
                 None => list.allow_all = true,
             }
         }
@@ -76,18 +97,16 @@ impl List {
     /// Returns the writes that lead from `current` to this list. Access that both lists allow stays allowed in
     /// between, if possible.
     fn changes_from(&self, current: &Self) -> Vec<Change> {
-        let none = BTreeMap::new();
+        let none = Exceptions::default();
         let mut changes = Vec::new();
         let mut old = &current.exceptions;
         if current.allow_all || self.allow_all {
             changes.push((self.allow_all, "a".to_owned()));
             old = &none;
         }
-        let lost = |from: &BTreeMap<Key, u8>, key: &Key, access: u8| access & !from.get(key).copied().unwrap_or(0);
-        let dropped = old.iter().map(|(key, access)| (key, lost(&self.exceptions, key, *access), self.allow_all));
-        let gained = self.exceptions.iter().map(|(key, access)| (key, lost(old, key, *access), !self.allow_all));
-        let both = dropped.chain(gained).filter(|(_, access, _)| *access != 0);
-        changes.extend(both.map(|(key, access, allow)| (allow, line(*key, access))));
+        let dropped = old.beyond(&self.exceptions).map(|it| (self.allow_all, it));
+        let gained = self.exceptions.beyond(old).map(|it| (!self.allow_all, it));
+        changes.extend(dropped.chain(gained).map(|(allow, (key, access))| (allow, line(key, access))));
         changes
     }
 
@@ -169,7 +188,7 @@ mod tests {
     #[test]
     fn a_list_changes_by_the_fewest_writes() {
         for (from, to, expected) in [
-            ("a *:* rwm", "-a, +c 1:3 rwm, +c *:* m", "-a, +c *:* m, +c 1:3 rwm"),
+            ("a *:* rwm", "-a, +c 10:229 rwm, +b 8:20 rw, +c 1:3 rwm", "-a, +c 10:229 rwm, +b 8:20 rw, +c 1:3 rwm"),
             // Without a first rule for all devices, everything else is denied.
             ("a *:* rwm", "+c 1:3 rw", "-a, +c 1:3 rw"),
             ("a *:* rwm", "-a, +a, -b 8:0 w", "+a, -b 8:0 w"),

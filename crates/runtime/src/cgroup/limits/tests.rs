@@ -33,7 +33,7 @@ impl Fixture {
                 fs::write(path.join(file), text).expect("in a temporary folder");
             }
             let controllers = controllers.iter().map(|it| (*it).to_owned()).collect();
-            Folder { path, root: dir.clone(), controllers, v2: *v2, made: 1 }
+            Folder { path, point: dir.clone(), root: dir.clone(), controllers, v2: *v2, made: 1 }
         };
         let groups = Groups { folders: folders.iter().map(folder).collect() };
         Self { dir, groups }
@@ -47,6 +47,7 @@ impl Fixture {
 fn groups(folders: &[(&[&str], bool)]) -> Groups {
     let folder = |(controllers, v2): &(&[&str], bool)| Folder {
         path: Path::new("/nowhere").join(controllers.join(",")),
+        point: "/nowhere".into(),
         root: "/nowhere".into(),
         controllers: controllers.iter().map(|it| (*it).to_owned()).collect(),
         v2: *v2,

@@ -22,7 +22,7 @@ fn stats(name: &str, controllers: &str, v2: bool, files: &[(&str, &str)]) -> Val
         fs::write(dir.0.join(file), text).expect("in a temporary folder");
     }
     let controllers = controllers.split(' ').map(str::to_owned).collect();
-    let folder = Folder { path: dir.0.clone(), root: dir.0.clone(), controllers, v2, made: 0 };
+    let folder = Folder { path: dir.0.clone(), point: dir.0.clone(), root: dir.0.clone(), controllers, v2, made: 0 };
     let stats = Groups { folders: vec![folder] }.stats().expect("it is there");
     serde_json::to_value(stats).expect("plain data")
 }
@@ -184,7 +184,14 @@ fn parsers_pass_over_what_they_do_not_know() {
 
 #[test]
 fn a_container_that_is_gone_has_no_statistics() {
-    let folder = Folder { path: "/nowhere/x".into(), root: "/nowhere".into(), controllers: vec![], v2: true, made: 0 };
+    let folder = Folder {
+        path: "/nowhere/x".into(),
+        point: "/nowhere".into(),
+        root: "/nowhere".into(),
+        controllers: vec![],
+        v2: true,
+        made: 0,
+    };
     let error = Groups { folders: vec![folder] }.stats().expect_err("no folder");
     assert_eq!(error.to_string(), "failed to read the use of the cgroup /nowhere/x: No such file or directory");
 }

@@ -150,7 +150,7 @@ fn a_process_joins_beside_one_that_has_moved() {
 }
 
 #[test]
-fn processes_in_the_way_of_a_controller_move_to_a_leaf() {
+fn processes_in_the_way_of_a_controller_move_to_a_leaf_only_when_a_daemon_prepares_its_groups() {
     let _handed_down = Hugetlb::hold();
     let real = Real::create("leaf", Which::V2, &Resources::default());
     // As in a sandbox or under systemd, this process may only use one group and is in it.
@@ -161,10 +161,16 @@ fn processes_in_the_way_of_a_controller_move_to_a_leaf() {
     let (root, point, own) = (outer.path.clone(), outer.path.clone(), outer.path.clone());
     let mut inner = Groups::below(&[Hierarchy { root, point, own, controllers, v2: true }], "a".as_ref(), "box");
     let pages = vec![crate::oci::HugepageLimit { page_size: "2MB".into(), limit: 0 }];
-    inner.create(&Resources { hugepage_limits: pages, ..Resources::default() }).expect("handed down");
+    let resources = Resources { hugepage_limits: pages, ..Resources::default() };
+    let error = inner.create(&resources).expect_err("the process is in the way").to_string();
+    assert!(error.contains("don't hand the `hugetlb` controller down"), "{error}");
+    assert_eq!(outer.read("cgroup.procs").expect("where it was").trim(), process.pid().to_string());
+    std::fs::create_dir_all(outer.path.join("a")).expect("it was removed");
+    super::super::make::hand_down_from_busy(&outer.path, &outer.path.join("a"), &["hugetlb"]).expect("prepared");
+    inner.create(&resources).expect("handed down");
     assert_eq!(outer.read("flota-daemon/cgroup.procs").expect("the leaf").trim(), process.pid().to_string());
     let other = real.run("exec sleep 1000");
     assert!(outer.read("flota-daemon/cgroup.procs").expect("the leaf").contains(&other.pid().to_string()));
     inner.remove().expect("empty");
-    assert!(!outer.path.join("a").exists());
+    std::fs::remove_dir(outer.path.join("a")).expect("the daemon's own");
 }

@@ -13,17 +13,21 @@ pub(super) const ERRNO: u32 = 0x0005_0000;
 pub(super) const NOTIFY: u32 = 0x7fc0_0000;
 /// Notifies a tracer.
 const TRACE: u32 = 0x7ff0_0000;
+/// Allows the call.
+const ALLOW: u32 = 0x7fff_0000;
+/// Allows the call and logs it.
+const LOG: u32 = 0x7ffc_0000;
 
 /// Mask of the action in an answer; the other bits are its data.
 pub(super) const ACTION: u32 = 0xffff_0000;
 
 const ACTIONS: [(&str, u32); 9] = [
-    ("SCMP_ACT_ALLOW", 0x7fff_0000),
+    ("SCMP_ACT_ALLOW", ALLOW),
     ("SCMP_ACT_ERRNO", ERRNO),
     ("SCMP_ACT_KILL", KILL_THREAD),
     ("SCMP_ACT_KILL_PROCESS", 0x8000_0000),
     ("SCMP_ACT_KILL_THREAD", KILL_THREAD),
-    ("SCMP_ACT_LOG", 0x7ffc_0000),
+    ("SCMP_ACT_LOG", LOG),
     ("SCMP_ACT_NOTIFY", NOTIFY),
     ("SCMP_ACT_TRACE", TRACE),
     ("SCMP_ACT_TRAP", 0x0003_0000),
@@ -96,6 +100,11 @@ pub(super) fn action(at: &str, fields: [&str; 2], name: &str, errno: Option<u32>
         Some(number) if number <= u32::from(u16::MAX) => Ok(action | number),
         Some(number) => Err(refuse(format!("{at}.{}: {number} is larger than {}", fields[1], u16::MAX))),
     }
+}
+
+/// Returns whether an answer lets the call happen, or leaves it to a tracer, which can handle calls that it does not know.
+pub(super) fn is_permissive(answer: u32) -> bool {
+    matches!(answer & ACTION, ALLOW | LOG | TRACE)
 }
 
 /// Returns the operator with that name.

@@ -32,6 +32,9 @@ pub(super) const ALL: [Architecture; 8] = [X86_64, X86, X32, Aarch64, Arm, Riscv
 /// The bit of x32 calls, __X32_SYSCALL_BIT (asm/unistd.h).
 pub(super) const X32_BIT: u32 = 0x4000_0000;
 
+/// First of the calls that only 32-bit ARM has, __ARM_NR_BASE (asm/unistd.h).
+const ARM_BASE: u32 = 0xf_0000;
+
 /// Number of `socketcall`, which multiplexes the older socket calls; the same on every architecture that has it.
 pub(super) const SOCKETCALL: u32 = 102;
 /// Number of `ipc`, which multiplexes the calls for System V semaphores, messages and shared memory.
@@ -97,6 +100,16 @@ impl Architecture {
     /// Returns whether the upper half of an argument comes first.
     pub(super) const fn is_big_endian(self) -> bool {
         matches!(self, S390x)
+    }
+
+    /// Returns the end of the numbers in which new calls appear. Beyond it are those of another architecture, or calls
+    /// that only this one has.
+    pub(super) const fn end(self) -> u32 {
+        match self {
+            X86_64 => X32_BIT,
+            Arm => ARM_BASE,
+            _ => u32::MAX,
+        }
     }
 
     /// Returns whether socket calls and System V calls are also available through one multiplexing call each.

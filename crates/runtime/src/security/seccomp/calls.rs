@@ -3,7 +3,7 @@
 //! The crate `syscalls` has the numbers. They are sorted into one table at compile time, because a profile names 450
 //! calls and looks up each of them for three architectures.
 
-use super::architectures::{ALL, Architecture, X32_BIT};
+use super::architectures::{ALL, Architecture, IPC, SOCKETCALL, X32_BIT};
 
 /// A name as two numbers that sort like the text.
 type Name = [u128; 2];
@@ -44,6 +44,16 @@ pub(super) enum Multiplexed {
     Socket(u8),
     /// The first argument of ipc.
     Ipc(u8),
+}
+
+impl Multiplexed {
+    /// Returns the number of the multiplexing call.
+    pub(super) fn number(self) -> u32 {
+        match self {
+            Self::Socket(_) => SOCKETCALL,
+            Self::Ipc(_) => IPC,
+        }
+    }
 }
 
 /// A system call, by name.

@@ -5,7 +5,7 @@
 //! `seccomp_is_const_allow`).
 
 use super::actions::KILL_THREAD;
-use super::architectures::{Architecture, X32_BIT};
+use super::architectures::Architecture;
 use super::assembler::{Assembler, Comparison, Instruction, LOAD, Target};
 use super::rules::{Rules, Verdict};
 use crate::error::StepError;
@@ -51,28 +51,48 @@ pub(super) fn write(rules: &Rules<'_>, architectures: &[Architecture]) -> Result
 }
 
 fn ranges(rules: &Rules<'_>, block: &[Architecture]) -> Result<Vec<Range>, StepError> {
-    let mut ranges: Vec<Range> = Vec::new();
-    let mut push = |start, verdict| {
-        if ranges.last().is_none_or(|it| it.verdict != verdict) {
-            ranges.push(Range { start, verdict });
-        }
-    };
+    let mut ranges = Vec::new();
+    let unnamed = unnamed(rules, block);
     let mut next = 0;
     for (number, verdict) in rules.verdicts(block)? {
-        if number > next {
-            push(next, Verdict::Always(rules.default));
-        }
-        push(number, verdict);
+        push_unnamed(&mut ranges, &unnamed, next..number);
+        push(&mut ranges, number, verdict);
         next = number + 1;
     }
-    push(next, Verdict::Always(rules.default));
-    if block == [Architecture::X86_64] {
-        // x32 calls have the same audit number. As in libseccomp, they count as another architecture, except for the
-        // number -1, which a tracer sets to skip a call.
-        push(X32_BIT, Verdict::Always(KILL_THREAD));
-        push(u32::MAX, Verdict::Always(rules.default));
-    }
+    push_unnamed(&mut ranges, &unnamed, next..u32::MAX);
+    // A tracer sets the number -1 to skip a call, on every architecture.
+    push(&mut ranges, u32::MAX, Verdict::Always(rules.default));
     Ok(ranges)
+}
+
+fn push(ranges: &mut Vec<Range>, start: u32, verdict: Verdict) {
+    if ranges.last().is_none_or(|it| it.verdict != verdict) {
+        ranges.push(Range { start, verdict });
+    }
+}
+
+/// Adds numbers that no rule names, which have the answers of [`unnamed`].
+fn push_unnamed(ranges: &mut Vec<Range>, unnamed: &[(u32, u32)], numbers: std::ops::Range<u32>) {
+    if numbers.is_empty() {
+        return;
+    }
+    let first = unnamed.partition_point(|it| it.0 <= numbers.start) - 1;
+    for (start, answer) in unnamed[first..].iter().take_while(|it| it.0 < numbers.end) {
+        push(ranges, numbers.start.max(*start), Verdict::Always(*answer));
+    }
+}
+
+/// Returns the answers for numbers that no rule names, each with the number from which it holds, from 0 on.
+fn unnamed(rules: &Rules<'_>, block: &[Architecture]) -> Vec<(u32, u32)> {
+    // x32 calls have the same audit number. As in libseccomp, they count as another architecture.
+    let beyond = if block == [Architecture::X86_64] { KILL_THREAD } else { rules.default };
+    let mut starts = vec![(0, rules.default)];
+    for on in block {
+        starts.extend(rules.newest(*on).map(|newest| (newest + 1, rules.answer_for_newer())));
+        starts.push((on.end(), beyond));
+    }
+    starts.sort_by_key(|it| it.0);
+    starts
 }
 
 fn search(assembler: &mut Assembler, ranges: &[Range], default: u32) -> Target {

@@ -6,8 +6,8 @@
 
 use std::cmp::Reverse;
 
-use super::actions::{NOTIFY, Operator, action};
-use super::architectures::{Architecture, IPC, SOCKETCALL};
+use super::actions::{ERRNO, NOTIFY, Operator, action, is_permissive};
+use super::architectures::Architecture;
 use super::calls::{Call, Multiplexed, find};
 use super::conditions::Condition;
 use super::{MAX_INSTRUCTIONS, refuse};
@@ -48,6 +48,8 @@ pub(super) struct Rules<'a> {
     pub(super) warnings: Vec<String>,
     rules: Vec<Rule>,
     calls: Vec<Named<'a>>,
+    /// Every call that the profile names, also with the default action.
+    known: Vec<&'static Call>,
 }
 
 /// A call that a rule names.
@@ -75,7 +77,13 @@ pub(super) fn read(profile: &Seccomp) -> Result<Rules<'_>, StepError> {
         // As in runc: no process could pass the descriptor on.
         return Err(refuse("linux.seccomp.defaultAction: SCMP_ACT_NOTIFY can't be the default action".into()));
     }
-    let mut read = Rules { default, warnings: Vec::new(), rules: Vec::new(), calls: Vec::with_capacity(512) };
+    let mut read = Rules {
+        default,
+        warnings: Vec::new(),
+        rules: Vec::new(),
+        calls: Vec::with_capacity(512),
+        known: Vec::with_capacity(512),
+    };
     for (place, rule) in profile.syscalls.iter().enumerate() {
         read.add(place, rule)?;
     }
@@ -95,6 +103,7 @@ impl<'a> Rules<'a> {
             // As in runc: the process writes to pass the descriptor on before any agent listens to it.
             return Err(refuse(format!("{at}.action: SCMP_ACT_NOTIFY cannot be used for the write syscall")));
         }
+        self.known.extend(rule.names.iter().filter_map(|it| find(it)));
         if answer == self.default {
             return Ok(());
         }
@@ -116,6 +125,20 @@ impl<'a> Rules<'a> {
         Ok(())
     }
 
+    /// Returns the newest call of an architecture that the profile names. If there is none, nothing is newer.
+    pub(super) fn newest(&self, on: Architecture) -> Option<u32> {
+        let through = |it: &Call| it.multiplexed.filter(|_| on.multiplexes()).map(|it| it.number());
+        let numbers = self.known.iter().flat_map(|it| [it.number(on), through(it)]).flatten();
+        numbers.filter(|it| *it < on.end()).max()
+    }
+
+    /// Returns the answer for calls that are newer than the profile: ENOSYS, after which C libraries use an older call,
+    /// unless the profile allows what it does not name. runc adds this to libseccomp's filter, too
+    /// (libcontainer/seccomp/patchbpf).
+    pub(super) fn answer_for_newer(&self) -> u32 {
+        if is_permissive(self.default) { self.default } else { ERRNO | libc::ENOSYS.unsigned_abs() }
+    }
+
     /// Returns the verdicts for all numbers of a block of architectures with the same audit number, in order.
     pub(super) fn verdicts(&self, block: &[Architecture]) -> Result<Vec<(u32, Verdict)>, StepError> {
         let mut entries = Vec::with_capacity(self.calls.len() * block.len());
@@ -123,11 +146,8 @@ impl<'a> Rules<'a> {
             for (named, it) in self.calls.iter().enumerate() {
                 let entry = Entry { number: 0, rule: it.rule, named, on, through: None };
                 match it.call.multiplexed.filter(|_| on.multiplexes()) {
-                    Some(Multiplexed::Socket(place)) => {
-                        entries.push(Entry { number: SOCKETCALL, through: Some(place), ..entry });
-                    }
-                    Some(Multiplexed::Ipc(place)) => {
-                        entries.push(Entry { number: IPC, through: Some(place), ..entry });
+                    Some(through @ (Multiplexed::Socket(place) | Multiplexed::Ipc(place))) => {
+                        entries.push(Entry { number: through.number(), through: Some(place), ..entry });
                     }
                     None => {}
                 }

@@ -115,6 +115,33 @@ fn architectures_that_are_not_listed_are_killed() {
 }
 
 #[test]
+fn calls_that_are_newer_than_the_profile_do_not_exist() {
+    let enosys = 0x5_0026;
+    let answer = |profile: &Seccomp, on: Architecture, number| {
+        run(&compile(profile).program, &Data { number, audit: on.audit(), arguments: [0; 6] }, false)
+    };
+    // `read` is 0, `statx` 332 and `close_range` 436; x86 has 383 for statx.
+    let named = profile(&[rule(&["read", "statx"], "SCMP_ACT_ALLOW"), rule(&["close_range"], "SCMP_ACT_ERRNO")]);
+    let answers = [1, 331, 436, 437, 500, 1000, 0x3fff_ffff].map(|it| answer(&named, Architecture::X86_64, it));
+    assert_eq!(answers, [EPERM, EPERM, EPERM, enosys, enosys, enosys, enosys]);
+    let both = Seccomp { architectures: vec!["SCMP_ARCH_X86".into(), "SCMP_ARCH_X32".into()], ..named.clone() };
+    assert_eq!([436, 437].map(|it| answer(&both, Architecture::X86, it)), [EPERM, enosys]);
+    assert_eq!([436, 437].map(|it| answer(&both, Architecture::X32, it | 1 << 30)), [EPERM, enosys]);
+    for (action, expected) in
+        [("SCMP_ACT_KILL_PROCESS", enosys), ("SCMP_ACT_ALLOW", ALLOW), ("SCMP_ACT_LOG", 0x7ffc_0000)]
+    {
+        let other = Seccomp { default_action: action.into(), ..named.clone() };
+        assert_eq!(answer(&other, Architecture::X86_64, 500), expected, "{action}");
+    }
+    assert_eq!(answer(&profile(&[]), Architecture::X86_64, 500), EPERM, "it knows no call at all");
+    let moby = default_profile(&[]);
+    assert_eq!(
+        [425, 500, 600, 1000].map(|it| answer(&moby, Architecture::X86_64, it)),
+        [EPERM, enosys, enosys, enosys]
+    );
+}
+
+#[test]
 fn what_is_not_known_is_refused_by_name() {
     let condition = |op: &str, index| rule_if("read", "SCMP_ACT_ALLOW", &[argument(index, op, 0, 0)]);
     let contrary = |value, action| rule_if("read", action, &[argument(0, "SCMP_CMP_EQ", value, 0)]);

@@ -197,7 +197,10 @@ fn read_segment(
 /// must be erased: otherwise, a whole record of the torn write could later pass for one that follows the next record.
 fn check_tail(sealer: &Sealer, number: u64, content: &[u8], end: usize) -> Result<bool, Fault> {
     let mut torn = false;
-    for offset in (end..content.len()).step_by(ALIGNMENT) {
+    // Nearly all of the rest is zeros: a scan for the first word of a record alone is several times faster.
+    let (words, _) = content[end..].as_chunks::<ALIGNMENT>();
+    for (place, _) in words.iter().enumerate().filter(|(_, word)| record::may_begin(word)) {
+        let offset = end + place * ALIGNMENT;
         let Some((header, _)) = record::decode_header(at(number, offset), &content[offset..]) else { continue };
         torn = true;
         let is_whole = record::decode(sealer, at(number, offset), &content[offset..]).is_some();

@@ -55,13 +55,18 @@ fn alternatives(rule: &SyscallRule) -> Vec<&[Argument]> {
     if distinct.len() == rule.args.len() { vec![&rule.args] } else { rule.args.chunks(1).collect() }
 }
 
+/// Returns the architecture of a block whose call it is.
+pub(super) fn architecture_of(block: &[Architecture], data: &Data) -> Option<Architecture> {
+    let is_x32 = data.audit == Architecture::X86_64.audit() && data.number >= X32_BIT;
+    let matching = |it: &&Architecture| it.audit() == data.audit && (**it == Architecture::X32) == is_x32;
+    block.iter().find(matching).copied()
+}
+
 /// Returns the answers of all rules that match, of which a filter may give any, or the default if none matches. An
 /// unconditional rule excludes the others.
 pub(super) fn possible_answers(profile: &Seccomp, block: &[Architecture], data: &Data) -> Vec<u32> {
     let default = answer_of(&profile.default_action, profile.default_errno_ret);
-    let is_x32 = data.audit == Architecture::X86_64.audit() && data.number >= X32_BIT;
-    let matching = |it: &&Architecture| it.audit() == data.audit && (**it == Architecture::X32) == is_x32;
-    let Some(&on) = block.iter().find(matching) else {
+    let Some(on) = architecture_of(block, data) else {
         // A tracer's -1 belongs to every architecture.
         let skipped = data.number == u32::MAX && block.iter().any(|it| it.audit() == data.audit);
         return vec![if skipped { default } else { KILL_THREAD }];
@@ -79,7 +84,29 @@ pub(super) fn possible_answers(profile: &Seccomp, block: &[Architecture], data: 
             }
         }
     }
-    if answers.is_empty() { vec![default] } else { answers }
+    if answers.is_empty() { vec![answer_to_newer(profile, on, data.number).unwrap_or(default)] } else { answers }
+}
+
+/// Returns the answer to a call that is newer than all that the profile names, as runc adds it to libseccomp's filter;
+/// `None` for other calls.
+pub(super) fn answer_to_newer(profile: &Seccomp, on: Architecture, number: u32) -> Option<u32> {
+    let permissive = ["SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRACE"].contains(&profile.default_action.as_str());
+    let end = match on {
+        Architecture::X86_64 => X32_BIT,
+        Architecture::Arm => 0xf_0000,
+        _ => u32::MAX,
+    };
+    let mut newest = None;
+    for call in profile.syscalls.iter().flat_map(|it| &it.names).filter_map(|it| calls::find(it)) {
+        let through = match call.multiplexed.filter(|_| on.multiplexes()) {
+            Some(Multiplexed::Socket(_)) => Some(SOCKETCALL),
+            Some(Multiplexed::Ipc(_)) => Some(IPC),
+            None => None,
+        };
+        newest = newest.max(call.number(on).filter(|it| *it < end)).max(through);
+    }
+    let is_newer = !permissive && newest.is_some_and(|newest| number > newest && number < end);
+    is_newer.then(|| answer_of("SCMP_ACT_ERRNO", Some(libc::ENOSYS.unsigned_abs())))
 }
 
 enum Match {
