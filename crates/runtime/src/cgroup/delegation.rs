@@ -16,7 +16,9 @@ const CONTAINERS: &str = "flota-containers.service";
 pub fn delegate(hierarchies: &mut [Hierarchy]) -> PathBuf {
     let path = delegated(hierarchies, |path| path.is_dir());
     // On v1, systemd does not create a service's groups in every hierarchy. Missing ones are created.
-    for hierarchy in hierarchies.iter_mut().filter(|it| it.v2 && !path.as_os_str().is_empty() && it.point.join(&path).is_dir()) {
+    for hierarchy in
+        hierarchies.iter_mut().filter(|it| it.v2 && !path.as_os_str().is_empty() && it.point.join(&path).is_dir())
+    {
         hierarchy.root.push(&path);
         hierarchy.controllers = offered(&hierarchy.root);
     }
