@@ -174,7 +174,7 @@ pub struct Node {
     pub state_reason: Option<NodeStateReason>,
     /// When it entered this state, by the clock of the leader.
     pub state_since: Timestamp,
-    /// The Raft id of a manager; `None` until it has asked for one. In JSON, 0 stands for none.
+    /// The Raft id of a manager, also after it has left; `None` until it has asked for one. In JSON, 0 stands for none.
     #[serde(serialize_with = "number_or_zero")]
     pub raft_id: Option<u64>,
 }

@@ -4,13 +4,26 @@
 //! runs on every other node. Users give names ([`crate::control`]), and a reference that carries a digest means that
 //! digest, whoever says so.
 
+use std::collections::HashMap;
+
 use flota_api::id::{ImageId, NodeId};
-use flota_api::image_ref::{ImageRef, is_digest};
+use flota_api::image_ref::ImageRef;
 use flota_api::model::{Image, ImageHolder};
 use flota_api::proto::dispatcher::ImageReport;
 use flota_raft_store::{ProposeError, Tables, WriteTx};
 
 use crate::replica::Replica;
+
+/// Returns the reports of a batch that may change something. The others cost the leader no round to its followers.
+pub(super) fn of_use<'a>(view: &Tables, node_id: &NodeId, reports: &'a [ImageReport]) -> Vec<&'a ImageReport> {
+    let named = if reports.is_empty() { HashMap::new() } else { named_by_services(view) };
+    let is_of_use = |report: &&ImageReport| match view.image_by_digest(&report.digest) {
+        Some(image) if report.gone => without_holder(image, node_id).is_some(),
+        Some(image) => with_holder(image, node_id).is_some(),
+        None => !report.gone && named.contains_key(&report.digest),
+    };
+    reports.iter().filter(is_of_use).collect()
+}
 
 /// Records that a node holds an image, or no longer holds it. Ignores digests that the cluster has no use for.
 ///
@@ -44,7 +57,7 @@ fn after(view: &Tables, node_id: &NodeId, report: &ImageReport, new_id: &ImageId
         None if report.gone => None,
         None => Some(Change::Create(Image {
             id: new_id.clone(),
-            references: [user_of(view, &report.digest)?].into(),
+            references: [named_by_services(view).remove(&report.digest)?].into(),
             digest: report.digest.clone(),
             size: report.size,
             holders: vec![ImageHolder { node_id: node_id.clone(), confirmed: true }],
@@ -53,13 +66,11 @@ fn after(view: &Tables, node_id: &NodeId, report: &ImageReport, new_id: &ImageId
     }
 }
 
-/// Returns the reference with which a service names this digest.
-fn user_of(view: &Tables, digest: &str) -> Option<String> {
-    if !is_digest(digest) {
-        return None;
-    }
-    let named = view.services().filter_map(|service| ImageRef::parse(&service.spec.image).ok());
-    named.into_iter().find(|it| it.digest.as_deref() == Some(digest)).map(|it| it.to_string())
+/// Returns the digests that services name, each with the reference of one of them.
+fn named_by_services(view: &Tables) -> HashMap<String, String> {
+    let images = view.services().map(|service| &service.spec.image).filter(|image| image.contains('@'));
+    let references = images.filter_map(|image| ImageRef::parse(image).ok());
+    references.filter_map(|it| Some((it.digest.clone()?, it.to_string()))).collect()
 }
 
 /// Returns the image with the node added to its confirmed holders; `None` if the node is one already.
@@ -111,6 +122,9 @@ mod tests {
         assert_eq!(Image { holders: Vec::new(), ..new.clone() }, image);
         view.put(new.into_object());
         assert_eq!(after(&view, &"n".into(), &held(digest('1')), &"x".into()), None, "it says so twice");
+        let reports = [held(digest('1')), held(digest('2'))];
+        assert_eq!(of_use(&view, &"n".into(), &reports), Vec::<&ImageReport>::new());
+        assert_eq!(of_use(&view, &"m".into(), &reports), [&reports[0]]);
         let gone = ImageReport { gone: true, ..held(digest('1')) };
         assert_eq!(after(&view, &"n".into(), &gone, &"x".into()), Some(Change::Update(image)));
         assert_eq!(after(&view, &"m".into(), &gone, &"x".into()), None);
@@ -126,6 +140,7 @@ mod tests {
             panic!("the service needs it")
         };
         assert_eq!(image.references, [format!("registry:5000/app@{}", digest('1'))].into());
+        assert_eq!(of_use(&view, &"n".into(), &[held(digest('1')), held(digest('2'))]).len(), 1);
         for other in [digest('2'), String::new(), "sha256:1".into()] {
             assert_eq!(after(&view, &"n".into(), &held(other), &"x".into()), None);
         }

@@ -43,7 +43,7 @@ pub(super) async fn write_batches(
         if !statuses.is_empty() {
             until_written(node_id, || sink.put(statuses.clone())).await;
         }
-        for report in &batch.images {
+        for report in image_report::of_use(&replica.store.view(), node_id, &batch.images) {
             until_written(node_id, || image_report::write(replica, node_id, report)).await;
         }
         let ack = Message::StatusAck(StatusAck { sequence: batch.sequence });

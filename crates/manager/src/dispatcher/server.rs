@@ -1,13 +1,10 @@
 //! Serves sessions on the leader only; another manager names the leader and ends the session.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -24,16 +21,15 @@ use flota_identity::Peer;
 
 use super::assignment_stream::send_assignments;
 use super::liveness::Liveness;
+use super::mailbox::{Mailbox, READ_WAIT};
 use super::registration::{RegisterError, register};
 use super::reports::{self, BATCH_BOUND, write_batches};
-use super::sessions::{Outbox, QUEUE, Sessions};
+use super::sessions::{Outbox, Sessions};
 use super::status_sink::StatusSink;
 use crate::replica::Replica;
 
 /// Longest time for which a leaving node waits for the end of its session.
 const LEAVE_WAIT: Duration = Duration::from_millis(900);
-/// How long a worker may leave its messages unread.
-const READ_WAIT: Duration = Duration::from_secs(10);
 /// Time limit for the registration of a new session.
 const REGISTER_WAIT: Duration = Duration::from_secs(5);
 
@@ -64,20 +60,19 @@ impl Dispatcher for DispatcherService {
             let answer = message(ToWorker::NotLeader(NotLeader { address }));
             return Ok(Response::new(Box::pin(tokio_stream::once(answer))));
         };
-        let (outbox, answers) = mpsc::channel(QUEUE);
-        let (service, taken) = (self.clone(), Arc::new(AtomicU64::new(0)));
-        let counter = Arc::clone(&taken);
-        let answers = ReceiverStream::new(answers).inspect(move |_| {
-            counter.fetch_add(1, Ordering::Relaxed);
-        });
+        let (service, (outbox, mailbox)) = (self.clone(), Mailbox::new());
+        let answers = mailbox.clone();
         tokio::spawn(async move {
             let mut inbox = request.into_inner();
             let register = tokio::time::timeout(REGISTER_WAIT, inbox.next()).await;
             if let Ok(Some(Ok(WorkerMessage { message: Some(FromWorker::Register(register)) }))) = register {
-                service.serve(node_id, register, inbox, (outbox, &taken), scope).await;
+                service.serve(node_id, register, inbox, (outbox, &mailbox), scope).await;
             } else {
                 let _ = outbox.send(Err(Status::invalid_argument("a session begins with `register`"))).await;
             }
+            // The last messages can still be read for a while.
+            tokio::time::sleep(READ_WAIT).await;
+            mailbox.clear();
         });
         Ok(Response::new(Box::pin(answers)))
     }
@@ -95,7 +90,7 @@ impl DispatcherService {
         node_id: NodeId,
         registration: Register,
         inbox: Streaming<WorkerMessage>,
-        (outbox, taken): (Outbox, &AtomicU64),
+        (outbox, mailbox): (Outbox, &Mailbox),
         scope: CancellationToken,
     ) {
         if let Err(status) = check(&node_id, &registration) {
@@ -119,7 +114,7 @@ impl DispatcherService {
             biased;
             () = cancel.cancelled() => Err(Status::aborted("the session was ended by the manager")),
             result = self.exchange(&node_id, inbox, &outbox) => result,
-            () = unread(&outbox, taken) => Err(Status::deadline_exceeded("the node does not read its messages")),
+            () = mailbox.is_neglected() => Err(Status::deadline_exceeded("the node does not read its messages")),
             result = send_assignments(&self.replica, &node_id, held, &outbox) => result,
         };
         // A connection may break long after its node became down: the node stays down and does not become unknown
@@ -190,17 +185,6 @@ impl DispatcherService {
             }
         };
         let _ = tokio::time::timeout(LEAVE_WAIT, not_ready).await;
-    }
-}
-
-/// Waits until messages have been waiting for [`READ_WAIT`] without one being taken. `taken` counts those that were.
-async fn unread(outbox: &Outbox, taken: &AtomicU64) {
-    loop {
-        let before = taken.load(Ordering::Relaxed);
-        tokio::time::sleep(READ_WAIT).await;
-        if outbox.capacity() < outbox.max_capacity() && taken.load(Ordering::Relaxed) == before {
-            return;
-        }
     }
 }
 
