@@ -8,7 +8,7 @@ export FLOTA_PROGRAMS="$PWD/target/debug"
 . tests/guest/boot.sh
 # What needs no more than these programs (the others want a registry, python or strace) and no speed: an emulated guest
 # is slow.
-tests="services:: faults::a_ faults::lesson faults::without images::lesson_29 images::where nodes:: --skip damaged --skip lesson_30"
+tests="services:: faults::a_ faults::without images::an_image_lies images::where nodes:: --skip damaged --skip what_is_large"
 # Other runtimes and the corpus are not in the guest, and its kernel does not map the ids of a tmpfs (before 6.3).
 oci="--skip other_runtimes --skip fuzz_corpus --skip id_mapped"
 binary() { # PACKAGE TEST

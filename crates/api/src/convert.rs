@@ -35,6 +35,11 @@ pub(crate) fn require<T>(value: Option<T>, field: &'static str) -> Result<T, Mal
     value.ok_or(Malformed::new(field, "is missing"))
 }
 
+/// Returns an optional text, which the wire carries as an empty one if it is absent.
+pub(crate) fn filled(text: String) -> Option<String> {
+    Some(text).filter(|it| !it.is_empty())
+}
+
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

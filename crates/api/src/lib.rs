@@ -20,6 +20,8 @@ pub mod reason;
 pub mod resources;
 pub mod seal;
 pub mod state;
+pub mod template;
+pub mod text;
 pub mod version;
 
 pub use convert::Malformed;

@@ -34,7 +34,7 @@ pub fn check(name: &str) -> Result<(), NameError> {
     }
     let legal = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
     if !bytes.iter().all(legal) || !ends(bytes.first()) || !ends(bytes.last()) {
-        return Err(NameError::Character(name.escape_default().to_string()));
+        return Err(NameError::Character(name.escape_debug().to_string()));
     }
     Ok(())
 }
@@ -65,7 +65,7 @@ pub fn check_path(path: &str) -> Result<(), PathError> {
     if path.len() > PATH_BOUND {
         return Err(PathError::TooLong);
     }
-    let shown = || path.escape_default().to_string();
+    let shown = || path.escape_debug().to_string();
     let parts = path.strip_prefix('/').ok_or_else(|| PathError::Relative(shown()))?;
     let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
     if parts.split('/').all(plain) { Ok(()) } else { Err(PathError::Detour(shown())) }

@@ -16,8 +16,8 @@ pub trait StoreObject: Clone + Send + Sync + 'static {
     const KIND: Kind;
     /// Returns the characters of its identifier.
     fn id(&self) -> &str;
-    /// Returns the name that is unique among objects of its kind; `None` if it has no such name.
-    fn name(&self) -> Option<&str>;
+    /// Returns its names, each of which is unique among objects of its kind.
+    fn names(&self) -> Vec<&str>;
     /// Returns its times and version.
     fn meta(&self) -> &Meta;
     /// Returns its times and version, to be set when a change is applied.
@@ -29,9 +29,9 @@ pub trait StoreObject: Clone + Send + Sync + 'static {
 }
 
 /// Generates everything that exists once for each kind. A row consists of the kind, its name for people, and its
-/// unique name.
+/// unique names.
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $kind:ident $word:literal $name:expr;)*) => {
+    ($($(#[$doc:meta])* $kind:ident $word:literal $names:expr;)*) => {
         /// The kinds of object, in the order of their tables.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Kind { $($(#[$doc])* $kind),* }
@@ -62,9 +62,9 @@ macro_rules! kinds {
                 match self { $(Self::$kind(object) => object.id()),* }
             }
 
-            /// Returns the name that is unique among objects of its kind; `None` if it has no such name.
-            pub fn name(&self) -> Option<&str> {
-                match self { $(Self::$kind(object) => object.name()),* }
+            /// Returns its names, each of which is unique among objects of its kind.
+            pub fn names(&self) -> Vec<&str> {
+                match self { $(Self::$kind(object) => object.names()),* }
             }
 
             /// Returns its times and version.
@@ -81,9 +81,9 @@ macro_rules! kinds {
         $(impl StoreObject for $kind {
             const KIND: Kind = Kind::$kind;
             fn id(&self) -> &str { self.id.as_str() }
-            fn name(&self) -> Option<&str> {
-                let name: fn(&Self) -> Option<&str> = $name;
-                name(self)
+            fn names(&self) -> Vec<&str> {
+                let names: fn(&Self) -> Vec<&str> = $names;
+                names(self)
             }
             fn meta(&self) -> &Meta { &self.meta }
             fn meta_mut(&mut self) -> &mut Meta { &mut self.meta }
@@ -97,17 +97,17 @@ macro_rules! kinds {
 
 kinds! {
     /// The one object that describes the cluster.
-    Cluster "cluster" |_| Some("cluster");
+    Cluster "cluster" |_| vec!["cluster"];
     /// A machine. It has no unique name, because two machines may have the same hostname.
-    Node "node" |_| None;
+    Node "node" |_| Vec::new();
     /// A service.
-    Service "service" |service| Some(&service.spec.name);
+    Service "service" |service| vec![&service.spec.name];
     /// A task.
-    Task "task" |_| None;
-    /// An image; one whose name a newer image has taken has no name.
-    Image "image" |image| image.reference.as_deref();
+    Task "task" |_| Vec::new();
+    /// An image; one whose names other images have taken has no name.
+    Image "image" |image| image.references.iter().map(String::as_str).collect();
     /// A stack.
-    Stack "stack" |stack| Some(&stack.spec.name);
+    Stack "stack" |stack| vec![&stack.spec.name];
     /// Credentials for one registry.
-    Registry "registry" |registry| Some(&registry.host);
+    Registry "registry" |registry| vec![&registry.host];
 }

@@ -75,6 +75,8 @@ reasons! {
     NodeNotDown,
     /// The task has no node, or its node does not answer.
     TaskUnreachable,
+    /// The managers that would be left could not go on.
+    MajorityNeeded,
 }
 
 impl Reason {

@@ -1,17 +1,35 @@
-//! Amounts of CPU, memory and processes, in whole numbers.
+//! Amounts of CPU, memory and processes, in whole numbers: what a node has and a task reserves, and what a task can't
+//! exceed.
 
-use serde::{Deserialize, Serialize};
+use std::num::NonZeroU64;
 
-/// CPU in 10^-9 cores, memory in bytes, and a number of processes. Zero means "not given".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+use serde::Serialize;
+
+use crate::model::number_or_zero;
+
+/// What a node has, or what a task reserves on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
     /// CPU in 10^-9 cores.
     pub nano_cpus: u64,
     /// Memory in bytes.
     pub memory_bytes: u64,
-    /// Largest number of processes and threads.
-    pub pids: u64,
+}
+
+/// What a task can't exceed; `None` sets no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// CPU in 10^-9 cores.
+    #[serde(serialize_with = "number_or_zero")]
+    pub nano_cpus: Option<NonZeroU64>,
+    /// Memory in bytes.
+    #[serde(serialize_with = "number_or_zero")]
+    pub memory_bytes: Option<NonZeroU64>,
+    /// Number of processes and threads.
+    #[serde(serialize_with = "number_or_zero")]
+    pub pids: Option<NonZeroU64>,
 }
 
 impl Resources {
@@ -25,7 +43,6 @@ impl Resources {
         Self {
             nano_cpus: self.nano_cpus.saturating_sub(taken.nano_cpus),
             memory_bytes: self.memory_bytes.saturating_sub(taken.memory_bytes),
-            pids: self.pids,
         }
     }
 }
@@ -36,8 +53,8 @@ mod tests {
 
     #[test]
     fn both_cpu_and_memory_must_fit() {
-        let free = Resources { nano_cpus: 2, memory_bytes: 10, pids: 0 };
-        let want = |nano_cpus, memory_bytes| Resources { nano_cpus, memory_bytes, pids: 0 };
+        let free = Resources { nano_cpus: 2, memory_bytes: 10 };
+        let want = |nano_cpus, memory_bytes| Resources { nano_cpus, memory_bytes };
         assert!(free.fits(&want(2, 10)) && free.fits(&want(0, 0)));
         assert!(!free.fits(&want(3, 0)) && !free.fits(&want(0, 11)));
         assert_eq!(free.minus(&want(5, 1)), want(0, 9));

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use flota_api::reason::Reason;
 use tonic::{Code, Status};
 
+use crate::printable::printable_lines;
+
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const NOT_FOUND: u8 = 3;
@@ -24,7 +26,8 @@ fn exit_code(reason: Reason) -> u8 {
         | Reason::NodeLeads
         | Reason::NodeIsManager
         | Reason::NodeNotDown
-        | Reason::TaskUnreachable => FAILED,
+        | Reason::TaskUnreachable
+        | Reason::MajorityNeeded => FAILED,
         Reason::Ambiguous | Reason::UnknownFilter => USAGE,
         Reason::NotFound | Reason::RemovedMeanwhile => NOT_FOUND,
         Reason::AlreadyExists | Reason::ChangedMeanwhile => CONFLICT,
@@ -125,7 +128,7 @@ pub(crate) fn print(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(INTERRUPTED);
     }
     let hint = error.chain().find_map(|cause| cause.downcast_ref::<Hinted>()).map(|it| it.hint.clone());
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", printable_lines(&format!("{error:#}")));
     if let Some(hint) = hint {
         eprintln!("hint: {hint}");
     }

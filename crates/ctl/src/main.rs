@@ -6,6 +6,7 @@ mod client;
 mod commands;
 mod error;
 mod parse;
+mod printable;
 mod printer;
 mod progress;
 mod sandbox;

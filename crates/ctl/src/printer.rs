@@ -7,6 +7,8 @@ use serde_json::Value;
 
 use flota_api::proto::control::{Filter, ListHeader, ListRequest};
 
+use crate::printable::{printable, printable_lines};
+
 /// How a list is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
@@ -19,7 +21,7 @@ pub(crate) enum Format {
 
 /// Prints a line of results.
 pub(crate) fn line(text: &str) {
-    if writeln!(std::io::stdout(), "{text}").is_err() {
+    if writeln!(std::io::stdout(), "{}", printable_lines(text)).is_err() {
         // The reader, such as `head`, has closed the pipe.
         #[expect(clippy::exit, reason = "nothing is left to do")]
         std::process::exit(0);
@@ -28,10 +30,10 @@ pub(crate) fn line(text: &str) {
 
 /// Prints a message that is not a result.
 pub(crate) fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", printable_lines(text));
 }
 
-/// Prints output of another program.
+/// Prints output of another program, unchanged.
 pub(crate) fn bytes(stream: u32, bytes: &[u8]) {
     let result = if stream == 2 {
         std::io::stderr().write_all(bytes).and_then(|()| std::io::stderr().flush())
@@ -72,7 +74,7 @@ fn page(value: &Value, depth: usize) {
         Value::Object(fields) => fields.is_empty(),
         _ => false,
     };
-    let plain = |it: &Value| it.as_str().map_or_else(|| it.to_string(), str::to_owned);
+    let plain = |it: &Value| printable(&it.as_str().map_or_else(|| it.to_string(), str::to_owned)).into_owned();
     let margin = "  ".repeat(depth);
     match value {
         Value::Object(fields) => {
@@ -106,7 +108,7 @@ pub(crate) fn rows(options: &RowOptions, headings: &[&str], rows: Vec<(Value, Ve
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).set_header(headings);
         for (_, cells) in rows {
-            table.add_row(cells.iter().map(|cell| shorten(cell, options.no_trunc)).collect::<Vec<_>>());
+            table.add_row(cells.iter().map(|cell| shorten(&printable(cell), options.no_trunc)).collect::<Vec<_>>());
         }
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));

@@ -1,17 +1,19 @@
 //! Waits until a service or an image is as its spec asks, and shows the progress: on a terminal one line that changes,
 //! elsewhere one line for each change.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::bail;
-use flota_api::proto::control::{ServiceProgress, WatchImageRequest, WatchServiceRequest};
+use flota_api::proto::control::{HangingTask, ServiceProgress, WatchImageRequest, WatchServiceRequest};
 use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::error::{Interrupted, is_unreachable};
+use crate::printable::printable;
 
 /// The flags of commands that wait for a change to take effect.
 #[derive(Clone, Debug, clap::Args)]
@@ -28,11 +30,13 @@ pub(crate) struct WaitOptions {
 struct Line {
     terminal: bool,
     last: String,
+    /// The notes that were printed, by their reasons.
+    noted: BTreeSet<String>,
 }
 
 impl Line {
     fn new() -> Self {
-        Self { terminal: std::io::stderr().is_terminal(), last: String::new() }
+        Self { terminal: std::io::stderr().is_terminal(), last: String::new(), noted: BTreeSet::new() }
     }
 
     fn show(&mut self, text: String) {
@@ -40,9 +44,19 @@ impl Line {
             return;
         }
         let mut out = std::io::stderr();
+        let text = printable(&text).into_owned();
         let _ = if self.terminal { write!(out, "\r\x1b[K{text}") } else { writeln!(out, "{text}") };
         let _ = out.flush();
         self.last = text;
+    }
+
+    /// Prints a text above the line, once for each reason.
+    fn note(&mut self, reason: &str, text: &str) {
+        if self.noted.insert(reason.to_owned()) {
+            let clear = if self.terminal { "\r\x1b[K" } else { "" };
+            let _ = writeln!(std::io::stderr(), "{clear}{}", printable(text));
+            self.last.clear();
+        }
     }
 
     fn end(self) {
@@ -94,6 +108,10 @@ fn show_service(name: &str, progress: &ServiceProgress, line: &mut Line) -> anyh
     }
     if !progress.update_paused.is_empty() {
         bail!("service {name}: the update is paused: {}", progress.update_paused);
+    }
+    // What is known to be in the way is said at once; the wait goes on, because it may change.
+    for (reason, text) in grouped(progress.hanging.iter().filter(|task| task.stuck)) {
+        line.note(&reason, &text);
     }
     // A service that was removed has no desired number of tasks.
     line.show(match progress.desired {
@@ -149,9 +167,34 @@ async fn wait_until<F: Future<Output = anyhow::Result<Option<String>>>>(
 }
 
 fn hangs(name: &str, last: &ServiceProgress, timeout: Duration) -> anyhow::Error {
-    let reasons: String = last.hanging.iter().map(|it| format!("\n  {it}")).collect();
     let waited = timeout.as_secs_f64();
-    anyhow::anyhow!("service {name}: {} of {} tasks run after {waited:.0} s{reasons}", last.running, last.desired)
+    let what = match (last.desired, last.outdated) {
+        (0, _) => format!("{} tasks are left", last.running),
+        (desired, 0) => format!("{} of {desired} tasks run", last.running),
+        (desired, left) => {
+            format!("the update is not done: {} of {desired} tasks run, {left} are still to be replaced", last.running)
+        }
+    };
+    let reasons: String = grouped(last.hanging.iter()).map(|(_, it)| format!("\n  {}", printable(&it))).collect();
+    anyhow::anyhow!("service {name}: {what} after {waited:.0} s{reasons}")
+}
+
+/// Returns a text for all tasks that are in one state for one reason, with the reason, such as
+/// `web.1 and 2 more are pending: no node fits`.
+fn grouped<'a>(hanging: impl Iterator<Item = &'a HangingTask>) -> impl Iterator<Item = (String, String)> {
+    let mut groups: BTreeMap<(&str, &str), (&str, usize)> = BTreeMap::new();
+    for task in hanging {
+        groups.entry((&task.state, &task.reason)).or_insert((&task.name, 0)).1 += 1;
+    }
+    let text = |((state, reason), (first, count)): ((&str, &str), (&str, usize))| {
+        let tasks = match count {
+            1 => format!("{first} is {state}"),
+            _ => format!("{first} and {} more are {state}", count - 1),
+        };
+        let text = if reason.is_empty() { tasks } else { format!("{tasks}: {reason}") };
+        (reason.to_owned(), text)
+    };
+    groups.into_iter().map(text).collect::<Vec<_>>().into_iter()
 }
 
 /// Waits until enough nodes hold the image.
@@ -179,6 +222,37 @@ mod tests {
     use std::future::{pending, ready};
 
     use super::*;
+
+    fn hanging(name: &str, reason: &str, stuck: bool) -> HangingTask {
+        HangingTask { name: name.into(), state: "pending".into(), reason: reason.into(), stuck }
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_said_once_and_the_wait_goes_on() {
+        let mut line = Line { terminal: false, last: String::new(), noted: BTreeSet::new() };
+        let tasks = [hanging("web.1", "no node fits", true), hanging("web.2", "pulling", false)];
+        let progress = ServiceProgress { desired: 2, hanging: tasks.into(), ..ServiceProgress::default() };
+        for _ in 0..2 {
+            assert!(show_service("web", &progress, &mut line).expect("no error").is_continue());
+            assert_eq!(line.noted, BTreeSet::from(["no node fits".to_owned()]));
+        }
+    }
+
+    #[test]
+    fn a_wait_that_takes_too_long_says_what_it_waited_for() {
+        let timeout = Duration::from_secs(300);
+        let text = |progress: &ServiceProgress| hangs("web", progress, timeout).to_string();
+        let tasks = ["web.1", "web.2"].map(|name| hanging(name, "no node fits\x1b[2J", true));
+        let mut progress = ServiceProgress { running: 1, desired: 3, hanging: tasks.into(), ..Default::default() };
+        let reasons = "\n  web.1 and 1 more are pending: no node fits\\u001b[2J";
+        assert_eq!(text(&progress), format!("service web: 1 of 3 tasks run after 300 s{reasons}"));
+        progress.outdated = 2;
+        progress.hanging = vec![HangingTask { state: "ready".into(), ..hanging("web.1", "it is next", false) }];
+        let update = "the update is not done: 1 of 3 tasks run, 2 are still to be replaced";
+        assert_eq!(text(&progress), format!("service web: {update} after 300 s\n  web.1 is ready: it is next"));
+        let removed = ServiceProgress { running: 2, ..ServiceProgress::default() };
+        assert_eq!(text(&removed), "service web: 2 tasks are left after 300 s");
+    }
 
     #[tokio::test]
     async fn ctrl_c_ends_the_waiting_at_once_with_130() {

@@ -109,21 +109,10 @@ impl Dialer {
     }
 
     fn channel(&self, address: &str, name: &'static str) -> Channel {
-        let address: Arc<str> = address.into();
-        let connector = self.connector.clone();
+        let (address, dialer): (Arc<str>, Self) = (address.into(), self.clone());
         let connect = move |_| {
-            let (address, connector) = (Arc::clone(&address), connector.clone());
-            async move {
-                let connecting = async {
-                    match connector {
-                        Connector::Tls(config) => connect_tls(&address, config, name).await,
-                        Connector::Custom(connect) => connect.connect(&address).await,
-                    }
-                };
-                let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
-                let stream = stream.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-                Ok::<_, io::Error>(TokioIo::new(stream))
-            }
+            let (address, dialer) = (Arc::clone(&address), dialer.clone());
+            async move { dialer.connect(&address, name).await.map(TokioIo::new) }
         };
         // The URI only fills the request's authority. The connector knows the address.
         Endpoint::from_static("http://flota")
@@ -133,6 +122,18 @@ impl Dialer {
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
             .connect_with_connector_lazy(tower::service_fn(connect))
+    }
+
+    /// Connects to the node at `address`, and asks for `name`.
+    pub(crate) async fn connect(&self, address: &str, name: &'static str) -> io::Result<Box<dyn Stream>> {
+        let connecting = async {
+            match &self.connector {
+                Connector::Tls(config) => connect_tls(address, Arc::clone(config), name).await,
+                Connector::Custom(connect) => connect.connect(address).await,
+            }
+        };
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
+        stream.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 }
 

@@ -18,6 +18,7 @@ mod join_token;
 mod listener;
 mod peer;
 mod root_ca;
+mod sources;
 
 pub use certificate::{CertificateError, Identity, KeyPair};
 pub use connect::{Connect, Connecting, Dialer, Stream};
@@ -28,6 +29,7 @@ pub use join_token::{JoinToken, JoinTokenError, new_secret};
 pub use listener::{Incoming, PeerStream, incoming};
 pub use peer::{Peer, may_call};
 pub use root_ca::RootCa;
+pub use sources::Sources;
 
 /// Returns the SHA-256 of `bytes` in lower-case hexadecimal digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {

@@ -1,8 +1,10 @@
-//! Incoming TLS connections, each with the identity of the peer. Handshakes run concurrently and with a time limit, so
-//! that a slow or silent caller delays nobody.
+//! Incoming TLS connections, each with the identity of the peer. Handshakes run concurrently, with a time limit and a
+//! bound for each address, so that a slow or silent caller delays nobody. Only a manager's connection, after its
+//! handshake, reaches Raft's thread.
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,12 +18,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use crate::certificate::{Identity, RAFT_NAME, read_subject};
 use crate::peer::Peer;
+use crate::sources::{Held, Place, Sources};
+
+use flota_api::model::Role;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest number of concurrent handshakes; further connections wait in the kernel's queue.
@@ -32,6 +36,8 @@ const HANDSHAKES: usize = 256;
 pub struct PeerStream {
     stream: TlsStream<TcpStream>,
     peer: Peer,
+    /// The place of a peer without a certificate among those of its address.
+    _place: Option<Place>,
 }
 
 impl Connected for PeerStream {
@@ -69,27 +75,38 @@ impl AsyncWrite for PeerStream {
     }
 }
 
-fn server_config(identity: &Identity) -> Result<ServerConfig, rustls::Error> {
+/// Whether a connection needs a node's certificate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ClientCertificate {
+    Optional,
+    Mandatory,
+}
+
+fn server_config(identity: &Identity, certificate: ClientCertificate) -> Result<Arc<ServerConfig>, rustls::Error> {
     let provider = Arc::new(default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(identity.roots()?.into(), Arc::clone(&provider))
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| rustls::Error::General(error.to_string()))?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(identity.roots()?.into(), Arc::clone(&provider));
+    let verifier = match certificate {
+        ClientCertificate::Optional => verifier.allow_unauthenticated(),
+        ClientCertificate::Mandatory => verifier,
+    };
+    let verifier = verifier.build().map_err(|error| rustls::Error::General(error.to_string()))?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(identity.chain(), identity.private_key())?;
     config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(config)
+    Ok(Arc::new(config))
 }
 
 /// A channel of accepted connections.
 pub type Incoming = mpsc::Receiver<io::Result<PeerStream>>;
 
-/// Accepts connections on `listener` until the first receiver is dropped. Returns two receivers: connections for Raft
-/// (those that ask for the name `raft.flota`) arrive at the second one, all others at the first. If `raft` is given, the
-/// handshakes and I/O of Raft's connections run on that runtime, so that nothing else delays them; otherwise all
-/// connections arrive at the first receiver.
+type Outgoing = mpsc::Sender<io::Result<PeerStream>>;
+
+/// Accepts connections on `listener` until the first receiver is dropped. Returns two receivers: managers' connections
+/// for Raft (those that ask for the name `raft.flota`) arrive at the second one, all others at the first. If `raft` is
+/// given, the I/O of Raft's connections runs on that runtime, so that nothing else delays them; otherwise all connections
+/// arrive at the first receiver.
 ///
 /// # Errors
 /// The identity's key does not match its certificate.
@@ -97,81 +114,97 @@ pub fn incoming(
     listener: TcpListener,
     identity: &Identity,
     raft: Option<Handle>,
+    sources: Sources,
 ) -> Result<(Incoming, Incoming), rustls::Error> {
-    let config = Arc::new(server_config(identity)?);
     let (sender, receiver) = mpsc::channel(16);
     let (raft_sender, raft_receiver) = mpsc::channel(16);
+    let door = Door {
+        config: server_config(identity, ClientCertificate::Optional)?,
+        raft_config: server_config(identity, ClientCertificate::Mandatory)?,
+        raft,
+        sources,
+        sender,
+        raft_sender,
+    };
     let handshakes = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES));
     tokio::spawn(async move {
         loop {
             let permit = Arc::clone(&handshakes).acquire_owned().await.expect("the semaphore is never closed");
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = sender.closed() => return,
+                () = door.sender.closed() => return,
             };
             let Ok((stream, address)) = accepted else {
                 // For example out of descriptors: trying again at once would only burn CPU.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            let (config, raft) = (Arc::clone(&config), raft.clone());
-            let (sender, raft_sender) = (sender.clone(), raft_sender.clone());
+            let Some(place) = door.sources.take(address.ip(), Held::Handshake) else {
+                tracing::debug!(%address, "too many handshakes of this address at once");
+                continue;
+            };
+            let door = door.clone();
             tokio::spawn(async move {
-                let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, async {
-                    stream.set_nodelay(true)?;
-                    let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-                    match raft.filter(|_| start.client_hello().server_name() == Some(RAFT_NAME)) {
-                        Some(raft) => finish_on(&raft, start, config, address, raft_sender),
-                        None => finish(start, config, address, sender).await,
-                    }
-                });
-                match handshake.await {
+                match tokio::time::timeout(HANDSHAKE_TIMEOUT, door.admit(stream, address)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
                     Err(_) => tracing::debug!(%address, "TLS handshake timed out"),
                 }
-                drop(permit);
+                drop((permit, place));
             });
         }
     });
     Ok((receiver, raft_receiver))
 }
 
-type Outgoing = mpsc::Sender<io::Result<PeerStream>>;
-
-/// Completes a handshake and hands the connection to `sender`.
-async fn finish(
-    start: StartHandshake<TcpStream>,
+/// What decides about a connection.
+#[derive(Clone)]
+struct Door {
     config: Arc<ServerConfig>,
-    address: SocketAddr,
+    raft_config: Arc<ServerConfig>,
+    raft: Option<Handle>,
+    sources: Sources,
     sender: Outgoing,
-) -> io::Result<()> {
-    let stream = start.into_stream(config).await?;
-    let peer = identify(&stream, address);
-    drop(sender.send(Ok(PeerStream { stream, peer })).await);
-    Ok(())
+    raft_sender: Outgoing,
 }
 
-/// Completes a handshake on another runtime, which then also drives the connection's I/O.
-fn finish_on(
-    runtime: &Handle,
-    start: StartHandshake<TcpStream>,
-    config: Arc<ServerConfig>,
-    address: SocketAddr,
-    sender: Outgoing,
-) -> io::Result<()> {
-    let (accepted, socket) = (start.accepted, start.io.into_std()?);
-    runtime.spawn(async move {
-        let handshake = async {
-            let start = StartHandshake::from_parts(accepted, TcpStream::from_std(socket)?);
-            finish(start, config, address, sender).await
+impl Door {
+    /// Completes a handshake and hands the connection to its receiver.
+    async fn admit(&self, stream: TcpStream, address: SocketAddr) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let raft = self.raft.as_ref().filter(|_| start.client_hello().server_name() == Some(RAFT_NAME));
+        let Some(raft) = raft else {
+            let stream = start.into_stream(Arc::clone(&self.config)).await?;
+            let peer = identify(&stream, address);
+            let place = match peer {
+                Peer::Anonymous { .. } => {
+                    let place = self.sources.take(address.ip(), Held::Stranger);
+                    Some(place.ok_or_else(|| io::Error::other("too many connections without a certificate"))?)
+                }
+                _ => None,
+            };
+            drop(self.sender.send(Ok(PeerStream { stream, peer, _place: place })).await);
+            return Ok(());
         };
-        match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
-            Err(_) => tracing::debug!(%address, "TLS handshake timed out"),
+        let mut stream = start.into_stream(Arc::clone(&self.raft_config)).await?;
+        let peer = identify(&stream, address);
+        if !matches!(peer, Peer::Node { role: Role::Manager, .. }) {
+            return Err(io::Error::other("only a manager may connect for Raft"));
         }
-    });
+        move_to(raft, &mut stream)?;
+        drop(self.raft_sender.send(Ok(PeerStream { stream, peer, _place: None })).await);
+        Ok(())
+    }
+}
+
+/// Makes another runtime drive the connection's I/O.
+fn move_to(runtime: &Handle, stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
+    let (socket, _) = stream.get_mut();
+    // A socket can't be taken out of the stream, so a copy of its descriptor replaces it.
+    let copy = std::net::TcpStream::from(socket.as_fd().try_clone_to_owned()?);
+    let _entered = runtime.enter();
+    *socket = TcpStream::from_std(copy)?;
     Ok(())
 }
 
@@ -184,3 +217,6 @@ fn identify(stream: &TlsStream<TcpStream>, address: SocketAddr) -> Peer {
         _ => Peer::Anonymous { address },
     }
 }
+
+#[cfg(test)]
+mod tests;

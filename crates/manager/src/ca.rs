@@ -1,5 +1,7 @@
 //! Serves NodeCa on the leader (a follower forwards): machines become nodes and managers through it, and leave.
 
+use std::collections::BTreeSet;
+
 use tonic::{Request, Response, Status};
 
 use flota_api::id::NodeId;
@@ -14,6 +16,7 @@ use flota_identity::{JoinToken, Peer, RootCa};
 use flota_raft_store::WriteTx;
 
 use crate::control::ControlError;
+use crate::departure::{self, Quorum};
 use crate::dispatcher::Sessions;
 use crate::forward::forwarded_for;
 use crate::replica::Replica;
@@ -132,45 +135,49 @@ impl NodeCa for CaService {
 
     async fn leave_raft(&self, request: Request<LeaveRaftRequest>) -> Result<Response<LeaveRaftResponse>, Status> {
         let node_id = Self::caller(&request, &request.get_ref().node_id)?;
-        let view = self.replica.store.view();
-        let raft_id = view.node(node_id.as_str()).and_then(|node| node.raft_id);
-        let voters = self.replica.raft.members().into_iter().filter(|member| member.votes);
-        if raft_id == Some(self.replica.raft.id())
-            && let Some(other) = voters.map(|member| member.id).find(|id| Some(*id) != raft_id)
-        {
-            // Another leader must remove this manager from the set.
-            self.replica.raft.hand_over(other).await;
-            return Err(Status::unavailable("this manager leads, and has handed over: ask again"));
-        }
-        let left = self.replica.write(|view| {
+        let Replica { raft, clock, .. } = &self.replica;
+        let quorum = Quorum::of(raft).await;
+        let departed = self.replica.write(|view| {
             let mut tx = WriteTx::new(view.clone(), "");
-            if let Some(node) = view.node(node_id.as_str()) {
-                let managers = view.nodes().filter(|node| node.role == Role::Manager).count();
-                if node.role == Role::Manager && managers == 1 {
-                    return Err(JoinFailed(Status::failed_precondition(
-                        "it is the last manager: the cluster would be gone",
-                    )));
-                }
-                tx.update(Node {
-                    raft_id: None,
-                    role: Role::Worker,
-                    state: NodeState::Down,
-                    state_reason: Some(NodeStateReason::Left),
-                    state_since: self.replica.clock.now(),
-                    ..node.as_ref().clone()
-                });
+            let Some(node) = view.node(node_id.as_str()) else { return Ok((tx.finish(), Departure::Done)) };
+            let votes = node.raft_id.map_or(Departure::Done, Departure::Votes);
+            if node.has_left() {
+                return Ok((tx.finish(), votes));
             }
-            Ok((tx.finish(), ()))
+            let name = node.description.hostname.clone();
+            let refused = |error| JoinFailed(ControlError::Departure { node: name, error }.into());
+            let stay = departure::check(&view, &quorum, node).map_err(refused)?;
+            if node.raft_id == Some(raft.id()) {
+                return Ok((tx.finish(), Departure::Leads(stay)));
+            }
+            departure::depart(&mut tx, &view, node, clock.wall().now(), clock.now());
+            Ok((tx.finish(), votes))
         });
-        left.await.map_err(|error| error.0)?;
-        // A leaving manager must keep voting until it is out of the set: with two managers, both must agree on that
-        // change.
-        if let Some(raft_id) = raft_id {
-            self.replica.raft.gone(raft_id).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        match departed.await.map_err(|error: JoinFailed| error.0)? {
+            Departure::Done => {}
+            Departure::Votes(raft_id) => {
+                raft.gone(raft_id).await.map_err(|error| Status::unavailable(error.to_string()))?;
+            }
+            Departure::Leads(stay) => {
+                // Another leader must remove this manager from the set.
+                let next = raft.hand_over(|id| stay.contains(&id)).await;
+                let text = if next.is_some() { "has handed over" } else { "finds no manager to hand over to" };
+                return Err(Status::unavailable(format!("this manager leads, and {text}: ask again")));
+            }
         }
         self.sessions.end(&node_id);
         Ok(Response::new(LeaveRaftResponse {}))
     }
+}
+
+/// What is left to do for a node that leaves.
+enum Departure {
+    /// Nothing.
+    Done,
+    /// Raft's membership still has this Raft id.
+    Votes(u64),
+    /// The node leads, and one of these is to lead instead.
+    Leads(BTreeSet<u64>),
 }
 
 /// The status of a failed request. An error of a proposal converts to it.

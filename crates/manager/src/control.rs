@@ -33,8 +33,9 @@ use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::Random;
 use flota_raft_store::raft::RaftNode;
-use flota_raft_store::{Store, Transaction, View};
+use flota_raft_store::{ProposeError, Store, Transaction, View};
 
+use crate::departure::Quorum;
 use crate::replica::Replica;
 use crate::term_clock::TermClock;
 use crate::write::{self, Consensus};
@@ -81,6 +82,10 @@ pub(crate) trait Member: Consensus + Clone + Send + Sync + 'static {
     fn age(&self) -> Option<Duration>;
     /// Renews the age, if the leader answers at once.
     fn freshen(&self) -> impl Future<Output = ()> + Send;
+    /// Asks the voters whether they follow.
+    fn quorum(&self) -> impl Future<Output = Quorum> + Send;
+    /// Waits until a manager does not vote any more.
+    fn gone(&self, raft_id: u64) -> impl Future<Output = Result<(), ProposeError>> + Send;
 }
 
 impl Member for RaftNode {
@@ -98,6 +103,15 @@ impl Member for RaftNode {
 
     async fn freshen(&self) {
         Self::freshen(self).await;
+    }
+
+    async fn quorum(&self) -> Quorum {
+        Quorum::of(self).await
+    }
+
+    async fn gone(&self, raft_id: u64) -> Result<(), ProposeError> {
+        // The change of the set goes on, and a retry waits for it again.
+        Self::gone(self, raft_id).await.map_err(|_| ProposeError::Unknown)
     }
 }
 

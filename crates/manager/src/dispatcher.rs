@@ -2,14 +2,16 @@
 //! them.
 //!
 //! `server.rs` runs a session through its steps: `registration.rs`, `assignment_stream.rs` with the pure
-//! `assignments.rs`, and the reports in `status_sink.rs` and `image_report.rs`. `sessions.rs` tracks which nodes are
-//! connected, `liveness.rs` which nodes are alive.
+//! `assignments.rs`, and the reports in `reports.rs`, `status_sink.rs` and `image_report.rs`. `mailbox.rs` has
+//! what a worker has not read yet. `sessions.rs` tracks which nodes are connected, `liveness.rs` which nodes are alive.
 
 mod assignment_stream;
 mod assignments;
 mod image_report;
 mod liveness;
+mod mailbox;
 mod registration;
+mod reports;
 mod server;
 mod sessions;
 mod status_sink;

@@ -4,12 +4,14 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response};
 use tonic::Status;
 use tonic::body::Body;
+use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
 use flota_api::reason::Reason;
@@ -33,18 +35,43 @@ pub(crate) fn forwarded_for(metadata: &tonic::metadata::MetadataMap) -> Option<&
     metadata.get(CALLER).filter(|_| metadata.contains_key(FORWARDED))?.to_str().ok()
 }
 
+/// The channel to the leader, which followers keep. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct LeaderChannel {
+    dialer: Dialer,
+    known: Arc<Mutex<Option<(String, Channel)>>>,
+}
+
+impl LeaderChannel {
+    /// Creates a channel that connects through `dialer` when it is first used.
+    pub(crate) fn new(dialer: Dialer) -> Self {
+        Self { dialer, known: Arc::default() }
+    }
+
+    /// Returns the channel to the leader at `address`.
+    fn to(&self, address: &str) -> Channel {
+        let mut known = self.known.lock().expect("no holder panics");
+        if let Some((_, channel)) = known.as_ref().filter(|(at, _)| at == address) {
+            return channel.clone();
+        }
+        let channel = self.dialer.manager(address);
+        *known = Some((address.to_owned(), channel.clone()));
+        channel
+    }
+}
+
 /// Serves requests here while this manager leads, and sends them to the leader otherwise.
 #[derive(Clone, Debug)]
 pub struct Forward<S> {
     inner: S,
     replica: Replica,
-    dialer: Dialer,
+    leader: LeaderChannel,
 }
 
 impl<S> Forward<S> {
-    /// Wraps `inner`. The leader is reached through `dialer`.
-    pub(crate) fn new(inner: S, replica: Replica, dialer: Dialer) -> Self {
-        Self { inner, replica, dialer }
+    /// Wraps `inner`. The leader is reached through `leader`.
+    pub(crate) fn new(inner: S, replica: Replica, leader: LeaderChannel) -> Self {
+        Self { inner, replica, leader }
     }
 }
 
@@ -69,7 +96,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Answer {
-        let Self { inner, replica, dialer } = self.clone();
+        let Self { inner, replica, leader } = self.clone();
         Box::pin(async move {
             if request.headers().contains_key(STALE) {
                 return inner.oneshot(request).await;
@@ -79,7 +106,7 @@ where
                 Ok(Some(_)) if request.headers().contains_key(FORWARDED) => Ok(moved_on().into_http()),
                 Ok(Some(address)) => Ok(tokio::select! {
                     biased;
-                    response = send(&dialer, &address, request) => response,
+                    response = send(leader.to(&address), &address, request) => response,
                     // A dead leader may never answer, so the request ends as soon as another leader is known.
                     () = moved(&replica, &address) => {
                         moved_on().into_http()
@@ -137,7 +164,7 @@ async fn moved(replica: &Replica, address: &str) {
     }
 }
 
-async fn send(dialer: &Dialer, address: &str, request: Request<Body>) -> Response<Body> {
+async fn send(channel: Channel, address: &str, request: Request<Body>) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     parts.headers.insert(FORWARDED, HeaderValue::from_static("1"));
     // Clients must not set this header themselves.
@@ -152,7 +179,6 @@ async fn send(dialer: &Dialer, address: &str, request: Request<Body>) -> Respons
     let uri = http::Uri::builder().scheme("http").authority("flota").path_and_query(path).build();
     let Ok(uri) = uri else { return Status::invalid_argument("the method's path is malformed").into_http() };
     parts.uri = uri;
-    let channel = dialer.manager(address);
     match channel.oneshot(Request::from_parts(parts, body)).await {
         Ok(response) => response,
         Err(error) => Status::unavailable(format!("the leader at {address} does not answer: {error}")).into_http(),

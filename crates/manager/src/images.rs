@@ -36,7 +36,7 @@ impl ControlLoop for Images {
             Image image => vec![image.id.to_string()],
             Node _node => self.all(view),
             Task task => match task.image_digest.as_ref().and_then(|digest| view.image_by_digest(digest)) {
-                Some(image) if image.reference.is_none() && task.status.state.is_terminal() => {
+                Some(image) if image.references.is_empty() && task.status.state.is_terminal() => {
                     vec![image.id.to_string()]
                 }
                 _ => Vec::new(),
@@ -50,7 +50,7 @@ impl ControlLoop for Images {
         let uses = |task: &std::sync::Arc<Task>| {
             task.image_digest.as_ref() == Some(&image.digest) && !task.status.state.is_terminal()
         };
-        if image.reference.is_none() && !view.tasks().any(uses) {
+        if image.references.is_empty() && !view.tasks().any(uses) {
             plan.remove(Kind::Image, key);
             return plan;
         }

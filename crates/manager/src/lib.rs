@@ -17,6 +17,7 @@ mod bootstrap;
 mod ca;
 mod control;
 mod control_loop;
+mod departure;
 mod dispatcher;
 pub mod forward;
 mod images;

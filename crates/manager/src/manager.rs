@@ -17,7 +17,7 @@ use flota_raft_store::raft::{Leadership, RaftNode};
 use crate::ca::CaService;
 use crate::control::ControlService;
 use crate::dispatcher::{Dispatcher, DispatcherService};
-use crate::forward::Forward;
+use crate::forward::{Forward, LeaderChannel};
 use crate::leader;
 use crate::replica::Replica;
 use crate::streams::{StreamBroker, StreamsService};
@@ -42,7 +42,7 @@ pub struct ManagerOptions {
 #[derive(Clone, Debug)]
 pub struct Manager {
     replica: Replica,
-    dialer: Dialer,
+    leader: LeaderChannel,
     dispatcher: Dispatcher,
     streams: StreamBroker,
 }
@@ -56,7 +56,7 @@ impl Manager {
         let dispatcher = Dispatcher::start(replica.clone());
         let streams = StreamBroker::new(dispatcher.sessions().clone(), replica.random.clone());
         tokio::spawn(leader::follow(replica.clone(), dispatcher.clone(), sender, shutdown, fatal));
-        Self { replica, dialer, dispatcher, streams }
+        Self { replica, leader: LeaderChannel::new(dialer), dispatcher, streams }
     }
 
     /// Returns the manager's copy of the store.
@@ -114,6 +114,6 @@ impl Manager {
     }
 
     fn forward<S>(&self, service: S) -> Forward<S> {
-        Forward::new(service, self.replica.clone(), self.dialer.clone())
+        Forward::new(service, self.replica.clone(), self.leader.clone())
     }
 }

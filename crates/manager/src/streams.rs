@@ -29,7 +29,7 @@ use flota_raft_store::Tables;
 
 use crate::dispatcher::Sessions;
 
-/// How long a worker has to open its side of a stream.
+/// How long a worker has to open its side of a stream, and then to send its first frame.
 const OPEN_WAIT: Duration = Duration::from_secs(3);
 /// Frames in flight in each direction; the sender waits when there are more.
 pub(crate) const QUEUE: usize = 32;
@@ -143,8 +143,9 @@ impl Streams for StreamsService {
     async fn data(&self, request: Request<Streaming<Frame>>) -> Result<Response<Answers>, Status> {
         let node = request.extensions().get::<Peer>().and_then(Peer::node_id).cloned();
         let mut inbox = request.into_inner();
-        let first = inbox.message().await?.and_then(|frame| frame.frame);
-        let Some(Content::Accept(id)) = first else {
+        let late = |_| Status::deadline_exceeded("the first frame of a data stream did not come in time");
+        let first = tokio::time::timeout(OPEN_WAIT, inbox.message()).await.map_err(late)??;
+        let Some(Content::Accept(id)) = first.and_then(|frame| frame.frame) else {
             return Err(Status::invalid_argument("a data stream begins with `accept`"));
         };
         // Only the node that was asked may answer.

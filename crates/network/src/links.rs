@@ -30,7 +30,24 @@ async fn index(handle: &Handle, name: &str) -> Result<u32, NetworkError> {
     let mut links = handle.link().get().match_name(name.to_owned()).execute();
     match links.try_next().await {
         Ok(Some(link)) => Ok(link.header.index),
-        _ => Err(NetworkError::NoLink(name.to_owned())),
+        Ok(None) => Err(NetworkError::NoLink(name.to_owned())),
+        Err(error) if is_gone(&error) => Err(NetworkError::NoLink(name.to_owned())),
+        Err(error) => Err(netlink(format!("find the link {name}"))(error)),
+    }
+}
+
+/// Whether the kernel has answered that there is no such link. It removes a veth pair by itself when the namespace of
+/// one end goes, so a link can be gone at any time.
+fn is_gone(error: &rtnetlink::Error) -> bool {
+    matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code() == -libc::ENODEV)
+}
+
+/// Makes a missing link a success.
+fn unless_gone(result: Result<(), NetworkError>) -> Result<(), NetworkError> {
+    match result {
+        Err(NetworkError::NoLink(_)) => Ok(()),
+        Err(NetworkError::Netlink { source, .. }) if is_gone(&source) => Ok(()),
+        result => result,
     }
 }
 
@@ -87,16 +104,17 @@ pub fn bring_up(namespace: &Namespace, name: &str) -> Result<(), NetworkError> {
     })
 }
 
-/// Brings a link down. Connections over it are not closed: their packets are lost, as if a cable had been pulled.
+/// Brings a link down. Connections over it are not closed: their packets are lost, as if a cable had been pulled. Does
+/// nothing if no link has that name.
 ///
 /// # Errors
-/// No link has that name, or the kernel refuses.
+/// The kernel refuses.
 pub fn bring_down(namespace: &Namespace, name: &str) -> Result<(), NetworkError> {
     let name = name.to_owned();
-    namespace.run(move |handle| async move {
+    unless_gone(namespace.run(move |handle| async move {
         let down = LinkUnspec::new_with_index(index(&handle, &name).await?).down().build();
         handle.link().set(down).execute().await.map_err(netlink(format!("bring {name} down")))
-    })
+    }))
 }
 
 /// Moves a port to another bridge of its namespace.
@@ -118,10 +136,29 @@ pub fn move_to_bridge(namespace: &Namespace, name: &str, bridge: &str) -> Result
 /// The kernel refuses.
 pub fn remove_link(namespace: &Namespace, name: &str) -> Result<(), NetworkError> {
     let name = name.to_owned();
-    namespace.run(move |handle| async move {
-        match index(&handle, &name).await {
-            Ok(link) => handle.link().del(link).execute().await.map_err(netlink(format!("remove {name}"))),
-            Err(_) => Ok(()),
-        }
-    })
+    unless_gone(namespace.run(move |handle| async move {
+        let link = index(&handle, &name).await?;
+        handle.link().del(link).execute().await.map_err(netlink(format!("remove {name}")))
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_the_kernel_has_removed_meanwhile_is_no_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let network = Namespace::make(&folder.path().join("network")).expect("tests run as root");
+        // A link that goes between being found and being removed has an index that nothing has.
+        let removed = network
+            .run(|handle| async move { handle.link().del(4_242).execute().await.map_err(netlink("remove a link")) });
+        assert!(matches!(&removed, Err(NetworkError::Netlink { source, .. }) if is_gone(source)), "{removed:?}");
+        unless_gone(removed).expect("it is gone");
+        remove_link(&network, "none").expect("it is gone");
+        bring_down(&network, "none").expect("it is gone");
+        assert!(matches!(bring_up(&network, "none"), Err(NetworkError::NoLink(_))), "only a removal may find nothing");
+        unless_gone(add_bridge(&network, "lo")).expect_err("any other error stays one");
+        Namespace::remove(&folder.path().join("network"));
+    }
 }

@@ -13,7 +13,7 @@ use flota_api::clock::{Clock, Random};
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::model::Role;
 use flota_api::proto::raft::raft_transport_server::RaftTransportServer;
-use flota_identity::{Dialer, Identity};
+use flota_identity::{Dialer, Identity, Sources};
 use flota_manager::{Manager, ManagerOptions, RaftDial, TermClock};
 use flota_raft_store::Store;
 use flota_raft_store::raft::{DirDisk, GrpcTransport, OpenError, RaftNode, RaftOptions, StartError, Threads};
@@ -86,7 +86,7 @@ impl Membership {
                 dialer: dialer.clone(),
                 data_dir: state.worker(),
                 run_dir: config.run_dir.clone(),
-                sealer: state.sealer.clone(),
+                sealer: state.sealer()?,
                 runtime: config.runtime.clone(),
                 managers: known,
                 address: address.clone(),
@@ -130,10 +130,9 @@ impl Membership {
     pub(crate) async fn stop(self) {
         if let Some(manager) = &self.manager
             && manager.leadership().is_self
-            && let Some(other) = manager.raft().members().iter().find(|it| it.votes && it.id != manager.raft().id())
-        {
             // Faster for everybody than an election.
-            manager.raft().hand_over(other.id).await;
+            && manager.raft().hand_over(|_| true).await.is_some()
+        {
             let mut leadership = manager.raft().leadership();
             let _ = tokio::time::timeout(Duration::from_millis(500), leadership.wait_for(|it| !it.is_self)).await;
         }
@@ -159,7 +158,7 @@ async fn start_manager(
     (shutdown, fatal): (&CancellationToken, CancellationToken),
 ) -> anyhow::Result<Manager> {
     let store = Store::default();
-    let random = Random::from_os();
+    let (random, sealer) = (Random::from_os(), state.sealer()?);
     // One clock for Raft and the planners: if the wall clock steps, entries must not get times that planners see as the
     // future.
     let clock = TermClock::new(Clock::system());
@@ -171,7 +170,7 @@ async fn start_manager(
             id,
             was_here,
             disk: Arc::new(disk),
-            sealer: state.sealer.clone(),
+            sealer: sealer.clone(),
             transport: Arc::new(GrpcTransport::new(Arc::new(RaftDial(dialer.clone())))),
             store: store.clone(),
             timing: config.timing(),
@@ -224,7 +223,7 @@ async fn replace_raft_id(
     tracing::error!(%error, "the Raft log is damaged; requesting a new Raft id to begin with an empty log");
     let id = join::raft_id(dialer, &identity.node_id, managers, address, true).await;
     let id =
-        id.with_context(|| format!("{error}; failed to get a new Raft id from another manager, which needs a quorum"))?;
+        id.with_context(|| format!("{error}; this manager needs a new Raft id, and a majority of managers with intact logs to give it: start the others"))?;
     let aside = state.put_raft_aside()?;
     tracing::warn!(path = %aside.display(), "moved the damaged Raft log aside");
     state.write("raft-id", &id.to_string())?;
@@ -240,7 +239,8 @@ fn serve(
     shutdown: CancellationToken,
 ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
     let raft = manager.map(|manager| manager.raft().runtime());
-    let incoming = flota_identity::incoming(listener, identity, raft.clone());
+    let sources = Sources::default();
+    let incoming = flota_identity::incoming(listener, identity, raft.clone(), sources.clone());
     let (incoming, raft_incoming) = incoming.context("failed to use the node's certificate")?;
     let known = manager.cloned();
     let mut server = tonic::transport::Server::builder()
@@ -249,7 +249,7 @@ fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
-        .layer(tower::layer::layer_fn(move |inner| Authorize::new(inner, None, known.clone())));
+        .layer(tower::layer::layer_fn(move |inner| Authorize::new(inner, None, known.clone(), sources.clone())));
     let mut router = server.clone().add_service(worker.image_server());
     if let Some(manager) = manager {
         router = router

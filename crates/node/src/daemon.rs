@@ -1,15 +1,20 @@
 //! Runs the daemon: serves the local socket, takes up the node's membership, and stops in order on a signal.
 
+use std::os::fd::AsRawFd;
+use std::os::unix::net;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use nix::sys::stat::{Mode, fchmod};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::proto::node::local_node_server::LocalNodeServer;
-use flota_identity::Peer;
+use flota_identity::{Peer, Sources};
 
 use crate::config::Config;
 use crate::local::LocalService;
@@ -28,7 +33,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     // Locked before the socket is served: a `swarm init` before `resume` would find no cluster here.
     let mut membership = node.lock_membership().await;
     let local = tonic::transport::Server::builder()
-        .layer(tower::layer::layer_fn(|inner| Authorize::new(inner, Some(Peer::Local), None)))
+        .layer(tower::layer::layer_fn(|inner| Authorize::new(inner, Some(Peer::Local), None, Sources::default())))
         .add_service(LocalNodeServer::new(LocalService(Arc::clone(&node))).max_decoding_message_size(MESSAGE_BOUND))
         .add_service(LocalControl(node.manager_state()))
         .serve_with_incoming(UnixListenerStream::new(listener));
@@ -54,15 +59,42 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 
 /// Binds the local socket, which only root may use.
 fn listen(config: &Config) -> anyhow::Result<UnixListener> {
-    use std::os::unix::fs::PermissionsExt;
     let socket = config.socket();
     fs_err::create_dir_all(&config.run_dir)?;
     // The lock of the data folder guarantees that no other daemon uses the socket. The rename puts it in place together
     // with its listener: `ctl` retries a socket that refuses, but gives up if there is none.
     let new = socket.with_extension("new");
     let _ = std::fs::remove_file(&new);
-    let listener = UnixListener::bind(&new).with_context(|| format!("failed to listen at {}", socket.display()))?;
-    fs_err::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
+    let listener = bind(&new).with_context(|| format!("failed to listen at {}", socket.display()))?;
     fs_err::rename(&new, &socket)?;
-    Ok(listener)
+    Ok(UnixListener::from_std(listener)?)
+}
+
+/// Listens at `path`, whose mode is 0600 from the first moment: Linux makes the file with the mode of the socket's
+/// descriptor.
+fn bind(path: &Path) -> nix::Result<net::UnixListener> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    socket::listen(&socket, Backlog::MAXCONN)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_local_socket_is_never_open_to_others() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("socket");
+        let listener = bind(&path).expect("it is new");
+        assert_eq!(fs_err::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o600);
+        let _client = net::UnixStream::connect(&path).expect("somebody listens");
+        listener.accept().expect("the client is there");
+        assert!(bind(&path).is_err(), "the name is taken");
+    }
 }

@@ -52,13 +52,18 @@ fn status_with_causes(error: &dyn std::error::Error) -> Status {
     Status::failed_precondition(text)
 }
 
-fn image_result(image: &Image, reference: String) -> Response<ImageResult> {
-    Response::new(ImageResult { reference, digest: image.digest.clone(), size: image.size() })
-}
-
 /// Normalises a reference.
 fn reference(text: &str) -> Result<String, Status> {
     ImageRef::parse(text).map(|it| it.to_string()).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+/// Returns the reference under which a pulled image is named. The digest in the user's reference may be that of an index,
+/// which names one image for each architecture; the name carries the digest of the image itself.
+fn of_digest(reference: &str, digest: &str) -> String {
+    match reference.split_once('@') {
+        Some((repository, _)) => format!("{repository}@{digest}"),
+        None => reference.to_owned(),
+    }
 }
 
 impl LocalService {
@@ -69,6 +74,12 @@ impl LocalService {
             )
         };
         self.0.worker().await.ok_or_else(no_cluster)
+    }
+
+    /// Describes an image that this node now holds, so that the caller can name it in the cluster.
+    async fn image_result(&self, image: &Image, reference: String) -> Result<Response<ImageResult>, Status> {
+        let node_id = self.0.info().await?.node_id;
+        Ok(Response::new(ImageResult { reference, digest: image.digest.clone(), size: image.size(), node_id }))
     }
 }
 
@@ -115,7 +126,7 @@ impl LocalNode for LocalService {
         let archive = UploadReader::start(first.data, stream);
         let (image, reference) =
             worker.import(archive, &first.reference).await.map_err(|error| status_with_causes(&error))?;
-        Ok(image_result(&image, reference))
+        self.image_result(&image, reference).await
     }
 
     async fn pack_image(&self, request: Request<Streaming<ImageUpload>>) -> Result<Response<ImageResult>, Status> {
@@ -130,9 +141,8 @@ impl LocalNode for LocalService {
             }
             program.extend_from_slice(&next.data);
         }
-        let image =
-            worker.pack(&first.program, program, &reference).await.map_err(|error| status_with_causes(&error))?;
-        Ok(image_result(&image, reference))
+        let image = worker.pack(&first.program, program).await.map_err(|error| status_with_causes(&error))?;
+        self.image_result(&image, reference).await
     }
 
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Result<Response<ImageResult>, Status> {
@@ -143,6 +153,6 @@ impl LocalNode for LocalService {
         let known = || self.0.manager().and_then(|manager| manager.credentials(&reference));
         let credentials = given.or_else(known).map(|(username, password)| Credentials { username, password });
         let image = worker.pull(&reference, credentials).await.map_err(|error| status_with_causes(&error))?;
-        Ok(image_result(&image, reference))
+        self.image_result(&image, of_digest(&reference, &image.digest)).await
     }
 }

@@ -171,7 +171,7 @@ impl Node {
                 // Undo everything, with the other managers too.
                 if let Some(identity) = joins {
                     let dialer = flota_identity::Dialer::new(&identity)?;
-                    leave_cluster(&dialer, &identity, &managers, true).await;
+                    let _ = leave_cluster(&dialer, &identity, &managers, true).await;
                 }
                 self.state.forget_cluster()?;
                 Err(error)
@@ -195,9 +195,13 @@ impl Node {
                 .collect(),
         };
         let alone = managers.len() == 1 && membership.manager.is_some();
-        let left = alone || leave_cluster(&membership.dialer, &membership.identity, &managers, force).await;
-        if !left && !force {
-            bail!("failed to reach a manager; use --force to leave anyway");
+        if !alone {
+            match leave_cluster(&membership.dialer, &membership.identity, &managers, force).await {
+                Left::Done => {}
+                Left::Refused(why) => bail!("the cluster refused: {why}"),
+                Left::Unanswered if force => {}
+                Left::Unanswered => bail!("failed to reach a manager; use --force to leave anyway"),
+            }
         }
         self.forget(&mut current).await
     }
@@ -261,9 +265,19 @@ fn statistics(store: &RaftNode) -> StoreStatistics {
     }
 }
 
-/// Asks the managers to take this node out of the cluster. Returns whether one of them did. A leader that is asked to
-/// take itself out hands over leadership first, so the request is repeated.
-async fn leave_cluster(dialer: &flota_identity::Dialer, identity: &Identity, managers: &[String], force: bool) -> bool {
+/// What became of a request to leave.
+enum Left {
+    /// The cluster has taken this node out.
+    Done,
+    /// The leader refused, for this reason.
+    Refused(String),
+    /// No manager could carry it out in time.
+    Unanswered,
+}
+
+/// Asks the managers to take this node out of the cluster. A leader that is asked to take itself out hands over
+/// leadership first, so the request is repeated.
+async fn leave_cluster(dialer: &flota_identity::Dialer, identity: &Identity, managers: &[String], force: bool) -> Left {
     let request = LeaveRaftRequest { node_id: identity.node_id.to_string(), force };
     let until = tokio::time::Instant::now() + LEAVE_WAIT;
     let requests = async {
@@ -271,14 +285,19 @@ async fn leave_cluster(dialer: &flota_identity::Dialer, identity: &Identity, man
         for manager in managers.iter().cycle() {
             let mut client = NodeCaClient::new(dialer.manager(manager));
             match tokio::time::timeout(LEAVE_TRY_WAIT, client.leave_raft(request.clone())).await {
-                Ok(Ok(_)) => return true,
-                Ok(Err(status)) if status.code() != tonic::Code::Unavailable => return false,
+                Ok(Ok(_)) => return Left::Done,
+                Ok(Err(status)) if is_refusal(&status) => return Left::Refused(status.message().to_owned()),
                 _ => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
-        false
+        Left::Unanswered
     };
-    tokio::time::timeout_at(until, requests).await.unwrap_or(false)
+    tokio::time::timeout_at(until, requests).await.unwrap_or(Left::Unanswered)
+}
+
+/// Whether a leader judged the request, as opposed to a manager that could not, or a broken connection.
+fn is_refusal(status: &Status) -> bool {
+    matches!(status.code(), tonic::Code::FailedPrecondition | tonic::Code::PermissionDenied)
 }
 
 /// Fails if the node belongs to a cluster already.

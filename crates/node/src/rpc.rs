@@ -14,7 +14,7 @@ use tonic::server::NamedService;
 use tower::{Service, ServiceExt};
 
 use flota_api::reason::Reason;
-use flota_identity::{Peer, may_call};
+use flota_identity::{Peer, Sources, may_call};
 use flota_manager::Manager;
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
@@ -27,20 +27,31 @@ pub(crate) struct Authorize<S> {
     peer: Option<Peer>,
     /// Knows which nodes were removed. `None` on a worker, which serves only images, for which it demands a grant.
     manager: Option<Manager>,
+    /// Counts the calls of peers without a certificate.
+    sources: Sources,
 }
 
 impl<S> Authorize<S> {
-    pub(crate) fn new(inner: S, peer: Option<Peer>, manager: Option<Manager>) -> Self {
-        Self { inner, peer, manager }
+    pub(crate) fn new(inner: S, peer: Option<Peer>, manager: Option<Manager>, sources: Sources) -> Self {
+        Self { inner, peer, manager, sources }
     }
 
     fn allows(&self, request: &Request<Body>) -> bool {
         let Some(peer) = request.extensions().get::<Peer>() else { return false };
         let path = request.uri().path();
-        // A removed node may still open a session, because there it learns that it was removed.
-        let session = path.starts_with("/flota.dispatcher.Dispatcher/");
+        // A removed node may still open a session, because there it learns that it was removed, and repeat a request to
+        // leave whose answer was lost.
+        let is_farewell = path.starts_with("/flota.dispatcher.Dispatcher/") || path == "/flota.ca.NodeCa/LeaveRaft";
         let revoked = |id| self.manager.as_ref().is_some_and(|manager| manager.is_revoked(id));
-        may_call(peer, path) && (session || !peer.node_id().is_some_and(revoked))
+        may_call(peer, path) && (is_farewell || !peer.node_id().is_some_and(revoked))
+    }
+
+    /// Whether the caller has a certificate, or its address has not made too many calls without one.
+    fn is_in_time(&self, request: &Request<Body>) -> bool {
+        match request.extensions().get::<Peer>() {
+            Some(Peer::Anonymous { address }) => self.sources.may_call(address.ip()),
+            _ => true,
+        }
     }
 }
 
@@ -61,10 +72,13 @@ where
         if let Some(peer) = &self.peer {
             request.extensions_mut().insert(peer.clone());
         }
-        if self.allows(&request) {
+        let refused = if !self.allows(&request) {
+            Status::permission_denied("this caller may not call this method")
+        } else if !self.is_in_time(&request) {
+            Status::unavailable("too many calls without a certificate come from this address; try again later")
+        } else {
             return Box::pin(self.inner.call(request));
-        }
-        let refused = Status::permission_denied("this caller may not call this method");
+        };
         Box::pin(std::future::ready(Ok(refused.into_http())))
     }
 }

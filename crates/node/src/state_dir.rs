@@ -8,11 +8,14 @@ use nix::fcntl::{Flock, FlockArg};
 
 use flota_api::seal::Sealer;
 
-/// The data folder: `identity/`, `raft/`, `worker/`, `data.key`, `address`, `raft-id`, `lock`.
+const DATA_KEY: &str = "data.key";
+/// Beginning of the names of damaged Raft folders.
+const DAMAGED: &str = "raft.damaged.";
+
+/// The data folder: `identity/`, `raft/`, `raft.damaged.N/`, `worker/`, `data.key`, `address`, `raft-id`, `lock`.
 #[derive(Debug)]
 pub(crate) struct StateDir {
     root: PathBuf,
-    pub(crate) sealer: Sealer,
     _lock: Flock<File>,
 }
 
@@ -29,12 +32,16 @@ impl StateDir {
         let Ok(lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else {
             bail!("another flotad uses the data folder {}", root.display());
         };
-        let sealer = flota_identity::sealer(&root.join("data.key")).context("failed to read the data key")?;
-        Ok(Self { root: root.to_owned(), sealer, _lock: lock })
+        Ok(Self { root: root.to_owned(), _lock: lock })
     }
 
     pub(crate) fn identity(&self) -> PathBuf {
         self.root.join("identity")
+    }
+
+    /// Returns a sealer with the membership's data key, which is made on first use.
+    pub(crate) fn sealer(&self) -> anyhow::Result<Sealer> {
+        flota_identity::sealer(&self.root.join(DATA_KEY)).context("failed to read the data key")
     }
 
     pub(crate) fn raft(&self) -> PathBuf {
@@ -66,7 +73,7 @@ impl StateDir {
 
     /// Renames the damaged Raft folder, so that it can be inspected. Returns the new path.
     pub(crate) fn put_raft_aside(&self) -> anyhow::Result<PathBuf> {
-        let aside = (1..).map(|number| self.root.join(format!("raft.damaged.{number}"))).find(|path| !path.exists());
+        let aside = (1..).map(|number| self.root.join(format!("{DAMAGED}{number}"))).find(|path| !path.exists());
         let aside = aside.context("failed to find a free name for the damaged Raft folder")?;
         fs_err::rename(self.raft(), &aside)?;
         Ok(aside)
@@ -74,17 +81,52 @@ impl StateDir {
 
     /// Removes everything that belongs to a cluster, except the images.
     pub(crate) fn forget_cluster(&self) -> anyhow::Result<()> {
-        // The identity first: if the rest is left after a crash, it is ignored without it.
+        // The identity first: if the rest is left after a crash, it is ignored without it. Then the key, without which
+        // nobody can read the rest. A manager's store has the key of the cluster's CA.
         flota_identity::remove(&self.identity())?;
-        for name in ["raft", "worker/task-db", "worker/tasks"] {
-            let path = self.root.join(name);
-            if path.exists() {
-                fs_err::remove_dir_all(path)?;
-            }
+        remove(&self.root.join(DATA_KEY))?;
+        let folders = ["raft", "worker/task-db", "worker/tasks"].map(|name| self.root.join(name));
+        let damaged = fs_err::read_dir(&self.root)?.filter_map(|entry| Some(entry.ok()?.path()));
+        let damaged = damaged
+            .filter(|path| path.file_name().is_some_and(|it| it.as_encoded_bytes().starts_with(DAMAGED.as_bytes())));
+        for path in folders.into_iter().chain(damaged).filter(|path| path.exists()) {
+            fs_err::remove_dir_all(path)?;
         }
         for name in ["address", "raft-id", "worker/managers", "worker/newest"] {
             let _ = std::fs::remove_file(self.root.join(name));
         }
         Ok(())
+    }
+}
+
+/// Removes a file, if it exists, and makes that durable.
+fn remove(path: &Path) -> anyhow::Result<()> {
+    match fs_err::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    Ok(File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_that_is_forgotten_leaves_nothing_that_opens_its_store() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let state = StateDir::open(dir.path()).expect("it is unlocked");
+        let sealed = state.sealer().expect("a key is made").seal(b"place", b"the key of the CA");
+        for name in ["raft", "raft.damaged.1", "raft.damaged.2", "worker/images"] {
+            fs_err::create_dir_all(dir.path().join(name)).expect("a folder");
+        }
+        state.forget_cluster().expect("everything can be removed");
+        let mut left: Vec<_> =
+            fs_err::read_dir(dir.path()).expect("it is there").flatten().map(|it| it.file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["identity", "lock", "worker"]);
+        assert!(dir.path().join("worker/images").exists(), "images belong to no cluster");
+        assert!(state.sealer().expect("another key is made").open(b"place", &sealed).is_err());
+        state.forget_cluster().expect("twice is as good as once");
     }
 }

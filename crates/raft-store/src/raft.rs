@@ -1,7 +1,8 @@
 //! Consensus. No other module uses the Raft library.
 //!
 //! ```text
-//!  RaftNode (node.rs) ── propose, read barrier, leadership, age; membership.rs: the set of managers
+//!  RaftNode (node.rs) ── propose, read barrier, leadership, age; membership.rs: the set of managers;
+//!      │                 followers.rs: who follows, and who leads next
 //!      │ openraft core, on a runtime with threads of its own (runtime.rs, threads.rs)
 //!      ├── storage/   the log (a write-ahead log) and snapshots, all encrypted
 //!      │     └── disk/   one folder: a real one, or a model that fails
@@ -12,6 +13,7 @@
 
 mod digests;
 mod disk;
+mod followers;
 mod membership;
 mod node;
 mod runtime;

@@ -1,13 +1,19 @@
-//! A container's output on disk, as lines of `<ms since 1970> <1|2> <text>` in two files. When the newer file is full,
-//! the older one is dropped.
+//! A container's output on disk, in two files. When the newer file is full, the older one is dropped.
+//!
+//! A file begins with the number of its first line, so that a reader notices lines that it has missed. Then follow
+//! entries `<ms since 1970> <1|2> <text>`. A long line takes several entries; those that the line goes on after have a
+//! `+` behind the stream. The supervisor writes ([`LogWriter`]), and the daemon reads ([`LogReader`]).
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Longest line in bytes; a longer one is split.
-const LINE_BOUND: usize = 16 << 10;
+const LINE_BOUND: usize = 1 << 20;
+/// Bytes of a line that the writer keeps in memory.
+const ENTRY_BOUND: usize = 16 << 10;
 
 pub(crate) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -18,69 +24,159 @@ fn older(path: &Path) -> PathBuf {
     path.with_extension("old")
 }
 
+/// The line that a stream is writing.
+#[derive(Debug, Default)]
+struct Unfinished {
+    /// Its last bytes, which have no entry yet.
+    pending: Vec<u8>,
+    /// Number of its bytes that have entries.
+    logged: usize,
+}
+
 /// Writes the output of the container's two pipes.
 pub(crate) struct LogWriter {
     path: PathBuf,
     file: File,
-    written: u64,
+    /// Size of the file.
+    size: u64,
+    /// Largest size of each file.
     most: u64,
-    /// The incomplete line of each stream.
-    partial: [Vec<u8>; 2],
+    /// Number of lines that have been written, also to files that are gone.
+    lines: u64,
+    /// The line of each stream.
+    unfinished: [Unfinished; 2],
 }
 
 impl LogWriter {
+    /// Opens the log and goes on after its last line. `most` bounds the size of both files together.
     pub(crate) fn open(path: &Path, most: u64) -> io::Result<Self> {
-        let file = File::options().create(true).append(true).open(path)?;
-        let written = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), file, written, most: most / 2, partial: [Vec::new(), Vec::new()] })
+        let mut file = File::options().create(true).read(true).append(true).open(path)?;
+        let mut found = Found::read(&mut file)?;
+        // A writer that was killed while it rotated has left only the older file.
+        if found.size == 0
+            && let Ok(mut older) = File::open(older(path))
+        {
+            found.lines = Found::read(&mut older)?.lines;
+        }
+        // A writer that was killed, or whose disk was full, may have left a part of an entry.
+        file.set_len(found.size)?;
+        let unfinished = found.goes_on.map(|goes_on| Unfinished { pending: Vec::new(), logged: goes_on.into() });
+        let mut writer =
+            Self { path: path.to_owned(), file, size: found.size, most: most / 2, lines: found.lines, unfinished };
+        if writer.size == 0 {
+            writer.append(format!("{}\n", writer.lines).as_bytes())?;
+        }
+        writer.finish()?;
+        Ok(writer)
     }
 
     /// Appends bytes of stream 1 or 2.
     pub(crate) fn write(&mut self, stream: usize, bytes: &[u8]) -> io::Result<()> {
         for chunk in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let partial = &mut self.partial[stream - 1];
-            partial.extend_from_slice(chunk);
-            if chunk.ends_with(b"\n") || partial.len() >= LINE_BOUND {
-                let mut line = std::mem::take(partial);
-                if line.ends_with(b"\n") {
-                    line.pop();
-                }
-                self.line(stream, &line)?;
+            let line = &mut self.unfinished[stream - 1];
+            line.pending.extend_from_slice(chunk.strip_suffix(b"\n").unwrap_or(chunk));
+            let is_end = chunk.ends_with(b"\n") || line.logged + line.pending.len() >= LINE_BOUND;
+            if is_end || line.pending.len() >= ENTRY_BOUND {
+                self.entry(stream, is_end)?;
             }
         }
         Ok(())
     }
 
-    /// Writes the incomplete lines.
+    /// Ends the unfinished lines.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         for stream in [1, 2] {
-            let line = std::mem::take(&mut self.partial[stream - 1]);
-            if !line.is_empty() {
-                self.line(stream, &line)?;
+            let line = &self.unfinished[stream - 1];
+            if line.logged + line.pending.len() > 0 {
+                self.entry(stream, true)?;
             }
         }
         Ok(())
     }
 
-    fn line(&mut self, stream: usize, line: &[u8]) -> io::Result<()> {
-        let mut out = format!("{} {stream} ", now()).into_bytes();
-        out.extend_from_slice(line);
+    /// Writes the pending bytes of a line. They are dropped if that fails.
+    fn entry(&mut self, stream: usize, is_end: bool) -> io::Result<()> {
+        let line = &mut self.unfinished[stream - 1];
+        let pending = std::mem::take(&mut line.pending);
+        line.logged = if is_end { 0 } else { line.logged + pending.len() };
+        let goes_on = if is_end { "" } else { "+" };
+        let mut out = format!("{} {stream}{goes_on} ", now()).into_bytes();
+        out.extend_from_slice(&pending);
         out.push(b'\n');
-        if self.written + out.len() as u64 > self.most {
-            std::fs::rename(&self.path, older(&self.path))?;
-            self.file = File::options().create(true).append(true).open(&self.path)?;
-            self.written = 0;
+        if self.size + out.len() as u64 > self.most {
+            self.rotate()?;
         }
-        self.file.write_all(&out)?;
-        self.written += out.len() as u64;
+        self.append(&out)?;
+        self.lines += u64::from(is_end);
         Ok(())
+    }
+
+    /// Begins a new file. The new file is complete before it takes its place, so after an error the log is as it was,
+    /// and the next entry tries again.
+    fn rotate(&mut self) -> io::Result<()> {
+        let next = self.path.with_extension("new");
+        let mut file = File::create(&next)?;
+        let header = format!("{}\n", self.lines);
+        file.write_all(header.as_bytes())?;
+        match std::fs::rename(&self.path, older(&self.path)) {
+            // An earlier try ended here.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            result => result?,
+        }
+        std::fs::rename(&next, &self.path)?;
+        (self.file, self.size) = (file, header.len() as u64);
+        Ok(())
+    }
+
+    /// Appends all of `bytes` or nothing.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.file.write_all(bytes) {
+            self.file.set_len(self.size)?;
+            self.file.seek(io::SeekFrom::End(0))?;
+            return Err(error);
+        }
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// What an earlier writer left in a file.
+struct Found {
+    /// Size without an incomplete entry at the end.
+    size: u64,
+    /// Number of lines up to the end of the file.
+    lines: u64,
+    /// Whether the last line of each stream has no end.
+    goes_on: [bool; 2],
+}
+
+impl Found {
+    fn read(file: &mut File) -> io::Result<Self> {
+        let mut found = Self { size: 0, lines: 0, goes_on: [false; 2] };
+        let mut reader = BufReader::new(file);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line)? > 0 && line.ends_with(b"\n") {
+            let text = &line[..line.len() - 1];
+            match parse(text) {
+                Some(entry) => {
+                    found.goes_on[usize::from(entry.stream == 2)] = entry.goes_on;
+                    found.lines += u64::from(!entry.goes_on);
+                }
+                None => found.lines = number(text).unwrap_or(found.lines),
+            }
+            found.size += line.len() as u64;
+            line.clear();
+        }
+        Ok(found)
     }
 }
 
 /// One line of output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
-    /// Time of writing in ms since 1970.
+    /// Its number in the log, from 0. Lines between two numbers that were read are lost: a newer file replaced theirs.
+    pub number: u64,
+    /// Time of writing its end, in ms since 1970.
     pub at: u64,
     /// 1 for standard output, 2 for standard error.
     pub stream: u32,
@@ -93,14 +189,22 @@ pub struct LogLine {
 pub struct LogReader {
     path: PathBuf,
     current: Option<BufReader<File>>,
+    /// An incomplete entry.
     partial: Vec<u8>,
+    /// The entries of each stream's line that goes on.
+    unfinished: [Vec<u8>; 2],
+    /// Number of the next line.
+    number: u64,
+    /// Whether a newer file exists, so that nothing is appended to the current one any more.
+    is_last_read: bool,
 }
 
 impl LogReader {
     /// Opens the log at the oldest line that is kept.
     pub fn open(path: &Path) -> Self {
         let current = File::open(older(path)).or_else(|_| File::open(path)).ok().map(BufReader::new);
-        Self { path: path.to_owned(), current, partial: Vec::new() }
+        let (partial, unfinished) = Default::default();
+        Self { path: path.to_owned(), current, partial, unfinished, number: 0, is_last_read: false }
     }
 
     /// Returns the next line, or `None` if there is none yet.
@@ -116,70 +220,82 @@ impl LogReader {
                 }
                 continue;
             };
-            if file.read_until(b'\n', &mut self.partial)? == 0 {
-                if !self.moved_on()? {
+            file.read_until(b'\n', &mut self.partial)?;
+            if !self.partial.ends_with(b"\n") {
+                if !self.move_on()? {
                     return Ok(None);
                 }
                 continue;
             }
-            if !self.partial.ends_with(b"\n") {
-                return Ok(None);
-            }
-            let line = std::mem::take(&mut self.partial);
-            if let Some(line) = parse(&line[..line.len() - 1]) {
+            let mut entry = std::mem::take(&mut self.partial);
+            entry.pop();
+            if let Some(line) = self.join(&entry) {
                 return Ok(Some(line));
             }
         }
     }
 
-    /// Switches to the newest file at the end of an older one. Returns whether it did.
-    fn moved_on(&mut self) -> io::Result<bool> {
-        use std::os::unix::fs::MetadataExt;
-        let own = self.current.as_ref().map(|file| file.get_ref().metadata()).transpose()?.map(|it| it.ino());
-        match std::fs::metadata(&self.path) {
-            Ok(newest) if Some(newest.ino()) != own => {
-                self.current = Some(BufReader::new(File::open(&self.path)?));
-                self.partial.clear();
-                Ok(true)
+    /// Adds an entry to its line, and returns the line if it has ended.
+    fn join(&mut self, text: &[u8]) -> Option<LogLine> {
+        let Some(entry) = parse(text) else {
+            let first = number(text)?;
+            if first != self.number {
+                self.unfinished = Default::default();
             }
-            _ => Ok(false),
+            self.number = first;
+            return None;
+        };
+        let line = &mut self.unfinished[usize::from(entry.stream == 2)];
+        line.extend_from_slice(entry.text);
+        if entry.goes_on {
+            return None;
         }
+        self.number += 1;
+        Some(LogLine { number: self.number - 1, at: entry.at, stream: entry.stream, text: std::mem::take(line) })
+    }
+
+    /// Prepares the next read at the end of a file: of what was appended before the file became the older one, then of
+    /// the next file. Returns whether there is something to read.
+    fn move_on(&mut self) -> io::Result<bool> {
+        let Some(file) = &self.current else { return Ok(false) };
+        let own = file.get_ref().metadata()?.ino();
+        let is_own = |path: &Path| std::fs::metadata(path).map(|it| it.ino() == own);
+        if is_own(&self.path).unwrap_or(true) {
+            return Ok(false);
+        }
+        if !std::mem::replace(&mut self.is_last_read, true) {
+            return Ok(true);
+        }
+        // If this file is no longer the older one, the older one comes next.
+        let older = older(&self.path);
+        let next = if is_own(&older).unwrap_or(true) { &self.path } else { &older };
+        self.current = Some(BufReader::new(File::open(next)?));
+        self.partial.clear();
+        self.is_last_read = false;
+        Ok(true)
     }
 }
 
-fn parse(line: &[u8]) -> Option<LogLine> {
+/// An entry of a file.
+struct Entry<'a> {
+    at: u64,
+    stream: u32,
+    goes_on: bool,
+    text: &'a [u8],
+}
+
+fn parse(line: &[u8]) -> Option<Entry<'_>> {
     let mut parts = line.splitn(3, |byte| *byte == b' ');
-    let at = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
-    let stream = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
-    Some(LogLine { at, stream, text: parts.next()?.to_vec() })
+    let at = number(parts.next()?)?;
+    let stream = parts.next()?;
+    let goes_on = stream.ends_with(b"+");
+    let stream = if stream.starts_with(b"2") { 2 } else { 1 };
+    Some(Entry { at, stream, goes_on, text: parts.next()? })
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_read_back_in_order_through_rotation_and_growth() {
-        let dir = std::env::temp_dir().join(format!("flota-log-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("in a temporary folder");
-        let path = dir.join("log");
-        let mut writer = LogWriter::open(&path, 2_000).expect("opened");
-        writer.write(1, b"one\ntw").expect("written");
-        writer.write(2, b"error\n").expect("written");
-        let mut reader = LogReader::open(&path);
-        let mut next =
-            || reader.next_line().expect("read").map(|it| (it.stream, String::from_utf8_lossy(&it.text).into_owned()));
-        assert_eq!(next(), Some((1, "one".into())));
-        assert_eq!(next(), Some((2, "error".into())), "a line without an end is not read yet");
-        assert_eq!(next(), None);
-        writer.write(1, b"o\n").expect("written");
-        assert_eq!(next(), Some((1, "two".into())));
-        for number in 0..100 {
-            writer.write(1, format!("line {number}\n").as_bytes()).expect("written");
-            assert_eq!(next(), Some((1, format!("line {number}"))), "a reader that keeps up misses nothing");
-        }
-        let size = |path: &Path| std::fs::metadata(path).map_or(0, |it| it.len());
-        assert!(size(&path) + size(&older(&path)) <= 2_000);
-        std::fs::remove_dir_all(dir).expect("its own folder");
-    }
-}
+mod tests;

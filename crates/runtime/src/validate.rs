@@ -80,7 +80,7 @@ pub fn check_process(process: &Process) -> Result<(), StepError> {
     }
     let odd = process.env.iter().find(|it| it.contains('\0') || it.starts_with('=') || !it.contains('='));
     if let Some(odd) = odd {
-        return Err(refuse("process.env", format!("`{}` is no variable", odd.escape_default())));
+        return Err(refuse("process.env", format!("`{}` is no variable", odd.escape_debug())));
     }
     if process.args.iter().any(|it| it.contains('\0')) {
         return Err(refuse("process.args", "an argument holds a NUL byte"));

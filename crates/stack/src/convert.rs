@@ -1,81 +1,142 @@
-//! Converts a service of the document into a spec.
+//! Converts the tree of a stack file to specs. The keys that are understood are those that are read here; any other key
+//! is an error.
 
 mod devices;
 mod privileges;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 
 use flota_api::capability;
 use flota_api::constraint::Constraint;
-use flota_api::model::{RestartCondition, RestartPolicy, ServiceMode, ServiceSpec};
-use flota_api::resources::Resources;
-use serde_yaml_ng::Value;
+use flota_api::model::{RestartCondition, RestartPolicy, ServiceMode, ServiceSpec, StackSpec};
+use flota_api::resources::{Limits, Resources};
 
+use crate::fields::Fields;
 use crate::parse;
-use crate::schema::{Amounts, Pairs, Reservations, Service, Words};
+use crate::tree::{Fault, Node, Value};
 
-pub(crate) fn service(stack: &str, key: &str, service: Service) -> Result<ServiceSpec, String> {
-    let base = ServiceSpec::default();
-    let at = |field: &'static str| {
-        move |why: String| {
-            if field.starts_with("deploy") { format!("{field}.{why}") } else { format!("{field}: {why}") }
-        }
-    };
-    let grace =
-        service.stop_grace_period.as_deref().map(parse::duration).transpose().map_err(at("stop_grace_period"))?;
-    let (mut cap_add, mut cap_drop) = (Vec::new(), Vec::new());
-    capability::amend(&mut cap_add, &mut cap_drop, &service.cap_add, &service.cap_drop);
-    let deploy = service.deploy;
-    let Reservations { cpus, memory, pids, generic_resources, devices } = deploy.resources.reservations;
-    let reservations = Amounts { cpus, memory, pids };
-    let generic_resources =
-        devices::generic(generic_resources, devices).map_err(at("deploy.resources.reservations"))?;
-    let labels = pairs(service.labels)?.into_iter().chain(pairs(deploy.labels)?).collect();
-    Ok(ServiceSpec {
-        name: format!("{stack}_{key}"),
-        labels,
-        image: dollars(&service.image).map_err(at("image"))?,
-        entrypoint: words(service.entrypoint).map_err(at("entrypoint"))?,
-        command: words(service.command).map_err(at("command"))?,
-        env: pairs(service.environment)
-            .map_err(at("environment"))?
-            .into_iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect(),
-        working_dir: service.working_dir,
-        user: service.user,
-        hostname: service.hostname,
-        mode: deploy.replicas.map_or(base.mode, |replicas| ServiceMode::Replicated { replicas }),
-        limits: amounts(deploy.resources.limits).map_err(at("deploy.resources.limits"))?,
-        reservations: amounts(reservations).map_err(at("deploy.resources.reservations"))?,
-        restart: restart(deploy.restart_policy).map_err(at("deploy.restart_policy"))?,
-        stop_grace: grace.unwrap_or(base.stop_grace),
-        stop_signal: service.stop_signal,
-        constraints: constraints(&deploy.placement.constraints).map_err(at("deploy.placement"))?,
-        runtime: service.runtime,
-        init: service.init,
-        privileged: service.privileged,
-        no_new_privileges: privileges::forbidden(&service.security_opt).map_err(at("security_opt"))?,
-        cap_add,
-        cap_drop,
-        devices: devices::mapped(service.devices).map_err(at("devices"))?,
-        generic_resources,
-        ..base
+/// Returns the value of a variable of the environment.
+pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Converts a whole file.
+pub(crate) fn stack(name: &str, document: &Node, environment: Environment<'_>) -> Result<StackSpec, Fault> {
+    let none = || document.fault("the file has no services");
+    if matches!(document.value, Value::Null) {
+        return Err(none());
+    }
+    let mut keys = document.fields()?;
+    // Both are obsolete or replaced by the name on the command line, and have no effect.
+    let _ = (keys.get("version"), keys.get("name"));
+    let services = keys.get("services").map(Node::map).transpose()?.filter(|map| !map.is_empty()).ok_or_else(none)?;
+    keys.finish()?;
+    let service = |(key, node)| service(format!("{name}_{key}"), node, environment);
+    Ok(StackSpec { name: name.to_owned(), services: services.iter().map(service).collect::<Result<_, _>>()? })
+}
+
+fn service(name: String, node: &Node, environment: Environment<'_>) -> Result<ServiceSpec, Fault> {
+    let mut keys = node.fields()?;
+    let mut spec = ServiceSpec { name, image: keys.required("image")?.text()?, ..ServiceSpec::default() };
+    spec.command = keys.read("command", words)?.unwrap_or_default();
+    spec.entrypoint = keys.read("entrypoint", words)?.unwrap_or_default();
+    let variables = keys.read("environment", |node| variables(node, environment))?.unwrap_or_default();
+    spec.env = variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    spec.labels = keys.read("labels", labels)?.unwrap_or_default();
+    spec.working_dir = keys.text("working_dir")?;
+    spec.user = keys.text("user")?;
+    spec.hostname = keys.text("hostname")?;
+    spec.stop_signal = keys.text("stop_signal")?;
+    spec.stop_grace = keys.read("stop_grace_period", |it| it.parsed(parse::duration))?.unwrap_or(spec.stop_grace);
+    spec.runtime = keys.text("runtime")?;
+    spec.init = keys.read("init", Node::flag)?.unwrap_or_default();
+    spec.privileged = keys.read("privileged", Node::flag)?.unwrap_or_default();
+    spec.no_new_privileges = keys.read("security_opt", privileges::forbidden)?.flatten();
+    let add = keys.read("cap_add", Node::texts)?.unwrap_or_default();
+    let drop = keys.read("cap_drop", Node::texts)?.unwrap_or_default();
+    capability::amend(&mut spec.cap_add, &mut spec.cap_drop, &add, &drop);
+    spec.devices = keys.read("devices", devices::mapped)?.unwrap_or_default();
+    if let Some(node) = keys.get("deploy") {
+        deploy(node, &mut spec)?;
+    }
+    keys.finish()?;
+    Ok(spec)
+}
+
+fn deploy(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
+    let mut keys = node.fields()?;
+    if let Some(replicas) = keys.read("replicas", Node::number)? {
+        spec.mode = ServiceMode::Replicated { replicas };
+    }
+    spec.labels.extend(keys.read("labels", labels)?.unwrap_or_default());
+    if let Some(node) = keys.get("resources") {
+        resources(node, spec)?;
+    }
+    spec.restart = keys.read("restart_policy", restart)?.unwrap_or_default();
+    spec.constraints = keys.read("placement", placement)?.unwrap_or_default();
+    keys.finish()
+}
+
+fn resources(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
+    let mut keys = node.fields()?;
+    if let Some(node) = keys.get("limits") {
+        let mut keys = node.fields()?;
+        let Resources { nano_cpus, memory_bytes } = amounts(&mut keys)?;
+        spec.limits = Limits {
+            nano_cpus: NonZeroU64::new(nano_cpus),
+            memory_bytes: NonZeroU64::new(memory_bytes),
+            pids: keys.read("pids", Node::number)?.and_then(NonZeroU64::new),
+        };
+        keys.finish()?;
+    }
+    if let Some(node) = keys.get("reservations") {
+        let mut keys = node.fields()?;
+        spec.reservations = amounts(&mut keys)?;
+        spec.generic_resources = devices::generic(&mut keys)?;
+        keys.finish()?;
+    }
+    keys.finish()
+}
+
+fn amounts(keys: &mut Fields<'_>) -> Result<Resources, Fault> {
+    Ok(Resources {
+        nano_cpus: keys.read("cpus", |it| it.parsed(parse::cpus))?.unwrap_or_default(),
+        memory_bytes: keys.read("memory", |it| it.parsed(parse::bytes))?.unwrap_or_default(),
     })
 }
 
-fn constraints(texts: &[String]) -> Result<Vec<Constraint>, String> {
-    let parse = |(index, text): (usize, &String)| {
-        Constraint::parse(text).map_err(|error| format!("constraints[{index}]: {error}"))
+fn restart(node: &Node) -> Result<RestartPolicy, Fault> {
+    let base = RestartPolicy::default();
+    let mut keys = node.fields()?;
+    let condition = |text: &str| match text {
+        "any" => Ok(RestartCondition::Any),
+        "on-failure" => Ok(RestartCondition::OnFailure),
+        "none" => Ok(RestartCondition::None),
+        other => Err(format!("`{other}` is not one of any, on-failure, none")),
     };
-    texts.iter().enumerate().map(parse).collect()
+    let policy = RestartPolicy {
+        condition: keys.read("condition", |it| it.parsed(condition))?.unwrap_or(base.condition),
+        delay: keys.read("delay", |it| it.parsed(parse::duration))?.unwrap_or(base.delay),
+        max_attempts: keys.read("max_attempts", Node::number)?.and_then(NonZeroU64::new),
+        window: keys.read("window", |it| it.parsed(parse::duration))?.filter(|it| !it.is_zero()),
+    };
+    keys.finish()?;
+    Ok(policy)
 }
 
-fn words(words: Words) -> Result<Vec<String>, String> {
-    match words {
-        Words::Absent => Ok(Vec::new()),
-        Words::List(list) => list.iter().map(|it| dollars(it)).collect(),
-        Words::Text(text) => split(&dollars(&text)?),
+fn placement(node: &Node) -> Result<Vec<Constraint>, Fault> {
+    let mut keys = node.fields()?;
+    let constraints =
+        keys.read("constraints", |list| list.list()?.iter().map(|it| it.parsed(Constraint::parse)).collect());
+    keys.finish()?;
+    Ok(constraints?.unwrap_or_default())
+}
+
+/// Reads a list of words, or one text that is split into words.
+fn words(node: &Node) -> Result<Vec<String>, Fault> {
+    match &node.value {
+        Value::List(_) => node.texts(),
+        Value::Scalar(_) => node.parsed(split),
+        _ => Err(node.unexpected("a text or a list")),
     }
 }
 
@@ -103,68 +164,38 @@ fn split(text: &str) -> Result<Vec<String>, String> {
     Ok(words)
 }
 
-fn text(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => serde_yaml_ng::to_string(other).unwrap_or_default().trim().to_owned(),
-    }
+/// Reads variables. One without a value has that of the environment.
+fn variables(node: &Node, environment: Environment<'_>) -> Result<BTreeMap<String, String>, Fault> {
+    pairs(node, |name, node| {
+        let unset = || node.fault(format!("`{name}` has no value, and the environment of ctl has none either"));
+        environment(name).ok_or_else(unset)
+    })
 }
 
-/// Replaces `$$` by a dollar sign. Variables (Compose specification, "Interpolation") are not supported yet, and are
-/// refused rather than taken literally.
-fn dollars(text: &str) -> Result<String, String> {
-    let whole = text.replace("$$", "\0");
-    if whole.contains('$') {
-        return Err(format!("`{text}` uses a variable, which is not supported yet; write `$$` for a dollar sign"));
-    }
-    Ok(whole.replace('\0', "$"))
+/// Reads labels. One without a value has an empty one.
+fn labels(node: &Node) -> Result<BTreeMap<String, String>, Fault> {
+    pairs(node, |_, _| Ok(String::new()))
 }
 
-fn pairs(pairs: Pairs) -> Result<BTreeMap<String, String>, String> {
-    Ok(match pairs {
-        Pairs::Absent => BTreeMap::new(),
-        Pairs::Map(map) => {
-            map.iter().map(|(name, value)| Ok((name.clone(), dollars(&text(value))?))).collect::<Result<_, String>>()?
+/// Reads names and values: a list of `NAME=value`, or a map. `absent` returns the value of a name without one.
+fn pairs(
+    node: &Node,
+    absent: impl Fn(&str, &Node) -> Result<String, Fault>,
+) -> Result<BTreeMap<String, String>, Fault> {
+    let entry = |(name, node): (&String, &Node)| {
+        let value = if matches!(node.value, Value::Null) { absent(name, node)? } else { node.text()? };
+        Ok((name.clone(), value))
+    };
+    let item = |node: &Node| {
+        let text = node.text()?;
+        match text.split_once('=') {
+            Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+            None => absent(&text, node).map(|value| (text, value)),
         }
-        Pairs::List(list) => {
-            let pair = |item: &String| match item.split_once('=') {
-                Some((name, value)) => Ok((name.to_owned(), dollars(value)?)),
-                None => Err(format!(
-                    "`{item}` takes its value from the environment, which is not supported yet; write NAME=value"
-                )),
-            };
-            list.iter().map(pair).collect::<Result<_, _>>()?
-        }
-    })
-}
-
-fn amounts(amounts: Amounts) -> Result<Resources, String> {
-    let read = |value: Option<Value>, name: &str, parse: fn(&str) -> Result<u64, String>| {
-        value.map_or(Ok(0), |value| parse(&text(&value)).map_err(|why| format!("{name}: {why}")))
     };
-    Ok(Resources {
-        nano_cpus: read(amounts.cpus, "cpus", parse::cpus)?,
-        memory_bytes: read(amounts.memory, "memory", parse::bytes)?,
-        pids: amounts.pids.unwrap_or(0),
-    })
-}
-
-fn restart(policy: crate::schema::RestartPolicy) -> Result<RestartPolicy, String> {
-    let base = RestartPolicy::default();
-    let time = |value: Option<String>, name: &str| {
-        value.as_deref().map(parse::duration).transpose().map_err(|why| format!("{name}: {why}"))
-    };
-    let condition = match policy.condition.as_deref() {
-        None | Some("any") => RestartCondition::Any,
-        Some("on-failure") => RestartCondition::OnFailure,
-        Some("none") => RestartCondition::None,
-        Some(other) => return Err(format!("condition: `{other}` is not one of any, on-failure, none")),
-    };
-    Ok(RestartPolicy {
-        condition,
-        delay: time(policy.delay, "delay")?.unwrap_or(base.delay),
-        max_attempts: policy.max_attempts.unwrap_or(0),
-        window: time(policy.window, "window")?.unwrap_or(base.window),
-    })
+    match &node.value {
+        Value::Map(map) => map.iter().map(entry).collect(),
+        Value::List(list) => list.iter().map(item).collect(),
+        _ => Err(node.unexpected("a map or a list")),
+    }
 }

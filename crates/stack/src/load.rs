@@ -1,11 +1,11 @@
-//! From a file to a stack: reads, parses and converts it. Errors name the file and the place in it.
+//! From a file to a stack: reads, parses and converts it. Errors name the file, the line and the key.
 
 use std::path::{Path, PathBuf};
 
 use flota_api::model::StackSpec;
 
-use crate::convert;
-use crate::schema::Document;
+use crate::convert::{self, Environment};
+use crate::tree::{self, Fault};
 
 const FILE_BOUND: u64 = 16 << 20;
 
@@ -21,74 +21,71 @@ pub enum LoadError {
         #[source]
         source: std::io::Error,
     },
+    /// The file is too large.
+    #[error("{path} has more than {FILE_BOUND} bytes", path = path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file is not a stack file, or has a key or value that is not understood.
-    #[error("{path}: {why}", path = path.display())]
+    #[error("{path}:{line}: {key}{colon}{why}", path = path.display(), colon = if key.is_empty() { "" } else { ": " })]
     Content {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and where.
+        /// The line, from 1.
+        line: usize,
+        /// The key, such as `services.web.image`; empty for the whole file.
+        key: String,
+        /// What is wrong.
         why: String,
     },
 }
 
-/// Reads a stack from a file. `name` becomes the stack's name and the prefix of its services' names.
+/// Reads a stack from a file. `name` becomes the stack's name and the prefix of its services' names. Variables without a
+/// value have that of this process's environment.
 ///
 /// # Errors
 /// The file can't be read, has more than 16 MiB, or has a key or value that is not understood.
 pub fn load(path: &Path, name: &str) -> Result<StackSpec, LoadError> {
     let read = |source| LoadError::Read { path: path.to_owned(), source };
-    let content = |why: String| LoadError::Content { path: path.to_owned(), why };
     if std::fs::metadata(path).map_err(read)?.len() > FILE_BOUND {
-        return Err(content(format!("the file has more than {FILE_BOUND} bytes")));
+        return Err(LoadError::TooLarge { path: path.to_owned() });
     }
     let text = std::fs::read_to_string(path).map_err(read)?;
-    parse(&text, name).map_err(content)
+    let content = |Fault { line, key, why }| LoadError::Content { path: path.to_owned(), line, key, why };
+    parse(&text, name, &|name| std::env::var(name).ok()).map_err(content)
 }
 
-pub(crate) fn parse(text: &str, name: &str) -> Result<StackSpec, String> {
-    let document: Document = serde_yaml_ng::from_str(text).map_err(|error| explain(&error))?;
-    if document.services.is_empty() {
-        return Err("the file has no services".into());
-    }
-    let service = |(key, service): (String, _)| {
-        convert::service(name, &key, service).map_err(|why| format!("services.{key}.{why}"))
-    };
-    Ok(StackSpec {
-        name: name.to_owned(),
-        services: document.services.into_iter().map(service).collect::<Result<_, _>>()?,
-    })
-}
-
-/// The parser's error, except that a key of the Compose specification is not called unknown.
-fn explain(error: &serde_yaml_ng::Error) -> String {
-    let text = error.to_string();
-    let unsupported = ["networks", "ports", "volumes", "secrets", "configs", "healthcheck", "depends_on", "expose"];
-    match unsupported.iter().find(|key| text.contains(&format!("unknown field `{key}`"))) {
-        Some(key) => {
-            let place =
-                error.location().map(|it| format!(" at line {} column {}", it.line(), it.column())).unwrap_or_default();
-            format!("the key `{key}` is not supported yet{place}")
-        }
-        None => text,
-    }
+pub(crate) fn parse(text: &str, name: &str, environment: Environment<'_>) -> Result<StackSpec, Fault> {
+    convert::stack(name, &tree::parse(text)?, environment)
 }
 
 #[cfg(test)]
 mod tests {
-    use flota_api::constraint::Constraint;
+    use std::num::NonZeroU64;
 
-    use super::parse;
+    use flota_api::constraint::Constraint;
+    use flota_api::model::StackSpec;
+
+    use super::*;
 
     const FILE: &str = r#"
+x-logging: &unused { driver: json-file }
+x-base: &base
+  image: whoami
+  labels: { team: shop, empty: }
 services:
   web:
-    image: whoami
+    <<: *base
+    x-note: extensions are ignored
     command: serve "two words"
     environment:
       NODE: "{{.Node.Hostname}}"
       PORT: 8080
+      USER:
     deploy:
       replicas: 3
+      labels: [bare, a=b]
       resources:
         limits: { cpus: 0.5, memory: 64M, pids: 20 }
         reservations: { cpus: "0.1" }
@@ -96,33 +93,68 @@ services:
       placement: { constraints: [node.role==worker] }
 "#;
 
+    fn parsed(text: &str) -> Result<StackSpec, String> {
+        let environment = |name: &str| (name == "USER").then(|| "ada".to_owned());
+        parse(text, "shop", &environment).map_err(|fault| format!("{}: {}: {}", fault.line, fault.key, fault.why))
+    }
+
     #[test]
     fn a_stack_file_becomes_specs() {
-        let stack = parse(FILE, "shop").expect("a good file");
+        let stack = parsed(FILE).expect("a good file");
         let [web] = stack.services.as_slice() else { panic!("one service") };
-        assert_eq!((web.name.as_str(), web.mode.wanted_tasks()), ("shop_web", 3));
+        assert_eq!((web.name.as_str(), web.image.as_str(), web.mode.wanted_tasks()), ("shop_web", "whoami", 3));
         assert_eq!(web.command, ["serve", "two words"]);
-        assert_eq!(web.env, ["NODE={{.Node.Hostname}}", "PORT=8080"]);
-        assert_eq!((web.limits.nano_cpus, web.limits.memory_bytes, web.limits.pids), (500_000_000, 64 << 20, 20));
+        assert_eq!(web.env, ["NODE={{.Node.Hostname}}", "PORT=8080", "USER=ada"]);
+        let labels: Vec<String> = web.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(labels, ["a=b", "bare=", "empty=", "team=shop"]);
+        let limits = [web.limits.nano_cpus, web.limits.memory_bytes, web.limits.pids].map(|it| it.map(NonZeroU64::get));
+        assert_eq!(limits, [Some(500_000_000), Some(64 << 20), Some(20)]);
         assert_eq!(web.reservations.nano_cpus, 100_000_000);
         assert_eq!(web.constraints, [Constraint::parse("node.role==worker").expect("it is good")]);
     }
 
     #[test]
-    fn unknown_keys_and_values_are_errors_with_their_place() {
-        let error = |text: &str| parse(text, "s").expect_err("refused");
-        assert!(
-            error("services: { web: { image: a, ports: [80] } }").starts_with("the key `ports` is not supported yet")
-        );
-        assert!(error("services: { web: { image: a, colour: red } }").contains("unknown field `colour`"));
-        assert_eq!(error("services: {}"), "the file has no services");
-        assert!(
-            error("services: { web: { image: a, deploy: { resources: { limits: { memory: x } } } } }")
-                .starts_with("services.web.deploy.resources.limits.memory: `x` is not a size")
-        );
-        assert!(error("services: { web: { command: x } }").contains("missing field `image`"));
-        let constrained = "services: { web: { image: a, deploy: { placement: { constraints: [x] } } } }";
-        assert!(error(constrained).starts_with("services.web.deploy.placement.constraints[0]: `x`:"));
-        assert!(error("services: 1").contains("line 1"), "{}", error("services: 1"));
+    fn faults_name_their_line_and_key_and_what_is_allowed() {
+        let web = |keys: &str| format!("services:\n  web:\n    image: a\n    {keys}\n");
+        for (text, expected) in [
+            ("services: {}".to_owned(), "1: : the file has no services"),
+            (String::new(), "1: : the file has no services"),
+            ("services: 1".to_owned(), "1: services: a map is needed, not a text"),
+            ("services:\n  web: { command: x }".to_owned(), "2: services.web: the key `image` is missing"),
+            (
+                web("ports: [80]"),
+                "4: services.web.ports: this key is not supported; the keys that are supported here: ",
+            ),
+            (web("") + "  web: {}", "5: services.web: the key is there twice, first in line 2"),
+            (web("command:\n      a: b"), "4: services.web.command: a text or a list is needed, not a map"),
+            (web("user: [root]"), "4: services.web.user: a text is needed, not a list"),
+            (web("init: maybe"), "4: services.web.init: `maybe` is neither true nor false"),
+            (web("environment: { FOO: }"), "4: services.web.environment.FOO: `FOO` has no value, and the environment"),
+            (web("environment: [ A=1, FOO ]"), "4: services.web.environment[1]: `FOO` has no value, and the environ"),
+            (web("working_dir: /$HOME"), "4: services.web.working_dir: `/$HOME` uses a variable, which is not supp"),
+            (
+                web("deploy:\n      resources:\n        limits:\n          memory: x"),
+                "7: services.web.deploy.resources.limits.memory: `x` is not a size",
+            ),
+            (web("deploy: { replicas: -1 }"), "4: services.web.deploy.replicas: `-1` is not a whole number from 0"),
+            (
+                web("deploy: { placement: { constraints: [x] } }"),
+                "4: services.web.deploy.placement.constraints[0]: `x`:",
+            ),
+            (web("x-y: 1\n    z: 2"), "5: services.web.z: this key is not supported"),
+        ] {
+            let error = parsed(&text).expect_err(&text);
+            assert!(error.starts_with(expected), "{text}\n{error}");
+        }
+    }
+
+    #[test]
+    fn an_error_begins_with_the_file_and_the_line() {
+        let folder = std::env::temp_dir();
+        let path = folder.join(format!("flota-stack-{}.yml", std::process::id()));
+        std::fs::write(&path, "services:\n  web: 1\n").expect("a temporary file");
+        let error = load(&path, "s").expect_err("it is no service").to_string();
+        assert_eq!(error, format!("{}:2: services.web: a map is needed, not a text", path.display()));
+        std::fs::remove_file(path).expect("its own file");
     }
 }

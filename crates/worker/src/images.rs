@@ -111,7 +111,7 @@ impl Images {
         Ok(self.pull(&whole, credentials).await?)
     }
 
-    /// Pulls an image from its registry. The cluster then keeps it under that name.
+    /// Pulls an image from its registry.
     pub(crate) async fn pull(&self, reference: &str, credentials: Option<Credentials>) -> Result<Image, PullError> {
         let _adds = self.changing.read().await;
         let image = flota_image::pull(&self.store, reference, credentials).await?;
@@ -119,7 +119,7 @@ impl Images {
         let unpacked = tokio::task::spawn_blocking(move || store.unpack(&to_unpack)).await;
         let broke = |error| ImageError::Io { act: "unpack the image", source: io::Error::other(error) };
         unpacked.map_err(|error| PullError::Image(broke(error)))??;
-        self.named(&image, reference);
+        self.added(&image);
         Ok(image)
     }
 
@@ -141,11 +141,7 @@ impl Images {
         }
         let image = self.store.image(&source.digest)?;
         self.store.record(&image)?;
-        self.reporter.report_image(ImageReport {
-            digest: image.digest.clone(),
-            size: image.size(),
-            ..ImageReport::default()
-        });
+        self.added(&image);
         Ok(image)
     }
 
@@ -282,15 +278,11 @@ impl Images {
         }
     }
 
-    /// Reports the name that a user's import, pack or pull gave to this image.
-    pub(crate) fn named(&self, image: &Image, reference: &str) {
+    /// Reports that this image is now complete here.
+    pub(crate) fn added(&self, image: &Image) {
         self.wanted(&image.digest);
-        self.reporter.report_image(ImageReport {
-            digest: image.digest.clone(),
-            reference: Some(reference.to_owned()).filter(|it| !it.is_empty()),
-            size: image.size(),
-            gone: false,
-        });
+        let (digest, size) = (image.digest.clone(), image.size());
+        self.reporter.report_image(ImageReport { digest, size, gone: false });
     }
 }
 

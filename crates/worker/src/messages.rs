@@ -81,8 +81,6 @@ pub(crate) struct TaskReport {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ImageReport {
     pub(crate) digest: String,
-    /// The name that a user gave to it, if any.
-    pub(crate) reference: Option<String>,
     /// Total size of its blobs in bytes.
     pub(crate) size: u64,
     pub(crate) gone: bool,

@@ -17,7 +17,7 @@ const BATCH: usize = 1_000;
 #[derive(Debug, Default)]
 struct Pending {
     statuses: BTreeMap<TaskId, TaskStatus>,
-    /// Reports in the order of their events: if two images take the same name, the later one has it.
+    /// The latest report on each image, in the order of their events.
     images: Vec<ImageReport>,
     /// The batch that was sent and is not acknowledged yet.
     sent: Option<StatusBatch>,
@@ -42,7 +42,7 @@ impl Reporter {
     /// Adds a pending report on an image.
     pub(crate) fn report_image(&self, report: ImageReport) {
         let mut pending = self.pending.lock().expect("no holder panics");
-        pending.images.retain(|it| (&it.digest, &it.reference) != (&report.digest, &report.reference));
+        pending.images.retain(|it| it.digest != report.digest);
         pending.images.push(report);
         self.changed.notify_one();
     }
@@ -122,12 +122,11 @@ mod tests {
     #[test]
     fn what_became_of_images_is_told_in_order_until_it_is_acknowledged() {
         let reporter = Reporter::default();
-        let named =
-            |digest: &str| ImageReport { digest: digest.into(), reference: Some("web".into()), ..Default::default() };
-        reporter.report_image(named("old"));
-        reporter.report_image(named("new"));
+        let held = |digest: &str| ImageReport { digest: digest.into(), ..Default::default() };
+        reporter.report_image(held("old"));
+        reporter.report_image(held("new"));
         let first = reporter.take().expect("something to send");
-        assert_eq!(first.images, [named("old"), named("new")]);
+        assert_eq!(first.images, [held("old"), held("new")]);
         reporter.begin();
         let again = reporter.take().expect("the old session may have lost it");
         assert_eq!(again.images, first.images);

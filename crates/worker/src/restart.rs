@@ -55,8 +55,8 @@ impl History {
         if ran >= RESTART_RESET {
             self.in_a_row = 0;
         }
-        if !policy.window.is_zero() {
-            self.restarts.retain(|at| now.duration_since(*at) < policy.window);
+        if let Some(window) = policy.window {
+            self.restarts.retain(|at| now.duration_since(*at) < window);
         }
         let failed = code != 0;
         let wanted = match policy.condition {
@@ -65,7 +65,7 @@ impl History {
             RestartCondition::None => false,
         };
         let used = u64::try_from(self.restarts.len()).unwrap_or(u64::MAX);
-        if !wanted || (policy.max_attempts > 0 && used >= policy.max_attempts) {
+        if !wanted || policy.max_attempts.is_some_and(|most| used >= most.get()) {
             return Decision::End(if failed { TaskState::Failed } else { TaskState::Complete });
         }
         let delay = delay(policy, self.in_a_row);
@@ -91,6 +91,8 @@ fn delay(policy: &RestartPolicy, in_a_row: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -141,7 +143,7 @@ mod tests {
 
     #[test]
     fn the_budget_of_a_slot_ends() {
-        let policy = RestartPolicy { max_attempts: 3, window: Duration::ZERO, ..RestartPolicy::default() };
+        let policy = RestartPolicy { max_attempts: NonZeroU64::new(3), ..RestartPolicy::default() };
         let begin = Instant::now();
         let mut history = History::inherited(2, begin);
         let ended = |history: &mut History, at| history.ended(&policy, 1, SECOND, begin + at);
@@ -151,7 +153,8 @@ mod tests {
 
     #[test]
     fn restarts_that_have_left_the_window_are_forgiven() {
-        let policy = RestartPolicy { max_attempts: 2, window: 5 * SECOND, ..RestartPolicy::default() };
+        let policy =
+            RestartPolicy { max_attempts: NonZeroU64::new(2), window: Some(5 * SECOND), ..RestartPolicy::default() };
         let (mut history, begin) = (History::default(), Instant::now());
         let mut restarts = |at| matches!(history.ended(&policy, 1, SECOND, begin + at * SECOND), Decision::Restart(_));
         assert_eq!([1, 4, 5, 7, 8].map(&mut restarts), [true, true, false, true, false]);

@@ -113,12 +113,7 @@ fn register(it: Registration) -> pd::Register {
 
 fn status_batch(batch: StatusBatch) -> pd::StatusBatch {
     let report = |it: TaskReport| pd::TaskReport { task_id: it.task.into(), status: Some((&it.status).into()) };
-    let image = |it: ImageReport| pd::ImageReport {
-        digest: it.digest,
-        reference: it.reference.unwrap_or_default(),
-        size: it.size,
-        gone: it.gone,
-    };
+    let image = |it: ImageReport| pd::ImageReport { digest: it.digest, size: it.size, gone: it.gone };
     pd::StatusBatch {
         sequence: batch.sequence,
         reports: batch.reports.into_iter().map(report).collect(),

@@ -97,6 +97,7 @@ async fn logs(executor: &ContainerExecutor, request: LogsRequest, outbox: &Outbo
                 task_id: request.task.to_string(),
                 task_name: name.clone(),
                 node_name: executor.node.hostname.clone(),
+                number: line.number,
                 at: line.at,
                 stream: line.stream,
                 line: line.text.into(),

@@ -1,12 +1,14 @@
 //! Translates a task into a container: an OCI configuration and an order to a supervisor. This is the only file that
 //! knows both sides. The container executor calls it after every preparation step is done.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use flota_api::capability;
 use flota_api::defaults::EMBEDDED_RUNTIME;
 use flota_api::model::{Assignment, Refusal, ServiceSpec};
 use flota_api::naming::{task_full_name, task_name};
+use flota_api::template::{self, Field, TemplateError};
 use flota_image::ImageConfig;
 use flota_runtime::cgroup::Groups;
 use flota_runtime::oci::{self, Capabilities, Cpu, Memory, Mount, Pids, Resources, Spec};
@@ -51,10 +53,8 @@ pub(crate) struct Container {
 /// Why a task can't run on this node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TranslateError {
-    #[error(
-        "the template `{0}` is not known: .Node.ID, .Node.Hostname, .Service.ID, .Service.Name, .Task.ID, .Task.Name and .Task.Slot are"
-    )]
-    Template(String),
+    #[error(transparent)]
+    Template(#[from] TemplateError),
     /// The node's owner does not allow it. The scheduler checks this too, but only the node can be sure.
     #[error("this node refuses the task: {0}")]
     Refused(Refusal),
@@ -76,21 +76,20 @@ pub(crate) fn container(
     if let Some(refusal) = offers.allow.refusal(spec) {
         return Err(TranslateError::Refused(refusal));
     }
-    let runtime = match spec.runtime.as_str() {
-        "" | EMBEDDED_RUNTIME => None,
-        name => Some(offers.runtimes.get(name).cloned().ok_or_else(|| TranslateError::Runtime(name.to_owned()))?),
+    let runtime = match spec.runtime.as_deref() {
+        None | Some(EMBEDDED_RUNTIME) => None,
+        Some(name) => Some(offers.runtimes.get(name).cloned().ok_or_else(|| TranslateError::Runtime(name.to_owned()))?),
     };
-    let fill = |text: &str| fill(text, assignment, node);
-    let hostname = match spec.hostname.as_str() {
-        "" => task_name(&assignment.service_name, assignment.slot),
-        given => fill(given)?,
+    let fill = |text: &str| template::fill(text, |field| value(field, assignment, node));
+    let hostname = match &spec.hostname {
+        None => task_name(&assignment.service_name, assignment.slot),
+        Some(given) => fill(given)?,
     };
     // The kernel accepts no longer one (gethostname(2)).
     let hostname: String = hostname.chars().take(64).collect();
     let env = spec.env.iter().map(|it| fill(it)).collect::<Result<Vec<_>, _>>()?;
-    let or = |given: &str, image: &Option<String>| {
-        if given.is_empty() { image.clone().unwrap_or_default() } else { given.to_owned() }
-    };
+    let or =
+        |given: &Option<String>, image: &Option<String>| given.as_ref().or(image.as_ref()).cloned().unwrap_or_default();
     let mut result = oci::template();
     // This is the oldest version with everything that is used here; older runtimes refuse a newer one.
     result.oci_version = "1.0.2".into();
@@ -192,16 +191,15 @@ fn resources(spec: &ServiceSpec, given: &[devices::Given]) -> Resources {
         quota: Some(i64::try_from(quota(it)).unwrap_or(i64::MAX)),
         ..Cpu::default()
     };
-    let some = |it: u64| Some(it).filter(|it| *it > 0);
     let mut rules = vec![oci::DeviceRule { allow: spec.privileged, access: "rwm".into(), ..Default::default() }];
     if !spec.privileged {
         rules.extend(given.iter().map(|it| it.rule.clone()));
     }
     Resources {
         devices: rules,
-        memory: some(limits.memory_bytes).map(memory),
-        cpu: some(limits.nano_cpus).map(cpu),
-        pids: some(limits.pids).map(|it| Pids { limit: signed(it) }),
+        memory: limits.memory_bytes.map(NonZeroU64::get).map(memory),
+        cpu: limits.nano_cpus.map(NonZeroU64::get).map(cpu),
+        pids: limits.pids.map(|it| Pids { limit: signed(it.get()) }),
         ..Resources::default()
     }
 }
@@ -222,35 +220,24 @@ fn add_init(result: &mut Spec, runtime: &Path) {
 
 /// Returns the signal that asks the program to stop: the service's, else the image's, else SIGTERM.
 pub(crate) fn stop_signal(spec: &ServiceSpec, config: &ImageConfig) -> i32 {
-    let given = [Some(&spec.stop_signal), config.stop_signal().as_ref()];
-    let given = given.into_iter().flatten().find(|it| !it.is_empty());
+    let given = spec.stop_signal.as_ref().or(config.stop_signal().as_ref()).filter(|it| !it.is_empty());
     let name = given.map_or("SIGTERM", String::as_str);
     let whole = if name.starts_with("SIG") { name.to_owned() } else { format!("SIG{name}") };
     let number = name.parse().ok().or_else(|| whole.parse::<nix::sys::signal::Signal>().ok().map(|it| it as i32));
     number.unwrap_or(nix::libc::SIGTERM)
 }
 
-/// Fills in Docker's templates, as far as they apply to Flota.
-fn fill(text: &str, assignment: &Assignment, node: &NodeNames) -> Result<String, TranslateError> {
-    let mut result = String::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("{{") {
-        let (name, after) = after.split_once("}}").ok_or_else(|| TranslateError::Template(text.to_owned()))?;
-        result.push_str(before);
-        result.push_str(&match name.trim() {
-            ".Node.ID" => node.id.clone(),
-            ".Node.Hostname" => node.hostname.clone(),
-            ".Service.ID" => assignment.service_id.to_string(),
-            ".Service.Name" => assignment.service_name.clone(),
-            ".Task.ID" => assignment.task_id.to_string(),
-            ".Task.Name" => task_full_name(&assignment.service_name, assignment.slot, &assignment.task_id),
-            ".Task.Slot" => assignment.slot.to_string(),
-            _ => return Err(TranslateError::Template(format!("{{{{{name}}}}}"))),
-        });
-        rest = after;
+/// Returns what a template stands for.
+fn value(field: Field, assignment: &Assignment, node: &NodeNames) -> String {
+    match field {
+        Field::NodeId => node.id.clone(),
+        Field::NodeHostname => node.hostname.clone(),
+        Field::ServiceId => assignment.service_id.to_string(),
+        Field::ServiceName => assignment.service_name.clone(),
+        Field::TaskId => assignment.task_id.to_string(),
+        Field::TaskName => task_full_name(&assignment.service_name, assignment.slot, &assignment.task_id),
+        Field::TaskSlot => assignment.slot.to_string(),
     }
-    result.push_str(rest);
-    Ok(result)
 }
 
 #[cfg(test)]
@@ -299,8 +286,10 @@ mod tests {
         let env = |text: &str| ServiceSpec { env: vec![text.into()], ..ServiceSpec::default() };
         let spec = translate(&env("A={{.Task.Name}} on {{ .Node.Hostname }}"), &ImageConfig::default());
         assert_eq!(spec.map(|it| it.env.last().cloned()), Ok(Some("A=web.2.id on w1".to_owned())));
-        assert!(translate(&env("A={{.Secret}}"), &ImageConfig::default()).is_err());
-        assert!(translate(&env("A={{.Task"), &ImageConfig::default()).is_err());
+        let spec = translate(&env(r#"A={{"{{"}}.Task.Name}}"#), &ImageConfig::default());
+        assert_eq!(spec.map(|it| it.env.last().cloned()), Ok(Some("A={{.Task.Name}}".to_owned())));
+        let unknown = translate(&env("A={{.Secret}}"), &ImageConfig::default());
+        assert!(matches!(unknown, Err(TranslateError::Template(_))));
     }
 
     #[test]
@@ -316,7 +305,7 @@ mod tests {
         ] {
             assert!(matches!(rights(&more), Err(TranslateError::Refused(_))));
         }
-        let runtime = ServiceSpec { runtime: "crun".into(), ..Default::default() };
+        let runtime = ServiceSpec { runtime: Some("crun".into()), ..Default::default() };
         assert_eq!(rights(&runtime), Err(TranslateError::Runtime("crun".into())));
     }
 
@@ -352,9 +341,10 @@ mod tests {
 
     #[test]
     fn stop_signals_are_read_in_all_spellings() {
-        let of = |text: &str| {
-            stop_signal(&ServiceSpec { stop_signal: text.into(), ..ServiceSpec::default() }, &ImageConfig::default())
+        let of = |text: Option<&str>| {
+            let spec = ServiceSpec { stop_signal: text.map(str::to_owned), ..ServiceSpec::default() };
+            stop_signal(&spec, &ImageConfig::default())
         };
-        assert_eq!([of(""), of("SIGQUIT"), of("INT"), of("9")], [15, 3, 2, 9]);
+        assert_eq!([of(None), of(Some("SIGQUIT")), of(Some("INT")), of(Some("9"))], [15, 3, 2, 9]);
     }
 }

@@ -123,7 +123,7 @@ impl Worker {
         self.agent.removed()
     }
 
-    /// Imports an archive as an image, under the given name or else the name in the archive.
+    /// Imports an archive as an image. Returns it with the given name, or else the name in the archive, made whole.
     ///
     /// # Errors
     /// The archive is not a valid image, has no name, or can't be stored.
@@ -141,7 +141,7 @@ impl Worker {
         let parsed = flota_api::image_ref::ImageRef::parse(&name);
         let reference =
             parsed.map_err(|error| ImageError::Archive(format!("its name: {error}; give one with --tag")))?.to_string();
-        self.images.named(&image, &reference);
+        self.images.added(&image);
         Ok((image, reference))
     }
 
@@ -149,12 +149,12 @@ impl Worker {
     ///
     /// # Errors
     /// The program is not static, or the image can't be stored.
-    pub async fn pack(&self, name: &str, program: Vec<u8>, reference: &str) -> Result<Image, ImageError> {
+    pub async fn pack(&self, name: &str, program: Vec<u8>) -> Result<Image, ImageError> {
         let _adds = self.images.changing.read().await;
         let (store, name) = (self.images.store.clone(), name.to_owned());
         let packed = tokio::task::spawn_blocking(move || flota_image::pack(&store, &name, &program));
         let image = packed.await.map_err(join)??;
-        self.images.named(&image, reference);
+        self.images.added(&image);
         Ok(image)
     }
 

@@ -315,7 +315,7 @@ fn description(hostname: String) -> NodeDescription {
         hostname,
         os: "linux".into(),
         architecture: "x86_64".into(),
-        resources: Resources { nano_cpus: 8_000_000_000, memory_bytes: 16 << 30, pids: 0 },
+        resources: Resources { nano_cpus: 8_000_000_000, memory_bytes: 16 << 30 },
         program_version: VERSION.into(),
         feature_level: FEATURE_LEVEL,
         ..NodeDescription::default()

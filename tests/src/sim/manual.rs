@@ -38,6 +38,7 @@ pub struct ManualNode {
     outbox: mpsc::UnboundedSender<WorkerMessage>,
     seen: Arc<Mutex<Seen>>,
     beats: Arc<AtomicBool>,
+    reads: Arc<AtomicBool>,
 }
 
 impl Script {
@@ -63,12 +64,14 @@ impl Script {
             ..register
         };
         let (outbox, messages) = mpsc::unbounded_channel();
-        let node = ManualNode { outbox, seen: Arc::default(), beats: Arc::new(AtomicBool::new(true)) };
+        let on = || Arc::new(AtomicBool::new(true));
+        let node = ManualNode { outbox, seen: Arc::default(), beats: on(), reads: on() };
         node.send(ToManager::Register(register));
-        let (seen, outbox, beats) = (Arc::clone(&node.seen), node.outbox.clone(), Arc::clone(&node.beats));
+        let (seen, outbox) = (Arc::clone(&node.seen), node.outbox.clone());
+        let (beats, reads) = (Arc::clone(&node.beats), Arc::clone(&node.reads));
         cluster.world.start(host, async move {
             let channel = Dialer::through(connector).manager(&address);
-            let ended = converse(channel, messages, outbox, (&seen, &beats), streams).await;
+            let ended = converse(channel, messages, outbox, (&seen, &beats, &reads), streams).await;
             seen.lock().expect("no holder panics").end = Some(ended);
         });
         node
@@ -80,7 +83,7 @@ async fn converse(
     channel: Channel,
     messages: mpsc::UnboundedReceiver<WorkerMessage>,
     outbox: mpsc::UnboundedSender<WorkerMessage>,
-    (seen, beats): (&Mutex<Seen>, &AtomicBool),
+    (seen, beats, reads): (&Mutex<Seen>, &AtomicBool, &AtomicBool),
     streams: Streams,
 ) -> Result<(), Status> {
     let mut client = DispatcherClient::new(channel.clone());
@@ -89,7 +92,7 @@ async fn converse(
     let mut sequence = 0;
     loop {
         let message = tokio::select! {
-            message = inbox.message() => match message? {
+            message = inbox.message(), if reads.load(Ordering::SeqCst) => match message? {
                 Some(message) => message.message,
                 None => return Ok(()),
             },
@@ -136,6 +139,11 @@ impl ManualNode {
     /// Stops sending heartbeats.
     pub fn stop_beats(&self) {
         self.beats.store(false, Ordering::SeqCst);
+    }
+
+    /// Stops reading the manager's messages.
+    pub fn stop_reading(&self) {
+        self.reads.store(false, Ordering::SeqCst);
     }
 
     /// Whether the manager has sent a message that `is` accepts.

@@ -36,6 +36,8 @@ struct HostState {
     is_silent: bool,
     /// Increased by each crash: connectors of earlier processes stop working.
     incarnation: u64,
+    /// Number of connections that its processes have begun.
+    connects: usize,
 }
 
 struct State {
@@ -139,6 +141,11 @@ impl Network {
         receiver
     }
 
+    /// Number of connections that processes on `host` have begun.
+    pub fn connects(&self, host: Host) -> usize {
+        self.with(|state| state.hosts.entry(host).or_default().connects)
+    }
+
     /// Returns a connector for the current process on `host`; the other end sees `peer`.
     pub fn connector(&self, host: Host, peer: Peer) -> Arc<dyn Connect> {
         let incarnation = self.with(|state| state.hosts.entry(host).or_default().incarnation);
@@ -213,7 +220,10 @@ struct Connector {
 impl Connect for Connector {
     fn connect(&self, address: &str) -> Connecting {
         match Host::at(address) {
-            Some(to) => Box::pin(self.network.clone().connect(self.host, self.incarnation, to, self.peer.clone())),
+            Some(to) => {
+                self.network.with(|state| state.hosts.entry(self.host).or_default().connects += 1);
+                Box::pin(self.network.clone().connect(self.host, self.incarnation, to, self.peer.clone()))
+            }
             None => Box::pin(std::future::ready(Err(io::ErrorKind::InvalidInput.into()))),
         }
     }

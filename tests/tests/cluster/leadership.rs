@@ -286,3 +286,17 @@ fn create_that_is_under_way_when_the_leader_dies_is_done_once() {
         assert_eq!(it.cluster().view().unwrap().services().count(), 6);
     });
 }
+
+#[test]
+fn follower_keeps_its_connection_to_the_leader() {
+    script(0, |it| {
+        let follower = (it.leader() + 1) % 3;
+        let host = it.cluster().managers[follower].host;
+        list(it, follower, false).unwrap();
+        let before = it.cluster().world.network.connects(host);
+        for _ in 0..5 {
+            list(it, follower, false).unwrap();
+        }
+        assert_eq!(it.cluster().world.network.connects(host), before);
+    });
+}

@@ -3,7 +3,7 @@
 use flota_api::model::Role;
 use flota_api::proto::control::RemoveRequest;
 use flota_tests::sim::cluster::SimCluster;
-use flota_tests::sim::script::{script, script_with, spec};
+use flota_tests::sim::script::{Script, script, script_with, spec};
 use tonic::Code;
 
 use super::{Seen, another_leads, containers, seen};
@@ -146,5 +146,73 @@ fn dead_manager_is_removed_by_force_and_its_vote_goes_with_it() {
         it.ask(it.leader(), |mut client| async move { client.remove_node(forced).await }).unwrap();
         let expected: &'static [u64] = [&[2, 3][..], &[1, 3], &[1, 2]][dead];
         it.wait("two vote", 5_000, voters(expected));
+    });
+}
+
+#[test]
+fn manager_whose_departure_would_leave_no_majority_stays_until_the_dead_one_is_gone() {
+    script(0, |it| {
+        let leader = it.leader();
+        let (dead, healthy) = ((leader + 1) % 3, (leader + 2) % 3);
+        it.cluster().crash_manager(dead, true);
+        let remove = |it: &mut Script, number: usize, id: &str| {
+            let name = format!("m{}", number + 1);
+            let request = RemoveRequest { request_id: id.into(), name, force: true };
+            it.ask(it.leader(), |mut client| async move { client.remove_node(request).await.map(drop) })
+        };
+        let before = it.cluster().view().unwrap().version;
+        for refused in [it.leave(healthy).unwrap_err(), remove(it, healthy, "too early").unwrap_err()] {
+            assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+            let names_it = format!("m{}", dead + 1);
+            assert!(
+                refused.message().contains(&names_it) && refused.message().contains("ctl node rm --force"),
+                "{refused}"
+            );
+        }
+        // A leader would leave the same two behind.
+        assert_eq!(it.leave(leader).unwrap_err().code(), Code::FailedPrecondition);
+        assert_eq!(it.leader(), leader, "it hands nothing over");
+        let view = it.cluster().view().unwrap();
+        assert_eq!(view.nodes().filter(|node| node.role == Role::Manager).count(), 3);
+        let changed = view.nodes().filter(|node| node.meta.version > before).map(|node| node.id.to_string());
+        assert_eq!(changed.collect::<Vec<_>>(), Vec::<String>::new(), "nothing was written");
+        remove(it, dead, "dead").unwrap();
+        it.leave(healthy).unwrap();
+        it.cluster().crash_manager(healthy, true);
+        it.create(it.leader(), spec("web", 0)).expect("one manager goes on alone");
+    });
+}
+
+#[test]
+fn manager_that_left_is_revoked() {
+    script(0, |it| {
+        let leaves = (it.leader() + 1) % 3;
+        it.leave(leaves).unwrap();
+        let node = it.cluster().managers[leaves].node_id.clone();
+        for number in (0..3).filter(|number| *number != leaves) {
+            let other = it.cluster().managers[number].manager().unwrap();
+            assert!(other.is_revoked(&node), "manager {number} still believes its certificate");
+        }
+        it.leave(leaves).expect("a node that missed the answer asks again");
+    });
+}
+
+#[test]
+fn leader_that_leaves_hands_over_to_one_that_answers() {
+    script_with(5, 0, |it| {
+        let leader = it.leader();
+        // The first others, one of which was chosen whatever its state.
+        let dead: Vec<usize> = (0..5).filter(|number| *number != leader).take(2).collect();
+        dead.iter().for_each(|number| it.cluster().crash_manager(*number, true));
+        let remove = |it: &mut Script, number: usize| {
+            let request =
+                RemoveRequest { request_id: format!("rm {number}"), name: format!("m{}", number + 1), force: true };
+            it.ask(it.leader(), |mut client| async move { client.remove_node(request).await.map(drop) })
+        };
+        remove(it, dead[0]).unwrap();
+        let asked_again = it.leave(leader).unwrap_err();
+        assert_eq!(asked_again.code(), Code::Unavailable, "{asked_again}");
+        let took = it.wait("another manager leads", 2_000, another_leads(leader));
+        assert!(took <= 500, "nobody waits for an election: it took {took} ms");
     });
 }

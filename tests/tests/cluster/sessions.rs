@@ -1,14 +1,20 @@
 //! Sessions between nodes and the leader: how they begin, how they are missed, and what the leader makes of their end.
 
+use std::time::Duration;
+
 use flota_api::model::{NodeState, NodeStateReason as Reason};
 use flota_api::proto::dispatcher::manager_message::Message as FromManager;
 use flota_api::proto::dispatcher::worker_message::Message as ToManager;
-use flota_api::proto::dispatcher::{Leaving, NotLeader, Register};
+use flota_api::proto::dispatcher::{Leaving, NotLeader, Register, StatusBatch, TaskReport};
+use flota_api::proto::specs::ServiceSpec;
+use flota_api::proto::types::{TaskState as WireState, TaskStatus};
+use flota_api::state::TaskState;
+use flota_raft_store::raft::DiskFaults;
 use flota_tests::sim::cluster::SimCluster;
 use flota_tests::sim::manual::no_streams;
 use flota_tests::sim::script::{script, spec};
 
-use super::{Seen, another_leads, containers, manual, node, node_is, seen};
+use super::{Seen, another_leads, containers, manual, node, node_is, seen, tasks_are, tasks_of};
 
 #[test]
 fn node_that_asks_a_follower_is_told_who_leads() {
@@ -129,5 +135,43 @@ fn killed_daemon_of_a_worker_finds_its_tasks_again() {
         it.pass(5_000);
         it.converge();
         assert_eq!(it.picture(), before);
+    });
+}
+
+#[test]
+fn node_that_does_not_read_its_messages_loses_its_session() {
+    script(1, |it| {
+        let session = manual(it, 0, no_streams);
+        session.stop_reading();
+        // More than its connection takes.
+        for number in 0..10 {
+            let env = vec![format!("TEXT={}", "x".repeat(200 << 10))];
+            it.create(it.leader(), ServiceSpec { env, ..spec(&format!("s{number}"), 1) }).unwrap();
+        }
+        it.wait("its session ends", 25_000, node_is_because(0, NodeState::Unknown, Reason::SessionBroke));
+    });
+}
+
+#[test]
+fn session_outlives_a_quorum_that_is_slow_to_write() {
+    script(2, |it| {
+        let session = manual(it, 0, no_streams);
+        it.create(it.leader(), spec("web", 2)).unwrap();
+        it.wait("its task runs", 5_000, tasks_are("web", 2, TaskState::Running));
+        let own = it.cluster().workers[0].node_id.clone();
+        let tasks = tasks_of(it.cluster(), "web").unwrap();
+        let task_id = tasks.iter().find(|task| task.is_on(&own)).unwrap().id.to_string();
+        let leader = it.leader();
+        for number in (0..3).filter(|number| *number != leader) {
+            let faults = DiskFaults { delay: Duration::from_secs(6), ..DiskFaults::default() };
+            it.cluster().managers[number].disk.set_faults(faults);
+        }
+        let status = TaskStatus { attempt: 1, state: WireState::Failed.into(), ..TaskStatus::default() };
+        let reports = vec![TaskReport { task_id, status: Some(status) }];
+        session.send(ToManager::Statuses(StatusBatch { sequence: 1_000, reports, ..StatusBatch::default() }));
+        it.wait("its reports are taken", 30_000, |_| {
+            session.was_sent(|message| matches!(message, FromManager::StatusAck(ack) if ack.sequence == 1_000))
+        });
+        assert!(session.end().is_err(), "the session goes on");
     });
 }

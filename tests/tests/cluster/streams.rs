@@ -1,18 +1,20 @@
 //! Streams between a user and a task's node, joined by the leader. The node's side is the test's, because nothing here
 //! runs a container.
 
+use flota_api::model::Role;
 use flota_api::proto::control::control_client::ControlClient;
 use flota_api::proto::dispatcher::OpenStream;
 use flota_api::proto::streams::frame::Frame as F;
 use flota_api::proto::streams::streams_client::StreamsClient;
 use flota_api::proto::streams::{ExecRequest, Frame, LogLine, LogsRequest};
 use flota_api::state::TaskState;
+use flota_identity::Peer;
 use flota_tests::sim::manual::no_streams;
 use flota_tests::sim::script::{Script, script, spec};
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use super::{containers, manual, tasks_are, tasks_of};
 
@@ -154,5 +156,18 @@ fn stream_breaks_with_a_reason_when_the_node_is_lost() {
         it.pass(1_000);
         let (_, end) = it.end(asked).expect("the stream has ended").unwrap();
         assert!(end.is_some_and(|end| end.message().contains("the node went away")));
+    });
+}
+
+#[test]
+fn data_stream_whose_first_frame_does_not_come_is_closed() {
+    script(1, |it| {
+        let worker = &it.cluster().workers[0];
+        let (id, address) = (worker.node_id.clone(), worker.host.address().parse().unwrap());
+        let peer = Peer::Node { id, role: Role::Worker, address };
+        let late = it.ask_as(peer, it.leader(), |channel| async move {
+            StreamsClient::new(channel).data(futures::stream::pending::<Frame>()).await.map(drop)
+        });
+        assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);
     });
 }

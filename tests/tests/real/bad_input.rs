@@ -12,6 +12,7 @@ fn wrong_input_is_refused_with_the_reason_and_the_exit_code() {
         ("service create --name web --limit-memory lots whoami", 2, "`lots` is not a size"),
         ("service create --name web --constraint a==b whoami", 1, "constraints[0]"),
         ("service create --name web --env =x whoami", 1, "env[0]"),
+        ("service create --name web --env A={{.Secret}} whoami", 1, "env[0]: `{{.Secret}}` is no template"),
         ("service inspect nothing", 3, "there is no service `nothing`"),
         ("service rm nothing", 3, "there is no service `nothing`"),
         ("node inspect nothing", 3, "there is no node `nothing`"),
@@ -37,10 +38,9 @@ fn wrong_input_is_refused_with_the_reason_and_the_exit_code() {
 #[test]
 fn what_can_not_start_is_rejected_and_says_why() {
     let cluster = Cluster::up(1, 0);
-    let cases: [(&str, &[&str], &str); 4] = [
+    let cases: [(&str, &[&str], &str); 3] = [
         ("command", &["--entrypoint", "/nope", "whoami"], "failed to run `/nope`: No such file or directory"),
         ("user", &["--user", "nobody", "whoami"], "failed to find the user `nobody`: the image's /etc/passwd has none"),
-        ("template", &["--env", "A={{.Secret}}", "whoami"], "the template `{{.Secret}}` is not known"),
         ("registry", &["127.0.0.1:9/none:1"], "failed to pull 127.0.0.1:9/none:1"),
     ];
     for (name, arguments, why) in cases {

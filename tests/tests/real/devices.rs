@@ -18,7 +18,7 @@ fn wait_running(cluster: &Cluster, service: &str, count: usize) {
 }
 
 #[test]
-fn lesson_08_devices_capabilities_and_privileges_go_where_a_node_allows_them() {
+fn devices_capabilities_and_privileges_go_where_a_node_allows_them() {
     let cluster = Cluster::bare(1, 1);
     cluster.pack_busybox();
     create(&cluster, "fuse", "--device /dev/fuse:/dev/file:r");
@@ -60,7 +60,7 @@ fn lesson_08_devices_capabilities_and_privileges_go_where_a_node_allows_them() {
 }
 
 #[test]
-fn lesson_31_devices_are_handed_out_by_id_each_to_one_task() {
+fn devices_are_handed_out_by_id_each_to_one_task() {
     let cluster = Cluster::bare(1, 1);
     cluster.pack_busybox();
     let settings = "[[devices]]\nkind = \"card\"\nid = \"a\"\npaths = [\"/dev/fuse\"]\n\

@@ -47,7 +47,7 @@ fn killed_leader_is_replaced_nothing_acknowledged_is_lost_and_tasks_stay() {
 }
 
 #[test]
-fn lesson_38_a_daemon_that_is_killed_or_stopped_leaves_its_containers_running() {
+fn a_daemon_that_is_killed_or_stopped_leaves_its_containers_running() {
     let cluster = Cluster::up(1, 1);
     cluster.ok("service create --name web --constraint node.hostname==w1 whoami");
     let task = cluster.running("web")[0].clone();

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::archives::{archive, docker_archive, tar};
 
 #[test]
-fn lesson_29_an_image_lies_on_two_nodes_and_reaches_the_others_without_a_registry() {
+fn an_image_lies_on_two_nodes_and_reaches_the_others_without_a_registry() {
     let cluster = Cluster::up(3, 2);
     let image = &cluster.rows("image ls")[0];
     assert_eq!(image["holders"].as_array().map(Vec::len), Some(2));
@@ -100,8 +100,8 @@ fn digest(bytes: &[u8]) -> String {
     sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Puts an image of `whoami` into a registry's folder, as `docker push` would leave it there.
-fn push(registry: &Path, name: &str, tag: &str) {
+/// Puts an image of `whoami` into a registry's folder, as `docker push` would leave it there. Returns its digest.
+fn push(registry: &Path, name: &str, tag: &str) -> String {
     let root = registry.join("docker/registry/v2");
     let write = |path: &str, bytes: &[u8]| {
         let path = root.join(path);
@@ -131,6 +131,7 @@ fn push(registry: &Path, name: &str, tag: &str) {
     write(&format!("{manifests}/revisions/{}/link", link.replace(':', "/")), link.as_bytes());
     write(&format!("{manifests}/tags/{tag}/current/link"), link.as_bytes());
     write(&format!("{manifests}/tags/{tag}/index/{}/link", link.replace(':', "/")), link.as_bytes());
+    link
 }
 
 /// Debian's docker-registry on a node's loopback, for the user `builder` with the password `letmein`.
@@ -164,17 +165,18 @@ fn holds(dir: &Path, text: &[u8]) -> bool {
 }
 
 #[test]
-fn lesson_28_an_image_of_a_private_registry_outlives_registry_and_credentials() {
+fn an_image_of_a_private_registry_outlives_registry_and_credentials() {
     let cluster = Cluster::bare(1, 2);
     let dir = tempfile::tempdir().unwrap();
-    push(&dir.path().join("data"), "team/app", "1");
+    let digest = push(&dir.path().join("data"), "team/app", "1");
     let registry = registry(&cluster, "w1", dir.path());
     let app = "service create --detach --name app --replicas 2 --restart-delay 50ms";
-    cluster.ok(&format!("{app} --constraint node.hostname==w1 localhost:5000/team/app:1"));
+    // A tag means what the registry says when a node asks; a digest is the same image on every node.
+    cluster.ok(&format!("{app} --constraint node.hostname==w1 localhost:5000/team/app:1@{digest}"));
     cluster.wait("it is said that the registry wants to know who asks", |it| {
         it.rows("service ps app").iter().any(|task| {
             let error = task["error"].as_str().unwrap_or_default().to_lowercase();
-            task["state"] == "rejected" && error.contains("localhost:5000/team/app:1") && error.contains("auth")
+            task["state"] == "rejected" && error.contains("localhost:5000/team/app@sha256:") && error.contains("auth")
         })
     });
     let login = "registry login --username builder --password-stdin localhost:5000";

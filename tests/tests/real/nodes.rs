@@ -82,7 +82,7 @@ fn managers_leave_and_workers_follow_whoever_leads() {
 }
 
 #[test]
-fn lesson_13_a_node_that_comes_back_is_the_same_node() {
+fn a_node_that_comes_back_is_the_same_node() {
     let cluster = Cluster::bare(3, 1);
     let id = |name: &str| cluster.rows(&format!("node ls --filter name={name}"))[0]["id"].clone();
     let before = [id("w1"), id("m2")];

@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn what_a_spec_and_a_node_say_of_devices_survives_the_wire() {
         let spec = ServiceSpec {
-            runtime: "runsc".into(),
+            runtime: Some("runsc".into()),
             init: true,
             privileged: true,
             no_new_privileges: Some(false),

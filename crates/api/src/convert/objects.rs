@@ -206,7 +206,7 @@ impl From<&Image> for po::Image {
         Self {
             id: it.id.clone().into(),
             meta: Some((&it.meta).into()),
-            reference: it.reference.clone(),
+            references: it.references.iter().cloned().collect(),
             digest: it.digest.clone(),
             size: it.size,
             holders: it.holders.iter().map(holder).collect(),
@@ -220,7 +220,7 @@ impl From<po::Image> for Image {
         Self {
             id: it.id.into(),
             meta: it.meta.into(),
-            reference: it.reference,
+            references: it.references.into_iter().collect(),
             digest: it.digest,
             size: it.size,
             holders: it.holders.into_iter().map(holder).collect(),

@@ -1,15 +1,16 @@
 //! Conversion of specs, policies, resources, descriptions and statuses.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
-use super::{FromNumber, Malformed, millis, on_partition, require};
+use super::{FromNumber, Malformed, filled, millis, on_partition, require};
 use crate::capability::normalise;
 use crate::constraint::Constraint;
 use crate::model::{
     NodeDescription, NodeSpec, OnPartition, RestartPolicy, ServiceMode, ServiceSpec, StackSpec, TaskStatus,
 };
 use crate::proto::{specs as ps, types as pt};
-use crate::resources::Resources;
+use crate::resources::{Limits, Resources};
 use crate::version::{Meta, Timestamp};
 
 impl From<&Meta> for pt::Meta {
@@ -37,14 +38,32 @@ impl From<Option<pt::Meta>> for Meta {
 
 impl From<Resources> for pt::Resources {
     fn from(it: Resources) -> Self {
-        Self { nano_cpus: it.nano_cpus, memory_bytes: it.memory_bytes, pids: it.pids }
+        Self { nano_cpus: it.nano_cpus, memory_bytes: it.memory_bytes, pids: 0 }
     }
 }
 
 impl From<Option<pt::Resources>> for Resources {
     fn from(it: Option<pt::Resources>) -> Self {
         let it = it.unwrap_or_default();
-        Self { nano_cpus: it.nano_cpus, memory_bytes: it.memory_bytes, pids: it.pids }
+        Self { nano_cpus: it.nano_cpus, memory_bytes: it.memory_bytes }
+    }
+}
+
+impl From<Limits> for pt::Resources {
+    fn from(it: Limits) -> Self {
+        let number = |limit: Option<NonZeroU64>| limit.map_or(0, NonZeroU64::get);
+        Self { nano_cpus: number(it.nano_cpus), memory_bytes: number(it.memory_bytes), pids: number(it.pids) }
+    }
+}
+
+impl From<Option<pt::Resources>> for Limits {
+    fn from(it: Option<pt::Resources>) -> Self {
+        let it = it.unwrap_or_default();
+        Self {
+            nano_cpus: NonZeroU64::new(it.nano_cpus),
+            memory_bytes: NonZeroU64::new(it.memory_bytes),
+            pids: NonZeroU64::new(it.pids),
+        }
     }
 }
 
@@ -112,9 +131,9 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             entrypoint: spec.entrypoint.clone(),
             command: spec.command.clone(),
             env: spec.env.clone(),
-            working_dir: spec.working_dir.clone(),
-            user: spec.user.clone(),
-            hostname: spec.hostname.clone(),
+            working_dir: spec.working_dir.clone().unwrap_or_default(),
+            user: spec.user.clone().unwrap_or_default(),
+            hostname: spec.hostname.clone().unwrap_or_default(),
             replicas: match spec.mode {
                 ServiceMode::Replicated { replicas } => replicas,
             },
@@ -123,17 +142,17 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             restart: Some(pt::RestartPolicy {
                 condition: spec.restart.condition.number(),
                 delay_ms: millis(spec.restart.delay),
-                max_attempts: spec.restart.max_attempts,
-                window_ms: millis(spec.restart.window),
+                max_attempts: spec.restart.max_attempts.map_or(0, NonZeroU64::get),
+                window_ms: spec.restart.window.map_or(0, millis),
             }),
             stop_grace_ms: millis(spec.stop_grace),
-            stop_signal: spec.stop_signal.clone(),
+            stop_signal: spec.stop_signal.clone().unwrap_or_default(),
             constraints: spec.constraints.iter().map(ToString::to_string).collect(),
             on_partition: kind.into(),
             on_partition_after_ms: after,
             keep_on_node_loss: spec.keep_on_node_loss,
             force: spec.force,
-            runtime: spec.runtime.clone(),
+            runtime: spec.runtime.clone().unwrap_or_default(),
             init: spec.init,
             privileged: spec.privileged,
             no_new_privileges: spec.no_new_privileges,
@@ -156,25 +175,25 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             entrypoint: spec.entrypoint,
             command: spec.command,
             env: spec.env,
-            working_dir: spec.working_dir,
-            user: spec.user,
-            hostname: spec.hostname,
+            working_dir: filled(spec.working_dir),
+            user: filled(spec.user),
+            hostname: filled(spec.hostname),
             mode: ServiceMode::Replicated { replicas: spec.replicas },
             limits: spec.limits.into(),
             reservations: spec.reservations.into(),
             restart: RestartPolicy {
                 condition: FromNumber::from_number(restart.condition)?,
                 delay: Duration::from_millis(restart.delay_ms),
-                max_attempts: restart.max_attempts,
-                window: Duration::from_millis(restart.window_ms),
+                max_attempts: NonZeroU64::new(restart.max_attempts),
+                window: (restart.window_ms > 0).then(|| Duration::from_millis(restart.window_ms)),
             },
             stop_grace: Duration::from_millis(spec.stop_grace_ms),
-            stop_signal: spec.stop_signal,
+            stop_signal: filled(spec.stop_signal),
             constraints: constraints(&spec.constraints)?,
             on_partition: on_partition(spec.on_partition, spec.on_partition_after_ms)?,
             keep_on_node_loss: spec.keep_on_node_loss,
             force: spec.force,
-            runtime: spec.runtime,
+            runtime: filled(spec.runtime),
             init: spec.init,
             privileged: spec.privileged,
             no_new_privileges: spec.no_new_privileges,

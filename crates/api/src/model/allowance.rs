@@ -74,14 +74,14 @@ impl Allowance {
             let beginning = path.strip_suffix('*').unwrap_or(path);
             let whole = if beginning.ends_with('/') { format!("{beginning}x") } else { beginning.to_owned() };
             if naming::check_path(&whole).is_err() || beginning.contains('*') {
-                let shown = path.escape_default();
+                let shown = path.escape_debug();
                 return Err(format!(
                     "devices: `{shown}` is neither an absolute path nor the beginning of one and a `*`"
                 ));
             }
         }
         let unknown = self.capabilities.iter().find(|name| !capability::is_known(name));
-        unknown.map_or(Ok(()), |name| Err(format!("capabilities: `{}` is no capability", name.escape_default())))
+        unknown.map_or(Ok(()), |name| Err(format!("capabilities: `{}` is no capability", name.escape_debug())))
     }
 }
 

@@ -57,7 +57,7 @@ impl DeviceMapping {
         naming::check_path(&self.source)?;
         naming::check_path(&self.target)?;
         if !are_permissions(&self.permissions) {
-            return Err(DeviceError::Permissions(self.permissions.escape_default().to_string()));
+            return Err(DeviceError::Permissions(self.permissions.escape_debug().to_string()));
         }
         Ok(())
     }
@@ -74,10 +74,10 @@ impl FromStr for DeviceMapping {
             [source, permissions] if are_permissions(permissions) => (*source, "", *permissions),
             [source, target] => (*source, *target, ""),
             [source, target, permissions] if !permissions.is_empty() => (*source, *target, *permissions),
-            _ => return Err(DeviceError::Form(text.escape_default().to_string())),
+            _ => return Err(DeviceError::Form(text.escape_debug().to_string())),
         };
         if parts.len() > 1 && parts[1].is_empty() {
-            return Err(DeviceError::Form(text.escape_default().to_string()));
+            return Err(DeviceError::Form(text.escape_debug().to_string()));
         }
         let mapping =
             Self { source: source.to_owned(), target: target.to_owned(), permissions: permissions.to_owned() }
@@ -132,7 +132,7 @@ impl FromStr for GenericResource {
     /// Parses `KIND=COUNT`, such as `gpu=2`. Docker also accepts a name in place of the count, but refuses it for
     /// services.
     fn from_str(text: &str) -> Result<Self, GenericResourceError> {
-        let form = || GenericResourceError::Form(text.escape_default().to_string());
+        let form = || GenericResourceError::Form(text.escape_debug().to_string());
         let (kind, count) = text.split_once('=').ok_or_else(form)?;
         let resource = Self { kind: kind.to_owned(), count: count.parse().map_err(|_| form())? };
         resource.check().map(|()| resource)

@@ -1,8 +1,9 @@
 //! Images that the cluster keeps on its own nodes.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
-use super::text_or_empty;
 use crate::id::{ImageId, NodeId};
 use crate::version::Meta;
 
@@ -16,7 +17,7 @@ pub struct ImageHolder {
     pub confirmed: bool,
 }
 
-/// An image by digest, and the name that it was given.
+/// An image by digest, and the names that users gave to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Image {
@@ -24,9 +25,8 @@ pub struct Image {
     pub id: ImageId,
     /// Times and version.
     pub meta: Meta,
-    /// The whole reference; `None` once a newer image has taken the name.
-    #[serde(serialize_with = "text_or_empty")]
-    pub reference: Option<String>,
+    /// Whole references. Each refers to one image: naming another image takes it away from this one.
+    pub references: BTreeSet<String>,
     /// Digest of the manifest.
     pub digest: String,
     /// Size of all blobs in bytes.

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::allowance::Allowance;
 use super::device::NodeDevice;
-use super::text_or_empty;
+use super::{number_or_zero, text_or_empty};
 use crate::constraint::{Constraint, Key};
 use crate::defaults::EMBEDDED_RUNTIME;
 use crate::id::NodeId;
@@ -72,10 +72,6 @@ states! {
     }
 }
 
-fn number_or_zero<S: Serializer>(value: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u64(value.unwrap_or_default())
-}
-
 /// What a user decides about a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -121,7 +117,7 @@ pub struct NodeDescription {
 impl NodeDescription {
     /// Returns whether tasks of this runtime class can run on the node.
     pub fn has_runtime(&self, name: &str) -> bool {
-        name.is_empty() || name == EMBEDDED_RUNTIME || self.runtimes.iter().any(|it| it == name)
+        name == EMBEDDED_RUNTIME || self.runtimes.iter().any(|it| it == name)
     }
 
     /// Checks what the node offers to tasks.
@@ -178,7 +174,7 @@ pub struct Node {
     pub state_reason: Option<NodeStateReason>,
     /// When it entered this state, by the clock of the leader.
     pub state_since: Timestamp,
-    /// The Raft id of a manager; `None` until it has asked for one. In JSON, 0 stands for none.
+    /// The Raft id of a manager, also after it has left; `None` until it has asked for one. In JSON, 0 stands for none.
     #[serde(serialize_with = "number_or_zero")]
     pub raft_id: Option<u64>,
 }
@@ -251,7 +247,7 @@ mod tests {
         assert!(error(&[device("a b", &["/x"])]).starts_with("devices: id: `a b`"));
         let runtimes = NodeDescription { runtimes: vec!["flota".into(), "runsc".into()], ..NodeDescription::default() };
         assert_eq!(runtimes.check_offers(), Ok(()));
-        assert!(runtimes.has_runtime("") && runtimes.has_runtime("runsc") && !runtimes.has_runtime("kata"));
+        assert!(runtimes.has_runtime("runsc") && !runtimes.has_runtime("kata"));
         assert!(NodeDescription::default().has_runtime("flota"), "every node has the embedded one");
     }
     #[test]

@@ -1,17 +1,18 @@
 //! Services: what users want to run.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
 use super::device::{DeviceMapping, GenericResource};
-use super::text_or_empty;
+use super::{number_or_zero, text_or_empty};
 use crate::constraint::Constraint;
 use crate::defaults;
 use crate::id::{ServiceId, StackId};
-use crate::resources::Resources;
+use crate::resources::{Limits, Resources};
 use crate::state::states;
 use crate::version::Meta;
 
@@ -31,6 +32,10 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
     serializer.serialize_str(&format!("{}s", duration.as_secs_f64()))
 }
 
+fn seconds_or_zero<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    seconds(&duration.unwrap_or_default(), serializer)
+}
+
 /// How an ended task is started again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -40,21 +45,17 @@ pub struct RestartPolicy {
     /// Delay before the second restart in a row; each further restart doubles it.
     #[serde(serialize_with = "seconds")]
     pub delay: Duration,
-    /// Largest number of restarts of one slot; 0 for no limit.
-    pub max_attempts: u64,
-    /// Restarts longer ago than this do not count; zero if all count.
-    #[serde(serialize_with = "seconds")]
-    pub window: Duration,
+    /// Largest number of restarts of one slot; `None` for no limit.
+    #[serde(serialize_with = "number_or_zero")]
+    pub max_attempts: Option<NonZeroU64>,
+    /// Restarts longer ago than this do not count; `None` if all count.
+    #[serde(serialize_with = "seconds_or_zero")]
+    pub window: Option<Duration>,
 }
 
 impl Default for RestartPolicy {
     fn default() -> Self {
-        Self {
-            condition: RestartCondition::Any,
-            delay: defaults::RESTART_DELAY,
-            max_attempts: 0,
-            window: Duration::ZERO,
-        }
+        Self { condition: RestartCondition::Any, delay: defaults::RESTART_DELAY, max_attempts: None, window: None }
     }
 }
 
@@ -118,17 +119,20 @@ pub struct ServiceSpec {
     pub command: Vec<String>,
     /// Variables as `NAME=value`, added to the image's own; values may hold templates.
     pub env: Vec<String>,
-    /// Replaces the image's working directory unless it is empty.
-    pub working_dir: String,
-    /// Replaces the image's `user[:group]` unless it is empty.
-    pub user: String,
-    /// Replaces the task's name as its hostname unless it is empty.
-    pub hostname: String,
+    /// Replaces the image's working directory.
+    #[serde(serialize_with = "text_or_empty")]
+    pub working_dir: Option<String>,
+    /// Replaces the image's `user[:group]`.
+    #[serde(serialize_with = "text_or_empty")]
+    pub user: Option<String>,
+    /// Replaces the task's name as its hostname.
+    #[serde(serialize_with = "text_or_empty")]
+    pub hostname: Option<String>,
     /// Number and placement of its tasks.
     #[serde(flatten)]
     pub mode: ServiceMode,
     /// Resources that a task can't exceed.
-    pub limits: Resources,
+    pub limits: Limits,
     /// Resources that the scheduler reserves for each task on its node.
     pub reservations: Resources,
     /// How an ended task is started again.
@@ -136,8 +140,9 @@ pub struct ServiceSpec {
     /// Time between the stop signal and SIGKILL.
     #[serde(serialize_with = "seconds")]
     pub stop_grace: Duration,
-    /// Signal that asks the program to stop; if empty, that of the image, else SIGTERM.
-    pub stop_signal: String,
+    /// Signal that asks the program to stop; if `None`, that of the image, else SIGTERM.
+    #[serde(serialize_with = "text_or_empty")]
+    pub stop_signal: Option<String>,
     /// Conditions on the nodes that may run a task.
     pub constraints: Vec<Constraint>,
     /// What a worker does with a task while it is connected to no manager.
@@ -146,8 +151,9 @@ pub struct ServiceSpec {
     pub keep_on_node_loss: bool,
     /// A counter that a user raises to replace all tasks without any other change.
     pub force: u64,
-    /// Runtime class; the embedded one if empty.
-    pub runtime: String,
+    /// Runtime class; `None` for the embedded one.
+    #[serde(serialize_with = "text_or_empty")]
+    pub runtime: Option<String>,
     /// Whether PID 1 is an init that reaps zombies.
     pub init: bool,
     /// Gives all capabilities and all devices of the node, whatever the other fields say.
@@ -173,20 +179,20 @@ impl Default for ServiceSpec {
             entrypoint: Vec::new(),
             command: Vec::new(),
             env: Vec::new(),
-            working_dir: String::new(),
-            user: String::new(),
-            hostname: String::new(),
+            working_dir: None,
+            user: None,
+            hostname: None,
             mode: ServiceMode::default(),
-            limits: Resources::default(),
+            limits: Limits::default(),
             reservations: Resources::default(),
             restart: RestartPolicy::default(),
             stop_grace: defaults::STOP_GRACE,
-            stop_signal: String::new(),
+            stop_signal: None,
             constraints: Vec::new(),
             on_partition: OnPartition::Run,
             keep_on_node_loss: false,
             force: 0,
-            runtime: String::new(),
+            runtime: None,
             init: false,
             privileged: false,
             no_new_privileges: None,

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio_stream::wrappers::ReceiverStream;
 
 use flota_api::model;
-use flota_api::proto::control::RemoveRequest;
+use flota_api::proto::control::{NameImageRequest, RemoveRequest};
 use flota_api::proto::node::{ImageResult, ImageUpload, PullImageRequest};
 
 use crate::client::{Client, failure, request_id};
@@ -137,7 +137,16 @@ fn upload(mut source: Box<dyn Read + Send>, reference: String, program: String) 
     ReceiverStream::new(receiver)
 }
 
+/// Names an image that a node now holds, and waits until enough nodes hold it.
 async fn held(client: &Client, image: ImageResult) -> anyhow::Result<()> {
+    let request = NameImageRequest {
+        request_id: request_id(),
+        reference: image.reference.clone(),
+        digest: image.digest.clone(),
+        size: image.size,
+        node: image.node_id,
+    };
+    client.change(request, |mut control, request| async move { control.name_image(request).await }).await?;
     progress::image(client, &image.reference, &image.digest, HOLD_WAIT).await?;
     printer::line(&format!("{} {}", image.reference, image.digest));
     Ok(())
@@ -153,16 +162,15 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
         .await?;
     options.say_age(images.header);
     let mut rows = Vec::new();
-    for image in images.images {
-        let image = model::Image::from(image);
+    for row in images.images {
+        let (reference, image) = (row.reference, model::Image::from(row.image.unwrap_or_default()));
         let value = json!({
-            "id": image.id, "reference": image.reference.as_deref().unwrap_or_default(), "digest": image.digest,
+            "id": image.id, "reference": reference, "digest": image.digest,
             "size": image.size, "holders": image.confirmed().collect::<Vec<_>>(), "createdAt": image.meta.created_at,
         });
         let size = format!("{:.1}MB", f64::from(u32::try_from(image.size / 1000).unwrap_or(u32::MAX)) / 1000.0);
         let digest: String =
             if options.rows.no_trunc { image.digest.clone() } else { image.digest.chars().take(19).collect() };
-        let reference = image.reference.clone().unwrap_or_default();
         rows.push((value, vec![reference, digest, size, image.confirmed().count().to_string()]));
     }
     rows.sort_by(|left, right| left.1[0].cmp(&right.1[0]));

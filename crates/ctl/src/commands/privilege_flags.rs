@@ -59,7 +59,7 @@ impl PrivilegeFlags {
     /// Sets the given flags in the spec and leaves the rest as it is.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) {
         if let Some(runtime) = &self.runtime {
-            spec.runtime.clone_from(runtime);
+            spec.runtime = Some(runtime.clone()).filter(|it| !it.is_empty());
         }
         spec.init = self.init.unwrap_or(spec.init);
         spec.privileged = self.privileged.unwrap_or(spec.privileged);
@@ -130,7 +130,7 @@ mod tests {
         let resources: Vec<String> =
             spec.generic_resources.iter().map(|it| format!("{}={}", it.kind, it.count)).collect();
         let lists = [&spec.cap_add, &spec.cap_drop, &devices, &resources].map(|it| it.join(" "));
-        format!("{}|{}|{}|{}", spec.runtime, spec.init, spec.privileged, lists.join("|"))
+        format!("{}|{}|{}|{}", spec.runtime.as_deref().unwrap_or_default(), spec.init, spec.privileged, lists.join("|"))
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The flags of `ctl service create` and `update`, and how they change a spec.
 
+use std::num::NonZeroU64;
+
 use anyhow::Context;
 use clap::Args;
 
@@ -100,19 +102,26 @@ impl SpecFlags {
         if let Some(replicas) = self.replicas {
             spec.mode = ServiceMode::Replicated { replicas };
         }
-        set(&mut spec.working_dir, &self.workdir);
-        set(&mut spec.user, &self.user);
-        set(&mut spec.hostname, &self.hostname);
-        set(&mut spec.limits.memory_bytes, &self.limit_memory);
-        set(&mut spec.limits.nano_cpus, &self.limit_cpu);
-        set(&mut spec.limits.pids, &self.limit_pids);
+        // An empty text or a zero removes what the spec has.
+        fn replace<T: Clone, U>(target: &mut Option<U>, given: &Option<T>, read: impl FnOnce(T) -> Option<U>) {
+            if let Some(value) = given {
+                *target = read(value.clone());
+            }
+        }
+        let filled = |text: String| Some(text).filter(|it| !it.is_empty());
+        replace(&mut spec.working_dir, &self.workdir, filled);
+        replace(&mut spec.user, &self.user, filled);
+        replace(&mut spec.hostname, &self.hostname, filled);
+        replace(&mut spec.stop_signal, &self.stop_signal, filled);
+        replace(&mut spec.limits.memory_bytes, &self.limit_memory, NonZeroU64::new);
+        replace(&mut spec.limits.nano_cpus, &self.limit_cpu, NonZeroU64::new);
+        replace(&mut spec.limits.pids, &self.limit_pids, NonZeroU64::new);
+        replace(&mut spec.restart.max_attempts, &self.restart_max_attempts, NonZeroU64::new);
+        replace(&mut spec.restart.window, &self.restart_window, |it| Some(it).filter(|it| !it.is_zero()));
         set(&mut spec.reservations.memory_bytes, &self.reserve_memory);
         set(&mut spec.reservations.nano_cpus, &self.reserve_cpu);
         set(&mut spec.restart.delay, &self.restart_delay);
-        set(&mut spec.restart.max_attempts, &self.restart_max_attempts);
-        set(&mut spec.restart.window, &self.restart_window);
         set(&mut spec.stop_grace, &self.stop_grace_period);
-        set(&mut spec.stop_signal, &self.stop_signal);
         if let Some(entrypoint) = &self.entrypoint {
             spec.entrypoint = entrypoint.split_whitespace().map(str::to_owned).collect();
         }

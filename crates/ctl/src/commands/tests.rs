@@ -112,6 +112,29 @@ async fn a_refusal_ends_the_command_with_the_code_of_its_reason() {
 }
 
 #[tokio::test]
+async fn an_ambiguous_name_ends_every_verb_with_the_same_code() {
+    let ambiguous = || Act::Refuse(Reason::Ambiguous.attach(Status::invalid_argument("it may be any of two")));
+    for words in [
+        "service inspect x",
+        "service ps x",
+        "service scale x=1",
+        "service update x",
+        "service logs x",
+        "service rm x",
+        "task inspect x",
+        "task logs x",
+        "task rm x",
+        "exec x -- true",
+        "node inspect x",
+        "node drain x",
+        "node rm x",
+        "stack rm x",
+    ] {
+        assert_eq!(run(words, [ambiguous()]).await.0, 2, "{words}");
+    }
+}
+
+#[tokio::test]
 async fn exec_ends_as_the_command_does_or_as_a_shell_that_can_not_run_it() {
     let frame = |frame| Frame { frame: Some(frame) };
     let error = || frame(F::Error("No such file or directory".into()));

@@ -1,10 +1,12 @@
 //! The commands on a whole sandbox or on its nodes: start, stop, kill, pause, partition, remove.
 
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -121,8 +123,9 @@ pub(crate) fn down(name: &str) -> anyhow::Result<()> {
         }
     }
     for path in [dir(name), run_dir(name)] {
-        if path.exists() {
-            fs_err::remove_dir_all(&path)?;
+        match fs_err::remove_dir_all(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
         }
         if let Some(parent) = path.parent() {
             let _ = std::fs::remove_dir(parent);
@@ -257,7 +260,11 @@ impl Running {
         if !node.daemon_runs() {
             return Ok(());
         }
-        kill(Pid::from_raw(node.daemon), signal)?;
+        match kill(Pid::from_raw(node.daemon), signal) {
+            // It has ended by itself.
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => bail!("failed to end flotad on {}: {}", node.name, error.desc()),
+        }
         let until = Instant::now() + START_WAIT;
         while node.daemon_runs() {
             if Instant::now() > until {

@@ -7,6 +7,7 @@ use flota_api::object::Kind;
 use flota_api::reason::Candidate;
 use flota_raft_store::ProposeError;
 
+use crate::departure::DepartureError;
 use crate::streams::OpenError;
 
 /// A value that breaks a rule: `field: why`.
@@ -56,7 +57,7 @@ pub(crate) enum ControlError {
         service: String,
     },
     /// Several objects match the reference.
-    #[error("`{reference}` is ambiguous: it may be {}", list(candidates))]
+    #[error("`{reference}` is ambiguous: it may be any of {}", list(candidates))]
     Ambiguous {
         /// The reference.
         reference: String,
@@ -119,6 +120,14 @@ pub(crate) enum ControlError {
         node: String,
         /// The reason.
         hold: NodeHold,
+    },
+    /// The manager can't leave the others.
+    #[error("manager `{node}` can't leave: {error}")]
+    Departure {
+        /// Its name.
+        node: String,
+        /// The reason.
+        error: DepartureError,
     },
     /// The task's container can't be reached.
     #[error(transparent)]

@@ -21,6 +21,7 @@ use flota_raft_store::raft::RaftNode;
 
 use super::Control;
 use super::error::ControlError;
+use super::images::Naming;
 use super::progress::Watch;
 use super::registries::RegistrySummary;
 use super::tasks::TaskScope;
@@ -182,7 +183,14 @@ impl Api for ControlService {
     async fn list_images(&self, request: Request<pc::ListRequest>) -> Reply<Self::ListImagesStream> {
         let pc::ListRequest { stale, filters: wanted } = request.into_inner();
         let images = self.control.list_images(freshness(stale), &filters(wanted)).await?;
-        Ok(pages(images, |image| image.as_ref().into(), |header, images| pc::Images { header, images }))
+        Ok(pages(images, pc::ImageRow::from, |header, images| pc::Images { header, images }))
+    }
+
+    async fn name_image(&self, request: Request<pc::NameImageRequest>) -> Reply<po::Image> {
+        let pc::NameImageRequest { request_id, reference, digest, size, node } = request.into_inner();
+        let naming = Naming { reference, digest, size, node: node.into() };
+        let image = self.control.name_image(&request_id, &naming).await?;
+        Ok(Response::new(image.as_ref().into()))
     }
 
     async fn remove_image(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {

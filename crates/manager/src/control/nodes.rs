@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use flota_api::defaults::CERTIFICATE_LIFE;
-use flota_api::model::{Node, NodeSpec, NodeState, Revoked, Role};
+use flota_api::id::NodeId;
+use flota_api::model::{Node, NodeSpec, NodeState, Role};
 use flota_api::object::Kind;
 use flota_api::version::Version;
 use flota_raft_store::WriteTx;
@@ -12,6 +12,7 @@ use super::error::{ControlError, NodeHold};
 use super::filter::{self, Field, Filter};
 use super::reference::resolve;
 use super::{Control, Freshness, Listing, Member};
+use crate::{departure, write};
 
 /// A node, and whether it leads.
 #[derive(Clone, Debug)]
@@ -83,24 +84,54 @@ impl<M: Member> Control<M> {
 
     /// Removes the node. With `force`, it may be a node that is not down, or a manager that does not lead.
     pub(crate) async fn remove_node(&self, request_id: &str, reference: &str, force: bool) -> Result<(), ControlError> {
+        let view = self.proven_view().await?;
+        if let Ok(node) = resolve::<Node>(&view, reference) {
+            if node.role == Role::Manager {
+                self.take_out_manager(&node.id, force).await?;
+            }
+            if let Some(raft_id) = node.raft_id {
+                self.member.gone(raft_id).await?;
+            }
+        }
         let removed = self.write_once(request_id, |view| {
-            let node: Arc<Node> = resolve::<Node>(&view, reference)?.clone();
-            if let Some(hold) = hold(&node, self.member.id(), force) {
-                return Err(ControlError::NodeHeld { node: node.description.hostname.clone(), hold });
+            let node: &Arc<Node> = resolve(&view, reference)?;
+            check_hold(node, self.member.id(), force)?;
+            if node.role == Role::Manager {
+                return Err(ControlError::ChangedMeanwhile {
+                    kind: Kind::Node,
+                    name: node.description.hostname.clone(),
+                });
             }
             let mut tx = WriteTx::new(view.clone(), request_id);
             tx.remove(Kind::Node, node.id.as_str());
-            // The node's certificate stays valid until it expires, so the id is revoked.
-            if let Some(cluster) = view.cluster() {
-                let mut cluster = cluster.as_ref().clone();
-                let now = self.clock.wall().now();
-                cluster.revoked.retain(|it| it.until > now);
-                cluster.revoked.push(Revoked { node_id: node.id.clone(), until: now + CERTIFICATE_LIFE });
-                tx.update(cluster);
-            }
+            departure::revoke(&mut tx, &view, &node.id, self.clock.wall().now());
             Ok((tx.finish(), ()))
         });
         removed.await.map(drop)
+    }
+
+    /// Makes a manager a node that has left.
+    async fn take_out_manager(&self, id: &NodeId, force: bool) -> Result<(), ControlError> {
+        let quorum = self.member.quorum().await;
+        let departed = write::write(&self.store, &self.member, |view| {
+            let missing = || ControlError::NotFound { kind: Kind::Node, reference: id.to_string() };
+            let node = view.node(id.as_str()).ok_or_else(missing)?;
+            check_hold(node, self.member.id(), force)?;
+            let refused = |error| ControlError::Departure { node: node.description.hostname.clone(), error };
+            departure::check(&view, &quorum, node).map_err(refused)?;
+            let mut tx = WriteTx::new(view.clone(), "");
+            departure::depart(&mut tx, &view, node, self.clock.wall().now(), self.clock.now());
+            Ok((tx.finish(), ()))
+        });
+        departed.await
+    }
+}
+
+/// Refuses to remove a node that the manager `own_raft_id` can't remove.
+fn check_hold(node: &Node, own_raft_id: u64, force: bool) -> Result<(), ControlError> {
+    match hold(node, own_raft_id, force) {
+        Some(hold) => Err(ControlError::NodeHeld { node: node.description.hostname.clone(), hold }),
+        None => Ok(()),
     }
 }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use flota_api::id::{ServiceId, is_id};
-use flota_api::model::{Image, NodeState, Service, Task};
+use flota_api::model::{Image, NodeState, PendingReason, Service, Task};
 use flota_api::naming::task_name;
-use flota_api::state::TaskState;
+use flota_api::state::{DesiredState, TaskState};
 use flota_raft_store::Tables;
 
 use super::error::ControlError;
@@ -32,12 +32,27 @@ pub(crate) struct ServiceProgress {
     pub(crate) desired: u64,
     /// Whether the service has exactly the tasks that its spec asks for.
     pub(crate) converged: bool,
-    /// Tasks that make no progress: the name of each, and the reason.
-    pub(crate) hanging: Vec<String>,
+    /// Number of tasks that an update has not replaced yet.
+    pub(crate) outdated: u64,
+    /// Tasks that should run and do not.
+    pub(crate) hanging: Vec<HangingTask>,
     /// Why the update is paused; `None` if it is not.
     pub(crate) update_paused: Option<String>,
     /// Whether the service was removed and has no tasks left.
     pub(crate) removed: bool,
+}
+
+/// A task that should run and does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HangingTask {
+    /// Its name, such as `web.2`.
+    pub(crate) name: String,
+    /// Its state.
+    pub(crate) state: TaskState,
+    /// Why it is in this state; may be empty.
+    pub(crate) reason: String,
+    /// Whether it fails or fits nowhere, so that it is not expected to run unless something changes.
+    pub(crate) stuck: bool,
 }
 
 /// Progress of an image.
@@ -124,12 +139,13 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
     let stopping = tasks
         .iter()
         .any(|task| task.desired_state.is_stopping() && !task.status.state.is_terminal() && !is_node_lost(view, task));
-    let outdated = tasks.iter().any(|task| task.is_live() && task.spec_version != service.spec_version);
+    let outdated = tasks.iter().filter(|task| task.is_live() && task.spec_version != service.spec_version).count();
     let desired = service.spec.mode.wanted_tasks();
     ServiceProgress {
         running,
         desired,
-        converged: running == desired && !stopping && !outdated,
+        outdated: outdated as u64,
+        converged: running == desired && !stopping && outdated == 0,
         hanging: late(service, &tasks).chain(given_up(service, &tasks)).collect(),
         update_paused: service.update.pause_reason().map(str::to_owned),
         removed: false,
@@ -146,7 +162,7 @@ fn removal(view: &Tables, tasks: &[&Arc<Task>]) -> ServiceProgress {
     let hanging = left.iter().filter(|task| !task.status.state.is_terminal()).map(|task| {
         let spec = view.spec_of(task);
         let name = spec.map_or_else(|| task.id.to_string(), |spec| task_name(&spec.name, task.slot));
-        format!("{name} is still {}", task.status.state)
+        HangingTask { name, state: task.status.state, reason: "it has not stopped yet".into(), stuck: false }
     });
     ServiceProgress {
         running: left.len() as u64,
@@ -158,28 +174,42 @@ fn removal(view: &Tables, tasks: &[&Arc<Task>]) -> ServiceProgress {
 }
 
 /// Tasks that should run and do not yet, each with its own reason or that of the slot's last failure.
-fn late(service: &Service, tasks: &[&Arc<Task>]) -> impl Iterator<Item = String> {
+fn late(service: &Service, tasks: &[&Arc<Task>]) -> impl Iterator<Item = HangingTask> {
     tasks.iter().filter(|task| task.is_live() && !is_running(task)).map(move |task| {
-        let pending = task.pending_reason.as_ref().map(ToString::to_string).unwrap_or_default();
-        let own = [&task.status.error, &pending, &task.status.message];
-        let failed = tasks.iter().filter(|it| it.slot == task.slot && !it.status.error.is_empty());
-        let last = failed.max_by_key(|it| it.meta.order()).map(|it| &it.status.error);
-        let reason = own.into_iter().chain(last).find(|it| !it.is_empty());
-        let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
-        format!("{} is {}{reason}", task_name(&service.spec.name, task.slot), task.status.state)
+        let in_slot = || tasks.iter().filter(|it| it.slot == task.slot);
+        let failed = in_slot().filter(|it| !it.status.error.is_empty()).max_by_key(|it| it.meta.order());
+        let (reason, stuck) = match &task.pending_reason {
+            _ if !task.status.error.is_empty() => (task.status.error.clone(), true),
+            // The update makes the room.
+            Some(reason @ PendingReason::NeedsRoom(_)) => (reason.to_string(), false),
+            Some(reason) => (reason.to_string(), true),
+            None if task.status.state == TaskState::Ready && task.desired_state == DesiredState::Ready => {
+                let stops = in_slot().any(|it| it.desired_state.is_stopping() && !it.status.state.is_terminal());
+                let turn =
+                    if stops { "the task that it replaces has not stopped yet" } else { "it is next in the update" };
+                (turn.to_owned(), false)
+            }
+            None if !task.status.message.is_empty() => (task.status.message.clone(), failed.is_some()),
+            None => (failed.map(|it| it.status.error.clone()).unwrap_or_default(), failed.is_some()),
+        };
+        HangingTask { name: task_name(&service.spec.name, task.slot), state: task.status.state, reason, stuck }
     })
 }
 
 /// Slots whose last task failed and is not replaced, and the reason.
-fn given_up(service: &Service, tasks: &[&Arc<Task>]) -> impl Iterator<Item = String> {
+fn given_up(service: &Service, tasks: &[&Arc<Task>]) -> impl Iterator<Item = HangingTask> {
     let slots: BTreeSet<u64> = tasks.iter().map(|task| task.slot).collect();
     slots.into_iter().filter_map(move |slot| {
         let in_slot = || tasks.iter().filter(move |task| task.slot == slot);
         let last = in_slot().max_by_key(|task| task.meta.order())?;
         let failed = matches!(last.status.state, TaskState::Failed | TaskState::Rejected);
-        let name = task_name(&service.spec.name, slot);
-        (failed && !in_slot().any(|task| task.is_live()))
-            .then(|| format!("{name} is {}: {}", last.status.state, last.status.error))
+        let (name, reason) = (task_name(&service.spec.name, slot), last.status.error.clone());
+        (failed && !in_slot().any(|task| task.is_live())).then(|| HangingTask {
+            name,
+            state: last.status.state,
+            reason,
+            stuck: true,
+        })
     })
 }
 
@@ -190,5 +220,53 @@ fn image(view: &Tables, reference: &str, digest: Option<&str>) -> ImageProgress 
             ImageProgress { holders, wanted, converged: wanted > 0 && holders >= wanted }
         }
         _ => ImageProgress::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flota_api::model::{Filter, ServiceSpec, TaskStatus};
+    use flota_api::object::StoreObject;
+
+    fn hanging(tasks: Vec<Task>) -> Vec<String> {
+        let spec = Arc::new(ServiceSpec { name: "web".into(), ..ServiceSpec::default() });
+        let mut view = Tables::default();
+        view.put(Service { id: "s".into(), spec, spec_version: 2, ..Service::default() }.into_object());
+        for (index, task) in tasks.into_iter().enumerate() {
+            let id = format!("t{index}").into();
+            view.put(Task { id, service_id: "s".into(), spec_version: 2, ..task }.into_object());
+        }
+        let show =
+            |it: HangingTask| format!("{} {}: {}{}", it.name, it.state, it.reason, if it.stuck { "!" } else { "" });
+        service(&view, &"s".into()).hanging.into_iter().map(show).collect()
+    }
+
+    fn task(state: TaskState, message: &str) -> Task {
+        let status = TaskStatus { state, message: message.into(), ..TaskStatus::default() };
+        Task { status, node_id: Some("n".into()), ..Task::default() }
+    }
+
+    #[test]
+    fn a_task_that_fits_nowhere_or_fails_is_stuck_and_one_that_gets_on_is_not() {
+        assert_eq!(hanging(vec![task(TaskState::Preparing, "pulling")]), ["web.1 preparing: pulling"]);
+        let reason = Some(PendingReason::NoNode);
+        let pending = Task { pending_reason: reason, node_id: None, ..task(TaskState::Pending, "") };
+        assert_eq!(hanging(vec![pending.clone()]), ["web.1 pending: there is no node!"]);
+        let needs_room = Some(PendingReason::NeedsRoom([(Filter::Memory, 1)].into()));
+        let needs_room = Task { pending_reason: needs_room, ..pending };
+        assert_eq!(hanging(vec![needs_room]), ["web.1 pending: no node fits: 1 of 1 without enough memory"]);
+        let mut failed = task(TaskState::Failed, "");
+        failed.status.error = "exit code 1".into();
+        assert_eq!(hanging(vec![failed.clone()]), ["web.1 failed: exit code 1!"]);
+        assert_eq!(hanging(vec![failed, task(TaskState::Starting, "")]), ["web.1 starting: exit code 1!"]);
+    }
+
+    #[test]
+    fn a_task_that_an_update_has_prepared_says_what_it_waits_for() {
+        let prepared = || Task { desired_state: DesiredState::Ready, ..task(TaskState::Ready, "waits for its turn") };
+        assert_eq!(hanging(vec![prepared()]), ["web.1 ready: it is next in the update"]);
+        let old = Task { desired_state: DesiredState::Shutdown, ..task(TaskState::Running, "") };
+        assert_eq!(hanging(vec![old, prepared()]), ["web.1 ready: the task that it replaces has not stopped yet"]);
     }
 }

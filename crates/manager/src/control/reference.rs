@@ -1,7 +1,8 @@
 //! Resolves a reference that a user typed to one object, with the same rules for every operation and every kind.
 //!
 //! A reference is an id, a name, or a prefix of an id; an id has precedence over a name, a name over a prefix. If
-//! several objects match, none is chosen: [`ControlError::Ambiguous`] names them.
+//! several objects match, none is chosen: [`ControlError::Ambiguous`] names them. A name that a task shares with a
+//! service identifies no task.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
@@ -29,6 +30,10 @@ pub(crate) trait Referable: StoreObject {
     fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>>;
     /// Returns the name that users know the object by.
     fn called(&self, view: &Tables) -> String;
+    /// The objects of another kind that have this name, so that it identifies none.
+    fn namesakes(_view: &Tables, _name: &str) -> Vec<Candidate> {
+        Vec::new()
+    }
 }
 
 /// Returns the object of the kind that `reference` identifies.
@@ -37,10 +42,11 @@ pub(crate) trait Referable: StoreObject {
 /// No object matches, or several do.
 pub(crate) fn resolve<'a, T: Referable>(view: &'a Tables, reference: &str) -> Result<&'a Arc<T>, ControlError> {
     let matches = Matches::<T>::of(view, reference);
-    match matches.objects.as_slice() {
-        [] => Err(ControlError::NotFound { kind: T::KIND, reference: reference.to_owned() }),
-        [one] => Ok(one),
-        _ => Err(ambiguous(reference, matches.candidates(view))),
+    let namesakes = if matches.rank == Rank::Name { T::namesakes(view, reference) } else { Vec::new() };
+    match (matches.objects.as_slice(), namesakes.as_slice()) {
+        ([], _) => Err(ControlError::NotFound { kind: T::KIND, reference: reference.to_owned() }),
+        ([one], []) => Ok(one),
+        _ => Err(ambiguous(reference, matches.candidates(view).chain(namesakes))),
     }
 }
 
@@ -158,6 +164,11 @@ impl Referable for Task {
     fn called(&self, view: &Tables) -> String {
         view.spec_of(self).map(|spec| task_name(&spec.name, self.slot)).unwrap_or_default()
     }
+
+    /// A service may be called `a.1`, as the first task of `a` is. Who names one may mean the other.
+    fn namesakes(view: &Tables, name: &str) -> Vec<Candidate> {
+        view.service_by_name(name).map(|service| candidate(service.as_ref(), view)).into_iter().collect()
+    }
 }
 
 /// Orders the tasks of a slot; the greatest is the one that counts.
@@ -186,12 +197,13 @@ impl Referable for Image {
     /// Matches the reference in any short form, otherwise the digest.
     fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
         let whole = ImageRef::parse(name).ok().map(|it| it.to_string());
-        let is_meant = |image: &&Arc<Self>| (whole.is_some() && image.reference == whole) || image.digest == name;
+        let is_meant =
+            |image: &&Arc<Self>| image.digest == name || whole.as_ref().is_some_and(|it| image.references.contains(it));
         view.images().filter(is_meant).collect()
     }
 
     fn called(&self, _: &Tables) -> String {
-        self.reference.clone().unwrap_or_default()
+        self.references.first().cloned().unwrap_or_default()
     }
 }
 

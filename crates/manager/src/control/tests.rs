@@ -14,11 +14,14 @@ use flota_raft_store::{LocalProposer, ProposeError, Proposer, WriteTx};
 use tonic::Status;
 
 use super::filter::Filter;
+use super::images::Naming;
 use super::registries::RegistrySummary;
-use super::tasks::TaskScope;
+use super::tasks::{LogSource, TaskScope};
 use super::*;
 
 const OWN_RAFT_ID: u64 = 7;
+/// Raft id of a voter that does not answer.
+const SILENT_RAFT_ID: u64 = 9;
 
 /// A fake consensus of a single manager.
 #[derive(Clone)]
@@ -58,6 +61,14 @@ impl Member for Alone {
     }
 
     async fn freshen(&self) {}
+
+    async fn quorum(&self) -> Quorum {
+        Quorum { voters: [OWN_RAFT_ID, 8, SILENT_RAFT_ID].into(), caught_up: [OWN_RAFT_ID, 8].into() }
+    }
+
+    async fn gone(&self, _: u64) -> Result<(), ProposeError> {
+        Ok(())
+    }
 }
 
 impl Control<Alone> {
@@ -101,6 +112,12 @@ fn task(id: &str, service: &str, slot: u64, node: &str) -> Task {
     Task { id: id.into(), service_id, spec_version: 1, slot, node_id, status, ..Task::default() }
 }
 
+/// A name for an image on this node.
+fn naming(node: &str) -> Naming {
+    let digest = format!("sha256:{}", "1".repeat(64));
+    Naming { reference: "new".into(), digest, size: 7, node: node.into() }
+}
+
 fn filter(key: &str, value: &str) -> Filter {
     Filter { key: key.into(), value: value.into() }
 }
@@ -114,8 +131,8 @@ async fn cluster() -> Control<Alone> {
     {
         control.put(node(id, name, role, raft_id)).await;
     }
-    let reference = Some("docker.io/library/web:latest".to_owned());
-    control.put(Image { id: "i1".into(), reference, digest: "sha256:aa".into(), ..Image::default() }).await;
+    let references = ["docker.io/library/web:latest".to_owned()].into();
+    control.put(Image { id: "i1".into(), references, digest: "sha256:aa".into(), ..Image::default() }).await;
     control.put(service("s1", "web")).await;
     control.put(service("s2", "db")).await;
     control.put(task("t1", "s1", 1, "n3")).await;
@@ -148,9 +165,10 @@ async fn what_is_not_there_is_not_found_whatever_is_asked_of_it() {
         refusal(control.remove_task("", "none", false).await),
         refusal(control.remove_stack("", "none").await),
         refusal(control.remove_image("", "none", true).await),
+        refusal(control.name_image("", &naming("none")).await),
         refusal(control.remove_registry("", "none").await),
     ];
-    assert_eq!(missing, [Some(Reason::NotFound); 16]);
+    assert_eq!(missing, [Some(Reason::NotFound); 17]);
     let scope = TaskScope { services: vec!["none".into()], nodes: Vec::new() };
     let listed = control.list_tasks(Freshness::Linearizable, &scope, &[]).await;
     assert_eq!(refusal(listed), Some(Reason::NotFound));
@@ -222,6 +240,22 @@ async fn a_node_that_is_needed_is_not_removed() {
     assert!(view.node("n3").is_none());
     let revoked: Vec<_> = view.cluster().expect("a cluster").revoked.iter().map(|it| it.node_id.to_string()).collect();
     assert_eq!(revoked, ["n3"], "its certificate opens nothing any more");
+    control.remove_node("", "m2", true).await.expect("the leader goes on alone");
+    let view = control.store.view();
+    let revoked: Vec<_> = view.cluster().expect("a cluster").revoked.iter().map(|it| it.node_id.to_string()).collect();
+    assert_eq!((view.nodes().count(), revoked), (1, vec!["n3".to_owned(), "n2".to_owned()]));
+}
+
+#[tokio::test]
+async fn a_manager_without_which_no_majority_answers_is_not_removed() {
+    let control = cluster().await;
+    // It votes, and does not answer.
+    control.put(node("n4", "m3", Role::Manager, SILENT_RAFT_ID)).await;
+    let before = control.store.view().version;
+    assert_eq!(refusal(control.remove_node("", "m2", true).await), Some(Reason::MajorityNeeded));
+    assert_eq!(control.store.view().version, before, "nothing was written");
+    control.remove_node("", "m3", true).await.expect("it is missed by nobody");
+    control.remove_node("", "m2", true).await.expect("the leader goes on alone");
 }
 
 #[tokio::test]
@@ -249,6 +283,12 @@ async fn a_manager_that_does_not_lead_judges_nothing_and_answers_only_what_may_b
     assert_eq!(refusal(control.remove_service("", "none").await), Some(Reason::Unproven));
     let listed = control.list_services(Freshness::Linearizable, &[]).await;
     assert_eq!(refusal(listed), Some(Reason::LeadershipMoved));
+    // Watches and streams begin with what was acknowledged before them.
+    assert_eq!(refusal(control.watch_service("web").await), Some(Reason::LeadershipMoved));
+    assert_eq!(refusal(control.watch_image("web".into(), None).await), Some(Reason::LeadershipMoved));
+    assert_eq!(refusal(control.get_running_task("web").await), Some(Reason::LeadershipMoved));
+    let source = LogSource::Service("web".into());
+    assert_eq!(refusal(control.list_logged_tasks(&source).await), Some(Reason::LeadershipMoved));
     let listed = control.list_services(Freshness::Stale, &[]).await.expect("it has some");
     assert_eq!((listed.rows.len(), listed.age), (2, Age::Stale(Some(Duration::from_secs(3)))));
 }

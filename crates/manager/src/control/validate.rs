@@ -2,10 +2,12 @@
 
 mod privileges;
 
+use std::num::NonZeroU64;
+
 use flota_api::defaults::REPLICAS_BOUND;
 use flota_api::image_ref::ImageRef;
 use flota_api::model::ServiceSpec;
-use flota_api::naming;
+use flota_api::{naming, template};
 
 use super::error::{ControlError, Violation};
 
@@ -23,28 +25,25 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     };
     check("name", naming::check(&spec.name).map_err(|error| error.to_string()));
     check("image", ImageRef::parse(&spec.image).map(drop).map_err(|error| error.to_string()));
-    for (index, variable) in spec.env.iter().enumerate() {
-        let named = variable.split_once('=').is_some_and(|(name, _)| !name.is_empty()) && !variable.contains('\0');
-        check(&format!("env[{index}]"), named.then_some(()).ok_or_else(|| "it has the form NAME=value".into()));
+    for (index, text) in spec.env.iter().enumerate() {
+        check(&format!("env[{index}]"), variable(text));
     }
     let bound =
         |value: u64, most: u64| (value <= most).then_some(()).ok_or(format!("{value} is over the bound of {most}"));
     check("replicas", bound(spec.mode.wanted_tasks(), REPLICAS_BOUND));
-    let texts = spec.entrypoint.iter().chain(&spec.command).chain([&spec.user, &spec.working_dir, &spec.hostname]);
+    let texts =
+        spec.entrypoint.iter().chain(&spec.command).chain(&spec.user).chain(&spec.working_dir).chain(&spec.hostname);
     check("command", texts.clone().all(|it| !it.contains('\0')).then_some(()).ok_or("it holds a NUL byte".into()));
-    if !spec.hostname.is_empty() {
-        // A template is validated when it is filled in.
-        let plain = spec.hostname.contains("{{") || naming::check(&spec.hostname).is_ok();
-        check("hostname", plain.then_some(()).ok_or_else(|| format!("`{}` is no host name", spec.hostname)));
+    if let Some(hostname) = &spec.hostname {
+        check("hostname", host_name(hostname));
     }
-    if !spec.working_dir.is_empty() && !spec.working_dir.starts_with('/') {
-        check("working_dir", Err(format!("`{}` is not absolute", spec.working_dir)));
+    if let Some(folder) = spec.working_dir.as_ref().filter(|it| !it.starts_with('/')) {
+        check("working_dir", Err(format!("`{folder}` is not absolute")));
     }
-    let memory = spec.limits.memory_bytes;
-    if memory > 0 && memory < LEAST_MEMORY {
+    if let Some(memory) = spec.limits.memory_bytes.filter(|it| it.get() < LEAST_MEMORY) {
         check("limits.memory", Err(format!("{memory} bytes are less than the least, {LEAST_MEMORY}")));
     }
-    let over = |limit: u64, reserved: u64| limit > 0 && reserved > limit;
+    let over = |limit: Option<NonZeroU64>, reserved: u64| limit.is_some_and(|limit| reserved > limit.get());
     if over(spec.limits.memory_bytes, spec.reservations.memory_bytes) {
         check("reservations.memory", Err("it is more than the limit".into()));
     }
@@ -56,6 +55,19 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     let size: usize = texts.chain(privileges::texts(spec)).map(String::len).sum();
     check("spec", (size <= SPEC_BOUND).then_some(()).ok_or(format!("{size} bytes are over the bound of {SPEC_BOUND}")));
     found
+}
+
+fn variable(text: &str) -> Result<(), String> {
+    let is_named = text.split_once('=').is_some_and(|(name, _)| !name.is_empty()) && !text.contains('\0');
+    is_named.then_some(()).ok_or("it has the form NAME=value")?;
+    template::check(text).map_err(|error| error.to_string())
+}
+
+/// Checks a host name. What its templates stand for is known only to the worker.
+fn host_name(text: &str) -> Result<(), String> {
+    template::check(text).map_err(|error| error.to_string())?;
+    let is_good = text.contains("{{") || naming::check(text).is_ok();
+    is_good.then_some(()).ok_or_else(|| format!("`{text}` is no host name"))
 }
 
 /// Refuses a spec that breaks any rule.
@@ -73,18 +85,33 @@ mod tests {
     fn every_violation_is_named_with_its_field() {
         let good = ServiceSpec { name: "web".into(), image: "web".into(), ..ServiceSpec::default() };
         assert_eq!(violations(&good), []);
+        let hostname = Some("{{.Service.Name}}-{{.Task.Slot}}".into());
+        let env = vec![r#"Q={{"{{"}}x}}"#.into()];
+        assert_eq!(violations(&ServiceSpec { hostname, env, ..good.clone() }), []);
         let mut bad = ServiceSpec {
             name: "-".into(),
             image: "Web".into(),
             env: vec!["=x".into()],
             mode: ServiceMode::Replicated { replicas: 1_000_000 },
-            working_dir: "here".into(),
+            working_dir: Some("here".into()),
             ..good
         };
-        bad.limits.memory_bytes = 1;
+        bad.limits.memory_bytes = NonZeroU64::new(1);
         bad.reservations.memory_bytes = 2;
+        bad.env.push("Q={{index .env 0}}".into());
+        bad.hostname = Some("{{.Secret}}".into());
         let fields: Vec<String> = violations(&bad).into_iter().map(|it| it.field).collect();
-        let expected = ["name", "image", "env[0]", "replicas", "working_dir", "limits.memory", "reservations.memory"];
+        let expected = [
+            "name",
+            "image",
+            "env[0]",
+            "env[1]",
+            "replicas",
+            "hostname",
+            "working_dir",
+            "limits.memory",
+            "reservations.memory",
+        ];
         assert_eq!(fields, expected);
     }
 }

@@ -1,62 +1,76 @@
 //! Writes a node's report that it holds an image, or no longer holds it, to the store.
+//!
+//! A node is believed about itself alone: that it holds a digest. It gives no names, because a name decides which program
+//! runs on every other node. Users give names ([`crate::control`]), and a reference that carries a digest means that
+//! digest, whoever says so.
 
-use tonic::Status;
+use std::collections::HashMap;
 
 use flota_api::id::{ImageId, NodeId};
 use flota_api::image_ref::ImageRef;
 use flota_api::model::{Image, ImageHolder};
 use flota_api::proto::dispatcher::ImageReport;
-use flota_raft_store::WriteTx;
+use flota_raft_store::{ProposeError, Tables, WriteTx};
 
 use crate::replica::Replica;
 
-/// Records that a node holds an image, or no longer holds it. A report with a reference gives that name to the image.
+/// Returns the reports of a batch that may change something. The others cost the leader no round to its followers.
+pub(super) fn of_use<'a>(view: &Tables, node_id: &NodeId, reports: &'a [ImageReport]) -> Vec<&'a ImageReport> {
+    let named = if reports.is_empty() { HashMap::new() } else { named_by_services(view) };
+    let is_of_use = |report: &&ImageReport| match view.image_by_digest(&report.digest) {
+        Some(image) if report.gone => without_holder(image, node_id).is_some(),
+        Some(image) => with_holder(image, node_id).is_some(),
+        None => !report.gone && named.contains_key(&report.digest),
+    };
+    reports.iter().filter(is_of_use).collect()
+}
+
+/// Records that a node holds an image, or no longer holds it. Ignores digests that the cluster has no use for.
 ///
 /// # Errors
-/// The report is malformed, or this manager can't commit it.
-pub(super) async fn write(replica: &Replica, node_id: &NodeId, report: ImageReport) -> Result<(), Status> {
-    let legal = report.digest.len() < 256 && report.reference.len() < 1024;
-    if !legal || (!report.reference.is_empty() && ImageRef::parse(&report.reference).is_err()) {
-        return Err(Status::invalid_argument("an image report: its digest or reference is malformed"));
-    }
+/// This manager can't commit it.
+pub(super) async fn write(replica: &Replica, node_id: &NodeId, report: &ImageReport) -> Result<(), ProposeError> {
+    let new_id = replica.random.draw(ImageId::random);
     let written = replica.write_if_needed(|view| {
         let mut tx = WriteTx::new(view.clone(), "");
-        let known = view.image_by_digest(&report.digest);
-        if report.gone {
-            let image = known.filter(|it| it.holders.iter().any(|it| it.node_id == *node_id));
-            let mut image = image?.as_ref().clone();
-            image.holders.retain(|it| it.node_id != *node_id);
-            tx.update(image);
-            return Some((tx.finish(), ()));
-        }
-        let reference = (!report.reference.is_empty()).then(|| report.reference.clone());
-        let named = reference.as_deref().and_then(|reference| view.image_by_reference(reference));
-        if let Some(other) = named.filter(|it| it.digest != report.digest) {
-            tx.update(Image { reference: None, ..other.as_ref().clone() });
-        }
-        let same_name = known.is_some_and(|it| reference.is_none() || it.reference == reference);
-        match known.filter(|it| same_name || it.reference.is_none()) {
-            Some(image) => {
-                let held = with_holder(image, node_id).unwrap_or_else(|| image.as_ref().clone());
-                let new = Image { reference: reference.or(held.reference.clone()), ..held };
-                if new == **image {
-                    return None;
-                }
-                tx.update(new);
-            }
-            None if reference.is_none() => return None,
-            None => tx.create(Image {
-                id: replica.random.draw(ImageId::random),
-                reference,
-                digest: report.digest.clone(),
-                size: report.size,
-                holders: vec![ImageHolder { node_id: node_id.clone(), confirmed: true }],
-                ..Image::default()
-            }),
+        match after(&view, node_id, report, &new_id)? {
+            Change::Create(image) => tx.create(image),
+            Change::Update(image) => tx.update(image),
         }
         Some((tx.finish(), ()))
     });
-    written.await.map(drop).map_err(|error| Status::unavailable(error.to_string()))
+    written.await.map(drop)
+}
+
+/// How a report changes the tables.
+#[derive(Debug, PartialEq)]
+enum Change {
+    Create(Image),
+    Update(Image),
+}
+
+/// Returns the change that the report makes, if it makes one.
+fn after(view: &Tables, node_id: &NodeId, report: &ImageReport, new_id: &ImageId) -> Option<Change> {
+    match view.image_by_digest(&report.digest) {
+        Some(image) if report.gone => without_holder(image, node_id).map(Change::Update),
+        Some(image) => with_holder(image, node_id).map(Change::Update),
+        None if report.gone => None,
+        None => Some(Change::Create(Image {
+            id: new_id.clone(),
+            references: [named_by_services(view).remove(&report.digest)?].into(),
+            digest: report.digest.clone(),
+            size: report.size,
+            holders: vec![ImageHolder { node_id: node_id.clone(), confirmed: true }],
+            ..Image::default()
+        })),
+    }
+}
+
+/// Returns the digests that services name, each with the reference of one of them.
+fn named_by_services(view: &Tables) -> HashMap<String, String> {
+    let images = view.services().map(|service| &service.spec.image).filter(|image| image.contains('@'));
+    let references = images.filter_map(|image| ImageRef::parse(image).ok());
+    references.filter_map(|it| Some((it.digest.clone()?, it.to_string()))).collect()
 }
 
 /// Returns the image with the node added to its confirmed holders; `None` if the node is one already.
@@ -68,4 +82,67 @@ pub(super) fn with_holder(image: &Image, node: &NodeId) -> Option<Image> {
     image.holders.retain(|holder| holder.node_id != *node);
     image.holders.push(ImageHolder { node_id: node.clone(), confirmed: true });
     Some(image)
+}
+
+/// Returns the image without the node among its holders; `None` if it is not among them.
+fn without_holder(image: &Image, node: &NodeId) -> Option<Image> {
+    let mut image = image.clone();
+    let before = image.holders.len();
+    image.holders.retain(|it| it.node_id != *node);
+    (image.holders.len() < before).then_some(image)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flota_api::model::{Service, ServiceSpec};
+    use flota_api::object::StoreObject;
+
+    fn digest(digit: char) -> String {
+        format!("sha256:{}", digit.to_string().repeat(64))
+    }
+
+    fn held(digest: String) -> ImageReport {
+        ImageReport { digest, size: 7, ..ImageReport::default() }
+    }
+
+    #[test]
+    fn a_node_adds_itself_to_the_holders_of_a_known_image_and_changes_nothing_else() {
+        let image = Image {
+            id: "i".into(),
+            references: ["a".into(), "b".into()].into(),
+            digest: digest('1'),
+            ..Image::default()
+        };
+        let mut view = Tables::default();
+        view.put(image.clone().into_object());
+        let Some(Change::Update(new)) = after(&view, &"n".into(), &held(digest('1')), &"x".into()) else {
+            panic!("it is a new holder")
+        };
+        assert_eq!(Image { holders: Vec::new(), ..new.clone() }, image);
+        view.put(new.into_object());
+        assert_eq!(after(&view, &"n".into(), &held(digest('1')), &"x".into()), None, "it says so twice");
+        let reports = [held(digest('1')), held(digest('2'))];
+        assert_eq!(of_use(&view, &"n".into(), &reports), Vec::<&ImageReport>::new());
+        assert_eq!(of_use(&view, &"m".into(), &reports), [&reports[0]]);
+        let gone = ImageReport { gone: true, ..held(digest('1')) };
+        assert_eq!(after(&view, &"n".into(), &gone, &"x".into()), Some(Change::Update(image)));
+        assert_eq!(after(&view, &"m".into(), &gone, &"x".into()), None);
+    }
+
+    #[test]
+    fn an_unknown_digest_is_kept_only_if_a_service_names_it() {
+        let image = format!("registry:5000/app:1@{}", digest('1'));
+        let spec = ServiceSpec { name: "web".into(), image, ..ServiceSpec::default() };
+        let mut view = Tables::default();
+        view.put(Service { id: "s".into(), spec: spec.into(), ..Service::default() }.into_object());
+        let Some(Change::Create(image)) = after(&view, &"n".into(), &held(digest('1')), &"x".into()) else {
+            panic!("the service needs it")
+        };
+        assert_eq!(image.references, [format!("registry:5000/app@{}", digest('1'))].into());
+        assert_eq!(of_use(&view, &"n".into(), &[held(digest('1')), held(digest('2'))]).len(), 1);
+        for other in [digest('2'), String::new(), "sha256:1".into()] {
+            assert_eq!(after(&view, &"n".into(), &held(other), &"x".into()), None);
+        }
+    }
 }

@@ -1,17 +1,26 @@
 //! The first step of a session: writes the node's description to the store, and answers with the cluster's settings.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 
+use prost::Message;
+
 use flota_api::id::NodeId;
-use flota_api::model::{Node, NodeDescription, NodeState};
+use flota_api::model::{Image, Node, NodeDescription, NodeState};
 use flota_api::naming;
 use flota_api::proto::dispatcher::{Register, Registered};
+use flota_api::text::printable;
 use flota_identity::GrantKey;
 use flota_raft_store::{ProposeError, WriteTx};
 
 use super::image_report::with_holder;
 use super::liveness::period;
 use crate::replica::Replica;
+
+/// Largest description of a node in bytes, so that the store and each message with all nodes stay small.
+const DESCRIPTION_BOUND: usize = 64 << 10;
+/// Bytes of each text in a description that are kept.
+const TEXT_BOUND: usize = 256;
 
 /// Why a node can't be registered.
 #[derive(Debug, thiserror::Error)]
@@ -36,9 +45,8 @@ pub(super) async fn register(
     node_id: &NodeId,
     register: Register,
 ) -> Result<Registered, RegisterError> {
-    let description: NodeDescription = register.description.into();
-    naming::check(&description.hostname).map_err(|error| RegisterError::Invalid(format!("hostname: {error}")))?;
-    description.check_offers().map_err(RegisterError::Invalid)?;
+    let description = check(register.description)?;
+    let held: HashSet<&str> = register.images.iter().map(String::as_str).collect();
     if !register.listen.is_empty() && register.listen.parse::<SocketAddr>().is_err() {
         return Err(RegisterError::Invalid("listen: it is no IP:PORT".into()));
     }
@@ -65,11 +73,13 @@ pub(super) async fn register(
             node_name: description.hostname.clone(),
         };
         let mut tx = WriteTx::new(view.clone(), "");
-        // While disconnected, the node may have stored images that the store does not list for it.
-        for image in view.images().filter(|image| register.images.contains(&image.digest)) {
-            if let Some(image) = with_holder(image, node_id) {
-                tx.update(image);
-            }
+        // While disconnected, the node may have stored or lost images.
+        for image in view.images() {
+            let changed = match held.contains(image.digest.as_str()) {
+                true => with_holder(image, node_id),
+                false => without_confirmation(image, node_id),
+            };
+            changed.into_iter().for_each(|image| tx.update(image));
         }
         if new != **node {
             tx.update(new);
@@ -77,4 +87,63 @@ pub(super) async fn register(
         Ok((tx.finish(), registered))
     });
     written.await
+}
+
+/// Returns the description if it keeps the bounds, with texts that can be shown.
+fn check(description: Option<flota_api::proto::types::NodeDescription>) -> Result<NodeDescription, RegisterError> {
+    let size = description.as_ref().map_or(0, Message::encoded_len);
+    if size > DESCRIPTION_BOUND {
+        let text = format!("description: it has {size} bytes, and {DESCRIPTION_BOUND} is the most");
+        return Err(RegisterError::Invalid(text));
+    }
+    let mut it: NodeDescription = description.into();
+    naming::check(&it.hostname).map_err(|error| RegisterError::Invalid(format!("hostname: {error}")))?;
+    it.check_offers().map_err(RegisterError::Invalid)?;
+    for text in [&mut it.os, &mut it.architecture, &mut it.program_version, &mut it.boot_id] {
+        *text = printable(text, TEXT_BOUND);
+    }
+    Ok(it)
+}
+
+/// Returns the image with the node among the holders that have yet to fetch it; `None` unless the node is a confirmed
+/// holder.
+fn without_confirmation(image: &Image, node: &NodeId) -> Option<Image> {
+    let mut image = image.clone();
+    let holder = image.holders.iter_mut().find(|it| it.node_id == *node && it.confirmed)?;
+    holder.confirmed = false;
+    Some(image)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flota_api::model::ImageHolder;
+    use flota_api::proto::types::{Allowance, NodeDescription as Wire, Platform};
+
+    fn description() -> Wire {
+        Wire { hostname: "n1".into(), ..Wire::default() }
+    }
+
+    #[test]
+    fn a_description_is_small_and_can_be_shown() {
+        let platform = Some(Platform { os: "\u{1b}[2J".into(), ..Platform::default() });
+        let shown = check(Some(Wire { platform, boot_id: "x".repeat(1_000), ..description() }));
+        let shown = shown.expect("it is small enough");
+        assert_eq!((shown.os.as_str(), shown.boot_id.len()), ("\\u{1b}[2J", TEXT_BOUND));
+        let devices = (0..4_000).map(|number| format!("/dev/{number:0100}")).collect();
+        let allow = Some(Allowance { devices, ..Allowance::default() });
+        let large = check(Some(Wire { allow, ..description() })).expect_err("it is too large");
+        assert!(large.to_string().starts_with("description: it has 4"), "{large}");
+        assert!(check(Some(Wire { hostname: "\u{1b}".into(), ..description() })).is_err());
+        assert!(check(None).is_err(), "a node has a hostname");
+    }
+
+    #[test]
+    fn a_holder_that_lost_an_image_has_to_fetch_it_again() {
+        let holder = |confirmed| ImageHolder { node_id: "n".into(), confirmed };
+        let image = |confirmed| Image { holders: vec![holder(confirmed)], ..Image::default() };
+        assert_eq!(without_confirmation(&image(true), &"n".into()), Some(image(false)));
+        assert_eq!(without_confirmation(&image(false), &"n".into()), None);
+        assert_eq!(without_confirmation(&image(true), &"m".into()), None);
+    }
 }

@@ -5,36 +5,31 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use flota_api::Malformed;
 use flota_api::defaults::{MESSAGE_BOUND, SESSION_FORMAT};
-use flota_api::id::{NodeId, TaskId};
-use flota_api::model::{NodeState, TaskStatus};
+use flota_api::id::NodeId;
+use flota_api::model::NodeState;
 use flota_api::proto::dispatcher::dispatcher_server::{Dispatcher, DispatcherServer};
 use flota_api::proto::dispatcher::manager_message::Message as ToWorker;
 use flota_api::proto::dispatcher::worker_message::Message as FromWorker;
 use flota_api::proto::dispatcher::{
-    Heartbeat, Leaving, ManagerMessage, NotLeader, Register, StatusAck, StatusBatch, TaskReport, WorkerMessage,
+    Heartbeat, Leaving, ManagerMessage, NotLeader, Register, StatusBatch, WorkerMessage,
 };
 use flota_identity::Peer;
 
 use super::assignment_stream::send_assignments;
-use super::image_report;
 use super::liveness::Liveness;
+use super::mailbox::{Mailbox, READ_WAIT};
 use super::registration::{RegisterError, register};
-use super::sessions::{Outbox, QUEUE, Sessions};
+use super::reports::{self, BATCH_BOUND, write_batches};
+use super::sessions::{Outbox, Sessions};
 use super::status_sink::StatusSink;
 use crate::replica::Replica;
 
 /// Longest time for which a leaving node waits for the end of its session.
 const LEAVE_WAIT: Duration = Duration::from_millis(900);
-/// Largest number of reports in a batch; workers split their batches accordingly.
-const BATCH_BOUND: usize = 2_000;
-/// Characters of a status text that are kept.
-const TEXT_BOUND: usize = 1_000;
 /// Time limit for the registration of a new session.
 const REGISTER_WAIT: Duration = Duration::from_secs(5);
 
@@ -65,18 +60,21 @@ impl Dispatcher for DispatcherService {
             let answer = message(ToWorker::NotLeader(NotLeader { address }));
             return Ok(Response::new(Box::pin(tokio_stream::once(answer))));
         };
-        let (outbox, answers) = mpsc::channel(QUEUE);
-        let service = self.clone();
+        let (service, (outbox, mailbox)) = (self.clone(), Mailbox::new());
+        let answers = mailbox.clone();
         tokio::spawn(async move {
             let mut inbox = request.into_inner();
             let register = tokio::time::timeout(REGISTER_WAIT, inbox.next()).await;
             if let Ok(Some(Ok(WorkerMessage { message: Some(FromWorker::Register(register)) }))) = register {
-                service.serve(node_id, register, inbox, outbox, scope).await;
+                service.serve(node_id, register, inbox, (outbox, &mailbox), scope).await;
             } else {
                 let _ = outbox.send(Err(Status::invalid_argument("a session begins with `register`"))).await;
             }
+            // The last messages can still be read for a while.
+            tokio::time::sleep(READ_WAIT).await;
+            mailbox.clear();
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+        Ok(Response::new(Box::pin(answers)))
     }
 }
 
@@ -92,7 +90,7 @@ impl DispatcherService {
         node_id: NodeId,
         registration: Register,
         inbox: Streaming<WorkerMessage>,
-        outbox: Outbox,
+        (outbox, mailbox): (Outbox, &Mailbox),
         scope: CancellationToken,
     ) {
         if let Err(status) = check(&node_id, &registration) {
@@ -115,7 +113,8 @@ impl DispatcherService {
         let result = tokio::select! {
             biased;
             () = cancel.cancelled() => Err(Status::aborted("the session was ended by the manager")),
-            result = self.receive(&node_id, inbox, (&outbox, &cancel)) => result,
+            result = self.exchange(&node_id, inbox, &outbox) => result,
+            () = mailbox.is_neglected() => Err(Status::deadline_exceeded("the node does not read its messages")),
             result = send_assignments(&self.replica, &node_id, held, &outbox) => result,
         };
         // A connection may break long after its node became down: the node stays down and does not become unknown
@@ -129,12 +128,24 @@ impl DispatcherService {
         }
     }
 
-    /// Handles the worker's messages until it leaves or closes the session.
+    /// Handles the worker's messages until it leaves or closes the session. Reports are written beside the other
+    /// messages, so that heartbeats behind them do not wait.
+    async fn exchange(&self, node_id: &NodeId, inbox: Streaming<WorkerMessage>, outbox: &Outbox) -> Result<(), Status> {
+        let (batches, queue) = mpsc::channel(reports::QUEUE);
+        tokio::select! {
+            result = self.receive(node_id, inbox, outbox, &batches) => result,
+            () = write_batches(&self.replica, &self.sink, node_id, queue, outbox) => {
+                Err(Status::cancelled("the worker has gone"))
+            }
+        }
+    }
+
     async fn receive(
         &self,
         node_id: &NodeId,
         mut inbox: Streaming<WorkerMessage>,
-        (outbox, cancel): (&Outbox, &CancellationToken),
+        outbox: &Outbox,
+        batches: &mpsc::Sender<StatusBatch>,
     ) -> Result<(), Status> {
         while let Some(next) = inbox.message().await? {
             if let Some(FromWorker::Leaving(leaving)) = next.message {
@@ -146,7 +157,11 @@ impl DispatcherService {
                 Some(FromWorker::Heartbeat(_)) => {
                     let _ = outbox.try_send(message(ToWorker::Heartbeat(Heartbeat {})));
                 }
-                Some(FromWorker::Statuses(batch)) => self.write_reports(node_id, batch, (outbox, cancel))?,
+                Some(FromWorker::Statuses(batch)) if batch.reports.len() + batch.images.len() > BATCH_BOUND => {
+                    return Err(Status::invalid_argument(format!("a batch has at most {BATCH_BOUND} reports")));
+                }
+                // The writer ends only with this session.
+                Some(FromWorker::Statuses(batch)) => drop(batches.send(batch).await),
                 _ => return Err(Status::invalid_argument("this message has no place in a session")),
             }
         }
@@ -171,44 +186,6 @@ impl DispatcherService {
         };
         let _ = tokio::time::timeout(LEAVE_WAIT, not_ready).await;
     }
-
-    /// Starts writing a batch of reports to the store, and acknowledges it afterwards. If that fails, the session ends,
-    /// and the worker sends the batch again in the next one.
-    fn write_reports(
-        &self,
-        node_id: &NodeId,
-        batch: StatusBatch,
-        (outbox, cancel): (&Outbox, &CancellationToken),
-    ) -> Result<(), Status> {
-        if batch.reports.len() + batch.images.len() > BATCH_BOUND {
-            return Err(Status::invalid_argument(format!("a batch has at most {BATCH_BOUND} reports")));
-        }
-        let statuses = batch.reports.into_iter().map(|it| status_of(it, node_id)).collect::<Result<Vec<_>, _>>();
-        let statuses = statuses.map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let (service, node_id, sequence) = (self.clone(), node_id.clone(), batch.sequence);
-        let (outbox, cancel) = (outbox.clone(), cancel.clone());
-        // This runs beside the session, so that heartbeats behind the batch do not wait. A worker has one batch in
-        // flight.
-        tokio::spawn(async move {
-            let written = async {
-                if !statuses.is_empty() {
-                    service.sink.put(statuses).await.map_err(|error| Status::unavailable(error.to_string()))?;
-                }
-                for report in batch.images {
-                    image_report::write(&service.replica, &node_id, report).await?;
-                }
-                Ok::<_, Status>(())
-            };
-            match written.await {
-                Ok(()) => drop(outbox.send(message(ToWorker::StatusAck(StatusAck { sequence }))).await),
-                Err(error) => {
-                    tracing::warn!(node.id = %node_id, %error, "reports could not be written: the session ends");
-                    cancel.cancel();
-                }
-            }
-        });
-        Ok(())
-    }
 }
 
 /// Refuses a session for another node than that of the certificate, or in another format.
@@ -228,18 +205,5 @@ fn refusal(error: &RegisterError) -> Result<ManagerMessage, Status> {
     match error {
         RegisterError::NotMember => message(ToWorker::Removed(true)),
         RegisterError::Invalid(_) | RegisterError::Propose(_) => Err(Status::unavailable(error.to_string())),
-    }
-}
-
-fn status_of(report: TaskReport, node_id: &NodeId) -> Result<(TaskId, NodeId, TaskStatus), Malformed> {
-    let mut status: TaskStatus = report.status.try_into()?;
-    truncate(&mut status.error);
-    truncate(&mut status.message);
-    Ok((report.task_id.into(), node_id.clone(), status))
-}
-
-fn truncate(text: &mut String) {
-    if let Some((at, _)) = text.char_indices().nth(TEXT_BOUND) {
-        text.truncate(at);
     }
 }

@@ -12,7 +12,7 @@ use flota_api::id::NodeId;
 use flota_api::proto::dispatcher::ManagerMessage;
 use flota_api::proto::dispatcher::manager_message::Message;
 
-/// Messages that may wait for a slow worker; with more, its session ends.
+/// Messages that may wait for a slow worker.
 pub(super) const QUEUE: usize = 64;
 
 /// The sending side of a session.

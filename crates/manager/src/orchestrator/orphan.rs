@@ -1,4 +1,4 @@
-//! Gives up the tasks of a node that has been down for longer than [`ORPHAN_AFTER`].
+//! Gives up the tasks of a node that has been down for longer than [`ORPHAN_AFTER`], or has left the cluster.
 
 use flota_api::defaults::ORPHAN_AFTER;
 use flota_api::model::{NodeState, Task, TaskStatus};
@@ -29,15 +29,52 @@ impl ControlLoop for Orphan {
         let mut plan = Plan::default();
         let Some(node) = view.node(key).filter(|node| node.state == NodeState::Down) else { return plan };
         let due = node.state_since + ORPHAN_AFTER;
-        if due > cx.now {
+        // A node that left stops its tasks and never reports their ends.
+        if due > cx.now && !node.has_left() {
             plan.retry_at(due);
             return plan;
         }
+        let error = match node.has_left() {
+            true => "its node has left the cluster".to_owned(),
+            false => format!("its node has been down since {}", node.state_since),
+        };
         for task in view.tasks_of_node(&node.id).filter(|task| !task.status.state.is_terminal()) {
-            let error = format!("its node has been down since {}", node.state_since);
+            let error = error.clone();
             let status = TaskStatus { state: TaskState::Orphaned, at: cx.now, error, ..task.status.clone() };
             plan.put(Task { status, ..task.as_ref().clone() });
         }
         plan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+    use flota_api::model::{Node, NodeStateReason};
+    use flota_api::object::StoreObject;
+    use flota_api::version::Timestamp;
+
+    /// Plans for a node that went down at the time 1,000, with one task that runs.
+    fn planned(state_reason: NodeStateReason, now: Timestamp) -> Plan {
+        let (state, state_since) = (NodeState::Down, Timestamp(1_000));
+        let node = Node { id: "n".into(), state, state_since, state_reason: Some(state_reason), ..Node::default() };
+        let status = TaskStatus { state: TaskState::Running, ..TaskStatus::default() };
+        let task = Task { id: "t".into(), node_id: Some("n".into()), status, ..Task::default() };
+        let mut view = Tables::default();
+        view.put(node.into_object());
+        view.put(task.into_object());
+        let mut cx = PlanContext { now, rng: StdRng::seed_from_u64(1) };
+        Orphan.plan("n", &view, &mut cx)
+    }
+
+    #[test]
+    fn tasks_of_a_node_that_left_are_given_up_at_once_and_those_of_a_lost_node_later() {
+        let now = Timestamp(2_000);
+        assert_eq!(planned(NodeStateReason::Left, now).changes.len(), 1);
+        assert_eq!(planned(NodeStateReason::HeartbeatsStopped, now).changes.len(), 0);
+        assert_eq!(planned(NodeStateReason::HeartbeatsStopped, now + ORPHAN_AFTER).changes.len(), 1);
     }
 }

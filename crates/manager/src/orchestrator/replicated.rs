@@ -206,7 +206,7 @@ fn after_end(service: &Service, last: &Task) -> AfterEnd {
         return AfterEnd::Replace;
     }
     let policy = &service.spec.restart;
-    let within_budget = policy.max_attempts == 0 || last.failures() < policy.max_attempts;
+    let within_budget = policy.max_attempts.is_none_or(|most| last.failures() < most.get());
     match last.status.state {
         // The task was stopped, but its slot remains: it was moved, or removed by a user.
         _ if last.desired_state.is_stopping() => AfterEnd::Replace,

@@ -46,12 +46,14 @@ fn ended_by_itself(task: &Task) -> bool {
         && !task.desired_state.is_stopping()
 }
 
-/// The digest of the cluster's image that the reference names.
+/// The digest of the cluster's image that the reference names. A reference that carries a digest means that digest.
 fn resolve(reference: &str, view: &Tables) -> Option<String> {
     let reference = ImageRef::parse(reference).ok()?;
-    let by_digest = reference.digest.as_deref().and_then(|digest| view.image_by_digest(digest));
-    let image = by_digest.or_else(|| view.image_by_reference(&reference.to_string()))?;
-    Some(image.digest.clone())
+    let image = match &reference.digest {
+        Some(digest) => view.image_by_digest(digest),
+        None => view.image_by_reference(&reference.to_string()),
+    };
+    Some(image?.digest.clone())
 }
 
 /// The delay before the next start in a slot after `restarts` restarts: none for the first, then doubled each time.
@@ -60,5 +62,24 @@ pub(super) fn backoff(policy: &RestartPolicy, restarts: u64) -> Duration {
         Ok(0) => Duration::ZERO,
         Ok(restarts) => policy.delay.saturating_mul(2u32.saturating_pow(restarts - 1)).min(RESTART_DELAY_MOST),
         Err(_) => RESTART_DELAY_MOST,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flota_api::model::Image;
+    use flota_api::object::StoreObject;
+
+    #[test]
+    fn a_reference_with_a_digest_means_that_digest_alone() {
+        let [held, other] = ['1', '2'].map(|digit| format!("sha256:{}", digit.to_string().repeat(64)));
+        let references = ["docker.io/library/app:1".to_owned(), format!("docker.io/library/app@{other}")].into();
+        let mut view = Tables::default();
+        view.put(Image { id: "i".into(), references, digest: held.clone(), ..Image::default() }.into_object());
+        assert_eq!(resolve("app:1", &view), Some(held.clone()));
+        assert_eq!(resolve(&format!("any/name:2@{held}"), &view), Some(held));
+        assert_eq!(resolve(&format!("app@{other}"), &view), None, "whatever has that name");
+        assert_eq!(resolve("app:2", &view), None);
     }
 }

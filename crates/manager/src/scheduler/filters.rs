@@ -15,7 +15,7 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len()] = [
     (Filter::Constraint, |spec, info| !spec.constraints.iter().all(|it| info.node.satisfies(it))),
     (Filter::Cpu, |spec, info| spec.reservations.nano_cpus > info.free.nano_cpus),
     (Filter::Memory, |spec, info| spec.reservations.memory_bytes > info.free.memory_bytes),
-    (Filter::Runtime, |spec, info| !info.node.description.has_runtime(&spec.runtime)),
+    (Filter::Runtime, |spec, info| spec.runtime.as_ref().is_some_and(|it| !info.node.description.has_runtime(it))),
     (Filter::Privileged, |spec, info| matches!(refusal(spec, info), Some(Refusal::Privileged))),
     (Filter::Capability, |spec, info| matches!(refusal(spec, info), Some(Refusal::Capability(_)))),
     (Filter::Device, |spec, info| matches!(refusal(spec, info), Some(Refusal::Device(_)))),

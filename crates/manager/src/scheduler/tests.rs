@@ -10,7 +10,7 @@ const GIB: u64 = 1 << 30;
 
 fn node(id: &str) -> Node {
     let mut node = Node { id: id.into(), state: NodeState::Ready, ..Node::default() };
-    node.description.resources = Resources { nano_cpus: 4_000_000_000, memory_bytes: 4 * GIB, pids: 0 };
+    node.description.resources = Resources { nano_cpus: 4_000_000_000, memory_bytes: 4 * GIB };
     node
 }
 
@@ -218,9 +218,9 @@ fn a_task_goes_only_where_its_runtime_its_privileges_and_its_devices_are() {
     let spec = ServiceSpec::default;
     let devices = |path: &str| vec![path.parse().expect(path)];
     for (spec, expected) in [
-        (ServiceSpec { runtime: "flota".into(), init: true, ..spec() }, "p@a"),
-        (ServiceSpec { runtime: "runsc".into(), ..spec() }, "p@b"),
-        (ServiceSpec { runtime: "kata".into(), ..spec() }, "p: no node fits: 2 of 2 without the runtime"),
+        (ServiceSpec { runtime: Some("flota".into()), init: true, ..spec() }, "p@a"),
+        (ServiceSpec { runtime: Some("runsc".into()), ..spec() }, "p@b"),
+        (ServiceSpec { runtime: Some("kata".into()), ..spec() }, "p: no node fits: 2 of 2 without the runtime"),
         (ServiceSpec { privileged: true, ..spec() }, "p@b"),
         (ServiceSpec { cap_add: vec!["CHOWN".into()], ..spec() }, "p@a"),
         (ServiceSpec { cap_add: vec!["NET_ADMIN".into()], ..spec() }, "p@b"),

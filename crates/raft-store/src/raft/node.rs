@@ -281,12 +281,6 @@ impl RaftNode {
         if to.leader_id == Some(self.opened.id) { ProposeError::Unknown } else { ProposeError::NotLeader }
     }
 
-    /// Asks another voter to take over leadership. Returns before it has.
-    pub async fn hand_over(&self, to: u64) {
-        // It fails only if the core has stopped, and then this manager does not lead.
-        let _ = self.opened.raft.trigger().transfer_leader(to).await;
-    }
-
     /// Stops the core and waits up to 4 s for it. Afterwards, this manager neither proposes nor answers.
     pub async fn shutdown(&self) {
         self.core.stop.cancel();

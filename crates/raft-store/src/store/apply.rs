@@ -141,11 +141,10 @@ impl Tables {
     }
 
     fn check_name(&self, object: &Object) -> Result<(), Conflict> {
-        if !self.is_name_taken(object) {
-            return Ok(());
+        match self.taken_name(object) {
+            None => Ok(()),
+            Some(name) => Err(Conflict::NameTaken { kind: object.kind().to_string(), name: name.to_owned() }),
         }
-        let name = object.name().unwrap_or_default().to_owned();
-        Err(Conflict::NameTaken { kind: object.kind().to_string(), name })
     }
 
     fn forget_answers(&mut self, stamp: Stamp, expired: Version) {

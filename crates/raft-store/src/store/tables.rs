@@ -17,7 +17,7 @@ pub type View = Arc<Tables>;
 /// A key. It is shared, because a change to a map clones whole nodes of it with all their keys.
 pub(super) type Key = Arc<str>;
 
-/// Objects of one kind by id, and by the name that is unique among them.
+/// Objects of one kind by id, and by the names that are unique among them.
 #[derive(Clone, Debug, Default)]
 struct Table {
     by_id: OrdMap<Key, Object>,
@@ -31,10 +31,10 @@ impl Table {
 
     fn put(&mut self, object: Object) {
         let id = Key::from(object.id());
-        if let Some(name) = self.by_id.get(&id).and_then(Object::name) {
+        for name in self.by_id.get(&id).map(Object::names).unwrap_or_default() {
             self.by_name.remove(name);
         }
-        if let Some(name) = object.name() {
+        for name in object.names() {
             self.by_name.insert(name.into(), Arc::clone(&id));
         }
         self.by_id.insert(id, object);
@@ -42,7 +42,7 @@ impl Table {
 
     fn remove(&mut self, id: &str) -> Option<Object> {
         let object = self.by_id.remove(id)?;
-        if let Some(name) = object.name() {
+        for name in object.names() {
             self.by_name.remove(name);
         }
         Some(object)
@@ -127,10 +127,13 @@ impl Tables {
         self.table(T::KIND).by_name(name).and_then(T::from_object)
     }
 
-    /// Whether another object of its kind has this object's name.
-    pub(super) fn is_name_taken(&self, object: &Object) -> bool {
-        let holder = object.name().and_then(|name| self.table(object.kind()).by_name(name));
-        holder.is_some_and(|holder| holder.id() != object.id())
+    /// Returns a name of this object that another object of its kind has.
+    pub(super) fn taken_name<'a>(&self, object: &'a Object) -> Option<&'a str> {
+        let is_taken = |name: &&str| {
+            let holder = self.table(object.kind()).by_name(name);
+            holder.is_some_and(|holder| holder.id() != object.id())
+        };
+        object.names().into_iter().find(is_taken)
     }
 
     /// Whether the user's request with this id has been carried out. It is not carried out again.
@@ -183,7 +186,7 @@ impl Tables {
     /// The image with this digest; if there are several, one that has a name.
     pub fn image_by_digest(&self, digest: &str) -> Option<&Arc<Image>> {
         let found = || self.images().filter(|image| image.digest == digest);
-        found().find(|image| image.reference.is_some()).or_else(|| found().next())
+        found().find(|image| !image.references.is_empty()).or_else(|| found().next())
     }
 
     /// The object of this kind and id.

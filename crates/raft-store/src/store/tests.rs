@@ -17,7 +17,8 @@ fn sample(kind: Kind, id: &str) -> Object {
         }
         Kind::Task => Task { id: id.into(), slot: 7, ..Task::default() }.into_object(),
         Kind::Image => {
-            Image { id: id.into(), reference: Some("web:1".into()), size: 9, ..Image::default() }.into_object()
+            Image { id: id.into(), references: ["web:1".into(), "web:2".into()].into(), size: 9, ..Image::default() }
+                .into_object()
         }
         Kind::Stack => {
             let spec = StackSpec { name: "shop".into(), ..StackSpec::default() };
@@ -96,10 +97,29 @@ fn no_two_objects_of_a_kind_have_the_same_unique_name() {
         let store = Store::default();
         apply(&store, 1, Action::Create(sample(kind, "first"))).expect("it is new");
         let second = sample(kind, "second");
-        let expected = match second.name() {
-            Some(name) => Err(Conflict::NameTaken { kind: kind.to_string(), name: name.to_owned() }),
+        let expected = match second.names().first() {
+            Some(name) => Err(Conflict::NameTaken { kind: kind.to_string(), name: (*name).to_owned() }),
             None => Ok(2),
         };
         assert_eq!(apply(&store, 2, Action::Create(second)), expected, "{kind}");
     }
+}
+
+#[test]
+fn an_image_is_found_by_each_of_its_names_until_it_loses_the_name() {
+    let store = Store::default();
+    let image = |id: &str, references: &[&str]| {
+        let references = references.iter().map(|it| (*it).to_owned()).collect();
+        Image { id: id.into(), references, ..Image::default() }.into_object()
+    };
+    apply(&store, 1, Action::Create(image("i", &["a", "b"]))).expect("it is new");
+    let found = |name: &str| store.view().image_by_reference(name).map(|image| image.id.to_string());
+    assert_eq!((found("a"), found("b")), (Some("i".into()), Some("i".into())));
+    let taken = apply(&store, 2, Action::Create(image("j", &["c", "b"])));
+    assert_eq!(taken, Err(Conflict::NameTaken { kind: "image".into(), name: "b".into() }));
+    apply(&store, 3, Action::Update(image("i", &["a"]))).expect("it is there");
+    apply(&store, 4, Action::Create(image("j", &["c", "b"]))).expect("the name is free");
+    assert_eq!((found("a"), found("b"), found("c")), (Some("i".into()), Some("j".into()), Some("j".into())));
+    apply(&store, 5, Action::Remove(Kind::Image, "j".into())).expect("it is there");
+    assert_eq!((found("b"), found("c")), (None, None));
 }

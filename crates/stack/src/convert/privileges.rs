@@ -1,27 +1,31 @@
 //! `security_opt` of a service.
 
+use crate::tree::{Fault, Node};
+
 /// Returns whether the options forbid programs to gain privileges; `None` if they don't say. The last one counts.
-pub(super) fn forbidden(options: &[String]) -> Result<Option<bool>, String> {
-    let mut forbidden = None;
-    for option in options {
-        let (name, value) = option.split_once(['=', ':']).unwrap_or((option, "true"));
-        forbidden = Some(match (name, value) {
-            ("no-new-privileges", "true") => true,
-            ("no-new-privileges", "false") => false,
-            ("no-new-privileges", other) => return Err(format!("no-new-privileges: `{other}` is not true or false")),
-            (other, _) => return Err(format!("`{other}` is not supported yet, only `no-new-privileges`")),
-        });
+pub(super) fn forbidden(node: &Node) -> Result<Option<bool>, Fault> {
+    let flags = node.list()?.iter().map(|option| option.parsed(flag)).collect::<Result<Vec<_>, _>>()?;
+    Ok(flags.last().copied())
+}
+
+fn flag(option: &str) -> Result<bool, String> {
+    let (name, value) = option.split_once(['=', ':']).unwrap_or((option, "true"));
+    match (name, value) {
+        ("no-new-privileges", "true") => Ok(true),
+        ("no-new-privileges", "false") => Ok(false),
+        ("no-new-privileges", other) => Err(format!("no-new-privileges: `{other}` is not true or false")),
+        (other, _) => Err(format!("`{other}` is not supported yet, only `no-new-privileges`")),
     }
-    Ok(forbidden)
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::load::parse;
+    use super::*;
+    use crate::tree::parse;
 
-    fn forbidden(options: &str) -> Result<Option<bool>, String> {
-        let stack = parse(&format!("services:\n  web:\n    image: a\n    security_opt: [{options}]\n"), "s")?;
-        Ok(stack.services[0].no_new_privileges)
+    fn read(options: &str) -> Result<Option<bool>, String> {
+        let node = parse(&format!("[{options}]")).map_err(|fault| fault.why)?;
+        forbidden(&node).map_err(|fault| format!("{}: {}", fault.key, fault.why))
     }
 
     #[test]
@@ -32,18 +36,18 @@ mod tests {
             ("no-new-privileges:true", Some(true)),
             ("no-new-privileges=true, no-new-privileges:false", Some(false)),
         ] {
-            assert_eq!(forbidden(options), Ok(expected), "{options}");
+            assert_eq!(read(options), Ok(expected), "{options}");
         }
     }
 
     #[test]
     fn other_options_are_refused_with_their_key() {
         for (options, expected) in [
-            ("seccomp:unconfined", "`seccomp` is not supported yet, only `no-new-privileges`"),
-            ("no-new-privileges:maybe", "no-new-privileges: `maybe` is not true or false"),
+            ("seccomp:unconfined", "[0]: `seccomp` is not supported yet, only `no-new-privileges`"),
+            ("no-new-privileges:maybe", "[0]: no-new-privileges: `maybe` is not true or false"),
+            ("seccomp:unconfined, no-new-privileges", "[0]: `seccomp` is not supported yet, only `no-new-privileges`"),
         ] {
-            let error = forbidden(options).expect_err("refused");
-            assert_eq!(error, format!("services.web.security_opt: {expected}"));
+            assert_eq!(read(options), Err(expected.to_owned()), "{options}");
         }
     }
 }

@@ -107,7 +107,8 @@ impl Dispatcher for FakeLeader {
 async fn leader(cluster: &TestCluster) -> (String, mpsc::Receiver<FakeSession>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
     let address = listener.local_addr().expect("bound").to_string();
-    let (incoming, _) = flota_identity::incoming(listener, &cluster.identity(Role::Manager), None).expect("TLS");
+    let (incoming, _) =
+        flota_identity::incoming(listener, &cluster.identity(Role::Manager), None, Default::default()).expect("TLS");
     let (sender, sessions) = mpsc::channel(8);
     let server = tonic::transport::Server::builder().add_service(DispatcherServer::new(FakeLeader(sender)));
     tokio::spawn(server.serve_with_incoming(ReceiverStream::new(incoming)));

@@ -64,7 +64,8 @@ async fn fetch(holders: &[Gives]) -> (Result<(), String>, Vec<Vec<u64>>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound").to_string();
         peers.push(NodeAddress { address, ..NodeAddress::default() });
-        let (incoming, _) = flota_identity::incoming(listener, &cluster.identity(Role::Worker), None).expect("TLS");
+        let (incoming, _) =
+            flota_identity::incoming(listener, &cluster.identity(Role::Worker), None, Default::default()).expect("TLS");
         let holder = Holder { blob: blob.clone(), gives: *gives, asked: Arc::default() };
         asked.push(Arc::clone(&holder.asked));
         let server = tonic::transport::Server::builder().add_service(ImageStoreServer::new(holder));

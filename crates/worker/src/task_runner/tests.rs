@@ -1,5 +1,7 @@
 //! Tests of a task runner on a simulated node with paused time.
 
+use std::num::NonZeroU64;
+
 use super::*;
 use crate::executor::{FakeFailure, FakeProgram, OnStop, WhatHappened};
 use crate::fake_node::{HOUR, Node, SECOND, full_set, task};
@@ -36,7 +38,8 @@ async fn a_task_that_fails_is_restarted_after_a_delay_that_doubles() {
 async fn the_budget_of_restarts_ends() {
     let node = Node::with(fails_after(SECOND));
     let mut daemon = node.daemon();
-    daemon.assign(&RestartPolicy { max_attempts: 2, ..RestartPolicy::default() }, DesiredState::Running);
+    daemon
+        .assign(&RestartPolicy { max_attempts: NonZeroU64::new(2), ..RestartPolicy::default() }, DesiredState::Running);
     let status = daemon.is(TaskState::Failed).await;
     assert_eq!((status.attempt, status.exit_code), (3, Some(1)));
     tokio::time::advance(HOUR).await;
@@ -48,7 +51,8 @@ async fn restarts_leave_the_window_by_time_that_passes_and_not_by_the_wall_clock
     let node = Node::with(fails_after(40 * SECOND));
     let mut daemon = node.daemon();
     // The budget is one restart in a minute; a container that lives for 40 s exceeds it with its second restart.
-    let policy = RestartPolicy { max_attempts: 1, window: 60 * SECOND, ..RestartPolicy::default() };
+    let policy =
+        RestartPolicy { max_attempts: NonZeroU64::new(1), window: Some(60 * SECOND), ..RestartPolicy::default() };
     daemon.assign(&policy, DesiredState::Running);
     daemon.until(|status| status.attempt == 2 && status.state == TaskState::Running).await;
     node.step_wall(3_600_000);
@@ -112,8 +116,10 @@ async fn restart_with_a_step(step: i64) -> Vec<u128> {
     tokio::time::advance(5 * SECOND).await;
     node.step_wall(step);
     // An order makes the runner check again.
-    daemon
-        .assign(&RestartPolicy { delay: 10 * SECOND, max_attempts: 100, ..Default::default() }, DesiredState::Running);
+    daemon.assign(
+        &RestartPolicy { delay: 10 * SECOND, max_attempts: NonZeroU64::new(100), ..Default::default() },
+        DesiredState::Running,
+    );
     daemon.until(|status| status.attempt == 3 && status.state == TaskState::Running).await;
     node.times(begin, is_start)
 }

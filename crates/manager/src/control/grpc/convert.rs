@@ -8,8 +8,9 @@ use super::super::Freshness;
 use super::super::cluster::ClusterInfo;
 use super::super::error::ControlError;
 use super::super::filter::Filter;
+use super::super::images::NamedImage;
 use super::super::nodes::NodeSummary;
-use super::super::progress::{ImageProgress, ServiceProgress};
+use super::super::progress::{HangingTask, ImageProgress, ServiceProgress};
 use super::super::registries::RegistrySummary;
 use super::super::services::ServiceSummary;
 use super::super::stacks::StackSummary;
@@ -68,6 +69,12 @@ impl From<NodeSummary> for pc::NodeRow {
     }
 }
 
+impl From<NamedImage> for pc::ImageRow {
+    fn from(row: NamedImage) -> Self {
+        Self { reference: row.reference.unwrap_or_default(), image: Some(row.image.as_ref().into()) }
+    }
+}
+
 impl From<ServiceSummary> for pc::ServiceRow {
     fn from(row: ServiceSummary) -> Self {
         Self { service: Some(row.service.as_ref().into()), running: row.running, desired: row.desired }
@@ -100,13 +107,20 @@ impl From<RegistrySummary> for pc::RegistryRow {
     }
 }
 
+impl From<HangingTask> for pc::HangingTask {
+    fn from(it: HangingTask) -> Self {
+        Self { name: it.name, state: it.state.to_string(), reason: it.reason, stuck: it.stuck }
+    }
+}
+
 impl From<ServiceProgress> for pc::ServiceProgress {
     fn from(it: ServiceProgress) -> Self {
         Self {
             running: it.running,
             desired: it.desired,
             converged: it.converged,
-            hanging: it.hanging,
+            outdated: it.outdated,
+            hanging: it.hanging.into_iter().map(Into::into).collect(),
             update_paused: it.update_paused.unwrap_or_default(),
             removed: it.removed,
         }

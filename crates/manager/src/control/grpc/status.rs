@@ -25,6 +25,7 @@ fn row(error: &ControlError) -> (Code, Reason) {
             NodeHold::IsManager => (Code::FailedPrecondition, Reason::NodeIsManager),
             NodeHold::NotDown(_) => (Code::FailedPrecondition, Reason::NodeNotDown),
         },
+        ControlError::Departure { .. } => (Code::FailedPrecondition, Reason::MajorityNeeded),
         ControlError::TaskUnreachable(_) => (Code::FailedPrecondition, Reason::TaskUnreachable),
         ControlError::NoClusterYet => (Code::Unavailable, Reason::NoClusterYet),
         ControlError::LeadershipMoved => (Code::Unavailable, Reason::LeadershipMoved),

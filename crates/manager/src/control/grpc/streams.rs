@@ -7,7 +7,8 @@ use tonic::{Status, Streaming};
 
 use flota_api::model::Task;
 use flota_api::proto::streams::frame::Frame as Content;
-use flota_api::proto::streams::{Frame, LogsRequest};
+use flota_api::proto::streams::{Frame, LogLine, LogsRequest};
+use flota_api::text::printable;
 use flota_raft_store::View;
 use flota_raft_store::raft::RaftNode;
 
@@ -30,6 +31,23 @@ pub(super) fn open(
         }
     });
     receiver
+}
+
+/// Bytes of an error or a name of a worker that reach the user.
+const TEXT_BOUND: usize = 1_000;
+
+/// Makes what the worker itself says fit for a terminal. What its tasks write is the user's own.
+fn shown(frame: Frame) -> Frame {
+    let content = frame.frame.map(|content| match content {
+        Content::Error(text) => Content::Error(printable(&text, TEXT_BOUND)),
+        Content::Log(line) => Content::Log(LogLine {
+            task_name: printable(&line.task_name, TEXT_BOUND),
+            node_name: printable(&line.node_name, TEXT_BOUND),
+            ..line
+        }),
+        other => other,
+    });
+    Frame { frame: content }
 }
 
 async fn serve(
@@ -74,7 +92,7 @@ async fn relay(mut user: Streaming<Frame>, worker: WorkerStream, to_user: Outbox
         loop {
             match inbox.message().await {
                 Ok(Some(frame)) => {
-                    if to_user.send(Ok(frame)).await.is_err() {
+                    if to_user.send(Ok(shown(frame))).await.is_err() {
                         return;
                     }
                 }
@@ -111,7 +129,7 @@ async fn relay_logs(broker: StreamBroker, view: View, task: Arc<Task>, request: 
             () = to_user.closed() => return,
         };
         let frame = match frame {
-            Ok(Some(frame)) => frame,
+            Ok(Some(frame)) => shown(frame),
             Ok(None) => return,
             Err(status) => {
                 let text = format!("the logs of task {} end early: {}", task.id, status.message());
@@ -122,5 +140,19 @@ async fn relay_logs(broker: StreamBroker, view: View, task: Arc<Task>, request: 
         if to_user.send(Ok(frame)).await.is_err() || broken {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_writes_no_escape_sequences_to_a_users_terminal() {
+        let shown = |content| shown(Frame { frame: Some(content) }).frame.expect("it stays");
+        assert_eq!(shown(Content::Error("\u{1b}c".into())), Content::Error("\\u{1b}c".into()));
+        let line = |name: &str| LogLine { node_name: name.into(), line: "\u{1b}[1m".into(), ..LogLine::default() };
+        assert_eq!(shown(Content::Log(line("\u{1b}c"))), Content::Log(line("\\u{1b}c")), "the line is the task's");
+        assert_eq!(shown(Content::Stdout("\u{1b}c".into())), Content::Stdout("\u{1b}c".into()));
     }
 }

@@ -59,13 +59,13 @@ fn two_machines_of_one_hostname_are_told_apart_by_their_ids() {
     assert_eq!(meant(resolve::<Node>(&view, "host")), ids(&["node-1", "node-2"]));
     assert_eq!(meant(resolve::<Node>(&view, "node-2")), Ok("node-2".into()));
     let text = resolve::<Node>(&view, "host").expect_err("it is ambiguous").to_string();
-    assert_eq!(text, "`host` is ambiguous: it may be node host (node-1); node host (node-2)");
+    assert_eq!(text, "`host` is ambiguous: it may be any of node host (node-1); node host (node-2)");
 }
 
 #[test]
 fn an_image_is_found_by_every_form_of_its_reference_and_by_its_digest() {
-    let reference = Some("docker.io/library/web:latest".to_owned());
-    let image = Image { id: "i1".into(), reference, digest: "sha256:aa".into(), ..Image::default() };
+    let references = ["docker.io/library/web:latest".to_owned()].into();
+    let image = Image { id: "i1".into(), references, digest: "sha256:aa".into(), ..Image::default() };
     let unnamed = Image { id: "i2".into(), digest: "sha256:bb".into(), ..Image::default() };
     let mut view = Tables::default();
     view.put(image.into_object());
@@ -104,9 +104,10 @@ fn a_service_name_with_a_dot_never_stands_for_another_services_task() {
     let services = || vec![service("s1", "a"), service("s2", "a.1")];
     let tasks = || vec![task("of-a", "s1", 1, TaskState::Running), task("of-a.1", "s2", 1, TaskState::Running)];
     let view = tables(services(), tasks());
-    assert_eq!(meant(resolve::<Task>(&view, "a.1")), Ok("of-a".into()), "a service is no task");
+    assert_eq!(meant(resolve::<Task>(&view, "a.1")), ids(&["of-a", "s2"]));
+    assert_eq!(meant(resolve::<Task>(&view, "of-a")), Ok("of-a".into()), "its id is not ambiguous");
+    assert_eq!(meant(resolve::<Service>(&view, "a.1")), Ok("s2".into()), "a task is never meant by a service's name");
     assert_eq!(meant(resolve::<Task>(&view, "a.1.1")), Ok("of-a.1".into()));
-    // If a service may stand for its task, the name is ambiguous.
     assert_eq!(meant(resolve_running(&view, "a.1")), ids(&["of-a", "s2"]));
     assert_eq!(meant(resolve_running(&view, "a")), Ok("of-a".into()));
     assert_eq!(meant(resolve_running(&view, "a.1.1")), Ok("of-a.1".into()));

@@ -9,14 +9,14 @@ use flota_api::naming;
 
 /// Calls `check` with the result for every field.
 pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), String>)) {
-    if !spec.runtime.is_empty() {
-        check("runtime", naming::check(&spec.runtime).map_err(|error| error.to_string()));
+    if let Some(runtime) = &spec.runtime {
+        check("runtime", naming::check(runtime).map_err(|error| error.to_string()));
     }
     for (field, names) in [("cap_add", &spec.cap_add), ("cap_drop", &spec.cap_drop)] {
         let mut known = BTreeSet::new();
         for (index, name) in names.iter().enumerate() {
             let result = match capability::is_known(name) {
-                false => Err(format!("`{}` is no capability", name.escape_default())),
+                false => Err(format!("`{}` is no capability", name.escape_debug())),
                 true => once(known.insert(name), name),
             };
             check(&format!("{field}[{index}]"), result);
@@ -44,7 +44,7 @@ fn once(first: bool, what: &str) -> Result<(), String> {
 pub(super) fn texts(spec: &ServiceSpec) -> impl Iterator<Item = &String> {
     let devices = spec.devices.iter().flat_map(|it| [&it.source, &it.target, &it.permissions]);
     let kinds = spec.generic_resources.iter().map(|it| &it.kind);
-    [&spec.runtime].into_iter().chain(&spec.cap_add).chain(&spec.cap_drop).chain(devices).chain(kinds)
+    spec.runtime.iter().chain(&spec.cap_add).chain(&spec.cap_drop).chain(devices).chain(kinds)
 }
 
 #[cfg(test)]
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn what_docker_takes_is_taken() {
         for good in [
-            ServiceSpec { runtime: "io.containerd.runsc.v1".into(), init: true, ..spec() },
+            ServiceSpec { runtime: Some("io.containerd.runsc.v1".into()), init: true, ..spec() },
             ServiceSpec { cap_add: list("NET_ADMIN"), cap_drop: list("ALL"), ..spec() },
             // Docker accepts both, and gives the task every capability.
             ServiceSpec { privileged: true, cap_drop: list("CHOWN"), cap_add: list("ALL BPF"), ..spec() },
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn what_can_not_be_meant_is_refused_by_field() {
         let bad = ServiceSpec {
-            runtime: "/bin/sh".into(),
+            runtime: Some("/bin/sh".into()),
             cap_add: list("NET_ADMIN NOT_KNOWN"),
             cap_drop: list("CHOWN CHOWN"),
             devices: vec![

@@ -77,7 +77,7 @@ fn create(objects: impl IntoIterator<Item = flota_api::object::Object>) -> Vec<T
 fn nodes() -> Vec<flota_api::object::Object> {
     let node = |id: &str| {
         let mut node = Node { id: id.into(), state: NodeState::Ready, ..Node::default() };
-        node.description.resources = Resources { nano_cpus: 8_000_000_000, memory_bytes: 8 << 30, pids: 0 };
+        node.description.resources = Resources { nano_cpus: 8_000_000_000, memory_bytes: 8 << 30 };
         node.into_object()
     };
     ["a", "b"].into_iter().map(node).collect()

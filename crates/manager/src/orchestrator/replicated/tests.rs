@@ -1,5 +1,6 @@
 mod update;
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use rand::SeedableRng;
@@ -137,7 +138,8 @@ fn failures_are_replaced_by_policy_with_growing_delays_within_the_slots_budget()
     assert_eq!(with(policy(RestartCondition::None), failed.clone()), [""; 0]);
     let often = Task { inherited_restarts: 3, ..failed.clone() };
     assert_eq!(with(policy(RestartCondition::OnFailure), often.clone()), ["+1 after 1600 ms"]);
-    let budget = RestartPolicy { max_attempts: 3, delay: Duration::from_millis(1), ..RestartPolicy::default() };
+    let budget =
+        RestartPolicy { max_attempts: NonZeroU64::new(3), delay: Duration::from_millis(1), ..RestartPolicy::default() };
     assert_eq!(with(budget, often), [""; 0], "the slot's budget is gone");
     let rejected = task("t1", 1, "a", TaskState::Rejected);
     assert_eq!(with(policy(RestartCondition::None), rejected), ["+1 after 200 ms"], "it never ran");
@@ -200,7 +202,7 @@ fn the_newest_task_of_a_slot_decides_over_its_restart_and_not_the_one_of_a_clock
     };
     let never = RestartPolicy { condition: RestartCondition::None, ..RestartPolicy::default() };
     assert_eq!(planned(never, failed(0)), [""; 0], "it has run, once");
-    let twice = RestartPolicy { max_attempts: 2, ..RestartPolicy::default() };
+    let twice = RestartPolicy { max_attempts: NonZeroU64::new(2), ..RestartPolicy::default() };
     assert_eq!(planned(twice.clone(), failed(1)), ["+1 after 400 ms"]);
     assert_eq!(planned(twice, failed(2)), [""; 0], "the budget is the slot's");
 }

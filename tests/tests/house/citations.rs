@@ -1,0 +1,68 @@
+//! What a comment or a document cites can be opened by a reader of the repository: a file that is in it, or a public
+//! source. Papers, lists and numbers that were only at hand when the code was written are not cited.
+
+use std::path::{Path, PathBuf};
+
+/// Folders with files that are not ours or not for readers.
+const SKIPPED: [&str; 3] = ["target", ".git", "third_party"];
+/// Endings of the names of files that are read.
+const READ: [&str; 7] = ["rs", "md", "proto", "toml", "sh", "yml", "py"];
+/// Papers that are not in the repository, by the names under which they were cited.
+const PAPERS: [&str; 2] = ["DESIGN", "INTERFACE"];
+
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        let name = entry.file_name();
+        if path.is_dir() && !SKIPPED.iter().any(|it| name == *it) {
+            files(&path, found);
+        } else if path.extension().is_some_and(|it| READ.iter().any(|ending| it == *ending)) {
+            found.push(path);
+        }
+    }
+}
+
+/// Returns the citations in a text that lead nowhere. `exists` says whether a path of a document does.
+fn lost_citations(text: &str, exists: impl Fn(&str) -> bool) -> Vec<String> {
+    let is_part = |character: char| character.is_alphanumeric() || "_./-".contains(character);
+    let words: Vec<&str> = text.split(|character| !is_part(character)).map(|it| it.trim_matches('.')).collect();
+    let mut lost = Vec::new();
+    for (index, word) in words.iter().enumerate() {
+        let next = words.get(index + 1).copied().unwrap_or_default();
+        let is_numbered = |word: &str| word.chars().next().is_some_and(|it| it.is_ascii_digit());
+        let lower = word.to_ascii_lowercase();
+        let numbered = ["lesson", "lessons", "issue", "issues"].contains(&lower.as_str()) && is_numbered(next);
+        if numbered || lower.strip_prefix("lesson_").is_some_and(is_numbered) {
+            lost.push(format!("{word} {next}"));
+        } else if PAPERS.contains(word) || word.ends_with(".md") && !exists(word) {
+            lost.push((*word).to_owned());
+        }
+    }
+    lost
+}
+
+#[test]
+fn nothing_is_cited_that_a_reader_can_not_open() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut all = vec![root.join("Makefile")];
+    files(&root, &mut all);
+    assert!(all.len() > 200, "the sources were found");
+    let own = Path::new(file!()).file_name();
+    for path in all.iter().filter(|path| path.file_name() != own) {
+        let folder = path.parent().unwrap();
+        let exists = |cited: &str| [&root, &root.join("docs"), folder].iter().any(|it| it.join(cited).exists());
+        let lost = lost_citations(&std::fs::read_to_string(path).unwrap(), exists);
+        assert!(lost.is_empty(), "{} cites {lost:?}", path.display());
+    }
+}
+
+#[test]
+fn papers_numbers_and_missing_documents_are_found() {
+    let lost = |text: &str| lost_citations(text, |path| path == "docs/store.md");
+    for bad in ["DESIGN, decision 14", "see INTERFACE.", "lesson 28", "fn lesson_28_x()", "issue 7", "docs/none.md"] {
+        assert_eq!(lost(bad).len(), 1, "{bad}");
+    }
+    for good in ["docs/store.md.", "moby#28", "an issue of time", "RFC 9110", "the design", "NUMA_INTERFACE"] {
+        assert_eq!(lost(good), [""; 0], "{good}");
+    }
+}
