@@ -44,6 +44,14 @@ impl Resources {
         wanted.nano_cpus <= self.nano_cpus && wanted.memory_bytes <= self.memory_bytes
     }
 
+    /// Returns the sum of both.
+    pub fn plus(&self, more: &Self) -> Self {
+        Self {
+            nano_cpus: self.nano_cpus.saturating_add(more.nano_cpus),
+            memory_bytes: self.memory_bytes.saturating_add(more.memory_bytes),
+        }
+    }
+
     /// Returns what is left after `taken` is subtracted; never below zero.
     pub fn minus(&self, taken: &Self) -> Self {
         Self {

@@ -8,8 +8,9 @@ use tokio::sync::mpsc;
 use flota_api::id::{ServiceId, is_id};
 use flota_api::model::{Image, NodeState, PendingReason, Service, Task};
 use flota_api::naming::task_name;
+use flota_api::object::{Kind, Object};
 use flota_api::state::{DesiredState, TaskState};
-use flota_raft_store::Tables;
+use flota_raft_store::{Event, Tables};
 
 use super::error::ControlError;
 use super::reference::resolve;
@@ -77,11 +78,23 @@ impl<M: Member> Control<M> {
             Err(ControlError::NotFound { .. }) if is_id(reference) => reference.into(),
             Err(error) => return Err(error),
         };
-        Ok(self.watch(move |view| {
+        let watched = id.clone();
+        let concerns = move |event: &Event| match event {
+            Event::Created(object) | Event::Updated { new: object, .. } | Event::Removed(object) => match object {
+                Object::Service(service) => service.id == watched,
+                Object::Task(task) => task.service_id == watched,
+                Object::Node(_) => true,
+                _ => false,
+            },
+            Event::Committed(_) => false,
+            Event::Reset => true,
+        };
+        let progress = move |view: &Tables| {
             let now = service(view, &id);
             let is_last = now.converged || now.update_paused.is_some();
             (now, is_last)
-        }))
+        };
+        Ok(self.watch(progress, concerns))
     }
 
     /// Reports the progress of the image until enough nodes hold it. With a digest, it waits until the name refers to
@@ -92,17 +105,26 @@ impl<M: Member> Control<M> {
         digest: Option<String>,
     ) -> Result<Watch<ImageProgress>, ControlError> {
         self.proven_view().await?;
-        Ok(self.watch(move |view| {
+        let progress = move |view: &Tables| {
             let now = image(view, &reference, digest.as_deref());
             (now, now.converged)
-        }))
+        };
+        let concerns = |event: &Event| match event {
+            Event::Created(object) | Event::Updated { new: object, .. } | Event::Removed(object) => {
+                matches!(object.kind(), Kind::Image | Kind::Node)
+            }
+            Event::Committed(_) => false,
+            Event::Reset => true,
+        };
+        Ok(self.watch(progress, concerns))
     }
 
-    /// Sends the result of `progress` on the store, at once and whenever it has changed, until a report is marked as
-    /// the last, the receiver is dropped, or leadership ends.
+    /// Sends the result of `progress` on the store, at once and whenever it has changed after an event that concerns it,
+    /// until a report is marked as the last, the receiver is dropped, or leadership ends.
     fn watch<T: PartialEq + Clone + Send + 'static>(
         &self,
         progress: impl Fn(&Tables) -> (T, bool) + Send + 'static,
+        concerns: impl Fn(&Event) -> bool + Send + Sync + 'static,
     ) -> Watch<T> {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let (store, scope) = (self.store.clone(), self.leading.borrow().clone());
@@ -119,14 +141,22 @@ impl<M: Member> Control<M> {
                     biased;
                     () = sender.closed() => return,
                     () = scope.cancelled() => {}
-                    // A lag needs no handling, because the whole view is examined anyway.
-                    _ = events.next() => {}
+                    () = until_concerned(&mut events, &concerns) => {}
                 }
             }
             // It fails only if the receiver was dropped.
             let _ = sender.send(Err(ControlError::LeadershipMoved)).await;
         });
         receiver
+    }
+}
+
+/// Waits for an event that concerns a watch. A lag ends the wait, because an event may have been missed.
+async fn until_concerned(events: &mut flota_raft_store::Watch, concerns: &impl Fn(&Event) -> bool) {
+    while let Ok(events) = events.next().await {
+        if events.iter().any(concerns) {
+            return;
+        }
     }
 }
 
