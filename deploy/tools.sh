@@ -12,7 +12,7 @@ need mold mold
 [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
 case "${1:-build}" in
   test)
-    for program in python3 strace curl docker-registry podman conmon crun runc; do need "$program" "$program"; done
+    for program in python3 strace curl docker-registry podman conmon crun runc dbus-daemon; do need "$program" "$program"; done
     need busybox busybox-static
     need_seccomp
     ;;

@@ -23,6 +23,7 @@ mod place;
 mod processes;
 mod remove;
 mod stats;
+mod systemd;
 mod table;
 
 #[cfg(test)]
@@ -39,6 +40,7 @@ pub use stats::{
     BlockIo, BlockIoEntry, Cpu, CpuUsage, Cpuset, Hugetlb, IntelRdt, Memory, MemoryEntry, Pids, Pressure, PressureData,
     Stats, Throttling,
 };
+pub use systemd::Scope;
 pub use table::{Hierarchy, hierarchies};
 
 use crate::error::StepError;
@@ -68,6 +70,19 @@ impl Groups {
             self.undo();
         }
         made
+    }
+
+    /// Takes over groups in which systemd has put a process of the container, creates those that it has not, and sets
+    /// the limits. Their removal is the container's.
+    ///
+    /// # Errors
+    /// The same as for [`Groups::create`].
+    pub(crate) fn adopt(&mut self, resources: &Resources) -> Result<(), StepError> {
+        for folder in &mut self.folders {
+            folder.make()?;
+            folder.made = folder.made.max(1);
+        }
+        self.apply(resources)
     }
 
     /// Creates the groups and returns whether all of them are new.
@@ -117,7 +132,7 @@ impl Groups {
     }
 
     /// Returns whether all hierarchies are v2.
-    fn is_pure_v2(&self) -> bool {
+    pub(crate) fn is_pure_v2(&self) -> bool {
         !self.folders.is_empty() && self.folders.iter().all(|folder| folder.v2)
     }
 }

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::Groups;
+use crate::cgroup::{Groups, Scope};
 use crate::error::{Act, RunError, StepError};
 use crate::oci::{self, Hook, Spec, State, Status};
 use crate::process::{self, hooks};
@@ -61,6 +61,9 @@ pub struct Container {
     pub annotations: BTreeMap<String, String>,
     /// Its control groups.
     pub groups: Groups,
+    /// The scope of systemd to which the groups belong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
     /// Whether its processes are in their own PID namespace and end with its init.
     pub own_pids: bool,
     /// Hooks that run after the start.
@@ -310,7 +313,8 @@ impl Container {
     /// The container has stopped, or a limit can't be set; earlier limits stay set.
     pub fn update(&self, resources: &oci::Resources) -> Result<(), StepError> {
         self.require("update", &[Status::Created, Status::Running, Status::Paused])?;
-        self.groups.apply(resources)
+        self.groups.apply(resources)?;
+        self.scope.as_ref().map_or(Ok(()), |scope| scope.update(resources, self.groups.is_pure_v2()))
     }
 
     /// Returns the ids of all of its processes in the caller's PID namespace.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Longest line in bytes; a longer one is split.
-pub const LINE_BOUND: usize = 1 << 20;
+const LINE_BOUND: usize = 1 << 20;
 /// Bytes of a line that the writer keeps in memory.
 const ENTRY_BOUND: usize = 16 << 10;
 

@@ -13,6 +13,8 @@ mod pids;
 mod rdma;
 mod unified;
 
+pub(super) use cpu::weight as cpu_weight;
+
 use std::borrow::Cow;
 
 use super::make::USUAL;

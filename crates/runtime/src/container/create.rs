@@ -9,7 +9,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use super::Container;
-use crate::cgroup::{self, Groups};
+use crate::cgroup::{self, Groups, Scope};
 use crate::error::{Act, RunError, StepError};
 use crate::oci::{Linux, NamespaceKind, Process, Resources, Seccomp, Spec, Status};
 use crate::process::channel::Word;
@@ -27,6 +27,8 @@ use crate::state;
 pub enum GroupChoice {
     /// They are those of `linux.cgroupsPath`.
     Configured,
+    /// They are those of a scope of systemd that `linux.cgroupsPath` describes.
+    Systemd,
     /// They are these, whatever the configuration says.
     Given(Groups),
     /// There are none: the container stays in the caller's groups, without limits.
@@ -165,19 +167,22 @@ impl Creation {
         }
     }
 
-    fn choose_groups(&self, spec: &Spec) -> Result<Groups, StepError> {
-        match &self.groups {
-            GroupChoice::Given(groups) => Ok(groups.clone()),
-            GroupChoice::None => Ok(Groups::default()),
-            GroupChoice::Configured => {
-                let hierarchies = cgroup::hierarchies().act(|| "read the cgroup hierarchies".into())?;
-                Groups::new(&hierarchies, spec.linux().cgroups_path.as_deref(), &self.id)
+    fn choose_groups(&self, spec: &Spec) -> Result<(Groups, Option<Scope>), StepError> {
+        let hierarchies = || cgroup::hierarchies().act(|| "read the cgroup hierarchies".into());
+        let path = spec.linux().cgroups_path.as_deref();
+        Ok(match &self.groups {
+            GroupChoice::Given(groups) => (groups.clone(), None),
+            GroupChoice::None => (Groups::default(), None),
+            GroupChoice::Configured => (Groups::new(&hierarchies()?, path, &self.id)?, None),
+            GroupChoice::Systemd => {
+                let scope = Scope::new(path, &self.id)?;
+                (scope.groups(&hierarchies()?), Some(scope))
             }
-        }
+        })
     }
 
     fn container(&self, spec: &Spec, bundle: PathBuf, rootfs: PathBuf, dir: PathBuf) -> Result<Container, StepError> {
-        let groups = self.choose_groups(spec).inspect_err(|_| drop(std::fs::remove_dir(&dir)))?;
+        let (groups, scope) = self.choose_groups(spec).inspect_err(|_| drop(std::fs::remove_dir(&dir)))?;
         let own = nix::unistd::getpid().as_raw();
         Ok(Container {
             oci_version: spec.oci_version.clone(),
@@ -191,6 +196,7 @@ impl Creation {
             owner: nix::unistd::getuid().as_raw(),
             annotations: spec.annotations.clone(),
             groups,
+            scope,
             poststart: spec.hooks.as_ref().map_or_else(Vec::new, |it| it.poststart.clone()),
             poststop: spec.hooks.as_ref().map_or_else(Vec::new, |it| it.poststop.clone()),
             has_process: spec.process.is_some(),
@@ -271,17 +277,25 @@ impl Making<'_> {
         Ok(())
     }
 
-    /// Creates the control groups. The default devices are always allowed, because a container can't work without
+    /// Returns the container's limits. The default devices are always allowed, because a container can't work without
     /// them.
-    fn make_groups(&mut self) -> Result<(), StepError> {
-        let linux = self.spec.linux();
-        let mut resources = linux.resources.clone().unwrap_or_default();
+    fn resources(&self) -> Resources {
         if matches!(self.creation.groups, GroupChoice::None) {
-            resources = Resources::default();
+            return Resources::default();
         }
+        let mut resources = self.spec.linux().resources.clone().unwrap_or_default();
         if !resources.devices.is_empty() {
             resources.devices.extend(cgroup::default_device_rules());
         }
+        resources
+    }
+
+    /// Creates the control groups. systemd does this itself when there is a process for them.
+    fn make_groups(&mut self) -> Result<(), StepError> {
+        if self.container.scope.is_some() {
+            return Ok(());
+        }
+        let resources = self.resources();
         if self.container.groups.is_frozen() {
             // In a frozen group init would never reach its first step. The groups belong to another process, so they
             // are kept.
@@ -373,11 +387,16 @@ impl Making<'_> {
     }
 
     /// Maps its ids, moves it into its control groups and sets its limits.
-    fn admit(&self, launched: &Launched) -> Result<(), StepError> {
+    fn admit(&mut self, launched: &Launched) -> Result<(), StepError> {
         let linux = self.spec.linux();
         let pid = launched.pid.as_raw();
         if launched.unmapped {
             user_namespace::map(launched.pid, &linux.uid_mappings, &linux.gid_mappings)?;
+        }
+        if let Some(scope) = &self.container.scope {
+            let resources = self.resources();
+            scope.start(pid, &resources, self.container.groups.is_pure_v2())?;
+            self.container.groups.adopt(&resources)?;
         }
         self.container.groups.join(pid)?;
         let none = Process::default();

@@ -20,10 +20,10 @@ pub(crate) struct Arguments {
     /// Log debug messages too
     #[arg(long)]
     pub(crate) debug: bool,
-    /// Accepted with a warning; this runtime always creates control groups itself
+    /// Let systemd create control groups; linux.cgroupsPath has the form slice:prefix:name
     #[arg(long)]
     pub(crate) systemd_cgroup: bool,
-    /// How to manage control groups; `disabled` uses none
+    /// Who creates control groups: this runtime, or systemd as with --systemd-cgroup; `disabled` uses none
     #[arg(long, default_value = "cgroupfs")]
     pub(crate) cgroup_manager: CgroupManager,
     /// Accepted for compatibility with runc and ignored; the runtime detects it

@@ -14,9 +14,11 @@ use crate::report::Report;
 
 fn creation(arguments: &Arguments, it: &Create) -> Result<Creation, RunError> {
     let mut creation = Creation::new(&arguments.root(), &it.id, &it.bundle);
-    if arguments.cgroup_manager == CgroupManager::Disabled {
-        creation.groups = GroupChoice::None;
-    }
+    creation.groups = match arguments.cgroup_manager {
+        CgroupManager::Disabled => GroupChoice::None,
+        CgroupManager::Cgroupfs if !arguments.systemd_cgroup => GroupChoice::Configured,
+        CgroupManager::Cgroupfs | CgroupManager::Systemd => GroupChoice::Systemd,
+    };
     creation.config.clone_from(&it.config);
     creation.console = it.console_socket.as_deref().map(connect_console).transpose()?;
     creation.pid_file.clone_from(&it.pid_file);

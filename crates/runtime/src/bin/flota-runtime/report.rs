@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 
-use crate::arguments::{Arguments, CgroupManager, LogFormat};
+use crate::arguments::{Arguments, LogFormat};
 
 pub(crate) struct Report {
     log: Option<PathBuf>,
@@ -15,11 +15,7 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(arguments: &Arguments) -> Self {
-        let report = Self { log: arguments.log.clone(), format: arguments.log_format, debug: arguments.debug };
-        if arguments.systemd_cgroup || arguments.cgroup_manager == CgroupManager::Systemd {
-            report.warn("--systemd-cgroup: control groups are made by this runtime itself, not by systemd");
-        }
-        report
+        Self { log: arguments.log.clone(), format: arguments.log_format, debug: arguments.debug }
     }
 
     pub(crate) fn error(&self, text: &str) {

@@ -10,7 +10,7 @@ const SHARES: (u64, u64) = (2, 262_144);
 /// Converts v1's shares to v2's weight (1 to 10000), by the curve through both ends and both defaults (1024 and 100)
 /// that runc has used since 1.3.2 and crun since 1.23. The earlier linear conversion made a default share far too
 /// small.
-fn weight(shares: u64) -> u64 {
+pub(in crate::cgroup) fn weight(shares: u64) -> u64 {
     if shares <= SHARES.0 {
         return 1;
     }
