@@ -3,9 +3,7 @@
 
 use std::num::NonZeroU64;
 
-use serde::Serialize;
-
-use crate::model::number_or_zero;
+use serde::{Serialize, Serializer};
 
 /// What a node has, or what a task reserves on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -30,6 +28,14 @@ pub struct Limits {
     /// Number of processes and threads.
     #[serde(serialize_with = "number_or_zero")]
     pub pids: Option<NonZeroU64>,
+}
+
+/// Serializes an absent number as zero.
+pub(crate) fn number_or_zero<T: Copy + Into<u64>, S: Serializer>(
+    value: &Option<T>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(value.map_or(0, Into::into))
 }
 
 impl Resources {

@@ -55,6 +55,8 @@ fn devices_capabilities_and_privileges_go_where_a_node_allows_them() {
     assert_eq!(bounding("net"), (0xa804_25fb | 1 << 12) & !1);
     assert_eq!(bounding("all") & (1 << 21), 1 << 21, "CAP_SYS_ADMIN");
     cluster.ok("exec all -- /busybox mount -t tmpfs none /dev/shm");
+    cluster.ok("exec all -- /busybox test -c /dev/fuse");
+    assert_ne!(cluster.ctl("exec net -- /busybox test -e /dev/fuse").code, 0, "it is not privileged");
 }
 
 #[test]

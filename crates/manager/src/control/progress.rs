@@ -1,5 +1,6 @@
 //! Reports the progress of a service or an image as it changes, so that a user can wait for it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -175,7 +176,7 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
         desired,
         outdated: outdated as u64,
         converged: running == desired && !stopping && outdated == 0,
-        hanging: late(service, &tasks, view).chain(given_up(service, &tasks)).collect(),
+        hanging: hanging(service, &tasks),
         update_paused: service.update.pause_reason().map(str::to_owned),
         removed: false,
     }
@@ -202,42 +203,52 @@ fn removal(view: &Tables, tasks: &[&Arc<Task>]) -> ServiceProgress {
     }
 }
 
-/// Tasks that should run and do not yet, each with its own reason or that of the slot's last failure.
-fn late(service: &Service, tasks: &[&Arc<Task>], view: &Tables) -> impl Iterator<Item = HangingTask> {
-    tasks.iter().filter(|task| task.is_live() && !is_running(task)).map(move |task| {
-        let in_slot = || view.tasks_of_slot(&service.id, task.slot);
-        let failed = in_slot().filter(|it| !it.status.error.is_empty()).max_by_key(|it| it.meta.order());
-        let (reason, stuck) = match &task.pending_reason {
-            _ if !task.status.error.is_empty() => (task.status.error.clone(), true),
-            // The update makes the room.
-            Some(reason @ PendingReason::NeedsRoom(_)) => (reason.to_string(), false),
-            Some(reason) => (reason.to_string(), true),
-            None if task.status.state == TaskState::Ready && task.desired_state == DesiredState::Ready => {
-                let stops = in_slot().any(|it| it.desired_state.is_stopping() && !it.status.state.is_terminal());
-                let turn =
-                    if stops { "the task that it replaces has not stopped yet" } else { "it is next in the update" };
-                (turn.to_owned(), false)
-            }
-            None if !task.status.message.is_empty() => (task.status.message.clone(), failed.is_some()),
-            None => (failed.map(|it| it.status.error.clone()).unwrap_or_default(), failed.is_some()),
-        };
-        HangingTask { name: task_name(&service.spec.name, task.slot), state: task.status.state, reason, stuck }
-    })
+/// Returns the tasks that should run and do not.
+fn hanging(service: &Service, tasks: &[&Arc<Task>]) -> Vec<HangingTask> {
+    let mut slots: BTreeMap<u64, Vec<&Task>> = BTreeMap::new();
+    for task in tasks {
+        slots.entry(task.slot).or_default().push(task);
+    }
+    slots.values().flat_map(|slot| hanging_in(service, slot)).collect()
 }
 
-/// Slots whose last task failed and is not replaced, and the reason. The tasks are in the order of their slots.
-fn given_up(service: &Service, tasks: &[&Arc<Task>]) -> impl Iterator<Item = HangingTask> {
-    tasks.chunk_by(|left, right| left.slot == right.slot).filter_map(|in_slot| {
-        let last = in_slot.iter().max_by_key(|task| task.meta.order())?;
-        let failed = matches!(last.status.state, TaskState::Failed | TaskState::Rejected);
-        let (name, reason) = (task_name(&service.spec.name, last.slot), last.status.error.clone());
-        (failed && !in_slot.iter().any(|task| task.is_live())).then(|| HangingTask {
-            name,
-            state: last.status.state,
-            reason,
-            stuck: true,
-        })
-    })
+/// Returns the tasks of one slot that should run and do not; if the slot has been given up, its last one.
+fn hanging_in(service: &Service, slot: &[&Task]) -> Vec<HangingTask> {
+    let hangs = |task: &Task, (reason, stuck): (String, bool)| {
+        let name = task_name(&service.spec.name, task.slot);
+        HangingTask { name, state: task.status.state, reason, stuck }
+    };
+    let live = slot.iter().filter(|task| task.is_live());
+    if live.clone().next().is_some() {
+        return live.filter(|task| !is_running(task)).map(|task| hangs(task, reason(task, slot))).collect();
+    }
+    let last = slot.iter().max_by_key(|task| task.meta.order());
+    let failed = last.filter(|task| matches!(task.status.state, TaskState::Failed | TaskState::Rejected));
+    failed.map(|task| hangs(task, (task.status.error.clone(), true))).into_iter().collect()
+}
+
+/// Returns why a task does not run yet, and whether it is stuck.
+fn reason(task: &Task, slot: &[&Task]) -> (String, bool) {
+    match &task.pending_reason {
+        _ if !task.status.error.is_empty() => (task.status.error.clone(), true),
+        // The update makes the room.
+        Some(reason @ PendingReason::NeedsRoom(_)) => (reason.to_string(), false),
+        Some(reason) => (reason.to_string(), true),
+        None if task.status.state == TaskState::Ready && task.desired_state == DesiredState::Ready => {
+            let is_stopping = |it: &&Task| it.desired_state.is_stopping() && !it.status.state.is_terminal();
+            let waits = if slot.iter().any(is_stopping) {
+                "the task that it replaces has not stopped yet"
+            } else {
+                "it is next in the update"
+            };
+            (waits.to_owned(), false)
+        }
+        None if !task.status.message.is_empty() => (task.status.message.clone(), false),
+        None => {
+            let failed = slot.iter().filter(|it| !it.status.error.is_empty()).max_by_key(|it| it.meta.order());
+            (failed.map(|it| it.status.error.clone()).unwrap_or_default(), failed.is_some())
+        }
+    }
 }
 
 fn image(view: &Tables, reference: &str, digest: Option<&str>) -> ImageProgress {

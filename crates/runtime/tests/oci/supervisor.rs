@@ -408,6 +408,9 @@ fn a_supervisor_does_not_grow() {
     let container = Supervised::new("exec sleep 1000").start();
     let state = State::load(&container.dir).unwrap().unwrap();
     let private = || {
+        // Memory that a helper shares with its supervisor is nobody's own as long as the helper lives.
+        let children = format!("/proc/{0}/task/{0}/children", state.supervisor);
+        wait_for("the end of its helpers", || (read(&children).split_whitespace().count() == 1).then_some(()));
         let text = read(format!("/proc/{}/smaps_rollup", state.supervisor));
         let lines = text.lines().filter(|it| it.starts_with("Private_"));
         lines.map(|it| it.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()).sum::<u64>()
