@@ -78,6 +78,8 @@ async fn follow_terms(parts: &Parts, leading: &watch::Sender<Option<Cancellation
         }
         tracing::info!(raft.term = term, "this manager leads");
         let scope = CancellationToken::new();
+        // If this future is dropped, the thread that plans must end, too, because the runtime waits for it.
+        let _ended = scope.clone().drop_guard();
         let mut work = begin(parts, &scope);
         leading.send_replace(Some(scope.clone()));
         tokio::select! {
