@@ -101,6 +101,16 @@ def longest_gap(act, name):
             return max(after - before for before, after in itertools.pairwise(acked))
 
 
+def simulated(*words):
+    """The figures that the simulator prints, by name."""
+    done = subprocess.run([SIMULATE, *words], capture_output=True, text=True, timeout=1200)
+    print(done.stdout, end="", flush=True)
+    if done.returncode != 0:
+        sys.exit(f"flota-simulate {' '.join(words)}: {done.stderr}")
+    lines = [line for line in done.stdout.splitlines() if line[58:59] == " "]
+    return {line[:58].strip(): float(line[58:].split()[0]) for line in lines}
+
+
 atexit.register(lambda: ctl("sandbox", "down", "--name", NAME, check=False))
 begun = []
 for _ in range(RUNS):
@@ -195,7 +205,12 @@ etcd.end()
 # Before the cluster that is looked at idle: this takes a whole core.
 ctl("sandbox", "down", "--name", NAME)
 sys.stdout.flush()
-RESULTS.append(subprocess.run([SIMULATE, "--scale", "1000", "20000"], timeout=1200).returncode == 0)
+scale = simulated("--scale", "5000", "100000")
+show("5,000 workers, 100,000 tasks: create to running", [scale["create to running"]], 5000, "per s", most=False)
+show("the scheduler alone, 5,000 nodes, 100,000 tasks", [simulated("--schedule", "5000", "100000")["the scheduler alone"]], 200000, "per s", most=False)
+show("one node of 5,000 lost and back, CPU of the leader", [scale["a lost and returned node, CPU time of the leader"]], 20, "ms")
+show("memory of the leader, 100,000 tasks", [scale["memory of the leader"]], 150, "MB")
+show("leader gone -> 5,000 sessions with the next", [scale["leader gone -> all sessions with the next"]], 10)
 up()
 time.sleep(5)
 nodes, rss = daemons(), ("Rss:",)

@@ -27,8 +27,6 @@ pub const HEARTBEATS_MISSED: u32 = 3;
 pub const RESTARTING_GRACE: Duration = Duration::from_secs(60);
 /// Time after which the tasks of a node that is down are orphaned.
 pub const ORPHAN_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// Number of ended tasks that are kept for each slot, for inspection.
-pub const TASK_HISTORY: usize = 4;
 /// Number of nodes that hold each image, so that one may fail.
 pub const IMAGE_HOLDERS: usize = 2;
 /// Validity of a grant to fetch an image; each assignment renews it.

@@ -47,6 +47,8 @@ macro_rules! ids {
         }
         impl From<String> for $name { fn from(text: String) -> Self { Self(text.into()) } }
         impl From<&str> for $name { fn from(text: &str) -> Self { Self(text.into()) } }
+        impl From<Arc<str>> for $name { fn from(text: Arc<str>) -> Self { Self(text) } }
+        impl From<&$name> for Arc<str> { fn from(id: &$name) -> Self { Arc::clone(&id.0) } }
         impl From<$name> for String { fn from(id: $name) -> Self { id.as_str().to_owned() } }
         impl fmt::Display for $name { fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.pad(&self.0) } }
         impl fmt::Debug for $name { fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(&self.0) } }

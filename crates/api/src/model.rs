@@ -28,14 +28,6 @@ pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, Service
 pub use stack::{Stack, StackSpec};
 pub use task::{Task, TaskStatus};
 
-/// Serializes an absent number as zero.
-pub(crate) fn number_or_zero<T: Copy + Into<u64>, S: Serializer>(
-    value: &Option<T>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u64(value.map_or(0, Into::into))
-}
-
 /// Serializes an absent value as an empty text.
 fn text_or_empty<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
     match value {

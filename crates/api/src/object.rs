@@ -62,6 +62,11 @@ macro_rules! kinds {
                 match self { $(Self::$kind(object) => object.id()),* }
             }
 
+            /// Returns the characters of its identifier, shared with the object.
+            pub fn key(&self) -> Arc<str> {
+                match self { $(Self::$kind(object) => Arc::from(&object.id)),* }
+            }
+
             /// Returns its names, each of which is unique among objects of its kind.
             pub fn names(&self) -> Vec<&str> {
                 match self { $(Self::$kind(object) => object.names()),* }

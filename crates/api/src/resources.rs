@@ -3,9 +3,7 @@
 
 use std::num::NonZeroU64;
 
-use serde::Serialize;
-
-use crate::model::number_or_zero;
+use serde::{Serialize, Serializer};
 
 /// What a node has, or what a task reserves on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -32,10 +30,26 @@ pub struct Limits {
     pub pids: Option<NonZeroU64>,
 }
 
+/// Serializes an absent number as zero.
+pub(crate) fn number_or_zero<T: Copy + Into<u64>, S: Serializer>(
+    value: &Option<T>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(value.map_or(0, Into::into))
+}
+
 impl Resources {
     /// Returns whether the CPU and memory of `wanted` fit into these.
     pub fn fits(&self, wanted: &Self) -> bool {
         wanted.nano_cpus <= self.nano_cpus && wanted.memory_bytes <= self.memory_bytes
+    }
+
+    /// Returns the sum of both.
+    pub fn plus(&self, more: &Self) -> Self {
+        Self {
+            nano_cpus: self.nano_cpus.saturating_add(more.nano_cpus),
+            memory_bytes: self.memory_bytes.saturating_add(more.memory_bytes),
+        }
     }
 
     /// Returns what is left after `taken` is subtracted; never below zero.

@@ -4,27 +4,65 @@
 //! the earlier ones. All changes of one object are folded into one action. Plans that depend on each other form a group,
 //! and a group is one transaction. The next pass is planned once this one has been applied. After a conflict, a lost
 //! proposal or a lag the keys are planned again.
+//!
+//! The changes of a pass always fit into one transaction, however much there is to do: what is left over stays dirty.
 
 mod driver;
 mod pass;
 
 pub(crate) use driver::Driver;
+#[cfg(feature = "measure")]
+pub(crate) use pass::run;
 
+use std::fmt;
+use std::sync::Arc;
+
+use flota_api::model::Task;
 use flota_raft_store::{Event, Tables};
 
 use crate::plan::{Plan, PlanContext};
 
+/// What a loop plans at once: an object, or one slot of a service. A service comes before its slots.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    /// Id of the object.
+    pub(crate) id: Arc<str>,
+    /// The slot of the service, unless all of it is planned.
+    pub(crate) slot: Option<u64>,
+}
+
+impl Key {
+    /// The object with this id.
+    pub(crate) fn of(id: impl Into<Arc<str>>) -> Self {
+        Self { id: id.into(), slot: None }
+    }
+
+    /// The slot of a task.
+    pub(crate) fn slot_of(task: &Task) -> Self {
+        Self { id: (&task.service_id).into(), slot: Some(task.slot) }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.slot {
+            Some(slot) => write!(f, "{}.{slot}", self.id),
+            None => f.write_str(&self.id),
+        }
+    }
+}
+
 /// Brings objects to their desired state. It runs on the leader only and is pure: it does no I/O, and has no clock and no
-/// random source but those of its context. Keys are ids of objects.
+/// random source but those of its context.
 pub(crate) trait ControlLoop: Send {
     /// The name of the loop in logs.
     fn name(&self) -> &'static str;
     /// Every key, for the first pass and after the watch lagged.
-    fn all(&self, view: &Tables) -> Vec<String>;
+    fn all(&self, view: &Tables) -> Vec<Key>;
     /// The keys that this event makes dirty. It is cheap and decides nothing.
-    fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<String>;
+    fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<Key>;
     /// The changes that bring `key` to its desired state; empty if it is there.
-    fn plan(&mut self, key: &str, view: &Tables, cx: &mut PlanContext) -> Plan;
+    fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan;
 }
 
 /// Maps an event about an object to keys, by the kind of the object.

@@ -3,10 +3,12 @@
 //!
 //! `server.rs` runs a session through its steps: `registration.rs`, `assignment_stream.rs` with the pure
 //! `assignments.rs`, and the reports in `reports.rs`, `status_sink.rs` and `image_report.rs`. `mailbox.rs` has
-//! what a worker has not read yet. `sessions.rs` tracks which nodes are connected, `liveness.rs` which nodes are alive.
+//! what a worker has not read yet. `sessions.rs` tracks which nodes are connected, `liveness.rs` which nodes are alive,
+//! and `concerns.rs` wakes the sessions that a change concerns.
 
 mod assignment_stream;
 mod assignments;
+mod concerns;
 mod image_report;
 mod liveness;
 mod mailbox;
@@ -60,9 +62,13 @@ impl Dispatcher {
         self.liveness.begin(&self.replica.store.view());
     }
 
-    /// Writes the state of nodes to the store as liveness changes, until leadership ends.
+    /// Writes the state of nodes to the store as liveness changes, and wakes the sessions that changes of the store
+    /// concern, until leadership ends.
     pub(crate) async fn run(self, scope: CancellationToken) {
         let Self { replica, sessions, liveness, .. } = self;
-        liveness::judge_nodes(&replica, &sessions, &liveness, scope).await;
+        tokio::join!(
+            liveness::judge_nodes(&replica, &sessions, &liveness, scope.clone()),
+            concerns::wake_concerned(&replica, &sessions, scope),
+        );
     }
 }

@@ -1,11 +1,14 @@
 //! Keeps each image of the cluster on enough nodes, so that the loss of one node does not lose an image.
 
+use std::sync::Arc;
+
 use flota_api::defaults::IMAGE_HOLDERS;
-use flota_api::model::{Image, ImageHolder, NodeState, Task};
-use flota_api::object::Kind;
+use flota_api::id::NodeId;
+use flota_api::model::{Image, ImageHolder, Node, NodeState};
+use flota_api::object::{Kind, Object};
 use flota_raft_store::{Event, Tables};
 
-use crate::control_loop::{ControlLoop, keyed_by};
+use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
 
 /// The control loop; its keys are ids of images.
@@ -14,7 +17,7 @@ pub(crate) struct Images;
 
 /// Number of nodes that each image should be on: two if two nodes are ready, else one.
 pub(crate) fn wanted_holders(view: &Tables) -> usize {
-    view.nodes().filter(|node| node.state == NodeState::Ready).count().clamp(1, IMAGE_HOLDERS)
+    view.nodes().filter(|node| node.state == NodeState::Ready).take(IMAGE_HOLDERS).count().max(1)
 }
 
 /// Number of nodes that hold the image and are not down.
@@ -27,59 +30,77 @@ impl ControlLoop for Images {
         "images"
     }
 
-    fn all(&self, view: &Tables) -> Vec<String> {
-        view.images().map(|image| image.id.to_string()).collect()
+    fn all(&self, view: &Tables) -> Vec<Key> {
+        view.images().map(|image| Key::of(&image.id)).collect()
     }
 
-    fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<String> {
-        keyed_by!(event,
-            Image image => vec![image.id.to_string()],
-            Node _node => self.all(view),
-            Task task => match task.image_digest.as_ref().and_then(|digest| view.image_by_digest(digest)) {
-                Some(image) if image.references.is_empty() && task.status.state.is_terminal() => {
-                    vec![image.id.to_string()]
+    fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<Key> {
+        match event {
+            Event::Updated { old: Object::Node(old), new: Object::Node(new) } if old.state == new.state => Vec::new(),
+            Event::Created(object) | Event::Updated { new: object, .. } | Event::Removed(object) => match object {
+                Object::Image(image) => vec![Key::of(&image.id)],
+                Object::Node(node) => concerned_by(node, view),
+                Object::Task(task) if task.status.state.is_terminal() => {
+                    let image = task.image_digest.as_ref().and_then(|digest| view.image_by_digest(digest));
+                    let nameless = image.filter(|image| image.references.is_empty());
+                    nameless.map(|image| Key::of(&image.id)).into_iter().collect()
                 }
                 _ => Vec::new(),
             },
-        )
+            Event::Committed(_) | Event::Reset => Vec::new(),
+        }
     }
 
-    fn plan(&mut self, key: &str, view: &Tables, _: &mut PlanContext) -> Plan {
+    fn plan(&mut self, key: &Key, view: &Tables, _: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
-        let Some(image) = view.image(key) else { return plan };
-        let uses = |task: &std::sync::Arc<Task>| {
-            task.image_digest.as_ref() == Some(&image.digest) && !task.status.state.is_terminal()
-        };
-        if image.references.is_empty() && !view.tasks().any(uses) {
-            plan.remove(Kind::Image, key);
+        let Some(image) = view.image(&key.id) else { return plan };
+        if image.references.is_empty() && view.users_of_image(&image.digest).next().is_none() {
+            plan.remove(Kind::Image, &image.id);
             return plan;
         }
-        let state = |holder: &ImageHolder| view.node(holder.node_id.as_str()).map(|node| node.state);
         // A holder that is down may come back with its blobs. One that never had them or was removed is dropped.
-        let keep = |it: &&ImageHolder| match state(it) {
+        let keep = |it: &&ImageHolder| match state(it, view) {
             None => false,
             Some(NodeState::Down) => it.confirmed,
             Some(_) => true,
         };
         let mut holders: Vec<ImageHolder> = image.holders.iter().filter(keep).cloned().collect();
-        let counted = holders.iter().filter(|it| state(it) != Some(NodeState::Down)).count();
-        let missing = wanted_holders(view).saturating_sub(counted);
-        let held =
-            |id: &flota_api::id::NodeId| view.images().filter(|it| it.holders.iter().any(|h| h.node_id == *id)).count();
-        let mut candidates: Vec<_> = view
-            .nodes()
-            .filter(|node| node.state == NodeState::Ready && !holders.iter().any(|it| it.node_id == node.id))
-            .map(|node| (held(&node.id), node.id.clone()))
-            .collect();
-        candidates.sort();
         // Without a confirmed holder there is no node to fetch from.
         if holders.iter().any(|holder| holder.confirmed) {
-            let new = candidates.into_iter().take(missing);
-            holders.extend(new.map(|(_, node_id)| ImageHolder { node_id, confirmed: false }));
+            let new = new_holders(&holders, missing(image, view), view);
+            holders.extend(new.into_iter().map(|node_id| ImageHolder { node_id, confirmed: false }));
         }
         if holders != image.holders {
             plan.put(Image { holders, ..image.as_ref().clone() });
         }
         plan
     }
+}
+
+fn state(holder: &ImageHolder, view: &Tables) -> Option<NodeState> {
+    view.node(holder.node_id.as_str()).map(|node| node.state)
+}
+
+/// Images whose holders may have to change after a change of this node: its own, and those that lack a holder.
+fn concerned_by(node: &Node, view: &Tables) -> Vec<Key> {
+    let lacking = view.images().filter(|image| missing(image, view) > 0);
+    view.images_of_node(&node.id).chain(lacking).map(|image| Key::of(&image.id)).collect()
+}
+
+/// Number of nodes that the image should also be on.
+fn missing(image: &Image, view: &Tables) -> usize {
+    let counts = |it: &&ImageHolder| state(it, view).is_some_and(|state| state != NodeState::Down);
+    wanted_holders(view).saturating_sub(image.holders.iter().filter(counts).count())
+}
+
+/// Returns the `count` ready nodes that hold the fewest images and not this one.
+fn new_holders(holders: &[ImageHolder], count: usize, view: &Tables) -> Vec<NodeId> {
+    if count == 0 {
+        return Vec::new();
+    }
+    let is_free = |node: &&Arc<Node>| node.state == NodeState::Ready && !holders.iter().any(|it| it.node_id == node.id);
+    let free = view.nodes().filter(is_free);
+    let mut ranked: Vec<_> = free.map(|node| (view.images_of_node(&node.id).count(), &node.id)).collect();
+    ranked.sort_unstable();
+    ranked.into_iter().take(count).map(|(_, id)| id.clone()).collect()
 }

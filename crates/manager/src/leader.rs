@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use flota_raft_store::raft::RaftNode;
+use flota_raft_store::raft::{RaftNode, Threads};
 use flota_raft_store::{ProposeError, Proposer, faults};
 
 use crate::control_loop::{ControlLoop, Driver};
@@ -29,11 +29,18 @@ fn pipeline() -> Vec<Box<dyn ControlLoop>> {
     ]
 }
 
+/// The parts of the manager that work while it leads.
+pub(crate) struct Parts {
+    pub(crate) replica: Replica,
+    pub(crate) dispatcher: Dispatcher,
+    /// Where the control loops plan.
+    pub(crate) threads: Threads,
+}
+
 /// Follows Raft's leadership until `shutdown`: begins the leader's scope, publishes it in `leading`, and ends it. Cancels
 /// `fatal` when the Raft core has stopped by itself.
 pub(crate) async fn follow(
-    replica: Replica,
-    dispatcher: Dispatcher,
+    parts: Parts,
     leading: watch::Sender<Option<CancellationToken>>,
     shutdown: CancellationToken,
     fatal: CancellationToken,
@@ -43,7 +50,7 @@ pub(crate) async fn follow(
     tokio::select! {
         biased;
         // This branch sees the shutdown first, and ends the leader's scope.
-        () = follow_terms(&replica, &dispatcher, &leading, &shutdown) => {}
+        () = follow_terms(&parts, &leading, &shutdown) => {}
         () = shutdown.cancelled() => {}
     }
     if shutdown.is_cancelled() {
@@ -53,12 +60,8 @@ pub(crate) async fn follow(
     }
 }
 
-async fn follow_terms(
-    replica: &Replica,
-    dispatcher: &Dispatcher,
-    leading: &watch::Sender<Option<CancellationToken>>,
-    shutdown: &CancellationToken,
-) {
+async fn follow_terms(parts: &Parts, leading: &watch::Sender<Option<CancellationToken>>, shutdown: &CancellationToken) {
+    let replica = &parts.replica;
     let mut leadership = replica.raft.leadership();
     loop {
         let term = tokio::select! {
@@ -75,7 +78,7 @@ async fn follow_terms(
         }
         tracing::info!(raft.term = term, "this manager leads");
         let scope = CancellationToken::new();
-        let mut work = begin(replica, dispatcher, &scope);
+        let mut work = begin(parts, &scope);
         leading.send_replace(Some(scope.clone()));
         tokio::select! {
             biased;
@@ -103,16 +106,29 @@ async fn prove_term(raft: &RaftNode) -> Result<(), ProposeError> {
     raft.propose_entry(Vec::new()).await.map(drop)
 }
 
-fn begin(replica: &Replica, dispatcher: &Dispatcher, scope: &CancellationToken) -> JoinSet<()> {
+fn begin(Parts { replica, dispatcher, threads }: &Parts, scope: &CancellationToken) -> JoinSet<()> {
     let Replica { store, raft, clock, random, .. } = replica;
     clock.begin(store.view().time);
     dispatcher.begin_term();
     let driver = Driver::new(store.clone(), replica.proposer(), (clock.clone(), random.fork()), pipeline());
     let mut work = JoinSet::new();
-    work.spawn(driver.run(scope.clone()));
+    match threads {
+        Threads::Current => drop(work.spawn(driver.run(scope.clone()))),
+        // A pass over much work takes a while, and must not delay heartbeats.
+        Threads::Own => drop(work.spawn_blocking(plan_until_end(driver, scope.clone()))),
+    }
     work.spawn(dispatcher.clone().run(scope.clone()));
     work.spawn(roles::run(store.clone(), raft.clone(), scope.clone()));
     work
+}
+
+/// Returns the work of a thread of its own that runs the driver.
+fn plan_until_end(driver: Driver, scope: CancellationToken) -> impl FnOnce() {
+    move || match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+        Ok(runtime) => runtime.block_on(driver.run(scope)),
+        // The end of this part ends the leader's scope, and another manager may lead.
+        Err(error) => tracing::error!(%error, "failed to start the thread that plans"),
+    }
 }
 
 /// Waits until no quorum has answered this leader for so long that the others may have elected another. Workers must

@@ -23,6 +23,8 @@ pub mod forward;
 mod images;
 mod leader;
 mod manager;
+#[cfg(feature = "measure")]
+mod measure;
 mod orchestrator;
 mod plan;
 mod raft_dial;
@@ -38,6 +40,8 @@ pub use ca::CaService;
 pub use control::ControlService;
 pub use dispatcher::DispatcherService;
 pub use manager::{Manager, ManagerOptions};
+#[cfg(feature = "measure")]
+pub use measure::Schedule;
 pub use raft_dial::RaftDial;
 pub use streams::StreamsService;
 pub use term_clock::TermClock;

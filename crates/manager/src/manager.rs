@@ -12,7 +12,7 @@ use flota_api::proto::dispatcher::dispatcher_server::DispatcherServer;
 use flota_api::proto::streams::streams_server::StreamsServer;
 use flota_identity::Dialer;
 use flota_raft_store::Store;
-use flota_raft_store::raft::{Leadership, RaftNode};
+use flota_raft_store::raft::{Leadership, RaftNode, Threads};
 
 use crate::ca::CaService;
 use crate::control::ControlService;
@@ -36,6 +36,8 @@ pub struct ManagerOptions {
     pub clock: TermClock,
     /// The source of new ids and secrets.
     pub random: Random,
+    /// Where the leader's control loops plan.
+    pub threads: Threads,
 }
 
 /// A running manager. Clones are the same manager.
@@ -50,12 +52,13 @@ pub struct Manager {
 impl Manager {
     /// Starts to follow leadership, until `shutdown` is cancelled. Cancels `fatal` if the Raft core stops by itself.
     pub fn start(options: ManagerOptions, shutdown: CancellationToken, fatal: CancellationToken) -> Self {
-        let ManagerOptions { store, raft, dialer, clock, random } = options;
+        let ManagerOptions { store, raft, dialer, clock, random, threads } = options;
         let (sender, leading) = watch::channel(None);
         let replica = Replica { store, raft, clock, random, leading };
         let dispatcher = Dispatcher::start(replica.clone());
         let streams = StreamBroker::new(dispatcher.sessions().clone(), replica.random.clone());
-        tokio::spawn(leader::follow(replica.clone(), dispatcher.clone(), sender, shutdown, fatal));
+        let parts = leader::Parts { replica: replica.clone(), dispatcher: dispatcher.clone(), threads };
+        tokio::spawn(leader::follow(parts, sender, shutdown, fatal));
         Self { replica, leader: LeaderChannel::new(dialer), dispatcher, streams }
     }
 
@@ -72,6 +75,11 @@ impl Manager {
     /// Returns whether this manager leads and has started its work.
     pub fn leads(&self) -> bool {
         self.replica.leads()
+    }
+
+    /// Returns the number of workers that have a session with this manager.
+    pub fn sessions(&self) -> usize {
+        self.dispatcher.sessions().count()
     }
 
     /// Returns the current leadership as Raft knows it.

@@ -1,4 +1,4 @@
-//! The result of a planner, and its inputs besides the view: the time and a random source.
+//! The result of a planner, and its inputs besides the view: the time, a random source and the room for changes.
 
 use std::sync::Arc;
 
@@ -15,16 +15,17 @@ pub(crate) enum Change {
     /// Create or replace this object.
     Put(Object),
     /// Remove this object.
-    Remove(Kind, String),
+    Remove(Kind, Arc<str>),
 }
 
 /// The changes that bring one key to its desired state.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Plan {
-    /// Changes that are made together or not at all.
+    /// Changes in an order in which any first part of them is right by itself, because the driver may take only a part.
+    /// What it takes is made together or not at all.
     pub(crate) changes: Vec<Change>,
     /// Objects that the plan depends on: it fails if they have changed when it is applied.
-    pub(crate) expects: Vec<(Kind, String)>,
+    pub(crate) expects: Vec<(Kind, Arc<str>)>,
     /// When to plan the key again if no event makes it dirty earlier.
     pub(crate) retry_at: Option<Timestamp>,
 }
@@ -36,12 +37,12 @@ impl Plan {
     }
 
     /// Removes an object.
-    pub(crate) fn remove(&mut self, kind: Kind, id: impl Into<String>) {
+    pub(crate) fn remove(&mut self, kind: Kind, id: impl Into<Arc<str>>) {
         self.changes.push(Change::Remove(kind, id.into()));
     }
 
     /// Makes the plan depend on an object that it does not change.
-    pub(crate) fn expect(&mut self, kind: Kind, id: impl Into<String>) {
+    pub(crate) fn expect(&mut self, kind: Kind, id: impl Into<Arc<str>>) {
         self.expects.push((kind, id.into()));
     }
 
@@ -56,6 +57,12 @@ impl Plan {
     pub(crate) fn retry_at(&mut self, at: Timestamp) {
         self.retry_at = Some(self.retry_at.map_or(at, |known| known.min(at)));
     }
+
+    /// Whether the driver takes no further change of this plan. The planner may stop: its key is planned again in the
+    /// next pass.
+    pub(crate) fn is_full(&self, cx: &PlanContext) -> bool {
+        self.changes.len() >= cx.room
+    }
 }
 
 /// The inputs of a planner besides the view.
@@ -65,4 +72,14 @@ pub(crate) struct PlanContext {
     pub(crate) now: Timestamp,
     /// Source of new ids; seeded, so that a run can be replayed.
     pub(crate) rng: StdRng,
+    /// Number of changes that the driver takes of the plan.
+    pub(crate) room: usize,
+}
+
+#[cfg(test)]
+impl PlanContext {
+    /// A context with room for any plan.
+    pub(crate) fn at(now: Timestamp) -> Self {
+        Self { now, rng: rand::SeedableRng::seed_from_u64(1), room: usize::MAX }
+    }
 }

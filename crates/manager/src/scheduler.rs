@@ -1,26 +1,26 @@
 //! Places pending tasks on nodes: filters determine the nodes where a task can run, ranks the best one. A task that
 //! can't run anywhere gets the reason.
+//!
+//! A plan looks at each node once, however many tasks of the service wait: the nodes where the spec can run are in a
+//! heap, and only the node that has just got a task is looked at again.
 
+mod candidate;
 mod devices;
 mod filters;
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
-use std::time::Duration;
 
-use flota_api::model::{DeviceId, Filter, Node, PendingReason, ServiceSpec, Task, TaskStatus};
+use flota_api::id::ServiceId;
+use flota_api::model::{Filter, Node, PendingReason, ServiceSpec, Task, TaskStatus};
 use flota_api::object::{Kind, Object};
-use flota_api::resources::Resources;
 use flota_api::state::{DesiredState, TaskState};
-use flota_api::version::Timestamp;
 use flota_raft_store::{Event, Tables};
 
-use self::devices::FreeDevices;
-use crate::control_loop::{ControlLoop, keyed_by};
-use crate::plan::{Change, Plan, PlanContext};
-
-/// How long a failure of a spec on a node counts against that node.
-const FAILURES_COUNT: Duration = Duration::from_secs(300);
+use self::candidate::{Candidate, candidates};
+use crate::control_loop::{ControlLoop, Key};
+use crate::plan::{Plan, PlanContext};
 
 /// The loop; keyed by service.
 #[derive(Debug, Default)]
@@ -31,167 +31,145 @@ impl ControlLoop for Scheduler {
         "scheduler"
     }
 
-    fn all(&self, view: &Tables) -> Vec<String> {
-        waiting(view)
+    fn all(&self, view: &Tables) -> Vec<Key> {
+        view.services_waiting().map(Key::of).collect()
     }
 
-    fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<String> {
-        if let Event::Updated { old: Object::Task(old), new: Object::Task(new) } = event
-            && old.holds_resources()
-            && !new.holds_resources()
-        {
-            return waiting(view);
+    fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<Key> {
+        match event {
+            Event::Updated { old: Object::Node(old), new: Object::Node(new) } if offers_the_same(old, new) => {
+                Vec::new()
+            }
+            Event::Created(Object::Node(_)) | Event::Updated { new: Object::Node(_), .. } => self.all(view),
+            Event::Removed(Object::Node(_)) => self.all(view),
+            Event::Updated { old: Object::Task(old), new: Object::Task(new) } => {
+                if old.holds_resources() && !new.holds_resources() {
+                    return helped_by_end_of(old, view);
+                }
+                let begins = new.is_waiting() && (!old.is_waiting() || old.desired_state != new.desired_state);
+                begins.then(|| Key::of(&new.service_id)).into_iter().collect()
+            }
+            Event::Created(Object::Task(task)) if task.is_waiting() => vec![Key::of(&task.service_id)],
+            Event::Removed(Object::Task(task)) if task.holds_resources() => helped_by_end_of(task, view),
+            _ => Vec::new(),
         }
-        if let Event::Removed(Object::Task(_)) = event {
-            return waiting(view);
-        }
-        keyed_by!(event,
-            Task task => if task.is_waiting() { vec![task.service_id.to_string()] } else { Vec::new() },
-            Node _node => waiting(view),
-        )
     }
 
-    fn plan(&mut self, key: &str, view: &Tables, cx: &mut PlanContext) -> Plan {
+    fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
-        let mut tasks: Vec<&Arc<Task>> = view.tasks_of_service(&key.into()).filter(|task| task.is_waiting()).collect();
+        let service = ServiceId::from(Arc::clone(&key.id));
+        let mut tasks: Vec<&Arc<Task>> = view.tasks_waiting(&service).collect();
         if tasks.is_empty() {
             return plan;
         }
-        tasks.sort_by_key(|task| (task.meta.order(), task.slot));
-        let mut nodes: Vec<NodeInfo> =
-            view.nodes().map(|node| NodeInfo::new(node, view.tasks_of_node(&node.id), view, cx.now)).collect();
-        for task in tasks {
-            let Some(spec) = view.spec_of(task) else { continue };
-            match choose(task, spec, &nodes) {
-                Ok((index, device_ids)) => {
-                    let node = &mut nodes[index];
-                    let task = Task {
-                        node_id: Some(node.node.id.clone()),
-                        status: TaskStatus { state: TaskState::Assigned, at: cx.now, ..task.status.clone() },
-                        pending_reason: None,
-                        device_ids,
-                        ..task.as_ref().clone()
-                    };
-                    node.take(&task, Some(spec));
-                    plan.expect(Kind::Node, node.node.id.as_str());
-                    plan.put(task);
-                }
-                Err(refused) => {
-                    let reason = Some(match refused {
-                        refused if refused.is_empty() => PendingReason::NoNode,
-                        refused if fits_in_place(task, spec, &plan, view, cx.now) => PendingReason::NeedsRoom(refused),
-                        refused => PendingReason::NoNodeFits(refused),
-                    });
-                    if reason != task.pending_reason {
-                        plan.put(Task { pending_reason: reason, ..task.as_ref().clone() });
-                    }
-                }
+        tasks.sort_by_key(|task| (task.spec_version, task.meta.order(), task.slot));
+        let mut nodes = candidates(&service, view);
+        for same in tasks.chunk_by(|left, right| left.spec_version == right.spec_version) {
+            if let Some(spec) = view.spec_of(same[0]) {
+                candidate::count_failures(&mut nodes, same[0], view, cx.now);
+                place(same, spec, &mut nodes, view, &mut plan, cx);
             }
         }
         plan
     }
 }
 
-fn waiting(view: &Tables) -> Vec<String> {
-    let services: std::collections::BTreeSet<_> =
-        view.tasks_waiting().map(|task| task.service_id.to_string()).collect();
-    services.into_iter().collect()
+/// Whether no task can notice the difference.
+fn offers_the_same(old: &Node, new: &Node) -> bool {
+    let offer = |node: &Node| (node.state, node.spec.availability, node.role);
+    offer(old) == offer(new) && old.spec.labels == new.spec.labels && old.description == new.description
 }
 
-/// A node with its free resources and the tasks that run there.
-pub(crate) struct NodeInfo {
-    node: Arc<Node>,
-    free: Resources,
-    devices: FreeDevices,
-    tasks: usize,
-    by_service: BTreeMap<String, usize>,
-    /// Number of tasks of a service's spec that recently failed or were rejected here.
-    failures: BTreeMap<(String, u64), usize>,
+/// Services whose waiting tasks may run now that this task has left its node: those that the node does not refuse, and
+/// those that are being updated, because a successor may fit in the place of its predecessor.
+fn helped_by_end_of(task: &Task, view: &Tables) -> Vec<Key> {
+    let Some(node) = view.node_of(task) else { return Vec::new() };
+    let candidate = Candidate::new(node, view.load(&node.id));
+    let is_helped = |service: &&ServiceId| {
+        let mut versions = view.live_versions(service);
+        let spec = versions.next().and_then(|version| view.spec_version(service, version));
+        versions.next().is_some() || spec.is_some_and(|spec| filters::refuses(spec, &candidate, view).is_none())
+    };
+    view.services_waiting().filter(is_helped).map(Key::of).collect()
 }
 
-impl NodeInfo {
-    /// The node with these tasks on it.
-    fn new<'a>(node: &Arc<Node>, tasks: impl Iterator<Item = &'a Arc<Task>>, view: &Tables, now: Timestamp) -> Self {
-        let mut info = Self {
-            node: Arc::clone(node),
-            free: node.description.resources,
-            devices: FreeDevices::new(&node.description.devices),
-            tasks: 0,
-            by_service: BTreeMap::new(),
-            failures: BTreeMap::new(),
+/// Places waiting tasks of one spec, as many as there is room for in the plan.
+fn place(
+    tasks: &[&Arc<Task>],
+    spec: &ServiceSpec,
+    nodes: &mut [Candidate],
+    view: &Tables,
+    plan: &mut Plan,
+    cx: &PlanContext,
+) {
+    let fits = |node: &Candidate| filters::refuses(spec, node, view).is_none();
+    let ranked = nodes.iter().enumerate().filter(|(_, node)| fits(node));
+    let mut best: BinaryHeap<_> = ranked.map(|(index, node)| Reverse((node.rank(), index))).collect();
+    // The counts of the filters, once no node is left.
+    let mut refused: Option<BTreeMap<Filter, u64>> = None;
+    for task in tasks {
+        if plan.is_full(cx) {
+            return;
+        }
+        let Some(Reverse((_, index))) = best.pop() else {
+            let refused = refused.get_or_insert_with(|| count_refusals(spec, nodes, view));
+            wait(task, spec, refused, nodes, view, plan);
+            continue;
         };
-        for task in tasks {
-            if task.holds_resources() {
-                info.take(task, view.spec_of(task).map(AsRef::as_ref));
-            } else if matches!(task.status.state, TaskState::Failed | TaskState::Rejected)
-                && task.meta.updated_at.until(now) < FAILURES_COUNT
-            {
-                *info.failures.entry((task.service_id.to_string(), task.spec_version)).or_default() += 1;
-            }
-        }
-        info
-    }
-
-    /// Adds a task. Without its spec, only the devices that the task itself names are accounted for.
-    fn take(&mut self, task: &Task, spec: Option<&ServiceSpec>) {
-        self.devices.hold(&task.device_ids);
-        let Some(spec) = spec else { return };
-        self.free = self.free.minus(&spec.reservations);
-        // A stopping task still holds its resources, but does not count when tasks are spread.
-        if task.is_live() {
-            self.tasks += 1;
-            *self.by_service.entry(task.service_id.to_string()).or_default() += 1;
+        let node = &mut nodes[index];
+        let device_ids = node.take(spec, view);
+        plan.expect(Kind::Node, &node.node.id);
+        plan.put(Task {
+            node_id: Some(node.node.id.clone()),
+            status: TaskStatus { state: TaskState::Assigned, at: cx.now, ..task.status.clone() },
+            pending_reason: None,
+            device_ids,
+            ..task.as_ref().clone()
+        });
+        if fits(node) {
+            best.push(Reverse((node.rank(), index)));
         }
     }
+}
 
-    /// Lower is better: fewest failures of the spec, then fewest tasks of the service, then fewest tasks.
-    fn rank(&self, task: &Task) -> (usize, usize, usize, &str) {
-        let service = task.service_id.to_string();
-        let of_service = self.by_service.get(&service).copied().unwrap_or(0);
-        let failures = self.failures.get(&(service, task.spec_version)).copied().unwrap_or(0);
-        (failures, of_service, self.tasks, self.node.id.as_str())
+fn count_refusals(spec: &ServiceSpec, nodes: &[Candidate], view: &Tables) -> BTreeMap<Filter, u64> {
+    let mut refused: BTreeMap<Filter, u64> = BTreeMap::new();
+    for filter in nodes.iter().filter_map(|node| filters::refuses(spec, node, view)) {
+        *refused.entry(filter).or_default() += 1;
+    }
+    refused
+}
+
+/// Records why the task has no node, if that is news.
+fn wait(
+    task: &Arc<Task>,
+    spec: &ServiceSpec,
+    refused: &BTreeMap<Filter, u64>,
+    nodes: &[Candidate],
+    view: &Tables,
+    plan: &mut Plan,
+) {
+    let reason = Some(match refused.clone() {
+        refused if refused.is_empty() => PendingReason::NoNode,
+        refused if fits_in_place(task, spec, nodes, view) => PendingReason::NeedsRoom(refused),
+        refused => PendingReason::NoNodeFits(refused),
+    });
+    if reason != task.pending_reason {
+        plan.put(Task { pending_reason: reason, ..task.as_ref().clone() });
     }
 }
 
 /// Whether the node of the task that `task` replaces has room for it without that task. An update stops a running task
 /// for its successor only if this holds.
-fn fits_in_place(task: &Task, spec: &ServiceSpec, plan: &Plan, view: &Tables, now: Timestamp) -> bool {
+fn fits_in_place(task: &Task, spec: &ServiceSpec, nodes: &[Candidate], view: &Tables) -> bool {
     if task.desired_state != DesiredState::Ready {
         return false;
     }
-    let mut replaced =
-        view.tasks_of_service(&task.service_id).filter(|it| it.slot == task.slot && it.holds_resources());
+    let mut replaced = view.tasks_of_slot(&task.service_id, task.slot).filter(|it| it.holds_resources());
     replaced.any(|replaced| {
-        let Some(node) = view.node_of(replaced) else { return false };
-        let planned = plan.changes.iter().filter_map(|change| match change {
-            Change::Put(Object::Task(it)) if it.is_on(&node.id) => Some(it),
-            _ => None,
-        });
-        let others = view.tasks_of_node(&node.id).filter(|it| it.id != replaced.id);
-        filters::refuses(spec, &NodeInfo::new(node, others.chain(planned), view, now)).is_none()
+        let node = nodes.iter().find(|it| replaced.is_on(&it.node.id));
+        node.is_some_and(|node| filters::refuses(spec, &node.without(replaced, view), view).is_none())
     })
-}
-
-/// Returns the best node that passes all filters, with the devices that the task gets there; otherwise, how many nodes
-/// each filter refused.
-fn choose(
-    task: &Task,
-    spec: &ServiceSpec,
-    nodes: &[NodeInfo],
-) -> Result<(usize, Vec<DeviceId>), BTreeMap<Filter, u64>> {
-    let mut refused: BTreeMap<Filter, u64> = BTreeMap::new();
-    let passing = nodes.iter().enumerate().filter(|(_, info)| match filters::refuses(spec, info) {
-        None => true,
-        Some(filter) => {
-            *refused.entry(filter).or_default() += 1;
-            false
-        }
-    });
-    match passing.min_by(|(_, left), (_, right)| left.rank(task).cmp(&right.rank(task))) {
-        // The last filter has checked that there are enough devices.
-        Some((index, info)) => Ok((index, info.devices.choose(&spec.generic_resources).unwrap_or_default())),
-        None => Err(refused),
-    }
 }
 
 #[cfg(test)]

@@ -206,7 +206,7 @@ async fn start_manager(
             }
         }
     };
-    let options = ManagerOptions { store, raft, dialer: dialer.clone(), clock, random };
+    let options = ManagerOptions { store, raft, dialer: dialer.clone(), clock, random, threads: Threads::Own };
     Ok(Manager::start(options, shutdown.clone(), fatal))
 }
 

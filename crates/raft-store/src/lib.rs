@@ -24,7 +24,7 @@ mod transaction;
 pub use answer_ages::{ANSWERS_KEPT_FOR, AnswerAges};
 pub use digest::Digest;
 pub use proposer::{LocalProposer, ProposeError, Proposer};
-pub use store::{Event, Store, Tables, View, Watch, WriteTx};
+pub use store::{Event, Load, Store, Tables, View, Watch, WriteTx};
 pub use transaction::{Action, Conflict, Entry, Expectation, Outcome, Transaction};
 
 /// Largest number of actions in one transaction.

@@ -3,6 +3,7 @@
 //! One writer, the Raft state machine, calls [`Store::apply`] and [`Store::restore`]; everyone else reads.
 
 mod apply;
+mod indices;
 mod snapshot;
 mod tables;
 mod watch;
@@ -10,6 +11,7 @@ mod write;
 
 use std::sync::{Arc, Mutex, RwLock};
 
+pub use indices::Load;
 pub use snapshot::SnapshotError;
 pub use tables::{Tables, View};
 pub use watch::{Event, Lagged, Watch};

@@ -3,6 +3,7 @@
 //! `flota-simulate FIRST COUNT [SECONDS]` runs the seeds FIRST to FIRST + COUNT - 1, with SECONDS of disturbances each.
 //! `flota-simulate --log SEED [SECONDS] [FAULT]` runs one seed and prints its log, optionally with an injected fault.
 //! `flota-simulate --scale WORKERS TASKS` runs one large cluster and prints what it costs.
+//! `flota-simulate --schedule NODES TASKS` prints how fast the scheduler alone is.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a command-line program")]
 
 use std::process::ExitCode;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use flota_tests::sim::child::{fault, run_child, simulate};
 use flota_tests::sim::run::{Options, Outcome};
-use flota_tests::sim::scale::Scale;
+use flota_tests::sim::scale::{Scale, schedule};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -28,10 +29,15 @@ fn main() -> ExitCode {
             log(Options { trouble: millis(rest), fault, ..Options::new(*seed) })
         }
         [workers, tasks] if is("--scale") => scale(*workers, *tasks),
+        [nodes, tasks] if is("--schedule") => {
+            let rate = *tasks as f64 / schedule(*nodes, *tasks).as_secs_f64();
+            show("the scheduler alone", rate, "tasks per CPU second");
+            true
+        }
         [first, count, rest @ ..] => many(*first, *count, millis(rest)),
         _ => {
             eprintln!(
-                "usage: flota-simulate FIRST COUNT [SECONDS], --log SEED [SECONDS] [FAULT], or --scale WORKERS TASKS"
+                "usage: flota-simulate FIRST COUNT [SECONDS], --log SEED [SECONDS] [FAULT], --scale WORKERS TASKS, or --schedule NODES TASKS"
             );
             return ExitCode::from(2);
         }
@@ -72,17 +78,24 @@ fn scale(workers: u64, tasks: u64) -> bool {
         }
     };
     let (time, memory) = (begun.elapsed(), peak_memory_mib());
-    let size = format!("{tasks} tasks, {workers} workers, three managers");
-    let show = |what: &str, value: f64, unit: &str| println!("{what:58} {value:9.3} {unit}");
-    show(&format!("{size}: create to running"), tasks as f64 / cost.cpu().as_secs_f64(), "tasks per CPU second");
+    println!("{tasks} tasks, {workers} workers, three managers");
+    show("create to running", tasks as f64 / cost.cpu().as_secs_f64(), "tasks per CPU second");
     for (who, cpu) in [("the leader", cost.leader), ("its followers", cost.followers), ("the workers", cost.others)] {
         show(&format!("  CPU time of {who}"), cpu.as_secs_f64(), "s");
     }
     show("  virtual time until all are assigned", cost.assigned_ms as f64 / 1e3, "s");
     show("  virtual time until all run", cost.running_ms as f64 / 1e3, "s");
-    show("  time of the whole simulation", time.as_secs_f64(), "s");
-    show("  memory of the whole simulation, at most", memory as f64, "MiB");
+    show("a lost and returned node, CPU time of the leader", cost.lost_node.as_secs_f64() * 1e3, "ms");
+    show("memory of the leader", cost.memory as f64 / 1e6, "MB");
+    show("leader gone -> all sessions with the next", cost.reconnected_ms as f64 / 1e3, "s");
+    show("  CPU time of the next leader meanwhile", cost.reconnect.as_secs_f64(), "s");
+    show("time of the whole simulation", time.as_secs_f64(), "s");
+    show("memory of the whole simulation, at most", memory as f64, "MiB");
     time <= MOST_TIME && memory <= MOST_MEMORY_MIB
+}
+
+fn show(what: &str, value: f64, unit: &str) {
+    println!("{what:58} {value:11.3} {unit}");
 }
 
 /// The most memory that this process has had so far (VmHWM, proc_pid_status(5)).

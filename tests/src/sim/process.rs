@@ -112,6 +112,7 @@ async fn start_manager(process: ManagerProcess, fatal: CancellationToken) -> Res
             dialer: Dialer::through(process.network.connector(process.host, peer)),
             clock,
             random: process.random,
+            threads: Threads::Current,
         },
         CancellationToken::new(),
         fatal,

@@ -1,20 +1,27 @@
 //! Measures the cost of a large cluster: three managers, many workers in one process, and services that are all created
-//! at once. `flota-simulate --scale` prints the figures.
+//! at once. Then some workers are cut off for a while, and the leader crashes. `flota-simulate --scale` prints the
+//! figures, and `flota-simulate --schedule` those of the scheduler alone.
 
 use std::time::Duration;
 
 use futures::future::join_all;
 
 use flota_api::clock::Random;
+use flota_api::model::{Node, NodeState, Role, Service, ServiceSpec, Task, TaskStatus};
+use flota_api::object::StoreObject;
 use flota_api::proto::control::CreateServiceRequest;
 use flota_api::proto::control::control_client::ControlClient;
+use flota_api::resources::Resources;
 use flota_api::state::TaskState;
+use flota_manager::Schedule;
+use flota_raft_store::{Action, Tables};
 
 use super::cluster::SimCluster;
-use super::host::USER;
+use super::host::{Host, USER};
 use super::invariants::converged;
 use super::run::is_up;
 use super::script::spec;
+use super::system::{allocated, thread_cpu};
 use super::user::channels;
 use super::world::World;
 
@@ -27,7 +34,7 @@ pub struct Scale {
     pub tasks: u64,
 }
 
-/// Cost from the first create until every task ran.
+/// The figures of such a cluster. CPU time is that from the first create until every task ran, unless said otherwise.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
     /// Virtual time until every task was assigned to a node, in milliseconds.
@@ -40,6 +47,15 @@ pub struct Cost {
     pub followers: Duration,
     /// CPU time of the workers and of the user together.
     pub others: Duration,
+    /// CPU time of the leader for each worker that is cut off until it is down, and comes back: its tasks are replaced,
+    /// and it is told so.
+    pub lost_node: Duration,
+    /// Memory of the leader, in bytes, its sessions included.
+    pub memory: u64,
+    /// Virtual time from the crash of the leader until every worker had a session with the next, in milliseconds.
+    pub reconnected_ms: u64,
+    /// CPU time of the next leader meanwhile.
+    pub reconnect: Duration,
 }
 
 impl Cost {
@@ -83,8 +99,52 @@ impl Scale {
         let after = cpu(&cluster, leader);
         until(&mut cluster, "everything is as the user wants it", converged)?;
         self.check_spread(&cluster)?;
-        let [leader, followers, others] = [0, 1, 2].map(|who| after[who] - before[who]);
-        Ok(Cost { assigned_ms, running_ms, leader, followers, others })
+        let [by_leader, followers, others] = [0, 1, 2].map(|who| after[who] - before[who]);
+        let cost = Cost { assigned_ms, running_ms, leader: by_leader, followers, others, ..Cost::default() };
+        let cost = Cost { lost_node: self.lose_nodes(&mut cluster, leader)?, ..cost };
+        self.change_leader(&mut cluster, leader, cost)
+    }
+
+    /// Cuts off one worker in a hundred until all of them are down, and returns what each costs the leader.
+    fn lose_nodes(self, cluster: &mut SimCluster, leader: usize) -> Result<Duration, String> {
+        let lost: Vec<Host> =
+            cluster.workers.iter().map(|it| it.host).take(usize::from(self.workers / 100 + 1)).collect();
+        let managers: Vec<Host> = cluster.managers.iter().map(|it| it.host).collect();
+        let paths = || lost.iter().flat_map(|lost| managers.iter().map(move |manager| (*lost, *manager)));
+        let (begun, before) = (cluster.world.now(), cpu(cluster, leader)[0]);
+        paths().for_each(|(worker, manager)| cluster.world.network.block(worker, manager));
+        paths().for_each(|(worker, manager)| cluster.world.network.block(manager, worker));
+        until(cluster, "the workers that were cut off are down", |it| count_down(it, lost.len()))?;
+        cluster.world.network.heal_all();
+        until(cluster, "they are back", converged)?;
+        let (taken, lasted) = (cpu(cluster, leader)[0] - before, cluster.world.now() - begun);
+        // The same time without any change.
+        let (quiet, before) = (cluster.world.now() + lasted, cpu(cluster, leader)[0]);
+        while cluster.world.now() < quiet {
+            cluster.world.step();
+        }
+        let usual = cpu(cluster, leader)[0] - before;
+        Ok(taken.saturating_sub(usual) / u32::try_from(lost.len()).expect("they are few"))
+    }
+
+    /// Crashes the leader and waits until every worker has a session with the next one.
+    fn change_leader(self, cluster: &mut SimCluster, leader: usize, cost: Cost) -> Result<Cost, String> {
+        let (before, begun) = (allocated(), cluster.world.now());
+        cluster.crash_manager(leader, true);
+        let memory = before.saturating_sub(allocated());
+        let others: Vec<usize> = (0..cluster.managers.len()).filter(|number| *number != leader).collect();
+        let taken = |cluster: &SimCluster| -> Vec<Duration> { others.iter().map(|it| cpu(cluster, *it)[0]).collect() };
+        let before = taken(cluster);
+        until(cluster, "every worker has a session with another leader", |it| {
+            count_down(it, 0)?;
+            let next = it.leader().and_then(|number| it.managers[number].manager()).ok_or("nobody leads")?;
+            let sessions = next.sessions();
+            if sessions == usize::from(self.workers) { Ok(()) } else { Err(format!("{sessions} sessions")) }
+        })?;
+        let next = cluster.leader().and_then(|next| others.iter().position(|it| *it == next));
+        let next = next.ok_or("nobody leads")?;
+        let reconnect = taken(cluster)[next] - before[next];
+        Ok(Cost { memory, reconnected_ms: cluster.world.now() - begun, reconnect, ..cost })
     }
 
     /// Makes a user create all services at once.
@@ -136,6 +196,59 @@ fn cpu(cluster: &SimCluster, leader: usize) -> [Duration; 3] {
     let managers: Duration = cluster.managers.iter().map(|it| cluster.world.cpu(it.host)).sum();
     let others = cluster.world.cpu(USER) + cluster.world.cpu(cluster.workers[0].host);
     [leader, managers - leader, others]
+}
+
+/// Whether exactly this many nodes are down.
+fn count_down(cluster: &SimCluster, expected: usize) -> Result<(), String> {
+    let view = cluster.view().ok_or("nobody leads")?;
+    let down = view.nodes().filter(|node| node.role == Role::Worker && node.state == NodeState::Down).count();
+    if down == expected { Ok(()) } else { Err(format!("{down} nodes are down, not {expected}")) }
+}
+
+/// Returns the CPU time in which the scheduler alone places this many tasks of twenty services on this many nodes.
+///
+/// # Panics
+/// A task has no node afterwards.
+pub fn schedule(nodes: u64, tasks: u64) -> Duration {
+    let mut tables = Tables::default();
+    for number in 0..nodes {
+        let mut node = Node { id: format!("node-{number:06}").as_str().into(), ..Node::default() };
+        node.state = NodeState::Ready;
+        node.description.resources = Resources { nano_cpus: 8_000_000_000, memory_bytes: 16 << 30 };
+        tables.put(node.into_object());
+    }
+    for number in 0..SERVICES {
+        let spec = ServiceSpec { name: format!("service-{number}"), ..ServiceSpec::default() };
+        let id = format!("service-{number}").as_str().into();
+        tables.put(Service { id, spec: spec.into(), spec_version: 1, ..Service::default() }.into_object());
+    }
+    for number in 0..tasks {
+        let task = Task {
+            id: format!("task-{number:08}").as_str().into(),
+            service_id: format!("service-{}", number % SERVICES).as_str().into(),
+            spec_version: 1,
+            slot: number / SERVICES + 1,
+            status: TaskStatus { state: TaskState::Pending, ..TaskStatus::default() },
+            ..Task::default()
+        };
+        tables.put(task.into_object());
+    }
+    let (mut schedule, mut taken) = (Schedule::new(&tables), Duration::ZERO);
+    loop {
+        let before = thread_cpu();
+        let transactions = schedule.pass(&tables);
+        taken += thread_cpu() - before;
+        if transactions.is_empty() {
+            break;
+        }
+        for action in transactions.into_iter().flat_map(|transaction| transaction.actions) {
+            if let Action::Update(object) = action {
+                tables.put(object);
+            }
+        }
+    }
+    assert!(tables.tasks().all(|task| task.node_id.is_some()), "there is room for every task");
+    taken
 }
 
 /// Runs until `condition` holds, without checking the invariants: that costs more than the cluster itself.

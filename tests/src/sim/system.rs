@@ -45,6 +45,13 @@ pub(super) fn thread_cpu() -> Duration {
     Duration::new(seconds.unwrap_or_default(), nanoseconds.unwrap_or_default())
 }
 
+/// Bytes that this program has allocated and not freed (mallinfo(3)).
+pub(super) fn allocated() -> u64 {
+    // SAFETY: it takes no arguments and only reads the allocator's counters.
+    let info = unsafe { libc::mallinfo2() };
+    (info.uordblks + info.hblkhd) as u64
+}
+
 fn fill(bytes: &mut [u8]) -> bool {
     // A thread that is ending may have dropped its source.
     let filled = SOURCE.try_with(|source| {

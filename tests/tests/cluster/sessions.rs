@@ -12,7 +12,7 @@ use flota_api::state::TaskState;
 use flota_raft_store::raft::DiskFaults;
 use flota_tests::sim::cluster::SimCluster;
 use flota_tests::sim::manual::no_streams;
-use flota_tests::sim::script::{script, spec};
+use flota_tests::sim::script::{Script, script, spec};
 
 use super::{Seen, another_leads, containers, manual, node, node_is, seen, tasks_are, tasks_of};
 
@@ -162,13 +162,19 @@ fn session_outlives_a_quorum_that_is_slow_to_write() {
         let tasks = tasks_of(it.cluster(), "web").unwrap();
         let task_id = tasks.iter().find(|task| task.is_on(&own)).unwrap().id.to_string();
         let leader = it.leader();
-        for number in (0..3).filter(|number| *number != leader) {
-            let faults = DiskFaults { delay: Duration::from_secs(6), ..DiskFaults::default() };
-            it.cluster().managers[number].disk.set_faults(faults);
-        }
+        let delay_followers = |it: &mut Script, delay: Duration| {
+            for number in (0..3).filter(|number| *number != leader) {
+                it.cluster().managers[number].disk.set_faults(DiskFaults { delay, ..DiskFaults::default() });
+            }
+        };
+        delay_followers(it, Duration::from_secs(6));
         let status = TaskStatus { attempt: 1, state: WireState::Failed.into(), ..TaskStatus::default() };
         let reports = vec![TaskReport { task_id, status: Some(status) }];
         session.send(ToManager::Statuses(StatusBatch { sequence: 1_000, reports, ..StatusBatch::default() }));
+        // Longer than a proposal waits for a quorum.
+        it.pass(6_000);
+        assert!(session.end().is_err(), "the session goes on");
+        delay_followers(it, Duration::ZERO);
         it.wait("its reports are taken", 30_000, |_| {
             session.was_sent(|message| matches!(message, FromManager::StatusAck(ack) if ack.sequence == 1_000))
         });

@@ -6,12 +6,12 @@ use serde::Serialize;
 
 use super::allowance::Allowance;
 use super::device::NodeDevice;
-use super::{number_or_zero, text_or_empty};
+use super::text_or_empty;
 use crate::constraint::{Constraint, Key};
 use crate::defaults::EMBEDDED_RUNTIME;
 use crate::id::NodeId;
 use crate::naming;
-use crate::resources::Resources;
+use crate::resources::{Resources, number_or_zero};
 use crate::state::states;
 use crate::version::{Meta, Timestamp};
 

@@ -8,11 +8,11 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::device::{DeviceMapping, GenericResource};
-use super::{number_or_zero, text_or_empty};
+use super::text_or_empty;
 use crate::constraint::Constraint;
 use crate::defaults;
 use crate::id::{ServiceId, StackId};
-use crate::resources::{Limits, Resources};
+use crate::resources::{Limits, Resources, number_or_zero};
 use crate::state::states;
 use crate::version::Meta;
 

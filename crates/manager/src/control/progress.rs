@@ -1,6 +1,6 @@
 //! Reports the progress of a service or an image as it changes, so that a user can wait for it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -8,8 +8,9 @@ use tokio::sync::mpsc;
 use flota_api::id::{ServiceId, is_id};
 use flota_api::model::{Image, NodeState, PendingReason, Service, Task};
 use flota_api::naming::task_name;
+use flota_api::object::{Kind, Object};
 use flota_api::state::{DesiredState, TaskState};
-use flota_raft_store::Tables;
+use flota_raft_store::{Event, Tables};
 
 use super::error::ControlError;
 use super::reference::resolve;
@@ -77,11 +78,23 @@ impl<M: Member> Control<M> {
             Err(ControlError::NotFound { .. }) if is_id(reference) => reference.into(),
             Err(error) => return Err(error),
         };
-        Ok(self.watch(move |view| {
+        let watched = id.clone();
+        let concerns = move |event: &Event| match event {
+            Event::Created(object) | Event::Updated { new: object, .. } | Event::Removed(object) => match object {
+                Object::Service(service) => service.id == watched,
+                Object::Task(task) => task.service_id == watched,
+                Object::Node(_) => true,
+                _ => false,
+            },
+            Event::Committed(_) => false,
+            Event::Reset => true,
+        };
+        let progress = move |view: &Tables| {
             let now = service(view, &id);
             let is_last = now.converged || now.update_paused.is_some();
             (now, is_last)
-        }))
+        };
+        Ok(self.watch(progress, concerns))
     }
 
     /// Reports the progress of the image until enough nodes hold it. With a digest, it waits until the name refers to
@@ -92,17 +105,26 @@ impl<M: Member> Control<M> {
         digest: Option<String>,
     ) -> Result<Watch<ImageProgress>, ControlError> {
         self.proven_view().await?;
-        Ok(self.watch(move |view| {
+        let progress = move |view: &Tables| {
             let now = image(view, &reference, digest.as_deref());
             (now, now.converged)
-        }))
+        };
+        let concerns = |event: &Event| match event {
+            Event::Created(object) | Event::Updated { new: object, .. } | Event::Removed(object) => {
+                matches!(object.kind(), Kind::Image | Kind::Node)
+            }
+            Event::Committed(_) => false,
+            Event::Reset => true,
+        };
+        Ok(self.watch(progress, concerns))
     }
 
-    /// Sends the result of `progress` on the store, at once and whenever it has changed, until a report is marked as
-    /// the last, the receiver is dropped, or leadership ends.
+    /// Sends the result of `progress` on the store, at once and whenever it has changed after an event that concerns it,
+    /// until a report is marked as the last, the receiver is dropped, or leadership ends.
     fn watch<T: PartialEq + Clone + Send + 'static>(
         &self,
         progress: impl Fn(&Tables) -> (T, bool) + Send + 'static,
+        concerns: impl Fn(&Event) -> bool + Send + Sync + 'static,
     ) -> Watch<T> {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let (store, scope) = (self.store.clone(), self.leading.borrow().clone());
@@ -119,14 +141,22 @@ impl<M: Member> Control<M> {
                     biased;
                     () = sender.closed() => return,
                     () = scope.cancelled() => {}
-                    // A lag needs no handling, because the whole view is examined anyway.
-                    _ = events.next() => {}
+                    () = until_concerned(&mut events, &concerns) => {}
                 }
             }
             // It fails only if the receiver was dropped.
             let _ = sender.send(Err(ControlError::LeadershipMoved)).await;
         });
         receiver
+    }
+}
+
+/// Waits for an event that concerns a watch. A lag ends the wait, because an event may have been missed.
+async fn until_concerned(events: &mut flota_raft_store::Watch, concerns: &impl Fn(&Event) -> bool) {
+    while let Ok(events) = events.next().await {
+        if events.iter().any(concerns) {
+            return;
+        }
     }
 }
 
@@ -146,7 +176,7 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
         desired,
         outdated: outdated as u64,
         converged: running == desired && !stopping && outdated == 0,
-        hanging: late(service, &tasks).chain(given_up(service, &tasks)).collect(),
+        hanging: hanging(service, &tasks),
         update_paused: service.update.pause_reason().map(str::to_owned),
         removed: false,
     }
@@ -173,44 +203,52 @@ fn removal(view: &Tables, tasks: &[&Arc<Task>]) -> ServiceProgress {
     }
 }
 
-/// Tasks that should run and do not yet, each with its own reason or that of the slot's last failure.
-fn late(service: &Service, tasks: &[&Arc<Task>]) -> impl Iterator<Item = HangingTask> {
-    tasks.iter().filter(|task| task.is_live() && !is_running(task)).map(move |task| {
-        let in_slot = || tasks.iter().filter(|it| it.slot == task.slot);
-        let failed = in_slot().filter(|it| !it.status.error.is_empty()).max_by_key(|it| it.meta.order());
-        let (reason, stuck) = match &task.pending_reason {
-            _ if !task.status.error.is_empty() => (task.status.error.clone(), true),
-            // The update makes the room.
-            Some(reason @ PendingReason::NeedsRoom(_)) => (reason.to_string(), false),
-            Some(reason) => (reason.to_string(), true),
-            None if task.status.state == TaskState::Ready && task.desired_state == DesiredState::Ready => {
-                let stops = in_slot().any(|it| it.desired_state.is_stopping() && !it.status.state.is_terminal());
-                let turn =
-                    if stops { "the task that it replaces has not stopped yet" } else { "it is next in the update" };
-                (turn.to_owned(), false)
-            }
-            None if !task.status.message.is_empty() => (task.status.message.clone(), failed.is_some()),
-            None => (failed.map(|it| it.status.error.clone()).unwrap_or_default(), failed.is_some()),
-        };
-        HangingTask { name: task_name(&service.spec.name, task.slot), state: task.status.state, reason, stuck }
-    })
+/// Returns the tasks that should run and do not.
+fn hanging(service: &Service, tasks: &[&Arc<Task>]) -> Vec<HangingTask> {
+    let mut slots: BTreeMap<u64, Vec<&Task>> = BTreeMap::new();
+    for task in tasks {
+        slots.entry(task.slot).or_default().push(task);
+    }
+    slots.values().flat_map(|slot| hanging_in(service, slot)).collect()
 }
 
-/// Slots whose last task failed and is not replaced, and the reason.
-fn given_up(service: &Service, tasks: &[&Arc<Task>]) -> impl Iterator<Item = HangingTask> {
-    let slots: BTreeSet<u64> = tasks.iter().map(|task| task.slot).collect();
-    slots.into_iter().filter_map(move |slot| {
-        let in_slot = || tasks.iter().filter(move |task| task.slot == slot);
-        let last = in_slot().max_by_key(|task| task.meta.order())?;
-        let failed = matches!(last.status.state, TaskState::Failed | TaskState::Rejected);
-        let (name, reason) = (task_name(&service.spec.name, slot), last.status.error.clone());
-        (failed && !in_slot().any(|task| task.is_live())).then(|| HangingTask {
-            name,
-            state: last.status.state,
-            reason,
-            stuck: true,
-        })
-    })
+/// Returns the tasks of one slot that should run and do not; if the slot has been given up, its last one.
+fn hanging_in(service: &Service, slot: &[&Task]) -> Vec<HangingTask> {
+    let hangs = |task: &Task, (reason, stuck): (String, bool)| {
+        let name = task_name(&service.spec.name, task.slot);
+        HangingTask { name, state: task.status.state, reason, stuck }
+    };
+    let live = slot.iter().filter(|task| task.is_live());
+    if live.clone().next().is_some() {
+        return live.filter(|task| !is_running(task)).map(|task| hangs(task, reason(task, slot))).collect();
+    }
+    let last = slot.iter().max_by_key(|task| task.meta.order());
+    let failed = last.filter(|task| matches!(task.status.state, TaskState::Failed | TaskState::Rejected));
+    failed.map(|task| hangs(task, (task.status.error.clone(), true))).into_iter().collect()
+}
+
+/// Returns why a task does not run yet, and whether it is stuck.
+fn reason(task: &Task, slot: &[&Task]) -> (String, bool) {
+    match &task.pending_reason {
+        _ if !task.status.error.is_empty() => (task.status.error.clone(), true),
+        // The update makes the room.
+        Some(reason @ PendingReason::NeedsRoom(_)) => (reason.to_string(), false),
+        Some(reason) => (reason.to_string(), true),
+        None if task.status.state == TaskState::Ready && task.desired_state == DesiredState::Ready => {
+            let is_stopping = |it: &&Task| it.desired_state.is_stopping() && !it.status.state.is_terminal();
+            let waits = if slot.iter().any(is_stopping) {
+                "the task that it replaces has not stopped yet"
+            } else {
+                "it is next in the update"
+            };
+            (waits.to_owned(), false)
+        }
+        None if !task.status.message.is_empty() => (task.status.message.clone(), false),
+        None => {
+            let failed = slot.iter().filter(|it| !it.status.error.is_empty()).max_by_key(|it| it.meta.order());
+            (failed.map(|it| it.status.error.clone()).unwrap_or_default(), failed.is_some())
+        }
+    }
 }
 
 fn image(view: &Tables, reference: &str, digest: Option<&str>) -> ImageProgress {

@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use flota_api::version::Timestamp;
 use flota_raft_store::faults::{self, Fault};
-use flota_raft_store::{Event, ProposeError, Proposer, Store, Tables, Transaction, View, Watch};
+use flota_raft_store::{ACTIONS_BOUND, Event, ProposeError, Proposer, Store, Tables, Transaction, View, Watch};
 
-use super::ControlLoop;
 use super::pass::{self, Work};
+use super::{ControlLoop, Key};
 use crate::plan::PlanContext;
 use crate::term_clock::TermClock;
 
@@ -33,7 +33,10 @@ pub(crate) struct Driver {
     clock: TermClock,
     rng: StdRng,
     loops: Vec<Box<dyn ControlLoop>>,
-    dirty: BTreeSet<Work>,
+    /// The dirty keys of each loop.
+    dirty: Vec<BTreeSet<Key>>,
+    /// Most changes of one loop in a pass. It falls while passes are too large to commit.
+    share: usize,
     timers: BTreeSet<(Timestamp, Work)>,
     /// Number of batches of events that were taken.
     batches: u64,
@@ -48,7 +51,9 @@ impl Driver {
         (clock, rng): (TermClock, StdRng),
         loops: Vec<Box<dyn ControlLoop>>,
     ) -> Self {
-        Self { store, proposer, clock, rng, loops, dirty: BTreeSet::new(), timers: BTreeSet::new(), batches: 0 }
+        let dirty = vec![BTreeSet::new(); loops.len()];
+        let share = largest_share(&loops);
+        Self { store, proposer, clock, rng, loops, dirty, share, timers: BTreeSet::new(), batches: 0 }
     }
 
     /// Runs until `cancel` is cancelled.
@@ -57,7 +62,7 @@ impl Driver {
         self.look_at_everything(&view);
         loop {
             self.take_due();
-            if !self.dirty.is_empty() {
+            if self.dirty.iter().any(|keys| !keys.is_empty()) {
                 let held = tokio::select! {
                     biased;
                     () = cancel.cancelled() => return,
@@ -87,8 +92,8 @@ impl Driver {
     }
 
     fn look_at_everything(&mut self, view: &Tables) {
-        for (index, each) in self.loops.iter().enumerate() {
-            self.dirty.extend(each.all(view).into_iter().map(|key| (index, key)));
+        for (each, dirty) in self.loops.iter().zip(&mut self.dirty) {
+            dirty.extend(each.all(view));
         }
     }
 
@@ -104,8 +109,8 @@ impl Driver {
         if matches!(event, Event::Reset) {
             self.look_at_everything(view);
         }
-        for (index, each) in self.loops.iter().enumerate() {
-            self.dirty.extend(each.dirtied_by(event, view).into_iter().map(|key| (index, key)));
+        for (each, dirty) in self.loops.iter().zip(&mut self.dirty) {
+            dirty.extend(each.dirtied_by(event, view));
         }
     }
 
@@ -129,18 +134,26 @@ impl Driver {
 
     fn take_due(&mut self) {
         let now = self.clock.now();
-        while let Some((_, work)) = self.timers.pop_first_if_due(now) {
-            self.dirty.insert(work);
+        while self.timers.first().is_some_and(|(at, _)| *at <= now) {
+            let due = self.timers.pop_first().map(|(_, work)| work);
+            self.mark_again(due);
+        }
+    }
+
+    /// Marks work as dirty that was planned already.
+    fn mark_again(&mut self, work: impl IntoIterator<Item = Work>) {
+        for (index, key) in work {
+            self.dirty[index].insert(key);
         }
     }
 
     /// Runs one pass. Returns whether everything that was proposed was committed.
     async fn pass(&mut self) -> bool {
         let view = self.store.view();
-        let mut cx = PlanContext { now: self.clock.now(), rng: StdRng::from_rng(&mut self.rng) };
+        let mut cx = PlanContext { now: self.clock.now(), rng: StdRng::from_rng(&mut self.rng), room: self.share };
         let planned = pass::run(&mut self.loops, &mut self.dirty, &view, &mut cx);
         self.timers.extend(planned.timers);
-        let mut held = true;
+        let (mut held, mut too_large) = (true, false);
         for entry in entries(planned.groups) {
             let (transactions, work): (Vec<Transaction>, Vec<Vec<Work>>) = entry.into_iter().unzip();
             match self.proposer.propose_entry(transactions).await {
@@ -148,24 +161,34 @@ impl Driver {
                     for (outcome, work) in outcomes.into_iter().zip(work) {
                         if let Err(conflict) = outcome {
                             tracing::debug!(%conflict, "a plan met a change and is made anew");
-                            self.dirty.extend(work);
+                            self.mark_again(work);
                         }
                     }
                 }
                 Err(error) => {
-                    if !matches!(error, ProposeError::NotLeader) {
-                        tracing::warn!(%error, "a plan was not taken and is made anew");
+                    self.mark_again(work.into_iter().flatten());
+                    match error {
+                        ProposeError::TooLarge { .. } if self.share > 1 => too_large = true,
+                        ProposeError::NotLeader => held = false,
+                        _ => {
+                            tracing::warn!(%error, "a plan was not taken and is made anew");
+                            held = false;
+                        }
                     }
-                    self.dirty.extend(work.into_iter().flatten());
                     if matches!(error, ProposeError::Unknown) {
                         settle(self.proposer.as_ref()).await;
                     }
-                    held = false;
                 }
             }
         }
+        self.share = if too_large { self.share / 2 } else { (self.share * 2).min(largest_share(&self.loops)) };
         held
     }
+}
+
+/// With this share for each loop, the changes of a pass fit into one transaction, unless they have too many bytes.
+fn largest_share(loops: &[Box<dyn ControlLoop>]) -> usize {
+    ACTIONS_BOUND / loops.len().max(1)
 }
 
 /// Called after a proposal that may still commit: proposes an empty entry, and when that is applied, the earlier one
@@ -193,16 +216,6 @@ fn entries(groups: Vec<Group>) -> Vec<Vec<Group>> {
         entries.last_mut().expect("one was pushed where there was none").push(group);
     }
     entries
-}
-
-trait PopDue {
-    fn pop_first_if_due(&mut self, now: Timestamp) -> Option<(Timestamp, Work)>;
-}
-
-impl PopDue for BTreeSet<(Timestamp, Work)> {
-    fn pop_first_if_due(&mut self, now: Timestamp) -> Option<(Timestamp, Work)> {
-        if self.first()?.0 <= now { self.pop_first() } else { None }
-    }
 }
 
 #[cfg(test)]

@@ -1,67 +1,65 @@
 //! One pass over the dirty keys, from plans to transactions. It is pure.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use flota_api::object::Kind;
-use flota_api::version::{Timestamp, Version};
+use flota_api::object::{Kind, Object};
+use flota_api::version::Timestamp;
 use flota_raft_store::{Action, Event, Expectation, Tables, Transaction};
 
-use super::ControlLoop;
+use super::{ControlLoop, Key};
 use crate::plan::{Change, Plan, PlanContext};
 
 /// A loop, by its place in the pipeline, and one of its keys.
-pub(super) type Work = (usize, String);
-type ObjectKey = (Kind, String);
+pub(crate) type Work = (usize, Key);
+type ObjectKey = (Kind, Arc<str>);
 
 /// The transactions of one pass, each with the work that it came from, and the work to plan again later.
 #[derive(Debug, Default)]
-pub(super) struct Planned {
-    pub(super) groups: Vec<(Transaction, Vec<Work>)>,
-    pub(super) timers: Vec<(Timestamp, Work)>,
+pub(crate) struct Planned {
+    pub(crate) groups: Vec<(Transaction, Vec<Work>)>,
+    pub(crate) timers: Vec<(Timestamp, Work)>,
 }
 
-/// A set of plans that share an object.
-#[derive(Default)]
-struct Group {
-    changed: BTreeSet<ObjectKey>,
-    expected: BTreeSet<ObjectKey>,
-    work: Vec<Work>,
-}
-
-pub(super) fn run(
+/// Plans the dirty keys of each loop, until the loop has made as many changes as there is room for in `cx`. Keys that
+/// are not planned to the end stay dirty.
+pub(crate) fn run(
     loops: &mut [Box<dyn ControlLoop>],
-    dirty: &mut BTreeSet<Work>,
+    dirty: &mut [BTreeSet<Key>],
     base: &Tables,
     cx: &mut PlanContext,
 ) -> Planned {
     let mut overlay = base.clone();
-    let mut groups: Vec<Group> = Vec::new();
+    let mut joined = Joined::default();
     let mut planned = Planned::default();
+    let share = cx.room;
     for index in 0..loops.len() {
-        let keys: Vec<String> = dirty.iter().filter(|(at, _)| *at == index).map(|(_, key)| key.clone()).collect();
-        for key in keys {
-            dirty.remove(&(index, key.clone()));
-            let plan = loops[index].plan(&key, &overlay, cx);
-            if !plan.changes.is_empty() {
-                tracing::debug!(control_loop = loops[index].name(), key, changes = plan.changes.len(), "planned");
+        cx.room = share;
+        while cx.room > 0 {
+            let Some(key) = dirty[index].pop_first() else { break };
+            let mut plan = loops[index].plan(&key, &overlay, cx);
+            if plan.is_full(cx) {
+                plan.changes.truncate(cx.room);
+                dirty[index].insert(key.clone());
             }
-            let work = (index, key);
+            cx.room -= plan.changes.len();
             if let Some(at) = plan.retry_at {
-                planned.timers.push((at, work.clone()));
+                planned.timers.push((at, (index, key.clone())));
             }
             if plan.changes.is_empty() {
                 continue;
             }
+            tracing::debug!(control_loop = loops[index].name(), %key, changes = plan.changes.len(), "planned");
             let events = change(&mut overlay, &plan);
+            joined.add(&plan, &events, (index, key));
             // Later loops see the change in this pass, earlier ones when it comes back as an event.
-            for (later, each) in loops.iter().enumerate().skip(index + 1) {
-                let keys = events.iter().flat_map(|event| each.dirtied_by(event, &overlay));
-                dirty.extend(keys.map(|key| (later, key)));
+            for (each, dirty) in loops.iter().zip(dirty.iter_mut()).skip(index + 1) {
+                dirty.extend(events.iter().flat_map(|event| each.dirtied_by(event, &overlay)));
             }
-            join(&mut groups, plan, work);
         }
     }
-    planned.groups = groups.into_iter().filter_map(|group| fold(group, base, &overlay)).collect();
+    planned.groups = joined.groups().filter_map(|group| fold(group, base)).collect();
     planned
 }
 
@@ -71,9 +69,7 @@ fn change(overlay: &mut Tables, plan: &Plan) -> Vec<Event> {
     for change in &plan.changes {
         match change {
             Change::Put(new) => {
-                let old = overlay.object(new.kind(), new.id()).cloned();
-                overlay.put(new.clone());
-                events.push(match old {
+                events.push(match overlay.replace(new.clone()) {
                     Some(old) => Event::Updated { old, new: new.clone() },
                     None => Event::Created(new.clone()),
                 });
@@ -84,62 +80,173 @@ fn change(overlay: &mut Tables, plan: &Plan) -> Vec<Event> {
     events
 }
 
-/// Puts a plan into the group that it shares objects with; merges groups that it connects.
-fn join(groups: &mut Vec<Group>, plan: Plan, work: Work) {
-    let changed: BTreeSet<ObjectKey> = plan.changes.iter().map(object_key).collect();
-    let expected: BTreeSet<ObjectKey> = plan.expects.into_iter().collect();
-    let touches = |group: &Group| {
-        changed.iter().chain(&expected).any(|key| group.changed.contains(key))
-            || changed.iter().any(|key| group.expected.contains(key))
-    };
-    let mut joined = Group::default();
-    let mut rest = Vec::with_capacity(groups.len() + 1);
-    for group in groups.drain(..) {
-        if touches(&group) {
-            joined.changed.extend(group.changed);
-            joined.expected.extend(group.expected);
-            joined.work.extend(group.work);
-        } else {
-            rest.push(group);
-        }
-    }
-    joined.changed.extend(changed);
-    joined.expected.extend(expected);
-    joined.work.push(work);
-    rest.push(joined);
-    *groups = rest;
+/// A set of plans that share an object.
+#[derive(Default)]
+struct Group {
+    changed: Vec<(ObjectKey, Folded)>,
+    expected: Vec<ObjectKey>,
+    work: Vec<Work>,
 }
 
-fn object_key(change: &Change) -> ObjectKey {
-    match change {
-        Change::Put(object) => (object.kind(), object.id().to_owned()),
-        Change::Remove(kind, id) => (*kind, id.clone()),
+/// All changes of an object in a pass: what it is in the store, and what it is to be.
+struct Folded {
+    old: Option<Object>,
+    new: Option<Object>,
+    /// The last plan that changes it.
+    plan: usize,
+}
+
+/// The plans of a pass, joined where one changes an object that another changes or expects.
+#[derive(Default)]
+struct Joined {
+    /// For each plan, another plan of its group; the first plan of a group names itself.
+    same: Vec<usize>,
+    work: Vec<Work>,
+    changed: BTreeMap<ObjectKey, Folded>,
+    /// Plans that expect an object, at least one of each group.
+    readers: BTreeMap<ObjectKey, Vec<usize>>,
+}
+
+impl Joined {
+    /// Adds a plan, whose changes made these events.
+    fn add(&mut self, plan: &Plan, events: &[Event], work: Work) {
+        let this = self.same.len();
+        self.same.push(this);
+        self.work.push(work);
+        for event in events {
+            let (old, new) = match event {
+                Event::Created(new) => (None, Some(new)),
+                Event::Updated { old, new } => (Some(old), Some(new)),
+                Event::Removed(old) => (Some(old), None),
+                Event::Committed(_) | Event::Reset => continue,
+            };
+            let Some(object) = new.or(old) else { continue };
+            let key = (object.kind(), object.key());
+            if let Some(readers) = self.readers.get_mut(&key) {
+                let others = std::mem::replace(readers, vec![this]);
+                others.into_iter().for_each(|other| self.join(other, this));
+            }
+            match self.changed.entry(key) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(Folded { old: old.cloned(), new: new.cloned(), plan: this });
+                }
+                Entry::Occupied(mut occupied) => {
+                    let folded = occupied.get_mut();
+                    let other = std::mem::replace(&mut folded.plan, this);
+                    folded.new = new.cloned();
+                    self.join(other, this);
+                }
+            }
+        }
+        for key in &plan.expects {
+            if let Some(folded) = self.changed.get(key) {
+                self.join(folded.plan, this);
+            }
+            match self.readers.get_mut(key) {
+                Some(readers) if readers.last() == Some(&this) => {}
+                Some(readers) => readers.push(this),
+                None => drop(self.readers.insert(key.clone(), vec![this])),
+            }
+        }
+    }
+
+    /// Returns the first plan of the group, and shortens the way to it.
+    fn first(&mut self, mut plan: usize) -> usize {
+        while self.same[plan] != plan {
+            self.same[plan] = self.same[self.same[plan]];
+            plan = self.same[plan];
+        }
+        plan
+    }
+
+    fn join(&mut self, left: usize, right: usize) {
+        let (left, right) = (self.first(left), self.first(right));
+        self.same[left.max(right)] = left.min(right);
+    }
+
+    /// Returns the groups, in the order of their first plans.
+    fn groups(mut self) -> impl Iterator<Item = Group> {
+        let mut groups: BTreeMap<usize, Group> = BTreeMap::new();
+        for (plan, work) in std::mem::take(&mut self.work).into_iter().enumerate() {
+            groups.entry(self.first(plan)).or_default().work.push(work);
+        }
+        for (key, folded) in std::mem::take(&mut self.changed) {
+            groups.entry(self.first(folded.plan)).or_default().changed.push((key, folded));
+        }
+        for (key, plans) in std::mem::take(&mut self.readers) {
+            for plan in plans {
+                let expected = &mut groups.entry(self.first(plan)).or_default().expected;
+                if expected.last() != Some(&key) {
+                    expected.push(key.clone());
+                }
+            }
+        }
+        groups.into_values()
     }
 }
 
 /// Folds a group into a transaction with one action for each object, from the store's object to that of the overlay.
-fn fold(group: Group, base: &Tables, overlay: &Tables) -> Option<(Transaction, Vec<Work>)> {
+fn fold(group: Group, base: &Tables) -> Option<(Transaction, Vec<Work>)> {
     let mut transaction = Transaction::default();
-    let mut expected: BTreeMap<ObjectKey, Option<Version>> = BTreeMap::new();
-    for (kind, id) in &group.changed {
-        let (old, new) = (base.object(*kind, id), overlay.object(*kind, id));
+    let mut expected: BTreeSet<ObjectKey> = group.expected.into_iter().collect();
+    let mut expect = |(kind, id): &ObjectKey, version| {
+        transaction.expectations.push(Expectation { kind: *kind, id: id.to_string(), version });
+    };
+    for (key, Folded { old, new, .. }) in group.changed {
+        let version = old.as_ref().map(|old| old.meta().version);
         let action = match (old, new) {
-            (None, Some(new)) => Action::Create(new.clone()),
-            (Some(old), Some(new)) if old != new => Action::Update(new.clone()),
-            (Some(_), None) => Action::Remove(*kind, id.clone()),
+            (None, Some(new)) => Action::Create(new),
+            (Some(old), Some(new)) if old != new => Action::Update(new),
+            (Some(_), None) => Action::Remove(key.0, key.1.to_string()),
             _ => continue,
         };
-        expected.insert((*kind, id.clone()), old.map(|old| old.meta().version));
+        expected.remove(&key);
+        expect(&key, version);
         transaction.actions.push(action);
     }
     if transaction.actions.is_empty() {
         return None;
     }
-    for (kind, id) in group.expected {
-        let version = base.version_of(kind, &id);
-        expected.entry((kind, id)).or_insert(version);
-    }
-    transaction.expectations =
-        expected.into_iter().map(|((kind, id), version)| Expectation { kind, id, version }).collect();
+    expected.iter().for_each(|key| expect(key, base.version_of(key.0, &key.1)));
     Some((transaction, group.work))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flota_api::model::{Node, Task};
+
+    fn plan(changes: &[&str], expects: &[&str]) -> Plan {
+        let mut plan = Plan::default();
+        changes.iter().for_each(|id| plan.put(Task { id: (*id).into(), ..Task::default() }));
+        expects.iter().for_each(|id| plan.expect(Kind::Node, *id));
+        plan
+    }
+
+    /// The numbers of the plans in each group.
+    fn joined(plans: Vec<Plan>) -> Vec<Vec<usize>> {
+        let (mut joined, mut overlay) = (Joined::default(), Tables::default());
+        for (number, plan) in plans.into_iter().enumerate() {
+            let events = change(&mut overlay, &plan);
+            joined.add(&plan, &events, (number, Key::of("key")));
+        }
+        joined.groups().map(|group| group.work.into_iter().map(|(number, _)| number).collect()).collect()
+    }
+
+    #[test]
+    fn plans_are_one_transaction_if_one_changes_what_the_other_changes_or_expects_and_only_then() {
+        let reader = || plan(&["other"], &["n"]);
+        let mut writer = Plan::default();
+        writer.put(Node { id: "n".into(), ..Node::default() });
+        for (plans, expected) in [
+            (vec![plan(&["a"], &[]), plan(&["b"], &[])], vec![vec![0], vec![1]]),
+            (vec![plan(&["a"], &[]), plan(&["b"], &[]), plan(&["a"], &[])], vec![vec![0, 2], vec![1]]),
+            (vec![plan(&["a"], &[]), plan(&["b"], &[]), plan(&["a", "b"], &[])], vec![vec![0, 1, 2]]),
+            (vec![plan(&["a"], &["n"]), plan(&["b"], &["n"])], vec![vec![0], vec![1]]),
+            (vec![plan(&["a"], &["n"]), writer.clone(), plan(&["b"], &["n"])], vec![vec![0, 1, 2]]),
+            (vec![reader(), plan(&["a"], &[]), writer], vec![vec![0, 2], vec![1]]),
+        ] {
+            assert_eq!(joined(plans), expected);
+        }
+    }
 }

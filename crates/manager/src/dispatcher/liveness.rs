@@ -1,8 +1,10 @@
 //! Tracks which nodes are alive. The leader keeps this in memory, by a monotonic clock; only the state of a node is
 //! written to the store. The sessions report messages and their end; [`judge_nodes`] writes the resulting states.
+//!
+//! The clock stands still while this process is stalled: heartbeats that were not served then do not count as missed.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 use flota_api::defaults::{HEARTBEAT, HEARTBEATS_MISSED, HEARTBEATS_PER_SECOND, RESTARTING_GRACE};
 use flota_api::id::NodeId;
 use flota_api::model::{Node, NodeState, NodeStateReason};
+use flota_api::object::Kind;
 use flota_api::version::Timestamp;
-use flota_raft_store::{Tables, WriteTx};
+use flota_raft_store::{Proposer, Tables, Transaction, View, WriteTx};
 
 use super::sessions::Sessions;
 use crate::replica::Replica;
@@ -32,7 +35,26 @@ enum Link {
 
 /// The leader's knowledge of each node. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Liveness(Arc<Mutex<BTreeMap<NodeId, Link>>>);
+pub(super) struct Liveness(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    links: BTreeMap<NodeId, Link>,
+    /// Time for which this process was stalled.
+    stalled: Duration,
+}
+
+impl Known {
+    /// The present, without the time for which this process was stalled.
+    fn now(&self) -> Instant {
+        Instant::now() - self.stalled
+    }
+}
+
+/// Interval at which the process checks that it is not stalled.
+const PULSE: Duration = Duration::from_millis(100);
+/// Most nodes whose states are written in one entry.
+const ENTRY: usize = 1_000;
 
 /// Returns the interval of a worker's heartbeats: longer in a large cluster, to bound the leader's load.
 pub(super) fn period(nodes: usize) -> Duration {
@@ -63,101 +85,126 @@ fn judge(link: Link, period: Duration, now: Instant) -> (NodeState, Option<NodeS
 }
 
 impl Liveness {
-    fn set(&self, node: &NodeId, link: Link) {
-        self.0.lock().expect("no holder panics").insert(node.clone(), link);
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().expect("no holder panics")
     }
 
     /// Begins a term. A new leader has no information, so it gives every ready node one full detection time. It has no
     /// sessions of the other nodes.
     pub(super) fn begin(&self, view: &Tables) {
-        let mut links = self.0.lock().expect("no holder panics");
-        let now = Instant::now();
-        *links = view
-            .nodes()
-            .filter_map(|node| match node.state {
-                NodeState::Ready => Some((node.id.clone(), Link::Open(now))),
-                _ if node.state_reason == Some(NodeStateReason::Restarting) => {
-                    Some((node.id.clone(), Link::Restarting(now)))
-                }
-                _ => None,
-            })
-            .collect();
+        let mut known = self.known();
+        let now = known.now();
+        let links = view.nodes().filter_map(|node| match node.state {
+            NodeState::Ready => Some((node.id.clone(), Link::Open(now))),
+            _ if node.state_reason == Some(NodeStateReason::Restarting) => {
+                Some((node.id.clone(), Link::Restarting(now)))
+            }
+            _ => None,
+        });
+        known.links = links.collect();
     }
 
     /// Records a message from the node.
     pub(super) fn heard(&self, node: &NodeId) {
-        self.set(node, Link::Open(Instant::now()));
+        let mut known = self.known();
+        let now = known.now();
+        known.links.insert(node.clone(), Link::Open(now));
     }
 
     /// Records that the node's session ended unannounced.
     pub(super) fn broke(&self, node: &NodeId) {
-        let mut links = self.0.lock().expect("no holder panics");
-        if let Some(Link::Open(_)) | None = links.get(node) {
-            links.insert(node.clone(), Link::Broken(Instant::now()));
+        let mut known = self.known();
+        let now = known.now();
+        if let Some(Link::Open(_)) | None = known.links.get(node) {
+            known.links.insert(node.clone(), Link::Broken(now));
         }
     }
 
     /// Records that the node's daemon announced its restart.
     pub(super) fn restarts(&self, node: &NodeId) {
-        self.set(node, Link::Restarting(Instant::now()));
+        let mut known = self.known();
+        let now = known.now();
+        known.links.insert(node.clone(), Link::Restarting(now));
     }
 
     /// Records that the node's machine announced its shutdown.
     pub(super) fn shuts_down(&self, node: &NodeId) {
-        self.set(node, Link::Gone);
+        self.known().links.insert(node.clone(), Link::Gone);
     }
 
     /// Returns the nodes whose state must change, with the new state as of `since`.
     fn judge(&self, view: &Tables, period: Duration, since: Timestamp) -> Vec<Node> {
-        let now = Instant::now();
-        let mut links = self.0.lock().expect("no holder panics");
-        links.retain(|id, _| view.node(id.as_str()).is_some());
-        // A node that joined and never registers becomes down like a node that disconnected.
-        for node in view.nodes().filter(|node| node.state != NodeState::Down) {
-            links.entry(node.id.clone()).or_insert(Link::Broken(now));
+        let mut known = self.known();
+        let now = known.now();
+        let mut links = BTreeMap::new();
+        let mut changed = Vec::new();
+        let mut before = std::mem::take(&mut known.links).into_iter().peekable();
+        // Nodes and links have the same order, so this is one pass; links of removed nodes are dropped.
+        for node in view.nodes() {
+            while before.next_if(|(id, _)| *id < node.id).is_some() {}
+            let link = before.next_if(|(id, _)| *id == node.id).map(|(_, link)| link);
+            // A node that joined and never registers becomes down like a node that disconnected.
+            let new = (node.state != NodeState::Down).then_some(Link::Broken(now));
+            let Some(link) = link.or(new) else { continue };
+            links.insert(node.id.clone(), link);
+            let (state, state_reason) = judge(link, period, now);
+            if node.state != state && !node.has_left() {
+                changed.push(Node { state, state_reason, state_since: since, ..node.as_ref().clone() });
+            }
         }
-        let changed = links.iter().filter_map(|(id, link)| {
-            let node = view.node(id.as_str())?;
-            let (state, reason) = judge(*link, period, now);
-            (node.state != state && !node.has_left()).then(|| Node {
-                state,
-                state_reason: reason,
-                state_since: since,
-                ..node.as_ref().clone()
-            })
-        });
-        changed.collect()
+        known.links = links;
+        changed
+    }
+
+    /// Stops the clock for the time by which this future is polled late. It never ends.
+    async fn notice_stalls(&self) {
+        loop {
+            let due = Instant::now() + PULSE;
+            tokio::time::sleep_until(due).await;
+            self.known().stalled += Instant::now() - due;
+        }
     }
 }
 
 /// Writes the state of the nodes to the store, whenever liveness differs from it. Runs until leadership ends.
 pub(super) async fn judge_nodes(replica: &Replica, sessions: &Sessions, liveness: &Liveness, scope: CancellationToken) {
-    loop {
-        let view = replica.store.view();
-        let period = period(view.nodes().count());
-        let judged = |view: &Tables| liveness.judge(view, period, replica.clock.now());
-        // Check first, because a write without any change costs a read round.
-        if !judged(&view).is_empty() {
-            write(replica, judged).await;
+    let proposer = replica.proposer();
+    let judge = async {
+        loop {
+            let view = replica.store.view();
+            let period = period(view.count(Kind::Node));
+            let changed = liveness.judge(&view, period, replica.clock.now());
+            for nodes in changed.chunks(ENTRY) {
+                write(proposer.as_ref(), &view, nodes).await;
+            }
+            tokio::select! {
+                biased;
+                () = sessions.changed() => {}
+                () = tokio::time::sleep(period / 10) => {}
+            }
         }
-        tokio::select! {
-            biased;
-            () = scope.cancelled() => return,
-            () = sessions.changed() => {}
-            () = tokio::time::sleep(period / 10) => {}
-        }
+    };
+    tokio::select! {
+        biased;
+        () = scope.cancelled() => {}
+        // It comes before the judge, so that a stall is known when the nodes are judged after it.
+        () = liveness.notice_stalls() => {}
+        () = judge => {}
     }
 }
 
-async fn write(replica: &Replica, judged: impl Fn(&Tables) -> Vec<Node>) {
-    let result = replica.write_if_needed(|view| {
-        let changed = judged(&view);
-        let mut tx = WriteTx::new(view, "");
-        changed.iter().cloned().for_each(|node| tx.update(node));
-        (!changed.is_empty()).then(|| (tx.finish(), changed))
-    });
-    match result.await {
-        Ok(changed) => changed.iter().flatten().for_each(report),
+/// Proposes a transaction for each node, so that a node that registers meanwhile is left as it is, and no other.
+async fn write(proposer: &dyn Proposer, view: &View, nodes: &[Node]) {
+    let transaction = |node: &Node| -> Transaction {
+        let mut tx = WriteTx::new(view.clone(), "");
+        tx.update(node.clone());
+        tx.finish()
+    };
+    match proposer.propose_entry(nodes.iter().map(transaction).collect()).await {
+        Ok(outcomes) => {
+            let written = nodes.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_ok());
+            written.for_each(|(node, _)| report(node));
+        }
         Err(error) => tracing::warn!(%error, "the state of nodes could not be written"),
     }
 }
@@ -171,6 +218,7 @@ fn report(node: &Node) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flota_raft_store::{Entry, LocalProposer, Store};
 
     #[test]
     fn a_silent_node_is_unknown_after_one_beat_and_down_after_three() {
@@ -191,6 +239,48 @@ mod tests {
         assert_eq!(after(Link::Restarting(start), 59_000), NodeState::Unknown);
         assert_eq!(after(Link::Restarting(start), 61_000), NodeState::Down);
         assert_eq!(after(Link::Gone, 0), NodeState::Down);
+    }
+
+    fn ready(ids: &[&str]) -> Store {
+        let store = Store::default();
+        let mut tx = WriteTx::new(store.view(), "");
+        for id in ids {
+            tx.create(Node { id: (*id).into(), state: NodeState::Ready, ..Node::default() });
+        }
+        store.apply(1, Entry { transactions: vec![tx.finish()], ..Entry::default() });
+        store
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_judge_that_was_stalled_counts_no_heartbeat_as_missed() {
+        let (liveness, view) = (Liveness::default(), ready(&["n"]).view());
+        liveness.begin(&view);
+        let judged = || liveness.judge(&view, Duration::from_secs(1), Timestamp(9));
+        let stalls = liveness.notice_stalls();
+        tokio::pin!(stalls);
+        let mut run = async |time| drop(tokio::time::timeout(time, stalls.as_mut()).await);
+        run(Duration::from_millis(1_050)).await;
+        // Nothing is polled for a minute.
+        tokio::time::advance(Duration::from_secs(60)).await;
+        run(Duration::ZERO).await;
+        assert_eq!(judged(), [], "a second of silence");
+        run(Duration::from_secs(3)).await;
+        assert_eq!(judged()[0].state, NodeState::Down, "four seconds of silence");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_registers_meanwhile_does_not_hold_up_the_judgement_of_others() {
+        let store = ready(&["a", "b"]);
+        let view = store.view();
+        let down = |id| Node { state: NodeState::Down, ..view.node(id).expect("it is there").as_ref().clone() };
+        let nodes = [down("a"), down("b")];
+        let proposer = LocalProposer::new(store.clone());
+        let mut tx = WriteTx::new(view.clone(), "");
+        tx.update(Node { address: "a:1".into(), ..view.node("a").expect("it is there").as_ref().clone() });
+        store.apply(2, Entry { transactions: vec![tx.finish()], ..Entry::default() });
+        write(&proposer, &view, &nodes).await;
+        let state = |id| store.view().node(id).map(|node| node.state);
+        assert_eq!((state("a"), state("b")), (Some(NodeState::Ready), Some(NodeState::Down)));
     }
 
     #[test]

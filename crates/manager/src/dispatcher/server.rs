@@ -115,7 +115,7 @@ impl DispatcherService {
             () = cancel.cancelled() => Err(Status::aborted("the session was ended by the manager")),
             result = self.exchange(&node_id, inbox, &outbox) => result,
             () = mailbox.is_neglected() => Err(Status::deadline_exceeded("the node does not read its messages")),
-            result = send_assignments(&self.replica, &node_id, held, &outbox) => result,
+            result = send_assignments(&self.replica, &self.sessions, &node_id, held, &outbox) => result,
         };
         // A connection may break long after its node became down: the node stays down and does not become unknown
         // again.

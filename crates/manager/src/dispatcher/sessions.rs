@@ -23,6 +23,8 @@ struct Open {
     number: u64,
     outbox: Outbox,
     cancel: CancellationToken,
+    /// Wakes the session when the assignments of its node may have changed.
+    concerned: Arc<Notify>,
 }
 
 /// A node has no session with this leader, or does not read its messages.
@@ -45,7 +47,8 @@ impl Sessions {
         let mut open = self.open.lock().expect("no holder panics");
         open.0 += 1;
         let number = open.0;
-        if let Some(older) = open.1.insert(node.clone(), Open { number, outbox, cancel: cancel.clone() }) {
+        let session = Open { number, outbox, cancel: cancel.clone(), concerned: Arc::default() };
+        if let Some(older) = open.1.insert(node.clone(), session) {
             older.cancel.cancel();
         }
         self.changed.notify_one();
@@ -71,6 +74,11 @@ impl Sessions {
         }
     }
 
+    /// Number of open sessions.
+    pub(crate) fn count(&self) -> usize {
+        self.open.lock().expect("no holder panics").1.len()
+    }
+
     /// Queues a message to the node.
     ///
     /// # Errors
@@ -79,6 +87,24 @@ impl Sessions {
         let outbox = self.open.lock().expect("no holder panics").1.get(node).map(|open| open.outbox.clone());
         let message = ManagerMessage { message: Some(message) };
         outbox.ok_or(Unreachable)?.try_send(Ok(message)).map_err(|_| Unreachable)
+    }
+
+    /// Returns what wakes the node's session when [`Sessions::wake`] or [`Sessions::wake_all`] is called. Calls from the
+    /// beginning of the session on count.
+    pub(super) fn concerned(&self, node: &NodeId) -> Arc<Notify> {
+        self.open.lock().expect("no holder panics").1.get(node).map(|it| Arc::clone(&it.concerned)).unwrap_or_default()
+    }
+
+    /// Makes the session of this node look at its assignments, if the node has one.
+    pub(super) fn wake(&self, node: &NodeId) {
+        if let Some(it) = self.open.lock().expect("no holder panics").1.get(node) {
+            it.concerned.notify_one();
+        }
+    }
+
+    /// Makes every session look at its node's assignments.
+    pub(super) fn wake_all(&self) {
+        self.open.lock().expect("no holder panics").1.values().for_each(|it| it.concerned.notify_one());
     }
 
     /// Wakes [`Sessions::changed`]: something about a session's node has changed.

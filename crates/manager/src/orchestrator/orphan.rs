@@ -5,7 +5,7 @@ use flota_api::model::{NodeState, Task, TaskStatus};
 use flota_api::state::TaskState;
 use flota_raft_store::{Event, Tables};
 
-use crate::control_loop::{ControlLoop, keyed_by};
+use crate::control_loop::{ControlLoop, Key, keyed_by};
 use crate::plan::{Plan, PlanContext};
 
 /// The control loop; its keys are ids of nodes.
@@ -17,17 +17,17 @@ impl ControlLoop for Orphan {
         "orphan"
     }
 
-    fn all(&self, view: &Tables) -> Vec<String> {
-        view.nodes().map(|node| node.id.to_string()).collect()
+    fn all(&self, view: &Tables) -> Vec<Key> {
+        view.nodes().map(|node| Key::of(&node.id)).collect()
     }
 
-    fn dirtied_by(&self, event: &Event, _: &Tables) -> Vec<String> {
-        keyed_by!(event, Node node => vec![node.id.to_string()])
+    fn dirtied_by(&self, event: &Event, _: &Tables) -> Vec<Key> {
+        keyed_by!(event, Node node => vec![Key::of(&node.id)])
     }
 
-    fn plan(&mut self, key: &str, view: &Tables, cx: &mut PlanContext) -> Plan {
+    fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
-        let Some(node) = view.node(key).filter(|node| node.state == NodeState::Down) else { return plan };
+        let Some(node) = view.node(&key.id).filter(|node| node.state == NodeState::Down) else { return plan };
         let due = node.state_since + ORPHAN_AFTER;
         // A node that left stops its tasks and never reports their ends.
         if due > cx.now && !node.has_left() {
@@ -38,7 +38,8 @@ impl ControlLoop for Orphan {
             true => "its node has left the cluster".to_owned(),
             false => format!("its node has been down since {}", node.state_since),
         };
-        for task in view.tasks_of_node(&node.id).filter(|task| !task.status.state.is_terminal()) {
+        let unfinished = view.tasks_of_node(&node.id).filter(|task| !task.status.state.is_terminal());
+        for task in unfinished.take(cx.room) {
             let error = error.clone();
             let status = TaskStatus { state: TaskState::Orphaned, at: cx.now, error, ..task.status.clone() };
             plan.put(Task { status, ..task.as_ref().clone() });
@@ -49,9 +50,6 @@ impl ControlLoop for Orphan {
 
 #[cfg(test)]
 mod tests {
-    use rand::SeedableRng;
-    use rand::rngs::StdRng;
-
     use super::*;
     use flota_api::model::{Node, NodeStateReason};
     use flota_api::object::StoreObject;
@@ -66,8 +64,7 @@ mod tests {
         let mut view = Tables::default();
         view.put(node.into_object());
         view.put(task.into_object());
-        let mut cx = PlanContext { now, rng: StdRng::seed_from_u64(1) };
-        Orphan.plan("n", &view, &mut cx)
+        Orphan.plan(&Key::of("n"), &view, &mut PlanContext::at(now))
     }
 
     #[test]

@@ -1,18 +1,18 @@
-//! Deletes tasks whose removal was requested and that have ended, tasks of removed nodes, and old history.
+//! Deletes tasks whose removal was requested and that have ended, tasks of removed nodes, and old history. The history
+//! of a slot is its newest task and its last failure.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use flota_api::defaults::TASK_HISTORY;
+use flota_api::id::ServiceId;
 use flota_api::model::Task;
-use flota_api::object::Kind;
-use flota_api::state::DesiredState;
+use flota_api::object::{Kind, Object};
+use flota_api::state::{DesiredState, TaskState};
 use flota_raft_store::{Event, Tables};
 
-use crate::control_loop::{ControlLoop, keyed_by};
+use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
 
-/// The control loop; its keys are ids of services.
+/// The control loop; its keys are services and slots.
 #[derive(Debug, Default)]
 pub(crate) struct Reaper;
 
@@ -21,43 +21,57 @@ impl ControlLoop for Reaper {
         "reaper"
     }
 
-    fn all(&self, view: &Tables) -> Vec<String> {
-        view.tasks()
-            .map(|task| task.service_id.to_string())
-            .collect::<std::collections::BTreeSet<_>>()
-            .into_iter()
-            .collect()
+    fn all(&self, view: &Tables) -> Vec<Key> {
+        view.services_with_tasks().map(Key::of).collect()
     }
 
-    fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<String> {
-        if let Event::Removed(flota_api::object::Object::Node(node)) = event {
-            return view.tasks_of_node(&node.id).map(|task| task.service_id.to_string()).collect();
-        }
-        keyed_by!(event, Task task => vec![task.service_id.to_string()])
-    }
-
-    fn plan(&mut self, key: &str, view: &Tables, _: &mut PlanContext) -> Plan {
-        let mut plan = Plan::default();
-        let mut history: BTreeMap<u64, Vec<&Arc<Task>>> = BTreeMap::new();
-        for task in view.tasks_of_service(&key.into()) {
-            let unassigned = task.node_id.is_none();
-            let ended = task.status.state.is_terminal() || unassigned;
-            let nowhere = !unassigned && view.node_of(task).is_none();
-            let unwanted = task.desired_state == DesiredState::Remove
-                || (unassigned && task.desired_state == DesiredState::Shutdown);
-            if nowhere || (unwanted && ended) {
-                plan.remove(Kind::Task, task.id.as_str());
-            } else if task.status.state.is_terminal() {
-                history.entry(task.slot).or_default().push(task);
+    fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<Key> {
+        match event {
+            Event::Removed(Object::Node(node)) => view.tasks_of_node(&node.id).map(|task| Key::slot_of(task)).collect(),
+            // A new task makes an older one history.
+            Event::Created(Object::Task(task)) => vec![Key::slot_of(task)],
+            Event::Updated { old: Object::Task(old), new: Object::Task(new) }
+                if old.desired_state != new.desired_state
+                    || old.status.state.is_terminal() != new.status.state.is_terminal() =>
+            {
+                vec![Key::slot_of(new)]
             }
+            _ => Vec::new(),
         }
-        for mut tasks in history.into_values() {
-            // The newest task decides whether its slot gets another one, so it always stays.
-            tasks.sort_by_key(|task| std::cmp::Reverse(task.meta.order()));
-            for task in tasks.into_iter().skip(TASK_HISTORY) {
-                plan.remove(Kind::Task, task.id.as_str());
+    }
+
+    fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
+        let mut plan = Plan::default();
+        let service = ServiceId::from(Arc::clone(&key.id));
+        let tasks: Vec<&Arc<Task>> = match key.slot {
+            Some(slot) => view.tasks_of_slot(&service, slot).collect(),
+            None => view.tasks_of_service(&service).collect(),
+        };
+        for slot in tasks.chunk_by(|left, right| left.slot == right.slot) {
+            reap(slot, view, &mut plan);
+            if plan.is_full(cx) {
+                break;
             }
         }
         plan
+    }
+}
+
+/// Removes what is not needed of the tasks of one slot.
+fn reap(slot: &[&Arc<Task>], view: &Tables, plan: &mut Plan) {
+    // The newest task decides whether its slot gets another one.
+    let newest = slot.iter().max_by_key(|task| task.meta.order()).map(|task| &task.id);
+    let failures = slot.iter().filter(|task| matches!(task.status.state, TaskState::Failed | TaskState::Rejected));
+    let last_failure = failures.max_by_key(|task| task.meta.order()).map(|task| &task.id);
+    for task in slot {
+        let unassigned = task.node_id.is_none();
+        let ended = task.status.state.is_terminal() || unassigned;
+        let nowhere = !unassigned && view.node_of(task).is_none();
+        let unwanted =
+            task.desired_state == DesiredState::Remove || (unassigned && task.desired_state == DesiredState::Shutdown);
+        let kept = [newest, last_failure].contains(&Some(&task.id)) || !task.status.state.is_terminal();
+        if nowhere || (unwanted && ended) || !kept {
+            plan.remove(Kind::Task, &task.id);
+        }
     }
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use rand::Rng;
 
-use flota_api::id::TaskId;
-use flota_api::model::{NodeState, RestartCondition, Service, Task, UpdateState};
-use flota_api::object::Kind;
+use flota_api::id::{ServiceId, TaskId};
+use flota_api::model::{Availability, NodeState, RestartCondition, Service, Task, UpdateState};
+use flota_api::object::{Kind, Object};
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::Timestamp;
 use flota_raft_store::faults::{self, Fault};
@@ -16,15 +16,10 @@ use flota_raft_store::{Event, Tables};
 
 use super::slot::{Slot, keep_order, slots};
 use super::{task_factory, update};
-use crate::control_loop::{ControlLoop, keyed_by};
+use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
 
-/// Most slots that one plan fills; the others follow in the next pass.
-const NEW_TASKS_AT_ONCE: usize = 500;
-/// Most tasks that one plan removes, far below the bound of a transaction.
-const CHANGES_AT_ONCE: usize = 2_000;
-
-/// The control loop; its keys are ids of services.
+/// The control loop; its keys are services, and slots that have changed by themselves.
 #[derive(Debug, Default)]
 pub(crate) struct Replicated;
 
@@ -33,61 +28,106 @@ impl ControlLoop for Replicated {
         "replicated"
     }
 
-    fn all(&self, view: &Tables) -> Vec<String> {
-        let services = view.services().map(|service| service.id.to_string());
-        let orphans = view.tasks().map(|task| task.service_id.to_string());
-        services.chain(orphans).collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+    fn all(&self, view: &Tables) -> Vec<Key> {
+        let removed = view.services_with_tasks().filter(|id| view.service(id.as_str()).is_none());
+        view.services().map(|service| Key::of(&service.id)).chain(removed.map(Key::of)).collect()
     }
 
-    fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<String> {
-        keyed_by!(event,
-            Service service => vec![service.id.to_string()],
-            Task task => vec![task.service_id.to_string()],
-            Node node => view.tasks_of_node(&node.id).map(|task| task.service_id.to_string()).collect(),
-        )
+    fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<Key> {
+        match event {
+            Event::Updated { old: Object::Task(old), new: Object::Task(new) } => {
+                let is_news = old.desired_state != new.desired_state
+                    || old.status.state.is_terminal() != new.status.state.is_terminal()
+                    || is_updating(new, view);
+                if is_news { vec![key_of(new, view)] } else { Vec::new() }
+            }
+            Event::Updated { old: Object::Node(old), new: Object::Node(new) }
+                if (old.state == NodeState::Down, old.spec.availability)
+                    == (new.state == NodeState::Down, new.spec.availability) =>
+            {
+                Vec::new()
+            }
+            // Its slot may no longer count, so the service needs another one.
+            Event::Removed(Object::Task(task)) if task.desired_state != DesiredState::Remove => {
+                vec![Key::of(&task.service_id)]
+            }
+            Event::Created(object) | Event::Updated { new: object, .. } | Event::Removed(object) => match object {
+                Object::Service(service) => vec![Key::of(&service.id)],
+                Object::Task(task) => vec![key_of(task, view)],
+                Object::Node(node) => view.tasks_of_node(&node.id).map(|task| key_of(task, view)).collect(),
+                _ => Vec::new(),
+            },
+            Event::Committed(_) | Event::Reset => Vec::new(),
+        }
     }
 
-    fn plan(&mut self, key: &str, view: &Tables, cx: &mut PlanContext) -> Plan {
+    fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
-        let Some(service) = view.service(key) else {
-            remove(view.tasks_of_service(&key.into()), &mut plan, cx);
-            return plan;
-        };
-        plan.expect(Kind::Service, key);
-        let slots = slots(service, view);
-        if service.update == UpdateState::Active
-            && let update::Step::Pause(reason) = update::next_step(service, &slots, cx.now)
-        {
-            // This comes before the task that failed is replaced, because its failure can't be seen afterwards.
-            plan.put(Service { update: UpdateState::Paused { reason }, ..service.as_ref().clone() });
-            return plan;
+        let id = ServiceId::from(Arc::clone(&key.id));
+        match (view.service(&key.id), key.slot) {
+            (Some(service), None) => plan_service(service, view, &mut plan, cx),
+            (Some(service), Some(number)) => {
+                plan.expect(Kind::Service, Arc::clone(&key.id));
+                let slot = Slot::new(view.tasks_of_slot(&id, number));
+                if slot.counts() {
+                    plan_slot(service, number, &slot, view, &mut plan, cx);
+                }
+            }
+            (None, None) => remove(view.tasks_of_service(&id), &mut plan, cx),
+            (None, Some(number)) => remove(view.tasks_of_slot(&id, number), &mut plan, cx),
         }
-        let kept = scale_down(service, &slots, &mut plan, cx);
-        let mut created = 0;
-        for (number, slot) in &kept {
-            stop_doubles(slot, &mut plan);
-            created += usize::from(fill(service, *number, slot, view, &mut plan, cx));
-        }
-        let missing =
-            usize::try_from(service.spec.mode.wanted_tasks()).unwrap_or(usize::MAX).saturating_sub(kept.len());
-        let room = NEW_TASKS_AT_ONCE.saturating_sub(created);
-        for number in (1..).filter(|number| !slots.contains_key(number)).take(missing.min(room)) {
-            let task = task_factory::make(service, number, None, Timestamp::default(), view, cx);
-            put_new(task, &mut plan, cx);
-        }
-        if missing > room {
-            plan.retry_at(cx.now);
-        }
-        advance_update(service, &kept, view, &mut plan, cx);
         plan
     }
 }
 
-/// Removes these tasks. If there are very many, the rest follows in the next pass.
+/// Whether the task's service has live tasks of an older spec. Its slots then depend on each other.
+fn is_updating(task: &Task, view: &Tables) -> bool {
+    let service = view.service(task.service_id.as_str());
+    service.is_some_and(|it| view.live_versions(&it.id).any(|version| version != it.spec_version))
+}
+
+/// What must be planned again after a change of this task.
+fn key_of(task: &Task, view: &Tables) -> Key {
+    if is_updating(task, view) { Key::of(&task.service_id) } else { Key::slot_of(task) }
+}
+
+fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
+    plan.expect(Kind::Service, &service.id);
+    let slots = slots(service, view);
+    if service.update == UpdateState::Active
+        && let update::Step::Pause(reason) = update::next_step(service, slots.iter(), cx.now)
+    {
+        // This comes before the task that failed is replaced, because its failure can't be seen afterwards.
+        plan.put(Service { update: UpdateState::Paused { reason }, ..service.as_ref().clone() });
+        return;
+    }
+    let kept = scale_down(service, &slots, plan, cx);
+    for (number, slot) in &kept {
+        if plan.is_full(cx) {
+            return;
+        }
+        plan_slot(service, *number, slot, view, plan, cx);
+    }
+    let missing = usize::try_from(service.spec.mode.wanted_tasks()).unwrap_or(usize::MAX).saturating_sub(kept.len());
+    for number in (1..).filter(|number| !slots.contains_key(number)).take(missing) {
+        if plan.is_full(cx) {
+            return;
+        }
+        let task = task_factory::make(service, number, None, Timestamp::default(), view, cx);
+        put_new(task, plan, cx);
+    }
+    advance_update(service, &kept, view, plan, cx);
+}
+
+fn plan_slot(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
+    stop_doubles(slot, plan);
+    fill(service, number, slot, view, plan, cx);
+}
+
+/// Removes these tasks.
 fn remove<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>, plan: &mut Plan, cx: &PlanContext) {
-    for task in tasks.filter(|task| task.desired_state < DesiredState::Remove) {
-        if plan.changes.len() >= CHANGES_AT_ONCE {
-            plan.retry_at(cx.now);
+    for task in tasks {
+        if plan.is_full(cx) {
             return;
         }
         plan.set_desired(task, DesiredState::Remove);
@@ -122,12 +162,13 @@ fn stop_doubles(slot: &Slot, plan: &mut Plan) {
     }
 }
 
-/// Gives the slot a task that may run if it should have one. Returns whether it created one.
-fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) -> bool {
+/// Gives the slot a task that may run if it should have one.
+fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
     let lost = |task: &Arc<Task>| {
         let node = view.node_of(task);
         let gone = node.is_none_or(|node| node.loses_tasks());
-        let waits = service.spec.keep_on_node_loss && node.is_some_and(|it| it.spec.availability != drained());
+        let waits =
+            service.spec.keep_on_node_loss && node.is_some_and(|it| it.spec.availability != Availability::Drain);
         task.node_id.is_some() && gone && !waits
     };
     if let Some(successor) = slot.successor() {
@@ -138,24 +179,24 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
             plan.set_desired(successor, DesiredState::Running);
         }
         if slot.current().is_none_or(|task| !lost(task)) {
-            return false;
+            return;
         }
     }
     let not_before = match slot.current() {
-        Some(task) if !lost(task) => return false,
+        Some(task) if !lost(task) => return,
         Some(task) => {
             // The task was lost and did not fail: its successor starts at once elsewhere, but only if the node can't
             // report its end.
             plan.set_desired(task, DesiredState::Shutdown);
             if !unreachable(task, view) || slot.successor().is_some() {
-                return false;
+                return;
             }
             Timestamp::default()
         }
         None => match slot.newest().map(|last| (last, after_end(service, last))) {
             // The slot gets a new task only once the old one has ended.
-            _ if !stopping_is_lost(slot, view) => return false,
-            Some((_, AfterEnd::Stay)) => return false,
+            _ if !stopping_is_lost(slot, view) => return,
+            Some((_, AfterEnd::Stay)) => return,
             // The delay counts from when the leader learned of the end, because the clock of the node may be wrong.
             Some((last, AfterEnd::ReplaceLater)) => {
                 last.meta.updated_at + task_factory::backoff(&service.spec.restart, last.failures() + 1)
@@ -165,7 +206,6 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
     };
     let task = task_factory::make(service, number, slot.newest(), not_before, view, cx);
     put_new(task, plan, cx);
-    true
 }
 
 /// Creates this task; with the fault `DoublePlacement` on, sometimes also a second one in its slot.
@@ -174,10 +214,6 @@ fn put_new(task: Task, plan: &mut Plan, cx: &mut PlanContext) {
         plan.put(Task { id: TaskId::random(&mut cx.rng), ..task.clone() });
     }
     plan.put(task);
-}
-
-fn drained() -> flota_api::model::Availability {
-    flota_api::model::Availability::Drain
 }
 
 /// Whether every task that is stopping is on a node that can't report its end. Such tasks are not waited for.
@@ -228,8 +264,7 @@ fn advance_update(
     if service.update != UpdateState::Active || !plan.changes.is_empty() {
         return;
     }
-    let slots: BTreeMap<u64, Slot> = kept.iter().map(|(number, slot)| (*number, (*slot).clone())).collect();
-    match update::next_step(service, &slots, cx.now) {
+    match update::next_step(service, kept.iter().map(|(number, slot)| (number, *slot)), cx.now) {
         update::Step::Look(at) => plan.retry_at(at),
         update::Step::Done | update::Step::Wait | update::Step::Pause(_) => {}
         update::Step::Prepare(number) => {

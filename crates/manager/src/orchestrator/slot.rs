@@ -16,17 +16,19 @@ pub(super) struct Slot {
 
 /// The slots of a service, by number.
 pub(super) fn slots(service: &Service, view: &Tables) -> BTreeMap<u64, Slot> {
-    let mut slots: BTreeMap<u64, Slot> = BTreeMap::new();
-    for task in view.tasks_of_service(&service.id) {
-        slots.entry(task.slot).or_default().tasks.push(Arc::clone(task));
-    }
-    for slot in slots.values_mut() {
-        slot.tasks.sort_by(|left, right| (left.meta.order(), &left.id).cmp(&(right.meta.order(), &right.id)));
-    }
-    slots
+    let tasks: Vec<_> = view.tasks_of_service(&service.id).collect();
+    let slots = tasks.chunk_by(|left, right| left.slot == right.slot);
+    slots.map(|tasks| (tasks[0].slot, Slot::new(tasks.iter().copied()))).collect()
 }
 
 impl Slot {
+    /// The slot with these tasks.
+    pub(super) fn new<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>) -> Self {
+        let mut tasks: Vec<_> = tasks.cloned().collect();
+        tasks.sort_by(|left, right| (left.meta.order(), &left.id).cmp(&(right.meta.order(), &right.id)));
+        Self { tasks }
+    }
+
     /// Tasks that may still run.
     pub(super) fn live(&self) -> impl Iterator<Item = &Arc<Task>> {
         self.tasks.iter().filter(|task| task.is_live())

@@ -2,7 +2,6 @@
 //! there) before the old one is stopped, so a spec that can't run never stops a running task. The one exception is a
 //! new task that only lacks the resources that the old one holds.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use flota_api::model::{PendingReason, Service};
@@ -31,12 +30,17 @@ pub(super) enum Step {
     Pause(String),
 }
 
-pub(super) fn next_step(service: &Service, slots: &BTreeMap<u64, Slot>, now: Timestamp) -> Step {
+/// Returns the next step of an update, given the slots of the service in the order of their numbers.
+pub(super) fn next_step<'a>(
+    service: &Service,
+    slots: impl Iterator<Item = (&'a u64, &'a Slot)> + Clone,
+    now: Timestamp,
+) -> Step {
     let outdated = |slot: &Slot| slot.current().is_some_and(|task| task.spec_version < service.spec_version);
-    if !slots.values().any(outdated) {
+    if !slots.clone().any(|(_, slot)| outdated(slot)) {
         return Step::Done;
     }
-    for (number, slot) in slots {
+    for (number, slot) in slots.clone() {
         let Some(newest) = slot.newest().filter(|task| task.spec_version == service.spec_version) else { continue };
         match newest.status.state {
             TaskState::Failed | TaskState::Rejected => {
@@ -58,11 +62,11 @@ pub(super) fn next_step(service: &Service, slots: &BTreeMap<u64, Slot>, now: Tim
             _ => {}
         }
     }
-    if slots.values().any(|slot| slot.is_stopping() && slot.current().is_none()) {
+    if slots.clone().any(|(_, slot)| slot.is_stopping() && slot.current().is_none()) {
         return Step::Wait;
     }
     // Slots that do not run come first, because nothing is lost with them.
     let running = |slot: &Slot| slot.current().is_some_and(|task| task.status.state == TaskState::Running);
-    let next = slots.iter().filter(|(_, slot)| outdated(slot)).min_by_key(|(number, slot)| (running(slot), **number));
+    let next = slots.filter(|(_, slot)| outdated(slot)).min_by_key(|(number, slot)| (running(slot), **number));
     next.map_or(Step::Done, |(number, _)| Step::Prepare(*number))
 }

@@ -1,9 +1,11 @@
 use rand::{Rng, SeedableRng};
 
 use super::*;
+use crate::plan::Change;
 use flota_api::constraint::Constraint;
-use flota_api::model::{Allowance, Availability, GenericResource, NodeDevice, NodeState, Service};
+use flota_api::model::{Allowance, Availability, DeviceId, GenericResource, NodeDevice, NodeState, Service};
 use flota_api::object::StoreObject;
+use flota_api::resources::Resources;
 use flota_api::version::{Meta, Timestamp};
 
 const GIB: u64 = 1 << 30;
@@ -200,8 +202,7 @@ fn given(plan: &Plan) -> Vec<(String, String)> {
 }
 
 fn plan(view: &Tables, key: &str) -> Plan {
-    let mut cx = PlanContext { now: Timestamp(1), rng: rand::rngs::StdRng::seed_from_u64(1) };
-    Scheduler.plan(key, view, &mut cx)
+    Scheduler.plan(&Key::of(key), view, &mut PlanContext::at(Timestamp(1)))
 }
 
 #[test]
@@ -301,4 +302,31 @@ fn no_device_is_ever_held_twice_and_none_is_lost() {
             }
         }
     }
+}
+
+#[test]
+fn a_task_that_ends_wakes_only_services_that_can_use_its_room() {
+    let mut objects = vec![node("a").into_object()];
+    for (id, memory) in [("small", GIB), ("large", 5 * GIB)] {
+        objects.push(service(id, reserving(memory)).into_object());
+        objects.push(task(&format!("of-{id}"), id, "", TaskState::Pending).into_object());
+    }
+    objects.push(service("other", reserving(4 * GIB)).into_object());
+    let (running, ended) = (task("o", "other", "a", TaskState::Running), task("o", "other", "a", TaskState::Complete));
+    objects.push(ended.clone().into_object());
+    let woken = |old: Task, new: Task| {
+        let event = Event::Updated { old: old.into_object(), new: new.into_object() };
+        Scheduler.dirtied_by(&event, &view(objects.clone())).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(woken(running.clone(), ended), ["small"]);
+    let starting = task("o", "other", "a", TaskState::Starting);
+    assert_eq!(woken(starting, running), [""; 0], "a report frees nothing");
+}
+
+#[test]
+fn a_plan_stops_where_there_is_no_more_room_for_it() {
+    let mut objects = vec![node("a").into_object(), service("s", ServiceSpec::default()).into_object()];
+    objects.extend((0..5).map(|number| task(&format!("p{number}"), "s", "", TaskState::Pending).into_object()));
+    let mut cx = PlanContext { room: 3, ..PlanContext::at(Timestamp(1)) };
+    assert_eq!(Scheduler.plan(&Key::of("s"), &view(objects), &mut cx).changes.len(), 3);
 }

@@ -46,11 +46,14 @@ impl Tables {
     pub fn from_records<'a>(records: impl Iterator<Item = &'a [u8]>) -> Result<Self, SnapshotError> {
         let fail = |error: &dyn std::fmt::Display| SnapshotError(error.to_string());
         let mut tables = Self::default();
-        let mut specs = Vec::new();
+        let (mut specs, mut tasks) = (Vec::new(), Vec::new());
         for bytes in records {
             let record = SnapshotRecord::decode(bytes).map_err(|error| fail(&error))?.record;
             match record.ok_or_else(|| fail(&"it is of an unknown kind"))? {
-                Record::Object(object) => tables.put(Object::try_from(object).map_err(|error| fail(&error))?),
+                Record::Object(object) => match Object::try_from(object).map_err(|error| fail(&error))? {
+                    task @ Object::Task(_) => tasks.push(task),
+                    object => tables.put(object),
+                },
                 Record::Spec(it) => {
                     let spec = WireSpec::decode(it.spec.as_ref()).map_err(|error| fail(&error))?;
                     let spec = spec.try_into().map_err(|error| fail(&error))?;
@@ -65,7 +68,9 @@ impl Tables {
                 Record::Time(time) => tables.time = Timestamp(time),
             }
         }
+        // A service without tasks keeps only its newest spec, and the indices of a task need its spec.
         tables.specs.extend(specs);
+        tasks.into_iter().for_each(|task| tables.put(task));
         let mut digest = Digest::default();
         tables.objects().for_each(|object| digest.add_object(&object));
         tables.answers.iter().for_each(|(request, answer)| digest.add_answer(request, answer.version));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
+use super::indices::{Indices, Load};
 use crate::digest::Digest;
 use flota_api::id::{NodeId, ServiceId, TaskId};
 use flota_api::model::{Cluster, Image, Node, Registry, Service, ServiceSpec, Stack, Task};
@@ -29,15 +30,16 @@ impl Table {
         self.by_name.get(name).and_then(|id| self.by_id.get(id))
     }
 
-    fn put(&mut self, object: Object) {
-        let id = Key::from(object.id());
-        for name in self.by_id.get(&id).map(Object::names).unwrap_or_default() {
-            self.by_name.remove(name);
+    /// Inserts or replaces an object, and returns the one that it replaces.
+    fn put(&mut self, object: Object) -> Option<Object> {
+        let id = object.key();
+        let old = self.by_id.insert(Arc::clone(&id), object.clone());
+        let (names, old_names) = (object.names(), old.as_ref().map(Object::names).unwrap_or_default());
+        if names != old_names {
+            old_names.into_iter().for_each(|name| drop(self.by_name.remove(name)));
+            names.into_iter().for_each(|name| drop(self.by_name.insert(name.into(), Arc::clone(&id))));
         }
-        for name in object.names() {
-            self.by_name.insert(name.into(), Arc::clone(&id));
-        }
-        self.by_id.insert(id, object);
+        old
     }
 
     fn remove(&mut self, id: &str) -> Option<Object> {
@@ -71,10 +73,7 @@ pub struct Tables {
     objects: [Table; Kind::ALL.len()],
     /// Each version of a service's spec that the service or one of its tasks refers to.
     pub(super) specs: OrdMap<(ServiceId, u64), Arc<ServiceSpec>>,
-    tasks_by_service: OrdMap<ServiceId, OrdSet<TaskId>>,
-    tasks_by_node: OrdMap<NodeId, OrdSet<TaskId>>,
-    /// Tasks that may run and have no node yet.
-    tasks_waiting: OrdSet<TaskId>,
+    indices: Indices,
     /// Answers by the id of their request.
     pub(super) answers: OrdMap<Key, Answer>,
     /// The keys of `answers`, oldest first.
@@ -151,21 +150,58 @@ impl Tables {
         self.all().next()
     }
 
-    /// Tasks of a service, in the order of their ids.
+    fn tasks_with<'a>(&'a self, ids: impl Iterator<Item = &'a TaskId>) -> impl Iterator<Item = &'a Arc<Task>> {
+        ids.filter_map(|id| self.task(id.as_str()))
+    }
+
+    /// Tasks of a service, in the order of their slots, then of their ids.
     pub fn tasks_of_service(&self, id: &ServiceId) -> impl Iterator<Item = &Arc<Task>> {
-        let ids = self.tasks_by_service.get(id);
-        ids.into_iter().flatten().filter_map(|id| self.task(id.as_str()))
+        self.tasks_with(self.indices.of_service.of(id).map(|(_, id)| id))
+    }
+
+    /// Tasks of one slot of a service, in the order of their ids.
+    pub fn tasks_of_slot(&self, id: &ServiceId, slot: u64) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks_with(self.indices.of_slot(id, slot))
+    }
+
+    /// Services that have tasks; a service that was removed may still have some.
+    pub fn services_with_tasks(&self) -> impl Iterator<Item = &ServiceId> {
+        self.indices.of_service.keys()
     }
 
     /// Tasks that were given to a node, in the order of their ids.
     pub fn tasks_of_node(&self, id: &NodeId) -> impl Iterator<Item = &Arc<Task>> {
-        let ids = self.tasks_by_node.get(id);
-        ids.into_iter().flatten().filter_map(|id| self.task(id.as_str()))
+        self.tasks_with(self.indices.of_node.of(id))
     }
 
-    /// Tasks that may run and have no node yet, in the order of their ids.
-    pub fn tasks_waiting(&self) -> impl Iterator<Item = &Arc<Task>> {
-        self.tasks_waiting.iter().filter_map(|id| self.task(id.as_str()))
+    /// Services with tasks that may run and have no node yet.
+    pub fn services_waiting(&self) -> impl Iterator<Item = &ServiceId> {
+        self.indices.waiting.keys()
+    }
+
+    /// Tasks of a service that may run and have no node yet, in the order of their ids.
+    pub fn tasks_waiting(&self, id: &ServiceId) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks_with(self.indices.waiting.of(id))
+    }
+
+    /// Tasks of a service that failed or were rejected, in the order of their ids.
+    pub fn tasks_failed(&self, id: &ServiceId) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks_with(self.indices.failed.of(id))
+    }
+
+    /// What the tasks of a node hold there.
+    pub fn load(&self, id: &NodeId) -> Load {
+        self.indices.loads.get(id).copied().unwrap_or_default()
+    }
+
+    /// Nodes with tasks that have not ended, by id, and what these hold.
+    pub fn loads(&self) -> impl Iterator<Item = (&NodeId, &Load)> {
+        self.indices.loads.iter()
+    }
+
+    /// Nodes with live tasks of a service, by id, and how many each has.
+    pub fn live_tasks(&self, id: &ServiceId) -> impl Iterator<Item = (&NodeId, u64)> {
+        self.indices.live.of(id)
     }
 
     /// The node that a task was given to; `None` if it has no node yet or the node was removed.
@@ -183,10 +219,34 @@ impl Tables {
         self.specs.get(&(service.clone(), version))
     }
 
+    /// Versions of a service's spec that its live tasks were made from, lowest first.
+    pub fn live_versions(&self, service: &ServiceId) -> impl Iterator<Item = u64> {
+        self.indices.live_versions.of(service).map(|(version, _)| *version)
+    }
+
     /// The image with this digest; if there are several, one that has a name.
     pub fn image_by_digest(&self, digest: &str) -> Option<&Arc<Image>> {
-        let found = || self.images().filter(|image| image.digest == digest);
-        found().find(|image| !image.references.is_empty()).or_else(|| found().next())
+        self.indices.images.of(digest).find_map(|(_, id)| self.image(id.as_str()))
+    }
+
+    /// Nodes with unfinished tasks that use the image with this digest; `None` stands for tasks without a node.
+    pub fn users_of_image(&self, digest: &str) -> impl Iterator<Item = Option<&NodeId>> {
+        self.indices.users.of(digest).map(|(node, _)| node.as_ref())
+    }
+
+    /// Images that a node holds or was asked to hold.
+    pub fn images_of_node(&self, id: &NodeId) -> impl Iterator<Item = &Arc<Image>> {
+        self.indices.images_of_node.of(id).filter_map(|id| self.image(id.as_str()))
+    }
+
+    /// Nodes that are managers, by id.
+    pub fn managers(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.indices.managers.iter().filter_map(|id| self.node(id.as_str()))
+    }
+
+    /// Number of objects of this kind.
+    pub fn count(&self, kind: Kind) -> usize {
+        self.table(kind).by_id.len()
     }
 
     /// The object of this kind and id.
@@ -202,64 +262,53 @@ impl Tables {
     /// Inserts or replaces an object and updates all indices. Planners use it for their overlays; the tables of the store
     /// change only through `apply`.
     pub fn put(&mut self, object: Object) {
-        match &object {
-            Object::Service(service) => {
-                self.specs.insert((service.id.clone(), service.spec_version), Arc::clone(&service.spec));
-            }
-            Object::Task(task) => self.index_task(task),
-            Object::Cluster(_) | Object::Node(_) | Object::Image(_) | Object::Stack(_) | Object::Registry(_) => {}
-        }
-        self.table_mut(object.kind()).put(object.clone());
-        if let Object::Service(service) = object {
-            self.drop_unused_specs(&service.id);
-        }
+        self.replace(object);
     }
 
-    fn index_task(&mut self, task: &Task) {
-        self.tasks_by_service.entry(task.service_id.clone()).or_default().insert(task.id.clone());
-        if task.is_waiting() {
-            self.tasks_waiting.insert(task.id.clone());
-        } else {
-            self.tasks_waiting.remove(&task.id);
-        }
-        if let Some(node) = &task.node_id {
-            self.tasks_by_node.entry(node.clone()).or_default().insert(task.id.clone());
-        }
+    /// As [`Tables::put`]; returns the object that was there before.
+    pub fn replace(&mut self, object: Object) -> Option<Object> {
+        let old = self.table_mut(object.kind()).put(object.clone());
+        self.follow(old.as_ref(), Some(&object));
+        old
     }
 
     /// Removes an object and updates all indices.
     pub fn remove(&mut self, kind: Kind, id: &str) -> Option<Object> {
         let removed = self.table_mut(kind).remove(id)?;
-        match &removed {
-            Object::Service(service) => self.drop_unused_specs(&service.id),
-            Object::Task(task) => {
-                remove_from(&mut self.tasks_by_service, &task.service_id, &task.id);
-                if let Some(node) = &task.node_id {
-                    remove_from(&mut self.tasks_by_node, node, &task.id);
-                }
-                self.tasks_waiting.remove(&task.id);
-                self.drop_unused_specs(&task.service_id);
-            }
-            Object::Cluster(_) | Object::Node(_) | Object::Image(_) | Object::Stack(_) | Object::Registry(_) => {}
-        }
+        self.follow(Some(&removed), None);
         Some(removed)
     }
 
-    /// Drops specs that are neither the newest of their service nor that of a task.
-    fn drop_unused_specs(&mut self, service: &ServiceId) {
-        let versions: Vec<u64> = self
-            .specs
-            .range((service.clone(), 0)..=(service.clone(), u64::MAX))
-            .map(|((_, version), _)| *version)
-            .collect();
-        if versions.len() < 2 && self.service(service.as_str()).is_some() {
-            return;
-        }
-        let newest = self.service(service.as_str()).map(|service| service.spec_version);
-        for version in versions {
-            if newest != Some(version) && !self.tasks_of_service(service).any(|task| task.spec_version == version) {
-                self.specs.remove(&(service.clone(), version));
+    /// Makes specs and indices follow the change of an object.
+    fn follow(&mut self, old: Option<&Object>, new: Option<&Object>) {
+        let Some(object) = new.or(old) else { return };
+        match object {
+            Object::Service(service) => {
+                if new.is_some() {
+                    self.specs.insert((service.id.clone(), service.spec_version), Arc::clone(&service.spec));
+                }
+                let versions = self.specs.range((service.id.clone(), 0)..=(service.id.clone(), u64::MAX));
+                let versions: Vec<u64> = versions.map(|((_, version), _)| *version).collect();
+                versions.into_iter().for_each(|version| self.drop_unused_spec(&service.id, version));
             }
+            Object::Task(task) => {
+                let reserved = self.spec_of(task).map(|spec| spec.reservations).unwrap_or_default();
+                self.indices.task(inside(old), inside(new), &reserved);
+                if new.is_none() {
+                    self.drop_unused_spec(&task.service_id, task.spec_version);
+                }
+            }
+            Object::Image(_) => self.indices.image(inside(old), inside(new)),
+            Object::Node(_) => self.indices.node(inside(old), inside(new)),
+            Object::Cluster(_) | Object::Stack(_) | Object::Registry(_) => {}
+        }
+    }
+
+    /// Drops a spec that is neither the newest of its service nor that of a task.
+    fn drop_unused_spec(&mut self, service: &ServiceId, version: u64) {
+        let newest = self.service(service.as_str()).map(|service| service.spec_version);
+        if newest != Some(version) && !self.indices.versions.has(service, &version) {
+            self.specs.remove(&(service.clone(), version));
         }
     }
 
@@ -270,11 +319,6 @@ impl Tables {
     }
 }
 
-fn remove_from<K: Ord + Clone>(index: &mut OrdMap<K, OrdSet<TaskId>>, key: &K, id: &TaskId) {
-    if let Some(ids) = index.get_mut(key) {
-        ids.remove(id);
-        if ids.is_empty() {
-            index.remove(key);
-        }
-    }
+fn inside<T: StoreObject>(object: Option<&Object>) -> Option<&T> {
+    object.and_then(T::from_object).map(AsRef::as_ref)
 }

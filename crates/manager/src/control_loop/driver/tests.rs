@@ -5,9 +5,10 @@ use futures::future::BoxFuture;
 
 use super::*;
 use flota_api::clock::Clock;
-use flota_api::model::{Node, NodeState, Service, ServiceMode, ServiceSpec};
+use flota_api::model::{Node, NodeState, Service, ServiceMode, ServiceSpec, Task, TaskStatus};
 use flota_api::object::StoreObject;
 use flota_api::resources::Resources;
+use flota_api::state::TaskState;
 use flota_raft_store::{Action, Entry, Outcome, Transaction};
 
 /// A proposer that fails as the script says and commits everything afterwards.
@@ -23,6 +24,8 @@ struct State {
     /// Entries that were reported as lost and are still to be committed.
     late: Vec<Vec<Transaction>>,
     proposals: usize,
+    /// Most bytes of an entry; zero if there is no bound.
+    most_bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +55,11 @@ impl Proposer for Moody {
         Box::pin(async move {
             let mut state = self.state.lock().expect("no holder panics");
             state.proposals += 1;
+            let actions = transactions.iter().map(|it| it.actions.len()).max().unwrap_or(0);
+            let bytes = transactions.iter().map(Transaction::size).sum();
+            if actions > ACTIONS_BOUND || (state.most_bytes > 0 && bytes > state.most_bytes) {
+                return Err(ProposeError::TooLarge { actions, bytes });
+            }
             match state.script.pop_front() {
                 Some(Mood::Lost) => return Err(ProposeError::Unknown),
                 Some(Mood::Late) => {
@@ -93,15 +101,19 @@ fn service(id: &str, replicas: u64) -> flota_api::object::Object {
     Service { id: id.into(), spec: Arc::new(spec), spec_version: 1, ..Service::default() }.into_object()
 }
 
+/// Two days after everything in the store happened.
+const NOW: Timestamp = Timestamp(48 * 3_600_000);
+
 /// Runs the driver until `done`, which is checked after every entry.
 async fn drive(store: &Store, proposer: Arc<Moody>, done: impl Fn(&Tables) -> bool) {
     let loops: Vec<Box<dyn ControlLoop>> = vec![
         Box::new(crate::orchestrator::replicated::Replicated),
         Box::new(crate::scheduler::Scheduler),
+        Box::new(crate::orchestrator::orphan::Orphan),
         Box::new(crate::orchestrator::reaper::Reaper),
     ];
     let cancel = CancellationToken::new();
-    let clock = TermClock::new(Clock::new(|| Timestamp(1_000)));
+    let clock = TermClock::new(Clock::new(|| NOW));
     let driver = Driver::new(store.clone(), proposer, (clock, StdRng::seed_from_u64(1)), loops);
     let running = tokio::spawn(driver.run(cancel.clone()));
     let (mut view, mut watch) = store.view_and_watch();
@@ -171,6 +183,53 @@ async fn a_service_of_many_tasks_goes_in_parts_that_each_fit_into_an_entry() {
     drive(&store, proposer, doomed).await;
 }
 
+/// Creates a service of tasks that run on a node which has been down for two days.
+async fn with_lost_tasks(service_is_there: bool, count: u64) -> (Store, Arc<Moody>) {
+    let store = Store::default();
+    let proposer = Moody::new(&store, &[]);
+    let lost = Node { id: "lost".into(), state: NodeState::Down, ..Node::default() };
+    let services = service_is_there.then(|| service("s", count));
+    let objects = nodes().into_iter().chain([lost.into_object()]).chain(services);
+    proposer.propose_entry(create(objects)).await.expect("fits");
+    let tasks: Vec<_> = (1..=count)
+        .map(|slot| {
+            let status = TaskStatus { state: TaskState::Running, ..TaskStatus::default() };
+            let (id, node_id) = (format!("t{slot}").as_str().into(), Some("lost".into()));
+            let task = Task { id, service_id: "s".into(), spec_version: 1, slot, node_id, status, ..Task::default() };
+            task.into_object()
+        })
+        .collect();
+    for part in tasks.chunks(5_000) {
+        proposer.propose_entry(create(part.to_vec())).await.expect("fits");
+    }
+    (store, proposer)
+}
+
+#[tokio::test]
+async fn more_lost_slots_than_fit_into_a_transaction_are_filled_in_pieces() {
+    let (store, proposer) = with_lost_tasks(true, 6_000).await;
+    drive(&store, proposer, |view| {
+        view.tasks().filter(|task| task.is_live() && !task.is_on(&"lost".into())).count() == 6_000
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn more_lost_tasks_than_fit_into_a_transaction_are_orphaned_in_pieces() {
+    let (store, proposer) = with_lost_tasks(false, 12_000).await;
+    drive(&store, proposer, |view| view.tasks().count() == 0).await;
+}
+
+#[tokio::test]
+async fn a_plan_of_too_many_bytes_is_made_in_smaller_pieces() {
+    let (store, proposer) = with_lost_tasks(true, 500).await;
+    proposer.state.lock().expect("no holder panics").most_bytes = 8_000;
+    drive(&store, proposer, |view| {
+        view.tasks().filter(|task| task.is_live() && task.is_on(&"a".into())).count() == 250
+    })
+    .await;
+}
+
 /// Plans one key, records the time, and asks once to be planned again after two seconds.
 struct Recalled(Arc<Mutex<Vec<tokio::time::Instant>>>);
 
@@ -179,15 +238,15 @@ impl ControlLoop for Recalled {
         "recalled"
     }
 
-    fn all(&self, _: &Tables) -> Vec<String> {
-        vec!["key".into()]
+    fn all(&self, _: &Tables) -> Vec<Key> {
+        vec![Key::of("key")]
     }
 
-    fn dirtied_by(&self, _: &Event, _: &Tables) -> Vec<String> {
+    fn dirtied_by(&self, _: &Event, _: &Tables) -> Vec<Key> {
         Vec::new()
     }
 
-    fn plan(&mut self, _: &str, _: &Tables, cx: &mut PlanContext) -> crate::plan::Plan {
+    fn plan(&mut self, _: &Key, _: &Tables, cx: &mut PlanContext) -> crate::plan::Plan {
         let mut plan = crate::plan::Plan::default();
         let mut calls = self.0.lock().expect("no holder panics");
         calls.push(tokio::time::Instant::now());

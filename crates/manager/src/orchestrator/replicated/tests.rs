@@ -3,8 +3,6 @@ mod update;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use rand::SeedableRng;
-
 use super::*;
 use crate::plan::Change;
 use flota_api::model::{Availability, Node, NodeState, RestartPolicy, ServiceMode, ServiceSpec, TaskStatus};
@@ -51,8 +49,7 @@ fn view(objects: impl IntoIterator<Item = Object>) -> Tables {
 
 /// Returns the plan in short form: `+slot` a new task, `id:state` another desired state, `!` a paused update.
 fn planned(view: &Tables) -> Vec<String> {
-    let mut cx = PlanContext { now: NOW, rng: rand::rngs::StdRng::seed_from_u64(1) };
-    let plan = Replicated.plan("s", view, &mut cx);
+    let plan = Replicated.plan(&Key::of("s"), view, &mut PlanContext::at(NOW));
     let mut short: Vec<String> = plan
         .changes
         .iter()

@@ -87,11 +87,6 @@ pub(super) fn decode(sealer: &Sealer, at: Position, bytes: &[u8]) -> Option<(Hea
     (bytes.len() >= size).then_some((header, body, size))
 }
 
-/// Whether a record may begin with these bytes.
-pub(super) fn may_begin(first: &[u8; ALIGNMENT]) -> bool {
-    first.starts_with(&MAGIC.to_le_bytes())
-}
-
 /// Decodes the header alone, and the length of the sealed body.
 pub(super) fn decode_header(at: Position, bytes: &[u8]) -> Option<(Header, usize)> {
     let number = |from: usize| Some(u32::from_le_bytes(*bytes.get(from..from + 4)?.first_chunk()?));

@@ -19,6 +19,9 @@ use serde::de::DeserializeOwned;
 
 use crate::raft::type_config::RaftEntry;
 
+/// A part of a segment that was never written.
+static ZEROS: [u8; 4096] = [0; 4096];
+
 /// An entry that was found, and its position.
 #[derive(Debug)]
 pub(in crate::raft::storage) struct RecoveredEntry {
@@ -197,10 +200,12 @@ fn read_segment(
 /// must be erased: otherwise, a whole record of the torn write could later pass for one that follows the next record.
 fn check_tail(sealer: &Sealer, number: u64, content: &[u8], end: usize) -> Result<bool, Fault> {
     let mut torn = false;
-    // Nearly all of the rest is zeros: a scan for the first word of a record alone is several times faster.
-    let (words, _) = content[end..].as_chunks::<ALIGNMENT>();
-    for (place, _) in words.iter().enumerate().filter(|(_, word)| record::may_begin(word)) {
-        let offset = end + place * ALIGNMENT;
+    // Nearly all of the rest was never written.
+    let pages = (end..content.len()).step_by(ZEROS.len()).filter(|start| {
+        let page = &content[*start..content.len().min(start + ZEROS.len())];
+        *page != ZEROS[..page.len()]
+    });
+    for offset in pages.flat_map(|start| (start..content.len().min(start + ZEROS.len())).step_by(ALIGNMENT)) {
         let Some((header, _)) = record::decode_header(at(number, offset), &content[offset..]) else { continue };
         torn = true;
         let is_whole = record::decode(sealer, at(number, offset), &content[offset..]).is_some();
