@@ -8,6 +8,7 @@
 
 pub mod capability;
 pub mod clock;
+pub mod clock_offset;
 pub mod constraint;
 mod convert;
 pub mod defaults;

@@ -1,18 +1,15 @@
 //! The cluster's root CA. The first manager creates it, the store keeps it, and the leader signs with it.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose};
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
 
 use crate::certificate::{CertificateError, MANAGER_NAME, NODE_NAME, RAFT_NAME, UNITS};
 use crate::sha256_hex;
-use flota_api::defaults::{CA_LIFE, CERTIFICATE_LIFE};
+use flota_api::defaults::{CA_LIFE, CERTIFICATE_LIFE, CLOCK_SKEW};
 use flota_api::id::{ClusterId, NodeId};
 use flota_api::model::Role;
-
-/// Certificates are valid from this long before they are signed, because the clocks of nodes may differ.
-const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
 /// A CA certificate with its key.
 pub struct RootCa {

@@ -18,6 +18,7 @@ mod copy;
 mod manifest;
 mod pack;
 mod pull;
+mod remove;
 mod store;
 mod unpack;
 
@@ -27,5 +28,6 @@ pub use copy::copy_layer;
 pub use manifest::{ImageConfig, ManifestError};
 pub use pack::pack;
 pub use pull::{Credentials, PullError, pull};
+pub use remove::remove_folder;
 pub use store::{Image, ImageError, ImageStore};
 pub use unpack::UnpackError;

@@ -4,10 +4,11 @@
 //! `server.rs` runs a session through its steps: `registration.rs`, `assignment_stream.rs` with the pure
 //! `assignments.rs`, and the reports in `reports.rs`, `status_sink.rs` and `image_report.rs`. `mailbox.rs` has
 //! what a worker has not read yet. `sessions.rs` tracks which nodes are connected, `liveness.rs` which nodes are alive,
-//! and `concerns.rs` wakes the sessions that a change concerns.
+//! `concerns.rs` wakes the sessions that a change concerns, and `clocks.rs` records how far the clocks of nodes are off.
 
 mod assignment_stream;
 mod assignments;
+mod clocks;
 mod concerns;
 mod image_report;
 mod liveness;

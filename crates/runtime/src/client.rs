@@ -9,8 +9,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::socket::{Shutdown, shutdown};
-
 use crate::connection::{Connection, Wait};
 use crate::error::RunError;
 use crate::oci::Spec;
@@ -19,6 +17,9 @@ use crate::program::Program;
 use crate::state;
 use crate::supervisor::message::{FromSupervisor, ToSupervisor};
 use crate::supervisor::{ContainerEvent, ExecSpec, Order, SOCKET};
+
+/// Exit code of a process that SIGKILL has ended.
+const KILLED: i32 = 137;
 
 /// Longest wait for a container's program to run.
 const START_WAIT: Duration = Duration::from_secs(60);
@@ -175,39 +176,39 @@ impl AsRawFd for ContainerEvents {
     }
 }
 
-/// A process that was started in a container.
+/// A process that was started in a container. It can be polled: it is readable when [`Self::exit_code`] has something to
+/// return. Dropping it kills the process.
 #[derive(Debug)]
 pub struct ExecProcess {
     connection: Connection,
 }
 
 impl ExecProcess {
-    /// Blocks until the process ends and returns its exit code. Dropping this instead kills the process.
-    pub fn wait(self) -> i32 {
-        match self.connection.recv(Wait::Block) {
-            Ok(Some((FromSupervisor::ExecExited(code), _))) => code,
-            // Every process in a container ends with it.
-            Ok(_) | Err(_) => 137,
-        }
-    }
-
-    /// Returns a second handle, which can end the process while another thread waits for it.
+    /// Returns the process's exit code.
     ///
     /// # Errors
-    /// No descriptor is available.
-    pub fn killer(&self) -> io::Result<ExecKiller> {
-        Ok(ExecKiller(self.connection.as_fd().try_clone_to_owned()?))
+    /// [`io::ErrorKind::WouldBlock`] while it runs.
+    pub fn exit_code(&self) -> io::Result<i32> {
+        self.result(Wait::Fail)
+    }
+
+    /// Blocks until the process ends and returns its exit code.
+    pub fn wait(self) -> i32 {
+        self.result(Wait::Block).unwrap_or(KILLED)
+    }
+
+    fn result(&self, wait: Wait) -> io::Result<i32> {
+        match self.connection.recv(wait) {
+            Ok(Some((FromSupervisor::ExecExited(code), _))) => Ok(code),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            // Every process in a container ends with it.
+            Ok(_) | Err(_) => Ok(KILLED),
+        }
     }
 }
 
-/// Ends a process that was started in a container when it is dropped.
-#[derive(Debug)]
-pub struct ExecKiller(OwnedFd);
-
-impl Drop for ExecKiller {
-    fn drop(&mut self) {
-        // The supervisor kills the process when its connection ends. An error means that the connection has already
-        // ended.
-        let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
+impl AsRawFd for ExecProcess {
+    fn as_raw_fd(&self) -> RawFd {
+        self.connection.as_fd().as_raw_fd()
     }
 }

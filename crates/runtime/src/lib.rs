@@ -41,7 +41,7 @@ pub mod supervisor;
 mod syscall;
 mod validate;
 
-pub use client::{ContainerClient, ContainerEvents, ExecKiller, ExecProcess, start};
+pub use client::{ContainerClient, ContainerEvents, ExecProcess, start};
 pub use container::{Container, Creation, Execution, GroupChoice, remove_remains};
 pub use error::{NOT_EXECUTABLE, NOT_FOUND, RunError, StepError};
 pub use features::features;

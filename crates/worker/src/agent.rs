@@ -11,8 +11,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use flota_api::clock::{Clock, Random};
+use flota_api::clock_offset::ClockOffset;
 use flota_api::defaults::{HEARTBEAT, NEW_EPOCH_GRACE};
 use flota_api::model::NodeDescription;
+use flota_api::version::Timestamp;
 use flota_identity::Dialer;
 
 use crate::assignments::{Newest, Parts};
@@ -55,6 +57,8 @@ pub(crate) struct Agent {
     pub(crate) departure: watch::Receiver<Option<Departure>>,
     /// Set when the cluster has removed this node.
     pub(crate) removed: watch::Sender<bool>,
+    /// How far the leader's clock is off.
+    pub(crate) clock_offset: ClockOffset,
     pub(crate) newest: Newest,
     pub(crate) parts: Parts,
 }
@@ -134,7 +138,7 @@ impl Agent {
     /// Runs one session with a manager, from its opening to its end.
     async fn session(&mut self, address: &str, search: &mut Search) -> End {
         let channel = self.dialer.manager(address);
-        let mut session = match Session::open(channel.clone(), self.registration()).await {
+        let mut session = match Session::open(channel.clone(), self.registration().await).await {
             Ok(session) => session,
             Err(error) => return error.into(),
         };
@@ -161,13 +165,13 @@ impl Agent {
         }
     }
 
-    fn registration(&self) -> Registration {
+    async fn registration(&self) -> Registration {
         Registration {
             node_id: self.node_id.clone(),
             description: registration(&self.description, &self.offers),
             address: self.address.clone(),
             newest: self.newest.get(),
-            images: self.services.images(),
+            images: self.services.images().await,
         }
     }
 
@@ -184,7 +188,7 @@ impl Agent {
                     continue;
                 }
                 () = tokio::time::sleep_until(silent_at) => return Err(End::Broken("the manager is silent".into())),
-                _ = link.beat.tick() => ToLeader::Heartbeat,
+                _ = link.beat.tick() => ToLeader::Heartbeat(self.clock.now()),
                 batch = reporter.next() => ToLeader::Statuses(batch),
                 Some(departure) = departs(&mut departure) => return Ok(departure),
             };
@@ -230,7 +234,7 @@ impl Agent {
                 self.spawned.spawn(self.services.open_stream(link.channel.clone(), open));
             }
             FromLeader::Managers(managers) => self.managers.set(managers, link.address),
-            FromLeader::Heartbeat => {}
+            FromLeader::Heartbeat(now) => self.compare_clocks(now),
             FromLeader::Removed => {
                 tracing::warn!("the cluster has removed this node");
                 self.removed.send_replace(true);
@@ -238,6 +242,21 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Logs how far the leader's clock is off, when that has changed.
+    fn compare_clocks(&mut self, leader: Option<Timestamp>) {
+        let Some(leader) = leader else { return };
+        let offset = self.clock_offset.observe(self.clock.now(), leader);
+        if offset == self.clock_offset {
+            return;
+        }
+        self.clock_offset = offset;
+        if offset.is_zero() {
+            tracing::info!("the clocks of this node and of the leader agree again");
+        } else {
+            tracing::warn!(leader.clock = %offset, "the clocks of this node and of the leader differ");
+        }
     }
 
     fn established(&mut self, registered: Registered, link: &mut Link<'_>) {
@@ -272,9 +291,7 @@ impl Agent {
             self.spawned.spawn(self.services.keep_images(set.images.clone()));
         }
         if !set.dropped_images.is_empty() {
-            let pool = self.pool.clone();
-            let used = Box::new(move || pool.images_used());
-            self.spawned.spawn(self.services.drop_images(set.dropped_images.clone(), used));
+            self.spawned.spawn(self.services.drop_images(set.dropped_images.clone()));
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::{Clock, Random};
+use flota_api::clock_offset::ClockOffset;
 use flota_api::model::NodeDescription;
 use flota_identity::Dialer;
 
@@ -115,6 +116,7 @@ pub(crate) fn start_reporting_to(
         contact,
         departure: departure_receiver,
         removed: removed_sender,
+        clock_offset: ClockOffset::default(),
         newest: Newest::load(options.state),
         parts: Parts::default(),
     };

@@ -28,7 +28,7 @@ impl Parts {
     pub(crate) fn join(&mut self, part: Part, now: Timestamp) -> Result<Option<AssignmentSet>, TooManyTasks> {
         let Part { mut set, more, sent_at } = part;
         for task in &mut set.tasks {
-            task.not_before = by_own_clock(task.not_before, sent_at, now);
+            task.not_before = task.not_before.map(|at| by_own_clock(at, sent_at, now));
         }
         let whole = match self.0.take() {
             None => set,
@@ -52,9 +52,9 @@ impl Parts {
     }
 }
 
-/// Converts a time by the leader's clock to one by this machine's, keeping its distance to `theirs`; zero stays zero.
+/// Converts a time by the leader's clock to one by this machine's, keeping its distance to `theirs`.
 fn by_own_clock(at: Timestamp, theirs: Timestamp, own: Timestamp) -> Timestamp {
-    if at == Timestamp::default() || theirs.until(own).max(own.until(theirs)) < SAME_CLOCK {
+    if theirs.until(own).max(own.until(theirs)) < SAME_CLOCK {
         return at;
     }
     Timestamp((own.0 + at.0).saturating_sub(theirs.0))
@@ -85,15 +85,14 @@ impl Newest {
             return;
         }
         self.known = newest;
-        if let Err(error) = self.state.write(NEWEST, &format!("{} {}\n", newest.epoch, newest.version)) {
-            tracing::warn!(%error, "failed to save which assignments are the newest");
-        }
+        self.state.write(NEWEST, format!("{} {}\n", newest.epoch, newest.version));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk_thread::DiskThread;
     use crate::worker_state::FileState;
     use flota_api::model::Assignment;
 
@@ -124,7 +123,6 @@ mod tests {
     #[test]
     fn times_are_by_this_machines_clock() {
         let at = |at, theirs| by_own_clock(Timestamp(at), Timestamp(theirs), NOW).0;
-        assert_eq!(at(0, 700_000), 0, "no time stays none");
         assert_eq!(at(700_500, 700_000), 1_000_500, "half a second from now, whatever the clocks show");
         assert_eq!(at(1_000_500, 1_000_200), 1_000_500);
     }
@@ -132,10 +130,16 @@ mod tests {
     #[test]
     fn the_newest_set_outlives_the_daemon() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let load = || Newest::load(Arc::new(FileState::new(dir.path())));
-        assert_eq!(load().get(), SetVersion::default());
+        // Each daemon has its own thread, which ends with the daemon and after its writes.
+        let load = || {
+            let disk = Arc::new(DiskThread::start().expect("a thread"));
+            (Newest::load(Arc::new(FileState::new(dir.path(), Arc::clone(&disk)))), disk)
+        };
+        let (mut first, disk) = load();
+        assert_eq!(first.get(), SetVersion::default());
         let newest = SetVersion { epoch: 2, version: 77 };
-        load().set(newest);
-        assert_eq!(load().get(), newest);
+        first.set(newest);
+        disk.drain();
+        assert_eq!(load().0.get(), newest);
     }
 }

@@ -4,9 +4,13 @@
 //! [`ContainerExecutor`] creates containers on this machine; `FakeExecutor` simulates them in memory, for tests and
 //! the simulator. `conformance.rs` tests what both must do. The preparation of a container is a list of steps
 //! (`prepared.rs`). The daemon may crash between any two calls, so every call may be repeated.
+//!
+//! A container that runs is represented by [`Running`], which holds the one connection over which the daemon learns of
+//! its end and signals it.
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +45,7 @@ pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 /// Why a task's container can't be prepared or started.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecutorError {
-    /// Another try may succeed; for example, the image could not be fetched.
+    /// Another try may succeed; for example, the image could not be fetched, or the machine lacked memory.
     #[error(transparent)]
     Transient(Cause),
     /// Another try on this node fails in the same way.
@@ -55,6 +59,8 @@ pub struct Running {
     pub age: Duration,
     /// Resolves when the container has ended.
     pub end: BoxFuture<'static, ExitStatus>,
+    /// Signals the container.
+    pub control: Box<dyn Control>,
 }
 
 impl fmt::Debug for Running {
@@ -63,10 +69,28 @@ impl fmt::Debug for Running {
     }
 }
 
+/// A connection to a running container.
+pub trait Control: Send + Sync {
+    /// Sends a signal to the container's program. Succeeds if the signal will arrive, or if the program has ended.
+    ///
+    /// # Errors
+    /// The signal could not be sent, and another try may succeed.
+    fn signal(&self, signal: i32) -> io::Result<()>;
+}
+
+/// The container of a task, as [`Executor::find`] finds it.
+#[derive(Debug)]
+pub enum Found {
+    /// It runs, and its end is not recorded yet. It may have been started by an earlier daemon.
+    Runs(Running),
+    /// It has ended; known until the steps are undone.
+    Ended(ExitStatus),
+}
+
 /// Acts on the containers of tasks.
 pub trait Executor: fmt::Debug + Send + Sync {
     /// Returns the tasks that have left files, control groups or containers on this machine.
-    fn leftovers(&self) -> BTreeSet<TaskId>;
+    fn leftovers(&self) -> BoxFuture<'_, BTreeSet<TaskId>>;
 
     /// Registers a task that belongs to this node from now on, until [`Executor::remove`].
     fn accept(&self, assignment: &Assignment);
@@ -75,21 +99,23 @@ pub trait Executor: fmt::Debug + Send + Sync {
     fn steps(&self) -> Vec<Arc<dyn PrepareStep>>;
 
     /// Starts a new container of the task after all steps are done; resolves when its program runs.
-    fn start<'a>(&'a self, assignment: &'a Assignment, draft: &'a Draft) -> BoxFuture<'a, Result<(), ExecutorError>>;
+    fn start<'a>(
+        &'a self,
+        assignment: &'a Assignment,
+        draft: &'a Draft,
+    ) -> BoxFuture<'a, Result<Running, ExecutorError>>;
 
-    /// Returns the task's container, if it exists and its end is not recorded yet. It may have been started by an
-    /// earlier daemon.
-    fn attach(&self, task: &TaskId) -> Option<Running>;
+    /// Finds the task's last container, if there is one.
+    ///
+    /// # Errors
+    /// It is unknown whether there is a container. Another try may succeed.
+    fn find<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, io::Result<Option<Found>>>;
 
-    /// Returns how the task's last container ended, if it has; available until the steps are undone.
-    fn ended(&self, task: &TaskId) -> Option<ExitStatus>;
+    /// Returns the signal that asks the service's program to stop; the image with this digest may name it.
+    fn stop_signal<'a>(&'a self, spec: &'a ServiceSpec, digest: Option<&'a str>) -> BoxFuture<'a, i32>;
 
-    /// Asks the container to stop, with the signal of the service or else of the image with this digest. Does nothing
-    /// if no container runs.
-    fn stop(&self, task: &TaskId, spec: &ServiceSpec, digest: Option<&str>);
-
-    /// Kills the container. Does nothing if none runs.
-    fn kill(&self, task: &TaskId);
+    /// Kills every process of the task's container without the help of its supervisor. Succeeds once none is left.
+    fn kill_all<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>>;
 
     /// Removes what outlives a container, which is its output. The executor has no data of the task afterwards.
     fn remove<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>>;
@@ -98,7 +124,6 @@ pub trait Executor: fmt::Debug + Send + Sync {
 /// Kills the task's container, if it exists, and removes everything that belongs to the task. Returns what could not
 /// be removed.
 pub(crate) async fn remove_task(executor: &dyn Executor, task: &TaskId) -> Vec<TeardownError> {
-    executor.kill(task);
     let mut failed = Prepared::unknown(task, executor.steps()).undo().await;
     let removed = executor.remove(task).await;
     failed.extend(removed.err().map(|source| TeardownError { what: "output", source }));

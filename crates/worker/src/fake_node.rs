@@ -108,10 +108,10 @@ impl Daemon {
     /// Assigns the task `t` alone.
     pub(crate) fn assign(&self, policy: &RestartPolicy, desired: DesiredState) {
         let spec = ServiceSpec { restart: policy.clone(), ..ServiceSpec::default() };
-        self.assign_spec(&spec, desired, Timestamp::default());
+        self.assign_spec(&spec, desired, None);
     }
 
-    pub(crate) fn assign_spec(&self, spec: &ServiceSpec, desired: DesiredState, not_before: Timestamp) {
+    pub(crate) fn assign_spec(&self, spec: &ServiceSpec, desired: DesiredState, not_before: Option<Timestamp>) {
         let task = Assignment { spec: Arc::new(spec.clone()), desired_state: desired, not_before, ..task("t") };
         self.pool.assign(full_set(vec![task]), Duration::ZERO);
     }

@@ -1,41 +1,44 @@
-//! Images on this node: fetched from nodes that hold them or from a registry, and served to other nodes.
+//! Images on this node: fetched from nodes that hold them or from a registry, and removed once the cluster no longer
+//! needs them. `server.rs` sends them to other nodes.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::Stream;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
-use tokio::sync::{RwLock, Semaphore, mpsc};
-use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tokio::sync::RwLock;
+use tokio::time::{Instant, timeout};
+use tonic::{Code, Status};
 
 use flota_api::clock::Clock;
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::image_ref::ImageRef;
 use flota_api::model::{Assignment, ImageSource};
+use flota_api::proto::images::GetBlobRequest;
 use flota_api::proto::images::image_store_client::ImageStoreClient;
-use flota_api::proto::images::image_store_server::{ImageStore as ImageStoreRpc, ImageStoreServer};
-use flota_api::proto::images::{Chunk, GetBlobRequest};
-use flota_identity::{Dialer, Peer, verify_grant};
+use flota_identity::Dialer;
 use flota_image::{BlobWriter, Credentials, Image, ImageError, ImageStore, PullError};
 
 use crate::locks::KeyedLocks;
 use crate::messages::ImageReport;
 use crate::reporter::Reporter;
 
-const CHUNK: usize = 1 << 20;
+mod server;
+mod uses;
+
+pub use server::ImagesService;
+pub(crate) use uses::ImageUses;
+
 /// Largest manifest that is accepted; its size is not known beforehand.
 const MANIFEST_BOUND: u64 = 4 << 20;
 /// Time without progress after which a transfer is given up.
 const PROGRESS_WAIT: Duration = Duration::from_secs(20);
+/// Longest wait for holders that serve as many nodes as they can.
+const BUSY_WAIT: Duration = Duration::from_secs(600);
+/// Pause between two rounds of such holders.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
 /// Pause between two tries to remove images while others are being added.
 const DROP_RETRY: Duration = Duration::from_secs(1);
-/// Largest number of concurrent transfers to other nodes.
-const TRANSFERS: usize = 32;
 
 /// Why an image could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +61,20 @@ pub(crate) enum FetchError {
     Image(#[from] ImageError),
 }
 
+/// Why a holder has not sent all of a blob.
+enum Stopped {
+    /// It serves as many other nodes as it can.
+    Busy(String),
+    Failed(String),
+}
+
+impl From<Status> for Stopped {
+    fn from(status: Status) -> Self {
+        let why = status.message().to_owned();
+        if status.code() == Code::ResourceExhausted { Self::Busy(why) } else { Self::Failed(why) }
+    }
+}
+
 /// This node's images, and the means to fetch more. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Images {
@@ -72,6 +89,8 @@ pub(crate) struct Images {
     /// Read-locked while an image is added and write-locked while one is removed, so that a new image is not
     /// considered unused.
     pub(crate) changing: Arc<RwLock<()>>,
+    /// The images that tasks of this node use.
+    pub(crate) uses: ImageUses,
     /// Images that the leader allows to be removed and that still exist here.
     unwanted: Arc<Mutex<BTreeSet<String>>>,
     /// Determines whether a grant has expired.
@@ -87,6 +106,7 @@ impl Images {
             grant_key: Arc::default(),
             fetching: KeyedLocks::default(),
             changing: Arc::default(),
+            uses: ImageUses::default(),
             unwanted: Arc::default(),
             clock,
         }
@@ -95,10 +115,15 @@ impl Images {
     /// Returns the task's image once all of it is present. `pinned` is the digest that an earlier start of the task
     /// used; it applies if the leader names none.
     pub(crate) async fn ensure(&self, task: &Assignment, pinned: Option<&str>) -> Result<Image, FetchError> {
+        if let Some(digest) = task.image.as_ref().map(|source| source.digest.as_str()).or(pinned) {
+            self.uses.add(task, digest);
+        }
         if let Some(source) = &task.image {
             return self.fetch(source).await;
         }
-        if let Some(image) = pinned.and_then(|digest| self.store.whole_image(digest)) {
+        if let Some(digest) = pinned
+            && let Some(image) = self.whole_image(digest).await?
+        {
             return Ok(image);
         }
         let reference = &task.spec.image;
@@ -108,7 +133,18 @@ impl Images {
             .as_ref()
             .map(|it| Credentials { username: it.username.clone(), password: it.password.as_text().to_owned() });
         let _one = self.fetching.lock(&whole).await;
-        Ok(self.pull(&whole, credentials).await?)
+        // Nothing is removed before the use is recorded.
+        let _adds = self.changing.read().await;
+        // Tasks of one spec run one image, whatever its name resolves to by now.
+        if let Some(digest) = self.uses.of_spec(task)
+            && let Some(image) = self.whole_image(&digest).await?
+        {
+            self.uses.add(task, &digest);
+            return Ok(image);
+        }
+        let image = self.pull(&whole, credentials).await?;
+        self.uses.add(task, &image.digest);
+        Ok(image)
     }
 
     /// Pulls an image from its registry.
@@ -127,22 +163,34 @@ impl Images {
     /// node.
     pub(crate) async fn fetch(&self, source: &ImageSource) -> Result<Image, FetchError> {
         self.wanted(&source.digest);
-        if let Some(image) = self.store.whole_image(&source.digest) {
+        if let Some(image) = self.whole_image(&source.digest).await? {
             return Ok(image);
         }
         let _one = self.fetching.lock(&source.digest).await;
-        if let Some(image) = self.store.whole_image(&source.digest) {
+        if let Some(image) = self.whole_image(&source.digest).await? {
             return Ok(image);
         }
         let _adds = self.changing.read().await;
         self.fetch_blob(source, &source.digest, MANIFEST_BOUND).await?;
-        for (blob, size) in self.store.image_manifest(&source.digest)? {
+        let (store, digest) = (self.store.clone(), source.digest.clone());
+        for (blob, size) in blocking(move || store.image_manifest(&digest)).await?? {
             self.fetch_blob(source, &blob, size).await?;
         }
-        let image = self.store.image(&source.digest)?;
-        self.store.record(&image)?;
+        let (store, digest) = (self.store.clone(), source.digest.clone());
+        let recorded = blocking(move || {
+            let image = store.image(&digest)?;
+            store.record(&image)?;
+            Ok::<_, ImageError>(image)
+        });
+        let image = recorded.await??;
         self.added(&image);
         Ok(image)
+    }
+
+    /// Returns the image if all of it is on this node.
+    async fn whole_image(&self, digest: &str) -> Result<Option<Image>, FetchError> {
+        let (store, digest) = (self.store.clone(), digest.to_owned());
+        blocking(move || store.whole_image(&digest)).await
     }
 
     /// Fetches these images, one after the other.
@@ -156,11 +204,7 @@ impl Images {
 
     /// Removes images that the cluster no longer needs, once no task on this node uses them. Keeps images whose
     /// arrival may still be unknown to the leader, and those that the leader requests again before they are removed.
-    pub(crate) fn drop_unused(
-        self,
-        digests: Vec<String>,
-        used: impl Fn() -> BTreeSet<String> + Send + Sync + 'static,
-    ) -> impl Future<Output = ()> + Send + 'static {
+    pub(crate) fn drop_unused(self, digests: Vec<String>) -> impl Future<Output = ()> + Send + 'static {
         // This happens before the future runs, so that an image that is requested again in the meantime stays.
         self.unwanted.lock().expect("no holder panics").extend(digests.iter().cloned());
         let mut left = digests;
@@ -170,7 +214,7 @@ impl Images {
                 if left.is_empty() {
                     return;
                 }
-                self.drop_now(&left, &used).await;
+                self.drop_now(&left).await;
                 tokio::time::sleep(DROP_RETRY).await;
             }
         }
@@ -178,10 +222,9 @@ impl Images {
 
     /// Removes the images that no task uses, unless an image is being added. It does not queue for the lock, because
     /// additions would then have to wait behind it for as long as the slowest pull takes.
-    async fn drop_now(&self, digests: &[String], used: &(impl Fn() -> BTreeSet<String> + Send + Sync)) {
+    async fn drop_now(&self, digests: &[String]) {
         let Ok(_alone) = self.changing.try_write() else { return };
-        let used = used();
-        for digest in digests.iter().filter(|it| !used.contains(*it)) {
+        for digest in digests.iter().filter(|it| !self.uses.contains(it)) {
             self.unwanted.lock().expect("no holder panics").remove(digest);
             if self.reporter.has_report_of(digest) {
                 continue;
@@ -211,35 +254,54 @@ impl Images {
         self.unwanted.lock().expect("no holder panics").remove(digest);
     }
 
-    /// Fetches one blob of at most `most` bytes. A transfer that breaks off continues with the next holder at the same
-    /// offset; after a damaged one, the next holder starts from the beginning.
+    /// Fetches one blob of at most `most` bytes. Waits for holders that are busy, if no other one sends it.
     async fn fetch_blob(&self, source: &ImageSource, digest: &str, most: u64) -> Result<(), FetchError> {
-        if self.store.blobs.has(digest) {
-            return Ok(());
-        }
-        let mut writer = self.store.blobs.writer().map_err(stored)?;
-        let mut last = "no node holds it".to_owned();
-        for holder in &source.holders {
-            let done;
-            (writer, done) = self.transfer(source, digest, most, &holder.address, writer).await?;
-            if let Err(why) = done {
-                last = why;
-                continue;
-            }
-            let whole = digest.to_owned();
-            match blocking(move || writer.finish(Some(&whole))).await? {
-                Ok(_) => return Ok(()),
-                Err(error) => {
-                    tracing::warn!(holder = holder.address, %error, "a node sent something else than the blob it was asked for");
-                    last = error.to_string();
-                    writer = self.store.blobs.writer().map_err(stored)?;
+        let until = Instant::now() + BUSY_WAIT;
+        loop {
+            match self.fetch_from_any(source, digest, most).await? {
+                Ok(()) => return Ok(()),
+                Err(Stopped::Busy(_)) if Instant::now() < until => tokio::time::sleep(BUSY_PAUSE).await,
+                Err(Stopped::Busy(last) | Stopped::Failed(last)) => {
+                    return Err(FetchError::Holders { digest: digest.to_owned(), count: source.holders.len(), last });
                 }
             }
         }
-        Err(FetchError::Holders { digest: digest.to_owned(), count: source.holders.len(), last })
     }
 
-    /// Appends what one holder sends, from the offset that was reached. The inner error is the reason why it stopped.
+    /// Asks each holder once. A transfer that breaks off continues with the next holder at the same offset; after a
+    /// damaged one, the next holder starts from the beginning. The inner error is the last one, or that a holder is
+    /// busy.
+    async fn fetch_from_any(
+        &self,
+        source: &ImageSource,
+        digest: &str,
+        most: u64,
+    ) -> Result<Result<(), Stopped>, FetchError> {
+        let (store, wanted) = (self.store.clone(), digest.to_owned());
+        let begun = blocking(move || if store.blobs.has(&wanted) { Ok(None) } else { store.blobs.writer().map(Some) });
+        let Some(mut writer) = begun.await?.map_err(stored)? else { return Ok(Ok(())) };
+        let mut last = Stopped::Failed("no node holds it".to_owned());
+        for holder in &source.holders {
+            let done;
+            (writer, done) = self.transfer(source, digest, most, &holder.address, writer).await?;
+            let failed = match done {
+                Err(stopped) => stopped,
+                Ok(()) => {
+                    let whole = digest.to_owned();
+                    let Err(error) = blocking(move || writer.finish(Some(&whole))).await? else { return Ok(Ok(())) };
+                    tracing::warn!(holder = holder.address, %error, "a node sent something else than the blob it was asked for");
+                    writer = self.store.blobs.writer().map_err(stored)?;
+                    Stopped::Failed(error.to_string())
+                }
+            };
+            if !matches!(last, Stopped::Busy(_)) {
+                last = failed;
+            }
+        }
+        Ok(Err(last))
+    }
+
+    /// Appends what one holder sends, from the offset that was reached.
     async fn transfer(
         &self,
         source: &ImageSource,
@@ -247,26 +309,27 @@ impl Images {
         most: u64,
         holder: &str,
         mut writer: BlobWriter,
-    ) -> Result<(BlobWriter, Result<(), String>), FetchError> {
+    ) -> Result<(BlobWriter, Result<(), Stopped>), FetchError> {
         let offset = writer.size();
         let request =
             GetBlobRequest { grant: source.grant.as_ref().map(Into::into), digest: digest.to_owned(), offset };
         let mut client = ImageStoreClient::new(self.dialer.node(holder)).max_decoding_message_size(MESSAGE_BOUND);
-        let silent = || Err(format!("{holder} has not answered for {PROGRESS_WAIT:?}"));
+        let silent = || Stopped::Failed(format!("{holder} has not answered for {PROGRESS_WAIT:?}"));
         let mut stream = match timeout(PROGRESS_WAIT, client.get_blob(request)).await {
             Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return Ok((writer, Err(status.message().to_owned()))),
-            Err(_) => return Ok((writer, silent())),
+            Ok(Err(status)) => return Ok((writer, Err(status.into()))),
+            Err(_) => return Ok((writer, Err(silent()))),
         };
         loop {
             let chunk = match timeout(PROGRESS_WAIT, stream.message()).await {
                 Ok(Ok(Some(chunk))) => chunk.data,
                 Ok(Ok(None)) => return Ok((writer, Ok(()))),
-                Ok(Err(status)) => return Ok((writer, Err(status.message().to_owned()))),
-                Err(_) => return Ok((writer, silent())),
+                Ok(Err(status)) => return Ok((writer, Err(status.into()))),
+                Err(_) => return Ok((writer, Err(silent()))),
             };
             if writer.size() + chunk.len() as u64 > most {
-                return Ok((writer, Err(format!("{holder} gave more than the {most} bytes that the blob has"))));
+                let why = format!("{holder} gave more than the {most} bytes that the blob has");
+                return Ok((writer, Err(Stopped::Failed(why))));
             }
             let written;
             (writer, written) = blocking(move || {
@@ -293,66 +356,6 @@ fn stored(source: io::Error) -> FetchError {
 /// Runs disk work and hashing outside the async threads.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, FetchError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| stored(io::Error::other(error)))
-}
-
-/// Serves blobs to nodes that the leader granted them to.
-#[derive(Clone, Debug)]
-pub struct ImagesService(Images, Arc<Semaphore>);
-
-impl ImagesService {
-    pub(crate) fn server(images: Images) -> ImageStoreServer<Self> {
-        ImageStoreServer::new(Self(images, Arc::new(Semaphore::new(TRANSFERS))))
-            .max_encoding_message_size(MESSAGE_BOUND)
-    }
-}
-
-#[tonic::async_trait]
-impl ImageStoreRpc for ImagesService {
-    type GetBlobStream = Pin<Box<dyn Stream<Item = Result<Chunk, Status>> + Send>>;
-
-    async fn get_blob(&self, request: Request<GetBlobRequest>) -> Result<Response<Self::GetBlobStream>, Status> {
-        let denied = || Status::permission_denied("the leader has not granted this image to this node");
-        let node = request.extensions().get::<Peer>().and_then(Peer::node_id).cloned().ok_or_else(denied)?;
-        let request = request.into_inner();
-        let grant = request.grant.ok_or_else(denied)?;
-        let key = self.0.grant_key.lock().expect("no holder panics").clone();
-        if !verify_grant(&grant, &key, node.as_str(), self.0.clock.now()) {
-            return Err(denied());
-        }
-        let missing = || Status::not_found("this node does not hold the image");
-        let image = self.0.store.whole_image(&grant.digest).ok_or_else(missing)?;
-        if !image.blobs().contains(&request.digest) {
-            return Err(denied());
-        }
-        let file = self.0.store.blobs.open_blob(&request.digest).map_err(|_| missing())?;
-        let busy = || Status::resource_exhausted("this node gives images to as many others as it can");
-        let permit = Arc::clone(&self.1).try_acquire_owned().map_err(|_| busy())?;
-        let (sender, receiver) = mpsc::channel(4);
-        tokio::spawn(async move {
-            let _permit = permit;
-            let mut file = tokio::fs::File::from_std(file);
-            let result = async {
-                file.seek(io::SeekFrom::Start(request.offset)).await?;
-                loop {
-                    let mut data = vec![0; CHUNK];
-                    let count = file.read(&mut data).await?;
-                    data.truncate(count);
-                    if count == 0 {
-                        return Ok(());
-                    }
-                    // A node that does not read ends its own transfer.
-                    match timeout(PROGRESS_WAIT, sender.send(Ok(Chunk { data: data.into() }))).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(_)) | Err(_) => return Ok::<_, io::Error>(()),
-                    }
-                }
-            };
-            if let Err(error) = result.await {
-                let _ = sender.send(Err(Status::data_loss(error.to_string()))).await;
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
-    }
 }
 
 #[cfg(test)]

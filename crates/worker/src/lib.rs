@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  leader ⇄ session.rs ⇄ agent.rs ─▶ task_pool.rs ─▶ task_runner.rs, one for each task
-//!                           ▲   │                      │ step.rs and restart.rs decide, an Executor acts
+//!                           ▲   │                      │ step.rs, restart.rs and stop.rs decide, an Executor acts
 //!                           │   ▼                      ▼
 //!                           │ NodeServices          TaskRecords: what must outlive the daemon
 //!                           └── reporter.rs ◀─ statuses ┘
@@ -27,6 +27,7 @@ mod agent_handle;
 mod assignments;
 mod describe;
 mod devices;
+mod disk_thread;
 mod executor;
 #[cfg(test)]
 mod fake_node;
@@ -44,6 +45,7 @@ mod services;
 mod session;
 mod spawned;
 mod step;
+mod stop;
 mod streams;
 mod task_pool;
 mod task_runner;
@@ -55,7 +57,7 @@ mod worker_state;
 
 pub use agent_handle::{AgentHandle, AgentOptions, start_agent};
 pub use describe::describe;
-pub use executor::{Cause, Draft, Executor, ExecutorError, PrepareStep, Running, TeardownError};
+pub use executor::{Cause, Control, Draft, Executor, ExecutorError, Found, PrepareStep, Running, TeardownError};
 #[cfg(any(test, feature = "fake"))]
 pub use executor::{
     FakeExecutor, FakeFailure, FakeMachine, FakeProgram, MachineEvent, OnStop, RunningSlot, WhatHappened,
@@ -68,7 +70,7 @@ pub use records::MemoryRecords;
 pub use records::{Record, TaskRecords};
 #[cfg(any(test, feature = "fake"))]
 pub use services::FakeServices;
-pub use services::{NodeServices, UsedImages};
+pub use services::NodeServices;
 pub use worker::{StartError, Worker, WorkerOptions};
 #[cfg(any(test, feature = "fake"))]
 pub use worker_state::MemoryState;

@@ -49,9 +49,7 @@ impl KnownManagers {
     }
 
     fn save(&self, managers: &[String]) {
-        if let Err(error) = self.state.write(MANAGERS, &managers.join("\n")) {
-            tracing::warn!(%error, "failed to save the list of managers");
-        }
+        self.state.write(MANAGERS, managers.join("\n"));
     }
 }
 

@@ -10,7 +10,8 @@ use flota_api::version::Timestamp;
 /// A message to the leader.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum ToLeader {
-    Heartbeat,
+    /// The worker's clock.
+    Heartbeat(Timestamp),
     Statuses(StatusBatch),
     Leaving(Departure),
 }
@@ -28,7 +29,8 @@ pub(crate) enum FromLeader {
     OpenStream(OpenStream),
     /// Addresses of all managers.
     Managers(Vec<String>),
-    Heartbeat,
+    /// The answer to a heartbeat, with the leader's clock, if it states it.
+    Heartbeat(Option<Timestamp>),
     /// The cluster has removed this node.
     Removed,
 }

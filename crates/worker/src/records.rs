@@ -5,6 +5,7 @@
 use std::fmt;
 use std::io;
 
+use futures::future::BoxFuture;
 use prost::Message;
 
 use flota_api::id::TaskId;
@@ -14,11 +15,13 @@ use flota_api::proto::dispatcher::TaskAssignment;
 mod folder;
 #[cfg(any(test, feature = "fake"))]
 mod memory;
+mod queue;
 mod sled;
 
 pub(crate) use self::sled::SledRecords;
 #[cfg(any(test, feature = "fake"))]
 pub use memory::MemoryRecords;
+pub(crate) use queue::QueuedRecords;
 
 /// The last known assignment and status of one task.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,14 +34,18 @@ pub struct Record {
 
 /// Keeps one record for each task.
 pub trait TaskRecords: fmt::Debug + Send + Sync {
-    /// Replaces the records of these tasks. The records outlive the daemon once this returns.
+    /// Replaces the record of its task. The record outlives the daemon once the future resolves. Changes of one task
+    /// are made in the order of the calls.
     ///
     /// # Errors
-    /// An I/O error. Each task then has either this record or its previous one.
-    fn save(&self, records: &[Record]) -> io::Result<()>;
+    /// An I/O error. The task then has either this record or its previous one.
+    fn save(&self, record: Record) -> BoxFuture<'static, io::Result<()>>;
 
     /// Removes the task's record, if there is one.
-    fn remove(&self, task: &TaskId);
+    ///
+    /// # Errors
+    /// An I/O error. The record may still exist.
+    fn remove(&self, task: &TaskId) -> BoxFuture<'static, io::Result<()>>;
 
     /// Returns every readable record. An unreadable one is removed and logged; the leader sends its task again.
     fn load(&self) -> Vec<Record>;

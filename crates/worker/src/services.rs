@@ -3,7 +3,6 @@
 //!
 //! Work that takes time is returned as a future, which the agent spawns and which ends with the worker.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,13 +15,10 @@ use crate::executor::ContainerExecutor;
 use crate::messages::OpenStream;
 use crate::streams;
 
-/// Returns the images that the tasks of this node use now.
-pub type UsedImages = Box<dyn Fn() -> BTreeSet<String> + Send + Sync>;
-
 /// Serves the leader's requests that do not concern the running of tasks.
 pub trait NodeServices: fmt::Debug + Send + Sync {
     /// Returns the digests of the images that are complete on this node.
-    fn images(&self) -> Vec<String>;
+    fn images(&self) -> BoxFuture<'_, Vec<String>>;
 
     /// Sets the public key that verifies grants of images.
     fn set_grant_key(&self, key: Vec<u8>);
@@ -30,8 +26,8 @@ pub trait NodeServices: fmt::Debug + Send + Sync {
     /// Fetches the images that this node is to keep.
     fn keep_images(&self, sources: Vec<ImageSource>) -> BoxFuture<'static, ()>;
 
-    /// Removes images that the cluster no longer needs, each once `used` does not contain it.
-    fn drop_images(&self, digests: Vec<String>, used: UsedImages) -> BoxFuture<'static, ()>;
+    /// Removes images that the cluster no longer needs, each once no task of this node uses it.
+    fn drop_images(&self, digests: Vec<String>) -> BoxFuture<'static, ()>;
 
     /// Opens a stream to the leader and serves it until it ends: exec or logs.
     fn open_stream(&self, leader: Channel, open: OpenStream) -> BoxFuture<'static, ()>;
@@ -42,8 +38,12 @@ pub trait NodeServices: fmt::Debug + Send + Sync {
 pub(crate) struct ContainerServices(pub(crate) Arc<ContainerExecutor>);
 
 impl NodeServices for ContainerServices {
-    fn images(&self) -> Vec<String> {
-        self.0.images.store.images().into_iter().map(|image| image.digest).collect()
+    fn images(&self) -> BoxFuture<'_, Vec<String>> {
+        let store = self.0.images.store.clone();
+        Box::pin(async move {
+            let images = tokio::task::spawn_blocking(move || store.images()).await.unwrap_or_default();
+            images.into_iter().map(|image| image.digest).collect()
+        })
     }
 
     fn set_grant_key(&self, key: Vec<u8>) {
@@ -54,8 +54,8 @@ impl NodeServices for ContainerServices {
         Box::pin(self.0.images.clone().keep(sources))
     }
 
-    fn drop_images(&self, digests: Vec<String>, used: UsedImages) -> BoxFuture<'static, ()> {
-        Box::pin(self.0.images.clone().drop_unused(digests, used))
+    fn drop_images(&self, digests: Vec<String>) -> BoxFuture<'static, ()> {
+        Box::pin(self.0.images.clone().drop_unused(digests))
     }
 
     fn open_stream(&self, leader: Channel, open: OpenStream) -> BoxFuture<'static, ()> {
@@ -70,8 +70,8 @@ pub struct FakeServices;
 
 #[cfg(any(test, feature = "fake"))]
 impl NodeServices for FakeServices {
-    fn images(&self) -> Vec<String> {
-        Vec::new()
+    fn images(&self) -> BoxFuture<'_, Vec<String>> {
+        Box::pin(std::future::ready(Vec::new()))
     }
 
     fn set_grant_key(&self, _: Vec<u8>) {}
@@ -80,7 +80,7 @@ impl NodeServices for FakeServices {
         Box::pin(std::future::ready(()))
     }
 
-    fn drop_images(&self, _: Vec<String>, _: UsedImages) -> BoxFuture<'static, ()> {
+    fn drop_images(&self, _: Vec<String>) -> BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
     }
 

@@ -47,7 +47,16 @@ pub(crate) enum SessionError {
 
 impl From<tonic::Status> for SessionError {
     fn from(status: tonic::Status) -> Self {
-        Self::Rpc(status.message().to_owned())
+        let mut text = status.message().to_owned();
+        // A failed connection has its reason in the causes, such as a certificate that is not valid yet by this clock.
+        let mut cause = std::error::Error::source(&status);
+        while let Some(error) = cause {
+            if !text.contains(&error.to_string()) {
+                text = format!("{text}: {error}");
+            }
+            cause = error.source();
+        }
+        Self::Rpc(text)
     }
 }
 
@@ -73,7 +82,7 @@ impl Session {
     /// Sends a message; waits while the queue is full.
     pub(crate) async fn send(&self, message: ToLeader) -> Result<(), SessionError> {
         let message = match message {
-            ToLeader::Heartbeat => ToManager::Heartbeat(pd::Heartbeat {}),
+            ToLeader::Heartbeat(now) => ToManager::Heartbeat(pd::Heartbeat { now: Some(now.0) }),
             ToLeader::Statuses(batch) => ToManager::Statuses(status_batch(batch)),
             ToLeader::Leaving(departure) => {
                 ToManager::Leaving(pd::Leaving { machine: departure == Departure::Machine })
@@ -135,7 +144,7 @@ fn from_leader(message: FromManager) -> Result<FromLeader, SessionError> {
             request: stream_request(it.request.and_then(|it| it.frame)),
         }),
         FromManager::Managers(it) => FromLeader::Managers(it.managers.into_iter().map(|it| it.address).collect()),
-        FromManager::Heartbeat(_) => FromLeader::Heartbeat,
+        FromManager::Heartbeat(it) => FromLeader::Heartbeat(it.now.map(Timestamp)),
         FromManager::Removed(_) => FromLeader::Removed,
     })
 }

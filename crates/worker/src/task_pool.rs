@@ -6,59 +6,75 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use flota_api::id::TaskId;
 use flota_api::model::{Assignment, TaskStatus};
 use flota_api::state::{DesiredState, TaskState};
 
 use crate::executor::{log_leftovers, remove_task};
+use crate::locks::KeyedLocks;
 use crate::messages::{AssignmentSet, Refused};
 use crate::order::Order;
-use crate::records::Record;
 use crate::task_runner::{Shared, TaskRunner};
 
 type Runners = BTreeMap<TaskId, watch::Sender<Order>>;
+
+/// Whether a task has a record on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recorded {
+    Yes,
+    No,
+}
 
 /// The runners of all tasks. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct TaskPool {
     shared: Shared,
     runners: Arc<Mutex<Runners>>,
-    /// Cancelled once the leftovers of tasks without a record are removed. No runner begins before.
-    swept: CancellationToken,
+    /// Held for a task while it has a runner, or while what an earlier daemon left of it is removed.
+    busy: KeyedLocks,
+    /// Whether the leftovers of unknown tasks are removed, or are being removed.
+    swept: Arc<AtomicBool>,
     /// Whether the machine goes down, in which case new assignments are not started.
     stopping: Arc<AtomicBool>,
 }
 
 impl TaskPool {
-    /// Loads the records on disk. Containers of this boot are found again, and leftovers of unknown tasks are removed.
+    /// Loads the records on disk. Containers of this boot are found again.
     pub(crate) fn start(shared: Shared) -> Self {
-        let pool = Self { shared, runners: Arc::default(), swept: CancellationToken::new(), stopping: Arc::default() };
-        let records = pool.shared.records.load();
-        let known = records.iter().map(|record| record.assignment.task_id.clone()).collect();
-        pool.sweep(&known);
-        for record in records {
+        let pool = Self {
+            shared,
+            runners: Arc::default(),
+            busy: KeyedLocks::default(),
+            swept: Arc::default(),
+            stopping: Arc::default(),
+        };
+        for record in pool.shared.records.load() {
             let same_boot = *record.boot_id == *pool.shared.boot_id;
-            pool.run(record.assignment, same_boot);
+            pool.run(record.assignment, same_boot, Recorded::Yes);
         }
         pool
     }
 
-    /// Removes the leftovers of all tasks except these.
-    fn sweep(&self, known: &BTreeSet<TaskId>) {
-        let unknown: Vec<TaskId> = self.shared.executor.leftovers().difference(known).cloned().collect();
-        if unknown.is_empty() {
-            return self.swept.cancel();
+    /// Removes, once and after `grace`, what is left of tasks that have no runner. The records of such tasks are lost,
+    /// so this begins with the leader's first full set: the containers of tasks that it names continue to run.
+    fn sweep(&self, grace: Duration) {
+        if self.swept.swap(true, Ordering::SeqCst) {
+            return;
         }
-        let (executor, swept) = (Arc::clone(&self.shared.executor), self.swept.clone());
+        let pool = self.clone();
         self.shared.spawned.spawn(async move {
-            for task in unknown {
-                tracing::info!(task.id = %task, "removing what is left of a task that is not known");
-                log_leftovers(&task, &remove_task(&*executor, &task).await);
+            tokio::time::sleep(grace).await;
+            for task in pool.shared.executor.leftovers().await {
+                // A runner that begins in the meantime waits for this lock.
+                let Some(_alone) = pool.busy.lock(task.as_str()).now_or_never() else { continue };
+                if !pool.runners().contains_key(&task) {
+                    tracing::info!(task.id = %task, "removing what is left of a task that is not known");
+                    log_leftovers(&task, &remove_task(&*pool.shared.executor, &task).await);
+                }
             }
-            swept.cancel();
         });
     }
 
@@ -72,22 +88,19 @@ impl TaskPool {
         self.runners().keys().map(ToString::to_string).collect()
     }
 
-    /// Returns the digests of the images that tasks on this node use or will use.
-    pub(crate) fn images_used(&self) -> BTreeSet<String> {
-        let image = |runner: &watch::Sender<Order>| Some(runner.borrow().assignment.image.as_ref()?.digest.clone());
-        self.runners().values().filter_map(image).collect()
-    }
-
-    fn run(&self, assignment: Assignment, confirmed: bool) {
+    fn run(&self, assignment: Assignment, confirmed: bool, recorded: Recorded) {
         let id = assignment.task_id.clone();
         self.shared.live.lock().expect("no holder panics").insert(id.clone());
         self.shared.executor.accept(&assignment);
         let (sender, orders) = watch::channel(Order { assignment, removed: false, unnamed: false, confirmed });
         self.runners().insert(id.clone(), sender);
-        let runner = TaskRunner::new(self.shared.clone(), orders);
+        let mut runner = TaskRunner::new(self.shared.clone(), orders);
         let pool = self.clone();
         self.shared.spawned.spawn(async move {
-            pool.swept.cancelled().await;
+            let _alone = pool.busy.lock(id.as_str()).await;
+            if recorded == Recorded::No {
+                runner.save().await;
+            }
             runner.run().await;
             pool.runners().remove(&id);
             pool.shared.ended.notify_waiters();
@@ -107,8 +120,12 @@ impl TaskPool {
             self.take_away_after(gone, grace);
         }
         set.refused.into_iter().for_each(|task| self.refuse(task));
-        let new: Vec<_> = set.tasks.into_iter().filter_map(|assignment| self.update(assignment)).collect();
-        self.begin(new);
+        for new in set.tasks.into_iter().filter_map(|assignment| self.update(assignment)) {
+            self.run(new, true, Recorded::No);
+        }
+        if set.is_full {
+            self.sweep(grace);
+        }
     }
 
     /// Returns the tasks that the set removes from this node.
@@ -167,22 +184,6 @@ impl TaskPool {
             is_changed
         });
         None
-    }
-
-    /// Starts new tasks. All of them are saved at once, because one save costs as much as many.
-    fn begin(&self, new: Vec<Assignment>) {
-        if new.is_empty() {
-            return;
-        }
-        let boot_id = || self.shared.boot_id.to_string();
-        let records: Vec<_> = new.iter().map(|it| Record { boot_id: boot_id(), assignment: it.clone() }).collect();
-        if let Err(error) = self.shared.records.save(&records) {
-            // The tasks run nevertheless; the leader sends them again after a restart.
-            tracing::error!(tasks = records.len(), %error, "failed to save new tasks");
-        }
-        for assignment in new {
-            self.run(assignment, true);
-        }
     }
 
     /// Stops every task because the machine goes down; returns when all have ended.

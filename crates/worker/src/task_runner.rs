@@ -12,27 +12,36 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use flota_api::clock::Clock;
+use flota_api::defaults::STARTS_BEFORE_GIVING_UP;
 use flota_api::id::TaskId;
-use flota_api::model::{Assignment, ImageSource, OnPartition, ServiceSpec, TaskStatus};
+use flota_api::model::{Assignment, OnPartition, ServiceSpec, TaskStatus};
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::Timestamp;
 use flota_runtime::ExitStatus;
 
-use crate::executor::{Executor, ExecutorError, Prepared, Running, log_leftovers, remove_task};
+use crate::executor::{Executor, ExecutorError, Found, Prepared, Running, log_leftovers, remove_task};
 use crate::order::{Contact, Order, Wanted};
 use crate::records::{Record, TaskRecords};
 use crate::reporter::Reporter;
 use crate::restart::{self, Decision, History};
 use crate::spawned::Spawned;
 use crate::step::{Facts, Presence, Step, step};
+use crate::stop::stop;
 
 /// Number of tries of a preparation before the task is rejected, so that another node is tried.
 const PREPARE_TRIES: u32 = 3;
 const PREPARE_DELAY: Duration = Duration::from_millis(500);
+/// Exit code of a program that SIGKILL has ended.
+const KILLED: i32 = 137;
 /// Largest number of characters of an error that are kept.
 const ERROR_BOUND: usize = 1_000;
-/// Time after SIGKILL after which a container that has not ended is logged; only a stuck kernel takes longer.
-const KILL_WAIT: Duration = Duration::from_secs(15);
+/// Delay after the first start that failed for want of something; it doubles.
+const START_DELAY: Duration = Duration::from_secs(1);
+/// Pause between two tries to find a task's container.
+const FIND_RETRY: Duration = Duration::from_secs(1);
+/// Number of tries to remove a task; the next daemon removes what is left then. The pauses between them double.
+const REMOVE_TRIES: u32 = 6;
+const REMOVE_DELAY: Duration = Duration::from_secs(1);
 
 /// What all runners of a node share.
 #[derive(Clone, Debug)]
@@ -84,8 +93,8 @@ pub(crate) struct TaskRunner {
     due: Instant,
     /// When this daemon started the last container.
     started: Option<Instant>,
-    /// Digest to which the image's name resolved at the first start, if the leader gives none; restarts use it again.
-    digest: Option<String>,
+    /// Number of consecutive starts that failed and may succeed later.
+    failed_starts: u32,
 }
 
 impl TaskRunner {
@@ -94,8 +103,13 @@ impl TaskRunner {
         let status = assignment.status;
         let now = Instant::now();
         let restarts = assignment.inherited_restarts + u64::from(status.attempt.saturating_sub(1));
-        let not_before = status.not_before.max(assignment.not_before);
-        let left = shared.clock.now().until(not_before).min(restart::most_delay(&assignment.spec.restart));
+        let wait = |until: Option<Timestamp>, most: Duration| {
+            until.map_or(Duration::ZERO, |until| shared.clock.now().until(until).min(most))
+        };
+        // Only the clock tells how much of a delay passed without a daemon. If it has stepped, all of the delay is due.
+        let delay = status.not_before.map_or(Duration::ZERO, |until| status.at.until(until));
+        let left = wait(status.not_before, delay)
+            .max(wait(assignment.not_before, restart::most_delay(&assignment.spec.restart)));
         Self {
             shared,
             orders,
@@ -106,7 +120,7 @@ impl TaskRunner {
             history: History::inherited(restarts, now),
             due: now + left,
             started: None,
-            digest: assignment.image.map(|image| image.digest),
+            failed_starts: 0,
             task: assignment.task_id,
         }
     }
@@ -125,36 +139,50 @@ impl TaskRunner {
         if self.orders.wait_for(|order| order.removed).await.is_err() {
             return;
         }
-        log_leftovers(&self.task, &remove_task(&*self.shared.executor, &self.task).await);
-        self.shared.records.remove(&self.task);
+        self.remove().await;
+        if let Err(error) = self.shared.records.remove(&self.task).await {
+            tracing::error!(task.id = %self.task, %error, "failed to remove a task's record");
+        }
+    }
+
+    /// Removes everything of the task.
+    async fn remove(&mut self) {
+        for tries in 0..REMOVE_TRIES {
+            let left = remove_task(&*self.shared.executor, &self.task).await;
+            log_leftovers(&self.task, &left);
+            if left.is_empty() {
+                return;
+            }
+            tokio::time::sleep(REMOVE_DELAY * 2u32.pow(tries)).await;
+        }
     }
 
     /// Takes one step after the other until the task has ended.
     async fn live(&mut self, prepared: &mut Prepared) {
         loop {
-            self.find_container();
+            self.find_container().await;
             match self.next(prepared.is_complete()) {
                 Step::Rest => return,
                 Step::Wait => self.changed().await,
-                Step::Accept => self.set(TaskState::Accepted, ""),
-                Step::StartOver => self.begin_attempt(Duration::ZERO, "the machine was rebooted"),
-                Step::Adopt => self.set(TaskState::Running, ""),
+                Step::Accept => self.set(TaskState::Accepted, "").await,
+                Step::StartOver => self.begin_attempt(Duration::ZERO, "the machine was rebooted").await,
+                Step::Adopt => self.set(TaskState::Running, "").await,
                 Step::Stop => {
                     self.stop_container().await;
-                    self.set(TaskState::Shutdown, "stopped");
+                    self.set(TaskState::Shutdown, "stopped").await;
                 }
                 Step::Suspend => {
                     self.stop_container().await;
-                    self.begin_attempt(Duration::ZERO, "stopped: no manager was heard");
+                    self.begin_attempt(Duration::ZERO, "stopped: no manager was heard").await;
                     tear_down(&self.task, prepared).await;
                 }
-                Step::Finish => self.set(TaskState::Shutdown, "stopped"),
+                Step::Finish => self.set(TaskState::Shutdown, "stopped").await,
                 Step::Judge => {
-                    self.judge();
+                    self.judge().await;
                     tear_down(&self.task, prepared).await;
                 }
                 Step::Prepare => self.prepare(prepared).await,
-                Step::Hold => self.set(TaskState::Ready, "waits for its turn"),
+                Step::Hold => self.set(TaskState::Ready, "waits for its turn").await,
                 Step::Start => self.start(prepared).await,
             }
         }
@@ -189,19 +217,27 @@ impl TaskRunner {
     }
 
     /// Finds a running container, including one of an earlier daemon, or an end that was not judged yet.
-    fn find_container(&mut self) {
+    async fn find_container(&mut self) {
         if !matches!(self.container, Container::Absent) || self.status.state.is_terminal() {
             return;
         }
-        if let Some(running) = self.shared.executor.attach(&self.task) {
-            self.container = Container::Runs { running, found: Instant::now() };
-        } else if self.status.state >= TaskState::Starting
-            && let Some(status) = self.shared.executor.ended(&self.task)
-        {
-            // Only the wall clock tells how long a container of an earlier daemon ran.
-            let by_wall = || self.status.at.until(Timestamp(status.at));
-            let ran = self.started.map_or_else(by_wall, |started| started.elapsed());
-            self.container = Container::Ended { status, ran };
+        // Neither a start nor an end may follow from an error: the container may run.
+        let found = loop {
+            match self.shared.executor.find(&self.task).await {
+                Ok(found) => break found,
+                Err(error) => tracing::warn!(task.id = %self.task, %error, "failed to find a task's container"),
+            }
+            tokio::time::sleep(FIND_RETRY).await;
+        };
+        match found {
+            Some(Found::Runs(running)) => self.container = Container::Runs { running, found: Instant::now() },
+            Some(Found::Ended(status)) if self.status.state >= TaskState::Starting => {
+                // Only the wall clock tells how long a container of an earlier daemon ran.
+                let by_wall = || self.status.at.until(Timestamp(status.at));
+                let ran = self.started.map_or_else(by_wall, |started| started.elapsed());
+                self.container = Container::Ended { status, ran };
+            }
+            Some(Found::Ended(_)) | None => {}
         }
     }
 
@@ -221,9 +257,9 @@ impl TaskRunner {
 
     /// Prepares everything that a container needs, as long as preparing remains the next step.
     async fn prepare(&mut self, prepared: &mut Prepared) {
-        self.set(TaskState::Preparing, "");
+        self.set(TaskState::Preparing, "").await;
         let assignment = self.orders.borrow().assignment.clone();
-        let digest = self.digest.clone();
+        let digest = self.status.image_digest.clone();
         let done = {
             let preparation = complete(prepared, &assignment, digest.as_deref());
             tokio::pin!(preparation);
@@ -235,89 +271,82 @@ impl TaskRunner {
             }
         };
         match done {
-            Some(Ok(())) => self.digest = prepared.digest().map(str::to_owned),
-            Some(Err(error)) => self.reject(&error),
+            Some(Ok(())) => self.status.image_digest = prepared.digest().map(str::to_owned),
+            Some(Err(error)) => self.reject(&error).await,
             None => tear_down(&self.task, prepared).await,
         }
     }
 
     async fn start(&mut self, prepared: &mut Prepared) {
         let (assignment, draft) = (self.orders.borrow().assignment.clone(), prepared.take_draft());
-        self.set(TaskState::Starting, "");
-        self.started = Some(Instant::now());
+        self.set(TaskState::Starting, "").await;
+        let now = Instant::now();
+        self.started = Some(now);
         match self.shared.executor.start(&assignment, &draft).await {
-            Ok(()) => self.set(TaskState::Running, ""),
-            Err(error) => self.reject(&error),
+            Ok(running) => {
+                self.failed_starts = 0;
+                self.container = Container::Runs { running, found: now };
+                self.set(TaskState::Running, "").await;
+            }
+            Err(ExecutorError::Transient(error)) if self.failed_starts + 1 < STARTS_BEFORE_GIVING_UP => {
+                tracing::warn!(task.id = %self.task, %error, "failed to start a task; trying again");
+                let delay = START_DELAY * 2u32.pow(self.failed_starts);
+                self.failed_starts += 1;
+                self.status.error = text_of(&*error);
+                self.begin_attempt(delay, "waits to be started again").await;
+                tear_down(&self.task, prepared).await;
+            }
+            Err(error) => self.reject(&error).await,
         }
     }
 
-    /// Asks the container to stop, kills it after its grace period, and waits for its end.
+    /// Ends the container.
     async fn stop_container(&mut self) {
         let Container::Runs { mut running, .. } = std::mem::replace(&mut self.container, Container::Absent) else {
             return;
         };
         // The save comes before the signal: a daemon that restarts midway must not take the end for a crash.
-        self.save();
-        let (executor, task) = (&self.shared.executor, &self.task);
-        executor.stop(task, &self.spec, self.digest.as_deref());
-        let end = &mut running.end;
-        let mut status = tokio::time::timeout(self.spec.stop_grace, &mut *end).await;
-        if status.is_err() {
-            executor.kill(task);
-            status = tokio::time::timeout(KILL_WAIT, &mut *end).await;
-        }
-        let status = match status {
-            Ok(status) => status,
-            Err(_) => {
-                tracing::error!(task.id = %task, "a container does not end after SIGKILL; waiting for it");
-                end.await
-            }
-        };
-        self.status.exit_code = Some(status.code);
+        self.save().await;
+        let digest = self.orders.borrow().assignment.image.as_ref().map(|image| image.digest.clone());
+        let digest = digest.or_else(|| self.status.image_digest.clone());
+        let executor = &*self.shared.executor;
+        let signal = executor.stop_signal(&self.spec, digest.as_deref()).await;
+        let status = stop(executor, &self.task, &mut running, signal, self.spec.stop_grace).await;
+        self.status.exit_code = Some(status.map_or(KILLED, |status| status.code));
     }
 
     /// Applies the restart policy to the end of a container that was not stopped by the runner.
-    fn judge(&mut self) {
+    async fn judge(&mut self) {
         let Container::Ended { status, ran } = std::mem::replace(&mut self.container, Container::Absent) else {
             return;
         };
-        let code = status.code;
-        self.status.exit_code = Some(code);
+        self.status.exit_code = Some(status.code);
         self.status.error = restart::exit_error(&status);
         if self.orders.borrow().wanted() == Wanted::Stop {
-            return self.set(TaskState::Shutdown, "stopped");
+            return self.set(TaskState::Shutdown, "stopped").await;
         }
-        match self.history.ended(&self.spec.restart, code, ran, Instant::now()) {
-            Decision::Restart(delay) => self.begin_attempt(delay, "waits to be restarted"),
-            Decision::End(state) => self.set(state, "ended"),
+        match self.history.ended(&self.spec.restart, status.code, ran, Instant::now()) {
+            Decision::Restart(delay) => self.begin_attempt(delay, "waits to be restarted").await,
+            Decision::End(state) => self.set(state, "ended").await,
         }
     }
 
     /// Begins the next attempt; its start is due after the delay.
-    fn begin_attempt(&mut self, delay: Duration, why: &str) {
+    async fn begin_attempt(&mut self, delay: Duration, why: &str) {
         self.rebooted = false;
         self.due = Instant::now() + delay;
         self.status.attempt += 1;
-        self.status.not_before = self.shared.clock.now() + delay;
-        self.set(TaskState::Ready, why);
+        self.status.not_before = Some(self.shared.clock.now() + delay);
+        self.set(TaskState::Ready, why).await;
     }
 
-    fn reject(&mut self, error: &ExecutorError) {
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            // The text of a transparent error is the same as that of its cause.
-            if !text.ends_with(&cause.to_string()) {
-                text = format!("{text}: {cause}");
-            }
-            source = cause.source();
-        }
-        self.status.error = text;
-        self.set(TaskState::Rejected, "");
+    async fn reject(&mut self, error: &ExecutorError) {
+        self.status.error = text_of(error);
+        self.set(TaskState::Rejected, "").await;
     }
 
     /// Moves the task to a state, which is saved on disk before it is reported.
-    fn set(&mut self, state: TaskState, message: &str) {
+    async fn set(&mut self, state: TaskState, message: &str) {
         tracing::debug!(task.id = %self.task, state.from = %self.status.state, state.to = %state, "task state changed");
         self.status.state = state;
         self.status.at = self.shared.clock.now();
@@ -327,32 +356,43 @@ impl TaskRunner {
         }
         if state == TaskState::Running {
             self.status.error = String::new();
-            self.status.not_before = Timestamp::default();
+            self.status.not_before = None;
         }
         // A transient state need not outlive the daemon.
         if state >= TaskState::Starting || state == TaskState::Ready {
-            self.save();
+            self.save().await;
         }
         self.shared.reporter.report(&self.task, self.status.clone());
     }
 
     /// Saves the order and the status on disk.
-    fn save(&self) {
+    pub(crate) async fn save(&mut self) {
         let Order { mut assignment, removed, .. } = self.orders.borrow().clone();
         assignment.status = self.status.clone();
         if removed {
             assignment.desired_state = DesiredState::Remove;
         }
-        if let Some(digest) = self.digest.clone().filter(|_| assignment.image.is_none()) {
-            assignment.image = Some(ImageSource { digest, ..ImageSource::default() });
-        }
         // Credentials are not kept on disk.
         assignment.credentials = None;
         let record = Record { boot_id: self.shared.boot_id.to_string(), assignment };
-        if let Err(error) = self.shared.records.save(&[record]) {
+        if let Err(error) = self.shared.records.save(record).await {
             tracing::error!(task.id = %self.task, %error, "failed to save a task's state");
         }
     }
+}
+
+/// Returns the text of an error with its causes.
+fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        // The text of a transparent error is the same as that of its cause.
+        if !text.ends_with(&cause.to_string()) {
+            text = format!("{text}: {cause}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// Completes a preparation; retries transient errors.

@@ -18,11 +18,12 @@ use flota_runtime::cgroup;
 
 use crate::agent_handle::{AgentHandle, AgentOptions, start_reporting_to};
 use crate::describe::describe;
+use crate::disk_thread::DiskThread;
 use crate::executor::{ContainerExecutor, ContainerOptions, TaskPaths};
 use crate::gpus;
 use crate::images::{Images, ImagesService};
 use crate::offers::NodeOffers;
-use crate::records::SledRecords;
+use crate::records::{QueuedRecords, SledRecords};
 use crate::reporter::Reporter;
 use crate::services::ContainerServices;
 use crate::translate::NodeNames;
@@ -96,6 +97,8 @@ impl Worker {
             overlay,
             clock: options.clock.clone(),
         }));
+        let disk = Arc::new(DiskThread::start()?);
+        let records = SledRecords::open(&options.data_dir.join("task-db"), options.sealer)?;
         let agent = AgentOptions {
             node_id: options.identity.node_id.to_string(),
             description,
@@ -104,8 +107,8 @@ impl Worker {
             managers: options.managers,
             services: Arc::new(ContainerServices(Arc::clone(&executor))),
             executor,
-            records: Arc::new(SledRecords::open(&options.data_dir.join("task-db"), options.sealer)?),
-            state: Arc::new(FileState::new(&options.data_dir)),
+            records: Arc::new(QueuedRecords::new(records, Arc::clone(&disk))),
+            state: Arc::new(FileState::new(&options.data_dir, disk)),
             offers,
             clock: options.clock,
             random: options.random,
@@ -209,18 +212,44 @@ fn join(error: tokio::task::JoinError) -> ImageError {
 }
 
 /// Returns whether this folder can be an overlay's upper layer. This is tested by mounting, because no list of file
-/// systems is complete.
+/// systems is complete. If the test can't be made, as on a full disk, the answer is yes: a disk without room for an
+/// empty folder has none for copies of layers.
 fn overlay_works(data_dir: &Path) -> bool {
-    use nix::mount::{MntFlags, MsFlags, mount, umount2};
     let probe = data_dir.join("overlay-probe");
-    let made = ["lower", "upper", "work", "merged"].iter().all(|name| fs_err::create_dir_all(probe.join(name)).is_ok());
+    let works = try_overlay(&probe);
+    let _ = flota_image::remove_folder(&probe);
+    works.unwrap_or_else(|error| {
+        tracing::warn!(path = %data_dir.display(), %error, "failed to test overlayfs; assuming that it can write here");
+        true
+    })
+}
+
+/// Mounts an overlay in a folder. Returns whether the kernel can do that there.
+fn try_overlay(probe: &Path) -> io::Result<bool> {
+    use nix::errno::Errno;
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    for name in ["lower", "upper", "work", "merged"] {
+        fs_err::create_dir_all(probe.join(name))?;
+    }
     let path = |name: &str| probe.join(name).display().to_string();
     let options = format!("lowerdir={},upperdir={},workdir={}", path("lower"), path("upper"), path("work"));
     let merged = probe.join("merged");
-    let mounted = mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(options.as_str())).is_ok();
-    if mounted {
-        let _ = umount2(&merged, MntFlags::MNT_DETACH);
+    match mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(options.as_str())) {
+        Ok(()) => umount2(&merged, MntFlags::MNT_DETACH).map(|()| true).map_err(Into::into),
+        Err(Errno::EINVAL | Errno::ENODEV | Errno::EPERM | Errno::EOPNOTSUPP | Errno::EREMOTE) => Ok(false),
+        Err(error) => Err(error.into()),
     }
-    let _ = std::fs::remove_dir_all(&probe);
-    made && mounted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_on_which_overlayfs_can_not_be_tested_counts_as_one_where_it_works() {
+        let dir = tempfile::tempdir().unwrap();
+        // No folder can be made under this name, as on a full disk.
+        std::fs::write(dir.path().join("overlay-probe"), "").unwrap();
+        assert!(overlay_works(dir.path()));
+    }
 }

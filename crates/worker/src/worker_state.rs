@@ -2,9 +2,13 @@
 //! assignments. Files are replaced by rename, so each is complete; they are not synced, because the cluster sends both
 //! again.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use crate::disk_thread::DiskThread;
 
 /// Name of the list of managers, one address per line.
 pub(crate) const MANAGERS: &str = "managers";
@@ -16,23 +20,29 @@ pub trait WorkerState: fmt::Debug + Send + Sync {
     /// Returns the text that was last written under this name, if any.
     fn read(&self, name: &str) -> Option<String>;
 
-    /// Replaces the text under this name.
-    ///
-    /// # Errors
-    /// An I/O error; the previous text still exists.
-    fn write(&self, name: &str, text: &str) -> io::Result<()>;
+    /// Replaces the text under this name, soon. If that fails, the failure is logged and the previous text is kept.
+    fn write(&self, name: &'static str, text: String);
 }
 
 /// Files in one folder.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct FileState {
     dir: PathBuf,
+    disk: Arc<DiskThread>,
+    /// Texts that are not written yet.
+    pending: Arc<Mutex<BTreeMap<&'static str, String>>>,
 }
 
 impl FileState {
-    pub(crate) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+    pub(crate) fn new(dir: &Path, disk: Arc<DiskThread>) -> Self {
+        Self { dir: dir.to_owned(), disk, pending: Arc::default() }
     }
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    fs_err::write(&temporary, text)?;
+    fs_err::rename(&temporary, path)
 }
 
 impl WorkerState for FileState {
@@ -40,18 +50,24 @@ impl WorkerState for FileState {
         std::fs::read_to_string(self.dir.join(name)).ok()
     }
 
-    fn write(&self, name: &str, text: &str) -> io::Result<()> {
-        let path = self.dir.join(name);
-        let temporary = path.with_extension("new");
-        fs_err::write(&temporary, text)?;
-        fs_err::rename(&temporary, &path)
+    fn write(&self, name: &'static str, text: String) {
+        if self.pending.lock().expect("no holder panics").insert(name, text).is_some() {
+            return;
+        }
+        let (path, pending) = (self.dir.join(name), Arc::clone(&self.pending));
+        self.disk.run(move || {
+            let text = pending.lock().expect("no holder panics").remove(name).unwrap_or_default();
+            if let Err(error) = replace(&path, &text) {
+                tracing::warn!(%error, "failed to save what this node knows of its cluster");
+            }
+        });
     }
 }
 
 /// A disk in memory. Clones share it, so that it outlives a simulated daemon.
 #[cfg(any(test, feature = "fake"))]
 #[derive(Clone, Debug, Default)]
-pub struct MemoryState(std::sync::Arc<std::sync::Mutex<std::collections::BTreeMap<String, String>>>);
+pub struct MemoryState(Arc<Mutex<BTreeMap<String, String>>>);
 
 #[cfg(any(test, feature = "fake"))]
 impl WorkerState for MemoryState {
@@ -59,8 +75,7 @@ impl WorkerState for MemoryState {
         self.0.lock().expect("no holder panics").get(name).cloned()
     }
 
-    fn write(&self, name: &str, text: &str) -> io::Result<()> {
-        self.0.lock().expect("no holder panics").insert(name.to_owned(), text.to_owned());
-        Ok(())
+    fn write(&self, name: &'static str, text: String) {
+        self.0.lock().expect("no holder panics").insert(name.to_owned(), text);
     }
 }

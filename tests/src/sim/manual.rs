@@ -98,7 +98,7 @@ async fn converse(
             },
             _ = beat.tick() => {
                 if beats.load(Ordering::SeqCst) {
-                    send(&outbox, ToManager::Heartbeat(Heartbeat {}));
+                    send(&outbox, ToManager::Heartbeat(Heartbeat::default()));
                 }
                 continue;
             }

@@ -4,6 +4,7 @@
 //!
 //! What the files share is here: conditions to wait for.
 
+mod clocks;
 mod images;
 mod leadership;
 mod membership;

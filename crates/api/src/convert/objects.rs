@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{FromNumber, Malformed, require};
+use crate::clock_offset::ClockOffset;
 use crate::model::{
     Cluster, Filter, Image, ImageHolder, Node, NodeStateReason, PendingReason, Registry, Revoked, Secret, Service,
     Stack, Task, UpdateState,
@@ -69,6 +70,7 @@ impl From<&Node> for po::Node {
             old_state_reason: String::new(),
             state_reason: it.state_reason.map(FromNumber::number),
             state_since: it.state_since.0,
+            clock_offset: it.clock_offset.0,
             raft_id: it.raft_id,
         }
     }
@@ -90,6 +92,7 @@ impl TryFrom<po::Node> for Node {
                 None => old_state_reason(&it.old_state_reason),
             },
             state_since: Timestamp(it.state_since),
+            clock_offset: ClockOffset(it.clock_offset),
             raft_id: it.raft_id,
         })
     }
@@ -144,7 +147,7 @@ impl From<&Task> for po::Task {
             inherited_restarts: it.inherited_restarts,
             moves: it.moves,
             image_digest: it.image_digest.clone(),
-            not_before: it.not_before.0,
+            not_before: it.not_before.map(|it| it.0),
             paused: it.paused,
             pending_reason: it.pending_reason.as_ref().map(Into::into),
             device_ids: it.device_ids.iter().map(Into::into).collect(),
@@ -167,7 +170,7 @@ impl TryFrom<po::Task> for Task {
             inherited_restarts: it.inherited_restarts,
             moves: it.moves,
             image_digest: it.image_digest,
-            not_before: Timestamp(it.not_before),
+            not_before: it.not_before.map(Timestamp),
             paused: it.paused,
             pending_reason: it.pending_reason.map(TryInto::try_into).transpose()?,
             device_ids: it.device_ids.into_iter().map(Into::into).collect(),

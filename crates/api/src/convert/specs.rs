@@ -236,7 +236,8 @@ impl From<&TaskStatus> for pt::TaskStatus {
             message: status.message.clone(),
             error: status.error.clone(),
             exit_code: status.exit_code,
-            not_before: status.not_before.0,
+            not_before: status.not_before.map(|it| it.0),
+            image_digest: status.image_digest.clone(),
         }
     }
 }
@@ -252,7 +253,8 @@ impl TryFrom<Option<pt::TaskStatus>> for TaskStatus {
             message: status.message,
             error: status.error,
             exit_code: status.exit_code,
-            not_before: Timestamp(status.not_before),
+            not_before: status.not_before.map(Timestamp),
+            image_digest: status.image_digest,
         })
     }
 }

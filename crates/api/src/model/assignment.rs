@@ -29,8 +29,9 @@ pub struct Assignment {
     pub status: TaskStatus,
     /// Restarts of the slot before this task, without those that were not caused by a failure.
     pub inherited_restarts: u64,
-    /// The task is not started before this time; zero if it need not wait.
-    pub not_before: Timestamp,
+    /// The task is not started before this time; `None` if it need not wait. A worker has converted it to a time of
+    /// its own clock.
+    pub not_before: Option<Timestamp>,
     /// The image to use. If `None`, the node resolves the image's name at its registry.
     pub image: Option<ImageSource>,
     /// Credentials for that registry.
@@ -54,12 +55,21 @@ impl Default for Assignment {
             spec: Arc::default(),
             status: TaskStatus::default(),
             inherited_restarts: 0,
-            not_before: Timestamp::default(),
+            not_before: None,
             image: None,
             credentials: None,
             paused: false,
             device_ids: Vec::new(),
         }
+    }
+}
+
+impl Assignment {
+    /// Returns the digest of the task's image: the one that the leader names, or else the one to which an earlier
+    /// start resolved its name.
+    pub fn digest(&self) -> Option<&str> {
+        let named = self.image.as_ref().map(|image| image.digest.as_str());
+        named.or(self.status.image_digest.as_deref())
     }
 }
 

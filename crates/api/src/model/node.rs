@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::allowance::Allowance;
 use super::device::NodeDevice;
 use super::text_or_empty;
+use crate::clock_offset::ClockOffset;
 use crate::constraint::{Constraint, Key};
 use crate::defaults::EMBEDDED_RUNTIME;
 use crate::id::NodeId;
@@ -174,6 +175,8 @@ pub struct Node {
     pub state_reason: Option<NodeStateReason>,
     /// When it entered this state, by the clock of the leader.
     pub state_since: Timestamp,
+    /// How far its clock is off, compared with the leader's, in seconds.
+    pub clock_offset: ClockOffset,
     /// The Raft id of a manager, also after it has left; `None` until it has asked for one. In JSON, 0 stands for none.
     #[serde(serialize_with = "number_or_zero")]
     pub raft_id: Option<u64>,
@@ -191,6 +194,7 @@ impl Default for Node {
             state: NodeState::Unknown,
             state_reason: None,
             state_since: Timestamp::default(),
+            clock_offset: ClockOffset::default(),
             raft_id: None,
         }
     }

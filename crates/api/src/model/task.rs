@@ -25,8 +25,10 @@ pub struct TaskStatus {
     pub error: String,
     /// Exit code of the last container that ended; 128 plus the number of the signal if one killed it.
     pub exit_code: Option<i32>,
-    /// When the next start is due; zero if the task does not wait for one.
-    pub not_before: Timestamp,
+    /// When the next start is due, by the clock of the worker; `None` if the task does not wait for one.
+    pub not_before: Option<Timestamp>,
+    /// Digest of the image that the worker has prepared last.
+    pub image_digest: Option<String>,
 }
 
 impl Default for TaskStatus {
@@ -38,7 +40,8 @@ impl Default for TaskStatus {
             message: String::new(),
             error: String::new(),
             exit_code: None,
-            not_before: Timestamp::default(),
+            not_before: None,
+            image_digest: None,
         }
     }
 }
@@ -80,8 +83,8 @@ pub struct Task {
     /// image, in which case the worker asks the registry.
     #[serde(serialize_with = "text_or_empty")]
     pub image_digest: Option<String>,
-    /// The time before which it is not started; zero if it may start at once.
-    pub not_before: Timestamp,
+    /// The time before which it is not started, by the leader's clock; `None` if it may start at once.
+    pub not_before: Option<Timestamp>,
     /// Whether its processes are frozen.
     pub paused: bool,
     /// Why it has no node yet; `None` before the scheduler has looked for one, and after it has found one.
@@ -105,7 +108,7 @@ impl Default for Task {
             inherited_restarts: 0,
             moves: 0,
             image_digest: None,
-            not_before: Timestamp::default(),
+            not_before: None,
             paused: false,
             pending_reason: None,
             device_ids: Vec::new(),

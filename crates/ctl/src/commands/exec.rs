@@ -10,8 +10,8 @@ use flota_api::proto::streams::{ExecRequest, Frame, Resize};
 use crate::client::{Client, failure};
 use crate::{printer, terminal};
 
-/// Exit code of a shell that can't run a command (POSIX, "Exit Status for Commands").
-const CANNOT_RUN: i32 = 126;
+/// Exit code if the command was not started and the node does not say why, as in Docker.
+const CANNOT_RUN: i32 = 125;
 
 #[derive(Debug, Args)]
 pub(crate) struct Exec {

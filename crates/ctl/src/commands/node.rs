@@ -118,6 +118,7 @@ fn row(node: &model::Node, leader: bool) -> Value {
     json!({
         "id": node.id, "name": node.description.hostname, "role": node.role, "leader": leader, "state": node.state,
         "stateReason": node.state_reason.map_or("", model::NodeStateReason::as_str), "stateSince": node.state_since,
+        "clockOffset": node.clock_offset,
         "availability": node.spec.availability, "address": node.address, "version": node.description.program_version,
     })
 }
@@ -128,9 +129,11 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for node in nodes.nodes {
         let (node, leader) = parsed(node)?;
-        let state = match node.state_reason {
-            None => node.state.to_string(),
-            Some(reason) => format!("{} ({reason})", node.state),
+        let clock = (!node.clock_offset.is_zero()).then(|| format!("its clock is {}", node.clock_offset));
+        let notes: Vec<_> = node.state_reason.map(|reason| reason.to_string()).into_iter().chain(clock).collect();
+        let state = match notes.as_slice() {
+            [] => node.state.to_string(),
+            notes => format!("{} ({})", node.state, notes.join(", ")),
         };
         let role = if leader { "leader".to_owned() } else { node.role.to_string() };
         let cells = vec![

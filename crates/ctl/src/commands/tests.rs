@@ -143,7 +143,7 @@ async fn exec_ends_as_the_command_does_or_as_a_shell_that_can_not_run_it() {
         (vec![error(), frame(F::ExitCode(127))], 127),
         (vec![error(), frame(F::ExitCode(126))], 126),
         // The text does not affect the exit code.
-        (vec![error()], 126),
+        (vec![error()], 125),
         (vec![], 1),
     ] {
         assert_eq!(run("exec web -- /no/such", [Act::Frames(frames, None)]).await.0, wanted);

@@ -44,7 +44,7 @@ pub(super) struct Told {
 struct ToldTask {
     desired_state: DesiredState,
     paused: bool,
-    not_before: Timestamp,
+    not_before: Option<Timestamp>,
     image: Option<Arc<ImageSource>>,
     /// Version of the registry's credentials.
     credentials: Option<Version>,
@@ -167,7 +167,7 @@ fn assignment(task: &Task, spec: &ServiceSpec, told: &ToldTask, registry: Option
         status: Some((&task.status).into()),
         // The worker counts against the restart budget, and moves between nodes do not count against it.
         inherited_restarts: task.inherited_restarts - task.moves.min(task.inherited_restarts),
-        not_before: task.not_before.0,
+        not_before: task.not_before.map(|it| it.0),
         image: told.image.as_ref().map(|image| image.as_ref().clone()),
         credentials: registry.map(|registry| RegistryCredentials {
             host: registry.host.clone(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use flota_api::id::{NodeId, TaskId};
+use flota_api::image_ref::is_digest;
 use flota_api::model::TaskStatus;
 use flota_api::proto::dispatcher::manager_message::Message;
 use flota_api::proto::dispatcher::{ManagerMessage, StatusAck, StatusBatch, TaskReport};
@@ -81,7 +82,9 @@ fn accepted(view: &Tables, node_id: &NodeId, reports: Vec<TaskReport>) -> Vec<(T
         let status: TaskStatus = report.status.try_into().ok()?;
         let observed = (TaskState::Accepted..=TaskState::Rejected).contains(&status.state);
         let (message, error) = (printable(&status.message, TEXT_BOUND), printable(&status.error, TEXT_BOUND));
-        observed.then(|| (report.task_id.into(), node_id.clone(), TaskStatus { message, error, ..status }))
+        let image_digest = status.image_digest.filter(|digest| is_digest(digest));
+        let status = TaskStatus { message, error, image_digest, ..status };
+        observed.then(|| (report.task_id.into(), node_id.clone(), status))
     };
     own.filter_map(status).collect()
 }

@@ -20,6 +20,7 @@ use flota_api::proto::dispatcher::{
 use flota_identity::Peer;
 
 use super::assignment_stream::send_assignments;
+use super::clocks;
 use super::liveness::Liveness;
 use super::mailbox::{Mailbox, READ_WAIT};
 use super::registration::{RegisterError, register};
@@ -154,8 +155,10 @@ impl DispatcherService {
             }
             self.liveness.heard(node_id);
             match next.message {
-                Some(FromWorker::Heartbeat(_)) => {
-                    let _ = outbox.try_send(message(ToWorker::Heartbeat(Heartbeat {})));
+                Some(FromWorker::Heartbeat(heartbeat)) => {
+                    clocks::compare(&self.replica, node_id, heartbeat.now);
+                    let now = Some(self.replica.clock.now().0);
+                    let _ = outbox.try_send(message(ToWorker::Heartbeat(Heartbeat { now })));
                 }
                 Some(FromWorker::Statuses(batch)) if batch.reports.len() + batch.images.len() > BATCH_BOUND => {
                     return Err(Status::invalid_argument(format!("a batch has at most {BATCH_BOUND} reports")));

@@ -10,7 +10,6 @@ use flota_api::id::{ServiceId, TaskId};
 use flota_api::model::{Availability, NodeState, RestartCondition, Service, Task, UpdateState};
 use flota_api::object::{Kind, Object};
 use flota_api::state::{DesiredState, TaskState};
-use flota_api::version::Timestamp;
 use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Event, Tables};
 
@@ -113,7 +112,7 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
         if plan.is_full(cx) {
             return;
         }
-        let task = task_factory::make(service, number, None, Timestamp::default(), view, cx);
+        let task = task_factory::make(service, number, None, None, view, cx);
         put_new(task, plan, cx);
     }
     advance_update(service, &kept, view, plan, cx);
@@ -191,7 +190,7 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
             if !unreachable(task, view) || slot.successor().is_some() {
                 return;
             }
-            Timestamp::default()
+            None
         }
         None => match slot.newest().map(|last| (last, after_end(service, last))) {
             // The slot gets a new task only once the old one has ended.
@@ -199,9 +198,9 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
             Some((_, AfterEnd::Stay)) => return,
             // The delay counts from when the leader learned of the end, because the clock of the node may be wrong.
             Some((last, AfterEnd::ReplaceLater)) => {
-                last.meta.updated_at + task_factory::backoff(&service.spec.restart, last.failures() + 1)
+                Some(last.meta.updated_at + task_factory::backoff(&service.spec.restart, last.failures() + 1))
             }
-            Some((_, AfterEnd::Replace)) | None => Timestamp::default(),
+            Some((_, AfterEnd::Replace)) | None => None,
         },
     };
     let task = task_factory::make(service, number, slot.newest(), not_before, view, cx);
@@ -268,7 +267,7 @@ fn advance_update(
         update::Step::Look(at) => plan.retry_at(at),
         update::Step::Done | update::Step::Wait | update::Step::Pause(_) => {}
         update::Step::Prepare(number) => {
-            let task = task_factory::make(service, number, None, Timestamp::default(), view, cx);
+            let task = task_factory::make(service, number, None, None, view, cx);
             plan.put(Task { desired_state: DesiredState::Ready, ..task });
         }
         update::Step::Replace(number) => {

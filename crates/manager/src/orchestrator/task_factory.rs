@@ -18,7 +18,7 @@ pub(super) fn make(
     service: &Service,
     slot: u64,
     before: Option<&Arc<Task>>,
-    not_before: Timestamp,
+    not_before: Option<Timestamp>,
     view: &Tables,
     cx: &mut PlanContext,
 ) -> Task {

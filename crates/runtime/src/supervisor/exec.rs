@@ -242,6 +242,10 @@ fn process(dir: &Path, order: &Order, init: Pid, exec: &ExecSpec) -> Result<Proc
     process.args.clone_from(&exec.argv);
     process.terminal = exec.tty;
     process.console_size = None;
+    // Programs at a terminal need the variable, and images rarely set it.
+    if exec.tty && !process.env.iter().any(|it| it.starts_with("TERM=")) {
+        process.set_variable("TERM=xterm");
+    }
     exec.env.iter().for_each(|variable| process.set_variable(variable));
     if !exec.cwd.is_empty() {
         process.cwd = exec.cwd.clone().into();

@@ -276,7 +276,7 @@ fn a_process_has_the_user_environment_and_folder_that_are_asked_for() {
 fn a_process_at_a_terminal_gives_its_other_end() {
     let container = Supervised::new("exec sleep 1000").start();
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let argv = ["/bin/sh", "-c", "tty; read x; exit $x"].map(str::to_owned).to_vec();
+    let argv = ["/bin/sh", "-c", "tty; echo $TERM; read x; exit $x"].map(str::to_owned).to_vec();
     let spec = ExecSpec { argv, env: Vec::new(), cwd: String::new(), user: String::new(), tty: true };
     let process = container.client().exec(&spec, vec![theirs.into()]).unwrap();
     let mut master = File::from(receive_terminal(&ours.into()).unwrap());
@@ -286,7 +286,8 @@ fn a_process_at_a_terminal_gives_its_other_end() {
     let mut said = Vec::new();
     let end = master.read_to_end(&mut said).unwrap_err();
     assert_eq!(end.raw_os_error(), Some(libc::EIO), "the other end is closed");
-    assert!(String::from_utf8_lossy(&said).contains("/dev/pts/0"), "{:?}", String::from_utf8_lossy(&said));
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains("/dev/pts/0") && said.contains("xterm"), "{said:?}");
 }
 
 #[test]

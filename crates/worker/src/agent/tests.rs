@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
 use crate::agent_handle::{AgentHandle, AgentOptions, start_reporting_to};
+use crate::disk_thread::DiskThread;
 use crate::executor::{FakeExecutor, FakeMachine};
 use crate::messages::SetVersion;
 use crate::records::MemoryRecords;
@@ -120,12 +121,14 @@ struct Bench {
     dir: tempfile::TempDir,
     reporter: Reporter,
     machine: FakeMachine,
+    disk: Arc<DiskThread>,
     agent: AgentHandle,
 }
 
 fn worker(cluster: &TestCluster, managers: Vec<String>) -> Bench {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let identity = cluster.identity(Role::Worker);
+    let disk = Arc::new(DiskThread::start().expect("a thread"));
     let (reporter, machine, clock) = (Reporter::default(), FakeMachine::new("bench"), Clock::system());
     let options = AgentOptions {
         node_id: identity.node_id.to_string(),
@@ -136,13 +139,13 @@ fn worker(cluster: &TestCluster, managers: Vec<String>) -> Bench {
         executor: Arc::new(FakeExecutor::new(machine.clone(), clock.clone())),
         services: Arc::new(FakeServices),
         records: Arc::new(MemoryRecords::default()),
-        state: Arc::new(FileState::new(dir.path())),
+        state: Arc::new(FileState::new(dir.path(), Arc::clone(&disk))),
         offers: Arc::default(),
         clock,
         random: Random::from_os(),
     };
     let agent = start_reporting_to(options, reporter.clone(), CancellationToken::new());
-    Bench { dir, reporter, machine, agent }
+    Bench { dir, reporter, machine, disk, agent }
 }
 
 async fn next(sessions: &mut mpsc::Receiver<FakeSession>) -> FakeSession {
@@ -177,8 +180,9 @@ async fn a_worker_registers_with_the_newest_set_and_refuses_an_older_one() {
     third.send(full(1, 99)).await;
     third.ended().await;
     assert_eq!(next(&mut sessions).await.register.version, 10, "an older epoch is older, whatever its version");
+    bench.disk.drain();
     assert_eq!(
-        Newest::load(Arc::new(FileState::new(bench.dir.path()))).get(),
+        Newest::load(Arc::new(FileState::new(bench.dir.path(), Arc::clone(&bench.disk)))).get(),
         SetVersion { epoch: 2, version: 10 },
         "also after a restart"
     );

@@ -2,34 +2,30 @@
 //! threads, except for single accesses to files in memory.
 
 use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use flota_api::clock::Clock;
 use flota_api::id::TaskId;
 use flota_api::model::{Assignment, ServiceSpec};
 use flota_api::naming::task_name;
 use flota_image::ImageError;
-use flota_runtime::{ContainerClient, ContainerEvent, ContainerEvents, ExitStatus, Program, State};
+use flota_runtime::{ContainerClient, ContainerEvents, Program, State};
 
-use super::paths::remove_folder;
-use super::{Cause, Draft, Executor, ExecutorError, PrepareStep, Running, TaskPaths};
+use super::{Cause, Draft, Executor, ExecutorError, Found, PrepareStep, Running, TaskPaths};
 use crate::images::{FetchError, Images};
 use crate::locks::KeyedLocks;
 use crate::offers::NodeOffers;
 use crate::translate::{self, NodeNames, Places, stop_signal};
 
 mod steps;
+mod supervisor;
 
 use steps::{ImageStep, RunFolder, WritableLayer};
-
-/// Longest delay between the end of the supervisor's connection and the exit status. The status is normally written
-/// before.
-const END_WAIT: Duration = Duration::from_secs(5);
+use supervisor::{Located, Place, Supervisor, blocking};
 
 /// Why a container can't be created.
 #[derive(Debug, thiserror::Error)]
@@ -48,14 +44,20 @@ pub(crate) enum ContainerError {
     Run(#[from] flota_runtime::RunError),
     /// An I/O error.
     #[error("failed to prepare the task's folder: {0}")]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
+    /// The connection to its supervisor can't be used.
+    #[error("failed to watch the container: {0}")]
+    Watch(#[source] io::Error),
 }
 
 impl From<ContainerError> for ExecutorError {
     fn from(error: ContainerError) -> Self {
-        match error {
-            ContainerError::Fetch(_) => Self::Transient(Box::new(error)),
-            _ => Self::Final(Box::new(error)),
+        match &error {
+            ContainerError::Image(_) | ContainerError::Translate(_) => Self::Final(Box::new(error)),
+            // The program itself is the cause.
+            ContainerError::Run(run) if run.code.is_some() => Self::Final(Box::new(error)),
+            // The launcher may be busy, and disks, memory and descriptors become available again.
+            _ => Self::Transient(Box::new(error)),
         }
     }
 }
@@ -105,12 +107,16 @@ impl ContainerExecutor {
         self.names.lock().expect("no holder panics").get(task).cloned().unwrap_or_else(|| task.to_string())
     }
 
-    /// Connects to the task's supervisor.
-    pub(crate) fn client(&self, task: &TaskId) -> std::io::Result<ContainerClient> {
+    /// Opens a connection to the task's supervisor, for one request.
+    pub(crate) fn client(&self, task: &TaskId) -> io::Result<ContainerClient> {
         ContainerClient::connect(&self.paths.run_folder(task))
     }
 
-    async fn start_container(&self, assignment: &Assignment, draft: &Draft) -> Result<(), ContainerError> {
+    fn place(&self, task: &TaskId) -> Place {
+        Place { paths: self.paths.clone(), clock: self.clock.clone(), task: task.clone() }
+    }
+
+    async fn start_container(&self, assignment: &Assignment, draft: &Draft) -> Result<Running, ContainerError> {
         let task = &assignment.task_id;
         let places = Places {
             root: self.layer.root(task, &draft.layers),
@@ -122,125 +128,81 @@ impl ContainerExecutor {
             translate::container(assignment, &draft.config, &self.node, &self.offers, places)?;
         let (runtime, folder) = (Arc::clone(&self.runtime), self.paths.run_folder(task));
         let started = tokio::task::spawn_blocking(move || flota_runtime::start(&runtime, &folder, &order, spec));
-        started.await.map_err(std::io::Error::other)??;
-        Ok(())
+        let events = started.await.map_err(io::Error::other)??;
+        self.running(task, Duration::ZERO, events).map_err(ContainerError::Watch)
     }
 
-    /// Returns the time since the start of the task's container.
-    fn age(&self, task: &TaskId) -> Option<Duration> {
-        State::load(&self.paths.run_folder(task)).ok().flatten()?.age()
+    fn running(&self, task: &TaskId, age: Duration, events: ContainerEvents) -> io::Result<Running> {
+        let supervisor = Supervisor::new(self.place(task), events)?;
+        Ok(Running { age, end: Box::pin(supervisor.clone().end()), control: Box::new(supervisor) })
     }
 
-    /// Connects to the supervisor of the task's container, if it is running.
-    #[expect(deprecated, reason = "it is unsound for types that change their descriptor, and this one never does")]
-    fn supervisor(&self, task: &TaskId) -> Option<AsyncFd<ContainerEvents>> {
-        let events = self.client(task).ok()?.watch().ok()?;
-        AsyncFd::with_interest(events, Interest::READABLE).ok()
+    async fn find_container(&self, task: &TaskId) -> io::Result<Option<Found>> {
+        let (located, age) = blocking(&self.place(task), |place| {
+            let state = State::load(&place.paths.run_folder(&place.task)).ok().flatten();
+            (place.find(), state.and_then(|it| it.age()).unwrap_or_default())
+        })
+        .await?;
+        Ok(match located? {
+            Some(Located::Runs(events)) => Some(Found::Runs(self.running(task, age, events)?)),
+            Some(Located::Ended(status)) => Some(Found::Ended(status)),
+            None => None,
+        })
     }
-
-    /// Sends the container a signal. A container that has ended is ignored.
-    fn signal(&self, task: &TaskId, signal: i32) {
-        if let Ok(client) = self.client(task) {
-            let _ = client.kill(signal);
-        }
-    }
-}
-
-/// Returns how a task's container ended, if it has.
-fn ended(paths: &TaskPaths, clock: &Clock, task: &TaskId) -> Option<ExitStatus> {
-    let folder = paths.run_folder(task);
-    if let Ok(Some(status)) = ExitStatus::load(&folder) {
-        return Some(status);
-    }
-    let state = State::load(&folder).ok().flatten()?;
-    if ContainerClient::connect(&folder).is_ok() {
-        return None;
-    }
-    // The supervisor may have written the status and ended between the first check and the connection.
-    if let Ok(Some(status)) = ExitStatus::load(&folder) {
-        return Some(status);
-    }
-    if state.is_alive() {
-        // Without its supervisor, the container has no output log and can't be stopped.
-        tracing::warn!(task.id = %task, "the container's supervisor is gone: the container is killed");
-        let _ = paths.cgroups(task).sweep();
-    }
-    Some(killed(clock))
-}
-
-/// Waits until the container has ended.
-async fn wait(paths: TaskPaths, clock: Clock, task: TaskId, supervisor: AsyncFd<ContainerEvents>) -> ExitStatus {
-    loop {
-        match supervisor.async_io(Interest::READABLE, ContainerEvents::next_event).await {
-            Ok(Some(ContainerEvent::Exited(status))) => return status,
-            Ok(Some(ContainerEvent::OutOfMemory)) => {
-                tracing::info!(task.id = %task, "a container ran out of memory");
-            }
-            // The supervisor was killed, or it ended just before the connection was established.
-            Ok(None) | Err(_) => break,
-        }
-    }
-    let until = tokio::time::Instant::now() + END_WAIT;
-    while tokio::time::Instant::now() < until {
-        if let Some(status) = ended(&paths, &clock, &task) {
-            return status;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    // A failed start leaves neither a state nor an exit status.
-    let _ = paths.cgroups(&task).sweep();
-    killed(&clock)
-}
-
-fn killed(clock: &Clock) -> ExitStatus {
-    ExitStatus { code: 137, out_of_memory: None, at: clock.now().0 }
 }
 
 impl Executor for ContainerExecutor {
-    fn leftovers(&self) -> BTreeSet<TaskId> {
-        self.paths.leftovers()
+    fn leftovers(&self) -> BoxFuture<'_, BTreeSet<TaskId>> {
+        let paths = self.paths.clone();
+        Box::pin(async move {
+            // Without the list nothing is removed; the next daemon tries again.
+            tokio::task::spawn_blocking(move || paths.leftovers()).await.unwrap_or_default()
+        })
     }
 
     fn accept(&self, assignment: &Assignment) {
         let name = task_name(&assignment.service_name, assignment.slot);
         self.names.lock().expect("no holder panics").insert(assignment.task_id.clone(), name);
+        if let Some(digest) = assignment.digest() {
+            self.images.uses.add(assignment, digest);
+        }
     }
 
     fn steps(&self) -> Vec<Arc<dyn PrepareStep>> {
         self.steps.clone()
     }
 
-    fn start<'a>(&'a self, assignment: &'a Assignment, draft: &'a Draft) -> BoxFuture<'a, Result<(), ExecutorError>> {
+    fn start<'a>(
+        &'a self,
+        assignment: &'a Assignment,
+        draft: &'a Draft,
+    ) -> BoxFuture<'a, Result<Running, ExecutorError>> {
         Box::pin(async move { Ok(self.start_container(assignment, draft).await?) })
     }
 
-    /// The container may have ended already: its end is recorded only when the supervisor exits.
-    fn attach(&self, task: &TaskId) -> Option<Running> {
-        let supervisor = self.supervisor(task)?;
-        let age = self.age(task).unwrap_or_default();
-        let end = wait(self.paths.clone(), self.clock.clone(), task.clone(), supervisor);
-        Some(Running { age, end: Box::pin(end) })
+    fn find<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, io::Result<Option<Found>>> {
+        Box::pin(self.find_container(task))
     }
 
-    fn ended(&self, task: &TaskId) -> Option<ExitStatus> {
-        ended(&self.paths, &self.clock, task)
+    fn stop_signal<'a>(&'a self, spec: &'a ServiceSpec, digest: Option<&'a str>) -> BoxFuture<'a, i32> {
+        let (store, digest) = (self.images.store.clone(), digest.map(str::to_owned));
+        Box::pin(async move {
+            let image = tokio::task::spawn_blocking(move || store.image(&digest?).ok()).await.ok().flatten();
+            stop_signal(spec, &image.map(|image| image.config).unwrap_or_default())
+        })
     }
 
-    fn stop(&self, task: &TaskId, spec: &ServiceSpec, digest: Option<&str>) {
-        let image = digest.and_then(|digest| self.images.store.image(digest).ok());
-        let config = image.map(|image| image.config).unwrap_or_default();
-        self.signal(task, stop_signal(spec, &config));
-    }
-
-    fn kill(&self, task: &TaskId) {
-        self.signal(task, nix::libc::SIGKILL);
+    fn kill_all<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
+        let place = self.place(task);
+        Box::pin(async move { Ok(blocking(&place, |place| place.paths.cgroups(&place.task).sweep()).await??) })
     }
 
     fn remove<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
         let folder = self.paths.data_folder(task);
         Box::pin(async move {
             self.names.lock().expect("no holder panics").remove(task);
-            Ok(tokio::task::spawn_blocking(move || remove_folder(&folder)).await??)
+            self.images.uses.remove(task);
+            Ok(tokio::task::spawn_blocking(move || flota_image::remove_folder(&folder)).await??)
         })
     }
 }

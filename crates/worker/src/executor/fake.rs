@@ -2,6 +2,7 @@
 //! daemon; the machine persists.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use flota_api::clock::Clock;
 use flota_api::id::TaskId;
 use flota_api::model::{Assignment, ServiceSpec};
 use flota_runtime::ExitStatus;
+use nix::libc::{SIGKILL, SIGTERM};
 
 use super::machine::Act;
-use super::{Cause, Draft, Executor, ExecutorError, FakeMachine, FakeProgram, PrepareStep, Running};
+use super::{Cause, Control, Draft, Executor, ExecutorError, FakeMachine, FakeProgram, Found, PrepareStep, Running};
 
 /// Runs tasks on a [`FakeMachine`].
 #[derive(Clone, Debug)]
@@ -87,22 +89,68 @@ impl PrepareStep for FakeContainer {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// A running container stays, as on a real machine.
+    /// Kills a running container, as on a real machine.
     fn undo<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
         Box::pin(async move {
             pause(self.0.undo_delay(task.as_str(), self.name())).await;
             if let Some(error) = self.0.undo(task.as_str(), self.name()) {
                 return Err(error.into());
             }
+            self.0.kill_all(task.as_str());
             self.0.clean(task.as_str());
             Ok(())
         })
     }
 }
 
+/// The container that a task started last.
+#[derive(Debug)]
+struct FakeControl {
+    machine: FakeMachine,
+    task: TaskId,
+}
+
+impl Control for FakeControl {
+    fn signal(&self, signal: i32) -> io::Result<()> {
+        let task = self.task.as_str();
+        if let Some(error) = self.machine.signal_failure(task) {
+            return Err(io::Error::other(error));
+        }
+        if signal == SIGKILL {
+            self.machine.kill(task);
+        } else {
+            self.machine.stop(task);
+        }
+        Ok(())
+    }
+}
+
+impl FakeExecutor {
+    fn running(&self, task: &TaskId, age: Duration) -> Running {
+        let (machine, clock, waited) = (self.machine.clone(), self.clock.clone(), task.clone());
+        let end = async move { exit_status(&clock, machine.wait(waited.as_str()).await) };
+        let control = FakeControl { machine: self.machine.clone(), task: task.clone() };
+        Running { age, end: Box::pin(end), control: Box::new(control) }
+    }
+
+    async fn start_container(&self, assignment: &Assignment) -> Result<Running, ExecutorError> {
+        let (task, service) = (assignment.task_id.as_str(), assignment.service_name.as_str());
+        let program = self.machine.program(service, task);
+        pause(program.start_delay).await;
+        if let Some(error) = self.machine.failure(task, Act::Start, program.start_failure.clone()) {
+            let passes = program.start_failure.as_ref().is_some_and(|failure| failure.times.is_some());
+            let kind = if passes { ExecutorError::Transient } else { ExecutorError::Final };
+            return Err(kind(error.into()));
+        }
+        self.machine.start(task, service, assignment.slot, &program);
+        pause(program.answer_delay).await;
+        Ok(self.running(&assignment.task_id, Duration::ZERO))
+    }
+}
+
 impl Executor for FakeExecutor {
-    fn leftovers(&self) -> BTreeSet<TaskId> {
-        self.machine.tasks().into_iter().map(Into::into).collect()
+    fn leftovers(&self) -> BoxFuture<'_, BTreeSet<TaskId>> {
+        Box::pin(std::future::ready(self.machine.tasks().into_iter().map(Into::into).collect()))
     }
 
     fn accept(&self, _: &Assignment) {}
@@ -111,40 +159,29 @@ impl Executor for FakeExecutor {
         vec![Arc::new(FakeImage(self.machine.clone())), Arc::new(FakeContainer(self.machine.clone()))]
     }
 
-    fn start<'a>(&'a self, assignment: &'a Assignment, _: &'a Draft) -> BoxFuture<'a, Result<(), ExecutorError>> {
-        Box::pin(async move {
-            let (task, service) = (assignment.task_id.as_str(), assignment.service_name.as_str());
-            let program = self.machine.program(service, task);
-            pause(program.start_delay).await;
-            if let Some(error) = self.machine.failure(task, Act::Start, program.start_failure.clone()) {
-                return Err(ExecutorError::Final(error.into()));
-            }
-            self.machine.start(task, service, assignment.slot, &program);
-            pause(program.answer_delay).await;
-            Ok(())
-        })
+    fn start<'a>(&'a self, assignment: &'a Assignment, _: &'a Draft) -> BoxFuture<'a, Result<Running, ExecutorError>> {
+        Box::pin(self.start_container(assignment))
     }
 
-    fn attach(&self, task: &TaskId) -> Option<Running> {
-        let age = self.machine.started(task.as_str())?.elapsed();
-        let (machine, clock, task) = (self.machine.clone(), self.clock.clone(), task.clone());
-        Some(Running { age, end: Box::pin(async move { exit_status(&clock, machine.wait(task.as_str()).await) }) })
+    fn find<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, io::Result<Option<Found>>> {
+        let runs = self.machine.started(task.as_str()).map(|since| Found::Runs(self.running(task, since.elapsed())));
+        let ended = || Some(Found::Ended(exit_status(&self.clock, self.machine.ended(task.as_str())?)));
+        Box::pin(std::future::ready(Ok(runs.or_else(ended))))
     }
 
-    fn ended(&self, task: &TaskId) -> Option<ExitStatus> {
-        self.machine.ended(task.as_str()).map(|end| exit_status(&self.clock, end))
+    fn stop_signal<'a>(&'a self, _: &'a ServiceSpec, _: Option<&'a str>) -> BoxFuture<'a, i32> {
+        Box::pin(std::future::ready(SIGTERM))
     }
 
-    fn stop(&self, task: &TaskId, _: &ServiceSpec, _: Option<&str>) {
-        self.machine.stop(task.as_str());
-    }
-
-    fn kill(&self, task: &TaskId) {
-        self.machine.kill(task.as_str());
+    fn kill_all<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
+        self.machine.kill_all(task.as_str());
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn remove<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
-        self.machine.forget(task.as_str());
+        if !self.machine.tasks().contains(task.as_str()) {
+            self.machine.forget(task.as_str());
+        }
         Box::pin(std::future::ready(Ok(())))
     }
 }

@@ -18,7 +18,8 @@ pub struct FakeProgram {
     pub prepare_failure: Option<FakeFailure>,
     /// Time until the container runs.
     pub start_delay: Duration,
-    /// The failure of the container's start, if any, after which the task is rejected.
+    /// The failure of the container's start, if any. One that always occurs is final; another one is worth another
+    /// try.
     pub start_failure: Option<FakeFailure>,
     /// Time until the daemon learns that the container runs. A daemon that is killed in that time leaves a container
     /// that it has not recorded as running.
@@ -29,6 +30,8 @@ pub struct FakeProgram {
     pub exit_code: i32,
     /// Reaction of the program to a request to stop.
     pub on_stop: OnStop,
+    /// The failure of sending a signal to the container, if any.
+    pub signal_failure: Option<FakeFailure>,
     /// Time that the removal of an ended container's data takes.
     pub undo_delay: Duration,
     /// The failure of that removal, if any.
@@ -68,6 +71,7 @@ impl Default for FakeProgram {
             runs: None,
             exit_code: 0,
             on_stop: OnStop::Exit { after: Duration::ZERO, code: 143 },
+            signal_failure: None,
             undo_delay: Duration::ZERO,
             undo_failure: None,
         }
@@ -86,6 +90,8 @@ pub enum OnStop {
     },
     /// It continues until it is killed.
     Ignore,
+    /// It continues until everything in its control groups is killed, as one whose supervisor hangs.
+    Hang,
 }
 
 /// A running container.
@@ -153,6 +159,7 @@ struct Inner {
 pub(super) enum Act {
     Prepare,
     Start,
+    Signal,
     Undo,
 }
 
@@ -160,6 +167,7 @@ pub(super) enum Act {
 struct Container {
     running: RunningSlot,
     on_stop: OnStop,
+    signal_failure: Option<FakeFailure>,
     /// When the container ends, if that is known, and its exit code.
     end: Option<(Instant, i32)>,
     has_ended: bool,
@@ -236,7 +244,18 @@ impl FakeMachine {
 
     /// Kills the container of a task from outside, as an operator or the kernel may; does nothing if none runs.
     pub fn kill(&self, task: &str) {
+        self.end(|it| it.running.task == task && it.on_stop != OnStop::Hang, Instant::now(), 137);
+    }
+
+    /// Kills everything in the control groups of a task.
+    pub(super) fn kill_all(&self, task: &str) {
         self.end(|it| it.running.task == task, Instant::now(), 137);
+    }
+
+    /// Returns the error if the next signal to the task's container is lost.
+    pub(super) fn signal_failure(&self, task: &str) -> Option<String> {
+        let failure = self.with(|inner| inner.last(task).and_then(|it| it.signal_failure.clone()));
+        self.failure(task, Act::Signal, failure)
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
@@ -269,7 +288,8 @@ impl FakeMachine {
         let end = program.runs.map(|runs| (now + runs, program.exit_code));
         self.with(|inner| {
             inner.events.push(event(&running, now, WhatHappened::Started));
-            inner.containers.push(Container { running, on_stop: program.on_stop, end, has_ended: false });
+            let (on_stop, signal_failure) = (program.on_stop, program.signal_failure.clone());
+            inner.containers.push(Container { running, on_stop, signal_failure, end, has_ended: false });
         });
     }
 

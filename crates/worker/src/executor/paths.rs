@@ -1,9 +1,8 @@
-//! The paths of the files and control groups of this node's tasks, and their removal. All functions block: callers
+//! The paths of the files and control groups of this node's tasks. All functions block: callers
 //! within tokio use `spawn_blocking`, except for single accesses to files in memory.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use flota_api::id::{TaskId, is_id};
 use flota_runtime::cgroup::{Groups, Hierarchy};
@@ -47,13 +46,5 @@ impl TaskPaths {
             entries.filter(|entry| entry.path().is_dir()).filter_map(|entry| entry.file_name().into_string().ok())
         };
         folders.flat_map(names).filter(|it| is_id(it)).map(Into::into).collect()
-    }
-}
-
-/// Removes a folder and everything in it. A missing folder counts as removed.
-pub(super) fn remove_folder(folder: &Path) -> io::Result<()> {
-    match fs_err::remove_dir_all(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
     }
 }

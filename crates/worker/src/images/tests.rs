@@ -1,8 +1,16 @@
 //! Tests of fetching a blob from holders that break off or send damaged data.
 
+use std::pin::Pin;
+
+use futures::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response};
+
 use super::*;
 use crate::test_cluster::TestCluster;
 use flota_api::model::{NodeAddress, Role};
+use flota_api::proto::images::Chunk;
+use flota_api::proto::images::image_store_server::{ImageStore as ImageStoreRpc, ImageStoreServer};
 
 /// What a holder sends.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +23,8 @@ enum Gives {
     /// More than the whole blob.
     TooMuch,
     Nothing,
+    /// Nothing the first two times, because it serves others, and then all.
+    Busy,
 }
 
 struct Holder {
@@ -29,11 +39,16 @@ impl ImageStoreRpc for Holder {
 
     async fn get_blob(&self, request: Request<GetBlobRequest>) -> Result<Response<Self::GetBlobStream>, Status> {
         let offset = request.into_inner().offset;
-        self.asked.lock().expect("no holder panics").push(offset);
+        let times = {
+            let mut asked = self.asked.lock().expect("no holder panics");
+            asked.push(offset);
+            asked.len()
+        };
         let mut rest = self.blob[usize::try_from(offset).expect("a small blob")..].to_vec();
         let broken = || Some(Err(Status::unavailable("the machine is gone")));
         let end = match self.gives {
-            Gives::All => None,
+            Gives::Busy if times <= 2 => return Err(Status::resource_exhausted("busy")),
+            Gives::All | Gives::Busy => None,
             Gives::Part(bytes) => {
                 rest.truncate(bytes);
                 broken()
@@ -99,4 +114,54 @@ async fn a_holder_that_gives_something_else_does_not_spoil_what_the_others_give(
     assert!(fetched.expect_err("nobody gave it").contains("damaged"));
     let (fetched, _) = fetch(&[Gives::TooMuch]).await;
     assert!(fetched.expect_err("it has a size").contains("more than the 10000 bytes"));
+}
+
+#[tokio::test]
+async fn a_holder_that_is_busy_is_waited_for_if_no_other_one_has_it() {
+    let (fetched, asked) = fetch(&[Gives::Busy, Gives::Nothing]).await;
+    assert_eq!((fetched, asked), (Ok(()), vec![vec![0; 3], vec![0; 2]]));
+    let (fetched, asked) = fetch(&[Gives::Busy, Gives::All]).await;
+    assert_eq!((fetched, asked), (Ok(()), vec![vec![0], vec![0]]), "another one has it");
+}
+
+/// Returns this node's images, of which the one with this digest was packed here and reported to the leader.
+fn packed(dir: &std::path::Path) -> (Images, String) {
+    let store = ImageStore::open(dir, true).expect("a folder");
+    let program = [b"\x7fELF".as_slice(), &[0; 60]].concat();
+    let digest = flota_image::pack(&store, "program", &program).expect("packed").digest;
+    let dialer = Dialer::new(&TestCluster::new().identity(Role::Worker)).expect("its own key");
+    (Images::new(store, dialer, Reporter::default(), Clock::system()), digest)
+}
+
+#[tokio::test]
+async fn an_image_that_a_task_uses_is_not_removed_before_its_task() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (images, digest) = packed(dir.path());
+    // The name of the image was resolved on this node, so that the assignment does not contain the digest.
+    let task = Assignment { task_id: "t".into(), ..Assignment::default() };
+    images.ensure(&task, Some(&digest)).await.expect("it is here");
+    images.drop_now(std::slice::from_ref(&digest)).await;
+    assert!(images.store.whole_image(&digest).is_some(), "a task uses it");
+    images.uses.remove(&"t".into());
+    images.drop_now(std::slice::from_ref(&digest)).await;
+    assert!(images.store.whole_image(&digest).is_none());
+}
+
+#[tokio::test]
+async fn tasks_of_one_spec_run_the_image_that_the_first_one_resolved() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (images, digest) = packed(dir.path());
+    // Nothing listens at this registry.
+    let spec = flota_api::model::ServiceSpec { image: "127.0.0.1:1/program".into(), ..Default::default() };
+    let task = |id: &str, spec_version| Assignment {
+        task_id: id.into(),
+        service_id: "s".into(),
+        spec_version,
+        spec: Arc::new(spec.clone()),
+        ..Assignment::default()
+    };
+    images.uses.add(&task("first", 1), &digest);
+    let second = images.ensure(&task("second", 1), None).await.expect("the registry is not asked");
+    assert_eq!(second.digest, digest);
+    assert!(images.ensure(&task("other", 2), None).await.is_err(), "another spec is resolved anew");
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use futures::future::BoxFuture;
+
 use flota_api::id::TaskId;
 
 use super::{Record, TaskRecords};
@@ -20,14 +22,14 @@ impl MemoryRecords {
 }
 
 impl TaskRecords for MemoryRecords {
-    fn save(&self, records: &[Record]) -> io::Result<()> {
-        let new = records.iter().map(|record| (record.assignment.task_id.clone(), record.clone()));
-        self.0.lock().expect("no holder panics").extend(new);
-        Ok(())
+    fn save(&self, record: Record) -> BoxFuture<'static, io::Result<()>> {
+        self.0.lock().expect("no holder panics").insert(record.assignment.task_id.clone(), record);
+        Box::pin(std::future::ready(Ok(())))
     }
 
-    fn remove(&self, task: &TaskId) {
+    fn remove(&self, task: &TaskId) -> BoxFuture<'static, io::Result<()>> {
         self.0.lock().expect("no holder panics").remove(task);
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn load(&self) -> Vec<Record> {

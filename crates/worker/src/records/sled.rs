@@ -23,7 +23,7 @@ use flota_api::id::TaskId;
 use flota_api::seal::Sealer;
 
 use super::folder::FolderRecords;
-use super::{Record, TaskRecords, sealed_as};
+use super::{Record, sealed_as};
 
 /// Size of a stored part in bytes.
 const PART: usize = 4 << 10;
@@ -142,8 +142,16 @@ impl SledRecords {
     }
 }
 
-impl TaskRecords for SledRecords {
-    fn save(&self, records: &[Record]) -> io::Result<()> {
+impl SledRecords {
+    /// Replaces the records of these tasks, of which each is named once. The records outlive the daemon once this
+    /// returns.
+    ///
+    /// # Errors
+    /// An I/O error. Each task then has either this record or its previous one.
+    pub(super) fn save(&self, records: &[Record]) -> io::Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
         self.write(|tree| {
             for records in records.chunks(BATCH) {
                 let mut batch = sled::Batch::default();
@@ -156,20 +164,27 @@ impl TaskRecords for SledRecords {
         })
     }
 
-    fn remove(&self, task: &TaskId) {
-        let removed = self.write(|tree| {
+    /// Removes the records of these tasks.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub(super) fn remove(&self, tasks: &[TaskId]) -> io::Result<()> {
+        if tasks.is_empty() {
+            return Ok(());
+        }
+        self.write(|tree| {
             let mut batch = sled::Batch::default();
-            for part in tree.range(key(task.as_str(), 0)..=key(task.as_str(), u32::MAX)).keys() {
-                batch.remove(part?);
+            for task in tasks {
+                for part in tree.range(key(task.as_str(), 0)..=key(task.as_str(), u32::MAX)).keys() {
+                    batch.remove(part?);
+                }
             }
             tree.apply_batch(batch)
-        });
-        if let Err(error) = removed {
-            tracing::error!(task.id = %task, %error, "failed to remove a task's record");
-        }
+        })
     }
 
-    fn load(&self) -> Vec<Record> {
+    /// Returns every readable record. An unreadable one is removed and logged.
+    pub(super) fn load(&self) -> Vec<Record> {
         let parts = match &*self.lock() {
             Open::Yes(db) => guarded(|| read_parts(db)).unwrap_or_else(|error| {
                 tracing::error!(%error, "failed to read the task database");
@@ -184,14 +199,17 @@ impl TaskRecords for SledRecords {
                 Ok(record) => found.push(record),
                 Err(error) => {
                     tracing::warn!(task.id = task, %error, "dropping a task's damaged record");
-                    self.remove(&task.into());
+                    if let Err(error) = self.remove(&[task.into()]) {
+                        tracing::warn!(%error, "failed to remove a damaged record");
+                    }
                 }
             }
         }
         found
     }
 
-    fn close(&self) {
+    /// Closes the database. Later writes fail.
+    pub(super) fn close(&self) {
         close(std::mem::replace(&mut *self.lock(), Open::Closed), &self.path);
     }
 }

@@ -56,7 +56,7 @@ fn planned(view: &Tables) -> Vec<String> {
         .map(|change| match change {
             Change::Put(Object::Task(task)) if view.task(task.id.as_str()).is_none() => {
                 let ready = if task.desired_state == DesiredState::Ready { " ready" } else { "" };
-                format!("+{}{ready} after {} ms", task.slot, task.not_before.0.saturating_sub(NOW.0))
+                format!("+{}{ready} after {} ms", task.slot, task.not_before.map_or(0, |it| it.0 - NOW.0))
             }
             Change::Put(Object::Task(task)) => format!("{}:{}", task.id, task.desired_state),
             Change::Put(Object::Service(service)) => {

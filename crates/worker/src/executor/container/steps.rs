@@ -7,11 +7,11 @@ use futures::future::BoxFuture;
 
 use flota_api::id::TaskId;
 use flota_api::model::Assignment;
+use flota_image::remove_folder;
 use flota_runtime::Root;
 
 use super::ContainerError;
-use crate::executor::paths::{TaskPaths, remove_folder};
-use crate::executor::{Cause, Draft, ExecutorError, PrepareStep};
+use crate::executor::{Cause, Draft, ExecutorError, PrepareStep, TaskPaths};
 use crate::images::Images;
 use crate::locks::KeyedLocks;
 
@@ -71,16 +71,23 @@ impl WritableLayer {
     }
 
     async fn make(&self, task: &TaskId, layers: Vec<PathBuf>) -> Result<(), ContainerError> {
-        let (root, busy) = (self.root(task, &layers), self.busy.lock(task.as_str()).await);
+        let (root, data) = (self.root(task, &layers), self.paths.data_folder(task));
+        let busy = self.busy.lock(task.as_str()).await;
         let made = tokio::task::spawn_blocking(move || {
             let _busy = busy;
             match &root {
+                // These folders must be new: a container never gets what an earlier one wrote.
                 Root::Overlay { upper, work, .. } => {
-                    fs_err::create_dir_all(upper)?;
-                    fs_err::create_dir_all(work)?;
+                    fs_err::create_dir_all(&data)?;
+                    fs_err::create_dir(upper)?;
+                    fs_err::create_dir(work)?;
                     Ok(())
                 }
-                Root::Folder(root) => copy_layers(&layers, root),
+                Root::Folder(root) => {
+                    fs_err::create_dir_all(&data)?;
+                    fs_err::create_dir(root)?;
+                    copy_layers(&layers, root)
+                }
             }
         });
         made.await.map_err(std::io::Error::other)?
@@ -114,7 +121,6 @@ impl PrepareStep for WritableLayer {
 
 /// Copies the layers into one folder, lowest first, and applies their whiteouts.
 fn copy_layers(layers: &[PathBuf], root: &Path) -> Result<(), ContainerError> {
-    fs_err::create_dir_all(root)?;
     for layer in layers.iter().rev() {
         flota_image::copy_layer(layer, root)?;
     }

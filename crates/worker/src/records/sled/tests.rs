@@ -48,7 +48,7 @@ fn records_of_all_lengths_survive_and_nothing_is_in_clear_text() {
     let bytes = std::fs::read(database.join("db")).expect("it is there");
     assert!(!bytes.windows(64).any(|it| it.iter().all(|byte| *byte == b'x')));
     assert_eq!(std::fs::read_dir(database.join("blobs")).expect("a folder").count(), 0, "no page is too large");
-    records.remove(&"task3".into());
+    records.remove(&["task3".into()]).expect("removed");
     wanted.remove(3);
     drop(records);
     assert_eq!(open(dir.path()).load(), wanted);
@@ -60,7 +60,7 @@ fn what_is_saved_is_with_the_kernel_before_the_call_returns() {
     let records = open(dir.path());
     records.save(&[record("a", 10), record("b", 9_000)]).expect("saved");
     records.save(&[record("b", 20_000)]).expect("saved");
-    records.remove(&"a".into());
+    records.remove(&["a".into()]).expect("removed");
     // This copy holds the files as a daemon that is killed now leaves them.
     let copy = tempfile::tempdir().expect("a temporary folder");
     let (from, to) = (dir.path().join("task-db/sled"), copy.path().join("task-db/sled"));

@@ -1,0 +1,87 @@
+//! Serves the blobs of this node's images to other nodes.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use flota_api::defaults::MESSAGE_BOUND;
+use flota_api::proto::images::image_store_server::{ImageStore as ImageStoreRpc, ImageStoreServer};
+use flota_api::proto::images::{Chunk, GetBlobRequest};
+use flota_identity::{Peer, verify_grant};
+
+use super::{Images, PROGRESS_WAIT};
+
+const CHUNK: usize = 1 << 20;
+/// Largest number of concurrent transfers to other nodes.
+const TRANSFERS: usize = 32;
+/// Longest wait for a place among them, well below the time after which the other node gives up.
+const TURN_WAIT: Duration = Duration::from_secs(10);
+
+/// Serves blobs to nodes that the leader granted them to.
+#[derive(Clone, Debug)]
+pub struct ImagesService(Images, Arc<Semaphore>);
+
+impl ImagesService {
+    pub(crate) fn server(images: Images) -> ImageStoreServer<Self> {
+        ImageStoreServer::new(Self(images, Arc::new(Semaphore::new(TRANSFERS))))
+            .max_encoding_message_size(MESSAGE_BOUND)
+    }
+}
+
+#[tonic::async_trait]
+impl ImageStoreRpc for ImagesService {
+    type GetBlobStream = Pin<Box<dyn Stream<Item = Result<Chunk, Status>> + Send>>;
+
+    async fn get_blob(&self, request: Request<GetBlobRequest>) -> Result<Response<Self::GetBlobStream>, Status> {
+        let denied = || Status::permission_denied("the leader has not granted this image to this node");
+        let node = request.extensions().get::<Peer>().and_then(Peer::node_id).cloned().ok_or_else(denied)?;
+        let request = request.into_inner();
+        let grant = request.grant.ok_or_else(denied)?;
+        let key = self.0.grant_key.lock().expect("no holder panics").clone();
+        if !verify_grant(&grant, &key, node.as_str(), self.0.clock.now()) {
+            return Err(denied());
+        }
+        let missing = || Status::not_found("this node does not hold the image");
+        let image = self.0.store.whole_image(&grant.digest).ok_or_else(missing)?;
+        if !image.blobs().contains(&request.digest) {
+            return Err(denied());
+        }
+        let file = self.0.store.blobs.open_blob(&request.digest).map_err(|_| missing())?;
+        let busy = || Status::resource_exhausted("this node gives images to as many others as it can");
+        let permit = timeout(TURN_WAIT, Arc::clone(&self.1).acquire_owned()).await;
+        let permit = permit.map_err(|_| busy())?.map_err(|_| busy())?;
+        let (sender, receiver) = mpsc::channel(4);
+        tokio::spawn(async move {
+            let _permit = permit;
+            let mut file = tokio::fs::File::from_std(file);
+            let result = async {
+                file.seek(io::SeekFrom::Start(request.offset)).await?;
+                loop {
+                    let mut data = vec![0; CHUNK];
+                    let count = file.read(&mut data).await?;
+                    data.truncate(count);
+                    if count == 0 {
+                        return Ok(());
+                    }
+                    // A node that does not read ends its own transfer.
+                    match timeout(PROGRESS_WAIT, sender.send(Ok(Chunk { data: data.into() }))).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(_)) | Err(_) => return Ok::<_, io::Error>(()),
+                    }
+                }
+            };
+            if let Err(error) = result.await {
+                let _ = sender.send(Err(Status::data_loss(error.to_string()))).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
