@@ -14,11 +14,11 @@ case "${1:-build}" in
   test)
     for program in python3 strace curl docker-registry podman conmon crun runc dbus-daemon; do need "$program" "$program"; done
     need busybox busybox-static
-    need umoci umoci
     need_seccomp
     ;;
   guest)
     need containerd containerd
+    need umoci umoci
     need busybox busybox-static
     need qemu-system-x86_64 qemu-system-x86
     need debootstrap debootstrap
