@@ -136,6 +136,12 @@ fn copy_content(from: &Path, to: &Path) -> io::Result<()> {
 /// (chown(2)), and the time last.
 fn attributes(from: &Path, to: &Path, about: &Metadata) -> io::Result<()> {
     lchown(to, Some(about.uid()), Some(about.gid()))?;
+    // A folder that a lower layer made may have attributes that this layer does not give it.
+    for name in xattr::list(to)? {
+        if xattr::get(from, &name)?.is_none() {
+            let _ = xattr::remove(to, &name);
+        }
+    }
     for name in xattr::list(from)? {
         if let Some(value) = xattr::get(from, &name)? {
             // The target's file system may not support an attribute that the source's does.
