@@ -10,6 +10,9 @@ pub struct ImageRefError {
     why: &'static str,
 }
 
+/// Host of Docker Hub.
+const HUB: &str = "docker.io";
+
 /// A complete reference. If it has a digest, the tag is ignored.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ImageRef {
@@ -49,9 +52,12 @@ impl ImageRef {
         }
         let (registry, repository) = match name.split_once('/') {
             Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest.to_owned()),
-            Some(_) => ("docker.io", name.to_owned()),
-            None => ("docker.io", format!("library/{name}")),
+            _ => (HUB, name.to_owned()),
         };
+        let registry = registry_host(registry);
+        // Docker Hub's own images are below `library`.
+        let is_own = registry == HUB && !repository.contains('/');
+        let repository = if is_own { format!("library/{repository}") } else { repository };
         let part = |part: &str| {
             let inner = part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
             let ends = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
@@ -66,6 +72,18 @@ impl ImageRef {
             return Err(fail("the registry's name has an illegal character"));
         }
         Ok(Self { registry: registry.to_owned(), repository, tag: tag.to_owned(), digest })
+    }
+}
+
+/// Returns the host by which a registry is known, for an address as users and `docker login` write it. All names of Docker
+/// Hub, such as `https://index.docker.io/v1/`, become `docker.io`.
+pub fn registry_host(address: &str) -> &str {
+    let rest = address.strip_prefix("https://").or(address.strip_prefix("http://"));
+    // Only an address with a scheme has a path that says nothing.
+    let host = rest.map_or(address, |rest| rest.split('/').next().unwrap_or(rest));
+    match host {
+        "index.docker.io" | "registry-1.docker.io" => HUB,
+        other => other,
     }
 }
 
@@ -97,6 +115,9 @@ mod tests {
             ("web", "docker.io/library/web:latest"),
             ("team/web:1.2", "docker.io/team/web:1.2"),
             ("localhost:5000/web", "localhost:5000/web:latest"),
+            ("docker.io/web", "docker.io/library/web:latest"),
+            ("index.docker.io/library/web", "docker.io/library/web:latest"),
+            ("registry-1.docker.io/team/web:1", "docker.io/team/web:1"),
             ("localhost/web:x", "localhost/web:x"),
             ("ghcr.io/a/b/c:v1", "ghcr.io/a/b/c:v1"),
             (&at, &format!("docker.io/library/web@{digest}")),
@@ -105,6 +126,20 @@ mod tests {
             let parsed = ImageRef::parse(text).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(parsed.to_string(), whole);
             assert_eq!(ImageRef::parse(whole), Ok(parsed), "whole references read back");
+        }
+    }
+
+    #[test]
+    fn address_of_a_registry_becomes_its_host() {
+        for (address, host) in [
+            ("https://index.docker.io/v1/", "docker.io"),
+            ("index.docker.io", "docker.io"),
+            ("https://ghcr.io", "ghcr.io"),
+            ("http://localhost:5000/v2/", "localhost:5000"),
+            ("registry.local:5000", "registry.local:5000"),
+            ("no/host", "no/host"),
+        ] {
+            assert_eq!(super::registry_host(address), host, "{address}");
         }
     }
 

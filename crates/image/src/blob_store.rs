@@ -50,8 +50,8 @@ impl BlobStore {
     pub fn open(dir: &Path) -> io::Result<Self> {
         fs_err::create_dir_all(dir.join("sha256"))?;
         let partial = dir.join("partial");
-        let _ = fs_err::remove_dir_all(&partial);
-        fs_err::create_dir_all(&partial)?;
+        crate::remove::remove_folder(&partial)?;
+        fs_err::create_dir(&partial)?;
         Ok(Self { dir: dir.to_owned() })
     }
 
@@ -119,15 +119,20 @@ impl BlobStore {
     }
 
     /// Returns the digests of all blobs.
-    pub(crate) fn all(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.dir.join("sha256")).into_iter().flatten().flatten();
-        entries.filter_map(|entry| Some(format!("sha256:{}", entry.file_name().to_str()?))).collect()
+    pub(crate) fn all(&self) -> io::Result<Vec<String>> {
+        let entries = fs_err::read_dir(self.dir.join("sha256"))?;
+        entries.map(|entry| Ok(format!("sha256:{}", entry?.file_name().to_string_lossy()))).collect()
     }
 
     /// Removes the blob, if the store holds it.
-    pub fn remove(&self, digest: &str) {
-        if let Ok(path) = self.path(digest) {
-            let _ = std::fs::remove_file(path);
+    ///
+    /// # Errors
+    /// The text is not a digest, or an I/O error.
+    pub fn remove(&self, digest: &str) -> io::Result<()> {
+        let path = self.path(digest).map_err(io::Error::other)?;
+        match fs_err::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
         }
     }
 }

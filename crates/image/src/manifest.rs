@@ -1,11 +1,14 @@
 //! Manifests, indexes and image configs: the types of `oci-spec`, and the choice of the manifest for this machine.
 //!
-//! Docker's schema 2 has the same fields with other media types, so the same types read it. Fields that the
-//! specification requires are required here too: a descriptor without a media type or with a malformed digest is
-//! refused, and so is a config without `architecture`, `os` or `rootfs`. Optional fields may be absent or `null`, and
-//! unknown fields are ignored.
+//! Docker's schema 2 has the same fields with other media types, so the same types read it. What common tools leave out
+//! may be absent or `null`: optional fields, an empty list of layers, `rootfs`. A descriptor without a media type or with
+//! a malformed digest is refused. Unknown fields are ignored.
 
-use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os, Sha256Digest};
+use oci_spec::image::{
+    Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os, Platform, Sha256Digest,
+    ToDockerV2S2,
+};
+use serde_json::{Value, json};
 
 pub use oci_spec::image::Config as ImageConfig;
 
@@ -25,7 +28,7 @@ pub enum ManifestError {
         /// What is wrong with it.
         why: String,
     },
-    /// The index has no manifest for this machine.
+    /// The image, or every image of the index, is for other machines.
     #[error("the image is not for linux/{0}: it is for {1}")]
     Platform(String, String),
 }
@@ -39,16 +42,19 @@ fn malformed(what: &'static str) -> impl Fn(serde_json::Error) -> ManifestError 
 pub(crate) enum Document {
     /// The manifest itself.
     Manifest(Box<ImageManifest>),
-    /// The descriptor of the manifest for this machine, chosen from an index.
-    Index(Box<Descriptor>),
+    /// The descriptors of the manifests that run on this machine, chosen from an index, the best first. There is at
+    /// least one.
+    Index(Vec<Descriptor>),
 }
 
 pub(crate) fn parse(bytes: &[u8]) -> Result<Document, ManifestError> {
-    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(malformed("manifest"))?;
+    let mut value: Value = serde_json::from_slice(bytes).map_err(malformed("manifest"))?;
+    remove_nulls(&mut value);
     if value.get("manifests").is_some() {
-        let index = serde_json::from_value(value).map_err(malformed("index"))?;
-        return choose(&index).map(Document::Index);
+        let index: ImageIndex = serde_json::from_value(value).map_err(malformed("index"))?;
+        return choose(index.manifests(), &Machine::this()).map(Document::Index);
     }
+    default(&mut value, "layers", json!([]));
     let manifest: Box<ImageManifest> = serde_json::from_value(value).map_err(malformed("manifest"))?;
     let count = manifest.layers().len();
     if count > LAYERS {
@@ -58,21 +64,120 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Document, ManifestError> {
     Ok(Document::Manifest(manifest))
 }
 
-fn choose(index: &ImageIndex) -> Result<Box<Descriptor>, ManifestError> {
-    let own = Arch::default();
-    let fits =
-        |it: &&Descriptor| it.platform().as_ref().is_none_or(|it| *it.os() == Os::Linux && *it.architecture() == own);
-    let found = index.manifests().iter().find(fits).cloned();
-    found.map(Box::new).ok_or_else(|| {
-        let platforms = index.manifests().iter().filter_map(|it| it.platform().as_ref());
-        let names: Vec<String> = platforms.map(|it| format!("{}/{}", it.os(), it.architecture())).collect();
-        ManifestError::Platform(own.to_string(), names.join(", "))
-    })
+/// Parses an index without choosing from it.
+pub(crate) fn parse_index(bytes: &[u8]) -> Result<Vec<Descriptor>, ManifestError> {
+    let mut value: Value = serde_json::from_slice(bytes).map_err(malformed("index"))?;
+    remove_nulls(&mut value);
+    default(&mut value, "manifests", json!([]));
+    let index: ImageIndex = serde_json::from_value(value).map_err(malformed("index"))?;
+    Ok(index.manifests().clone())
 }
 
+/// Parses a config. Refuses that of an image for other machines.
 pub(crate) fn parse_config(bytes: &[u8]) -> Result<ImageConfig, ManifestError> {
-    let file: ImageConfiguration = serde_json::from_slice(bytes).map_err(malformed("config"))?;
+    let mut value: Value = serde_json::from_slice(bytes).map_err(malformed("config"))?;
+    remove_nulls(&mut value);
+    default(&mut value, "rootfs", json!({ "type": "layers" }));
+    default(&mut value["rootfs"], "diff_ids", json!([]));
+    let file: ImageConfiguration = serde_json::from_value(value).map_err(malformed("config"))?;
+    let machine = Machine::this();
+    if *file.os() != Os::Linux || *file.architecture() != machine.architecture {
+        let found = format!("{}/{}", file.os(), file.architecture());
+        return Err(ManifestError::Platform(machine.architecture.to_string(), found));
+    }
     Ok(file.config().clone().unwrap_or_default())
+}
+
+/// Removes the fields that are `null`, because all tools take them for absent.
+fn remove_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, field| !field.is_null());
+            fields.values_mut().for_each(remove_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(remove_nulls),
+        _ => {}
+    }
+}
+
+/// Sets a field that is absent.
+fn default(value: &mut Value, field: &str, to: Value) {
+    if let Value::Object(fields) = value {
+        fields.entry(field).or_insert(to);
+    }
+}
+
+/// What decides which images run on a machine.
+struct Machine {
+    architecture: Arch,
+    /// Highest variant of the architecture, such as 3 for `amd64/v3`.
+    variant: u8,
+}
+
+impl Machine {
+    fn this() -> Self {
+        Self { architecture: Arch::default(), variant: highest_variant() }
+    }
+
+    /// Returns the variant of a platform that runs on this machine.
+    fn variant_of(&self, platform: &Platform) -> Option<u8> {
+        let lowest = if self.architecture == Arch::ARM64 { 8 } else { 1 };
+        let variant = match platform.variant().as_deref() {
+            None | Some("") => lowest,
+            Some(text) => text.strip_prefix('v')?.parse().ok()?,
+        };
+        let fits = *platform.os() == Os::Linux && *platform.architecture() == self.architecture;
+        (fits && (lowest..=self.variant).contains(&variant)).then_some(variant)
+    }
+}
+
+/// Returns the highest level of x86-64 (x86-64 psABI, "Micro-Architecture Levels") that this processor has.
+#[cfg(target_arch = "x86_64")]
+fn highest_variant() -> u8 {
+    macro_rules! has {
+        ($($feature:tt)*) => { $(std::arch::is_x86_feature_detected!($feature))&&* };
+    }
+    let level_2 = has!("cmpxchg16b" "popcnt" "sse3" "sse4.1" "sse4.2" "ssse3");
+    let level_3 = level_2 && has!("avx" "avx2" "bmi1" "bmi2" "f16c" "fma" "lzcnt" "movbe");
+    let level_4 = level_3 && has!("avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl");
+    1 + u8::from(level_2) + u8::from(level_3) + u8::from(level_4)
+}
+
+/// Only the lowest variant is certain to run.
+#[cfg(not(target_arch = "x86_64"))]
+fn highest_variant() -> u8 {
+    if cfg!(target_arch = "aarch64") { 8 } else { 1 }
+}
+
+/// Returns the manifests that run on this machine, the best first. Those without a platform (some tools write none) come
+/// last; their configs say whether they fit.
+fn choose(manifests: &[Descriptor], machine: &Machine) -> Result<Vec<Descriptor>, ManifestError> {
+    let known = |it: &Descriptor| it.platform().clone().filter(|it| !it.os().to_string().is_empty());
+    let variant = |it: &&Descriptor| known(it).and_then(|platform| machine.variant_of(&platform));
+    let mut fitting: Vec<_> = manifests.iter().filter(|it| variant(it).is_some()).collect();
+    fitting.sort_by_key(|it| std::cmp::Reverse(variant(it)));
+    fitting.extend(manifests.iter().filter(|it| known(it).is_none() && is_image(it)));
+    if fitting.is_empty() {
+        let names: Vec<String> = manifests.iter().filter_map(known).map(|it| name(&it)).collect();
+        let names = if names.is_empty() { "no machine".to_owned() } else { names.join(", ") };
+        return Err(ManifestError::Platform(machine.architecture.to_string(), names));
+    }
+    Ok(fitting.into_iter().cloned().collect())
+}
+
+fn name(platform: &Platform) -> String {
+    let variant = platform.variant().as_ref().map(|variant| format!("/{variant}")).unwrap_or_default();
+    format!("{}/{}{variant}", platform.os(), platform.architecture())
+}
+
+/// Returns whether an index's entry can be an image: signatures, attestations and other artifacts are not.
+pub(crate) fn is_image(entry: &Descriptor) -> bool {
+    let is_attestation = entry.annotations().as_ref().is_some_and(|it| it.contains_key("vnd.docker.reference.type"));
+    let kinds = [MediaType::ImageManifest, MediaType::ImageIndex];
+    let has_kind = kinds.iter().any(|kind| {
+        entry.media_type() == kind || kind.to_docker_v2s2().is_ok_and(|it| it == entry.media_type().as_ref())
+    });
+    has_kind && entry.artifact_type().is_none() && !is_attestation
 }
 
 /// Returns a descriptor of a blob that the store holds under this digest.
@@ -134,9 +239,36 @@ mod tests {
         let index =
             |count: usize| json!({ "schemaVersion": 2, "mediaType": DOCKER_LIST, "manifests": manifests[..count] });
         let Ok(Document::Index(chosen)) = parsed(&index(4)) else { panic!("one fits") };
-        assert_eq!(chosen.digest().as_ref(), fitting);
+        assert_eq!(chosen.iter().map(|it| it.digest().to_string()).collect::<Vec<_>>(), [fitting]);
         let error = parsed(&index(3)).expect_err("none fits");
         assert_eq!(error, ManifestError::Platform(own.clone(), format!("linux/s390, windows/{own}, unknown/unknown")));
+    }
+
+    #[test]
+    fn best_variant_that_runs_here_is_first() {
+        let entry = |number: u8, architecture: Option<(&str, Option<&str>)>| {
+            let mut value = descriptor(&DIGEST.replace("c2b8", &format!("{number:04}")), None);
+            if let Some((architecture, variant)) = architecture {
+                value["platform"] = json!({ "os": "linux", "architecture": architecture, "variant": variant });
+            }
+            serde_json::from_value(value).expect("a descriptor")
+        };
+        let manifests = [
+            entry(0, None),
+            entry(1, Some(("amd64", None))),
+            entry(2, Some(("amd64", Some("v4")))),
+            entry(3, Some(("amd64", Some("v3")))),
+            entry(4, Some(("amd64", Some("v2")))),
+            entry(5, Some(("arm64", Some("v8")))),
+            entry(6, Some(("arm", Some("v7")))),
+        ];
+        let chosen = |architecture: Arch, variant| {
+            let chosen = choose(&manifests, &Machine { architecture, variant }).expect("one fits");
+            chosen.iter().map(|it| it.digest().digest()[..4].parse().expect("a number")).collect::<Vec<u8>>()
+        };
+        assert_eq!(chosen(Arch::Amd64, 3), [3, 4, 1, 0]);
+        assert_eq!(chosen(Arch::Amd64, 1), [1, 0]);
+        assert_eq!(chosen(Arch::ARM64, 8), [5, 0]);
     }
 
     #[test]

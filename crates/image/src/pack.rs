@@ -5,6 +5,9 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
+use tar_core::HEADER_SIZE;
+use tar_core::builder::EntryBuilder;
+
 use oci_spec::image::{Arch, ConfigBuilder, ImageConfigurationBuilder, MediaType, Os, RootFsBuilder};
 
 use crate::manifest::descriptor;
@@ -30,13 +33,7 @@ pub fn pack(store: &ImageStore, name: &str, program: &[u8]) -> Result<Image, Ima
         return refuse("it is linked dynamically: a packed image has no libraries (link it statically)");
     }
     let io = |source| ImageError::Io { act: "pack the program", source };
-    let mut layer = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_gnu();
-    header.set_size(program.len() as u64);
-    header.set_mode(0o755);
-    header.set_cksum();
-    layer.append_data(&mut header, name, program).map_err(io)?;
-    let layer = layer.into_inner().map_err(io)?;
+    let layer = layer(name, program);
     let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
     packed.write_all(&layer).map_err(io)?;
     let packed = packed.finish().map_err(io)?;
@@ -47,6 +44,18 @@ pub fn pack(store: &ImageStore, name: &str, program: &[u8]) -> Result<Image, Ima
     let image = store.image(&manifest)?;
     store.record(&image)?;
     Ok(image)
+}
+
+/// Returns the archive of the program.
+fn layer(name: &str, program: &[u8]) -> Vec<u8> {
+    const FITS: &str = "a short name and a number of 30 bits fit into a header";
+    let mut entry = EntryBuilder::new_ustar();
+    entry.path(name).size(program.len() as u64).expect(FITS).mode(0o755).expect(FITS);
+    let mut archive = entry.finish_bytes();
+    archive.extend_from_slice(program);
+    // Padding, and the two blocks of zeros that end an archive.
+    archive.resize(archive.len().next_multiple_of(HEADER_SIZE) + 2 * HEADER_SIZE, 0);
+    archive
 }
 
 /// Returns the image config of a program whose uncompressed layer has the digest `diff_id`.

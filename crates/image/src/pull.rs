@@ -1,47 +1,48 @@
-//! Pulls an image from a registry: its manifest first, then the missing blobs. The digest of each is verified.
+//! Pulls an image from a registry: its manifest first, then the missing blobs, several at once. The digest of each is
+//! verified.
+//!
+//! What has arrived stays: a blob continues where it broke off, also at the next endpoint, and a pull that failed leaves
+//! its whole blobs to the next one.
 
-use std::time::Duration;
+use std::io::{self, Write};
+use std::mem;
 
-use oci_client::client::{ClientConfig, ClientProtocol};
-use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, Reference};
+use bytes::Buf;
+use futures::{StreamExt, TryStreamExt, stream};
 use oci_spec::image::{Descriptor, MediaType, ToDockerV2S2};
-use tokio::time::timeout;
+use reqwest::Response;
+use reqwest::header::HeaderValue;
 
+use crate::blob_store::{BlobError, BlobWriter};
 use crate::manifest::{self, Document};
+use crate::registry::{Credentials, Endpoint, ImageName, Registries, RequestError, TRIES, pause};
 use crate::store::{Image, ImageError, ImageStore, parts};
 
-/// The longest wait for the next bytes of a registry.
-const PROGRESS_WAIT: Duration = Duration::from_secs(30);
-const SILENT: &str = "the registry does not answer";
-
-/// A login to a registry.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
-    /// User name.
-    pub username: String,
-    /// Password or token.
-    pub password: String,
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Credentials({}, [redacted])", self.username)
-    }
-}
+/// Number of blobs that are pulled at once.
+const PARALLEL: usize = 3;
+/// Number of bytes that are collected for one write.
+const CHUNK: usize = 1 << 20;
+const PRESENT: &str = "a writer is absent only while it writes, and then it comes back";
 
 /// Why an image could not be pulled.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
-    /// The text is not an image reference.
-    #[error("`{0}` is not an image reference")]
-    Reference(String),
     /// The registry refused the request, broke off or did not answer.
-    #[error("failed to pull {reference}: {why}")]
+    #[error("failed to pull {name}: {source}")]
     Registry {
-        /// The reference as it was given.
-        reference: String,
-        /// The registry's answer, or the cause of the failure.
+        /// The image.
+        name: String,
+        /// What the registry says.
+        source: RequestError,
+    },
+    /// The registry sent something that is not what it should be.
+    #[error("failed to pull {name}: {url} {why}")]
+    Content {
+        /// The image.
+        name: String,
+        /// The address of the endpoint.
+        url: String,
+        /// What is wrong with it.
         why: String,
     },
     /// The image can't be stored, or is refused.
@@ -49,82 +50,273 @@ pub enum PullError {
     Image(#[from] ImageError),
 }
 
-/// Pulls the image and stores its blobs. Uses plain HTTP for a registry on this machine (`localhost`, 127.0.0.0/8), as
-/// Docker does, and HTTPS for all others.
+impl From<BlobError> for PullError {
+    fn from(error: BlobError) -> Self {
+        Self::Image(error.into())
+    }
+}
+
+/// Pulls the image and stores its blobs.
 ///
 /// # Errors
 /// The registry fails, the image is not for this machine, or a blob does not have its digest.
-pub async fn pull(store: &ImageStore, reference: &str, credentials: Option<Credentials>) -> Result<Image, PullError> {
-    let parsed: Reference = reference.parse().map_err(|_| PullError::Reference(reference.to_owned()))?;
-    let fail =
-        |error: &dyn std::fmt::Display| PullError::Registry { reference: reference.to_owned(), why: error.to_string() };
-    let registry = parsed.resolve_registry().to_owned();
-    let host = registry.rsplit_once(':').map_or(registry.as_str(), |(host, _)| host);
-    let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|it| it.is_loopback());
-    let protocol = if local { ClientProtocol::Http } else { ClientProtocol::Https };
-    let client =
-        Client::try_from(ClientConfig { protocol, ..ClientConfig::default() }).map_err(|error| fail(&error))?;
-    let auth = credentials.map_or(RegistryAuth::Anonymous, |it| RegistryAuth::Basic(it.username, it.password));
-    let kinds = [MediaType::ImageManifest, MediaType::ImageIndex];
-    let docker = kinds.iter().map(|it| it.to_docker_v2s2().expect("Docker has both"));
-    let accepted: Vec<&str> = kinds.iter().map(AsRef::as_ref).chain(docker).collect();
-    let mut at = parsed.clone();
+pub async fn pull(
+    store: &ImageStore,
+    registries: &Registries,
+    name: &ImageName,
+    credentials: Option<&Credentials>,
+) -> Result<Image, PullError> {
+    let endpoints = registries.endpoints(name, credentials);
+    let fail = |source| PullError::Registry { name: name.to_string(), source };
+    let pull = Pull { store, name, endpoints: endpoints.map_err(fail)? };
+    let mut version = name.version.clone();
+    // An index of an index is legal, and no image needs more levels.
     for _ in 0..3 {
-        let asked = timeout(PROGRESS_WAIT, client.pull_manifest_raw(&at, &auth, &accepted)).await;
-        let (bytes, digest) = asked.map_err(|_| fail(&SILENT))?.map_err(|error| fail(&error))?;
-        let document = manifest::parse(&bytes).map_err(ImageError::from)?;
-        store.blobs.put(bytes.as_ref(), Some(&digest)).map_err(ImageError::from)?;
+        let (digest, document) = pull.document(&version).await?;
         match document {
-            Document::Index(chosen) => at = parsed.clone_with_digest(chosen.digest().to_string()),
+            Document::Index(fitting) => version = fitting[0].digest().to_string(),
             Document::Manifest(manifest) => {
-                for blob in parts(&manifest) {
-                    fetch(&client, store, &parsed, blob).await.map_err(|error| match error {
-                        Fetch::Registry(why) => fail(&why),
-                        Fetch::Image(error) => PullError::Image(error),
-                    })?;
-                }
+                let blobs: Vec<Descriptor> = parts(&manifest).cloned().collect();
+                stream::iter(&blobs).map(Ok).try_for_each_concurrent(PARALLEL, |blob| pull.blob(blob)).await?;
                 let image = store.image(&digest)?;
                 store.record(&image)?;
                 return Ok(image);
             }
         }
     }
-    Err(fail(&"the registry's index names an index that names an index"))
+    Err(pull.content(&pull.endpoints[0], "has an index that names an index that names an index"))
 }
 
-enum Fetch {
-    Registry(String),
-    Image(ImageError),
+struct Pull<'a> {
+    store: &'a ImageStore,
+    name: &'a ImageName,
+    endpoints: Vec<Endpoint>,
 }
 
-async fn fetch(client: &Client, store: &ImageStore, reference: &Reference, blob: &Descriptor) -> Result<(), Fetch> {
-    use futures::StreamExt;
-    use std::io::Write;
-    let digest = blob.digest().to_string();
-    if store.blobs.has(&digest) {
-        return Ok(());
+impl Pull<'_> {
+    fn content(&self, endpoint: &Endpoint, why: impl Into<String>) -> PullError {
+        PullError::Content { name: self.name.to_string(), url: endpoint.to_string(), why: why.into() }
     }
-    let io = |source| Fetch::Image(ImageError::Io { act: "store a blob", source });
-    let mut writer = store.blobs.writer().map_err(io)?;
-    let silent = |_| Fetch::Registry(SILENT.into());
-    let stream = timeout(PROGRESS_WAIT, client.pull_blob_stream(reference, digest.as_str())).await;
-    let mut stream = stream.map_err(silent)?.map_err(|error| Fetch::Registry(error.to_string()))?;
-    while let Some(chunk) = timeout(PROGRESS_WAIT, stream.stream.next()).await.map_err(silent)? {
-        let chunk = chunk.map_err(|error| Fetch::Registry(error.to_string()))?;
-        if writer.size() + chunk.len() as u64 > blob.size() {
-            return Err(Fetch::Registry(format!("the blob {digest} is longer than its manifest says")));
+
+    /// Stores the manifest or index with this tag or digest, from the first endpoint that has it.
+    async fn document(&self, version: &str) -> Result<(String, Document), PullError> {
+        let kinds = [MediaType::ImageManifest, MediaType::ImageIndex];
+        let docker = kinds.iter().map(|it| it.to_docker_v2s2().expect("Docker has both").to_owned());
+        let accept = kinds.iter().map(ToString::to_string).chain(docker).collect::<Vec<_>>().join(", ");
+        let accept = HeaderValue::try_from(accept).expect("media types are legal in a header");
+        let mut errors = Vec::new();
+        for endpoint in &self.endpoints {
+            match self.document_from(endpoint, version, &accept).await {
+                Ok(bytes) => {
+                    let expected = Some(version.to_owned()).filter(|it| it.starts_with("sha256:"));
+                    let document = manifest::parse(&bytes).map_err(ImageError::from)?;
+                    let store = self.store.clone();
+                    let stored = blocking(move || store.blobs.put(bytes.as_slice(), expected.as_deref())).await?;
+                    match stored {
+                        Ok((digest, _)) => return Ok((digest, document)),
+                        Err(error) => errors.push(error.into()),
+                    }
+                }
+                Err(error) => errors.push(error),
+            }
+            if endpoint.is_registry && errors.last().is_some_and(is_answer) {
+                break;
+            }
         }
-        // Writing and hashing block, so they run outside the threads of the async runtime.
+        Err(last_answer(errors))
+    }
+
+    async fn document_from(
+        &self,
+        endpoint: &Endpoint,
+        version: &str,
+        accept: &HeaderValue,
+    ) -> Result<Vec<u8>, PullError> {
+        let fail = |source| PullError::Registry { name: self.name.to_string(), source };
+        let mut tries = 1;
+        loop {
+            let mut response = endpoint.get(&format!("manifests/{version}"), accept).await.map_err(fail)?;
+            let mut bytes = Vec::new();
+            let broken = loop {
+                match response.chunk().await {
+                    Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+                    Ok(None) => return Ok(bytes),
+                    Err(error) => break error,
+                }
+                if bytes.len() as u64 > manifest::BOUND {
+                    return Err(
+                        self.content(endpoint, format!("has a manifest of more than {} bytes", manifest::BOUND))
+                    );
+                }
+            };
+            if tries == TRIES {
+                return Err(fail(endpoint.broken(broken)));
+            }
+            pause(tries, None).await;
+            tries += 1;
+        }
+    }
+
+    /// Stores a blob, unless the store holds it.
+    async fn blob(&self, blob: &Descriptor) -> Result<(), PullError> {
+        if self.store.blobs.has(blob.digest().as_ref()) {
+            return Ok(());
+        }
+        let mut download = self.begin(blob)?;
+        let mut errors = Vec::new();
+        for endpoint in &self.endpoints {
+            // What is damaged may come from the endpoint before, so it is pulled once more.
+            for _ in 0..2 {
+                match self.try_blob(endpoint, blob, &mut download).await {
+                    Ok(()) => return Ok(()),
+                    Err(error @ PullError::Image(_)) => return Err(error),
+                    Err(error) => errors.push(error),
+                }
+                if !matches!(errors.last(), Some(PullError::Content { .. })) {
+                    break;
+                }
+                download = self.begin(blob)?;
+            }
+            if endpoint.is_registry && errors.last().is_some_and(is_answer) {
+                break;
+            }
+        }
+        Err(last_answer(errors))
+    }
+
+    /// Stores a blob from one endpoint. What has arrived stays in `download`, unless it is damaged.
+    async fn try_blob(&self, endpoint: &Endpoint, blob: &Descriptor, download: &mut Download) -> Result<(), PullError> {
+        let digest = blob.digest().to_string();
+        self.download(endpoint, &digest, download).await?;
+        match mem::replace(download, self.begin(blob)?).finish(&digest).await? {
+            Err(BlobError::Digest { .. }) => {
+                Err(self.content(endpoint, format!("sent something else than the blob {digest}")))
+            }
+            other => Ok(other?),
+        }
+    }
+
+    fn begin(&self, blob: &Descriptor) -> Result<Download, PullError> {
+        let writer = Some(self.store.blobs.writer().map_err(stored)?);
+        Ok(Download { writer, written: 0, chunk: Vec::new(), size: blob.size() })
+    }
+
+    /// Appends the rest of a blob. Tries again from where it broke off, and gives up when several tries in a row bring
+    /// nothing.
+    async fn download(&self, endpoint: &Endpoint, digest: &str, download: &mut Download) -> Result<(), PullError> {
+        let fail = |source| PullError::Registry { name: self.name.to_string(), source };
+        let mut tries = 1;
+        while download.offset() < download.size {
+            let before = download.offset();
+            let (response, begins) = endpoint.get_from(&format!("blobs/{digest}"), before).await.map_err(fail)?;
+            let Some(known) = before.checked_sub(begins) else {
+                return Err(self.content(endpoint, "sent another part of a blob than it was asked for"));
+            };
+            let ended = download.append(response, known).await?;
+            let size = download.size;
+            match ended {
+                Ended::TooLong => {
+                    return Err(self.content(endpoint, format!("sent more than the {size} bytes of the blob {digest}")));
+                }
+                _ if download.offset() == size => break,
+                _ if download.offset() > before => tries = 1,
+                _ if tries < TRIES => tries += 1,
+                Ended::Broken(error) => return Err(fail(endpoint.broken(error))),
+                Ended::Whole => {
+                    let why = format!("sent {before} of the {size} bytes of the blob {digest}");
+                    return Err(self.content(endpoint, why));
+                }
+            }
+            pause(tries, None).await;
+        }
+        Ok(())
+    }
+}
+
+/// Returns whether an endpoint answered, so that the error tells more than that another address does not exist.
+fn is_answer(error: &PullError) -> bool {
+    !matches!(error, PullError::Registry { source: RequestError::Connect { .. }, .. })
+}
+
+/// Chooses the error to report.
+fn last_answer(mut errors: Vec<PullError>) -> PullError {
+    let last = errors.iter().rposition(is_answer).unwrap_or(errors.len() - 1);
+    errors.swap_remove(last)
+}
+
+/// A blob that is being pulled.
+struct Download {
+    /// Absent while another thread writes.
+    writer: Option<BlobWriter>,
+    written: u64,
+    /// What has arrived and is not yet written.
+    chunk: Vec<u8>,
+    /// Size that the manifest gives.
+    size: u64,
+}
+
+/// How an answer ended.
+enum Ended {
+    Whole,
+    Broken(reqwest::Error),
+    TooLong,
+}
+
+impl Download {
+    fn offset(&self) -> u64 {
+        self.written + self.chunk.len() as u64
+    }
+
+    /// Appends an answer, without its first `known` bytes.
+    async fn append(&mut self, mut response: Response, mut known: u64) -> Result<Ended, ImageError> {
+        let ended = loop {
+            let mut bytes = match response.chunk().await {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => break Ended::Whole,
+                Err(error) => break Ended::Broken(error),
+            };
+            let skipped = bytes.len().min(usize::try_from(known).unwrap_or(usize::MAX));
+            known -= skipped as u64;
+            bytes.advance(skipped);
+            if self.offset() + bytes.len() as u64 > self.size {
+                break Ended::TooLong;
+            }
+            self.chunk.extend_from_slice(&bytes);
+            if self.chunk.len() >= CHUNK {
+                self.write().await?;
+            }
+        };
+        self.write().await?;
+        Ok(ended)
+    }
+
+    /// Writes and hashes what has arrived. Both block.
+    async fn write(&mut self) -> Result<(), ImageError> {
+        let chunk = mem::take(&mut self.chunk);
+        self.written += chunk.len() as u64;
+        let mut writer = self.writer.take().expect(PRESENT);
         let written;
-        (writer, written) = tokio::task::spawn_blocking(move || {
+        (writer, written) = blocking(move || {
             let written = writer.write_all(&chunk);
             (writer, written)
         })
-        .await
-        .map_err(|error| io(std::io::Error::other(error)))?;
-        written.map_err(io)?;
+        .await?;
+        self.writer = Some(writer);
+        written.map_err(stored)
     }
-    let finished = tokio::task::spawn_blocking(move || writer.finish(Some(&digest))).await;
-    let finished = finished.map_err(|error| io(std::io::Error::other(error)))?;
-    finished.map(drop).map_err(|error| Fetch::Image(error.into()))
+
+    /// Verifies the blob and makes it visible in the store.
+    async fn finish(self, digest: &str) -> Result<Result<(), BlobError>, ImageError> {
+        let (writer, digest) = (self.writer.expect(PRESENT), digest.to_owned());
+        blocking(move || writer.finish(Some(&digest)).map(drop)).await
+    }
+}
+
+fn stored(source: io::Error) -> ImageError {
+    ImageError::Io { act: "store a blob", source }
+}
+
+/// Runs disk work and hashing outside the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ImageError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| stored(io::Error::other(error)))
 }

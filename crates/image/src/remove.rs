@@ -197,7 +197,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let top = dir.path().join("top");
         fs::create_dir_all(top.join("work/work")).expect("a folder");
-        fs::set_permissions(top.join("work"), fs::Permissions::from_mode(0)).expect("its mode");
+        fs::set_permissions(top.join("work"), fs::Permissions::from_mode(0o000)).expect("its mode");
         remove_folder(&top).expect("removed");
     }
 

@@ -3,15 +3,19 @@
 //! A layer is unpacked beside its final place and renamed, so a layer folder that exists is complete. Images share
 //! blobs and layers; a blob is removed with the last image that needs it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use oci_spec::image::{Descriptor, ImageManifest, ImageManifestBuilder, MediaType, SCHEMA_VERSION};
+use sha2::{Digest, Sha256};
 
 use crate::blob_store::{BlobError, BlobStore};
 use crate::manifest::{self, Document, ImageConfig, ManifestError};
+use crate::remove::remove_folder;
+use crate::tar::TarError;
 use crate::unpack::{self, UnpackError, Whiteouts};
 
 /// Why an image can't be used.
@@ -35,6 +39,9 @@ pub enum ImageError {
     /// The archive or program that the image is built from is refused.
     #[error("the archive is refused: {0}")]
     Archive(String),
+    /// The archive is malformed or can't be read.
+    #[error("the archive is refused")]
+    Tar(#[from] TarError),
     /// An I/O error.
     #[error("failed to {act}")]
     Io {
@@ -82,10 +89,10 @@ pub struct ImageStore {
     /// The blobs of all images.
     pub blobs: BlobStore,
     /// A lock for each layer that is being unpacked, so that no layer is unpacked twice at once.
-    unpacking: Arc<Mutex<HashMap<String, Arc<Mutex<()>>>>>,
+    unpacking: Arc<Mutex<HashMap<PathBuf, Arc<Mutex<()>>>>>,
 }
 
-/// Number of characters of a layer's digest in its folder's name (96 bits).
+/// Number of characters of the name of a layer's folder (96 bits).
 const SHORT_NAME: usize = 24;
 
 /// Returns the name of the folder for layers with this form of whiteouts. The two forms are not interchangeable.
@@ -111,11 +118,11 @@ impl ImageStore {
         let whiteouts = if overlay { Whiteouts::Overlay } else { Whiteouts::Plain };
         fs_err::create_dir_all(dir.join(layers(whiteouts)))?;
         fs_err::create_dir_all(dir.join("images"))?;
+        // Files of images may be set-user-id or devices, so other users of this machine must not reach them.
+        fs_err::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
         let partial = dir.join("unpacking");
-        if partial.exists() {
-            fs_err::remove_dir_all(&partial)?;
-        }
-        fs_err::create_dir_all(&partial)?;
+        remove_folder(&partial)?;
+        fs_err::create_dir(&partial)?;
         let blobs = BlobStore::open(&dir.join("blobs"))?;
         Ok(Self { dir: dir.to_owned(), whiteouts, blobs, unpacking: Arc::default() })
     }
@@ -135,10 +142,17 @@ impl ImageStore {
                     let config = manifest::parse_config(&config)?;
                     return Ok(Image { digest, manifest: *manifest, config });
                 }
-                Document::Index(chosen) => digest = chosen.digest().to_string(),
+                Document::Index(fitting) => digest = self.chosen(&fitting).digest().to_string(),
             }
         }
         Err(ManifestError::Malformed { what: "index", why: "it names an index that names an index".into() }.into())
+    }
+
+    /// Returns the best of the manifests that fit this machine, among those that the store holds: an archive of one
+    /// platform may have the index of all.
+    fn chosen<'a>(&self, fitting: &'a [Descriptor]) -> &'a Descriptor {
+        let held = fitting.iter().find(|it| self.blobs.has(it.digest().as_ref()));
+        held.unwrap_or(&fitting[0])
     }
 
     /// Stores a manifest of these parts and returns its digest.
@@ -162,7 +176,7 @@ impl ImageStore {
         let sized = |it: &Descriptor| (it.digest().to_string(), it.size());
         Ok(match manifest::parse(&self.blobs.read(digest, manifest::BOUND)?)? {
             Document::Manifest(manifest) => parts(&manifest).map(sized).collect(),
-            Document::Index(chosen) => vec![sized(&chosen)],
+            Document::Index(fitting) => vec![sized(self.chosen(&fitting))],
         })
     }
 
@@ -177,55 +191,48 @@ impl ImageStore {
     /// # Errors
     /// A layer is missing, damaged, or has an entry that is refused ([`UnpackError`]).
     pub fn unpack(&self, image: &Image) -> Result<Vec<PathBuf>, ImageError> {
-        let mut folders = Vec::new();
-        for layer in image.manifest.layers().iter().rev() {
-            let folder = self.unpack_layer(layer.digest().as_ref())?;
-            // Overlayfs refuses a folder that is named twice. Leaving out the lower of two equal layers changes
-            // nothing.
-            if !folders.contains(&folder) {
-                folders.push(folder);
+        let mut folders = VecDeque::new();
+        for (layer, name) in image.manifest.layers().iter().zip(layer_names(image)) {
+            let folder = self.dir.join(layers(self.whiteouts)).join(name);
+            self.unpack_layer(layer.digest().as_ref(), &folder, folders.make_contiguous())?;
+            // Overlayfs merges the roots of all layers, also below one that hides everything below it.
+            if self.whiteouts == Whiteouts::Overlay && unpack::is_opaque(&folder).map_err(unreadable)? {
+                folders.clear();
             }
+            folders.push_front(folder);
         }
-        Ok(folders)
+        Ok(folders.into())
     }
 
-    /// Returns the layer's folder. Its name is short enough that the names of all layers of an image fit into the page
-    /// of options that mount(2) accepts.
-    fn layer_folder(&self, digest: &str) -> PathBuf {
-        let hex = digest.trim_start_matches("sha256:");
-        self.dir.join(layers(self.whiteouts)).join(hex.get(..SHORT_NAME).unwrap_or(hex))
-    }
-
-    fn unpack_layer(&self, digest: &str) -> Result<PathBuf, ImageError> {
-        let folder = self.layer_folder(digest);
+    /// Unpacks a layer on top of the layers in `lower`, the topmost first.
+    fn unpack_layer(&self, digest: &str, folder: &Path, lower: &[PathBuf]) -> Result<(), ImageError> {
         if folder.exists() {
-            return Ok(folder);
+            return Ok(());
         }
         let layer = {
             let mut unpacking = self.unpacking.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             unpacking.retain(|_, lock| Arc::strong_count(lock) > 1);
-            Arc::clone(unpacking.entry(digest.to_owned()).or_default())
+            Arc::clone(unpacking.entry(folder.to_owned()).or_default())
         };
         let _guard = layer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if folder.exists() {
-            return Ok(folder);
+            return Ok(());
         }
         let blob = self.blobs.open_blob(digest)?;
-        let partial = self.dir.join("unpacking").join(digest.trim_start_matches("sha256:"));
+        let partial = self.dir.join("unpacking").join(folder.file_name().unwrap_or_default());
         let io = |source| ImageError::Io { act: "make room for a layer", source };
-        if partial.exists() {
-            fs_err::remove_dir_all(&partial).map_err(io)?;
-        }
+        remove_folder(&partial).map_err(io)?;
         fs_err::create_dir_all(&partial).map_err(io)?;
-        if let Err(source) = unpack::unpack(blob, &partial, self.whiteouts) {
-            let _ = fs_err::remove_dir_all(&partial);
+        if let Err(source) = unpack::unpack(blob, &partial, lower, self.whiteouts) {
+            if let Err(error) = remove_folder(&partial) {
+                tracing::warn!(path = %partial.display(), %error, "failed to remove a layer that was not completed");
+            }
             return Err(ImageError::Unpack { digest: digest.to_owned(), source });
         }
         // The files are synced before the rename, because a power failure must not leave a folder with empty files.
         sync_file_system(&partial).map_err(io)?;
-        fs_err::rename(&partial, &folder).map_err(io)?;
-        sync_file_system(&self.dir).map_err(io)?;
-        Ok(folder)
+        fs_err::rename(&partial, folder).map_err(io)?;
+        sync_file_system(&self.dir).map_err(io)
     }
 
     /// Records that this image is complete, so that [`ImageStore::images`] lists it.
@@ -239,29 +246,77 @@ impl ImageStore {
 
     /// Returns all images that are recorded and complete.
     pub fn images(&self) -> Vec<Image> {
-        let Ok(entries) = fs_err::read_dir(self.dir.join("images")) else { return Vec::new() };
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        names.filter_map(|hex| self.whole_image(&format!("sha256:{hex}"))).collect()
+        let recorded = self.recorded().unwrap_or_default();
+        recorded.iter().filter_map(|digest| self.whole_image(digest)).collect()
     }
 
-    /// Removes the blobs that no image needs, such as those of failed imports and transfers. Must not run during an
-    /// import or a transfer, because it also removes the blobs that have already arrived.
-    pub fn sweep(&self) {
-        let needed: std::collections::BTreeSet<String> = self.images().iter().flat_map(Image::blobs).collect();
-        for blob in self.blobs.all().into_iter().filter(|blob| !needed.contains(blob)) {
-            self.blobs.remove(&blob);
-            let _ = std::fs::remove_dir_all(self.layer_folder(&blob));
-        }
+    fn recorded(&self) -> io::Result<Vec<String>> {
+        let entries = fs_err::read_dir(self.dir.join("images"))?;
+        entries.map(|entry| Ok(format!("sha256:{}", entry?.file_name().to_string_lossy()))).collect()
     }
 
-    /// Removes an image with the blobs and layers that no other image needs.
-    pub fn remove(&self, digest: &str) {
-        let Some(image) = self.whole_image(digest) else { return };
-        let _ = std::fs::remove_file(self.dir.join("images").join(image.digest.trim_start_matches("sha256:")));
-        let needed: std::collections::BTreeSet<String> = self.images().iter().flat_map(Image::blobs).collect();
-        for blob in image.blobs().into_iter().filter(|blob| !needed.contains(blob)) {
-            self.blobs.remove(&blob);
-            let _ = fs_err::remove_dir_all(self.layer_folder(&blob));
+    /// Removes the blobs and layers that no recorded image needs, such as those of failed imports and transfers. Must
+    /// not run during an import or a transfer, because it also removes the blobs that have already arrived.
+    ///
+    /// # Errors
+    /// It is unknown what a recorded image needs, and nothing was removed; or a blob or layer could not be removed, and
+    /// the others were.
+    pub fn sweep(&self) -> Result<(), ImageError> {
+        let (mut blobs, mut names) = (BTreeSet::new(), BTreeSet::new());
+        for digest in self.recorded().map_err(unreadable)? {
+            let image = self.image(&digest)?;
+            names.extend(layer_names(&image));
+            blobs.extend(image.blobs());
         }
+        let act = |source| ImageError::Io { act: "remove what no image needs", source };
+        let mut result = Ok(());
+        for blob in self.blobs.all().map_err(unreadable)?.iter().filter(|blob| !blobs.contains(*blob)) {
+            result = result.and(self.blobs.remove(blob).map_err(act));
+        }
+        for entry in fs_err::read_dir(self.dir.join(layers(self.whiteouts))).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            if !entry.file_name().to_str().is_some_and(|name| names.contains(name)) {
+                result = result.and(remove_folder(&entry.path()).map_err(act));
+            }
+        }
+        result
+    }
+
+    /// Removes an image with the blobs and layers that no other image needs. Must not run during an import or a
+    /// transfer, like [`ImageStore::sweep`].
+    ///
+    /// # Errors
+    /// Those of [`ImageStore::sweep`].
+    pub fn remove(&self, digest: &str) -> Result<(), ImageError> {
+        // The digest may be that of an index, and an image is recorded under that of its manifest.
+        let digest = self.image(digest).map_or_else(|_| digest.to_owned(), |image| image.digest);
+        let path = self.dir.join("images").join(digest.trim_start_matches("sha256:"));
+        match fs_err::remove_file(path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(ImageError::Io { act: "remove the image", source });
+            }
+            _ => {}
+        }
+        self.sweep()
     }
 }
+
+/// Returns the names of the folders of an image's layers, the lowest first. A name depends on all layers below, because
+/// what is unpacked does, too. It is short enough that the names of all layers of an image fit into the page of options
+/// that mount(2) accepts.
+fn layer_names(image: &Image) -> Vec<String> {
+    let mut chain = Sha256::new();
+    let names = image.manifest.layers().iter().map(|layer| {
+        chain.update(layer.digest().as_ref());
+        let hex: String = chain.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        hex[..SHORT_NAME].to_owned()
+    });
+    names.collect()
+}
+
+fn unreadable(source: io::Error) -> ImageError {
+    ImageError::Io { act: "find out what the images need", source }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,38 +1,51 @@
-//! Unpacks one layer from its tar archive into a folder. Whiteouts become overlayfs's own marks or, where overlayfs is
-//! unavailable, stay files.
+//! Unpacks one layer from its tar archive into a folder, as the layers below it require. Whiteouts become overlayfs's own
+//! marks or, where overlayfs is unavailable, stay files.
 //!
-//! The kernel resolves every path inside the folder (openat2(2), RESOLVE_IN_ROOT), so neither `..` nor a link from an
-//! earlier entry leads out of it. A path that contains `..` or begins with `/` is refused.
+//! Paths and the targets of hard links are relative to the layer's root, whether they begin with `/` or contain `..`,
+//! as in all common tools. The kernel resolves them inside the folder (openat2(2), RESOLVE_IN_ROOT), so no link of an
+//! earlier entry leads out of it. A folder that the archive does not list, but has files in, keeps the attributes that
+//! the layers below give it.
 
-use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Seek};
+mod attributes;
+mod stack;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, makedev, mkdirat, mknod, utimensat};
-use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, unlinkat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, makedev, mkdirat, mknod, mknodat};
+use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
-pub(crate) use guard::Guard;
+use crate::remove::remove_folder_at;
+use crate::tar::{Entry, EntryType, TarError, TarReader, decompressed};
+use attributes::Attributes;
+use stack::Stack;
 
 /// Bytes that every layer may unpack to. A larger layer is refused if it exceeds [`RATIO`] times its packed size.
 const FREE_BYTES: u64 = 256 << 20;
 const RATIO: u64 = 200;
 const ENTRIES: u64 = 2_000_000;
-const OPAQUE: &str = ".wh..wh..opq";
+/// Bytes of paths that are kept until the last entry.
+const PATHS: usize = 64 << 20;
+/// Name of the whiteout that hides everything which lower layers have in a folder.
+pub(crate) const OPAQUE: &str = ".wh..wh..opq";
+/// Attribute by which overlayfs hides everything which lower layers have in a folder.
+const OPAQUE_MARK: &str = "trusted.overlay.opaque";
 
 /// Why a layer is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
-    /// The archive is truncated or is not a tar archive.
-    #[error("it is cut off or not a tar archive: {0}")]
-    Tar(io::Error),
+    /// The archive can't be read.
+    #[error(transparent)]
+    Tar(#[from] TarError),
     /// The archive has an illegal entry.
     #[error("`{path}` {why}")]
     Entry {
@@ -63,36 +76,21 @@ pub(crate) enum Whiteouts {
     Plain,
 }
 
-/// Unpacks `blob` (tar, gzip or zstd) into the empty folder `dir`.
-pub(crate) fn unpack(mut blob: File, dir: &Path, whiteouts: Whiteouts) -> Result<(), UnpackError> {
-    let packed = blob.metadata().map_err(UnpackError::Tar)?.len();
-    let mut magic = [0; 4];
-    let count = blob.read(&mut magic).map_err(UnpackError::Tar)?;
-    blob.rewind().map_err(UnpackError::Tar)?;
-    let blob = BufReader::new(blob);
+/// Unpacks `blob` (tar, gzip or zstd) into the empty folder `dir`, on top of the layers `lower`, the topmost first.
+pub(crate) fn unpack(blob: File, dir: &Path, lower: &[PathBuf], whiteouts: Whiteouts) -> Result<(), UnpackError> {
+    let packed = blob.metadata().map_err(TarError::Read)?.len();
     let most = FREE_BYTES.max(packed.saturating_mul(RATIO));
-    match &magic[..count] {
-        [0x1f, 0x8b, ..] => entries(flate2::bufread::MultiGzDecoder::new(blob), dir, whiteouts, most),
-        [0x28, 0xb5, 0x2f, 0xfd] => {
-            entries(zstd::stream::Decoder::with_buffer(blob).map_err(UnpackError::Tar)?, dir, whiteouts, most)
-        }
-        _ => entries(blob, dir, whiteouts, most),
-    }
-}
-
-fn entries(reader: impl Read, dir: &Path, whiteouts: Whiteouts, most: u64) -> Result<(), UnpackError> {
-    let root = File::open(dir).map_err(UnpackError::Tar)?;
-    let mut layer = Layer { root: root.into(), whiteouts, times: Vec::new() };
-    let mut archive = tar::Archive::new(Guard::new(reader.take(most.saturating_mul(2))));
+    let reader = decompressed(BufReader::new(blob))?;
+    let mut archive = TarReader::new(reader.take(most.saturating_mul(2)));
+    let mut layer = Layer::new(dir, lower, whiteouts)?;
     let (mut bytes, mut count) = (0u64, 0u64);
-    for entry in archive.entries().map_err(UnpackError::Tar)? {
-        let mut entry = entry.map_err(UnpackError::Tar)?;
-        bytes = bytes.saturating_add(entry.size());
+    while let Some(entry) = archive.next()? {
+        bytes = bytes.saturating_add(entry.stored);
         count += 1;
         if bytes > most || count > ENTRIES {
             return Err(UnpackError::Bomb(most));
         }
-        layer.entry(&mut entry)?;
+        layer.entry(&entry, &mut archive)?;
     }
     layer.finish()
 }
@@ -100,165 +98,261 @@ fn entries(reader: impl Read, dir: &Path, whiteouts: Whiteouts, most: u64) -> Re
 /// The open parent folder and the last part of a path inside the layer.
 type Place = (OwnedFd, OsString);
 
-struct Layer {
+struct Layer<'a> {
+    dir: &'a Path,
     root: OwnedFd,
     whiteouts: Whiteouts,
+    lower: Stack,
     /// Modification times of folders, which are set after the last entry.
-    times: Vec<(PathBuf, i64)>,
+    times: Vec<(PathBuf, (i64, i64))>,
+    /// Paths that whiteouts hide. Their marks are made after the last entry, because a whiteout hides lower layers only,
+    /// whatever its place in the archive.
+    hidden: BTreeSet<PathBuf>,
+    /// Number of bytes of the paths in `times` and `hidden`.
+    kept: usize,
 }
 
-impl Layer {
-    fn entry(&mut self, entry: &mut tar::Entry<'_, impl Read>) -> Result<(), UnpackError> {
-        let path = clean(&entry.path().map_err(UnpackError::Tar)?)?;
-        let Some(name) = path.file_name().map(OsStr::to_owned) else { return Ok(()) };
-        let text = path.display().to_string();
-        let kernel = |errno| UnpackError::Kernel { path: text.clone(), errno };
-        let (parent, _) = self.place(&path).map_err(kernel)?;
+/// A failure at a path.
+fn at(path: &Path) -> impl Fn(Errno) -> UnpackError {
+    move |errno| UnpackError::Kernel { path: path.display().to_string(), errno }
+}
+
+fn refused(path: &Path, why: impl Into<String>) -> UnpackError {
+    UnpackError::Entry { path: path.display().to_string(), why: why.into() }
+}
+
+impl<'a> Layer<'a> {
+    fn new(dir: &'a Path, lower: &[PathBuf], whiteouts: Whiteouts) -> Result<Self, UnpackError> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = nix::fcntl::open(dir, flags, Mode::empty()).map_err(at(Path::new("/")))?;
+        let lower = Stack { layers: lower.to_vec(), whiteouts };
+        let mut layer = Self { dir, root, whiteouts, lower, times: Vec::new(), hidden: BTreeSet::new(), kept: 0 };
+        if let Some(below) = layer.lower.layers.first() {
+            let inherited = Attributes::of(below).map_err(at(Path::new("/")))?;
+            inherited.set(&layer.root, OsStr::new("."), false).map_err(at(Path::new("/")))?;
+            layer.times.push((PathBuf::new(), inherited.mtime));
+        }
+        Ok(layer)
+    }
+
+    fn entry(&mut self, entry: &Entry, archive: &mut TarReader<impl Read>) -> Result<(), UnpackError> {
+        let path = clean(Path::new(&entry.path));
+        let Some(name) = path.file_name() else { return self.root_entry(entry, &path) };
+        let meta = |part: &OsStr| part.as_bytes().starts_with(b".wh..wh.");
+        if path.iter().any(meta) && name != OPAQUE {
+            // Files of AUFS that old versions of Docker packed.
+            return Ok(());
+        }
+        let (parent, _) = self.place(&path)?;
         if let Some(hidden) = name.as_bytes().strip_prefix(b".wh.") {
-            return self.whiteout(&parent, &name, OsStr::from_bytes(hidden)).map_err(kernel);
+            return self.whiteout(&path, &parent, OsStr::from_bytes(hidden));
         }
-        let header = entry.header().clone();
-        let kind = header.entry_type();
-        let mode = Mode::from_bits_truncate(header.mode().map_err(UnpackError::Tar)? & 0o7777);
-        let target = through(&parent, &name);
-        if !kind.is_dir() {
-            remove(&parent, &name).map_err(kernel)?;
+        self.create(entry, &path, &parent, name, archive)?;
+        if entry.kind == EntryType::Link {
+            return Ok(());
         }
-        match kind {
-            tar::EntryType::Directory => make_folder(&parent, &name).map_err(kernel)?,
-            tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => {
-                let mut file = File::options()
-                    .write(true)
-                    .create_new(true)
-                    .open(&target)
-                    .map_err(|error| kernel(errno(&error)))?;
-                io::copy(entry, &mut file).map_err(UnpackError::Tar)?;
-            }
-            tar::EntryType::Symlink => {
-                let to = entry.link_name().map_err(UnpackError::Tar)?.unwrap_or_default();
-                symlink(to, &target).map_err(|error| kernel(errno(&error)))?;
-            }
-            tar::EntryType::Link => {
-                let to = clean(&entry.link_name().map_err(UnpackError::Tar)?.unwrap_or_default())?;
-                let (folder, link) = self.place(&to).map_err(kernel)?;
-                linkat(&folder, link.as_os_str(), &parent, name.as_os_str(), AtFlags::empty()).map_err(kernel)?;
-                return Ok(());
-            }
-            tar::EntryType::Fifo => mknod(&target, SFlag::S_IFIFO, mode, 0).map_err(kernel)?,
-            tar::EntryType::Char | tar::EntryType::Block => {
-                // A container gets its own /dev, so the image's files there are never visible.
-                if path.starts_with("dev") {
-                    return Ok(());
-                }
-                return Err(UnpackError::Entry { path: text, why: "is a device, and images may have none".into() });
-            }
-            tar::EntryType::XGlobalHeader => return Ok(()),
-            other => return Err(UnpackError::Entry { path: text, why: format!("has an unknown type {other:?}") }),
-        }
-        self.attributes(entry, &parent, &name, &header, mode, kind).map_err(kernel)?;
-        if kind.is_dir() {
-            self.times.push((path, i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0)));
+        let attributes = Attributes::from_entry(entry).ok_or_else(|| refused(&path, "has an owner above 2^32"))?;
+        attributes.set(&parent, name, entry.kind == EntryType::Symlink).map_err(at(&path))?;
+        if entry.kind == EntryType::Directory {
+            self.keep(&path)?;
+            self.times.push((path, entry.mtime));
         }
         Ok(())
     }
 
-    /// Sets owner, extended attributes, mode and time, in this order, because changing the owner clears set-user-id
-    /// bits and file capabilities (chown(2)).
-    fn attributes(
+    /// Sets the attributes of the layer's root.
+    fn root_entry(&mut self, entry: &Entry, path: &Path) -> Result<(), UnpackError> {
+        if entry.kind != EntryType::Directory {
+            return Err(refused(path, "is the root and not a folder"));
+        }
+        let attributes = Attributes::from_entry(entry).ok_or_else(|| refused(path, "has an owner above 2^32"))?;
+        attributes.set(&self.root, OsStr::new("."), false).map_err(at(path))?;
+        self.times.push((PathBuf::new(), entry.mtime));
+        Ok(())
+    }
+
+    fn create(
         &self,
-        entry: &mut tar::Entry<'_, impl Read>,
+        entry: &Entry,
+        path: &Path,
         parent: &OwnedFd,
         name: &OsStr,
-        header: &tar::Header,
-        mode: Mode,
-        kind: tar::EntryType,
-    ) -> Result<(), Errno> {
-        let number = |id: io::Result<u64>| id.ok().and_then(|id| u32::try_from(id).ok()).unwrap_or(0);
-        let (uid, gid) = (Uid::from_raw(number(header.uid())), Gid::from_raw(number(header.gid())));
-        fchownat(parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        let target = through(parent, name);
-        for (key, value) in extended_attributes(entry) {
-            // A layer must not set overlayfs's own marks. Other attributes are optional, because a file system may not
-            // support them.
-            if !key.starts_with("trusted.") {
-                let _ = xattr::set(&target, &key, &value);
+        archive: &mut TarReader<impl Read>,
+    ) -> Result<(), UnpackError> {
+        let fail = at(path);
+        if entry.kind == EntryType::Directory {
+            return make_folder(parent, name).map_err(fail);
+        }
+        remove(parent, name).map_err(&fail)?;
+        let node = |kind| {
+            let (major, minor) = entry.device;
+            mknodat(parent, name, kind, Mode::S_IRUSR, makedev(major.into(), minor.into())).map_err(&fail)
+        };
+        match entry.kind {
+            EntryType::Regular => {
+                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+                let file = openat(parent, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(fail)?;
+                write(entry, path, archive, file.into())
             }
+            EntryType::Symlink => symlinkat(entry.link.as_os_str(), parent, name).map_err(fail),
+            EntryType::Link => {
+                let target = clean(Path::new(&entry.link));
+                let (folder, link) = self.existing(&target).map_err(&fail)?;
+                linkat(folder, link.as_os_str(), parent, name, AtFlags::empty()).map_err(fail)
+            }
+            EntryType::Fifo => mknodat(parent, name, SFlag::S_IFIFO, Mode::S_IRUSR, 0).map_err(fail),
+            EntryType::Char => node(SFlag::S_IFCHR),
+            EntryType::Block => node(SFlag::S_IFBLK),
+            other => Err(refused(path, format!("has the unknown type {other:?}"))),
         }
-        if !kind.is_symlink() {
-            fchmodat(parent, name, mode, FchmodatFlags::FollowSymlink)?;
-        }
-        let at = TimeSpec::new(i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0), 0);
-        utimensat(parent, name, &at, &at, UtimensatFlags::NoFollowSymlink)
     }
 
     /// Opens the parent of `path` inside the layer, creating missing folders, and returns it with the last part of the
     /// path.
-    fn place(&self, path: &Path) -> Result<Place, Errno> {
-        let name = path.file_name().ok_or(Errno::EINVAL)?.to_owned();
-        let mut folder = self.open(Path::new("."))?;
-        let mut so_far = PathBuf::from(".");
-        for part in path.parent().unwrap_or(Path::new("")).components() {
-            so_far.push(part);
-            folder = match self.open(&so_far) {
-                Err(Errno::ENOENT) => {
-                    mkdirat(&folder, part.as_os_str(), Mode::from_bits_truncate(0o755))?;
-                    self.open(&so_far)?
-                }
-                other => other?,
-            };
+    fn place(&mut self, path: &Path) -> Result<Place, UnpackError> {
+        match self.existing(path) {
+            Err(Errno::ENOENT) => {}
+            other => return other.map_err(at(path)),
         }
-        Ok((folder, name))
+        let mut so_far = PathBuf::new();
+        for part in path.parent().unwrap_or(Path::new("")) {
+            let above = self.open(&so_far).map_err(at(path))?;
+            so_far.push(part);
+            match mkdirat(&above, part, Mode::from_bits_truncate(0o755)) {
+                Ok(()) => self.inherit(&so_far, &above, part)?,
+                Err(Errno::EEXIST) => {}
+                Err(errno) => return Err(at(path)(errno)),
+            }
+        }
+        self.existing(path).map_err(at(path))
+    }
+
+    /// Gives a folder that the archive does not list the attributes that it has in the layers below.
+    fn inherit(&mut self, path: &Path, above: &OwnedFd, name: &OsStr) -> Result<(), UnpackError> {
+        let below = self.lower.find(path).map_err(|error| at(path)(errno(&error)))?;
+        let Some(below) = below.filter(|it| it.is_dir() && !it.is_symlink()) else { return Ok(()) };
+        let inherited = Attributes::of(&below).map_err(at(path))?;
+        inherited.set(above, name, false).map_err(at(path))?;
+        self.keep(path)?;
+        self.times.push((path.to_owned(), inherited.mtime));
+        Ok(())
+    }
+
+    /// Opens the parent of `path` inside the layer and returns it with the last part of the path.
+    fn existing(&self, path: &Path) -> Result<Place, Errno> {
+        let name = path.file_name().ok_or(Errno::EINVAL)?.to_owned();
+        Ok((self.open(path.parent().unwrap_or(Path::new("")))?, name))
     }
 
     fn open(&self, path: &Path) -> Result<OwnedFd, Errno> {
         let how = OpenHow::new()
             .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT);
-        openat2(&self.root, path, how)
+        openat2(&self.root, &Path::new(".").join(path), how)
     }
 
-    /// Applies a whiteout (OCI image specification, "Whiteouts") as overlayfs's mark: a device 0:0, or an attribute of
-    /// the folder.
-    fn whiteout(&self, parent: &OwnedFd, name: &OsStr, hidden: &OsStr) -> Result<(), Errno> {
+    /// Notes a whiteout (OCI image specification, "Whiteouts").
+    fn whiteout(&mut self, path: &Path, parent: &OwnedFd, hidden: &OsStr) -> Result<(), UnpackError> {
         if matches!(hidden.as_bytes(), b"" | b"." | b"..") {
-            return Err(Errno::EINVAL);
+            return Err(refused(path, "hides no file"));
         }
+        let name = path.file_name().unwrap_or_default();
         if self.whiteouts == Whiteouts::Plain {
-            remove(parent, name)?;
-            return mknod(&through(parent, name), SFlag::S_IFREG, Mode::empty(), 0);
+            remove(parent, name).map_err(at(path))?;
+            return mknodat(parent, name, SFlag::S_IFREG, Mode::empty(), 0).map_err(at(path));
         }
         if name == OPAQUE {
             let folder = format!("/proc/self/fd/{}", parent.as_raw_fd());
-            return xattr::set_deref(folder, "trusted.overlay.opaque", b"y").map_err(|error| errno(&error));
+            return xattr::set_deref(folder, OPAQUE_MARK, b"y").map_err(|error| at(path)(errno(&error)));
         }
-        remove(parent, hidden)?;
-        mknod(&through(parent, hidden), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))
+        self.keep(path)?;
+        self.hidden.insert(path.with_file_name(hidden));
+        Ok(())
+    }
+
+    fn keep(&mut self, path: &Path) -> Result<(), UnpackError> {
+        self.kept += path.as_os_str().len();
+        if self.kept > PATHS { Err(refused(path, "is one of too many folders and whiteouts")) } else { Ok(()) }
     }
 
     fn finish(self) -> Result<(), UnpackError> {
-        for (path, seconds) in self.times.iter().rev() {
-            let at = TimeSpec::new(*seconds, 0);
+        let layers = std::iter::once(self.dir.to_owned()).chain(self.lower.layers.iter().cloned()).collect();
+        let view = Stack { layers, whiteouts: self.whiteouts };
+        for path in &self.hidden {
+            let own = self.dir.join(path);
+            let fail = |error: io::Error| at(path)(errno(&error));
+            match view.find(path).map_err(fail)? {
+                // Nothing is to be hidden. A mark would be visible if no lower layer had the folder.
+                None => {}
+                Some(found) if found != own => {
+                    mknod(&own, SFlag::S_IFCHR, Mode::empty(), makedev(0, 0)).map_err(at(path))?;
+                }
+                Some(_) if own.is_dir() && !own.is_symlink() => {
+                    xattr::set(&own, OPAQUE_MARK, b"y").map_err(fail)?;
+                }
+                // The layer's own file hides those below.
+                Some(_) => {}
+            }
+        }
+        for (path, mtime) in self.times.iter().rev() {
+            let is_root = path.as_os_str().is_empty();
+            let folder = if is_root { self.root.try_clone().map_err(|error| errno(&error)) } else { self.open(path) };
             // A later entry may have replaced the folder.
-            if let Ok((parent, name)) = self.place(path) {
-                let _ = utimensat(&parent, name.as_os_str(), &at, &at, UtimensatFlags::NoFollowSymlink);
+            if let Ok(folder) = folder {
+                attributes::set_time(&folder, OsStr::new("."), *mtime).map_err(at(path))?;
             }
         }
         Ok(())
     }
 }
 
+/// Writes the content of a file. The holes of a sparse file stay holes.
+fn write(entry: &Entry, path: &Path, archive: &mut TarReader<impl Read>, mut file: File) -> Result<(), UnpackError> {
+    let fail = |error: io::Error| at(path)(errno(&error));
+    let mut buffer = vec![0; 64 << 10];
+    let Some(regions) = &entry.regions else {
+        loop {
+            match archive.read(&mut buffer)? {
+                0 => return Ok(()),
+                count => file.write_all(&buffer[..count]).map_err(fail)?,
+            }
+        }
+    };
+    for region in regions {
+        if region.offset.checked_add(region.length).is_none_or(|end| end > entry.size) {
+            return Err(refused(path, "has a region outside of the sparse file"));
+        }
+        file.seek(SeekFrom::Start(region.offset)).map_err(fail)?;
+        let mut left = region.length;
+        while left > 0 {
+            let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let count = archive.read(&mut buffer[..most])?;
+            if count == 0 {
+                return Err(refused(path, "has less content than the regions of the sparse file"));
+            }
+            file.write_all(&buffer[..count]).map_err(fail)?;
+            left -= count as u64;
+        }
+    }
+    file.set_len(entry.size).map_err(fail)
+}
+
+/// Returns whether overlayfs's mark on this folder hides what lower layers have in it.
+pub(crate) fn is_opaque(folder: &Path) -> io::Result<bool> {
+    Ok(xattr::get(folder, OPAQUE_MARK)?.is_some_and(|value| value == b"y"))
+}
+
 fn errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
-/// Returns a path through the open parent folder, no part of which can be replaced to lead elsewhere.
-fn through(parent: &OwnedFd, name: &OsStr) -> PathBuf {
-    Path::new(&format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name)
+fn kind(about: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(about.st_mode) & SFlag::S_IFMT
 }
 
 fn make_folder(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
-    match fs::symlink_metadata(through(parent, name)) {
-        Ok(about) if about.is_dir() => return Ok(()),
+    match fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(about) if kind(&about) == SFlag::S_IFDIR => return Ok(()),
         Ok(_) => remove(parent, name)?,
         Err(_) => {}
     }
@@ -268,40 +362,21 @@ fn make_folder(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
 /// Removes what an earlier entry of the same name created, if anything.
 fn remove(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
     match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
-        Err(Errno::EISDIR) => fs::remove_dir_all(through(parent, name)).map_err(|error| errno(&error)),
+        Err(Errno::EISDIR) => remove_folder_at(parent, &CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?),
         Ok(()) | Err(Errno::ENOENT) => Ok(()),
         Err(other) => Err(other),
     }
 }
 
-/// Returns the `SCHILY.xattr.` records of the PAX header.
-fn extended_attributes(entry: &mut tar::Entry<'_, impl Read>) -> HashMap<String, Vec<u8>> {
-    let mut found = HashMap::new();
-    if let Ok(Some(extensions)) = entry.pax_extensions() {
-        for extension in extensions.flatten() {
-            if let Some(name) = extension.key().ok().and_then(|key| key.strip_prefix("SCHILY.xattr.")) {
-                found.insert(name.to_owned(), extension.value_bytes().to_vec());
-            }
-        }
-    }
-    found
-}
-
-/// Returns the path without `.` parts. A path that is absolute or contains `..` is an error.
-fn clean(path: &Path) -> Result<PathBuf, UnpackError> {
-    let refuse = |why: &str| UnpackError::Entry { path: path.display().to_string(), why: why.into() };
+/// Returns the path relative to the root, without `.` and `..`.
+fn clean(path: &Path) -> PathBuf {
     let mut clean = PathBuf::new();
     for part in path.components() {
         match part {
             Component::Normal(part) => clean.push(part),
-            Component::CurDir => {}
-            Component::ParentDir => return Err(refuse("leads out of its folder")),
-            Component::RootDir | Component::Prefix(_) => return Err(refuse("is an absolute path")),
+            Component::ParentDir => drop(clean.pop()),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
         }
     }
-    Ok(clean)
+    clean
 }
-
-mod guard;
-#[cfg(test)]
-mod tests;

@@ -91,6 +91,7 @@ impl Membership {
                 managers: known,
                 address: address.clone(),
                 offers: config.offers.clone(),
+                registries: config.registries.clone(),
                 clock: flota_api::clock::Clock::system(),
                 random: flota_api::clock::Random::from_os(),
             },

@@ -1,6 +1,7 @@
 //! Settings from flags and from the settings file; a flag wins. Errors are found before anything is touched.
 
 mod offers;
+mod registries;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use serde::Deserialize;
 
+use flota_image::Registries;
 use flota_worker::NodeOffers;
 
 const FILE: &str = "/etc/flota/flotad.toml";
@@ -51,6 +53,7 @@ struct File {
     runtimes: BTreeMap<String, PathBuf>,
     devices: Vec<offers::Device>,
     allow: offers::Allow,
+    registries: BTreeMap<String, registries::Registry>,
     /// Whether tasks can't gain privileges unless their service says otherwise.
     no_new_privileges: bool,
 }
@@ -66,6 +69,8 @@ pub(crate) struct Config {
     pub(crate) raft_patience: u32,
     /// The runtimes, devices and privileges that tasks may use on this node.
     pub(crate) offers: NodeOffers,
+    /// How images are pulled.
+    pub(crate) registries: Registries,
 }
 
 impl Config {
@@ -89,6 +94,7 @@ impl Config {
             bail!("raft-patience: {raft_patience} is not between 1 and 100");
         }
         let offers = offers::resolve(file.runtimes, file.devices, file.allow, file.no_new_privileges)?;
+        let registries = registries::resolve(file.registries)?;
         let beside =
             std::env::current_exe().context("failed to find the path of flotad")?.with_file_name("flota-runtime");
         let runtime = file.runtime.unwrap_or(beside);
@@ -105,6 +111,7 @@ impl Config {
             runtime,
             raft_patience,
             offers,
+            registries,
         })
     }
 

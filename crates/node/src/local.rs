@@ -53,17 +53,14 @@ fn status_with_causes(error: &dyn std::error::Error) -> Status {
 }
 
 /// Normalises a reference.
-fn reference(text: &str) -> Result<String, Status> {
-    ImageRef::parse(text).map(|it| it.to_string()).map_err(|error| Status::invalid_argument(error.to_string()))
+fn reference(text: &str) -> Result<ImageRef, Status> {
+    ImageRef::parse(text).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 /// Returns the reference under which a pulled image is named. The digest in the user's reference may be that of an index,
 /// which names one image for each architecture; the name carries the digest of the image itself.
-fn of_digest(reference: &str, digest: &str) -> String {
-    match reference.split_once('@') {
-        Some((repository, _)) => format!("{repository}@{digest}"),
-        None => reference.to_owned(),
-    }
+fn of_digest(reference: ImageRef, digest: &str) -> String {
+    ImageRef { digest: reference.digest.is_some().then(|| digest.to_owned()), ..reference }.to_string()
 }
 
 impl LocalService {
@@ -77,9 +74,9 @@ impl LocalService {
     }
 
     /// Describes an image that this node now holds, so that the caller can name it in the cluster.
-    async fn image_result(&self, image: &Image, reference: String) -> Result<Response<ImageResult>, Status> {
+    async fn image_result(&self, image: &Image, references: Vec<String>) -> Result<Response<ImageResult>, Status> {
         let node_id = self.0.info().await?.node_id;
-        Ok(Response::new(ImageResult { reference, digest: image.digest.clone(), size: image.size(), node_id }))
+        Ok(Response::new(ImageResult { references, digest: image.digest.clone(), size: image.size(), node_id }))
     }
 }
 
@@ -124,9 +121,9 @@ impl LocalNode for LocalService {
         let mut stream = request.into_inner();
         let first = stream.message().await?.ok_or_else(|| Status::invalid_argument("the archive is empty"))?;
         let archive = UploadReader::start(first.data, stream);
-        let (image, reference) =
+        let (image, references) =
             worker.import(archive, &first.reference).await.map_err(|error| status_with_causes(&error))?;
-        self.image_result(&image, reference).await
+        self.image_result(&image, references).await
     }
 
     async fn pack_image(&self, request: Request<Streaming<ImageUpload>>) -> Result<Response<ImageResult>, Status> {
@@ -142,7 +139,7 @@ impl LocalNode for LocalService {
             program.extend_from_slice(&next.data);
         }
         let image = worker.pack(&first.program, program).await.map_err(|error| status_with_causes(&error))?;
-        self.image_result(&image, reference).await
+        self.image_result(&image, vec![reference.to_string()]).await
     }
 
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Result<Response<ImageResult>, Status> {
@@ -150,9 +147,9 @@ impl LocalNode for LocalService {
         let request = request.into_inner();
         let reference = reference(&request.reference)?;
         let given = (!request.username.is_empty()).then_some((request.username, request.password));
-        let known = || self.0.manager().and_then(|manager| manager.credentials(&reference));
+        let known = || self.0.manager().and_then(|manager| manager.credentials(&reference.to_string()));
         let credentials = given.or_else(known).map(|(username, password)| Credentials { username, password });
         let image = worker.pull(&reference, credentials).await.map_err(|error| status_with_causes(&error))?;
-        self.image_result(&image, of_digest(&reference, &image.digest)).await
+        self.image_result(&image, vec![of_digest(reference, &image.digest)]).await
     }
 }

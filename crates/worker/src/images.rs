@@ -12,12 +12,12 @@ use tonic::{Code, Status};
 
 use flota_api::clock::Clock;
 use flota_api::defaults::MESSAGE_BOUND;
-use flota_api::image_ref::ImageRef;
+use flota_api::image_ref::{ImageRef, ImageRefError};
 use flota_api::model::{Assignment, ImageSource};
 use flota_api::proto::images::GetBlobRequest;
 use flota_api::proto::images::image_store_client::ImageStoreClient;
 use flota_identity::Dialer;
-use flota_image::{BlobWriter, Credentials, Image, ImageError, ImageStore, PullError};
+use flota_image::{BlobWriter, Credentials, Image, ImageError, ImageName, ImageStore, PullError, Registries};
 
 use crate::locks::KeyedLocks;
 use crate::messages::ImageReport;
@@ -53,6 +53,9 @@ pub(crate) enum FetchError {
         /// The failure of the last one.
         last: String,
     },
+    /// The spec names no image.
+    #[error(transparent)]
+    Reference(#[from] ImageRefError),
     /// The registry did not send it.
     #[error(transparent)]
     Pull(#[from] PullError),
@@ -80,6 +83,8 @@ impl From<Status> for Stopped {
 pub(crate) struct Images {
     pub(crate) store: ImageStore,
     dialer: Dialer,
+    /// How this node reaches registries.
+    registries: Registries,
     /// Reports added and removed images to the leader.
     reporter: Reporter,
     /// Public key that verifies grants. The leader sends it in each session.
@@ -98,10 +103,17 @@ pub(crate) struct Images {
 }
 
 impl Images {
-    pub(crate) fn new(store: ImageStore, dialer: Dialer, reporter: Reporter, clock: Clock) -> Self {
+    pub(crate) fn new(
+        store: ImageStore,
+        dialer: Dialer,
+        registries: Registries,
+        reporter: Reporter,
+        clock: Clock,
+    ) -> Self {
         Self {
             store,
             dialer,
+            registries,
             reporter,
             grant_key: Arc::default(),
             fetching: KeyedLocks::default(),
@@ -126,13 +138,12 @@ impl Images {
         {
             return Ok(image);
         }
-        let reference = &task.spec.image;
-        let whole = ImageRef::parse(reference).map_or_else(|_| reference.clone(), |it| it.to_string());
+        let reference = ImageRef::parse(&task.spec.image)?;
         let credentials = task
             .credentials
             .as_ref()
             .map(|it| Credentials { username: it.username.clone(), password: it.password.as_text().to_owned() });
-        let _one = self.fetching.lock(&whole).await;
+        let _one = self.fetching.lock(&reference.to_string()).await;
         // Nothing is removed before the use is recorded.
         let _adds = self.changing.read().await;
         // Tasks of one spec run one image, whatever its name resolves to by now.
@@ -142,15 +153,24 @@ impl Images {
             self.uses.add(task, &digest);
             return Ok(image);
         }
-        let image = self.pull(&whole, credentials).await?;
+        let image = self.pull(&reference, credentials).await?;
         self.uses.add(task, &image.digest);
         Ok(image)
     }
 
     /// Pulls an image from its registry.
-    pub(crate) async fn pull(&self, reference: &str, credentials: Option<Credentials>) -> Result<Image, PullError> {
+    pub(crate) async fn pull(
+        &self,
+        reference: &ImageRef,
+        credentials: Option<Credentials>,
+    ) -> Result<Image, PullError> {
         let _adds = self.changing.read().await;
-        let image = flota_image::pull(&self.store, reference, credentials).await?;
+        let name = ImageName {
+            registry: reference.registry.clone(),
+            repository: reference.repository.clone(),
+            version: reference.digest.as_ref().unwrap_or(&reference.tag).clone(),
+        };
+        let image = flota_image::pull(&self.store, &self.registries, &name, credentials.as_ref()).await?;
         let (store, to_unpack) = (self.store.clone(), image.clone());
         let unpacked = tokio::task::spawn_blocking(move || store.unpack(&to_unpack)).await;
         let broke = |error| ImageError::Io { act: "unpack the image", source: io::Error::other(error) };
@@ -231,7 +251,7 @@ impl Images {
             }
             tracing::info!(image = digest, "removing an image that the cluster no longer needs");
             let (store, digest) = (self.store.clone(), digest.clone());
-            let _ = tokio::task::spawn_blocking(move || store.remove(&digest)).await;
+            swept(tokio::task::spawn_blocking(move || store.remove(&digest)).await);
         }
     }
 
@@ -242,7 +262,7 @@ impl Images {
             loop {
                 if let Ok(_alone) = images.changing.try_write() {
                     let store = images.store.clone();
-                    let _ = tokio::task::spawn_blocking(move || store.sweep()).await;
+                    swept(tokio::task::spawn_blocking(move || store.sweep()).await);
                     return;
                 }
                 tokio::time::sleep(DROP_RETRY).await;
@@ -347,6 +367,17 @@ impl Images {
         let (digest, size) = (image.digest.clone(), image.size());
         self.reporter.report_image(ImageReport { digest, size, gone: false });
     }
+}
+
+/// Logs that blobs or layers stay that no image may need. The next sweep tries again.
+fn swept(result: Result<Result<(), ImageError>, tokio::task::JoinError>) {
+    let error: &dyn std::error::Error = match &result {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error,
+        Err(error) => error,
+    };
+    let cause = error.source().map(tracing::field::display);
+    tracing::warn!(%error, cause, "failed to remove what no image needs");
 }
 
 fn stored(source: io::Error) -> FetchError {

@@ -10,10 +10,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::{Clock, Random};
+use flota_api::image_ref::ImageRef;
 use flota_api::proto::images::image_store_server::ImageStoreServer;
 use flota_api::seal::Sealer;
 use flota_identity::{Dialer, Identity};
-use flota_image::{Credentials, Image, ImageError, ImageStore, PullError};
+use flota_image::{Credentials, Image, ImageError, ImageStore, PullError, Registries};
 use flota_runtime::cgroup;
 
 use crate::agent_handle::{AgentHandle, AgentOptions, start_reporting_to};
@@ -48,6 +49,8 @@ pub struct WorkerOptions {
     pub managers: Vec<String>,
     /// `host:port` where other nodes reach this one.
     pub address: String,
+    /// How this node reaches registries.
+    pub registries: Registries,
     /// What its owner offers to tasks; detected GPUs are added.
     pub offers: NodeOffers,
     /// The wall clock.
@@ -86,7 +89,8 @@ impl Worker {
         let paths = task_paths(&options.data_dir, options.run_dir, options.identity.node_id.as_str())?;
         let reporter = Reporter::default();
         let store = ImageStore::open(&options.data_dir.join("images"), overlay)?;
-        let images = Images::new(store, options.dialer.clone(), reporter.clone(), options.clock.clone());
+        let images =
+            Images::new(store, options.dialer.clone(), options.registries, reporter.clone(), options.clock.clone());
         images.sweep();
         let executor = Arc::new(ContainerExecutor::new(ContainerOptions {
             node: NodeNames { id: options.identity.node_id.to_string(), hostname: description.hostname.clone() },
@@ -126,7 +130,7 @@ impl Worker {
         self.agent.removed()
     }
 
-    /// Imports an archive as an image. Returns it with the given name, or else the name in the archive, made whole.
+    /// Imports an archive as an image. Returns it with the given name, or else the names in the archive, made whole.
     ///
     /// # Errors
     /// The archive is not a valid image, has no name, or can't be stored.
@@ -134,18 +138,24 @@ impl Worker {
         &self,
         archive: impl io::Read + Send + 'static,
         reference: &str,
-    ) -> Result<(Image, String), ImageError> {
+    ) -> Result<(Image, Vec<String>), ImageError> {
         let _adds = self.images.changing.read().await;
         self.images.sweep();
         let store = self.images.store.clone();
         let imported = tokio::task::spawn_blocking(move || flota_image::import(&store, archive));
-        let (image, name) = imported.await.map_err(join)??;
-        let name = if reference.is_empty() { name.unwrap_or_default() } else { reference.to_owned() };
-        let parsed = flota_api::image_ref::ImageRef::parse(&name);
-        let reference =
-            parsed.map_err(|error| ImageError::Archive(format!("its name: {error}; give one with --tag")))?.to_string();
+        let (image, mut names) = imported.await.map_err(join)??;
+        if !reference.is_empty() {
+            names = vec![reference.to_owned()];
+        }
+        if names.is_empty() {
+            return Err(ImageError::Archive("it gives the image no name; give one with --tag".into()));
+        }
+        let parsed = names.iter().map(|name| ImageRef::parse(name).map(|it| it.to_string()));
+        let references = parsed.collect::<Result<_, _>>();
+        let references =
+            references.map_err(|error| ImageError::Archive(format!("its name: {error}; give one with --tag")))?;
         self.images.added(&image);
-        Ok((image, reference))
+        Ok((image, references))
     }
 
     /// Creates an image of a static program.
@@ -165,7 +175,7 @@ impl Worker {
     ///
     /// # Errors
     /// The registry does not send the image, or the image is invalid.
-    pub async fn pull(&self, reference: &str, credentials: Option<Credentials>) -> Result<Image, PullError> {
+    pub async fn pull(&self, reference: &ImageRef, credentials: Option<Credentials>) -> Result<Image, PullError> {
         self.images.pull(reference, credentials).await
     }
 

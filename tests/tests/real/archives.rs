@@ -5,20 +5,21 @@ use std::io::Write;
 use std::path::Path;
 
 use serde_json::json;
+use tar_core::HEADER_SIZE;
+use tar_core::builder::EntryBuilder;
 
 /// A tar in memory.
 pub(crate) fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut archive = tar::Builder::new(Vec::new());
+    let mut archive = Vec::new();
     for (name, bytes) in entries {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o755);
-        // Set by hand: the library refuses the names that are wanted here.
-        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
-        header.set_cksum();
-        archive.append(&header, *bytes).unwrap();
+        let mut entry = EntryBuilder::new_gnu();
+        entry.path(name).size(bytes.len() as u64).unwrap().mode(0o755).unwrap();
+        archive.extend(entry.finish_bytes());
+        archive.extend_from_slice(bytes);
+        archive.resize(archive.len().next_multiple_of(HEADER_SIZE), 0);
     }
-    archive.into_inner().unwrap()
+    archive.resize(archive.len() + 2 * HEADER_SIZE, 0);
+    archive
 }
 
 /// An archive of one layer that holds `whoami`, as `docker save` writes it; its path.

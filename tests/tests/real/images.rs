@@ -81,10 +81,9 @@ fn archives_are_imported_and_bad_ones_refused_without_a_trace() {
         assert_eq!(result.code, 1, "{why}");
         assert!(result.stderr.contains(why), "{}", result.stderr);
     };
-    refused(&tar(&[("../escape", b"x")]), "leads out of its folder");
-    refused(&tar(&[("/absolute", b"x")]), "is an absolute path");
+    refused(&tar(&[(".wh.", b"")]), "hides no file");
     let whole = tar(&[("whoami", &program)]);
-    refused(&whole[..whole.len() / 2], "it is cut off or not a tar archive");
+    refused(&whole[..whole.len() / 2], "it is cut off");
     assert_eq!(cluster.rows("image ls").len(), 1, "nothing of a refused image is there");
     let file = dir.path().join("junk");
     std::fs::write(&file, b"this is no archive").unwrap();
@@ -268,11 +267,9 @@ fn a_layer_that_grows_without_end_is_refused_where_the_user_looks() {
     let dir = tempfile::tempdir().unwrap();
     // 10 GiB of zeros in some 10 MB, and that once more in a few kB: a layer may not unpack to that.
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    let mut header = tar::Header::new_gnu();
-    header.set_path("zeros").unwrap();
-    header.set_size(10 << 30);
-    header.set_cksum();
-    packed.write_all(header.as_bytes()).unwrap();
+    let mut header = tar_core::builder::EntryBuilder::new_gnu();
+    header.path("zeros").size(10 << 30).unwrap();
+    packed.write_all(&header.finish_bytes()).unwrap();
     for _ in 0..640 {
         packed.write_all(&vec![0; 1 << 20]).unwrap();
     }

@@ -25,10 +25,10 @@ const HOLD_WAIT: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Image {
-    /// Import an OCI layout or a `docker save` archive (tar; - for standard input)
+    /// Import an OCI layout or a `docker save` archive (tar, also with gzip or zstd; - for standard input)
     Import {
         file: PathBuf,
-        /// Name of the image, where the archive gives none
+        /// Name of the image in place of the archive's
         #[arg(short, long, default_value = "")]
         tag: String,
     },
@@ -137,18 +137,22 @@ fn upload(mut source: Box<dyn Read + Send>, reference: String, program: String) 
     ReceiverStream::new(receiver)
 }
 
-/// Names an image that a node now holds, and waits until enough nodes hold it.
+/// Gives an image that a node now holds its names, and waits until enough nodes hold it.
 async fn held(client: &Client, image: ImageResult) -> anyhow::Result<()> {
-    let request = NameImageRequest {
-        request_id: request_id(),
-        reference: image.reference.clone(),
-        digest: image.digest.clone(),
-        size: image.size,
-        node: image.node_id,
-    };
-    client.change(request, |mut control, request| async move { control.name_image(request).await }).await?;
-    progress::image(client, &image.reference, &image.digest, HOLD_WAIT).await?;
-    printer::line(&format!("{} {}", image.reference, image.digest));
+    for reference in &image.references {
+        let request = NameImageRequest {
+            request_id: request_id(),
+            reference: reference.clone(),
+            digest: image.digest.clone(),
+            size: image.size,
+            node: image.node_id.clone(),
+        };
+        client.change(request, |mut control, request| async move { control.name_image(request).await }).await?;
+    }
+    for reference in &image.references {
+        progress::image(client, reference, &image.digest, HOLD_WAIT).await?;
+        printer::line(&format!("{reference} {}", image.digest));
+    }
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! `ctl registry …` manages the credentials of registries.
 
+mod docker;
+
 use std::io::Read;
 
 use clap::Subcommand;
@@ -9,17 +11,22 @@ use flota_api::proto::control::{PutRegistryRequest, RemoveRequest};
 
 use crate::client::{Client, request_id};
 use crate::printer::{self, ListOptions};
+use docker::Login;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Registry {
     /// Keep credentials for the images of a registry
     Login {
-        #[arg(short, long)]
-        username: String,
+        #[arg(short, long, required_unless_present = "from_docker", conflicts_with = "from_docker")]
+        username: Option<String>,
         /// Read the password from standard input
         #[arg(long)]
         password_stdin: bool,
-        host: String,
+        /// Take the logins of `docker login` on this machine: that to HOST, or all
+        #[arg(long, conflicts_with = "password_stdin")]
+        from_docker: bool,
+        #[arg(required_unless_present = "from_docker")]
+        host: Option<String>,
     },
     /// Forget credentials
     Logout { host: String },
@@ -34,16 +41,28 @@ pub(super) fn password() -> anyhow::Result<String> {
     Ok(password.trim_end_matches(['\n', '\r']).to_owned())
 }
 
+/// Stores a login in the cluster.
+async fn put(client: &Client, login: Login) -> anyhow::Result<()> {
+    let Login { host, username, password } = login;
+    let request = PutRegistryRequest { request_id: request_id(), host: host.clone(), username, password };
+    client.change(request, |mut control, request| async move { control.put_registry(request).await }).await?;
+    printer::line(&host);
+    Ok(())
+}
+
 pub(crate) async fn run(verb: Registry, client: &Client) -> anyhow::Result<()> {
     match verb {
-        Registry::Login { username, password_stdin, host } => {
+        Registry::Login { from_docker: true, host, .. } => {
+            for login in docker::logins(&docker::config_path()?, host.as_deref())? {
+                put(client, login).await?;
+            }
+        }
+        Registry::Login { username, password_stdin, host, .. } => {
             if !password_stdin {
                 anyhow::bail!(crate::error::Usage("give the password on standard input, with --password-stdin".into()));
             }
-            let password = password()?;
-            let request = PutRegistryRequest { request_id: request_id(), host: host.clone(), username, password };
-            client.change(request, |mut control, request| async move { control.put_registry(request).await }).await?;
-            printer::line(&host);
+            let (host, username) = (host.unwrap_or_default(), username.unwrap_or_default());
+            put(client, Login { host, username, password: password()? }).await?;
         }
         Registry::Logout { host } => {
             let request = RemoveRequest { request_id: request_id(), name: host.clone(), force: false };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use flota_api::id::RegistryId;
+use flota_api::image_ref::registry_host;
 use flota_api::model::{Registry, Secret};
 use flota_api::object::Kind;
 use flota_raft_store::WriteTx;
@@ -47,7 +48,7 @@ impl<M: Member> Control<M> {
     /// Returns the credentials that `reference` identifies.
     pub(crate) async fn get_registry(&self, reference: &str) -> Result<RegistrySummary, ControlError> {
         let view = self.proven_view().await?;
-        resolve(&view, reference).map(summary)
+        resolve(&view, registry_host(reference)).map(summary)
     }
 
     /// Returns the credentials that pass every filter.
@@ -68,6 +69,7 @@ impl<M: Member> Control<M> {
         password: String,
     ) -> Result<(), ControlError> {
         let RegistrySummary { host, username } = login;
+        let host = registry_host(&host).to_owned();
         check(&host, &username, &password)?;
         let (new_id, password) = (self.random.draw(RegistryId::random), Secret::from(password));
         let put = self.write_once(request_id, |view| {
@@ -88,7 +90,7 @@ impl<M: Member> Control<M> {
     /// Removes the credentials that `reference` identifies.
     pub(crate) async fn remove_registry(&self, request_id: &str, reference: &str) -> Result<(), ControlError> {
         let removed = self.write_once(request_id, |view| {
-            let id = resolve::<Registry>(&view, reference)?.id.clone();
+            let id = resolve::<Registry>(&view, registry_host(reference))?.id.clone();
             let mut tx = WriteTx::new(view, request_id);
             tx.remove(Kind::Registry, id.as_str());
             Ok((tx.finish(), ()))

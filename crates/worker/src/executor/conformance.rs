@@ -8,7 +8,7 @@ use futures::FutureExt;
 use flota_api::clock::Clock;
 use flota_api::model::{Assignment, ImageSource, Role, ServiceSpec};
 use flota_identity::Dialer;
-use flota_image::ImageStore;
+use flota_image::{ImageStore, Registries};
 use flota_runtime::Program;
 
 use super::{
@@ -65,7 +65,7 @@ impl Bench {
         let dialer = Dialer::new(&TestCluster::new().identity(Role::Worker)).unwrap();
         let executor = ContainerExecutor::new(ContainerOptions {
             node: NodeNames { id: "n".into(), hostname: "w1".into() },
-            images: Images::new(store, dialer, Reporter::default(), Clock::system()),
+            images: Images::new(store, dialer, Registries::default(), Reporter::default(), Clock::system()),
             runtime: Program::open(dir.path().join("no-runtime")),
             paths: TaskPaths {
                 data_dir: dir.path().join("data"),

@@ -89,9 +89,9 @@ async fn fetch(holders: &[Gives]) -> (Result<(), String>, Vec<Vec<u64>>) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let store = ImageStore::open(dir.path(), true).expect("a folder");
     let (digest, _) = store.blobs.put(blob.as_slice(), None).expect("stored");
-    store.blobs.remove(&digest);
+    store.blobs.remove(&digest).expect("removed");
     let dialer = Dialer::new(&cluster.identity(Role::Worker)).expect("its own key");
-    let images = Images::new(store, dialer, Reporter::default(), Clock::system());
+    let images = Images::new(store, dialer, Registries::default(), Reporter::default(), Clock::system());
     let source = ImageSource { digest: digest.clone(), holders: peers, grant: None };
     let fetched = images.fetch_blob(&source, &digest, 10_000).await.map_err(|error| error.to_string());
     assert_eq!(images.store.blobs.has(&digest), fetched.is_ok(), "it is there whole, or not at all");
@@ -130,7 +130,7 @@ fn packed(dir: &std::path::Path) -> (Images, String) {
     let program = [b"\x7fELF".as_slice(), &[0; 60]].concat();
     let digest = flota_image::pack(&store, "program", &program).expect("packed").digest;
     let dialer = Dialer::new(&TestCluster::new().identity(Role::Worker)).expect("its own key");
-    (Images::new(store, dialer, Reporter::default(), Clock::system()), digest)
+    (Images::new(store, dialer, Registries::default(), Reporter::default(), Clock::system()), digest)
 }
 
 #[tokio::test]

@@ -60,7 +60,7 @@ fn write(store: &SledRecords, pending: &Mutex<Pending>) {
     }
     let written = store.save(&saved).and_then(|()| store.remove(&removed));
     for sender in waiting {
-        let copy = written.as_ref().map(|()| ()).map_err(|error| io::Error::new(error.kind(), error.to_string()));
+        let copy = written.as_ref().copied().map_err(|error| io::Error::new(error.kind(), error.to_string()));
         // A worker that was killed waits for nothing.
         let _ = sender.send(copy);
     }

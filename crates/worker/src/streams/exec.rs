@@ -189,7 +189,8 @@ async fn feed(inbox: &mut Streaming<Frame>, mut stdin: Option<Descriptor>, termi
     while let Ok(Some(frame)) = inbox.message().await {
         match (frame.frame, &stdin) {
             (Some(F::Stdin(bytes)), Some(file)) => {
-                if file.write_all(&bytes).await.is_err() {
+                let written = file.write_all(&bytes).await;
+                if written.is_err() {
                     stdin = None;
                 }
             }

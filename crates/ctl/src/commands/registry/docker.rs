@@ -1,0 +1,105 @@
+//! The logins of `docker login` on this machine: in docker's config.json, or with the credential helpers that it names.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use docker_credential::{CredentialRetrievalError, DockerCredential, get_credential_from_reader};
+use serde_json::Value;
+
+use flota_api::image_ref::registry_host;
+
+/// Under this address docker keeps the login to Docker Hub.
+const HUB: &str = "https://index.docker.io/v1/";
+/// User name that marks the password as an identity token.
+const TOKEN_USER: &str = "<token>";
+
+/// A login to a registry.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Login {
+    pub(super) host: String,
+    pub(super) username: String,
+    pub(super) password: String,
+}
+
+/// Returns the path of docker's config.json.
+pub(super) fn config_path() -> anyhow::Result<PathBuf> {
+    let folder = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker"));
+    Ok(folder.or_else(home).context("neither DOCKER_CONFIG nor HOME is set")?.join("config.json"))
+}
+
+/// Returns the login to this registry, or to all registries that the file names.
+pub(super) fn logins(path: &Path, host: Option<&str>) -> anyhow::Result<Vec<Login>> {
+    let text = fs_err::read(path)?;
+    let config: Value =
+        serde_json::from_slice(&text).with_context(|| format!("failed to parse `{}`", path.display()))?;
+    let named = ["auths", "credHelpers"].iter().filter_map(|key| config[key].as_object()).flat_map(|it| it.keys());
+    let mut addresses: BTreeSet<&str> = named.map(String::as_str).collect();
+    if let Some(host) = host.map(registry_host) {
+        addresses.retain(|address| registry_host(address) == host);
+        if addresses.is_empty() {
+            // A credential store knows more than the file names.
+            addresses.insert(if host == "docker.io" { HUB } else { host });
+        }
+    }
+    let mut logins = Vec::new();
+    for address in addresses {
+        let login = match get_credential_from_reader(text.as_slice(), address) {
+            Ok(DockerCredential::UsernamePassword(username, password)) => (username, password),
+            Ok(DockerCredential::IdentityToken(token)) => (TOKEN_USER.to_owned(), token),
+            // After a logout, docker leaves an entry without a login.
+            Err(CredentialRetrievalError::NoCredentialConfigured) if host.is_none() => continue,
+            Err(error) => return Err(error).with_context(|| format!("failed to get the login to {address}")),
+        };
+        logins.push(Login { host: registry_host(address).to_owned(), username: login.0, password: login.1 });
+    }
+    if logins.is_empty() {
+        bail!("`{}` has no login to a registry", path.display());
+    }
+    Ok(logins)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `auth` is base64 of `user:pass`.
+    const CONFIG: &str = r#"{
+        "auths": {
+            "https://index.docker.io/v1/": { "auth": "dXNlcjpwYXNz" },
+            "registry.local:5000": { "auth": "dXNlcjpwYXNz" },
+            "azure.example": { "auth": "", "identitytoken": "abc" },
+            "left.example": {}
+        }
+    }"#;
+
+    fn found(config: &str, host: Option<&str>) -> Result<Vec<(String, String)>, String> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("config.json");
+        std::fs::write(&path, config).expect("written");
+        let logins = logins(&path, host).map_err(|error| format!("{error:#}"))?;
+        Ok(logins.into_iter().map(|it| (it.host, format!("{}:{}", it.username, it.password))).collect())
+    }
+
+    #[test]
+    fn logins_of_docker_are_found() {
+        let login = |host: &str, login: &str| (host.to_owned(), login.to_owned());
+        let hub = login("docker.io", "user:pass");
+        let all = [login("azure.example", "<token>:abc"), hub.clone(), login("registry.local:5000", "user:pass")];
+        assert_eq!(found(CONFIG, None), Ok(all.to_vec()));
+        for name in ["docker.io", "index.docker.io", HUB] {
+            assert_eq!(found(CONFIG, Some(name)), Ok(vec![hub.clone()]), "{name}");
+        }
+    }
+
+    #[test]
+    fn missing_login_is_an_error() {
+        assert!(found(CONFIG, Some("other.example")).expect_err("none").contains("the login to other.example"));
+        assert!(found(CONFIG, Some("left.example")).is_err());
+        assert!(found("{}", None).expect_err("none").contains("has no login to a registry"));
+        assert!(found("{", None).expect_err("no JSON").contains("failed to parse"));
+        let helper = r#"{ "credHelpers": { "ecr.example": "flota-no-such-helper" } }"#;
+        assert!(found(helper, None).expect_err("no helper").contains("the login to ecr.example"));
+    }
+}
