@@ -133,8 +133,8 @@ fn plan_until_end(driver: Driver, scope: CancellationToken) -> impl FnOnce() {
     }
 }
 
-/// Waits until no quorum has answered this leader for so long that the others may have elected another. Workers must
-/// then be able to look for the new leader.
+/// Waits until no quorum has answered this leader for so long that the others have probably elected another. Workers
+/// must then be able to look for the new leader.
 async fn quorum_lost(raft: &RaftNode) {
     let patience = raft.patience();
     loop {

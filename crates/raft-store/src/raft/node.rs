@@ -254,9 +254,11 @@ impl RaftNode {
         acknowledged.filter(|_| self.opened.leadership.borrow().is_self).map(|at| at.elapsed())
     }
 
-    /// How long a leader without a quorum still counts as the leader. The others can elect a new one within this time.
+    /// How long a leader that no quorum answers goes on leading: ten heartbeats. The disks of two followers may stall for
+    /// a second, and their answers with them. It is also less than the time after which a new leader gives up the workers
+    /// that are still connected to a deposed one.
     pub fn patience(&self) -> Duration {
-        self.opened.timing.election.1 * 2
+        self.opened.timing.heartbeat * 10
     }
 
     /// ReadIndex (Raft dissertation §6.4): afterwards, a view shows everything that was acknowledged before the call.
