@@ -213,11 +213,15 @@ impl Images {
         blocking(move || store.whole_image(&digest)).await
     }
 
-    /// Fetches these images, one after the other.
+    /// Fetches these images, one after the other. Reports those that are here already, too: the leader removed such an
+    /// image, and has it again before this node got to removing its copy.
     pub(crate) async fn keep(self, sources: Vec<ImageSource>) {
         for source in sources {
-            if let Err(error) = self.fetch(&source).await {
-                tracing::warn!(image = source.digest, %error, "failed to fetch an image that this node is to hold");
+            match self.fetch(&source).await {
+                Ok(image) => self.added(&image),
+                Err(error) => {
+                    tracing::warn!(image = source.digest, %error, "failed to fetch an image that this node is to hold");
+                }
             }
         }
     }

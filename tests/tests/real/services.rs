@@ -92,7 +92,7 @@ fn what_is_pending_says_why() {
     });
     let timed_out = cluster.ctl("service scale big=2 --timeout 1s");
     assert_eq!(timed_out.code, 1);
-    assert!(timed_out.stderr.contains("big.1 is pending: no node fits"), "{}", timed_out.stderr);
+    assert!(timed_out.stderr.contains("big.1 and 1 more are pending: no node fits"), "{}", timed_out.stderr);
 }
 
 #[test]

@@ -118,7 +118,6 @@ fn row(node: &model::Node, leader: bool) -> Value {
     json!({
         "id": node.id, "name": node.description.hostname, "role": node.role, "leader": leader, "state": node.state,
         "stateReason": node.state_reason.map_or("", model::NodeStateReason::as_str), "stateSince": node.state_since,
-        "clockOffset": node.clock_offset,
         "availability": node.spec.availability, "address": node.address, "version": node.description.program_version,
     })
 }

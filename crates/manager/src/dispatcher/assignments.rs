@@ -29,9 +29,9 @@ pub(super) struct Told {
     /// Whether the worker has been sent a full set.
     has_begun: bool,
     tasks: BTreeMap<TaskId, ToldTask>,
-    /// The images that the node is to hold.
+    /// The images that the node is to fetch or, if it has them already, to report.
     images: Vec<Arc<ImageSource>>,
-    /// Sources of the images of its tasks and of those that it is to hold, by digest.
+    /// Sources of the images of its tasks and of those that it is to fetch, by digest.
     sources: Sources,
     /// Digests of images that the node is known to have.
     held: BTreeSet<String>,
@@ -102,12 +102,12 @@ impl Told {
             }
             told.insert(task.id.clone(), now);
         }
-        let images = view.images_of_node(&self.node);
-        let images: Vec<_> = images.map(|image| self.source(&image.digest, view, granter, &mut sources)).collect();
+        let wanted = view.images_of_node(&self.node).filter(|image| !image.confirmed().any(|id| *id == self.node));
+        let images: Vec<_> = wanted.map(|image| self.source(&image.digest, view, granter, &mut sources)).collect();
         // An image object exists while the image has a name or a task uses it. Without the object, no copy is needed.
         let dropped: BTreeSet<_> =
             self.held.iter().filter(|digest| view.image_by_digest(digest).is_none()).cloned().collect();
-        self.held.extend(images.iter().map(|image| image.digest.clone()));
+        self.held.extend(view.images_of_node(&self.node).map(|image| image.digest.clone()));
         let removed_tasks: Vec<_> =
             self.tasks.keys().filter(|id| !told.contains_key(*id)).map(ToString::to_string).collect();
         let dropped_images: Vec<_> = dropped.difference(&self.dropped).cloned().collect();
@@ -347,6 +347,24 @@ mod tests {
         assert_eq!(parts.iter().map(|part| part.tasks.len()).sum::<usize>(), 500);
         assert_eq!(parts.iter().map(|part| part.removed_tasks.len()).sum::<usize>(), 1);
         assert_eq!(cut(Assignments::default(), &Specs::new()).len(), 1, "an empty set is a message too");
+    }
+
+    #[test]
+    fn a_node_is_asked_for_the_images_that_it_is_not_known_to_have() {
+        let mut view = view(&[]);
+        let image = |digest: &str, confirmed| Image {
+            id: digest.into(),
+            digest: digest.into(),
+            holders: vec![ImageHolder { node_id: "n".into(), confirmed }],
+            ..Image::default()
+        };
+        view.put(image("sha256:here", true).into_object());
+        view.put(image("sha256:new", false).into_object());
+        let mut told = nothing_told(&[]);
+        let asked = |set: Assignments| set.images.into_iter().map(|it| it.digest).collect::<Vec<_>>();
+        assert_eq!(asked(tell(&mut told, &view).expect("the full set")), ["sha256:new"]);
+        view.remove(Kind::Image, "sha256:here");
+        assert_eq!(tell(&mut told, &view).expect("it went").dropped_images, ["sha256:here"], "it is known to have it");
     }
 
     #[test]

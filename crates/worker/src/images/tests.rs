@@ -148,6 +148,16 @@ async fn an_image_that_a_task_uses_is_not_removed_before_its_task() {
 }
 
 #[tokio::test]
+async fn an_image_that_this_node_is_to_hold_and_has_already_is_reported() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (images, digest) = packed(dir.path());
+    assert!(!images.reporter.has_report_of(&digest));
+    let source = ImageSource { digest: digest.clone(), holders: Vec::new(), grant: None };
+    images.clone().keep(vec![source]).await;
+    assert!(images.reporter.has_report_of(&digest));
+}
+
+#[tokio::test]
 async fn tasks_of_one_spec_run_the_image_that_the_first_one_resolved() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (images, digest) = packed(dir.path());
