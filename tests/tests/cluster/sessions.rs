@@ -173,11 +173,13 @@ fn session_outlives_a_quorum_that_is_slow_to_write() {
         session.send(ToManager::Statuses(StatusBatch { sequence: 1_000, reports, ..StatusBatch::default() }));
         // Heartbeats are answered only after the writes before them.
         it.pass(6_000);
-        assert!(session.end().is_err(), "the session goes on");
+        let end = session.end();
+        assert!(end.is_err(), "the session goes on: {end:?}");
         delay_followers(it, Duration::ZERO);
         it.wait("its reports are taken", 30_000, |_| {
             session.was_sent(|message| matches!(message, FromManager::StatusAck(ack) if ack.sequence == 1_000))
         });
-        assert!(session.end().is_err(), "the session goes on");
+        let end = session.end();
+        assert!(end.is_err(), "the session goes on: {end:?}");
     });
 }
