@@ -4,7 +4,7 @@ use flota_api::model::NodeState;
 use flota_api::proto::control::RemoveRequest;
 use flota_api::proto::specs::{NodeSpec, OnPartition, ServiceSpec};
 use flota_api::proto::types::{Availability, TaskState};
-use flota_tests::sim::script::{Script, script, spec};
+use flota_tests::sim::script::{Script, script, script_with, spec};
 
 use super::{containers, node_is, seen};
 
@@ -38,6 +38,21 @@ fn tasks_of_a_lost_machine_start_elsewhere_and_are_listed_with_a_doubt() {
         it.cluster().start_worker(0);
         it.converge();
         assert!(it.cluster().workers[0].machine.running().is_empty(), "what was replaced is not started again");
+    });
+}
+
+#[test]
+fn manager_that_stood_still_takes_no_node_for_lost() {
+    script_with(1, 3, |it| {
+        it.create(it.leader(), spec("web", 3)).unwrap();
+        it.converge();
+        let before = it.picture();
+        let host = it.cluster().managers[0].host;
+        it.cluster().world.pause(host, true);
+        it.pass(10_000);
+        it.cluster().world.pause(host, false);
+        it.converge();
+        assert_eq!(it.picture(), before, "the same tasks run on");
     });
 }
 

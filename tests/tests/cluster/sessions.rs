@@ -167,7 +167,7 @@ fn session_outlives_a_quorum_that_is_slow_to_write() {
                 it.cluster().managers[number].disk.set_faults(DiskFaults { delay, ..DiskFaults::default() });
             }
         };
-        delay_followers(it, Duration::from_millis(800));
+        delay_followers(it, Duration::from_millis(400));
         let status = TaskStatus { attempt: 1, state: WireState::Failed.into(), ..TaskStatus::default() };
         let reports = vec![TaskReport { task_id, status: Some(status) }];
         session.send(ToManager::Statuses(StatusBatch { sequence: 1_000, reports, ..StatusBatch::default() }));

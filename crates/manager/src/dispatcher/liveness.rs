@@ -40,18 +40,26 @@ pub(super) struct Liveness(Arc<Mutex<Known>>);
 #[derive(Debug, Default)]
 struct Known {
     links: BTreeMap<NodeId, Link>,
+    /// When somebody last asked for the time in this term.
+    asked: Option<Instant>,
     /// Time for which this process was stalled.
     stalled: Duration,
 }
 
 impl Known {
-    /// The present, without the time for which this process was stalled.
-    fn now(&self) -> Instant {
-        Instant::now() - self.stalled
+    /// The present, without the time for which this process was stalled: somebody asks every [`PULSE`], so a longer gap
+    /// is a stall. Whoever runs first after it notices it, which need not be the pulse.
+    fn now(&mut self) -> Instant {
+        let now = Instant::now();
+        let gap = self.asked.replace(now).map_or(Duration::ZERO, |asked| now - asked);
+        if gap > 2 * PULSE {
+            self.stalled += gap - PULSE;
+        }
+        now - self.stalled
     }
 }
 
-/// Interval at which the process checks that it is not stalled.
+/// Interval at which the process notices that it is not stalled.
 const PULSE: Duration = Duration::from_millis(100);
 /// Most nodes whose states are written in one entry.
 const ENTRY: usize = 1_000;
@@ -93,6 +101,7 @@ impl Liveness {
     /// sessions of the other nodes.
     pub(super) fn begin(&self, view: &Tables) {
         let mut known = self.known();
+        known.asked = None;
         let now = known.now();
         let links = view.nodes().filter_map(|node| match node.state {
             NodeState::Ready => Some((node.id.clone(), Link::Open(now))),
@@ -156,12 +165,11 @@ impl Liveness {
         changed
     }
 
-    /// Stops the clock for the time by which this future is polled late. It never ends.
-    async fn notice_stalls(&self) {
+    /// Asks for the time every [`PULSE`]. It never ends.
+    async fn pulse(&self) {
         loop {
-            let due = Instant::now() + PULSE;
-            tokio::time::sleep_until(due).await;
-            self.known().stalled += Instant::now() - due;
+            tokio::time::sleep(PULSE).await;
+            self.known().now();
         }
     }
 }
@@ -187,8 +195,7 @@ pub(super) async fn judge_nodes(replica: &Replica, sessions: &Sessions, liveness
     tokio::select! {
         biased;
         () = scope.cancelled() => {}
-        // It comes before the judge, so that a stall is known when the nodes are judged after it.
-        () = liveness.notice_stalls() => {}
+        () = liveness.pulse() => {}
         () = judge => {}
     }
 }
@@ -256,13 +263,12 @@ mod tests {
         let (liveness, view) = (Liveness::default(), ready(&["n"]).view());
         liveness.begin(&view);
         let judged = || liveness.judge(&view, Duration::from_secs(1), Timestamp(9));
-        let stalls = liveness.notice_stalls();
-        tokio::pin!(stalls);
-        let mut run = async |time| drop(tokio::time::timeout(time, stalls.as_mut()).await);
+        let pulse = liveness.pulse();
+        tokio::pin!(pulse);
+        let mut run = async |time| drop(tokio::time::timeout(time, pulse.as_mut()).await);
         run(Duration::from_millis(1_050)).await;
-        // Nothing is polled for a minute.
+        // Nothing is polled for a minute, and then the judge comes first.
         tokio::time::advance(Duration::from_secs(60)).await;
-        run(Duration::ZERO).await;
         assert_eq!(judged(), [], "a second of silence");
         run(Duration::from_secs(3)).await;
         assert_eq!(judged()[0].state, NodeState::Down, "four seconds of silence");
