@@ -17,7 +17,6 @@ case "${1:-build}" in
     need_seccomp
     ;;
   guest)
-    need containerd containerd
     need umoci umoci
     need busybox busybox-static
     need qemu-system-x86_64 qemu-system-x86
