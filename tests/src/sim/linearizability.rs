@@ -24,6 +24,9 @@ pub trait Model {
     /// The state after `op`; `None` if `answer` is wrong in `state`. Without an answer, `op` is possible in every
     /// state.
     fn step(state: &Self::State, op: &Self::Op, answer: Option<&Self::Answer>) -> Option<Self::State>;
+
+    /// Whether an operation with this answer leaves every state as it is.
+    fn leaves_state(answer: &Self::Answer) -> bool;
 }
 
 /// One operation of a history. Times are of one clock, in any unit.
@@ -226,19 +229,24 @@ impl<'a, M: Model> Search<'a, M> {
         true
     }
 
-    /// Undoes the last choice and returns its call.
+    /// Undoes the last choice to which there is an alternative, with those after it, and returns its call. There is none
+    /// to an operation that leaves the state as it is: if an order exists in which it comes later, it can also come now.
     fn undo(&mut self) -> Option<usize> {
-        let (call, state) = self.path.pop()?;
-        let Event { operation, returns, .. } = self.events[call];
-        self.state = state;
-        self.chosen[operation / 64] &= !(1 << (operation % 64));
-        // Link in the reverse order of unlinking.
-        if let Some(returns) = returns {
-            self.link(returns);
-            self.left += 1;
+        loop {
+            let (call, before) = self.path.pop()?;
+            let Event { operation, returns, .. } = self.events[call];
+            self.state = before;
+            self.chosen[operation / 64] &= !(1 << (operation % 64));
+            // Link in the reverse order of unlinking.
+            if let Some(returns) = returns {
+                self.link(returns);
+                self.left += 1;
+            }
+            self.link(call);
+            if !self.operations[operation].answer.as_ref().is_some_and(M::leaves_state) {
+                return Some(call);
+            }
         }
-        self.link(call);
-        Some(call)
     }
 
     fn unlink(&mut self, at: usize) {

@@ -73,6 +73,10 @@ impl Model for Services {
         };
         answer.is_none_or(|answer| *answer == right).then_some(next)
     }
+
+    fn leaves_state(answer: &Answer) -> bool {
+        !matches!(answer, Answer::Done)
+    }
 }
 
 /// Creates a read of one service. With an age, it may take effect that long before it was called.

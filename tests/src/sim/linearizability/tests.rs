@@ -38,6 +38,10 @@ impl Model for Register {
         };
         answer.is_none_or(|answer| *answer == right).then_some(next)
     }
+
+    fn leaves_state(answer: &Answer) -> bool {
+        !matches!(answer, Answer::Done)
+    }
 }
 
 fn op(called: u64, returned: u64, op: Op, answer: Answer) -> Operation<Register> {
@@ -169,4 +173,12 @@ fn many_writes_of_unknown_outcome_do_not_make_a_history_undecidable() {
         history.push(op(at + 6, at + 7, Read, Value(500 + number)));
     }
     assert_eq!(check(&history), Ok(()));
+}
+
+#[test]
+fn many_reads_with_wide_windows_do_not_make_a_history_undecidable() {
+    // Each could be before or after each other; the last read is wrong in any order.
+    let mut history: Vec<_> = (0..200).map(|_| op(0, 1_000, Read, Value(0))).collect();
+    history.extend([op(10, 20, Write(1), Done), op(30, 40, Read, Value(7))]);
+    assert!(matches!(check(&history), Err(Violation::Impossible { .. })));
 }
