@@ -90,12 +90,18 @@ pub(super) fn possible_answers(profile: &Seccomp, block: &[Architecture], data: 
 /// Returns the answer to a call that is newer than all that the profile names, as runc adds it to libseccomp's filter;
 /// `None` for other calls.
 pub(super) fn answer_to_newer(profile: &Seccomp, on: Architecture, number: u32) -> Option<u32> {
+    answer_above(profile, on, newest(profile, on), number)
+}
+
+/// Returns the same, if `newest` is the newest call that the profile names.
+pub(super) fn answer_above(profile: &Seccomp, on: Architecture, newest: Option<u32>, number: u32) -> Option<u32> {
     let permissive = ["SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRACE"].contains(&profile.default_action.as_str());
-    let end = match on {
-        Architecture::X86_64 => X32_BIT,
-        Architecture::Arm => 0xf_0000,
-        _ => u32::MAX,
-    };
+    let is_newer = !permissive && newest.is_some_and(|newest| number > newest && number < end(on));
+    is_newer.then(|| answer_of("SCMP_ACT_ERRNO", Some(libc::ENOSYS.unsigned_abs())))
+}
+
+/// Returns the number of the newest call that the profile names.
+pub(super) fn newest(profile: &Seccomp, on: Architecture) -> Option<u32> {
     let mut newest = None;
     for call in profile.syscalls.iter().flat_map(|it| &it.names).filter_map(|it| calls::find(it)) {
         let through = match call.multiplexed.filter(|_| on.multiplexes()) {
@@ -103,10 +109,18 @@ pub(super) fn answer_to_newer(profile: &Seccomp, on: Architecture, number: u32) 
             Some(Multiplexed::Ipc(_)) => Some(IPC),
             None => None,
         };
-        newest = newest.max(call.number(on).filter(|it| *it < end)).max(through);
+        newest = newest.max(call.number(on).filter(|it| *it < end(on))).max(through);
     }
-    let is_newer = !permissive && newest.is_some_and(|newest| number > newest && number < end);
-    is_newer.then(|| answer_of("SCMP_ACT_ERRNO", Some(libc::ENOSYS.unsigned_abs())))
+    newest
+}
+
+/// Returns the number at which the architecture's ordinary calls end.
+fn end(on: Architecture) -> u32 {
+    match on {
+        Architecture::X86_64 => X32_BIT,
+        Architecture::Arm => 0xf_0000,
+        _ => u32::MAX,
+    }
 }
 
 enum Match {

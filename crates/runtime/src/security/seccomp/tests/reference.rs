@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use super::interpreter::{Data, run};
-use super::model::{answer_of, answer_to_newer, architecture_of, possible_answers, rules_for_library};
+use super::model::{answer_above, answer_of, architecture_of, newest, possible_answers, rules_for_library};
 use super::random::Random;
 use crate::oci::Seccomp;
 use crate::security::default_profile::profile_for;
@@ -188,6 +188,7 @@ pub(super) fn compare(profile: &Seccomp, block: &[Architecture], random: &mut Ra
     let judged = judged_calls(&profile, block);
     let values = values(&profile);
     let big_endian = block[0].is_big_endian();
+    let newest: Vec<_> = block.iter().map(|on| (*on, newest(&profile, *on))).collect();
     let mut compared = Compared::default();
     for (audit, number) in ALL.iter().flat_map(|it| numbers().map(|number| (it.audit(), number))) {
         if unknown_to_library().contains(&(audit, number)) {
@@ -197,7 +198,8 @@ pub(super) fn compare(profile: &Seccomp, block: &[Architecture], random: &mut Ra
         for _ in 0..if judged { 60 } else { 1 } {
             let data = Data { number, audit, arguments: std::array::from_fn(|_| random.pick(&values)) };
             let [ours, theirs] = [&ours, &theirs].map(|it| run(it, &data, big_endian));
-            let newer = architecture_of(block, &data).and_then(|on| answer_to_newer(&profile, on, number));
+            let on = newest.iter().find(|(on, _)| architecture_of(block, &data) == Some(*on));
+            let newer = on.and_then(|(on, newest)| answer_above(&profile, *on, *newest, number));
             let theirs = newer.unwrap_or(theirs);
             compared.calls += 1;
             if ours == theirs && !judged {
