@@ -11,6 +11,7 @@
 mod create;
 mod delete;
 mod exec;
+mod groups;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,9 +30,10 @@ use crate::security::Filter;
 use crate::state::{self, start_time};
 use crate::syscall::process as kernel;
 
-pub use create::{Creation, GroupChoice};
+pub use create::Creation;
 pub use delete::remove_remains;
 pub use exec::Execution;
+pub use groups::GroupChoice;
 
 /// Longest id, which is more than programs use.
 const ID_BOUND: usize = 1024;

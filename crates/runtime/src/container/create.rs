@@ -8,8 +8,8 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use super::Container;
-use crate::cgroup::{self, Groups, Scope};
+use super::{Container, GroupChoice};
+use crate::cgroup::Groups;
 use crate::error::{Act, RunError, StepError};
 use crate::oci::{Linux, NamespaceKind, Process, Resources, Seccomp, Spec, Status};
 use crate::process::channel::Word;
@@ -21,19 +21,6 @@ use crate::process::{hooks, listener, settings, start, user_namespace};
 use crate::rootfs::{self, sources};
 use crate::security::Filter;
 use crate::state;
-
-/// How a container's control groups are chosen.
-#[derive(Clone, Debug)]
-pub enum GroupChoice {
-    /// They are those of `linux.cgroupsPath`.
-    Configured,
-    /// They are those of a scope of systemd that `linux.cgroupsPath` describes.
-    Systemd,
-    /// They are these, whatever the configuration says.
-    Given(Groups),
-    /// There are none: the container stays in the caller's groups, without limits.
-    None,
-}
 
 /// The parameters of `create`.
 #[derive(Debug)]
@@ -167,22 +154,8 @@ impl Creation {
         }
     }
 
-    fn choose_groups(&self, spec: &Spec) -> Result<(Groups, Option<Scope>), StepError> {
-        let hierarchies = || cgroup::hierarchies().act(|| "read the cgroup hierarchies".into());
-        let path = spec.linux().cgroups_path.as_deref();
-        Ok(match &self.groups {
-            GroupChoice::Given(groups) => (groups.clone(), None),
-            GroupChoice::None => (Groups::default(), None),
-            GroupChoice::Configured => (Groups::new(&hierarchies()?, path, &self.id)?, None),
-            GroupChoice::Systemd => {
-                let scope = Scope::new(path, &self.id)?;
-                (scope.groups(&hierarchies()?), Some(scope))
-            }
-        })
-    }
-
     fn container(&self, spec: &Spec, bundle: PathBuf, rootfs: PathBuf, dir: PathBuf) -> Result<Container, StepError> {
-        let (groups, scope) = self.choose_groups(spec).inspect_err(|_| drop(std::fs::remove_dir(&dir)))?;
+        let (groups, scope) = self.groups.choose(spec, &self.id).inspect_err(|_| drop(std::fs::remove_dir(&dir)))?;
         let own = nix::unistd::getpid().as_raw();
         Ok(Container {
             oci_version: spec.oci_version.clone(),
@@ -277,25 +250,12 @@ impl Making<'_> {
         Ok(())
     }
 
-    /// Returns the container's limits. The default devices are always allowed, because a container can't work without
-    /// them.
-    fn resources(&self) -> Resources {
-        if matches!(self.creation.groups, GroupChoice::None) {
-            return Resources::default();
-        }
-        let mut resources = self.spec.linux().resources.clone().unwrap_or_default();
-        if !resources.devices.is_empty() {
-            resources.devices.extend(cgroup::default_device_rules());
-        }
-        resources
-    }
-
     /// Creates the control groups. systemd does this itself when there is a process for them.
     fn make_groups(&mut self) -> Result<(), StepError> {
         if self.container.scope.is_some() {
             return Ok(());
         }
-        let resources = self.resources();
+        let resources = self.creation.groups.resources(self.spec);
         if self.container.groups.is_frozen() {
             // In a frozen group init would never reach its first step. The groups belong to another process, so they
             // are kept.
@@ -394,7 +354,7 @@ impl Making<'_> {
             user_namespace::map(launched.pid, &linux.uid_mappings, &linux.gid_mappings)?;
         }
         if let Some(scope) = &self.container.scope {
-            let resources = self.resources();
+            let resources = self.creation.groups.resources(self.spec);
             scope.start(pid, &resources, self.container.groups.is_pure_v2())?;
             self.container.groups.adopt(&resources)?;
         }
