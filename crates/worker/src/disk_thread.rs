@@ -2,6 +2,7 @@
 //! disk delays these writes, but neither heartbeats nor the work of other tasks.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -17,14 +18,15 @@ impl DiskThread {
     /// The kernel refuses another thread.
     pub(crate) fn start() -> io::Result<Self> {
         let (sender, jobs) = mpsc::channel::<Job>();
-        let run = move || jobs.into_iter().for_each(|job| job());
+        // A job that panics drops what its caller waits for. Later jobs must run, or their callers would wait for ever.
+        let run = move || jobs.into_iter().for_each(|job| drop(catch_unwind(AssertUnwindSafe(job))));
         std::thread::Builder::new().name("flota-disk".into()).spawn(run)?;
         Ok(Self(sender))
     }
 
     /// Runs a job after those that were given before. Does not block. Callers bound the number of their jobs.
     pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
-        // If a job has panicked, this one is dropped, and so is what its caller waits for.
+        // The thread ends only when this is dropped.
         let _ = self.0.send(Box::new(job));
     }
 

@@ -123,4 +123,16 @@ mod tests {
         records.close();
         assert!(records.save(record("t", 1)).await.is_err(), "it is closed");
     }
+
+    #[tokio::test]
+    async fn a_job_that_panics_stops_no_later_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SledRecords::open(dir.path(), Sealer::new(&[7; 32])).unwrap();
+        let disk = Arc::new(DiskThread::start().unwrap());
+        let records = QueuedRecords::new(store, Arc::clone(&disk));
+        disk.run(|| panic!("on purpose"));
+        records.save(record("t", 1)).await.unwrap();
+        assert_eq!(records.load().len(), 1);
+        records.close();
+    }
 }
