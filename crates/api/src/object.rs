@@ -14,9 +14,9 @@ use crate::version::Meta;
 pub trait StoreObject: Clone + Send + Sync + 'static {
     /// Kind of the object, which also names its table.
     const KIND: Kind;
-    /// Returns the characters of its identifier.
+    /// Returns the identifier of the object as a text.
     fn id(&self) -> &str;
-    /// Returns its names, each of which is unique among objects of its kind.
+    /// Returns the names of the object, each of which is unique among objects of its kind.
     fn names(&self) -> Vec<&str>;
     /// Returns its times and version.
     fn meta(&self) -> &Meta;
@@ -57,17 +57,17 @@ macro_rules! kinds {
                 match self { $(Self::$kind(_) => Kind::$kind),* }
             }
 
-            /// Returns the characters of its identifier.
+            /// Returns the identifier of the object as a text.
             pub fn id(&self) -> &str {
                 match self { $(Self::$kind(object) => object.id()),* }
             }
 
-            /// Returns the characters of its identifier, shared with the object.
+            /// Returns the identifier of the object as a shared text.
             pub fn key(&self) -> Arc<str> {
                 match self { $(Self::$kind(object) => Arc::from(&object.id)),* }
             }
 
-            /// Returns its names, each of which is unique among objects of its kind.
+            /// Returns the names of the object, each of which is unique among objects of its kind.
             pub fn names(&self) -> Vec<&str> {
                 match self { $(Self::$kind(object) => object.names()),* }
             }

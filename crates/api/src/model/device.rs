@@ -28,7 +28,7 @@ pub enum DeviceError {
     /// The text does not have the form of a device mapping.
     #[error("`{0}`: a device has the form SOURCE[:TARGET[:PERMISSIONS]]")]
     Form(String),
-    /// One of its two paths is illegal.
+    /// The path on the node or the path in the container is illegal.
     #[error(transparent)]
     Path(#[from] PathError),
     /// The permissions contain something other than `r`, `w` and `m`.

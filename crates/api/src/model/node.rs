@@ -168,7 +168,7 @@ pub struct Node {
     pub description: NodeDescription,
     /// `host:port` of its listener.
     pub address: String,
-    /// The state of its session, as the leader last knew it.
+    /// Whether the node is connected, as the leader last wrote it to the store.
     pub state: NodeState,
     /// Reason of the state; `None` if the node is ready.
     #[serde(serialize_with = "text_or_empty")]

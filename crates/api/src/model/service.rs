@@ -128,7 +128,7 @@ pub struct ServiceSpec {
     /// Replaces the task's name as its hostname.
     #[serde(serialize_with = "text_or_empty")]
     pub hostname: Option<String>,
-    /// Number and placement of its tasks.
+    /// How many tasks the service wants, and where.
     #[serde(flatten)]
     pub mode: ServiceMode,
     /// Resources that a task can't exceed.

@@ -137,12 +137,13 @@ impl Task {
         self.node_id.is_some() && !self.status.state.is_terminal()
     }
 
-    /// Returns the restarts of its slot that a failure caused; they count against the limit of the restart policy.
+    /// Returns how many restarts of the task's slot were caused by failures. They count against the limit of the restart
+    /// policy.
     pub fn failures(&self) -> u64 {
         self.restarts().saturating_sub(self.moves)
     }
 
-    /// Returns the starts of its slot after the first.
+    /// Returns how often the task's slot was started again after its first start.
     pub fn restarts(&self) -> u64 {
         self.inherited_restarts + u64::from(self.status.attempt.saturating_sub(1))
     }
