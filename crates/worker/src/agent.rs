@@ -14,7 +14,7 @@ use flota_api::clock::{Clock, Random};
 use flota_api::clock_offset::ClockOffset;
 use flota_api::defaults::{HEARTBEAT, NEW_EPOCH_GRACE};
 use flota_api::model::NodeDescription;
-use flota_api::version::Timestamp;
+use flota_api::version::{Timestamp, Version};
 use flota_identity::Dialer;
 
 use crate::assignments::{Newest, Parts};
@@ -89,6 +89,8 @@ struct Link<'a> {
     heard: Instant,
     /// When the session was established, if it was.
     established: Option<Instant>,
+    /// The version of the last network update, until the leader knows that it is carried out.
+    programmed: Option<Version>,
 }
 
 impl Link<'_> {
@@ -151,6 +153,7 @@ impl Agent {
             beat: tokio::time::interval(HEARTBEAT),
             heard: Instant::now(),
             established: None,
+            programmed: None,
         };
         let end = self.serve(&mut session, &mut link).await;
         if link.held() {
@@ -180,6 +183,9 @@ impl Agent {
         let reporter = self.reporter.clone();
         let mut departure = self.departure.clone();
         loop {
+            if let Some(version) = link.programmed.take() {
+                session.send(ToLeader::Programmed(version)).await?;
+            }
             let silent_at = link.heard + link.period.mul_f64(LATE);
             let message = tokio::select! {
                 message = session.recv() => {
@@ -229,6 +235,8 @@ impl Agent {
             FromLeader::Registered(registered) => self.established(registered, link),
             FromLeader::NotLeader(leader) => return Err(End::Redirect(leader)),
             FromLeader::Assignments(part) => self.assign(part)?,
+            // This node has no networks, so it has nothing to do.
+            FromLeader::Networks(update) => link.programmed = Some(update.version).filter(|_| !update.more),
             FromLeader::StatusAck(sequence) => self.reporter.acknowledged(sequence),
             FromLeader::OpenStream(open) => {
                 self.spawned.spawn(self.services.open_stream(link.channel.clone(), open));

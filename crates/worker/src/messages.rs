@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use flota_api::id::TaskId;
-use flota_api::model::{Assignment, ImageSource, NodeDescription, TaskStatus};
-use flota_api::version::Timestamp;
+use flota_api::model::{Assignment, ImageSource, NetworkUpdate, NodeDescription, TaskStatus};
+use flota_api::version::{Timestamp, Version};
 
 /// A message to the leader.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,6 +14,8 @@ pub(crate) enum ToLeader {
     Heartbeat(Timestamp),
     Statuses(StatusBatch),
     Leaving(Departure),
+    /// All network updates up to this version are carried out.
+    Programmed(Version),
 }
 
 /// A message from the leader, or from a manager that does not lead.
@@ -24,6 +26,7 @@ pub(crate) enum FromLeader {
     /// This manager does not lead; the address of the leader, if the manager knows it.
     NotLeader(Option<String>),
     Assignments(Part),
+    Networks(NetworkUpdate),
     /// The leader has stored the batch with this number.
     StatusAck(u64),
     OpenStream(OpenStream),
