@@ -13,7 +13,7 @@ use flota_raft_store::{ProposeError, Proposer, faults};
 use crate::control_loop::{ControlLoop, Driver};
 use crate::dispatcher::Dispatcher;
 use crate::replica::Replica;
-use crate::{images, orchestrator, roles, scheduler};
+use crate::{allocator, images, orchestrator, roles, scheduler};
 
 /// The pause between two attempts to prove that this manager leads.
 const PROOF_RETRY: Duration = Duration::from_millis(20);
@@ -22,6 +22,9 @@ const PROOF_RETRY: Duration = Duration::from_millis(20);
 fn pipeline() -> Vec<Box<dyn ControlLoop>> {
     vec![
         Box::new(orchestrator::replicated::Replicated),
+        Box::new(allocator::Networks),
+        Box::new(allocator::Services),
+        Box::new(allocator::Addresses),
         Box::new(scheduler::Scheduler),
         Box::new(images::Images),
         Box::new(orchestrator::orphan::Orphan),

@@ -46,7 +46,8 @@ impl ControlLoop for Scheduler {
                 if old.holds_resources() && !new.holds_resources() {
                     return helped_by_end_of(old, view);
                 }
-                let begins = new.is_waiting() && (!old.is_waiting() || old.desired_state != new.desired_state);
+                let facts = |task: &Task| (task.is_waiting(), task.desired_state, task.attachments.len());
+                let begins = new.is_waiting() && facts(old) != facts(new);
                 begins.then(|| Key::of(&new.service_id)).into_iter().collect()
             }
             Event::Created(Object::Task(task)) if task.is_waiting() => vec![Key::of(&task.service_id)],
@@ -58,7 +59,8 @@ impl ControlLoop for Scheduler {
     fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
         let service = ServiceId::from(Arc::clone(&key.id));
-        let mut tasks: Vec<&Arc<Task>> = view.tasks_waiting(&service).collect();
+        // A task without its addresses waits for the allocator.
+        let mut tasks: Vec<&Arc<Task>> = view.tasks_waiting(&service).filter(|task| view.is_attached(task)).collect();
         if tasks.is_empty() {
             return plan;
         }

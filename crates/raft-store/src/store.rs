@@ -4,6 +4,8 @@
 
 mod apply;
 mod indices;
+mod networks;
+mod runs;
 mod snapshot;
 mod tables;
 mod watch;
@@ -12,6 +14,8 @@ mod write;
 use std::sync::{Arc, Mutex, RwLock};
 
 pub use indices::Load;
+pub use networks::NodePort;
+pub use runs::{Runs, address_of, number_of, numbers_of};
 pub use snapshot::SnapshotError;
 pub use tables::{Tables, View};
 pub use watch::{Event, Lagged, Watch};

@@ -133,6 +133,7 @@ impl From<&Network> for po::Network {
             subnets: it.subnets.iter().map(Into::into).collect(),
             last_tasks: texts(&it.last_given.tasks),
             last_services: texts(&it.last_given.services),
+            last_port: it.last_given.port.unwrap_or_default().into(),
             stack_id: it.stack_id.clone().map(Into::into),
         }
     }
@@ -150,6 +151,7 @@ impl TryFrom<po::Network> for Network {
             last_given: LastGiven {
                 tasks: parse_all(&it.last_tasks, "network.last_tasks")?,
                 services: parse_all(&it.last_services, "network.last_services")?,
+                port: u16::try_from(it.last_port).ok().filter(|port| *port > 0),
             },
             stack_id: it.stack_id.map(Into::into),
         })
@@ -158,7 +160,7 @@ impl TryFrom<po::Network> for Network {
 
 impl From<&AddressPool> for po::AddressPool {
     fn from(it: &AddressPool) -> Self {
-        Self { prefix: it.prefix.to_string(), subnet_length: it.subnet_length.into() }
+        Self { prefix: it.prefix.to_string(), subnet_length: it.subnet_length.into(), last: text_of(it.last) }
     }
 }
 
@@ -169,7 +171,7 @@ impl TryFrom<po::AddressPool> for AddressPool {
         let length = u8::try_from(it.subnet_length).ok();
         let length = length.filter(|length| (prefix.prefix_len()..=prefix.max_prefix_len()).contains(length));
         let subnet_length = length.ok_or(Malformed::new("address_pools.subnet_length", "has an impossible value"))?;
-        Ok(Self { prefix, subnet_length })
+        Ok(Self { prefix, subnet_length, last: parse_filled(&it.last, "address_pools.last")? })
     }
 }
 
@@ -298,7 +300,11 @@ mod tests {
                 gateway: address("fd00:1::1"),
                 virtual_range: prefix("fd00:1:0:0:c000::/66"),
             }],
-            last_given: LastGiven { tasks: vec![address("10.1.4.8")], services: vec![address("fd00:1:0:0:c000::1")] },
+            last_given: LastGiven {
+                tasks: vec![address("10.1.4.8")],
+                services: vec![address("fd00:1:0:0:c000::1")],
+                port: Some(30_001),
+            },
             stack_id: Some("k".into()),
             ..Network::default()
         }
@@ -350,7 +356,7 @@ mod tests {
         for bad in ["", "10.0.0.0", "10.0.0.0/33", "x/8"] {
             assert_eq!(SubnetSpec::try_from(subnet(bad)).expect_err("no prefix").field, "subnets.prefix", "{bad}");
         }
-        let pool = |length| po::AddressPool { prefix: "10.0.0.0/8".into(), subnet_length: length };
+        let pool = |length| po::AddressPool { prefix: "10.0.0.0/8".into(), subnet_length: length, last: String::new() };
         assert!(AddressPool::try_from(pool(24)).is_ok());
         assert!([7, 33, 300].into_iter().all(|length| AddressPool::try_from(pool(length)).is_err()));
     }

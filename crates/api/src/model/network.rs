@@ -152,6 +152,9 @@ pub struct LastGiven {
     pub tasks: Vec<IpAddr>,
     /// To services, as virtual IPs.
     pub services: Vec<IpAddr>,
+    /// The published port that was chosen last, kept by the network `ingress`.
+    #[serde(serialize_with = "number_or_zero")]
+    pub port: Option<u16>,
 }
 
 /// A network as the store holds it.
@@ -191,6 +194,9 @@ pub struct AddressPool {
     pub prefix: IpNet,
     /// Length of the prefixes of its subnets.
     pub subnet_length: u8,
+    /// The subnet that was given last. The next search begins behind it.
+    #[serde(serialize_with = "text_or_empty")]
+    pub last: Option<IpNet>,
 }
 
 /// The addresses that a task or a node has in one network, one for each address family of the network.

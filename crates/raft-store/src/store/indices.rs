@@ -1,5 +1,5 @@
 //! Indices over the tables: the tasks of a service, of a slot and of a node, those that wait or have failed, what
-//! unfinished tasks use, who holds which image, and which nodes are managers.
+//! unfinished tasks use, who holds which image, and which nodes are managers. Those of networks are in `networks.rs`.
 //!
 //! [`super::Tables::put`] and [`super::Tables::remove`] keep them up to date, so a change costs what it touches. They
 //! follow from the objects, so they are neither in the digest nor in a snapshot.
@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
+use super::networks::NetworkIndices;
 use flota_api::id::{ImageId, NodeId, ServiceId, TaskId};
 use flota_api::model::{Image, Node, Role, Task};
 use flota_api::resources::Resources;
@@ -47,7 +48,7 @@ impl<K: Ord, M: Ord> Default for Tally<K, M> {
 
 impl<K: Ord + Clone, M: Ord + Clone> Groups<K, M> {
     /// Moves a member from its old key to its new one.
-    fn update(&mut self, old: Option<(K, M)>, new: Option<(K, M)>) {
+    pub(super) fn update(&mut self, old: Option<(K, M)>, new: Option<(K, M)>) {
         if old == new {
             return;
         }
@@ -85,7 +86,7 @@ impl<K: Ord + Clone, M: Ord + Clone> Groups<K, M> {
 
 impl<K: Ord + Clone, M: Ord + Clone> Tally<K, M> {
     /// Counts a member for its new key instead of its old one.
-    fn update(&mut self, old: Option<(K, M)>, new: Option<(K, M)>) {
+    pub(super) fn update(&mut self, old: Option<(K, M)>, new: Option<(K, M)>) {
         if old == new {
             return;
         }
@@ -143,6 +144,7 @@ pub(super) struct Indices {
     /// Images that a node holds or was asked to hold.
     pub(super) images_of_node: Groups<NodeId, ImageId>,
     pub(super) managers: OrdSet<NodeId>,
+    pub(super) networks: NetworkIndices,
 }
 
 /// Everything about a task that an index depends on.
@@ -188,6 +190,7 @@ impl<'a> Facts<'a> {
 impl Indices {
     /// Follows the change of a task from `old` to `new`. `reserved` is what its spec reserves.
     pub(super) fn task(&mut self, old: Option<&Task>, new: Option<&Task>, reserved: &Resources) {
+        self.networks.task(old, new);
         let (old, new) = (old.map(Facts::of), new.map(Facts::of));
         // Most changes are reports of progress, which concern no index.
         if old == new {
@@ -241,6 +244,7 @@ impl Indices {
 
     /// Follows the change of a node from `old` to `new`.
     pub(super) fn node(&mut self, old: Option<&Node>, new: Option<&Node>) {
+        self.networks.node(old, new);
         let is_manager = |node: &Node| node.role == Role::Manager;
         if let Some(old) = old.filter(|node| is_manager(node)) {
             self.managers.remove(&old.id);

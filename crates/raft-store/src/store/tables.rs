@@ -4,11 +4,14 @@
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
+use ipnet::IpNet;
 
 use super::indices::{Indices, Load};
+use super::networks::NodePort;
+use super::runs::Runs;
 use crate::digest::Digest;
-use flota_api::id::{NodeId, ServiceId, TaskId};
-use flota_api::model::{Cluster, Image, Network, Node, Registry, Service, ServiceSpec, Stack, Task};
+use flota_api::id::{NetworkId, NodeId, ServiceId, TaskId};
+use flota_api::model::{Cluster, INGRESS, Image, Network, Node, Registry, Service, ServiceSpec, Stack, Task};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::{Timestamp, Version};
 
@@ -245,6 +248,73 @@ impl Tables {
         self.indices.managers.iter().filter_map(|id| self.node(id.as_str()))
     }
 
+    /// Networks that tasks of a spec join, in the order of their interfaces.
+    pub fn networks_of_spec(&self, spec: &ServiceSpec) -> impl Iterator<Item = &Arc<Network>> {
+        let ingress = self.network_by_name(INGRESS).filter(|_| spec.is_in_ingress());
+        spec.networks.iter().filter_map(|it| self.network(it.network.as_str())).chain(ingress)
+    }
+
+    /// Whether the task has all attachments that its spec asks for.
+    pub fn is_attached(&self, task: &Task) -> bool {
+        let has = |network: &Arc<Network>| task.attachments.iter().any(|it| it.network == network.id);
+        self.spec_of(task).is_none_or(|spec| self.networks_of_spec(spec).all(has))
+    }
+
+    /// Addresses of a network that can't be given.
+    pub fn taken_addresses(&self, id: &NetworkId) -> Runs {
+        self.indices.networks.addresses.get(id).cloned().unwrap_or_default()
+    }
+
+    /// Addresses of all subnets of all networks.
+    pub fn taken_subnets(&self) -> &Runs {
+        &self.indices.networks.subnets
+    }
+
+    /// VXLAN network identifiers that networks have.
+    pub fn taken_vnis(&self) -> &Runs {
+        &self.indices.networks.vnis
+    }
+
+    /// Tasks that are attached to a network and have not ended, in the order of their ids.
+    pub fn tasks_of_network(&self, id: &NetworkId) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks_with(self.indices.networks.tasks.of(id))
+    }
+
+    /// Nodes that have a network, by id: they have a task that is attached to it, or are attached themselves.
+    pub fn nodes_of_network(&self, id: &NetworkId) -> impl Iterator<Item = &NodeId> {
+        self.indices.networks.nodes.of(id).map(|(node, _)| node)
+    }
+
+    /// Networks that a node has, by id.
+    pub fn networks_of_node(&self, id: &NodeId) -> impl Iterator<Item = &NetworkId> {
+        self.indices.networks.of_node.of(id).map(|(network, _)| network)
+    }
+
+    /// Nodes that are attached to a network themselves, by id.
+    pub fn nodes_attached(&self, id: &NetworkId) -> impl Iterator<Item = &Arc<Node>> {
+        self.indices.networks.attached_nodes.of(id).filter_map(|id| self.node(id.as_str()))
+    }
+
+    /// Services whose newest spec names a network, or that have a virtual IP there, by id.
+    pub fn services_of_network(&self, id: &NetworkId) -> impl Iterator<Item = &Arc<Service>> {
+        self.indices.networks.services.of(id).filter_map(|id| self.service(id.as_str()))
+    }
+
+    /// Services on whose ports every node answers, by id.
+    pub fn services_published(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.indices.networks.published.of(&()).filter_map(|id| self.service(id.as_str()))
+    }
+
+    /// Services that have or want a port of nodes, by id.
+    pub fn services_with_port(&self, port: NodePort) -> impl Iterator<Item = &Arc<Service>> {
+        self.indices.networks.ports.of(&port).filter_map(|id| self.service(id.as_str()))
+    }
+
+    /// Destinations of the routes of all nodes.
+    pub fn routes(&self) -> impl Iterator<Item = &IpNet> {
+        self.indices.networks.routes.of(&()).map(|(route, _)| route)
+    }
+
     /// Number of objects of this kind.
     pub fn count(&self, kind: Kind) -> usize {
         self.table(kind).by_id.len()
@@ -291,6 +361,7 @@ impl Tables {
                 let versions = self.specs.range((service.id.clone(), 0)..=(service.id.clone(), u64::MAX));
                 let versions: Vec<u64> = versions.map(|((_, version), _)| *version).collect();
                 versions.into_iter().for_each(|version| self.drop_unused_spec(&service.id, version));
+                self.indices.networks.service(inside(old), inside(new));
             }
             Object::Task(task) => {
                 let reserved = self.spec_of(task).map(|spec| spec.reservations).unwrap_or_default();
@@ -301,7 +372,8 @@ impl Tables {
             }
             Object::Image(_) => self.indices.image(inside(old), inside(new)),
             Object::Node(_) => self.indices.node(inside(old), inside(new)),
-            Object::Cluster(_) | Object::Stack(_) | Object::Registry(_) | Object::Network(_) => {}
+            Object::Cluster(_) | Object::Stack(_) | Object::Registry(_) => {}
+            Object::Network(_) => self.indices.networks.network(inside(old), inside(new)),
         }
     }
 

@@ -1,0 +1,21 @@
+//! Gives networks their subnets and identifiers, services their virtual IPs and published ports, and tasks and nodes
+//! their addresses: three control loops over the store, which run before the scheduler, so that a task is created with
+//! its addresses and its node in one write.
+//!
+//! What is taken follows from the objects in the tables alone (the indices of `raft-store/store/networks.rs`). What was
+//! given last is kept in the network, or in the cluster's pool, so that a new leader continues from there, and whatever
+//! was given back is not given again at once. Every gift changes the object that it comes from, so of two concurrent
+//! writes that would give the same thing only one is applied.
+
+mod addresses;
+mod networks;
+mod pools;
+mod services;
+mod space;
+
+pub(crate) use addresses::Addresses;
+pub(crate) use networks::Networks;
+pub(crate) use services::Services;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! The pools of the cluster, the built-in networks, and the identifiers and subnets of all networks.
+
+use std::sync::Arc;
+
+use flota_api::id::NetworkId;
+use flota_api::model::{Cluster, INGRESS, Network, NetworkDriver, NetworkSpec};
+use flota_api::object::{Kind, Object};
+use flota_raft_store::{Event, Tables};
+
+use super::pools::{Pools, default_pools};
+use crate::control_loop::{ControlLoop, Key};
+use crate::plan::{Plan, PlanContext};
+
+/// The VXLAN network identifiers of networks. Swarm begins at the same one.
+const VNIS: (u128, u128) = (4_096, (1 << 24) - 1);
+/// The networks of every cluster.
+const BUILT_IN: [(&str, NetworkDriver); 3] =
+    [(INGRESS, NetworkDriver::Overlay), ("host", NetworkDriver::Host), ("none", NetworkDriver::None)];
+
+/// The loop; its keys are the cluster and networks.
+#[derive(Debug, Default)]
+pub(crate) struct Networks;
+
+impl ControlLoop for Networks {
+    fn name(&self) -> &'static str {
+        "networks"
+    }
+
+    fn all(&self, view: &Tables) -> Vec<Key> {
+        let cluster = view.cluster().map(|cluster| Key::of(&cluster.id));
+        cluster.into_iter().chain(view.networks().map(|network| Key::of(&network.id))).collect()
+    }
+
+    fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<Key> {
+        match event {
+            Event::Created(Object::Cluster(cluster)) => vec![Key::of(&cluster.id)],
+            Event::Created(Object::Network(network)) => vec![Key::of(&network.id)],
+            // Another network may have the subnet now.
+            Event::Removed(Object::Network(_)) => self.all(view),
+            Event::Updated { old: Object::Node(old), new: Object::Node(new) }
+                if old.description.routes != new.description.routes =>
+            {
+                self.all(view)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
+        let mut plan = Plan::default();
+        match (view.cluster(), view.network(&key.id)) {
+            (Some(cluster), _) if cluster.id.as_str() == &*key.id => begin(cluster, view, &mut plan, cx),
+            (_, Some(network)) => complete(network, view, &mut plan),
+            _ => {}
+        }
+        plan
+    }
+}
+
+/// Gives the cluster its pools and its built-in networks.
+fn begin(cluster: &Arc<Cluster>, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
+    if cluster.address_pools.is_empty() {
+        let address_pools = default_pools(&mut cx.rng);
+        plan.put(Cluster { address_pools, ..cluster.as_ref().clone() });
+    }
+    for (name, driver) in BUILT_IN {
+        if view.network_by_name(name).is_none() {
+            let spec = NetworkSpec { name: name.to_owned(), driver, ..NetworkSpec::default() };
+            plan.put(Network { id: NetworkId::random(&mut cx.rng), spec: Arc::new(spec), ..Network::default() });
+        }
+    }
+}
+
+/// Gives the network what it lacks: an identifier, and a first subnet of each address family.
+fn complete(network: &Arc<Network>, view: &Tables, plan: &mut Plan) {
+    let mut new = network.as_ref().clone();
+    if new.spec.driver == NetworkDriver::Overlay && new.vni.is_none() {
+        let free = view.taken_vnis().first_free(VNIS.0, VNIS.1);
+        new.vni = free.and_then(|vni| u32::try_from(vni).ok());
+    }
+    let mut pools = Pools::new(view);
+    if new.subnets.is_empty() {
+        new.subnets.extend(network.spec.subnets.iter().filter_map(|spec| pools.take_asked(spec)));
+    }
+    let wants_ipv4 = new.spec.subnets.is_empty();
+    for (is_ipv6, is_wanted) in [(false, wants_ipv4), (true, new.spec.ipv6)] {
+        let has_one = new.subnets.iter().any(|subnet| subnet.prefix.addr().is_ipv6() == is_ipv6);
+        if new.spec.driver.has_addresses() && is_wanted && !has_one {
+            new.subnets.extend(pools.take(is_ipv6));
+        }
+    }
+    if let (Some(cluster), Some(address_pools)) = (view.cluster(), pools.changed()) {
+        plan.put(Cluster { address_pools, ..cluster.as_ref().clone() });
+        // A subnet that a user asks for meanwhile must not be the same.
+        plan.expect(Kind::Cluster, &cluster.id);
+    }
+    if new != **network {
+        plan.put(new);
+    }
+}
