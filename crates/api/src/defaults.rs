@@ -39,6 +39,9 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3600);
 pub const CLOCK_OFFSET_SHOWN: Duration = Duration::from_secs(5);
 /// Name of the built-in runtime class, which every node has. No other runtime class may have this name.
 pub const EMBEDDED_RUNTIME: &str = "flota";
+/// Longest time for which a task is not told to stop because a node has not confirmed that it sends the task no more
+/// connections.
+pub const WITHDRAWAL_WAIT: Duration = Duration::from_secs(1);
 /// Validity of a node's certificate.
 pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Validity of the cluster's root certificate, which exceeds the life of a machine.

@@ -2,9 +2,9 @@
 //! them.
 //!
 //! `server.rs` runs a session through its steps: `registration.rs`, `assignment_stream.rs` with the pure
-//! `assignments.rs`, and the reports in `reports.rs`, `status_sink.rs` and `image_report.rs`. `mailbox.rs` has
+//! `assignments.rs` and `networks.rs`, and the reports in `reports.rs`, `status_sink.rs` and `image_report.rs`. `mailbox.rs` has
 //! what a worker has not read yet. `sessions.rs` tracks which nodes are connected, `liveness.rs` which nodes are alive,
-//! `concerns.rs` wakes the sessions that a change concerns, and `clocks.rs` records how far the clocks of nodes are off.
+//! `concerns.rs` wakes the sessions that a change concerns, `programmed.rs` knows which nodes have carried it out, and `clocks.rs` records how far the clocks of nodes are off.
 
 mod assignment_stream;
 mod assignments;
@@ -13,6 +13,8 @@ mod concerns;
 mod image_report;
 mod liveness;
 mod mailbox;
+mod networks;
+mod programmed;
 mod registration;
 mod reports;
 mod server;
@@ -24,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use flota_api::proto::dispatcher::dispatcher_server::DispatcherServer;
 
 use liveness::Liveness;
+use programmed::Programmed;
 use status_sink::StatusSink;
 
 use crate::replica::Replica;
@@ -37,6 +40,7 @@ pub(crate) struct Dispatcher {
     replica: Replica,
     sessions: Sessions,
     liveness: Liveness,
+    programmed: Programmed,
     sink: StatusSink,
 }
 
@@ -44,7 +48,8 @@ impl Dispatcher {
     /// Starts the dispatcher. Its background work ends when its last clone is dropped.
     pub(crate) fn start(replica: Replica) -> Self {
         let sink = StatusSink::start(replica.proposer());
-        Self { replica, sessions: Sessions::default(), liveness: Liveness::default(), sink }
+        let (sessions, liveness) = (Sessions::default(), Liveness::default());
+        Self { replica, sessions, liveness, programmed: Programmed::default(), sink }
     }
 
     /// Returns the sessions, for sending to a worker or ending its session.
@@ -54,8 +59,8 @@ impl Dispatcher {
 
     /// Returns the service on which workers open their sessions.
     pub(crate) fn server(&self) -> DispatcherServer<DispatcherService> {
-        let Self { replica, sessions, liveness, sink } = self.clone();
-        DispatcherService { replica, sessions, liveness, sink }.into_server()
+        let Self { replica, sessions, liveness, programmed, sink } = self.clone();
+        DispatcherService { replica, sessions, liveness, programmed, sink }.into_server()
     }
 
     /// Resets the state of an earlier term before the sessions of a new term begin.
@@ -66,10 +71,10 @@ impl Dispatcher {
     /// Writes the state of nodes to the store as liveness changes, and wakes the sessions that changes of the store
     /// concern, until leadership ends.
     pub(crate) async fn run(self, scope: CancellationToken) {
-        let Self { replica, sessions, liveness, .. } = self;
+        let Self { replica, sessions, liveness, programmed, .. } = self;
         tokio::join!(
             liveness::judge_nodes(&replica, &sessions, &liveness, scope.clone()),
-            concerns::wake_concerned(&replica, &sessions, scope),
+            concerns::wake_concerned(&replica, &sessions, &programmed, scope),
         );
     }
 }

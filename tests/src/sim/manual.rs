@@ -15,7 +15,9 @@ use flota_api::model::Role;
 use flota_api::proto::dispatcher::dispatcher_client::DispatcherClient;
 use flota_api::proto::dispatcher::manager_message::Message as FromManager;
 use flota_api::proto::dispatcher::worker_message::Message as ToManager;
-use flota_api::proto::dispatcher::{Heartbeat, OpenStream, Register, StatusBatch, TaskReport, WorkerMessage};
+use flota_api::proto::dispatcher::{
+    Heartbeat, OpenStream, Programmed, Register, StatusBatch, TaskReport, WorkerMessage,
+};
 use flota_api::proto::types::{TaskState, TaskStatus};
 use flota_identity::Dialer;
 
@@ -32,13 +34,15 @@ struct Seen {
     end: Option<Result<(), Status>>,
 }
 
-/// A node in session with one manager. It sends heartbeats, and reports every task that it is assigned as running.
+/// A node in session with one manager. It sends heartbeats, reports every task that it is assigned as running, and
+/// confirms every change of its networks.
 #[derive(Debug)]
 pub struct ManualNode {
     outbox: mpsc::UnboundedSender<WorkerMessage>,
     seen: Arc<Mutex<Seen>>,
     beats: Arc<AtomicBool>,
     reads: Arc<AtomicBool>,
+    programs: Arc<AtomicBool>,
 }
 
 impl Script {
@@ -65,13 +69,14 @@ impl Script {
         };
         let (outbox, messages) = mpsc::unbounded_channel();
         let on = || Arc::new(AtomicBool::new(true));
-        let node = ManualNode { outbox, seen: Arc::default(), beats: on(), reads: on() };
+        let node = ManualNode { outbox, seen: Arc::default(), beats: on(), reads: on(), programs: on() };
         node.send(ToManager::Register(register));
         let (seen, outbox) = (Arc::clone(&node.seen), node.outbox.clone());
         let (beats, reads) = (Arc::clone(&node.beats), Arc::clone(&node.reads));
+        let programs = Arc::clone(&node.programs);
         cluster.world.start(host, async move {
             let channel = Dialer::through(connector).manager(&address);
-            let ended = converse(channel, messages, outbox, (&seen, &beats, &reads), streams).await;
+            let ended = converse(channel, messages, outbox, (&seen, &beats, &reads, &programs), streams).await;
             seen.lock().expect("no holder panics").end = Some(ended);
         });
         node
@@ -83,7 +88,7 @@ async fn converse(
     channel: Channel,
     messages: mpsc::UnboundedReceiver<WorkerMessage>,
     outbox: mpsc::UnboundedSender<WorkerMessage>,
-    (seen, beats, reads): (&Mutex<Seen>, &AtomicBool, &AtomicBool),
+    (seen, beats, reads, programs): (&Mutex<Seen>, &AtomicBool, &AtomicBool, &AtomicBool),
     streams: Streams,
 ) -> Result<(), Status> {
     let mut client = DispatcherClient::new(channel.clone());
@@ -114,6 +119,9 @@ async fn converse(
                     send(&outbox, ToManager::Statuses(StatusBatch { sequence, reports, images: Vec::new() }));
                 }
             }
+            FromManager::Networks(update) if !update.more && programs.load(Ordering::SeqCst) => {
+                send(&outbox, ToManager::Programmed(Programmed { version: update.version }));
+            }
             FromManager::OpenStream(open) => drop(tokio::spawn(streams(channel.clone(), open.clone()))),
             _ => {}
         }
@@ -139,6 +147,11 @@ impl ManualNode {
     /// Stops sending heartbeats.
     pub fn stop_beats(&self) {
         self.beats.store(false, Ordering::SeqCst);
+    }
+
+    /// Stops confirming changes of networks.
+    pub fn stop_programming(&self) {
+        self.programs.store(false, Ordering::SeqCst);
     }
 
     /// Stops reading the manager's messages.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use prost::Message;
 
-use flota_api::defaults::GRANT_LIFE;
+use flota_api::defaults::{GRANT_LIFE, WITHDRAWAL_WAIT};
 use flota_api::id::{NodeId, TaskId};
 use flota_api::image_ref::ImageRef;
 use flota_api::model::{NodeState, Registry, ServiceSpec, Task};
@@ -22,6 +22,8 @@ use flota_api::version::{Timestamp, Version};
 use flota_identity::GrantKey;
 use flota_raft_store::Tables;
 
+use super::networks::has_served;
+
 /// What a worker was told.
 #[derive(Debug, Default)]
 pub(super) struct Told {
@@ -29,6 +31,8 @@ pub(super) struct Told {
     /// Whether the worker has been sent a full set.
     has_begun: bool,
     tasks: BTreeMap<TaskId, ToldTask>,
+    /// Until when it is held back that a task is to stop.
+    delayed: BTreeMap<TaskId, Timestamp>,
     /// The images that the node is to fetch or, if it has them already, to report.
     images: Vec<Arc<ImageSource>>,
     /// Sources of the images of its tasks and of those that it is to fetch, by digest.
@@ -48,6 +52,7 @@ struct ToldTask {
     image: Option<Arc<ImageSource>>,
     /// Version of the registry's credentials.
     credentials: Option<Version>,
+    unconfirmed_nodes: Vec<String>,
 }
 
 type Sources = BTreeMap<String, Arc<ImageSource>>;
@@ -82,14 +87,28 @@ impl Told {
     }
 
     /// Returns the messages that bring the worker to `view`: the full set at first, then the differences.
-    pub(super) fn tell(&mut self, view: &Tables, granter: &Granter<'_>, now: Timestamp) -> Vec<Assignments> {
+    ///
+    /// That a task is to stop is held back for a while as long as `withdrawal` names nodes that may still send it
+    /// connections; it may also know that there are some and not yet which.
+    pub(super) fn tell(
+        &mut self,
+        view: &Tables,
+        granter: &Granter<'_>,
+        withdrawal: &dyn Fn(&Task) -> Option<Vec<NodeId>>,
+        now: Timestamp,
+    ) -> Vec<Assignments> {
+        let at = now;
+        let delayed = std::mem::take(&mut self.delayed);
         let (mut tasks, mut specs, mut told, mut sources) = (Vec::new(), Specs::new(), BTreeMap::new(), Sources::new());
-        for task in view.tasks_of_node(&self.node).filter(|task| is_assigned(task)) {
+        let node = self.node.clone();
+        for task in view.tasks_of_node(&node).filter(|task| is_assigned(task)) {
             let Some(spec) = view.spec_of(task) else { continue };
             let image = task.image_digest.as_ref().map(|digest| self.source(digest, view, granter, &mut sources));
             let registry = if image.is_none() { registry(&spec.image, view) } else { None };
+            let (desired_state, unconfirmed_nodes) = self.desired(task, delayed.get(&task.id), withdrawal, view, at);
             let now = ToldTask {
-                desired_state: task.desired_state,
+                desired_state,
+                unconfirmed_nodes,
                 paused: task.paused,
                 not_before: task.not_before,
                 image,
@@ -129,6 +148,36 @@ impl Told {
         if is_needed { cut(whole, &specs) } else { Vec::new() }
     }
 
+    /// Returns the time at which the stop of a task is not held back any longer; `None` if none is held back.
+    pub(super) fn held_until(&self) -> Option<Timestamp> {
+        self.delayed.values().min().copied()
+    }
+
+    /// Returns the desired state that the worker is told of, and the names of nodes that may still send connections to the
+    /// task although it is told to stop.
+    fn desired(
+        &mut self,
+        task: &Task,
+        until: Option<&Timestamp>,
+        withdrawal: &dyn Fn(&Task) -> Option<Vec<NodeId>>,
+        view: &Tables,
+        now: Timestamp,
+    ) -> (DesiredState, Vec<String>) {
+        let Some(known) = self.tasks.get(&task.id) else { return (task.desired_state, Vec::new()) };
+        if known.desired_state.is_stopping() || !task.desired_state.is_stopping() || !has_served(task) {
+            return (task.desired_state, known.unconfirmed_nodes.clone());
+        }
+        let Some(nodes) = withdrawal(task) else { return (task.desired_state, Vec::new()) };
+        let until = until.copied().unwrap_or(now + WITHDRAWAL_WAIT);
+        if now < until {
+            self.delayed.insert(task.id.clone(), until);
+            return (known.desired_state, Vec::new());
+        }
+        tracing::warn!(task.id = %task.id, ?nodes, "a task stops although nodes may still send it connections");
+        let name = |id: &NodeId| view.node(id.as_str()).map(|node| node.description.hostname.clone());
+        (task.desired_state, nodes.iter().filter_map(name).collect())
+    }
+
     /// Returns the nodes that have the image's blobs, and the grant with which this node may fetch them. `sources` are
     /// those that were found in this view.
     fn source(&self, digest: &str, view: &Tables, granter: &Granter<'_>, sources: &mut Sources) -> Arc<ImageSource> {
@@ -161,7 +210,7 @@ fn assignment(task: &Task, spec: &ServiceSpec, told: &ToldTask, registry: Option
         service_id: task.service_id.to_string(),
         service_name: spec.name.clone(),
         slot: task.slot,
-        desired_state: flota_api::proto::types::DesiredState::from(task.desired_state).into(),
+        desired_state: flota_api::proto::types::DesiredState::from(told.desired_state).into(),
         spec_version: task.spec_version,
         spec: None,
         status: Some((&task.status).into()),
@@ -177,7 +226,7 @@ fn assignment(task: &Task, spec: &ServiceSpec, told: &ToldTask, registry: Option
         paused: task.paused,
         device_ids: task.device_ids.iter().map(Into::into).collect(),
         attachments: task.attachments.iter().map(Into::into).collect(),
-        unconfirmed_nodes: Vec::new(),
+        unconfirmed_nodes: told.unconfirmed_nodes.clone(),
     }
 }
 
@@ -234,149 +283,4 @@ fn assigned_spec((service_id, spec_version): &(String, u64), spec: &ServiceSpec)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use flota_api::model::{DeviceId, Image, ImageHolder, Node, Service, TaskStatus};
-    use flota_api::object::StoreObject;
-
-    fn view(states: &[(&str, TaskState, DesiredState)]) -> Tables {
-        let mut view = Tables::default();
-        view.put(Node { id: "n".into(), ..Node::default() }.into_object());
-        view.put(Service { id: "s".into(), spec_version: 1, ..Service::default() }.into_object());
-        for (id, state, desired_state) in states {
-            let status = TaskStatus { state: *state, ..TaskStatus::default() };
-            let task = Task {
-                id: (*id).into(),
-                service_id: "s".into(),
-                spec_version: 1,
-                node_id: Some("n".into()),
-                ..Task::default()
-            };
-            view.put(Task { status, desired_state: *desired_state, ..task }.into_object());
-        }
-        view
-    }
-
-    /// Tells the worker `n` this view, and returns the one message, if there is one.
-    fn tell(told: &mut Told, view: &Tables) -> Option<Assignments> {
-        let mut parts = told.tell(view, &Granter { key: &[], expires: Timestamp(0) }, Timestamp(0));
-        assert!(parts.len() < 2, "it is small");
-        parts.pop()
-    }
-
-    fn nothing_told(held: &[&str]) -> Told {
-        Told::new("n".into(), held.iter().map(|it| (*it).to_owned()).collect())
-    }
-
-    fn ids(assignments: &Assignments) -> Vec<&str> {
-        assignments.tasks.iter().map(|it| it.task_id.as_str()).collect()
-    }
-
-    #[test]
-    fn a_worker_is_told_what_is_assigned_and_has_not_ended_and_then_what_changed() {
-        use DesiredState::{Running as Run, Shutdown as Stop};
-        let mut told = nothing_told(&[]);
-        let states = [("a", TaskState::Assigned, Run), ("b", TaskState::Failed, Run), ("c", TaskState::Pending, Run)];
-        let first = tell(&mut told, &view(&states)).expect("the full set");
-        assert!(first.full);
-        assert_eq!(ids(&first), ["a"]);
-        assert_eq!(tell(&mut told, &view(&[("a", TaskState::Running, Run)])), None, "its own report is no news");
-        let stopped = view(&[("a", TaskState::Running, Stop), ("d", TaskState::Assigned, Run)]);
-        let difference = tell(&mut told, &stopped).expect("two tasks changed");
-        assert!(!difference.full);
-        assert_eq!(ids(&difference), ["a", "d"]);
-        let ended = tell(&mut told, &view(&[("d", TaskState::Assigned, Run)])).expect("one went");
-        assert_eq!((ids(&ended).len(), ended.removed_tasks), (0, vec!["a".to_owned()]));
-    }
-
-    #[test]
-    fn a_worker_is_told_which_of_its_devices_a_task_has() {
-        let mut view = view(&[("a", TaskState::Assigned, DesiredState::Running)]);
-        let gpu = DeviceId { kind: "gpu".into(), id: "nvidia1".into() };
-        let task = view.tasks().next().expect("one task").as_ref().clone();
-        view.put(Task { device_ids: vec![gpu.clone()], ..task }.into_object());
-        let set = tell(&mut nothing_told(&[]), &view).expect("the full set");
-        assert_eq!(set.tasks[0].device_ids, [(&gpu).into()]);
-    }
-
-    #[test]
-    fn a_grant_is_signed_once_until_it_is_renewed_and_told_again_then() {
-        let mut view = view(&[]);
-        let holders = vec![ImageHolder { node_id: "h".into(), confirmed: true }];
-        view.put(Node { id: "h".into(), state: NodeState::Ready, ..Node::default() }.into_object());
-        view.put(Image { id: "i".into(), digest: "sha256:1".into(), holders, ..Image::default() }.into_object());
-        let status = TaskStatus { state: TaskState::Assigned, ..TaskStatus::default() };
-        let task = Task { service_id: "s".into(), spec_version: 1, node_id: Some("n".into()), ..Task::default() };
-        for id in ["a", "b"] {
-            let image_digest = Some("sha256:1".into());
-            view.put(Task { id: id.into(), image_digest, status: status.clone(), ..task.clone() }.into_object());
-        }
-        let key = GrantKey::generate();
-        let granter = |expires| Granter { key: &key, expires: Timestamp(expires) };
-        let mut told = nothing_told(&[]);
-        let first = told.tell(&view, &granter(1), Timestamp(0));
-        let grants = |parts: &[Assignments]| -> Vec<Option<Grant>> {
-            parts[0].tasks.iter().map(|task| task.image.as_ref().and_then(|image| image.grant.clone())).collect()
-        };
-        assert!(grants(&first)[0].is_some() && grants(&first)[0] == grants(&first)[1]);
-        assert!(told.tell(&view, &granter(1), Timestamp(0)).is_empty(), "nothing has changed");
-        let renewed = told.tell(&view, &granter(2), Timestamp(0));
-        assert!(grants(&renewed).iter().flatten().all(|grant| grant.expires_at == 2));
-        assert_eq!(renewed[0].tasks.len(), 2);
-    }
-
-    #[test]
-    fn a_large_set_comes_in_parts_with_each_spec_once_in_a_part_and_nothing_missing() {
-        let spec = ServiceSpec { env: vec!["x".repeat(300 << 10)], ..ServiceSpec::default() };
-        let task = |number: u64| TaskAssignment {
-            task_id: number.to_string(),
-            service_id: (number % 7).to_string(),
-            ..TaskAssignment::default()
-        };
-        let spec = Arc::new(spec);
-        let specs = (0..7).map(|number| ((number.to_string(), 0), Arc::clone(&spec))).collect();
-        let removed_tasks = vec!["gone".to_owned()];
-        let whole =
-            Assignments { tasks: (0..500).map(task).collect(), removed_tasks, version: 3, ..Default::default() };
-        let parts = cut(whole, &specs);
-        assert!(parts.len() > 2, "seven specs of 300 KiB do not fit into one part");
-        for (index, part) in parts.iter().enumerate() {
-            assert!(part.encoded_len() < 2 * PART);
-            assert_eq!((part.more, part.version), (index + 1 < parts.len(), 3));
-            let known = |task: &TaskAssignment| part.specs.iter().any(|it| it.service_id == task.service_id);
-            assert!(part.tasks.iter().all(|task| task.spec.is_none() && known(task)), "each part stands by itself");
-        }
-        assert_eq!(parts.iter().map(|part| part.tasks.len()).sum::<usize>(), 500);
-        assert_eq!(parts.iter().map(|part| part.removed_tasks.len()).sum::<usize>(), 1);
-        assert_eq!(cut(Assignments::default(), &Specs::new()).len(), 1, "an empty set is a message too");
-    }
-
-    #[test]
-    fn a_node_is_asked_for_the_images_that_it_is_not_known_to_have() {
-        let mut view = view(&[]);
-        let image = |digest: &str, confirmed| Image {
-            id: digest.into(),
-            digest: digest.into(),
-            holders: vec![ImageHolder { node_id: "n".into(), confirmed }],
-            ..Image::default()
-        };
-        view.put(image("sha256:here", true).into_object());
-        view.put(image("sha256:new", false).into_object());
-        let mut told = nothing_told(&[]);
-        let asked = |set: Assignments| set.images.into_iter().map(|it| it.digest).collect::<Vec<_>>();
-        assert_eq!(asked(tell(&mut told, &view).expect("the full set")), ["sha256:new"]);
-        view.remove(Kind::Image, "sha256:here");
-        assert_eq!(tell(&mut told, &view).expect("it went").dropped_images, ["sha256:here"], "it is known to have it");
-    }
-
-    #[test]
-    fn an_image_that_no_object_stands_for_may_be_dropped_and_no_other() {
-        let mut view = view(&[]);
-        let holders = vec![ImageHolder { node_id: "n".into(), confirmed: true }];
-        view.put(Image { id: "i".into(), digest: "sha256:kept".into(), holders, ..Image::default() }.into_object());
-        let mut told = nothing_told(&["sha256:kept", "sha256:old"]);
-        assert_eq!(tell(&mut told, &view).expect("the full set").dropped_images, ["sha256:old"]);
-        view.remove(Kind::Image, "i");
-        assert_eq!(tell(&mut told, &view).expect("it went").dropped_images, ["sha256:kept"]);
-    }
-}
+mod tests;

@@ -10,6 +10,8 @@ use flota_api::model::{Image, Node, NodeState, Role, Task};
 use flota_api::object::Object;
 use flota_raft_store::{Event, Tables};
 
+use super::networks::{Change, changed_by};
+use super::programmed::Programmed;
 use super::sessions::Sessions;
 use crate::replica::Replica;
 
@@ -29,10 +31,16 @@ impl Concern {
 }
 
 /// Wakes sessions as the store changes, until leadership ends.
-pub(super) async fn wake_concerned(replica: &Replica, sessions: &Sessions, scope: CancellationToken) {
+pub(super) async fn wake_concerned(
+    replica: &Replica,
+    sessions: &Sessions,
+    programmed: &Programmed,
+    scope: CancellationToken,
+) {
     loop {
-        let (_, mut watch) = replica.store.view_and_watch();
+        let (view, mut watch) = replica.store.view_and_watch();
         // Nobody has followed the changes before this.
+        programmed.reset(view.version);
         sessions.wake_all();
         loop {
             let events = tokio::select! {
@@ -41,7 +49,17 @@ pub(super) async fn wake_concerned(replica: &Replica, sessions: &Sessions, scope
                 events = watch.next() => events,
             };
             let Ok(events) = events else { break };
-            match concern(&events, &replica.store.view()) {
+            let view = replica.store.view();
+            let mut concern = concern(&events, &view);
+            let changes: Vec<Change> = events.iter().flat_map(|event| changed_by(event, &view)).collect();
+            for event in events.iter() {
+                match event {
+                    Event::Committed(version) => concern.include(&programmed.add(&changes, *version, &view)),
+                    Event::Reset => programmed.reset(view.version),
+                    _ => {}
+                }
+            }
+            match concern {
                 Concern::All => sessions.wake_all(),
                 Concern::Only(nodes) => nodes.iter().for_each(|node| sessions.wake(node)),
             }

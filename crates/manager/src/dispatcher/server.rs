@@ -23,6 +23,7 @@ use super::assignment_stream::send_assignments;
 use super::clocks;
 use super::liveness::Liveness;
 use super::mailbox::{Mailbox, READ_WAIT};
+use super::programmed::Programmed;
 use super::registration::{RegisterError, register};
 use super::reports::{self, BATCH_BOUND, write_batches};
 use super::sessions::{Outbox, Sessions};
@@ -40,6 +41,7 @@ pub struct DispatcherService {
     pub(super) replica: Replica,
     pub(super) sessions: Sessions,
     pub(super) liveness: Liveness,
+    pub(super) programmed: Programmed,
     pub(super) sink: StatusSink,
 }
 
@@ -111,13 +113,16 @@ impl DispatcherService {
         };
         let _ = outbox.send(message(ToWorker::Registered(registered))).await;
         self.liveness.heard(&node_id);
+        self.programmed.begin(&node_id, number);
+        let told = (&self.sessions, &self.programmed);
         let result = tokio::select! {
             biased;
             () = cancel.cancelled() => Err(Status::aborted("the session was ended by the manager")),
             result = self.exchange(&node_id, inbox, &outbox) => result,
             () = mailbox.is_neglected() => Err(Status::deadline_exceeded("the node does not read its messages")),
-            result = send_assignments(&self.replica, &self.sessions, &node_id, held, &outbox) => result,
+            result = send_assignments(&self.replica, told, &node_id, held, &outbox) => result,
         };
+        self.programmed.ended(&node_id, number).iter().for_each(|waits| self.sessions.wake(waits));
         // A connection may break long after its node became down: the node stays down and does not become unknown
         // again.
         let down = self.replica.store.view().node(node_id.as_str()).is_none_or(|node| node.state == NodeState::Down);
@@ -162,6 +167,9 @@ impl DispatcherService {
                 }
                 Some(FromWorker::Statuses(batch)) if batch.reports.len() + batch.images.len() > BATCH_BOUND => {
                     return Err(Status::invalid_argument(format!("a batch has at most {BATCH_BOUND} reports")));
+                }
+                Some(FromWorker::Programmed(it)) => {
+                    self.programmed.confirm(node_id, it.version).iter().for_each(|waits| self.sessions.wake(waits));
                 }
                 // The writer ends only with this session.
                 Some(FromWorker::Statuses(batch)) => drop(batches.send(batch).await),

@@ -1,0 +1,185 @@
+//! Tests of what a worker is told of its tasks and images.
+
+use super::*;
+use flota_api::model::{Attachment, DeviceId, Image, ImageHolder, Node, Service, TaskStatus};
+use flota_api::object::StoreObject;
+
+fn view(states: &[(&str, TaskState, DesiredState)]) -> Tables {
+    let mut view = Tables::default();
+    view.put(Node { id: "n".into(), ..Node::default() }.into_object());
+    view.put(Service { id: "s".into(), spec_version: 1, ..Service::default() }.into_object());
+    for (id, state, desired_state) in states {
+        let status = TaskStatus { state: *state, ..TaskStatus::default() };
+        let task = Task {
+            id: (*id).into(),
+            service_id: "s".into(),
+            spec_version: 1,
+            node_id: Some("n".into()),
+            ..Task::default()
+        };
+        view.put(Task { status, desired_state: *desired_state, ..task }.into_object());
+    }
+    view
+}
+
+/// Tells the worker `n` this view, and returns the one message, if there is one.
+fn tell(told: &mut Told, view: &Tables) -> Option<Assignments> {
+    let mut parts = told.tell(view, &Granter { key: &[], expires: Timestamp(0) }, &|_| None, Timestamp(0));
+    assert!(parts.len() < 2, "it is small");
+    parts.pop()
+}
+
+fn nothing_told(held: &[&str]) -> Told {
+    Told::new("n".into(), held.iter().map(|it| (*it).to_owned()).collect())
+}
+
+fn ids(assignments: &Assignments) -> Vec<&str> {
+    assignments.tasks.iter().map(|it| it.task_id.as_str()).collect()
+}
+
+#[test]
+fn a_worker_is_told_what_is_assigned_and_has_not_ended_and_then_what_changed() {
+    use DesiredState::{Running as Run, Shutdown as Stop};
+    let mut told = nothing_told(&[]);
+    let states = [("a", TaskState::Assigned, Run), ("b", TaskState::Failed, Run), ("c", TaskState::Pending, Run)];
+    let first = tell(&mut told, &view(&states)).expect("the full set");
+    assert!(first.full);
+    assert_eq!(ids(&first), ["a"]);
+    assert_eq!(tell(&mut told, &view(&[("a", TaskState::Running, Run)])), None, "its own report is no news");
+    let stopped = view(&[("a", TaskState::Running, Stop), ("d", TaskState::Assigned, Run)]);
+    let difference = tell(&mut told, &stopped).expect("two tasks changed");
+    assert!(!difference.full);
+    assert_eq!(ids(&difference), ["a", "d"]);
+    let ended = tell(&mut told, &view(&[("d", TaskState::Assigned, Run)])).expect("one went");
+    assert_eq!((ids(&ended).len(), ended.removed_tasks), (0, vec!["a".to_owned()]));
+}
+
+#[test]
+fn a_worker_is_told_which_of_its_devices_a_task_has() {
+    let mut view = view(&[("a", TaskState::Assigned, DesiredState::Running)]);
+    let gpu = DeviceId { kind: "gpu".into(), id: "nvidia1".into() };
+    let task = view.tasks().next().expect("one task").as_ref().clone();
+    view.put(Task { device_ids: vec![gpu.clone()], ..task }.into_object());
+    let set = tell(&mut nothing_told(&[]), &view).expect("the full set");
+    assert_eq!(set.tasks[0].device_ids, [(&gpu).into()]);
+}
+
+#[test]
+fn a_grant_is_signed_once_until_it_is_renewed_and_told_again_then() {
+    let mut view = view(&[]);
+    let holders = vec![ImageHolder { node_id: "h".into(), confirmed: true }];
+    view.put(Node { id: "h".into(), state: NodeState::Ready, ..Node::default() }.into_object());
+    view.put(Image { id: "i".into(), digest: "sha256:1".into(), holders, ..Image::default() }.into_object());
+    let status = TaskStatus { state: TaskState::Assigned, ..TaskStatus::default() };
+    let task = Task { service_id: "s".into(), spec_version: 1, node_id: Some("n".into()), ..Task::default() };
+    for id in ["a", "b"] {
+        let image_digest = Some("sha256:1".into());
+        view.put(Task { id: id.into(), image_digest, status: status.clone(), ..task.clone() }.into_object());
+    }
+    let key = GrantKey::generate();
+    let granter = |expires| Granter { key: &key, expires: Timestamp(expires) };
+    let mut told = nothing_told(&[]);
+    let first = told.tell(&view, &granter(1), &|_| None, Timestamp(0));
+    let grants = |parts: &[Assignments]| -> Vec<Option<Grant>> {
+        parts[0].tasks.iter().map(|task| task.image.as_ref().and_then(|image| image.grant.clone())).collect()
+    };
+    assert!(grants(&first)[0].is_some() && grants(&first)[0] == grants(&first)[1]);
+    assert!(told.tell(&view, &granter(1), &|_| None, Timestamp(0)).is_empty(), "nothing has changed");
+    let renewed = told.tell(&view, &granter(2), &|_| None, Timestamp(0));
+    assert!(grants(&renewed).iter().flatten().all(|grant| grant.expires_at == 2));
+    assert_eq!(renewed[0].tasks.len(), 2);
+}
+
+#[test]
+fn a_large_set_comes_in_parts_with_each_spec_once_in_a_part_and_nothing_missing() {
+    let spec = ServiceSpec { env: vec!["x".repeat(300 << 10)], ..ServiceSpec::default() };
+    let task = |number: u64| TaskAssignment {
+        task_id: number.to_string(),
+        service_id: (number % 7).to_string(),
+        ..TaskAssignment::default()
+    };
+    let spec = Arc::new(spec);
+    let specs = (0..7).map(|number| ((number.to_string(), 0), Arc::clone(&spec))).collect();
+    let removed_tasks = vec!["gone".to_owned()];
+    let whole = Assignments { tasks: (0..500).map(task).collect(), removed_tasks, version: 3, ..Default::default() };
+    let parts = cut(whole, &specs);
+    assert!(parts.len() > 2, "seven specs of 300 KiB do not fit into one part");
+    for (index, part) in parts.iter().enumerate() {
+        assert!(part.encoded_len() < 2 * PART);
+        assert_eq!((part.more, part.version), (index + 1 < parts.len(), 3));
+        let known = |task: &TaskAssignment| part.specs.iter().any(|it| it.service_id == task.service_id);
+        assert!(part.tasks.iter().all(|task| task.spec.is_none() && known(task)), "each part stands by itself");
+    }
+    assert_eq!(parts.iter().map(|part| part.tasks.len()).sum::<usize>(), 500);
+    assert_eq!(parts.iter().map(|part| part.removed_tasks.len()).sum::<usize>(), 1);
+    assert_eq!(cut(Assignments::default(), &Specs::new()).len(), 1, "an empty set is a message too");
+}
+
+#[test]
+fn a_node_is_asked_for_the_images_that_it_is_not_known_to_have() {
+    let mut view = view(&[]);
+    let image = |digest: &str, confirmed| Image {
+        id: digest.into(),
+        digest: digest.into(),
+        holders: vec![ImageHolder { node_id: "n".into(), confirmed }],
+        ..Image::default()
+    };
+    view.put(image("sha256:here", true).into_object());
+    view.put(image("sha256:new", false).into_object());
+    let mut told = nothing_told(&[]);
+    let asked = |set: Assignments| set.images.into_iter().map(|it| it.digest).collect::<Vec<_>>();
+    assert_eq!(asked(tell(&mut told, &view).expect("the full set")), ["sha256:new"]);
+    view.remove(Kind::Image, "sha256:here");
+    assert_eq!(tell(&mut told, &view).expect("it went").dropped_images, ["sha256:here"], "it is known to have it");
+}
+
+#[test]
+fn an_image_that_no_object_stands_for_may_be_dropped_and_no_other() {
+    let mut view = view(&[]);
+    let holders = vec![ImageHolder { node_id: "n".into(), confirmed: true }];
+    view.put(Image { id: "i".into(), digest: "sha256:kept".into(), holders, ..Image::default() }.into_object());
+    let mut told = nothing_told(&["sha256:kept", "sha256:old"]);
+    assert_eq!(tell(&mut told, &view).expect("the full set").dropped_images, ["sha256:old"]);
+    view.remove(Kind::Image, "i");
+    assert_eq!(tell(&mut told, &view).expect("it went").dropped_images, ["sha256:kept"]);
+}
+
+#[test]
+fn a_stop_is_held_back_until_it_is_confirmed_or_its_time_is_over_which_the_worker_is_told() {
+    let state = |stops: bool| {
+        let desired = if stops { DesiredState::Shutdown } else { DesiredState::Running };
+        let mut view = view(&[("a", TaskState::Running, desired)]);
+        view.put(Node { id: "late".into(), description: hostname("w9"), ..Node::default() }.into_object());
+        let task = view.task("a").expect("it is there").as_ref().clone();
+        let attachments = vec![Attachment { network: "x".into(), addresses: vec![[10, 0, 0, 2].into()] }];
+        view.put(Task { attachments, ..task }.into_object());
+        view
+    };
+    let granter = Granter { key: &[], expires: Timestamp(0) };
+    let waits = |_: &Task| Some(vec![NodeId::from("late")]);
+    let stopping = i32::from(flota_api::proto::types::DesiredState::Shutdown);
+    let end = Timestamp(0) + WITHDRAWAL_WAIT;
+
+    let mut told = nothing_told(&[]);
+    told.tell(&state(false), &granter, &waits, Timestamp(0));
+    assert!(told.tell(&state(true), &granter, &waits, Timestamp(0)).is_empty());
+    assert_eq!(told.held_until(), Some(end));
+    let confirmed = told.tell(&state(true), &granter, &|_| None, Timestamp(5)).remove(0);
+    assert_eq!((confirmed.tasks[0].desired_state, told.held_until()), (stopping, None));
+    assert!(confirmed.tasks[0].unconfirmed_nodes.is_empty());
+
+    let mut told = nothing_told(&[]);
+    told.tell(&state(false), &granter, &waits, Timestamp(0));
+    told.tell(&state(true), &granter, &waits, Timestamp(0));
+    let late = told.tell(&state(true), &granter, &waits, end).remove(0);
+    assert_eq!((late.tasks[0].desired_state, &late.tasks[0].unconfirmed_nodes[..]), (stopping, &["w9".to_owned()][..]));
+    assert!(told.tell(&state(true), &granter, &|_| None, end).is_empty(), "what was said stays");
+
+    let mut told = nothing_told(&[]);
+    let first = told.tell(&state(true), &granter, &waits, Timestamp(0)).remove(0);
+    assert_eq!(first.tasks[0].desired_state, stopping, "a worker that knows nothing is told all of it at once");
+}
+
+fn hostname(name: &str) -> flota_api::model::NodeDescription {
+    flota_api::model::NodeDescription { hostname: name.into(), ..Default::default() }
+}

@@ -1,0 +1,280 @@
+//! Which sessions have yet to be told of changes of their networks, and which have been told and have not confirmed that
+//! their nodes have programmed them. A task is stopped only when every session with one of its networks has confirmed
+//! that the task gets no more connections.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use flota_api::id::NodeId;
+use flota_api::model::Task;
+use flota_api::version::Version;
+use flota_raft_store::Tables;
+
+use super::networks::{Change, News};
+
+/// The state of one session.
+#[derive(Debug)]
+struct Progress {
+    /// The session's number.
+    number: u64,
+    news: News,
+    /// Version of the oldest change in `news`; `None` if there is no news.
+    news_since: Option<Version>,
+    /// What was sent and not confirmed: the version to confirm, and that of the oldest change that was sent with it.
+    sent: VecDeque<(Version, Version)>,
+}
+
+impl Progress {
+    /// The oldest change that is not confirmed.
+    fn behind_since(&self) -> Option<Version> {
+        self.sent.front().map(|(_, since)| *since).or(self.news_since)
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// All changes up to this version are among the news of the sessions; zero before the first term.
+    version: Version,
+    sessions: BTreeMap<NodeId, Progress>,
+    /// The sessions that are behind, by their oldest change that is not confirmed.
+    behind: BTreeSet<(Version, NodeId)>,
+    /// Nodes whose sessions hold back that a task is to stop.
+    holders: BTreeSet<NodeId>,
+}
+
+impl State {
+    /// Changes the progress of a session.
+    fn change(&mut self, node: &NodeId, act: impl FnOnce(&mut Progress)) {
+        let Some(progress) = self.sessions.get_mut(node) else { return };
+        let before = progress.behind_since();
+        act(progress);
+        let after = progress.behind_since();
+        if before != after {
+            if let Some(since) = before {
+                self.behind.remove(&(since, node.clone()));
+            }
+            self.behind.extend(after.map(|since| (since, node.clone())));
+        }
+    }
+}
+
+/// Whether a task may be stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Withdrawal {
+    /// Every session with one of its networks has confirmed that it gets no more connections.
+    Confirmed,
+    /// These nodes have not confirmed it yet; empty if their sessions have yet to be told.
+    Waits(Vec<NodeId>),
+}
+
+/// The progress of all sessions. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Programmed(Arc<Mutex<State>>);
+
+impl Programmed {
+    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        act(&mut self.0.lock().expect("no holder panics"))
+    }
+
+    /// Adds a session, which has to be told everything; an earlier session of the node is forgotten.
+    pub(super) fn begin(&self, node: &NodeId, number: u64) {
+        self.with(|state| {
+            state.sessions.entry(node.clone()).or_insert_with(|| Progress {
+                number,
+                news: News::Only(BTreeSet::new()),
+                news_since: None,
+                sent: VecDeque::new(),
+            });
+            state.change(node, |it| {
+                // Its node may still have programmed anything.
+                let (news, news_since) = (News::Everything, Some(0));
+                *it = Progress { number, news, news_since, sent: VecDeque::new() };
+            });
+        });
+    }
+
+    /// Removes a session that has ended. Returns the nodes whose sessions may have waited for it.
+    pub(super) fn ended(&self, node: &NodeId, number: u64) -> Vec<NodeId> {
+        self.with(|state| {
+            if state.sessions.get(node).is_none_or(|it| it.number != number) {
+                return Vec::new();
+            }
+            if let Some(since) = state.sessions.remove(node).and_then(|it| it.behind_since()) {
+                state.behind.remove(&(since, node.clone()));
+            }
+            state.holders.remove(node);
+            state.holders.iter().cloned().collect()
+        })
+    }
+
+    /// Makes every session tell everything: what has changed up to this version is not known.
+    pub(super) fn reset(&self, version: Version) {
+        self.with(|state| {
+            state.version = version;
+            for node in state.sessions.keys().cloned().collect::<Vec<_>>() {
+                state.change(&node, |it| {
+                    it.news = News::Everything;
+                    it.news_since.get_or_insert(version);
+                });
+            }
+        });
+    }
+
+    /// Adds the changes up to this version to the news of the sessions that have the networks. Returns the nodes of these
+    /// sessions and of those that hold back a stop, which may go on.
+    pub(super) fn add(&self, changes: &[Change], version: Version, view: &Tables) -> BTreeSet<NodeId> {
+        self.with(|state| {
+            let mut woken = state.holders.clone();
+            for change in changes {
+                for node in view.nodes_of_network(change.network()) {
+                    state.change(node, |it| {
+                        it.news_since.get_or_insert(version);
+                        if let News::Only(news) = &mut it.news {
+                            news.insert(change.clone());
+                        }
+                    });
+                    woken.insert(node.clone());
+                }
+            }
+            state.version = version;
+            woken
+        })
+    }
+
+    /// Takes the news of a session, and the version that its node has programmed once it has carried them out; `None`
+    /// before the changes of this term are followed. News that are taken must be sent.
+    pub(super) fn take(&self, node: &NodeId) -> Option<(News, Version)> {
+        self.with(|state| {
+            let version = Some(state.version).filter(|version| *version > 0)?;
+            let mut taken = None;
+            state.change(node, |it| {
+                let news = std::mem::replace(&mut it.news, News::Only(BTreeSet::new()));
+                it.sent.extend(it.news_since.take().map(|since| (version, since)));
+                taken = Some((news, version));
+            });
+            taken
+        })
+    }
+
+    /// Records that the node has programmed everything up to this version. Returns the nodes whose sessions hold back a
+    /// stop, which may go on.
+    pub(super) fn confirm(&self, node: &NodeId, version: Version) -> Vec<NodeId> {
+        self.with(|state| {
+            state.change(node, |it| while it.sent.pop_front_if(|(sent, _)| *sent <= version).is_some() {});
+            state.holders.iter().cloned().collect()
+        })
+    }
+
+    /// Sets whether the node's session holds back that a task is to stop.
+    pub(super) fn set_holding(&self, node: &NodeId, is_holding: bool) {
+        self.with(|state| {
+            if is_holding {
+                state.holders.insert(node.clone());
+            } else {
+                state.holders.remove(node);
+            }
+        });
+    }
+
+    /// Returns whether everyone who may send connections to the task knows that it is to stop.
+    pub(super) fn withdrawal(&self, task: &Task, view: &Tables) -> Withdrawal {
+        let stopping = task.meta.version;
+        self.with(|state| {
+            if state.version < stopping {
+                return Withdrawal::Waits(Vec::new());
+            }
+            let shares = |node: &NodeId| {
+                view.networks_of_node(node).any(|id| task.attachments.iter().any(|it| it.network == *id))
+            };
+            let behind = state.behind.iter().take_while(|(since, _)| *since <= stopping);
+            let nodes: Vec<NodeId> = behind.map(|(_, node)| node).filter(|node| shares(node)).cloned().collect();
+            if nodes.is_empty() { Withdrawal::Confirmed } else { Withdrawal::Waits(nodes) }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flota_api::model::{Attachment, Node};
+    use flota_api::object::StoreObject;
+    use flota_api::version::Meta;
+
+    /// Both nodes have the network `a`, and `c` has another.
+    fn view() -> Tables {
+        let mut view = Tables::default();
+        for (id, network) in [("n", "a"), ("m", "a"), ("c", "b")] {
+            let attachments = vec![Attachment { network: network.into(), addresses: Vec::new() }];
+            view.put(Node { id: id.into(), attachments, ..Node::default() }.into_object());
+        }
+        view
+    }
+
+    /// A task in `a` that is to stop since version 5.
+    fn task() -> Task {
+        let attachments = vec![Attachment { network: "a".into(), addresses: vec![[10, 0, 0, 2].into()] }];
+        Task { id: "t".into(), meta: Meta { version: 5, ..Meta::default() }, attachments, ..Task::default() }
+    }
+
+    fn change() -> [Change; 1] {
+        [Change::Endpoint("a".into(), "t".into())]
+    }
+
+    /// Sessions of all three nodes that have confirmed everything up to version 4.
+    fn settled() -> Programmed {
+        let programmed = Programmed::default();
+        for (number, node) in ["n", "m", "c"].into_iter().enumerate() {
+            programmed.begin(&node.into(), number as u64);
+        }
+        programmed.reset(4);
+        for node in ["n", "m", "c"] {
+            assert_eq!(programmed.take(&node.into()), Some((News::Everything, 4)));
+            programmed.confirm(&node.into(), 4);
+        }
+        programmed
+    }
+
+    #[test]
+    fn a_task_stops_when_every_session_with_its_network_has_confirmed_and_no_earlier() {
+        let (programmed, view) = (settled(), view());
+        assert_eq!(programmed.withdrawal(&task(), &view), Withdrawal::Waits(vec![]), "nobody has followed it yet");
+        let woken = programmed.add(&change(), 5, &view);
+        assert_eq!(woken, ["m".into(), "n".into()].into(), "`c` has nothing to do with it");
+        let waits = |nodes: &[&str]| Withdrawal::Waits(nodes.iter().map(|it| (*it).into()).collect());
+        assert_eq!(programmed.withdrawal(&task(), &view), waits(&["m", "n"]));
+        for node in ["m", "n"] {
+            assert_eq!(programmed.take(&node.into()), Some((News::Only(change().into()), 5)));
+        }
+        assert_eq!(programmed.withdrawal(&task(), &view), waits(&["m", "n"]), "it is sent, not confirmed");
+        programmed.confirm(&"m".into(), 5);
+        programmed.confirm(&"n".into(), 4);
+        assert_eq!(programmed.withdrawal(&task(), &view), waits(&["n"]), "it has confirmed an older version");
+        programmed.confirm(&"n".into(), 5);
+        assert_eq!(programmed.withdrawal(&task(), &view), Withdrawal::Confirmed);
+    }
+
+    #[test]
+    fn later_changes_do_not_hold_up_an_earlier_stop() {
+        let (programmed, view) = (settled(), view());
+        programmed.add(&[], 5, &view);
+        programmed.add(&[Change::Network("a".into())], 6, &view);
+        assert_eq!(programmed.withdrawal(&task(), &view), Withdrawal::Confirmed);
+    }
+
+    #[test]
+    fn a_session_that_ends_is_not_waited_for_and_a_new_one_is_until_it_has_everything() {
+        let (programmed, view) = (settled(), view());
+        programmed.add(&change(), 5, &view);
+        programmed.set_holding(&"n".into(), true);
+        assert_eq!(programmed.ended(&"m".into(), 7), [], "it is not the newest session of its node");
+        assert_eq!(programmed.ended(&"m".into(), 1), ["n".into()]);
+        programmed.take(&"n".into());
+        programmed.confirm(&"n".into(), 5);
+        assert_eq!(programmed.withdrawal(&task(), &view), Withdrawal::Confirmed);
+        programmed.begin(&"m".into(), 8);
+        assert_eq!(programmed.withdrawal(&task(), &view), Withdrawal::Waits(vec!["m".into()]));
+        assert_eq!(programmed.take(&"m".into()), Some((News::Everything, 5)));
+        programmed.confirm(&"m".into(), 5);
+        assert_eq!(programmed.withdrawal(&task(), &view), Withdrawal::Confirmed);
+    }
+}
