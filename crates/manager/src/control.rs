@@ -13,6 +13,7 @@ mod error;
 mod filter;
 mod grpc;
 mod images;
+mod networks;
 mod nodes;
 mod progress;
 mod reference;

@@ -1,4 +1,5 @@
-//! The pools of the cluster, the built-in networks, and the identifiers and subnets of all networks.
+//! The pools of the cluster, the built-in networks, the identifiers and subnets of all networks, and the end of those that
+//! a stack has left behind.
 
 use std::sync::Arc;
 
@@ -35,8 +36,23 @@ impl ControlLoop for Networks {
         match event {
             Event::Created(Object::Cluster(cluster)) => vec![Key::of(&cluster.id)],
             Event::Created(Object::Network(network)) => vec![Key::of(&network.id)],
+            Event::Updated { new: Object::Network(network), .. } => stale(&network.id, view).into_iter().collect(),
             // Another network may have the subnet now.
             Event::Removed(Object::Network(_)) => self.all(view),
+            Event::Removed(Object::Stack(_)) | Event::Updated { new: Object::Stack(_), .. } => {
+                view.networks().filter_map(|network| stale(&network.id, view)).collect()
+            }
+            Event::Updated { old: Object::Task(old), new: Object::Task(new) }
+                if !old.status.state.is_terminal() && new.status.state.is_terminal() =>
+            {
+                new.attachments.iter().filter_map(|it| stale(&it.network, view)).collect()
+            }
+            Event::Removed(Object::Task(task)) => {
+                task.attachments.iter().filter_map(|it| stale(&it.network, view)).collect()
+            }
+            Event::Removed(Object::Service(service)) => {
+                service.spec.networks.iter().filter_map(|it| stale(&it.network, view)).collect()
+            }
             Event::Updated { old: Object::Node(old), new: Object::Node(new) }
                 if old.description.routes != new.description.routes =>
             {
@@ -50,11 +66,22 @@ impl ControlLoop for Networks {
         let mut plan = Plan::default();
         match (view.cluster(), view.network(&key.id)) {
             (Some(cluster), _) if cluster.id.as_str() == &*key.id => begin(cluster, view, &mut plan, cx),
+            (_, Some(network)) if stale(&network.id, view).is_some() => plan.remove(Kind::Network, &network.id),
             (_, Some(network)) => complete(network, view, &mut plan),
             _ => {}
         }
         plan
     }
+}
+
+/// Returns the key of the network if it is to be removed: its stack is gone or does not have it any more, and nothing uses
+/// it.
+fn stale(id: &NetworkId, view: &Tables) -> Option<Key> {
+    let network = view.network(id.as_str())?;
+    let stack = view.stack(network.stack_id.as_ref()?.as_str());
+    let is_named = stack.is_some_and(|it| it.spec.networks.iter().any(|it| it.name == network.spec.name));
+    let is_used = view.services_of_network(id).next().is_some() || view.tasks_of_network(id).next().is_some();
+    (!is_named && !is_used).then(|| Key::of(id))
 }
 
 /// Gives the cluster its pools and its built-in networks.
@@ -79,9 +106,6 @@ fn complete(network: &Arc<Network>, view: &Tables, plan: &mut Plan) {
         new.vni = free.and_then(|vni| u32::try_from(vni).ok());
     }
     let mut pools = Pools::new(view);
-    if new.subnets.is_empty() {
-        new.subnets.extend(network.spec.subnets.iter().filter_map(|spec| pools.take_asked(spec)));
-    }
     let wants_ipv4 = new.spec.subnets.is_empty();
     for (is_ipv6, is_wanted) in [(false, wants_ipv4), (true, new.spec.ipv6)] {
         let has_one = new.subnets.iter().any(|subnet| subnet.prefix.addr().is_ipv6() == is_ipv6);

@@ -9,6 +9,9 @@ use flota_api::model::{AddressPool, Subnet, SubnetSpec};
 use flota_raft_store::Tables;
 use flota_raft_store::store::{Runs, address_of, number_of, numbers_of};
 
+/// Longest prefixes of a subnet with IPv4 and with IPv6: eight addresses, of which two are virtual.
+pub(crate) const LONGEST_PREFIX: [u8; 2] = [29, 125];
+
 /// The pools of a cluster whose user has said nothing: `10.0.0.0/8`, and a unique local IPv6 prefix (RFC 4193) that is
 /// drawn once.
 pub(super) fn default_pools(rng: &mut impl Rng) -> Vec<AddressPool> {
@@ -24,7 +27,7 @@ fn ula_pool(rng: &mut impl Rng) -> AddressPool {
 }
 
 /// Divides a subnet that a user asks for. The spec must be valid.
-fn subnet_of(spec: &SubnetSpec) -> Subnet {
+pub(crate) fn subnet_of(spec: &SubnetSpec) -> Subnet {
     divide(spec.prefix, spec.gateway, spec.range.unwrap_or(spec.prefix))
 }
 
@@ -61,16 +64,6 @@ impl<'a> Pools<'a> {
         self.taken.insert(first, last);
         self.is_changed = true;
         Some(divide(prefix, None, prefix))
-    }
-
-    /// Takes the subnet that a user asks for; `None` if it meets that of another network.
-    pub(super) fn take_asked(&mut self, spec: &SubnetSpec) -> Option<Subnet> {
-        let (first, last) = numbers_of(&spec.prefix);
-        if self.taken.last_met(first, last).is_some() {
-            return None;
-        }
-        self.taken.insert(first, last);
-        Some(subnet_of(spec))
     }
 
     /// The pools, if something was taken from them.

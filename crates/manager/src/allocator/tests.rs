@@ -167,8 +167,9 @@ fn a_network_grows_by_subnets_of_the_pool_and_a_task_without_an_address_says_so_
         range: None,
         auxiliary: [("router".to_owned(), IpAddr::from([10, 9, 0, 2]))].into(),
     };
+    let subnets = vec![super::subnet_of(&fixed)];
     let spec = NetworkSpec { name: "fixed".into(), subnets: vec![fixed], ..NetworkSpec::default() };
-    view.put(Network { id: "f".into(), spec: Arc::new(spec), ..Network::default() }.into_object());
+    view.put(Network { id: "f".into(), spec: Arc::new(spec), subnets, ..Network::default() }.into_object());
     view.put(service("web", &["f"], &[]).into_object());
     for id in ["t1", "t2", "t3", "t4"] {
         view.put(Task { slot: u64::from(id.as_bytes()[1] - b'0'), ..task(id, "web") }.into_object());

@@ -113,6 +113,14 @@ pub(crate) enum ControlError {
         /// A service that uses it.
         service: String,
     },
+    /// Services use the network.
+    #[error("network `{network}` is used by {}", users.join(", "))]
+    NetworkInUse {
+        /// Its name.
+        network: String,
+        /// Names of the services.
+        users: Vec<String>,
+    },
     /// The node can't be removed in its current state.
     #[error("node `{node}` {hold}")]
     NodeHeld {

@@ -27,7 +27,7 @@ use super::registries::RegistrySummary;
 use super::tasks::TaskScope;
 use crate::replica::Replica;
 use crate::streams::StreamBroker;
-use convert::{filters, freshness, node_spec, role, service_spec, stack_spec, version};
+use convert::{filters, freshness, network_spec, node_spec, role, service_spec, stack_spec, version};
 use pages::pages;
 
 /// Serves Control.
@@ -203,6 +203,29 @@ impl Api for ControlService {
     async fn watch_image(&self, request: Request<pc::WatchImageRequest>) -> Reply<Self::WatchImageStream> {
         let pc::WatchImageRequest { image, digest } = request.into_inner();
         watched(self.control.watch_image(image, Some(digest).filter(|it| !it.is_empty())).await)
+    }
+
+    async fn get_network(&self, request: Request<pc::GetRequest>) -> Reply<pc::NetworkRow> {
+        reply(self.control.get_network(&request.get_ref().name).await)
+    }
+
+    async fn create_network(&self, request: Request<pc::CreateNetworkRequest>) -> Reply<po::Network> {
+        let pc::CreateNetworkRequest { request_id, spec } = request.into_inner();
+        let created = self.control.create_network(&request_id, network_spec(spec)?).await?;
+        Ok(Response::new(created.as_ref().into()))
+    }
+
+    async fn remove_network(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
+        let pc::RemoveRequest { request_id, name, force: _ } = request.into_inner();
+        done(self.control.remove_network(&request_id, &name).await)
+    }
+
+    type ListNetworksStream = Answers<pc::Networks>;
+
+    async fn list_networks(&self, request: Request<pc::ListRequest>) -> Reply<Self::ListNetworksStream> {
+        let pc::ListRequest { stale, filters: wanted } = request.into_inner();
+        let networks = self.control.list_networks(freshness(stale), &filters(wanted)).await?;
+        Ok(pages(networks, pc::NetworkRow::from, |header, networks| pc::Networks { header, networks }))
     }
 
     async fn get_registry(&self, request: Request<pc::GetRequest>) -> Reply<pc::RegistryRow> {

@@ -1,5 +1,6 @@
 //! Services: their rows, and how users create, change and remove them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flota_api::clock::Random;
@@ -12,6 +13,7 @@ use flota_raft_store::{Tables, WriteTx};
 
 use super::error::ControlError;
 use super::filter::{self, Field, Filter};
+use super::networks::{claim, with_ids};
 use super::reference::resolve;
 use super::{Control, Freshness, Listing, Member, validate};
 
@@ -96,8 +98,10 @@ impl<M: Member> Control<M> {
             if view.service_by_name(name).is_some() {
                 return Err(ControlError::AlreadyExists { kind: Kind::Service, name: name.clone() });
             }
+            let spec = Arc::new(with_ids(&service.spec, &view, &BTreeMap::new())?);
             let mut tx = WriteTx::new(view, request_id);
-            tx.create(service.clone());
+            claim(&mut tx, name, &spec)?;
+            tx.create(Service { spec, ..service.clone() });
             Ok((tx.finish(), ()))
         });
         created.await?;
@@ -124,9 +128,10 @@ impl<M: Member> Control<M> {
             if spec.name != *name {
                 return Err(ControlError::invalid("name", "a service keeps its name"));
             }
-            let new = with_spec(service, spec.clone());
+            let new = with_spec(service, with_ids(spec, &view, &BTreeMap::new())?);
             let id = service.id.clone();
-            let mut tx = WriteTx::new(view, request_id);
+            let mut tx = WriteTx::new(Arc::clone(&view), request_id);
+            claim(&mut tx, name, &new.spec)?;
             tx.update(new);
             Ok((tx.finish(), id))
         });

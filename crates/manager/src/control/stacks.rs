@@ -1,16 +1,17 @@
 //! Stacks: deploys all services of a file in one transaction.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use flota_api::id::{ServiceId, StackId};
-use flota_api::model::{Stack, StackSpec};
+use flota_api::id::{NetworkId, ServiceId, StackId};
+use flota_api::model::{Network, Stack, StackSpec};
 use flota_api::naming;
 use flota_api::object::Kind;
 use flota_raft_store::{Tables, Transaction, View, WriteTx};
 
 use super::error::{ControlError, Violation};
 use super::filter::{self, Field, Filter};
+use super::networks::{self, claim, with_ids};
 use super::reference::resolve;
 use super::services::{new_service, with_spec};
 use super::{Control, Freshness, Listing, Member, validate};
@@ -43,6 +44,10 @@ fn check(spec: &StackSpec) -> Result<(), ControlError> {
         let within = |it: Violation| Violation { field: format!("services.{}.{}", service.name, it.field), ..it };
         found.extend(validate::violations(service).into_iter().map(within));
     }
+    for network in &spec.networks {
+        let within = |it: Violation| Violation { field: format!("networks.{}.{}", network.name, it.field), ..it };
+        found.extend(validate::networks::violations(network).into_iter().map(within));
+    }
     if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
 }
 
@@ -64,7 +69,8 @@ impl<M: Member> Control<M> {
         Ok(Listing { rows: filter::keep(rows, filters, FIELDS)?, age })
     }
 
-    /// Makes the stack match `spec`: creates it if it does not exist, and creates, changes and removes services.
+    /// Makes the stack match `spec`: creates it if it does not exist, creates its networks, and creates, changes and removes
+    /// services. A network that `spec` does not have goes when nothing uses it.
     pub(crate) async fn deploy_stack(&self, request_id: &str, spec: &StackSpec) -> Result<StackSummary, ControlError> {
         check(spec)?;
         let new_id = self.random.draw(StackId::random);
@@ -88,14 +94,17 @@ impl<M: Member> Control<M> {
             Some(stack) => tx.update(Stack { spec: spec.clone(), ..stack.as_ref().clone() }),
             None => tx.create(Stack { id: id.clone(), spec: spec.clone(), ..Stack::default() }),
         }
+        let created = self.add_networks(&mut tx, spec, id)?;
         for service in &spec.services {
+            let service = with_ids(service, view, &created)?;
+            claim(&mut tx, &service.name, &service)?;
             match view.service_by_name(&service.name) {
                 Some(it) if it.stack_id.as_ref() != Some(id) => {
                     return Err(ControlError::NotOfStack { service: service.name.clone() });
                 }
-                Some(it) if *it.spec == *service => {}
-                Some(it) => tx.update(with_spec(it, service.clone())),
-                None => tx.create(new_service(service.clone(), Some(id.clone()), &self.random)),
+                Some(it) if *it.spec == service => {}
+                Some(it) => tx.update(with_spec(it, service)),
+                None => tx.create(new_service(service, Some(id.clone()), &self.random)),
             }
         }
         let names: BTreeSet<&str> = spec.services.iter().map(|it| it.name.as_str()).collect();
@@ -106,7 +115,44 @@ impl<M: Member> Control<M> {
         Ok(tx.finish())
     }
 
-    /// Removes the stack and its services.
+    /// Creates the networks of the stack that are not there. Returns all of them by their names.
+    fn add_networks(
+        &self,
+        tx: &mut WriteTx,
+        spec: &StackSpec,
+        stack: &StackId,
+    ) -> Result<BTreeMap<String, NetworkId>, ControlError> {
+        let view = Arc::clone(tx.view());
+        let mut ids = BTreeMap::new();
+        for network in &spec.networks {
+            let refuse = |why: &str| Err(ControlError::invalid(format!("networks.{}", network.name), why));
+            let id = match view.network_by_name(&network.name) {
+                None => {
+                    let (id, spec) = (self.random.draw(NetworkId::random), Arc::new(network.clone()));
+                    let stack_id = Some(stack.clone());
+                    networks::create(tx, Network { id: id.clone(), spec, stack_id, ..Network::default() })?;
+                    id
+                }
+                Some(it) if it.stack_id.as_ref().is_none_or(|id| id != stack && view.stack(id.as_str()).is_some()) => {
+                    return refuse("it exists already and does not belong to this stack");
+                }
+                Some(it) if *it.spec != *network => {
+                    return refuse("a network can't be changed; remove the stack first");
+                }
+                Some(it) => {
+                    // Tasks of a stack that was removed may still have it.
+                    if it.stack_id.as_ref() != Some(stack) {
+                        tx.update(Network { stack_id: Some(stack.clone()), ..it.as_ref().clone() });
+                    }
+                    it.id.clone()
+                }
+            };
+            ids.insert(network.name.clone(), id);
+        }
+        Ok(ids)
+    }
+
+    /// Removes the stack and its services. Its networks go when their last task has ended.
     pub(crate) async fn remove_stack(&self, request_id: &str, reference: &str) -> Result<(), ControlError> {
         let removed = self.write_once(request_id, |view| {
             let id = resolve::<Stack>(&view, reference)?.id.clone();

@@ -1,6 +1,6 @@
 //! Conversions between the messages of `control.proto` and the types of the operations.
 
-use flota_api::model::{NodeSpec, Role, ServiceSpec, StackSpec};
+use flota_api::model::{NetworkSpec, NodeSpec, Role, ServiceSpec, StackSpec};
 use flota_api::proto::{control as pc, specs as ps, types as pt};
 use flota_api::version::Version;
 
@@ -9,6 +9,7 @@ use super::super::cluster::ClusterInfo;
 use super::super::error::ControlError;
 use super::super::filter::Filter;
 use super::super::images::NamedImage;
+use super::super::networks::NetworkSummary;
 use super::super::nodes::NodeSummary;
 use super::super::progress::{HangingTask, ImageProgress, ServiceProgress};
 use super::super::registries::RegistrySummary;
@@ -44,6 +45,10 @@ pub(super) fn node_spec(spec: Option<ps::NodeSpec>) -> Result<NodeSpec, ControlE
 }
 
 pub(super) fn service_spec(spec: Option<ps::ServiceSpec>) -> Result<ServiceSpec, ControlError> {
+    Ok(spec.ok_or_else(missing_spec)?.try_into()?)
+}
+
+pub(super) fn network_spec(spec: Option<ps::NetworkSpec>) -> Result<NetworkSpec, ControlError> {
     Ok(spec.ok_or_else(missing_spec)?.try_into()?)
 }
 
@@ -98,6 +103,21 @@ impl From<StackSummary> for pc::StackRow {
     fn from(row: StackSummary) -> Self {
         let services = row.services.into_iter().map(|(id, name)| pc::ServiceName { id: id.into(), name });
         Self { stack: Some(row.stack.as_ref().into()), services: services.collect() }
+    }
+}
+
+impl From<NetworkSummary> for pc::NetworkRow {
+    fn from(row: NetworkSummary) -> Self {
+        let endpoint = |it: super::super::networks::EndpointSummary| pc::NetworkEndpoint {
+            task: it.task,
+            node: it.node,
+            addresses: it.addresses,
+        };
+        Self {
+            network: Some(row.network.as_ref().into()),
+            services: row.services.into_iter().collect(),
+            endpoints: row.endpoints.into_iter().map(endpoint).collect(),
+        }
     }
 }
 

@@ -19,7 +19,9 @@ fn row(error: &ControlError) -> (Code, Reason) {
             (Code::AlreadyExists, Reason::AlreadyExists)
         }
         ControlError::ChangedMeanwhile { .. } => (Code::Aborted, Reason::ChangedMeanwhile),
-        ControlError::ImageInUse { .. } => (Code::FailedPrecondition, Reason::InUse),
+        ControlError::ImageInUse { .. } | ControlError::NetworkInUse { .. } => {
+            (Code::FailedPrecondition, Reason::InUse)
+        }
         ControlError::NodeHeld { hold, .. } => match hold {
             NodeHold::Leads => (Code::FailedPrecondition, Reason::NodeLeads),
             NodeHold::IsManager => (Code::FailedPrecondition, Reason::NodeIsManager),

@@ -1,0 +1,252 @@
+//! Networks: how users create and remove them, and how the specs of services name them and claim ports.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use flota_api::id::NetworkId;
+use flota_api::model::{
+    Cluster, INGRESS, Network, NetworkDriver, NetworkSpec, PublishMode, PublishedPort, ServiceSpec,
+};
+use flota_api::naming::task_name;
+use flota_api::object::Kind;
+use flota_raft_store::store::numbers_of;
+use flota_raft_store::{Tables, WriteTx};
+
+use super::error::{ControlError, Violation};
+use super::filter::{self, Field, Filter};
+use super::reference::resolve;
+use super::validate::networks::{meet, violations};
+use super::{Control, Freshness, Listing, Member};
+use crate::allocator::subnet_of;
+
+/// A network with what uses it.
+#[derive(Clone, Debug)]
+pub(crate) struct NetworkSummary {
+    /// The network as the store holds it.
+    pub(crate) network: Arc<Network>,
+    /// Names of the services in it.
+    pub(crate) services: BTreeSet<String>,
+    /// The tasks in it that have not ended.
+    pub(crate) endpoints: Vec<EndpointSummary>,
+}
+
+/// A task in a network.
+#[derive(Clone, Debug)]
+pub(crate) struct EndpointSummary {
+    /// Its name, such as `web.1`.
+    pub(crate) task: String,
+    /// Hostname of its node; empty if it has none.
+    pub(crate) node: String,
+    /// Its addresses in the network.
+    pub(crate) addresses: Vec<String>,
+}
+
+const FIELDS: &[Field<NetworkSummary>] = &[
+    ("id", |row| Some(row.network.id.to_string())),
+    ("name", |row| Some(row.network.spec.name.clone())),
+    ("driver", |row| Some(row.network.spec.driver.to_string())),
+];
+
+fn summary(network: &Arc<Network>, view: &Tables) -> NetworkSummary {
+    let endpoints = view.tasks_of_network(&network.id).map(|task| {
+        let attachment = task.attachments.iter().find(|it| it.network == network.id);
+        EndpointSummary {
+            task: view.spec_of(task).map(|spec| task_name(&spec.name, task.slot)).unwrap_or_default(),
+            node: view.node_of(task).map(|node| node.description.hostname.clone()).unwrap_or_default(),
+            addresses: attachment.into_iter().flat_map(|it| &it.addresses).map(ToString::to_string).collect(),
+        }
+    });
+    NetworkSummary { network: Arc::clone(network), services: users(network, view), endpoints: endpoints.collect() }
+}
+
+/// Names of the services that use the network: by their newest specs, or with a task that has not ended.
+fn users(network: &Network, view: &Tables) -> BTreeSet<String> {
+    let published = view.services_published().filter(|_| network.is_ingress());
+    let by_spec = view.services_of_network(&network.id).chain(published).map(|service| service.spec.name.clone());
+    let by_task = view.tasks_of_network(&network.id).filter_map(|task| Some(view.spec_of(task)?.name.clone()));
+    by_spec.chain(by_task).collect()
+}
+
+/// Adds a new network to the transaction, with the subnets that its spec asks for.
+///
+/// # Errors
+/// The name is taken, or a subnet meets that of another network or the route of a node.
+pub(super) fn create(tx: &mut WriteTx, network: Network) -> Result<(), ControlError> {
+    let view = Arc::clone(tx.view());
+    let spec = Arc::clone(&network.spec);
+    if view.network_by_name(&spec.name).is_some() {
+        return Err(ControlError::AlreadyExists { kind: Kind::Network, name: spec.name.clone() });
+    }
+    let conflicts = spec.subnets.iter().enumerate().filter_map(|(index, subnet)| {
+        let (first, last) = numbers_of(&subnet.prefix);
+        let is_taken = view.taken_subnets().last_met(first, last).is_some();
+        let holder = || view.networks().find(|it| it.subnets.iter().any(|other| meet(&other.prefix, &subnet.prefix)));
+        let taken = is_taken.then(holder).flatten().map(|it| format!("that of network `{}`", it.spec.name));
+        let why = taken.or_else(|| route(&spec, &subnet.prefix, &view))?;
+        let field = format!("subnets[{index}].prefix");
+        Some(Violation { field, why: format!("{} overlaps with {why}", subnet.prefix) })
+    });
+    let conflicts: Vec<Violation> = conflicts.collect();
+    if !conflicts.is_empty() {
+        return Err(ControlError::Invalid(conflicts));
+    }
+    if let Some(cluster) = view.cluster().filter(|_| !spec.subnets.is_empty()) {
+        // Two networks that ask for the same subnet both change the cluster, so only one of them is created.
+        tx.update(Cluster::clone(cluster));
+    }
+    tx.create(Network { subnets: spec.subnets.iter().map(subnet_of).collect(), ..network });
+    Ok(())
+}
+
+/// Returns a route of a node that meets the prefix. A `macvlan` network is a part of the nodes' own network.
+fn route(spec: &NetworkSpec, prefix: &ipnet::IpNet, view: &Tables) -> Option<String> {
+    if spec.driver == NetworkDriver::Macvlan || !view.routes().any(|route| meet(route, prefix)) {
+        return None;
+    }
+    let meets = |node: &&Arc<flota_api::model::Node>| node.description.routes.iter().any(|route| meet(route, prefix));
+    view.nodes().find(meets).map(|node| format!("a route of node `{}`", node.description.hostname))
+}
+
+/// Returns the spec with the ids of its networks in place of their names. `created` are networks that the same transaction
+/// creates, by name.
+///
+/// # Errors
+/// There is no such network, or tasks can't join it in this way.
+pub(super) fn with_ids(
+    spec: &ServiceSpec,
+    view: &Tables,
+    created: &BTreeMap<String, NetworkId>,
+) -> Result<ServiceSpec, ControlError> {
+    let mut spec = spec.clone();
+    let mut drivers = Vec::new();
+    for (index, it) in spec.networks.iter_mut().enumerate() {
+        let driver = match created.get(it.network.as_str()) {
+            Some(id) => {
+                it.network = id.clone();
+                NetworkDriver::Overlay
+            }
+            None => {
+                let network = resolve::<Network>(view, it.network.as_str())?;
+                if network.is_ingress() {
+                    let why = format!("tasks join `{INGRESS}` by a published port");
+                    return Err(ControlError::invalid(format!("networks[{index}]"), why));
+                }
+                it.network = network.id.clone();
+                network.spec.driver
+            }
+        };
+        drivers.push(driver);
+    }
+    let is_alone = drivers.len() == 1 && !spec.is_in_ingress();
+    if let Some(driver) = drivers.iter().find(|driver| !driver.has_addresses()).filter(|_| !is_alone) {
+        let why = format!("a task in the network `{driver}` has no other network and no port of the mode ingress");
+        return Err(ControlError::invalid("networks", why));
+    }
+    let ids: BTreeSet<&NetworkId> = spec.networks.iter().map(|it| &it.network).collect();
+    if ids.len() < spec.networks.len() {
+        return Err(ControlError::invalid("networks", "a network is there twice"));
+    }
+    Ok(spec)
+}
+
+/// Makes the transaction fail if a network of the spec, or a port that it publishes, is not as in the view any more.
+/// `name` is that of the service.
+///
+/// # Errors
+/// Another service has a port.
+pub(super) fn claim(tx: &mut WriteTx, name: &str, spec: &ServiceSpec) -> Result<(), ControlError> {
+    let view = Arc::clone(tx.view());
+    for network in spec.networks.iter().filter(|it| view.network(it.network.as_str()).is_some()) {
+        tx.expect(Kind::Network, network.network.as_str());
+    }
+    for (index, port) in spec.ports.iter().enumerate() {
+        if let Some(other) = taken(port, name, &view) {
+            let number = port.published.unwrap_or_default();
+            let why = format!("{number}/{} is published by service `{other}`", port.protocol);
+            return Err(ControlError::invalid(format!("ports[{index}]"), why));
+        }
+    }
+    if let Some(ingress) = view.network_by_name(INGRESS).filter(|_| !spec.ports.is_empty()) {
+        // Two services that ask for the same port both change the network, so only one of them gets it.
+        tx.update(Network::clone(ingress));
+    }
+    Ok(())
+}
+
+/// Returns the service that has the port, if that keeps this one from having it. Services may share a port of the mode
+/// host, on different nodes.
+fn taken(port: &PublishedPort, name: &str, view: &Tables) -> Option<String> {
+    let published = port.published?;
+    let others = view.services_with_port((port.protocol, published)).filter(|it| it.spec.name != name);
+    let is_everywhere = |it: &PublishedPort| {
+        it.mode == PublishMode::Ingress && it.protocol == port.protocol && it.published == Some(published)
+    };
+    let mut excludes =
+        others.filter(|other| is_everywhere(port) || other.ports.iter().chain(&other.spec.ports).any(is_everywhere));
+    excludes.next().map(|other| other.spec.name.clone())
+}
+
+impl<M: Member> Control<M> {
+    /// Returns the network that `reference` identifies.
+    pub(crate) async fn get_network(&self, reference: &str) -> Result<NetworkSummary, ControlError> {
+        let view = self.proven_view().await?;
+        resolve(&view, reference).map(|network| summary(network, &view))
+    }
+
+    /// Returns the networks that pass every filter, without their endpoints.
+    pub(crate) async fn list_networks(
+        &self,
+        freshness: Freshness,
+        filters: &[Filter],
+    ) -> Result<Listing<NetworkSummary>, ControlError> {
+        let (view, age) = self.view(freshness).await?;
+        let row = |network: &Arc<Network>| NetworkSummary {
+            network: Arc::clone(network),
+            services: BTreeSet::new(),
+            endpoints: Vec::new(),
+        };
+        Ok(Listing { rows: filter::keep(view.networks().map(row).collect(), filters, FIELDS)?, age })
+    }
+
+    /// Creates a network.
+    pub(crate) async fn create_network(
+        &self,
+        request_id: &str,
+        spec: NetworkSpec,
+    ) -> Result<Arc<Network>, ControlError> {
+        let found = violations(&spec);
+        if !found.is_empty() {
+            return Err(ControlError::Invalid(found));
+        }
+        let name = spec.name.clone();
+        let network = Network { id: self.random.draw(NetworkId::random), spec: Arc::new(spec), ..Network::default() };
+        let created = self.write_once(request_id, |view| {
+            let mut tx = WriteTx::new(view, request_id);
+            create(&mut tx, network.clone())?;
+            Ok((tx.finish(), ()))
+        });
+        created.await?;
+        // Read by name, so that a retry returns the network that the first try created.
+        let removed = || ControlError::RemovedMeanwhile { kind: Kind::Network, reference: name.clone() };
+        self.read(|view| view.network_by_name(&name).cloned().ok_or_else(removed)).await
+    }
+
+    /// Removes a network that nothing uses.
+    pub(crate) async fn remove_network(&self, request_id: &str, reference: &str) -> Result<(), ControlError> {
+        let removed = self.write_once(request_id, |view| {
+            let network = Arc::clone(resolve::<Network>(&view, reference)?);
+            let name = network.spec.name.clone();
+            if network.is_ingress() || !network.spec.driver.has_addresses() {
+                return Err(ControlError::invalid("name", format!("`{name}` belongs to every cluster")));
+            }
+            let users = users(&network, &view);
+            if !users.is_empty() {
+                return Err(ControlError::NetworkInUse { network: name, users: users.into_iter().collect() });
+            }
+            let mut tx = WriteTx::new(view, request_id);
+            tx.remove(Kind::Network, network.id.as_str());
+            Ok((tx.finish(), ()))
+        });
+        removed.await.map(drop)
+    }
+}
