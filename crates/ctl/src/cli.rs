@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::client::Client;
-use crate::commands::{exec, image, node, registry, service, stack, swarm, system, task};
+use crate::commands::{exec, image, network, node, registry, service, stack, swarm, system, task};
 use crate::{printer, sandbox};
 
 /// Flota: a container cluster in two commands
@@ -39,6 +39,9 @@ pub(crate) enum Noun {
     /// Manage the images that the cluster keeps
     #[command(subcommand)]
     Image(image::Image),
+    /// Manage networks
+    #[command(subcommand)]
+    Network(network::Network),
     /// Manage the credentials of registries
     #[command(subcommand)]
     Registry(registry::Registry),
@@ -64,6 +67,7 @@ impl Cli {
             Noun::Exec(it) => return exec::run(it, &client).await,
             Noun::Stack(verb) => stack::run(verb, &client).await?,
             Noun::Image(verb) => image::run(verb, &client).await?,
+            Noun::Network(verb) => network::run(verb, &client).await?,
             Noun::Registry(verb) => registry::run(verb, &client).await?,
             Noun::Sandbox(verb) => return sandbox::run(verb).await,
             Noun::System(verb) => system::run(verb, &client).await?,

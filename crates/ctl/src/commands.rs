@@ -4,6 +4,8 @@
 pub(crate) mod exec;
 pub(crate) mod image;
 pub(crate) mod logs;
+pub(crate) mod network;
+mod network_flags;
 pub(crate) mod node;
 mod privilege_flags;
 pub(crate) mod registry;

@@ -2,6 +2,7 @@
 //! is an error.
 
 mod devices;
+mod networks;
 mod privileges;
 
 use std::collections::BTreeMap;
@@ -9,12 +10,13 @@ use std::num::NonZeroU64;
 
 use flota_api::capability;
 use flota_api::constraint::Constraint;
-use flota_api::model::{RestartCondition, RestartPolicy, ServiceMode, ServiceSpec, StackSpec};
+use flota_api::model::{EndpointMode, RestartCondition, RestartPolicy, ServiceMode, ServiceSpec, StackSpec};
 use flota_api::resources::{Limits, Resources};
 
 use crate::fields::Fields;
 use crate::parse;
 use crate::tree::{Fault, Node, Value};
+use networks::Declared;
 
 /// Returns the value of a variable of the environment.
 pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -29,14 +31,21 @@ pub(crate) fn stack(name: &str, document: &Node, environment: Environment<'_>) -
     // Both are obsolete or replaced by the name on the command line, and have no effect.
     let _ = (keys.get("version"), keys.get("name"));
     let services = keys.get("services").map(Node::map).transpose()?.filter(|map| !map.is_empty()).ok_or_else(none)?;
+    let mut networks = Declared::read(name, keys.get("networks"))?;
     keys.finish()?;
-    let service = |(key, node)| service(format!("{name}_{key}"), node, environment);
+    let service = |(key, node): (&String, _)| service((name, key), node, &mut networks, environment);
     let services = services.iter().map(service).collect::<Result<_, _>>()?;
-    Ok(StackSpec { name: name.to_owned(), services, networks: Vec::new() })
+    Ok(StackSpec { name: name.to_owned(), services, networks: networks.finish() })
 }
 
-fn service(name: String, node: &Node, environment: Environment<'_>) -> Result<ServiceSpec, Fault> {
+fn service(
+    (stack, key): (&str, &str),
+    node: &Node,
+    networks: &mut Declared,
+    environment: Environment<'_>,
+) -> Result<ServiceSpec, Fault> {
     let mut keys = node.fields()?;
+    let name = format!("{stack}_{key}");
     let mut spec = ServiceSpec { name, image: keys.required("image")?.text()?, ..ServiceSpec::default() };
     spec.command = keys.read("command", words)?.unwrap_or_default();
     spec.entrypoint = keys.read("entrypoint", words)?.unwrap_or_default();
@@ -56,6 +65,7 @@ fn service(name: String, node: &Node, environment: Environment<'_>) -> Result<Se
     let drop = keys.read("cap_drop", Node::texts)?.unwrap_or_default();
     capability::amend(&mut spec.cap_add, &mut spec.cap_drop, &add, &drop);
     spec.devices = keys.read("devices", devices::mapped)?.unwrap_or_default();
+    networks.service(key, &mut keys, &mut spec)?;
     if let Some(node) = keys.get("deploy") {
         deploy(node, &mut spec)?;
     }
@@ -74,6 +84,11 @@ fn deploy(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
     }
     spec.restart = keys.read("restart_policy", restart)?.unwrap_or_default();
     spec.constraints = keys.read("placement", placement)?.unwrap_or_default();
+    let mode = |text: &str| {
+        let found = EndpointMode::ALL.iter().copied().find(|it| it.as_str() == text);
+        found.ok_or_else(|| format!("`{text}` is neither vip nor dnsrr"))
+    };
+    spec.endpoint_mode = keys.read("endpoint_mode", |it| it.parsed(mode))?.unwrap_or(spec.endpoint_mode);
     keys.finish()
 }
 

@@ -93,6 +93,11 @@ impl<'a> Fields<'a> {
         self.get(key).ok_or_else(|| self.of.fault(format!("the key `{key}` is missing")))
     }
 
+    /// Returns an error for the whole map.
+    pub(crate) fn fault(&self, why: &str) -> Fault {
+        self.of.fault(why)
+    }
+
     /// Refuses keys that were not read, except extensions (Compose specification, "Extension").
     pub(crate) fn finish(self) -> Result<(), Fault> {
         let is_unknown = |(key, _): &(&String, &Node)| !self.known.contains(key.as_str()) && !key.starts_with("x-");

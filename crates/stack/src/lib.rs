@@ -1,13 +1,35 @@
 //! Stack files: from the YAML of the Compose specification to service specs. Called by `ctl stack deploy`.
 //!
 //! `tree.rs` parses the YAML, `fields.rs` reads values out of the tree, `convert.rs` makes specs of them, and `parse.rs`
-//! reads sizes and durations. A key or value that is not understood is an error that names its line and key; it is never
+//! reads sizes and durations, and `publish.rs` ports and networks. A key or value that is not understood is an error that names its line and key; it is never
 //! ignored.
 
 mod convert;
 mod fields;
 mod load;
 pub mod parse;
+pub mod publish;
 mod tree;
 
 pub use load::{LoadError, load};
+
+/// Sets an option of a network's driver by its name in Docker.
+///
+/// # Errors
+/// There is no such option, or it can't have this value.
+pub fn option(spec: &mut flota_api::model::NetworkSpec, name: &str, value: &str) -> Result<(), String> {
+    match (name, value) {
+        ("com.docker.network.driver.mtu", _) => {
+            spec.mtu = Some(value.parse().map_err(|_| format!("`{value}` is no number of bytes"))?);
+        }
+        ("parent", _) => spec.parent = Some(value.to_owned()),
+        ("encrypted", "" | "true") => spec.encrypted = true,
+        ("encrypted", "false") => spec.encrypted = false,
+        ("encrypted", _) => return Err(format!("`{value}` is neither true nor false")),
+        _ => {
+            let known = "com.docker.network.driver.mtu, parent, encrypted";
+            return Err(format!("`{name}` is no option of a network: they are {known}"));
+        }
+    }
+    Ok(())
+}

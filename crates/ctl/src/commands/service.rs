@@ -10,6 +10,8 @@ use flota_api::proto::control::{
 };
 
 use crate::client::{Client, request_id};
+use crate::commands::network;
+use crate::commands::network_flags::NetworkRemovals;
 use crate::commands::privilege_flags::PrivilegeRemovals;
 use crate::commands::spec_flags::SpecFlags;
 use crate::commands::{logs, task};
@@ -76,6 +78,8 @@ pub(crate) enum Service {
         constraint_rm: Vec<String>,
         #[command(flatten)]
         removals: PrivilegeRemovals,
+        #[command(flatten)]
+        network_removals: Box<NetworkRemovals>,
         /// Replace the tasks even if nothing has changed
         #[arg(long)]
         force: bool,
@@ -112,7 +116,24 @@ pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
         }
         Service::Logs(it) => logs::run(it, true, client).await,
         Service::Scale { targets, wait } => scale(client, &targets, &wait).await,
-        Service::Update { flags, image, args, env_rm, label_rm, constraint_rm, removals, force, wait, service } => {
+        Service::Update {
+            flags,
+            image,
+            args,
+            env_rm,
+            label_rm,
+            constraint_rm,
+            removals,
+            network_removals,
+            force,
+            wait,
+            service,
+        } => {
+            // A spec names networks by their ids.
+            let mut left = Vec::new();
+            for name in network_removals.networks() {
+                left.push(network::id(client, name).await?);
+            }
             let change = |spec: &mut ServiceSpec| {
                 spec.env.retain(|it| !env_rm.iter().any(|name| it.split('=').next() == Some(name)));
                 spec.labels.retain(|key, _| !label_rm.contains(key));
@@ -126,6 +147,7 @@ pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
                 }
                 spec.force += u64::from(force);
                 removals.apply(spec)?;
+                network_removals.apply(spec, &left)?;
                 flags.apply(spec)
             };
             let (id, name) = update(client, &service, change).await?;
@@ -170,7 +192,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
         let wanted = spec.mode.wanted_tasks();
         let value = json!({
             "id": service.id, "name": spec.name, "mode": spec.mode.as_str(),
-            "replicas": { "running": running, "desired": wanted }, "image": spec.image, "ports": [],
+            "replicas": { "running": running, "desired": wanted }, "image": spec.image, "ports": service.ports,
         });
         let cells = vec![
             printer::short_id(service.id.as_str(), &options.rows),
@@ -178,12 +200,20 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
             spec.mode.as_str().into(),
             format!("{running}/{wanted}"),
             spec.image.clone(),
+            published(&service),
         ];
         rows.push((value, cells));
     }
     rows.sort_by(|left, right| left.1[1].cmp(&right.1[1]));
-    printer::rows(&options.rows, &["ID", "NAME", "MODE", "REPLICAS", "IMAGE"], rows);
+    printer::rows(&options.rows, &["ID", "NAME", "MODE", "REPLICAS", "IMAGE", "PORTS"], rows);
     Ok(())
+}
+
+/// Returns the ports of a service as users write them.
+fn published(service: &model::Service) -> String {
+    let on_nodes = service.spec.host_ports().chain(service.ports.iter().copied());
+    let port = |it: model::PublishedPort| format!("{}:{}/{}", it.published.unwrap_or_default(), it.target, it.protocol);
+    on_nodes.map(port).collect::<Vec<_>>().join(" ")
 }
 
 async fn get(client: &Client, name: &str) -> anyhow::Result<model::Service> {

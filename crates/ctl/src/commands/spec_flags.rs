@@ -8,6 +8,7 @@ use clap::Args;
 use flota_api::constraint::Constraint;
 use flota_api::model::{OnPartition, RestartCondition, ServiceMode, ServiceSpec};
 
+use crate::commands::network_flags::NetworkFlags;
 use crate::commands::privilege_flags::PrivilegeFlags;
 use crate::error::Usage;
 use crate::parse;
@@ -56,6 +57,8 @@ pub(crate) struct SpecFlags {
     constraint: Vec<String>,
     #[command(flatten)]
     privileges: PrivilegeFlags,
+    #[command(flatten)]
+    networks: NetworkFlags,
     /// When to restart a task: any, on-failure or none
     #[arg(long)]
     restart_condition: Option<String>,
@@ -80,20 +83,11 @@ pub(crate) struct SpecFlags {
     /// Treatment of a task whose node is lost: replace, or keep (wait for the node)
     #[arg(long)]
     on_node_loss: Option<String>,
-    /// Not supported yet
-    #[arg(long, hide = true)]
-    network: Vec<String>,
-    /// Not supported yet
-    #[arg(short, long, hide = true)]
-    publish: Vec<String>,
 }
 
 impl SpecFlags {
     /// Sets the given flags in the spec and leaves the rest as it is.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) -> anyhow::Result<()> {
-        if !self.network.is_empty() || !self.publish.is_empty() {
-            anyhow::bail!(Usage("--network and --publish are not there yet: a task has loopback alone".into()));
-        }
         fn set<T: Clone>(target: &mut T, given: &Option<T>) {
             if let Some(value) = given {
                 target.clone_from(value);
@@ -138,6 +132,7 @@ impl SpecFlags {
             }
         }
         self.privileges.apply(spec);
+        self.networks.apply(spec);
         if let Some(text) = &self.restart_condition {
             use RestartCondition::{Any, None, OnFailure};
             let found = [Any, OnFailure, None].into_iter().find(|it| it.as_str() == text);

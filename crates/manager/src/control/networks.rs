@@ -250,3 +250,6 @@ impl<M: Member> Control<M> {
         removed.await.map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests;

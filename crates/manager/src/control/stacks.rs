@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use flota_api::id::{NetworkId, ServiceId, StackId};
-use flota_api::model::{Network, Stack, StackSpec};
+use flota_api::model::{Network, PublishMode, Stack, StackSpec};
 use flota_api::naming;
 use flota_api::object::Kind;
 use flota_raft_store::{Tables, Transaction, View, WriteTx};
@@ -43,6 +43,20 @@ fn check(spec: &StackSpec) -> Result<(), ControlError> {
     for service in &spec.services {
         let within = |it: Violation| Violation { field: format!("services.{}.{}", service.name, it.field), ..it };
         found.extend(validate::violations(service).into_iter().map(within));
+    }
+    // Each service by itself is compared with those that exist.
+    let mut ports = BTreeMap::new();
+    for service in &spec.services {
+        for (index, port) in service.ports.iter().enumerate() {
+            let Some(published) = port.published else { continue };
+            let is_shared = port.mode == PublishMode::Host;
+            let (other, shares) = *ports.entry((port.protocol, published)).or_insert((&service.name, is_shared));
+            if *other != service.name && !(shares && is_shared) {
+                let field = format!("services.{}.ports[{index}]", service.name);
+                let why = format!("{published}/{} is published by service `{other}`", port.protocol);
+                found.push(Violation { field, why });
+            }
+        }
     }
     for network in &spec.networks {
         let within = |it: Violation| Violation { field: format!("networks.{}.{}", network.name, it.field), ..it };

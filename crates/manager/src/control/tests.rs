@@ -25,7 +25,7 @@ const SILENT_RAFT_ID: u64 = 9;
 
 /// A fake consensus of a single manager.
 #[derive(Clone)]
-struct Alone {
+pub(super) struct Alone {
     proposer: LocalProposer,
     leads: Arc<AtomicBool>,
 }
@@ -72,7 +72,7 @@ impl Member for Alone {
 }
 
 impl Control<Alone> {
-    fn alone() -> Self {
+    pub(super) fn alone() -> Self {
         let store = Store::default();
         let member = Alone { proposer: LocalProposer::new(store.clone()), leads: Arc::new(true.into()) };
         let clock = TermClock::new(Clock::new(|| Timestamp(1_000)));
@@ -80,7 +80,7 @@ impl Control<Alone> {
         Self { store, member, clock, random: Random::seeded(1), leading }
     }
 
-    async fn put(&self, object: impl StoreObject) {
+    pub(super) async fn put(&self, object: impl StoreObject) {
         let mut tx = WriteTx::new(self.store.view(), "");
         tx.create(object);
         self.member.propose(tx.finish()).await.expect("it is new");

@@ -1,0 +1,157 @@
+//! Tests of the operations on networks, and of how services and stacks name them.
+
+use flota_api::model::{NetworkAttachment, Node, NodeDescription, Protocol, Service, StackSpec, SubnetSpec};
+use flota_api::reason::{Detail, Reason};
+use tonic::Status;
+
+use super::*;
+use crate::control::tests::Alone;
+
+fn network(name: &str, subnet: Option<&str>) -> NetworkSpec {
+    let subnet = subnet.map(|prefix| SubnetSpec {
+        prefix: prefix.parse().expect("a prefix"),
+        gateway: None,
+        range: None,
+        auxiliary: BTreeMap::new(),
+    });
+    NetworkSpec { name: name.into(), subnets: subnet.into_iter().collect(), ..NetworkSpec::default() }
+}
+
+fn service(name: &str, networks: &[&str], ports: &[(u16, PublishMode)]) -> ServiceSpec {
+    let port = |(published, mode): &(u16, PublishMode)| PublishedPort {
+        target: 80,
+        published: Some(*published),
+        protocol: Protocol::Tcp,
+        mode: *mode,
+    };
+    let joined = |name: &&str| NetworkAttachment { network: (*name).into(), aliases: Vec::new() };
+    ServiceSpec {
+        name: name.into(),
+        image: "web".into(),
+        networks: networks.iter().map(joined).collect(),
+        ports: ports.iter().map(port).collect(),
+        ..ServiceSpec::default()
+    }
+}
+
+fn refused<T: std::fmt::Debug>(result: Result<T, ControlError>) -> (Option<Reason>, String) {
+    let error = result.expect_err("it is refused");
+    let text = error.to_string();
+    (Detail::of(&Status::from(error)).map(|it| it.reason), text)
+}
+
+/// A cluster with its built-in networks and a node that has a route.
+async fn cluster() -> Control<Alone> {
+    let control = Control::alone();
+    control.put(Cluster { id: "c".into(), ..Cluster::default() }).await;
+    let description = NodeDescription {
+        hostname: "w1".into(),
+        routes: vec!["10.7.0.0/16".parse().expect("a prefix")],
+        ..NodeDescription::default()
+    };
+    control.put(Node { id: "n1".into(), description, ..Node::default() }).await;
+    for (name, driver) in
+        [(INGRESS, NetworkDriver::Overlay), ("host", NetworkDriver::Host), ("none", NetworkDriver::None)]
+    {
+        let spec = Arc::new(NetworkSpec { driver, ..network(name, None) });
+        control.put(Network { id: name.into(), spec, ..Network::default() }).await;
+    }
+    control
+}
+
+#[tokio::test]
+async fn a_network_whose_subnet_meets_another_or_a_route_is_refused_with_the_field() {
+    let control = cluster().await;
+    let made = control.create_network("", network("front", Some("10.1.0.0/16"))).await.expect("a network");
+    assert_eq!(made.subnets[0].prefix.to_string(), "10.1.0.0/16");
+    for (spec, expected) in [
+        (network("back", Some("10.1.4.0/24")), "subnets[0].prefix: 10.1.4.0/24 overlaps with that of network `front`"),
+        (network("back", Some("10.0.0.0/8")), "subnets[0].prefix: 10.0.0.0/8 overlaps with that of network `front`"),
+        (network("back", Some("10.7.1.0/24")), "subnets[0].prefix: 10.7.1.0/24 overlaps with a route of node `w1`"),
+        (network("host", None), "name: `host` means a driver or a network of every cluster"),
+    ] {
+        assert_eq!(refused(control.create_network("", spec).await), (Some(Reason::Invalid), expected.to_owned()));
+    }
+    let again = control.create_network("", network("front", None)).await;
+    assert_eq!(refused(again).0, Some(Reason::AlreadyExists));
+}
+
+#[tokio::test]
+async fn a_network_that_is_used_is_not_removed_and_its_users_are_named() {
+    let control = cluster().await;
+    let front = control.create_network("", network("front", None)).await.expect("a network");
+    let web = control.create_service("", service("web", &["front"], &[])).await.expect("a service");
+    assert_eq!(web.spec.networks[0].network, front.id, "the spec has the id");
+    let expected = "network `front` is used by web".to_owned();
+    assert_eq!(refused(control.remove_network("", "front").await), (Some(Reason::InUse), expected));
+    let seen = control.get_network("front").await.expect("a network");
+    assert_eq!(seen.services, ["web".to_owned()].into());
+    control.remove_service("", "web").await.expect("it is there");
+    control.remove_network("", "front").await.expect("nothing uses it");
+    assert_eq!(refused(control.remove_network("", INGRESS).await).0, Some(Reason::Invalid));
+}
+
+#[tokio::test]
+async fn networks_that_tasks_cannot_join_are_refused() {
+    let control = cluster().await;
+    control.create_network("", network("front", None)).await.expect("a network");
+    let create = async |spec| refused(control.create_service("", spec).await);
+    let ingress = (8_080, PublishMode::Ingress);
+    assert_eq!(
+        create(service("a", &["nowhere"], &[])).await,
+        (Some(Reason::NotFound), "there is no network `nowhere`".into())
+    );
+    for (spec, expected) in [
+        (service("a", &[INGRESS], &[]), "networks[0]: tasks join `ingress` by a published port"),
+        (service("a", &["host", "front"], &[]), "networks: a task in the network `host` has no other network"),
+        (service("a", &["none"], &[ingress]), "networks: a task in the network `none` has no other network"),
+    ] {
+        let (reason, text) = create(spec).await;
+        assert!(reason == Some(Reason::Invalid) && text.starts_with(expected), "{text}");
+    }
+    control.create_service("", service("a", &["host"], &[])).await.expect("the network of its node alone");
+}
+
+#[tokio::test]
+async fn a_port_that_another_service_has_is_refused() {
+    let control = cluster().await;
+    let (ingress, host) = ((80, PublishMode::Ingress), (81, PublishMode::Host));
+    control.create_service("", service("web", &[], &[ingress, host])).await.expect("a service");
+    let create = async |name, ports: &[_]| control.create_service("", service(name, &[], ports)).await;
+    let expected = "ports[0]: 80/tcp is published by service `web`".to_owned();
+    assert_eq!(refused(create("a", &[ingress]).await), (Some(Reason::Invalid), expected));
+    assert_eq!(refused(create("a", &[(80, PublishMode::Host)]).await).0, Some(Reason::Invalid));
+    assert_eq!(refused(create("a", &[(81, PublishMode::Ingress)]).await).0, Some(Reason::Invalid));
+    create("a", &[host]).await.expect("its tasks run on other nodes");
+    let update = control.update_service("", "web", None, &service("web", &[], &[ingress])).await;
+    update.expect("a service keeps its own port");
+}
+
+#[tokio::test]
+async fn a_stack_has_networks_of_its_own_and_shares_those_that_exist() {
+    let control = cluster().await;
+    control.create_network("", network("corp", None)).await.expect("a network");
+    let services = vec![service("shop_web", &["shop_default", "corp"], &[(80, PublishMode::Ingress)])];
+    let networks = vec![network("shop_default", None)];
+    let stack = StackSpec { name: "shop".into(), services, networks };
+    control.deploy_stack("", &stack).await.expect("a stack");
+    let view = control.store.view();
+    let own = view.network_by_name("shop_default").expect("it was made").clone();
+    let web: &Arc<Service> = view.service_by_name("shop_web").expect("it was made");
+    assert_eq!(web.spec.networks[0].network, own.id);
+    assert!(own.stack_id.is_some());
+    control.deploy_stack("", &stack).await.expect("nothing has changed");
+    assert_eq!(control.store.view().service_by_name("shop_web").map(|it| it.spec_version), Some(1));
+    let changed =
+        StackSpec { networks: vec![NetworkSpec { internal: true, ..network("shop_default", None) }], ..stack };
+    let (_, text) = refused(control.deploy_stack("", &changed).await);
+    assert_eq!(text, "networks.shop_default: a network can't be changed; remove the stack first");
+    let foreign = StackSpec { name: "x".into(), services: Vec::new(), networks: vec![network("corp", None)] };
+    let (_, text) = refused(control.deploy_stack("", &foreign).await);
+    assert_eq!(text, "networks.corp: it exists already and does not belong to this stack");
+    let two =
+        vec![service("y_a", &[], &[(90, PublishMode::Ingress)]), service("y_b", &[], &[(90, PublishMode::Ingress)])];
+    let (_, text) =
+        refused(control.deploy_stack("", &StackSpec { name: "y".into(), services: two, networks: Vec::new() }).await);
+    assert_eq!(text, "services.y_b.ports[0]: 90/tcp is published by service `y_a`");
+}

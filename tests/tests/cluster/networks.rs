@@ -1,0 +1,140 @@
+//! Networks in a cluster: what nodes are told of them, and that a task is stopped only when nobody sends it connections
+//! any more. The nodes are the test's.
+
+use flota_api::model::{Network, PendingReason};
+use flota_api::proto::control::{CreateNetworkRequest, CreateServiceRequest};
+use flota_api::proto::dispatcher::manager_message::Message as FromManager;
+use flota_api::proto::dispatcher::{Endpoint, TaskAssignment};
+use flota_api::proto::specs as ps;
+use flota_api::proto::types::DesiredState;
+use flota_api::model::ServiceSpec;
+use flota_tests::sim::cluster::SimCluster;
+use flota_tests::sim::manual::{ManualNode, no_streams};
+use flota_tests::sim::script::{Script, script, spec};
+
+use super::{Seen, manual, seen};
+
+fn create_network(it: &mut Script, spec: ps::NetworkSpec) {
+    let request = CreateNetworkRequest { request_id: format!("network {}", spec.name), spec: Some(spec) };
+    it.ask(it.leader(), |mut client| async move { client.create_network(request).await.map(drop) }).unwrap();
+}
+
+fn create_service(it: &mut Script, replicas: u64) {
+    let networks = vec![ps::NetworkAttachment { network: "front".into(), aliases: Vec::new() }];
+    let spec: ServiceSpec = spec("web", replicas);
+    let spec = ps::ServiceSpec { networks, ..(&spec).into() };
+    let request = CreateServiceRequest { request_id: "service".into(), spec: Some(spec) };
+    it.ask(it.leader(), |mut client| async move { client.create_service(request).await.map(drop) }).unwrap();
+}
+
+/// Three nodes in session, and two tasks of a service in the network `front`.
+fn nodes(it: &mut Script) -> [ManualNode; 3] {
+    let nodes = [0, 1, 2].map(|worker| manual(it, worker, no_streams));
+    create_network(it, ps::NetworkSpec { name: "front".into(), ..ps::NetworkSpec::default() });
+    create_service(it, 2);
+    it.wait("both tasks run", 5_000, |cluster| {
+        let tasks = tasks(cluster)?;
+        seen(tasks.len() == 2 && tasks.iter().all(|(_, node, runs)| node.is_some() && *runs), tasks)
+    });
+    nodes
+}
+
+/// The id of each task, the number of its node, and whether it runs.
+fn tasks(cluster: &SimCluster) -> Result<Vec<(String, Option<usize>, bool)>, String> {
+    let view = cluster.view().ok_or("nobody leads")?;
+    let worker = |id| cluster.workers.iter().position(|worker| Some(&worker.node_id) == id);
+    let task = |task: &std::sync::Arc<flota_api::model::Task>| {
+        let runs = task.status.state == flota_api::state::TaskState::Running;
+        (task.id.to_string(), worker(task.node_id.as_ref()), runs)
+    };
+    Ok(view.tasks().map(task).collect())
+}
+
+fn network(cluster: &SimCluster) -> Result<Network, String> {
+    let view = cluster.view().ok_or("nobody leads")?;
+    Ok(view.network_by_name("front").ok_or("there is no such network")?.as_ref().clone())
+}
+
+/// The node was told of this endpoint.
+fn was_told(node: &ManualNode, is: impl Fn(&Endpoint) -> bool) -> Seen {
+    node.was_sent(|message| matches!(message, FromManager::Networks(it) if it.endpoints.iter().any(&is)))
+}
+
+/// The node was given this assignment.
+fn was_assigned(node: &ManualNode, is: impl Fn(&TaskAssignment) -> bool) -> Seen {
+    node.was_sent(|message| matches!(message, FromManager::Assignments(it) if it.tasks.iter().any(&is)))
+}
+
+fn stops(task: &TaskAssignment) -> bool {
+    task.desired_state() >= DesiredState::Shutdown
+}
+
+#[test]
+fn nodes_are_told_of_the_endpoints_of_their_networks_and_no_others() {
+    script(1, |it| {
+        let nodes = nodes(it);
+        let id = network(it.cluster()).unwrap().id.to_string();
+        let tasks = tasks(it.cluster()).unwrap();
+        let with_tasks: Vec<usize> = tasks.iter().filter_map(|(_, node, _)| *node).collect();
+        for (task, _, _) in &tasks {
+            for number in &with_tasks {
+                let is = |endpoint: &Endpoint| endpoint.task == *task && endpoint.network == id && endpoint.serving;
+                it.wait("it knows that the task serves", 2_000, |_| was_told(&nodes[*number], is));
+            }
+        }
+        let other = (0..3).find(|number| !with_tasks.contains(number)).unwrap();
+        assert!(was_told(&nodes[other], |endpoint| endpoint.network == id).is_err(), "it has no task there");
+        let own = with_tasks[0];
+        assert!(was_assigned(&nodes[own], |task| task.attachments.iter().any(|it| it.network == id)).is_ok());
+    });
+}
+
+#[test]
+fn a_task_is_told_to_stop_only_when_every_node_of_its_networks_has_confirmed() {
+    script(1, |it| {
+        let nodes = nodes(it);
+        let before = tasks(it.cluster()).unwrap();
+        let (late, other) = (before[0].1.unwrap(), before[1].1.unwrap());
+        assert_ne!(late, other, "the tasks are spread");
+        nodes[late].stop_programming();
+        let mut removed = spec("web", 0);
+        removed.networks = it.service("web").unwrap().networks;
+        it.update("web", removed).unwrap();
+        it.wait("its endpoint is withdrawn", 2_000, |_| {
+            was_told(&nodes[late], |endpoint| endpoint.task == before[1].0 && !endpoint.serving)
+        });
+        assert!(was_assigned(&nodes[other], stops).is_err(), "a node has not confirmed it");
+        it.wait("it stops after a while all the same, and is told why", 2_000, |_| {
+            was_assigned(&nodes[other], |task| stops(task) && !task.unconfirmed_nodes.is_empty())
+        });
+    });
+}
+
+#[test]
+fn a_confirmed_task_is_told_to_stop_without_delay_and_without_a_reproach() {
+    script(1, |it| {
+        let nodes = nodes(it);
+        let before = tasks(it.cluster()).unwrap();
+        let mut removed = spec("web", 0);
+        removed.networks = it.service("web").unwrap().networks;
+        it.update("web", removed).unwrap();
+        for (_, node, _) in &before {
+            it.wait("it is told to stop", 500, |_| was_assigned(&nodes[node.unwrap()], stops));
+            assert!(was_assigned(&nodes[node.unwrap()], |task| !task.unconfirmed_nodes.is_empty()).is_err());
+        }
+    });
+}
+
+#[test]
+fn a_task_waits_for_an_address_and_says_so() {
+    script(1, |it| {
+        let subnets = vec![ps::SubnetSpec { prefix: "10.9.0.0/29".into(), ..ps::SubnetSpec::default() }];
+        create_network(it, ps::NetworkSpec { name: "front".into(), subnets, ..ps::NetworkSpec::default() });
+        create_service(it, 5);
+        it.wait("one of the five has no address", 5_000, |cluster| {
+            let view = cluster.view().ok_or("nobody leads")?;
+            let reasons: Vec<_> = view.tasks().filter_map(|task| task.pending_reason.clone()).collect();
+            seen(reasons == [PendingReason::NoAddress("front".into())], reasons)
+        });
+    });
+}
