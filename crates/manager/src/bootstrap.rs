@@ -1,13 +1,27 @@
 //! The first entry of a new cluster: the cluster object and its first node. The daemon commits it when a cluster begins.
 
+use ipnet::IpNet;
 use rand::Rng;
 
 use flota_api::id::{ClusterId, NodeId};
-use flota_api::model::{Cluster, Node, NodeDescription, Role, Secret};
+use flota_api::model::{AddressPool, Cluster, Node, NodeDescription, Role, Secret};
 use flota_api::version::Timestamp;
 use flota_api::{FEATURE_LEVEL, VERSION};
 use flota_identity::{GrantKey, RootCa, new_secret};
 use flota_raft_store::{Transaction, View, WriteTx};
+
+use crate::allocator::asked_pools;
+
+/// Returns the address pools that a user names for a new cluster, with IPv4 subnets of this length.
+///
+/// # Errors
+/// A prefix can't be used; the text says why.
+pub fn address_pools(prefixes: &[String], subnet_length: u32) -> Result<Vec<AddressPool>, String> {
+    let parse = |text: &String| text.parse::<IpNet>().map_err(|_| format!("`{}` is no subnet", text.escape_debug()));
+    let prefixes = prefixes.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let length = u8::try_from(subnet_length).map_err(|_| format!("{subnet_length} is no length of a prefix"))?;
+    asked_pools(&prefixes, if length == 0 { 24 } else { length })
+}
 
 /// The node with which a cluster begins.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +32,8 @@ pub struct FirstNode<'a> {
     pub hostname: &'a str,
     /// `host:port` at which the other nodes reach it.
     pub address: &'a str,
+    /// The cluster's address pools. The defaults are added for an address family without any.
+    pub address_pools: &'a [AddressPool],
 }
 
 /// Returns the transaction with which a cluster begins. `view` is a view of an empty store, `now` the wall clock's time.
@@ -40,6 +56,7 @@ pub fn first_entry(
         worker_token_secret: new_secret("", rng).into(),
         manager_token_secret: new_secret("", rng).into(),
         grant_key: Secret(GrantKey::generate()),
+        address_pools: node.address_pools.to_vec(),
         ..Cluster::default()
     });
     tx.create(Node {

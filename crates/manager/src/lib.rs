@@ -36,7 +36,7 @@ mod streams;
 mod term_clock;
 mod write;
 
-pub use bootstrap::{FirstNode, first_entry};
+pub use bootstrap::{FirstNode, address_pools, first_entry};
 pub use ca::CaService;
 pub use control::ControlService;
 pub use dispatcher::DispatcherService;

@@ -4,7 +4,7 @@ mod offers;
 mod registries;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,6 +34,9 @@ pub(crate) struct Arguments {
     /// Address to listen at for other nodes, IP:PORT [default: 0.0.0.0:2377]
     #[arg(long)]
     listen: Option<String>,
+    /// Address of the traffic between tasks on different nodes [default: that at which other nodes reach this one]
+    #[arg(long)]
+    data_path_addr: Option<IpAddr>,
     /// Log level: error, warn, info, debug or trace [default: info]
     #[arg(long)]
     log: Option<String>,
@@ -45,6 +48,7 @@ struct File {
     data_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
     listen: Option<String>,
+    data_path_addr: Option<IpAddr>,
     log: Option<String>,
     runtime: Option<PathBuf>,
     /// Multiplies Raft's heartbeat and election times, for links slower than a LAN.
@@ -93,7 +97,11 @@ impl Config {
         if !(1..=100).contains(&raft_patience) {
             bail!("raft-patience: {raft_patience} is not between 1 and 100");
         }
-        let offers = offers::resolve(file.runtimes, file.devices, file.allow, file.no_new_privileges)?;
+        let mut offers = offers::resolve(file.runtimes, file.devices, file.allow, file.no_new_privileges)?;
+        offers.data_address = arguments.data_path_addr.or(file.data_path_addr);
+        if let Some(address) = offers.data_address.filter(|it| it.is_unspecified() || it.is_multicast()) {
+            bail!("data-path-addr: {address} is no address of a machine");
+        }
         let registries = registries::resolve(file.registries)?;
         let beside =
             std::env::current_exe().context("failed to find the path of flotad")?.with_file_name("flota-runtime");

@@ -91,8 +91,10 @@ impl LocalNode for LocalService {
             return Err(Status::unimplemented("--force-new-cluster is not supported yet"));
         }
         let node = Arc::clone(&self.0);
-        let advertise = request.into_inner().advertise;
-        run_to_end(async move { node.init(&advertise).await }).await?;
+        let request = request.into_inner();
+        let pools = flota_manager::address_pools(&request.address_pools, request.subnet_length);
+        let pools = pools.map_err(|why| Status::invalid_argument(format!("--default-addr-pool: {why}")))?;
+        run_to_end(async move { node.init(&request.advertise, &pools).await }).await?;
         self.0.info().await.map(Response::new)
     }
 

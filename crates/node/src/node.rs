@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use flota_api::clock::Clock;
-use flota_api::model::Role;
+use flota_api::model::{AddressPool, Role};
 use flota_api::proto::ca::LeaveRaftRequest;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
 use flota_api::proto::node::{NodeInfo, StoreStatistics};
@@ -104,14 +104,15 @@ impl Node {
         });
     }
 
-    /// `ctl swarm init`.
-    pub(crate) async fn init(self: &Arc<Self>, advertise: &str) -> anyhow::Result<()> {
+    /// `ctl swarm init`. Networks get their subnets from the pools, or from the default ones.
+    pub(crate) async fn init(self: &Arc<Self>, advertise: &str, address_pools: &[AddressPool]) -> anyhow::Result<()> {
         let mut current = self.membership.lock().await;
         refuse_second(current.as_ref())?;
         let address = join::own_address(advertise, self.config.listen)?;
         let (cluster, ca, identity) = join::first_identity()?;
         let hostname = flota_worker::describe().hostname;
-        let first = flota_manager::FirstNode { id: &identity.node_id, hostname: &hostname, address: &address };
+        let id = &identity.node_id;
+        let first = flota_manager::FirstNode { id, hostname: &hostname, address: &address, address_pools };
         let view = flota_raft_store::Store::default().view();
         let entry = flota_manager::first_entry(view, &cluster, &ca, first, Clock::system().now(), &mut rand::rng());
         self.begin(&mut current, identity, address, Begin::New(Box::new(entry))).await

@@ -37,6 +37,7 @@ pub(crate) fn registration(machine: &NodeDescription, offers: &NodeOffers) -> No
         runtimes: offers.runtime_names(),
         devices: offers.devices.clone(),
         allow: offers.allow.clone(),
+        data_address: offers.data_address,
         ..machine.clone()
     }
 }

@@ -2,6 +2,7 @@
 //! The settings file and the detected GPUs define it; the leader learns it when the node registers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use flota_api::defaults::EMBEDDED_RUNTIME;
@@ -18,6 +19,8 @@ pub struct NodeOffers {
     pub allow: Allowance,
     /// Whether tasks can't gain privileges unless their service says otherwise.
     pub no_new_privileges: bool,
+    /// Address of its overlay traffic; that of its listener if `None`.
+    pub data_address: Option<IpAddr>,
 }
 
 impl NodeOffers {

@@ -108,6 +108,7 @@ impl Invariants {
             }
             self.tasks.insert(task.id.to_string(), (rank, task.node_id.clone()));
         }
+        check_addresses(view)?;
         for (id, reserved) in reserved.into_iter().filter_map(|(id, reserved)| Some((id?, reserved))) {
             let offered = view.node(id.as_str()).map_or(0, |node| node.description.resources.nano_cpus);
             if reserved > offered {
@@ -130,6 +131,33 @@ impl Invariants {
         }
         Ok(())
     }
+}
+
+/// No address is given twice, and each is of its network.
+fn check_addresses(view: &View) -> Result<(), String> {
+    let mut holders = BTreeMap::new();
+    let of_tasks = view
+        .tasks()
+        .filter(|task| !task.status.state.is_terminal())
+        .flat_map(|task| task.attachments.iter().map(|it| (&it.network, &it.addresses, format!("task {}", task.id))));
+    let of_nodes = view
+        .nodes()
+        .flat_map(|node| node.attachments.iter().map(|it| (&it.network, &it.addresses, format!("node {}", node.id))));
+    let of_services = view.services().flat_map(|service| {
+        service.virtual_ips.iter().map(|it| (&it.network, &it.addresses, format!("service {}", service.id)))
+    });
+    for (network, addresses, holder) in of_tasks.chain(of_nodes).chain(of_services) {
+        let network = view.network(network.as_str()).ok_or(format!("{holder} is in a network that is gone"))?;
+        for address in addresses {
+            if !network.subnets.iter().any(|subnet| subnet.prefix.contains(address)) {
+                return Err(format!("{holder} has {address}, which is not of network {}", network.spec.name));
+            }
+            if let Some(other) = holders.insert((&network.id, *address), holder.clone()) {
+                return Err(format!("{other} and {holder} have the same address {address}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether the task is the one that should run in its slot.

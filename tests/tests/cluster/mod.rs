@@ -8,6 +8,7 @@ mod clocks;
 mod images;
 mod leadership;
 mod membership;
+mod networks;
 mod nodes;
 mod services;
 mod sessions;

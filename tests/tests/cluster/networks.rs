@@ -1,13 +1,13 @@
 //! Networks in a cluster: what nodes are told of them, and that a task is stopped only when nobody sends it connections
 //! any more. The nodes are the test's.
 
-use flota_api::model::{Network, PendingReason};
+use flota_api::id::NodeId;
+use flota_api::model::{Network, PendingReason, ServiceMode, ServiceSpec};
 use flota_api::proto::control::{CreateNetworkRequest, CreateServiceRequest};
 use flota_api::proto::dispatcher::manager_message::Message as FromManager;
 use flota_api::proto::dispatcher::{Endpoint, TaskAssignment};
 use flota_api::proto::specs as ps;
 use flota_api::proto::types::DesiredState;
-use flota_api::model::ServiceSpec;
 use flota_tests::sim::cluster::SimCluster;
 use flota_tests::sim::manual::{ManualNode, no_streams};
 use flota_tests::sim::script::{Script, script, spec};
@@ -21,10 +21,15 @@ fn create_network(it: &mut Script, spec: ps::NetworkSpec) {
 
 fn create_service(it: &mut Script, replicas: u64) {
     let networks = vec![ps::NetworkAttachment { network: "front".into(), aliases: Vec::new() }];
-    let spec: ServiceSpec = spec("web", replicas);
-    let spec = ps::ServiceSpec { networks, ..(&spec).into() };
+    let spec = ps::ServiceSpec { networks, ..spec("web", replicas) };
     let request = CreateServiceRequest { request_id: "service".into(), spec: Some(spec) };
     it.ask(it.leader(), |mut client| async move { client.create_service(request).await.map(drop) }).unwrap();
+}
+
+fn scale_to_nothing(it: &mut Script) {
+    let service = it.cluster().view().and_then(|view| view.service_by_name("web").cloned()).expect("it is there");
+    let spec = ServiceSpec { mode: ServiceMode::Replicated { replicas: 0 }, ..service.spec.as_ref().clone() };
+    it.update(it.leader(), "scale", (&spec).into()).unwrap();
 }
 
 /// Three nodes in session, and two tasks of a service in the network `front`.
@@ -42,7 +47,7 @@ fn nodes(it: &mut Script) -> [ManualNode; 3] {
 /// The id of each task, the number of its node, and whether it runs.
 fn tasks(cluster: &SimCluster) -> Result<Vec<(String, Option<usize>, bool)>, String> {
     let view = cluster.view().ok_or("nobody leads")?;
-    let worker = |id| cluster.workers.iter().position(|worker| Some(&worker.node_id) == id);
+    let worker = |id: Option<&NodeId>| cluster.workers.iter().position(|worker| Some(&worker.node_id) == id);
     let task = |task: &std::sync::Arc<flota_api::model::Task>| {
         let runs = task.status.state == flota_api::state::TaskState::Running;
         (task.id.to_string(), worker(task.node_id.as_ref()), runs)
@@ -71,7 +76,7 @@ fn stops(task: &TaskAssignment) -> bool {
 
 #[test]
 fn nodes_are_told_of_the_endpoints_of_their_networks_and_no_others() {
-    script(1, |it| {
+    script(3, |it| {
         let nodes = nodes(it);
         let id = network(it.cluster()).unwrap().id.to_string();
         let tasks = tasks(it.cluster()).unwrap();
@@ -91,15 +96,13 @@ fn nodes_are_told_of_the_endpoints_of_their_networks_and_no_others() {
 
 #[test]
 fn a_task_is_told_to_stop_only_when_every_node_of_its_networks_has_confirmed() {
-    script(1, |it| {
+    script(3, |it| {
         let nodes = nodes(it);
         let before = tasks(it.cluster()).unwrap();
         let (late, other) = (before[0].1.unwrap(), before[1].1.unwrap());
         assert_ne!(late, other, "the tasks are spread");
         nodes[late].stop_programming();
-        let mut removed = spec("web", 0);
-        removed.networks = it.service("web").unwrap().networks;
-        it.update("web", removed).unwrap();
+        scale_to_nothing(it);
         it.wait("its endpoint is withdrawn", 2_000, |_| {
             was_told(&nodes[late], |endpoint| endpoint.task == before[1].0 && !endpoint.serving)
         });
@@ -112,12 +115,10 @@ fn a_task_is_told_to_stop_only_when_every_node_of_its_networks_has_confirmed() {
 
 #[test]
 fn a_confirmed_task_is_told_to_stop_without_delay_and_without_a_reproach() {
-    script(1, |it| {
+    script(3, |it| {
         let nodes = nodes(it);
         let before = tasks(it.cluster()).unwrap();
-        let mut removed = spec("web", 0);
-        removed.networks = it.service("web").unwrap().networks;
-        it.update("web", removed).unwrap();
+        scale_to_nothing(it);
         for (_, node, _) in &before {
             it.wait("it is told to stop", 500, |_| was_assigned(&nodes[node.unwrap()], stops));
             assert!(was_assigned(&nodes[node.unwrap()], |task| !task.unconfirmed_nodes.is_empty()).is_err());
@@ -127,7 +128,7 @@ fn a_confirmed_task_is_told_to_stop_without_delay_and_without_a_reproach() {
 
 #[test]
 fn a_task_waits_for_an_address_and_says_so() {
-    script(1, |it| {
+    script(3, |it| {
         let subnets = vec![ps::SubnetSpec { prefix: "10.9.0.0/29".into(), ..ps::SubnetSpec::default() }];
         create_network(it, ps::NetworkSpec { name: "front".into(), subnets, ..ps::NetworkSpec::default() });
         create_service(it, 5);

@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
+use ipnet::IpNet;
 
 use flota_api::proto::control::{Empty, RotateJoinTokenRequest};
 use flota_api::proto::node::{InitRequest, JoinRequest, LeaveRequest};
@@ -23,6 +24,12 @@ pub(crate) enum Swarm {
         /// Address at which other nodes reach this one: IP or IP:PORT
         #[arg(long, default_value = "")]
         advertise_addr: String,
+        /// Addresses that networks get their subnets from; may be repeated (default: 10.0.0.0/8 and a local IPv6 prefix)
+        #[arg(long)]
+        default_addr_pool: Vec<IpNet>,
+        /// Length of the prefixes of IPv4 subnets from the pools
+        #[arg(long, default_value_t = 24)]
+        default_addr_pool_mask_length: u8,
     },
     /// Join a cluster
     Join {
@@ -55,7 +62,15 @@ pub(crate) enum Swarm {
 
 pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
     match verb {
-        Swarm::Init { advertise_addr } => init(client, advertise_addr).await,
+        Swarm::Init { advertise_addr, default_addr_pool, default_addr_pool_mask_length } => {
+            let request = InitRequest {
+                advertise: advertise_addr,
+                force_new_cluster: false,
+                address_pools: default_addr_pool.iter().map(ToString::to_string).collect(),
+                subnet_length: default_addr_pool_mask_length.into(),
+            };
+            init(client, request).await
+        }
         Swarm::Join { token, manager, advertise_addr } => {
             let request = JoinRequest { token, manager: with_port(&manager), advertise: advertise_addr };
             let joined =
@@ -77,8 +92,7 @@ fn with_port(manager: &str) -> String {
     if has_port { manager.to_owned() } else { format!("{manager}:{}", flota_api::defaults::PORT) }
 }
 
-async fn init(client: &Client, advertise: String) -> anyhow::Result<()> {
-    let request = InitRequest { advertise, force_new_cluster: false };
+async fn init(client: &Client, request: InitRequest) -> anyhow::Result<()> {
     let node =
         client.node().await?.init(request).await.map_err(failure).context("failed to begin a cluster")?.into_inner();
     line(&format!("Cluster {} begins: this node ({}) is its manager.", node.cluster_id, node.node_id));

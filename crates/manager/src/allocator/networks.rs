@@ -8,7 +8,7 @@ use flota_api::model::{Cluster, INGRESS, Network, NetworkDriver, NetworkSpec};
 use flota_api::object::{Kind, Object};
 use flota_raft_store::{Event, Tables};
 
-use super::pools::{Pools, default_pools};
+use super::pools::{Pools, add_default_pools};
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
 
@@ -86,8 +86,9 @@ fn stale(id: &NetworkId, view: &Tables) -> Option<Key> {
 
 /// Gives the cluster its pools and its built-in networks.
 fn begin(cluster: &Arc<Cluster>, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
-    if cluster.address_pools.is_empty() {
-        let address_pools = default_pools(&mut cx.rng);
+    let mut address_pools = cluster.address_pools.clone();
+    add_default_pools(&mut address_pools, &mut cx.rng);
+    if address_pools != cluster.address_pools {
         plan.put(Cluster { address_pools, ..cluster.as_ref().clone() });
     }
     for (name, driver) in BUILT_IN {

@@ -12,11 +12,40 @@ use flota_raft_store::store::{Runs, address_of, number_of, numbers_of};
 /// Longest prefixes of a subnet with IPv4 and with IPv6: eight addresses, of which two are virtual.
 pub(crate) const LONGEST_PREFIX: [u8; 2] = [29, 125];
 
-/// The pools of a cluster whose user has said nothing: `10.0.0.0/8`, and a unique local IPv6 prefix (RFC 4193) that is
-/// drawn once.
-pub(super) fn default_pools(rng: &mut impl Rng) -> Vec<AddressPool> {
-    let prefix = "10.0.0.0/8".parse().expect("it is a prefix");
-    vec![AddressPool { prefix, subnet_length: 24, last: None }, ula_pool(rng)]
+/// Adds the pools of the address families for which a user has named none: `10.0.0.0/8`, and a unique local IPv6 prefix
+/// (RFC 4193) that is drawn once.
+pub(super) fn add_default_pools(pools: &mut Vec<AddressPool>, rng: &mut impl Rng) {
+    let has = |pools: &[AddressPool], is_ipv6| pools.iter().any(|it| it.prefix.addr().is_ipv6() == is_ipv6);
+    if !has(pools, false) {
+        let prefix = "10.0.0.0/8".parse().expect("it is a prefix");
+        pools.push(AddressPool { prefix, subnet_length: 24, last: None });
+    }
+    if !has(pools, true) {
+        pools.push(ula_pool(rng));
+    }
+}
+
+/// Returns the pools of a new cluster from the prefixes that a user names. `subnet_length` is that of IPv4 subnets.
+///
+/// # Errors
+/// A prefix can't be used; the text says why.
+pub(crate) fn asked_pools(prefixes: &[IpNet], subnet_length: u8) -> Result<Vec<AddressPool>, String> {
+    let mut pools: Vec<AddressPool> = Vec::new();
+    for prefix in prefixes {
+        let length = if prefix.addr().is_ipv6() { 64 } else { subnet_length };
+        let longest = LONGEST_PREFIX[usize::from(prefix.addr().is_ipv6())];
+        if *prefix != prefix.trunc() {
+            return Err(format!("{prefix} has bits behind its prefix; the pool is {}", prefix.trunc()));
+        }
+        if !(prefix.prefix_len()..=longest).contains(&length) {
+            return Err(format!("{prefix} can't be divided into subnets of /{length}"));
+        }
+        if let Some(other) = pools.iter().find(|it| it.prefix.contains(prefix) || prefix.contains(&it.prefix)) {
+            return Err(format!("{prefix} overlaps with {}", other.prefix));
+        }
+        pools.push(AddressPool { prefix: *prefix, subnet_length: length, last: None });
+    }
+    Ok(pools)
 }
 
 /// Returns a pool with a new unique local IPv6 prefix of 48 bits.
@@ -159,6 +188,24 @@ mod tests {
             divided("fd00::/64", None),
             pair("fd00::1", "fd00:0:0:0:c000::/66".parse::<IpNet>().expect("a prefix").to_string().as_str())
         );
+    }
+
+    #[test]
+    fn a_pool_that_cannot_be_divided_is_refused_and_a_family_without_one_gets_the_default() {
+        let asked =
+            |prefixes: &[&str], length| asked_pools(&prefixes.iter().map(|it| prefix(it)).collect::<Vec<_>>(), length);
+        let mut pools = asked(&["10.20.0.0/16"], 26).expect("a good pool");
+        assert_eq!(pools[0].subnet_length, 26);
+        add_default_pools(&mut pools, &mut rand::rngs::StdRng::seed_from_u64(1));
+        assert_eq!((pools.len(), pools[1].prefix.addr().is_ipv6()), (2, true));
+        for (prefixes, length, expected) in [
+            (&["10.20.0.1/16"][..], 24, "10.20.0.1/16 has bits behind its prefix; the pool is 10.20.0.0/16"),
+            (&["10.20.0.0/25"], 24, "10.20.0.0/25 can't be divided into subnets of /24"),
+            (&["10.20.0.0/16"], 30, "10.20.0.0/16 can't be divided into subnets of /30"),
+            (&["10.0.0.0/8", "10.20.0.0/16"], 24, "10.20.0.0/16 overlaps with 10.0.0.0/8"),
+        ] {
+            assert_eq!(asked(prefixes, length), Err(expected.to_owned()));
+        }
     }
 
     #[test]

@@ -49,6 +49,7 @@ pub(super) fn resolve(
         devices: devices.into_iter().map(device).collect(),
         allow: Allowance { privileged: allow.privileged, devices: allow.devices, capabilities },
         no_new_privileges,
+        data_address: None,
     };
     // The leader checks the node's description by the same rules, and would refuse its session.
     let description = NodeDescription {
