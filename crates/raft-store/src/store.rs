@@ -3,6 +3,7 @@
 //! One writer, the Raft state machine, calls [`Store::apply`] and [`Store::restore`]; everyone else reads.
 
 mod apply;
+mod groups;
 mod indices;
 mod networks;
 mod runs;

@@ -91,7 +91,7 @@ fn virtual_ips(service: &Service, view: &Tables, spaces: &mut Spaces<'_>) -> Vec
 
 /// Sets the ports on which every node answers. Returns the last one that was chosen.
 fn set_ports(service: &mut Service, view: &Tables) -> Option<u16> {
-    let Some(ingress) = view.network_by_name(INGRESS) else { return None };
+    let ingress = view.network_by_name(INGRESS)?;
     let mut last = ingress.last_given.port;
     let mut ports: Vec<PublishedPort> = Vec::new();
     let wanted = service.spec.ports.iter().filter(|port| port.mode == PublishMode::Ingress);

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use imbl::OrdMap;
 use ipnet::IpNet;
 
-use super::indices::{Groups, Tally};
+use super::groups::{Groups, Tally};
 use super::runs::{Runs, number_of, numbers_of};
 use flota_api::id::{NetworkId, NodeId, ServiceId, TaskId};
 use flota_api::model::{Attachment, Network, Node, Protocol, Service, Task};
