@@ -127,7 +127,7 @@ impl ContainerExecutor {
         let translate::Container { order, spec } =
             translate::container(assignment, &draft.config, &self.node, &self.offers, places)?;
         let (runtime, folder) = (Arc::clone(&self.runtime), self.paths.run_folder(task));
-        let started = tokio::task::spawn_blocking(move || flota_runtime::start(&runtime, &folder, &order, spec));
+        let started = tokio::task::spawn_blocking(move || flota_runtime::start(&runtime, &folder, &order, spec, &[]));
         let events = started.await.map_err(io::Error::other)??;
         self.running(task, Duration::ZERO, events).map_err(ContainerError::Watch)
     }
