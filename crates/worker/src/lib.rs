@@ -36,6 +36,7 @@ mod images;
 mod locks;
 mod managers;
 mod messages;
+mod networks;
 mod offers;
 mod order;
 mod records;
@@ -64,6 +65,9 @@ pub use executor::{
 };
 pub use images::ImagesService;
 pub use messages::OpenStream;
+#[cfg(any(test, feature = "fake"))]
+pub use networks::FakeNetworks;
+pub use networks::{NodeNetworks, TaskNetwork};
 pub use offers::NodeOffers;
 #[cfg(any(test, feature = "fake"))]
 pub use records::MemoryRecords;

@@ -1,0 +1,245 @@
+//! The thread that brings kernel and DNS to what the leader has told, one change after the other. Commands come from
+//! the session and from the preparation of tasks; none of them waits here, except for its own answer.
+//!
+//! What could not be done is kept and tried again. An update counts as programmed only when everything up to it is
+//! done. At the start and at intervals everything is compared with the kernel, and drift is mended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use flota_api::id::{NetworkId, TaskId};
+use flota_api::model::{Assignment, NetworkUpdate};
+use flota_api::version::Version;
+
+use super::kernel::{Attached, AttachError, Kernel, KernelError, TaskSockets};
+use super::record::NetworkRecord;
+use super::view::{Touched, View};
+
+/// Pause between two comparisons of everything with the kernel.
+const AUDIT: Duration = Duration::from_secs(30);
+/// Pause before what has failed is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// Delay of the record after a change; changes in between are recorded together.
+const SAVE: Duration = Duration::from_secs(1);
+/// Longest wait of a task for the description of its networks, which comes in the same session as the task.
+pub(super) const DESCRIPTION_WAIT: Duration = Duration::from_secs(10);
+
+/// A request to the thread.
+pub(super) enum Command {
+    /// The leader has described the networks.
+    Update(NetworkUpdate),
+    /// The task belongs to this node.
+    Accept(Box<Assignment>),
+    /// Makes the network of a task's container.
+    Attach(TaskId, oneshot::Sender<Result<Attached, AttachError>>),
+    /// An earlier daemon has made the network of a task; these are its sockets.
+    Adopt(TaskId, TaskSockets),
+    /// Removes the network of a task's container.
+    Detach(TaskId, oneshot::Sender<Result<(), KernelError>>),
+    /// The task no longer belongs to this node.
+    Forget(TaskId),
+}
+
+/// A task that waits for the description of its networks.
+struct Waiting {
+    task: TaskId,
+    answer: oneshot::Sender<Result<Attached, AttachError>>,
+    until: Instant,
+}
+
+/// The state of the thread.
+pub(super) struct Actor<K> {
+    kernel: K,
+    record: NetworkRecord,
+    programmed: watch::Sender<Version>,
+    view: View,
+    /// Whether the view is what a leader has told, now or to an earlier daemon. Without that nothing is removed.
+    is_known: bool,
+    /// Whether an update was not confirmed yet.
+    is_news: bool,
+    /// What may differ from the view.
+    todo: Touched,
+    /// Tasks of this node.
+    tasks: BTreeMap<TaskId, Assignment>,
+    /// Tasks that have a namespace.
+    attached: BTreeSet<TaskId>,
+    waiting: Vec<Waiting>,
+    retry_at: Option<Instant>,
+    save_at: Option<Instant>,
+    audit_at: Instant,
+}
+
+impl<K: Kernel> Actor<K> {
+    pub(super) fn new(kernel: K, record: NetworkRecord, programmed: watch::Sender<Version>) -> Self {
+        let mut view = View::default();
+        let recorded = record.load();
+        let is_known = recorded.is_some();
+        recorded.into_iter().for_each(|update| drop(view.apply(NetworkUpdate { full: true, ..update })));
+        Self {
+            attached: kernel.tasks(),
+            kernel,
+            record,
+            programmed,
+            view,
+            is_known,
+            is_news: false,
+            todo: Touched::default(),
+            tasks: BTreeMap::new(),
+            waiting: Vec::new(),
+            retry_at: None,
+            save_at: None,
+            audit_at: Instant::now(),
+        }
+    }
+
+    /// Runs until all senders of commands are gone.
+    pub(super) fn run(mut self, commands: &mpsc::Receiver<Command>) {
+        loop {
+            match commands.recv_timeout(self.wake_at().saturating_duration_since(Instant::now())) {
+                Ok(first) => std::iter::once(first).chain(commands.try_iter()).for_each(|it| self.handle(it)),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+            self.turn(Instant::now());
+        }
+        if self.save_at.is_some() {
+            self.record.save(self.view.to_update());
+        }
+    }
+
+    fn wake_at(&self) -> Instant {
+        let waiting = self.waiting.iter().map(|it| it.until);
+        waiting.chain(self.retry_at).chain(self.save_at).fold(self.audit_at, Instant::min)
+    }
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Update(update) => self.update(update),
+            Command::Accept(task) => drop(self.tasks.insert(task.task_id.clone(), *task)),
+            Command::Attach(task, answer) => {
+                self.waiting.push(Waiting { task, answer, until: Instant::now() + DESCRIPTION_WAIT });
+            }
+            Command::Adopt(task, sockets) => self.adopt(&task, sockets),
+            Command::Detach(task, answer) => {
+                // A runner that has given up does not read the answer.
+                let _ = answer.send(self.detach(&task));
+            }
+            Command::Forget(task) => drop(self.tasks.remove(&task)),
+        }
+    }
+
+    fn update(&mut self, update: NetworkUpdate) {
+        if update.full {
+            // What an earlier view had is removed even if this daemon does not know that it is there.
+            self.todo.networks.extend(self.kernel.networks());
+            self.is_known = true;
+        }
+        self.todo.extend(self.view.apply(update));
+        (self.is_news, self.retry_at) = (true, None);
+        self.save_at.get_or_insert_with(|| Instant::now() + SAVE);
+    }
+
+    /// Does what is due.
+    fn turn(&mut self, now: Instant) {
+        if self.audit_at <= now {
+            self.audit_at = now + AUDIT;
+            self.audit();
+        }
+        if self.is_known && self.retry_at.is_none_or(|at| at <= now) {
+            self.program(now);
+        }
+        self.attach_waiting(now);
+        if self.save_at.is_some_and(|at| at <= now) {
+            self.save_at = None;
+            self.record.save(self.view.to_update());
+        }
+    }
+
+    /// Compares everything with the kernel.
+    fn audit(&mut self) {
+        if self.is_known {
+            self.todo.extend(self.view.all());
+            self.todo.networks.extend(self.kernel.networks());
+        }
+        let attached = self.tasks.values().filter(|task| self.attached.contains(&task.task_id));
+        for task in attached {
+            if let Err(error) = self.kernel.repair(&self.view, task) {
+                tracing::warn!(task.id = %task.task_id, error = %Chain(&error), "failed to mend a task's network");
+            }
+        }
+    }
+
+    fn program(&mut self, now: Instant) {
+        let in_use = self.in_use();
+        match self.kernel.program(&self.view, &in_use, &mut self.todo) {
+            Ok(()) => {
+                self.retry_at = None;
+                if std::mem::take(&mut self.is_news) {
+                    // A new session may begin with the version that an earlier one ended with, and waits for it again.
+                    self.programmed.send_replace(self.view.version);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "failed to program the networks; trying again");
+                self.retry_at = Some(now + RETRY);
+            }
+        }
+    }
+
+    /// Returns the networks that have a task here, whether or not the leader still describes them.
+    fn in_use(&self) -> BTreeSet<NetworkId> {
+        let attached = self.attached.iter().filter_map(|task| self.tasks.get(task));
+        attached.flat_map(|task| &task.attachments).map(|it| it.network.clone()).collect()
+    }
+
+    fn attach_waiting(&mut self, now: Instant) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            let Some(task) = self.tasks.get(&waiting.task) else { continue };
+            let missing = task.attachments.iter().map(|it| &it.network).find(|it| self.view.network(it).is_none());
+            if let Some(network) = missing {
+                if waiting.until <= now {
+                    let _ = waiting.answer.send(Err(AttachError::Unknown(network.clone())));
+                } else {
+                    self.waiting.push(waiting);
+                }
+                continue;
+            }
+            // The namespace may be there even if the rest of it has failed.
+            self.attached.insert(waiting.task.clone());
+            let _ = waiting.answer.send(self.kernel.attach(&self.view, task));
+        }
+    }
+
+    fn adopt(&mut self, task: &TaskId, sockets: TaskSockets) {
+        let Some(task) = self.tasks.get(task) else { return };
+        self.attached.insert(task.task_id.clone());
+        self.kernel.adopt(task, sockets);
+    }
+
+    fn detach(&mut self, task: &TaskId) -> Result<(), KernelError> {
+        self.waiting.retain(|it| it.task != *task);
+        self.kernel.detach(task)?;
+        self.attached.remove(task);
+        // Its networks may have been waiting for it to go.
+        let networks = self.tasks.get(task).into_iter().flat_map(|it| &it.attachments).map(|it| it.network.clone());
+        self.todo.networks.extend(networks);
+        Ok(())
+    }
+}
+
+/// Displays an error with its causes.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        std::iter::successors(self.0.source(), |it| it.source()).try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}
+
+#[cfg(test)]
+mod tests;
