@@ -237,7 +237,7 @@ impl Agent {
             FromLeader::NotLeader(leader) => return Err(End::Redirect(leader)),
             FromLeader::Assignments(part) => self.assign(part)?,
             FromLeader::Networks(part) => {
-                if let Some(update) = self.network_parts.join(*part) {
+                if let Some(update) = self.network_parts.join(part) {
                     self.networks.update(update);
                 }
             }

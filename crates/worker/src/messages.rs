@@ -27,7 +27,7 @@ pub(crate) enum FromLeader {
     NotLeader(Option<String>),
     Assignments(Part),
     /// A part of a description of this node's networks.
-    Networks(Box<NetworkUpdate>),
+    Networks(NetworkUpdate),
     /// The leader has stored the batch with this number.
     StatusAck(u64),
     OpenStream(OpenStream),

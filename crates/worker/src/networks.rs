@@ -25,6 +25,7 @@ use flota_api::version::Version;
 mod actor;
 #[cfg(any(test, feature = "fake"))]
 mod fake;
+mod folder;
 mod kernel;
 mod linux;
 mod names;
@@ -35,6 +36,7 @@ use actor::{Actor, Command};
 #[cfg(any(test, feature = "fake"))]
 pub use fake::FakeNetworks;
 use kernel::Kernel;
+pub(crate) use folder::NamespaceFolder;
 pub(crate) use kernel::{AttachError, Attached, KernelError, TaskSockets};
 pub use kernel::TaskNetwork;
 pub(crate) use linux::{LinuxKernel, LinuxOptions};

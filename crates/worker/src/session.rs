@@ -43,8 +43,8 @@ pub(crate) enum SessionError {
     Closed,
     #[error("the manager's assignments name the task {0}, but not its spec")]
     NoSpec(String),
-    #[error("the manager's description of the networks can't be understood: {0}")]
-    Networks(#[from] Malformed),
+    #[error("the manager sent what can't be used: {0}")]
+    Malformed(#[from] Malformed),
 }
 
 impl From<tonic::Status> for SessionError {
@@ -141,7 +141,7 @@ fn from_leader(message: FromManager) -> Result<FromLeader, SessionError> {
         }),
         FromManager::NotLeader(it) => FromLeader::NotLeader(Some(it.address).filter(|it| !it.is_empty())),
         FromManager::Assignments(it) => FromLeader::Assignments(part(it)?),
-        FromManager::Networks(it) => FromLeader::Networks(Box::new(it.try_into()?)),
+        FromManager::Networks(it) => FromLeader::Networks(it.try_into()?),
         FromManager::StatusAck(it) => FromLeader::StatusAck(it.sequence),
         FromManager::OpenStream(it) => FromLeader::OpenStream(OpenStream {
             id: it.id,
