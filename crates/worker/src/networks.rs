@@ -135,3 +135,13 @@ impl NodeNetworks for Networks {
         self.programmed.clone()
     }
 }
+
+/// Displays an error with its causes.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        std::iter::successors(self.0.source(), |it| it.source()).try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}

@@ -2,6 +2,7 @@
 //! `agent_handle.rs` to containers, files and the image store.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::disk_thread::DiskThread;
 use crate::executor::{ContainerExecutor, ContainerOptions, TaskPaths};
 use crate::gpus;
 use crate::images::{Images, ImagesService};
+use crate::networks::{LinuxKernel, LinuxOptions, NamespaceFolder, NetworkRecord, Networks};
 use crate::offers::NodeOffers;
 use crate::records::{QueuedRecords, SledRecords};
 use crate::reporter::Reporter;
@@ -92,16 +94,25 @@ impl Worker {
         let images =
             Images::new(store, options.dialer.clone(), options.registries, reporter.clone(), options.clock.clone());
         images.sweep();
+        let disk = Arc::new(DiskThread::start()?);
+        let kernel = LinuxKernel::start(LinuxOptions {
+            node: options.identity.node_id.clone(),
+            address: options.address.parse().ok().map(|it: SocketAddr| it.ip()),
+            folder: NamespaceFolder::at(paths.namespaces()),
+            group: paths.unified_group(),
+        })?;
+        let record = NetworkRecord::new(&options.data_dir, options.sealer.clone(), Arc::clone(&disk));
+        let networks = Networks::start(kernel, record)?;
         let executor = Arc::new(ContainerExecutor::new(ContainerOptions {
             node: NodeNames { id: options.identity.node_id.to_string(), hostname: description.hostname.clone() },
             images: images.clone(),
+            networks: networks.clone(),
             runtime: flota_runtime::Program::open(options.runtime),
             paths,
             offers: Arc::clone(&offers),
             overlay,
             clock: options.clock.clone(),
         }));
-        let disk = Arc::new(DiskThread::start()?);
         let records = SledRecords::open(&options.data_dir.join("task-db"), options.sealer)?;
         let agent = AgentOptions {
             node_id: options.identity.node_id.to_string(),
@@ -111,6 +122,7 @@ impl Worker {
             managers: options.managers,
             services: Arc::new(ContainerServices(Arc::clone(&executor))),
             executor,
+            networks: Arc::new(networks),
             records: Arc::new(QueuedRecords::new(records, Arc::clone(&disk))),
             state: Arc::new(FileState::new(&options.data_dir, disk)),
             offers,

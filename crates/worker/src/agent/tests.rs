@@ -12,6 +12,7 @@ use crate::agent_handle::{AgentHandle, AgentOptions, start_reporting_to};
 use crate::disk_thread::DiskThread;
 use crate::executor::{FakeExecutor, FakeMachine};
 use crate::messages::SetVersion;
+use crate::networks::FakeNetworks;
 use crate::records::MemoryRecords;
 use crate::services::FakeServices;
 use crate::test_cluster::TestCluster;
@@ -138,6 +139,7 @@ fn worker(cluster: &TestCluster, managers: Vec<String>) -> Bench {
         managers,
         executor: Arc::new(FakeExecutor::new(machine.clone(), clock.clone())),
         services: Arc::new(FakeServices),
+        networks: Arc::new(FakeNetworks::default()),
         records: Arc::new(MemoryRecords::default()),
         state: Arc::new(FileState::new(dir.path(), Arc::clone(&disk))),
         offers: Arc::default(),

@@ -16,6 +16,7 @@ use flota_api::model::{Assignment, NetworkUpdate};
 use flota_api::version::Version;
 
 use super::kernel::{Attached, AttachError, Kernel, KernelError, TaskSockets};
+use super::Chain;
 use super::record::NetworkRecord;
 use super::view::{Touched, View};
 
@@ -68,6 +69,8 @@ pub(super) struct Actor<K> {
     /// Tasks that have a namespace.
     attached: BTreeSet<TaskId>,
     waiting: Vec<Waiting>,
+    /// The sockets of tasks of an earlier daemon whose networks are not adopted yet.
+    orphaned: BTreeMap<TaskId, TaskSockets>,
     retry_at: Option<Instant>,
     save_at: Option<Instant>,
     audit_at: Instant,
@@ -90,6 +93,7 @@ impl<K: Kernel> Actor<K> {
             todo: Touched::default(),
             tasks: BTreeMap::new(),
             waiting: Vec::new(),
+            orphaned: BTreeMap::new(),
             retry_at: None,
             save_at: None,
             audit_at: Instant::now(),
@@ -123,7 +127,7 @@ impl<K: Kernel> Actor<K> {
             Command::Attach(task, answer) => {
                 self.waiting.push(Waiting { task, answer, until: Instant::now() + DESCRIPTION_WAIT });
             }
-            Command::Adopt(task, sockets) => self.adopt(&task, sockets),
+            Command::Adopt(task, sockets) => drop(self.orphaned.insert(task, sockets)),
             Command::Detach(task, answer) => {
                 // A runner that has given up does not read the answer.
                 let _ = answer.send(self.detach(&task));
@@ -152,6 +156,7 @@ impl<K: Kernel> Actor<K> {
         if self.is_known && self.retry_at.is_none_or(|at| at <= now) {
             self.program(now);
         }
+        self.adopt_orphaned();
         self.attach_waiting(now);
         if self.save_at.is_some_and(|at| at <= now) {
             self.save_at = None;
@@ -161,15 +166,13 @@ impl<K: Kernel> Actor<K> {
 
     /// Compares everything with the kernel.
     fn audit(&mut self) {
-        if self.is_known {
-            self.todo.extend(self.view.all());
-            self.todo.networks.extend(self.kernel.networks());
+        if !self.is_known {
+            return;
         }
-        let attached = self.tasks.values().filter(|task| self.attached.contains(&task.task_id));
-        for task in attached {
-            if let Err(error) = self.kernel.repair(&self.view, task) {
-                tracing::warn!(task.id = %task.task_id, error = %Chain(&error), "failed to mend a task's network");
-            }
+        self.todo.extend(self.view.all());
+        self.todo.networks.extend(self.kernel.networks());
+        if let Err(error) = self.kernel.audit(&self.view) {
+            tracing::warn!(error = %Chain(&error), "failed to mend the networks");
         }
     }
 
@@ -196,33 +199,47 @@ impl<K: Kernel> Actor<K> {
         attached.flat_map(|task| &task.attachments).map(|it| it.network.clone()).collect()
     }
 
+    /// Makes the networks of tasks whose networks are all described.
     fn attach_waiting(&mut self, now: Instant) {
         for waiting in std::mem::take(&mut self.waiting) {
             let Some(task) = self.tasks.get(&waiting.task) else { continue };
-            let missing = task.attachments.iter().map(|it| &it.network).find(|it| self.view.network(it).is_none());
-            if let Some(network) = missing {
-                if waiting.until <= now {
+            match self.missing(task) {
+                Some(network) if waiting.until <= now => {
                     let _ = waiting.answer.send(Err(AttachError::Unknown(network.clone())));
-                } else {
-                    self.waiting.push(waiting);
                 }
-                continue;
+                Some(_) => self.waiting.push(waiting),
+                None => {
+                    // The namespace may be there even if the rest of it has failed.
+                    self.attached.insert(waiting.task.clone());
+                    let _ = waiting.answer.send(self.kernel.attach(&self.view, task));
+                }
             }
-            // The namespace may be there even if the rest of it has failed.
-            self.attached.insert(waiting.task.clone());
-            let _ = waiting.answer.send(self.kernel.attach(&self.view, task));
         }
     }
 
-    fn adopt(&mut self, task: &TaskId, sockets: TaskSockets) {
-        let Some(task) = self.tasks.get(task) else { return };
-        self.attached.insert(task.task_id.clone());
-        self.kernel.adopt(task, sockets);
+    /// Takes over the networks of an earlier daemon's tasks, as soon as they are described.
+    fn adopt_orphaned(&mut self) {
+        for (id, sockets) in std::mem::take(&mut self.orphaned) {
+            let Some(task) = self.tasks.get(&id) else { continue };
+            let adopted = match self.missing(task) {
+                Some(_) => false,
+                None => self.kernel.adopt(&self.view, task, &sockets).inspect_err(log_failed_adoption(&id)).is_ok(),
+            };
+            if !adopted {
+                self.orphaned.insert(id, sockets);
+            }
+        }
+    }
+
+    /// Returns a network of the task that the leader has not described.
+    fn missing<'a>(&self, task: &'a Assignment) -> Option<&'a NetworkId> {
+        task.attachments.iter().map(|it| &it.network).find(|it| self.view.network(it).is_none())
     }
 
     fn detach(&mut self, task: &TaskId) -> Result<(), KernelError> {
         self.waiting.retain(|it| it.task != *task);
-        self.kernel.detach(task)?;
+        self.orphaned.remove(task);
+        self.kernel.detach(task, self.tasks.get(task))?;
         self.attached.remove(task);
         // Its networks may have been waiting for it to go.
         let networks = self.tasks.get(task).into_iter().flat_map(|it| &it.attachments).map(|it| it.network.clone());
@@ -231,13 +248,9 @@ impl<K: Kernel> Actor<K> {
     }
 }
 
-/// Displays an error with its causes.
-struct Chain<'a>(&'a dyn std::error::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        std::iter::successors(self.0.source(), |it| it.source()).try_for_each(|cause| write!(f, ": {cause}"))
+fn log_failed_adoption(task: &TaskId) -> impl FnOnce(&AttachError) {
+    move |error| {
+        tracing::warn!(task.id = %task, error = %Chain(error), "failed to take over the network of a task; trying again");
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the thread of the networks does to kernel and DNS. `linux.rs` does it; a fake stands in for it in tests.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -8,11 +9,13 @@ use std::path::PathBuf;
 use flota_api::id::{NetworkId, TaskId};
 use flota_api::model::{Assignment, NetworkDriver};
 use flota_network::NetworkError;
+use flota_network::balancer::BalancerError;
+use flota_network::dns::DirectoryError;
 
 use super::actor::DESCRIPTION_WAIT;
 use super::view::{Touched, View};
 
-/// The sockets of a task's DNS server, which its supervisor keeps.
+/// The sockets of a task's DNS server, which its supervisor keeps: datagrams first, then connections.
 pub(crate) type TaskSockets = Vec<OwnedFd>;
 
 /// The network of a task's container.
@@ -47,6 +50,14 @@ pub(crate) struct Attached {
 pub(crate) enum KernelError {
     #[error(transparent)]
     Network(#[from] NetworkError),
+    #[error(transparent)]
+    Balancer(#[from] BalancerError),
+    #[error(transparent)]
+    Names(#[from] DirectoryError),
+    #[error("failed to use the sockets of the task's DNS server")]
+    Sockets(#[from] io::Error),
+    #[error("the manager's description of the network {0} is not complete")]
+    Incomplete(String),
 }
 
 /// Why a task has no network.
@@ -86,12 +97,16 @@ pub(super) trait Kernel: Send + 'static {
     /// Makes the network of a task's container. The view has all of the task's networks.
     fn attach(&mut self, view: &View, task: &Assignment) -> Result<Attached, AttachError>;
 
-    /// Takes over the network that an earlier daemon has made for a task, with its sockets.
-    fn adopt(&mut self, task: &Assignment, sockets: TaskSockets);
+    /// Takes over the network that an earlier daemon has made for a task, with its sockets. The view has all of the
+    /// task's networks.
+    fn adopt(&mut self, view: &View, task: &Assignment, sockets: &TaskSockets) -> Result<(), AttachError>;
 
-    /// Compares the network of a task with what it should be, and mends it.
-    fn repair(&mut self, view: &View, task: &Assignment) -> Result<(), KernelError>;
+    /// Compares what was made with what it should be, and mends it.
+    ///
+    /// # Errors
+    /// The first error; the rest was tried as well.
+    fn audit(&mut self, view: &View) -> Result<(), KernelError>;
 
-    /// Removes the network of a task's container. Succeeds if there is none.
-    fn detach(&mut self, task: &TaskId) -> Result<(), KernelError>;
+    /// Removes the network of a task's container, of which this is known. Succeeds if there is none.
+    fn detach(&mut self, task: &TaskId, known: Option<&Assignment>) -> Result<(), KernelError>;
 }

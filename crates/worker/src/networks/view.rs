@@ -77,7 +77,7 @@ pub(crate) struct Touched {
 
 impl Touched {
     /// Returns the keys of everything in a network.
-    fn all_of(id: &NetworkId, network: &KnownNetwork) -> Self {
+    pub(super) fn all_of(id: &NetworkId, network: &KnownNetwork) -> Self {
         let services = network.services.keys().chain(network.tasks.keys());
         Self {
             networks: BTreeSet::from([id.clone()]),
