@@ -341,7 +341,7 @@ mod tests {
     #[test]
     fn what_is_no_address_no_prefix_and_no_port_is_an_error_with_the_name_of_the_field() {
         let port = |target, published| pt::PublishedPort { target, published, ..Default::default() };
-        let wrong_port = |wire| PublishedPort::try_from(wire).expect_err("no port").to_string();
+        let wrong_port = |wire: pt::PublishedPort| PublishedPort::try_from(wire).expect_err("no port").to_string();
         assert_eq!(wrong_port(port(0, 80)), "the field `ports.target` is 0; a port is between 1 and 65535");
         assert_eq!(wrong_port(port(65_536, 80)), "the field `ports.target` is 65536; a port is between 1 and 65535");
         assert_eq!(wrong_port(port(80, 65_536)), "the field `ports.published` is 65536; a port is between 1 and 65535");
