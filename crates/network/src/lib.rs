@@ -6,6 +6,7 @@
 //! network is adopted after a restart, and drift is mended in the same way.
 
 mod addresses;
+mod balancer;
 mod error;
 mod links;
 mod mac;
@@ -13,6 +14,9 @@ mod namespace;
 mod netlink;
 mod routes;
 
+pub use balancer::{
+    Balancer, BalancerError, MOST_NETWORKS, NamespaceCookie, NetworkKey, Pool, Sockets, VirtualAddress, Wanted,
+};
 pub use error::{NetworkError, Refusal};
 pub use links::Veth;
 pub use mac::Mac;
