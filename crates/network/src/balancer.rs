@@ -23,6 +23,9 @@ mod sockets;
 mod system;
 mod tables;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::os::fd::AsFd;

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 pub struct Pool {
     /// The addresses that share the connections. They are of the virtual address's IP version.
     pub backends: BTreeSet<IpAddr>,
-    /// Whether all connections of a client go to the same backend, as long as it is there.
+    /// Whether all connections of a namespace go to the same backend. When a backend comes or goes, about one in as many
+    /// namespaces as there are backends gets another one.
     pub affinity: bool,
 }
 
