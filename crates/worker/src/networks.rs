@@ -25,6 +25,8 @@ use flota_api::version::Version;
 mod actor;
 #[cfg(any(test, feature = "fake"))]
 mod fake;
+#[cfg(test)]
+pub(crate) mod fake_kernel;
 mod folder;
 mod kernel;
 mod linux;
@@ -35,10 +37,10 @@ mod view;
 use actor::{Actor, Command};
 #[cfg(any(test, feature = "fake"))]
 pub use fake::FakeNetworks;
-use kernel::Kernel;
 pub(crate) use folder::NamespaceFolder;
-pub(crate) use kernel::{AttachError, Attached, KernelError, TaskSockets};
+use kernel::Kernel;
 pub use kernel::TaskNetwork;
+pub(crate) use kernel::{AttachError, Attached, KernelError, TaskSockets};
 pub(crate) use linux::{LinuxKernel, LinuxOptions};
 pub(crate) use record::NetworkRecord;
 pub(crate) use view::UpdateParts;
@@ -81,7 +83,7 @@ impl Networks {
     ///
     /// # Errors
     /// The kernel refuses another thread.
-    pub(crate) fn start(kernel: impl Kernel, record: NetworkRecord) -> io::Result<Self> {
+    pub(crate) fn start<K: Kernel>(kernel: K, record: NetworkRecord) -> io::Result<Self> {
         let (sender, programmed) = watch::channel(Version::default());
         let (commands, receiver) = mpsc::channel();
         let span = tracing::Span::current();
@@ -93,6 +95,11 @@ impl Networks {
     fn send(&self, command: Command) {
         // If the thread has panicked, whoever waits for an answer gets an error.
         let _ = self.thread.commands.as_ref().map(|it| it.send(command));
+    }
+
+    /// Says that all tasks of an earlier daemon are accepted. Nothing is made or removed before.
+    pub(crate) fn begin(&self) {
+        self.send(Command::Begin);
     }
 
     /// Registers a task that belongs to this node.
@@ -118,6 +125,16 @@ impl Networks {
         self.send(Command::Detach(task.clone(), answer));
         // If the thread has ended, the next daemon removes what is left.
         detached.await.unwrap_or(Ok(()))
+    }
+
+    /// Removes everything that was made, because the node leaves its cluster. No task is left, and nothing is made
+    /// afterwards.
+    pub(crate) async fn leave(&self) {
+        let (answer, left) = oneshot::channel();
+        self.send(Command::Leave(answer));
+        if let Ok(Err(error)) = left.await {
+            tracing::error!(error = %Chain(&error), "something of the networks is left on this machine");
+        }
     }
 
     /// Forgets a task that no longer belongs to this node.

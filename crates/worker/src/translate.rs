@@ -243,8 +243,7 @@ fn hosts(hostname: &str, network: &TaskNetwork, spec: &ServiceSpec) -> String {
         TaskNetwork::Joined { addresses, .. } if !addresses.is_empty() => addresses.as_slice(),
         _ => &[IpAddr::V4(Ipv4Addr::LOCALHOST)],
     };
-    let extra: Vec<Host> =
-        spec.hosts.iter().map(|it| Host { name: it.name.clone(), address: it.address }).collect();
+    let extra: Vec<Host> = spec.hosts.iter().map(|it| Host { name: it.name.clone(), address: it.address }).collect();
     flota_network::dns::hosts(hostname, own, &extra)
 }
 

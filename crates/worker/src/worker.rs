@@ -16,6 +16,7 @@ use flota_api::proto::images::image_store_server::ImageStoreServer;
 use flota_api::seal::Sealer;
 use flota_identity::{Dialer, Identity};
 use flota_image::{Credentials, Image, ImageError, ImageStore, PullError, Registries};
+use flota_network::Namespace;
 use flota_runtime::cgroup;
 
 use crate::agent_handle::{AgentHandle, AgentOptions, start_reporting_to};
@@ -77,6 +78,7 @@ pub enum StartError {
 pub struct Worker {
     agent: AgentHandle,
     images: Images,
+    networks: Networks,
 }
 
 impl Worker {
@@ -95,9 +97,11 @@ impl Worker {
             Images::new(store, options.dialer.clone(), options.registries, reporter.clone(), options.clock.clone());
         images.sweep();
         let disk = Arc::new(DiskThread::start()?);
+        let address: Option<SocketAddr> = options.address.parse().ok();
         let kernel = LinuxKernel::start(LinuxOptions {
             node: options.identity.node_id.clone(),
-            address: options.address.parse().ok().map(|it: SocketAddr| it.ip()),
+            host: Namespace::own(),
+            address: address.map(|it| it.ip()),
             folder: NamespaceFolder::at(paths.namespaces()),
             group: paths.unified_group(),
         })?;
@@ -122,14 +126,16 @@ impl Worker {
             managers: options.managers,
             services: Arc::new(ContainerServices(Arc::clone(&executor))),
             executor,
-            networks: Arc::new(networks),
+            networks: Arc::new(networks.clone()),
             records: Arc::new(QueuedRecords::new(records, Arc::clone(&disk))),
             state: Arc::new(FileState::new(&options.data_dir, disk)),
             offers,
             clock: options.clock,
             random: options.random,
         };
-        Ok(Self { agent: start_reporting_to(agent, reporter, shutdown), images })
+        let agent = start_reporting_to(agent, reporter, shutdown);
+        networks.begin();
+        Ok(Self { agent, images, networks })
     }
 
     /// Returns the service that sends images to other nodes.
@@ -199,6 +205,7 @@ impl Worker {
     /// Stops and removes every task, because the node leaves its cluster.
     pub async fn remove_tasks(&self) {
         self.agent.remove_tasks().await;
+        self.networks.leave().await;
     }
 
     /// Tells the leader that the daemon stops and will return, and leaves the containers running.

@@ -17,7 +17,8 @@ use flota_manager::{Manager, ManagerOptions, TermClock};
 use flota_raft_store::raft::{ModelDisk, RaftNode, RaftOptions, StartError, Threads, Timing};
 use flota_raft_store::{Proposer, Store, Transaction};
 use flota_worker::{
-    AgentOptions, FakeExecutor, FakeMachine, FakeNetworks, FakeServices, MemoryRecords, MemoryState, NodeOffers, start_agent,
+    AgentOptions, FakeExecutor, FakeMachine, FakeNetworks, FakeServices, MemoryRecords, MemoryState, NodeOffers,
+    start_agent,
 };
 
 use super::host::Host;

@@ -15,8 +15,8 @@ use flota_api::id::{NetworkId, TaskId};
 use flota_api::model::{Assignment, NetworkUpdate};
 use flota_api::version::Version;
 
-use super::kernel::{Attached, AttachError, Kernel, KernelError, TaskSockets};
 use super::Chain;
+use super::kernel::{AttachError, Attached, Kernel, KernelError, TaskSockets};
 use super::record::NetworkRecord;
 use super::view::{Touched, View};
 
@@ -31,6 +31,8 @@ pub(super) const DESCRIPTION_WAIT: Duration = Duration::from_secs(10);
 
 /// A request to the thread.
 pub(super) enum Command {
+    /// All tasks of an earlier daemon are accepted. Nothing is changed before.
+    Begin,
     /// The leader has described the networks.
     Update(NetworkUpdate),
     /// The task belongs to this node.
@@ -43,6 +45,8 @@ pub(super) enum Command {
     Detach(TaskId, oneshot::Sender<Result<(), KernelError>>),
     /// The task no longer belongs to this node.
     Forget(TaskId),
+    /// The node leaves its cluster, and no task is left. Nothing is made afterwards.
+    Leave(oneshot::Sender<Result<(), KernelError>>),
 }
 
 /// A task that waits for the description of its networks.
@@ -60,6 +64,8 @@ pub(super) struct Actor<K> {
     view: View,
     /// Whether the view is what a leader has told, now or to an earlier daemon. Without that nothing is removed.
     is_known: bool,
+    /// Whether the tasks of an earlier daemon are accepted.
+    has_begun: bool,
     /// Whether an update was not confirmed yet.
     is_news: bool,
     /// What may differ from the view.
@@ -89,6 +95,7 @@ impl<K: Kernel> Actor<K> {
             programmed,
             view,
             is_known,
+            has_begun: false,
             is_news: false,
             todo: Touched::default(),
             tasks: BTreeMap::new(),
@@ -104,7 +111,10 @@ impl<K: Kernel> Actor<K> {
     pub(super) fn run(mut self, commands: &mpsc::Receiver<Command>) {
         loop {
             match commands.recv_timeout(self.wake_at().saturating_duration_since(Instant::now())) {
-                Ok(first) => std::iter::once(first).chain(commands.try_iter()).for_each(|it| self.handle(it)),
+                Ok(first) => {
+                    let now = Instant::now();
+                    std::iter::once(first).chain(commands.try_iter()).for_each(|it| self.handle(it, now));
+                }
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
@@ -120,12 +130,13 @@ impl<K: Kernel> Actor<K> {
         waiting.chain(self.retry_at).chain(self.save_at).fold(self.audit_at, Instant::min)
     }
 
-    fn handle(&mut self, command: Command) {
+    fn handle(&mut self, command: Command, now: Instant) {
         match command {
-            Command::Update(update) => self.update(update),
+            Command::Begin => self.has_begun = true,
+            Command::Update(update) => self.update(update, now),
             Command::Accept(task) => drop(self.tasks.insert(task.task_id.clone(), *task)),
             Command::Attach(task, answer) => {
-                self.waiting.push(Waiting { task, answer, until: Instant::now() + DESCRIPTION_WAIT });
+                self.waiting.push(Waiting { task, answer, until: now + DESCRIPTION_WAIT });
             }
             Command::Adopt(task, sockets) => drop(self.orphaned.insert(task, sockets)),
             Command::Detach(task, answer) => {
@@ -133,10 +144,14 @@ impl<K: Kernel> Actor<K> {
                 let _ = answer.send(self.detach(&task));
             }
             Command::Forget(task) => drop(self.tasks.remove(&task)),
+            Command::Leave(answer) => {
+                (self.has_begun, self.save_at) = (false, None);
+                let _ = answer.send(self.kernel.remove_all());
+            }
         }
     }
 
-    fn update(&mut self, update: NetworkUpdate) {
+    fn update(&mut self, update: NetworkUpdate, now: Instant) {
         if update.full {
             // What an earlier view had is removed even if this daemon does not know that it is there.
             self.todo.networks.extend(self.kernel.networks());
@@ -144,11 +159,15 @@ impl<K: Kernel> Actor<K> {
         }
         self.todo.extend(self.view.apply(update));
         (self.is_news, self.retry_at) = (true, None);
-        self.save_at.get_or_insert_with(|| Instant::now() + SAVE);
+        self.save_at.get_or_insert(now + SAVE);
     }
 
     /// Does what is due.
     fn turn(&mut self, now: Instant) {
+        if !self.has_begun {
+            self.audit_at = self.audit_at.max(now + RETRY);
+            return;
+        }
         if self.audit_at <= now {
             self.audit_at = now + AUDIT;
             self.audit();
@@ -156,8 +175,9 @@ impl<K: Kernel> Actor<K> {
         if self.is_known && self.retry_at.is_none_or(|at| at <= now) {
             self.program(now);
         }
-        self.adopt_orphaned();
-        self.attach_waiting(now);
+        if self.adopt_orphaned() | self.attach_waiting(now) {
+            self.program(now);
+        }
         if self.save_at.is_some_and(|at| at <= now) {
             self.save_at = None;
             self.record.save(self.view.to_update());
@@ -177,8 +197,9 @@ impl<K: Kernel> Actor<K> {
     }
 
     fn program(&mut self, now: Instant) {
-        let in_use = self.in_use();
-        match self.kernel.program(&self.view, &in_use, &mut self.todo) {
+        let attached = self.attached.iter().filter_map(|task| self.tasks.get(task));
+        let tasks: Vec<&Assignment> = attached.collect();
+        match self.kernel.program(&self.view, &tasks, &mut self.todo) {
             Ok(()) => {
                 self.retry_at = None;
                 if std::mem::take(&mut self.is_news) {
@@ -193,14 +214,10 @@ impl<K: Kernel> Actor<K> {
         }
     }
 
-    /// Returns the networks that have a task here, whether or not the leader still describes them.
-    fn in_use(&self) -> BTreeSet<NetworkId> {
-        let attached = self.attached.iter().filter_map(|task| self.tasks.get(task));
-        attached.flat_map(|task| &task.attachments).map(|it| it.network.clone()).collect()
-    }
-
     /// Makes the networks of tasks whose networks are all described.
-    fn attach_waiting(&mut self, now: Instant) {
+    /// Returns whether there was any.
+    fn attach_waiting(&mut self, now: Instant) -> bool {
+        let before = self.attached.len();
         for waiting in std::mem::take(&mut self.waiting) {
             let Some(task) = self.tasks.get(&waiting.task) else { continue };
             match self.missing(task) {
@@ -215,10 +232,13 @@ impl<K: Kernel> Actor<K> {
                 }
             }
         }
+        self.attached.len() != before
     }
 
     /// Takes over the networks of an earlier daemon's tasks, as soon as they are described.
-    fn adopt_orphaned(&mut self) {
+    /// Returns whether there was any.
+    fn adopt_orphaned(&mut self) -> bool {
+        let before = self.orphaned.len();
         for (id, sockets) in std::mem::take(&mut self.orphaned) {
             let Some(task) = self.tasks.get(&id) else { continue };
             let adopted = match self.missing(task) {
@@ -229,6 +249,7 @@ impl<K: Kernel> Actor<K> {
                 self.orphaned.insert(id, sockets);
             }
         }
+        self.orphaned.len() != before
     }
 
     /// Returns a network of the task that the leader has not described.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use flota_api::id::{NetworkId, TaskId, is_id};
 
@@ -40,6 +40,15 @@ impl NamespaceFolder {
         }
         mount(None::<&str>, &self.path, None::<&str>, MsFlags::MS_SHARED, None::<&str>)?;
         Ok(())
+    }
+
+    /// Removes the folder, which has no namespaces any more.
+    ///
+    /// # Errors
+    /// It is in use.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        umount2(&self.path, MntFlags::MNT_DETACH)?;
+        fs_err::remove_dir_all(&self.path)
     }
 
     /// Returns the file of a network's namespace.

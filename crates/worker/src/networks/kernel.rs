@@ -8,9 +8,8 @@ use std::path::PathBuf;
 
 use flota_api::id::{NetworkId, TaskId};
 use flota_api::model::{Assignment, NetworkDriver};
-use flota_network::NetworkError;
-use flota_network::balancer::BalancerError;
 use flota_network::dns::DirectoryError;
+use flota_network::{BalancerError, NetworkError};
 
 use super::actor::DESCRIPTION_WAIT;
 use super::view::{Touched, View};
@@ -80,7 +79,7 @@ impl<E: Into<KernelError>> From<E> for AttachError {
 }
 
 /// Acts on kernel and DNS. Every call may be repeated.
-pub(super) trait Kernel: Send + 'static {
+pub(crate) trait Kernel: Send + 'static {
     /// Returns the networks that this machine has.
     fn networks(&self) -> BTreeSet<NetworkId>;
 
@@ -88,11 +87,11 @@ pub(super) trait Kernel: Send + 'static {
     fn tasks(&self) -> BTreeSet<TaskId>;
 
     /// Makes what `todo` names as it is in the view, and takes from `todo` what is done. What is not in the view is
-    /// removed; a network only if it is not in use.
+    /// removed; a network only if none of `tasks`, the tasks with a namespace, is in it.
     ///
     /// # Errors
     /// The first error; the rest was tried as well.
-    fn program(&mut self, view: &View, in_use: &BTreeSet<NetworkId>, todo: &mut Touched) -> Result<(), KernelError>;
+    fn program(&mut self, view: &View, tasks: &[&Assignment], todo: &mut Touched) -> Result<(), KernelError>;
 
     /// Makes the network of a task's container. The view has all of the task's networks.
     fn attach(&mut self, view: &View, task: &Assignment) -> Result<Attached, AttachError>;
@@ -109,4 +108,10 @@ pub(super) trait Kernel: Send + 'static {
 
     /// Removes the network of a task's container, of which this is known. Succeeds if there is none.
     fn detach(&mut self, task: &TaskId, known: Option<&Assignment>) -> Result<(), KernelError>;
+
+    /// Removes everything that was made on this machine, because it leaves its cluster. No task is left.
+    ///
+    /// # Errors
+    /// The first error; the rest was tried as well.
+    fn remove_all(&mut self) -> Result<(), KernelError>;
 }

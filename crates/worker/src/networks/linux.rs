@@ -14,9 +14,11 @@ use tokio::time::Instant;
 
 use flota_api::id::{NetworkId, NodeId, ServiceId, TaskId};
 use flota_api::model::{Assignment, NetworkDriver};
-use flota_network::balancer::{Balancer, NetworkKey, Pool, VirtualAddress, Wanted};
 use flota_network::dns::{Directory, DirectoryError, DnsServer};
-use flota_network::{Audit, Driver, LocalNetwork, LocalNetworkSpec, Namespace, Remote, Subnet, Underlay};
+use flota_network::{
+    Audit, Balancer, Driver, LocalNetwork, LocalNetworkSpec, Namespace, NetworkKey, Pool, Remote, Subnet, Underlay,
+    VirtualAddress, Wanted,
+};
 
 use super::folder::NamespaceFolder;
 use super::kernel::{AttachError, Attached, Kernel, KernelError, TaskSockets};
@@ -37,6 +39,8 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 pub(crate) struct LinuxOptions {
     /// This node.
     pub(crate) node: NodeId,
+    /// The node's own namespace.
+    pub(crate) host: Namespace,
     /// Where overlay traffic comes from until the leader says otherwise.
     pub(crate) address: Option<IpAddr>,
     /// The folder of namespaces.
@@ -48,8 +52,6 @@ pub(crate) struct LinuxOptions {
 /// The networks of this node's kernel.
 pub(crate) struct LinuxKernel {
     options: LinuxOptions,
-    /// The node's own namespace.
-    host: Namespace,
     networks: BTreeMap<NetworkId, MadeNetwork>,
     tasks: BTreeMap<TaskId, JoinedTask>,
     /// `None` on a machine that can't balance.
@@ -97,7 +99,7 @@ impl LinuxKernel {
             }
         };
         let (networks, tasks) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { options, host: Namespace::own(), networks, tasks, balancer, directory, dns })
+        Ok(Self { options, networks, tasks, balancer, directory, dns })
     }
 
     /// Returns where this node's overlay traffic comes from.
@@ -112,12 +114,14 @@ impl LinuxKernel {
         let driver = match config.driver {
             NetworkDriver::Host | NetworkDriver::None => return Ok(None),
             NetworkDriver::Bridge => Driver::Bridge,
-            NetworkDriver::Macvlan => {
-                Driver::Macvlan { parent: config.parent.clone().ok_or_else(|| KernelError::Incomplete(config.name.clone()))? }
-            }
+            NetworkDriver::Macvlan => Driver::Macvlan {
+                parent: config.parent.clone().ok_or_else(|| KernelError::Incomplete(config.name.clone()))?,
+            },
             NetworkDriver::Overlay => {
                 let (vni, local) = (config.vni, self.local_address(view));
-                let (Some(vni), Some(local)) = (vni, local) else { return Err(KernelError::Incomplete(config.name.clone())) };
+                let (Some(vni), Some(local)) = (vni, local) else {
+                    return Err(KernelError::Incomplete(config.name.clone()));
+                };
                 Driver::Overlay(Underlay { local, port: VXLAN_PORT, vni })
             }
         };
@@ -143,7 +147,7 @@ impl LinuxKernel {
             Some(made) if *made.local.spec() == spec => Ok(false),
             Some(made) => Ok(made.local.update(spec).map(|()| false)?),
             None => {
-                let mut local = LocalNetwork::ensure(&self.host, &self.options.folder.network(id), spec)?;
+                let mut local = LocalNetwork::ensure(&self.options.host, &self.options.folder.network(id), spec)?;
                 let remotes = remotes(&self.options.node, network);
                 local.set_remotes(remotes.values().cloned().collect())?;
                 let made = MadeNetwork { local, remotes, virtual_ips: BTreeMap::new() };
@@ -173,19 +177,26 @@ impl LinuxKernel {
     /// Makes the remotes of these members what they are in the view.
     fn set_remotes(&mut self, view: &View, id: &NetworkId, members: Vec<Member>) -> Result<(), KernelError> {
         let (Some(network), Some(made)) = (view.network(id), self.networks.get_mut(id)) else { return Ok(()) };
-        let (mut removed, mut added) = (Vec::new(), Vec::new());
+        let (mut removed, mut added, mut gone) = (Vec::new(), Vec::new(), Vec::new());
         for member in members {
             let wanted = remote(&self.options.node, network, &member);
             if made.remotes.get(&member) == wanted.as_ref() {
                 continue;
             }
-            removed.extend(made.remotes.remove(&member));
-            if let Some(remote) = wanted {
-                made.remotes.insert(member, remote.clone());
-                added.push(remote);
+            let old = made.remotes.remove(&member);
+            match wanted {
+                Some(remote) => {
+                    made.remotes.insert(member, remote.clone());
+                    added.push(remote);
+                }
+                None => gone.extend(old.iter().flat_map(|it| it.addresses.clone())),
             }
+            removed.extend(old);
         }
-        Ok(made.local.change_remotes(removed, added)?)
+        made.local.change_remotes(removed, added)?;
+        // A task that has ended on another node may not have closed its connections, which would hang for minutes.
+        let clients = self.tasks.values_mut().filter(|task| !gone.is_empty() && task.is_in(&key(id)));
+        clients.map(|task| task.abort_to(&gone)).collect()
     }
 
     /// Makes a service's pools and names what they are in the view.
@@ -262,22 +273,31 @@ impl LinuxKernel {
         self.set_remotes(view, id, vec![Member::Task(task.clone())])
     }
 
+    /// Makes the services, tasks and nodes that `todo` names what they are in the view, and takes from it what is done.
+    fn set_members(&mut self, view: &View, todo: &mut Touched) -> Result<(), KernelError> {
+        let mut steps = Steps::default();
+        todo.services.retain(|(id, service)| !steps.done(self.set_service(view, id, service)));
+        todo.endpoints.retain(|(id, task)| !steps.done(self.set_endpoint(view, id, task)));
+        todo.nodes.retain(|(id, node)| !steps.done(self.set_remotes(view, id, vec![Member::Node(node.clone())])));
+        steps.result()
+    }
+
     /// Makes a network what it is in the view, and adds to `todo` what has to be made in a new one.
     fn set_network(
         &mut self,
         view: &View,
-        in_use: &BTreeSet<NetworkId>,
+        in_use: bool,
         id: &NetworkId,
         todo: &mut Touched,
     ) -> Result<(), KernelError> {
         match view.network(id) {
             Some(network) => {
                 if self.ensure(view, network)? {
-                    todo.extend(Touched::all_of(id, network));
+                    todo.extend(Touched { networks: BTreeSet::new(), ..Touched::all_of(id, network) });
                 }
                 Ok(())
             }
-            None if in_use.contains(id) => Ok(()),
+            None if in_use => Ok(()),
             None => self.remove(id),
         }
     }
@@ -357,17 +377,15 @@ impl Kernel for LinuxKernel {
         self.options.folder.tasks()
     }
 
-    fn program(&mut self, view: &View, in_use: &BTreeSet<NetworkId>, todo: &mut Touched) -> Result<(), KernelError> {
+    fn program(&mut self, view: &View, tasks: &[&Assignment], todo: &mut Touched) -> Result<(), KernelError> {
         let mut steps = Steps::default();
         for id in std::mem::take(&mut todo.networks) {
-            let done = self.set_network(view, in_use, &id, todo);
-            if !steps.done(done) {
+            let in_use = tasks.iter().flat_map(|it| &it.attachments).any(|it| it.network == id);
+            if !steps.done(self.set_network(view, in_use, &id, todo)) {
                 todo.networks.insert(id);
             }
         }
-        todo.services.retain(|(id, service)| !steps.done(self.set_service(view, id, service)));
-        todo.endpoints.retain(|(id, task)| !steps.done(self.set_endpoint(view, id, task)));
-        todo.nodes.retain(|(id, node)| !steps.done(self.set_remotes(view, id, vec![Member::Node(node.clone())])));
+        steps.done(self.set_members(view, todo));
         steps.result()
     }
 
@@ -378,7 +396,7 @@ impl Kernel for LinuxKernel {
             if !mended.is_empty() {
                 tracing::warn!(network.id = %id, ?mended, "the kernel's network had changed and was mended");
             }
-            failed.into_iter().for_each(|error| drop(steps.done(Err(error.into()))));
+            steps.done(failed.into_iter().next().map_or(Ok(()), |error| Err(error.into())));
         }
         if let Some(balancer) = &mut self.balancer {
             let members = self.tasks.values().map(JoinedTask::membership).collect();
@@ -400,4 +418,19 @@ impl Kernel for LinuxKernel {
     fn detach(&mut self, task: &TaskId, known: Option<&Assignment>) -> Result<(), KernelError> {
         self.detach_task(task, known)
     }
+
+    fn remove_all(&mut self) -> Result<(), KernelError> {
+        let mut steps = Steps::default();
+        for id in self.networks() {
+            steps.done(self.remove(&id));
+        }
+        if let (Some(_), Some(group)) = (self.balancer.take(), &self.options.group) {
+            steps.done(Balancer::detach(group).map_err(Into::into));
+        }
+        steps.done(self.options.folder.remove().map_err(Into::into));
+        steps.result()
+    }
 }
+
+#[cfg(test)]
+mod tests;

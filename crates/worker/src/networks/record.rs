@@ -47,7 +47,7 @@ impl NetworkRecord {
 
     fn try_load(&self) -> io::Result<NetworkUpdate> {
         let sealed = std::fs::read(&self.path)?;
-        let plain = self.sealer.open(SEALED_AS, &sealed).ok_or_else(|| io::Error::other("it is damaged"))?;
+        let plain = self.sealer.open(SEALED_AS, &sealed).map_err(io::Error::other)?;
         pd::Networks::decode(plain.as_slice()).map_err(io::Error::other)?.try_into().map_err(io::Error::other)
     }
 

@@ -178,12 +178,7 @@ impl View {
         touched
     }
 
-    fn change_endpoints(
-        &mut self,
-        removed: Vec<(NetworkId, TaskId)>,
-        changed: Vec<Endpoint>,
-        touched: &mut Touched,
-    ) {
+    fn change_endpoints(&mut self, removed: Vec<(NetworkId, TaskId)>, changed: Vec<Endpoint>, touched: &mut Touched) {
         let removed = removed.into_iter().map(|(network, task)| (network, task, None));
         let changed = changed.into_iter().map(|it| (it.network.clone(), it.task.clone(), Some(it)));
         for (id, task, endpoint) in removed.chain(changed) {
@@ -267,4 +262,4 @@ impl UpdateParts {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,83 +1,21 @@
 //! Tests of the thread's decisions with a kernel in memory.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use flota_api::model::Attachment;
 use flota_api::seal::Sealer;
-use flota_network::NetworkError;
 
 use super::*;
 use crate::disk_thread::DiskThread;
+use crate::networks::fake_kernel::FakeKernel;
 use crate::networks::view::tests::{endpoint, network};
-
-/// What a machine's kernel has, and what it was asked.
-#[derive(Debug, Default)]
-struct Machine {
-    networks: BTreeSet<NetworkId>,
-    tasks: BTreeSet<TaskId>,
-    adopted: BTreeSet<TaskId>,
-    audits: usize,
-    refuses: bool,
-}
-
-#[derive(Clone, Debug, Default)]
-struct FakeKernel(Arc<Mutex<Machine>>);
-
-impl FakeKernel {
-    fn machine(&self) -> std::sync::MutexGuard<'_, Machine> {
-        self.0.lock().unwrap()
-    }
-}
-
-impl Kernel for FakeKernel {
-    fn networks(&self) -> BTreeSet<NetworkId> {
-        self.machine().networks.clone()
-    }
-
-    fn tasks(&self) -> BTreeSet<TaskId> {
-        self.machine().tasks.clone()
-    }
-
-    fn program(&mut self, view: &View, in_use: &BTreeSet<NetworkId>, todo: &mut Touched) -> Result<(), KernelError> {
-        if self.machine().refuses {
-            return Err(NetworkError::NoLink("br0".into()).into());
-        }
-        for id in std::mem::take(todo).networks {
-            if view.network(&id).is_some() {
-                self.machine().networks.insert(id);
-            } else if !in_use.contains(&id) {
-                self.machine().networks.remove(&id);
-            }
-        }
-        Ok(())
-    }
-
-    fn attach(&mut self, _: &View, task: &Assignment) -> Result<Attached, AttachError> {
-        self.machine().tasks.insert(task.task_id.clone());
-        Ok(Attached::default())
-    }
-
-    fn adopt(&mut self, _: &View, task: &Assignment, _: &TaskSockets) -> Result<(), AttachError> {
-        self.machine().adopted.insert(task.task_id.clone());
-        Ok(())
-    }
-
-    fn audit(&mut self, _: &View) -> Result<(), KernelError> {
-        self.machine().audits += 1;
-        Ok(())
-    }
-
-    fn detach(&mut self, task: &TaskId, _: Option<&Assignment>) -> Result<(), KernelError> {
-        self.machine().tasks.remove(task);
-        Ok(())
-    }
-}
 
 /// A thread's state that the test moves on by hand, and the disk of its record.
 struct Bench {
     kernel: FakeKernel,
     actor: Actor<FakeKernel>,
     programmed: watch::Receiver<Version>,
+    disk: Arc<DiskThread>,
     now: Instant,
 }
 
@@ -85,17 +23,14 @@ impl Bench {
     fn start(kernel: &FakeKernel, dir: &tempfile::TempDir) -> Self {
         let (sender, programmed) = watch::channel(0);
         let disk = Arc::new(DiskThread::start().unwrap());
-        let record = NetworkRecord::new(dir.path(), Sealer::new(&[7; 32]), disk);
-        Self {
-            actor: Actor::new(kernel.clone(), record, sender),
-            kernel: kernel.clone(),
-            programmed,
-            now: Instant::now(),
-        }
+        let record = NetworkRecord::new(dir.path(), Sealer::new(&[7; 32]), Arc::clone(&disk));
+        let mut actor = Actor::new(kernel.clone(), record, sender);
+        actor.handle(Command::Begin, Instant::now());
+        Self { actor, kernel: kernel.clone(), programmed, disk, now: Instant::now() }
     }
 
     fn handle(&mut self, command: Command) {
-        self.actor.handle(command);
+        self.actor.handle(command, self.now);
         self.actor.turn(self.now);
     }
 
@@ -144,7 +79,8 @@ fn an_update_is_confirmed_when_the_kernel_has_it_and_not_before() {
     bench.pass(RETRY / 2);
     assert!(!bench.programmed.has_changed().unwrap(), "it is not tried again at once");
     bench.pass(RETRY);
-    assert_eq!((*bench.programmed.borrow_and_update(), bench.networks()), (5, vec!["n".to_owned()]));
+    let programmed = *bench.programmed.borrow_and_update();
+    assert_eq!((programmed, bench.networks()), (5, vec!["n".to_owned()]));
     bench.handle(update(5, &["n"]));
     assert!(bench.programmed.has_changed().unwrap(), "another session waits for the same version");
 }
@@ -193,9 +129,8 @@ fn a_daemon_without_a_manager_keeps_what_an_earlier_one_was_told() {
     first.handle(task("t", "n"));
     first.attach("t").try_recv().unwrap().unwrap();
     first.pass(SAVE * 2);
+    first.disk.drain();
     let view = first.actor.view.clone();
-    // The record is on disk once its thread has ended.
-    drop(first);
     kernel.machine().networks.insert("stale".into());
     let mut second = Bench::start(&kernel, &dir);
     assert_eq!(second.actor.view, view);

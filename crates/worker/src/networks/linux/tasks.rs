@@ -1,17 +1,15 @@
 //! The networks of tasks: a namespace with an interface in each network, the sockets of its DNS server, and membership
 //! in the balancer. What a daemon has made here, the next one adopts.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use flota_api::id::{NetworkId, TaskId};
 use flota_api::model::{Assignment, NetworkDriver};
-use flota_network::balancer::{NamespaceCookie, NetworkKey, Sockets as Connections};
 use flota_network::dns::{Client, ResolvConf, Sockets, resolv_conf};
-use flota_network::{Attachment, Namespace};
+use flota_network::{Attachment, Namespace, NamespaceCookie, NetworkKey, Sockets as Connections};
 
 use super::{LinuxKernel, RESOLV_CONF, key};
-use crate::networks::kernel::{AttachError, Attached, Kernel as _, KernelError, TaskNetwork, TaskSockets};
+use crate::networks::kernel::{AttachError, Attached, KernelError, TaskNetwork, TaskSockets};
 use crate::networks::view::{Touched, View};
 
 /// The port of DNS servers.
@@ -20,7 +18,7 @@ const DNS_PORT: u16 = 53;
 /// The network of a task that this daemon has made or adopted.
 #[derive(Debug)]
 pub(super) struct JoinedTask {
-    cookie: NamespaceCookie,
+    connections: Connections,
     /// The networks whose virtual IPs it uses.
     keys: Vec<NetworkKey>,
 }
@@ -28,7 +26,17 @@ pub(super) struct JoinedTask {
 impl JoinedTask {
     /// Returns what the balancer has to know of the task.
     pub(super) fn membership(&self) -> (NamespaceCookie, Vec<NetworkKey>) {
-        (self.cookie, self.keys.clone())
+        (self.connections.cookie(), self.keys.clone())
+    }
+
+    /// Returns whether the task is in the network.
+    pub(super) fn is_in(&self, network: &NetworkKey) -> bool {
+        self.keys.contains(network)
+    }
+
+    /// Ends the task's connections to these addresses, which nobody has any more.
+    pub(super) fn abort_to(&mut self, addresses: &[IpAddr]) -> Result<(), KernelError> {
+        Ok(self.connections.abort_to(addresses).map(drop)?)
     }
 }
 
@@ -65,20 +73,21 @@ impl LinuxKernel {
     fn connect(&mut self, view: &View, task: &Assignment, namespace: &Namespace) -> Result<(), AttachError> {
         let gateway = task.attachments.iter().map(|it| &it.network).find(|it| leads_out(view, it)).cloned();
         for (index, attachment) in task.attachments.iter().enumerate() {
-            let networks = BTreeSet::from([attachment.network.clone()]);
-            self.program(view, &networks, &mut Touched { networks: networks.clone(), ..Touched::default() })?;
+            let mut new = Touched::default();
+            self.set_network(view, true, &attachment.network, &mut new)?;
+            self.set_members(view, &mut new)?;
             if let Some(made) = self.networks.get_mut(&attachment.network) {
                 let default_route = gateway.as_ref() == Some(&attachment.network);
                 let addresses = attachment.addresses.clone();
                 made.local.attach(interface(namespace, index, addresses, default_route))?;
             }
         }
-        let cookie = Connections::open(namespace)?.cookie();
+        let connections = Connections::of(namespace)?;
         let keys: Vec<NetworkKey> = task.attachments.iter().map(|it| key(&it.network)).collect();
         if let Some(balancer) = &mut self.balancer {
-            balancer.join(cookie, &keys)?;
+            balancer.join(connections.cookie(), &keys)?;
         }
-        self.tasks.insert(task.task_id.clone(), JoinedTask { cookie, keys });
+        self.tasks.insert(task.task_id.clone(), JoinedTask { connections, keys });
         Ok(())
     }
 
@@ -100,7 +109,8 @@ impl LinuxKernel {
         let namespace = Namespace::at(&path);
         let joined = self.tasks.remove(task);
         // A daemon that has not adopted the task finds its cookie in the namespace.
-        let cookie = joined.map(|it| it.cookie).or_else(|| Some(Connections::open(&namespace).ok()?.cookie()));
+        let cookie =
+            joined.map(|it| it.connections.cookie()).or_else(|| Some(Connections::of(&namespace).ok()?.cookie()));
         if let (Some(balancer), Some(cookie)) = (&mut self.balancer, cookie) {
             balancer.leave(cookie)?;
         }
