@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind,
-    InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 use nix::errno::Errno;
 
@@ -56,11 +56,6 @@ pub(crate) fn describe(index: u32, up: bool, attributes: Vec<LinkAttribute>) -> 
     }
     link.attributes = attributes;
     link
-}
-
-/// Prevents a link-local IPv6 address.
-pub(crate) fn without_link_local() -> LinkAttribute {
-    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])])
 }
 
 /// Describes the kind of a link.
@@ -122,6 +117,15 @@ impl Connection {
         down.header.change_mask = LinkFlags::Up;
         let act = format_args!("bring {name} down");
         self.change_unless(Errno::ENODEV, act, RouteNetlinkMessage::SetLink(down), 0)
+    }
+
+    /// Sets the MTU of a link.
+    ///
+    /// # Errors
+    /// No link has that name, or the kernel refuses.
+    pub fn set_mtu(&mut self, name: &str, mtu: u32) -> Result<(), NetworkError> {
+        let index = self.existing(name)?.index;
+        self.set_link(format_args!("set the MTU of {name}"), describe(index, false, vec![LinkAttribute::Mtu(mtu)]))
     }
 
     /// Moves a port to another bridge of its namespace.

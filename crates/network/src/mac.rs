@@ -39,6 +39,11 @@ impl Mac {
         let [a, b, c, d, e, f] = self.0;
         format!("p{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}{f:02x}")
     }
+
+    /// Whether a link's name is one of a port.
+    pub(crate) fn is_port_name(name: &str) -> bool {
+        name.strip_prefix('p').is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    }
 }
 
 impl fmt::Display for Mac {
@@ -70,6 +75,8 @@ mod tests {
         assert_eq!(of(&[]), "none");
         let two = [of(&["fd00::7"]), of(&["fd00::8"]), of(&["fd00:1::7"])];
         assert!(two[0] != two[1] && two[0] != two[2], "{two:?}");
-        assert!(Mac([255; 6]).port_name().len() < libc::IFNAMSIZ, "the kernel takes the name of a port");
+        let port = Mac([255; 6]).port_name();
+        assert!(Mac::is_port_name(&port) && port.len() < libc::IFNAMSIZ, "the kernel takes the name of a port");
+        assert!(!Mac::is_port_name("br0") && !Mac::is_port_name("pfffffffffffg"));
     }
 }
