@@ -9,6 +9,7 @@ mod addresses;
 mod attachment;
 mod balancer;
 mod bridge;
+pub mod dns;
 mod error;
 mod links;
 mod local_network;

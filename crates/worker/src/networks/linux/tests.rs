@@ -8,8 +8,7 @@ use std::time::Duration;
 use nix::mount::{MntFlags, umount2};
 
 use flota_api::model::{
-    Attachment, Endpoint, INGRESS, NetworkConfig, NetworkNode, NetworkService, NetworkUpdate, PublishMode,
-    PublishedPort, Subnet as ApiSubnet,
+    Attachment, Endpoint, INGRESS, NetworkConfig, NetworkNode, NetworkService, NetworkUpdate, Subnet as ApiSubnet,
 };
 use flota_network::{Connection, Veth};
 
