@@ -9,21 +9,30 @@ mod addresses;
 mod attachment;
 mod bridge;
 mod error;
+mod gateway;
 mod links;
 mod local_network;
 mod mac;
 mod macvlan;
+mod mesh;
 mod namespace;
+mod neighbours;
 mod netlink;
+mod nftables;
 mod routes;
 mod spec;
 mod stations;
 mod vxlan;
 
 pub use error::{NetworkError, Refusal};
+pub use gateway::{
+    Gateway, GatewayChange, GatewaySettings, HostPort, Protocol, PublishedPort, Target, Uplink, remove_gateway,
+    taken_ports,
+};
 pub use links::Veth;
 pub use local_network::{Audit, LocalNetwork, remove_network, remove_other_networks};
 pub use mac::Mac;
+pub use mesh::{Mesh, MeshChange, MeshSpec};
 pub use namespace::Namespace;
 pub use netlink::Connection;
 pub use spec::{Attachment, Driver, LocalNetworkSpec, Remote, Subnet, Underlay};
