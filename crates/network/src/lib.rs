@@ -11,12 +11,16 @@ mod balancer;
 mod bridge;
 pub mod dns;
 mod error;
+mod gateway;
 mod links;
 mod local_network;
 mod mac;
 mod macvlan;
+mod mesh;
 mod namespace;
+mod neighbours;
 mod netlink;
+mod nftables;
 mod routes;
 mod spec;
 mod stations;
@@ -26,9 +30,14 @@ pub use balancer::{
     Balancer, BalancerError, MOST_NETWORKS, NamespaceCookie, NetworkKey, Pool, Sockets, VirtualAddress, Wanted,
 };
 pub use error::{NetworkError, Refusal};
+pub use gateway::{
+    Gateway, GatewayChange, GatewaySettings, HostPort, Protocol, PublishedPort, Target, Uplink, remove_gateway,
+    taken_ports,
+};
 pub use links::Veth;
 pub use local_network::{Audit, LocalNetwork, remove_network, remove_other_networks};
 pub use mac::Mac;
+pub use mesh::{Mesh, MeshChange, MeshSpec};
 pub use namespace::Namespace;
 pub use netlink::Connection;
 pub use spec::{Attachment, Driver, LocalNetworkSpec, Remote, Subnet, Underlay};

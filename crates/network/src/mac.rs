@@ -54,7 +54,7 @@ impl fmt::Display for Mac {
 }
 
 /// The 64-bit FNV-1a hash (draft-eastlake-fnv). It is the same on every machine and in every version.
-fn fnv_1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv_1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use nix::errno::Errno;
 
@@ -19,6 +19,8 @@ use crate::netlink::Connection;
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(70);
 /// The table of the addresses that are this machine's own (linux/rtnetlink.h).
 const LOCAL_TABLE: u8 = 255;
+/// The table that only packets reach which a policy rule sends there.
+pub(crate) const RETURN_TABLE: u8 = 70;
 
 /// A route of this crate.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -36,8 +38,10 @@ pub(crate) enum Way {
     Own,
     /// The link leads to the destination.
     Direct,
-    /// This router knows the way.
+    /// This router knows the way. It need not be in a subnet of the link.
     Gateway(IpAddr),
+    /// So does this one, for the packets that a policy rule sends to [`RETURN_TABLE`].
+    Returning(IpAddr),
 }
 
 impl Connection {
@@ -63,19 +67,24 @@ fn describe(route: &Route) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(route.destination.addr());
     message.header.destination_prefix_length = route.destination.prefix_len();
-    message.header.table = if own { LOCAL_TABLE } else { RouteHeader::RT_TABLE_MAIN };
+    message.header.table = match route.way {
+        Way::Own => LOCAL_TABLE,
+        Way::Returning(_) => RETURN_TABLE,
+        Way::Direct | Way::Gateway(_) => RouteHeader::RT_TABLE_MAIN,
+    };
     message.header.protocol = PROTOCOL;
     message.header.kind = if own { RouteType::Local } else { RouteType::Unicast };
     message.header.scope = match route.way {
         Way::Own => RouteScope::Host,
         Way::Direct => RouteScope::Link,
-        Way::Gateway(_) => RouteScope::Universe,
+        Way::Gateway(_) | Way::Returning(_) => RouteScope::Universe,
     };
     message.attributes.push(RouteAttribute::Oif(route.link));
     if route.destination.prefix_len() > 0 {
         message.attributes.push(RouteAttribute::Destination(route.destination.network().into()));
     }
-    if let Way::Gateway(gateway) = route.way {
+    if let Way::Gateway(gateway) | Way::Returning(gateway) = route.way {
+        message.header.flags = RouteFlags::Onlink;
         message.attributes.push(RouteAttribute::Gateway(gateway.into()));
     }
     message
@@ -98,6 +107,7 @@ fn parse(message: RouteNetlinkMessage) -> Option<Route> {
     }
     let way = match (header.kind, gateway) {
         (RouteType::Local, _) => Way::Own,
+        (_, Some(gateway)) if header.table == RETURN_TABLE => Way::Returning(gateway),
         (_, Some(gateway)) => Way::Gateway(gateway),
         (_, None) => Way::Direct,
     };
