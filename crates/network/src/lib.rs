@@ -31,8 +31,8 @@ pub use balancer::{
 };
 pub use error::{NetworkError, Refusal};
 pub use gateway::{
-    Gateway, GatewayChange, GatewaySettings, HostPort, Protocol, PublishedPort, Target, Uplink, remove_gateway,
-    taken_ports,
+    Gateway, GatewayChange, GatewaySettings, HostPort, INTERFACE_PREFIX, Protocol, PublishedPort, Target, Uplink,
+    remove_gateway, taken_ports,
 };
 pub use links::Veth;
 pub use local_network::{Audit, LocalNetwork, remove_network, remove_other_networks};

@@ -8,6 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use flota_api::model::NodeDescription;
 use flota_api::resources::Resources;
 use flota_api::{FEATURE_LEVEL, VERSION};
+use flota_network::INTERFACE_PREFIX;
 
 use crate::offers::NodeOffers;
 
@@ -58,14 +59,15 @@ fn boot_id() -> String {
     format!("{} {namespace} {first}", kernel.trim())
 }
 
-/// Returns the destinations of this machine's routes, without those that lead everywhere or to the machine itself.
+/// Returns the destinations of this machine's routes, without those that lead everywhere, to the machine itself or to
+/// networks of Flota.
 fn routes() -> Vec<IpNet> {
     let read = |name: &str| fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
     let (v4, v6) = (read("route"), read("ipv6_route"));
     let all = v4.lines().filter_map(route_of_version_4).chain(v6.lines().filter_map(route_of_version_6));
     let mut found: Vec<IpNet> = all
         .filter(|(net, interface)| {
-            let is_own = *interface == "lo";
+            let is_own = *interface == "lo" || interface.starts_with(INTERFACE_PREFIX);
             let address = net.addr();
             let is_local = matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
             !is_own && !is_local && net.prefix_len() > 0 && !address.is_multicast()

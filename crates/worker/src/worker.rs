@@ -102,6 +102,7 @@ impl Worker {
             node: options.identity.node_id.clone(),
             host: Namespace::own(),
             address: address.map(|it| it.ip()),
+            guarded_ports: address.iter().map(SocketAddr::port).collect(),
             folder: NamespaceFolder::at(paths.namespaces()),
             group: paths.unified_group(),
         })?;

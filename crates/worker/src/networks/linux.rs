@@ -25,8 +25,10 @@ use super::kernel::{AttachError, Attached, Kernel, KernelError, TaskSockets};
 use super::names;
 use super::view::{KnownNetwork, Touched, View};
 
+mod gateway;
 mod tasks;
 
+use gateway::Gate;
 use tasks::JoinedTask;
 
 /// The UDP port of VXLAN (RFC 7348), the same on every node.
@@ -43,6 +45,8 @@ pub(crate) struct LinuxOptions {
     pub(crate) host: Namespace,
     /// Where overlay traffic comes from until the leader says otherwise.
     pub(crate) address: Option<IpAddr>,
+    /// TCP ports of this node and the others that tasks can't reach.
+    pub(crate) guarded_ports: BTreeSet<u16>,
     /// The folder of namespaces.
     pub(crate) folder: NamespaceFolder,
     /// The group of all tasks in the hierarchy of cgroup2, if the machine has one.
@@ -58,6 +62,7 @@ pub(crate) struct LinuxKernel {
     balancer: Option<Balancer>,
     directory: Directory,
     dns: DnsServer,
+    gate: Gate,
 }
 
 /// A network that this daemon has made or adopted.
@@ -99,7 +104,7 @@ impl LinuxKernel {
             }
         };
         let (networks, tasks) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { options, networks, tasks, balancer, directory, dns })
+        Ok(Self { options, networks, tasks, balancer, directory, dns, gate: Gate::default() })
     }
 
     /// Returns where this node's overlay traffic comes from.
@@ -379,6 +384,7 @@ impl Kernel for LinuxKernel {
 
     fn program(&mut self, view: &View, tasks: &[&Assignment], todo: &mut Touched) -> Result<(), KernelError> {
         let mut steps = Steps::default();
+        self.gate.is_outdated |= gateway::concerns(view, todo);
         for id in std::mem::take(&mut todo.networks) {
             let in_use = tasks.iter().flat_map(|it| &it.attachments).any(|it| it.network == id);
             if !steps.done(self.set_network(view, in_use, &id, todo)) {
@@ -386,6 +392,9 @@ impl Kernel for LinuxKernel {
             }
         }
         steps.done(self.set_members(view, todo));
+        if self.gate.is_outdated {
+            steps.done(self.set_gateway(view, tasks));
+        }
         steps.result()
     }
 
@@ -398,6 +407,11 @@ impl Kernel for LinuxKernel {
             }
             steps.done(failed.into_iter().next().map_or(Ok(()), |error| Err(error.into())));
         }
+        let (mended, failed) = self.audit_gateway();
+        if !mended.is_empty() {
+            tracing::warn!(?mended, "the gateway's part of the kernel had changed and was mended");
+        }
+        steps.done(failed.map_or(Ok(()), Err));
         if let Some(balancer) = &mut self.balancer {
             let members = self.tasks.values().map(JoinedTask::membership).collect();
             let wanted = Wanted { pools: wanted_pools(view), members };
@@ -421,6 +435,8 @@ impl Kernel for LinuxKernel {
 
     fn remove_all(&mut self) -> Result<(), KernelError> {
         let mut steps = Steps::default();
+        self.gate = Gate::default();
+        steps.done(flota_network::remove_gateway(&self.options.host).map_err(Into::into));
         for id in self.networks() {
             steps.done(self.remove(&id));
         }

@@ -88,6 +88,7 @@ impl LinuxKernel {
             balancer.join(connections.cookie(), &keys)?;
         }
         self.tasks.insert(task.task_id.clone(), JoinedTask { connections, keys });
+        self.gate.is_outdated = true;
         Ok(())
     }
 
@@ -106,6 +107,7 @@ impl LinuxKernel {
             return Ok(());
         }
         self.dns.stop(task.as_str());
+        self.gate.is_outdated = true;
         let namespace = Namespace::at(&path);
         let joined = self.tasks.remove(task);
         // A daemon that has not adopted the task finds its cookie in the namespace.

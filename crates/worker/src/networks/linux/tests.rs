@@ -8,7 +8,8 @@ use std::time::Duration;
 use nix::mount::{MntFlags, umount2};
 
 use flota_api::model::{
-    Attachment, Endpoint, INGRESS, NetworkConfig, NetworkNode, NetworkService, NetworkUpdate, Subnet as ApiSubnet,
+    Attachment, Endpoint, INGRESS, NetworkConfig, NetworkNode, NetworkService, NetworkUpdate, PublishMode,
+    PublishedPort, Subnet as ApiSubnet,
 };
 use flota_network::{Connection, Veth};
 
@@ -54,6 +55,7 @@ fn options(dir: &Path, number: usize) -> LinuxOptions {
         node: format!("w{number}").as_str().into(),
         host: Namespace::at(&dir.join(format!("node{number}"))),
         address: Some(address(number).into()),
+        guarded_ports: BTreeSet::from([2377]),
         folder: folder(dir, number),
         group: None,
     }
@@ -173,6 +175,24 @@ fn task(number: usize) -> Assignment {
     Assignment { task_id: TASKS[number].into(), attachments, ..Assignment::default() }
 }
 
+/// Returns the network `ingress` alone, in which the service `web` has a task on the second node, and a published port.
+fn published() -> View {
+    let mut update = view().to_update();
+    let (protocol, mode) = (flota_api::model::Protocol::Tcp, PublishMode::Ingress);
+    update.networks.retain(|it| it.name == INGRESS);
+    update.endpoints.retain(|it| it.task == TASKS[1].into());
+    for endpoint in &mut update.endpoints {
+        (endpoint.network, endpoint.addresses) = (INGRESS_ID.into(), vec![[10, 78, 0, 3].into()]);
+    }
+    for service in &mut update.services {
+        (service.network, service.virtual_ips) = (INGRESS_ID.into(), Vec::new());
+        service.ports.push(PublishedPort { target: 80, published: Some(8080), protocol, mode });
+    }
+    let mut view = View::default();
+    view.apply(update);
+    view
+}
+
 /// Returns whether a task gets an answer from an address.
 fn reaches(client: &Namespace, server: &Namespace, address: IpAddr) -> bool {
     let listener = server.enter(|| Ok(TcpListener::bind((address, 80)))).unwrap().unwrap();
@@ -251,4 +271,36 @@ fn questions_that_come_while_no_daemon_runs_are_answered_by_the_next() {
     pair.node(0).adopt(&view, &task(0), &attached.sockets).unwrap();
     assert_eq!(asking.join().unwrap(), [host_address(0)]);
     pair.node(0).detach(&TASKS[0].into(), Some(&task(0))).unwrap();
+}
+
+#[test]
+fn a_published_port_of_one_node_leads_to_a_task_on_another_which_sees_the_client() {
+    let mut pair = Pair::start();
+    let view = published();
+    let attachments = vec![Attachment { network: INGRESS_ID.into(), addresses: vec![[10, 78, 0, 3].into()] }];
+    let task = Assignment { attachments, ..task(1) };
+    pair.program(0, &view);
+    pair.program(1, &view);
+    pair.node(1).attach(&view, &task).unwrap();
+    let client = pair.add_host("client", 9);
+    let server = pair.namespace(1, TASKS[1]);
+    let listener = server.enter(|| Ok(TcpListener::bind("0.0.0.0:80"))).unwrap().unwrap();
+    let accepting = std::thread::spawn(move || listener.accept().unwrap().1.ip());
+    let target = (address(0), 8080).into();
+    let connected = client.enter(|| Ok(TcpStream::connect_timeout(&target, PATIENCE))).unwrap();
+    assert!(connected.is_ok(), "{connected:?}");
+    assert_eq!(accepting.join().unwrap(), IpAddr::from([198, 18, 77, 9]));
+    // Without the task there is nobody to answer.
+    let mut update = view.to_update();
+    update.endpoints.clear();
+    let mut empty = View::default();
+    empty.apply(update);
+    pair.node(0).program(&empty, &[], &mut view.all()).unwrap();
+    let refused = client.enter(|| Ok(TcpStream::connect_timeout(&target, PATIENCE))).unwrap();
+    assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    pair.node(1).detach(&TASKS[1].into(), Some(&task)).unwrap();
+    for number in 0..2 {
+        pair.node(number).remove_all().unwrap();
+        assert!(!pair.dir.path().join(number.to_string()).exists());
+    }
 }
