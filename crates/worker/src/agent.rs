@@ -14,13 +14,14 @@ use flota_api::clock::{Clock, Random};
 use flota_api::clock_offset::ClockOffset;
 use flota_api::defaults::{HEARTBEAT, NEW_EPOCH_GRACE};
 use flota_api::model::NodeDescription;
-use flota_api::version::{Timestamp, Version};
+use flota_api::version::Timestamp;
 use flota_identity::Dialer;
 
 use crate::assignments::{Newest, Parts};
 use crate::describe::registration;
 use crate::managers::{KnownManagers, Search};
 use crate::messages::{AssignmentSet, Departure, FromLeader, Part, Registered, Registration, ToLeader};
+use crate::networks::{NodeNetworks, UpdateParts};
 use crate::offers::NodeOffers;
 use crate::order::Contact;
 use crate::reporter::Reporter;
@@ -49,6 +50,7 @@ pub(crate) struct Agent {
     pub(crate) pool: TaskPool,
     pub(crate) reporter: Reporter,
     pub(crate) services: Arc<dyn NodeServices>,
+    pub(crate) networks: Arc<dyn NodeNetworks>,
     pub(crate) spawned: Spawned,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
@@ -61,6 +63,7 @@ pub(crate) struct Agent {
     pub(crate) clock_offset: ClockOffset,
     pub(crate) newest: Newest,
     pub(crate) parts: Parts,
+    pub(crate) network_parts: UpdateParts,
 }
 
 /// Why a session ended.
@@ -89,8 +92,6 @@ struct Link<'a> {
     heard: Instant,
     /// When the session was established, if it was.
     established: Option<Instant>,
-    /// The version of the last network update, until the leader knows that it is carried out.
-    programmed: Option<Version>,
 }
 
 impl Link<'_> {
@@ -146,6 +147,7 @@ impl Agent {
         };
         self.reporter.begin();
         self.parts = Parts::default();
+        self.network_parts = UpdateParts::default();
         let mut link = Link {
             address,
             channel,
@@ -153,7 +155,6 @@ impl Agent {
             beat: tokio::time::interval(HEARTBEAT),
             heard: Instant::now(),
             established: None,
-            programmed: None,
         };
         let end = self.serve(&mut session, &mut link).await;
         if link.held() {
@@ -182,10 +183,9 @@ impl Agent {
     async fn serve(&mut self, session: &mut Session, link: &mut Link<'_>) -> Result<Departure, End> {
         let reporter = self.reporter.clone();
         let mut departure = self.departure.clone();
+        let mut programmed = self.networks.programmed();
+        programmed.mark_unchanged();
         loop {
-            if let Some(version) = link.programmed.take() {
-                session.send(ToLeader::Programmed(version)).await?;
-            }
             let silent_at = link.heard + link.period.mul_f64(LATE);
             let message = tokio::select! {
                 message = session.recv() => {
@@ -196,6 +196,7 @@ impl Agent {
                 () = tokio::time::sleep_until(silent_at) => return Err(End::Broken("the manager is silent".into())),
                 _ = link.beat.tick() => ToLeader::Heartbeat(self.clock.now()),
                 batch = reporter.next() => ToLeader::Statuses(batch),
+                Ok(()) = programmed.changed() => ToLeader::Programmed(*programmed.borrow_and_update()),
                 Some(departure) = departs(&mut departure) => return Ok(departure),
             };
             session.send(message).await?;
@@ -235,8 +236,11 @@ impl Agent {
             FromLeader::Registered(registered) => self.established(registered, link),
             FromLeader::NotLeader(leader) => return Err(End::Redirect(leader)),
             FromLeader::Assignments(part) => self.assign(part)?,
-            // This node has no networks, so it has nothing to do.
-            FromLeader::Networks(update) => link.programmed = Some(update.version).filter(|_| !update.more),
+            FromLeader::Networks(part) => {
+                if let Some(update) = self.network_parts.join(part) {
+                    self.networks.update(update);
+                }
+            }
             FromLeader::StatusAck(sequence) => self.reporter.acknowledged(sequence),
             FromLeader::OpenStream(open) => {
                 self.spawned.spawn(self.services.open_stream(link.channel.clone(), open));

@@ -13,9 +13,9 @@ pub(crate) enum ToLeader {
     /// The worker's clock.
     Heartbeat(Timestamp),
     Statuses(StatusBatch),
-    Leaving(Departure),
-    /// All network updates up to this version are carried out.
+    /// The node's networks are as the leader described them up to this version.
     Programmed(Version),
+    Leaving(Departure),
 }
 
 /// A message from the leader, or from a manager that does not lead.
@@ -26,6 +26,7 @@ pub(crate) enum FromLeader {
     /// This manager does not lead; the address of the leader, if the manager knows it.
     NotLeader(Option<String>),
     Assignments(Part),
+    /// A part of a description of this node's networks.
     Networks(NetworkUpdate),
     /// The leader has stored the batch with this number.
     StatusAck(u64),

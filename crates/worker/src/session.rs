@@ -86,10 +86,10 @@ impl Session {
         let message = match message {
             ToLeader::Heartbeat(now) => ToManager::Heartbeat(pd::Heartbeat { now: Some(now.0) }),
             ToLeader::Statuses(batch) => ToManager::Statuses(status_batch(batch)),
+            ToLeader::Programmed(version) => ToManager::Programmed(pd::Programmed { version }),
             ToLeader::Leaving(departure) => {
                 ToManager::Leaving(pd::Leaving { machine: departure == Departure::Machine })
             }
-            ToLeader::Programmed(version) => ToManager::Programmed(pd::Programmed { version }),
         };
         self.outbox.send(pd::WorkerMessage { message: Some(message) }).await.map_err(|_| SessionError::Closed)
     }
