@@ -207,9 +207,7 @@ fn element(key: &[u8], data: &Data) -> Attributes {
 /// kernel returns expressions in another form than it takes them.
 pub(crate) fn comment(rule: &Rule) -> Vec<u8> {
     let mut bytes = rule.encode(ListReference { name: LIST_NAME, number: 0 }).as_bytes().to_vec();
-    for (_, entries) in &rule.list {
-        bytes.extend(entries.iter().flatten());
-    }
+    bytes.extend(rule.list.iter().flat_map(|(_, entries)| entries).flatten());
     let text = format!("flota {:016x}\0", fnv_1a(&bytes));
     // A record of the kind "comment" (0), with its length (libnftnl, udata.h).
     [&[0, u8::try_from(text.len()).unwrap_or(u8::MAX)], text.as_bytes()].concat()

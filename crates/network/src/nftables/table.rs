@@ -50,11 +50,6 @@ impl Tables {
         Socket::open(namespace)?.transact("remove the packet filter's tables", Transaction::removal().messages())
     }
 
-    /// What the tables should contain.
-    pub(crate) fn ruleset(&self) -> &Ruleset {
-        &self.ruleset
-    }
-
     /// Makes changes, as one transaction.
     ///
     /// # Errors
