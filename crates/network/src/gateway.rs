@@ -20,8 +20,8 @@ use std::path::Path;
 
 pub use listeners::taken_ports;
 pub use ports::{HostPort, Protocol, PublishedPort, Target};
-pub use uplink::Uplink;
 pub(crate) use uplink::host_address;
+pub use uplink::{INTERFACE_PREFIX, Uplink};
 
 use crate::error::NetworkError;
 use crate::local_network::Audit;

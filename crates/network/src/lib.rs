@@ -7,7 +7,9 @@
 
 mod addresses;
 mod attachment;
+mod balancer;
 mod bridge;
+pub mod dns;
 mod error;
 mod gateway;
 mod links;
@@ -24,10 +26,13 @@ mod spec;
 mod stations;
 mod vxlan;
 
+pub use balancer::{
+    Balancer, BalancerError, MOST_NETWORKS, NamespaceCookie, NetworkKey, Pool, Sockets, VirtualAddress, Wanted,
+};
 pub use error::{NetworkError, Refusal};
 pub use gateway::{
-    Gateway, GatewayChange, GatewaySettings, HostPort, Protocol, PublishedPort, Target, Uplink, remove_gateway,
-    taken_ports,
+    Gateway, GatewayChange, GatewaySettings, HostPort, INTERFACE_PREFIX, Protocol, PublishedPort, Target, Uplink,
+    remove_gateway, taken_ports,
 };
 pub use links::Veth;
 pub use local_network::{Audit, LocalNetwork, remove_network, remove_other_networks};

@@ -21,7 +21,7 @@ use crate::nftables::expression::IpVersion;
 use crate::routes::{Route, Way};
 
 /// The beginning of the names of the host's ends.
-pub(crate) const INTERFACE_PREFIX: &str = "flota-";
+pub const INTERFACE_PREFIX: &str = "flota-";
 /// The name of the network's end.
 const INSIDE: &str = "up0";
 
@@ -73,7 +73,10 @@ impl Uplink {
         let inner = network.existing(INSIDE)?;
         for (connection, link) in [(&mut *host, &outer), (&mut network, &inner)] {
             if link.mtu != mtu || !link.up {
-                let change = describe(link.index, true, vec![LinkAttribute::Mtu(mtu)]);
+                // Without a link-local IPv6 address: the pair has addresses of its own. A new link takes no such setting.
+                let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+                let mode = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]);
+                let change = describe(link.index, true, vec![LinkAttribute::Mtu(mtu), mode]);
                 connection.set_link(format_args!("set up {}", link.name), change)?;
             }
         }
@@ -116,16 +119,14 @@ impl Uplink {
         let target = self.network.open()?;
         let end = |name: &str, mac: Mac| {
             let (name, mac) = (LinkAttribute::IfName(name.to_owned()), LinkAttribute::Address(mac.0.to_vec()));
-            // Without a link-local IPv6 address: the pair has addresses of its own.
-            let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-            let mode = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]);
-            vec![name, mac, LinkAttribute::Mtu(mtu), mode]
+            vec![name, mac, LinkAttribute::Mtu(mtu)]
         };
         let mut inner = end(INSIDE, NETWORK_MAC);
         inner.push(LinkAttribute::NetNsFd(target.as_raw_fd()));
         let mut outer = end(interface, HOST_MAC);
-        outer.push(veth(describe(0, true, inner)));
-        host.add_link(format_args!("add the uplink {interface}"), describe(0, true, outer))
+        // The kernel brings neither end up before both are there (ENOTCONN); the inner one comes up afterwards.
+        outer.push(veth(describe(0, false, inner)));
+        host.add_link(format_args!("add the uplink {interface}"), describe(0, false, outer))
     }
 
     fn has(&self, ip: IpVersion) -> bool {
