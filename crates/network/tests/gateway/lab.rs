@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use flota_network::{
     Attachment, Connection, Driver, Gateway, GatewayChange, GatewaySettings, HostPort, LocalNetwork, LocalNetworkSpec,
-    Mac, Mesh, MeshChange, MeshSpec, Namespace, NetworkError, Protocol, PublishedPort, Remote, Subnet, Target, Underlay,
-    Uplink, Veth, remove_network,
+    Mac, Mesh, MeshChange, MeshSpec, Namespace, NetworkError, Protocol, PublishedPort, Remote, Subnet, Target,
+    Underlay, Uplink, Veth, remove_network,
 };
 
 pub(crate) const A: usize = 0;
@@ -326,6 +326,15 @@ fn published_change(machine: usize, protocol: Protocol, targets: &[(usize, bool)
     });
     let port = PublishedPort { targets: targets.collect(), masquerade };
     GatewayChange { ports: [(published(protocol), Some(port))].into(), ..GatewayChange::default() }
+}
+
+/// Publishes ports, each with that many targets, which nobody asks.
+pub(crate) fn many_ports(ports: std::ops::Range<u16>, targets: u8) -> GatewayChange {
+    let target = |number: u8| SocketAddr::from(([10, 9, 0, number], TASK_PORT));
+    let targets = (100..100 + targets).map(|number| Target { address: target(number), local: false, accepts: true });
+    let port = PublishedPort { targets: targets.collect(), masquerade: false };
+    let ports = ports.map(|number| (HostPort { protocol: Protocol::Tcp, number }, Some(port.clone())));
+    GatewayChange { ports: ports.collect(), ..GatewayChange::default() }
 }
 
 fn ask(from: &Namespace, address: &str, port: u16) -> Result<(String, IpAddr), String> {

@@ -25,7 +25,11 @@ fn every_machine_leads_to_the_target_which_sees_the_client() {
     lab.publish(Protocol::Tcp, &[(B, true)], false);
     for [a, b, client] in [V4, V6] {
         for machine in [a, b] {
-            assert_eq!(lab.ask(CLIENT, machine, PORT), Ok(("b".into(), client.parse().expect("an address"))), "{machine}");
+            assert_eq!(
+                lab.ask(CLIENT, machine, PORT),
+                Ok(("b".into(), client.parse().expect("an address"))),
+                "{machine}"
+            );
         }
     }
 }
@@ -62,7 +66,11 @@ fn a_masqueraded_port_hides_the_client() {
     for target in [A, B] {
         lab.publish(Protocol::Tcp, &[(target, true)], true);
         let (_, peer) = lab.ask(CLIENT, V4[0], PORT).expect("an answer");
-        assert_eq!(peer, "10.9.0.1".parse::<IpAddr>().expect("an address"), "the first machine's address in the overlay");
+        assert_eq!(
+            peer,
+            "10.9.0.1".parse::<IpAddr>().expect("an address"),
+            "the first machine's address in the overlay"
+        );
     }
 }
 
@@ -172,12 +180,25 @@ fn a_restarted_gateway_adopts_what_it_finds_and_a_removed_one_leaves_nothing() {
 }
 
 #[test]
+fn ten_thousand_targets_are_written_at_once_and_adopted() {
+    let mut lab = Lab::new();
+    lab.change(lab::many_ports(30_000..31_000, 10));
+    assert_eq!(lab.audit(), Vec::<String>::new(), "the kernel has them as they should be");
+    lab.publish(Protocol::Tcp, &[(B, true)], false);
+    assert!(lab.ask(CLIENT, V4[0], PORT).is_ok());
+    nft(&lab.machine(A), &["delete", "chain", "inet", "flota", "raw"]);
+    assert_eq!(lab.audit(), ["write the packet filter's tables"]);
+}
+
+#[test]
 fn a_program_of_the_machine_takes_its_port() {
     let mut lab = Lab::new();
     lab.publish(Protocol::Tcp, &[(A, true)], false);
     lab.serve_machine(A, 22);
     let taken = taken_ports(&lab.machine(A)).expect("readable");
-    assert_eq!(taken, [HostPort { protocol: Protocol::Tcp, number: 22 }].into(), "a published port has no program");
+    let expected = [(Protocol::Tcp, 22), (Protocol::Udp, 4789)];
+    let expected = expected.map(|(protocol, number)| HostPort { protocol, number });
+    assert_eq!(taken, expected.into(), "that of a program and that of the overlay; a published port has no program");
     lab.change(GatewayChange { ports: [(lab::published(Protocol::Tcp), None)].into(), ..GatewayChange::default() });
     assert!(lab.ask(CLIENT, V4[0], PORT).is_err(), "the port is not published any more");
 }
