@@ -22,7 +22,7 @@ pub(crate) const B: usize = 1;
 pub(crate) const CLIENT: usize = 2;
 /// The published port.
 pub(crate) const PORT: u16 = 8080;
-const TASK_PORT: u16 = 80;
+pub(crate) const TASK_PORT: u16 = 80;
 const NAMES: [&str; 3] = ["a", "b", "client"];
 const UNDERLAY: [[&str; 2]; 3] =
     [["198.18.0.1/24", "fd99::1/64"], ["198.18.0.2/24", "fd99::2/64"], ["198.18.0.9/24", "fd99::9/64"]];

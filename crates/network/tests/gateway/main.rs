@@ -108,6 +108,10 @@ fn no_new_connection_fails_while_targets_come_and_go() {
     }
     let (answered, failed) = asking.finish();
     assert!(answered > 20 && failed.is_empty(), "{answered} answers, {failed:?}");
+    let chains = |lab: &Lab| nft(&lab.machine(A), &["list", "chains"]).matches("chain tcp-8080-").count();
+    assert_eq!(chains(&lab), 2, "packets may be on their way through the last chain");
+    assert_eq!([lab.audit(), lab.audit()], [Vec::<String>::new(), Vec::new()], "nothing is wrong");
+    assert_eq!(chains(&lab), 1, "two audits later none is");
 }
 
 #[test]
@@ -129,7 +133,7 @@ fn a_task_reaches_the_world_as_its_machine_but_no_guarded_port() {
 fn a_stranger_routes_nothing_into_a_network_and_sends_no_frames() {
     let lab = Lab::new();
     lab.route(CLIENT, "10.9.0.0/24", V4[0]);
-    assert!(lab.ask(CLIENT, "10.9.0.2", PORT).is_err(), "the port of the task is not published at this address");
+    assert!(lab.ask(CLIENT, "10.9.0.2", lab::TASK_PORT).is_err(), "nothing is published at the address of the task");
     let vxlan = lab.listen_udp(A, 4790);
     assert!(lab.reaches(B, &vxlan, V4[0], 4790), "a machine sends frames");
     assert!(!lab.reaches(CLIENT, &vxlan, V4[0], 4790), "a stranger does not");
@@ -172,6 +176,9 @@ fn a_restarted_gateway_adopts_what_it_finds_and_a_removed_one_leaves_nothing() {
     let before = nft(&machine, &["--handle", "list", "ruleset"]);
     lab.restart(A);
     assert_eq!(nft(&machine, &["--handle", "list", "ruleset"]), before, "nothing was written anew");
+    nft(&machine, &["add", "chain", "inet", "flota", "tcp-8080-left"]);
+    lab.restart(A);
+    assert_eq!(nft(&machine, &["--handle", "list", "ruleset"]), before, "only what was left is removed");
     nft(&machine, &["add", "table", "ip", "foreign"]);
     remove_gateway(&machine).expect("it is removed");
     assert_eq!(nft(&machine, &["list", "ruleset"]).trim(), "table ip foreign {\n}");
