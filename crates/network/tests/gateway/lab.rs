@@ -269,9 +269,16 @@ impl Lab {
 
     /// Whether a datagram from a machine arrives at a socket.
     pub(crate) fn reaches(&self, from: usize, to: &UdpSocket, address: &str, port: u16) -> bool {
-        self.udp(from).send_to(b"frame", (address, port)).expect("sent");
-        to.set_read_timeout(Some(NEVER)).expect("a deadline");
-        to.recv(&mut [0; 16]).is_ok()
+        arrives(&self.udp(from), to, address, port)
+    }
+
+    /// Whether a datagram that a task sends from an address, which it gives itself, arrives at a socket.
+    pub(crate) fn reaches_as(&self, task: usize, source: &str, to: &UdpSocket, address: &str, port: u16) -> bool {
+        let socket = inside(&self.task(task), || {
+            Command::new("ip").args(["address", "add", source, "dev", "lo"]).status()?;
+            UdpSocket::bind((source, 0))
+        });
+        arrives(&socket.expect("the address is usable at once"), to, address, port)
     }
 
     pub(crate) fn route(&self, machine: usize, prefix: &str, gateway: &str) {
@@ -301,6 +308,12 @@ impl Drop for Lab {
             let _ = remove_network(&file.path());
         }
     }
+}
+
+fn arrives(from: &UdpSocket, to: &UdpSocket, address: &str, port: u16) -> bool {
+    from.send_to(b"frame", (address, port)).expect("sent");
+    to.set_read_timeout(Some(NEVER)).expect("a deadline");
+    to.recv(&mut [0; 16]).is_ok()
 }
 
 pub(crate) struct Asking {

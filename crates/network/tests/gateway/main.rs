@@ -140,6 +140,14 @@ fn a_stranger_routes_nothing_into_a_network_and_sends_no_frames() {
 }
 
 #[test]
+fn a_task_reaches_nobody_under_the_address_of_someone_else() {
+    let lab = Lab::new();
+    let receiver = lab.listen_udp(CLIENT, 7002);
+    assert!(lab.reaches_as(A, "10.9.0.2", &receiver, V4[2], 7002), "its own address");
+    assert!(!lab.reaches_as(A, "10.8.0.5", &receiver, V4[2], 7002), "an address of no network");
+}
+
+#[test]
 fn a_foreign_flush_a_deleted_rule_and_a_deleted_link_are_mended() {
     let mut lab = Lab::new();
     lab.publish(Protocol::Tcp, &[(B, true)], false);
