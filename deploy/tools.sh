@@ -14,6 +14,7 @@ case "${1:-build}" in
   test)
     for program in python3 strace curl docker-registry podman conmon crun runc dbus-daemon; do need "$program" "$program"; done
     need busybox busybox-static
+    need nft nftables
     need_seccomp
     ;;
   guest)

@@ -1,7 +1,7 @@
 //! The host's namespace as the gateway between its networks and the world: ways out, published ports, and what may pass.
 //!
 //! All rules are in one table. Networks are told by the names of their interfaces, so that a network that comes or goes
-//! changes no rule; ports and machines are elements of maps and sets. Every change is one transaction.
+//! changes no rule; ports and machines are elements of maps and sets. A change takes effect as one transaction.
 //!
 //! A packet from outside to a published port: `publish` (prerouting) replaces its destination by a target's address;
 //! `forward` lets it pass because of that; the route of the target's subnet leads to the network's uplink. What a network
@@ -28,7 +28,7 @@ use crate::local_network::Audit;
 use crate::namespace::{Namespace, set_here};
 use crate::netlink::Connection;
 use crate::nftables::connections::Connections;
-use crate::nftables::ruleset::Change;
+use crate::nftables::ruleset::{Change, Family};
 use crate::nftables::table::Tables;
 
 /// What stays the same for as long as a gateway exists.
@@ -64,6 +64,8 @@ pub struct Gateway {
     uplinks: BTreeMap<String, Uplink>,
     ports: BTreeMap<HostPort, PublishedPort>,
     machines: BTreeSet<IpAddr>,
+    /// Chains to which no port leads any more: those that the next audit removes, and those that the one after it does.
+    retired: [BTreeSet<String>; 2],
 }
 
 impl Gateway {
@@ -84,14 +86,25 @@ impl Gateway {
             uplink.ensure(name, &mut links, host)?;
         }
         let mut ruleset = firewall::tables(settings);
-        let port_changes = ports.iter().flat_map(|(port, published)| ports::changes(*port, Some(published)));
+        let port_changes = ports.iter().flat_map(|(port, published)| {
+            [ports::chain_change(*port, published), ports::element_change(*port, Some(published))]
+        });
         let nobody = BTreeSet::new();
         let changes: Vec<Change> = port_changes.chain(firewall::machine_changes(&nobody, &machines)).collect();
         changes.into_iter().for_each(|change| change.apply(&mut ruleset));
         let tables = Tables::open(host, ruleset)?;
         uplink::remove_others(&mut links, uplinks.keys())?;
         let connections = Connections::open(host)?;
-        Ok(Self { host: host.clone(), links, tables, connections, uplinks, ports, machines })
+        Ok(Self {
+            host: host.clone(),
+            links,
+            tables,
+            connections,
+            uplinks,
+            ports,
+            machines,
+            retired: Default::default(),
+        })
     }
 
     /// Makes a change. What it does not name stays as it is. All changes of ports and machines take effect at once.
@@ -120,8 +133,10 @@ impl Gateway {
         ports: BTreeMap<HostPort, Option<PublishedPort>>,
         machines: Option<BTreeSet<IpAddr>>,
     ) -> Result<(), NetworkError> {
-        let mut changes: Vec<Change> =
-            ports.iter().flat_map(|(port, published)| ports::changes(*port, published.as_ref())).collect();
+        let served = ports.iter().filter_map(|(port, published)| Some((*port, published.as_ref()?)));
+        self.tables.apply(served.map(|(port, published)| ports::chain_change(port, published)).collect())?;
+        let elements = ports.iter().map(|(port, published)| ports::element_change(*port, published.as_ref()));
+        let mut changes: Vec<Change> = elements.collect();
         if let Some(machines) = &machines {
             changes.extend(firewall::machine_changes(&self.machines, machines));
         }
@@ -129,7 +144,13 @@ impl Gateway {
         self.machines = machines.unwrap_or_else(|| std::mem::take(&mut self.machines));
         let mut outdated = BTreeSet::new();
         for (port, published) in ports {
-            outdated.extend(ports::outdated(port, self.ports.get(&port), published.as_ref()));
+            let old = self.ports.get(&port);
+            outdated.extend(ports::outdated(port, old, published.as_ref()));
+            self.retired[1].extend(old.map(|old| ports::chain_name(port, old)));
+            if let Some(published) = &published {
+                let name = ports::chain_name(port, published);
+                self.retired.iter_mut().for_each(|retired| _ = retired.remove(&name));
+            }
             match published {
                 Some(published) => self.ports.insert(port, published),
                 None => self.ports.remove(&port),
@@ -139,6 +160,7 @@ impl Gateway {
     }
 
     /// Compares the kernel with what is wanted and mends what differs. Costs a few system calls as long as nothing does.
+    /// Also removes what changes before the last audit have left, so it has to be called about once a second.
     pub fn audit(&mut self) -> Audit {
         let mut audit = Audit::default();
         self.links.take_changes();
@@ -151,12 +173,22 @@ impl Gateway {
         }
         audit.failed.extend(uplink::remove_others(&mut self.links, self.uplinks.keys()).err());
         audit.mended.extend(self.links.take_changes());
+        audit.failed.extend(self.remove_retired().err());
         match self.tables.mend() {
             Ok(true) => audit.mended.push("write the packet filter's tables".into()),
             Ok(false) => {}
             Err(error) => audit.failed.push(error),
         }
         audit
+    }
+
+    /// Removes the chains that were retired before the last audit, so that no packet is still on its way through them.
+    fn remove_retired(&mut self) -> Result<(), NetworkError> {
+        let remove = |name: &String| Change::Chain { family: Family::Inet, name: name.clone(), chain: None };
+        self.tables.apply(self.retired[0].iter().map(remove).collect())?;
+        let [_, latest] = std::mem::take(&mut self.retired);
+        self.retired[0] = latest;
+        Ok(())
     }
 }
 

@@ -70,9 +70,9 @@ mod tests {
             Ok((listener, client, server, asking))
         });
         let taken = taken_ports(&host).expect("the tables are readable");
-        let expected = [(Protocol::Tcp, 8022), (Protocol::Udp, 53)];
-        assert_eq!(taken, expected.map(|(protocol, number)| HostPort { protocol, number }).into());
         drop(sockets);
         Namespace::remove(&folder.path().join("host")).expect("it is removed");
+        let expected = [(Protocol::Tcp, 8022), (Protocol::Udp, 53)];
+        assert_eq!(taken, expected.map(|(protocol, number)| HostPort { protocol, number }).into());
     }
 }

@@ -1,8 +1,11 @@
 //! Published ports: connections to a port of the host are sent to one of the port's targets.
 //!
 //! Each port has a chain. Its rule draws a random number and looks up a target in a list that belongs to the rule, so
-//! that all targets get the same share. A change of the targets writes the chain anew in one transaction: the old list is
-//! in force until the new one is. Connections that exist already don't pass the chain again.
+//! that all targets get the same share. Connections that exist already don't pass the chain again.
+//!
+//! A chain never changes: other targets are another chain, whose name tells its content, and the map of ports then leads
+//! there. A packet that is on its way while a transaction takes effect could meet a new rule without its list, or an old
+//! rule whose list is gone. So the new chain comes one transaction before the map leads to it, and the old one goes later.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -65,11 +68,13 @@ impl Protocol {
 }
 
 impl HostPort {
-    fn chain(self) -> String {
-        match self.protocol {
-            Protocol::Tcp => format!("tcp-{}", self.number),
-            Protocol::Udp => format!("udp-{}", self.number),
-        }
+    /// The name of a chain of this port.
+    fn chain_name(self, chain: &Chain) -> String {
+        let protocol = match self.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        format!("{protocol}-{}-{:016x}", self.number, chain.hash())
     }
 
     /// The key in the map of ports: protocol and port in a word each.
@@ -112,14 +117,21 @@ fn list_entry(address: &SocketAddr) -> Vec<u8> {
     entry
 }
 
-/// Returns the changes that publish a port, or with `None` end that.
-pub(crate) fn changes(port: HostPort, published: Option<&PublishedPort>) -> [Change; 2] {
-    let chain = published.map(PublishedPort::chain);
-    let element = chain.as_ref().map(|_| Data::Verdict(Verdict::Goto(port.chain())));
-    [
-        Change::Chain { family: Family::Inet, name: port.chain(), chain },
-        Change::Element { family: Family::Inet, set: PORTS.into(), key: port.key(), data: element },
-    ]
+/// Returns the change that makes the chain of a published port.
+pub(crate) fn chain_change(port: HostPort, published: &PublishedPort) -> Change {
+    let chain = published.chain();
+    Change::Chain { family: Family::Inet, name: port.chain_name(&chain), chain: Some(chain) }
+}
+
+/// Returns the change that leads a port to its chain, or with `None` nowhere.
+pub(crate) fn element_change(port: HostPort, published: Option<&PublishedPort>) -> Change {
+    let data = published.map(|published| Data::Verdict(Verdict::Goto(port.chain_name(&published.chain()))));
+    Change::Element { family: Family::Inet, set: PORTS.into(), key: port.key(), data }
+}
+
+/// Returns the name of the chain of a published port.
+pub(crate) fn chain_name(port: HostPort, published: &PublishedPort) -> String {
+    port.chain_name(&published.chain())
 }
 
 /// Returns the tracked connections that must end when a port changes: those to targets that are gone, and those that were

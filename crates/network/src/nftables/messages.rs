@@ -68,6 +68,15 @@ impl Transaction {
         transaction
     }
 
+    /// Removes chains that nothing leads to.
+    pub(crate) fn chain_removal(chains: &[(Family, String)]) -> Self {
+        let mut transaction = Self::default();
+        for (family, name) in chains {
+            transaction.push(DELETE_CHAIN, 0, *family, Attributes::new().text(1, TABLE).text(3, name));
+        }
+        transaction
+    }
+
     /// Makes those changes of `changes` that change something in `ruleset`.
     pub(crate) fn difference(ruleset: &Ruleset, changes: &[Change]) -> Self {
         let mut transaction = Self::default();
@@ -206,13 +215,23 @@ fn element(key: &[u8], data: &Data) -> Attributes {
 /// Returns what identifies a rule when it is read back: a comment that `nft list` shows, with a hash of the rule. The
 /// kernel returns expressions in another form than it takes them.
 pub(crate) fn comment(rule: &Rule) -> Vec<u8> {
-    let mut bytes = rule.encode(ListReference { name: LIST_NAME, number: 0 }).as_bytes().to_vec();
-    for (_, entries) in &rule.list {
-        bytes.extend(entries.iter().flatten());
-    }
-    let text = format!("flota {:016x}\0", fnv_1a(&bytes));
+    let text = format!("flota {:016x}\0", fnv_1a(&bytes_of(rule)));
     // A record of the kind "comment" (0), with its length (libnftnl, udata.h).
     [&[0, u8::try_from(text.len()).unwrap_or(u8::MAX)], text.as_bytes()].concat()
+}
+
+/// A rule as it is sent, apart from the number of its list in the transaction.
+fn bytes_of(rule: &Rule) -> Vec<u8> {
+    let mut bytes = rule.encode(ListReference { name: LIST_NAME, number: 0 }).as_bytes().to_vec();
+    bytes.extend(rule.list.iter().flat_map(|(_, entries)| entries).flatten());
+    bytes
+}
+
+impl Chain {
+    /// Returns a hash of the rules, the same on every machine.
+    pub(crate) fn hash(&self) -> u64 {
+        fnv_1a(&self.rules.iter().flat_map(bytes_of).collect::<Vec<_>>())
+    }
 }
 
 impl Hook {

@@ -50,11 +50,6 @@ impl Tables {
         Socket::open(namespace)?.transact("remove the packet filter's tables", Transaction::removal().messages())
     }
 
-    /// What the tables should contain.
-    pub(crate) fn ruleset(&self) -> &Ruleset {
-        &self.ruleset
-    }
-
     /// Makes changes, as one transaction.
     ///
     /// # Errors
@@ -101,14 +96,22 @@ impl Tables {
         if self.generation == Some(generation) {
             return Ok(false);
         }
-        let mut differs = false;
+        let (mut differs, mut left) = (false, Vec::new());
         for family in [Family::Inet, Family::Netdev] {
-            differs |= self.read(family)? != self.ruleset.get(&family).map(Contents::of).unwrap_or_default();
+            let wanted = self.ruleset.get(&family).map(Contents::of).unwrap_or_default();
+            let mut found = self.read(family)?;
+            // An earlier process may have left chains that nothing leads to. They are removed without writing anything anew.
+            let unknown = |name: &String, (hook, _): &mut (bool, _)| !*hook && !wanted.chains.contains_key(name);
+            left.extend(found.chains.extract_if(.., unknown).map(|(name, _)| (family, name)));
+            differs |= found != wanted;
         }
         if differs {
             self.replace(self.ruleset.clone())?;
-        } else {
+        } else if left.is_empty() {
             self.generation = Some(generation);
+        } else {
+            let removal = Transaction::chain_removal(&left);
+            self.socket.transact("remove chains that nothing leads to", removal.messages())?;
         }
         Ok(differs)
     }

@@ -1,0 +1,219 @@
+//! Published ports, ways out and the firewall, with real packets: a client, two machines with an overlay between them, and
+//! a task on each.
+
+mod lab;
+
+use std::net::IpAddr;
+use std::process::Command;
+
+use flota_network::{GatewayChange, HostPort, Namespace, Protocol, remove_gateway, taken_ports};
+use lab::{A, B, CLIENT, Lab, PORT};
+
+const V4: [&str; 3] = ["198.18.0.1", "198.18.0.2", "198.18.0.9"];
+const V6: [&str; 3] = ["fd99::1", "fd99::2", "fd99::9"];
+
+fn nft(namespace: &Namespace, arguments: &[&str]) -> String {
+    let output = namespace.enter(|| Ok(Command::new("nft").args(arguments).output().expect("nft is installed")));
+    let output = output.expect("the namespace exists");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("a text")
+}
+
+#[test]
+fn every_machine_leads_to_the_target_which_sees_the_client() {
+    let mut lab = Lab::new();
+    lab.publish(Protocol::Tcp, &[(B, true)], false);
+    for [a, b, client] in [V4, V6] {
+        for machine in [a, b] {
+            assert_eq!(
+                lab.ask(CLIENT, machine, PORT),
+                Ok(("b".into(), client.parse().expect("an address"))),
+                "{machine}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_local_target_comes_first_and_others_follow_when_it_drains() {
+    let mut lab = Lab::new();
+    lab.publish(Protocol::Tcp, &[(A, true), (B, true)], false);
+    for (machine, name) in [(V4[0], "a"), (V4[1], "b")] {
+        for _ in 0..8 {
+            assert_eq!(lab.ask(CLIENT, machine, PORT).expect("an answer").0, name);
+        }
+    }
+    lab.publish(Protocol::Tcp, &[(A, false), (B, true)], false);
+    for _ in 0..8 {
+        assert_eq!(lab.ask(CLIENT, V4[0], PORT).expect("an answer").0, "b");
+    }
+}
+
+#[test]
+fn the_machine_itself_reaches_its_published_port_also_by_127_0_0_1() {
+    let mut lab = Lab::new();
+    for target in [A, B] {
+        lab.publish(Protocol::Tcp, &[(target, true)], false);
+        for address in ["127.0.0.1", V4[0], V6[0], V4[1]] {
+            assert!(lab.ask(A, address, PORT).is_ok(), "{address} leads to target {target}");
+        }
+    }
+}
+
+#[test]
+fn a_masqueraded_port_hides_the_client() {
+    let mut lab = Lab::new();
+    for target in [A, B] {
+        lab.publish(Protocol::Tcp, &[(target, true)], true);
+        let (_, peer) = lab.ask(CLIENT, V4[0], PORT).expect("an answer");
+        assert_eq!(
+            peer,
+            "10.9.0.1".parse::<IpAddr>().expect("an address"),
+            "the first machine's address in the overlay"
+        );
+    }
+}
+
+#[test]
+fn datagrams_of_one_socket_leave_a_target_that_is_gone() {
+    let mut lab = Lab::new();
+    lab.publish(Protocol::Udp, &[(A, true), (B, true)], false);
+    let socket = lab.udp(CLIENT);
+    assert_eq!(lab.exchange(&socket, V4[0]).as_deref(), Some("a"));
+    lab.publish(Protocol::Udp, &[(A, false), (B, true)], false);
+    assert_eq!(lab.exchange(&socket, V4[0]).as_deref(), Some("a"), "a draining target keeps what it has");
+    lab.publish(Protocol::Udp, &[(B, true)], false);
+    assert_eq!(lab.exchange(&socket, V4[0]).as_deref(), Some("b"));
+}
+
+#[test]
+fn datagrams_that_came_before_the_port_was_published_reach_the_target_afterwards() {
+    let mut lab = Lab::new();
+    let socket = lab.udp(CLIENT);
+    let early = lab.listen_udp_on_machine(A);
+    lab.send(&socket, V4[0]);
+    drop(early);
+    lab.publish(Protocol::Udp, &[(A, true)], false);
+    assert_eq!(lab.exchange(&socket, V4[0]).as_deref(), Some("a"));
+}
+
+#[test]
+fn no_new_connection_fails_while_targets_come_and_go() {
+    let mut lab = Lab::new();
+    lab.publish(Protocol::Tcp, &[(A, true), (B, true)], false);
+    let asking = lab.keep_asking(V4[0]);
+    for _ in 0..100 {
+        lab.publish(Protocol::Tcp, &[(A, false), (B, true)], false);
+        lab.publish(Protocol::Tcp, &[(A, true), (B, false)], false);
+    }
+    let (answered, failed) = asking.finish();
+    assert!(answered > 20 && failed.is_empty(), "{answered} answers, {failed:?}");
+    let chains = |lab: &Lab| nft(&lab.machine(A), &["list", "chains"]).matches("chain tcp-8080-").count();
+    assert_eq!(chains(&lab), 2, "packets may be on their way through the last chain");
+    assert_eq!([lab.audit(), lab.audit()], [Vec::<String>::new(), Vec::new()], "nothing is wrong");
+    assert_eq!(chains(&lab), 1, "two audits later none is");
+}
+
+#[test]
+fn a_task_reaches_the_world_as_its_machine_but_no_guarded_port() {
+    let lab = Lab::new();
+    lab.serve_machine(CLIENT, 7000);
+    assert_eq!(lab.ask_as_task(A, V4[2], 7000).expect("an answer").1, V4[0].parse::<IpAddr>().expect("an address"));
+    assert_eq!(lab.ask_as_task(A, V6[2], 7000).expect("an answer").1, V6[0].parse::<IpAddr>().expect("an address"));
+    for machine in [A, B] {
+        lab.serve_machine(machine, 7001);
+        lab.serve_machine(machine, 2377);
+        assert!(lab.ask_as_task(A, V4[machine], 7001).is_ok(), "an open port of machine {machine}");
+        assert!(lab.ask_as_task(A, V4[machine], 2377).is_err(), "a guarded port of machine {machine}");
+        assert!(lab.ask(CLIENT, V4[machine], 2377).is_ok(), "only networks are kept away");
+    }
+}
+
+#[test]
+fn a_stranger_routes_nothing_into_a_network_and_sends_no_frames() {
+    let lab = Lab::new();
+    lab.route(CLIENT, "10.9.0.0/24", V4[0]);
+    assert!(lab.ask(CLIENT, "10.9.0.2", lab::TASK_PORT).is_err(), "nothing is published at the address of the task");
+    let vxlan = lab.listen_udp(A, 4790);
+    assert!(lab.reaches(B, &vxlan, V4[0], 4790), "a machine sends frames");
+    assert!(!lab.reaches(CLIENT, &vxlan, V4[0], 4790), "a stranger does not");
+}
+
+#[test]
+fn a_task_reaches_nobody_under_the_address_of_someone_else() {
+    let lab = Lab::new();
+    let receiver = lab.listen_udp(CLIENT, 7002);
+    assert!(lab.reaches_as(A, "10.9.0.2", &receiver, V4[2], 7002), "its own address");
+    assert!(!lab.reaches_as(A, "10.8.0.5", &receiver, V4[2], 7002), "an address of no network");
+}
+
+#[test]
+fn a_foreign_flush_a_deleted_rule_and_a_deleted_link_are_mended() {
+    let mut lab = Lab::new();
+    lab.publish(Protocol::Tcp, &[(B, true)], false);
+    assert_eq!(lab.audit(), Vec::<String>::new(), "nothing differs");
+    let machine = lab.machine(A);
+    nft(&machine, &["add", "table", "ip", "foreign"]);
+    assert_eq!(lab.audit(), Vec::<String>::new(), "the tables of others are their own");
+    let damage: [&[&str]; 4] = [
+        &["flush", "ruleset"],
+        &["flush", "chain", "inet", "flota", "forward"],
+        &["delete", "element", "inet", "flota", "ports", "{ tcp . 8080 }"],
+        &["add", "element", "inet", "flota", "guarded", "{ 99 }"],
+    ];
+    for damage in damage {
+        nft(&machine, damage);
+        assert_eq!(lab.audit(), ["write the packet filter's tables"], "{damage:?}");
+        assert!(lab.ask(CLIENT, V4[0], PORT).is_ok(), "{damage:?}");
+    }
+    nft(&machine, &["flush", "ruleset"]);
+    lab.publish(Protocol::Tcp, &[(A, true)], false);
+    assert_eq!(lab.ask(CLIENT, V4[0], PORT).expect("a change mends, too").0, "a");
+    nft(&lab.mesh_namespace(A), &["flush", "ruleset"]);
+    lab.remove_link(A, "flota-ingress");
+    assert!(!lab.audit().is_empty());
+    lab.publish(Protocol::Tcp, &[(B, true)], false);
+    assert_eq!(lab.ask(CLIENT, V4[0], PORT).expect("an answer").0, "b");
+}
+
+#[test]
+fn a_restarted_gateway_adopts_what_it_finds_and_a_removed_one_leaves_nothing() {
+    let mut lab = Lab::new();
+    lab.publish(Protocol::Tcp, &[(B, true)], false);
+    let machine = lab.machine(A);
+    let before = nft(&machine, &["--handle", "list", "ruleset"]);
+    lab.restart(A);
+    assert_eq!(nft(&machine, &["--handle", "list", "ruleset"]), before, "nothing was written anew");
+    nft(&machine, &["add", "chain", "inet", "flota", "tcp-8080-left"]);
+    lab.restart(A);
+    assert_eq!(nft(&machine, &["--handle", "list", "ruleset"]), before, "only what was left is removed");
+    nft(&machine, &["add", "table", "ip", "foreign"]);
+    remove_gateway(&machine).expect("it is removed");
+    assert_eq!(nft(&machine, &["list", "ruleset"]).trim(), "table ip foreign {\n}");
+    assert_eq!(lab.links(A), ["eth0", "eth1", "lo"]);
+    remove_gateway(&machine).expect("there is nothing to remove");
+}
+
+#[test]
+fn ten_thousand_targets_are_written_at_once_and_adopted() {
+    let mut lab = Lab::new();
+    lab.change(lab::many_ports(30_000..31_000, 10));
+    assert_eq!(lab.audit(), Vec::<String>::new(), "the kernel has them as they should be");
+    lab.publish(Protocol::Tcp, &[(B, true)], false);
+    assert!(lab.ask(CLIENT, V4[0], PORT).is_ok());
+    nft(&lab.machine(A), &["delete", "chain", "inet", "flota", "raw"]);
+    assert_eq!(lab.audit(), ["write the packet filter's tables"]);
+}
+
+#[test]
+fn a_program_of_the_machine_takes_its_port() {
+    let mut lab = Lab::new();
+    lab.publish(Protocol::Tcp, &[(A, true)], false);
+    lab.serve_machine(A, 22);
+    let taken = taken_ports(&lab.machine(A)).expect("readable");
+    let expected = [(Protocol::Tcp, 22), (Protocol::Udp, 4789)];
+    let expected = expected.map(|(protocol, number)| HostPort { protocol, number });
+    assert_eq!(taken, expected.into(), "that of a program and that of the overlay; a published port has no program");
+    lab.change(GatewayChange { ports: [(lab::published(Protocol::Tcp), None)].into(), ..GatewayChange::default() });
+    assert!(lab.ask(CLIENT, V4[0], PORT).is_err(), "the port is not published any more");
+}
