@@ -111,7 +111,8 @@ pub(crate) fn connect(
             LinkAttribute::Mtu(mtu),
             LinkAttribute::NetNsFd(target.as_raw_fd()),
         ];
-        let peer = veth(describe(0, true, peer));
+        // The kernel refuses to bring the first end up while the pair is not complete (`veth_open`).
+        let peer = veth(describe(0, false, peer));
         let name = LinkAttribute::IfName(name.clone());
         let port = vec![name, LinkAttribute::Controller(bridge), LinkAttribute::Mtu(mtu), peer];
         inside.add_link(format_args!("connect {interface}"), describe(0, true, port))?;

@@ -89,12 +89,14 @@ impl Connection {
         let port = vec![
             LinkAttribute::IfName(pair.port.clone()),
             LinkAttribute::Controller(self.existing(bridge)?.index),
-            veth(describe(0, true, inside)),
+            // The kernel refuses to bring this end up while the pair is not complete (`veth_open`).
+            veth(describe(0, false, inside)),
         ];
         self.add_link(format_args!("add the veth pair {}", pair.port), describe(0, true, port))?;
         let mut inside = Self::open(other)?;
         let index = inside.existing(&pair.interface)?.index;
-        inside.set_addresses(index, &[pair.address])
+        inside.set_addresses(index, &[pair.address])?;
+        inside.bring_up(&pair.interface)
     }
 
     /// Brings a link up.
