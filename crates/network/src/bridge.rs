@@ -111,7 +111,7 @@ pub(crate) fn connect(
             LinkAttribute::Mtu(mtu),
             LinkAttribute::NetNsFd(target.as_raw_fd()),
         ];
-        // The kernel refuses to bring the first end up while the pair is not complete (`veth_open`).
+        // The kernel brings neither end up before both are there (ENOTCONN); the peer comes up when it is configured.
         let peer = veth(describe(0, false, peer));
         let name = LinkAttribute::IfName(name.clone());
         let port = vec![name, LinkAttribute::Controller(bridge), LinkAttribute::Mtu(mtu), peer];

@@ -89,7 +89,7 @@ impl Connection {
         let port = vec![
             LinkAttribute::IfName(pair.port.clone()),
             LinkAttribute::Controller(self.existing(bridge)?.index),
-            // The kernel refuses to bring this end up while the pair is not complete (`veth_open`).
+            // The kernel brings neither end up before both are there (ENOTCONN).
             veth(describe(0, false, inside)),
         ];
         self.add_link(format_args!("add the veth pair {}", pair.port), describe(0, true, port))?;
