@@ -6,6 +6,8 @@ mod world;
 use std::time::Instant;
 
 use netlink_packet_route::link::LinkAttribute;
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use world::{World, assert_lost, assert_reached, overlay_spec, passes};
 
 use super::*;
@@ -53,12 +55,34 @@ fn frames_of_strangers_are_dropped() {
     assert_lost(&from, &to);
     first.set_remotes(vec![world.remote(1, &b)]).expect("remotes");
     assert!(passes(&from, &to, 100), "it is known again");
-    // An interface that pretends to be another one of its network does not get past its port.
+}
+
+#[test]
+fn an_interface_cannot_pretend_to_be_another() {
+    let world = World::new(VERSION_4, 1500);
+    let mut network = world.network(0, overlay_spec(Driver::Bridge)).expect("a network");
+    let [a, b] = [world.host(0, "a", &["10.1.0.2"]), world.host(0, "b", &["10.1.0.3"])];
+    for host in [&a, &b] {
+        network.attach(host.attachment.clone()).expect("attached");
+    }
+    let (from, to) = (b.udp(b.attachment.addresses[0]), a.udp(a.attachment.addresses[0]));
+    assert!(passes(&from, &to, 100));
     let mut inside = Connection::open(b.namespace()).expect("a connection");
     let index = inside.existing("eth0").expect("it is attached").index;
-    let other = LinkAttribute::Address(a.mac().0.to_vec());
+    let other = LinkAttribute::Address(vec![0x02, 0x42, 10, 1, 0, 99]);
     inside.set_link("pretend", describe(index, true, vec![other])).expect("a MAC address");
+    // It needs no answer to its questions: it knows the other's MAC address.
+    let mut neighbour = NeighbourMessage::default();
+    neighbour.header.family = AddressFamily::Inet;
+    neighbour.header.ifindex = index;
+    neighbour.header.state = NeighbourState::Permanent;
+    neighbour.attributes.push(NeighbourAttribute::Destination(a.attachment.addresses[0].into()));
+    neighbour.attributes.push(NeighbourAttribute::LinkLayerAddress(a.mac().0.to_vec()));
+    let add = netlink_packet_core::NLM_F_CREATE | netlink_packet_core::NLM_F_REPLACE;
+    inside.change("know", RouteNetlinkMessage::NewNeighbour(neighbour), add).expect("a neighbour");
     assert_lost(&from, &to);
+    network.attach(b.attachment.clone()).expect("mended");
+    assert!(passes(&from, &to, 100));
 }
 
 #[test]

@@ -132,6 +132,29 @@ fn a_restarted_process_adopts_what_it_finds_without_a_change() {
 }
 
 #[test]
+fn an_address_moves_to_another_namespace_while_the_old_one_remains() {
+    let world = World::new(VERSION_4, 1500);
+    let ([mut network, _second], [a, b]) = world.two_hosts();
+    let successor = world.host(0, "successor", &["10.1.0.2", "fd01::2"]);
+    network.attach(successor.attachment.clone()).expect("attached");
+    assert_eq!(links(a.namespace()), ["lo"]);
+    assert_reached(&successor, &b, true);
+}
+
+#[test]
+fn nothing_remains_in_a_namespace_that_something_else_keeps_alive() {
+    let world = World::new(VERSION_4, 1500);
+    let ([network, _second], [a, _b]) = world.two_hosts();
+    let held = network.namespace().open().expect("a namespace");
+    network.remove().expect("removed");
+    let held = Namespace::at(Path::new(&format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held))));
+    assert_eq!(links(&held), ["lo"]);
+    assert_eq!(links(a.namespace()), ["lo"]);
+    // The VXLAN network's number is free again.
+    drop(world.overlay(0));
+}
+
+#[test]
 fn interfaces_and_networks_of_an_earlier_process_are_removed() {
     let world = World::new(VERSION_4, 1500);
     let ([network, _second], [a, _b]) = world.two_hosts();
