@@ -224,3 +224,25 @@ fn parse(message: RouteNetlinkMessage) -> Option<Link> {
     }
     Some(link)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_the_kernel_has_removed_meanwhile_is_no_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("network");
+        let mut network = Connection::open(&Namespace::make(&path).expect("tests run as root")).expect("a connection");
+        // A link that goes between being found and being removed has an index that nothing has.
+        let gone = || RouteNetlinkMessage::DelLink(describe(4_242, false, Vec::new()));
+        let removed = network.change("remove a link", gone(), 0).expect_err("no link has this index");
+        assert_eq!(removed.refusal(), Some(Errno::ENODEV));
+        network.change_unless(Errno::ENODEV, "remove a link", gone(), 0).expect("it is gone");
+        network.remove_link("none").expect("it is gone");
+        network.bring_down("none").expect("it is gone");
+        assert!(matches!(network.bring_up("none"), Err(NetworkError::NoLink(_))), "only a removal may find nothing");
+        network.add_bridge("lo").expect_err("any other error stays one");
+        Namespace::remove(&path).expect("removed");
+    }
+}

@@ -1,8 +1,7 @@
 //! The VXLAN link of an overlay (RFC 7348): the port of its bridge that leads to other machines.
 //!
 //! The link is made in the machine's namespace, where its UDP socket stays, and is in the network's namespace from the
-//! start. It knows every station that it may send to and flags no frame for all machines: what the tables do not name
-//! is dropped. ARP and neighbour solicitations for remote stations are answered by the bridge.
+//! start. It sends only to stations that its table names, and nothing to all machines: frames for others are dropped. ARP and neighbour solicitations for remote stations are answered by the bridge.
 
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
@@ -68,7 +67,14 @@ fn settings(underlay: &Underlay) -> Vec<InfoVxlan> {
         IpAddr::V4(local) => InfoVxlan::Local(local),
         IpAddr::V6(local) => InfoVxlan::Local6(local),
     };
-    vec![InfoVxlan::Id(underlay.vni), InfoVxlan::Port(underlay.port), local, InfoVxlan::Learning(false)]
+    vec![
+        InfoVxlan::Id(underlay.vni),
+        InfoVxlan::Port(underlay.port),
+        local,
+        InfoVxlan::Learning(false),
+        // RFC 7348, 5: the outer checksum should be zero over IPv4. Network cards that compute it wrongly do no harm then.
+        InfoVxlan::UDPCsum(false),
+    ]
 }
 
 fn is_made_so(link: &Link, wanted: &[InfoVxlan]) -> bool {

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The longest wait for a packet that should arrive.
-const DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 /// The wait for a packet that should not arrive. What arrives takes microseconds.
 const NEVER: Duration = Duration::from_millis(100);
 pub(super) const PORT: u16 = 4789;
