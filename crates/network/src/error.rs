@@ -32,9 +32,12 @@ pub enum NetworkError {
     /// An address that is in none of the network's subnets.
     #[error("the address {0} is in none of the network's subnets")]
     ForeignAddress(std::net::IpAddr),
-    /// A network or an attachment without an address.
+    /// A network or an interface without an address.
     #[error("{0} has no address")]
     NoAddress(String),
+    /// No link has the address that packets of an overlay should come from.
+    #[error("no link of this machine has the address {0}")]
+    NoUnderlay(std::net::IpAddr),
 }
 
 impl NetworkError {

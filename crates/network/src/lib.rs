@@ -6,19 +6,28 @@
 //! network is adopted after a restart, and drift is mended in the same way.
 
 mod addresses;
+mod attachment;
 mod balancer;
+mod bridge;
 mod error;
 mod links;
+mod local_network;
 mod mac;
+mod macvlan;
 mod namespace;
 mod netlink;
 mod routes;
+mod spec;
+mod stations;
+mod vxlan;
 
 pub use balancer::{
     Balancer, BalancerError, MOST_NETWORKS, NamespaceCookie, NetworkKey, Pool, Sockets, VirtualAddress, Wanted,
 };
 pub use error::{NetworkError, Refusal};
 pub use links::Veth;
+pub use local_network::{Audit, LocalNetwork, remove_network, remove_other_networks};
 pub use mac::Mac;
 pub use namespace::Namespace;
 pub use netlink::Connection;
+pub use spec::{Attachment, Driver, LocalNetworkSpec, Remote, Subnet, Underlay};

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind,
-    InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 use nix::errno::Errno;
 
@@ -58,11 +58,6 @@ pub(crate) fn describe(index: u32, up: bool, attributes: Vec<LinkAttribute>) -> 
     link
 }
 
-/// Prevents a link-local IPv6 address.
-pub(crate) fn without_link_local() -> LinkAttribute {
-    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])])
-}
-
 /// Describes the kind of a link.
 pub(crate) fn kind(kind: InfoKind, data: Option<InfoData>) -> LinkAttribute {
     let kind = std::iter::once(LinkInfo::Kind(kind));
@@ -94,12 +89,14 @@ impl Connection {
         let port = vec![
             LinkAttribute::IfName(pair.port.clone()),
             LinkAttribute::Controller(self.existing(bridge)?.index),
-            veth(describe(0, true, inside)),
+            // The kernel brings neither end up before both are there (ENOTCONN).
+            veth(describe(0, false, inside)),
         ];
         self.add_link(format_args!("add the veth pair {}", pair.port), describe(0, true, port))?;
         let mut inside = Self::open(other)?;
         let index = inside.existing(&pair.interface)?.index;
-        inside.set_addresses(index, &[pair.address])
+        inside.set_addresses(index, &[pair.address])?;
+        inside.bring_up(&pair.interface)
     }
 
     /// Brings a link up.
@@ -122,6 +119,15 @@ impl Connection {
         down.header.change_mask = LinkFlags::Up;
         let act = format_args!("bring {name} down");
         self.change_unless(Errno::ENODEV, act, RouteNetlinkMessage::SetLink(down), 0)
+    }
+
+    /// Sets the MTU of a link.
+    ///
+    /// # Errors
+    /// No link has that name, or the kernel refuses.
+    pub fn set_mtu(&mut self, name: &str, mtu: u32) -> Result<(), NetworkError> {
+        let index = self.existing(name)?.index;
+        self.set_link(format_args!("set the MTU of {name}"), describe(index, false, vec![LinkAttribute::Mtu(mtu)]))
     }
 
     /// Moves a port to another bridge of its namespace.
@@ -217,4 +223,26 @@ fn parse(message: RouteNetlinkMessage) -> Option<Link> {
         }
     }
     Some(link)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_the_kernel_has_removed_meanwhile_is_no_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("network");
+        let mut network = Connection::open(&Namespace::make(&path).expect("tests run as root")).expect("a connection");
+        // A link that goes between being found and being removed has an index that nothing has.
+        let gone = || RouteNetlinkMessage::DelLink(describe(4_242, false, Vec::new()));
+        let removed = network.change("remove a link", gone(), 0).expect_err("no link has this index");
+        assert_eq!(removed.refusal(), Some(Errno::ENODEV));
+        network.change_unless(Errno::ENODEV, "remove a link", gone(), 0).expect("it is gone");
+        network.remove_link("none").expect("it is gone");
+        network.bring_down("none").expect("it is gone");
+        assert!(matches!(network.bring_up("none"), Err(NetworkError::NoLink(_))), "only a removal may find nothing");
+        network.add_bridge("lo").expect_err("any other error stays one");
+        Namespace::remove(&path).expect("removed");
+    }
 }

@@ -39,6 +39,11 @@ impl Mac {
         let [a, b, c, d, e, f] = self.0;
         format!("p{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}{f:02x}")
     }
+
+    /// Whether a link's name is one of a port.
+    pub(crate) fn is_port_name(name: &str) -> bool {
+        name.strip_prefix('p').is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    }
 }
 
 impl fmt::Display for Mac {
@@ -66,10 +71,12 @@ mod tests {
     fn a_mac_address_follows_from_the_addresses() {
         assert_eq!(of(&["10.0.3.255"]), "02:42:0a:00:03:ff");
         assert_eq!(of(&["fd00::7", "10.0.3.255"]), of(&["10.0.3.255"]), "IPv4 decides");
-        assert_eq!(of(&["fd00::7"]), "06:74:93:c9:8e:9f", "the same on every machine and in every version");
+        assert_eq!(of(&["fd00::7"]), "06:da:25:4d:5b:33", "the same on every machine and in every version");
         assert_eq!(of(&[]), "none");
         let two = [of(&["fd00::7"]), of(&["fd00::8"]), of(&["fd00:1::7"])];
         assert!(two[0] != two[1] && two[0] != two[2], "{two:?}");
-        assert!(Mac([255; 6]).port_name().len() < libc::IFNAMSIZ, "the kernel takes the name of a port");
+        let port = Mac([255; 6]).port_name();
+        assert!(Mac::is_port_name(&port) && port.len() < libc::IFNAMSIZ, "the kernel takes the name of a port");
+        assert!(!Mac::is_port_name("br0") && !Mac::is_port_name("pfffffffffffg"));
     }
 }

@@ -113,26 +113,31 @@ impl Namespace {
     }
 
     /// Sets kernel parameters of the namespace (sysctl), each named by its path below /proc/sys. Skips the ones that the
-    /// kernel does not have: a kernel without IPv6 needs no setting of IPv6.
+    /// kernel does not have: a kernel without IPv6 needs no setting of IPv6. Returns what has been changed, as phrases.
     ///
     /// # Errors
     /// The kernel refuses a value, or /proc/sys is read-only.
-    pub fn set(&self, parameters: &[(&str, &str)]) -> Result<(), NetworkError> {
+    pub fn set(&self, parameters: &[(&str, &str)]) -> Result<Vec<String>, NetworkError> {
         self.enter(|| set_here(parameters))
     }
 }
 
 /// Does the same as [`Namespace::set`], in the namespace of this thread.
-pub(crate) fn set_here(parameters: &[(&str, &str)]) -> Result<(), NetworkError> {
+pub(crate) fn set_here(parameters: &[(&str, &str)]) -> Result<Vec<String>, NetworkError> {
+    let mut changes = Vec::new();
     for (name, value) in parameters {
-        match std::fs::write(Path::new("/proc/sys").join(name), value) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(io(format!("set the kernel parameter {name} to {value}"))(error));
+        let path = Path::new("/proc/sys").join(name);
+        let act = format!("set the kernel parameter {name} to {value}");
+        match std::fs::read_to_string(&path) {
+            Ok(found) if found.trim() == *value => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            _ => {
+                std::fs::write(&path, value).map_err(io(act.clone()))?;
+                changes.push(act);
             }
-            _ => {}
         }
     }
-    Ok(())
+    Ok(changes)
 }
 
 #[cfg(test)]
@@ -151,7 +156,9 @@ mod tests {
             "the second call finds the first's"
         );
         let parameters = [("net/ipv4/ip_forward", "1"), ("net/none/of/this", "1")];
-        made.set(&parameters).expect("an unknown parameter is skipped");
+        let changes = made.set(&parameters).expect("an unknown parameter is skipped");
+        assert_eq!(changes, ["set the kernel parameter net/ipv4/ip_forward to 1"]);
+        assert!(made.set(&parameters).expect("it is set").is_empty(), "nothing is left to change");
         let read = made.enter(|| std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").map_err(io("read")));
         assert_eq!(read.expect("it is readable").trim(), "1");
         made.set(&[("net/ipv4/ip_forward", "no number")]).expect_err("the kernel refuses the value");

@@ -2,8 +2,8 @@
 //! links, addresses, routes and neighbours goes through it.
 //!
 //! A connection is one blocking socket. The kernel handles a request while it is sent and has queued its answer by then,
-//! so a call takes microseconds and cannot block. A connection can record what is changed over it: the functions that
-//! compare the kernel's state with the wanted one make just the changes that are needed, and the record says which.
+//! so a call takes microseconds and cannot block. A connection remembers what is changed over it: the functions that
+//! compare the kernel's state with the wanted one make just the changes that are needed, and this says which they were.
 
 use std::fmt::Display;
 use std::io;
@@ -30,10 +30,7 @@ type Answer = NetlinkMessage<RouteNetlinkMessage>;
 pub struct Connection {
     socket: Socket,
     sequence: u32,
-    /// What has been changed, if someone wants to know.
-    record: Option<Vec<String>>,
-    #[cfg(test)]
-    pub(crate) changes_left: Option<usize>,
+    changes: Vec<String>,
 }
 
 impl Connection {
@@ -56,23 +53,12 @@ impl Connection {
             socket.set_cap_ack(true)?;
             Ok(socket)
         };
-        Ok(Self {
-            socket: open().map_err(io("open a netlink connection"))?,
-            sequence: 0,
-            record: None,
-            #[cfg(test)]
-            changes_left: None,
-        })
+        Ok(Self { socket: open().map_err(io("open a netlink connection"))?, sequence: 0, changes: Vec::new() })
     }
 
-    /// Begins to record what is changed.
-    pub(crate) fn start_recording(&mut self) {
-        self.record = Some(Vec::new());
-    }
-
-    /// Ends the recording and returns what has been changed since its start, as phrases.
-    pub(crate) fn stop_recording(&mut self) -> Vec<String> {
-        self.record.take().unwrap_or_default()
+    /// Returns what has been changed over this connection since the last call, as phrases.
+    pub fn take_changes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.changes)
     }
 
     /// Makes a change, which the phrase `act` describes.
@@ -86,11 +72,9 @@ impl Connection {
         flags: u16,
     ) -> Result<(), NetworkError> {
         #[cfg(test)]
-        self.count_down()?;
+        cut::before_a_change()?;
         self.exchange(&act, message, NLM_F_REQUEST | NLM_F_ACK | flags)?;
-        if let Some(record) = &mut self.record {
-            record.push(act.to_string());
-        }
+        self.changes.push(act.to_string());
         Ok(())
     }
 
@@ -181,19 +165,6 @@ impl Connection {
         request.serialize(&mut bytes);
         self.socket.send(&bytes, 0).map(drop)
     }
-
-    /// Fails once the changes that a test allows are used up, as if this process were killed before the next one.
-    #[cfg(test)]
-    fn count_down(&mut self) -> Result<(), NetworkError> {
-        match &mut self.changes_left {
-            Some(0) => Err(NetworkError::NoLink("the test ends here".into())),
-            Some(left) => {
-                *left -= 1;
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
 }
 
 /// Describes a refusal; `answer` holds the header of the request and the kernel's explanation.
@@ -205,4 +176,35 @@ fn refused(act: &impl Display, code: i32, answer: &[u8]) -> NetworkError {
     });
     let source = Refusal { code: Errno::from_raw(code.saturating_abs()), explanation };
     NetworkError::Refused { act: act.to_string(), source }
+}
+
+/// Ends a sequence of changes as if this process were killed.
+#[cfg(test)]
+pub(crate) mod cut {
+    use std::cell::Cell;
+
+    use crate::error::NetworkError;
+
+    thread_local! {
+        /// How many more changes this thread makes, if it is to end.
+        static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn before_a_change() -> Result<(), NetworkError> {
+        match LEFT.get() {
+            Some(0) => Err(NetworkError::NoLink("killed".into())),
+            left => {
+                LEFT.set(left.map(|left| left - 1));
+                Ok(())
+            }
+        }
+    }
+
+    /// Runs `work`, of which the changes after the first `count` fail. Returns whether there were more.
+    pub(crate) fn after<T>(count: usize, work: impl FnOnce() -> Result<T, NetworkError>) -> bool {
+        LEFT.set(Some(count));
+        let cut = matches!(work(), Err(NetworkError::NoLink(name)) if name == "killed");
+        LEFT.set(None);
+        cut
+    }
 }
