@@ -3,6 +3,7 @@
 //!
 //! Each call runs on a thread of its own that enters the namespace, so the caller's thread never changes namespaces.
 
+pub mod dns;
 mod links;
 mod namespace;
 

@@ -1,0 +1,1 @@
+//! Names that no network has: asked of the machine's resolvers, or the client's own.
