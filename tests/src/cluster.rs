@@ -118,6 +118,11 @@ impl Cluster {
         cluster
     }
 
+    /// Returns the name of the sandbox.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Runs `ctl` with `words`, which are separated by white space, against all managers.
     pub fn ctl(&self, words: &str) -> Output {
         self.at(&self.host, words.split_whitespace())

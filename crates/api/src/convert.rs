@@ -4,13 +4,18 @@
 
 mod assignments;
 mod devices;
+mod endpoints;
+mod networks;
 mod objects;
 mod specs;
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::model::{Availability, Filter, NodeState, NodeStateReason, OnPartition, RestartCondition, Role};
+use crate::model::{
+    Availability, EndpointMode, Filter, NetworkDriver, NodeState, NodeStateReason, OnPartition, Protocol, PublishMode,
+    RestartCondition, Role,
+};
 use crate::proto::{objects as po, specs as ps, types as pt};
 use crate::state::{DesiredState, TaskState};
 
@@ -79,8 +84,14 @@ enums! {
     Filter = po::Filter, "pending_reason.refused.filter" {
         NotReady = NotReady, Drained = Drained, Paused = Paused, Constraint = Constraint, Cpu = Cpu, Memory = Memory,
         Runtime = Runtime, Privileged = Privileged, Capability = Capability, Device = Device,
-        GenericResource = GenericResource,
+        GenericResource = GenericResource, Port = Port,
     }
+    NetworkDriver = pt::NetworkDriver, "driver" {
+        Overlay = Overlay, Bridge = Bridge, Macvlan = Macvlan, Host = Host, None = None,
+    }
+    Protocol = pt::Protocol, "protocol" { Tcp = Tcp, Udp = Udp }
+    PublishMode = pt::PublishMode, "mode" { Ingress = Ingress, Host = Host }
+    EndpointMode = ps::EndpointMode, "endpoint_mode" { Vip = Vip, Dnsrr = Dnsrr }
     RestartCondition = pt::RestartCondition, "restart.condition" { Any = Any, OnFailure = OnFailure, None = None }
     DesiredState = pt::DesiredState, "desired_state" {
         Ready = Ready, Running = Running, Complete = Complete, Shutdown = Shutdown, Remove = Remove,

@@ -70,6 +70,8 @@ ids! {
     StackId
     /// Identifies a registry's credentials.
     RegistryId
+    /// Identifies a network.
+    NetworkId
 }
 
 #[cfg(test)]

@@ -8,7 +8,9 @@ mod allowance;
 mod assignment;
 mod cluster;
 mod device;
+mod endpoint;
 mod image;
+mod network;
 mod node;
 mod pending;
 mod service;
@@ -21,7 +23,12 @@ pub use cluster::{Cluster, Registry, Revoked, Secret};
 pub use device::{
     DEVICE_PERMISSIONS, DeviceError, DeviceId, DeviceMapping, GenericResource, GenericResourceError, NodeDevice,
 };
+pub use endpoint::{Endpoint, NetworkConfig, NetworkNode, NetworkService, NetworkUpdate};
 pub use image::{Image, ImageHolder};
+pub use network::{
+    AddressPool, Attachment, DnsConfig, EndpointMode, HostEntry, INGRESS, LastGiven, Network, NetworkAttachment,
+    NetworkDriver, NetworkSpec, Protocol, PublishMode, PublishedPort, Subnet, SubnetSpec, VirtualIp,
+};
 pub use node::{Availability, Node, NodeDescription, NodeSpec, NodeState, NodeStateReason, Role};
 pub use pending::{Filter, PendingReason};
 pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec, UpdateState};

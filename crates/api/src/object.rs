@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::model::{Cluster, Image, Node, Registry, Service, Stack, Task};
+use crate::model::{Cluster, Image, Network, Node, Registry, Service, Stack, Task};
 use crate::version::Meta;
 
 /// An object that the store holds.
@@ -115,4 +115,6 @@ kinds! {
     Stack "stack" |stack| vec![&stack.spec.name];
     /// Credentials for one registry.
     Registry "registry" |registry| vec![&registry.host];
+    /// A network.
+    Network "network" |network| vec![&network.spec.name];
 }

@@ -1,11 +1,43 @@
-//! Network namespaces and the links between them, by netlink. It has what a sandbox needs: a namespace that a file keeps
-//! alive, bridges in it, and veth pairs from the bridges to the namespaces of processes. Called by `ctl sandbox`.
+//! The network of a machine: namespaces, and what connects them.
 //!
-//! Each call runs on a thread of its own that enters the namespace, so the caller's thread never changes namespaces.
+//! This crate knows nothing of clusters. It gets addresses, namespaces and keys, and makes the kernel match them. Every
+//! function that makes something can be called again: it compares what the kernel has with what is wanted, and changes
+//! just the difference. So a process that was killed between any two steps starts again from the beginning, a running
+//! network is adopted after a restart, and drift is mended in the same way.
 
+mod addresses;
+mod attachment;
+mod balancer;
+mod bridge;
 pub mod dns;
+mod error;
+mod gateway;
 mod links;
+mod local_network;
+mod mac;
+mod macvlan;
+mod mesh;
 mod namespace;
+mod neighbours;
+mod netlink;
+mod nftables;
+mod routes;
+mod spec;
+mod stations;
+mod vxlan;
 
-pub use links::{Veth, add_bridge, add_veth, bring_down, bring_up, move_to_bridge, remove_link};
-pub use namespace::{Namespace, NetworkError};
+pub use balancer::{
+    Balancer, BalancerError, MOST_NETWORKS, NamespaceCookie, NetworkKey, Pool, Sockets, VirtualAddress, Wanted,
+};
+pub use error::{NetworkError, Refusal};
+pub use gateway::{
+    Gateway, GatewayChange, GatewaySettings, HostPort, INTERFACE_PREFIX, Protocol, PublishedPort, Target, Uplink,
+    remove_gateway, taken_ports,
+};
+pub use links::Veth;
+pub use local_network::{Audit, LocalNetwork, remove_network, remove_other_networks};
+pub use mac::Mac;
+pub use mesh::{Mesh, MeshChange, MeshSpec};
+pub use namespace::Namespace;
+pub use netlink::Connection;
+pub use spec::{Attachment, Driver, LocalNetworkSpec, Remote, Subnet, Underlay};

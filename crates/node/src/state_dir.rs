@@ -92,7 +92,7 @@ impl StateDir {
         for path in folders.into_iter().chain(damaged).filter(|path| path.exists()) {
             fs_err::remove_dir_all(path)?;
         }
-        for name in ["address", "raft-id", "worker/managers", "worker/newest"] {
+        for name in ["address", "raft-id", "worker/managers", "worker/newest", "worker/networks"] {
             let _ = std::fs::remove_file(self.root.join(name));
         }
         Ok(())

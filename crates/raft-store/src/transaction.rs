@@ -185,6 +185,7 @@ fn encode_kind(kind: Kind) -> i32 {
         Kind::Image => pr::Kind::Image,
         Kind::Stack => pr::Kind::Stack,
         Kind::Registry => pr::Kind::Registry,
+        Kind::Network => pr::Kind::Network,
     })
     .into()
 }
@@ -198,6 +199,7 @@ fn decode_kind(kind: i32) -> Result<Kind, Malformed> {
         Ok(pr::Kind::Image) => Kind::Image,
         Ok(pr::Kind::Stack) => Kind::Stack,
         Ok(pr::Kind::Registry) => Kind::Registry,
+        Ok(pr::Kind::Network) => Kind::Network,
         Ok(pr::Kind::None) | Err(_) => return Err(Malformed::new("kind", "has an unknown value")),
     })
 }

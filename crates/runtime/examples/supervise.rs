@@ -42,7 +42,7 @@ fn start_each(
         let spec = named(spec, &id);
         let begun = Instant::now();
         let order = order(&id, &dir, &spec)?;
-        started.push(flota_runtime::start(program, &dir, &order, spec)?);
+        started.push(flota_runtime::start(program, &dir, &order, spec, &[])?);
         let took = begun.elapsed();
         let state = State::load(&dir)?.ok_or("it has no state")?;
         println!("{} {}", took.as_secs_f64(), state.supervisor);
@@ -65,6 +65,8 @@ fn order(id: &str, dir: &Path, spec: &Spec) -> Result<Order, Box<dyn Error>> {
         root: Root::Folder(spec.root.as_ref().ok_or("root.path is missing")?.path.clone()),
         user: String::new(),
         hostname: id.to_owned(),
+        hosts: "127.0.0.1\tlocalhost\n".into(),
+        resolver: None,
         groups: Groups::new(&cgroup::hierarchies()?, path, id)?,
         log: dir.join("log"),
         log_bytes: 1 << 20,

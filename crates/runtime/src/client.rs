@@ -21,14 +21,25 @@ use crate::supervisor::{ContainerEvent, ExecSpec, Order, SOCKET};
 /// Exit code of a process that SIGKILL has ended.
 const KILLED: i32 = 137;
 
+/// Largest number of descriptors that a supervisor keeps.
+pub const KEPT: usize = crate::syscall::messages::DESCRIPTORS - 1;
+
 /// Longest wait for a container's program to run.
 const START_WAIT: Duration = Duration::from_secs(60);
 
-/// Starts the container of `dir`. Blocks until its program runs or has failed to start, for at most a minute.
+/// Starts the container of `dir`. Blocks until its program runs or has failed to start, for at most a minute. The
+/// supervisor holds copies of `kept`, at most [`KEPT`] descriptors, until the container has ended;
+/// [`ContainerClient::kept`] returns them.
 ///
 /// # Errors
 /// The container did not start. Only its folder is left and, if the start hung, the processes in its cgroups.
-pub fn start(program: &Program, dir: &Path, order: &Order, mut spec: Spec) -> Result<ContainerEvents, RunError> {
+pub fn start(
+    program: &Program,
+    dir: &Path,
+    order: &Order,
+    mut spec: Spec,
+    kept: &[OwnedFd],
+) -> Result<ContainerEvents, RunError> {
     let failed = |error: io::Error| RunError::new(format!("failed to start {}: {error}", program.path().display()));
     let bundle = crate::supervisor::bundle(dir);
     // Another runtime gets the profile itself.
@@ -45,7 +56,8 @@ pub fn start(program: &Program, dir: &Path, order: &Order, mut spec: Spec) -> Re
         .and_then(|()| filter.map_or(Ok(()), |filter| std::fs::write(bundle.join("seccomp"), filter)))
         .map_err(failed)?;
     let (ours, theirs) = Connection::pair().map_err(failed)?;
-    program.launch(dir, &theirs).map_err(failed)?;
+    let descriptors: Vec<_> = std::iter::once(theirs.as_fd()).chain(kept.iter().map(AsFd::as_fd)).collect();
+    program.launch(dir, &descriptors).map_err(failed)?;
     drop(theirs);
     if !wait_readable(&ours, START_WAIT)? {
         // The launcher may hang as well and delay the next start.
@@ -118,6 +130,19 @@ impl ContainerClient {
     /// The supervisor has ended or does not read.
     pub fn resize(&self, rows: u16, columns: u16) -> io::Result<()> {
         self.connection.send(&ToSupervisor::Resize { rows, columns }, &[], Wait::Fail)
+    }
+
+    /// Returns copies of the descriptors that the supervisor keeps, in the order in which [`start`] was given them.
+    ///
+    /// # Errors
+    /// The supervisor has ended, or was started by a version that keeps none.
+    pub fn kept(self) -> io::Result<Vec<OwnedFd>> {
+        self.connection.send(&ToSupervisor::Kept, &[], Wait::Block)?;
+        match self.connection.recv(Wait::Block)? {
+            Some((FromSupervisor::Kept, descriptors)) => Ok(descriptors),
+            Some((other, _)) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("not the answer: {other:?}"))),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 
     /// Sends a request with these descriptors, which are then closed here, and waits for the answer.

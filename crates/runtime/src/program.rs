@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -53,18 +53,19 @@ impl Program {
         &self.path
     }
 
-    /// Makes the launcher start a supervisor for a folder, with this end of a connection. Starts a launcher first if
-    /// none runs, or if the current one has ended or hangs. Waits while its queue is full.
-    pub(crate) fn launch(&self, dir: &Path, supervisors: &Connection) -> io::Result<()> {
+    /// Makes the launcher start a supervisor for a folder. The first descriptor is the supervisor's end of a
+    /// connection; it keeps the others. Starts a launcher first if none runs, or if the current one has ended or
+    /// hangs. Waits while its queue is full.
+    pub(crate) fn launch(&self, dir: &Path, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut launchers = self.launchers.lock().unwrap_or_else(PoisonError::into_inner);
         launchers.retired.retain_mut(Process::runs);
         if let Some(launcher) = &launchers.current {
-            match launcher.send(dir, supervisors) {
+            match launcher.send(dir, descriptors) {
                 Err(error) if is_lost(&error) => launchers.retire(),
                 other => return other,
             }
         }
-        launchers.current.insert(Launcher::spawn(self.command(), QUEUE_WAIT)?).send(dir, supervisors)
+        launchers.current.insert(Launcher::spawn(self.command(), QUEUE_WAIT)?).send(dir, descriptors)
     }
 
     /// Starts another launcher for the next container. The current one ends after the requests that it has queued.
@@ -113,8 +114,8 @@ impl Launcher {
         Ok(Self { connection, process: Process(command.spawn()?) })
     }
 
-    fn send(&self, dir: &Path, supervisors: &Connection) -> io::Result<()> {
-        self.connection.send(&ToLauncher::Supervise(dir.to_owned()), &[supervisors.as_fd()], Wait::Block)
+    fn send(&self, dir: &Path, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.connection.send(&ToLauncher::Supervise(dir.to_owned()), descriptors, Wait::Block)
     }
 }
 
@@ -137,6 +138,8 @@ impl Drop for Process {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
@@ -145,7 +148,7 @@ mod tests {
         command.args(["-c", "exec /bin/sleep 1000"]);
         let launcher = Launcher::spawn(command, Duration::from_millis(20)).expect("every machine has it");
         let (_ours, theirs) = Connection::pair().expect("a pair");
-        let full = (0..100_000).find_map(|_| launcher.send(Path::new("/run/box"), &theirs).err());
+        let full = (0..100_000).find_map(|_| launcher.send(Path::new("/run/box"), &[theirs.as_fd()]).err());
         assert!(full.is_some_and(|error| is_lost(&error)), "its queue is bounded");
         let mut launchers = Launchers { current: Some(launcher), retired: Vec::new() };
         launchers.retire();

@@ -92,6 +92,8 @@ struct Supervisor {
     peers: Vec<Peer>,
     next_peer: u64,
     execs: Execs,
+    /// Descriptors of the daemon that this process only holds, so that they outlive the daemon.
+    kept: Vec<OwnedFd>,
     timers: Timers<Timer>,
     /// How init ended, once it has.
     ended: Option<WaitStatus>,
@@ -99,7 +101,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn start(dir: &Path, order: Order) -> Result<Self, RunError> {
+    fn start(dir: &Path, order: Order, kept: Vec<OwnedFd>) -> Result<Self, RunError> {
         nix::unistd::setsid().act(|| "begin a session".into())?;
         detach_stdio().act(|| "let go of the standard descriptors".into())?;
         kernel::adopt_orphans().act(|| "adopt orphans".into())?;
@@ -124,6 +126,7 @@ impl Supervisor {
             peers: Vec::new(),
             next_peer: 0,
             execs: Execs::default(),
+            kept,
             timers: Timers::new(),
             ended: None,
             exit_file,
@@ -230,6 +233,7 @@ impl Supervisor {
                 Err(error) => FromSupervisor::Failed(RunError::new(error.to_string())),
             }),
             ToSupervisor::Resize { rows, columns } => self.output.resize(rows, columns),
+            ToSupervisor::Kept => self.peers[peer].send_with(&FromSupervisor::Kept, &self.kept),
         }
     }
 

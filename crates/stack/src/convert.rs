@@ -31,7 +31,8 @@ pub(crate) fn stack(name: &str, document: &Node, environment: Environment<'_>) -
     let services = keys.get("services").map(Node::map).transpose()?.filter(|map| !map.is_empty()).ok_or_else(none)?;
     keys.finish()?;
     let service = |(key, node)| service(format!("{name}_{key}"), node, environment);
-    Ok(StackSpec { name: name.to_owned(), services: services.iter().map(service).collect::<Result<_, _>>()? })
+    let services = services.iter().map(service).collect::<Result<_, _>>()?;
+    Ok(StackSpec { name: name.to_owned(), services, networks: Vec::new() })
 }
 
 fn service(name: String, node: &Node, environment: Environment<'_>) -> Result<ServiceSpec, Fault> {

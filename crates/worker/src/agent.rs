@@ -21,6 +21,7 @@ use crate::assignments::{Newest, Parts};
 use crate::describe::registration;
 use crate::managers::{KnownManagers, Search};
 use crate::messages::{AssignmentSet, Departure, FromLeader, Part, Registered, Registration, ToLeader};
+use crate::networks::{NodeNetworks, UpdateParts};
 use crate::offers::NodeOffers;
 use crate::order::Contact;
 use crate::reporter::Reporter;
@@ -49,6 +50,7 @@ pub(crate) struct Agent {
     pub(crate) pool: TaskPool,
     pub(crate) reporter: Reporter,
     pub(crate) services: Arc<dyn NodeServices>,
+    pub(crate) networks: Arc<dyn NodeNetworks>,
     pub(crate) spawned: Spawned,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
@@ -61,6 +63,7 @@ pub(crate) struct Agent {
     pub(crate) clock_offset: ClockOffset,
     pub(crate) newest: Newest,
     pub(crate) parts: Parts,
+    pub(crate) network_parts: UpdateParts,
 }
 
 /// Why a session ended.
@@ -144,6 +147,7 @@ impl Agent {
         };
         self.reporter.begin();
         self.parts = Parts::default();
+        self.network_parts = UpdateParts::default();
         let mut link = Link {
             address,
             channel,
@@ -179,6 +183,8 @@ impl Agent {
     async fn serve(&mut self, session: &mut Session, link: &mut Link<'_>) -> Result<Departure, End> {
         let reporter = self.reporter.clone();
         let mut departure = self.departure.clone();
+        let mut programmed = self.networks.programmed();
+        programmed.mark_unchanged();
         loop {
             let silent_at = link.heard + link.period.mul_f64(LATE);
             let message = tokio::select! {
@@ -190,6 +196,7 @@ impl Agent {
                 () = tokio::time::sleep_until(silent_at) => return Err(End::Broken("the manager is silent".into())),
                 _ = link.beat.tick() => ToLeader::Heartbeat(self.clock.now()),
                 batch = reporter.next() => ToLeader::Statuses(batch),
+                Ok(()) = programmed.changed() => ToLeader::Programmed(*programmed.borrow_and_update()),
                 Some(departure) = departs(&mut departure) => return Ok(departure),
             };
             session.send(message).await?;
@@ -229,6 +236,11 @@ impl Agent {
             FromLeader::Registered(registered) => self.established(registered, link),
             FromLeader::NotLeader(leader) => return Err(End::Redirect(leader)),
             FromLeader::Assignments(part) => self.assign(part)?,
+            FromLeader::Networks(part) => {
+                if let Some(update) = self.network_parts.join(part) {
+                    self.networks.update(update);
+                }
+            }
             FromLeader::StatusAck(sequence) => self.reporter.acknowledged(sequence),
             FromLeader::OpenStream(open) => {
                 self.spawned.spawn(self.services.open_stream(link.channel.clone(), open));

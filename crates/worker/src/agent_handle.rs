@@ -18,6 +18,7 @@ use crate::assignments::{Newest, Parts};
 use crate::executor::Executor;
 use crate::managers::KnownManagers;
 use crate::messages::Departure;
+use crate::networks::{NodeNetworks, UpdateParts};
 use crate::offers::NodeOffers;
 use crate::order::Contact;
 use crate::records::TaskRecords;
@@ -48,6 +49,8 @@ pub struct AgentOptions {
     pub executor: Arc<dyn Executor>,
     /// Serves the leader's requests that do not concern the running of tasks.
     pub services: Arc<dyn NodeServices>,
+    /// Makes the networks of its tasks.
+    pub networks: Arc<dyn NodeNetworks>,
     /// Keeps records of tasks across restarts of the daemon.
     pub records: Arc<dyn TaskRecords>,
     /// Keeps the managers and the newest assignments across boots.
@@ -110,6 +113,7 @@ pub(crate) fn start_reporting_to(
         pool: pool.clone(),
         reporter,
         services: options.services,
+        networks: options.networks,
         spawned: spawned.clone(),
         clock: options.clock,
         random: options.random,
@@ -119,6 +123,7 @@ pub(crate) fn start_reporting_to(
         clock_offset: ClockOffset::default(),
         newest: Newest::load(options.state),
         parts: Parts::default(),
+        network_parts: UpdateParts::default(),
     };
     let ended = CancellationToken::new();
     let guard = ended.clone().drop_guard();

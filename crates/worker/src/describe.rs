@@ -1,10 +1,14 @@
 //! Describes this machine: its resources, its software and its current boot.
 
 use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use flota_api::model::NodeDescription;
 use flota_api::resources::Resources;
 use flota_api::{FEATURE_LEVEL, VERSION};
+use flota_network::INTERFACE_PREFIX;
 
 use crate::offers::NodeOffers;
 
@@ -27,6 +31,7 @@ pub fn describe() -> NodeDescription {
         program_version: VERSION.into(),
         feature_level: FEATURE_LEVEL,
         boot_id: boot_id(),
+        routes: routes(),
         ..NodeDescription::default()
     }
 }
@@ -54,12 +59,61 @@ fn boot_id() -> String {
     format!("{} {namespace} {first}", kernel.trim())
 }
 
+/// Returns the destinations of this machine's routes, without those that lead everywhere, to the machine itself or to
+/// networks of Flota.
+fn routes() -> Vec<IpNet> {
+    let read = |name: &str| fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
+    let (v4, v6) = (read("route"), read("ipv6_route"));
+    let all = v4.lines().filter_map(route_of_version_4).chain(v6.lines().filter_map(route_of_version_6));
+    let mut found: Vec<IpNet> = all
+        .filter(|(net, interface)| {
+            let is_own = *interface == "lo" || interface.starts_with(INTERFACE_PREFIX);
+            let address = net.addr();
+            let is_local = matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
+            !is_own && !is_local && net.prefix_len() > 0 && !address.is_multicast()
+        })
+        .map(|(net, _)| net)
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Parses a line of /proc/net/route (proc_pid_net(5)): interface, destination, …, and mask as the eighth field, in
+/// hexadecimal and in the machine's byte order.
+fn route_of_version_4(line: &str) -> Option<(IpNet, &str)> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let number = |index: usize| u32::from_str_radix(fields.get(index)?, 16).ok().map(u32::from_be);
+    let (destination, mask) = (number(1)?, number(7)?);
+    let net = Ipv4Net::with_netmask(Ipv4Addr::from(destination), Ipv4Addr::from(mask)).ok()?;
+    Some((net.into(), fields.first()?))
+}
+
+/// Parses a line of /proc/net/ipv6_route: destination and its prefix length in hexadecimal, …, and the interface last.
+fn route_of_version_6(line: &str) -> Option<(IpNet, &str)> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let destination = Ipv6Addr::from(u128::from_str_radix(fields.first()?, 16).ok()?);
+    let length = u8::from_str_radix(fields.get(1)?, 16).ok()?;
+    Some((Ipv6Net::new(destination, length).ok()?.into(), fields.last()?))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
     use flota_api::model::{Allowance, NodeDevice};
+
+    #[test]
+    fn routes_are_read_as_the_kernel_writes_them() {
+        let v4 = route_of_version_4("eth0\t0000000A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0");
+        assert_eq!(v4, Some(("10.0.0.0/16".parse().expect("a prefix"), "eth0")));
+        assert_eq!(route_of_version_4("Iface\tDestination\tGateway"), None);
+        let zeros = "0".repeat(32);
+        let line =
+            format!("fd00000000000000{} 40 {zeros} 00 {zeros} 00000100 00000001 00000000 00000001 eth1", &zeros[..16]);
+        assert_eq!(route_of_version_6(&line), Some(("fd00::/64".parse().expect("a prefix"), "eth1")));
+    }
 
     #[test]
     fn a_node_registers_with_all_that_it_gives() {

@@ -8,6 +8,9 @@
 //!                           └── reporter.rs ◀─ statuses ┘
 //! ```
 //!
+//! `networks.rs` brings the node's networks to what the leader describes, on a thread of its own, and tells the session how
+//! far it is.
+//!
 //! `session.rs` converts between messages and domain types (`messages.rs`); no module behind it knows the wire format.
 //! What a container needs before it starts is a list of steps, each with its undo; `executor/prepared.rs` explains
 //! where to add one.
@@ -15,12 +18,12 @@
 //! A restart is local: an ended container is started again by its policy, without a manager. Containers outlive the
 //! daemon, and the next daemon finds them again.
 //!
-//! This logic does not depend on containers, disks or the machine's clock. [`start_agent`] starts it over four traits:
-//! [`Executor`] runs tasks, [`NodeServices`] holds images and opens streams, [`TaskRecords`] and [`WorkerState`] keep
-//! what outlives the daemon. [`Worker`] provides the real implementations: containers (`executor/container.rs`: image
+//! This logic does not depend on containers, disks or the machine's clock. [`start_agent`] starts it over five traits:
+//! [`Executor`] runs tasks, [`NodeServices`] holds images and opens streams, [`NodeNetworks`] makes networks,
+//! [`TaskRecords`] and [`WorkerState`] keep what outlives the daemon. [`Worker`] provides the real implementations: containers (`executor/container.rs`: image
 //! from `images.rs`, container from `translate.rs` and the runtime), and files. The feature `fake` adds
 //! implementations in memory, for tests and a simulator: `FakeExecutor` on a `FakeMachine`, `FakeServices`,
-//! `MemoryRecords`, `MemoryState`. Every future that the logic spawns ends with its [`AgentHandle`].
+//! `FakeNetworks`, `MemoryRecords`, `MemoryState`. Every future that the logic spawns ends with its [`AgentHandle`].
 
 mod agent;
 mod agent_handle;
@@ -36,6 +39,7 @@ mod images;
 mod locks;
 mod managers;
 mod messages;
+mod networks;
 mod offers;
 mod order;
 mod records;
@@ -64,6 +68,9 @@ pub use executor::{
 };
 pub use images::ImagesService;
 pub use messages::OpenStream;
+#[cfg(any(test, feature = "fake"))]
+pub use networks::FakeNetworks;
+pub use networks::{NodeNetworks, TaskNetwork};
 pub use offers::NodeOffers;
 #[cfg(any(test, feature = "fake"))]
 pub use records::MemoryRecords;

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use flota_api::id::TaskId;
-use flota_api::model::{Assignment, ImageSource, NodeDescription, TaskStatus};
-use flota_api::version::Timestamp;
+use flota_api::model::{Assignment, ImageSource, NetworkUpdate, NodeDescription, TaskStatus};
+use flota_api::version::{Timestamp, Version};
 
 /// A message to the leader.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +13,8 @@ pub(crate) enum ToLeader {
     /// The worker's clock.
     Heartbeat(Timestamp),
     Statuses(StatusBatch),
+    /// The node's networks are as the leader described them up to this version.
+    Programmed(Version),
     Leaving(Departure),
 }
 
@@ -24,6 +26,8 @@ pub(crate) enum FromLeader {
     /// This manager does not lead; the address of the leader, if the manager knows it.
     NotLeader(Option<String>),
     Assignments(Part),
+    /// A part of a description of this node's networks.
+    Networks(NetworkUpdate),
     /// The leader has stored the batch with this number.
     StatusAck(u64),
     OpenStream(OpenStream),

@@ -43,6 +43,8 @@ pub(crate) enum SessionError {
     Closed,
     #[error("the manager's assignments name the task {0}, but not its spec")]
     NoSpec(String),
+    #[error("the manager sent what can't be used: {0}")]
+    Malformed(#[from] Malformed),
 }
 
 impl From<tonic::Status> for SessionError {
@@ -84,6 +86,7 @@ impl Session {
         let message = match message {
             ToLeader::Heartbeat(now) => ToManager::Heartbeat(pd::Heartbeat { now: Some(now.0) }),
             ToLeader::Statuses(batch) => ToManager::Statuses(status_batch(batch)),
+            ToLeader::Programmed(version) => ToManager::Programmed(pd::Programmed { version }),
             ToLeader::Leaving(departure) => {
                 ToManager::Leaving(pd::Leaving { machine: departure == Departure::Machine })
             }
@@ -138,6 +141,7 @@ fn from_leader(message: FromManager) -> Result<FromLeader, SessionError> {
         }),
         FromManager::NotLeader(it) => FromLeader::NotLeader(Some(it.address).filter(|it| !it.is_empty())),
         FromManager::Assignments(it) => FromLeader::Assignments(part(it)?),
+        FromManager::Networks(it) => FromLeader::Networks(it.try_into()?),
         FromManager::StatusAck(it) => FromLeader::StatusAck(it.sequence),
         FromManager::OpenStream(it) => FromLeader::OpenStream(OpenStream {
             id: it.id,

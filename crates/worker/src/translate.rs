@@ -1,6 +1,7 @@
 //! Translates a task into a container: an OCI configuration and an order to a supervisor. This is the only file that
 //! knows both sides. The container executor calls it after every preparation step is done.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
@@ -10,12 +11,15 @@ use flota_api::model::{Assignment, Refusal, ServiceSpec};
 use flota_api::naming::{task_full_name, task_name};
 use flota_api::template::{self, Field, TemplateError};
 use flota_image::ImageConfig;
+use flota_network::dns::Host;
 use flota_runtime::cgroup::Groups;
-use flota_runtime::oci::{self, Capabilities, Cpu, Memory, Mount, Pids, Resources, Spec};
+use flota_runtime::oci::{self, Capabilities, Cpu, Memory, Mount, NamespaceKind, Pids, Resources, Spec};
 use flota_runtime::security::{capabilities, default_profile};
 use flota_runtime::{Order, Root};
 
 use crate::devices::{self, DeviceError};
+use crate::executor::Draft;
+use crate::networks::TaskNetwork;
 use crate::offers::NodeOffers;
 
 /// Bytes of output that are kept for each task.
@@ -24,6 +28,10 @@ const LOG_BYTES: u64 = 20 << 20;
 const PERIOD: u64 = 100_000;
 /// Path in a container of the program that `--init` runs as PID 1.
 const INIT: &str = "/dev/init";
+/// Kernel parameters of a container's own network, as Docker sets them: programs that are not root may listen at any
+/// port, and send pings.
+const SYSCTLS: [(&str, &str); 2] =
+    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The values that templates can use about this node.
@@ -67,12 +75,12 @@ pub(crate) enum TranslateError {
 /// Translates a task.
 pub(crate) fn container(
     assignment: &Assignment,
-    config: &ImageConfig,
+    draft: &Draft,
     node: &NodeNames,
     offers: &NodeOffers,
     places: Places,
 ) -> Result<Container, TranslateError> {
-    let spec = &assignment.spec;
+    let (spec, config) = (&assignment.spec, &draft.config);
     if let Some(refusal) = offers.allow.refusal(spec) {
         return Err(TranslateError::Refused(refusal));
     }
@@ -113,10 +121,17 @@ pub(crate) fn container(
     if spec.init {
         add_init(&mut result, &places.runtime);
     }
+    join_network(&mut result, &draft.network);
+    let resolver = match &draft.network {
+        TaskNetwork::Joined { resolver, .. } => Some(resolver.clone()),
+        TaskNetwork::Loopback | TaskNetwork::Host => None,
+    };
     let order = Order {
         id: assignment.task_id.to_string(),
         root: places.root,
         user: or(&spec.user, config.user()),
+        hosts: hosts(&hostname, &draft.network, spec),
+        resolver,
         hostname,
         groups: places.groups,
         log: places.log,
@@ -204,6 +219,34 @@ fn resources(spec: &ServiceSpec, given: &[devices::Given]) -> Resources {
     }
 }
 
+/// Puts the container into its network, and sets the parameters of a network of its own as Docker does.
+fn join_network(result: &mut Spec, network: &TaskNetwork) {
+    let Some(linux) = &mut result.linux else { return };
+    let is_network = |it: &oci::Namespace| it.kind == NamespaceKind::Network;
+    match network {
+        TaskNetwork::Loopback => {}
+        // What is not named is the caller's.
+        TaskNetwork::Host => return linux.namespaces.retain(|it| !is_network(it)),
+        TaskNetwork::Joined { namespace, .. } => {
+            let own = linux.namespaces.iter_mut().filter(|it| is_network(it));
+            own.for_each(|it| it.path.clone_from(namespace));
+        }
+    }
+    for (name, value) in SYSCTLS {
+        linux.sysctl.insert(name.into(), value.into());
+    }
+}
+
+/// Returns the content of /etc/hosts.
+fn hosts(hostname: &str, network: &TaskNetwork, spec: &ServiceSpec) -> String {
+    let own = match network {
+        TaskNetwork::Joined { addresses, .. } if !addresses.is_empty() => addresses.as_slice(),
+        _ => &[IpAddr::V4(Ipv4Addr::LOCALHOST)],
+    };
+    let extra: Vec<Host> = spec.hosts.iter().map(|it| Host { name: it.name.clone(), address: it.address }).collect();
+    flota_network::dns::hosts(hostname, own, &extra)
+}
+
 /// Makes the runtime's own program PID 1, where it reaps orphaned processes.
 fn add_init(result: &mut Spec, runtime: &Path) {
     result.mounts.push(Mount {
@@ -253,6 +296,15 @@ mod tests {
         spec: &ServiceSpec,
         config: &ImageConfig,
     ) -> Result<Spec, TranslateError> {
+        let draft = Draft { config: config.clone(), ..Draft::default() };
+        translate_draft(node_offers, spec, &draft).map(|it| it.spec)
+    }
+
+    fn translate_draft(
+        node_offers: &NodeOffers,
+        spec: &ServiceSpec,
+        draft: &Draft,
+    ) -> Result<Container, TranslateError> {
         let assignment = Assignment {
             task_id: "id".into(),
             service_name: "web".into(),
@@ -263,7 +315,7 @@ mod tests {
         let node = NodeNames { id: "n".into(), hostname: "w1".into() };
         let groups = Groups::default();
         let places = Places { root: Root::Folder("/".into()), groups, log: "log".into(), runtime: "r".into() };
-        container(&assignment, config, &node, node_offers, places).map(|it| it.spec)
+        container(&assignment, draft, &node, node_offers, places)
     }
 
     #[test]
@@ -330,6 +382,41 @@ mod tests {
         assert!(spec.linux().devices.iter().any(|it| it.path == Path::new("/dev/urandom")));
         let rules = spec.linux().resources.clone().unwrap_or_default().devices;
         assert!(matches!(rules.as_slice(), [all] if all.allow && all.major.is_none()));
+    }
+
+    #[test]
+    fn a_container_is_in_the_network_of_its_task() {
+        let spec = ServiceSpec {
+            hosts: vec![flota_api::model::HostEntry { name: "db".into(), address: [192, 0, 2, 7].into() }],
+            ..ServiceSpec::default()
+        };
+        let translate = |network: TaskNetwork| {
+            let draft = Draft { network, ..Draft::default() };
+            translate_draft(&NodeOffers::default(), &spec, &draft).expect("allowed")
+        };
+        let namespace = |container: &Container| {
+            let all = &container.spec.linux().namespaces;
+            all.iter().find(|it| it.kind == NamespaceKind::Network).map(|it| it.path.clone())
+        };
+        let last_hosts = |container: &Container| {
+            let lines = container.order.hosts.lines().rev().take(2).map(str::to_owned);
+            lines.collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>()
+        };
+        let loopback = translate(TaskNetwork::Loopback);
+        assert_eq!((namespace(&loopback), &loopback.order.resolver), (Some(PathBuf::new()), &None));
+        assert_eq!(last_hosts(&loopback), ["192.0.2.7\tdb", "127.0.0.1\tweb.2"]);
+        assert_eq!(loopback.spec.linux().sysctl.get("net.ipv4.ip_unprivileged_port_start"), Some(&"0".to_owned()));
+        let host = translate(TaskNetwork::Host);
+        assert_eq!((namespace(&host), host.spec.linux().sysctl.len()), (None, 0), "the node's parameters stay");
+        let joined = translate(TaskNetwork::Joined {
+            namespace: "/run/n".into(),
+            addresses: vec![[10, 0, 1, 2].into(), [10, 0, 2, 2].into()],
+            resolver: "nameserver 127.0.0.11\n".into(),
+        });
+        assert_eq!(namespace(&joined), Some("/run/n".into()));
+        assert_eq!(joined.order.resolver.as_deref(), Some("nameserver 127.0.0.11\n"));
+        assert_eq!(last_hosts(&joined), ["10.0.1.2\tweb.2", "10.0.2.2\tweb.2"]);
+        assert_eq!(joined.spec.linux().sysctl.len(), 2);
     }
 
     #[test]

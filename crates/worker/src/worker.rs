@@ -2,6 +2,7 @@
 //! `agent_handle.rs` to containers, files and the image store.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use flota_api::proto::images::image_store_server::ImageStoreServer;
 use flota_api::seal::Sealer;
 use flota_identity::{Dialer, Identity};
 use flota_image::{Credentials, Image, ImageError, ImageStore, PullError, Registries};
+use flota_network::Namespace;
 use flota_runtime::cgroup;
 
 use crate::agent_handle::{AgentHandle, AgentOptions, start_reporting_to};
@@ -23,6 +25,7 @@ use crate::disk_thread::DiskThread;
 use crate::executor::{ContainerExecutor, ContainerOptions, TaskPaths};
 use crate::gpus;
 use crate::images::{Images, ImagesService};
+use crate::networks::{LinuxKernel, LinuxOptions, NamespaceFolder, NetworkRecord, Networks};
 use crate::offers::NodeOffers;
 use crate::records::{QueuedRecords, SledRecords};
 use crate::reporter::Reporter;
@@ -75,6 +78,7 @@ pub enum StartError {
 pub struct Worker {
     agent: AgentHandle,
     images: Images,
+    networks: Networks,
 }
 
 impl Worker {
@@ -92,16 +96,28 @@ impl Worker {
         let images =
             Images::new(store, options.dialer.clone(), options.registries, reporter.clone(), options.clock.clone());
         images.sweep();
+        let disk = Arc::new(DiskThread::start()?);
+        let address: Option<SocketAddr> = options.address.parse().ok();
+        let kernel = LinuxKernel::start(LinuxOptions {
+            node: options.identity.node_id.clone(),
+            host: Namespace::own(),
+            address: address.map(|it| it.ip()),
+            guarded_ports: address.iter().map(SocketAddr::port).collect(),
+            folder: NamespaceFolder::at(paths.namespaces()),
+            group: paths.unified_group(),
+        })?;
+        let record = NetworkRecord::new(&options.data_dir, options.sealer.clone(), Arc::clone(&disk));
+        let networks = Networks::start(kernel, record)?;
         let executor = Arc::new(ContainerExecutor::new(ContainerOptions {
             node: NodeNames { id: options.identity.node_id.to_string(), hostname: description.hostname.clone() },
             images: images.clone(),
+            networks: networks.clone(),
             runtime: flota_runtime::Program::open(options.runtime),
             paths,
             offers: Arc::clone(&offers),
             overlay,
             clock: options.clock.clone(),
         }));
-        let disk = Arc::new(DiskThread::start()?);
         let records = SledRecords::open(&options.data_dir.join("task-db"), options.sealer)?;
         let agent = AgentOptions {
             node_id: options.identity.node_id.to_string(),
@@ -111,13 +127,16 @@ impl Worker {
             managers: options.managers,
             services: Arc::new(ContainerServices(Arc::clone(&executor))),
             executor,
+            networks: Arc::new(networks.clone()),
             records: Arc::new(QueuedRecords::new(records, Arc::clone(&disk))),
             state: Arc::new(FileState::new(&options.data_dir, disk)),
             offers,
             clock: options.clock,
             random: options.random,
         };
-        Ok(Self { agent: start_reporting_to(agent, reporter, shutdown), images })
+        let agent = start_reporting_to(agent, reporter, shutdown);
+        networks.begin();
+        Ok(Self { agent, images, networks })
     }
 
     /// Returns the service that sends images to other nodes.
@@ -187,6 +206,7 @@ impl Worker {
     /// Stops and removes every task, because the node leaves its cluster.
     pub async fn remove_tasks(&self) {
         self.agent.remove_tasks().await;
+        self.networks.leave().await;
     }
 
     /// Tells the leader that the daemon stops and will return, and leaves the containers running.

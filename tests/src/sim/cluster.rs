@@ -18,7 +18,7 @@ use flota_identity::{GrantKey, RootCa, new_secret};
 use flota_manager::Manager;
 use flota_raft_store::raft::ModelDisk;
 use flota_raft_store::{Store, Transaction, View, WriteTx};
-use flota_worker::{FakeMachine, MemoryRecords, MemoryState};
+use flota_worker::{FakeMachine, FakeNetworks, MemoryRecords, MemoryState};
 
 use super::clock::WallClock;
 use super::host::{Host, USER};
@@ -59,6 +59,8 @@ pub struct WorkerHost {
     pub node_id: NodeId,
     /// Its containers; they outlive the daemon.
     pub machine: FakeMachine,
+    /// Its kernel's networks; they outlive the daemon too.
+    pub networks: FakeNetworks,
     /// Its wall clock.
     pub clock: WallClock,
     records: MemoryRecords,
@@ -194,6 +196,7 @@ impl SimCluster {
             host,
             node_id,
             machine: FakeMachine::new(&host.to_string()),
+            networks: FakeNetworks::default(),
             clock: self.wall_clock(),
             records: MemoryRecords::default(),
             state: MemoryState::default(),
@@ -256,6 +259,7 @@ impl SimCluster {
             description: self.description(number),
             devices: (0..DEVICES).map(device).collect(),
             machine: it.machine.clone(),
+            networks: it.networks.clone(),
             records: it.records.clone(),
             state: it.state.clone(),
             managers: self.addresses(),
@@ -273,10 +277,11 @@ impl SimCluster {
 
     /// Kills a worker's daemon. With `power`, its machine fails too, with all its containers.
     pub fn crash_worker(&mut self, number: usize, power: bool) {
-        let it = &self.workers[number];
+        let it = &mut self.workers[number];
         self.world.crash(it.host, power);
         if power {
             it.machine.reboot();
+            it.networks = FakeNetworks::default();
         }
     }
 

@@ -17,7 +17,8 @@ use flota_manager::{Manager, ManagerOptions, TermClock};
 use flota_raft_store::raft::{ModelDisk, RaftNode, RaftOptions, StartError, Threads, Timing};
 use flota_raft_store::{Proposer, Store, Transaction};
 use flota_worker::{
-    AgentOptions, FakeExecutor, FakeMachine, FakeServices, MemoryRecords, MemoryState, NodeOffers, start_agent,
+    AgentOptions, FakeExecutor, FakeMachine, FakeNetworks, FakeServices, MemoryRecords, MemoryState, NodeOffers,
+    start_agent,
 };
 
 use super::host::Host;
@@ -148,6 +149,7 @@ pub(super) struct WorkerProcess {
     pub(super) description: NodeDescription,
     pub(super) devices: Vec<NodeDevice>,
     pub(super) machine: FakeMachine,
+    pub(super) networks: FakeNetworks,
     pub(super) records: MemoryRecords,
     pub(super) state: MemoryState,
     pub(super) managers: Vec<String>,
@@ -169,6 +171,7 @@ pub(super) async fn run_worker(process: WorkerProcess) {
         managers: process.managers,
         executor: Arc::new(FakeExecutor::new(process.machine, process.clock.clone())),
         services: Arc::new(FakeServices),
+        networks: Arc::new(process.networks),
         records: Arc::new(process.records),
         state: Arc::new(process.state),
         offers: Arc::new(NodeOffers { devices: process.devices, ..NodeOffers::default() }),

@@ -8,6 +8,7 @@ mod devices;
 mod faults;
 mod histories;
 mod images;
+mod networks;
 mod nodes;
 mod runtimes;
 mod services;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::networks::all;
 use super::{FromNumber, Malformed, require};
 use crate::model::{Assignment, Grant, ImageSource, NodeAddress, RegistryCredentials, ServiceSpec, TaskStatus};
 use crate::proto::dispatcher as pd;
@@ -24,6 +25,8 @@ impl From<&Assignment> for pd::TaskAssignment {
             credentials: it.credentials.as_ref().map(Into::into),
             paused: it.paused,
             device_ids: it.device_ids.iter().map(Into::into).collect(),
+            attachments: it.attachments.iter().map(Into::into).collect(),
+            unconfirmed_nodes: it.unconfirmed_nodes.clone(),
         }
     }
 }
@@ -54,6 +57,8 @@ impl Assignment {
             credentials: it.credentials.map(Into::into),
             paused: it.paused,
             device_ids: it.device_ids.into_iter().map(Into::into).collect(),
+            attachments: all(it.attachments)?,
+            unconfirmed_nodes: it.unconfirmed_nodes,
         })
     }
 }
@@ -138,7 +143,7 @@ impl From<pd::RegistryCredentials> for RegistryCredentials {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::DeviceId;
+    use crate::model::{Attachment, DeviceId};
     use crate::state::{DesiredState, TaskState};
 
     #[test]
@@ -161,6 +166,11 @@ mod tests {
             credentials: Some(RegistryCredentials { password: "p".to_owned().into(), ..Default::default() }),
             paused: true,
             device_ids: vec![DeviceId { kind: "gpu".into(), id: "a".into() }],
+            attachments: vec![Attachment {
+                network: "n".into(),
+                addresses: vec![std::net::IpAddr::from([10, 0, 1, 2])],
+            }],
+            unconfirmed_nodes: vec!["w2".into()],
         };
         assert_eq!(Assignment::try_from(pd::TaskAssignment::from(&assignment)), Ok(assignment));
     }

@@ -91,8 +91,9 @@ mod tests {
             allow: Allowance { privileged: true, devices: vec!["/dev/*".into()], capabilities: vec!["ALL".into()] },
             ..NodeDescription::default()
         };
-        assert_eq!(NodeDescription::from(Some(pt::NodeDescription::from(&description))), description);
-        assert_eq!(NodeDescription::from(None).allow, Allowance::default(), "an older node allows nothing");
+        assert_eq!(NodeDescription::try_from(Some(pt::NodeDescription::from(&description))), Ok(description));
+        let older = NodeDescription::try_from(None).expect("an older node says less");
+        assert_eq!(older.allow, Allowance::default(), "it allows nothing");
     }
 
     #[test]

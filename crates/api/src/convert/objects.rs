@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::networks::all;
 use super::{FromNumber, Malformed, require};
 use crate::clock_offset::ClockOffset;
 use crate::model::{
-    Cluster, Filter, Image, ImageHolder, Node, NodeStateReason, PendingReason, Registry, Revoked, Secret, Service,
-    Stack, Task, UpdateState,
+    Cluster, Filter, Image, ImageHolder, Network, Node, NodeStateReason, PendingReason, Registry, Revoked, Secret,
+    Service, Stack, Task, UpdateState,
 };
 use crate::object::{Object, StoreObject};
 use crate::proto::objects as po;
@@ -31,13 +32,15 @@ impl From<&Cluster> for po::Cluster {
                 .iter()
                 .map(|it| po::RevokedNode { node_id: it.node_id.to_string(), until: it.until.0 })
                 .collect(),
+            address_pools: it.address_pools.iter().map(Into::into).collect(),
         }
     }
 }
 
-impl From<po::Cluster> for Cluster {
-    fn from(it: po::Cluster) -> Self {
-        Self {
+impl TryFrom<po::Cluster> for Cluster {
+    type Error = Malformed;
+    fn try_from(it: po::Cluster) -> Result<Self, Malformed> {
+        Ok(Self {
             id: it.id.into(),
             meta: it.meta.into(),
             epoch: it.epoch,
@@ -53,7 +56,8 @@ impl From<po::Cluster> for Cluster {
                 .into_iter()
                 .map(|it| Revoked { node_id: it.node_id.into(), until: Timestamp(it.until) })
                 .collect(),
-        }
+            address_pools: all(it.address_pools)?,
+        })
     }
 }
 
@@ -72,6 +76,7 @@ impl From<&Node> for po::Node {
             state_since: it.state_since.0,
             clock_offset: it.clock_offset.0,
             raft_id: it.raft_id,
+            attachments: it.attachments.iter().map(Into::into).collect(),
         }
     }
 }
@@ -84,7 +89,7 @@ impl TryFrom<po::Node> for Node {
             meta: it.meta.into(),
             spec: require(it.spec, "node.spec")?.try_into()?,
             role: FromNumber::from_number(it.role)?,
-            description: it.description.into(),
+            description: it.description.try_into()?,
             address: it.address,
             state: FromNumber::from_number(it.state)?,
             state_reason: match it.state_reason {
@@ -94,6 +99,7 @@ impl TryFrom<po::Node> for Node {
             state_since: Timestamp(it.state_since),
             clock_offset: ClockOffset(it.clock_offset),
             raft_id: it.raft_id,
+            attachments: all(it.attachments)?,
         })
     }
 }
@@ -112,6 +118,8 @@ impl From<&Service> for po::Service {
             spec_version: it.spec_version,
             stack_id: it.stack_id.clone().map(Into::into),
             update_paused: it.update.pause_reason().map(str::to_owned),
+            virtual_ips: it.virtual_ips.iter().map(Into::into).collect(),
+            ports: it.ports.iter().map(Into::into).collect(),
         }
     }
 }
@@ -129,6 +137,8 @@ impl TryFrom<po::Service> for Service {
                 Some(reason) => UpdateState::Paused { reason },
                 None => UpdateState::Active,
             },
+            virtual_ips: all(it.virtual_ips)?,
+            ports: all(it.ports)?,
         })
     }
 }
@@ -151,6 +161,7 @@ impl From<&Task> for po::Task {
             paused: it.paused,
             pending_reason: it.pending_reason.as_ref().map(Into::into),
             device_ids: it.device_ids.iter().map(Into::into).collect(),
+            attachments: it.attachments.iter().map(Into::into).collect(),
         }
     }
 }
@@ -174,6 +185,7 @@ impl TryFrom<po::Task> for Task {
             paused: it.paused,
             pending_reason: it.pending_reason.map(TryInto::try_into).transpose()?,
             device_ids: it.device_ids.into_iter().map(Into::into).collect(),
+            attachments: all(it.attachments)?,
         })
     }
 }
@@ -181,18 +193,24 @@ impl TryFrom<po::Task> for Task {
 impl From<&PendingReason> for po::PendingReason {
     fn from(it: &PendingReason) -> Self {
         let (refused, needs_room) = match it {
+            PendingReason::NoAddress(network) => {
+                return Self { no_address: Some(network.clone()), ..Self::default() };
+            }
             PendingReason::NoNode => (&BTreeMap::new(), false),
             PendingReason::NoNodeFits(refused) => (refused, false),
             PendingReason::NeedsRoom(refused) => (refused, true),
         };
         let count = |(filter, nodes): (&Filter, &u64)| po::FilterCount { filter: filter.number(), nodes: *nodes };
-        Self { refused: refused.iter().map(count).collect(), needs_room }
+        Self { refused: refused.iter().map(count).collect(), needs_room, no_address: None }
     }
 }
 
 impl TryFrom<po::PendingReason> for PendingReason {
     type Error = Malformed;
     fn try_from(it: po::PendingReason) -> Result<Self, Malformed> {
+        if let Some(network) = it.no_address {
+            return Ok(Self::NoAddress(network));
+        }
         let count = |it: po::FilterCount| Ok((Filter::from_number(it.filter)?, it.nodes));
         let refused = it.refused.into_iter().map(count).collect::<Result<BTreeMap<_, _>, Malformed>>()?;
         Ok(match it.needs_room {
@@ -280,6 +298,7 @@ impl From<&Object> for po::Object {
                 Object::Image(it) => Kind::Image(it.as_ref().into()),
                 Object::Stack(it) => Kind::Stack(it.as_ref().into()),
                 Object::Registry(it) => Kind::Registry(it.as_ref().into()),
+                Object::Network(it) => Kind::Network(it.as_ref().into()),
             }),
         }
     }
@@ -290,13 +309,14 @@ impl TryFrom<po::Object> for Object {
     fn try_from(object: po::Object) -> Result<Self, Malformed> {
         use po::object::Kind;
         Ok(match require(object.kind, "object.kind")? {
-            Kind::Cluster(it) => Cluster::from(it).into_object(),
+            Kind::Cluster(it) => Cluster::try_from(it)?.into_object(),
             Kind::Node(it) => Node::try_from(it)?.into_object(),
             Kind::Service(it) => Service::try_from(it)?.into_object(),
             Kind::Task(it) => Task::try_from(it)?.into_object(),
             Kind::Image(it) => Image::from(it).into_object(),
             Kind::Stack(it) => Stack::try_from(it)?.into_object(),
             Kind::Registry(it) => Registry::from(it).into_object(),
+            Kind::Network(it) => Network::try_from(it)?.into_object(),
         })
     }
 }
@@ -323,6 +343,7 @@ mod tests {
             Kind::Registry => {
                 Registry { id: "r".into(), password: "p".to_owned().into(), ..Registry::default() }.into_object()
             }
+            Kind::Network => Network { id: "w".into(), vni: Some(4_096), ..Network::default() }.into_object(),
         };
         for object in Kind::ALL.map(sample) {
             assert_eq!(Object::try_from(po::Object::from(&object)), Ok(object));
@@ -356,9 +377,12 @@ mod tests {
     #[test]
     fn every_reason_to_wait_for_a_node_survives_the_way_to_the_wire_and_back() {
         let counts: BTreeMap<_, _> = Filter::ALL.iter().map(|filter| (*filter, *filter as u64 + 1)).collect();
-        for reason in
-            [PendingReason::NoNode, PendingReason::NoNodeFits(counts.clone()), PendingReason::NeedsRoom(counts)]
-        {
+        for reason in [
+            PendingReason::NoNode,
+            PendingReason::NoNodeFits(counts.clone()),
+            PendingReason::NeedsRoom(counts),
+            PendingReason::NoAddress("back".into()),
+        ] {
             assert_eq!(PendingReason::try_from(po::PendingReason::from(&reason)), Ok(reason));
         }
     }

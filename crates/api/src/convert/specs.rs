@@ -3,6 +3,7 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use super::networks::{all, parse_all, parse_filled, texts};
 use super::{FromNumber, Malformed, filled, millis, on_partition, require};
 use crate::capability::normalise;
 use crate::constraint::Constraint;
@@ -95,15 +96,18 @@ impl From<&NodeDescription> for pt::NodeDescription {
             runtimes: it.runtimes.clone(),
             devices: it.devices.iter().map(Into::into).collect(),
             allow: Some((&it.allow).into()),
+            data_address: it.data_address.map(|it| it.to_string()).unwrap_or_default(),
+            routes: texts(&it.routes),
         }
     }
 }
 
-impl From<Option<pt::NodeDescription>> for NodeDescription {
-    fn from(it: Option<pt::NodeDescription>) -> Self {
+impl TryFrom<Option<pt::NodeDescription>> for NodeDescription {
+    type Error = Malformed;
+    fn try_from(it: Option<pt::NodeDescription>) -> Result<Self, Malformed> {
         let it = it.unwrap_or_default();
         let platform = it.platform.unwrap_or_default();
-        Self {
+        Ok(Self {
             hostname: it.hostname,
             os: platform.os,
             architecture: platform.architecture,
@@ -114,7 +118,9 @@ impl From<Option<pt::NodeDescription>> for NodeDescription {
             runtimes: it.runtimes,
             devices: it.devices.into_iter().map(Into::into).collect(),
             allow: it.allow.into(),
-        }
+            data_address: parse_filled(&it.data_address, "description.data_address")?,
+            routes: parse_all(&it.routes, "description.routes")?,
+        })
     }
 }
 
@@ -160,6 +166,11 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             cap_drop: spec.cap_drop.clone(),
             devices: spec.devices.iter().map(Into::into).collect(),
             generic_resources: spec.generic_resources.iter().map(Into::into).collect(),
+            networks: spec.networks.iter().map(Into::into).collect(),
+            ports: spec.ports.iter().map(Into::into).collect(),
+            endpoint_mode: spec.endpoint_mode.number(),
+            dns: Some((&spec.dns).into()),
+            hosts: spec.hosts.iter().map(Into::into).collect(),
         }
     }
 }
@@ -201,6 +212,11 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             cap_drop: spec.cap_drop.iter().map(|it| normalise(it)).collect(),
             devices: spec.devices.into_iter().map(Into::into).collect(),
             generic_resources: spec.generic_resources.into_iter().map(Into::into).collect(),
+            networks: spec.networks.into_iter().map(Into::into).collect(),
+            ports: all(spec.ports)?,
+            endpoint_mode: FromNumber::from_number(spec.endpoint_mode)?,
+            dns: spec.dns.try_into()?,
+            hosts: all(spec.hosts)?,
         })
     }
 }
@@ -215,15 +231,18 @@ fn constraints(texts: &[String]) -> Result<Vec<Constraint>, Malformed> {
 
 impl From<&StackSpec> for ps::StackSpec {
     fn from(spec: &StackSpec) -> Self {
-        Self { name: spec.name.clone(), services: spec.services.iter().map(Into::into).collect() }
+        Self {
+            name: spec.name.clone(),
+            services: spec.services.iter().map(Into::into).collect(),
+            networks: spec.networks.iter().map(Into::into).collect(),
+        }
     }
 }
 
 impl TryFrom<ps::StackSpec> for StackSpec {
     type Error = Malformed;
     fn try_from(spec: ps::StackSpec) -> Result<Self, Malformed> {
-        let services = spec.services.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-        Ok(Self { name: spec.name, services })
+        Ok(Self { name: spec.name, services: all(spec.services)?, networks: all(spec.networks)? })
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{DeviceId, Secret, ServiceSpec, TaskStatus};
+use super::{Attachment, DeviceId, Secret, ServiceSpec, TaskStatus};
 use crate::id::{NodeId, ServiceId, TaskId};
 use crate::state::DesiredState;
 use crate::version::Timestamp;
@@ -40,6 +40,11 @@ pub struct Assignment {
     pub paused: bool,
     /// The node's devices that the task holds until it has ended.
     pub device_ids: Vec<DeviceId>,
+    /// The networks of the task and its addresses there, in the order of its interfaces.
+    pub attachments: Vec<Attachment>,
+    /// Names of the nodes that had not confirmed in time that they send the task no more connections, so that it is
+    /// stopped without them.
+    pub unconfirmed_nodes: Vec<String>,
 }
 
 impl Default for Assignment {
@@ -60,6 +65,8 @@ impl Default for Assignment {
             credentials: None,
             paused: false,
             device_ids: Vec::new(),
+            attachments: Vec::new(),
+            unconfirmed_nodes: Vec::new(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::network::AddressPool;
 use crate::id::{ClusterId, NodeId, RegistryId};
 use crate::version::{Meta, Timestamp};
 
@@ -72,6 +73,8 @@ pub struct Cluster {
     pub grant_key: Secret,
     /// Nodes that were removed, until their certificates expire.
     pub revoked: Vec<Revoked>,
+    /// Where networks get their subnets from; empty before the allocator has chosen the default.
+    pub address_pools: Vec<AddressPool>,
 }
 
 /// Credentials for one registry.

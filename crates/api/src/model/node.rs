@@ -1,11 +1,14 @@
 //! Nodes: the machines of the cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 use super::allowance::Allowance;
 use super::device::NodeDevice;
+use super::network::Attachment;
 use super::text_or_empty;
 use crate::clock_offset::ClockOffset;
 use crate::constraint::{Constraint, Key};
@@ -113,6 +116,11 @@ pub struct NodeDescription {
     pub devices: Vec<NodeDevice>,
     /// What its owner allows tasks to use.
     pub allow: Allowance,
+    /// Address of its overlay traffic; that of its listener if `None`.
+    #[serde(serialize_with = "text_or_empty")]
+    pub data_address: Option<IpAddr>,
+    /// Destinations of its routes, without the default route. No network gets a subnet that meets one of them.
+    pub routes: Vec<IpNet>,
 }
 
 impl NodeDescription {
@@ -180,6 +188,8 @@ pub struct Node {
     /// The Raft id of a manager, also after it has left; `None` until it has asked for one. In JSON, 0 stands for none.
     #[serde(serialize_with = "number_or_zero")]
     pub raft_id: Option<u64>,
+    /// Its addresses in the network `ingress`.
+    pub attachments: Vec<Attachment>,
 }
 
 impl Default for Node {
@@ -196,6 +206,7 @@ impl Default for Node {
             state_since: Timestamp::default(),
             clock_offset: ClockOffset::default(),
             raft_id: None,
+            attachments: Vec::new(),
         }
     }
 }
@@ -211,6 +222,12 @@ impl Node {
             Key::Architecture => Some(self.description.architecture.as_str()),
             Key::Label(label) => self.spec.labels.get(label).map(String::as_str),
         })
+    }
+
+    /// Returns the address of the node's overlay traffic: the one that it reports, or else that of its listener.
+    pub fn data_address(&self) -> Option<IpAddr> {
+        let listener = || self.address.parse().ok().map(|address: SocketAddr| address.ip());
+        self.description.data_address.or_else(listener)
     }
 
     /// Returns whether the node has left the cluster.

@@ -26,6 +26,8 @@ states! {
         Paused = "paused",
         /// Less CPU is free than the spec reserves.
         Cpu = "without enough CPU",
+        /// Another task has a port of the node that the spec asks for.
+        Port = "with the port taken",
         /// Fewer devices of a kind are free than the spec asks for.
         GenericResource = "without enough free devices",
         /// Less memory is free than the spec reserves.
@@ -45,11 +47,17 @@ pub enum PendingReason {
     /// Every node is excluded by a filter, but one of them has room once the task that this one replaces has ended
     /// there.
     NeedsRoom(BTreeMap<Filter, u64>),
+    /// No address is free in the network of this name.
+    NoAddress(String),
 }
 
 impl fmt::Display for PendingReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::NoNodeFits(counts) | Self::NeedsRoom(counts)) = self else { return f.write_str("there is no node") };
+        let counts = match self {
+            Self::NoNode => return f.write_str("there is no node"),
+            Self::NoAddress(network) => return write!(f, "no address is free in network {network}"),
+            Self::NoNodeFits(counts) | Self::NeedsRoom(counts) => counts,
+        };
         let nodes: u64 = counts.values().sum();
         let counts: Vec<String> = counts.iter().map(|(filter, count)| format!("{count} of {nodes} {filter}")).collect();
         write!(f, "no node fits: {}", counts.join(", "))
@@ -67,6 +75,7 @@ mod tests {
         assert_eq!(PendingReason::NoNodeFits(counts.clone()).to_string(), text);
         assert_eq!(PendingReason::NeedsRoom(counts).to_string(), text);
         assert_eq!(PendingReason::NoNode.to_string(), "there is no node");
+        assert_eq!(PendingReason::NoAddress("back".into()).to_string(), "no address is free in network back");
         assert!(Filter::ALL.windows(2).all(|pair| pair[0].as_str() < pair[1].as_str()));
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::device::{DeviceMapping, GenericResource};
+use super::network::{DnsConfig, EndpointMode, HostEntry, NetworkAttachment, PublishMode, PublishedPort, VirtualIp};
 use super::text_or_empty;
 use crate::constraint::Constraint;
 use crate::defaults;
@@ -168,6 +169,16 @@ pub struct ServiceSpec {
     pub devices: Vec<DeviceMapping>,
     /// Devices of the node, by kind and count; the scheduler chooses which.
     pub generic_resources: Vec<GenericResource>,
+    /// Networks that the tasks join, in the order of their interfaces.
+    pub networks: Vec<NetworkAttachment>,
+    /// Ports that are reached from outside.
+    pub ports: Vec<PublishedPort>,
+    /// What the name of the service resolves to.
+    pub endpoint_mode: EndpointMode,
+    /// How the programs of a task resolve names.
+    pub dns: DnsConfig,
+    /// Further lines of a task's `/etc/hosts`.
+    pub hosts: Vec<HostEntry>,
 }
 
 impl Default for ServiceSpec {
@@ -200,16 +211,37 @@ impl Default for ServiceSpec {
             cap_drop: Vec::new(),
             devices: Vec::new(),
             generic_resources: Vec::new(),
+            networks: Vec::new(),
+            ports: Vec::new(),
+            endpoint_mode: EndpointMode::Vip,
+            dns: DnsConfig::default(),
+            hosts: Vec::new(),
         }
     }
 }
 
 impl ServiceSpec {
-    /// Returns whether tasks made from `self` also satisfy `newer`, which is so if only the number of tasks or the
-    /// labels of the service differ.
+    /// Returns whether tasks made from `self` also satisfy `newer`, which is so if only the number of tasks, the labels
+    /// of the service, or what its name and its ports on every node stand for differ.
     pub fn same_task(&self, newer: &Self) -> bool {
-        let plain = |spec: &Self| Self { mode: ServiceMode::default(), labels: BTreeMap::new(), ..spec.clone() };
-        plain(self) == plain(newer)
+        let plain = |spec: &Self| Self {
+            mode: ServiceMode::default(),
+            labels: BTreeMap::new(),
+            endpoint_mode: EndpointMode::Vip,
+            ports: spec.host_ports().collect(),
+            ..spec.clone()
+        };
+        self.is_in_ingress() == newer.is_in_ingress() && plain(self) == plain(newer)
+    }
+
+    /// Returns the ports on which the node of a task answers.
+    pub fn host_ports(&self) -> impl Iterator<Item = PublishedPort> {
+        self.ports.iter().copied().filter(|port| port.mode == PublishMode::Host)
+    }
+
+    /// Returns whether every node answers on a port of the service, for which its tasks join the network `ingress`.
+    pub fn is_in_ingress(&self) -> bool {
+        self.ports.iter().any(|port| port.mode == PublishMode::Ingress)
     }
 }
 
@@ -261,4 +293,8 @@ pub struct Service {
     /// Whether its tasks are being brought to its newest spec.
     #[serde(rename = "updatePaused")]
     pub update: UpdateState,
+    /// Its virtual IPs.
+    pub virtual_ips: Vec<VirtualIp>,
+    /// The ports on which every node answers, all with a published port.
+    pub ports: Vec<PublishedPort>,
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::ServiceSpec;
+use super::{NetworkSpec, ServiceSpec};
 use crate::id::StackId;
 use crate::version::Meta;
 
@@ -14,6 +14,8 @@ pub struct StackSpec {
     pub name: String,
     /// Its services, with their full names.
     pub services: Vec<ServiceSpec>,
+    /// Its networks, with their full names.
+    pub networks: Vec<NetworkSpec>,
 }
 
 /// A stack as the store holds it.

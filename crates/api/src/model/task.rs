@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::device::DeviceId;
+use super::network::Attachment;
 use super::pending::PendingReason;
 use super::text_or_empty;
 use crate::id::{NodeId, ServiceId, TaskId};
@@ -92,6 +93,9 @@ pub struct Task {
     pub pending_reason: Option<PendingReason>,
     /// Devices of its node that it holds until it has ended. They are chosen together with the node.
     pub device_ids: Vec<DeviceId>,
+    /// Its networks with its addresses there, in the order of its interfaces; empty before the allocator has chosen
+    /// them. The addresses are free again when it has ended.
+    pub attachments: Vec<Attachment>,
 }
 
 impl Default for Task {
@@ -112,6 +116,7 @@ impl Default for Task {
             paused: false,
             pending_reason: None,
             device_ids: Vec::new(),
+            attachments: Vec::new(),
         }
     }
 }

@@ -34,7 +34,7 @@ fn node(devices: &[&str]) -> NodeRow {
 }
 
 fn stack() -> StackRow {
-    let spec = model::StackSpec { name: "stack".into(), services: Vec::new() };
+    let spec = model::StackSpec { name: "stack".into(), ..model::StackSpec::default() };
     let stack = model::Stack { id: "k1".into(), spec, ..model::Stack::default() };
     let services = vec![ServiceName { id: "s1".into(), name: "stack_web".into() }];
     StackRow { stack: Some((&stack).into()), services }

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use flota_api::proto::control::{Empty, Filter, ListRequest};
 use flota_api::proto::node::{InfoRequest, InitRequest, JoinRequest, StopTasksRequest};
 use flota_api::reason::Reason;
-use flota_network::Namespace;
+use flota_network::{Connection, Namespace};
 
 use super::node::{self, BRIDGE, CUT_OFF, pause};
 use super::state::{self, Lock, NodeState, SandboxState, dir, names, run_dir};
@@ -86,9 +86,9 @@ async fn begin(name: &str, managers: u32, workers: u32, config: Option<&Path>) -
     let mut sandbox = Running { state, _lock: Some(state::lock(name)?) };
     sandbox.state.save()?;
     node::prepare_cgroups(name)?;
-    let network = Namespace::make(&sandbox.state.network())?;
-    flota_network::add_bridge(&network, BRIDGE)?;
-    flota_network::add_bridge(&network, CUT_OFF)?;
+    let mut network = Connection::open(&Namespace::make(&sandbox.state.network())?)?;
+    network.add_bridge(BRIDGE)?;
+    network.add_bridge(CUT_OFF)?;
     for index in 0..sandbox.state.nodes.len() {
         let mut node = sandbox.state.nodes[index].clone();
         node::boot(&sandbox.state, &mut node)?;
@@ -107,9 +107,8 @@ pub(crate) fn down(name: &str) -> anyhow::Result<()> {
         for node in &state.nodes {
             node::destroy(name, node)?;
         }
-        Namespace::remove(&state.network());
     }
-    Namespace::remove(&run_dir(name).join("network"));
+    Namespace::remove(&run_dir(name).join("network"))?;
     // This also finds processes whose state was never written.
     for pid in node::processes(name, "")? {
         let _ = kill(pid, Signal::SIGKILL);
@@ -158,6 +157,11 @@ impl Running {
             bail!(missing(format!("there is no sandbox `{name}`")));
         }
         Ok(Self { state: SandboxState::load(&name)?, _lock: None })
+    }
+
+    /// Opens a netlink connection in the namespace of the sandbox's cables.
+    fn network(&self) -> anyhow::Result<Connection> {
+        Ok(Connection::open(&Namespace::at(&self.state.network()))?)
     }
 
     fn socket(&self, node: &str) -> String {
@@ -246,7 +250,7 @@ impl Running {
         let node = &self.state.nodes[index];
         if node.runs() {
             // The link goes down first, so that nothing on the node can report its end to the others.
-            flota_network::bring_down(&Namespace::at(&self.state.network()), &node.name)?;
+            self.network()?.bring_down(&node.name)?;
         }
         node::destroy(&self.state.name, node)
     }
@@ -329,16 +333,15 @@ impl Running {
 
     pub(crate) fn partition(&mut self, nodes: &[String]) -> anyhow::Result<()> {
         self.each(nodes, |sandbox, index| {
-            let network = Namespace::at(&sandbox.state.network());
-            Ok(flota_network::move_to_bridge(&network, &sandbox.state.nodes[index].name, CUT_OFF)?)
+            Ok(sandbox.network()?.move_to_bridge(&sandbox.state.nodes[index].name, CUT_OFF)?)
         })
     }
 
     pub(crate) fn heal(&mut self) -> anyhow::Result<()> {
-        let network = Namespace::at(&self.state.network());
+        let mut network = self.network()?;
         for node in self.state.nodes.iter().filter(|node| node.runs()) {
-            flota_network::move_to_bridge(&network, &node.name, BRIDGE)?;
-            flota_network::bring_up(&network, &node.name)?;
+            network.move_to_bridge(&node.name, BRIDGE)?;
+            network.bring_up(&node.name)?;
         }
         Ok(())
     }

@@ -5,10 +5,11 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use ipnet::IpNet;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use flota_network::{Namespace, Veth};
+use flota_network::{Connection, Namespace, Veth};
 use flota_runtime::cgroup::{self, Groups};
 use flota_runtime::state::start_time;
 
@@ -50,11 +51,13 @@ pub(crate) fn boot(sandbox: &SandboxState, node: &mut NodeState) -> anyhow::Resu
     node.pid = String::from_utf8_lossy(&output.stdout).trim().parse()?;
     node.start_time = start_time(node.pid).unwrap_or(0);
     node.paused = false;
-    let veth = Veth { port: node.name.clone(), interface: CARD.into(), address: node.address, prefix: PREFIX };
-    let network = Namespace::at(&sandbox.network());
+    let address = IpNet::new(node.address.into(), PREFIX)?;
+    let veth = Veth { port: node.name.clone(), interface: CARD.into(), address };
+    let mut network = Connection::open(&Namespace::at(&sandbox.network()))?;
     // The link of the node's previous start stays as long as the kernel keeps a connection over it (tcp(7), orphans).
-    flota_network::remove_link(&network, &node.name)?;
-    flota_network::add_veth(&network, BRIDGE, &Namespace::of(node.pid), &veth)
+    network.remove_link(&node.name)?;
+    network
+        .add_veth(BRIDGE, &Namespace::of(node.pid), &veth)
         .with_context(|| format!("failed to connect node {}", node.name))
 }
 

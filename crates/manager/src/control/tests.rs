@@ -190,7 +190,7 @@ async fn values_that_break_a_rule_are_refused_before_anything_is_written() {
     let control = cluster().await;
     let before = control.store.view().version;
     let bad = ServiceSpec { image: "No Image".into(), ..spec("web") };
-    let stack = StackSpec { name: "stack".into(), services: vec![bad.clone()] };
+    let stack = StackSpec { name: "stack".into(), services: vec![bad.clone()], ..StackSpec::default() };
     let login = RegistrySummary { host: "a/b".into(), username: "u".into() };
     let refused = [
         refusal(control.create_service("", bad.clone()).await),
@@ -209,7 +209,7 @@ async fn values_that_break_a_rule_are_refused_before_anything_is_written() {
 async fn a_name_that_is_taken_is_refused() {
     let control = cluster().await;
     assert_eq!(refusal(control.create_service("", spec("web")).await), Some(Reason::AlreadyExists));
-    let stack = StackSpec { name: "stack".into(), services: vec![spec("web")] };
+    let stack = StackSpec { name: "stack".into(), services: vec![spec("web")], ..StackSpec::default() };
     assert_eq!(refusal(control.deploy_stack("", &stack).await), Some(Reason::AlreadyExists));
     assert!(control.store.view().stack_by_name("stack").is_none(), "nothing half made");
 }
@@ -359,7 +359,7 @@ async fn a_list_of_tasks_is_about_the_services_and_nodes_that_it_names() {
 async fn a_stack_answers_with_the_services_that_it_has() {
     let control = cluster().await;
     let deploy = async |services: Vec<ServiceSpec>| {
-        let stack = StackSpec { name: "stack".into(), services };
+        let stack = StackSpec { name: "stack".into(), services, ..StackSpec::default() };
         let summary = control.deploy_stack("", &stack).await.expect("it is valid");
         let mut names: Vec<String> = summary.services.into_iter().map(|(_, name)| name).collect();
         names.sort();

@@ -176,6 +176,8 @@ fn assignment(task: &Task, spec: &ServiceSpec, told: &ToldTask, registry: Option
         }),
         paused: task.paused,
         device_ids: task.device_ids.iter().map(Into::into).collect(),
+        attachments: task.attachments.iter().map(Into::into).collect(),
+        unconfirmed_nodes: Vec::new(),
     }
 }
 

@@ -75,7 +75,7 @@ fn concern(events: &[Event], view: &Tables) -> Concern {
                 Object::Node(node) => include_node(&mut concern, node, view),
                 Object::Image(image) => include_image(&mut concern, image, view),
                 Object::Cluster(_) | Object::Registry(_) => concern = Concern::All,
-                Object::Service(_) | Object::Stack(_) => {}
+                Object::Service(_) | Object::Stack(_) | Object::Network(_) => {}
             },
             Event::Reset => concern = Concern::All,
             Event::Committed(_) => {}

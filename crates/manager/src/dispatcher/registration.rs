@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use prost::Message;
 
+use flota_api::Malformed;
 use flota_api::id::NodeId;
 use flota_api::model::{Image, Node, NodeDescription, NodeState};
 use flota_api::naming;
@@ -97,7 +98,8 @@ fn check(description: Option<flota_api::proto::types::NodeDescription>) -> Resul
         let text = format!("description: it has {size} bytes, and {DESCRIPTION_BOUND} is the most");
         return Err(RegisterError::Invalid(text));
     }
-    let mut it: NodeDescription = description.into();
+    let invalid = |error: Malformed| RegisterError::Invalid(error.to_string());
+    let mut it = NodeDescription::try_from(description).map_err(invalid)?;
     naming::check(&it.hostname).map_err(|error| RegisterError::Invalid(format!("hostname: {error}")))?;
     it.check_offers().map_err(RegisterError::Invalid)?;
     for text in [&mut it.os, &mut it.architecture, &mut it.program_version, &mut it.boot_id] {

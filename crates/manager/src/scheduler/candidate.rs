@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flota_api::id::ServiceId;
-use flota_api::model::{DeviceId, GenericResource, Node, ServiceSpec, Task};
+use flota_api::model::{DeviceId, GenericResource, Node, Protocol, ServiceSpec, Task};
 use flota_api::resources::Resources;
 use flota_api::version::Timestamp;
 use flota_raft_store::{Load, Tables};
@@ -13,6 +13,14 @@ use super::devices::FreeDevices;
 
 /// How long a failure of a spec on a node counts against that node.
 const FAILURES_COUNT: Duration = Duration::from_secs(300);
+
+/// A port of a node.
+type HostPort = (Option<u16>, Protocol);
+
+/// Returns the ports of its node that a task of the spec takes.
+fn host_ports(spec: &ServiceSpec) -> impl Iterator<Item = HostPort> {
+    spec.host_ports().map(|port| (port.published, port.protocol))
+}
 
 /// A node with what its tasks hold, those that were placed in this plan included.
 #[derive(Clone)]
@@ -25,6 +33,8 @@ pub(super) struct Candidate<'a> {
     failures: u64,
     /// Devices that tasks of this plan got.
     given: Vec<DeviceId>,
+    /// Ports of the node that tasks of this plan got.
+    given_ports: Vec<HostPort>,
     /// A task that is taken to have ended.
     without: Option<&'a Task>,
 }
@@ -58,7 +68,7 @@ pub(super) fn count_failures(nodes: &mut [Candidate], task: &Task, view: &Tables
 impl<'a> Candidate<'a> {
     /// A node with this load, without regard to any service.
     pub(super) fn new(node: &'a Arc<Node>, load: Load) -> Self {
-        Self { node, load, of_service: 0, failures: 0, given: Vec::new(), without: None }
+        Self { node, load, of_service: 0, failures: 0, given: Vec::new(), given_ports: Vec::new(), without: None }
     }
 
     /// Resources that no task holds.
@@ -73,16 +83,32 @@ impl<'a> Candidate<'a> {
         }
         let mut free = FreeDevices::new(&self.node.description.devices);
         free.hold(&self.given);
-        let without = self.without.map(|task| &task.id);
-        let holders = view.tasks_of_node(&self.node.id).filter(|it| it.holds_resources() && Some(&it.id) != without);
-        holders.for_each(|task| free.hold(&task.device_ids));
+        self.holders(view).for_each(|task| free.hold(&task.device_ids));
         free.choose(wanted)
+    }
+
+    /// The tasks that hold something of the node.
+    fn holders<'v>(&self, view: &'v Tables) -> impl Iterator<Item = &'v Arc<Task>> {
+        let without = self.without.map(|task| &task.id);
+        view.tasks_of_node(&self.node.id).filter(move |it| it.holds_resources() && Some(&it.id) != without)
+    }
+
+    /// Whether another task has a port of the node that a task of the spec takes.
+    pub(super) fn has_port_taken(&self, spec: &ServiceSpec, view: &Tables) -> bool {
+        let wanted: Vec<HostPort> = host_ports(spec).collect();
+        if wanted.is_empty() {
+            return false;
+        }
+        let of_task =
+            |task: &Arc<Task>| view.spec_of(task).is_some_and(|it| host_ports(it).any(|it| wanted.contains(&it)));
+        self.given_ports.iter().any(|port| wanted.contains(port)) || self.holders(view).any(of_task)
     }
 
     /// Adds a task of the service and returns its devices. The node must not refuse it.
     pub(super) fn take(&mut self, spec: &ServiceSpec, view: &Tables) -> Vec<DeviceId> {
         let devices = self.choose_devices(&spec.generic_resources, view).unwrap_or_default();
         self.given.extend_from_slice(&devices);
+        self.given_ports.extend(host_ports(spec));
         self.load.reserved = self.load.reserved.plus(&spec.reservations);
         self.load.live += 1;
         self.of_service += 1;

@@ -20,6 +20,7 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len()] = [
     (Filter::Privileged, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::Privileged))),
     (Filter::Capability, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::Capability(_)))),
     (Filter::Device, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::Device(_)))),
+    (Filter::Port, |spec, it, view| it.has_port_taken(spec, view)),
     (Filter::GenericResource, |spec, it, view| it.choose_devices(&spec.generic_resources, view).is_none()),
 ];
 

@@ -4,7 +4,8 @@
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
-use crate::namespace::{self, Namespace, NetworkError};
+use crate::error::{NetworkError, io};
+use crate::namespace::Namespace;
 
 /// Where clients find the server, as Docker's containers do.
 pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
@@ -25,8 +26,8 @@ impl Sockets {
     /// # Errors
     /// The namespace can't be entered, its loopback interface is down, or the port is in use.
     pub fn open(namespace: &Namespace) -> Result<Self, NetworkError> {
-        let act = || namespace::io(format!("open the DNS sockets at {ADDRESS}:{PORT}"));
-        namespace.run(move |_| async move {
+        let act = || io(format!("open the DNS sockets at {ADDRESS}:{PORT}"));
+        namespace.enter(|| {
             let udp = UdpSocket::bind((ADDRESS, PORT)).map_err(act())?;
             let tcp = TcpListener::bind((ADDRESS, PORT)).map_err(act())?;
             Ok(Self { udp, tcp })

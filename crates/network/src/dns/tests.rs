@@ -19,7 +19,8 @@ use tokio::runtime::Runtime;
 
 use super::message::Transport;
 use super::{Client, Directory, DnsServer, Entry, Sockets};
-use crate::{Namespace, NetworkError, bring_up};
+use crate::error::io;
+use crate::{Connection, Namespace, NetworkError};
 
 /// Longer than the server takes in the worst case.
 const DEADLINE: Duration = Duration::from_secs(8);
@@ -51,7 +52,7 @@ impl Machine {
         let folder = tempfile::tempdir().unwrap();
         let [namespace, client] = ["machine", "client"].map(|name| {
             let namespace = Namespace::make(&folder.path().join(name)).expect("tests run as root");
-            bring_up(&namespace, "lo").unwrap();
+            Connection::open(&namespace).and_then(|mut it| it.bring_up("lo")).unwrap();
             namespace
         });
         let directory = Directory::default();
@@ -129,7 +130,7 @@ impl Machine {
 /// Runs `work` in a namespace. The sockets that it makes stay there.
 fn within<T: Send + 'static>(namespace: &Namespace, work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> T {
     namespace
-        .run(move |_| async move { work().map_err(crate::namespace::io("do a test's work")) })
+        .enter(move || work().map_err(io("do a test's work")))
         .map_err(|error: NetworkError| format!("{error:?}"))
         .unwrap()
 }

@@ -8,7 +8,7 @@ use imbl::{OrdMap, OrdSet};
 use super::indices::{Indices, Load};
 use crate::digest::Digest;
 use flota_api::id::{NodeId, ServiceId, TaskId};
-use flota_api::model::{Cluster, Image, Node, Registry, Service, ServiceSpec, Stack, Task};
+use flota_api::model::{Cluster, Image, Network, Node, Registry, Service, ServiceSpec, Stack, Task};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::{Timestamp, Version};
 
@@ -102,6 +102,7 @@ impl Tables {
         Image: image, images, image_by_reference;
         Stack: stack, stacks, stack_by_name;
         Registry: registry, registries, registry_by_host;
+        Network: network, networks, network_by_name;
     }
 
     fn table(&self, kind: Kind) -> &Table {
@@ -300,7 +301,7 @@ impl Tables {
             }
             Object::Image(_) => self.indices.image(inside(old), inside(new)),
             Object::Node(_) => self.indices.node(inside(old), inside(new)),
-            Object::Cluster(_) | Object::Stack(_) | Object::Registry(_) => {}
+            Object::Cluster(_) | Object::Stack(_) | Object::Registry(_) | Object::Network(_) => {}
         }
     }
 

@@ -1,6 +1,6 @@
 //! Tests each operation of the store with every kind of object, enumerated from the declaration of kinds.
 
-use flota_api::model::{Cluster, Image, Node, Registry, Service, ServiceSpec, Stack, StackSpec, Task};
+use flota_api::model::{Cluster, Image, Network, Node, Registry, Service, ServiceSpec, Stack, StackSpec, Task};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::Timestamp;
 
@@ -25,6 +25,7 @@ fn sample(kind: Kind, id: &str) -> Object {
             Stack { id: id.into(), spec, ..Stack::default() }.into_object()
         }
         Kind::Registry => Registry { id: id.into(), host: "r:5000".into(), ..Registry::default() }.into_object(),
+        Kind::Network => Network { id: id.into(), ..Network::default() }.into_object(),
     }
 }
 

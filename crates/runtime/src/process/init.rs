@@ -114,8 +114,13 @@ impl Init<'_> {
                 Err(error) => return Err(error).act(|| "make a session keyring".into()),
             }
         }
-        if self.namespaces.makes(NamespaceKind::Network) {
-            clone::loopback_up().act(|| "take the loopback interface up".into())?;
+        let is_joined = self.namespaces.joins(NamespaceKind::Network);
+        if is_joined || self.namespaces.makes(NamespaceKind::Network) {
+            match clone::loopback_up() {
+                // A joined namespace may belong to another user namespace, and is then configured from there.
+                Err(Errno::EPERM) if is_joined => {}
+                other => other.act(|| "take the loopback interface up".into())?,
+            }
         }
         if self.namespaces.makes(NamespaceKind::Cgroup) {
             // The process is in its cgroup now, so the namespace shows the container's own group as its root.

@@ -115,6 +115,11 @@ impl Namespaces {
         self.new.contains(&kind)
     }
 
+    /// Returns whether a configuration names a namespace of this kind to join.
+    pub(crate) fn joins(&self, kind: NamespaceKind) -> bool {
+        self.join.iter().any(|(it, _)| *it == kind)
+    }
+
     /// Returns whether an intermediate process is needed: one that creates what belongs to a joined user namespace
     /// (for an unprivileged user, also one that joins it), or that configures a time namespace before it has
     /// processes.

@@ -6,6 +6,7 @@
 //! ```
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -30,7 +31,7 @@ pub fn launch(title: &mut [u8]) -> Result<(), RunError> {
     // No process waits for supervisors.
     clone::ignore_children();
     let requests = Connection::from(files::standard()[0].try_clone_to_owned().act(act)?);
-    while let Some((dir, daemon)) = recv(&requests).act(act)? {
+    while let Some(Request { dir, daemon, kept }) = recv(&requests).act(act)? {
         match clone::fork(0, Parent::Caller) {
             Ok(clone::Side::Parent(..)) => {}
             Ok(clone::Side::Child) => {
@@ -38,7 +39,7 @@ pub fn launch(title: &mut [u8]) -> Result<(), RunError> {
                 // hold it.
                 drop(requests);
                 show(title, &dir);
-                clone::exit(supervise(&dir, daemon))
+                clone::exit(supervise(&dir, daemon, kept))
             }
             Err(error) => fail(&daemon, RunError::new(format!("failed to start a supervisor: {}", error.desc()))),
         }
@@ -46,12 +47,21 @@ pub fn launch(title: &mut [u8]) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Receives the next folder and the connection of its supervisor.
-fn recv(requests: &Connection) -> io::Result<Option<(PathBuf, Connection)>> {
+/// A supervisor to fork.
+struct Request {
+    dir: PathBuf,
+    /// The supervisor's connection to the daemon.
+    daemon: Connection,
+    /// The descriptors that it keeps.
+    kept: Vec<OwnedFd>,
+}
+
+fn recv(requests: &Connection) -> io::Result<Option<Request>> {
     while let Some((ToLauncher::Supervise(dir), descriptors)) = requests.recv(Wait::Block)? {
+        let mut descriptors = descriptors.into_iter();
         // Without a connection no daemon waits for the container.
-        if let Some(connection) = descriptors.into_iter().next() {
-            return Ok(Some((dir, connection.into())));
+        if let Some(daemon) = descriptors.next() {
+            return Ok(Some(Request { dir, daemon: daemon.into(), kept: descriptors.collect() }));
         }
     }
     Ok(None)
@@ -72,12 +82,12 @@ fn show(title: &mut [u8], dir: &Path) {
 }
 
 /// Runs a supervisor until its container has ended and returns its exit code.
-fn supervise(dir: &Path, daemon: Connection) -> i32 {
+fn supervise(dir: &Path, daemon: Connection, kept: Vec<OwnedFd>) -> i32 {
     clone::reset_signals();
     if !daemon.is_open() {
         return 1;
     }
-    match start(dir) {
+    match start(dir, kept) {
         Ok(supervisor) => supervisor.run(daemon),
         Err(error) => {
             fail(&daemon, error);
@@ -86,11 +96,12 @@ fn supervise(dir: &Path, daemon: Connection) -> i32 {
     }
 }
 
-fn start(dir: &Path) -> Result<Supervisor, RunError> {
+fn start(dir: &Path, kept: Vec<OwnedFd>) -> Result<Supervisor, RunError> {
     let order = state::read(&dir.join("order.json")).act(|| "read the order".into())?;
     Supervisor::start(
         dir,
         order.ok_or_else(|| StepError::refuse("read the order", format!("{} has none", dir.display())))?,
+        kept,
     )
 }
 

@@ -11,9 +11,9 @@ use crate::state::ExitStatus;
 /// A message from a daemon to its launcher.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ToLauncher {
-    /// Fork a supervisor for this folder. The message has one descriptor: the supervisor's end of a connection, where
-    /// it sends [`FromSupervisor::Started`] or [`FromSupervisor::Failed`] and then, as after [`ToSupervisor::Watch`],
-    /// its events.
+    /// Fork a supervisor for this folder. The first descriptor of the message is the supervisor's end of a connection,
+    /// where it sends [`FromSupervisor::Started`] or [`FromSupervisor::Failed`] and then, as after
+    /// [`ToSupervisor::Watch`], its events. The supervisor keeps the others open until its container has ended.
     Supervise(PathBuf),
 }
 
@@ -37,6 +37,8 @@ pub(crate) enum ToSupervisor {
         /// Number of columns.
         columns: u16,
     },
+    /// Send copies of the descriptors that the supervisor keeps. Answered with [`FromSupervisor::Kept`].
+    Kept,
 }
 
 /// A message from a supervisor to a client.
@@ -46,6 +48,8 @@ pub(crate) enum FromSupervisor {
     Started,
     /// Answer: the request failed for this reason.
     Failed(RunError),
+    /// Answer: copies of the kept descriptors, in the order in which they were given, are attached.
+    Kept,
     /// The process of this connection ended with this exit code.
     ExecExited(i32),
     /// An event of the container. Only sent to connections that watch it.

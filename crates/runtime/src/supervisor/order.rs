@@ -35,8 +35,12 @@ pub struct Order {
     /// User as `user[:group]`, by name or number, resolved with the container's own /etc/passwd and /etc/group; root
     /// if empty.
     pub user: String,
-    /// Hostname to write to /etc/hostname and /etc/hosts.
+    /// Content of /etc/hostname, without the end of its line.
     pub hostname: String,
+    /// Content of /etc/hosts.
+    pub hosts: String,
+    /// Content of /etc/resolv.conf; `None` for that of the machine.
+    pub resolver: Option<String>,
     /// The container's control groups. Another runtime creates the same ones by the configuration's `linux.cgroupsPath`
     /// ([`Groups::cgroups_path`]).
     pub groups: Groups,

@@ -38,7 +38,13 @@ impl Peer {
     /// Sends a message. A client that has disconnected or does not read misses it, because the supervisor never waits
     /// for one.
     pub(super) fn send(&self, message: &FromSupervisor) {
-        let _ = self.connection.send(message, &[], Wait::Fail);
+        self.send_with(message, &[]);
+    }
+
+    /// Does the same as [`Peer::send`], with copies of these descriptors.
+    pub(super) fn send_with(&self, message: &FromSupervisor, descriptors: &[OwnedFd]) {
+        let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        let _ = self.connection.send(message, &borrowed, Wait::Fail);
     }
 }
 

@@ -57,7 +57,7 @@ fn common_parent(paths: &[PathBuf]) -> PathBuf {
 pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<Spec, StepError> {
     let mut spec: Spec = oci::read_json(&bundle(dir).join("config.json"))?;
     let root = RootDir::open(rootfs)?;
-    write_network_files(&root, &order.hostname)?;
+    write_network_files(&root, order)?;
     if let Some(it) = &mut spec.root {
         it.path = rootfs.to_owned();
     }
@@ -99,19 +99,26 @@ const RESOLVER: &str = "/etc/resolv.conf";
 /// Largest resolv.conf in bytes; one of the machine that is longer is cut.
 const RESOLVER_BOUND: u64 = 1 << 20;
 
-/// Writes /etc/hostname, /etc/hosts and, with the machine's name servers, /etc/resolv.conf. They replace the image's
-/// files, as Docker's mounts hide them.
-fn write_network_files(root: &RootDir, hostname: &str) -> Result<(), StepError> {
-    let etc = root.make_folder(Path::new("/etc")).act(|| "make /etc".into())?;
-    let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.0.1\t{hostname}\n");
-    let mut files = vec![("hostname", format!("{hostname}\n").into_bytes()), ("hosts", hosts.into_bytes())];
-    let mut resolver = Vec::new();
-    match fs::File::open(RESOLVER).and_then(|file| file.take(RESOLVER_BOUND).read_to_end(&mut resolver)) {
-        Ok(_) => files.push(("resolv.conf", resolver)),
-        // A machine without name servers.
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(error).act(|| format!("read {RESOLVER}")),
+/// Returns the machine's resolv.conf, or `None` if it has no name servers.
+fn machines_resolver() -> Result<Option<Vec<u8>>, StepError> {
+    let mut text = Vec::new();
+    match fs::File::open(RESOLVER).and_then(|file| file.take(RESOLVER_BOUND).read_to_end(&mut text)) {
+        Ok(_) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).act(|| format!("read {RESOLVER}")),
     }
+}
+
+/// Writes /etc/hostname, /etc/hosts and /etc/resolv.conf. They replace the image's files, as Docker's mounts hide them.
+fn write_network_files(root: &RootDir, order: &Order) -> Result<(), StepError> {
+    let etc = root.make_folder(Path::new("/etc")).act(|| "make /etc".into())?;
+    let hostname = format!("{}\n", order.hostname).into_bytes();
+    let mut files = vec![("hostname", hostname), ("hosts", order.hosts.clone().into_bytes())];
+    let resolver = match &order.resolver {
+        Some(text) => Some(text.clone().into_bytes()),
+        None => machines_resolver()?,
+    };
+    files.extend(resolver.map(|text| ("resolv.conf", text)));
     for (name, text) in files {
         let act = || format!("write /etc/{name}");
         // The file is written beside it and renamed, because the image may have a pipe there, which would block the

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::harness::{Bundle, only_v2, read};
+use crate::harness::{Bundle, only_v2, read, wait_for};
 
 const KINDS: [(&str, &str); 8] = [
     ("pid", "pid"),
@@ -50,6 +50,21 @@ fn every_kind_of_namespace_is_joined_by_its_path() {
         bundle.idle().start();
         assert_eq!(namespace(bundle.pid(), file), namespace(other.pid(), file), "{kind}");
     }
+}
+
+#[test]
+fn loopback_is_up_in_a_network_namespace_that_is_joined() {
+    let mut owner = std::process::Command::new("unshare").args(["-n", "sleep", "1000"]).spawn().unwrap();
+    let path = format!("/proc/{}/ns/net", owner.id());
+    wait_for("a network namespace", || {
+        (std::fs::read_link(&path).ok() != std::fs::read_link("/proc/self/ns/net").ok()).then_some(())
+    });
+    let mut bundle = Bundle::new();
+    bundle.namespace(json!({"type": "network", "path": path}));
+    let said = bundle.sh("ip addr show lo").says();
+    let _ = owner.kill();
+    let _ = owner.wait();
+    assert!(said.contains("LOOPBACK,UP") && said.contains("127.0.0.1/8"), "{said}");
 }
 
 #[test]

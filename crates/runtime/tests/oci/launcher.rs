@@ -27,7 +27,7 @@ fn launchers(container: &Supervised) -> Vec<i32> {
 
 fn start(program: &Program, container: &Supervised) {
     let spec = serde_json::from_value(container.bundle.config.clone()).unwrap();
-    flota_runtime::start(program, &container.dir, &container.order, spec).unwrap();
+    flota_runtime::start(program, &container.dir, &container.order, spec, &[]).unwrap();
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_launcher_that_can_not_be_is_an_error_of_the_start() {
     let container = Supervised::new("true");
     let spec = serde_json::from_value(container.bundle.config.clone()).unwrap();
     let nowhere = Program::open("/nowhere/flota-runtime".into());
-    let error = flota_runtime::start(&nowhere, &container.dir, &container.order, spec).unwrap_err();
+    let error = flota_runtime::start(&nowhere, &container.dir, &container.order, spec, &[]).unwrap_err();
     assert!(error.text.starts_with("failed to start /nowhere/flota-runtime: "), "{}", error.text);
     assert!(ContainerClient::connect(&container.dir).is_err());
 }
@@ -101,7 +101,7 @@ fn two_hundred_starts_at_once_all_run_although_the_launcher_queues_only_a_few() 
         let order = Order { id: number.into(), root, groups, log: dir.join("log"), ..first.order.clone() };
         let mut config = first.bundle.config.clone();
         config["linux"]["cgroupsPath"] = path.into();
-        flota_runtime::start(&program, dir, &order, serde_json::from_value(config).unwrap()).map(drop)
+        flota_runtime::start(&program, dir, &order, serde_json::from_value(config).unwrap(), &[]).map(drop)
     };
     // While it stands still, most of the requests find no room.
     kill(Pid::from_raw(launcher[0]), Signal::SIGSTOP).unwrap();

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
+use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -42,6 +43,8 @@ impl Supervised {
             root: Root::Folder(bundle.rootfs()),
             user: String::new(),
             hostname: "box".into(),
+            hosts: "127.0.0.1\tlocalhost\n198.18.0.9\tbox\n".into(),
+            resolver: None,
             groups: Groups::new(&hierarchies().unwrap(), path, &bundle.id).unwrap(),
             log: dir.join("log"),
             log_bytes: 1 << 20,
@@ -52,8 +55,12 @@ impl Supervised {
     }
 
     pub(crate) fn try_start(&self) -> Result<ContainerEvents, RunError> {
+        self.start_keeping(&[])
+    }
+
+    pub(crate) fn start_keeping(&self, kept: &[OwnedFd]) -> Result<ContainerEvents, RunError> {
         let spec = serde_json::from_value(self.bundle.config.clone()).unwrap();
-        flota_runtime::start(&Program::open(program()), &self.dir, &self.order, spec)
+        flota_runtime::start(&Program::open(program()), &self.dir, &self.order, spec, kept)
     }
 
     #[track_caller]
@@ -129,6 +136,50 @@ fn container_has_its_name_and_the_name_servers_of_the_machine() {
     assert_eq!(container.wait().code, 0);
     let lines: Vec<String> = container.lines().into_iter().map(|it| it.1).collect();
     assert_eq!(lines.join("\n"), format!("box\n{}\n1", read("/etc/resolv.conf")));
+}
+
+#[test]
+fn container_has_the_name_servers_and_hosts_that_it_was_given() {
+    let mut container = Supervised::new("cat /etc/resolv.conf; grep box /etc/hosts");
+    container.order.resolver = Some("nameserver 127.0.0.11\n".into());
+    let container = container.start();
+    assert_eq!(container.wait().code, 0);
+    let lines: Vec<String> = container.lines().into_iter().map(|it| it.1).collect();
+    assert_eq!(lines, ["nameserver 127.0.0.11", "198.18.0.9\tbox"]);
+}
+
+#[test]
+fn kept_descriptors_are_handed_back_and_the_container_has_none_of_them() {
+    let container = Supervised::new("ls /proc/1/fd; echo ready; exec sleep 1000");
+    let sockets = [0, 1].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
+    let addresses = sockets.each_ref().map(|it| it.local_addr().unwrap());
+    container.start_keeping(&sockets.map(OwnedFd::from)).unwrap();
+    // Nothing of the daemon that made them is left, so another one gets them from the supervisor.
+    for _ in 0..2 {
+        let kept = container.client().kept().unwrap().into_iter().map(UdpSocket::from);
+        assert_eq!(kept.map(|it| it.local_addr().unwrap()).collect::<Vec<_>>(), addresses);
+    }
+    container.wait_line("ready");
+    let listed: Vec<String> = container.lines().into_iter().map(|it| it.1).collect();
+    assert_eq!(listed, ["0", "1", "2", "ready"]);
+    container.client().kill(libc::SIGKILL).unwrap();
+    container.wait();
+    wait_for("the sockets are closed", || UdpSocket::bind(addresses[0]).ok());
+}
+
+#[test]
+fn every_process_of_a_container_is_in_its_group_of_every_hierarchy() {
+    // Its cgroup namespace is the machine's, so that the names are those of the machine.
+    let mut container = Supervised::new("exec sleep 1000");
+    let namespaces = container.bundle.config["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|it| it["type"] != "cgroup");
+    let container = container.start();
+    let groups = format!("/{}", container.bundle.id);
+    let (_, of_exec) = container.exec("cat /proc/1/cgroup /proc/self/cgroup");
+    let unified: Vec<&str> = of_exec.lines().filter_map(|line| line.strip_prefix("0::")).collect();
+    assert_eq!(unified, [&groups, &groups], "{of_exec}");
+    let other = of_exec.lines().filter(|line| !line.ends_with(&groups));
+    assert_eq!(other.count(), 0, "{of_exec}");
 }
 
 #[test]

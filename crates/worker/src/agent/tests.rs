@@ -12,6 +12,7 @@ use crate::agent_handle::{AgentHandle, AgentOptions, start_reporting_to};
 use crate::disk_thread::DiskThread;
 use crate::executor::{FakeExecutor, FakeMachine};
 use crate::messages::SetVersion;
+use crate::networks::FakeNetworks;
 use crate::records::MemoryRecords;
 use crate::services::FakeServices;
 use crate::test_cluster::TestCluster;
@@ -22,8 +23,8 @@ use flota_api::proto::dispatcher::dispatcher_server::{Dispatcher, DispatcherServ
 use flota_api::proto::dispatcher::manager_message::Message as FromManager;
 use flota_api::proto::dispatcher::worker_message::Message as ToManager;
 use flota_api::proto::dispatcher::{
-    AssignedSpec, Assignments, ManagerMessage, NotLeader, Register, Registered, StatusAck, StatusBatch, TaskAssignment,
-    WorkerMessage,
+    AssignedSpec, Assignments, ManagerMessage, Networks, NotLeader, Register, Registered, StatusAck, StatusBatch,
+    TaskAssignment, WorkerMessage,
 };
 use flota_api::proto::types::DesiredState;
 use flota_api::state::TaskState;
@@ -53,6 +54,16 @@ impl FakeSession {
             let message = tokio::time::timeout(PATIENCE, self.inbox.message()).await.expect("a batch in time");
             if let Some(ToManager::Statuses(batch)) = message.expect("no error").expect("the session goes on").message {
                 return batch;
+            }
+        }
+    }
+
+    /// Waits for the next version that the worker has programmed.
+    async fn programmed(&mut self) -> u64 {
+        loop {
+            let message = tokio::time::timeout(PATIENCE, self.inbox.message()).await.expect("an answer in time");
+            if let Some(ToManager::Programmed(it)) = message.expect("no error").expect("the session goes on").message {
+                return it.version;
             }
         }
     }
@@ -138,6 +149,7 @@ fn worker(cluster: &TestCluster, managers: Vec<String>) -> Bench {
         managers,
         executor: Arc::new(FakeExecutor::new(machine.clone(), clock.clone())),
         services: Arc::new(FakeServices),
+        networks: Arc::new(FakeNetworks::default()),
         records: Arc::new(MemoryRecords::default()),
         state: Arc::new(FileState::new(dir.path(), Arc::clone(&disk))),
         offers: Arc::default(),
@@ -225,6 +237,26 @@ async fn a_silent_leader_is_left_for_another_one() {
     // This leader never answers a heartbeat: the connection stays open without a response.
     let _kept = next(&mut first).await;
     next(&mut second).await.welcome().await;
+}
+
+#[tokio::test]
+async fn each_whole_description_of_the_networks_is_confirmed_in_every_session() {
+    let cluster = TestCluster::new();
+    let (address, mut sessions) = leader(&cluster).await;
+    let _bench = worker(&cluster, vec![address]);
+    let part = |version, more| FromManager::Networks(Networks { version, full: true, more, ..Networks::default() });
+    let mut first = next(&mut sessions).await;
+    first.welcome().await;
+    first.send(part(6, true)).await;
+    first.send(part(7, false)).await;
+    assert_eq!(first.programmed().await, 7);
+    first.send(part(8, true)).await;
+    drop(first);
+    // The leader of another session does not know what an earlier one was told, and a part that came there is void.
+    let mut second = next(&mut sessions).await;
+    second.welcome().await;
+    second.send(part(7, false)).await;
+    assert_eq!(second.programmed().await, 7);
 }
 
 /// A session in which the task `t` runs.

@@ -7,6 +7,7 @@ use futures::FutureExt;
 
 use flota_api::clock::Clock;
 use flota_api::model::{Assignment, ImageSource, Role, ServiceSpec};
+use flota_api::seal::Sealer;
 use flota_identity::Dialer;
 use flota_image::{ImageStore, Registries};
 use flota_runtime::Program;
@@ -15,7 +16,10 @@ use super::{
     ContainerExecutor, ContainerOptions, Executor, ExecutorError, FakeExecutor, FakeFailure, FakeMachine, FakeProgram,
     Prepared, TaskPaths, remove_task,
 };
+use crate::disk_thread::DiskThread;
 use crate::images::Images;
+use crate::networks::fake_kernel::FakeKernel;
+use crate::networks::{NetworkRecord, Networks};
 use crate::reporter::Reporter;
 use crate::test_cluster::TestCluster;
 use crate::translate::NodeNames;
@@ -63,7 +67,9 @@ impl Bench {
             _ => flota_image::pack(&store, "program", &program).unwrap().digest,
         };
         let dialer = Dialer::new(&TestCluster::new().identity(Role::Worker)).unwrap();
+        let record = NetworkRecord::new(dir.path(), Sealer::new(&[7; 32]), Arc::new(DiskThread::start().unwrap()));
         let executor = ContainerExecutor::new(ContainerOptions {
+            networks: Networks::start(FakeKernel::default(), record).unwrap(),
             node: NodeNames { id: "n".into(), hostname: "w1".into() },
             images: Images::new(store, dialer, Registries::default(), Reporter::default(), Clock::system()),
             runtime: Program::open(dir.path().join("no-runtime")),

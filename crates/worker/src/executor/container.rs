@@ -18,12 +18,15 @@ use flota_runtime::{ContainerClient, ContainerEvents, Program, State};
 use super::{Cause, Draft, Executor, ExecutorError, Found, PrepareStep, Running, TaskPaths};
 use crate::images::{FetchError, Images};
 use crate::locks::KeyedLocks;
+use crate::networks::Networks;
 use crate::offers::NodeOffers;
 use crate::translate::{self, NodeNames, Places, stop_signal};
 
+mod network;
 mod steps;
 mod supervisor;
 
+use network::NetworkStep;
 use steps::{ImageStep, RunFolder, WritableLayer};
 use supervisor::{Located, Place, Supervisor, blocking};
 
@@ -67,6 +70,7 @@ impl From<ContainerError> for ExecutorError {
 pub(crate) struct ContainerOptions {
     pub(crate) node: NodeNames,
     pub(crate) images: Images,
+    pub(crate) networks: Networks,
     pub(crate) runtime: Program,
     pub(crate) paths: TaskPaths,
     pub(crate) offers: Arc<NodeOffers>,
@@ -84,6 +88,7 @@ pub(crate) struct ContainerExecutor {
     runtime: Arc<Program>,
     offers: Arc<NodeOffers>,
     clock: Clock,
+    network: NetworkStep,
     layer: WritableLayer,
     steps: Vec<Arc<dyn PrepareStep>>,
     /// Names of the node's tasks, as users know them.
@@ -92,14 +97,17 @@ pub(crate) struct ContainerExecutor {
 
 impl ContainerExecutor {
     pub(crate) fn new(options: ContainerOptions) -> Self {
-        let ContainerOptions { node, images, runtime, paths, offers, overlay, clock } = options;
+        let ContainerOptions { node, images, networks, runtime, paths, offers, overlay, clock } = options;
+        let network = NetworkStep::new(networks);
         let layer = WritableLayer { paths: paths.clone(), overlay, busy: KeyedLocks::default() };
         let steps: Vec<Arc<dyn PrepareStep>> = vec![
             Arc::new(ImageStep { images: images.clone() }),
             Arc::new(layer.clone()),
+            Arc::new(network.clone()),
             Arc::new(RunFolder { paths: paths.clone() }),
         ];
-        Self { node, images, paths, runtime: Arc::new(runtime), offers, clock, layer, steps, names: Mutex::default() }
+        let (runtime, names) = (Arc::new(runtime), Mutex::default());
+        Self { node, images, paths, runtime, offers, clock, network, layer, steps, names }
     }
 
     /// Returns the task's name as users know it, or its id if the task is unknown.
@@ -125,9 +133,10 @@ impl ContainerExecutor {
             runtime: self.runtime.path().to_owned(),
         };
         let translate::Container { order, spec } =
-            translate::container(assignment, &draft.config, &self.node, &self.offers, places)?;
+            translate::container(assignment, draft, &self.node, &self.offers, places)?;
         let (runtime, folder) = (Arc::clone(&self.runtime), self.paths.run_folder(task));
-        let started = tokio::task::spawn_blocking(move || flota_runtime::start(&runtime, &folder, &order, spec));
+        let kept = self.network.take_sockets(task);
+        let started = tokio::task::spawn_blocking(move || flota_runtime::start(&runtime, &folder, &order, spec, &kept));
         let events = started.await.map_err(io::Error::other)??;
         self.running(task, Duration::ZERO, events).map_err(ContainerError::Watch)
     }
@@ -138,11 +147,17 @@ impl ContainerExecutor {
     }
 
     async fn find_container(&self, task: &TaskId) -> io::Result<Option<Found>> {
-        let (located, age) = blocking(&self.place(task), |place| {
-            let state = State::load(&place.paths.run_folder(&place.task)).ok().flatten();
-            (place.find(), state.and_then(|it| it.age()).unwrap_or_default())
+        let (located, age, kept) = blocking(&self.place(task), |place| {
+            let folder = place.paths.run_folder(&place.task);
+            let (state, located) = (State::load(&folder).ok().flatten(), place.find());
+            // A supervisor of a version that keeps no sockets refuses; its task then has none.
+            let kept = ContainerClient::connect(&folder).and_then(ContainerClient::kept).unwrap_or_default();
+            (located, state.and_then(|it| it.age()).unwrap_or_default(), kept)
         })
         .await?;
+        if !kept.is_empty() {
+            self.network.networks.adopt(task, kept);
+        }
         Ok(match located? {
             Some(Located::Runs(events)) => Some(Found::Runs(self.running(task, age, events)?)),
             Some(Located::Ended(status)) => Some(Found::Ended(status)),
@@ -166,6 +181,7 @@ impl Executor for ContainerExecutor {
         if let Some(digest) = assignment.digest() {
             self.images.uses.add(assignment, digest);
         }
+        self.network.networks.accept(assignment);
     }
 
     fn steps(&self) -> Vec<Arc<dyn PrepareStep>> {
@@ -202,6 +218,7 @@ impl Executor for ContainerExecutor {
         Box::pin(async move {
             self.names.lock().expect("no holder panics").remove(task);
             self.images.uses.remove(task);
+            self.network.networks.forget(task);
             Ok(tokio::task::spawn_blocking(move || flota_image::remove_folder(&folder)).await??)
         })
     }

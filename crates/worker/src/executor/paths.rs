@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use flota_api::id::{TaskId, is_id};
 use flota_runtime::cgroup::{Groups, Hierarchy};
 
+use crate::networks::NamespaceFolder;
+
 /// The folders and control groups of a worker's tasks.
 #[derive(Clone, Debug)]
 pub(crate) struct TaskPaths {
@@ -33,11 +35,21 @@ impl TaskPaths {
         self.data_folder(task).join("log")
     }
 
+    /// Returns the folder of network namespaces, which belongs to `networks/folder.rs`.
+    pub(crate) fn namespaces(&self) -> PathBuf {
+        self.run_dir.join("namespaces")
+    }
+
+    /// Returns the group of all tasks in the hierarchy of cgroup2, if the machine has one.
+    pub(crate) fn unified_group(&self) -> Option<PathBuf> {
+        self.hierarchies.iter().find(|it| it.v2).map(|it| it.point.join(&self.cgroup_parent))
+    }
+
     pub(crate) fn cgroups(&self, task: &TaskId) -> Groups {
         Groups::below(&self.hierarchies, &self.cgroup_parent, task.as_str())
     }
 
-    /// Returns the tasks that have a folder or a control group.
+    /// Returns the tasks that have a folder, a control group or a network namespace.
     pub(crate) fn leftovers(&self) -> BTreeSet<TaskId> {
         let cgroups = self.hierarchies.iter().map(|it| it.point.join(&self.cgroup_parent));
         let folders = [self.run_dir.join("tasks"), self.data_dir.join("tasks")].into_iter().chain(cgroups);
@@ -45,6 +57,7 @@ impl TaskPaths {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
             entries.filter(|entry| entry.path().is_dir()).filter_map(|entry| entry.file_name().into_string().ok())
         };
-        folders.flat_map(names).filter(|it| is_id(it)).map(Into::into).collect()
+        let found = folders.flat_map(names).filter(|it| is_id(it)).map(Into::into);
+        found.chain(NamespaceFolder::at(self.namespaces()).tasks()).collect()
     }
 }

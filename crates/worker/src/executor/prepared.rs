@@ -22,6 +22,7 @@ use flota_api::model::Assignment;
 use flota_image::ImageConfig;
 
 use super::{Cause, ExecutorError};
+use crate::networks::TaskNetwork;
 
 /// One step of a preparation. It is shared by all tasks, which it tells apart by their ids.
 pub trait PrepareStep: fmt::Debug + Send + Sync {
@@ -44,6 +45,8 @@ pub struct Draft {
     pub layers: Vec<PathBuf>,
     /// The image's config: how to run its program.
     pub config: ImageConfig,
+    /// The network of the container.
+    pub network: TaskNetwork,
 }
 
 /// A part of a preparation that could not be removed.

@@ -1,22 +1,25 @@
 //! `whoami`: an HTTP server that answers with its hostname, environment and addresses; `whoami get URL` is its client. It
-//! is the only file in its image, so it handles the signals that a PID 1 must handle.
+//! is the only file in its image, so it handles the signals that a PID 1 must handle: it answers what it has accepted, and
+//! ends.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a command-line program")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// How long a client or server may be silent before the connection is closed.
 const PATIENCE: Duration = Duration::from_secs(10);
 const REQUEST_BOUND: u64 = 16 << 10;
 
 fn main() {
-    end_on_sigterm();
+    end_on_signals();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         [] | ["serve"] => serve(),
-        ["get", url] => get(url),
+        ["get", url] => get(url).map(|body| print!("{body}")),
+        ["load", url, seconds] => load(url, seconds.parse().unwrap_or(1)),
         ["fail", code] => std::process::exit(code.parse().unwrap_or(1)),
         ["env"] => {
             print!("{}", about());
@@ -24,7 +27,7 @@ fn main() {
         }
         ["eat", megabytes] => eat(megabytes.parse().unwrap_or(0)),
         _ => {
-            eprintln!("usage: whoami [serve | get URL | env | eat MEGABYTES | fail CODE]");
+            eprintln!("usage: whoami [serve | get URL | load URL SECONDS | env | eat MEGABYTES | fail CODE]");
             std::process::exit(2);
         }
     };
@@ -34,17 +37,33 @@ fn main() {
     }
 }
 
-/// PID 1 gets only signals that it handles (pid_namespaces(7)).
-#[expect(unsafe_code, reason = "setting a signal handler")]
-fn end_on_sigterm() {
-    extern "C" fn end(_: libc::c_int) {
-        // SAFETY: _exit is async-signal-safe (signal-safety(7)).
-        unsafe { libc::_exit(0) }
-    }
-    for signal in [libc::SIGTERM, libc::SIGINT] {
-        // SAFETY: the handler only ends the process.
-        unsafe { libc::signal(signal, end as *const () as libc::sighandler_t) };
-    }
+/// Connections that are being answered.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// Ends the program on SIGTERM or SIGINT, once the open connections are answered. PID 1 gets only signals that it blocks
+/// or handles (pid_namespaces(7)).
+#[expect(unsafe_code, reason = "waiting for signals")]
+fn end_on_signals() {
+    // SAFETY: a signal set is plain data, which sigemptyset(3) initialises.
+    let signals = unsafe {
+        let mut signals = std::mem::zeroed();
+        libc::sigemptyset(&raw mut signals);
+        libc::sigaddset(&raw mut signals, libc::SIGTERM);
+        libc::sigaddset(&raw mut signals, libc::SIGINT);
+        // Threads that are started later block them too.
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const signals, std::ptr::null_mut());
+        signals
+    };
+    std::thread::spawn(move || {
+        let mut signal = 0;
+        // SAFETY: both pointers are to values that live through the call.
+        unsafe { libc::sigwait(&raw const signals, &raw mut signal) };
+        let until = Instant::now() + PATIENCE;
+        while OPEN.load(Ordering::SeqCst) > 0 && Instant::now() < until {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        std::process::exit(0)
+    });
 }
 
 fn about() -> String {
@@ -72,7 +91,11 @@ fn serve() -> std::io::Result<()> {
     println!("whoami {task} listens at port {port}");
     for stream in listener.incoming() {
         let stream = stream?;
-        std::thread::spawn(move || drop(answer(stream)));
+        OPEN.fetch_add(1, Ordering::SeqCst);
+        std::thread::spawn(move || {
+            let _ = answer(stream);
+            OPEN.fetch_sub(1, Ordering::SeqCst);
+        });
     }
     Ok(())
 }
@@ -96,7 +119,7 @@ fn answer(stream: TcpStream) -> std::io::Result<()> {
     )
 }
 
-fn get(url: &str) -> std::io::Result<()> {
+fn get(url: &str) -> std::io::Result<String> {
     let rest = url.strip_prefix("http://").unwrap_or(url);
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
@@ -105,8 +128,24 @@ fn get(url: &str) -> std::io::Result<()> {
     write!(stream, "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let body = answer.split_once("\r\n\r\n").map_or(answer.as_str(), |(_, body)| body);
-    print!("{body}");
+    let Some((_, body)) = answer.split_once("\r\n\r\n") else {
+        return Err(std::io::Error::other(format!("the answer was cut off after {} bytes", answer.len())));
+    };
+    Ok(body.to_owned())
+}
+
+/// Sends one request after the other, each over a new connection and none twice, and prints how many failed.
+fn load(url: &str, seconds: u64) -> std::io::Result<()> {
+    let begun = Instant::now();
+    let (mut sent, mut failed) = (0, 0);
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        sent += 1;
+        if let Err(error) = get(url) {
+            failed += 1;
+            eprintln!("after {} ms: {error}", begun.elapsed().as_millis());
+        }
+    }
+    println!("{sent} requests, {failed} failed");
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Names of networks: which records they have, who sees them, and how they change.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use hickory_proto::op::{Edns, ResponseCode};
 use hickory_proto::rr::RecordType;
@@ -150,4 +151,25 @@ fn names_that_dns_can_not_carry_are_refused_and_change_nothing() {
     }
     directory.set(NETWORK, "web", entry(&["web", &long[1..]], &[])).expect("253 bytes with the network's name");
     assert_eq!(directory.set("none", "web", entry(&["web"], &[])), Err(DirectoryError::NoNetwork("none".to_owned())));
+}
+
+#[test]
+fn the_c_library_finds_names() {
+    let machine = Machine::start();
+    machine.name("web", &["10.0.0.2"]);
+    let conf = machine.folder.path().join("of the client");
+    std::fs::write(&conf, super::super::resolv_conf(&[], &[], &super::super::ResolvConf::default())).unwrap();
+    let namespace = machine.folder.path().join("client");
+    // By default getent looks for no IPv4 addresses where only the loopback interface has one.
+    let script = "mount --bind \"$0\" /etc/resolv.conf && getent --no-addrconfig ahostsv4 web && getent hosts 10.0.0.2";
+    let output = Command::new("nsenter")
+        .arg(format!("--net={}", namespace.display()))
+        .args(["unshare", "--mount", "sh", "-c", script])
+        .arg(&conf)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("10.0.0.2        STREAM web"), "{text}");
+    assert!(text.contains("10.0.0.2        web.front"), "{text}");
 }

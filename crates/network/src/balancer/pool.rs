@@ -1,0 +1,54 @@
+//! The backends of one virtual address, and their order.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// The backends of a virtual address, and how they are chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pool {
+    /// The addresses that share the connections. They are of the virtual address's IP version.
+    pub backends: BTreeSet<IpAddr>,
+    /// Whether all connections of a namespace go to the same backend. When a backend comes or goes, about one in as many
+    /// namespaces as there are backends gets another one.
+    pub affinity: bool,
+}
+
+/// Puts backends in an order that differs as little as possible from the last one: those that stay keep their places,
+/// and the last ones fill the places of those that have gone. New ones are appended. Clients that depend on a place
+/// then keep their backend.
+pub(super) fn arrange(last: &[IpAddr], wanted: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+    let mut order = last.to_vec();
+    let mut at = 0;
+    while let Some(backend) = order.get(at) {
+        if wanted.contains(backend) {
+            at += 1;
+        } else {
+            order.swap_remove(at);
+        }
+    }
+    let kept: BTreeSet<IpAddr> = order.iter().copied().collect();
+    order.extend(wanted.difference(&kept));
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backends_that_stay_keep_their_places() {
+        let addresses = |hosts: &[u8]| hosts.iter().map(|host| IpAddr::from([10, 0, 0, *host])).collect::<Vec<_>>();
+        for (last, wanted, order) in [
+            (&[][..], &[2, 1][..], &[1, 2][..]),
+            (&[3, 1, 2], &[1, 2, 3], &[3, 1, 2]),
+            (&[3, 1, 2], &[1, 2, 3, 0], &[3, 1, 2, 0]),
+            (&[3, 1, 2, 4], &[1, 2, 4], &[4, 1, 2]),
+            (&[3, 1, 2, 4], &[1, 2], &[2, 1]),
+            (&[3, 1], &[5, 6], &[5, 6]),
+            (&[3, 1], &[], &[]),
+        ] {
+            let wanted = addresses(wanted).into_iter().collect();
+            assert_eq!(arrange(&addresses(last), &wanted), addresses(order), "{last:?} -> {wanted:?}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The sockets of one network namespace: its cookie, and the end of its connections to a peer that has gone.
+//!
+//! A task that stops closes its connections itself. A peer that is cut off does not: its clients would wait for minutes.
+//! The kernel ends single sockets by sock_diag(7), and tells their programs so (ECONNABORTED).
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use nix::errno::Errno;
+
+use super::tables::NamespaceCookie;
+use crate::error::{NetworkError, io};
+use crate::namespace::Namespace;
+
+// Constants of linux/sock_diag.h, linux/inet_diag.h and the kernel's net/tcp_states.h.
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
+const REQUEST_BYTECODE: u16 = 1;
+const COMPARE_PEER: u8 = 8;
+const ANY_PORT: i32 = -1;
+/// A socket's addresses, ports and cookie (struct inet_diag_sockid). It follows four bytes in the kernel's answer.
+const IDENTITY: std::ops::Range<usize> = 4..52;
+/// Sockets of TCP that have a peer, except those that have only just been asked for or are over (bits 1 to 11 are
+/// ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING).
+const CONNECTED_TCP: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+/// Sockets of UDP are either connected (ESTABLISHED) or not (CLOSE).
+const CONNECTED_UDP: u32 = 1 << 1;
+
+/// A view of the connections in one network namespace, which it keeps alive.
+#[derive(Debug)]
+pub struct Sockets {
+    socket: Socket,
+    cookie: NamespaceCookie,
+    sequence: u32,
+}
+
+/// A request or an answer, after its header.
+#[derive(Clone, Debug)]
+struct Body {
+    kind: u16,
+    bytes: Vec<u8>,
+}
+
+impl NetlinkSerializable for Body {
+    fn message_type(&self) -> u16 {
+        self.kind
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer.copy_from_slice(&self.bytes);
+    }
+}
+
+impl NetlinkDeserializable for Body {
+    type Error = std::convert::Infallible;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Self::Error> {
+        Ok(Self { kind: header.message_type, bytes: payload.to_vec() })
+    }
+}
+
+/// A kind of sockets: IP version of the socket, protocol, and states.
+type Kind = (libc::c_int, libc::c_int, u32);
+
+impl Sockets {
+    /// Opens a view of a namespace's connections.
+    ///
+    /// # Errors
+    /// There is no such namespace, or the kernel refuses.
+    pub fn of(namespace: &Namespace) -> Result<Self, NetworkError> {
+        namespace.enter(|| {
+            let open = || {
+                let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+                socket.bind_auto()?;
+                socket.connect(&SocketAddr::new(0, 0))?;
+                let cookie = cookie(&socket)?;
+                Ok(Self { socket, cookie, sequence: 0 })
+            };
+            open().map_err(io("list the sockets of a network namespace"))
+        })
+    }
+
+    /// The namespace's cookie.
+    pub fn cookie(&self) -> NamespaceCookie {
+        self.cookie
+    }
+
+    /// Ends all connections with one of these peers, of TCP and UDP, and returns how many those were.
+    ///
+    /// # Errors
+    /// The kernel refuses, for example because it is built without CONFIG_INET_DIAG_DESTROY.
+    pub fn abort_to(&mut self, peers: &[IpAddr]) -> Result<usize, NetworkError> {
+        let abort = |peer: &IpAddr| self.abort_to_one(*peer);
+        peers.iter().map(abort).sum::<io::Result<usize>>().map_err(io("end the connections to peers that have gone"))
+    }
+
+    fn abort_to_one(&mut self, peer: IpAddr) -> io::Result<usize> {
+        // Sockets of IPv6 also use IPv4.
+        let versions: &[libc::c_int] =
+            if peer.is_ipv4() { &[libc::AF_INET, libc::AF_INET6] } else { &[libc::AF_INET6] };
+        let mut aborted = 0;
+        for version in versions {
+            for (protocol, states) in [(libc::IPPROTO_TCP, CONNECTED_TCP), (libc::IPPROTO_UDP, CONNECTED_UDP)] {
+                aborted += self.abort_kind((*version, protocol, states), peer)?;
+            }
+        }
+        Ok(aborted)
+    }
+
+    fn abort_kind(&mut self, kind: Kind, peer: IpAddr) -> io::Result<usize> {
+        let list = [request(kind, &[0; 48]), peer_filter(peer)].concat();
+        let found = self.exchange(SOCK_DIAG_BY_FAMILY, list, NLM_F_REQUEST | NLM_F_DUMP)?;
+        let mut aborted = 0;
+        for socket in found {
+            let Some(identity) = socket.get(IDENTITY) else { continue };
+            match self.exchange(SOCK_DESTROY, request(kind, identity), NLM_F_REQUEST | NLM_F_ACK) {
+                Ok(_) => aborted += 1,
+                // It has been closed meanwhile.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => (),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(aborted)
+    }
+
+    /// Sends a request and returns the bodies of the answers.
+    fn exchange(&mut self, kind: u16, bytes: Vec<u8>, flags: u16) -> io::Result<Vec<Vec<u8>>> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut request =
+            NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(Body { kind, bytes }));
+        request.header.flags = flags;
+        request.header.sequence_number = self.sequence;
+        request.finalize();
+        let mut buffer = vec![0; request.buffer_len()];
+        request.serialize(&mut buffer);
+        self.socket.send(&buffer, 0)?;
+        let mut found = Vec::new();
+        loop {
+            let (answers, _) = self.socket.recv_from_full()?;
+            let mut rest = answers.as_slice();
+            while !rest.is_empty() {
+                let answer = NetlinkMessage::<Body>::deserialize(rest).map_err(io::Error::other)?;
+                let length = (answer.header.length as usize).next_multiple_of(4).min(rest.len());
+                rest = &rest[length..];
+                // What an earlier exchange that failed has left unread.
+                if answer.header.sequence_number != self.sequence {
+                    continue;
+                }
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(body) => found.push(body.bytes),
+                    NetlinkPayload::Done(_) => return Ok(found),
+                    NetlinkPayload::Error(error) if error.code.is_none() => return Ok(found),
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    _ => (),
+                }
+            }
+        }
+    }
+}
+
+/// Returns a struct inet_diag_req_v2.
+fn request((version, protocol, states): Kind, identity: &[u8]) -> Vec<u8> {
+    let mut request = vec![version as u8, protocol as u8, 0, 0];
+    request.extend(states.to_ne_bytes());
+    request.extend(identity);
+    request
+}
+
+/// Returns the attribute that limits a list to the sockets with this peer: a program for the kernel of one struct
+/// inet_diag_bc_op and its struct inet_diag_hostcond. It accepts a socket if it ends exactly at its end.
+fn peer_filter(peer: IpAddr) -> Vec<u8> {
+    let (version, address) = match peer {
+        IpAddr::V4(address) => (libc::AF_INET, address.octets().to_vec()),
+        IpAddr::V6(address) => (libc::AF_INET6, address.octets().to_vec()),
+    };
+    let mut condition = vec![version as u8, (address.len() * 8) as u8, 0, 0];
+    condition.extend(ANY_PORT.to_ne_bytes());
+    condition.extend(address);
+    let length = 4 + condition.len() as u16;
+    let mut attribute = Vec::new();
+    attribute.extend((4 + length).to_ne_bytes());
+    attribute.extend(REQUEST_BYTECODE.to_ne_bytes());
+    attribute.extend([COMPARE_PEER, length as u8]);
+    attribute.extend((length + 4).to_ne_bytes());
+    attribute.extend(condition);
+    attribute
+}
+
+/// Returns the cookie of the namespace that a socket is in (Linux 5.14).
+#[expect(unsafe_code, reason = "the option has no safe wrapper")]
+fn cookie(socket: &Socket) -> io::Result<NamespaceCookie> {
+    let mut cookie = 0u64;
+    let mut length = std::mem::size_of_val(&cookie) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, and `cookie` has as many.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result)?;
+    Ok(NamespaceCookie(cookie))
+}

@@ -1,0 +1,121 @@
+//! The rules of the host's namespace, apart from the targets of published ports: what may pass between the networks, the
+//! host and the world, and whose addresses are replaced.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::GatewaySettings;
+use super::ports::{MASQUERADED, PORTS};
+use super::uplink::INTERFACE_PREFIX;
+use crate::nftables::conditions::{
+    TCP, UDP, connection_mark, destination_in, destination_is_local, destination_port, destination_port_in,
+    from_interfaces, from_loopback, is_redirected, masquerade, octets, protocol, reset, rule, source_is_elsewhere,
+    source_not_in, state, to_interfaces, to_loopback, to_others_than, verdict, verdict_for_protocol_and_port,
+};
+use crate::nftables::expression::{Expression, IpVersion, STATE_ESTABLISHED, STATE_RELATED, Verdict};
+use crate::nftables::ruleset::{Chain, Change, Data, Family, Hook, HookKind, Kind, Point, Rule, Ruleset, Set, Table};
+
+/// The TCP ports that networks can't reach.
+const GUARDED: &str = "guarded";
+
+/// The set of the machines' addresses of an IP version.
+fn machines(ip: IpVersion) -> &'static str {
+    match ip {
+        IpVersion::V4 => "machines4",
+        IpVersion::V6 => "machines6",
+    }
+}
+
+/// Returns the host's tables without any published port and any machine.
+pub(super) fn tables(settings: &GatewaySettings) -> Ruleset {
+    let mut table = Table::default();
+    let mut guarded = Set::new(Kind::PORT);
+    guarded.elements = settings.guarded_ports.iter().map(|port| (port.to_be_bytes().to_vec(), Data::Absent)).collect();
+    table.sets.insert(GUARDED.into(), guarded);
+    table.sets.insert(PORTS.into(), Set::map(Kind::PROTOCOL_AND_PORT, Kind::VERDICT));
+    for ip in IpVersion::ALL {
+        table.sets.insert(machines(ip).into(), Set::new(Kind::address(ip)));
+    }
+    // The priorities are those that `nft` calls raw (-300), dstnat (-100), filter (0) and srcnat (100).
+    let chains = [
+        ("raw", HookKind::Filter, Point::Prerouting, -300, raw()),
+        ("publish", HookKind::Nat, Point::Prerouting, -100, publish()),
+        ("publish-here", HookKind::Nat, Point::Output, -100, publish()),
+        ("input", HookKind::Filter, Point::Input, 0, input(settings.vxlan_port)),
+        ("forward", HookKind::Filter, Point::Forward, 0, forward()),
+        ("source", HookKind::Nat, Point::Postrouting, 100, source()),
+    ];
+    for (name, kind, point, priority, rules) in chains {
+        table.chains.insert(name.into(), Chain { hook: Some(Hook { kind, point, priority }), rules });
+    }
+    [(Family::Inet, table)].into()
+}
+
+/// Returns the changes that make `new` the machines' addresses instead of `old`.
+pub(super) fn machine_changes<'a>(
+    old: &'a BTreeSet<IpAddr>,
+    new: &'a BTreeSet<IpAddr>,
+) -> impl Iterator<Item = Change> + 'a {
+    let element = |address: &IpAddr, data| Change::Element {
+        family: Family::Inet,
+        set: machines(IpVersion::of(*address)).into(),
+        key: octets(*address),
+        data,
+    };
+    let gone = old.difference(new).map(move |address| element(address, None));
+    gone.chain(new.difference(old).map(move |address| element(address, Some(Data::Absent))))
+}
+
+fn from_networks() -> Vec<Expression> {
+    from_interfaces(INTERFACE_PREFIX)
+}
+
+fn to_networks() -> Vec<Expression> {
+    to_interfaces(INTERFACE_PREFIX)
+}
+
+/// A published port on 127.0.0.1 needs `route_localnet`. This keeps networks from reaching what listens there. Replies to
+/// such connections are still for another address here.
+fn raw() -> Vec<Rule> {
+    vec![rule([from_networks(), to_loopback(), verdict(Verdict::Drop)])]
+}
+
+fn publish() -> Vec<Rule> {
+    vec![rule([destination_is_local(), verdict_for_protocol_and_port(PORTS)])]
+}
+
+fn input(vxlan_port: u16) -> Vec<Rule> {
+    let vxlan = || [protocol(UDP), destination_port(vxlan_port)].concat();
+    let mut rules = vec![
+        rule([from_networks(), vxlan(), verdict(Verdict::Drop)]),
+        rule([from_networks(), protocol(TCP), destination_port_in(GUARDED), reset()]),
+    ];
+    let strangers = |ip| rule([vxlan(), source_not_in(ip, machines(ip)), verdict(Verdict::Drop)]);
+    rules.extend(IpVersion::ALL.map(strangers));
+    rules
+}
+
+fn forward() -> Vec<Rule> {
+    let mut rules = vec![rule([from_networks(), source_is_elsewhere(), verdict(Verdict::Drop)])];
+    rules.extend(IpVersion::ALL.map(|ip| {
+        rule([from_networks(), protocol(TCP), destination_port_in(GUARDED), destination_in(ip, machines(ip)), reset()])
+    }));
+    rules.extend([
+        rule([to_networks(), state(STATE_ESTABLISHED | STATE_RELATED), verdict(Verdict::Accept)]),
+        rule([to_networks(), is_redirected(), verdict(Verdict::Accept)]),
+        rule([to_networks(), verdict(Verdict::Drop)]),
+    ]);
+    rules
+}
+
+fn source() -> Vec<Rule> {
+    let published = || [to_networks(), is_redirected()].concat();
+    let mut rules = vec![
+        rule([published(), connection_mark(MASQUERADED), masquerade()]),
+        // The target may be in the client's network, and would answer it directly.
+        rule([published(), from_networks(), masquerade()]),
+    ];
+    rules.extend(IpVersion::ALL.map(|ip| rule([published(), from_loopback(ip), masquerade()])));
+    rules.push(rule([from_networks(), to_others_than(INTERFACE_PREFIX), masquerade()]));
+    rules
+}

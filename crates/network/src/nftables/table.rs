@@ -1,0 +1,221 @@
+//! Keeps the tables of this crate in a namespace as they should be: sends differences, and mends what someone else has
+//! changed.
+//!
+//! The kernel counts the transactions in a namespace. As long as the count rises only by what is sent here, nobody else
+//! has changed anything, and nothing needs to be read. Otherwise the tables are read and compared with what they should
+//! contain; if they differ, all of them are written anew in one transaction, which interrupts no connection.
+
+use std::collections::BTreeMap;
+
+use nix::errno::Errno;
+
+use super::attributes::{self, Attributes};
+use super::expression::Verdict;
+use super::messages::{GET_CHAIN, GET_ELEMENT, GET_GENERATION, GET_RULE, GET_SET, TABLE, Transaction, comment};
+use super::ruleset::{Change, Data, Family, Ruleset, Table};
+use super::socket::{Message, NFTABLES, Socket};
+use crate::error::NetworkError;
+use crate::namespace::Namespace;
+
+/// How the kernel names the sets that belong to a rule.
+const LIST_PREFIX: &str = "__";
+const GOTO: i32 = -4;
+
+/// The tables of this crate in a namespace.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    socket: Socket,
+    ruleset: Ruleset,
+    /// The kernel's count of transactions when its tables were last known to be right.
+    generation: Option<u32>,
+}
+
+impl Tables {
+    /// Opens the tables of a namespace, which should contain `ruleset`. What is there already stays untouched if it is
+    /// right, and is otherwise replaced.
+    ///
+    /// # Errors
+    /// There is no such namespace, or the kernel refuses.
+    pub(crate) fn open(namespace: &Namespace, ruleset: Ruleset) -> Result<Self, NetworkError> {
+        let mut tables = Self { socket: Socket::open(namespace)?, ruleset, generation: None };
+        tables.mend()?;
+        Ok(tables)
+    }
+
+    /// Removes the tables of a namespace. Does nothing if there are none.
+    ///
+    /// # Errors
+    /// There is no such namespace, or the kernel refuses.
+    pub(crate) fn remove(namespace: &Namespace) -> Result<(), NetworkError> {
+        Socket::open(namespace)?.transact("remove the packet filter's tables", Transaction::removal().messages())
+    }
+
+    /// What the tables should contain.
+    pub(crate) fn ruleset(&self) -> &Ruleset {
+        &self.ruleset
+    }
+
+    /// Makes changes, as one transaction.
+    ///
+    /// # Errors
+    /// The kernel refuses. Then nothing has changed.
+    pub(crate) fn apply(&mut self, changes: Vec<Change>) -> Result<(), NetworkError> {
+        let transaction = Transaction::difference(&self.ruleset, &changes);
+        match self.socket.transact("change the packet filter", transaction.messages()) {
+            Ok(()) => {
+                changes.into_iter().for_each(|change| change.apply(&mut self.ruleset));
+                if !transaction.messages().is_empty() {
+                    self.count_transaction()?;
+                }
+                Ok(())
+            }
+            // Someone else has removed what the changes build on.
+            Err(error) if error.refusal() == Some(Errno::ENOENT) => {
+                let mut ruleset = self.ruleset.clone();
+                changes.into_iter().for_each(|change| change.apply(&mut ruleset));
+                self.replace(ruleset)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts another ruleset in the place of this one, as one transaction.
+    ///
+    /// # Errors
+    /// The kernel refuses. Then nothing has changed.
+    pub(crate) fn replace(&mut self, ruleset: Ruleset) -> Result<(), NetworkError> {
+        let transaction = Transaction::rewrite(&ruleset);
+        self.generation = Some(self.kernel_generation()?);
+        self.socket.transact("write the packet filter's tables", transaction.messages())?;
+        self.ruleset = ruleset;
+        self.count_transaction()
+    }
+
+    /// Compares the kernel's tables with what they should contain, and writes them anew if they differ. Returns whether
+    /// they did.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(crate) fn mend(&mut self) -> Result<bool, NetworkError> {
+        let generation = self.kernel_generation()?;
+        if self.generation == Some(generation) {
+            return Ok(false);
+        }
+        let mut differs = false;
+        for family in [Family::Inet, Family::Netdev] {
+            differs |= self.read(family)? != self.ruleset.get(&family).map(Contents::of).unwrap_or_default();
+        }
+        if differs {
+            self.replace(self.ruleset.clone())?;
+        } else {
+            self.generation = Some(generation);
+        }
+        Ok(differs)
+    }
+
+    /// Notes that a transaction has been made. If it was not the only one since the last time, the next comparison reads
+    /// the tables.
+    fn count_transaction(&mut self) -> Result<(), NetworkError> {
+        let now = self.kernel_generation()?;
+        self.generation = self.generation.map(|before| before.wrapping_add(1)).filter(|expected| *expected == now);
+        Ok(())
+    }
+
+    fn kernel_generation(&mut self) -> Result<u32, NetworkError> {
+        let request = request(GET_GENERATION, 0, Attributes::new());
+        let answer = self.socket.get("count the packet filter's transactions", &request)?;
+        Ok(attributes::find(&answer, 1).and_then(number).unwrap_or_default())
+    }
+
+    fn read(&mut self, family: Family) -> Result<Contents, NetworkError> {
+        let mut contents = Contents::default();
+        let table = || Attributes::new().text(1, TABLE);
+        for chain in self.list(GET_CHAIN, family, table())? {
+            if in_table(&chain) {
+                let hook = attributes::find(&chain, 4).is_some();
+                contents.chains.insert(text_of(&chain, 3), (hook, Vec::new()));
+            }
+        }
+        for rule in self.list(GET_RULE, family, table())? {
+            if let Some((_, rules)) = contents.chains.get_mut(&text_of(&rule, 2)).filter(|_| in_table(&rule)) {
+                rules.push(attributes::find(&rule, 7).unwrap_or_default().to_vec());
+            }
+        }
+        for set in self.list(GET_SET, family, table())? {
+            let name = text_of(&set, 2);
+            if in_table(&set) && !name.starts_with(LIST_PREFIX) {
+                contents.sets.insert(name, BTreeMap::new());
+            }
+        }
+        for (name, elements) in &mut contents.sets {
+            for answer in self.socket.list(READ, &request(GET_ELEMENT, family as u8, table().text(2, name)))? {
+                let listed = attributes::find(&answer, 3).unwrap_or_default();
+                elements.extend(attributes::read(listed).filter_map(|(_, element)| read_element(element)));
+            }
+        }
+        Ok(contents)
+    }
+
+    /// Lists objects of the table. Returns none if there is no such table.
+    fn list(&mut self, kind: u16, family: Family, attributes: Attributes) -> Result<Vec<Vec<u8>>, NetworkError> {
+        match self.socket.list(READ, &request(kind, family as u8, attributes)) {
+            Err(error) if error.refusal() == Some(Errno::ENOENT) => Ok(Vec::new()),
+            result => result,
+        }
+    }
+}
+
+const READ: &str = "read the packet filter's tables";
+
+fn request(kind: u16, family: u8, attributes: Attributes) -> Message {
+    Message { kind: NFTABLES | kind, flags: 0, family, attributes }
+}
+
+/// Older kernels list the objects of all tables, whatever is asked for.
+fn in_table(object: &[u8]) -> bool {
+    text_of(object, 1) == TABLE
+}
+
+fn text_of(object: &[u8], kind: u16) -> String {
+    attributes::find(object, kind).map(attributes::text).unwrap_or_default()
+}
+
+fn number(value: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(value.try_into().ok()?))
+}
+
+/// What of a table is compared with the kernel.
+#[derive(Debug, Default, Eq, PartialEq)]
+struct Contents {
+    /// Whether each chain has a hook, and the comments of its rules, which identify them.
+    chains: BTreeMap<String, (bool, Vec<Vec<u8>>)>,
+    sets: BTreeMap<String, BTreeMap<Vec<u8>, Data>>,
+}
+
+impl Contents {
+    fn of(table: &Table) -> Self {
+        let chains = table
+            .chains
+            .iter()
+            .map(|(name, chain)| (name.clone(), (chain.hook.is_some(), chain.rules.iter().map(comment).collect())));
+        let sets = table.sets.iter().map(|(name, set)| (name.clone(), set.elements.clone()));
+        Self { chains: chains.collect(), sets: sets.collect() }
+    }
+}
+
+fn read_element(element: &[u8]) -> Option<(Vec<u8>, Data)> {
+    let key = attributes::find(attributes::find(element, 1)?, 1)?.to_vec();
+    let Some(data) = attributes::find(element, 2) else { return Some((key, Data::Absent)) };
+    if let Some(value) = attributes::find(data, 1) {
+        return Some((key, Data::Value(value.to_vec())));
+    }
+    let verdict = attributes::find(data, 2)?;
+    let code = number(attributes::find(verdict, 1)?)?.cast_signed();
+    let verdict = match code {
+        0 => Verdict::Drop,
+        1 => Verdict::Accept,
+        GOTO => Verdict::Goto(text_of(verdict, 2)),
+        _ => return None,
+    };
+    Some((key, Data::Verdict(verdict)))
+}

@@ -1,0 +1,124 @@
+//! Routes that this crate makes. They carry a protocol number of their own, by which they are told from all others: the
+//! kernel's, and those that someone else has added.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use nix::errno::Errno;
+
+use crate::addresses::family;
+use crate::error::NetworkError;
+use crate::netlink::Connection;
+
+/// `rtm_protocol` of these routes: a number that no registered program uses (/etc/iproute2/rt_protos).
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(70);
+/// The table of the addresses that are this machine's own (linux/rtnetlink.h).
+const LOCAL_TABLE: u8 = 255;
+/// The table that only packets reach which a policy rule sends there.
+pub(crate) const RETURN_TABLE: u8 = 70;
+
+/// A route of this crate.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Route {
+    /// Where the route leads; of length 0 for a default route.
+    pub(crate) destination: IpNet,
+    pub(crate) link: u32,
+    pub(crate) way: Way,
+}
+
+/// How a packet reaches the destination of a route.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Way {
+    /// Every address of the destination is this machine's own.
+    Own,
+    /// The link leads to the destination.
+    Direct,
+    /// This router knows the way. It need not be in a subnet of the link.
+    Gateway(IpAddr),
+    /// So does this one, for the packets that a policy rule sends to [`RETURN_TABLE`].
+    Returning(IpAddr),
+}
+
+impl Connection {
+    /// Gives a link exactly these routes, apart from those that others have added.
+    pub(crate) fn set_routes(&mut self, link: u32, wanted: &[Route]) -> Result<(), NetworkError> {
+        let found = self.dump("list the routes", RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
+        let found: Vec<_> = found.into_iter().filter_map(parse).filter(|route| route.link == link).collect();
+        for route in found.iter().filter(|route| !wanted.contains(route)) {
+            let message = RouteNetlinkMessage::DelRoute(describe(route));
+            self.change_unless(Errno::ESRCH, format_args!("remove the route to {}", route.destination), message, 0)?;
+        }
+        for route in wanted.iter().filter(|route| !found.contains(route)) {
+            let message = RouteNetlinkMessage::NewRoute(describe(route));
+            let act = format_args!("add the route to {}", route.destination);
+            self.change(act, message, NLM_F_CREATE | NLM_F_REPLACE)?;
+        }
+        Ok(())
+    }
+}
+
+fn describe(route: &Route) -> RouteMessage {
+    let own = route.way == Way::Own;
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(route.destination.addr());
+    message.header.destination_prefix_length = route.destination.prefix_len();
+    message.header.table = match route.way {
+        Way::Own => LOCAL_TABLE,
+        Way::Returning(_) => RETURN_TABLE,
+        Way::Direct | Way::Gateway(_) => RouteHeader::RT_TABLE_MAIN,
+    };
+    message.header.protocol = PROTOCOL;
+    message.header.kind = if own { RouteType::Local } else { RouteType::Unicast };
+    message.header.scope = match route.way {
+        Way::Own => RouteScope::Host,
+        Way::Direct => RouteScope::Link,
+        Way::Gateway(_) | Way::Returning(_) => RouteScope::Universe,
+    };
+    message.attributes.push(RouteAttribute::Oif(route.link));
+    if route.destination.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(route.destination.network().into()));
+    }
+    if let Way::Gateway(gateway) | Way::Returning(gateway) = route.way {
+        message.header.flags = RouteFlags::Onlink;
+        message.attributes.push(RouteAttribute::Gateway(gateway.into()));
+    }
+    message
+}
+
+fn parse(message: RouteNetlinkMessage) -> Option<Route> {
+    let RouteNetlinkMessage::NewRoute(RouteMessage { header, attributes, .. }) = message else { return None };
+    if header.protocol != PROTOCOL {
+        return None;
+    }
+    let unspecified = crate::addresses::unspecified(header.address_family)?;
+    let (mut destination, mut link, mut gateway) = (unspecified, None, None);
+    for attribute in attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = plain(&address)?,
+            RouteAttribute::Gateway(address) => gateway = Some(plain(&address)?),
+            RouteAttribute::Oif(index) => link = Some(index),
+            _ => {}
+        }
+    }
+    let way = match (header.kind, gateway) {
+        (RouteType::Local, _) => Way::Own,
+        (_, Some(gateway)) if header.table == RETURN_TABLE => Way::Returning(gateway),
+        (_, Some(gateway)) => Way::Gateway(gateway),
+        (_, None) => Way::Direct,
+    };
+    let destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
+    Some(Route { destination, link: link?, way })
+}
+
+fn plain(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}

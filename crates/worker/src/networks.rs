@@ -1,0 +1,164 @@
+//! The networks of this node: what the leader has told of them, and the thread that brings kernel and DNS there.
+//!
+//! ```text
+//!  session ── updates ──▶ view.rs ── what has changed ──▶ actor.rs ──▶ linux.rs ──▶ flota_network
+//!     ▲                      │                               │ ▲
+//!     └──── programmed ──────┼───────────────────────────────┘ └── a task's network is made, adopted or removed
+//!                            └──▶ record.rs: what outlives the daemon
+//! ```
+//!
+//! The leader sends everything once in a session, and then differences ([`NetworkUpdate`]). The session is told when a
+//! version is programmed: connections then go where that version says. The thread does all blocking work, so neither a
+//! session nor a task runner waits for the kernel.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use tokio::sync::{oneshot, watch};
+
+use flota_api::id::TaskId;
+use flota_api::model::{Assignment, NetworkUpdate};
+use flota_api::version::Version;
+
+mod actor;
+#[cfg(any(test, feature = "fake"))]
+mod fake;
+#[cfg(test)]
+pub(crate) mod fake_kernel;
+mod folder;
+mod kernel;
+mod linux;
+mod names;
+mod record;
+mod view;
+
+use actor::{Actor, Command};
+#[cfg(any(test, feature = "fake"))]
+pub use fake::FakeNetworks;
+pub(crate) use folder::NamespaceFolder;
+use kernel::Kernel;
+pub use kernel::TaskNetwork;
+pub(crate) use kernel::{AttachError, Attached, KernelError, TaskSockets};
+pub(crate) use linux::{LinuxKernel, LinuxOptions};
+pub(crate) use record::NetworkRecord;
+pub(crate) use view::UpdateParts;
+
+/// Brings the networks of a node to what the leader describes.
+pub trait NodeNetworks: fmt::Debug + Send + Sync {
+    /// Begins to carry out an update, after all earlier ones. Returns at once.
+    fn update(&self, update: NetworkUpdate);
+
+    /// Watches the version up to which all updates are carried out. It is sent anew for each update, also if the
+    /// version is the same.
+    fn programmed(&self) -> watch::Receiver<Version>;
+}
+
+/// The thread of the networks. Clones share it; it ends with the last one.
+#[derive(Clone, Debug)]
+pub(crate) struct Networks {
+    thread: Arc<Thread>,
+    programmed: watch::Receiver<Version>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    /// `None` only while this is dropped.
+    commands: Option<mpsc::Sender<Command>>,
+    handle: Option<JoinHandle<()>>,
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.commands = None;
+        if self.handle.take().is_some_and(|it| it.join().is_err()) {
+            tracing::error!("the thread of the networks has panicked");
+        }
+    }
+}
+
+impl Networks {
+    /// Starts the thread, which takes over what an earlier daemon has left.
+    ///
+    /// # Errors
+    /// The kernel refuses another thread.
+    pub(crate) fn start<K: Kernel>(kernel: K, record: NetworkRecord) -> io::Result<Self> {
+        let (sender, programmed) = watch::channel(Version::default());
+        let (commands, receiver) = mpsc::channel();
+        let span = tracing::Span::current();
+        let run = move || span.in_scope(|| Actor::new(kernel, record, sender).run(&receiver));
+        let handle = std::thread::Builder::new().name("flota-networks".into()).spawn(run)?;
+        Ok(Self { thread: Arc::new(Thread { commands: Some(commands), handle: Some(handle) }), programmed })
+    }
+
+    fn send(&self, command: Command) {
+        // If the thread has panicked, whoever waits for an answer gets an error.
+        let _ = self.thread.commands.as_ref().map(|it| it.send(command));
+    }
+
+    /// Says that all tasks of an earlier daemon are accepted. Nothing is made or removed before.
+    pub(crate) fn begin(&self) {
+        self.send(Command::Begin);
+    }
+
+    /// Registers a task that belongs to this node.
+    pub(crate) fn accept(&self, task: &Assignment) {
+        self.send(Command::Accept(Box::new(task.clone())));
+    }
+
+    /// Makes the network of a task's container.
+    pub(crate) async fn attach(&self, task: &TaskId) -> Result<Attached, AttachError> {
+        let (answer, attached) = oneshot::channel();
+        self.send(Command::Attach(task.clone(), answer));
+        attached.await.unwrap_or(Err(AttachError::Ended))
+    }
+
+    /// Takes over the network that an earlier daemon has made for a task.
+    pub(crate) fn adopt(&self, task: &TaskId, sockets: TaskSockets) {
+        self.send(Command::Adopt(task.clone(), sockets));
+    }
+
+    /// Removes the network of a task's container, if it has one.
+    pub(crate) async fn detach(&self, task: &TaskId) -> Result<(), KernelError> {
+        let (answer, detached) = oneshot::channel();
+        self.send(Command::Detach(task.clone(), answer));
+        // If the thread has ended, the next daemon removes what is left.
+        detached.await.unwrap_or(Ok(()))
+    }
+
+    /// Removes everything that was made, because the node leaves its cluster. No task is left, and nothing is made
+    /// afterwards.
+    pub(crate) async fn leave(&self) {
+        let (answer, left) = oneshot::channel();
+        self.send(Command::Leave(answer));
+        if let Ok(Err(error)) = left.await {
+            tracing::error!(error = %Chain(&error), "something of the networks is left on this machine");
+        }
+    }
+
+    /// Forgets a task that no longer belongs to this node.
+    pub(crate) fn forget(&self, task: &TaskId) {
+        self.send(Command::Forget(task.clone()));
+    }
+}
+
+impl NodeNetworks for Networks {
+    fn update(&self, update: NetworkUpdate) {
+        self.send(Command::Update(update));
+    }
+
+    fn programmed(&self) -> watch::Receiver<Version> {
+        self.programmed.clone()
+    }
+}
+
+/// Displays an error with its causes.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        std::iter::successors(self.0.source(), |it| it.source()).try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}

@@ -1,0 +1,279 @@
+//! The thread that brings kernel and DNS to what the leader has told, one change after the other. Commands come from
+//! the session and from the preparation of tasks; none of them waits here, except for its own answer.
+//!
+//! What could not be done is kept and tried again. An update counts as programmed only when everything up to it is
+//! done. At the start and at intervals everything is compared with the kernel, and drift is mended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use flota_api::id::{NetworkId, TaskId};
+use flota_api::model::{Assignment, NetworkUpdate};
+use flota_api::version::Version;
+
+use super::Chain;
+use super::kernel::{AttachError, Attached, Kernel, KernelError, TaskSockets};
+use super::record::NetworkRecord;
+use super::view::{Touched, View};
+
+/// Pause between two comparisons of everything with the kernel.
+const AUDIT: Duration = Duration::from_secs(30);
+/// Pause before what has failed is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// Delay of the record after a change; changes in between are recorded together.
+const SAVE: Duration = Duration::from_secs(1);
+/// Longest wait of a task for the description of its networks, which comes in the same session as the task.
+pub(super) const DESCRIPTION_WAIT: Duration = Duration::from_secs(10);
+
+/// A request to the thread.
+pub(super) enum Command {
+    /// All tasks of an earlier daemon are accepted. Nothing is changed before.
+    Begin,
+    /// The leader has described the networks.
+    Update(NetworkUpdate),
+    /// The task belongs to this node.
+    Accept(Box<Assignment>),
+    /// Makes the network of a task's container.
+    Attach(TaskId, oneshot::Sender<Result<Attached, AttachError>>),
+    /// An earlier daemon has made the network of a task; these are its sockets.
+    Adopt(TaskId, TaskSockets),
+    /// Removes the network of a task's container.
+    Detach(TaskId, oneshot::Sender<Result<(), KernelError>>),
+    /// The task no longer belongs to this node.
+    Forget(TaskId),
+    /// The node leaves its cluster, and no task is left. Nothing is made afterwards.
+    Leave(oneshot::Sender<Result<(), KernelError>>),
+}
+
+/// A task that waits for the description of its networks.
+struct Waiting {
+    task: TaskId,
+    answer: oneshot::Sender<Result<Attached, AttachError>>,
+    until: Instant,
+}
+
+/// The state of the thread.
+pub(super) struct Actor<K> {
+    kernel: K,
+    record: NetworkRecord,
+    programmed: watch::Sender<Version>,
+    view: View,
+    /// Whether the view is what a leader has told, now or to an earlier daemon. Without that nothing is removed.
+    is_known: bool,
+    /// Whether the tasks of an earlier daemon are accepted.
+    has_begun: bool,
+    /// Whether an update was not confirmed yet.
+    is_news: bool,
+    /// What may differ from the view.
+    todo: Touched,
+    /// Tasks of this node.
+    tasks: BTreeMap<TaskId, Assignment>,
+    /// Tasks that have a namespace.
+    attached: BTreeSet<TaskId>,
+    waiting: Vec<Waiting>,
+    /// The sockets of tasks of an earlier daemon whose networks are not adopted yet.
+    orphaned: BTreeMap<TaskId, TaskSockets>,
+    retry_at: Option<Instant>,
+    save_at: Option<Instant>,
+    audit_at: Instant,
+}
+
+impl<K: Kernel> Actor<K> {
+    pub(super) fn new(kernel: K, record: NetworkRecord, programmed: watch::Sender<Version>) -> Self {
+        let mut view = View::default();
+        let recorded = record.load();
+        let is_known = recorded.is_some();
+        recorded.into_iter().for_each(|update| drop(view.apply(NetworkUpdate { full: true, ..update })));
+        Self {
+            attached: kernel.tasks(),
+            kernel,
+            record,
+            programmed,
+            view,
+            is_known,
+            has_begun: false,
+            is_news: false,
+            todo: Touched::default(),
+            tasks: BTreeMap::new(),
+            waiting: Vec::new(),
+            orphaned: BTreeMap::new(),
+            retry_at: None,
+            save_at: None,
+            audit_at: Instant::now(),
+        }
+    }
+
+    /// Runs until all senders of commands are gone.
+    pub(super) fn run(mut self, commands: &mpsc::Receiver<Command>) {
+        loop {
+            match commands.recv_timeout(self.wake_at().saturating_duration_since(Instant::now())) {
+                Ok(first) => {
+                    let now = Instant::now();
+                    std::iter::once(first).chain(commands.try_iter()).for_each(|it| self.handle(it, now));
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+            self.turn(Instant::now());
+        }
+        if self.save_at.is_some() {
+            self.record.save(self.view.to_update());
+        }
+    }
+
+    fn wake_at(&self) -> Instant {
+        let waiting = self.waiting.iter().map(|it| it.until);
+        waiting.chain(self.retry_at).chain(self.save_at).fold(self.audit_at, Instant::min)
+    }
+
+    fn handle(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::Begin => self.has_begun = true,
+            Command::Update(update) => self.update(update, now),
+            Command::Accept(task) => drop(self.tasks.insert(task.task_id.clone(), *task)),
+            Command::Attach(task, answer) => {
+                self.waiting.push(Waiting { task, answer, until: now + DESCRIPTION_WAIT });
+            }
+            Command::Adopt(task, sockets) => drop(self.orphaned.insert(task, sockets)),
+            Command::Detach(task, answer) => {
+                // A runner that has given up does not read the answer.
+                let _ = answer.send(self.detach(&task));
+            }
+            Command::Forget(task) => drop(self.tasks.remove(&task)),
+            Command::Leave(answer) => {
+                (self.has_begun, self.save_at) = (false, None);
+                let _ = answer.send(self.kernel.remove_all());
+            }
+        }
+    }
+
+    fn update(&mut self, update: NetworkUpdate, now: Instant) {
+        if update.full {
+            // What an earlier view had is removed even if this daemon does not know that it is there.
+            self.todo.networks.extend(self.kernel.networks());
+            self.is_known = true;
+        }
+        self.todo.extend(self.view.apply(update));
+        (self.is_news, self.retry_at) = (true, None);
+        self.save_at.get_or_insert(now + SAVE);
+    }
+
+    /// Does what is due.
+    fn turn(&mut self, now: Instant) {
+        if !self.has_begun {
+            self.audit_at = self.audit_at.max(now + RETRY);
+            return;
+        }
+        if self.audit_at <= now {
+            self.audit_at = now + AUDIT;
+            self.audit();
+        }
+        if self.is_known && self.retry_at.is_none_or(|at| at <= now) {
+            self.program(now);
+        }
+        if self.adopt_orphaned() | self.attach_waiting(now) {
+            self.program(now);
+        }
+        if self.save_at.is_some_and(|at| at <= now) {
+            self.save_at = None;
+            self.record.save(self.view.to_update());
+        }
+    }
+
+    /// Compares everything with the kernel.
+    fn audit(&mut self) {
+        if !self.is_known {
+            return;
+        }
+        self.todo.extend(self.view.all());
+        self.todo.networks.extend(self.kernel.networks());
+        if let Err(error) = self.kernel.audit(&self.view) {
+            tracing::warn!(error = %Chain(&error), "failed to mend the networks");
+        }
+    }
+
+    fn program(&mut self, now: Instant) {
+        let attached = self.attached.iter().filter_map(|task| self.tasks.get(task));
+        let tasks: Vec<&Assignment> = attached.collect();
+        match self.kernel.program(&self.view, &tasks, &mut self.todo) {
+            Ok(()) => {
+                self.retry_at = None;
+                if std::mem::take(&mut self.is_news) {
+                    // A new session may begin with the version that an earlier one ended with, and waits for it again.
+                    self.programmed.send_replace(self.view.version);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "failed to program the networks; trying again");
+                self.retry_at = Some(now + RETRY);
+            }
+        }
+    }
+
+    /// Makes the networks of tasks whose networks are all described.
+    /// Returns whether there was any.
+    fn attach_waiting(&mut self, now: Instant) -> bool {
+        let before = self.attached.len();
+        for waiting in std::mem::take(&mut self.waiting) {
+            let Some(task) = self.tasks.get(&waiting.task) else { continue };
+            match self.missing(task) {
+                Some(network) if waiting.until <= now => {
+                    let _ = waiting.answer.send(Err(AttachError::Unknown(network.clone())));
+                }
+                Some(_) => self.waiting.push(waiting),
+                None => {
+                    // The namespace may be there even if the rest of it has failed.
+                    self.attached.insert(waiting.task.clone());
+                    let _ = waiting.answer.send(self.kernel.attach(&self.view, task));
+                }
+            }
+        }
+        self.attached.len() != before
+    }
+
+    /// Takes over the networks of an earlier daemon's tasks, as soon as they are described.
+    /// Returns whether there was any.
+    fn adopt_orphaned(&mut self) -> bool {
+        let before = self.orphaned.len();
+        for (id, sockets) in std::mem::take(&mut self.orphaned) {
+            let Some(task) = self.tasks.get(&id) else { continue };
+            let adopted = match self.missing(task) {
+                Some(_) => false,
+                None => self.kernel.adopt(&self.view, task, &sockets).inspect_err(log_failed_adoption(&id)).is_ok(),
+            };
+            if !adopted {
+                self.orphaned.insert(id, sockets);
+            }
+        }
+        self.orphaned.len() != before
+    }
+
+    /// Returns a network of the task that the leader has not described.
+    fn missing<'a>(&self, task: &'a Assignment) -> Option<&'a NetworkId> {
+        task.attachments.iter().map(|it| &it.network).find(|it| self.view.network(it).is_none())
+    }
+
+    fn detach(&mut self, task: &TaskId) -> Result<(), KernelError> {
+        self.waiting.retain(|it| it.task != *task);
+        self.orphaned.remove(task);
+        self.kernel.detach(task, self.tasks.get(task))?;
+        self.attached.remove(task);
+        // Its networks may have been waiting for it to go.
+        let networks = self.tasks.get(task).into_iter().flat_map(|it| &it.attachments).map(|it| it.network.clone());
+        self.todo.networks.extend(networks);
+        Ok(())
+    }
+}
+
+fn log_failed_adoption(task: &TaskId) -> impl FnOnce(&AttachError) {
+    move |error| {
+        tracing::warn!(task.id = %task, error = %Chain(error), "failed to take over the network of a task; trying again");
+    }
+}
+
+#[cfg(test)]
+mod tests;

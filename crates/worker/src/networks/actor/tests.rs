@@ -1,0 +1,156 @@
+//! Tests of the thread's decisions with a kernel in memory.
+
+use std::sync::Arc;
+
+use flota_api::model::Attachment;
+use flota_api::seal::Sealer;
+
+use super::*;
+use crate::disk_thread::DiskThread;
+use crate::networks::fake_kernel::FakeKernel;
+use crate::networks::view::tests::{endpoint, network};
+
+/// A thread's state that the test moves on by hand, and the disk of its record.
+struct Bench {
+    kernel: FakeKernel,
+    actor: Actor<FakeKernel>,
+    programmed: watch::Receiver<Version>,
+    disk: Arc<DiskThread>,
+    now: Instant,
+}
+
+impl Bench {
+    fn start(kernel: &FakeKernel, dir: &tempfile::TempDir) -> Self {
+        let (sender, programmed) = watch::channel(0);
+        let disk = Arc::new(DiskThread::start().unwrap());
+        let record = NetworkRecord::new(dir.path(), Sealer::new(&[7; 32]), Arc::clone(&disk));
+        let mut actor = Actor::new(kernel.clone(), record, sender);
+        actor.handle(Command::Begin, Instant::now());
+        Self { actor, kernel: kernel.clone(), programmed, disk, now: Instant::now() }
+    }
+
+    fn handle(&mut self, command: Command) {
+        self.actor.handle(command, self.now);
+        self.actor.turn(self.now);
+    }
+
+    /// Lets time pass, and does what is due then.
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.actor.turn(self.now);
+    }
+
+    fn attach(&mut self, task: &str) -> oneshot::Receiver<Result<Attached, AttachError>> {
+        let (sender, receiver) = oneshot::channel();
+        self.handle(Command::Attach(task.into(), sender));
+        receiver
+    }
+
+    fn detach(&mut self, task: &str) {
+        let (sender, mut receiver) = oneshot::channel();
+        self.handle(Command::Detach(task.into(), sender));
+        receiver.try_recv().unwrap().unwrap();
+    }
+
+    fn networks(&self) -> Vec<String> {
+        self.kernel.networks().into_iter().map(|it| it.to_string()).collect()
+    }
+}
+
+fn update(version: Version, networks: &[&str]) -> Command {
+    let networks = networks.iter().map(|id| network(id)).collect();
+    Command::Update(NetworkUpdate { version, full: true, networks, ..NetworkUpdate::default() })
+}
+
+fn task(id: &str, network: &str) -> Command {
+    let attachments = vec![Attachment { network: network.into(), addresses: vec![[10, 0, 1, 2].into()] }];
+    Command::Accept(Box::new(Assignment { task_id: id.into(), attachments, ..Assignment::default() }))
+}
+
+#[test]
+fn an_update_is_confirmed_when_the_kernel_has_it_and_not_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = FakeKernel::default();
+    let mut bench = Bench::start(&kernel, &dir);
+    kernel.machine().refuses = true;
+    bench.handle(update(5, &["n"]));
+    assert!(!bench.programmed.has_changed().unwrap(), "nothing is programmed");
+    kernel.machine().refuses = false;
+    bench.pass(RETRY / 2);
+    assert!(!bench.programmed.has_changed().unwrap(), "it is not tried again at once");
+    bench.pass(RETRY);
+    let programmed = *bench.programmed.borrow_and_update();
+    assert_eq!((programmed, bench.networks()), (5, vec!["n".to_owned()]));
+    bench.handle(update(5, &["n"]));
+    assert!(bench.programmed.has_changed().unwrap(), "another session waits for the same version");
+}
+
+#[test]
+fn a_network_stays_until_its_last_task_has_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::start(&FakeKernel::default(), &dir);
+    bench.handle(update(1, &["n"]));
+    bench.handle(task("t", "n"));
+    bench.attach("t").try_recv().unwrap().unwrap();
+    bench.handle(update(2, &[]));
+    assert_eq!(bench.networks(), ["n"], "a task uses it");
+    bench.detach("t");
+    assert!(bench.networks().is_empty());
+}
+
+#[test]
+fn a_task_waits_for_the_description_of_its_networks_but_not_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::start(&FakeKernel::default(), &dir);
+    bench.handle(task("t", "n"));
+    let mut attached = bench.attach("t");
+    bench.pass(DESCRIPTION_WAIT / 2);
+    assert!(attached.try_recv().is_err(), "it waits");
+    bench.handle(update(1, &["n"]));
+    attached.try_recv().unwrap().unwrap();
+    bench.handle(task("u", "m"));
+    let mut attached = bench.attach("u");
+    bench.pass(DESCRIPTION_WAIT * 2);
+    assert!(matches!(attached.try_recv(), Ok(Err(AttachError::Unknown(id))) if id == "m".into()));
+    let mut given_up = bench.attach("u");
+    bench.detach("u");
+    bench.handle(update(2, &["n", "m"]));
+    assert!(given_up.try_recv().is_err() && !bench.kernel.tasks().contains(&"u".into()), "nobody wants it any more");
+}
+
+#[test]
+fn a_daemon_without_a_manager_keeps_what_an_earlier_one_was_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = FakeKernel::default();
+    let mut first = Bench::start(&kernel, &dir);
+    let endpoints = vec![endpoint("n", "t", 2, true)];
+    let networks = vec![network("n")];
+    first.handle(Command::Update(NetworkUpdate { version: 3, full: true, networks, endpoints, ..Default::default() }));
+    first.handle(task("t", "n"));
+    first.attach("t").try_recv().unwrap().unwrap();
+    first.pass(SAVE * 2);
+    first.disk.drain();
+    let view = first.actor.view.clone();
+    kernel.machine().networks.insert("stale".into());
+    let mut second = Bench::start(&kernel, &dir);
+    assert_eq!(second.actor.view, view);
+    second.handle(task("t", "n"));
+    second.handle(Command::Adopt("t".into(), Vec::new()));
+    assert_eq!((second.networks(), kernel.machine().adopted.len()), (vec!["n".to_owned()], 1));
+    assert!(!second.programmed.has_changed().unwrap(), "no session waits for it");
+    let audits = kernel.machine().audits;
+    second.pass(AUDIT * 2);
+    assert_eq!(kernel.machine().audits, audits + 1);
+}
+
+#[test]
+fn a_daemon_that_knows_nothing_removes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = FakeKernel::default();
+    kernel.machine().networks.insert("old".into());
+    let mut bench = Bench::start(&kernel, &dir);
+    bench.pass(AUDIT * 2);
+    assert_eq!((bench.networks(), kernel.machine().audits), (vec!["old".to_owned()], 0));
+    bench.handle(update(1, &[]));
+    assert!(bench.networks().is_empty(), "the leader has said what there is");
+}

@@ -1,0 +1,81 @@
+//! A kernel in memory, for tests of what drives one.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use flota_api::id::{NetworkId, TaskId};
+use flota_api::model::Assignment;
+use flota_network::NetworkError;
+
+use super::kernel::{AttachError, Attached, Kernel, KernelError, TaskSockets};
+use super::view::{Touched, View};
+
+/// What a machine's kernel has, and what it was asked.
+#[derive(Debug, Default)]
+pub(crate) struct Machine {
+    pub(crate) networks: BTreeSet<NetworkId>,
+    pub(crate) tasks: BTreeSet<TaskId>,
+    pub(crate) adopted: BTreeSet<TaskId>,
+    pub(crate) audits: usize,
+    pub(crate) refuses: bool,
+}
+
+/// A kernel in memory. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FakeKernel(Arc<Mutex<Machine>>);
+
+impl FakeKernel {
+    pub(crate) fn machine(&self) -> std::sync::MutexGuard<'_, Machine> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn networks(&self) -> BTreeSet<NetworkId> {
+        self.machine().networks.clone()
+    }
+
+    fn tasks(&self) -> BTreeSet<TaskId> {
+        self.machine().tasks.clone()
+    }
+
+    fn program(&mut self, view: &View, tasks: &[&Assignment], todo: &mut Touched) -> Result<(), KernelError> {
+        if self.machine().refuses {
+            return Err(NetworkError::NoLink("br0".into()).into());
+        }
+        let in_use: Vec<&NetworkId> = tasks.iter().flat_map(|it| &it.attachments).map(|it| &it.network).collect();
+        for id in std::mem::take(todo).networks {
+            if view.network(&id).is_some() {
+                self.machine().networks.insert(id);
+            } else if !in_use.contains(&&id) {
+                self.machine().networks.remove(&id);
+            }
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, _: &View, task: &Assignment) -> Result<Attached, AttachError> {
+        self.machine().tasks.insert(task.task_id.clone());
+        Ok(Attached::default())
+    }
+
+    fn adopt(&mut self, _: &View, task: &Assignment, _: &TaskSockets) -> Result<(), AttachError> {
+        self.machine().adopted.insert(task.task_id.clone());
+        Ok(())
+    }
+
+    fn audit(&mut self, _: &View) -> Result<(), KernelError> {
+        self.machine().audits += 1;
+        Ok(())
+    }
+
+    fn detach(&mut self, task: &TaskId, _: Option<&Assignment>) -> Result<(), KernelError> {
+        self.machine().tasks.remove(task);
+        Ok(())
+    }
+
+    fn remove_all(&mut self) -> Result<(), KernelError> {
+        self.machine().networks.clear();
+        Ok(())
+    }
+}

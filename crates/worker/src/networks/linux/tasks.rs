@@ -1,0 +1,160 @@
+//! The networks of tasks: a namespace with an interface in each network, the sockets of its DNS server, and membership
+//! in the balancer. What a daemon has made here, the next one adopts.
+
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+
+use flota_api::id::{NetworkId, TaskId};
+use flota_api::model::{Assignment, NetworkDriver};
+use flota_network::dns::{Client, ResolvConf, Sockets, resolv_conf};
+use flota_network::{Attachment, Namespace, NamespaceCookie, NetworkKey, Sockets as Connections};
+
+use super::{LinuxKernel, RESOLV_CONF, key};
+use crate::networks::kernel::{AttachError, Attached, KernelError, TaskNetwork, TaskSockets};
+use crate::networks::view::{Touched, View};
+
+/// The port of DNS servers.
+const DNS_PORT: u16 = 53;
+
+/// The network of a task that this daemon has made or adopted.
+#[derive(Debug)]
+pub(super) struct JoinedTask {
+    connections: Connections,
+    /// The networks whose virtual IPs it uses.
+    keys: Vec<NetworkKey>,
+}
+
+impl JoinedTask {
+    /// Returns what the balancer has to know of the task.
+    pub(super) fn membership(&self) -> (NamespaceCookie, Vec<NetworkKey>) {
+        (self.connections.cookie(), self.keys.clone())
+    }
+
+    /// Returns whether the task is in the network.
+    pub(super) fn is_in(&self, network: &NetworkKey) -> bool {
+        self.keys.contains(network)
+    }
+
+    /// Ends the task's connections to these addresses, which nobody has any more.
+    pub(super) fn abort_to(&mut self, addresses: &[IpAddr]) -> Result<(), KernelError> {
+        Ok(self.connections.abort_to(addresses).map(drop)?)
+    }
+}
+
+impl LinuxKernel {
+    pub(super) fn attach_task(&mut self, view: &View, task: &Assignment) -> Result<Attached, AttachError> {
+        if let Some(network) = without_interfaces(view, task)? {
+            return Ok(Attached { network, sockets: Vec::new() });
+        }
+        let namespace = Namespace::make(&self.options.folder.task(&task.task_id))?;
+        self.connect(view, task, &namespace)?;
+        let sockets = Sockets::open(&namespace)?;
+        let kept = sockets.try_clone()?;
+        self.serve(view, task, sockets);
+        let (addresses, resolver) = (addresses(view, task), resolver(task));
+        let network = TaskNetwork::Joined { namespace: namespace.path().to_owned(), addresses, resolver };
+        Ok(Attached { network, sockets: vec![kept.udp.into(), kept.tcp.into()] })
+    }
+
+    pub(super) fn adopt_task(
+        &mut self,
+        view: &View,
+        task: &Assignment,
+        sockets: &TaskSockets,
+    ) -> Result<(), AttachError> {
+        if let [udp, tcp] = sockets.as_slice() {
+            // Questions wait in the sockets, so this comes first.
+            let (udp, tcp) = (UdpSocket::from(udp.try_clone()?), TcpListener::from(tcp.try_clone()?));
+            self.serve(view, task, Sockets { udp, tcp });
+        }
+        self.connect(view, task, &Namespace::at(&self.options.folder.task(&task.task_id)))
+    }
+
+    /// Connects the namespace of a task to its networks and to the balancer.
+    fn connect(&mut self, view: &View, task: &Assignment, namespace: &Namespace) -> Result<(), AttachError> {
+        let gateway = task.attachments.iter().map(|it| &it.network).find(|it| leads_out(view, it)).cloned();
+        for (index, attachment) in task.attachments.iter().enumerate() {
+            let mut new = Touched::default();
+            self.set_network(view, true, &attachment.network, &mut new)?;
+            self.set_members(view, &mut new)?;
+            if let Some(made) = self.networks.get_mut(&attachment.network) {
+                let default_route = gateway.as_ref() == Some(&attachment.network);
+                let addresses = attachment.addresses.clone();
+                made.local.attach(interface(namespace, index, addresses, default_route))?;
+            }
+        }
+        let connections = Connections::of(namespace)?;
+        let keys: Vec<NetworkKey> = task.attachments.iter().map(|it| key(&it.network)).collect();
+        if let Some(balancer) = &mut self.balancer {
+            balancer.join(connections.cookie(), &keys)?;
+        }
+        self.tasks.insert(task.task_id.clone(), JoinedTask { connections, keys });
+        self.gate.is_outdated = true;
+        Ok(())
+    }
+
+    /// Answers the task's DNS questions from now on.
+    fn serve(&self, view: &View, task: &Assignment, sockets: Sockets) {
+        let has_names = |it: &&NetworkId| view.network(it).is_none_or(|network| !network.is_ingress());
+        let networks = task.attachments.iter().map(|it| &it.network).filter(has_names).map(ToString::to_string);
+        let resolvers = task.spec.dns.servers.iter().map(|it| SocketAddr::new(*it, DNS_PORT));
+        let client = Client { networks: networks.collect(), resolvers: resolvers.collect() };
+        self.dns.serve(task.task_id.as_str(), client, sockets);
+    }
+
+    pub(super) fn detach_task(&mut self, task: &TaskId, known: Option<&Assignment>) -> Result<(), KernelError> {
+        let path = self.options.folder.task(task);
+        if !path.exists() {
+            return Ok(());
+        }
+        self.dns.stop(task.as_str());
+        self.gate.is_outdated = true;
+        let namespace = Namespace::at(&path);
+        let joined = self.tasks.remove(task);
+        // A daemon that has not adopted the task finds its cookie in the namespace.
+        let cookie =
+            joined.map(|it| it.connections.cookie()).or_else(|| Some(Connections::of(&namespace).ok()?.cookie()));
+        if let (Some(balancer), Some(cookie)) = (&mut self.balancer, cookie) {
+            balancer.leave(cookie)?;
+        }
+        for (index, attachment) in known.iter().flat_map(|it| it.attachments.iter().enumerate()) {
+            if let Some(made) = self.networks.get_mut(&attachment.network) {
+                made.local.detach(&interface(&namespace, index, attachment.addresses.clone(), false))?;
+            }
+        }
+        Ok(Namespace::remove(&path)?)
+    }
+}
+
+fn interface(namespace: &Namespace, index: usize, addresses: Vec<IpAddr>, default_route: bool) -> Attachment {
+    Attachment { namespace: namespace.clone(), interface: format!("eth{index}"), addresses, default_route }
+}
+
+/// Returns the network of a task whose networks have no interfaces.
+fn without_interfaces(view: &View, task: &Assignment) -> Result<Option<TaskNetwork>, AttachError> {
+    let drivers = task.attachments.iter().filter_map(|it| Some(view.network(&it.network)?.config.driver));
+    let Some(driver) = drivers.into_iter().find(|it| !it.has_addresses()) else { return Ok(None) };
+    if task.attachments.len() > 1 {
+        return Err(AttachError::Exclusive(driver));
+    }
+    Ok(Some(if driver == NetworkDriver::Host { TaskNetwork::Host } else { TaskNetwork::Loopback }))
+}
+
+/// Returns whether a task's default route leads through the network.
+fn leads_out(view: &View, id: &NetworkId) -> bool {
+    view.network(id).is_some_and(|network| !network.config.internal)
+}
+
+/// Returns the addresses for which the task's host name stands. Other tasks do not reach it by those in `ingress`, unless
+/// it has no others.
+fn addresses(view: &View, task: &Assignment) -> Vec<IpAddr> {
+    let all = || task.attachments.iter();
+    let is_ingress = |id: &NetworkId| view.network(id).is_some_and(|network| network.is_ingress());
+    let own: Vec<IpAddr> = all().filter(|it| !is_ingress(&it.network)).flat_map(|it| it.addresses.clone()).collect();
+    if own.is_empty() { all().flat_map(|it| it.addresses.clone()).collect() } else { own }
+}
+
+fn resolver(task: &Assignment) -> String {
+    let machine = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+    let dns = &task.spec.dns;
+    resolv_conf(&dns.search, &dns.options, &ResolvConf::parse(&machine))
+}
