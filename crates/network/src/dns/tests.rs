@@ -4,7 +4,6 @@
 mod forwarding;
 mod hostile;
 mod names;
-mod speed;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};

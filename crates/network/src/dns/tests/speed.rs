@@ -1,1 +1,0 @@
-//! How many answers a second.
