@@ -53,7 +53,7 @@ impl ControlLoop for Images {
 
     fn plan(&mut self, key: &Key, view: &Tables, _: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
-        let Some(image) = view.image(&key.id) else { return plan };
+        let Some(image) = view.image(key.id) else { return plan };
         if image.references.is_empty() && view.users_of_image(&image.digest).next().is_none() {
             plan.remove(Kind::Image, &image.id);
             return plan;

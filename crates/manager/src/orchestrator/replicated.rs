@@ -63,7 +63,7 @@ impl ControlLoop for Replicated {
     fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
         let id = ServiceId::from(key.id);
-        match (view.service(&key.id), key.slot) {
+        match (view.service(key.id), key.slot) {
             (Some(service), None) => plan_service(service, view, &mut plan, cx),
             (Some(service), Some(number)) => {
                 plan.expect(Kind::Service, key.id);
