@@ -22,7 +22,7 @@ pub(crate) fn wanted_holders(view: &Tables) -> usize {
 
 /// Number of nodes that hold the image and are not down.
 pub(crate) fn good_holders(image: &Image, view: &Tables) -> usize {
-    image.confirmed().filter(|id| view.node(id.as_str()).is_some_and(|node| node.state != NodeState::Down)).count()
+    image.confirmed().filter(|id| view.node(*id).is_some_and(|node| node.state != NodeState::Down)).count()
 }
 
 impl ControlLoop for Images {
@@ -53,7 +53,7 @@ impl ControlLoop for Images {
 
     fn plan(&mut self, key: &Key, view: &Tables, _: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
-        let Some(image) = view.image(&key.id) else { return plan };
+        let Some(image) = view.image(key.id) else { return plan };
         if image.references.is_empty() && view.users_of_image(&image.digest).next().is_none() {
             plan.remove(Kind::Image, &image.id);
             return plan;
@@ -78,7 +78,7 @@ impl ControlLoop for Images {
 }
 
 fn state(holder: &ImageHolder, view: &Tables) -> Option<NodeState> {
-    view.node(holder.node_id.as_str()).map(|node| node.state)
+    view.node(&holder.node_id).map(|node| node.state)
 }
 
 /// Images whose holders may have to change after a change of this node: its own, and those that lack a holder.

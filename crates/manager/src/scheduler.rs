@@ -57,7 +57,7 @@ impl ControlLoop for Scheduler {
 
     fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
-        let service = ServiceId::from(Arc::clone(&key.id));
+        let service = ServiceId::from(key.id);
         let mut tasks: Vec<&Arc<Task>> = view.tasks_waiting(&service).collect();
         if tasks.is_empty() {
             return plan;

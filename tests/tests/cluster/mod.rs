@@ -51,7 +51,7 @@ fn manual(it: &mut Script, worker: usize, streams: Streams) -> ManualNode {
 /// The leader's object of a worker's node.
 fn node(cluster: &SimCluster, worker: usize) -> Result<Node, String> {
     let view = cluster.view().ok_or("nobody leads")?;
-    let node = view.node(cluster.workers[worker].node_id.as_str()).ok_or("there is no such node")?;
+    let node = view.node(&cluster.workers[worker].node_id).ok_or("there is no such node")?;
     Ok(node.as_ref().clone())
 }
 

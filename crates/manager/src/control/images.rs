@@ -117,7 +117,7 @@ impl<M: Member> Control<M> {
         let reference = check(naming)?;
         let new_id = self.random.draw(ImageId::random);
         let named = self.write_once(request_id, |view| {
-            if view.node(naming.node.as_str()).is_none() {
+            if view.node(&naming.node).is_none() {
                 return Err(ControlError::NotFound { kind: Node::KIND, reference: naming.node.to_string() });
             }
             let mut tx = WriteTx::new(view.clone(), request_id);

@@ -137,7 +137,7 @@ impl Told {
         }
         let confirmed = view.image_by_digest(digest).into_iter().flat_map(|image| image.confirmed());
         let holders: Vec<_> = confirmed
-            .filter_map(|id| view.node(id.as_str()))
+            .filter_map(|id| view.node(id))
             .filter(|holder| holder.id != self.node && holder.state != NodeState::Down)
             .map(|holder| Peer { node_id: holder.id.to_string(), address: holder.address.clone() })
             .collect();

@@ -52,7 +52,7 @@ pub(super) async fn register(
         return Err(RegisterError::Invalid("listen: it is no IP:PORT".into()));
     }
     let written = replica.write(|view| {
-        let node = view.node(node_id.as_str()).ok_or(RegisterError::NotMember)?;
+        let node = view.node(node_id).ok_or(RegisterError::NotMember)?;
         if node.has_left() {
             return Err(RegisterError::NotMember);
         }

@@ -12,13 +12,13 @@ use flota_api::id::{NodeId, TaskId};
 use flota_api::image_ref::is_digest;
 use flota_api::model::TaskStatus;
 use flota_api::proto::dispatcher::manager_message::Message;
-use flota_api::proto::dispatcher::{ManagerMessage, StatusAck, StatusBatch, TaskReport};
+use flota_api::proto::dispatcher::{StatusAck, StatusBatch, TaskReport};
 use flota_api::state::TaskState;
 use flota_api::text::printable;
 use flota_raft_store::{ProposeError, Tables};
 
 use super::image_report;
-use super::sessions::Outbox;
+use super::sessions::{Outbox, outgoing};
 use super::status_sink::StatusSink;
 use crate::replica::Replica;
 
@@ -48,7 +48,7 @@ pub(super) async fn write_batches(
             until_written(node_id, || image_report::write(replica, node_id, report)).await;
         }
         let ack = Message::StatusAck(StatusAck { sequence: batch.sequence });
-        if outbox.send(Ok(ManagerMessage { message: Some(ack) })).await.is_err() {
+        if outbox.send(outgoing(ack)).await.is_err() {
             return;
         }
     }
