@@ -24,8 +24,10 @@ fn table(root: &RootDir, path: &str) -> String {
     // O_NONBLOCK prevents the open from waiting if the path is a pipe.
     let file = root.find(Path::new(path), libc::O_RDONLY | libc::O_NONBLOCK).map(File::from);
     let file = file.ok().filter(|it| it.metadata().is_ok_and(|it| it.is_file() && it.len() <= BOUND));
-    let mut text = String::new();
-    file.and_then(|file| file.take(BOUND).read_to_string(&mut text).ok()).map_or_else(String::new, |_| text)
+    let mut bytes = Vec::new();
+    let read = file.and_then(|file| file.take(BOUND).read_to_end(&mut bytes).ok());
+    // A line in another encoding does not hide the others.
+    read.map_or_else(String::new, |_| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 pub(crate) fn find(root: &RootDir, text: &str) -> Result<User, StepError> {
