@@ -33,6 +33,11 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", printable_lines(text));
 }
 
+/// Prints what a user should know about a change that was made.
+pub(crate) fn warnings(texts: &[String]) {
+    texts.iter().for_each(|text| say(&format!("warning: {text}")));
+}
+
 /// Prints output of another program, unchanged.
 pub(crate) fn bytes(stream: u32, bytes: &[u8]) {
     let result = if stream == 2 {

@@ -112,6 +112,7 @@ impl From<&Service> for po::Service {
             spec_version: it.spec_version,
             stack_id: it.stack_id.clone().map(Into::into),
             update_paused: it.update.pause_reason().map(str::to_owned),
+            image_digest: it.image_digest.clone(),
         }
     }
 }
@@ -129,6 +130,7 @@ impl TryFrom<po::Service> for Service {
                 Some(reason) => UpdateState::Paused { reason },
                 None => UpdateState::Active,
             },
+            image_digest: it.image_digest,
         })
     }
 }

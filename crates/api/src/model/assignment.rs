@@ -32,7 +32,8 @@ pub struct Assignment {
     /// The task is not started before this time; `None` if it need not wait. A worker has converted it to a time of
     /// its own clock.
     pub not_before: Option<Timestamp>,
-    /// The image to use. If `None`, the node resolves the image's name at its registry.
+    /// The image to use. If no node holds it, the node pulls it from its registry. If `None`, the node also asks the
+    /// registry what the image's name stands for.
     pub image: Option<ImageSource>,
     /// Credentials for that registry.
     pub credentials: Option<RegistryCredentials>,

@@ -255,6 +255,10 @@ pub struct Service {
     pub spec: Arc<ServiceSpec>,
     /// Number of the spec; raised when the tasks must be replaced.
     pub spec_version: u64,
+    /// Digest for which the spec's image reference stood when a user set it, so that all tasks run one image; `None` if
+    /// it is not known. It may be that of an index, from which each node takes the manifest for its platform.
+    #[serde(serialize_with = "text_or_empty")]
+    pub image_digest: Option<String>,
     /// The stack that it belongs to, if any.
     #[serde(serialize_with = "text_or_empty")]
     pub stack_id: Option<StackId>,

@@ -12,7 +12,7 @@ use prost::Message;
 use flota_api::defaults::GRANT_LIFE;
 use flota_api::id::{NodeId, TaskId};
 use flota_api::image_ref::ImageRef;
-use flota_api::model::{NodeState, Registry, ServiceSpec, Task};
+use flota_api::model::{Node, NodeState, Registry, ServiceSpec, Task};
 use flota_api::object::Kind;
 use flota_api::proto::dispatcher::{
     AssignedSpec, Assignments, Grant, ImageSource, Peer, RegistryCredentials, TaskAssignment,
@@ -87,7 +87,8 @@ impl Told {
         for task in view.tasks_of_node(&self.node).filter(|task| is_assigned(task)) {
             let Some(spec) = view.spec_of(task) else { continue };
             let image = task.image_digest.as_ref().map(|digest| self.source(digest, view, granter, &mut sources));
-            let registry = if image.is_none() { registry(&spec.image, view) } else { None };
+            let needs_registry = image.as_ref().is_none_or(|image| image.holders.is_empty());
+            let registry = if needs_registry { registry(&spec.image, view) } else { None };
             let now = ToldTask {
                 desired_state: task.desired_state,
                 paused: task.paused,
@@ -129,16 +130,19 @@ impl Told {
         if is_needed { cut(whole, &specs) } else { Vec::new() }
     }
 
-    /// Returns the nodes that have the image's blobs, and the grant with which this node may fetch them. `sources` are
-    /// those that were found in this view.
+    /// Returns the nodes that have the image's blobs for this node's architecture, and the grant with which it may fetch
+    /// them. `sources` are those that were found in this view.
     fn source(&self, digest: &str, view: &Tables, granter: &Granter<'_>, sources: &mut Sources) -> Arc<ImageSource> {
         if let Some(source) = sources.get(digest) {
             return Arc::clone(source);
         }
         let confirmed = view.image_by_digest(digest).into_iter().flat_map(|image| image.confirmed());
+        let architecture = view.node(self.node.as_str()).map(|node| &node.description.architecture);
+        let fits = |holder: &&Arc<Node>| Some(&holder.description.architecture) == architecture;
         let holders: Vec<_> = confirmed
             .filter_map(|id| view.node(id.as_str()))
             .filter(|holder| holder.id != self.node && holder.state != NodeState::Down)
+            .filter(fits)
             .map(|holder| Peer { node_id: holder.id.to_string(), address: holder.address.clone() })
             .collect();
         let is_current = |grant: &Grant| grant.expires_at == granter.expires.0;
@@ -234,7 +238,7 @@ fn assigned_spec((service_id, spec_version): &(String, u64), spec: &ServiceSpec)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{DeviceId, Image, ImageHolder, Node, Service, TaskStatus};
+    use flota_api::model::{DeviceId, Image, ImageHolder, Service, TaskStatus};
     use flota_api::object::StoreObject;
 
     fn view(states: &[(&str, TaskState, DesiredState)]) -> Tables {

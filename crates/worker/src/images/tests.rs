@@ -4,13 +4,13 @@ use std::pin::Pin;
 
 use futures::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response};
+use tonic::{Request, Response, Status};
 
 use super::*;
 use crate::test_cluster::TestCluster;
 use flota_api::model::{NodeAddress, Role};
-use flota_api::proto::images::Chunk;
 use flota_api::proto::images::image_store_server::{ImageStore as ImageStoreRpc, ImageStoreServer};
+use flota_api::proto::images::{Chunk, GetBlobRequest};
 
 /// What a holder sends.
 #[derive(Clone, Copy, Debug)]
