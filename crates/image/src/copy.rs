@@ -92,16 +92,21 @@ impl Copy<'_> {
                 return fs_err::hard_link(first, &to);
             }
         }
-        if about.is_symlink() {
-            symlink(fs_err::read_link(&from)?, &to)?;
-        } else if about.is_file() {
-            copy_content(&from, &to)?;
-        } else {
-            let kind = SFlag::from_bits_truncate(about.mode()) & SFlag::S_IFMT;
-            mknod(&to, kind, Mode::S_IRUSR, about.rdev())?;
-        }
-        attributes(&from, &to, &about)
+        copy_file(&from, &to, &about)
     }
+}
+
+/// Copies anything but a folder to a path where nothing is. `about` is the metadata of `from`.
+pub(crate) fn copy_file(from: &Path, to: &Path, about: &Metadata) -> io::Result<()> {
+    if about.is_symlink() {
+        symlink(fs_err::read_link(from)?, to)?;
+    } else if about.is_file() {
+        copy_content(from, to)?;
+    } else {
+        let kind = SFlag::from_bits_truncate(about.mode()) & SFlag::S_IFMT;
+        mknod(to, kind, Mode::S_IRUSR, about.rdev())?;
+    }
+    attributes(from, to, about)
 }
 
 /// Removes the file or folder at the path, if there is one.

@@ -1,7 +1,8 @@
-//! Unpacks generated images, and compares the result with that of umoci, file by file: content, owner, mode, extended
-//! attributes, link count, device, time.
+//! Unpacks generated images, and compares the result with those of umoci and containerd, file by file: content, owner,
+//! mode, extended attributes, link count, device, time.
 #![allow(clippy::unwrap_used, reason = "tests say why they fail")]
 
+mod containerd;
 mod corpus;
 mod tree;
 
@@ -12,6 +13,7 @@ use std::process::Command;
 use flota_image::{ImageStore, copy_layer, import};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use containerd::Containerd;
 use corpus::Image;
 use tree::{Tree, differences};
 
@@ -40,10 +42,10 @@ fn seen(image: &Image, dir: &Path, overlay: bool) -> Tree {
     tree.unwrap()
 }
 
-fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).output();
-    let output = output.unwrap_or_else(|error| panic!("{program} is missing ({error}): run deploy/tools.sh"));
-    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+fn run(mut command: Command) {
+    let output = command.output();
+    let output = output.unwrap_or_else(|error| panic!("{command:?} is missing ({error}): run deploy/tools.sh"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Compares both ways in which layers are used with what another tool has unpacked.
@@ -60,9 +62,24 @@ fn umoci_unpacks_every_image_to_the_same() {
     for seed in 0..SEEDS {
         let dir = tempfile::tempdir().unwrap();
         let image = Image::generate(seed);
+
         let (layout, bundle) = (dir.path().join("layout"), dir.path().join("bundle"));
         image.write_layout(&layout);
-        run("umoci", &["unpack", "--image", &format!("{}:box", layout.display()), &bundle.display().to_string()]);
+        let mut umoci = Command::new("umoci");
+        umoci.args(["unpack", "--image", &format!("{}:box", layout.display())]).arg(&bundle);
+        run(umoci);
         compare(&image, dir.path(), "umoci", &Tree::read(&bundle.join("rootfs")));
+    }
+}
+
+#[test]
+#[ignore = "it needs containerd and takes a minute: make test-long"]
+fn containerd_unpacks_every_image_to_the_same() {
+    let containerd = Containerd::start();
+    for seed in 0..SEEDS {
+        let dir = tempfile::tempdir().unwrap();
+        let image = Image::generate(seed);
+
+        compare(&image, dir.path(), "containerd", &containerd.unpack(&image, dir.path()));
     }
 }

@@ -3,7 +3,6 @@
 use flota_api::model::{
     Cluster, Image, Node, NodeState, Role, Service, ServiceMode, ServiceSpec, Stack, StackSpec, Task, TaskStatus,
 };
-use flota_api::object::StoreObject;
 use flota_api::reason::{Detail, Reason};
 use flota_api::state::TaskState;
 use flota_raft_store::ProposeError;
