@@ -19,10 +19,11 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Whence, lseek};
 
 use crate::remove::remove_folder;
-use crate::unpack::OPAQUE;
 
 /// Prefix of entries that remove something (OCI image specification, "Whiteouts").
 const WHITEOUT: &str = ".wh.";
+/// Name of the whiteout that hides everything which lower layers have in a folder.
+pub(crate) const OPAQUE: &str = ".wh..wh..opq";
 
 /// Copies all of `layer`, which was unpacked with its whiteouts as files, onto `root`, and applies the whiteouts.
 ///

@@ -25,7 +25,7 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, makedev, mkdirat, mknod, mknodat};
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
-use crate::copy::copy_file;
+use crate::copy::{OPAQUE, copy_file};
 use crate::remove::remove_folder_at;
 use crate::tar::{Entry, EntryType, TarError, TarReader, decompressed};
 use attributes::Attributes;
@@ -38,8 +38,6 @@ const RATIO: u64 = 200;
 const ENTRIES: u64 = 2_000_000;
 /// Bytes of paths that are kept until the last entry.
 const PATHS: usize = 64 << 20;
-/// Name of the whiteout that hides everything which lower layers have in a folder.
-pub(crate) const OPAQUE: &str = ".wh..wh..opq";
 /// Attribute by which overlayfs hides everything which lower layers have in a folder.
 const OPAQUE_MARK: &str = "trusted.overlay.opaque";
 

@@ -52,12 +52,22 @@ impl Containerd {
         ctr
     }
 
-    /// Returns what the image unpacks to. The snapshotter is the one that copies layers: that for overlayfs takes no hard
-    /// link to a file of a lower layer.
-    pub(crate) fn unpack(&self, image: &Image, dir: &Path) -> Tree {
+    fn import(&self, image: &Image, dir: &Path) {
         let archive = dir.join("archive").display().to_string();
         fs::write(&archive, image.archive()).unwrap();
         run(self.ctr(&["images", "import", "--snapshotter", "native", "--index-name", NAME, &archive]));
+    }
+
+    /// Writes the image as an archive.
+    pub(crate) fn export(&self, image: &Image, dir: &Path, archive: &str) {
+        self.import(image, dir);
+        run(self.ctr(&["images", "export", archive, NAME]));
+    }
+
+    /// Returns what the image unpacks to. The snapshotter is the one that copies layers: that for overlayfs takes no hard
+    /// link to a file of a lower layer.
+    pub(crate) fn unpack(&self, image: &Image, dir: &Path) -> Tree {
+        self.import(image, dir);
         let chain = image.chain();
         let snapshots = |arguments: &[&str]| self.ctr(&[&["snapshots", "--snapshotter", "native"], arguments].concat());
         run(snapshots(&["prepare", "copy", &chain]));
