@@ -124,8 +124,10 @@ impl Images {
         if let Some(digest) = digest
             && let Some(image) = self.whole_image(digest).await?
         {
-            // Pulled before the cluster had a use for it, so the leader has not taken note of it.
-            self.added(&image);
+            if named.is_some() {
+                // It came before the cluster had a use for it, so the leader has not taken note of it.
+                self.added(&image);
+            }
             return Ok(image);
         }
         let mut reference = ImageRef::parse(&task.spec.image)?;

@@ -41,6 +41,8 @@ pub struct Assignment {
     pub paused: bool,
     /// The node's devices that the task holds until it has ended.
     pub device_ids: Vec<DeviceId>,
+    /// Whether programs can't gain privileges if neither the spec nor the node says so: the cluster's default.
+    pub no_new_privileges: bool,
 }
 
 impl Default for Assignment {
@@ -61,6 +63,7 @@ impl Default for Assignment {
             credentials: None,
             paused: false,
             device_ids: Vec::new(),
+            no_new_privileges: false,
         }
     }
 }

@@ -158,7 +158,8 @@ pub struct ServiceSpec {
     pub init: bool,
     /// Gives all capabilities and all devices of the node, whatever the other fields say.
     pub privileged: bool,
-    /// Whether programs can't gain privileges, as by setuid (PR_SET_NO_NEW_PRIVS(2const)); the node's default if `None`.
+    /// Whether programs can't gain privileges, as by setuid (PR_SET_NO_NEW_PRIVS(2const)); if `None`, the node decides, or
+    /// else the cluster.
     pub no_new_privileges: Option<bool>,
     /// Capabilities in addition to the default ones; `ALL` stands for every one.
     pub cap_add: Vec<String>,

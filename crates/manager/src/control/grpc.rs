@@ -74,6 +74,11 @@ impl Api for ControlService {
         reply(self.control.rotate_join_token(&request.request_id, role(request.role)?).await)
     }
 
+    async fn update_cluster(&self, request: Request<pc::UpdateClusterRequest>) -> Reply<pc::ClusterInfo> {
+        let pc::UpdateClusterRequest { request_id, no_new_privileges } = request.into_inner();
+        reply(self.control.update_cluster(&request_id, no_new_privileges).await)
+    }
+
     async fn get_node(&self, request: Request<pc::GetRequest>) -> Reply<pc::NodeRow> {
         reply(self.control.get_node(&request.get_ref().name).await)
     }

@@ -198,6 +198,16 @@ async fn before_the_first_entry_there_is_no_cluster_yet() {
     let control = Control::alone();
     assert_eq!(refusal(control.get_cluster().await), Some(Reason::NoClusterYet));
     assert_eq!(refusal(control.rotate_join_token("", Role::Worker).await), Some(Reason::NoClusterYet));
+    assert_eq!(refusal(control.update_cluster("", Some(true)).await), Some(Reason::NoClusterYet));
+}
+
+#[tokio::test]
+async fn a_default_of_the_cluster_stays_until_another_is_given() {
+    let control = cluster().await;
+    for (given, expected) in [(None, false), (Some(true), true), (None, true), (Some(false), false)] {
+        let updated = control.update_cluster("", given).await.expect("there is a cluster");
+        assert_eq!(updated.cluster.no_new_privileges, expected, "{given:?}");
+    }
 }
 
 #[tokio::test]

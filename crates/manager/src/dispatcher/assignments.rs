@@ -48,6 +48,8 @@ struct ToldTask {
     image: Option<Arc<ImageSource>>,
     /// Version of the registry's credentials.
     credentials: Option<Version>,
+    /// The cluster's default.
+    no_new_privileges: bool,
 }
 
 type Sources = BTreeMap<String, Arc<ImageSource>>;
@@ -95,6 +97,7 @@ impl Told {
                 not_before: task.not_before,
                 image,
                 credentials: registry.map(|registry| registry.meta.version),
+                no_new_privileges: view.cluster().is_some_and(|cluster| cluster.no_new_privileges),
             };
             if self.tasks.get(&task.id) != Some(&now) {
                 let task = assignment(task, spec, &now, registry);
@@ -179,6 +182,7 @@ fn assignment(task: &Task, spec: &ServiceSpec, told: &ToldTask, registry: Option
             password: registry.password.as_text().to_owned(),
         }),
         paused: task.paused,
+        no_new_privileges: told.no_new_privileges,
         device_ids: task.device_ids.iter().map(Into::into).collect(),
     }
 }
@@ -238,7 +242,7 @@ fn assigned_spec((service_id, spec_version): &(String, u64), spec: &ServiceSpec)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{DeviceId, Image, ImageHolder, Service, TaskStatus};
+    use flota_api::model::{Cluster, DeviceId, Image, ImageHolder, Service, TaskStatus};
     use flota_api::object::StoreObject;
 
     fn view(states: &[(&str, TaskState, DesiredState)]) -> Tables {
@@ -299,6 +303,37 @@ mod tests {
         view.put(Task { device_ids: vec![gpu.clone()], ..task }.into_object());
         let set = tell(&mut nothing_told(&[]), &view).expect("the full set");
         assert_eq!(set.tasks[0].device_ids, [(&gpu).into()]);
+    }
+
+    #[test]
+    fn a_default_of_the_cluster_is_told_when_it_changes() {
+        let mut view = view(&[("a", TaskState::Assigned, DesiredState::Running)]);
+        let mut told = nothing_told(&[]);
+        assert!(!tell(&mut told, &view).expect("the full set").tasks[0].no_new_privileges);
+        view.put(Cluster { no_new_privileges: true, ..Cluster::default() }.into_object());
+        assert!(tell(&mut told, &view).expect("it has changed").tasks[0].no_new_privileges);
+    }
+
+    #[test]
+    fn credentials_come_with_an_image_that_no_node_of_the_same_architecture_holds() {
+        let mut view = view(&[]);
+        let status = TaskStatus { state: TaskState::Assigned, ..TaskStatus::default() };
+        let (node_id, image_digest) = (Some("n".into()), Some("sha256:1".into()));
+        let task = Task { id: "a".into(), service_id: "s".into(), spec_version: 1, node_id, ..Task::default() };
+        view.put(Task { image_digest, status, ..task }.into_object());
+        let spec = Arc::new(ServiceSpec { image: "registry:5000/app".into(), ..ServiceSpec::default() });
+        view.put(Service { id: "s".into(), spec_version: 1, spec, ..Service::default() }.into_object());
+        view.put(Registry { id: "r".into(), host: "registry:5000".into(), ..Registry::default() }.into_object());
+        let holders = vec![ImageHolder { node_id: "h".into(), confirmed: true }];
+        view.put(Image { id: "i".into(), digest: "sha256:1".into(), holders, ..Image::default() }.into_object());
+        for (architecture, is_held) in [("", true), ("arm64", false)] {
+            let mut holder = Node { id: "h".into(), state: NodeState::Ready, ..Node::default() };
+            holder.description.architecture = architecture.into();
+            view.put(holder.into_object());
+            let set = tell(&mut nothing_told(&[]), &view).expect("the full set");
+            let image = set.tasks[0].image.as_ref().expect("it has a digest");
+            assert_eq!((image.holders.len(), set.tasks[0].credentials.is_none()), (usize::from(is_held), is_held));
+        }
     }
 
     #[test]

@@ -80,6 +80,16 @@ mod tests {
     const GROUP: &str = "root:x:0:\nweb:x:34:\nlog:x:4:web,other\n";
 
     #[test]
+    fn line_of_another_encoding_hides_no_other_line() {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(dir.path().join("etc")).expect("a folder");
+        let passwd = [b"m\xfcller:x:1:1:M\xfcller:/:/bin/sh\n".as_slice(), PASSWD.as_bytes()].concat();
+        std::fs::write(dir.path().join("etc/passwd"), passwd).expect("a file");
+        let root = RootDir::open(dir.path()).expect("it is there");
+        assert_eq!(find(&root, "web").expect("known").uid, 33);
+    }
+
+    #[test]
     fn users_are_found_by_name_and_number_and_unknown_ones_refused() {
         let ids = |text: &str| parse(text, PASSWD, GROUP).map(|it| (it.uid, it.gid, it.groups.len(), it.home));
         assert_eq!(ids("").expect("root"), (0, 0, 1, "/root".into()));
