@@ -6,8 +6,7 @@ use comfy_table::{Table, presets};
 use serde_json::Value;
 
 use flota_api::proto::control::{Filter, ListHeader, ListRequest};
-
-use crate::printable::{printable, printable_lines};
+use flota_api::text::{printable, printable_lines};
 
 /// How a list is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
