@@ -40,7 +40,7 @@ pub(crate) enum Act {
     /// Answers a create.
     Create,
     /// Answers a request for one service.
-    Service(ServiceRow),
+    Service(Box<ServiceRow>),
     /// Answers a request for one task.
     Task(TaskRow),
     /// Answers a request for one node.
@@ -177,7 +177,7 @@ impl Script {
             }
             "GetNode" => unary!(script, request, |it: GetRequest| called("GetNode", &it.name), Act::Node(row) => row),
             "GetService" => {
-                unary!(script, request, |it: GetRequest| called("GetService", &it.name), Act::Service(row) => row)
+                unary!(script, request, |it: GetRequest| called("GetService", &it.name), Act::Service(row) => *row)
             }
             "GetTask" => unary!(script, request, |it: GetRequest| called("GetTask", &it.name), Act::Task(row) => row),
             "GetStack" => {

@@ -153,6 +153,25 @@ async fn a_service_that_changes_between_the_question_and_the_write_is_not_left_w
 }
 
 #[tokio::test]
+async fn a_service_that_takes_the_place_of_one_that_is_removed_meanwhile_gets_its_digest() {
+    let (registry, control) = with_registry().await;
+    control.create_service("", with_image("web", "app:1"), Changed).await.expect("it is new");
+    registry.falls_silent();
+    let create = control.create_service("", with_image("web", "app:1"), Changed);
+    let interfere = async {
+        while registry.asked().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        control.remove_service("", "web").await.expect("it is there");
+        registry.holds(NEWER);
+    };
+    let (created, ()) = tokio::time::timeout(Duration::from_secs(30), async { tokio::join!(create, interfere) })
+        .await
+        .expect("the registry is asked although there is a service of that name");
+    assert_eq!(created.expect("it is new").changed.image_digest.as_deref(), Some(NEWER));
+}
+
+#[tokio::test]
 async fn an_image_that_a_service_is_pinned_to_is_kept() {
     let (_, control) = with_registry().await;
     control.create_service("", with_image("web", "kept"), Changed).await.expect("it is new");
