@@ -39,6 +39,7 @@ mod messages;
 mod offers;
 mod order;
 mod records;
+mod registry;
 mod reporter;
 mod restart;
 mod services;
@@ -68,6 +69,7 @@ pub use offers::NodeOffers;
 #[cfg(any(test, feature = "fake"))]
 pub use records::MemoryRecords;
 pub use records::{Record, TaskRecords};
+pub use registry::resolve;
 #[cfg(any(test, feature = "fake"))]
 pub use services::FakeServices;
 pub use services::NodeServices;

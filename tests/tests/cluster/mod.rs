@@ -9,6 +9,7 @@ mod images;
 mod leadership;
 mod membership;
 mod nodes;
+mod pins;
 mod services;
 mod sessions;
 mod streams;

@@ -24,6 +24,7 @@ impl From<&Assignment> for pd::TaskAssignment {
             credentials: it.credentials.as_ref().map(Into::into),
             paused: it.paused,
             device_ids: it.device_ids.iter().map(Into::into).collect(),
+            no_new_privileges: it.no_new_privileges,
         }
     }
 }
@@ -54,6 +55,7 @@ impl Assignment {
             credentials: it.credentials.map(Into::into),
             paused: it.paused,
             device_ids: it.device_ids.into_iter().map(Into::into).collect(),
+            no_new_privileges: it.no_new_privileges,
         })
     }
 }
@@ -161,6 +163,7 @@ mod tests {
             credentials: Some(RegistryCredentials { password: "p".to_owned().into(), ..Default::default() }),
             paused: true,
             device_ids: vec![DeviceId { kind: "gpu".into(), id: "a".into() }],
+            no_new_privileges: true,
         };
         assert_eq!(Assignment::try_from(pd::TaskAssignment::from(&assignment)), Ok(assignment));
     }

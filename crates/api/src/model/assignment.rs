@@ -32,7 +32,8 @@ pub struct Assignment {
     /// The task is not started before this time; `None` if it need not wait. A worker has converted it to a time of
     /// its own clock.
     pub not_before: Option<Timestamp>,
-    /// The image to use. If `None`, the node resolves the image's name at its registry.
+    /// The image to use. If no node holds it, the node pulls it from its registry. If `None`, the node also asks the
+    /// registry what the image's name stands for.
     pub image: Option<ImageSource>,
     /// Credentials for that registry.
     pub credentials: Option<RegistryCredentials>,
@@ -40,6 +41,8 @@ pub struct Assignment {
     pub paused: bool,
     /// The node's devices that the task holds until it has ended.
     pub device_ids: Vec<DeviceId>,
+    /// Whether programs can't gain privileges if neither the spec nor the node says so: the cluster's default.
+    pub no_new_privileges: bool,
 }
 
 impl Default for Assignment {
@@ -60,6 +63,7 @@ impl Default for Assignment {
             credentials: None,
             paused: false,
             device_ids: Vec::new(),
+            no_new_privileges: false,
         }
     }
 }

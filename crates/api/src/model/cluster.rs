@@ -72,6 +72,8 @@ pub struct Cluster {
     pub grant_key: Secret,
     /// Nodes that were removed, until their certificates expire.
     pub revoked: Vec<Revoked>,
+    /// Whether programs can't gain privileges, as by setuid, if neither their service nor their node says so.
+    pub no_new_privileges: bool,
 }
 
 /// Credentials for one registry.

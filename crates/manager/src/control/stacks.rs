@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use flota_api::id::{ServiceId, StackId};
-use flota_api::model::{Stack, StackSpec};
+use flota_api::model::{Service, Stack, StackSpec};
 use flota_api::naming;
 use flota_api::object::Kind;
 use flota_raft_store::{Tables, Transaction, View, WriteTx};
 
 use super::error::{ControlError, Violation};
 use super::filter::{self, Field, Filter};
+use super::pins::{Pins, ResolveImage, Warned};
 use super::reference::resolve;
 use super::services::{new_service, with_spec};
 use super::{Control, Freshness, Listing, Member, validate};
@@ -65,13 +66,21 @@ impl<M: Member> Control<M> {
     }
 
     /// Makes the stack match `spec`: creates it if it does not exist, and creates, changes and removes services.
-    pub(crate) async fn deploy_stack(&self, request_id: &str, spec: &StackSpec) -> Result<StackSummary, ControlError> {
+    pub(crate) async fn deploy_stack(
+        &self,
+        request_id: &str,
+        spec: &StackSpec,
+        resolve_image: ResolveImage,
+    ) -> Result<Warned<StackSummary>, ControlError> {
         check(spec)?;
+        let pins = self.pins(request_id, &spec.services, resolve_image).await;
         let new_id = self.random.draw(StackId::random);
-        let deployed = self.write_once(request_id, |view| Ok((self.deployment(&view, request_id, spec, &new_id)?, ())));
+        let deployed =
+            self.write_once(request_id, |view| Ok((self.deployment(&view, request_id, spec, &pins, &new_id)?, ())));
         deployed.await?;
         let removed = || ControlError::RemovedMeanwhile { kind: Kind::Stack, reference: spec.name.clone() };
-        self.read(|view| view.stack_by_name(&spec.name).map(|stack| summary(stack, view)).ok_or_else(removed)).await
+        let look = |view: &View| view.stack_by_name(&spec.name).map(|stack| summary(stack, view)).ok_or_else(removed);
+        Ok(Warned { changed: self.read(look).await?, warnings: pins.warnings })
     }
 
     fn deployment(
@@ -79,6 +88,7 @@ impl<M: Member> Control<M> {
         view: &View,
         request_id: &str,
         spec: &StackSpec,
+        pins: &Pins,
         new_id: &StackId,
     ) -> Result<Transaction, ControlError> {
         let mut tx = WriteTx::new(view.clone(), request_id);
@@ -89,13 +99,18 @@ impl<M: Member> Control<M> {
             None => tx.create(Stack { id: id.clone(), spec: spec.clone(), ..Stack::default() }),
         }
         for service in &spec.services {
-            match view.service_by_name(&service.name) {
-                Some(it) if it.stack_id.as_ref() != Some(id) => {
-                    return Err(ControlError::NotOfStack { service: service.name.clone() });
+            let before = view.service_by_name(&service.name);
+            if before.is_some_and(|it| it.stack_id.as_ref() != Some(id)) {
+                return Err(ControlError::NotOfStack { service: service.name.clone() });
+            }
+            let image_digest = pins.of(service, before.map(AsRef::as_ref), view)?;
+            match before {
+                Some(it) if *it.spec == *service && it.image_digest == image_digest => {}
+                Some(it) => tx.update(with_spec(it, service.clone(), image_digest)),
+                None => {
+                    let new = new_service(service.clone(), Some(id.clone()), &self.random);
+                    tx.create(Service { image_digest, ..new });
                 }
-                Some(it) if *it.spec == *service => {}
-                Some(it) => tx.update(with_spec(it, service.clone())),
-                None => tx.create(new_service(service.clone(), Some(id.clone()), &self.random)),
             }
         }
         let names: BTreeSet<&str> = spec.services.iter().map(|it| it.name.as_str()).collect();

@@ -12,7 +12,7 @@ use prost::Message;
 use flota_api::defaults::GRANT_LIFE;
 use flota_api::id::{NodeId, TaskId};
 use flota_api::image_ref::ImageRef;
-use flota_api::model::{NodeState, Registry, ServiceSpec, Task};
+use flota_api::model::{Node, NodeState, Registry, ServiceSpec, Task};
 use flota_api::object::Kind;
 use flota_api::proto::dispatcher::{
     AssignedSpec, Assignments, Grant, ImageSource, Peer, RegistryCredentials, TaskAssignment,
@@ -48,6 +48,8 @@ struct ToldTask {
     image: Option<Arc<ImageSource>>,
     /// Version of the registry's credentials.
     credentials: Option<Version>,
+    /// The cluster's default.
+    no_new_privileges: bool,
 }
 
 type Sources = BTreeMap<String, Arc<ImageSource>>;
@@ -87,13 +89,15 @@ impl Told {
         for task in view.tasks_of_node(&self.node).filter(|task| is_assigned(task)) {
             let Some(spec) = view.spec_of(task) else { continue };
             let image = task.image_digest.as_ref().map(|digest| self.source(digest, view, granter, &mut sources));
-            let registry = if image.is_none() { registry(&spec.image, view) } else { None };
+            let needs_registry = image.as_ref().is_none_or(|image| image.holders.is_empty());
+            let registry = if needs_registry { registry(&spec.image, view) } else { None };
             let now = ToldTask {
                 desired_state: task.desired_state,
                 paused: task.paused,
                 not_before: task.not_before,
                 image,
                 credentials: registry.map(|registry| registry.meta.version),
+                no_new_privileges: view.cluster().is_some_and(|cluster| cluster.no_new_privileges),
             };
             if self.tasks.get(&task.id) != Some(&now) {
                 let task = assignment(task, spec, &now, registry);
@@ -129,16 +133,19 @@ impl Told {
         if is_needed { cut(whole, &specs) } else { Vec::new() }
     }
 
-    /// Returns the nodes that have the image's blobs, and the grant with which this node may fetch them. `sources` are
-    /// those that were found in this view.
+    /// Returns the nodes that have the image's blobs for this node's architecture, and the grant with which it may fetch
+    /// them. `sources` are those that were found in this view.
     fn source(&self, digest: &str, view: &Tables, granter: &Granter<'_>, sources: &mut Sources) -> Arc<ImageSource> {
         if let Some(source) = sources.get(digest) {
             return Arc::clone(source);
         }
         let confirmed = view.image_by_digest(digest).into_iter().flat_map(|image| image.confirmed());
+        let architecture = view.node(self.node.as_str()).map(|node| &node.description.architecture);
+        let fits = |holder: &&Arc<Node>| Some(&holder.description.architecture) == architecture;
         let holders: Vec<_> = confirmed
             .filter_map(|id| view.node(id))
             .filter(|holder| holder.id != self.node && holder.state != NodeState::Down)
+            .filter(fits)
             .map(|holder| Peer { node_id: holder.id.to_string(), address: holder.address.clone() })
             .collect();
         let is_current = |grant: &Grant| grant.expires_at == granter.expires.0;
@@ -175,6 +182,7 @@ fn assignment(task: &Task, spec: &ServiceSpec, told: &ToldTask, registry: Option
             password: registry.password.as_text().to_owned(),
         }),
         paused: task.paused,
+        no_new_privileges: told.no_new_privileges,
         device_ids: task.device_ids.iter().map(Into::into).collect(),
     }
 }
@@ -234,7 +242,7 @@ fn assigned_spec((service_id, spec_version): &(String, u64), spec: &ServiceSpec)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{DeviceId, Image, ImageHolder, Node, Service, TaskStatus};
+    use flota_api::model::{Cluster, DeviceId, Image, ImageHolder, Service, TaskStatus};
     use flota_api::object::StoreObject;
 
     fn view(states: &[(&str, TaskState, DesiredState)]) -> Tables {
@@ -295,6 +303,37 @@ mod tests {
         view.put(Task { device_ids: vec![gpu.clone()], ..task }.into_object());
         let set = tell(&mut nothing_told(&[]), &view).expect("the full set");
         assert_eq!(set.tasks[0].device_ids, [(&gpu).into()]);
+    }
+
+    #[test]
+    fn a_default_of_the_cluster_is_told_when_it_changes() {
+        let mut view = view(&[("a", TaskState::Assigned, DesiredState::Running)]);
+        let mut told = nothing_told(&[]);
+        assert!(!tell(&mut told, &view).expect("the full set").tasks[0].no_new_privileges);
+        view.put(Cluster { no_new_privileges: true, ..Cluster::default() }.into_object());
+        assert!(tell(&mut told, &view).expect("it has changed").tasks[0].no_new_privileges);
+    }
+
+    #[test]
+    fn credentials_come_with_an_image_that_no_node_of_the_same_architecture_holds() {
+        let mut view = view(&[]);
+        let status = TaskStatus { state: TaskState::Assigned, ..TaskStatus::default() };
+        let (node_id, image_digest) = (Some("n".into()), Some("sha256:1".into()));
+        let task = Task { id: "a".into(), service_id: "s".into(), spec_version: 1, node_id, ..Task::default() };
+        view.put(Task { image_digest, status, ..task }.into_object());
+        let spec = Arc::new(ServiceSpec { image: "registry:5000/app".into(), ..ServiceSpec::default() });
+        view.put(Service { id: "s".into(), spec_version: 1, spec, ..Service::default() }.into_object());
+        view.put(Registry { id: "r".into(), host: "registry:5000".into(), ..Registry::default() }.into_object());
+        let holders = vec![ImageHolder { node_id: "h".into(), confirmed: true }];
+        view.put(Image { id: "i".into(), digest: "sha256:1".into(), holders, ..Image::default() }.into_object());
+        for (architecture, is_held) in [("", true), ("arm64", false)] {
+            let mut holder = Node { id: "h".into(), state: NodeState::Ready, ..Node::default() };
+            holder.description.architecture = architecture.into();
+            view.put(holder.into_object());
+            let set = tell(&mut nothing_told(&[]), &view).expect("the full set");
+            let image = set.tasks[0].image.as_ref().expect("it has a digest");
+            assert_eq!((image.holders.len(), set.tasks[0].credentials.is_none()), (usize::from(is_held), is_held));
+        }
     }
 
     #[test]
