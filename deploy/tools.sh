@@ -19,6 +19,7 @@ case "${1:-build}" in
     ;;
   guest)
     need umoci umoci
+    for program in containerd skopeo podman buildah; do need "$program" "$program"; done
     need busybox busybox-static
     need qemu-system-x86_64 qemu-system-x86
     need debootstrap debootstrap

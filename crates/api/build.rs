@@ -9,7 +9,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files: Vec<PathBuf> = FILES.iter().map(|name| root.join(format!("{name}.proto"))).collect();
     let descriptors = protox::compile(&files, [&root])?;
     // Maps in order: what is encoded is hashed and compared between managers.
-    tonic_prost_build::configure().bytes(".").btree_map(".").compile_fds(descriptors)?;
+    let services = tonic_prost_build::configure().codec_path("crate::codec::SmallBuffers");
+    services.bytes(".").btree_map(".").compile_fds(descriptors)?;
     println!("cargo:rerun-if-changed={}", root.display());
     Ok(())
 }

@@ -25,6 +25,7 @@ mod membership;
 pub mod network;
 mod process;
 pub mod raft_network;
+pub mod registry;
 pub mod run;
 pub mod scale;
 pub mod schedule;

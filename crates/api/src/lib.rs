@@ -9,6 +9,7 @@
 pub mod capability;
 pub mod clock;
 pub mod clock_offset;
+mod codec;
 pub mod constraint;
 mod convert;
 pub mod defaults;

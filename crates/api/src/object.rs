@@ -7,6 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::id::Id;
 use crate::model::{Cluster, Image, Network, Node, Registry, Service, Stack, Task};
 use crate::version::Meta;
 
@@ -14,8 +15,8 @@ use crate::version::Meta;
 pub trait StoreObject: Clone + Send + Sync + 'static {
     /// Kind of the object, which also names its table.
     const KIND: Kind;
-    /// Returns the identifier of the object as a text.
-    fn id(&self) -> &str;
+    /// Returns the identifier of the object.
+    fn id(&self) -> Id;
     /// Returns the names of the object, each of which is unique among objects of its kind.
     fn names(&self) -> Vec<&str>;
     /// Returns its times and version.
@@ -57,14 +58,9 @@ macro_rules! kinds {
                 match self { $(Self::$kind(_) => Kind::$kind),* }
             }
 
-            /// Returns the identifier of the object as a text.
-            pub fn id(&self) -> &str {
+            /// Returns the identifier of the object.
+            pub fn id(&self) -> Id {
                 match self { $(Self::$kind(object) => object.id()),* }
-            }
-
-            /// Returns the identifier of the object as a shared text.
-            pub fn key(&self) -> Arc<str> {
-                match self { $(Self::$kind(object) => Arc::from(&object.id)),* }
             }
 
             /// Returns the names of the object, each of which is unique among objects of its kind.
@@ -85,7 +81,7 @@ macro_rules! kinds {
 
         $(impl StoreObject for $kind {
             const KIND: Kind = Kind::$kind;
-            fn id(&self) -> &str { self.id.as_str() }
+            fn id(&self) -> Id { (&self.id).into() }
             fn names(&self) -> Vec<&str> {
                 let names: fn(&Self) -> Vec<&str> = $names;
                 names(self)

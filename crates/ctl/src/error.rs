@@ -4,9 +4,8 @@
 use std::process::ExitCode;
 
 use flota_api::reason::Reason;
+use flota_api::text::printable_lines;
 use tonic::{Code, Status};
-
-use crate::printable::printable_lines;
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;

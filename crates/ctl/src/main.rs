@@ -6,7 +6,6 @@ mod client;
 mod commands;
 mod error;
 mod parse;
-mod printable;
 mod printer;
 mod progress;
 mod sandbox;

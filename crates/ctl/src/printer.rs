@@ -6,8 +6,7 @@ use comfy_table::{Table, presets};
 use serde_json::Value;
 
 use flota_api::proto::control::{Filter, ListHeader, ListRequest};
-
-use crate::printable::{printable, printable_lines};
+use flota_api::text::{printable, printable_lines};
 
 /// How a list is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -31,6 +30,11 @@ pub(crate) fn line(text: &str) {
 /// Prints a message that is not a result.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", printable_lines(text));
+}
+
+/// Prints what a user should know about a change that was made.
+pub(crate) fn warnings(texts: &[String]) {
+    texts.iter().for_each(|text| say(&format!("warning: {text}")));
 }
 
 /// Prints output of another program, unchanged.

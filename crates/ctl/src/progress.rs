@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use anyhow::bail;
 use flota_api::proto::control::{HangingTask, ServiceProgress, WatchImageRequest, WatchServiceRequest};
+use flota_api::text::printable;
 use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::error::{Interrupted, is_unreachable};
-use crate::printable::printable;
 
 /// The flags of commands that wait for a change to take effect.
 #[derive(Clone, Debug, clap::Args)]

@@ -85,7 +85,7 @@ pub fn import(store: &ImageStore, archive: impl Read) -> Result<(Image, Vec<Stri
             return Err(refuse("it has neither index.json (OCI layout) nor manifest.json (docker-archive)"));
         }
     };
-    let image = store.image(&digest)?;
+    let image = store.image(&digest)?.without_indexes();
     for blob in image.blobs() {
         if !store.blobs.has(&blob) {
             return Err(refuse(format!("the blob {blob} is missing")));

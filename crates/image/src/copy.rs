@@ -19,10 +19,11 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Whence, lseek};
 
 use crate::remove::remove_folder;
-use crate::unpack::OPAQUE;
 
 /// Prefix of entries that remove something (OCI image specification, "Whiteouts").
 const WHITEOUT: &str = ".wh.";
+/// Name of the whiteout that hides everything which lower layers have in a folder.
+pub(crate) const OPAQUE: &str = ".wh..wh..opq";
 
 /// Copies all of `layer`, which was unpacked with its whiteouts as files, onto `root`, and applies the whiteouts.
 ///
@@ -92,16 +93,21 @@ impl Copy<'_> {
                 return fs_err::hard_link(first, &to);
             }
         }
-        if about.is_symlink() {
-            symlink(fs_err::read_link(&from)?, &to)?;
-        } else if about.is_file() {
-            copy_content(&from, &to)?;
-        } else {
-            let kind = SFlag::from_bits_truncate(about.mode()) & SFlag::S_IFMT;
-            mknod(&to, kind, Mode::S_IRUSR, about.rdev())?;
-        }
-        attributes(&from, &to, &about)
+        copy_file(&from, &to, &about)
     }
+}
+
+/// Copies anything but a folder to a path where nothing is. `about` is the metadata of `from`.
+pub(crate) fn copy_file(from: &Path, to: &Path, about: &Metadata) -> io::Result<()> {
+    if about.is_symlink() {
+        symlink(fs_err::read_link(from)?, to)?;
+    } else if about.is_file() {
+        copy_content(from, to)?;
+    } else {
+        let kind = SFlag::from_bits_truncate(about.mode()) & SFlag::S_IFMT;
+        mknod(to, kind, Mode::S_IRUSR, about.rdev())?;
+    }
+    attributes(from, to, about)
 }
 
 /// Removes the file or folder at the path, if there is one.

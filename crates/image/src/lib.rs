@@ -12,7 +12,7 @@
 //! A layer is unpacked for the layers below it, as containerd does: a folder that it does not list keeps the attributes
 //! that a lower layer gave it, and a whiteout leaves a mark only where it hides something.
 //!
-//! All functions block (except `pull`, which is async), so callers run them where blocking is allowed. This crate has
+//! All functions block (except `pull` and `resolve`, which are async), so callers run them where blocking is allowed. This crate has
 //! no notion of clusters.
 
 mod archive;
@@ -23,6 +23,7 @@ mod pack;
 mod pull;
 mod registry;
 mod remove;
+mod resolve;
 mod store;
 mod tar;
 mod unpack;
@@ -35,6 +36,7 @@ pub use pack::pack;
 pub use pull::{PullError, pull};
 pub use registry::{Credentials, ImageName, Registries, RegistryOptions, RequestError, SettingsError};
 pub use remove::remove_folder;
+pub use resolve::{ResolveError, resolve};
 pub use store::{Image, ImageError, ImageStore};
 pub use tar::TarError;
 pub use unpack::UnpackError;

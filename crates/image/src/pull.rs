@@ -9,14 +9,13 @@ use std::mem;
 
 use bytes::Buf;
 use futures::{StreamExt, TryStreamExt, stream};
-use oci_spec::image::{Descriptor, MediaType, ToDockerV2S2};
-use reqwest::Response;
-use reqwest::header::HeaderValue;
+use oci_spec::image::Descriptor;
+use reqwest::{Method, Response};
 
 use crate::blob_store::{BlobError, BlobWriter};
 use crate::manifest::{self, Document};
 use crate::registry::{Credentials, Endpoint, ImageName, Registries, RequestError, TRIES, pause};
-use crate::store::{Image, ImageError, ImageStore, parts};
+use crate::store::{Image, ImageError, ImageStore, LEVELS, parts};
 
 /// Number of blobs that are pulled at once.
 const PARALLEL: usize = 3;
@@ -56,7 +55,8 @@ impl From<BlobError> for PullError {
     }
 }
 
-/// Pulls the image and stores its blobs.
+/// Pulls the image and stores its blobs. The image is known by the digest that its name stands for, also if that is the
+/// digest of an index.
 ///
 /// # Errors
 /// The registry fails, the image is not for this machine, or a blob does not have its digest.
@@ -70,15 +70,16 @@ pub async fn pull(
     let fail = |source| PullError::Registry { name: name.to_string(), source };
     let pull = Pull { store, name, endpoints: endpoints.map_err(fail)? };
     let mut version = name.version.clone();
-    // An index of an index is legal, and no image needs more levels.
-    for _ in 0..3 {
+    let mut outermost = None;
+    for _ in 0..LEVELS {
         let (digest, document) = pull.document(&version).await?;
+        let outermost: &String = outermost.get_or_insert(digest);
         match document {
             Document::Index(fitting) => version = fitting[0].digest().to_string(),
             Document::Manifest(manifest) => {
                 let blobs: Vec<Descriptor> = parts(&manifest).cloned().collect();
                 stream::iter(&blobs).map(Ok).try_for_each_concurrent(PARALLEL, |blob| pull.blob(blob)).await?;
-                let image = store.image(&digest)?;
+                let image = store.image(outermost)?;
                 store.record(&image)?;
                 return Ok(image);
             }
@@ -100,13 +101,9 @@ impl Pull<'_> {
 
     /// Stores the manifest or index with this tag or digest, from the first endpoint that has it.
     async fn document(&self, version: &str) -> Result<(String, Document), PullError> {
-        let kinds = [MediaType::ImageManifest, MediaType::ImageIndex];
-        let docker = kinds.iter().map(|it| it.to_docker_v2s2().expect("Docker has both").to_owned());
-        let accept = kinds.iter().map(ToString::to_string).chain(docker).collect::<Vec<_>>().join(", ");
-        let accept = HeaderValue::try_from(accept).expect("media types are legal in a header");
         let mut errors = Vec::new();
         for endpoint in &self.endpoints {
-            match self.document_from(endpoint, version, &accept).await {
+            match self.document_from(endpoint, version).await {
                 Ok(bytes) => {
                     let expected = Some(version.to_owned()).filter(|it| it.starts_with("sha256:"));
                     let document = manifest::parse(&bytes).map_err(ImageError::from)?;
@@ -126,16 +123,11 @@ impl Pull<'_> {
         Err(last_answer(errors))
     }
 
-    async fn document_from(
-        &self,
-        endpoint: &Endpoint,
-        version: &str,
-        accept: &HeaderValue,
-    ) -> Result<Vec<u8>, PullError> {
+    async fn document_from(&self, endpoint: &Endpoint, version: &str) -> Result<Vec<u8>, PullError> {
         let fail = |source| PullError::Registry { name: self.name.to_string(), source };
         let mut tries = 1;
         loop {
-            let mut response = endpoint.get(&format!("manifests/{version}"), accept).await.map_err(fail)?;
+            let mut response = endpoint.manifest(Method::GET, version).await.map_err(fail)?;
             let mut bytes = Vec::new();
             let broken = loop {
                 match response.chunk().await {

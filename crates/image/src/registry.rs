@@ -13,8 +13,9 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderValue, RANGE, RETRY_AFTER};
-use reqwest::{Client, Response, StatusCode, redirect};
+use oci_spec::image::{MediaType, ToDockerV2S2};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, DATE, HeaderValue, RANGE, RETRY_AFTER};
+use reqwest::{Client, Method, Response, StatusCode, redirect};
 use tokio::sync::Mutex;
 
 pub use auth::Credentials;
@@ -122,15 +123,19 @@ impl Endpoint {
         RequestError::from_reqwest(&self.url, error)
     }
 
-    /// Requests a document, of one of the media types in `accept`.
-    pub(crate) async fn get(&self, path: &str, accept: &HeaderValue) -> Result<Response, RequestError> {
-        self.request(path, accept, 0).await
+    /// Requests the manifest or index with this tag or digest.
+    pub(crate) async fn manifest(&self, method: Method, version: &str) -> Result<Response, RequestError> {
+        let kinds = [MediaType::ImageManifest, MediaType::ImageIndex];
+        let docker = kinds.iter().map(|it| it.to_docker_v2s2().expect("Docker has both").to_owned());
+        let accept = kinds.iter().map(ToString::to_string).chain(docker).collect::<Vec<_>>().join(", ");
+        let accept = HeaderValue::try_from(accept).expect("media types are legal in a header");
+        self.request(method, &format!("manifests/{version}"), &accept, 0).await
     }
 
     /// Requests the rest of a blob from `offset` on. Returns the answer with the offset at which it begins: a registry
     /// need not support ranges.
     pub(crate) async fn get_from(&self, path: &str, offset: u64) -> Result<(Response, u64), RequestError> {
-        let response = self.request(path, &HeaderValue::from_static("*/*"), offset).await?;
+        let response = self.request(Method::GET, path, &HeaderValue::from_static("*/*"), offset).await?;
         let begins = match response.status() {
             StatusCode::PARTIAL_CONTENT => start_of_range(&response).unwrap_or(offset),
             _ => 0,
@@ -138,12 +143,18 @@ impl Endpoint {
         Ok((response, begins))
     }
 
-    async fn request(&self, path: &str, accept: &HeaderValue, offset: u64) -> Result<Response, RequestError> {
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        accept: &HeaderValue,
+        offset: u64,
+    ) -> Result<Response, RequestError> {
         let url = format!("{}/{path}", self.url);
         let (mut tries, mut renewals) = (1, 0);
         let mut authorization = self.authorization.lock().await.clone();
         loop {
-            let mut request = self.client.get(&url).header(ACCEPT, accept);
+            let mut request = self.client.request(method.clone(), &url).header(ACCEPT, accept);
             if offset > 0 {
                 request = request.header(RANGE, format!("bytes={offset}-"));
             }
@@ -212,10 +223,19 @@ fn is_passing(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
 }
 
-/// Returns the pause that the registry asks for, in seconds. A date, which is allowed too, is ignored.
+/// Returns the pause that the registry asks for: a number of seconds, or a time (RFC 9110, "Retry-After"), which is
+/// measured from the time at which the registry sent its answer, so that this machine's clock does not matter.
 fn retry_after(response: &Response) -> Option<Duration> {
-    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    text.trim().parse().ok().map(Duration::from_secs)
+    let text = |name| Some(response.headers().get(name)?.to_str().ok()?.trim());
+    let after = text(RETRY_AFTER)?;
+    match after.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => {
+            let (until, now) = (httpdate::parse_http_date(after).ok()?, httpdate::parse_http_date(text(DATE)?).ok()?);
+            // A time that is past asks for no pause.
+            Some(until.duration_since(now).unwrap_or_default())
+        }
+    }
 }
 
 fn start_of_range(response: &Response) -> Option<u64> {

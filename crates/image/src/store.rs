@@ -56,8 +56,10 @@ pub enum ImageError {
 /// An image with its manifest and config.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// Digest of the manifest.
+    /// Digest by which the image is known: that of its manifest, or of an index that leads to it.
     pub digest: String,
+    /// Digests of the indexes that lead to the manifest, the outermost first, and of the manifest.
+    documents: Vec<String>,
     /// Descriptors of the config and the layers.
     pub manifest: ImageManifest,
     /// The image's config: how to run its program.
@@ -65,9 +67,15 @@ pub struct Image {
 }
 
 impl Image {
-    /// Returns the digests of all blobs of the image, the manifest first.
+    /// Returns the digests of all blobs of the image, its documents first.
     pub fn blobs(&self) -> Vec<String> {
-        std::iter::once(self.digest.clone()).chain(parts(&self.manifest).map(|it| it.digest().to_string())).collect()
+        self.documents.iter().cloned().chain(parts(&self.manifest).map(|it| it.digest().to_string())).collect()
+    }
+
+    /// Returns the same image, known by the digest of its manifest.
+    pub(crate) fn without_indexes(mut self) -> Self {
+        let documents = self.documents.split_off(self.documents.len() - 1);
+        Self { digest: documents[0].clone(), documents, ..self }
     }
 
     /// Returns the stored (compressed) size of the config and all layers in bytes.
@@ -91,6 +99,9 @@ pub struct ImageStore {
     /// A lock for each layer that is being unpacked, so that no layer is unpacked twice at once.
     unpacking: Arc<Mutex<HashMap<PathBuf, Arc<Mutex<()>>>>>,
 }
+
+/// Largest number of documents that lead to an image's config. An index of indexes is legal, and no image needs more.
+pub(crate) const LEVELS: usize = 3;
 
 /// Number of characters of the name of a layer's folder (96 bits).
 const SHORT_NAME: usize = 24;
@@ -133,19 +144,19 @@ impl ImageStore {
     /// # Errors
     /// A blob is missing or malformed, or the index has no manifest for this machine.
     pub fn image(&self, digest: &str) -> Result<Image, ImageError> {
-        let mut digest = digest.to_owned();
-        // An index names manifests. An index of indexes is legal, and no image needs more levels.
-        for _ in 0..3 {
-            match manifest::parse(&self.blobs.read(&digest, manifest::BOUND)?)? {
+        let mut documents = vec![digest.to_owned()];
+        for _ in 0..LEVELS {
+            let document = &documents[documents.len() - 1];
+            match manifest::parse(&self.blobs.read(document, manifest::BOUND)?)? {
                 Document::Manifest(manifest) => {
                     let config = self.blobs.read(manifest.config().digest().as_ref(), manifest::BOUND)?;
                     let config = manifest::parse_config(&config)?;
-                    return Ok(Image { digest, manifest: *manifest, config });
+                    return Ok(Image { digest: digest.to_owned(), documents, manifest: *manifest, config });
                 }
-                Document::Index(fitting) => digest = self.chosen(&fitting).digest().to_string(),
+                Document::Index(fitting) => documents.push(self.chosen(&fitting).digest().to_string()),
             }
         }
-        Err(ManifestError::Malformed { what: "index", why: "it names an index that names an index".into() }.into())
+        Err(too_deep())
     }
 
     /// Returns the best of the manifests that fit this machine, among those that the store holds: an archive of one
@@ -168,16 +179,26 @@ impl ImageStore {
         Ok(self.blobs.put(bytes.as_slice(), None)?.0)
     }
 
-    /// Returns the digest and size of each blob that the manifest or index with this digest needs.
+    /// Returns digest and largest size of the blobs that are missing to the image, as far as the documents say that are
+    /// here. Once those are stored, the answer names the next ones; it is empty if the image is whole.
     ///
     /// # Errors
-    /// The document is missing or malformed.
-    pub fn image_manifest(&self, digest: &str) -> Result<Vec<(String, u64)>, ImageError> {
+    /// A document is malformed.
+    pub fn missing(&self, digest: &str) -> Result<Vec<(String, u64)>, ImageError> {
         let sized = |it: &Descriptor| (it.digest().to_string(), it.size());
-        Ok(match manifest::parse(&self.blobs.read(digest, manifest::BOUND)?)? {
-            Document::Manifest(manifest) => parts(&manifest).map(sized).collect(),
-            Document::Index(fitting) => vec![sized(self.chosen(&fitting))],
-        })
+        let mut document = (digest.to_owned(), manifest::BOUND);
+        for _ in 0..LEVELS {
+            if !self.blobs.has(&document.0) {
+                return Ok(vec![document]);
+            }
+            match manifest::parse(&self.blobs.read(&document.0, manifest::BOUND)?)? {
+                Document::Manifest(manifest) => {
+                    return Ok(parts(&manifest).map(sized).filter(|(digest, _)| !self.blobs.has(digest)).collect());
+                }
+                Document::Index(fitting) => document = sized(self.chosen(&fitting)),
+            }
+        }
+        Err(too_deep())
     }
 
     /// Returns the image if all its blobs are stored.
@@ -288,8 +309,6 @@ impl ImageStore {
     /// # Errors
     /// Those of [`ImageStore::sweep`].
     pub fn remove(&self, digest: &str) -> Result<(), ImageError> {
-        // The digest may be that of an index, and an image is recorded under that of its manifest.
-        let digest = self.image(digest).map_or_else(|_| digest.to_owned(), |image| image.digest);
         let path = self.dir.join("images").join(digest.trim_start_matches("sha256:"));
         match fs_err::remove_file(path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -299,6 +318,10 @@ impl ImageStore {
         }
         self.sweep()
     }
+}
+
+fn too_deep() -> ImageError {
+    ManifestError::Malformed { what: "index", why: "it names an index that names an index".into() }.into()
 }
 
 /// Returns the names of the folders of an image's layers, the lowest first. A name depends on all layers below, because

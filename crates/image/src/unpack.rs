@@ -7,6 +7,7 @@
 //! the layers below give it.
 
 mod attributes;
+mod content;
 mod stack;
 #[cfg(test)]
 mod tests;
@@ -14,7 +15,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -24,9 +25,11 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, makedev, mkdirat, mknod, mknodat};
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
+use crate::copy::{OPAQUE, copy_file};
 use crate::remove::remove_folder_at;
 use crate::tar::{Entry, EntryType, TarError, TarReader, decompressed};
 use attributes::Attributes;
+use content::write;
 use stack::Stack;
 
 /// Bytes that every layer may unpack to. A larger layer is refused if it exceeds [`RATIO`] times its packed size.
@@ -35,8 +38,6 @@ const RATIO: u64 = 200;
 const ENTRIES: u64 = 2_000_000;
 /// Bytes of paths that are kept until the last entry.
 const PATHS: usize = 64 << 20;
-/// Name of the whiteout that hides everything which lower layers have in a folder.
-pub(crate) const OPAQUE: &str = ".wh..wh..opq";
 /// Attribute by which overlayfs hides everything which lower layers have in a folder.
 const OPAQUE_MARK: &str = "trusted.overlay.opaque";
 
@@ -108,7 +109,9 @@ struct Layer<'a> {
     /// Paths that whiteouts hide. Their marks are made after the last entry, because a whiteout hides lower layers only,
     /// whatever its place in the archive.
     hidden: BTreeSet<PathBuf>,
-    /// Number of bytes of the paths in `times` and `hidden`.
+    /// Files of lower layers that got another name in this one.
+    raised: BTreeSet<PathBuf>,
+    /// Number of bytes of the paths in `times`, `hidden` and `raised`.
     kept: usize,
 }
 
@@ -126,7 +129,8 @@ impl<'a> Layer<'a> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = nix::fcntl::open(dir, flags, Mode::empty()).map_err(at(Path::new("/")))?;
         let lower = Stack { layers: lower.to_vec(), whiteouts };
-        let mut layer = Self { dir, root, whiteouts, lower, times: Vec::new(), hidden: BTreeSet::new(), kept: 0 };
+        let (hidden, raised) = Default::default();
+        let mut layer = Self { dir, root, whiteouts, lower, times: Vec::new(), hidden, raised, kept: 0 };
         if let Some(below) = layer.lower.layers.first() {
             let inherited = Attributes::of(below).map_err(at(Path::new("/")))?;
             inherited.set(&layer.root, OsStr::new("."), false).map_err(at(Path::new("/")))?;
@@ -172,7 +176,7 @@ impl<'a> Layer<'a> {
     }
 
     fn create(
-        &self,
+        &mut self,
         entry: &Entry,
         path: &Path,
         parent: &OwnedFd,
@@ -197,6 +201,7 @@ impl<'a> Layer<'a> {
             EntryType::Symlink => symlinkat(entry.link.as_os_str(), parent, name).map_err(fail),
             EntryType::Link => {
                 let target = clean(Path::new(&entry.link));
+                self.raise(&target)?;
                 let (folder, link) = self.existing(&target).map_err(&fail)?;
                 linkat(folder, link.as_os_str(), parent, name, AtFlags::empty()).map_err(fail)
             }
@@ -238,6 +243,27 @@ impl<'a> Layer<'a> {
         Ok(())
     }
 
+    /// Copies a file that only lower layers have into this one, as overlayfs does before it links one.
+    fn raise(&mut self, path: &Path) -> Result<(), UnpackError> {
+        if let Ok((parent, name)) = self.existing(path)
+            && fstatat(&parent, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
+        {
+            return Ok(());
+        }
+        let fail = |error: io::Error| at(path)(errno(&error));
+        let Some(below) = self.lower.find(path).map_err(fail)? else { return Ok(()) };
+        let about = below.symlink_metadata().map_err(fail)?;
+        if about.is_dir() {
+            return Ok(());
+        }
+        let (parent, name) = self.place(path)?;
+        let to = Path::new(&format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name);
+        copy_file(&below, &to, &about).map_err(fail)?;
+        self.keep(path)?;
+        self.raised.insert(path.to_owned());
+        Ok(())
+    }
+
     /// Opens the parent of `path` inside the layer and returns it with the last part of the path.
     fn existing(&self, path: &Path) -> Result<Place, Errno> {
         let name = path.file_name().ok_or(Errno::EINVAL)?.to_owned();
@@ -257,6 +283,10 @@ impl<'a> Layer<'a> {
             return Err(refused(path, "hides no file"));
         }
         let name = path.file_name().unwrap_or_default();
+        if name != OPAQUE {
+            self.keep(path)?;
+            self.hidden.insert(path.with_file_name(hidden));
+        }
         if self.whiteouts == Whiteouts::Plain {
             remove(parent, name).map_err(at(path))?;
             return mknodat(parent, name, SFlag::S_IFREG, Mode::empty(), 0).map_err(at(path));
@@ -265,8 +295,6 @@ impl<'a> Layer<'a> {
             let folder = format!("/proc/self/fd/{}", parent.as_raw_fd());
             return xattr::set_deref(folder, OPAQUE_MARK, b"y").map_err(|error| at(path)(errno(&error)));
         }
-        self.keep(path)?;
-        self.hidden.insert(path.with_file_name(hidden));
         Ok(())
     }
 
@@ -276,6 +304,26 @@ impl<'a> Layer<'a> {
     }
 
     fn finish(self) -> Result<(), UnpackError> {
+        for path in self.hidden.intersection(&self.raised) {
+            let (parent, name) = self.existing(path).map_err(at(path))?;
+            remove(&parent, &name).map_err(at(path))?;
+        }
+        if self.whiteouts == Whiteouts::Overlay {
+            self.mark_hidden()?;
+        }
+        for (path, mtime) in self.times.iter().rev() {
+            let is_root = path.as_os_str().is_empty();
+            let folder = if is_root { self.root.try_clone().map_err(|error| errno(&error)) } else { self.open(path) };
+            // A later entry may have replaced the folder.
+            if let Ok(folder) = folder {
+                attributes::set_time(&folder, OsStr::new("."), *mtime).map_err(at(path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes overlayfs's marks for what is hidden.
+    fn mark_hidden(&self) -> Result<(), UnpackError> {
         let layers = std::iter::once(self.dir.to_owned()).chain(self.lower.layers.iter().cloned()).collect();
         let view = Stack { layers, whiteouts: self.whiteouts };
         for path in &self.hidden {
@@ -294,47 +342,8 @@ impl<'a> Layer<'a> {
                 Some(_) => {}
             }
         }
-        for (path, mtime) in self.times.iter().rev() {
-            let is_root = path.as_os_str().is_empty();
-            let folder = if is_root { self.root.try_clone().map_err(|error| errno(&error)) } else { self.open(path) };
-            // A later entry may have replaced the folder.
-            if let Ok(folder) = folder {
-                attributes::set_time(&folder, OsStr::new("."), *mtime).map_err(at(path))?;
-            }
-        }
         Ok(())
     }
-}
-
-/// Writes the content of a file. The holes of a sparse file stay holes.
-fn write(entry: &Entry, path: &Path, archive: &mut TarReader<impl Read>, mut file: File) -> Result<(), UnpackError> {
-    let fail = |error: io::Error| at(path)(errno(&error));
-    let mut buffer = vec![0; 64 << 10];
-    let Some(regions) = &entry.regions else {
-        loop {
-            match archive.read(&mut buffer)? {
-                0 => return Ok(()),
-                count => file.write_all(&buffer[..count]).map_err(fail)?,
-            }
-        }
-    };
-    for region in regions {
-        if region.offset.checked_add(region.length).is_none_or(|end| end > entry.size) {
-            return Err(refused(path, "has a region outside of the sparse file"));
-        }
-        file.seek(SeekFrom::Start(region.offset)).map_err(fail)?;
-        let mut left = region.length;
-        while left > 0 {
-            let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let count = archive.read(&mut buffer[..most])?;
-            if count == 0 {
-                return Err(refused(path, "has less content than the regions of the sparse file"));
-            }
-            file.write_all(&buffer[..count]).map_err(fail)?;
-            left -= count as u64;
-        }
-    }
-    file.set_len(entry.size).map_err(fail)
 }
 
 /// Returns whether overlayfs's mark on this folder hides what lower layers have in it.

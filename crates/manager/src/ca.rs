@@ -88,7 +88,7 @@ impl NodeCa for CaService {
                 address: request.address.clone(),
             };
             let mut tx = WriteTx::new(view.clone(), "");
-            if view.node(node_id.as_str()).is_some() {
+            if view.node(&node_id).is_some() {
                 return Ok((tx.finish(), response));
             }
             tx.create(Node {
@@ -111,7 +111,7 @@ impl NodeCa for CaService {
         let request = request.into_inner();
         let raft_id = self.replica.write(|view| {
             let missing = || Status::permission_denied("this node is no manager of the cluster");
-            let node = view.node(node_id.as_str()).filter(|node| node.role == Role::Manager).ok_or_else(missing)?;
+            let node = view.node(&node_id).filter(|node| node.role == Role::Manager).ok_or_else(missing)?;
             let mut node = node.as_ref().clone();
             let mut cluster = view.cluster().ok_or_else(missing)?.as_ref().clone();
             let mut tx = WriteTx::new(view, "");
@@ -139,7 +139,7 @@ impl NodeCa for CaService {
         let quorum = Quorum::of(raft).await;
         let departed = self.replica.write(|view| {
             let mut tx = WriteTx::new(view.clone(), "");
-            let Some(node) = view.node(node_id.as_str()) else { return Ok((tx.finish(), Departure::Done)) };
+            let Some(node) = view.node(&node_id) else { return Ok((tx.finish(), Departure::Done)) };
             let votes = node.raft_id.map_or(Departure::Done, Departure::Votes);
             if node.has_left() {
                 return Ok((tx.finish(), votes));

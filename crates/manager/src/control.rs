@@ -15,6 +15,7 @@ mod grpc;
 mod images;
 mod networks;
 mod nodes;
+mod pins;
 mod progress;
 mod reference;
 mod registries;
@@ -38,6 +39,7 @@ use flota_raft_store::{ProposeError, Store, Transaction, View};
 
 use crate::departure::Quorum;
 use crate::replica::Replica;
+use crate::resolver::Resolver;
 use crate::term_clock::TermClock;
 use crate::write::{self, Consensus};
 use reference::{Referable, resolve};
@@ -123,18 +125,20 @@ pub(crate) struct Control<M> {
     member: M,
     clock: TermClock,
     random: Random,
+    resolver: Resolver,
     /// Cancelled when this manager's leadership ends; `None` while it does not lead.
     leading: watch::Receiver<Option<CancellationToken>>,
 }
 
 impl Control<RaftNode> {
-    /// Creates the operations on this manager's replica of the store.
-    pub(crate) fn new(replica: &Replica) -> Self {
+    /// Creates the operations on this manager's replica of the store. Registries are asked through `resolver`.
+    pub(crate) fn new(replica: &Replica, resolver: Resolver) -> Self {
         Self {
             store: replica.store.clone(),
             member: replica.raft.clone(),
             clock: replica.clock.clone(),
             random: replica.random.clone(),
+            resolver,
             leading: replica.leading.clone(),
         }
     }

@@ -15,25 +15,25 @@ pub(crate) use driver::Driver;
 pub(crate) use pass::run;
 
 use std::fmt;
-use std::sync::Arc;
 
+use flota_api::id::Id;
 use flota_api::model::Task;
 use flota_raft_store::{Event, Tables};
 
 use crate::plan::{Plan, PlanContext};
 
 /// What a loop plans at once: an object, or one slot of a service. A service comes before its slots.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {
     /// Id of the object.
-    pub(crate) id: Arc<str>,
+    pub(crate) id: Id,
     /// The slot of the service, unless all of it is planned.
     pub(crate) slot: Option<u64>,
 }
 
 impl Key {
     /// The object with this id.
-    pub(crate) fn of(id: impl Into<Arc<str>>) -> Self {
+    pub(crate) fn of(id: impl Into<Id>) -> Self {
         Self { id: id.into(), slot: None }
     }
 
@@ -47,7 +47,7 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.slot {
             Some(slot) => write!(f, "{}.{slot}", self.id),
-            None => f.write_str(&self.id),
+            None => write!(f, "{}", self.id),
         }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) fn wanted_holders(view: &Tables) -> usize {
 
 /// Number of nodes that hold the image and are not down.
 pub(crate) fn good_holders(image: &Image, view: &Tables) -> usize {
-    image.confirmed().filter(|id| view.node(id.as_str()).is_some_and(|node| node.state != NodeState::Down)).count()
+    image.confirmed().filter(|id| view.node(*id).is_some_and(|node| node.state != NodeState::Down)).count()
 }
 
 impl ControlLoop for Images {
@@ -37,14 +37,13 @@ impl ControlLoop for Images {
     fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<Key> {
         match event {
             Event::Updated { old: Object::Node(old), new: Object::Node(new) } if old.state == new.state => Vec::new(),
+            Event::Updated { old: Object::Service(old), .. } | Event::Removed(Object::Service(old)) => {
+                nameless(old.image_digest.as_deref(), view)
+            }
             Event::Created(object) | Event::Updated { new: object, .. } | Event::Removed(object) => match object {
                 Object::Image(image) => vec![Key::of(&image.id)],
                 Object::Node(node) => concerned_by(node, view),
-                Object::Task(task) if task.status.state.is_terminal() => {
-                    let image = task.image_digest.as_ref().and_then(|digest| view.image_by_digest(digest));
-                    let nameless = image.filter(|image| image.references.is_empty());
-                    nameless.map(|image| Key::of(&image.id)).into_iter().collect()
-                }
+                Object::Task(task) if task.status.state.is_terminal() => nameless(task.image_digest.as_deref(), view),
                 _ => Vec::new(),
             },
             Event::Committed(_) | Event::Reset => Vec::new(),
@@ -53,8 +52,8 @@ impl ControlLoop for Images {
 
     fn plan(&mut self, key: &Key, view: &Tables, _: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
-        let Some(image) = view.image(&key.id) else { return plan };
-        if image.references.is_empty() && view.users_of_image(&image.digest).next().is_none() {
+        let Some(image) = view.image(key.id) else { return plan };
+        if image.references.is_empty() && !is_used(image, view) {
             plan.remove(Kind::Image, &image.id);
             return plan;
         }
@@ -77,8 +76,20 @@ impl ControlLoop for Images {
     }
 }
 
+/// Whether tasks use the image, or a service is pinned to it.
+pub(crate) fn is_used(image: &Image, view: &Tables) -> bool {
+    view.users_of_image(&image.digest).next().is_some()
+        || view.services().any(|service| service.image_digest.as_ref() == Some(&image.digest))
+}
+
+/// The image with this digest, if nothing but its uses keeps it.
+fn nameless(digest: Option<&str>, view: &Tables) -> Vec<Key> {
+    let image = digest.and_then(|digest| view.image_by_digest(digest)).filter(|image| image.references.is_empty());
+    image.map(|image| Key::of(&image.id)).into_iter().collect()
+}
+
 fn state(holder: &ImageHolder, view: &Tables) -> Option<NodeState> {
-    view.node(holder.node_id.as_str()).map(|node| node.state)
+    view.node(&holder.node_id).map(|node| node.state)
 }
 
 /// Images whose holders may have to change after a change of this node: its own, and those that lack a holder.

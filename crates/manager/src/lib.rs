@@ -30,6 +30,7 @@ mod orchestrator;
 mod plan;
 mod raft_dial;
 mod replica;
+mod resolver;
 mod roles;
 mod scheduler;
 mod streams;
@@ -44,5 +45,6 @@ pub use manager::{Manager, ManagerOptions};
 #[cfg(feature = "measure")]
 pub use measure::Schedule;
 pub use raft_dial::RaftDial;
+pub use resolver::{AskRegistry, Resolved};
 pub use streams::StreamsService;
 pub use term_clock::TermClock;

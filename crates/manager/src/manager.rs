@@ -1,11 +1,14 @@
 //! Assembles one manager from its parts, and serves them. The daemon and the simulation start it; no part imports it.
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::Random;
 use flota_api::id::NodeId;
 use flota_api::image_ref::ImageRef;
+use flota_api::model::RegistryCredentials;
 use flota_api::proto::ca::node_ca_server::NodeCaServer;
 use flota_api::proto::control::control_server::ControlServer;
 use flota_api::proto::dispatcher::dispatcher_server::DispatcherServer;
@@ -20,6 +23,7 @@ use crate::dispatcher::{Dispatcher, DispatcherService};
 use crate::forward::{Forward, LeaderChannel};
 use crate::leader;
 use crate::replica::Replica;
+use crate::resolver::{self, AskRegistry, Resolver};
 use crate::streams::{StreamBroker, StreamsService};
 use crate::term_clock::TermClock;
 
@@ -36,6 +40,8 @@ pub struct ManagerOptions {
     pub clock: TermClock,
     /// The source of new ids and secrets.
     pub random: Random,
+    /// How this machine asks registries what names of images stand for.
+    pub registries: Arc<dyn AskRegistry>,
     /// Where the leader's control loops plan.
     pub threads: Threads,
 }
@@ -47,19 +53,21 @@ pub struct Manager {
     leader: LeaderChannel,
     dispatcher: Dispatcher,
     streams: StreamBroker,
+    resolver: Resolver,
 }
 
 impl Manager {
     /// Starts to follow leadership, until `shutdown` is cancelled. Cancels `fatal` if the Raft core stops by itself.
     pub fn start(options: ManagerOptions, shutdown: CancellationToken, fatal: CancellationToken) -> Self {
-        let ManagerOptions { store, raft, dialer, clock, random, threads } = options;
+        let ManagerOptions { store, raft, dialer, clock, random, registries, threads } = options;
         let (sender, leading) = watch::channel(None);
         let replica = Replica { store, raft, clock, random, leading };
         let dispatcher = Dispatcher::start(replica.clone());
         let streams = StreamBroker::new(dispatcher.sessions().clone(), replica.random.clone());
         let parts = leader::Parts { replica: replica.clone(), dispatcher: dispatcher.clone(), threads };
         tokio::spawn(leader::follow(parts, sender, shutdown, fatal));
-        Self { replica, leader: LeaderChannel::new(dialer), dispatcher, streams }
+        let resolver = Resolver::new(registries);
+        Self { replica, leader: LeaderChannel::new(dialer), dispatcher, streams, resolver }
     }
 
     /// Returns the manager's copy of the store.
@@ -87,13 +95,10 @@ impl Manager {
         self.replica.leadership()
     }
 
-    /// Returns user name and password for the registry of this image, if a user has logged in there. They are only for
-    /// this machine's own root, who can read the store anyway.
-    pub fn credentials(&self, reference: &str) -> Option<(String, String)> {
-        let reference = ImageRef::parse(reference).ok()?;
-        let view = self.replica.store.view();
-        let registry = view.registry_by_host(&reference.registry)?;
-        Some((registry.username.clone(), registry.password.as_text().to_owned()))
+    /// Returns the credentials for the registry of this image, if a user has logged in there. They are only for this
+    /// machine's own root, who can read the store anyway.
+    pub fn credentials(&self, reference: &ImageRef) -> Option<RegistryCredentials> {
+        resolver::credentials(reference, &self.replica.store.view())
     }
 
     /// Returns whether this node was removed from the cluster, although its certificate is still valid.
@@ -108,7 +113,7 @@ impl Manager {
 
     /// Returns the Control service; a follower forwards its requests to the leader.
     pub fn control(&self) -> Forward<ControlServer<ControlService>> {
-        self.forward(ControlService::server(&self.replica, self.streams.clone()))
+        self.forward(ControlService::server(&self.replica, self.resolver.clone(), self.streams.clone()))
     }
 
     /// Returns the Dispatcher service; a follower names the leader to the worker.

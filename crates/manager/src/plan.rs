@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rand::rngs::StdRng;
 
+use flota_api::id::Id;
 use flota_api::model::Task;
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::state::DesiredState;
@@ -15,7 +16,7 @@ pub(crate) enum Change {
     /// Create or replace this object.
     Put(Object),
     /// Remove this object.
-    Remove(Kind, Arc<str>),
+    Remove(Kind, Id),
 }
 
 /// The changes that bring one key to its desired state.
@@ -25,7 +26,7 @@ pub(crate) struct Plan {
     /// What it takes is made together or not at all.
     pub(crate) changes: Vec<Change>,
     /// Objects that the plan depends on: it fails if they have changed when it is applied.
-    pub(crate) expects: Vec<(Kind, Arc<str>)>,
+    pub(crate) expects: Vec<(Kind, Id)>,
     /// When to plan the key again if no event makes it dirty earlier.
     pub(crate) retry_at: Option<Timestamp>,
 }
@@ -37,12 +38,12 @@ impl Plan {
     }
 
     /// Removes an object.
-    pub(crate) fn remove(&mut self, kind: Kind, id: impl Into<Arc<str>>) {
+    pub(crate) fn remove(&mut self, kind: Kind, id: impl Into<Id>) {
         self.changes.push(Change::Remove(kind, id.into()));
     }
 
     /// Makes the plan depend on an object that it does not change.
-    pub(crate) fn expect(&mut self, kind: Kind, id: impl Into<Arc<str>>) {
+    pub(crate) fn expect(&mut self, kind: Kind, id: impl Into<Id>) {
         self.expects.push((kind, id.into()));
     }
 

@@ -58,7 +58,7 @@ impl ControlLoop for Scheduler {
 
     fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
-        let service = ServiceId::from(Arc::clone(&key.id));
+        let service = ServiceId::from(key.id);
         // A task without its addresses waits for the allocator.
         let mut tasks: Vec<&Arc<Task>> = view.tasks_waiting(&service).filter(|task| view.is_attached(task)).collect();
         if tasks.is_empty() {

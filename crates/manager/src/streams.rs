@@ -163,7 +163,6 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use flota_api::proto::dispatcher::ManagerMessage;
     use flota_api::proto::streams::LogsRequest;
 
     fn broker() -> StreamBroker {
@@ -194,9 +193,8 @@ mod tests {
         broker.sessions.begin(&"n".into(), outbox, &CancellationToken::new());
         let error = open(&broker, &task("n")).await;
         assert!(matches!(error, OpenError::TimedOut { .. }), "{error}");
-        let Some(Ok(ManagerMessage { message: Some(Message::OpenStream(asked)) })) = worker.recv().await else {
-            panic!("the worker was not asked")
-        };
+        let asked = worker.recv().await.and_then(Result::ok).and_then(|it| it.message);
+        let Some(Message::OpenStream(asked)) = asked else { panic!("the worker was not asked") };
         assert!(broker.take(&asked.id).is_none(), "a stream that is opened too late finds nobody");
     }
 }

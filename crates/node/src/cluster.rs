@@ -21,6 +21,7 @@ use flota_worker::{Worker, WorkerOptions};
 
 use crate::config::Config;
 use crate::join;
+use crate::registries::NodeRegistries;
 use crate::rpc::Authorize;
 use crate::state_dir::StateDir;
 
@@ -207,7 +208,9 @@ async fn start_manager(
             }
         }
     };
-    let options = ManagerOptions { store, raft, dialer: dialer.clone(), clock, random, threads: Threads::Own };
+    let registries = Arc::new(NodeRegistries(config.registries.clone()));
+    let dialer = dialer.clone();
+    let options = ManagerOptions { store, raft, dialer, clock, random, registries, threads: Threads::Own };
     Ok(Manager::start(options, shutdown.clone(), fatal))
 }
 

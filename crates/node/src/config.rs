@@ -58,8 +58,8 @@ struct File {
     devices: Vec<offers::Device>,
     allow: offers::Allow,
     registries: BTreeMap<String, registries::Registry>,
-    /// Whether tasks can't gain privileges unless their service says otherwise.
-    no_new_privileges: bool,
+    /// Whether tasks can't gain privileges unless their service says otherwise; the cluster's default if absent.
+    no_new_privileges: Option<bool>,
 }
 
 /// The settings that the daemon runs with.

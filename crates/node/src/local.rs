@@ -6,12 +6,14 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 
 use flota_api::image_ref::ImageRef;
+use flota_api::model::RegistryCredentials;
 use flota_api::proto::node::local_node_server::LocalNode;
 use flota_api::proto::node::{
     ImageResult, ImageUpload, InfoRequest, InitRequest, JoinRequest, LeaveRequest, LeaveResponse, NodeInfo,
     PullImageRequest, StopTasksRequest, StopTasksResponse,
 };
-use flota_image::{Credentials, Image};
+use flota_api::text::with_causes;
+use flota_image::Image;
 use flota_worker::Worker;
 
 use crate::join::Unreachable;
@@ -40,27 +42,13 @@ async fn run_to_end(work: impl Future<Output = anyhow::Result<()>> + Send + 'sta
 }
 
 /// A status whose message contains the error and its causes.
-fn status_with_causes(error: &dyn std::error::Error) -> Status {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if !text.ends_with(&cause.to_string()) {
-            text = format!("{text}: {cause}");
-        }
-        source = cause.source();
-    }
-    Status::failed_precondition(text)
+fn status_with_causes(error: &(dyn std::error::Error + 'static)) -> Status {
+    Status::failed_precondition(with_causes(error))
 }
 
 /// Normalises a reference.
 fn reference(text: &str) -> Result<ImageRef, Status> {
     ImageRef::parse(text).map_err(|error| Status::invalid_argument(error.to_string()))
-}
-
-/// Returns the reference under which a pulled image is named. The digest in the user's reference may be that of an index,
-/// which names one image for each architecture; the name carries the digest of the image itself.
-fn of_digest(reference: ImageRef, digest: &str) -> String {
-    ImageRef { digest: reference.digest.is_some().then(|| digest.to_owned()), ..reference }.to_string()
 }
 
 impl LocalService {
@@ -148,10 +136,14 @@ impl LocalNode for LocalService {
         let worker = self.worker().await?;
         let request = request.into_inner();
         let reference = reference(&request.reference)?;
-        let given = (!request.username.is_empty()).then_some((request.username, request.password));
-        let known = || self.0.manager().and_then(|manager| manager.credentials(&reference.to_string()));
-        let credentials = given.or_else(known).map(|(username, password)| Credentials { username, password });
-        let image = worker.pull(&reference, credentials).await.map_err(|error| status_with_causes(&error))?;
-        self.image_result(&image, vec![of_digest(reference, &image.digest)]).await
+        let given = (!request.username.is_empty()).then(|| RegistryCredentials {
+            host: reference.registry.clone(),
+            username: request.username,
+            password: request.password.into(),
+        });
+        let login = given.or_else(|| self.0.manager()?.credentials(&reference));
+        let pulled = worker.pull(&reference, login.as_ref()).await;
+        let image = pulled.map_err(|error| status_with_causes(&error))?;
+        self.image_result(&image, vec![reference.to_string()]).await
     }
 }

@@ -2,7 +2,8 @@
 //! manager, to the node's sockets.
 //!
 //! `config.rs` reads the settings, `daemon.rs` runs until a signal, `node.rs` joins and leaves clusters, `cluster.rs`
-//! starts and stops manager and worker, `local.rs` serves `ctl`, `rpc.rs` checks who may call what.
+//! starts and stops manager and worker, `local.rs` serves `ctl`, `registries.rs` asks registries for the manager, `rpc.rs`
+//! checks who may call what.
 
 mod cluster;
 mod config;
@@ -10,6 +11,7 @@ mod daemon;
 mod join;
 mod local;
 mod node;
+mod registries;
 mod rpc;
 mod state_dir;
 mod telemetry;

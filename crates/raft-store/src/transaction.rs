@@ -4,7 +4,7 @@ use prost::Message;
 
 use crate::digest::Digest;
 use flota_api::Malformed;
-use flota_api::id::{NodeId, TaskId};
+use flota_api::id::{Id, NodeId, TaskId};
 use flota_api::model::TaskStatus;
 use flota_api::object::{Kind, Object};
 use flota_api::proto::raft as pr;
@@ -48,7 +48,7 @@ pub enum Action {
     /// Replaces an object. A task keeps its status if that is newer.
     Update(Object),
     /// Removes an object.
-    Remove(Kind, String),
+    Remove(Kind, Id),
     /// Sets the status of a task as its worker observed it; ignored unless it is newer and the task is on that node.
     Status(TaskId, NodeId, TaskStatus),
 }
@@ -59,7 +59,7 @@ pub struct Expectation {
     /// Kind of the object.
     pub kind: Kind,
     /// Id of the object.
-    pub id: String,
+    pub id: Id,
     /// Version of the object; `None` if there must be no such object.
     pub version: Option<Version>,
 }
@@ -140,7 +140,7 @@ fn encode_transaction(transaction: &Transaction) -> pr::Transaction {
         let action = match action {
             Action::Create(object) => Wire::Create(object.into()),
             Action::Update(object) => Wire::Update(object.into()),
-            Action::Remove(kind, id) => Wire::Remove(pr::Removal { kind: encode_kind(*kind), id: id.clone() }),
+            Action::Remove(kind, id) => Wire::Remove(pr::Removal { kind: encode_kind(*kind), id: id.to_string() }),
             Action::Status(task, node, status) => Wire::Status(pr::StatusChange {
                 task_id: task.clone().into(),
                 node_id: node.clone().into(),
@@ -150,7 +150,7 @@ fn encode_transaction(transaction: &Transaction) -> pr::Transaction {
         pr::Action { action: Some(action) }
     };
     let expectation =
-        |it: &Expectation| pr::Expectation { kind: encode_kind(it.kind), id: it.id.clone(), version: it.version };
+        |it: &Expectation| pr::Expectation { kind: encode_kind(it.kind), id: it.id.to_string(), version: it.version };
     pr::Transaction {
         request_id: transaction.request_id.clone(),
         expectations: transaction.expectations.iter().map(expectation).collect(),
@@ -163,12 +163,12 @@ fn decode_transaction(wire: pr::Transaction) -> Result<Transaction, Malformed> {
     let action = |action: pr::Action| match action.action {
         Some(Wire::Create(object)) => Ok(Action::Create(object.try_into()?)),
         Some(Wire::Update(object)) => Ok(Action::Update(object.try_into()?)),
-        Some(Wire::Remove(it)) => Ok(Action::Remove(decode_kind(it.kind)?, it.id)),
+        Some(Wire::Remove(it)) => Ok(Action::Remove(decode_kind(it.kind)?, it.id.into())),
         Some(Wire::Status(it)) => Ok(Action::Status(it.task_id.into(), it.node_id.into(), it.status.try_into()?)),
         None => Err(Malformed::new("action", "is missing")),
     };
     let expectation =
-        |it: pr::Expectation| Ok(Expectation { kind: decode_kind(it.kind)?, id: it.id, version: it.version });
+        |it: pr::Expectation| Ok(Expectation { kind: decode_kind(it.kind)?, id: it.id.into(), version: it.version });
     Ok(Transaction {
         request_id: wire.request_id,
         expectations: wire.expectations.into_iter().map(expectation).collect::<Result<_, Malformed>>()?,

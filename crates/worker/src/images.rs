@@ -1,42 +1,33 @@
 //! Images on this node: fetched from nodes that hold them or from a registry, and removed once the cluster no longer
-//! needs them. `server.rs` sends them to other nodes.
+//! needs them. `transfer.rs` receives blobs from other nodes, and `server.rs` sends them.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::RwLock;
-use tokio::time::{Instant, timeout};
-use tonic::{Code, Status};
 
 use flota_api::clock::Clock;
-use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::image_ref::{ImageRef, ImageRefError};
-use flota_api::model::{Assignment, ImageSource};
-use flota_api::proto::images::GetBlobRequest;
-use flota_api::proto::images::image_store_client::ImageStoreClient;
+use flota_api::model::{Assignment, ImageSource, RegistryCredentials};
 use flota_identity::Dialer;
-use flota_image::{BlobWriter, Credentials, Image, ImageError, ImageName, ImageStore, PullError, Registries};
+use flota_image::{Image, ImageError, ImageStore, PullError, Registries};
 
 use crate::locks::KeyedLocks;
 use crate::messages::ImageReport;
+use crate::registry::{credentials, image_name};
 use crate::reporter::Reporter;
 
 mod server;
+mod transfer;
 mod uses;
 
 pub use server::ImagesService;
 pub(crate) use uses::ImageUses;
 
-/// Largest manifest that is accepted; its size is not known beforehand.
-const MANIFEST_BOUND: u64 = 4 << 20;
 /// Time without progress after which a transfer is given up.
 const PROGRESS_WAIT: Duration = Duration::from_secs(20);
-/// Longest wait for holders that serve as many nodes as they can.
-const BUSY_WAIT: Duration = Duration::from_secs(600);
-/// Pause between two rounds of such holders.
-const BUSY_PAUSE: Duration = Duration::from_millis(500);
 /// Pause between two tries to remove images while others are being added.
 const DROP_RETRY: Duration = Duration::from_secs(1);
 
@@ -53,6 +44,15 @@ pub(crate) enum FetchError {
         /// The failure of the last one.
         last: String,
     },
+    /// No node holds the image that the leader names, and the registry did not send it.
+    #[error("no node holds the image {digest}, and its registry does not send it")]
+    Nowhere {
+        /// Digest of the image.
+        digest: String,
+        /// What the registry says.
+        #[source]
+        source: PullError,
+    },
     /// The spec names no image.
     #[error(transparent)]
     Reference(#[from] ImageRefError),
@@ -62,20 +62,6 @@ pub(crate) enum FetchError {
     /// The received data is not a valid image.
     #[error(transparent)]
     Image(#[from] ImageError),
-}
-
-/// Why a holder has not sent all of a blob.
-enum Stopped {
-    /// It serves as many other nodes as it can.
-    Busy(String),
-    Failed(String),
-}
-
-impl From<Status> for Stopped {
-    fn from(status: Status) -> Self {
-        let why = status.message().to_owned();
-        if status.code() == Code::ResourceExhausted { Self::Busy(why) } else { Self::Failed(why) }
-    }
 }
 
 /// This node's images, and the means to fetch more. Clones share them.
@@ -124,25 +110,28 @@ impl Images {
         }
     }
 
-    /// Returns the task's image once all of it is present. `pinned` is the digest that an earlier start of the task
-    /// used; it applies if the leader names none.
+    /// Returns the task's image once all of it is present: from a node that holds it, or, if the leader names none, from
+    /// the registry. `pinned` is the digest that an earlier start of the task used; it applies if the leader names none.
     pub(crate) async fn ensure(&self, task: &Assignment, pinned: Option<&str>) -> Result<Image, FetchError> {
-        if let Some(digest) = task.image.as_ref().map(|source| source.digest.as_str()).or(pinned) {
+        let named = task.image.as_ref();
+        let digest = named.map(|source| source.digest.as_str()).or(pinned);
+        if let Some(digest) = digest {
             self.uses.add(task, digest);
         }
-        if let Some(source) = &task.image {
+        if let Some(source) = named.filter(|source| !source.holders.is_empty()) {
             return self.fetch(source).await;
         }
-        if let Some(digest) = pinned
+        if let Some(digest) = digest
             && let Some(image) = self.whole_image(digest).await?
         {
+            if named.is_some() {
+                // It came before the cluster had a use for it, so the leader has not taken note of it.
+                self.added(&image);
+            }
             return Ok(image);
         }
-        let reference = ImageRef::parse(&task.spec.image)?;
-        let credentials = task
-            .credentials
-            .as_ref()
-            .map(|it| Credentials { username: it.username.clone(), password: it.password.as_text().to_owned() });
+        let mut reference = ImageRef::parse(&task.spec.image)?;
+        reference.digest = named.map(|source| source.digest.clone()).or(reference.digest);
         let _one = self.fetching.lock(&reference.to_string()).await;
         // Nothing is removed before the use is recorded.
         let _adds = self.changing.read().await;
@@ -153,7 +142,11 @@ impl Images {
             self.uses.add(task, &digest);
             return Ok(image);
         }
-        let image = self.pull(&reference, credentials).await?;
+        let pulled = self.pull(&reference, task.credentials.as_ref()).await;
+        let image = pulled.map_err(|source| match named {
+            Some(named) => FetchError::Nowhere { digest: named.digest.clone(), source },
+            None => source.into(),
+        })?;
         self.uses.add(task, &image.digest);
         Ok(image)
     }
@@ -162,15 +155,11 @@ impl Images {
     pub(crate) async fn pull(
         &self,
         reference: &ImageRef,
-        credentials: Option<Credentials>,
+        login: Option<&RegistryCredentials>,
     ) -> Result<Image, PullError> {
         let _adds = self.changing.read().await;
-        let name = ImageName {
-            registry: reference.registry.clone(),
-            repository: reference.repository.clone(),
-            version: reference.digest.as_ref().unwrap_or(&reference.tag).clone(),
-        };
-        let image = flota_image::pull(&self.store, &self.registries, &name, credentials.as_ref()).await?;
+        let (name, login) = (image_name(reference), login.map(credentials));
+        let image = flota_image::pull(&self.store, &self.registries, &name, login.as_ref()).await?;
         let (store, to_unpack) = (self.store.clone(), image.clone());
         let unpacked = tokio::task::spawn_blocking(move || store.unpack(&to_unpack)).await;
         let broke = |error| ImageError::Io { act: "unpack the image", source: io::Error::other(error) };
@@ -191,10 +180,15 @@ impl Images {
             return Ok(image);
         }
         let _adds = self.changing.read().await;
-        self.fetch_blob(source, &source.digest, MANIFEST_BOUND).await?;
-        let (store, digest) = (self.store.clone(), source.digest.clone());
-        for (blob, size) in blocking(move || store.image_manifest(&digest)).await?? {
-            self.fetch_blob(source, &blob, size).await?;
+        loop {
+            let (store, digest) = (self.store.clone(), source.digest.clone());
+            let missing = blocking(move || store.missing(&digest)).await??;
+            if missing.is_empty() {
+                break;
+            }
+            for (blob, size) in missing {
+                self.fetch_blob(source, &blob, size).await?;
+            }
         }
         let (store, digest) = (self.store.clone(), source.digest.clone());
         let recorded = blocking(move || {
@@ -276,93 +270,6 @@ impl Images {
 
     fn wanted(&self, digest: &str) {
         self.unwanted.lock().expect("no holder panics").remove(digest);
-    }
-
-    /// Fetches one blob of at most `most` bytes. Waits for holders that are busy, if no other one sends it.
-    async fn fetch_blob(&self, source: &ImageSource, digest: &str, most: u64) -> Result<(), FetchError> {
-        let until = Instant::now() + BUSY_WAIT;
-        loop {
-            match self.fetch_from_any(source, digest, most).await? {
-                Ok(()) => return Ok(()),
-                Err(Stopped::Busy(_)) if Instant::now() < until => tokio::time::sleep(BUSY_PAUSE).await,
-                Err(Stopped::Busy(last) | Stopped::Failed(last)) => {
-                    return Err(FetchError::Holders { digest: digest.to_owned(), count: source.holders.len(), last });
-                }
-            }
-        }
-    }
-
-    /// Asks each holder once. A transfer that breaks off continues with the next holder at the same offset; after a
-    /// damaged one, the next holder starts from the beginning. The inner error is the last one, or that a holder is
-    /// busy.
-    async fn fetch_from_any(
-        &self,
-        source: &ImageSource,
-        digest: &str,
-        most: u64,
-    ) -> Result<Result<(), Stopped>, FetchError> {
-        let (store, wanted) = (self.store.clone(), digest.to_owned());
-        let begun = blocking(move || if store.blobs.has(&wanted) { Ok(None) } else { store.blobs.writer().map(Some) });
-        let Some(mut writer) = begun.await?.map_err(stored)? else { return Ok(Ok(())) };
-        let mut last = Stopped::Failed("no node holds it".to_owned());
-        for holder in &source.holders {
-            let done;
-            (writer, done) = self.transfer(source, digest, most, &holder.address, writer).await?;
-            let failed = match done {
-                Err(stopped) => stopped,
-                Ok(()) => {
-                    let whole = digest.to_owned();
-                    let Err(error) = blocking(move || writer.finish(Some(&whole))).await? else { return Ok(Ok(())) };
-                    tracing::warn!(holder = holder.address, %error, "a node sent something else than the blob it was asked for");
-                    writer = self.store.blobs.writer().map_err(stored)?;
-                    Stopped::Failed(error.to_string())
-                }
-            };
-            if !matches!(last, Stopped::Busy(_)) {
-                last = failed;
-            }
-        }
-        Ok(Err(last))
-    }
-
-    /// Appends what one holder sends, from the offset that was reached.
-    async fn transfer(
-        &self,
-        source: &ImageSource,
-        digest: &str,
-        most: u64,
-        holder: &str,
-        mut writer: BlobWriter,
-    ) -> Result<(BlobWriter, Result<(), Stopped>), FetchError> {
-        let offset = writer.size();
-        let request =
-            GetBlobRequest { grant: source.grant.as_ref().map(Into::into), digest: digest.to_owned(), offset };
-        let mut client = ImageStoreClient::new(self.dialer.node(holder)).max_decoding_message_size(MESSAGE_BOUND);
-        let silent = || Stopped::Failed(format!("{holder} has not answered for {PROGRESS_WAIT:?}"));
-        let mut stream = match timeout(PROGRESS_WAIT, client.get_blob(request)).await {
-            Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return Ok((writer, Err(status.into()))),
-            Err(_) => return Ok((writer, Err(silent()))),
-        };
-        loop {
-            let chunk = match timeout(PROGRESS_WAIT, stream.message()).await {
-                Ok(Ok(Some(chunk))) => chunk.data,
-                Ok(Ok(None)) => return Ok((writer, Ok(()))),
-                Ok(Err(status)) => return Ok((writer, Err(status.into()))),
-                Err(_) => return Ok((writer, Err(silent()))),
-            };
-            if writer.size() + chunk.len() as u64 > most {
-                let why = format!("{holder} gave more than the {most} bytes that the blob has");
-                return Ok((writer, Err(Stopped::Failed(why))));
-            }
-            let written;
-            (writer, written) = blocking(move || {
-                let written = writer.write_all(&chunk);
-                (writer, written)
-            })
-            .await?;
-            written.map_err(stored)?;
-        }
     }
 
     /// Reports that this image is now complete here.

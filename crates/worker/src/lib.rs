@@ -43,6 +43,7 @@ mod networks;
 mod offers;
 mod order;
 mod records;
+mod registry;
 mod reporter;
 mod restart;
 mod services;
@@ -75,6 +76,7 @@ pub use offers::NodeOffers;
 #[cfg(any(test, feature = "fake"))]
 pub use records::MemoryRecords;
 pub use records::{Record, TaskRecords};
+pub use registry::resolve;
 #[cfg(any(test, feature = "fake"))]
 pub use services::FakeServices;
 pub use services::NodeServices;

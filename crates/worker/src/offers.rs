@@ -17,8 +17,8 @@ pub struct NodeOffers {
     pub devices: Vec<NodeDevice>,
     /// What the owner allows to tasks.
     pub allow: Allowance,
-    /// Whether tasks can't gain privileges unless their service says otherwise.
-    pub no_new_privileges: bool,
+    /// Whether tasks can't gain privileges unless their service says otherwise; the cluster's default if `None`.
+    pub no_new_privileges: Option<bool>,
     /// Address of its overlay traffic; that of its listener if `None`.
     pub data_address: Option<IpAddr>,
 }

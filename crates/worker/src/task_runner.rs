@@ -16,17 +16,21 @@ use flota_api::defaults::STARTS_BEFORE_GIVING_UP;
 use flota_api::id::TaskId;
 use flota_api::model::{Assignment, OnPartition, ServiceSpec, TaskStatus};
 use flota_api::state::{DesiredState, TaskState};
+use flota_api::text::with_causes;
 use flota_api::version::Timestamp;
-use flota_runtime::ExitStatus;
 
-use crate::executor::{Executor, ExecutorError, Found, Prepared, Running, log_leftovers, remove_task};
+use crate::executor::{Executor, ExecutorError, Found, Prepared, log_leftovers, remove_task};
 use crate::order::{Contact, Order, Wanted};
 use crate::records::{Record, TaskRecords};
 use crate::reporter::Reporter;
 use crate::restart::{self, Decision, History};
 use crate::spawned::Spawned;
-use crate::step::{Facts, Presence, Step, step};
+use crate::step::{Facts, Step, step};
 use crate::stop::stop;
+
+mod container;
+
+use container::Container;
 
 /// Number of tries of a preparation before the task is rejected, so that another node is tried.
 const PREPARE_TRIES: u32 = 3;
@@ -60,22 +64,6 @@ pub(crate) struct Shared {
     pub(crate) live: Arc<Mutex<BTreeSet<TaskId>>>,
     /// Notified when a task has ended or was removed.
     pub(crate) ended: Arc<Notify>,
-}
-
-/// The task's container, as the runner knows it.
-#[derive(Debug)]
-enum Container {
-    Absent,
-    /// It runs; it was found at `found`.
-    Runs {
-        running: Running,
-        found: Instant,
-    },
-    /// It has ended after running for this time.
-    Ended {
-        status: ExitStatus,
-        ran: Duration,
-    },
 }
 
 /// Runs one task.
@@ -195,11 +183,7 @@ impl TaskRunner {
             (order.wanted(), order.confirmed)
         };
         let facts = Facts {
-            container: match self.container {
-                Container::Absent => Presence::Absent,
-                Container::Runs { .. } => Presence::Runs,
-                Container::Ended { .. } => Presence::Ended,
-            },
+            container: self.container.presence(),
             rebooted: self.rebooted,
             allowed: confirmed || self.spec.keep_on_node_loss,
             due: self.due <= now,
@@ -251,7 +235,7 @@ impl TaskRunner {
             () = changed(&mut self.orders) => {}
             () = changed(&mut self.shared.contact), if heeds_contact => {}
             () = tokio::time::sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
-            () = ended(&mut self.container) => {}
+            () = self.container.ended() => {}
         }
     }
 
@@ -292,7 +276,7 @@ impl TaskRunner {
                 tracing::warn!(task.id = %self.task, %error, "failed to start a task; trying again");
                 let delay = START_DELAY * 2u32.pow(self.failed_starts);
                 self.failed_starts += 1;
-                self.status.error = text_of(&*error);
+                self.status.error = with_causes(&*error);
                 self.begin_attempt(delay, "waits to be started again").await;
                 tear_down(&self.task, prepared).await;
             }
@@ -341,7 +325,7 @@ impl TaskRunner {
     }
 
     async fn reject(&mut self, error: &ExecutorError) {
-        self.status.error = text_of(error);
+        self.status.error = with_causes(error);
         self.set(TaskState::Rejected, "").await;
     }
 
@@ -381,20 +365,6 @@ impl TaskRunner {
     }
 }
 
-/// Returns the text of an error with its causes.
-fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        // The text of a transparent error is the same as that of its cause.
-        if !text.ends_with(&cause.to_string()) {
-            text = format!("{text}: {cause}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
 /// Completes a preparation; retries transient errors.
 async fn complete(prepared: &mut Prepared, assignment: &Assignment, digest: Option<&str>) -> Result<(), ExecutorError> {
     let mut tries = 1;
@@ -414,15 +384,6 @@ async fn complete(prepared: &mut Prepared, assignment: &Assignment, digest: Opti
 /// Removes what the last attempt left.
 async fn tear_down(task: &TaskId, prepared: &mut Prepared) {
     log_leftovers(task, &prepared.undo().await);
-}
-
-/// Waits until the container ends, and records that; never returns if none runs.
-async fn ended(container: &mut Container) {
-    let Container::Runs { running, found } = container else { return std::future::pending().await };
-    let status = (&mut running.end).await;
-    // The container may have run for days before this daemon started.
-    let ran = running.age + found.elapsed();
-    *container = Container::Ended { status, ran };
 }
 
 /// Waits for the next value; never returns if the sender is gone.

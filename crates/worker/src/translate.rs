@@ -111,7 +111,10 @@ pub(crate) fn container(
     if let Some(root) = &mut result.root {
         root.readonly = false;
     }
-    set_rights(&mut result, spec, offers);
+    set_rights(&mut result, spec);
+    let no_new_privileges = spec.no_new_privileges.or(offers.no_new_privileges);
+    result.process.get_or_insert_default().no_new_privileges =
+        no_new_privileges.unwrap_or(assignment.no_new_privileges);
     let given = devices::of_task(assignment, offers)?;
     if let Some(linux) = &mut result.linux {
         linux.cgroups_path = places.groups.cgroups_path();
@@ -165,7 +168,7 @@ fn environment(hostname: &str, given: impl Iterator<Item = String>) -> Vec<Strin
 
 /// Sets capabilities, the seccomp profile and masked paths to Docker's defaults. A privileged task has all
 /// capabilities, no profile and no masked paths.
-fn set_rights(result: &mut Spec, spec: &ServiceSpec, offers: &NodeOffers) {
+fn set_rights(result: &mut Spec, spec: &ServiceSpec) {
     let kept: Vec<String> = if spec.privileged {
         capabilities::names()
     } else {
@@ -185,7 +188,6 @@ fn set_rights(result: &mut Spec, spec: &ServiceSpec, offers: &NodeOffers) {
         }
     }
     let process = result.process.get_or_insert_default();
-    process.no_new_privileges = spec.no_new_privileges.unwrap_or(offers.no_new_privileges);
     process.capabilities = Some(Capabilities {
         bounding: kept.clone(),
         effective: kept.clone(),
@@ -291,31 +293,37 @@ mod tests {
         Ok(translate_on(&NodeOffers::default(), spec, config)?.process.expect("every container has one"))
     }
 
+    fn assigned(spec: &ServiceSpec) -> Assignment {
+        let (task_id, service_name) = ("id".into(), "web".into());
+        Assignment { task_id, service_name, slot: 2, spec: spec.clone().into(), ..Assignment::default() }
+    }
+
     fn translate_on(
         node_offers: &NodeOffers,
         spec: &ServiceSpec,
         config: &ImageConfig,
     ) -> Result<Spec, TranslateError> {
+        translate_assigned(node_offers, &assigned(spec), config)
+    }
+
+    fn translate_assigned(
+        node_offers: &NodeOffers,
+        assignment: &Assignment,
+        config: &ImageConfig,
+    ) -> Result<Spec, TranslateError> {
         let draft = Draft { config: config.clone(), ..Draft::default() };
-        translate_draft(node_offers, spec, &draft).map(|it| it.spec)
+        translate_draft(node_offers, assignment, &draft).map(|it| it.spec)
     }
 
     fn translate_draft(
         node_offers: &NodeOffers,
-        spec: &ServiceSpec,
+        assignment: &Assignment,
         draft: &Draft,
     ) -> Result<Container, TranslateError> {
-        let assignment = Assignment {
-            task_id: "id".into(),
-            service_name: "web".into(),
-            slot: 2,
-            spec: spec.clone().into(),
-            ..Assignment::default()
-        };
         let node = NodeNames { id: "n".into(), hostname: "w1".into() };
         let groups = Groups::default();
         let places = Places { root: Root::Folder("/".into()), groups, log: "log".into(), runtime: "r".into() };
-        container(&assignment, draft, &node, node_offers, places)
+        container(assignment, draft, &node, node_offers, places)
     }
 
     #[test]
@@ -362,14 +370,20 @@ mod tests {
     }
 
     #[test]
-    fn new_privileges_are_allowed_unless_service_or_node_forbid_them() {
-        for (node, service, expected) in
-            [(false, None, false), (true, None, true), (true, Some(false), false), (false, Some(true), true)]
-        {
+    fn new_privileges_are_allowed_unless_service_node_or_cluster_forbid_them_in_this_order() {
+        for (cluster, node, service, expected) in [
+            (false, None, None, false),
+            (true, None, None, true),
+            (true, Some(false), None, false),
+            (false, Some(true), None, true),
+            (true, Some(true), Some(false), false),
+            (false, Some(false), Some(true), true),
+        ] {
             let offers = NodeOffers { no_new_privileges: node, ..NodeOffers::default() };
             let spec = ServiceSpec { no_new_privileges: service, ..ServiceSpec::default() };
-            let process = translate_on(&offers, &spec, &ImageConfig::default()).expect("allowed").process;
-            assert_eq!(process.map(|it| it.no_new_privileges), Some(expected), "{node} {service:?}");
+            let assignment = Assignment { no_new_privileges: cluster, ..assigned(&spec) };
+            let process = translate_assigned(&offers, &assignment, &ImageConfig::default()).expect("allowed").process;
+            assert_eq!(process.map(|it| it.no_new_privileges), Some(expected), "{cluster} {node:?} {service:?}");
         }
     }
 
@@ -392,7 +406,7 @@ mod tests {
         };
         let translate = |network: TaskNetwork| {
             let draft = Draft { network, ..Draft::default() };
-            translate_draft(&NodeOffers::default(), &spec, &draft).expect("allowed")
+            translate_draft(&NodeOffers::default(), &assigned(&spec), &draft).expect("allowed")
         };
         let namespace = |container: &Container| {
             let all = &container.spec.linux().namespaces;

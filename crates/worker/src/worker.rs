@@ -12,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::{Clock, Random};
 use flota_api::image_ref::ImageRef;
+use flota_api::model::RegistryCredentials;
 use flota_api::proto::images::image_store_server::ImageStoreServer;
 use flota_api::seal::Sealer;
 use flota_identity::{Dialer, Identity};
-use flota_image::{Credentials, Image, ImageError, ImageStore, PullError, Registries};
+use flota_image::{Image, ImageError, ImageStore, PullError, Registries};
 use flota_network::Namespace;
 use flota_runtime::cgroup;
 
@@ -194,8 +195,8 @@ impl Worker {
     ///
     /// # Errors
     /// The registry does not send the image, or the image is invalid.
-    pub async fn pull(&self, reference: &ImageRef, credentials: Option<Credentials>) -> Result<Image, PullError> {
-        self.images.pull(reference, credentials).await
+    pub async fn pull(&self, reference: &ImageRef, login: Option<&RegistryCredentials>) -> Result<Image, PullError> {
+        self.images.pull(reference, login).await
     }
 
     /// Stops every task within its grace period, because the machine goes down, and tells the leader.

@@ -72,7 +72,11 @@ impl Target {
                     restart: Some(RestartPolicy::default()),
                     ..ServiceSpec::default()
                 };
-                let request = CreateServiceRequest { request_id: name.into(), spec: Some(spec) };
+                let request = CreateServiceRequest {
+                    request_id: name.into(),
+                    spec: Some(spec),
+                    ..CreateServiceRequest::default()
+                };
                 client.create_service(request).await?;
             }
             Self::Etcd(channel) => {

@@ -24,6 +24,7 @@ use super::clock::WallClock;
 use super::host::{Host, USER};
 use super::process::{Ended, ManagerProcess, WorkerProcess, run_manager, run_worker};
 use super::raft_network::RaftNetwork;
+use super::registry::FakeRegistry;
 use super::system::WALL;
 use super::world::World;
 
@@ -77,6 +78,8 @@ pub struct SimCluster {
     pub managers: Vec<ManagerHost>,
     /// The workers.
     pub workers: Vec<WorkerHost>,
+    /// Every registry that managers ask.
+    pub registry: FakeRegistry,
     random: Random,
 }
 
@@ -107,8 +110,14 @@ impl SimCluster {
     fn start_managers(world: World, managers: u16, workers: u16, random: &Random) -> Self {
         let raft_network = RaftNetwork::new(world.network.clone());
         let id = || random.draw(NodeId::random);
-        let mut cluster =
-            Self { world, raft_network, managers: Vec::new(), workers: Vec::new(), random: random.clone() };
+        let mut cluster = Self {
+            world,
+            raft_network,
+            managers: Vec::new(),
+            workers: Vec::new(),
+            registry: FakeRegistry::default(),
+            random: random.clone(),
+        };
         for number in 1..=managers {
             cluster.add_manager(cluster.next_host(Role::Manager), id(), number.into());
         }
@@ -218,6 +227,7 @@ impl SimCluster {
             random: Random::seeded(self.random.draw(|rng| rng.random())),
             network: self.world.network.clone(),
             raft_network: self.raft_network.clone(),
+            registry: self.registry.clone(),
             first,
             running: Arc::clone(&it.running),
             ended: it.ended.clone(),

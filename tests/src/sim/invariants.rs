@@ -110,7 +110,7 @@ impl Invariants {
         }
         check_addresses(view)?;
         for (id, reserved) in reserved.into_iter().filter_map(|(id, reserved)| Some((id?, reserved))) {
-            let offered = view.node(id.as_str()).map_or(0, |node| node.description.resources.nano_cpus);
+            let offered = view.node(id).map_or(0, |node| node.description.resources.nano_cpus);
             if reserved > offered {
                 return Err(format!("tasks on node {id} have reserved {reserved} of its {offered} nano-CPUs"));
             }
@@ -202,7 +202,7 @@ pub fn converged(cluster: &SimCluster) -> Result<(), String> {
         return Err(format!("managers have applied {applied:?}"));
     }
     for it in &cluster.workers {
-        let state = view.node(it.node_id.as_str()).map(|node| node.state);
+        let state = view.node(&it.node_id).map(|node| node.state);
         if state != Some(NodeState::Ready) {
             return Err(format!("{} is {state:?}", it.host));
         }

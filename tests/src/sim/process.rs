@@ -24,6 +24,7 @@ use flota_worker::{
 use super::host::Host;
 use super::network::Network;
 use super::raft_network::RaftNetwork;
+use super::registry::FakeRegistry;
 
 /// The same value as in `flotad`.
 const KEEPALIVE: Duration = Duration::from_secs(2);
@@ -53,6 +54,7 @@ pub(super) struct ManagerProcess {
     pub(super) random: Random,
     pub(super) network: Network,
     pub(super) raft_network: RaftNetwork,
+    pub(super) registry: FakeRegistry,
     /// The first entry, if this manager creates the cluster.
     pub(super) first: Option<Transaction>,
     pub(super) running: Arc<Mutex<Option<Manager>>>,
@@ -113,6 +115,7 @@ async fn start_manager(process: ManagerProcess, fatal: CancellationToken) -> Res
             dialer: Dialer::through(process.network.connector(process.host, peer)),
             clock,
             random: process.random,
+            registries: Arc::new(process.registry),
             threads: Threads::Current,
         },
         CancellationToken::new(),

@@ -156,7 +156,11 @@ impl Scale {
             let creates = (0..SERVICES).map(|number| {
                 let mut client = client.clone();
                 let spec = spec(&format!("service-{number}"), replicas);
-                let request = CreateServiceRequest { request_id: spec.name.clone(), spec: Some(spec) };
+                let request = CreateServiceRequest {
+                    request_id: spec.name.clone(),
+                    spec: Some(spec),
+                    ..CreateServiceRequest::default()
+                };
                 async move {
                     if let Err(status) = client.create_service(request).await {
                         tracing::error!(%status, "a service could not be created");

@@ -230,7 +230,8 @@ impl Script {
     /// # Errors
     /// The error that the manager answers.
     pub fn create(&mut self, manager: usize, spec: ServiceSpec) -> Result<(), Status> {
-        let request = CreateServiceRequest { request_id: format!("create {}", spec.name), spec: Some(spec) };
+        let request_id = format!("create {}", spec.name);
+        let request = CreateServiceRequest { request_id, spec: Some(spec), ..CreateServiceRequest::default() };
         self.ask(manager, |mut client| async move { client.create_service(request).await.map(drop) })
     }
 
@@ -240,7 +241,12 @@ impl Script {
     /// The error that the manager answers.
     pub fn update(&mut self, manager: usize, request_id: &str, spec: ServiceSpec) -> Result<(), Status> {
         let service = spec.name.clone();
-        let request = UpdateServiceRequest { request_id: request_id.into(), service, version: 0, spec: Some(spec) };
+        let request = UpdateServiceRequest {
+            request_id: request_id.into(),
+            service,
+            spec: Some(spec),
+            ..UpdateServiceRequest::default()
+        };
         self.ask(manager, |mut client| async move { client.update_service(request).await.map(drop) })
     }
 

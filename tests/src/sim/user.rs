@@ -224,7 +224,11 @@ impl Client {
 
     async fn create(&mut self, name: &'static str) {
         let tag = self.history.tag();
-        let request = CreateServiceRequest { request_id: self.request_id(tag), spec: Some(self.spec(name, tag)) };
+        let request = CreateServiceRequest {
+            request_id: self.request_id(tag),
+            spec: Some(self.spec(name, tag)),
+            ..CreateServiceRequest::default()
+        };
         self.write(name, Op::Create { tag }, move |mut client| {
             let request = request.clone();
             async move { client.create_service(request).await.map(drop) }
@@ -240,6 +244,7 @@ impl Client {
             service: name.to_owned(),
             version: known.map_or(0, |(version, _)| version),
             spec: Some(self.spec(name, tag)),
+            ..UpdateServiceRequest::default()
         };
         self.write(name, Op::Update { from: known.map(|(_, tag)| tag), tag }, move |mut client| {
             let request = request.clone();

@@ -124,8 +124,8 @@ fn cut_off_leader_takes_no_old_answer_for_a_proof_that_it_leads() {
             let request = UpdateServiceRequest {
                 request_id: "held".into(),
                 service: "web".into(),
-                version: 0,
                 spec: Some(spec("web", 2)),
+                ..UpdateServiceRequest::default()
             };
             client.update_service(request).await.map(drop)
         });
@@ -245,6 +245,7 @@ fn request_that_is_sent_twice_is_done_once_also_by_the_next_leader() {
                 service: service.id.to_string(),
                 version: service.meta.version,
                 spec: Some(spec("web", 2)),
+                ..UpdateServiceRequest::default()
             };
             it.ask(manager, |mut client| async move { client.update_service(request).await.map(drop) })
         };
@@ -267,6 +268,7 @@ fn create_that_is_under_way_when_the_leader_dies_is_done_once() {
             let request = CreateServiceRequest {
                 request_id: format!("create {round}"),
                 spec: Some(spec(&format!("s{round}"), 0)),
+                ..CreateServiceRequest::default()
             };
             let first = request.clone();
             let asked = it.begin(leader, |mut client| async move { client.create_service(first).await.map(drop) });

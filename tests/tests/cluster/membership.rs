@@ -101,7 +101,7 @@ fn manager_that_leaves_votes_no_more_and_the_others_go_on() {
         it.wait("its task runs", 5_000, containers(0, 1));
         let node = it.cluster().managers[leaves].node_id.clone();
         let view = it.cluster().view().unwrap();
-        assert_eq!(view.node(node.as_str()).unwrap().role, Role::Worker, "it may be removed as any node");
+        assert_eq!(view.node(&node).unwrap().role, Role::Worker, "it may be removed as any node");
     });
 }
 

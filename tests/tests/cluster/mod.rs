@@ -10,6 +10,7 @@ mod leadership;
 mod membership;
 mod networks;
 mod nodes;
+mod pins;
 mod services;
 mod sessions;
 mod streams;
@@ -52,7 +53,7 @@ fn manual(it: &mut Script, worker: usize, streams: Streams) -> ManualNode {
 /// The leader's object of a worker's node.
 fn node(cluster: &SimCluster, worker: usize) -> Result<Node, String> {
     let view = cluster.view().ok_or("nobody leads")?;
-    let node = view.node(cluster.workers[worker].node_id.as_str()).ok_or("there is no such node")?;
+    let node = view.node(&cluster.workers[worker].node_id).ok_or("there is no such node")?;
     Ok(node.as_ref().clone())
 }
 

@@ -22,7 +22,7 @@ fn create_network(it: &mut Script, spec: ps::NetworkSpec) {
 fn create_service(it: &mut Script, replicas: u64) {
     let networks = vec![ps::NetworkAttachment { network: "front".into(), aliases: Vec::new() }];
     let spec = ps::ServiceSpec { networks, ..spec("web", replicas) };
-    let request = CreateServiceRequest { request_id: "service".into(), spec: Some(spec) };
+    let request = CreateServiceRequest { request_id: "service".into(), spec: Some(spec), ..Default::default() };
     it.ask(it.leader(), |mut client| async move { client.create_service(request).await.map(drop) }).unwrap();
 }
 

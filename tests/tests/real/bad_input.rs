@@ -132,7 +132,8 @@ fn a_message_over_its_bound_is_refused_and_the_manager_goes_on() {
         let spec = ServiceSpec { restart: Some(Default::default()), ..spec };
         runtime.block_on(async {
             let mut control = flota_tests::connect(&cluster.socket("m1")).await.unwrap();
-            let request = CreateServiceRequest { request_id: String::new(), spec: Some(spec) };
+            let request =
+                CreateServiceRequest { request_id: String::new(), spec: Some(spec), ..CreateServiceRequest::default() };
             control.create_service(request).await.unwrap_err().message().to_owned()
         })
     };

@@ -149,7 +149,7 @@ fn the_log_is_cut_off_behind_a_snapshot_and_a_manager_that_was_away_comes_back_b
                     let env = vec![format!("X={}", "x".repeat(4_000))];
                     let spec = ServiceSpec { name: name.clone(), image: "a".into(), env, ..ServiceSpec::default() };
                     let spec = Some(ServiceSpec { restart: Some(Default::default()), ..spec });
-                    let request = CreateServiceRequest { request_id: String::new(), spec };
+                    let request = CreateServiceRequest { spec, ..CreateServiceRequest::default() };
                     control.create_service(request).await.unwrap();
                     control.remove_service(RemoveRequest { name, ..RemoveRequest::default() }).await.unwrap();
                 }

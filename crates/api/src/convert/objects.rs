@@ -33,6 +33,7 @@ impl From<&Cluster> for po::Cluster {
                 .map(|it| po::RevokedNode { node_id: it.node_id.to_string(), until: it.until.0 })
                 .collect(),
             address_pools: it.address_pools.iter().map(Into::into).collect(),
+            no_new_privileges: it.no_new_privileges,
         }
     }
 }
@@ -57,6 +58,7 @@ impl TryFrom<po::Cluster> for Cluster {
                 .map(|it| Revoked { node_id: it.node_id.into(), until: Timestamp(it.until) })
                 .collect(),
             address_pools: all(it.address_pools)?,
+            no_new_privileges: it.no_new_privileges,
         })
     }
 }
@@ -120,6 +122,7 @@ impl From<&Service> for po::Service {
             update_paused: it.update.pause_reason().map(str::to_owned),
             virtual_ips: it.virtual_ips.iter().map(Into::into).collect(),
             ports: it.ports.iter().map(Into::into).collect(),
+            image_digest: it.image_digest.clone(),
         }
     }
 }
@@ -139,6 +142,7 @@ impl TryFrom<po::Service> for Service {
             },
             virtual_ips: all(it.virtual_ips)?,
             ports: all(it.ports)?,
+            image_digest: it.image_digest,
         })
     }
 }
@@ -331,7 +335,8 @@ mod tests {
         let gpu = crate::model::DeviceId { kind: "gpu".into(), id: "nvidia0".into() };
         let sample = |kind| match kind {
             Kind::Cluster => {
-                Cluster { id: "c".into(), epoch: 3, ca_key: Secret(vec![1, 255]), ..Cluster::default() }.into_object()
+                let (id, ca_key) = ("c".into(), Secret(vec![1, 255]));
+                Cluster { id, epoch: 3, ca_key, no_new_privileges: true, ..Cluster::default() }.into_object()
             }
             Kind::Node => Node { id: "n".into(), raft_id: Some(7), ..Node::default() }.into_object(),
             Kind::Service => Service { id: "s".into(), spec_version: 2, ..Service::default() }.into_object(),
@@ -355,7 +360,8 @@ mod tests {
         let update = UpdateState::Paused { reason: "web.1: no such image".into() };
         let objects = [
             Task { node_id: Some("n".into()), image_digest: Some("sha256:1".into()), ..Task::default() }.into_object(),
-            Service { stack_id: Some("k".into()), update, ..Service::default() }.into_object(),
+            Service { stack_id: Some("k".into()), update, image_digest: Some("d".into()), ..Service::default() }
+                .into_object(),
         ];
         for object in objects {
             assert_eq!(Object::try_from(po::Object::from(&object)), Ok(object));

@@ -32,7 +32,8 @@ pub struct Assignment {
     /// The task is not started before this time; `None` if it need not wait. A worker has converted it to a time of
     /// its own clock.
     pub not_before: Option<Timestamp>,
-    /// The image to use. If `None`, the node resolves the image's name at its registry.
+    /// The image to use. If no node holds it, the node pulls it from its registry. If `None`, the node also asks the
+    /// registry what the image's name stands for.
     pub image: Option<ImageSource>,
     /// Credentials for that registry.
     pub credentials: Option<RegistryCredentials>,
@@ -45,6 +46,8 @@ pub struct Assignment {
     /// Names of the nodes that had not confirmed in time that they send the task no more connections, so that it is
     /// stopped without them.
     pub unconfirmed_nodes: Vec<String>,
+    /// Whether programs can't gain privileges if neither the spec nor the node says so: the cluster's default.
+    pub no_new_privileges: bool,
 }
 
 impl Default for Assignment {
@@ -67,6 +70,7 @@ impl Default for Assignment {
             device_ids: Vec::new(),
             attachments: Vec::new(),
             unconfirmed_nodes: Vec::new(),
+            no_new_privileges: false,
         }
     }
 }

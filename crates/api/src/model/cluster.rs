@@ -75,6 +75,8 @@ pub struct Cluster {
     pub revoked: Vec<Revoked>,
     /// Where networks get their subnets from; empty before the allocator has chosen the default.
     pub address_pools: Vec<AddressPool>,
+    /// Whether programs can't gain privileges, as by setuid, if neither their service nor their node says so.
+    pub no_new_privileges: bool,
 }
 
 /// Credentials for one registry.

@@ -159,7 +159,8 @@ pub struct ServiceSpec {
     pub init: bool,
     /// Gives all capabilities and all devices of the node, whatever the other fields say.
     pub privileged: bool,
-    /// Whether programs can't gain privileges, as by setuid (PR_SET_NO_NEW_PRIVS(2const)); the node's default if `None`.
+    /// Whether programs can't gain privileges, as by setuid (PR_SET_NO_NEW_PRIVS(2const)); if `None`, the node decides, or
+    /// else the cluster.
     pub no_new_privileges: Option<bool>,
     /// Capabilities in addition to the default ones; `ALL` stands for every one.
     pub cap_add: Vec<String>,
@@ -287,6 +288,10 @@ pub struct Service {
     pub spec: Arc<ServiceSpec>,
     /// Number of the spec; raised when the tasks must be replaced.
     pub spec_version: u64,
+    /// Digest for which the spec's image reference stood when a user set it, so that all tasks run one image; `None` if
+    /// it is not known. It may be that of an index, from which each node takes the manifest for its platform.
+    #[serde(serialize_with = "text_or_empty")]
+    pub image_digest: Option<String>,
     /// The stack that it belongs to, if any.
     #[serde(serialize_with = "text_or_empty")]
     pub stack_id: Option<StackId>,

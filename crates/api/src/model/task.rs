@@ -80,8 +80,8 @@ pub struct Task {
     /// Number of inherited restarts that were not caused by a failure: the node was lost or drained, or a user removed
     /// the task.
     pub moves: u64,
-    /// The digest of the cluster's image of that name when the task was created; `None` if the cluster keeps no such
-    /// image, in which case the worker asks the registry.
+    /// The digest of its image, which may be that of an index; `None` if the service has none and the cluster keeps no
+    /// image of that name, in which case the worker asks the registry what the reference means.
     #[serde(serialize_with = "text_or_empty")]
     pub image_digest: Option<String>,
     /// The time before which it is not started, by the leader's clock; `None` if it may start at once.

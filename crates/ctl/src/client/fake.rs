@@ -23,7 +23,7 @@ use tower::{Service, service_fn};
 
 use flota_api::proto::control::{
     CreateServiceRequest, Empty, GetRequest, ListTasksRequest, NodeRow, RemoveRequest, RemoveTaskRequest,
-    ServiceProgress, ServiceRow, StackRow, TaskRow, Tasks, UpdateServiceRequest, WatchServiceRequest,
+    ServiceChange, ServiceProgress, ServiceRow, StackRow, TaskRow, Tasks, UpdateServiceRequest, WatchServiceRequest,
 };
 use flota_api::proto::objects;
 use flota_api::proto::streams::Frame;
@@ -41,7 +41,7 @@ pub(crate) enum Act {
     /// Answers a create.
     Create,
     /// Answers a request for one service.
-    Service(ServiceRow),
+    Service(Box<ServiceRow>),
     /// Answers a request for one task.
     Task(TaskRow),
     /// Answers a request for one node.
@@ -172,12 +172,13 @@ impl Script {
         match method.as_str() {
             "CreateService" => {
                 unary!(script, request, |it: CreateServiceRequest| it.request_id.clone(), Act::Create => {
-                    objects::Service { id: "created".into(), ..Default::default() }
+                    let service = objects::Service { id: "created".into(), ..Default::default() };
+                    ServiceChange { service: Some(service), warnings: Vec::new() }
                 })
             }
             "GetNode" => unary!(script, request, |it: GetRequest| called("GetNode", &it.name), Act::Node(row) => row),
             "GetService" => {
-                unary!(script, request, |it: GetRequest| called("GetService", &it.name), Act::Service(row) => row)
+                unary!(script, request, |it: GetRequest| called("GetService", &it.name), Act::Service(row) => *row)
             }
             "GetTask" => unary!(script, request, |it: GetRequest| called("GetTask", &it.name), Act::Task(row) => row),
             "GetStack" => {
@@ -185,7 +186,7 @@ impl Script {
             }
             "UpdateService" => {
                 unary!(script, request, |it: UpdateServiceRequest| called("UpdateService", &it.service),
-                    Act::Update => objects::Service::default())
+                    Act::Update => ServiceChange::default())
             }
             "RemoveTask" => {
                 unary!(script, request, |it: RemoveTaskRequest| called("RemoveTask", &it.name),

@@ -20,9 +20,12 @@ fn client(sockets: &[&Path], bound: Duration, patience: Duration) -> Client {
 }
 
 async fn create(client: &Client) -> Result<String, (u8, String)> {
-    let request = CreateServiceRequest { request_id: "the-id".into(), spec: None };
+    let request = CreateServiceRequest { request_id: "the-id".into(), ..CreateServiceRequest::default() };
     let created = client.change(request, |mut control, request| async move { control.create_service(request).await });
-    created.await.map(|service| service.id).map_err(|error| (crate::error::code(&error), error.to_string()))
+    created
+        .await
+        .map(|created| created.service.unwrap_or_default().id)
+        .map_err(|error| (crate::error::code(&error), error.to_string()))
 }
 
 fn folder() -> TempDir {

@@ -7,10 +7,10 @@ use clap::Args;
 
 use flota_api::proto::streams::frame::Frame as F;
 use flota_api::proto::streams::{LogLine, LogsRequest};
+use flota_api::text::printable;
 use flota_api::version::Timestamp;
 
 use crate::client::Client;
-use crate::printable::printable;
 use crate::printer;
 
 #[derive(Debug, Args)]

@@ -19,7 +19,7 @@ pub(crate) struct PrivilegeFlags {
     /// Give all capabilities and all devices, where the node allows it
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     privileged: Option<bool>,
-    /// Forbid programs to gain privileges, as by setuid; `default` leaves it to the node
+    /// Forbid programs to gain privileges, as by setuid; `default` leaves it to node and cluster
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "CHOICE")]
     no_new_privileges: Option<NoNewPrivileges>,
     /// Add a capability, such as NET_ADMIN, or ALL; may be repeated; RESET forgets those added so far

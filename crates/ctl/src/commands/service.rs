@@ -6,7 +6,8 @@ use serde_json::json;
 use flota_api::constraint::Constraint;
 use flota_api::model::{self, ServiceMode, ServiceSpec};
 use flota_api::proto::control::{
-    CreateServiceRequest, GetRequest, ListTasksRequest, RemoveRequest, ServiceRow, UpdateServiceRequest,
+    CreateServiceRequest, GetRequest, ListTasksRequest, RemoveRequest, ResolveImage, ServiceChange, ServiceRow,
+    UpdateServiceRequest,
 };
 
 use crate::client::{Client, request_id};
@@ -28,6 +29,9 @@ pub(crate) enum Service {
         name: Option<String>,
         #[command(flatten)]
         flags: Box<SpecFlags>,
+        /// Do not ask the registry for the image's digest; each node then asks by itself
+        #[arg(long)]
+        no_resolve_image: bool,
         #[command(flatten)]
         wait: WaitOptions,
         image: String,
@@ -61,9 +65,12 @@ pub(crate) enum Service {
     Update {
         #[command(flatten)]
         flags: Box<SpecFlags>,
-        /// Image to run from now on
+        /// Image to run from now on; a name stands for what its registry has now, also if the service has it already
         #[arg(long)]
         image: Option<String>,
+        /// Do not ask the registry for the image's digest; each node then asks by itself
+        #[arg(long)]
+        no_resolve_image: bool,
         /// Arguments of the program, separated by blanks
         #[arg(long)]
         args: Option<String>,
@@ -97,11 +104,11 @@ pub(crate) enum Service {
 
 pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
     match verb {
-        Service::Create { name, flags, wait, image, args } => {
+        Service::Create { name, flags, no_resolve_image, wait, image, args } => {
             let name = name.unwrap_or_else(|| default_name(&image));
             let mut spec = ServiceSpec { name, image, command: args, ..ServiceSpec::default() };
             flags.apply(&mut spec)?;
-            create(client, &spec, &wait).await
+            create(client, &spec, resolve_image(true, no_resolve_image), &wait).await
         }
         Service::Ls(options) => ls(client, &options).await,
         Service::Ps { services, options } => ps(client, services, &options).await,
@@ -119,6 +126,7 @@ pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
         Service::Update {
             flags,
             image,
+            no_resolve_image,
             args,
             env_rm,
             label_rm,
@@ -134,6 +142,7 @@ pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
             for name in network_removals.networks() {
                 left.push(network::id(client, name).await?);
             }
+            let resolve_image = resolve_image(image.is_some(), no_resolve_image);
             let change = |spec: &mut ServiceSpec| {
                 spec.env.retain(|it| !env_rm.iter().any(|name| it.split('=').next() == Some(name)));
                 spec.labels.retain(|key, _| !label_rm.contains(key));
@@ -150,7 +159,7 @@ pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
                 network_removals.apply(spec, &left)?;
                 flags.apply(spec)
             };
-            let (id, name) = update(client, &service, change).await?;
+            let (id, name) = update(client, &service, resolve_image, change).await?;
             progress::service(client, &id, &name, &wait).await
         }
         Service::Rm { services, wait } => rm(client, &services, &wait).await,
@@ -163,10 +172,27 @@ fn default_name(image: &str) -> String {
     last.split([':', '@']).next().unwrap_or(last).to_owned()
 }
 
-async fn create(client: &Client, spec: &ServiceSpec, wait: &WaitOptions) -> anyhow::Result<()> {
-    let request = CreateServiceRequest { request_id: request_id(), spec: Some(spec.into()) };
-    let service =
-        client.change(request, |mut control, request| async move { control.create_service(request).await }).await?;
+/// Returns for which services the image is resolved; `is_given`: the user names the image.
+fn resolve_image(is_given: bool, is_unwanted: bool) -> ResolveImage {
+    match (is_given, is_unwanted) {
+        (_, true) => ResolveImage::Never,
+        (true, false) => ResolveImage::Always,
+        (false, false) => ResolveImage::Changed,
+    }
+}
+
+async fn create(
+    client: &Client,
+    spec: &ServiceSpec,
+    resolve_image: ResolveImage,
+    wait: &WaitOptions,
+) -> anyhow::Result<()> {
+    let request =
+        CreateServiceRequest { request_id: request_id(), spec: Some(spec.into()), resolve_image: resolve_image.into() };
+    let created = client.change(request, |mut control, request| async move { control.create_service(request).await });
+    let ServiceChange { service, warnings } = created.await?;
+    printer::warnings(&warnings);
+    let service = service.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a service"))?;
     printer::line(&service.id);
     progress::service(client, &service.id, &spec.name, wait).await
 }
@@ -229,6 +255,7 @@ async fn ps(client: &Client, services: Vec<String>, options: &ListOptions) -> an
 async fn update(
     client: &Client,
     name: &str,
+    resolve_image: ResolveImage,
     change: impl FnOnce(&mut ServiceSpec) -> anyhow::Result<()>,
 ) -> anyhow::Result<(String, String)> {
     let service = get(client, name).await?;
@@ -239,8 +266,10 @@ async fn update(
         service: service.id.to_string(),
         version: service.meta.version,
         spec: Some((&spec).into()),
+        resolve_image: resolve_image.into(),
     };
-    client.change(request, |mut control, request| async move { control.update_service(request).await }).await?;
+    let updated = client.change(request, |mut control, request| async move { control.update_service(request).await });
+    printer::warnings(&updated.await?.warnings);
     printer::line(name);
     Ok((service.id.to_string(), spec.name))
 }
@@ -263,7 +292,7 @@ async fn scale(client: &Client, targets: &[String], wait: &WaitOptions) -> anyho
             spec.mode = ServiceMode::Replicated { replicas };
             Ok(())
         };
-        changed.push(update(client, &name, change).await?);
+        changed.push(update(client, &name, ResolveImage::Changed, change).await?);
     }
     progress::services(client, &changed, wait).await
 }

@@ -1,16 +1,38 @@
 //! `ctl stack …` manages stacks.
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
 use flota_api::model;
-use flota_api::proto::control::{DeployStackRequest, GetRequest, RemoveRequest, ServiceName, StackRow};
+use flota_api::proto::control::{
+    DeployStackRequest, GetRequest, RemoveRequest, ResolveImage, ServiceName, StackChange, StackRow,
+};
 use flota_api::reason::Reason;
 
 use crate::client::{Client, request_id};
 use crate::error::{named, reason};
 use crate::printer::{self, ListOptions};
 use crate::progress::{self, WaitOptions};
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Resolve {
+    /// All services
+    Always,
+    /// Those that are new or get another image
+    Changed,
+    /// None; each node asks by itself
+    Never,
+}
+
+impl From<Resolve> for ResolveImage {
+    fn from(when: Resolve) -> Self {
+        match when {
+            Resolve::Always => Self::Always,
+            Resolve::Changed => Self::Changed,
+            Resolve::Never => Self::Never,
+        }
+    }
+}
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Stack {
@@ -19,6 +41,9 @@ pub(crate) enum Stack {
         /// Compose file to read
         #[arg(short = 'c', long = "compose-file")]
         file: std::path::PathBuf,
+        /// Services for which the registry is asked for the image's digest
+        #[arg(long, value_name = "WHEN", default_value = "always")]
+        resolve_image: Resolve,
         #[command(flatten)]
         wait: WaitOptions,
         name: String,
@@ -35,9 +60,9 @@ pub(crate) enum Stack {
 
 pub(crate) async fn run(verb: Stack, client: &Client) -> anyhow::Result<()> {
     match verb {
-        Stack::Deploy { file, wait, name } => {
+        Stack::Deploy { file, resolve_image, wait, name } => {
             let spec = flota_stack::load(&file, &name)?;
-            deploy(client, &spec, &wait).await
+            deploy(client, &spec, resolve_image.into(), &wait).await
         }
         Stack::Ls(options) => ls(client, &options).await,
         Stack::Rm { names, wait } => rm(client, &names, &wait).await,
@@ -78,17 +103,25 @@ async fn get(client: &Client, name: &str) -> anyhow::Result<(model::Stack, Vec<N
     parsed(client.read(request, |mut control, request| async move { control.get_stack(request).await }).await?)
 }
 
-async fn deploy(client: &Client, spec: &model::StackSpec, wait: &WaitOptions) -> anyhow::Result<()> {
+async fn deploy(
+    client: &Client,
+    spec: &model::StackSpec,
+    resolve_image: ResolveImage,
+    wait: &WaitOptions,
+) -> anyhow::Result<()> {
     let before = match get(client, &spec.name).await {
         Ok((stack, services)) if stack.spec.name == spec.name => services,
         Ok(_) => Vec::new(),
         Err(error) if matches!(reason(&error), Some(Reason::NotFound | Reason::Ambiguous)) => Vec::new(),
         Err(error) => return Err(error),
     };
-    let request = DeployStackRequest { request_id: request_id(), spec: Some(spec.into()) };
-    let row = client.change(request, |mut control, request| async move { control.deploy_stack(request).await }).await?;
+    let request =
+        DeployStackRequest { request_id: request_id(), spec: Some(spec.into()), resolve_image: resolve_image.into() };
+    let deployed = client.change(request, |mut control, request| async move { control.deploy_stack(request).await });
+    let StackChange { stack, warnings } = deployed.await?;
+    printer::warnings(&warnings);
     printer::line(&spec.name);
-    let (_, mut all) = parsed(row)?;
+    let (_, mut all) = parsed(stack.unwrap_or_default())?;
     // Services that the file no longer has are waited for, too, until they are removed.
     let gone: Vec<_> = before.into_iter().filter(|it| !all.contains(it)).collect();
     all.extend(gone);

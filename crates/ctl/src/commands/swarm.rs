@@ -1,20 +1,29 @@
 //! `ctl swarm …` creates, joins and leaves a cluster.
 
 use anyhow::Context;
-use clap::{Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use flota_api::proto::control::{Empty, RotateJoinTokenRequest};
+use flota_api::proto::control::{Empty, RotateJoinTokenRequest, UpdateClusterRequest};
 use flota_api::proto::node::{InitRequest, JoinRequest, LeaveRequest};
 use flota_api::proto::types::Role;
 
 use crate::client::{Client, failure, request_id};
+use crate::error::Usage;
 use crate::printer::line;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum JoinAs {
     Worker,
     Manager,
+}
+
+/// What applies if neither a service nor its node says otherwise.
+#[derive(Debug, Args)]
+pub(crate) struct Defaults {
+    /// Forbid programs to gain privileges, as by setuid, where neither service nor node says otherwise
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    no_new_privileges: Option<bool>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -30,6 +39,13 @@ pub(crate) enum Swarm {
         /// Length of the prefixes of IPv4 subnets from the pools
         #[arg(long, default_value_t = 24)]
         default_addr_pool_mask_length: u8,
+        #[command(flatten)]
+        defaults: Defaults,
+    },
+    /// Change the defaults of the cluster
+    Update {
+        #[command(flatten)]
+        defaults: Defaults,
     },
     /// Join a cluster
     Join {
@@ -62,14 +78,22 @@ pub(crate) enum Swarm {
 
 pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
     match verb {
-        Swarm::Init { advertise_addr, default_addr_pool, default_addr_pool_mask_length } => {
+        Swarm::Init { advertise_addr, default_addr_pool, default_addr_pool_mask_length, defaults } => {
             let request = InitRequest {
                 advertise: advertise_addr,
                 force_new_cluster: false,
                 address_pools: default_addr_pool.iter().map(ToString::to_string).collect(),
                 subnet_length: default_addr_pool_mask_length.into(),
             };
-            init(client, request).await
+            init(client, request, &defaults).await
+        }
+        Swarm::Update { defaults: Defaults { no_new_privileges: None } } => {
+            anyhow::bail!(Usage("say what to change: --no-new-privileges".into()))
+        }
+        Swarm::Update { defaults } => {
+            update(client, &defaults).await?;
+            line("Cluster updated.");
+            Ok(())
         }
         Swarm::Join { token, manager, advertise_addr } => {
             let request = JoinRequest { token, manager: with_port(&manager), advertise: advertise_addr };
@@ -92,10 +116,20 @@ fn with_port(manager: &str) -> String {
     if has_port { manager.to_owned() } else { format!("{manager}:{}", flota_api::defaults::PORT) }
 }
 
-async fn init(client: &Client, request: InitRequest) -> anyhow::Result<()> {
+async fn update(client: &Client, defaults: &Defaults) -> anyhow::Result<()> {
+    let no_new_privileges = defaults.no_new_privileges;
+    let request = UpdateClusterRequest { request_id: request_id(), no_new_privileges };
+    client.change(request, |mut control, request| async move { control.update_cluster(request).await }).await?;
+    Ok(())
+}
+
+async fn init(client: &Client, request: InitRequest, defaults: &Defaults) -> anyhow::Result<()> {
     let node =
         client.node().await?.init(request).await.map_err(failure).context("failed to begin a cluster")?.into_inner();
     line(&format!("Cluster {} begins: this node ({}) is its manager.", node.cluster_id, node.node_id));
+    if defaults.no_new_privileges.is_some() {
+        update(client, defaults).await?;
+    }
     let cluster =
         client.read(Empty {}, |mut control, request| async move { control.get_cluster(request).await }).await?;
     line("\nTo add a worker, run there:\n");

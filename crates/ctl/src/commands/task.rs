@@ -137,6 +137,11 @@ impl Row {
         task_name(&self.service, self.task.slot)
     }
 
+    /// Returns the digest of the task's image, if it is known.
+    fn image_digest(&self) -> Option<&String> {
+        self.task.image_digest.as_ref().or(self.task.status.image_digest.as_ref())
+    }
+
     /// Returns why the task is not in its desired state, or an empty text.
     fn error(&self) -> String {
         match (&self.doubt, &self.task.pending_reason) {
@@ -150,9 +155,9 @@ impl Row {
         let task = &self.task;
         json!({
             "id": task.id, "name": self.name(), "service": self.service, "slot": task.slot, "node": self.node,
-            "image": self.image, "desiredState": task.desired_state, "state": task.status.state, "health": Value::Null,
-            "paused": task.paused, "attempt": task.status.attempt, "restarts": self.restarts,
-            "exitCode": task.status.exit_code, "error": self.error(),
+            "image": self.image, "imageDigest": self.image_digest(), "desiredState": task.desired_state,
+            "state": task.status.state, "health": Value::Null, "paused": task.paused, "attempt": task.status.attempt,
+            "restarts": self.restarts, "exitCode": task.status.exit_code, "error": self.error(),
             "addresses": task.attachments.iter().flat_map(|it| &it.addresses).collect::<Vec<_>>(),
             "createdAt": task.meta.created_at, "updatedAt": task.meta.updated_at,
         })
@@ -188,7 +193,10 @@ pub(crate) async fn ls(client: &Client, request: ListTasksRequest, options: &Lis
         vec![
             printer::short_id(task.id.as_str(), &options.rows),
             row.name(),
-            row.image.clone(),
+            match row.image_digest().filter(|_| options.rows.no_trunc) {
+                Some(digest) if !row.image.contains('@') => format!("{}@{digest}", row.image),
+                _ => row.image.clone(),
+            },
             row.node.clone(),
             task.desired_state.to_string(),
             task.status.state.to_string(),

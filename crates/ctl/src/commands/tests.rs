@@ -15,10 +15,10 @@ use crate::cli::Cli;
 use crate::client::fake::{Act, FakeManager};
 use crate::error::code;
 
-fn service() -> ServiceRow {
+fn service() -> Box<ServiceRow> {
     let spec = Arc::new(model::ServiceSpec { name: "web".into(), image: "web".into(), ..Default::default() });
     let service = model::Service { id: "s1".into(), spec, ..model::Service::default() };
-    ServiceRow { service: Some((&service).into()), ..ServiceRow::default() }
+    Box::new(ServiceRow { service: Some((&service).into()), ..ServiceRow::default() })
 }
 
 fn task() -> TaskRow {

@@ -38,6 +38,27 @@ fn sweep_removes_what_no_image_needs_and_nothing_else() {
 }
 
 #[test]
+fn index_is_a_part_of_the_image_that_is_known_by_it() {
+    let (_dir, store) = store();
+    let image = image(&store, "program");
+    let size = store.blobs.read(&image.digest, manifest::BOUND).expect("stored").len() as u64;
+    let mut entry = descriptor(MediaType::ImageManifest, &image.digest, size);
+    entry.set_platform(Some(oci_spec::image::Platform::default()));
+    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [entry] }).to_string();
+    let (digest, _) = store.blobs.put(index.as_bytes(), None).expect("stored");
+    store.record(&store.image(&digest).expect("complete")).expect("recorded");
+    // The manifest is needed by the index alone.
+    store.remove(&image.digest).expect("removed");
+    assert_eq!(store.missing(&digest).expect("well-formed"), []);
+    let [layer] = image.manifest.layers().as_slice() else { panic!("a program has one layer") };
+    store.blobs.remove(layer.digest().as_ref()).expect("removed");
+    assert_eq!(store.missing(&digest).expect("well-formed"), [(layer.digest().to_string(), layer.size())]);
+    store.blobs.remove(&image.digest).expect("removed");
+    assert_eq!(store.missing(&digest).expect("well-formed"), [(image.digest.clone(), size)]);
+    assert_eq!(store.images().len(), 0);
+}
+
+#[test]
 fn sweep_that_can_not_tell_what_an_image_needs_removes_nothing() {
     let (dir, store) = store();
     let (whole, damaged, stray) = (image(&store, "whole"), image(&store, "damaged"), stray(&store));

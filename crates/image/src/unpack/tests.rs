@@ -7,6 +7,7 @@ use tar_core::builder::EntryBuilder;
 use tar_core::{HEADER_SIZE, SparseEntry};
 
 use super::*;
+use std::io::{Seek, Write};
 
 /// An archive that is being built.
 struct Tar(Vec<u8>);
@@ -100,6 +101,27 @@ fn files_links_owners_modes_and_times_are_as_the_tar_says() {
     assert_eq!(about(&outside, "bin/hard").ino(), tool.ino());
     assert!(about(&outside, "bin/soft").is_symlink());
     assert_eq!(about(&outside, "bin").mtime(), 1_000, "a folder's time, also after files were put into it");
+}
+
+#[test]
+fn file_of_a_lower_layer_gets_another_name() {
+    let lower = Tar::new().file("lib/old").folder("lib").put(EntryType::Symlink, "lib/soft", "old", b"");
+    let layer = Tar::new()
+        .put(EntryType::Link, "bin/new", "lib/old", b"")
+        .put(EntryType::Link, "bin/soft", "/lib/soft", b"")
+        .file("lib/.wh.soft");
+    let outside = stacked(&lower, &layer);
+    let (old, new) = (about(&outside, "lib/old"), about(&outside, "bin/new"));
+    assert_eq!((old.ino(), old.nlink()), (new.ino(), 2));
+    assert_eq!((new.uid(), new.mode() & 0o7777, new.mtime(), new.len()), (33, 0o4755, 1_000, 4));
+    assert_eq!(about(&outside, "lib").uid(), 33, "its folder has the attributes that it had");
+    assert!(about(&outside, "bin/soft").is_symlink());
+    assert!(is_whiteout(&outside, "lib/soft"), "a whiteout hides what was below, although it has another name now");
+    for target in ["lib", "nowhere", "../../lib/none"] {
+        let bad = Tar::new().put(EntryType::Link, "x", target, b"");
+        let lower = [outside.path().join("lower")];
+        assert!(bad.unpack_onto(&outside, &format!("bad {}", target.replace('/', " ")), &lower).is_err(), "{target}");
+    }
 }
 
 #[test]

@@ -41,6 +41,27 @@ enum Kind {
     Other,
 }
 
+/// What a header says of a file, beside its extended attributes.
+#[derive(Clone, Copy)]
+struct Attributes {
+    uid: u64,
+    gid: u64,
+    mode: u32,
+    mtime: u64,
+    /// Whether a record of PAX gives another time, with a fraction.
+    is_precise: bool,
+}
+
+impl Attributes {
+    fn write(self, header: &mut EntryBuilder) {
+        header.mode(self.mode).unwrap().uid(self.uid).unwrap().gid(self.gid).unwrap().mtime(self.mtime).unwrap();
+        if self.is_precise {
+            header.add_pax("mtime", b"1234567890.123456789");
+            header.add_pax("uname", b"");
+        }
+    }
+}
+
 struct Generator {
     rng: SmallRng,
     /// What lower layers show.
@@ -49,6 +70,8 @@ struct Generator {
     own: BTreeMap<String, Kind>,
     /// Files with several names. Later layers leave them alone: the count of links of a mounted layer does not change.
     linked: BTreeSet<String>,
+    /// Those of each file. A hard link repeats them, because some tools set them once more.
+    attributes: BTreeMap<String, Attributes>,
     layer: Vec<u8>,
     script: Vec<String>,
 }
@@ -80,18 +103,35 @@ impl Generator {
 
     /// A header with random attributes, in the form of GNU or of PAX.
     fn header(&mut self, path: &str, kind: EntryType) -> EntryBuilder {
-        let is_gnu = self.rng.random();
+        let mut attributes = self.random_attributes();
+        if kind == EntryType::Directory {
+            // Tools differ in what a folder that no layer lists gets from one above with this bit.
+            attributes.mode &= !0o2000;
+        }
+        self.header_with(attributes, path, kind)
+    }
+
+    fn random_attributes(&mut self) -> Attributes {
+        Attributes {
+            uid: *OWNERS.choose(&mut self.rng).unwrap(),
+            gid: *OWNERS.choose(&mut self.rng).unwrap(),
+            mode: *MODES.choose(&mut self.rng).unwrap(),
+            mtime: self.rng.random_range(0..2_000_000_000),
+            is_precise: self.rng.random(),
+        }
+    }
+
+    fn header_with(&mut self, attributes: Attributes, path: &str, kind: EntryType) -> EntryBuilder {
+        // In all layers or in none, because containerd leaves a folder what lower layers gave it, and others do not.
+        let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or(path);
+        let is_marked = kind == EntryType::Directory && name.len().is_multiple_of(2);
+        let is_gnu = !is_marked && !attributes.is_precise && self.rng.random();
         let mut header = if is_gnu { EntryBuilder::new_gnu() } else { EntryBuilder::new_ustar() };
-        let (uid, gid) = (*OWNERS.choose(&mut self.rng).unwrap(), *OWNERS.choose(&mut self.rng).unwrap());
-        header.path(path).entry_type(kind).mode(*MODES.choose(&mut self.rng).unwrap()).unwrap();
-        header.uid(uid).unwrap().gid(gid).unwrap().mtime(self.rng.random_range(0..2_000_000_000)).unwrap();
-        if !is_gnu && matches!(kind, EntryType::Regular | EntryType::Directory) && self.rng.random() {
+        header.path(path).entry_type(kind);
+        attributes.write(&mut header);
+        if is_marked || (!is_gnu && kind == EntryType::Regular && self.rng.random()) {
             header.add_pax("SCHILY.xattr.user.binary", b"a\n9 b=c\n\0");
             header.add_pax("comment", b"=");
-        }
-        if !is_gnu && self.rng.random() {
-            header.add_pax("mtime", b"1234567890.123456789");
-            header.add_pax("uname", b"");
         }
         header
     }
@@ -106,8 +146,10 @@ impl Generator {
 
     /// The path in one of the forms that tools write.
     fn written(&mut self, path: &str) -> String {
-        let prefix = ["", "./", "/", "a/../"].choose(&mut self.rng).unwrap();
-        format!("{prefix}{path}")
+        let prefix = *["", "./", "/", "a/../"].choose(&mut self.rng).unwrap();
+        // If `a` is a symbolic link, containerd goes up from where it leads to, and umoci and Docker from where it lies.
+        let is_clear = self.own.get("a").or(self.below.get("a")).is_none_or(|kind| *kind == Kind::Folder);
+        if is_clear { format!("{prefix}{path}") } else { format!("{}{path}", prefix.trim_start_matches("a/..")) }
     }
 
     fn step(&mut self) {
@@ -124,7 +166,9 @@ impl Generator {
             }
             4..=9 => {
                 let content = vec![b'x'; self.rng.random_range(0..3000)];
-                let header = self.header(&written, EntryType::Regular);
+                let attributes = self.random_attributes();
+                self.attributes.insert(path.clone(), attributes);
+                let header = self.header_with(attributes, &written, EntryType::Regular);
                 self.put(header, &content, format!("file {written}"));
                 self.add(&path, Kind::File);
             }
@@ -132,7 +176,10 @@ impl Generator {
                 let regions = [SparseEntry { offset: 8192, length: 5 }, SparseEntry { offset: 300_000, length: 700 }];
                 // Other tools refuse the form of GNU.
                 let mut header = EntryBuilder::new_ustar();
-                header.path(&path).mode(0o640).unwrap().mtime(1).unwrap();
+                let attributes = Attributes { uid: 0, gid: 0, mode: 0o640, mtime: 1, is_precise: false };
+                self.attributes.insert(path.clone(), attributes);
+                header.path(&path);
+                attributes.write(&mut header);
                 header.sparse(&regions, 400_000);
                 self.put(header, &[b's'; 705], format!("sparse {path}"));
                 self.add(&path, Kind::File);
@@ -156,13 +203,19 @@ impl Generator {
     }
 
     fn hard_link(&mut self, path: &str, written: &str) {
-        let files: Vec<String> =
-            self.own.iter().filter(|(_, kind)| **kind == Kind::File).map(|(path, _)| path.clone()).collect();
+        let own = self.own.iter().filter(|(_, kind)| **kind == Kind::File);
+        let below = self.below.iter().filter(|(path, kind)| **kind == Kind::File && self.fits(path));
+        let replaced = format!("{path}/");
+        let files =
+            own.chain(below).map(|(path, _)| path.clone()).filter(|it| *it != path && !it.starts_with(&replaced));
+        let files: Vec<String> = files.collect();
         let Some(target) = files.choose(&mut self.rng).cloned() else { return };
         self.linked.extend([path.to_owned(), target.clone()]);
+        self.add(&target, Kind::File);
+        let attributes = self.attributes[&target];
         let target = self.written(&target);
-        let mut header = EntryBuilder::new_gnu();
-        header.path(written).entry_type(EntryType::Link).link_name(&target).mode(0o644).unwrap();
+        let mut header = self.header_with(attributes, written, EntryType::Link);
+        header.link_name(&target);
         self.put(header, b"", format!("link {written} to {target}"));
         self.add(path, Kind::Other);
     }
@@ -210,8 +263,8 @@ impl Image {
     pub(crate) fn generate(seed: u64) -> Self {
         let rng = SmallRng::seed_from_u64(seed);
         let (below, own) = (BTreeMap::new(), BTreeMap::new());
-        let linked = BTreeSet::new();
-        let mut generator = Generator { rng, below, own, linked, layer: Vec::new(), script: Vec::new() };
+        let (linked, attributes) = (BTreeSet::new(), BTreeMap::new());
+        let mut generator = Generator { rng, below, own, linked, attributes, layer: Vec::new(), script: Vec::new() };
         let count = generator.rng.random_range(2..=4);
         let layers = (0..count).map(|_| {
             for _ in 0..generator.rng.random_range(1..25) {
@@ -221,6 +274,13 @@ impl Image {
         });
         let layers = layers.collect();
         Self { layers, script: generator.script, seed }
+    }
+
+    /// The digest of all layers on top of each other (OCI image specification, "Layer ChainID").
+    pub(crate) fn chain(&self) -> String {
+        let digest = |bytes: &[u8]| format!("sha256:{:x}", Sha256::digest(bytes));
+        let layers = self.layers.iter().map(|layer| digest(layer));
+        layers.reduce(|below, layer| digest(format!("{below} {layer}").as_bytes())).unwrap()
     }
 
     /// The files of an OCI image layout.

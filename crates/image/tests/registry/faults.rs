@@ -80,6 +80,21 @@ async fn registry_that_is_busy_is_asked_again_when_it_says() {
 }
 
 #[tokio::test]
+async fn time_at_which_to_ask_again_counts_from_the_time_of_the_answer() {
+    let server = Server::start(|fixture, asked, count| match asked.is_manifest() && count == 1 {
+        // Long ago by this machine's clock, whatever it is.
+        true => Answer::new(429, "")
+            .with("Date", "Sun, 06 Nov 1994 08:49:37 GMT")
+            .with("Retry-After", "Sun, 06 Nov 1994 08:49:38 GMT"),
+        false => fixture.answer(asked),
+    })
+    .await;
+    let begun = Instant::now();
+    pull(&server, None).await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+}
+
+#[tokio::test]
 async fn passing_failure_of_the_server_is_waited_out_and_a_lasting_one_reported() {
     let server = Server::start(|fixture, asked, count| match count < 3 {
         true => Answer::new(503, ""),

@@ -4,5 +4,6 @@
 
 mod auth;
 mod faults;
+mod names;
 mod server;
 mod ways;

@@ -56,14 +56,14 @@ impl Answer {
 
 /// An image with a layer of some 300 kB and a small one.
 pub(crate) struct Fixture {
-    manifest: Vec<u8>,
+    pub(crate) manifest: Vec<u8>,
     /// By digest.
     blobs: HashMap<String, Vec<u8>>,
     /// Digest of the large layer.
     pub(crate) large: String,
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
 }
@@ -188,13 +188,16 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, reply: impl Fn(Asked
         let Some((name, value)) = line.trim_end().split_once(": ") else { break };
         asked.headers.insert(name.to_ascii_lowercase(), value.to_owned());
     }
+    let is_head = asked.method == "HEAD";
     let Answer { status, headers, body, cut } = reply(asked);
     let mut head = format!("HTTP/1.1 {status} \r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
     }
     stream.write_all(format!("{head}\r\n").as_bytes()).await.ok()?;
-    stream.write_all(&body[..cut.unwrap_or(body.len())]).await.ok()?;
+    if !is_head {
+        stream.write_all(&body[..cut.unwrap_or(body.len())]).await.ok()?;
+    }
     stream.shutdown().await.ok()
 }
 

@@ -60,7 +60,7 @@ impl ControlLoop for Addresses {
         let mut spaces = Spaces::new(view);
         match view.node(&key.id) {
             Some(node) => attach_node(node, view, &mut spaces, &mut plan),
-            None => attach_tasks(&ServiceId::from(Arc::clone(&key.id)), view, &mut spaces, &mut plan, cx),
+            None => attach_tasks(&ServiceId::from(key.id), view, &mut spaces, &mut plan, cx),
         }
         if !plan.changes.is_empty() {
             spaces.finish(&mut plan);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use flota_api::id::NetworkId;
+use flota_api::id::{Id, NetworkId};
 use flota_api::model::{Cluster, INGRESS, Network, NetworkDriver, NetworkSpec};
 use flota_api::object::{Kind, Object};
 use flota_raft_store::{Event, Tables};
@@ -65,7 +65,7 @@ impl ControlLoop for Networks {
     fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
         match (view.cluster(), view.network(&key.id)) {
-            (Some(cluster), _) if cluster.id.as_str() == &*key.id => begin(cluster, view, &mut plan, cx),
+            (Some(cluster), _) if Id::from(&cluster.id) == key.id => begin(cluster, view, &mut plan, cx),
             (_, Some(network)) if stale(&network.id, view).is_some() => plan.remove(Kind::Network, &network.id),
             (_, Some(network)) => complete(network, view, &mut plan),
             _ => {}

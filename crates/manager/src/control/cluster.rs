@@ -1,4 +1,4 @@
-//! The cluster object, and its join tokens.
+//! The cluster object: its join tokens, and its defaults.
 
 use flota_api::model::{Cluster, Role};
 use flota_identity::{JoinToken, new_secret};
@@ -32,6 +32,23 @@ impl<M: Member> Control<M> {
     pub(crate) async fn get_cluster(&self) -> Result<ClusterInfo, ControlError> {
         let view = self.proven_view().await?;
         info(&view)
+    }
+
+    /// Changes the defaults that are given.
+    pub(crate) async fn update_cluster(
+        &self,
+        request_id: &str,
+        no_new_privileges: Option<bool>,
+    ) -> Result<ClusterInfo, ControlError> {
+        let updated = self.write_once(request_id, |view| {
+            let cluster = view.cluster().ok_or(ControlError::NoClusterYet)?.as_ref().clone();
+            let no_new_privileges = no_new_privileges.unwrap_or(cluster.no_new_privileges);
+            let mut tx = WriteTx::new(view, request_id);
+            tx.update(Cluster { no_new_privileges, ..cluster });
+            Ok((tx.finish(), ()))
+        });
+        updated.await?;
+        self.read(|view| info(view)).await
     }
 
     /// Replaces the join token for `role`; the old token is invalid from then on.

@@ -26,8 +26,9 @@ use super::progress::Watch;
 use super::registries::RegistrySummary;
 use super::tasks::TaskScope;
 use crate::replica::Replica;
+use crate::resolver::Resolver;
 use crate::streams::StreamBroker;
-use convert::{filters, freshness, network_spec, node_spec, role, service_spec, stack_spec, version};
+use convert::{filters, freshness, network_spec, node_spec, resolve_image, role, service_spec, stack_spec, version};
 use pages::pages;
 
 /// Serves Control.
@@ -39,8 +40,8 @@ pub struct ControlService {
 
 impl ControlService {
     /// Creates the service. Exec and logs reach the workers through `streams`.
-    pub(crate) fn server(replica: &Replica, streams: StreamBroker) -> ControlServer<Self> {
-        ControlServer::new(Self { control: Control::new(replica), streams })
+    pub(crate) fn server(replica: &Replica, resolver: Resolver, streams: StreamBroker) -> ControlServer<Self> {
+        ControlServer::new(Self { control: Control::new(replica, resolver), streams })
             .max_decoding_message_size(MESSAGE_BOUND)
             .max_encoding_message_size(MESSAGE_BOUND)
     }
@@ -73,6 +74,11 @@ impl Api for ControlService {
         reply(self.control.rotate_join_token(&request.request_id, role(request.role)?).await)
     }
 
+    async fn update_cluster(&self, request: Request<pc::UpdateClusterRequest>) -> Reply<pc::ClusterInfo> {
+        let pc::UpdateClusterRequest { request_id, no_new_privileges } = request.into_inner();
+        reply(self.control.update_cluster(&request_id, no_new_privileges).await)
+    }
+
     async fn get_node(&self, request: Request<pc::GetRequest>) -> Reply<pc::NodeRow> {
         reply(self.control.get_node(&request.get_ref().name).await)
     }
@@ -101,17 +107,16 @@ impl Api for ControlService {
         reply(self.control.get_service(&request.get_ref().name).await)
     }
 
-    async fn create_service(&self, request: Request<pc::CreateServiceRequest>) -> Reply<po::Service> {
-        let pc::CreateServiceRequest { request_id, spec } = request.into_inner();
-        let created = self.control.create_service(&request_id, service_spec(spec)?).await?;
-        Ok(Response::new(created.as_ref().into()))
+    async fn create_service(&self, request: Request<pc::CreateServiceRequest>) -> Reply<pc::ServiceChange> {
+        let pc::CreateServiceRequest { request_id, spec, resolve_image: when } = request.into_inner();
+        reply(self.control.create_service(&request_id, service_spec(spec)?, resolve_image(when)?).await)
     }
 
-    async fn update_service(&self, request: Request<pc::UpdateServiceRequest>) -> Reply<po::Service> {
-        let pc::UpdateServiceRequest { request_id, service, version: expected, spec } = request.into_inner();
-        let spec = service_spec(spec)?;
-        let updated = self.control.update_service(&request_id, &service, version(expected), &spec).await?;
-        Ok(Response::new(updated.as_ref().into()))
+    async fn update_service(&self, request: Request<pc::UpdateServiceRequest>) -> Reply<pc::ServiceChange> {
+        let pc::UpdateServiceRequest { request_id, service, version: expected, spec, resolve_image: when } =
+            request.into_inner();
+        let (spec, when) = (service_spec(spec)?, resolve_image(when)?);
+        reply(self.control.update_service(&request_id, &service, version(expected), &spec, when).await)
     }
 
     async fn remove_service(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
@@ -155,9 +160,9 @@ impl Api for ControlService {
         reply(self.control.get_stack(&request.get_ref().name).await)
     }
 
-    async fn deploy_stack(&self, request: Request<pc::DeployStackRequest>) -> Reply<pc::StackRow> {
-        let pc::DeployStackRequest { request_id, spec } = request.into_inner();
-        reply(self.control.deploy_stack(&request_id, &stack_spec(spec)?).await)
+    async fn deploy_stack(&self, request: Request<pc::DeployStackRequest>) -> Reply<pc::StackChange> {
+        let pc::DeployStackRequest { request_id, spec, resolve_image: when } = request.into_inner();
+        reply(self.control.deploy_stack(&request_id, &stack_spec(spec)?, resolve_image(when)?).await)
     }
 
     type ListStacksStream = Answers<pc::Stacks>;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flota_api::id::{ImageId, NodeId};
 use flota_api::image_ref::{ImageRef, is_digest};
-use flota_api::model::{Image, ImageHolder, Node, Task};
+use flota_api::model::{Image, ImageHolder, Node, Service};
 use flota_api::object::{Kind, StoreObject};
 use flota_raft_store::{Tables, WriteTx};
 
@@ -13,6 +13,7 @@ use super::error::ControlError;
 use super::filter::{self, Field, Filter};
 use super::reference::resolve;
 use super::{Control, Freshness, Listing, Member};
+use crate::images::is_used;
 
 /// One name of an image.
 #[derive(Clone, Debug)]
@@ -117,7 +118,7 @@ impl<M: Member> Control<M> {
         let reference = check(naming)?;
         let new_id = self.random.draw(ImageId::random);
         let named = self.write_once(request_id, |view| {
-            if view.node(naming.node.as_str()).is_none() {
+            if view.node(&naming.node).is_none() {
                 return Err(ControlError::NotFound { kind: Node::KIND, reference: naming.node.to_string() });
             }
             let mut tx = WriteTx::new(view.clone(), request_id);
@@ -142,17 +143,16 @@ impl<M: Member> Control<M> {
             let name = whole(reference).filter(|name| image.references.contains(name));
             let (lost, kept): (BTreeSet<_>, BTreeSet<_>) =
                 image.references.iter().cloned().partition(|it| name.as_ref().is_none_or(|name| name == it));
-            let names_it = |text: &str| whole(text).is_some_and(|it| lost.contains(&it));
-            let user = view.services().find(|service| names_it(&service.spec.image));
+            let names_it = |service: &Service| whole(&service.spec.image).is_some_and(|it| lost.contains(&it));
+            let is_pinned = |service: &Service| kept.is_empty() && service.image_digest.as_ref() == Some(&image.digest);
+            let user = view.services().find(|service| names_it(service) || is_pinned(service));
             if let Some(service) = user.filter(|_| !force) {
                 let service = service.spec.name.clone();
                 return Err(ControlError::ImageInUse { image: reference.to_owned(), service });
             }
-            let uses = |task: &Arc<Task>| task.image_digest.as_ref() == Some(&image.digest);
-            let used = view.tasks().any(|task| uses(task) && !task.status.state.is_terminal());
             let mut tx = WriteTx::new(view.clone(), request_id);
-            if used || !kept.is_empty() {
-                // Without a name, the image is removed with the last task that uses it.
+            if is_used(image, &view) || !kept.is_empty() {
+                // Without a name, the image is removed with the last task or service that uses it.
                 tx.update(Image { references: kept, ..image.as_ref().clone() });
             } else {
                 tx.remove(Kind::Image, image.id.as_str());

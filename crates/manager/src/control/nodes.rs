@@ -115,7 +115,7 @@ impl<M: Member> Control<M> {
         let quorum = self.member.quorum().await;
         let departed = write::write(&self.store, &self.member, |view| {
             let missing = || ControlError::NotFound { kind: Kind::Node, reference: id.to_string() };
-            let node = view.node(id.as_str()).ok_or_else(missing)?;
+            let node = view.node(id).ok_or_else(missing)?;
             check_hold(node, self.member.id(), force)?;
             let refused = |error| ControlError::Departure { node: node.description.hostname.clone(), error };
             departure::check(&view, &quorum, node).map_err(refused)?;

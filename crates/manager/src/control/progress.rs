@@ -163,7 +163,7 @@ async fn until_concerned(events: &mut flota_raft_store::Watch, concerns: &impl F
 /// Returns the progress of a service. For a removed service, it is complete when the last task is gone.
 fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
     let tasks: Vec<&Arc<Task>> = view.tasks_of_service(id).collect();
-    let Some(service) = view.service(id.as_str()) else { return removal(view, &tasks) };
+    let Some(service) = view.service(id) else { return removal(view, &tasks) };
     let is_current = |task: &&&Arc<Task>| task.spec_version == service.spec_version;
     let running = tasks.iter().filter(is_current).filter(|task| is_running(task)).count() as u64;
     let stopping = tasks

@@ -98,7 +98,8 @@ impl<'a, T: Referable> Matches<'a, T> {
         if !named.is_empty() {
             return Self { rank: Rank::Name, objects: named };
         }
-        let begins = |object: &&Arc<T>| reference.len() >= SHORTEST_BEGINNING && object.id().starts_with(reference);
+        let begins =
+            |object: &&Arc<T>| reference.len() >= SHORTEST_BEGINNING && object.id().as_str().starts_with(reference);
         let objects: Vec<_> = view.all::<T>().filter(begins).collect();
         let rank = if objects.is_empty() { Rank::None } else { Rank::Beginning };
         Self { rank, objects }
@@ -110,7 +111,7 @@ impl<'a, T: Referable> Matches<'a, T> {
 }
 
 fn candidate<T: Referable>(object: &T, view: &Tables) -> Candidate {
-    Candidate { kind: T::KIND.to_string(), id: object.id().to_owned(), name: object.called(view) }
+    Candidate { kind: T::KIND.to_string(), id: object.id().to_string(), name: object.called(view) }
 }
 
 fn ambiguous(reference: &str, candidates: impl Iterator<Item = Candidate>) -> ControlError {

@@ -14,6 +14,7 @@ use flota_raft_store::{Tables, WriteTx};
 use super::error::ControlError;
 use super::filter::{self, Field, Filter};
 use super::networks::{claim, with_ids};
+use super::pins::{ResolveImage, Warned};
 use super::reference::resolve;
 use super::{Control, Freshness, Listing, Member, validate};
 
@@ -56,11 +57,12 @@ pub(super) fn new_service(spec: ServiceSpec, stack_id: Option<StackId>, random: 
     }
 }
 
-/// Returns the service with another spec. Its tasks are replaced only if the new spec changes them.
-pub(super) fn with_spec(service: &Service, spec: ServiceSpec) -> Service {
-    let same = service.spec.same_task(&spec);
+/// Returns the service with another spec and the digest of its image. Its tasks are replaced only if that changes them.
+pub(super) fn with_spec(service: &Service, spec: ServiceSpec, image_digest: Option<String>) -> Service {
+    let same = service.spec.same_task(&spec) && service.image_digest == image_digest;
     Service {
         spec: Arc::new(spec),
+        image_digest,
         spec_version: service.spec_version + u64::from(!same),
         update: UpdateState::Active,
         ..service.clone()
@@ -90,8 +92,13 @@ impl<M: Member> Control<M> {
         &self,
         request_id: &str,
         spec: ServiceSpec,
-    ) -> Result<Arc<Service>, ControlError> {
+        resolve_image: ResolveImage,
+    ) -> Result<Warned<Arc<Service>>, ControlError> {
         validate::check(&spec)?;
+        // A service of this name that is there now may be gone when this one is made.
+        let resolve_image =
+            if resolve_image == ResolveImage::Never { ResolveImage::Never } else { ResolveImage::Always };
+        let pins = self.pins(request_id, std::slice::from_ref(&spec), resolve_image).await;
         let service = new_service(spec, None, &self.random);
         let name = &service.spec.name;
         let created = self.write_once(request_id, |view| {
@@ -99,15 +106,17 @@ impl<M: Member> Control<M> {
                 return Err(ControlError::AlreadyExists { kind: Kind::Service, name: name.clone() });
             }
             let spec = Arc::new(with_ids(&service.spec, &view, &BTreeMap::new())?);
+            let image_digest = pins.of(&spec, None, &view)?;
             let mut tx = WriteTx::new(view, request_id);
             claim(&mut tx, name, &spec)?;
-            tx.create(Service { spec, ..service.clone() });
+            tx.create(Service { spec, image_digest, ..service.clone() });
             Ok((tx.finish(), ()))
         });
         created.await?;
         // Read by name, so that a retry returns the service that the first try created.
         let removed = || ControlError::RemovedMeanwhile { kind: Kind::Service, reference: name.clone() };
-        self.read(|view| view.service_by_name(name).cloned().ok_or_else(removed)).await
+        let changed = self.read(|view| view.service_by_name(name).cloned().ok_or_else(removed)).await?;
+        Ok(Warned { changed, warnings: pins.warnings })
     }
 
     /// Replaces the service's spec. With a version, it fails if the service has another one.
@@ -117,8 +126,10 @@ impl<M: Member> Control<M> {
         reference: &str,
         version: Option<Version>,
         spec: &ServiceSpec,
-    ) -> Result<Arc<Service>, ControlError> {
+        resolve_image: ResolveImage,
+    ) -> Result<Warned<Arc<Service>>, ControlError> {
         validate::check(spec)?;
+        let pins = self.pins(request_id, std::slice::from_ref(spec), resolve_image).await;
         let written = self.write_once(request_id, |view| {
             let service: &Arc<Service> = resolve(&view, reference)?;
             let name = &service.spec.name;
@@ -128,7 +139,8 @@ impl<M: Member> Control<M> {
             if spec.name != *name {
                 return Err(ControlError::invalid("name", "a service keeps its name"));
             }
-            let new = with_spec(service, with_ids(spec, &view, &BTreeMap::new())?);
+            let image_digest = pins.of(spec, Some(service), &view)?;
+            let new = with_spec(service, with_ids(spec, &view, &BTreeMap::new())?, image_digest);
             let id = service.id.clone();
             let mut tx = WriteTx::new(Arc::clone(&view), request_id);
             claim(&mut tx, name, &new.spec)?;
@@ -136,7 +148,8 @@ impl<M: Member> Control<M> {
             Ok((tx.finish(), id))
         });
         let id = written.await?;
-        self.changed(reference, id.as_ref().map(|id| id.as_str())).await
+        let changed = self.changed(reference, id.as_ref().map(|id| id.as_str())).await?;
+        Ok(Warned { changed, warnings: pins.warnings })
     }
 
     /// Removes the service; its tasks are stopped and then removed.

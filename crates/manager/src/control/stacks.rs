@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use flota_api::id::{NetworkId, ServiceId, StackId};
-use flota_api::model::{Network, PublishMode, Stack, StackSpec};
+use flota_api::model::{Network, PublishMode, Service, Stack, StackSpec};
 use flota_api::naming;
 use flota_api::object::Kind;
 use flota_raft_store::{Tables, Transaction, View, WriteTx};
@@ -12,6 +12,7 @@ use flota_raft_store::{Tables, Transaction, View, WriteTx};
 use super::error::{ControlError, Violation};
 use super::filter::{self, Field, Filter};
 use super::networks::{self, claim, with_ids};
+use super::pins::{Pins, ResolveImage, Warned};
 use super::reference::resolve;
 use super::services::{new_service, with_spec};
 use super::{Control, Freshness, Listing, Member, validate};
@@ -85,13 +86,21 @@ impl<M: Member> Control<M> {
 
     /// Makes the stack match `spec`: creates it if it does not exist, creates its networks, and creates, changes and removes
     /// services. A network that `spec` does not have goes when nothing uses it.
-    pub(crate) async fn deploy_stack(&self, request_id: &str, spec: &StackSpec) -> Result<StackSummary, ControlError> {
+    pub(crate) async fn deploy_stack(
+        &self,
+        request_id: &str,
+        spec: &StackSpec,
+        resolve_image: ResolveImage,
+    ) -> Result<Warned<StackSummary>, ControlError> {
         check(spec)?;
+        let pins = self.pins(request_id, &spec.services, resolve_image).await;
         let new_id = self.random.draw(StackId::random);
-        let deployed = self.write_once(request_id, |view| Ok((self.deployment(&view, request_id, spec, &new_id)?, ())));
+        let deployed =
+            self.write_once(request_id, |view| Ok((self.deployment(&view, request_id, spec, &pins, &new_id)?, ())));
         deployed.await?;
         let removed = || ControlError::RemovedMeanwhile { kind: Kind::Stack, reference: spec.name.clone() };
-        self.read(|view| view.stack_by_name(&spec.name).map(|stack| summary(stack, view)).ok_or_else(removed)).await
+        let look = |view: &View| view.stack_by_name(&spec.name).map(|stack| summary(stack, view)).ok_or_else(removed);
+        Ok(Warned { changed: self.read(look).await?, warnings: pins.warnings })
     }
 
     fn deployment(
@@ -99,6 +108,7 @@ impl<M: Member> Control<M> {
         view: &View,
         request_id: &str,
         spec: &StackSpec,
+        pins: &Pins,
         new_id: &StackId,
     ) -> Result<Transaction, ControlError> {
         let mut tx = WriteTx::new(view.clone(), request_id);
@@ -110,15 +120,20 @@ impl<M: Member> Control<M> {
         }
         let created = self.add_networks(&mut tx, spec, id)?;
         for service in &spec.services {
+            let before = view.service_by_name(&service.name);
+            if before.is_some_and(|it| it.stack_id.as_ref() != Some(id)) {
+                return Err(ControlError::NotOfStack { service: service.name.clone() });
+            }
             let service = with_ids(service, view, &created)?;
             claim(&mut tx, &service.name, &service)?;
-            match view.service_by_name(&service.name) {
-                Some(it) if it.stack_id.as_ref() != Some(id) => {
-                    return Err(ControlError::NotOfStack { service: service.name.clone() });
+            let image_digest = pins.of(&service, before.map(AsRef::as_ref), view)?;
+            match before {
+                Some(it) if *it.spec == service && it.image_digest == image_digest => {}
+                Some(it) => tx.update(with_spec(it, service, image_digest)),
+                None => {
+                    let new = new_service(service, Some(id.clone()), &self.random);
+                    tx.create(Service { image_digest, ..new });
                 }
-                Some(it) if *it.spec == service => {}
-                Some(it) => tx.update(with_spec(it, service)),
-                None => tx.create(new_service(service, Some(id.clone()), &self.random)),
             }
         }
         let names: BTreeSet<&str> = spec.services.iter().map(|it| it.name.as_str()).collect();

@@ -174,7 +174,7 @@ impl<M: Member> Control<M> {
         let removed = self.write_once(request_id, |view| {
             let task: &Arc<Task> = resolve(&view, reference)?;
             let mut tx = WriteTx::new(view.clone(), request_id);
-            match view.service(task.service_id.as_str()).filter(|_| shrink) {
+            match view.service(&task.service_id).filter(|_| shrink) {
                 Some(service) => take_slot(&mut tx, &view, service, task.slot),
                 None => {
                     let desired_state = task.desired_state.max(DesiredState::Shutdown);

@@ -1,95 +1,23 @@
 //! Tests the operations on a store in memory: their refusals and their answers.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use flota_api::clock::Clock;
 use flota_api::model::{
     Cluster, Image, Node, NodeState, Role, Service, ServiceMode, ServiceSpec, Stack, StackSpec, Task, TaskStatus,
 };
-use flota_api::object::StoreObject;
 use flota_api::reason::{Detail, Reason};
 use flota_api::state::TaskState;
-use flota_api::version::Timestamp;
-use flota_raft_store::{LocalProposer, ProposeError, Proposer, WriteTx};
+use flota_raft_store::ProposeError;
 use tonic::Status;
 
 use super::filter::Filter;
 use super::images::Naming;
+use super::pins::ResolveImage::Never;
 use super::registries::RegistrySummary;
 use super::tasks::{LogSource, TaskScope};
 use super::*;
+use alone::{Alone, OWN_RAFT_ID, SILENT_RAFT_ID};
 
-const OWN_RAFT_ID: u64 = 7;
-/// Raft id of a voter that does not answer.
-const SILENT_RAFT_ID: u64 = 9;
-
-/// A fake consensus of a single manager.
-#[derive(Clone)]
-pub(super) struct Alone {
-    proposer: LocalProposer,
-    leads: Arc<AtomicBool>,
-}
-
-impl Alone {
-    fn check(&self) -> Result<(), ProposeError> {
-        if self.leads.load(Ordering::Relaxed) { Ok(()) } else { Err(ProposeError::NotLeader) }
-    }
-}
-
-impl Consensus for Alone {
-    async fn propose(&self, transaction: Transaction) -> Result<(), ProposeError> {
-        self.check()?;
-        Proposer::propose(&self.proposer, transaction).await.map(drop)
-    }
-
-    async fn read_barrier(&self) -> Result<(), ProposeError> {
-        self.check()
-    }
-}
-
-impl Member for Alone {
-    fn id(&self) -> u64 {
-        OWN_RAFT_ID
-    }
-
-    fn leader(&self) -> Option<u64> {
-        Some(OWN_RAFT_ID)
-    }
-
-    fn age(&self) -> Option<Duration> {
-        Some(Duration::from_secs(3))
-    }
-
-    async fn freshen(&self) {}
-
-    async fn quorum(&self) -> Quorum {
-        Quorum { voters: [OWN_RAFT_ID, 8, SILENT_RAFT_ID].into(), caught_up: [OWN_RAFT_ID, 8].into() }
-    }
-
-    async fn gone(&self, _: u64) -> Result<(), ProposeError> {
-        Ok(())
-    }
-}
-
-impl Control<Alone> {
-    pub(super) fn alone() -> Self {
-        let store = Store::default();
-        let member = Alone { proposer: LocalProposer::new(store.clone()), leads: Arc::new(true.into()) };
-        let clock = TermClock::new(Clock::new(|| Timestamp(1_000)));
-        let (_, leading) = watch::channel(Some(CancellationToken::new()));
-        Self { store, member, clock, random: Random::seeded(1), leading }
-    }
-
-    pub(super) async fn put(&self, object: impl StoreObject) {
-        let mut tx = WriteTx::new(self.store.view(), "");
-        tx.create(object);
-        self.member.propose(tx.finish()).await.expect("it is new");
-    }
-
-    fn depose(&self) {
-        self.member.leads.store(false, Ordering::Relaxed);
-    }
-}
+pub(super) mod alone;
+mod pins;
 
 fn spec(name: &str) -> ServiceSpec {
     ServiceSpec { name: name.into(), image: "web".into(), ..ServiceSpec::default() }
@@ -159,7 +87,7 @@ async fn what_is_not_there_is_not_found_whatever_is_asked_of_it() {
         refusal(control.get_running_task("none").await),
         refusal(control.watch_service("none").await),
         refusal(control.update_node("", "none", None, &Default::default()).await),
-        refusal(control.update_service("", "none", None, &spec("none")).await),
+        refusal(control.update_service("", "none", None, &spec("none"), Never).await),
         refusal(control.remove_node("", "none", true).await),
         refusal(control.remove_service("", "none").await),
         refusal(control.remove_task("", "none", false).await),
@@ -193,14 +121,14 @@ async fn values_that_break_a_rule_are_refused_before_anything_is_written() {
     let stack = StackSpec { name: "stack".into(), services: vec![bad.clone()], ..StackSpec::default() };
     let login = RegistrySummary { host: "a/b".into(), username: "u".into() };
     let refused = [
-        refusal(control.create_service("", bad.clone()).await),
-        refusal(control.update_service("", "web", None, &bad).await),
-        refusal(control.deploy_stack("", &stack).await),
+        refusal(control.create_service("", bad.clone(), Never).await),
+        refusal(control.update_service("", "web", None, &bad, Never).await),
+        refusal(control.deploy_stack("", &stack, Never).await),
         refusal(control.put_registry("", login, "secret".into()).await),
-        refusal(control.update_service("", "web", None, &spec("other")).await),
+        refusal(control.update_service("", "web", None, &spec("other"), Never).await),
     ];
     assert_eq!(refused, [Some(Reason::Invalid); 5]);
-    let text = control.deploy_stack("", &stack).await.expect_err("it is invalid").to_string();
+    let text = control.deploy_stack("", &stack, Never).await.expect_err("it is invalid").to_string();
     assert!(text.starts_with("services.web.image: "), "{text}");
     assert_eq!(control.store.view().version, before);
 }
@@ -208,9 +136,9 @@ async fn values_that_break_a_rule_are_refused_before_anything_is_written() {
 #[tokio::test]
 async fn a_name_that_is_taken_is_refused() {
     let control = cluster().await;
-    assert_eq!(refusal(control.create_service("", spec("web")).await), Some(Reason::AlreadyExists));
+    assert_eq!(refusal(control.create_service("", spec("web"), Never).await), Some(Reason::AlreadyExists));
     let stack = StackSpec { name: "stack".into(), services: vec![spec("web")], ..StackSpec::default() };
-    assert_eq!(refusal(control.deploy_stack("", &stack).await), Some(Reason::AlreadyExists));
+    assert_eq!(refusal(control.deploy_stack("", &stack, Never).await), Some(Reason::AlreadyExists));
     assert!(control.store.view().stack_by_name("stack").is_none(), "nothing half made");
 }
 
@@ -219,14 +147,13 @@ async fn a_change_of_another_version_is_refused() {
     let control = cluster().await;
     let changed = spec("web");
     let old = Some(1_000_000);
-    assert_eq!(refusal(control.update_service("", "web", old, &changed).await), Some(Reason::ChangedMeanwhile));
+    assert_eq!(refusal(control.update_service("", "web", old, &changed, Never).await), Some(Reason::ChangedMeanwhile));
     let node_spec = Default::default();
     assert_eq!(refusal(control.update_node("", "w1", old, &node_spec).await), Some(Reason::ChangedMeanwhile));
     let version = Some(control.store.view().service("s1").expect("it is there").meta.version);
-    let updated = control
-        .update_service("", "web", version, &ServiceSpec { mode: ServiceMode::Replicated { replicas: 3 }, ..changed })
-        .await;
-    assert_eq!(updated.expect("it has this version").spec.mode.wanted_tasks(), 3);
+    let more = ServiceSpec { mode: ServiceMode::Replicated { replicas: 3 }, ..changed };
+    let updated = control.update_service("", "web", version, &more, Never).await;
+    assert_eq!(updated.expect("it has this version").changed.spec.mode.wanted_tasks(), 3);
 }
 
 #[tokio::test]
@@ -271,6 +198,16 @@ async fn before_the_first_entry_there_is_no_cluster_yet() {
     let control = Control::alone();
     assert_eq!(refusal(control.get_cluster().await), Some(Reason::NoClusterYet));
     assert_eq!(refusal(control.rotate_join_token("", Role::Worker).await), Some(Reason::NoClusterYet));
+    assert_eq!(refusal(control.update_cluster("", Some(true)).await), Some(Reason::NoClusterYet));
+}
+
+#[tokio::test]
+async fn a_default_of_the_cluster_stays_until_another_is_given() {
+    let control = cluster().await;
+    for (given, expected) in [(None, false), (Some(true), true), (None, true), (Some(false), false)] {
+        let updated = control.update_cluster("", given).await.expect("there is a cluster");
+        assert_eq!(updated.cluster.no_new_privileges, expected, "{given:?}");
+    }
 }
 
 #[tokio::test]
@@ -296,11 +233,11 @@ async fn a_manager_that_does_not_lead_judges_nothing_and_answers_only_what_may_b
 #[tokio::test]
 async fn a_retry_is_answered_as_the_first_try_was_or_with_what_became_of_it() {
     let control = cluster().await;
-    let first = control.create_service("r", spec("new")).await.expect("it is new");
-    let again = control.create_service("r", spec("new")).await.expect("it is the same request");
-    assert_eq!(first.id, again.id);
+    let first = control.create_service("r", spec("new"), Never).await.expect("it is new");
+    let again = control.create_service("r", spec("new"), Never).await.expect("it is the same request");
+    assert_eq!(first.changed.id, again.changed.id);
     control.remove_service("", "new").await.expect("it is there");
-    assert_eq!(refusal(control.create_service("r", spec("new")).await), Some(Reason::RemovedMeanwhile));
+    assert_eq!(refusal(control.create_service("r", spec("new"), Never).await), Some(Reason::RemovedMeanwhile));
 }
 
 #[tokio::test]
@@ -360,8 +297,8 @@ async fn a_stack_answers_with_the_services_that_it_has() {
     let control = cluster().await;
     let deploy = async |services: Vec<ServiceSpec>| {
         let stack = StackSpec { name: "stack".into(), services, ..StackSpec::default() };
-        let summary = control.deploy_stack("", &stack).await.expect("it is valid");
-        let mut names: Vec<String> = summary.services.into_iter().map(|(_, name)| name).collect();
+        let summary = control.deploy_stack("", &stack, Never).await.expect("it is valid");
+        let mut names: Vec<String> = summary.changed.services.into_iter().map(|(_, name)| name).collect();
         names.sort();
         names
     };

@@ -2,8 +2,8 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
+use flota_api::id::Id;
 use flota_api::object::{Kind, Object};
 use flota_api::version::Timestamp;
 use flota_raft_store::{Action, Event, Expectation, Tables, Transaction};
@@ -13,7 +13,7 @@ use crate::plan::{Change, Plan, PlanContext};
 
 /// A loop, by its place in the pipeline, and one of its keys.
 pub(crate) type Work = (usize, Key);
-type ObjectKey = (Kind, Arc<str>);
+type ObjectKey = (Kind, Id);
 
 /// The transactions of one pass, each with the work that it came from, and the work to plan again later.
 #[derive(Debug, Default)]
@@ -41,11 +41,11 @@ pub(crate) fn run(
             let mut plan = loops[index].plan(&key, &overlay, cx);
             if plan.is_full(cx) {
                 plan.changes.truncate(cx.room);
-                dirty[index].insert(key.clone());
+                dirty[index].insert(key);
             }
             cx.room -= plan.changes.len();
             if let Some(at) = plan.retry_at {
-                planned.timers.push((at, (index, key.clone())));
+                planned.timers.push((at, (index, key)));
             }
             if plan.changes.is_empty() {
                 continue;
@@ -121,7 +121,7 @@ impl Joined {
                 Event::Committed(_) | Event::Reset => continue,
             };
             let Some(object) = new.or(old) else { continue };
-            let key = (object.kind(), object.key());
+            let key = (object.kind(), object.id());
             if let Some(readers) = self.readers.get_mut(&key) {
                 let others = std::mem::replace(readers, vec![this]);
                 others.into_iter().for_each(|other| self.join(other, this));
@@ -145,7 +145,7 @@ impl Joined {
             match self.readers.get_mut(key) {
                 Some(readers) if readers.last() == Some(&this) => {}
                 Some(readers) => readers.push(this),
-                None => drop(self.readers.insert(key.clone(), vec![this])),
+                None => drop(self.readers.insert(*key, vec![this])),
             }
         }
     }
@@ -177,7 +177,7 @@ impl Joined {
             for plan in plans {
                 let expected = &mut groups.entry(self.first(plan)).or_default().expected;
                 if expected.last() != Some(&key) {
-                    expected.push(key.clone());
+                    expected.push(key);
                 }
             }
         }
@@ -189,25 +189,25 @@ impl Joined {
 fn fold(group: Group, base: &Tables) -> Option<(Transaction, Vec<Work>)> {
     let mut transaction = Transaction::default();
     let mut expected: BTreeSet<ObjectKey> = group.expected.into_iter().collect();
-    let mut expect = |(kind, id): &ObjectKey, version| {
-        transaction.expectations.push(Expectation { kind: *kind, id: id.to_string(), version });
+    let mut expect = |(kind, id): ObjectKey, version| {
+        transaction.expectations.push(Expectation { kind, id, version });
     };
     for (key, Folded { old, new, .. }) in group.changed {
         let version = old.as_ref().map(|old| old.meta().version);
         let action = match (old, new) {
             (None, Some(new)) => Action::Create(new),
             (Some(old), Some(new)) if old != new => Action::Update(new),
-            (Some(_), None) => Action::Remove(key.0, key.1.to_string()),
+            (Some(_), None) => Action::Remove(key.0, key.1),
             _ => continue,
         };
         expected.remove(&key);
-        expect(&key, version);
+        expect(key, version);
         transaction.actions.push(action);
     }
     if transaction.actions.is_empty() {
         return None;
     }
-    expected.iter().for_each(|key| expect(key, base.version_of(key.0, &key.1)));
+    expected.into_iter().for_each(|key| expect(key, base.version_of(key.0, key.1)));
     Some((transaction, group.work))
 }
 

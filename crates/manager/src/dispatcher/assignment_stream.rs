@@ -10,13 +10,13 @@ use flota_api::defaults::GRANT_LIFE;
 use flota_api::id::NodeId;
 use flota_api::model::{Node, Task};
 use flota_api::proto::dispatcher::manager_message::Message;
-use flota_api::proto::dispatcher::{ManagerMessage, Managers, Peer};
+use flota_api::proto::dispatcher::{Managers, Peer};
 use flota_raft_store::Tables;
 
 use super::assignments::{Granter, Told};
 use super::networks::ToldNetworks;
 use super::programmed::{Programmed, Withdrawal};
-use super::sessions::{Outbox, Sessions};
+use super::sessions::{Outbox, Sessions, outgoing};
 use crate::replica::Replica;
 
 /// Sends the node's networks, its assignments and the addresses of the managers for as long as the session lasts. Returns when the
@@ -38,7 +38,7 @@ pub(super) async fn send_assignments(
         // The news are taken before the view, which therefore has all of them.
         let news = programmed.take(node_id);
         let view = replica.store.view();
-        if view.node(node_id.as_str()).is_none() {
+        if view.node(node_id).is_none() {
             return send(outbox, Message::Removed(true)).await;
         }
         let current = current_managers(&view);
@@ -77,8 +77,7 @@ pub(super) async fn send_assignments(
 }
 
 async fn send(outbox: &Outbox, message: Message) -> Result<(), Status> {
-    let message = ManagerMessage { message: Some(message) };
-    outbox.send(Ok(message)).await.map_err(|_| Status::cancelled("the worker has gone"))
+    outbox.send(outgoing(message)).await.map_err(|_| Status::cancelled("the worker has gone"))
 }
 
 fn current_managers(view: &Tables) -> Managers {

@@ -12,7 +12,7 @@ use prost::Message;
 use flota_api::defaults::{GRANT_LIFE, WITHDRAWAL_WAIT};
 use flota_api::id::{NodeId, TaskId};
 use flota_api::image_ref::ImageRef;
-use flota_api::model::{NodeState, Registry, ServiceSpec, Task};
+use flota_api::model::{Node, NodeState, Registry, ServiceSpec, Task};
 use flota_api::object::Kind;
 use flota_api::proto::dispatcher::{
     AssignedSpec, Assignments, Grant, ImageSource, Peer, RegistryCredentials, TaskAssignment,
@@ -53,6 +53,8 @@ struct ToldTask {
     /// Version of the registry's credentials.
     credentials: Option<Version>,
     unconfirmed_nodes: Vec<String>,
+    /// The cluster's default.
+    no_new_privileges: bool,
 }
 
 type Sources = BTreeMap<String, Arc<ImageSource>>;
@@ -104,7 +106,8 @@ impl Told {
         for task in view.tasks_of_node(&node).filter(|task| is_assigned(task)) {
             let Some(spec) = view.spec_of(task) else { continue };
             let image = task.image_digest.as_ref().map(|digest| self.source(digest, view, granter, &mut sources));
-            let registry = if image.is_none() { registry(&spec.image, view) } else { None };
+            let needs_registry = image.as_ref().is_none_or(|image| image.holders.is_empty());
+            let registry = if needs_registry { registry(&spec.image, view) } else { None };
             let (desired_state, unconfirmed_nodes) = self.desired(task, delayed.get(&task.id), withdrawal, view, at);
             let now = ToldTask {
                 desired_state,
@@ -113,6 +116,7 @@ impl Told {
                 not_before: task.not_before,
                 image,
                 credentials: registry.map(|registry| registry.meta.version),
+                no_new_privileges: view.cluster().is_some_and(|cluster| cluster.no_new_privileges),
             };
             if self.tasks.get(&task.id) != Some(&now) {
                 let task = assignment(task, spec, &now, registry);
@@ -178,16 +182,19 @@ impl Told {
         (task.desired_state, nodes.iter().filter_map(name).collect())
     }
 
-    /// Returns the nodes that have the image's blobs, and the grant with which this node may fetch them. `sources` are
-    /// those that were found in this view.
+    /// Returns the nodes that have the image's blobs for this node's architecture, and the grant with which it may fetch
+    /// them. `sources` are those that were found in this view.
     fn source(&self, digest: &str, view: &Tables, granter: &Granter<'_>, sources: &mut Sources) -> Arc<ImageSource> {
         if let Some(source) = sources.get(digest) {
             return Arc::clone(source);
         }
         let confirmed = view.image_by_digest(digest).into_iter().flat_map(|image| image.confirmed());
+        let architecture = view.node(self.node.as_str()).map(|node| &node.description.architecture);
+        let fits = |holder: &&Arc<Node>| Some(&holder.description.architecture) == architecture;
         let holders: Vec<_> = confirmed
-            .filter_map(|id| view.node(id.as_str()))
+            .filter_map(|id| view.node(id))
             .filter(|holder| holder.id != self.node && holder.state != NodeState::Down)
+            .filter(fits)
             .map(|holder| Peer { node_id: holder.id.to_string(), address: holder.address.clone() })
             .collect();
         let is_current = |grant: &Grant| grant.expires_at == granter.expires.0;
@@ -224,6 +231,7 @@ fn assignment(task: &Task, spec: &ServiceSpec, told: &ToldTask, registry: Option
             password: registry.password.as_text().to_owned(),
         }),
         paused: task.paused,
+        no_new_privileges: told.no_new_privileges,
         device_ids: task.device_ids.iter().map(Into::into).collect(),
         attachments: task.attachments.iter().map(Into::into).collect(),
         unconfirmed_nodes: told.unconfirmed_nodes.clone(),

@@ -40,7 +40,7 @@ pub(super) fn compare(replica: &Replica, node_id: &NodeId, now: Option<u64>) {
 
 /// Returns the node with its new offset, if that has changed.
 fn changed(view: &Tables, node_id: &NodeId, own: Timestamp, theirs: Timestamp) -> Option<Node> {
-    let node = view.node(node_id.as_str()).filter(|node| !node.has_left())?;
+    let node = view.node(node_id).filter(|node| !node.has_left())?;
     let clock_offset = node.clock_offset.observe(own, theirs);
     (clock_offset != node.clock_offset).then(|| Node { clock_offset, ..node.as_ref().clone() })
 }

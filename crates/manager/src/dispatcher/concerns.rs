@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
 
 use flota_api::id::NodeId;
-use flota_api::model::{Image, Node, NodeState, Role, Task};
+use flota_api::model::{Cluster, Image, Node, NodeState, Role, Task};
 use flota_api::object::Object;
 use flota_raft_store::{Event, Tables};
 
@@ -86,8 +86,7 @@ fn concern(events: &[Event], view: &Tables) -> Concern {
                 include_image(&mut concern, old, view);
                 include_image(&mut concern, new, view);
             }
-            Event::Updated { old: Object::Cluster(old), new: Object::Cluster(new) }
-                if (old.epoch, &old.grant_key) == (new.epoch, &new.grant_key) => {}
+            Event::Updated { old: Object::Cluster(old), new: Object::Cluster(new) } if told(old) == told(new) => {}
             Event::Created(object) | Event::Removed(object) | Event::Updated { new: object, .. } => match object {
                 Object::Task(task) => concern.include(&task.node_id),
                 Object::Node(node) => include_node(&mut concern, node, view),
@@ -100,6 +99,11 @@ fn concern(events: &[Event], view: &Tables) -> Concern {
         }
     }
     concern
+}
+
+/// The parts of the cluster object that sessions tell.
+fn told(cluster: &Cluster) -> impl PartialEq + '_ {
+    (cluster.epoch, &cluster.grant_key, cluster.no_new_privileges)
 }
 
 /// Whether the change is nothing but a report of the node that has the task, which does not end it. The other parts of
@@ -132,7 +136,7 @@ fn include_image(concern: &mut Concern, image: &Image, view: &Tables) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Cluster, ImageHolder, Service, TaskStatus};
+    use flota_api::model::{ImageHolder, Service, TaskStatus};
     use flota_api::object::StoreObject;
     use flota_api::state::{DesiredState, TaskState};
 
@@ -198,6 +202,7 @@ mod tests {
             ("a name of an image", update(image(), |it| it.references = ["web".into()].into()), "h u"),
             ("a service", Event::Created(Service::default().into_object()), ""),
             ("a count in the cluster", update(Cluster::default(), |it| it.next_raft_id = 9), ""),
+            ("a default", update(Cluster::default(), |it| it.no_new_privileges = true), "all"),
             ("a restore", update(Cluster::default(), |it| it.epoch = 9), "all"),
             ("a snapshot", Event::Reset, "all"),
         ] {

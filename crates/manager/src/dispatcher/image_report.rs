@@ -1,13 +1,10 @@
 //! Writes a node's report that it holds an image, or no longer holds it, to the store.
 //!
 //! A node is believed about itself alone: that it holds a digest. It gives no names, because a name decides which program
-//! runs on every other node. Users give names ([`crate::control`]), and a reference that carries a digest means that
-//! digest, whoever says so.
-
-use std::collections::HashMap;
+//! runs on every other node. Users give names ([`crate::control`]). An image that a node has pulled has none; the cluster
+//! keeps it as long as tasks use it.
 
 use flota_api::id::{ImageId, NodeId};
-use flota_api::image_ref::ImageRef;
 use flota_api::model::{Image, ImageHolder};
 use flota_api::proto::dispatcher::ImageReport;
 use flota_raft_store::{ProposeError, Tables, WriteTx};
@@ -16,11 +13,10 @@ use crate::replica::Replica;
 
 /// Returns the reports of a batch that may change something. The others cost the leader no round to its followers.
 pub(super) fn of_use<'a>(view: &Tables, node_id: &NodeId, reports: &'a [ImageReport]) -> Vec<&'a ImageReport> {
-    let named = if reports.is_empty() { HashMap::new() } else { named_by_services(view) };
     let is_of_use = |report: &&ImageReport| match view.image_by_digest(&report.digest) {
         Some(image) if report.gone => without_holder(image, node_id).is_some(),
         Some(image) => with_holder(image, node_id).is_some(),
-        None => !report.gone && named.contains_key(&report.digest),
+        None => !report.gone && is_used(view, &report.digest),
     };
     reports.iter().filter(is_of_use).collect()
 }
@@ -54,10 +50,9 @@ fn after(view: &Tables, node_id: &NodeId, report: &ImageReport, new_id: &ImageId
     match view.image_by_digest(&report.digest) {
         Some(image) if report.gone => without_holder(image, node_id).map(Change::Update),
         Some(image) => with_holder(image, node_id).map(Change::Update),
-        None if report.gone => None,
+        None if report.gone || !is_used(view, &report.digest) => None,
         None => Some(Change::Create(Image {
             id: new_id.clone(),
-            references: [named_by_services(view).remove(&report.digest)?].into(),
             digest: report.digest.clone(),
             size: report.size,
             holders: vec![ImageHolder { node_id: node_id.clone(), confirmed: true }],
@@ -66,11 +61,9 @@ fn after(view: &Tables, node_id: &NodeId, report: &ImageReport, new_id: &ImageId
     }
 }
 
-/// Returns the digests that services name, each with the reference of one of them.
-fn named_by_services(view: &Tables) -> HashMap<String, String> {
-    let images = view.services().map(|service| &service.spec.image).filter(|image| image.contains('@'));
-    let references = images.filter_map(|image| ImageRef::parse(image).ok());
-    references.filter_map(|it| Some((it.digest.clone()?, it.to_string()))).collect()
+/// Whether a task needs the image with this digest.
+fn is_used(view: &Tables, digest: &str) -> bool {
+    view.users_of_image(digest).next().is_some()
 }
 
 /// Returns the image with the node added to its confirmed holders; `None` if the node is one already.
@@ -95,7 +88,7 @@ fn without_holder(image: &Image, node: &NodeId) -> Option<Image> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Service, ServiceSpec};
+    use flota_api::model::Task;
     use flota_api::object::StoreObject;
 
     fn digest(digit: char) -> String {
@@ -131,15 +124,13 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_digest_is_kept_only_if_a_service_names_it() {
-        let image = format!("registry:5000/app:1@{}", digest('1'));
-        let spec = ServiceSpec { name: "web".into(), image, ..ServiceSpec::default() };
+    fn an_unknown_digest_is_kept_without_a_name_if_a_task_uses_it() {
         let mut view = Tables::default();
-        view.put(Service { id: "s".into(), spec: spec.into(), ..Service::default() }.into_object());
+        view.put(Task { id: "t".into(), image_digest: Some(digest('1')), ..Task::default() }.into_object());
         let Some(Change::Create(image)) = after(&view, &"n".into(), &held(digest('1')), &"x".into()) else {
-            panic!("the service needs it")
+            panic!("the task needs it")
         };
-        assert_eq!(image.references, [format!("registry:5000/app@{}", digest('1'))].into());
+        assert_eq!((image.references, image.digest), ([].into(), digest('1')));
         assert_eq!(of_use(&view, &"n".into(), &[held(digest('1')), held(digest('2'))]).len(), 1);
         for other in [digest('2'), String::new(), "sha256:1".into()] {
             assert_eq!(after(&view, &"n".into(), &held(other), &"x".into()), None);

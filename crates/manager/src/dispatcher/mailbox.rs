@@ -12,7 +12,7 @@ use tonic::Status;
 
 use flota_api::proto::dispatcher::ManagerMessage;
 
-use super::sessions::{Outbox, QUEUE};
+use super::sessions::{Outbox, Outgoing, QUEUE};
 
 /// How long a worker may leave its messages unread.
 pub(super) const READ_WAIT: Duration = Duration::from_secs(10);
@@ -20,7 +20,7 @@ pub(super) const READ_WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 struct Unread {
     /// `None` once the messages were dropped.
-    messages: Option<mpsc::Receiver<Result<ManagerMessage, Status>>>,
+    messages: Option<mpsc::Receiver<Outgoing>>,
     /// Number of messages that the connection has taken.
     taken: u64,
 }
@@ -67,7 +67,7 @@ impl Stream for Mailbox {
             let Some(messages) = &mut unread.messages else { return Poll::Ready(None) };
             let next = messages.poll_recv(cx);
             unread.taken += u64::from(next.is_ready());
-            next
+            next.map(|next| next.map(|message| message.map(|it| *it)))
         })
     }
 }
@@ -86,7 +86,7 @@ mod tests {
         let mut neglected = Box::pin(watched.is_neglected());
         assert!(timeout(READ_WAIT * 3, &mut neglected).await.is_err(), "nothing waits");
         for _ in 0..2 {
-            outbox.send(Ok(ManagerMessage::default())).await.expect("there is room");
+            outbox.send(Ok(Box::default())).await.expect("there is room");
         }
         mailbox.next().await.expect("a message").expect("no status");
         advance(READ_WAIT / 2).await;

@@ -11,7 +11,7 @@ use flota_api::model::{Image, Node, NodeDescription, NodeState};
 use flota_api::naming;
 use flota_api::object::Kind;
 use flota_api::proto::dispatcher::{Register, Registered};
-use flota_api::text::printable;
+use flota_api::text::printable_within;
 use flota_identity::GrantKey;
 use flota_raft_store::{ProposeError, WriteTx};
 
@@ -53,7 +53,7 @@ pub(super) async fn register(
         return Err(RegisterError::Invalid("listen: it is no IP:PORT".into()));
     }
     let written = replica.write(|view| {
-        let node = view.node(node_id.as_str()).ok_or(RegisterError::NotMember)?;
+        let node = view.node(node_id).ok_or(RegisterError::NotMember)?;
         if node.has_left() {
             return Err(RegisterError::NotMember);
         }
@@ -103,7 +103,7 @@ fn check(description: Option<flota_api::proto::types::NodeDescription>) -> Resul
     naming::check(&it.hostname).map_err(|error| RegisterError::Invalid(format!("hostname: {error}")))?;
     it.check_offers().map_err(RegisterError::Invalid)?;
     for text in [&mut it.os, &mut it.architecture, &mut it.program_version, &mut it.boot_id] {
-        *text = printable(text, TEXT_BOUND);
+        *text = printable_within(text, TEXT_BOUND);
     }
     Ok(it)
 }
@@ -132,7 +132,7 @@ mod tests {
         let platform = Some(Platform { os: "\u{1b}[2J".into(), ..Platform::default() });
         let shown = check(Some(Wire { platform, boot_id: "x".repeat(1_000), ..description() }));
         let shown = shown.expect("it is small enough");
-        assert_eq!((shown.os.as_str(), shown.boot_id.len()), ("\\u{1b}[2J", TEXT_BOUND));
+        assert_eq!((shown.os.as_str(), shown.boot_id.len()), ("\\u001b[2J", TEXT_BOUND));
         let devices = (0..4_000).map(|number| format!("/dev/{number:0100}")).collect();
         let allow = Some(Allowance { devices, ..Allowance::default() });
         let large = check(Some(Wire { allow, ..description() })).expect_err("it is too large");

@@ -12,13 +12,13 @@ use flota_api::id::{NodeId, TaskId};
 use flota_api::image_ref::is_digest;
 use flota_api::model::TaskStatus;
 use flota_api::proto::dispatcher::manager_message::Message;
-use flota_api::proto::dispatcher::{ManagerMessage, StatusAck, StatusBatch, TaskReport};
+use flota_api::proto::dispatcher::{StatusAck, StatusBatch, TaskReport};
 use flota_api::state::TaskState;
-use flota_api::text::printable;
+use flota_api::text::printable_within;
 use flota_raft_store::{ProposeError, Tables};
 
 use super::image_report;
-use super::sessions::Outbox;
+use super::sessions::{Outbox, outgoing};
 use super::status_sink::StatusSink;
 use crate::replica::Replica;
 
@@ -48,7 +48,7 @@ pub(super) async fn write_batches(
             until_written(node_id, || image_report::write(replica, node_id, report)).await;
         }
         let ack = Message::StatusAck(StatusAck { sequence: batch.sequence });
-        if outbox.send(Ok(ManagerMessage { message: Some(ack) })).await.is_err() {
+        if outbox.send(outgoing(ack)).await.is_err() {
             return;
         }
     }
@@ -81,7 +81,8 @@ fn accepted(view: &Tables, node_id: &NodeId, reports: Vec<TaskReport>) -> Vec<(T
     let status = |report: TaskReport| {
         let status: TaskStatus = report.status.try_into().ok()?;
         let observed = (TaskState::Accepted..=TaskState::Rejected).contains(&status.state);
-        let (message, error) = (printable(&status.message, TEXT_BOUND), printable(&status.error, TEXT_BOUND));
+        let (message, error) =
+            (printable_within(&status.message, TEXT_BOUND), printable_within(&status.error, TEXT_BOUND));
         let image_digest = status.image_digest.filter(|digest| is_digest(digest));
         let status = TaskStatus { message, error, image_digest, ..status };
         observed.then(|| (report.task_id.into(), node_id.clone(), status))
@@ -146,7 +147,7 @@ mod tests {
         let status = long.status.as_mut().expect("just made");
         (status.error, status.message) = ("\u{1b}".repeat(10_000), "ä".repeat(10_000));
         let (_, _, status) = accepted(&view(), &"n".into(), vec![long]).remove(0);
-        assert!(status.error.len() <= TEXT_BOUND && status.error.starts_with("\\u{1b}"), "{}", status.error);
+        assert!(status.error.len() <= TEXT_BOUND && status.error.starts_with("\\u001b"), "{}", status.error);
         // The sink joins batches until it has this many statuses, and the last may be a whole batch.
         let most = super::super::status_sink::BATCH - 1 + BATCH_BOUND;
         let task = TaskId::from("x".repeat(64));

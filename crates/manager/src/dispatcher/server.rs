@@ -26,7 +26,7 @@ use super::mailbox::{Mailbox, READ_WAIT};
 use super::programmed::Programmed;
 use super::registration::{RegisterError, register};
 use super::reports::{self, BATCH_BOUND, write_batches};
-use super::sessions::{Outbox, Sessions};
+use super::sessions::{Outbox, Outgoing, Sessions, outgoing};
 use super::status_sink::StatusSink;
 use crate::replica::Replica;
 
@@ -47,10 +47,6 @@ pub struct DispatcherService {
 
 type Answers = Pin<Box<dyn Stream<Item = Result<ManagerMessage, Status>> + Send>>;
 
-fn message(message: ToWorker) -> Result<ManagerMessage, Status> {
-    Ok(ManagerMessage { message: Some(message) })
-}
-
 #[tonic::async_trait]
 impl Dispatcher for DispatcherService {
     type SessionStream = Answers;
@@ -60,8 +56,8 @@ impl Dispatcher for DispatcherService {
         let node_id = peer.ok_or_else(|| Status::unauthenticated("a session needs a node's certificate"))?;
         let Some(scope) = self.replica.leader_scope() else {
             let address = self.replica.leader_address().unwrap_or_default();
-            let answer = message(ToWorker::NotLeader(NotLeader { address }));
-            return Ok(Response::new(Box::pin(tokio_stream::once(answer))));
+            let answer = ManagerMessage { message: Some(ToWorker::NotLeader(NotLeader { address })) };
+            return Ok(Response::new(Box::pin(tokio_stream::once(Ok(answer)))));
         };
         let (service, (outbox, mailbox)) = (self.clone(), Mailbox::new());
         let answers = mailbox.clone();
@@ -111,7 +107,7 @@ impl DispatcherService {
                 return;
             }
         };
-        let _ = outbox.send(message(ToWorker::Registered(registered))).await;
+        let _ = outbox.send(outgoing(ToWorker::Registered(registered))).await;
         self.liveness.heard(&node_id);
         self.programmed.begin(&node_id, number);
         let told = (&self.sessions, &self.programmed);
@@ -125,7 +121,7 @@ impl DispatcherService {
         self.programmed.ended(&node_id, number).iter().for_each(|waits| self.sessions.wake(waits));
         // A connection may break long after its node became down: the node stays down and does not become unknown
         // again.
-        let down = self.replica.store.view().node(node_id.as_str()).is_none_or(|node| node.state == NodeState::Down);
+        let down = self.replica.store.view().node(&node_id).is_none_or(|node| node.state == NodeState::Down);
         if self.sessions.ended(&node_id, number) && !down {
             self.liveness.broke(&node_id);
         }
@@ -163,7 +159,7 @@ impl DispatcherService {
                 Some(FromWorker::Heartbeat(heartbeat)) => {
                     clocks::compare(&self.replica, node_id, heartbeat.now);
                     let now = Some(self.replica.clock.now().0);
-                    let _ = outbox.try_send(message(ToWorker::Heartbeat(Heartbeat { now })));
+                    let _ = outbox.try_send(outgoing(ToWorker::Heartbeat(Heartbeat { now })));
                 }
                 Some(FromWorker::Statuses(batch)) if batch.reports.len() + batch.images.len() > BATCH_BOUND => {
                     return Err(Status::invalid_argument(format!("a batch has at most {BATCH_BOUND} reports")));
@@ -190,7 +186,7 @@ impl DispatcherService {
         self.sessions.touch();
         let not_ready = async {
             let (mut view, mut watch) = self.replica.store.view_and_watch();
-            while view.node(node_id.as_str()).is_some_and(|node| node.state == NodeState::Ready) {
+            while view.node(node_id).is_some_and(|node| node.state == NodeState::Ready) {
                 let _ = watch.next().await;
                 (view, watch) = self.replica.store.view_and_watch();
             }
@@ -212,9 +208,9 @@ fn check(node_id: &NodeId, registration: &Register) -> Result<(), Status> {
 }
 
 /// Returns the response to a node that can't be registered.
-fn refusal(error: &RegisterError) -> Result<ManagerMessage, Status> {
+fn refusal(error: &RegisterError) -> Outgoing {
     match error {
-        RegisterError::NotMember => message(ToWorker::Removed(true)),
+        RegisterError::NotMember => outgoing(ToWorker::Removed(true)),
         RegisterError::Invalid(_) | RegisterError::Propose(_) => Err(Status::unavailable(error.to_string())),
     }
 }

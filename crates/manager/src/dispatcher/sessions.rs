@@ -15,8 +15,16 @@ use flota_api::proto::dispatcher::manager_message::Message;
 /// Messages that may wait for a slow worker.
 pub(super) const QUEUE: usize = 64;
 
+/// A message of a session, or its end. It is in a box, because a queue allocates the places of many messages at once.
+pub(super) type Outgoing = Result<Box<ManagerMessage>, Status>;
+
 /// The sending side of a session.
-pub(crate) type Outbox = mpsc::Sender<Result<ManagerMessage, Status>>;
+pub(crate) type Outbox = mpsc::Sender<Outgoing>;
+
+/// Wraps a message for an [`Outbox`].
+pub(super) fn outgoing(message: Message) -> Outgoing {
+    Ok(Box::new(ManagerMessage { message: Some(message) }))
+}
 
 #[derive(Clone, Debug)]
 struct Open {
@@ -85,8 +93,7 @@ impl Sessions {
     /// The node has no session with this leader, or does not read its messages.
     pub(crate) fn send(&self, node: &NodeId, message: Message) -> Result<(), Unreachable> {
         let outbox = self.open.lock().expect("no holder panics").1.get(node).map(|open| open.outbox.clone());
-        let message = ManagerMessage { message: Some(message) };
-        outbox.ok_or(Unreachable)?.try_send(Ok(message)).map_err(|_| Unreachable)
+        outbox.ok_or(Unreachable)?.try_send(outgoing(message)).map_err(|_| Unreachable)
     }
 
     /// Returns what wakes the node's session when [`Sessions::wake`] or [`Sessions::wake_all`] is called. Calls from the

@@ -27,7 +27,7 @@ impl ControlLoop for Orphan {
 
     fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
-        let Some(node) = view.node(&key.id).filter(|node| node.state == NodeState::Down) else { return plan };
+        let Some(node) = view.node(key.id).filter(|node| node.state == NodeState::Down) else { return plan };
         let due = node.state_since + ORPHAN_AFTER;
         // A node that left stops its tasks and never reports their ends.
         if due > cx.now && !node.has_left() {

@@ -42,7 +42,7 @@ impl ControlLoop for Reaper {
 
     fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
-        let service = ServiceId::from(Arc::clone(&key.id));
+        let service = ServiceId::from(key.id);
         let tasks: Vec<&Arc<Task>> = match key.slot {
             Some(slot) => view.tasks_of_slot(&service, slot).collect(),
             None => view.tasks_of_service(&service).collect(),

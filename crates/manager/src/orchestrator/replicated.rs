@@ -28,7 +28,7 @@ impl ControlLoop for Replicated {
     }
 
     fn all(&self, view: &Tables) -> Vec<Key> {
-        let removed = view.services_with_tasks().filter(|id| view.service(id.as_str()).is_none());
+        let removed = view.services_with_tasks().filter(|id| view.service(*id).is_none());
         view.services().map(|service| Key::of(&service.id)).chain(removed.map(Key::of)).collect()
     }
 
@@ -62,11 +62,11 @@ impl ControlLoop for Replicated {
 
     fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
-        let id = ServiceId::from(Arc::clone(&key.id));
-        match (view.service(&key.id), key.slot) {
+        let id = ServiceId::from(key.id);
+        match (view.service(key.id), key.slot) {
             (Some(service), None) => plan_service(service, view, &mut plan, cx),
             (Some(service), Some(number)) => {
-                plan.expect(Kind::Service, Arc::clone(&key.id));
+                plan.expect(Kind::Service, key.id);
                 let slot = Slot::new(view.tasks_of_slot(&id, number));
                 if slot.counts() {
                     plan_slot(service, number, &slot, view, &mut plan, cx);
@@ -81,7 +81,7 @@ impl ControlLoop for Replicated {
 
 /// Whether the task's service has live tasks of an older spec. Its slots then depend on each other.
 fn is_updating(task: &Task, view: &Tables) -> bool {
-    let service = view.service(task.service_id.as_str());
+    let service = view.service(&task.service_id);
     service.is_some_and(|it| view.live_versions(&it.id).any(|version| version != it.spec_version))
 }
 

@@ -34,7 +34,7 @@ pub(super) fn make(
         status: TaskStatus { state: TaskState::Pending, at: cx.now, ..TaskStatus::default() },
         inherited_restarts: same.map_or(0, |task| task.restarts() + 1),
         moves: same.map_or(0, |task| task.moves + u64::from(!ended_by_itself(task))),
-        image_digest: resolve(&service.spec.image, view),
+        image_digest: service.image_digest.clone().or_else(|| resolve(&service.spec.image, view)),
         not_before,
         ..Task::default()
     }

@@ -37,7 +37,7 @@ pub(super) fn resolve(
     runtimes: BTreeMap<String, PathBuf>,
     devices: Vec<Device>,
     allow: Allow,
-    no_new_privileges: bool,
+    no_new_privileges: Option<bool>,
 ) -> anyhow::Result<NodeOffers> {
     for (name, program) in &runtimes {
         check_runtime(name, program).with_context(|| format!("runtimes.{name}"))?;
@@ -113,7 +113,11 @@ mod tests {
         assert_eq!(offers.runtimes["sh"], Path::new("/bin/sh"));
         let devices: Vec<String> = offers.devices.iter().map(|it| it.device_id().to_string()).collect();
         assert_eq!(devices, ["gpu=left", "fpga=left"]);
-        assert!(offers.no_new_privileges && offers.allow.privileged && offers.allow.has_device("/dev/snd/seq"));
+        assert!(
+            offers.no_new_privileges == Some(true)
+                && offers.allow.privileged
+                && offers.allow.has_device("/dev/snd/seq")
+        );
         assert_eq!(offers.allow.capabilities, ["NET_ADMIN", "SYS_PTRACE"]);
     }
 

@@ -22,7 +22,7 @@ use self::freshness::Freshness;
 pub use self::options::{RaftOptions, Timing};
 use super::Raft;
 use super::digests::Digests;
-use super::runtime;
+use super::runtime::{self, Ticks};
 use super::state_machine::{Progress, StateMachine};
 use super::storage::{LogStatistics, LogStore, OpenError};
 use super::threads::Threads;
@@ -119,11 +119,12 @@ impl Core {
             return Ok(Self { handle: tokio::runtime::Handle::current(), end, stop });
         }
         // One thread runs all tasks. With a multi-thread scheduler, each wake costs one more system call.
+        let ticks = Ticks::from_now(options.timing.tick());
         let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (handle, ended, tick) = (own.handle().clone(), end.clone(), options.timing.tick());
+        let (handle, ended) = (own.handle().clone(), end.clone());
         std::thread::Builder::new().name("raft".into()).stack_size(STACK).spawn(move || {
             runtime::seed_this_thread(random);
-            runtime::tick_this_thread(tick);
+            ticks.apply_to_this_thread();
             own.block_on(ended.cancelled_owned());
             own.shutdown_background();
         })?;

@@ -26,13 +26,29 @@ thread_local! {
 }
 
 /// The moments at which the core checks its timers: every `period`, starting at `origin`.
+///
+/// The library's own period is 13/64 of a heartbeat and can't be set. An idle manager spends most of its CPU time on
+/// these wakes. The library waits for its next tick with [`AsyncRuntime::sleep_until`], and skips ticks that it misses.
 #[derive(Clone, Copy)]
-struct Ticks {
+pub(super) struct Ticks {
     origin: Instant,
     period: Duration,
 }
 
 impl Ticks {
+    /// Returns ticks for a runtime that is built next.
+    ///
+    /// Tokio's timers that are more than 64 ms away are kept in slots of 64 ms, counted from when the runtime was built,
+    /// and cost a second wake at the start of their slot unless they end there. A period of whole slots avoids it.
+    pub(super) fn from_now(period: Duration) -> Self {
+        Self { origin: Instant::now(), period }
+    }
+
+    /// Makes cores that run on this thread check their timers at these ticks only.
+    pub(super) fn apply_to_this_thread(self) {
+        TICKS.set(Some(self));
+    }
+
     /// Returns the first tick that is not before `deadline`.
     fn at_or_after(self, deadline: Instant) -> Instant {
         let ticks = (deadline - self.origin).as_nanos().div_ceil(self.period.as_nanos().max(1));
@@ -46,14 +62,6 @@ fn lengthen(ticks: Option<Ticks>, deadline: Instant, now: Instant) -> Instant {
         Some(ticks) if deadline - now >= SHORTEST_TICK => ticks.at_or_after(deadline),
         _ => deadline,
     }
-}
-
-/// Makes cores that run on this thread check their timers every `period`.
-///
-/// The library's own period is 13/64 of a heartbeat and can't be set. An idle manager spends most of its CPU time on
-/// these wakes. The library waits for its next tick with [`AsyncRuntime::sleep_until`], and skips ticks that it misses.
-pub(super) fn tick_this_thread(period: Duration) {
-    TICKS.set(Some(Ticks { origin: Instant::now(), period }));
 }
 
 /// Makes managers that run on this thread draw their election timeouts from `random`.

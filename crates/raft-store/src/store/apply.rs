@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flota_api::id::{NodeId, TaskId};
+use flota_api::id::{Id, NodeId, TaskId};
 use flota_api::model::{Task, TaskStatus};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::{Meta, Timestamp, Version};
@@ -74,8 +74,8 @@ impl Tables {
 
     fn try_apply(&mut self, stamp: Stamp, tx: &Transaction, events: &mut Vec<Event>) -> Result<(), Conflict> {
         for expectation in &tx.expectations {
-            if self.version_of(expectation.kind, &expectation.id) != expectation.version {
-                return Err(changed(expectation.kind, &expectation.id));
+            if self.version_of(expectation.kind, expectation.id) != expectation.version {
+                return Err(changed(expectation.kind, expectation.id));
             }
         }
         for action in &tx.actions {
@@ -83,7 +83,7 @@ impl Tables {
                 Action::Create(object) => events.push(self.create(stamp, object)?),
                 Action::Update(object) => events.push(self.update(stamp, object)?),
                 Action::Remove(kind, id) => {
-                    let removed = self.remove(*kind, id).ok_or_else(|| changed(*kind, id))?;
+                    let removed = self.remove(*kind, id).ok_or_else(|| changed(*kind, *id))?;
                     events.push(Event::Removed(removed));
                 }
                 Action::Status(task, node, status) => {
@@ -123,7 +123,7 @@ impl Tables {
     }
 
     fn status(&mut self, stamp: Stamp, task: &TaskId, node: &NodeId, status: &TaskStatus) -> Option<Event> {
-        let old = self.task(task.as_str())?;
+        let old = self.task(task)?;
         let higher = status.rank() > old.status.rank();
         // A status of the same rank may bring another text. Reports arrive in the order in which the worker made them;
         // its clock may step, and says nothing about their order.
@@ -164,8 +164,8 @@ impl Tables {
     }
 }
 
-fn changed(kind: Kind, id: &str) -> Conflict {
-    Conflict::Changed { kind: kind.to_string(), id: id.to_owned() }
+fn changed(kind: Kind, id: Id) -> Conflict {
+    Conflict::Changed { kind: kind.to_string(), id: id.to_string() }
 }
 
 fn with_meta(object: &Object, meta: Meta) -> Object {

@@ -260,7 +260,7 @@ mod tests {
         }
         for step in 0..3_000 {
             let task = random_task(&mut rng);
-            match tables.task(task.id.as_str()).cloned() {
+            match tables.task(&task.id).cloned() {
                 Some(task) if rng.random_bool(0.3) => drop(tables.remove(Kind::Task, task.id.as_str())),
                 // The service and the slot of a task never change.
                 Some(old) => {

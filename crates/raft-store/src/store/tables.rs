@@ -10,7 +10,7 @@ use super::indices::{Indices, Load};
 use super::networks::NodePort;
 use super::runs::Runs;
 use crate::digest::Digest;
-use flota_api::id::{NetworkId, NodeId, ServiceId, TaskId};
+use flota_api::id::{Id, NetworkId, NodeId, ServiceId, TaskId};
 use flota_api::model::{Cluster, INGRESS, Image, Network, Node, Registry, Service, ServiceSpec, Stack, Task};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::{Timestamp, Version};
@@ -18,14 +18,14 @@ use flota_api::version::{Timestamp, Version};
 /// The tables at one moment.
 pub type View = Arc<Tables>;
 
-/// A key. It is shared, because a change to a map clones whole nodes of it with all their keys.
+/// A text as a key. It is shared, because a change to a map clones whole nodes of it with all their keys.
 pub(super) type Key = Arc<str>;
 
 /// Objects of one kind by id, and by the names that are unique among them.
 #[derive(Clone, Debug, Default)]
 struct Table {
-    by_id: OrdMap<Key, Object>,
-    by_name: OrdMap<Key, Key>,
+    by_id: OrdMap<Id, Object>,
+    by_name: OrdMap<Key, Id>,
 }
 
 impl Table {
@@ -35,18 +35,22 @@ impl Table {
 
     /// Inserts or replaces an object, and returns the one that it replaces.
     fn put(&mut self, object: Object) -> Option<Object> {
-        let id = object.key();
-        let old = self.by_id.insert(Arc::clone(&id), object.clone());
+        let id = object.id();
+        let old = self.by_id.insert(id, object.clone());
         let (names, old_names) = (object.names(), old.as_ref().map(Object::names).unwrap_or_default());
         if names != old_names {
-            old_names.into_iter().for_each(|name| drop(self.by_name.remove(name)));
-            names.into_iter().for_each(|name| drop(self.by_name.insert(name.into(), Arc::clone(&id))));
+            for name in old_names {
+                self.by_name.remove(name);
+            }
+            for name in names {
+                self.by_name.insert(name.into(), id);
+            }
         }
         old
     }
 
-    fn remove(&mut self, id: &str) -> Option<Object> {
-        let object = self.by_id.remove(id)?;
+    fn remove(&mut self, id: Id) -> Option<Object> {
+        let object = self.by_id.remove(&id)?;
         for name in object.names() {
             self.by_name.remove(name);
         }
@@ -87,7 +91,7 @@ pub struct Tables {
 macro_rules! accessors {
     ($($kind:ident: $get:ident, $all:ident $(, $named:ident)?;)*) => { $(
         #[doc = concat!("The ", stringify!($kind), " with this id.")]
-        pub fn $get(&self, id: &str) -> Option<&Arc<$kind>> { self.get(id) }
+        pub fn $get(&self, id: impl Into<Id>) -> Option<&Arc<$kind>> { self.get(id) }
         #[doc = concat!("Every ", stringify!($kind), ", by id.")]
         pub fn $all(&self) -> impl Iterator<Item = &Arc<$kind>> { self.all() }
         $(
@@ -117,8 +121,8 @@ impl Tables {
     }
 
     /// The object of this kind with this id.
-    pub fn get<T: StoreObject>(&self, id: &str) -> Option<&Arc<T>> {
-        self.table(T::KIND).by_id.get(id).and_then(T::from_object)
+    pub fn get<T: StoreObject>(&self, id: impl Into<Id>) -> Option<&Arc<T>> {
+        self.object(T::KIND, id).and_then(T::from_object)
     }
 
     /// Every object of this kind, by id.
@@ -155,7 +159,7 @@ impl Tables {
     }
 
     fn tasks_with<'a>(&'a self, ids: impl Iterator<Item = &'a TaskId>) -> impl Iterator<Item = &'a Arc<Task>> {
-        ids.filter_map(|id| self.task(id.as_str()))
+        ids.filter_map(|id| self.task(id))
     }
 
     /// Tasks of a service, in the order of their slots, then of their ids.
@@ -210,7 +214,7 @@ impl Tables {
 
     /// The node that a task was given to; `None` if it has no node yet or the node was removed.
     pub fn node_of(&self, task: &Task) -> Option<&Arc<Node>> {
-        self.node(task.node_id.as_ref()?.as_str())
+        self.node(task.node_id.as_ref()?)
     }
 
     /// The spec that a task was made from.
@@ -230,7 +234,7 @@ impl Tables {
 
     /// The image with this digest; if there are several, one that has a name.
     pub fn image_by_digest(&self, digest: &str) -> Option<&Arc<Image>> {
-        self.indices.images.of(digest).find_map(|(_, id)| self.image(id.as_str()))
+        self.indices.images.of(digest).find_map(|(_, id)| self.image(id))
     }
 
     /// Nodes with unfinished tasks that use the image with this digest; `None` stands for tasks without a node.
@@ -240,12 +244,12 @@ impl Tables {
 
     /// Images that a node holds or was asked to hold.
     pub fn images_of_node(&self, id: &NodeId) -> impl Iterator<Item = &Arc<Image>> {
-        self.indices.images_of_node.of(id).filter_map(|id| self.image(id.as_str()))
+        self.indices.images_of_node.of(id).filter_map(|id| self.image(id))
     }
 
     /// Nodes that are managers, by id.
     pub fn managers(&self) -> impl Iterator<Item = &Arc<Node>> {
-        self.indices.managers.iter().filter_map(|id| self.node(id.as_str()))
+        self.indices.managers.iter().filter_map(|id| self.node(id))
     }
 
     /// Networks that tasks of a spec join, in the order of their interfaces.
@@ -321,12 +325,12 @@ impl Tables {
     }
 
     /// The object of this kind and id.
-    pub fn object(&self, kind: Kind, id: &str) -> Option<&Object> {
-        self.table(kind).by_id.get(id)
+    pub fn object(&self, kind: Kind, id: impl Into<Id>) -> Option<&Object> {
+        self.table(kind).by_id.get(&id.into())
     }
 
     /// The object's version; `None` if there is no such object.
-    pub fn version_of(&self, kind: Kind, id: &str) -> Option<Version> {
+    pub fn version_of(&self, kind: Kind, id: impl Into<Id>) -> Option<Version> {
         self.object(kind, id).map(|object| object.meta().version)
     }
 
@@ -344,8 +348,8 @@ impl Tables {
     }
 
     /// Removes an object and updates all indices.
-    pub fn remove(&mut self, kind: Kind, id: &str) -> Option<Object> {
-        let removed = self.table_mut(kind).remove(id)?;
+    pub fn remove(&mut self, kind: Kind, id: impl Into<Id>) -> Option<Object> {
+        let removed = self.table_mut(kind).remove(id.into())?;
         self.follow(Some(&removed), None);
         Some(removed)
     }
@@ -379,7 +383,7 @@ impl Tables {
 
     /// Drops a spec that is neither the newest of its service nor that of a task.
     fn drop_unused_spec(&mut self, service: &ServiceId, version: u64) {
-        let newest = self.service(service.as_str()).map(|service| service.spec_version);
+        let newest = self.service(service).map(|service| service.spec_version);
         if newest != Some(version) && !self.indices.versions.has(service, &version) {
             self.specs.remove(&(service.clone(), version));
         }

@@ -1,5 +1,6 @@
 //! Tests each operation of the store with every kind of object, enumerated from the declaration of kinds.
 
+use flota_api::id::Id;
 use flota_api::model::{Cluster, Image, Network, Node, Registry, Service, ServiceSpec, Stack, StackSpec, Task};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::Timestamp;
@@ -54,9 +55,9 @@ fn every_kind_survives_a_snapshot() {
 #[test]
 fn every_kind_survives_the_log() {
     for kind in Kind::ALL {
-        let (object, id) = (sample(kind, "id"), "id".to_owned());
+        let (object, id) = (sample(kind, "id"), Id::from("id"));
         let transaction = Transaction {
-            expectations: vec![Expectation { kind, id: id.clone(), version: Some(7) }],
+            expectations: vec![Expectation { kind, id, version: Some(7) }],
             actions: vec![Action::Create(object.clone()), Action::Update(object), Action::Remove(kind, id)],
             ..Transaction::default()
         };

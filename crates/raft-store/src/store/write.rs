@@ -1,5 +1,6 @@
 //! Builds a transaction over a view.
 
+use flota_api::id::Id;
 use flota_api::object::{Kind, StoreObject};
 
 use super::View;
@@ -24,10 +25,11 @@ impl WriteTx {
     }
 
     /// Makes the transaction fail if the object is no longer as in the view, or no longer absent.
-    pub fn expect(&mut self, kind: Kind, id: &str) {
+    pub fn expect(&mut self, kind: Kind, id: impl Into<Id>) {
+        let id = id.into();
         let version = self.view.version_of(kind, id);
         if !self.transaction.expectations.iter().any(|it| it.kind == kind && it.id == id) {
-            self.transaction.expectations.push(Expectation { kind, id: id.to_owned(), version });
+            self.transaction.expectations.push(Expectation { kind, id, version });
         }
     }
 
@@ -46,9 +48,10 @@ impl WriteTx {
     }
 
     /// Removes an object.
-    pub fn remove(&mut self, kind: Kind, id: &str) {
+    pub fn remove(&mut self, kind: Kind, id: impl Into<Id>) {
+        let id = id.into();
         self.expect(kind, id);
-        self.transaction.actions.push(Action::Remove(kind, id.to_owned()));
+        self.transaction.actions.push(Action::Remove(kind, id));
     }
 
     /// Returns the transaction.

@@ -24,8 +24,10 @@ fn table(root: &RootDir, path: &str) -> String {
     // O_NONBLOCK prevents the open from waiting if the path is a pipe.
     let file = root.find(Path::new(path), libc::O_RDONLY | libc::O_NONBLOCK).map(File::from);
     let file = file.ok().filter(|it| it.metadata().is_ok_and(|it| it.is_file() && it.len() <= BOUND));
-    let mut text = String::new();
-    file.and_then(|file| file.take(BOUND).read_to_string(&mut text).ok()).map_or_else(String::new, |_| text)
+    let mut bytes = Vec::new();
+    let read = file.and_then(|file| file.take(BOUND).read_to_end(&mut bytes).ok());
+    // A line in another encoding does not hide the others.
+    read.map_or_else(String::new, |_| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 pub(crate) fn find(root: &RootDir, text: &str) -> Result<User, StepError> {
@@ -76,6 +78,16 @@ mod tests {
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/srv:/bin/false\n";
     const GROUP: &str = "root:x:0:\nweb:x:34:\nlog:x:4:web,other\n";
+
+    #[test]
+    fn line_of_another_encoding_hides_no_other_line() {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(dir.path().join("etc")).expect("a folder");
+        let passwd = [b"m\xfcller:x:1:1:M\xfcller:/:/bin/sh\n".as_slice(), PASSWD.as_bytes()].concat();
+        std::fs::write(dir.path().join("etc/passwd"), passwd).expect("a file");
+        let root = RootDir::open(dir.path()).expect("it is there");
+        assert_eq!(find(&root, "web").expect("known").uid, 33);
+    }
 
     #[test]
     fn users_are_found_by_name_and_number_and_unknown_ones_refused() {

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::harness::{program, read, wait_for};
-use crate::supervisor::Supervised;
+use crate::supervised::Supervised;
 
 /// The runtime from a path of the test's own, so that what runs from it can be told from others'.
 fn own_program(container: &Supervised) -> Program {

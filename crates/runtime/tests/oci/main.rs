@@ -21,6 +21,7 @@ mod running; // a call of the program: its output and code
 mod seccomp; // filters, and the agent that is asked
 mod security; // by CVE: what an image or a caller must not be able to do
 mod signals; // a runtime that is killed in the middle
+mod supervised; // a container of a daemon
 mod supervisor; // the library: output, exit codes, exec, attach, the supervisor's end
 mod systemd; // scopes of systemd, by a bus and a manager of the test
 mod terminal; // terminals and descriptors that are passed on

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::harness::wait_for;
-use crate::supervisor::Supervised;
+use crate::supervised::Supervised;
 
 const ALL: [&str; 3] = ["embedded", "crun", "runc"];
 

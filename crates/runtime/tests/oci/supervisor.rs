@@ -8,13 +8,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use flota_runtime::cgroup::{Groups, hierarchies};
 use flota_runtime::process::receive_terminal;
 use flota_runtime::state::State;
-use flota_runtime::{
-    ContainerClient, ContainerEvent, ContainerEvents, ExecSpec, ExitStatus, LogReader, OomVictim, Order, Program, Root,
-    RunError,
-};
+use flota_runtime::{ContainerClient, ContainerEvent, ContainerEvents, ExecSpec, ExitStatus, OomVictim};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket};
@@ -22,96 +18,8 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::census::entries;
-use crate::harness::{Bundle, program, read, wait_for};
-
-/// A container of a daemon. The bundle is dropped last.
-pub(crate) struct Supervised {
-    pub(crate) order: Order,
-    pub(crate) dir: PathBuf,
-    pub(crate) bundle: Bundle,
-}
-
-impl Supervised {
-    pub(crate) fn new(script: &str) -> Self {
-        let mut bundle = Bundle::new();
-        bundle.sh(script);
-        let dir = bundle.dir.join("supervised");
-        std::fs::create_dir(&dir).unwrap();
-        let path = bundle.config["linux"]["cgroupsPath"].as_str();
-        let order = Order {
-            id: bundle.id.clone(),
-            root: Root::Folder(bundle.rootfs()),
-            user: String::new(),
-            hostname: "box".into(),
-            hosts: "127.0.0.1\tlocalhost\n198.18.0.9\tbox\n".into(),
-            resolver: None,
-            groups: Groups::new(&hierarchies().unwrap(), path, &bundle.id).unwrap(),
-            log: dir.join("log"),
-            log_bytes: 1 << 20,
-            terminal: false,
-            runtime: None,
-        };
-        Self { order, dir, bundle }
-    }
-
-    pub(crate) fn try_start(&self) -> Result<ContainerEvents, RunError> {
-        self.start_keeping(&[])
-    }
-
-    pub(crate) fn start_keeping(&self, kept: &[OwnedFd]) -> Result<ContainerEvents, RunError> {
-        let spec = serde_json::from_value(self.bundle.config.clone()).unwrap();
-        flota_runtime::start(&Program::open(program()), &self.dir, &self.order, spec, kept)
-    }
-
-    #[track_caller]
-    pub(crate) fn start(self) -> Self {
-        drop(self.start_watched());
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn start_watched(&self) -> ContainerEvents {
-        self.try_start().unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    pub(crate) fn client(&self) -> ContainerClient {
-        ContainerClient::connect(&self.dir).unwrap()
-    }
-
-    pub(crate) fn wait(&self) -> ExitStatus {
-        wait_for("exit.json", || ExitStatus::load(&self.dir).unwrap())
-    }
-
-    /// Stream and text of all lines so far.
-    pub(crate) fn lines(&self) -> Vec<(u32, String)> {
-        let mut reader = LogReader::open(&self.order.log);
-        let next = || reader.next_line().unwrap();
-        std::iter::from_fn(next).map(|it| (it.stream, String::from_utf8_lossy(&it.text).into_owned())).collect()
-    }
-
-    pub(crate) fn wait_line(&self, text: &str) {
-        wait_for(&format!("`{text}` in the log"), || self.lines().iter().any(|it| it.1.trim() == text).then_some(()));
-    }
-
-    /// Runs a script in it; its code and what it said.
-    pub(crate) fn exec(&self, script: &str) -> (i32, String) {
-        let (mut reader, writer) = std::io::pipe().unwrap();
-        let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
-        let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
-        let spec = ExecSpec { argv, env: Vec::new(), cwd: String::new(), user: String::new(), tty: false };
-        let process = self.client().exec(&spec, vec![null(), OwnedFd::from(writer), null()]).unwrap();
-        let mut said = String::new();
-        reader.read_to_string(&mut said).unwrap();
-        (process.wait(), said)
-    }
-
-    /// All of it is gone but what a daemon reads.
-    pub(crate) fn assert_gone(&self) {
-        wait_for("the supervisor has ended", || self.bundle.census().processes.is_empty().then_some(()));
-        self.bundle.assert_gone();
-        assert_eq!(entries(&self.dir.join("runtime")), Vec::<PathBuf>::new());
-    }
-}
+use crate::harness::{program, read, wait_for};
+use crate::supervised::Supervised;
 
 #[test]
 fn output_is_in_the_log_and_the_code_in_a_file() {

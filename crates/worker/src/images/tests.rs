@@ -4,13 +4,13 @@ use std::pin::Pin;
 
 use futures::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response};
+use tonic::{Request, Response, Status};
 
 use super::*;
 use crate::test_cluster::TestCluster;
 use flota_api::model::{NodeAddress, Role};
-use flota_api::proto::images::Chunk;
 use flota_api::proto::images::image_store_server::{ImageStore as ImageStoreRpc, ImageStoreServer};
+use flota_api::proto::images::{Chunk, GetBlobRequest};
 
 /// What a holder sends.
 #[derive(Clone, Copy, Debug)]
@@ -158,10 +158,32 @@ async fn an_image_that_this_node_is_to_hold_and_has_already_is_reported() {
 }
 
 #[tokio::test]
+async fn an_image_that_the_leader_names_and_no_node_holds_is_the_one_with_that_digest_in_the_registry() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (images, digest) = packed(dir.path());
+    let spec = Arc::new(flota_api::model::ServiceSpec { image: "127.0.0.1:1/program:1".into(), ..Default::default() });
+    let task = |digest: &str| {
+        let source = ImageSource { digest: digest.into(), holders: Vec::new(), grant: None };
+        Assignment { task_id: "t".into(), spec: Arc::clone(&spec), image: Some(source), ..Assignment::default() }
+    };
+    images.ensure(&task(&digest), None).await.expect("it is here");
+    assert!(images.reporter.has_report_of(&digest), "the leader does not know that");
+    let other = format!("sha256:{}", "1".repeat(64));
+    let error = images.ensure(&task(&other), Some(&digest)).await.expect_err("nobody has it");
+    let text = flota_api::text::with_causes(&error);
+    assert!(
+        text.starts_with(&format!("no node holds the image {other}, and its registry does not send it: ")),
+        "{text}"
+    );
+    assert!(text.contains(&format!("failed to pull 127.0.0.1:1/program@{other}: failed to connect")), "{text}");
+}
+
+#[tokio::test]
 async fn tasks_of_one_spec_run_the_image_that_the_first_one_resolved() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (images, digest) = packed(dir.path());
-    // Nothing listens at this registry, and no TLS provider is installed: a request to it fails the test.
+    // Nothing listens at this registry: a request to it fails the test.
     let spec = flota_api::model::ServiceSpec { image: "127.0.0.1:1/program".into(), ..Default::default() };
     let task = |id: &str, spec_version| Assignment {
         task_id: id.into(),

@@ -1,6 +1,8 @@
 //! Conversions between the messages of `control.proto` and the types of the operations.
 
-use flota_api::model::{NetworkSpec, NodeSpec, Role, ServiceSpec, StackSpec};
+use std::sync::Arc;
+
+use flota_api::model::{NetworkSpec, NodeSpec, Role, Service, ServiceSpec, StackSpec};
 use flota_api::proto::{control as pc, specs as ps, types as pt};
 use flota_api::version::Version;
 
@@ -11,6 +13,7 @@ use super::super::filter::Filter;
 use super::super::images::NamedImage;
 use super::super::networks::NetworkSummary;
 use super::super::nodes::NodeSummary;
+use super::super::pins::{ResolveImage, Warned};
 use super::super::progress::{HangingTask, ImageProgress, ServiceProgress};
 use super::super::registries::RegistrySummary;
 use super::super::services::ServiceSummary;
@@ -34,6 +37,15 @@ pub(super) fn version(version: u64) -> Option<Version> {
 pub(super) fn role(number: i32) -> Result<Role, ControlError> {
     let role = pt::Role::try_from(number).map_err(|_| ControlError::invalid("role", "it is unknown"))?;
     Ok(role.into())
+}
+
+pub(super) fn resolve_image(number: i32) -> Result<ResolveImage, ControlError> {
+    match pc::ResolveImage::try_from(number) {
+        Ok(pc::ResolveImage::Changed) => Ok(ResolveImage::Changed),
+        Ok(pc::ResolveImage::Always) => Ok(ResolveImage::Always),
+        Ok(pc::ResolveImage::Never) => Ok(ResolveImage::Never),
+        Err(_) => Err(ControlError::invalid("resolve_image", "it is unknown")),
+    }
 }
 
 fn missing_spec() -> ControlError {
@@ -83,6 +95,18 @@ impl From<NamedImage> for pc::ImageRow {
 impl From<ServiceSummary> for pc::ServiceRow {
     fn from(row: ServiceSummary) -> Self {
         Self { service: Some(row.service.as_ref().into()), running: row.running, desired: row.desired }
+    }
+}
+
+impl From<Warned<Arc<Service>>> for pc::ServiceChange {
+    fn from(it: Warned<Arc<Service>>) -> Self {
+        Self { service: Some(it.changed.as_ref().into()), warnings: it.warnings }
+    }
+}
+
+impl From<Warned<StackSummary>> for pc::StackChange {
+    fn from(it: Warned<StackSummary>) -> Self {
+        Self { stack: Some(it.changed.into()), warnings: it.warnings }
     }
 }
 

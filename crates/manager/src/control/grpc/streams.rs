@@ -8,7 +8,7 @@ use tonic::{Status, Streaming};
 use flota_api::model::Task;
 use flota_api::proto::streams::frame::Frame as Content;
 use flota_api::proto::streams::{Frame, LogLine, LogsRequest};
-use flota_api::text::printable;
+use flota_api::text::printable_within;
 use flota_raft_store::View;
 use flota_raft_store::raft::RaftNode;
 
@@ -39,10 +39,10 @@ const TEXT_BOUND: usize = 1_000;
 /// Makes what the worker itself says fit for a terminal. What its tasks write is the user's own.
 fn shown(frame: Frame) -> Frame {
     let content = frame.frame.map(|content| match content {
-        Content::Error(text) => Content::Error(printable(&text, TEXT_BOUND)),
+        Content::Error(text) => Content::Error(printable_within(&text, TEXT_BOUND)),
         Content::Log(line) => Content::Log(LogLine {
-            task_name: printable(&line.task_name, TEXT_BOUND),
-            node_name: printable(&line.node_name, TEXT_BOUND),
+            task_name: printable_within(&line.task_name, TEXT_BOUND),
+            node_name: printable_within(&line.node_name, TEXT_BOUND),
             ..line
         }),
         other => other,
@@ -150,9 +150,9 @@ mod tests {
     #[test]
     fn a_worker_writes_no_escape_sequences_to_a_users_terminal() {
         let shown = |content| shown(Frame { frame: Some(content) }).frame.expect("it stays");
-        assert_eq!(shown(Content::Error("\u{1b}c".into())), Content::Error("\\u{1b}c".into()));
+        assert_eq!(shown(Content::Error("\u{1b}c".into())), Content::Error("\\u001bc".into()));
         let line = |name: &str| LogLine { node_name: name.into(), line: "\u{1b}[1m".into(), ..LogLine::default() };
-        assert_eq!(shown(Content::Log(line("\u{1b}c"))), Content::Log(line("\\u{1b}c")), "the line is the task's");
+        assert_eq!(shown(Content::Log(line("\u{1b}c"))), Content::Log(line("\\u001bc")), "the line is the task's");
         assert_eq!(shown(Content::Stdout("\u{1b}c".into())), Content::Stdout("\u{1b}c".into()));
     }
 }

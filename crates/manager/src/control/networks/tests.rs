@@ -5,7 +5,8 @@ use flota_api::reason::{Detail, Reason};
 use tonic::Status;
 
 use super::*;
-use crate::control::tests::Alone;
+use crate::control::pins::ResolveImage::Never;
+use crate::control::tests::alone::Alone;
 
 fn network(name: &str, subnet: Option<&str>) -> NetworkSpec {
     let subnet = subnet.map(|prefix| SubnetSpec {
@@ -80,7 +81,7 @@ async fn a_network_whose_subnet_meets_another_or_a_route_is_refused_with_the_fie
 async fn a_network_that_is_used_is_not_removed_and_its_users_are_named() {
     let control = cluster().await;
     let front = control.create_network("", network("front", None)).await.expect("a network");
-    let web = control.create_service("", service("web", &["front"], &[])).await.expect("a service");
+    let web = control.create_service("", service("web", &["front"], &[]), Never).await.expect("a service").changed;
     assert_eq!(web.spec.networks[0].network, front.id, "the spec has the id");
     let expected = "network `front` is used by web".to_owned();
     assert_eq!(refused(control.remove_network("", "front").await), (Some(Reason::InUse), expected));
@@ -95,7 +96,7 @@ async fn a_network_that_is_used_is_not_removed_and_its_users_are_named() {
 async fn networks_that_tasks_cannot_join_are_refused() {
     let control = cluster().await;
     control.create_network("", network("front", None)).await.expect("a network");
-    let create = async |spec| refused(control.create_service("", spec).await);
+    let create = async |spec| refused(control.create_service("", spec, Never).await);
     let ingress = (8_080, PublishMode::Ingress);
     assert_eq!(
         create(service("a", &["nowhere"], &[])).await,
@@ -109,21 +110,21 @@ async fn networks_that_tasks_cannot_join_are_refused() {
         let (reason, text) = create(spec).await;
         assert!(reason == Some(Reason::Invalid) && text.starts_with(expected), "{text}");
     }
-    control.create_service("", service("a", &["host"], &[])).await.expect("the network of its node alone");
+    control.create_service("", service("a", &["host"], &[]), Never).await.expect("the network of its node alone");
 }
 
 #[tokio::test]
 async fn a_port_that_another_service_has_is_refused() {
     let control = cluster().await;
     let (ingress, host) = ((80, PublishMode::Ingress), (81, PublishMode::Host));
-    control.create_service("", service("web", &[], &[ingress, host])).await.expect("a service");
-    let create = async |name, ports: &[_]| control.create_service("", service(name, &[], ports)).await;
+    control.create_service("", service("web", &[], &[ingress, host]), Never).await.expect("a service");
+    let create = async |name, ports: &[_]| control.create_service("", service(name, &[], ports), Never).await;
     let expected = "ports[0]: 80/tcp is published by service `web`".to_owned();
     assert_eq!(refused(create("a", &[ingress]).await), (Some(Reason::Invalid), expected));
     assert_eq!(refused(create("a", &[(80, PublishMode::Host)]).await).0, Some(Reason::Invalid));
     assert_eq!(refused(create("a", &[(81, PublishMode::Ingress)]).await).0, Some(Reason::Invalid));
     create("a", &[host]).await.expect("its tasks run on other nodes");
-    let update = control.update_service("", "web", None, &service("web", &[], &[ingress])).await;
+    let update = control.update_service("", "web", None, &service("web", &[], &[ingress]), Never).await;
     update.expect("a service keeps its own port");
 }
 
@@ -134,24 +135,25 @@ async fn a_stack_has_networks_of_its_own_and_shares_those_that_exist() {
     let services = vec![service("shop_web", &["shop_default", "corp"], &[(80, PublishMode::Ingress)])];
     let networks = vec![network("shop_default", None)];
     let stack = StackSpec { name: "shop".into(), services, networks };
-    control.deploy_stack("", &stack).await.expect("a stack");
+    control.deploy_stack("", &stack, Never).await.expect("a stack");
     let view = control.store.view();
     let own = view.network_by_name("shop_default").expect("it was made").clone();
     let web: &Arc<Service> = view.service_by_name("shop_web").expect("it was made");
     assert_eq!(web.spec.networks[0].network, own.id);
     assert!(own.stack_id.is_some());
-    control.deploy_stack("", &stack).await.expect("nothing has changed");
+    control.deploy_stack("", &stack, Never).await.expect("nothing has changed");
     assert_eq!(control.store.view().service_by_name("shop_web").map(|it| it.spec_version), Some(1));
     let changed =
         StackSpec { networks: vec![NetworkSpec { internal: true, ..network("shop_default", None) }], ..stack };
-    let (_, text) = refused(control.deploy_stack("", &changed).await);
+    let (_, text) = refused(control.deploy_stack("", &changed, Never).await);
     assert_eq!(text, "networks.shop_default: a network can't be changed; remove the stack first");
     let foreign = StackSpec { name: "x".into(), services: Vec::new(), networks: vec![network("corp", None)] };
-    let (_, text) = refused(control.deploy_stack("", &foreign).await);
+    let (_, text) = refused(control.deploy_stack("", &foreign, Never).await);
     assert_eq!(text, "networks.corp: it exists already and does not belong to this stack");
     let two =
         vec![service("y_a", &[], &[(90, PublishMode::Ingress)]), service("y_b", &[], &[(90, PublishMode::Ingress)])];
-    let (_, text) =
-        refused(control.deploy_stack("", &StackSpec { name: "y".into(), services: two, networks: Vec::new() }).await);
+    let (_, text) = refused(
+        control.deploy_stack("", &StackSpec { name: "y".into(), services: two, networks: Vec::new() }, Never).await,
+    );
     assert_eq!(text, "services.y_b.ports[0]: 90/tcp is published by service `y_a`");
 }

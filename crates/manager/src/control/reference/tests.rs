@@ -23,7 +23,7 @@ fn tables(services: Vec<Service>, tasks: Vec<Task>) -> Tables {
 /// Returns the id that the reference identifies, otherwise the ids of the candidates, which may be none.
 fn meant<T: Referable>(found: Result<&Arc<T>, ControlError>) -> Result<String, Vec<String>> {
     match found {
-        Ok(object) => Ok(object.id().to_owned()),
+        Ok(object) => Ok(object.id().to_string()),
         Err(ControlError::Ambiguous { candidates, .. }) => Err(candidates.into_iter().map(|it| it.id).collect()),
         Err(ControlError::NotFound { .. } | ControlError::NoTask { .. }) => Err(Vec::new()),
         Err(other) => panic!("a reference is never refused with {other}"),

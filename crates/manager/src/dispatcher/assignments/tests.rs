@@ -1,7 +1,7 @@
 //! Tests of what a worker is told of its tasks and images.
 
 use super::*;
-use flota_api::model::{Attachment, DeviceId, Image, ImageHolder, Node, Service, TaskStatus};
+use flota_api::model::{Attachment, Cluster, DeviceId, Image, ImageHolder, Service, TaskStatus};
 use flota_api::object::StoreObject;
 
 fn view(states: &[(&str, TaskState, DesiredState)]) -> Tables {
@@ -62,6 +62,37 @@ fn a_worker_is_told_which_of_its_devices_a_task_has() {
     view.put(Task { device_ids: vec![gpu.clone()], ..task }.into_object());
     let set = tell(&mut nothing_told(&[]), &view).expect("the full set");
     assert_eq!(set.tasks[0].device_ids, [(&gpu).into()]);
+}
+
+#[test]
+fn a_default_of_the_cluster_is_told_when_it_changes() {
+    let mut view = view(&[("a", TaskState::Assigned, DesiredState::Running)]);
+    let mut told = nothing_told(&[]);
+    assert!(!tell(&mut told, &view).expect("the full set").tasks[0].no_new_privileges);
+    view.put(Cluster { no_new_privileges: true, ..Cluster::default() }.into_object());
+    assert!(tell(&mut told, &view).expect("it has changed").tasks[0].no_new_privileges);
+}
+
+#[test]
+fn credentials_come_with_an_image_that_no_node_of_the_same_architecture_holds() {
+    let mut view = view(&[]);
+    let status = TaskStatus { state: TaskState::Assigned, ..TaskStatus::default() };
+    let (node_id, image_digest) = (Some("n".into()), Some("sha256:1".into()));
+    let task = Task { id: "a".into(), service_id: "s".into(), spec_version: 1, node_id, ..Task::default() };
+    view.put(Task { image_digest, status, ..task }.into_object());
+    let spec = Arc::new(ServiceSpec { image: "registry:5000/app".into(), ..ServiceSpec::default() });
+    view.put(Service { id: "s".into(), spec_version: 1, spec, ..Service::default() }.into_object());
+    view.put(Registry { id: "r".into(), host: "registry:5000".into(), ..Registry::default() }.into_object());
+    let holders = vec![ImageHolder { node_id: "h".into(), confirmed: true }];
+    view.put(Image { id: "i".into(), digest: "sha256:1".into(), holders, ..Image::default() }.into_object());
+    for (architecture, is_held) in [("", true), ("arm64", false)] {
+        let mut holder = Node { id: "h".into(), state: NodeState::Ready, ..Node::default() };
+        holder.description.architecture = architecture.into();
+        view.put(holder.into_object());
+        let set = tell(&mut nothing_told(&[]), &view).expect("the full set");
+        let image = set.tasks[0].image.as_ref().expect("it has a digest");
+        assert_eq!((image.holders.len(), set.tasks[0].credentials.is_none()), (usize::from(is_held), is_held));
+    }
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn planned(view: &Tables) -> Vec<String> {
         .changes
         .iter()
         .map(|change| match change {
-            Change::Put(Object::Task(task)) if view.task(task.id.as_str()).is_none() => {
+            Change::Put(Object::Task(task)) if view.task(&task.id).is_none() => {
                 let ready = if task.desired_state == DesiredState::Ready { " ready" } else { "" };
                 format!("+{}{ready} after {} ms", task.slot, task.not_before.map_or(0, |it| it.0 - NOW.0))
             }

@@ -1,0 +1,86 @@
+//! What a tag stands for: asked without pulling the image, and pulled by the digest of an index.
+
+use flota_image::{Credentials, ImageName, Registries, RegistryOptions, resolve};
+use serde_json::json;
+
+use crate::server::{Answer, Server, Store, sha256};
+
+async fn resolved(server: &Server, registries: &Registries) -> Result<String, String> {
+    let _installs_the_tls_provider = Store::new();
+    let login = Credentials { username: "user".into(), password: "pass".into() };
+    let resolved = resolve(registries, &server.image(), Some(&login)).await;
+    resolved.map_err(|error| match std::error::Error::source(&error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    })
+}
+
+/// The methods of the requests for a manifest.
+fn methods(server: &Server) -> Vec<String> {
+    server.asked().iter().filter(|it| it.is_manifest()).map(|it| it.method.clone()).collect()
+}
+
+#[tokio::test]
+async fn one_request_without_a_body_resolves_a_tag() {
+    let server = Server::start(|fixture, asked, _| {
+        fixture.answer(asked).with("Docker-Content-Digest", format!("sha256:{}", "7".repeat(64)))
+    })
+    .await;
+    assert_eq!(resolved(&server, &Registries::default()).await, Ok(format!("sha256:{}", "7".repeat(64))));
+    assert_eq!(methods(&server), ["HEAD"]);
+}
+
+#[tokio::test]
+async fn digest_that_a_registry_does_not_send_is_that_of_the_manifest() {
+    let server = Server::start(|fixture, asked, _| fixture.answer(asked)).await;
+    let manifest = crate::server::Fixture::new().manifest;
+    assert_eq!(resolved(&server, &Registries::default()).await, Ok(sha256(&manifest)));
+    assert_eq!(methods(&server), ["HEAD", "GET"]);
+}
+
+#[tokio::test]
+async fn registry_gets_its_credentials_and_a_mirror_none() {
+    let mirror = Server::start(|_, _, _| Answer::new(404, "")).await;
+    let registry = Server::start(|fixture, asked, _| match asked.header("authorization") {
+        None => Answer::new(401, "").with("WWW-Authenticate", "Basic realm=\"r\""),
+        Some(_) => fixture.answer(asked),
+    })
+    .await;
+    let options = RegistryOptions::new(&[format!("http://{}", mirror.address)], false, None).unwrap();
+    let registries = [(registry.address.clone(), options)].into_iter().collect();
+    resolved(&registry, &registries).await.unwrap();
+    assert!(mirror.asked().iter().all(|it| it.header("authorization").is_none()));
+}
+
+#[tokio::test]
+async fn error_names_the_image_and_what_the_registry_answers() {
+    let absent = Server::start(|_, _, _| Answer::new(404, "")).await;
+    let error = resolved(&absent, &Registries::default()).await.unwrap_err();
+    let image = absent.image();
+    assert!(error.starts_with(&format!("failed to resolve {image}: ")) && error.contains("404"), "{error}");
+    let huge = Server::start(|_, _, _| Answer::new(200, vec![b' '; 5 << 20])).await;
+    let error = resolved(&huge, &Registries::default()).await.unwrap_err();
+    assert!(error.contains("gives no manifest of at most"), "{error}");
+}
+
+#[tokio::test]
+async fn image_is_known_by_the_digest_of_its_index_and_whole_with_it() {
+    let manifest = crate::server::Fixture::new().manifest;
+    let platform = json!({ "os": "linux", "architecture": oci_spec::image::Arch::default().to_string() });
+    let index = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [{
+        "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": sha256(&manifest),
+        "size": manifest.len(), "platform": platform,
+    }] });
+    let (bytes, digest) = (index.to_string().into_bytes(), sha256(index.to_string().as_bytes()));
+    let (own, served) = (sha256(&manifest), bytes.clone());
+    let server = Server::start(move |fixture, asked, _| match asked.is_manifest() && !asked.path.ends_with(&own) {
+        true => Answer::new(200, served.clone()),
+        false => fixture.answer(asked),
+    })
+    .await;
+    let store = Store::new();
+    let name = ImageName { version: digest.clone(), ..server.image() };
+    let image = store.pull(&name, &Registries::default(), None).await.unwrap();
+    assert_eq!(image.digest, digest);
+    assert_eq!(image.blobs()[..2], [digest, sha256(&manifest)]);
+}

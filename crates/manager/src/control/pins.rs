@@ -1,0 +1,109 @@
+//! The digests that services get with their specs, so that all tasks of a service run one image, whatever its name stands
+//! for later. A digest lies beside the spec, which the system never changes.
+//!
+//! A reference with a digest means that digest, and a name that the cluster knows means the cluster's image. Registries
+//! are asked for the others, before the change is planned. What can't be found out is a warning, as in Docker: the nodes
+//! then ask by themselves.
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+
+use flota_api::image_ref::ImageRef;
+use flota_api::model::{Service, ServiceSpec};
+use flota_api::object::Kind;
+use flota_raft_store::Tables;
+
+use super::error::ControlError;
+use super::{Control, Member};
+
+/// The services of a request whose images are resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ResolveImage {
+    /// Those that are new or get another reference.
+    Changed,
+    /// All.
+    Always,
+    /// None. A service keeps its digest as long as it keeps its reference.
+    Never,
+}
+
+/// A change, with what the user should know about it.
+#[derive(Clone, Debug)]
+pub(crate) struct Warned<T> {
+    pub(crate) changed: T,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// What a request needs to know to give services their digests.
+#[derive(Debug)]
+pub(super) struct Pins {
+    when: ResolveImage,
+    /// What registries say, by the reference as it is in the spec; `None` where they can't be asked.
+    asked: BTreeMap<String, Option<String>>,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Pins {
+    /// Returns the digest of the service with this spec; `None` if it is not known. `before` is the service as it is.
+    ///
+    /// # Errors
+    /// A concurrent change made it necessary to ask a registry that was not asked.
+    pub(super) fn of(
+        &self,
+        spec: &ServiceSpec,
+        before: Option<&Service>,
+        view: &Tables,
+    ) -> Result<Option<String>, ControlError> {
+        if let Some(service) = before.filter(|it| !self.concerns(spec, Some(it))) {
+            return Ok(service.image_digest.clone());
+        }
+        let known = ImageRef::parse(&spec.image).ok().and_then(|reference| self.known(&reference, view));
+        match (known, self.asked.get(&spec.image)) {
+            (Some(digest), _) => Ok(Some(digest)),
+            (None, Some(answer)) => Ok(answer.clone()),
+            (None, None) if self.when == ResolveImage::Never => Ok(None),
+            (None, None) => Err(ControlError::ChangedMeanwhile { kind: Kind::Service, name: spec.name.clone() }),
+        }
+    }
+
+    /// Whether the service gets a digest anew.
+    fn concerns(&self, spec: &ServiceSpec, before: Option<&Service>) -> bool {
+        self.when == ResolveImage::Always || before.is_none_or(|it| it.spec.image != spec.image)
+    }
+
+    /// The digest that a reference means without a registry.
+    fn known(&self, reference: &ImageRef, view: &Tables) -> Option<String> {
+        let named = || match self.when {
+            ResolveImage::Never => None,
+            _ => view.image_by_reference(&reference.to_string()).map(|image| image.digest.clone()),
+        };
+        reference.digest.clone().or_else(named)
+    }
+}
+
+impl<M: Member> Control<M> {
+    /// Asks registries for the images of these specs, as far as `when` asks for it.
+    pub(super) async fn pins(&self, request_id: &str, specs: &[ServiceSpec], when: ResolveImage) -> Pins {
+        let mut pins = Pins { when, asked: BTreeMap::new(), warnings: Vec::new() };
+        let view = self.store.view();
+        if when == ResolveImage::Never || view.answered(request_id) {
+            return pins;
+        }
+        let concerned = specs.iter().filter(|it| pins.concerns(it, view.service_by_name(&it.name).map(AsRef::as_ref)));
+        let references = concerned.filter_map(|it| Some((it.image.clone(), ImageRef::parse(&it.image).ok()?)));
+        let unknown: BTreeMap<_, _> = references.filter(|(_, it)| pins.known(it, &view).is_none()).collect();
+        let ask = |(name, reference)| {
+            let (resolver, view) = (&self.resolver, &view);
+            async move { (name, resolver.resolve(&reference, view).await) }
+        };
+        for (name, answer) in join_all(unknown.into_iter().map(ask)).await {
+            if let Err(why) = &answer {
+                let each = "each node asks the registry by itself, and nodes may run different images";
+                pins.warnings.push(format!("{why}; {each}"));
+            }
+            pins.asked.insert(name, answer.ok());
+        }
+        pins
+    }
+}

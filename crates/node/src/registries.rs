@@ -1,0 +1,25 @@
+//! Lets the manager ask registries, by the settings of this node.
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use flota_api::image_ref::ImageRef;
+use flota_api::model::RegistryCredentials;
+use flota_api::text::with_causes;
+use flota_image::Registries;
+use flota_manager::{AskRegistry, Resolved};
+
+/// The registries, as this node reaches them.
+#[derive(Debug)]
+pub(crate) struct NodeRegistries(pub(crate) Registries);
+
+impl AskRegistry for NodeRegistries {
+    fn digest(&self, reference: ImageRef, login: Option<RegistryCredentials>) -> BoxFuture<'static, Resolved> {
+        let registries = self.0.clone();
+        async move {
+            let resolved = flota_worker::resolve(&registries, &reference, login.as_ref()).await;
+            resolved.map_err(|error| with_causes(&error))
+        }
+        .boxed()
+    }
+}
