@@ -93,8 +93,10 @@ impl Networks {
     }
 
     fn send(&self, command: Command) {
-        // If the thread has panicked, whoever waits for an answer gets an error.
-        let _ = self.thread.commands.as_ref().map(|it| it.send(command));
+        if let Some(commands) = &self.thread.commands {
+            // If the thread has panicked, whoever waits for an answer gets an error.
+            let _ = commands.send(command);
+        }
     }
 
     /// Says that all tasks of an earlier daemon are accepted. Nothing is made or removed before.

@@ -30,7 +30,6 @@ use flota_api::proto::streams::Frame;
 
 /// What the manager does with one call.
 #[derive(Clone)]
-#[expect(clippy::large_enum_variant, reason = "a test has few of them")]
 pub(crate) enum Act {
     /// Answers with this status.
     Refuse(Status),

@@ -58,7 +58,7 @@ impl ControlLoop for Addresses {
     fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
         let mut spaces = Spaces::new(view);
-        match view.node(&key.id) {
+        match view.node(key.id) {
             Some(node) => attach_node(node, view, &mut spaces, &mut plan),
             None => attach_tasks(&ServiceId::from(key.id), view, &mut spaces, &mut plan, cx),
         }

@@ -64,7 +64,7 @@ impl ControlLoop for Networks {
 
     fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
-        match (view.cluster(), view.network(&key.id)) {
+        match (view.cluster(), view.network(key.id)) {
             (Some(cluster), _) if Id::from(&cluster.id) == key.id => begin(cluster, view, &mut plan, cx),
             (_, Some(network)) if stale(&network.id, view).is_some() => plan.remove(Kind::Network, &network.id),
             (_, Some(network)) => complete(network, view, &mut plan),

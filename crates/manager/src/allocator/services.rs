@@ -51,7 +51,7 @@ impl ControlLoop for Services {
 
     fn plan(&mut self, key: &Key, view: &Tables, _: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
-        let Some(service) = view.service(&key.id) else { return plan };
+        let Some(service) = view.service(key.id) else { return plan };
         let mut new = service.as_ref().clone();
         let mut spaces = Spaces::new(view);
         new.virtual_ips = virtual_ips(service, view, &mut spaces);

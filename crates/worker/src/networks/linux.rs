@@ -200,8 +200,8 @@ impl LinuxKernel {
         }
         made.local.change_remotes(removed, added)?;
         // A task that has ended on another node may not have closed its connections, which would hang for minutes.
-        let clients = self.tasks.values_mut().filter(|task| !gone.is_empty() && task.is_in(&key(id)));
-        clients.map(|task| task.abort_to(&gone)).collect()
+        let mut clients = self.tasks.values_mut().filter(|task| !gone.is_empty() && task.is_in(&key(id)));
+        clients.try_for_each(|task| task.abort_to(&gone))
     }
 
     /// Makes a service's pools and names what they are in the view.
