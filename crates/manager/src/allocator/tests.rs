@@ -30,7 +30,7 @@ fn settle(view: &mut Tables) {
             for change in each.plan(&key, view, &mut PlanContext::at(Timestamp(1))).changes {
                 match change {
                     Change::Put(object) => view.put(object),
-                    Change::Remove(kind, id) => drop(view.remove(kind, &id)),
+                    Change::Remove(kind, id) => drop(view.remove(kind, id)),
                 }
             }
         }
@@ -236,10 +236,10 @@ fn a_virtual_ip_stays_as_long_as_a_task_of_an_older_spec_lives() {
 fn disturb(rng: &mut StdRng, view: &mut Tables) {
     let number = rng.random_range(0..12u32);
     match rng.random_range(0..10) {
-        0 if view.node(&format!("n{number}")).is_none() => {
+        0 if view.node(format!("n{number}")).is_none() => {
             view.put(Node { id: format!("n{number}").as_str().into(), ..Node::default() }.into_object());
         }
-        0 => drop(view.remove(Kind::Node, &format!("n{number}"))),
+        0 => drop(view.remove(Kind::Node, format!("n{number}"))),
         1 => {
             let networks: &[&str] = [&["a"][..], &["a", "b"], &["b"], &[]][rng.random_range(0..4)];
             let ports: &[Option<u16>] = [&[None][..], &[None, None], &[]][rng.random_range(0..3)];
@@ -251,11 +251,11 @@ fn disturb(rng: &mut StdRng, view: &mut Tables) {
                     .into_object(),
             );
         }
-        2 => drop(view.remove(Kind::Service, &format!("s{}", number % 4))),
+        2 => drop(view.remove(Kind::Service, format!("s{}", number % 4))),
         3..=6 => {
             let id = format!("t{}", rng.random_range(0..80u32));
             if view.task(&id).is_none()
-                && let Some(service) = view.service(&format!("s{}", number % 4)).cloned()
+                && let Some(service) = view.service(format!("s{}", number % 4)).cloned()
             {
                 let task = task(&id, service.id.as_str());
                 view.put(Task { spec_version: service.spec_version, ..task }.into_object());

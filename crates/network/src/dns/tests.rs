@@ -41,7 +41,7 @@ struct Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         for name in ["machine", "client"] {
-            Namespace::remove(&self.folder.path().join(name));
+            let _ = Namespace::remove(&self.folder.path().join(name));
         }
     }
 }

@@ -61,6 +61,17 @@ fn the_machine_itself_reaches_its_published_port_also_by_127_0_0_1() {
 }
 
 #[test]
+fn a_machine_reaches_the_published_port_of_another_also_if_the_target_is_its_own() {
+    let mut lab = Lab::new();
+    for target in [A, B] {
+        lab.publish(Protocol::Tcp, &[(target, true)], false);
+        for address in [V4[0], V6[0]] {
+            assert!(lab.ask(B, address, PORT).is_ok(), "{address} leads to target {target}");
+        }
+    }
+}
+
+#[test]
 fn a_masqueraded_port_hides_the_client() {
     let mut lab = Lab::new();
     for target in [A, B] {

@@ -11,6 +11,7 @@ use flota_network::{
     Target, Uplink,
 };
 
+use super::tasks::way_out;
 use super::{LinuxKernel, VXLAN_PORT};
 use crate::networks::kernel::KernelError;
 use crate::networks::view::{KnownNetwork, Touched, View};
@@ -104,7 +105,7 @@ impl LinuxKernel {
                 wanted.mesh = Some(spec).filter(|it| !it.own_addresses.is_empty());
             }
         }
-        tasks.iter().for_each(|task| wanted.ports.extend(host_ports(task)));
+        tasks.iter().for_each(|task| wanted.ports.extend(host_ports(view, task)));
         wanted
     }
 
@@ -143,9 +144,9 @@ impl LinuxKernel {
     }
 }
 
-/// Returns the ports of this node alone that lead to a task.
-fn host_ports(task: &Assignment) -> BTreeMap<HostPort, PublishedPort> {
-    let addresses: Vec<IpAddr> = task.attachments.first().map(|it| it.addresses.clone()).unwrap_or_default();
+/// Returns the ports of this node alone that lead to a task, on the way by which the task answers.
+fn host_ports(view: &View, task: &Assignment) -> BTreeMap<HostPort, PublishedPort> {
+    let addresses: Vec<IpAddr> = way_out(view, task).map(|it| it.addresses.clone()).unwrap_or_default();
     let ports = task.spec.ports.iter().filter(|it| it.mode == PublishMode::Host && !addresses.is_empty());
     let port = |it: &flota_api::model::PublishedPort| {
         let target = |address: &IpAddr| SocketAddr::new(*address, it.target);

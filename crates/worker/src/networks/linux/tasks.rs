@@ -4,13 +4,13 @@
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use flota_api::id::{NetworkId, TaskId};
-use flota_api::model::{Assignment, NetworkDriver};
+use flota_api::model::{Assignment, Attachment as TaskAttachment, NetworkDriver};
 use flota_network::dns::{Client, ResolvConf, Sockets, resolv_conf};
 use flota_network::{Attachment, Namespace, NamespaceCookie, NetworkKey, Sockets as Connections};
 
 use super::{LinuxKernel, RESOLV_CONF, key};
 use crate::networks::kernel::{AttachError, Attached, KernelError, TaskNetwork, TaskSockets};
-use crate::networks::view::{Touched, View};
+use crate::networks::view::{KnownNetwork, Touched, View};
 
 /// The port of DNS servers.
 const DNS_PORT: u16 = 53;
@@ -71,7 +71,7 @@ impl LinuxKernel {
 
     /// Connects the namespace of a task to its networks and to the balancer.
     fn connect(&mut self, view: &View, task: &Assignment, namespace: &Namespace) -> Result<(), AttachError> {
-        let gateway = task.attachments.iter().map(|it| &it.network).find(|it| leads_out(view, it)).cloned();
+        let gateway = way_out(view, task).map(|it| it.network.clone());
         for (index, attachment) in task.attachments.iter().enumerate() {
             let mut new = Touched::default();
             self.set_network(view, true, &attachment.network, &mut new)?;
@@ -139,9 +139,13 @@ fn without_interfaces(view: &View, task: &Assignment) -> Result<Option<TaskNetwo
     Ok(Some(if driver == NetworkDriver::Host { TaskNetwork::Host } else { TaskNetwork::Loopback }))
 }
 
-/// Returns whether a task's default route leads through the network.
-fn leads_out(view: &View, id: &NetworkId) -> bool {
-    view.network(id).is_some_and(|network| !network.config.internal)
+/// Returns the attachment through which a task's default route leads. Connections to published ports come from anywhere and
+/// must be answered by the way on which they came, so that is `ingress` for a task that has it.
+pub(super) fn way_out<'a>(view: &View, task: &'a Assignment) -> Option<&'a TaskAttachment> {
+    let with = |matches: fn(&KnownNetwork) -> bool| {
+        task.attachments.iter().find(|it| view.network(&it.network).is_some_and(matches))
+    };
+    with(KnownNetwork::is_ingress).or_else(|| with(|network| !network.config.internal))
 }
 
 /// Returns the addresses for which the task's host name stands. Other tasks do not reach it by those in `ingress`, unless

@@ -247,8 +247,8 @@ fn tasks_on_two_nodes_reach_each_other_by_name_and_nothing_is_left_of_them() {
         assert_eq!(resolve(&second, name), [IpAddr::from([10, 77, 0, 200])], "{name}");
     }
     assert_eq!(resolve(&second, "web.0"), [host_address(0)]);
-    for number in 0..2 {
-        pair.node(number).detach(&TASKS[number].into(), Some(&task(number))).unwrap();
+    for (number, id) in TASKS.into_iter().enumerate() {
+        pair.node(number).detach(&id.into(), Some(&task(number))).unwrap();
         pair.program(number, &View::default());
         let folder = folder(pair.dir.path(), number);
         assert!(folder.tasks().is_empty() && folder.networks().is_empty());
