@@ -42,7 +42,7 @@ static OPEN: AtomicUsize = AtomicUsize::new(0);
 
 /// Ends the program on SIGTERM or SIGINT, once the open connections are answered. PID 1 gets only signals that it blocks
 /// or handles (pid_namespaces(7)).
-#[expect(unsafe_code, reason = "waiting for signals")]
+#[expect(unsafe_code, clippy::exit, reason = "it waits for signals, and they ask the program to end")]
 fn end_on_signals() {
     // SAFETY: a signal set is plain data, which sigemptyset(3) initialises.
     let signals = unsafe {
