@@ -26,7 +26,13 @@ run ctl service scale shop_web=6
 run ctl service ps shop_web
 say "Run a command in a task, on any node"
 run ctl exec shop_web.1 -- /whoami get http://127.0.0.1/
-run ctl service logs shop_web
+say "Its stack is a network: the service has a name and a virtual IP there"
+answer() { run "$@" | grep -E '^(\$|hostname)'; }
+answer ctl exec shop_web.1 -- /whoami get http://web/
+say "Every node answers on the published port"
+for node in m1 m2 m3 w1 w2; do
+  answer ctl sandbox exec --name demo "$node" -- "$programs/whoami" get http://127.0.0.1:8080/
+done
 say "Kill a worker: its link goes down silently, then everything on it is killed"
 run ctl sandbox kill --name demo w1
 w1_is_down() { ctl node ls --filter name=w1 --filter state=down -q | grep -q .; }
