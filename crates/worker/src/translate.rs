@@ -18,7 +18,6 @@ use flota_runtime::security::{capabilities, default_profile};
 use flota_runtime::{Order, Root};
 
 use crate::devices::{self, DeviceError};
-use crate::executor::Draft;
 use crate::networks::TaskNetwork;
 use crate::offers::NodeOffers;
 
@@ -75,12 +74,13 @@ pub(crate) enum TranslateError {
 /// Translates a task.
 pub(crate) fn container(
     assignment: &Assignment,
-    draft: &Draft,
+    config: &ImageConfig,
+    network: &TaskNetwork,
     node: &NodeNames,
     offers: &NodeOffers,
     places: Places,
 ) -> Result<Container, TranslateError> {
-    let (spec, config) = (&assignment.spec, &draft.config);
+    let spec = &assignment.spec;
     if let Some(refusal) = offers.allow.refusal(spec) {
         return Err(TranslateError::Refused(refusal));
     }
@@ -124,8 +124,8 @@ pub(crate) fn container(
     if spec.init {
         add_init(&mut result, &places.runtime);
     }
-    join_network(&mut result, &draft.network);
-    let resolver = match &draft.network {
+    join_network(&mut result, network);
+    let resolver = match network {
         TaskNetwork::Joined { resolver, .. } => Some(resolver.clone()),
         TaskNetwork::Loopback | TaskNetwork::Host => None,
     };
@@ -133,7 +133,7 @@ pub(crate) fn container(
         id: assignment.task_id.to_string(),
         root: places.root,
         user: or(&spec.user, config.user()),
-        hosts: hosts(&hostname, &draft.network, spec),
+        hosts: hosts(&hostname, network, spec),
         resolver,
         hostname,
         groups: places.groups,
@@ -311,19 +311,19 @@ mod tests {
         assignment: &Assignment,
         config: &ImageConfig,
     ) -> Result<Spec, TranslateError> {
-        let draft = Draft { config: config.clone(), ..Draft::default() };
-        translate_draft(node_offers, assignment, &draft).map(|it| it.spec)
+        translate_in(&TaskNetwork::default(), node_offers, assignment, config).map(|it| it.spec)
     }
 
-    fn translate_draft(
+    fn translate_in(
+        network: &TaskNetwork,
         node_offers: &NodeOffers,
         assignment: &Assignment,
-        draft: &Draft,
+        config: &ImageConfig,
     ) -> Result<Container, TranslateError> {
         let node = NodeNames { id: "n".into(), hostname: "w1".into() };
         let groups = Groups::default();
         let places = Places { root: Root::Folder("/".into()), groups, log: "log".into(), runtime: "r".into() };
-        container(assignment, draft, &node, node_offers, places)
+        container(assignment, config, network, &node, node_offers, places)
     }
 
     #[test]
@@ -405,8 +405,8 @@ mod tests {
             ..ServiceSpec::default()
         };
         let translate = |network: TaskNetwork| {
-            let draft = Draft { network, ..Draft::default() };
-            translate_draft(&NodeOffers::default(), &assigned(&spec), &draft).expect("allowed")
+            let assignment = assigned(&spec);
+            translate_in(&network, &NodeOffers::default(), &assignment, &ImageConfig::default()).expect("allowed")
         };
         let namespace = |container: &Container| {
             let all = &container.spec.linux().namespaces;

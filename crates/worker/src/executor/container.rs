@@ -133,7 +133,7 @@ impl ContainerExecutor {
             runtime: self.runtime.path().to_owned(),
         };
         let translate::Container { order, spec } =
-            translate::container(assignment, draft, &self.node, &self.offers, places)?;
+            translate::container(assignment, &draft.config, &draft.network, &self.node, &self.offers, places)?;
         let (runtime, folder) = (Arc::clone(&self.runtime), self.paths.run_folder(task));
         let kept = self.network.take_sockets(task);
         let started = tokio::task::spawn_blocking(move || flota_runtime::start(&runtime, &folder, &order, spec, &kept));

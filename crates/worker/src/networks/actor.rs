@@ -16,7 +16,7 @@ use flota_api::model::{Assignment, NetworkUpdate};
 use flota_api::version::Version;
 
 use super::Chain;
-use super::kernel::{AttachError, Attached, Kernel, KernelError, TaskSockets};
+use super::kernel::{AttachError, Attached, DESCRIPTION_WAIT, Kernel, KernelError, TaskSockets};
 use super::record::NetworkRecord;
 use super::view::{Touched, View};
 
@@ -26,9 +26,6 @@ const AUDIT: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(500);
 /// Delay of the record after a change; changes in between are recorded together.
 const SAVE: Duration = Duration::from_secs(1);
-/// Longest wait of a task for the description of its networks, which comes in the same session as the task.
-pub(super) const DESCRIPTION_WAIT: Duration = Duration::from_secs(10);
-
 /// A request to the thread.
 pub(super) enum Command {
     /// All tasks of an earlier daemon are accepted. Nothing is changed before.

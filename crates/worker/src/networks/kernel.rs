@@ -5,14 +5,17 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use flota_api::id::{NetworkId, TaskId};
 use flota_api::model::{Assignment, NetworkDriver};
 use flota_network::dns::DirectoryError;
 use flota_network::{BalancerError, NetworkError};
 
-use super::actor::DESCRIPTION_WAIT;
 use super::view::{Touched, View};
+
+/// Longest wait of a task for the description of its networks, which comes in the same session as the task.
+pub(super) const DESCRIPTION_WAIT: Duration = Duration::from_secs(10);
 
 /// The sockets of a task's DNS server, which its supervisor keeps: datagrams first, then connections.
 pub(crate) type TaskSockets = Vec<OwnedFd>;
