@@ -65,6 +65,8 @@ reasons! {
     AlreadyExists,
     /// The object has changed since the version that the request names.
     ChangedMeanwhile,
+    /// An earlier try of the request was refused, so it is not carried out any more.
+    RefusedBefore,
     /// A service uses the image.
     InUse,
     /// The node to be removed leads the cluster.

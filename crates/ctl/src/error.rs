@@ -29,7 +29,7 @@ fn exit_code(reason: Reason) -> u8 {
         | Reason::MajorityNeeded => FAILED,
         Reason::Ambiguous | Reason::UnknownFilter => USAGE,
         Reason::NotFound | Reason::RemovedMeanwhile => NOT_FOUND,
-        Reason::AlreadyExists | Reason::ChangedMeanwhile => CONFLICT,
+        Reason::AlreadyExists | Reason::ChangedMeanwhile | Reason::RefusedBefore => CONFLICT,
         Reason::Starting
         | Reason::NoLeader
         | Reason::LeadershipMoved

@@ -73,21 +73,33 @@ pub(crate) async fn write<T, E: From<ProposeError>>(
 /// leader or an earlier one. A retry is then not judged by the changes of the first try, and a later read shows those
 /// changes.
 ///
+/// A refusal is committed as well. Another try of the request may still be on its way, held up by a slow manager, and
+/// would else be carried out after the user was told that it is refused.
+///
 /// # Errors
-/// As [`write`].
+/// As [`write`], or [`ProposeError::Refused`] if another try was refused.
 pub(crate) async fn write_once<T, E: From<ProposeError>>(
     store: &Store,
     consensus: &impl Consensus,
     request_id: &str,
     mut plan: impl FnMut(View) -> Result<(Transaction, T), E>,
 ) -> Result<Option<T>, E> {
-    let planned = |view: View| {
-        if view.answered(request_id) {
-            return Err(Stop::Needless);
-        }
-        plan(view).map_err(Stop::Failed)
+    let planned = |view: View| match (view.answered(request_id), view.refused(request_id)) {
+        (false, _) => plan(view).map_err(Stop::Refused),
+        (true, false) => Err(Stop::Needless),
+        (true, true) => Err(plan(view).map_or_else(Stop::Refused, |_| ProposeError::Refused.into())),
     };
-    unless_needless(write(store, consensus, planned).await)
+    match write(store, consensus, planned).await {
+        Err(Stop::Refused(refusal)) if !request_id.is_empty() => {
+            match consensus.propose(Transaction::refusal(request_id)).await {
+                Ok(()) => Err(refusal),
+                // Another try was carried out meanwhile.
+                Err(ProposeError::Conflict(_)) => Ok(None),
+                Err(other) => Err(other.into()),
+            }
+        }
+        written => unless_needless(written),
+    }
 }
 
 /// As [`write`], for a plan that may find nothing to change; then it returns `None`.
@@ -106,6 +118,9 @@ pub(crate) async fn write_if_needed<T>(
 enum Stop<E> {
     /// There is nothing to change.
     Needless,
+    /// The plan refuses.
+    Refused(E),
+    /// The change can't be committed.
     Failed(E),
 }
 
@@ -119,7 +134,7 @@ fn unless_needless<T, E>(written: Result<T, Stop<E>>) -> Result<Option<T>, E> {
     match written {
         Ok(value) => Ok(Some(value)),
         Err(Stop::Needless) => Ok(None),
-        Err(Stop::Failed(error)) => Err(error),
+        Err(Stop::Refused(error) | Stop::Failed(error)) => Err(error),
     }
 }
 

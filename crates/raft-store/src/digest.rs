@@ -44,13 +44,13 @@ impl Digest {
     }
 
     /// Adds an answer to a request.
-    pub(crate) fn add_answer(&mut self, request: &str, version: Version) {
-        self.add(answer(request, version));
+    pub(crate) fn add_answer(&mut self, request: &str, version: Version, is_refusal: bool) {
+        self.add(answer(request, version, is_refusal));
     }
 
     /// Removes an answer.
-    pub(crate) fn take_answer(&mut self, request: &str, version: Version) {
-        self.take(answer(request, version));
+    pub(crate) fn take_answer(&mut self, request: &str, version: Version, is_refusal: bool) {
+        self.take(answer(request, version, is_refusal));
     }
 
     fn add(&mut self, one: u128) {
@@ -78,8 +78,9 @@ fn object(object: &Object) -> u128 {
     hash(&WireObject::from(object).encode_to_vec())
 }
 
-fn answer(request: &str, version: Version) -> u128 {
-    hash(format!("{version} {request}").as_bytes())
+fn answer(request: &str, version: Version, is_refusal: bool) -> u128 {
+    let kind = if is_refusal { "refused " } else { "" };
+    hash(format!("{kind}{version} {request}").as_bytes())
 }
 
 fn hash(bytes: &[u8]) -> u128 {

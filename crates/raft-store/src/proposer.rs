@@ -26,6 +26,9 @@ pub enum ProposeError {
     /// current state. Nothing was changed.
     #[error("this manager could not prove that it leads")]
     Unproven,
+    /// An earlier try of the request was refused, so it is not carried out any more.
+    #[error("an earlier try of this request was refused")]
+    Refused,
     /// The change is larger than an entry may be. Nothing was changed.
     #[error("the change has {actions} actions or {bytes} bytes; {most_actions} and {most_bytes} are the most", most_actions = crate::ACTIONS_BOUND, most_bytes = crate::raft::ENTRY_BOUND)]
     TooLarge {

@@ -27,6 +27,12 @@ pub enum Conflict {
         /// Its id.
         id: String,
     },
+    /// An earlier try of the same request had the other outcome: it was carried out, or refused.
+    #[error("an earlier try of the request `{request}` was answered already")]
+    Answered {
+        /// Id of the request.
+        request: String,
+    },
     /// Another object of the kind has the name.
     #[error("{kind} `{name}` exists already")]
     NameTaken {
@@ -69,6 +75,8 @@ pub struct Expectation {
 pub struct Transaction {
     /// Id of the user's request: it is carried out once, and a retry gets the first answer. Empty if no user asked.
     pub request_id: String,
+    /// Whether the request is refused: it changes nothing, and no other try of it does, however late it comes.
+    pub is_refusal: bool,
     /// Conditions, checked when the transaction is applied.
     pub expectations: Vec<Expectation>,
     /// The changes, applied in this order.
@@ -96,6 +104,11 @@ impl Transaction {
     /// Its encoded size in bytes.
     pub fn size(&self) -> usize {
         encode_transaction(self).encoded_len()
+    }
+
+    /// A transaction that refuses a user's request.
+    pub fn refusal(request_id: &str) -> Self {
+        Self { request_id: request_id.to_owned(), is_refusal: true, ..Self::default() }
     }
 
     /// A transaction that only sets statuses. It has no conditions, because `apply` ignores statuses that are not newer.
@@ -155,6 +168,7 @@ fn encode_transaction(transaction: &Transaction) -> pr::Transaction {
         request_id: transaction.request_id.clone(),
         expectations: transaction.expectations.iter().map(expectation).collect(),
         actions: transaction.actions.iter().map(action).collect(),
+        is_refusal: transaction.is_refusal,
     }
 }
 
@@ -171,6 +185,7 @@ fn decode_transaction(wire: pr::Transaction) -> Result<Transaction, Malformed> {
         |it: pr::Expectation| Ok(Expectation { kind: decode_kind(it.kind)?, id: it.id.into(), version: it.version });
     Ok(Transaction {
         request_id: wire.request_id,
+        is_refusal: wire.is_refusal,
         expectations: wire.expectations.into_iter().map(expectation).collect::<Result<_, Malformed>>()?,
         actions: wire.actions.into_iter().map(action).collect::<Result<_, Malformed>>()?,
     })
@@ -215,6 +230,7 @@ mod tests {
         let task = Task { id: "t".into(), ..Task::default() }.into_object();
         let transaction = Transaction {
             request_id: "r".into(),
+            is_refusal: false,
             expectations: vec![Expectation { kind: Kind::Node, id: "n".into(), version: Some(7) }],
             actions: vec![
                 Action::Create(task.clone()),
@@ -223,7 +239,7 @@ mod tests {
                 Action::Status("t".into(), "n".into(), TaskStatus::default()),
             ],
         };
-        let transactions = vec![transaction, Transaction::default()];
+        let transactions = vec![transaction, Transaction::refusal("s")];
         let entry = Entry {
             at: Timestamp(5),
             transactions,

@@ -46,6 +46,8 @@ pub enum Answer {
     Missing,
     /// The service has another version than the request named.
     Changed,
+    /// An earlier try of the operation was refused.
+    Refused,
     /// The tag that was read; `None` if there is no service.
     Value(Option<u64>),
 }
@@ -62,6 +64,9 @@ impl Model for Services {
     }
 
     fn step(state: &Option<u64>, op: &Op, answer: Option<&Answer>) -> Option<Option<u64>> {
+        if answer == Some(&Answer::Refused) {
+            return Some(*state);
+        }
         let (next, right) = match (op, state) {
             (Op::Create { tag }, None) => (Some(*tag), Answer::Done),
             (Op::Create { .. }, Some(_)) => (*state, Answer::Exists),

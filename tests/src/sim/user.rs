@@ -27,8 +27,8 @@ use super::network::Network;
 use super::services::{Answer, Op, Services, read};
 use super::time;
 
-/// Names of the services that users create.
-pub const NAMES: [&str; 5] = ["web", "db", "cache", "queue", "mail"];
+/// Names of the services that users create. Their hyphens keep them from being beginnings of ids, which also name services.
+pub const NAMES: [&str; 5] = ["the-web", "the-db", "the-cache", "the-queue", "the-mail"];
 /// Time limit of one try at one manager.
 const TRY: Duration = Duration::from_secs(5);
 /// Time after which a client gives up a request, in milliseconds.
@@ -206,7 +206,7 @@ impl Client {
     fn spec(&mut self, name: &str, tag: u64) -> ServiceSpec {
         // One service needs devices. A change of the environment replaces every task.
         let devices =
-            (self.wishes.devices && name == "db").then(|| GenericResource { kind: DEVICE_KIND.into(), count: 1 });
+            (self.wishes.devices && name == "the-db").then(|| GenericResource { kind: DEVICE_KIND.into(), count: 1 });
         ServiceSpec {
             name: name.to_owned(),
             labels: [(TAG.to_owned(), tag.to_string())].into(),
@@ -350,6 +350,7 @@ fn answer_of(status: &Status) -> Option<Answer> {
         Some(Reason::NotFound) => Some(Answer::Missing),
         Some(Reason::AlreadyExists) => Some(Answer::Exists),
         Some(Reason::ChangedMeanwhile) => Some(Answer::Changed),
+        Some(Reason::RefusedBefore) => Some(Answer::Refused),
         _ => {
             tracing::error!(%status, "a user got an answer that nobody gives");
             None

@@ -128,6 +128,32 @@ async fn a_retry_of_a_request_that_an_earlier_leader_did_is_not_judged_by_what_t
 }
 
 #[tokio::test]
+async fn a_try_that_comes_after_another_was_refused_is_not_carried_out() {
+    let leader = Behind::new([], true);
+    let ask =
+        async |request: &'static str| write_once(&leader.store, &leader, request, |view| removal(view, request)).await;
+    assert_eq!(ask("r").await, Err(Failed::NotFound));
+    leader.propose(created("k", "")).await.expect("nothing is in the way");
+    assert_eq!(ask("r").await, Err(Failed::Other), "the user was told that it is refused");
+    assert!(leader.store.view().stack("k").is_some(), "nothing was removed");
+    assert_eq!(ask("s").await, Ok(Some(())), "another request is");
+}
+
+#[tokio::test]
+async fn a_try_that_is_carried_out_while_another_is_judged_wins() {
+    let leader = Behind::new([created("k", "")], true);
+    leader.catch_up().expect("it leads");
+    let mut first = true;
+    let judged = write_once(&leader.store, &leader, "r", |_: View| -> Result<(Transaction, ()), Failed> {
+        if !std::mem::take(&mut first) {
+            leader.missed.lock().expect("no holder panics").push(removed());
+        }
+        Err(Failed::NotFound)
+    });
+    assert_eq!(judged.await, Ok(None), "the other try of `r` was committed before the refusal");
+}
+
+#[tokio::test]
 async fn a_plan_that_met_a_change_is_made_again() {
     let store = Store::default();
     let local = LocalProposer::new(store.clone());

@@ -52,7 +52,10 @@ impl Tables {
 
     fn apply_one(&mut self, stamp: Stamp, tx: Transaction, events: &mut Vec<Event>) -> Outcome {
         if let Some(answer) = self.answers.get(tx.request_id.as_str()) {
-            return Ok(answer.version);
+            return match answer.is_refusal == tx.is_refusal {
+                true => Ok(answer.version),
+                false => Err(Conflict::Answered { request: tx.request_id }),
+            };
         }
         // All or nothing: work on a clone, which is cheap, and keep it only if every action succeeds.
         let mut next = self.clone();
@@ -63,8 +66,9 @@ impl Tables {
         }
         if !tx.request_id.is_empty() {
             let request = Key::from(tx.request_id);
-            next.digest.add_answer(&request, stamp.index);
-            next.answers.insert(Arc::clone(&request), Answer { version: stamp.index, at: stamp.at });
+            next.digest.add_answer(&request, stamp.index, tx.is_refusal);
+            next.answers
+                .insert(Arc::clone(&request), Answer { version: stamp.index, is_refusal: tx.is_refusal, at: stamp.at });
             next.answers_by_age.insert((stamp.index, request));
         }
         events[before..].iter().for_each(|event| count(&mut next.digest, event));
@@ -157,9 +161,9 @@ impl Tables {
             if self.answers.len() <= ANSWERS_KEPT && !is_expired {
                 return;
             }
-            self.digest.take_answer(&id, version);
-            self.answers_by_age.remove(&(version, id.clone()));
-            self.answers.remove(&id);
+            let answer = self.answers.remove(&id);
+            self.digest.take_answer(&id, version, answer.is_some_and(|it| it.is_refusal));
+            self.answers_by_age.remove(&(version, id));
         }
     }
 }

@@ -31,7 +31,8 @@ impl Tables {
             })
         });
         let answers = tables.answers.clone().into_iter().map(|(id, answer)| {
-            Record::Answer(WireAnswer { request_id: id.to_string(), at: answer.at.0, version: answer.version })
+            let Answer { version, is_refusal, at } = answer;
+            Record::Answer(WireAnswer { request_id: id.to_string(), at: at.0, version, is_refusal })
         });
         let last = [Record::Version(tables.version), Record::Time(tables.time.0)];
         let objects = tables.objects().map(|object| Record::Object((&object).into()));
@@ -62,7 +63,10 @@ impl Tables {
                 Record::Answer(it) => {
                     let request = Key::from(it.request_id);
                     tables.answers_by_age.insert((it.version, Arc::clone(&request)));
-                    tables.answers.insert(request, Answer { version: it.version, at: Timestamp(it.at) });
+                    tables.answers.insert(
+                        request,
+                        Answer { version: it.version, is_refusal: it.is_refusal, at: Timestamp(it.at) },
+                    );
                 }
                 Record::Version(version) => tables.version = version,
                 Record::Time(time) => tables.time = Timestamp(time),
@@ -73,7 +77,10 @@ impl Tables {
         tasks.into_iter().for_each(|task| tables.put(task));
         let mut digest = Digest::default();
         tables.objects().for_each(|object| digest.add_object(&object));
-        tables.answers.iter().for_each(|(request, answer)| digest.add_answer(request, answer.version));
+        tables
+            .answers
+            .iter()
+            .for_each(|(request, answer)| digest.add_answer(request, answer.version, answer.is_refusal));
         tables.digest = digest;
         Ok(tables)
     }

@@ -63,6 +63,8 @@ impl Table {
 pub(super) struct Answer {
     /// The version that the request made.
     pub(super) version: Version,
+    /// Whether it was refused, and made none.
+    pub(super) is_refusal: bool,
     /// The time of the entry; used only when an entry of the old format is applied.
     pub(super) at: Timestamp,
 }
@@ -143,9 +145,14 @@ impl Tables {
         object.names().into_iter().find(is_taken)
     }
 
-    /// Whether the user's request with this id has been carried out. It is not carried out again.
+    /// Whether the user's request with this id has been carried out or refused. It is not carried out any more.
     pub fn answered(&self, request_id: &str) -> bool {
         !request_id.is_empty() && self.answers.contains_key(request_id)
+    }
+
+    /// Whether the user's request with this id has been refused.
+    pub fn refused(&self, request_id: &str) -> bool {
+        !request_id.is_empty() && self.answers.get(request_id).is_some_and(|answer| answer.is_refusal)
     }
 
     /// Digest of the tables as the last entry left them.

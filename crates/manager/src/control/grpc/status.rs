@@ -34,6 +34,9 @@ fn row(error: &ControlError) -> (Code, Reason) {
         ControlError::Propose(error) => match error {
             ProposeError::Conflict(Conflict::NameTaken { .. }) => (Code::AlreadyExists, Reason::AlreadyExists),
             ProposeError::Conflict(Conflict::Changed { .. }) => (Code::Aborted, Reason::ChangedMeanwhile),
+            ProposeError::Refused | ProposeError::Conflict(Conflict::Answered { .. }) => {
+                (Code::Aborted, Reason::RefusedBefore)
+            }
             ProposeError::NotLeader => (Code::Unavailable, Reason::LeadershipMoved),
             ProposeError::Unknown => (Code::Unavailable, Reason::OutcomeUnknown),
             ProposeError::Unproven => (Code::Unavailable, Reason::Unproven),
