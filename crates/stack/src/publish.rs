@@ -46,7 +46,7 @@ pub(crate) fn pair(
     mode: PublishMode,
 ) -> Result<Vec<PublishedPort>, String> {
     let targets = range(target)?;
-    let published = published.filter(|text| !matches!(*text, "" | "0")).map(range).transpose()?;
+    let published = published.filter(|text| !text.is_empty()).map(range).transpose()?;
     if published.as_ref().is_some_and(|it| it.len() != targets.len()) {
         let published = published.map_or(0, |it| it.len());
         return Err(format!("{published} published ports can't stand for {} ports of a task", targets.len()));
@@ -141,6 +141,7 @@ mod tests {
     fn ports_that_cannot_be_are_refused_with_the_part_that_is_wrong() {
         for (text, expected) in [
             ("0", "`0` is no port; a port is between 1 and 65535"),
+            ("0:80", "`0` is no port; a port is between 1 and 65535"),
             ("80:65536", "`65536` is no port"),
             ("8000-8002:80-81", "3 published ports can't stand for 2 ports of a task"),
             ("81-80", "`81-80` ends before it begins"),

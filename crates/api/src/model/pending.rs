@@ -24,10 +24,10 @@ states! {
         NotReady = "not ready",
         /// It takes no new tasks.
         Paused = "paused",
-        /// Less CPU is free than the spec reserves.
-        Cpu = "without enough CPU",
         /// Another task has a port of the node that the spec asks for.
         Port = "with the port taken",
+        /// Less CPU is free than the spec reserves.
+        Cpu = "without enough CPU",
         /// Fewer devices of a kind are free than the spec asks for.
         GenericResource = "without enough free devices",
         /// Less memory is free than the spec reserves.

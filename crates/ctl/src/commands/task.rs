@@ -155,9 +155,9 @@ impl Row {
         let task = &self.task;
         json!({
             "id": task.id, "name": self.name(), "service": self.service, "slot": task.slot, "node": self.node,
-            "image": self.image, "imageDigest": self.image_digest(), "desiredState": task.desired_state,
-            "state": task.status.state, "health": Value::Null, "paused": task.paused, "attempt": task.status.attempt,
-            "restarts": self.restarts, "exitCode": task.status.exit_code, "error": self.error(),
+            "image": self.image, "desiredState": task.desired_state, "state": task.status.state, "health": Value::Null,
+            "paused": task.paused, "attempt": task.status.attempt, "restarts": self.restarts,
+            "exitCode": task.status.exit_code, "error": self.error(),
             "addresses": task.attachments.iter().flat_map(|it| &it.addresses).collect::<Vec<_>>(),
             "createdAt": task.meta.created_at, "updatedAt": task.meta.updated_at,
         })
