@@ -78,8 +78,7 @@ impl ControlLoop for Images {
 
 /// Whether tasks use the image, or a service is pinned to it.
 pub(crate) fn is_used(image: &Image, view: &Tables) -> bool {
-    view.users_of_image(&image.digest).next().is_some()
-        || view.services().any(|service| service.image_digest.as_ref() == Some(&image.digest))
+    view.users_of_image(&image.digest).next().is_some() || view.is_pinned(&image.digest)
 }
 
 /// The image with this digest, if nothing but its uses keeps it.

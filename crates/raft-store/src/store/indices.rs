@@ -11,7 +11,7 @@ use imbl::{OrdMap, OrdSet};
 use super::groups::{Groups, Tally};
 use super::networks::NetworkIndices;
 use flota_api::id::{ImageId, NodeId, ServiceId, TaskId};
-use flota_api::model::{Image, Node, Role, Task};
+use flota_api::model::{Image, Node, Role, Service, Task};
 use flota_api::resources::Resources;
 use flota_api::state::TaskState;
 
@@ -47,6 +47,8 @@ pub(super) struct Indices {
     pub(super) loads: OrdMap<NodeId, Load>,
     /// Images with this digest; those that have a name come first.
     pub(super) images: Groups<Arc<str>, (bool, ImageId)>,
+    /// Services that are pinned to this image digest.
+    pub(super) pins: Groups<Arc<str>, ServiceId>,
     /// Images that a node holds or was asked to hold.
     pub(super) images_of_node: Groups<NodeId, ImageId>,
     pub(super) managers: OrdSet<NodeId>,
@@ -134,6 +136,13 @@ impl Indices {
         if load.held == 0 {
             self.loads.remove(node);
         }
+    }
+
+    /// Follows the change of a service from `old` to `new`.
+    pub(super) fn service(&mut self, old: Option<&Service>, new: Option<&Service>) {
+        self.networks.service(old, new);
+        let pin = |it: &Service| Some((it.image_digest.as_deref()?.into(), it.id.clone()));
+        self.pins.update(old.and_then(pin), new.and_then(pin));
     }
 
     /// Follows the change of an image from `old` to `new`.
@@ -270,6 +279,21 @@ mod tests {
             }
             assert_eq!(indexed(&tables), counted(&tables), "after {step} steps");
         }
+    }
+
+    #[test]
+    fn a_pinned_image_is_used_until_its_last_service_lets_go() {
+        let mut tables = Tables::default();
+        let pinned = |id: &str, digest: Option<&str>| {
+            Service { id: id.into(), image_digest: digest.map(str::to_owned), ..Service::default() }.into_object()
+        };
+        tables.put(pinned("a", Some("sha256:1")));
+        tables.put(pinned("b", Some("sha256:1")));
+        tables.put(pinned("a", Some("sha256:2")));
+        assert!(tables.is_pinned("sha256:1") && tables.is_pinned("sha256:2"));
+        tables.remove(Kind::Service, "b");
+        tables.put(pinned("a", None));
+        assert!(!tables.is_pinned("sha256:1") && !tables.is_pinned("sha256:2"));
     }
 
     #[test]

@@ -249,6 +249,11 @@ impl Tables {
         self.indices.users.of(digest).map(|(node, _)| node.as_ref())
     }
 
+    /// Whether a service is pinned to the image with this digest.
+    pub fn is_pinned(&self, digest: &str) -> bool {
+        self.indices.pins.of(digest).next().is_some()
+    }
+
     /// Images that a node holds or was asked to hold.
     pub fn images_of_node(&self, id: &NodeId) -> impl Iterator<Item = &Arc<Image>> {
         self.indices.images_of_node.of(id).filter_map(|id| self.image(id))
@@ -372,7 +377,7 @@ impl Tables {
                 let versions = self.specs.range((service.id.clone(), 0)..=(service.id.clone(), u64::MAX));
                 let versions: Vec<u64> = versions.map(|((_, version), _)| *version).collect();
                 versions.into_iter().for_each(|version| self.drop_unused_spec(&service.id, version));
-                self.indices.networks.service(inside(old), inside(new));
+                self.indices.service(inside(old), inside(new));
             }
             Object::Task(task) => {
                 let reserved = self.spec_of(task).map(|spec| spec.reservations).unwrap_or_default();
