@@ -85,6 +85,11 @@ impl History {
         self.with(|it| it.stop = true);
     }
 
+    /// Whether [`History::stop`] was called.
+    pub fn is_stopped(&self) -> bool {
+        self.with(|it| it.stop)
+    }
+
     fn begin(&self, client: u64, name: &str, op: Op) -> usize {
         let called = time::now();
         self.with(|it| {
@@ -183,7 +188,7 @@ fn tag_of(service: &Service) -> u64 {
 
 impl Client {
     async fn run(mut self, pause: u64) {
-        while !self.history.with(|it| it.stop) {
+        while !self.history.is_stopped() {
             self.act().await;
             let pause = self.rng.random_range(1..=pause);
             tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -335,7 +340,7 @@ impl Client {
 }
 
 /// Whether another manager may answer although this one did not.
-fn is_lost(status: &Status) -> bool {
+pub fn is_lost(status: &Status) -> bool {
     matches!(
         status.code(),
         Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal | Code::DeadlineExceeded
