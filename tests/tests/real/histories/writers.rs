@@ -7,8 +7,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tonic::transport::Channel;
 use tonic::Status;
+use tonic::transport::Channel;
 
 use flota_api::proto::control::control_client::ControlClient;
 use flota_api::proto::control::{CreateServiceRequest, RemoveRequest};
@@ -62,11 +62,7 @@ async fn write(number: usize, channels: &[Channel], history: &History, written: 
 }
 
 /// Tries one manager after the other until one gives a final answer.
-async fn ask<F>(
-    channels: &[Channel],
-    at: &mut usize,
-    call: impl Fn(ControlClient<Channel>) -> F,
-) -> Result<(), Status>
+async fn ask<F>(channels: &[Channel], at: &mut usize, call: impl Fn(ControlClient<Channel>) -> F) -> Result<(), Status>
 where
     F: Future<Output = Result<(), Status>>,
 {
