@@ -8,6 +8,7 @@ mod devices;
 mod faults;
 mod histories;
 mod images;
+mod link;
 mod networks;
 mod nodes;
 mod runtimes;
