@@ -10,5 +10,6 @@ mod histories;
 mod images;
 mod networks;
 mod nodes;
+mod port_forward;
 mod runtimes;
 mod services;
