@@ -167,6 +167,27 @@ fn list(it: &mut Script, manager: usize, stale: bool) -> Result<(Option<u64>, Ve
 }
 
 #[test]
+fn each_manager_knows_how_old_its_tables_are_and_one_that_is_cut_off_sees_them_age() {
+    script(1, |it| {
+        let (leader, other) = (it.leader(), (it.leader() + 1) % 3);
+        it.create(leader, spec("web", 1)).unwrap();
+        for manager in 0..3 {
+            let (age, names) = list(it, manager, true).unwrap();
+            assert!(age.is_some_and(|age| age < 1_000), "{age:?}");
+            assert_eq!(names, ["web"]);
+        }
+        let hosts: Vec<_> = it.cluster().managers.iter().map(|manager| manager.host).collect();
+        let others = hosts.iter().filter(|host| **host != hosts[other]);
+        others.for_each(|host| it.cluster().world.network.block(*host, hosts[other]));
+        it.pass(10_000);
+        let (age, _) = list(it, other, true).unwrap();
+        assert!(age.is_some_and(|age| age >= 10_000), "{age:?}");
+        it.cluster().world.network.heal_all();
+        it.converge();
+    });
+}
+
+#[test]
 fn without_a_quorum_nothing_is_answered_but_stale_lists_and_tasks_run_on() {
     script(2, |it| {
         it.create(it.leader(), spec("web", 2)).unwrap();

@@ -66,10 +66,9 @@ impl Freshness {
         if leader == self.own_id {
             return self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await.is_ok();
         }
-        let committed = self.peers.call::<_, Option<LogId>>(leader, Method::ReadIndex, &(), WAIT).await;
+        let committed = self.peers.call::<_, LogId>(leader, Method::ReadIndex, &(), WAIT).await;
         let Ok(committed) = committed else { return false };
-        let index = committed.map_or(0, |id| id.index);
         let mut progress = self.progress.clone();
-        progress.wait_for(|progress| progress.applied >= index).await.is_ok()
+        progress.wait_for(|progress| progress.applied >= committed.index).await.is_ok()
     }
 }
