@@ -11,5 +11,6 @@ mod images;
 mod link;
 mod networks;
 mod nodes;
+mod port_forward;
 mod runtimes;
 mod services;
