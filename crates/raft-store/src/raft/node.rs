@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::duties::Duties;
-use self::freshness::Freshness;
+use self::freshness::{Freshness, REQUEST_WAIT};
 pub use self::options::{RaftOptions, Timing};
 use super::Raft;
 use super::digests::Digests;
@@ -246,7 +246,7 @@ impl RaftNode {
     /// Asks the leader for its commit index and waits until that entry is applied here, for at most 200 ms. If the
     /// leader is reachable, [`RaftNode::age`] is small afterwards.
     pub async fn freshen(&self) {
-        self.opened.freshness.freshen().await;
+        self.opened.freshness.freshen(REQUEST_WAIT).await;
     }
 
     /// Time since a quorum last acknowledged this manager as the leader; `None` if it does not lead.
