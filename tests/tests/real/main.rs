@@ -14,3 +14,4 @@ mod nodes;
 mod port_forward;
 mod runtimes;
 mod services;
+mod traffic;
