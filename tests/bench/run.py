@@ -94,6 +94,9 @@ share = (memory(w1, private) - before) / 50
 show("a container's private memory: supervisor and daemon's share", [it + share for it in each], 0.4, "MiB")
 ctl("service", "rm", "web")
 
+network.measure()
+up()
+ctl("image", "pack", "--tag", "whoami", os.path.join(PROGRAMS, "whoami"))
 gone, written = [], []
 for _ in range(RUNS):
     ctl("service", "create", "--name", "web", "--replicas", "10", "--constraint", "node.role==worker", "whoami")

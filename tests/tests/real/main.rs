@@ -11,4 +11,5 @@ mod images;
 mod networks;
 mod nodes;
 mod runtimes;
+mod servers;
 mod services;
