@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -234,7 +235,13 @@ static void last_unanswered(const char *address, const char *port, double second
     printf("%.6f\n", last / 1e9);
 }
 
+/* The first process of a container gets only signals that it handles (pid_namespaces(7)). */
+static void end(int signal) {
+    _exit(128 + signal);
+}
+
 int main(int count, char **words) {
+    signal(SIGTERM, end);
     const char *act = count > 2 ? words[1] : "";
     if (!strcmp(act, "http"))
         http(words[2]);
