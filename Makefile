@@ -33,6 +33,7 @@ test-long: dev      ## thousands of simulated clusters and a large one, historie
 
 bench: build bench-tools    ## figures beside their targets
 	$(CARGO) build --locked --release -p flota-tests --bin flota-writes --bin flota-simulate
+	$(CARGO) build --locked --release -p flota-network --example balancer
 	@python3 tests/bench/run.py target/release; status=$$?; $(MAKE) --no-print-directory bench-runtime && exit $$status
 
 bench-runtime: bench-tools  ## those of the container runtime alone, beside crun's and runc's

@@ -13,5 +13,6 @@ mod networks;
 mod nodes;
 mod port_forward;
 mod runtimes;
+mod servers;
 mod services;
 mod traffic;
