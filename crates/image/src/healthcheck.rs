@@ -64,7 +64,8 @@ mod tests {
         }
         let none = r#"{ "config": { "Healthcheck": { "Test": null } } }"#;
         assert_eq!(parse(none.as_bytes()), Ok(Healthcheck::default()));
-        for bad in [r#"{ "config": { "Healthcheck": [] } }"#, r#"{ "config": { "Healthcheck": { "Retries": -1 } } }"#] {
+        for bad in [r#"{ "config": { "Healthcheck": "x" } }"#, r#"{ "config": { "Healthcheck": { "Retries": -1 } } }"#]
+        {
             assert!(matches!(parse(bad.as_bytes()), Err(ManifestError::Malformed { what: "config", .. })), "{bad}");
         }
     }

@@ -116,7 +116,7 @@ mod tests {
             (&["--health-http", "https://:1/"][..], "is not an address such as http://:8080/path"),
             (&["--health-tcp", "65536"], "65536 is not in 0..=65535"),
             (&["--health-interval", "10"], "is not a duration such as"),
-            (&["--health-retries=-1"], "invalid digit found"),
+            (&["--health-retries=-1"], "-1 is not in 0..=4294967295"),
             (&["--health-cmd", "a", "--health-tcp", "1"], "cannot be used with"),
             (&["--no-healthcheck", "--health-cmd", "a"], "cannot be used with"),
             (&["--no-healthcheck", "--health-retries", "1"], "cannot be used with"),

@@ -9,7 +9,8 @@ use flota_api::id::{NodeId, TaskId};
 use flota_api::model::TaskStatus;
 use flota_raft_store::{ProposeError, Proposer, Transaction};
 
-/// Weight of the statuses ([`TaskStatus::weight`]) from which an entry takes no further batch. A test in `reports.rs` shows that every entry fits.
+/// Weight of the statuses ([`TaskStatus::weight`]) from which an entry takes no further batch. A test in `reports.rs` shows
+/// that every entry fits.
 pub(super) const BATCH: usize = 1_000;
 /// Number of batches that may wait. When the queue is full, senders wait.
 const QUEUE: usize = 256;
