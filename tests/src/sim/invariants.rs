@@ -10,6 +10,7 @@ use flota_raft_store::View;
 use flota_worker::RunningSlot;
 
 use super::cluster::SimCluster;
+use super::network_invariants::{self, NetworkInvariants};
 use super::user::TAG;
 
 /// How long two containers of one slot may run after the last fault, in milliseconds. Within this time, a node that was
@@ -25,6 +26,7 @@ pub struct Invariants {
     tasks: BTreeMap<String, ((u32, TaskState), Option<NodeId>)>,
     doubles: BTreeMap<(String, u64), u64>,
     paused: BTreeSet<u64>,
+    networks: NetworkInvariants,
     tables_may_differ: bool,
 }
 
@@ -73,7 +75,8 @@ impl Invariants {
                 self.check_tables(&view)?;
             }
         }
-        self.check_machines(cluster, trouble)
+        self.check_machines(cluster, trouble)?;
+        self.networks.check_nodes(cluster, trouble)
     }
 
     fn check_tables(&mut self, view: &View) -> Result<(), String> {
@@ -108,7 +111,7 @@ impl Invariants {
             }
             self.tasks.insert(task.id.to_string(), (rank, task.node_id.clone()));
         }
-        check_addresses(view)?;
+        self.networks.check_tables(view)?;
         for (id, reserved) in reserved.into_iter().filter_map(|(id, reserved)| Some((id?, reserved))) {
             let offered = view.node(id).map_or(0, |node| node.description.resources.nano_cpus);
             if reserved > offered {
@@ -131,33 +134,6 @@ impl Invariants {
         }
         Ok(())
     }
-}
-
-/// No address is given twice, and each is of its network.
-fn check_addresses(view: &View) -> Result<(), String> {
-    let mut holders = BTreeMap::new();
-    let of_tasks = view
-        .tasks()
-        .filter(|task| !task.status.state.is_terminal())
-        .flat_map(|task| task.attachments.iter().map(|it| (&it.network, &it.addresses, format!("task {}", task.id))));
-    let of_nodes = view
-        .nodes()
-        .flat_map(|node| node.attachments.iter().map(|it| (&it.network, &it.addresses, format!("node {}", node.id))));
-    let of_services = view.services().flat_map(|service| {
-        service.virtual_ips.iter().map(|it| (&it.network, &it.addresses, format!("service {}", service.id)))
-    });
-    for (network, addresses, holder) in of_tasks.chain(of_nodes).chain(of_services) {
-        let network = view.network(network.as_str()).ok_or(format!("{holder} is in a network that is gone"))?;
-        for address in addresses {
-            if !network.subnets.iter().any(|subnet| subnet.prefix.contains(address)) {
-                return Err(format!("{holder} has {address}, which is not of network {}", network.spec.name));
-            }
-            if let Some(other) = holders.insert((&network.id, *address), holder.clone()) {
-                return Err(format!("{other} and {holder} have the same address {address}"));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Whether the task is the one that should run in its slot.
@@ -228,6 +204,6 @@ pub fn converged(cluster: &SimCluster) -> Result<(), String> {
     }
     match slots.keys().find(|(name, _)| view.service_by_name(name).is_none()) {
         Some((name, _)) => Err(format!("{name} was removed, and runs")),
-        None => Ok(()),
+        None => network_invariants::converged(cluster, &view),
     }
 }

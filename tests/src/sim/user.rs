@@ -1,5 +1,5 @@
 //! Users of a simulated cluster: several clients that create, scale, update, remove and read services through the
-//! Control API, and record what they observe. Like `ctl`, they retry with the next manager and the same request id
+//! Control API, and record what they observe. They also create and remove networks. Like `ctl`, they retry with the next manager and the same request id
 //! after any loss.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,10 +12,12 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use flota_api::proto::control::control_client::ControlClient;
-use flota_api::proto::control::{CreateServiceRequest, ListRequest, RemoveRequest, UpdateServiceRequest};
+use flota_api::proto::control::{
+    CreateNetworkRequest, CreateServiceRequest, ListRequest, RemoveRequest, UpdateServiceRequest,
+};
 use flota_api::proto::objects::Service;
-use flota_api::proto::specs::{GenericResource, ServiceSpec};
-use flota_api::proto::types::{Resources, RestartPolicy};
+use flota_api::proto::specs::{GenericResource, NetworkAttachment, NetworkSpec, ServiceSpec, SubnetSpec};
+use flota_api::proto::types::{PublishedPort, Resources, RestartPolicy};
 use flota_api::reason::Reason;
 use flota_identity::{Dialer, Peer};
 use flota_manager::forward::STALE;
@@ -29,6 +31,11 @@ use super::time;
 
 /// Names of the services that users create. Their hyphens keep them from being beginnings of ids, which also name services.
 pub const NAMES: [&str; 5] = ["the-web", "the-db", "the-cache", "the-queue", "the-mail"];
+/// The network of some of the services: small, so that addresses are given again soon.
+const NETWORK: &str = "the-net";
+const SUBNET: &str = "10.9.0.0/26";
+/// Networks that users create and remove, without services in them.
+const FREE_NETWORKS: [&str; 3] = ["the-front", "the-middle", "the-back"];
 /// Time limit of one try at one manager.
 const TRY: Duration = Duration::from_secs(5);
 /// Time after which a client gives up a request, in milliseconds.
@@ -146,17 +153,21 @@ impl Users {
     /// Runs all clients until the history is stopped.
     pub async fn run(self, seed: u64) {
         let mut clients = tokio::task::JoinSet::new();
+        let client = |number: u64| Client {
+            number,
+            wishes: self.wishes,
+            channels: self.channels.clone(),
+            at: usize::try_from(number).expect("they are few") % self.channels.len(),
+            rng: StdRng::seed_from_u64(seed.wrapping_add(number)),
+            history: self.history.clone(),
+            known: BTreeMap::new(),
+        };
+        // A service whose network does not exist is refused.
+        let subnets = vec![SubnetSpec { prefix: SUBNET.into(), ..SubnetSpec::default() }];
+        let network = NetworkSpec { name: NETWORK.into(), subnets, ..NetworkSpec::default() };
+        client(self.clients).create_network(network).await;
         for number in 0..self.clients {
-            let client = Client {
-                number,
-                wishes: self.wishes,
-                channels: self.channels.clone(),
-                at: usize::try_from(number).expect("they are few") % self.channels.len(),
-                rng: StdRng::seed_from_u64(seed.wrapping_add(number)),
-                history: self.history.clone(),
-                known: BTreeMap::new(),
-            };
-            clients.spawn(client.run(self.pause));
+            clients.spawn(client(number).run(self.pause));
         }
         while clients.join_next().await.is_some() {}
         self.history.with(|it| it.open -= 1);
@@ -199,11 +210,12 @@ impl Client {
 
     async fn act(&mut self) {
         let name = NAMES[self.rng.random_range(0..NAMES.len())];
-        match self.rng.random_range(0..10) {
+        match self.rng.random_range(0..11) {
             0..=1 => self.create(name).await,
             2..=4 => self.update(name).await,
             5 => self.remove(name).await,
             6..=7 => self.read().await,
+            8 => self.change_networks().await,
             _ => self.read_stale().await,
         }
     }
@@ -212,8 +224,14 @@ impl Client {
         // One service needs devices. A change of the environment replaces every task.
         let devices =
             (self.wishes.devices && name == "the-db").then(|| GenericResource { kind: DEVICE_KIND.into(), count: 1 });
+        // Two services have names and virtual IPs, and the first of them is published.
+        let is_near = matches!(name, "the-web" | "the-db");
+        let network = NetworkAttachment { network: NETWORK.into(), aliases: Vec::new() };
+        let port = PublishedPort { target: 80, ..PublishedPort::default() };
         ServiceSpec {
             name: name.to_owned(),
+            networks: is_near.then_some(network).into_iter().collect(),
+            ports: (name == "the-web").then_some(port).into_iter().collect(),
             labels: [(TAG.to_owned(), tag.to_string())].into(),
             image: self.wishes.image.into(),
             replicas: self.rng.random_range(0..=self.wishes.replicas),
@@ -266,6 +284,33 @@ impl Client {
             async move { client.remove_service(request).await.map(drop) }
         })
         .await;
+    }
+
+    async fn create_network(&mut self, spec: NetworkSpec) {
+        let tag = self.history.tag();
+        let request = CreateNetworkRequest { request_id: self.request_id(tag), spec: Some(spec) };
+        let done = self.ask(|mut client| {
+            let request = request.clone();
+            async move { client.create_network(request).await.map(drop) }
+        });
+        let done = done.await;
+        tracing::info!(client = self.number, ?request, ?done, "a network was asked for");
+    }
+
+    /// Creates or removes one of the networks that no service uses.
+    async fn change_networks(&mut self) {
+        let name = FREE_NETWORKS[self.rng.random_range(0..FREE_NETWORKS.len())];
+        if self.rng.random_bool(0.5) {
+            return self.create_network(NetworkSpec { name: name.into(), ..NetworkSpec::default() }).await;
+        }
+        let tag = self.history.tag();
+        let request = RemoveRequest { request_id: self.request_id(tag), name: name.to_owned(), ..Default::default() };
+        let done = self.ask(|mut client| {
+            let request = request.clone();
+            async move { client.remove_network(request).await.map(drop) }
+        });
+        let done = done.await;
+        tracing::info!(client = self.number, name, ?done, "a network was to be removed");
     }
 
     fn request_id(&self, tag: u64) -> String {

@@ -29,6 +29,21 @@ fn killed_leader_is_replaced_and_tasks_keep_running() {
 }
 
 #[test]
+fn on_a_slow_network_no_write_is_refused_and_the_leader_stays() {
+    script(3, |it| {
+        let leader = it.leader();
+        // A round trip takes most of the lease of 330 ms, which counts from when a heartbeat is sent.
+        it.cluster().world.network.set_delay(95..=100);
+        it.pass(2_000);
+        for number in 0..20 {
+            it.create(leader, spec(&format!("s{number}"), 0)).unwrap();
+            it.pass(70);
+        }
+        assert_eq!(it.leader(), leader);
+    });
+}
+
+#[test]
 fn leader_that_is_back_within_a_millisecond_loses_nothing() {
     script(1, |it| {
         for round in 0..10 {

@@ -1,5 +1,6 @@
 //! Bad cables: what `ctl sandbox link` does to them, and what a cluster promises over them.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use flota_tests::{Background, Cluster, programs, wait_for};
@@ -149,4 +150,60 @@ fn a_forwarder_that_dies_is_noticed_and_replaced_and_nothing_is_left_of_any() {
     drop(cluster);
     assert!(forwarders(&name).is_empty());
     assert!(!std::path::Path::new("/run/flota-sandbox").join(&name).exists());
+}
+
+/// Returns the terms in which a manager has led.
+fn terms(cluster: &Cluster) -> BTreeSet<String> {
+    let logs = ["m1", "m2", "m3"].map(|node| cluster.sandbox_ok(&format!("logs {node}")));
+    let lines = logs.iter().flat_map(|log| log.lines()).filter(|line| line.contains("this manager leads raft.term="));
+    lines.filter_map(|line| line.rsplit_once('=')).map(|(_, term)| term.to_owned()).collect()
+}
+
+/// Makes an image of some megabytes that can't be compressed.
+fn pack_large(cluster: &Cluster) {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("large");
+    let mut bytes = std::fs::read(programs().join("whoami")).unwrap();
+    let mut state = 1u64;
+    // Xorshift (Marsaglia, 2003). What follows the program's own parts is never read.
+    bytes.extend((0..1 << 20).map(|_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    }));
+    std::fs::write(&program, bytes).unwrap();
+    cluster.ok(&format!("image pack --tag large {}", program.display()));
+}
+
+#[test]
+fn where_packets_take_100_ms_and_2_of_100_are_lost_everything_works() {
+    let cluster = Cluster::up(3, 2);
+    cluster.ok("network create front");
+    let on_workers = "--network front --constraint node.role==worker";
+    cluster.ok(&format!("service create --name web {on_workers} --replicas 2 --publish 8080:80 whoami"));
+    cluster.ok("service create --name client --network front --constraint node.hostname==w1 whoami");
+    let client = |it: &Cluster| it.running("client")[0]["id"].clone();
+    let (before, begun) = (client(&cluster), terms(&cluster).len());
+    // Each packet passes the cables of both nodes.
+    cluster.sandbox_ok("link m1 m2 m3 w1 w2 --delay 50ms --loss 1%");
+    for number in 0..10 {
+        cluster.ok(&format!("service create --detach --name s{number} --replicas 0 whoami"));
+    }
+    pack_large(&cluster);
+    cluster.ok("service create --name large --replicas 2 --constraint node.role==worker large");
+    for name in ["web", "web.1", "web.2"] {
+        cluster.ok(&format!("exec client -- /whoami get http://{name}/"));
+    }
+    let program = programs().join("whoami").display().to_string();
+    cluster.sandbox_ok(&format!("exec m1 -- {program} get http://198.18.0.13:8080/"));
+    cluster.ok("service update --env NEW=1 web");
+    assert_eq!(cluster.rows("service ls").len(), 13, "what was acknowledged is there");
+    assert_eq!(client(&cluster), before, "its node was never given up");
+    let more = terms(&cluster).len() - begun;
+    assert!(more <= 1, "{more} elections");
+    for node in ["m1", "m2", "m3", "w1", "w2"] {
+        let sessions = cluster.sandbox_ok(&format!("logs {node}")).matches("in session with the leader").count();
+        assert!(sessions <= 2, "{node} began {sessions} sessions");
+    }
 }

@@ -9,8 +9,12 @@ use flota_api::id::NodeId;
 use flota_api::model::Task;
 use flota_api::version::Version;
 use flota_raft_store::Tables;
+use flota_raft_store::faults::{self, Fault};
 
 use super::networks::{Change, News};
+
+/// With the fault `LostNews`, the changes of one in this many versions are lost.
+const LOST_ONE_OF: Version = 5;
 
 /// The state of one session.
 #[derive(Debug)]
@@ -123,6 +127,8 @@ impl Programmed {
     /// Adds the changes up to this version to the news of the sessions that have the networks. Returns the nodes of these
     /// sessions and of those that hold back a stop, which may go on.
     pub(super) fn add(&self, changes: &[Change], version: Version, view: &Tables) -> BTreeSet<NodeId> {
+        let is_lost = faults::is_on(Fault::LostNews) && version.is_multiple_of(LOST_ONE_OF);
+        let changes = if is_lost { &[] } else { changes };
         self.with(|state| {
             let mut woken = state.holders.clone();
             for change in changes {
@@ -146,6 +152,9 @@ impl Programmed {
     pub(super) fn take(&self, node: &NodeId) -> Option<(News, Version)> {
         self.with(|state| {
             let version = Some(state.version).filter(|version| *version > 0)?;
+            if faults::is_on(Fault::NoNews) && !matches!(state.sessions.get(node)?.news, News::Everything) {
+                return None;
+            }
             let mut taken = None;
             state.change(node, |it| {
                 let news = std::mem::replace(&mut it.news, News::Only(BTreeSet::new()));

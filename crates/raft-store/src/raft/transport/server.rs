@@ -93,8 +93,8 @@ impl TransportService {
             Method::Digest => pack(self.own_id, from, &self.digests.at(unpack(&message)?)),
             Method::ReadIndex => {
                 let read = self.raft.get_read_log_id(openraft::ReadPolicy::ReadIndex).await;
-                let (read, _) = read.map_err(|error| Status::unavailable(error.to_string()))?;
-                pack::<LogId>(self.own_id, from, read.log_id())
+                let (committed, _) = read.map_err(|error| Status::unavailable(error.to_string()))?;
+                pack::<LogId>(self.own_id, from, committed.log_id())
             }
         }
     }

@@ -17,6 +17,8 @@ use super::*;
 use crate::networks::kernel::TaskNetwork;
 use crate::networks::view::tests::{endpoint, network};
 
+mod size;
+
 /// Longer than anything takes here.
 const PATIENCE: Duration = Duration::from_secs(10);
 
