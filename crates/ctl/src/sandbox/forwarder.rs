@@ -17,7 +17,7 @@ use flota_network::{Namespace, open_tap};
 use flota_runtime::cgroup::Groups;
 use flota_runtime::oci::Resources;
 
-use super::hidden::{Hidden, close_standard_streams};
+use super::hidden::{Hidden, close_other_descriptors, close_standard_streams};
 use super::line::Line;
 use super::settings::LinkSettings;
 
@@ -47,6 +47,7 @@ impl Hidden for ForwarderSpec {
 
     /// Makes the devices, and returns when a process of its own passes frames between them.
     fn run(mut self) -> anyhow::Result<u8> {
+        close_other_descriptors();
         // Until its groups name it, it ends with the command, which may be killed at any time.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         ensure!(std::os::unix::process::parent_id() == self.command, "the command has ended");

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use flota_runtime::cgroup::{self, Groups, Hierarchy};
 use flota_runtime::oci::Resources;
 
-use super::hidden::{Hidden, close_standard_streams};
+use super::hidden::{Hidden, close_other_descriptors, close_standard_streams};
 
 /// The parameters of a node's PID 1.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -58,6 +58,7 @@ impl Hidden for EnterSpec {
 }
 
 fn start_init(mut spec: InitSpec) -> anyhow::Result<()> {
+    close_other_descriptors();
     nix::unistd::setsid()?;
     spec.cgroups.create(&Resources::default())?;
     spec.cgroups.join(i32::try_from(std::process::id())?)?;
@@ -142,6 +143,9 @@ fn be_init() -> i32 {
 }
 
 fn enter(spec: &EnterSpec) -> anyhow::Result<u8> {
+    if spec.log.is_some() {
+        close_other_descriptors();
+    }
     let [program, arguments @ ..] = spec.command.as_slice() else { bail!("no command") };
     spec.cgroups.join_beside(i32::try_from(std::process::id())?, spec.pid)?;
     let node = pidfd(spec.pid)?;
