@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::service::seconds_or_zero;
+use super::seconds_or_zero;
 use crate::defaults;
 use crate::resources::number_or_zero;
 use crate::state::states;

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use super::device::{DeviceMapping, GenericResource};
 use super::health::HealthSpec;
 use super::network::{DnsConfig, EndpointMode, HostEntry, NetworkAttachment, PublishMode, PublishedPort, VirtualIp};
-use super::text_or_empty;
+use super::{seconds, seconds_or_zero, text_or_empty};
 use crate::constraint::Constraint;
 use crate::defaults;
 use crate::id::{ServiceId, StackId};
@@ -28,14 +28,6 @@ states! {
         /// After none.
         None = "none",
     }
-}
-
-fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&format!("{}s", duration.as_secs_f64()))
-}
-
-pub(super) fn seconds_or_zero<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    seconds(&duration.unwrap_or_default(), serializer)
 }
 
 /// How an ended task is started again.
