@@ -25,6 +25,7 @@ use super::images::Naming;
 use super::progress::Watch;
 use super::registries::RegistrySummary;
 use super::tasks::TaskScope;
+use crate::dispatcher::Programmed;
 use crate::replica::Replica;
 use crate::resolver::Resolver;
 use crate::streams::StreamBroker;
@@ -40,8 +41,13 @@ pub struct ControlService {
 
 impl ControlService {
     /// Creates the service. Exec, logs and forwarded connections reach the workers through `streams`.
-    pub(crate) fn server(replica: &Replica, resolver: Resolver, streams: StreamBroker) -> ControlServer<Self> {
-        ControlServer::new(Self { control: Control::new(replica, resolver), streams })
+    pub(crate) fn server(
+        replica: &Replica,
+        resolver: Resolver,
+        programmed: Programmed,
+        streams: StreamBroker,
+    ) -> ControlServer<Self> {
+        ControlServer::new(Self { control: Control::new(replica, resolver, programmed), streams })
             .max_decoding_message_size(MESSAGE_BOUND)
             .max_encoding_message_size(MESSAGE_BOUND)
     }

@@ -73,7 +73,7 @@ pub(super) enum Withdrawal {
 
 /// The progress of all sessions. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Programmed(Arc<Mutex<State>>);
+pub(crate) struct Programmed(Arc<Mutex<State>>);
 
 impl Programmed {
     fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
@@ -81,7 +81,7 @@ impl Programmed {
     }
 
     /// Adds a session, which has to be told everything; an earlier session of the node is forgotten.
-    pub(super) fn begin(&self, node: &NodeId, number: u64) {
+    pub(crate) fn begin(&self, node: &NodeId, number: u64) {
         self.with(|state| {
             state.sessions.entry(node.clone()).or_insert_with(|| Progress {
                 number,
@@ -112,7 +112,7 @@ impl Programmed {
     }
 
     /// Makes every session tell everything: what has changed up to this version is not known.
-    pub(super) fn reset(&self, version: Version) {
+    pub(crate) fn reset(&self, version: Version) {
         self.with(|state| {
             state.version = version;
             for node in state.sessions.keys().cloned().collect::<Vec<_>>() {
@@ -171,6 +171,14 @@ impl Programmed {
         self.with(|state| {
             state.change(node, |it| while it.sent.pop_front_if(|(sent, _)| *sent <= version).is_some() {});
             state.holders.iter().cloned().collect()
+        })
+    }
+
+    /// Returns the version up to which the node has programmed every change that concerns it; `None` if it has no session.
+    pub(crate) fn version_of(&self, node: &NodeId) -> Option<Version> {
+        self.with(|state| {
+            let behind_since = state.sessions.get(node)?.behind_since();
+            Some(behind_since.map_or(state.version, |since| since.saturating_sub(1)))
         })
     }
 
@@ -260,6 +268,20 @@ mod tests {
         assert_eq!(programmed.withdrawal(&task(), &view), waits(&["n"]), "it has confirmed an older version");
         programmed.confirm(&"n".into(), 5);
         assert_eq!(programmed.withdrawal(&task(), &view), Withdrawal::Confirmed);
+    }
+
+    #[test]
+    fn a_node_is_at_the_version_before_its_oldest_change_that_is_not_programmed() {
+        let (programmed, view) = (settled(), view());
+        let versions = || ["n", "m", "c"].map(|node| programmed.version_of(&node.into()));
+        assert_eq!(versions(), [Some(4); 3]);
+        programmed.add(&change(), 7, &view);
+        assert_eq!(versions(), [Some(6), Some(6), Some(7)], "`c` has nothing to do with it");
+        programmed.take(&"n".into());
+        assert_eq!(programmed.version_of(&"n".into()), Some(6), "it is sent, not confirmed");
+        programmed.confirm(&"n".into(), 7);
+        programmed.ended(&"m".into(), 1);
+        assert_eq!(versions(), [Some(7), None, Some(7)]);
     }
 
     #[test]

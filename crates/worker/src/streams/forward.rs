@@ -57,7 +57,7 @@ pub(super) async fn forward(
                 return;
             }
             match tunnel::carry(connection, outbox, inbox).await {
-                Err(TunnelError::Connection(error)) => error.to_string(),
+                Err(TunnelError::Connection(error)) => format!("the connection in the task broke: {error}"),
                 // Both sides have ended, or the user's is gone.
                 _ => return,
             }
