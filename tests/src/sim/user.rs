@@ -61,14 +61,14 @@ impl History {
         act(&mut self.0.lock().expect("no holder panics"))
     }
 
-    /// Checks whether the operations are linearizable, and stale answers no older than they state. `paused`: tags of
-    /// services whose update was paused. A pause changes the version, so it can cause a conflict of versions.
+    /// Checks whether the operations are linearizable, and stale answers no older than they state. `changed`: tags of
+    /// services that the cluster may have changed. That changes the version, so it can cause a conflict of versions.
     ///
     /// # Errors
     /// The first service whose history is not.
-    pub fn check(&self, paused: &BTreeSet<u64>) -> Result<(), Violation> {
+    pub fn check(&self, changed: &BTreeSet<u64>) -> Result<(), Violation> {
         let is_explained = |it: &Operation<Services>| match (&it.op, &it.answer) {
-            (Op::Update { from: Some(tag), .. }, Some(Answer::Changed)) => paused.contains(tag),
+            (Op::Update { from: Some(tag), .. }, Some(Answer::Changed)) => changed.contains(tag),
             _ => false,
         };
         self.with(|it| {
@@ -142,6 +142,8 @@ pub struct Wishes {
     pub replicas: u64,
     /// Whether one service asks for devices.
     pub devices: bool,
+    /// Whether some services have a network and a published port, and users create and remove networks.
+    pub networks: bool,
 }
 
 impl Users {
@@ -157,10 +159,12 @@ impl Users {
             history: self.history.clone(),
             known: BTreeMap::new(),
         };
-        // A service whose network does not exist is refused.
-        let subnets = vec![SubnetSpec { prefix: SUBNET.into(), ..SubnetSpec::default() }];
-        let network = NetworkSpec { name: NETWORK.into(), subnets, ..NetworkSpec::default() };
-        client(self.clients).create_network(network).await;
+        if self.wishes.networks {
+            // A service whose network does not exist is refused.
+            let subnets = vec![SubnetSpec { prefix: SUBNET.into(), ..SubnetSpec::default() }];
+            let network = NetworkSpec { name: NETWORK.into(), subnets, ..NetworkSpec::default() };
+            client(self.clients).create_network(network).await;
+        }
         for number in 0..self.clients {
             clients.spawn(client(number).run(self.pause));
         }
@@ -210,7 +214,7 @@ impl Client {
             2..=4 => self.update(name).await,
             5 => self.remove(name).await,
             6..=7 => self.read().await,
-            8 => self.change_networks().await,
+            8 if self.wishes.networks => self.change_networks().await,
             _ => self.read_stale().await,
         }
     }
@@ -220,13 +224,14 @@ impl Client {
         let devices =
             (self.wishes.devices && name == "the-db").then(|| GenericResource { kind: DEVICE_KIND.into(), count: 1 });
         // Two services have names and virtual IPs, and the first of them is published.
-        let is_near = matches!(name, "the-web" | "the-db");
+        let has_network = self.wishes.networks && matches!(name, "the-web" | "the-db");
+        let is_published = self.wishes.networks && name == "the-web";
         let network = NetworkAttachment { network: NETWORK.into(), aliases: Vec::new() };
         let port = PublishedPort { target: 80, ..PublishedPort::default() };
         ServiceSpec {
             name: name.to_owned(),
-            networks: is_near.then_some(network).into_iter().collect(),
-            ports: (name == "the-web").then_some(port).into_iter().collect(),
+            networks: has_network.then_some(network).into_iter().collect(),
+            ports: is_published.then_some(port).into_iter().collect(),
             labels: [(TAG.to_owned(), tag.to_string())].into(),
             image: self.wishes.image.into(),
             replicas: self.rng.random_range(0..=self.wishes.replicas),

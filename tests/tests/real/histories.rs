@@ -23,7 +23,7 @@ fn history_with(rounds: usize, mut fault: impl FnMut(&Cluster, &str)) {
         time::begin();
         runtime.block_on(async {
             // Replicas are left out: what is looked at is the store.
-            let wishes = Wishes { image: "whoami", replicas: 0, devices: false };
+            let wishes = Wishes { image: "whoami", replicas: 0, devices: false, networks: false };
             let channels = sockets.iter().map(|socket| channel(socket)).collect();
             Users { clients: 4, pause: 20, wishes, channels, history: recorded }.run(1).await;
         });
