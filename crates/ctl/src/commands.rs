@@ -7,6 +7,7 @@ pub(crate) mod logs;
 pub(crate) mod network;
 mod network_flags;
 pub(crate) mod node;
+pub(crate) mod port_forward;
 mod privilege_flags;
 pub(crate) mod registry;
 pub(crate) mod service;

@@ -11,6 +11,7 @@
 mod cluster;
 mod error;
 mod filter;
+mod forward;
 mod grpc;
 mod images;
 mod networks;

@@ -117,6 +117,9 @@ pub trait Executor: fmt::Debug + Send + Sync {
     /// Kills every process of the task's container without the help of its supervisor. Succeeds once none is left.
     fn kill_all<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>>;
 
+    /// Releases what an ended task no longer needs, such as its image. Its output stays until [`Executor::remove`].
+    fn release(&self, task: &TaskId);
+
     /// Removes what outlives a container, which is its output. The executor has no data of the task afterwards.
     fn remove<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>>;
 }

@@ -124,6 +124,7 @@ impl TaskRunner {
         self.shared.live.lock().expect("no holder panics").remove(&self.task);
         self.shared.ended.notify_waiters();
         tear_down(&self.task, &mut prepared).await;
+        self.shared.executor.release(&self.task);
         if self.orders.wait_for(|order| order.removed).await.is_err() {
             return;
         }

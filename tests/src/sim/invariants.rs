@@ -176,6 +176,7 @@ pub fn converged(cluster: &SimCluster) -> Result<(), String> {
     for it in &cluster.managers {
         let manager = it.manager().ok_or_else(|| format!("{} does not run", it.host))?;
         applied.push(manager.raft().applied());
+        manager.raft().age().ok_or_else(|| format!("{} does not know how old its tables are", it.host))?;
     }
     if applied.windows(2).any(|pair| pair[0] != pair[1]) {
         return Err(format!("managers have applied {applied:?}"));

@@ -12,11 +12,9 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use flota_api::proto::control::control_client::ControlClient;
-use flota_api::proto::control::{
-    CreateNetworkRequest, CreateServiceRequest, ListRequest, RemoveRequest, UpdateServiceRequest,
-};
+use flota_api::proto::control::{CreateServiceRequest, ListRequest, RemoveRequest, UpdateServiceRequest};
 use flota_api::proto::objects::Service;
-use flota_api::proto::specs::{GenericResource, NetworkAttachment, NetworkSpec, ServiceSpec, SubnetSpec};
+use flota_api::proto::specs::{GenericResource, NetworkAttachment, ServiceSpec};
 use flota_api::proto::types::{PublishedPort, Resources, RestartPolicy};
 use flota_api::reason::Reason;
 use flota_identity::{Dialer, Peer};
@@ -29,13 +27,10 @@ use super::network::Network;
 use super::services::{Answer, Op, Services, read};
 use super::time;
 
+mod networks;
+
 /// Names of the services that users create. Their hyphens keep them from being beginnings of ids, which also name services.
 pub const NAMES: [&str; 5] = ["the-web", "the-db", "the-cache", "the-queue", "the-mail"];
-/// The network of some of the services: small, so that addresses are given again soon.
-const NETWORK: &str = "the-net";
-const SUBNET: &str = "10.9.0.0/26";
-/// Networks that users create and remove, without services in them.
-const FREE_NETWORKS: [&str; 3] = ["the-front", "the-middle", "the-back"];
 /// Time limit of one try at one manager.
 const TRY: Duration = Duration::from_secs(5);
 /// Time after which a client gives up a request, in milliseconds.
@@ -90,6 +85,11 @@ impl History {
     /// Makes the users start no further operations.
     pub fn stop(&self) {
         self.with(|it| it.stop = true);
+    }
+
+    /// Whether [`History::stop`] was called.
+    pub fn is_stopped(&self) -> bool {
+        self.with(|it| it.stop)
     }
 
     fn begin(&self, client: u64, name: &str, op: Op) -> usize {
@@ -160,10 +160,7 @@ impl Users {
             known: BTreeMap::new(),
         };
         if self.wishes.networks {
-            // A service whose network does not exist is refused.
-            let subnets = vec![SubnetSpec { prefix: SUBNET.into(), ..SubnetSpec::default() }];
-            let network = NetworkSpec { name: NETWORK.into(), subnets, ..NetworkSpec::default() };
-            client(self.clients).create_network(network).await;
+            client(self.clients).create_shared_network().await;
         }
         for number in 0..self.clients {
             clients.spawn(client(number).run(self.pause));
@@ -198,7 +195,7 @@ fn tag_of(service: &Service) -> u64 {
 
 impl Client {
     async fn run(mut self, pause: u64) {
-        while !self.history.with(|it| it.stop) {
+        while !self.history.is_stopped() {
             self.act().await;
             let pause = self.rng.random_range(1..=pause);
             tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -226,7 +223,7 @@ impl Client {
         // Two services have names and virtual IPs, and the first of them is published.
         let has_network = self.wishes.networks && matches!(name, "the-web" | "the-db");
         let is_published = self.wishes.networks && name == "the-web";
-        let network = NetworkAttachment { network: NETWORK.into(), aliases: Vec::new() };
+        let network = NetworkAttachment { network: networks::SHARED.into(), aliases: Vec::new() };
         let port = PublishedPort { target: 80, ..PublishedPort::default() };
         ServiceSpec {
             name: name.to_owned(),
@@ -284,33 +281,6 @@ impl Client {
             async move { client.remove_service(request).await.map(drop) }
         })
         .await;
-    }
-
-    async fn create_network(&mut self, spec: NetworkSpec) {
-        let tag = self.history.tag();
-        let request = CreateNetworkRequest { request_id: self.request_id(tag), spec: Some(spec) };
-        let done = self.ask(|mut client| {
-            let request = request.clone();
-            async move { client.create_network(request).await.map(drop) }
-        });
-        let done = done.await;
-        tracing::info!(client = self.number, ?request, ?done, "a network was asked for");
-    }
-
-    /// Creates or removes one of the networks that no service uses.
-    async fn change_networks(&mut self) {
-        let name = FREE_NETWORKS[self.rng.random_range(0..FREE_NETWORKS.len())];
-        if self.rng.random_bool(0.5) {
-            return self.create_network(NetworkSpec { name: name.into(), ..NetworkSpec::default() }).await;
-        }
-        let tag = self.history.tag();
-        let request = RemoveRequest { request_id: self.request_id(tag), name: name.to_owned(), ..Default::default() };
-        let done = self.ask(|mut client| {
-            let request = request.clone();
-            async move { client.remove_network(request).await.map(drop) }
-        });
-        let done = done.await;
-        tracing::info!(client = self.number, name, ?done, "a network was to be removed");
     }
 
     fn request_id(&self, tag: u64) -> String {
@@ -385,7 +355,7 @@ impl Client {
 }
 
 /// Whether another manager may answer although this one did not.
-fn is_lost(status: &Status) -> bool {
+pub fn is_lost(status: &Status) -> bool {
     matches!(
         status.code(),
         Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal | Code::DeadlineExceeded

@@ -127,6 +127,11 @@ impl Task {
         !self.status.state.is_terminal() && !self.desired_state.is_stopping()
     }
 
+    /// Returns whether the task runs and is not to be stopped, so that new connections may go to it.
+    pub fn is_serving(&self) -> bool {
+        self.status.state == TaskState::Running && self.is_live()
+    }
+
     /// Returns whether the task may run and has no node yet.
     pub fn is_waiting(&self) -> bool {
         self.node_id.is_none() && self.is_live()

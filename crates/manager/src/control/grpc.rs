@@ -39,7 +39,7 @@ pub struct ControlService {
 }
 
 impl ControlService {
-    /// Creates the service. Exec and logs reach the workers through `streams`.
+    /// Creates the service. Exec, logs and forwarded connections reach the workers through `streams`.
     pub(crate) fn server(replica: &Replica, resolver: Resolver, streams: StreamBroker) -> ControlServer<Self> {
         ControlServer::new(Self { control: Control::new(replica, resolver), streams })
             .max_decoding_message_size(MESSAGE_BOUND)
@@ -253,6 +253,10 @@ impl Api for ControlService {
         let pc::ListRequest { stale, filters: wanted } = request.into_inner();
         let registries = self.control.list_registries(freshness(stale), &filters(wanted)).await?;
         Ok(pages(registries, pc::RegistryRow::from, |header, registries| pc::Registries { header, registries }))
+    }
+
+    async fn check_forward(&self, request: Request<pc::GetRequest>) -> Reply<Empty> {
+        done(self.control.list_forward_targets(&request.get_ref().name, 0).await.map(drop))
     }
 
     type OpenStreamStream = Answers<Frame>;

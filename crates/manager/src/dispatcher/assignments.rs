@@ -105,8 +105,14 @@ impl Told {
         let node = self.node.clone();
         for task in view.tasks_of_node(&node).filter(|task| is_assigned(task)) {
             let Some(spec) = view.spec_of(task) else { continue };
-            let image = task.image_digest.as_ref().map(|digest| self.source(digest, view, granter, &mut sources));
-            let needs_registry = image.as_ref().is_none_or(|image| image.holders.is_empty());
+            let ended = task.status.state.is_terminal();
+            if let Some(known) = self.tasks.get(&task.id).filter(|_| ended) {
+                told.insert(task.id.clone(), known.clone());
+                continue;
+            }
+            let digest = task.image_digest.as_ref().filter(|_| !ended);
+            let image = digest.map(|digest| self.source(digest, view, granter, &mut sources));
+            let needs_registry = !ended && image.as_ref().is_none_or(|image| image.holders.is_empty());
             let registry = if needs_registry { registry(&spec.image, view) } else { None };
             let (desired_state, unconfirmed_nodes) = self.desired(task, delayed.get(&task.id), withdrawal, view, at);
             let now = ToldTask {
@@ -207,8 +213,11 @@ impl Told {
     }
 }
 
+/// Whether the node is to have the task. One that has ended stays there, so that the node keeps its output, until it is
+/// to be removed.
 fn is_assigned(task: &Task) -> bool {
-    task.status.state >= TaskState::Assigned && !task.status.state.is_terminal()
+    let kept = !task.status.state.is_terminal() || task.desired_state != DesiredState::Remove;
+    (TaskState::Assigned..TaskState::Orphaned).contains(&task.status.state) && kept
 }
 
 fn assignment(task: &Task, spec: &ServiceSpec, told: &ToldTask, registry: Option<&Arc<Registry>>) -> TaskAssignment {

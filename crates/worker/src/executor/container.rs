@@ -213,12 +213,16 @@ impl Executor for ContainerExecutor {
         Box::pin(async move { Ok(blocking(&place, |place| place.paths.cgroups(&place.task).sweep()).await??) })
     }
 
+    fn release(&self, task: &TaskId) {
+        self.images.uses.remove(task);
+        self.network.networks.forget(task);
+    }
+
     fn remove<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
         let folder = self.paths.data_folder(task);
+        self.release(task);
         Box::pin(async move {
             self.names.lock().expect("no holder panics").remove(task);
-            self.images.uses.remove(task);
-            self.network.networks.forget(task);
             Ok(tokio::task::spawn_blocking(move || flota_image::remove_folder(&folder)).await??)
         })
     }

@@ -178,6 +178,8 @@ impl Executor for FakeExecutor {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    fn release(&self, _task: &TaskId) {}
+
     fn remove<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
         if !self.machine.tasks().contains(task.as_str()) {
             self.machine.forget(task.as_str());

@@ -38,10 +38,10 @@ fn ids(assignments: &Assignments) -> Vec<&str> {
 }
 
 #[test]
-fn a_worker_is_told_what_is_assigned_and_has_not_ended_and_then_what_changed() {
+fn a_worker_is_told_what_is_assigned_and_then_what_changed() {
     use DesiredState::{Running as Run, Shutdown as Stop};
     let mut told = nothing_told(&[]);
-    let states = [("a", TaskState::Assigned, Run), ("b", TaskState::Failed, Run), ("c", TaskState::Pending, Run)];
+    let states = [("a", TaskState::Assigned, Run), ("b", TaskState::Orphaned, Run), ("c", TaskState::Pending, Run)];
     let first = tell(&mut told, &view(&states)).expect("the full set");
     assert!(first.full);
     assert_eq!(ids(&first), ["a"]);
@@ -52,6 +52,26 @@ fn a_worker_is_told_what_is_assigned_and_has_not_ended_and_then_what_changed() {
     assert_eq!(ids(&difference), ["a", "d"]);
     let ended = tell(&mut told, &view(&[("d", TaskState::Assigned, Run)])).expect("one went");
     assert_eq!((ids(&ended).len(), ended.removed_tasks), (0, vec!["a".to_owned()]));
+}
+
+#[test]
+fn an_ended_task_stays_on_its_node_and_costs_nothing_until_it_is_to_be_removed() {
+    use DesiredState::{Running as Run, Shutdown as Stop};
+    let mut told = nothing_told(&[]);
+    tell(&mut told, &view(&[("a", TaskState::Running, Run)])).expect("the full set");
+    for desired in [Run, Stop] {
+        assert_eq!(tell(&mut told, &view(&[("a", TaskState::Complete, desired)])), None);
+    }
+    let mut ended = view(&[("a", TaskState::Complete, Stop)]);
+    let task = ended.tasks().next().expect("one task").as_ref().clone();
+    ended.put(Task { image_digest: Some("sha256:1".into()), ..task }.into_object());
+    let full = tell(&mut nothing_told(&[]), &ended).expect("the full set of a new session");
+    assert_eq!((ids(&full), &full.tasks[0].image), (vec!["a"], &None), "its image is not fetched");
+    for gone in [view(&[("a", TaskState::Complete, DesiredState::Remove)]), view(&[])] {
+        let mut told = nothing_told(&[]);
+        tell(&mut told, &ended).expect("the full set");
+        assert_eq!(tell(&mut told, &gone).expect("it is to go").removed_tasks, ["a"]);
+    }
 }
 
 #[test]
