@@ -9,6 +9,7 @@ mod assignment;
 mod cluster;
 mod device;
 mod endpoint;
+mod health;
 mod image;
 mod network;
 mod node;
@@ -24,6 +25,7 @@ pub use device::{
     DEVICE_PERMISSIONS, DeviceError, DeviceId, DeviceMapping, GenericResource, GenericResourceError, NodeDevice,
 };
 pub use endpoint::{Endpoint, NetworkConfig, NetworkNode, NetworkService, NetworkUpdate};
+pub use health::{Health, HealthCheck, HealthResult, HealthSpec, HealthState, HealthTest};
 pub use image::{Image, ImageHolder};
 pub use network::{
     AddressPool, Attachment, DnsConfig, EndpointMode, HostEntry, INGRESS, LastGiven, Network, NetworkAttachment,

@@ -2,6 +2,7 @@
 //! never reads the environment.
 
 pub(crate) mod exec;
+mod health_flags;
 pub(crate) mod image;
 pub(crate) mod logs;
 pub(crate) mod network;

@@ -6,6 +6,7 @@ mod archives;
 mod bad_input;
 mod devices;
 mod faults;
+mod health;
 mod histories;
 mod images;
 mod link;

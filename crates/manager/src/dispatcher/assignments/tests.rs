@@ -1,7 +1,9 @@
 //! Tests of what a worker is told of its tasks and images.
 
 use super::*;
-use flota_api::model::{Attachment, Cluster, DeviceId, Image, ImageHolder, Service, TaskStatus};
+use flota_api::model::{
+    Attachment, Cluster, DeviceId, Health, HealthResult, HealthState, Image, ImageHolder, Service, TaskStatus,
+};
 use flota_api::object::StoreObject;
 
 fn view(states: &[(&str, TaskState, DesiredState)]) -> Tables {
@@ -229,6 +231,40 @@ fn a_stop_is_held_back_until_it_is_confirmed_or_its_time_is_over_which_the_worke
     let mut told = nothing_told(&[]);
     let first = told.tell(&state(true), &granter, &waits, Timestamp(0)).remove(0);
     assert_eq!(first.tasks[0].desired_state, stopping, "a worker that knows nothing is told all of it at once");
+}
+
+#[test]
+fn an_unhealthy_task_may_stop_when_its_withdrawal_is_confirmed_or_its_time_is_over() {
+    let state = |attempt, state| {
+        let mut view = view(&[("a", TaskState::Running, DesiredState::Running)]);
+        let mut task = view.task("a").expect("it is there").as_ref().clone();
+        let log = vec![HealthResult::default()];
+        (task.status.attempt, task.status.health) = (attempt, Some(Health { state, failing_streak: 3, log }));
+        task.attachments = vec![Attachment { network: "x".into(), addresses: vec![[10, 0, 0, 2].into()] }];
+        view.put(task.into_object());
+        view
+    };
+    let (healthy, unhealthy) = (state(4, HealthState::Healthy), state(4, HealthState::Unhealthy));
+    let granter = Granter { key: &[], expires: Timestamp(0) };
+    let waits = |_: &Task| Some(vec![NodeId::from("late")]);
+    let end = Timestamp(0) + WITHDRAWAL_WAIT;
+    let withdrawn = |mut sets: Vec<Assignments>| sets.remove(0).tasks.remove(0).withdrawn_attempt;
+
+    let mut told = nothing_told(&[]);
+    let first = told.tell(&healthy, &granter, &waits, Timestamp(0)).remove(0).tasks.remove(0);
+    assert_eq!(first.withdrawn_attempt, 0);
+    assert!(first.status.and_then(|it| it.health).expect("it is told").log.is_empty(), "the worker has the results");
+    assert!(told.tell(&unhealthy, &granter, &waits, Timestamp(0)).is_empty());
+    assert_eq!(told.held_until(), Some(end));
+    assert_eq!(withdrawn(told.tell(&unhealthy, &granter, &|_| None, Timestamp(5))), 4);
+    assert_eq!(told.held_until(), None);
+    assert!(told.tell(&unhealthy, &granter, &waits, Timestamp(6)).is_empty(), "what was said stays");
+    assert_eq!(withdrawn(told.tell(&state(5, HealthState::Starting), &granter, &waits, Timestamp(7))), 0);
+
+    let mut told = nothing_told(&[]);
+    told.tell(&healthy, &granter, &waits, Timestamp(0));
+    assert!(told.tell(&unhealthy, &granter, &waits, Timestamp(0)).is_empty());
+    assert_eq!(withdrawn(told.tell(&unhealthy, &granter, &waits, end)), 4);
 }
 
 fn hostname(name: &str) -> flota_api::model::NodeDescription {

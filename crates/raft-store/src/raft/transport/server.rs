@@ -94,7 +94,7 @@ impl TransportService {
             Method::ReadIndex => {
                 let read = self.raft.get_read_log_id(openraft::ReadPolicy::ReadIndex).await;
                 let (committed, _) = read.map_err(|error| Status::unavailable(error.to_string()))?;
-                pack::<LogId>(self.own_id, from, &committed)
+                pack::<LogId>(self.own_id, from, committed.log_id())
             }
         }
     }
