@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use flota_api::id::NodeId;
-use flota_api::model::{NodeState, Task, UpdateState};
+use flota_api::model::{NodeState, Service, Task, UpdateState};
 use flota_api::state::{DesiredState, TaskState};
 use flota_raft_store::Digest;
 use flota_raft_store::View;
@@ -25,7 +25,7 @@ pub struct Invariants {
     newest: u64,
     tasks: BTreeMap<String, ((u32, TaskState), Option<NodeId>)>,
     doubles: BTreeMap<(String, u64), u64>,
-    paused: BTreeSet<u64>,
+    changed: BTreeSet<u64>,
     networks: NetworkInvariants,
     tables_may_differ: bool,
 }
@@ -36,9 +36,9 @@ impl Invariants {
         self.tables_may_differ = true;
     }
 
-    /// Tags of services whose update was paused.
-    pub fn paused(&self) -> &BTreeSet<u64> {
-        &self.paused
+    /// Tags of services that the cluster may have changed: their update was paused, or they have got addresses or ports.
+    pub fn changed(&self) -> &BTreeSet<u64> {
+        &self.changed
     }
 
     /// Checks all invariants. `trouble`: time of the last fault.
@@ -83,8 +83,11 @@ impl Invariants {
         let (mut slots, mut devices) = (BTreeMap::new(), BTreeMap::new());
         let mut reserved: BTreeMap<Option<&NodeId>, u64> = BTreeMap::new();
         let before = std::mem::take(&mut self.tasks);
-        let paused = view.services().filter(|service| service.update != UpdateState::Active);
-        self.paused.extend(paused.filter_map(|service| service.spec.labels.get(TAG)?.parse::<u64>().ok()));
+        let is_changed = |service: &Service| {
+            service.update != UpdateState::Active || !service.virtual_ips.is_empty() || !service.ports.is_empty()
+        };
+        let changed = view.services().filter(|service| is_changed(service));
+        self.changed.extend(changed.filter_map(|service| service.spec.labels.get(TAG)?.parse::<u64>().ok()));
         for task in view.tasks() {
             let rank = task.status.rank();
             if let Some((old, node)) = before.get(task.id.as_str()) {

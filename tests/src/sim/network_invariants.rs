@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use flota_api::id::TaskId;
-use flota_api::model::Network;
+use flota_api::model::{Network, PublishMode};
 use flota_api::state::TaskState;
 use flota_api::version::Version;
 use flota_raft_store::View;
@@ -110,11 +110,12 @@ fn check_addresses(view: &View) -> Result<(), String> {
     Ok(())
 }
 
-/// No port is published by two services.
+/// No port is published by two services on every node.
 fn check_ports(view: &View) -> Result<(), String> {
     let mut holders = BTreeMap::new();
     for service in view.services() {
-        for port in service.ports.iter().filter_map(|it| Some((it.protocol, it.published?))) {
+        let everywhere = service.ports.iter().filter(|it| it.mode == PublishMode::Ingress);
+        for port in everywhere.filter_map(|it| Some((it.protocol, it.published?))) {
             if let Some(other) = holders.insert(port, &service.id) {
                 return Err(format!("services {other} and {} publish the same port {port:?}", service.id));
             }

@@ -12,11 +12,9 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use flota_api::proto::control::control_client::ControlClient;
-use flota_api::proto::control::{
-    CreateNetworkRequest, CreateServiceRequest, ListRequest, RemoveRequest, UpdateServiceRequest,
-};
+use flota_api::proto::control::{CreateServiceRequest, ListRequest, RemoveRequest, UpdateServiceRequest};
 use flota_api::proto::objects::Service;
-use flota_api::proto::specs::{GenericResource, NetworkAttachment, NetworkSpec, ServiceSpec, SubnetSpec};
+use flota_api::proto::specs::{GenericResource, NetworkAttachment, ServiceSpec};
 use flota_api::proto::types::{PublishedPort, Resources, RestartPolicy};
 use flota_api::reason::Reason;
 use flota_identity::{Dialer, Peer};
@@ -29,13 +27,10 @@ use super::network::Network;
 use super::services::{Answer, Op, Services, read};
 use super::time;
 
+mod networks;
+
 /// Names of the services that users create. Their hyphens keep them from being beginnings of ids, which also name services.
 pub const NAMES: [&str; 5] = ["the-web", "the-db", "the-cache", "the-queue", "the-mail"];
-/// The network of some of the services: small, so that addresses are given again soon.
-const NETWORK: &str = "the-net";
-const SUBNET: &str = "10.9.0.0/26";
-/// Networks that users create and remove, without services in them.
-const FREE_NETWORKS: [&str; 3] = ["the-front", "the-middle", "the-back"];
 /// Time limit of one try at one manager.
 const TRY: Duration = Duration::from_secs(5);
 /// Time after which a client gives up a request, in milliseconds.
@@ -61,14 +56,14 @@ impl History {
         act(&mut self.0.lock().expect("no holder panics"))
     }
 
-    /// Checks whether the operations are linearizable, and stale answers no older than they state. `paused`: tags of
-    /// services whose update was paused. A pause changes the version, so it can cause a conflict of versions.
+    /// Checks whether the operations are linearizable, and stale answers no older than they state. `changed`: tags of
+    /// services that the cluster may have changed. That changes the version, so it can cause a conflict of versions.
     ///
     /// # Errors
     /// The first service whose history is not.
-    pub fn check(&self, paused: &BTreeSet<u64>) -> Result<(), Violation> {
+    pub fn check(&self, changed: &BTreeSet<u64>) -> Result<(), Violation> {
         let is_explained = |it: &Operation<Services>| match (&it.op, &it.answer) {
-            (Op::Update { from: Some(tag), .. }, Some(Answer::Changed)) => paused.contains(tag),
+            (Op::Update { from: Some(tag), .. }, Some(Answer::Changed)) => changed.contains(tag),
             _ => false,
         };
         self.with(|it| {
@@ -147,6 +142,8 @@ pub struct Wishes {
     pub replicas: u64,
     /// Whether one service asks for devices.
     pub devices: bool,
+    /// Whether some services have a network and a published port, and users create and remove networks.
+    pub networks: bool,
 }
 
 impl Users {
@@ -162,10 +159,9 @@ impl Users {
             history: self.history.clone(),
             known: BTreeMap::new(),
         };
-        // A service whose network does not exist is refused.
-        let subnets = vec![SubnetSpec { prefix: SUBNET.into(), ..SubnetSpec::default() }];
-        let network = NetworkSpec { name: NETWORK.into(), subnets, ..NetworkSpec::default() };
-        client(self.clients).create_network(network).await;
+        if self.wishes.networks {
+            client(self.clients).create_shared_network().await;
+        }
         for number in 0..self.clients {
             clients.spawn(client(number).run(self.pause));
         }
@@ -215,7 +211,7 @@ impl Client {
             2..=4 => self.update(name).await,
             5 => self.remove(name).await,
             6..=7 => self.read().await,
-            8 => self.change_networks().await,
+            8 if self.wishes.networks => self.change_networks().await,
             _ => self.read_stale().await,
         }
     }
@@ -225,13 +221,14 @@ impl Client {
         let devices =
             (self.wishes.devices && name == "the-db").then(|| GenericResource { kind: DEVICE_KIND.into(), count: 1 });
         // Two services have names and virtual IPs, and the first of them is published.
-        let is_near = matches!(name, "the-web" | "the-db");
-        let network = NetworkAttachment { network: NETWORK.into(), aliases: Vec::new() };
+        let has_network = self.wishes.networks && matches!(name, "the-web" | "the-db");
+        let is_published = self.wishes.networks && name == "the-web";
+        let network = NetworkAttachment { network: networks::SHARED.into(), aliases: Vec::new() };
         let port = PublishedPort { target: 80, ..PublishedPort::default() };
         ServiceSpec {
             name: name.to_owned(),
-            networks: is_near.then_some(network).into_iter().collect(),
-            ports: (name == "the-web").then_some(port).into_iter().collect(),
+            networks: has_network.then_some(network).into_iter().collect(),
+            ports: is_published.then_some(port).into_iter().collect(),
             labels: [(TAG.to_owned(), tag.to_string())].into(),
             image: self.wishes.image.into(),
             replicas: self.rng.random_range(0..=self.wishes.replicas),
@@ -284,33 +281,6 @@ impl Client {
             async move { client.remove_service(request).await.map(drop) }
         })
         .await;
-    }
-
-    async fn create_network(&mut self, spec: NetworkSpec) {
-        let tag = self.history.tag();
-        let request = CreateNetworkRequest { request_id: self.request_id(tag), spec: Some(spec) };
-        let done = self.ask(|mut client| {
-            let request = request.clone();
-            async move { client.create_network(request).await.map(drop) }
-        });
-        let done = done.await;
-        tracing::info!(client = self.number, ?request, ?done, "a network was asked for");
-    }
-
-    /// Creates or removes one of the networks that no service uses.
-    async fn change_networks(&mut self) {
-        let name = FREE_NETWORKS[self.rng.random_range(0..FREE_NETWORKS.len())];
-        if self.rng.random_bool(0.5) {
-            return self.create_network(NetworkSpec { name: name.into(), ..NetworkSpec::default() }).await;
-        }
-        let tag = self.history.tag();
-        let request = RemoveRequest { request_id: self.request_id(tag), name: name.to_owned(), ..Default::default() };
-        let done = self.ask(|mut client| {
-            let request = request.clone();
-            async move { client.remove_network(request).await.map(drop) }
-        });
-        let done = done.await;
-        tracing::info!(client = self.number, name, ?done, "a network was to be removed");
     }
 
     fn request_id(&self, tag: u64) -> String {
