@@ -90,7 +90,7 @@ impl<'a> Traffic<'a> {
         let seen = [Seen::of(inside), Seen::of(text)];
         for (seen, which) in seen.iter().zip(["inside", "outside"]) {
             assert!(seen.requests > 100, "the client {which} has sent few requests: {}", seen.text);
-            eprintln!("{which}: {} requests, {} failed; steps: {:?}", seen.requests, seen.failures.len(), self.steps);
+            println!("{which}: {} requests, {} failed; steps: {:?}", seen.requests, seen.failures.len(), self.steps);
         }
         seen
     }
