@@ -189,7 +189,8 @@ fn pack_large(cluster: &Cluster) {
 
 #[test]
 fn where_packets_take_100_ms_and_2_of_100_are_lost_everything_works() {
-    let cluster = Cluster::up(3, 2);
+    // A round trip takes 200 ms, which is what this factor is for.
+    let cluster = Cluster::up_with(3, 2, "raft-patience = 2");
     cluster.ok("network create front");
     let on_workers = "--network front --constraint node.role==worker";
     cluster.ok(&format!("service create --name web {on_workers} --replicas 2 --publish 8080:80 whoami"));

@@ -89,7 +89,7 @@ impl<'a> Traffic<'a> {
         let text = [output.stderr, output.stdout].map(|it| String::from_utf8_lossy(&it).into_owned()).concat();
         let seen = [Seen::of(inside), Seen::of(text)];
         for (seen, which) in seen.iter().zip(["inside", "outside"]) {
-            assert!(seen.requests > 100, "the client {which} has sent few requests: {}", seen.text);
+            assert!(seen.requests > 20, "the client {which} has sent few requests: {}", seen.text);
             println!("{which}: {} requests, {} failed; steps: {:?}", seen.requests, seen.failures.len(), self.steps);
         }
         seen
