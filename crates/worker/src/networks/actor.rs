@@ -24,8 +24,9 @@ use super::view::{Touched, View};
 const AUDIT: Duration = Duration::from_secs(30);
 /// Pause before what has failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
-/// Delay of the record after a change; changes in between are recorded together.
-const SAVE: Duration = Duration::from_secs(1);
+/// Delay of the record after a change; changes in between are recorded together. It is short, because a daemon that
+/// starts takes the record for what was told last.
+const SAVE: Duration = Duration::from_millis(100);
 /// A request to the thread.
 pub(super) enum Command {
     /// All tasks of an earlier daemon are accepted. Nothing is changed before.
