@@ -54,7 +54,7 @@ pub(super) async fn send_assignments(
         }
         let key = view.cluster().map(|cluster| cluster.grant_key.0.as_slice()).unwrap_or_default();
         let granter = Granter { key, expires: Granter::expiry(replica.clock.wall().now()) };
-        let withdrawal = |task: &Task| match programmed.withdrawal(task, &view) {
+        let withdrawal = |task: &Task, version| match programmed.withdrawal(task, version, &view) {
             Withdrawal::Confirmed => None,
             Withdrawal::Waits(nodes) => Some(nodes),
         };

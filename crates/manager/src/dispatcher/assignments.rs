@@ -31,8 +31,8 @@ pub(super) struct Told {
     /// Whether the worker has been sent a full set.
     has_begun: bool,
     tasks: BTreeMap<TaskId, ToldTask>,
-    /// Until when it is held back that a task is to stop, or may stop because it is unhealthy.
-    delayed: BTreeMap<TaskId, Timestamp>,
+    /// The tasks of which it is held back that they are to stop, or may stop because they are unhealthy.
+    delayed: BTreeMap<TaskId, Delayed>,
     /// The images that the node is to fetch or, if it has them already, to report.
     images: Vec<Arc<ImageSource>>,
     /// Sources of the images of its tasks and of those that it is to fetch, by digest.
@@ -41,6 +41,15 @@ pub(super) struct Told {
     held: BTreeSet<String>,
     /// Digests of images that the node holds and the cluster does not need.
     dropped: BTreeSet<String>,
+}
+
+/// A task that may still get connections.
+#[derive(Clone, Copy, Debug)]
+struct Delayed {
+    /// What the nodes have to confirm.
+    version: Version,
+    /// Until when it is waited for.
+    until: Timestamp,
 }
 
 /// The parts of an assignment that can change while the worker has it. Its status only repeats the worker's reports.
@@ -91,13 +100,13 @@ impl Told {
 
     /// Returns the messages that bring the worker to `view`: the full set at first, then the differences.
     ///
-    /// That a task is to stop is held back for a while as long as `withdrawal` names nodes that may still send it
-    /// connections; it may also know that there are some and not yet which.
+    /// That a task is to stop is held back for a while as long as `withdrawal` names nodes that have not confirmed this
+    /// version and may still send it connections; it may also know that there are some and not yet which.
     pub(super) fn tell(
         &mut self,
         view: &Tables,
         granter: &Granter<'_>,
-        withdrawal: &dyn Fn(&Task) -> Option<Vec<NodeId>>,
+        withdrawal: &dyn Fn(&Task, Version) -> Option<Vec<NodeId>>,
         now: Timestamp,
     ) -> Vec<Assignments> {
         let at = now;
@@ -119,7 +128,7 @@ impl Told {
             let now = ToldTask {
                 desired_state,
                 unconfirmed_nodes,
-                withdrawn_attempt: self.withdrawn_attempt(task, delayed.get(&task.id), withdrawal, at),
+                withdrawn_attempt: self.withdrawn_attempt(task, delayed.get(&task.id), withdrawal, view, at),
                 paused: task.paused,
                 not_before: task.not_before,
                 image,
@@ -162,7 +171,7 @@ impl Told {
 
     /// Returns the time at which something about a task is not held back any longer; `None` if none is held back.
     pub(super) fn held_until(&self) -> Option<Timestamp> {
-        self.delayed.values().min().copied()
+        self.delayed.values().map(|it| it.until).min()
     }
 
     /// Returns the desired state that the worker is told of, and the names of nodes that may still send connections to the
@@ -170,8 +179,8 @@ impl Told {
     fn desired(
         &mut self,
         task: &Task,
-        until: Option<&Timestamp>,
-        withdrawal: &dyn Fn(&Task) -> Option<Vec<NodeId>>,
+        delayed: Option<&Delayed>,
+        withdrawal: &dyn Fn(&Task, Version) -> Option<Vec<NodeId>>,
         view: &Tables,
         now: Timestamp,
     ) -> (DesiredState, Vec<String>) {
@@ -179,10 +188,11 @@ impl Told {
         if known.desired_state.is_stopping() || !task.desired_state.is_stopping() || !has_served(task) {
             return (task.desired_state, known.unconfirmed_nodes.clone());
         }
-        let Some(nodes) = withdrawal(task) else { return (task.desired_state, Vec::new()) };
-        let until = until.copied().unwrap_or(now + WITHDRAWAL_WAIT);
+        let version = task.meta.version;
+        let Some(nodes) = withdrawal(task, version) else { return (task.desired_state, Vec::new()) };
+        let until = delayed.map_or(now + WITHDRAWAL_WAIT, |it| it.until);
         if now < until {
-            self.delayed.insert(task.id.clone(), until);
+            self.delayed.insert(task.id.clone(), Delayed { version, until });
             return (known.desired_state, Vec::new());
         }
         tracing::warn!(task.id = %task.id, ?nodes, "a task stops although nodes may still send it connections");
@@ -195,8 +205,9 @@ impl Told {
     fn withdrawn_attempt(
         &mut self,
         task: &Task,
-        until: Option<&Timestamp>,
-        withdrawal: &dyn Fn(&Task) -> Option<Vec<NodeId>>,
+        delayed: Option<&Delayed>,
+        withdrawal: &dyn Fn(&Task, Version) -> Option<Vec<NodeId>>,
+        view: &Tables,
         now: Timestamp,
     ) -> u32 {
         let attempt = task.status.attempt;
@@ -204,9 +215,11 @@ impl Told {
             return 0;
         }
         let is_known = self.tasks.get(&task.id).is_some_and(|known| known.withdrawn_attempt == attempt);
-        let until = until.copied().unwrap_or(now + WITHDRAWAL_WAIT);
-        if !is_known && now < until && withdrawal(task).is_some() {
-            self.delayed.insert(task.id.clone(), until);
+        // A report does not change the version of its task, so what counts is where it was first seen.
+        let first = Delayed { version: view.version, until: now + WITHDRAWAL_WAIT };
+        let delayed = delayed.copied().unwrap_or(first);
+        if !is_known && now < delayed.until && withdrawal(task, delayed.version).is_some() {
+            self.delayed.insert(task.id.clone(), delayed);
             return 0;
         }
         attempt
