@@ -125,7 +125,8 @@ fn signal(cluster: &Cluster, task: &Value, signal: &str) {
 fn with_web(replicas: u32) -> Cluster {
     let cluster = Cluster::up(3, 2);
     cluster.ok("network create front");
-    let service = "service create --name web --network front --publish 8080:80 --constraint node.role==worker";
+    let service = "service create --name web --network front --publish 8080:80 --constraint node.role==worker \
+        --health-tcp 80 --health-start-period 30s --health-start-interval 50ms";
     cluster.ok(&format!("{service} --replicas {replicas} whoami"));
     cluster
 }
