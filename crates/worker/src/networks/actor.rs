@@ -26,6 +26,9 @@ const AUDIT: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(500);
 /// Delay of the record after a change; changes in between are recorded together.
 const SAVE: Duration = Duration::from_secs(1);
+/// How long a daemon that starts waits for the leader before it brings the kernel to what is recorded. The record may be
+/// older than the kernel, from which nothing may be taken that a leader has told since.
+const RECORD_WAIT: Duration = Duration::from_secs(10);
 /// A request to the thread.
 pub(super) enum Command {
     /// All tasks of an earlier daemon are accepted. Nothing is changed before.
@@ -77,6 +80,8 @@ pub(super) struct Actor<K> {
     retry_at: Option<Instant>,
     save_at: Option<Instant>,
     audit_at: Instant,
+    /// Until when the view is a record that the leader may replace.
+    recorded_until: Option<Instant>,
 }
 
 impl<K: Kernel> Actor<K> {
@@ -101,6 +106,7 @@ impl<K: Kernel> Actor<K> {
             retry_at: None,
             save_at: None,
             audit_at: Instant::now(),
+            recorded_until: is_known.then(|| Instant::now() + RECORD_WAIT),
         }
     }
 
@@ -124,7 +130,8 @@ impl<K: Kernel> Actor<K> {
 
     fn wake_at(&self) -> Instant {
         let waiting = self.waiting.iter().map(|it| it.until);
-        waiting.chain(self.retry_at).chain(self.save_at).fold(self.audit_at, Instant::min)
+        let audit_at = self.recorded_until.map_or(self.audit_at, |until| self.audit_at.max(until));
+        waiting.chain(self.retry_at).chain(self.save_at).fold(audit_at, Instant::min)
     }
 
     fn handle(&mut self, command: Command, now: Instant) {
@@ -152,7 +159,7 @@ impl<K: Kernel> Actor<K> {
         if update.full {
             // What an earlier view had is removed even if this daemon does not know that it is there.
             self.todo.networks.extend(self.kernel.networks());
-            self.is_known = true;
+            (self.is_known, self.recorded_until) = (true, None);
         }
         self.todo.extend(self.view.apply(update));
         (self.is_news, self.retry_at) = (true, None);
@@ -165,14 +172,16 @@ impl<K: Kernel> Actor<K> {
             self.audit_at = self.audit_at.max(now + RETRY);
             return;
         }
-        if self.audit_at <= now {
+        self.recorded_until = self.recorded_until.filter(|until| *until > now);
+        let is_sure = self.recorded_until.is_none();
+        if is_sure && self.audit_at <= now {
             self.audit_at = now + AUDIT;
             self.audit();
         }
-        if self.is_known && self.retry_at.is_none_or(|at| at <= now) {
+        if self.is_known && is_sure && self.retry_at.is_none_or(|at| at <= now) {
             self.program(now);
         }
-        if self.adopt_orphaned() | self.attach_waiting(now) {
+        if (self.adopt_orphaned() | self.attach_waiting(now)) && is_sure {
             self.program(now);
         }
         if self.save_at.is_some_and(|at| at <= now) {
