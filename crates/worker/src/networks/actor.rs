@@ -2,7 +2,8 @@
 //! the session and from the preparation of tasks; none of them waits here, except for its own answer.
 //!
 //! What could not be done is kept and tried again. An update counts as programmed only when everything up to it is
-//! done. At the start and at intervals everything is compared with the kernel, and drift is mended.
+//! done. At the start and at intervals everything is compared with the kernel, and drift is mended. A daemon that starts
+//! first waits for the leader, because its record may be older than what the kernel has.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc;
@@ -26,9 +27,10 @@ const AUDIT: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(500);
 /// Delay of the record after a change; changes in between are recorded together.
 const SAVE: Duration = Duration::from_secs(1);
-/// How long a daemon that starts waits for the leader before it brings the kernel to what is recorded. The record may be
-/// older than the kernel, from which nothing may be taken that a leader has told since.
-const RECORD_WAIT: Duration = Duration::from_secs(10);
+/// How long a daemon that starts waits for the leader before it brings the kernel to what is recorded. It is shorter than
+/// the time after which resolvers ask again (resolv.conf(5)), because questions of tasks wait too.
+const RECORD_WAIT: Duration = Duration::from_secs(3);
+
 /// A request to the thread.
 pub(super) enum Command {
     /// All tasks of an earlier daemon are accepted. Nothing is changed before.
@@ -82,7 +84,7 @@ pub(super) struct Actor<K> {
     retry_at: Option<Instant>,
     save_at: Option<Instant>,
     audit_at: Instant,
-    /// Until when the view is a record that the leader may replace.
+    /// Until when the leader is waited for, because the view is a record.
     recorded_until: Option<Instant>,
 }
 
@@ -135,8 +137,8 @@ impl<K: Kernel> Actor<K> {
 
     fn wake_at(&self) -> Instant {
         let waiting = self.waiting.iter().map(|it| it.until);
-        let audit_at = self.recorded_until.map_or(self.audit_at, |until| self.audit_at.max(until));
-        waiting.chain(self.retry_at).chain(self.save_at).fold(audit_at, Instant::min)
+        let due = waiting.chain(self.retry_at).chain(self.save_at).fold(self.audit_at, Instant::min);
+        self.recorded_until.unwrap_or(due)
     }
 
     fn handle(&mut self, command: Command, now: Instant) {
@@ -175,20 +177,19 @@ impl<K: Kernel> Actor<K> {
     /// Does what is due.
     fn turn(&mut self, now: Instant) {
         self.detach_next();
-        if !self.has_begun {
+        self.recorded_until = self.recorded_until.filter(|until| *until > now);
+        if !self.has_begun || self.recorded_until.is_some() {
             self.audit_at = self.audit_at.max(now + RETRY);
             return;
         }
-        self.recorded_until = self.recorded_until.filter(|until| *until > now);
-        let is_sure = self.recorded_until.is_none();
-        if is_sure && self.audit_at <= now {
+        if self.audit_at <= now {
             self.audit_at = now + AUDIT;
             self.audit();
         }
-        if self.is_known && is_sure && self.retry_at.is_none_or(|at| at <= now) {
+        if self.is_known && self.retry_at.is_none_or(|at| at <= now) {
             self.program(now);
         }
-        if (self.adopt_orphaned() | self.attach_waiting(now)) && is_sure {
+        if self.adopt_orphaned() | self.attach_waiting(now) {
             self.program(now);
         }
         if self.save_at.is_some_and(|at| at <= now) {
