@@ -66,6 +66,7 @@ impl ControlLoop for Scheduler {
         }
         tasks.sort_by_key(|task| (task.spec_version, task.meta.order(), task.slot));
         let mut nodes = candidates(&service, view);
+        candidate::leave_out_replaced(&mut nodes, &tasks, view);
         for same in tasks.chunk_by(|left, right| left.spec_version == right.spec_version) {
             if let Some(spec) = view.spec_of(same[0]) {
                 candidate::count_failures(&mut nodes, same[0], view, cx.now);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use flota_api::id::ServiceId;
 use flota_api::model::{DeviceId, GenericResource, Node, Protocol, ServiceSpec, Task};
 use flota_api::resources::Resources;
+use flota_api::state::DesiredState;
 use flota_api::version::Timestamp;
 use flota_raft_store::{Load, Tables};
 
@@ -27,7 +28,7 @@ fn host_ports(spec: &ServiceSpec) -> impl Iterator<Item = HostPort> {
 pub(super) struct Candidate<'a> {
     pub(super) node: &'a Arc<Node>,
     load: Load,
-    /// Number of live tasks of the service.
+    /// Number of live tasks of the service, without those that are about to be replaced.
     of_service: u64,
     /// Number of tasks of the spec that recently failed or were rejected here.
     failures: u64,
@@ -61,6 +62,18 @@ pub(super) fn count_failures(nodes: &mut [Candidate], task: &Task, view: &Tables
         let Some(id) = &failed.node_id else { continue };
         if let Ok(index) = nodes.binary_search_by(|node| node.node.id.cmp(id)) {
             nodes[index].failures += 1;
+        }
+    }
+}
+
+/// Takes from the count of each node the tasks of the service that these are prepared to replace.
+pub(super) fn leave_out_replaced(nodes: &mut [Candidate], tasks: &[&Arc<Task>], view: &Tables) {
+    for successor in tasks.iter().filter(|it| it.desired_state == DesiredState::Ready) {
+        let others = view.tasks_of_slot(&successor.service_id, successor.slot).filter(|it| it.is_live());
+        for id in others.filter_map(|it| it.node_id.as_ref()) {
+            if let Ok(index) = nodes.binary_search_by(|node| node.node.id.cmp(id)) {
+                nodes[index].of_service = nodes[index].of_service.saturating_sub(1);
+            }
         }
     }
 }
