@@ -76,7 +76,7 @@ impl NetworkInvariants {
 /// Whether each node sends connections to the tasks of its networks that run, and to no others.
 pub(super) fn converged(cluster: &SimCluster, view: &View) -> Result<(), String> {
     for worker in &cluster.workers {
-        let networks: BTreeSet<_> = view.networks_of_node(&worker.node_id).collect();
+        let networks: BTreeSet<_> = view.networks_of_node(&worker.node_id).map(|(id, _)| id).collect();
         let tasks = view.tasks().filter(|task| task.is_live() && task.status.state == TaskState::Running);
         let near = tasks.filter(|task| task.attachments.iter().any(|it| networks.contains(&it.network)));
         let wanted: BTreeSet<TaskId> = near.map(|task| task.id.clone()).collect();

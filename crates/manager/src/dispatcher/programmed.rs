@@ -132,7 +132,7 @@ impl Programmed {
         self.with(|state| {
             let mut woken = state.holders.clone();
             for change in changes {
-                for node in view.nodes_of_network(change.network()) {
+                for node in change.concerned(view) {
                     state.change(node, |it| {
                         it.news_since.get_or_insert(version);
                         if let News::Only(news) = &mut it.news {
@@ -201,7 +201,7 @@ impl Programmed {
                 return Withdrawal::Waits(Vec::new());
             }
             let shares = |node: &NodeId| {
-                view.networks_of_node(node).any(|id| task.attachments.iter().any(|it| it.network == *id))
+                view.networks_of_node(node).any(|(id, _)| task.attachments.iter().any(|it| it.network == *id))
             };
             let behind = state.behind.iter().take_while(|(since, _)| *since <= version);
             let nodes: Vec<NodeId> = behind.map(|(_, node)| node).filter(|node| shares(node)).cloned().collect();

@@ -14,6 +14,7 @@ use flota_api::id::{ImageId, NodeId, ServiceId, TaskId};
 use flota_api::model::{Image, Node, Role, Service, Task};
 use flota_api::resources::Resources;
 use flota_api::state::TaskState;
+use flota_api::version::Version;
 
 /// What the tasks of a node hold there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,9 +97,10 @@ impl<'a> Facts<'a> {
 }
 
 impl Indices {
-    /// Follows the change of a task from `old` to `new`. `reserved` is what its spec reserves.
-    pub(super) fn task(&mut self, old: Option<&Task>, new: Option<&Task>, reserved: &Resources) {
-        self.networks.task(old, new);
+    /// Follows the change of a task from `old` to `new`, which comes after this version. `reserved` is what its spec
+    /// reserves.
+    pub(super) fn task(&mut self, old: Option<&Task>, new: Option<&Task>, reserved: &Resources, after: Version) {
+        self.networks.task(old, new, after);
         let (old, new) = (old.map(Facts::of), new.map(Facts::of));
         // Most changes are reports of progress, which concern no index.
         if old == new {
@@ -157,9 +159,9 @@ impl Indices {
         holders(new).into_iter().for_each(|it| self.images_of_node.update(None, Some(it)));
     }
 
-    /// Follows the change of a node from `old` to `new`.
-    pub(super) fn node(&mut self, old: Option<&Node>, new: Option<&Node>) {
-        self.networks.node(old, new);
+    /// Follows the change of a node from `old` to `new`, which comes after this version.
+    pub(super) fn node(&mut self, old: Option<&Node>, new: Option<&Node>, after: Version) {
+        self.networks.node(old, new, after);
         let is_manager = |node: &Node| node.role == Role::Manager;
         if let Some(old) = old.filter(|node| is_manager(node)) {
             self.managers.remove(&old.id);
