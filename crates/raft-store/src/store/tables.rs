@@ -7,7 +7,7 @@ use imbl::{OrdMap, OrdSet};
 
 use super::indices::{Indices, Load};
 use crate::digest::Digest;
-use flota_api::id::{Id, NetworkId, NodeId, ServiceId, TaskId};
+use flota_api::id::{Id, NodeId, ServiceId, TaskId};
 use flota_api::model::{Cluster, INGRESS, Image, Network, Node, Registry, Service, ServiceSpec, Stack, Task};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::{Timestamp, Version};
