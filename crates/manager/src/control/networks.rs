@@ -205,7 +205,7 @@ impl<M: Member> Control<M> {
             services: BTreeSet::new(),
             endpoints: Vec::new(),
         };
-        Ok(Listing { rows: filter::keep(view.networks().map(row).collect(), filters, FIELDS)?, age })
+        Ok(Listing { rows: filter::keep(view.networks().map(row), filters, FIELDS)?, age })
     }
 
     /// Creates a network.
