@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use flota_api::id::ServiceId;
 use flota_api::model::{Filter, Node, PendingReason, Task, TaskStatus};
-use flota_api::object::{Kind, Object};
+use flota_api::object::Object;
 use flota_api::state::{DesiredState, TaskState};
 use flota_raft_store::{Event, Tables};
 

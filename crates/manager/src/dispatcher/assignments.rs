@@ -107,8 +107,8 @@ impl Told {
         for task in view.tasks_of_node(&node).filter(|task| is_assigned(task)) {
             let Some(spec) = view.spec_of(task) else { continue };
             let ended = task.status.state.is_terminal();
-            if let Some(known) = self.tasks.get(&task.id).filter(|_| ended) {
-                told.insert(task.id.clone(), known.clone());
+            if let Some(known) = self.known(&task.id).filter(|_| ended) {
+                told.push((task.id.clone(), known.clone()));
                 continue;
             }
             let digest = task.image_digest.as_ref().filter(|_| !ended);
