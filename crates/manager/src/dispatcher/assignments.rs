@@ -30,7 +30,8 @@ pub(super) struct Told {
     node: NodeId,
     /// Whether the worker has been sent a full set.
     has_begun: bool,
-    tasks: BTreeMap<TaskId, ToldTask>,
+    /// Sorted by id. A session is idle nearly always, so what it remembers is kept as small as it can be.
+    tasks: Box<[(TaskId, ToldTask)]>,
     /// The tasks of which it is held back that they are to stop, or may stop because they are unhealthy.
     delayed: BTreeMap<TaskId, Delayed>,
     /// The images that the node is to fetch or, if it has them already, to report.
@@ -111,13 +112,13 @@ impl Told {
     ) -> Vec<Assignments> {
         let at = now;
         let delayed = std::mem::take(&mut self.delayed);
-        let (mut tasks, mut specs, mut told, mut sources) = (Vec::new(), Specs::new(), BTreeMap::new(), Sources::new());
+        let (mut tasks, mut specs, mut told, mut sources) = (Vec::new(), Specs::new(), Vec::new(), Sources::new());
         let node = self.node.clone();
         for task in view.tasks_of_node(&node).filter(|task| is_assigned(task)) {
             let Some(spec) = view.spec_of(task) else { continue };
             let ended = task.status.state.is_terminal();
-            if let Some(known) = self.tasks.get(&task.id).filter(|_| ended) {
-                told.insert(task.id.clone(), known.clone());
+            if let Some(known) = self.known(&task.id).filter(|_| ended) {
+                told.push((task.id.clone(), known.clone()));
                 continue;
             }
             let digest = task.image_digest.as_ref().filter(|_| !ended);
@@ -135,12 +136,13 @@ impl Told {
                 credentials: registry.map(|registry| registry.meta.version),
                 no_new_privileges: view.cluster().is_some_and(|cluster| cluster.no_new_privileges),
             };
-            if self.tasks.get(&task.id) != Some(&now) {
+            if self.known(&task.id) != Some(&now) {
                 let task = assignment(task, spec, &now, registry);
                 specs.entry((task.service_id.clone(), task.spec_version)).or_insert_with(|| Arc::clone(spec));
                 tasks.push(task);
             }
-            told.insert(task.id.clone(), now);
+            // The tasks of a node are in the order of their ids.
+            told.push((task.id.clone(), now));
         }
         let wanted = view.images_of_node(&self.node).filter(|image| !image.confirmed().any(|id| *id == self.node));
         let images: Vec<_> = wanted.map(|image| self.source(&image.digest, view, granter, &mut sources)).collect();
@@ -148,8 +150,9 @@ impl Told {
         let dropped: BTreeSet<_> =
             self.held.iter().filter(|digest| view.image_by_digest(digest).is_none()).cloned().collect();
         self.held.extend(view.images_of_node(&self.node).map(|image| image.digest.clone()));
+        let is_gone = |id: &&TaskId| told.binary_search_by(|(other, _)| other.cmp(id)).is_err();
         let removed_tasks: Vec<_> =
-            self.tasks.keys().filter(|id| !told.contains_key(*id)).map(ToString::to_string).collect();
+            self.tasks.iter().map(|(id, _)| id).filter(is_gone).map(ToString::to_string).collect();
         let dropped_images: Vec<_> = dropped.difference(&self.dropped).cloned().collect();
         let is_news = !tasks.is_empty() || !removed_tasks.is_empty() || !dropped_images.is_empty();
         let whole = Assignments {
@@ -164,9 +167,14 @@ impl Told {
             ..Assignments::default()
         };
         let is_needed = is_news || whole.full || images != self.images;
-        (self.has_begun, self.tasks, self.images) = (true, told, images);
+        (self.has_begun, self.tasks, self.images) = (true, told.into(), images);
         (self.sources, self.dropped) = (sources, dropped);
         if is_needed { cut(whole, &specs) } else { Vec::new() }
+    }
+
+    /// What the worker was told of a task.
+    fn known(&self, id: &TaskId) -> Option<&ToldTask> {
+        self.tasks.binary_search_by(|(other, _)| other.cmp(id)).ok().map(|index| &self.tasks[index].1)
     }
 
     /// Returns the time at which something about a task is not held back any longer; `None` if none is held back.
@@ -184,8 +192,9 @@ impl Told {
         view: &Tables,
         now: Timestamp,
     ) -> (DesiredState, Vec<String>) {
-        let Some(known) = self.tasks.get(&task.id) else { return (task.desired_state, Vec::new()) };
-        if known.desired_state.is_stopping() || !task.desired_state.is_stopping() || !has_served(task) {
+        let Some(known) = self.known(&task.id) else { return (task.desired_state, Vec::new()) };
+        let before = known.desired_state;
+        if before.is_stopping() || !task.desired_state.is_stopping() || !has_served(task) {
             return (task.desired_state, known.unconfirmed_nodes.clone());
         }
         let version = task.meta.version;
@@ -193,7 +202,7 @@ impl Told {
         let until = delayed.map_or(now + WITHDRAWAL_WAIT, |it| it.until);
         if now < until {
             self.delayed.insert(task.id.clone(), Delayed { version, until });
-            return (known.desired_state, Vec::new());
+            return (before, Vec::new());
         }
         tracing::warn!(task.id = %task.id, ?nodes, "a task stops although nodes may still send it connections");
         let name = |id: &NodeId| view.node(id.as_str()).map(|node| node.description.hostname.clone());
@@ -214,7 +223,7 @@ impl Told {
         if !task.status.is_unhealthy() || !has_served(task) {
             return 0;
         }
-        let is_known = self.tasks.get(&task.id).is_some_and(|known| known.withdrawn_attempt == attempt);
+        let is_known = self.known(&task.id).is_some_and(|known| known.withdrawn_attempt == attempt);
         // A report does not change the version of its task, so what counts is where it was first seen.
         let first = Delayed { version: view.version, until: now + WITHDRAWAL_WAIT };
         let delayed = delayed.copied().unwrap_or(first);
@@ -296,13 +305,16 @@ fn registry<'a>(reference: &str, view: &'a Tables) -> Option<&'a Arc<Registry>> 
     view.registry_by_host(&ImageRef::parse(reference).ok()?.registry)
 }
 
-/// Bytes of one part of a set: far below the limit of a message, so that heartbeats are sent in between.
-const PART: usize = 1 << 20;
+/// Bytes of one part of a set, unless a single task is larger. A session keeps a buffer for its largest message, so
+/// messages are small.
+const PART: usize = 4 << 10;
 
-/// Splits a set into messages within the size limit; each contains the specs of its tasks once. Only the last is marked
-/// as the last.
+/// Splits a set into small messages; each contains the specs of its tasks once. Only the last is marked as the last.
+///
+/// Tasks with the same spec come together, and the first spec of a message does not count, so that a large spec is not
+/// repeated for each of its tasks.
 fn cut(mut whole: Assignments, specs: &Specs) -> Vec<Assignments> {
-    let tasks = std::mem::take(&mut whole.tasks);
+    let mut tasks = std::mem::take(&mut whole.tasks);
     let images = std::mem::take(&mut whole.images);
     let empty = Assignments { removed_tasks: Vec::new(), dropped_images: Vec::new(), ..whole.clone() };
     let (mut parts, mut part, mut size) = (Vec::new(), whole, 0);
@@ -313,18 +325,23 @@ fn cut(mut whole: Assignments, specs: &Specs) -> Vec<Assignments> {
         }
         *size += more;
     };
-    let specs: BTreeMap<_, _> = specs.iter().map(|(key, spec)| (key, assigned_spec(key, spec))).collect();
-    // The part that has each spec.
-    let mut placed: BTreeMap<(String, u64), usize> = BTreeMap::new();
+    let key_of = |task: &TaskAssignment| (task.service_id.clone(), task.spec_version);
+    tasks.sort_by_key(key_of);
+    let mut key = None;
+    let mut spec = None;
     for task in tasks {
-        let key = (task.service_id.clone(), task.spec_version);
-        let (task_size, spec_size) = (task.encoded_len(), specs.get(&key).map_or(0, Message::encoded_len));
-        room(&mut part, &mut size, task_size + spec_size, &mut parts);
-        if placed.get(&key) == Some(&parts.len()) {
-            size -= spec_size;
-        } else {
-            part.specs.extend(specs.get(&key).cloned());
-            placed.insert(key, parts.len());
+        let own = key_of(&task);
+        if key.as_ref() != Some(&own) {
+            spec = specs.get(&own).map(|spec| assigned_spec(&own, spec));
+            let counted = if size > 0 { spec.as_ref().map_or(0, Message::encoded_len) } else { 0 };
+            room(&mut part, &mut size, counted, &mut parts);
+            key = Some(own);
+        }
+        room(&mut part, &mut size, task.encoded_len(), &mut parts);
+        let is_there =
+            |spec: &AssignedSpec| (&spec.service_id, spec.spec_version) == (&task.service_id, task.spec_version);
+        if !part.specs.last().is_some_and(is_there) {
+            part.specs.extend(spec.clone());
         }
         part.tasks.push(task);
     }

@@ -3,7 +3,7 @@
 //!
 //! The clock stands still while this process is stalled: heartbeats that were not served then do not count as missed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub(super) struct Liveness(Arc<Mutex<Known>>);
 #[derive(Debug, Default)]
 struct Known {
     links: BTreeMap<NodeId, Link>,
+    /// Nodes whose links have changed otherwise than by the passing of time since they were last judged.
+    changed: BTreeSet<NodeId>,
     /// When somebody last asked for the time in this term.
     asked: Option<Instant>,
     /// Time for which this process was stalled.
@@ -56,6 +58,13 @@ impl Known {
             self.stalled += gap - PULSE;
         }
         now - self.stalled
+    }
+
+    fn change(&mut self, node: &NodeId, link: Link) {
+        let before = self.links.insert(node.clone(), link);
+        if !matches!((before, link), (Some(Link::Open(_)), Link::Open(_))) {
+            self.changed.insert(node.clone());
+        }
     }
 }
 
@@ -92,6 +101,13 @@ fn judge(link: Link, period: Duration, now: Instant) -> (NodeState, Option<NodeS
     }
 }
 
+/// Returns the node with its new state as of `since`, if that differs.
+fn judged(node: &Node, link: Link, period: Duration, (now, since): (Instant, Timestamp)) -> Option<Node> {
+    let (state, state_reason) = judge(link, period, now);
+    let is_news = node.state != state && !node.has_left();
+    is_news.then(|| Node { state, state_reason, state_since: since, ..node.clone() })
+}
+
 impl Liveness {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.0.lock().expect("no holder panics")
@@ -117,7 +133,7 @@ impl Liveness {
     pub(super) fn heard(&self, node: &NodeId) {
         let mut known = self.known();
         let now = known.now();
-        known.links.insert(node.clone(), Link::Open(now));
+        known.change(node, Link::Open(now));
     }
 
     /// Records that the node's session ended unannounced.
@@ -125,7 +141,7 @@ impl Liveness {
         let mut known = self.known();
         let now = known.now();
         if let Some(Link::Open(_)) | None = known.links.get(node) {
-            known.links.insert(node.clone(), Link::Broken(now));
+            known.change(node, Link::Broken(now));
         }
     }
 
@@ -133,18 +149,19 @@ impl Liveness {
     pub(super) fn restarts(&self, node: &NodeId) {
         let mut known = self.known();
         let now = known.now();
-        known.links.insert(node.clone(), Link::Restarting(now));
+        known.change(node, Link::Restarting(now));
     }
 
     /// Records that the node's machine announced its shutdown.
     pub(super) fn shuts_down(&self, node: &NodeId) {
-        self.known().links.insert(node.clone(), Link::Gone);
+        self.known().change(node, Link::Gone);
     }
 
     /// Returns the nodes whose state must change, with the new state as of `since`.
     fn judge(&self, view: &Tables, period: Duration, since: Timestamp) -> Vec<Node> {
         let mut known = self.known();
         let now = known.now();
+        known.changed.clear();
         let mut links = BTreeMap::new();
         let mut changed = Vec::new();
         let mut before = std::mem::take(&mut known.links).into_iter().peekable();
@@ -156,13 +173,20 @@ impl Liveness {
             let new = (node.state != NodeState::Down).then_some(Link::Broken(now));
             let Some(link) = link.or(new) else { continue };
             links.insert(node.id.clone(), link);
-            let (state, state_reason) = judge(link, period, now);
-            if node.state != state && !node.has_left() {
-                changed.push(Node { state, state_reason, state_since: since, ..node.as_ref().clone() });
-            }
+            changed.extend(judged(node, link, period, (now, since)));
         }
         known.links = links;
         changed
+    }
+
+    /// As [`Liveness::judge`], but only of nodes whose links have changed by themselves, for example because a session
+    /// broke: the time of all others passes too, and they can wait.
+    fn judge_changed(&self, view: &Tables, period: Duration, since: Timestamp) -> Vec<Node> {
+        let mut known = self.known();
+        let now = known.now();
+        let changed = std::mem::take(&mut known.changed);
+        let nodes = changed.iter().filter_map(|id| Some((view.node(id)?, *known.links.get(id)?)));
+        nodes.filter_map(|(node, link)| judged(node, link, period, (now, since))).collect()
     }
 
     /// Asks for the time every [`PULSE`]. It never ends.
@@ -178,17 +202,24 @@ impl Liveness {
 pub(super) async fn judge_nodes(replica: &Replica, sessions: &Sessions, liveness: &Liveness, scope: CancellationToken) {
     let proposer = replica.proposer();
     let judge = async {
+        let mut due = Instant::now();
         loop {
-            let view = replica.store.view();
+            let (view, since) = (replica.store.view(), replica.clock.now());
             let period = period(view.count(Kind::Node));
-            let changed = liveness.judge(&view, period, replica.clock.now());
+            // A look at all nodes finds those that time makes late; a change of sessions costs a look at their nodes.
+            let changed = if Instant::now() >= due {
+                due = Instant::now() + period / 10;
+                liveness.judge(&view, period, since)
+            } else {
+                liveness.judge_changed(&view, period, since)
+            };
             for nodes in changed.chunks(ENTRY) {
                 write(proposer.as_ref(), &view, nodes).await;
             }
             tokio::select! {
                 biased;
                 () = sessions.changed() => {}
-                () = tokio::time::sleep(period / 10) => {}
+                () = tokio::time::sleep_until(due) => {}
             }
         }
     };
@@ -287,6 +318,23 @@ mod tests {
         write(&proposer, &view, &nodes).await;
         let state = |id| store.view().node(id).map(|node| node.state);
         assert_eq!((state("a"), state("b")), (Some(NodeState::Ready), Some(NodeState::Down)));
+    }
+
+    #[test]
+    fn a_change_of_sessions_costs_a_look_at_their_nodes() {
+        let (liveness, view) = (Liveness::default(), ready(&["a", "b", "c"]).view());
+        liveness.begin(&view);
+        liveness.heard(&"c".into());
+        liveness.broke(&"b".into());
+        assert_eq!(Vec::from_iter(liveness.known().changed.clone()), ["b".into()]);
+        let judged = || liveness.judge_changed(&view, Duration::from_secs(1), Timestamp(9));
+        assert_eq!(
+            judged().iter().map(|node| (node.id.as_str(), node.state)).collect::<Vec<_>>(),
+            [("b", NodeState::Unknown)]
+        );
+        assert_eq!(judged(), [], "once");
+        liveness.heard(&"b".into());
+        assert_eq!(liveness.known().changed.len(), 1, "it has a session again");
     }
 
     #[test]

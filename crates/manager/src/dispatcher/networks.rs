@@ -20,8 +20,8 @@ use flota_api::state::TaskState;
 use flota_api::version::Version;
 use flota_raft_store::{Event, Tables};
 
-/// Services, endpoints and nodes in one message, so that it stays far below the limit and heartbeats are sent in between.
-const MEMBERS: usize = 2_000;
+/// Services, endpoints and nodes in one message. A session keeps a buffer for its largest message, so messages are small.
+const MEMBERS: usize = 32;
 
 /// A part of a network that has changed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -28,6 +28,8 @@ use crate::replica::Replica;
 pub(super) const BATCH_BOUND: usize = 2_000;
 /// Batches of a session that may wait. A worker has one in flight; with more, its messages wait in the connection.
 pub(super) const QUEUE: usize = 2;
+/// A batch of a session. It is in a box, because a queue allocates the places of many at once.
+pub(super) type Batch = Box<StatusBatch>;
 /// Bytes of each text of a status that are kept.
 pub(super) const TEXT_BOUND: usize = 1_000;
 /// Pause before a batch is tried again.
@@ -38,7 +40,7 @@ pub(super) async fn write_batches(
     replica: &Replica,
     sink: &StatusSink,
     node_id: &NodeId,
-    mut batches: mpsc::Receiver<StatusBatch>,
+    mut batches: mpsc::Receiver<Batch>,
     outbox: &Outbox,
 ) {
     while let Some(batch) = batches.recv().await {
@@ -47,7 +49,7 @@ pub(super) async fn write_batches(
             until_written(node_id, || sink.put(statuses.clone())).await;
         }
         for report in image_report::of_use(&replica.store.view(), node_id, &batch.images) {
-            until_written(node_id, || image_report::write(replica, node_id, report)).await;
+            until_written(node_id, || Box::pin(image_report::write(replica, node_id, report))).await;
         }
         let ack = Message::StatusAck(StatusAck { sequence: batch.sequence });
         if outbox.send(outgoing(ack)).await.is_err() {

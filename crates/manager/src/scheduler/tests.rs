@@ -3,7 +3,9 @@ use rand::{Rng, SeedableRng};
 use super::*;
 use crate::plan::Change;
 use flota_api::constraint::Constraint;
-use flota_api::model::{Allowance, Availability, DeviceId, GenericResource, NodeDevice, NodeState, Service};
+use flota_api::model::{
+    Allowance, Availability, DeviceId, GenericResource, NodeDevice, NodeState, Service, ServiceSpec,
+};
 use flota_api::object::StoreObject;
 use flota_api::resources::Resources;
 use flota_api::version::{Meta, Timestamp};

@@ -51,8 +51,9 @@ pub(crate) struct StateMachine {
     digests: Digests,
     applied: Option<LogId>,
     membership: StoredMembership,
-    /// The newest snapshot; its tables share most of their memory with the store's.
-    snapshot: Option<(SnapshotMeta, View)>,
+    /// The snapshot that followers receive, if one has asked for it since the last was made. A view keeps every object
+    /// that has changed since, so it is dropped when it is not needed.
+    offered: Option<(SnapshotMeta, View)>,
     /// Size of the entries since the last snapshot, and of that snapshot, in bytes.
     log_bytes: u64,
     snapshot_bytes: Arc<AtomicU64>,
@@ -76,7 +77,7 @@ impl StateMachine {
             digests,
             applied: None,
             membership: StoredMembership::default(),
-            snapshot: None,
+            offered: None,
             log_bytes: 0,
             snapshot_bytes: Arc::default(),
             progress: Arc::new(watch::Sender::new(Progress::default())),
@@ -109,12 +110,17 @@ impl StateMachine {
     }
 
     fn take(&mut self, meta: &SnapshotMeta, view: View) {
-        self.store.restore(Arc::clone(&view));
+        self.store.restore(view);
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.snapshot = Some((meta.clone(), view));
+        self.offered = None;
         self.digests.forget();
         self.applied_one(0);
+    }
+
+    /// Describes a snapshot of the present tables.
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() }
     }
 
     /// Publishes that the entry in `applied` is in the store; `bytes` is the size of its payload.
@@ -171,10 +177,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
         let (bytes, milestones) = (Arc::clone(&self.snapshot_bytes), Arc::clone(&self.milestones));
         let builder = Builder {
-            meta,
+            meta: self.meta(),
             view: self.store.view(),
             files: self.files.clone(),
             threads: self.threads,
@@ -183,8 +188,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         };
         self.log_bytes = 0;
         change(&self.milestones, |it| it.wants_snapshot = false);
-        // Followers may receive the snapshot before it is on disk; no entry is purged before it is.
-        self.snapshot = Some((builder.meta.clone(), Arc::clone(&builder.view)));
+        self.offered = None;
         builder
     }
 
@@ -199,7 +203,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        Ok(self.snapshot.clone().map(|(meta, snapshot)| Snapshot { meta, snapshot }))
+        if self.applied.is_none() {
+            return Ok(None);
+        }
+        // The same one again, so that an interrupted transfer can continue. It need not be on disk: it has only committed
+        // entries, and no entry is purged before a snapshot on disk has it.
+        let meta = self.meta();
+        let (meta, snapshot) = self.offered.get_or_insert_with(|| (meta, self.store.view())).clone();
+        Ok(Some(Snapshot { meta, snapshot }))
     }
 }
 

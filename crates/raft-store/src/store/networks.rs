@@ -179,7 +179,7 @@ impl NetworkIndices {
 
     fn detach(&mut self, node: &NodeId, network: &NetworkId) {
         self.nodes.update(Some((network.clone(), node.clone())), None);
-        if self.nodes.has(network, node) {
+        if self.nodes.count(network, node) > 0 {
             return;
         }
         let Some(networks) = self.of_node.get_mut(node) else { return };

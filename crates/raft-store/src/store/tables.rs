@@ -210,14 +210,22 @@ impl Tables {
         self.indices.loads.get(id).copied().unwrap_or_default()
     }
 
-    /// Nodes with tasks that have not ended, by id, and what these hold.
-    pub fn loads(&self) -> impl Iterator<Item = (&NodeId, &Load)> {
-        self.indices.loads.iter()
+    /// Nodes that take tasks: those with the fewest live tasks first, then by id.
+    pub fn takers(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.indices.takers.iter().filter_map(|(_, id)| self.node(id))
     }
 
-    /// Nodes with live tasks of a service, by id, and how many each has.
-    pub fn live_tasks(&self, id: &ServiceId) -> impl Iterator<Item = (&NodeId, u64)> {
-        self.indices.live.of(id)
+    /// Number of live tasks of a service on a node.
+    pub fn live_tasks(&self, service: &ServiceId, node: &NodeId) -> u64 {
+        self.indices.live.count(service, node)
+    }
+
+    /// The smallest number of live tasks of a service that a node which takes tasks has.
+    pub fn fewest_live_tasks(&self, service: &ServiceId) -> u64 {
+        let mut levels = self.indices.levels.of(service).peekable();
+        let fewest = levels.peek().map_or(0, |(level, _)| **level);
+        let with_any: u64 = levels.map(|(_, nodes)| nodes).sum();
+        if with_any < self.indices.takers.len() as u64 { 0 } else { fewest }
     }
 
     /// The node that a task was given to; `None` if it has no node yet or the node was removed.
@@ -333,7 +341,11 @@ impl Tables {
                 }
             }
             Object::Image(_) => self.indices.image(inside(old), inside(new)),
-            Object::Node(_) => self.indices.node(inside(old), inside(new), self.version),
+            Object::Node(node) => {
+                let live = self.tasks_of_node(&node.id).filter(|task| task.is_live());
+                let services = live.map(|task| task.service_id.clone()).collect();
+                self.indices.node(inside(old), inside(new), services, self.version);
+            }
             Object::Cluster(_) | Object::Stack(_) | Object::Registry(_) => {}
             Object::Network(_) => self.indices.networks.network(inside(old), inside(new)),
         }
@@ -342,7 +354,7 @@ impl Tables {
     /// Drops a spec that is neither the newest of its service nor that of a task.
     fn drop_unused_spec(&mut self, service: &ServiceId, version: u64) {
         let newest = self.service(service).map(|service| service.spec_version);
-        if newest != Some(version) && !self.indices.versions.has(service, &version) {
+        if newest != Some(version) && self.indices.versions.count(service, &version) == 0 {
             self.specs.remove(&(service.clone(), version));
         }
     }

@@ -144,27 +144,32 @@ fn a_grant_is_signed_once_until_it_is_renewed_and_told_again_then() {
 }
 
 #[test]
-fn a_large_set_comes_in_parts_with_each_spec_once_in_a_part_and_nothing_missing() {
-    let spec = ServiceSpec { env: vec!["x".repeat(300 << 10)], ..ServiceSpec::default() };
+fn a_large_set_comes_in_small_parts_with_each_spec_once_in_a_part_and_nothing_missing() {
     let task = |number: u64| TaskAssignment {
         task_id: number.to_string(),
         service_id: (number % 7).to_string(),
         ..TaskAssignment::default()
     };
-    let spec = Arc::new(spec);
-    let specs = (0..7).map(|number| ((number.to_string(), 0), Arc::clone(&spec))).collect();
-    let removed_tasks = vec!["gone".to_owned()];
-    let whole = Assignments { tasks: (0..500).map(task).collect(), removed_tasks, version: 3, ..Default::default() };
-    let parts = cut(whole, &specs);
-    assert!(parts.len() > 2, "seven specs of 300 KiB do not fit into one part");
-    for (index, part) in parts.iter().enumerate() {
-        assert!(part.encoded_len() < 2 * PART);
-        assert_eq!((part.more, part.version), (index + 1 < parts.len(), 3));
-        let known = |task: &TaskAssignment| part.specs.iter().any(|it| it.service_id == task.service_id);
-        assert!(part.tasks.iter().all(|task| task.spec.is_none() && known(task)), "each part stands by itself");
+    // Seven large specs are sent once each, and small ones share a part.
+    for (bytes, expected) in [(300 << 10, 7..=7), (1, 1..=3)] {
+        let spec = Arc::new(ServiceSpec { env: vec!["x".repeat(bytes)], ..ServiceSpec::default() });
+        let specs = (0..7).map(|number| ((number.to_string(), 0), Arc::clone(&spec))).collect();
+        let removed_tasks = vec!["gone".to_owned()];
+        let tasks = (0..500).map(task).collect();
+        let parts = cut(Assignments { tasks, removed_tasks, version: 3, ..Default::default() }, &specs);
+        assert!(expected.contains(&parts.len()), "{} parts with specs of {bytes} bytes", parts.len());
+        for (index, part) in parts.iter().enumerate() {
+            assert!(part.encoded_len() < bytes + PART + PART / 2);
+            assert_eq!((part.more, part.version), (index + 1 < parts.len(), 3));
+            let known = |task: &TaskAssignment| part.specs.iter().filter(|it| it.service_id == task.service_id).count();
+            assert!(
+                part.tasks.iter().all(|task| task.spec.is_none() && known(task) == 1),
+                "each part stands by itself"
+            );
+        }
+        assert_eq!(parts.iter().map(|part| part.tasks.len()).sum::<usize>(), 500);
+        assert_eq!(parts.iter().map(|part| part.removed_tasks.len()).sum::<usize>(), 1);
     }
-    assert_eq!(parts.iter().map(|part| part.tasks.len()).sum::<usize>(), 500);
-    assert_eq!(parts.iter().map(|part| part.removed_tasks.len()).sum::<usize>(), 1);
     assert_eq!(cut(Assignments::default(), &Specs::new()).len(), 1, "an empty set is a message too");
 }
 
