@@ -1,6 +1,8 @@
 //! The tables with their indices, and how they are read. They are persistent maps: a clone is cheap and does not change
 //! when the original does. Only `apply`, `snapshot` and the overlays of planners put objects in.
 
+mod networks;
+
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -79,7 +81,7 @@ pub struct Tables {
     objects: [Table; Kind::ALL.len()],
     /// Each version of a service's spec that the service or one of its tasks refers to.
     pub(super) specs: OrdMap<(ServiceId, u64), Arc<ServiceSpec>>,
-    pub(super) indices: Indices,
+    indices: Indices,
     /// Answers by the id of their request.
     pub(super) answers: OrdMap<Key, Answer>,
     /// The keys of `answers`, oldest first.
@@ -162,11 +164,7 @@ impl Tables {
         self.all().next()
     }
 
-    /// Tasks with these ids, in their order.
-    pub(super) fn tasks_with<'a>(
-        &'a self,
-        ids: impl Iterator<Item = &'a TaskId>,
-    ) -> impl Iterator<Item = &'a Arc<Task>> {
+    fn tasks_with<'a>(&'a self, ids: impl Iterator<Item = &'a TaskId>) -> impl Iterator<Item = &'a Arc<Task>> {
         ids.filter_map(|id| self.task(id))
     }
 
