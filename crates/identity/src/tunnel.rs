@@ -180,7 +180,7 @@ mod tests {
         let (mut user, program, ended) = tunnel().await;
         program.set_zero_linger().expect("a socket option");
         drop(program);
-        let error = user.read_to_end(&mut Vec::new()).await.expect_err("this is no end in order");
+        let error = user.read_to_end(&mut Vec::new()).await.expect_err("the connection does not end in order");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         let ended = ended.await;
         assert!(matches!(ended, [Err(TunnelError::Stream(None)), Err(TunnelError::Connection(_))]), "{ended:?}");
@@ -193,7 +193,7 @@ mod tests {
         drop(inbox);
         let carried = tokio::time::timeout(DEADLINE, carry(near, &outbox, &mut frames)).await.expect("in time");
         assert!(matches!(carried, Err(TunnelError::Stream(None))), "{carried:?}");
-        user.read_to_end(&mut Vec::new()).await.expect_err("this is no end in order");
+        user.read_to_end(&mut Vec::new()).await.expect_err("the connection does not end in order");
     }
 
     #[tokio::test]

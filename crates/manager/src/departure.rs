@@ -77,7 +77,7 @@ pub(crate) fn check(view: &Tables, quorum: &Quorum, node: &Node) -> Result<BTree
     Ok(ids())
 }
 
-/// Makes the node one that has left: it is no manager any more, and its certificate opens nothing. `now` is the wall
+/// Makes the node one that has left: it is no longer a manager, and its certificate opens nothing. `now` is the wall
 /// clock's time, `since` that of the leader.
 pub(crate) fn depart(tx: &mut WriteTx, view: &Tables, node: &Node, now: Timestamp, since: Timestamp) {
     // The Raft id stays, so that a retry knows what to wait for.
@@ -141,7 +141,7 @@ mod tests {
     fn who_does_not_vote_is_missed_by_nobody_and_who_has_left_is_not_counted_on() {
         assert_eq!(departure(2, &[2], &[2]), Ok(vec![2]), "a learner");
         assert_eq!(departure(2, &[1], &[1]), Err(DepartureError::Last), "the other one only learns");
-        // Raft still has the voter 3, whose node is no manager any more.
+        // Raft still has the voter 3, whose node is no longer a manager.
         assert_eq!(departure(2, &[1, 2, 3], &[1, 2, 3]), Ok(vec![2]));
     }
 }

@@ -47,7 +47,7 @@ fn machine_with_a_wrong_token_stays_outside() {
         let refused = it.join_with(Role::Worker, &format!("{token}x")).unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
         let view = it.cluster().view().unwrap();
-        assert_eq!(view.nodes().count(), 3, "a refused machine is no node");
+        assert_eq!(view.nodes().count(), 3, "a refused machine adds no node");
     });
 }
 
@@ -141,9 +141,9 @@ fn dead_manager_is_removed_by_force_and_its_vote_goes_with_it() {
         let name = format!("m{}", dead + 1);
         let remove = |force| RemoveRequest { request_id: format!("remove {force}"), name: name.clone(), force };
         let (gently, forced) = (remove(false), remove(true));
-        let refused = it.ask(it.leader(), |mut client| async move { client.remove_node(gently).await });
+        let refused = it.request(it.leader(), |mut client| async move { client.remove_node(gently).await });
         assert_eq!(refused.unwrap_err().code(), Code::FailedPrecondition);
-        it.ask(it.leader(), |mut client| async move { client.remove_node(forced).await }).unwrap();
+        it.request(it.leader(), |mut client| async move { client.remove_node(forced).await }).unwrap();
         let expected: &'static [u64] = [&[2, 3][..], &[1, 3], &[1, 2]][dead];
         it.wait("two vote", 5_000, voters(expected));
     });
@@ -158,7 +158,7 @@ fn manager_whose_departure_would_leave_no_majority_stays_until_the_dead_one_is_g
         let remove = |it: &mut Script, number: usize, id: &str| {
             let name = format!("m{}", number + 1);
             let request = RemoveRequest { request_id: id.into(), name, force: true };
-            it.ask(it.leader(), |mut client| async move { client.remove_node(request).await.map(drop) })
+            it.request(it.leader(), |mut client| async move { client.remove_node(request).await.map(drop) })
         };
         for refused in [it.leave(healthy).unwrap_err(), remove(it, healthy, "too early").unwrap_err()] {
             assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
@@ -206,7 +206,7 @@ fn leader_that_leaves_hands_over_to_one_that_answers() {
         let remove = |it: &mut Script, number: usize| {
             let request =
                 RemoveRequest { request_id: format!("rm {number}"), name: format!("m{}", number + 1), force: true };
-            it.ask(it.leader(), |mut client| async move { client.remove_node(request).await.map(drop) })
+            it.request(it.leader(), |mut client| async move { client.remove_node(request).await.map(drop) })
         };
         remove(it, dead[0]).unwrap();
         let asked_again = it.leave(leader).unwrap_err();

@@ -20,7 +20,7 @@ fn tokens_that_are_wrong_old_or_of_another_cluster_are_refused_and_say_which() {
         assert_eq!(result.code, 1, "{}", result.stderr);
         assert!(result.stderr.contains(why), "{}", result.stderr);
     };
-    refused("SWMTKN-1-x", "this is no join token");
+    refused("SWMTKN-1-x", "this is not a join token");
     let other_end = if good.ends_with('x') { 'y' } else { 'x' };
     let wrong = format!("{}{other_end}", &good[..good.len() - 1]);
     refused(&wrong, "this join token is wrong");
@@ -89,7 +89,7 @@ fn a_node_that_comes_back_is_the_same_node() {
     cluster.sandbox_ok("restart w1 m2");
     cluster.wait("both are ready", |it| it.rows("node ls --filter state=ready").len() == 4);
     assert_eq!([id("w1"), id("m2")], before);
-    // Both move to other addresses: what they are is in their certificates, where they are is said anew.
+    // Both move to other addresses: what they are is in their certificates, the managers learn where they are now.
     cluster.ok("service create --detach --name web --replicas 0 whoami");
     cluster.sandbox_ok("stop w1 m2");
     cluster.move_to("w1", "198.18.0.77");

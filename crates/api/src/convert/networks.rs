@@ -21,7 +21,8 @@ pub(crate) fn texts<T: Display>(values: &[T]) -> Vec<String> {
 
 /// Parses an address or a prefix; the error names the field.
 pub(crate) fn parse<T: FromStr>(text: &str, field: &'static str) -> Result<T, Malformed> {
-    let wrong = |_| Malformed::new(field, format!("has `{}`, which is no IP address or subnet", text.escape_debug()));
+    let wrong =
+        |_| Malformed::new(field, format!("has `{}`, which is not an IP address or subnet", text.escape_debug()));
     text.parse().map_err(wrong)
 }
 

@@ -81,7 +81,7 @@ impl Allowance {
             }
         }
         let unknown = self.capabilities.iter().find(|name| !capability::is_known(name));
-        unknown.map_or(Ok(()), |name| Err(format!("capabilities: `{}` is no capability", name.escape_debug())))
+        unknown.map_or(Ok(()), |name| Err(format!("capabilities: `{}` is not a capability", name.escape_debug())))
     }
 }
 

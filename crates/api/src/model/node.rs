@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(error(&[device("a", &["/dev/x"]), device("b", &["/dev/x"])]), "", "devices may share a path");
         assert_eq!(error(&[device("a", &["/dev/x"]), device("a", &["/dev/y"])]), "devices: gpu=a: it is there twice");
         assert_eq!(error(&[device("a", &[])]), "devices: gpu=a: it has no paths");
-        assert_eq!(error(&[device("a", &["x"])]), "devices: gpu=a: `x` is no absolute path");
+        assert_eq!(error(&[device("a", &["x"])]), "devices: gpu=a: `x` is not an absolute path");
         assert!(error(&[device("a b", &["/x"])]).starts_with("devices: id: `a b`"));
         let runtimes = NodeDescription { runtimes: vec!["flota".into(), "runsc".into()], ..NodeDescription::default() };
         assert_eq!(runtimes.check_offers(), Ok(()));

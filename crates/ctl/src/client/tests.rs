@@ -77,10 +77,10 @@ async fn an_answer_about_the_request_is_final() {
 #[tokio::test]
 async fn a_workers_answer_is_final_where_no_manager_is_named() {
     let folder = folder();
-    let refusal = Act::Refuse(Reason::NotAManager.attach(Status::failed_precondition("this node is no manager")));
+    let refusal = Act::Refuse(Reason::NotAManager.attach(Status::failed_precondition("this node is not a manager")));
     let worker = FakeManager::start(folder.path(), "worker", [refusal.clone()]);
     let alone = client(&[&worker.socket], LONG, LONG);
-    assert_eq!(create(&alone).await, Err((1, "this node is no manager".into())));
+    assert_eq!(create(&alone).await, Err((1, "this node is not a manager".into())));
     assert_eq!(worker.seen(), ["the-id"]);
     let slow = Act::Refuse(Status::unavailable("not yet"));
     let manager = FakeManager::start(folder.path(), "manager", [slow, Act::Create]);

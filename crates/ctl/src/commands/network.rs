@@ -70,7 +70,7 @@ pub(crate) struct Create {
 
 fn driver(text: &str) -> Result<NetworkDriver, Usage> {
     let found = NetworkDriver::ALL.iter().copied().find(|it| it.as_str() == text);
-    found.ok_or_else(|| Usage(format!("`{text}` is no driver: it is overlay, bridge or macvlan")))
+    found.ok_or_else(|| Usage(format!("`{text}` is not a driver: it is overlay, bridge or macvlan")))
 }
 
 fn auxiliary(text: &str) -> Result<(String, IpAddr), Usage> {
@@ -182,7 +182,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
             |whole, page| whole.networks.extend(page.networks),
         )
         .await?;
-    options.say_age(networks.header);
+    options.print_age(networks.header);
     let mut rows = Vec::new();
     for row in networks.networks {
         let network = parsed(&row)?;
@@ -239,9 +239,9 @@ mod tests {
         assert_eq!(refused("--gateway 10.1.0.1 x"), "--gateway 10.1.0.1: no --subnet has it");
         assert_eq!(
             refused("-o vlan=5 x"),
-            "--opt vlan=5: `vlan` is no option of a network: they are com.docker.network.driver.mtu, parent, encrypted"
+            "--opt vlan=5: `vlan` is not an option of a network: they are com.docker.network.driver.mtu, parent, encrypted"
         );
-        assert!(refused("-d ipvlan x").contains("`ipvlan` is no driver"));
+        assert!(refused("-d ipvlan x").contains("`ipvlan` is not a driver"));
         assert!(refused("--subnet x y").contains("--subnet"));
     }
 }

@@ -146,7 +146,7 @@ mod tests {
         };
         let groups = Groups { folders: vec![folder] };
         let mut watch = groups.watch_out_of_memory().expect("both files are there");
-        assert!(!is_readable(&watch), "what came before is no news");
+        assert!(!is_readable(&watch), "an earlier kill is not reported");
         write("memory.events", "oom 1\noom_kill 3\n");
         assert!(is_readable(&watch));
         assert_eq!((watch.read(), groups.out_of_memory()), (OomEvent::OutOfMemory, 3));

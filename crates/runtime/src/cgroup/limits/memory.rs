@@ -27,7 +27,7 @@ fn amount(field: &str, value: Option<i64>) -> Result<Option<Amount>, StepError> 
         Some(-1) => Ok(Some(Amount::Unlimited)),
         Some(value) => match u64::try_from(value) {
             Ok(bytes) => Ok(Some(Amount::Bytes(bytes))),
-            Err(_) => Err(refuse(field, format!("{value} is no number of bytes"))),
+            Err(_) => Err(refuse(field, format!("{value} is not a number of bytes"))),
         },
     }
 }

@@ -245,7 +245,8 @@ impl Bus {
 
     fn open(address: &str) -> io::Result<Self> {
         let path = address.strip_prefix("unix:path=").and_then(|it| it.split([',', ';']).next());
-        let path = path.ok_or_else(|| io::Error::other(format!("the address `{address}` is no unix:path=")))?;
+        let path =
+            path.ok_or_else(|| io::Error::other(format!("the address `{address}` does not begin with unix:path=")))?;
         let stream = UnixStream::connect(path)
             .map_err(|error| io::Error::other(format!("{path}: {}", crate::error::kernel_words(&error))))?;
         stream.set_read_timeout(Some(PATIENCE))?;
