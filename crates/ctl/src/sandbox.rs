@@ -254,7 +254,7 @@ pub(crate) fn run_hidden() -> Option<ExitCode> {
     };
     Some(result.map_or_else(
         |error| {
-            printer::say(&format!("{error:#}"));
+            printer::message(&format!("{error:#}"));
             ExitCode::FAILURE
         },
         ExitCode::from,

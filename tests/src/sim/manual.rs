@@ -77,7 +77,7 @@ impl Script {
         let programs = Arc::clone(&node.programs);
         cluster.world.start(host, async move {
             let channel = Dialer::through(connector).manager(&address);
-            let ended = converse(channel, messages, outbox, (&seen, &beats, &reads, &programs), streams).await;
+            let ended = run_session(channel, messages, outbox, (&seen, &beats, &reads, &programs), streams).await;
             seen.lock().expect("no holder panics").end = Some(ended);
         });
         node
@@ -85,7 +85,7 @@ impl Script {
 }
 
 /// Runs the session until it ends.
-async fn converse(
+async fn run_session(
     channel: Channel,
     messages: mpsc::UnboundedReceiver<WorkerMessage>,
     outbox: mpsc::UnboundedSender<WorkerMessage>,

@@ -35,7 +35,7 @@ fn reachable(it: &mut Script, health: FakeHealth) -> (ManualNode, TaskId) {
     let node = manual(it, 0, no_streams);
     let network = ps::NetworkSpec { name: "front".into(), ..ps::NetworkSpec::default() };
     let request = CreateNetworkRequest { request_id: "network".into(), spec: Some(network) };
-    it.ask(it.leader(), |mut client| async move { client.create_network(request).await.map(drop) }).unwrap();
+    it.request(it.leader(), |mut client| async move { client.create_network(request).await.map(drop) }).unwrap();
     set_health(it, health);
     let networks = vec![ps::NetworkAttachment { network: "front".into(), aliases: Vec::new() }];
     it.create(it.leader(), ps::ServiceSpec { networks, ..checked(2, 1) }).unwrap();

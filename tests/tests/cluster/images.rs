@@ -32,7 +32,7 @@ fn name(it: &mut Script, worker: usize, reference: &str, digest: &str) -> Result
         size: 1_000,
         node: it.cluster().workers[worker].node_id.to_string(),
     };
-    it.ask(it.leader(), |mut client| async move { client.name_image(request).await.map(drop) })
+    it.request(it.leader(), |mut client| async move { client.name_image(request).await.map(drop) })
 }
 
 /// Three nodes in session; none holds an image.
@@ -104,7 +104,7 @@ fn image_that_is_removed_leaves_every_node_that_held_it() {
         let nodes = nodes(it);
         let second = two_holders(it, &nodes);
         let request = RemoveRequest { request_id: "rm".into(), name: REFERENCE.into(), ..RemoveRequest::default() };
-        it.ask(it.leader(), |mut client| async move { client.remove_image(request).await }).unwrap();
+        it.request(it.leader(), |mut client| async move { client.remove_image(request).await }).unwrap();
         let is_told = |message: &FromManager| match message {
             FromManager::Assignments(assignments) => assignments.dropped_images.iter().any(|it| it == DIGEST),
             _ => false,
@@ -162,7 +162,7 @@ fn image_has_every_name_that_users_give_it_and_loses_them_one_by_one() {
         assert!(nodes[0].end().is_err() && nodes[second].end().is_err(), "the sessions go on");
         let remove = |it: &mut Script, name: &str| {
             let request = RemoveRequest { request_id: format!("rm {name}"), name: name.into(), ..Default::default() };
-            it.ask(it.leader(), |mut client| async move { client.remove_image(request).await.map(drop) }).unwrap();
+            it.request(it.leader(), |mut client| async move { client.remove_image(request).await.map(drop) }).unwrap();
         };
         remove(it, "app:1");
         assert_eq!(images(it)[0].references, names[1..].iter().cloned().collect());

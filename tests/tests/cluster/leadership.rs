@@ -169,7 +169,7 @@ fn cut_off_leader_takes_no_old_answer_for_a_proof_that_it_leads() {
 
 /// Names of the services that a manager lists; with `stale` from its own tables, with their age in milliseconds.
 fn list(it: &mut Script, manager: usize, stale: bool) -> Result<(Option<u64>, Vec<String>), Status> {
-    it.ask(manager, move |mut client| async move {
+    it.request(manager, move |mut client| async move {
         let mut request = Request::new(ListRequest { stale, ..ListRequest::default() });
         if stale {
             request.metadata_mut().insert(STALE, MetadataValue::from_static("1"));
@@ -283,7 +283,7 @@ fn request_that_is_sent_twice_is_done_once_also_by_the_next_leader() {
                 spec: Some(spec("web", 2)),
                 ..UpdateServiceRequest::default()
             };
-            it.ask(manager, |mut client| async move { client.update_service(request).await.map(drop) })
+            it.request(manager, |mut client| async move { client.update_service(request).await.map(drop) })
         };
         send(it, leader, "once").unwrap();
         let other = (leader + 1) % 3;
@@ -313,7 +313,7 @@ fn create_that_is_under_way_when_the_leader_dies_is_done_once() {
             it.cluster().crash_manager(leader, true);
             drop(it.end(asked));
             it.wait("another manager leads", 5_000, another_leads(leader));
-            it.ask(it.leader(), |mut client| async move { client.create_service(request).await }).unwrap();
+            it.request(it.leader(), |mut client| async move { client.create_service(request).await }).unwrap();
             it.cluster().start_manager(leader);
             it.wait("all managers are here", 10_000, |cluster| {
                 let here = cluster.managers.iter().filter(|manager| manager.manager().is_some()).count();

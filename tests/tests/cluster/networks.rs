@@ -17,14 +17,14 @@ use super::{Seen, manual, seen};
 
 fn create_network(it: &mut Script, spec: ps::NetworkSpec) {
     let request = CreateNetworkRequest { request_id: format!("network {}", spec.name), spec: Some(spec) };
-    it.ask(it.leader(), |mut client| async move { client.create_network(request).await.map(drop) }).unwrap();
+    it.request(it.leader(), |mut client| async move { client.create_network(request).await.map(drop) }).unwrap();
 }
 
 fn create_service(it: &mut Script, replicas: u64) {
     let networks = vec![ps::NetworkAttachment { network: "front".into(), aliases: Vec::new() }];
     let spec = ps::ServiceSpec { networks, ..spec("web", replicas) };
     let request = CreateServiceRequest { request_id: "service".into(), spec: Some(spec), ..Default::default() };
-    it.ask(it.leader(), |mut client| async move { client.create_service(request).await.map(drop) }).unwrap();
+    it.request(it.leader(), |mut client| async move { client.create_service(request).await.map(drop) }).unwrap();
 }
 
 fn scale_to_nothing(it: &mut Script) {
@@ -156,14 +156,14 @@ fn a_removed_stack_leaves_no_address_and_is_deployed_again_at_once() {
         for round in 0..3 {
             let request_id = format!("deploy {round}");
             let request = DeployStackRequest { request_id, spec: Some(stack.clone()), ..Default::default() };
-            it.ask(it.leader(), |mut client| async move { client.deploy_stack(request).await }).unwrap();
+            it.request(it.leader(), |mut client| async move { client.deploy_stack(request).await }).unwrap();
             it.converge();
             // Every address that tasks can have is given: a leaked one would be missed in the next round.
             let is_given = |cluster: &SimCluster| seen(given(cluster)?.len() == 3, given(cluster)?);
             it.wait("three tasks have addresses", 1, is_given);
             let request_id = format!("remove {round}");
             let request = RemoveRequest { request_id, name: "shop".into(), ..Default::default() };
-            it.ask(it.leader(), |mut client| async move { client.remove_stack(request).await }).unwrap();
+            it.request(it.leader(), |mut client| async move { client.remove_stack(request).await }).unwrap();
         }
         it.wait("its network is gone", 20_000, |cluster| seen(network_named(cluster, "shop_default")?.is_none(), ""));
     });

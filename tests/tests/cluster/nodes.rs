@@ -125,7 +125,7 @@ fn paused_node_keeps_its_tasks_and_gets_no_new_ones() {
 fn remove(it: &mut Script, node: &str, force: bool) -> Result<(), tonic::Status> {
     let request_id = format!("remove at {}", it.cluster().world.now());
     let request = RemoveRequest { request_id, name: node.into(), force };
-    it.ask(it.leader(), |mut client| async move { client.remove_node(request).await.map(drop) })
+    it.request(it.leader(), |mut client| async move { client.remove_node(request).await.map(drop) })
 }
 
 #[test]

@@ -113,7 +113,7 @@ fn daemon_that_restarts_keeps_its_tasks_for_a_minute() {
         it.create(it.leader(), spec("web", 2)).unwrap();
         it.wait("one task runs on the other node", 5_000, containers(1, 1));
         session.send(ToManager::Leaving(Leaving { machine: false }));
-        it.wait("it is said why", 200, node_is_because(0, NodeState::Unknown, Reason::Restarting));
+        it.wait("the reason is known", 200, node_is_because(0, NodeState::Unknown, Reason::Restarting));
         it.pass(50_000);
         assert_eq!(it.cluster().workers[1].machine.running().len(), 1, "nothing moves meanwhile");
         it.wait("it is down", 11_000, node_is_because(0, NodeState::Down, Reason::DidNotReturn));

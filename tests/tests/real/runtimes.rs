@@ -30,8 +30,8 @@ fn any_oci_runtime_runs_services_as_the_embedded_one_does() {
         let created = cluster.ctl_args(&words);
         assert_eq!(created.code, 0, "{runtime}: {}", created.stderr);
         assert!(cluster.ok(&format!("service logs {runtime}")).contains("begun"), "{runtime}");
-        let said = cluster.ok(&format!("exec -e SHAPE=round {runtime} -- /busybox env"));
-        assert!(said.contains("COLOUR=red") && said.contains("SHAPE=round"), "{runtime}: {said}");
+        let printed = cluster.ok(&format!("exec -e SHAPE=round {runtime} -- /busybox env"));
+        assert!(printed.contains("COLOUR=red") && printed.contains("SHAPE=round"), "{runtime}: {printed}");
         let ended = cluster.ctl_args(&["exec", runtime, "--", "/busybox", "sh", "-c", "exit 42"]);
         assert_eq!(ended.code, 42, "{runtime}: {}", ended.stderr);
         let rights = cluster.ok(&format!("exec -u 1000 {runtime} -- /busybox grep CapEff /proc/self/status"));

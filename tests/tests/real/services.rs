@@ -13,10 +13,10 @@ fn a_service_goes_from_create_to_processes_on_many_nodes_and_back() {
     // Exec works in any task, on whichever node it runs.
     for task in &tasks {
         let name = task["name"].as_str().unwrap();
-        let said = cluster.ok(&format!("exec {name} -- /whoami get http://127.0.0.1/"));
-        assert!(said.contains(&format!("NODE={}", task["node"].as_str().unwrap())), "{said}");
-        assert!(said.contains(&format!("TASK={name}.{}", task["id"].as_str().unwrap())), "{said}");
-        assert!(said.contains("addresses: 127.0.0.1\n"), "a task has loopback alone: {said}");
+        let printed = cluster.ok(&format!("exec {name} -- /whoami get http://127.0.0.1/"));
+        assert!(printed.contains(&format!("NODE={}", task["node"].as_str().unwrap())), "{printed}");
+        assert!(printed.contains(&format!("TASK={name}.{}", task["id"].as_str().unwrap())), "{printed}");
+        assert!(printed.contains("addresses: 127.0.0.1\n"), "a task has loopback alone: {printed}");
     }
     let logs = cluster.ok("service logs web");
     assert_eq!(logs.matches("GET / HTTP/1.1").count(), 5, "{logs}");

@@ -118,7 +118,7 @@ fn upload(mut source: Box<dyn Read + Send>, reference: String, program: String) 
                 Err(error) => {
                     // The other side would take the end of the stream for the end of the file, so the connection is
                     // broken instead.
-                    printer::say(&format!("error: failed to read the file to upload: {error}"));
+                    printer::message(&format!("error: failed to read the file to upload: {error}"));
                     #[expect(clippy::exit, reason = "it breaks the connection, and nothing else is left to do")]
                     std::process::exit(1);
                 }
@@ -164,7 +164,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
             |whole, page| whole.images.extend(page.images),
         )
         .await?;
-    options.say_age(images.header);
+    options.print_age(images.header);
     let mut rows = Vec::new();
     for row in images.images {
         let (reference, image) = (row.reference, model::Image::from(row.image.unwrap_or_default()));

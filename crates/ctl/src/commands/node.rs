@@ -124,7 +124,7 @@ fn row(node: &model::Node, leader: bool) -> Value {
 
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     let nodes = list(client, options.request()).await?;
-    options.say_age(nodes.header);
+    options.print_age(nodes.header);
     let mut rows = Vec::new();
     for node in nodes.nodes {
         let (node, leader) = parsed(node)?;

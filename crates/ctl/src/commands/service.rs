@@ -210,7 +210,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
             |whole, page| whole.services.extend(page.services),
         )
         .await?;
-    options.say_age(services.header);
+    options.print_age(services.header);
     let mut rows = Vec::new();
     for row in services.services {
         let (service, running) = parsed(row)?;

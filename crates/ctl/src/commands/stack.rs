@@ -77,7 +77,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
             |whole, page| whole.stacks.extend(page.stacks),
         )
         .await?;
-    options.say_age(stacks.header);
+    options.print_age(stacks.header);
     let mut rows = Vec::new();
     for row in stacks.stacks {
         let stack = parsed(row)?.0;

@@ -58,7 +58,7 @@ pub(crate) async fn up(name: &str, managers: u32, workers: u32, config: Option<&
         down(name).context("and what was begun could not be removed")?;
         return Err(error.context(format!("the sandbox did not start{logs}")));
     }
-    printer::say(&format!("{} nodes are ready after {:.1} s", managers + workers, begun.elapsed().as_secs_f64()));
+    printer::message(&format!("{} nodes are ready after {:.1} s", managers + workers, begun.elapsed().as_secs_f64()));
     printer::line(&format!("eval \"$(ctl sandbox env --name {name})\"   # points ctl at it"));
     Ok(())
 }

@@ -130,7 +130,7 @@ impl Liveness {
     }
 
     /// Records a message from the node.
-    pub(super) fn heard(&self, node: &NodeId) {
+    pub(super) fn record_message(&self, node: &NodeId) {
         let mut known = self.known();
         let now = known.now();
         known.change(node, Link::Open(now));
@@ -324,7 +324,7 @@ mod tests {
     fn a_change_of_sessions_costs_a_look_at_their_nodes() {
         let (liveness, view) = (Liveness::default(), ready(&["a", "b", "c"]).view());
         liveness.begin(&view);
-        liveness.heard(&"c".into());
+        liveness.record_message(&"c".into());
         liveness.broke(&"b".into());
         assert_eq!(Vec::from_iter(liveness.known().changed.clone()), ["b".into()]);
         let judged = || liveness.judge_changed(&view, Duration::from_secs(1), Timestamp(9));
@@ -333,7 +333,7 @@ mod tests {
             [("b", NodeState::Unknown)]
         );
         assert_eq!(judged(), [], "once");
-        liveness.heard(&"b".into());
+        liveness.record_message(&"b".into());
         assert_eq!(liveness.known().changed.len(), 1, "it has a session again");
     }
 

@@ -107,7 +107,7 @@ impl DispatcherService {
             }
         };
         let _ = outbox.send(outgoing(ToWorker::Registered(registered))).await;
-        self.liveness.heard(&node_id);
+        self.liveness.record_message(&node_id);
         self.programmed.begin(&node_id, number);
         let told = (&self.sessions, &self.programmed);
         let result = tokio::select! {
@@ -153,7 +153,7 @@ impl DispatcherService {
                 Box::pin(self.leave(node_id, leaving)).await;
                 return Ok(());
             }
-            self.liveness.heard(node_id);
+            self.liveness.record_message(node_id);
             match next.message {
                 Some(FromWorker::Heartbeat(heartbeat)) => {
                     clocks::compare(&self.replica, node_id, heartbeat.now);

@@ -131,8 +131,8 @@ impl CommandLine {
         }
         let text = std::fs::read_to_string(self.log()).unwrap_or_default();
         let mut lines = text.lines().rev().filter_map(|line| serde_json::from_str::<LogLine>(line).ok());
-        let said = lines.find(|it| it.level == "error" || it.level == "fatal").map(|it| it.msg);
-        let why = said.unwrap_or_else(|| format!("it ended with {status}"));
+        let reported = lines.find(|it| it.level == "error" || it.level == "fatal").map(|it| it.msg);
+        let why = reported.unwrap_or_else(|| format!("it ended with {status}"));
         Err(StepError::refuse(act(), why.trim().replace('\n', " ")).into())
     }
 

@@ -224,13 +224,13 @@ impl Bundle {
         self.make("run", &[])
     }
 
-    /// Runs it to its end; what it said.
+    /// Runs it to its end and returns its output.
     #[track_caller]
-    pub(crate) fn says(&self) -> String {
+    pub(crate) fn output(&self) -> String {
         self.run().ok()
     }
 
-    /// Has it run beside the test.
+    /// Creates the container and starts its program.
     #[track_caller]
     pub(crate) fn start(&self) -> &Self {
         self.make("create", &[]).ok();
@@ -238,7 +238,7 @@ impl Bundle {
         self
     }
 
-    /// `exec` with a script; what it said.
+    /// Runs a script in it with `exec` and returns its output.
     #[track_caller]
     pub(crate) fn exec(&self, script: &str) -> String {
         self.call(&["exec", &self.id, "/bin/sh", "-c", script]).ok()

@@ -246,9 +246,9 @@ fn a_process_has_the_user_environment_and_folder_that_are_asked_for() {
         contained: false,
     };
     let process = container.client().exec(&spec, vec![null(), OwnedFd::from(writer), null()]).unwrap();
-    let mut said = String::new();
-    reader.read_to_string(&mut said).unwrap();
-    assert_eq!((process.wait(), said.as_str()), (0, "b\n/bin\n12\n13\n"));
+    let mut printed = String::new();
+    reader.read_to_string(&mut printed).unwrap();
+    assert_eq!((process.wait(), printed.as_str()), (0, "b\n/bin\n12\n13\n"));
 }
 
 #[test]
@@ -262,11 +262,11 @@ fn a_process_at_a_terminal_gives_its_other_end() {
     master.write_all(b"7\n").unwrap();
     assert_eq!(process.wait(), 7);
     // The kernel passes on what was written to a terminal in several pieces, some of it later than the writer's end.
-    let mut said = Vec::new();
-    let end = master.read_to_end(&mut said).unwrap_err();
+    let mut printed = Vec::new();
+    let end = master.read_to_end(&mut printed).unwrap_err();
     assert_eq!(end.raw_os_error(), Some(libc::EIO), "the other end is closed");
-    let said = String::from_utf8_lossy(&said);
-    assert!(said.contains("/dev/pts/0") && said.contains("xterm"), "{said:?}");
+    let printed = String::from_utf8_lossy(&printed);
+    assert!(printed.contains("/dev/pts/0") && printed.contains("xterm"), "{printed:?}");
 }
 
 #[test]
@@ -290,8 +290,8 @@ fn a_contained_process_takes_with_it_what_it_has_started_however_it_ends() {
     let count = || container.bundle.census().processes.len();
     // Both have left the session and the process group of the script.
     let daemons = "setsid sleep 1001 >/dev/null 2>&1 & (setsid setsid sleep 1002 >/dev/null 2>&1 &)";
-    let (code, said) = container.exec_contained(&format!("{daemons}\nsleep 0.05; echo done; exit 4"));
-    assert_eq!((code, said.as_str()), (4, "done\n"));
+    let (code, printed) = container.exec_contained(&format!("{daemons}\nsleep 0.05; echo done; exit 4"));
+    assert_eq!((code, printed.as_str()), (4, "done\n"));
     wait_for("only supervisor and init are left", || (count() == 2).then_some(()));
 
     let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
