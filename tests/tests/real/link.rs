@@ -120,7 +120,7 @@ fn what_no_cable_can_be_changes_nothing() {
         ("link w1 --delay 5ms --jitter 6ms", 2, "--jitter"),
         ("link w1 --loss 101%", 2, "--loss"),
         ("link w1 --rate 0mbit", 2, "--rate"),
-        ("link --delay 5ms", 2, "say which nodes"),
+        ("link --delay 5ms", 2, "no node is given"),
         ("link w1 w9 --delay 5ms", 3, "has no node `w9`"),
         ("link w1 w2 --delay 5ms", 1, "node w2 does not run"),
     ] {
@@ -143,7 +143,7 @@ fn a_forwarder_that_dies_is_noticed_and_replaced_and_nothing_is_left_of_any() {
         assert!(std::process::Command::new("kill").arg("-9").arg(pid.to_string()).status().unwrap().success())
     };
     let ctl = programs().join("ctl").display().to_string();
-    // What a caller has left open does not stay open: it may hold a lock.
+    // Descriptors that a caller has left open do not stay open: they may hold a lock.
     let script = format!("exec 9</dev/null; exec {ctl} sandbox link --name {name} w1 --delay 5ms");
     assert!(std::process::Command::new("sh").args(["-c", &script]).status().unwrap().success());
     let forwarder = forwarders(&name)[0];

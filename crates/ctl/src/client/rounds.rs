@@ -66,7 +66,7 @@ impl Attempt {
     }
 }
 
-/// What a failed try means for the request.
+/// The consequence of a failed attempt for the request.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     /// The request was judged; every other manager would give the same answer.

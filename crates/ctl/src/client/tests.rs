@@ -118,7 +118,7 @@ async fn where_no_daemon_is_it_ends_at_once_with_5_and_a_hint() {
     let client = client(&[&folder.path().join("none.sock")], LONG, LONG);
     let request = CreateServiceRequest::default();
     let created = client.change(request, |mut control, request| async move { control.create_service(request).await });
-    let error = tokio::time::timeout(LONG / 2, created).await.expect("at once").expect_err("nobody is there");
+    let error = tokio::time::timeout(LONG / 2, created).await.expect("at once").expect_err("no daemon listens");
     assert_eq!(crate::error::code(&error), 5);
     assert!(error.downcast_ref::<Hinted>().is_some_and(|it| it.hint.starts_with("is flotad running?")), "{error}");
 }

@@ -24,13 +24,17 @@ pub(crate) enum Network {
     Ls(ListOptions),
     /// Print everything about networks, with their services, tasks and nodes
     Inspect {
+        /// Networks: name, id, or beginning of an id
         networks: Vec<String>,
         /// Print a page for people
         #[arg(long)]
         pretty: bool,
     },
     /// Remove networks that no service uses
-    Rm { networks: Vec<String> },
+    Rm {
+        /// Networks: name, id, or beginning of an id
+        networks: Vec<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -65,6 +69,7 @@ pub(crate) struct Create {
     /// Option of the driver, such as com.docker.network.driver.mtu=1400 or parent=eth1; may be repeated
     #[arg(short, long, value_parser = parse::label)]
     opt: Vec<(String, String)>,
+    /// Name of the network
     name: String,
 }
 

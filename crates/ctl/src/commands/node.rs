@@ -25,6 +25,7 @@ pub(crate) enum Node {
     Ls(ListOptions),
     /// Print everything about machines
     Inspect {
+        /// Nodes: name, id, or beginning of an id
         nodes: Vec<String>,
         /// Print a page for people
         #[arg(long)]
@@ -32,9 +33,12 @@ pub(crate) enum Node {
     },
     /// Change labels or availability
     Update {
+        /// Node: name, id, or beginning of an id
         node: String,
+        /// Label to add or change, KEY=VALUE; may be repeated
         #[arg(long, value_parser = parse::label)]
         label_add: Vec<(String, String)>,
+        /// Key of a label to remove; may be repeated
         #[arg(long)]
         label_rm: Vec<String>,
         /// Availability to set: active, pause or drain
@@ -43,14 +47,19 @@ pub(crate) enum Node {
     },
     /// Move tasks elsewhere, and take no new ones
     Drain {
+        /// Nodes: name, id, or beginning of an id
         nodes: Vec<String>,
         #[command(flatten)]
         wait: WaitOptions,
     },
     /// Take tasks again
-    Activate { nodes: Vec<String> },
+    Activate {
+        /// Nodes: name, id, or beginning of an id
+        nodes: Vec<String>,
+    },
     /// Remove machines that are down
     Rm {
+        /// Nodes: name, id, or beginning of an id
         nodes: Vec<String>,
         /// Remove also a machine that is not down
         #[arg(short, long)]

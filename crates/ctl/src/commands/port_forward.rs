@@ -21,7 +21,7 @@ use crate::printer;
 /// Largest number of connections at once; more wait until one has ended. Each has two descriptors, of which a process
 /// may usually have 1,024.
 const CONNECTIONS: usize = 400;
-/// Pause after a connection could not be accepted, which for lack of memory or descriptors may go on.
+/// Pause after a connection could not be accepted, which may last if memory or descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
@@ -137,7 +137,7 @@ async fn serve(listener: TcpListener, target: Target, client: &Client, free: Arc
 
 /// Carries one connection until it has ended.
 async fn forward(connection: TcpStream, target: &Target, turn: u64, client: &Client) -> anyhow::Result<()> {
-    // What the user's program sends is sent on at once.
+    // Data of the user's program is forwarded at once.
     let _ = connection.set_nodelay(true);
     let request = ForwardRequest { task: target.name.clone(), port: target.port.into(), turn };
     let (outbox, mut inbox) = match client.stream(F::Forward(request)).await {

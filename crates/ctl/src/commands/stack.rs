@@ -46,12 +46,14 @@ pub(crate) enum Stack {
         resolve_image: Resolve,
         #[command(flatten)]
         wait: WaitOptions,
+        /// Name of the stack
         name: String,
     },
     /// List the stacks
     Ls(ListOptions),
     /// Remove stacks with their services
     Rm {
+        /// Names of stacks
         names: Vec<String>,
         #[command(flatten)]
         wait: WaitOptions,

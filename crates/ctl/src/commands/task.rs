@@ -23,6 +23,7 @@ pub(crate) enum Task {
     Ls(ListOptions),
     /// Print everything about tasks
     Inspect {
+        /// Tasks: SERVICE.SLOT, id, or beginning of an id
         tasks: Vec<String>,
         /// Print a page for people
         #[arg(long)]
@@ -32,6 +33,7 @@ pub(crate) enum Task {
     Logs(Logs),
     /// Stop tasks; each slot gets a new one
     Rm {
+        /// Tasks: SERVICE.SLOT, id, or beginning of an id
         tasks: Vec<String>,
         /// Take one replica from the service instead
         #[arg(long)]
