@@ -3,7 +3,7 @@
 //!
 //! As in Go's text templates, which Docker uses, a quoted text stands for itself: `{{"{{"}}` gives `{{`.
 
-/// What a template can stand for.
+/// A value that a template can stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
     /// Id of the task's node.

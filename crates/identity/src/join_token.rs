@@ -24,7 +24,7 @@ pub enum JoinTokenError {
     Wrong,
 }
 
-/// What a machine needs to join a cluster.
+/// The token with which a machine joins a cluster.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
     /// The role that the new node gets.

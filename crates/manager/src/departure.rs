@@ -2,7 +2,7 @@
 //! ask for it with `ctl node rm` (`control/nodes.rs`), and a node itself with `ctl swarm leave` (`ca.rs`).
 //!
 //! A manager that departs votes until Raft's membership no longer has it ([`crate::roles`]): with two managers, both must
-//! agree on that change. Whoever takes it out therefore waits for that before the manager learns of it.
+//! agree on that change. The leader therefore waits for it before the manager learns of its removal.
 
 use std::collections::BTreeSet;
 
@@ -55,7 +55,7 @@ impl Quorum {
 /// Returns the Raft ids of the managers that vote and stay if `node` departs.
 ///
 /// # Errors
-/// Without it, no majority of them could go on.
+/// Without it, they would have no majority.
 pub(crate) fn check(view: &Tables, quorum: &Quorum, node: &Node) -> Result<BTreeSet<u64>, DepartureError> {
     let votes = |it: &&std::sync::Arc<Node>| {
         it.role == Role::Manager && it.raft_id.is_some_and(|id| quorum.voters.contains(&id))
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_vote_is_missed_by_nobody_and_who_has_left_is_not_counted_on() {
+    fn a_manager_that_does_not_vote_may_leave_and_one_that_has_left_is_not_counted() {
         assert_eq!(departure(2, &[2], &[2]), Ok(vec![2]), "a learner");
         assert_eq!(departure(2, &[1], &[1]), Err(DepartureError::Last), "the other one only learns");
         // Raft still has the voter 3, whose node is no longer a manager.

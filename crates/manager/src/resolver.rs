@@ -1,9 +1,9 @@
 //! Finds out for which digest an image reference stands, by asking its registry with the cluster's credentials. The
 //! Control API does so once for a service, and all its tasks run that image.
 //!
-//! A manager speaks no registry's protocol: its node gives it the means ([`DigestLookup`]). A question goes on when the
-//! request that led to it has ended, because `ctl` repeats a request that takes long, and the repeated one then waits for
-//! the same answer.
+//! A manager implements no registry's protocol: its node gives it the means ([`DigestLookup`]). A lookup continues when
+//! the request that led to it has ended, because `ctl` repeats a request that takes long, and the repeated one then
+//! waits for the same answer.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -143,11 +143,11 @@ pub(crate) mod tests {
         let short = tokio::time::timeout(ANSWER_WAIT / 2, resolver.resolve(&reference, &view)).await;
         assert!(short.is_err(), "the request has ended");
         let begun = tokio::time::Instant::now();
-        let why = resolver.resolve(&reference, &view).await.expect_err("nobody answers");
+        let why = resolver.resolve(&reference, &view).await.expect_err("the registry is silent");
         assert_eq!(why, "failed to resolve docker.io/library/app:1: its registry has not answered for 5s");
         assert!(begun.elapsed() < ANSWER_WAIT * 2 / 3, "it counts from the first request on");
         assert_eq!(registry.asked().len(), 1);
         registry.holds("sha256:1");
-        assert_eq!(resolver.resolve(&reference, &view).await, Ok("sha256:1".into()), "it is asked anew");
+        assert_eq!(resolver.resolve(&reference, &view).await, Ok("sha256:1".into()), "it is looked up again");
     }
 }

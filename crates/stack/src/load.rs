@@ -36,7 +36,7 @@ pub enum LoadError {
         line: usize,
         /// The key, such as `services.web.image`; empty for the whole file.
         key: String,
-        /// What is wrong.
+        /// The defect.
         why: String,
     },
 }

@@ -44,7 +44,7 @@ pub(crate) struct Agent {
     pub(crate) address: String,
     /// Description of the machine.
     pub(crate) description: NodeDescription,
-    /// What this node offers to tasks.
+    /// The runtimes, devices and rights that this node offers to tasks.
     pub(crate) offers: Arc<NodeOffers>,
     pub(crate) dialer: Dialer,
     pub(crate) managers: KnownManagers,

@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_that_does_not_know_the_leader_names_nobody() {
+    fn a_manager_that_does_not_know_the_leader_names_none() {
         let answer = |address: &str| from_leader(FromManager::NotLeader(pd::NotLeader { address: address.into() }));
         assert_eq!(answer("").expect("a good message"), FromLeader::NotLeader(None));
         assert_eq!(answer("m1:1").expect("a good message"), FromLeader::NotLeader(Some("m1:1".into())));

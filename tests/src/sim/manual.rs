@@ -54,7 +54,7 @@ impl Script {
         self.manual_as(worker, manager, Register { node_id, images, ..Register::default() }, streams)
     }
 
-    /// As [`Script::manual`], with the other fields of the registration from `register`.
+    /// Replaces a worker's daemon by a manual node, and begins a session with this manager by sending `register`.
     pub fn manual_as(&mut self, worker: usize, manager: usize, register: Register, streams: Streams) -> ManualNode {
         let cluster = self.cluster();
         cluster.crash_worker(worker, false);
@@ -181,7 +181,7 @@ impl ManualNode {
     /// The session's process panicked.
     pub fn end(&self) -> Result<Result<(), Status>, String> {
         let seen = self.seen.lock().expect("no holder panics");
-        seen.end.clone().ok_or_else(|| "the session goes on".into())
+        seen.end.clone().ok_or_else(|| "the session continues".into())
     }
 }
 

@@ -30,11 +30,11 @@ impl Script {
     /// # Panics
     /// No manager leads.
     pub fn join_token(&mut self, role: Role) -> String {
-        let view = self.cluster().view().expect("somebody leads");
+        let view = self.cluster().view().expect("a manager leads");
         JoinToken::of(view.cluster().expect("the cluster has begun"), role).to_string()
     }
 
-    /// As [`Script::join`], with this token.
+    /// Joins a new machine with this token. Returns its number among the managers or workers.
     ///
     /// # Errors
     /// The error that the leader answers.

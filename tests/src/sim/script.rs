@@ -133,7 +133,7 @@ impl Script {
     /// # Panics
     /// No manager leads.
     pub fn leader(&self) -> usize {
-        self.run.cluster.leader().expect("somebody leads")
+        self.run.cluster.leader().expect("a manager leads")
     }
 
     /// Sends a user's request to one manager; [`Script::end`] returns the answer.

@@ -372,7 +372,7 @@ fn answer_of(status: &Status) -> Option<Answer> {
         Some(Reason::ChangedMeanwhile) => Some(Answer::Changed),
         Some(Reason::RefusedBefore) => Some(Answer::Refused),
         _ => {
-            tracing::error!(%status, "a user got an answer that nobody gives");
+            tracing::error!(%status, "a user got an answer that no manager gives");
             None
         }
     }

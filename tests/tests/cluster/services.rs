@@ -100,7 +100,7 @@ fn program_that_ignores_the_stop_signal_is_killed_after_its_grace() {
         let took = it.wait("it is gone", 5_000, containers(0, 0));
         assert!((900..1_500).contains(&took), "its grace is a second: it took {took} ms");
         it.wait("nothing is left of the service", 5_000, |cluster| {
-            let view = cluster.view().ok_or("nobody leads")?;
+            let view = cluster.view().ok_or("no manager leads")?;
             seen(view.tasks().count() == 0 && view.services().count() == 0, view.tasks().count())
         });
     });
@@ -139,7 +139,7 @@ fn update_replaces_one_task_after_the_other() {
 /// The update of `web` is paused, for this reason.
 fn paused_because(reason: &'static str) -> impl Fn(&SimCluster) -> Seen {
     move |cluster| {
-        let view = cluster.view().ok_or("nobody leads")?;
+        let view = cluster.view().ok_or("no manager leads")?;
         let service = view.service_by_name("web").ok_or("there is no such service")?;
         let paused = format!("{:?}", service.update);
         seen(paused.contains(reason), paused)

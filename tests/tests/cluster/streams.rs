@@ -29,7 +29,7 @@ fn frame(frame: F) -> Frame {
 async fn answer(leader: Channel, id: String, frames: Vec<F>) -> Result<(), Status> {
     let mut mine = vec![frame(F::Accept(id))];
     mine.extend(frames.into_iter().map(frame));
-    // The node's side ends with its frames; the user's may go on.
+    // The node's side ends with its frames; the user's may stay open.
     let mut theirs = StreamsClient::new(leader).data(futures::stream::iter(mine)).await?.into_inner();
     while theirs.message().await?.is_some() {}
     Ok(())
@@ -47,7 +47,7 @@ fn programs(leader: Channel, open: OpenStream) -> BoxFuture<'static, ()> {
     Box::pin(async move { drop(answer(leader, open.id, frames).await) })
 }
 
-/// What a user who opens a stream with this frame is sent, until the stream ends.
+/// Opens a stream with this frame as a user and returns its frames, until the stream ends.
 fn open(it: &mut Script, manager: usize, request: F) -> (Vec<F>, Option<Status>) {
     let answered = it.request(manager, |mut client| async move { Ok(collect(&mut client, request).await) });
     answered.unwrap()
@@ -191,7 +191,7 @@ fn ports(leader: Channel, open: OpenStream) -> BoxFuture<'static, ()> {
                 let _ = outbox.send(frame(F::Error(format!("nothing listens on port {port}")))).await;
             }
         }
-        // What was sent arrives before the stream ends.
+        // The frames that were sent arrive before the stream ends.
         drop(outbox);
         while let Ok(Some(_)) = theirs.message().await {}
     })

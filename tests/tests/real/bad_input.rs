@@ -109,9 +109,9 @@ fn what_stands_in_a_nodes_way_is_said_and_nothing_half_made_stays() {
     cluster.wait("the port is free", |it| {
         it.sandbox("exec w1 -- curl -s -o /dev/null http://198.18.0.11:2377/").code != 0
     });
-    // Nobody is there.
-    let nobody = cluster.ctl_on("w1", &format!("swarm join --token {token} 198.18.0.99"));
-    assert_eq!(nobody.code, 5, "{}", nobody.stderr);
+    // No machine has this address.
+    let refused = cluster.ctl_on("w1", &format!("swarm join --token {token} 198.18.0.99"));
+    assert_eq!(refused.code, 5, "{}", refused.stderr);
     assert_eq!(cluster.rows("node ls --filter state=ready").len(), 1, "a refused join adds no node");
     // A data folder of another cluster is that cluster's: it does not become this one's by being asked to.
     let own = cluster.ctl_on("w1", "swarm init");

@@ -1,4 +1,4 @@
-//! What happens when something dies.
+//! Daemons, machines and links that fail, and the recovery from it.
 
 use flota_tests::Cluster;
 

@@ -181,7 +181,7 @@ fn an_image_of_a_private_registry_outlives_registry_and_credentials() {
     let login = "registry login --username builder --password-stdin localhost:5000";
     let logged_in = cluster.ctl_with_input(login, "letmein\n");
     assert_eq!(logged_in.code, 0, "{}", logged_in.stderr);
-    assert!(!cluster.ok("registry ls --format json").contains("letmein"), "a password is shown to nobody");
+    assert!(!cluster.ok("registry ls --format json").contains("letmein"), "a password is never shown");
     cluster.wait("it runs with the cluster's credentials", |it| it.running("app").len() == 2);
     assert!(!holds(&cluster.data("w1"), b"letmein"), "on no worker's disk");
     cluster.wait("the cluster keeps the image itself", |it| {
@@ -194,7 +194,7 @@ fn an_image_of_a_private_registry_outlives_registry_and_credentials() {
     cluster.ok("service scale app=6");
     let nodes: std::collections::BTreeSet<_> =
         cluster.running("app").iter().map(|task| task["node"].to_string()).collect();
-    assert_eq!(nodes.len(), 3, "also where nobody could ever have pulled it");
+    assert_eq!(nodes.len(), 3, "also on nodes that could not have pulled it");
     // An update to what can't be had stops nothing.
     let before: Vec<_> = cluster.running("app").iter().map(|task| task["id"].clone()).collect();
     let update = cluster.ctl("service update --image localhost:5000/team/app:2 app");

@@ -142,6 +142,6 @@ fn daemons_that_restart_one_after_the_other_fail_no_request() {
     }
     assert_none_failed(outside);
     let seen = cluster.ok("service logs web").lines().count();
-    cluster.wait("the client goes on", |it| it.ok("service logs web").lines().count() > seen);
+    cluster.wait("the client continues", |it| it.ok("service logs web").lines().count() > seen);
     assert_eq!(cluster.ok("service logs client"), "");
 }

@@ -46,7 +46,7 @@ fn the_last_two_managers_become_one_in_order_and_a_failed_join_leaves_nothing() 
     assert_eq!(leave.code, 0, "{}", leave.stderr);
     let alone = cluster.ctl_on(stays, "service create --detach --name web --replicas 0 whoami");
     assert_eq!(alone.code, 0, "{}", alone.stderr);
-    // It comes again, where nobody can reach it: nothing of it stays, here or there.
+    // It joins again at an address where it can't be reached: nothing of it stays, here or there.
     let token = cluster.ctl_on(stays, "swarm join-token -q manager").stdout;
     let manager = if stays == "m1" { "198.18.0.10" } else { "198.18.0.11" };
     let join = |words: &str| cluster.ctl_on(goes, &format!("swarm join --token {} {words} {manager}", token.trim()));
@@ -65,7 +65,7 @@ fn the_last_two_managers_become_one_in_order_and_a_failed_join_leaves_nothing() 
 }
 
 #[test]
-fn managers_leave_and_workers_follow_whoever_leads() {
+fn managers_leave_and_workers_follow_the_leader() {
     let cluster = Cluster::bare(3, 1);
     let refused = cluster.ctl_on("m3", "swarm leave");
     assert!(refused.code == 1 && refused.stderr.contains("--force"), "{}", refused.stderr);

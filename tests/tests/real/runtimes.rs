@@ -68,7 +68,7 @@ fn an_init_takes_the_first_place_hands_signals_on_and_reaps() {
     cluster.ok("service create --name box --init --entrypoint /busybox busybox sleep 1000000");
     let first = cluster.ok("exec box -- /busybox cat /proc/1/cmdline");
     assert!(first.starts_with("/dev/init\0init\0--\0/busybox\0sleep"), "{first:?}");
-    // An orphan that ends becomes nobody's zombie.
+    // An orphan that ends does not stay a zombie.
     assert_eq!(cluster.ctl_args(&["exec", "box", "--", "/busybox", "sh", "-c", "/busybox true &"]).code, 0);
     cluster.wait("no zombie stays", |it| !it.ok("exec box -- /busybox ps -o stat").contains('Z'));
     // It ends by the stop signal, well before its grace period.

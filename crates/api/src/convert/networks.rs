@@ -26,7 +26,7 @@ pub(crate) fn parse<T: FromStr>(text: &str, field: &'static str) -> Result<T, Ma
     text.parse().map_err(wrong)
 }
 
-/// As [`parse`]; an empty text stands for no value.
+/// Parses an address or a prefix, or returns `None` for an empty text; the error names the field.
 pub(crate) fn parse_filled<T: FromStr>(text: &str, field: &'static str) -> Result<Option<T>, Malformed> {
     if text.is_empty() { Ok(None) } else { parse(text, field).map(Some) }
 }

@@ -17,7 +17,7 @@ fn refused() -> Answer {
     Answer::new(401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#)
 }
 
-/// Serves the image to whoever has the token, and gives the token to whoever `gets_token` says.
+/// Serves the image to a client that has the token, and gives the token if `gets_token`.
 fn with_token(fixture: &Fixture, asked: &SeenRequest, gets_token: bool) -> Answer {
     if asked.path.starts_with("/token") {
         return if gets_token { Answer::new(200, r#"{"access_token":"t"}"#) } else { refused() };

@@ -50,7 +50,7 @@ struct Known {
 
 impl Known {
     /// The present, without the time for which this process was stalled: somebody asks every [`PULSE`], so a longer gap
-    /// is a stall. Whoever runs first after it notices it, which need not be the pulse.
+    /// is a stall. The first caller after it notices it, which need not be the pulse.
     fn now(&mut self) -> Instant {
         let now = Instant::now();
         let gap = self.asked.replace(now).map_or(Duration::ZERO, |asked| now - asked);
@@ -179,7 +179,7 @@ impl Liveness {
         changed
     }
 
-    /// As [`Liveness::judge`], but only of nodes whose links have changed by themselves, for example because a session
+    /// Returns the changed states of the nodes whose links have changed by themselves, for example because a session
     /// broke: the time of all others passes too, and they can wait.
     fn judge_changed(&self, view: &Tables, period: Duration, since: Timestamp) -> Vec<Node> {
         let mut known = self.known();

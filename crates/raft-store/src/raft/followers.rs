@@ -80,7 +80,7 @@ impl RaftNode {
         enough: impl Fn(&RaftMetrics<TypeConfig>, Instant) -> bool + Send + Sync,
     ) -> Vec<Answer> {
         let since = Instant::now();
-        // It fails only if the core has stopped; nobody answers then.
+        // It fails only if the core has stopped, and then no answers come.
         let _ = self.raft().trigger().heartbeat().await;
         let wait = self.raft().wait(Some(ANSWER_WAIT));
         // After a timeout, the answers until then count.

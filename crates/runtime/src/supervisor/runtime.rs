@@ -13,7 +13,7 @@ use crate::error::{Act, RunError, StepError};
 use crate::oci::{Process, Spec, read_json};
 use crate::state;
 
-/// What a supervisor needs from a runtime.
+/// The operations that a supervisor needs from a runtime.
 pub(super) trait Runtime {
     /// Creates the container and starts its program, with this process's standard descriptors or with a terminal,
     /// which is sent to `console`. Its init becomes the supervisor's child. Returns init's process id.

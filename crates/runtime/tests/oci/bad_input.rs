@@ -1,4 +1,4 @@
-//! What can't be done is refused with one line that names it, and leaves nothing.
+//! A request that can't be carried out is refused with one line that names the cause, and leaves nothing.
 
 use std::fs;
 

@@ -169,7 +169,7 @@ fn cpus_of_an_exec_are_bound_before_and_after() {
 #[test]
 fn a_process_that_is_killed_before_it_runs_is_an_error() {
     let mut bundle = Bundle::new();
-    // What `sleep` needs, and nothing of what a process needs that still has rights to give up when its filter is set.
+    // The calls of `sleep` alone: a process that still has rights to give up when its filter is set needs more.
     let names =
         ["read", "write", "execve", "exit_group", "brk", "arch_prctl", "mprotect", "mmap", "readlink", "getrandom"]
             .into_iter()

@@ -54,7 +54,7 @@ pub(crate) fn only_v2() -> bool {
 /// A folder with config.json and a root of its own, and a state root.
 pub(crate) struct Bundle {
     pub(crate) id: String,
-    /// Of the test: removed at its end.
+    /// Folder of the test, which is removed at its end.
     pub(crate) dir: PathBuf,
     pub(crate) config: Value,
     calls: AtomicUsize,
@@ -108,7 +108,7 @@ impl Bundle {
         if only_v2() { root.join(&self.id).join(v2) } else { root.join(controller).join(&self.id).join(v1) }
     }
 
-    /// What is there of it.
+    /// Returns its traces on this machine.
     pub(crate) fn census(&self) -> Census {
         Census::of(&self.id, &self.states())
     }
@@ -266,7 +266,7 @@ impl Bundle {
     #[track_caller]
     pub(crate) fn assert_gone(&self) {
         let until = Instant::now() + DEADLINE;
-        // What was killed is reaped by whoever adopted it, a moment later.
+        // The process that adopted a killed one reaps it a moment later.
         while self.census() != Census::default() && Instant::now() < until {
             let _ = poll(&mut [], PollTimeout::from(2_u8));
         }

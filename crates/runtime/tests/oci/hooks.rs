@@ -130,7 +130,7 @@ fn a_hook_that_does_not_read_its_state_is_no_failure() {
 }
 
 #[test]
-fn a_hook_that_reads_nothing_and_says_much_makes_nobody_wait() {
+fn a_hook_that_reads_nothing_and_prints_much_delays_nothing() {
     let mut bundle = Bundle::new();
     // More than a pipe holds (pipe(7)), both ways.
     bundle.set("/annotations", json!({"long": "x".repeat(200_000)}));

@@ -90,7 +90,7 @@ fn mounts_propagate_as_they_are_asked_to() {
     {
         let mut bundle = Bundle::new();
         let source = folder(&bundle);
-        // A slave needs a master: the machine's own mount, which is shared with nobody else.
+        // A slave needs a master: the machine's own mount, which is shared with no other.
         let shared = bundle.dir.join("shared");
         fs::create_dir(&shared).unwrap();
         nix::mount::mount(Some(&source), &shared, None::<&str>, nix::mount::MsFlags::MS_BIND, None::<&str>).unwrap();
@@ -154,7 +154,7 @@ fn the_roots_propagation_is_as_asked_for_and_the_machine_sees_nothing() {
         bundle.mount(json!({"destination": "/t", "type": "tmpfs", "source": "tmpfs"}));
         let ran = bundle.sh("grep ' / / ' /proc/self/mountinfo || grep -m1 ' / ' /proc/self/mountinfo").run();
         let root = ran.out.lines().next().unwrap_or_default().split(' ').nth(6).unwrap_or_default().to_owned();
-        // A slave of nobody is private.
+        // A slave without a master is private.
         assert!(root.starts_with(expected) || kind == "slave", "{kind}: {ran:?}");
         bundle.assert_gone();
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::harness::{Bundle, Ran, wait_for};
 
-/// Nobody's on this machine.
+/// Ids that no user of this machine has.
 const USER: u32 = 54_321;
 
 /// A bundle as `spec --rootless` makes it for that user, which everything in it belongs to.

@@ -1,4 +1,4 @@
-//! Calls of a program: what it says while it runs, and what it ended with.
+//! Calls of a program: its output while it runs, and its exit code.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;

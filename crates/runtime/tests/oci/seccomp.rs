@@ -20,7 +20,7 @@ fn a_call_fails_with_the_error_of_its_rule() {
     let mut bundle = filtered(json!({"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 30}));
     let ran = bundle.sh("mkdir /x; touch /y").run();
     assert!(ran.err.contains("Read-only file system"), "{ran:?}");
-    assert!(bundle.rootfs().join("y").exists(), "other calls go on");
+    assert!(bundle.rootfs().join("y").exists(), "other calls succeed");
     let mut bundle = filtered(json!({"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}));
     assert!(bundle.sh("mkdir /x").run().err.contains("Operation not permitted"));
 }
@@ -154,7 +154,7 @@ fn receive(listener: &UnixListener) -> (Value, OwnedFd) {
 #[expect(unsafe_code, reason = "a descriptor that was received is a number")]
 fn take(raw: i32) -> OwnedFd {
     use std::os::fd::FromRawFd;
-    // SAFETY: recvmsg(2) has just made it, and nobody else owns it.
+    // SAFETY: recvmsg(2) has just made it, and nothing else owns it.
     unsafe { OwnedFd::from_raw_fd(raw) }
 }
 

@@ -1,4 +1,4 @@
-//! What an image, a container's root or a caller must not be able to do, each by the CVE of the runtime that let it.
+//! Attacks by an image, by a container's root or by a caller, each named by the CVE of the runtime that allowed it.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, symlink};
@@ -292,7 +292,7 @@ fn the_machines_null_device_does_not_come_along_as_standard_input() {
 }
 
 #[test]
-fn a_container_that_stops_its_exec_helpers_stops_nobody_else() {
+fn a_container_that_stops_its_exec_helpers_stops_nothing_else() {
     let mut bundle = Bundle::new();
     bundle
         .privileged()

@@ -87,7 +87,8 @@ impl Supervised {
         self.exec_with(script, false)
     }
 
-    /// Does the same, and ends with the script what it has started.
+    /// Runs a script in it, and ends the processes that the script has started with it. Returns its exit code and its
+    /// output.
     pub(crate) fn exec_contained(&self, script: &str) -> (i32, String) {
         self.exec_with(script, true)
     }

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::harness::{Bundle, read, wait_for};
 use crate::running::Ran;
 
-/// What the manager was called with: the method, and its arguments as text.
+/// The calls of the manager: the method, and its arguments as text.
 type Calls = Arc<Mutex<Vec<(String, String)>>>;
 
 /// A message of the D-Bus wire format.
@@ -206,7 +206,7 @@ impl Drop for Daemon {
 }
 
 #[test]
-fn bus_without_systemd_takes_every_message_and_says_that_nobody_answers() {
+fn bus_without_systemd_takes_every_message_and_reports_an_unknown_service() {
     let (bundle, _) = container();
     let socket = bundle.dir.join("bus");
     let _daemon = Daemon::start(&bundle.dir, &socket);

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::harness::{Bundle, DEADLINE, lend};
 
-/// What a terminal shows until it has shown `text`.
+/// Reads the output of a terminal until it has shown `text`.
 fn read_until(master: &mut File, text: &str) -> String {
     use std::os::fd::AsFd;
     let mut printed = String::new();

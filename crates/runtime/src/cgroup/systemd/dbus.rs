@@ -221,7 +221,7 @@ fn parse(kind: u8, fields: &[u8], body: &[u8]) -> Option<Message> {
     }
     let mut reader = Reader { bytes: body, at: 0 };
     for kind in signature.bytes() {
-        // What follows another type is not needed.
+        // The values after another type are not needed.
         let Some(value) = reader.value(kind) else { break };
         if matches!(kind, b's' | b'o') {
             message.texts.push(value);
