@@ -86,7 +86,9 @@ impl Client {
             _ if host.starts_with("tcp://") => Err(anyhow::anyhow!(Usage(format!(
                 "--host {host}: tcp:// needs a user's certificate, which is not there yet; use unix://"
             )))),
-            _ => Err(anyhow::anyhow!(Usage(format!("--host {host}: it has the form unix:///path/to/flota.sock")))),
+            _ => {
+                Err(anyhow::anyhow!(Usage(format!("--host {host}: it must have the form unix:///path/to/flota.sock"))))
+            }
         };
         let sockets = hosts.iter().filter(|host| !host.is_empty()).map(socket).collect::<Result<Vec<_>, _>>()?;
         let sockets = if sockets.is_empty() { vec![PathBuf::from(DEFAULT_SOCKET)] } else { sockets };

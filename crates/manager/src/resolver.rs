@@ -128,7 +128,7 @@ pub(crate) mod tests {
             async move {
                 match digest.wait_for(Option::is_some).await {
                     Ok(digest) => Ok(digest.clone().unwrap_or_default()),
-                    Err(_) => Err("the registry has gone".into()),
+                    Err(_) => Err("the registry was dropped".into()),
                 }
             }
             .boxed()

@@ -62,7 +62,9 @@ fn check_version(version: &str) -> Result<(), StepError> {
     let parts: Vec<Option<u32>> = core.split('.').map(|it| it.parse().ok()).collect();
     match parts.as_slice() {
         [Some(1), Some(_), Some(_)] => Ok(()),
-        [Some(_), Some(_), Some(_)] => Err(refuse("ociVersion", format!("`{version}` is not spoken here, 1.x.y is"))),
+        [Some(_), Some(_), Some(_)] => {
+            Err(refuse("ociVersion", format!("`{version}` is not supported; versions 1.x.y are")))
+        }
         _ => Err(refuse("ociVersion", format!("`{version}` is not a version"))),
     }
 }

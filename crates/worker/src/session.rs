@@ -43,7 +43,7 @@ pub(crate) enum SessionError {
     Closed,
     #[error("the manager's assignments name the task {0}, but not its spec")]
     NoSpec(String),
-    #[error("the manager sent what can't be used: {0}")]
+    #[error("the manager sent an unusable message: {0}")]
     Malformed(#[from] Malformed),
 }
 

@@ -75,12 +75,12 @@ pub(crate) struct Create {
 
 fn driver(text: &str) -> Result<NetworkDriver, Usage> {
     let found = NetworkDriver::ALL.iter().copied().find(|it| it.as_str() == text);
-    found.ok_or_else(|| Usage(format!("`{text}` is not a driver: it is overlay, bridge or macvlan")))
+    found.ok_or_else(|| Usage(format!("`{text}` is not a driver; a driver is overlay, bridge or macvlan")))
 }
 
 fn auxiliary(text: &str) -> Result<(String, IpAddr), Usage> {
     let parts = text.split_once('=').and_then(|(name, address)| Some((name.to_owned(), address.parse().ok()?)));
-    parts.ok_or_else(|| Usage(format!("`{text}` has the form NAME=ADDRESS")))
+    parts.ok_or_else(|| Usage(format!("`{text}` does not have the form NAME=ADDRESS")))
 }
 
 impl Create {

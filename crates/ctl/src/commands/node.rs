@@ -104,7 +104,7 @@ pub(crate) async fn run(verb: Node, client: &Client) -> anyhow::Result<()> {
 fn availability_of(text: &str) -> anyhow::Result<model::Availability> {
     use model::Availability::{Active, Drain, Pause};
     let found = [Active, Pause, Drain].into_iter().find(|it| it.as_str() == text);
-    found.ok_or_else(|| crate::error::Usage(format!("--availability {text}: it is active, pause or drain")).into())
+    found.ok_or_else(|| crate::error::Usage(format!("--availability {text}: it must be active, pause or drain")).into())
 }
 
 /// Returns the nodes that a request selects.

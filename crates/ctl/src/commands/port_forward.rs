@@ -45,7 +45,7 @@ struct Pair {
 fn pair(text: &str) -> Result<Pair, Usage> {
     let (before, remote) = text.rsplit_once(':').map_or((None, text), |(before, remote)| (Some(before), remote));
     let remote = match port("REMOTE", remote)? {
-        0 => return Err(Usage("REMOTE: 0 is not a port of a task: it is 1 to 65535".into())),
+        0 => return Err(Usage("REMOTE: 0 is not a port of a task; a port is between 1 and 65535".into())),
         port => port,
     };
     let (address, local) =
@@ -64,7 +64,7 @@ fn pair(text: &str) -> Result<Pair, Usage> {
 fn port(field: &str, text: &str) -> Result<u16, Usage> {
     let digits = !text.is_empty() && text.bytes().all(|it| it.is_ascii_digit());
     let port = text.parse().ok().filter(|_| digits);
-    port.ok_or_else(|| Usage(format!("{field}: `{text}` is not a port: it is a number up to 65535")))
+    port.ok_or_else(|| Usage(format!("{field}: `{text}` is not a port; a port is a number up to 65535")))
 }
 
 /// Parses an address, which in IPv6 is in brackets.
@@ -73,7 +73,7 @@ fn address_of(text: &str) -> Result<IpAddr, Usage> {
         Some(v6) => v6.parse().map(IpAddr::V6).ok(),
         None => text.parse().map(IpAddr::V4).ok(),
     };
-    address.ok_or_else(|| Usage(format!("ADDRESS: `{text}` is not an IP address: it is like 127.0.0.1 or [::1]")))
+    address.ok_or_else(|| Usage(format!("ADDRESS: `{text}` is not an IP address such as 127.0.0.1 or [::1]")))
 }
 
 pub(crate) async fn run(flags: PortForward, client: &Client) -> anyhow::Result<()> {

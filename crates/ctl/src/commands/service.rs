@@ -288,7 +288,7 @@ async fn scale(client: &Client, targets: &[String], wait: &WaitOptions) -> anyho
     };
     let mut parsed = Vec::new();
     for target in targets {
-        parsed.push(parse(target).ok_or_else(|| Usage(format!("`{target}` has the form SERVICE=REPLICAS")))?);
+        parsed.push(parse(target).ok_or_else(|| Usage(format!("`{target}` does not have the form SERVICE=REPLICAS")))?);
     }
     if parsed.is_empty() {
         anyhow::bail!(Usage("no service is given: give at least one SERVICE=REPLICAS".into()));

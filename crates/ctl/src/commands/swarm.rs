@@ -89,7 +89,7 @@ pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
             init(client, request, &defaults).await
         }
         Swarm::Update { defaults: Defaults { no_new_privileges: None } } => {
-            anyhow::bail!(Usage("say what to change: --no-new-privileges".into()))
+            anyhow::bail!(Usage("no change is given: use --no-new-privileges".into()))
         }
         Swarm::Update { defaults } => {
             update(client, &defaults).await?;

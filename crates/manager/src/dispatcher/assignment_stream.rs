@@ -101,7 +101,7 @@ impl Session {
 }
 
 async fn send(outbox: &SessionOutbox, message: Message) -> Result<(), Status> {
-    outbox.send(outgoing(message)).await.map_err(|_| Status::cancelled("the worker has gone"))
+    outbox.send(outgoing(message)).await.map_err(|_| Status::cancelled("the worker has disconnected"))
 }
 
 fn current_managers(view: &Tables) -> Managers {

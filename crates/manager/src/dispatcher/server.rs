@@ -141,7 +141,7 @@ impl DispatcherService {
         tokio::select! {
             result = self.receive(node_id, inbox, outbox, &batches) => result,
             () = write_batches(&self.replica, &self.sink, node_id, queue, outbox) => {
-                Err(Status::cancelled("the worker has gone"))
+                Err(Status::cancelled("the worker has disconnected"))
             }
         }
     }

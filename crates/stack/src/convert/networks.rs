@@ -150,7 +150,7 @@ fn network(key: &str, full: String, node: &Node) -> Result<(String, Option<Netwo
 
 fn driver(text: &str) -> Result<NetworkDriver, String> {
     let found = NetworkDriver::ALL.iter().copied().find(|it| it.as_str() == text);
-    found.ok_or_else(|| format!("`{text}` is not a driver; it is one of overlay, bridge, macvlan"))
+    found.ok_or_else(|| format!("`{text}` is not a driver; a driver is overlay, bridge or macvlan"))
 }
 
 fn subnets(node: &Node) -> Result<Vec<SubnetSpec>, Fault> {
@@ -286,7 +286,7 @@ services:
             ("ports: [\"0:80:80\"]", "services.web.ports[0]: `0:80:80`: a port is published on every address"),
             ("ports: [{ published: 80 }]", "services.web.ports[0]: the key `target` is missing"),
             ("ports: [\"65536\"]", "services.web.ports[0]: `65536` is not a port"),
-            ("extra_hosts: [x]", "services.web.extra_hosts[0]: `x` has the form NAME:ADDRESS"),
+            ("extra_hosts: [x]", "services.web.extra_hosts[0]: `x` does not have the form NAME:ADDRESS"),
             ("dns: x", "services.web.dns: `x` is not an IP address"),
         ] {
             let error = service(keys);

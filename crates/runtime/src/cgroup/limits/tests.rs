@@ -107,8 +107,9 @@ fn memory_is_limited_in_the_words_of_either_version() {
         kernel_tcp: Some(1),
         ..none()
     };
-    let less = "✗ memory.swap: it is memory and swap together, and less than linux.resources.memory.limit";
-    let alone = "✗ memory.swap: it is memory and swap together: linux.resources.memory.limit must be set too";
+    let less =
+        "✗ memory.swap: it counts memory and swap together, so it can't be less than linux.resources.memory.limit";
+    let alone = "✗ memory.swap: it counts memory and swap together: linux.resources.memory.limit must be set too";
     check(vec![
         (memory(M, 0, none()), "memory.limit_in_bytes=1048576", "memory.max=1048576"),
         (
