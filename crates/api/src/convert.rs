@@ -26,7 +26,7 @@ use crate::state::{DesiredState, TaskState};
 pub struct Malformed {
     /// Name of the field in `proto/`.
     pub field: &'static str,
-    /// What is wrong with it, such as `is missing`.
+    /// The defect, such as `is missing`.
     pub what: Cow<'static, str>,
 }
 

@@ -77,7 +77,7 @@ reasons! {
     NodeNotDown,
     /// The task has no node, or its node does not answer.
     TaskUnreachable,
-    /// The managers that would be left could not go on.
+    /// The managers that would be left would not have a quorum.
     MajorityNeeded,
 }
 

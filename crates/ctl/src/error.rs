@@ -41,7 +41,7 @@ fn exit_code(reason: Reason) -> u8 {
 
 /// The user ended the wait with Ctrl-C; the change itself was already accepted.
 #[derive(Debug, thiserror::Error)]
-#[error("interrupted: the change goes on in the background")]
+#[error("interrupted: the change continues in the background")]
 pub(crate) struct Interrupted;
 
 /// The command was used wrongly.
@@ -51,7 +51,7 @@ pub(crate) struct Usage(pub(crate) String);
 
 /// Returns a usage error if a command names no object to act on.
 pub(crate) fn named(names: &[String]) -> Result<(), Usage> {
-    if names.is_empty() { Err(Usage("say which: give at least one name".into())) } else { Ok(()) }
+    if names.is_empty() { Err(Usage("no name is given: give at least one".into())) } else { Ok(()) }
 }
 
 /// A refusal by `ctl` itself.

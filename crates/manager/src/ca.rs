@@ -60,7 +60,7 @@ impl NodeCa for CaService {
         let token: JoinToken = request.token.parse().map_err(|error| Status::unauthenticated(format!("{error}")))?;
         naming::check(&request.hostname).map_err(|error| Status::invalid_argument(format!("hostname: {error}")))?;
         if request.address.parse::<std::net::SocketAddr>().is_err() {
-            return Err(Status::invalid_argument(format!("address: `{}` is no IP:PORT", request.address)));
+            return Err(Status::invalid_argument(format!("address: `{}` is not an IP:PORT", request.address)));
         }
         // The id is derived from the signing request, whose key is random, so a retry after a lost response yields the
         // same node.
@@ -110,7 +110,7 @@ impl NodeCa for CaService {
         let node_id = Self::caller(&request, &request.get_ref().node_id)?;
         let request = request.into_inner();
         let raft_id = self.replica.write(|view| {
-            let missing = || Status::permission_denied("this node is no manager of the cluster");
+            let missing = || Status::permission_denied("this node is not a manager of the cluster");
             let node = view.node(&node_id).filter(|node| node.role == Role::Manager).ok_or_else(missing)?;
             let mut node = node.as_ref().clone();
             let mut cluster = view.cluster().ok_or_else(missing)?.as_ref().clone();

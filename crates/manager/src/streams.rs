@@ -130,7 +130,7 @@ impl StreamBroker {
     /// Opens a stream to a port of the task, and waits until the task's worker has connected to it.
     ///
     /// # Errors
-    /// As [`StreamBroker::open`], or the port does not accept the connection.
+    /// The task has no node, its node does not answer in time, or the port does not accept the connection.
     pub(crate) async fn connect(&self, task: &Task, view: &Tables, port: u16) -> Result<WorkerStream, OpenError> {
         let request = ForwardRequest { task: task.id.to_string(), port: port.into(), turn: 0 };
         let mut worker = self.open(task, view, Content::Forward(request)).await?;
@@ -165,13 +165,13 @@ impl StreamsService {
     }
 }
 
-type Answers = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
+type DataFrames = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Streams for StreamsService {
-    type DataStream = Answers;
+    type DataStream = DataFrames;
 
-    async fn data(&self, request: Request<Streaming<Frame>>) -> Result<Response<Answers>, Status> {
+    async fn data(&self, request: Request<Streaming<Frame>>) -> Result<Response<DataFrames>, Status> {
         let node = request.extensions().get::<Peer>().and_then(Peer::node_id).cloned();
         let mut inbox = request.into_inner();
         let late = |_| Status::deadline_exceeded("the first frame of a data stream did not come in time");
@@ -181,10 +181,10 @@ impl Streams for StreamsService {
         };
         // Only the node that was asked may answer.
         let waiting = self.0.take(&id).filter(|(asked, _)| Some(asked) == node.as_ref());
-        let (_, waiting) = waiting.ok_or_else(|| Status::not_found("nobody waits for this stream"))?;
+        let (_, waiting) = waiting.ok_or_else(|| Status::not_found("no request waits for this stream"))?;
         let (outbox, answers) = mpsc::channel(QUEUE);
         let stream = WorkerStream { inbox, outbox };
-        waiting.send(stream).map_err(|_| Status::cancelled("nobody waits for this stream any more"))?;
+        waiting.send(stream).map_err(|_| Status::cancelled("no request waits for this stream any more"))?;
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 }
@@ -214,7 +214,7 @@ mod tests {
         let broker = broker();
         assert!(matches!(open(&broker, &task("")).await, OpenError::NoNode { .. }));
         assert!(matches!(open(&broker, &task("n")).await, OpenError::NoSession { .. }));
-        assert_eq!(broker.pending.lock().expect("no holder panics").len(), 0, "nobody waits any more");
+        assert_eq!(broker.pending.lock().expect("no holder panics").len(), 0, "no request waits any more");
     }
 
     #[tokio::test(start_paused = true)]
@@ -226,6 +226,6 @@ mod tests {
         assert!(matches!(error, OpenError::TimedOut { .. }), "{error}");
         let asked = worker.recv().await.and_then(Result::ok).and_then(|it| it.message);
         let Some(Message::OpenStream(asked)) = asked else { panic!("the worker was not asked") };
-        assert!(broker.take(&asked.id).is_none(), "a stream that is opened too late finds nobody");
+        assert!(broker.take(&asked.id).is_none(), "a stream that is opened too late finds no request");
     }
 }

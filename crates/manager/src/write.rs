@@ -9,7 +9,7 @@ use std::future::Future;
 use flota_raft_store::raft::RaftNode;
 use flota_raft_store::{ProposeError, Proposer, Store, Transaction, View, faults};
 
-/// What writes and reads need from consensus.
+/// The operations of consensus that writes and reads need.
 pub(crate) trait Consensus: Sync {
     /// Commits and applies one transaction.
     fn propose(&self, transaction: Transaction) -> impl Future<Output = Result<(), ProposeError>> + Send;
@@ -69,7 +69,7 @@ pub(crate) async fn write<T, E: From<ProposeError>>(
     Err(last.into())
 }
 
-/// As [`write`], for a user's request. Returns `None` if the request with this id was carried out before, by this
+/// Plans and commits a user's request. Returns `None` if the request with this id was carried out before, by this
 /// leader or an earlier one. A retry is then not judged by the changes of the first try, and a later read shows those
 /// changes.
 ///
@@ -102,7 +102,7 @@ pub(crate) async fn write_once<T, E: From<ProposeError>>(
     }
 }
 
-/// As [`write`], for a plan that may find nothing to change; then it returns `None`.
+/// Plans and commits a change, as [`write`] does, or returns `None` if the plan finds nothing to change.
 ///
 /// # Errors
 /// Why the change can't be committed, or that this manager can't prove that there is nothing to change.

@@ -52,7 +52,7 @@ pub(crate) enum Begin {
     Follow(Vec<String>),
 }
 
-/// What init, join and resume have in common.
+/// The parts that init, join and resume need.
 pub(crate) struct Parts<'a> {
     pub(crate) config: &'a Config,
     pub(crate) state: &'a StateDir,

@@ -266,7 +266,7 @@ fn statistics(store: &RaftNode) -> StoreStatistics {
     }
 }
 
-/// What became of a request to leave.
+/// The outcome of a request to leave.
 enum Left {
     /// The cluster has taken this node out.
     Done,

@@ -132,7 +132,7 @@ impl Entry {
     /// # Errors
     /// The bytes are damaged, or the entry was written by a newer build.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let entry = pr::Entry::decode(bytes).map_err(|_| Malformed::new("entry", "is no protobuf message"))?;
+        let entry = pr::Entry::decode(bytes).map_err(|_| Malformed::new("entry", "is not a protobuf message"))?;
         if !matches!(entry.format, OLD_FORMAT | FORMAT) {
             return Err(Malformed::new("entry", "has a format that is not known here"));
         }

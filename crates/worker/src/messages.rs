@@ -61,7 +61,7 @@ pub(crate) struct Registered {
     pub(crate) grant_key: Vec<u8>,
 }
 
-/// What stops: only the daemon, or the machine with all tasks.
+/// The scope of a stop: only the daemon, or the machine with all tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Departure {
     Daemon,
@@ -100,7 +100,7 @@ pub(crate) struct SetVersion {
     pub(crate) version: u64,
 }
 
-/// What the leader assigns to this node: everything, or only the changes.
+/// The leader's assignments for this node: all of them, or only the changes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct AssignmentSet {
     pub(crate) version: SetVersion,
@@ -144,7 +144,7 @@ pub struct OpenStream {
     pub(crate) request: StreamRequest,
 }
 
-/// What a stream carries.
+/// The content of a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum StreamRequest {
     Exec(ExecRequest),

@@ -43,7 +43,7 @@ pub(crate) enum SessionError {
     Closed,
     #[error("the manager's assignments name the task {0}, but not its spec")]
     NoSpec(String),
-    #[error("the manager sent what can't be used: {0}")]
+    #[error("the manager sent an unusable message: {0}")]
     Malformed(#[from] Malformed),
 }
 
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_that_does_not_know_the_leader_names_nobody() {
+    fn a_manager_that_does_not_know_the_leader_names_none() {
         let answer = |address: &str| from_leader(FromManager::NotLeader(pd::NotLeader { address: address.into() }));
         assert_eq!(answer("").expect("a good message"), FromLeader::NotLeader(None));
         assert_eq!(answer("m1:1").expect("a good message"), FromLeader::NotLeader(Some("m1:1".into())));

@@ -104,7 +104,7 @@ pub(super) fn is_up(cluster: &SimCluster) -> Result<(), String> {
     let leader = cluster.leader().and_then(|number| cluster.managers[number].manager());
     // While the set changes, entries also need a majority of the old set, so one more failed manager may stop the
     // cluster.
-    let leader = leader.filter(|it| !it.raft().is_changing()).ok_or("nobody leads a complete set of managers")?;
+    let leader = leader.filter(|it| !it.raft().is_changing()).ok_or("no manager leads a complete set of managers")?;
     let voters = leader.raft().members().iter().filter(|member| member.votes).count();
     if voters < managers { Err(format!("{voters} of {managers} managers vote")) } else { converged(cluster) }
 }
@@ -310,7 +310,7 @@ impl Run {
             return Err(format!("something moved although nothing was to do: {before} became {after}"));
         }
         converged(&self.cluster).map_err(|missing| format!("it did not stay so: {missing}"))?;
-        let bad = ["tables of this manager and of the leader differ", "an answer that nobody gives"];
+        let bad = ["tables of this manager and of the leader differ", "an answer that no manager gives"];
         match bad.iter().find_map(|text| self.cluster.world.log.find(text)) {
             Some(line) => Err(format!("the log says: {line}")),
             None => Ok(()),

@@ -89,7 +89,7 @@ impl Scale {
     fn measure(self) -> Result<Cost, String> {
         let mut cluster = SimCluster::start_fleet(World::new(1), 3, self.workers, &Random::seeded(1));
         until(&mut cluster, "the cluster is up", is_up)?;
-        let leader = cluster.leader().ok_or("nobody leads")?;
+        let leader = cluster.leader().ok_or("no manager leads")?;
         let (begun, before) = (cluster.world.now(), cpu(&cluster, leader));
         self.create_services(&mut cluster);
         until(&mut cluster, "every task is assigned", |it| self.all_are_at_least(TaskState::Assigned, it))?;
@@ -137,12 +137,12 @@ impl Scale {
         let before = taken(cluster);
         until(cluster, "every worker has a session with another leader", |it| {
             count_down(it, 0)?;
-            let next = it.leader().and_then(|number| it.managers[number].manager()).ok_or("nobody leads")?;
+            let next = it.leader().and_then(|number| it.managers[number].manager()).ok_or("no manager leads")?;
             let sessions = next.sessions();
             if sessions == usize::from(self.workers) { Ok(()) } else { Err(format!("{sessions} sessions")) }
         })?;
         let next = cluster.leader().and_then(|next| others.iter().position(|it| *it == next));
-        let next = next.ok_or("nobody leads")?;
+        let next = next.ok_or("no manager leads")?;
         let reconnect = taken(cluster)[next] - before[next];
         Ok(Cost { memory, reconnected_ms: cluster.world.now() - begun, reconnect, ..cost })
     }
@@ -174,14 +174,14 @@ impl Scale {
 
     /// Whether all tasks exist and have reached this state, according to the leader's store.
     fn all_are_at_least(self, state: TaskState, cluster: &SimCluster) -> Result<(), String> {
-        let view = cluster.view().ok_or("nobody leads")?;
+        let view = cluster.view().ok_or("no manager leads")?;
         let count = view.tasks().filter(|task| task.status.state >= state).count() as u64;
         if count == self.tasks { Ok(()) } else { Err(format!("{count} of {}", self.tasks)) }
     }
 
     /// Checks that there are no surplus tasks and that every node has the same number of tasks.
     fn check_spread(self, cluster: &SimCluster) -> Result<(), String> {
-        let tasks = cluster.view().ok_or("nobody leads")?.tasks().count() as u64;
+        let tasks = cluster.view().ok_or("no manager leads")?.tasks().count() as u64;
         if tasks != self.tasks {
             return Err(format!("{tasks} tasks were made for {} that are wanted", self.tasks));
         }
@@ -204,7 +204,7 @@ fn cpu(cluster: &SimCluster, leader: usize) -> [Duration; 3] {
 
 /// Whether exactly this many nodes are down.
 fn count_down(cluster: &SimCluster, expected: usize) -> Result<(), String> {
-    let view = cluster.view().ok_or("nobody leads")?;
+    let view = cluster.view().ok_or("no manager leads")?;
     let down = view.nodes().filter(|node| node.role == Role::Worker && node.state == NodeState::Down).count();
     if down == expected { Ok(()) } else { Err(format!("{down} nodes are down, not {expected}")) }
 }

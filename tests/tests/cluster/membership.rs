@@ -10,7 +10,7 @@ use super::{Seen, another_leads, containers, seen};
 
 /// Raft ids of those that vote and of those that do not, as the leader knows them.
 fn members(cluster: &SimCluster) -> Result<(Vec<u64>, Vec<u64>), String> {
-    let leader = cluster.leader().and_then(|number| cluster.managers[number].manager()).ok_or("nobody leads")?;
+    let leader = cluster.leader().and_then(|number| cluster.managers[number].manager()).ok_or("no manager leads")?;
     if leader.raft().is_changing() {
         return Err("the set changes".into());
     }
@@ -19,7 +19,7 @@ fn members(cluster: &SimCluster) -> Result<(Vec<u64>, Vec<u64>), String> {
     Ok((ids(votes), ids(learns)))
 }
 
-/// These vote, and nobody only learns.
+/// Whether exactly these managers vote and none only learns.
 fn voters(expected: &'static [u64]) -> impl Fn(&SimCluster) -> Seen {
     move |cluster| {
         let members = members(cluster)?;
@@ -47,7 +47,7 @@ fn machine_with_a_wrong_token_stays_outside() {
         let refused = it.join_with(Role::Worker, &format!("{token}x")).unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
         let view = it.cluster().view().unwrap();
-        assert_eq!(view.nodes().count(), 3, "a refused machine is no node");
+        assert_eq!(view.nodes().count(), 3, "a refused machine adds no node");
     });
 }
 
@@ -58,7 +58,7 @@ fn new_manager_learns_before_it_votes() {
             it.create(it.leader(), spec(&format!("s{number}"), 0)).unwrap();
         }
         let new = it.join(Role::Manager).unwrap();
-        // Nobody can reach it: it does not count.
+        // It can't be reached, so it does not count.
         it.pass(3_000);
         assert_eq!(members(it.cluster()).unwrap().0, [1, 2, 3]);
         it.create(it.leader(), spec("meanwhile", 0)).unwrap();
@@ -112,7 +112,7 @@ fn leader_that_leaves_hands_over_first() {
         let asked_again = it.leave(old).unwrap_err();
         assert_eq!(asked_again.code(), Code::Unavailable, "{asked_again}");
         let took = it.wait("another manager leads", 2_000, another_leads(old));
-        assert!(took <= 500, "nobody waits for an election: it took {took} ms");
+        assert!(took <= 500, "no election is waited for: it took {took} ms");
         it.leave(old).unwrap();
         let expected: &'static [u64] = [&[2, 3][..], &[1, 3], &[1, 2]][old];
         it.wait("two vote", 5_000, voters(expected));
@@ -141,9 +141,9 @@ fn dead_manager_is_removed_by_force_and_its_vote_goes_with_it() {
         let name = format!("m{}", dead + 1);
         let remove = |force| RemoveRequest { request_id: format!("remove {force}"), name: name.clone(), force };
         let (gently, forced) = (remove(false), remove(true));
-        let refused = it.ask(it.leader(), |mut client| async move { client.remove_node(gently).await });
+        let refused = it.request(it.leader(), |mut client| async move { client.remove_node(gently).await });
         assert_eq!(refused.unwrap_err().code(), Code::FailedPrecondition);
-        it.ask(it.leader(), |mut client| async move { client.remove_node(forced).await }).unwrap();
+        it.request(it.leader(), |mut client| async move { client.remove_node(forced).await }).unwrap();
         let expected: &'static [u64] = [&[2, 3][..], &[1, 3], &[1, 2]][dead];
         it.wait("two vote", 5_000, voters(expected));
     });
@@ -158,7 +158,7 @@ fn manager_whose_departure_would_leave_no_majority_stays_until_the_dead_one_is_g
         let remove = |it: &mut Script, number: usize, id: &str| {
             let name = format!("m{}", number + 1);
             let request = RemoveRequest { request_id: id.into(), name, force: true };
-            it.ask(it.leader(), |mut client| async move { client.remove_node(request).await.map(drop) })
+            it.request(it.leader(), |mut client| async move { client.remove_node(request).await.map(drop) })
         };
         for refused in [it.leave(healthy).unwrap_err(), remove(it, healthy, "too early").unwrap_err()] {
             assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
@@ -178,7 +178,7 @@ fn manager_whose_departure_would_leave_no_majority_stays_until_the_dead_one_is_g
         remove(it, dead, "dead").unwrap();
         it.leave(healthy).unwrap();
         it.cluster().crash_manager(healthy, true);
-        it.create(it.leader(), spec("web", 0)).expect("one manager goes on alone");
+        it.create(it.leader(), spec("web", 0)).expect("one manager works alone");
     });
 }
 
@@ -206,12 +206,12 @@ fn leader_that_leaves_hands_over_to_one_that_answers() {
         let remove = |it: &mut Script, number: usize| {
             let request =
                 RemoveRequest { request_id: format!("rm {number}"), name: format!("m{}", number + 1), force: true };
-            it.ask(it.leader(), |mut client| async move { client.remove_node(request).await.map(drop) })
+            it.request(it.leader(), |mut client| async move { client.remove_node(request).await.map(drop) })
         };
         remove(it, dead[0]).unwrap();
         let asked_again = it.leave(leader).unwrap_err();
         assert_eq!(asked_again.code(), Code::Unavailable, "{asked_again}");
         let took = it.wait("another manager leads", 2_000, another_leads(leader));
-        assert!(took <= 500, "nobody waits for an election: it took {took} ms");
+        assert!(took <= 500, "no election is waited for: it took {took} ms");
     });
 }

@@ -96,11 +96,11 @@ fn program_that_ignores_the_stop_signal_is_killed_after_its_grace() {
         it.create(it.leader(), spec("web", 1)).unwrap();
         it.converge();
         let request = RemoveRequest { request_id: "rm".into(), name: "web".into(), ..RemoveRequest::default() };
-        it.ask(it.leader(), |mut client| async move { client.remove_service(request).await }).unwrap();
+        it.request(it.leader(), |mut client| async move { client.remove_service(request).await }).unwrap();
         let took = it.wait("it is gone", 5_000, containers(0, 0));
         assert!((900..1_500).contains(&took), "its grace is a second: it took {took} ms");
         it.wait("nothing is left of the service", 5_000, |cluster| {
-            let view = cluster.view().ok_or("nobody leads")?;
+            let view = cluster.view().ok_or("no manager leads")?;
             seen(view.tasks().count() == 0 && view.services().count() == 0, view.tasks().count())
         });
     });
@@ -139,7 +139,7 @@ fn update_replaces_one_task_after_the_other() {
 /// The update of `web` is paused, for this reason.
 fn paused_because(reason: &'static str) -> impl Fn(&SimCluster) -> Seen {
     move |cluster| {
-        let view = cluster.view().ok_or("nobody leads")?;
+        let view = cluster.view().ok_or("no manager leads")?;
         let service = view.service_by_name("web").ok_or("there is no such service")?;
         let paused = format!("{:?}", service.update);
         seen(paused.contains(reason), paused)
@@ -224,7 +224,7 @@ fn task_without_room_starts_when_another_service_makes_room() {
         it.wait("it waits", 5_000, tasks_are("second", 1, TaskState::Pending));
         it.pass(5_000);
         let request = RemoveRequest { request_id: "rm".into(), name: "first".into(), ..RemoveRequest::default() };
-        it.ask(it.leader(), |mut client| async move { client.remove_service(request).await }).unwrap();
+        it.request(it.leader(), |mut client| async move { client.remove_service(request).await }).unwrap();
         it.converge();
         assert_eq!(it.cluster().workers[0].machine.running()[0].service, "second");
     });
@@ -245,7 +245,7 @@ fn each_device_goes_to_one_task_and_to_the_next_when_it_is_free() {
         let first = tasks_of(it.cluster(), "web").unwrap().into_iter().find(|it| it.status.state == TaskState::Running);
         let name = first.unwrap().id.to_string();
         let request = RemoveTaskRequest { request_id: "rm".into(), name, shrink: true };
-        it.ask(it.leader(), |mut client| async move { client.remove_task(request).await }).unwrap();
+        it.request(it.leader(), |mut client| async move { client.remove_task(request).await }).unwrap();
         it.converge();
         assert_eq!(running(it.cluster()), 2);
     });

@@ -1,4 +1,4 @@
-//! What happens when something dies.
+//! Daemons, machines and links that fail, and the recovery from it.
 
 use std::os::unix::fs::FileExt;
 
@@ -69,7 +69,7 @@ fn a_daemon_that_is_killed_or_stopped_leaves_its_containers_running() {
     assert_eq!(pid(), before, "the same process, taken over");
     // In order: it says that it comes back, and its tasks stay where they are.
     cluster.sandbox_ok("stop --daemon-only w1");
-    cluster.wait("it is said why", |it| it.rows("node ls --filter stateReason=restarting").len() == 1);
+    cluster.wait("the reason is known", |it| it.rows("node ls --filter stateReason=restarting").len() == 1);
     cluster.sandbox_ok("start w1");
     cluster.wait_state("w1", "ready");
     assert_eq!((pid(), cluster.running("web")[0]["restarts"].clone()), (before, 0.into()));

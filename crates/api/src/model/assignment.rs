@@ -1,4 +1,4 @@
-//! What the leader sends to a node: the tasks that it runs, and where images are. `convert/assignments.rs` converts
+//! The leader's messages to a node: the tasks that it runs, and where images are. `convert/assignments.rs` converts
 //! the session's messages to these types; a worker also keeps assignments on disk.
 
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::id::{NodeId, ServiceId, TaskId};
 use crate::state::DesiredState;
 use crate::version::Timestamp;
 
-/// What a node needs to run one task.
+/// The order to run one task, with everything that its node needs for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assignment {
     /// Identifies the task.

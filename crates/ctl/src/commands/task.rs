@@ -23,6 +23,7 @@ pub(crate) enum Task {
     Ls(ListOptions),
     /// Print everything about tasks
     Inspect {
+        /// Tasks: SERVICE.SLOT, id, or beginning of an id
         tasks: Vec<String>,
         /// Print a page for people
         #[arg(long)]
@@ -32,6 +33,7 @@ pub(crate) enum Task {
     Logs(Logs),
     /// Stop tasks; each slot gets a new one
     Rm {
+        /// Tasks: SERVICE.SLOT, id, or beginning of an id
         tasks: Vec<String>,
         /// Take one replica from the service instead
         #[arg(long)]
@@ -201,7 +203,7 @@ async fn listed(client: &Client, request: ListTasksRequest) -> anyhow::Result<(O
 pub(crate) async fn ls(client: &Client, request: ListTasksRequest, options: &ListOptions) -> anyhow::Result<()> {
     let request = ListTasksRequest { stale: options.stale, filters: options.filters(), ..request };
     let (header, rows) = listed(client, request).await?;
-    options.say_age(header);
+    options.print_age(header);
     let cells = |row: &Row| {
         let task = &row.task;
         let exit = task.status.exit_code.map(|code| code.to_string()).unwrap_or_default();

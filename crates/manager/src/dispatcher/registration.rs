@@ -58,7 +58,7 @@ pub(super) async fn register(
     }
     let held: HashSet<&str> = register.images.iter().map(String::as_str).collect();
     if !register.listen.is_empty() && register.listen.parse::<SocketAddr>().is_err() {
-        return Err(RegisterError::Invalid("listen: it is no IP:PORT".into()));
+        return Err(RegisterError::Invalid("listen: it is not an IP:PORT".into()));
     }
     let written = replica.write(|view| {
         let node = view.node(node_id).ok_or(RegisterError::NotMember)?;

@@ -24,7 +24,7 @@ const OLD_ANSWERS_KEPT_FOR: Duration = Duration::from_secs(15 * 60);
 struct Stamp {
     index: Version,
     at: Timestamp,
-    /// See [`Entry::is_old`].
+    /// Whether the entry has the old format ([`Entry::is_old`]).
     is_old: bool,
 }
 

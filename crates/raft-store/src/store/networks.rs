@@ -27,7 +27,7 @@ pub(super) struct NetworkIndices {
     pub(super) tasks: Groups<NetworkId, TaskId>,
     /// Nodes that have something attached to a network: a task that has not ended, or themselves.
     pub(super) nodes: Tally<NetworkId, NodeId>,
-    /// The same by node, with the version since which the node has the network.
+    /// The networks of each such node, with the version since which the node has the network.
     pub(super) of_node: OrdMap<NodeId, OrdMap<NetworkId, Version>>,
     /// Nodes with tasks that are attached to networks and have not ended: how many attachments, and since which version
     /// the node has any.

@@ -203,7 +203,7 @@ impl Tables {
         self.tasks_with(self.indices.failed.of(id))
     }
 
-    /// What the tasks of a node hold there.
+    /// The resources that the tasks of a node hold there.
     pub fn load(&self, id: &NodeId) -> Load {
         self.indices.loads.get(id).copied().unwrap_or_default()
     }
@@ -304,7 +304,7 @@ impl Tables {
         self.replace(object);
     }
 
-    /// As [`Tables::put`]; returns the object that was there before.
+    /// Inserts or replaces an object and updates all indices. Returns the object that was there before.
     pub fn replace(&mut self, object: Object) -> Option<Object> {
         let old = self.table_mut(object.kind()).put(object.clone());
         self.follow(old.as_ref(), Some(&object));

@@ -30,7 +30,7 @@ pub struct FakeProgram {
     pub exit_code: i32,
     /// Reaction of the program to a request to stop.
     pub on_stop: OnStop,
-    /// What health checks find.
+    /// The result of health checks.
     pub health: FakeHealth,
     /// The failure of sending a signal to the container, if any.
     pub signal_failure: Option<FakeFailure>,
@@ -97,7 +97,7 @@ pub enum OnStop {
     Hang,
 }
 
-/// What the health checks of a container find.
+/// The result of the health checks of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FakeHealth {
     /// They succeed.
@@ -134,11 +134,11 @@ pub struct MachineEvent {
     pub service: String,
     /// The task's slot in its service.
     pub slot: u64,
-    /// What happened.
+    /// The event.
     pub what: WhatHappened,
 }
 
-/// What happened to a container.
+/// An event in the life of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhatHappened {
     /// It was started.
@@ -162,9 +162,10 @@ struct Inner {
     programs: BTreeMap<String, FakeProgram>,
     default_program: FakeProgram,
     /// The containers in the order of their starts. A task has several if its daemon starts one while another runs.
-    containers: Vec<Container>,
+    containers: Vec<MachineContainer>,
     events: Vec<MachineEvent>,
-    /// What was prepared and not undone, by task and step, with the program that defines how undoing it behaves.
+    /// The steps that were prepared and not undone, by task and step, with the program that defines how the undo
+    /// behaves.
     prepared: BTreeMap<(String, &'static str), FakeProgram>,
     /// How often each action has failed.
     failures: BTreeMap<(String, Act), u32>,
@@ -180,7 +181,7 @@ pub(super) enum Act {
 }
 
 #[derive(Clone, Debug)]
-struct Container {
+struct MachineContainer {
     running: RunningSlot,
     on_stop: OnStop,
     health: FakeHealth,
@@ -204,7 +205,7 @@ impl Inner {
         }
     }
 
-    fn last(&self, task: &str) -> Option<&Container> {
+    fn last(&self, task: &str) -> Option<&MachineContainer> {
         self.containers.iter().rfind(|it| it.running.task == task)
     }
 }
@@ -282,7 +283,7 @@ impl FakeMachine {
     }
 
     /// Brings the end of these containers forward.
-    fn end(&self, of: impl Fn(&Container) -> bool, at: Instant, code: i32) {
+    fn end(&self, of: impl Fn(&MachineContainer) -> bool, at: Instant, code: i32) {
         self.with(|inner| {
             for container in inner.containers.iter_mut().filter(|it| !it.has_ended && of(it)) {
                 container.end = Some(container.end.map_or((at, code), |end| end.min((at, code))));
@@ -307,7 +308,7 @@ impl FakeMachine {
             inner.events.push(event(&running, now, WhatHappened::Started));
             let (on_stop, health) = (program.on_stop, program.health);
             let signal_failure = program.signal_failure.clone();
-            inner.containers.push(Container { running, on_stop, health, signal_failure, end, has_ended: false });
+            inner.containers.push(MachineContainer { running, on_stop, health, signal_failure, end, has_ended: false });
         });
     }
 

@@ -121,7 +121,7 @@ async fn connect_first(sockets: Vec<(TcpSocket, SocketAddr)>) -> io::Result<TcpS
     for (socket, address) in sockets {
         match socket.connect(address).await {
             Ok(connection) => {
-                // What a user types is sent at once, as the user's own program asks for.
+                // Data is sent at once, because a user may type it.
                 let _ = connection.set_nodelay(true);
                 return Ok(connection);
             }

@@ -138,7 +138,8 @@ impl Index {
         self.slots.iter().skip(skipped).take_while(|slot| range.contains(&slot.id.index)).cloned().collect()
     }
 
-    /// See [`super::LogStore::purge_point`].
+    /// Returns the index up to which the log can be purged after a snapshot at `snapshot`; `None` if nothing can be
+    /// purged.
     pub(super) fn purge_point(&self, snapshot: u64) -> Option<u64> {
         let (mut bytes, mut count) = (0, 0);
         let behind = self.slots.iter().rev().skip_while(|slot| slot.id.index > snapshot);

@@ -98,7 +98,7 @@ fn time_never_falls_and_creation_is_an_index() {
     at(2, 1_000, "right");
     let mut tx = WriteTx::new(store.view(), "");
     tx.update(service("ahead", "ahead"));
-    apply(&store, 3, tx.finish()).expect("nobody else changed it");
+    apply(&store, 3, tx.finish()).expect("no other transaction changed it");
     let view = store.view();
     let meta = |id: &str| view.service(id).expect("it is there").meta.clone();
     let times = |meta: Meta| (meta.created_at.0, meta.updated_at.0);
@@ -176,7 +176,7 @@ fn a_spec_is_kept_until_its_last_task_is_gone() {
     create(&store, 2, task).expect("new");
     let mut tx = WriteTx::new(store.view(), "");
     tx.update(Service { spec_version: 2, ..service("s", "web") });
-    apply(&store, 3, tx.finish()).expect("nobody else changed it");
+    apply(&store, 3, tx.finish()).expect("no other transaction changed it");
     let versions = || store.view().specs.keys().map(|(_, version)| *version).collect::<Vec<_>>();
     assert_eq!(versions(), [1, 2]);
     let mut tx = WriteTx::new(store.view(), "");

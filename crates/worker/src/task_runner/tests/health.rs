@@ -131,7 +131,7 @@ async fn an_unhealthy_task_that_others_reach_is_stopped_when_it_is_withdrawn() {
     assign_reachable(&daemon, 1);
     daemon.until(|status| status.attempt == 2).await;
     assert_about(&[begin.elapsed().as_millis()], &[1_000]);
-    // The withdrawal of the first attempt says nothing about the second, which nobody withdraws.
+    // The withdrawal of the first attempt does not count for the second, which is not withdrawn.
     daemon.until(|status| status.attempt == 2 && state(status) == Some(HealthState::Unhealthy)).await;
     let begin = Instant::now();
     daemon.until(|status| status.attempt == 3).await;
@@ -158,7 +158,7 @@ async fn a_healthy_task_stays_so_when_the_daemon_restarts() {
     let first = daemon.until(|_| true).await;
     assert_eq!((first.state, state(&first)), (TaskState::Running, Some(HealthState::Healthy)));
     let next = daemon.until(|status| (status.state, state(status)) != (first.state, state(&first))).await;
-    assert_eq!((next.attempt, state(&next)), (1, Some(HealthState::Unhealthy)), "its checks go on");
+    assert_eq!((next.attempt, state(&next)), (1, Some(HealthState::Unhealthy)), "its checks continue");
     assert_eq!(node.times(Instant::now() - HOUR, is_start).len(), 1, "it is not started again meanwhile");
 }
 
