@@ -234,7 +234,7 @@ pub(super) async fn judge_nodes(replica: &Replica, sessions: &Sessions, liveness
 /// Proposes a transaction for each node, so that a node that registers meanwhile is left as it is, and no other.
 async fn write(proposer: &dyn Proposer, view: &View, nodes: &[Node]) {
     let transaction = |node: &Node| -> Transaction {
-        let mut tx = WriteTx::new(view.clone(), "");
+        let mut tx = WriteTx::new(view.clone(), None);
         tx.update(node.clone());
         tx.finish()
     };
@@ -281,7 +281,7 @@ mod tests {
 
     fn ready(ids: &[&str]) -> Store {
         let store = Store::default();
-        let mut tx = WriteTx::new(store.view(), "");
+        let mut tx = WriteTx::new(store.view(), None);
         for id in ids {
             tx.create(Node { id: (*id).into(), state: NodeState::Ready, ..Node::default() });
         }
@@ -312,7 +312,7 @@ mod tests {
         let down = |id| Node { state: NodeState::Down, ..view.node(id).expect("it is there").as_ref().clone() };
         let nodes = [down("a"), down("b")];
         let proposer = LocalProposer::new(store.clone());
-        let mut tx = WriteTx::new(view.clone(), "");
+        let mut tx = WriteTx::new(view.clone(), None);
         tx.update(Node { address: "a:1".into(), ..view.node("a").expect("it is there").as_ref().clone() });
         store.apply(2, Entry { transactions: vec![tx.finish()], ..Entry::default() });
         write(&proposer, &view, &nodes).await;
