@@ -150,6 +150,8 @@ impl Told {
         let dropped: BTreeSet<_> =
             self.held.iter().filter(|digest| view.image_by_digest(digest).is_none()).cloned().collect();
         self.held.extend(view.images_of_node(&self.node).map(|image| image.digest.clone()));
+        // Not every node that has an image is known as a holder.
+        self.held.extend(sources.keys().cloned());
         let is_gone = |id: &&TaskId| told.binary_search_by(|(other, _)| other.cmp(id)).is_err();
         let removed_tasks: Vec<_> =
             self.tasks.iter().map(|(id, _)| id).filter(is_gone).map(ToString::to_string).collect();
@@ -304,52 +306,70 @@ fn registry<'a>(reference: &str, view: &'a Tables) -> Option<&'a Arc<Registry>> 
     view.registry_by_host(&ImageRef::parse(reference).ok()?.registry)
 }
 
-/// Bytes of one part of a set, unless a single task is larger. A session keeps a buffer for its largest message, so
-/// messages are small.
+/// Bytes of one part of a set without large specs. A session keeps a buffer for its largest message, so messages are small.
 const PART: usize = 4 << 10;
 
+/// The messages of a set. The last is not complete yet.
+struct Parts {
+    complete: Vec<Assignments>,
+    last: Assignments,
+    /// Bytes of the last one, and of the specs in it.
+    size: usize,
+    specs: usize,
+    /// What is the same in every message.
+    common: Assignments,
+}
+
+impl Parts {
+    /// Returns the last message with room for so many bytes, which may be a new one. A message with a large spec has as
+    /// much room again, so that the spec is not repeated for each few of its tasks.
+    fn room(&mut self, bytes: usize) -> &mut Assignments {
+        if self.size > 0 && self.size + bytes > PART.max(2 * self.specs) {
+            let full = std::mem::replace(&mut self.last, self.common.clone());
+            self.complete.push(Assignments { more: true, ..full });
+            (self.size, self.specs) = (0, 0);
+        }
+        self.size += bytes;
+        &mut self.last
+    }
+
+    /// Adds a task, with its spec if the message does not have it.
+    fn add(&mut self, task: TaskAssignment, spec: Option<&AssignedSpec>) {
+        let is_there = |last: &Assignments| last.specs.last() == spec;
+        let missing = if is_there(&self.last) { 0 } else { spec.map_or(0, Message::encoded_len) };
+        self.room(task.encoded_len() + missing);
+        if !is_there(&self.last) {
+            self.last.specs.extend(spec.cloned());
+            // A new message lacks a spec that the one before has.
+            let size = spec.map_or(0, Message::encoded_len);
+            (self.size, self.specs) = (self.size + size - missing, self.specs + size);
+        }
+        self.last.tasks.push(task);
+    }
+}
+
 /// Splits a set into small messages; each contains the specs of its tasks once. Only the last is marked as the last.
-///
-/// Tasks with the same spec come together, and the first spec of a message does not count, so that a large spec is not
-/// repeated for each of its tasks.
 fn cut(mut whole: Assignments, specs: &Specs) -> Vec<Assignments> {
     let mut tasks = std::mem::take(&mut whole.tasks);
+    let (removed, dropped) = (std::mem::take(&mut whole.removed_tasks), std::mem::take(&mut whole.dropped_images));
     let images = std::mem::take(&mut whole.images);
-    let empty = Assignments { removed_tasks: Vec::new(), dropped_images: Vec::new(), ..whole.clone() };
-    let (mut parts, mut part, mut size) = (Vec::new(), whole, 0);
-    let room = |part: &mut Assignments, size: &mut usize, more: usize, parts: &mut Vec<Assignments>| {
-        if *size > 0 && *size + more > PART {
-            parts.push(Assignments { more: true, ..std::mem::replace(part, empty.clone()) });
-            *size = 0;
-        }
-        *size += more;
-    };
+    let mut parts = Parts { complete: Vec::new(), last: whole.clone(), size: 0, specs: 0, common: whole };
     let key_of = |task: &TaskAssignment| (task.service_id.clone(), task.spec_version);
+    // Tasks with the same spec come together.
     tasks.sort_by_key(key_of);
-    let mut key = None;
-    let mut spec = None;
+    let mut spec: Option<AssignedSpec> = None;
     for task in tasks {
-        let own = key_of(&task);
-        if key.as_ref() != Some(&own) {
-            spec = specs.get(&own).map(|spec| assigned_spec(&own, spec));
-            let counted = if size > 0 { spec.as_ref().map_or(0, Message::encoded_len) } else { 0 };
-            room(&mut part, &mut size, counted, &mut parts);
-            key = Some(own);
+        let key = key_of(&task);
+        if spec.as_ref().is_none_or(|it| (&it.service_id, it.spec_version) != (&key.0, key.1)) {
+            spec = specs.get(&key).map(|spec| assigned_spec(&key, spec));
         }
-        room(&mut part, &mut size, task.encoded_len(), &mut parts);
-        let is_there =
-            |spec: &AssignedSpec| (&spec.service_id, spec.spec_version) == (&task.service_id, task.spec_version);
-        if !part.specs.last().is_some_and(is_there) {
-            part.specs.extend(spec.clone());
-        }
-        part.tasks.push(task);
+        parts.add(task, spec.as_ref());
     }
-    for image in images {
-        room(&mut part, &mut size, image.encoded_len(), &mut parts);
-        part.images.push(image);
-    }
-    parts.push(part);
-    parts
+    removed.into_iter().for_each(|id| parts.room(id.len()).removed_tasks.push(id));
+    dropped.into_iter().for_each(|digest| parts.room(digest.len()).dropped_images.push(digest));
+    images.into_iter().for_each(|image| parts.room(image.encoded_len()).images.push(image));
+    parts.complete.push(parts.last);
+    parts.complete
 }
 
 fn assigned_spec((service_id, spec_version): &(String, u64), spec: &ServiceSpec) -> AssignedSpec {

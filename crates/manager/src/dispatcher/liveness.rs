@@ -70,8 +70,9 @@ impl Known {
 
 /// Interval at which the process notices that it is not stalled.
 const PULSE: Duration = Duration::from_millis(100);
-/// Most nodes whose states are written in one entry.
+/// Most nodes whose states are written in one entry, and most bytes of them.
 const ENTRY: usize = 1_000;
+const ENTRY_BYTES: usize = 1 << 20;
 
 /// Returns the interval of a worker's heartbeats: longer in a large cluster, to bound the leader's load.
 pub(super) fn period(nodes: usize) -> Duration {
@@ -213,8 +214,8 @@ pub(super) async fn judge_nodes(replica: &Replica, sessions: &Sessions, liveness
             } else {
                 liveness.judge_changed(&view, period, since)
             };
-            for nodes in changed.chunks(ENTRY) {
-                write(proposer.as_ref(), &view, nodes).await;
+            for entry in entries(changed, &view) {
+                write(proposer.as_ref(), entry).await;
             }
             tokio::select! {
                 biased;
@@ -231,14 +232,34 @@ pub(super) async fn judge_nodes(replica: &Replica, sessions: &Sessions, liveness
     }
 }
 
-/// Proposes a transaction for each node, so that a node that registers meanwhile is left as it is, and no other.
-async fn write(proposer: &dyn Proposer, view: &View, nodes: &[Node]) {
-    let transaction = |node: &Node| -> Transaction {
+/// The new state of some nodes, as one entry: a transaction for each, so that a node that registers meanwhile is left as
+/// it is, and no other.
+type StatesEntry = Vec<(Node, Transaction)>;
+
+/// Divides nodes into entries. Descriptions of nodes can be large.
+fn entries(nodes: Vec<Node>, view: &View) -> Vec<StatesEntry> {
+    let mut entries: Vec<StatesEntry> = Vec::new();
+    let mut bytes = 0;
+    for node in nodes {
         let mut tx = WriteTx::new(view.clone(), None);
         tx.update(node.clone());
-        tx.finish()
-    };
-    match proposer.propose_entry(nodes.iter().map(transaction).collect()).await {
+        let tx = tx.finish();
+        let size = tx.size();
+        match entries.last_mut().filter(|entry| entry.len() < ENTRY && bytes + size <= ENTRY_BYTES) {
+            Some(entry) => entry.push((node, tx)),
+            None => {
+                bytes = 0;
+                entries.push(vec![(node, tx)]);
+            }
+        }
+        bytes += size;
+    }
+    entries
+}
+
+async fn write(proposer: &dyn Proposer, entry: StatesEntry) {
+    let (nodes, transactions): (Vec<Node>, Vec<Transaction>) = entry.into_iter().unzip();
+    match proposer.propose_entry(transactions).await {
         Ok(outcomes) => {
             let written = nodes.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_ok());
             written.for_each(|(node, _)| report(node));
@@ -310,14 +331,31 @@ mod tests {
         let store = ready(&["a", "b"]);
         let view = store.view();
         let down = |id| Node { state: NodeState::Down, ..view.node(id).expect("it is there").as_ref().clone() };
-        let nodes = [down("a"), down("b")];
+        let entry = entries(vec![down("a"), down("b")], &view).remove(0);
         let proposer = LocalProposer::new(store.clone());
         let mut tx = WriteTx::new(view.clone(), None);
         tx.update(Node { address: "a:1".into(), ..view.node("a").expect("it is there").as_ref().clone() });
         store.apply(2, Entry { transactions: vec![tx.finish()], ..Entry::default() });
-        write(&proposer, &view, &nodes).await;
+        write(&proposer, entry).await;
         let state = |id| store.view().node(id).map(|node| node.state);
         assert_eq!((state("a"), state("b")), (Some(NodeState::Ready), Some(NodeState::Down)));
+    }
+
+    #[test]
+    fn nodes_with_large_descriptions_are_lost_in_several_entries_each_of_which_fits() {
+        let view = ready(&[]).view();
+        let mut node = Node::default();
+        node.description.os = "x".repeat(60 << 10);
+        let nodes = (0..200).map(|number| Node { id: number.to_string().as_str().into(), ..node.clone() });
+        let divided = entries(nodes.collect(), &view);
+        assert_eq!(divided.iter().map(Vec::len).sum::<usize>(), 200);
+        for entry in divided {
+            let transactions = entry.into_iter().map(|(_, tx)| tx).collect();
+            let bytes = Entry { transactions, ..Entry::default() }.encode().len();
+            assert!(bytes <= flota_raft_store::raft::ENTRY_BOUND, "{bytes}");
+        }
+        let small = (0..=ENTRY).map(|number| Node { id: number.to_string().as_str().into(), ..Node::default() });
+        assert_eq!(entries(small.collect(), &view).iter().map(Vec::len).collect::<Vec<_>>(), [ENTRY, 1]);
     }
 
     #[test]
