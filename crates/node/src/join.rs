@@ -182,8 +182,9 @@ mod tests {
         let denied = Err(Reason::Denied.attach(tonic::Status::unavailable("not you")));
         let refused = retry("m1", answers(vec![no_leader(), denied])).await.expect_err("it is refused");
         assert_eq!(refused.to_string(), "not you");
-        let refused = retry("m1", answers(vec![Err(tonic::Status::unavailable("no reason"))])).await;
-        assert_eq!(refused.expect_err("it breaks").to_string(), "failed to connect to the manager at m1: no reason");
+        let broken = retry("m1", answers(vec![Err(tonic::Status::unavailable("reset"))])).await;
+        let broken = broken.expect_err("no manager has answered").to_string();
+        assert!(broken.starts_with("failed to connect to the manager at m1: "), "{broken}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use flota_raft_store::View;
 use super::error::ControlError;
 use super::reference::resolve_running;
 use super::{Control, Member};
-use crate::streams::{QUEUE, StreamBroker, WorkerStream};
+use crate::streams::{BrokenStream, QUEUE, StreamBroker, WorkerStream};
 
 pub(crate) use targets::LogSource;
 
@@ -112,10 +112,7 @@ async fn relay_there(mut user: impl UserFrames, to_worker: mpsc::Sender<UserFram
     None
 }
 
-async fn relay_back(
-    mut inbox: impl Stream<Item = Result<TaskFrame, crate::streams::BrokenStream>> + Unpin,
-    to_user: &ToUser,
-) {
+async fn relay_back(mut inbox: impl Stream<Item = Result<TaskFrame, BrokenStream>> + Unpin, to_user: &ToUser) {
     while let Some(frame) = inbox.next().await {
         let is_last = frame.is_err();
         if to_user.send(frame.map_err(ControlError::from)).await.is_err() || is_last {
