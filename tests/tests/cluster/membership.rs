@@ -62,7 +62,7 @@ fn node_asks_for_itself_alone() {
         let peer = Peer::Node { id: id.clone(), role: Role::Worker, address: address.parse().unwrap() };
         let other = it.cluster().managers[0].node_id.to_string();
         for node_id in [other, id.to_string()] {
-            let request = JoinRaftRequest { node_id, address: address.clone(), new_raft_id: false };
+            let request = JoinRaftRequest { node_id, address: address.clone() };
             let refused = it.ask_as(peer.clone(), it.leader(), |channel| async move {
                 NodeCaClient::new(channel).join_raft(request).await.map(drop)
             });

@@ -1,6 +1,8 @@
 //! The tables with their indices, and how they are read. They are persistent maps: a clone is cheap and does not change
 //! when the original does. Only `apply`, `snapshot` and the overlays of planners put objects in.
 
+mod networks;
+
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
