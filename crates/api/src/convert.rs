@@ -9,6 +9,7 @@ mod health;
 mod networks;
 mod objects;
 mod specs;
+mod streams;
 
 use std::borrow::Cow;
 use std::time::Duration;

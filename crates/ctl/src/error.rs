@@ -26,7 +26,9 @@ fn exit_code(reason: Reason) -> u8 {
         | Reason::NodeIsManager
         | Reason::NodeNotDown
         | Reason::TaskUnreachable
-        | Reason::MajorityNeeded => FAILED,
+        | Reason::MajorityNeeded
+        | Reason::Denied
+        | Reason::BadToken => FAILED,
         Reason::Ambiguous | Reason::UnknownFilter => USAGE,
         Reason::NotFound | Reason::RemovedMeanwhile => NOT_FOUND,
         Reason::AlreadyExists | Reason::ChangedMeanwhile | Reason::RefusedBefore => CONFLICT,
@@ -35,7 +37,8 @@ fn exit_code(reason: Reason) -> u8 {
         | Reason::LeadershipMoved
         | Reason::Unproven
         | Reason::OutcomeUnknown
-        | Reason::NoClusterYet => UNREACHABLE,
+        | Reason::NoClusterYet
+        | Reason::Busy => UNREACHABLE,
     }
 }
 
@@ -147,7 +150,7 @@ mod tests {
             "Ambiguous" | "UnknownFilter" => 2,
             "NotFound" | "RemovedMeanwhile" => 3,
             "AlreadyExists" | "ChangedMeanwhile" | "RefusedBefore" => 4,
-            "Starting" | "NoLeader" | "LeadershipMoved" | "Unproven" | "OutcomeUnknown" | "NoClusterYet" => 5,
+            "Starting" | "NoLeader" | "LeadershipMoved" | "Unproven" | "OutcomeUnknown" | "NoClusterYet" | "Busy" => 5,
             _ => 1,
         };
         for reason in Reason::ALL {

@@ -45,7 +45,7 @@ pub fn first_entry(
     now: Timestamp,
     rng: &mut impl Rng,
 ) -> Transaction {
-    let mut tx = WriteTx::new(view, "");
+    let mut tx = WriteTx::new(view, None);
     tx.create(Cluster {
         id: id.clone(),
         epoch: 1,

@@ -81,24 +81,24 @@ pub(crate) async fn write<T, E: From<ProposeError>>(
 pub(crate) async fn write_once<T, E: From<ProposeError>>(
     store: &Store,
     consensus: &impl Consensus,
-    request_id: &str,
+    request_id: Option<&str>,
     mut plan: impl FnMut(View) -> Result<(Transaction, T), E>,
 ) -> Result<Option<T>, E> {
-    let planned = |view: View| match (view.answered(request_id), view.refused(request_id)) {
-        (false, _) => plan(view).map_err(Stop::Refused),
-        (true, false) => Err(Stop::Needless),
-        (true, true) => Err(plan(view).map_or_else(Stop::Refused, |_| ProposeError::Refused.into())),
+    let planned = |view: View| match request_id.filter(|id| view.answered(id)) {
+        None => plan(view).map_err(Stop::Refused),
+        Some(id) if view.refused(id) => Err(plan(view).map_or_else(Stop::Refused, |_| ProposeError::Refused.into())),
+        Some(_) => Err(Stop::Needless),
     };
-    match write(store, consensus, planned).await {
-        Err(Stop::Refused(refusal)) if !request_id.is_empty() => {
-            match consensus.propose(Transaction::refusal(request_id)).await {
+    match (write(store, consensus, planned).await, request_id) {
+        (Err(Stop::Refused(refusal)), Some(id)) => {
+            match consensus.propose(Transaction::refusal(id)).await {
                 Ok(()) => Err(refusal),
                 // Another try was carried out meanwhile.
                 Err(ProposeError::Conflict(_)) => Ok(None),
                 Err(other) => Err(other.into()),
             }
         }
-        written => unless_needless(written),
+        (written, _) => unless_needless(written),
     }
 }
 

@@ -17,12 +17,11 @@ use flota_api::proto::dispatcher as pd;
 use flota_api::proto::dispatcher::dispatcher_client::DispatcherClient;
 use flota_api::proto::dispatcher::manager_message::Message as FromManager;
 use flota_api::proto::dispatcher::worker_message::Message as ToManager;
-use flota_api::proto::streams::frame::Frame;
 use flota_api::version::Timestamp;
 
 use crate::messages::{
-    AssignmentSet, Departure, ExecRequest, ForwardRequest, FromLeader, ImageReport, LogsRequest, OpenStream, Part,
-    Refused, Registered, Registration, SetVersion, StatusBatch, StreamRequest, TaskReport, TerminalSize, ToLeader,
+    AssignmentSet, Departure, FromLeader, ImageReport, OpenStream, Part, Refused, Registered, Registration, SetVersion,
+    StatusBatch, TaskReport, ToLeader,
 };
 
 /// Time that a manager has to answer.
@@ -143,10 +142,9 @@ fn from_leader(message: FromManager) -> Result<FromLeader, SessionError> {
         FromManager::Assignments(it) => FromLeader::Assignments(part(it)?),
         FromManager::Networks(it) => FromLeader::Networks(it.try_into()?),
         FromManager::StatusAck(it) => FromLeader::StatusAck(it.sequence),
-        FromManager::OpenStream(it) => FromLeader::OpenStream(OpenStream {
-            id: it.id,
-            request: stream_request(it.request.and_then(|it| it.frame)),
-        }),
+        FromManager::OpenStream(it) => {
+            FromLeader::OpenStream(OpenStream { id: it.id, request: it.request.and_then(|it| it.try_into().ok()) })
+        }
         FromManager::Managers(it) => FromLeader::Managers(it.managers.into_iter().map(|it| it.address).collect()),
         FromManager::Heartbeat(it) => FromLeader::Heartbeat(it.now.map(Timestamp)),
         FromManager::Removed(_) => FromLeader::Removed,
@@ -181,30 +179,6 @@ fn part(it: pd::Assignments) -> Result<Part, SessionError> {
 fn spec(it: pd::AssignedSpec) -> Result<Arc<ServiceSpec>, Malformed> {
     let spec = it.spec.ok_or(Malformed { field: "specs.spec", what: "is missing".into() })?;
     Ok(Arc::new(spec.try_into()?))
-}
-
-fn stream_request(frame: Option<Frame>) -> StreamRequest {
-    match frame {
-        Some(Frame::Exec(it)) => StreamRequest::Exec(ExecRequest {
-            task: it.task.into(),
-            command: it.command,
-            env: it.env,
-            working_dir: it.working_dir,
-            user: it.user,
-            stdin: it.stdin,
-            terminal: it.tty.then_some(TerminalSize { rows: it.rows, columns: it.columns }),
-        }),
-        Some(Frame::Logs(it)) => StreamRequest::Logs(LogsRequest {
-            task: it.task.into(),
-            follow: it.follow,
-            tail: it.tail_set.then(|| usize::try_from(it.tail).unwrap_or(usize::MAX)),
-        }),
-        Some(Frame::Forward(it)) => match u16::try_from(it.port) {
-            Ok(port) => StreamRequest::Forward(ForwardRequest { task: it.task.into(), port }),
-            Err(_) => StreamRequest::Unknown,
-        },
-        _ => StreamRequest::Unknown,
-    }
 }
 
 #[cfg(test)]

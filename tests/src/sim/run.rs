@@ -267,7 +267,7 @@ impl Run {
         self.invariants.let_tables_differ();
         let store = self.cluster.managers[manager].manager().expect("it runs").store().clone();
         let view = store.view();
-        let mut tx = WriteTx::new(view.clone(), "");
+        let mut tx = WriteTx::new(view.clone(), None);
         tx.create(Stack { id: "spoiled".into(), ..Stack::default() });
         store.apply(view.version, Entry { at: view.time, transactions: vec![tx.finish()], ..Entry::default() });
     }

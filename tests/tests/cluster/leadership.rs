@@ -16,11 +16,14 @@ fn killed_leader_is_replaced_and_tasks_keep_running() {
         it.create(leader, spec("web", 3)).unwrap();
         it.converge();
         let before = it.picture();
+        it.create(leader, spec("before", 0)).unwrap();
         it.cluster().crash_manager(leader, true);
         let took = it.wait("another manager leads", 5_000, another_leads(leader));
         assert!(took <= 1_500, "it took {took} ms");
         let next = it.leader();
         it.create(next, spec("db", 1)).unwrap();
+        let acknowledged = it.cluster().view().unwrap().service_by_name("before").is_some();
+        assert!(acknowledged, "what was acknowledged is there");
         it.cluster().start_manager(leader);
         it.converge();
         let after = it.picture();

@@ -33,8 +33,8 @@ fn tasks_of_a_lost_machine_start_elsewhere_and_are_listed_with_a_doubt() {
         let rows = it.tasks(it.leader());
         let lost: Vec<_> = rows.iter().filter(|row| row.node_name == "w1").collect();
         assert_eq!(lost.len(), 1, "{rows:?}");
-        assert!(lost[0].doubt.starts_with("its node w1 is down since"), "{lost:?}");
-        assert!(rows.iter().filter(|row| row.node_name == "w2").all(|row| row.doubt.is_empty()), "{rows:?}");
+        assert!(lost[0].error.starts_with("its node w1 is down since"), "{lost:?}");
+        assert!(rows.iter().filter(|row| row.node_name == "w2").all(|row| row.error.is_empty()), "{rows:?}");
         it.cluster().start_worker(0);
         it.converge();
         assert!(it.cluster().workers[0].machine.running().is_empty(), "what was replaced is not started again");

@@ -165,6 +165,40 @@ fn update_whose_first_task_does_not_stay_up_is_paused_and_touches_no_other_slot(
 }
 
 #[test]
+fn update_whose_constraint_no_node_meets_stops_no_healthy_task() {
+    script(2, |it| {
+        it.create(it.leader(), spec("web", 2)).unwrap();
+        it.converge();
+        let before = it.picture();
+        let constraints = vec!["node.labels.zone==a".into()];
+        it.update(it.leader(), "update", ServiceSpec { constraints, ..spec("web", 2) }).unwrap();
+        it.wait("a new task waits", 5_000, tasks_are("web", 1, TaskState::Pending));
+        it.pass(30_000);
+        assert_eq!(it.picture(), before);
+        let labels = [("zone".to_owned(), "a".to_owned())].into();
+        it.update_node("w2", NodeSpec { labels, ..NodeSpec::default() });
+        it.converge();
+        let running = [0, 1].map(|worker| it.cluster().workers[worker].machine.running().len());
+        assert_eq!(running, [0, 2], "the update goes on, where the node has the label");
+    });
+}
+
+#[test]
+fn update_that_needs_the_room_of_the_old_task_goes_on() {
+    script(1, |it| {
+        let whole = Resources { nano_cpus: 8_000_000_000, ..Resources::default() };
+        let large = |env: &str| ServiceSpec { reservations: Some(whole), ..with_env("web", 1, env) };
+        it.create(it.leader(), large("VERSION=1")).unwrap();
+        it.converge();
+        let before = it.picture();
+        it.update(it.leader(), "update", large("VERSION=2")).unwrap();
+        it.converge();
+        let after = it.picture();
+        assert!(after != before && running(it.cluster()) == 1, "{before}; {after}");
+    });
+}
+
+#[test]
 fn many_updates_in_a_row_end_in_the_last_one() {
     script(3, |it| {
         it.create(it.leader(), spec("web", 2)).unwrap();

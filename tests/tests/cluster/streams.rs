@@ -41,7 +41,9 @@ fn programs(leader: Channel, open: OpenStream) -> BoxFuture<'static, ()> {
         Some(F::Exec(exec)) => {
             vec![F::Stdout(exec.command.join(" ").into()), F::Stderr("oops".into()), F::ExitCode(42)]
         }
-        Some(F::Logs(logs)) => vec![F::Log(LogLine { task_id: logs.task, line: "hello".into(), ..LogLine::default() })],
+        Some(F::Logs(logs)) => {
+            vec![F::Log(LogLine { task_id: logs.task, stream: 1, line: "hello".into(), ..LogLine::default() })]
+        }
         _ => Vec::new(),
     };
     Box::pin(async move { drop(answer(leader, open.id, frames).await) })

@@ -32,7 +32,7 @@ pub(super) fn of_use<'a>(view: &Tables, node_id: &NodeId, reports: &'a [ImageRep
 pub(super) async fn write(replica: &Replica, node_id: &NodeId, report: &ImageReport) -> Result<(), ProposeError> {
     let new_id = replica.random.draw(ImageId::random);
     let written = replica.write_if_needed(|view| {
-        let mut tx = WriteTx::new(view.clone(), "");
+        let mut tx = WriteTx::new(view.clone(), None);
         match after(&view, node_id, report, &new_id)? {
             ImageChange::Create(image) => tx.create(image),
             ImageChange::Update(image) => tx.update(image),

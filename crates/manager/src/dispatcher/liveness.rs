@@ -241,7 +241,7 @@ fn entries(nodes: Vec<Node>, view: &View) -> Vec<StatesEntry> {
     let mut entries: Vec<StatesEntry> = Vec::new();
     let mut bytes = 0;
     for node in nodes {
-        let mut tx = WriteTx::new(view.clone(), "");
+        let mut tx = WriteTx::new(view.clone(), None);
         tx.update(node.clone());
         let tx = tx.finish();
         let size = tx.size();
@@ -302,7 +302,7 @@ mod tests {
 
     fn ready(ids: &[&str]) -> Store {
         let store = Store::default();
-        let mut tx = WriteTx::new(store.view(), "");
+        let mut tx = WriteTx::new(store.view(), None);
         for id in ids {
             tx.create(Node { id: (*id).into(), state: NodeState::Ready, ..Node::default() });
         }
@@ -333,7 +333,7 @@ mod tests {
         let down = |id| Node { state: NodeState::Down, ..view.node(id).expect("it is there").as_ref().clone() };
         let entry = entries(vec![down("a"), down("b")], &view).remove(0);
         let proposer = LocalProposer::new(store.clone());
-        let mut tx = WriteTx::new(view.clone(), "");
+        let mut tx = WriteTx::new(view.clone(), None);
         tx.update(Node { address: "a:1".into(), ..view.node("a").expect("it is there").as_ref().clone() });
         store.apply(2, Entry { transactions: vec![tx.finish()], ..Entry::default() });
         write(&proposer, entry).await;

@@ -82,7 +82,7 @@ pub(super) async fn register(
             raft_id: node.raft_id.unwrap_or_default(),
             node_name: description.hostname.clone(),
         };
-        let mut tx = WriteTx::new(view.clone(), "");
+        let mut tx = WriteTx::new(view.clone(), None);
         // While disconnected, the node may have stored or lost images.
         for image in view.images() {
             let changed = match held.contains(image.digest.as_str()) {

@@ -1,5 +1,5 @@
 //! Indices of networks: which addresses, subnets, identifiers and ports are taken, and which tasks, nodes and services a
-//! network has. [`super::indices::Indices`] keeps them up to date.
+//! network has. [`super::indices::Indices`] keeps them up to date, and `tables/networks.rs` reads them.
 
 use std::collections::BTreeSet;
 

@@ -146,12 +146,12 @@ impl Tables {
 
     /// Whether the user's request with this id has been carried out or refused. It is not carried out any more.
     pub fn answered(&self, request_id: &str) -> bool {
-        !request_id.is_empty() && self.answers.contains_key(request_id)
+        self.answers.contains_key(request_id)
     }
 
     /// Whether the user's request with this id has been refused.
     pub fn refused(&self, request_id: &str) -> bool {
-        !request_id.is_empty() && self.answers.get(request_id).is_some_and(|answer| answer.is_refusal)
+        self.answers.get(request_id).is_some_and(|answer| answer.is_refusal)
     }
 
     /// Digest of the tables as the last entry left them.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 /// The behaviour of the containers of a service or of a task.
@@ -154,6 +154,8 @@ pub struct FakeMachine {
     inner: Arc<Mutex<Inner>>,
     /// Notified when the end of a container has been brought forward.
     changed: Arc<Notify>,
+    /// The number of health checks that have begun.
+    checks: Arc<watch::Sender<usize>>,
 }
 
 #[derive(Debug, Default)]
@@ -217,7 +219,7 @@ fn event(running: &RunningSlot, at: Instant, what: WhatHappened) -> MachineEvent
 impl FakeMachine {
     /// Returns a machine that has just booted; `name` makes its boot ids differ from those of other machines.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), inner: Arc::default(), changed: Arc::default() }
+        Self { name: name.to_owned(), inner: Arc::default(), changed: Arc::default(), checks: Arc::default() }
     }
 
     /// Returns the identifier of the current boot.
@@ -324,6 +326,7 @@ impl FakeMachine {
 
     /// Returns what a health check of the task's last container finds now; `None` if the check hangs.
     pub(super) fn is_healthy(&self, task: &str) -> Option<bool> {
+        self.checks.send_modify(|checks| *checks += 1);
         self.with(|inner| {
             let Some(container) = inner.last(task).filter(|it| !it.has_ended) else { return Some(false) };
             let age = container.running.since.elapsed();
@@ -336,8 +339,27 @@ impl FakeMachine {
         })
     }
 
+    /// Waits until another health check has begun.
+    #[cfg(test)]
+    pub(crate) async fn checked(&self) {
+        // The sender lives as long as the machine.
+        let _ = self.checks.subscribe().changed().await;
+    }
+
+    /// Waits until the task's last container has been told to stop.
+    #[cfg(test)]
+    pub(crate) async fn stopping(&self, task: &str) {
+        loop {
+            let changed = self.changed.notified();
+            if self.with(|inner| inner.last(task).is_some_and(|it| it.end.is_some())) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Waits until the task's last container has ended. A container that no longer exists was killed.
-    pub(super) async fn wait(&self, task: &str) -> (Instant, i32) {
+    pub(crate) async fn wait(&self, task: &str) -> (Instant, i32) {
         loop {
             // This comes before the check, so that no change in between is missed.
             let changed = self.changed.notified();

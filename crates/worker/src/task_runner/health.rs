@@ -66,7 +66,7 @@ impl TaskRunner {
         // No connections are sent to a task that has not been healthy, or has no address.
         let is_reached = self.status.state == TaskState::Running
             && assignment.attachments.iter().any(|it| !it.addresses.is_empty())
-            && assignment.withdrawn_attempt != self.status.attempt;
+            && assignment.withdrawn_attempt != Some(self.status.attempt);
         Some(if is_reached { since + PATIENCE } else { since })
     }
 }
