@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use flota_api::model::NodeState;
-use flota_api::proto::control::{RemoveRequest, RemoveTaskRequest};
+use flota_api::proto::control::{CreateServiceRequest, RemoveRequest, RemoveTaskRequest};
 use flota_api::proto::specs::{GenericResource, NodeSpec, ServiceSpec};
 use flota_api::proto::types::{Resources, RestartCondition, RestartPolicy};
 use flota_api::state::TaskState;
@@ -26,6 +26,24 @@ fn set_program(it: &mut Script, service: &str, program: &FakeProgram) {
 fn restarting(name: &str, condition: RestartCondition, max_attempts: u64) -> ServiceSpec {
     let restart = RestartPolicy { condition: condition.into(), delay_ms: 1_000, max_attempts, window_ms: 0 };
     ServiceSpec { restart: Some(restart), ..spec(name, 1) }
+}
+
+#[test]
+fn request_of_another_method_with_the_same_id_is_another_request() {
+    script(1, |it| {
+        let create = CreateServiceRequest { request_id: "x".into(), spec: Some(spec("web", 1)), ..Default::default() };
+        let remove = RemoveRequest { request_id: "x".into(), name: "web".into(), ..RemoveRequest::default() };
+        for _ in 0..2 {
+            let create = create.clone();
+            it.request(it.leader(), |mut client| async move { client.create_service(create).await }).unwrap();
+        }
+        assert_eq!(it.cluster().view().unwrap().services().count(), 1, "a repeated request is carried out once");
+        for _ in 0..2 {
+            let remove = remove.clone();
+            it.request(it.leader(), |mut client| async move { client.remove_service(remove).await }).unwrap();
+        }
+        assert_eq!(it.cluster().view().unwrap().services().count(), 0);
+    });
 }
 
 #[test]

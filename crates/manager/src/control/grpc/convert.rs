@@ -29,9 +29,10 @@ pub(super) fn filters(filters: Vec<pc::Filter>) -> Vec<Filter> {
     filters.into_iter().map(|it| Filter { key: it.key, value: it.value }).collect()
 }
 
-/// Returns the id of a request, which is empty on the wire if the user gave none.
-pub(super) fn given(request_id: &str) -> Option<&str> {
-    Some(request_id).filter(|id| !id.is_empty())
+/// Returns the key under which a request is carried out once: its id, which is empty on the wire if the user gave none, and
+/// the method. A user who gives an id to two methods means two requests.
+pub(super) fn request_key(method: &str, request_id: &str) -> Option<String> {
+    Some(request_id).filter(|id| !id.is_empty()).map(|id| format!("{method} {id}"))
 }
 
 /// Returns the expected version; 0 on the wire means any version.
