@@ -61,9 +61,11 @@ impl Outcome {
         let Some(violation) = &self.violation else { return format!("seed {seed}: everything held") };
         let last = &self.log[self.log.len().saturating_sub(30)..];
         let fault = fault.map(|fault| format!(" {fault:?}")).unwrap_or_default();
+        // Other builds draw other random numbers.
+        let release = if cfg!(debug_assertions) { "" } else { "--release " };
         format!(
             "seed {seed}: {violation}\n--- the last of {} lines\n{}\n--- the whole log: \
-             cargo run -p flota-tests --bin flota-simulate -- --log {seed} {}{fault}",
+             cargo run {release}-p flota-tests --bin flota-simulate -- --log {seed} {}{fault}",
             self.log.len(),
             last.join("\n"),
             trouble / 1_000,

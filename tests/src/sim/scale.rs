@@ -2,6 +2,7 @@
 //! at once. Then some workers are cut off for a while, and the leader crashes. `flota-simulate --scale` prints the
 //! figures, and `flota-simulate --schedule` those of the scheduler alone.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -127,7 +128,7 @@ impl Scale {
         Ok(taken.saturating_sub(usual) / u32::try_from(lost.len()).expect("they are few"))
     }
 
-    /// Crashes the leader and waits until every worker has a session with the next one.
+    /// Crashes the leader and waits until every worker has a session with the next one. None may be taken for down meanwhile.
     fn change_leader(self, cluster: &mut SimCluster, leader: usize, cost: Cost) -> Result<Cost, String> {
         let (before, begun) = (allocated(), cluster.world.now());
         cluster.crash_manager(leader, true);
@@ -135,12 +136,18 @@ impl Scale {
         let others: Vec<usize> = (0..cluster.managers.len()).filter(|number| *number != leader).collect();
         let taken = |cluster: &SimCluster| -> Vec<Duration> { others.iter().map(|it| cpu(cluster, *it)[0]).collect() };
         let before = taken(cluster);
+        let lost = RefCell::new(None);
         until(cluster, "every worker has a session with another leader", |it| {
-            count_down(it, 0)?;
+            if let Some(Err(down)) = it.view().map(|_| count_down(it, 0)) {
+                lost.borrow_mut().get_or_insert(down);
+            }
             let next = it.leader().and_then(|number| it.managers[number].manager()).ok_or("no manager leads")?;
             let sessions = next.sessions();
             if sessions == usize::from(self.workers) { Ok(()) } else { Err(format!("{sessions} sessions")) }
         })?;
+        if let Some(down) = lost.take() {
+            return Err(format!("while the workers had to connect to another leader, {down}"));
+        }
         let next = cluster.leader().and_then(|next| others.iter().position(|it| *it == next));
         let next = next.ok_or("no manager leads")?;
         let reconnect = taken(cluster)[next] - before[next];

@@ -28,7 +28,7 @@ fn wrong_input_is_refused_with_the_reason_and_the_exit_code() {
         ("image rm nothing", 3, "there is no image `nothing`"),
         ("--host tcp://198.18.0.1:2377 node ls", 2, "tcp:// needs a user's certificate"),
         ("--host unix:///nowhere/flota.sock node ls", 5, "/nowhere/flota.sock"),
-        ("node update m1 --availability gone", 2, "it is active, pause or drain"),
+        ("node update m1 --availability gone", 2, "it must be active, pause or drain"),
     ];
     for (words, code, text) in cases {
         let result = cluster.ctl(words);

@@ -175,6 +175,16 @@ fn one_pass_never_oversells_a_node() {
 }
 
 #[test]
+fn a_placement_fails_if_its_node_has_changed_meanwhile() {
+    let objects = vec![
+        node("a").into_object(),
+        service("s", ServiceSpec::default()).into_object(),
+        task("p", "s", "", TaskState::Pending).into_object(),
+    ];
+    assert_eq!(plan(&view(objects), "s").expects, [(Kind::Node, "a".into())]);
+}
+
+#[test]
 fn a_node_where_the_spec_has_failed_comes_last() {
     let mut objects: Vec<Object> = ["a", "b"].map(|id| node(id).into_object()).into();
     objects.push(service("s", ServiceSpec::default()).into_object());
