@@ -6,7 +6,7 @@ use flota_api::constraint::Constraint;
 use flota_api::model::{
     Allowance, Availability, DeviceId, GenericResource, NodeDevice, NodeState, Service, ServiceSpec,
 };
-use flota_api::object::StoreObject;
+use flota_api::object::{Kind, StoreObject};
 use flota_api::resources::Resources;
 use flota_api::version::{Meta, Timestamp};
 

@@ -132,8 +132,8 @@ async fn an_unhealthy_task_that_others_reach_is_stopped_when_it_is_withdrawn() {
     assign_reachable(&daemon, None);
     daemon.until(|status| state(status) == Some(HealthState::Unhealthy)).await;
     let begin = Instant::now();
-    soon(node.machine.checked()).await;
-    assert_eq!(node.machine.running().len(), 1);
+    let early = tokio::time::timeout(SECOND, daemon.until(|status| status.attempt == 2)).await;
+    assert!(early.is_err() && node.machine.running().len() == 1, "it is not withdrawn yet");
     assign_reachable(&daemon, Some(1));
     daemon.until(|status| status.attempt == 2).await;
     assert_about(&[begin.elapsed().as_millis()], &[1_000]);
