@@ -150,11 +150,15 @@ impl StreamBroker {
         let _forget = Forget { broker: self, id: &id };
         let request = StreamRequest { task: task.id.clone(), kind };
         let message = Message::OpenStream(OpenStream { id: id.clone(), request: Some(request.into()) });
-        if self.sessions.send(node_id, message).is_err() {
-            return Err(OpenError::NoSession { task: name, node });
-        }
-        let opened = tokio::time::timeout(OPEN_WAIT, receiver).await;
-        opened.ok().and_then(Result::ok).ok_or(OpenError::TimedOut { task: name, node })
+        let opened = async {
+            self.sessions.send(node_id, message).await.map_err(|_| false)?;
+            receiver.await.map_err(|_| true)
+        };
+        let opened = tokio::time::timeout(OPEN_WAIT, opened).await.unwrap_or(Err(true));
+        opened.map_err(|has_session| match has_session {
+            true => OpenError::TimedOut { task: name, node },
+            false => OpenError::NoSession { task: name, node },
+        })
     }
 
     /// Opens a stream to a port of the task, and waits until the task's worker has connected to it.
