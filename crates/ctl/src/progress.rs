@@ -27,14 +27,14 @@ pub(crate) struct WaitOptions {
 }
 
 /// A line that is overwritten when it changes.
-struct Line {
+struct ProgressLine {
     terminal: bool,
     last: String,
     /// The notes that were printed, by their reasons.
     noted: BTreeSet<String>,
 }
 
-impl Line {
+impl ProgressLine {
     fn new() -> Self {
         Self { terminal: std::io::stderr().is_terminal(), last: String::new(), noted: BTreeSet::new() }
     }
@@ -87,7 +87,7 @@ async fn interruptible<I>(
 
 async fn wait_for_service(client: &Client, id: &str, name: &str, wait: &WaitOptions) -> anyhow::Result<()> {
     let until = Instant::now() + wait.timeout;
-    let (mut line, mut last) = (Line::new(), ServiceProgress::default());
+    let (mut line, mut last) = (ProgressLine::new(), ServiceProgress::default());
     let watch = client.watch(
         WatchServiceRequest { service: id.to_owned() },
         |mut control, request| async move { control.watch_service(request).await },
@@ -101,7 +101,7 @@ async fn wait_for_service(client: &Client, id: &str, name: &str, wait: &WaitOpti
     ended.unwrap_or_else(|_| Err(hangs(name, &last, wait.timeout)))
 }
 
-fn show_service(name: &str, progress: &ServiceProgress, line: &mut Line) -> anyhow::Result<ControlFlow<()>> {
+fn show_service(name: &str, progress: &ServiceProgress, line: &mut ProgressLine) -> anyhow::Result<ControlFlow<()>> {
     if progress.removed {
         line.show(format!("{name}: removed"));
         return Ok(ControlFlow::Break(()));
@@ -149,7 +149,7 @@ async fn wait_until<F: Future<Output = anyhow::Result<Option<String>>>>(
     left: impl Fn() -> F,
 ) -> anyhow::Result<()> {
     let until = Instant::now() + wait.timeout;
-    let mut line = Line::new();
+    let mut line = ProgressLine::new();
     let result = loop {
         match left().await {
             Ok(None) => break Ok(()),
@@ -200,7 +200,7 @@ fn grouped<'a>(hanging: impl Iterator<Item = &'a HangingTask>) -> impl Iterator<
 /// Waits until enough nodes hold the image.
 pub(crate) async fn image(client: &Client, reference: &str, digest: &str, timeout: Duration) -> anyhow::Result<()> {
     let until = Instant::now() + timeout;
-    let mut line = Line::new();
+    let mut line = ProgressLine::new();
     let watch = client.watch(
         WatchImageRequest { image: reference.to_owned(), digest: digest.to_owned() },
         |mut control, request| async move { control.watch_image(request).await },
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn what_is_in_the_way_is_said_once_and_the_wait_goes_on() {
-        let mut line = Line { terminal: false, last: String::new(), noted: BTreeSet::new() };
+        let mut line = ProgressLine { terminal: false, last: String::new(), noted: BTreeSet::new() };
         let tasks = [hanging("web.1", "no node fits", true), hanging("web.2", "pulling", false)];
         let progress = ServiceProgress { desired: 2, hanging: tasks.into(), ..ServiceProgress::default() };
         for _ in 0..2 {

@@ -232,7 +232,7 @@ fn ls(only: Option<&str>, options: &RowOptions) -> anyhow::Result<()> {
             let (status, broken) = (node.status(), node.runs() && !cable::is_whole(&sandbox.state, node));
             let value = json!({
                 "id": format!("{name}/{}", node.name), "sandbox": name, "name": node.name, "status": status,
-                "address": node.address, "pid": node.pid, "cutOff": node.cut_off, "linkBroken": broken,
+                "address": node.address, "pid": node.pid(), "cutOff": node.cut_off, "linkBroken": broken,
                 "link": node.link.map(LinkSettings::to_json),
             });
             if passes(&value, &options.filters) {

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use flota_runtime::cgroup::{self, Groups};
 use flota_runtime::oci::Spec;
-use flota_runtime::{ContainerEvents, Order, Program, Root, State};
+use flota_runtime::{ContainerEvents, ContainerState, Order, Program, RootSource};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -44,7 +44,7 @@ fn start_each(
         let order = order(&id, &dir, &spec)?;
         started.push(flota_runtime::start(program, &dir, &order, spec, &[])?);
         let took = begun.elapsed();
-        let state = State::load(&dir)?.ok_or("it has no state")?;
+        let state = ContainerState::load(&dir)?.ok_or("it has no state")?;
         println!("{} {}", took.as_secs_f64(), state.supervisor);
     }
     Ok(())
@@ -62,7 +62,7 @@ fn order(id: &str, dir: &Path, spec: &Spec) -> Result<Order, Box<dyn Error>> {
     let path = spec.linux.as_ref().and_then(|it| it.cgroups_path.as_deref());
     Ok(Order {
         id: id.to_owned(),
-        root: Root::Folder(spec.root.as_ref().ok_or("root.path is missing")?.path.clone()),
+        root: RootSource::Folder(spec.root.as_ref().ok_or("root.path is missing")?.path.clone()),
         user: String::new(),
         hostname: id.to_owned(),
         hosts: "127.0.0.1\tlocalhost\n".into(),

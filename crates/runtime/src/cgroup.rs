@@ -39,8 +39,8 @@ pub use make::prepare;
 pub(crate) use nested::Nested;
 pub use oom::{OomEvent, OomWatch};
 pub use stats::{
-    BlockIo, BlockIoEntry, Cpu, CpuUsage, Cpuset, Hugetlb, IntelRdt, Memory, MemoryEntry, Pids, Pressure, PressureData,
-    Stats, Throttling,
+    BlockIoEntry, BlockIoStats, CpuStats, CpuUsage, CpusetStats, Hugetlb, IntelRdtStats, MemoryEntry, MemoryStats,
+    PidsStats, Pressure, PressureData, Stats, Throttling,
 };
 pub use systemd::Scope;
 pub use table::{Hierarchy, hierarchies};

@@ -48,6 +48,6 @@ pub use features::features;
 pub use log::{LogLine, LogReader};
 pub use program::Program;
 pub use protected_binary::protect as protect_binary;
-pub use state::{ExitStatus, OomVictim, State};
-pub use supervisor::{ContainerEvent, ExecSpec, Order, Root};
+pub use state::{ContainerState, ExitStatus, OomVictim};
+pub use supervisor::{ContainerEvent, ExecSpec, Order, RootSource};
 pub use validate::{check_process, validate};

@@ -277,20 +277,20 @@ impl LogReader {
 }
 
 /// An entry of a file.
-struct Entry<'a> {
+struct LogEntry<'a> {
     at: u64,
     stream: u32,
     goes_on: bool,
     text: &'a [u8],
 }
 
-fn parse(line: &[u8]) -> Option<Entry<'_>> {
+fn parse(line: &[u8]) -> Option<LogEntry<'_>> {
     let mut parts = line.splitn(3, |byte| *byte == b' ');
     let at = number(parts.next()?)?;
     let stream = parts.next()?;
     let goes_on = stream.ends_with(b"+");
     let stream = if stream.starts_with(b"2") { 2 } else { 1 };
-    Some(Entry { at, stream, goes_on, text: parts.next()? })
+    Some(LogEntry { at, stream, goes_on, text: parts.next()? })
 }
 
 fn number(text: &[u8]) -> Option<u64> {

@@ -36,7 +36,7 @@ pub struct Program {
 struct Launchers {
     current: Option<Launcher>,
     /// Launchers that were replaced and have not ended yet.
-    retired: Vec<Process>,
+    retired: Vec<ChildProcess>,
 }
 
 impl Program {
@@ -58,7 +58,7 @@ impl Program {
     /// hangs. Waits while its queue is full.
     pub(crate) fn launch(&self, dir: &Path, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut launchers = self.launchers.lock().unwrap_or_else(PoisonError::into_inner);
-        launchers.retired.retain_mut(Process::runs);
+        launchers.retired.retain_mut(ChildProcess::runs);
         if let Some(launcher) = &launchers.current {
             match launcher.send(dir, descriptors) {
                 Err(error) if is_lost(&error) => launchers.retire(),
@@ -100,7 +100,7 @@ fn is_lost(error: &io::Error) -> bool {
 #[derive(Debug)]
 struct Launcher {
     connection: Connection,
-    process: Process,
+    process: ChildProcess,
 }
 
 impl Launcher {
@@ -111,7 +111,7 @@ impl Launcher {
         command.arg("supervise").stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
         // Supervisors write their folder into this memory, so that `ps` shows it.
         command.env_clear().env("ROOM", " ".repeat(TITLE_ROOM));
-        Ok(Self { connection, process: Process(command.spawn()?) })
+        Ok(Self { connection, process: ChildProcess(command.spawn()?) })
     }
 
     fn send(&self, dir: &Path, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -121,15 +121,15 @@ impl Launcher {
 
 /// A launcher's process. It keeps no state, and its supervisors don't depend on it.
 #[derive(Debug)]
-struct Process(Child);
+struct ChildProcess(Child);
 
-impl Process {
+impl ChildProcess {
     fn runs(&mut self) -> bool {
         matches!(self.0.try_wait(), Ok(None))
     }
 }
 
-impl Drop for Process {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();

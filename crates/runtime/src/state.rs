@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The state of a started container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
+pub struct ContainerState {
     /// Process id of its init, in the namespace of the supervisor.
     pub pid: i32,
     /// Start time of that process in the kernel's ticks, which distinguishes it from a later process with the same id.
@@ -88,7 +88,7 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     }
 }
 
-impl State {
+impl ContainerState {
     /// Loads the state from a container's folder; `None` if the container was not started.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use flota_network::dns::Host;
 use flota_runtime::cgroup::Groups;
 use flota_runtime::oci::{self, Capabilities, Cpu, Memory, Mount, NamespaceKind, Pids, Resources, Spec};
 use flota_runtime::security::{capabilities, default_profile};
-use flota_runtime::{Order, Root};
+use flota_runtime::{Order, RootSource};
 
 use crate::devices::{self, DeviceError};
 use crate::networks::TaskNetwork;
@@ -43,7 +43,7 @@ pub(crate) struct NodeNames {
 /// The paths of a task's parts on this node.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
-    pub(crate) root: Root,
+    pub(crate) root: RootSource,
     pub(crate) groups: Groups,
     pub(crate) log: PathBuf,
     /// Path of the program `flota-runtime`.
@@ -322,7 +322,7 @@ mod tests {
     ) -> Result<Container, TranslateError> {
         let node = NodeNames { id: "n".into(), hostname: "w1".into() };
         let groups = Groups::default();
-        let places = Places { root: Root::Folder("/".into()), groups, log: "log".into(), runtime: "r".into() };
+        let places = Places { root: RootSource::Folder("/".into()), groups, log: "log".into(), runtime: "r".into() };
         container(assignment, config, network, &node, node_offers, places)
     }
 

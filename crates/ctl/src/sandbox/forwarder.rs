@@ -1,5 +1,5 @@
 //! The program in a bad cable: a hidden entry of `ctl` that passes frames between two TAP devices, each through a
-//! [`Line`] for its direction. It ends by SIGKILL, and its devices go with it.
+//! [`CableLine`] for its direction. It ends by SIGKILL, and its devices go with it.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,7 +18,7 @@ use flota_runtime::cgroup::Groups;
 use flota_runtime::oci::Resources;
 
 use super::hidden::{Hidden, close_other_descriptors, close_standard_streams};
-use super::line::Line;
+use super::line::CableLine;
 use super::settings::LinkSettings;
 
 /// Most frames that are read from a device before those that have arrived are written.
@@ -57,7 +57,7 @@ impl Hidden for ForwarderSpec {
         let namespace = Namespace::at(&self.network);
         let [near, far] = &self.devices;
         let devices = [open_tap(&namespace, near)?, open_tap(&namespace, far)?];
-        let lines = [self.seed, self.seed + 1].map(|seed| Line::new(self.settings, seed));
+        let lines = [self.seed, self.seed + 1].map(|seed| CableLine::new(self.settings, seed));
         flota_runtime::process::spawn(0, move || {
             // An error can't be reported from here on: the cable is broken, and `ctl sandbox ls` says so.
             i32::from(close_standard_streams().and_then(|()| Ok(forward(&devices, lines)?)).is_err())
@@ -68,11 +68,11 @@ impl Hidden for ForwarderSpec {
 }
 
 /// Passes frames until a device is gone. The first line leads from the first device to the second.
-fn forward(devices: &[File; 2], mut lines: [Line; 2]) -> io::Result<()> {
+fn forward(devices: &[File; 2], mut lines: [CableLine; 2]) -> io::Result<()> {
     let begun = Instant::now();
     let mut buffer = vec![0; LONGEST_FRAME];
     loop {
-        let next = lines.iter().filter_map(Line::next_arrival).min();
+        let next = lines.iter().filter_map(CableLine::next_arrival).min();
         wait(devices, next.map(|arrival| arrival.saturating_sub(begun.elapsed())))?;
         for (device, line) in devices.iter().zip(&mut lines) {
             take_frames(device, line, begun, &mut buffer)?;
@@ -93,7 +93,7 @@ fn wait(devices: &[File; 2], time: Option<Duration>) -> io::Result<()> {
     Ok(())
 }
 
-fn take_frames(mut device: &File, line: &mut Line, begun: Instant, buffer: &mut [u8]) -> io::Result<()> {
+fn take_frames(mut device: &File, line: &mut CableLine, begun: Instant, buffer: &mut [u8]) -> io::Result<()> {
     for _ in 0..BATCH {
         match device.read(buffer) {
             Ok(length) => line.send(begun.elapsed(), &buffer[..length]),

@@ -80,10 +80,8 @@ async fn begin(name: &str, managers: u32, workers: u32, config: Option<&Path>) -
         name,
         manager,
         address: Ipv4Addr::new(198, 18, 0, last),
-        pid: 0,
-        start_time: 0,
-        daemon: 0,
-        daemon_start_time: 0,
+        init: None,
+        daemon: None,
         paused: false,
         cut_off: false,
         link: None,
@@ -267,16 +265,14 @@ impl Running {
 
     fn end_daemon(&mut self, index: usize, signal: Signal) -> anyhow::Result<()> {
         let node = &self.state.nodes[index];
-        if !node.daemon_runs() {
-            return Ok(());
-        }
-        match kill(Pid::from_raw(node.daemon), signal) {
+        let Some(pid) = node.daemon_pid() else { return Ok(()) };
+        match kill(Pid::from_raw(pid), signal) {
             // It has ended by itself.
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(error) => bail!("failed to end flotad on {}: {}", node.name, error.desc()),
         }
         let until = Instant::now() + START_WAIT;
-        while node.daemon_runs() {
+        while node.daemon_pid().is_some() {
             if Instant::now() > until {
                 bail!("flotad on {} does not end", node.name);
             }
@@ -294,7 +290,7 @@ impl Running {
             if self.state.nodes[index].paused {
                 self.start(index)?;
             }
-            if !daemon_only && self.state.nodes[index].daemon_runs() {
+            if !daemon_only && self.state.nodes[index].daemon_pid().is_some() {
                 let mut node = self.client(name)?.node().await?;
                 let stopped = tokio::time::timeout(STOP_WAIT, node.stop_tasks(StopTasksRequest {})).await;
                 stopped.with_context(|| format!("the tasks on {name} do not end"))?.map_err(failure)?;
@@ -329,7 +325,7 @@ impl Running {
         }
         // The state is kept before the daemon starts, which may fail: a second PID 1 must not be created.
         self.state.nodes[index] = node.clone();
-        if !node.daemon_runs() {
+        if node.daemon_pid().is_none() {
             self.state.save()?;
             node::start_daemon(&self.state.name, &mut node)?;
         }
@@ -347,11 +343,9 @@ impl Running {
 
     pub(crate) fn exec(&self, name: &str, command: &[String]) -> anyhow::Result<u8> {
         let node = &self.state.nodes[self.node(name)?];
-        if !node.runs() {
-            bail!("node {name} does not run");
-        }
+        let pid = node.pid().with_context(|| format!("node {name} does not run"))?;
         let cgroups = groups::below(&self.state.name, name)?;
-        let spec = EnterSpec { pid: node.pid, cgroups, command: command.to_vec(), log: None };
+        let spec = EnterSpec { pid, cgroups, command: command.to_vec(), log: None };
         let status = call(&spec)?.status()?;
         Ok(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1))
     }

@@ -19,7 +19,7 @@ const LEAST_BUFFER: u64 = 32 * 1_514;
 const MOST_BYTES: usize = 64 << 20;
 
 /// One direction of a cable. Times are counted from any fixed moment.
-pub(crate) struct Line {
+pub(crate) struct CableLine {
     settings: LinkSettings,
     random: SmallRng,
     /// When the link has sent everything that it has taken.
@@ -29,7 +29,7 @@ pub(crate) struct Line {
     bytes: usize,
 }
 
-impl Line {
+impl CableLine {
     /// Returns an idle line, whose losses and delays follow from `seed`.
     pub(crate) fn new(settings: LinkSettings, seed: u64) -> Self {
         let random = SmallRng::seed_from_u64(seed);
@@ -87,7 +87,7 @@ mod tests {
 
     /// Sends `count` numbered frames of this length, one each `interval`, and returns each that arrives with its time.
     fn pass(settings: LinkSettings, seed: u64, count: u32, length: usize, interval: Duration) -> Vec<(u32, Duration)> {
-        let mut line = Line::new(settings, seed);
+        let mut line = CableLine::new(settings, seed);
         for number in 0..count {
             let mut frame = vec![0; length];
             frame[..4].copy_from_slice(&number.to_be_bytes());
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn what_is_on_the_way_is_bounded() {
         let endless = LinkSettings { delay: 10_000 * MS, ..settings() };
-        let mut line = Line::new(endless, 1);
+        let mut line = CableLine::new(endless, 1);
         (0..2_000).for_each(|_| line.send(Duration::ZERO, &[0; 65_536]));
         assert_eq!(line.bytes, MOST_BYTES);
     }

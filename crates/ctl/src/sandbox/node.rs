@@ -9,11 +9,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use flota_network::{Connection, Namespace, Veth};
-use flota_runtime::state::start_time;
 
 use super::hidden::call;
 use super::init::{EnterSpec, InitSpec};
-use super::state::{NodeState, SandboxState, dir, run_dir};
+use super::state::{NodeState, Process, SandboxState, dir, run_dir};
 use super::{cable, groups};
 
 const CARD: &str = "eth0";
@@ -31,8 +30,8 @@ pub(crate) fn boot(sandbox: &SandboxState, node: &mut NodeState) -> anyhow::Resu
     if !output.status.success() {
         bail!("failed to start node {}: {}", node.name, String::from_utf8_lossy(&output.stderr).trim());
     }
-    node.pid = String::from_utf8_lossy(&output.stdout).trim().parse()?;
-    node.start_time = start_time(node.pid).unwrap_or(0);
+    let pid = String::from_utf8_lossy(&output.stdout).trim().parse()?;
+    node.init = Process::of(pid);
     node.paused = false;
     let address = IpNet::new(node.address.into(), PREFIX)?;
     let veth = Veth { port: node.name.clone(), interface: CARD.into(), address };
@@ -40,7 +39,7 @@ pub(crate) fn boot(sandbox: &SandboxState, node: &mut NodeState) -> anyhow::Resu
     // The link of the node's previous start stays as long as the kernel keeps a connection over it (tcp(7), orphans).
     network.remove_link(&node.name)?;
     network
-        .add_veth(cable::end(node), &Namespace::of(node.pid), &veth)
+        .add_veth(cable::end(node), &Namespace::of(pid), &veth)
         .map_err(anyhow::Error::from)
         .and_then(|()| cable::connect(sandbox, node))
         .with_context(|| format!("failed to connect node {}", node.name))
@@ -61,16 +60,16 @@ pub(crate) fn start_daemon(sandbox: &str, node: &mut NodeState) -> anyhow::Resul
         command.extend(["--config".into(), settings.display().to_string()]);
     }
     let log = dir(sandbox).join(&node.name).join("flotad.log");
-    let spec = EnterSpec { pid: node.pid, cgroups: groups::below(sandbox, &node.name)?, command, log: Some(log) };
+    let pid = node.pid().with_context(|| format!("node {} does not run", node.name))?;
+    let spec = EnterSpec { pid, cgroups: groups::below(sandbox, &node.name)?, command, log: Some(log) };
     let output = call(&spec)?.stdin(Stdio::null()).output()?;
     if !output.status.success() {
         bail!("failed to start flotad on {}: {}", node.name, String::from_utf8_lossy(&output.stderr).trim());
     }
     let inside = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     let found = processes(sandbox, &node.name)?.into_iter().find(|pid| id_inside(*pid).as_ref() == Some(&inside));
-    node.daemon = found.with_context(|| format!("flotad on {} ended at once", node.name))?.as_raw();
-    node.daemon_start_time = start_time(node.daemon).unwrap_or(0);
-    Ok(())
+    node.daemon = found.and_then(|pid| Process::of(pid.as_raw()));
+    node.daemon.map(drop).with_context(|| format!("flotad on {} ended at once", node.name))
 }
 
 /// Returns every process of the node, found by its cgroups.
@@ -88,8 +87,8 @@ fn id_inside(pid: Pid) -> Option<String> {
 /// Kills PID 1 and thereby every process of the node, and ends its cable. Returns when they are gone and the control groups
 /// are removed.
 pub(crate) fn destroy(sandbox: &str, node: &NodeState) -> anyhow::Result<()> {
-    if node.runs() {
-        let _ = kill(Pid::from_raw(node.pid), Signal::SIGKILL);
+    if let Some(pid) = node.pid() {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
     groups::end(&groups::below(sandbox, &node.name)?, &format!("node {}", node.name), || node.runs())?;
     cable::end_forwarder(sandbox, node)

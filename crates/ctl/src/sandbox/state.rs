@@ -8,10 +8,32 @@ use anyhow::Context;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use flota_runtime::state::start_time;
+
 use super::settings::LinkSettings;
 
 const STATE: &str = "/var/lib/flota-sandbox";
 const RUN: &str = "/run/flota-sandbox";
+
+/// A process that was started. It may have ended since, and another may have its id.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Process {
+    /// Process id in the machine's namespace.
+    pub(crate) pid: i32,
+    /// The kernel's start time of the process, which tells it from a later one with the same id.
+    start_time: u64,
+}
+
+impl Process {
+    /// Returns the running process with this id; `None` if there is none.
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        start_time(pid).map(|start_time| Self { pid, start_time })
+    }
+
+    fn runs(self) -> bool {
+        start_time(self.pid) == Some(self.start_time)
+    }
+}
 
 /// The state of one node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -19,12 +41,10 @@ pub(crate) struct NodeState {
     pub(crate) name: String,
     pub(crate) manager: bool,
     pub(crate) address: Ipv4Addr,
-    /// Process id of the node's PID 1 in the machine's namespace, with its start time; 0 if the node does not run.
-    pub(crate) pid: i32,
-    pub(crate) start_time: u64,
-    /// Process id of `flotad`, with its start time; 0 if it does not run.
-    pub(crate) daemon: i32,
-    pub(crate) daemon_start_time: u64,
+    /// The node's PID 1; `None` until it is started for the first time.
+    pub(crate) init: Option<Process>,
+    /// The node's `flotad`; `None` until it is started for the first time.
+    pub(crate) daemon: Option<Process>,
     pub(crate) paused: bool,
     /// Whether the node is on the other side of a partition.
     pub(crate) cut_off: bool,
@@ -33,19 +53,24 @@ pub(crate) struct NodeState {
 }
 
 impl NodeState {
-    /// Returns whether PID 1 is running.
-    pub(crate) fn runs(&self) -> bool {
-        self.pid > 0 && flota_runtime::state::start_time(self.pid) == Some(self.start_time)
+    /// Returns the process id of PID 1 in the machine's namespace; `None` if the node does not run.
+    pub(crate) fn pid(&self) -> Option<i32> {
+        self.init.filter(|it| it.runs()).map(|it| it.pid)
     }
 
-    /// Returns whether `flotad` is running.
-    pub(crate) fn daemon_runs(&self) -> bool {
-        self.daemon > 0 && flota_runtime::state::start_time(self.daemon) == Some(self.daemon_start_time)
+    /// Returns whether PID 1 is running.
+    pub(crate) fn runs(&self) -> bool {
+        self.pid().is_some()
+    }
+
+    /// Returns the process id of `flotad` in the machine's namespace; `None` if it does not run.
+    pub(crate) fn daemon_pid(&self) -> Option<i32> {
+        self.daemon.filter(|it| it.runs()).map(|it| it.pid)
     }
 
     /// Returns the status as `ctl sandbox ls` prints it.
     pub(crate) fn status(&self) -> &'static str {
-        match (self.runs(), self.paused, self.daemon_runs()) {
+        match (self.runs(), self.paused, self.daemon_pid().is_some()) {
             (false, ..) => "gone",
             (true, true, _) => "paused",
             (true, false, false) => "without flotad",

@@ -310,7 +310,7 @@ fn registry<'a>(reference: &str, view: &'a Tables) -> Option<&'a Arc<Registry>> 
 const PART: usize = 4 << 10;
 
 /// The messages of a set. The last is not complete yet.
-struct Parts {
+struct MessageParts {
     complete: Vec<Assignments>,
     last: Assignments,
     /// Bytes of the last one, and of the specs in it.
@@ -320,7 +320,7 @@ struct Parts {
     common: Assignments,
 }
 
-impl Parts {
+impl MessageParts {
     /// Returns the last message with room for so many bytes, which may be a new one. A message with a large spec has as
     /// much room again, so that the spec is not repeated for each few of its tasks.
     fn room(&mut self, bytes: usize) -> &mut Assignments {
@@ -353,7 +353,7 @@ fn cut(mut whole: Assignments, specs: &Specs) -> Vec<Assignments> {
     let mut tasks = std::mem::take(&mut whole.tasks);
     let (removed, dropped) = (std::mem::take(&mut whole.removed_tasks), std::mem::take(&mut whole.dropped_images));
     let images = std::mem::take(&mut whole.images);
-    let mut parts = Parts { complete: Vec::new(), last: whole.clone(), size: 0, specs: 0, common: whole };
+    let mut parts = MessageParts { complete: Vec::new(), last: whole.clone(), size: 0, specs: 0, common: whole };
     let key_of = |task: &TaskAssignment| (task.service_id.clone(), task.spec_version);
     // Tasks with the same spec come together.
     tasks.sort_by_key(key_of);

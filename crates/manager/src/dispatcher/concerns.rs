@@ -10,7 +10,7 @@ use flota_api::model::{Cluster, Image, Node, NodeState, Role, Task};
 use flota_api::object::Object;
 use flota_raft_store::{Event, Tables};
 
-use super::networks::{Change, changed_by};
+use super::networks::{NetworkChange, changed_by};
 use super::programmed::Programmed;
 use super::sessions::Sessions;
 use crate::replica::Replica;
@@ -51,7 +51,7 @@ pub(super) async fn wake_concerned(
             let Ok(events) = events else { break };
             let view = replica.store.view();
             let mut concern = concern(&events, &view);
-            let changes: Vec<Change> = events.iter().flat_map(|event| changed_by(event, &view)).collect();
+            let changes: Vec<NetworkChange> = events.iter().flat_map(|event| changed_by(event, &view)).collect();
             for event in events.iter() {
                 match event {
                     Event::Committed(version) => concern.include(&programmed.add(&changes, *version, &view)),

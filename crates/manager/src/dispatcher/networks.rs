@@ -25,14 +25,14 @@ const MEMBERS: usize = 32;
 
 /// A part of a network that has changed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Change {
+pub(super) enum NetworkChange {
     Network(NetworkId),
     Service(NetworkId, ServiceId),
     Endpoint(NetworkId, TaskId),
     Node(NetworkId, NodeId),
 }
 
-impl Change {
+impl NetworkChange {
     /// The network that it is a part of.
     pub(super) fn network(&self) -> &NetworkId {
         match self {
@@ -58,7 +58,7 @@ impl Change {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum News {
     Everything,
-    Only(BTreeSet<Change>),
+    Only(BTreeSet<NetworkChange>),
 }
 
 /// The stay of a node in a network: since when it has it, and since when it is told of all nodes there.
@@ -123,17 +123,17 @@ fn add_network(network: &Network, node: &NodeId, view: &Tables, update: &mut Net
 }
 
 /// Adds a part of a network as it is now.
-fn add_change(change: &Change, node: &NodeId, view: &Tables, update: &mut NetworkUpdate) {
+fn add_change(change: &NetworkChange, node: &NodeId, view: &Tables, update: &mut NetworkUpdate) {
     match change {
-        Change::Network(id) => update.networks.extend(view.network(id.as_str()).map(|it| config(it))),
-        Change::Service(id, member) => {
+        NetworkChange::Network(id) => update.networks.extend(view.network(id.as_str()).map(|it| config(it))),
+        NetworkChange::Service(id, member) => {
             let found = view.network(id.as_str()).zip(view.service(member.as_str()));
             match found.and_then(|(network, it)| service(network, it)) {
                 Some(service) => update.services.push(service),
                 None => update.removed_services.push((id.clone(), member.clone())),
             }
         }
-        Change::Endpoint(id, member) => {
+        NetworkChange::Endpoint(id, member) => {
             let found = view.network(id.as_str()).zip(view.task(member.as_str()));
             match found.and_then(|(network, task)| endpoint(network, task, node, view)) {
                 Some(endpoint) => {
@@ -144,7 +144,7 @@ fn add_change(change: &Change, node: &NodeId, view: &Tables, update: &mut Networ
                 None => update.removed_endpoints.push((id.clone(), member.clone())),
             }
         }
-        Change::Node(id, member) => match view.node(member.as_str()).and_then(|node| network_node(id, node)) {
+        NetworkChange::Node(id, member) => match view.node(member.as_str()).and_then(|node| network_node(id, node)) {
             Some(node) => update.nodes.push(node),
             None => update.removed_nodes.push((id.clone(), member.clone())),
         },
@@ -243,7 +243,7 @@ fn cut(mut whole: NetworkUpdate) -> Vec<NetworkUpdate> {
 }
 
 /// Returns the parts of networks that differ after this event.
-pub(super) fn changed_by(event: &Event, view: &Tables) -> Vec<Change> {
+pub(super) fn changed_by(event: &Event, view: &Tables) -> Vec<NetworkChange> {
     let (old, new) = match event {
         Event::Created(new) => (None, Some(new)),
         Event::Updated { old, new } => (Some(old), Some(new)),
@@ -257,7 +257,7 @@ pub(super) fn changed_by(event: &Event, view: &Tables) -> Vec<Change> {
         Some(Object::Network(_)) => {
             let (old, new) = (inside(old, as_network), inside(new, as_network));
             let is_same = old.map(|it| config(it)) == new.map(|it| config(it));
-            new.filter(|_| !is_same).map(|it| Change::Network(it.id.clone())).into_iter().collect()
+            new.filter(|_| !is_same).map(|it| NetworkChange::Network(it.id.clone())).into_iter().collect()
         }
         _ => Vec::new(),
     }
@@ -276,7 +276,7 @@ fn inside<T>(object: Option<&Object>, of_kind: fn(&Object) -> Option<&Arc<T>>) -
     object.and_then(of_kind)
 }
 
-fn of_task(old: Option<&Arc<Task>>, new: Option<&Arc<Task>>) -> Vec<Change> {
+fn of_task(old: Option<&Arc<Task>>, new: Option<&Arc<Task>>) -> Vec<NetworkChange> {
     let facts = |task: &Arc<Task>| {
         let node = task.node_id.clone().filter(|_| !task.status.state.is_terminal());
         (node, task.attachments.clone(), task.is_serving())
@@ -287,13 +287,13 @@ fn of_task(old: Option<&Arc<Task>>, new: Option<&Arc<Task>>) -> Vec<Change> {
         return Vec::new();
     }
     let tasks = old.into_iter().chain(new);
-    let networks: BTreeSet<Change> = tasks
-        .flat_map(|task| task.attachments.iter().map(|it| Change::Endpoint(it.network.clone(), task.id.clone())))
+    let networks: BTreeSet<NetworkChange> = tasks
+        .flat_map(|task| task.attachments.iter().map(|it| NetworkChange::Endpoint(it.network.clone(), task.id.clone())))
         .collect();
     networks.into_iter().collect()
 }
 
-fn of_service(old: Option<&Arc<Service>>, new: Option<&Arc<Service>>, view: &Tables) -> Vec<Change> {
+fn of_service(old: Option<&Arc<Service>>, new: Option<&Arc<Service>>, view: &Tables) -> Vec<NetworkChange> {
     let facts =
         |it: &Arc<Service>| (it.spec.name.clone(), it.spec.networks.clone(), it.virtual_ips.clone(), it.ports.clone());
     if old.map(facts) == new.map(facts) {
@@ -305,27 +305,27 @@ fn of_service(old: Option<&Arc<Service>>, new: Option<&Arc<Service>>, view: &Tab
     let virtual_ips = both().flat_map(|it| it.virtual_ips.iter().map(move |network| (&network.network, it)));
     let published = both().filter(|it| !it.ports.is_empty()).filter_map(|it| Some((&ingress?.id, it)));
     let all = named.chain(virtual_ips).chain(published);
-    let all: BTreeSet<Change> = all.map(|(network, it)| Change::Service(network.clone(), it.id.clone())).collect();
+    let all: BTreeSet<NetworkChange> =
+        all.map(|(network, it)| NetworkChange::Service(network.clone(), it.id.clone())).collect();
     all.into_iter().collect()
 }
 
-fn of_node(old: Option<&Arc<Node>>, new: Option<&Arc<Node>>, view: &Tables) -> Vec<Change> {
+fn of_node(old: Option<&Arc<Node>>, new: Option<&Arc<Node>>, view: &Tables) -> Vec<NetworkChange> {
     let mut changes = BTreeSet::new();
     let itself = |node: &Arc<Node>| (node.attachments.clone(), node.data_address());
     if old.map(itself) != new.map(itself) {
         let both = old.into_iter().chain(new);
-        let own = both
-            .flat_map(|it| it.attachments.iter().map(|network| Change::Node(network.network.clone(), it.id.clone())));
+        let own = both.flat_map(|it| {
+            it.attachments.iter().map(|network| NetworkChange::Node(network.network.clone(), it.id.clone()))
+        });
         changes.extend(own);
     }
     let of_tasks = |node: &Arc<Node>| (node.data_address(), node.state == NodeState::Down);
     if let Some(node) = new.or(old).filter(|_| old.map(of_tasks) != new.map(of_tasks)) {
         let tasks = view.tasks_of_node(&node.id).filter(|task| !task.status.state.is_terminal());
-        changes.extend(
-            tasks.flat_map(|task| {
-                task.attachments.iter().map(|it| Change::Endpoint(it.network.clone(), task.id.clone()))
-            }),
-        );
+        changes.extend(tasks.flat_map(|task| {
+            task.attachments.iter().map(|it| NetworkChange::Endpoint(it.network.clone(), task.id.clone()))
+        }));
     }
     changes.into_iter().collect()
 }

@@ -19,27 +19,29 @@ const ANSWER_WAIT: Duration = Duration::from_secs(1);
 
 /// A voter that answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Answer {
+struct FollowerAnswer {
     id: u64,
     /// Index of the last entry that it is known to have.
     matched: u64,
 }
 
 /// Returns the other voters that answered a message sent after `since`.
-fn answers(metrics: &RaftMetrics<TypeConfig>, since: Instant) -> Vec<Answer> {
+fn answers(metrics: &RaftMetrics<TypeConfig>, since: Instant) -> Vec<FollowerAnswer> {
     let (Some(answered_at), Some(matched)) = (&metrics.heartbeat, &metrics.replication) else { return Vec::new() };
     let answered = |id: &u64| {
         // The library counts an answer from when its request was sent.
         let sent = answered_at.get(id).copied().flatten()?;
-        (sent.elapsed() <= since.elapsed())
-            .then(|| Answer { id: *id, matched: matched.get(id).copied().flatten().map_or(0, |last| last.index) })
+        (sent.elapsed() <= since.elapsed()).then(|| FollowerAnswer {
+            id: *id,
+            matched: matched.get(id).copied().flatten().map_or(0, |last| last.index),
+        })
     };
     let voters = metrics.membership_config.membership().voter_ids().filter(|id| *id != metrics.id);
     voters.filter_map(|id| answered(&id)).collect()
 }
 
 /// Returns the voter that is furthest, by its Raft id if several are.
-fn most_advanced(answers: &[Answer], may_lead: impl Fn(u64) -> bool) -> Option<u64> {
+fn most_advanced(answers: &[FollowerAnswer], may_lead: impl Fn(u64) -> bool) -> Option<u64> {
     let candidates = answers.iter().filter(|answer| may_lead(answer.id));
     candidates.max_by_key(|answer| (answer.matched, std::cmp::Reverse(answer.id))).map(|answer| answer.id)
 }
@@ -52,7 +54,7 @@ impl RaftNode {
             return BTreeSet::new();
         }
         let last = self.raft().metrics().borrow_watched().last_log_index.unwrap_or_default();
-        let caught_up = |answers: Vec<Answer>| answers.into_iter().filter(|it| it.matched >= last).count();
+        let caught_up = |answers: Vec<FollowerAnswer>| answers.into_iter().filter(|it| it.matched >= last).count();
         let answers = self.collect_answers(|metrics, since| {
             let voters = metrics.membership_config.membership().voter_ids().filter(|id| *id != metrics.id).count();
             caught_up(answers(metrics, since)) == voters
@@ -78,7 +80,7 @@ impl RaftNode {
     async fn collect_answers(
         &self,
         enough: impl Fn(&RaftMetrics<TypeConfig>, Instant) -> bool + Send + Sync,
-    ) -> Vec<Answer> {
+    ) -> Vec<FollowerAnswer> {
         let since = Instant::now();
         // It fails only if the core has stopped, and then no answers come.
         let _ = self.raft().trigger().heartbeat().await;
@@ -95,7 +97,7 @@ mod tests {
 
     #[test]
     fn the_most_advanced_voter_that_may_lead_is_chosen() {
-        let answers = [(1, 7), (2, 9), (3, 9), (4, 8)].map(|(id, matched)| Answer { id, matched });
+        let answers = [(1, 7), (2, 9), (3, 9), (4, 8)].map(|(id, matched)| FollowerAnswer { id, matched });
         assert_eq!(most_advanced(&answers, |_| true), Some(2));
         assert_eq!(most_advanced(&answers, |id| id != 2), Some(3));
         assert_eq!(most_advanced(&answers, |id| id == 1), Some(1), "one that is behind is better than none");

@@ -28,7 +28,7 @@ enum Kind {
 
 /// A validated rule. `None` matches any number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Rule {
+struct CheckedRule {
     allow: bool,
     kind: Option<Kind>,
     major: Option<u32>,
@@ -36,7 +36,7 @@ struct Rule {
     access: u8,
 }
 
-impl Rule {
+impl CheckedRule {
     /// Returns whether the rule overrides all rules before it.
     fn is_reset(&self) -> bool {
         *self == Self { allow: self.allow, kind: None, major: None, minor: None, access: ALL }
@@ -62,14 +62,14 @@ pub fn default_device_rules() -> Vec<DeviceRule> {
 }
 
 /// The group that enforces the rules and what is written there.
-pub(super) struct Plan<'a> {
+pub(super) struct DeviceChange<'a> {
     folder: &'a Folder,
-    rules: Vec<Rule>,
-    target: Option<v1::List>,
+    rules: Vec<CheckedRule>,
+    target: Option<v1::DeviceList>,
 }
 
 /// Returns the plan of these rules; `None` if there are no rules, in which case nothing is changed.
-pub(super) fn plan<'a>(groups: &'a Groups, rules: &[DeviceRule]) -> Result<Option<Plan<'a>>, StepError> {
+pub(super) fn plan<'a>(groups: &'a Groups, rules: &[DeviceRule]) -> Result<Option<DeviceChange<'a>>, StepError> {
     if rules.is_empty() {
         return Ok(None);
     }
@@ -77,8 +77,8 @@ pub(super) fn plan<'a>(groups: &'a Groups, rules: &[DeviceRule]) -> Result<Optio
     let Some(folder) = controlled(groups) else {
         return Err(refuse("", "this machine has no `devices` cgroup controller, and no cgroup v2"));
     };
-    let target = if folder.v2 { None } else { Some(v1::List::of(&rules)?) };
-    Ok(Some(Plan { folder, rules, target }))
+    let target = if folder.v2 { None } else { Some(v1::DeviceList::of(&rules)?) };
+    Ok(Some(DeviceChange { folder, rules, target }))
 }
 
 /// Returns the group that enforces the rules: on v1 if it has the controller, else on v2.
@@ -87,7 +87,7 @@ pub(super) fn controlled(groups: &Groups) -> Option<&Folder> {
     v1.or_else(|| groups.folders.iter().find(|folder| folder.v2))
 }
 
-impl Plan<'_> {
+impl DeviceChange<'_> {
     pub(super) fn run(&self, fresh: bool) -> Result<(), StepError> {
         match &self.target {
             Some(target) => target.set(self.folder),
@@ -101,7 +101,7 @@ fn refuse(field: &str, why: impl Into<String>) -> StepError {
     StepError::refuse(format!("set linux.resources.devices{field}"), why)
 }
 
-fn check(index: usize, rule: &DeviceRule) -> Result<Rule, StepError> {
+fn check(index: usize, rule: &DeviceRule) -> Result<CheckedRule, StepError> {
     let kind = match rule.kind.as_str() {
         "" | "a" => None,
         "b" => Some(Kind::Block),
@@ -127,7 +127,7 @@ fn check(index: usize, rule: &DeviceRule) -> Result<Rule, StepError> {
             _ => return Err(refuse(&format!("[{index}].access"), format!("`{letter}` is none of r, w and m"))),
         };
     }
-    Ok(Rule {
+    Ok(CheckedRule {
         allow: rule.allow,
         kind,
         major: number("major", rule.major)?,
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn the_default_devices_are_those_of_the_specification() {
         let rules = default_device_rules();
-        let checked: Vec<Rule> = rules.iter().map(|rule| check(0, rule).expect("our own")).collect();
+        let checked: Vec<CheckedRule> = rules.iter().map(|rule| check(0, rule).expect("our own")).collect();
         assert_eq!(rules.len(), 11);
         assert!(checked.iter().all(|rule| rule.allow && rule.access == if rule.major.is_none() { MAKE } else { ALL }));
     }

@@ -43,12 +43,12 @@ fn kills(folder: &Folder) -> u64 {
 #[derive(Debug)]
 pub struct OomWatch {
     folder: Folder,
-    source: Source,
+    source: OomSource,
     seen: u64,
 }
 
 #[derive(Debug)]
-enum Source {
+enum OomSource {
     V1(EventFd, #[expect(dead_code, reason = "the kernel's end is there as long as this is open")] File),
     V2(Inotify),
 }
@@ -65,29 +65,29 @@ pub enum OomEvent {
 }
 
 /// Watches with an eventfd that is registered for the group's file (cgroup-v1/memory.rst, "OOM Control").
-fn watch_v1(folder: &Folder) -> io::Result<Source> {
+fn watch_v1(folder: &Folder) -> io::Result<OomSource> {
     let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
     let control = File::open(folder.path.join("memory.oom_control"))?;
     let line = format!("{} {}", event.as_fd().as_raw_fd(), control.as_raw_fd());
     folder.write("cgroup.event_control", &line)?;
-    Ok(Source::V1(event, control))
+    Ok(OomSource::V1(event, control))
 }
 
 /// Watches both files with inotify, because the kernel reports their changes as modifications (cgroup-v2.rst). Removal
 /// of the group is not reported.
-fn watch_v2(folder: &Folder) -> io::Result<Source> {
+fn watch_v2(folder: &Folder) -> io::Result<OomSource> {
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
     for file in ["memory.events", "cgroup.events"] {
         inotify.add_watch(&folder.path.join(file), AddWatchFlags::IN_MODIFY)?;
     }
-    Ok(Source::V2(inotify))
+    Ok(OomSource::V2(inotify))
 }
 
 impl AsFd for OomWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.source {
-            Source::V1(event, _) => event.as_fd(),
-            Source::V2(inotify) => inotify.as_fd(),
+            OomSource::V1(event, _) => event.as_fd(),
+            OomSource::V2(inotify) => inotify.as_fd(),
         }
     }
 }
@@ -96,13 +96,13 @@ impl OomWatch {
     /// Returns what has happened. Afterwards the descriptor is readable again only for a new event.
     pub fn read(&mut self) -> OomEvent {
         let (news, ended) = match &self.source {
-            Source::V1(event, _) => {
+            OomSource::V1(event, _) => {
                 let times = event.read().unwrap_or(0);
                 // The removal of the group also raises the counter.
                 let ended = !self.folder.path.exists();
                 (times > u64::from(ended), ended)
             }
-            Source::V2(inotify) => {
+            OomSource::V2(inotify) => {
                 while inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
                 let kills = kills(&self.folder).max(self.seen);
                 let before = std::mem::replace(&mut self.seen, kills);

@@ -21,19 +21,19 @@ use crate::error::{Act, StepError};
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Stats {
     /// CPU time.
-    pub cpu: Cpu,
+    pub cpu: CpuStats,
     /// CPUs and memory nodes; v1 only.
-    pub cpuset: Cpuset,
+    pub cpuset: CpusetStats,
     /// Memory usage.
-    pub memory: Memory,
+    pub memory: MemoryStats,
     /// Number of processes and threads.
-    pub pids: Pids,
+    pub pids: PidsStats,
     /// Disk I/O.
-    pub blkio: BlockIo,
+    pub blkio: BlockIoStats,
     /// Huge pages by page size.
     pub hugetlb: BTreeMap<String, Hugetlb>,
     /// Not supported; always empty.
-    pub intel_rdt: IntelRdt,
+    pub intel_rdt: IntelRdtStats,
     /// Always empty, because network interfaces do not belong to a group.
     pub network_interfaces: Vec<()>,
 }
@@ -44,7 +44,7 @@ fn is_none<T: Default + PartialEq>(value: &T) -> bool {
 
 /// CPU time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Cpu {
+pub struct CpuStats {
     /// Used time.
     #[serde(skip_serializing_if = "is_none")]
     pub usage: CpuUsage,
@@ -95,7 +95,7 @@ pub struct Throttling {
 /// The files of v1's `cpuset`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "named as the kernel's files: cpuset.cpu_exclusive and so on")]
-pub struct Cpuset {
+pub struct CpusetStats {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cpus: Vec<u16>,
     pub cpu_exclusive: u64,
@@ -113,7 +113,7 @@ pub struct Cpuset {
 
 /// Memory usage in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Memory {
+pub struct MemoryStats {
     /// Page cache.
     #[serde(skip_serializing_if = "is_none")]
     pub cache: u64,
@@ -154,7 +154,7 @@ pub struct MemoryEntry {
 
 /// Number of processes and threads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Pids {
+pub struct PidsStats {
     /// Current number.
     #[serde(skip_serializing_if = "is_none")]
     pub current: u64,
@@ -167,7 +167,7 @@ pub struct Pids {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "named as the kernel's files: blkio.io_service_bytes_recursive and so on")]
-pub struct BlockIo {
+pub struct BlockIoStats {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub io_service_bytes_recursive: Vec<BlockIoEntry>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -221,7 +221,7 @@ pub struct Hugetlb {
 
 /// Cache and memory bandwidth monitoring, which is not supported.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct IntelRdt {}
+pub struct IntelRdtStats {}
 
 impl Groups {
     /// Returns what the container has used so far.

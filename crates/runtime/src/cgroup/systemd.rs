@@ -15,7 +15,7 @@ use super::limits::cpu_weight;
 use super::{Groups, Hierarchy};
 use crate::error::{Act, StepError};
 use crate::oci::Resources;
-use dbus::{Arguments, Bus, Object, Value};
+use dbus::{Bus, CallArguments, Object, Value};
 
 const MANAGER: Object = Object {
     name: "org.freedesktop.systemd1",
@@ -70,9 +70,9 @@ impl Scope {
     pub(crate) fn start(&self, pid: i32, resources: &Resources, v2: bool) -> Result<(), StepError> {
         let act = || format!("start the scope {} with systemd, as --systemd-cgroup says", self.unit);
         let mut bus = Bus::system().act(act)?;
-        bus.call(&dbus::BUS, "AddMatch", &Arguments::default().text(JOBS)).act(act)?;
+        bus.call(&dbus::BUS, "AddMatch", &CallArguments::default().text(JOBS)).act(act)?;
         let properties = [self.properties(pid), limits(resources, v2)].concat();
-        let arguments = Arguments::default().text(&self.unit).text("replace").properties(&properties).no_units();
+        let arguments = CallArguments::default().text(&self.unit).text("replace").properties(&properties).no_units();
         let started = bus.call(&MANAGER, "StartTransientUnit", &arguments).act(act)?;
         loop {
             let signal = bus.next_signal().act(act)?;
@@ -98,7 +98,7 @@ impl Scope {
         if changed.is_empty() {
             return Ok(());
         }
-        let arguments = Arguments::default().text(&self.unit).flag(true).properties(&changed);
+        let arguments = CallArguments::default().text(&self.unit).flag(true).properties(&changed);
         Bus::system().and_then(|mut bus| bus.call(&MANAGER, "SetUnitProperties", &arguments)).act(act).map(drop)
     }
 

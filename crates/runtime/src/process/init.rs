@@ -12,7 +12,7 @@ use nix::unistd::{read, sethostname, setsid};
 use super::channel::{Channel, ChildMessage};
 use super::launch::become_root;
 use super::namespaces::Namespaces;
-use super::program::{Program, enter_folder};
+use super::program::{InitProgram, enter_folder};
 use super::{clone, hooks, identity, labels, settings, sysctl, terminal};
 use crate::error::{Act, StepError};
 use crate::oci::{NamespaceKind, Process, State};
@@ -65,7 +65,7 @@ impl Init<'_> {
         clone::exit(error.code().unwrap_or(1))
     }
 
-    fn prepare(&mut self, channel: &Channel) -> Result<Program, StepError> {
+    fn prepare(&mut self, channel: &Channel) -> Result<InitProgram, StepError> {
         clone::reset_signals();
         if self.supervised {
             kernel::die_with_parent().act(|| "tie the container to its supervisor".into())?;
@@ -158,7 +158,7 @@ impl Init<'_> {
         }
     }
 
-    fn become_program(&self, program: &Program) -> Result<std::convert::Infallible, StepError> {
+    fn become_program(&self, program: &InitProgram) -> Result<std::convert::Infallible, StepError> {
         if let Some(hooks) = &self.plan.spec.hooks {
             let state = State { status: crate::oci::Status::Created, ..self.state.clone() };
             hooks::run("startContainer", &hooks.start_container, &state, &self.process.env)?;
@@ -174,18 +174,18 @@ pub(crate) fn assume_and_find(
     supervised: bool,
     filter: Option<&Filter>,
     channel: &Channel,
-) -> Result<Program, StepError> {
+) -> Result<InitProgram, StepError> {
     if process.args.is_empty() {
         identity::assume(process, supervised, || Ok(()))?;
-        return Ok(Program::none());
+        return Ok(InitProgram::none());
     }
     let mut program = None;
     identity::assume(process, supervised, || {
         let Some(filter) = filter else { return Ok(()) };
-        program = Some(Program::find(process)?);
+        program = Some(InitProgram::find(process)?);
         install(filter, channel)
     })?;
-    program.map_or_else(|| Program::find(process), Ok)
+    program.map_or_else(|| InitProgram::find(process), Ok)
 }
 
 /// Installs the filter for this process. The runtime sends its listener, if there is one, to the agent.

@@ -16,7 +16,7 @@ use crate::oci::Process;
 const TABLE_BOUND: u64 = 4 << 20;
 
 /// A program that was found and is ready to run without further allocation.
-pub(crate) struct Program {
+pub(crate) struct InitProgram {
     path: CString,
     argv: Vec<CString>,
     environment: Vec<CString>,
@@ -32,7 +32,7 @@ pub(crate) fn enter_folder(cwd: &Path) -> Result<(), StepError> {
     }
 }
 
-impl Program {
+impl InitProgram {
     /// Returns the program of a configuration without a process, which can be created but not started.
     pub(crate) fn none() -> Self {
         Self { path: CString::default(), argv: Vec::new(), environment: Vec::new() }

@@ -14,7 +14,7 @@ use super::peer::PeerId;
 /// comes before the end that it caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
-    Output(output::Source),
+    Output(output::OutputSource),
     Memory,
     Signals,
     Exec(PeerId),

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use super::message::FromSupervisor;
 use super::order::{ExecSpec, Order};
 use super::peer::PeerId;
-use super::runtime::{self, Started};
+use super::runtime::{self, StartedExec};
 use super::{prepare, report, user};
 use crate::cgroup::Nested;
 use crate::error::{Act, RunError, StepError};
@@ -41,25 +41,25 @@ pub(super) struct Starting {
     report: File,
 }
 
-enum State {
+enum ExecState {
     Starting(Starting),
     Running(Pid),
 }
 
-struct Exec {
+struct RunningExec {
     /// The client that requested it.
     peer: PeerId,
     /// Whether that client has disconnected.
     abandoned: bool,
     /// The group of everything that it starts, if that is to end with it.
     nested: Option<Nested>,
-    state: State,
+    state: ExecState,
 }
 
 /// The further processes of one container, each with the client that requested it.
 #[derive(Default)]
 pub(super) struct Execs {
-    list: Vec<Exec>,
+    list: Vec<RunningExec>,
     /// Children that ended while a process was starting. One of them may be that process, whose id is not known yet.
     unclaimed: VecDeque<(Pid, i32)>,
 }
@@ -71,7 +71,7 @@ impl Execs {
     }
 
     pub(super) fn begin(&mut self, peer: PeerId, nested: Option<Nested>, starting: Starting) {
-        self.list.push(Exec { peer, abandoned: false, nested, state: State::Starting(starting) });
+        self.list.push(RunningExec { peer, abandoned: false, nested, state: ExecState::Starting(starting) });
     }
 
     /// Removes a process that has ended or does not start. What is left in its group is killed, unless another process
@@ -87,15 +87,15 @@ impl Execs {
     /// Returns the report pipes to poll.
     pub(super) fn polled(&self) -> impl Iterator<Item = (PeerId, BorrowedFd<'_>)> {
         self.list.iter().filter_map(|exec| match &exec.state {
-            State::Starting(starting) => Some((exec.peer, starting.report.as_fd())),
-            State::Running(_) => None,
+            ExecState::Starting(starting) => Some((exec.peer, starting.report.as_fd())),
+            ExecState::Running(_) => None,
         })
     }
 
     /// Reads the report on this client's process. Returns the messages to send to the client.
     pub(super) fn report(&mut self, peer: PeerId) -> Vec<FromSupervisor> {
         let Some(index) = self.list.iter().position(|it| it.peer == peer) else { return Vec::new() };
-        let State::Starting(starting) = &mut self.list[index].state else { return Vec::new() };
+        let ExecState::Starting(starting) = &mut self.list[index].state else { return Vec::new() };
         let answers = match report::read(&starting.report).map(|it| it.map(Pid::from_raw)) {
             None => return Vec::new(),
             Some(Err(error)) => {
@@ -110,7 +110,7 @@ impl Execs {
                     vec![FromSupervisor::Started, FromSupervisor::ExecExited(code)]
                 }
                 None => {
-                    self.list[index].state = State::Running(pid);
+                    self.list[index].state = ExecState::Running(pid);
                     if self.list[index].abandoned {
                         self.abandon(peer);
                     }
@@ -125,7 +125,7 @@ impl Execs {
     /// Gives up a process that has not started in time. Returns the message to send to its client.
     pub(super) fn expire(&mut self, peer: PeerId) -> Option<FromSupervisor> {
         let index = self.list.iter().position(|it| it.peer == peer)?;
-        let State::Starting(starting) = &self.list[index].state else { return None };
+        let ExecState::Starting(starting) = &self.list[index].state else { return None };
         // The container's root may have stopped the helper.
         starting.kill();
         self.remove(index);
@@ -139,7 +139,7 @@ impl Execs {
     pub(super) fn abandon(&mut self, peer: PeerId) {
         let Some(exec) = self.list.iter_mut().find(|it| it.peer == peer) else { return };
         exec.abandoned = true;
-        if let State::Running(pid) = exec.state {
+        if let ExecState::Running(pid) = exec.state {
             // The child has not been waited for, so no other process can have its id.
             let _ = kill(pid, Signal::SIGKILL);
         }
@@ -148,7 +148,7 @@ impl Execs {
     /// Kills the helpers of all processes that have not started, because the container has ended.
     pub(super) fn end(&self) {
         for exec in &self.list {
-            if let State::Starting(starting) = &exec.state {
+            if let ExecState::Starting(starting) = &exec.state {
                 starting.kill();
             }
         }
@@ -156,7 +156,7 @@ impl Execs {
 
     /// Records that a child has ended. Returns the client whose process it was.
     pub(super) fn reaped(&mut self, pid: Pid, code: i32) -> Option<PeerId> {
-        let is_it = |it: &Exec| matches!(it.state, State::Running(running) if running == pid);
+        let is_it = |it: &RunningExec| matches!(it.state, ExecState::Running(running) if running == pid);
         if let Some(index) = self.list.iter().position(is_it) {
             return Some(self.remove(index));
         }
@@ -209,11 +209,11 @@ pub(super) fn start(
 /// Runs in the helper: starts the process and reports. Returns the helper's exit code.
 fn help(dir: &Path, order: &Order, init: Pid, spec: &ExecSpec, descriptors: Vec<OwnedFd>, pipe: &File) -> i32 {
     match run(dir, order, init, spec, descriptors) {
-        Ok(Started::Child(pid)) => {
+        Ok(StartedExec::Child(pid)) => {
             report::write(pipe, &Ok(pid));
             0
         }
-        Ok(Started::Through(mut child, file)) => {
+        Ok(StartedExec::Through(mut child, file)) => {
             report::write(pipe, &Ok(Pid::this().as_raw()));
             // The helper represents the process and ends with its exit code.
             let code = child.wait().map_or(255, code_of);
@@ -239,7 +239,7 @@ fn run(
     init: Pid,
     exec: &ExecSpec,
     mut descriptors: Vec<OwnedFd>,
-) -> Result<Started, RunError> {
+) -> Result<StartedExec, RunError> {
     let process = process(dir, order, init, exec)?;
     if exec.tty {
         return runtime::of(dir, order).exec(process, exec, descriptors.pop());

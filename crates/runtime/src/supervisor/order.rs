@@ -10,7 +10,7 @@ use crate::cgroup::Groups;
 
 /// The source of the root file system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Root {
+pub enum RootSource {
     /// Layers, topmost first, under a writable one. They are mounted at `rootfs` in the bundle, in the supervisor's
     /// own mount namespace, so the mount ends with the supervisor.
     Overlay {
@@ -31,7 +31,7 @@ pub struct Order {
     /// Id of the container for the runtime.
     pub id: String,
     /// Source of the root file system.
-    pub root: Root,
+    pub root: RootSource,
     /// User as `user[:group]`, by name or number, resolved with the container's own /etc/passwd and /etc/group; root
     /// if empty.
     pub user: String,

@@ -27,7 +27,7 @@ pub(super) enum Streams {
 
 /// A source that can be ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum OutputSource {
     /// Standard output (0) or error (1).
     Stream(usize),
     /// The input of the client with this index.
@@ -60,13 +60,15 @@ impl Output {
     }
 
     /// Returns the descriptors to poll, with their events.
-    pub(super) fn polled(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>, PollFlags)> {
+    pub(super) fn polled(&self) -> impl Iterator<Item = (OutputSource, BorrowedFd<'_>, PollFlags)> {
         let typed = self.terminal && self.attached.iter().any(Attached::has_typed);
         let flags = if typed { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
         let streams = self.streams.iter().enumerate();
-        let streams = streams.filter_map(move |(index, it)| Some((Source::Stream(index), it.as_ref()?.as_fd(), flags)));
+        let streams =
+            streams.filter_map(move |(index, it)| Some((OutputSource::Stream(index), it.as_ref()?.as_fd(), flags)));
         let inputs = self.attached.iter().enumerate();
-        let inputs = inputs.filter_map(|(index, it)| Some((Source::Input(index), it.input()?, PollFlags::POLLIN)));
+        let inputs =
+            inputs.filter_map(|(index, it)| Some((OutputSource::Input(index), it.input()?, PollFlags::POLLIN)));
         streams.chain(inputs)
     }
 
@@ -75,10 +77,10 @@ impl Output {
     }
 
     /// Reads from a ready source. Sources stay valid until [`Output::settle`].
-    pub(super) fn read(&mut self, source: Source) -> io::Result<()> {
+    pub(super) fn read(&mut self, source: OutputSource) -> io::Result<()> {
         match source {
-            Source::Stream(index) => self.read_stream(index),
-            Source::Input(index) => {
+            OutputSource::Stream(index) => self.read_stream(index),
+            OutputSource::Input(index) => {
                 self.attached[index].read_input();
                 Ok(())
             }
@@ -174,12 +176,12 @@ mod tests {
         let mut output = Output::new(log, Streams::Pipes([out.into(), err.into()])).expect("descriptors");
         // This simulates that poll(2) reported data before the container read it.
         let mut output = without_blocking(move || {
-            output.read(Source::Stream(0)).expect("it is not an error");
+            output.read(OutputSource::Stream(0)).expect("it is not an error");
             output
         });
         assert!(output.is_open());
         writer.write_all(b"later\n").expect("the pipe is open");
-        output.read(Source::Stream(0)).expect("it is read");
+        output.read(OutputSource::Stream(0)).expect("it is read");
         output.finish();
         assert!(std::fs::read_to_string(&path).expect("the log").ends_with(" 1 later\n"));
         std::fs::remove_file(path).expect("its own file");
@@ -199,16 +201,16 @@ mod tests {
         // This is more than a terminal buffers.
         let text = vec![b'x'; 60_000];
         typing.write_all(&text).expect("a pipe takes that much");
-        let is_polled = |output: &Output| output.polled().any(|(source, ..)| source == Source::Input(0));
+        let is_polled = |output: &Output| output.polled().any(|(source, ..)| source == OutputSource::Input(0));
         let mut output = without_blocking(move || {
             while is_polled(&output) {
-                output.read(Source::Input(0)).expect("it is read");
+                output.read(OutputSource::Input(0)).expect("it is read");
                 output.settle();
             }
             output
         });
-        let waits = |(source, _, flags): (Source, BorrowedFd<'_>, PollFlags)| {
-            source == Source::Stream(0) && flags.contains(PollFlags::POLLOUT)
+        let waits = |(source, _, flags): (OutputSource, BorrowedFd<'_>, PollFlags)| {
+            source == OutputSource::Stream(0) && flags.contains(PollFlags::POLLOUT)
         };
         assert!(output.polled().any(waits), "the rest waits for the terminal");
         let mut slave = File::from(pty.slave);
@@ -217,7 +219,7 @@ mod tests {
             received += slave.read(&mut [0; 4096]).expect("it is there");
             output.settle();
             if is_polled(&output) {
-                output.read(Source::Input(0)).expect("it is read");
+                output.read(OutputSource::Input(0)).expect("it is read");
                 output.settle();
             }
         }

@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, chdir, unlinkat};
 
-use super::order::{Order, Root};
+use super::order::{Order, RootSource};
 use super::user;
 use crate::error::{Act, StepError};
 use crate::oci::{self, Process, Spec};
@@ -25,12 +25,12 @@ pub(crate) fn bundle(dir: &Path) -> PathBuf {
 }
 
 /// Mounts the root in a mount namespace that ends with this process. Returns its path.
-pub(super) fn mount_root(dir: &Path, root: &Root) -> Result<PathBuf, StepError> {
+pub(super) fn mount_root(dir: &Path, root: &RootSource) -> Result<PathBuf, StepError> {
     unshare(CloneFlags::CLONE_NEWNS).act(|| "make a mount namespace".into())?;
     let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
     mount(None::<&str>, "/", None::<&str>, slave, None::<&str>).act(|| "cut off the mounts of the machine".into())?;
-    let Root::Overlay { lower, upper, work } = root else {
-        let Root::Folder(path) = root else { unreachable!("there are two") };
+    let RootSource::Overlay { lower, upper, work } = root else {
+        let RootSource::Folder(path) = root else { unreachable!("there are two") };
         return Ok(path.clone());
     };
     let merged = bundle(dir).join("rootfs");
@@ -78,7 +78,7 @@ pub(super) fn filter(dir: &Path) -> Result<Filter, StepError> {
 }
 
 /// Sets the process's user. Root gets all capabilities of the container and other users get none, as in Docker.
-pub(super) fn take_user(process: &mut Process, user: &user::User) {
+pub(super) fn take_user(process: &mut Process, user: &user::ContainerUser) {
     process.user.uid = user.uid;
     process.user.gid = user.gid;
     process.user.additional_gids.clone_from(&user.groups);
@@ -150,7 +150,7 @@ mod tests {
         // The user changes back and forth: a process is started as root in a container of another user, and the other
         // way round.
         for (uid, held) in [(0, &bounding), (7, &Vec::new()), (0, &bounding)] {
-            take_user(&mut process, &user::User { uid, gid: 1, groups: vec![1], home: "/".into() });
+            take_user(&mut process, &user::ContainerUser { uid, gid: 1, groups: vec![1], home: "/".into() });
             let has = process.capabilities.as_ref().expect("given");
             assert_eq!((&has.effective, &has.permitted, &has.bounding), (held, held, &bounding), "user {uid}");
         }

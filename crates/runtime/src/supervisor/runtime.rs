@@ -20,7 +20,7 @@ pub(super) trait Runtime {
     fn run(&self, spec: &Spec, console: Option<OwnedFd>) -> Result<i32, RunError>;
     /// Starts a further process, with this process's standard descriptors or a terminal.
     /// If it is to be contained, its group is among those of [`Groups::nested`].
-    fn exec(&self, process: Process, exec: &ExecSpec, console: Option<OwnedFd>) -> Result<Started, RunError>;
+    fn exec(&self, process: Process, exec: &ExecSpec, console: Option<OwnedFd>) -> Result<StartedExec, RunError>;
     /// Returns the container's own configuration.
     fn spec(&self) -> Result<Spec, StepError>;
     /// Removes what is left of the container.
@@ -28,7 +28,7 @@ pub(super) trait Runtime {
 }
 
 /// A process that was started in a container.
-pub(super) enum Started {
+pub(super) enum StartedExec {
     /// The process is the supervisor's child.
     Child(i32),
     /// This process represents it: it must wait for this child, remove the file and exit with the child's exit code.
@@ -75,7 +75,7 @@ impl Runtime for Embedded {
         Ok(creation.run(spec, drop, |_| Ok(()))?.pid)
     }
 
-    fn exec(&self, process: Process, exec: &ExecSpec, console: Option<OwnedFd>) -> Result<Started, RunError> {
+    fn exec(&self, process: Process, exec: &ExecSpec, console: Option<OwnedFd>) -> Result<StartedExec, RunError> {
         let container = self.container()?;
         let mut execution = Execution::new(process);
         execution.console = console;
@@ -84,7 +84,7 @@ impl Runtime for Embedded {
             nested.make()?;
             execution.subgroups.push(nested.name);
         }
-        execution.start(&container, &container.spec()?, || Ok(())).map(Started::Child)
+        execution.start(&container, &container.spec()?, || Ok(())).map(StartedExec::Child)
     }
 
     fn spec(&self) -> Result<Spec, StepError> {
@@ -105,7 +105,7 @@ struct CommandLine {
 
 /// One line of a runtime's log.
 #[derive(serde::Deserialize)]
-struct LogLine {
+struct ReportLine {
     #[serde(default)]
     level: String,
     #[serde(default)]
@@ -130,7 +130,7 @@ impl CommandLine {
             return Ok(());
         }
         let text = std::fs::read_to_string(self.log()).unwrap_or_default();
-        let mut lines = text.lines().rev().filter_map(|line| serde_json::from_str::<LogLine>(line).ok());
+        let mut lines = text.lines().rev().filter_map(|line| serde_json::from_str::<ReportLine>(line).ok());
         let reported = lines.find(|it| it.level == "error" || it.level == "fatal").map(|it| it.msg);
         let why = reported.unwrap_or_else(|| format!("it ended with {status}"));
         Err(StepError::refuse(act(), why.trim().replace('\n', " ")).into())
@@ -167,7 +167,7 @@ impl Runtime for CommandLine {
         Ok(self.init()?)
     }
 
-    fn exec(&self, process: Process, _: &ExecSpec, console: Option<OwnedFd>) -> Result<Started, RunError> {
+    fn exec(&self, process: Process, _: &ExecSpec, console: Option<OwnedFd>) -> Result<StartedExec, RunError> {
         let path = self.dir.join(format!("exec-{}.json", std::process::id()));
         state::write_volatile(&path, &process).act(|| "write the process".into())?;
         let mut command = self.command("exec");
@@ -182,7 +182,7 @@ impl Runtime for CommandLine {
             let _ = child.kill();
             return Err(error.into());
         }
-        Ok(Started::Through(child, path))
+        Ok(StartedExec::Through(child, path))
     }
 
     fn spec(&self) -> Result<Spec, StepError> {

@@ -13,7 +13,7 @@ use super::{prepare, report, runtime};
 use crate::error::{Act, RunError, StepError};
 use crate::process::clone::{self, Parent};
 use crate::process::{receive_terminal, wait_readable};
-use crate::state::{self, State};
+use crate::state::{self, ContainerState};
 use crate::syscall::process as kernel;
 
 /// Longest time that a runtime may take.
@@ -46,7 +46,7 @@ fn make(dir: &Path, order: &Order, rootfs: &Path) -> Result<Started, RunError> {
     let process = kernel::open(pid).act(|| "open the container's init".into())?;
     let own = i32::try_from(std::process::id()).expect("process ids fit");
     let start_time = state::start_time(pid).unwrap_or(0);
-    let written = state::write_volatile(&dir.join("state.json"), &State { pid, start_time, supervisor: own });
+    let written = state::write_volatile(&dir.join("state.json"), &ContainerState { pid, start_time, supervisor: own });
     written.act(|| "write the state".into())?;
     Ok(Started { init: Pid::from_raw(pid), process, streams: ours.streams()? })
 }

@@ -12,7 +12,7 @@ use crate::rootfs::RootDir;
 const BOUND: u64 = 4 << 20;
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct User {
+pub(crate) struct ContainerUser {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     /// Supplementary groups, including `gid`.
@@ -30,11 +30,11 @@ fn table(root: &RootDir, path: &str) -> String {
     read.map_or_else(String::new, |_| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-pub(crate) fn find(root: &RootDir, text: &str) -> Result<User, StepError> {
+pub(crate) fn find(root: &RootDir, text: &str) -> Result<ContainerUser, StepError> {
     parse(text, &table(root, "/etc/passwd"), &table(root, "/etc/group"))
 }
 
-fn parse(text: &str, passwd: &str, group: &str) -> Result<User, StepError> {
+fn parse(text: &str, passwd: &str, group: &str) -> Result<ContainerUser, StepError> {
     let (user, wanted_group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     let user = if user.is_empty() { "0" } else { user };
     let entry = passwd
@@ -69,7 +69,7 @@ fn parse(text: &str, passwd: &str, group: &str) -> Result<User, StepError> {
     groups.push(gid);
     groups.dedup();
     let home = entry.as_ref().map_or("/", |fields| fields[5]).to_owned();
-    Ok(User { uid, gid, groups, home })
+    Ok(ContainerUser { uid, gid, groups, home })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use flota_runtime::cgroup::{Groups, hierarchies};
-use flota_runtime::{ContainerClient, Order, Program, Root};
+use flota_runtime::{ContainerClient, Order, Program, RootSource};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -66,7 +66,7 @@ fn a_supervisor_is_called_by_its_folder_and_holds_nothing_of_the_daemons() {
     let (secret, _other) = std::io::pipe().unwrap();
     nix::fcntl::fcntl(&secret, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
     start(&own_program(&container), &container);
-    let pid = flota_runtime::State::load(&container.dir).unwrap().unwrap().supervisor;
+    let pid = flota_runtime::ContainerState::load(&container.dir).unwrap().unwrap().supervisor;
     let shown = read(format!("/proc/{pid}/cmdline"));
     assert!(shown.trim_end_matches('\0').ends_with(&format!(" supervise {}", container.dir.display())), "{shown:?}");
     let leaked = std::fs::read_link(format!("/proc/self/fd/{}", secret.as_raw_fd())).unwrap();
@@ -99,7 +99,7 @@ fn two_hundred_starts_at_once_all_run_although_the_launcher_queues_only_a_few() 
         std::fs::create_dir_all(&bin).unwrap();
         std::fs::hard_link(first.bundle.rootfs().join("bin/busybox"), bin.join("busybox")).unwrap();
         ["sh", "sleep"].iter().for_each(|name| std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap());
-        let root = Root::Folder(dir.join("rootfs"));
+        let root = RootSource::Folder(dir.join("rootfs"));
         let order = Order { id: number.into(), root, groups, log: dir.join("log"), ..first.order.clone() };
         let mut config = first.bundle.config.clone();
         config["linux"]["cgroupsPath"] = path.into();

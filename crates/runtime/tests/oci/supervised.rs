@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use flota_runtime::cgroup::{Groups, hierarchies};
 use flota_runtime::{
-    ContainerClient, ContainerEvents, ExecSpec, ExitStatus, LogReader, Order, Program, Root, RunError,
+    ContainerClient, ContainerEvents, ExecSpec, ExitStatus, LogReader, Order, Program, RootSource, RunError,
 };
 
 use crate::census::entries;
@@ -29,7 +29,7 @@ impl Supervised {
         let path = bundle.config["linux"]["cgroupsPath"].as_str();
         let order = Order {
             id: bundle.id.clone(),
-            root: Root::Folder(bundle.rootfs()),
+            root: RootSource::Folder(bundle.rootfs()),
             user: String::new(),
             hostname: "box".into(),
             hosts: "127.0.0.1\tlocalhost\n198.18.0.9\tbox\n".into(),

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use flota_runtime::process::receive_terminal;
-use flota_runtime::state::State;
+use flota_runtime::state::ContainerState;
 use flota_runtime::{ContainerClient, ContainerEvent, ContainerEvents, ExecSpec, ExitStatus, OomVictim};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
@@ -168,7 +168,7 @@ fn requests_that_arrive_together_are_all_carried_out() {
     let events = container.start_watched();
     container.wait_line("ready");
     // The supervisor finds both when it continues.
-    let supervisor = Pid::from_raw(State::load(&container.dir).unwrap().unwrap().supervisor);
+    let supervisor = Pid::from_raw(ContainerState::load(&container.dir).unwrap().unwrap().supervisor);
     kill(supervisor, Signal::SIGSTOP).unwrap();
     events.kill(libc::SIGUSR1).unwrap();
     events.kill(libc::SIGUSR2).unwrap();
@@ -354,7 +354,7 @@ fn a_terminal_has_the_size_that_it_is_told_and_takes_what_is_typed() {
 #[test]
 fn with_its_supervisor_the_container_ends() {
     let container = Supervised::new("sleep 1000 & exec sleep 1000").start();
-    let state = State::load(&container.dir).unwrap().unwrap();
+    let state = ContainerState::load(&container.dir).unwrap().unwrap();
     let events = container.client().watch().unwrap();
     kill(Pid::from_raw(state.supervisor), Signal::SIGKILL).unwrap();
     assert_eq!(next_event(&events), None, "the connection ends without an exit");
@@ -367,7 +367,7 @@ fn with_its_supervisor_the_container_ends() {
 #[test]
 fn a_daemon_that_comes_back_finds_its_container() {
     let container = Supervised::new("exec sleep 1000").start();
-    let state = State::load(&container.dir).unwrap().unwrap();
+    let state = ContainerState::load(&container.dir).unwrap().unwrap();
     for _ in 0..3 {
         let first = container.client();
         let (_reader, writer) = std::io::pipe().unwrap();
@@ -412,7 +412,7 @@ fn nonsense_at_the_socket_does_no_harm() {
 #[test]
 fn a_supervisor_does_not_grow() {
     let container = Supervised::new("exec sleep 1000").start();
-    let state = State::load(&container.dir).unwrap().unwrap();
+    let state = ContainerState::load(&container.dir).unwrap().unwrap();
     // Anonymous pages count even if other processes map them. Private pages would not do: a page of the program becomes
     // private when the supervisor of another test ends.
     let anonymous = || {

@@ -13,7 +13,7 @@ use flota_api::id::TaskId;
 use flota_api::model::{Assignment, HealthCheck, HealthTest, ServiceSpec};
 use flota_api::naming::task_name;
 use flota_image::{Image, ImageError};
-use flota_runtime::{ContainerClient, ContainerEvents, Program, State};
+use flota_runtime::{ContainerClient, ContainerEvents, ContainerState, Program};
 
 use super::{Cause, CheckEnd, Draft, Executor, ExecutorError, Found, PrepareStep, Running, TaskPaths};
 use crate::images::{FetchError, Images};
@@ -158,7 +158,7 @@ impl ContainerExecutor {
     async fn find_container(&self, task: &TaskId) -> io::Result<Option<Found>> {
         let (located, age, kept) = blocking(&self.place(task), |place| {
             let folder = place.paths.run_folder(&place.task);
-            let (state, located) = (State::load(&folder).ok().flatten(), place.find());
+            let (state, located) = (ContainerState::load(&folder).ok().flatten(), place.find());
             // A supervisor of a version that keeps no sockets refuses; its task then has none.
             let kept = ContainerClient::connect(&folder).and_then(ContainerClient::kept).unwrap_or_default();
             (located, state.and_then(|it| it.age()).unwrap_or_default(), kept)

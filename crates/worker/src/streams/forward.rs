@@ -18,7 +18,7 @@ use flota_api::proto::streams::Frame;
 use flota_api::proto::streams::frame::Frame as F;
 use flota_identity::tunnel::{self, TunnelError};
 use flota_network::{Namespace, NetworkError};
-use flota_runtime::State;
+use flota_runtime::ContainerState;
 
 use super::{Outbox, send};
 use crate::executor::ContainerExecutor;
@@ -72,7 +72,7 @@ pub(super) async fn forward(
 
 /// Connects to a port of the task whose container is in `folder`.
 async fn connect(folder: &Path, port: u16) -> Result<TcpStream, ForwardError> {
-    let state = State::load(folder).ok().flatten().ok_or(ForwardError::NotRunning)?;
+    let state = ContainerState::load(folder).ok().flatten().ok_or(ForwardError::NotRunning)?;
     let opened = tokio::task::spawn_blocking(move || {
         Namespace::of(state.pid).enter(|| {
             // The process id may have become another process's before the namespace was opened.
@@ -148,7 +148,7 @@ mod tests {
         addresses.iter().map(candidate).collect()
     }
 
-    fn write_state(folder: &Path, state: State) {
+    fn write_state(folder: &Path, state: ContainerState) {
         std::fs::write(folder.join("state.json"), serde_json::to_vec(&state).unwrap()).unwrap();
     }
 
@@ -173,7 +173,7 @@ mod tests {
         while std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap() == own {
             tokio::task::yield_now().await;
         }
-        let write = |start_time| write_state(folder.path(), State { pid, start_time, supervisor: 0 });
+        let write = |start_time| write_state(folder.path(), ContainerState { pid, start_time, supervisor: 0 });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         write(started);
@@ -194,7 +194,7 @@ mod tests {
         let pid = i32::try_from(std::process::id()).unwrap();
         write_state(
             folder.path(),
-            State { pid, start_time: flota_runtime::state::start_time(pid).unwrap(), supervisor: 0 },
+            ContainerState { pid, start_time: flota_runtime::state::start_time(pid).unwrap(), supervisor: 0 },
         );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();

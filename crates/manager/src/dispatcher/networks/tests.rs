@@ -31,12 +31,12 @@ fn task(id: &str, network: &str, node: &str) -> Task {
     Task { id: id.into(), service_id: "web".into(), spec_version: 1, node_id, status, attachments, ..Task::default() }
 }
 
-fn only(changes: &[Change]) -> News {
+fn only(changes: &[NetworkChange]) -> News {
     News::Only(changes.iter().cloned().collect())
 }
 
-fn endpoint_of(task: &str) -> Change {
-    Change::Endpoint("a".into(), task.into())
+fn endpoint_of(task: &str) -> NetworkChange {
+    NetworkChange::Endpoint("a".into(), task.into())
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn a_worker_is_told_everything_of_its_own_networks_and_then_what_has_changed() {
     assert!(!second.endpoints[0].serving);
 
     view.put(task("u", "b", "n").into_object());
-    let third = told.tell(&node, only(&[Change::Endpoint("b".into(), "u".into())]), 4, &view).remove(0);
+    let third = told.tell(&node, only(&[NetworkChange::Endpoint("b".into(), "u".into())]), 4, &view).remove(0);
     assert_eq!((third.networks.len(), third.endpoints.len(), third.full), (1, 1, false), "a network that is new here");
 
     view.remove(Kind::Task, "u");
@@ -112,17 +112,17 @@ fn only_a_host_is_told_of_every_node_in_the_network_of_published_ports() {
     }
     view.put(task("t", "i", "m").into_object());
     let (mut told, node) = (ToldNetworks::default(), NodeId::from("n"));
-    let of_node = |id: &str| Change::Node("i".into(), id.into());
+    let of_node = |id: &str| NetworkChange::Node("i".into(), id.into());
     let concerned = |view: &Tables, id| of_node(id).concerned(view).map(|it| it.to_string()).collect::<Vec<_>>();
     assert_eq!(nodes(&told.tell(&node, News::Everything, 1, &view)), ["m", "n"], "itself and the node of the endpoint");
     assert_eq!((concerned(&view, "k"), concerned(&view, "m").len()), (vec!["m".to_owned(), "k".into()], 4));
     view.put(task("u", "i", "l").into_object());
-    let changes = [Change::Endpoint("i".into(), "u".into())];
+    let changes = [NetworkChange::Endpoint("i".into(), "u".into())];
     assert_eq!(nodes(&told.tell(&node, only(&changes), 2, &view)), ["l"]);
     // Its first task makes it a host.
     view.version = 3;
     view.put(task("own", "i", "n").into_object());
-    let changes = [Change::Endpoint("i".into(), "own".into())];
+    let changes = [NetworkChange::Endpoint("i".into(), "own".into())];
     assert_eq!(nodes(&told.tell(&node, only(&changes), 4, &view)), ["k", "l", "m", "n"]);
     assert!(concerned(&view, "k").contains(&"n".to_owned()));
     assert_eq!(nodes(&told.tell(&node, only(&[of_node("k")]), 5, &view)), ["k"]);
@@ -164,7 +164,7 @@ fn an_event_changes_the_parts_that_differ_and_no_other() {
     let service = view.service("web").expect("it is there").as_ref().clone();
     let renamed = Service { virtual_ips: Vec::new(), ..service.clone() };
     let changes = update(service.clone().into_object(), renamed.into_object());
-    assert_eq!(changes, [Change::Service("a".into(), "web".into())]);
+    assert_eq!(changes, [NetworkChange::Service("a".into(), "web".into())]);
     assert_eq!(update(service.clone().into_object(), Service { spec_version: 2, ..service }.into_object()), []);
 
     let network = view.network("a").expect("it is there").as_ref().clone();
@@ -172,5 +172,5 @@ fn an_event_changes_the_parts_that_differ_and_no_other() {
     let counted = Network { last_given: given, ..network.clone() };
     assert_eq!(update(network.clone().into_object(), counted.into_object()), [], "only a counter has changed");
     let grown = Network { vni: Some(1), ..network.clone() };
-    assert_eq!(update(network.into_object(), grown.into_object()), [Change::Network("a".into())]);
+    assert_eq!(update(network.into_object(), grown.into_object()), [NetworkChange::Network("a".into())]);
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::filter::Instruction;
+use super::filter::EbpfInstruction;
 
 // Commands and constants of linux/bpf.h.
 const PROG_LOAD: i32 = 5;
@@ -77,7 +77,7 @@ struct ById {
 }
 
 /// Makes this the only device program of a group. A `fresh` group has none yet.
-pub(super) fn replace(group: &Path, program: &[Instruction], fresh: bool) -> io::Result<()> {
+pub(super) fn replace(group: &Path, program: &[EbpfInstruction], fresh: bool) -> io::Result<()> {
     let group = File::open(group)?;
     let old = if fresh { Vec::new() } else { attached(&group)? };
     let program = load_with_memory(program)?;
@@ -110,7 +110,7 @@ fn named(group: &File, program: RawFd) -> Attach {
 
 /// Loads a program. Kernels before 5.11 count programs against the limit of locked memory and fail with EPERM, so it
 /// is raised then.
-fn load_with_memory(program: &[Instruction]) -> io::Result<OwnedFd> {
+fn load_with_memory(program: &[EbpfInstruction]) -> io::Result<OwnedFd> {
     let first = load(program);
     if !first.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EPERM)) {
         return first;
@@ -122,7 +122,7 @@ fn load_with_memory(program: &[Instruction]) -> io::Result<OwnedFd> {
     second
 }
 
-fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
+fn load(program: &[EbpfInstruction]) -> io::Result<OwnedFd> {
     let mut load = Load {
         kind: TYPE_CGROUP_DEVICE,
         count: u32::try_from(program.len()).map_err(io::Error::other)?,

@@ -4,12 +4,12 @@
 //! result 1 allows the access. The program checks the rules from last to first, because the last matching rule
 //! decides. The access bits that a rule allows are cleared, and when none is left the whole access is allowed.
 
-use super::{Kind, MAKE, READ, Rule, WRITE};
+use super::{CheckedRule, Kind, MAKE, READ, WRITE};
 
 /// One instruction in the kernel's layout (linux/bpf.h, struct bpf_insn).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Instruction {
+pub(super) struct EbpfInstruction {
     code: u8,
     /// Target and source register, four bits each.
     registers: u8,
@@ -39,9 +39,9 @@ const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
 const DENIED: u8 = 6;
 
-fn instruction(code: u8, target: u8, source: u8, offset: i16, immediate: i32) -> Instruction {
+fn instruction(code: u8, target: u8, source: u8, offset: i16, immediate: i32) -> EbpfInstruction {
     let registers = if cfg!(target_endian = "little") { source << 4 | target } else { target << 4 | source };
-    Instruction { code, registers, offset, immediate }
+    EbpfInstruction { code, registers, offset, immediate }
 }
 
 /// Converts access bits to the kernel's.
@@ -49,13 +49,13 @@ fn bits(access: u8) -> i32 {
     [(MAKE, 1), (READ, 2), (WRITE, 4)].iter().filter(|(bit, _)| access & bit != 0).map(|(_, number)| number).sum()
 }
 
-fn give(program: &mut Vec<Instruction>, allow: bool) {
+fn give(program: &mut Vec<EbpfInstruction>, allow: bool) {
     program.push(instruction(SET, RESULT, 0, 0, i32::from(allow)));
     program.push(instruction(EXIT, 0, 0, 0, 0));
 }
 
 /// Returns the program of these rules. An access that no rule matches is denied.
-pub(super) fn program(rules: &[Rule]) -> Vec<Instruction> {
+pub(super) fn program(rules: &[CheckedRule]) -> Vec<EbpfInstruction> {
     let mut program = vec![
         instruction(LOAD_WORD, KIND, CONTEXT, 0, 0),
         instruction(COPY, ASKED, KIND, 0, 0),
@@ -76,7 +76,7 @@ pub(super) fn program(rules: &[Rule]) -> Vec<Instruction> {
     program
 }
 
-fn add(program: &mut Vec<Instruction>, rule: &Rule) {
+fn add(program: &mut Vec<EbpfInstruction>, rule: &CheckedRule) {
     let start = program.len();
     let kind = rule.kind.map(|kind| if kind == Kind::Block { 1 } else { 2 });
     for (register, value) in [(KIND, kind), (MAJOR, rule.major), (MINOR, rule.minor)] {
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     /// Interprets a program as the kernel does.
-    fn run(program: &[Instruction], kind: u32, access: u32, major: u32, minor: u32) -> bool {
+    fn run(program: &[EbpfInstruction], kind: u32, access: u32, major: u32, minor: u32) -> bool {
         let context = [access << 16 | kind, major, minor];
         let mut registers = [0u64; 11];
         let mut at = 0;
@@ -131,15 +131,15 @@ mod tests {
         }
     }
 
-    fn rule(allow: bool, kind: Option<Kind>, major: Option<u32>, minor: Option<u32>, access: u8) -> Rule {
-        Rule { allow, kind, major, minor, access }
+    fn rule(allow: bool, kind: Option<Kind>, major: Option<u32>, minor: Option<u32>, access: u8) -> CheckedRule {
+        CheckedRule { allow, kind, major, minor, access }
     }
 
     const C: Option<Kind> = Some(Kind::Char);
     const B: Option<Kind> = Some(Kind::Block);
 
     /// The rules, then kind, access, major and minor of the request, and whether it is allowed.
-    type Row<'a> = (&'a [Rule], u32, u32, u32, u32, bool);
+    type Row<'a> = (&'a [CheckedRule], u32, u32, u32, u32, bool);
 
     #[test]
     fn the_last_rule_that_says_something_wins() {

@@ -11,7 +11,7 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 
-use super::{ALL, Kind, MAKE, READ, Rule, WRITE, refuse};
+use super::{ALL, CheckedRule, Kind, MAKE, READ, WRITE, refuse};
 use crate::cgroup::Folder;
 use crate::error::{Act, StepError};
 
@@ -20,7 +20,7 @@ type Key = (Kind, Option<u32>, Option<u32>);
 
 /// The exceptions: what is allowed or, if all is allowed by default, what is denied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct List {
+pub(super) struct DeviceList {
     allow_all: bool,
     exceptions: Exceptions,
 }
@@ -47,9 +47,9 @@ impl Exceptions {
 /// A write to devices.allow (true) or devices.deny (false).
 type Change = (bool, String);
 
-impl List {
+impl DeviceList {
     /// Folds rules in their order into a list.
-    pub(super) fn of(rules: &[Rule]) -> Result<Self, StepError> {
+    pub(super) fn of(rules: &[CheckedRule]) -> Result<Self, StepError> {
         let mut list = Self::default();
         for (index, rule) in rules.iter().enumerate() {
             if rule.is_reset() {
@@ -167,20 +167,20 @@ mod tests {
     use super::*;
 
     /// Parses test rules: `+c 1:3 rwm` allows, and `-a` denies all.
-    fn rules(text: &str) -> Vec<Rule> {
+    fn rules(text: &str) -> Vec<CheckedRule> {
         let rule = |text: &str| {
             let (allow, line) = (text.starts_with('+'), &text[1..]);
             match parse_line(line) {
-                Some(((kind, major, minor), access)) => Rule { allow, kind: Some(kind), major, minor, access },
-                None => Rule { allow, kind: None, major: None, minor: None, access: ALL },
+                Some(((kind, major, minor), access)) => CheckedRule { allow, kind: Some(kind), major, minor, access },
+                None => CheckedRule { allow, kind: None, major: None, minor: None, access: ALL },
             }
         };
         text.split(", ").map(rule).collect()
     }
 
     fn changes(from: &str, to: &str) -> String {
-        let list = List::of(&rules(to)).expect("rules that v1 can have");
-        let changes = list.changes_from(&List::parse(from));
+        let list = DeviceList::of(&rules(to)).expect("rules that v1 can have");
+        let changes = list.changes_from(&DeviceList::parse(from));
         let changes = changes.into_iter().map(|(allow, line)| format!("{}{line}", if allow { '+' } else { '-' }));
         changes.collect::<Vec<_>>().join(", ")
     }
@@ -206,17 +206,17 @@ mod tests {
 
     #[test]
     fn a_hole_in_an_exception_is_refused_on_v1() {
-        let error = List::of(&rules("-a, +c 1:* rwm, -c 1:3 w")).expect_err("the kernel would ignore it");
+        let error = DeviceList::of(&rules("-a, +c 1:* rwm, -c 1:3 w")).expect_err("the kernel would ignore it");
         let expected = "failed to set linux.resources.devices[2]: cgroup v1 can't except a part of `c 1:* rwm`";
         assert_eq!(error.to_string(), expected);
         // Exceptions for other access, kinds and numbers do not conflict.
-        List::of(&rules("-a, +c *:* m, -c 1:3 rw, -b 1:3 m, +c 2:* r, -c 1:3 r")).expect("no holes");
+        DeviceList::of(&rules("-a, +c *:* m, -c 1:3 rw, -b 1:3 m, +c 2:* r, -c 1:3 r")).expect("no holes");
     }
 
     #[test]
     fn rules_of_all_kinds_become_one_of_each() {
-        let rule = Rule { allow: true, kind: None, major: Some(7), minor: None, access: READ };
-        let list = List::of(&[rule]).expect("two exceptions");
-        assert_eq!(list.changes_from(&List::default()).len(), 2);
+        let rule = CheckedRule { allow: true, kind: None, major: Some(7), minor: None, access: READ };
+        let list = DeviceList::of(&[rule]).expect("two exceptions");
+        assert_eq!(list.changes_from(&DeviceList::default()).len(), 2);
     }
 }

@@ -1,6 +1,6 @@
 //! The counters of v1's controllers. The mapping from files to fields is runc's (opencontainers/cgroups, fs/).
 
-use super::{BlockIo, BlockIoEntry, Hugetlb, MemoryEntry, Stats, huge_page_sizes, lines};
+use super::{BlockIoEntry, BlockIoStats, Hugetlb, MemoryEntry, Stats, huge_page_sizes, lines};
 use crate::cgroup::Folder;
 
 /// A clock tick of cpuacct.stat in nanoseconds: USER_HZ is 100 on every supported machine.
@@ -118,7 +118,7 @@ fn hugetlb(folder: &Folder, stats: &mut Stats) {
     }
 }
 
-type Place = fn(&mut BlockIo) -> &mut Vec<BlockIoEntry>;
+type Place = fn(&mut BlockIoStats) -> &mut Vec<BlockIoEntry>;
 
 const SERVICED: Place = |it| &mut it.io_serviced_recursive;
 const BYTES: Place = |it| &mut it.io_service_bytes_recursive;
@@ -134,7 +134,7 @@ const DEBUG: [(&str, Place); 6] = [
 
 /// Reads the first set of files that has counted anything: BFQ's, the old CFQ's, then those of throttling, which
 /// always exist.
-fn block_io(folder: &Folder, stats: &mut BlockIo) {
+fn block_io(folder: &Folder, stats: &mut BlockIoStats) {
     let read = |file: String| entries(&folder.read(&file).unwrap_or_default());
     for (prefix, end) in [("blkio.bfq.", "_recursive"), ("blkio.", "_recursive"), ("blkio.throttle.", "_recursive")] {
         let serviced = read(format!("{prefix}io_serviced{end}"));

@@ -1,7 +1,7 @@
 //! The counters of a v2 group, converted to v1's fields as runc does it (opencontainers/cgroups, fs2/).
 
 use super::pressure;
-use super::{BlockIo, BlockIoEntry, Hugetlb, MemoryEntry, Stats, huge_page_sizes, lines};
+use super::{BlockIoEntry, BlockIoStats, Hugetlb, MemoryEntry, Stats, huge_page_sizes, lines};
 use crate::cgroup::Folder;
 
 /// Factor from microseconds to nanoseconds.
@@ -79,7 +79,7 @@ fn hugetlb(folder: &Folder, stats: &mut Stats) {
 }
 
 /// Parses lines such as `8:0 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0`.
-pub(super) fn block_io(text: &str, stats: &mut BlockIo) {
+pub(super) fn block_io(text: &str, stats: &mut BlockIoStats) {
     for line in text.lines() {
         let mut words = line.split(' ');
         let numbers = words.next().and_then(|device| device.split_once(':'));

@@ -114,12 +114,12 @@ impl Bytes {
 
 /// The arguments of a call.
 #[derive(Debug, Default)]
-pub(super) struct Arguments {
+pub(super) struct CallArguments {
     signature: String,
     bytes: Bytes,
 }
 
-impl Arguments {
+impl CallArguments {
     pub(super) fn text(mut self, it: &str) -> Self {
         self.signature.push('s');
         self.bytes.text(it);
@@ -253,7 +253,7 @@ impl Bus {
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut bus = Self { stream: BufReader::new(stream), serial: 0, signals: VecDeque::new() };
         bus.authenticate()?;
-        bus.call(&BUS, "Hello", &Arguments::default())?;
+        bus.call(&BUS, "Hello", &CallArguments::default())?;
         Ok(bus)
     }
 
@@ -270,7 +270,7 @@ impl Bus {
     }
 
     /// Calls a method and waits for its reply.
-    pub(super) fn call(&mut self, object: &Object, member: &str, arguments: &Arguments) -> io::Result<Message> {
+    pub(super) fn call(&mut self, object: &Object, member: &str, arguments: &CallArguments) -> io::Result<Message> {
         self.serial += 1;
         let mut message = Bytes(vec![ENDIAN, CALL, 0, 1]);
         message.number(u32::try_from(arguments.bytes.0.len()).map_err(io::Error::other)?);
@@ -346,7 +346,7 @@ mod tests {
 
     #[test]
     fn arguments_are_aligned_as_the_specification_requires() {
-        let arguments = Arguments::default().text("x").properties(&[("A", Value::Flag(true))]).no_units();
+        let arguments = CallArguments::default().text("x").properties(&[("A", Value::Flag(true))]).no_units();
         assert_eq!(arguments.signature, "sa(sv)a(sa(sv))");
         let number = |it: u32| it.to_ne_bytes().to_vec();
         let expected = [

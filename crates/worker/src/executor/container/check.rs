@@ -20,7 +20,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use flota_api::model::{HealthSpec, HealthTest};
 use flota_image::Healthcheck;
 use flota_network::Namespace;
-use flota_runtime::{ContainerClient, ExecProcess, ExecSpec, State};
+use flota_runtime::{ContainerClient, ContainerState, ExecProcess, ExecSpec};
 
 use crate::executor::{Cause, CheckEnd};
 
@@ -173,7 +173,7 @@ async fn connect(folder: &Path, port: u16) -> Result<TcpStream, Cause> {
 
 /// Makes a socket in the network namespace of the container.
 fn socket_inside(folder: &Path) -> Result<OwnedFd, Cause> {
-    let state = State::load(folder)?.filter(State::is_alive).ok_or("the container does not run")?;
+    let state = ContainerState::load(folder)?.filter(ContainerState::is_alive).ok_or("the container does not run")?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     Ok(Namespace::of(state.pid).enter(|| Ok(socket(AddressFamily::Inet, SockType::Stream, flags, None)))??)
 }

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use flota_api::id::TaskId;
 use flota_api::model::Assignment;
 use flota_image::remove_folder;
-use flota_runtime::Root;
+use flota_runtime::RootSource;
 
 use super::ContainerError;
 use crate::executor::{Cause, Draft, ExecutorError, PrepareStep, TaskPaths};
@@ -61,12 +61,12 @@ pub(super) struct WritableLayer {
 
 impl WritableLayer {
     /// Returns the root file system of a task whose image has these layers.
-    pub(super) fn root(&self, task: &TaskId, layers: &[PathBuf]) -> Root {
+    pub(super) fn root(&self, task: &TaskId, layers: &[PathBuf]) -> RootSource {
         let data = self.paths.data_folder(task);
         if self.overlay {
-            Root::Overlay { lower: layers.to_vec(), upper: data.join("upper"), work: data.join("work") }
+            RootSource::Overlay { lower: layers.to_vec(), upper: data.join("upper"), work: data.join("work") }
         } else {
-            Root::Folder(data.join("root"))
+            RootSource::Folder(data.join("root"))
         }
     }
 
@@ -77,13 +77,13 @@ impl WritableLayer {
             let _busy = busy;
             match &root {
                 // These folders must be new: a container never gets what an earlier one wrote.
-                Root::Overlay { upper, work, .. } => {
+                RootSource::Overlay { upper, work, .. } => {
                     fs_err::create_dir_all(&data)?;
                     fs_err::create_dir(upper)?;
                     fs_err::create_dir(work)?;
                     Ok(())
                 }
-                Root::Folder(root) => {
+                RootSource::Folder(root) => {
                     fs_err::create_dir_all(&data)?;
                     fs_err::create_dir(root)?;
                     copy_layers(&layers, root)

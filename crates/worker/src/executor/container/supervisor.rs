@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use flota_api::clock::Clock;
 use flota_api::id::TaskId;
-use flota_runtime::{ContainerClient, ContainerEvent, ContainerEvents, ExitStatus, State};
+use flota_runtime::{ContainerClient, ContainerEvent, ContainerEvents, ContainerState, ExitStatus};
 
 use crate::executor::{Control, TaskPaths};
 
@@ -58,7 +58,7 @@ impl Place {
         if let Some(status) = self.exit_status()? {
             return Ok(Some(Located::Ended(status)));
         }
-        let Some(state) = State::load(&folder).or_else(damaged)? else { return Ok(None) };
+        let Some(state) = ContainerState::load(&folder).or_else(damaged)? else { return Ok(None) };
         if state.is_alive() {
             tracing::warn!(task.id = %self.task, "the container's supervisor is gone: the container is killed");
             self.paths.cgroups(&self.task).sweep().map_err(io::Error::other)?;
