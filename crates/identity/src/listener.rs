@@ -1,5 +1,6 @@
 //! Incoming TLS connections, each with the identity of the peer. Handshakes run concurrently, with a time limit and a
-//! bound for each address, so that a slow or silent caller delays no other. Only a manager's connection, after its
+//! bound for each address, so that a slow or silent caller delays no other. The connections of each address without a
+//! certificate, and those of each node, are bounded. Only a manager's connection, after its
 //! handshake, reaches Raft's thread.
 
 use std::io;
@@ -23,21 +24,21 @@ use tonic::transport::server::Connected;
 
 use crate::certificate::{Identity, RAFT_NAME, read_subject};
 use crate::peer::Peer;
-use crate::sources::{Held, Place, Sources};
+use crate::sources::{Place, Source, Sources};
 
 use flota_api::model::Role;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest number of concurrent handshakes; further connections wait in the kernel's queue.
-const HANDSHAKES: usize = 256;
+const HANDSHAKES: usize = 1_024;
 
 /// A TLS connection with the identity of its peer.
 #[derive(Debug)]
 pub struct PeerStream {
     stream: TlsStream<TcpStream>,
     peer: Peer,
-    /// The place of a peer without a certificate among those of its address.
-    _place: Option<Place>,
+    /// The place of the connection among those of its node or address.
+    _place: Place,
 }
 
 impl Connected for PeerStream {
@@ -139,7 +140,7 @@ pub fn incoming(
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            let Some(place) = door.sources.take(address.ip(), Held::Handshake) else {
+            let Some(place) = door.sources.take(Source::handshakes(address.ip())) else {
                 tracing::debug!(%address, "too many handshakes of this address at once");
                 continue;
             };
@@ -177,13 +178,7 @@ impl Door {
         let Some(raft) = raft else {
             let stream = start.into_stream(Arc::clone(&self.config)).await?;
             let peer = identify(&stream, address);
-            let place = match peer {
-                Peer::Anonymous { .. } => {
-                    let place = self.sources.take(address.ip(), Held::Stranger);
-                    Some(place.ok_or_else(|| io::Error::other("too many connections without a certificate"))?)
-                }
-                _ => None,
-            };
+            let place = self.place(&peer, address)?;
             drop(self.sender.send(Ok(PeerStream { stream, peer, _place: place })).await);
             return Ok(());
         };
@@ -192,9 +187,16 @@ impl Door {
         if !matches!(peer, Peer::Node { role: Role::Manager, .. }) {
             return Err(io::Error::other("only a manager may connect for Raft"));
         }
+        let place = self.place(&peer, address)?;
         move_to(raft, &mut stream)?;
-        drop(self.raft_sender.send(Ok(PeerStream { stream, peer, _place: None })).await);
+        drop(self.raft_sender.send(Ok(PeerStream { stream, peer, _place: place })).await);
         Ok(())
+    }
+
+    /// Takes a place for a connection of this peer.
+    fn place(&self, peer: &Peer, address: SocketAddr) -> io::Result<Place> {
+        let source = peer.node_id().map_or_else(|| Source::strangers(address.ip()), |id| Source::Node(id.clone()));
+        self.sources.take(source).ok_or_else(|| io::Error::other("too many connections of this node or address"))
     }
 }
 

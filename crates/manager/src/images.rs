@@ -66,7 +66,7 @@ impl ControlLoop for Images {
         let mut holders: Vec<ImageHolder> = image.holders.iter().filter(keep).cloned().collect();
         // Without a confirmed holder there is no node to fetch from.
         if holders.iter().any(|holder| holder.confirmed) {
-            let new = new_holders(&holders, missing(image, view), view);
+            let new = new_holders(image, &holders, missing(image, view), view);
             holders.extend(new.into_iter().map(|node_id| ImageHolder { node_id, confirmed: false }));
         }
         if holders != image.holders {
@@ -103,14 +103,77 @@ fn missing(image: &Image, view: &Tables) -> usize {
     wanted_holders(view).saturating_sub(image.holders.iter().filter(counts).count())
 }
 
-/// Returns the `count` ready nodes that hold the fewest images and not this one.
-fn new_holders(holders: &[ImageHolder], count: usize, view: &Tables) -> Vec<NodeId> {
-    if count == 0 {
-        return Vec::new();
-    }
+/// Number of free nodes among which the holders of an image are chosen.
+const CANDIDATES: usize = 16;
+
+/// Returns up to `count` ready nodes that do not hold this image. Each image considers only a few nodes, so that the loss
+/// of a node with many images costs little in a large cluster, and those with the fewest images among them. As the ids of
+/// images and of nodes are random, every image begins at another node.
+fn new_holders(image: &Image, holders: &[ImageHolder], count: usize, view: &Tables) -> Vec<NodeId> {
     let is_free = |node: &&Arc<Node>| node.state == NodeState::Ready && !holders.iter().any(|it| it.node_id == node.id);
-    let free = view.nodes().filter(is_free);
+    let free = view.nodes_from(&image.id).filter(is_free).take(if count == 0 { 0 } else { CANDIDATES.max(count) });
     let mut ranked: Vec<_> = free.map(|node| (view.images_of_node(&node.id).count(), &node.id)).collect();
     ranked.sort_unstable();
     ranked.into_iter().take(count).map(|(_, id)| id.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flota_api::object::StoreObject;
+    use flota_api::version::Timestamp;
+
+    use crate::plan::Change;
+
+    fn node(id: String, state: NodeState) -> Node {
+        Node { id: id.as_str().into(), state, ..Node::default() }
+    }
+
+    fn image(id: &str, holders: &[&str]) -> Image {
+        let holder = |id: &&str| ImageHolder { node_id: (*id).into(), confirmed: true };
+        let (digest, holders) = (format!("sha256:{id}"), holders.iter().map(holder).collect());
+        Image { id: id.into(), references: [id.to_owned()].into(), digest, holders, ..Image::default() }
+    }
+
+    /// Returns the holders that the loop gives an image; `None` if it changes nothing.
+    fn planned(id: &str, view: &Tables) -> Option<Vec<String>> {
+        let plan = Images.plan(&Key::of(id), view, &mut PlanContext::at(Timestamp::default()));
+        plan.changes.iter().find_map(|change| match change {
+            Change::Put(Object::Image(image)) => Some(image.holders.iter().map(|it| it.node_id.to_string()).collect()),
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn the_node_with_the_fewest_images_becomes_a_holder() {
+        let mut view = Tables::default();
+        let states =
+            [("a", NodeState::Ready), ("b", NodeState::Ready), ("c", NodeState::Ready), ("d", NodeState::Down)];
+        states.iter().for_each(|(id, state)| view.put(node((*id).to_owned(), *state).into_object()));
+        view.put(image("other", &["b", "a"]).into_object());
+        view.put(image("lone", &["a"]).into_object());
+        assert_eq!(planned("lone", &view).unwrap(), ["a", "c"]);
+        assert_eq!(planned("other", &view), None, "two nodes hold it");
+        view.put(image("lost", &["d"]).into_object());
+        assert_eq!(planned("lost", &view).unwrap(), ["d", "c", "a"], "a node that is down may come back");
+        view.put(image("unconfirmed", &[]).into_object());
+        assert_eq!(planned("unconfirmed", &view), None, "there is no node to fetch it from");
+    }
+
+    #[test]
+    fn the_images_of_a_lost_node_are_spread_over_a_large_cluster() {
+        let mut view = Tables::default();
+        let ids = || ('0'..='9').flat_map(|first| ('0'..='9').map(move |second| format!("{first}{second}")));
+        ids().for_each(|id| view.put(node(id, NodeState::Ready).into_object()));
+        view.put(node("lost".into(), NodeState::Down).into_object());
+        ids().for_each(|id| view.put(image(&id, &["lost"]).into_object()));
+        for id in ids() {
+            let holders = planned(&id, &view).unwrap().split_off(1).into_iter();
+            let holders = holders.map(|it| ImageHolder { node_id: it.as_str().into(), confirmed: true }).collect();
+            let image = view.image(id.as_str()).unwrap();
+            view.put(Image { holders, ..image.as_ref().clone() }.into_object());
+        }
+        let most = view.nodes().map(|node| view.images_of_node(&node.id).count()).max();
+        assert_eq!(most, Some(IMAGE_HOLDERS), "a hundred images on a hundred nodes");
+    }
 }

@@ -252,7 +252,7 @@ fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .layer(tower::layer::layer_fn(move |inner| Authorize::new(inner, None, known.clone(), sources.clone())));
+        .layer(tower::layer::layer_fn(move |inner| Authorize::port(inner, known.clone(), sources.clone())));
     let mut router = server.clone().add_service(worker.image_server());
     if let Some(manager) = manager {
         router = router

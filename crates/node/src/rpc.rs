@@ -2,8 +2,10 @@
 //! checked against the table in `flota_identity` before any service sees it.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
@@ -13,27 +15,43 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::{Service, ServiceExt};
 
+use flota_api::id::NodeId;
 use flota_api::reason::Reason;
 use flota_identity::{Peer, Sources, may_call};
 use flota_manager::Manager;
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
+/// Returns whether a node's certificate is revoked.
+type Revoked = Arc<dyn Fn(&NodeId) -> bool + Send + Sync>;
+
 /// Passes a call on only if the table allows it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Authorize<S> {
     inner: S,
     /// The identity of all callers of this listener, if the connections do not have their own.
     peer: Option<Peer>,
-    /// Knows which nodes were removed. `None` on a worker, which serves only images, for which it demands a grant.
-    manager: Option<Manager>,
+    is_revoked: Revoked,
     /// Counts the calls of peers without a certificate.
     sources: Sources,
 }
 
+impl<S> fmt::Debug for Authorize<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authorize").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
 impl<S> Authorize<S> {
-    pub(crate) fn new(inner: S, peer: Option<Peer>, manager: Option<Manager>, sources: Sources) -> Self {
-        Self { inner, peer, manager, sources }
+    /// For the local socket, whose callers are all this machine's root.
+    pub(crate) fn local(inner: S) -> Self {
+        Self { inner, peer: Some(Peer::Local), is_revoked: Arc::new(|_| false), sources: Sources::default() }
+    }
+
+    /// For the node's port. A worker's port has no `manager`: it serves only images, and demands a grant for each.
+    pub(crate) fn port(inner: S, manager: Option<Manager>, sources: Sources) -> Self {
+        let is_revoked = move |id: &NodeId| manager.as_ref().is_some_and(|manager| manager.is_revoked(id));
+        Self { inner, peer: None, is_revoked: Arc::new(is_revoked), sources }
     }
 
     fn allows(&self, request: &Request<Body>) -> bool {
@@ -42,8 +60,7 @@ impl<S> Authorize<S> {
         // A removed node may still open a session, because there it learns that it was removed, and repeat a request to
         // leave whose answer was lost.
         let is_farewell = path.starts_with("/flota.dispatcher.Dispatcher/") || path == "/flota.ca.NodeCa/LeaveRaft";
-        let revoked = |id| self.manager.as_ref().is_some_and(|manager| manager.is_revoked(id));
-        may_call(peer, path) && (is_farewell || !peer.node_id().is_some_and(revoked))
+        may_call(peer, path) && (is_farewell || !peer.node_id().is_some_and(|id| (self.is_revoked)(id)))
     }
 
     /// Whether the caller has a certificate, or its address has not made too many calls without one.
@@ -144,6 +161,29 @@ impl Service<Request<Body>> for LocalControl {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flota_api::model::Role;
+
+    #[tokio::test]
+    async fn a_removed_node_may_say_farewell_and_call_nothing_else() {
+        let served = tower::service_fn(|_: Request<Body>| async { Ok(Response::new(Body::empty())) });
+        let is_revoked: Revoked = Arc::new(|id| id.as_str() == "removed");
+        let mut port = Authorize { inner: served, peer: None, is_revoked, sources: Sources::default() };
+        let mut is_served = async |id: &str, path: &str| {
+            let address = ([127, 0, 0, 1], 1).into();
+            let mut request = Request::builder().uri(path).body(Body::empty()).expect("a request");
+            request.extensions_mut().insert(Peer::Node { id: id.into(), role: Role::Manager, address });
+            let response = port.call(request).await.expect("it is infallible");
+            Status::from_header_map(response.headers()).is_none()
+        };
+        for path in ["/flota.control.Control/ListNodes", "/flota.raft.RaftTransport/Vote", "/flota.ca.NodeCa/JoinRaft"]
+        {
+            assert!(is_served("member", path).await, "{path}");
+            assert!(!is_served("removed", path).await, "{path}");
+        }
+        for path in ["/flota.dispatcher.Dispatcher/Session", "/flota.ca.NodeCa/LeaveRaft"] {
+            assert!(is_served("removed", path).await, "{path}");
+        }
+    }
 
     #[tokio::test]
     async fn a_starting_manager_and_a_worker_refuse_with_different_reasons() {

@@ -122,3 +122,60 @@ async fn connections_without_a_certificate_are_bounded_and_nodes_come_through() 
     assert!(matches!(stream.peer, Peer::Anonymous { .. }));
     listener.end();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_connections_of_a_node_are_bounded_and_other_nodes_come_through() {
+    let cluster = Cluster::new();
+    let mut listener = Listener::start(&cluster).await;
+    let (dialer, mut open) = (cluster.dialer("w", Role::Worker), Vec::new());
+    for _ in 0..128 {
+        let client = dialer.connect(&listener.address, NODE_NAME).await.expect("there is room");
+        open.push((client, listener.others.recv().await.expect("it arrives").expect("it is whole")));
+    }
+    if let Ok(stream) = dialer.connect(&listener.address, NODE_NAME).await {
+        assert!(!is_answered(stream).await, "one too many");
+    }
+    let _other = cluster.dialer("v", Role::Worker).connect(&listener.address, NODE_NAME).await.expect("welcome");
+    let stream = listener.others.recv().await.expect("it arrives").expect("it is whole");
+    assert!(matches!(&stream.peer, Peer::Node { id, .. } if id.as_str() == "v"), "{:?}", stream.peer);
+    open.pop();
+    let _again = dialer.connect(&listener.address, NODE_NAME).await.expect("there is room again");
+    listener.others.recv().await.expect("it arrives").expect("it is whole");
+    listener.end();
+}
+
+/// A ClientHello that offers TLS 1.2 and nothing newer (RFC 5246, 7.4.1.2): one cipher suite, and the extensions that a
+/// server of that time needs.
+fn hello_of_tls_1_2() -> Vec<u8> {
+    let mut extensions = Vec::new();
+    // supported_groups: secp256r1; ec_point_formats: uncompressed; signature_algorithms: ecdsa_secp256r1_sha256.
+    extensions.extend([0, 10, 0, 4, 0, 2, 0, 23, 0, 11, 0, 2, 1, 0, 0, 13, 0, 4, 0, 2, 4, 3]);
+    let mut body = vec![3, 3];
+    body.extend([7; 32]);
+    // No session; TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256; no compression.
+    body.extend([0, 0, 2, 0xc0, 0x2b, 1, 0]);
+    body.extend(u16::try_from(extensions.len()).expect("it is short").to_be_bytes());
+    body.extend(extensions);
+    let length = |bytes: usize| u16::try_from(bytes).expect("it is short").to_be_bytes();
+    let mut handshake = vec![1, 0];
+    handshake.extend(length(body.len()));
+    handshake.extend(body);
+    let mut record = vec![22, 3, 1];
+    record.extend(length(handshake.len()));
+    record.extend(handshake);
+    record
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_1_2_is_refused() {
+    let cluster = Cluster::new();
+    let mut listener = Listener::start(&cluster).await;
+    let mut stream = TcpStream::connect(&listener.address).await.expect("it listens");
+    stream.write_all(&hello_of_tls_1_2()).await.expect("it is taken");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.expect("the connection is closed");
+    // A fatal alert (21, level 2): protocol_version (RFC 8446, 6.2).
+    assert_eq!((answer.first(), answer.get(5..)), (Some(&21), Some(&[2, 70][..])), "{answer:?}");
+    assert!(listener.others.try_recv().is_err() && listener.raft.try_recv().is_err());
+    listener.end();
+}

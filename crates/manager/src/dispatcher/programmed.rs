@@ -11,7 +11,7 @@ use flota_api::version::Version;
 use flota_raft_store::Tables;
 use flota_raft_store::faults::{self, Fault};
 
-use super::networks::{Change, News};
+use super::networks::{NetworkChange, News};
 
 /// With the fault `LostNews`, the changes of one in this many versions are lost.
 const LOST_ONE_OF: Version = 5;
@@ -126,7 +126,7 @@ impl Programmed {
 
     /// Adds the changes up to this version to the news of the sessions that have the networks. Returns the nodes of these
     /// sessions and of those that hold back a stop, which may go on.
-    pub(super) fn add(&self, changes: &[Change], version: Version, view: &Tables) -> BTreeSet<NodeId> {
+    pub(super) fn add(&self, changes: &[NetworkChange], version: Version, view: &Tables) -> BTreeSet<NodeId> {
         let is_lost = faults::is_on(Fault::LostNews) && version.is_multiple_of(LOST_ONE_OF);
         let changes = if is_lost { &[] } else { changes };
         self.with(|state| {
@@ -236,8 +236,8 @@ mod tests {
         Task { id: "t".into(), attachments, ..Task::default() }
     }
 
-    fn change() -> [Change; 1] {
-        [Change::Endpoint("a".into(), "t".into())]
+    fn change() -> [NetworkChange; 1] {
+        [NetworkChange::Endpoint("a".into(), "t".into())]
     }
 
     /// Sessions of all three nodes that have confirmed everything up to version 4.
@@ -295,7 +295,7 @@ mod tests {
     fn later_changes_do_not_hold_up_an_earlier_stop() {
         let (programmed, view) = (settled(), view());
         programmed.add(&[], 5, &view);
-        programmed.add(&[Change::Network("a".into())], 6, &view);
+        programmed.add(&[NetworkChange::Network("a".into())], 6, &view);
         assert_eq!(programmed.withdrawal(&task(), STOPPING, &view), Withdrawal::Confirmed);
     }
 

@@ -266,6 +266,13 @@ impl Tables {
         self.indices.images_of_node.of(id).filter_map(|id| self.image(id))
     }
 
+    /// Every node, by id, from the first one that is not below `id`; those below it come last.
+    pub fn nodes_from(&self, id: impl Into<Id>) -> impl Iterator<Item = &Arc<Node>> {
+        let (nodes, id) = (&self.table(Kind::Node).by_id, id.into());
+        let (above, below) = (nodes.range(id..), nodes.range(..id));
+        above.chain(below).filter_map(|(_, object)| Node::from_object(object))
+    }
+
     /// Nodes that are managers, by id.
     pub fn managers(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.indices.managers.iter().filter_map(|id| self.node(id))
