@@ -6,7 +6,7 @@
 //!      cluster     managers and workers as processes that crash and start again
 //!      network     byte streams between them; raft_network: Raft's messages
 //!      schedule    what goes wrong, and when      user       what is asked of the cluster
-//!      invariants, network_invariants  what must hold all the time
+//!      invariants, network_invariants  what must hold all the time      violation  which promise was broken
 //!        linearizability   what the user must have seen
 //!      script      tests that drive it by hand    scale             a large one, for what it costs
 //! ```
@@ -36,5 +36,6 @@ pub mod services;
 pub mod system;
 pub mod time;
 pub mod user;
+pub mod violation;
 mod wire;
 pub mod world;

@@ -12,6 +12,7 @@ use flota_worker::RunningSlot;
 use super::cluster::SimCluster;
 use super::network_invariants::{self, NetworkInvariants};
 use super::user::TAG;
+use super::violation::{Kind, Violation};
 
 /// How long two containers of one slot may run after the last fault, in milliseconds. Within this time, a node that was
 /// cut off is found again, and its session says which tasks to stop.
@@ -45,9 +46,9 @@ impl Invariants {
     ///
     /// # Errors
     /// The invariant that is violated.
-    pub fn check(&mut self, cluster: &SimCluster, trouble: u64) -> Result<(), String> {
+    pub fn check(&mut self, cluster: &SimCluster, trouble: u64) -> Result<(), Violation> {
         if let Some(conflict) = cluster.raft_network.conflict() {
-            return Err(conflict);
+            return Err(Kind::EntriesDiffer.because(conflict));
         }
         for it in &cluster.managers {
             let Some(manager) = it.manager() else { continue };
@@ -55,18 +56,16 @@ impl Invariants {
             if leadership.is_self {
                 let first = *self.leaders.entry(leadership.term).or_insert(manager.raft().id());
                 if first != manager.raft().id() {
-                    return Err(format!(
-                        "term {} has two leaders: {first} and {}",
-                        leadership.term,
-                        manager.raft().id()
-                    ));
+                    let text = format!("term {} has two leaders: {first} and {}", leadership.term, manager.raft().id());
+                    return Err(Kind::TwoLeaders.because(text));
                 }
             }
             let (index, digest) = manager.raft().applied();
             if let Some(digest) = digest.filter(|_| !self.tables_may_differ) {
                 let first = *self.digests.entry(index).or_insert(digest);
                 if first != digest {
-                    return Err(format!("the tables of {} differ from another manager's at entry {index}", it.host));
+                    let text = format!("the tables of {} differ from another manager's at entry {index}", it.host);
+                    return Err(Kind::TablesDiffer.because(text));
                 }
             }
             let view = manager.store().view();
@@ -79,7 +78,7 @@ impl Invariants {
         self.networks.check_nodes(cluster, trouble)
     }
 
-    fn check_tables(&mut self, view: &View) -> Result<(), String> {
+    fn check_tables(&mut self, view: &View) -> Result<(), Violation> {
         let (mut slots, mut devices) = (BTreeMap::new(), BTreeMap::new());
         let mut reserved: BTreeMap<Option<&NodeId>, u64> = BTreeMap::new();
         let before = std::mem::take(&mut self.tasks);
@@ -92,23 +91,27 @@ impl Invariants {
             let rank = task.status.rank();
             if let Some((old, node)) = before.get(task.id.as_str()) {
                 if rank < *old {
-                    return Err(format!("task {} went back from {old:?} to {rank:?}", task.id));
+                    let text = format!("task {} went back from {old:?} to {rank:?}", task.id);
+                    return Err(Kind::TaskWentBack.because(text));
                 }
                 if node.is_some() && *node != task.node_id {
-                    return Err(format!("task {} moved from node {node:?} to {:?}", task.id, task.node_id));
+                    let text = format!("task {} moved from node {node:?} to {:?}", task.id, task.node_id);
+                    return Err(Kind::TaskMoved.because(text));
                 }
             }
             if is_wanted(task)
                 && let Some(other) = slots.insert((&task.service_id, task.slot), &task.id)
             {
-                return Err(format!("slot {} of a service has two wanted tasks: {other} and {}", task.slot, task.id));
+                let text = format!("slot {} of a service has two wanted tasks: {other} and {}", task.slot, task.id);
+                return Err(Kind::SlotWantedTwice.because(text));
             }
             if task.holds_resources() {
                 let wanted = view.spec_of(task).map_or(0, |spec| spec.reservations.nano_cpus);
                 *reserved.entry(task.node_id.as_ref()).or_default() += wanted;
                 for device in &task.device_ids {
                     if let Some(other) = devices.insert((&task.node_id, &device.kind, &device.id), &task.id) {
-                        return Err(format!("tasks {other} and {} hold the same device {device:?}", task.id));
+                        let text = format!("tasks {other} and {} hold the same device {device:?}", task.id);
+                        return Err(Kind::DeviceTwice.because(text));
                     }
                 }
             }
@@ -118,13 +121,14 @@ impl Invariants {
         for (id, reserved) in reserved.into_iter().filter_map(|(id, reserved)| Some((id?, reserved))) {
             let offered = view.node(id).map_or(0, |node| node.description.resources.nano_cpus);
             if reserved > offered {
-                return Err(format!("tasks on node {id} have reserved {reserved} of its {offered} nano-CPUs"));
+                let text = format!("tasks on node {id} have reserved {reserved} of its {offered} nano-CPUs");
+                return Err(Kind::Overcommitted.because(text));
             }
         }
         Ok(())
     }
 
-    fn check_machines(&mut self, cluster: &SimCluster, trouble: u64) -> Result<(), String> {
+    fn check_machines(&mut self, cluster: &SimCluster, trouble: u64) -> Result<(), Violation> {
         let now = cluster.world.now();
         let slots = slots(cluster);
         self.doubles.retain(|slot, _| slots.get(slot).is_some_and(|running| running.len() > 1));
@@ -132,7 +136,8 @@ impl Invariants {
             let since = *self.doubles.entry(slot.clone()).or_insert(now);
             if now - since.max(trouble) > DOUBLE_FOR {
                 let tasks: Vec<&String> = running.iter().map(|it| &it.task).collect();
-                return Err(format!("slot {} of {} has run twice since {since}: {tasks:?}", slot.1, slot.0));
+                let text = format!("slot {} of {} has run twice since {since}: {tasks:?}", slot.1, slot.0);
+                return Err(Kind::SlotRunsTwice.because(text));
             }
         }
         Ok(())

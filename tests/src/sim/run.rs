@@ -15,6 +15,7 @@ use super::host::USER;
 use super::invariants::{Invariants, converged, picture};
 use super::schedule::Schedule;
 use super::user::{History, Users, Wishes, channels};
+use super::violation::{Kind, Violation};
 use super::world::World;
 
 /// Parameters of a simulation.
@@ -44,8 +45,8 @@ impl Options {
 pub struct Outcome {
     /// The parameters.
     pub options: Options,
-    /// The invariant that was violated; `None` if none was.
-    pub violation: Option<String>,
+    /// The first promise that was broken; `None` if none was.
+    pub violation: Option<Violation>,
     /// All lines of the log.
     pub log: Vec<String>,
     /// Duration of the simulation in milliseconds of virtual time.
@@ -150,7 +151,7 @@ impl Run {
         let result = result.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|it| (*it).to_owned()));
-            Err(format!("something panicked: {}", text.unwrap_or_default()))
+            Err(Kind::Panicked.because(text.unwrap_or_default()))
         });
         let log = self.cluster.world.log.clone();
         let operations = self.history.count().0;
@@ -166,7 +167,7 @@ impl Run {
         }
     }
 
-    fn judge(&mut self, options: Options) -> Result<(), String> {
+    fn judge(&mut self, options: Options) -> Result<(), Violation> {
         self.until_up()?;
         self.start_users(3, 150);
         let mut schedule = Schedule::new(self.random.fork(), self.cluster.world.now());
@@ -193,20 +194,22 @@ impl Run {
             match missing {
                 None => since = since.or(Some(self.cluster.world.now())),
                 Some(what) if self.cluster.world.now() > until => {
-                    return Err(format!("{CONVERGE} ms after the last trouble, {what}"));
+                    let text = format!("{CONVERGE} ms after the last trouble, {what}");
+                    return Err(Kind::NotConverged.because(text));
                 }
                 Some(_) => since = None,
             }
         }
         self.check_quiet()?;
-        self.history.check(self.invariants.changed()).map_err(|violation| violation.to_string())
+        let checked = self.history.check(self.invariants.changed());
+        checked.map_err(|violation| Kind::NotLinearizable.because(violation.to_string()))
     }
 
     /// Runs until every manager votes and every worker has a session.
     ///
     /// # Errors
     /// The invariant that is violated, or what is still missing after the time limit.
-    pub fn until_up(&mut self) -> Result<(), String> {
+    pub fn until_up(&mut self) -> Result<(), Violation> {
         self.until("the cluster is up", START, is_up)?;
         self.cluster.all_were_here();
         Ok(())
@@ -221,11 +224,11 @@ impl Run {
         what: &str,
         most: u64,
         condition: impl Fn(&SimCluster) -> Result<(), String>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Violation> {
         let until = self.cluster.world.now() + most;
         while let Err(missing) = condition(&self.cluster) {
             if self.cluster.world.now() > until {
-                return Err(format!("not within {most} ms: {what}: {missing}"));
+                return Err(Kind::NotInTime.because(format!("not within {most} ms: {what}: {missing}")));
             }
             self.step()?;
         }
@@ -236,7 +239,7 @@ impl Run {
     ///
     /// # Errors
     /// The invariant that is violated.
-    pub fn pass(&mut self, millis: u64) -> Result<(), String> {
+    pub fn pass(&mut self, millis: u64) -> Result<(), Violation> {
         let until = self.cluster.world.now() + millis;
         while self.cluster.world.now() < until {
             self.step()?;
@@ -278,11 +281,11 @@ impl Run {
     ///
     /// # Errors
     /// The invariant that is violated.
-    pub fn step(&mut self) -> Result<(), String> {
+    pub fn step(&mut self) -> Result<(), Violation> {
         self.cluster.world.step();
         self.quanta += 1;
         if let Some(panic) = PANIC.get() {
-            return Err(format!("a task panicked: {panic}"));
+            return Err(Kind::Panicked.because(panic));
         }
         if self.quanta.is_multiple_of(LOOK_EVERY) {
             self.invariants.check(&self.cluster, self.trouble)?;
@@ -291,12 +294,12 @@ impl Run {
     }
 
     /// Restarts managers that have ended by themselves. That is a violation unless their disk fails.
-    fn restart_ended(&mut self, schedule: &mut Schedule) -> Result<(), String> {
+    fn restart_ended(&mut self, schedule: &mut Schedule) -> Result<(), Violation> {
         for (number, why) in self.cluster.ended_managers() {
             let host = self.cluster.managers[number].host;
             self.cluster.world.log.add(format_args!("{host} has ended: {why}"));
             if !schedule.is_hurt(number, self.cluster.world.now()) {
-                return Err(format!("the manager on {host} has ended: {why}"));
+                return Err(Kind::ManagerEnded.because(format!("the manager on {host} has ended: {why}")));
             }
             schedule.restart(&mut self.cluster, number);
         }
@@ -304,17 +307,18 @@ impl Run {
     }
 
     /// Checks that a converged cluster stays converged without starting or stopping anything.
-    fn check_quiet(&mut self) -> Result<(), String> {
+    fn check_quiet(&mut self) -> Result<(), Violation> {
         let before = picture(&self.cluster);
         self.pass(QUIET)?;
         let after = picture(&self.cluster);
         if before != after {
-            return Err(format!("something moved although nothing was to do: {before} became {after}"));
+            return Err(Kind::Unrest.because(format!("{before} became {after}, although nothing was to do")));
         }
-        converged(&self.cluster).map_err(|missing| format!("it did not stay so: {missing}"))?;
+        converged(&self.cluster)
+            .map_err(|missing| Kind::NotConverged.because(format!("it did not stay so: {missing}")))?;
         let bad = ["tables of this manager and of the leader differ", "an answer that no manager gives"];
         match bad.iter().find_map(|text| self.cluster.world.log.find(text)) {
-            Some(line) => Err(format!("the log says: {line}")),
+            Some(line) => Err(Kind::BadLog.because(line)),
             None => Ok(()),
         }
     }
