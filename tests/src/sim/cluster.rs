@@ -16,7 +16,7 @@ use flota_api::resources::Resources;
 use flota_api::{FEATURE_LEVEL, VERSION};
 use flota_identity::{GrantKey, RootCa, new_secret};
 use flota_manager::Manager;
-use flota_raft_store::raft::ModelDisk;
+use flota_raft_store::raft::{LogBounds, ModelDisk};
 use flota_raft_store::{Store, Transaction, View, WriteTx};
 use flota_worker::{FakeMachine, FakeNetworks, MemoryRecords, MemoryState};
 
@@ -82,6 +82,7 @@ pub struct SimCluster {
     pub workers: Vec<WorkerHost>,
     /// Every registry that managers ask.
     pub registry: FakeRegistry,
+    bounds: LogBounds,
     random: Random,
 }
 
@@ -90,9 +91,11 @@ pub const DEVICE_KIND: &str = "gpu";
 const DEVICES: usize = 2;
 
 impl SimCluster {
-    /// Starts the processes of a cluster. It is not up when this returns.
+    /// Starts the processes of a cluster, with bounds of the log that are drawn small, so that snapshots and purges are
+    /// made within seconds. The cluster is not up when this returns.
     pub fn start(world: World, managers: u16, workers: u16, random: &Random) -> Self {
-        let mut cluster = Self::start_managers(world, managers, workers, random);
+        let bounds = random.draw(small_bounds);
+        let mut cluster = Self::start_managers(world, (managers, workers), bounds, random);
         (0..cluster.workers.len()).for_each(|number| cluster.start_worker(number));
         cluster
     }
@@ -103,13 +106,13 @@ impl SimCluster {
     /// # Panics
     /// There are no workers.
     pub fn start_fleet(world: World, managers: u16, workers: u16, random: &Random) -> Self {
-        let mut cluster = Self::start_managers(world, managers, workers, random);
+        let mut cluster = Self::start_managers(world, (managers, workers), LogBounds::default(), random);
         let workers: Vec<_> = (0..cluster.workers.len()).map(|number| run_worker(cluster.worker(number))).collect();
         cluster.world.start(cluster.workers[0].host, async { drop(futures::future::join_all(workers).await) });
         cluster
     }
 
-    fn start_managers(world: World, managers: u16, workers: u16, random: &Random) -> Self {
+    fn start_managers(world: World, (managers, workers): (u16, u16), bounds: LogBounds, random: &Random) -> Self {
         let raft_network = RaftNetwork::new(world.network.clone());
         let id = || random.draw(NodeId::random);
         let mut cluster = Self {
@@ -118,6 +121,7 @@ impl SimCluster {
             managers: Vec::new(),
             workers: Vec::new(),
             registry: FakeRegistry::default(),
+            bounds,
             random: random.clone(),
         };
         for number in 1..=managers {
@@ -226,6 +230,7 @@ impl SimCluster {
             raft_id: it.raft_id,
             was_here: it.was_here,
             disk: it.disk.clone(),
+            bounds: self.bounds,
             clock: it.clock.as_clock(),
             random: Random::seeded(self.random.draw(|rng| rng.random())),
             network: self.world.network.clone(),
@@ -325,6 +330,16 @@ impl SimCluster {
     pub fn ended_managers(&self) -> Vec<(usize, String)> {
         let ended = self.managers.iter().enumerate();
         ended.filter_map(|(number, it)| Some((number, it.ended.why()?))).collect()
+    }
+}
+
+fn small_bounds(rng: &mut StdRng) -> LogBounds {
+    LogBounds {
+        between_snapshots: rng.random_range(16..128) << 10,
+        kept_entries: rng.random_range(20..200),
+        kept_bytes: rng.random_range(8..64) << 10,
+        cached_bytes: rng.random_range(16..128) << 10,
+        segment_bytes: rng.random_range(4..16) << 12,
     }
 }
 
