@@ -13,7 +13,7 @@ use super::violation::Kind;
 /// First argument of a child process.
 const CHILD: &str = "--child";
 
-const FAULTS: [Fault; 8] = [
+const FAULTS: [Fault; 11] = [
     Fault::LeaderRestore,
     Fault::EarlyAcknowledgement,
     Fault::EarlyRead,
@@ -22,6 +22,9 @@ const FAULTS: [Fault; 8] = [
     Fault::DoubleAddress,
     Fault::LostNews,
     Fault::NoNews,
+    Fault::RefusalWithoutProof,
+    Fault::AgeOfContact,
+    Fault::OrderByClock,
 ];
 
 /// Returns the fault with this name.

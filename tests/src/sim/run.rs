@@ -10,8 +10,10 @@ use flota_api::model::Stack;
 use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Entry, WriteTx};
 
+use super::availability::Availability;
+use super::changes::all_vote;
 use super::cluster::SimCluster;
-use super::host::USER;
+use super::host::{MOST_MANAGERS, USER};
 use super::invariants::{Invariants, converged, picture};
 use super::schedule::Schedule;
 use super::user::{History, Users, Wishes, channels};
@@ -103,13 +105,8 @@ pub(super) fn simulate_here(options: Options) -> Outcome {
 
 /// Whether every manager votes, every worker has a session, and every service runs as its spec says.
 pub(super) fn is_up(cluster: &SimCluster) -> Result<(), String> {
-    let managers = cluster.managers.len();
-    let leader = cluster.leader().and_then(|number| cluster.managers[number].manager());
-    // While the set changes, entries also need a majority of the old set, so one more failed manager may stop the
-    // cluster.
-    let leader = leader.filter(|it| !it.raft().is_changing()).ok_or("no manager leads a complete set of managers")?;
-    let voters = leader.raft().members().iter().filter(|member| member.votes).count();
-    if voters < managers { Err(format!("{voters} of {managers} managers vote")) } else { converged(cluster) }
+    all_vote(cluster)?;
+    converged(cluster)
 }
 
 /// The first panic of any task of any process.
@@ -132,6 +129,7 @@ pub struct Run {
     /// The operations that users have recorded.
     pub history: History,
     invariants: Invariants,
+    availability: Availability,
     random: Random,
     trouble: u64,
     quanta: u64,
@@ -143,7 +141,15 @@ impl Run {
         let world = World::new(options.seed);
         let random = Random::seeded(options.seed);
         let cluster = SimCluster::start(world, options.managers, options.workers, &random);
-        Self { cluster, history: History::default(), invariants: Invariants::default(), random, trouble: 0, quanta: 0 }
+        Self {
+            cluster,
+            history: History::default(),
+            invariants: Invariants::default(),
+            availability: Availability::default(),
+            random,
+            trouble: 0,
+            quanta: 0,
+        }
     }
 
     fn finish(mut self, options: Options) -> Outcome {
@@ -177,6 +183,7 @@ impl Run {
             self.restart_ended(&mut schedule)?;
             self.trouble = schedule.trouble();
             self.step()?;
+            self.check_availability(&schedule)?;
         }
         schedule.end(&mut self.cluster);
         self.trouble = schedule.trouble();
@@ -188,8 +195,9 @@ impl Run {
             self.restart_ended(&mut schedule)?;
             self.step()?;
             let missing = match self.history.count() {
-                (_, 0) => converged(&self.cluster).err(),
-                (_, open) => Some(format!("{open} requests of users are under way")),
+                (_, open) if open > 0 => Some(format!("{open} requests of users are under way")),
+                _ if schedule.is_changing() => Some("the set of managers changes".into()),
+                _ => is_up(&self.cluster).err(),
             };
             match missing {
                 None => since = since.or(Some(self.cluster.world.now())),
@@ -252,13 +260,16 @@ impl Run {
         let users = Users {
             clients,
             pause,
-            wishes: Wishes { image: "app", replicas: 4, devices: true, networks: true },
+            wishes: Wishes { image: "app", replicas: 4, devices: true, networks: true, probes: true },
             channels: Vec::new(),
             history: self.history.clone(),
         };
         self.history.start();
         let seed: u64 = self.random.draw(|rng| rng.random());
-        let (network, managers) = (self.cluster.world.network.clone(), self.cluster.addresses());
+        let network = self.cluster.world.network.clone();
+        // They also know the machines that may become managers.
+        let managers = self.cluster.managers.len().max(MOST_MANAGERS);
+        let managers: Vec<String> = (0..managers).map(|number| self.cluster.manager_host(number).address()).collect();
         // A channel must be created in the runtime that uses it.
         let main = async move { Users { channels: channels(&network, &managers), ..users }.run(seed).await };
         self.cluster.world.start(USER, main);
@@ -291,6 +302,17 @@ impl Run {
             self.invariants.check(&self.cluster, self.trouble)?;
         }
         Ok(())
+    }
+
+    /// Checks that users can write, unless the network is bad or the set of managers changes.
+    fn check_availability(&mut self, schedule: &Schedule) -> Result<(), Violation> {
+        let now = self.cluster.world.now();
+        if schedule.is_changing() || schedule.is_network_bad(now) {
+            self.availability.reset();
+            return Ok(());
+        }
+        let sound = |manager| !schedule.is_hurt(manager, now);
+        self.availability.check(&self.cluster, self.history.written(), sound)
     }
 
     /// Restarts managers that have ended by themselves. That is a violation unless their disk fails.

@@ -18,6 +18,8 @@ pub enum Kind {
     TaskWentBack,
     /// A task has changed its node.
     TaskMoved,
+    /// A part of a task has changed that its writer can't have changed.
+    WrongWriter,
     /// Two tasks of one slot should run.
     SlotWantedTwice,
     /// Containers of two tasks of one slot run for too long.
@@ -36,6 +38,8 @@ pub enum Kind {
     FalseConfirmation,
     /// A node sends connections to a task that has ended.
     StaleConnections,
+    /// Nobody could write for too long, although a majority of the managers could work.
+    NoWrites,
     /// Users were answered what no order of their operations explains, or older data than the answer states.
     NotLinearizable,
     /// The cluster is not what users have asked for, although nothing goes wrong.

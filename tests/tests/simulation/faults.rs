@@ -58,3 +58,18 @@ fn a_node_that_confirms_what_it_was_not_told_is_found() {
 fn a_node_that_is_told_nothing_of_tasks_that_end_is_found() {
     is_found(Fault::NoNews, &[Kind::StaleConnections]);
 }
+
+#[test]
+fn a_refusal_of_a_deposed_leader_is_found() {
+    is_found(Fault::RefusalWithoutProof, &[Kind::NotLinearizable]);
+}
+
+#[test]
+fn an_age_that_is_too_small_is_found() {
+    is_found(Fault::AgeOfContact, &[Kind::NotLinearizable]);
+}
+
+#[test]
+fn an_order_by_the_clock_is_found() {
+    is_found(Fault::OrderByClock, &[Kind::NotConverged, Kind::Unrest]);
+}

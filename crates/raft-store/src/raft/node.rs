@@ -237,6 +237,12 @@ impl RaftNode {
         (applied, self.opened.digests.at(applied))
     }
 
+    /// Digest of the tables after the entry at `index`; `None` if it is not kept any more, or the entry is not applied.
+    #[cfg(feature = "faults")]
+    pub fn digest_at(&self, index: u64) -> Option<Digest> {
+        self.opened.digests.at(index)
+    }
+
     /// Counts of what the log has written since it was opened.
     pub fn statistics(&self) -> LogStatistics {
         self.opened.log.statistics()
