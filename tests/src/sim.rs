@@ -5,14 +5,18 @@
 //!  one OS thread per seed, one current_thread runtime, paused time
 //!      cluster     managers and workers as processes that crash and start again
 //!      network     byte streams between them; raft_network: Raft's messages
-//!      schedule    what goes wrong, and when      user       what is asked of the cluster
-//!      invariants, network_invariants  what must hold all the time
+//!      schedule    what goes wrong, and when      changes    managers that come and go
+//!      user        what is asked of the cluster
+//!      invariants, task_invariants, network_invariants, availability   what must hold all the time
+//!      violation   which promise was broken
 //!        linearizability   what the user must have seen
 //!      script      tests that drive it by hand    scale             a large one, for what it costs
 //! ```
 //!
 //! docs/testing.md says how to write a test with it, and how to replay a seed.
 
+mod availability;
+mod changes;
 pub mod child;
 pub mod clock;
 pub mod cluster;
@@ -34,7 +38,9 @@ pub mod schedule;
 pub mod script;
 pub mod services;
 pub mod system;
+mod task_invariants;
 pub mod time;
 pub mod user;
+pub mod violation;
 mod wire;
 pub mod world;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use flota_api::clock::Clock;
 use flota_api::version::Timestamp;
+use flota_raft_store::faults::{self, Fault};
 
 /// The clock of a term. Clones are the same clock.
 #[derive(Clone, Debug)]
@@ -28,7 +29,8 @@ impl TermClock {
 
     /// Begins a term at the time of the wall clock, or at `last`, the time of the last entry, if that is later.
     pub(crate) fn begin(&self, last: Timestamp) {
-        *self.base.lock().expect("no holder panics") = (self.wall.now().max(last), Instant::now());
+        let earliest = if faults::is_on(Fault::OrderByClock) { Timestamp::default() } else { last };
+        *self.base.lock().expect("no holder panics") = (self.wall.now().max(earliest), Instant::now());
     }
 
     /// The current time.

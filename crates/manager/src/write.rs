@@ -6,8 +6,9 @@
 
 use std::future::Future;
 
+use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::raft::RaftNode;
-use flota_raft_store::{ProposeError, Proposer, Store, Transaction, View, faults};
+use flota_raft_store::{ProposeError, Proposer, Store, Transaction, View};
 
 /// The operations of consensus that writes and reads need.
 pub(crate) trait Consensus: Sync {
@@ -23,7 +24,7 @@ impl Consensus for RaftNode {
     }
 
     async fn read_barrier(&self) -> Result<(), ProposeError> {
-        if faults::is_on(faults::Fault::EarlyRead) {
+        if faults::is_on(Fault::EarlyRead) {
             return Ok(());
         }
         RaftNode::read_barrier(self).await
@@ -35,6 +36,9 @@ impl Consensus for RaftNode {
 /// # Errors
 /// [`ProposeError::Unproven`] for any cause: the caller should try the next manager.
 async fn prove(consensus: &impl Consensus) -> Result<(), ProposeError> {
+    if faults::is_on(Fault::RefusalWithoutProof) {
+        return Ok(());
+    }
     consensus.read_barrier().await.map_err(|_| ProposeError::Unproven)
 }
 
@@ -90,7 +94,7 @@ pub(crate) async fn write_once<T, E: From<ProposeError>>(
         Some(_) => Err(Stop::Needless),
     };
     match (write(store, consensus, planned).await, request_id) {
-        (Err(Stop::Refused(refusal)), Some(id)) => {
+        (Err(Stop::Refused(refusal)), Some(id)) if !faults::is_on(Fault::RefusalWithoutProof) => {
             match consensus.propose(Transaction::refusal(id)).await {
                 Ok(()) => Err(refusal),
                 // Another try was carried out meanwhile.

@@ -16,7 +16,9 @@ use flota_api::proto::raft::raft_transport_server::RaftTransportServer;
 use flota_identity::{CONNECTION_WINDOW, Dialer, Identity, STREAM_WINDOW, Sources};
 use flota_manager::{Manager, ManagerOptions, RaftDial, TermClock};
 use flota_raft_store::Store;
-use flota_raft_store::raft::{DirDisk, GrpcTransport, OpenError, RaftNode, RaftOptions, StartError, Threads};
+use flota_raft_store::raft::{
+    DirDisk, GrpcTransport, LogBounds, OpenError, RaftNode, RaftOptions, StartError, Threads,
+};
 use flota_worker::{Worker, WorkerOptions};
 
 use crate::config::Config;
@@ -176,6 +178,7 @@ async fn start_manager(
             transport: Arc::new(GrpcTransport::new(Arc::new(RaftDial(dialer.clone())))),
             store: store.clone(),
             timing: config.timing(),
+            bounds: LogBounds::default(),
             clock: clock.as_clock(),
             random: random.clone(),
             threads: Threads::Own,

@@ -22,6 +22,12 @@ pub enum Fault {
     LostNews,
     /// The dispatcher tells nodes nothing of their networks after the beginning of a session.
     NoNews,
+    /// A leader refuses requests from its view without a proof that it still leads.
+    RefusalWithoutProof,
+    /// The age of a manager's data counts from the last answer of the leader, complete or not.
+    AgeOfContact,
+    /// Entries have the times of their leaders' wall clocks, and the tasks of a slot are ordered by them.
+    OrderByClock,
 }
 
 #[cfg(feature = "faults")]

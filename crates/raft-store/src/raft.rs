@@ -26,7 +26,7 @@ mod type_config;
 pub use disk::{DirDisk, Disk, DiskFaults, DiskFile, ModelDisk};
 pub use membership::{Member, MembershipError};
 pub use node::{Leadership, RaftNode, RaftOptions, StartError, Timing};
-pub use storage::{LogStatistics, OpenError};
+pub use storage::{LogBounds, LogStatistics, OpenError};
 pub use threads::Threads;
 pub use transport::{AppendAnswers, Dial, GrpcTransport, Method, Transport, TransportService};
 #[cfg(feature = "faults")]

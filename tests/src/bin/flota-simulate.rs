@@ -56,7 +56,10 @@ fn run(options: Options) -> Outcome {
 fn log(options: Options) -> bool {
     let outcome = run(options);
     println!("{}", outcome.log.join("\n"));
-    println!("{}", outcome.violation.as_deref().unwrap_or("all invariants held"));
+    match &outcome.violation {
+        Some(violation) => println!("{violation}"),
+        None => println!("all invariants held"),
+    }
     outcome.violation.is_none()
 }
 

@@ -8,11 +8,12 @@ use flota_raft_store::faults::Fault;
 use serde_json::{Value, json};
 
 use super::run::{Options, Outcome, simulate_here};
+use super::violation::Kind;
 
 /// First argument of a child process.
 const CHILD: &str = "--child";
 
-const FAULTS: [Fault; 8] = [
+const FAULTS: [Fault; 11] = [
     Fault::LeaderRestore,
     Fault::EarlyAcknowledgement,
     Fault::EarlyRead,
@@ -21,6 +22,9 @@ const FAULTS: [Fault; 8] = [
     Fault::DoubleAddress,
     Fault::LostNews,
     Fault::NoNews,
+    Fault::RefusalWithoutProof,
+    Fault::AgeOfContact,
+    Fault::OrderByClock,
 ];
 
 /// Returns the fault with this name.
@@ -38,15 +42,14 @@ pub fn simulate(program: &Path, options: Options) -> Outcome {
     let mut command = Command::new(program);
     command.arg(CHILD).args(numbers.map(|number| number.to_string())).arg(name);
     let output = command.output().expect("the program is there");
-    let failed = |why: &str| format!("seed {}: {why}: {}", options.seed, String::from_utf8_lossy(&output.stderr));
     let value: Value = match serde_json::from_slice(&output.stdout) {
         Ok(value) => value,
-        Err(_) => json!({"violation": failed("the simulation broke off")}),
+        Err(_) => json!({"violation": Kind::BrokenOff.because(String::from_utf8_lossy(&output.stderr))}),
     };
     let log = value["log"].as_array().cloned().unwrap_or_default();
     Outcome {
         options,
-        violation: value["violation"].as_str().map(str::to_owned),
+        violation: serde_json::from_value(value["violation"].clone()).expect("the other process is the same program"),
         log: log.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
         virtual_ms: value["virtual_ms"].as_u64().unwrap_or_default(),
         operations: value["operations"].as_u64().unwrap_or_default(),

@@ -1,6 +1,6 @@
 //! A cluster of simulated processes: managers with disks that lose unsynced data, and workers without real containers.
 //!
-//! Hosts 1, 2, 3 ... are the managers, 100 is the user's machine, and 101, 102 ... are the workers. State that outlives
+//! Hosts 1, 2, 3 ... are the managers, 99 is the operator's machine, 100 the users', and 101, 102 ... are the workers. State that outlives
 //! a process (disk, machine, clock) is kept here; the process itself is a runtime of the [`World`].
 
 use std::sync::{Arc, Mutex};
@@ -10,13 +10,14 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use flota_api::clock::Random;
-use flota_api::id::{ClusterId, NodeId};
+use flota_api::id::{ClusterId, NodeId, TaskId};
 use flota_api::model::{Availability, Cluster, Node, NodeDescription, NodeDevice, NodeState, Role, Secret};
 use flota_api::resources::Resources;
+use flota_api::state::TaskState;
 use flota_api::{FEATURE_LEVEL, VERSION};
 use flota_identity::{GrantKey, RootCa, new_secret};
 use flota_manager::Manager;
-use flota_raft_store::raft::ModelDisk;
+use flota_raft_store::raft::{LogBounds, ModelDisk};
 use flota_raft_store::{Store, Transaction, View, WriteTx};
 use flota_worker::{FakeMachine, FakeNetworks, MemoryRecords, MemoryState};
 
@@ -26,6 +27,7 @@ use super::process::{Ended, ManagerProcess, WorkerProcess, run_manager, run_work
 use super::raft_network::RaftNetwork;
 use super::registry::FakeRegistry;
 use super::system::WALL;
+use super::wire::Medium as _;
 use super::world::World;
 
 /// A manager's machine.
@@ -38,9 +40,12 @@ pub struct ManagerHost {
     pub disk: ModelDisk,
     /// Its wall clock.
     pub clock: WallClock,
-    raft_id: u64,
+    /// Its Raft id.
+    pub raft_id: u64,
+    /// Whether it belongs to the cluster: it has not left, and its disk is the one that goes with its Raft id.
+    pub is_member: bool,
     /// Whether the cluster has accepted the manager, so that its log must not be empty.
-    was_here: bool,
+    pub(super) was_here: bool,
     running: Arc<Mutex<Option<Manager>>>,
     ended: Ended,
 }
@@ -70,6 +75,13 @@ pub struct WorkerHost {
     state: MemoryState,
 }
 
+impl WorkerHost {
+    /// Returns the highest (attempt, state) that the worker has ever recorded of a task.
+    pub(super) fn highest(&self, task: &TaskId) -> Option<(u32, TaskState)> {
+        self.records.highest(task)
+    }
+}
+
 /// The whole cluster.
 pub struct SimCluster {
     /// Processes, time and network.
@@ -82,6 +94,7 @@ pub struct SimCluster {
     pub workers: Vec<WorkerHost>,
     /// Every registry that managers ask.
     pub registry: FakeRegistry,
+    bounds: LogBounds,
     random: Random,
 }
 
@@ -90,9 +103,11 @@ pub const DEVICE_KIND: &str = "gpu";
 const DEVICES: usize = 2;
 
 impl SimCluster {
-    /// Starts the processes of a cluster. It is not up when this returns.
+    /// Starts the processes of a cluster, with bounds of the log that are drawn small, so that snapshots and purges are
+    /// made within seconds. The cluster is not up when this returns.
     pub fn start(world: World, managers: u16, workers: u16, random: &Random) -> Self {
-        let mut cluster = Self::start_managers(world, managers, workers, random);
+        let bounds = random.draw(small_bounds);
+        let mut cluster = Self::start_managers(world, (managers, workers), bounds, random);
         (0..cluster.workers.len()).for_each(|number| cluster.start_worker(number));
         cluster
     }
@@ -103,13 +118,13 @@ impl SimCluster {
     /// # Panics
     /// There are no workers.
     pub fn start_fleet(world: World, managers: u16, workers: u16, random: &Random) -> Self {
-        let mut cluster = Self::start_managers(world, managers, workers, random);
+        let mut cluster = Self::start_managers(world, (managers, workers), LogBounds::default(), random);
         let workers: Vec<_> = (0..cluster.workers.len()).map(|number| run_worker(cluster.worker(number))).collect();
         cluster.world.start(cluster.workers[0].host, async { drop(futures::future::join_all(workers).await) });
         cluster
     }
 
-    fn start_managers(world: World, managers: u16, workers: u16, random: &Random) -> Self {
+    fn start_managers(world: World, (managers, workers): (u16, u16), bounds: LogBounds, random: &Random) -> Self {
         let raft_network = RaftNetwork::new(world.network.clone());
         let id = || random.draw(NodeId::random);
         let mut cluster = Self {
@@ -118,13 +133,14 @@ impl SimCluster {
             managers: Vec::new(),
             workers: Vec::new(),
             registry: FakeRegistry::default(),
+            bounds,
             random: random.clone(),
         };
         for number in 1..=managers {
-            cluster.add_manager(cluster.next_host(Role::Manager), id(), number.into());
+            cluster.seat_manager(usize::from(number) - 1, id(), number.into());
         }
         for _ in 0..workers {
-            cluster.add_worker(cluster.next_host(Role::Worker), id());
+            cluster.add_worker(id());
         }
         let first = random.draw(|rng| cluster.first_entry(rng));
         for number in 0..cluster.managers.len() {
@@ -171,13 +187,31 @@ impl SimCluster {
         tx.finish()
     }
 
-    /// Returns the host of the next machine with this role.
-    pub(super) fn next_host(&self, role: Role) -> Host {
-        let (before, count) = match role {
-            Role::Manager => (0, self.managers.len()),
-            Role::Worker => (USER.0, self.workers.len()),
-        };
-        Host(before + 1 + u16::try_from(count).expect("they are few"))
+    /// Returns the host of the manager with this number.
+    pub(super) fn manager_host(&self, number: usize) -> Host {
+        Host(1 + u16::try_from(number).expect("they are few"))
+    }
+
+    /// Returns the host of the worker with this number.
+    pub(super) fn worker_host(&self, number: usize) -> Host {
+        Host(USER.0 + 1 + u16::try_from(number).expect("they are few"))
+    }
+
+    /// Number of a machine that may become a manager.
+    pub(super) fn free_place(&self) -> usize {
+        self.managers.iter().position(|it| !it.is_member).unwrap_or(self.managers.len())
+    }
+
+    /// Whether processes run on both hosts and reach each other.
+    pub fn is_connected(&self, one: Host, other: Host) -> bool {
+        let runs = |host| self.world.is_up(host) && !self.world.is_paused(host);
+        let reaches = |from, to| !self.world.network.is_blocked(from, to);
+        runs(one) && runs(other) && reaches(one, other) && reaches(other, one)
+    }
+
+    /// Machines of the managers that belong to the cluster.
+    pub fn members(&self) -> impl Iterator<Item = &ManagerHost> {
+        self.managers.iter().filter(|it| it.is_member)
     }
 
     fn wall_clock(&self) -> WallClock {
@@ -186,23 +220,36 @@ impl SimCluster {
         WallClock::new(offset, drift)
     }
 
-    /// Adds a manager's machine without a running process. Returns its number.
-    pub(super) fn add_manager(&mut self, host: Host, node_id: NodeId, raft_id: u64) -> usize {
-        self.managers.push(ManagerHost {
+    /// Puts a manager's machine with an empty disk and without a running process in this place, which is the next one or
+    /// one without a member.
+    pub(super) fn seat_manager(&mut self, number: usize, node_id: NodeId, raft_id: u64) {
+        let host = self.manager_host(number);
+        let manager = ManagerHost {
             host,
             node_id,
             disk: ModelDisk::new(Random::seeded(self.random.draw(|rng| rng.random()))),
             clock: self.wall_clock(),
             raft_id,
+            is_member: true,
             was_here: false,
             running: Arc::default(),
             ended: Ended::default(),
-        });
-        self.managers.len() - 1
+        };
+        match self.managers.get_mut(number) {
+            Some(place) => *place = manager,
+            None => self.managers.push(manager),
+        }
     }
 
-    /// Adds a worker's machine without a running daemon. Returns its number.
-    pub(super) fn add_worker(&mut self, host: Host, node_id: NodeId) -> usize {
+    /// Switches a manager's machine off for good. It is no member any more.
+    pub(super) fn remove_manager(&mut self, number: usize) {
+        self.crash_manager(number, true);
+        self.managers[number].is_member = false;
+    }
+
+    /// Adds a worker's machine without a running daemon.
+    pub(super) fn add_worker(&mut self, node_id: NodeId) {
+        let host = self.worker_host(self.workers.len());
         self.workers.push(WorkerHost {
             host,
             node_id,
@@ -213,7 +260,6 @@ impl SimCluster {
             records: MemoryRecords::default(),
             state: MemoryState::default(),
         });
-        self.workers.len() - 1
     }
 
     fn spawn_manager(&mut self, number: usize, first: Option<Transaction>) {
@@ -226,6 +272,7 @@ impl SimCluster {
             raft_id: it.raft_id,
             was_here: it.was_here,
             disk: it.disk.clone(),
+            bounds: self.bounds,
             clock: it.clock.as_clock(),
             random: Random::seeded(self.random.draw(|rng| rng.random())),
             network: self.world.network.clone(),
@@ -300,7 +347,7 @@ impl SimCluster {
 
     /// Addresses of the managers.
     pub fn addresses(&self) -> Vec<String> {
-        self.managers.iter().map(|it| it.host.address()).collect()
+        self.members().map(|it| it.host.address()).collect()
     }
 
     /// From now on, an empty log of any manager counts as damaged.
@@ -323,8 +370,18 @@ impl SimCluster {
 
     /// Managers whose processes have ended by themselves, and why.
     pub fn ended_managers(&self) -> Vec<(usize, String)> {
-        let ended = self.managers.iter().enumerate();
-        ended.filter_map(|(number, it)| Some((number, it.ended.why()?))).collect()
+        let members = self.managers.iter().enumerate().filter(|(_, it)| it.is_member);
+        members.filter_map(|(number, it)| Some((number, it.ended.why()?))).collect()
+    }
+}
+
+fn small_bounds(rng: &mut StdRng) -> LogBounds {
+    LogBounds {
+        between_snapshots: rng.random_range(8..64) << 10,
+        kept_entries: rng.random_range(10..100),
+        kept_bytes: rng.random_range(8..64) << 10,
+        cached_bytes: rng.random_range(16..128) << 10,
+        segment_bytes: rng.random_range(4..16) << 12,
     }
 }
 

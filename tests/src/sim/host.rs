@@ -9,6 +9,10 @@ pub struct Host(pub u16);
 
 /// Host of the users.
 pub const USER: Host = Host(100);
+/// Host of the operator who changes the set of managers.
+pub const OPERATOR: Host = Host(99);
+/// Most managers that a schedule of changes makes.
+pub const MOST_MANAGERS: usize = 4;
 
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

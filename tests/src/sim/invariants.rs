@@ -2,29 +2,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flota_api::id::NodeId;
 use flota_api::model::{NodeState, Service, Task, UpdateState};
 use flota_api::state::{DesiredState, TaskState};
+use flota_manager::Manager;
 use flota_raft_store::Digest;
 use flota_raft_store::View;
 use flota_worker::RunningSlot;
 
-use super::cluster::SimCluster;
+use super::cluster::{ManagerHost, SimCluster};
+use super::host::Host;
 use super::network_invariants::{self, NetworkInvariants};
+use super::task_invariants::TaskInvariants;
 use super::user::TAG;
-
-/// How long two containers of one slot may run after the last fault, in milliseconds. Within this time, a node that was
-/// cut off is found again, and its session says which tasks to stop.
-const DOUBLE_FOR: u64 = 12_000;
+use super::violation::{Kind, Violation};
 
 /// State from earlier checks, for comparison with later ones.
 #[derive(Default)]
 pub struct Invariants {
     leaders: BTreeMap<u64, u64>,
     digests: BTreeMap<u64, Digest>,
+    /// The last entry of each process, by its host and number, after which its tables were compared.
+    compared: BTreeMap<(Host, u64), u64>,
     newest: u64,
-    tasks: BTreeMap<String, ((u32, TaskState), Option<NodeId>)>,
-    doubles: BTreeMap<(String, u64), u64>,
+    tasks: TaskInvariants,
     changed: BTreeSet<u64>,
     networks: NetworkInvariants,
     tables_may_differ: bool,
@@ -45,9 +45,9 @@ impl Invariants {
     ///
     /// # Errors
     /// The invariant that is violated.
-    pub fn check(&mut self, cluster: &SimCluster, trouble: u64) -> Result<(), String> {
+    pub fn check(&mut self, cluster: &SimCluster, trouble: u64) -> Result<(), Violation> {
         if let Some(conflict) = cluster.raft_network.conflict() {
-            return Err(conflict);
+            return Err(Kind::EntriesDiffer.because(conflict));
         }
         for it in &cluster.managers {
             let Some(manager) = it.manager() else { continue };
@@ -55,92 +55,53 @@ impl Invariants {
             if leadership.is_self {
                 let first = *self.leaders.entry(leadership.term).or_insert(manager.raft().id());
                 if first != manager.raft().id() {
-                    return Err(format!(
-                        "term {} has two leaders: {first} and {}",
-                        leadership.term,
-                        manager.raft().id()
-                    ));
+                    let text = format!("term {} has two leaders: {first} and {}", leadership.term, manager.raft().id());
+                    return Err(Kind::TwoLeaders.because(text));
                 }
             }
-            let (index, digest) = manager.raft().applied();
-            if let Some(digest) = digest.filter(|_| !self.tables_may_differ) {
-                let first = *self.digests.entry(index).or_insert(digest);
-                if first != digest {
-                    return Err(format!("the tables of {} differ from another manager's at entry {index}", it.host));
-                }
+            if !self.tables_may_differ {
+                self.check_digests(cluster, it, &manager)?;
             }
             let view = manager.store().view();
             if view.version > self.newest {
                 self.newest = view.version;
-                self.check_tables(&view)?;
+                self.note_changed(&view);
+                self.tasks.check_tables(cluster, &view)?;
+                self.networks.check_tables(&view)?;
             }
         }
-        self.check_machines(cluster, trouble)?;
+        self.tasks.check_machines(cluster)?;
         self.networks.check_nodes(cluster, trouble)
     }
 
-    fn check_tables(&mut self, view: &View) -> Result<(), String> {
-        let (mut slots, mut devices) = (BTreeMap::new(), BTreeMap::new());
-        let mut reserved: BTreeMap<Option<&NodeId>, u64> = BTreeMap::new();
-        let before = std::mem::take(&mut self.tasks);
+    /// Compares the tables of a manager with those of all others, after each entry that it has applied since the last
+    /// check.
+    fn check_digests(&mut self, cluster: &SimCluster, it: &ManagerHost, manager: &Manager) -> Result<(), Violation> {
+        let (applied, _) = manager.raft().applied();
+        let process = (it.host, cluster.world.network.incarnation(it.host));
+        let compared = self.compared.insert(process, applied).unwrap_or_default();
+        for index in compared + 1..=applied {
+            // A manager knows no digests of entries that a snapshot contains.
+            let Some(digest) = manager.raft().digest_at(index) else { continue };
+            if *self.digests.entry(index).or_insert(digest) != digest {
+                let text = format!("the tables of {} differ from another manager's after entry {index}", it.host);
+                return Err(Kind::TablesDiffer.because(text));
+            }
+        }
+        Ok(())
+    }
+
+    fn note_changed(&mut self, view: &View) {
         let is_changed = |service: &Service| {
             service.update != UpdateState::Active || !service.virtual_ips.is_empty() || !service.ports.is_empty()
         };
         let changed = view.services().filter(|service| is_changed(service));
         self.changed.extend(changed.filter_map(|service| service.spec.labels.get(TAG)?.parse::<u64>().ok()));
-        for task in view.tasks() {
-            let rank = task.status.rank();
-            if let Some((old, node)) = before.get(task.id.as_str()) {
-                if rank < *old {
-                    return Err(format!("task {} went back from {old:?} to {rank:?}", task.id));
-                }
-                if node.is_some() && *node != task.node_id {
-                    return Err(format!("task {} moved from node {node:?} to {:?}", task.id, task.node_id));
-                }
-            }
-            if is_wanted(task)
-                && let Some(other) = slots.insert((&task.service_id, task.slot), &task.id)
-            {
-                return Err(format!("slot {} of a service has two wanted tasks: {other} and {}", task.slot, task.id));
-            }
-            if task.holds_resources() {
-                let wanted = view.spec_of(task).map_or(0, |spec| spec.reservations.nano_cpus);
-                *reserved.entry(task.node_id.as_ref()).or_default() += wanted;
-                for device in &task.device_ids {
-                    if let Some(other) = devices.insert((&task.node_id, &device.kind, &device.id), &task.id) {
-                        return Err(format!("tasks {other} and {} hold the same device {device:?}", task.id));
-                    }
-                }
-            }
-            self.tasks.insert(task.id.to_string(), (rank, task.node_id.clone()));
-        }
-        self.networks.check_tables(view)?;
-        for (id, reserved) in reserved.into_iter().filter_map(|(id, reserved)| Some((id?, reserved))) {
-            let offered = view.node(id).map_or(0, |node| node.description.resources.nano_cpus);
-            if reserved > offered {
-                return Err(format!("tasks on node {id} have reserved {reserved} of its {offered} nano-CPUs"));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_machines(&mut self, cluster: &SimCluster, trouble: u64) -> Result<(), String> {
-        let now = cluster.world.now();
-        let slots = slots(cluster);
-        self.doubles.retain(|slot, _| slots.get(slot).is_some_and(|running| running.len() > 1));
-        for (slot, running) in slots.into_iter().filter(|(_, running)| running.len() > 1) {
-            let since = *self.doubles.entry(slot.clone()).or_insert(now);
-            if now - since.max(trouble) > DOUBLE_FOR {
-                let tasks: Vec<&String> = running.iter().map(|it| &it.task).collect();
-                return Err(format!("slot {} of {} has run twice since {since}: {tasks:?}", slot.1, slot.0));
-            }
-        }
-        Ok(())
     }
 }
 
 /// Whether the task is the one that should run in its slot.
-fn is_wanted(task: &Task) -> bool {
+pub(super) fn is_wanted(task: &Task) -> bool {
     task.desired_state == DesiredState::Running && !task.status.state.is_terminal()
 }
 
@@ -151,7 +112,7 @@ fn describe(task: &Task) -> String {
 }
 
 /// Returns the running containers by service and slot.
-fn slots(cluster: &SimCluster) -> BTreeMap<(String, u64), Vec<RunningSlot>> {
+pub(super) fn slots(cluster: &SimCluster) -> BTreeMap<(String, u64), Vec<RunningSlot>> {
     let mut slots: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for running in cluster.workers.iter().flat_map(|worker| worker.machine.running()) {
         slots.entry((running.service.clone(), running.slot)).or_default().push(running);
@@ -173,7 +134,7 @@ pub fn picture(cluster: &SimCluster) -> String {
 pub fn converged(cluster: &SimCluster) -> Result<(), String> {
     let view = cluster.view().ok_or("no manager leads")?;
     let mut applied = Vec::new();
-    for it in &cluster.managers {
+    for it in cluster.members() {
         let manager = it.manager().ok_or_else(|| format!("{} does not run", it.host))?;
         applied.push(manager.raft().applied());
         manager.raft().age().ok_or_else(|| format!("{} does not know how old its tables are", it.host))?;

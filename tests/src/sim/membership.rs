@@ -1,15 +1,52 @@
 //! Joins machines to a simulated cluster and removes them over NodeCa, as `flotad` does.
 
+use futures::future::BoxFuture;
 use tonic::Status;
+use tonic::transport::Channel;
 
+use flota_api::id::NodeId;
 use flota_api::model::Role;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
 use flota_api::proto::ca::{IssueCertificateRequest, JoinRaftRequest, LeaveRaftRequest};
 use flota_identity::{JoinToken, KeyPair, Peer};
 
-use super::host::USER;
+use super::host::{Host, USER};
 use super::process::peer;
 use super::script::Script;
+
+/// Returns a request for the certificate of a new machine, which answers the id of its node. Each use of it asks for the
+/// same one.
+pub(super) fn issue_certificate(
+    host: Host,
+    token: String,
+) -> impl Fn(Channel) -> BoxFuture<'static, Result<NodeId, Status>> {
+    let key = KeyPair::generate().expect("a key can be made");
+    let request = IssueCertificateRequest {
+        token,
+        csr_der: key.signing_request().expect("a request can be made").into(),
+        hostname: host.to_string(),
+        address: host.address(),
+    };
+    move |channel| {
+        let request = request.clone();
+        Box::pin(async move {
+            let issued = NodeCaClient::new(channel).issue_certificate(request).await?;
+            Ok(issued.into_inner().node_id.as_str().into())
+        })
+    }
+}
+
+/// Asks for a new Raft id of a manager's node.
+pub(super) async fn join_raft(channel: Channel, host: Host, node_id: NodeId) -> Result<u64, Status> {
+    let request = JoinRaftRequest { node_id: node_id.to_string(), address: host.address() };
+    Ok(NodeCaClient::new(channel).join_raft(request).await?.into_inner().raft_id)
+}
+
+/// Asks that a manager's node leaves the cluster, and waits until it votes no more.
+pub(super) async fn leave_raft(channel: Channel, node_id: NodeId) -> Result<(), Status> {
+    let request = LeaveRaftRequest { node_id: node_id.to_string(), force: true };
+    NodeCaClient::new(channel).leave_raft(request).await.map(drop)
+}
 
 impl Script {
     /// Joins a new machine with the cluster's token for `role`. Returns its number among the managers or workers. The
@@ -42,30 +79,24 @@ impl Script {
     /// # Panics
     /// No manager leads.
     pub fn join_with(&mut self, role: Role, token: &str) -> Result<usize, Status> {
-        let host = self.cluster().next_host(role);
-        let key = KeyPair::generate().expect("a key can be made");
-        let request = IssueCertificateRequest {
-            token: token.to_owned(),
-            csr_der: key.signing_request().expect("a request can be made").into(),
-            hostname: host.to_string(),
-            address: host.address(),
+        let cluster = self.cluster();
+        let (manager, worker) = (cluster.managers.len(), cluster.workers.len());
+        let host = match role {
+            Role::Manager => cluster.manager_host(manager),
+            Role::Worker => cluster.worker_host(worker),
         };
         let anonymous = Peer::Anonymous { address: USER.address().parse().expect("it is an address") };
-        let issued = self.request_as(anonymous, self.leader(), |channel| async move {
-            NodeCaClient::new(channel).issue_certificate(request).await
-        });
-        let node_id = issued?.into_inner().node_id.as_str().into();
+        let request = issue_certificate(host, token.to_owned());
+        let node_id = self.request_as(anonymous, self.leader(), request)?;
         if role == Role::Worker {
-            let number = self.cluster().add_worker(host, node_id);
-            self.cluster().start_worker(number);
-            return Ok(number);
+            self.cluster().add_worker(node_id);
+            self.cluster().start_worker(worker);
+            return Ok(worker);
         }
-        let request = JoinRaftRequest { node_id: node_id.to_string(), address: host.address() };
-        let raft_id = self.request_as(peer(host, &node_id, role), self.leader(), |channel| async move {
-            NodeCaClient::new(channel).join_raft(request).await
-        });
-        let raft_id = raft_id?.into_inner().raft_id;
-        Ok(self.cluster().add_manager(host, node_id, raft_id))
+        let (peer, node) = (peer(host, &node_id, role), node_id.clone());
+        let raft_id = self.request_as(peer, self.leader(), move |channel| join_raft(channel, host, node))?;
+        self.cluster().seat_manager(manager, node_id, raft_id);
+        Ok(manager)
     }
 
     /// Asks the leader to remove this manager from the cluster, as the manager itself does when it leaves.
@@ -77,9 +108,7 @@ impl Script {
     /// No manager leads.
     pub fn leave(&mut self, manager: usize) -> Result<(), Status> {
         let it = &self.cluster().managers[manager];
-        let (node_id, peer) = (it.node_id.to_string(), peer(it.host, &it.node_id, Role::Manager));
-        self.request_as(peer, self.leader(), |channel| async move {
-            NodeCaClient::new(channel).leave_raft(LeaveRaftRequest { node_id, force: true }).await.map(drop)
-        })
+        let (node_id, peer) = (it.node_id.clone(), peer(it.host, &it.node_id, Role::Manager));
+        self.request_as(peer, self.leader(), |channel| leave_raft(channel, node_id))
     }
 }

@@ -11,6 +11,7 @@ use flota_raft_store::View;
 
 use super::cluster::SimCluster;
 use super::host::Host;
+use super::violation::{Kind, Violation};
 
 /// How long a node may send connections to a task that does not run, after the last fault, in milliseconds. Within this
 /// time, the task's node is found to be down, and a node that was cut off is told so.
@@ -28,7 +29,7 @@ pub(super) struct NetworkInvariants {
 
 impl NetworkInvariants {
     /// Checks what a newer version of the store has.
-    pub(super) fn check_tables(&mut self, view: &View) -> Result<(), String> {
+    pub(super) fn check_tables(&mut self, view: &View) -> Result<(), Violation> {
         let live = view.tasks().filter(|task| task.is_live()).map(|task| task.id.clone()).collect();
         let withdrawn = self.live.difference(&live).map(|task| (task.clone(), view.version));
         self.withdrawn.extend(withdrawn);
@@ -39,7 +40,7 @@ impl NetworkInvariants {
     }
 
     /// Checks what the nodes' kernels have. `trouble`: time of the last fault.
-    pub(super) fn check_nodes(&mut self, cluster: &SimCluster, trouble: u64) -> Result<(), String> {
+    pub(super) fn check_nodes(&mut self, cluster: &SimCluster, trouble: u64) -> Result<(), Violation> {
         let now = cluster.world.now();
         let (manual, real): (Vec<_>, Vec<_>) = cluster.workers.iter().partition(|it| it.is_manual);
         let machines = real.iter().flat_map(|worker| worker.machine.running());
@@ -53,10 +54,10 @@ impl NetworkInvariants {
             let (host, confirmed) = (worker.host, worker.networks.version());
             for task in worker.networks.serving() {
                 if let Some(version) = self.withdrawn.get(&task).filter(|version| **version <= confirmed) {
-                    return Err(format!(
+                    return Err(Kind::FalseConfirmation.because(format!(
                         "{host} has confirmed version {confirmed}, and sends connections to task {task}, which was \
                          withdrawn by version {version}"
-                    ));
+                    )));
                 }
                 if running.contains(task.as_str()) {
                     continue;
@@ -64,7 +65,8 @@ impl NetworkInvariants {
                 let place = (host, task);
                 let since = before.get(&place).copied().unwrap_or(now);
                 if now - since.max(trouble) > STALE_FOR {
-                    return Err(format!("{host} sends connections to task {}, which has ended at {since}", place.1));
+                    let text = format!("{host} sends connections to task {}, which has ended at {since}", place.1);
+                    return Err(Kind::StaleConnections.because(text));
                 }
                 self.stale.insert(place, since);
             }
@@ -89,7 +91,7 @@ pub(super) fn converged(cluster: &SimCluster, view: &View) -> Result<(), String>
 }
 
 /// No address is given twice, and each is of its network.
-fn check_addresses(view: &View) -> Result<(), String> {
+fn check_addresses(view: &View) -> Result<(), Violation> {
     let mut holders = BTreeMap::new();
     let of_tasks = view
         .tasks()
@@ -102,13 +104,17 @@ fn check_addresses(view: &View) -> Result<(), String> {
         service.virtual_ips.iter().map(|it| (&it.network, &it.addresses, format!("service {}", service.id)))
     });
     for (network, addresses, holder) in of_tasks.chain(of_nodes).chain(of_services) {
-        let network = view.network(network.as_str()).ok_or(format!("{holder} is in a network that is gone"))?;
+        let network = view.network(network.as_str());
+        let gone = || Kind::WrongAddress.because(format!("{holder} is in a network that is gone"));
+        let network = network.ok_or_else(gone)?;
         for address in addresses {
             if !network.subnets.iter().any(|subnet| subnet.prefix.contains(address)) {
-                return Err(format!("{holder} has {address}, which is not of network {}", network.spec.name));
+                let text = format!("{holder} has {address}, which is not of network {}", network.spec.name);
+                return Err(Kind::WrongAddress.because(text));
             }
             if let Some(other) = holders.insert((&network.id, *address), holder.clone()) {
-                return Err(format!("{other} and {holder} have the same address {address}"));
+                let text = format!("{other} and {holder} have the same address {address}");
+                return Err(Kind::WrongAddress.because(text));
             }
         }
     }
@@ -116,13 +122,14 @@ fn check_addresses(view: &View) -> Result<(), String> {
 }
 
 /// No port is published by two services on every node.
-fn check_ports(view: &View) -> Result<(), String> {
+fn check_ports(view: &View) -> Result<(), Violation> {
     let mut holders = BTreeMap::new();
     for service in view.services() {
         let everywhere = service.ports.iter().filter(|it| it.mode == PublishMode::Ingress);
         for port in everywhere.filter_map(|it| Some((it.protocol, it.published?))) {
             if let Some(other) = holders.insert(port, &service.id) {
-                return Err(format!("services {other} and {} publish the same port {port:?}", service.id));
+                let text = format!("services {other} and {} publish the same port {port:?}", service.id);
+                return Err(Kind::PortTwice.because(text));
             }
         }
     }
@@ -130,7 +137,7 @@ fn check_ports(view: &View) -> Result<(), String> {
 }
 
 /// No subnet meets another network's, and no two networks have the same identifier.
-fn check_networks(view: &View) -> Result<(), String> {
+fn check_networks(view: &View) -> Result<(), Violation> {
     let networks: Vec<&Network> = view.networks().map(|it| it.as_ref()).collect();
     for (number, one) in networks.iter().enumerate() {
         for other in &networks[number + 1..] {
@@ -138,7 +145,8 @@ fn check_networks(view: &View) -> Result<(), String> {
                 other.subnets.iter().any(|at| at.prefix.contains(&it.prefix) || it.prefix.contains(&at.prefix))
             };
             if one.vni.is_some() && one.vni == other.vni || one.subnets.iter().any(meets) {
-                return Err(format!("networks {} and {} have the same identifier or addresses", one.id, other.id));
+                let text = format!("networks {} and {} have the same identifier or addresses", one.id, other.id);
+                return Err(Kind::NetworksMeet.because(text));
             }
         }
     }

@@ -14,7 +14,7 @@ use flota_api::model::{NodeDescription, NodeDevice, Role};
 use flota_api::seal::Sealer;
 use flota_identity::{CONNECTION_WINDOW, Dialer, Peer, STREAM_WINDOW};
 use flota_manager::{Manager, ManagerOptions, TermClock};
-use flota_raft_store::raft::{ModelDisk, RaftNode, RaftOptions, StartError, Threads, Timing};
+use flota_raft_store::raft::{LogBounds, ModelDisk, RaftNode, RaftOptions, StartError, Threads, Timing};
 use flota_raft_store::{Proposer, Store, Transaction};
 use flota_worker::{
     AgentOptions, FakeExecutor, FakeMachine, FakeNetworks, FakeServices, MemoryRecords, MemoryState, NodeOffers,
@@ -50,6 +50,7 @@ pub(super) struct ManagerProcess {
     pub(super) raft_id: u64,
     pub(super) was_here: bool,
     pub(super) disk: ModelDisk,
+    pub(super) bounds: LogBounds,
     pub(super) clock: Clock,
     pub(super) random: Random,
     pub(super) network: Network,
@@ -97,6 +98,7 @@ async fn start_manager(process: ManagerProcess, fatal: CancellationToken) -> Res
         transport: Arc::new(process.raft_network.transport(process.host)),
         store: store.clone(),
         timing: Timing::default(),
+        bounds: process.bounds,
         clock: clock.as_clock(),
         random: process.random.clone(),
         threads: Threads::Current,

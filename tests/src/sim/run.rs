@@ -10,11 +10,14 @@ use flota_api::model::Stack;
 use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Entry, WriteTx};
 
+use super::availability::Availability;
+use super::changes::all_vote;
 use super::cluster::SimCluster;
-use super::host::USER;
+use super::host::{MOST_MANAGERS, USER};
 use super::invariants::{Invariants, converged, picture};
 use super::schedule::Schedule;
 use super::user::{History, Users, Wishes, channels};
+use super::violation::{Kind, Violation};
 use super::world::World;
 
 /// Parameters of a simulation.
@@ -44,8 +47,8 @@ impl Options {
 pub struct Outcome {
     /// The parameters.
     pub options: Options,
-    /// The invariant that was violated; `None` if none was.
-    pub violation: Option<String>,
+    /// The first promise that was broken; `None` if none was.
+    pub violation: Option<Violation>,
     /// All lines of the log.
     pub log: Vec<String>,
     /// Duration of the simulation in milliseconds of virtual time.
@@ -102,13 +105,8 @@ pub(super) fn simulate_here(options: Options) -> Outcome {
 
 /// Whether every manager votes, every worker has a session, and every service runs as its spec says.
 pub(super) fn is_up(cluster: &SimCluster) -> Result<(), String> {
-    let managers = cluster.managers.len();
-    let leader = cluster.leader().and_then(|number| cluster.managers[number].manager());
-    // While the set changes, entries also need a majority of the old set, so one more failed manager may stop the
-    // cluster.
-    let leader = leader.filter(|it| !it.raft().is_changing()).ok_or("no manager leads a complete set of managers")?;
-    let voters = leader.raft().members().iter().filter(|member| member.votes).count();
-    if voters < managers { Err(format!("{voters} of {managers} managers vote")) } else { converged(cluster) }
+    all_vote(cluster)?;
+    converged(cluster)
 }
 
 /// The first panic of any task of any process.
@@ -131,6 +129,7 @@ pub struct Run {
     /// The operations that users have recorded.
     pub history: History,
     invariants: Invariants,
+    availability: Availability,
     random: Random,
     trouble: u64,
     quanta: u64,
@@ -142,7 +141,15 @@ impl Run {
         let world = World::new(options.seed);
         let random = Random::seeded(options.seed);
         let cluster = SimCluster::start(world, options.managers, options.workers, &random);
-        Self { cluster, history: History::default(), invariants: Invariants::default(), random, trouble: 0, quanta: 0 }
+        Self {
+            cluster,
+            history: History::default(),
+            invariants: Invariants::default(),
+            availability: Availability::default(),
+            random,
+            trouble: 0,
+            quanta: 0,
+        }
     }
 
     fn finish(mut self, options: Options) -> Outcome {
@@ -150,7 +157,7 @@ impl Run {
         let result = result.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|it| (*it).to_owned()));
-            Err(format!("something panicked: {}", text.unwrap_or_default()))
+            Err(Kind::Panicked.because(text.unwrap_or_default()))
         });
         let log = self.cluster.world.log.clone();
         let operations = self.history.count().0;
@@ -166,7 +173,7 @@ impl Run {
         }
     }
 
-    fn judge(&mut self, options: Options) -> Result<(), String> {
+    fn judge(&mut self, options: Options) -> Result<(), Violation> {
         self.until_up()?;
         self.start_users(3, 150);
         let mut schedule = Schedule::new(self.random.fork(), self.cluster.world.now());
@@ -176,6 +183,7 @@ impl Run {
             self.restart_ended(&mut schedule)?;
             self.trouble = schedule.trouble();
             self.step()?;
+            self.check_availability(&schedule)?;
         }
         schedule.end(&mut self.cluster);
         self.trouble = schedule.trouble();
@@ -187,26 +195,29 @@ impl Run {
             self.restart_ended(&mut schedule)?;
             self.step()?;
             let missing = match self.history.count() {
-                (_, 0) => converged(&self.cluster).err(),
-                (_, open) => Some(format!("{open} requests of users are under way")),
+                (_, open) if open > 0 => Some(format!("{open} requests of users are under way")),
+                _ if schedule.is_changing() => Some("the set of managers changes".into()),
+                _ => is_up(&self.cluster).err(),
             };
             match missing {
                 None => since = since.or(Some(self.cluster.world.now())),
                 Some(what) if self.cluster.world.now() > until => {
-                    return Err(format!("{CONVERGE} ms after the last trouble, {what}"));
+                    let text = format!("{CONVERGE} ms after the last trouble, {what}");
+                    return Err(Kind::NotConverged.because(text));
                 }
                 Some(_) => since = None,
             }
         }
         self.check_quiet()?;
-        self.history.check(self.invariants.changed()).map_err(|violation| violation.to_string())
+        let checked = self.history.check(self.invariants.changed());
+        checked.map_err(|violation| Kind::NotLinearizable.because(violation.to_string()))
     }
 
     /// Runs until every manager votes and every worker has a session.
     ///
     /// # Errors
     /// The invariant that is violated, or what is still missing after the time limit.
-    pub fn until_up(&mut self) -> Result<(), String> {
+    pub fn until_up(&mut self) -> Result<(), Violation> {
         self.until("the cluster is up", START, is_up)?;
         self.cluster.all_were_here();
         Ok(())
@@ -221,11 +232,11 @@ impl Run {
         what: &str,
         most: u64,
         condition: impl Fn(&SimCluster) -> Result<(), String>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Violation> {
         let until = self.cluster.world.now() + most;
         while let Err(missing) = condition(&self.cluster) {
             if self.cluster.world.now() > until {
-                return Err(format!("not within {most} ms: {what}: {missing}"));
+                return Err(Kind::NotInTime.because(format!("not within {most} ms: {what}: {missing}")));
             }
             self.step()?;
         }
@@ -236,7 +247,7 @@ impl Run {
     ///
     /// # Errors
     /// The invariant that is violated.
-    pub fn pass(&mut self, millis: u64) -> Result<(), String> {
+    pub fn pass(&mut self, millis: u64) -> Result<(), Violation> {
         let until = self.cluster.world.now() + millis;
         while self.cluster.world.now() < until {
             self.step()?;
@@ -249,13 +260,16 @@ impl Run {
         let users = Users {
             clients,
             pause,
-            wishes: Wishes { image: "app", replicas: 4, devices: true, networks: true },
+            wishes: Wishes { image: "app", replicas: 4, devices: true, networks: true, probes: true },
             channels: Vec::new(),
             history: self.history.clone(),
         };
         self.history.start();
         let seed: u64 = self.random.draw(|rng| rng.random());
-        let (network, managers) = (self.cluster.world.network.clone(), self.cluster.addresses());
+        let network = self.cluster.world.network.clone();
+        // They also know the machines that may become managers.
+        let managers = self.cluster.managers.len().max(MOST_MANAGERS);
+        let managers: Vec<String> = (0..managers).map(|number| self.cluster.manager_host(number).address()).collect();
         // A channel must be created in the runtime that uses it.
         let main = async move { Users { channels: channels(&network, &managers), ..users }.run(seed).await };
         self.cluster.world.start(USER, main);
@@ -278,11 +292,11 @@ impl Run {
     ///
     /// # Errors
     /// The invariant that is violated.
-    pub fn step(&mut self) -> Result<(), String> {
+    pub fn step(&mut self) -> Result<(), Violation> {
         self.cluster.world.step();
         self.quanta += 1;
         if let Some(panic) = PANIC.get() {
-            return Err(format!("a task panicked: {panic}"));
+            return Err(Kind::Panicked.because(panic));
         }
         if self.quanta.is_multiple_of(LOOK_EVERY) {
             self.invariants.check(&self.cluster, self.trouble)?;
@@ -290,13 +304,24 @@ impl Run {
         Ok(())
     }
 
+    /// Checks that users can write, unless the network is bad or the set of managers changes.
+    fn check_availability(&mut self, schedule: &Schedule) -> Result<(), Violation> {
+        let now = self.cluster.world.now();
+        if schedule.is_changing() || schedule.is_network_bad(now) {
+            self.availability.reset();
+            return Ok(());
+        }
+        let sound = |manager| !schedule.is_hurt(manager, now);
+        self.availability.check(&self.cluster, self.history.written(), sound)
+    }
+
     /// Restarts managers that have ended by themselves. That is a violation unless their disk fails.
-    fn restart_ended(&mut self, schedule: &mut Schedule) -> Result<(), String> {
+    fn restart_ended(&mut self, schedule: &mut Schedule) -> Result<(), Violation> {
         for (number, why) in self.cluster.ended_managers() {
             let host = self.cluster.managers[number].host;
             self.cluster.world.log.add(format_args!("{host} has ended: {why}"));
             if !schedule.is_hurt(number, self.cluster.world.now()) {
-                return Err(format!("the manager on {host} has ended: {why}"));
+                return Err(Kind::ManagerEnded.because(format!("the manager on {host} has ended: {why}")));
             }
             schedule.restart(&mut self.cluster, number);
         }
@@ -304,17 +329,18 @@ impl Run {
     }
 
     /// Checks that a converged cluster stays converged without starting or stopping anything.
-    fn check_quiet(&mut self) -> Result<(), String> {
+    fn check_quiet(&mut self) -> Result<(), Violation> {
         let before = picture(&self.cluster);
         self.pass(QUIET)?;
         let after = picture(&self.cluster);
         if before != after {
-            return Err(format!("something moved although nothing was to do: {before} became {after}"));
+            return Err(Kind::Unrest.because(format!("{before} became {after}, although nothing was to do")));
         }
-        converged(&self.cluster).map_err(|missing| format!("it did not stay so: {missing}"))?;
+        converged(&self.cluster)
+            .map_err(|missing| Kind::NotConverged.because(format!("it did not stay so: {missing}")))?;
         let bad = ["tables of this manager and of the leader differ", "an answer that no manager gives"];
         match bad.iter().find_map(|text| self.cluster.world.log.find(text)) {
-            Some(line) => Err(format!("the log says: {line}")),
+            Some(line) => Err(Kind::BadLog.because(line)),
             None => Ok(()),
         }
     }

@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 
 use flota_raft_store::raft::DiskFaults;
 
+use super::changes::{Change, Changes};
 use super::cluster::SimCluster;
 use super::host::{Host, USER};
 use super::network::DELAY;
@@ -37,6 +38,7 @@ enum Action {
     HurtDisk { number: usize, faults: DiskFaults, time: u64 },
     RepairDisk(usize),
     KillContainer { worker: usize },
+    ChangeManagers(Change),
 }
 
 /// Draws faults and applies them.
@@ -47,6 +49,9 @@ pub struct Schedule {
     last: u64,
     /// Managers whose disk fails, with the time until which that may end them.
     hurt: BTreeMap<usize, u64>,
+    /// Until when messages are slow or lost.
+    bad_network: u64,
+    changes: Changes,
 }
 
 /// Range of the pause between two faults, in milliseconds.
@@ -59,12 +64,30 @@ const FELT: u64 = 2_000;
 impl Schedule {
     /// Creates a schedule that starts at `now`.
     pub fn new(rng: StdRng, now: u64) -> Self {
-        Self { rng, due: BTreeMap::new(), next: now, last: now, hurt: BTreeMap::new() }
+        Self {
+            rng,
+            due: BTreeMap::new(),
+            next: now,
+            last: now,
+            hurt: BTreeMap::new(),
+            bad_network: 0,
+            changes: Changes::default(),
+        }
     }
 
     /// Time of the last fault or end of a fault.
     pub fn trouble(&self) -> u64 {
         self.last
+    }
+
+    /// Whether the set of managers changes.
+    pub fn is_changing(&self) -> bool {
+        self.changes.is_open()
+    }
+
+    /// Whether messages are slow or lost.
+    pub fn is_network_bad(&self, now: u64) -> bool {
+        now < self.bad_network
     }
 
     /// Whether this manager's disk fails, or failed a short time ago.
@@ -92,6 +115,7 @@ impl Schedule {
     /// Applies what is due, without new faults.
     pub fn run_due(&mut self, cluster: &mut SimCluster) {
         let now = cluster.world.now();
+        self.changes.advance(cluster);
         while let Some(entry) = self.due.first_entry().filter(|entry| *entry.key() <= now) {
             for action in entry.remove() {
                 cluster.world.log.add(format_args!("{action:?}"));
@@ -114,7 +138,7 @@ impl Schedule {
             let it = &cluster.managers[number];
             it.disk.set_faults(DiskFaults::default());
             cluster.world.pause(it.host, false);
-            if !cluster.world.is_up(it.host) {
+            if it.is_member && !cluster.world.is_up(it.host) {
                 cluster.start_manager(number);
             }
         }
@@ -145,7 +169,7 @@ impl Schedule {
         let down = if rng.random_bool(0.5) { rng.random_range(0..=100) } else { rng.random_range(500..4_000) };
         let time = rng.random_range(200..5_000);
         let both_ways = rng.random_bool(0.5);
-        match rng.random_range(0..27) {
+        match rng.random_range(0..30) {
             0..=1 => Action::CrashManager { number, power, down },
             2..=6 => Action::CrashLeader { power, down },
             7 => Action::CrashAll { power, down },
@@ -173,6 +197,9 @@ impl Schedule {
                 Action::HurtDisk { number, faults, time }
             }
             25 => Action::HurtDisk { number, faults: DiskFaults { capacity: Some(0), ..DiskFaults::default() }, time },
+            26 => Action::ChangeManagers(Change::Join),
+            27 => Action::ChangeManagers(Change::Leave(number)),
+            28 => Action::ChangeManagers(Change::Replace(number)),
             _ if both_ways => Action::KillContainer { worker },
             _ => Action::Block { from: USER, to: manager_host, time },
         }
@@ -193,8 +220,11 @@ impl Schedule {
                     self.crash_manager(cluster, number, power, down + later);
                 }
             }
-            Action::StartManager(number) if !cluster.world.is_up(cluster.managers[number].host) => {
-                cluster.start_manager(number);
+            Action::StartManager(number) => {
+                let it = &cluster.managers[number];
+                if it.is_member && !cluster.world.is_up(it.host) {
+                    cluster.start_manager(number);
+                }
             }
             Action::CrashWorker { number, power, down } if cluster.world.is_up(cluster.workers[number].host) => {
                 cluster.crash_worker(number, power);
@@ -203,7 +233,8 @@ impl Schedule {
             Action::StartWorker(number) if !cluster.world.is_up(cluster.workers[number].host) => {
                 cluster.start_worker(number);
             }
-            Action::StartManager(_) | Action::CrashWorker { .. } | Action::StartWorker(_) => {}
+            Action::CrashWorker { .. } | Action::StartWorker(_) => {}
+            Action::ChangeManagers(change) => self.changes.begin(cluster, change),
             Action::Pause { host, time } => self.pause(cluster, host, time),
             Action::PauseLeader { time } => {
                 if let Some(number) = cluster.leader() {
@@ -250,11 +281,13 @@ impl Schedule {
             Action::Heal { from, to } => cluster.world.network.heal(from, to),
             Action::Slow { most, time } => {
                 cluster.world.network.set_delay(*DELAY.start()..=most);
+                self.bad_network = self.bad_network.max(now + time);
                 self.at(now + time, Action::Fast);
             }
             Action::Fast => cluster.world.network.set_delay(DELAY),
             Action::Mishaps { loss, doubling, time } => {
                 cluster.raft_network.set_mishaps(Mishaps { loss, doubling });
+                self.bad_network = self.bad_network.max(now + time);
                 self.at(now + time, Action::NoMishaps);
             }
             Action::NoMishaps => cluster.raft_network.set_mishaps(Mishaps::default()),

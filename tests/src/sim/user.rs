@@ -28,6 +28,7 @@ use super::services::{Answer, Op, Services, read};
 use super::time;
 
 mod networks;
+mod prober;
 
 /// Names of the services that users create. Their hyphens keep them from being beginnings of ids, which also name services.
 pub const NAMES: [&str; 5] = ["the-web", "the-db", "the-cache", "the-queue", "the-mail"];
@@ -49,6 +50,8 @@ struct Recorded {
     open: usize,
     next_tag: u64,
     stop: bool,
+    /// When the last write of the prober was answered.
+    written: u64,
 }
 
 impl History {
@@ -90,6 +93,16 @@ impl History {
     /// Whether [`History::stop`] was called.
     pub fn is_stopped(&self) -> bool {
         self.with(|it| it.stop)
+    }
+
+    /// When the last write of the user was answered who writes all the time.
+    pub fn written(&self) -> u64 {
+        self.with(|it| it.written)
+    }
+
+    fn note_write(&self) {
+        let now = time::now();
+        self.with(|it| it.written = now);
     }
 
     fn begin(&self, client: u64, name: &str, op: Op) -> usize {
@@ -144,6 +157,8 @@ pub struct Wishes {
     pub devices: bool,
     /// Whether some services have a network and a published port, and users create and remove networks.
     pub networks: bool,
+    /// Whether one more user writes all the time, so that it is seen for how long nobody can.
+    pub probes: bool,
 }
 
 impl Users {
@@ -161,6 +176,9 @@ impl Users {
         };
         if self.wishes.networks {
             client(self.clients).create_shared_network().await;
+        }
+        if self.wishes.probes {
+            clients.spawn(client(self.clients + 1).probe());
         }
         for number in 0..self.clients {
             clients.spawn(client(number).run(self.pause));
@@ -237,7 +255,11 @@ impl Client {
             restart: Some(RestartPolicy { delay_ms: 200, ..RestartPolicy::default() }),
             generic_resources: devices.into_iter().collect(),
             // With all services at their largest, nodes have little room for the tasks of an update.
-            reservations: Some(Resources { nano_cpus: 1_000_000_000, ..Resources::default() }),
+            reservations: Some(Resources {
+                nano_cpus: 1_000_000_000,
+                memory_bytes: self.rng.random_range(1..=2) << 30,
+                ..Resources::default()
+            }),
             ..ServiceSpec::default()
         }
     }

@@ -7,6 +7,7 @@
 mod clocks;
 mod health;
 mod images;
+mod leader_clocks;
 mod leadership;
 mod membership;
 mod networks;

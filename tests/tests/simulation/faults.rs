@@ -1,56 +1,75 @@
-//! Faults that are put in on purpose are found, each within the seeds of one run of the tests.
+//! Faults that are put in on purpose are found, each within the seeds of one run of the tests, and by a check of the
+//! promise that the fault breaks.
 
 use flota_raft_store::faults::Fault;
 use flota_tests::sim::run::Options;
+use flota_tests::sim::violation::Kind;
 
 use crate::simulate;
 
 /// Seeds that are tried for each fault.
 const SEEDS: std::ops::Range<u64> = 1..25;
 
-fn is_found(fault: Fault) {
-    let mut outcomes = SEEDS.map(|seed| simulate(Options { fault: Some(fault), ..Options::new(seed) }));
-    let found = outcomes.find(|outcome| outcome.violation.is_some());
-    let found = found.unwrap_or_else(|| panic!("{fault:?} was not found within {SEEDS:?}"));
-    eprintln!("{fault:?}: seed {}: {}", found.options.seed, found.violation.unwrap_or_default());
+/// Requires that the first violation with this fault is of one of these kinds.
+fn is_found(fault: Fault, kinds: &[Kind]) {
+    let outcomes = SEEDS.map(|seed| simulate(Options { fault: Some(fault), ..Options::new(seed) }));
+    let found = outcomes.filter_map(|outcome| Some((outcome.options.seed, outcome.violation?))).next();
+    let (seed, violation) = found.unwrap_or_else(|| panic!("{fault:?} was not found within {SEEDS:?}"));
+    eprintln!("{fault:?}: seed {seed}: {violation}");
+    assert!(kinds.contains(&violation.kind), "{fault:?} was not found for what it breaks: seed {seed}: {violation}");
 }
 
 #[test]
 fn a_leader_that_is_restored_without_an_election_is_found() {
-    is_found(Fault::LeaderRestore);
+    is_found(Fault::LeaderRestore, &[Kind::EntriesDiffer, Kind::TablesDiffer, Kind::NotLinearizable]);
 }
 
 #[test]
 fn an_acknowledgement_before_the_sync_is_found() {
-    is_found(Fault::EarlyAcknowledgement);
+    is_found(Fault::EarlyAcknowledgement, &[Kind::EntriesDiffer, Kind::TablesDiffer, Kind::NotLinearizable]);
 }
 
 #[test]
 fn a_read_before_the_own_terms_entry_is_found() {
-    is_found(Fault::EarlyRead);
+    is_found(Fault::EarlyRead, &[Kind::NotLinearizable]);
 }
 
 #[test]
 fn a_lost_wakeup_is_found() {
-    is_found(Fault::LostWakeup);
+    is_found(Fault::LostWakeup, &[Kind::NotConverged]);
 }
 
 #[test]
 fn a_double_placement_is_found() {
-    is_found(Fault::DoublePlacement);
+    is_found(Fault::DoublePlacement, &[Kind::SlotWantedTwice]);
 }
 
 #[test]
 fn an_address_that_is_given_twice_is_found() {
-    is_found(Fault::DoubleAddress);
+    is_found(Fault::DoubleAddress, &[Kind::WrongAddress]);
 }
 
 #[test]
 fn a_node_that_confirms_what_it_was_not_told_is_found() {
-    is_found(Fault::LostNews);
+    is_found(Fault::LostNews, &[Kind::FalseConfirmation]);
 }
 
 #[test]
 fn a_node_that_is_told_nothing_of_tasks_that_end_is_found() {
-    is_found(Fault::NoNews);
+    is_found(Fault::NoNews, &[Kind::StaleConnections]);
+}
+
+#[test]
+fn a_refusal_of_a_deposed_leader_is_found() {
+    is_found(Fault::RefusalWithoutProof, &[Kind::NotLinearizable]);
+}
+
+#[test]
+fn an_age_that_is_too_small_is_found() {
+    is_found(Fault::AgeOfContact, &[Kind::NotLinearizable]);
+}
+
+#[test]
+fn an_order_by_the_clock_is_found() {
+    is_found(Fault::OrderByClock, &[Kind::NotConverged, Kind::Unrest]);
 }

@@ -1,17 +1,25 @@
 //! Seeds of all kinds: everything that must hold does, and the same seed gives the same history.
 
-use flota_tests::sim::run::Options;
+use flota_tests::sim::run::{Options, Outcome};
 
 use crate::simulate;
 
 /// Seeds that each run of the tests tries.
 const SEEDS: std::ops::Range<u64> = 1..25;
 
+/// What must happen in the seeds together, by the line of the log that says so, and how often at least.
+const HAPPENS: [(&str, usize); 3] =
+    [("wrote a snapshot", 100), ("purged the log", 50), ("installed the snapshot of another manager", 5)];
+
 #[test]
 fn everything_holds_whatever_goes_wrong() {
-    let outcomes = SEEDS.map(|seed| simulate(Options::new(seed)));
-    let failed: Vec<String> = outcomes.filter(|it| it.violation.is_some()).map(|it| it.report()).collect();
+    let outcomes: Vec<Outcome> = SEEDS.map(|seed| simulate(Options::new(seed))).collect();
+    let failed: Vec<String> = outcomes.iter().filter(|it| it.violation.is_some()).map(Outcome::report).collect();
     assert!(failed.is_empty(), "{} seeds failed\n{}", failed.len(), failed.join("\n\n"));
+    for (text, least) in HAPPENS {
+        let count = outcomes.iter().flat_map(|it| &it.log).filter(|line| line.contains(text)).count();
+        assert!(count >= least, "`{text}` is in the logs {count} times only");
+    }
 }
 
 #[test]

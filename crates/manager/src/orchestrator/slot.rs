@@ -6,7 +6,9 @@ use std::sync::Arc;
 use flota_api::id::NodeId;
 use flota_api::model::{Service, Task};
 use flota_api::state::{DesiredState, TaskState};
+use flota_api::version::{Timestamp, Version};
 use flota_raft_store::Tables;
+use flota_raft_store::faults::{self, Fault};
 
 /// The tasks of one slot, oldest first.
 #[derive(Clone, Debug, Default)]
@@ -21,11 +23,16 @@ pub(super) fn slots(service: &Service, view: &Tables) -> BTreeMap<u64, Slot> {
     slots.map(|tasks| (tasks[0].slot, Slot::new(tasks.iter().copied()))).collect()
 }
 
+/// The key that sorts the tasks of a slot, oldest first; with the fault `OrderByClock` on, their times.
+fn order(task: &Task) -> (Version, Timestamp) {
+    if faults::is_on(Fault::OrderByClock) { (0, task.meta.created_at) } else { task.meta.order() }
+}
+
 impl Slot {
     /// The slot with these tasks.
     pub(super) fn new<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>) -> Self {
         let mut tasks: Vec<_> = tasks.cloned().collect();
-        tasks.sort_by(|left, right| (left.meta.order(), &left.id).cmp(&(right.meta.order(), &right.id)));
+        tasks.sort_by(|left, right| (order(left), &left.id).cmp(&(order(right), &right.id)));
         Self { tasks }
     }
 
@@ -38,13 +45,13 @@ impl Slot {
     /// the newest.
     pub(super) fn current(&self) -> Option<&Arc<Task>> {
         let may_run = self.live().filter(|task| task.desired_state != DesiredState::Ready);
-        may_run.max_by_key(|task| (task.spec_version, task.status.state, task.meta.order()))
+        may_run.max_by_key(|task| (task.spec_version, task.status.state, order(task)))
     }
 
     /// The task that an update prepares to take the place of the current one.
     pub(super) fn successor(&self) -> Option<&Arc<Task>> {
         let ready = self.live().filter(|task| task.desired_state == DesiredState::Ready);
-        ready.max_by_key(|task| (task.spec_version, task.meta.order()))
+        ready.max_by_key(|task| (task.spec_version, order(task)))
     }
 
     /// The newest task, whatever its state.

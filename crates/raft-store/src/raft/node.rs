@@ -148,12 +148,13 @@ impl RaftNode {
     }
 
     async fn open(options: RaftOptions) -> Result<(Opened, Duties), StartError> {
-        let RaftOptions { id, disk, was_here, sealer, transport, store, timing, clock, threads, .. } = options;
+        let RaftOptions { id, disk, was_here, sealer, transport, store, timing, bounds, clock, threads, .. } = options;
         let config = options::config(timing).validate().map_err(|error| StartError::Raft(error.to_string()))?;
         duties::check_mark(disk.as_ref())?;
-        let mut log = LogStore::open(Arc::clone(&disk), sealer.clone(), was_here, threads)?;
+        let mut log = LogStore::open(Arc::clone(&disk), sealer.clone(), was_here, threads, bounds)?;
         let digests = Digests::default();
-        let machine = StateMachine::open(store.clone(), Arc::clone(&disk), sealer.clone(), threads, digests.clone())?;
+        let (store, machine_disk) = (store.clone(), Arc::clone(&disk));
+        let machine = StateMachine::open(store, machine_disk, sealer.clone(), threads, digests.clone(), bounds)?;
         if log.purged() > machine.applied().map(|id| id.index) {
             let last = log.purged().unwrap_or_default();
             let what = format!("entries up to {last} stand only in a snapshot, which is gone");
@@ -234,6 +235,12 @@ impl RaftNode {
     pub fn applied(&self) -> (u64, Option<Digest>) {
         let applied = self.opened.progress.borrow().applied;
         (applied, self.opened.digests.at(applied))
+    }
+
+    /// Digest of the tables after the entry at `index`; `None` if it is not kept any more, or the entry is not applied.
+    #[cfg(feature = "faults")]
+    pub fn digest_at(&self, index: u64) -> Option<Digest> {
+        self.opened.digests.at(index)
     }
 
     /// Counts of what the log has written since it was opened.

@@ -13,15 +13,13 @@ use tokio::sync::watch;
 
 use super::digests::Digests;
 use super::disk::Disk;
-use super::storage::SnapshotFiles;
+use super::storage::{LogBounds, SnapshotFiles};
 use super::threads::Threads;
 use super::type_config::{Applied, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::store::{Store, View};
 use crate::transaction::Entry;
 use flota_api::seal::Sealer;
 
-/// A snapshot is made when the entries since the last one are larger than it, and at least this large, in bytes.
-const BYTES_BETWEEN_SNAPSHOTS: u64 = 8 << 20;
 /// Pause before a snapshot for which the disk has no room is written again.
 const NO_ROOM_PAUSE: Duration = Duration::from_secs(10);
 /// Estimated size of an entry beside its payload, in bytes.
@@ -52,6 +50,7 @@ pub(crate) struct StateMachine {
     files: SnapshotFiles,
     threads: Threads,
     digests: Digests,
+    bounds: LogBounds,
     applied: Option<LogId>,
     membership: StoredMembership,
     /// The snapshot that followers receive, if one has asked for it since the last was made. A view keeps every object
@@ -72,12 +71,14 @@ impl StateMachine {
         sealer: Sealer,
         threads: Threads,
         digests: Digests,
+        bounds: LogBounds,
     ) -> Result<Self, super::OpenError> {
         let mut machine = Self {
             store,
             files: SnapshotFiles::new(disk, sealer),
             threads,
             digests,
+            bounds,
             applied: None,
             membership: StoredMembership::default(),
             offered: None,
@@ -131,7 +132,7 @@ impl StateMachine {
         let index = self.applied.map_or(0, |id| id.index);
         self.digests.record(index, self.store.digest());
         self.log_bytes += bytes + ENTRY_OVERHEAD;
-        let enough = BYTES_BETWEEN_SNAPSHOTS.max(self.snapshot_bytes.load(Ordering::Relaxed));
+        let enough = self.bounds.between_snapshots.max(self.snapshot_bytes.load(Ordering::Relaxed));
         self.progress.send_replace(Progress { applied: index });
         let (wants_snapshot, thousands) = (self.log_bytes > enough, index / 1_000);
         change(&self.milestones, |it| (it.wants_snapshot, it.thousands) = (wants_snapshot, thousands));
@@ -200,6 +201,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.snapshot_bytes.store(bytes, Ordering::Relaxed);
         self.log_bytes = 0;
         self.take(meta, view);
+        tracing::info!(entry = self.progress.borrow().applied, bytes, "installed the snapshot of another manager");
         change(&self.milestones, |it| it.snapshot = meta.last_log_id.map(|id| id.index));
         Ok(())
     }
@@ -259,7 +261,9 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let bytes = save(&self.files, self.threads, &self.meta, &self.view).await?;
         self.bytes.store(bytes, Ordering::Relaxed);
-        change(&self.milestones, |it| it.snapshot = self.meta.last_log_id.map(|id| id.index));
+        let entry = self.meta.last_log_id.map(|id| id.index);
+        tracing::info!(entry, bytes, "wrote a snapshot");
+        change(&self.milestones, |it| it.snapshot = entry);
         Ok(Snapshot { meta: self.meta.clone(), snapshot: Arc::clone(&self.view) })
     }
 }

@@ -9,6 +9,7 @@
 //! Wal (wal.rs) ── records in segments
 //! ```
 
+mod bounds;
 mod index;
 mod log;
 mod sled_format;
@@ -16,6 +17,7 @@ mod snapshot_file;
 mod wal;
 mod writer;
 
+pub use bounds::LogBounds;
 pub use log::LogStatistics;
 pub(crate) use log::LogStore;
 pub(crate) use snapshot_file::SnapshotFiles;

@@ -12,6 +12,7 @@ use flota_api::version::{Meta, Timestamp, Version};
 use super::tables::{Answer, Key, Tables};
 use super::watch::Event;
 use crate::digest::Digest;
+use crate::faults::{self, Fault};
 use crate::transaction::{Action, Conflict, Entry, Outcome, Transaction};
 
 /// Number of answers to users' requests that are kept, so that a retry is not carried out again.
@@ -32,7 +33,7 @@ impl Tables {
     pub(super) fn apply(&mut self, index: Version, entry: Entry) -> (Vec<Outcome>, Vec<Event>) {
         let mut events = Vec::new();
         let is_old = entry.is_old;
-        let at = if is_old { entry.at } else { self.advance_time(entry.at) };
+        let at = if is_old || faults::is_on(Fault::OrderByClock) { entry.at } else { self.advance_time(entry.at) };
         let stamp = Stamp { index, at, is_old };
         let outcomes = entry.transactions.into_iter().map(|it| self.apply_one(stamp, it, &mut events)).collect();
         self.version = index;

@@ -110,10 +110,11 @@ impl Duties {
                     return;
                 }
             }
-            if let Some(upto) = snapshot.and_then(|snapshot| self.log.purge_point(snapshot))
-                && self.raft.trigger().purge_log(upto).await.is_err()
-            {
-                return;
+            if let Some(upto) = snapshot.and_then(|snapshot| self.log.purge_point(snapshot)) {
+                if self.raft.trigger().purge_log(upto).await.is_err() {
+                    return;
+                }
+                tracing::info!(entry = upto, "purged the log");
             }
         }
     }

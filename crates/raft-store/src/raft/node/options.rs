@@ -7,6 +7,7 @@ use openraft::{Config, SnapshotPolicy};
 
 use crate::faults::{self, Fault};
 use crate::raft::disk::Disk;
+use crate::raft::storage::LogBounds;
 use crate::raft::threads::Threads;
 use crate::raft::transport::Transport;
 use crate::store::Store;
@@ -58,6 +59,8 @@ pub struct RaftOptions {
     pub store: Store,
     /// Intervals of heartbeats and elections.
     pub timing: Timing,
+    /// How much of the log is kept, and when a snapshot takes its place.
+    pub bounds: LogBounds,
     /// Clock for the times in entries.
     pub clock: Clock,
     /// Random source for election timeouts.

@@ -8,16 +8,10 @@ use std::sync::Arc;
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry as _;
 
+use super::bounds::LogBounds;
 use super::wal::{Position, RecoveredEntry, later};
 use crate::raft::disk::DiskFile;
 use crate::raft::type_config::{LogId, RaftEntry, Vote};
-
-/// Bytes of entries that are kept in memory. Followers and the state machine nearly always read recent entries.
-const CACHE: usize = 16 << 20;
-
-/// Number and bytes of entries that are kept although a snapshot contains them, for followers that are slightly behind.
-const ENTRIES_KEPT: usize = 1_000;
-const BYTES_KEPT: usize = 8 << 20;
 
 /// One entry.
 #[derive(Clone, Debug)]
@@ -37,6 +31,7 @@ pub(super) struct Index {
     pub(super) vote: Option<Vote>,
     pub(super) committed: Option<LogId>,
     pub(super) purged: Option<LogId>,
+    bounds: LogBounds,
     slots: VecDeque<Slot>,
     /// Bytes of the entries in memory.
     cached: usize,
@@ -47,6 +42,11 @@ pub(super) struct Index {
 }
 
 impl Index {
+    /// Creates the index of an empty log.
+    pub(super) fn new(bounds: LogBounds) -> Self {
+        Self { bounds, ..Self::default() }
+    }
+
     /// Adds the entries that were found when the log was opened, in order.
     pub(super) fn recover(&mut self, entries: VecDeque<RecoveredEntry>) {
         for found in entries {
@@ -93,7 +93,7 @@ impl Index {
 
     /// Drops the oldest written entries from memory until the cache is within its bound.
     pub(super) fn evict(&mut self) {
-        while self.cached > CACHE
+        while self.cached > self.bounds.cached_bytes
             && let Some(slot) = self.slots.get_mut(self.first_cached)
             && slot.at.is_some()
         {
@@ -146,7 +146,7 @@ impl Index {
         let mut too_much = behind.skip_while(|slot| {
             bytes += slot.size;
             count += 1;
-            bytes <= BYTES_KEPT && count <= ENTRIES_KEPT
+            bytes <= self.bounds.kept_bytes && count <= self.bounds.kept_entries
         });
         too_much.next().map(|slot| slot.id.index)
     }
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_bounded_number_of_entries_and_bytes_stays_behind_a_snapshot() {
-        let kept = u64::try_from(ENTRIES_KEPT).expect("it is small");
+        let kept = u64::try_from(LogBounds::default().kept_entries).expect("it is small");
         assert_eq!(log(kept + 50, 1).purge_point(kept + 9), Some(9));
         assert_eq!(log(kept + 50, 1).purge_point(kept - 1), None);
         assert_eq!(log(20, 1 << 20).purge_point(15), Some(7), "eight of them have the bytes that are kept");

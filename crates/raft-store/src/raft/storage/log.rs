@@ -13,11 +13,11 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::OpenError;
 use super::index::{Index, Slot};
 use super::sled_format;
 use super::wal::{Counters, Wal, read_entry};
 use super::writer::{Command, Writer};
+use super::{LogBounds, OpenError};
 use crate::raft::disk::Disk;
 use crate::raft::threads::Threads;
 use crate::raft::type_config::{LogId, RaftEntry, TypeConfig, Vote};
@@ -64,12 +64,13 @@ impl LogStore {
         sealer: Sealer,
         was_here: bool,
         threads: Threads,
+        bounds: LogBounds,
     ) -> Result<Self, OpenError> {
         sled_format::convert(&disk, &sealer, was_here)?;
-        let recovered = Wal::open(Arc::clone(&disk), sealer.clone(), was_here)?;
+        let recovered = Wal::open(Arc::clone(&disk), sealer.clone(), was_here, bounds.segment_bytes)?;
         let wal = recovered.wal;
         let head = wal.head();
-        let mut index = Index::default();
+        let mut index = Index::new(bounds);
         (index.vote, index.committed, index.purged) = (head.vote, head.committed, head.purged);
         index.files = wal.files().collect();
         index.recover(recovered.entries);

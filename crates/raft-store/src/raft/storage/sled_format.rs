@@ -18,8 +18,8 @@ use openraft::impls::leader_id_adv::LeaderId as OldLeader;
 use openraft::vote::RaftLeaderId as _;
 use serde::de::DeserializeOwned;
 
-use super::OpenError;
 use super::wal::Wal;
+use super::{LogBounds, OpenError};
 use crate::raft::disk::Disk;
 use crate::raft::type_config::{EntryBytes, LeaderId, LogId, RaftEntry, Vote};
 use flota_api::seal::Sealer;
@@ -100,7 +100,7 @@ pub(super) fn convert(disk: &Arc<dyn Disk>, sealer: &Sealer, was_here: bool) -> 
         }
     }
     disk.sync_names().map_err(io)?;
-    let mut wal = Wal::open(Arc::clone(disk), sealer.clone(), false)?.wal;
+    let mut wal = Wal::open(Arc::clone(disk), sealer.clone(), false, LogBounds::default().segment_bytes)?.wal;
     write(&mut wal, &old).map_err(io)?;
     fs_err::rename(&path, &converted).map_err(io)?;
     disk.sync_names().map_err(io)?;

@@ -31,8 +31,6 @@ use crate::raft::type_config::{LogId, RaftEntry, Vote};
 use flota_api::seal::Sealer;
 use openraft::entry::RaftEntry as _;
 
-/// Bytes in a segment. A larger record gets a segment of its own length.
-const SEGMENT: u64 = 4 << 20;
 /// Number of unused segments that are kept for reuse; others are removed.
 const SPARES: usize = 2;
 const NOTE: &str = "acknowledged";
@@ -75,6 +73,8 @@ pub(super) struct Counters {
 pub(super) struct Wal {
     disk: Arc<dyn Disk>,
     sealer: Sealer,
+    /// Bytes in a segment. A larger record gets a segment of its own length.
+    segment_bytes: u64,
     closed: VecDeque<Segment>,
     current: Segment,
     /// Records at the end of the current segment that are not written yet.
@@ -215,7 +215,9 @@ impl Wal {
         let number = self.current.number + 1;
         let mut head = self.head.clone();
         head.previous_end = self.current.end;
-        let next = begin_segment(self.disk.as_ref(), &mut self.spares, number, record)?;
+        let length = segment_length(self.segment_bytes, record);
+        let spare = if length == self.segment_bytes { self.spares.pop() } else { None };
+        let next = begin_segment(self.disk.as_ref(), spare, number, length)?;
         self.closed.push_back(std::mem::replace(&mut self.current, next));
         let body = postcard::to_stdvec(&head).map_err(io::Error::other)?;
         self.append(Kind::Head, (0, 0), &body).map(drop)
@@ -231,7 +233,7 @@ impl Wal {
         {
             let (number, length) = (oldest.number, oldest.length);
             let name = segment_name(number);
-            if self.spares.len() < SPARES && length == SEGMENT {
+            if self.spares.len() < SPARES && length == self.segment_bytes {
                 let spare = format!("spare.{number:020}");
                 self.disk.rename(&name, &spare)?;
                 self.spares.push(spare);
@@ -258,11 +260,15 @@ pub(super) fn read_entry(file: &dyn DiskFile, sealer: &Sealer, at: Position, id:
     if entry.log_id() == id { Ok(entry) } else { Err(bad()) }
 }
 
-fn begin_segment(disk: &dyn Disk, spares: &mut Vec<String>, number: u64, record: u64) -> io::Result<Segment> {
-    let name = segment_name(number);
+/// Length of a segment that begins with this many bytes of records after its head.
+fn segment_length(segment_bytes: u64, record: u64) -> u64 {
     // The head record is far smaller than a page.
-    let length = SEGMENT.max((record + 4096).next_multiple_of(4096));
-    let spare = if length == SEGMENT { spares.pop() } else { None };
+    segment_bytes.max((record + 4096).next_multiple_of(4096))
+}
+
+/// Begins a segment of this length, in the place of a spare if there is one.
+fn begin_segment(disk: &dyn Disk, spare: Option<String>, number: u64, length: u64) -> io::Result<Segment> {
+    let name = segment_name(number);
     let file = match spare {
         Some(spare) => {
             disk.rename(&spare, &name)?;

@@ -41,7 +41,7 @@ fn vote(term: u64) -> Vote {
 }
 
 fn open(disk: &Arc<dyn Disk>, was_here: bool) -> Result<LogStore, OpenError> {
-    LogStore::open(Arc::clone(disk), sealer(), was_here, Threads::Own)
+    LogStore::open(Arc::clone(disk), sealer(), was_here, Threads::Own, LogBounds::default())
 }
 
 fn model() -> Arc<dyn Disk> {
@@ -139,8 +139,15 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, Option<tempfile::TempDir>>
     async fn build(&self) -> Result<(Option<tempfile::TempDir>, LogStore, StateMachine), StorageError<TypeConfig>> {
         let (guard, disk) = (self.0)();
         let log = open(&disk, false).expect("new");
-        let machine =
-            StateMachine::open(Store::default(), disk, sealer(), Threads::Own, Digests::default()).expect("new");
+        let machine = StateMachine::open(
+            Store::default(),
+            disk,
+            sealer(),
+            Threads::Own,
+            Digests::default(),
+            LogBounds::default(),
+        )
+        .expect("new");
         Ok((guard, log, machine))
     }
 }

@@ -54,7 +54,7 @@ fn open(dir: &Path) -> Result<LogStore, OpenError> {
     // sled releases its lock shortly after its last handle is dropped.
     let until = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
     loop {
-        match LogStore::open(Arc::clone(&disk), sealer(), true, Threads::Own) {
+        match LogStore::open(Arc::clone(&disk), sealer(), true, Threads::Own, LogBounds::default()) {
             Err(OpenError::Damaged { what, .. }) if what.contains("lock") && tokio::time::Instant::now() < until => {
                 std::thread::yield_now();
             }

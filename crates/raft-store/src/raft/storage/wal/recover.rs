@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::record::{self, ALIGNMENT, Kind, Position};
-use super::{Head, NOTE, SEGMENT, SPARES, Segment, Wal, begin_segment, bytes, decode_note, later};
+use super::{Head, NOTE, SPARES, Segment, Wal, begin_segment, bytes, decode_note, later};
 use crate::raft::disk::{self, Disk, DiskFile};
 use crate::raft::storage::OpenError;
 use crate::raft::type_config::{LogId, Vote};
@@ -77,16 +77,17 @@ impl Wal {
         disk: Arc<dyn Disk>,
         sealer: Sealer,
         was_here: bool,
+        segment_bytes: u64,
     ) -> Result<Recovered, OpenError> {
         let place = disk.place();
-        open(disk, sealer, was_here).map_err(|fault| match fault {
+        open(disk, sealer, was_here, segment_bytes).map_err(|fault| match fault {
             Fault::Io(source) => OpenError::Io { place, source },
             Fault::Damage(what) => OpenError::Damaged { place, what },
         })
     }
 }
 
-fn open(disk: Arc<dyn Disk>, sealer: Sealer, was_here: bool) -> Result<Recovered, Fault> {
+fn open(disk: Arc<dyn Disk>, sealer: Sealer, was_here: bool, segment_bytes: u64) -> Result<Recovered, Fault> {
     let names = disk.list()?;
     let number = |name: &String| name.strip_prefix("log.")?.parse().ok();
     let numbers: Vec<u64> = names.iter().filter_map(number).collect();
@@ -139,7 +140,10 @@ fn open(disk: Arc<dyn Disk>, sealer: Sealer, was_here: bool) -> Result<Recovered
     let is_new = segments.is_empty();
     let current = match segments.pop_back() {
         Some(segment) => segment,
-        None => begin_segment(disk.as_ref(), &mut spares, numbers.first().copied().unwrap_or(1), 0)?,
+        None => {
+            let number = numbers.first().copied().unwrap_or(1);
+            begin_segment(disk.as_ref(), spares.pop(), number, segment_bytes)?
+        }
     };
     let synced = Position { segment: current.number, offset: current.end };
     let mut wal = Wal {
@@ -150,6 +154,7 @@ fn open(disk: Arc<dyn Disk>, sealer: Sealer, was_here: bool) -> Result<Recovered
         buffer: Vec::new(),
         head: replay.head,
         synced,
+        segment_bytes,
         spares,
         note,
         counters: Arc::default(),
@@ -232,7 +237,7 @@ fn rewrite(current: &Segment, durable: Position) -> io::Result<()> {
 }
 
 fn erase(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
-    const PART: u64 = SEGMENT / 16;
+    const PART: u64 = 256 << 10;
     let zeros = vec![0; usize::try_from(PART).expect("it is small")];
     let mut offset = from;
     while offset < to {

@@ -8,7 +8,7 @@ use rand::Rng;
 
 use super::*;
 use crate::raft::disk::{DiskFaults, ModelDisk};
-use crate::raft::storage::OpenError;
+use crate::raft::storage::{LogBounds, OpenError};
 use crate::raft::type_config::{EntryBytes, LeaderId};
 use flota_api::clock::Random;
 
@@ -126,7 +126,7 @@ fn found(recovered: recover::Recovered) -> (Wal, Expected) {
 }
 
 fn open(disk: &ModelDisk) -> Result<(Wal, Expected), OpenError> {
-    Wal::open(Arc::new(disk.clone()), sealer(), false).map(found)
+    Wal::open(Arc::new(disk.clone()), sealer(), false, LogBounds::default().segment_bytes).map(found)
 }
 
 fn begin(disk: ModelDisk) -> Run {
@@ -281,7 +281,7 @@ fn a_segment_that_is_missing_or_ends_early_is_damage() {
     names.iter().filter(|name| name.starts_with("log.")).for_each(|name| disk.remove(name).expect("there"));
     damaged(&disk, "ends before what was acknowledged");
     disk.remove(NOTE).expect("there");
-    let gone = Wal::open(Arc::new(disk), sealer(), true).expect_err("it was here");
+    let gone = Wal::open(Arc::new(disk), sealer(), true, LogBounds::default().segment_bytes).expect_err("it was here");
     assert!(gone.to_string().contains("is damaged"), "{gone}");
 }
 
