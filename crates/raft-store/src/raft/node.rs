@@ -162,7 +162,8 @@ impl RaftNode {
         let receiving = Arc::new(tokio::sync::Mutex::new(Receiving::new(Arc::clone(&disk), sealer)));
         let transport =
             TransportService { own_id: id, raft: raft.clone(), receiving, digests: digests.clone(), threads };
-        let freshness = Freshness::new(id, raft.clone(), peers.clone(), leadership.clone(), progress.clone());
+        let (asked, applied) = (peers.clone(), progress.clone());
+        let freshness = Freshness::new(id, raft.clone(), asked, leadership.clone(), applied, clock.clone());
         let duties = Duties {
             id,
             raft: raft.clone(),
