@@ -15,6 +15,7 @@ case "${1:-build}" in
     for program in python3 strace curl docker-registry podman conmon crun runc dbus-daemon; do need "$program" "$program"; done
     need busybox busybox-static
     need nft nftables
+    need xz xz-utils
     need nginx nginx-light
     need redis-server redis-server
     # Its programs are not in PATH.

@@ -2,12 +2,13 @@
 //!
 //! Code that decides never reads the system's clock or random source itself. A whole cluster can therefore run in one
 //! process with clocks that differ, and a run can be repeated from its seed. Monotonic time is tokio's, which tests
-//! pause.
+//! pause; it stands still while a machine is suspended.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use nix::time::{ClockId, clock_gettime};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -15,24 +16,46 @@ use crate::version::Timestamp;
 
 /// A wall clock. Clones read the same clock. It may be wrong, and may step forwards and backwards.
 #[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+pub struct Clock {
+    read: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    suspended: Arc<dyn Fn() -> Duration + Send + Sync>,
+}
 
 impl Clock {
     /// Returns the clock of this machine.
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
     pub fn system() -> Self {
-        Self::new(|| Timestamp::from_system(SystemTime::now()))
+        Self::new(|| Timestamp::from_system(SystemTime::now())).with_suspension(suspended)
     }
 
-    /// Returns a clock that shows what `read` returns.
+    /// Returns a clock that shows what `read` returns, of a machine that is never suspended.
     pub fn new(read: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        Self(Arc::new(read))
+        Self { read: Arc::new(read), suspended: Arc::new(|| Duration::ZERO) }
+    }
+
+    /// Makes [`Clock::suspended`] return what `suspended` returns.
+    #[must_use]
+    pub fn with_suspension(self, suspended: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self { suspended: Arc::new(suspended), ..self }
+    }
+
+    /// Time for which the machine was suspended since it booted. Monotonic time does not include it.
+    pub fn suspended(&self) -> Duration {
+        (self.suspended)()
     }
 
     /// Returns the time that the clock shows.
     pub fn now(&self) -> Timestamp {
-        (self.0)()
+        (self.read)()
     }
+}
+
+/// The difference of the clocks that count the time of a suspension and that do not (clock_gettime(2)).
+fn suspended() -> Duration {
+    let read = |clock| clock_gettime(clock).map(Duration::from).unwrap_or_default();
+    // In this order, the result is never negative.
+    let monotonic = read(ClockId::CLOCK_MONOTONIC);
+    read(ClockId::CLOCK_BOOTTIME).saturating_sub(monotonic)
 }
 
 impl fmt::Debug for Clock {

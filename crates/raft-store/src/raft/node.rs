@@ -2,6 +2,7 @@
 //! duties.rs.
 
 mod duties;
+mod folder;
 mod freshness;
 mod options;
 
@@ -18,12 +19,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::duties::Duties;
+use self::folder::Folder;
 use self::freshness::{Freshness, REQUEST_WAIT};
 pub use self::options::{RaftOptions, Timing};
 use super::Raft;
 use super::digests::Digests;
 use super::runtime::{self, Ticks};
-use super::state_machine::{Progress, StateMachine};
+use super::state_machine::Progress;
 use super::storage::{LogStatistics, LogStore, OpenError};
 use super::threads::Threads;
 use super::transport::{Peers, Receiving, TransportService};
@@ -148,22 +150,10 @@ impl RaftNode {
     }
 
     async fn open(options: RaftOptions) -> Result<(Opened, Duties), StartError> {
-        let RaftOptions { id, disk, was_here, sealer, transport, store, timing, bounds, clock, threads, .. } = options;
-        let config = options::config(timing).validate().map_err(|error| StartError::Raft(error.to_string()))?;
-        duties::check_mark(disk.as_ref())?;
-        let mut log = LogStore::open(Arc::clone(&disk), sealer.clone(), was_here, threads, bounds)?;
+        let config = options::config(options.timing).validate().map_err(|error| StartError::Raft(error.to_string()))?;
         let digests = Digests::default();
-        let (store, machine_disk) = (store.clone(), Arc::clone(&disk));
-        let machine = StateMachine::open(store, machine_disk, sealer.clone(), threads, digests.clone(), bounds)?;
-        if log.purged() > machine.applied().map(|id| id.index) {
-            let last = log.purged().unwrap_or_default();
-            let what = format!("entries up to {last} stand only in a snapshot, which is gone");
-            return Err(OpenError::Damaged { place: disk.place(), what }.into());
-        }
-        if let Some(snapshot) = machine.applied() {
-            let followed = log.follow_snapshot(snapshot).await;
-            followed.map_err(|source| OpenError::Io { place: disk.place(), source })?;
-        }
+        let Folder { log, machine } = Folder::open(&options, digests.clone()).await?;
+        let RaftOptions { id, disk, sealer, transport, timing, clock, threads, .. } = options;
         let (progress, milestones) = (machine.progress(), machine.milestones());
         let peers = Peers::new(id, transport, threads);
         let raft = Raft::new(id, Arc::new(config), peers.clone(), log.clone(), machine).await;
@@ -172,7 +162,8 @@ impl RaftNode {
         let receiving = Arc::new(tokio::sync::Mutex::new(Receiving::new(Arc::clone(&disk), sealer)));
         let transport =
             TransportService { own_id: id, raft: raft.clone(), receiving, digests: digests.clone(), threads };
-        let freshness = Freshness::new(id, raft.clone(), peers.clone(), leadership.clone(), progress.clone());
+        let (asked, applied) = (peers.clone(), progress.clone());
+        let freshness = Freshness::new(id, raft.clone(), asked, leadership.clone(), applied, clock.clone());
         let duties = Duties {
             id,
             raft: raft.clone(),

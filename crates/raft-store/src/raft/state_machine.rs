@@ -211,8 +211,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             return Ok(None);
         }
         // The same one again, so that an interrupted transfer can continue. It need not be on disk: it has only committed
-        // entries, and no entry is purged before a snapshot on disk has it.
+        // entries, and no entry is purged before a snapshot on disk has it. A leader sends only one that ends in its term.
         let meta = self.meta();
+        let leader = |meta: &SnapshotMeta| meta.last_log_id.map(|id| id.leader_id);
+        self.offered.take_if(|(offered, _)| leader(offered) != leader(&meta));
         let (meta, snapshot) = self.offered.get_or_insert_with(|| (meta, self.store.view())).clone();
         Ok(Some(Snapshot { meta, snapshot }))
     }
@@ -272,10 +274,10 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 mod tests {
     use super::*;
     use crate::raft::disk::{DiskFaults, ModelDisk};
-    use crate::raft::type_config::LeaderId;
-    use crate::store::Tables;
+    use crate::raft::type_config::{EntryBytes, LeaderId, RaftEntry};
+    use crate::store::{Tables, WriteTx};
     use flota_api::clock::Random;
-    use flota_api::model::Cluster;
+    use flota_api::model::{Cluster, Service, ServiceSpec};
     use flota_api::object::StoreObject;
     use openraft::vote::RaftLeaderId as _;
 
@@ -296,5 +298,76 @@ mod tests {
         disk.set_faults(DiskFaults::default());
         assert!(saved.await.expect("there is room") > 10);
         assert_eq!(files.load().expect("it is whole").map(|it| it.meta).as_ref(), Some(&meta));
+    }
+
+    /// Applies services of 1 MiB until the machine wants a snapshot. Returns how many.
+    async fn apply_until_a_snapshot_is_wanted(machine: &mut StateMachine) -> u64 {
+        let milestones = machine.milestones();
+        for count in 1.. {
+            let index = machine.applied().map_or(1, |id| id.index + 1);
+            let mut tx = WriteTx::new(machine.store.view(), None);
+            let name = format!("s{index}");
+            let id = name.as_str().into();
+            let spec = ServiceSpec { name, env: vec!["x".repeat(1 << 20)], ..ServiceSpec::default() };
+            tx.create(Service { id, spec: Arc::new(spec), spec_version: 1, ..Service::default() });
+            let payload = Entry { transactions: vec![tx.finish()], ..Entry::default() }.encode();
+            let log_id = LogId::new(LeaderId::new(1, 1).to_committed(), index);
+            let entry = RaftEntry::new(log_id, EntryPayload::Normal(EntryBytes(payload.into())));
+            machine.apply(futures::stream::iter([Ok((entry, None))])).await.expect("it is an entry");
+            if milestones.borrow().wants_snapshot {
+                return count;
+            }
+        }
+        unreachable!("the count has no end")
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_is_wanted_when_the_log_is_larger_than_the_last_one() {
+        let disk = ModelDisk::new(Random::seeded(1));
+        let (own, sealer) = (Arc::new(disk.clone()), Sealer::new(&[3; 32]));
+        let machine = StateMachine::open(
+            Store::default(),
+            own,
+            sealer,
+            Threads::Current,
+            Digests::default(),
+            LogBounds::default(),
+        );
+        let mut machine = machine.expect("a new folder");
+        let mut enough = 8 << 20;
+        for _ in 0..3 {
+            let count = apply_until_a_snapshot_is_wanted(&mut machine).await;
+            let (least, most) = (count << 20, count * ((1 << 20) + 1_024));
+            assert!(most > enough && least - (1 << 20) <= enough, "{count} MiB of log; {enough} bytes are enough");
+            machine.get_snapshot_builder().await.build_snapshot().await.expect("written");
+            assert!(!machine.milestones().borrow().wants_snapshot);
+            let name = disk.list().expect("listed").pop().expect("the snapshot is there");
+            enough = disk.open(&name).and_then(|file| file.length()).expect("read");
+        }
+        assert!(enough > 32 << 20, "the last one was far larger than the first");
+    }
+
+    #[tokio::test]
+    async fn the_same_snapshot_is_offered_until_an_entry_of_a_later_term_is_applied() {
+        let disk = Arc::new(ModelDisk::new(Random::seeded(1)));
+        let sealer = Sealer::new(&[3; 32]);
+        let machine = StateMachine::open(
+            Store::default(),
+            disk,
+            sealer,
+            Threads::Current,
+            Digests::default(),
+            LogBounds::default(),
+        );
+        let mut machine = machine.expect("a new folder");
+        let mut offered = Vec::new();
+        for (term, index) in [(1, 1), (1, 2), (3, 3), (3, 4)] {
+            let log_id = LogId::new(LeaderId::new(term, 1).to_committed(), index);
+            let entry = RaftEntry::new(log_id, EntryPayload::Blank);
+            machine.apply(futures::stream::iter([Ok((entry, None))])).await.expect("it is an entry");
+            let snapshot = machine.get_current_snapshot().await.expect("read").expect("something is applied");
+            offered.push(snapshot.meta.last_log_id.map(|id| id.index));
+        }
+        assert_eq!(offered, [Some(1), Some(1), Some(3), Some(3)]);
     }
 }

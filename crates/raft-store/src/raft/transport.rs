@@ -2,6 +2,8 @@
 //! delivers them, and [`TransportService`] receives them. Real managers use [`GrpcTransport`]. The [`Dial`] that it is
 //! given and the listener in front of the service decide who may connect, and with which identity.
 
+#[cfg(test)]
+mod fake;
 mod grpc;
 #[cfg(feature = "faults")]
 mod inspect;
@@ -16,6 +18,8 @@ pub(crate) use peers::Peers;
 pub use server::TransportService;
 pub(crate) use snapshot::Receiving;
 
+#[cfg(test)]
+pub(crate) use fake::FakeTransport;
 pub use grpc::{Dial, GrpcTransport};
 #[cfg(feature = "faults")]
 pub use inspect::{SentEntry, sent_entries};

@@ -2,7 +2,8 @@
 //!
 //! This manager asks the leader for its commit index, which the leader returns after a quorum has confirmed it, and
 //! waits until that entry is applied here. Then this manager had every entry that was committed at the time of the
-//! request. The age counts from the request, so neither message delay nor clock skew can make it too small.
+//! request. The age counts from the request, so neither message delay nor clock skew can make it too small. It includes
+//! the time for which the machine was suspended.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,11 +18,30 @@ use crate::raft::Raft;
 use crate::raft::state_machine::Progress;
 use crate::raft::transport::{Method, Peers};
 use crate::raft::type_config::LogId;
+use flota_api::clock::Clock;
 
 /// How long a user's request waits for a small age.
 pub(super) const REQUEST_WAIT: Duration = Duration::from_millis(200);
 /// How long the regular renewal waits: more than two round trips on a slow link.
 pub(super) const RENEWAL_WAIT: Duration = Duration::from_secs(1);
+
+/// A moment of this machine, from which time is counted even while the machine is suspended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Moment {
+    at: Instant,
+    /// Time for which the machine had been suspended before.
+    suspended: Duration,
+}
+
+impl Moment {
+    fn now(clock: &Clock) -> Self {
+        Self { at: Instant::now(), suspended: clock.suspended() }
+    }
+
+    fn elapsed(self, clock: &Clock) -> Duration {
+        self.at.elapsed() + clock.suspended().saturating_sub(self.suspended)
+    }
+}
 
 /// The age of this manager's data. Clones share it.
 #[derive(Clone)]
@@ -31,7 +51,8 @@ pub(super) struct Freshness {
     peers: Peers,
     leadership: watch::Receiver<Leadership>,
     progress: watch::Receiver<Progress>,
-    complete_at: Arc<Mutex<Option<Instant>>>,
+    clock: Clock,
+    complete_at: Arc<Mutex<Option<Moment>>>,
 }
 
 impl Freshness {
@@ -41,18 +62,19 @@ impl Freshness {
         peers: Peers,
         leadership: watch::Receiver<Leadership>,
         progress: watch::Receiver<Progress>,
+        clock: Clock,
     ) -> Self {
-        Self { own_id, raft, peers, leadership, progress, complete_at: Arc::default() }
+        Self { own_id, raft, peers, leadership, progress, clock, complete_at: Arc::default() }
     }
 
     /// Time since this manager last knew that it was complete; `None` if it never did.
     pub(super) fn age(&self) -> Option<Duration> {
-        self.complete_at.lock().expect("no holder panics").map(|at| at.elapsed())
+        self.complete_at.lock().expect("no holder panics").map(|at| at.elapsed(&self.clock))
     }
 
     /// Asks the leader for its commit index. Returns whether it answered and that entry is applied here, all within `wait`.
     pub(super) async fn freshen(&self, wait: Duration) -> bool {
-        let asked = Instant::now();
+        let asked = Moment::now(&self.clock);
         if !tokio::time::timeout(wait, self.catch_up(wait)).await.unwrap_or(false) {
             return false;
         }
@@ -75,5 +97,27 @@ impl Freshness {
         }
         let mut progress = self.progress.clone();
         progress.wait_for(|progress| progress.applied >= committed.index).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use flota_api::version::Timestamp;
+
+    #[tokio::test(start_paused = true)]
+    async fn age_includes_the_time_of_a_suspension() {
+        let suspended = Arc::new(AtomicU64::new(7));
+        let read = Arc::clone(&suspended);
+        let clock =
+            Clock::new(Timestamp::default).with_suspension(move || Duration::from_secs(read.load(Ordering::Relaxed)));
+        let complete_at = Moment::now(&clock);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(complete_at.elapsed(&clock), Duration::from_secs(2), "earlier suspensions do not count");
+        suspended.store(3_607, Ordering::Relaxed);
+        assert_eq!(complete_at.elapsed(&clock), Duration::from_secs(3_602));
+        assert!(Moment::now(&clock) > complete_at);
     }
 }

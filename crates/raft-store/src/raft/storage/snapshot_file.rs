@@ -220,3 +220,6 @@ impl FrameReader {
         self.take(length)
     }
 }
+
+#[cfg(test)]
+mod tests;

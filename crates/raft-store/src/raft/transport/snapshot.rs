@@ -2,7 +2,7 @@
 //!
 //! The receiver writes the pieces to a file and keeps none in memory. An interrupted transfer continues where it
 //! stopped, because the records of one state always come in the same order and so have the same bytes. A transfer has
-//! no time limit; it fails only without progress.
+//! no time limit; it fails only without progress. The size of the pieces follows the speed of the link.
 
 use std::io;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use openraft::raft::SnapshotResponse;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::Method;
@@ -20,8 +21,11 @@ use crate::raft::type_config::{EntryBytes, LogId, Snapshot, SnapshotMeta, TypeCo
 use crate::store::{Tables, View};
 use flota_api::seal::{OVERHEAD, Sealer};
 
-/// Bytes of records in one piece.
-const PIECE: usize = 1 << 20;
+/// Smallest and largest size of a piece in bytes. A transfer makes progress if the link carries the smallest within
+/// [`PIECE_WAIT`].
+const PIECES: (usize, usize) = (32 << 10, 1 << 20);
+/// A piece that is answered within this time is followed by a larger one, any other by a smaller one.
+const FAST: Duration = Duration::from_secs(1);
 /// Largest snapshot that is accepted, in bytes.
 const SNAPSHOT_BOUND: u64 = 4 << 30;
 /// How long the sender waits for the response to a piece.
@@ -68,8 +72,9 @@ pub(super) async fn send(
     let mut pieces = Pieces::new(&snapshot.snapshot);
     // An empty piece asks where an interrupted transfer continues.
     let mut piece = Piece { vote, meta: snapshot.meta, offset: 0, bytes: EntryBytes::default(), is_last: false };
-    let mut sent: u64 = 0;
+    let (mut sent, mut size): (u64, usize) = (0, PIECES.0);
     loop {
+        let begun = Instant::now();
         let wait = if piece.is_last { INSTALL_WAIT } else { PIECE_WAIT };
         let next = match peers.call(to, Method::Snapshot, &piece, wait).await? {
             PieceAnswer::Done(response) => return Ok(response),
@@ -80,7 +85,12 @@ pub(super) async fn send(
             return Err(Status::aborted("the receiver makes no progress with the snapshot"));
         }
         sent = next;
-        let read = threads.blocking(move || Ok(pieces.read_from(next)));
+        size = match (piece.bytes.0.is_empty(), begun.elapsed() <= FAST) {
+            (true, _) => size,
+            (false, true) => (size * 2).min(PIECES.1),
+            (false, false) => (size / 2).max(PIECES.0),
+        };
+        let read = threads.blocking(move || Ok(pieces.read_from(next, size)));
         let (bytes, is_last, rest) = read.await.map_err(|error| Status::internal(error.to_string()))?;
         pieces = rest;
         piece = Piece { offset: next, bytes: EntryBytes(bytes.into()), is_last, ..piece };
@@ -100,14 +110,15 @@ impl Pieces {
         Self { records: Box::new(view.records()), offset: 0, rest: Vec::new() }
     }
 
-    /// Returns about one piece of bytes from `offset` on, and whether they are the last. Offsets must not decrease.
-    fn read_from(mut self, offset: u64) -> (Vec<u8>, bool, Self) {
+    /// Returns the piece of at most `size` bytes from `offset` on, and whether it is the last. Offsets must not decrease.
+    fn read_from(mut self, offset: u64, size: usize) -> (Vec<u8>, bool, Self) {
         loop {
             let skipped = usize::try_from(offset - self.offset).unwrap_or(usize::MAX).min(self.rest.len());
             self.rest.drain(..skipped);
             self.offset += u64::try_from(skipped).expect("it is in memory");
-            if self.offset == offset && self.rest.len() >= PIECE {
-                return (self.rest.clone(), false, self);
+            // The byte after the piece shows that it is not the last one.
+            if self.offset == offset && self.rest.len() > size {
+                return (self.rest[..size].to_vec(), false, self);
             }
             let Some(record) = self.records.next() else { return (self.rest.clone(), true, self) };
             let length = u32::try_from(record.len()).expect("a record is bounded by an entry");
@@ -200,7 +211,7 @@ fn what(piece: usize) -> Vec<u8> {
     format!("piece {piece}").into_bytes()
 }
 
-const _: () = assert!(PIECE + OVERHEAD < flota_api::defaults::MESSAGE_BOUND);
+const _: () = assert!(PIECES.1 + OVERHEAD < flota_api::defaults::MESSAGE_BOUND);
 
 #[cfg(test)]
 mod tests;

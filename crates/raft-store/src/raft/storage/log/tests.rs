@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use openraft::entry::RaftEntry as _;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::testing::log::{StoreBuilder, Suite};
@@ -7,7 +9,7 @@ use openraft::{EntryPayload, RaftLogReader, StorageError};
 
 use super::*;
 use crate::raft::digests::Digests;
-use crate::raft::disk::{DirDisk, ModelDisk};
+use crate::raft::disk::{DirDisk, DiskFaults, ModelDisk};
 use crate::raft::state_machine::StateMachine;
 use crate::raft::type_config::{EntryBytes, LeaderId};
 use crate::store::Store;
@@ -130,6 +132,33 @@ fn segments_are_used_again_and_the_disk_stays_small() {
         drop(store);
         let mut store = open(&disk, true).expect("whole");
         assert_eq!(store.try_get_log_entries(395..).await.expect("read").len(), 5);
+    });
+}
+
+/// While the disk syncs one entry, many more are appended.
+#[test]
+fn appends_that_wait_for_a_sync_share_the_next_one() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(async {
+        let disk = ModelDisk::new(Random::seeded(1));
+        disk.set_faults(DiskFaults { delay: Duration::from_millis(10), ..DiskFaults::default() });
+        let mut store =
+            LogStore::open(Arc::new(disk), sealer(), false, Threads::Current, LogBounds::default()).expect("new");
+        let before = store.statistics();
+        let mut waiting = Vec::new();
+        for index in 0..51 {
+            let (sender, receiver) = TypeConfig::oneshot();
+            store.append([entry(1, index, 10)], IOFlushed::signal(sender)).await.expect("taken");
+            waiting.push(receiver);
+            while index == 0 && store.statistics().bytes == before.bytes {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(store.statistics().syncs, before.syncs, "the sync of the first one is under way");
+        for receiver in waiting {
+            receiver.await.expect("the writer answers").expect("synced");
+        }
+        assert_eq!(store.statistics().syncs, before.syncs + 2, "one for the first, and one for fifty");
     });
 }
 

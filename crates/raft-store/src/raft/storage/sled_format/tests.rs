@@ -1,11 +1,16 @@
+//! Folders of the previous format: one that the last build with that format wrote, and others that [`old_folder`] writes
+//! so that they can be damaged.
+
 use openraft::RaftLogReader;
 use openraft::entry::RaftEntry as _;
 use openraft::storage::RaftLogStorage;
 
 use super::*;
 use crate::raft::disk::DirDisk;
-use crate::raft::storage::LogStore;
+use crate::raft::storage::{LogStore, SnapshotFiles};
 use crate::raft::threads::Threads;
+use crate::store::Store;
+use crate::transaction::Entry;
 
 fn sealer() -> Sealer {
     Sealer::new(&[3; 32])
@@ -79,6 +84,46 @@ fn check(dir: &Path) {
         assert_eq!(log.get_log_state().await.expect("read").last_purged_log_id.map(|id| id.index), Some(9));
         assert_eq!(log.read_committed().await.expect("read").map(|id| id.index), Some(58));
     });
+}
+
+/// Unpacks the folder of a lone manager of the last build with this format (commit 9582ee0). It created ten services, made
+/// a snapshot, purged the log up to entry 8, and created seven more services, one of them with an environment of 140 KB.
+fn unpack(dir: &Path) {
+    let archive = concat!(env!("CARGO_MANIFEST_DIR"), "/src/raft/storage/sled_format/folder.tar.xz");
+    let status = std::process::Command::new("tar").args(["-xJf", archive, "-C"]).arg(dir).status();
+    assert!(status.is_ok_and(|status| status.success()), "tar and xz are installed by `make test-tools`");
+}
+
+#[test]
+fn a_folder_that_the_last_build_with_the_format_wrote_is_taken_over_whole() {
+    let dir = tempfile::tempdir().expect("a folder");
+    unpack(dir.path());
+    assert!(std::fs::read_dir(dir.path().join("db/blobs")).is_ok_and(|blobs| blobs.count() > 0));
+    let mut log = open(dir.path()).expect("whole");
+    let disk: Arc<dyn Disk> = Arc::new(DirDisk::open(dir.path()).expect("opened"));
+    let snapshot = SnapshotFiles::new(disk, sealer()).load().expect("whole").expect("there is one");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let entries = runtime.block_on(async {
+        let vote = log.read_vote().await.expect("read").expect("a vote");
+        assert_eq!((vote.leader_id.voted_for, vote.committed), (1, true));
+        assert_eq!(log.get_log_state().await.expect("read").last_purged_log_id.map(|id| id.index), Some(8));
+        log.try_get_log_entries(9..).await.expect("read")
+    });
+    assert_eq!(entries.iter().map(|entry| entry.index()).collect::<Vec<_>>(), (9..=18).collect::<Vec<_>>());
+    let last = snapshot.meta.last_log_id.expect("it is not empty");
+    assert!(entries.iter().any(|entry| entry.log_id == last), "log ids of both are converted alike");
+    assert_eq!(snapshot.meta.last_membership.membership().voter_ids().collect::<Vec<_>>(), [1]);
+    let store = Store::default();
+    store.restore(snapshot.tables.into());
+    for entry in entries.into_iter().filter(|entry| entry.index() > last.index) {
+        let (index, EntryPayload::Normal(bytes)) = (entry.index(), entry.payload) else { continue };
+        store.apply(index, Entry::decode(&bytes.0).expect("it is an entry"));
+    }
+    for number in 0..17 {
+        let view = store.view();
+        let service = view.service_by_name(&format!("s{number}")).expect("it was created");
+        assert_eq!(service.spec.env[0].len(), if number == 12 { 140_002 } else { 102 }, "{number}");
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Tests the log on a disk that loses data, tears writes and fails, at every write and sync of a long mixed run.
+//! Tests the log on a disk that loses data and fails. node/folder/tests.rs cuts the power at each operation of the log and
+//! the snapshots together.
 
 use std::sync::Arc;
 
@@ -134,55 +135,6 @@ fn begin(disk: ModelDisk) -> Run {
     Run { wal, disk, term: 1, now }
 }
 
-/// Whether `found` is a state that the step from `before` to `after` may leave if it is cut: a prefix of its records.
-fn is_between(found: &Expected, before: &Expected, after: &Expected) -> bool {
-    if found == before || found == after {
-        return true;
-    }
-    // An append may be cut between entries; a purge or a truncation happens completely or not at all.
-    let same = found.vote == before.vote && found.purged == before.purged;
-    same && found.entries.starts_with(&before.entries) && after.entries.starts_with(&found.entries)
-}
-
-/// The power fails at a disk operation, at each third one of a run and at others in each of the three runs. Everything that was acknowledged is there, and nothing that was
-/// never written. Afterwards, the log is usable and survives another failure.
-#[test]
-fn a_power_failure_at_any_write_or_sync_loses_nothing_that_was_acknowledged() {
-    for seed in 0..3 {
-        let steps = steps(seed, 60);
-        let operations = {
-            let mut run = begin(ModelDisk::new(Random::seeded(seed)));
-            steps.iter().for_each(|step| run.step(step).expect("the disk is whole"));
-            run.disk.operations()
-        };
-        assert!(operations > 100, "it was a long run");
-        for stop_at in (6 + seed..operations).step_by(3) {
-            let disk = ModelDisk::new(Random::seeded(seed * 1_000 + stop_at));
-            let mut run = begin(disk);
-            run.disk.stop_at(stop_at);
-            let mut before = run.now.clone();
-            let failed = steps.iter().any(|step| {
-                before = run.now.clone();
-                run.step(step).is_err()
-            });
-            assert!(failed, "operation {stop_at} of {operations} is one of a step");
-            let disk = run.disk.crash();
-            let opened = open(&disk).unwrap_or_else(|error| panic!("seed {seed}, operation {stop_at}: {error:?}"));
-            let (wal, now) = opened;
-            assert!(
-                is_between(&now, &before, &run.now),
-                "seed {seed}, operation {stop_at}: {now:?}\nis not between {before:?}\nand {:?}",
-                run.now
-            );
-            let term = run.term + 1;
-            let mut run = Run { wal, disk, term, now };
-            run.step(&Step::Append(vec![10, 4_000, 7])).expect("the disk works again");
-            let (disk, now) = (run.disk.crash(), run.now);
-            assert_eq!(open(&disk).expect("whole").1, now, "seed {seed}, operation {stop_at}");
-        }
-    }
-}
-
 #[test]
 fn a_process_that_is_killed_loses_nothing_that_it_wrote() {
     let mut run = begin(ModelDisk::new(Random::seeded(1)));
@@ -205,84 +157,6 @@ fn what_is_read_after_a_failed_sync_is_made_durable_before_it_counts() {
     let (_wal, found) = open(&disk).expect("whole");
     assert_eq!(found, run.now, "the write had succeeded");
     assert_eq!(open(&disk.crash()).expect("whole").1, found);
-}
-
-/// Changes every byte of an acknowledged record in turn: the log is refused and never treated as a shorter one.
-#[test]
-fn damage_to_what_was_acknowledged_is_never_taken_for_a_torn_tail() {
-    let build = || {
-        let mut run = begin(ModelDisk::new(Random::seeded(1)));
-        for step in [Step::Vote, Step::Append(vec![100, 300]), Step::Append(vec![50]), Step::Vote] {
-            run.step(&step).expect("the disk is whole");
-        }
-        run
-    };
-    let end = build().wal.current.end;
-    for offset in 0..end {
-        // After a kill, the note proves the acknowledgement; after a power failure, the mark after the last record
-        // does.
-        for power_fails in [false, true] {
-            let mut run = build();
-            let disk = if power_fails {
-                run.wal.settle().expect("the disk is whole");
-                run.disk.crash()
-            } else {
-                run.disk.restart()
-            };
-            disk.flip_bit(&segment_name(1), offset, u8::try_from(offset % 8).expect("it is below 8"));
-            match open(&disk) {
-                Err(OpenError::Damaged { .. }) => {}
-                // A change in the padding between records has no effect.
-                Ok((_, now)) => assert_eq!(now, run.now, "offset {offset}"),
-                Err(error) => panic!("offset {offset}: {error}"),
-            }
-        }
-    }
-}
-
-/// A power failure may lose the note. Later records still prove everything that was acknowledged before the last sync.
-#[test]
-fn records_prove_that_those_before_them_were_acknowledged() {
-    let mut run = begin(ModelDisk::new(Random::seeded(1)));
-    run.step(&Step::Append(vec![100])).expect("the disk is whole");
-    let end = run.wal.current.end;
-    run.step(&Step::Append(vec![100])).expect("the disk is whole");
-    run.step(&Step::Append(vec![100])).expect("the disk is whole");
-    let disk = run.disk.crash();
-    disk.remove(NOTE).expect("removed");
-    disk.flip_bit(&segment_name(1), end + 60, 1);
-    assert!(matches!(open(&disk), Err(OpenError::Damaged { what, .. }) if what.contains("acknowledged")));
-}
-
-#[test]
-fn a_segment_that_is_missing_or_ends_early_is_damage() {
-    let build = || {
-        let mut run = begin(ModelDisk::new(Random::seeded(1)));
-        for _ in 0..8 {
-            run.step(&Step::Append(vec![2 << 20])).expect("the disk is whole");
-        }
-        run.disk.restart()
-    };
-    let damaged = |disk: &ModelDisk, what: &str| match open(disk) {
-        Err(OpenError::Damaged { what: found, .. }) => assert!(found.contains(what), "{found}"),
-        other => panic!("{what}: {:?}", other.map(|it| it.1)),
-    };
-    let disk = build();
-    disk.remove(&segment_name(2)).expect("there");
-    damaged(&disk, "segment 2 is missing");
-    let disk = build();
-    disk.remove(&segment_name(1)).expect("there");
-    damaged(&disk, "are missing");
-    let disk = build();
-    disk.flip_bit(&segment_name(1), 2_000_000, 0);
-    damaged(&disk, "can't be read");
-    let disk = build();
-    let names = disk.list().expect("listed");
-    names.iter().filter(|name| name.starts_with("log.")).for_each(|name| disk.remove(name).expect("there"));
-    damaged(&disk, "ends before what was acknowledged");
-    disk.remove(NOTE).expect("there");
-    let gone = Wal::open(Arc::new(disk), sealer(), true, LogBounds::default().segment_bytes).expect_err("it was here");
-    assert!(gone.to_string().contains("is damaged"), "{gone}");
 }
 
 #[test]
@@ -312,3 +186,5 @@ fn a_disk_that_lies_about_a_sync_loses_what_was_acknowledged() {
     });
     assert!(lost, "ten sectors that were never synced can't all survive every time");
 }
+
+mod damage;

@@ -1,10 +1,12 @@
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use openraft::vote::RaftLeaderId as _;
 
 use super::*;
 use crate::WriteTx;
 use crate::raft::disk::ModelDisk;
+use crate::raft::transport::{FakeTransport, pack, unpack};
 use crate::raft::type_config::{LeaderId, StoredMembership};
 use crate::store::Store;
 use crate::transaction::Entry;
@@ -41,8 +43,8 @@ fn a_transfer_that_is_cut_goes_on_where_it_stopped() {
     let mut pieces = Pieces::new(&view);
     let mut next = receiving.take(&piece(39, 0, Vec::new(), false)).expect("asked");
     for _ in 0..2 {
-        let (bytes, is_last, rest) = pieces.read_from(next);
-        assert!(!is_last && bytes.len() < 2 * PIECE, "pieces are bounded");
+        let (bytes, is_last, rest) = pieces.read_from(next, 1 << 20);
+        assert!(!is_last && bytes.len() == 1 << 20, "pieces are bounded");
         pieces = rest;
         next = receiving.take(&piece(39, next, bytes, false)).expect("taken");
     }
@@ -50,7 +52,7 @@ fn a_transfer_that_is_cut_goes_on_where_it_stopped() {
     let mut pieces = Pieces::new(&view);
     assert_eq!(receiving.take(&piece(39, 0, Vec::new(), false)).expect("asked"), next, "nothing is sent twice");
     loop {
-        let (bytes, is_last, rest) = pieces.read_from(next);
+        let (bytes, is_last, rest) = pieces.read_from(next, 700_000);
         pieces = rest;
         // Send the same piece twice, as a retry does.
         let sent = piece(39, next, bytes, is_last);
@@ -70,11 +72,51 @@ fn a_transfer_that_is_cut_goes_on_where_it_stopped() {
 fn another_snapshot_begins_anew_and_a_cut_one_is_refused() {
     let view = tables();
     let mut receiving = receiving();
-    let (bytes, _, _) = Pieces::new(&view).read_from(0);
+    let (bytes, _, _) = Pieces::new(&view).read_from(0, 1 << 20);
     let half = u64::try_from(bytes.len()).expect("it is small");
     assert_eq!(receiving.take(&piece(39, 0, bytes, false)).expect("taken"), half);
     assert_eq!(receiving.take(&piece(40, half, vec![1], false)).expect("another one"), 0);
     assert_eq!(receiving.take(&piece(40, 0, vec![0, 0, 0, 9, 1], true)).expect("taken"), 5);
     assert!(receiving.finish().is_err(), "a record is cut off");
     assert!(receiving.finish().is_err(), "and the transfer is over");
+}
+
+/// Sends a snapshot over a link of so many bytes in a second, and returns whether it arrives whole.
+async fn arrives(speed: u64) -> Result<bool, Status> {
+    let receiving = Arc::new(Mutex::new(receiving()));
+    let receiver = Arc::clone(&receiving);
+    let transport = FakeTransport::new(move |method, message| {
+        assert_eq!(method, Method::Snapshot);
+        let receiver = Arc::clone(&receiver);
+        Box::pin(async move {
+            let length = u64::try_from(message.body.len()).expect("it is in memory");
+            tokio::time::sleep(Duration::from_micros(length * 1_000_000 / speed)).await;
+            let piece: Piece = unpack(&message)?;
+            let next = receiver.lock().expect("no holder panics").take(&piece).expect("written");
+            let is_done = piece.is_last && next == piece.end();
+            let done = PieceAnswer::Done(SnapshotResponse { vote: piece.vote });
+            pack(2, 1, &if is_done { done } else { PieceAnswer::Next(next) })
+        })
+    });
+    let peers = Peers::new(1, Arc::new(transport), Threads::Current);
+    let Piece { vote, meta, .. } = piece(39, 0, Vec::new(), false);
+    let view = tables();
+    send(&peers, 2, Threads::Current, vote, Snapshot { meta, snapshot: Arc::clone(&view) }).await?;
+    let received = receiving.lock().expect("no holder panics").finish().expect("whole");
+    Ok(received.digest() == view.digest())
+}
+
+#[tokio::test(start_paused = true)]
+async fn snapshot_arrives_however_slow_the_link_is() {
+    for speed in [4_000, 100_000, 100_000_000] {
+        assert!(arrives(speed).await.expect("it makes progress"), "{speed} bytes in a second");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn transfer_without_progress_ends() {
+    let begun = tokio::time::Instant::now();
+    let ended = arrives(1_000).await.expect_err("no piece arrives in time");
+    assert_eq!(ended.code(), tonic::Code::DeadlineExceeded);
+    assert!(begun.elapsed() < 2 * PIECE_WAIT, "{:?}", begun.elapsed());
 }

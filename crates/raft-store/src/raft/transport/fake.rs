@@ -1,0 +1,48 @@
+//! A [`Transport`] for tests: a function answers each request, and nothing is sent.
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use tonic::Status;
+
+use super::{AppendAnswers, Method, Transport};
+use flota_api::proto::raft::RaftMessage;
+
+type Answer = Result<RaftMessage, Status>;
+
+/// Answers the requests to all managers by one function.
+pub(crate) struct FakeTransport(
+    std::sync::Arc<dyn Fn(Method, RaftMessage) -> BoxFuture<'static, Answer> + Send + Sync>,
+);
+
+impl FakeTransport {
+    /// Answers each request by `answer`.
+    pub(crate) fn new(
+        answer: impl Fn(Method, RaftMessage) -> BoxFuture<'static, Answer> + Send + Sync + 'static,
+    ) -> Self {
+        Self(std::sync::Arc::new(answer))
+    }
+
+    /// No manager can be reached.
+    pub(crate) fn silent() -> Self {
+        Self::new(|_, _| Box::pin(async { Err(Status::unavailable("nobody is there")) }))
+    }
+}
+
+impl Transport for FakeTransport {
+    fn set_address(&self, _: u64, _: &str) {}
+
+    fn call(&self, _: u64, method: Method, message: RaftMessage) -> BoxFuture<'static, Answer> {
+        self.0(method, message)
+    }
+
+    fn append(
+        &self,
+        _: u64,
+        requests: BoxStream<'static, RaftMessage>,
+    ) -> BoxFuture<'static, Result<AppendAnswers, Status>> {
+        let answer = std::sync::Arc::clone(&self.0);
+        let answers = requests.then(move |request| answer(Method::AppendOne, request)).boxed();
+        Box::pin(async { Ok(answers) })
+    }
+}
