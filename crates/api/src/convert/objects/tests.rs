@@ -1,0 +1,70 @@
+use super::*;
+use crate::object::Kind;
+
+#[test]
+fn every_kind_survives_the_way_to_the_wire_and_back() {
+    let gpu = crate::model::DeviceId { kind: "gpu".into(), id: "nvidia0".into() };
+    let sample = |kind| match kind {
+        Kind::Cluster => {
+            let (id, ca_key) = ("c".into(), Secret(vec![1, 255]));
+            Cluster { id, epoch: 3, ca_key, no_new_privileges: true, ..Cluster::default() }.into_object()
+        }
+        Kind::Node => Node { id: "n".into(), raft_id: Some(7), ..Node::default() }.into_object(),
+        Kind::Service => Service { id: "s".into(), spec_version: 2, ..Service::default() }.into_object(),
+        Kind::Task => Task { id: "t".into(), slot: 9, device_ids: vec![gpu.clone()], ..Task::default() }.into_object(),
+        Kind::Image => Image { id: "i".into(), size: 5, ..Image::default() }.into_object(),
+        Kind::Stack => Stack { id: "k".into(), ..Stack::default() }.into_object(),
+        Kind::Registry => {
+            Registry { id: "r".into(), password: "p".to_owned().into(), ..Registry::default() }.into_object()
+        }
+        Kind::Network => Network { id: "w".into(), vni: Some(4_096), ..Network::default() }.into_object(),
+    };
+    for object in Kind::ALL.map(sample) {
+        assert_eq!(Object::try_from(po::Object::from(&object)), Ok(object));
+    }
+}
+
+#[test]
+fn absent_and_chosen_values_survive_the_way_to_the_wire_and_back() {
+    let update = UpdateState::Paused { reason: "web.1: no such image".into() };
+    let objects = [
+        Task { node_id: Some("n".into()), image_digest: Some("sha256:1".into()), ..Task::default() }.into_object(),
+        Service { stack_id: Some("k".into()), update, image_digest: Some("d".into()), ..Service::default() }
+            .into_object(),
+    ];
+    for object in objects {
+        assert_eq!(Object::try_from(po::Object::from(&object)), Ok(object));
+    }
+    for reason in NodeStateReason::ALL {
+        let node = Node { state_reason: Some(*reason), ..Node::default() };
+        assert_eq!(Node::try_from(po::Node::from(&node)), Ok(node));
+    }
+}
+
+#[test]
+fn a_node_that_left_before_reasons_had_a_type_has_left_still() {
+    let node = po::Node { old_state_reason: "left".into(), ..po::Node::from(&Node::default()) };
+    assert!(Node::try_from(node).expect("it is well-formed").has_left());
+    let node = po::Node { old_state_reason: "restarting".into(), ..po::Node::from(&Node::default()) };
+    assert_eq!(Node::try_from(node).expect("it is well-formed").state_reason, Some(NodeStateReason::Restarting));
+}
+
+#[test]
+fn every_reason_to_wait_for_a_node_survives_the_way_to_the_wire_and_back() {
+    let counts: BTreeMap<_, _> = Filter::ALL.iter().map(|filter| (*filter, *filter as u64 + 1)).collect();
+    for reason in [
+        PendingReason::NoNode,
+        PendingReason::NoNodeFits(counts.clone()),
+        PendingReason::NeedsRoom(counts),
+        PendingReason::NoAddress("back".into()),
+    ] {
+        assert_eq!(PendingReason::try_from(po::PendingReason::from(&reason)), Ok(reason));
+    }
+}
+
+#[test]
+fn an_unknown_number_is_an_error_that_names_the_field() {
+    let task = po::Task { desired_state: 77, status: Some(Default::default()), ..Default::default() };
+    let error = Task::try_from(task).expect_err("77 is not a state");
+    assert_eq!(error.to_string(), "the field `desired_state` has an unknown value");
+}

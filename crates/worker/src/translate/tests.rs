@@ -1,0 +1,157 @@
+use super::*;
+
+fn translate(spec: &ServiceSpec, config: &ImageConfig) -> Result<oci::Process, TranslateError> {
+    Ok(translate_on(&NodeOffers::default(), spec, config)?.process.expect("every container has one"))
+}
+
+fn assigned(spec: &ServiceSpec) -> Assignment {
+    let (task_id, service_name) = ("id".into(), "web".into());
+    Assignment { task_id, service_name, slot: 2, spec: spec.clone().into(), ..Assignment::default() }
+}
+
+fn translate_on(node_offers: &NodeOffers, spec: &ServiceSpec, config: &ImageConfig) -> Result<Spec, TranslateError> {
+    translate_assigned(node_offers, &assigned(spec), config)
+}
+
+fn translate_assigned(
+    node_offers: &NodeOffers,
+    assignment: &Assignment,
+    config: &ImageConfig,
+) -> Result<Spec, TranslateError> {
+    translate_in(&TaskNetwork::default(), node_offers, assignment, config).map(|it| it.spec)
+}
+
+fn translate_in(
+    network: &TaskNetwork,
+    node_offers: &NodeOffers,
+    assignment: &Assignment,
+    config: &ImageConfig,
+) -> Result<Container, TranslateError> {
+    let node = NodeNames { id: "n".into(), hostname: "w1".into() };
+    let groups = Groups::default();
+    let places = Places { root: RootSource::Folder("/".into()), groups, log: "log".into(), runtime: "r".into() };
+    container(assignment, config, network, &node, node_offers, places)
+}
+
+#[test]
+fn arguments_combine_as_docker_does() {
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let mut config = ImageConfig::default();
+    config.set_entrypoint(Some(words("e"))).set_cmd(Some(words("c")));
+    let argv = |entrypoint: &str, command: &str| {
+        let spec = ServiceSpec { entrypoint: words(entrypoint), command: words(command), ..ServiceSpec::default() };
+        translate(&spec, &config).expect("no template").args.join(" ")
+    };
+    assert_eq!(argv("", ""), "e c");
+    assert_eq!(argv("", "x"), "e x");
+    assert_eq!(argv("y", ""), "y");
+    assert_eq!(argv("y", "x"), "y x");
+}
+
+#[test]
+fn templates_are_filled_in_and_unknown_ones_refused() {
+    let env = |text: &str| ServiceSpec { env: vec![text.into()], ..ServiceSpec::default() };
+    let spec = translate(&env("A={{.Task.Name}} on {{ .Node.Hostname }}"), &ImageConfig::default());
+    assert_eq!(spec.map(|it| it.env.last().cloned()), Ok(Some("A=web.2.id on w1".to_owned())));
+    let spec = translate(&env(r#"A={{"{{"}}.Task.Name}}"#), &ImageConfig::default());
+    assert_eq!(spec.map(|it| it.env.last().cloned()), Ok(Some("A={{.Task.Name}}".to_owned())));
+    let unknown = translate(&env("A={{.Secret}}"), &ImageConfig::default());
+    assert!(matches!(unknown, Err(TranslateError::Template(_))));
+}
+
+#[test]
+fn rights_are_dockers_unless_the_node_allows_more() {
+    let rights = |spec: &ServiceSpec| translate(spec, &ImageConfig::default()).map(|it| it.capabilities);
+    let kept = rights(&ServiceSpec::default()).expect("allowed").expect("some").bounding;
+    assert_eq!(kept.len(), 14);
+    let fewer = ServiceSpec { cap_drop: vec!["ALL".into()], cap_add: vec!["CHOWN".into()], ..Default::default() };
+    assert_eq!(rights(&fewer).expect("allowed").expect("some").bounding, ["CAP_CHOWN"]);
+    for more in [
+        ServiceSpec { cap_add: vec!["SYS_ADMIN".into()], ..Default::default() },
+        ServiceSpec { privileged: true, ..Default::default() },
+    ] {
+        assert!(matches!(rights(&more), Err(TranslateError::Refused(_))));
+    }
+    let runtime = ServiceSpec { runtime: Some("crun".into()), ..Default::default() };
+    assert_eq!(rights(&runtime), Err(TranslateError::Runtime("crun".into())));
+}
+
+#[test]
+fn new_privileges_are_allowed_unless_service_node_or_cluster_forbid_them_in_this_order() {
+    for (cluster, node, service, expected) in [
+        (false, None, None, false),
+        (true, None, None, true),
+        (true, Some(false), None, false),
+        (false, Some(true), None, true),
+        (true, Some(true), Some(false), false),
+        (false, Some(false), Some(true), true),
+    ] {
+        let offers = NodeOffers { no_new_privileges: node, ..NodeOffers::default() };
+        let spec = ServiceSpec { no_new_privileges: service, ..ServiceSpec::default() };
+        let assignment = Assignment { no_new_privileges: cluster, ..assigned(&spec) };
+        let process = translate_assigned(&offers, &assignment, &ImageConfig::default()).expect("allowed").process;
+        assert_eq!(process.map(|it| it.no_new_privileges), Some(expected), "{cluster} {node:?} {service:?}");
+    }
+}
+
+#[test]
+fn privileged_task_has_the_nodes_devices_and_may_use_all() {
+    let allow = flota_api::model::Allowance { privileged: true, ..Default::default() };
+    let offers = NodeOffers { allow, ..NodeOffers::default() };
+    let spec = ServiceSpec { privileged: true, ..ServiceSpec::default() };
+    let spec = translate_on(&offers, &spec, &ImageConfig::default()).expect("allowed");
+    assert!(spec.linux().devices.iter().any(|it| it.path == Path::new("/dev/urandom")));
+    let rules = spec.linux().resources.clone().unwrap_or_default().devices;
+    assert!(matches!(rules.as_slice(), [all] if all.allow && all.major.is_none()));
+}
+
+#[test]
+fn a_container_is_in_the_network_of_its_task() {
+    let spec = ServiceSpec {
+        hosts: vec![flota_api::model::HostEntry { name: "db".into(), address: [192, 0, 2, 7].into() }],
+        ..ServiceSpec::default()
+    };
+    let translate = |network: TaskNetwork| {
+        let assignment = assigned(&spec);
+        translate_in(&network, &NodeOffers::default(), &assignment, &ImageConfig::default()).expect("allowed")
+    };
+    let namespace = |container: &Container| {
+        let all = &container.spec.linux().namespaces;
+        all.iter().find(|it| it.kind == NamespaceKind::Network).map(|it| it.path.clone())
+    };
+    let last_hosts = |container: &Container| {
+        let lines = container.order.hosts.lines().rev().take(2).map(str::to_owned);
+        lines.collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>()
+    };
+    let loopback = translate(TaskNetwork::Loopback);
+    assert_eq!((namespace(&loopback), &loopback.order.resolver), (Some(PathBuf::new()), &None));
+    assert_eq!(last_hosts(&loopback), ["192.0.2.7\tdb", "127.0.0.1\tweb.2"]);
+    assert_eq!(loopback.spec.linux().sysctl.get("net.ipv4.ip_unprivileged_port_start"), Some(&"0".to_owned()));
+    let host = translate(TaskNetwork::Host);
+    assert_eq!((namespace(&host), host.spec.linux().sysctl.len()), (None, 0), "the node's parameters stay");
+    let joined = translate(TaskNetwork::Joined {
+        namespace: "/run/n".into(),
+        addresses: vec![[10, 0, 1, 2].into(), [10, 0, 2, 2].into()],
+        resolver: "nameserver 127.0.0.11\n".into(),
+    });
+    assert_eq!(namespace(&joined), Some("/run/n".into()));
+    assert_eq!(joined.order.resolver.as_deref(), Some("nameserver 127.0.0.11\n"));
+    assert_eq!(last_hosts(&joined), ["10.0.1.2\tweb.2", "10.0.2.2\tweb.2"]);
+    assert_eq!(joined.spec.linux().sysctl.len(), 2);
+}
+
+#[test]
+fn init_is_the_runtime_itself_before_the_program() {
+    let spec = ServiceSpec { init: true, command: vec!["sleep".into(), "1".into()], ..Default::default() };
+    let process = translate(&spec, &ImageConfig::default()).expect("allowed");
+    assert_eq!(process.args, ["/dev/init", "init", "--", "sleep", "1"]);
+}
+
+#[test]
+fn stop_signals_are_read_in_all_spellings() {
+    let of = |text: Option<&str>| {
+        let spec = ServiceSpec { stop_signal: text.map(str::to_owned), ..ServiceSpec::default() };
+        stop_signal(&spec, &ImageConfig::default())
+    };
+    assert_eq!([of(None), of(Some("SIGQUIT")), of(Some("INT")), of(Some("9"))], [15, 3, 2, 9]);
+}
