@@ -6,5 +6,6 @@ mod determinism;
 mod edges;
 mod graph;
 mod modules;
+mod names;
 mod sizes;
 mod source;

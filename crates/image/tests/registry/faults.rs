@@ -1,5 +1,6 @@
 //! Registries that misbehave: retried with what is there kept, and a clear error at the end.
 
+use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use flota_image::Registries;
@@ -22,6 +23,25 @@ async fn blob_continues_where_the_connection_broke() {
     let ranges = ranges(&server);
     assert_eq!(ranges.len(), 2, "{ranges:?}");
     assert!(ranges[0] != ranges[1], "the second began where the first broke off: {ranges:?}");
+}
+
+/// No blob is answered before all three are asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn slow_blob_does_not_delay_the_others() {
+    let (asked_for, all_asked) = (Mutex::new(0), Condvar::new());
+    let server = Server::start(move |fixture, asked, _| {
+        if asked.is_manifest() {
+            return fixture.answer(asked);
+        }
+        let mut count = asked_for.lock().unwrap();
+        *count += 1;
+        all_asked.notify_all();
+        let wait = all_asked.wait_timeout_while(count, Duration::from_secs(20), |count| *count < 3).unwrap().1;
+        // The client does not try again after this status.
+        if wait.timed_out() { Answer::new(400, "the others are not asked for") } else { fixture.answer(asked) }
+    })
+    .await;
+    pull(&server, None).await.unwrap();
 }
 
 #[tokio::test]

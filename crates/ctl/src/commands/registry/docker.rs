@@ -93,6 +93,34 @@ mod tests {
         }
     }
 
+    /// Helpers are found on PATH, which only a new process can change safely: this test runs itself again.
+    #[test]
+    fn a_credential_helper_gives_the_login() {
+        const NAME: &str = "commands::registry::docker::tests::a_credential_helper_gives_the_login";
+        const INSIDE: &str = "FLOTA_TEST_CREDENTIAL_HELPER";
+        if std::env::var_os(INSIDE).is_some() {
+            let config = r#"{ "credHelpers": { "ecr.example": "flota-test" } }"#;
+            let login = ("ecr.example".to_owned(), "AWS:the secret of ecr.example".to_owned());
+            assert_eq!(found(config, None), Ok(vec![login]));
+            return;
+        }
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let helper = dir.path().join("docker-credential-flota-test");
+        let script = r#"#!/bin/sh
+[ "$1" = get ] && read -r address
+printf '{"ServerURL":"%s","Username":"AWS","Secret":"the secret of %s"}' "$address" "$address"
+"#;
+        std::fs::write(&helper, script).expect("written");
+        std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .expect("made executable");
+        let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap_or_default());
+        let test = std::env::current_exe().expect("this program");
+        let run = std::process::Command::new(test).args([NAME, "--exact"]).env("PATH", path).env(INSIDE, "1").output();
+        let run = run.expect("it runs");
+        let output = String::from_utf8_lossy(&run.stdout).into_owned();
+        assert!(run.status.success() && output.contains("1 passed"), "{output}");
+    }
+
     #[test]
     fn missing_login_is_an_error() {
         assert!(found(CONFIG, Some("other.example")).expect_err("none").contains("the login to other.example"));
