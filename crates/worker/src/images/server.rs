@@ -36,12 +36,25 @@ impl ImagesService {
     }
 }
 
+fn denied() -> Status {
+    Status::permission_denied("the leader has not granted this image to this node")
+}
+
+/// Opens a blob of an image that is whole here.
+fn open_blob(images: &Images, image: &str, blob: &str) -> Result<std::fs::File, Status> {
+    let missing = || Status::not_found("this node does not hold the image");
+    let image = images.store.whole_image(image).ok_or_else(missing)?;
+    if !image.blobs().iter().any(|it| it == blob) {
+        return Err(denied());
+    }
+    images.store.blobs.open_blob(blob).map_err(|_| missing())
+}
+
 #[tonic::async_trait]
 impl ImageStoreRpc for ImagesService {
     type GetBlobStream = Pin<Box<dyn Stream<Item = Result<Chunk, Status>> + Send>>;
 
     async fn get_blob(&self, request: Request<GetBlobRequest>) -> Result<Response<Self::GetBlobStream>, Status> {
-        let denied = || Status::permission_denied("the leader has not granted this image to this node");
         let node = request.extensions().get::<Peer>().and_then(Peer::node_id).cloned().ok_or_else(denied)?;
         let request = request.into_inner();
         let grant = request.grant.ok_or_else(denied)?;
@@ -49,12 +62,10 @@ impl ImageStoreRpc for ImagesService {
         if !verify_grant(&grant, &key, node.as_str(), self.0.clock.now()) {
             return Err(denied());
         }
-        let missing = || Status::not_found("this node does not hold the image");
-        let image = self.0.store.whole_image(&grant.digest).ok_or_else(missing)?;
-        if !image.blobs().contains(&request.digest) {
-            return Err(denied());
-        }
-        let file = self.0.store.blobs.open_blob(&request.digest).map_err(|_| missing())?;
+        let images = self.0.clone();
+        // A slow disk must not delay the node's other work.
+        let opened = tokio::task::spawn_blocking(move || open_blob(&images, &grant.digest, &request.digest));
+        let file = opened.await.map_err(|error| Status::internal(error.to_string()))??;
         let busy = || Status::resource_exhausted("this node gives images to as many others as it can");
         let permit = timeout(TURN_WAIT, Arc::clone(&self.1).acquire_owned()).await;
         let permit = permit.map_err(|_| busy())?.map_err(|_| busy())?;
