@@ -215,7 +215,11 @@ impl SimCluster {
     }
 
     fn wall_clock(&self) -> WallClock {
-        let draw = |rng: &mut StdRng| (rng.random_range(-5_000..5_000), rng.random_range(-200..200));
+        // Some are right within milliseconds, and some are off by hours.
+        let draw = |rng: &mut StdRng| {
+            let size = 10_i64.pow(rng.random_range(1..8));
+            (rng.random_range(-size..size), rng.random_range(-200..200))
+        };
         let (offset, drift) = self.random.draw(draw);
         WallClock::new(offset, drift)
     }

@@ -254,9 +254,10 @@ impl Client {
             stop_grace_ms: 1_000,
             restart: Some(RestartPolicy { delay_ms: 200, ..RestartPolicy::default() }),
             generic_resources: devices.into_iter().collect(),
-            // With all services at their largest, nodes have little room for the tasks of an update.
+            // With all services at their largest, nodes have little room for the tasks of an update: for some, CPU is
+            // short, and for others memory.
             reservations: Some(Resources {
-                nano_cpus: 1_000_000_000,
+                nano_cpus: self.rng.random_range(1..=2) * 500_000_000,
                 memory_bytes: self.rng.random_range(1..=2) << 30,
                 ..Resources::default()
             }),

@@ -1,19 +1,22 @@
-//! A user who writes all the time and asks every manager at once, to find out for how long nobody can write.
+//! A user who creates and removes one service all the time, and asks every manager at once: a manager that has lost its
+//! leadership without noticing is always asked, and it is seen for how long nobody can write.
 
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use tonic::Status;
+use tonic::transport::Channel;
 
-use flota_api::proto::control::UpdateNodeRequest;
 use flota_api::proto::control::control_client::ControlClient;
-use flota_api::proto::specs::NodeSpec;
-use flota_api::proto::types::Availability;
+use flota_api::proto::control::{CreateServiceRequest, RemoveRequest};
+use flota_api::proto::specs::ServiceSpec;
 
-use super::Client;
+use super::{Client, TAG, answer_of, is_lost};
+use crate::sim::services::{Answer, Op};
 
-/// Node whose labels are changed: one that never leaves.
-const NODE: &str = "w1";
+/// The service, which has no tasks.
+const NAME: &str = "the-probe";
 /// Time limit of one try.
 const TRY: Duration = Duration::from_secs(1);
 /// Pause between two writes, and between two tries.
@@ -24,33 +27,60 @@ impl Client {
     pub(super) async fn probe(self) {
         while !self.history.is_stopped() {
             let tag = self.history.tag();
-            let spec = NodeSpec {
-                availability: Availability::Active.into(),
-                labels: [("probe".to_owned(), tag.to_string())].into(),
-                ..NodeSpec::default()
-            };
             let request_id = self.request_id(tag);
-            let request = UpdateNodeRequest { request_id, node: NODE.into(), version: 0, spec: Some(spec) };
-            while !self.history.is_stopped() && !self.try_everywhere(&request).await {
-                tokio::time::sleep(PAUSE).await;
-            }
-            self.history.note_write();
-            tokio::time::sleep(PAUSE).await;
+            let labels = [(TAG.to_owned(), tag.to_string())].into();
+            let image = self.wishes.image.into();
+            let spec = ServiceSpec { name: NAME.into(), labels, image, replicas: 0, ..ServiceSpec::default() };
+            let create = CreateServiceRequest { request_id, spec: Some(spec), ..CreateServiceRequest::default() };
+            self.write_everywhere(Op::Create { tag }, |mut client| {
+                let create = create.clone();
+                async move { client.create_service(create).await.map(drop) }
+            })
+            .await;
+            let request_id = self.request_id(self.history.tag());
+            let remove = RemoveRequest { request_id, name: NAME.into(), ..RemoveRequest::default() };
+            self.write_everywhere(Op::Remove, |mut client| {
+                let remove = remove.clone();
+                async move { client.remove_service(remove).await.map(drop) }
+            })
+            .await;
         }
     }
 
-    /// Sends the request to every manager. Returns whether one has carried it out.
-    async fn try_everywhere(&self, request: &UpdateNodeRequest) -> bool {
-        let tries = self.channels.iter().map(|channel| {
-            let (mut client, request) = (ControlClient::new(channel.clone()), request.clone());
-            tokio::time::timeout(TRY, async move { client.update_node(request).await.is_ok() })
-        });
-        let mut tries: FuturesUnordered<_> = tries.collect();
-        while let Some(done) = tries.next().await {
-            if done.unwrap_or(false) {
-                return true;
+    /// Sends a request to every manager, again and again until one gives a final answer or the history is stopped.
+    async fn write_everywhere<F>(&self, op: Op, call: impl Fn(ControlClient<Channel>) -> F)
+    where
+        F: Future<Output = Result<(), Status>>,
+    {
+        let number = self.history.begin(self.number, NAME, op);
+        let mut answer = None;
+        while answer.is_none() && !self.history.is_stopped() {
+            answer = self.try_everywhere(&call).await;
+            if answer.is_none() {
+                tokio::time::sleep(PAUSE).await;
             }
         }
-        false
+        if answer.is_some() {
+            self.history.note_write();
+        }
+        self.history.end(number, answer);
+        tokio::time::sleep(PAUSE).await;
+    }
+
+    /// Sends a request to every manager. Returns the first final answer, if one gives any.
+    async fn try_everywhere<F>(&self, call: impl Fn(ControlClient<Channel>) -> F) -> Option<Answer>
+    where
+        F: Future<Output = Result<(), Status>>,
+    {
+        let tries = self.channels.iter().map(|it| tokio::time::timeout(TRY, call(ControlClient::new(it.clone()))));
+        let mut tries: FuturesUnordered<_> = tries.collect();
+        while let Some(answer) = tries.next().await {
+            match answer {
+                Ok(Ok(())) => return Some(Answer::Done),
+                Ok(Err(status)) if !is_lost(&status) => return answer_of(&status),
+                _ => {}
+            }
+        }
+        None
     }
 }
