@@ -2,7 +2,6 @@
 
 use flota_api::proto::control::{CreateServiceRequest, ListRequest, UpdateServiceRequest};
 use flota_manager::forward::STALE;
-use flota_tests::sim::cluster::SimCluster;
 use flota_tests::sim::script::{Script, script, spec};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Status};
@@ -85,41 +84,6 @@ fn paused_leader_refuses_nothing_from_its_old_view() {
             assert!(matches!(code, None | Some(tonic::Code::Unavailable)), "{answer:?}");
         }
         it.converge();
-    });
-}
-
-/// Why the manager with this number has ended by itself, if it has.
-fn ended(number: usize, because: &'static str) -> impl Fn(&SimCluster) -> Result<(), String> {
-    move |cluster| {
-        let ended = cluster.ended_managers();
-        match ended.iter().find(|(ended, _)| *ended == number) {
-            Some((_, why)) if why.contains(because) => Ok(()),
-            _ => Err(format!("{ended:?}")),
-        }
-    }
-}
-
-#[test]
-fn manager_whose_tables_differ_stops_and_its_folder_is_refused() {
-    script(1, |it| {
-        let leader = it.leader();
-        it.create(leader, spec("web", 1)).unwrap();
-        it.converge();
-        let wrong = (leader + 1) % 3;
-        it.spoil_tables(wrong);
-        it.create(leader, spec("other", 1)).unwrap();
-        it.pass(500);
-        // The next leader compares, whichever manager it is.
-        it.cluster().crash_manager(leader, false);
-        it.cluster().start_manager(leader);
-        it.wait("the manager with the wrong tables stops", 30_000, ended(wrong, "has stopped"));
-        it.cluster().crash_manager(wrong, false);
-        it.cluster().start_manager(wrong);
-        it.wait("it does not come back as it was", 5_000, ended(wrong, "differed from those of the other managers"));
-        it.wait("a manager leads", 5_000, somebody_leads);
-        let leader = it.leader();
-        it.create(leader, spec("db", 1)).unwrap();
-        assert!(it.cluster().view().unwrap().stack("spoiled").is_none());
     });
 }
 

@@ -5,6 +5,7 @@
 //! The conditions that the files share are here.
 
 mod clocks;
+mod digests;
 mod health;
 mod images;
 mod leader_clocks;
