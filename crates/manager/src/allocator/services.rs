@@ -102,6 +102,7 @@ fn set_ports(service: &mut Service, view: &Tables) -> Option<u16> {
         let is_free = |number: &u16| {
             let mine = ports.iter().chain(&service.spec.ports);
             view.services_with_port((port.protocol, *number)).next().is_none()
+                && !view.nodes().any(|node| node.description.listens_on(port.protocol, *number))
                 && mine.filter(|it| it.protocol == port.protocol).all(|it| it.published != Some(*number))
         };
         let choose = || {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flota_api::id::NetworkId;
 use flota_api::model::{
-    Cluster, INGRESS, Network, NetworkDriver, NetworkSpec, PublishMode, PublishedPort, ServiceSpec,
+    Cluster, INGRESS, Network, NetworkDriver, NetworkSpec, NodeState, PublishMode, PublishedPort, ServiceSpec,
 };
 use flota_api::naming::task_name;
 use flota_api::object::Kind;
@@ -160,9 +160,10 @@ pub(super) fn claim(tx: &mut WriteTx, name: &str, spec: &ServiceSpec) -> Result<
         tx.expect(Kind::Network, network.network.as_str());
     }
     for (index, port) in spec.ports.iter().enumerate() {
-        if let Some(other) = taken(port, name, &view) {
-            let number = port.published.unwrap_or_default();
-            let why = format!("{number}/{} is published by service `{other}`", port.protocol);
+        let other = || Some(format!("is published by service `{}`", taken(port, name, &view)?));
+        let listener = || Some(format!("is in use by a program of node `{}` itself", listener(port, name, &view)?));
+        if let (Some(number), Some(why)) = (port.published, other().or_else(listener)) {
+            let why = format!("{number}/{} {why}", port.protocol);
             return Err(ControlError::invalid(format!("ports[{index}]"), why));
         }
     }
@@ -171,6 +172,19 @@ pub(super) fn claim(tx: &mut WriteTx, name: &str, spec: &ServiceSpec) -> Result<
         tx.update(Network::clone(ingress));
     }
     Ok(())
+}
+
+/// Returns the hostname of a node whose own program would lose the port to the service. A port that the service has
+/// already stays its own: nodes do not lead it past a program that began to listen later. A port of the mode host is the
+/// scheduler's concern, because it is taken only on the nodes that run a task.
+fn listener(port: &PublishedPort, name: &str, view: &Tables) -> Option<String> {
+    let published = port.published.filter(|_| port.mode == PublishMode::Ingress)?;
+    if view.service_by_name(name).is_some_and(|it| it.spec.ports.contains(port)) {
+        return None;
+    }
+    let live = view.nodes().filter(|node| node.state == NodeState::Ready);
+    let mut listening = live.filter(|node| node.description.listens_on(port.protocol, published));
+    listening.next().map(|node| node.description.hostname.clone())
 }
 
 /// Returns the service that has the port, if that keeps this one from having it. Services may share a port of the mode

@@ -1,6 +1,6 @@
 //! Tests of the operations on networks, and of how services and stacks name them.
 
-use flota_api::model::{NetworkAttachment, Node, NodeDescription, Protocol, Service, StackSpec, SubnetSpec};
+use flota_api::model::{NetworkAttachment, Node, NodeDescription, NodePort, Protocol, Service, StackSpec, SubnetSpec};
 use flota_api::reason::{Detail, Reason};
 use tonic::Status;
 
@@ -126,6 +126,33 @@ async fn a_port_that_another_service_has_is_refused() {
     create("a", &[host]).await.expect("its tasks run on other nodes");
     let update = control.update_service("", "web", None, &service("web", &[], &[ingress]), Never).await;
     update.expect("a service keeps its own port");
+}
+
+#[tokio::test]
+async fn a_port_on_which_a_node_itself_listens_is_refused_with_its_name() {
+    let control = cluster().await;
+    let create = async |name, ports: &[_]| control.create_service("", service(name, &[], ports), Never).await;
+    let node = control.store.view().node("n1").expect("it is there").as_ref().clone();
+    let listeners = vec![NodePort { protocol: Protocol::Tcp, number: 22 }];
+    let description = NodeDescription { listeners, ..node.description.clone() };
+    control.put(Node { description, state: NodeState::Ready, ..node }).await;
+    let expected = "ports[0]: 22/tcp is in use by a program of node `w1` itself".to_owned();
+    assert_eq!(refused(create("web", &[(22, PublishMode::Ingress)]).await), (Some(Reason::Invalid), expected));
+    create("web", &[(22, PublishMode::Host)]).await.expect("its tasks run on other nodes");
+    create("dns", &[(23, PublishMode::Ingress)]).await.expect("another port");
+}
+
+#[tokio::test]
+async fn a_service_keeps_its_port_when_a_program_of_a_node_begins_to_listen_on_it() {
+    let control = cluster().await;
+    let spec = service("web", &[], &[(22, PublishMode::Ingress)]);
+    control.create_service("", spec.clone(), Never).await.expect("nobody listens yet");
+    let node = control.store.view().node("n1").expect("it is there").as_ref().clone();
+    let listeners = vec![NodePort { protocol: Protocol::Tcp, number: 22 }];
+    let description = NodeDescription { listeners, ..node.description.clone() };
+    control.put(Node { description, state: NodeState::Ready, ..node }).await;
+    let env = vec!["A=1".into()];
+    control.update_service("", "web", None, &ServiceSpec { env, ..spec }, Never).await.expect("it has the port");
 }
 
 #[tokio::test]
