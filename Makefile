@@ -22,10 +22,10 @@ lint: tools
 test: test-tools lint dev    ## formatting, clippy, all tests
 	bash tests/run.sh
 
-test-long: dev      ## thousands of simulated clusters and a large one, histories of real ones; layers as umoci and containerd unpack them; in QEMU: the units under systemd, and the clusters' tests where control groups are v2
+test-long: dev      ## thousands of simulated clusters and a large one, histories of real ones, and traffic through them while nodes die; layers as umoci and containerd unpack them; in QEMU: the units under systemd, and the clusters' tests where control groups are v2
 	$(CARGO) run --locked --release -p flota-tests --bin flota-simulate -- $(or $(FLOTA_SEED),1000) $(or $(FLOTA_SEEDS),3000)
 	$(CARGO) run --locked --release -p flota-tests --bin flota-simulate -- --scale 1000 20000
-	FLOTA_PROGRAMS=$(CURDIR)/target/debug $(CARGO) test --locked -p flota-tests --test real histories:: -- --ignored --test-threads=1
+	FLOTA_PROGRAMS=$(CURDIR)/target/debug $(CARGO) test --locked -p flota-tests --test real -- --ignored --nocapture --test-threads=1
 	@bash deploy/tools.sh guest
 	$(CARGO) test --locked -p flota-image --test layers -- --ignored
 	bash tests/guest/systemd.sh
@@ -33,6 +33,7 @@ test-long: dev      ## thousands of simulated clusters and a large one, historie
 
 bench: build bench-tools    ## figures beside their targets
 	$(CARGO) build --locked --release -p flota-tests --bin flota-writes --bin flota-simulate
+	$(CARGO) build --locked --release -p flota-network --example balancer
 	@python3 tests/bench/run.py target/release; status=$$?; $(MAKE) --no-print-directory bench-runtime && exit $$status
 
 bench-runtime: bench-tools  ## those of the container runtime alone, beside crun's and runc's

@@ -15,6 +15,10 @@ case "${1:-build}" in
     for program in python3 strace curl docker-registry podman conmon crun runc dbus-daemon; do need "$program" "$program"; done
     need busybox busybox-static
     need nft nftables
+    need nginx nginx-light
+    need redis-server redis-server
+    # Its programs are not in PATH.
+    [ -d /usr/lib/postgresql ] || missing+=(postgresql)
     need_seccomp
     ;;
   guest)
@@ -31,6 +35,10 @@ case "${1:-build}" in
     need openssl openssl
     need crun crun
     need runc runc
+    need iperf3 iperf3
+    need wrk wrk
+    need ip iproute2
+    need nft nftables
     need_seccomp
     ;;
 esac

@@ -42,5 +42,8 @@ six_run() { ctl service ls --format json | grep -q '"running": 6'; }
 wait_for "six tasks run" six_run
 say "Its tasks now run elsewhere"
 run ctl service ps shop_web
-say "The cluster is still up. To use it:  eval \"\$($programs/ctl sandbox env --name demo)\""
-echo "# To remove it:                      $programs/ctl sandbox down --name demo"
+say "The cluster is still up. To use it, to remove it, and to see the service at http://127.0.0.1:8080/ in a browser:"
+use="eval \"\$($programs/ctl sandbox env --name demo)\""
+echo "$use"
+echo "$programs/ctl sandbox down --name demo"
+echo "$use; $programs/ctl port-forward shop_web 8080:80"

@@ -3,57 +3,15 @@
 3 managers and 2 workers, in namespaces of its own; bounded in count and time; ends by removing it."""
 import atexit, glob, itertools, json, os, signal, statistics, subprocess, sys, time
 
+import network
+from sandbox import CTL, NAME, PROGRAMS, RESULTS, RUNS, all_ready, ctl, daemons, down, leader, rows, show, timed, until, up
 from writes import Etcd, Flota
 
 # Whoever ends it early ends what it made, too.
 for it in (signal.SIGTERM, signal.SIGHUP):
     signal.signal(it, lambda *_: sys.exit(1))
-PROGRAMS = os.path.abspath(sys.argv[1])
-CTL = os.path.join(PROGRAMS, "ctl")
 WRITES = os.path.join(PROGRAMS, "flota-writes")
 SIMULATE = os.path.join(PROGRAMS, "flota-simulate")
-NAME = "bench"
-RUNS = 5
-RESULTS = []
-
-
-def ctl(*words, check=True):
-    done = subprocess.run([CTL, *words], capture_output=True, text=True, timeout=120)
-    if check and done.returncode != 0:
-        sys.exit(f"ctl {' '.join(words)}: {done.stderr}")
-    return done.stdout
-
-
-def rows(*words):
-    return json.loads(ctl(*words, "--format", "json"))
-
-
-def timed(work):
-    begun = time.monotonic()
-    work()
-    return time.monotonic() - begun
-
-
-def until(condition, bound=60):
-    end = time.monotonic() + bound
-    while not condition():
-        if time.monotonic() > end:
-            sys.exit("not in time")
-        time.sleep(0.005)
-
-
-def show(what, values, target, unit="s", most=True):
-    median, worst = statistics.median(values), (max if most else min)(values)
-    good = median <= target if most else median >= target
-    sign = "<=" if most else ">="
-    RESULTS.append(good)
-    print(f"{what:58} {median:9.3f} {unit:6} worst {worst:9.3f}   target {sign} {target:<7} {'ok' if good else 'MISSED'}", flush=True)
-
-
-def up():
-    ctl("sandbox", "down", "--name", NAME)
-    ctl("sandbox", "up", "--name", NAME)
-    os.environ["FLOTA_HOST"] = ctl("sandbox", "env", "--name", NAME).strip().split("=", 1)[1]
 
 
 def cpu():
@@ -66,15 +24,6 @@ def memory(pid, key):
     with open(f"/proc/{pid}/smaps_rollup") as file:
         lines = [line.split() for line in file]
     return sum(int(line[1]) for line in lines if line[0] in key) / 1024
-
-
-def daemons():
-    with open(f"/var/lib/flota-sandbox/{NAME}/state.json") as file:
-        return {node["name"]: node["daemon"] for node in json.load(file)["nodes"]}
-
-
-def leader():
-    return next(node["name"] for node in rows("node", "ls") if node["leader"])
 
 
 def flota():
@@ -111,10 +60,10 @@ def simulated(*words):
     return {line[:58].strip(): float(line[58:].split()[0]) for line in lines}
 
 
-atexit.register(lambda: ctl("sandbox", "down", "--name", NAME, check=False))
+atexit.register(down, check=False)
 begun = []
 for _ in range(RUNS):
-    ctl("sandbox", "down", "--name", NAME)
+    down()
     begun.append(timed(lambda: ctl("sandbox", "up", "--name", NAME)))
 show("ctl sandbox up, 3 + 2 nodes, all ready", begun, 3)
 up()
@@ -145,6 +94,9 @@ share = (memory(w1, private) - before) / 50
 show("a container's private memory: supervisor and daemon's share", [it + share for it in each], 0.4, "MiB")
 ctl("service", "rm", "web")
 
+network.measure()
+up()
+ctl("image", "pack", "--tag", "whoami", os.path.join(PROGRAMS, "whoami"))
 gone, written = [], []
 for _ in range(RUNS):
     ctl("service", "create", "--name", "web", "--replicas", "10", "--constraint", "node.role==worker", "whoami")
@@ -159,7 +111,7 @@ for _ in range(RUNS):
         until(moved)
     gone.append(timed(dies))
     ctl("sandbox", "start", "--name", NAME, "w1")
-    until(lambda: all(node["state"] == "ready" for node in rows("node", "ls")))
+    until(all_ready)
     ctl("service", "rm", "web")
 show("worker gone -> its tasks run elsewhere", gone, 4.5)
 for run in range(RUNS):
@@ -170,14 +122,14 @@ for run in range(RUNS):
         ctl("service", "create", "--detach", "--name", f"after{run}", "--replicas", "0", "whoami")
     written.append(timed(next_write))
     ctl("sandbox", "start", "--name", NAME, name)
-    until(lambda: all(node["state"] == "ready" for node in rows("node", "ls")))
+    until(all_ready)
 show("leader killed -> next write acknowledged", written, 1)
 stopped = []
 for run in range(RUNS):
     name = leader()
     stopped.append(longest_gap(["sandbox", "stop", "--name", NAME, "--daemon-only", name], f"stopped{run}"))
     ctl("sandbox", "start", "--name", NAME, name)
-    until(lambda: all(node["state"] == "ready" for node in rows("node", "ls")))
+    until(all_ready)
 show("leader stopped in order, longest time without a write", stopped, 0.2)
 
 etcd = Etcd(WRITES, until)
@@ -203,7 +155,7 @@ for parallel, target in ((1, 1), (16, 1.2), (64, 1.5)):
         show("99th percentile, 64 in flight, beside etcd's", [us[2] / them[2] for us, them in zip(ours, theirs)], 1, "times")
 etcd.end()
 # Before the cluster that is looked at idle: this takes a whole core.
-ctl("sandbox", "down", "--name", NAME)
+down()
 sys.stdout.flush()
 scale = simulated("--scale", "5000", "100000")
 show("5,000 workers, 100,000 tasks: create to running", [scale["create to running"]], 5000, "per s", most=False)
@@ -230,5 +182,5 @@ used = [sum(now - before[name].get(thread, 0) for thread, now in threads(nodes[n
 show("CPU of an idle manager in 20 s", used, 0.1)
 sizes = [os.path.getsize(os.path.join(PROGRAMS, name)) / 2**20 for name in ("flotad", "ctl", "flota-runtime")]
 show("three programs, installed size", [sum(sizes)], 40, "MiB")
-ctl("sandbox", "down", "--name", NAME)
+down()
 sys.exit(0 if all(RESULTS) else 1)

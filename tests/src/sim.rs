@@ -6,7 +6,8 @@
 //!      cluster     managers and workers as processes that crash and start again
 //!      network     byte streams between them; raft_network: Raft's messages
 //!      schedule    what goes wrong, and when      user       what is asked of the cluster
-//!      invariants  what must hold all the time    linearizability   what the user must have seen
+//!      invariants, network_invariants  what must hold all the time
+//!        linearizability   what the user must have seen
 //!      script      tests that drive it by hand    scale             a large one, for what it costs
 //! ```
 //!
@@ -23,6 +24,7 @@ pub mod log;
 pub mod manual;
 mod membership;
 pub mod network;
+mod network_invariants;
 mod process;
 pub mod raft_network;
 pub mod registry;

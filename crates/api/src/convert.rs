@@ -5,6 +5,7 @@
 mod assignments;
 mod devices;
 mod endpoints;
+mod health;
 mod networks;
 mod objects;
 mod specs;
@@ -13,8 +14,8 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::model::{
-    Availability, Balancer, EndpointMode, Filter, NetworkDriver, NodeState, NodeStateReason, OnPartition, Protocol,
-    PublishMode, RestartCondition, Role,
+    Availability, Balancer, EndpointMode, Filter, HealthState, NetworkDriver, NodeState, NodeStateReason, OnPartition,
+    Protocol, PublishMode, RestartCondition, Role,
 };
 use crate::proto::{objects as po, specs as ps, types as pt};
 use crate::state::{DesiredState, TaskState};
@@ -94,6 +95,9 @@ enums! {
     PublishMode = pt::PublishMode, "mode" { Ingress = Ingress, Host = Host }
     EndpointMode = ps::EndpointMode, "endpoint_mode" { Vip = Vip, Dnsrr = Dnsrr }
     RestartCondition = pt::RestartCondition, "restart.condition" { Any = Any, OnFailure = OnFailure, None = None }
+    HealthState = pt::HealthState, "status.health.state" {
+        Starting = Starting, Healthy = Healthy, Unhealthy = Unhealthy,
+    }
     DesiredState = pt::DesiredState, "desired_state" {
         Ready = Ready, Running = Running, Complete = Complete, Shutdown = Shutdown, Remove = Remove,
     }

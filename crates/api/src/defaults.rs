@@ -1,5 +1,6 @@
 //! Every default value and common bound, each with its reason.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// First delay before a restart: long enough that a crash loop costs little, too short to be noticed.
@@ -13,6 +14,16 @@ pub const RESTART_RESET: Duration = Duration::from_secs(30);
 pub const STARTS_BEFORE_GIVING_UP: u32 = 3;
 /// Time between SIGTERM and SIGKILL, as in Docker.
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
+/// Interval of health checks, as in Docker.
+pub const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
+/// Time that a health check has, as in Docker.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(30);
+/// Interval of health checks in the start period, as in Docker.
+pub const HEALTH_START_INTERVAL: Duration = Duration::from_secs(5);
+/// Number of failures in a row that make a task unhealthy, as in Docker.
+pub const HEALTH_RETRIES: NonZeroU32 = NonZeroU32::new(3).expect("it is not zero");
+/// Number of results of health checks that a task keeps, as in Docker.
+pub const HEALTH_RESULTS: usize = 5;
 /// Signal that asks a program to stop.
 pub const STOP_SIGNAL: &str = "SIGTERM";
 /// Time for which a worker keeps containers that a cluster of a new epoch does not name.

@@ -1,6 +1,7 @@
 //! The domain types, one file for each noun.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use serde::Serializer;
 
@@ -9,6 +10,7 @@ mod assignment;
 mod cluster;
 mod device;
 mod endpoint;
+mod health;
 mod image;
 mod network;
 mod node;
@@ -24,6 +26,7 @@ pub use device::{
     DEVICE_PERMISSIONS, DeviceError, DeviceId, DeviceMapping, GenericResource, GenericResourceError, NodeDevice,
 };
 pub use endpoint::{Endpoint, NetworkConfig, NetworkNode, NetworkService, NetworkUpdate};
+pub use health::{Health, HealthCheck, HealthResult, HealthSpec, HealthState, HealthTest};
 pub use image::{Image, ImageHolder};
 pub use network::{
     AddressPool, Attachment, DnsConfig, EndpointMode, HostEntry, INGRESS, LastGiven, Network, NetworkAttachment,
@@ -34,6 +37,16 @@ pub use pending::{Filter, PendingReason};
 pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec, UpdateState};
 pub use stack::{Stack, StackSpec};
 pub use task::{Task, TaskStatus};
+
+/// Serializes a duration as a text such as `1.5s`.
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&format!("{}s", duration.as_secs_f64()))
+}
+
+/// Serializes an absent duration as one of zero.
+fn seconds_or_zero<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    seconds(&duration.unwrap_or_default(), serializer)
+}
 
 /// Serializes an absent value as an empty text.
 fn text_or_empty<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {

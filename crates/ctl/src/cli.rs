@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::client::Client;
-use crate::commands::{exec, image, network, node, registry, service, stack, swarm, system, task};
+use crate::commands::{exec, image, network, node, port_forward, registry, service, stack, swarm, system, task};
 use crate::{printer, sandbox};
 
 /// Flota: a container cluster in two commands
@@ -33,6 +33,8 @@ pub(crate) enum Noun {
     Task(task::Task),
     /// Run a command in a task on any node
     Exec(exec::Exec),
+    /// Forward ports of this machine to a task on any node
+    PortForward(port_forward::PortForward),
     /// Manage services from one file
     #[command(subcommand)]
     Stack(stack::Stack),
@@ -65,6 +67,7 @@ impl Cli {
             Noun::Service(verb) => service::run(*verb, &client).await?,
             Noun::Task(verb) => task::run(verb, &client).await?,
             Noun::Exec(it) => return exec::run(it, &client).await,
+            Noun::PortForward(it) => port_forward::run(it, &client).await?,
             Noun::Stack(verb) => stack::run(verb, &client).await?,
             Noun::Image(verb) => image::run(verb, &client).await?,
             Noun::Network(verb) => network::run(verb, &client).await?,

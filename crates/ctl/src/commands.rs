@@ -2,11 +2,13 @@
 //! never reads the environment.
 
 pub(crate) mod exec;
+mod health_flags;
 pub(crate) mod image;
 pub(crate) mod logs;
 pub(crate) mod network;
 mod network_flags;
 pub(crate) mod node;
+pub(crate) mod port_forward;
 mod privilege_flags;
 pub(crate) mod registry;
 pub(crate) mod service;

@@ -146,7 +146,7 @@ mod tests {
         let wanted = |reason: Reason| match format!("{reason:?}").as_str() {
             "Ambiguous" | "UnknownFilter" => 2,
             "NotFound" | "RemovedMeanwhile" => 3,
-            "AlreadyExists" | "ChangedMeanwhile" => 4,
+            "AlreadyExists" | "ChangedMeanwhile" | "RefusedBefore" => 4,
             "Starting" | "NoLeader" | "LeadershipMoved" | "Unproven" | "OutcomeUnknown" | "NoClusterYet" => 5,
             _ => 1,
         };

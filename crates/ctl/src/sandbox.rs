@@ -1,9 +1,16 @@
 //! Runs a whole cluster on this machine: real daemons, each in namespaces and cgroups of its own, connected by a
 //! bridge in a separate namespace. The machine's own network is not changed.
 
+mod cable;
+mod forwarder;
+mod groups;
+mod hidden;
 mod init;
 mod lifecycle;
+mod line;
+mod links;
 mod node;
+mod settings;
 mod state;
 
 use std::process::ExitCode;
@@ -15,9 +22,12 @@ use flota_api::reason::Reason;
 
 use crate::error::Refused;
 use crate::printer::{self, RowOptions};
+use forwarder::ForwarderSpec;
+use hidden::Hidden;
+use init::{EnterSpec, InitSpec};
 use lifecycle::Running;
-
-pub(crate) use init::run_hidden;
+use settings::LinkSettings;
+use state::NodeState;
 
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Name {
@@ -117,7 +127,18 @@ pub(crate) enum Sandbox {
         #[arg(value_delimiter = ',')]
         nodes: Vec<String>,
     },
-    /// Undo all partitions
+    /// Make the cables of nodes slow or lossy until they are healed, in both directions
+    ///
+    /// The settings replace all earlier ones of the cable: what is not given is perfect, so without any option the cable
+    /// is a good one again. They stay when the node is restarted.
+    Link {
+        #[command(flatten)]
+        name: Name,
+        nodes: Vec<String>,
+        #[command(flatten)]
+        settings: LinkSettings,
+    },
+    /// Undo all partitions and make all cables good
     Heal {
         #[command(flatten)]
         name: Name,
@@ -157,6 +178,7 @@ pub(crate) async fn run(verb: Sandbox) -> anyhow::Result<u8> {
             sandbox.each(&nodes, Running::start)?;
         }
         Sandbox::Partition { name, nodes } => alone(name)?.partition(&nodes)?,
+        Sandbox::Link { name, nodes, settings } => alone(name)?.link(&nodes, settings)?,
         Sandbox::Heal { name } => alone(name)?.heal()?,
         Sandbox::Down { name } => {
             let name = match name.name {
@@ -175,7 +197,7 @@ pub(crate) async fn run(verb: Sandbox) -> anyhow::Result<u8> {
 }
 
 /// The fields by which rows can be filtered.
-const FIELDS: [&str; 5] = ["sandbox", "name", "status", "address", "pid"];
+const FIELDS: [&str; 6] = ["sandbox", "name", "status", "address", "cutOff", "pid"];
 
 fn passes(row: &Value, filters: &[(String, String)]) -> bool {
     filters.iter().all(|(key, value)| {
@@ -195,28 +217,46 @@ fn ls(only: Option<&str>, options: &RowOptions) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     let all = only.map_or_else(state::names, |name| vec![name.to_owned()]);
     for name in all {
-        for node in Running::open(Some(&name))?.state.nodes {
-            let status = node.status();
+        let sandbox = Running::open(Some(&name))?;
+        for node in &sandbox.state.nodes {
+            let (status, broken) = (node.status(), node.runs() && !cable::is_whole(&sandbox.state, node));
             let value = json!({
                 "id": format!("{name}/{}", node.name), "sandbox": name, "name": node.name, "status": status,
-                "address": node.address, "pid": node.pid,
+                "address": node.address, "pid": node.pid, "cutOff": node.cut_off, "linkBroken": broken,
+                "link": node.link.map(LinkSettings::to_json),
             });
             if passes(&value, &options.filters) {
-                rows.push((value, vec![name.clone(), node.name.clone(), status.to_owned(), node.address.to_string()]));
+                let cells = [&name, &node.name, status, &node.address.to_string(), &link(node, broken)];
+                rows.push((value, cells.map(str::to_owned).to_vec()));
             }
         }
     }
-    printer::rows(options, &["SANDBOX", "NODE", "STATUS", "ADDRESS"], rows);
+    printer::rows(options, &["SANDBOX", "NODE", "STATUS", "ADDRESS", "LINK"], rows);
     Ok(())
 }
 
-/// Converts the result of a hidden entry to an exit code.
-fn hidden_code(result: anyhow::Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+/// Describes a node's cable.
+fn link(node: &NodeState, broken: bool) -> String {
+    let claims = [(broken, "broken".to_owned()), (node.cut_off, "cut off".to_owned())];
+    let claims = claims.into_iter().filter_map(|(holds, claim)| holds.then_some(claim));
+    claims.chain(node.link.map(|it| it.to_string())).collect::<Vec<_>>().join(", ")
+}
+
+/// Runs a hidden entry, if the arguments name one.
+pub(crate) fn run_hidden() -> Option<ExitCode> {
+    let mut arguments = std::env::args().skip(1);
+    let (entry, spec) = (arguments.next()?, arguments.next().unwrap_or_default());
+    let result = match entry.as_str() {
+        InitSpec::ENTRY => hidden::run::<InitSpec>(&spec),
+        EnterSpec::ENTRY => hidden::run::<EnterSpec>(&spec),
+        ForwarderSpec::ENTRY => hidden::run::<ForwarderSpec>(&spec),
+        _ => return None,
+    };
+    Some(result.map_or_else(
+        |error| {
             printer::say(&format!("{error:#}"));
             ExitCode::FAILURE
-        }
-    }
+        },
+        ExitCode::from,
+    ))
 }

@@ -25,6 +25,11 @@ use crate::sha256_hex;
 /// A peer that does not answer a connection attempt or a ping within this time counts as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const PING_EVERY: Duration = Duration::from_secs(2);
+/// Data of a stream that its receiver has not read yet, in bytes. This is what a slow reader costs in memory.
+pub const STREAM_WINDOW: u32 = 1 << 20;
+/// The same of a whole connection: the largest value (RFC 9113, section 6.9.1), so that only the window of its own stream
+/// holds up a sender. With less, a few readers that wait would hold up the session of their node.
+pub const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// A connection as a stream of bytes in both directions.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -119,8 +124,8 @@ impl Dialer {
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(CONNECT_TIMEOUT)
             .keep_alive_while_idle(true)
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(4 << 20)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .connect_with_connector_lazy(tower::service_fn(connect))
     }
 

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A caller without a certificate can do nothing but request one. [`may_call`] is the one table that says which caller
-//! may call which method.
+//! may call which method. [`tunnel`] carries a user's TCP connection over a stream of such a connection.
 
 mod certificate;
 mod connect;
@@ -19,9 +19,10 @@ mod listener;
 mod peer;
 mod root_ca;
 mod sources;
+pub mod tunnel;
 
 pub use certificate::{CertificateError, Identity, KeyPair};
-pub use connect::{Connect, Connecting, Dialer, Stream};
+pub use connect::{CONNECTION_WINDOW, Connect, Connecting, Dialer, STREAM_WINDOW, Stream};
 pub use data_key::sealer;
 pub use files::{FileError, load, remove, save};
 pub use grant::{GrantKey, verify_grant};

@@ -18,6 +18,7 @@
 mod archive;
 mod blob_store;
 mod copy;
+mod healthcheck;
 mod manifest;
 mod pack;
 mod pull;
@@ -31,6 +32,7 @@ mod unpack;
 pub use archive::import;
 pub use blob_store::{BlobError, BlobStore, BlobWriter};
 pub use copy::copy_layer;
+pub use healthcheck::Healthcheck;
 pub use manifest::{ImageConfig, ManifestError};
 pub use pack::pack;
 pub use pull::{PullError, pull};

@@ -13,6 +13,7 @@ use oci_spec::image::{Descriptor, ImageManifest, ImageManifestBuilder, MediaType
 use sha2::{Digest, Sha256};
 
 use crate::blob_store::{BlobError, BlobStore};
+use crate::healthcheck::{self, Healthcheck};
 use crate::manifest::{self, Document, ImageConfig, ManifestError};
 use crate::remove::remove_folder;
 use crate::tar::TarError;
@@ -64,6 +65,8 @@ pub struct Image {
     pub manifest: ImageManifest,
     /// The image's config: how to run its program.
     pub config: ImageConfig,
+    /// How the health of its program is checked.
+    pub healthcheck: Healthcheck,
 }
 
 impl Image {
@@ -150,8 +153,15 @@ impl ImageStore {
             match manifest::parse(&self.blobs.read(document, manifest::BOUND)?)? {
                 Document::Manifest(manifest) => {
                     let config = self.blobs.read(manifest.config().digest().as_ref(), manifest::BOUND)?;
+                    let healthcheck = healthcheck::parse(&config)?;
                     let config = manifest::parse_config(&config)?;
-                    return Ok(Image { digest: digest.to_owned(), documents, manifest: *manifest, config });
+                    return Ok(Image {
+                        digest: digest.to_owned(),
+                        documents,
+                        manifest: *manifest,
+                        config,
+                        healthcheck,
+                    });
                 }
                 Document::Index(fitting) => documents.push(self.chosen(&fitting).digest().to_string()),
             }

@@ -11,6 +11,7 @@
 mod cluster;
 mod error;
 mod filter;
+mod forward;
 mod grpc;
 mod images;
 mod networks;
@@ -38,6 +39,7 @@ use flota_raft_store::raft::RaftNode;
 use flota_raft_store::{ProposeError, Store, Transaction, View};
 
 use crate::departure::Quorum;
+use crate::dispatcher::Programmed;
 use crate::replica::Replica;
 use crate::resolver::Resolver;
 use crate::term_clock::TermClock;
@@ -126,19 +128,21 @@ pub(crate) struct Control<M> {
     clock: TermClock,
     random: Random,
     resolver: Resolver,
+    programmed: Programmed,
     /// Cancelled when this manager's leadership ends; `None` while it does not lead.
     leading: watch::Receiver<Option<CancellationToken>>,
 }
 
 impl Control<RaftNode> {
     /// Creates the operations on this manager's replica of the store. Registries are asked through `resolver`.
-    pub(crate) fn new(replica: &Replica, resolver: Resolver) -> Self {
+    pub(crate) fn new(replica: &Replica, resolver: Resolver, programmed: Programmed) -> Self {
         Self {
             store: replica.store.clone(),
             member: replica.raft.clone(),
             clock: replica.clock.clone(),
             random: replica.random.clone(),
             resolver,
+            programmed,
             leading: replica.leading.clone(),
         }
     }

@@ -26,11 +26,11 @@ use tokio_util::sync::CancellationToken;
 use flota_api::proto::dispatcher::dispatcher_server::DispatcherServer;
 
 use liveness::Liveness;
-use programmed::Programmed;
 use status_sink::StatusSink;
 
 use crate::replica::Replica;
 
+pub(crate) use programmed::Programmed;
 pub use server::DispatcherService;
 pub(crate) use sessions::Sessions;
 
@@ -55,6 +55,11 @@ impl Dispatcher {
     /// Returns the sessions, for sending to a worker or ending its session.
     pub(crate) fn sessions(&self) -> &Sessions {
         &self.sessions
+    }
+
+    /// Returns how far the nodes have carried out the changes of their networks.
+    pub(crate) fn programmed(&self) -> &Programmed {
+        &self.programmed
     }
 
     /// Returns the service on which workers open their sessions.

@@ -113,7 +113,8 @@ impl Manager {
 
     /// Returns the Control service; a follower forwards its requests to the leader.
     pub fn control(&self) -> Forward<ControlServer<ControlService>> {
-        self.forward(ControlService::server(&self.replica, self.resolver.clone(), self.streams.clone()))
+        let programmed = self.dispatcher.programmed().clone();
+        self.forward(ControlService::server(&self.replica, self.resolver.clone(), programmed, self.streams.clone()))
     }
 
     /// Returns the Dispatcher service; a follower names the leader to the worker.

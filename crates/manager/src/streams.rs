@@ -1,4 +1,4 @@
-//! The stream broker: opens a stream to the worker of a task, for exec and logs.
+//! The stream broker: opens a stream to the worker of a task, for exec, logs and forwarded connections.
 //!
 //! Managers never dial workers. The broker asks the worker over its session to open a stream, and pairs the stream that
 //! the worker then opens ([`StreamsService`]) with the caller that waits for it ([`StreamBroker::open`]).
@@ -21,9 +21,10 @@ use flota_api::model::{PendingReason, Task};
 use flota_api::naming::task_name;
 use flota_api::proto::dispatcher::OpenStream;
 use flota_api::proto::dispatcher::manager_message::Message;
-use flota_api::proto::streams::Frame;
 use flota_api::proto::streams::frame::Frame as Content;
 use flota_api::proto::streams::streams_server::{Streams, StreamsServer};
+use flota_api::proto::streams::{ForwardRequest, Frame};
+use flota_api::text::printable_within;
 use flota_identity::Peer;
 use flota_raft_store::Tables;
 
@@ -31,8 +32,13 @@ use crate::dispatcher::Sessions;
 
 /// How long a worker has to open its side of a stream, and then to send its first frame.
 const OPEN_WAIT: Duration = Duration::from_secs(3);
+/// How long a worker has to connect to a port of a task, which is longer than it tries.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// Frames in flight in each direction; the sender waits when there are more.
 pub(crate) const QUEUE: usize = 32;
+
+/// Bytes of an error or a name of a worker that reach the user.
+pub(crate) const TEXT_BOUND: usize = 1_000;
 
 /// The sending side of a stream of frames.
 pub(crate) type Outbox = mpsc::Sender<Result<Frame, Status>>;
@@ -58,6 +64,9 @@ pub(crate) enum OpenError {
     /// The node has a session, and did not open the stream within [`OPEN_WAIT`].
     #[error("task {task} on node {node}: the node did not open the stream in time")]
     TimedOut { task: String, node: String },
+    /// The worker did not connect to the task's port.
+    #[error("task {task}: {why}")]
+    NotConnected { task: String, why: String },
 }
 
 /// Streams that workers were asked to open, by id: the worker's node, and the caller that waits.
@@ -100,7 +109,7 @@ impl StreamBroker {
     /// # Errors
     /// The task has no node, or its node does not answer in time.
     pub(crate) async fn open(&self, task: &Task, view: &Tables, request: Content) -> Result<WorkerStream, OpenError> {
-        let name = view.spec_of(task).map_or_else(|| task.id.to_string(), |spec| task_name(&spec.name, task.slot));
+        let name = name_of(task, view);
         let Some(node_id) = &task.node_id else {
             return Err(OpenError::NoNode { task: name, reason: task.pending_reason.clone() });
         };
@@ -118,9 +127,31 @@ impl StreamBroker {
         opened.ok().and_then(Result::ok).ok_or(OpenError::TimedOut { task: name, node })
     }
 
+    /// Opens a stream to a port of the task, and waits until the task's worker has connected to it.
+    ///
+    /// # Errors
+    /// As [`StreamBroker::open`], or the port does not accept the connection.
+    pub(crate) async fn connect(&self, task: &Task, view: &Tables, port: u16) -> Result<WorkerStream, OpenError> {
+        let request = ForwardRequest { task: task.id.to_string(), port: port.into(), turn: 0 };
+        let mut worker = self.open(task, view, Content::Forward(request)).await?;
+        let first = tokio::time::timeout(CONNECT_WAIT, worker.inbox.message()).await;
+        let why = match first.map(|answer| answer.map(|frame| frame.and_then(|it| it.frame))) {
+            Ok(Ok(Some(Content::Connected(_)))) => return Ok(worker),
+            Ok(Ok(Some(Content::Error(why)))) => printable_within(&why, TEXT_BOUND),
+            Ok(Ok(_)) => "its node has closed the stream".into(),
+            Ok(Err(status)) => format!("its node went away: {}", status.message()),
+            Err(_) => "its node did not connect in time".into(),
+        };
+        Err(OpenError::NotConnected { task: name_of(task, view), why })
+    }
+
     fn take(&self, id: &str) -> Option<(NodeId, oneshot::Sender<WorkerStream>)> {
         self.pending.lock().expect("no holder panics").remove(id)
     }
+}
+
+fn name_of(task: &Task, view: &Tables) -> String {
+    view.spec_of(task).map_or_else(|| task.id.to_string(), |spec| task_name(&spec.name, task.slot))
 }
 
 /// Serves Streams: a worker opens a stream that it was asked for.

@@ -24,6 +24,7 @@ mod nftables;
 mod routes;
 mod spec;
 mod stations;
+mod tap;
 mod vxlan;
 
 pub use balancer::{
@@ -42,3 +43,4 @@ pub use mesh::{Mesh, MeshChange, MeshSpec};
 pub use namespace::Namespace;
 pub use netlink::Connection;
 pub use spec::{Attachment, Driver, LocalNetworkSpec, Remote, Subnet, Underlay};
+pub use tap::open_tap;

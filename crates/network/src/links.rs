@@ -140,6 +140,15 @@ impl Connection {
         self.set_link(format_args!("move {name} to the bridge {bridge}"), describe(index, false, vec![controller]))
     }
 
+    /// Returns the name of the bridge that a link is a port of, or `None` if there is no such link or it is no port.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn bridge_of(&mut self, name: &str) -> Result<Option<String>, NetworkError> {
+        let Some(bridge) = self.link(name)?.and_then(|port| port.controller) else { return Ok(None) };
+        Ok(self.link_at(bridge)?.map(|bridge| bridge.name))
+    }
+
     /// Removes a link; of a veth pair both ends. Does nothing if no link has that name. The kernel removes a pair by
     /// itself when the namespace of one end goes, so that a link can be gone at any time.
     ///

@@ -13,7 +13,7 @@ use flota_api::clock::{Clock, Random};
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::model::Role;
 use flota_api::proto::raft::raft_transport_server::RaftTransportServer;
-use flota_identity::{Dialer, Identity, Sources};
+use flota_identity::{CONNECTION_WINDOW, Dialer, Identity, STREAM_WINDOW, Sources};
 use flota_manager::{Manager, ManagerOptions, RaftDial, TermClock};
 use flota_raft_store::Store;
 use flota_raft_store::raft::{DirDisk, GrpcTransport, OpenError, RaftNode, RaftOptions, StartError, Threads};
@@ -251,8 +251,8 @@ fn serve(
         .max_concurrent_streams(Some(STREAMS))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .layer(tower::layer::layer_fn(move |inner| Authorize::new(inner, None, known.clone(), sources.clone())));
     let mut router = server.clone().add_service(worker.image_server());
     if let Some(manager) = manager {

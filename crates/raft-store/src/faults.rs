@@ -16,6 +16,12 @@ pub enum Fault {
     LostWakeup,
     /// The orchestrator sometimes creates a second task in a slot and does not stop it.
     DoublePlacement,
+    /// The allocator gives a task the address that it has given last.
+    DoubleAddress,
+    /// The dispatcher sometimes does not tell a node of a change of its networks.
+    LostNews,
+    /// The dispatcher tells nodes nothing of their networks after the beginning of a session.
+    NoNews,
 }
 
 #[cfg(feature = "faults")]

@@ -29,7 +29,7 @@ use flota_api::version::Version;
 /// A handle to the store of this manager.
 #[derive(Clone, Debug)]
 pub struct Store {
-    tables: Arc<RwLock<Tables>>,
+    tables: Arc<RwLock<View>>,
     writer: Arc<Mutex<()>>,
     events: watch::Events,
 }
@@ -43,7 +43,7 @@ impl Default for Store {
 impl Store {
     /// The current tables. The view is cheap and does not change.
     pub fn view(&self) -> View {
-        Arc::new(self.tables.read().expect("no writer panics").clone())
+        Arc::clone(&self.tables.read().expect("no writer panics"))
     }
 
     /// Digest of the current tables.
@@ -55,15 +55,16 @@ impl Store {
     pub fn view_and_watch(&self) -> (View, Watch) {
         // The lock is held so that no entry comes between the view and the subscription.
         let tables = self.tables.read().expect("no writer panics");
-        (Arc::new(tables.clone()), self.events.subscribe())
+        (Arc::clone(&tables), self.events.subscribe())
     }
 
     /// Applies a committed entry at `index`. Returns one outcome for each of its transactions, in order.
     pub fn apply(&self, index: Version, entry: Entry) -> Vec<Outcome> {
         // One writer at a time. Readers wait only while the new tables replace the old ones.
         let _writer = self.writer.lock().expect("no writer panics");
-        let mut next = self.tables.read().expect("no writer panics").clone();
+        let mut next = self.view().as_ref().clone();
         let (outcomes, changes) = next.apply(index, entry);
+        let next = Arc::new(next);
         let mut tables = self.tables.write().expect("no writer panics");
         let old = std::mem::replace(&mut *tables, next);
         self.events.send(index, changes);
@@ -73,7 +74,7 @@ impl Store {
     }
 
     /// Replaces all tables by those of a snapshot. Watchers receive [`Event::Reset`].
-    pub fn restore(&self, tables: Tables) {
+    pub fn restore(&self, tables: View) {
         let _writer = self.writer.lock().expect("no writer panics");
         let version = tables.version;
         let mut current = self.tables.write().expect("no writer panics");

@@ -18,6 +18,7 @@ mod folder;
 mod freezer;
 mod limits;
 mod make;
+mod nested;
 mod oom;
 mod place;
 mod processes;
@@ -35,6 +36,7 @@ pub use delegation::delegate;
 pub use devices::default_device_rules;
 pub use folder::Folder;
 pub use make::prepare;
+pub(crate) use nested::Nested;
 pub use oom::{OomEvent, OomWatch};
 pub use stats::{
     BlockIo, BlockIoEntry, Cpu, CpuUsage, Cpuset, Hugetlb, IntelRdt, Memory, MemoryEntry, Pids, Pressure, PressureData,

@@ -251,7 +251,8 @@ impl Supervisor {
             return Err(RunError::new("failed to exec: this connection has a process already"));
         }
         let starting = exec::start(&self.dir, &self.order, self.init, spec, descriptors)?;
-        self.execs.begin(peer, starting);
+        let nested = self.order.groups.nested().filter(|_| spec.contained);
+        self.execs.begin(peer, nested, starting);
         Ok(())
     }
 

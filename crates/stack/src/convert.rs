@@ -2,6 +2,7 @@
 //! is an error.
 
 mod devices;
+mod health;
 mod networks;
 mod privileges;
 
@@ -57,6 +58,7 @@ fn service(
     spec.hostname = keys.text("hostname")?;
     spec.stop_signal = keys.text("stop_signal")?;
     spec.stop_grace = keys.read("stop_grace_period", |it| it.parsed(parse::duration))?.unwrap_or(spec.stop_grace);
+    spec.healthcheck = keys.read("healthcheck", health::check)?.unwrap_or_default();
     spec.runtime = keys.text("runtime")?;
     spec.init = keys.read("init", Node::flag)?.unwrap_or_default();
     spec.privileged = keys.read("privileged", Node::flag)?.unwrap_or_default();

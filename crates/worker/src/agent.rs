@@ -30,9 +30,10 @@ use crate::session::{Session, SessionError};
 use crate::spawned::Spawned;
 use crate::task_pool::TaskPool;
 
-/// Number of heartbeat periods after which a silent leader is given up; a leader answers each heartbeat. A worker must
-/// find the next leader well within that leader's detection time.
-const LATE: f64 = 1.6;
+/// Number of heartbeat periods after which a silent leader is given up; a leader answers each heartbeat. A packet that is
+/// lost on a slow link, and comes after a few round trips, must not end the session. A worker must find the next leader
+/// well within that leader's detection time.
+const LATE: f64 = 2.2;
 /// Time that the leader has to accept each of the last messages of a worker.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use flota_api::id::TaskId;
-use flota_api::model::{Assignment, ServiceSpec};
+use flota_api::model::{Assignment, HealthCheck, HealthTest, ServiceSpec};
 use flota_runtime::ExitStatus;
 
 #[cfg(test)]
@@ -30,11 +30,11 @@ mod machine;
 mod paths;
 mod prepared;
 
-pub(crate) use container::{ContainerExecutor, ContainerOptions};
+pub(crate) use container::{ContainerExecutor, ContainerOptions, exit_code};
 #[cfg(any(test, feature = "fake"))]
 pub use fake::FakeExecutor;
 #[cfg(any(test, feature = "fake"))]
-pub use machine::{FakeFailure, FakeMachine, FakeProgram, MachineEvent, OnStop, RunningSlot, WhatHappened};
+pub use machine::{FakeFailure, FakeHealth, FakeMachine, FakeProgram, MachineEvent, OnStop, RunningSlot, WhatHappened};
 pub(crate) use paths::TaskPaths;
 pub(crate) use prepared::Prepared;
 pub use prepared::{Draft, PrepareStep, TeardownError};
@@ -78,6 +78,15 @@ pub trait Control: Send + Sync {
     fn signal(&self, signal: i32) -> io::Result<()>;
 }
 
+/// How a test of a container's health ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckEnd {
+    /// Zero after a success.
+    pub exit_code: i32,
+    /// The beginning of what the test wrote, or why it failed.
+    pub output: String,
+}
+
 /// The container of a task, as [`Executor::find`] finds it.
 #[derive(Debug)]
 pub enum Found {
@@ -114,8 +123,19 @@ pub trait Executor: fmt::Debug + Send + Sync {
     /// Returns the signal that asks the service's program to stop; the image with this digest may name it.
     fn stop_signal<'a>(&'a self, spec: &'a ServiceSpec, digest: Option<&'a str>) -> BoxFuture<'a, i32>;
 
+    /// Returns the health check of the service's tasks; the image with this digest may have one.
+    fn health_check<'a>(&'a self, spec: &'a ServiceSpec, digest: Option<&'a str>)
+    -> BoxFuture<'a, Option<HealthCheck>>;
+
+    /// Runs a test of the health of the task's container once; resolves when it has ended. Dropping the future ends the
+    /// test with everything that it has started.
+    fn check_health(&self, task: &TaskId, test: &HealthTest) -> BoxFuture<'static, CheckEnd>;
+
     /// Kills every process of the task's container without the help of its supervisor. Succeeds once none is left.
     fn kill_all<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>>;
+
+    /// Releases what an ended task no longer needs, such as its image. Its output stays until [`Executor::remove`].
+    fn release(&self, task: &TaskId);
 
     /// Removes what outlives a container, which is its output. The executor has no data of the task afterwards.
     fn remove<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>>;

@@ -35,6 +35,7 @@ mod executor;
 #[cfg(test)]
 mod fake_node;
 mod gpus;
+mod health;
 mod images;
 mod locks;
 mod managers;
@@ -62,10 +63,12 @@ mod worker_state;
 
 pub use agent_handle::{AgentHandle, AgentOptions, start_agent};
 pub use describe::describe;
-pub use executor::{Cause, Control, Draft, Executor, ExecutorError, Found, PrepareStep, Running, TeardownError};
+pub use executor::{
+    Cause, CheckEnd, Control, Draft, Executor, ExecutorError, Found, PrepareStep, Running, TeardownError,
+};
 #[cfg(any(test, feature = "fake"))]
 pub use executor::{
-    FakeExecutor, FakeFailure, FakeMachine, FakeProgram, MachineEvent, OnStop, RunningSlot, WhatHappened,
+    FakeExecutor, FakeFailure, FakeHealth, FakeMachine, FakeProgram, MachineEvent, OnStop, RunningSlot, WhatHappened,
 };
 pub use images::ImagesService;
 pub use messages::OpenStream;

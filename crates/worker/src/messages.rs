@@ -151,6 +151,7 @@ pub struct OpenStream {
 pub(crate) enum StreamRequest {
     Exec(ExecRequest),
     Logs(LogsRequest),
+    Forward(ForwardRequest),
     /// A request of a newer leader that this build does not know.
     Unknown,
 }
@@ -174,6 +175,13 @@ pub(crate) struct ExecRequest {
 pub(crate) struct TerminalSize {
     pub(crate) rows: u32,
     pub(crate) columns: u32,
+}
+
+/// A connection of a user to a port of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ForwardRequest {
+    pub(crate) task: TaskId,
+    pub(crate) port: u16,
 }
 
 /// Output of a task to send to the user.

@@ -11,7 +11,7 @@ use flota_api::model::TaskStatus;
 
 use crate::messages::{ImageReport, StatusBatch, TaskReport};
 
-/// Largest number of reports in one batch.
+/// Largest number of reports in one batch, and of results of health checks in them.
 const BATCH: usize = 1_000;
 
 #[derive(Debug, Default)]
@@ -75,9 +75,15 @@ impl Reporter {
         }
         pending.sequence += 1;
         let report = |(task, status): (&TaskId, &TaskStatus)| TaskReport { task: task.clone(), status: status.clone() };
+        let mut room = BATCH;
+        let mut fits = |status: &TaskStatus| {
+            let fitting = room.checked_sub(status.weight());
+            room = fitting.unwrap_or_default();
+            fitting.is_some()
+        };
         let batch = StatusBatch {
             sequence: pending.sequence,
-            reports: pending.statuses.iter().take(BATCH).map(report).collect(),
+            reports: pending.statuses.iter().take_while(|(_, status)| fits(status)).map(report).collect(),
             images: pending.images.iter().take(BATCH).cloned().collect(),
         };
         pending.sent = Some(batch.clone());

@@ -21,8 +21,8 @@ use flota_api::proto::streams::frame::Frame;
 use flota_api::version::Timestamp;
 
 use crate::messages::{
-    AssignmentSet, Departure, ExecRequest, FromLeader, ImageReport, LogsRequest, OpenStream, Part, Refused, Registered,
-    Registration, SetVersion, StatusBatch, StreamRequest, TaskReport, TerminalSize, ToLeader,
+    AssignmentSet, Departure, ExecRequest, ForwardRequest, FromLeader, ImageReport, LogsRequest, OpenStream, Part,
+    Refused, Registered, Registration, SetVersion, StatusBatch, StreamRequest, TaskReport, TerminalSize, ToLeader,
 };
 
 /// Time that a manager has to answer.
@@ -200,6 +200,10 @@ fn stream_request(frame: Option<Frame>) -> StreamRequest {
             follow: it.follow,
             tail: it.tail_set.then(|| usize::try_from(it.tail).unwrap_or(usize::MAX)),
         }),
+        Some(Frame::Forward(it)) => match u16::try_from(it.port) {
+            Ok(port) => StreamRequest::Forward(ForwardRequest { task: it.task.into(), port }),
+            Err(_) => StreamRequest::Unknown,
+        },
         _ => StreamRequest::Unknown,
     }
 }

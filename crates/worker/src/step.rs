@@ -19,6 +19,10 @@ pub(crate) struct Facts {
     pub(crate) due: bool,
     /// Whether the node had no contact with a manager for as long as the service tolerates.
     pub(crate) cut_off: bool,
+    /// Whether the container has a health check of which none has succeeded yet.
+    pub(crate) awaits_health: bool,
+    /// Whether the container is unhealthy and may be stopped, because it gets no more connections.
+    pub(crate) is_unfit: bool,
     /// Whether the next start is fully prepared.
     pub(crate) prepared: bool,
 }
@@ -43,8 +47,10 @@ pub(crate) enum Step {
     Accept,
     /// Begin the next attempt, because the container was lost at the last boot.
     StartOver,
-    /// Report that a container runs that this runner did not start.
+    /// Report that a container runs that this runner did not start, or that has become healthy.
     Adopt,
+    /// Stop the container because it is unhealthy; its end is judged by the restart policy.
+    StopUnhealthy,
     /// Stop the container permanently.
     Stop,
     /// Stop the container until the node is in contact with a manager again.
@@ -70,6 +76,8 @@ pub(crate) fn step(status: &TaskStatus, wanted: Wanted, facts: &Facts) -> Step {
         _ if state < TaskState::Accepted => Step::Accept,
         Presence::Runs if stops => Step::Stop,
         Presence::Runs if facts.cut_off => Step::Suspend,
+        Presence::Runs if facts.is_unfit => Step::StopUnhealthy,
+        Presence::Runs if facts.awaits_health && state == TaskState::Starting => Step::Wait,
         Presence::Runs if state != TaskState::Running => Step::Adopt,
         Presence::Runs => Step::Wait,
         _ if facts.rebooted => Step::StartOver,
@@ -97,6 +105,8 @@ mod tests {
         allowed: true,
         due: true,
         cut_off: false,
+        awaits_health: false,
+        is_unfit: false,
         prepared: true,
     };
     const RUNS: Facts = Facts { container: Presence::Runs, ..GOOD };
@@ -145,6 +155,14 @@ mod tests {
             // No manager can be reached.
             (Running, Run, Facts { cut_off: true, ..RUNS }, Step::Suspend),
             (Running, Stop, Facts { cut_off: true, ..RUNS }, Step::Stop),
+            // The container has a health check.
+            (Starting, Run, Facts { awaits_health: true, ..RUNS }, Step::Wait),
+            (Accepted, Run, Facts { awaits_health: true, ..RUNS }, Step::Adopt),
+            (Starting, Stop, Facts { awaits_health: true, ..RUNS }, Step::Stop),
+            (Running, Run, Facts { is_unfit: true, ..RUNS }, Step::StopUnhealthy),
+            (Starting, Run, Facts { is_unfit: true, ..RUNS }, Step::StopUnhealthy),
+            (Running, Stop, Facts { is_unfit: true, ..RUNS }, Step::Stop),
+            (Running, Run, Facts { is_unfit: true, ..ENDED }, Step::Judge),
             // The previous daemon was killed midway.
             (Starting, Run, unprepared, Step::Prepare),
             (Ready, Run, Facts { prepared: false, ..ENDED }, Step::Prepare),
@@ -172,9 +190,11 @@ mod tests {
                     due: is_set(2),
                     cut_off: is_set(3),
                     prepared: is_set(4),
+                    awaits_health: is_set(5),
+                    is_unfit: is_set(6),
                 })
             };
-            (0..32).flat_map(of_bits).map(move |facts| (state, wanted, facts))
+            (0..128).flat_map(of_bits).map(move |facts| (state, wanted, facts))
         };
         STATES.into_iter().flat_map(of_state).flat_map(facts)
     }
@@ -204,6 +224,9 @@ mod tests {
         assert!(always(Step::Finish, |_, wanted, facts| wanted == Stop && facts.container != Presence::Runs));
         assert!(always(Step::Judge, |state, _, facts| state >= Starting && facts.container == Presence::Ended));
         assert!(always(Step::Adopt, |state, _, facts| state != Running && facts.container == Presence::Runs));
+        assert!(always(Step::StopUnhealthy, |_, wanted, facts| {
+            wanted != Stop && facts.is_unfit && facts.container == Presence::Runs
+        }));
         assert!(always(Step::StartOver, |_, _, facts| facts.rebooted && facts.container != Presence::Runs));
         assert!(always(Step::Wait, |state, wanted, _| !state.is_terminal() && wanted != Stop));
     }

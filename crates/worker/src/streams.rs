@@ -1,4 +1,4 @@
-//! Exec and logs: opens the connection that the leader requested, and copies data between it and the task. Flow
+//! Exec, logs and forwarded connections: opens the stream that the leader requested, and copies data between it and the task. Flow
 //! control extends from the user's terminal to the process: a process whose output is not read is blocked. This is the
 //! gRPC edge of `Streams.Data`; the requests themselves come from `session.rs`.
 
@@ -21,8 +21,10 @@ use crate::messages::{LogsRequest, OpenStream, StreamRequest};
 
 mod descriptor;
 mod exec;
+mod forward;
 
 use exec::exec;
+use forward::forward;
 
 /// Pause between two reads of a followed log.
 const FOLLOW: Duration = Duration::from_millis(100);
@@ -65,6 +67,7 @@ pub(crate) async fn open(executor: Arc<ContainerExecutor>, channel: Channel, ope
                 _ = inbox.message() => {}
             }
         }
+        StreamRequest::Forward(request) => forward(&executor, &request, &mut inbox, &outbox).await,
         StreamRequest::Unknown => drop(send(&outbox, F::Error("this node does not know this request".into())).await),
     }
     // Dropping the inbox now would reset the stream and lose data that is still in flight to the leader.

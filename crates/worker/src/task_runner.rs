@@ -18,8 +18,10 @@ use flota_api::model::{Assignment, OnPartition, ServiceSpec, TaskStatus};
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::text::with_causes;
 use flota_api::version::Timestamp;
+use flota_runtime::ExitStatus;
 
 use crate::executor::{Executor, ExecutorError, Found, Prepared, log_leftovers, remove_task};
+use crate::health::Monitor;
 use crate::order::{Contact, Order, Wanted};
 use crate::records::{Record, TaskRecords};
 use crate::reporter::Reporter;
@@ -29,12 +31,15 @@ use crate::step::{Facts, Step, step};
 use crate::stop::stop;
 
 mod container;
+mod health;
 
 use container::Container;
 
 /// Number of tries of a preparation before the task is rejected, so that another node is tried.
 const PREPARE_TRIES: u32 = 3;
 const PREPARE_DELAY: Duration = Duration::from_millis(500);
+/// Exit code that stands for a failure without one.
+const FAILED: i32 = 1;
 /// Exit code of a program that SIGKILL has ended.
 const KILLED: i32 = 137;
 /// Largest number of characters of an error that are kept.
@@ -74,6 +79,8 @@ pub(crate) struct TaskRunner {
     spec: Arc<ServiceSpec>,
     status: TaskStatus,
     container: Container,
+    /// Checks the health of the container that runs.
+    health: Option<Monitor>,
     /// Whether the last boot ended a container of the task.
     rebooted: bool,
     history: History,
@@ -103,6 +110,7 @@ impl TaskRunner {
             orders,
             spec: assignment.spec,
             container: Container::Absent,
+            health: None,
             rebooted: !confirmed && status.state >= TaskState::Starting && !status.state.is_terminal(),
             status,
             history: History::inherited(restarts, now),
@@ -124,6 +132,7 @@ impl TaskRunner {
         self.shared.live.lock().expect("no holder panics").remove(&self.task);
         self.shared.ended.notify_waiters();
         tear_down(&self.task, &mut prepared).await;
+        self.shared.executor.release(&self.task);
         if self.orders.wait_for(|order| order.removed).await.is_err() {
             return;
         }
@@ -149,12 +158,17 @@ impl TaskRunner {
     async fn live(&mut self, prepared: &mut Prepared) {
         loop {
             self.find_container().await;
+            self.take_health().await;
             match self.next(prepared.is_complete()) {
                 Step::Rest => return,
                 Step::Wait => self.changed().await,
                 Step::Accept => self.set(TaskState::Accepted, "").await,
                 Step::StartOver => self.begin_attempt(Duration::ZERO, "the machine was rebooted").await,
-                Step::Adopt => self.set(TaskState::Running, "").await,
+                Step::Adopt => self.report_running().await,
+                Step::StopUnhealthy => {
+                    let ended = self.stop_container().await;
+                    self.container = ended.map_or(Container::Absent, |(status, ran)| Container::Ended { status, ran });
+                }
                 Step::Stop => {
                     self.stop_container().await;
                     self.set(TaskState::Shutdown, "stopped").await;
@@ -188,6 +202,8 @@ impl TaskRunner {
             allowed: confirmed || self.spec.keep_on_node_loss,
             due: self.due <= now,
             cut_off: self.cut_off_at().is_some_and(|at| at <= now),
+            awaits_health: self.awaits_health(),
+            is_unfit: self.unhealthy_until().is_some_and(|at| at <= now),
             prepared,
         };
         step(&self.status, wanted, &facts)
@@ -214,7 +230,11 @@ impl TaskRunner {
             tokio::time::sleep(FIND_RETRY).await;
         };
         match found {
-            Some(Found::Runs(running)) => self.container = Container::Runs { running, found: Instant::now() },
+            Some(Found::Runs(running)) => {
+                let age = running.age;
+                self.container = Container::Runs { running, found: Instant::now() };
+                self.watch_health(age).await;
+            }
             Some(Found::Ended(status)) if self.status.state >= TaskState::Starting => {
                 // Only the wall clock tells how long a container of an earlier daemon ran.
                 let by_wall = || self.status.at.until(Timestamp(status.at));
@@ -229,13 +249,15 @@ impl TaskRunner {
     async fn changed(&mut self) {
         let now = Instant::now();
         let cut_off_at = self.cut_off_at();
-        let wake = [Some(self.due), cut_off_at].into_iter().flatten().filter(|at| *at > now).min();
+        let wake =
+            [Some(self.due), cut_off_at, self.unhealthy_until()].into_iter().flatten().filter(|at| *at > now).min();
         let heeds_contact = self.spec.on_partition != OnPartition::Run;
         tokio::select! {
             () = changed(&mut self.orders) => {}
             () = changed(&mut self.shared.contact), if heeds_contact => {}
             () = tokio::time::sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
             () = self.container.ended() => {}
+            () = health::changed(&mut self.health) => {}
         }
     }
 
@@ -270,7 +292,8 @@ impl TaskRunner {
             Ok(running) => {
                 self.failed_starts = 0;
                 self.container = Container::Runs { running, found: now };
-                self.set(TaskState::Running, "").await;
+                self.watch_health(Duration::ZERO).await;
+                self.report_running().await;
             }
             Err(ExecutorError::Transient(error)) if self.failed_starts + 1 < STARTS_BEFORE_GIVING_UP => {
                 tracing::warn!(task.id = %self.task, %error, "failed to start a task; trying again");
@@ -284,19 +307,28 @@ impl TaskRunner {
         }
     }
 
-    /// Ends the container.
-    async fn stop_container(&mut self) {
-        let Container::Runs { mut running, .. } = std::mem::replace(&mut self.container, Container::Absent) else {
-            return;
+    /// Returns the digest of the task's image, if it is known.
+    fn digest(&self) -> Option<String> {
+        let named = self.orders.borrow().assignment.image.as_ref().map(|image| image.digest.clone());
+        named.or_else(|| self.status.image_digest.clone())
+    }
+
+    /// Ends the container. Returns how it ended and how long it ran; `None` if there was none.
+    async fn stop_container(&mut self) -> Option<(ExitStatus, Duration)> {
+        self.health = None;
+        let Container::Runs { mut running, found } = std::mem::replace(&mut self.container, Container::Absent) else {
+            return None;
         };
         // The save comes before the signal: a daemon that restarts midway must not take the end for a crash.
         self.save().await;
-        let digest = self.orders.borrow().assignment.image.as_ref().map(|image| image.digest.clone());
-        let digest = digest.or_else(|| self.status.image_digest.clone());
+        let digest = self.digest();
         let executor = &*self.shared.executor;
         let signal = executor.stop_signal(&self.spec, digest.as_deref()).await;
         let status = stop(executor, &self.task, &mut running, signal, self.spec.stop_grace).await;
-        self.status.exit_code = Some(status.map_or(KILLED, |status| status.code));
+        let killed = || ExitStatus { code: KILLED, out_of_memory: None, at: self.shared.clock.now().0 };
+        let status = status.unwrap_or_else(killed);
+        self.status.exit_code = Some(status.code);
+        Some((status, running.age + found.elapsed()))
     }
 
     /// Applies the restart policy to the end of a container that was not stopped by the runner.
@@ -304,12 +336,18 @@ impl TaskRunner {
         let Container::Ended { status, ran } = std::mem::replace(&mut self.container, Container::Absent) else {
             return;
         };
-        self.status.exit_code = Some(status.code);
-        self.status.error = restart::exit_error(&status);
+        self.health = None;
+        // An unhealthy program that stops as it was asked to has failed nevertheless; its error is known already.
+        let is_unhealthy = self.status.is_unhealthy();
+        self.status.exit_code = Some(status.code).filter(|code| *code != 0 || !is_unhealthy);
+        if !is_unhealthy {
+            self.status.error = restart::exit_error(&status);
+        }
         if self.orders.borrow().wanted() == Wanted::Stop {
             return self.set(TaskState::Shutdown, "stopped").await;
         }
-        match self.history.ended(&self.spec.restart, status.code, ran, Instant::now()) {
+        let code = self.status.exit_code.unwrap_or(FAILED);
+        match self.history.ended(&self.spec.restart, code, ran, Instant::now()) {
             Decision::Restart(delay) => self.begin_attempt(delay, "waits to be restarted").await,
             Decision::End(state) => self.set(state, "ended").await,
         }
@@ -320,6 +358,7 @@ impl TaskRunner {
         self.rebooted = false;
         self.due = Instant::now() + delay;
         self.status.attempt += 1;
+        self.status.health = None;
         self.status.not_before = Some(self.shared.clock.now() + delay);
         self.set(TaskState::Ready, why).await;
     }
@@ -338,7 +377,7 @@ impl TaskRunner {
         if let Some((cut, _)) = self.status.error.char_indices().nth(ERROR_BOUND) {
             self.status.error.truncate(cut);
         }
-        if state == TaskState::Running {
+        if state == TaskState::Running && !self.status.is_unhealthy() {
             self.status.error = String::new();
             self.status.not_before = None;
         }

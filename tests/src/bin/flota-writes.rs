@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use flota_api::proto::control::CreateServiceRequest;
 use flota_api::proto::control::control_client::ControlClient;
+use flota_api::proto::control::{CreateServiceRequest, ResolveImage};
 use flota_api::proto::specs::ServiceSpec;
 use flota_api::proto::types::RestartPolicy;
 
@@ -75,7 +75,8 @@ impl Target {
                 let request = CreateServiceRequest {
                     request_id: name.into(),
                     spec: Some(spec),
-                    ..CreateServiceRequest::default()
+                    // A write is measured, and not a question to a registry.
+                    resolve_image: ResolveImage::Never.into(),
                 };
                 client.create_service(request).await?;
             }

@@ -12,8 +12,16 @@ use super::run::{Options, Outcome, simulate_here};
 /// First argument of a child process.
 const CHILD: &str = "--child";
 
-const FAULTS: [Fault; 5] =
-    [Fault::LeaderRestore, Fault::EarlyAcknowledgement, Fault::EarlyRead, Fault::LostWakeup, Fault::DoublePlacement];
+const FAULTS: [Fault; 8] = [
+    Fault::LeaderRestore,
+    Fault::EarlyAcknowledgement,
+    Fault::EarlyRead,
+    Fault::LostWakeup,
+    Fault::DoublePlacement,
+    Fault::DoubleAddress,
+    Fault::LostNews,
+    Fault::NoNews,
+];
 
 /// Returns the fault with this name.
 pub fn fault(name: &str) -> Option<Fault> {

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use flota_api::id::NodeId;
-use flota_api::model::{NodeState, Task, UpdateState};
+use flota_api::model::{NodeState, Service, Task, UpdateState};
 use flota_api::state::{DesiredState, TaskState};
 use flota_raft_store::Digest;
 use flota_raft_store::View;
 use flota_worker::RunningSlot;
 
 use super::cluster::SimCluster;
+use super::network_invariants::{self, NetworkInvariants};
 use super::user::TAG;
 
 /// How long two containers of one slot may run after the last fault, in milliseconds. Within this time, a node that was
@@ -24,7 +25,8 @@ pub struct Invariants {
     newest: u64,
     tasks: BTreeMap<String, ((u32, TaskState), Option<NodeId>)>,
     doubles: BTreeMap<(String, u64), u64>,
-    paused: BTreeSet<u64>,
+    changed: BTreeSet<u64>,
+    networks: NetworkInvariants,
     tables_may_differ: bool,
 }
 
@@ -34,9 +36,9 @@ impl Invariants {
         self.tables_may_differ = true;
     }
 
-    /// Tags of services whose update was paused.
-    pub fn paused(&self) -> &BTreeSet<u64> {
-        &self.paused
+    /// Tags of services that the cluster may have changed: their update was paused, or they have got addresses or ports.
+    pub fn changed(&self) -> &BTreeSet<u64> {
+        &self.changed
     }
 
     /// Checks all invariants. `trouble`: time of the last fault.
@@ -73,15 +75,19 @@ impl Invariants {
                 self.check_tables(&view)?;
             }
         }
-        self.check_machines(cluster, trouble)
+        self.check_machines(cluster, trouble)?;
+        self.networks.check_nodes(cluster, trouble)
     }
 
     fn check_tables(&mut self, view: &View) -> Result<(), String> {
         let (mut slots, mut devices) = (BTreeMap::new(), BTreeMap::new());
         let mut reserved: BTreeMap<Option<&NodeId>, u64> = BTreeMap::new();
         let before = std::mem::take(&mut self.tasks);
-        let paused = view.services().filter(|service| service.update != UpdateState::Active);
-        self.paused.extend(paused.filter_map(|service| service.spec.labels.get(TAG)?.parse::<u64>().ok()));
+        let is_changed = |service: &Service| {
+            service.update != UpdateState::Active || !service.virtual_ips.is_empty() || !service.ports.is_empty()
+        };
+        let changed = view.services().filter(|service| is_changed(service));
+        self.changed.extend(changed.filter_map(|service| service.spec.labels.get(TAG)?.parse::<u64>().ok()));
         for task in view.tasks() {
             let rank = task.status.rank();
             if let Some((old, node)) = before.get(task.id.as_str()) {
@@ -108,7 +114,7 @@ impl Invariants {
             }
             self.tasks.insert(task.id.to_string(), (rank, task.node_id.clone()));
         }
-        check_addresses(view)?;
+        self.networks.check_tables(view)?;
         for (id, reserved) in reserved.into_iter().filter_map(|(id, reserved)| Some((id?, reserved))) {
             let offered = view.node(id).map_or(0, |node| node.description.resources.nano_cpus);
             if reserved > offered {
@@ -131,33 +137,6 @@ impl Invariants {
         }
         Ok(())
     }
-}
-
-/// No address is given twice, and each is of its network.
-fn check_addresses(view: &View) -> Result<(), String> {
-    let mut holders = BTreeMap::new();
-    let of_tasks = view
-        .tasks()
-        .filter(|task| !task.status.state.is_terminal())
-        .flat_map(|task| task.attachments.iter().map(|it| (&it.network, &it.addresses, format!("task {}", task.id))));
-    let of_nodes = view
-        .nodes()
-        .flat_map(|node| node.attachments.iter().map(|it| (&it.network, &it.addresses, format!("node {}", node.id))));
-    let of_services = view.services().flat_map(|service| {
-        service.virtual_ips.iter().map(|it| (&it.network, &it.addresses, format!("service {}", service.id)))
-    });
-    for (network, addresses, holder) in of_tasks.chain(of_nodes).chain(of_services) {
-        let network = view.network(network.as_str()).ok_or(format!("{holder} is in a network that is gone"))?;
-        for address in addresses {
-            if !network.subnets.iter().any(|subnet| subnet.prefix.contains(address)) {
-                return Err(format!("{holder} has {address}, which is not of network {}", network.spec.name));
-            }
-            if let Some(other) = holders.insert((&network.id, *address), holder.clone()) {
-                return Err(format!("{other} and {holder} have the same address {address}"));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Whether the task is the one that should run in its slot.
@@ -197,6 +176,7 @@ pub fn converged(cluster: &SimCluster) -> Result<(), String> {
     for it in &cluster.managers {
         let manager = it.manager().ok_or_else(|| format!("{} does not run", it.host))?;
         applied.push(manager.raft().applied());
+        manager.raft().age().ok_or_else(|| format!("{} does not know how old its tables are", it.host))?;
     }
     if applied.windows(2).any(|pair| pair[0] != pair[1]) {
         return Err(format!("managers have applied {applied:?}"));
@@ -227,6 +207,6 @@ pub fn converged(cluster: &SimCluster) -> Result<(), String> {
     }
     match slots.keys().find(|(name, _)| view.service_by_name(name).is_none()) {
         Some((name, _)) => Err(format!("{name} was removed, and runs")),
-        None => Ok(()),
+        None => network_invariants::converged(cluster, &view),
     }
 }

@@ -12,7 +12,7 @@ use flota_api::clock::{Clock, Random};
 use flota_api::id::NodeId;
 use flota_api::model::{NodeDescription, NodeDevice, Role};
 use flota_api::seal::Sealer;
-use flota_identity::{Dialer, Peer};
+use flota_identity::{CONNECTION_WINDOW, Dialer, Peer, STREAM_WINDOW};
 use flota_manager::{Manager, ManagerOptions, TermClock};
 use flota_raft_store::raft::{ModelDisk, RaftNode, RaftOptions, StartError, Threads, Timing};
 use flota_raft_store::{Proposer, Store, Transaction};
@@ -132,8 +132,8 @@ fn serve(host: Host, network: &Network, manager: &Manager) {
     let router = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .add_service(manager.ca())
         .add_service(manager.control())
         .add_service(manager.dispatcher())

@@ -197,7 +197,7 @@ impl Run {
             }
         }
         self.check_quiet()?;
-        self.history.check(self.invariants.paused()).map_err(|violation| violation.to_string())
+        self.history.check(self.invariants.changed()).map_err(|violation| violation.to_string())
     }
 
     /// Runs until every manager votes and every worker has a session.
@@ -247,7 +247,7 @@ impl Run {
         let users = Users {
             clients,
             pause,
-            wishes: Wishes { image: "app", replicas: 4, devices: true },
+            wishes: Wishes { image: "app", replicas: 4, devices: true, networks: true },
             channels: Vec::new(),
             history: self.history.clone(),
         };

@@ -1,5 +1,5 @@
 //! Users of a simulated cluster: several clients that create, scale, update, remove and read services through the
-//! Control API, and record what they observe. Like `ctl`, they retry with the next manager and the same request id
+//! Control API, and record what they observe. They also create and remove networks. Like `ctl`, they retry with the next manager and the same request id
 //! after any loss.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,8 +14,8 @@ use tonic::{Code, Request, Status};
 use flota_api::proto::control::control_client::ControlClient;
 use flota_api::proto::control::{CreateServiceRequest, ListRequest, RemoveRequest, UpdateServiceRequest};
 use flota_api::proto::objects::Service;
-use flota_api::proto::specs::{GenericResource, ServiceSpec};
-use flota_api::proto::types::{Resources, RestartPolicy};
+use flota_api::proto::specs::{GenericResource, NetworkAttachment, ServiceSpec};
+use flota_api::proto::types::{PublishedPort, Resources, RestartPolicy};
 use flota_api::reason::Reason;
 use flota_identity::{Dialer, Peer};
 use flota_manager::forward::STALE;
@@ -26,6 +26,8 @@ use super::linearizability::{Operation, Violation, check};
 use super::network::Network;
 use super::services::{Answer, Op, Services, read};
 use super::time;
+
+mod networks;
 
 /// Names of the services that users create. Their hyphens keep them from being beginnings of ids, which also name services.
 pub const NAMES: [&str; 5] = ["the-web", "the-db", "the-cache", "the-queue", "the-mail"];
@@ -54,14 +56,14 @@ impl History {
         act(&mut self.0.lock().expect("no holder panics"))
     }
 
-    /// Checks whether the operations are linearizable, and stale answers no older than they state. `paused`: tags of
-    /// services whose update was paused. A pause changes the version, so it can cause a conflict of versions.
+    /// Checks whether the operations are linearizable, and stale answers no older than they state. `changed`: tags of
+    /// services that the cluster may have changed. That changes the version, so it can cause a conflict of versions.
     ///
     /// # Errors
     /// The first service whose history is not.
-    pub fn check(&self, paused: &BTreeSet<u64>) -> Result<(), Violation> {
+    pub fn check(&self, changed: &BTreeSet<u64>) -> Result<(), Violation> {
         let is_explained = |it: &Operation<Services>| match (&it.op, &it.answer) {
-            (Op::Update { from: Some(tag), .. }, Some(Answer::Changed)) => paused.contains(tag),
+            (Op::Update { from: Some(tag), .. }, Some(Answer::Changed)) => changed.contains(tag),
             _ => false,
         };
         self.with(|it| {
@@ -83,6 +85,11 @@ impl History {
     /// Makes the users start no further operations.
     pub fn stop(&self) {
         self.with(|it| it.stop = true);
+    }
+
+    /// Whether [`History::stop`] was called.
+    pub fn is_stopped(&self) -> bool {
+        self.with(|it| it.stop)
     }
 
     fn begin(&self, client: u64, name: &str, op: Op) -> usize {
@@ -135,23 +142,28 @@ pub struct Wishes {
     pub replicas: u64,
     /// Whether one service asks for devices.
     pub devices: bool,
+    /// Whether some services have a network and a published port, and users create and remove networks.
+    pub networks: bool,
 }
 
 impl Users {
     /// Runs all clients until the history is stopped.
     pub async fn run(self, seed: u64) {
         let mut clients = tokio::task::JoinSet::new();
+        let client = |number: u64| Client {
+            number,
+            wishes: self.wishes,
+            channels: self.channels.clone(),
+            at: usize::try_from(number).expect("they are few") % self.channels.len(),
+            rng: StdRng::seed_from_u64(seed.wrapping_add(number)),
+            history: self.history.clone(),
+            known: BTreeMap::new(),
+        };
+        if self.wishes.networks {
+            client(self.clients).create_shared_network().await;
+        }
         for number in 0..self.clients {
-            let client = Client {
-                number,
-                wishes: self.wishes,
-                channels: self.channels.clone(),
-                at: usize::try_from(number).expect("they are few") % self.channels.len(),
-                rng: StdRng::seed_from_u64(seed.wrapping_add(number)),
-                history: self.history.clone(),
-                known: BTreeMap::new(),
-            };
-            clients.spawn(client.run(self.pause));
+            clients.spawn(client(number).run(self.pause));
         }
         while clients.join_next().await.is_some() {}
         self.history.with(|it| it.open -= 1);
@@ -183,7 +195,7 @@ fn tag_of(service: &Service) -> u64 {
 
 impl Client {
     async fn run(mut self, pause: u64) {
-        while !self.history.with(|it| it.stop) {
+        while !self.history.is_stopped() {
             self.act().await;
             let pause = self.rng.random_range(1..=pause);
             tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -194,11 +206,12 @@ impl Client {
 
     async fn act(&mut self) {
         let name = NAMES[self.rng.random_range(0..NAMES.len())];
-        match self.rng.random_range(0..10) {
+        match self.rng.random_range(0..11) {
             0..=1 => self.create(name).await,
             2..=4 => self.update(name).await,
             5 => self.remove(name).await,
             6..=7 => self.read().await,
+            8 if self.wishes.networks => self.change_networks().await,
             _ => self.read_stale().await,
         }
     }
@@ -207,8 +220,15 @@ impl Client {
         // One service needs devices. A change of the environment replaces every task.
         let devices =
             (self.wishes.devices && name == "the-db").then(|| GenericResource { kind: DEVICE_KIND.into(), count: 1 });
+        // Two services have names and virtual IPs, and the first of them is published.
+        let has_network = self.wishes.networks && matches!(name, "the-web" | "the-db");
+        let is_published = self.wishes.networks && name == "the-web";
+        let network = NetworkAttachment { network: networks::SHARED.into(), aliases: Vec::new() };
+        let port = PublishedPort { target: 80, ..PublishedPort::default() };
         ServiceSpec {
             name: name.to_owned(),
+            networks: has_network.then_some(network).into_iter().collect(),
+            ports: is_published.then_some(port).into_iter().collect(),
             labels: [(TAG.to_owned(), tag.to_string())].into(),
             image: self.wishes.image.into(),
             replicas: self.rng.random_range(0..=self.wishes.replicas),
@@ -335,7 +355,7 @@ impl Client {
 }
 
 /// Whether another manager may answer although this one did not.
-fn is_lost(status: &Status) -> bool {
+pub fn is_lost(status: &Status) -> bool {
     matches!(
         status.code(),
         Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal | Code::DeadlineExceeded

@@ -29,6 +29,21 @@ fn killed_leader_is_replaced_and_tasks_keep_running() {
 }
 
 #[test]
+fn on_a_slow_network_no_write_is_refused_and_the_leader_stays() {
+    script(3, |it| {
+        let leader = it.leader();
+        // A round trip takes most of the lease of 330 ms, which counts from when a heartbeat is sent.
+        it.cluster().world.network.set_delay(95..=100);
+        it.pass(2_000);
+        for number in 0..20 {
+            it.create(leader, spec(&format!("s{number}"), 0)).unwrap();
+            it.pass(70);
+        }
+        assert_eq!(it.leader(), leader);
+    });
+}
+
+#[test]
 fn leader_that_is_back_within_a_millisecond_loses_nothing() {
     script(1, |it| {
         for round in 0..10 {
@@ -164,6 +179,27 @@ fn list(it: &mut Script, manager: usize, stale: bool) -> Result<(Option<u64>, Ve
         let specs = page.services.into_iter().filter_map(|row| row.service?.spec);
         Ok((page.header.and_then(|header| header.age_ms), specs.map(|spec| spec.name).collect()))
     })
+}
+
+#[test]
+fn each_manager_knows_how_old_its_tables_are_and_one_that_is_cut_off_sees_them_age() {
+    script(1, |it| {
+        let (leader, other) = (it.leader(), (it.leader() + 1) % 3);
+        it.create(leader, spec("web", 1)).unwrap();
+        for manager in 0..3 {
+            let (age, names) = list(it, manager, true).unwrap();
+            assert!(age.is_some_and(|age| age < 1_000), "{age:?}");
+            assert_eq!(names, ["web"]);
+        }
+        let hosts: Vec<_> = it.cluster().managers.iter().map(|manager| manager.host).collect();
+        let others = hosts.iter().filter(|host| **host != hosts[other]);
+        others.for_each(|host| it.cluster().world.network.block(*host, hosts[other]));
+        it.pass(10_000);
+        let (age, _) = list(it, other, true).unwrap();
+        assert!(age.is_some_and(|age| age >= 10_000), "{age:?}");
+        it.cluster().world.network.heal_all();
+        it.converge();
+    });
 }
 
 #[test]

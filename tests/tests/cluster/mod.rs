@@ -5,6 +5,7 @@
 //! What the files share is here: conditions to wait for.
 
 mod clocks;
+mod health;
 mod images;
 mod leadership;
 mod membership;

@@ -3,10 +3,11 @@
 
 use flota_api::id::NodeId;
 use flota_api::model::{Network, PendingReason, ServiceMode, ServiceSpec};
-use flota_api::proto::control::{CreateNetworkRequest, CreateServiceRequest};
+use flota_api::proto::control::{CreateNetworkRequest, CreateServiceRequest, DeployStackRequest, RemoveRequest};
 use flota_api::proto::dispatcher::manager_message::Message as FromManager;
 use flota_api::proto::dispatcher::{Endpoint, TaskAssignment};
 use flota_api::proto::specs as ps;
+use flota_api::proto::types as pt;
 use flota_api::proto::types::DesiredState;
 use flota_tests::sim::cluster::SimCluster;
 use flota_tests::sim::manual::{ManualNode, no_streams};
@@ -55,9 +56,13 @@ fn tasks(cluster: &SimCluster) -> Result<Vec<(String, Option<usize>, bool)>, Str
     Ok(view.tasks().map(task).collect())
 }
 
-fn network(cluster: &SimCluster) -> Result<Network, String> {
+fn network_named(cluster: &SimCluster, name: &str) -> Result<Option<Network>, String> {
     let view = cluster.view().ok_or("nobody leads")?;
-    Ok(view.network_by_name("front").ok_or("there is no such network")?.as_ref().clone())
+    Ok(view.network_by_name(name).map(|it| it.as_ref().clone()))
+}
+
+fn network(cluster: &SimCluster) -> Result<Network, String> {
+    network_named(cluster, "front")?.ok_or("there is no such network".into())
 }
 
 /// The node was told of this endpoint.
@@ -136,6 +141,60 @@ fn a_task_waits_for_an_address_and_says_so() {
             let view = cluster.view().ok_or("nobody leads")?;
             let reasons: Vec<_> = view.tasks().filter_map(|task| task.pending_reason.clone()).collect();
             seen(reasons == [PendingReason::NoAddress("front".into())], reasons)
+        });
+    });
+}
+
+#[test]
+fn lesson_24_a_removed_stack_leaves_no_address_and_is_deployed_again_at_once() {
+    script(3, |it| {
+        let networks = vec![ps::NetworkAttachment { network: "shop_default".into(), aliases: Vec::new() }];
+        let services = vec![ps::ServiceSpec { networks, ..spec("shop_web", 3) }];
+        let subnets = vec![ps::SubnetSpec { prefix: "10.9.0.0/29".into(), ..ps::SubnetSpec::default() }];
+        let networks = vec![ps::NetworkSpec { name: "shop_default".into(), subnets, ..ps::NetworkSpec::default() }];
+        let stack = ps::StackSpec { name: "shop".into(), services, networks };
+        for round in 0..3 {
+            let request_id = format!("deploy {round}");
+            let request = DeployStackRequest { request_id, spec: Some(stack.clone()), ..Default::default() };
+            it.ask(it.leader(), |mut client| async move { client.deploy_stack(request).await }).unwrap();
+            it.converge();
+            // Every address that tasks can have is given: a leaked one would be missed in the next round.
+            let is_given = |cluster: &SimCluster| seen(given(cluster)?.len() == 3, given(cluster)?);
+            it.wait("three tasks have addresses", 1, is_given);
+            let request_id = format!("remove {round}");
+            let request = RemoveRequest { request_id, name: "shop".into(), ..Default::default() };
+            it.ask(it.leader(), |mut client| async move { client.remove_stack(request).await }).unwrap();
+        }
+        it.wait("its network is gone", 20_000, |cluster| seen(network_named(cluster, "shop_default")?.is_none(), ""));
+    });
+}
+
+/// The addresses of tasks that have not ended.
+fn given(cluster: &SimCluster) -> Result<Vec<std::net::IpAddr>, String> {
+    let view = cluster.view().ok_or("nobody leads")?;
+    let live = view.tasks().filter(|task| !task.status.state.is_terminal());
+    Ok(live.flat_map(|task| task.attachments.clone()).flat_map(|it| it.addresses).collect())
+}
+
+#[test]
+fn lesson_37_a_port_of_the_host_is_taken_once_on_each_node_and_an_update_gets_on() {
+    script(3, |it| {
+        let port =
+            pt::PublishedPort { target: 80, published: 80, mode: pt::PublishMode::Host.into(), ..Default::default() };
+        let web =
+            |replicas, env: &str| ps::ServiceSpec { ports: vec![port], env: vec![env.into()], ..spec("web", replicas) };
+        it.create(it.leader(), web(3, "A=1")).unwrap();
+        it.converge();
+        assert!((0..3).all(|worker| it.cluster().workers[worker].machine.running().len() == 1), "one on each node");
+        // Nowhere is room for a successor beside its task, so each task stops first.
+        it.update(it.leader(), "update", web(3, "A=2")).unwrap();
+        it.converge();
+        it.update(it.leader(), "scale", web(4, "A=2")).unwrap();
+        it.wait("the fourth waits for a port and says so", 5_000, |cluster| {
+            let view = cluster.view().ok_or("nobody leads")?;
+            let reasons: Vec<String> =
+                view.tasks().filter_map(|task| task.pending_reason.as_ref()).map(ToString::to_string).collect();
+            seen(reasons.iter().any(|it| it.contains("with the port taken")), reasons)
         });
     });
 }

@@ -1,22 +1,25 @@
 //! Streams between a user and a task's node, joined by the leader. The node's side is the test's, because nothing here
 //! runs a container.
 
-use flota_api::model::Role;
+use flota_api::model::{NodeState, Role};
 use flota_api::proto::control::control_client::ControlClient;
 use flota_api::proto::dispatcher::OpenStream;
 use flota_api::proto::streams::frame::Frame as F;
 use flota_api::proto::streams::streams_client::StreamsClient;
-use flota_api::proto::streams::{ExecRequest, Frame, LogLine, LogsRequest};
+use flota_api::proto::streams::{ExecRequest, ForwardRequest, Frame, LogLine, LogsRequest};
+use flota_api::reason::Reason;
 use flota_api::state::TaskState;
 use flota_identity::Peer;
 use flota_tests::sim::manual::no_streams;
 use flota_tests::sim::script::{Script, script, spec};
 use futures::StreamExt;
 use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::{containers, manual, tasks_are, tasks_of};
+use super::{containers, manual, node_is, tasks_are, tasks_of};
 
 fn frame(frame: F) -> Frame {
     Frame { frame: Some(frame) }
@@ -156,6 +159,128 @@ fn stream_breaks_with_a_reason_when_the_node_is_lost() {
         it.pass(1_000);
         let (_, end) = it.end(asked).expect("the stream has ended").unwrap();
         assert!(end.is_some_and(|end| end.message().contains("the node went away")));
+    });
+}
+
+fn forward(task: &str, port: u32, turn: u64) -> F {
+    F::Forward(ForwardRequest { task: task.into(), port, turn })
+}
+
+/// Plays a task whose port 7 returns what it gets, whose port 9 sends without end, and which has no other ports.
+fn ports(leader: Channel, open: OpenStream) -> BoxFuture<'static, ()> {
+    let Some(F::Forward(request)) = open.request.clone().and_then(|frame| frame.frame) else {
+        return programs(leader, open);
+    };
+    let (outbox, mine) = mpsc::channel(1);
+    Box::pin(async move {
+        let _ = outbox.send(frame(F::Accept(open.id))).await;
+        let Ok(theirs) = StreamsClient::new(leader).data(ReceiverStream::new(mine)).await else { return };
+        let mut theirs = theirs.into_inner();
+        match request.port {
+            7 => {
+                let _ = outbox.send(frame(F::Connected(true))).await;
+                while let Ok(Some(piece)) = theirs.message().await {
+                    let _ = outbox.send(piece).await;
+                }
+            }
+            9 => {
+                let _ = outbox.send(frame(F::Connected(true))).await;
+                while outbox.send(frame(F::Data(vec![0; 16 << 10].into()))).await.is_ok() {}
+            }
+            port => {
+                let _ = outbox.send(frame(F::Error(format!("nothing listens on port {port}")))).await;
+            }
+        }
+        // What was sent arrives before the stream ends.
+        drop(outbox);
+        while let Ok(Some(_)) = theirs.message().await {}
+    })
+}
+
+/// What a user who forwards a connection, sends `question` and ends the own side is answered, up to the end of the
+/// other side.
+fn asked(it: &mut Script, manager: usize, request: F) -> Result<Vec<F>, Status> {
+    it.ask(manager, |mut client| async move {
+        let question = [request, F::Data("question".into()), F::DataEnd(true)].map(frame);
+        let requests = futures::stream::iter(question).chain(futures::stream::pending());
+        let mut answers = client.open_stream(requests).await?.into_inner();
+        let mut frames = Vec::new();
+        while let Some(answer) = answers.message().await? {
+            frames.extend(answer.frame);
+            if frames.contains(&F::DataEnd(true)) {
+                break;
+            }
+        }
+        Ok(frames)
+    })
+}
+
+#[test]
+fn a_forwarded_connection_ends_in_each_direction_by_itself_through_any_manager() {
+    script(2, |it| {
+        let _session = manual(it, 0, ports);
+        web(it);
+        let task = task_on(it, 0);
+        for manager in 0..3 {
+            let answered = asked(it, manager, forward(&task, 7, 0)).unwrap();
+            assert_eq!(answered, [F::Data("question".into()), F::DataEnd(true)]);
+        }
+    });
+}
+
+#[test]
+fn a_connection_to_a_service_goes_to_another_task_when_one_does_not_answer() {
+    script(2, |it| {
+        // The agent of the other node has fakes beside it, which open no stream.
+        let _session = manual(it, 0, ports);
+        web(it);
+        for turn in 0..2 {
+            let answered = asked(it, it.leader(), forward("web", 7, turn)).unwrap();
+            assert_eq!(answered, [F::Data("question".into()), F::DataEnd(true)]);
+        }
+    });
+}
+
+#[test]
+fn a_connection_that_can_not_be_forwarded_is_refused_with_the_reason() {
+    script(2, |it| {
+        let _session = manual(it, 0, ports);
+        web(it);
+        let (leader, task) = (it.leader(), task_on(it, 0));
+        for (request, reason, text) in [
+            (forward(&task, 81, 0), Reason::TaskUnreachable, format!("task {task}: nothing listens on port 81")),
+            (forward(&task, 0, 0), Reason::Invalid, "port: it is 1 to 65535".to_owned()),
+            (forward(&task, 65_536, 0), Reason::Invalid, "port: it is 1 to 65535".to_owned()),
+            (forward("none", 7, 0), Reason::NotFound, "there is no task `none`".to_owned()),
+        ] {
+            let refused = asked(it, leader, request).unwrap_err();
+            assert_eq!((Reason::of(&refused), refused.message()), (Some(reason), text.as_str()));
+        }
+    });
+}
+
+#[test]
+fn users_who_do_not_read_hold_up_neither_others_nor_the_session_of_the_node() {
+    script(2, |it| {
+        let leader = it.leader();
+        let _session = manual(it, 0, ports);
+        web(it);
+        let (task, endless) = (task_on(it, 0), forward(&task_on(it, 0), 9, 0));
+        let ended = it.ask(leader, |mut client| async move {
+            let mut unread = Vec::new();
+            for _ in 0..10 {
+                let request = futures::stream::iter([frame(endless.clone())]).chain(futures::stream::pending());
+                unread.push(client.open_stream(request).await?);
+            }
+            let mut ended = Vec::new();
+            // These take some seconds, in which the ten have filled all that they may.
+            for _ in 0..100 {
+                ended.extend(collect(&mut client, exec(&task)).await.0.pop());
+            }
+            Ok(ended)
+        });
+        assert_eq!(ended.unwrap(), vec![F::ExitCode(42); 100]);
+        assert_eq!(node_is(0, NodeState::Ready)(it.cluster()), Ok(()));
     });
 }
 

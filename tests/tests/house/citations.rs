@@ -67,6 +67,12 @@ fn numbered_names(code: &str) -> Vec<String> {
     words(code).into_iter().filter(is_listed).map(str::to_owned).collect()
 }
 
+/// Returns the tests that a document names as `path.rs: name`, where `exists` says whether a file of that path has one.
+fn lost_tests(document: &str, exists: impl Fn(&str, &str) -> bool) -> Vec<&str> {
+    let quoted = document.split('`').skip(1).step_by(2);
+    quoted.filter(|it| it.split_once(".rs: ").is_some_and(|(path, name)| !exists(path, name))).collect()
+}
+
 #[test]
 fn nothing_is_cited_that_a_reader_can_not_open() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -82,6 +88,24 @@ fn nothing_is_cited_that_a_reader_can_not_open() {
         let lost = [lost_citations(&comments(&text, ending), exists), numbered_names(&text)].concat();
         assert!(lost.is_empty(), "{} cites {lost:?}", path.display());
     }
+}
+
+#[test]
+fn every_test_that_a_document_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let (mut sources, mut documents) = (Vec::new(), Vec::new());
+    files(&root, &mut sources);
+    files(&root.join("docs"), &mut documents);
+    let exists = |path: &str, name: &str| {
+        let mut named = sources.iter().filter(|source| source.ends_with(format!("{path}.rs")));
+        named.any(|source| std::fs::read_to_string(source).unwrap().contains(&format!("fn {name}(")))
+    };
+    for path in documents {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lost = lost_tests(&text, exists);
+        assert!(lost.is_empty(), "{} names {lost:?}", path.display());
+    }
+    assert_eq!(lost_tests("`a.rs: b`, `c.rs`, and `d.rs: e`", |path, _| path == "a"), ["d.rs: e"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tar_core::HEADER_SIZE;
 use tar_core::builder::EntryBuilder;
 
@@ -29,8 +29,12 @@ pub(crate) fn docker_archive(dir: &Path, layer: &[u8]) -> String {
 
 /// As `docker save` writes an image of these layers; its path.
 pub(crate) fn archive(dir: &Path, entrypoint: &[&str], layers: &[&[u8]]) -> String {
+    archive_of(dir, &json!({ "Entrypoint": entrypoint }), layers)
+}
+
+fn archive_of(dir: &Path, config: &Value, layers: &[&[u8]]) -> String {
     let config = json!({
-        "architecture": "amd64", "os": "linux", "config": { "Entrypoint": entrypoint },
+        "architecture": "amd64", "os": "linux", "config": config,
         "rootfs": { "type": "layers", "diff_ids": [] },
     });
     let names: Vec<String> = (0..layers.len()).map(|number| format!("layer{number}.tar")).collect();
@@ -49,4 +53,13 @@ pub(crate) fn busybox(dir: &Path) -> String {
     let users = b"root:x:0:0:root:/:/bin/sh\nweb:x:33:33:web:/:/bin/sh\n";
     let layer = tar(&[("app/busybox", &program), ("etc/passwd", users)]);
     archive(dir, &["/app/busybox", "sleep", "1000"], &[&layer])
+}
+
+/// An image with busybox and a shell, which sleeps, and whose health check is whether `/well` exists.
+pub(crate) fn checked_busybox(dir: &Path) -> String {
+    let program = fs::read("/bin/busybox").unwrap();
+    let layer = tar(&[("bin/busybox", &program), ("bin/sh", &program)]);
+    let test = "test -e /well && echo all is well || { echo it is not well; exit 1; }";
+    let check = json!({ "Test": ["CMD-SHELL", test], "Interval": 0 });
+    archive_of(dir, &json!({ "Entrypoint": ["/bin/busybox", "sleep", "100000"], "Healthcheck": check }), &[&layer])
 }

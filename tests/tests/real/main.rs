@@ -1,14 +1,19 @@
 //! Real clusters: real `flotad`, kernel, images and faults. Put here what a user would do or suffer, one file for
 //! each theme.
-#![allow(clippy::unwrap_used, reason = "tests say why they fail")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests say why they fail, and long ones what they saw")]
 
 mod archives;
 mod bad_input;
 mod devices;
 mod faults;
+mod health;
 mod histories;
 mod images;
+mod link;
 mod networks;
 mod nodes;
+mod port_forward;
 mod runtimes;
+mod servers;
 mod services;
+mod traffic;

@@ -100,7 +100,7 @@ fn a_published_port_answers_on_every_node_from_outside_from_the_node_itself_and_
 
 // A new task gets connections as soon as it runs, which may be before its program listens, so tasks only stop here.
 #[test]
-fn tasks_that_stop_in_order_fail_no_request() {
+fn lesson_23_tasks_that_stop_in_order_fail_no_request() {
     let cluster = with_web("--publish 8080:80");
     add_client(&cluster);
     cluster.ok("service scale web=6");
@@ -109,6 +109,23 @@ fn tasks_that_stop_in_order_fail_no_request() {
         cluster.ok(&format!("service scale web={replicas}"));
     }
     loads.into_iter().for_each(assert_none_failed);
+}
+
+#[test]
+fn lesson_04_nothing_on_the_other_nodes_leads_to_the_tasks_of_a_lost_node() {
+    let cluster = with_web("--publish 8080:80");
+    add_client(&cluster);
+    cluster.kill("w2");
+    cluster.wait_state("w2", "down");
+    let program = programs().join("whoami").display().to_string();
+    for _ in 0..20 {
+        // Each waits for 10 s if it is sent to the lost node.
+        for name in ["web", "tasks.web"] {
+            cluster.ok(&format!("exec client -- /whoami get http://{name}/"));
+        }
+        cluster.sandbox_ok(&format!("exec m1 -- {program} get http://198.18.0.11:8080/"));
+    }
+    cluster.wait("its slot runs elsewhere", |it| it.running("web").len() == 2);
 }
 
 #[test]

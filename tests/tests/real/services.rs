@@ -39,6 +39,35 @@ fn a_service_goes_from_create_to_processes_on_many_nodes_and_back() {
 }
 
 #[test]
+fn output_of_a_task_that_has_ended_is_there_until_its_service_is_removed() {
+    let cluster = Cluster::bare(1, 1);
+    cluster.pack_busybox();
+    for (name, node, end) in [("good", "m1", "complete"), ("bad", "w1", "failed")] {
+        let create = format!(
+            "service create --detach --restart-condition none --name {name} --constraint node.hostname=={node} \
+                --entrypoint /busybox busybox sh -c"
+        );
+        let script = if end == "complete" { "echo last words" } else { "echo last words; exit 3" };
+        let created = cluster.ctl_args(&create.split_whitespace().chain([script]).collect::<Vec<_>>());
+        assert_eq!(created.code, 0, "{}", created.stderr);
+        let ended = format!("service ps {name} --filter state={end}");
+        cluster.wait(&format!("{name} is {end}"), |it| !it.rows(&ended).is_empty());
+    }
+    // The record of a task outlives the daemon.
+    cluster.sandbox_ok("restart w1");
+    cluster.wait_state("w1", "ready");
+    for name in ["good", "bad"] {
+        let logs = cluster.ok(&format!("service logs {name}"));
+        assert!(logs.contains("last words"), "{name}: {logs}");
+        cluster.ok(&format!("service rm {name}"));
+    }
+    for node in ["m1", "w1"] {
+        let find = format!("exec {node} -- find /var/lib/flota/worker/tasks -mindepth 1");
+        cluster.wait(&format!("nothing is left on {node}"), |it| it.sandbox_ok(&find).is_empty());
+    }
+}
+
+#[test]
 fn exec_runs_as_asked_with_input_user_and_folder() {
     let cluster = Cluster::bare(1, 0);
     cluster.pack_busybox();

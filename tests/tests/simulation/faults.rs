@@ -39,3 +39,18 @@ fn a_lost_wakeup_is_found() {
 fn a_double_placement_is_found() {
     is_found(Fault::DoublePlacement);
 }
+
+#[test]
+fn an_address_that_is_given_twice_is_found() {
+    is_found(Fault::DoubleAddress);
+}
+
+#[test]
+fn a_node_that_confirms_what_it_was_not_told_is_found() {
+    is_found(Fault::LostNews);
+}
+
+#[test]
+fn a_node_that_is_told_nothing_of_tasks_that_end_is_found() {
+    is_found(Fault::NoNews);
+}

@@ -27,6 +27,7 @@ impl From<&Assignment> for pd::TaskAssignment {
             device_ids: it.device_ids.iter().map(Into::into).collect(),
             attachments: it.attachments.iter().map(Into::into).collect(),
             unconfirmed_nodes: it.unconfirmed_nodes.clone(),
+            withdrawn_attempt: it.withdrawn_attempt,
             no_new_privileges: it.no_new_privileges,
         }
     }
@@ -60,6 +61,7 @@ impl Assignment {
             device_ids: it.device_ids.into_iter().map(Into::into).collect(),
             attachments: all(it.attachments)?,
             unconfirmed_nodes: it.unconfirmed_nodes,
+            withdrawn_attempt: it.withdrawn_attempt,
             no_new_privileges: it.no_new_privileges,
         })
     }
@@ -173,6 +175,7 @@ mod tests {
                 addresses: vec![std::net::IpAddr::from([10, 0, 1, 2])],
             }],
             unconfirmed_nodes: vec!["w2".into()],
+            withdrawn_attempt: 4,
             no_new_privileges: true,
         };
         assert_eq!(Assignment::try_from(pd::TaskAssignment::from(&assignment)), Ok(assignment));

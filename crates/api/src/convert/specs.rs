@@ -175,6 +175,7 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             endpoint_mode: spec.endpoint_mode.number(),
             dns: Some((&spec.dns).into()),
             hosts: spec.hosts.iter().map(Into::into).collect(),
+            healthcheck: Some((&spec.healthcheck).into()),
         }
     }
 }
@@ -221,6 +222,7 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             endpoint_mode: FromNumber::from_number(spec.endpoint_mode)?,
             dns: spec.dns.try_into()?,
             hosts: all(spec.hosts)?,
+            healthcheck: spec.healthcheck.try_into()?,
         })
     }
 }
@@ -261,6 +263,7 @@ impl From<&TaskStatus> for pt::TaskStatus {
             exit_code: status.exit_code,
             not_before: status.not_before.map(|it| it.0),
             image_digest: status.image_digest.clone(),
+            health: status.health.as_ref().map(Into::into),
         }
     }
 }
@@ -278,6 +281,7 @@ impl TryFrom<Option<pt::TaskStatus>> for TaskStatus {
             exit_code: status.exit_code,
             not_before: status.not_before.map(Timestamp),
             image_digest: status.image_digest,
+            health: status.health.map(TryInto::try_into).transpose()?,
         })
     }
 }

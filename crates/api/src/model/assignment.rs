@@ -46,6 +46,8 @@ pub struct Assignment {
     /// Names of the nodes that had not confirmed in time that they send the task no more connections, so that it is
     /// stopped without them.
     pub unconfirmed_nodes: Vec<String>,
+    /// The unhealthy attempt of the task that gets no more connections, so that it may be stopped; zero if there is none.
+    pub withdrawn_attempt: u32,
     /// Whether programs can't gain privileges if neither the spec nor the node says so: the cluster's default.
     pub no_new_privileges: bool,
 }
@@ -70,6 +72,7 @@ impl Default for Assignment {
             device_ids: Vec::new(),
             attachments: Vec::new(),
             unconfirmed_nodes: Vec::new(),
+            withdrawn_attempt: 0,
             no_new_privileges: false,
         }
     }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::device::{DeviceMapping, GenericResource};
+use super::health::HealthSpec;
 use super::network::{DnsConfig, EndpointMode, HostEntry, NetworkAttachment, PublishMode, PublishedPort, VirtualIp};
-use super::text_or_empty;
+use super::{seconds, seconds_or_zero, text_or_empty};
 use crate::constraint::Constraint;
 use crate::defaults;
 use crate::id::{ServiceId, StackId};
@@ -27,14 +28,6 @@ states! {
         /// After none.
         None = "none",
     }
-}
-
-fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&format!("{}s", duration.as_secs_f64()))
-}
-
-fn seconds_or_zero<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    seconds(&duration.unwrap_or_default(), serializer)
 }
 
 /// How an ended task is started again.
@@ -144,6 +137,8 @@ pub struct ServiceSpec {
     /// Signal that asks the program to stop; if `None`, that of the image, else SIGTERM.
     #[serde(serialize_with = "text_or_empty")]
     pub stop_signal: Option<String>,
+    /// How the health of a task is found out, as far as the image does not say it, or says something else.
+    pub healthcheck: HealthSpec,
     /// Conditions on the nodes that may run a task.
     pub constraints: Vec<Constraint>,
     /// What a worker does with a task while it is connected to no manager.
@@ -200,6 +195,7 @@ impl Default for ServiceSpec {
             restart: RestartPolicy::default(),
             stop_grace: defaults::STOP_GRACE,
             stop_signal: None,
+            healthcheck: HealthSpec::default(),
             constraints: Vec::new(),
             on_partition: OnPartition::Run,
             keep_on_node_loss: false,

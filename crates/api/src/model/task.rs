@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::device::DeviceId;
+use super::health::{Health, HealthState};
 use super::network::Attachment;
 use super::pending::PendingReason;
 use super::text_or_empty;
@@ -30,6 +31,8 @@ pub struct TaskStatus {
     pub not_before: Option<Timestamp>,
     /// Digest of the image that the worker has prepared last.
     pub image_digest: Option<String>,
+    /// What is known of the health of this attempt; `None` if it has no check, or no container yet.
+    pub health: Option<Health>,
 }
 
 impl Default for TaskStatus {
@@ -43,11 +46,22 @@ impl Default for TaskStatus {
             exit_code: None,
             not_before: None,
             image_digest: None,
+            health: None,
         }
     }
 }
 
 impl TaskStatus {
+    /// Returns whether so many health checks of this attempt have failed that it is started again.
+    pub fn is_unhealthy(&self) -> bool {
+        self.health.as_ref().is_some_and(|it| it.state == HealthState::Unhealthy)
+    }
+
+    /// Returns how much of a batch of reports the status takes: 1, and 1 for each result of a health check.
+    pub fn weight(&self) -> usize {
+        1 + self.health.as_ref().map_or(0, |it| it.log.len())
+    }
+
     /// Returns the rank of the status: it replaces one of lower or equal rank.
     pub fn rank(&self) -> (u32, TaskState) {
         (self.attempt, self.state)
@@ -125,6 +139,12 @@ impl Task {
     /// Returns whether the task may still run: it has not ended and is not being stopped.
     pub fn is_live(&self) -> bool {
         !self.status.state.is_terminal() && !self.desired_state.is_stopping()
+    }
+
+    /// Returns whether the task does its work, so that new connections may go to it: it runs, is not unhealthy, and is not to
+    /// be stopped.
+    pub fn is_serving(&self) -> bool {
+        self.status.state == TaskState::Running && !self.status.is_unhealthy() && self.is_live()
     }
 
     /// Returns whether the task may run and has no node yet.

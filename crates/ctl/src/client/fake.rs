@@ -51,6 +51,8 @@ pub(crate) enum Act {
     Update,
     /// Answers a removal.
     Remove,
+    /// Answers that connections can be forwarded.
+    Check,
     /// Answers a list with these pages.
     Pages(Vec<Tasks>),
     /// Answers a watch with these messages, and then this status, if any.
@@ -193,6 +195,10 @@ impl Script {
             }
             "RemoveNode" | "RemoveService" | "RemoveStack" => {
                 unary!(script, request, |it: RemoveRequest| called(&method, &it.name), Act::Remove => Empty::default())
+            }
+            "CheckForward" => {
+                unary!(script, request, |it: GetRequest| called("CheckForward", &it.name),
+                    Act::Check => Empty::default())
             }
             "ListTasks" => {
                 let list = service_fn(|request: tonic::Request<ListTasksRequest>| async move {

@@ -7,7 +7,9 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use flota_api::model::{Network as Object, NetworkDriver, NetworkSpec, SubnetSpec};
-use flota_api::proto::control::{CreateNetworkRequest, GetRequest, NetworkRow, RemoveRequest};
+use flota_api::proto::control::{
+    CreateNetworkRequest, GetRequest, NetworkEndpoint, NetworkHolder, NetworkRow, RemoveRequest,
+};
 
 use crate::client::{Client, request_id};
 use crate::error::{Usage, named};
@@ -20,7 +22,7 @@ pub(crate) enum Network {
     Create(Box<Create>),
     /// List the networks
     Ls(ListOptions),
-    /// Print everything about networks, with their services and tasks
+    /// Print everything about networks, with their services, tasks and nodes
     Inspect {
         networks: Vec<String>,
         /// Print a page for people
@@ -162,9 +164,13 @@ async fn inspected(client: &Client, name: String) -> anyhow::Result<Value> {
     let request = GetRequest { name };
     let row = client.read(request, |mut control, request| async move { control.get_network(request).await }).await?;
     let mut value = serde_json::to_value(parsed(&row)?)?;
-    let endpoint = |it: flota_api::proto::control::NetworkEndpoint| json!({ "task": it.task, "node": it.node, "addresses": it.addresses });
+    let endpoint =
+        |it: NetworkEndpoint| json!({ "task": it.task, "node": it.node, "addresses": it.addresses, "state": it.state });
+    let holder = |it: NetworkHolder| json!({ "node": it.node, "addresses": it.addresses, "programmed": it.programmed });
     value["services"] = json!(row.services);
     value["endpoints"] = row.endpoints.into_iter().map(endpoint).collect();
+    value["nodes"] = row.nodes.into_iter().map(holder).collect();
+    value["version"] = json!(row.version);
     Ok(value)
 }
 

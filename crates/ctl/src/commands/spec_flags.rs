@@ -8,6 +8,7 @@ use clap::Args;
 use flota_api::constraint::Constraint;
 use flota_api::model::{OnPartition, RestartCondition, ServiceMode, ServiceSpec};
 
+use crate::commands::health_flags::HealthFlags;
 use crate::commands::network_flags::NetworkFlags;
 use crate::commands::privilege_flags::PrivilegeFlags;
 use crate::error::Usage;
@@ -59,6 +60,8 @@ pub(crate) struct SpecFlags {
     privileges: PrivilegeFlags,
     #[command(flatten)]
     networks: NetworkFlags,
+    #[command(flatten)]
+    health: HealthFlags,
     /// When to restart a task: any, on-failure or none
     #[arg(long)]
     restart_condition: Option<String>,
@@ -133,6 +136,7 @@ impl SpecFlags {
         }
         self.privileges.apply(spec);
         self.networks.apply(spec);
+        self.health.apply(spec);
         if let Some(text) = &self.restart_condition {
             use RestartCondition::{Any, None, OnFailure};
             let found = [Any, OnFailure, None].into_iter().find(|it| it.as_str() == text);

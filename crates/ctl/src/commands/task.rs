@@ -5,10 +5,11 @@ use std::cmp::Reverse;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use flota_api::model;
+use flota_api::model::{self, HealthState};
 use flota_api::naming::task_name;
 use flota_api::proto::control::{Filter, GetRequest, ListHeader, ListTasksRequest, RemoveTaskRequest, TaskRow};
 use flota_api::reason::Reason;
+use flota_api::state::TaskState;
 
 use crate::client::{Client, request_id};
 use crate::commands::logs::{self, Logs};
@@ -151,11 +152,25 @@ impl Row {
         }
     }
 
+    /// Returns the health of the task; `None` if it has no check or has ended.
+    fn health(&self) -> Option<HealthState> {
+        let status = &self.task.status;
+        status.health.as_ref().map(|it| it.state).filter(|_| !status.state.is_terminal())
+    }
+
+    /// Returns the state as people read it, with the health of a task that runs.
+    fn state(&self) -> String {
+        match self.health() {
+            Some(health) if self.task.status.state == TaskState::Running => format!("running ({health})"),
+            _ => self.task.status.state.to_string(),
+        }
+    }
+
     fn json(&self) -> Value {
         let task = &self.task;
         json!({
             "id": task.id, "name": self.name(), "service": self.service, "slot": task.slot, "node": self.node,
-            "image": self.image, "desiredState": task.desired_state, "state": task.status.state, "health": Value::Null,
+            "image": self.image, "desiredState": task.desired_state, "state": task.status.state, "health": self.health(),
             "paused": task.paused, "attempt": task.status.attempt, "restarts": self.restarts,
             "exitCode": task.status.exit_code, "error": self.error(),
             "addresses": task.attachments.iter().flat_map(|it| &it.addresses).collect::<Vec<_>>(),
@@ -199,7 +214,7 @@ pub(crate) async fn ls(client: &Client, request: ListTasksRequest, options: &Lis
             },
             row.node.clone(),
             task.desired_state.to_string(),
-            task.status.state.to_string(),
+            row.state(),
             row.restarts.to_string(),
             exit,
             row.error(),

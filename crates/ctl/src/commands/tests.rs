@@ -125,6 +125,7 @@ async fn an_ambiguous_name_ends_every_verb_with_the_same_code() {
         "task logs x",
         "task rm x",
         "exec x -- true",
+        "port-forward x 80",
         "node inspect x",
         "node drain x",
         "node rm x",

@@ -1,10 +1,10 @@
-//! The hidden entries of `ctl`, which run as single-threaded programs: PID 1 of a node, and a command in one.
+//! Two hidden entries of `ctl`: one starts PID 1 of a node, the other runs a command in a node.
 
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
 use anyhow::{Context, bail};
 use nix::mount::{MsFlags, mount};
@@ -16,8 +16,7 @@ use serde::{Deserialize, Serialize};
 use flota_runtime::cgroup::{self, Groups, Hierarchy};
 use flota_runtime::oci::Resources;
 
-const INIT: &str = "__sandbox-init";
-const ENTER: &str = "__sandbox-enter";
+use super::hidden::{Hidden, close_other_descriptors, close_standard_streams};
 
 /// The parameters of a node's PID 1.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -41,47 +40,25 @@ pub(crate) struct EnterSpec {
     pub(crate) log: Option<PathBuf>,
 }
 
-/// Returns a command that calls this program with a hidden entry.
-pub(crate) fn call(spec: &impl Hidden) -> anyhow::Result<Command> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg(spec.entry()).arg(serde_json::to_string(spec)?);
-    Ok(command)
-}
-
-/// The parameters of a hidden entry, which are passed as JSON.
-pub(crate) trait Hidden: Serialize {
-    fn entry(&self) -> &'static str;
-}
-
 impl Hidden for InitSpec {
-    fn entry(&self) -> &'static str {
-        INIT
+    const ENTRY: &'static str = "__sandbox-init";
+
+    fn run(self) -> anyhow::Result<u8> {
+        start_init(self)?;
+        Ok(0)
     }
 }
 
 impl Hidden for EnterSpec {
-    fn entry(&self) -> &'static str {
-        ENTER
+    const ENTRY: &'static str = "__sandbox-enter";
+
+    fn run(self) -> anyhow::Result<u8> {
+        enter(&self)
     }
 }
 
-/// Runs a hidden entry, if the arguments name one.
-pub(crate) fn run_hidden() -> Option<ExitCode> {
-    let mut arguments = std::env::args().skip(1);
-    let (entry, spec) = (arguments.next()?, arguments.next());
-    let spec = spec.unwrap_or_default();
-    match entry.as_str() {
-        INIT => Some(super::hidden_code(start_init(&spec))),
-        ENTER => Some(match enter(&spec) {
-            Ok(code) => ExitCode::from(code),
-            Err(error) => super::hidden_code(Err(error)),
-        }),
-        _ => None,
-    }
-}
-
-fn start_init(spec: &str) -> anyhow::Result<()> {
-    let mut spec: InitSpec = serde_json::from_str(spec)?;
+fn start_init(mut spec: InitSpec) -> anyhow::Result<()> {
+    close_other_descriptors();
     nix::unistd::setsid()?;
     spec.cgroups.create(&Resources::default())?;
     spec.cgroups.join(i32::try_from(std::process::id())?)?;
@@ -126,11 +103,7 @@ fn furnish(spec: &InitSpec, hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
         mount(Some(from), to, None::<&str>, bind, None::<&str>).with_context(|| format!("failed to mount {to}"))?;
     }
     flota_runtime::process::loopback_up().context("failed to take loopback up")?;
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    nix::unistd::dup2_stdin(&null)?;
-    nix::unistd::dup2_stdout(&null)?;
-    nix::unistd::dup2_stderr(&null)?;
-    Ok(())
+    close_standard_streams()
 }
 
 /// Mounts each hierarchy again, so that its root in the new cgroup namespace is the node's own group.
@@ -169,8 +142,10 @@ fn be_init() -> i32 {
     }
 }
 
-fn enter(spec: &str) -> anyhow::Result<u8> {
-    let spec: EnterSpec = serde_json::from_str(spec)?;
+fn enter(spec: &EnterSpec) -> anyhow::Result<u8> {
+    if spec.log.is_some() {
+        close_other_descriptors();
+    }
     let [program, arguments @ ..] = spec.command.as_slice() else { bail!("no command") };
     spec.cgroups.join_beside(i32::try_from(std::process::id())?, spec.pid)?;
     let node = pidfd(spec.pid)?;

@@ -1,4 +1,4 @@
-//! The commands on a whole sandbox or on its nodes: start, stop, kill, pause, partition, remove.
+//! The commands on a whole sandbox or on its nodes: start, stop, kill, pause, remove.
 
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
@@ -15,7 +15,11 @@ use flota_api::proto::node::{InfoRequest, InitRequest, JoinRequest, StopTasksReq
 use flota_api::reason::Reason;
 use flota_network::{Connection, Namespace};
 
-use super::node::{self, BRIDGE, CUT_OFF, pause};
+use super::cable::{BRIDGE, CUT_OFF};
+use super::groups::{self, pause};
+use super::hidden::call;
+use super::init::EnterSpec;
+use super::node;
 use super::state::{self, Lock, NodeState, SandboxState, dir, names, run_dir};
 use crate::client::{Client, failure};
 use crate::error::{Refused, Usage};
@@ -81,11 +85,13 @@ async fn begin(name: &str, managers: u32, workers: u32, config: Option<&Path>) -
         daemon: 0,
         daemon_start_time: 0,
         paused: false,
+        cut_off: false,
+        link: None,
     });
     let state = SandboxState { name: name.to_owned(), nodes: nodes.collect() };
     let mut sandbox = Running { state, _lock: Some(state::lock(name)?) };
     sandbox.state.save()?;
-    node::prepare_cgroups(name)?;
+    groups::prepare(name)?;
     let mut network = Connection::open(&Namespace::make(&sandbox.state.network())?)?;
     network.add_bridge(BRIDGE)?;
     network.add_bridge(CUT_OFF)?;
@@ -110,10 +116,10 @@ pub(crate) fn down(name: &str) -> anyhow::Result<()> {
     }
     Namespace::remove(&run_dir(name).join("network"))?;
     // This also finds processes whose state was never written.
-    for pid in node::processes(name, "")? {
+    let groups = groups::below(name, "")?;
+    for pid in groups::processes(&groups)? {
         let _ = kill(pid, Signal::SIGKILL);
     }
-    let groups = node::cgroups(name, "")?;
     groups.remove()?;
     for folder in groups.folders() {
         // The parent folder is shared with other sandboxes and is removed with the last of them.
@@ -160,7 +166,7 @@ impl Running {
     }
 
     /// Opens a netlink connection in the namespace of the sandbox's cables.
-    fn network(&self) -> anyhow::Result<Connection> {
+    pub(crate) fn network(&self) -> anyhow::Result<Connection> {
         Ok(Connection::open(&Namespace::at(&self.state.network()))?)
     }
 
@@ -168,7 +174,7 @@ impl Running {
         format!("unix://{}", run_dir(&self.state.name).join(node).join("flota.sock").display())
     }
 
-    fn node(&self, name: &str) -> anyhow::Result<usize> {
+    pub(crate) fn node(&self, name: &str) -> anyhow::Result<usize> {
         let found = self.state.nodes.iter().position(|node| node.name == name);
         found.ok_or_else(|| missing(format!("the sandbox has no node `{name}`")).into())
     }
@@ -331,21 +337,6 @@ impl Running {
         Ok(())
     }
 
-    pub(crate) fn partition(&mut self, nodes: &[String]) -> anyhow::Result<()> {
-        self.each(nodes, |sandbox, index| {
-            Ok(sandbox.network()?.move_to_bridge(&sandbox.state.nodes[index].name, CUT_OFF)?)
-        })
-    }
-
-    pub(crate) fn heal(&mut self) -> anyhow::Result<()> {
-        let mut network = self.network()?;
-        for node in self.state.nodes.iter().filter(|node| node.runs()) {
-            network.move_to_bridge(&node.name, BRIDGE)?;
-            network.bring_up(&node.name)?;
-        }
-        Ok(())
-    }
-
     pub(crate) fn env(&self, node: Option<&str>) -> anyhow::Result<String> {
         let sockets: Vec<String> = match node {
             Some(name) => vec![self.socket(&self.state.nodes[self.node(name)?].name)],
@@ -359,9 +350,9 @@ impl Running {
         if !node.runs() {
             bail!("node {name} does not run");
         }
-        let cgroups = node::cgroups(&self.state.name, name)?;
-        let spec = super::init::EnterSpec { pid: node.pid, cgroups, command: command.to_vec(), log: None };
-        let status = super::init::call(&spec)?.status()?;
+        let cgroups = groups::below(&self.state.name, name)?;
+        let spec = EnterSpec { pid: node.pid, cgroups, command: command.to_vec(), log: None };
+        let status = call(&spec)?.status()?;
         Ok(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1))
     }
 

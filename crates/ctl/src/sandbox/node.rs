@@ -1,8 +1,7 @@
 //! One node of a sandbox: its namespaces, its network link and its daemon.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use ipnet::IpNet;
@@ -10,31 +9,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use flota_network::{Connection, Namespace, Veth};
-use flota_runtime::cgroup::{self, Groups};
 use flota_runtime::state::start_time;
 
-use super::init::{EnterSpec, InitSpec, call};
+use super::hidden::call;
+use super::init::{EnterSpec, InitSpec};
 use super::state::{NodeState, SandboxState, dir, run_dir};
+use super::{cable, groups};
 
-pub(crate) const BRIDGE: &str = "br0";
-/// The bridge of the nodes on the other side of a partition.
-pub(crate) const CUT_OFF: &str = "br1";
 const CARD: &str = "eth0";
 const PREFIX: u8 = 24;
-/// The longest wait for processes to end after SIGKILL.
-const KILL_WAIT: Duration = Duration::from_secs(10);
-
-/// Returns the node's cgroup in each hierarchy.
-pub(crate) fn cgroups(sandbox: &str, node: &str) -> anyhow::Result<Groups> {
-    let hierarchies = cgroup::hierarchies().context("failed to find the cgroup hierarchies")?;
-    Ok(Groups::below(&hierarchies, &Path::new("flota-sandbox").join(sandbox), node))
-}
-
-/// Creates the parent of the nodes' cgroups, with every controller that the nodes use.
-pub(crate) fn prepare_cgroups(sandbox: &str) -> anyhow::Result<()> {
-    let hierarchies = cgroup::hierarchies().context("failed to find the cgroup hierarchies")?;
-    Ok(cgroup::prepare(&hierarchies, &Path::new("flota-sandbox").join(sandbox))?)
-}
 
 /// Starts the node's PID 1 and connects the node to the bridge.
 pub(crate) fn boot(sandbox: &SandboxState, node: &mut NodeState) -> anyhow::Result<()> {
@@ -43,7 +26,7 @@ pub(crate) fn boot(sandbox: &SandboxState, node: &mut NodeState) -> anyhow::Resu
     let _ = std::fs::remove_dir_all(&run);
     fs_err::create_dir_all(&data)?;
     fs_err::create_dir_all(&run)?;
-    let spec = InitSpec { hostname: node.name.clone(), cgroups: cgroups(&sandbox.name, &node.name)?, data, run };
+    let spec = InitSpec { hostname: node.name.clone(), cgroups: groups::below(&sandbox.name, &node.name)?, data, run };
     let output = call(&spec)?.stdin(Stdio::null()).output()?;
     if !output.status.success() {
         bail!("failed to start node {}: {}", node.name, String::from_utf8_lossy(&output.stderr).trim());
@@ -57,7 +40,9 @@ pub(crate) fn boot(sandbox: &SandboxState, node: &mut NodeState) -> anyhow::Resu
     // The link of the node's previous start stays as long as the kernel keeps a connection over it (tcp(7), orphans).
     network.remove_link(&node.name)?;
     network
-        .add_veth(BRIDGE, &Namespace::of(node.pid), &veth)
+        .add_veth(cable::end(node), &Namespace::of(node.pid), &veth)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| cable::connect(sandbox, node))
         .with_context(|| format!("failed to connect node {}", node.name))
 }
 
@@ -76,7 +61,7 @@ pub(crate) fn start_daemon(sandbox: &str, node: &mut NodeState) -> anyhow::Resul
         command.extend(["--config".into(), settings.display().to_string()]);
     }
     let log = dir(sandbox).join(&node.name).join("flotad.log");
-    let spec = EnterSpec { pid: node.pid, cgroups: cgroups(sandbox, &node.name)?, command, log: Some(log) };
+    let spec = EnterSpec { pid: node.pid, cgroups: groups::below(sandbox, &node.name)?, command, log: Some(log) };
     let output = call(&spec)?.stdin(Stdio::null()).output()?;
     if !output.status.success() {
         bail!("failed to start flotad on {}: {}", node.name, String::from_utf8_lossy(&output.stderr).trim());
@@ -90,7 +75,7 @@ pub(crate) fn start_daemon(sandbox: &str, node: &mut NodeState) -> anyhow::Resul
 
 /// Returns every process of the node, found by its cgroups.
 pub(crate) fn processes(sandbox: &str, node: &str) -> anyhow::Result<Vec<Pid>> {
-    Ok(cgroups(sandbox, node)?.processes()?.into_iter().map(Pid::from_raw).collect())
+    groups::processes(&groups::below(sandbox, node)?)
 }
 
 /// Returns a process's id in the innermost of its namespaces (proc_pid_status(5), NSpid).
@@ -100,30 +85,12 @@ fn id_inside(pid: Pid) -> Option<String> {
     line.split_whitespace().last().map(str::to_owned)
 }
 
-/// Kills PID 1 and thereby every process of the node. Returns when they are gone and the cgroups are removed.
+/// Kills PID 1 and thereby every process of the node, and ends its cable. Returns when they are gone and the control groups
+/// are removed.
 pub(crate) fn destroy(sandbox: &str, node: &NodeState) -> anyhow::Result<()> {
     if node.runs() {
         let _ = kill(Pid::from_raw(node.pid), Signal::SIGKILL);
     }
-    let until = Instant::now() + KILL_WAIT;
-    loop {
-        let left = processes(sandbox, &node.name)?;
-        // A process that has left its cgroup may still be exiting.
-        if left.is_empty() && !node.runs() {
-            break;
-        }
-        if Instant::now() > until {
-            bail!("{} processes of node {} do not end", left.len(), node.name);
-        }
-        for pid in left {
-            let _ = kill(pid, Signal::SIGKILL);
-        }
-        pause();
-    }
-    Ok(cgroups(sandbox, &node.name)?.remove()?)
-}
-
-/// Sleeps shortly, for loops with a bound of their own.
-pub(crate) fn pause() {
-    let _ = nix::poll::poll(&mut [], 2u8);
+    groups::end(&groups::below(sandbox, &node.name)?, &format!("node {}", node.name), || node.runs())?;
+    cable::end_forwarder(sandbox, node)
 }

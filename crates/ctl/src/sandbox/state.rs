@@ -8,6 +8,8 @@ use anyhow::Context;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use super::settings::LinkSettings;
+
 const STATE: &str = "/var/lib/flota-sandbox";
 const RUN: &str = "/run/flota-sandbox";
 
@@ -24,6 +26,10 @@ pub(crate) struct NodeState {
     pub(crate) daemon: i32,
     pub(crate) daemon_start_time: u64,
     pub(crate) paused: bool,
+    /// Whether the node is on the other side of a partition.
+    pub(crate) cut_off: bool,
+    /// What makes the node's cable bad, until it is healed.
+    pub(crate) link: Option<LinkSettings>,
 }
 
 impl NodeState {

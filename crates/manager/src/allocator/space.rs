@@ -7,6 +7,7 @@ use std::sync::Arc;
 use flota_api::id::NetworkId;
 use flota_api::model::{Network, Subnet};
 use flota_raft_store::Tables;
+use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::store::{Runs, address_of, number_of, numbers_of};
 
 use super::pools::Pools;
@@ -120,6 +121,9 @@ fn range(network: &Network, subnet: &Subnet, receiver: Receiver) -> (u128, u128)
 /// Returns the free address that comes first behind the one that was given last, around all subnets of the family.
 fn next_free(network: &mut Network, taken: &Runs, receiver: Receiver, family: bool) -> Option<IpAddr> {
     let last = last_given(network, receiver).iter().find(|it| it.is_ipv6() == family).map(|it| number_of(*it));
+    if faults::is_on(Fault::DoubleAddress) && !network.is_ingress() && last.is_some() {
+        return last.map(address_of);
+    }
     let subnets = network.subnets.iter().filter(|it| is_ipv6(it) == family);
     let ranges: Vec<_> = subnets.map(|subnet| range(network, subnet, receiver)).collect();
     let at = last.and_then(|last| ranges.iter().position(|(from, to)| (*from..=*to).contains(&last)));

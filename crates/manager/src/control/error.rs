@@ -56,6 +56,12 @@ pub(crate) enum ControlError {
         /// Its name.
         service: String,
     },
+    /// The service exists but none of its tasks runs.
+    #[error("service `{service}` has no running task")]
+    NoRunningTask {
+        /// Its name.
+        service: String,
+    },
     /// Several objects match the reference.
     #[error("`{reference}` is ambiguous: it may be any of {}", list(candidates))]
     Ambiguous {

@@ -25,6 +25,7 @@ use super::images::Naming;
 use super::progress::Watch;
 use super::registries::RegistrySummary;
 use super::tasks::TaskScope;
+use crate::dispatcher::Programmed;
 use crate::replica::Replica;
 use crate::resolver::Resolver;
 use crate::streams::StreamBroker;
@@ -39,9 +40,14 @@ pub struct ControlService {
 }
 
 impl ControlService {
-    /// Creates the service. Exec and logs reach the workers through `streams`.
-    pub(crate) fn server(replica: &Replica, resolver: Resolver, streams: StreamBroker) -> ControlServer<Self> {
-        ControlServer::new(Self { control: Control::new(replica, resolver), streams })
+    /// Creates the service. Exec, logs and forwarded connections reach the workers through `streams`.
+    pub(crate) fn server(
+        replica: &Replica,
+        resolver: Resolver,
+        programmed: Programmed,
+        streams: StreamBroker,
+    ) -> ControlServer<Self> {
+        ControlServer::new(Self { control: Control::new(replica, resolver, programmed), streams })
             .max_decoding_message_size(MESSAGE_BOUND)
             .max_encoding_message_size(MESSAGE_BOUND)
     }
@@ -253,6 +259,10 @@ impl Api for ControlService {
         let pc::ListRequest { stale, filters: wanted } = request.into_inner();
         let registries = self.control.list_registries(freshness(stale), &filters(wanted)).await?;
         Ok(pages(registries, pc::RegistryRow::from, |header, registries| pc::Registries { header, registries }))
+    }
+
+    async fn check_forward(&self, request: Request<pc::GetRequest>) -> Reply<Empty> {
+        done(self.control.list_forward_targets(&request.get_ref().name, 0).await.map(drop))
     }
 
     type OpenStreamStream = Answers<Frame>;

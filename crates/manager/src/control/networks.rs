@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use flota_api::id::NetworkId;
 use flota_api::model::{
-    Cluster, INGRESS, Network, NetworkDriver, NetworkSpec, NodeState, PublishMode, PublishedPort, ServiceSpec,
+    Cluster, INGRESS, Network, NetworkDriver, NetworkSpec, NodeState, PublishMode, PublishedPort, ServiceSpec, Task,
 };
 use flota_api::naming::task_name;
 use flota_api::object::Kind;
+use flota_api::version::Version;
 use flota_raft_store::store::numbers_of;
 use flota_raft_store::{Tables, WriteTx};
 
@@ -18,6 +19,7 @@ use super::reference::resolve;
 use super::validate::networks::{meet, violations};
 use super::{Control, Freshness, Listing, Member};
 use crate::allocator::subnet_of;
+use crate::dispatcher::Programmed;
 
 /// A network with what uses it.
 #[derive(Clone, Debug)]
@@ -28,6 +30,10 @@ pub(crate) struct NetworkSummary {
     pub(crate) services: BTreeSet<String>,
     /// The tasks in it that have not ended.
     pub(crate) endpoints: Vec<EndpointSummary>,
+    /// The nodes that have it.
+    pub(crate) nodes: Vec<HolderSummary>,
+    /// The version of the store that this shows.
+    pub(crate) version: Version,
 }
 
 /// A task in a network.
@@ -39,6 +45,19 @@ pub(crate) struct EndpointSummary {
     pub(crate) node: String,
     /// Its addresses in the network.
     pub(crate) addresses: Vec<String>,
+    /// Whether connections go to it.
+    pub(crate) state: &'static str,
+}
+
+/// A node that has a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HolderSummary {
+    /// Its hostname.
+    pub(crate) node: String,
+    /// Its own addresses in the network.
+    pub(crate) addresses: Vec<String>,
+    /// Up to which version it has carried out what concerns it; `None` if it has no session with this manager.
+    pub(crate) programmed: Option<Version>,
 }
 
 const FIELDS: &[Field<NetworkSummary>] = &[
@@ -47,16 +66,41 @@ const FIELDS: &[Field<NetworkSummary>] = &[
     ("driver", |row| Some(row.network.spec.driver.to_string())),
 ];
 
-fn summary(network: &Arc<Network>, view: &Tables) -> NetworkSummary {
+fn summary(network: &Arc<Network>, view: &Tables, programmed: &Programmed) -> NetworkSummary {
     let endpoints = view.tasks_of_network(&network.id).map(|task| {
         let attachment = task.attachments.iter().find(|it| it.network == network.id);
         EndpointSummary {
             task: view.spec_of(task).map(|spec| task_name(&spec.name, task.slot)).unwrap_or_default(),
             node: view.node_of(task).map(|node| node.description.hostname.clone()).unwrap_or_default(),
             addresses: attachment.into_iter().flat_map(|it| &it.addresses).map(ToString::to_string).collect(),
+            state: state(task, view),
         }
     });
-    NetworkSummary { network: Arc::clone(network), services: users(network, view), endpoints: endpoints.collect() }
+    let nodes = view.nodes_of_network(&network.id).filter_map(|id| view.node(id.as_str())).map(|node| {
+        let attachment = node.attachments.iter().find(|it| it.network == network.id);
+        HolderSummary {
+            node: node.description.hostname.clone(),
+            addresses: attachment.into_iter().flat_map(|it| &it.addresses).map(ToString::to_string).collect(),
+            programmed: programmed.version_of(&node.id),
+        }
+    });
+    NetworkSummary {
+        network: Arc::clone(network),
+        services: users(network, view),
+        endpoints: endpoints.collect(),
+        nodes: nodes.collect(),
+        version: view.version,
+    }
+}
+
+/// Returns whether new connections go to the task, in the words of users.
+fn state(task: &Task, view: &Tables) -> &'static str {
+    match view.node_of(task) {
+        Some(node) if node.state == NodeState::Down => "lost",
+        _ if task.is_serving() => "serving",
+        _ if !task.is_live() => "draining",
+        _ => "starting",
+    }
 }
 
 /// Names of the services that use the network: by their newest specs, or with a task that has not ended.
@@ -204,7 +248,7 @@ impl<M: Member> Control<M> {
     /// Returns the network that `reference` identifies.
     pub(crate) async fn get_network(&self, reference: &str) -> Result<NetworkSummary, ControlError> {
         let view = self.proven_view().await?;
-        resolve(&view, reference).map(|network| summary(network, &view))
+        resolve(&view, reference).map(|network| summary(network, &view, &self.programmed))
     }
 
     /// Returns the networks that pass every filter, without their endpoints.
@@ -218,6 +262,8 @@ impl<M: Member> Control<M> {
             network: Arc::clone(network),
             services: BTreeSet::new(),
             endpoints: Vec::new(),
+            nodes: Vec::new(),
+            version: view.version,
         };
         Ok(Listing { rows: filter::keep(view.networks().map(row).collect(), filters, FIELDS)?, age })
     }

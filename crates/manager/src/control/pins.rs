@@ -87,7 +87,9 @@ impl<M: Member> Control<M> {
     pub(super) async fn pins(&self, request_id: &str, specs: &[ServiceSpec], when: ResolveImage) -> Pins {
         let mut pins = Pins { when, asked: BTreeMap::new(), warnings: Vec::new() };
         let view = self.store.view();
-        if when == ResolveImage::Never || view.answered(request_id) {
+        // A request that was refused is planned again, to tell why.
+        let is_done = view.answered(request_id) && !view.refused(request_id);
+        if when == ResolveImage::Never || is_done {
             return pins;
         }
         let concerned = specs.iter().filter(|it| pins.concerns(it, view.service_by_name(&it.name).map(AsRef::as_ref)));

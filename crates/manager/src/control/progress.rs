@@ -14,7 +14,6 @@ use flota_raft_store::{Event, Tables};
 
 use super::error::ControlError;
 use super::reference::resolve;
-use super::services::is_running;
 use super::{Control, Member};
 use crate::images::{good_holders, wanted_holders};
 
@@ -165,7 +164,7 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
     let tasks: Vec<&Arc<Task>> = view.tasks_of_service(id).collect();
     let Some(service) = view.service(id) else { return removal(view, &tasks) };
     let is_current = |task: &&&Arc<Task>| task.spec_version == service.spec_version;
-    let running = tasks.iter().filter(is_current).filter(|task| is_running(task)).count() as u64;
+    let running = tasks.iter().filter(is_current).filter(|task| task.is_serving()).count() as u64;
     let stopping = tasks
         .iter()
         .any(|task| task.desired_state.is_stopping() && !task.status.state.is_terminal() && !is_node_lost(view, task));
@@ -220,7 +219,7 @@ fn hanging_in(service: &Service, slot: &[&Task]) -> Vec<HangingTask> {
     };
     let live = slot.iter().filter(|task| task.is_live());
     if live.clone().next().is_some() {
-        return live.filter(|task| !is_running(task)).map(|task| hangs(task, reason(task, slot))).collect();
+        return live.filter(|task| !task.is_serving()).map(|task| hangs(task, reason(task, slot))).collect();
     }
     let last = slot.iter().max_by_key(|task| task.meta.order());
     let failed = last.filter(|task| matches!(task.status.state, TaskState::Failed | TaskState::Rejected));

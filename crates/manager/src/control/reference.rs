@@ -14,7 +14,6 @@ use flota_api::model::{Image, Network, Node, Registry, Service, Stack, Task};
 use flota_api::naming::task_name;
 use flota_api::object::StoreObject;
 use flota_api::reason::Candidate;
-use flota_api::state::TaskState;
 use flota_raft_store::Tables;
 
 use super::error::ControlError;
@@ -50,27 +49,43 @@ pub(crate) fn resolve<'a, T: Referable>(view: &'a Tables, reference: &str) -> Re
     }
 }
 
-/// Returns the task that `reference` identifies, for exec and logs; a service stands for its first running task. A
-/// reference that names both a task and a service is ambiguous.
+/// What a reference to where something runs identifies.
+#[derive(Debug)]
+pub(crate) enum Place<'a> {
+    /// One task.
+    Task(&'a Arc<Task>),
+    /// A service, which stands for its tasks.
+    Service(&'a Arc<Service>),
+}
+
+/// Returns the task or the service that `reference` identifies. A reference that names both is ambiguous.
+///
+/// # Errors
+/// No object matches, or several do.
+pub(crate) fn resolve_place<'a>(view: &'a Tables, reference: &str) -> Result<Place<'a>, ControlError> {
+    let (tasks, services) = (Matches::<Task>::of(view, reference), Matches::<Service>::of(view, reference));
+    match tasks.rank.cmp(&services.rank) {
+        Ordering::Greater => resolve(view, reference).map(Place::Service),
+        Ordering::Equal if !tasks.objects.is_empty() => {
+            Err(ambiguous(reference, tasks.candidates(view).chain(services.candidates(view))))
+        }
+        Ordering::Less | Ordering::Equal => resolve(view, reference).map(Place::Task),
+    }
+}
+
+/// Returns the task that `reference` identifies, for exec and logs; a service stands for its first running task.
 ///
 /// # Errors
 /// No object matches, or several do, or the service has no task.
 pub(crate) fn resolve_running<'a>(view: &'a Tables, reference: &str) -> Result<&'a Arc<Task>, ControlError> {
-    let (tasks, services) = (Matches::<Task>::of(view, reference), Matches::<Service>::of(view, reference));
-    match tasks.rank.cmp(&services.rank) {
-        Ordering::Greater => first_running(view, resolve::<Service>(view, reference)?),
-        Ordering::Equal if !tasks.objects.is_empty() => {
-            Err(ambiguous(reference, tasks.candidates(view).chain(services.candidates(view))))
-        }
-        Ordering::Less | Ordering::Equal => resolve(view, reference),
+    match resolve_place(view, reference)? {
+        Place::Task(task) => Ok(task),
+        Place::Service(service) => first_running(view, service),
     }
 }
 
 fn first_running<'a>(view: &'a Tables, service: &Service) -> Result<&'a Arc<Task>, ControlError> {
-    let first = view.tasks_of_service(&service.id).max_by_key(|task| {
-        let running = task.status.state == TaskState::Running;
-        (running && task.is_live(), Reverse(task.slot))
-    });
+    let first = view.tasks_of_service(&service.id).max_by_key(|task| (task.is_serving(), Reverse(task.slot)));
     first.ok_or_else(|| ControlError::NoTask { service: service.spec.name.clone() })
 }
 

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use flota_api::clock::Random;
 use flota_api::id::{ServiceId, StackId};
-use flota_api::model::{Service, ServiceSpec, Task, UpdateState};
+use flota_api::model::{Service, ServiceSpec, UpdateState};
 use flota_api::object::Kind;
-use flota_api::state::TaskState;
 use flota_api::version::Version;
 use flota_raft_store::{Tables, WriteTx};
 
@@ -23,7 +22,7 @@ use super::{Control, Freshness, Listing, Member, validate};
 pub(crate) struct ServiceSummary {
     /// The service as the store holds it.
     pub(crate) service: Arc<Service>,
-    /// Number of tasks that run and are not stopping.
+    /// Number of tasks that run, are not unhealthy, and are not stopping.
     pub(crate) running: u64,
     /// Number of tasks that its spec asks for.
     pub(crate) desired: u64,
@@ -37,13 +36,8 @@ const FIELDS: &[Field<ServiceSummary>] = &[
 ];
 
 fn summary(service: &Arc<Service>, view: &Tables) -> ServiceSummary {
-    let running = view.tasks_of_service(&service.id).filter(|task| is_running(task)).count() as u64;
+    let running = view.tasks_of_service(&service.id).filter(|task| task.is_serving()).count() as u64;
     ServiceSummary { service: Arc::clone(service), running, desired: service.spec.mode.wanted_tasks() }
-}
-
-/// Whether the task runs and is not stopping.
-pub(super) fn is_running(task: &Task) -> bool {
-    task.status.state == TaskState::Running && task.is_live()
 }
 
 /// Creates a service object with its first spec.

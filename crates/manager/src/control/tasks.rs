@@ -68,6 +68,7 @@ const FIELDS: &[Field<TaskSummary>] = &[
     ("image", |row| Some(row.image.clone())),
     ("desiredState", |row| Some(row.task.desired_state.to_string())),
     ("state", |row| Some(row.task.status.state.to_string())),
+    ("health", |row| row.task.status.health.as_ref().map(|it| it.state.to_string())),
     ("paused", |row| Some(row.task.paused.to_string())),
     ("attempt", |row| Some(row.task.status.attempt.to_string())),
     ("restarts", |row| Some(row.task.restarts().to_string())),

@@ -1,5 +1,6 @@
 //! Validates a service's spec: reports all violations, each with its field.
 
+mod health;
 pub(super) mod networks;
 mod privileges;
 
@@ -53,8 +54,9 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     }
     privileges::judge(spec, &mut check);
     networks::judge(spec, &mut check);
+    health::judge(spec, &mut check);
     let texts = texts.chain(&spec.env).chain(spec.labels.iter().flat_map(|(key, value)| [key, value]));
-    let size: usize = texts.chain(privileges::texts(spec)).map(String::len).sum();
+    let size: usize = texts.chain(privileges::texts(spec)).chain(health::texts(spec)).map(String::len).sum();
     check("spec", (size <= SPEC_BOUND).then_some(()).ok_or(format!("{size} bytes are over the bound of {SPEC_BOUND}")));
     found
 }

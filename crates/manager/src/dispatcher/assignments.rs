@@ -31,7 +31,7 @@ pub(super) struct Told {
     /// Whether the worker has been sent a full set.
     has_begun: bool,
     tasks: BTreeMap<TaskId, ToldTask>,
-    /// Until when it is held back that a task is to stop.
+    /// Until when it is held back that a task is to stop, or may stop because it is unhealthy.
     delayed: BTreeMap<TaskId, Timestamp>,
     /// The images that the node is to fetch or, if it has them already, to report.
     images: Vec<Arc<ImageSource>>,
@@ -53,6 +53,7 @@ struct ToldTask {
     /// Version of the registry's credentials.
     credentials: Option<Version>,
     unconfirmed_nodes: Vec<String>,
+    withdrawn_attempt: u32,
     /// The cluster's default.
     no_new_privileges: bool,
 }
@@ -105,13 +106,20 @@ impl Told {
         let node = self.node.clone();
         for task in view.tasks_of_node(&node).filter(|task| is_assigned(task)) {
             let Some(spec) = view.spec_of(task) else { continue };
-            let image = task.image_digest.as_ref().map(|digest| self.source(digest, view, granter, &mut sources));
-            let needs_registry = image.as_ref().is_none_or(|image| image.holders.is_empty());
+            let ended = task.status.state.is_terminal();
+            if let Some(known) = self.tasks.get(&task.id).filter(|_| ended) {
+                told.insert(task.id.clone(), known.clone());
+                continue;
+            }
+            let digest = task.image_digest.as_ref().filter(|_| !ended);
+            let image = digest.map(|digest| self.source(digest, view, granter, &mut sources));
+            let needs_registry = !ended && image.as_ref().is_none_or(|image| image.holders.is_empty());
             let registry = if needs_registry { registry(&spec.image, view) } else { None };
             let (desired_state, unconfirmed_nodes) = self.desired(task, delayed.get(&task.id), withdrawal, view, at);
             let now = ToldTask {
                 desired_state,
                 unconfirmed_nodes,
+                withdrawn_attempt: self.withdrawn_attempt(task, delayed.get(&task.id), withdrawal, at),
                 paused: task.paused,
                 not_before: task.not_before,
                 image,
@@ -152,7 +160,7 @@ impl Told {
         if is_needed { cut(whole, &specs) } else { Vec::new() }
     }
 
-    /// Returns the time at which the stop of a task is not held back any longer; `None` if none is held back.
+    /// Returns the time at which something about a task is not held back any longer; `None` if none is held back.
     pub(super) fn held_until(&self) -> Option<Timestamp> {
         self.delayed.values().min().copied()
     }
@@ -182,6 +190,28 @@ impl Told {
         (task.desired_state, nodes.iter().filter_map(name).collect())
     }
 
+    /// Returns the attempt of the task that is unhealthy and gets no more connections, or has waited for that long enough;
+    /// zero if there is none.
+    fn withdrawn_attempt(
+        &mut self,
+        task: &Task,
+        until: Option<&Timestamp>,
+        withdrawal: &dyn Fn(&Task) -> Option<Vec<NodeId>>,
+        now: Timestamp,
+    ) -> u32 {
+        let attempt = task.status.attempt;
+        if !task.status.is_unhealthy() || !has_served(task) {
+            return 0;
+        }
+        let is_known = self.tasks.get(&task.id).is_some_and(|known| known.withdrawn_attempt == attempt);
+        let until = until.copied().unwrap_or(now + WITHDRAWAL_WAIT);
+        if !is_known && now < until && withdrawal(task).is_some() {
+            self.delayed.insert(task.id.clone(), until);
+            return 0;
+        }
+        attempt
+    }
+
     /// Returns the nodes that have the image's blobs for this node's architecture, and the grant with which it may fetch
     /// them. `sources` are those that were found in this view.
     fn source(&self, digest: &str, view: &Tables, granter: &Granter<'_>, sources: &mut Sources) -> Arc<ImageSource> {
@@ -207,11 +237,17 @@ impl Told {
     }
 }
 
+/// Whether the node is to have the task. One that has ended stays there, so that the node keeps its output, until it is
+/// to be removed.
 fn is_assigned(task: &Task) -> bool {
-    task.status.state >= TaskState::Assigned && !task.status.state.is_terminal()
+    let kept = !task.status.state.is_terminal() || task.desired_state != DesiredState::Remove;
+    (TaskState::Assigned..TaskState::Orphaned).contains(&task.status.state) && kept
 }
 
 fn assignment(task: &Task, spec: &ServiceSpec, told: &ToldTask, registry: Option<&Arc<Registry>>) -> TaskAssignment {
+    let mut status = flota_api::proto::types::TaskStatus::from(&task.status);
+    // The results of health checks come from the worker.
+    status.health.iter_mut().for_each(|it| it.log.clear());
     TaskAssignment {
         task_id: task.id.to_string(),
         service_id: task.service_id.to_string(),
@@ -220,7 +256,7 @@ fn assignment(task: &Task, spec: &ServiceSpec, told: &ToldTask, registry: Option
         desired_state: flota_api::proto::types::DesiredState::from(told.desired_state).into(),
         spec_version: task.spec_version,
         spec: None,
-        status: Some((&task.status).into()),
+        status: Some(status),
         // The worker counts against the restart budget, and moves between nodes do not count against it.
         inherited_restarts: task.inherited_restarts - task.moves.min(task.inherited_restarts),
         not_before: task.not_before.map(|it| it.0),
@@ -235,6 +271,7 @@ fn assignment(task: &Task, spec: &ServiceSpec, told: &ToldTask, registry: Option
         device_ids: task.device_ids.iter().map(Into::into).collect(),
         attachments: task.attachments.iter().map(Into::into).collect(),
         unconfirmed_nodes: told.unconfirmed_nodes.clone(),
+        withdrawn_attempt: told.withdrawn_attempt,
     }
 }
 

@@ -106,10 +106,11 @@ fn told(cluster: &Cluster) -> impl PartialEq + '_ {
     (cluster.epoch, &cluster.grant_key, cluster.no_new_privileges)
 }
 
-/// Whether the change is nothing but a report of the node that has the task, which does not end it. The other parts of
-/// an assignment never change.
+/// Whether the change is nothing but a report of the node that has the task, which neither ends it nor withdraws it. The
+/// other parts of an assignment never change.
 fn is_only_reported(old: &Task, new: &Task) -> bool {
-    let told = |task: &Task| (task.desired_state, task.paused, task.not_before, task.status.state.is_terminal());
+    let status = |task: &Task| (task.status.state.is_terminal(), task.status.is_unhealthy());
+    let told = |task: &Task| (task.desired_state, task.paused, task.not_before, status(task));
     old.node_id == new.node_id && told(old) == told(new)
 }
 
@@ -136,7 +137,7 @@ fn include_image(concern: &mut Concern, image: &Image, view: &Tables) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{ImageHolder, Service, TaskStatus};
+    use flota_api::model::{Health, HealthState, ImageHolder, Service, TaskStatus};
     use flota_api::object::StoreObject;
     use flota_api::state::{DesiredState, TaskState};
 
@@ -166,6 +167,10 @@ mod tests {
         Task { id: "t".into(), node_id: Some("u".into()), image_digest, status, ..Task::default() }
     }
 
+    fn health(state: HealthState) -> Health {
+        Health { state, ..Health::default() }
+    }
+
     fn update<T: StoreObject>(old: T, change: impl FnOnce(&mut T)) -> Event {
         let mut new = old.clone();
         change(&mut new);
@@ -187,6 +192,8 @@ mod tests {
         for (what, event, expected) in [
             ("a new task", Event::Created(task().into_object()), "u"),
             ("its report", update(task(), |it| it.status.state = TaskState::Running), ""),
+            ("that it is healthy", update(task(), |it| it.status.health = Some(health(HealthState::Healthy))), ""),
+            ("that it is not", update(task(), |it| it.status.health = Some(health(HealthState::Unhealthy))), "u"),
             ("its end", update(task(), |it| it.status.state = TaskState::Failed), "u"),
             ("another desired state", update(task(), |it| it.desired_state = DesiredState::Shutdown), "u"),
             ("a pause", update(task(), |it| it.paused = true), "u"),

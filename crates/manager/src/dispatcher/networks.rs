@@ -168,13 +168,8 @@ fn endpoint(network: &Network, task: &Task, seen_by: &NodeId, view: &Tables) -> 
         addresses: attachment.addresses.clone(),
         node: node_id.clone(),
         vtep: node.and_then(|node| node.data_address()),
-        serving: is_serving(task) && node.is_some_and(|node| node.state != NodeState::Down),
+        serving: task.is_serving() && node.is_some_and(|node| node.state != NodeState::Down),
     })
-}
-
-/// Whether the task runs and is not to be stopped.
-fn is_serving(task: &Task) -> bool {
-    task.status.state == TaskState::Running && task.is_live()
 }
 
 /// Whether connections may have been sent to the task since it runs, so that its endpoint is withdrawn before it stops.
@@ -249,7 +244,7 @@ fn inside<T>(object: Option<&Object>, of_kind: fn(&Object) -> Option<&Arc<T>>) -
 fn of_task(old: Option<&Arc<Task>>, new: Option<&Arc<Task>>) -> Vec<Change> {
     let facts = |task: &Arc<Task>| {
         let node = task.node_id.clone().filter(|_| !task.status.state.is_terminal());
-        (node, task.attachments.clone(), is_serving(task))
+        (node, task.attachments.clone(), task.is_serving())
     };
     let (was, is) = (old.map(facts), new.map(facts));
     let is_there = |facts: &Option<_>| matches!(facts, Some((Some(_), _, _)));

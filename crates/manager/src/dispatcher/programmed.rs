@@ -9,8 +9,12 @@ use flota_api::id::NodeId;
 use flota_api::model::Task;
 use flota_api::version::Version;
 use flota_raft_store::Tables;
+use flota_raft_store::faults::{self, Fault};
 
 use super::networks::{Change, News};
+
+/// With the fault `LostNews`, the changes of one in this many versions are lost.
+const LOST_ONE_OF: Version = 5;
 
 /// The state of one session.
 #[derive(Debug)]
@@ -69,7 +73,7 @@ pub(super) enum Withdrawal {
 
 /// The progress of all sessions. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Programmed(Arc<Mutex<State>>);
+pub(crate) struct Programmed(Arc<Mutex<State>>);
 
 impl Programmed {
     fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
@@ -77,7 +81,7 @@ impl Programmed {
     }
 
     /// Adds a session, which has to be told everything; an earlier session of the node is forgotten.
-    pub(super) fn begin(&self, node: &NodeId, number: u64) {
+    pub(crate) fn begin(&self, node: &NodeId, number: u64) {
         self.with(|state| {
             state.sessions.entry(node.clone()).or_insert_with(|| Progress {
                 number,
@@ -108,7 +112,7 @@ impl Programmed {
     }
 
     /// Makes every session tell everything: what has changed up to this version is not known.
-    pub(super) fn reset(&self, version: Version) {
+    pub(crate) fn reset(&self, version: Version) {
         self.with(|state| {
             state.version = version;
             for node in state.sessions.keys().cloned().collect::<Vec<_>>() {
@@ -123,6 +127,8 @@ impl Programmed {
     /// Adds the changes up to this version to the news of the sessions that have the networks. Returns the nodes of these
     /// sessions and of those that hold back a stop, which may go on.
     pub(super) fn add(&self, changes: &[Change], version: Version, view: &Tables) -> BTreeSet<NodeId> {
+        let is_lost = faults::is_on(Fault::LostNews) && version.is_multiple_of(LOST_ONE_OF);
+        let changes = if is_lost { &[] } else { changes };
         self.with(|state| {
             let mut woken = state.holders.clone();
             for change in changes {
@@ -146,6 +152,9 @@ impl Programmed {
     pub(super) fn take(&self, node: &NodeId) -> Option<(News, Version)> {
         self.with(|state| {
             let version = Some(state.version).filter(|version| *version > 0)?;
+            if faults::is_on(Fault::NoNews) && !matches!(state.sessions.get(node)?.news, News::Everything) {
+                return None;
+            }
             let mut taken = None;
             state.change(node, |it| {
                 let news = std::mem::replace(&mut it.news, News::Only(BTreeSet::new()));
@@ -162,6 +171,14 @@ impl Programmed {
         self.with(|state| {
             state.change(node, |it| while it.sent.pop_front_if(|(sent, _)| *sent <= version).is_some() {});
             state.holders.iter().cloned().collect()
+        })
+    }
+
+    /// Returns the version up to which the node has programmed every change that concerns it; `None` if it has no session.
+    pub(crate) fn version_of(&self, node: &NodeId) -> Option<Version> {
+        self.with(|state| {
+            let behind_since = state.sessions.get(node)?.behind_since();
+            Some(behind_since.map_or(state.version, |since| since.saturating_sub(1)))
         })
     }
 
@@ -251,6 +268,20 @@ mod tests {
         assert_eq!(programmed.withdrawal(&task(), &view), waits(&["n"]), "it has confirmed an older version");
         programmed.confirm(&"n".into(), 5);
         assert_eq!(programmed.withdrawal(&task(), &view), Withdrawal::Confirmed);
+    }
+
+    #[test]
+    fn a_node_is_at_the_version_before_its_oldest_change_that_is_not_programmed() {
+        let (programmed, view) = (settled(), view());
+        let versions = || ["n", "m", "c"].map(|node| programmed.version_of(&node.into()));
+        assert_eq!(versions(), [Some(4); 3]);
+        programmed.add(&change(), 7, &view);
+        assert_eq!(versions(), [Some(6), Some(6), Some(7)], "`c` has nothing to do with it");
+        programmed.take(&"n".into());
+        assert_eq!(programmed.version_of(&"n".into()), Some(6), "it is sent, not confirmed");
+        programmed.confirm(&"n".into(), 7);
+        programmed.ended(&"m".into(), 1);
+        assert_eq!(versions(), [Some(7), None, Some(7)]);
     }
 
     #[test]

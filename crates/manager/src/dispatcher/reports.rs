@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use flota_api::defaults::HEALTH_RESULTS;
 use flota_api::id::{NodeId, TaskId};
 use flota_api::image_ref::is_digest;
-use flota_api::model::TaskStatus;
+use flota_api::model::{Health, TaskStatus};
 use flota_api::proto::dispatcher::manager_message::Message;
 use flota_api::proto::dispatcher::{StatusAck, StatusBatch, TaskReport};
 use flota_api::state::TaskState;
@@ -22,7 +23,8 @@ use super::sessions::{Outbox, outgoing};
 use super::status_sink::StatusSink;
 use crate::replica::Replica;
 
-/// Largest number of reports in a batch; workers split their batches accordingly.
+/// Largest number of reports in a batch, together with the results of health checks in them; workers split their batches
+/// accordingly.
 pub(super) const BATCH_BOUND: usize = 2_000;
 /// Batches of a session that may wait. A worker has one in flight; with more, its messages wait in the connection.
 pub(super) const QUEUE: usize = 2;
@@ -77,6 +79,7 @@ async fn until_written<F: Future<Output = Result<(), ProposeError>>>(node_id: &N
 /// Returns the statuses that a node may report: those of its own tasks, in states that a worker observes.
 fn accepted(view: &Tables, node_id: &NodeId, reports: Vec<TaskReport>) -> Vec<(TaskId, NodeId, TaskStatus)> {
     let is_own = |id: &str| view.task(id).is_some_and(|task| task.is_on(node_id));
+    let mut room = BATCH_BOUND.saturating_sub(reports.len());
     let own = reports.into_iter().filter(|report| is_own(&report.task_id));
     let status = |report: TaskReport| {
         let status: TaskStatus = report.status.try_into().ok()?;
@@ -84,10 +87,20 @@ fn accepted(view: &Tables, node_id: &NodeId, reports: Vec<TaskReport>) -> Vec<(T
         let (message, error) =
             (printable_within(&status.message, TEXT_BOUND), printable_within(&status.error, TEXT_BOUND));
         let image_digest = status.image_digest.filter(|digest| is_digest(digest));
-        let status = TaskStatus { message, error, image_digest, ..status };
+        let health = status.health.map(|health| bounded(health, &mut room));
+        let status = TaskStatus { message, error, image_digest, health, ..status };
         observed.then(|| (report.task_id.into(), node_id.clone(), status))
     };
     own.filter_map(status).collect()
+}
+
+/// Returns the newest results of health checks, with short texts and no more results than there is room for.
+fn bounded(mut health: Health, room: &mut usize) -> Health {
+    let surplus = health.log.len().saturating_sub(HEALTH_RESULTS.min(*room));
+    health.log.drain(..surplus);
+    *room -= health.log.len();
+    health.log.iter_mut().for_each(|it| it.output = printable_within(&it.output, TEXT_BOUND));
+    health
 }
 
 #[cfg(test)]
@@ -155,6 +168,30 @@ mod tests {
         let entry = Entry { transactions: vec![Transaction::statuses(statuses)], ..Entry::default() };
         assert!(entry.encode().len() <= flota_raft_store::raft::ENTRY_BOUND, "{}", entry.encode().len());
         assert!(most <= flota_raft_store::ACTIONS_BOUND);
+    }
+
+    #[test]
+    fn results_of_health_checks_are_few_and_short_and_take_the_place_of_reports() {
+        let with_results = |count: usize| {
+            let result = pt::HealthResult { output: "\u{1b}".repeat(10_000), ..pt::HealthResult::default() };
+            let mut report = report("own", pt::TaskState::Running.into());
+            let health = pt::Health { log: vec![result; count], ..pt::Health::default() };
+            report.status.as_mut().expect("just made").health = Some(health);
+            report
+        };
+        let few = accepted(&view(), &"n".into(), vec![with_results(100)]);
+        let log = |status: &TaskStatus| status.health.clone().expect("it has a check").log;
+        let results = log(&few[0].2);
+        assert_eq!((results.len(), few[0].2.weight()), (5, 6));
+        assert!(results.iter().all(|it| it.output.len() <= TEXT_BOUND));
+        let many = accepted(&view(), &"n".into(), vec![with_results(5); 1_000]);
+        let weight: usize = many.iter().map(|(_, _, status)| status.weight()).sum();
+        assert_eq!((many.len(), weight), (1_000, BATCH_BOUND));
+        // A result is not larger than a report, so the bound of an entry holds for both.
+        let statuses = |count| vec![(TaskId::from("t"), NodeId::from("n"), few[0].2.clone()); count];
+        let most = super::super::status_sink::BATCH - 1 + BATCH_BOUND;
+        let entry = Entry { transactions: vec![Transaction::statuses(statuses(most / 6))], ..Entry::default() };
+        assert!(entry.encode().len() <= flota_raft_store::raft::ENTRY_BOUND, "{}", entry.encode().len());
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,13 +9,18 @@ use flota_api::id::{NodeId, TaskId};
 use flota_api::model::TaskStatus;
 use flota_raft_store::{ProposeError, Proposer, Transaction};
 
-/// Number of statuses from which an entry takes no further batch. A test in `reports.rs` shows that every entry fits.
+/// Weight of the statuses ([`TaskStatus::weight`]) from which an entry takes no further batch. A test in `reports.rs` shows
+/// that every entry fits.
 pub(super) const BATCH: usize = 1_000;
 /// Number of batches that may wait. When the queue is full, senders wait.
 const QUEUE: usize = 256;
 
 type Reports = Vec<(TaskId, NodeId, TaskStatus)>;
 type Batch = (Reports, oneshot::Sender<Result<(), ProposeError>>);
+
+fn weight(reports: &Reports) -> usize {
+    reports.iter().map(|(_, _, status)| status.weight()).sum()
+}
 
 /// Accepts statuses. Clones share one queue.
 #[derive(Clone, Debug)]
@@ -27,10 +32,11 @@ impl StatusSink {
         let (sender, mut receiver) = mpsc::channel::<Batch>(QUEUE);
         tokio::spawn(async move {
             while let Some((mut reports, waiting)) = receiver.recv().await {
-                let mut waiting = vec![waiting];
-                while reports.len() < BATCH
+                let (mut waiting, mut size) = (vec![waiting], weight(&reports));
+                while size < BATCH
                     && let Ok((more, another)) = receiver.try_recv()
                 {
+                    size += weight(&more);
                     reports.extend(more);
                     waiting.push(another);
                 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use flota_api::model::{PendingReason, Service};
+use flota_api::model::{PendingReason, Service, TaskStatus};
 use flota_api::state::TaskState;
 use flota_api::version::Timestamp;
 
@@ -30,6 +30,11 @@ pub(super) enum Step {
     Pause(String),
 }
 
+/// Whether the task has failed and was, or will be, started again by its worker.
+fn does_not_stay_up(status: &TaskStatus) -> bool {
+    status.is_unhealthy() || status.attempt > 1 && status.exit_code != Some(0)
+}
+
 /// Returns the next step of an update, given the slots of the service in the order of their numbers.
 pub(super) fn next_step<'a>(
     service: &Service,
@@ -51,9 +56,13 @@ pub(super) fn next_step<'a>(
                 let needs_room = matches!(newest.pending_reason, Some(PendingReason::NeedsRoom(_)));
                 return if state == TaskState::Ready || needs_room { Step::Replace(*number) } else { Step::Wait };
             }
-            _ if newest.is_live() && newest.status.attempt > 1 && newest.status.exit_code != Some(0) => {
-                let code = newest.status.exit_code.map_or_else(String::new, |code| format!(" (exit code {code})"));
-                return Step::Pause(format!("{}.{number}: it does not stay up{code}", service.spec.name));
+            _ if newest.is_live() && does_not_stay_up(&newest.status) => {
+                let why = match (newest.status.error.as_str(), newest.status.exit_code) {
+                    ("", None) => String::new(),
+                    ("", Some(code)) => format!(" (exit code {code})"),
+                    (error, _) => format!(" ({error})"),
+                };
+                return Step::Pause(format!("{}.{number}: it does not stay up{why}", service.spec.name));
             }
             state if newest.is_live() && state < TaskState::Running => return Step::Wait,
             TaskState::Running if newest.is_live() && newest.meta.updated_at + MONITOR > now => {

@@ -12,13 +12,13 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
-use openraft::{BasicNode, ReadPolicy};
+use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError};
+use openraft::{BasicNode, LinearizerOption, ReadPolicy};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::duties::Duties;
-use self::freshness::Freshness;
+use self::freshness::{Freshness, REQUEST_WAIT};
 pub use self::options::{RaftOptions, Timing};
 use super::Raft;
 use super::digests::Digests;
@@ -246,7 +246,7 @@ impl RaftNode {
     /// Asks the leader for its commit index and waits until that entry is applied here, for at most 200 ms. If the
     /// leader is reachable, [`RaftNode::age`] is small afterwards.
     pub async fn freshen(&self) {
-        self.opened.freshness.freshen().await;
+        self.opened.freshness.freshen(REQUEST_WAIT).await;
     }
 
     /// Time since a quorum last acknowledged this manager as the leader; `None` if it does not lead.
@@ -266,12 +266,20 @@ impl RaftNode {
     /// Concurrent callers share a round.
     ///
     /// # Errors
-    /// This manager does not lead, or no quorum answered within 4 s.
+    /// This manager does not lead, or no quorum answered within four heartbeats.
     pub async fn read_barrier(&self) -> Result<(), ProposeError> {
         if faults::is_on(Fault::EarlyRead) && self.opened.leadership.borrow().is_self {
             return Ok(());
         }
-        let read = self.opened.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+        self.renew_lease().await
+    }
+
+    /// Asks a quorum whether this manager leads. The library waits just as long as a lease, which is too short for a slow
+    /// link that loses a packet.
+    async fn renew_lease(&self) -> Result<(), ProposeError> {
+        let wait = self.opened.timing.heartbeat * 4;
+        let read = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(wait);
+        let read = self.opened.raft.ensure_linearizable(read);
         match tokio::time::timeout(QUORUM_WAIT, read).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => Err(self.not_leader(&to)),
@@ -304,10 +312,23 @@ impl RaftNode {
         if actions > ACTIONS_BOUND || bytes.len() > ENTRY_BOUND {
             return Err(ProposeError::TooLarge { actions, bytes: bytes.len() });
         }
-        match tokio::time::timeout(QUORUM_WAIT, self.opened.raft.client_write(EntryBytes(bytes.into()))).await {
-            Ok(Ok(response)) => Ok(response.data.0),
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => Err(self.not_leader(&to)),
-            Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
+        let written = self.write_with_lease(EntryBytes(bytes.into()));
+        tokio::time::timeout(QUORUM_WAIT, written).await.unwrap_or(Err(ProposeError::Unknown))
+    }
+
+    /// Writes an entry. The library takes none while the last answer of a quorum is older than the lease, as it is between
+    /// two heartbeats on a slow link; then a new answer is waited for.
+    async fn write_with_lease(&self, entry: EntryBytes) -> Result<Vec<Outcome>, ProposeError> {
+        loop {
+            match self.opened.raft.client_write(entry.clone()).await {
+                Ok(response) => return Ok(response.data.0),
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => match to.reason {
+                    // Nothing was written yet.
+                    ForwardReason::LeaseExpired => self.renew_lease().await.map_err(|_| ProposeError::NotLeader)?,
+                    _ => return Err(self.not_leader(&to)),
+                },
+                Err(_) => return Err(ProposeError::Unknown),
+            }
         }
     }
 }

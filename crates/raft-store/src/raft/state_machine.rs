@@ -15,7 +15,7 @@ use super::disk::Disk;
 use super::storage::SnapshotFiles;
 use super::threads::Threads;
 use super::type_config::{Applied, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
-use crate::store::{Store, Tables, View};
+use crate::store::{Store, View};
 use crate::transaction::Entry;
 use flota_api::seal::Sealer;
 
@@ -88,7 +88,7 @@ impl StateMachine {
                 machine.take(&loaded.meta, loaded.tables.into());
             }
             // The store may still hold the tables of a folder that was refused.
-            None => machine.store.restore(Tables::default()),
+            None => machine.store.restore(View::default()),
         }
         Ok(machine)
     }
@@ -109,7 +109,7 @@ impl StateMachine {
     }
 
     fn take(&mut self, meta: &SnapshotMeta, view: View) {
-        self.store.restore(view.as_ref().clone());
+        self.store.restore(Arc::clone(&view));
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.snapshot = Some((meta.clone(), view));

@@ -18,6 +18,7 @@ use super::order::{ExecSpec, Order};
 use super::peer::PeerId;
 use super::runtime::{self, Started};
 use super::{prepare, report, user};
+use crate::cgroup::Nested;
 use crate::error::{Act, RunError, StepError};
 use crate::oci::Process;
 use crate::process::clone::{self, Parent};
@@ -50,6 +51,8 @@ struct Exec {
     peer: PeerId,
     /// Whether that client has disconnected.
     abandoned: bool,
+    /// The group of everything that it starts, if that is to end with it.
+    nested: Option<Nested>,
     state: State,
 }
 
@@ -67,8 +70,18 @@ impl Execs {
         self.list.iter().any(|it| it.peer == peer)
     }
 
-    pub(super) fn begin(&mut self, peer: PeerId, starting: Starting) {
-        self.list.push(Exec { peer, abandoned: false, state: State::Starting(starting) });
+    pub(super) fn begin(&mut self, peer: PeerId, nested: Option<Nested>, starting: Starting) {
+        self.list.push(Exec { peer, abandoned: false, nested, state: State::Starting(starting) });
+    }
+
+    /// Removes a process that has ended or does not start. What is left in its group is killed, unless another process
+    /// has the group by now.
+    fn remove(&mut self, index: usize) -> PeerId {
+        let exec = self.list.remove(index);
+        if let Some(nested) = exec.nested.filter(|_| self.list.iter().all(|it| it.nested.is_none())) {
+            nested.kill();
+        }
+        exec.peer
     }
 
     /// Returns the report pipes to poll.
@@ -87,13 +100,14 @@ impl Execs {
             None => return Vec::new(),
             Some(Err(error)) => {
                 starting.kill();
-                self.list.remove(index);
+                self.remove(index);
                 vec![FromSupervisor::Failed(error)]
             }
             Some(Ok(pid)) => match self.unclaimed.iter().find(|(ended, _)| *ended == pid) {
                 Some((_, code)) => {
-                    self.list.remove(index);
-                    vec![FromSupervisor::Started, FromSupervisor::ExecExited(*code)]
+                    let code = *code;
+                    self.remove(index);
+                    vec![FromSupervisor::Started, FromSupervisor::ExecExited(code)]
                 }
                 None => {
                     self.list[index].state = State::Running(pid);
@@ -114,7 +128,7 @@ impl Execs {
         let State::Starting(starting) = &self.list[index].state else { return None };
         // The container's root may have stopped the helper.
         starting.kill();
-        self.list.remove(index);
+        self.remove(index);
         self.forget_unclaimed();
         let text = format!("failed to start a process: it did not begin within {PATIENCE:?}");
         Some(FromSupervisor::Failed(RunError::new(text)))
@@ -144,7 +158,7 @@ impl Execs {
     pub(super) fn reaped(&mut self, pid: Pid, code: i32) -> Option<PeerId> {
         let is_it = |it: &Exec| matches!(it.state, State::Running(running) if running == pid);
         if let Some(index) = self.list.iter().position(is_it) {
-            return Some(self.list.remove(index).peer);
+            return Some(self.remove(index));
         }
         if self.polled().next().is_some() {
             self.unclaimed.truncate(UNCLAIMED - 1);
@@ -228,13 +242,13 @@ fn run(
 ) -> Result<Started, RunError> {
     let process = process(dir, order, init, exec)?;
     if exec.tty {
-        return runtime::of(dir, order).exec(process, descriptors.pop());
+        return runtime::of(dir, order).exec(process, exec, descriptors.pop());
     }
     let [stdin, stdout, stderr] = descriptors.as_slice() else { unreachable!("counted before") };
     nix::unistd::dup2_stdin(stdin).act(|| "set standard input".into())?;
     nix::unistd::dup2_stdout(stdout).act(|| "set standard output".into())?;
     nix::unistd::dup2_stderr(stderr).act(|| "set standard error".into())?;
-    runtime::of(dir, order).exec(process, None)
+    runtime::of(dir, order).exec(process, exec, None)
 }
 
 fn process(dir: &Path, order: &Order, init: Pid, exec: &ExecSpec) -> Result<Process, StepError> {
@@ -288,7 +302,7 @@ mod tests {
     fn process_that_ends_before_its_report_is_read_keeps_its_code() {
         let (starting, helper, pipe) = starting();
         let mut execs = Execs::default();
-        execs.begin(PEER, starting);
+        execs.begin(PEER, None, starting);
         assert_eq!(execs.report(PEER), [], "nothing is reported yet");
         assert_eq!(execs.reaped(Pid::from_raw(4_000_001), 3), None);
         assert_eq!(execs.reaped(Pid::from_raw(4_000_002), 0), None, "a stranger");
@@ -302,7 +316,7 @@ mod tests {
     fn process_that_does_not_begin_in_time_is_given_up_with_its_helper() {
         let (starting, mut helper, _pipe) = starting();
         let mut execs = Execs::default();
-        execs.begin(PEER, starting);
+        execs.begin(PEER, None, starting);
         assert!(
             matches!(execs.expire(PEER), Some(FromSupervisor::Failed(error)) if error.text.contains("did not begin"))
         );
@@ -315,7 +329,7 @@ mod tests {
         let (starting, helper, pipe) = starting();
         let mut process = Command::new("sleep").arg("1000").spawn().expect("every machine has it");
         let mut execs = Execs::default();
-        execs.begin(PEER, starting);
+        execs.begin(PEER, None, starting);
         execs.abandon(PEER);
         let pid = i32::try_from(process.id()).expect("process ids fit");
         report::write(&pipe, &Ok(pid));
@@ -330,7 +344,7 @@ mod tests {
         let (starting, helper, _pipe) = starting();
         let mut execs = Execs::default();
         assert_eq!((execs.reaped(Pid::from_raw(1), 0), execs.unclaimed.len()), (None, 0), "nothing is starting");
-        execs.begin(PEER, starting);
+        execs.begin(PEER, None, starting);
         for pid in 1..5000 {
             assert_eq!(execs.reaped(Pid::from_raw(pid), 0), None);
         }

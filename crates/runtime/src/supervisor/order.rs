@@ -67,4 +67,7 @@ pub struct ExecSpec {
     pub user: String,
     /// Whether it runs at a terminal. Then one descriptor is passed, a socket that receives the terminal's other end.
     pub tty: bool,
+    /// Whether everything that the process has started ends with it, as far as the embedded runtime runs the container.
+    /// A container has one such process at a time: those that overlap end together.
+    pub contained: bool,
 }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::order::Order;
+use super::order::{ExecSpec, Order};
 use super::{console, prepare};
 use crate::cgroup::Groups;
 use crate::container::{Container, Creation, Execution, GroupChoice};
@@ -19,7 +19,8 @@ pub(super) trait Runtime {
     /// which is sent to `console`. Its init becomes the supervisor's child. Returns init's process id.
     fn run(&self, spec: &Spec, console: Option<OwnedFd>) -> Result<i32, RunError>;
     /// Starts a further process, with this process's standard descriptors or a terminal.
-    fn exec(&self, process: Process, console: Option<OwnedFd>) -> Result<Started, RunError>;
+    /// If it is to be contained, its group is among those of [`Groups::nested`].
+    fn exec(&self, process: Process, exec: &ExecSpec, console: Option<OwnedFd>) -> Result<Started, RunError>;
     /// Returns the container's own configuration.
     fn spec(&self) -> Result<Spec, StepError>;
     /// Removes what is left of the container.
@@ -74,11 +75,15 @@ impl Runtime for Embedded {
         Ok(creation.run(spec, drop, |_| Ok(()))?.pid)
     }
 
-    fn exec(&self, process: Process, console: Option<OwnedFd>) -> Result<Started, RunError> {
+    fn exec(&self, process: Process, exec: &ExecSpec, console: Option<OwnedFd>) -> Result<Started, RunError> {
         let container = self.container()?;
         let mut execution = Execution::new(process);
         execution.console = console;
         execution.supervised = true;
+        if let Some(nested) = self.groups.nested().filter(|_| exec.contained) {
+            nested.make()?;
+            execution.subgroups.push(nested.name);
+        }
         execution.start(&container, &container.spec()?, || Ok(())).map(Started::Child)
     }
 
@@ -162,7 +167,7 @@ impl Runtime for CommandLine {
         Ok(self.init()?)
     }
 
-    fn exec(&self, process: Process, console: Option<OwnedFd>) -> Result<Started, RunError> {
+    fn exec(&self, process: Process, _: &ExecSpec, console: Option<OwnedFd>) -> Result<Started, RunError> {
         let path = self.dir.join(format!("exec-{}.json", std::process::id()));
         state::write_volatile(&path, &process).act(|| "write the process".into())?;
         let mut command = self.command("exec");

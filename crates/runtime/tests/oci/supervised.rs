@@ -84,10 +84,19 @@ impl Supervised {
 
     /// Runs a script in it; its code and what it said.
     pub(crate) fn exec(&self, script: &str) -> (i32, String) {
+        self.exec_with(script, false)
+    }
+
+    /// Does the same, and ends with the script what it has started.
+    pub(crate) fn exec_contained(&self, script: &str) -> (i32, String) {
+        self.exec_with(script, true)
+    }
+
+    fn exec_with(&self, script: &str, contained: bool) -> (i32, String) {
         let (mut reader, writer) = std::io::pipe().unwrap();
         let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
         let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
-        let spec = ExecSpec { argv, env: Vec::new(), cwd: String::new(), user: String::new(), tty: false };
+        let spec = ExecSpec { argv, env: Vec::new(), cwd: String::new(), user: String::new(), tty: false, contained };
         let process = self.client().exec(&spec, vec![null(), OwnedFd::from(writer), null()]).unwrap();
         let mut said = String::new();
         reader.read_to_string(&mut said).unwrap();

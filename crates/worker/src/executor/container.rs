@@ -10,22 +10,24 @@ use futures::future::BoxFuture;
 
 use flota_api::clock::Clock;
 use flota_api::id::TaskId;
-use flota_api::model::{Assignment, ServiceSpec};
+use flota_api::model::{Assignment, HealthCheck, HealthTest, ServiceSpec};
 use flota_api::naming::task_name;
-use flota_image::ImageError;
+use flota_image::{Image, ImageError};
 use flota_runtime::{ContainerClient, ContainerEvents, Program, State};
 
-use super::{Cause, Draft, Executor, ExecutorError, Found, PrepareStep, Running, TaskPaths};
+use super::{Cause, CheckEnd, Draft, Executor, ExecutorError, Found, PrepareStep, Running, TaskPaths};
 use crate::images::{FetchError, Images};
 use crate::locks::KeyedLocks;
 use crate::networks::Networks;
 use crate::offers::NodeOffers;
 use crate::translate::{self, NodeNames, Places, stop_signal};
 
+mod check;
 mod network;
 mod steps;
 mod supervisor;
 
+pub(crate) use check::exit_code;
 use network::NetworkStep;
 use steps::{ImageStep, RunFolder, WritableLayer};
 use supervisor::{Located, Place, Supervisor, blocking};
@@ -120,6 +122,12 @@ impl ContainerExecutor {
         ContainerClient::connect(&self.paths.run_folder(task))
     }
 
+    /// Reads an image of this node; `None` if it is not there.
+    async fn image(&self, digest: Option<&str>) -> Option<Image> {
+        let (store, digest) = (self.images.store.clone(), digest?.to_owned());
+        tokio::task::spawn_blocking(move || store.image(&digest).ok()).await.ok().flatten()
+    }
+
     fn place(&self, task: &TaskId) -> Place {
         Place { paths: self.paths.clone(), clock: self.clock.clone(), task: task.clone() }
     }
@@ -201,11 +209,25 @@ impl Executor for ContainerExecutor {
     }
 
     fn stop_signal<'a>(&'a self, spec: &'a ServiceSpec, digest: Option<&'a str>) -> BoxFuture<'a, i32> {
-        let (store, digest) = (self.images.store.clone(), digest.map(str::to_owned));
         Box::pin(async move {
-            let image = tokio::task::spawn_blocking(move || store.image(&digest?).ok()).await.ok().flatten();
+            let image = self.image(digest).await;
             stop_signal(spec, &image.map(|image| image.config).unwrap_or_default())
         })
+    }
+
+    fn health_check<'a>(
+        &'a self,
+        spec: &'a ServiceSpec,
+        digest: Option<&'a str>,
+    ) -> BoxFuture<'a, Option<HealthCheck>> {
+        Box::pin(async move {
+            let image = self.image(digest).await.map(|image| check::of_image(&image.healthcheck));
+            spec.healthcheck.check(&image.unwrap_or_default())
+        })
+    }
+
+    fn check_health(&self, task: &TaskId, test: &HealthTest) -> BoxFuture<'static, CheckEnd> {
+        Box::pin(check::check(self.paths.run_folder(task), test.clone()))
     }
 
     fn kill_all<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
@@ -213,12 +235,16 @@ impl Executor for ContainerExecutor {
         Box::pin(async move { Ok(blocking(&place, |place| place.paths.cgroups(&place.task).sweep()).await??) })
     }
 
+    fn release(&self, task: &TaskId) {
+        self.images.uses.remove(task);
+        self.network.networks.forget(task);
+    }
+
     fn remove<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
         let folder = self.paths.data_folder(task);
+        self.release(task);
         Box::pin(async move {
             self.names.lock().expect("no holder panics").remove(task);
-            self.images.uses.remove(task);
-            self.network.networks.forget(task);
             Ok(tokio::task::spawn_blocking(move || flota_image::remove_folder(&folder)).await??)
         })
     }

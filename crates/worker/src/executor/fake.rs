@@ -11,12 +11,14 @@ use tokio::time::Instant;
 
 use flota_api::clock::Clock;
 use flota_api::id::TaskId;
-use flota_api::model::{Assignment, ServiceSpec};
+use flota_api::model::{Assignment, HealthCheck, HealthSpec, HealthTest, ServiceSpec};
 use flota_runtime::ExitStatus;
 use nix::libc::{SIGKILL, SIGTERM};
 
 use super::machine::Act;
-use super::{Cause, Control, Draft, Executor, ExecutorError, FakeMachine, FakeProgram, Found, PrepareStep, Running};
+use super::{
+    Cause, CheckEnd, Control, Draft, Executor, ExecutorError, FakeMachine, FakeProgram, Found, PrepareStep, Running,
+};
 
 /// Runs tasks on a [`FakeMachine`].
 #[derive(Clone, Debug)]
@@ -173,10 +175,27 @@ impl Executor for FakeExecutor {
         Box::pin(std::future::ready(SIGTERM))
     }
 
+    fn health_check<'a>(&'a self, spec: &'a ServiceSpec, _: Option<&'a str>) -> BoxFuture<'a, Option<HealthCheck>> {
+        Box::pin(std::future::ready(spec.healthcheck.check(&HealthSpec::default())))
+    }
+
+    fn check_health(&self, task: &TaskId, _: &HealthTest) -> BoxFuture<'static, CheckEnd> {
+        let (machine, task) = (self.machine.clone(), task.clone());
+        Box::pin(async move {
+            match machine.is_healthy(task.as_str()) {
+                None => std::future::pending().await,
+                Some(true) => CheckEnd::default(),
+                Some(false) => CheckEnd { exit_code: 1, output: "the program is not well".into() },
+            }
+        })
+    }
+
     fn kill_all<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
         self.machine.kill_all(task.as_str());
         Box::pin(std::future::ready(Ok(())))
     }
+
+    fn release(&self, _task: &TaskId) {}
 
     fn remove<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
         if !self.machine.tasks().contains(task.as_str()) {

@@ -30,6 +30,8 @@ pub struct FakeProgram {
     pub exit_code: i32,
     /// Reaction of the program to a request to stop.
     pub on_stop: OnStop,
+    /// What health checks find.
+    pub health: FakeHealth,
     /// The failure of sending a signal to the container, if any.
     pub signal_failure: Option<FakeFailure>,
     /// Time that the removal of an ended container's data takes.
@@ -71,6 +73,7 @@ impl Default for FakeProgram {
             runs: None,
             exit_code: 0,
             on_stop: OnStop::Exit { after: Duration::ZERO, code: 143 },
+            health: FakeHealth::Good,
             signal_failure: None,
             undo_delay: Duration::ZERO,
             undo_failure: None,
@@ -92,6 +95,19 @@ pub enum OnStop {
     Ignore,
     /// It continues until everything in its control groups is killed, as one whose supervisor hangs.
     Hang,
+}
+
+/// What the health checks of a container find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FakeHealth {
+    /// They succeed.
+    Good,
+    /// They succeed from this age of the container on.
+    From(Duration),
+    /// They succeed up to this age.
+    Until(Duration),
+    /// They do not end.
+    Hangs,
 }
 
 /// A running container.
@@ -167,6 +183,7 @@ pub(super) enum Act {
 struct Container {
     running: RunningSlot,
     on_stop: OnStop,
+    health: FakeHealth,
     signal_failure: Option<FakeFailure>,
     /// When the container ends, if that is known, and its exit code.
     end: Option<(Instant, i32)>,
@@ -288,8 +305,9 @@ impl FakeMachine {
         let end = program.runs.map(|runs| (now + runs, program.exit_code));
         self.with(|inner| {
             inner.events.push(event(&running, now, WhatHappened::Started));
-            let (on_stop, signal_failure) = (program.on_stop, program.signal_failure.clone());
-            inner.containers.push(Container { running, on_stop, signal_failure, end, has_ended: false });
+            let (on_stop, health) = (program.on_stop, program.health);
+            let signal_failure = program.signal_failure.clone();
+            inner.containers.push(Container { running, on_stop, health, signal_failure, end, has_ended: false });
         });
     }
 
@@ -301,6 +319,20 @@ impl FakeMachine {
     /// Returns when and with which exit code the task's last container ended.
     pub(super) fn ended(&self, task: &str) -> Option<(Instant, i32)> {
         self.with(|inner| inner.last(task).filter(|it| it.has_ended).and_then(|it| it.end))
+    }
+
+    /// Returns what a health check of the task's last container finds now; `None` if the check hangs.
+    pub(super) fn is_healthy(&self, task: &str) -> Option<bool> {
+        self.with(|inner| {
+            let Some(container) = inner.last(task).filter(|it| !it.has_ended) else { return Some(false) };
+            let age = container.running.since.elapsed();
+            match container.health {
+                FakeHealth::Good => Some(true),
+                FakeHealth::From(begin) => Some(age >= begin),
+                FakeHealth::Until(end) => Some(age < end),
+                FakeHealth::Hangs => None,
+            }
+        })
     }
 
     /// Waits until the task's last container has ended. A container that no longer exists was killed.

@@ -1,6 +1,6 @@
 //! The preparation of a task's container: a list of steps, each of which can be undone.
 //!
-//! **Where does a new step go (a volume, a secret, a network, a health check)?**
+//! **Where does a new step go (a volume, a secret, a network)?**
 //! 1. A type that implements [`PrepareStep`], in a file of its own: for containers beside `container/steps.rs`.
 //! 2. What the step finds out for the container becomes a field of [`Draft`], which `translate.rs` turns into the
 //!    container's configuration.

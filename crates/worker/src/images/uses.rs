@@ -1,5 +1,5 @@
-//! Which task uses which image on this node. An image counts as used from before it is fetched until its task is removed
-//! from the node, so that its layers are not removed below a container.
+//! Which task uses which image on this node. An image counts as used from before it is fetched until its task has ended,
+//! so that its layers are not removed below a container.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};

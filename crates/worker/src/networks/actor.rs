@@ -4,7 +4,7 @@
 //! What could not be done is kept and tried again. An update counts as programmed only when everything up to it is
 //! done. At the start and at intervals everything is compared with the kernel, and drift is mended.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -82,6 +82,8 @@ pub(super) struct Actor<K> {
     /// Tasks that have a namespace.
     attached: BTreeSet<TaskId>,
     waiting: Vec<Waiting>,
+    /// Tasks whose networks are to be removed.
+    leaving: VecDeque<(TaskId, oneshot::Sender<Result<(), KernelError>>)>,
     /// The sockets of tasks of an earlier daemon whose networks are not adopted yet.
     orphaned: BTreeMap<TaskId, TaskSockets>,
     retry_at: Option<Instant>,
@@ -112,6 +114,7 @@ impl<K: Kernel> Actor<K> {
             todo: Touched::default(),
             tasks: BTreeMap::new(),
             waiting: Vec::new(),
+            leaving: VecDeque::new(),
             orphaned: BTreeMap::new(),
             retry_at: None,
             save_at: None,
@@ -124,13 +127,15 @@ impl<K: Kernel> Actor<K> {
     /// Runs until all senders of commands are gone.
     pub(super) fn run(mut self, commands: &mpsc::Receiver<Command>) {
         loop {
-            match commands.recv_timeout(self.wake_at().saturating_duration_since(Instant::now())) {
+            let now = Instant::now();
+            let wake_at = if self.leaving.is_empty() { self.wake_at() } else { now };
+            match commands.recv_timeout(wake_at.saturating_duration_since(now)) {
                 Ok(first) => {
                     let now = Instant::now();
                     std::iter::once(first).chain(commands.try_iter()).for_each(|it| self.handle(it, now));
                 }
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
-                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(mpsc::RecvTimeoutError::Disconnected) if self.leaving.is_empty() => break,
+                Err(_) => {}
             }
             self.turn(Instant::now());
         }
@@ -154,8 +159,9 @@ impl<K: Kernel> Actor<K> {
             }
             Command::Adopt(task, sockets) => drop(self.orphaned.insert(task, sockets)),
             Command::Detach(task, answer) => {
-                // A runner that has given up does not read the answer.
-                let _ = answer.send(self.detach(&task));
+                self.waiting.retain(|it| it.task != task);
+                self.orphaned.remove(&task);
+                self.leaving.push_back((task, answer));
             }
             Command::Forget(task) => drop(self.tasks.remove(&task)),
             Command::Leave(answer) => {
@@ -178,6 +184,7 @@ impl<K: Kernel> Actor<K> {
 
     /// Does what is due.
     fn turn(&mut self, now: Instant) {
+        self.detach_next();
         if !self.has_begun {
             self.audit_at = self.audit_at.max(now + RETRY);
             self.look_at = self.look_at.max(now + LOOK);
@@ -258,6 +265,10 @@ impl<K: Kernel> Actor<K> {
         let before = self.attached.len();
         for waiting in std::mem::take(&mut self.waiting) {
             let Some(task) = self.tasks.get(&waiting.task) else { continue };
+            if self.leaving.iter().any(|(leaving, _)| *leaving == waiting.task) {
+                self.waiting.push(waiting);
+                continue;
+            }
             match self.missing(task) {
                 Some(missing) if waiting.until <= now => {
                     let _ = waiting.answer.send(Err(missing));
@@ -298,9 +309,16 @@ impl<K: Kernel> Actor<K> {
         unknown.or_else(|| (!self.is_known).then_some(AttachError::Undescribed))
     }
 
+    /// Removes the network of one task. The kernel takes many milliseconds for it, and a task that starts must not wait
+    /// for all that end.
+    fn detach_next(&mut self) {
+        if let Some((task, answer)) = self.leaving.pop_front() {
+            // A runner that has given up does not read the answer.
+            let _ = answer.send(self.detach(&task));
+        }
+    }
+
     fn detach(&mut self, task: &TaskId) -> Result<(), KernelError> {
-        self.waiting.retain(|it| it.task != *task);
-        self.orphaned.remove(task);
         self.kernel.detach(task, self.tasks.get(task))?;
         self.attached.remove(task);
         // Its networks may have been waiting for it to go.

@@ -5,8 +5,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
@@ -16,7 +14,7 @@ use flota_runtime::{ExecProcess, ExecSpec, RunError};
 
 use super::descriptor::Descriptor;
 use super::{Gone, Outbox, send};
-use crate::executor::ContainerExecutor;
+use crate::executor::{ContainerExecutor, exit_code};
 use crate::messages::{ExecRequest, TerminalSize};
 
 /// Exit code if the process could not be started for a reason that is not its program, as in Docker.
@@ -87,6 +85,7 @@ async fn start(executor: &ContainerExecutor, request: &ExecRequest) -> Result<(E
         cwd: request.working_dir.clone(),
         user: request.user.clone(),
         tty: request.terminal.is_some(),
+        contained: false,
     };
     // The supervisor bounds the time of a start.
     let run = |theirs: Vec<OwnedFd>| async move {
@@ -137,14 +136,6 @@ async fn run(process: ExecProcess, io: Io, inbox: &mut Streaming<Frame>, outbox:
         () = feed(inbox, stdin, terminal) => {}
         () = outbox.closed() => {}
     }
-}
-
-/// Waits until the process has ended.
-#[expect(deprecated, reason = "it is unsound for types that change their descriptor, and this one never does")]
-async fn exit_code(process: ExecProcess) -> i32 {
-    // Without its descriptor the end of the process can't be observed, and dropping it kills the process.
-    let Ok(process) = AsyncFd::with_interest(process, Interest::READABLE) else { return EXEC_FAILED };
-    process.async_io(Interest::READABLE, ExecProcess::exit_code).await.unwrap_or(EXEC_FAILED)
 }
 
 /// Copies output until its end. Other processes may keep the descriptor open for ever, so that this also ends shortly

@@ -1,5 +1,7 @@
 //! Tests of a task runner on a simulated node with paused time.
 
+mod health;
+
 use std::num::NonZeroU64;
 
 use super::*;

@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a client or server may be silent before the connection is closed.
@@ -37,10 +37,12 @@ fn main() {
     }
 }
 
-/// Connections that are being answered.
+/// Connections that are being answered, and loads that run.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
+/// Whether a signal has asked the program to end.
+static ENDS: AtomicBool = AtomicBool::new(false);
 
-/// Ends the program on SIGTERM or SIGINT, once the open connections are answered. PID 1 gets only signals that it blocks
+/// Ends the program on SIGTERM or SIGINT, once the open connections are answered and a load has ended. PID 1 gets only signals that it blocks
 /// or handles (pid_namespaces(7)).
 #[expect(unsafe_code, clippy::exit, reason = "it waits for signals, and they ask the program to end")]
 fn end_on_signals() {
@@ -58,6 +60,7 @@ fn end_on_signals() {
         let mut signal = 0;
         // SAFETY: both pointers are to values that live through the call.
         unsafe { libc::sigwait(&raw const signals, &raw mut signal) };
+        ENDS.store(true, Ordering::SeqCst);
         let until = Instant::now() + PATIENCE;
         while OPEN.load(Ordering::SeqCst) > 0 && Instant::now() < until {
             std::thread::park_timeout(Duration::from_millis(1));
@@ -136,11 +139,13 @@ fn get(url: &str) -> std::io::Result<String> {
     Ok(body.to_owned())
 }
 
-/// Sends one request after the other, each over a new connection and none twice, and prints how many failed.
+/// Sends one request after the other, each over a new connection and none twice, until a signal comes or the time is over.
+/// Prints how many failed.
 fn load(url: &str, seconds: u64) -> std::io::Result<()> {
+    OPEN.fetch_add(1, Ordering::SeqCst);
     let begun = Instant::now();
     let (mut sent, mut failed) = (0, 0);
-    while begun.elapsed() < Duration::from_secs(seconds) {
+    while begun.elapsed() < Duration::from_secs(seconds) && !ENDS.load(Ordering::SeqCst) {
         sent += 1;
         if let Err(error) = get(url) {
             failed += 1;
@@ -148,6 +153,7 @@ fn load(url: &str, seconds: u64) -> std::io::Result<()> {
         }
     }
     println!("{sent} requests, {failed} failed");
+    OPEN.fetch_sub(1, Ordering::SeqCst);
     Ok(())
 }
 

@@ -136,11 +136,19 @@ impl From<NetworkSummary> for pc::NetworkRow {
             task: it.task,
             node: it.node,
             addresses: it.addresses,
+            state: it.state.into(),
+        };
+        let holder = |it: super::super::networks::HolderSummary| pc::NetworkHolder {
+            node: it.node,
+            addresses: it.addresses,
+            programmed: it.programmed,
         };
         Self {
             network: Some(row.network.as_ref().into()),
             services: row.services.into_iter().collect(),
             endpoints: row.endpoints.into_iter().map(endpoint).collect(),
+            nodes: row.nodes.into_iter().map(holder).collect(),
+            version: row.version,
         }
     }
 }

@@ -28,7 +28,9 @@ fn row(error: &ControlError) -> (Code, Reason) {
             NodeHold::NotDown(_) => (Code::FailedPrecondition, Reason::NodeNotDown),
         },
         ControlError::Departure { .. } => (Code::FailedPrecondition, Reason::MajorityNeeded),
-        ControlError::TaskUnreachable(_) => (Code::FailedPrecondition, Reason::TaskUnreachable),
+        ControlError::TaskUnreachable(_) | ControlError::NoRunningTask { .. } => {
+            (Code::FailedPrecondition, Reason::TaskUnreachable)
+        }
         ControlError::NoClusterYet => (Code::Unavailable, Reason::NoClusterYet),
         ControlError::LeadershipMoved => (Code::Unavailable, Reason::LeadershipMoved),
         ControlError::Propose(error) => match error {

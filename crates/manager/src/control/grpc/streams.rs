@@ -1,4 +1,4 @@
-//! Exec and logs: relays frames between a user and the workers of the selected tasks.
+//! Exec, logs and forwarded connections: relays frames between a user and the workers of the selected tasks.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tonic::{Status, Streaming};
 
 use flota_api::model::Task;
 use flota_api::proto::streams::frame::Frame as Content;
-use flota_api::proto::streams::{Frame, LogLine, LogsRequest};
+use flota_api::proto::streams::{ForwardRequest, Frame, LogLine, LogsRequest};
 use flota_api::text::printable_within;
 use flota_raft_store::View;
 use flota_raft_store::raft::RaftNode;
@@ -15,7 +15,7 @@ use flota_raft_store::raft::RaftNode;
 use super::super::Control;
 use super::super::error::ControlError;
 use super::super::tasks::LogSource;
-use crate::streams::{Outbox, QUEUE, StreamBroker, WorkerStream};
+use crate::streams::{Outbox, QUEUE, StreamBroker, TEXT_BOUND, WorkerStream};
 
 /// Carries out the request in the user's first frame. The receiver yields the answers of the task's worker.
 pub(super) fn open(
@@ -32,9 +32,6 @@ pub(super) fn open(
     });
     receiver
 }
-
-/// Bytes of an error or a name of a worker that reach the user.
-const TEXT_BOUND: usize = 1_000;
 
 /// Makes what the worker itself says fit for a terminal. What its tasks write is the user's own.
 fn shown(frame: Frame) -> Frame {
@@ -74,8 +71,32 @@ async fn serve(
             }
             Ok(())
         }
-        _ => Err(ControlError::invalid("frame", "a stream begins with `exec` or `logs`").into()),
+        Some(Content::Forward(request)) => {
+            let worker = connect(control, &broker, &request).await?;
+            relay(user, worker, to_user.clone()).await;
+            Ok(())
+        }
+        _ => Err(ControlError::invalid("frame", "a stream begins with `exec`, `logs` or `forward`").into()),
     }
+}
+
+/// Connects to the first of the request's tasks that accepts the connection.
+async fn connect(
+    control: &Control<RaftNode>,
+    broker: &StreamBroker,
+    request: &ForwardRequest,
+) -> Result<WorkerStream, ControlError> {
+    let port = u16::try_from(request.port).ok().filter(|port| *port != 0);
+    let port = port.ok_or_else(|| ControlError::invalid("port", "it is 1 to 65535"))?;
+    let (view, tasks) = control.list_forward_targets(&request.task, request.turn).await?;
+    let mut failed = None;
+    for task in tasks {
+        match broker.connect(&task, &view, port).await {
+            Ok(worker) => return Ok(worker),
+            Err(error) => failed = Some(error),
+        }
+    }
+    Err(failed.expect("there is at least one task to try").into())
 }
 
 /// Relays frames in both directions until the worker's side ends or the user disconnects.

@@ -1,7 +1,11 @@
 //! Tests of the operations on networks, and of how services and stacks name them.
 
-use flota_api::model::{NetworkAttachment, Node, NodeDescription, NodePort, Protocol, Service, StackSpec, SubnetSpec};
+use flota_api::model::{
+    Attachment, NetworkAttachment, Node, NodeDescription, NodePort, Protocol, Service, StackSpec, SubnetSpec,
+    TaskStatus,
+};
 use flota_api::reason::{Detail, Reason};
+use flota_api::state::{DesiredState, TaskState};
 use tonic::Status;
 
 use super::*;
@@ -90,6 +94,42 @@ async fn a_network_that_is_used_is_not_removed_and_its_users_are_named() {
     control.remove_service("", "web").await.expect("it is there");
     control.remove_network("", "front").await.expect("nothing uses it");
     assert_eq!(refused(control.remove_network("", INGRESS).await).0, Some(Reason::Invalid));
+}
+
+#[tokio::test]
+async fn a_network_is_shown_with_the_state_of_its_tasks_and_the_nodes_that_have_it() {
+    let control = cluster().await;
+    let front = control.create_network("", network("front", None)).await.expect("a network").id.clone();
+    let web = control.create_service("", service("web", &["front"], &[]), Never).await.expect("a service").changed;
+    let description = NodeDescription { hostname: "w2".into(), ..NodeDescription::default() };
+    control.put(Node { id: "n2".into(), description, state: NodeState::Down, ..Node::default() }).await;
+    let tasks = [
+        (1, "n1", TaskState::Running, DesiredState::Running),
+        (2, "n1", TaskState::Running, DesiredState::Shutdown),
+        (3, "n1", TaskState::Preparing, DesiredState::Running),
+        (4, "n2", TaskState::Running, DesiredState::Running),
+    ];
+    for (slot, node, state, desired_state) in tasks {
+        let attachments = vec![Attachment { network: front.clone(), addresses: vec![[10, 0, 0, slot].into()] }];
+        let status = TaskStatus { state, ..TaskStatus::default() };
+        let task = Task {
+            id: format!("t{slot}").into(),
+            service_id: web.id.clone(),
+            spec_version: web.spec_version,
+            ..Task::default()
+        };
+        let (slot, node_id) = (slot.into(), Some(node.into()));
+        control.put(Task { slot, node_id, desired_state, status, attachments, ..task }).await;
+    }
+    control.programmed.begin(&"n1".into(), 1);
+    control.programmed.reset(9);
+    let seen = control.get_network("front").await.expect("it is there");
+    let endpoints: Vec<_> = seen.endpoints.iter().map(|it| (it.task.as_str(), it.node.as_str(), it.state)).collect();
+    let expected =
+        [("web.1", "w1", "serving"), ("web.2", "w1", "draining"), ("web.3", "w1", "starting"), ("web.4", "w2", "lost")];
+    assert_eq!(endpoints, expected);
+    let nodes: Vec<_> = seen.nodes.iter().map(|it| (it.node.as_str(), it.programmed)).collect();
+    assert_eq!(nodes, [("w1", Some(0)), ("w2", None)], "the one was told nothing yet, the other has no session");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 use super::*;
 use flota_api::model::{ServiceSpec, TaskStatus};
-use flota_api::state::DesiredState;
+use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::Meta;
 
 fn service(id: &str, name: &str) -> Service {

@@ -73,7 +73,7 @@ impl Control<Alone> {
         let clock = TermClock::new(Clock::new(|| Timestamp(1_000)));
         let (_, leading) = watch::channel(Some(CancellationToken::new()));
         let (random, resolver) = (Random::seeded(1), Resolver::new(registry));
-        Self { store, member, clock, random, resolver, leading }
+        Self { store, member, clock, random, resolver, programmed: Programmed::default(), leading }
     }
 
     pub(in crate::control) async fn put(&self, object: impl StoreObject) {

@@ -186,3 +186,17 @@ async fn an_image_that_a_service_is_pinned_to_is_kept() {
     control.remove_image("", "i1", true).await.expect("it is forced");
     assert!(control.store.view().image("i1").is_some(), "it goes with the last that needs it");
 }
+
+#[tokio::test]
+async fn a_request_that_was_refused_is_told_so_when_it_comes_again_and_nothing_is_in_its_way_any_more() {
+    let (_, control) = with_registry().await;
+    let web = with_image("web", "app:1");
+    let update = async || refusal(control.update_service("u", "web", None, &web, Always).await);
+    let create = async || refusal(control.create_service("c", web.clone(), Changed).await);
+    assert_eq!(update().await, Some(Reason::NotFound));
+    control.create_service("", web.clone(), Changed).await.expect("it is new");
+    assert_eq!(create().await, Some(Reason::AlreadyExists));
+    assert_eq!(update().await, Some(Reason::RefusedBefore));
+    control.remove_service("", "web").await.expect("it is there");
+    assert_eq!(create().await, Some(Reason::RefusedBefore));
+}

@@ -1,7 +1,9 @@
 //! Tests of what a worker is told of its tasks and images.
 
 use super::*;
-use flota_api::model::{Attachment, Cluster, DeviceId, Image, ImageHolder, Service, TaskStatus};
+use flota_api::model::{
+    Attachment, Cluster, DeviceId, Health, HealthResult, HealthState, Image, ImageHolder, Service, TaskStatus,
+};
 use flota_api::object::StoreObject;
 
 fn view(states: &[(&str, TaskState, DesiredState)]) -> Tables {
@@ -38,10 +40,10 @@ fn ids(assignments: &Assignments) -> Vec<&str> {
 }
 
 #[test]
-fn a_worker_is_told_what_is_assigned_and_has_not_ended_and_then_what_changed() {
+fn a_worker_is_told_what_is_assigned_and_then_what_changed() {
     use DesiredState::{Running as Run, Shutdown as Stop};
     let mut told = nothing_told(&[]);
-    let states = [("a", TaskState::Assigned, Run), ("b", TaskState::Failed, Run), ("c", TaskState::Pending, Run)];
+    let states = [("a", TaskState::Assigned, Run), ("b", TaskState::Orphaned, Run), ("c", TaskState::Pending, Run)];
     let first = tell(&mut told, &view(&states)).expect("the full set");
     assert!(first.full);
     assert_eq!(ids(&first), ["a"]);
@@ -52,6 +54,26 @@ fn a_worker_is_told_what_is_assigned_and_has_not_ended_and_then_what_changed() {
     assert_eq!(ids(&difference), ["a", "d"]);
     let ended = tell(&mut told, &view(&[("d", TaskState::Assigned, Run)])).expect("one went");
     assert_eq!((ids(&ended).len(), ended.removed_tasks), (0, vec!["a".to_owned()]));
+}
+
+#[test]
+fn an_ended_task_stays_on_its_node_and_costs_nothing_until_it_is_to_be_removed() {
+    use DesiredState::{Running as Run, Shutdown as Stop};
+    let mut told = nothing_told(&[]);
+    tell(&mut told, &view(&[("a", TaskState::Running, Run)])).expect("the full set");
+    for desired in [Run, Stop] {
+        assert_eq!(tell(&mut told, &view(&[("a", TaskState::Complete, desired)])), None);
+    }
+    let mut ended = view(&[("a", TaskState::Complete, Stop)]);
+    let task = ended.tasks().next().expect("one task").as_ref().clone();
+    ended.put(Task { image_digest: Some("sha256:1".into()), ..task }.into_object());
+    let full = tell(&mut nothing_told(&[]), &ended).expect("the full set of a new session");
+    assert_eq!((ids(&full), &full.tasks[0].image), (vec!["a"], &None), "its image is not fetched");
+    for gone in [view(&[("a", TaskState::Complete, DesiredState::Remove)]), view(&[])] {
+        let mut told = nothing_told(&[]);
+        tell(&mut told, &ended).expect("the full set");
+        assert_eq!(tell(&mut told, &gone).expect("it is to go").removed_tasks, ["a"]);
+    }
 }
 
 #[test]
@@ -209,6 +231,40 @@ fn a_stop_is_held_back_until_it_is_confirmed_or_its_time_is_over_which_the_worke
     let mut told = nothing_told(&[]);
     let first = told.tell(&state(true), &granter, &waits, Timestamp(0)).remove(0);
     assert_eq!(first.tasks[0].desired_state, stopping, "a worker that knows nothing is told all of it at once");
+}
+
+#[test]
+fn an_unhealthy_task_may_stop_when_its_withdrawal_is_confirmed_or_its_time_is_over() {
+    let state = |attempt, state| {
+        let mut view = view(&[("a", TaskState::Running, DesiredState::Running)]);
+        let mut task = view.task("a").expect("it is there").as_ref().clone();
+        let log = vec![HealthResult::default()];
+        (task.status.attempt, task.status.health) = (attempt, Some(Health { state, failing_streak: 3, log }));
+        task.attachments = vec![Attachment { network: "x".into(), addresses: vec![[10, 0, 0, 2].into()] }];
+        view.put(task.into_object());
+        view
+    };
+    let (healthy, unhealthy) = (state(4, HealthState::Healthy), state(4, HealthState::Unhealthy));
+    let granter = Granter { key: &[], expires: Timestamp(0) };
+    let waits = |_: &Task| Some(vec![NodeId::from("late")]);
+    let end = Timestamp(0) + WITHDRAWAL_WAIT;
+    let withdrawn = |mut sets: Vec<Assignments>| sets.remove(0).tasks.remove(0).withdrawn_attempt;
+
+    let mut told = nothing_told(&[]);
+    let first = told.tell(&healthy, &granter, &waits, Timestamp(0)).remove(0).tasks.remove(0);
+    assert_eq!(first.withdrawn_attempt, 0);
+    assert!(first.status.and_then(|it| it.health).expect("it is told").log.is_empty(), "the worker has the results");
+    assert!(told.tell(&unhealthy, &granter, &waits, Timestamp(0)).is_empty());
+    assert_eq!(told.held_until(), Some(end));
+    assert_eq!(withdrawn(told.tell(&unhealthy, &granter, &|_| None, Timestamp(5))), 4);
+    assert_eq!(told.held_until(), None);
+    assert!(told.tell(&unhealthy, &granter, &waits, Timestamp(6)).is_empty(), "what was said stays");
+    assert_eq!(withdrawn(told.tell(&state(5, HealthState::Starting), &granter, &waits, Timestamp(7))), 0);
+
+    let mut told = nothing_told(&[]);
+    told.tell(&healthy, &granter, &waits, Timestamp(0));
+    assert!(told.tell(&unhealthy, &granter, &waits, Timestamp(0)).is_empty());
+    assert_eq!(withdrawn(told.tell(&unhealthy, &granter, &waits, end)), 4);
 }
 
 fn hostname(name: &str) -> flota_api::model::NodeDescription {

@@ -9,7 +9,7 @@ use openraft::{ReadPolicy, ServerState};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::freshness::Freshness;
+use super::freshness::{Freshness, RENEWAL_WAIT};
 use super::{Leadership, QUORUM_WAIT};
 use crate::digest::Digest;
 use crate::raft::Raft;
@@ -239,7 +239,7 @@ impl Duties {
         let mut leadership = self.leadership.clone();
         loop {
             leadership.mark_unchanged();
-            let wait = if self.freshness.freshen().await { FRESHEN_EVERY } else { FRESHEN_AGAIN };
+            let wait = if self.freshness.freshen(RENEWAL_WAIT).await { FRESHEN_EVERY } else { FRESHEN_AGAIN };
             tokio::select! {
                 changed = leadership.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}

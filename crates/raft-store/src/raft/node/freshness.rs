@@ -17,8 +17,10 @@ use crate::raft::state_machine::Progress;
 use crate::raft::transport::{Method, Peers};
 use crate::raft::type_config::LogId;
 
-/// Time limit of one request to the leader, including the wait until the entry is applied.
-const WAIT: Duration = Duration::from_millis(200);
+/// How long a user's request waits for a small age.
+pub(super) const REQUEST_WAIT: Duration = Duration::from_millis(200);
+/// How long the regular renewal waits: more than two round trips on a slow link.
+pub(super) const RENEWAL_WAIT: Duration = Duration::from_secs(1);
 
 /// The age of this manager's data. Clones share it.
 #[derive(Clone)]
@@ -47,11 +49,10 @@ impl Freshness {
         self.complete_at.lock().expect("no holder panics").map(|at| at.elapsed())
     }
 
-    /// Asks the leader for its commit index. Returns whether it answered and that entry is applied here; waits up to
-    /// `WAIT`.
-    pub(super) async fn freshen(&self) -> bool {
+    /// Asks the leader for its commit index. Returns whether it answered and that entry is applied here, all within `wait`.
+    pub(super) async fn freshen(&self, wait: Duration) -> bool {
         let asked = Instant::now();
-        if !tokio::time::timeout(WAIT, self.catch_up()).await.unwrap_or(false) {
+        if !tokio::time::timeout(wait, self.catch_up(wait)).await.unwrap_or(false) {
             return false;
         }
         let mut complete_at = self.complete_at.lock().expect("no holder panics");
@@ -60,16 +61,15 @@ impl Freshness {
     }
 
     /// Returns whether everything that was committed at the time of the call is applied here.
-    async fn catch_up(&self) -> bool {
+    async fn catch_up(&self, wait: Duration) -> bool {
         let leader = self.leadership.borrow().leader;
         let Some(leader) = leader else { return false };
         if leader == self.own_id {
             return self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await.is_ok();
         }
-        let committed = self.peers.call::<_, Option<LogId>>(leader, Method::ReadIndex, &(), WAIT).await;
+        let committed = self.peers.call::<_, LogId>(leader, Method::ReadIndex, &(), wait).await;
         let Ok(committed) = committed else { return false };
-        let index = committed.map_or(0, |id| id.index);
         let mut progress = self.progress.clone();
-        progress.wait_for(|progress| progress.applied >= index).await.is_ok()
+        progress.wait_for(|progress| progress.applied >= committed.index).await.is_ok()
     }
 }

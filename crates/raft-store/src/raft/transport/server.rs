@@ -16,7 +16,7 @@ use super::{AppendAnswers, Method, pack, unpack};
 use crate::raft::Raft;
 use crate::raft::digests::Digests;
 use crate::raft::threads::Threads;
-use crate::raft::type_config::{Snapshot, TypeConfig};
+use crate::raft::type_config::{LogId, Snapshot, TypeConfig};
 
 /// Receives Raft's messages for this manager.
 #[derive(Clone)]
@@ -93,8 +93,8 @@ impl TransportService {
             Method::Digest => pack(self.own_id, from, &self.digests.at(unpack(&message)?)),
             Method::ReadIndex => {
                 let read = self.raft.get_read_log_id(openraft::ReadPolicy::ReadIndex).await;
-                let (index, _) = read.map_err(|error| Status::unavailable(error.to_string()))?;
-                pack(self.own_id, from, &index)
+                let (committed, _) = read.map_err(|error| Status::unavailable(error.to_string()))?;
+                pack::<LogId>(self.own_id, from, committed.log_id())
             }
         }
     }

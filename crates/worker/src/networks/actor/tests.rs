@@ -193,3 +193,30 @@ fn a_daemon_that_knows_nothing_removes_nothing() {
     bench.handle(update(1, &[]));
     assert!(bench.networks().is_empty(), "the leader has said what there is");
 }
+
+#[test]
+fn a_task_that_starts_waits_for_one_that_ends_and_not_for_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = FakeKernel::default();
+    let mut bench = Bench::start(&kernel, &dir);
+    bench.handle(update(1, &["n"]));
+    for id in ["a", "b", "c"] {
+        bench.handle(task(id, "n"));
+        bench.attach(id).try_recv().unwrap().unwrap();
+    }
+    bench.handle(task("new", "n"));
+    let mut detached = Vec::new();
+    for id in ["a", "b", "c"] {
+        let (sender, receiver) = oneshot::channel();
+        detached.push(receiver);
+        bench.actor.handle(Command::Detach(id.into(), sender), bench.now);
+    }
+    bench.attach("new").try_recv().unwrap().unwrap();
+    assert_eq!(kernel.tasks(), ["b", "c", "new"].map(Into::into).into(), "one is removed");
+    let mut again = bench.attach("c");
+    assert!(again.try_recv().is_err(), "it is removed first");
+    bench.pass(Duration::ZERO);
+    again.try_recv().unwrap().unwrap();
+    assert!(detached.iter_mut().all(|it| matches!(it.try_recv(), Ok(Ok(())))));
+    assert_eq!(kernel.tasks(), ["c", "new"].map(Into::into).into());
+}

@@ -19,6 +19,7 @@ use crate::networks::view::tests::{endpoint, network};
 
 mod bridge;
 mod gateway;
+mod size;
 
 /// Longer than anything takes here.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use flota_api::model::{Filter, PendingReason};
+use flota_api::model::{Filter, Health, HealthState, PendingReason};
 
 /// The running task of the old spec in this slot.
 fn old(slot: u64) -> Task {
@@ -128,6 +128,19 @@ fn a_new_task_that_does_not_stay_up_pauses_the_update() {
     let again = Task { status: TaskStatus { attempt: 2, exit_code: Some(3), ..again.status }, ..again };
     let planned = planned_with([stopped(old(1)), again, old(2)]);
     assert_eq!(planned, ["! web.1: it does not stay up (exit code 3)"]);
+}
+
+#[test]
+fn a_new_task_that_is_unhealthy_pauses_the_update_before_and_after_its_restart_even_if_it_obeys() {
+    let health = Health { state: HealthState::Unhealthy, ..Health::default() };
+    let runs = failing("unhealthy: no", new(TaskState::Running));
+    let runs = Task { status: TaskStatus { health: Some(health), ..runs.status }, ..runs };
+    let again = failing("unhealthy: no", new(TaskState::Ready));
+    let again = Task { status: TaskStatus { attempt: 2, exit_code: None, ..again.status }, ..again };
+    for task in [runs, again] {
+        let planned = planned_with([stopped(old(1)), task, old(2)]);
+        assert_eq!(planned, ["! web.1: it does not stay up (unhealthy: no)"]);
+    }
 }
 
 #[test]

@@ -1,0 +1,72 @@
+//! `Healthcheck` of an image's config: Docker's extension of the OCI format, which `oci-spec` does not know
+//! (<https://github.com/moby/docker-image-spec>).
+
+use serde::Deserialize;
+
+use crate::manifest::ManifestError;
+
+/// What an image says of how its health is checked. A zero or an empty list says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Healthcheck {
+    /// `NONE`, `CMD` and the words of a program, or `CMD-SHELL` and a command line.
+    #[serde(deserialize_with = "or_default")]
+    pub test: Vec<String>,
+    /// Nanoseconds between two checks.
+    pub interval: u64,
+    /// Nanoseconds after which a check has failed.
+    pub timeout: u64,
+    /// Nanoseconds from the start in which failures do not count.
+    pub start_period: u64,
+    /// Nanoseconds between two checks in that time.
+    pub start_interval: u64,
+    /// Number of failures in a row that are too many.
+    pub retries: u32,
+}
+
+fn or_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+/// Parses the part of an image's config file.
+pub(crate) fn parse(config: &[u8]) -> Result<Healthcheck, ManifestError> {
+    #[derive(Default, Deserialize)]
+    struct Config {
+        #[serde(default, rename = "Healthcheck", deserialize_with = "or_default")]
+        healthcheck: Healthcheck,
+    }
+    #[derive(Deserialize)]
+    struct File {
+        #[serde(default, deserialize_with = "or_default")]
+        config: Config,
+    }
+    let parsed: Result<File, _> = serde_json::from_slice(config);
+    let malformed = |error: serde_json::Error| ManifestError::Malformed { what: "config", why: error.to_string() };
+    Ok(parsed.map_err(malformed)?.config.healthcheck)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_docker_writes_is_read_and_what_is_absent_says_nothing() {
+        let full = r#"{ "config": { "Cmd": ["a"], "Healthcheck": {
+            "Test": ["CMD-SHELL", "true"], "Interval": 1000000000, "Timeout": 2, "StartPeriod": 3, "StartInterval": 4,
+            "Retries": 5
+        } } }"#;
+        let test = vec!["CMD-SHELL".to_owned(), "true".to_owned()];
+        let expected =
+            Healthcheck { test, interval: 1_000_000_000, timeout: 2, start_period: 3, start_interval: 4, retries: 5 };
+        assert_eq!(parse(full.as_bytes()), Ok(expected));
+        for absent in ["{}", r#"{ "config": null }"#, r#"{ "config": { "Healthcheck": null } }"#] {
+            assert_eq!(parse(absent.as_bytes()), Ok(Healthcheck::default()), "{absent}");
+        }
+        let none = r#"{ "config": { "Healthcheck": { "Test": null } } }"#;
+        assert_eq!(parse(none.as_bytes()), Ok(Healthcheck::default()));
+        for bad in [r#"{ "config": { "Healthcheck": "x" } }"#, r#"{ "config": { "Healthcheck": { "Retries": -1 } } }"#]
+        {
+            assert!(matches!(parse(bad.as_bytes()), Err(ManifestError::Malformed { what: "config", .. })), "{bad}");
+        }
+    }
+}
