@@ -50,7 +50,8 @@ fn assert_none_failed(load: Child) {
 
 /// Lists what networks leave on a node.
 fn leftovers(cluster: &Cluster, node: &str) -> String {
-    let files = cluster.sandbox_ok(&format!("exec {node} -- find /run/flota/namespaces -type f"));
+    let files = cluster
+        .sandbox_ok(&format!("exec {node} -- find /run/flota/namespaces/networks /run/flota/namespaces/tasks -type f"));
     let links = cluster.sandbox_ok(&format!("exec {node} -- busybox ls /sys/class/net"));
     files + &links.lines().filter(|it| it.starts_with("flota-")).collect::<String>()
 }
