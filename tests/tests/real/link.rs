@@ -136,8 +136,8 @@ fn a_forwarder_that_dies_is_noticed_and_replaced_and_nothing_is_left_of_any() {
     };
     let ctl = programs().join("ctl").display().to_string();
     // What a caller has left open does not stay open: it may hold a lock.
-    let link = format!("exec 9</dev/null; exec {ctl} sandbox link --name {name} w1 --delay 5ms");
-    assert!(std::process::Command::new("sh").args(["-c", &link]).status().unwrap().success());
+    let script = format!("exec 9</dev/null; exec {ctl} sandbox link --name {name} w1 --delay 5ms");
+    assert!(std::process::Command::new("sh").args(["-c", &script]).status().unwrap().success());
     let forwarder = forwarders(&name)[0];
     assert!(!std::path::Path::new(&format!("/proc/{forwarder}/fd/9")).exists());
     kill(forwarder);
