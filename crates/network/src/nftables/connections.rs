@@ -126,6 +126,12 @@ impl Selection {
         }
     }
 
+    /// Whether it names an IPv6 address. The kernel's filter by such an address leaves out just the ones that are equal
+    /// (`ctnetlink_filter_match_tuple` in nf_conntrack_netlink.c).
+    fn names_ipv6(&self) -> bool {
+        matches!(self, Self::SentTo(_, SocketAddr::V6(_)) | Self::SentToHost(IpAddr::V6(_)))
+    }
+
     /// Lets the kernel list only what may be selected.
     fn filter(&self) -> Attributes {
         let protocol = |number: u8| Attributes::new().bytes(PROTOCOL_NUMBER, &[number]);
@@ -158,7 +164,7 @@ impl Selection {
 fn filter(selections: &BTreeSet<Selection>) -> Attributes {
     let is_translated = |it: &Selection| !matches!(it, Selection::Untranslated(..));
     match selections.first() {
-        Some(only) if selections.len() == 1 => only.filter(),
+        Some(only) if selections.len() == 1 && !only.names_ipv6() => only.filter(),
         _ if selections.iter().all(is_translated) => {
             let status = STATUS_DESTINATION_TRANSLATED;
             Attributes::new().number(STATUS, status).number(STATUS_MASK, status)
