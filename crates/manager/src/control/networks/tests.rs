@@ -168,15 +168,19 @@ async fn a_port_that_another_service_has_is_refused() {
     update.expect("a service keeps its own port");
 }
 
+/// A node of which a program listens on a port.
+fn listening(hostname: &str, number: u16) -> Node {
+    let listeners = vec![NodePort { protocol: Protocol::Tcp, number }];
+    let description = NodeDescription { hostname: hostname.into(), listeners, ..NodeDescription::default() };
+    Node { id: hostname.into(), description, state: NodeState::Ready, ..Node::default() }
+}
+
 #[tokio::test]
 async fn a_port_on_which_a_node_itself_listens_is_refused_with_its_name() {
     let control = cluster().await;
     let create = async |name, ports: &[_]| control.create_service("", service(name, &[], ports), Never).await;
-    let node = control.store.view().node("n1").expect("it is there").as_ref().clone();
-    let listeners = vec![NodePort { protocol: Protocol::Tcp, number: 22 }];
-    let description = NodeDescription { listeners, ..node.description.clone() };
-    control.put(Node { description, state: NodeState::Ready, ..node }).await;
-    let expected = "ports[0]: 22/tcp is in use by a program of node `w1` itself".to_owned();
+    control.put(listening("w2", 22)).await;
+    let expected = "ports[0]: 22/tcp is in use by a program of node `w2` itself".to_owned();
     assert_eq!(refused(create("web", &[(22, PublishMode::Ingress)]).await), (Some(Reason::Invalid), expected));
     create("web", &[(22, PublishMode::Host)]).await.expect("its tasks run on other nodes");
     create("dns", &[(23, PublishMode::Ingress)]).await.expect("another port");
@@ -187,10 +191,7 @@ async fn a_service_keeps_its_port_when_a_program_of_a_node_begins_to_listen_on_i
     let control = cluster().await;
     let spec = service("web", &[], &[(22, PublishMode::Ingress)]);
     control.create_service("", spec.clone(), Never).await.expect("nobody listens yet");
-    let node = control.store.view().node("n1").expect("it is there").as_ref().clone();
-    let listeners = vec![NodePort { protocol: Protocol::Tcp, number: 22 }];
-    let description = NodeDescription { listeners, ..node.description.clone() };
-    control.put(Node { description, state: NodeState::Ready, ..node }).await;
+    control.put(listening("w2", 22)).await;
     let env = vec!["A=1".into()];
     control.update_service("", "web", None, &ServiceSpec { env, ..spec }, Never).await.expect("it has the port");
 }
