@@ -11,7 +11,8 @@ run() { cargo test --locked "$@" -- --test-threads=2 -Zunstable-options --report
 run --workspace --lib --bins --tests --no-fail-fast
 echo; echo "The ten slowest:"
 grep -oE '^test .* <[0-9.]+s>$' "$log" | sed -E 's/^test (.*) \.\.\. .*<([0-9.]+)s>$/\2 s  \1/' | sort -rn | head -10 || true
-passed=$(grep -oE '[0-9]+ passed' "$log" | awk '{s+=$1} END {print s+0}')
-failed=$(grep -oE '[0-9]+ failed' "$log" | awk '{s+=$1} END {print s+0}')
+results=$(grep '^test result: ' "$log" || true)
+passed=$(grep -oE '[0-9]+ passed' <<<"$results" | awk '{s+=$1} END {print s+0}')
+failed=$(grep -oE '[0-9]+ failed' <<<"$results" | awk '{s+=$1} END {print s+0}')
 echo "$passed passed, $failed failed"
 exit $status

@@ -96,7 +96,12 @@ impl Cluster {
     /// # Panics
     /// If it does not start. So do all methods below when a command that must succeed fails.
     pub fn up(managers: u32, workers: u32) -> Self {
-        let cluster = Self::bare(managers, workers);
+        Self::up_with(managers, workers, "")
+    }
+
+    /// Does the same as [`Cluster::up`], with these settings of every `flotad`.
+    pub fn up_with(managers: u32, workers: u32, settings: &str) -> Self {
+        let cluster = Self::start(managers, workers, settings);
         let program = programs().join("whoami");
         cluster.ok(&format!("image pack --tag whoami {}", program.display()));
         cluster
@@ -104,11 +109,18 @@ impl Cluster {
 
     /// Starts a cluster without images.
     pub fn bare(managers: u32, workers: u32) -> Self {
+        Self::start(managers, workers, "")
+    }
+
+    fn start(managers: u32, workers: u32, settings: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let mut config = tempfile::NamedTempFile::new().expect("a temporary file can be created");
+        config.write_all(settings.as_bytes()).expect("it can be written");
         let name = format!("t{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::SeqCst));
         let mut command = Command::new(programs().join("ctl"));
         let counts = [managers.to_string(), workers.to_string()];
         command.args(["sandbox", "up", "--name", &name, "--managers", &counts[0], "--workers", &counts[1]]);
+        command.arg("--config").arg(config.path());
         // Before the sandbox starts, so that it is removed even if that fails.
         let mut cluster = Self { host: String::new(), name };
         let up = output(&mut command);

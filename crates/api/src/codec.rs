@@ -9,10 +9,10 @@ use prost::Message;
 use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::ProstCodec;
 
-/// Initial size of the two buffers of a call, in bytes. They grow with the messages.
+/// Initial size of the two buffers of a call, in bytes. They grow with the messages, and never become smaller.
 const BUFFER: usize = 512;
-/// Bytes of encoded messages that are handed to the connection at once, as by default.
-const AT_ONCE: usize = 32 << 10;
+/// Bytes of encoded messages that are handed to the connection at once.
+const AT_ONCE: usize = 4 << 10;
 
 /// Encodes `T` and decodes `U`.
 #[derive(Debug)]

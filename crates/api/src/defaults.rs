@@ -40,6 +40,9 @@ pub const RESTARTING_GRACE: Duration = Duration::from_secs(60);
 pub const ORPHAN_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Number of nodes that hold each image, so that one may fail.
 pub const IMAGE_HOLDERS: usize = 2;
+/// Number of nodes of one architecture that are up and known to hold an image, from which on further ones are not
+/// recorded. Nodes fetch an image from those that are known to hold it.
+pub const KNOWN_HOLDERS: usize = 16;
 /// Validity of a grant to fetch an image; each assignment renews it.
 pub const GRANT_LIFE: Duration = Duration::from_secs(3600);
 /// Largest difference between two machines' wall clocks, in either direction, that must not affect decisions. It

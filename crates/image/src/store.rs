@@ -4,11 +4,13 @@
 //! blobs and layers; a blob is removed with the last image that needs it.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::error::Error;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use nix::errno::Errno;
 use oci_spec::image::{Descriptor, ImageManifest, ImageManifestBuilder, MediaType, SCHEMA_VERSION};
 use sha2::{Digest, Sha256};
 
@@ -52,6 +54,23 @@ pub enum ImageError {
         #[source]
         source: io::Error,
     },
+}
+
+impl ImageError {
+    /// Whether the machine is the cause and not the image: it lacks room, memory or descriptors, or a device fails. The
+    /// same may succeed later.
+    pub fn is_of_machine(&self) -> bool {
+        let is_lack = |errno: i32| {
+            let lacks = [Errno::ENOSPC, Errno::EDQUOT, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE, Errno::EAGAIN];
+            lacks.into_iter().chain([Errno::EIO, Errno::EROFS]).any(|lack| lack as i32 == errno)
+        };
+        if let Self::Unpack { source: UnpackError::Kernel { errno, .. }, .. } = self {
+            return is_lack(*errno as i32);
+        }
+        let causes = std::iter::successors(Error::source(self), |error| (*error).source());
+        let errors = causes.filter_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error());
+        errors.into_iter().any(is_lack)
+    }
 }
 
 /// An image with its manifest and config.

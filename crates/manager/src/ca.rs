@@ -115,15 +115,10 @@ impl NodeCa for CaService {
             let mut node = node.as_ref().clone();
             let mut cluster = view.cluster().ok_or_else(missing)?.as_ref().clone();
             let mut tx = WriteTx::new(view, "");
-            let raft_id = match node.raft_id.filter(|_| !request.new_raft_id) {
-                Some(raft_id) => raft_id,
-                None => {
-                    let new = cluster.next_raft_id;
-                    cluster.next_raft_id += 1;
-                    tx.update(cluster);
-                    new
-                }
-            };
+            // Never the one that it had: a manager asks because it does not know its id, or has lost its log.
+            let raft_id = cluster.next_raft_id;
+            cluster.next_raft_id += 1;
+            tx.update(cluster);
             node.raft_id = Some(raft_id);
             node.address.clone_from(&request.address);
             tx.update(node);

@@ -1,24 +1,24 @@
 //! Places pending tasks on nodes: filters determine the nodes where a task can run, ranks the best one. A task that
 //! can't run anywhere gets the reason.
 //!
-//! A plan looks at each node once, however many tasks of the service wait: the nodes where the spec can run are in a
-//! heap, and only the node that has just got a task is looked at again.
+//! The tables keep the nodes in order (`ranking.rs`), so a task costs a look at a few of them, however many there are.
 
 mod candidate;
 mod devices;
 mod filters;
+mod ranking;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flota_api::id::ServiceId;
-use flota_api::model::{Filter, Node, PendingReason, ServiceSpec, Task, TaskStatus};
-use flota_api::object::{Kind, Object};
+use flota_api::model::{Filter, Node, PendingReason, Task, TaskStatus};
+use flota_api::object::Object;
 use flota_api::state::{DesiredState, TaskState};
 use flota_raft_store::{Event, Tables};
 
-use self::candidate::{Candidate, candidates};
+use self::candidate::Candidate;
+use self::ranking::Ranking;
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
 
@@ -65,11 +65,13 @@ impl ControlLoop for Scheduler {
             return plan;
         }
         tasks.sort_by_key(|task| (task.spec_version, task.meta.order(), task.slot));
-        let mut nodes = candidates(&service, view);
+        let mut used = candidate::without_replaced(&tasks, &service, view);
         for same in tasks.chunk_by(|left, right| left.spec_version == right.spec_version) {
             if let Some(spec) = view.spec_of(same[0]) {
-                candidate::count_failures(&mut nodes, same[0], view, cx.now);
-                place(same, spec, &mut nodes, view, &mut plan, cx);
+                let failures = candidate::count_failures(same[0], view, cx.now);
+                let mut nodes = Ranking::new(&service, spec, view, &failures, used);
+                place(same, &mut nodes, view, &mut plan, cx);
+                used = nodes.into_used();
             }
         }
         plan
@@ -86,8 +88,8 @@ fn offers_the_same(old: &Node, new: &Node) -> bool {
 /// those that are being updated, because a successor may fit in the place of its predecessor.
 fn helped_by_end_of(task: &Task, view: &Tables) -> Vec<Key> {
     let Some(node) = view.node_of(task) else { return Vec::new() };
-    let candidate = Candidate::new(node, view.load(&node.id));
     let is_helped = |service: &&ServiceId| {
+        let candidate = Candidate::new(node, service, view);
         let mut versions = view.live_versions(service);
         let spec = versions.next().and_then(|version| view.spec_version(service, version));
         versions.next().is_some() || spec.is_some_and(|spec| filters::refuses(spec, &candidate, view).is_none())
@@ -96,64 +98,31 @@ fn helped_by_end_of(task: &Task, view: &Tables) -> Vec<Key> {
 }
 
 /// Places waiting tasks of one spec, as many as there is room for in the plan.
-fn place(
-    tasks: &[&Arc<Task>],
-    spec: &ServiceSpec,
-    nodes: &mut [Candidate],
-    view: &Tables,
-    plan: &mut Plan,
-    cx: &PlanContext,
-) {
-    let fits = |node: &Candidate| filters::refuses(spec, node, view).is_none();
-    let ranked = nodes.iter().enumerate().filter(|(_, node)| fits(node));
-    let mut best: BinaryHeap<_> = ranked.map(|(index, node)| Reverse((node.rank(), index))).collect();
+fn place(tasks: &[&Arc<Task>], nodes: &mut Ranking, view: &Tables, plan: &mut Plan, cx: &PlanContext) {
     // The counts of the filters, once no node is left.
     let mut refused: Option<BTreeMap<Filter, u64>> = None;
     for task in tasks {
         if plan.is_full(cx) {
             return;
         }
-        let Some(Reverse((_, index))) = best.pop() else {
-            let refused = refused.get_or_insert_with(|| count_refusals(spec, nodes, view));
-            wait(task, spec, refused, nodes, view, plan);
-            continue;
-        };
-        let node = &mut nodes[index];
-        let device_ids = node.take(spec, view);
-        plan.expect(Kind::Node, &node.node.id);
-        plan.put(Task {
-            node_id: Some(node.node.id.clone()),
-            status: TaskStatus { state: TaskState::Assigned, at: cx.now, ..task.status.clone() },
-            pending_reason: None,
-            device_ids,
-            ..task.as_ref().clone()
-        });
-        if fits(node) {
-            best.push(Reverse((node.rank(), index)));
+        match nodes.take(plan) {
+            Some((node_id, device_ids)) => plan.put(Task {
+                node_id: Some(node_id),
+                status: TaskStatus { state: TaskState::Assigned, at: cx.now, ..task.status.clone() },
+                pending_reason: None,
+                device_ids,
+                ..task.as_ref().clone()
+            }),
+            None => wait(task, refused.get_or_insert_with(|| nodes.count_refusals()), nodes, view, plan),
         }
     }
 }
 
-fn count_refusals(spec: &ServiceSpec, nodes: &[Candidate], view: &Tables) -> BTreeMap<Filter, u64> {
-    let mut refused: BTreeMap<Filter, u64> = BTreeMap::new();
-    for filter in nodes.iter().filter_map(|node| filters::refuses(spec, node, view)) {
-        *refused.entry(filter).or_default() += 1;
-    }
-    refused
-}
-
 /// Records why the task has no node, if that is news.
-fn wait(
-    task: &Arc<Task>,
-    spec: &ServiceSpec,
-    refused: &BTreeMap<Filter, u64>,
-    nodes: &[Candidate],
-    view: &Tables,
-    plan: &mut Plan,
-) {
+fn wait(task: &Arc<Task>, refused: &BTreeMap<Filter, u64>, nodes: &Ranking, view: &Tables, plan: &mut Plan) {
     let reason = Some(match refused.clone() {
         refused if refused.is_empty() => PendingReason::NoNode,
-        refused if fits_in_place(task, spec, nodes, view) => PendingReason::NeedsRoom(refused),
+        refused if fits_in_place(task, nodes, view) => PendingReason::NeedsRoom(refused),
         refused => PendingReason::NoNodeFits(refused),
     });
     if reason != task.pending_reason {
@@ -163,15 +132,12 @@ fn wait(
 
 /// Whether the node of the task that `task` replaces has room for it without that task. An update stops a running task
 /// for its successor only if this holds.
-fn fits_in_place(task: &Task, spec: &ServiceSpec, nodes: &[Candidate], view: &Tables) -> bool {
+fn fits_in_place(task: &Task, nodes: &Ranking, view: &Tables) -> bool {
     if task.desired_state != DesiredState::Ready {
         return false;
     }
     let mut replaced = view.tasks_of_slot(&task.service_id, task.slot).filter(|it| it.holds_resources());
-    replaced.any(|replaced| {
-        let node = nodes.iter().find(|it| replaced.is_on(&it.node.id));
-        node.is_some_and(|node| filters::refuses(spec, &node.without(replaced, view), view).is_none())
-    })
+    replaced.any(|replaced| nodes.fits_without(replaced))
 }
 
 #[cfg(test)]

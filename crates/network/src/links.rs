@@ -79,13 +79,16 @@ impl Connection {
         self.add_link(format_args!("add the bridge {name}"), describe(0, true, attributes))
     }
 
-    /// Adds a veth pair between a bridge of this namespace and another namespace, and brings both ends up.
+    /// Adds a veth pair between a bridge of this namespace and another namespace, and brings both ends up. The MAC address
+    /// of the interface is made from its address, because neighbours remember it.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn add_veth(&mut self, bridge: &str, other: &Namespace, pair: &Veth) -> Result<(), NetworkError> {
         let target = other.open()?;
-        let inside = vec![LinkAttribute::IfName(pair.interface.clone()), LinkAttribute::NetNsFd(target.as_raw_fd())];
+        let mut inside =
+            vec![LinkAttribute::IfName(pair.interface.clone()), LinkAttribute::NetNsFd(target.as_raw_fd())];
+        inside.extend(Mac::of(&[pair.address.addr()]).map(|mac| LinkAttribute::Address(mac.0.to_vec())));
         let port = vec![
             LinkAttribute::IfName(pair.port.clone()),
             LinkAttribute::Controller(self.existing(bridge)?.index),

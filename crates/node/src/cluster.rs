@@ -193,18 +193,19 @@ async fn start_manager(
             raft
         }
         Begin::Follow(managers) => {
-            let known: Option<u64> = state.read("raft-id").and_then(|text| text.parse().ok());
-            let id = match known {
-                Some(id) => id,
-                None => join::raft_id(dialer, &identity.node_id, &managers, address, false).await?,
-            };
-            state.write("raft-id", &id.to_string())?;
-            match start(id, known.is_some()).await {
-                Err(StartError::Open(error @ OpenError::Damaged { .. })) => {
-                    let id = replace_raft_id(state, dialer, identity, address, &managers, &error).await?;
-                    start(id, false).await?
-                }
-                other => other?,
+            let new_id = async || new_raft_id(state, dialer, identity, address, &managers).await;
+            match state.read("raft-id").and_then(|text| text.parse().ok()) {
+                // It is new, or has lost its id, and then its log may lack what it had acknowledged.
+                None => start(new_id().await?, false).await?,
+                Some(id) => match start(id, true).await {
+                    Err(StartError::Open(error @ OpenError::Damaged { .. })) => {
+                        tracing::error!(%error, "the Raft log is damaged; requesting a new Raft id to begin with an empty log");
+                        let id = new_id().await;
+                        let advice = "this manager needs a new Raft id, and a majority of managers with intact logs to give it: start the others";
+                        start(id.with_context(|| format!("{error}; {advice}"))?, false).await?
+                    }
+                    other => other?,
+                },
             }
         }
     };
@@ -214,22 +215,19 @@ async fn start_manager(
     Ok(Manager::start(options, shutdown.clone(), fatal))
 }
 
-/// Replaces a damaged log: gets a new Raft id from the other managers and puts the folder aside. Acknowledged entries may
-/// be lost, so the manager must not vote under the id that acknowledged them.
-async fn replace_raft_id(
+/// Gets a new Raft id from the other managers, and puts aside the log of an earlier one. Acknowledged entries may be
+/// missing there, so the manager must not vote under the id that acknowledged them.
+async fn new_raft_id(
     state: &StateDir,
     dialer: &Dialer,
     identity: &Identity,
     address: &str,
     managers: &[String],
-    error: &OpenError,
 ) -> anyhow::Result<u64> {
-    tracing::error!(%error, "the Raft log is damaged; requesting a new Raft id to begin with an empty log");
-    let id = join::raft_id(dialer, &identity.node_id, managers, address, true).await;
-    let id =
-        id.with_context(|| format!("{error}; this manager needs a new Raft id, and a majority of managers with intact logs to give it: start the others"))?;
-    let aside = state.put_raft_aside()?;
-    tracing::warn!(path = %aside.display(), "moved the damaged Raft log aside");
+    let id = join::raft_id(dialer, &identity.node_id, managers, address).await?;
+    if let Some(aside) = state.put_raft_aside()? {
+        tracing::warn!(path = %aside.display(), "moved the Raft log of an earlier id aside");
+    }
     state.write("raft-id", &id.to_string())?;
     Ok(id)
 }

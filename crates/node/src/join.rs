@@ -108,18 +108,11 @@ fn own_words(cause: &(dyn std::error::Error + 'static)) -> String {
     }
 }
 
-/// Requests this manager's Raft id from another manager. With `new_raft_id` it gets an id that was never used, because
-/// its log is lost.
-pub(crate) async fn raft_id(
-    dialer: &Dialer,
-    node: &NodeId,
-    managers: &[String],
-    address: &str,
-    new_raft_id: bool,
-) -> anyhow::Result<u64> {
+/// Requests a Raft id for this manager from another one. The id was never used.
+pub(crate) async fn raft_id(dialer: &Dialer, node: &NodeId, managers: &[String], address: &str) -> anyhow::Result<u64> {
     let mut last = anyhow!("no other manager is known");
     for manager in managers.iter().filter(|manager| *manager != address) {
-        let request = JoinRaftRequest { node_id: node.to_string(), address: address.to_owned(), new_raft_id };
+        let request = JoinRaftRequest { node_id: node.to_string(), address: address.to_owned() };
         let client = NodeCaClient::new(dialer.manager(manager));
         let answer = retry(manager, || {
             let (mut client, request) = (client.clone(), request.clone());

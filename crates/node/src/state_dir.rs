@@ -71,12 +71,15 @@ impl StateDir {
         Ok(())
     }
 
-    /// Renames the damaged Raft folder, so that it can be inspected. Returns the new path.
-    pub(crate) fn put_raft_aside(&self) -> anyhow::Result<PathBuf> {
+    /// Renames the Raft folder, if there is one, so that it can be inspected. Returns the new path.
+    pub(crate) fn put_raft_aside(&self) -> anyhow::Result<Option<PathBuf>> {
+        if !self.raft().exists() {
+            return Ok(None);
+        }
         let aside = (1..).map(|number| self.root.join(format!("{DAMAGED}{number}"))).find(|path| !path.exists());
         let aside = aside.context("failed to find a free name for the damaged Raft folder")?;
         fs_err::rename(self.raft(), &aside)?;
-        Ok(aside)
+        Ok(Some(aside))
     }
 
     /// Removes everything that belongs to a cluster, except the images.

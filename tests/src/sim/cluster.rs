@@ -64,6 +64,8 @@ pub struct WorkerHost {
     pub networks: FakeNetworks,
     /// Its wall clock.
     pub clock: WallClock,
+    /// Whether a test speaks for the node, which then has neither containers nor networks of its own.
+    pub is_manual: bool,
     records: MemoryRecords,
     state: MemoryState,
 }
@@ -207,6 +209,7 @@ impl SimCluster {
             machine: FakeMachine::new(&host.to_string()),
             networks: FakeNetworks::default(),
             clock: self.wall_clock(),
+            is_manual: false,
             records: MemoryRecords::default(),
             state: MemoryState::default(),
         });

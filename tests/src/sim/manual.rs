@@ -58,6 +58,7 @@ impl Script {
     pub fn manual_as(&mut self, worker: usize, manager: usize, register: Register, streams: Streams) -> ManualNode {
         let cluster = self.cluster();
         cluster.crash_worker(worker, false);
+        cluster.workers[worker].is_manual = true;
         let it = &cluster.workers[worker];
         let (host, address) = (it.host, cluster.managers[manager].host.address());
         let connector = cluster.world.network.connector(host, peer(host, &it.node_id, Role::Worker));

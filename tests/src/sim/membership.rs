@@ -60,7 +60,7 @@ impl Script {
             self.cluster().start_worker(number);
             return Ok(number);
         }
-        let request = JoinRaftRequest { node_id: node_id.to_string(), address: host.address(), new_raft_id: false };
+        let request = JoinRaftRequest { node_id: node_id.to_string(), address: host.address() };
         let raft_id = self.ask_as(peer(host, &node_id, role), self.leader(), |channel| async move {
             NodeCaClient::new(channel).join_raft(request).await
         });

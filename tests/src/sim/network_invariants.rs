@@ -41,10 +41,15 @@ impl NetworkInvariants {
     /// Checks what the nodes' kernels have. `trouble`: time of the last fault.
     pub(super) fn check_nodes(&mut self, cluster: &SimCluster, trouble: u64) -> Result<(), String> {
         let now = cluster.world.now();
-        let machines = cluster.workers.iter().flat_map(|worker| worker.machine.running());
-        let running: BTreeSet<String> = machines.map(|it| it.task).collect();
+        let (manual, real): (Vec<_>, Vec<_>) = cluster.workers.iter().partition(|it| it.is_manual);
+        let machines = real.iter().flat_map(|worker| worker.machine.running());
+        let mut running: BTreeSet<String> = machines.map(|it| it.task).collect();
+        if let Some(view) = cluster.view() {
+            let claimed = manual.iter().flat_map(|worker| view.tasks_of_node(&worker.node_id));
+            running.extend(claimed.map(|task| task.id.to_string()));
+        }
         let before = std::mem::take(&mut self.stale);
-        for worker in &cluster.workers {
+        for worker in real {
             let (host, confirmed) = (worker.host, worker.networks.version());
             for task in worker.networks.serving() {
                 if let Some(version) = self.withdrawn.get(&task).filter(|version| **version <= confirmed) {
@@ -71,7 +76,7 @@ impl NetworkInvariants {
 /// Whether each node sends connections to the tasks of its networks that run, and to no others.
 pub(super) fn converged(cluster: &SimCluster, view: &View) -> Result<(), String> {
     for worker in &cluster.workers {
-        let networks: BTreeSet<_> = view.networks_of_node(&worker.node_id).collect();
+        let networks: BTreeSet<_> = view.networks_of_node(&worker.node_id).map(|(id, _)| id).collect();
         let tasks = view.tasks().filter(|task| task.is_live() && task.status.state == TaskState::Running);
         let near = tasks.filter(|task| task.attachments.iter().any(|it| networks.contains(&it.network)));
         let wanted: BTreeSet<TaskId> = near.map(|task| task.id.clone()).collect();

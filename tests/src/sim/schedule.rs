@@ -168,7 +168,10 @@ impl Schedule {
                 let delay = Duration::from_millis(rng.random_range(1..200));
                 Action::HurtDisk { number, faults: DiskFaults { delay, ..DiskFaults::default() }, time }
             }
-            24 => Action::HurtDisk { number, faults: DiskFaults { broken: true, ..DiskFaults::default() }, time },
+            24 => {
+                let faults = DiskFaults { broken: both_ways, failing_syncs: !both_ways, ..DiskFaults::default() };
+                Action::HurtDisk { number, faults, time }
+            }
             25 => Action::HurtDisk { number, faults: DiskFaults { capacity: Some(0), ..DiskFaults::default() }, time },
             _ if both_ways => Action::KillContainer { worker },
             _ => Action::Block { from: USER, to: manager_host, time },

@@ -146,7 +146,7 @@ fn a_task_waits_for_an_address_and_says_so() {
 }
 
 #[test]
-fn lesson_24_a_removed_stack_leaves_no_address_and_is_deployed_again_at_once() {
+fn a_removed_stack_leaves_no_address_and_is_deployed_again_at_once() {
     script(3, |it| {
         let networks = vec![ps::NetworkAttachment { network: "shop_default".into(), aliases: Vec::new() }];
         let services = vec![ps::ServiceSpec { networks, ..spec("shop_web", 3) }];
@@ -177,7 +177,7 @@ fn given(cluster: &SimCluster) -> Result<Vec<std::net::IpAddr>, String> {
 }
 
 #[test]
-fn lesson_37_a_port_of_the_host_is_taken_once_on_each_node_and_an_update_gets_on() {
+fn a_port_of_the_host_is_taken_once_on_each_node_and_an_update_gets_on() {
     script(3, |it| {
         let port =
             pt::PublishedPort { target: 80, published: 80, mode: pt::PublishMode::Host.into(), ..Default::default() };

@@ -1,5 +1,7 @@
 //! What happens when something dies.
 
+use std::os::unix::fs::FileExt;
+
 use flota_tests::Cluster;
 
 #[test]
@@ -103,7 +105,7 @@ fn a_cluster_whose_machines_all_died_comes_back_with_every_service() {
 }
 
 #[test]
-fn a_manager_whose_log_is_damaged_comes_back_under_a_new_raft_id() {
+fn a_manager_whose_log_or_raft_id_is_lost_comes_back_under_a_new_raft_id() {
     let cluster = Cluster::up(3, 0);
     cluster.ok("service create --detach --name kept --replicas 0 whoami");
     let victim = ["m1", "m2", "m3"].into_iter().find(|name| **name != *cluster.leader()).unwrap();
@@ -111,20 +113,31 @@ fn a_manager_whose_log_is_damaged_comes_back_under_a_new_raft_id() {
         let text = it.ok(&format!("node inspect {victim}"));
         serde_json::from_str::<serde_json::Value>(&text).unwrap()[0]["raftId"].as_u64().unwrap()
     };
-    let before = raft_id(&cluster);
-    cluster.sandbox_ok(&format!("kill --daemon-only {victim}"));
-    // A flipped bit in the middle of what was acknowledged.
-    let damage = "exec VICTIM -- python3 -c \
-        f=open('/var/lib/flota/raft/log.00000000000000000001','r+b');\
-        [(f.seek(i),f.write(b'\\xff'*64))for(i)in(range(512,1<<20,512))]";
-    cluster.sandbox_ok(&damage.replace("VICTIM", victim));
-    cluster.sandbox_ok(&format!("start {victim}"));
-    cluster.wait("it has a new Raft id", |it| raft_id(it) > before);
-    cluster.wait_state(victim, "ready");
-    cluster
-        .wait("it knows what was acknowledged", |it| it.ctl_on(victim, "service ls --stale").stdout.contains("kept"));
-    let logs = cluster.sandbox_ok(&format!("logs {victim}"));
-    assert!(logs.contains("is damaged"), "{logs}");
+    let data = cluster.data(victim);
+    // Flipped bits in the middle of what was acknowledged, in the first log that this id has begun.
+    let flip = || {
+        let mut logs: Vec<_> = std::fs::read_dir(data.join("raft")).unwrap().map(|it| it.unwrap().path()).collect();
+        logs.retain(|path| path.file_name().unwrap().to_str().unwrap().starts_with("log."));
+        let log = std::fs::OpenOptions::new().write(true).open(logs.iter().min().unwrap()).unwrap();
+        (512..1 << 20).step_by(512).for_each(|offset| log.write_all_at(&[0xff; 64], offset).unwrap());
+    };
+    let lose_id = || std::fs::remove_file(data.join("raft-id")).unwrap();
+    let lose_log = || std::fs::remove_dir_all(data.join("raft")).unwrap();
+    let lose_both = || [&lose_id as &dyn Fn(), &lose_log].iter().for_each(|lose| lose());
+    for (what, damage) in
+        [("is damaged", &flip as &dyn Fn()), ("is damaged", &lose_log), ("", &lose_id), ("", &lose_both)]
+    {
+        let before = raft_id(&cluster);
+        cluster.sandbox_ok(&format!("kill --daemon-only {victim}"));
+        damage();
+        cluster.sandbox_ok(&format!("start {victim}"));
+        cluster.wait("it has a new Raft id", |it| raft_id(it) > before);
+        cluster.wait_state(victim, "ready");
+        let knows = |it: &Cluster| it.ctl_on(victim, "service ls --stale").stdout.contains("kept");
+        cluster.wait("it knows what was acknowledged", knows);
+        let logs = cluster.sandbox_ok(&format!("logs {victim}"));
+        assert!(logs.contains(what), "{logs}");
+    }
 }
 
 #[test]

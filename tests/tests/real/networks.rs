@@ -101,7 +101,7 @@ fn a_published_port_answers_on_every_node_from_outside_from_the_node_itself_and_
 
 // A new task gets connections as soon as it runs, which may be before its program listens, so tasks only stop here.
 #[test]
-fn lesson_23_tasks_that_stop_in_order_fail_no_request() {
+fn tasks_that_stop_in_order_fail_no_request() {
     let cluster = with_web("--publish 8080:80");
     add_client(&cluster);
     cluster.ok("service scale web=6");
@@ -113,7 +113,7 @@ fn lesson_23_tasks_that_stop_in_order_fail_no_request() {
 }
 
 #[test]
-fn lesson_04_nothing_on_the_other_nodes_leads_to_the_tasks_of_a_lost_node() {
+fn nothing_on_the_other_nodes_leads_to_the_tasks_of_a_lost_node() {
     let cluster = with_web("--publish 8080:80");
     add_client(&cluster);
     cluster.kill("w2");

@@ -92,3 +92,23 @@ fn layer_is_unpacked_once_for_the_same_layers_below_it() {
     assert!(other[1] != other[2], "overlayfs refuses a folder that is named twice");
     assert!(names(&[&second])[0] != one[1], "it lies on nothing");
 }
+
+#[test]
+fn a_full_disk_is_no_fault_of_the_image_and_a_damaged_layer_is() {
+    let full = || io::Error::from_raw_os_error(Errno::ENOSPC as i32);
+    let unpack = |source| ImageError::Unpack { digest: "sha256:1".into(), source };
+    let kernel = |errno| unpack(UnpackError::Kernel { path: "usr".into(), errno });
+    for (error, expected) in [
+        (kernel(Errno::EMFILE), true),
+        (kernel(Errno::ENAMETOOLONG), false),
+        (unpack(UnpackError::Tar(TarError::Read(full()))), true),
+        (unpack(UnpackError::Tar(TarError::CutOff)), false),
+        (unpack(UnpackError::Bomb(1)), false),
+        (ImageError::Blob(BlobError::Io { digest: "sha256:1".into(), source: full() }), true),
+        (ImageError::Blob(BlobError::Missing("sha256:1".into())), false),
+        (ImageError::Io { act: "make a folder", source: full() }, true),
+        (ImageError::Io { act: "make a folder", source: Errno::ENOTDIR.into() }, false),
+    ] {
+        assert_eq!(error.is_of_machine(), expected, "{error:?}");
+    }
+}

@@ -109,6 +109,8 @@ fn attach_node(node: &Arc<Node>, view: &Tables, spaces: &mut Spaces<'_>, plan: &
             let attachments = vec![Attachment { network: ingress.id.clone(), addresses }];
             plan.put(Node { attachments, ..node.as_ref().clone() });
         }
+        // It is asked again once the network has its first subnet, or a further one.
+        None if ingress.subnets.is_empty() => {}
         None => tracing::warn!(node.id = %node.id, "no address is free in the network `ingress`"),
     }
 }

@@ -119,7 +119,7 @@ fn a_cluster_gets_its_pools_and_its_networks_and_a_network_its_identifier_and_su
 }
 
 #[test]
-fn lesson_34_a_task_gets_an_address_of_each_family_in_each_network_of_its_spec_in_their_order() {
+fn a_task_gets_an_address_of_each_family_in_each_network_of_its_spec_in_their_order() {
     let mut view = cluster("10.0.0.0/8", 24);
     view.put(network("a", true).into_object());
     view.put(network("b", false).into_object());
@@ -280,7 +280,7 @@ fn disturb(rng: &mut StdRng, view: &mut Tables) {
 }
 
 #[test]
-fn lesson_05_nothing_is_given_twice_and_nothing_leaks_whatever_happens() {
+fn nothing_is_given_twice_and_nothing_leaks_whatever_happens() {
     for seed in 0..8 {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut view = cluster("10.0.0.0/24", 28);

@@ -14,20 +14,26 @@ pub(crate) struct Filter {
 /// A field by which rows of type `R` can be filtered; its function returns `None` if a row has no value.
 pub(crate) type Field<R> = (&'static str, fn(&R) -> Option<String>);
 
-/// Keeps the rows that pass every filter.
+/// Keeps the rows that pass every filter. A row that does not pass is dropped before the next one is made.
 ///
 /// # Errors
 /// A filter names a field that is not in `fields`.
-pub(crate) fn keep<R>(mut rows: Vec<R>, filters: &[Filter], fields: &[Field<R>]) -> Result<Vec<R>, ControlError> {
-    for filter in filters {
+pub(crate) fn keep<R>(
+    rows: impl IntoIterator<Item = R>,
+    filters: &[Filter],
+    fields: &[Field<R>],
+) -> Result<Vec<R>, ControlError> {
+    let known = |filter: &Filter| {
         let field = fields.iter().find(|(key, _)| *key == filter.key);
-        let (_, value) = field.ok_or_else(|| ControlError::UnknownFilter {
+        field.map(|(_, value)| *value).ok_or_else(|| ControlError::UnknownFilter {
             filter: format!("{}={}", filter.key, filter.value),
             keys: fields.iter().map(|(key, _)| *key).collect(),
-        })?;
-        rows.retain(|row| value(row).is_some_and(|value| value == filter.value));
-    }
-    Ok(rows)
+        })
+    };
+    let values = filters.iter().map(known).collect::<Result<Vec<_>, _>>()?;
+    let passes =
+        |row: &R| values.iter().zip(filters).all(|(value, filter)| value(row).is_some_and(|it| it == filter.value));
+    Ok(rows.into_iter().filter(passes).collect())
 }
 
 #[cfg(test)]
@@ -40,7 +46,7 @@ mod tests {
     fn filtered(filters: &[(&str, &str)]) -> Result<Vec<u64>, String> {
         let filter = |(key, value): &(&str, &str)| Filter { key: (*key).into(), value: (*value).into() };
         let filters: Vec<_> = filters.iter().map(filter).collect();
-        keep((1..=6).collect(), &filters, FIELDS).map_err(|error| error.to_string())
+        keep(1..=6, &filters, FIELDS).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl<M: Member> Control<M> {
         filters: &[Filter],
     ) -> Result<Listing<NamedImage>, ControlError> {
         let (view, age) = self.view(freshness).await?;
-        Ok(Listing { rows: filter::keep(view.images().flat_map(rows).collect(), filters, FIELDS)?, age })
+        Ok(Listing { rows: filter::keep(view.images().flat_map(rows), filters, FIELDS)?, age })
     }
 
     /// Gives a name to an image on a node, and takes it from the image that had it.

@@ -265,7 +265,7 @@ impl<M: Member> Control<M> {
             nodes: Vec::new(),
             version: view.version,
         };
-        Ok(Listing { rows: filter::keep(view.networks().map(row).collect(), filters, FIELDS)?, age })
+        Ok(Listing { rows: filter::keep(view.networks().map(row), filters, FIELDS)?, age })
     }
 
     /// Creates a network.

@@ -54,7 +54,7 @@ impl<M: Member> Control<M> {
         filters: &[Filter],
     ) -> Result<Listing<NodeSummary>, ControlError> {
         let (view, age) = self.view(freshness).await?;
-        let rows = view.nodes().map(|node| self.node_summary(node)).collect();
+        let rows = view.nodes().map(|node| self.node_summary(node));
         Ok(Listing { rows: filter::keep(rows, filters, FIELDS)?, age })
     }
 

@@ -58,7 +58,7 @@ impl<M: Member> Control<M> {
         filters: &[Filter],
     ) -> Result<Listing<RegistrySummary>, ControlError> {
         let (view, age) = self.view(freshness).await?;
-        Ok(Listing { rows: filter::keep(view.registries().map(summary).collect(), filters, FIELDS)?, age })
+        Ok(Listing { rows: filter::keep(view.registries().map(summary), filters, FIELDS)?, age })
     }
 
     /// Stores these credentials for the host, in place of earlier ones.

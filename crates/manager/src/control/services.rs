@@ -77,7 +77,7 @@ impl<M: Member> Control<M> {
         filters: &[Filter],
     ) -> Result<Listing<ServiceSummary>, ControlError> {
         let (view, age) = self.view(freshness).await?;
-        let rows = view.services().map(|service| summary(service, &view)).collect();
+        let rows = view.services().map(|service| summary(service, &view));
         Ok(Listing { rows: filter::keep(rows, filters, FIELDS)?, age })
     }
 

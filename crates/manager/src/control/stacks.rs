@@ -80,7 +80,7 @@ impl<M: Member> Control<M> {
         filters: &[Filter],
     ) -> Result<Listing<StackSummary>, ControlError> {
         let (view, age) = self.view(freshness).await?;
-        let rows = view.stacks().map(|stack| summary(stack, &view)).collect();
+        let rows = view.stacks().map(|stack| summary(stack, &view));
         Ok(Listing { rows: filter::keep(rows, filters, FIELDS)?, age })
     }
 

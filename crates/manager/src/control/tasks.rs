@@ -13,40 +13,46 @@ use super::filter::{self, Field, Filter};
 use super::reference::{Referable, resolve, resolve_running};
 use super::{Control, Freshness, Listing, Member};
 
-/// A task with the names of the objects that it refers to.
+/// A task with the objects that it refers to. They are shared with the store, so a row is small until it is sent.
 #[derive(Clone, Debug)]
 pub(crate) struct TaskSummary {
     /// The task as the store holds it.
     pub(crate) task: Arc<Task>,
-    /// Name of its service.
-    pub(crate) service_name: String,
-    /// Name of its node.
-    pub(crate) node_name: String,
-    /// Reference of its image.
-    pub(crate) image: String,
-    /// Why its state may be outdated: its node does not answer. Empty otherwise.
-    pub(crate) doubt: String,
+    spec: Option<Arc<ServiceSpec>>,
+    node: Option<Arc<Node>>,
 }
 
 impl TaskSummary {
     fn of(task: &Arc<Task>, view: &Tables) -> Self {
-        let spec = view.spec_of(task);
-        let node = view.node_of(task);
-        Self {
-            service_name: spec.map(|spec| spec.name.clone()).unwrap_or_default(),
-            node_name: node.map(|it| it.description.hostname.clone()).unwrap_or_default(),
-            image: spec.map(|spec| spec.image.clone()).unwrap_or_default(),
-            doubt: node.map(|node| doubt(task, node)).unwrap_or_default(),
-            task: Arc::clone(task),
-        }
+        Self { task: Arc::clone(task), spec: view.spec_of(task).cloned(), node: view.node_of(task).cloned() }
+    }
+
+    /// Name of its service.
+    pub(crate) fn service_name(&self) -> &str {
+        self.spec.as_ref().map_or("", |spec| &spec.name)
+    }
+
+    /// Name of its node; empty if it has none.
+    pub(crate) fn node_name(&self) -> &str {
+        self.node.as_ref().map_or("", |node| &node.description.hostname)
+    }
+
+    /// Reference of its image.
+    pub(crate) fn image(&self) -> &str {
+        self.spec.as_ref().map_or("", |spec| &spec.image)
+    }
+
+    /// Why its state may be outdated: its node does not answer. Empty otherwise.
+    pub(crate) fn doubt(&self) -> String {
+        self.node.as_ref().map(|node| doubt(&self.task, node)).unwrap_or_default()
     }
 
     /// Why the task is not in its desired state; empty if no reason is known.
     fn error(&self) -> String {
-        match &self.task.pending_reason {
-            _ if !self.doubt.is_empty() => self.doubt.clone(),
-            Some(reason) => reason.to_string(),
-            None => self.task.status.error.clone(),
+        match (self.doubt(), &self.task.pending_reason) {
+            (doubt, _) if !doubt.is_empty() => doubt,
+            (_, Some(reason)) => reason.to_string(),
+            (_, None) => self.task.status.error.clone(),
         }
     }
 }
@@ -61,11 +67,11 @@ fn doubt(task: &Task, node: &Node) -> String {
 
 const FIELDS: &[Field<TaskSummary>] = &[
     ("id", |row| Some(row.task.id.to_string())),
-    ("name", |row| Some(task_name(&row.service_name, row.task.slot))),
-    ("service", |row| Some(row.service_name.clone())),
+    ("name", |row| Some(task_name(row.service_name(), row.task.slot))),
+    ("service", |row| Some(row.service_name().to_owned())),
     ("slot", |row| Some(row.task.slot.to_string())),
-    ("node", |row| Some(row.node_name.clone())),
-    ("image", |row| Some(row.image.clone())),
+    ("node", |row| Some(row.node_name().to_owned())),
+    ("image", |row| Some(row.image().to_owned())),
     ("desiredState", |row| Some(row.task.desired_state.to_string())),
     ("state", |row| Some(row.task.status.state.to_string())),
     ("health", |row| row.task.status.health.as_ref().map(|it| it.state.to_string())),
@@ -86,7 +92,8 @@ pub(crate) struct TaskScope {
 }
 
 impl TaskScope {
-    fn tasks<'a>(&self, view: &'a Tables) -> Result<Vec<&'a Arc<Task>>, ControlError> {
+    /// Returns the tasks in this scope that may pass the filters. What an index finds is not looked for among all tasks.
+    fn tasks<'a>(&self, view: &'a Tables, filters: &[Filter]) -> Result<Vec<&'a Arc<Task>>, ControlError> {
         let services = ids::<Service, ServiceId>(view, &self.services, |service| service.id.clone())?;
         let nodes = ids::<Node, NodeId>(view, &self.nodes, |node| node.id.clone())?;
         let on_node =
@@ -95,10 +102,26 @@ impl TaskScope {
             return Ok(nodes.iter().flat_map(|id| view.tasks_of_node(id)).collect());
         }
         if services.is_empty() {
-            return Ok(view.tasks().collect());
+            return Ok(named(view, filters).unwrap_or_else(|| view.tasks().collect()));
         }
         Ok(services.iter().flat_map(|id| view.tasks_of_service(id)).filter(on_node).collect())
     }
+}
+
+/// Returns the tasks that can pass a filter by id, service or node; `None` if there is none of these.
+fn named<'a>(view: &'a Tables, filters: &[Filter]) -> Option<Vec<&'a Arc<Task>>> {
+    let value = |key: &str| filters.iter().find(|filter| filter.key == key).map(|filter| filter.value.as_str());
+    if let Some(id) = value("id") {
+        return Some(view.task(id).into_iter().collect());
+    }
+    if let Some(name) = value("service") {
+        // A service that was removed may still have tasks. All versions of its spec have the same name.
+        let spec = |id: &ServiceId| view.tasks_of_service(id).next().and_then(|task| view.spec_of(task));
+        let services = view.services_with_tasks().filter(|id| spec(id).is_some_and(|spec| spec.name == name));
+        return Some(services.flat_map(|id| view.tasks_of_service(id)).collect());
+    }
+    let nodes = value("node").map(|name| view.nodes().filter(move |node| node.description.hostname == name))?;
+    Some(nodes.flat_map(|node| view.tasks_of_node(&node.id)).collect())
 }
 
 /// Returns the ids that the references identify, without duplicates.
@@ -161,7 +184,7 @@ impl<M: Member> Control<M> {
         filters: &[Filter],
     ) -> Result<Listing<TaskSummary>, ControlError> {
         let (view, age) = self.view(freshness).await?;
-        let rows = scope.tasks(&view)?.into_iter().map(|task| TaskSummary::of(task, &view)).collect();
+        let rows = scope.tasks(&view, filters)?.into_iter().map(|task| TaskSummary::of(task, &view));
         Ok(Listing { rows: filter::keep(rows, filters, FIELDS)?, age })
     }
 
@@ -196,5 +219,49 @@ fn take_slot(tx: &mut WriteTx, view: &Tables, service: &Service, slot: u64) {
     tx.update(Service { spec, ..service.clone() });
     for task in view.tasks_of_service(&service.id).filter(|task| task.slot == slot) {
         tx.update(Task { desired_state: DesiredState::Remove, ..task.as_ref().clone() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flota_api::model::NodeDescription;
+    use flota_api::object::StoreObject;
+
+    /// Three services with four tasks each, on four nodes.
+    fn view() -> Tables {
+        let mut view = Tables::default();
+        for number in 0..4 {
+            let description = NodeDescription { hostname: format!("w{number}"), ..NodeDescription::default() };
+            view.put(Node { id: format!("n{number}").into(), description, ..Node::default() }.into_object());
+        }
+        for service in 0..3 {
+            let spec = ServiceSpec { name: format!("web{service}"), ..ServiceSpec::default() }.into();
+            let service_id = ServiceId::from(format!("s{service}"));
+            view.put(Service { id: service_id.clone(), spec, ..Service::default() }.into_object());
+            for slot in 0..4 {
+                let (id, node_id) = (format!("t{service}{slot}").into(), Some(format!("n{slot}").into()));
+                view.put(Task { id, service_id: service_id.clone(), slot, node_id, ..Task::default() }.into_object());
+            }
+        }
+        view.remove(flota_api::object::Kind::Service, "s2");
+        view
+    }
+
+    #[test]
+    fn tasks_by_id_by_service_and_by_node_are_found_without_a_look_at_the_others() {
+        let view = view();
+        let looked_at = |filters: &[(&str, &str)]| {
+            let filter = |(key, value): &(&str, &str)| Filter { key: (*key).into(), value: (*value).into() };
+            let filters: Vec<_> = filters.iter().map(filter).collect();
+            let tasks = TaskScope::default().tasks(&view, &filters).expect("it names nothing");
+            tasks.iter().map(|task| task.id.to_string()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(looked_at(&[("state", "new"), ("id", "t12")]), "t12");
+        assert_eq!(looked_at(&[("service", "web1")]), "t10 t11 t12 t13");
+        assert_eq!(looked_at(&[("service", "web2")]), "t20 t21 t22 t23", "it was removed");
+        assert_eq!(looked_at(&[("node", "w3"), ("slot", "7")]), "t03 t13 t23");
+        assert_eq!(looked_at(&[("node", "w9")]), "");
+        assert_eq!(looked_at(&[("slot", "1")]).split(' ').count(), 12);
     }
 }

@@ -11,7 +11,8 @@ use flota_api::id::NodeId;
 use flota_api::model::{Node, Task};
 use flota_api::proto::dispatcher::manager_message::Message;
 use flota_api::proto::dispatcher::{Managers, Peer};
-use flota_raft_store::Tables;
+use flota_api::version::Timestamp;
+use flota_raft_store::{Store, Tables};
 
 use super::assignments::{Granter, Told};
 use super::networks::ToldNetworks;
@@ -32,47 +33,70 @@ pub(super) async fn send_assignments(
     outbox: &Outbox,
 ) -> Result<(), Status> {
     let concerned = sessions.concerned(node_id);
-    let mut told = Told::new(node_id.clone(), held);
-    let (mut networks, mut managers) = (ToldNetworks::default(), Managers::default());
+    let mut told = Session { tasks: Told::new(node_id.clone(), held), ..Session::default() };
     loop {
-        // The news are taken before the view, which therefore has all of them.
-        let news = programmed.take(node_id);
-        let view = replica.store.view();
-        if view.node(node_id).is_none() {
+        let (now, wall) = (replica.clock.now(), replica.clock.wall().now());
+        // The view is not kept while the session waits: it would keep every object that has changed since.
+        let Some(messages) = told.news(&replica.store, programmed, node_id, (now, wall)) else {
             return send(outbox, Message::Removed(true)).await;
-        }
-        let current = current_managers(&view);
-        if current != managers {
-            managers = current;
-            send(outbox, Message::Managers(managers.clone())).await?;
-        }
-        // A worker knows a network before it prepares a task for it.
-        if let Some((news, version)) = news {
-            for update in networks.tell(node_id, news, version, &view) {
-                send(outbox, Message::Networks((&update).into())).await?;
-            }
-        }
-        let key = view.cluster().map(|cluster| cluster.grant_key.0.as_slice()).unwrap_or_default();
-        let granter = Granter { key, expires: Granter::expiry(replica.clock.wall().now()) };
-        let withdrawal = |task: &Task| match programmed.withdrawal(task, &view) {
-            Withdrawal::Confirmed => None,
-            Withdrawal::Waits(nodes) => Some(nodes),
         };
-        // From here on, a confirmation wakes this session.
-        programmed.set_holding(node_id, true);
-        let now = replica.clock.now();
-        for part in told.tell(&view, &granter, &withdrawal, now) {
-            send(outbox, Message::Assignments(part)).await?;
+        for message in messages {
+            send(outbox, message).await?;
         }
-        let held_until = told.held_until();
-        programmed.set_holding(node_id, held_until.is_some());
         // The grants are renewed before they expire.
-        let patience = held_until.map_or(GRANT_LIFE / 4, |until| now.until(until));
+        let patience = told.tasks.held_until().map_or(GRANT_LIFE / 4, |until| now.until(until));
         tokio::select! {
             biased;
             () = concerned.notified() => {}
             () = tokio::time::sleep(patience) => {}
         }
+    }
+}
+
+/// What the worker of a session was told.
+#[derive(Default)]
+struct Session {
+    managers: Managers,
+    networks: ToldNetworks,
+    tasks: Told,
+}
+
+impl Session {
+    /// Returns the messages that bring the worker to the present state of the store, by the time of the cluster and that
+    /// of this manager's own clock; `None` if its node was removed.
+    fn news(
+        &mut self,
+        store: &Store,
+        programmed: &Programmed,
+        node_id: &NodeId,
+        (now, wall): (Timestamp, Timestamp),
+    ) -> Option<Vec<Message>> {
+        // The news are taken before the view, which therefore has all of them.
+        let news = programmed.take(node_id);
+        let view = store.view();
+        view.node(node_id)?;
+        let mut messages = Vec::new();
+        let managers = current_managers(&view);
+        if managers != self.managers {
+            self.managers = managers;
+            messages.push(Message::Managers(self.managers.clone()));
+        }
+        // A worker knows a network before it prepares a task for it.
+        if let Some((news, version)) = news {
+            let updates = self.networks.tell(node_id, news, version, &view);
+            messages.extend(updates.iter().map(|update| Message::Networks(update.into())));
+        }
+        let key = view.cluster().map(|cluster| cluster.grant_key.0.as_slice()).unwrap_or_default();
+        let granter = Granter { key, expires: Granter::expiry(wall) };
+        let withdrawal = |task: &Task, version| match programmed.withdrawal(task, version, &view) {
+            Withdrawal::Confirmed => None,
+            Withdrawal::Waits(nodes) => Some(nodes),
+        };
+        // From here on, a confirmation wakes this session.
+        programmed.set_holding(node_id, true);
+        messages.extend(self.tasks.tell(&view, &granter, &withdrawal, now).into_iter().map(Message::Assignments));
+        programmed.set_holding(node_id, self.tasks.held_until().is_some());
+        Some(messages)
     }
 }
 

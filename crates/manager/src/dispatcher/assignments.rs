@@ -30,9 +30,10 @@ pub(super) struct Told {
     node: NodeId,
     /// Whether the worker has been sent a full set.
     has_begun: bool,
-    tasks: BTreeMap<TaskId, ToldTask>,
-    /// Until when it is held back that a task is to stop, or may stop because it is unhealthy.
-    delayed: BTreeMap<TaskId, Timestamp>,
+    /// Sorted by id. A session is idle nearly always, so what it remembers is kept as small as it can be.
+    tasks: Box<[(TaskId, ToldTask)]>,
+    /// The tasks of which it is held back that they are to stop, or may stop because they are unhealthy.
+    delayed: BTreeMap<TaskId, Delayed>,
     /// The images that the node is to fetch or, if it has them already, to report.
     images: Vec<Arc<ImageSource>>,
     /// Sources of the images of its tasks and of those that it is to fetch, by digest.
@@ -41,6 +42,15 @@ pub(super) struct Told {
     held: BTreeSet<String>,
     /// Digests of images that the node holds and the cluster does not need.
     dropped: BTreeSet<String>,
+}
+
+/// A task that may still get connections.
+#[derive(Clone, Copy, Debug)]
+struct Delayed {
+    /// What the nodes have to confirm.
+    version: Version,
+    /// Until when it is waited for.
+    until: Timestamp,
 }
 
 /// The parts of an assignment that can change while the worker has it. Its status only repeats the worker's reports.
@@ -91,24 +101,24 @@ impl Told {
 
     /// Returns the messages that bring the worker to `view`: the full set at first, then the differences.
     ///
-    /// That a task is to stop is held back for a while as long as `withdrawal` names nodes that may still send it
-    /// connections; it may also know that there are some and not yet which.
+    /// That a task is to stop is held back for a while as long as `withdrawal` names nodes that have not confirmed this
+    /// version and may still send it connections; it may also know that there are some and not yet which.
     pub(super) fn tell(
         &mut self,
         view: &Tables,
         granter: &Granter<'_>,
-        withdrawal: &dyn Fn(&Task) -> Option<Vec<NodeId>>,
+        withdrawal: &dyn Fn(&Task, Version) -> Option<Vec<NodeId>>,
         now: Timestamp,
     ) -> Vec<Assignments> {
         let at = now;
         let delayed = std::mem::take(&mut self.delayed);
-        let (mut tasks, mut specs, mut told, mut sources) = (Vec::new(), Specs::new(), BTreeMap::new(), Sources::new());
+        let (mut tasks, mut specs, mut told, mut sources) = (Vec::new(), Specs::new(), Vec::new(), Sources::new());
         let node = self.node.clone();
         for task in view.tasks_of_node(&node).filter(|task| is_assigned(task)) {
             let Some(spec) = view.spec_of(task) else { continue };
             let ended = task.status.state.is_terminal();
-            if let Some(known) = self.tasks.get(&task.id).filter(|_| ended) {
-                told.insert(task.id.clone(), known.clone());
+            if let Some(known) = self.known(&task.id).filter(|_| ended) {
+                told.push((task.id.clone(), known.clone()));
                 continue;
             }
             let digest = task.image_digest.as_ref().filter(|_| !ended);
@@ -119,19 +129,20 @@ impl Told {
             let now = ToldTask {
                 desired_state,
                 unconfirmed_nodes,
-                withdrawn_attempt: self.withdrawn_attempt(task, delayed.get(&task.id), withdrawal, at),
+                withdrawn_attempt: self.withdrawn_attempt(task, delayed.get(&task.id), withdrawal, view, at),
                 paused: task.paused,
                 not_before: task.not_before,
                 image,
                 credentials: registry.map(|registry| registry.meta.version),
                 no_new_privileges: view.cluster().is_some_and(|cluster| cluster.no_new_privileges),
             };
-            if self.tasks.get(&task.id) != Some(&now) {
+            if self.known(&task.id) != Some(&now) {
                 let task = assignment(task, spec, &now, registry);
                 specs.entry((task.service_id.clone(), task.spec_version)).or_insert_with(|| Arc::clone(spec));
                 tasks.push(task);
             }
-            told.insert(task.id.clone(), now);
+            // The tasks of a node are in the order of their ids.
+            told.push((task.id.clone(), now));
         }
         let wanted = view.images_of_node(&self.node).filter(|image| !image.confirmed().any(|id| *id == self.node));
         let images: Vec<_> = wanted.map(|image| self.source(&image.digest, view, granter, &mut sources)).collect();
@@ -139,8 +150,11 @@ impl Told {
         let dropped: BTreeSet<_> =
             self.held.iter().filter(|digest| view.image_by_digest(digest).is_none()).cloned().collect();
         self.held.extend(view.images_of_node(&self.node).map(|image| image.digest.clone()));
+        // Not every node that has an image is known as a holder.
+        self.held.extend(sources.keys().cloned());
+        let is_gone = |id: &&TaskId| told.binary_search_by(|(other, _)| other.cmp(id)).is_err();
         let removed_tasks: Vec<_> =
-            self.tasks.keys().filter(|id| !told.contains_key(*id)).map(ToString::to_string).collect();
+            self.tasks.iter().map(|(id, _)| id).filter(is_gone).map(ToString::to_string).collect();
         let dropped_images: Vec<_> = dropped.difference(&self.dropped).cloned().collect();
         let is_news = !tasks.is_empty() || !removed_tasks.is_empty() || !dropped_images.is_empty();
         let whole = Assignments {
@@ -155,14 +169,19 @@ impl Told {
             ..Assignments::default()
         };
         let is_needed = is_news || whole.full || images != self.images;
-        (self.has_begun, self.tasks, self.images) = (true, told, images);
+        (self.has_begun, self.tasks, self.images) = (true, told.into(), images);
         (self.sources, self.dropped) = (sources, dropped);
         if is_needed { cut(whole, &specs) } else { Vec::new() }
     }
 
+    /// What the worker was told of a task.
+    fn known(&self, id: &TaskId) -> Option<&ToldTask> {
+        self.tasks.binary_search_by(|(other, _)| other.cmp(id)).ok().map(|index| &self.tasks[index].1)
+    }
+
     /// Returns the time at which something about a task is not held back any longer; `None` if none is held back.
     pub(super) fn held_until(&self) -> Option<Timestamp> {
-        self.delayed.values().min().copied()
+        self.delayed.values().map(|it| it.until).min()
     }
 
     /// Returns the desired state that the worker is told of, and the names of nodes that may still send connections to the
@@ -170,20 +189,22 @@ impl Told {
     fn desired(
         &mut self,
         task: &Task,
-        until: Option<&Timestamp>,
-        withdrawal: &dyn Fn(&Task) -> Option<Vec<NodeId>>,
+        delayed: Option<&Delayed>,
+        withdrawal: &dyn Fn(&Task, Version) -> Option<Vec<NodeId>>,
         view: &Tables,
         now: Timestamp,
     ) -> (DesiredState, Vec<String>) {
-        let Some(known) = self.tasks.get(&task.id) else { return (task.desired_state, Vec::new()) };
-        if known.desired_state.is_stopping() || !task.desired_state.is_stopping() || !has_served(task) {
+        let Some(known) = self.known(&task.id) else { return (task.desired_state, Vec::new()) };
+        let before = known.desired_state;
+        if before.is_stopping() || !task.desired_state.is_stopping() || !has_served(task) {
             return (task.desired_state, known.unconfirmed_nodes.clone());
         }
-        let Some(nodes) = withdrawal(task) else { return (task.desired_state, Vec::new()) };
-        let until = until.copied().unwrap_or(now + WITHDRAWAL_WAIT);
+        let version = task.meta.version;
+        let Some(nodes) = withdrawal(task, version) else { return (task.desired_state, Vec::new()) };
+        let until = delayed.map_or(now + WITHDRAWAL_WAIT, |it| it.until);
         if now < until {
-            self.delayed.insert(task.id.clone(), until);
-            return (known.desired_state, Vec::new());
+            self.delayed.insert(task.id.clone(), Delayed { version, until });
+            return (before, Vec::new());
         }
         tracing::warn!(task.id = %task.id, ?nodes, "a task stops although nodes may still send it connections");
         let name = |id: &NodeId| view.node(id.as_str()).map(|node| node.description.hostname.clone());
@@ -195,18 +216,21 @@ impl Told {
     fn withdrawn_attempt(
         &mut self,
         task: &Task,
-        until: Option<&Timestamp>,
-        withdrawal: &dyn Fn(&Task) -> Option<Vec<NodeId>>,
+        delayed: Option<&Delayed>,
+        withdrawal: &dyn Fn(&Task, Version) -> Option<Vec<NodeId>>,
+        view: &Tables,
         now: Timestamp,
     ) -> u32 {
         let attempt = task.status.attempt;
         if !task.status.is_unhealthy() || !has_served(task) {
             return 0;
         }
-        let is_known = self.tasks.get(&task.id).is_some_and(|known| known.withdrawn_attempt == attempt);
-        let until = until.copied().unwrap_or(now + WITHDRAWAL_WAIT);
-        if !is_known && now < until && withdrawal(task).is_some() {
-            self.delayed.insert(task.id.clone(), until);
+        let is_known = self.known(&task.id).is_some_and(|known| known.withdrawn_attempt == attempt);
+        // A report does not change the version of its task, so what counts is where it was first seen.
+        let first = Delayed { version: view.version, until: now + WITHDRAWAL_WAIT };
+        let delayed = delayed.copied().unwrap_or(first);
+        if !is_known && now < delayed.until && withdrawal(task, delayed.version).is_some() {
+            self.delayed.insert(task.id.clone(), delayed);
             return 0;
         }
         attempt
@@ -283,44 +307,70 @@ fn registry<'a>(reference: &str, view: &'a Tables) -> Option<&'a Arc<Registry>> 
     view.registry_by_host(&ImageRef::parse(reference).ok()?.registry)
 }
 
-/// Bytes of one part of a set: far below the limit of a message, so that heartbeats are sent in between.
-const PART: usize = 1 << 20;
+/// Bytes of one part of a set without large specs. A session keeps a buffer for its largest message, so messages are small.
+const PART: usize = 4 << 10;
 
-/// Splits a set into messages within the size limit; each contains the specs of its tasks once. Only the last is marked
-/// as the last.
+/// The messages of a set. The last is not complete yet.
+struct Parts {
+    complete: Vec<Assignments>,
+    last: Assignments,
+    /// Bytes of the last one, and of the specs in it.
+    size: usize,
+    specs: usize,
+    /// What is the same in every message.
+    common: Assignments,
+}
+
+impl Parts {
+    /// Returns the last message with room for so many bytes, which may be a new one. A message with a large spec has as
+    /// much room again, so that the spec is not repeated for each few of its tasks.
+    fn room(&mut self, bytes: usize) -> &mut Assignments {
+        if self.size > 0 && self.size + bytes > PART.max(2 * self.specs) {
+            let full = std::mem::replace(&mut self.last, self.common.clone());
+            self.complete.push(Assignments { more: true, ..full });
+            (self.size, self.specs) = (0, 0);
+        }
+        self.size += bytes;
+        &mut self.last
+    }
+
+    /// Adds a task, with its spec if the message does not have it.
+    fn add(&mut self, task: TaskAssignment, spec: Option<&AssignedSpec>) {
+        let is_there = |last: &Assignments| last.specs.last() == spec;
+        let missing = if is_there(&self.last) { 0 } else { spec.map_or(0, Message::encoded_len) };
+        self.room(task.encoded_len() + missing);
+        if !is_there(&self.last) {
+            self.last.specs.extend(spec.cloned());
+            // A new message lacks a spec that the one before has.
+            let size = spec.map_or(0, Message::encoded_len);
+            (self.size, self.specs) = (self.size + size - missing, self.specs + size);
+        }
+        self.last.tasks.push(task);
+    }
+}
+
+/// Splits a set into small messages; each contains the specs of its tasks once. Only the last is marked as the last.
 fn cut(mut whole: Assignments, specs: &Specs) -> Vec<Assignments> {
-    let tasks = std::mem::take(&mut whole.tasks);
+    let mut tasks = std::mem::take(&mut whole.tasks);
+    let (removed, dropped) = (std::mem::take(&mut whole.removed_tasks), std::mem::take(&mut whole.dropped_images));
     let images = std::mem::take(&mut whole.images);
-    let empty = Assignments { removed_tasks: Vec::new(), dropped_images: Vec::new(), ..whole.clone() };
-    let (mut parts, mut part, mut size) = (Vec::new(), whole, 0);
-    let room = |part: &mut Assignments, size: &mut usize, more: usize, parts: &mut Vec<Assignments>| {
-        if *size > 0 && *size + more > PART {
-            parts.push(Assignments { more: true, ..std::mem::replace(part, empty.clone()) });
-            *size = 0;
-        }
-        *size += more;
-    };
-    let specs: BTreeMap<_, _> = specs.iter().map(|(key, spec)| (key, assigned_spec(key, spec))).collect();
-    // The part that has each spec.
-    let mut placed: BTreeMap<(String, u64), usize> = BTreeMap::new();
+    let mut parts = Parts { complete: Vec::new(), last: whole.clone(), size: 0, specs: 0, common: whole };
+    let key_of = |task: &TaskAssignment| (task.service_id.clone(), task.spec_version);
+    // Tasks with the same spec come together.
+    tasks.sort_by_key(key_of);
+    let mut spec: Option<AssignedSpec> = None;
     for task in tasks {
-        let key = (task.service_id.clone(), task.spec_version);
-        let (task_size, spec_size) = (task.encoded_len(), specs.get(&key).map_or(0, Message::encoded_len));
-        room(&mut part, &mut size, task_size + spec_size, &mut parts);
-        if placed.get(&key) == Some(&parts.len()) {
-            size -= spec_size;
-        } else {
-            part.specs.extend(specs.get(&key).cloned());
-            placed.insert(key, parts.len());
+        let key = key_of(&task);
+        if spec.as_ref().is_none_or(|it| (&it.service_id, it.spec_version) != (&key.0, key.1)) {
+            spec = specs.get(&key).map(|spec| assigned_spec(&key, spec));
         }
-        part.tasks.push(task);
+        parts.add(task, spec.as_ref());
     }
-    for image in images {
-        room(&mut part, &mut size, image.encoded_len(), &mut parts);
-        part.images.push(image);
-    }
-    parts.push(part);
-    parts
+    removed.into_iter().for_each(|id| parts.room(id.len()).removed_tasks.push(id));
+    dropped.into_iter().for_each(|digest| parts.room(digest.len()).dropped_images.push(digest));
+    images.into_iter().for_each(|image| parts.room(image.encoded_len()).images.push(image));
+    parts.complete.push(parts.last);
+    parts.complete
 }
 
 fn assigned_spec((service_id, spec_version): &(String, u64), spec: &ServiceSpec) -> AssignedSpec {

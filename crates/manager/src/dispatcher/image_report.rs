@@ -3,9 +3,13 @@
 //! A node is believed about itself alone: that it holds a digest. It gives no names, because a name decides which program
 //! runs on every other node. Users give names ([`crate::control`]). An image that a node has pulled has none; the cluster
 //! keeps it as long as tasks use it.
+//!
+//! A few known holders of an image are enough: each further one would change the image for every node that uses it, which
+//! costs the square of their number when all nodes get an image at once.
 
+use flota_api::defaults::KNOWN_HOLDERS;
 use flota_api::id::{ImageId, NodeId};
-use flota_api::model::{Image, ImageHolder};
+use flota_api::model::{Image, ImageHolder, NodeState};
 use flota_api::proto::dispatcher::ImageReport;
 use flota_raft_store::{ProposeError, Tables, WriteTx};
 
@@ -15,7 +19,7 @@ use crate::replica::Replica;
 pub(super) fn of_use<'a>(view: &Tables, node_id: &NodeId, reports: &'a [ImageReport]) -> Vec<&'a ImageReport> {
     let is_of_use = |report: &&ImageReport| match view.image_by_digest(&report.digest) {
         Some(image) if report.gone => without_holder(image, node_id).is_some(),
-        Some(image) => with_holder(image, node_id).is_some(),
+        Some(image) => with_holder(image, node_id, view).is_some(),
         None => !report.gone && is_used(view, &report.digest),
     };
     reports.iter().filter(is_of_use).collect()
@@ -49,7 +53,7 @@ enum Change {
 fn after(view: &Tables, node_id: &NodeId, report: &ImageReport, new_id: &ImageId) -> Option<Change> {
     match view.image_by_digest(&report.digest) {
         Some(image) if report.gone => without_holder(image, node_id).map(Change::Update),
-        Some(image) => with_holder(image, node_id).map(Change::Update),
+        Some(image) => with_holder(image, node_id, view).map(Change::Update),
         None if report.gone || !is_used(view, &report.digest) => None,
         None => Some(Change::Create(Image {
             id: new_id.clone(),
@@ -66,15 +70,25 @@ fn is_used(view: &Tables, digest: &str) -> bool {
     view.users_of_image(digest).next().is_some()
 }
 
-/// Returns the image with the node added to its confirmed holders; `None` if the node is one already.
-pub(super) fn with_holder(image: &Image, node: &NodeId) -> Option<Image> {
-    if image.confirmed().any(|id| id == node) {
+/// Returns the image with the node added to its confirmed holders; `None` if the node is one already, or if enough others
+/// are and the node was not asked to hold the image.
+pub(super) fn with_holder(image: &Image, node: &NodeId, view: &Tables) -> Option<Image> {
+    let was_asked = image.holders.iter().any(|holder| holder.node_id == *node);
+    if image.confirmed().any(|id| id == node) || (!was_asked && has_enough(image, node, view)) {
         return None;
     }
     let mut image = image.clone();
     image.holders.retain(|holder| holder.node_id != *node);
     image.holders.push(ImageHolder { node_id: node.clone(), confirmed: true });
     Some(image)
+}
+
+/// Whether further nodes like this one need not be known as holders of the image.
+fn has_enough(image: &Image, node: &NodeId, view: &Tables) -> bool {
+    let architecture = |id: &NodeId| view.node(id).map(|node| &node.description.architecture);
+    let own = architecture(node);
+    let is_up = |id: &&NodeId| view.node(*id).is_some_and(|it| it.state != NodeState::Down);
+    image.confirmed().filter(is_up).filter(|id| architecture(id) == own).count() >= KNOWN_HOLDERS
 }
 
 /// Returns the image without the node among its holders; `None` if it is not among them.
@@ -88,7 +102,7 @@ fn without_holder(image: &Image, node: &NodeId) -> Option<Image> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::Task;
+    use flota_api::model::{Node, Task};
     use flota_api::object::StoreObject;
 
     fn digest(digit: char) -> String {
@@ -121,6 +135,36 @@ mod tests {
         let gone = ImageReport { gone: true, ..held(digest('1')) };
         assert_eq!(after(&view, &"n".into(), &gone, &"x".into()), Some(Change::Update(image)));
         assert_eq!(after(&view, &"m".into(), &gone, &"x".into()), None);
+    }
+
+    #[test]
+    fn enough_holders_of_each_architecture_are_known_and_no_more() {
+        let mut view = Tables::default();
+        let mut put = |id: String, architecture: &str, state| {
+            let mut node = Node { id: id.as_str().into(), state, ..Node::default() };
+            node.description.architecture = architecture.into();
+            view.put(node.into_object());
+        };
+        for number in 0..KNOWN_HOLDERS {
+            put(format!("n{number}"), "amd64", NodeState::Ready);
+        }
+        put("next".into(), "amd64", NodeState::Ready);
+        put("other".into(), "arm64", NodeState::Ready);
+        let holder = |number: usize| ImageHolder { node_id: format!("n{number}").into(), confirmed: true };
+        let image =
+            Image { digest: digest('1'), holders: (0..KNOWN_HOLDERS).map(holder).collect(), ..Image::default() };
+        assert_eq!(with_holder(&image, &"next".into(), &view), None);
+        assert!(with_holder(&image, &"other".into(), &view).is_some(), "it has other layers");
+        let mut asked = image.clone();
+        asked.holders.push(ImageHolder { node_id: "next".into(), confirmed: false });
+        assert!(with_holder(&asked, &"next".into(), &view).is_some());
+        let mut down = view.node("n0").expect("it is there").as_ref().clone();
+        down.state = NodeState::Down;
+        view.put(down.into_object());
+        assert!(
+            with_holder(&image, &"next".into(), &view).is_some(),
+            "nothing can be fetched from a node that is down"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! The clock stands still while this process is stalled: heartbeats that were not served then do not count as missed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub(super) struct Liveness(Arc<Mutex<Known>>);
 #[derive(Debug, Default)]
 struct Known {
     links: BTreeMap<NodeId, Link>,
+    /// Nodes whose links have changed otherwise than by the passing of time since they were last judged.
+    changed: BTreeSet<NodeId>,
     /// When somebody last asked for the time in this term.
     asked: Option<Instant>,
     /// Time for which this process was stalled.
@@ -57,12 +59,20 @@ impl Known {
         }
         now - self.stalled
     }
+
+    fn change(&mut self, node: &NodeId, link: Link) {
+        let before = self.links.insert(node.clone(), link);
+        if !matches!((before, link), (Some(Link::Open(_)), Link::Open(_))) {
+            self.changed.insert(node.clone());
+        }
+    }
 }
 
 /// Interval at which the process notices that it is not stalled.
 const PULSE: Duration = Duration::from_millis(100);
-/// Most nodes whose states are written in one entry.
+/// Most nodes whose states are written in one entry, and most bytes of them.
 const ENTRY: usize = 1_000;
+const ENTRY_BYTES: usize = 1 << 20;
 
 /// Returns the interval of a worker's heartbeats: longer in a large cluster, to bound the leader's load.
 pub(super) fn period(nodes: usize) -> Duration {
@@ -92,6 +102,13 @@ fn judge(link: Link, period: Duration, now: Instant) -> (NodeState, Option<NodeS
     }
 }
 
+/// Returns the node with its new state as of `since`, if that differs.
+fn judged(node: &Node, link: Link, period: Duration, (now, since): (Instant, Timestamp)) -> Option<Node> {
+    let (state, state_reason) = judge(link, period, now);
+    let is_news = node.state != state && !node.has_left();
+    is_news.then(|| Node { state, state_reason, state_since: since, ..node.clone() })
+}
+
 impl Liveness {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.0.lock().expect("no holder panics")
@@ -117,7 +134,7 @@ impl Liveness {
     pub(super) fn heard(&self, node: &NodeId) {
         let mut known = self.known();
         let now = known.now();
-        known.links.insert(node.clone(), Link::Open(now));
+        known.change(node, Link::Open(now));
     }
 
     /// Records that the node's session ended unannounced.
@@ -125,7 +142,7 @@ impl Liveness {
         let mut known = self.known();
         let now = known.now();
         if let Some(Link::Open(_)) | None = known.links.get(node) {
-            known.links.insert(node.clone(), Link::Broken(now));
+            known.change(node, Link::Broken(now));
         }
     }
 
@@ -133,18 +150,19 @@ impl Liveness {
     pub(super) fn restarts(&self, node: &NodeId) {
         let mut known = self.known();
         let now = known.now();
-        known.links.insert(node.clone(), Link::Restarting(now));
+        known.change(node, Link::Restarting(now));
     }
 
     /// Records that the node's machine announced its shutdown.
     pub(super) fn shuts_down(&self, node: &NodeId) {
-        self.known().links.insert(node.clone(), Link::Gone);
+        self.known().change(node, Link::Gone);
     }
 
     /// Returns the nodes whose state must change, with the new state as of `since`.
     fn judge(&self, view: &Tables, period: Duration, since: Timestamp) -> Vec<Node> {
         let mut known = self.known();
         let now = known.now();
+        known.changed.clear();
         let mut links = BTreeMap::new();
         let mut changed = Vec::new();
         let mut before = std::mem::take(&mut known.links).into_iter().peekable();
@@ -156,13 +174,20 @@ impl Liveness {
             let new = (node.state != NodeState::Down).then_some(Link::Broken(now));
             let Some(link) = link.or(new) else { continue };
             links.insert(node.id.clone(), link);
-            let (state, state_reason) = judge(link, period, now);
-            if node.state != state && !node.has_left() {
-                changed.push(Node { state, state_reason, state_since: since, ..node.as_ref().clone() });
-            }
+            changed.extend(judged(node, link, period, (now, since)));
         }
         known.links = links;
         changed
+    }
+
+    /// As [`Liveness::judge`], but only of nodes whose links have changed by themselves, for example because a session
+    /// broke: the time of all others passes too, and they can wait.
+    fn judge_changed(&self, view: &Tables, period: Duration, since: Timestamp) -> Vec<Node> {
+        let mut known = self.known();
+        let now = known.now();
+        let changed = std::mem::take(&mut known.changed);
+        let nodes = changed.iter().filter_map(|id| Some((view.node(id)?, *known.links.get(id)?)));
+        nodes.filter_map(|(node, link)| judged(node, link, period, (now, since))).collect()
     }
 
     /// Asks for the time every [`PULSE`]. It never ends.
@@ -178,17 +203,24 @@ impl Liveness {
 pub(super) async fn judge_nodes(replica: &Replica, sessions: &Sessions, liveness: &Liveness, scope: CancellationToken) {
     let proposer = replica.proposer();
     let judge = async {
+        let mut due = Instant::now();
         loop {
-            let view = replica.store.view();
+            let (view, since) = (replica.store.view(), replica.clock.now());
             let period = period(view.count(Kind::Node));
-            let changed = liveness.judge(&view, period, replica.clock.now());
-            for nodes in changed.chunks(ENTRY) {
-                write(proposer.as_ref(), &view, nodes).await;
+            // A look at all nodes finds those that time makes late; a change of sessions costs a look at their nodes.
+            let changed = if Instant::now() >= due {
+                due = Instant::now() + period / 10;
+                liveness.judge(&view, period, since)
+            } else {
+                liveness.judge_changed(&view, period, since)
+            };
+            for entry in entries(changed, &view) {
+                write(proposer.as_ref(), entry).await;
             }
             tokio::select! {
                 biased;
                 () = sessions.changed() => {}
-                () = tokio::time::sleep(period / 10) => {}
+                () = tokio::time::sleep_until(due) => {}
             }
         }
     };
@@ -200,14 +232,34 @@ pub(super) async fn judge_nodes(replica: &Replica, sessions: &Sessions, liveness
     }
 }
 
-/// Proposes a transaction for each node, so that a node that registers meanwhile is left as it is, and no other.
-async fn write(proposer: &dyn Proposer, view: &View, nodes: &[Node]) {
-    let transaction = |node: &Node| -> Transaction {
+/// The new state of some nodes, as one entry: a transaction for each, so that a node that registers meanwhile is left as
+/// it is, and no other.
+type StatesEntry = Vec<(Node, Transaction)>;
+
+/// Divides nodes into entries. Descriptions of nodes can be large.
+fn entries(nodes: Vec<Node>, view: &View) -> Vec<StatesEntry> {
+    let mut entries: Vec<StatesEntry> = Vec::new();
+    let mut bytes = 0;
+    for node in nodes {
         let mut tx = WriteTx::new(view.clone(), "");
         tx.update(node.clone());
-        tx.finish()
-    };
-    match proposer.propose_entry(nodes.iter().map(transaction).collect()).await {
+        let tx = tx.finish();
+        let size = tx.size();
+        match entries.last_mut().filter(|entry| entry.len() < ENTRY && bytes + size <= ENTRY_BYTES) {
+            Some(entry) => entry.push((node, tx)),
+            None => {
+                bytes = 0;
+                entries.push(vec![(node, tx)]);
+            }
+        }
+        bytes += size;
+    }
+    entries
+}
+
+async fn write(proposer: &dyn Proposer, entry: StatesEntry) {
+    let (nodes, transactions): (Vec<Node>, Vec<Transaction>) = entry.into_iter().unzip();
+    match proposer.propose_entry(transactions).await {
         Ok(outcomes) => {
             let written = nodes.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_ok());
             written.for_each(|(node, _)| report(node));
@@ -279,14 +331,48 @@ mod tests {
         let store = ready(&["a", "b"]);
         let view = store.view();
         let down = |id| Node { state: NodeState::Down, ..view.node(id).expect("it is there").as_ref().clone() };
-        let nodes = [down("a"), down("b")];
+        let entry = entries(vec![down("a"), down("b")], &view).remove(0);
         let proposer = LocalProposer::new(store.clone());
         let mut tx = WriteTx::new(view.clone(), "");
         tx.update(Node { address: "a:1".into(), ..view.node("a").expect("it is there").as_ref().clone() });
         store.apply(2, Entry { transactions: vec![tx.finish()], ..Entry::default() });
-        write(&proposer, &view, &nodes).await;
+        write(&proposer, entry).await;
         let state = |id| store.view().node(id).map(|node| node.state);
         assert_eq!((state("a"), state("b")), (Some(NodeState::Ready), Some(NodeState::Down)));
+    }
+
+    #[test]
+    fn nodes_with_large_descriptions_are_lost_in_several_entries_each_of_which_fits() {
+        let view = ready(&[]).view();
+        let mut node = Node::default();
+        node.description.os = "x".repeat(60 << 10);
+        let nodes = (0..200).map(|number| Node { id: number.to_string().as_str().into(), ..node.clone() });
+        let divided = entries(nodes.collect(), &view);
+        assert_eq!(divided.iter().map(Vec::len).sum::<usize>(), 200);
+        for entry in divided {
+            let transactions = entry.into_iter().map(|(_, tx)| tx).collect();
+            let bytes = Entry { transactions, ..Entry::default() }.encode().len();
+            assert!(bytes <= flota_raft_store::raft::ENTRY_BOUND, "{bytes}");
+        }
+        let small = (0..=ENTRY).map(|number| Node { id: number.to_string().as_str().into(), ..Node::default() });
+        assert_eq!(entries(small.collect(), &view).iter().map(Vec::len).collect::<Vec<_>>(), [ENTRY, 1]);
+    }
+
+    #[test]
+    fn a_change_of_sessions_costs_a_look_at_their_nodes() {
+        let (liveness, view) = (Liveness::default(), ready(&["a", "b", "c"]).view());
+        liveness.begin(&view);
+        liveness.heard(&"c".into());
+        liveness.broke(&"b".into());
+        assert_eq!(Vec::from_iter(liveness.known().changed.clone()), ["b".into()]);
+        let judged = || liveness.judge_changed(&view, Duration::from_secs(1), Timestamp(9));
+        assert_eq!(
+            judged().iter().map(|node| (node.id.as_str(), node.state)).collect::<Vec<_>>(),
+            [("b", NodeState::Unknown)]
+        );
+        assert_eq!(judged(), [], "once");
+        liveness.heard(&"b".into());
+        assert_eq!(liveness.known().changed.len(), 1, "it has a session again");
     }
 
     #[test]

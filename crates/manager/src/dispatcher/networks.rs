@@ -2,9 +2,11 @@
 //! that have changed. It is pure; `assignment_stream.rs` sends it.
 //!
 //! A session remembers only which networks its worker has, so it costs little memory however large they are, and a change
-//! costs what it touches.
+//! costs what it touches. Every node is in the network of published ports, but only a host of tasks that are attached to
+//! networks is told of all of them; the others have to know only the nodes of its endpoints. A change of what a worker is
+//! told of a network makes the network a new one to it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use flota_api::id::{NetworkId, NodeId, ServiceId, TaskId};
@@ -18,8 +20,8 @@ use flota_api::state::TaskState;
 use flota_api::version::Version;
 use flota_raft_store::{Event, Tables};
 
-/// Services, endpoints and nodes in one message, so that it stays far below the limit and heartbeats are sent in between.
-const MEMBERS: usize = 2_000;
+/// Services, endpoints and nodes in one message. A session keeps a buffer for its largest message, so messages are small.
+const MEMBERS: usize = 32;
 
 /// A part of a network that has changed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +42,16 @@ impl Change {
             | Self::Node(network, _) => network,
         }
     }
+
+    /// Returns the nodes that are to be told of it.
+    pub(super) fn concerned<'a>(&'a self, view: &'a Tables) -> Box<dyn Iterator<Item = &'a NodeId> + 'a> {
+        match self {
+            Self::Node(network, id) if view.tasks_of_node(id).all(|task| !is_attached(task, network)) => {
+                Box::new(view.hosts().chain([id]))
+            }
+            _ => Box::new(view.nodes_of_network(self.network())),
+        }
+    }
 }
 
 /// What a worker is to be told.
@@ -49,35 +61,42 @@ pub(super) enum News {
     Only(BTreeSet<Change>),
 }
 
+/// The stay of a node in a network: since when it has it, and since when it is told of all nodes there.
+type Stay = (Version, Option<Version>);
+
 /// The networks that a worker was told of.
 #[derive(Debug, Default)]
 pub(super) struct ToldNetworks {
     has_begun: bool,
-    networks: BTreeSet<NetworkId>,
+    networks: BTreeMap<NetworkId, Stay>,
 }
 
 impl ToldNetworks {
     /// Returns the updates that bring the worker of this node to `view`, which is of this version or newer; none if there
     /// is nothing to tell.
     pub(super) fn tell(&mut self, node: &NodeId, news: News, version: Version, view: &Tables) -> Vec<NetworkUpdate> {
-        let now: BTreeSet<NetworkId> = view.networks_of_node(node).cloned().collect();
+        let of_host = view.host_since(node);
+        let stay = |id: &NetworkId| of_host.filter(|_| view.network(id.as_str()).is_some_and(|it| it.is_ingress()));
+        let now: BTreeMap<NetworkId, Stay> =
+            view.networks_of_node(node).map(|(id, since)| (id.clone(), (since, stay(id)))).collect();
         let mut update = NetworkUpdate { version, ..NetworkUpdate::default() };
         let mut is_needed = false;
         match news {
             News::Only(changes) if self.has_begun => {
                 is_needed = !changes.is_empty();
-                update.removed_networks = self.networks.difference(&now).cloned().collect();
-                let is_kept =
-                    |change: &&Change| now.contains(change.network()) && self.networks.contains(change.network());
-                changes.iter().filter(is_kept).for_each(|change| add_change(change, node, view, &mut update));
+                let is_over = |(id, stay): &(&NetworkId, &Stay)| now.get(*id) != Some(*stay);
+                update.removed_networks = self.networks.iter().filter(is_over).map(|(id, _)| id.clone()).collect();
+                let is_kept = |id: &NetworkId| now.contains_key(id) && now.get(id) == self.networks.get(id);
+                let kept = changes.iter().filter(|change| is_kept(change.network()));
+                kept.for_each(|change| add_change(change, node, view, &mut update));
             }
             News::Everything | News::Only(_) => {
                 update.full = true;
                 self.networks.clear();
             }
         }
-        let new = now.difference(&self.networks).filter_map(|id| view.network(id.as_str()));
-        new.for_each(|network| add_network(network, node, view, &mut update));
+        let new = now.iter().filter(|(id, stay)| self.networks.get(*id) != Some(*stay));
+        new.filter_map(|(id, _)| view.network(id.as_str())).for_each(|it| add_network(it, node, view, &mut update));
         is_needed |= update.full || !update.removed_networks.is_empty() || now != self.networks;
         (self.has_begun, self.networks) = (true, now);
         if is_needed { cut(update) } else { Vec::new() }
@@ -93,7 +112,14 @@ fn add_network(network: &Network, node: &NodeId, view: &Tables, update: &mut Net
         update.services.extend(view.services_of_network(&network.id).filter_map(|it| service(network, it)));
     }
     update.endpoints.extend(view.tasks_of_network(&network.id).filter_map(|task| endpoint(network, task, node, view)));
-    update.nodes.extend(view.nodes_attached(&network.id).filter_map(|it| network_node(&network.id, it)));
+    if view.host_since(node).is_some() {
+        update.nodes.extend(view.nodes_attached(&network.id).filter_map(|it| network_node(&network.id, it)));
+    } else {
+        let hosts = update.endpoints.iter().filter(|it| it.network == network.id).map(|it| it.node.clone());
+        let known: BTreeSet<NodeId> = hosts.chain([node.clone()]).collect();
+        let known = known.iter().filter_map(|it| view.node(it.as_str()));
+        update.nodes.extend(known.filter_map(|it| network_node(&network.id, it)));
+    }
 }
 
 /// Adds a part of a network as it is now.
@@ -110,7 +136,11 @@ fn add_change(change: &Change, node: &NodeId, view: &Tables, update: &mut Networ
         Change::Endpoint(id, member) => {
             let found = view.network(id.as_str()).zip(view.task(member.as_str()));
             match found.and_then(|(network, task)| endpoint(network, task, node, view)) {
-                Some(endpoint) => update.endpoints.push(endpoint),
+                Some(endpoint) => {
+                    let host = view.node(endpoint.node.as_str()).filter(|_| view.host_since(node).is_none());
+                    update.nodes.extend(host.and_then(|it| network_node(id, it)));
+                    update.endpoints.push(endpoint);
+                }
                 None => update.removed_endpoints.push((id.clone(), member.clone())),
             }
         }
@@ -170,6 +200,11 @@ fn endpoint(network: &Network, task: &Task, seen_by: &NodeId, view: &Tables) -> 
         vtep: node.and_then(|node| node.data_address()),
         serving: task.is_serving() && node.is_some_and(|node| node.state != NodeState::Down),
     })
+}
+
+/// Whether the task has the network and has not ended.
+fn is_attached(task: &Task, network: &NetworkId) -> bool {
+    !task.status.state.is_terminal() && task.attachments.iter().any(|it| it.network == *network)
 }
 
 /// Whether connections may have been sent to the task since it runs, so that its endpoint is withdrawn before it stops.

@@ -132,7 +132,7 @@ impl Programmed {
         self.with(|state| {
             let mut woken = state.holders.clone();
             for change in changes {
-                for node in view.nodes_of_network(change.network()) {
+                for node in change.concerned(view) {
                     state.change(node, |it| {
                         it.news_since.get_or_insert(version);
                         if let News::Only(news) = &mut it.news {
@@ -193,17 +193,17 @@ impl Programmed {
         });
     }
 
-    /// Returns whether everyone who may send connections to the task knows that it is to stop.
-    pub(super) fn withdrawal(&self, task: &Task, view: &Tables) -> Withdrawal {
-        let stopping = task.meta.version;
+    /// Returns whether everyone who may send connections to the task knows what has changed up to this version, in which it
+    /// is withdrawn.
+    pub(super) fn withdrawal(&self, task: &Task, version: Version, view: &Tables) -> Withdrawal {
         self.with(|state| {
-            if state.version < stopping {
+            if state.version < version {
                 return Withdrawal::Waits(Vec::new());
             }
             let shares = |node: &NodeId| {
-                view.networks_of_node(node).any(|id| task.attachments.iter().any(|it| it.network == *id))
+                view.networks_of_node(node).any(|(id, _)| task.attachments.iter().any(|it| it.network == *id))
             };
-            let behind = state.behind.iter().take_while(|(since, _)| *since <= stopping);
+            let behind = state.behind.iter().take_while(|(since, _)| *since <= version);
             let nodes: Vec<NodeId> = behind.map(|(_, node)| node).filter(|node| shares(node)).cloned().collect();
             if nodes.is_empty() { Withdrawal::Confirmed } else { Withdrawal::Waits(nodes) }
         })
@@ -215,7 +215,6 @@ mod tests {
     use super::*;
     use flota_api::model::{Attachment, Node};
     use flota_api::object::StoreObject;
-    use flota_api::version::Meta;
 
     /// Both nodes have the network `a`, and `c` has another.
     fn view() -> Tables {
@@ -227,10 +226,13 @@ mod tests {
         view
     }
 
-    /// A task in `a` that is to stop since version 5.
+    /// The version since which the task is to stop.
+    const STOPPING: Version = 5;
+
+    /// A task in `a`.
     fn task() -> Task {
         let attachments = vec![Attachment { network: "a".into(), addresses: vec![[10, 0, 0, 2].into()] }];
-        Task { id: "t".into(), meta: Meta { version: 5, ..Meta::default() }, attachments, ..Task::default() }
+        Task { id: "t".into(), attachments, ..Task::default() }
     }
 
     fn change() -> [Change; 1] {
@@ -254,20 +256,24 @@ mod tests {
     #[test]
     fn a_task_stops_when_every_session_with_its_network_has_confirmed_and_no_earlier() {
         let (programmed, view) = (settled(), view());
-        assert_eq!(programmed.withdrawal(&task(), &view), Withdrawal::Waits(vec![]), "nobody has followed it yet");
+        assert_eq!(
+            programmed.withdrawal(&task(), STOPPING, &view),
+            Withdrawal::Waits(vec![]),
+            "nobody has followed it yet"
+        );
         let woken = programmed.add(&change(), 5, &view);
         assert_eq!(woken, ["m".into(), "n".into()].into(), "`c` has nothing to do with it");
         let waits = |nodes: &[&str]| Withdrawal::Waits(nodes.iter().map(|it| (*it).into()).collect());
-        assert_eq!(programmed.withdrawal(&task(), &view), waits(&["m", "n"]));
+        assert_eq!(programmed.withdrawal(&task(), STOPPING, &view), waits(&["m", "n"]));
         for node in ["m", "n"] {
             assert_eq!(programmed.take(&node.into()), Some((News::Only(change().into()), 5)));
         }
-        assert_eq!(programmed.withdrawal(&task(), &view), waits(&["m", "n"]), "it is sent, not confirmed");
+        assert_eq!(programmed.withdrawal(&task(), STOPPING, &view), waits(&["m", "n"]), "it is sent, not confirmed");
         programmed.confirm(&"m".into(), 5);
         programmed.confirm(&"n".into(), 4);
-        assert_eq!(programmed.withdrawal(&task(), &view), waits(&["n"]), "it has confirmed an older version");
+        assert_eq!(programmed.withdrawal(&task(), STOPPING, &view), waits(&["n"]), "it has confirmed an older version");
         programmed.confirm(&"n".into(), 5);
-        assert_eq!(programmed.withdrawal(&task(), &view), Withdrawal::Confirmed);
+        assert_eq!(programmed.withdrawal(&task(), STOPPING, &view), Withdrawal::Confirmed);
     }
 
     #[test]
@@ -289,7 +295,7 @@ mod tests {
         let (programmed, view) = (settled(), view());
         programmed.add(&[], 5, &view);
         programmed.add(&[Change::Network("a".into())], 6, &view);
-        assert_eq!(programmed.withdrawal(&task(), &view), Withdrawal::Confirmed);
+        assert_eq!(programmed.withdrawal(&task(), STOPPING, &view), Withdrawal::Confirmed);
     }
 
     #[test]
@@ -301,11 +307,11 @@ mod tests {
         assert_eq!(programmed.ended(&"m".into(), 1), ["n".into()]);
         programmed.take(&"n".into());
         programmed.confirm(&"n".into(), 5);
-        assert_eq!(programmed.withdrawal(&task(), &view), Withdrawal::Confirmed);
+        assert_eq!(programmed.withdrawal(&task(), STOPPING, &view), Withdrawal::Confirmed);
         programmed.begin(&"m".into(), 8);
-        assert_eq!(programmed.withdrawal(&task(), &view), Withdrawal::Waits(vec!["m".into()]));
+        assert_eq!(programmed.withdrawal(&task(), STOPPING, &view), Withdrawal::Waits(vec!["m".into()]));
         assert_eq!(programmed.take(&"m".into()), Some((News::Everything, 5)));
         programmed.confirm(&"m".into(), 5);
-        assert_eq!(programmed.withdrawal(&task(), &view), Withdrawal::Confirmed);
+        assert_eq!(programmed.withdrawal(&task(), STOPPING, &view), Withdrawal::Confirmed);
     }
 }

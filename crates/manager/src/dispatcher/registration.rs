@@ -8,6 +8,7 @@ use prost::Message;
 
 use flota_api::Malformed;
 use flota_api::id::NodeId;
+use flota_api::image_ref::is_digest;
 use flota_api::model::{Image, Node, NodeDescription, NodeState};
 use flota_api::naming;
 use flota_api::object::Kind;
@@ -23,6 +24,8 @@ use crate::replica::Replica;
 
 /// Largest description of a node in bytes, so that the store and each message with all nodes stay small.
 const DESCRIPTION_BOUND: usize = 64 << 10;
+/// Largest number of images of a node; a session remembers them.
+const IMAGES_BOUND: usize = 10_000;
 /// Bytes of each text in a description that are kept.
 const TEXT_BOUND: usize = 256;
 
@@ -50,6 +53,11 @@ pub(super) async fn register(
     register: Register,
 ) -> Result<Registered, RegisterError> {
     let description = check(register.description)?;
+    if register.images.len() > IMAGES_BOUND || !register.images.iter().all(|digest| is_digest(digest)) {
+        return Err(RegisterError::Invalid(format!(
+            "images: more than {IMAGES_BOUND}, or not all of them are digests"
+        )));
+    }
     let held: HashSet<&str> = register.images.iter().map(String::as_str).collect();
     if !register.listen.is_empty() && register.listen.parse::<SocketAddr>().is_err() {
         return Err(RegisterError::Invalid("listen: it is no IP:PORT".into()));
@@ -80,7 +88,7 @@ pub(super) async fn register(
         // While disconnected, the node may have stored or lost images.
         for image in view.images() {
             let changed = match held.contains(image.digest.as_str()) {
-                true => with_holder(image, node_id),
+                true => with_holder(image, node_id, &view),
                 false => without_confirmation(image, node_id),
             };
             changed.into_iter().for_each(|image| tx.update(image));

@@ -14,9 +14,7 @@ use flota_api::model::NodeState;
 use flota_api::proto::dispatcher::dispatcher_server::{Dispatcher, DispatcherServer};
 use flota_api::proto::dispatcher::manager_message::Message as ToWorker;
 use flota_api::proto::dispatcher::worker_message::Message as FromWorker;
-use flota_api::proto::dispatcher::{
-    Heartbeat, Leaving, ManagerMessage, NotLeader, Register, StatusBatch, WorkerMessage,
-};
+use flota_api::proto::dispatcher::{Heartbeat, Leaving, ManagerMessage, NotLeader, Register, WorkerMessage};
 use flota_identity::Peer;
 
 use super::assignment_stream::send_assignments;
@@ -98,7 +96,8 @@ impl DispatcherService {
         }
         let held = registration.images.iter().cloned().collect();
         let (number, cancel) = self.sessions.begin(&node_id, outbox.clone(), &scope);
-        let registered = match register(&self.replica, &node_id, registration).await {
+        // What a session does once or seldom is in a box, so that its future is small while it waits.
+        let registered = match Box::pin(register(&self.replica, &node_id, registration)).await {
             Ok(registered) => registered,
             // The session was not open yet, so liveness must not count it as broken.
             Err(error) => {
@@ -147,11 +146,11 @@ impl DispatcherService {
         node_id: &NodeId,
         mut inbox: Streaming<WorkerMessage>,
         outbox: &Outbox,
-        batches: &mpsc::Sender<StatusBatch>,
+        batches: &mpsc::Sender<reports::Batch>,
     ) -> Result<(), Status> {
         while let Some(next) = inbox.message().await? {
             if let Some(FromWorker::Leaving(leaving)) = next.message {
-                self.leave(node_id, leaving).await;
+                Box::pin(self.leave(node_id, leaving)).await;
                 return Ok(());
             }
             self.liveness.heard(node_id);
@@ -172,7 +171,7 @@ impl DispatcherService {
                     self.programmed.confirm(node_id, it.version).iter().for_each(|waits| self.sessions.wake(waits));
                 }
                 // The writer ends only with this session.
-                Some(FromWorker::Statuses(batch)) => drop(batches.send(batch).await),
+                Some(FromWorker::Statuses(batch)) => drop(batches.send(Box::new(batch)).await),
                 _ => return Err(Status::invalid_argument("this message has no place in a session")),
             }
         }

@@ -1,11 +1,13 @@
 //! A node as the scheduler sees it while it places the tasks of one service.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flota_api::id::ServiceId;
+use flota_api::id::{NodeId, ServiceId};
 use flota_api::model::{DeviceId, GenericResource, Node, Protocol, ServiceSpec, Task};
 use flota_api::resources::Resources;
+use flota_api::state::DesiredState;
 use flota_api::version::Timestamp;
 use flota_raft_store::{Load, Tables};
 
@@ -17,6 +19,9 @@ const FAILURES_COUNT: Duration = Duration::from_secs(300);
 /// A port of a node.
 type HostPort = (Option<u16>, Protocol);
 
+/// The key that sorts nodes for a spec, best first.
+pub(super) type Rank = (u64, u64, u64);
+
 /// Returns the ports of its node that a task of the spec takes.
 fn host_ports(spec: &ServiceSpec) -> impl Iterator<Item = HostPort> {
     spec.host_ports().map(|port| (port.published, port.protocol))
@@ -27,10 +32,12 @@ fn host_ports(spec: &ServiceSpec) -> impl Iterator<Item = HostPort> {
 pub(super) struct Candidate<'a> {
     pub(super) node: &'a Arc<Node>,
     load: Load,
-    /// Number of live tasks of the service.
+    /// Number of live tasks of the service, without those that are about to be replaced.
     of_service: u64,
     /// Number of tasks of the spec that recently failed or were rejected here.
-    failures: u64,
+    pub(super) failures: u64,
+    /// Whether it differs from what the tables have.
+    differs: bool,
     /// Devices that tasks of this plan got.
     given: Vec<DeviceId>,
     /// Ports of the node that tasks of this plan got.
@@ -39,36 +46,40 @@ pub(super) struct Candidate<'a> {
     without: Option<&'a Task>,
 }
 
-/// Returns every node, by id. The tables list nodes, loads and live tasks in the same order, so this is one pass.
-pub(super) fn candidates<'a>(service: &ServiceId, view: &'a Tables) -> Vec<Candidate<'a>> {
-    let (mut loads, mut live) = (view.loads().peekable(), view.live_tasks(service).peekable());
-    let mut nodes = Vec::new();
-    for node in view.nodes() {
-        while loads.next_if(|(id, _)| **id < node.id).is_some() {}
-        while live.next_if(|(id, _)| **id < node.id).is_some() {}
-        let load = loads.next_if(|(id, _)| **id == node.id).map(|(_, load)| *load);
-        let of_service = live.next_if(|(id, _)| **id == node.id).map_or(0, |(_, count)| count);
-        nodes.push(Candidate { of_service, ..Candidate::new(node, load.unwrap_or_default()) });
+/// Returns how many tasks of the spec of `task` have recently failed on each node.
+pub(super) fn count_failures(task: &Task, view: &Tables, now: Timestamp) -> BTreeMap<NodeId, u64> {
+    let same = view.tasks_failed(&task.service_id).filter(|it| it.spec_version == task.spec_version);
+    let mut failures = BTreeMap::new();
+    for node in same.filter(|it| it.meta.updated_at.until(now) < FAILURES_COUNT).filter_map(|it| it.node_id.as_ref()) {
+        *failures.entry(node.clone()).or_default() += 1;
     }
-    nodes
+    failures
 }
 
-/// Sets how many tasks of the spec of `task` have recently failed on each node.
-pub(super) fn count_failures(nodes: &mut [Candidate], task: &Task, view: &Tables, now: Timestamp) {
-    nodes.iter_mut().for_each(|node| node.failures = 0);
-    let same = view.tasks_failed(&task.service_id).filter(|it| it.spec_version == task.spec_version);
-    for failed in same.filter(|it| it.meta.updated_at.until(now) < FAILURES_COUNT) {
-        let Some(id) = &failed.node_id else { continue };
-        if let Ok(index) = nodes.binary_search_by(|node| node.node.id.cmp(id)) {
-            nodes[index].failures += 1;
-        }
+/// Returns the nodes of tasks that these are prepared to replace, as if those tasks were not there.
+pub(super) fn without_replaced<'a>(tasks: &[&Arc<Task>], service: &ServiceId, view: &'a Tables) -> Vec<Candidate<'a>> {
+    let successors = tasks.iter().filter(|it| it.desired_state == DesiredState::Ready);
+    let slots = successors.flat_map(|it| view.tasks_of_slot(service, it.slot));
+    let mut nodes: BTreeMap<&NodeId, Candidate> = BTreeMap::new();
+    for node in slots.filter(|it| it.is_live()).filter_map(|it| view.node_of(it)) {
+        let candidate = nodes.entry(&node.id).or_insert_with(|| Candidate::new(node, service, view));
+        candidate.of_service = candidate.of_service.saturating_sub(1);
+        candidate.differs = true;
     }
+    nodes.into_values().collect()
 }
 
 impl<'a> Candidate<'a> {
-    /// A node with this load, without regard to any service.
-    pub(super) fn new(node: &'a Arc<Node>, load: Load) -> Self {
-        Self { node, load, of_service: 0, failures: 0, given: Vec::new(), given_ports: Vec::new(), without: None }
+    /// A node with the tasks that it has in the tables.
+    pub(super) fn new(node: &'a Arc<Node>, service: &ServiceId, view: &Tables) -> Self {
+        let (load, of_service) = (view.load(&node.id), view.live_tasks(service, &node.id));
+        let (given, given_ports) = (Vec::new(), Vec::new());
+        Self { node, load, of_service, failures: 0, differs: false, given, given_ports, without: None }
+    }
+
+    /// Whether it differs from what the tables have: tasks were placed here in this plan, or are about to be replaced.
+    pub(super) fn differs(&self) -> bool {
+        self.differs
     }
 
     /// Resources that no task holds.
@@ -116,6 +127,7 @@ impl<'a> Candidate<'a> {
         self.load.reserved = self.load.reserved.plus(&spec.reservations);
         self.load.live += 1;
         self.of_service += 1;
+        self.differs = true;
         devices
     }
 
@@ -127,7 +139,7 @@ impl<'a> Candidate<'a> {
     }
 
     /// Lower is better: fewest failures of the spec, then fewest tasks of the service, then fewest tasks.
-    pub(super) fn rank(&self) -> (u64, u64, u64) {
+    pub(super) fn rank(&self) -> Rank {
         (self.failures, self.of_service, self.load.live)
     }
 }

@@ -5,7 +5,7 @@ use crate::plan::Change;
 use flota_api::constraint::Constraint;
 use flota_api::model::{
     Allowance, Availability, DeviceId, GenericResource, NodeDevice, NodePort, NodeState, Protocol, PublishMode,
-    PublishedPort, Service,
+    PublishedPort, Service, ServiceSpec,
 };
 use flota_api::object::StoreObject;
 use flota_api::resources::Resources;
@@ -75,6 +75,22 @@ fn tasks_spread_over_the_nodes_that_have_the_fewest_of_their_service_then_of_all
     objects
         .extend((0..5).map(|number| task(&format!("crowd{number}"), "other", "c", TaskState::Running).into_object()));
     assert_eq!(planned(&view(objects), "s"), ["p1@b", "p2x@c"]);
+}
+
+#[test]
+fn a_successor_goes_where_the_service_is_spread_best_without_the_task_that_it_replaces() {
+    let mut objects: Vec<Object> = ["a", "b"].map(|id| node(id).into_object()).into();
+    objects.push(service("s", ServiceSpec::default()).into_object());
+    // The first slot has moved from `b` to `a`, and the second one is next.
+    objects.push(task("r", "s", "a", TaskState::Running).into_object());
+    objects.push(Task { slot: 2, ..task("old", "s", "a", TaskState::Running) }.into_object());
+    objects.push(task("o", "other", "a", TaskState::Running).into_object());
+    let new = Task { slot: 2, desired_state: DesiredState::Ready, ..task("new", "s", "", TaskState::Pending) };
+    objects.push(new.into_object());
+    assert_eq!(planned(&view(objects.clone()), "s"), ["new@b"]);
+    objects.remove(3);
+    objects.push(task("r", "s", "b", TaskState::Running).into_object());
+    assert_eq!(planned(&view(objects), "s"), ["new@a"]);
 }
 
 #[test]

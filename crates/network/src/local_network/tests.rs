@@ -18,7 +18,7 @@ const VERSION_4: [&str; 2] = ["198.18.7.1/24", "198.18.7.2/24"];
 const VERSION_6: [&str; 2] = ["fd0a::1/64", "fd0a::2/64"];
 
 #[test]
-fn lesson_34_hosts_on_two_machines_reach_each_other_over_both_versions_of_ip() {
+fn hosts_on_two_machines_reach_each_other_over_both_versions_of_ip() {
     for underlay in [VERSION_4, VERSION_6] {
         let world = World::new(underlay, 1500);
         let (_networks, [a, b]) = world.two_hosts();
@@ -30,7 +30,7 @@ fn lesson_34_hosts_on_two_machines_reach_each_other_over_both_versions_of_ip() {
 }
 
 #[test]
-fn lesson_33_packets_have_the_size_that_the_path_allows() {
+fn packets_have_the_size_that_the_path_allows() {
     for (underlay, mtu) in [(VERSION_4, 9000), (VERSION_6, 1500)] {
         let world = World::new(underlay, mtu);
         let (_networks, [a, b]) = world.two_hosts();

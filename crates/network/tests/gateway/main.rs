@@ -20,7 +20,7 @@ fn nft(namespace: &Namespace, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn lesson_03_every_machine_leads_to_the_target_which_sees_the_client() {
+fn every_machine_leads_to_the_target_which_sees_the_client() {
     let mut lab = Lab::new();
     lab.publish(Protocol::Tcp, &[(B, true)], false);
     for [a, b, client] in [V4, V6] {
@@ -219,7 +219,7 @@ fn ten_thousand_targets_are_written_at_once_and_adopted() {
 }
 
 #[test]
-fn lesson_37_a_program_of_the_machine_takes_its_port() {
+fn a_program_of_the_machine_takes_its_port() {
     let mut lab = Lab::new();
     lab.publish(Protocol::Tcp, &[(A, true)], false);
     lab.serve_machine(A, 22);

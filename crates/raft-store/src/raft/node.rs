@@ -151,13 +151,17 @@ impl RaftNode {
         let RaftOptions { id, disk, was_here, sealer, transport, store, timing, clock, threads, .. } = options;
         let config = options::config(timing).validate().map_err(|error| StartError::Raft(error.to_string()))?;
         duties::check_mark(disk.as_ref())?;
-        let log = LogStore::open(Arc::clone(&disk), sealer.clone(), was_here, threads)?;
+        let mut log = LogStore::open(Arc::clone(&disk), sealer.clone(), was_here, threads)?;
         let digests = Digests::default();
         let machine = StateMachine::open(store.clone(), Arc::clone(&disk), sealer.clone(), threads, digests.clone())?;
-        if log.purged() > machine.applied_index() {
+        if log.purged() > machine.applied().map(|id| id.index) {
             let last = log.purged().unwrap_or_default();
             let what = format!("entries up to {last} stand only in a snapshot, which is gone");
             return Err(OpenError::Damaged { place: disk.place(), what }.into());
+        }
+        if let Some(snapshot) = machine.applied() {
+            let followed = log.follow_snapshot(snapshot).await;
+            followed.map_err(|source| OpenError::Io { place: disk.place(), source })?;
         }
         let (progress, milestones) = (machine.progress(), machine.milestones());
         let peers = Peers::new(id, transport, threads);

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::{Stream, TryStreamExt};
 use openraft::entry::RaftEntry as _;
@@ -21,6 +22,8 @@ use flota_api::seal::Sealer;
 
 /// A snapshot is made when the entries since the last one are larger than it, and at least this large, in bytes.
 const BYTES_BETWEEN_SNAPSHOTS: u64 = 8 << 20;
+/// Pause before a snapshot for which the disk has no room is written again.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(10);
 /// Estimated size of an entry beside its payload, in bytes.
 const ENTRY_OVERHEAD: u64 = 128;
 
@@ -51,8 +54,9 @@ pub(crate) struct StateMachine {
     digests: Digests,
     applied: Option<LogId>,
     membership: StoredMembership,
-    /// The newest snapshot; its tables share most of their memory with the store's.
-    snapshot: Option<(SnapshotMeta, View)>,
+    /// The snapshot that followers receive, if one has asked for it since the last was made. A view keeps every object
+    /// that has changed since, so it is dropped when it is not needed.
+    offered: Option<(SnapshotMeta, View)>,
     /// Size of the entries since the last snapshot, and of that snapshot, in bytes.
     log_bytes: u64,
     snapshot_bytes: Arc<AtomicU64>,
@@ -76,7 +80,7 @@ impl StateMachine {
             digests,
             applied: None,
             membership: StoredMembership::default(),
-            snapshot: None,
+            offered: None,
             log_bytes: 0,
             snapshot_bytes: Arc::default(),
             progress: Arc::new(watch::Sender::new(Progress::default())),
@@ -93,9 +97,9 @@ impl StateMachine {
         Ok(machine)
     }
 
-    /// Index of the last applied entry.
-    pub(crate) fn applied_index(&self) -> Option<u64> {
-        self.applied.map(|id| id.index)
+    /// Id of the last applied entry.
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        self.applied
     }
 
     /// Returns a receiver of the current progress and of each change.
@@ -109,12 +113,17 @@ impl StateMachine {
     }
 
     fn take(&mut self, meta: &SnapshotMeta, view: View) {
-        self.store.restore(Arc::clone(&view));
+        self.store.restore(view);
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.snapshot = Some((meta.clone(), view));
+        self.offered = None;
         self.digests.forget();
         self.applied_one(0);
+    }
+
+    /// Describes a snapshot of the present tables.
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() }
     }
 
     /// Publishes that the entry in `applied` is in the store; `bytes` is the size of its payload.
@@ -171,10 +180,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
         let (bytes, milestones) = (Arc::clone(&self.snapshot_bytes), Arc::clone(&self.milestones));
         let builder = Builder {
-            meta,
+            meta: self.meta(),
             view: self.store.view(),
             files: self.files.clone(),
             threads: self.threads,
@@ -183,14 +191,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         };
         self.log_bytes = 0;
         change(&self.milestones, |it| it.wants_snapshot = false);
-        // Followers may receive the snapshot before it is on disk; no entry is purged before it is.
-        self.snapshot = Some((builder.meta.clone(), Arc::clone(&builder.view)));
+        self.offered = None;
         builder
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, view: View) -> Result<(), io::Error> {
-        let (files, to_write, tables) = (self.files.clone(), meta.clone(), Arc::clone(&view));
-        let bytes = self.threads.blocking(move || files.save(&to_write, &tables)).await?;
+        let bytes = save(&self.files, self.threads, meta, &view).await?;
         self.snapshot_bytes.store(bytes, Ordering::Relaxed);
         self.log_bytes = 0;
         self.take(meta, view);
@@ -199,7 +205,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        Ok(self.snapshot.clone().map(|(meta, snapshot)| Snapshot { meta, snapshot }))
+        if self.applied.is_none() {
+            return Ok(None);
+        }
+        // The same one again, so that an interrupted transfer can continue. It need not be on disk: it has only committed
+        // entries, and no entry is purged before a snapshot on disk has it.
+        let meta = self.meta();
+        let (meta, snapshot) = self.offered.get_or_insert_with(|| (meta, self.store.view())).clone();
+        Ok(Some(Snapshot { meta, snapshot }))
     }
 }
 
@@ -216,6 +229,21 @@ pub(crate) struct Builder {
     milestones: Arc<watch::Sender<Milestones>>,
 }
 
+/// Writes a snapshot to disk, and returns its size. Waits while the disk is full: the segments of the log have their room
+/// already, so this manager can go on, and an error would end it.
+async fn save(files: &SnapshotFiles, threads: Threads, meta: &SnapshotMeta, view: &View) -> io::Result<u64> {
+    loop {
+        let (files, meta, view) = (files.clone(), meta.clone(), Arc::clone(view));
+        match threads.blocking(move || files.save(&meta, &view)).await {
+            Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                tracing::error!(%error, "there is no room for a snapshot; trying again in {NO_ROOM_PAUSE:?}");
+                tokio::time::sleep(NO_ROOM_PAUSE).await;
+            }
+            other => return other,
+        }
+    }
+}
+
 /// Changes the milestones and wakes their receivers, but only if one differs.
 fn change(milestones: &watch::Sender<Milestones>, change: impl FnOnce(&mut Milestones)) {
     milestones.send_if_modified(|now| {
@@ -229,10 +257,40 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = View;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let (files, meta, view) = (self.files.clone(), self.meta.clone(), Arc::clone(&self.view));
-        let bytes = self.threads.blocking(move || files.save(&meta, &view)).await?;
+        let bytes = save(&self.files, self.threads, &self.meta, &self.view).await?;
         self.bytes.store(bytes, Ordering::Relaxed);
         change(&self.milestones, |it| it.snapshot = self.meta.last_log_id.map(|id| id.index));
         Ok(Snapshot { meta: self.meta.clone(), snapshot: Arc::clone(&self.view) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::disk::{DiskFaults, ModelDisk};
+    use crate::raft::type_config::LeaderId;
+    use crate::store::Tables;
+    use flota_api::clock::Random;
+    use flota_api::model::Cluster;
+    use flota_api::object::StoreObject;
+    use openraft::vote::RaftLeaderId as _;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_waits_for_room_and_leaves_nothing_half_written() {
+        let disk = ModelDisk::new(Random::seeded(1));
+        let files = SnapshotFiles::new(Arc::new(disk.clone()), Sealer::new(&[3; 32]));
+        let id = LogId::new(LeaderId::new(1, 1).to_committed(), 9);
+        let meta = SnapshotMeta { last_log_id: Some(id), ..SnapshotMeta::default() };
+        let mut tables = Tables::default();
+        tables.put(Cluster { id: "c".into(), ..Cluster::default() }.into_object());
+        let view = Arc::new(tables);
+        disk.set_faults(DiskFaults { capacity: Some(10), ..DiskFaults::default() });
+        let saved = save(&files, Threads::Current, &meta, &view);
+        tokio::pin!(saved);
+        assert!(tokio::time::timeout(NO_ROOM_PAUSE / 2, saved.as_mut()).await.is_err(), "it waits");
+        assert_eq!(disk.list().expect("the disk works"), [] as [&str; 0]);
+        disk.set_faults(DiskFaults::default());
+        assert!(saved.await.expect("there is room") > 10);
+        assert_eq!(files.load().expect("it is whole").map(|it| it.meta).as_ref(), Some(&meta));
     }
 }

@@ -93,8 +93,8 @@ impl<K: Ord + Clone, M: Ord + Clone> Tally<K, M> {
         self.0.get(key).into_iter().flatten().map(|(member, count)| (member, *count))
     }
 
-    /// Whether this member is counted for the key.
-    pub(super) fn has(&self, key: &K, member: &M) -> bool {
-        self.0.get(key).is_some_and(|counts| counts.contains_key(member))
+    /// How often this member is counted for the key.
+    pub(super) fn count(&self, key: &K, member: &M) -> u64 {
+        self.0.get(key).and_then(|counts| counts.get(member)).copied().unwrap_or_default()
     }
 }

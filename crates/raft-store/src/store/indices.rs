@@ -4,6 +4,7 @@
 //! [`super::Tables::put`] and [`super::Tables::remove`] keep them up to date, so a change costs what it touches. They
 //! follow from the objects, so they are neither in the digest nor in a snapshot.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -14,6 +15,7 @@ use flota_api::id::{ImageId, NodeId, ServiceId, TaskId};
 use flota_api::model::{Image, Node, Role, Service, Task};
 use flota_api::resources::Resources;
 use flota_api::state::TaskState;
+use flota_api::version::Version;
 
 /// What the tasks of a node hold there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +47,10 @@ pub(super) struct Indices {
     /// Number of unfinished tasks with this image digest, by node.
     pub(super) users: Tally<Arc<str>, Option<NodeId>>,
     pub(super) loads: OrdMap<NodeId, Load>,
+    /// Nodes that take tasks, by their number of live tasks.
+    pub(super) takers: OrdSet<(u64, NodeId)>,
+    /// For each service, how many of the nodes that take tasks have this number of its live tasks, if they have any.
+    pub(super) levels: Tally<ServiceId, u64>,
     /// Images with this digest; those that have a name come first.
     pub(super) images: Groups<Arc<str>, (bool, ImageId)>,
     /// Services that are pinned to this image digest.
@@ -93,12 +99,18 @@ impl<'a> Facts<'a> {
     fn host(&self) -> Option<&NodeId> {
         self.node.filter(|_| !self.has_ended)
     }
+
+    /// The service and the node that have the task among their live ones.
+    fn live(&self) -> Option<(&ServiceId, &NodeId)> {
+        self.node.filter(|_| self.is_live).map(|node| (self.task.0, node))
+    }
 }
 
 impl Indices {
-    /// Follows the change of a task from `old` to `new`. `reserved` is what its spec reserves.
-    pub(super) fn task(&mut self, old: Option<&Task>, new: Option<&Task>, reserved: &Resources) {
-        self.networks.task(old, new);
+    /// Follows the change of a task from `old` to `new`, which comes after this version. `reserved` is what its spec
+    /// reserves.
+    pub(super) fn task(&mut self, old: Option<&Task>, new: Option<&Task>, reserved: &Resources, after: Version) {
+        self.networks.task(old, new, after);
         let (old, new) = (old.map(Facts::of), new.map(Facts::of));
         // Most changes are reports of progress, which concern no index.
         if old == new {
@@ -114,7 +126,7 @@ impl Indices {
         follow!(of_node, |it: &Facts| Some((it.node?.clone(), it.id())));
         follow!(waiting, |it: &Facts| it.is_waiting.then(|| (it.service(), it.id())));
         follow!(failed, |it: &Facts| it.has_failed.then(|| (it.service(), it.id())));
-        follow!(live, |it: &Facts| Some((it.service(), it.node.filter(|_| it.is_live)?.clone())));
+        follow!(live, |it: &Facts| it.live().map(|(service, node)| (service.clone(), node.clone())));
         follow!(live_versions, |it: &Facts| it.is_live.then(|| (it.service(), it.task.2)));
         follow!(users, |it: &Facts| Some((it.digest.filter(|_| !it.has_ended)?.into(), it.node.cloned())));
         if let Some((node, it)) = old.as_ref().and_then(|it| Some((it.host()?, it))) {
@@ -126,6 +138,24 @@ impl Indices {
             load.held += 1;
             load.live += u64::from(it.is_live);
         }
+        let (was, is) = (old.as_ref().and_then(Facts::live), new.as_ref().and_then(Facts::live));
+        if was != is {
+            was.into_iter().for_each(|(service, node)| self.rank(service, node, |now| now + 1));
+            is.into_iter().for_each(|(service, node)| self.rank(service, node, |now| now - 1));
+        }
+    }
+
+    /// Ranks the node anew, if it takes tasks, after its live tasks of this service have changed by one. `before` returns
+    /// what a present number was.
+    fn rank(&mut self, service: &ServiceId, node: &NodeId, before: impl Fn(u64) -> u64) {
+        let live = self.loads.get(node).map_or(0, |load| load.live);
+        if self.takers.remove(&(before(live), node.clone())).is_none() {
+            return;
+        }
+        self.takers.insert((live, node.clone()));
+        let count = self.live.count(service, node);
+        let level = |count: u64| (count > 0).then(|| (service.clone(), count));
+        self.levels.update(level(before(count)), level(count));
     }
 
     fn unload(&mut self, node: &NodeId, reserved: &Resources, is_live: bool) {
@@ -157,9 +187,29 @@ impl Indices {
         holders(new).into_iter().for_each(|it| self.images_of_node.update(None, Some(it)));
     }
 
-    /// Follows the change of a node from `old` to `new`.
-    pub(super) fn node(&mut self, old: Option<&Node>, new: Option<&Node>) {
-        self.networks.node(old, new);
+    /// Follows the change of a node from `old` to `new`, which comes after this version. `services` have live tasks on it.
+    pub(super) fn node(
+        &mut self,
+        old: Option<&Node>,
+        new: Option<&Node>,
+        services: BTreeSet<ServiceId>,
+        after: Version,
+    ) {
+        self.networks.node(old, new, after);
+        let taker = |node: Option<&Node>| node.filter(|node| node.takes_tasks()).map(|node| node.id.clone());
+        let (was, is) = (taker(old), taker(new));
+        if let Some(node) = was.as_ref().or(is.as_ref()).filter(|_| was != is) {
+            let place = (self.loads.get(node).map_or(0, |load| load.live), node.clone());
+            if is.is_some() {
+                self.takers.insert(place);
+            } else {
+                self.takers.remove(&place);
+            }
+            for service in services {
+                let level = (service.clone(), self.live.count(&service, node));
+                self.levels.update(was.is_some().then(|| level.clone()), is.is_some().then_some(level));
+            }
+        }
         let is_manager = |node: &Node| node.role == Role::Manager;
         if let Some(old) = old.filter(|node| is_manager(node)) {
             self.managers.remove(&old.id);
@@ -187,10 +237,12 @@ mod tests {
 
     use super::*;
     use crate::store::Tables;
-    use flota_api::model::{ImageHolder, Service, ServiceSpec, TaskStatus};
+    use flota_api::model::{ImageHolder, NodeState, Service, ServiceSpec, TaskStatus};
     use flota_api::object::{Kind, StoreObject};
     use flota_api::state::DesiredState;
 
+    const NODES: [&str; 3] = ["n0", "n1", "n2"];
+    const SERVICES: [&str; 3] = ["s0", "s1", "s2"];
     const STATES: [TaskState; 4] = [TaskState::Pending, TaskState::Running, TaskState::Failed, TaskState::Shutdown];
 
     fn random_task(rng: &mut StdRng) -> Task {
@@ -229,6 +281,17 @@ mod tests {
                 }
             }
         }
+        let takers = tables.nodes().filter(|node| node.takes_tasks()).map(|node| &node.id);
+        let live = |node: &NodeId| loads.get(node.as_str()).map_or(0, |load| load.live);
+        let mut takers: Vec<_> = takers.map(|node| (live(node), node)).collect();
+        takers.sort();
+        for service in SERVICES.map(ServiceId::from) {
+            let of_service = |node: &NodeId| {
+                tables.tasks().filter(|it| it.is_live() && it.service_id == service && it.is_on(node)).count()
+            };
+            let fewest = takers.iter().map(|(_, node)| of_service(node)).min().unwrap_or_default();
+            facts.push(format!("{service} has at least {fewest} on each of {takers:?}"));
+        }
         facts.sort();
         facts.dedup();
         (loads, facts)
@@ -242,19 +305,25 @@ mod tests {
                     .extend(tables.tasks_of_slot(service, slot).map(|task| format!("{} in {service}.{slot}", task.id)));
             }
             facts.extend(tables.tasks_failed(service).map(|task| format!("{} failed in {service}", task.id)));
-            facts.extend(tables.live_tasks(service).map(|(node, _)| format!("{service} is live on {node}")));
+        }
+        let takers: Vec<_> = tables.takers().map(|node| (tables.load(&node.id).live, &node.id)).collect();
+        for service in SERVICES.map(ServiceId::from) {
+            facts.push(format!("{service} has at least {} on each of {takers:?}", tables.fewest_live_tasks(&service)));
+            let is_live = |node: &&str| tables.live_tasks(&service, &(*node).into()) > 0;
+            facts.extend(NODES.into_iter().filter(is_live).map(|node| format!("{service} is live on {node}")));
         }
         for service in tables.services_waiting() {
             facts.extend(tables.tasks_waiting(service).map(|task| format!("{} waits in {service}", task.id)));
         }
-        for node in ["n0", "n1", "n2"] {
+        for node in NODES {
             facts.extend(tables.tasks_of_node(&node.into()).map(|task| format!("{} on {node}", task.id)));
         }
         for digest in ["sha256:0", "sha256:1"] {
             facts.extend(tables.users_of_image(digest).map(|node| format!("{digest} used on {:?}", node.cloned())));
         }
         facts.sort();
-        (tables.loads().map(|(node, load)| (node.to_string(), *load)).collect(), facts)
+        let loads = NODES.map(|node| (node.to_owned(), tables.load(&node.into())));
+        (loads.into_iter().filter(|(_, load)| load.held > 0).collect(), facts)
     }
 
     #[test]
@@ -268,6 +337,13 @@ mod tests {
             tables.put(Service { id, spec, spec_version: 1, ..Service::default() }.into_object());
         }
         for step in 0..3_000 {
+            if rng.random_bool(0.1) {
+                let state = if rng.random_bool(0.5) { NodeState::Ready } else { NodeState::Unknown };
+                let id = NODES[rng.random_range(0..3)].into();
+                tables.put(Node { id, state, ..Node::default() }.into_object());
+            } else if rng.random_bool(0.02) {
+                tables.remove(Kind::Node, NODES[rng.random_range(0..3)]);
+            }
             let task = random_task(&mut rng);
             match tables.task(&task.id).cloned() {
                 Some(task) if rng.random_bool(0.3) => drop(tables.remove(Kind::Task, task.id.as_str())),

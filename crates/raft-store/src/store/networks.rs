@@ -1,15 +1,18 @@
 //! Indices of networks: which addresses, subnets, identifiers and ports are taken, and which tasks, nodes and services a
-//! network has. [`super::indices::Indices`] keeps them up to date.
+//! network has; and how the tables read them. [`super::indices::Indices`] keeps them up to date.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use imbl::OrdMap;
 use ipnet::IpNet;
 
 use super::groups::{Groups, Tally};
 use super::runs::{Runs, number_of, numbers_of};
+use super::tables::Tables;
 use flota_api::id::{NetworkId, NodeId, ServiceId, TaskId};
 use flota_api::model::{Attachment, Network, Node, Protocol, Service, Task};
+use flota_api::version::Version;
 
 /// A port on nodes.
 pub type NodePort = (Protocol, u16);
@@ -26,8 +29,11 @@ pub(super) struct NetworkIndices {
     pub(super) tasks: Groups<NetworkId, TaskId>,
     /// Nodes that have something attached to a network: a task that has not ended, or themselves.
     pub(super) nodes: Tally<NetworkId, NodeId>,
-    /// The same by node.
-    pub(super) of_node: Tally<NodeId, NetworkId>,
+    /// The same by node, with the version since which the node has the network.
+    pub(super) of_node: OrdMap<NodeId, OrdMap<NetworkId, Version>>,
+    /// Nodes with tasks that are attached to networks and have not ended: how many attachments, and since which version
+    /// the node has any.
+    pub(super) hosts: OrdMap<NodeId, (u64, Version)>,
     /// Nodes with an attachment of their own.
     pub(super) attached_nodes: Groups<NetworkId, NodeId>,
     /// Services whose newest spec names a network, or that still have a virtual IP there.
@@ -94,8 +100,9 @@ impl NetworkIndices {
         }
     }
 
-    /// Follows the change of a task from `old` to `new`. Only a task that has not ended is attached.
-    pub(super) fn task(&mut self, old: Option<&Task>, new: Option<&Task>) {
+    /// Follows the change of a task from `old` to `new`, which comes after this version. Only a task that has not ended is
+    /// attached.
+    pub(super) fn task(&mut self, old: Option<&Task>, new: Option<&Task>, after: Version) {
         let attached = |task: &&Task| !task.attachments.is_empty() && !task.status.state.is_terminal();
         let (old, new) = (old.filter(attached), new.filter(attached));
         let same = |old: &Task, new: &Task| (&old.attachments, &old.node_id) == (&new.attachments, &new.node_id);
@@ -105,17 +112,23 @@ impl NetworkIndices {
         for (task, attachment) in old.into_iter().flat_map(|it| it.attachments.iter().map(move |each| (it, each))) {
             self.give_back(&attachment.network, numbers(attachment));
             self.tasks.update(Some((attachment.network.clone(), task.id.clone())), None);
-            self.detach(task.node_id.as_ref(), &attachment.network);
+            if let Some(node) = &task.node_id {
+                self.detach(node, &attachment.network);
+                self.count_host(node, after, |count| count.saturating_sub(1));
+            }
         }
         for (task, attachment) in new.into_iter().flat_map(|it| it.attachments.iter().map(move |each| (it, each))) {
             self.take(&attachment.network, numbers(attachment));
             self.tasks.update(None, Some((attachment.network.clone(), task.id.clone())));
-            self.attach(task.node_id.as_ref(), &attachment.network);
+            if let Some(node) = &task.node_id {
+                self.attach(node, &attachment.network, after);
+                self.count_host(node, after, |count| count + 1);
+            }
         }
     }
 
-    /// Follows the change of a node from `old` to `new`.
-    pub(super) fn node(&mut self, old: Option<&Node>, new: Option<&Node>) {
+    /// Follows the change of a node from `old` to `new`, which comes after this version.
+    pub(super) fn node(&mut self, old: Option<&Node>, new: Option<&Node>, after: Version) {
         let facts = |node: &Node| (node.attachments.clone(), node.description.routes.clone());
         if old.map(facts) == new.map(facts) {
             return;
@@ -124,7 +137,7 @@ impl NetworkIndices {
             for attachment in &node.attachments {
                 self.give_back(&attachment.network, numbers(attachment));
                 self.attached_nodes.update(Some((attachment.network.clone(), node.id.clone())), None);
-                self.detach(Some(&node.id), &attachment.network);
+                self.detach(&node.id, &attachment.network);
             }
             node.description.routes.iter().for_each(|route| self.routes.update(Some(((), *route)), None));
         }
@@ -132,7 +145,7 @@ impl NetworkIndices {
             for attachment in &node.attachments {
                 self.take(&attachment.network, numbers(attachment));
                 self.attached_nodes.update(None, Some((attachment.network.clone(), node.id.clone())));
-                self.attach(Some(&node.id), &attachment.network);
+                self.attach(&node.id, &attachment.network, after);
             }
             node.description.routes.iter().for_each(|route| self.routes.update(None, Some(((), *route))));
         }
@@ -159,16 +172,97 @@ impl NetworkIndices {
         }
     }
 
-    fn attach(&mut self, node: Option<&NodeId>, network: &NetworkId) {
-        let Some(node) = node else { return };
+    fn attach(&mut self, node: &NodeId, network: &NetworkId, after: Version) {
         self.nodes.update(None, Some((network.clone(), node.clone())));
-        self.of_node.update(None, Some((node.clone(), network.clone())));
+        self.of_node.entry(node.clone()).or_default().entry(network.clone()).or_insert(after);
     }
 
-    fn detach(&mut self, node: Option<&NodeId>, network: &NetworkId) {
-        let Some(node) = node else { return };
+    fn detach(&mut self, node: &NodeId, network: &NetworkId) {
         self.nodes.update(Some((network.clone(), node.clone())), None);
-        self.of_node.update(Some((node.clone(), network.clone())), None);
+        if self.nodes.count(network, node) > 0 {
+            return;
+        }
+        let Some(networks) = self.of_node.get_mut(node) else { return };
+        networks.remove(network);
+        if networks.is_empty() {
+            self.of_node.remove(node);
+        }
+    }
+
+    fn count_host(&mut self, node: &NodeId, after: Version, change: fn(u64) -> u64) {
+        let (count, since) = self.hosts.get(node).copied().unwrap_or((0, after));
+        match change(count) {
+            0 => drop(self.hosts.remove(node)),
+            count => drop(self.hosts.insert(node.clone(), (count, since))),
+        }
+    }
+}
+
+impl Tables {
+    /// Addresses of a network that can't be given.
+    pub fn taken_addresses(&self, id: &NetworkId) -> Runs {
+        self.indices.networks.addresses.get(id).cloned().unwrap_or_default()
+    }
+
+    /// Addresses of all subnets of all networks.
+    pub fn taken_subnets(&self) -> &Runs {
+        &self.indices.networks.subnets
+    }
+
+    /// VXLAN network identifiers that networks have.
+    pub fn taken_vnis(&self) -> &Runs {
+        &self.indices.networks.vnis
+    }
+
+    /// Tasks that are attached to a network and have not ended, in the order of their ids.
+    pub fn tasks_of_network(&self, id: &NetworkId) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks_with(self.indices.networks.tasks.of(id))
+    }
+
+    /// Nodes that have a network, by id: they have a task that is attached to it, or are attached themselves.
+    pub fn nodes_of_network(&self, id: &NetworkId) -> impl Iterator<Item = &NodeId> {
+        self.indices.networks.nodes.of(id).map(|(node, _)| node)
+    }
+
+    /// Networks that a node has, by id, with a version for each: a node that has lost a network meanwhile and got it again
+    /// has it with another one.
+    pub fn networks_of_node(&self, id: &NodeId) -> impl Iterator<Item = (&NetworkId, Version)> {
+        self.indices.networks.of_node.get(id).into_iter().flatten().map(|(network, since)| (network, *since))
+    }
+
+    /// Nodes with tasks that are attached to any network and have not ended, by id.
+    pub fn hosts(&self) -> impl Iterator<Item = &NodeId> {
+        self.indices.networks.hosts.keys()
+    }
+
+    /// A version for a node that is one of [`Tables::hosts`]: one that was none meanwhile has another one.
+    pub fn host_since(&self, id: &NodeId) -> Option<Version> {
+        self.indices.networks.hosts.get(id).map(|(_, since)| *since)
+    }
+
+    /// Nodes that are attached to a network themselves, by id.
+    pub fn nodes_attached(&self, id: &NetworkId) -> impl Iterator<Item = &Arc<Node>> {
+        self.indices.networks.attached_nodes.of(id).filter_map(|id| self.node(id.as_str()))
+    }
+
+    /// Services whose newest spec names a network, or that have a virtual IP there, by id.
+    pub fn services_of_network(&self, id: &NetworkId) -> impl Iterator<Item = &Arc<Service>> {
+        self.indices.networks.services.of(id).filter_map(|id| self.service(id.as_str()))
+    }
+
+    /// Services on whose ports every node answers, by id.
+    pub fn services_published(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.indices.networks.published.of(&()).filter_map(|id| self.service(id.as_str()))
+    }
+
+    /// Services that have or want a port of nodes, by id.
+    pub fn services_with_port(&self, port: NodePort) -> impl Iterator<Item = &Arc<Service>> {
+        self.indices.networks.ports.of(&port).filter_map(|id| self.service(id.as_str()))
+    }
+
+    /// Destinations of the routes of all nodes.
+    pub fn routes(&self) -> impl Iterator<Item = &IpNet> {
+        self.indices.networks.routes.of(&()).map(|(route, _)| route)
     }
 }
 
@@ -177,143 +271,4 @@ fn numbers(attachment: &Attachment) -> impl Iterator<Item = u128> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use rand::rngs::StdRng;
-    use rand::{Rng, SeedableRng};
-
-    use crate::store::{Tables, number_of};
-    use flota_api::id::{NetworkId, NodeId};
-    use flota_api::model::{Attachment, Network, Node, Service, Subnet, Task, TaskStatus, VirtualIp};
-    use flota_api::object::{Kind, StoreObject};
-    use flota_api::state::TaskState;
-
-    const LAST: u8 = 80;
-
-    fn address(number: u8) -> std::net::IpAddr {
-        [10, 0, 1, number].into()
-    }
-
-    fn network() -> Network {
-        let subnet = Subnet {
-            prefix: "10.0.1.0/24".parse().expect("a prefix"),
-            gateway: address(1),
-            virtual_range: "10.0.1.192/26".parse().expect("a prefix"),
-        };
-        Network { id: "net".into(), vni: Some(4_096), subnets: vec![subnet], ..Network::default() }
-    }
-
-    /// An address that nothing in the tables has, as the allocator finds one.
-    fn free(rng: &mut StdRng, tables: &Tables) -> Vec<std::net::IpAddr> {
-        let first = number_of(address(rng.random_range(2..LAST)));
-        let found = tables.taken_addresses(&"net".into()).first_free(first, number_of(address(LAST)));
-        found.map(super::super::address_of).into_iter().collect()
-    }
-
-    fn change(rng: &mut StdRng, tables: &mut Tables) {
-        let id = rng.random_range(0..30u32).to_string();
-        let (kind, id) = match rng.random_range(0..4) {
-            0 => (Kind::Node, format!("n{}", id.len())),
-            1 => (Kind::Service, format!("s{id}")),
-            _ => (Kind::Task, format!("t{id}")),
-        };
-        tables.remove(kind, &id);
-        if rng.random_bool(0.3) {
-            return;
-        }
-        let (network, addresses) = (NetworkId::from("net"), free(rng, tables));
-        let attachments = vec![Attachment { network: network.clone(), addresses: addresses.clone() }];
-        let state = [TaskState::Running, TaskState::Failed][usize::from(rng.random_bool(0.3))];
-        tables.put(match kind {
-            Kind::Node => Node { id: id.as_str().into(), attachments, ..Node::default() }.into_object(),
-            Kind::Service => {
-                let virtual_ips = vec![VirtualIp { network, addresses }];
-                Service { id: id.as_str().into(), virtual_ips, ..Service::default() }.into_object()
-            }
-            _ => {
-                let node_id = rng.random_bool(0.7).then(|| format!("n{}", rng.random_range(1..3)).into());
-                let status = TaskStatus { state, ..TaskStatus::default() };
-                Task { id: id.as_str().into(), node_id, attachments, status, ..Task::default() }.into_object()
-            }
-        });
-    }
-
-    /// What the objects say of the network: its addresses, its tasks, and its nodes.
-    fn counted(tables: &Tables) -> (Vec<u128>, Vec<String>, Vec<NodeId>) {
-        let attached =
-            || tables.tasks().filter(|task| !task.status.state.is_terminal() && !task.attachments.is_empty());
-        let of_tasks = attached().flat_map(|task| &task.attachments).flat_map(|it| &it.addresses);
-        let of_nodes = tables.nodes().flat_map(|node| &node.attachments).flat_map(|it| &it.addresses);
-        let virtual_ips = tables.services().flat_map(|service| &service.virtual_ips).flat_map(|it| &it.addresses);
-        let mut addresses: Vec<u128> = of_tasks.chain(of_nodes).chain(virtual_ips).copied().map(number_of).collect();
-        addresses.extend([0, 1, 255].map(|number| number_of(address(number))));
-        addresses.sort_unstable();
-        let with_tasks = attached().filter_map(|task| task.node_id.clone());
-        let attached_nodes = tables.nodes().filter(|node| !node.attachments.is_empty()).map(|node| node.id.clone());
-        let mut nodes: Vec<NodeId> = with_tasks.chain(attached_nodes).collect();
-        nodes.sort();
-        nodes.dedup();
-        (addresses, attached().map(|task| task.id.to_string()).collect(), nodes)
-    }
-
-    fn indexed(tables: &Tables) -> (Vec<u128>, Vec<String>, Vec<NodeId>) {
-        let (id, taken) = (NetworkId::from("net"), tables.taken_addresses(&"net".into()));
-        let is_taken = |number: &u128| taken.first_free(*number, *number).is_none();
-        let addresses = (0..=255).map(|number| number_of(address(number))).filter(is_taken).collect();
-        let tasks = tables.tasks_of_network(&id).map(|task| task.id.to_string()).collect();
-        (addresses, tasks, tables.nodes_of_network(&id).cloned().collect())
-    }
-
-    #[test]
-    fn the_indices_say_what_the_objects_say_after_any_changes() {
-        let mut rng = StdRng::seed_from_u64(1);
-        let mut tables = Tables::default();
-        tables.put(network().into_object());
-        for step in 0..2_000 {
-            change(&mut rng, &mut tables);
-            assert_eq!(indexed(&tables), counted(&tables), "after {step} steps");
-            for node in ["n1", "n2"] {
-                let is_there = tables.networks_of_node(&node.into()).next().is_some();
-                assert_eq!(is_there, indexed(&tables).2.contains(&node.into()));
-            }
-        }
-    }
-
-    #[test]
-    fn a_removed_network_leaves_neither_addresses_nor_a_subnet_nor_an_identifier() {
-        let mut tables = Tables::default();
-        tables.put(network().into_object());
-        let mut larger = network();
-        larger.subnets.push(Subnet { prefix: "10.0.9.0/24".parse().expect("a prefix"), ..larger.subnets[0].clone() });
-        tables.put(larger.into_object());
-        assert!(
-            tables.taken_subnets().last_met(number_of([10, 0, 9, 7].into()), number_of([10, 0, 9, 8].into())).is_some()
-        );
-        tables.remove(Kind::Network, "net");
-        assert!(tables.taken_subnets().is_empty() && tables.taken_vnis().is_empty());
-        assert!(tables.taken_addresses(&"net".into()).is_empty());
-    }
-
-    #[test]
-    fn ports_and_networks_of_services_are_found_by_what_the_specs_want_and_by_what_the_services_have() {
-        use flota_api::model::{NetworkAttachment, Protocol, PublishMode, PublishedPort, ServiceSpec};
-        let port = |published| PublishedPort {
-            target: 80,
-            published: Some(published),
-            protocol: Protocol::Tcp,
-            mode: PublishMode::Ingress,
-        };
-        let network = NetworkAttachment { network: "net".into(), ..NetworkAttachment::default() };
-        let spec = ServiceSpec { networks: vec![network], ports: vec![port(80)], ..ServiceSpec::default() };
-        let service = Service { id: "s".into(), spec: Arc::new(spec), ports: vec![port(81)], ..Service::default() };
-        let mut tables = Tables::default();
-        tables.put(service.clone().into_object());
-        let owner = |tables: &Tables, port| tables.services_with_port((Protocol::Tcp, port)).count();
-        assert_eq!([80, 81, 82].map(|port| owner(&tables, port)), [1, 1, 0]);
-        assert_eq!((tables.services_of_network(&"net".into()).count(), tables.services_published().count()), (1, 1));
-        tables.put(Service { spec: Arc::default(), ports: Vec::new(), ..service }.into_object());
-        assert_eq!([80, 81, 82].map(|port| owner(&tables, port)), [0, 0, 0]);
-        assert_eq!((tables.services_of_network(&"net".into()).count(), tables.services_published().count()), (0, 0));
-    }
-}
+mod tests;

@@ -4,13 +4,10 @@
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
-use ipnet::IpNet;
 
 use super::indices::{Indices, Load};
-use super::networks::NodePort;
-use super::runs::Runs;
 use crate::digest::Digest;
-use flota_api::id::{Id, NetworkId, NodeId, ServiceId, TaskId};
+use flota_api::id::{Id, NodeId, ServiceId, TaskId};
 use flota_api::model::{Cluster, INGRESS, Image, Network, Node, Registry, Service, ServiceSpec, Stack, Task};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::{Timestamp, Version};
@@ -82,7 +79,7 @@ pub struct Tables {
     objects: [Table; Kind::ALL.len()],
     /// Each version of a service's spec that the service or one of its tasks refers to.
     pub(super) specs: OrdMap<(ServiceId, u64), Arc<ServiceSpec>>,
-    indices: Indices,
+    pub(super) indices: Indices,
     /// Answers by the id of their request.
     pub(super) answers: OrdMap<Key, Answer>,
     /// The keys of `answers`, oldest first.
@@ -165,7 +162,11 @@ impl Tables {
         self.all().next()
     }
 
-    fn tasks_with<'a>(&'a self, ids: impl Iterator<Item = &'a TaskId>) -> impl Iterator<Item = &'a Arc<Task>> {
+    /// Tasks with these ids, in their order.
+    pub(super) fn tasks_with<'a>(
+        &'a self,
+        ids: impl Iterator<Item = &'a TaskId>,
+    ) -> impl Iterator<Item = &'a Arc<Task>> {
         ids.filter_map(|id| self.task(id))
     }
 
@@ -209,14 +210,22 @@ impl Tables {
         self.indices.loads.get(id).copied().unwrap_or_default()
     }
 
-    /// Nodes with tasks that have not ended, by id, and what these hold.
-    pub fn loads(&self) -> impl Iterator<Item = (&NodeId, &Load)> {
-        self.indices.loads.iter()
+    /// Nodes that take tasks: those with the fewest live tasks first, then by id.
+    pub fn takers(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.indices.takers.iter().filter_map(|(_, id)| self.node(id))
     }
 
-    /// Nodes with live tasks of a service, by id, and how many each has.
-    pub fn live_tasks(&self, id: &ServiceId) -> impl Iterator<Item = (&NodeId, u64)> {
-        self.indices.live.of(id)
+    /// Number of live tasks of a service on a node.
+    pub fn live_tasks(&self, service: &ServiceId, node: &NodeId) -> u64 {
+        self.indices.live.count(service, node)
+    }
+
+    /// The smallest number of live tasks of a service that a node which takes tasks has.
+    pub fn fewest_live_tasks(&self, service: &ServiceId) -> u64 {
+        let mut levels = self.indices.levels.of(service).peekable();
+        let fewest = levels.peek().map_or(0, |(level, _)| **level);
+        let with_any: u64 = levels.map(|(_, nodes)| nodes).sum();
+        if with_any < self.indices.takers.len() as u64 { 0 } else { fewest }
     }
 
     /// The node that a task was given to; `None` if it has no node yet or the node was removed.
@@ -276,61 +285,6 @@ impl Tables {
         self.spec_of(task).is_none_or(|spec| self.networks_of_spec(spec).all(has))
     }
 
-    /// Addresses of a network that can't be given.
-    pub fn taken_addresses(&self, id: &NetworkId) -> Runs {
-        self.indices.networks.addresses.get(id).cloned().unwrap_or_default()
-    }
-
-    /// Addresses of all subnets of all networks.
-    pub fn taken_subnets(&self) -> &Runs {
-        &self.indices.networks.subnets
-    }
-
-    /// VXLAN network identifiers that networks have.
-    pub fn taken_vnis(&self) -> &Runs {
-        &self.indices.networks.vnis
-    }
-
-    /// Tasks that are attached to a network and have not ended, in the order of their ids.
-    pub fn tasks_of_network(&self, id: &NetworkId) -> impl Iterator<Item = &Arc<Task>> {
-        self.tasks_with(self.indices.networks.tasks.of(id))
-    }
-
-    /// Nodes that have a network, by id: they have a task that is attached to it, or are attached themselves.
-    pub fn nodes_of_network(&self, id: &NetworkId) -> impl Iterator<Item = &NodeId> {
-        self.indices.networks.nodes.of(id).map(|(node, _)| node)
-    }
-
-    /// Networks that a node has, by id.
-    pub fn networks_of_node(&self, id: &NodeId) -> impl Iterator<Item = &NetworkId> {
-        self.indices.networks.of_node.of(id).map(|(network, _)| network)
-    }
-
-    /// Nodes that are attached to a network themselves, by id.
-    pub fn nodes_attached(&self, id: &NetworkId) -> impl Iterator<Item = &Arc<Node>> {
-        self.indices.networks.attached_nodes.of(id).filter_map(|id| self.node(id.as_str()))
-    }
-
-    /// Services whose newest spec names a network, or that have a virtual IP there, by id.
-    pub fn services_of_network(&self, id: &NetworkId) -> impl Iterator<Item = &Arc<Service>> {
-        self.indices.networks.services.of(id).filter_map(|id| self.service(id.as_str()))
-    }
-
-    /// Services on whose ports every node answers, by id.
-    pub fn services_published(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.indices.networks.published.of(&()).filter_map(|id| self.service(id.as_str()))
-    }
-
-    /// Services that have or want a port of nodes, by id.
-    pub fn services_with_port(&self, port: NodePort) -> impl Iterator<Item = &Arc<Service>> {
-        self.indices.networks.ports.of(&port).filter_map(|id| self.service(id.as_str()))
-    }
-
-    /// Destinations of the routes of all nodes.
-    pub fn routes(&self) -> impl Iterator<Item = &IpNet> {
-        self.indices.networks.routes.of(&()).map(|(route, _)| route)
-    }
-
     /// Number of objects of this kind.
     pub fn count(&self, kind: Kind) -> usize {
         self.table(kind).by_id.len()
@@ -381,13 +335,17 @@ impl Tables {
             }
             Object::Task(task) => {
                 let reserved = self.spec_of(task).map(|spec| spec.reservations).unwrap_or_default();
-                self.indices.task(inside(old), inside(new), &reserved);
+                self.indices.task(inside(old), inside(new), &reserved, self.version);
                 if new.is_none() {
                     self.drop_unused_spec(&task.service_id, task.spec_version);
                 }
             }
             Object::Image(_) => self.indices.image(inside(old), inside(new)),
-            Object::Node(_) => self.indices.node(inside(old), inside(new)),
+            Object::Node(node) => {
+                let live = self.tasks_of_node(&node.id).filter(|task| task.is_live());
+                let services = live.map(|task| task.service_id.clone()).collect();
+                self.indices.node(inside(old), inside(new), services, self.version);
+            }
             Object::Cluster(_) | Object::Stack(_) | Object::Registry(_) => {}
             Object::Network(_) => self.indices.networks.network(inside(old), inside(new)),
         }
@@ -396,7 +354,7 @@ impl Tables {
     /// Drops a spec that is neither the newest of its service nor that of a task.
     fn drop_unused_spec(&mut self, service: &ServiceId, version: u64) {
         let newest = self.service(service).map(|service| service.spec_version);
-        if newest != Some(version) && !self.indices.versions.has(service, &version) {
+        if newest != Some(version) && self.indices.versions.count(service, &version) == 0 {
             self.specs.remove(&(service.clone(), version));
         }
     }

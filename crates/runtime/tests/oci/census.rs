@@ -64,14 +64,14 @@ fn mounts(token: &str) -> Vec<String> {
     text.lines().filter(|line| line.contains(token)).map(str::to_owned).collect()
 }
 
-/// In every hierarchy, at any depth.
+/// In every hierarchy, at any depth, with the groups below.
 fn cgroups(token: &str) -> Vec<PathBuf> {
     fn walk(path: &Path, token: &str, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(path).into_iter().flatten().flatten() {
             if !entry.file_type().is_ok_and(|it| it.is_dir()) {
                 continue;
             }
-            if entry.file_name().to_string_lossy().contains(token) {
+            if entry.path().to_string_lossy().contains(token) {
                 found.push(entry.path());
             }
             walk(&entry.path(), token, found);

@@ -295,10 +295,10 @@ fn a_contained_process_takes_with_it_what_it_has_started_however_it_ends() {
     wait_for("only supervisor and init are left", || (count() == 2).then_some(()));
 
     let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
-    let argv = ["/bin/sh", "-c", &format!("{daemons}\nsleep 1003")].map(str::to_owned).to_vec();
+    let argv = ["/bin/sh", "-c", &format!("{daemons}\nexec sleep 1003")].map(str::to_owned).to_vec();
     let spec = ExecSpec { argv, env: Vec::new(), cwd: String::new(), user: String::new(), tty: false, contained: true };
     let process = container.client().exec(&spec, vec![null(), null(), null()]).unwrap();
-    wait_for("it has started everything", || (count() == 6).then_some(()));
+    wait_for("it has started everything", || (count() == 5).then_some(()));
     drop(process);
     wait_for("only supervisor and init are left", || (count() == 2).then_some(()));
 

@@ -58,6 +58,7 @@ pub(crate) enum ContainerError {
 impl From<ContainerError> for ExecutorError {
     fn from(error: ContainerError) -> Self {
         match &error {
+            ContainerError::Image(image) if image.is_of_machine() => Self::Transient(Box::new(error)),
             ContainerError::Image(_) | ContainerError::Translate(_) => Self::Final(Box::new(error)),
             // The program itself is the cause.
             ContainerError::Run(run) if run.code.is_some() => Self::Final(Box::new(error)),
@@ -247,5 +248,18 @@ impl Executor for ContainerExecutor {
             self.names.lock().expect("no holder panics").remove(task);
             Ok(tokio::task::spawn_blocking(move || flota_image::remove_folder(&folder)).await??)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_is_tried_again_where_the_disk_was_full_and_not_where_its_image_is_damaged() {
+        let full = io::Error::from(nix::errno::Errno::ENOSPC);
+        let errors = [ImageError::Io { act: "make a folder", source: full }, ImageError::Archive("it is empty".into())];
+        let is_final = |error| matches!(ExecutorError::from(ContainerError::Image(error)), ExecutorError::Final(_));
+        assert_eq!(errors.map(is_final), [false, true]);
     }
 }

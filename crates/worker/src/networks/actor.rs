@@ -2,7 +2,8 @@
 //! the session and from the preparation of tasks; none of them waits here, except for its own answer.
 //!
 //! What could not be done is kept and tried again. An update counts as programmed only when everything up to it is
-//! done. At the start and at intervals everything is compared with the kernel, and drift is mended.
+//! done. At the start and at intervals everything is compared with the kernel, and drift is mended. A daemon that starts
+//! first waits for the leader, because its record may be older than what the kernel has.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc;
@@ -29,6 +30,9 @@ const RETRY: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_secs(2);
 /// Delay of the record after a change; changes in between are recorded together.
 const SAVE: Duration = Duration::from_secs(1);
+/// How long a daemon that starts waits for the leader before it brings the kernel to what is recorded. It is shorter than
+/// the time after which resolvers ask again (resolv.conf(5)), because questions of tasks wait too.
+const RECORD_WAIT: Duration = Duration::from_secs(3);
 
 /// What the thread tells the session.
 pub(super) struct Told {
@@ -92,6 +96,8 @@ pub(super) struct Actor<K> {
     /// The ports on which the node's own programs listened at the last look.
     seen: BTreeSet<NodePort>,
     look_at: Instant,
+    /// Until when the leader is waited for, because the view is a record.
+    recorded_until: Option<Instant>,
 }
 
 impl<K: Kernel> Actor<K> {
@@ -121,6 +127,7 @@ impl<K: Kernel> Actor<K> {
             audit_at: Instant::now(),
             seen,
             look_at: Instant::now() + LOOK,
+            recorded_until: is_known.then(|| Instant::now() + RECORD_WAIT),
         }
     }
 
@@ -146,7 +153,8 @@ impl<K: Kernel> Actor<K> {
 
     fn wake_at(&self) -> Instant {
         let waiting = self.waiting.iter().map(|it| it.until);
-        waiting.chain(self.retry_at).chain(self.save_at).chain([self.look_at]).fold(self.audit_at, Instant::min)
+        let due = [self.look_at].into_iter().chain(waiting).chain(self.retry_at).chain(self.save_at);
+        self.recorded_until.unwrap_or(due.fold(self.audit_at, Instant::min))
     }
 
     fn handle(&mut self, command: Command, now: Instant) {
@@ -175,7 +183,7 @@ impl<K: Kernel> Actor<K> {
         if update.full {
             // What an earlier view had is removed even if this daemon does not know that it is there.
             self.todo.networks.extend(self.kernel.networks());
-            self.is_known = true;
+            (self.is_known, self.recorded_until) = (true, None);
         }
         self.todo.extend(self.view.apply(update));
         (self.is_news, self.retry_at) = (true, None);
@@ -185,7 +193,8 @@ impl<K: Kernel> Actor<K> {
     /// Does what is due.
     fn turn(&mut self, now: Instant) {
         self.detach_next();
-        if !self.has_begun {
+        self.recorded_until = self.recorded_until.filter(|until| *until > now);
+        if !self.has_begun || self.recorded_until.is_some() {
             self.audit_at = self.audit_at.max(now + RETRY);
             self.look_at = self.look_at.max(now + LOOK);
             return;

@@ -115,10 +115,10 @@ impl From<TaskSummary> for pc::TaskRow {
         Self {
             task: Some(row.task.as_ref().into()),
             restarts: row.task.restarts(),
-            service_name: row.service_name,
-            node_name: row.node_name,
-            image: row.image,
-            doubt: row.doubt,
+            service_name: row.service_name().to_owned(),
+            node_name: row.node_name().to_owned(),
+            image: row.image().to_owned(),
+            doubt: row.doubt(),
         }
     }
 }

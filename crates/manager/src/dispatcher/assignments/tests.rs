@@ -26,7 +26,7 @@ fn view(states: &[(&str, TaskState, DesiredState)]) -> Tables {
 
 /// Tells the worker `n` this view, and returns the one message, if there is one.
 fn tell(told: &mut Told, view: &Tables) -> Option<Assignments> {
-    let mut parts = told.tell(view, &Granter { key: &[], expires: Timestamp(0) }, &|_| None, Timestamp(0));
+    let mut parts = told.tell(view, &Granter { key: &[], expires: Timestamp(0) }, &|_, _| None, Timestamp(0));
     assert!(parts.len() < 2, "it is small");
     parts.pop()
 }
@@ -132,39 +132,44 @@ fn a_grant_is_signed_once_until_it_is_renewed_and_told_again_then() {
     let key = GrantKey::generate();
     let granter = |expires| Granter { key: &key, expires: Timestamp(expires) };
     let mut told = nothing_told(&[]);
-    let first = told.tell(&view, &granter(1), &|_| None, Timestamp(0));
+    let first = told.tell(&view, &granter(1), &|_, _| None, Timestamp(0));
     let grants = |parts: &[Assignments]| -> Vec<Option<Grant>> {
         parts[0].tasks.iter().map(|task| task.image.as_ref().and_then(|image| image.grant.clone())).collect()
     };
     assert!(grants(&first)[0].is_some() && grants(&first)[0] == grants(&first)[1]);
-    assert!(told.tell(&view, &granter(1), &|_| None, Timestamp(0)).is_empty(), "nothing has changed");
-    let renewed = told.tell(&view, &granter(2), &|_| None, Timestamp(0));
+    assert!(told.tell(&view, &granter(1), &|_, _| None, Timestamp(0)).is_empty(), "nothing has changed");
+    let renewed = told.tell(&view, &granter(2), &|_, _| None, Timestamp(0));
     assert!(grants(&renewed).iter().flatten().all(|grant| grant.expires_at == 2));
     assert_eq!(renewed[0].tasks.len(), 2);
 }
 
 #[test]
-fn a_large_set_comes_in_parts_with_each_spec_once_in_a_part_and_nothing_missing() {
-    let spec = ServiceSpec { env: vec!["x".repeat(300 << 10)], ..ServiceSpec::default() };
+fn a_large_set_comes_in_small_parts_with_each_spec_once_in_a_part_and_nothing_missing() {
     let task = |number: u64| TaskAssignment {
         task_id: number.to_string(),
         service_id: (number % 7).to_string(),
         ..TaskAssignment::default()
     };
-    let spec = Arc::new(spec);
-    let specs = (0..7).map(|number| ((number.to_string(), 0), Arc::clone(&spec))).collect();
-    let removed_tasks = vec!["gone".to_owned()];
-    let whole = Assignments { tasks: (0..500).map(task).collect(), removed_tasks, version: 3, ..Default::default() };
-    let parts = cut(whole, &specs);
-    assert!(parts.len() > 2, "seven specs of 300 KiB do not fit into one part");
-    for (index, part) in parts.iter().enumerate() {
-        assert!(part.encoded_len() < 2 * PART);
-        assert_eq!((part.more, part.version), (index + 1 < parts.len(), 3));
-        let known = |task: &TaskAssignment| part.specs.iter().any(|it| it.service_id == task.service_id);
-        assert!(part.tasks.iter().all(|task| task.spec.is_none() && known(task)), "each part stands by itself");
+    // Seven large specs are sent once each, and small ones share a part.
+    for (bytes, expected) in [(300 << 10, 7..=7), (1, 1..=3)] {
+        let spec = Arc::new(ServiceSpec { env: vec!["x".repeat(bytes)], ..ServiceSpec::default() });
+        let specs = (0..7).map(|number| ((number.to_string(), 0), Arc::clone(&spec))).collect();
+        let removed_tasks = vec!["gone".to_owned()];
+        let tasks = (0..500).map(task).collect();
+        let parts = cut(Assignments { tasks, removed_tasks, version: 3, ..Default::default() }, &specs);
+        assert!(expected.contains(&parts.len()), "{} parts with specs of {bytes} bytes", parts.len());
+        for (index, part) in parts.iter().enumerate() {
+            assert!(part.encoded_len() < bytes + PART + PART / 2);
+            assert_eq!((part.more, part.version), (index + 1 < parts.len(), 3));
+            let known = |task: &TaskAssignment| part.specs.iter().filter(|it| it.service_id == task.service_id).count();
+            assert!(
+                part.tasks.iter().all(|task| task.spec.is_none() && known(task) == 1),
+                "each part stands by itself"
+            );
+        }
+        assert_eq!(parts.iter().map(|part| part.tasks.len()).sum::<usize>(), 500);
+        assert_eq!(parts.iter().map(|part| part.removed_tasks.len()).sum::<usize>(), 1);
     }
-    assert_eq!(parts.iter().map(|part| part.tasks.len()).sum::<usize>(), 500);
-    assert_eq!(parts.iter().map(|part| part.removed_tasks.len()).sum::<usize>(), 1);
     assert_eq!(cut(Assignments::default(), &Specs::new()).len(), 1, "an empty set is a message too");
 }
 
@@ -209,7 +214,7 @@ fn a_stop_is_held_back_until_it_is_confirmed_or_its_time_is_over_which_the_worke
         view
     };
     let granter = Granter { key: &[], expires: Timestamp(0) };
-    let waits = |_: &Task| Some(vec![NodeId::from("late")]);
+    let waits = |_: &Task, _| Some(vec![NodeId::from("late")]);
     let stopping = i32::from(flota_api::proto::types::DesiredState::Shutdown);
     let end = Timestamp(0) + WITHDRAWAL_WAIT;
 
@@ -217,7 +222,7 @@ fn a_stop_is_held_back_until_it_is_confirmed_or_its_time_is_over_which_the_worke
     told.tell(&state(false), &granter, &waits, Timestamp(0));
     assert!(told.tell(&state(true), &granter, &waits, Timestamp(0)).is_empty());
     assert_eq!(told.held_until(), Some(end));
-    let confirmed = told.tell(&state(true), &granter, &|_| None, Timestamp(5)).remove(0);
+    let confirmed = told.tell(&state(true), &granter, &|_, _| None, Timestamp(5)).remove(0);
     assert_eq!((confirmed.tasks[0].desired_state, told.held_until()), (stopping, None));
     assert!(confirmed.tasks[0].unconfirmed_nodes.is_empty());
 
@@ -226,7 +231,7 @@ fn a_stop_is_held_back_until_it_is_confirmed_or_its_time_is_over_which_the_worke
     told.tell(&state(true), &granter, &waits, Timestamp(0));
     let late = told.tell(&state(true), &granter, &waits, end).remove(0);
     assert_eq!((late.tasks[0].desired_state, &late.tasks[0].unconfirmed_nodes[..]), (stopping, &["w9".to_owned()][..]));
-    assert!(told.tell(&state(true), &granter, &|_| None, end).is_empty(), "what was said stays");
+    assert!(told.tell(&state(true), &granter, &|_, _| None, end).is_empty(), "what was said stays");
 
     let mut told = nothing_told(&[]);
     let first = told.tell(&state(true), &granter, &waits, Timestamp(0)).remove(0);
@@ -242,11 +247,13 @@ fn an_unhealthy_task_may_stop_when_its_withdrawal_is_confirmed_or_its_time_is_ov
         (task.status.attempt, task.status.health) = (attempt, Some(Health { state, failing_streak: 3, log }));
         task.attachments = vec![Attachment { network: "x".into(), addresses: vec![[10, 0, 0, 2].into()] }];
         view.put(task.into_object());
+        // The report has the version 7; that of the task is older.
+        view.version = 7;
         view
     };
     let (healthy, unhealthy) = (state(4, HealthState::Healthy), state(4, HealthState::Unhealthy));
     let granter = Granter { key: &[], expires: Timestamp(0) };
-    let waits = |_: &Task| Some(vec![NodeId::from("late")]);
+    let waits = |_: &Task, version| (version == 7).then(|| vec![NodeId::from("late")]);
     let end = Timestamp(0) + WITHDRAWAL_WAIT;
     let withdrawn = |mut sets: Vec<Assignments>| sets.remove(0).tasks.remove(0).withdrawn_attempt;
 
@@ -256,7 +263,7 @@ fn an_unhealthy_task_may_stop_when_its_withdrawal_is_confirmed_or_its_time_is_ov
     assert!(first.status.and_then(|it| it.health).expect("it is told").log.is_empty(), "the worker has the results");
     assert!(told.tell(&unhealthy, &granter, &waits, Timestamp(0)).is_empty());
     assert_eq!(told.held_until(), Some(end));
-    assert_eq!(withdrawn(told.tell(&unhealthy, &granter, &|_| None, Timestamp(5))), 4);
+    assert_eq!(withdrawn(told.tell(&unhealthy, &granter, &|_, _| None, Timestamp(5))), 4);
     assert_eq!(told.held_until(), None);
     assert!(told.tell(&unhealthy, &granter, &waits, Timestamp(6)).is_empty(), "what was said stays");
     assert_eq!(withdrawn(told.tell(&state(5, HealthState::Starting), &granter, &waits, Timestamp(7))), 0);

@@ -79,6 +79,58 @@ fn a_change_of_a_network_that_the_node_has_lost_is_confirmed_with_nothing_to_do(
 }
 
 #[test]
+fn a_network_that_a_node_has_lost_and_got_again_is_told_anew() {
+    let mut view = view();
+    view.put(task("gone", "a", "m").into_object());
+    let (mut told, node) = (ToldNetworks::default(), NodeId::from("n"));
+    told.tell(&node, News::Everything, 1, &view);
+    view.version = 1;
+    view.remove(Kind::Task, "t");
+    assert!(!endpoint_of("gone").concerned(&view).any(|it| *it == node));
+    view.version = 2;
+    view.remove(Kind::Task, "gone");
+    view.version = 3;
+    view.put(task("u", "a", "n").into_object());
+    let update = told.tell(&node, only(&[endpoint_of("u")]), 4, &view).remove(0);
+    assert_eq!((update.removed_networks.len(), update.networks.len()), (1, 1));
+    assert_eq!(update.endpoints.iter().map(|it| it.task.as_str()).collect::<Vec<_>>(), ["u"]);
+}
+
+/// The nodes of the network of published ports in an update, in order.
+fn nodes(updates: &[NetworkUpdate]) -> Vec<&str> {
+    updates[0].nodes.iter().map(|it| it.node.as_str()).collect()
+}
+
+#[test]
+fn only_a_host_is_told_of_every_node_in_the_network_of_published_ports() {
+    let mut view = Tables::default();
+    let spec = Arc::new(NetworkSpec { name: flota_api::model::INGRESS.into(), ..NetworkSpec::default() });
+    view.put(Network { id: "i".into(), spec, ..Network::default() }.into_object());
+    for id in ["k", "l", "m", "n"] {
+        let attachments = vec![Attachment { network: "i".into(), addresses: Vec::new() }];
+        view.put(Node { id: id.into(), attachments, ..Node::default() }.into_object());
+    }
+    view.put(task("t", "i", "m").into_object());
+    let (mut told, node) = (ToldNetworks::default(), NodeId::from("n"));
+    let of_node = |id: &str| Change::Node("i".into(), id.into());
+    let concerned = |view: &Tables, id| of_node(id).concerned(view).map(|it| it.to_string()).collect::<Vec<_>>();
+    assert_eq!(nodes(&told.tell(&node, News::Everything, 1, &view)), ["m", "n"], "itself and the node of the endpoint");
+    assert_eq!((concerned(&view, "k"), concerned(&view, "m").len()), (vec!["m".to_owned(), "k".into()], 4));
+    view.put(task("u", "i", "l").into_object());
+    let changes = [Change::Endpoint("i".into(), "u".into())];
+    assert_eq!(nodes(&told.tell(&node, only(&changes), 2, &view)), ["l"]);
+    // Its first task makes it a host.
+    view.version = 3;
+    view.put(task("own", "i", "n").into_object());
+    let changes = [Change::Endpoint("i".into(), "own".into())];
+    assert_eq!(nodes(&told.tell(&node, only(&changes), 4, &view)), ["k", "l", "m", "n"]);
+    assert!(concerned(&view, "k").contains(&"n".to_owned()));
+    assert_eq!(nodes(&told.tell(&node, only(&[of_node("k")]), 5, &view)), ["k"]);
+    view.remove(Kind::Task, "own");
+    assert_eq!(nodes(&told.tell(&node, only(&changes), 6, &view)), ["l", "m", "n"]);
+}
+
+#[test]
 fn a_large_network_comes_in_parts_with_nothing_lost() {
     let mut view = view();
     for number in 0..2 * MEMBERS {

@@ -60,7 +60,7 @@ fn a_network_that_was_made_or_removed_half_is_removed_whole() {
 }
 
 #[test]
-fn lesson_04_drift_is_mended_and_named() {
+fn drift_is_mended_and_named() {
     let world = World::new(VERSION_4, 1500);
     let ([mut network, _second], [a, b]) = world.two_hosts();
     let own = network.namespace().clone();

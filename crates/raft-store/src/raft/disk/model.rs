@@ -1,6 +1,7 @@
 //! A disk in memory that behaves as badly as a real one can. Until a sync, each sector of a write may or may not have
 //! reached the disk, in any order, and names are durable only after their own sync. The disk can fill up, slow down and
-//! fail.
+//! fail. After a sync that failed, readers still see what was written, but no later sync writes it: Linux marks the pages
+//! clean (fsync(2), EIO).
 //!
 //! A crash ([`ModelDisk::crash`]) keeps everything that was synced, and keeps the rest at random. Afterwards, the
 //! handles of the crashed process fail, because a dead process must not write to the disk.
@@ -27,6 +28,8 @@ pub struct DiskFaults {
     pub capacity: Option<u64>,
     /// Every write and sync fails.
     pub broken: bool,
+    /// Every sync fails, and what it was to write is given up.
+    pub failing_syncs: bool,
     /// A sync reports success without doing anything.
     pub lies: bool,
 }
@@ -53,6 +56,19 @@ struct Platter {
     operations: u64,
     /// The disk stops at this operation, as on a power failure.
     stop_at: Option<u64>,
+}
+
+impl Platter {
+    /// Fails if the disk has no room for this file to have so many bytes.
+    fn check_room(&self, file: u64, length: usize) -> io::Result<()> {
+        let used: usize = self.files.values().map(|content| content.bytes.len()).sum();
+        let more = length.saturating_sub(self.files.get(&file).map_or(0, |content| content.bytes.len()));
+        let needed = u64::try_from(used + more).unwrap_or(u64::MAX);
+        if more > 0 && self.faults.capacity.is_some_and(|most| needed > most) {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "the disk is full"));
+        }
+        Ok(())
+    }
 }
 
 /// A handle to one simulated disk. Clones share it until a crash or restart returns a new handle.
@@ -262,12 +278,9 @@ impl DiskFile for ModelFile {
 
     fn allocate(&self, length: u64) -> io::Result<()> {
         let mut platter = self.disk.operate()?;
-        let used: usize = platter.files.values().map(|content| content.bytes.len()).sum();
-        if platter.faults.capacity.is_some_and(|most| u64::try_from(used).unwrap_or(u64::MAX) + length > most) {
-            return Err(io::Error::new(io::ErrorKind::StorageFull, "the disk is full"));
-        }
-        let content = platter.files.get_mut(&self.id).ok_or_else(gone)?;
         let length = usize::try_from(length).map_err(io::Error::other)?;
+        platter.check_room(self.id, length)?;
+        let content = platter.files.get_mut(&self.id).ok_or_else(gone)?;
         for bytes in [&mut content.bytes, &mut content.durable] {
             if bytes.len() < length {
                 bytes.resize(length, 0);
@@ -288,16 +301,22 @@ impl DiskFile for ModelFile {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut platter = self.disk.operate()?;
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        platter.check_room(self.id, start + bytes.len())?;
         let content = platter.files.get_mut(&self.id).ok_or_else(gone)?;
-        write(&mut content.bytes, usize::try_from(offset).map_err(io::Error::other)?, bytes);
+        write(&mut content.bytes, start, bytes);
         content.pending.push((offset, bytes.to_vec()));
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut platter = self.disk.operate()?;
-        let lies = platter.faults.lies;
+        let DiskFaults { lies, failing_syncs, .. } = platter.faults;
         let content = platter.files.get_mut(&self.id).ok_or_else(gone)?;
+        if failing_syncs {
+            content.pending.clear();
+            return Err(io::Error::other("the disk has failed"));
+        }
         if !lies {
             for (offset, bytes) in std::mem::take(&mut content.pending) {
                 write(&mut content.durable, usize::try_from(offset).expect("files are small"), &bytes);

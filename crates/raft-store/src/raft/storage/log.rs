@@ -86,6 +86,24 @@ impl LogStore {
         self.index().purged.map(|id| id.index)
     }
 
+    /// Brings the log in line with the newest snapshot on disk, at the start: a crash may come between the installation of a
+    /// snapshot and the purge of the log. Entries that follow the snapshot's last one are kept; entries of which a leader
+    /// has never heard are not, although their term may be later (Raft paper §7).
+    ///
+    /// # Errors
+    /// The log can't be written.
+    pub(crate) async fn follow_snapshot(&mut self, snapshot: LogId) -> io::Result<()> {
+        let (purged, own) = {
+            let index = self.index();
+            (index.purged, index.range(snapshot.index..=snapshot.index).first().map(|slot| slot.id))
+        };
+        if own == Some(snapshot) || purged.is_some_and(|purged| purged.index >= snapshot.index) {
+            return Ok(());
+        }
+        self.truncate_after(purged).await?;
+        self.purge(snapshot).await
+    }
+
     /// Returns what was written so far.
     pub(crate) fn statistics(&self) -> LogStatistics {
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);

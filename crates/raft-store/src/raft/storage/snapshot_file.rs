@@ -52,16 +52,12 @@ impl SnapshotFiles {
         let name = format!("snap.{index:020}");
         // A snapshot that is built and one that is received may be written at the same time.
         let temporary = format!("new-snap.{index:020}");
-        let mut file = FrameWriter { file: self.disk.create(&temporary)?, at: 0, buffer: vec![FORMAT] };
-        let description = postcard::to_stdvec(meta).map_err(io::Error::other)?;
-        let mut count = 0u64;
-        for record in std::iter::once(description).chain(tables.records()) {
-            file.write(&self.sealer.seal(&what(count), &record))?;
-            count += 1;
-        }
-        file.write(&self.sealer.seal(b"snap end", &count.to_be_bytes()))?;
-        file.flush()?;
-        file.file.sync()?;
+        let written = self.write(&temporary, meta, tables);
+        let Ok(bytes) = written else {
+            // The disk may be full.
+            let _ = self.disk.remove(&temporary);
+            return written;
+        };
         self.disk.rename(&temporary, &name)?;
         self.disk.sync_names()?;
         for old in self.list()?.into_iter().filter(|other| *other < name) {
@@ -72,6 +68,21 @@ impl SnapshotFiles {
                 return Err(error);
             }
         }
+        Ok(bytes)
+    }
+
+    /// Writes the file of a snapshot and syncs it. Returns its size in bytes.
+    fn write(&self, name: &str, meta: &SnapshotMeta, tables: &Tables) -> io::Result<u64> {
+        let mut file = FrameWriter { file: self.disk.create(name)?, at: 0, buffer: vec![FORMAT] };
+        let description = postcard::to_stdvec(meta).map_err(io::Error::other)?;
+        let mut count = 0u64;
+        for record in std::iter::once(description).chain(tables.records()) {
+            file.write(&self.sealer.seal(&what(count), &record))?;
+            count += 1;
+        }
+        file.write(&self.sealer.seal(b"snap end", &count.to_be_bytes()))?;
+        file.flush()?;
+        file.file.sync()?;
         Ok(file.at)
     }
 

@@ -175,11 +175,30 @@ fn a_daemon_without_a_manager_keeps_what_an_earlier_one_was_told() {
     assert_eq!(second.actor.view, view);
     second.handle(task("t", "n"));
     second.handle(Command::Adopt("t".into(), Vec::new()));
+    assert_eq!((second.networks().len(), kernel.machine().adopted.len()), (2, 0), "the leader is waited for");
+    second.pass(RECORD_WAIT);
     assert_eq!((second.networks(), kernel.machine().adopted.len()), (vec!["n".to_owned()], 1));
     assert!(!second.programmed.has_changed().unwrap(), "no session waits for it");
     let audits = kernel.machine().audits;
     second.pass(AUDIT * 2);
     assert_eq!(kernel.machine().audits, audits + 1);
+}
+
+#[test]
+fn a_daemon_that_starts_takes_nothing_away_that_was_told_after_its_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = FakeKernel::default();
+    let mut first = Bench::start(&kernel, &dir);
+    first.handle(update(3, &["n"]));
+    first.pass(SAVE * 2);
+    first.disk.drain();
+    // This daemon is killed before it records the last update.
+    first.handle(update(4, &["n", "new"]));
+    let mut second = Bench::start(&kernel, &dir);
+    second.pass(RECORD_WAIT / 2);
+    assert_eq!(second.networks(), ["n", "new"]);
+    second.handle(update(4, &["n", "new"]));
+    assert_eq!((second.networks(), *second.programmed.borrow()), (vec!["n".to_owned(), "new".to_owned()], 4));
 }
 
 #[test]

@@ -19,8 +19,11 @@ fn spec() -> ServiceSpec {
     ServiceSpec { healthcheck, ..ServiceSpec::default() }
 }
 
+/// Returns a node whose programs take a moment to stop. Otherwise the report of the next attempt would replace the one
+/// that says why this attempt is stopped.
 fn node(health: FakeHealth) -> Node {
-    Node::with(FakeProgram { health, ..FakeProgram::default() })
+    let on_stop = OnStop::Exit { after: Duration::from_millis(1), code: 143 };
+    Node::with(FakeProgram { on_stop, health, ..FakeProgram::default() })
 }
 
 fn started(node: &Node, spec: &ServiceSpec) -> Daemon {

@@ -87,6 +87,31 @@ fn entries_must_follow_each_other() {
 }
 
 #[test]
+fn a_log_that_a_crash_left_beside_a_newer_snapshot_follows_it() {
+    // Entries of term 3 that were never committed; and those that a snapshot of term 2 ends with, or contradicts.
+    for (own_term, snapshot, expected_last) in
+        [(3, log_id(2, 9), log_id(2, 9)), (3, log_id(2, 3), log_id(2, 3)), (2, log_id(2, 3), log_id(2, 5))]
+    {
+        run(async {
+            let disk = model();
+            let mut store = open(&disk, false).expect("new");
+            append(&mut store, (0..=5).map(|index| entry(own_term, index, 10)).collect()).await;
+            store.follow_snapshot(snapshot).await.expect("written");
+            let next = expected_last.index + 1;
+            append(&mut store, vec![entry(4, next, 10)]).await;
+            drop(store);
+            let mut store = open(&disk, true).expect("whole");
+            let found = store.try_get_log_entries(snapshot.index + 1..).await.expect("read");
+            let ids: Vec<_> = found.iter().map(|it| it.log_id()).collect();
+            let kept = (snapshot.index + 1..next).map(|index| log_id(own_term, index));
+            assert_eq!(ids, kept.chain([log_id(4, next)]).collect::<Vec<_>>(), "{snapshot}");
+            store.follow_snapshot(snapshot).await.expect("written");
+            assert_eq!(store.get_log_state().await.expect("read").last_log_id, Some(log_id(4, next)), "once");
+        });
+    }
+}
+
+#[test]
 fn segments_are_used_again_and_the_disk_stays_small() {
     let dir = tempfile::tempdir().expect("a folder");
     let disk: Arc<dyn Disk> = Arc::new(DirDisk::open(dir.path()).expect("opened"));

@@ -63,6 +63,8 @@ struct Replay {
     entries: VecDeque<RecoveredEntry>,
     /// Index of the first entry that can be in the segments.
     first: Option<u64>,
+    /// Everything before this position was synced.
+    synced: Position,
 }
 
 impl Wal {
@@ -132,6 +134,7 @@ fn open(disk: Arc<dyn Disk>, sealer: Sealer, was_here: bool) -> Result<Recovered
     for spare in spares.drain(SPARES.min(spares.len())..) {
         disk.remove(&spare)?;
     }
+    let durable = replay.synced.max(acknowledged.unwrap_or_default());
     let entries = replay.entries;
     let is_new = segments.is_empty();
     let current = match segments.pop_back() {
@@ -155,7 +158,7 @@ fn open(disk: Arc<dyn Disk>, sealer: Sealer, was_here: bool) -> Result<Recovered
         let body = postcard::to_stdvec(&Head::default()).map_err(io::Error::other)?;
         wal.append(Kind::Head, (0, 0), &body)?;
     }
-    // Unsynced writes of a killed process may still be only in the kernel's page cache.
+    rewrite(&wal.current, durable)?;
     wal.synced = Position::default();
     wal.sync()?;
     Ok(Recovered { wal, entries })
@@ -186,6 +189,7 @@ fn read_segment(
         if header.kind == Kind::Entry {
             highest = highest.max(Some(header.index));
         }
+        replay.synced = replay.synced.max(header.synced);
         end += size;
     }
     let is_torn = check_tail(sealer, number, &content, end)?;
@@ -214,6 +218,17 @@ fn check_tail(sealer: &Sealer, number: u64, content: &[u8], end: usize) -> Resul
         }
     }
     Ok(torn)
+}
+
+/// Writes the records again that may be in the kernel's page cache alone, because the process was killed before their sync
+/// or the sync failed. The kernel does not write the pages of a failed sync again unless they are changed again. Segments
+/// before the current one were synced to their ends.
+fn rewrite(current: &Segment, durable: Position) -> io::Result<()> {
+    let from = if durable.segment == current.number { durable.offset } else { 0 };
+    let length = usize::try_from(current.end.saturating_sub(from)).map_err(io::Error::other)?;
+    let mut records = vec![0; length];
+    current.file.read_at(from, &mut records)?;
+    current.file.write_at(from, &records)
 }
 
 fn erase(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {

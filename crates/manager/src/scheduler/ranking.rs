@@ -1,0 +1,276 @@
+//! The nodes for the tasks of one service, best first.
+//!
+//! The tables have the nodes in the order of their load, and know the smallest number of tasks of a service on a node. A
+//! node with that number, found in that order, is the best one, so a few tasks are placed after a look at a few nodes.
+//! Only when the nodes with that number are used up are all others looked at, once.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::sync::Arc;
+
+use flota_api::id::{NodeId, ServiceId};
+use flota_api::model::{DeviceId, Filter, Node, ServiceSpec, Task};
+use flota_api::object::Kind;
+use flota_raft_store::Tables;
+
+use super::candidate::{Candidate, Rank};
+use super::filters;
+use crate::plan::Plan;
+
+/// Every node, in an order that is made as far as it is needed.
+pub(super) struct Ranking<'a> {
+    service: &'a ServiceId,
+    spec: &'a ServiceSpec,
+    view: &'a Tables,
+    /// The nodes that were looked at and do not refuse the spec, and all that the plan has changed.
+    seen: Vec<Candidate<'a>>,
+    /// Those of `seen` that do not refuse the spec, by rank; those with the same rank by id.
+    best: BinaryHeap<Reverse<(Rank, NodeId, usize)>>,
+    /// The nodes that were in `seen` before the walk.
+    early: BTreeSet<NodeId>,
+    /// The smallest number of tasks of the service on a node that takes tasks.
+    level: u64,
+    /// The nodes that take tasks, in the order of their load, and the next one of the level that does not refuse the spec.
+    walk: Box<dyn Iterator<Item = &'a Arc<Node>> + 'a>,
+    next: Option<Candidate<'a>>,
+    /// Whether all nodes that do not refuse the spec are in `seen`.
+    is_complete: bool,
+}
+
+impl<'a> Ranking<'a> {
+    /// Ranks the nodes for a spec of the service. `failures` has the number of recent failures of the spec on each node,
+    /// and `used` has the nodes that differ from what the tables have.
+    pub(super) fn new(
+        service: &'a ServiceId,
+        spec: &'a ServiceSpec,
+        view: &'a Tables,
+        failures: &BTreeMap<NodeId, u64>,
+        used: Vec<Candidate<'a>>,
+    ) -> Self {
+        let mut seen = used;
+        let mut early: BTreeSet<NodeId> = seen.iter().map(|it| it.node.id.clone()).collect();
+        for id in failures.keys() {
+            if let Some(node) = view.node(id)
+                && early.insert(id.clone())
+            {
+                seen.push(Candidate::new(node, service, view));
+            }
+        }
+        for node in &mut seen {
+            node.failures = failures.get(&node.node.id).copied().unwrap_or_default();
+        }
+        let (level, walk) = (view.fewest_live_tasks(service), Box::new(view.takers()));
+        let best = BinaryHeap::new();
+        let mut it = Self { service, spec, view, seen, best, early, level, walk, next: None, is_complete: false };
+        (0..it.seen.len()).for_each(|index| it.rank(index));
+        it
+    }
+
+    /// Returns the nodes that differ from what the tables have.
+    pub(super) fn into_used(self) -> Vec<Candidate<'a>> {
+        self.seen.into_iter().filter(Candidate::differs).collect()
+    }
+
+    /// Gives the best node a task, and returns it with the devices of the task; `None` if every node refuses the spec.
+    pub(super) fn take(&mut self, plan: &mut Plan) -> Option<(NodeId, Vec<DeviceId>)> {
+        let index = self.choose()?;
+        let node = &mut self.seen[index];
+        let devices = node.take(self.spec, self.view);
+        let id = node.node.id.clone();
+        plan.expect(Kind::Node, &id);
+        self.rank(index);
+        Some((id, devices))
+    }
+
+    /// Takes the best node out of the order.
+    fn choose(&mut self) -> Option<usize> {
+        self.look_ahead();
+        let top = self.best.peek().map(|Reverse((rank, id, _))| (*rank, id));
+        if let Some(next) = self.next.take_if(|next| top.is_none_or(|top| (next.rank(), &next.node.id) < top)) {
+            self.seen.push(next);
+            return Some(self.seen.len() - 1);
+        }
+        self.best.pop().map(|Reverse((_, _, index))| index)
+    }
+
+    /// Finds the next node of the level; if there is none, ranks all that are left.
+    fn look_ahead(&mut self) {
+        while self.next.is_none() && !self.is_complete {
+            match self.walk.next() {
+                Some(node) if self.is_early(node) || self.count(node) != self.level => {}
+                Some(node) => self.next = self.fitting(node),
+                None => self.complete(),
+            }
+        }
+    }
+
+    fn complete(&mut self) {
+        self.is_complete = true;
+        for node in self.view.takers() {
+            if !self.is_early(node)
+                && self.count(node) != self.level
+                && let Some(node) = self.fitting(node)
+            {
+                self.seen.push(node);
+                self.rank(self.seen.len() - 1);
+            }
+        }
+    }
+
+    fn is_early(&self, node: &Node) -> bool {
+        !self.early.is_empty() && self.early.contains(&node.id)
+    }
+
+    fn count(&self, node: &Node) -> u64 {
+        self.view.live_tasks(self.service, &node.id)
+    }
+
+    fn fits(&self, node: &Candidate) -> bool {
+        filters::refuses(self.spec, node, self.view).is_none()
+    }
+
+    fn fitting(&self, node: &'a Arc<Node>) -> Option<Candidate<'a>> {
+        Some(Candidate::new(node, self.service, self.view)).filter(|node| self.fits(node))
+    }
+
+    /// Puts a node into the order, unless it refuses the spec.
+    fn rank(&mut self, index: usize) {
+        let node = &self.seen[index];
+        if self.fits(node) {
+            self.best.push(Reverse((node.rank(), node.node.id.clone(), index)));
+        }
+    }
+
+    /// Returns how many nodes each filter refuses.
+    pub(super) fn count_refusals(&self) -> BTreeMap<Filter, u64> {
+        let used: BTreeMap<&NodeId, &Candidate> = self.seen.iter().map(|it| (&it.node.id, it)).collect();
+        let mut refused: BTreeMap<Filter, u64> = BTreeMap::new();
+        for node in self.view.nodes() {
+            let filter = match used.get(&node.id) {
+                Some(node) => filters::refuses(self.spec, node, self.view),
+                None => filters::refuses(self.spec, &Candidate::new(node, self.service, self.view), self.view),
+            };
+            filter.into_iter().for_each(|filter| *refused.entry(filter).or_default() += 1);
+        }
+        refused
+    }
+
+    /// Whether the node of this task has room for the spec once the task has ended.
+    pub(super) fn fits_without<'t>(&'t self, task: &'t Task) -> bool {
+        let Some(node) = self.view.node_of(task) else { return false };
+        let node: Candidate<'t> = match self.seen.iter().find(|it| it.node.id == node.id) {
+            Some(node) => node.without(task, self.view),
+            None => Candidate::new(node, self.service, self.view).without(task, self.view),
+        };
+        self.fits(&node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+    use flota_api::model::{NodeState, Service, TaskStatus};
+    use flota_api::object::StoreObject;
+    use flota_api::resources::Resources;
+    use flota_api::state::TaskState;
+
+    fn put_node(view: &mut Tables, id: &str, state: NodeState, nano_cpus: u64) {
+        let mut node = Node { id: id.into(), state, ..Node::default() };
+        node.description.resources = Resources { nano_cpus, memory_bytes: 0 };
+        view.put(node.into_object());
+    }
+
+    fn put_task(view: &mut Tables, id: String, service: &str, node: &str) {
+        let status = TaskStatus { state: TaskState::Running, ..TaskStatus::default() };
+        let (id, node_id) = (id.into(), Some(node.into()));
+        let task = Task { id, service_id: service.into(), spec_version: 1, node_id, status, ..Task::default() };
+        view.put(task.into_object());
+    }
+
+    fn put_services(view: &mut Tables) {
+        for (id, nano_cpus) in [("s", 1), ("other", 2)] {
+            let reservations = Resources { nano_cpus, memory_bytes: 0 };
+            let spec = Arc::new(ServiceSpec { name: id.into(), reservations, ..ServiceSpec::default() });
+            view.put(Service { id: id.into(), spec, spec_version: 1, ..Service::default() }.into_object());
+        }
+    }
+
+    /// Ten nodes, some of which take no tasks, with few resources and any tasks of two services.
+    fn random_view(rng: &mut StdRng) -> Tables {
+        let mut view = Tables::default();
+        put_services(&mut view);
+        for number in 0..10 {
+            let state = if rng.random_bool(0.8) { NodeState::Ready } else { NodeState::Down };
+            put_node(&mut view, &format!("n{number}"), state, rng.random_range(0..12));
+        }
+        for number in 0..rng.random_range(0..20) {
+            let service = ["s", "other"][rng.random_range(0..2)];
+            put_task(&mut view, format!("t{number}"), service, &format!("n{}", rng.random_range(0..10)));
+        }
+        view
+    }
+
+    /// The best node for the next task, after a look at all of them.
+    fn best(view: &Tables, spec: &ServiceSpec, failures: &BTreeMap<NodeId, u64>) -> Option<NodeId> {
+        let service = "s".into();
+        let rank = |node: &Arc<Node>| {
+            let mut node = Candidate::new(node, &service, view);
+            node.failures = failures.get(&node.node.id).copied().unwrap_or_default();
+            let fits = filters::refuses(spec, &node, view).is_none();
+            fits.then(|| (node.rank(), node.node.id.clone()))
+        };
+        view.nodes().filter_map(rank).min().map(|(_, id)| id)
+    }
+
+    #[test]
+    fn each_task_gets_the_node_that_a_look_at_all_of_them_finds() {
+        let mut rng = StdRng::seed_from_u64(1);
+        for round in 0..300 {
+            let mut view = random_view(&mut rng);
+            let (base, service) = (view.clone(), ServiceId::from("s"));
+            let spec = base.spec_version(&service, 1).expect("it is there");
+            let failures = (0..rng.random_range(0..3)).map(|_| (format!("n{}", rng.random_range(0..10)).into(), 1));
+            let failures: BTreeMap<NodeId, u64> = failures.collect();
+            let mut used = Vec::new();
+            for number in 0..30 {
+                let mut ranking = Ranking::new(&service, spec, &base, &failures, used);
+                // Several tasks with the same ranking, and one after another.
+                for part in 0..rng.random_range(1..4) {
+                    let expected = best(&view, spec, &failures);
+                    let found = ranking.take(&mut Plan::default()).map(|(id, _)| id);
+                    assert_eq!(found, expected, "round {round}, task {number}.{part}");
+                    if let Some(node) = found {
+                        put_task(&mut view, format!("new{number}.{part}"), "s", node.as_str());
+                    }
+                }
+                used = ranking.into_used();
+            }
+        }
+    }
+
+    #[test]
+    fn a_few_tasks_are_placed_after_a_look_at_a_few_nodes() {
+        let mut view = Tables::default();
+        put_services(&mut view);
+        for number in 0..1_000 {
+            let node = format!("n{number:04}");
+            // One is lost, and with it a task of the service.
+            let state = if number == 500 { NodeState::Down } else { NodeState::Ready };
+            put_node(&mut view, &node, state, 100);
+            if number != 500 {
+                put_task(&mut view, format!("a{number}"), "s", &node);
+                put_task(&mut view, format!("b{number}"), "other", &node);
+            }
+        }
+        let service = "s".into();
+        let spec = view.spec_version(&service, 1).expect("it is there");
+        let mut ranking = Ranking::new(&service, spec, &view, &BTreeMap::new(), Vec::new());
+        for expected in ["n0000", "n0001", "n0002"] {
+            assert_eq!(ranking.take(&mut Plan::default()), Some((expected.into(), Vec::new())));
+        }
+        assert!(ranking.walk.count() >= 990, "most nodes were not looked at");
+    }
+}
