@@ -99,7 +99,7 @@ impl Cluster {
         Self::up_with(managers, workers, "")
     }
 
-    /// Does the same as [`Cluster::up`], with these settings of every `flotad`.
+    /// Starts a cluster as [`Cluster::up`] does, with these settings of every `flotad`.
     pub fn up_with(managers: u32, workers: u32, settings: &str) -> Self {
         let cluster = Self::start(managers, workers, settings);
         let program = programs().join("whoami");

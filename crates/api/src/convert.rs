@@ -9,6 +9,7 @@ mod health;
 mod networks;
 mod objects;
 mod specs;
+mod streams;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use crate::state::{DesiredState, TaskState};
 pub struct Malformed {
     /// Name of the field in `proto/`.
     pub field: &'static str,
-    /// What is wrong with it, such as `is missing`.
+    /// The defect, such as `is missing`.
     pub what: Cow<'static, str>,
 }
 

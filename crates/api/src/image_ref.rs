@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Why a reference is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is no image reference: {why}")]
+#[error("`{text}` is not an image reference: {why}")]
 pub struct ImageRefError {
     text: String,
     why: &'static str,

@@ -17,6 +17,7 @@ mod node;
 mod pending;
 mod service;
 mod stack;
+mod stream;
 mod task;
 
 pub use allowance::{Allowance, Refusal};
@@ -36,6 +37,9 @@ pub use node::{Availability, Balancer, Node, NodeDescription, NodeSpec, NodeStat
 pub use pending::{Filter, PendingReason};
 pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec, UpdateState};
 pub use stack::{Stack, StackSpec};
+pub use stream::{
+    LogLine, LogRange, Output, Program, StreamKind, StreamRequest, TaskFrame, TaskPort, TerminalSize, UserFrame,
+};
 pub use task::{Task, TaskStatus};
 
 /// Serializes a duration as a text such as `1.5s`.

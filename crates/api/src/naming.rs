@@ -46,7 +46,7 @@ const PATH_BOUND: usize = 1_024;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// The path is not absolute.
-    #[error("`{0}` is no absolute path")]
+    #[error("`{0}` is not an absolute path")]
     Relative(String),
     /// The path contains `.`, `..` or an empty part.
     #[error("`{0}`: a path has neither `.` nor `..` nor empty parts")]

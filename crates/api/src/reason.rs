@@ -47,6 +47,8 @@ reasons! {
     OutcomeUnknown,
     /// The cluster's first entry is not committed yet.
     NoClusterYet,
+    /// Too many calls of this kind come from the caller's address.
+    Busy,
     /// The node has no manager, and waiting does not change that.
     NotAManager,
     /// The reference matches no object.
@@ -77,11 +79,47 @@ reasons! {
     NodeNotDown,
     /// The task has no node, or its node does not answer.
     TaskUnreachable,
-    /// The managers that would be left could not go on.
+    /// The managers that would be left would not have a quorum.
     MajorityNeeded,
+    /// The caller's certificate does not allow the request.
+    Denied,
+    /// The join token is malformed, or is not valid in this cluster.
+    BadToken,
 }
 
 impl Reason {
+    /// Returns whether the request was judged, so that every other manager gives the same answer. Otherwise another
+    /// manager, or mostly the same one later, may carry it out.
+    pub fn is_judgement(self) -> bool {
+        match self {
+            Self::Starting
+            | Self::NoLeader
+            | Self::LeadershipMoved
+            | Self::Unproven
+            | Self::OutcomeUnknown
+            | Self::NoClusterYet
+            | Self::Busy
+            | Self::NotAManager => false,
+            Self::NotFound
+            | Self::RemovedMeanwhile
+            | Self::Ambiguous
+            | Self::UnknownFilter
+            | Self::Invalid
+            | Self::TooLarge
+            | Self::AlreadyExists
+            | Self::ChangedMeanwhile
+            | Self::RefusedBefore
+            | Self::InUse
+            | Self::NodeLeads
+            | Self::NodeIsManager
+            | Self::NodeNotDown
+            | Self::TaskUnreachable
+            | Self::MajorityNeeded
+            | Self::Denied
+            | Self::BadToken => true,
+        }
+    }
+
     /// Returns the status with this reason as its detail.
     #[must_use]
     pub fn attach(self, status: Status) -> Status {

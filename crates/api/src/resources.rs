@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 
 use serde::{Serialize, Serializer};
 
-/// What a node has, or what a task reserves on it.
+/// The CPU and memory of a node, or those that a task reserves on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
@@ -15,7 +15,7 @@ pub struct Resources {
     pub memory_bytes: u64,
 }
 
-/// What a task can't exceed; `None` sets no limit.
+/// Upper bounds on the resources of a task; `None` sets no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {

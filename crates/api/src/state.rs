@@ -26,15 +26,15 @@ pub(crate) use states;
 states! {
     /// The observed state of a task. Within one attempt a task only moves down this list.
     TaskState {
-        /// Created.
+        /// Created. No task has this state: a task begins as `pending`.
         New = "new",
-        /// It waits for a node.
+        /// It waits for its addresses in networks, then for a node.
         Pending = "pending",
         /// It has a node.
         Assigned = "assigned",
         /// Its node has stored it on disk.
         Accepted = "accepted",
-        /// Its node fetches and unpacks what it needs.
+        /// Its node fetches and unpacks the image, and makes its interfaces in its networks.
         Preparing = "preparing",
         /// Everything is prepared. A task also waits here between two attempts.
         Ready = "ready",

@@ -3,7 +3,7 @@
 //!
 //! As in Go's text templates, which Docker uses, a quoted text stands for itself: `{{"{{"}}` gives `{{`.
 
-/// What a template can stand for.
+/// A value that a template can stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
     /// Id of the task's node.
@@ -36,7 +36,7 @@ const FIELDS: [(&str, Field); 7] = [
 /// A text has a template that is not understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no template: it is one of {fields}, or a quoted text ({example} gives {{{{)",
+    "`{0}` is not a template; a template is one of {fields}, or a quoted text ({example} gives {{{{)",
     fields = FIELDS.map(|(name, _)| name).join(", "),
     example = r#"{{"{{"}}"#
 )]
@@ -126,7 +126,7 @@ mod tests {
             assert!(filled(text).is_err(), "{text}");
         }
         let error = filled("Q={{index .env 0}} and more").expect_err("it is unknown").to_string();
-        assert!(error.starts_with("`{{index .env 0}}` is no template: it is one of .Node.ID, "), "{error}");
+        assert!(error.starts_with("`{{index .env 0}}` is not a template; a template is one of .Node.ID, "), "{error}");
         assert!(error.ends_with(r#"({{"{{"}} gives {{)"#), "{error}");
     }
 }

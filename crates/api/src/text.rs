@@ -8,7 +8,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     escape(text, controls)
 }
 
-/// Does the same as [`printable`], but keeps the ends of lines.
+/// Escapes characters that control a terminal as `\uXXXX`, except for the ends of lines.
 pub fn printable_lines(text: &str) -> Cow<'_, str> {
     escape(text, |character| character != '\n' && controls(character))
 }

@@ -96,4 +96,16 @@ mod tests {
     fn no_two_flags_of_a_command_are_spelled_alike() {
         super::Cli::command().debug_assert();
     }
+
+    /// Returns the arguments of a command and of those below it that `--help` does not describe.
+    fn undescribed(command: &clap::Command) -> Vec<String> {
+        let named = |it: &clap::Arg| format!("{} {}", command.get_name(), it.get_id());
+        let own = command.get_arguments().filter(|it| it.get_help().is_none()).map(named);
+        own.chain(command.get_subcommands().flat_map(undescribed)).collect()
+    }
+
+    #[test]
+    fn help_describes_every_argument() {
+        assert_eq!(undescribed(&super::Cli::command()), [] as [String; 0]);
+    }
 }

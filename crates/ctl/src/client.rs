@@ -86,7 +86,9 @@ impl Client {
             _ if host.starts_with("tcp://") => Err(anyhow::anyhow!(Usage(format!(
                 "--host {host}: tcp:// needs a user's certificate, which is not there yet; use unix://"
             )))),
-            _ => Err(anyhow::anyhow!(Usage(format!("--host {host}: it has the form unix:///path/to/flota.sock")))),
+            _ => {
+                Err(anyhow::anyhow!(Usage(format!("--host {host}: it must have the form unix:///path/to/flota.sock"))))
+            }
         };
         let sockets = hosts.iter().filter(|host| !host.is_empty()).map(socket).collect::<Result<Vec<_>, _>>()?;
         let sockets = if sockets.is_empty() { vec![PathBuf::from(DEFAULT_SOCKET)] } else { sockets };
@@ -134,7 +136,7 @@ impl Client {
             let answer = call(control(attempt.channel.clone()), request.clone());
             async move { attempt.answer(answer).await.map(Response::into_inner) }
         };
-        rounds::ask(&self.sockets, &self.limits, bound, attempt).await.map_err(failure)
+        rounds::request(&self.sockets, &self.limits, bound, attempt).await.map_err(failure)
     }
 
     /// Reads all pages of a list and returns them as one; `join` adds a page to those before it. A list that breaks
@@ -167,7 +169,7 @@ impl Client {
                 Ok(whole)
             }
         };
-        rounds::ask(&self.sockets, &self.limits, self.limits.read, attempt).await.map_err(failure)
+        rounds::request(&self.sockets, &self.limits, self.limits.read, attempt).await.map_err(failure)
     }
 
     /// Follows a stream until `each` breaks. When the stream is lost or ends earlier, it is opened again with the next
@@ -213,7 +215,7 @@ impl Client {
             let answers = attempt.answer(client.open_stream(ReceiverStream::new(receiver))).await?.into_inner();
             Ok((sender, answers))
         };
-        let opened = rounds::ask(&self.sockets, &self.limits, self.limits.read, attempt).await;
+        let opened = rounds::request(&self.sockets, &self.limits, self.limits.read, attempt).await;
         let (sender, answers) = opened.map_err(failure)?;
         let sent = sender.send(Frame { frame: Some(first) }).await;
         sent.map_err(|_| failure(Status::unavailable("the manager closed the stream before it began")))?;
@@ -266,7 +268,7 @@ impl Client {
     }
 
     async fn first_of(&self, sockets: &[PathBuf]) -> anyhow::Result<(LocalNodeClient<Channel>, NodeInfo)> {
-        rounds::ask(sockets, &self.limits, self.limits.read, describe).await.map_err(failure)
+        rounds::request(sockets, &self.limits, self.limits.read, describe).await.map_err(failure)
     }
 
     /// Sends a request that any node can carry out, and that may take effect twice, until a node has answered it. The
@@ -285,7 +287,7 @@ impl Client {
             let request = request.clone();
             async move { call(describe(attempt).await?.0, request).await.map(Response::into_inner) }
         };
-        rounds::ask(&self.sockets, &self.limits, self.limits.change, attempt).await.map_err(failure)
+        rounds::request(&self.sockets, &self.limits, self.limits.change, attempt).await.map_err(failure)
     }
 }
 

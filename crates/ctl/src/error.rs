@@ -26,7 +26,9 @@ fn exit_code(reason: Reason) -> u8 {
         | Reason::NodeIsManager
         | Reason::NodeNotDown
         | Reason::TaskUnreachable
-        | Reason::MajorityNeeded => FAILED,
+        | Reason::MajorityNeeded
+        | Reason::Denied
+        | Reason::BadToken => FAILED,
         Reason::Ambiguous | Reason::UnknownFilter => USAGE,
         Reason::NotFound | Reason::RemovedMeanwhile => NOT_FOUND,
         Reason::AlreadyExists | Reason::ChangedMeanwhile | Reason::RefusedBefore => CONFLICT,
@@ -35,13 +37,14 @@ fn exit_code(reason: Reason) -> u8 {
         | Reason::LeadershipMoved
         | Reason::Unproven
         | Reason::OutcomeUnknown
-        | Reason::NoClusterYet => UNREACHABLE,
+        | Reason::NoClusterYet
+        | Reason::Busy => UNREACHABLE,
     }
 }
 
 /// The user ended the wait with Ctrl-C; the change itself was already accepted.
 #[derive(Debug, thiserror::Error)]
-#[error("interrupted: the change goes on in the background")]
+#[error("interrupted: the change continues in the background")]
 pub(crate) struct Interrupted;
 
 /// The command was used wrongly.
@@ -51,7 +54,7 @@ pub(crate) struct Usage(pub(crate) String);
 
 /// Returns a usage error if a command names no object to act on.
 pub(crate) fn named(names: &[String]) -> Result<(), Usage> {
-    if names.is_empty() { Err(Usage("say which: give at least one name".into())) } else { Ok(()) }
+    if names.is_empty() { Err(Usage("no name is given: give at least one".into())) } else { Ok(()) }
 }
 
 /// A refusal by `ctl` itself.
@@ -147,7 +150,7 @@ mod tests {
             "Ambiguous" | "UnknownFilter" => 2,
             "NotFound" | "RemovedMeanwhile" => 3,
             "AlreadyExists" | "ChangedMeanwhile" | "RefusedBefore" => 4,
-            "Starting" | "NoLeader" | "LeadershipMoved" | "Unproven" | "OutcomeUnknown" | "NoClusterYet" => 5,
+            "Starting" | "NoLeader" | "LeadershipMoved" | "Unproven" | "OutcomeUnknown" | "NoClusterYet" | "Busy" => 5,
             _ => 1,
         };
         for reason in Reason::ALL {

@@ -28,5 +28,9 @@ pub(crate) fn filter(text: &str) -> Result<(String, String), Usage> {
 /// Parses a label `NAME=value`.
 pub(crate) fn label(text: &str) -> Result<(String, String), Usage> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
-    if key.is_empty() { Err(Usage(format!("`{text}` has the form KEY=VALUE"))) } else { Ok((key.into(), value.into())) }
+    if key.is_empty() {
+        Err(Usage(format!("`{text}` does not have the form KEY=VALUE")))
+    } else {
+        Ok((key.into(), value.into()))
+    }
 }

@@ -28,13 +28,13 @@ pub(crate) fn line(text: &str) {
 }
 
 /// Prints a message that is not a result.
-pub(crate) fn say(text: &str) {
+pub(crate) fn message(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", printable_lines(text));
 }
 
 /// Prints what a user should know about a change that was made.
 pub(crate) fn warnings(texts: &[String]) {
-    texts.iter().for_each(|text| say(&format!("warning: {text}")));
+    texts.iter().for_each(|text| message(&format!("warning: {text}")));
 }
 
 /// Prints output of another program, unchanged.
@@ -174,9 +174,9 @@ impl ListOptions {
     }
 
     /// Prints how old an answer may be, if one manager gave it from what it knows.
-    pub(crate) fn say_age(&self, header: Option<ListHeader>) {
+    pub(crate) fn print_age(&self, header: Option<ListHeader>) {
         if let Some(header) = header.filter(|header| header.stale) {
-            say(&match header.age_ms.map(std::time::Duration::from_millis) {
+            message(&match header.age_ms.map(std::time::Duration::from_millis) {
                 Some(age) => format!("stale: this may be {:.1} s old", age.as_secs_f64()),
                 None => "stale: age unknown: this manager has not caught up since it started".to_owned(),
             });

@@ -109,7 +109,7 @@ fn show_service(name: &str, progress: &ServiceProgress, line: &mut Line) -> anyh
     if !progress.update_paused.is_empty() {
         bail!("service {name}: the update is paused: {}", progress.update_paused);
     }
-    // What is known to be in the way is said at once; the wait goes on, because it may change.
+    // A known obstacle is reported at once. The wait continues, because the obstacle may be removed.
     for (reason, text) in grouped(progress.hanging.iter().filter(|task| task.stuck)) {
         line.note(&reason, &text);
     }

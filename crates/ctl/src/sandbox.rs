@@ -74,7 +74,9 @@ pub(crate) enum Sandbox {
     Exec {
         #[command(flatten)]
         name: Name,
+        /// Node, such as w1
         node: String,
+        /// Command with its arguments
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<String>,
     },
@@ -82,6 +84,7 @@ pub(crate) enum Sandbox {
     Logs {
         #[command(flatten)]
         name: Name,
+        /// Node, such as w1
         node: String,
     },
     /// Cut a node's link silently, then kill everything on it
@@ -91,6 +94,7 @@ pub(crate) enum Sandbox {
         /// Send SIGKILL to flotad only; containers keep running
         #[arg(long)]
         daemon_only: bool,
+        /// Nodes, such as m1 or w1
         nodes: Vec<String>,
     },
     /// Shut nodes down in order
@@ -100,30 +104,35 @@ pub(crate) enum Sandbox {
         /// Send SIGTERM to flotad only; containers keep running
         #[arg(long)]
         daemon_only: bool,
+        /// Nodes, such as m1 or w1
         nodes: Vec<String>,
     },
     /// Send SIGSTOP to everything on a node
     Pause {
         #[command(flatten)]
         name: Name,
+        /// Nodes, such as m1 or w1
         nodes: Vec<String>,
     },
     /// Start nodes that were killed, stopped or paused
     Start {
         #[command(flatten)]
         name: Name,
+        /// Nodes, such as m1 or w1
         nodes: Vec<String>,
     },
     /// Shut nodes down in order and start them
     Restart {
         #[command(flatten)]
         name: Name,
+        /// Nodes, such as m1 or w1
         nodes: Vec<String>,
     },
     /// Cut nodes off from the others, such as m1,w1
     Partition {
         #[command(flatten)]
         name: Name,
+        /// Nodes, separated by commas or blanks
         #[arg(value_delimiter = ',')]
         nodes: Vec<String>,
     },
@@ -134,6 +143,7 @@ pub(crate) enum Sandbox {
     Link {
         #[command(flatten)]
         name: Name,
+        /// Nodes, such as m1 or w1
         nodes: Vec<String>,
         #[command(flatten)]
         settings: LinkSettings,
@@ -254,7 +264,7 @@ pub(crate) fn run_hidden() -> Option<ExitCode> {
     };
     Some(result.map_or_else(
         |error| {
-            printer::say(&format!("{error:#}"));
+            printer::message(&format!("{error:#}"));
             ExitCode::FAILURE
         },
         ExitCode::from,

@@ -18,7 +18,7 @@ fn ctl(socket: &std::path::Path, words: &[&str]) -> Command {
 }
 
 #[test]
-fn ctrl_c_ends_a_request_that_nobody_answers() {
+fn ctrl_c_ends_a_request_that_is_not_answered() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("hangs.sock");
     let listener = UnixListener::bind(&socket).unwrap();

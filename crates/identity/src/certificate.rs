@@ -22,7 +22,7 @@ pub enum CertificateError {
     /// The input is malformed.
     #[error("failed to read {what}: {why}")]
     Malformed {
-        /// What was being read.
+        /// The item that could not be read.
         what: &'static str,
         /// The parser's error.
         why: String,
@@ -30,7 +30,7 @@ pub enum CertificateError {
     /// The library failed to create it.
     #[error("failed to make {what}: {why}")]
     Make {
-        /// What was being made.
+        /// The item that could not be made.
         what: &'static str,
         /// The library's error.
         why: String,

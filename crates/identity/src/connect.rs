@@ -27,8 +27,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const PING_EVERY: Duration = Duration::from_secs(2);
 /// Data of a stream that its receiver has not read yet, in bytes. This is what a slow reader costs in memory.
 pub const STREAM_WINDOW: u32 = 1 << 20;
-/// The same of a whole connection: the largest value (RFC 9113, section 6.9.1), so that only the window of its own stream
-/// holds up a sender. With less, a few readers that wait would hold up the session of their node.
+/// Unread data of a whole connection, in bytes: the largest value (RFC 9113, section 6.9.1), so that only the window of
+/// its own stream holds up a sender. With less, a few readers that wait would hold up the session of their node.
 pub const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// A connection as a stream of bytes in both directions.

@@ -14,7 +14,7 @@ use flota_api::model::{Cluster, Role};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JoinTokenError {
     /// The text is not a join token.
-    #[error("this is no join token: a token has the form FLOTA-(w|m)-<64 digits>-<number>-<secret>")]
+    #[error("this is not a join token: a token has the form FLOTA-(w|m)-<64 digits>-<number>-<secret>")]
     Malformed,
     /// The token was valid before its secret was rotated.
     #[error("this join token is old: it was rotated; `ctl swarm join-token {0}` prints the new one")]
@@ -24,7 +24,7 @@ pub enum JoinTokenError {
     Wrong,
 }
 
-/// What a machine needs to join a cluster.
+/// The token with which a machine joins a cluster.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
     /// The role that the new node gets.

@@ -1,5 +1,5 @@
 //! Incoming TLS connections, each with the identity of the peer. Handshakes run concurrently, with a time limit and a
-//! bound for each address, so that a slow or silent caller delays nobody. Only a manager's connection, after its
+//! bound for each address, so that a slow or silent caller delays no other. Only a manager's connection, after its
 //! handshake, reaches Raft's thread.
 
 use std::io;
@@ -157,7 +157,7 @@ pub fn incoming(
     Ok((receiver, raft_receiver))
 }
 
-/// What decides about a connection.
+/// The settings by which a connection is accepted or refused.
 #[derive(Clone)]
 struct Door {
     config: Arc<ServerConfig>,
@@ -211,7 +211,7 @@ fn move_to(runtime: &Handle, stream: &mut TlsStream<TcpStream>) -> io::Result<()
 /// The peer, by the certificate that it presented.
 fn identify(stream: &TlsStream<TcpStream>, address: SocketAddr) -> Peer {
     let certificates = stream.get_ref().1.peer_certificates();
-    // The handshake has verified the chain. A certificate without a node's subject identifies nobody.
+    // The handshake has verified the chain. A certificate without a node's subject identifies no node.
     match certificates.and_then(|chain| chain.first()).map(|leaf| read_subject(leaf)) {
         Some(Ok((id, role, _))) => Peer::Node { id, role, address },
         _ => Peer::Anonymous { address },

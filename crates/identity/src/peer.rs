@@ -45,8 +45,8 @@ enum Callers {
     Everyone,
 }
 
-/// The one table of which callers may call which methods; the first matching prefix counts. Nobody may call a method that
-/// is not in it.
+/// The one table of which callers may call which methods; the first matching prefix counts. No caller may use a method
+/// that is not in it.
 const TABLE: [(&str, Callers); 9] = [
     ("/flota.node.LocalNode/", Callers::Local),
     ("/flota.control.Control/", Callers::LocalAndManagers),

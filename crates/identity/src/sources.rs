@@ -17,7 +17,7 @@ const CALL_EVERY: Duration = Duration::from_millis(100);
 /// Number of addresses from which those without any trace are forgotten.
 const KNOWN: usize = 4_096;
 
-/// What an address holds open.
+/// A kind of connection that an address holds open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Held {
     /// A handshake in progress.

@@ -3,7 +3,7 @@
 //!
 //! Each direction ends by itself, as in TCP (RFC 9293, section 3.6): the end of one is a frame. A reader that is slow
 //! fills the windows of its own stream, and then its sender waits. A connection that ends in any other way is reset, so
-//! that nobody takes a part of the data for all of it.
+//! that no reader takes a part of the data for all of it.
 
 use std::io;
 
@@ -25,10 +25,10 @@ pub enum TunnelError {
     /// This end of the connection broke.
     #[error("the connection broke")]
     Connection(#[from] io::Error),
-    /// The other end says why it does not go on.
+    /// The other end ended the connection with this reason.
     #[error("{0}")]
     OtherEnd(String),
-    /// The stream broke, or nobody reads it any more.
+    /// The stream broke, or its reader has gone.
     #[error("the stream to the other end broke{}", .0.as_ref().map(|it| format!(": {}", it.message())).unwrap_or_default())]
     Stream(Option<Status>),
 }
@@ -147,7 +147,7 @@ mod tests {
         let mut asked = String::new();
         program.read_to_string(&mut asked).await.expect("it ends");
         assert_eq!(asked, "question");
-        program.write_all(b"answer").await.expect("the other direction goes on");
+        program.write_all(b"answer").await.expect("the other direction is still open");
         drop(program);
         let mut answered = String::new();
         user.read_to_string(&mut answered).await.expect("it ends in order");
@@ -155,7 +155,7 @@ mod tests {
         assert!(matches!(ended.await, [Ok(()), Ok(())]));
     }
 
-    // The paused clock goes on when nothing else does, which is when the program waits.
+    // The paused clock moves when no task can run, which is when the program waits.
     #[tokio::test(start_paused = true)]
     async fn a_sender_waits_while_its_reader_is_slow_and_the_other_direction_goes_on() {
         let (mut user, mut program, _ended) = tunnel().await;
@@ -164,7 +164,7 @@ mod tests {
         // Far more than all buffers of sockets take.
         let writes = async {
             while written < 64 << 20 {
-                program.write_all(&chunk).await.expect("nobody closes");
+                program.write_all(&chunk).await.expect("both ends are open");
                 written += chunk.len();
             }
         };
@@ -180,7 +180,7 @@ mod tests {
         let (mut user, program, ended) = tunnel().await;
         program.set_zero_linger().expect("a socket option");
         drop(program);
-        let error = user.read_to_end(&mut Vec::new()).await.expect_err("this is no end in order");
+        let error = user.read_to_end(&mut Vec::new()).await.expect_err("the connection does not end in order");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         let ended = ended.await;
         assert!(matches!(ended, [Err(TunnelError::Stream(None)), Err(TunnelError::Connection(_))]), "{ended:?}");
@@ -193,7 +193,7 @@ mod tests {
         drop(inbox);
         let carried = tokio::time::timeout(DEADLINE, carry(near, &outbox, &mut frames)).await.expect("in time");
         assert!(matches!(carried, Err(TunnelError::Stream(None))), "{carried:?}");
-        user.read_to_end(&mut Vec::new()).await.expect_err("this is no end in order");
+        user.read_to_end(&mut Vec::new()).await.expect_err("the connection does not end in order");
     }
 
     #[tokio::test]

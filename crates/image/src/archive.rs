@@ -36,7 +36,7 @@ struct DockerImage {
     repo_tags: Option<Vec<String>>,
 }
 
-/// What an archive has, by cleaned path.
+/// The entries of an archive, by cleaned path.
 #[derive(Default)]
 struct Files {
     /// Digest and size of each file.
@@ -71,7 +71,7 @@ fn refuse(why: impl Into<String>) -> ImageError {
 }
 
 /// Stores the image of the archive and unpacks its layers. Returns the image with the names that the archive gives it.
-/// A mere tag, which is all that some tools write, is no name. Blobs that no image needs (the archive's own lists, or
+/// A tag alone, which is all that some tools write, is not a name. Blobs that no image needs (the archive's own lists, or
 /// everything in a refused archive) stay until the next [`ImageStore::sweep`].
 ///
 /// # Errors

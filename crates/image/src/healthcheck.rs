@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use crate::manifest::ManifestError;
 
-/// What an image says of how its health is checked. A zero or an empty list says nothing.
+/// The health check that an image declares. A zero or an empty list is a setting that it leaves out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct Healthcheck {

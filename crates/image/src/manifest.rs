@@ -25,7 +25,7 @@ pub enum ManifestError {
     Malformed {
         /// The document: `manifest`, `index` or `config`.
         what: &'static str,
-        /// What is wrong with it.
+        /// The defect.
         why: String,
     },
     /// The image, or every image of the index, is for other machines.
@@ -107,7 +107,7 @@ fn default(value: &mut Value, field: &str, to: Value) {
     }
 }
 
-/// What decides which images run on a machine.
+/// The properties of a machine that decide which images run on it.
 struct Machine {
     architecture: Arch,
     /// Highest variant of the architecture, such as 3 for `amd64/v3`.

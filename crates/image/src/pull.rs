@@ -1,8 +1,8 @@
 //! Pulls an image from a registry: its manifest first, then the missing blobs, several at once. The digest of each is
 //! verified.
 //!
-//! What has arrived stays: a blob continues where it broke off, also at the next endpoint, and a pull that failed leaves
-//! its whole blobs to the next one.
+//! Data that has arrived is kept: a blob continues where it broke off, also at the next endpoint, and a pull that
+//! failed leaves its whole blobs to the next one.
 
 use std::io::{self, Write};
 use std::mem;
@@ -31,7 +31,7 @@ pub enum PullError {
     Registry {
         /// The image.
         name: String,
-        /// What the registry says.
+        /// The error of the registry.
         source: RequestError,
     },
     /// The registry sent something that is not what it should be.
@@ -41,7 +41,7 @@ pub enum PullError {
         name: String,
         /// The address of the endpoint.
         url: String,
-        /// What is wrong with it.
+        /// The defect.
         why: String,
     },
     /// The image can't be stored, or is refused.
@@ -157,7 +157,7 @@ impl Pull<'_> {
         let mut download = self.begin(blob)?;
         let mut errors = Vec::new();
         for endpoint in &self.endpoints {
-            // What is damaged may come from the endpoint before, so it is pulled once more.
+            // Damaged data may come from the endpoint before, so it is pulled once more.
             for _ in 0..2 {
                 match self.try_blob(endpoint, blob, &mut download).await {
                     Ok(()) => return Ok(()),
@@ -241,7 +241,7 @@ struct Download {
     /// Absent while another thread writes.
     writer: Option<BlobWriter>,
     written: u64,
-    /// What has arrived and is not yet written.
+    /// Data that has arrived and is not yet written.
     chunk: Vec<u8>,
     /// Size that the manifest gives.
     size: u64,

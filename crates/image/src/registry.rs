@@ -69,7 +69,7 @@ pub enum RequestError {
     Challenge {
         /// The address of the request.
         url: String,
-        /// What is wrong.
+        /// The defect.
         why: String,
     },
 }

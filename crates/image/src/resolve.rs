@@ -17,7 +17,7 @@ pub enum ResolveError {
     Registry {
         /// The image.
         name: String,
-        /// What the registry says.
+        /// The error of the registry.
         #[source]
         source: RequestError,
     },

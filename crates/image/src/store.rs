@@ -48,7 +48,7 @@ pub enum ImageError {
     /// An I/O error.
     #[error("failed to {act}")]
     Io {
-        /// What failed, as a phrase in the imperative.
+        /// The act that failed, as a phrase in the imperative.
         act: &'static str,
         /// The cause.
         #[source]

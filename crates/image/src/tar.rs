@@ -2,7 +2,7 @@
 //! headers; this module feeds it from a reader, gives out the content of files, and says which failures are the
 //! archive's fault.
 //!
-//! What the archive makes this process keep in memory is bounded by [`HEADERS_BOUND`], whatever its headers claim.
+//! [`HEADERS_BOUND`] bounds the memory that an archive takes in this process, whatever its headers claim.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, Read};
@@ -122,7 +122,7 @@ pub(crate) struct TarReader<R> {
     padding: u64,
 }
 
-/// What the parser says, without a borrow of the buffer.
+/// The result of the parser, without a borrow of the buffer.
 enum Step {
     Entry(usize, Box<Entry>),
     Skip(usize),
@@ -188,7 +188,7 @@ impl<R: Read> TarReader<R> {
 
     /// Reads more, so that the buffer has at least this many unused bytes. Returns `false` if the input ends before.
     ///
-    /// The buffer doubles, because the parser begins anew with each try and may not know how much it needs.
+    /// The buffer doubles, because the parser begins again with each try and may not know how much it needs.
     fn fill(&mut self, bytes: usize) -> Result<bool, TarError> {
         self.buffer.drain(..std::mem::take(&mut self.used));
         let had = self.buffer.len();

@@ -52,7 +52,7 @@ pub enum UnpackError {
     Entry {
         /// Path of the entry.
         path: String,
-        /// What is wrong with it.
+        /// The defect.
         why: String,
     },
     /// The unpacked layer is larger than the limit.

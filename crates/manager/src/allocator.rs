@@ -2,10 +2,10 @@
 //! their addresses: three control loops over the store, which run before the scheduler, so that a task is created with
 //! its addresses and its node in one write.
 //!
-//! What is taken follows from the objects in the tables alone (the indices of `raft-store/store/networks.rs`). What was
-//! given last is kept in the network, or in the cluster's pool, so that a new leader continues from there, and whatever
-//! was given back is not given again at once. Every gift changes the object that it comes from, so of two concurrent
-//! writes that would give the same thing only one is applied.
+//! Which addresses are taken follows from the objects in the tables alone (the indices of
+//! `raft-store/store/networks.rs`). What was given last is kept in the network, or in the cluster's pool, so that a new
+//! leader continues from there, and whatever was given back is not given again at once. Every gift changes the object
+//! that it comes from, so of two concurrent writes that would give the same thing only one is applied.
 
 mod addresses;
 mod networks;

@@ -17,9 +17,9 @@ use crate::allocator::asked_pools;
 /// # Errors
 /// A prefix can't be used; the text says why.
 pub fn address_pools(prefixes: &[String], subnet_length: u32) -> Result<Vec<AddressPool>, String> {
-    let parse = |text: &String| text.parse::<IpNet>().map_err(|_| format!("`{}` is no subnet", text.escape_debug()));
+    let parse = |text: &String| text.parse::<IpNet>().map_err(|_| format!("`{}` is not a subnet", text.escape_debug()));
     let prefixes = prefixes.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-    let length = u8::try_from(subnet_length).map_err(|_| format!("{subnet_length} is no length of a prefix"))?;
+    let length = u8::try_from(subnet_length).map_err(|_| format!("{subnet_length} is not a length of a prefix"))?;
     asked_pools(&prefixes, if length == 0 { 24 } else { length })
 }
 
@@ -45,7 +45,7 @@ pub fn first_entry(
     now: Timestamp,
     rng: &mut impl Rng,
 ) -> Transaction {
-    let mut tx = WriteTx::new(view, "");
+    let mut tx = WriteTx::new(view, None);
     tx.create(Cluster {
         id: id.clone(),
         epoch: 1,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use flota_api::id::NodeId;
 use flota_api::model::{Node, NodeDescription, NodeState, NodeStateReason, Role};
@@ -12,8 +12,9 @@ use flota_api::proto::ca::{
     IssueCertificateRequest, IssueCertificateResponse, JoinRaftRequest, JoinRaftResponse, LeaveRaftRequest,
     LeaveRaftResponse,
 };
-use flota_identity::{JoinToken, Peer, RootCa};
-use flota_raft_store::WriteTx;
+use flota_api::reason::Reason;
+use flota_identity::{JoinToken, JoinTokenError, Peer, RootCa};
+use flota_raft_store::{ProposeError, WriteTx};
 
 use crate::control::ControlError;
 use crate::departure::{self, Quorum};
@@ -39,13 +40,13 @@ impl CaService {
     }
 
     /// Returns the node that calls, or that another manager forwards the call for.
-    fn caller(request: &Request<impl Sized>, claimed: &str) -> Result<NodeId, Status> {
+    fn caller(request: &Request<impl Sized>, claimed: &str) -> Result<NodeId, CaError> {
         match request.extensions().get::<Peer>() {
             Some(Peer::Node { id, .. }) if id.as_str() == claimed => Ok(id.clone()),
             Some(Peer::Node { role: Role::Manager, .. }) if forwarded_for(request.metadata()) == Some(claimed) => {
                 Ok(claimed.into())
             }
-            _ => Err(Status::permission_denied("the certificate is not that of the node in the request")),
+            _ => Err(CaError::OtherNode),
         }
     }
 }
@@ -57,17 +58,18 @@ impl NodeCa for CaService {
         request: Request<IssueCertificateRequest>,
     ) -> Result<Response<IssueCertificateResponse>, Status> {
         let request = request.into_inner();
-        let token: JoinToken = request.token.parse().map_err(|error| Status::unauthenticated(format!("{error}")))?;
-        naming::check(&request.hostname).map_err(|error| Status::invalid_argument(format!("hostname: {error}")))?;
+        let token: JoinToken = request.token.parse().map_err(CaError::Token)?;
+        naming::check(&request.hostname).map_err(|error| ControlError::invalid("hostname", error))?;
         if request.address.parse::<std::net::SocketAddr>().is_err() {
-            return Err(Status::invalid_argument(format!("address: `{}` is no IP:PORT", request.address)));
+            let why = format!("`{}` is not IP:PORT", request.address);
+            return Err(ControlError::invalid("address", why).into());
         }
         // The id is derived from the signing request, whose key is random, so a retry after a lost response yields the
         // same node.
         let node_id = NodeId::derived(&flota_identity::sha256_hex(&request.csr_der));
-        let response = self.replica.write(|view| {
-            let cluster = view.cluster().ok_or_else(|| Status::unavailable("the cluster is just beginning"))?.clone();
-            token.check(&cluster).map_err(|error| Status::unauthenticated(error.to_string()))?;
+        let response = self.replica.write::<_, CaError>(|view| {
+            let cluster = view.cluster().ok_or(ControlError::NoClusterYet)?.clone();
+            token.check(&cluster)?;
             let ca = RootCa::from_der(cluster.ca_certificate.clone(), cluster.ca_key.0.clone());
             let signed = ca.sign(
                 &request.csr_der,
@@ -76,7 +78,7 @@ impl NodeCa for CaService {
                 &cluster.id,
                 self.replica.clock.wall().now().to_system(),
             );
-            let certificate = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;
+            let certificate = signed.map_err(|error| ControlError::invalid("csr_der", error))?;
             let managers = view.nodes().filter(|node| node.role == Role::Manager).map(|node| node.address.clone());
             let response = IssueCertificateResponse {
                 node_id: node_id.to_string(),
@@ -87,7 +89,7 @@ impl NodeCa for CaService {
                 managers: managers.collect(),
                 address: request.address.clone(),
             };
-            let mut tx = WriteTx::new(view.clone(), "");
+            let mut tx = WriteTx::new(view.clone(), None);
             if view.node(&node_id).is_some() {
                 return Ok((tx.finish(), response));
             }
@@ -103,18 +105,17 @@ impl NodeCa for CaService {
             });
             Ok((tx.finish(), response))
         });
-        response.await.map(Response::new).map_err(|error: JoinFailed| error.0)
+        Ok(Response::new(response.await?))
     }
 
     async fn join_raft(&self, request: Request<JoinRaftRequest>) -> Result<Response<JoinRaftResponse>, Status> {
         let node_id = Self::caller(&request, &request.get_ref().node_id)?;
         let request = request.into_inner();
-        let raft_id = self.replica.write(|view| {
-            let missing = || Status::permission_denied("this node is no manager of the cluster");
-            let node = view.node(&node_id).filter(|node| node.role == Role::Manager).ok_or_else(missing)?;
+        let raft_id = self.replica.write::<_, CaError>(|view| {
+            let node = view.node(&node_id).filter(|node| node.role == Role::Manager).ok_or(CaError::NoManager)?;
             let mut node = node.as_ref().clone();
-            let mut cluster = view.cluster().ok_or_else(missing)?.as_ref().clone();
-            let mut tx = WriteTx::new(view, "");
+            let mut cluster = view.cluster().ok_or(ControlError::NoClusterYet)?.as_ref().clone();
+            let mut tx = WriteTx::new(view, None);
             // Never the one that it had: a manager asks because it does not know its id, or has lost its log.
             let raft_id = cluster.next_raft_id;
             cluster.next_raft_id += 1;
@@ -124,23 +125,22 @@ impl NodeCa for CaService {
             tx.update(node);
             Ok((tx.finish(), raft_id))
         });
-        let raft_id = raft_id.await.map_err(|error: JoinFailed| error.0)?;
-        Ok(Response::new(JoinRaftResponse { raft_id }))
+        Ok(Response::new(JoinRaftResponse { raft_id: raft_id.await? }))
     }
 
     async fn leave_raft(&self, request: Request<LeaveRaftRequest>) -> Result<Response<LeaveRaftResponse>, Status> {
         let node_id = Self::caller(&request, &request.get_ref().node_id)?;
         let Replica { raft, clock, .. } = &self.replica;
         let quorum = Quorum::of(raft).await;
-        let departed = self.replica.write(|view| {
-            let mut tx = WriteTx::new(view.clone(), "");
+        let departed = self.replica.write::<_, CaError>(|view| {
+            let mut tx = WriteTx::new(view.clone(), None);
             let Some(node) = view.node(&node_id) else { return Ok((tx.finish(), Departure::Done)) };
             let votes = node.raft_id.map_or(Departure::Done, Departure::Votes);
             if node.has_left() {
                 return Ok((tx.finish(), votes));
             }
             let name = node.description.hostname.clone();
-            let refused = |error| JoinFailed(ControlError::Departure { node: name, error }.into());
+            let refused = |error| ControlError::Departure { node: name, error };
             let stay = departure::check(&view, &quorum, node).map_err(refused)?;
             if node.raft_id == Some(raft.id()) {
                 return Ok((tx.finish(), Departure::Leads(stay)));
@@ -148,16 +148,14 @@ impl NodeCa for CaService {
             departure::depart(&mut tx, &view, node, clock.wall().now(), clock.now());
             Ok((tx.finish(), votes))
         });
-        match departed.await.map_err(|error: JoinFailed| error.0)? {
+        match departed.await? {
             Departure::Done => {}
-            Departure::Votes(raft_id) => {
-                raft.gone(raft_id).await.map_err(|error| Status::unavailable(error.to_string()))?;
-            }
+            // The change of the set goes on, and a retry waits for it again.
+            Departure::Votes(raft_id) => raft.gone(raft_id).await.map_err(|_| CaError::from(ProposeError::Unknown))?,
             Departure::Leads(stay) => {
                 // Another leader must remove this manager from the set.
                 let next = raft.hand_over(|id| stay.contains(&id)).await;
-                let text = if next.is_some() { "has handed over" } else { "finds no manager to hand over to" };
-                return Err(Status::unavailable(format!("this manager leads, and {text}: ask again")));
+                return Err(if next.is_some() { CaError::HandedOver } else { CaError::NoSuccessor }.into());
             }
         }
         self.sessions.end(&node_id);
@@ -175,17 +173,38 @@ enum Departure {
     Leads(BTreeSet<u64>),
 }
 
-/// The status of a failed request. An error of a proposal converts to it.
-struct JoinFailed(Status);
+/// Why a request of a machine fails.
+#[derive(Debug, thiserror::Error)]
+enum CaError {
+    #[error("the certificate is not that of the node in the request")]
+    OtherNode,
+    #[error("this node is not a manager of the cluster")]
+    NoManager,
+    #[error(transparent)]
+    Token(#[from] JoinTokenError),
+    #[error("this manager leads, and has handed over: ask again")]
+    HandedOver,
+    #[error("this manager leads, and finds no manager to hand over to: ask again")]
+    NoSuccessor,
+    #[error(transparent)]
+    Control(#[from] ControlError),
+}
 
-impl From<flota_raft_store::ProposeError> for JoinFailed {
-    fn from(error: flota_raft_store::ProposeError) -> Self {
-        Self(ControlError::from(error).into())
+impl From<ProposeError> for CaError {
+    fn from(error: ProposeError) -> Self {
+        Self::Control(error.into())
     }
 }
 
-impl From<Status> for JoinFailed {
-    fn from(status: Status) -> Self {
-        Self(status)
+impl From<CaError> for Status {
+    fn from(error: CaError) -> Self {
+        let (code, reason) = match error {
+            CaError::OtherNode | CaError::NoManager => (Code::PermissionDenied, Reason::Denied),
+            CaError::Token(_) => (Code::Unauthenticated, Reason::BadToken),
+            CaError::HandedOver => (Code::Unavailable, Reason::LeadershipMoved),
+            CaError::NoSuccessor => (Code::Unavailable, Reason::NoLeader),
+            CaError::Control(error) => return error.into(),
+        };
+        reason.attach(Self::new(code, error.to_string()))
     }
 }

@@ -11,7 +11,6 @@
 mod cluster;
 mod error;
 mod filter;
-mod forward;
 mod grpc;
 mod images;
 mod networks;
@@ -22,6 +21,7 @@ mod reference;
 mod registries;
 mod services;
 mod stacks;
+mod streams;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -42,6 +42,7 @@ use crate::departure::Quorum;
 use crate::dispatcher::Programmed;
 use crate::replica::Replica;
 use crate::resolver::Resolver;
+use crate::streams::StreamBroker;
 use crate::term_clock::TermClock;
 use crate::write::{self, Consensus};
 use reference::{Referable, resolve};
@@ -129,13 +130,15 @@ pub(crate) struct Control<M> {
     random: Random,
     resolver: Resolver,
     programmed: Programmed,
+    streams: StreamBroker,
     /// Cancelled when this manager's leadership ends; `None` while it does not lead.
     leading: watch::Receiver<Option<CancellationToken>>,
 }
 
 impl Control<RaftNode> {
-    /// Creates the operations on this manager's replica of the store. Registries are asked through `resolver`.
-    pub(crate) fn new(replica: &Replica, resolver: Resolver, programmed: Programmed) -> Self {
+    /// Creates the operations on this manager's replica of the store. Registries are asked through `resolver`, and
+    /// workers are reached through `streams`.
+    pub(crate) fn new(replica: &Replica, resolver: Resolver, programmed: Programmed, streams: StreamBroker) -> Self {
         Self {
             store: replica.store.clone(),
             member: replica.raft.clone(),
@@ -143,6 +146,7 @@ impl Control<RaftNode> {
             random: replica.random.clone(),
             resolver,
             programmed,
+            streams,
             leading: replica.leading.clone(),
         }
     }
@@ -168,11 +172,11 @@ impl<M: Member> Control<M> {
         }
     }
 
-    /// Writes once for the request with this id; see [`write::write_once`]. Returns `None` if the request was carried
+    /// Writes once for the request with this id, if it has one; see [`write::write_once`]. Returns `None` if the request was carried
     /// out before.
     async fn write_once<T>(
         &self,
-        request_id: &str,
+        request_id: Option<&str>,
         plan: impl FnMut(View) -> Result<(Transaction, T), ControlError>,
     ) -> Result<Option<T>, ControlError> {
         write::write_once(&self.store, &self.member, request_id, plan).await

@@ -22,7 +22,7 @@ use flota_raft_store::{Event, Tables};
 
 use crate::plan::{Plan, PlanContext};
 
-/// What a loop plans at once: an object, or one slot of a service. A service comes before its slots.
+/// The unit of a loop's planning: an object, or one slot of a service. A service comes before its slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {
     /// Id of the object.

@@ -2,7 +2,7 @@
 //! ask for it with `ctl node rm` (`control/nodes.rs`), and a node itself with `ctl swarm leave` (`ca.rs`).
 //!
 //! A manager that departs votes until Raft's membership no longer has it ([`crate::roles`]): with two managers, both must
-//! agree on that change. Whoever takes it out therefore waits for that before the manager learns of it.
+//! agree on that change. The leader therefore waits for it before the manager learns of its removal.
 
 use std::collections::BTreeSet;
 
@@ -55,7 +55,7 @@ impl Quorum {
 /// Returns the Raft ids of the managers that vote and stay if `node` departs.
 ///
 /// # Errors
-/// Without it, no majority of them could go on.
+/// Without it, they would have no majority.
 pub(crate) fn check(view: &Tables, quorum: &Quorum, node: &Node) -> Result<BTreeSet<u64>, DepartureError> {
     let votes = |it: &&std::sync::Arc<Node>| {
         it.role == Role::Manager && it.raft_id.is_some_and(|id| quorum.voters.contains(&id))
@@ -77,7 +77,7 @@ pub(crate) fn check(view: &Tables, quorum: &Quorum, node: &Node) -> Result<BTree
     Ok(ids())
 }
 
-/// Makes the node one that has left: it is no manager any more, and its certificate opens nothing. `now` is the wall
+/// Makes the node one that has left: it is no longer a manager, and its certificate opens nothing. `now` is the wall
 /// clock's time, `since` that of the leader.
 pub(crate) fn depart(tx: &mut WriteTx, view: &Tables, node: &Node, now: Timestamp, since: Timestamp) {
     // The Raft id stays, so that a retry knows what to wait for.
@@ -138,10 +138,10 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_vote_is_missed_by_nobody_and_who_has_left_is_not_counted_on() {
+    fn a_manager_that_does_not_vote_may_leave_and_one_that_has_left_is_not_counted() {
         assert_eq!(departure(2, &[2], &[2]), Ok(vec![2]), "a learner");
         assert_eq!(departure(2, &[1], &[1]), Err(DepartureError::Last), "the other one only learns");
-        // Raft still has the voter 3, whose node is no manager any more.
+        // Raft still has the voter 3, whose node is no longer a manager.
         assert_eq!(departure(2, &[1, 2, 3], &[1, 2, 3]), Ok(vec![2]));
     }
 }

@@ -181,6 +181,9 @@ async fn send(channel: Channel, address: &str, request: Request<Body>) -> Respon
     parts.uri = uri;
     match channel.oneshot(Request::from_parts(parts, body)).await {
         Ok(response) => response,
-        Err(error) => Status::unavailable(format!("the leader at {address} does not answer: {error}")).into_http(),
+        Err(error) => {
+            let text = format!("the leader at {address} does not answer: {error}");
+            Reason::OutcomeUnknown.attach(Status::unavailable(text)).into_http()
+        }
     }
 }

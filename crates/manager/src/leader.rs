@@ -59,7 +59,7 @@ pub(crate) async fn follow(
     if shutdown.is_cancelled() {
         ended.disarm();
     } else {
-        tracing::error!("the Raft core has stopped: this manager can't go on");
+        tracing::error!("the Raft core has stopped: this manager stops too");
     }
 }
 

@@ -45,6 +45,6 @@ pub use manager::{Manager, ManagerOptions};
 #[cfg(feature = "measure")]
 pub use measure::Schedule;
 pub use raft_dial::RaftDial;
-pub use resolver::{AskRegistry, Resolved};
+pub use resolver::{DigestLookup, Resolved};
 pub use streams::StreamsService;
 pub use term_clock::TermClock;

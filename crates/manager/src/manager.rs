@@ -23,7 +23,7 @@ use crate::dispatcher::{Dispatcher, DispatcherService};
 use crate::forward::{Forward, LeaderChannel};
 use crate::leader;
 use crate::replica::Replica;
-use crate::resolver::{self, AskRegistry, Resolver};
+use crate::resolver::{self, DigestLookup, Resolver};
 use crate::streams::{StreamBroker, StreamsService};
 use crate::term_clock::TermClock;
 
@@ -41,7 +41,7 @@ pub struct ManagerOptions {
     /// The source of new ids and secrets.
     pub random: Random,
     /// How this machine asks registries what names of images stand for.
-    pub registries: Arc<dyn AskRegistry>,
+    pub registries: Arc<dyn DigestLookup>,
     /// Where the leader's control loops plan.
     pub threads: Threads,
 }

@@ -23,7 +23,7 @@ pub(crate) enum Change {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Plan {
     /// Changes in an order in which any first part of them is right by itself, because the driver may take only a part.
-    /// What it takes is made together or not at all.
+    /// Changes that belong together are made together or not at all.
     pub(crate) changes: Vec<Change>,
     /// Objects that the plan depends on: it fails if they have changed when it is applied.
     pub(crate) expects: Vec<(Kind, Id)>,

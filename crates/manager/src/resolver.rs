@@ -1,9 +1,9 @@
 //! Finds out for which digest an image reference stands, by asking its registry with the cluster's credentials. The
 //! Control API does so once for a service, and all its tasks run that image.
 //!
-//! A manager speaks no registry's protocol: its node gives it the means ([`AskRegistry`]). A question goes on when the
-//! request that led to it has ended, because `ctl` repeats a request that takes long, and the repeated one then waits for
-//! the same answer.
+//! A manager implements no registry's protocol: its node gives it the means ([`DigestLookup`]). A lookup continues when
+//! the request that led to it has ended, because `ctl` repeats a request that takes long, and the repeated one then
+//! waits for the same answer.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,8 +26,8 @@ const AT_ONCE: usize = 16;
 /// The digest for which a reference stands, or why it is not known, as a whole sentence.
 pub type Resolved = Result<String, String>;
 
-/// Asks registries.
-pub trait AskRegistry: fmt::Debug + Send + Sync {
+/// Looks up digests at registries.
+pub trait DigestLookup: fmt::Debug + Send + Sync {
     /// Returns the digest of the manifest or index for which the reference stands at its registry.
     fn digest(&self, reference: ImageRef, login: Option<RegistryCredentials>) -> BoxFuture<'static, Resolved>;
 }
@@ -35,13 +35,13 @@ pub trait AskRegistry: fmt::Debug + Send + Sync {
 /// Resolves references. Clones share the questions that are open.
 #[derive(Clone, Debug)]
 pub(crate) struct Resolver {
-    registries: Arc<dyn AskRegistry>,
+    registries: Arc<dyn DigestLookup>,
     open: Arc<Mutex<BTreeMap<String, Shared<BoxFuture<'static, Resolved>>>>>,
     turns: Arc<Semaphore>,
 }
 
 impl Resolver {
-    pub(crate) fn new(registries: Arc<dyn AskRegistry>) -> Self {
+    pub(crate) fn new(registries: Arc<dyn DigestLookup>) -> Self {
         Self { registries, open: Arc::default(), turns: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
@@ -50,12 +50,16 @@ impl Resolver {
         let question = {
             let mut open = self.open.lock().expect("no holder panics");
             let asked = open.entry(reference.to_string());
-            asked.or_insert_with(|| self.ask(reference.clone(), credentials(reference, view))).clone()
+            asked.or_insert_with(|| self.start_lookup(reference.clone(), credentials(reference, view))).clone()
         };
         question.await
     }
 
-    fn ask(&self, reference: ImageRef, login: Option<RegistryCredentials>) -> Shared<BoxFuture<'static, Resolved>> {
+    fn start_lookup(
+        &self,
+        reference: ImageRef,
+        login: Option<RegistryCredentials>,
+    ) -> Shared<BoxFuture<'static, Resolved>> {
         let (resolver, name) = (self.clone(), reference.to_string());
         let asked = tokio::spawn(async move {
             let answer = async {
@@ -116,7 +120,7 @@ pub(crate) mod tests {
         }
     }
 
-    impl AskRegistry for FakeRegistry {
+    impl DigestLookup for FakeRegistry {
         fn digest(&self, reference: ImageRef, login: Option<RegistryCredentials>) -> BoxFuture<'static, Resolved> {
             let login = login.map(|it| format!(" as {}", it.username)).unwrap_or_default();
             self.asked.lock().expect("no holder panics").push(format!("{reference}{login}"));
@@ -124,7 +128,7 @@ pub(crate) mod tests {
             async move {
                 match digest.wait_for(Option::is_some).await {
                     Ok(digest) => Ok(digest.clone().unwrap_or_default()),
-                    Err(_) => Err("the registry has gone".into()),
+                    Err(_) => Err("the registry was dropped".into()),
                 }
             }
             .boxed()
@@ -139,11 +143,11 @@ pub(crate) mod tests {
         let short = tokio::time::timeout(ANSWER_WAIT / 2, resolver.resolve(&reference, &view)).await;
         assert!(short.is_err(), "the request has ended");
         let begun = tokio::time::Instant::now();
-        let why = resolver.resolve(&reference, &view).await.expect_err("nobody answers");
+        let why = resolver.resolve(&reference, &view).await.expect_err("the registry is silent");
         assert_eq!(why, "failed to resolve docker.io/library/app:1: its registry has not answered for 5s");
         assert!(begun.elapsed() < ANSWER_WAIT * 2 / 3, "it counts from the first request on");
         assert_eq!(registry.asked().len(), 1);
         registry.holds("sha256:1");
-        assert_eq!(resolver.resolve(&reference, &view).await, Ok("sha256:1".into()), "it is asked anew");
+        assert_eq!(resolver.resolve(&reference, &view).await, Ok("sha256:1".into()), "it is looked up again");
     }
 }

@@ -14,13 +14,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// One change of the membership.
 #[derive(Debug, PartialEq, Eq)]
-enum Change {
+enum MembershipChange {
     Add(u64, String),
     Remove(u64),
 }
 
 /// Returns the changes that are needed. They are made one at a time, because each must be committed before the next.
-fn changes(view: &Tables, members: &[Member], own: u64) -> Vec<Change> {
+fn changes(view: &Tables, members: &[Member], own: u64) -> Vec<MembershipChange> {
     let managers: Vec<_> = view
         .nodes()
         .filter(|node| node.role == Role::Manager)
@@ -28,10 +28,10 @@ fn changes(view: &Tables, members: &[Member], own: u64) -> Vec<Change> {
         .collect();
     // The leader never removes itself: it hands over leadership first.
     let gone = |member: &&Member| member.id != own && !managers.iter().any(|(id, _)| *id == member.id);
-    let removals = members.iter().filter(gone).map(|member| Change::Remove(member.id));
+    let removals = members.iter().filter(gone).map(|member| MembershipChange::Remove(member.id));
     let known = |id, address: &str| members.iter().any(|it| it.id == id && it.votes && it.address == address);
     let missing = managers.iter().filter(|(id, address)| !known(*id, address));
-    removals.chain(missing.map(|(id, address)| Change::Add(*id, (*address).clone()))).collect()
+    removals.chain(missing.map(|(id, address)| MembershipChange::Add(*id, (*address).clone()))).collect()
 }
 
 /// Runs until leadership ends.
@@ -39,7 +39,7 @@ pub(crate) async fn run(store: Store, raft: RaftNode, scope: CancellationToken) 
     let mut reported = None;
     // Changes that failed since the last round. They wait, so that one manager that does not answer can't block the
     // others.
-    let mut failed: Vec<Change> = Vec::new();
+    let mut failed: Vec<MembershipChange> = Vec::new();
     loop {
         let (view, mut watch) = store.view_and_watch();
         let needed = changes(&view, &raft.members(), raft.id());
@@ -83,11 +83,11 @@ pub(crate) async fn run(store: Store, raft: RaftNode, scope: CancellationToken) 
 }
 
 /// Makes one change, or completes one that an earlier leader began.
-async fn apply(raft: &RaftNode, change: Option<&Change>) -> Result<(), MembershipError> {
+async fn apply(raft: &RaftNode, change: Option<&MembershipChange>) -> Result<(), MembershipError> {
     match change {
         None => raft.finish_change().await,
-        Some(Change::Add(id, address)) => raft.add_member(*id, address).await,
-        Some(Change::Remove(id)) => raft.remove_member(*id).await,
+        Some(MembershipChange::Add(id, address)) => raft.add_member(*id, address).await,
+        Some(MembershipChange::Remove(id)) => raft.remove_member(*id).await,
     }
 }
 
@@ -118,13 +118,13 @@ mod tests {
         view.put(manager("b", 2).into_object());
         view.put(Node { role: Role::Worker, raft_id: None, ..manager("w", 0) }.into_object());
         let one = vec![member(1, "a:1", true)];
-        assert_eq!(changes(&view, &one, 1), [Change::Add(2, "b:1".into())]);
+        assert_eq!(changes(&view, &one, 1), [MembershipChange::Add(2, "b:1".into())]);
         let learner = vec![member(1, "a:1", true), member(2, "b:1", false)];
-        assert_eq!(changes(&view, &learner, 1), [Change::Add(2, "b:1".into())]);
+        assert_eq!(changes(&view, &learner, 1), [MembershipChange::Add(2, "b:1".into())]);
         let moved = vec![member(1, "a:1", true), member(2, "old:1", true)];
-        assert_eq!(changes(&view, &moved, 1), [Change::Add(2, "b:1".into())]);
+        assert_eq!(changes(&view, &moved, 1), [MembershipChange::Add(2, "b:1".into())]);
         let extra = vec![member(1, "a:1", true), member(2, "b:1", true), member(3, "c:1", true)];
-        assert_eq!(changes(&view, &extra, 1), [Change::Remove(3)]);
+        assert_eq!(changes(&view, &extra, 1), [MembershipChange::Remove(3)]);
         assert_eq!(changes(&view, &extra, 3), [], "the leader does not remove itself");
     }
 }

@@ -3,32 +3,29 @@
 //! Managers never dial workers. The broker asks the worker over its session to open a stream, and pairs the stream that
 //! the worker then opens ([`StreamsService`]) with the caller that waits for it ([`StreamBroker::open`]).
 
+mod grpc;
+
 use std::collections::HashMap;
 use std::fmt;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::Stream;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
 
+use flota_api::Malformed;
 use flota_api::clock::Random;
-use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::id::{self, NodeId};
-use flota_api::model::{PendingReason, Task};
+use flota_api::model::{PendingReason, StreamKind, StreamRequest, Task, TaskFrame, TaskPort, UserFrame};
 use flota_api::naming::task_name;
 use flota_api::proto::dispatcher::OpenStream;
 use flota_api::proto::dispatcher::manager_message::Message;
-use flota_api::proto::streams::frame::Frame as Content;
-use flota_api::proto::streams::streams_server::{Streams, StreamsServer};
-use flota_api::proto::streams::{ForwardRequest, Frame};
-use flota_api::text::printable_within;
-use flota_identity::Peer;
 use flota_raft_store::Tables;
 
 use crate::dispatcher::Sessions;
+
+pub use grpc::StreamsService;
 
 /// How long a worker has to open its side of a stream, and then to send its first frame.
 const OPEN_WAIT: Duration = Duration::from_secs(3);
@@ -37,19 +34,29 @@ const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// Frames in flight in each direction; the sender waits when there are more.
 pub(crate) const QUEUE: usize = 32;
 
-/// Bytes of an error or a name of a worker that reach the user.
-pub(crate) const TEXT_BOUND: usize = 1_000;
-
-/// The sending side of a stream of frames.
-pub(crate) type Outbox = mpsc::Sender<Result<Frame, Status>>;
-
 /// The worker's side of a stream.
-#[derive(Debug)]
 pub(crate) struct WorkerStream {
-    /// Frames from the worker.
-    pub(crate) inbox: Streaming<Frame>,
+    /// Frames from the worker. After an error no frame follows.
+    pub(crate) inbox: BoxStream<'static, Result<TaskFrame, BrokenStream>>,
     /// Frames to the worker. Dropping it tells the worker that no one reads any more.
-    pub(crate) outbox: Outbox,
+    pub(crate) outbox: mpsc::Sender<UserFrame>,
+}
+
+impl fmt::Debug for WorkerStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WorkerStream")
+    }
+}
+
+/// Why a worker's side of a stream ends before its time.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BrokenStream {
+    /// The connection to the node broke, or the node gave up the stream.
+    #[error("the node went away: {0}")]
+    Lost(String),
+    /// The node has sent a frame that this build does not know.
+    #[error("the node sent what can't be used: {0}")]
+    Malformed(#[from] Malformed),
 }
 
 /// Why a task's worker did not open a stream.
@@ -66,8 +73,30 @@ pub(crate) enum OpenError {
     TimedOut { task: String, node: String },
     /// The worker did not connect to the task's port.
     #[error("task {task}: {why}")]
-    NotConnected { task: String, why: String },
+    NotConnected { task: String, why: NotConnected },
 }
+
+/// Why a worker did not connect to a port of its task.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotConnected {
+    /// The worker says why.
+    #[error("{0}")]
+    Refused(String),
+    /// The worker has closed the stream.
+    #[error("its node has closed the stream")]
+    Closed,
+    /// The stream broke.
+    #[error(transparent)]
+    Broken(#[from] BrokenStream),
+    /// The worker did not answer within [`CONNECT_WAIT`].
+    #[error("its node did not connect in time")]
+    TimedOut,
+}
+
+/// No caller waits for a stream that a worker opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("nobody waits for this stream")]
+pub(crate) struct NotWaiting;
 
 /// Streams that workers were asked to open, by id: the worker's node, and the caller that waits.
 type Pending = HashMap<String, (NodeId, oneshot::Sender<WorkerStream>)>;
@@ -104,11 +133,11 @@ impl StreamBroker {
         Self { sessions, random, pending: Arc::default() }
     }
 
-    /// Asks the task's worker to open a stream that begins with `request`, and waits for it.
+    /// Asks the task's worker to open a stream, and waits for it.
     ///
     /// # Errors
     /// The task has no node, or its node does not answer in time.
-    pub(crate) async fn open(&self, task: &Task, view: &Tables, request: Content) -> Result<WorkerStream, OpenError> {
+    pub(crate) async fn open(&self, task: &Task, view: &Tables, kind: StreamKind) -> Result<WorkerStream, OpenError> {
         let name = name_of(task, view);
         let Some(node_id) = &task.node_id else {
             return Err(OpenError::NoNode { task: name, reason: task.pending_reason.clone() });
@@ -119,8 +148,9 @@ impl StreamBroker {
         self.pending.lock().expect("no holder panics").insert(id.clone(), (node_id.clone(), sender));
         // Runs also when the caller drops this future while it waits.
         let _forget = Forget { broker: self, id: &id };
-        let request = OpenStream { id: id.clone(), request: Some(Frame { frame: Some(request) }) };
-        if self.sessions.send(node_id, Message::OpenStream(request)).is_err() {
+        let request = StreamRequest { task: task.id.clone(), kind };
+        let message = Message::OpenStream(OpenStream { id: id.clone(), request: Some(request.into()) });
+        if self.sessions.send(node_id, message).is_err() {
             return Err(OpenError::NoSession { task: name, node });
         }
         let opened = tokio::time::timeout(OPEN_WAIT, receiver).await;
@@ -130,19 +160,24 @@ impl StreamBroker {
     /// Opens a stream to a port of the task, and waits until the task's worker has connected to it.
     ///
     /// # Errors
-    /// As [`StreamBroker::open`], or the port does not accept the connection.
-    pub(crate) async fn connect(&self, task: &Task, view: &Tables, port: u16) -> Result<WorkerStream, OpenError> {
-        let request = ForwardRequest { task: task.id.to_string(), port: port.into(), turn: 0 };
-        let mut worker = self.open(task, view, Content::Forward(request)).await?;
-        let first = tokio::time::timeout(CONNECT_WAIT, worker.inbox.message()).await;
-        let why = match first.map(|answer| answer.map(|frame| frame.and_then(|it| it.frame))) {
-            Ok(Ok(Some(Content::Connected(_)))) => return Ok(worker),
-            Ok(Ok(Some(Content::Error(why)))) => printable_within(&why, TEXT_BOUND),
-            Ok(Ok(_)) => "its node has closed the stream".into(),
-            Ok(Err(status)) => format!("its node went away: {}", status.message()),
-            Err(_) => "its node did not connect in time".into(),
+    /// The task has no node, its node does not answer in time, or the port does not accept the connection.
+    pub(crate) async fn connect(&self, task: &Task, view: &Tables, port: TaskPort) -> Result<WorkerStream, OpenError> {
+        let mut worker = self.open(task, view, StreamKind::Forward(port)).await?;
+        let why = match tokio::time::timeout(CONNECT_WAIT, worker.inbox.next()).await {
+            Ok(Some(Ok(TaskFrame::Connected))) => return Ok(worker),
+            Ok(Some(Ok(TaskFrame::Error(why)))) => NotConnected::Refused(why),
+            Ok(Some(Err(broken))) => broken.into(),
+            Ok(_) => NotConnected::Closed,
+            Err(_) => NotConnected::TimedOut,
         };
         Err(OpenError::NotConnected { task: name_of(task, view), why })
+    }
+
+    /// Passes the stream that this node has opened to the caller that waits for it. Only the node that was asked may
+    /// answer.
+    pub(crate) fn accept(&self, id: &str, node: &NodeId, stream: WorkerStream) -> Result<(), NotWaiting> {
+        let (_, waiting) = self.take(id).filter(|(asked, _)| asked == node).ok_or(NotWaiting)?;
+        waiting.send(stream).map_err(|_| NotWaiting)
     }
 
     fn take(&self, id: &str) -> Option<(NodeId, oneshot::Sender<WorkerStream>)> {
@@ -154,47 +189,12 @@ fn name_of(task: &Task, view: &Tables) -> String {
     view.spec_of(task).map_or_else(|| task.id.to_string(), |spec| task_name(&spec.name, task.slot))
 }
 
-/// Serves Streams: a worker opens a stream that it was asked for.
-#[derive(Clone, Debug)]
-pub struct StreamsService(StreamBroker);
-
-impl StreamsService {
-    /// Creates the service that passes the workers' streams to this broker.
-    pub(crate) fn server(broker: StreamBroker) -> StreamsServer<Self> {
-        StreamsServer::new(Self(broker)).max_decoding_message_size(MESSAGE_BOUND)
-    }
-}
-
-type Answers = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl Streams for StreamsService {
-    type DataStream = Answers;
-
-    async fn data(&self, request: Request<Streaming<Frame>>) -> Result<Response<Answers>, Status> {
-        let node = request.extensions().get::<Peer>().and_then(Peer::node_id).cloned();
-        let mut inbox = request.into_inner();
-        let late = |_| Status::deadline_exceeded("the first frame of a data stream did not come in time");
-        let first = tokio::time::timeout(OPEN_WAIT, inbox.message()).await.map_err(late)??;
-        let Some(Content::Accept(id)) = first.and_then(|frame| frame.frame) else {
-            return Err(Status::invalid_argument("a data stream begins with `accept`"));
-        };
-        // Only the node that was asked may answer.
-        let waiting = self.0.take(&id).filter(|(asked, _)| Some(asked) == node.as_ref());
-        let (_, waiting) = waiting.ok_or_else(|| Status::not_found("nobody waits for this stream"))?;
-        let (outbox, answers) = mpsc::channel(QUEUE);
-        let stream = WorkerStream { inbox, outbox };
-        waiting.send(stream).map_err(|_| Status::cancelled("nobody waits for this stream any more"))?;
-        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use flota_api::proto::streams::LogsRequest;
+    use flota_api::model::LogRange;
 
     fn broker() -> StreamBroker {
         StreamBroker::new(Sessions::default(), Random::seeded(1))
@@ -205,8 +205,10 @@ mod tests {
     }
 
     async fn open(broker: &StreamBroker, task: &Task) -> OpenError {
-        let request = Content::Logs(LogsRequest::default());
-        broker.open(task, &Tables::default(), request).await.expect_err("no worker opens a stream")
+        broker
+            .open(task, &Tables::default(), StreamKind::Logs(LogRange::default()))
+            .await
+            .expect_err("no worker opens a stream")
     }
 
     #[tokio::test]
@@ -214,7 +216,7 @@ mod tests {
         let broker = broker();
         assert!(matches!(open(&broker, &task("")).await, OpenError::NoNode { .. }));
         assert!(matches!(open(&broker, &task("n")).await, OpenError::NoSession { .. }));
-        assert_eq!(broker.pending.lock().expect("no holder panics").len(), 0, "nobody waits any more");
+        assert_eq!(broker.pending.lock().expect("no holder panics").len(), 0, "no request waits any more");
     }
 
     #[tokio::test(start_paused = true)]
@@ -226,6 +228,6 @@ mod tests {
         assert!(matches!(error, OpenError::TimedOut { .. }), "{error}");
         let asked = worker.recv().await.and_then(Result::ok).and_then(|it| it.message);
         let Some(Message::OpenStream(asked)) = asked else { panic!("the worker was not asked") };
-        assert!(broker.take(&asked.id).is_none(), "a stream that is opened too late finds nobody");
+        assert!(broker.take(&asked.id).is_none(), "a stream that is opened too late finds no request");
     }
 }

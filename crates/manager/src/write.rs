@@ -9,7 +9,7 @@ use std::future::Future;
 use flota_raft_store::raft::RaftNode;
 use flota_raft_store::{ProposeError, Proposer, Store, Transaction, View, faults};
 
-/// What writes and reads need from consensus.
+/// The operations of consensus that writes and reads need.
 pub(crate) trait Consensus: Sync {
     /// Commits and applies one transaction.
     fn propose(&self, transaction: Transaction) -> impl Future<Output = Result<(), ProposeError>> + Send;
@@ -69,7 +69,7 @@ pub(crate) async fn write<T, E: From<ProposeError>>(
     Err(last.into())
 }
 
-/// As [`write`], for a user's request. Returns `None` if the request with this id was carried out before, by this
+/// Plans and commits a user's request. Returns `None` if the request with this id was carried out before, by this
 /// leader or an earlier one. A retry is then not judged by the changes of the first try, and a later read shows those
 /// changes.
 ///
@@ -81,28 +81,28 @@ pub(crate) async fn write<T, E: From<ProposeError>>(
 pub(crate) async fn write_once<T, E: From<ProposeError>>(
     store: &Store,
     consensus: &impl Consensus,
-    request_id: &str,
+    request_id: Option<&str>,
     mut plan: impl FnMut(View) -> Result<(Transaction, T), E>,
 ) -> Result<Option<T>, E> {
-    let planned = |view: View| match (view.answered(request_id), view.refused(request_id)) {
-        (false, _) => plan(view).map_err(Stop::Refused),
-        (true, false) => Err(Stop::Needless),
-        (true, true) => Err(plan(view).map_or_else(Stop::Refused, |_| ProposeError::Refused.into())),
+    let planned = |view: View| match request_id.filter(|id| view.answered(id)) {
+        None => plan(view).map_err(Stop::Refused),
+        Some(id) if view.refused(id) => Err(plan(view).map_or_else(Stop::Refused, |_| ProposeError::Refused.into())),
+        Some(_) => Err(Stop::Needless),
     };
-    match write(store, consensus, planned).await {
-        Err(Stop::Refused(refusal)) if !request_id.is_empty() => {
-            match consensus.propose(Transaction::refusal(request_id)).await {
+    match (write(store, consensus, planned).await, request_id) {
+        (Err(Stop::Refused(refusal)), Some(id)) => {
+            match consensus.propose(Transaction::refusal(id)).await {
                 Ok(()) => Err(refusal),
                 // Another try was carried out meanwhile.
                 Err(ProposeError::Conflict(_)) => Ok(None),
                 Err(other) => Err(other.into()),
             }
         }
-        written => unless_needless(written),
+        (written, _) => unless_needless(written),
     }
 }
 
-/// As [`write`], for a plan that may find nothing to change; then it returns `None`.
+/// Plans and commits a change, as [`write`] does, or returns `None` if the plan finds nothing to change.
 ///
 /// # Errors
 /// Why the change can't be committed, or that this manager can't prove that there is nothing to change.

@@ -17,7 +17,7 @@ use crate::spec::{Attachment, Driver, LocalNetworkSpec, Remote};
 use crate::stations::{Place, Station, Tables};
 use crate::vxlan;
 
-/// A network on this machine, and what is wanted of it.
+/// A network on this machine with its desired state.
 ///
 /// It holds netlink connections, which keep the network's namespace alive. Dropping it changes nothing in the kernel: a
 /// restarted process adopts what it finds with [`LocalNetwork::ensure`].

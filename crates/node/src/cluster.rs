@@ -52,7 +52,7 @@ pub(crate) enum Begin {
     Follow(Vec<String>),
 }
 
-/// What init, join and resume have in common.
+/// The parts that init, join and resume need.
 pub(crate) struct Parts<'a> {
     pub(crate) config: &'a Config,
     pub(crate) state: &'a StateDir,
@@ -201,7 +201,8 @@ async fn start_manager(
                     Err(StartError::Open(error @ OpenError::Damaged { .. })) => {
                         tracing::error!(%error, "the Raft log is damaged; requesting a new Raft id to begin with an empty log");
                         let id = new_id().await;
-                        let advice = "this manager needs a new Raft id, and a majority of managers with intact logs to give it: start the others";
+                        let advice = "this manager needs a new Raft id, and a majority of managers with intact logs to give it: \
+                            start the others; without such a majority, this version of Flota cannot restore the cluster";
                         start(id.with_context(|| format!("{error}; {advice}"))?, false).await?
                     }
                     other => other?,

@@ -103,7 +103,7 @@ impl Config {
         let mut offers = offers::resolve(file.runtimes, file.devices, file.allow, file.no_new_privileges)?;
         offers.data_address = arguments.data_path_addr.or(file.data_path_addr);
         if let Some(address) = offers.data_address.filter(|it| it.is_unspecified() || it.is_multicast()) {
-            bail!("data-path-addr: {address} is no address of a machine");
+            bail!("data-path-addr: {address} is not an address of a machine");
         }
         offers.balancer = file.balancer.as_deref().map(balancer).transpose()?;
         let registries = registries::resolve(file.registries)?;

@@ -11,6 +11,7 @@ use flota_api::id::{ClusterId, NodeId};
 use flota_api::model::Role;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
 use flota_api::proto::ca::{IssueCertificateRequest, JoinRaftRequest};
+use flota_api::reason::Reason;
 use flota_identity::{Dialer, Identity, JoinToken, KeyPair, RootCa};
 
 /// No manager could be reached.
@@ -64,10 +65,8 @@ where
     loop {
         match tokio::time::timeout_at(until, request()).await {
             Ok(Ok(answer)) => return Ok(answer),
-            // A status without a source was sent by the manager; one with a source is an error of the connection.
-            Ok(Err(status))
-                if status.code() == tonic::Code::Unavailable && std::error::Error::source(&status).is_none() =>
-            {
+            // An error of the connection has no reason.
+            Ok(Err(status)) if Reason::of(&status).is_some_and(|reason| !reason.is_judgement()) => {
                 if tokio::time::Instant::now() + PAUSE >= until {
                     return Err(explain(&status, manager));
                 }
@@ -79,15 +78,15 @@ where
     }
 }
 
-/// Turns a status into an error for the user. Of a broken connection it shows the innermost cause only, because the
+/// Converts a status to an error for the user. Of a broken connection it shows the innermost cause only, because the
 /// layers in between add nothing.
 fn explain(status: &tonic::Status, manager: &str) -> anyhow::Error {
     let mut cause: &dyn std::error::Error = status;
     while let Some(next) = cause.source() {
         cause = next;
     }
-    match status.code() {
-        tonic::Code::Unavailable | tonic::Code::Unknown => {
+    match (Reason::of(status), status.code()) {
+        (None, tonic::Code::Unavailable | tonic::Code::Unknown) => {
             let text = format!("failed to connect to the manager at {manager}: {}", own_words(cause));
             // A refused handshake is an answer: the manager was reached.
             let refused = |error: &std::io::Error| matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::Other);
@@ -163,6 +162,23 @@ pub(crate) fn addresses() -> Result<Vec<IpAddr>, nix::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_request_is_repeated_for_its_reason_and_not_for_its_code() {
+        let answers = |answers: Vec<Result<u8, tonic::Status>>| {
+            let answers = std::sync::Mutex::new(answers.into_iter());
+            move || std::future::ready(answers.lock().expect("no holder panics").next().expect("it is not asked again"))
+        };
+        let no_leader = || Err(Reason::NoLeader.attach(tonic::Status::unavailable("no leader")));
+        let joined = retry("m1", answers(vec![no_leader(), no_leader(), Ok(7)])).await;
+        assert_eq!(joined.expect("a leader answers"), 7);
+        let denied = Err(Reason::Denied.attach(tonic::Status::unavailable("not you")));
+        let refused = retry("m1", answers(vec![no_leader(), denied])).await.expect_err("it is refused");
+        assert_eq!(refused.to_string(), "not you");
+        let broken = retry("m1", answers(vec![Err(tonic::Status::unavailable("reset"))])).await;
+        let broken = broken.expect_err("no manager has answered").to_string();
+        assert!(broken.starts_with("failed to connect to the manager at m1: "), "{broken}");
+    }
 
     #[test]
     fn a_verifiers_refusal_is_told_in_its_own_words() {

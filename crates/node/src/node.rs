@@ -13,6 +13,7 @@ use flota_api::model::{AddressPool, Role};
 use flota_api::proto::ca::LeaveRaftRequest;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
 use flota_api::proto::node::{NodeInfo, StoreStatistics};
+use flota_api::reason::Reason;
 use flota_identity::Identity;
 use flota_manager::Manager;
 use flota_raft_store::raft::RaftNode;
@@ -266,7 +267,7 @@ fn statistics(store: &RaftNode) -> StoreStatistics {
     }
 }
 
-/// What became of a request to leave.
+/// The outcome of a request to leave.
 enum Left {
     /// The cluster has taken this node out.
     Done,
@@ -287,18 +288,15 @@ async fn leave_cluster(dialer: &flota_identity::Dialer, identity: &Identity, man
             let mut client = NodeCaClient::new(dialer.manager(manager));
             match tokio::time::timeout(LEAVE_TRY_WAIT, client.leave_raft(request.clone())).await {
                 Ok(Ok(_)) => return Left::Done,
-                Ok(Err(status)) if is_refusal(&status) => return Left::Refused(status.message().to_owned()),
+                Ok(Err(status)) if Reason::of(&status).is_some_and(Reason::is_judgement) => {
+                    return Left::Refused(status.message().to_owned());
+                }
                 _ => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
         Left::Unanswered
     };
     tokio::time::timeout_at(until, requests).await.unwrap_or(Left::Unanswered)
-}
-
-/// Whether a leader judged the request, as opposed to a manager that could not, or a broken connection.
-fn is_refusal(status: &Status) -> bool {
-    matches!(status.code(), tonic::Code::FailedPrecondition | tonic::Code::PermissionDenied)
 }
 
 /// Fails if the node belongs to a cluster already.

@@ -7,13 +7,13 @@ use flota_api::image_ref::ImageRef;
 use flota_api::model::RegistryCredentials;
 use flota_api::text::with_causes;
 use flota_image::Registries;
-use flota_manager::{AskRegistry, Resolved};
+use flota_manager::{DigestLookup, Resolved};
 
 /// The registries, as this node reaches them.
 #[derive(Debug)]
 pub(crate) struct NodeRegistries(pub(crate) Registries);
 
-impl AskRegistry for NodeRegistries {
+impl DigestLookup for NodeRegistries {
     fn digest(&self, reference: ImageRef, login: Option<RegistryCredentials>) -> BoxFuture<'static, Resolved> {
         let registries = self.0.clone();
         async move {

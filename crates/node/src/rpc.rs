@@ -73,9 +73,10 @@ where
             request.extensions_mut().insert(peer.clone());
         }
         let refused = if !self.allows(&request) {
-            Status::permission_denied("this caller may not call this method")
+            Reason::Denied.attach(Status::permission_denied("this caller may not call this method"))
         } else if !self.is_in_time(&request) {
-            Status::unavailable("too many calls without a certificate come from this address; try again later")
+            let text = "too many calls without a certificate come from this address; try again later";
+            Reason::Busy.attach(Status::unavailable(text))
         } else {
             return Box::pin(self.inner.call(request));
         };

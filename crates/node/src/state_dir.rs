@@ -85,7 +85,7 @@ impl StateDir {
     /// Removes everything that belongs to a cluster, except the images.
     pub(crate) fn forget_cluster(&self) -> anyhow::Result<()> {
         // The identity first: if the rest is left after a crash, it is ignored without it. Then the key, without which
-        // nobody can read the rest. A manager's store has the key of the cluster's CA.
+        // the rest can't be read. A manager's store has the key of the cluster's CA.
         flota_identity::remove(&self.identity())?;
         remove(&self.root.join(DATA_KEY))?;
         let folders = ["raft", "worker/task-db", "worker/tasks"].map(|name| self.root.join(name));

@@ -34,9 +34,9 @@ impl AnswerAges {
         }
     }
 
-    /// Returns the version up to which all answers are at least [`ANSWERS_KEPT_FOR`] old; zero if none is known to be.
-    pub fn expired(&self, now: Instant) -> Version {
-        self.0.iter().rev().find(|(at, _)| is_old(*at, now)).map_or(0, |(_, version)| *version)
+    /// Returns the version up to which all answers are at least [`ANSWERS_KEPT_FOR`] old; `None` if none is known to be.
+    pub fn expired(&self, now: Instant) -> Option<Version> {
+        self.0.iter().rev().find(|(at, _)| is_old(*at, now)).map(|(_, version)| *version)
     }
 }
 
@@ -56,7 +56,7 @@ mod tests {
         for version in 0..3_600 {
             let now = begin + second * version;
             ages.observe(now, u64::from(version));
-            let age = u64::from(version) - ages.expired(now);
+            let age = u64::from(version) - ages.expired(now).unwrap_or_default();
             if version >= 16 * 60 {
                 assert!((900..960).contains(&age), "after {version} s answers that are {age} s old are forgotten");
             }
@@ -68,10 +68,10 @@ mod tests {
     fn nothing_is_forgotten_before_a_leader_has_led_for_long_enough() {
         let begin = Instant::now();
         let mut ages = AnswerAges::default();
-        assert_eq!(ages.expired(begin), 0);
+        assert_eq!(ages.expired(begin), None);
         ages.observe(begin, 7);
-        assert_eq!(ages.expired(begin + ANSWERS_KEPT_FOR - Duration::from_millis(1)), 0);
-        assert_eq!(ages.expired(begin + ANSWERS_KEPT_FOR), 7);
+        assert_eq!(ages.expired(begin + ANSWERS_KEPT_FOR - Duration::from_millis(1)), None);
+        assert_eq!(ages.expired(begin + ANSWERS_KEPT_FOR), Some(7));
     }
 
     #[test]
@@ -81,6 +81,6 @@ mod tests {
         ages.observe(begin, 7);
         let later = begin + ANSWERS_KEPT_FOR * 4;
         ages.observe(later, 90);
-        assert_eq!(ages.expired(later), 7);
+        assert_eq!(ages.expired(later), Some(7));
     }
 }

@@ -73,8 +73,9 @@ pub struct Expectation {
 /// Changes that are applied together or not at all.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Transaction {
-    /// Id of the user's request: it is carried out once, and a retry gets the first answer. Empty if no user asked.
-    pub request_id: String,
+    /// Id of the user's request: it is carried out once, and a retry gets the first answer. `None` if no user asked, or
+    /// the user gave none.
+    pub request_id: Option<String>,
     /// Whether the request is refused: it changes nothing, and no other try of it does, however late it comes.
     pub is_refusal: bool,
     /// Conditions, checked when the transaction is applied.
@@ -91,8 +92,8 @@ pub struct Entry {
     pub at: Timestamp,
     /// Transactions, each of which succeeds or fails by itself.
     pub transactions: Vec<Transaction>,
-    /// Answers to requests that were carried out at or before this index are dropped; zero drops none.
-    pub forget_answers: Version,
+    /// Answers to requests that were carried out at or before this index are dropped.
+    pub forget_answers: Option<Version>,
     /// Digest of the leader's tables after the entry with this index, which every manager compares with its own.
     pub check: Option<(Version, Digest)>,
     /// Whether it was written by a build in which clocks decided what is newer. It is applied by the rules of that build,
@@ -108,7 +109,7 @@ impl Transaction {
 
     /// A transaction that refuses a user's request.
     pub fn refusal(request_id: &str) -> Self {
-        Self { request_id: request_id.to_owned(), is_refusal: true, ..Self::default() }
+        Self { request_id: Some(request_id.to_owned()), is_refusal: true, ..Self::default() }
     }
 
     /// A transaction that only sets statuses. It has no conditions, because `apply` ignores statuses that are not newer.
@@ -124,7 +125,8 @@ impl Entry {
         let transactions = self.transactions.iter().map(encode_transaction).collect();
         let format = if self.is_old { OLD_FORMAT } else { FORMAT };
         let check = self.check.map(|(index, digest)| pr::Check { index, digest: digest.to_bytes().to_vec().into() });
-        pr::Entry { at: self.at.0, transactions, format, forget_answers: self.forget_answers, check }.encode_to_vec()
+        let forget_answers = self.forget_answers.unwrap_or_default();
+        pr::Entry { at: self.at.0, transactions, format, forget_answers, check }.encode_to_vec()
     }
 
     /// Decodes it from the log.
@@ -132,7 +134,7 @@ impl Entry {
     /// # Errors
     /// The bytes are damaged, or the entry was written by a newer build.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let entry = pr::Entry::decode(bytes).map_err(|_| Malformed::new("entry", "is no protobuf message"))?;
+        let entry = pr::Entry::decode(bytes).map_err(|_| Malformed::new("entry", "is not a protobuf message"))?;
         if !matches!(entry.format, OLD_FORMAT | FORMAT) {
             return Err(Malformed::new("entry", "has a format that is not known here"));
         }
@@ -142,8 +144,9 @@ impl Entry {
             Ok(digest) => Ok((it.index, Digest::from_bytes(digest))),
             Err(_) => Err(Malformed::new("check", "has a digest of a wrong length")),
         });
-        let (forget_answers, check) = (entry.forget_answers, check.transpose()?);
-        Ok(Self { at: Timestamp(entry.at), transactions, forget_answers, check, is_old })
+        // No entry of a transaction has the index zero.
+        let forget_answers = Some(entry.forget_answers).filter(|index| *index != 0);
+        Ok(Self { at: Timestamp(entry.at), transactions, forget_answers, check: check.transpose()?, is_old })
     }
 }
 
@@ -165,7 +168,7 @@ fn encode_transaction(transaction: &Transaction) -> pr::Transaction {
     let expectation =
         |it: &Expectation| pr::Expectation { kind: encode_kind(it.kind), id: it.id.to_string(), version: it.version };
     pr::Transaction {
-        request_id: transaction.request_id.clone(),
+        request_id: transaction.request_id.clone().unwrap_or_default(),
         expectations: transaction.expectations.iter().map(expectation).collect(),
         actions: transaction.actions.iter().map(action).collect(),
         is_refusal: transaction.is_refusal,
@@ -184,7 +187,7 @@ fn decode_transaction(wire: pr::Transaction) -> Result<Transaction, Malformed> {
     let expectation =
         |it: pr::Expectation| Ok(Expectation { kind: decode_kind(it.kind)?, id: it.id.into(), version: it.version });
     Ok(Transaction {
-        request_id: wire.request_id,
+        request_id: Some(wire.request_id).filter(|id| !id.is_empty()),
         is_refusal: wire.is_refusal,
         expectations: wire.expectations.into_iter().map(expectation).collect::<Result<_, Malformed>>()?,
         actions: wire.actions.into_iter().map(action).collect::<Result<_, Malformed>>()?,
@@ -229,7 +232,7 @@ mod tests {
     fn an_entry_reads_back_as_it_was_written() {
         let task = Task { id: "t".into(), ..Task::default() }.into_object();
         let transaction = Transaction {
-            request_id: "r".into(),
+            request_id: Some("r".into()),
             is_refusal: false,
             expectations: vec![Expectation { kind: Kind::Node, id: "n".into(), version: Some(7) }],
             actions: vec![
@@ -243,11 +246,11 @@ mod tests {
         let entry = Entry {
             at: Timestamp(5),
             transactions,
-            forget_answers: 9,
+            forget_answers: Some(9),
             check: Some((7, Digest::from_bytes([3; 16]))),
             is_old: false,
         };
-        let old = Entry { forget_answers: 0, is_old: true, ..entry.clone() };
+        let old = Entry { forget_answers: None, is_old: true, ..entry.clone() };
         assert_eq!(Entry::decode(&entry.encode()), Ok(entry));
         assert_eq!(Entry::decode(&old.encode()), Ok(old));
         let later = pr::Entry { format: FORMAT + 1, ..pr::Entry::default() }.encode_to_vec();

@@ -50,7 +50,7 @@ fn start_each(
     Ok(())
 }
 
-/// The same with control groups of its own, below those that are configured.
+/// Returns the specification with control groups of its own, below those that are configured.
 fn named(spec: &Spec, id: &str) -> Spec {
     let mut spec = spec.clone();
     let linux = spec.linux.get_or_insert_default();

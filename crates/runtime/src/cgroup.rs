@@ -119,7 +119,7 @@ impl Groups {
         self.folders.iter().try_for_each(|folder| folder.join(pid, None))
     }
 
-    /// Does the same as [`Groups::join`], but into the group of another process of the container, which may have moved
+    /// Moves a process into the groups of another process of the container, which may have moved
     /// into a subgroup: a group that delegates controllers accepts no processes itself.
     ///
     /// # Errors

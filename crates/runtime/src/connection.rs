@@ -28,7 +28,7 @@ const BOUND: usize = 256 << 10;
 /// Largest number of connections that wait to be accepted.
 const BACKLOG: i32 = 64;
 
-/// What an operation does if it can't be done at once.
+/// Whether an operation waits if it can't be done at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
     /// It waits.

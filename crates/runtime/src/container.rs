@@ -86,7 +86,7 @@ pub(crate) fn check_id(id: &str) -> Result<(), StepError> {
     let legal = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
     let why = match id {
         "" => "it is empty",
-        "." | ".." => "it is no name",
+        "." | ".." => "it is not a name",
         _ if id.len() > ID_BOUND => "it is too long",
         _ if !id.chars().all(legal) => "only letters, digits and _+-. are allowed",
         _ => return Ok(()),

@@ -13,7 +13,7 @@
 //!  daemon ── DIR, a connection ──▶ launcher ── forks ──▶ supervisor ── forks, or runs crun, runc, … ──▶ create, start
 //!    ▲ ▲                                                   │ │  writes DIR/state.json, DIR/log, DIR/exit.json
 //!    │ └── that connection: events out, signals in ◀───────┘ │
-//!    └──── DIR/sock: exec, attach, resize; events anew ◀─────┘
+//!    └──── DIR/sock: exec, attach, resize, events ◀─────────┘
 //! ```
 //!
 //! The supervisor is single-threaded and has no async runtime. It runs outside of the container's limits, keeps the

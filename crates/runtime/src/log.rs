@@ -1,8 +1,8 @@
 //! A container's output on disk, in two files. When the newer file is full, the older one is dropped.
 //!
 //! A file begins with the number of its first line, so that a reader notices lines that it has missed. Then follow
-//! entries `<ms since 1970> <1|2> <text>`. A long line takes several entries; those that the line goes on after have a
-//! `+` behind the stream. The supervisor writes ([`LogWriter`]), and the daemon reads ([`LogReader`]).
+//! entries `<ms since 1970> <1|2> <text>`. A long line takes several entries; those that the line continues after have
+//! a `+` behind the stream. The supervisor writes ([`LogWriter`]), and the daemon reads ([`LogReader`]).
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Seek, Write};
@@ -48,7 +48,7 @@ pub(crate) struct LogWriter {
 }
 
 impl LogWriter {
-    /// Opens the log and goes on after its last line. `most` bounds the size of both files together.
+    /// Opens the log to append after its last line. `most` bounds the size of both files together.
     pub(crate) fn open(path: &Path, most: u64) -> io::Result<Self> {
         let mut file = File::options().create(true).read(true).append(true).open(path)?;
         let mut found = Found::read(&mut file)?;
@@ -140,7 +140,7 @@ impl LogWriter {
     }
 }
 
-/// What an earlier writer left in a file.
+/// The state in which an earlier writer left a file.
 struct Found {
     /// Size without an incomplete entry at the end.
     size: u64,
@@ -191,7 +191,7 @@ pub struct LogReader {
     current: Option<BufReader<File>>,
     /// An incomplete entry.
     partial: Vec<u8>,
-    /// The entries of each stream's line that goes on.
+    /// The entries of each stream's unfinished line.
     unfinished: [Vec<u8>; 2],
     /// Number of the next line.
     number: u64,

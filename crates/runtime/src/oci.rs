@@ -66,7 +66,7 @@ pub fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, StepErr
     parse(file, size, &path.display().to_string())
 }
 
-/// Does the same with an open reader, which errors call `name`.
+/// Parses JSON that another program wrote from a reader, which errors call `name`.
 ///
 /// # Errors
 /// The same as for [`read_json`].

@@ -22,7 +22,7 @@ use crate::syscall::{mounts, process};
 const SEALS: SealFlag =
     SealFlag::F_SEAL_SEAL.union(SealFlag::F_SEAL_SHRINK).union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE);
 
-/// Returns once this process runs from a file that nobody can write to; otherwise executes this program again from
+/// Returns once this process runs from a file that can't be written to; otherwise executes this program again from
 /// such a file.
 ///
 /// # Errors

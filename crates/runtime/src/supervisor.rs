@@ -61,7 +61,7 @@ const PEERS: usize = 64;
 /// Time after SIGKILL for a container to end before everything in its control groups is killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Time after a kill for want of memory in which an init that it hit has received the signal.
+/// Time after an out-of-memory kill in which an init that it hit has received the signal.
 const OOM_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The events of the loop besides descriptors.
@@ -71,7 +71,7 @@ enum Timer {
     ExecStart(PeerId),
     /// The container has not ended although its init was killed.
     KillGroups,
-    /// All kills for want of memory so far either have hit the init or have hit other processes.
+    /// All out-of-memory kills so far either have hit the init or have hit other processes.
     OomSettled,
 }
 
@@ -84,7 +84,7 @@ struct Supervisor {
     listener: Listener,
     /// `None` if the machine does not count OOM kills, or if no more events follow.
     memory: Option<OomWatch>,
-    /// Number of kills for want of memory that have hit other processes than the init.
+    /// Number of out-of-memory kills that have hit other processes than the init.
     oom_spared: u64,
     /// Whether a client has sent SIGKILL.
     kill_sent: bool,
@@ -272,7 +272,7 @@ impl Supervisor {
                     self.send(peer, &answer);
                 }
             }
-            // What can't be killed now is found by the daemon's next sweep.
+            // The daemon's next sweep finds the processes that can't be killed now.
             Timer::KillGroups => drop(self.order.groups.kill_all(libc::SIGKILL)),
             Timer::OomSettled => {
                 // The kernel counts a kill before it sends the signal.
@@ -303,8 +303,8 @@ impl Supervisor {
     }
 }
 
-/// Returns which process the kernel killed for want of memory. `unexplained` is whether init was ended by a SIGKILL that no
-/// client had sent.
+/// Returns which process the kernel killed because memory was short. `unexplained` is whether init was ended by a
+/// SIGKILL that no client had sent.
 fn oom_victim(kills: u64, spared: u64, unexplained: bool) -> Option<OomVictim> {
     match kills {
         0 => None,

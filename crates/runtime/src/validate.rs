@@ -62,8 +62,10 @@ fn check_version(version: &str) -> Result<(), StepError> {
     let parts: Vec<Option<u32>> = core.split('.').map(|it| it.parse().ok()).collect();
     match parts.as_slice() {
         [Some(1), Some(_), Some(_)] => Ok(()),
-        [Some(_), Some(_), Some(_)] => Err(refuse("ociVersion", format!("`{version}` is not spoken here, 1.x.y is"))),
-        _ => Err(refuse("ociVersion", format!("`{version}` is no version"))),
+        [Some(_), Some(_), Some(_)] => {
+            Err(refuse("ociVersion", format!("`{version}` is not supported; versions 1.x.y are")))
+        }
+        _ => Err(refuse("ociVersion", format!("`{version}` is not a version"))),
     }
 }
 
@@ -80,7 +82,7 @@ pub fn check_process(process: &Process) -> Result<(), StepError> {
     }
     let odd = process.env.iter().find(|it| it.contains('\0') || it.starts_with('=') || !it.contains('='));
     if let Some(odd) = odd {
-        return Err(refuse("process.env", format!("`{}` is no variable", odd.escape_debug())));
+        return Err(refuse("process.env", format!("`{}` is not a variable", odd.escape_debug())));
     }
     if process.args.iter().any(|it| it.contains('\0')) {
         return Err(refuse("process.args", "an argument holds a NUL byte"));

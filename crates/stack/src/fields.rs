@@ -60,7 +60,7 @@ impl Node {
     }
 }
 
-/// The fields of a map. Each is read by its key; [`Fields::finish`] refuses those that nobody has read.
+/// The fields of a map. Each is read by its key; [`Fields::finish`] refuses those that were not read.
 pub(crate) struct Fields<'a> {
     of: &'a Node,
     map: &'a BTreeMap<String, Node>,

@@ -20,7 +20,7 @@ pub use load::{LoadError, load};
 pub fn option(spec: &mut flota_api::model::NetworkSpec, name: &str, value: &str) -> Result<(), String> {
     match (name, value) {
         ("com.docker.network.driver.mtu", _) => {
-            spec.mtu = Some(value.parse().map_err(|_| format!("`{value}` is no number of bytes"))?);
+            spec.mtu = Some(value.parse().map_err(|_| format!("`{value}` is not a number of bytes"))?);
         }
         ("parent", _) => spec.parent = Some(value.to_owned()),
         ("encrypted", "" | "true") => spec.encrypted = true,
@@ -28,7 +28,7 @@ pub fn option(spec: &mut flota_api::model::NetworkSpec, name: &str, value: &str)
         ("encrypted", _) => return Err(format!("`{value}` is neither true nor false")),
         _ => {
             let known = "com.docker.network.driver.mtu, parent, encrypted";
-            return Err(format!("`{name}` is no option of a network: they are {known}"));
+            return Err(format!("`{name}` is not an option of a network: they are {known}"));
         }
     }
     Ok(())

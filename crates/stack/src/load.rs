@@ -36,7 +36,7 @@ pub enum LoadError {
         line: usize,
         /// The key, such as `services.web.image`; empty for the whole file.
         key: String,
-        /// What is wrong.
+        /// The defect.
         why: String,
     },
 }
@@ -153,7 +153,7 @@ services:
         let folder = std::env::temp_dir();
         let path = folder.join(format!("flota-stack-{}.yml", std::process::id()));
         std::fs::write(&path, "services:\n  web: 1\n").expect("a temporary file");
-        let error = load(&path, "s").expect_err("it is no service").to_string();
+        let error = load(&path, "s").expect_err("it is not a service").to_string();
         assert_eq!(error, format!("{}:2: services.web: a map is needed, not a text", path.display()));
         std::fs::remove_file(path).expect("its own file");
     }

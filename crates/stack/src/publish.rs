@@ -61,7 +61,7 @@ pub(crate) fn pair(
 fn range(text: &str) -> Result<std::ops::RangeInclusive<u16>, String> {
     let port = |text: &str| match text.parse::<u16>() {
         Ok(port) if port > 0 => Ok(port),
-        _ => Err(format!("`{text}` is no port; a port is between 1 and 65535")),
+        _ => Err(format!("`{text}` is not a port; a port is between 1 and 65535")),
     };
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (port(first)?, port(last)?);
@@ -71,13 +71,13 @@ fn range(text: &str) -> Result<std::ops::RangeInclusive<u16>, String> {
 /// Parses a protocol.
 pub(crate) fn parse_protocol(text: &str) -> Result<Protocol, String> {
     let found = Protocol::ALL.iter().copied().find(|it| it.as_str() == text);
-    found.ok_or_else(|| format!("`{text}` is no protocol; it is tcp or udp"))
+    found.ok_or_else(|| format!("`{text}` is not a protocol; a protocol is tcp or udp"))
 }
 
 /// Parses a mode of a published port.
 pub(crate) fn parse_mode(text: &str) -> Result<PublishMode, String> {
     let found = PublishMode::ALL.iter().copied().find(|it| it.as_str() == text);
-    found.ok_or_else(|| format!("`{text}` is no mode; it is ingress or host"))
+    found.ok_or_else(|| format!("`{text}` is not a mode; a mode is ingress or host"))
 }
 
 /// Parses a network that a service joins: `NAME`, or `name=NAME[,alias=ALIAS]…`.
@@ -103,12 +103,12 @@ pub fn network(text: &str) -> Result<NetworkAttachment, String> {
 /// Parses a line of `/etc/hosts`: `NAME:ADDRESS`, or `NAME=ADDRESS`.
 ///
 /// # Errors
-/// A message that says what can't be used.
+/// A message that names the part that can't be used.
 pub fn host(text: &str) -> Result<HostEntry, String> {
     let split = text.split_once('=').or_else(|| text.split_once(':'));
-    let (name, address) = split.ok_or_else(|| format!("`{text}` has the form NAME:ADDRESS"))?;
+    let (name, address) = split.ok_or_else(|| format!("`{text}` does not have the form NAME:ADDRESS"))?;
     let address = address.trim_start_matches('[').trim_end_matches(']');
-    let address = address.parse().map_err(|_| format!("`{address}` is no IP address"))?;
+    let address = address.parse().map_err(|_| format!("`{address}` is not an IP address"))?;
     Ok(HostEntry { name: name.to_owned(), address })
 }
 
@@ -140,15 +140,15 @@ mod tests {
     #[test]
     fn ports_that_cannot_be_are_refused_with_the_part_that_is_wrong() {
         for (text, expected) in [
-            ("0", "`0` is no port; a port is between 1 and 65535"),
-            ("0:80", "`0` is no port; a port is between 1 and 65535"),
-            ("80:65536", "`65536` is no port"),
+            ("0", "`0` is not a port; a port is between 1 and 65535"),
+            ("0:80", "`0` is not a port; a port is between 1 and 65535"),
+            ("80:65536", "`65536` is not a port"),
             ("8000-8002:80-81", "3 published ports can't stand for 2 ports of a task"),
             ("81-80", "`81-80` ends before it begins"),
             ("127.0.0.1:80:80", "`127.0.0.1:80:80`: a port is published on every address"),
-            ("80/sctp", "`sctp` is no protocol; it is tcp or udp"),
+            ("80/sctp", "`sctp` is not a protocol; a protocol is tcp or udp"),
             ("published=80", "target= is missing"),
-            ("target=80,mode=x", "`x` is no mode"),
+            ("target=80,mode=x", "`x` is not a mode"),
             ("target=80,x=1", "`x=1` is none of"),
         ] {
             let error = ports(text).expect_err(text);

@@ -13,7 +13,7 @@ const VALUES_BOUND: usize = 100_000;
 /// Deepest nesting of a document.
 const DEPTH_BOUND: usize = 64;
 
-/// What is wrong with a document, and where.
+/// A defect of a document, and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
     /// The line, from 1.

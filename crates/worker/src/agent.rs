@@ -44,7 +44,7 @@ pub(crate) struct Agent {
     pub(crate) address: String,
     /// Description of the machine.
     pub(crate) description: NodeDescription,
-    /// What this node offers to tasks.
+    /// The runtimes, devices and rights that this node offers to tasks.
     pub(crate) offers: Arc<NodeOffers>,
     pub(crate) dialer: Dialer,
     pub(crate) managers: KnownManagers,
@@ -90,7 +90,7 @@ struct Link<'a> {
     period: Duration,
     beat: Interval,
     /// When the last message of the manager arrived.
-    heard: Instant,
+    last_message: Instant,
     /// When the session was established, if it was.
     established: Option<Instant>,
 }
@@ -156,7 +156,7 @@ impl Agent {
             channel,
             period: HEARTBEAT,
             beat: tokio::time::interval(HEARTBEAT),
-            heard: Instant::now(),
+            last_message: Instant::now(),
             established: None,
         };
         let end = self.serve(&mut session, &mut link, facts).await;
@@ -194,10 +194,10 @@ impl Agent {
         let mut programmed = self.networks.programmed();
         programmed.mark_unchanged();
         loop {
-            let silent_at = link.heard + link.period.mul_f64(LATE);
+            let silent_at = link.last_message + link.period.mul_f64(LATE);
             let message = tokio::select! {
                 message = session.recv() => {
-                    link.heard = Instant::now();
+                    link.last_message = Instant::now();
                     self.handle(message?, link)?;
                     continue;
                 }

@@ -55,7 +55,7 @@ pub struct AgentOptions {
     pub records: Arc<dyn TaskRecords>,
     /// Keeps the managers and the newest assignments across boots.
     pub state: Arc<dyn WorkerState>,
-    /// What the node offers to tasks.
+    /// The runtimes, devices and rights that the node offers to tasks.
     pub offers: Arc<NodeOffers>,
     /// The wall clock.
     pub clock: Clock,
@@ -82,7 +82,7 @@ pub fn start_agent(options: AgentOptions, shutdown: CancellationToken) -> AgentH
     start_reporting_to(options, Reporter::default(), shutdown)
 }
 
-/// Does the same as [`start_agent`], with a reporter that other parts report to as well.
+/// Starts the logic of a worker as [`start_agent`] does, with a reporter that other parts report to as well.
 pub(crate) fn start_reporting_to(
     options: AgentOptions,
     reporter: Reporter,

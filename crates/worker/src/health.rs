@@ -40,7 +40,7 @@ fn pause(check: &HealthCheck, state: HealthState, age: Duration) -> Duration {
     if starts { check.start_interval } else { check.interval }
 }
 
-/// What a monitor does at the moment.
+/// The current activity of a monitor.
 enum Stage {
     /// It waits for this time.
     Waits(Instant),
@@ -95,7 +95,7 @@ impl Monitor {
     }
 
     /// Checks the container until its state changes; never returns once it is unhealthy. If the future is dropped, the
-    /// next one goes on with the same check.
+    /// next one continues with the same check.
     pub(crate) async fn changed(&mut self) {
         let before = self.health.state;
         while self.health.state == before {

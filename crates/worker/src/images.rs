@@ -49,7 +49,7 @@ pub(crate) enum FetchError {
     Nowhere {
         /// Digest of the image.
         digest: String,
-        /// What the registry says.
+        /// The error of the registry.
         #[source]
         source: PullError,
     },

@@ -12,7 +12,7 @@
 //! far it is.
 //!
 //! `session.rs` converts between messages and domain types (`messages.rs`); no module behind it knows the wire format.
-//! What a container needs before it starts is a list of steps, each with its undo; `executor/prepared.rs` explains
+//! The preparation of a container is a list of steps, each with its undo; `executor/prepared.rs` explains
 //! where to add one.
 //!
 //! A restart is local: an ended container is started again by its policy, without a manager. Containers outlive the

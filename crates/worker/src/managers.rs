@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn without_managers_nobody_is_tried() {
+    fn without_managers_there_is_no_attempt() {
         let mut search = Search::default();
         assert_eq!(search.manager(&[]), None);
         assert_eq!(search.failed(0), LEAST_PAUSE);

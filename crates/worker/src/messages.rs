@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use flota_api::id::TaskId;
-use flota_api::model::{Assignment, ImageSource, NetworkUpdate, NodeDescription, TaskStatus};
+use flota_api::model::{Assignment, ImageSource, NetworkUpdate, NodeDescription, StreamRequest, TaskStatus};
 use flota_api::version::{Timestamp, Version};
 
 /// A message to the leader.
@@ -63,7 +63,7 @@ pub(crate) struct Registered {
     pub(crate) grant_key: Vec<u8>,
 }
 
-/// What stops: only the daemon, or the machine with all tasks.
+/// The scope of a stop: only the daemon, or the machine with all tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Departure {
     Daemon,
@@ -102,7 +102,7 @@ pub(crate) struct SetVersion {
     pub(crate) version: u64,
 }
 
-/// What the leader assigns to this node: everything, or only the changes.
+/// The leader's assignments for this node: all of them, or only the changes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct AssignmentSet {
     pub(crate) version: SetVersion,
@@ -143,53 +143,6 @@ pub(crate) struct Part {
 pub struct OpenStream {
     /// Identifies the stream to the leader.
     pub(crate) id: String,
-    pub(crate) request: StreamRequest,
-}
-
-/// What a stream carries.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum StreamRequest {
-    Exec(ExecRequest),
-    Logs(LogsRequest),
-    Forward(ForwardRequest),
-    /// A request of a newer leader that this build does not know.
-    Unknown,
-}
-
-/// A program to run in a task's container.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct ExecRequest {
-    pub(crate) task: TaskId,
-    pub(crate) command: Vec<String>,
-    pub(crate) env: Vec<String>,
-    pub(crate) working_dir: String,
-    pub(crate) user: String,
-    /// Whether the user has standard input to send.
-    pub(crate) stdin: bool,
-    /// The size of the program's terminal, if it has one.
-    pub(crate) terminal: Option<TerminalSize>,
-}
-
-/// The size of a terminal in characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TerminalSize {
-    pub(crate) rows: u32,
-    pub(crate) columns: u32,
-}
-
-/// A connection of a user to a port of a task.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ForwardRequest {
-    pub(crate) task: TaskId,
-    pub(crate) port: u16,
-}
-
-/// Output of a task to send to the user.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct LogsRequest {
-    pub(crate) task: TaskId,
-    /// Whether to wait for more output at the end.
-    pub(crate) follow: bool,
-    /// Number of last lines to begin with; `None` for all.
-    pub(crate) tail: Option<usize>,
+    /// `None` for a request of a newer leader that this build does not know.
+    pub(crate) request: Option<StreamRequest>,
 }

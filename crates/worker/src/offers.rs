@@ -1,4 +1,4 @@
-//! What this node offers to tasks beyond CPU and memory: runtime classes, devices by id, and what its owner allows.
+//! The offers of this node to tasks beyond CPU and memory: runtime classes, devices by id, and what its owner allows.
 //! The settings file and the detected GPUs define it; the leader learns it when the node registers.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,14 +8,14 @@ use std::path::PathBuf;
 use flota_api::defaults::EMBEDDED_RUNTIME;
 use flota_api::model::{Allowance, Balancer, DeviceId, NodeDevice};
 
-/// What a node offers to tasks.
+/// The runtimes, devices and rights that a node offers to tasks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeOffers {
     /// Programs of the runtime classes by name, without the embedded class.
     pub runtimes: BTreeMap<String, PathBuf>,
     /// Devices that may be given to tasks by id.
     pub devices: Vec<NodeDevice>,
-    /// What the owner allows to tasks.
+    /// The rights that the owner allows to tasks.
     pub allow: Allowance,
     /// Whether tasks can't gain privileges unless their service says otherwise; the cluster's default if `None`.
     pub no_new_privileges: Option<bool>,

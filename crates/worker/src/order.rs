@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use flota_api::model::{Assignment, TaskStatus};
 use flota_api::state::DesiredState;
 
-/// What the leader last sent about the task.
+/// The leader's last message about the task.
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
     pub(crate) assignment: Assignment,
@@ -17,9 +17,9 @@ pub(crate) struct Order {
     pub(crate) confirmed: bool,
 }
 
-/// What the leader wants for a task now.
+/// The leader's current instruction for a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum Instruction {
     /// The task is prepared and then waits.
     Ready,
     Run,
@@ -27,12 +27,12 @@ pub(crate) enum Wanted {
 }
 
 impl Order {
-    pub(crate) fn wanted(&self) -> Wanted {
+    pub(crate) fn instruction(&self) -> Instruction {
         match self.assignment.desired_state {
-            _ if self.removed => Wanted::Stop,
-            DesiredState::Ready => Wanted::Ready,
-            DesiredState::Running | DesiredState::Complete => Wanted::Run,
-            DesiredState::Shutdown | DesiredState::Remove => Wanted::Stop,
+            _ if self.removed => Instruction::Stop,
+            DesiredState::Ready => Instruction::Ready,
+            DesiredState::Running | DesiredState::Complete => Instruction::Run,
+            DesiredState::Shutdown | DesiredState::Remove => Instruction::Stop,
         }
     }
 

@@ -6,11 +6,9 @@ use std::fmt;
 use std::io;
 
 use futures::future::BoxFuture;
-use prost::Message;
 
 use flota_api::id::TaskId;
 use flota_api::model::Assignment;
-use flota_api::proto::dispatcher::TaskAssignment;
 
 mod folder;
 #[cfg(any(test, feature = "fake"))]
@@ -61,7 +59,7 @@ impl Record {
         let boot_id = &self.boot_id.as_bytes()[..self.boot_id.len().min(255)];
         let mut plain = vec![u8::try_from(boot_id.len()).expect("it was cut to fit")];
         plain.extend_from_slice(boot_id);
-        plain.extend_from_slice(&TaskAssignment::from(&self.assignment).encode_to_vec());
+        plain.extend_from_slice(&self.assignment.encode());
         plain
     }
 
@@ -70,8 +68,7 @@ impl Record {
         let (length, rest) = plain.split_first().ok_or_else(short)?;
         let (boot_id, rest) = rest.split_at_checked(usize::from(*length)).ok_or_else(short)?;
         let boot_id = String::from_utf8(boot_id.to_vec()).map_err(io::Error::other)?;
-        let assignment = TaskAssignment::decode(rest).map_err(io::Error::other)?;
-        Ok(Self { boot_id, assignment: assignment.try_into().map_err(io::Error::other)? })
+        Ok(Self { boot_id, assignment: Assignment::decode(rest).map_err(io::Error::other)? })
     }
 }
 

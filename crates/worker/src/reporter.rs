@@ -15,7 +15,7 @@ use crate::messages::{ImageReport, StatusBatch, TaskReport};
 const BATCH: usize = 1_000;
 
 #[derive(Debug, Default)]
-struct Pending {
+struct PendingReports {
     statuses: BTreeMap<TaskId, TaskStatus>,
     /// The latest report on each image, in the order of their events.
     images: Vec<ImageReport>,
@@ -27,7 +27,7 @@ struct Pending {
 /// Collects reports. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reporter {
-    pending: Arc<Mutex<Pending>>,
+    pending: Arc<Mutex<PendingReports>>,
     changed: Arc<Notify>,
     drained: Arc<Notify>,
 }

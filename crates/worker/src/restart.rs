@@ -21,7 +21,7 @@ pub(crate) struct History {
     restarts: Vec<Instant>,
 }
 
-/// What follows the end of a container.
+/// The decision after the end of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// Start again after this delay.
@@ -34,9 +34,11 @@ pub(crate) enum Decision {
 pub(crate) fn exit_error(status: &ExitStatus) -> String {
     let code = status.code;
     match (code, status.out_of_memory) {
-        (_, Some(OomVictim::Init)) => format!("killed for want of memory (exit code {code})"),
+        (_, Some(OomVictim::Init)) => format!("killed by the out-of-memory killer (exit code {code})"),
         (0, _) => String::new(),
-        (_, Some(OomVictim::Other)) => format!("exit code {code}; one of its processes was killed for want of memory"),
+        (_, Some(OomVictim::Other)) => {
+            format!("exit code {code}; one of its processes was killed by the out-of-memory killer")
+        }
         (_, None) => format!("exit code {code}"),
     }
 }
@@ -101,9 +103,9 @@ mod tests {
     #[test]
     fn error_names_what_ended_and_is_empty_after_a_success() {
         let error = |code, out_of_memory| exit_error(&ExitStatus { code, out_of_memory, at: 0 });
-        assert_eq!(error(137, Some(OomVictim::Init)), "killed for want of memory (exit code 137)");
+        assert_eq!(error(137, Some(OomVictim::Init)), "killed by the out-of-memory killer (exit code 137)");
         assert_eq!(error(0, Some(OomVictim::Other)), "", "a child was killed, and the program coped");
-        let other = "exit code 1; one of its processes was killed for want of memory";
+        let other = "exit code 1; one of its processes was killed by the out-of-memory killer";
         assert_eq!((error(1, Some(OomVictim::Other)).as_str(), error(1, None).as_str()), (other, "exit code 1"));
         assert_eq!(error(0, None), "");
     }

@@ -17,12 +17,11 @@ use flota_api::proto::dispatcher as pd;
 use flota_api::proto::dispatcher::dispatcher_client::DispatcherClient;
 use flota_api::proto::dispatcher::manager_message::Message as FromManager;
 use flota_api::proto::dispatcher::worker_message::Message as ToManager;
-use flota_api::proto::streams::frame::Frame;
 use flota_api::version::Timestamp;
 
 use crate::messages::{
-    AssignmentSet, Departure, ExecRequest, ForwardRequest, FromLeader, ImageReport, LogsRequest, OpenStream, Part,
-    Refused, Registered, Registration, SetVersion, StatusBatch, StreamRequest, TaskReport, TerminalSize, ToLeader,
+    AssignmentSet, Departure, FromLeader, ImageReport, OpenStream, Part, Refused, Registered, Registration, SetVersion,
+    StatusBatch, TaskReport, ToLeader,
 };
 
 /// Time that a manager has to answer.
@@ -43,7 +42,7 @@ pub(crate) enum SessionError {
     Closed,
     #[error("the manager's assignments name the task {0}, but not its spec")]
     NoSpec(String),
-    #[error("the manager sent what can't be used: {0}")]
+    #[error("the manager sent an unusable message: {0}")]
     Malformed(#[from] Malformed),
 }
 
@@ -144,10 +143,9 @@ fn from_leader(message: FromManager) -> Result<FromLeader, SessionError> {
         FromManager::Assignments(it) => FromLeader::Assignments(part(it)?),
         FromManager::Networks(it) => FromLeader::Networks(it.try_into()?),
         FromManager::StatusAck(it) => FromLeader::StatusAck(it.sequence),
-        FromManager::OpenStream(it) => FromLeader::OpenStream(OpenStream {
-            id: it.id,
-            request: stream_request(it.request.and_then(|it| it.frame)),
-        }),
+        FromManager::OpenStream(it) => {
+            FromLeader::OpenStream(OpenStream { id: it.id, request: it.request.and_then(|it| it.try_into().ok()) })
+        }
         FromManager::Managers(it) => FromLeader::Managers(it.managers.into_iter().map(|it| it.address).collect()),
         FromManager::Heartbeat(it) => FromLeader::Heartbeat(it.now.map(Timestamp)),
         FromManager::Removed(_) => FromLeader::Removed,
@@ -182,30 +180,6 @@ fn part(it: pd::Assignments) -> Result<Part, SessionError> {
 fn spec(it: pd::AssignedSpec) -> Result<Arc<ServiceSpec>, Malformed> {
     let spec = it.spec.ok_or(Malformed { field: "specs.spec", what: "is missing".into() })?;
     Ok(Arc::new(spec.try_into()?))
-}
-
-fn stream_request(frame: Option<Frame>) -> StreamRequest {
-    match frame {
-        Some(Frame::Exec(it)) => StreamRequest::Exec(ExecRequest {
-            task: it.task.into(),
-            command: it.command,
-            env: it.env,
-            working_dir: it.working_dir,
-            user: it.user,
-            stdin: it.stdin,
-            terminal: it.tty.then_some(TerminalSize { rows: it.rows, columns: it.columns }),
-        }),
-        Some(Frame::Logs(it)) => StreamRequest::Logs(LogsRequest {
-            task: it.task.into(),
-            follow: it.follow,
-            tail: it.tail_set.then(|| usize::try_from(it.tail).unwrap_or(usize::MAX)),
-        }),
-        Some(Frame::Forward(it)) => match u16::try_from(it.port) {
-            Ok(port) => StreamRequest::Forward(ForwardRequest { task: it.task.into(), port }),
-            Err(_) => StreamRequest::Unknown,
-        },
-        _ => StreamRequest::Unknown,
-    }
 }
 
 #[cfg(test)]
@@ -249,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_that_does_not_know_the_leader_names_nobody() {
+    fn a_manager_that_does_not_know_the_leader_names_none() {
         let answer = |address: &str| from_leader(FromManager::NotLeader(pd::NotLeader { address: address.into() }));
         assert_eq!(answer("").expect("a good message"), FromLeader::NotLeader(None));
         assert_eq!(answer("m1:1").expect("a good message"), FromLeader::NotLeader(Some("m1:1".into())));

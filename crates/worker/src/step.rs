@@ -4,7 +4,7 @@
 use flota_api::model::TaskStatus;
 use flota_api::state::TaskState;
 
-use crate::order::Wanted;
+use crate::order::Instruction;
 
 /// The facts about a task besides its status and what the leader wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,9 +68,9 @@ pub(crate) enum Step {
 }
 
 /// Decides the next step of a task runner.
-pub(crate) fn step(status: &TaskStatus, wanted: Wanted, facts: &Facts) -> Step {
+pub(crate) fn step(status: &TaskStatus, instruction: Instruction, facts: &Facts) -> Step {
     let state = status.state;
-    let stops = wanted == Wanted::Stop;
+    let stops = instruction == Instruction::Stop;
     match facts.container {
         _ if state.is_terminal() => Step::Rest,
         _ if state < TaskState::Accepted => Step::Accept,
@@ -86,8 +86,8 @@ pub(crate) fn step(status: &TaskStatus, wanted: Wanted, facts: &Facts) -> Step {
         _ if stops => Step::Finish,
         _ if !facts.allowed || !facts.due || facts.cut_off => Step::Wait,
         _ if !facts.prepared => Step::Prepare,
-        _ if wanted == Wanted::Ready && state == TaskState::Ready => Step::Wait,
-        _ if wanted == Wanted::Ready => Step::Hold,
+        _ if instruction == Instruction::Ready && state == TaskState::Ready => Step::Wait,
+        _ if instruction == Instruction::Ready => Step::Hold,
         _ => Step::Start,
     }
 }
@@ -95,8 +95,8 @@ pub(crate) fn step(status: &TaskStatus, wanted: Wanted, facts: &Facts) -> Step {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use Instruction::{Ready as WaitReady, Run, Stop};
     use TaskState::*;
-    use Wanted::{Ready as WaitReady, Run, Stop};
 
     /// The facts of a start that is allowed, due and prepared.
     const GOOD: Facts = Facts {
@@ -116,8 +116,8 @@ mod tests {
         Orphaned,
     ];
 
-    fn next(state: TaskState, wanted: Wanted, facts: Facts) -> Step {
-        step(&TaskStatus { state, ..TaskStatus::default() }, wanted, &facts)
+    fn next(state: TaskState, instruction: Instruction, facts: Facts) -> Step {
+        step(&TaskStatus { state, ..TaskStatus::default() }, instruction, &facts)
     }
 
     #[test]
@@ -172,15 +172,15 @@ mod tests {
             (Running, Run, Facts { rebooted: true, ..ENDED }, Step::StartOver),
             (Complete, Run, Facts { rebooted: true, ..GOOD }, Step::Rest),
         ];
-        for (state, wanted, facts, expected) in table {
-            assert_eq!(next(state, wanted, facts), expected, "{state} {wanted:?} {facts:?}");
+        for (state, instruction, facts, expected) in table {
+            assert_eq!(next(state, instruction, facts), expected, "{state} {instruction:?} {facts:?}");
         }
     }
 
     /// Returns every combination of state, order and facts.
-    fn all() -> impl Iterator<Item = (TaskState, Wanted, Facts)> {
-        let of_state = |state| [WaitReady, Run, Stop].map(|wanted| (state, wanted));
-        let facts = |(state, wanted)| {
+    fn all() -> impl Iterator<Item = (TaskState, Instruction, Facts)> {
+        let of_state = |state| [WaitReady, Run, Stop].map(|instruction| (state, instruction));
+        let facts = |(state, instruction)| {
             let of_bits = move |bits: u32| {
                 let is_set = |bit: u32| bits & (1 << bit) != 0;
                 [Presence::Absent, Presence::Runs, Presence::Ended].map(|container| Facts {
@@ -194,15 +194,16 @@ mod tests {
                     is_unfit: is_set(6),
                 })
             };
-            (0..128).flat_map(of_bits).map(move |facts| (state, wanted, facts))
+            (0..128).flat_map(of_bits).map(move |facts| (state, instruction, facts))
         };
         STATES.into_iter().flat_map(of_state).flat_map(facts)
     }
 
     /// Returns whether the condition holds whenever this step is decided, and the step is decided at least once.
-    fn always(step: Step, holds: impl Fn(TaskState, Wanted, &Facts) -> bool) -> bool {
-        let mut cases = all().filter(|(state, wanted, facts)| next(*state, *wanted, *facts) == step).peekable();
-        cases.peek().is_some() && cases.all(|(state, wanted, facts)| holds(state, wanted, &facts))
+    fn always(step: Step, holds: impl Fn(TaskState, Instruction, &Facts) -> bool) -> bool {
+        let mut cases =
+            all().filter(|(state, instruction, facts)| next(*state, *instruction, *facts) == step).peekable();
+        cases.peek().is_some() && cases.all(|(state, instruction, facts)| holds(state, instruction, &facts))
     }
 
     #[test]
@@ -210,25 +211,31 @@ mod tests {
         let is_free = |facts: &Facts| facts.allowed && facts.due && !facts.cut_off && !facts.rebooted;
         assert!(always(Step::Rest, |state, _, _| state.is_terminal()));
         assert!(always(Step::Accept, |state, _, _| state < Accepted));
-        assert!(always(Step::Start, |state, wanted, facts| {
-            wanted == Run && is_free(facts) && facts.prepared && facts.container != Presence::Runs && state >= Accepted
+        assert!(always(Step::Start, |state, instruction, facts| {
+            instruction == Run
+                && is_free(facts)
+                && facts.prepared
+                && facts.container != Presence::Runs
+                && state >= Accepted
         }));
-        assert!(always(Step::Prepare, |_, wanted, facts| {
-            wanted != Stop && is_free(facts) && !facts.prepared && facts.container != Presence::Runs
+        assert!(always(Step::Prepare, |_, instruction, facts| {
+            instruction != Stop && is_free(facts) && !facts.prepared && facts.container != Presence::Runs
         }));
-        assert!(always(Step::Hold, |state, wanted, facts| wanted == WaitReady && state != Ready && facts.prepared));
-        assert!(always(Step::Stop, |_, wanted, facts| wanted == Stop && facts.container == Presence::Runs));
-        assert!(always(Step::Suspend, |_, wanted, facts| {
-            wanted != Stop && facts.cut_off && facts.container == Presence::Runs
+        assert!(always(Step::Hold, |state, instruction, facts| instruction == WaitReady
+            && state != Ready
+            && facts.prepared));
+        assert!(always(Step::Stop, |_, instruction, facts| instruction == Stop && facts.container == Presence::Runs));
+        assert!(always(Step::Suspend, |_, instruction, facts| {
+            instruction != Stop && facts.cut_off && facts.container == Presence::Runs
         }));
-        assert!(always(Step::Finish, |_, wanted, facts| wanted == Stop && facts.container != Presence::Runs));
+        assert!(always(Step::Finish, |_, instruction, facts| instruction == Stop && facts.container != Presence::Runs));
         assert!(always(Step::Judge, |state, _, facts| state >= Starting && facts.container == Presence::Ended));
         assert!(always(Step::Adopt, |state, _, facts| state != Running && facts.container == Presence::Runs));
-        assert!(always(Step::StopUnhealthy, |_, wanted, facts| {
-            wanted != Stop && facts.is_unfit && facts.container == Presence::Runs
+        assert!(always(Step::StopUnhealthy, |_, instruction, facts| {
+            instruction != Stop && facts.is_unfit && facts.container == Presence::Runs
         }));
         assert!(always(Step::StartOver, |_, _, facts| facts.rebooted && facts.container != Presence::Runs));
-        assert!(always(Step::Wait, |state, wanted, _| !state.is_terminal() && wanted != Stop));
+        assert!(always(Step::Wait, |state, instruction, _| !state.is_terminal() && instruction != Stop));
     }
 
     #[test]

@@ -8,16 +8,19 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
 use tonic::transport::Channel;
 
 use flota_api::defaults::MESSAGE_BOUND;
+use flota_api::id::TaskId;
+use flota_api::model::{LogRange, StreamKind, StreamRequest};
 use flota_api::proto::streams::frame::Frame as F;
 use flota_api::proto::streams::streams_client::StreamsClient;
 use flota_api::proto::streams::{Frame, LogLine};
 use flota_runtime::LogReader;
 
 use crate::executor::ContainerExecutor;
-use crate::messages::{LogsRequest, OpenStream, StreamRequest};
+use crate::messages::OpenStream;
 
 mod descriptor;
 mod exec;
@@ -59,16 +62,8 @@ pub(crate) async fn open(executor: Arc<ContainerExecutor>, channel: Channel, ope
         }
     };
     match open.request {
-        StreamRequest::Exec(request) => exec(&executor, request, &mut inbox, &outbox).await,
-        StreamRequest::Logs(request) => {
-            tokio::select! {
-                result = logs(&executor, request, &outbox) => drop(result),
-                // The user sends nothing, so the end of the inbox means that the user has left.
-                _ = inbox.message() => {}
-            }
-        }
-        StreamRequest::Forward(request) => forward(&executor, &request, &mut inbox, &outbox).await,
-        StreamRequest::Unknown => drop(send(&outbox, F::Error("this node does not know this request".into())).await),
+        Some(StreamRequest { task, kind }) => serve(&executor, &task, kind, &mut inbox, &outbox).await,
+        None => drop(send(&outbox, F::Error("this node does not know this request".into())).await),
     }
     // Dropping the inbox now would reset the stream and lose data that is still in flight to the leader.
     drop(outbox);
@@ -76,10 +71,30 @@ pub(crate) async fn open(executor: Arc<ContainerExecutor>, channel: Channel, ope
     let _ = tokio::time::timeout(CLOSE_WAIT, closed).await;
 }
 
-async fn logs(executor: &ContainerExecutor, request: LogsRequest, outbox: &Outbox) -> Result<(), Gone> {
-    let name = executor.name(&request.task);
-    let mut reader = LogReader::open(&executor.paths.log(&request.task));
-    let mut tail = request.tail;
+async fn serve(
+    executor: &ContainerExecutor,
+    task: &TaskId,
+    kind: StreamKind,
+    inbox: &mut Streaming<Frame>,
+    outbox: &Outbox,
+) {
+    match kind {
+        StreamKind::Exec(program) => exec(executor, task, program, inbox, outbox).await,
+        StreamKind::Logs(range) => {
+            tokio::select! {
+                result = logs(executor, task, range, outbox) => drop(result),
+                // The user sends nothing, so the end of the inbox means that the user has left.
+                _ = inbox.message() => {}
+            }
+        }
+        StreamKind::Forward(port) => forward(executor, task, port, inbox, outbox).await,
+    }
+}
+
+async fn logs(executor: &ContainerExecutor, task: &TaskId, range: LogRange, outbox: &Outbox) -> Result<(), Gone> {
+    let name = executor.name(task);
+    let mut reader = LogReader::open(&executor.paths.log(task));
+    let mut tail = range.tail.map(|tail| usize::try_from(tail).unwrap_or(usize::MAX));
     loop {
         // A tail is resolved at the first read: the whole log is read, and its last lines are kept.
         let last = tail.take();
@@ -99,7 +114,7 @@ async fn logs(executor: &ContainerExecutor, request: LogsRequest, outbox: &Outbo
         let caught_up = lines.is_empty();
         for line in lines {
             let line = LogLine {
-                task_id: request.task.to_string(),
+                task_id: task.to_string(),
                 task_name: name.clone(),
                 node_name: executor.node.hostname.clone(),
                 number: line.number,
@@ -109,7 +124,7 @@ async fn logs(executor: &ContainerExecutor, request: LogsRequest, outbox: &Outbo
             };
             send(outbox, F::Log(line)).await?;
         }
-        match (caught_up, request.follow) {
+        match (caught_up, range.follow) {
             (true, false) => return Ok(()),
             (true, true) => tokio::time::sleep(FOLLOW).await,
             (false, _) => {}

@@ -22,7 +22,7 @@ use flota_runtime::ExitStatus;
 
 use crate::executor::{Executor, ExecutorError, Found, Prepared, log_leftovers, remove_task};
 use crate::health::Monitor;
-use crate::order::{Contact, Order, Wanted};
+use crate::order::{Contact, Instruction, Order};
 use crate::records::{Record, TaskRecords};
 use crate::reporter::Reporter;
 use crate::restart::{self, Decision, History};
@@ -33,7 +33,7 @@ use crate::stop::stop;
 mod container;
 mod health;
 
-use container::Container;
+use container::TaskContainer;
 
 /// Number of tries of a preparation before the task is rejected, so that another node is tried.
 const PREPARE_TRIES: u32 = 3;
@@ -44,7 +44,7 @@ const FAILED: i32 = 1;
 const KILLED: i32 = 137;
 /// Largest number of characters of an error that are kept.
 const ERROR_BOUND: usize = 1_000;
-/// Delay after the first start that failed for want of something; it doubles.
+/// Delay after the first start that failed because something was short; it doubles.
 const START_DELAY: Duration = Duration::from_secs(1);
 /// Pause between two tries to find a task's container.
 const FIND_RETRY: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ const FIND_RETRY: Duration = Duration::from_secs(1);
 const REMOVE_TRIES: u32 = 6;
 const REMOVE_DELAY: Duration = Duration::from_secs(1);
 
-/// What all runners of a node share.
+/// The parts that all runners of a node share.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
     pub(crate) executor: Arc<dyn Executor>,
@@ -78,7 +78,7 @@ pub(crate) struct TaskRunner {
     task: TaskId,
     spec: Arc<ServiceSpec>,
     status: TaskStatus,
-    container: Container,
+    container: TaskContainer,
     /// Checks the health of the container that runs.
     health: Option<Monitor>,
     /// Whether the last boot ended a container of the task.
@@ -109,7 +109,7 @@ impl TaskRunner {
             shared,
             orders,
             spec: assignment.spec,
-            container: Container::Absent,
+            container: TaskContainer::Absent,
             health: None,
             rebooted: !confirmed && status.state >= TaskState::Starting && !status.state.is_terminal(),
             status,
@@ -167,7 +167,8 @@ impl TaskRunner {
                 Step::Adopt => self.report_running().await,
                 Step::StopUnhealthy => {
                     let ended = self.stop_container().await;
-                    self.container = ended.map_or(Container::Absent, |(status, ran)| Container::Ended { status, ran });
+                    self.container =
+                        ended.map_or(TaskContainer::Absent, |(status, ran)| TaskContainer::Ended { status, ran });
                 }
                 Step::Stop => {
                     self.stop_container().await;
@@ -192,9 +193,9 @@ impl TaskRunner {
 
     fn next(&mut self, prepared: bool) -> Step {
         let now = Instant::now();
-        let (wanted, confirmed) = {
+        let (instruction, confirmed) = {
             let order = self.orders.borrow_and_update();
-            (order.wanted(), order.confirmed)
+            (order.instruction(), order.confirmed)
         };
         let facts = Facts {
             container: self.container.presence(),
@@ -206,7 +207,7 @@ impl TaskRunner {
             is_unfit: self.unhealthy_until().is_some_and(|at| at <= now),
             prepared,
         };
-        step(&self.status, wanted, &facts)
+        step(&self.status, instruction, &facts)
     }
 
     /// Returns when the service wants its tasks stopped for lack of contact with a manager; `None` while there is
@@ -218,7 +219,7 @@ impl TaskRunner {
 
     /// Finds a running container, including one of an earlier daemon, or an end that was not judged yet.
     async fn find_container(&mut self) {
-        if !matches!(self.container, Container::Absent) || self.status.state.is_terminal() {
+        if !matches!(self.container, TaskContainer::Absent) || self.status.state.is_terminal() {
             return;
         }
         // Neither a start nor an end may follow from an error: the container may run.
@@ -232,14 +233,14 @@ impl TaskRunner {
         match found {
             Some(Found::Runs(running)) => {
                 let age = running.age;
-                self.container = Container::Runs { running, found: Instant::now() };
+                self.container = TaskContainer::Runs { running, found: Instant::now() };
                 self.watch_health(age).await;
             }
             Some(Found::Ended(status)) if self.status.state >= TaskState::Starting => {
                 // Only the wall clock tells how long a container of an earlier daemon ran.
                 let by_wall = || self.status.at.until(Timestamp(status.at));
                 let ran = self.started.map_or_else(by_wall, |started| started.elapsed());
-                self.container = Container::Ended { status, ran };
+                self.container = TaskContainer::Ended { status, ran };
             }
             Some(Found::Ended(_)) | None => {}
         }
@@ -291,7 +292,7 @@ impl TaskRunner {
         match self.shared.executor.start(&assignment, &draft).await {
             Ok(running) => {
                 self.failed_starts = 0;
-                self.container = Container::Runs { running, found: now };
+                self.container = TaskContainer::Runs { running, found: now };
                 self.watch_health(Duration::ZERO).await;
                 self.report_running().await;
             }
@@ -316,7 +317,8 @@ impl TaskRunner {
     /// Ends the container. Returns how it ended and how long it ran; `None` if there was none.
     async fn stop_container(&mut self) -> Option<(ExitStatus, Duration)> {
         self.health = None;
-        let Container::Runs { mut running, found } = std::mem::replace(&mut self.container, Container::Absent) else {
+        let TaskContainer::Runs { mut running, found } = std::mem::replace(&mut self.container, TaskContainer::Absent)
+        else {
             return None;
         };
         // The save comes before the signal: a daemon that restarts midway must not take the end for a crash.
@@ -333,7 +335,7 @@ impl TaskRunner {
 
     /// Applies the restart policy to the end of a container that was not stopped by the runner.
     async fn judge(&mut self) {
-        let Container::Ended { status, ran } = std::mem::replace(&mut self.container, Container::Absent) else {
+        let TaskContainer::Ended { status, ran } = std::mem::replace(&mut self.container, TaskContainer::Absent) else {
             return;
         };
         self.health = None;
@@ -343,7 +345,7 @@ impl TaskRunner {
         if !is_unhealthy {
             self.status.error = restart::exit_error(&status);
         }
-        if self.orders.borrow().wanted() == Wanted::Stop {
+        if self.orders.borrow().instruction() == Instruction::Stop {
             return self.set(TaskState::Shutdown, "stopped").await;
         }
         let code = self.status.exit_code.unwrap_or(FAILED);

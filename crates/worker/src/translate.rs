@@ -227,7 +227,7 @@ fn join_network(result: &mut Spec, network: &TaskNetwork) {
     let is_network = |it: &oci::Namespace| it.kind == NamespaceKind::Network;
     match network {
         TaskNetwork::Loopback => {}
-        // What is not named is the caller's.
+        // A namespace that is not named is the caller's.
         TaskNetwork::Host => return linux.namespaces.retain(|it| !is_network(it)),
         TaskNetwork::Joined { namespace, .. } => {
             let own = linux.namespaces.iter_mut().filter(|it| is_network(it));

@@ -55,7 +55,7 @@ pub struct WorkerOptions {
     pub address: String,
     /// How this node reaches registries.
     pub registries: Registries,
-    /// What its owner offers to tasks; detected GPUs are added.
+    /// The runtimes, devices and rights that its owner offers to tasks; detected GPUs are added.
     pub offers: NodeOffers,
     /// The wall clock.
     pub clock: Clock,

@@ -1,6 +1,6 @@
-//! What a worker keeps across boots besides its tasks: the addresses of its managers, and the version of the newest
-//! assignments. Files are replaced by rename, so each is complete; they are not synced, because the cluster sends both
-//! again.
+//! The state that a worker keeps across boots besides its tasks: the addresses of its managers, and the version of the
+//! newest assignments. Files are replaced by rename, so each is complete; they are not synced, because the cluster
+//! sends both again.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -60,7 +60,7 @@ fn log(options: Options) -> bool {
     outcome.violation.is_none()
 }
 
-/// What a large cluster may take at most.
+/// The largest figures that a large cluster may have.
 const MOST_TIME: Duration = Duration::from_secs(600);
 const MOST_MEMORY_MIB: u64 = 4_096;
 

@@ -136,7 +136,7 @@ impl SimCluster {
     /// Returns the first entry, with the cluster object and all nodes, so that no node has to join.
     fn first_entry(&self, rng: &mut StdRng) -> Transaction {
         let view: View = Store::default().view();
-        let mut tx = WriteTx::new(view, "");
+        let mut tx = WriteTx::new(view, None);
         let id = ClusterId::random(rng);
         let ca = RootCa::generate(&id, std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(WALL)).expect("a CA");
         tx.create(Cluster {

@@ -101,7 +101,7 @@ impl Invariants {
             if is_wanted(task)
                 && let Some(other) = slots.insert((&task.service_id, task.slot), &task.id)
             {
-                return Err(format!("slot {} of a service shall run tasks {other} and {}", task.slot, task.id));
+                return Err(format!("slot {} of a service has two wanted tasks: {other} and {}", task.slot, task.id));
             }
             if task.holds_resources() {
                 let wanted = view.spec_of(task).map_or(0, |spec| spec.reservations.nano_cpus);
@@ -171,7 +171,7 @@ pub fn picture(cluster: &SimCluster) -> String {
 /// # Errors
 /// The condition that does not hold.
 pub fn converged(cluster: &SimCluster) -> Result<(), String> {
-    let view = cluster.view().ok_or("nobody leads")?;
+    let view = cluster.view().ok_or("no manager leads")?;
     let mut applied = Vec::new();
     for it in &cluster.managers {
         let manager = it.manager().ok_or_else(|| format!("{} does not run", it.host))?;

@@ -54,7 +54,7 @@ impl Script {
         self.manual_as(worker, manager, Register { node_id, images, ..Register::default() }, streams)
     }
 
-    /// As [`Script::manual`], with the other fields of the registration from `register`.
+    /// Replaces a worker's daemon by a manual node, and begins a session with this manager by sending `register`.
     pub fn manual_as(&mut self, worker: usize, manager: usize, register: Register, streams: Streams) -> ManualNode {
         let cluster = self.cluster();
         cluster.crash_worker(worker, false);
@@ -77,7 +77,7 @@ impl Script {
         let programs = Arc::clone(&node.programs);
         cluster.world.start(host, async move {
             let channel = Dialer::through(connector).manager(&address);
-            let ended = converse(channel, messages, outbox, (&seen, &beats, &reads, &programs), streams).await;
+            let ended = run_session(channel, messages, outbox, (&seen, &beats, &reads, &programs), streams).await;
             seen.lock().expect("no holder panics").end = Some(ended);
         });
         node
@@ -85,7 +85,7 @@ impl Script {
 }
 
 /// Runs the session until it ends.
-async fn converse(
+async fn run_session(
     channel: Channel,
     messages: mpsc::UnboundedReceiver<WorkerMessage>,
     outbox: mpsc::UnboundedSender<WorkerMessage>,
@@ -181,7 +181,7 @@ impl ManualNode {
     /// The session's process panicked.
     pub fn end(&self) -> Result<Result<(), Status>, String> {
         let seen = self.seen.lock().expect("no holder panics");
-        seen.end.clone().ok_or_else(|| "the session goes on".into())
+        seen.end.clone().ok_or_else(|| "the session continues".into())
     }
 }
 

@@ -30,11 +30,11 @@ impl Script {
     /// # Panics
     /// No manager leads.
     pub fn join_token(&mut self, role: Role) -> String {
-        let view = self.cluster().view().expect("somebody leads");
+        let view = self.cluster().view().expect("a manager leads");
         JoinToken::of(view.cluster().expect("the cluster has begun"), role).to_string()
     }
 
-    /// As [`Script::join`], with this token.
+    /// Joins a new machine with this token. Returns its number among the managers or workers.
     ///
     /// # Errors
     /// The error that the leader answers.
@@ -51,7 +51,7 @@ impl Script {
             address: host.address(),
         };
         let anonymous = Peer::Anonymous { address: USER.address().parse().expect("it is an address") };
-        let issued = self.ask_as(anonymous, self.leader(), |channel| async move {
+        let issued = self.request_as(anonymous, self.leader(), |channel| async move {
             NodeCaClient::new(channel).issue_certificate(request).await
         });
         let node_id = issued?.into_inner().node_id.as_str().into();
@@ -61,7 +61,7 @@ impl Script {
             return Ok(number);
         }
         let request = JoinRaftRequest { node_id: node_id.to_string(), address: host.address() };
-        let raft_id = self.ask_as(peer(host, &node_id, role), self.leader(), |channel| async move {
+        let raft_id = self.request_as(peer(host, &node_id, role), self.leader(), |channel| async move {
             NodeCaClient::new(channel).join_raft(request).await
         });
         let raft_id = raft_id?.into_inner().raft_id;
@@ -78,7 +78,7 @@ impl Script {
     pub fn leave(&mut self, manager: usize) -> Result<(), Status> {
         let it = &self.cluster().managers[manager];
         let (node_id, peer) = (it.node_id.to_string(), peer(it.host, &it.node_id, Role::Manager));
-        self.ask_as(peer, self.leader(), |channel| async move {
+        self.request_as(peer, self.leader(), |channel| async move {
             NodeCaClient::new(channel).leave_raft(LeaveRaftRequest { node_id, force: true }).await.map(drop)
         })
     }

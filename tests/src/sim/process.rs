@@ -26,7 +26,7 @@ use super::network::Network;
 use super::raft_network::RaftNetwork;
 use super::registry::FakeRegistry;
 
-/// The same value as in `flotad`.
+/// Interval of the keepalive pings, which is that of `flotad`.
 const KEEPALIVE: Duration = Duration::from_secs(2);
 
 /// Why a process ended by itself. Clones share it.

@@ -37,14 +37,14 @@ pub struct Mishaps {
 /// Longest delay of a duplicate, in milliseconds.
 const LATE: u64 = 3_000;
 
-enum Ask {
+enum Arrival {
     Call { method: Method, request: Receiver<RaftMessage>, answer: Sender<Answer> },
     Append { requests: Receiver<RaftMessage>, answers: Sender<Answer> },
 }
 
 #[derive(Default)]
 struct Ports {
-    open: BTreeMap<Host, mpsc::UnboundedSender<Ask>>,
+    open: BTreeMap<Host, mpsc::UnboundedSender<Arrival>>,
     mishaps: Mishaps,
     entries: Entries,
 }
@@ -74,10 +74,10 @@ impl RaftNetwork {
 
     /// Receives messages for the manager on this host until its process ends.
     pub async fn serve(self, host: Host, service: TransportService) {
-        let (sender, mut asks) = mpsc::unbounded_channel();
+        let (sender, mut arrivals) = mpsc::unbounded_channel();
         self.ports.lock().expect("no holder panics").open.insert(host, sender);
-        while let Some(ask) = asks.recv().await {
-            tokio::spawn(answer(service.clone(), ask));
+        while let Some(arrival) = arrivals.recv().await {
+            tokio::spawn(answer(service.clone(), arrival));
         }
     }
 
@@ -103,37 +103,37 @@ impl RaftNetwork {
         chance > 0.0 && self.network.draw(|rng| rng.random_bool(chance))
     }
 
-    fn ask(&self, to: Host, ask: Ask) -> Result<(), Status> {
+    fn send(&self, to: Host, arrival: Arrival) -> Result<(), Status> {
         let open = self.ports.lock().expect("no holder panics").open.get(&to).cloned();
-        let sent = open.is_some_and(|open| open.send(ask).is_ok());
-        if sent { Ok(()) } else { Err(Status::unavailable("nobody listens there")) }
+        let sent = open.is_some_and(|open| open.send(arrival).is_ok());
+        if sent { Ok(()) } else { Err(Status::unavailable("no process listens there")) }
     }
 
     /// Delivers a message whose answer is discarded.
     fn deliver(&self, from: Host, to: Host, method: Option<Method>, message: RaftMessage) {
         let (there, request) = wire(&self.network, from, to);
         let (answer, _) = wire(&self.network, to, from);
-        let ask = match method {
-            Some(method) => Ask::Call { method, request, answer },
-            None => Ask::Append { requests: request, answers: answer },
+        let arrival = match method {
+            Some(method) => Arrival::Call { method, request, answer },
+            None => Arrival::Append { requests: request, answers: answer },
         };
         let late = self.network.draw(|rng| rng.random_range(0..LATE));
         // It fails only if no process receives messages there, and then the duplicate is lost.
-        if self.ask(to, ask).is_ok() {
+        if self.send(to, arrival).is_ok() {
             let _ = there.send_late(message, late);
         }
     }
 }
 
-async fn answer(service: TransportService, ask: Ask) {
-    match ask {
-        Ask::Call { method, mut request, answer } => {
+async fn answer(service: TransportService, arrival: Arrival) {
+    match arrival {
+        Arrival::Call { method, mut request, answer } => {
             if let Some(Ok(message)) = request.next().await {
                 // It fails only if the caller has given up.
                 let _ = answer.send(service.call(method, message).await);
             }
         }
-        Ask::Append { requests, answers } => {
+        Arrival::Append { requests, answers } => {
             let requests = requests.take_while(|it| std::future::ready(it.is_ok()));
             let requests = requests.filter_map(|it| std::future::ready(it.ok())).boxed();
             let mut made = service.append(requests);
@@ -178,7 +178,7 @@ impl MemoryTransport {
         }
         let (there, request) = wire(&network, host, to);
         let (answer, mut answers) = wire(&network, to, host);
-        if let Err(refused) = self.to.ask(to, Ask::Call { method, request, answer }) {
+        if let Err(refused) = self.to.send(to, Arrival::Call { method, request, answer }) {
             time::sleep_until(time::now() + network.delay(host, to) * 2).await;
             return Err(refused);
         }
@@ -197,9 +197,9 @@ impl MemoryTransport {
         }
         let (there, arriving) = wire(&network, host, to);
         let (back, answers) = wire(&network, to, host);
-        let asked = self.to.ask(to, Ask::Append { requests: arriving, answers: back });
+        let sent = self.to.send(to, Arrival::Append { requests: arriving, answers: back });
         time::sleep_until(time::now() + network.delay(host, to) * 2).await;
-        asked?;
+        sent?;
         tokio::spawn(self.pump(to, requests, there));
         let broken = |error: std::io::Error| Status::unavailable(error.to_string());
         Ok(answers.map(move |answer| answer.map_err(broken)?).boxed())

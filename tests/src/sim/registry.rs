@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 
 use flota_api::image_ref::ImageRef;
 use flota_api::model::RegistryCredentials;
-use flota_manager::{AskRegistry, Resolved};
+use flota_manager::{DigestLookup, Resolved};
 
 /// All registries. None of them answers for a name that a test does not push. Clones are the same registries.
 #[derive(Clone, Debug, Default)]
@@ -20,12 +20,12 @@ struct State {
     digests: BTreeMap<String, String>,
     /// How long an answer takes.
     delay: Duration,
-    asked: Vec<Asked>,
+    lookups: Vec<Lookup>,
 }
 
-/// A question of a manager.
+/// A lookup that a manager has made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct Lookup {
     /// The whole reference.
     pub reference: String,
     /// The user name of the credentials that came with it.
@@ -47,19 +47,19 @@ impl FakeRegistry {
         self.state().delay = delay;
     }
 
-    /// Returns the questions so far.
-    pub fn asked(&self) -> Vec<Asked> {
-        self.state().asked.clone()
+    /// Returns the lookups so far.
+    pub fn lookups(&self) -> Vec<Lookup> {
+        self.state().lookups.clone()
     }
 }
 
-impl AskRegistry for FakeRegistry {
+impl DigestLookup for FakeRegistry {
     fn digest(&self, reference: ImageRef, login: Option<RegistryCredentials>) -> BoxFuture<'static, Resolved> {
         let mut state = self.state();
         let (reference, username) = (reference.to_string(), login.map(|it| it.username));
         let unknown = || format!("failed to resolve {reference}: there is no such image");
         let answer = state.digests.get(&reference).cloned().ok_or_else(unknown);
-        state.asked.push(Asked { reference, username });
+        state.lookups.push(Lookup { reference, username });
         let delay = state.delay;
         async move {
             tokio::time::sleep(delay).await;

@@ -61,9 +61,11 @@ impl Outcome {
         let Some(violation) = &self.violation else { return format!("seed {seed}: everything held") };
         let last = &self.log[self.log.len().saturating_sub(30)..];
         let fault = fault.map(|fault| format!(" {fault:?}")).unwrap_or_default();
+        // Other builds draw other random numbers.
+        let release = if cfg!(debug_assertions) { "" } else { "--release " };
         format!(
             "seed {seed}: {violation}\n--- the last of {} lines\n{}\n--- the whole log: \
-             cargo run -p flota-tests --bin flota-simulate -- --log {seed} {}{fault}",
+             cargo run {release}-p flota-tests --bin flota-simulate -- --log {seed} {}{fault}",
             self.log.len(),
             last.join("\n"),
             trouble / 1_000,
@@ -104,7 +106,7 @@ pub(super) fn is_up(cluster: &SimCluster) -> Result<(), String> {
     let leader = cluster.leader().and_then(|number| cluster.managers[number].manager());
     // While the set changes, entries also need a majority of the old set, so one more failed manager may stop the
     // cluster.
-    let leader = leader.filter(|it| !it.raft().is_changing()).ok_or("nobody leads a complete set of managers")?;
+    let leader = leader.filter(|it| !it.raft().is_changing()).ok_or("no manager leads a complete set of managers")?;
     let voters = leader.raft().members().iter().filter(|member| member.votes).count();
     if voters < managers { Err(format!("{voters} of {managers} managers vote")) } else { converged(cluster) }
 }
@@ -267,7 +269,7 @@ impl Run {
         self.invariants.let_tables_differ();
         let store = self.cluster.managers[manager].manager().expect("it runs").store().clone();
         let view = store.view();
-        let mut tx = WriteTx::new(view.clone(), "");
+        let mut tx = WriteTx::new(view.clone(), None);
         tx.create(Stack { id: "spoiled".into(), ..Stack::default() });
         store.apply(view.version, Entry { at: view.time, transactions: vec![tx.finish()], ..Entry::default() });
     }
@@ -310,7 +312,7 @@ impl Run {
             return Err(format!("something moved although nothing was to do: {before} became {after}"));
         }
         converged(&self.cluster).map_err(|missing| format!("it did not stay so: {missing}"))?;
-        let bad = ["tables of this manager and of the leader differ", "an answer that nobody gives"];
+        let bad = ["tables of this manager and of the leader differ", "an answer that no manager gives"];
         match bad.iter().find_map(|text| self.cluster.world.log.find(text)) {
             Some(line) => Err(format!("the log says: {line}")),
             None => Ok(()),

@@ -2,6 +2,7 @@
 //! at once. Then some workers are cut off for a while, and the leader crashes. `flota-simulate --scale` prints the
 //! figures, and `flota-simulate --schedule` those of the scheduler alone.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -89,7 +90,7 @@ impl Scale {
     fn measure(self) -> Result<Cost, String> {
         let mut cluster = SimCluster::start_fleet(World::new(1), 3, self.workers, &Random::seeded(1));
         until(&mut cluster, "the cluster is up", is_up)?;
-        let leader = cluster.leader().ok_or("nobody leads")?;
+        let leader = cluster.leader().ok_or("no manager leads")?;
         let (begun, before) = (cluster.world.now(), cpu(&cluster, leader));
         self.create_services(&mut cluster);
         until(&mut cluster, "every task is assigned", |it| self.all_are_at_least(TaskState::Assigned, it))?;
@@ -127,7 +128,7 @@ impl Scale {
         Ok(taken.saturating_sub(usual) / u32::try_from(lost.len()).expect("they are few"))
     }
 
-    /// Crashes the leader and waits until every worker has a session with the next one.
+    /// Crashes the leader and waits until every worker has a session with the next one. None may be taken for down meanwhile.
     fn change_leader(self, cluster: &mut SimCluster, leader: usize, cost: Cost) -> Result<Cost, String> {
         let (before, begun) = (allocated(), cluster.world.now());
         cluster.crash_manager(leader, true);
@@ -135,14 +136,20 @@ impl Scale {
         let others: Vec<usize> = (0..cluster.managers.len()).filter(|number| *number != leader).collect();
         let taken = |cluster: &SimCluster| -> Vec<Duration> { others.iter().map(|it| cpu(cluster, *it)[0]).collect() };
         let before = taken(cluster);
+        let lost = RefCell::new(None);
         until(cluster, "every worker has a session with another leader", |it| {
-            count_down(it, 0)?;
-            let next = it.leader().and_then(|number| it.managers[number].manager()).ok_or("nobody leads")?;
+            if let Some(Err(down)) = it.view().map(|_| count_down(it, 0)) {
+                lost.borrow_mut().get_or_insert(down);
+            }
+            let next = it.leader().and_then(|number| it.managers[number].manager()).ok_or("no manager leads")?;
             let sessions = next.sessions();
             if sessions == usize::from(self.workers) { Ok(()) } else { Err(format!("{sessions} sessions")) }
         })?;
+        if let Some(down) = lost.take() {
+            return Err(format!("while the workers had to connect to another leader, {down}"));
+        }
         let next = cluster.leader().and_then(|next| others.iter().position(|it| *it == next));
-        let next = next.ok_or("nobody leads")?;
+        let next = next.ok_or("no manager leads")?;
         let reconnect = taken(cluster)[next] - before[next];
         Ok(Cost { memory, reconnected_ms: cluster.world.now() - begun, reconnect, ..cost })
     }
@@ -174,14 +181,14 @@ impl Scale {
 
     /// Whether all tasks exist and have reached this state, according to the leader's store.
     fn all_are_at_least(self, state: TaskState, cluster: &SimCluster) -> Result<(), String> {
-        let view = cluster.view().ok_or("nobody leads")?;
+        let view = cluster.view().ok_or("no manager leads")?;
         let count = view.tasks().filter(|task| task.status.state >= state).count() as u64;
         if count == self.tasks { Ok(()) } else { Err(format!("{count} of {}", self.tasks)) }
     }
 
     /// Checks that there are no surplus tasks and that every node has the same number of tasks.
     fn check_spread(self, cluster: &SimCluster) -> Result<(), String> {
-        let tasks = cluster.view().ok_or("nobody leads")?.tasks().count() as u64;
+        let tasks = cluster.view().ok_or("no manager leads")?.tasks().count() as u64;
         if tasks != self.tasks {
             return Err(format!("{tasks} tasks were made for {} that are wanted", self.tasks));
         }
@@ -204,7 +211,7 @@ fn cpu(cluster: &SimCluster, leader: usize) -> [Duration; 3] {
 
 /// Whether exactly this many nodes are down.
 fn count_down(cluster: &SimCluster, expected: usize) -> Result<(), String> {
-    let view = cluster.view().ok_or("nobody leads")?;
+    let view = cluster.view().ok_or("no manager leads")?;
     let down = view.nodes().filter(|node| node.role == Role::Worker && node.state == NodeState::Down).count();
     if down == expected { Ok(()) } else { Err(format!("{down} nodes are down, not {expected}")) }
 }

@@ -258,7 +258,7 @@ impl Schedule {
                 self.at(now + time, Action::NoMishaps);
             }
             Action::NoMishaps => cluster.raft_network.set_mishaps(Mishaps::default()),
-            other => unreachable!("{other:?} is no matter of the network"),
+            other => unreachable!("{other:?} does not concern the network"),
         }
     }
 

@@ -27,15 +27,15 @@ pub struct Script {
 type Answered<T> = Arc<Mutex<Option<Result<T, Status>>>>;
 
 /// A pending request.
-pub struct Asked<T>(Answered<T>);
+pub struct OpenRequest<T>(Answered<T>);
 
-impl<T> Default for Asked<T> {
+impl<T> Default for OpenRequest<T> {
     fn default() -> Self {
         Self(Arc::default())
     }
 }
 
-impl<T> Clone for Asked<T> {
+impl<T> Clone for OpenRequest<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
@@ -133,7 +133,7 @@ impl Script {
     /// # Panics
     /// No manager leads.
     pub fn leader(&self) -> usize {
-        self.run.cluster.leader().expect("somebody leads")
+        self.run.cluster.leader().expect("a manager leads")
     }
 
     /// Sends a user's request to one manager; [`Script::end`] returns the answer.
@@ -141,7 +141,7 @@ impl Script {
         &mut self,
         manager: usize,
         call: impl FnOnce(ControlClient<Channel>) -> F + Send + 'static,
-    ) -> Asked<T>
+    ) -> OpenRequest<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Status>> + Send + 'static,
@@ -155,12 +155,12 @@ impl Script {
         peer: Peer,
         manager: usize,
         call: impl FnOnce(Channel) -> F + Send + 'static,
-    ) -> Asked<T>
+    ) -> OpenRequest<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Status>> + Send + 'static,
     {
-        let answer = Asked::default();
+        let answer = OpenRequest::default();
         let (connector, slot) = (self.run.cluster.world.network.connector(USER, peer), answer.clone());
         let address = self.run.cluster.managers[manager].host.address();
         self.run.cluster.world.start(USER, async move {
@@ -175,7 +175,7 @@ impl Script {
     ///
     /// # Panics
     /// The thread that holds the request's slot panicked.
-    pub fn end<T>(&mut self, asked: Asked<T>) -> Option<Result<T, Status>> {
+    pub fn end<T>(&mut self, asked: OpenRequest<T>) -> Option<Result<T, Status>> {
         self.run.cluster.world.crash(USER, false);
         asked.0.lock().expect("no holder panics").take()
     }
@@ -187,7 +187,7 @@ impl Script {
     ///
     /// # Panics
     /// The manager does not answer within 30 seconds.
-    pub fn ask<T, F>(
+    pub fn request<T, F>(
         &mut self,
         manager: usize,
         call: impl FnOnce(ControlClient<Channel>) -> F + Send + 'static,
@@ -196,7 +196,7 @@ impl Script {
         T: Send + 'static,
         F: Future<Output = Result<T, Status>> + Send + 'static,
     {
-        self.ask_as(Peer::Local, manager, |channel| call(ControlClient::new(channel)))
+        self.request_as(Peer::Local, manager, |channel| call(ControlClient::new(channel)))
     }
 
     /// Sends a request of `peer` to one manager and returns the answer.
@@ -206,7 +206,7 @@ impl Script {
     ///
     /// # Panics
     /// The manager does not answer within 30 seconds.
-    pub fn ask_as<T, F>(
+    pub fn request_as<T, F>(
         &mut self,
         peer: Peer,
         manager: usize,
@@ -232,7 +232,7 @@ impl Script {
     pub fn create(&mut self, manager: usize, spec: ServiceSpec) -> Result<(), Status> {
         let request_id = format!("create {}", spec.name);
         let request = CreateServiceRequest { request_id, spec: Some(spec), ..CreateServiceRequest::default() };
-        self.ask(manager, |mut client| async move { client.create_service(request).await.map(drop) })
+        self.request(manager, |mut client| async move { client.create_service(request).await.map(drop) })
     }
 
     /// Updates a service through this manager, whatever the version of the service is.
@@ -247,7 +247,7 @@ impl Script {
             spec: Some(spec),
             ..UpdateServiceRequest::default()
         };
-        self.ask(manager, |mut client| async move { client.update_service(request).await.map(drop) })
+        self.request(manager, |mut client| async move { client.update_service(request).await.map(drop) })
     }
 
     /// Lists all tasks through this manager, as users see them.
@@ -255,7 +255,7 @@ impl Script {
     /// # Panics
     /// The manager refuses.
     pub fn tasks(&mut self, manager: usize) -> Vec<TaskRow> {
-        let rows = self.ask(manager, |mut client| async move {
+        let rows = self.request(manager, |mut client| async move {
             let mut pages = client.list_tasks(ListTasksRequest::default()).await?.into_inner();
             let mut rows = Vec::new();
             while let Some(page) = pages.message().await? {
@@ -273,7 +273,8 @@ impl Script {
     pub fn update_node(&mut self, node: &str, spec: NodeSpec) {
         let request_id = format!("{node} at {}", self.run.cluster.world.now());
         let request = UpdateNodeRequest { request_id, node: node.into(), version: 0, spec: Some(spec) };
-        let updated = self.ask(self.leader(), |mut client| async move { client.update_node(request).await.map(drop) });
+        let updated =
+            self.request(self.leader(), |mut client| async move { client.update_node(request).await.map(drop) });
         updated.expect("the node is updated");
     }
 }

@@ -124,7 +124,7 @@ mod tests {
     fn each_refusal_needs_its_reason() {
         let create = || done(0, Op::Create { tag: 1 }, Answer::Done);
         let changed = |from| done(4, Op::Update { from: Some(from), tag: 3 }, Answer::Changed);
-        assert!(check(&[create(), changed(1)]).is_err(), "nobody had changed it");
+        assert!(check(&[create(), changed(1)]).is_err(), "it was not changed");
         assert_eq!(check(&[create(), changed(9)]), Ok(()));
         assert!(check(&[create(), done(4, Op::Remove, Answer::Missing)]).is_err(), "it was there");
         assert!(check(&[done(0, Op::Create { tag: 1 }, Answer::Exists)]).is_err(), "it was not there");

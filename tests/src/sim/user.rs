@@ -292,7 +292,7 @@ impl Client {
         F: Future<Output = Result<(), Status>>,
     {
         let number = self.history.begin(self.number, name, op);
-        let answer = match self.ask(call).await {
+        let answer = match self.request(call).await {
             Some(Ok(())) => Some(Answer::Done),
             Some(Err(status)) => {
                 tracing::info!(client = self.number, message = status.message(), "refused");
@@ -305,7 +305,7 @@ impl Client {
 
     async fn read(&mut self) {
         let called = time::now();
-        let listed = self.ask(|client| list(client, false)).await;
+        let listed = self.request(|client| list(client, false)).await;
         if let Some(Ok((_, services))) = listed {
             let returned = time::now();
             self.record(&services, (called, returned), &Op::Read { age: 0, manager: None });
@@ -335,7 +335,7 @@ impl Client {
     }
 
     /// Tries one manager after the other until one gives a final answer; `None` if none does in time.
-    async fn ask<T, F>(&mut self, call: impl Fn(ControlClient<Channel>) -> F) -> Option<Result<T, Status>>
+    async fn request<T, F>(&mut self, call: impl Fn(ControlClient<Channel>) -> F) -> Option<Result<T, Status>>
     where
         F: Future<Output = Result<T, Status>>,
     {
@@ -372,7 +372,7 @@ fn answer_of(status: &Status) -> Option<Answer> {
         Some(Reason::ChangedMeanwhile) => Some(Answer::Changed),
         Some(Reason::RefusedBefore) => Some(Answer::Refused),
         _ => {
-            tracing::error!(%status, "a user got an answer that nobody gives");
+            tracing::error!(%status, "a user got an answer that no manager gives");
             None
         }
     }

@@ -126,7 +126,7 @@ impl<T: Send + 'static> Sender<T> {
         self.push(Item::Data(data), 0)
     }
 
-    /// As [`Sender::send`], with an additional delay of `more` milliseconds.
+    /// Sends an item, which arrives after the network's delay and `more` milliseconds.
     ///
     /// # Errors
     /// The other end or this end is closed.

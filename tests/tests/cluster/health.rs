@@ -35,7 +35,7 @@ fn reachable(it: &mut Script, health: FakeHealth) -> (ManualNode, TaskId) {
     let node = manual(it, 0, no_streams);
     let network = ps::NetworkSpec { name: "front".into(), ..ps::NetworkSpec::default() };
     let request = CreateNetworkRequest { request_id: "network".into(), spec: Some(network) };
-    it.ask(it.leader(), |mut client| async move { client.create_network(request).await.map(drop) }).unwrap();
+    it.request(it.leader(), |mut client| async move { client.create_network(request).await.map(drop) }).unwrap();
     set_health(it, health);
     let networks = vec![ps::NetworkAttachment { network: "front".into(), aliases: Vec::new() }];
     it.create(it.leader(), ps::ServiceSpec { networks, ..checked(2, 1) }).unwrap();
@@ -48,7 +48,7 @@ fn reachable(it: &mut Script, health: FakeHealth) -> (ManualNode, TaskId) {
 }
 
 fn task(cluster: &SimCluster, id: &TaskId) -> Result<Task, String> {
-    let view = cluster.view().ok_or("nobody leads")?;
+    let view = cluster.view().ok_or("no manager leads")?;
     Ok(view.task(id).ok_or("there is no such task")?.as_ref().clone())
 }
 
@@ -157,7 +157,7 @@ fn an_update_whose_first_task_is_unhealthy_is_paused_with_the_output_of_the_chec
         set_health(it, FakeHealth::From(1_000 * SECOND));
         it.update(it.leader(), "bad", checked(2, 2)).unwrap();
         it.wait("the update is paused", 20_000, |cluster| {
-            let view = cluster.view().ok_or("nobody leads")?;
+            let view = cluster.view().ok_or("no manager leads")?;
             let service = view.service_by_name("web").ok_or("there is no such service")?;
             let why = service.update.pause_reason().unwrap_or_default().to_owned();
             seen(why.ends_with(": it does not stay up (unhealthy: the program is not well)"), why)

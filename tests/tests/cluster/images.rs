@@ -32,7 +32,7 @@ fn name(it: &mut Script, worker: usize, reference: &str, digest: &str) -> Result
         size: 1_000,
         node: it.cluster().workers[worker].node_id.to_string(),
     };
-    it.ask(it.leader(), |mut client| async move { client.name_image(request).await.map(drop) })
+    it.request(it.leader(), |mut client| async move { client.name_image(request).await.map(drop) })
 }
 
 /// Three nodes in session; none holds an image.
@@ -41,7 +41,7 @@ fn nodes(it: &mut Script) -> [ManualNode; 3] {
 }
 
 fn image(cluster: &SimCluster) -> Result<Image, String> {
-    let view = cluster.view().ok_or("nobody leads")?;
+    let view = cluster.view().ok_or("no manager leads")?;
     Ok(view.image_by_digest(DIGEST).ok_or("there is no such image")?.as_ref().clone())
 }
 
@@ -104,7 +104,7 @@ fn image_that_is_removed_leaves_every_node_that_held_it() {
         let nodes = nodes(it);
         let second = two_holders(it, &nodes);
         let request = RemoveRequest { request_id: "rm".into(), name: REFERENCE.into(), ..RemoveRequest::default() };
-        it.ask(it.leader(), |mut client| async move { client.remove_image(request).await }).unwrap();
+        it.request(it.leader(), |mut client| async move { client.remove_image(request).await }).unwrap();
         let is_told = |message: &FromManager| match message {
             FromManager::Assignments(assignments) => assignments.dropped_images.iter().any(|it| it == DIGEST),
             _ => false,
@@ -159,10 +159,10 @@ fn image_has_every_name_that_users_give_it_and_loses_them_one_by_one() {
         assert_eq!(found.len(), 1, "{found:?}");
         let names = [REFERENCE, "docker.io/library/app:2"].map(str::to_owned);
         assert_eq!(found[0].references, names.clone().into());
-        assert!(nodes[0].end().is_err() && nodes[second].end().is_err(), "the sessions go on");
+        assert!(nodes[0].end().is_err() && nodes[second].end().is_err(), "the sessions continue");
         let remove = |it: &mut Script, name: &str| {
             let request = RemoveRequest { request_id: format!("rm {name}"), name: name.into(), ..Default::default() };
-            it.ask(it.leader(), |mut client| async move { client.remove_image(request).await.map(drop) }).unwrap();
+            it.request(it.leader(), |mut client| async move { client.remove_image(request).await.map(drop) }).unwrap();
         };
         remove(it, "app:1");
         assert_eq!(images(it)[0].references, names[1..].iter().cloned().collect());
@@ -184,7 +184,7 @@ fn reference_with_a_digest_names_no_other_image() {
 }
 
 #[test]
-fn node_that_reports_what_nobody_asked_for_changes_no_image() {
+fn node_that_reports_unknown_images_changes_none() {
     script(2, |it| {
         let nodes = [0, 1].map(|worker| manual(it, worker, no_streams));
         name(it, 0, REFERENCE, DIGEST).unwrap();
@@ -213,7 +213,7 @@ fn report_that_can_not_be_taken_blocks_nothing_behind_it() {
             node.was_sent(|message| matches!(message, FromManager::StatusAck(ack) if ack.sequence == 1_000))
         });
         assert_eq!(holders(it.cluster()).unwrap(), [(0, true), (1, true)]);
-        assert!(node.end().is_err(), "the session goes on");
+        assert!(node.end().is_err(), "the session continues");
     });
 }
 

@@ -16,11 +16,14 @@ fn killed_leader_is_replaced_and_tasks_keep_running() {
         it.create(leader, spec("web", 3)).unwrap();
         it.converge();
         let before = it.picture();
+        it.create(leader, spec("before", 0)).unwrap();
         it.cluster().crash_manager(leader, true);
         let took = it.wait("another manager leads", 5_000, another_leads(leader));
         assert!(took <= 1_500, "it took {took} ms");
         let next = it.leader();
         it.create(next, spec("db", 1)).unwrap();
+        let acknowledged = it.cluster().view().unwrap().service_by_name("before").is_some();
+        assert!(acknowledged, "what was acknowledged is there");
         it.cluster().start_manager(leader);
         it.converge();
         let after = it.picture();
@@ -51,7 +54,7 @@ fn leader_that_is_back_within_a_millisecond_loses_nothing() {
             it.create(leader, spec(&format!("s{round}"), 1)).unwrap();
             it.cluster().crash_manager(leader, round % 2 == 0);
             it.cluster().start_manager(leader);
-            it.wait("somebody leads", 5_000, somebody_leads);
+            it.wait("a manager leads", 5_000, somebody_leads);
         }
         it.converge();
         let view = it.cluster().view().unwrap();
@@ -106,14 +109,14 @@ fn manager_whose_tables_differ_stops_and_its_folder_is_refused() {
         it.spoil_tables(wrong);
         it.create(leader, spec("other", 1)).unwrap();
         it.pass(500);
-        // The next leader compares, whoever it is.
+        // The next leader compares, whichever manager it is.
         it.cluster().crash_manager(leader, false);
         it.cluster().start_manager(leader);
         it.wait("the manager with the wrong tables stops", 30_000, ended(wrong, "has stopped"));
         it.cluster().crash_manager(wrong, false);
         it.cluster().start_manager(wrong);
         it.wait("it does not come back as it was", 5_000, ended(wrong, "differed from those of the other managers"));
-        it.wait("somebody leads", 5_000, somebody_leads);
+        it.wait("a manager leads", 5_000, somebody_leads);
         let leader = it.leader();
         it.create(leader, spec("db", 1)).unwrap();
         assert!(it.cluster().view().unwrap().stack("spoiled").is_none());
@@ -169,7 +172,7 @@ fn cut_off_leader_takes_no_old_answer_for_a_proof_that_it_leads() {
 
 /// Names of the services that a manager lists; with `stale` from its own tables, with their age in milliseconds.
 fn list(it: &mut Script, manager: usize, stale: bool) -> Result<(Option<u64>, Vec<String>), Status> {
-    it.ask(manager, move |mut client| async move {
+    it.request(manager, move |mut client| async move {
         let mut request = Request::new(ListRequest { stale, ..ListRequest::default() });
         if stale {
             request.metadata_mut().insert(STALE, MetadataValue::from_static("1"));
@@ -222,8 +225,8 @@ fn without_a_quorum_nothing_is_answered_but_stale_lists_and_tasks_run_on() {
         assert!(age.is_some_and(|age| age >= waited), "{waited} ms after the others died it may be {age:?} ms old");
         assert_eq!(it.picture(), before, "containers run on");
         it.cluster().start_manager(others[0]);
-        it.wait("somebody leads", 5_000, somebody_leads);
-        // What timed out may have been done or not; the same request again is done once.
+        it.wait("a manager leads", 5_000, somebody_leads);
+        // A request that timed out may have been carried out or not; when it is sent again, it is carried out once.
         it.create(it.leader(), spec("late", 0)).unwrap();
         it.create(it.leader(), spec("web", 2)).expect("a request that was done before is answered");
         it.cluster().start_manager(others[1]);
@@ -283,7 +286,7 @@ fn request_that_is_sent_twice_is_done_once_also_by_the_next_leader() {
                 spec: Some(spec("web", 2)),
                 ..UpdateServiceRequest::default()
             };
-            it.ask(manager, |mut client| async move { client.update_service(request).await.map(drop) })
+            it.request(manager, |mut client| async move { client.update_service(request).await.map(drop) })
         };
         send(it, leader, "once").unwrap();
         let other = (leader + 1) % 3;
@@ -292,7 +295,7 @@ fn request_that_is_sent_twice_is_done_once_also_by_the_next_leader() {
         it.wait("another manager leads", 5_000, another_leads(leader));
         send(it, other, "once").unwrap();
         let another = send(it, other, "another").unwrap_err();
-        assert_eq!(another.code(), Code::Aborted, "another request is judged anew: {another}");
+        assert_eq!(another.code(), Code::Aborted, "another request is judged again: {another}");
     });
 }
 
@@ -313,7 +316,7 @@ fn create_that_is_under_way_when_the_leader_dies_is_done_once() {
             it.cluster().crash_manager(leader, true);
             drop(it.end(asked));
             it.wait("another manager leads", 5_000, another_leads(leader));
-            it.ask(it.leader(), |mut client| async move { client.create_service(request).await }).unwrap();
+            it.request(it.leader(), |mut client| async move { client.create_service(request).await }).unwrap();
             it.cluster().start_manager(leader);
             it.wait("all managers are here", 10_000, |cluster| {
                 let here = cluster.managers.iter().filter(|manager| manager.manager().is_some()).count();

@@ -1,16 +1,19 @@
 //! Machines that join a cluster and leave it, and what becomes of Raft's voters.
 
 use flota_api::model::Role;
+use flota_api::proto::ca::JoinRaftRequest;
+use flota_api::proto::ca::node_ca_client::NodeCaClient;
 use flota_api::proto::control::RemoveRequest;
+use flota_api::reason::Reason;
+use flota_identity::Peer;
 use flota_tests::sim::cluster::SimCluster;
 use flota_tests::sim::script::{Script, script, script_with, spec};
-use tonic::Code;
 
 use super::{Seen, another_leads, containers, seen};
 
 /// Raft ids of those that vote and of those that do not, as the leader knows them.
 fn members(cluster: &SimCluster) -> Result<(Vec<u64>, Vec<u64>), String> {
-    let leader = cluster.leader().and_then(|number| cluster.managers[number].manager()).ok_or("nobody leads")?;
+    let leader = cluster.leader().and_then(|number| cluster.managers[number].manager()).ok_or("no manager leads")?;
     if leader.raft().is_changing() {
         return Err("the set changes".into());
     }
@@ -19,7 +22,7 @@ fn members(cluster: &SimCluster) -> Result<(Vec<u64>, Vec<u64>), String> {
     Ok((ids(votes), ids(learns)))
 }
 
-/// These vote, and nobody only learns.
+/// Whether exactly these managers vote and none only learns.
 fn voters(expected: &'static [u64]) -> impl Fn(&SimCluster) -> Seen {
     move |cluster| {
         let members = members(cluster)?;
@@ -45,9 +48,26 @@ fn machine_with_a_wrong_token_stays_outside() {
     script(0, |it| {
         let token = it.join_token(Role::Worker);
         let refused = it.join_with(Role::Worker, &format!("{token}x")).unwrap_err();
-        assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+        assert_eq!(Reason::of(&refused), Some(Reason::BadToken), "{refused}");
         let view = it.cluster().view().unwrap();
-        assert_eq!(view.nodes().count(), 3, "a refused machine is no node");
+        assert_eq!(view.nodes().count(), 3, "a refused machine adds no node");
+    });
+}
+
+#[test]
+fn node_asks_for_itself_alone() {
+    script(1, |it| {
+        let worker = &it.cluster().workers[0];
+        let (id, address) = (worker.node_id.clone(), worker.host.address());
+        let peer = Peer::Node { id: id.clone(), role: Role::Worker, address: address.parse().unwrap() };
+        let other = it.cluster().managers[0].node_id.to_string();
+        for node_id in [other, id.to_string()] {
+            let request = JoinRaftRequest { node_id, address: address.clone() };
+            let refused = it.request_as(peer.clone(), it.leader(), |channel| async move {
+                NodeCaClient::new(channel).join_raft(request).await.map(drop)
+            });
+            assert_eq!(Reason::of(&refused.unwrap_err()), Some(Reason::Denied), "a worker has no part in Raft");
+        }
     });
 }
 
@@ -58,7 +78,7 @@ fn new_manager_learns_before_it_votes() {
             it.create(it.leader(), spec(&format!("s{number}"), 0)).unwrap();
         }
         let new = it.join(Role::Manager).unwrap();
-        // Nobody can reach it: it does not count.
+        // It can't be reached, so it does not count.
         it.pass(3_000);
         assert_eq!(members(it.cluster()).unwrap().0, [1, 2, 3]);
         it.create(it.leader(), spec("meanwhile", 0)).unwrap();
@@ -110,9 +130,9 @@ fn leader_that_leaves_hands_over_first() {
     script(1, |it| {
         let old = it.leader();
         let asked_again = it.leave(old).unwrap_err();
-        assert_eq!(asked_again.code(), Code::Unavailable, "{asked_again}");
+        assert_eq!(Reason::of(&asked_again), Some(Reason::LeadershipMoved), "{asked_again}");
         let took = it.wait("another manager leads", 2_000, another_leads(old));
-        assert!(took <= 500, "nobody waits for an election: it took {took} ms");
+        assert!(took <= 500, "no election is waited for: it took {took} ms");
         it.leave(old).unwrap();
         let expected: &'static [u64] = [&[2, 3][..], &[1, 3], &[1, 2]][old];
         it.wait("two vote", 5_000, voters(expected));
@@ -129,7 +149,7 @@ fn of_two_managers_one_leaves_and_the_other_goes_on_alone() {
         it.cluster().crash_manager(leaves, true);
         it.create(stays, spec("web", 0)).unwrap();
         let last = it.leave(stays).unwrap_err();
-        assert_eq!(last.code(), Code::FailedPrecondition, "{last}");
+        assert_eq!(Reason::of(&last), Some(Reason::MajorityNeeded), "{last}");
     });
 }
 
@@ -141,9 +161,9 @@ fn dead_manager_is_removed_by_force_and_its_vote_goes_with_it() {
         let name = format!("m{}", dead + 1);
         let remove = |force| RemoveRequest { request_id: format!("remove {force}"), name: name.clone(), force };
         let (gently, forced) = (remove(false), remove(true));
-        let refused = it.ask(it.leader(), |mut client| async move { client.remove_node(gently).await });
-        assert_eq!(refused.unwrap_err().code(), Code::FailedPrecondition);
-        it.ask(it.leader(), |mut client| async move { client.remove_node(forced).await }).unwrap();
+        let refused = it.request(it.leader(), |mut client| async move { client.remove_node(gently).await });
+        assert_eq!(Reason::of(&refused.unwrap_err()), Some(Reason::NodeIsManager));
+        it.request(it.leader(), |mut client| async move { client.remove_node(forced).await }).unwrap();
         let expected: &'static [u64] = [&[2, 3][..], &[1, 3], &[1, 2]][dead];
         it.wait("two vote", 5_000, voters(expected));
     });
@@ -158,10 +178,10 @@ fn manager_whose_departure_would_leave_no_majority_stays_until_the_dead_one_is_g
         let remove = |it: &mut Script, number: usize, id: &str| {
             let name = format!("m{}", number + 1);
             let request = RemoveRequest { request_id: id.into(), name, force: true };
-            it.ask(it.leader(), |mut client| async move { client.remove_node(request).await.map(drop) })
+            it.request(it.leader(), |mut client| async move { client.remove_node(request).await.map(drop) })
         };
         for refused in [it.leave(healthy).unwrap_err(), remove(it, healthy, "too early").unwrap_err()] {
-            assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+            assert_eq!(Reason::of(&refused), Some(Reason::MajorityNeeded), "{refused}");
             let names_it = format!("m{}", dead + 1);
             assert!(
                 refused.message().contains(&names_it) && refused.message().contains("ctl node rm --force"),
@@ -169,7 +189,7 @@ fn manager_whose_departure_would_leave_no_majority_stays_until_the_dead_one_is_g
             );
         }
         // A leader would leave the same two behind.
-        assert_eq!(it.leave(leader).unwrap_err().code(), Code::FailedPrecondition);
+        assert_eq!(Reason::of(&it.leave(leader).unwrap_err()), Some(Reason::MajorityNeeded));
         assert_eq!(it.leader(), leader, "it hands nothing over");
         let view = it.cluster().view().unwrap();
         assert_eq!(view.nodes().filter(|node| node.role == Role::Manager).count(), 3);
@@ -178,7 +198,7 @@ fn manager_whose_departure_would_leave_no_majority_stays_until_the_dead_one_is_g
         remove(it, dead, "dead").unwrap();
         it.leave(healthy).unwrap();
         it.cluster().crash_manager(healthy, true);
-        it.create(it.leader(), spec("web", 0)).expect("one manager goes on alone");
+        it.create(it.leader(), spec("web", 0)).expect("one manager works alone");
     });
 }
 
@@ -206,12 +226,12 @@ fn leader_that_leaves_hands_over_to_one_that_answers() {
         let remove = |it: &mut Script, number: usize| {
             let request =
                 RemoveRequest { request_id: format!("rm {number}"), name: format!("m{}", number + 1), force: true };
-            it.ask(it.leader(), |mut client| async move { client.remove_node(request).await.map(drop) })
+            it.request(it.leader(), |mut client| async move { client.remove_node(request).await.map(drop) })
         };
         remove(it, dead[0]).unwrap();
         let asked_again = it.leave(leader).unwrap_err();
-        assert_eq!(asked_again.code(), Code::Unavailable, "{asked_again}");
+        assert_eq!(Reason::of(&asked_again), Some(Reason::LeadershipMoved), "{asked_again}");
         let took = it.wait("another manager leads", 2_000, another_leads(leader));
-        assert!(took <= 500, "nobody waits for an election: it took {took} ms");
+        assert!(took <= 500, "no election is waited for: it took {took} ms");
     });
 }

@@ -2,7 +2,7 @@
 //! network, disks, clocks and machines; docs/testing.md says how to write such a test. One file for each theme; a part of
 //! the test program `simulation`, because each program more is linked for seconds.
 //!
-//! What the files share is here: conditions to wait for.
+//! The conditions that the files share are here.
 
 mod clocks;
 mod health;
@@ -23,7 +23,7 @@ use flota_tests::sim::cluster::SimCluster;
 use flota_tests::sim::manual::{ManualNode, Streams};
 use flota_tests::sim::script::Script;
 
-/// What a test waits for: `Err` with what is seen as long as it does not hold.
+/// The state of a condition: `Err` with what is seen as long as it does not hold.
 type Seen = Result<(), String>;
 
 fn seen(holds: bool, what: impl std::fmt::Debug) -> Seen {
@@ -39,7 +39,7 @@ fn another_leads(not: usize) -> impl Fn(&SimCluster) -> Seen {
 }
 
 fn somebody_leads(cluster: &SimCluster) -> Seen {
-    seen(cluster.leader().is_some(), "nobody leads")
+    seen(cluster.leader().is_some(), "no manager leads")
 }
 
 /// Puts a manual node into the place of a worker, and waits until it is in session with the leader.
@@ -53,7 +53,7 @@ fn manual(it: &mut Script, worker: usize, streams: Streams) -> ManualNode {
 
 /// The leader's object of a worker's node.
 fn node(cluster: &SimCluster, worker: usize) -> Result<Node, String> {
-    let view = cluster.view().ok_or("nobody leads")?;
+    let view = cluster.view().ok_or("no manager leads")?;
     let node = view.node(&cluster.workers[worker].node_id).ok_or("there is no such node")?;
     Ok(node.as_ref().clone())
 }
@@ -76,7 +76,7 @@ fn containers(worker: usize, count: usize) -> impl Fn(&SimCluster) -> Seen {
 
 /// The leader's objects of a service's tasks.
 fn tasks_of(cluster: &SimCluster, service: &str) -> Result<Vec<Task>, String> {
-    let view = cluster.view().ok_or("nobody leads")?;
+    let view = cluster.view().ok_or("no manager leads")?;
     let service = view.service_by_name(service).ok_or("there is no such service")?;
     Ok(view.tasks_of_service(&service.id).map(|task| task.as_ref().clone()).collect())
 }

@@ -1,5 +1,5 @@
-//! Networks in a cluster: what nodes are told of them, and that a task is stopped only when nobody sends it connections
-//! any more. The nodes are the test's.
+//! Networks in a cluster: what nodes are told of them, and that a task is stopped only when no node sends it
+//! connections any more. The nodes are the test's.
 
 use flota_api::id::NodeId;
 use flota_api::model::{Network, PendingReason, ServiceMode, ServiceSpec};
@@ -17,14 +17,14 @@ use super::{Seen, manual, seen};
 
 fn create_network(it: &mut Script, spec: ps::NetworkSpec) {
     let request = CreateNetworkRequest { request_id: format!("network {}", spec.name), spec: Some(spec) };
-    it.ask(it.leader(), |mut client| async move { client.create_network(request).await.map(drop) }).unwrap();
+    it.request(it.leader(), |mut client| async move { client.create_network(request).await.map(drop) }).unwrap();
 }
 
 fn create_service(it: &mut Script, replicas: u64) {
     let networks = vec![ps::NetworkAttachment { network: "front".into(), aliases: Vec::new() }];
     let spec = ps::ServiceSpec { networks, ..spec("web", replicas) };
     let request = CreateServiceRequest { request_id: "service".into(), spec: Some(spec), ..Default::default() };
-    it.ask(it.leader(), |mut client| async move { client.create_service(request).await.map(drop) }).unwrap();
+    it.request(it.leader(), |mut client| async move { client.create_service(request).await.map(drop) }).unwrap();
 }
 
 fn scale_to_nothing(it: &mut Script) {
@@ -47,7 +47,7 @@ fn nodes(it: &mut Script) -> [ManualNode; 3] {
 
 /// The id of each task, the number of its node, and whether it runs.
 fn tasks(cluster: &SimCluster) -> Result<Vec<(String, Option<usize>, bool)>, String> {
-    let view = cluster.view().ok_or("nobody leads")?;
+    let view = cluster.view().ok_or("no manager leads")?;
     let worker = |id: Option<&NodeId>| cluster.workers.iter().position(|worker| Some(&worker.node_id) == id);
     let task = |task: &std::sync::Arc<flota_api::model::Task>| {
         let runs = task.status.state == flota_api::state::TaskState::Running;
@@ -57,7 +57,7 @@ fn tasks(cluster: &SimCluster) -> Result<Vec<(String, Option<usize>, bool)>, Str
 }
 
 fn network_named(cluster: &SimCluster, name: &str) -> Result<Option<Network>, String> {
-    let view = cluster.view().ok_or("nobody leads")?;
+    let view = cluster.view().ok_or("no manager leads")?;
     Ok(view.network_by_name(name).map(|it| it.as_ref().clone()))
 }
 
@@ -138,7 +138,7 @@ fn a_task_waits_for_an_address_and_says_so() {
         create_network(it, ps::NetworkSpec { name: "front".into(), subnets, ..ps::NetworkSpec::default() });
         create_service(it, 5);
         it.wait("one of the five has no address", 5_000, |cluster| {
-            let view = cluster.view().ok_or("nobody leads")?;
+            let view = cluster.view().ok_or("no manager leads")?;
             let reasons: Vec<_> = view.tasks().filter_map(|task| task.pending_reason.clone()).collect();
             seen(reasons == [PendingReason::NoAddress("front".into())], reasons)
         });
@@ -156,14 +156,14 @@ fn a_removed_stack_leaves_no_address_and_is_deployed_again_at_once() {
         for round in 0..3 {
             let request_id = format!("deploy {round}");
             let request = DeployStackRequest { request_id, spec: Some(stack.clone()), ..Default::default() };
-            it.ask(it.leader(), |mut client| async move { client.deploy_stack(request).await }).unwrap();
+            it.request(it.leader(), |mut client| async move { client.deploy_stack(request).await }).unwrap();
             it.converge();
             // Every address that tasks can have is given: a leaked one would be missed in the next round.
             let is_given = |cluster: &SimCluster| seen(given(cluster)?.len() == 3, given(cluster)?);
             it.wait("three tasks have addresses", 1, is_given);
             let request_id = format!("remove {round}");
             let request = RemoveRequest { request_id, name: "shop".into(), ..Default::default() };
-            it.ask(it.leader(), |mut client| async move { client.remove_stack(request).await }).unwrap();
+            it.request(it.leader(), |mut client| async move { client.remove_stack(request).await }).unwrap();
         }
         it.wait("its network is gone", 20_000, |cluster| seen(network_named(cluster, "shop_default")?.is_none(), ""));
     });
@@ -171,7 +171,7 @@ fn a_removed_stack_leaves_no_address_and_is_deployed_again_at_once() {
 
 /// The addresses of tasks that have not ended.
 fn given(cluster: &SimCluster) -> Result<Vec<std::net::IpAddr>, String> {
-    let view = cluster.view().ok_or("nobody leads")?;
+    let view = cluster.view().ok_or("no manager leads")?;
     let live = view.tasks().filter(|task| !task.status.state.is_terminal());
     Ok(live.flat_map(|task| task.attachments.clone()).flat_map(|it| it.addresses).collect())
 }
@@ -191,7 +191,7 @@ fn a_port_of_the_host_is_taken_once_on_each_node_and_an_update_gets_on() {
         it.converge();
         it.update(it.leader(), "scale", web(4, "A=2")).unwrap();
         it.wait("the fourth waits for a port and says so", 5_000, |cluster| {
-            let view = cluster.view().ok_or("nobody leads")?;
+            let view = cluster.view().ok_or("no manager leads")?;
             let reasons: Vec<String> =
                 view.tasks().filter_map(|task| task.pending_reason.as_ref()).map(ToString::to_string).collect();
             seen(reasons.iter().any(|it| it.contains("with the port taken")), reasons)

@@ -33,8 +33,8 @@ fn tasks_of_a_lost_machine_start_elsewhere_and_are_listed_with_a_doubt() {
         let rows = it.tasks(it.leader());
         let lost: Vec<_> = rows.iter().filter(|row| row.node_name == "w1").collect();
         assert_eq!(lost.len(), 1, "{rows:?}");
-        assert!(lost[0].doubt.starts_with("its node w1 is down since"), "{lost:?}");
-        assert!(rows.iter().filter(|row| row.node_name == "w2").all(|row| row.doubt.is_empty()), "{rows:?}");
+        assert!(lost[0].error.starts_with("its node w1 is down since"), "{lost:?}");
+        assert!(rows.iter().filter(|row| row.node_name == "w2").all(|row| row.error.is_empty()), "{rows:?}");
         it.cluster().start_worker(0);
         it.converge();
         assert!(it.cluster().workers[0].machine.running().is_empty(), "what was replaced is not started again");
@@ -125,7 +125,7 @@ fn paused_node_keeps_its_tasks_and_gets_no_new_ones() {
 fn remove(it: &mut Script, node: &str, force: bool) -> Result<(), tonic::Status> {
     let request_id = format!("remove at {}", it.cluster().world.now());
     let request = RemoveRequest { request_id, name: node.into(), force };
-    it.ask(it.leader(), |mut client| async move { client.remove_node(request).await.map(drop) })
+    it.request(it.leader(), |mut client| async move { client.remove_node(request).await.map(drop) })
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn removed_node_takes_its_tasks_out_of_every_list() {
         it.wait("all tasks run on the other node", 10_000, containers(1, 4));
         let gone = it.cluster().workers[0].node_id.clone();
         it.wait("no task names the node", 5_000, move |cluster| {
-            let view = cluster.view().ok_or("nobody leads")?;
+            let view = cluster.view().ok_or("no manager leads")?;
             let left: Vec<_> = view.tasks().filter(|task| task.is_on(&gone)).map(|task| task.id.clone()).collect();
             seen(left.is_empty(), left)
         });

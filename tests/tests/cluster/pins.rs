@@ -25,7 +25,10 @@ fn create(it: &mut Script, replicas: u64, resolve_image: ResolveImage) -> Result
     let follower = (it.leader() + 1) % 3;
     let (request_id, resolve_image) = (format!("create {replicas}"), resolve_image.into());
     let request = CreateServiceRequest { request_id, spec: Some(app(replicas)), resolve_image };
-    it.ask(follower, |mut client| async move { client.create_service(request).await.map(tonic::Response::into_inner) })
+    it.request(
+        follower,
+        |mut client| async move { client.create_service(request).await.map(tonic::Response::into_inner) },
+    )
 }
 
 /// The digests of the tasks of the service that may run.
@@ -56,7 +59,7 @@ fn hundred_tasks_run_one_image_though_its_tag_moves_and_its_registry_is_asked_on
             seen(elsewhere == 100, elsewhere)
         });
         assert_eq!(digests(it), [Some(DIGEST.to_owned())]);
-        assert_eq!(it.cluster().registry.asked().len(), 1);
+        assert_eq!(it.cluster().registry.lookups().len(), 1);
     });
 }
 
@@ -75,7 +78,7 @@ fn tag_that_has_moved_replaces_the_tasks_when_a_user_names_it_again() {
                 resolve_image: resolve_image.into(),
                 ..UpdateServiceRequest::default()
             };
-            it.ask(it.leader(), |mut client| async move { client.update_service(request).await }).unwrap();
+            it.request(it.leader(), |mut client| async move { client.update_service(request).await }).unwrap();
             it.converge();
         };
         update(it, ResolveImage::Changed);
@@ -96,9 +99,9 @@ fn request_that_is_repeated_while_the_registry_is_slow_waits_for_the_same_answer
         let asked = it.begin(leader, |mut client| async move { client.create_service(first).await.map(drop) });
         it.pass(1_500);
         assert!(it.end(asked).is_none(), "the user has lost patience");
-        let created = it.ask((leader + 1) % 3, |mut client| async move { client.create_service(request).await });
+        let created = it.request((leader + 1) % 3, |mut client| async move { client.create_service(request).await });
         assert_eq!(created.unwrap().into_inner().service.unwrap().image_digest.as_deref(), Some(DIGEST));
-        assert_eq!(it.cluster().registry.asked().len(), 1);
+        assert_eq!(it.cluster().registry.lookups().len(), 1);
     });
 }
 
@@ -122,7 +125,7 @@ fn service_whose_user_does_not_want_it_is_not_resolved() {
     script(1, |it| {
         it.cluster().registry.push(WHOLE, DIGEST);
         assert_eq!(create(it, 1, ResolveImage::Never).unwrap().service.unwrap().image_digest, None);
-        assert!(it.cluster().registry.asked().is_empty());
+        assert!(it.cluster().registry.lookups().is_empty());
     });
 }
 
@@ -136,15 +139,15 @@ fn stack_asks_with_the_clusters_credentials_once_for_each_image() {
             username: "builder".into(),
             password: "letmein".into(),
         };
-        it.ask(it.leader(), |mut client| async move { client.put_registry(login).await }).unwrap();
+        it.request(it.leader(), |mut client| async move { client.put_registry(login).await }).unwrap();
         let services = ["s_a", "s_b"].map(|name| ServiceSpec { image: WHOLE.into(), ..spec(name, 1) });
         let stack = StackSpec { name: "s".into(), services: services.into(), ..StackSpec::default() };
         let request = DeployStackRequest { request_id: "deploy".into(), spec: Some(stack), ..Default::default() };
-        it.ask(it.leader(), |mut client| async move { client.deploy_stack(request).await }).unwrap();
+        it.request(it.leader(), |mut client| async move { client.deploy_stack(request).await }).unwrap();
         let view = it.cluster().view().unwrap();
         assert!(view.services().all(|it| it.image_digest.as_deref() == Some(DIGEST)));
-        let asked = it.cluster().registry.asked();
-        let asked: Vec<_> = asked.iter().map(|it| (it.reference.as_str(), it.username.as_deref())).collect();
+        let lookups = it.cluster().registry.lookups();
+        let asked: Vec<_> = lookups.iter().map(|it| (it.reference.as_str(), it.username.as_deref())).collect();
         assert_eq!(asked, [(WHOLE, Some("builder"))]);
     });
 }

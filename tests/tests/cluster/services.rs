@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use flota_api::model::NodeState;
-use flota_api::proto::control::{RemoveRequest, RemoveTaskRequest};
+use flota_api::proto::control::{CreateServiceRequest, RemoveRequest, RemoveTaskRequest};
 use flota_api::proto::specs::{GenericResource, NodeSpec, ServiceSpec};
 use flota_api::proto::types::{Resources, RestartCondition, RestartPolicy};
 use flota_api::state::TaskState;
@@ -26,6 +26,24 @@ fn set_program(it: &mut Script, service: &str, program: &FakeProgram) {
 fn restarting(name: &str, condition: RestartCondition, max_attempts: u64) -> ServiceSpec {
     let restart = RestartPolicy { condition: condition.into(), delay_ms: 1_000, max_attempts, window_ms: 0 };
     ServiceSpec { restart: Some(restart), ..spec(name, 1) }
+}
+
+#[test]
+fn request_of_another_method_with_the_same_id_is_another_request() {
+    script(1, |it| {
+        let create = CreateServiceRequest { request_id: "x".into(), spec: Some(spec("web", 1)), ..Default::default() };
+        let remove = RemoveRequest { request_id: "x".into(), name: "web".into(), ..RemoveRequest::default() };
+        for _ in 0..2 {
+            let create = create.clone();
+            it.request(it.leader(), |mut client| async move { client.create_service(create).await }).unwrap();
+        }
+        assert_eq!(it.cluster().view().unwrap().services().count(), 1, "a repeated request is carried out once");
+        for _ in 0..2 {
+            let remove = remove.clone();
+            it.request(it.leader(), |mut client| async move { client.remove_service(remove).await }).unwrap();
+        }
+        assert_eq!(it.cluster().view().unwrap().services().count(), 0);
+    });
 }
 
 #[test]
@@ -96,11 +114,11 @@ fn program_that_ignores_the_stop_signal_is_killed_after_its_grace() {
         it.create(it.leader(), spec("web", 1)).unwrap();
         it.converge();
         let request = RemoveRequest { request_id: "rm".into(), name: "web".into(), ..RemoveRequest::default() };
-        it.ask(it.leader(), |mut client| async move { client.remove_service(request).await }).unwrap();
+        it.request(it.leader(), |mut client| async move { client.remove_service(request).await }).unwrap();
         let took = it.wait("it is gone", 5_000, containers(0, 0));
         assert!((900..1_500).contains(&took), "its grace is a second: it took {took} ms");
         it.wait("nothing is left of the service", 5_000, |cluster| {
-            let view = cluster.view().ok_or("nobody leads")?;
+            let view = cluster.view().ok_or("no manager leads")?;
             seen(view.tasks().count() == 0 && view.services().count() == 0, view.tasks().count())
         });
     });
@@ -139,7 +157,7 @@ fn update_replaces_one_task_after_the_other() {
 /// The update of `web` is paused, for this reason.
 fn paused_because(reason: &'static str) -> impl Fn(&SimCluster) -> Seen {
     move |cluster| {
-        let view = cluster.view().ok_or("nobody leads")?;
+        let view = cluster.view().ok_or("no manager leads")?;
         let service = view.service_by_name("web").ok_or("there is no such service")?;
         let paused = format!("{:?}", service.update);
         seen(paused.contains(reason), paused)
@@ -161,6 +179,40 @@ fn update_whose_first_task_does_not_stay_up_is_paused_and_touches_no_other_slot(
         set_program(it, "web", &FakeProgram::default());
         it.update(it.leader(), "good", with_env("web", 3, "VERSION=3")).unwrap();
         it.converge();
+    });
+}
+
+#[test]
+fn update_whose_constraint_no_node_meets_stops_no_healthy_task() {
+    script(2, |it| {
+        it.create(it.leader(), spec("web", 2)).unwrap();
+        it.converge();
+        let before = it.picture();
+        let constraints = vec!["node.labels.zone==a".into()];
+        it.update(it.leader(), "update", ServiceSpec { constraints, ..spec("web", 2) }).unwrap();
+        it.wait("a new task waits", 5_000, tasks_are("web", 1, TaskState::Pending));
+        it.pass(30_000);
+        assert_eq!(it.picture(), before);
+        let labels = [("zone".to_owned(), "a".to_owned())].into();
+        it.update_node("w2", NodeSpec { labels, ..NodeSpec::default() });
+        it.converge();
+        let running = [0, 1].map(|worker| it.cluster().workers[worker].machine.running().len());
+        assert_eq!(running, [0, 2], "the update goes on, where the node has the label");
+    });
+}
+
+#[test]
+fn update_that_needs_the_room_of_the_old_task_goes_on() {
+    script(1, |it| {
+        let whole = Resources { nano_cpus: 8_000_000_000, ..Resources::default() };
+        let large = |env: &str| ServiceSpec { reservations: Some(whole), ..with_env("web", 1, env) };
+        it.create(it.leader(), large("VERSION=1")).unwrap();
+        it.converge();
+        let before = it.picture();
+        it.update(it.leader(), "update", large("VERSION=2")).unwrap();
+        it.converge();
+        let after = it.picture();
+        assert!(after != before && running(it.cluster()) == 1, "{before}; {after}");
     });
 }
 
@@ -224,7 +276,7 @@ fn task_without_room_starts_when_another_service_makes_room() {
         it.wait("it waits", 5_000, tasks_are("second", 1, TaskState::Pending));
         it.pass(5_000);
         let request = RemoveRequest { request_id: "rm".into(), name: "first".into(), ..RemoveRequest::default() };
-        it.ask(it.leader(), |mut client| async move { client.remove_service(request).await }).unwrap();
+        it.request(it.leader(), |mut client| async move { client.remove_service(request).await }).unwrap();
         it.converge();
         assert_eq!(it.cluster().workers[0].machine.running()[0].service, "second");
     });
@@ -245,7 +297,7 @@ fn each_device_goes_to_one_task_and_to_the_next_when_it_is_free() {
         let first = tasks_of(it.cluster(), "web").unwrap().into_iter().find(|it| it.status.state == TaskState::Running);
         let name = first.unwrap().id.to_string();
         let request = RemoveTaskRequest { request_id: "rm".into(), name, shrink: true };
-        it.ask(it.leader(), |mut client| async move { client.remove_task(request).await }).unwrap();
+        it.request(it.leader(), |mut client| async move { client.remove_task(request).await }).unwrap();
         it.converge();
         assert_eq!(running(it.cluster()), 2);
     });

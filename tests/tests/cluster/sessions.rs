@@ -100,7 +100,7 @@ fn machine_that_shuts_down_is_down_at_once_and_its_tasks_run_elsewhere() {
         it.create(it.leader(), spec("web", 2)).unwrap();
         it.wait("one task runs on the other node", 5_000, containers(1, 1));
         session.send(ToManager::Leaving(Leaving { machine: true }));
-        // Heartbeats go on until the session is closed, so nothing but the message can have said so.
+        // Heartbeats continue until the session is closed, so nothing but the message can have said so.
         it.wait("it is down", 200, node_is_because(0, NodeState::Down, Reason::ShutDown));
         it.wait("both tasks run on the other node", 5_000, containers(1, 2));
     });
@@ -113,7 +113,7 @@ fn daemon_that_restarts_keeps_its_tasks_for_a_minute() {
         it.create(it.leader(), spec("web", 2)).unwrap();
         it.wait("one task runs on the other node", 5_000, containers(1, 1));
         session.send(ToManager::Leaving(Leaving { machine: false }));
-        it.wait("it is said why", 200, node_is_because(0, NodeState::Unknown, Reason::Restarting));
+        it.wait("the reason is known", 200, node_is_because(0, NodeState::Unknown, Reason::Restarting));
         it.pass(50_000);
         assert_eq!(it.cluster().workers[1].machine.running().len(), 1, "nothing moves meanwhile");
         it.wait("it is down", 11_000, node_is_because(0, NodeState::Down, Reason::DidNotReturn));
@@ -174,12 +174,12 @@ fn session_outlives_a_quorum_that_is_slow_to_write() {
         // Heartbeats are answered only after the writes before them.
         it.pass(6_000);
         let end = session.end();
-        assert!(end.is_err(), "the session goes on: {end:?}");
+        assert!(end.is_err(), "the session continues: {end:?}");
         delay_followers(it, Duration::ZERO);
         it.wait("its reports are taken", 30_000, |_| {
             session.was_sent(|message| matches!(message, FromManager::StatusAck(ack) if ack.sequence == 1_000))
         });
         let end = session.end();
-        assert!(end.is_err(), "the session goes on: {end:?}");
+        assert!(end.is_err(), "the session continues: {end:?}");
     });
 }

@@ -29,7 +29,7 @@ fn frame(frame: F) -> Frame {
 async fn answer(leader: Channel, id: String, frames: Vec<F>) -> Result<(), Status> {
     let mut mine = vec![frame(F::Accept(id))];
     mine.extend(frames.into_iter().map(frame));
-    // The node's side ends with its frames; the user's may go on.
+    // The node's side ends with its frames; the user's may stay open.
     let mut theirs = StreamsClient::new(leader).data(futures::stream::iter(mine)).await?.into_inner();
     while theirs.message().await?.is_some() {}
     Ok(())
@@ -41,15 +41,17 @@ fn programs(leader: Channel, open: OpenStream) -> BoxFuture<'static, ()> {
         Some(F::Exec(exec)) => {
             vec![F::Stdout(exec.command.join(" ").into()), F::Stderr("oops".into()), F::ExitCode(42)]
         }
-        Some(F::Logs(logs)) => vec![F::Log(LogLine { task_id: logs.task, line: "hello".into(), ..LogLine::default() })],
+        Some(F::Logs(logs)) => {
+            vec![F::Log(LogLine { task_id: logs.task, stream: 1, line: "hello".into(), ..LogLine::default() })]
+        }
         _ => Vec::new(),
     };
     Box::pin(async move { drop(answer(leader, open.id, frames).await) })
 }
 
-/// What a user who opens a stream with this frame is sent, until the stream ends.
+/// Opens a stream with this frame as a user and returns its frames, until the stream ends.
 fn open(it: &mut Script, manager: usize, request: F) -> (Vec<F>, Option<Status>) {
-    let answered = it.ask(manager, |mut client| async move { Ok(collect(&mut client, request).await) });
+    let answered = it.request(manager, |mut client| async move { Ok(collect(&mut client, request).await) });
     answered.unwrap()
 }
 
@@ -191,16 +193,16 @@ fn ports(leader: Channel, open: OpenStream) -> BoxFuture<'static, ()> {
                 let _ = outbox.send(frame(F::Error(format!("nothing listens on port {port}")))).await;
             }
         }
-        // What was sent arrives before the stream ends.
+        // The frames that were sent arrive before the stream ends.
         drop(outbox);
         while let Ok(Some(_)) = theirs.message().await {}
     })
 }
 
-/// What a user who forwards a connection, sends `question` and ends the own side is answered, up to the end of the
-/// other side.
-fn asked(it: &mut Script, manager: usize, request: F) -> Result<Vec<F>, Status> {
-    it.ask(manager, |mut client| async move {
+/// Opens a forwarded connection, sends `question` and ends the direction to the task. Returns the frames that arrive
+/// until the task ends the other direction.
+fn forward_question(it: &mut Script, manager: usize, request: F) -> Result<Vec<F>, Status> {
+    it.request(manager, |mut client| async move {
         let question = [request, F::Data("question".into()), F::DataEnd(true)].map(frame);
         let requests = futures::stream::iter(question).chain(futures::stream::pending());
         let mut answers = client.open_stream(requests).await?.into_inner();
@@ -222,7 +224,7 @@ fn a_forwarded_connection_ends_in_each_direction_by_itself_through_any_manager()
         web(it);
         let task = task_on(it, 0);
         for manager in 0..3 {
-            let answered = asked(it, manager, forward(&task, 7, 0)).unwrap();
+            let answered = forward_question(it, manager, forward(&task, 7, 0)).unwrap();
             assert_eq!(answered, [F::Data("question".into()), F::DataEnd(true)]);
         }
     });
@@ -235,7 +237,7 @@ fn a_connection_to_a_service_goes_to_another_task_when_one_does_not_answer() {
         let _session = manual(it, 0, ports);
         web(it);
         for turn in 0..2 {
-            let answered = asked(it, it.leader(), forward("web", 7, turn)).unwrap();
+            let answered = forward_question(it, it.leader(), forward("web", 7, turn)).unwrap();
             assert_eq!(answered, [F::Data("question".into()), F::DataEnd(true)]);
         }
     });
@@ -253,7 +255,7 @@ fn a_connection_that_can_not_be_forwarded_is_refused_with_the_reason() {
             (forward(&task, 65_536, 0), Reason::Invalid, "port: it is 1 to 65535".to_owned()),
             (forward("none", 7, 0), Reason::NotFound, "there is no task `none`".to_owned()),
         ] {
-            let refused = asked(it, leader, request).unwrap_err();
+            let refused = forward_question(it, leader, request).unwrap_err();
             assert_eq!((Reason::of(&refused), refused.message()), (Some(reason), text.as_str()));
         }
     });
@@ -266,7 +268,7 @@ fn users_who_do_not_read_hold_up_neither_others_nor_the_session_of_the_node() {
         let _session = manual(it, 0, ports);
         web(it);
         let (task, endless) = (task_on(it, 0), forward(&task_on(it, 0), 9, 0));
-        let ended = it.ask(leader, |mut client| async move {
+        let ended = it.request(leader, |mut client| async move {
             let mut unread = Vec::new();
             for _ in 0..10 {
                 let request = futures::stream::iter([frame(endless.clone())]).chain(futures::stream::pending());
@@ -290,7 +292,7 @@ fn data_stream_whose_first_frame_does_not_come_is_closed() {
         let worker = &it.cluster().workers[0];
         let (id, address) = (worker.node_id.clone(), worker.host.address().parse().unwrap());
         let peer = Peer::Node { id, role: Role::Worker, address };
-        let late = it.ask_as(peer, it.leader(), |channel| async move {
+        let late = it.request_as(peer, it.leader(), |channel| async move {
             StreamsClient::new(channel).data(futures::stream::pending::<Frame>()).await.map(drop)
         });
         assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);

@@ -1,4 +1,4 @@
-//! What a comment or a document cites can be opened by a reader of the repository: a file that is in it, or a public
+//! A reader of the repository can open everything that a comment or a document cites: a file that is in it, or a public
 //! source. Papers, lists and numbers that were only at hand when the code was written are not cited.
 
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What decides reads no clock and no random source by itself: clippy sees to it, by a file of each crate.
+//! Code that decides reads no clock and no random source by itself: clippy checks it, by a file of each crate.
 
 use std::path::Path;
 

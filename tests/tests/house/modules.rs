@@ -14,7 +14,7 @@ use super::graph::Graph;
 use super::sizes::files;
 
 /// The parts of the manager that plan; each sees the others' work in the store alone.
-const PLANNERS: [&str; 4] = ["orchestrator", "scheduler", "dispatcher", "images"];
+const PLANNERS: [&str; 5] = ["orchestrator", "allocator", "scheduler", "dispatcher", "images"];
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

@@ -72,7 +72,7 @@ impl Module {
                     self.scan(group.stream(), false);
                     1
                 }
-                // What follows `a::` belongs to a path that has been read, or begins after generic arguments.
+                // The name after `a::` belongs to a path that has been read, or begins after generic arguments.
                 TokenTree::Punct(_) if is_separator(rest) => 2 + usize::from(ident(rest.get(2)).is_some()),
                 _ => 1,
             };

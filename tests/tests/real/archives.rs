@@ -22,12 +22,12 @@ pub(crate) fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
     archive
 }
 
-/// An archive of one layer that holds `whoami`, as `docker save` writes it; its path.
+/// Writes an archive of one layer that holds `whoami`, as `docker save` does. Returns its path.
 pub(crate) fn docker_archive(dir: &Path, layer: &[u8]) -> String {
     archive(dir, &["/whoami"], &[layer])
 }
 
-/// As `docker save` writes an image of these layers; its path.
+/// Writes an archive of these layers, as `docker save` does. Returns its path.
 pub(crate) fn archive(dir: &Path, entrypoint: &[&str], layers: &[&[u8]]) -> String {
     archive_of(dir, &json!({ "Entrypoint": entrypoint }), layers)
 }

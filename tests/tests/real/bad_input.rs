@@ -7,8 +7,8 @@ fn wrong_input_is_refused_with_the_reason_and_the_exit_code() {
     let cluster = Cluster::up(1, 0);
     let cases = [
         ("service create --name=-x whoami", 1, "name: `-x`"),
-        ("service create --name web Whoami", 1, "image: `Whoami` is no image reference"),
-        ("service create --name web --publish 0:80 whoami", 2, "`0` is no port"),
+        ("service create --name web Whoami", 1, "image: `Whoami` is not an image reference"),
+        ("service create --name web --publish 0:80 whoami", 2, "`0` is not a port"),
         ("service create --name web --publish 8000-8002:80-81 whoami", 2, "3 published ports can't stand for 2 ports"),
         ("service create --name web --network nope whoami", 3, "there is no network `nope`"),
         ("network create overlay", 1, "name: `overlay` means a driver"),
@@ -19,7 +19,7 @@ fn wrong_input_is_refused_with_the_reason_and_the_exit_code() {
         ("service create --name web --limit-memory lots whoami", 2, "`lots` is not a size"),
         ("service create --name web --constraint a==b whoami", 1, "constraints[0]"),
         ("service create --name web --env =x whoami", 1, "env[0]"),
-        ("service create --name web --env A={{.Secret}} whoami", 1, "env[0]: `{{.Secret}}` is no template"),
+        ("service create --name web --env A={{.Secret}} whoami", 1, "env[0]: `{{.Secret}}` is not a template"),
         ("service inspect nothing", 3, "there is no service `nothing`"),
         ("service rm nothing", 3, "there is no service `nothing`"),
         ("node inspect nothing", 3, "there is no node `nothing`"),
@@ -28,7 +28,7 @@ fn wrong_input_is_refused_with_the_reason_and_the_exit_code() {
         ("image rm nothing", 3, "there is no image `nothing`"),
         ("--host tcp://198.18.0.1:2377 node ls", 2, "tcp:// needs a user's certificate"),
         ("--host unix:///nowhere/flota.sock node ls", 5, "/nowhere/flota.sock"),
-        ("node update m1 --availability gone", 2, "it is active, pause or drain"),
+        ("node update m1 --availability gone", 2, "it must be active, pause or drain"),
     ];
     for (words, code, text) in cases {
         let result = cluster.ctl(words);
@@ -109,10 +109,10 @@ fn what_stands_in_a_nodes_way_is_said_and_nothing_half_made_stays() {
     cluster.wait("the port is free", |it| {
         it.sandbox("exec w1 -- curl -s -o /dev/null http://198.18.0.11:2377/").code != 0
     });
-    // Nobody is there.
-    let nobody = cluster.ctl_on("w1", &format!("swarm join --token {token} 198.18.0.99"));
-    assert_eq!(nobody.code, 5, "{}", nobody.stderr);
-    assert_eq!(cluster.rows("node ls --filter state=ready").len(), 1, "a refused join is no node");
+    // No machine has this address.
+    let refused = cluster.ctl_on("w1", &format!("swarm join --token {token} 198.18.0.99"));
+    assert_eq!(refused.code, 5, "{}", refused.stderr);
+    assert_eq!(cluster.rows("node ls --filter state=ready").len(), 1, "a refused join adds no node");
     // A data folder of another cluster is that cluster's: it does not become this one's by being asked to.
     let own = cluster.ctl_on("w1", "swarm init");
     assert_eq!(own.code, 0, "{}", own.stderr);

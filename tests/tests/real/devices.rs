@@ -1,4 +1,4 @@
-//! What a task may have beyond the usual: devices, capabilities, privileges, as each node allows; devices by id.
+//! Rights of a task beyond the defaults: devices, capabilities, privileges, as each node allows; devices by id.
 
 use flota_tests::Cluster;
 
@@ -84,7 +84,7 @@ fn devices_are_handed_out_by_id_each_to_one_task() {
         ids
     };
     assert_eq!(held(&cluster), ["a", "b"]);
-    // What becomes free goes to the one that waits.
+    // A device that becomes free goes to the task that waits.
     let first = cluster.running("one")[0]["id"].as_str().unwrap().to_owned();
     cluster.ok(&format!("task rm --shrink {first}"));
     cluster.wait("the one that waited runs", |it| {

@@ -13,11 +13,11 @@ use flota_tests::{Cluster, channel, wait_for};
 const MANAGERS: [&str; 3] = ["m1", "m2", "m3"];
 /// Users act between two things that go wrong for so many more operations.
 const OPERATIONS: usize = 60;
-/// What a manager logs if its tables are not those of the leader after the same entry.
+/// The log message of a manager whose tables are not those of the leader after the same entry.
 const DIFFER: &str = "tables of this manager and of the leader differ";
 
-/// Users and writers at all three managers while `fault` is done so many times, each time to whoever leads then. In the
-/// end the history is linearizable, and the managers have the same tables.
+/// Users and writers at all three managers while `fault` is done so many times, each time to the leader of that moment.
+/// In the end the history is linearizable, and the managers have the same tables.
 fn history_with(rounds: usize, mut fault: impl FnMut(&Cluster, &str)) {
     let cluster = Cluster::up(3, 1);
     let history = History::default();

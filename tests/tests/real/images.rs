@@ -41,7 +41,7 @@ fn where_overlayfs_can_not_write_layers_are_copied_to_the_same_result() {
     cluster.sandbox_ok(&format!("exec w1 -- busybox mount -t overlay overlay -o {options} /var/lib/flota"));
     cluster.sandbox_ok("start w1");
     cluster.wait_state("w1", "ready");
-    assert!(cluster.sandbox_ok("logs w1").contains("overlayfs can't write here"), "it is said at start");
+    assert!(cluster.sandbox_ok("logs w1").contains("overlayfs can't write here"), "the log says so at the start");
     let busybox = fs::read("/bin/busybox").unwrap();
     let below = tar(&[("busybox", &busybox), ("gone", b"x"), ("dir/old", b"x"), ("kept", b"1"), ("changed", b"1")]);
     let above = tar(&[(".wh.gone", b""), ("dir/.wh..wh..opq", b""), ("dir/new", b"x"), ("changed", b"2")]);
@@ -86,7 +86,7 @@ fn archives_are_imported_and_bad_ones_refused_without_a_trace() {
     refused(&whole[..whole.len() / 2], "it is cut off");
     assert_eq!(cluster.rows("image ls").len(), 1, "nothing of a refused image is there");
     let file = dir.path().join("junk");
-    std::fs::write(&file, b"this is no archive").unwrap();
+    std::fs::write(&file, b"this is not an archive").unwrap();
     let junk = cluster.ctl(&format!("image import {}", file.display()));
     assert!(junk.code == 1 && junk.stderr.contains("the archive is refused"), "{}", junk.stderr);
     std::fs::copy("/bin/ls", &file).unwrap();
@@ -172,7 +172,7 @@ fn an_image_of_a_private_registry_outlives_registry_and_credentials() {
     let app = "service create --detach --name app --replicas 2 --restart-delay 50ms";
     // A tag means what the registry says when a node asks; a digest is the same image on every node.
     cluster.ok(&format!("{app} --constraint node.hostname==w1 localhost:5000/team/app:1@{digest}"));
-    cluster.wait("it is said that the registry wants to know who asks", |it| {
+    cluster.wait("the error says that the registry wants credentials", |it| {
         it.rows("service ps app").iter().any(|task| {
             let error = task["error"].as_str().unwrap_or_default().to_lowercase();
             task["state"] == "rejected" && error.contains("localhost:5000/team/app@sha256:") && error.contains("auth")
@@ -181,7 +181,7 @@ fn an_image_of_a_private_registry_outlives_registry_and_credentials() {
     let login = "registry login --username builder --password-stdin localhost:5000";
     let logged_in = cluster.ctl_with_input(login, "letmein\n");
     assert_eq!(logged_in.code, 0, "{}", logged_in.stderr);
-    assert!(!cluster.ok("registry ls --format json").contains("letmein"), "a password is shown to nobody");
+    assert!(!cluster.ok("registry ls --format json").contains("letmein"), "a password is never shown");
     cluster.wait("it runs with the cluster's credentials", |it| it.running("app").len() == 2);
     assert!(!holds(&cluster.data("w1"), b"letmein"), "on no worker's disk");
     cluster.wait("the cluster keeps the image itself", |it| {
@@ -194,7 +194,7 @@ fn an_image_of_a_private_registry_outlives_registry_and_credentials() {
     cluster.ok("service scale app=6");
     let nodes: std::collections::BTreeSet<_> =
         cluster.running("app").iter().map(|task| task["node"].to_string()).collect();
-    assert_eq!(nodes.len(), 3, "also where nobody could ever have pulled it");
+    assert_eq!(nodes.len(), 3, "also on nodes that could not have pulled it");
     // An update to what can't be had stops nothing.
     let before: Vec<_> = cluster.running("app").iter().map(|task| task["id"].clone()).collect();
     let update = cluster.ctl("service update --image localhost:5000/team/app:2 app");

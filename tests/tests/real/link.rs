@@ -7,8 +7,8 @@ use flota_tests::{Background, Cluster, programs, wait_for};
 
 /// Returns the shortest round-trip time of five packets from one node to another, in milliseconds; `None` if none came back.
 fn ping(cluster: &Cluster, from: &str, to: &str) -> Option<f64> {
-    let said = cluster.sandbox(&format!("exec {from} -- busybox ping -c 5 -i 0.05 -W 1 {to}")).stdout;
-    let times = said.lines().filter_map(|line| line.split_once("time=")?.1.split_once(" ms")?.0.parse::<f64>().ok());
+    let printed = cluster.sandbox(&format!("exec {from} -- busybox ping -c 5 -i 0.05 -W 1 {to}")).stdout;
+    let times = printed.lines().filter_map(|line| line.split_once("time=")?.1.split_once(" ms")?.0.parse::<f64>().ok());
     times.reduce(f64::min)
 }
 
@@ -115,17 +115,22 @@ fn what_no_cable_can_be_changes_nothing() {
     let cluster = Cluster::bare(1, 2);
     cluster.sandbox_ok("link w1 --delay 1ms");
     cluster.kill("w2");
-    for (words, code, said) in [
+    for (words, code, printed) in [
         ("link w1 --delay -5ms", 2, "--delay"),
         ("link w1 --delay 5ms --jitter 6ms", 2, "--jitter"),
         ("link w1 --loss 101%", 2, "--loss"),
         ("link w1 --rate 0mbit", 2, "--rate"),
-        ("link --delay 5ms", 2, "say which nodes"),
+        ("link --delay 5ms", 2, "no node is given"),
         ("link w1 w9 --delay 5ms", 3, "has no node `w9`"),
         ("link w1 w2 --delay 5ms", 1, "node w2 does not run"),
     ] {
         let refused = cluster.sandbox(words);
-        assert!(refused.code == code && refused.stderr.contains(said), "{words}: {}: {}", refused.code, refused.stderr);
+        assert!(
+            refused.code == code && refused.stderr.contains(printed),
+            "{words}: {}: {}",
+            refused.code,
+            refused.stderr
+        );
         assert_eq!(link(&cluster, "w1"), "delay 1ms", "{words}");
     }
 }
@@ -138,13 +143,13 @@ fn a_forwarder_that_dies_is_noticed_and_replaced_and_nothing_is_left_of_any() {
         assert!(std::process::Command::new("kill").arg("-9").arg(pid.to_string()).status().unwrap().success())
     };
     let ctl = programs().join("ctl").display().to_string();
-    // What a caller has left open does not stay open: it may hold a lock.
+    // Descriptors that a caller has left open do not stay open: they may hold a lock.
     let script = format!("exec 9</dev/null; exec {ctl} sandbox link --name {name} w1 --delay 5ms");
     assert!(std::process::Command::new("sh").args(["-c", &script]).status().unwrap().success());
     let forwarder = forwarders(&name)[0];
     assert!(!std::path::Path::new(&format!("/proc/{forwarder}/fd/9")).exists());
     kill(forwarder);
-    cluster.wait("it is said", |it| link(it, "w1") == "broken, delay 5ms");
+    cluster.wait("the list shows it", |it| link(it, "w1") == "broken, delay 5ms");
     assert_eq!(ping(&cluster, "m1", "198.18.0.11"), None, "the node is cut off");
     cluster.sandbox_ok("link w1 --delay 5ms");
     assert_eq!((link(&cluster, "w1").as_str(), forwarders(&name).len()), ("delay 5ms", 1));

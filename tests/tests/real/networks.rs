@@ -44,8 +44,8 @@ fn begin(mut command: Command) -> Child {
 /// Waits for a load to end. It must have sent requests, of which none has failed.
 fn assert_none_failed(load: Child) {
     let output = load.wait_with_output().unwrap();
-    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(said.trim_end().ends_with(" requests, 0 failed") && !said.starts_with("0 "), "{said}{errors}");
+    let (printed, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(printed.trim_end().ends_with(" requests, 0 failed") && !printed.starts_with("0 "), "{printed}{errors}");
 }
 
 /// Lists what networks leave on a node.
@@ -143,7 +143,7 @@ fn daemons_that_restart_one_after_the_other_fail_no_request() {
     }
     assert_none_failed(outside);
     let seen = cluster.ok("service logs web").lines().count();
-    cluster.wait("the client goes on", |it| it.ok("service logs web").lines().count() > seen);
+    cluster.wait("the client continues", |it| it.ok("service logs web").lines().count() > seen);
     assert_eq!(cluster.ok("service logs client"), "");
 }
 

@@ -20,7 +20,7 @@ fn tokens_that_are_wrong_old_or_of_another_cluster_are_refused_and_say_which() {
         assert_eq!(result.code, 1, "{}", result.stderr);
         assert!(result.stderr.contains(why), "{}", result.stderr);
     };
-    refused("SWMTKN-1-x", "this is no join token");
+    refused("SWMTKN-1-x", "this is not a join token");
     let other_end = if good.ends_with('x') { 'y' } else { 'x' };
     let wrong = format!("{}{other_end}", &good[..good.len() - 1]);
     refused(&wrong, "this join token is wrong");
@@ -46,7 +46,7 @@ fn the_last_two_managers_become_one_in_order_and_a_failed_join_leaves_nothing() 
     assert_eq!(leave.code, 0, "{}", leave.stderr);
     let alone = cluster.ctl_on(stays, "service create --detach --name web --replicas 0 whoami");
     assert_eq!(alone.code, 0, "{}", alone.stderr);
-    // It comes again, where nobody can reach it: nothing of it stays, here or there.
+    // It joins again at an address where it can't be reached: nothing of it stays, here or there.
     let token = cluster.ctl_on(stays, "swarm join-token -q manager").stdout;
     let manager = if stays == "m1" { "198.18.0.10" } else { "198.18.0.11" };
     let join = |words: &str| cluster.ctl_on(goes, &format!("swarm join --token {} {words} {manager}", token.trim()));
@@ -65,7 +65,7 @@ fn the_last_two_managers_become_one_in_order_and_a_failed_join_leaves_nothing() 
 }
 
 #[test]
-fn managers_leave_and_workers_follow_whoever_leads() {
+fn managers_leave_and_workers_follow_the_leader() {
     let cluster = Cluster::bare(3, 1);
     let refused = cluster.ctl_on("m3", "swarm leave");
     assert!(refused.code == 1 && refused.stderr.contains("--force"), "{}", refused.stderr);
@@ -89,7 +89,7 @@ fn a_node_that_comes_back_is_the_same_node() {
     cluster.sandbox_ok("restart w1 m2");
     cluster.wait("both are ready", |it| it.rows("node ls --filter state=ready").len() == 4);
     assert_eq!([id("w1"), id("m2")], before);
-    // Both move to other addresses: what they are is in their certificates, where they are is said anew.
+    // Both move to other addresses: what they are is in their certificates, the managers learn where they are now.
     cluster.ok("service create --detach --name web --replicas 0 whoami");
     cluster.sandbox_ok("stop w1 m2");
     cluster.move_to("w1", "198.18.0.77");

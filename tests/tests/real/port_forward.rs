@@ -50,14 +50,14 @@ impl Forward {
         let pid = self.child.id().to_string();
         assert!(Command::new("busybox").args(["kill", "-INT", &pid]).status().unwrap().success());
         let code = self.child.wait().unwrap().code();
-        let mut said = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        (code, said)
+        let mut printed = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut printed).unwrap();
+        (code, printed)
     }
 }
 
 /// Sends a request and ends the own side of the connection, before anything is read.
-fn ask(connection: &mut TcpStream) {
+fn send_request(connection: &mut TcpStream) {
     connection.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").unwrap();
     connection.shutdown(Shutdown::Write).unwrap();
 }
@@ -83,7 +83,7 @@ fn two_hundred_connections_at_once_reach_the_tasks_of_other_nodes_in_turn() {
     let cluster = with_web();
     let forward = Forward::start(&cluster, "web", 80);
     let mut connections: Vec<_> = (0..200).map(|_| forward.connect()).collect();
-    connections.iter_mut().for_each(ask);
+    connections.iter_mut().for_each(send_request);
     let answers: Vec<String> = connections.into_iter().map(answer).collect();
     let of = |task: &str| answers.iter().filter(|it| *it == task).count();
     assert_eq!((of("web.1"), of("web.2")), (100, 100), "{answers:?}");
@@ -102,7 +102,7 @@ fn connections_go_on_while_tasks_are_replaced() {
     let mut answered = BTreeSet::new();
     while update.try_wait().unwrap().is_none() || answered.len() < 2 {
         let mut connection = forward.connect();
-        ask(&mut connection);
+        send_request(&mut connection);
         answered.insert(answer(connection));
     }
     let after: BTreeSet<String> = cluster.running("web").iter().map(|it| it["id"].to_string()).collect();
@@ -118,9 +118,9 @@ fn what_can_not_be_forwarded_is_refused_and_a_closed_port_ends_one_connection_al
     for (words, code, text) in [
         ("nothing 80", 3, "there is no task `nothing`".to_owned()),
         ("none :80", 1, "service `none` has no running task".to_owned()),
-        ("web 0", 2, "REMOTE: 0 is no port of a task".to_owned()),
-        ("web 8080:65536", 2, "REMOTE: `65536` is no port".to_owned()),
-        ("web x:80", 2, "LOCAL: `x` is no port".to_owned()),
+        ("web 0", 2, "REMOTE: 0 is not a port of a task".to_owned()),
+        ("web 8080:65536", 2, "REMOTE: `65536` is not a port".to_owned()),
+        ("web x:80", 2, "LOCAL: `x` is not a port".to_owned()),
         (&format!("web {}:80", local.port()), 1, format!("LOCAL: failed to listen on {local}")),
     ] {
         let refused = cluster.ctl(&format!("port-forward {words}"));
@@ -130,7 +130,7 @@ fn what_can_not_be_forwarded_is_refused_and_a_closed_port_ends_one_connection_al
     for _ in 0..2 {
         forward.connect().read_to_end(&mut Vec::new()).expect_err("the connection is reset");
     }
-    let (code, said) = forward.interrupt();
-    let lines: Vec<&str> = said.lines().filter(|it| it.contains("task web.1: nothing listens on port 81")).collect();
-    assert_eq!((code, lines.len()), (Some(0), 2), "{said}");
+    let (code, printed) = forward.interrupt();
+    let lines: Vec<&str> = printed.lines().filter(|it| it.contains("task web.1: nothing listens on port 81")).collect();
+    assert_eq!((code, lines.len()), (Some(0), 2), "{printed}");
 }

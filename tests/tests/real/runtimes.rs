@@ -30,8 +30,8 @@ fn any_oci_runtime_runs_services_as_the_embedded_one_does() {
         let created = cluster.ctl_args(&words);
         assert_eq!(created.code, 0, "{runtime}: {}", created.stderr);
         assert!(cluster.ok(&format!("service logs {runtime}")).contains("begun"), "{runtime}");
-        let said = cluster.ok(&format!("exec -e SHAPE=round {runtime} -- /busybox env"));
-        assert!(said.contains("COLOUR=red") && said.contains("SHAPE=round"), "{runtime}: {said}");
+        let printed = cluster.ok(&format!("exec -e SHAPE=round {runtime} -- /busybox env"));
+        assert!(printed.contains("COLOUR=red") && printed.contains("SHAPE=round"), "{runtime}: {printed}");
         let ended = cluster.ctl_args(&["exec", runtime, "--", "/busybox", "sh", "-c", "exit 42"]);
         assert_eq!(ended.code, 42, "{runtime}: {}", ended.stderr);
         let rights = cluster.ok(&format!("exec -u 1000 {runtime} -- /busybox grep CapEff /proc/self/status"));
@@ -68,7 +68,7 @@ fn an_init_takes_the_first_place_hands_signals_on_and_reaps() {
     cluster.ok("service create --name box --init --entrypoint /busybox busybox sleep 1000000");
     let first = cluster.ok("exec box -- /busybox cat /proc/1/cmdline");
     assert!(first.starts_with("/dev/init\0init\0--\0/busybox\0sleep"), "{first:?}");
-    // An orphan that ends becomes nobody's zombie.
+    // An orphan that ends does not stay a zombie.
     assert_eq!(cluster.ctl_args(&["exec", "box", "--", "/busybox", "sh", "-c", "/busybox true &"]).code, 0);
     cluster.wait("no zombie stays", |it| !it.ok("exec box -- /busybox ps -o stat").contains('Z'));
     // It ends by the stop signal, well before its grace period.

@@ -13,10 +13,10 @@ fn a_service_goes_from_create_to_processes_on_many_nodes_and_back() {
     // Exec works in any task, on whichever node it runs.
     for task in &tasks {
         let name = task["name"].as_str().unwrap();
-        let said = cluster.ok(&format!("exec {name} -- /whoami get http://127.0.0.1/"));
-        assert!(said.contains(&format!("NODE={}", task["node"].as_str().unwrap())), "{said}");
-        assert!(said.contains(&format!("TASK={name}.{}", task["id"].as_str().unwrap())), "{said}");
-        assert!(said.contains("addresses: 127.0.0.1\n"), "a task has loopback alone: {said}");
+        let printed = cluster.ok(&format!("exec {name} -- /whoami get http://127.0.0.1/"));
+        assert!(printed.contains(&format!("NODE={}", task["node"].as_str().unwrap())), "{printed}");
+        assert!(printed.contains(&format!("TASK={name}.{}", task["id"].as_str().unwrap())), "{printed}");
+        assert!(printed.contains("addresses: 127.0.0.1\n"), "a task has loopback alone: {printed}");
     }
     let logs = cluster.ok("service logs web");
     assert_eq!(logs.matches("GET / HTTP/1.1").count(), 5, "{logs}");
@@ -76,7 +76,7 @@ fn exec_runs_as_asked_with_input_user_and_folder() {
     assert!(id.starts_with("uid=1000 gid=1001"), "{id}");
     assert_eq!(cluster.ok("exec -w /tmp box -- /busybox pwd"), "/tmp\n");
     assert_eq!(cluster.ok("exec box -- /busybox hostname"), "box.1\n");
-    // What a container must not see or do.
+    // Things that a container must not see or do.
     let processes = cluster.ok("exec box -- /busybox ps -o comm");
     assert!(!processes.contains("flotad"), "a PID namespace of its own: {processes}");
     let mount = cluster.ctl("exec box -- /busybox mount -t tmpfs none /tmp");
@@ -97,7 +97,7 @@ fn limits_hold_and_a_container_that_is_killed_for_memory_says_so() {
     cluster.wait("the task has failed", |it| !it.rows("task ls --filter state=failed").is_empty());
     let task = &cluster.rows("task ls")[0];
     assert_eq!(task["exitCode"], 137);
-    assert_eq!(task["error"], "killed for want of memory (exit code 137)");
+    assert_eq!(task["error"], "killed by the out-of-memory killer (exit code 137)");
     cluster.ok("service create --name few --limit-pids 20 --limit-cpu 0.5 whoami");
     let task = cluster.running("few")[0]["id"].as_str().unwrap().to_owned();
     let node = cluster.rows("node ls")[0]["id"].as_str().unwrap().to_owned();
@@ -184,7 +184,7 @@ fn what_is_large_is_cut_and_no_message_is_too_small_for_it() {
         cluster.ok(&format!("service scale --detach big_s{number}=20"));
     }
     cluster.wait("all of them run", |it| it.running_count() == 16 * 20 + 16);
-    // The whole set once more, to a daemon that begins anew.
+    // The whole set once more, to a daemon that starts again.
     cluster.sandbox_ok("kill --daemon-only w1");
     cluster.sandbox_ok("start w1");
     cluster.wait_state("w1", "ready");
@@ -209,7 +209,7 @@ fn a_supervisor_goes_on_while_processes_run_in_its_container_and_takes_it_along_
     // More than any pipe holds, before the process ends.
     let large = cluster.ok("exec box -- /app/busybox dd if=/dev/zero bs=1000 count=3000");
     assert_eq!(large.len(), 3_000_000);
-    // A process that does not end keeps nobody from the container.
+    // A process that does not end does not block the container.
     let programs = flota_tests::programs();
     // Ctrl-C may be ignored where the tests run, for example in the background of a script.
     let mut exec = std::process::Command::new("env");
@@ -223,11 +223,11 @@ fn a_supervisor_goes_on_while_processes_run_in_its_container_and_takes_it_along_
     };
     cluster.wait("it runs in there", |it| sleepers(it) == 2);
     assert_eq!(cluster.ok("exec box -- /app/busybox id -u"), "33\n");
-    // Whoever asked for it goes (Ctrl-C): so does it.
+    // The command ends with the user who started it (Ctrl-C).
     nix_kill(exec.id());
     cluster.wait("it is gone", |it| sleepers(it) == 1);
     let _ = exec.wait();
-    // Without its supervisor a container is not kept, whoever its user is; another one takes its place.
+    // A container does not outlive its supervisor, whatever its user is; another one takes its place.
     let state = cluster.sandbox_ok(&format!("exec m1 -- cat /run/flota/tasks/{id}/state.json"));
     let state: serde_json::Value = serde_json::from_str(&state).unwrap();
     assert!(cluster.alive("m1", &id));

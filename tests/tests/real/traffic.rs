@@ -7,7 +7,7 @@ use std::time::Instant;
 use flota_tests::{Cluster, programs};
 use serde_json::Value;
 
-/// What a client has seen in the end.
+/// The counts of a client in the end.
 #[derive(Debug)]
 struct Seen {
     /// All that it printed.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use prost::Message;
+
 use super::networks::all;
 use super::{FromNumber, Malformed, require};
 use crate::model::{Assignment, Grant, ImageSource, NodeAddress, RegistryCredentials, ServiceSpec, TaskStatus};
@@ -27,7 +29,7 @@ impl From<&Assignment> for pd::TaskAssignment {
             device_ids: it.device_ids.iter().map(Into::into).collect(),
             attachments: it.attachments.iter().map(Into::into).collect(),
             unconfirmed_nodes: it.unconfirmed_nodes.clone(),
-            withdrawn_attempt: it.withdrawn_attempt,
+            withdrawn_attempt: it.withdrawn_attempt.unwrap_or_default(),
             no_new_privileges: it.no_new_privileges,
         }
     }
@@ -61,9 +63,27 @@ impl Assignment {
             device_ids: it.device_ids.into_iter().map(Into::into).collect(),
             attachments: all(it.attachments)?,
             unconfirmed_nodes: it.unconfirmed_nodes,
-            withdrawn_attempt: it.withdrawn_attempt,
+            // Attempts count from 1.
+            withdrawn_attempt: Some(it.withdrawn_attempt).filter(|attempt| *attempt != 0),
             no_new_privileges: it.no_new_privileges,
         })
+    }
+}
+
+impl Assignment {
+    /// Encodes the assignment for a record on disk, as on the wire.
+    pub fn encode(&self) -> Vec<u8> {
+        pd::TaskAssignment::from(self).encode_to_vec()
+    }
+
+    /// Decodes the assignment of a record.
+    ///
+    /// # Errors
+    /// The bytes are damaged, or a field is malformed.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        pd::TaskAssignment::decode(bytes)
+            .map_err(|_| Malformed::new("assignment", "is no protobuf message"))?
+            .try_into()
     }
 }
 
@@ -175,10 +195,13 @@ mod tests {
                 addresses: vec![std::net::IpAddr::from([10, 0, 1, 2])],
             }],
             unconfirmed_nodes: vec!["w2".into()],
-            withdrawn_attempt: 4,
+            withdrawn_attempt: Some(4),
             no_new_privileges: true,
         };
-        assert_eq!(Assignment::try_from(pd::TaskAssignment::from(&assignment)), Ok(assignment));
+        assert_eq!(Assignment::decode(&assignment.encode()), Ok(assignment.clone()));
+        let nobody = Assignment { withdrawn_attempt: None, ..assignment };
+        assert_eq!(Assignment::decode(&nobody.encode()), Ok(nobody));
+        assert_eq!(Assignment::decode(&[255]).expect_err("damaged").field, "assignment");
     }
 
     #[test]

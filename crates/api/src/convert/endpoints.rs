@@ -1,5 +1,7 @@
 //! Conversion of the networks, services and endpoints that a node is told of in its session.
 
+use prost::Message;
+
 use super::networks::{all, parse_all, parse_filled, texts};
 use super::{FromNumber, Malformed, filled};
 use crate::model::{Endpoint, NetworkConfig, NetworkNode, NetworkService, NetworkUpdate};
@@ -144,6 +146,21 @@ impl From<&NetworkUpdate> for pd::Networks {
     }
 }
 
+impl NetworkUpdate {
+    /// Encodes the update for a record on disk, as on the wire.
+    pub fn encode(&self) -> Vec<u8> {
+        pd::Networks::from(self).encode_to_vec()
+    }
+
+    /// Decodes the update of a record.
+    ///
+    /// # Errors
+    /// The bytes are damaged, or a field is malformed.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        pd::Networks::decode(bytes).map_err(|_| Malformed::new("networks", "is no protobuf message"))?.try_into()
+    }
+}
+
 impl TryFrom<pd::Networks> for NetworkUpdate {
     type Error = Malformed;
     fn try_from(it: pd::Networks) -> Result<Self, Malformed> {
@@ -223,6 +240,7 @@ mod tests {
             removed_nodes: vec![("n".into(), "v".into())],
             more: true,
         };
-        assert_eq!(NetworkUpdate::try_from(pd::Networks::from(&update)), Ok(update));
+        assert_eq!(NetworkUpdate::decode(&update.encode()), Ok(update));
+        assert_eq!(NetworkUpdate::decode(&[255]).expect_err("damaged").field, "networks");
     }
 }

@@ -21,11 +21,12 @@ pub(crate) fn texts<T: Display>(values: &[T]) -> Vec<String> {
 
 /// Parses an address or a prefix; the error names the field.
 pub(crate) fn parse<T: FromStr>(text: &str, field: &'static str) -> Result<T, Malformed> {
-    let wrong = |_| Malformed::new(field, format!("has `{}`, which is no IP address or subnet", text.escape_debug()));
+    let wrong =
+        |_| Malformed::new(field, format!("has `{}`, which is not an IP address or subnet", text.escape_debug()));
     text.parse().map_err(wrong)
 }
 
-/// As [`parse`]; an empty text stands for no value.
+/// Parses an address or a prefix, or returns `None` for an empty text; the error names the field.
 pub(crate) fn parse_filled<T: FromStr>(text: &str, field: &'static str) -> Result<Option<T>, Malformed> {
     if text.is_empty() { Ok(None) } else { parse(text, field).map(Some) }
 }

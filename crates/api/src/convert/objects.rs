@@ -396,7 +396,7 @@ mod tests {
     #[test]
     fn an_unknown_number_is_an_error_that_names_the_field() {
         let task = po::Task { desired_state: 77, status: Some(Default::default()), ..Default::default() };
-        let error = Task::try_from(task).expect_err("77 is no state");
+        let error = Task::try_from(task).expect_err("77 is not a state");
         assert_eq!(error.to_string(), "the field `desired_state` has an unknown value");
     }
 }

@@ -1,5 +1,5 @@
-//! What a node's owner allows to tasks. The scheduler uses it to choose a node, and the worker checks it again,
-//! because it does not rely on the scheduler.
+//! The rights that a node's owner allows to tasks. The scheduler uses them to choose a node, and the worker checks them
+//! again, because it does not rely on the scheduler.
 
 use serde::Serialize;
 
@@ -18,7 +18,7 @@ pub struct Allowance {
     pub capabilities: Vec<String>,
 }
 
-/// What a spec requests although the node does not allow it.
+/// A right that a spec requests although the node does not allow it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// A privileged task.
@@ -81,7 +81,7 @@ impl Allowance {
             }
         }
         let unknown = self.capabilities.iter().find(|name| !capability::is_known(name));
-        unknown.map_or(Ok(()), |name| Err(format!("capabilities: `{}` is no capability", name.escape_debug())))
+        unknown.map_or(Ok(()), |name| Err(format!("capabilities: `{}` is not a capability", name.escape_debug())))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the leader sends to a node: the tasks that it runs, and where images are. `convert/assignments.rs` converts
+//! The leader's messages to a node: the tasks that it runs, and where images are. `convert/assignments.rs` converts
 //! the session's messages to these types; a worker also keeps assignments on disk.
 
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::id::{NodeId, ServiceId, TaskId};
 use crate::state::DesiredState;
 use crate::version::Timestamp;
 
-/// What a node needs to run one task.
+/// The order to run one task, with everything that its node needs for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assignment {
     /// Identifies the task.
@@ -46,8 +46,8 @@ pub struct Assignment {
     /// Names of the nodes that had not confirmed in time that they send the task no more connections, so that it is
     /// stopped without them.
     pub unconfirmed_nodes: Vec<String>,
-    /// The unhealthy attempt of the task that gets no more connections, so that it may be stopped; zero if there is none.
-    pub withdrawn_attempt: u32,
+    /// The unhealthy attempt of the task that gets no more connections, so that it may be stopped.
+    pub withdrawn_attempt: Option<u32>,
     /// Whether programs can't gain privileges if neither the spec nor the node says so: the cluster's default.
     pub no_new_privileges: bool,
 }
@@ -72,7 +72,7 @@ impl Default for Assignment {
             device_ids: Vec::new(),
             attachments: Vec::new(),
             unconfirmed_nodes: Vec::new(),
-            withdrawn_attempt: 0,
+            withdrawn_attempt: None,
             no_new_privileges: false,
         }
     }

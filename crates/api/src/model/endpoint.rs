@@ -1,4 +1,4 @@
-//! What the leader sends to a node of the networks that the node has: their settings, the services and endpoints in them,
+//! The leader's messages to a node about the networks that it has: their settings, the services and endpoints in them,
 //! and the addresses of other nodes. `convert/endpoints.rs` converts the session's messages to these types.
 
 use std::net::IpAddr;

@@ -91,7 +91,7 @@ fn words_or_none<S: Serializer>(test: &Option<HealthTest>, serializer: S) -> Res
     serializer.collect_seq(test.iter().flat_map(HealthTest::words))
 }
 
-/// What a user or an image says of the health check. What neither says has a default.
+/// The settings of a health check by a user or an image. A setting that neither gives has a default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HealthSpec {
@@ -124,15 +124,15 @@ fn retries_or_zero<S: Serializer>(retries: &Option<NonZeroU32>, serializer: S) -
 pub struct HealthCheck {
     /// How health is found out; never [`HealthTest::None`].
     pub test: HealthTest,
-    /// See [`HealthSpec::interval`].
+    /// Time from the start of a task, and from the end of a check, to the next check.
     pub interval: Duration,
-    /// See [`HealthSpec::timeout`].
+    /// Time after which a check has failed.
     pub timeout: Duration,
-    /// See [`HealthSpec::start_period`].
+    /// Time from the start of a task in which failures do not count, until its first success.
     pub start_period: Duration,
-    /// See [`HealthSpec::start_interval`].
+    /// The interval in the start period.
     pub start_interval: Duration,
-    /// See [`HealthSpec::retries`].
+    /// Number of failures in a row that make a task unhealthy.
     pub retries: NonZeroU32,
 }
 
@@ -175,7 +175,7 @@ pub struct HealthResult {
     pub output: String,
 }
 
-/// What a worker knows of the health of the current attempt of a task, as of the last change of its state.
+/// The health of the current attempt of a task as its worker knows it, as of the last change of its state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Health {

@@ -54,7 +54,7 @@ states! {
 }
 
 states! {
-    /// What the name of a service resolves to.
+    /// The kind of address to which the name of a service resolves.
     EndpointMode {
         /// Its virtual IP, from which connections are spread over its tasks.
         Vip = "vip",

@@ -23,7 +23,7 @@ use crate::version::{Meta, Timestamp};
 const ENTRIES_BOUND: usize = 4_096;
 
 states! {
-    /// What a node may do; the organisational unit in its certificate.
+    /// The role of a node in the cluster; the organisational unit in its certificate.
     Role {
         /// Runs tasks.
         Worker = "worker",
@@ -85,7 +85,7 @@ states! {
     }
 }
 
-/// What a user decides about a node.
+/// The settings of a node, which users change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeSpec {
@@ -101,7 +101,7 @@ impl Default for NodeSpec {
     }
 }
 
-/// What a node reports about itself when it registers.
+/// The description that a node sends when it registers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeDescription {
@@ -123,7 +123,7 @@ pub struct NodeDescription {
     pub runtimes: Vec<String>,
     /// Devices that it gives to tasks by id.
     pub devices: Vec<NodeDevice>,
-    /// What its owner allows tasks to use.
+    /// The rights that its owner allows tasks to use.
     pub allow: Allowance,
     /// Address of its overlay traffic; that of its listener if `None`.
     #[serde(serialize_with = "text_or_empty")]
@@ -192,7 +192,7 @@ pub struct Node {
     pub spec: NodeSpec,
     /// Role of the node.
     pub role: Role,
-    /// What the node reports about itself.
+    /// The description that the node sent when it registered.
     pub description: NodeDescription,
     /// `host:port` of its listener.
     pub address: String,
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(error(&[device("a", &["/dev/x"]), device("b", &["/dev/x"])]), "", "devices may share a path");
         assert_eq!(error(&[device("a", &["/dev/x"]), device("a", &["/dev/y"])]), "devices: gpu=a: it is there twice");
         assert_eq!(error(&[device("a", &[])]), "devices: gpu=a: it has no paths");
-        assert_eq!(error(&[device("a", &["x"])]), "devices: gpu=a: `x` is no absolute path");
+        assert_eq!(error(&[device("a", &["x"])]), "devices: gpu=a: `x` is not an absolute path");
         assert!(error(&[device("a b", &["/x"])]).starts_with("devices: id: `a b`"));
         let runtimes = NodeDescription { runtimes: vec!["flota".into(), "runsc".into()], ..NodeDescription::default() };
         assert_eq!(runtimes.check_offers(), Ok(()));

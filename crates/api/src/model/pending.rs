@@ -7,8 +7,8 @@ use std::fmt;
 use crate::state::states;
 
 states! {
-    /// What excludes a node when the scheduler chooses one, as a claim about the node. The variants are in the order
-    /// of their texts, in which users read them.
+    /// A reason that excludes a node when the scheduler chooses one, as a claim about the node. The variants are in the
+    /// order of their texts, in which users read them.
     Filter {
         /// Its tasks move to other nodes.
         Drained = "drained",

@@ -53,7 +53,7 @@ impl Default for RestartPolicy {
     }
 }
 
-/// What a worker does with a task while it is connected to no manager.
+/// The treatment of a task while its worker is connected to no manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum OnPartition {
@@ -97,7 +97,7 @@ impl Default for ServiceMode {
     }
 }
 
-/// What a user wants to run. The system never changes it.
+/// The specification of a service, which users write. The system never changes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceSpec {
@@ -141,7 +141,7 @@ pub struct ServiceSpec {
     pub healthcheck: HealthSpec,
     /// Conditions on the nodes that may run a task.
     pub constraints: Vec<Constraint>,
-    /// What a worker does with a task while it is connected to no manager.
+    /// The treatment of a task while its worker is connected to no manager.
     pub on_partition: OnPartition,
     /// Whether tasks wait for their node if it is lost, and start there at boot without a manager.
     pub keep_on_node_loss: bool,
@@ -169,7 +169,7 @@ pub struct ServiceSpec {
     pub networks: Vec<NetworkAttachment>,
     /// Ports that are reached from outside.
     pub ports: Vec<PublishedPort>,
-    /// What the name of the service resolves to.
+    /// The kind of address to which the name of the service resolves.
     pub endpoint_mode: EndpointMode,
     /// How the programs of a task resolve names.
     pub dns: DnsConfig,

@@ -11,7 +11,7 @@ use crate::id::{NodeId, ServiceId, TaskId};
 use crate::state::{DesiredState, TaskState};
 use crate::version::{Meta, Timestamp};
 
-/// What a worker observed of a task.
+/// The state of a task as its worker observed it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskStatus {
@@ -31,7 +31,7 @@ pub struct TaskStatus {
     pub not_before: Option<Timestamp>,
     /// Digest of the image that the worker has prepared last.
     pub image_digest: Option<String>,
-    /// What is known of the health of this attempt; `None` if it has no check, or no container yet.
+    /// The health of this attempt; `None` if it has no check, or no container yet.
     pub health: Option<Health>,
 }
 

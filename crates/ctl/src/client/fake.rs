@@ -28,7 +28,7 @@ use flota_api::proto::control::{
 use flota_api::proto::objects;
 use flota_api::proto::streams::Frame;
 
-/// What the manager does with one call.
+/// The reaction of the manager to one call.
 #[derive(Clone)]
 pub(crate) enum Act {
     /// Answers with this status.
@@ -73,7 +73,7 @@ impl FakeManager {
         Self::start_limited(folder, name, acts, u64::MAX)
     }
 
-    /// Does the same as [`FakeManager::start`], but each connection breaks after this number of bytes to the client.
+    /// Starts a fake manager each of whose connections breaks after this number of bytes to the client.
     pub(crate) fn start_limited(folder: &Path, name: &str, acts: impl Into<VecDeque<Act>>, bytes: u64) -> Self {
         let socket = folder.join(format!("{name}.sock"));
         let listener = UnixListener::bind(&socket).expect("the folder is there");

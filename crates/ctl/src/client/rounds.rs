@@ -66,7 +66,7 @@ impl Attempt {
     }
 }
 
-/// What a failed try means for the request.
+/// The consequence of a failed attempt for the request.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     /// The request was judged; every other manager would give the same answer.
@@ -100,7 +100,7 @@ pub(super) fn is_lost(status: &Status) -> bool {
 }
 
 /// Asks one manager after the other until one gives a final answer, for at most `bound`.
-pub(super) async fn ask<T, F: Future<Output = Result<T, Status>>>(
+pub(super) async fn request<T, F: Future<Output = Result<T, Status>>>(
     sockets: &[PathBuf],
     limits: &Limits,
     bound: Duration,
@@ -115,7 +115,7 @@ pub(super) async fn ask<T, F: Future<Output = Result<T, Status>>>(
         for socket in candidates.clone() {
             let left = until.saturating_duration_since(Instant::now());
             let patience = if candidates.len() > 1 { patience.min(left) } else { left };
-            let status = match ask_one(socket, patience, &attempt).await {
+            let status = match request_one(socket, patience, &attempt).await {
                 Ok(answer) => return Ok(answer),
                 Err(status) => status,
             };
@@ -137,7 +137,7 @@ pub(super) async fn ask<T, F: Future<Output = Result<T, Status>>>(
     }
 }
 
-async fn ask_one<T, F: Future<Output = Result<T, Status>>>(
+async fn request_one<T, F: Future<Output = Result<T, Status>>>(
     socket: &Path,
     patience: Duration,
     attempt: impl Fn(Attempt) -> F,

@@ -77,10 +77,10 @@ async fn an_answer_about_the_request_is_final() {
 #[tokio::test]
 async fn a_workers_answer_is_final_where_no_manager_is_named() {
     let folder = folder();
-    let refusal = Act::Refuse(Reason::NotAManager.attach(Status::failed_precondition("this node is no manager")));
+    let refusal = Act::Refuse(Reason::NotAManager.attach(Status::failed_precondition("this node is not a manager")));
     let worker = FakeManager::start(folder.path(), "worker", [refusal.clone()]);
     let alone = client(&[&worker.socket], LONG, LONG);
-    assert_eq!(create(&alone).await, Err((1, "this node is no manager".into())));
+    assert_eq!(create(&alone).await, Err((1, "this node is not a manager".into())));
     assert_eq!(worker.seen(), ["the-id"]);
     let slow = Act::Refuse(Status::unavailable("not yet"));
     let manager = FakeManager::start(folder.path(), "manager", [slow, Act::Create]);
@@ -118,7 +118,7 @@ async fn where_no_daemon_is_it_ends_at_once_with_5_and_a_hint() {
     let client = client(&[&folder.path().join("none.sock")], LONG, LONG);
     let request = CreateServiceRequest::default();
     let created = client.change(request, |mut control, request| async move { control.create_service(request).await });
-    let error = tokio::time::timeout(LONG / 2, created).await.expect("at once").expect_err("nobody is there");
+    let error = tokio::time::timeout(LONG / 2, created).await.expect("at once").expect_err("no daemon listens");
     assert_eq!(crate::error::code(&error), 5);
     assert!(error.downcast_ref::<Hinted>().is_some_and(|it| it.hint.starts_with("is flotad running?")), "{error}");
 }

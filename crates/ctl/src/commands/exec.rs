@@ -73,7 +73,7 @@ pub(crate) async fn run(exec: Exec, client: &Client) -> anyhow::Result<u8> {
     }
     drop((raw, sender));
     if let Some(error) = failed {
-        printer::say(&format!("error: failed to run it: {error}"));
+        printer::message(&format!("error: failed to run it: {error}"));
         code = code.or(Some(CANNOT_RUN));
     }
     let code = code.ok_or_else(|| anyhow::anyhow!("the task ended, or its node went away"))?;

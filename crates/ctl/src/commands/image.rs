@@ -27,6 +27,7 @@ const HOLD_WAIT: Duration = Duration::from_secs(120);
 pub(crate) enum Image {
     /// Import an OCI layout or a `docker save` archive (tar, also with gzip or zstd; - for standard input)
     Import {
+        /// Archive to read, or - for standard input
         file: PathBuf,
         /// Name of the image in place of the archive's
         #[arg(short, long, default_value = "")]
@@ -34,6 +35,7 @@ pub(crate) enum Image {
     },
     /// Fetch an image from a registry; a manager uses the credentials of `ctl registry login`
     Pull {
+        /// Name of the image, such as alpine:3.20 or registry.example/team/app@sha256:…
         reference: String,
         /// User name to log in with instead
         #[arg(short, long, requires = "password_stdin")]
@@ -44,14 +46,17 @@ pub(crate) enum Image {
     },
     /// Make an image of one static program
     Pack {
+        /// Name of the new image
         #[arg(short, long)]
         tag: String,
+        /// Program to pack
         program: PathBuf,
     },
     /// List the images that the cluster keeps
     Ls(ListOptions),
     /// Remove images
     Rm {
+        /// Images: name, digest, id, or beginning of an id
         images: Vec<String>,
         /// Remove also an image that a service uses
         #[arg(short, long)]
@@ -118,7 +123,7 @@ fn upload(mut source: Box<dyn Read + Send>, reference: String, program: String) 
                 Err(error) => {
                     // The other side would take the end of the stream for the end of the file, so the connection is
                     // broken instead.
-                    printer::say(&format!("error: failed to read the file to upload: {error}"));
+                    printer::message(&format!("error: failed to read the file to upload: {error}"));
                     #[expect(clippy::exit, reason = "it breaks the connection, and nothing else is left to do")]
                     std::process::exit(1);
                 }
@@ -164,7 +169,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
             |whole, page| whole.images.extend(page.images),
         )
         .await?;
-    options.say_age(images.header);
+    options.print_age(images.header);
     let mut rows = Vec::new();
     for row in images.images {
         let (reference, image) = (row.reference, model::Image::from(row.image.unwrap_or_default()));

@@ -44,7 +44,7 @@ pub(crate) async fn run(logs: Logs, service: bool, client: &Client) -> anyhow::R
         }
         F::Error(error) => {
             missing += 1;
-            printer::say(&format!("warning: {error}"));
+            printer::message(&format!("warning: {error}"));
         }
         _ => {}
     };
@@ -57,7 +57,7 @@ fn print(logs: &Logs, line: &LogLine, missing: u64) {
     let source = format!("{}@{}", line.task_name, line.node_name);
     let source = printable(&source);
     if missing > 0 {
-        printer::say(&format!("warning: {source}: {missing} lines are missing here"));
+        printer::message(&format!("warning: {source}: {missing} lines are missing here"));
     }
     let mut out = Vec::new();
     if logs.timestamps {

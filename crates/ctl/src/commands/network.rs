@@ -24,13 +24,17 @@ pub(crate) enum Network {
     Ls(ListOptions),
     /// Print everything about networks, with their services, tasks and nodes
     Inspect {
+        /// Networks: name, id, or beginning of an id
         networks: Vec<String>,
         /// Print a page for people
         #[arg(long)]
         pretty: bool,
     },
     /// Remove networks that no service uses
-    Rm { networks: Vec<String> },
+    Rm {
+        /// Networks: name, id, or beginning of an id
+        networks: Vec<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -65,17 +69,18 @@ pub(crate) struct Create {
     /// Option of the driver, such as com.docker.network.driver.mtu=1400 or parent=eth1; may be repeated
     #[arg(short, long, value_parser = parse::label)]
     opt: Vec<(String, String)>,
+    /// Name of the network
     name: String,
 }
 
 fn driver(text: &str) -> Result<NetworkDriver, Usage> {
     let found = NetworkDriver::ALL.iter().copied().find(|it| it.as_str() == text);
-    found.ok_or_else(|| Usage(format!("`{text}` is no driver: it is overlay, bridge or macvlan")))
+    found.ok_or_else(|| Usage(format!("`{text}` is not a driver; a driver is overlay, bridge or macvlan")))
 }
 
 fn auxiliary(text: &str) -> Result<(String, IpAddr), Usage> {
     let parts = text.split_once('=').and_then(|(name, address)| Some((name.to_owned(), address.parse().ok()?)));
-    parts.ok_or_else(|| Usage(format!("`{text}` has the form NAME=ADDRESS")))
+    parts.ok_or_else(|| Usage(format!("`{text}` does not have the form NAME=ADDRESS")))
 }
 
 impl Create {
@@ -182,7 +187,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
             |whole, page| whole.networks.extend(page.networks),
         )
         .await?;
-    options.say_age(networks.header);
+    options.print_age(networks.header);
     let mut rows = Vec::new();
     for row in networks.networks {
         let network = parsed(&row)?;
@@ -239,9 +244,9 @@ mod tests {
         assert_eq!(refused("--gateway 10.1.0.1 x"), "--gateway 10.1.0.1: no --subnet has it");
         assert_eq!(
             refused("-o vlan=5 x"),
-            "--opt vlan=5: `vlan` is no option of a network: they are com.docker.network.driver.mtu, parent, encrypted"
+            "--opt vlan=5: `vlan` is not an option of a network: they are com.docker.network.driver.mtu, parent, encrypted"
         );
-        assert!(refused("-d ipvlan x").contains("`ipvlan` is no driver"));
+        assert!(refused("-d ipvlan x").contains("`ipvlan` is not a driver"));
         assert!(refused("--subnet x y").contains("--subnet"));
     }
 }

@@ -18,7 +18,7 @@ pub(crate) struct NetworkFlags {
     /// Port to publish, [PUBLISHED:]TARGET[/udp] or target=PORT[,published=PORT][,protocol=udp][,mode=host]; may be repeated
     #[arg(short, long, visible_alias = "publish-add", value_name = "PORT", value_parser = ports)]
     publish: Vec<Ports>,
-    /// What the service's name stands for: vip (a virtual IP) or dnsrr (the addresses of its tasks)
+    /// Kind of address that the service's name resolves to: vip (a virtual IP) or dnsrr (the addresses of its tasks)
     #[arg(long, value_parser = endpoint_mode)]
     endpoint_mode: Option<EndpointMode>,
     /// DNS server for names outside of the cluster; may be repeated (default: those of the node)

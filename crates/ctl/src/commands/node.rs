@@ -25,6 +25,7 @@ pub(crate) enum Node {
     Ls(ListOptions),
     /// Print everything about machines
     Inspect {
+        /// Nodes: name, id, or beginning of an id
         nodes: Vec<String>,
         /// Print a page for people
         #[arg(long)]
@@ -32,9 +33,12 @@ pub(crate) enum Node {
     },
     /// Change labels or availability
     Update {
+        /// Node: name, id, or beginning of an id
         node: String,
+        /// Label to add or change, KEY=VALUE; may be repeated
         #[arg(long, value_parser = parse::label)]
         label_add: Vec<(String, String)>,
+        /// Key of a label to remove; may be repeated
         #[arg(long)]
         label_rm: Vec<String>,
         /// Availability to set: active, pause or drain
@@ -43,14 +47,19 @@ pub(crate) enum Node {
     },
     /// Move tasks elsewhere, and take no new ones
     Drain {
+        /// Nodes: name, id, or beginning of an id
         nodes: Vec<String>,
         #[command(flatten)]
         wait: WaitOptions,
     },
     /// Take tasks again
-    Activate { nodes: Vec<String> },
+    Activate {
+        /// Nodes: name, id, or beginning of an id
+        nodes: Vec<String>,
+    },
     /// Remove machines that are down
     Rm {
+        /// Nodes: name, id, or beginning of an id
         nodes: Vec<String>,
         /// Remove also a machine that is not down
         #[arg(short, long)]
@@ -95,7 +104,7 @@ pub(crate) async fn run(verb: Node, client: &Client) -> anyhow::Result<()> {
 fn availability_of(text: &str) -> anyhow::Result<model::Availability> {
     use model::Availability::{Active, Drain, Pause};
     let found = [Active, Pause, Drain].into_iter().find(|it| it.as_str() == text);
-    found.ok_or_else(|| crate::error::Usage(format!("--availability {text}: it is active, pause or drain")).into())
+    found.ok_or_else(|| crate::error::Usage(format!("--availability {text}: it must be active, pause or drain")).into())
 }
 
 /// Returns the nodes that a request selects.
@@ -124,7 +133,7 @@ fn row(node: &model::Node, leader: bool) -> Value {
 
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     let nodes = list(client, options.request()).await?;
-    options.say_age(nodes.header);
+    options.print_age(nodes.header);
     let mut rows = Vec::new();
     for node in nodes.nodes {
         let (node, leader) = parsed(node)?;

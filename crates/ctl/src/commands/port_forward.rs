@@ -21,7 +21,7 @@ use crate::printer;
 /// Largest number of connections at once; more wait until one has ended. Each has two descriptors, of which a process
 /// may usually have 1,024.
 const CONNECTIONS: usize = 400;
-/// Pause after a connection could not be accepted, which for lack of memory or descriptors may go on.
+/// Pause after a connection could not be accepted, which may last if memory or descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
@@ -45,7 +45,7 @@ struct Pair {
 fn pair(text: &str) -> Result<Pair, Usage> {
     let (before, remote) = text.rsplit_once(':').map_or((None, text), |(before, remote)| (Some(before), remote));
     let remote = match port("REMOTE", remote)? {
-        0 => return Err(Usage("REMOTE: 0 is no port of a task: it is 1 to 65535".into())),
+        0 => return Err(Usage("REMOTE: 0 is not a port of a task; a port is between 1 and 65535".into())),
         port => port,
     };
     let (address, local) =
@@ -64,7 +64,7 @@ fn pair(text: &str) -> Result<Pair, Usage> {
 fn port(field: &str, text: &str) -> Result<u16, Usage> {
     let digits = !text.is_empty() && text.bytes().all(|it| it.is_ascii_digit());
     let port = text.parse().ok().filter(|_| digits);
-    port.ok_or_else(|| Usage(format!("{field}: `{text}` is no port: it is a number up to 65535")))
+    port.ok_or_else(|| Usage(format!("{field}: `{text}` is not a port; a port is a number up to 65535")))
 }
 
 /// Parses an address, which in IPv6 is in brackets.
@@ -73,7 +73,7 @@ fn address_of(text: &str) -> Result<IpAddr, Usage> {
         Some(v6) => v6.parse().map(IpAddr::V6).ok(),
         None => text.parse().map(IpAddr::V4).ok(),
     };
-    address.ok_or_else(|| Usage(format!("ADDRESS: `{text}` is no IP address: it is like 127.0.0.1 or [::1]")))
+    address.ok_or_else(|| Usage(format!("ADDRESS: `{text}` is not an IP address such as 127.0.0.1 or [::1]")))
 }
 
 pub(crate) async fn run(flags: PortForward, client: &Client) -> anyhow::Result<()> {
@@ -122,13 +122,13 @@ async fn serve(listener: TcpListener, target: Target, client: &Client, free: Arc
                 let (client, target) = (client.clone(), target.clone());
                 tokio::spawn(async move {
                     if let Err(error) = forward(connection, &target, turn, &client).await {
-                        printer::say(&format!("warning: {peer} -> {target}: {error:#}"));
+                        printer::message(&format!("warning: {peer} -> {target}: {error:#}"));
                     }
                     drop(place);
                 });
             }
             Err(error) => {
-                printer::say(&format!("warning: failed to accept a connection for {target}: {error}"));
+                printer::message(&format!("warning: failed to accept a connection for {target}: {error}"));
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -137,7 +137,7 @@ async fn serve(listener: TcpListener, target: Target, client: &Client, free: Arc
 
 /// Carries one connection until it has ended.
 async fn forward(connection: TcpStream, target: &Target, turn: u64, client: &Client) -> anyhow::Result<()> {
-    // What the user's program sends is sent on at once.
+    // Data of the user's program is forwarded at once.
     let _ = connection.set_nodelay(true);
     let request = ForwardRequest { task: target.name.clone(), port: target.port.into(), turn };
     let (outbox, mut inbox) = match client.stream(F::Forward(request)).await {
@@ -186,8 +186,8 @@ mod tests {
     #[test]
     fn a_pair_that_is_refused_names_its_field() {
         for (text, field) in [
-            ("0", "REMOTE: 0 is no port"),
-            ("", "REMOTE: `` is no port"),
+            ("0", "REMOTE: 0 is not a port"),
+            ("", "REMOTE: `` is not a port"),
             ("http", "REMOTE: `http`"),
             ("8080:", "REMOTE: ``"),
             ("8080:65536", "REMOTE: `65536`"),
@@ -228,14 +228,14 @@ mod tests {
         let refused = F::Error("nothing listens on port 80".into());
         let (answer, ended) = through(vec![refused]).await;
         assert_eq!(ended.expect_err("it is refused").to_string(), "nothing listens on port 80");
-        answer.expect_err("this is no end in order");
+        answer.expect_err("the connection does not end in order");
     }
 
     #[tokio::test]
     async fn a_stream_that_breaks_off_is_no_end_of_the_data() {
         let (answer, ended) = through(vec![F::Data("half of the ans".into())]).await;
         ended.expect_err("the stream has no end in order");
-        answer.expect_err("this is no end in order");
+        answer.expect_err("the connection does not end in order");
     }
 
     #[tokio::test]

@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn what_is_no_device_and_what_is_not_there_is_refused() {
         for (flags, expected) in [
-            ("--device fuse", "`fuse` is no absolute path"),
+            ("--device fuse", "`fuse` is not an absolute path"),
             ("--device /dev/fuse:/dev/x:rx", "permissions are some of the letters"),
             ("--generic-resource gpu", "a generic resource has the form KIND=COUNT"),
             ("--generic-resource gpu=0", "the count of `gpu` is 0"),

@@ -17,6 +17,7 @@ use docker::Login;
 pub(crate) enum Registry {
     /// Keep credentials for the images of a registry
     Login {
+        /// User name at the registry
         #[arg(short, long, required_unless_present = "from_docker", conflicts_with = "from_docker")]
         username: Option<String>,
         /// Read the password from standard input
@@ -25,11 +26,15 @@ pub(crate) enum Registry {
         /// Take the logins of `docker login` on this machine: that to HOST, or all
         #[arg(long, conflicts_with = "password_stdin")]
         from_docker: bool,
+        /// Registry: HOST or HOST:PORT
         #[arg(required_unless_present = "from_docker")]
         host: Option<String>,
     },
     /// Forget credentials
-    Logout { host: String },
+    Logout {
+        /// Registry: HOST or HOST:PORT
+        host: String,
+    },
     /// List the registries with credentials
     Ls(ListOptions),
 }
@@ -79,7 +84,7 @@ pub(crate) async fn run(verb: Registry, client: &Client) -> anyhow::Result<()> {
                     |whole, page| whole.registries.extend(page.registries),
                 )
                 .await?;
-            options.say_age(all.header);
+            options.print_age(all.header);
             let row = |it: flota_api::proto::control::RegistryRow| {
                 (
                     json!({ "id": it.host, "host": it.host, "username": it.username }),

@@ -34,7 +34,9 @@ pub(crate) enum Service {
         no_resolve_image: bool,
         #[command(flatten)]
         wait: WaitOptions,
+        /// Image to run
         image: String,
+        /// Arguments of the program
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -42,12 +44,14 @@ pub(crate) enum Service {
     Ls(ListOptions),
     /// List the tasks of services
     Ps {
+        /// Services: name, id, or beginning of an id (default: all)
         services: Vec<String>,
         #[command(flatten)]
         options: ListOptions,
     },
     /// Print everything about services
     Inspect {
+        /// Services: name, id, or beginning of an id
         services: Vec<String>,
         /// Print a page for people
         #[arg(long)]
@@ -55,8 +59,9 @@ pub(crate) enum Service {
     },
     /// Print what the tasks of a service have written
     Logs(logs::Logs),
-    /// Change how many tasks run: SERVICE=REPLICAS
+    /// Change how many tasks run
     Scale {
+        /// Service and its number of tasks: SERVICE=REPLICAS
         targets: Vec<String>,
         #[command(flatten)]
         wait: WaitOptions,
@@ -92,10 +97,12 @@ pub(crate) enum Service {
         force: bool,
         #[command(flatten)]
         wait: WaitOptions,
+        /// Service: name, id, or beginning of an id
         service: String,
     },
     /// Remove services with their tasks
     Rm {
+        /// Services: name, id, or beginning of an id
         services: Vec<String>,
         #[command(flatten)]
         wait: WaitOptions,
@@ -210,7 +217,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
             |whole, page| whole.services.extend(page.services),
         )
         .await?;
-    options.say_age(services.header);
+    options.print_age(services.header);
     let mut rows = Vec::new();
     for row in services.services {
         let (service, running) = parsed(row)?;
@@ -281,10 +288,10 @@ async fn scale(client: &Client, targets: &[String], wait: &WaitOptions) -> anyho
     };
     let mut parsed = Vec::new();
     for target in targets {
-        parsed.push(parse(target).ok_or_else(|| Usage(format!("`{target}` has the form SERVICE=REPLICAS")))?);
+        parsed.push(parse(target).ok_or_else(|| Usage(format!("`{target}` does not have the form SERVICE=REPLICAS")))?);
     }
     if parsed.is_empty() {
-        anyhow::bail!(Usage("say which: SERVICE=REPLICAS".into()));
+        anyhow::bail!(Usage("no service is given: give at least one SERVICE=REPLICAS".into()));
     }
     let mut changed = Vec::new();
     for (name, replicas) in parsed {

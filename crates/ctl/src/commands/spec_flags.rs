@@ -140,21 +140,21 @@ impl SpecFlags {
         if let Some(text) = &self.restart_condition {
             use RestartCondition::{Any, None, OnFailure};
             let found = [Any, OnFailure, None].into_iter().find(|it| it.as_str() == text);
-            spec.restart.condition =
-                found.ok_or_else(|| Usage(format!("--restart-condition {text}: it is any, on-failure or none")))?;
+            spec.restart.condition = found
+                .ok_or_else(|| Usage(format!("--restart-condition {text}: it must be any, on-failure or none")))?;
         }
         if let Some(text) = &self.on_partition {
             spec.on_partition = match (text.as_str(), text.strip_prefix("stop:")) {
                 ("run", _) => OnPartition::Run,
                 (_, Some(time)) => OnPartition::Stop(parse::duration(time)?),
-                _ => anyhow::bail!(Usage(format!("--on-partition {text}: it is run or stop:TIME"))),
+                _ => anyhow::bail!(Usage(format!("--on-partition {text}: it must be run or stop:TIME"))),
             };
         }
         match self.on_node_loss.as_deref() {
             None => {}
             Some("keep") => spec.keep_on_node_loss = true,
             Some("replace") => spec.keep_on_node_loss = false,
-            Some(text) => anyhow::bail!(Usage(format!("--on-node-loss {text}: it is replace or keep"))),
+            Some(text) => anyhow::bail!(Usage(format!("--on-node-loss {text}: it must be replace or keep"))),
         }
         Ok(())
     }

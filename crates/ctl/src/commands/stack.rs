@@ -46,12 +46,14 @@ pub(crate) enum Stack {
         resolve_image: Resolve,
         #[command(flatten)]
         wait: WaitOptions,
+        /// Name of the stack
         name: String,
     },
     /// List the stacks
     Ls(ListOptions),
     /// Remove stacks with their services
     Rm {
+        /// Names of stacks
         names: Vec<String>,
         #[command(flatten)]
         wait: WaitOptions,
@@ -77,7 +79,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
             |whole, page| whole.stacks.extend(page.stacks),
         )
         .await?;
-    options.say_age(stacks.header);
+    options.print_age(stacks.header);
     let mut rows = Vec::new();
     for row in stacks.stacks {
         let stack = parsed(row)?.0;

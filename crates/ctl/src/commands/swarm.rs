@@ -18,7 +18,7 @@ pub(crate) enum JoinAs {
     Manager,
 }
 
-/// What applies if neither a service nor its node says otherwise.
+/// The settings that apply if neither a service nor its node has its own.
 #[derive(Debug, Args)]
 pub(crate) struct Defaults {
     /// Forbid programs to gain privileges, as by setuid, where neither service nor node says otherwise
@@ -66,6 +66,7 @@ pub(crate) enum Swarm {
     },
     /// Print what another machine needs to join
     JoinToken {
+        /// Role of the new node: worker or manager
         role: JoinAs,
         /// Make a new token; the old one is refused from then on
         #[arg(long)]
@@ -88,7 +89,7 @@ pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
             init(client, request, &defaults).await
         }
         Swarm::Update { defaults: Defaults { no_new_privileges: None } } => {
-            anyhow::bail!(Usage("say what to change: --no-new-privileges".into()))
+            anyhow::bail!(Usage("no change is given: use --no-new-privileges".into()))
         }
         Swarm::Update { defaults } => {
             update(client, &defaults).await?;

@@ -23,6 +23,7 @@ pub(crate) enum Task {
     Ls(ListOptions),
     /// Print everything about tasks
     Inspect {
+        /// Tasks: SERVICE.SLOT, id, or beginning of an id
         tasks: Vec<String>,
         /// Print a page for people
         #[arg(long)]
@@ -32,6 +33,7 @@ pub(crate) enum Task {
     Logs(Logs),
     /// Stop tasks; each slot gets a new one
     Rm {
+        /// Tasks: SERVICE.SLOT, id, or beginning of an id
         tasks: Vec<String>,
         /// Take one replica from the service instead
         #[arg(long)]
@@ -111,18 +113,22 @@ pub(crate) struct Row {
     node: String,
     image: String,
     restarts: u64,
-    doubt: String,
+    /// Why the task is not in its desired state; may be empty.
+    error: String,
+    /// `None` if the task has no check or has ended.
+    health: Option<HealthState>,
 }
 
 impl Row {
     /// Returns a row for a task of the service `web`, for tests.
     #[cfg(test)]
     pub(crate) fn of(task: model::Task) -> Self {
-        let (node, image, doubt) = Default::default();
-        Self { task, service: "web".into(), node, image, restarts: 0, doubt }
+        let (node, image, error) = Default::default();
+        Self { task, service: "web".into(), node, image, restarts: 0, error, health: None }
     }
 
     fn parse(row: TaskRow) -> anyhow::Result<Self> {
+        let health = row.health.is_some().then(|| row.health().into());
         let task = row.task.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a task"))?;
         Ok(Self {
             task: task.try_into()?,
@@ -130,7 +136,8 @@ impl Row {
             node: row.node_name,
             image: row.image,
             restarts: row.restarts,
-            doubt: row.doubt,
+            error: row.error,
+            health,
         })
     }
 
@@ -143,24 +150,9 @@ impl Row {
         self.task.image_digest.as_ref().or(self.task.status.image_digest.as_ref())
     }
 
-    /// Returns why the task is not in its desired state, or an empty text.
-    fn error(&self) -> String {
-        match (&self.doubt, &self.task.pending_reason) {
-            (doubt, _) if !doubt.is_empty() => doubt.clone(),
-            (_, Some(reason)) => reason.to_string(),
-            _ => self.task.status.error.clone(),
-        }
-    }
-
-    /// Returns the health of the task; `None` if it has no check or has ended.
-    fn health(&self) -> Option<HealthState> {
-        let status = &self.task.status;
-        status.health.as_ref().map(|it| it.state).filter(|_| !status.state.is_terminal())
-    }
-
     /// Returns the state as people read it, with the health of a task that runs.
     fn state(&self) -> String {
-        match self.health() {
+        match self.health {
             Some(health) if self.task.status.state == TaskState::Running => format!("running ({health})"),
             _ => self.task.status.state.to_string(),
         }
@@ -170,9 +162,9 @@ impl Row {
         let task = &self.task;
         json!({
             "id": task.id, "name": self.name(), "service": self.service, "slot": task.slot, "node": self.node,
-            "image": self.image, "desiredState": task.desired_state, "state": task.status.state, "health": self.health(),
+            "image": self.image, "desiredState": task.desired_state, "state": task.status.state, "health": self.health,
             "paused": task.paused, "attempt": task.status.attempt, "restarts": self.restarts,
-            "exitCode": task.status.exit_code, "error": self.error(),
+            "exitCode": task.status.exit_code, "error": self.error,
             "addresses": task.attachments.iter().flat_map(|it| &it.addresses).collect::<Vec<_>>(),
             "createdAt": task.meta.created_at, "updatedAt": task.meta.updated_at,
         })
@@ -201,7 +193,7 @@ async fn listed(client: &Client, request: ListTasksRequest) -> anyhow::Result<(O
 pub(crate) async fn ls(client: &Client, request: ListTasksRequest, options: &ListOptions) -> anyhow::Result<()> {
     let request = ListTasksRequest { stale: options.stale, filters: options.filters(), ..request };
     let (header, rows) = listed(client, request).await?;
-    options.say_age(header);
+    options.print_age(header);
     let cells = |row: &Row| {
         let task = &row.task;
         let exit = task.status.exit_code.map(|code| code.to_string()).unwrap_or_default();
@@ -217,7 +209,7 @@ pub(crate) async fn ls(client: &Client, request: ListTasksRequest, options: &Lis
             row.state(),
             row.restarts.to_string(),
             exit,
-            row.error(),
+            row.error.clone(),
         ]
     };
     let rows = rows.iter().map(|row| (row.json(), cells(row))).collect();

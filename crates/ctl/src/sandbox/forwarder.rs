@@ -59,7 +59,7 @@ impl Hidden for ForwarderSpec {
         let devices = [open_tap(&namespace, near)?, open_tap(&namespace, far)?];
         let lines = [self.seed, self.seed + 1].map(|seed| Line::new(self.settings, seed));
         flota_runtime::process::spawn(0, move || {
-            // Nobody can read an error from here on: the cable is broken, and `ctl sandbox ls` says so.
+            // An error can't be reported from here on: the cable is broken, and `ctl sandbox ls` says so.
             i32::from(close_standard_streams().and_then(|()| Ok(forward(&devices, lines)?)).is_err())
         })
         .context("failed to start the forwarder")?;

@@ -35,7 +35,7 @@ pub(crate) fn close_other_descriptors() {
     let _ = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0) };
 }
 
-/// Points standard input, output and error to /dev/null, so that whoever reads them sees their end.
+/// Points standard input, output and error to /dev/null, so that their readers see their end.
 pub(crate) fn close_standard_streams() -> anyhow::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;

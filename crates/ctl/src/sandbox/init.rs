@@ -75,7 +75,7 @@ fn start_init(mut spec: InitSpec) -> anyhow::Result<()> {
                 be_init()
             }
             Err(error) => {
-                crate::printer::say(&format!("{error:#}"));
+                crate::printer::message(&format!("{error:#}"));
                 1
             }
         }
@@ -168,7 +168,7 @@ fn enter(spec: &EnterSpec) -> anyhow::Result<u8> {
             command.stdin(std::process::Stdio::null());
         }
         let error = command.exec();
-        crate::printer::say(&format!("error: failed to run {program}: {error}"));
+        crate::printer::message(&format!("error: failed to run {program}: {error}"));
         127
     };
     let pid = flota_runtime::process::spawn(0, || {
@@ -184,7 +184,7 @@ fn enter(spec: &EnterSpec) -> anyhow::Result<u8> {
                 0
             }
             Err(error) => {
-                crate::printer::say(&format!("error: failed to start {program}: {error}"));
+                crate::printer::message(&format!("error: failed to start {program}: {error}"));
                 1
             }
         }

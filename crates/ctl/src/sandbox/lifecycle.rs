@@ -58,7 +58,7 @@ pub(crate) async fn up(name: &str, managers: u32, workers: u32, config: Option<&
         down(name).context("and what was begun could not be removed")?;
         return Err(error.context(format!("the sandbox did not start{logs}")));
     }
-    printer::say(&format!("{} nodes are ready after {:.1} s", managers + workers, begun.elapsed().as_secs_f64()));
+    printer::message(&format!("{} nodes are ready after {:.1} s", managers + workers, begun.elapsed().as_secs_f64()));
     printer::line(&format!("eval \"$(ctl sandbox env --name {name})\"   # points ctl at it"));
     Ok(())
 }
@@ -140,7 +140,7 @@ pub(crate) fn down(name: &str) -> anyhow::Result<()> {
 }
 
 impl Running {
-    /// Does the same as [`Running::open`], but takes the lock; waits until another command has released it.
+    /// Opens a sandbox and takes its lock. Waits until another command has released it.
     pub(crate) fn open_alone(name: Option<&str>) -> anyhow::Result<Self> {
         let found = Self::open(name)?;
         let lock = state::lock(&found.state.name)?;
@@ -155,7 +155,7 @@ impl Running {
             (None, [one]) => one.clone(),
             (None, []) => bail!(missing("there is no sandbox: `ctl sandbox up` starts one".into())),
             (None, many) => {
-                bail!(Usage(format!("there are several sandboxes ({}): say which with --name", many.join(", "))))
+                bail!(Usage(format!("there are several sandboxes ({}): choose one with --name", many.join(", "))))
             }
         };
         flota_api::naming::check(&name).map_err(|error| Usage(format!("--name: {error}")))?;
@@ -242,7 +242,7 @@ impl Running {
         act: impl Fn(&mut Self, usize) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         if nodes.is_empty() {
-            bail!(Usage("say which nodes".into()));
+            bail!(Usage("no node is given: give at least one".into()));
         }
         let indexes = nodes.iter().map(|name| self.node(name)).collect::<anyhow::Result<Vec<_>>>()?;
         for index in indexes {
@@ -287,7 +287,7 @@ impl Running {
 
     pub(crate) async fn stop(&mut self, nodes: &[String], daemon_only: bool) -> anyhow::Result<()> {
         if nodes.is_empty() {
-            bail!(Usage("say which nodes".into()));
+            bail!(Usage("no node is given: give at least one".into()));
         }
         for name in nodes {
             let index = self.node(name)?;

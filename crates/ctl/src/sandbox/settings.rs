@@ -1,4 +1,4 @@
-//! What makes a cable bad, as users type it, as it is kept, and as it is shown.
+//! The faults of a cable, as users type them, as they are kept, and as they are shown.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ const MOST_DELAY: Duration = Duration::from_secs(10);
 /// The units of rates, in bits per second, as tc(8) has them.
 const UNITS: [(&str, u64); 4] = [("gbit", 1_000_000_000), ("mbit", 1_000_000), ("kbit", 1_000), ("bit", 1)];
 
-/// What happens to each frame on a cable, in each direction.
+/// The treatment of each frame on a cable, in each direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Args, Serialize, Deserialize)]
 pub(crate) struct LinkSettings {
     /// Time that each frame takes, at most 10s: a packet between two such nodes takes it twice, and the answer too

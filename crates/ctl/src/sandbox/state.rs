@@ -28,7 +28,7 @@ pub(crate) struct NodeState {
     pub(crate) paused: bool,
     /// Whether the node is on the other side of a partition.
     pub(crate) cut_off: bool,
-    /// What makes the node's cable bad, until it is healed.
+    /// The faults of the node's cable, until it is healed.
     pub(crate) link: Option<LinkSettings>,
 }
 

@@ -1,6 +1,6 @@
-//! What a registry that asks for credentials gets: the credentials themselves (Basic), or a token for them (Bearer, as
-//! Docker's "Token Authentication Specification" describes it). A registry may offer several schemes, in one header or in
-//! several.
+//! Answers a registry that asks for credentials: with the credentials themselves (Basic), or a token for them (Bearer,
+//! as Docker's "Token Authentication Specification" describes it). A registry may offer several schemes, in one header
+//! or in several.
 
 use http_auth::parser::ChallengeParser;
 use reqwest::header::{HeaderValue, WWW_AUTHENTICATE};

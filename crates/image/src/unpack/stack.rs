@@ -1,4 +1,4 @@
-//! What a stack of unpacked layers shows at a path, by the rules of overlayfs, without mounting it.
+//! Looks up paths in a stack of unpacked layers by the rules of overlayfs, without mounting it.
 //!
 //! Layers never change once they are unpacked, and only this process writes to the one that is being unpacked, so paths
 //! can't be replaced between two looks. No symbolic link is followed.

@@ -33,7 +33,7 @@ impl fmt::Display for Image {
     }
 }
 
-/// What is visible at a path.
+/// The file that is visible at a path.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Folder,
@@ -41,7 +41,7 @@ enum Kind {
     Other,
 }
 
-/// What a header says of a file, beside its extended attributes.
+/// The properties of a file in its header, beside its extended attributes.
 #[derive(Clone, Copy)]
 struct Attributes {
     uid: u64,
@@ -64,9 +64,9 @@ impl Attributes {
 
 struct Generator {
     rng: SmallRng,
-    /// What lower layers show.
+    /// The files of the lower layers.
     below: BTreeMap<String, Kind>,
-    /// What the layer that is being made has.
+    /// The files of the layer that is being made.
     own: BTreeMap<String, Kind>,
     /// Files with several names. Later layers leave them alone: the count of links of a mounted layer does not change.
     linked: BTreeSet<String>,

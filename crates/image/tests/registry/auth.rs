@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use crate::server::{Answer, Asked, Fixture, Server, pull};
+use crate::server::{Answer, Fixture, SeenRequest, Server, pull};
 
 /// base64 of `user:pass`.
 const LOGIN: &str = "Basic dXNlcjpwYXNz";
 
-fn challenge(asked: &Asked, parameters: &str) -> String {
+fn challenge(asked: &SeenRequest, parameters: &str) -> String {
     let host = asked.header("host").unwrap();
     format!(r#"Bearer realm="http://{host}/token",service="r",scope="repository:team/box:pull"{parameters}"#)
 }
@@ -17,8 +17,8 @@ fn refused() -> Answer {
     Answer::new(401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#)
 }
 
-/// Serves the image to whoever has the token, and gives the token to whoever `gets_token` says.
-fn with_token(fixture: &Fixture, asked: &Asked, gets_token: bool) -> Answer {
+/// Serves the image to a client that has the token, and gives the token if `gets_token`.
+fn with_token(fixture: &Fixture, asked: &SeenRequest, gets_token: bool) -> Answer {
     if asked.path.starts_with("/token") {
         return if gets_token { Answer::new(200, r#"{"access_token":"t"}"#) } else { refused() };
     }

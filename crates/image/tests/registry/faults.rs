@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use flota_image::Registries;
 
-use crate::server::{Answer, Asked, Server, Store, pull};
+use crate::server::{Answer, SeenRequest, Server, Store, pull};
 
 /// The ranges that were asked for.
 fn ranges(server: &Server) -> Vec<String> {
@@ -28,7 +28,7 @@ async fn blob_continues_where_the_connection_broke() {
 async fn registry_without_ranges_gives_the_blob_anew() {
     let server = Server::start(|fixture, asked, count| {
         let cut = (fixture.is_large(asked) && count == 1).then_some(100_000);
-        let whole = Asked { headers: Default::default(), ..asked.clone() };
+        let whole = SeenRequest { headers: Default::default(), ..asked.clone() };
         Answer { cut, ..fixture.answer(&whole) }
     })
     .await;

@@ -1,4 +1,4 @@
-//! What a tag stands for: asked without pulling the image, and pulled by the digest of an index.
+//! Tags are resolved without pulling the image, and images are pulled by the digest of an index.
 
 use flota_image::{Credentials, ImageName, Registries, RegistryOptions, resolve};
 use serde_json::json;

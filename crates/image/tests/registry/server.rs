@@ -14,16 +14,16 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-/// What a client asks for.
+/// A request of a client.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Asked {
+pub(crate) struct SeenRequest {
     pub(crate) method: String,
     pub(crate) path: String,
     /// With names in lower case.
     pub(crate) headers: HashMap<String, String>,
 }
 
-impl Asked {
+impl SeenRequest {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
@@ -97,7 +97,7 @@ impl Fixture {
     }
 
     /// The answer of a registry that does all as it should.
-    pub(crate) fn answer(&self, asked: &Asked) -> Answer {
+    pub(crate) fn answer(&self, asked: &SeenRequest) -> Answer {
         if asked.is_manifest() {
             return Answer::new(200, self.manifest.clone());
         }
@@ -112,7 +112,7 @@ impl Fixture {
         }
     }
 
-    pub(crate) fn is_large(&self, asked: &Asked) -> bool {
+    pub(crate) fn is_large(&self, asked: &SeenRequest) -> bool {
         asked.path.ends_with(&self.large)
     }
 }
@@ -121,28 +121,30 @@ impl Fixture {
 pub(crate) struct Server {
     /// `127.0.0.1:PORT`.
     pub(crate) address: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    asked: Arc<Mutex<Vec<SeenRequest>>>,
 }
 
 impl Server {
     /// Serves until the test ends. `answer` gets the fixture, the request, and the number of requests for that path.
-    pub(crate) async fn start(answer: impl Fn(&Fixture, &Asked, usize) -> Answer + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(
+        answer: impl Fn(&Fixture, &SeenRequest, usize) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         Self::start_with(None, answer).await
     }
 
     pub(crate) async fn start_with(
         tls: Option<TlsAcceptor>,
-        answer: impl Fn(&Fixture, &Asked, usize) -> Answer + Send + Sync + 'static,
+        answer: impl Fn(&Fixture, &SeenRequest, usize) -> Answer + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let asked = Arc::<Mutex<Vec<Asked>>>::default();
+        let asked = Arc::<Mutex<Vec<SeenRequest>>>::default();
         let (log, answer, fixture) = (Arc::clone(&asked), Arc::new(answer), Arc::new(Fixture::new()));
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (log, answer, fixture) = (Arc::clone(&log), Arc::clone(&answer), Arc::clone(&fixture));
-                let reply = move |asked: Asked| {
+                let reply = move |asked: SeenRequest| {
                     let mut log = log.lock().unwrap();
                     log.push(asked.clone());
                     let count = log.iter().filter(|it| it.path == asked.path).count();
@@ -165,7 +167,7 @@ impl Server {
     }
 
     /// The requests so far.
-    pub(crate) fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<SeenRequest> {
         self.asked.lock().unwrap().clone()
     }
 
@@ -176,12 +178,12 @@ impl Server {
 }
 
 /// Answers one request.
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, reply: impl Fn(Asked) -> Answer) -> Option<()> {
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, reply: impl Fn(SeenRequest) -> Answer) -> Option<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     stream.read_line(&mut line).await.ok()?;
     let mut words = line.split_whitespace().map(str::to_owned);
-    let mut asked = Asked { method: words.next()?, path: words.next()?, ..Asked::default() };
+    let mut asked = SeenRequest { method: words.next()?, path: words.next()?, ..SeenRequest::default() };
     loop {
         line.clear();
         stream.read_line(&mut line).await.ok()?;

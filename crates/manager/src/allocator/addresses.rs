@@ -86,7 +86,7 @@ fn helped_by_end_of(task: &Task, view: &Tables) -> Vec<Key> {
     view.services_waiting().filter(is_helped).map(Key::of).collect()
 }
 
-/// Whoever may get addresses of the network.
+/// Returns the keys of the services and nodes that may get addresses of the network.
 fn users(network: &Network, view: &Tables) -> Vec<Key> {
     if network.is_ingress() {
         let published = view.services_waiting().map(Key::of);

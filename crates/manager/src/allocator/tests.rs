@@ -313,7 +313,7 @@ fn nothing_is_given_twice_and_nothing_leaks_whatever_happens() {
                 let (first, last) = flota_raft_store::store::numbers_of(&subnet.prefix);
                 let left = (first..=last.min(first + 255)).filter(|it| taken.first_free(*it, *it).is_none()).count();
                 let never = if subnet.prefix.addr().is_ipv6() { 2 } else { 3 };
-                assert_eq!(left, never, "seed {seed}: {} still has addresses that nobody has", subnet.prefix);
+                assert_eq!(left, never, "seed {seed}: {} still has addresses that no object has", subnet.prefix);
             }
         }
     }

@@ -37,7 +37,7 @@ impl<M: Member> Control<M> {
     /// Changes the defaults that are given.
     pub(crate) async fn update_cluster(
         &self,
-        request_id: &str,
+        request_id: Option<&str>,
         no_new_privileges: Option<bool>,
     ) -> Result<ClusterInfo, ControlError> {
         let updated = self.write_once(request_id, |view| {
@@ -52,7 +52,11 @@ impl<M: Member> Control<M> {
     }
 
     /// Replaces the join token for `role`; the old token is invalid from then on.
-    pub(crate) async fn rotate_join_token(&self, request_id: &str, role: Role) -> Result<ClusterInfo, ControlError> {
+    pub(crate) async fn rotate_join_token(
+        &self,
+        request_id: Option<&str>,
+        role: Role,
+    ) -> Result<ClusterInfo, ControlError> {
         let rotated = self.write_once(request_id, |view| {
             let cluster = view.cluster().ok_or(ControlError::NoClusterYet)?;
             let mut cluster = cluster.as_ref().clone();

@@ -8,7 +8,7 @@ use flota_api::reason::Candidate;
 use flota_raft_store::ProposeError;
 
 use crate::departure::DepartureError;
-use crate::streams::OpenError;
+use crate::streams::{BrokenStream, OpenError};
 
 /// A value that breaks a rule: `field: why`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,6 +146,9 @@ pub(crate) enum ControlError {
     /// The task's container can't be reached.
     #[error(transparent)]
     TaskUnreachable(#[from] OpenError),
+    /// The stream to the task's container broke.
+    #[error(transparent)]
+    BrokenStream(#[from] BrokenStream),
     /// The cluster's first entry is not committed yet.
     #[error("the cluster is still being created")]
     NoClusterYet,

@@ -8,7 +8,7 @@ mod streams;
 
 use std::pin::Pin;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryFutureExt};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -29,14 +29,15 @@ use crate::dispatcher::Programmed;
 use crate::replica::Replica;
 use crate::resolver::Resolver;
 use crate::streams::StreamBroker;
-use convert::{filters, freshness, network_spec, node_spec, resolve_image, role, service_spec, stack_spec, version};
+use convert::{
+    filters, freshness, network_spec, node_spec, request_key, resolve_image, role, service_spec, stack_spec, version,
+};
 use pages::pages;
 
 /// Serves Control.
 #[derive(Clone, Debug)]
 pub struct ControlService {
     control: Control<RaftNode>,
-    streams: StreamBroker,
 }
 
 impl ControlService {
@@ -47,7 +48,7 @@ impl ControlService {
         programmed: Programmed,
         streams: StreamBroker,
     ) -> ControlServer<Self> {
-        ControlServer::new(Self { control: Control::new(replica, resolver, programmed), streams })
+        ControlServer::new(Self { control: Control::new(replica, resolver, programmed, streams) })
             .max_decoding_message_size(MESSAGE_BOUND)
             .max_encoding_message_size(MESSAGE_BOUND)
     }
@@ -77,12 +78,21 @@ impl Api for ControlService {
 
     async fn rotate_join_token(&self, request: Request<pc::RotateJoinTokenRequest>) -> Reply<pc::ClusterInfo> {
         let request = request.into_inner();
-        reply(self.control.rotate_join_token(&request.request_id, role(request.role)?).await)
+        reply(
+            self.control
+                .rotate_join_token(
+                    request_key("rotate_join_token", &request.request_id).as_deref(),
+                    role(request.role)?,
+                )
+                .await,
+        )
     }
 
     async fn update_cluster(&self, request: Request<pc::UpdateClusterRequest>) -> Reply<pc::ClusterInfo> {
         let pc::UpdateClusterRequest { request_id, no_new_privileges } = request.into_inner();
-        reply(self.control.update_cluster(&request_id, no_new_privileges).await)
+        reply(
+            self.control.update_cluster(request_key("update_cluster", &request_id).as_deref(), no_new_privileges).await,
+        )
     }
 
     async fn get_node(&self, request: Request<pc::GetRequest>) -> Reply<pc::NodeRow> {
@@ -100,13 +110,16 @@ impl Api for ControlService {
     async fn update_node(&self, request: Request<pc::UpdateNodeRequest>) -> Reply<po::Node> {
         let pc::UpdateNodeRequest { request_id, node, version: expected, spec } = request.into_inner();
         let spec = node_spec(spec)?;
-        let updated = self.control.update_node(&request_id, &node, version(expected), &spec).await?;
+        let updated = self
+            .control
+            .update_node(request_key("update_node", &request_id).as_deref(), &node, version(expected), &spec)
+            .await?;
         Ok(Response::new(updated.as_ref().into()))
     }
 
     async fn remove_node(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
         let pc::RemoveRequest { request_id, name, force } = request.into_inner();
-        done(self.control.remove_node(&request_id, &name, force).await)
+        done(self.control.remove_node(request_key("remove_node", &request_id).as_deref(), &name, force).await)
     }
 
     async fn get_service(&self, request: Request<pc::GetRequest>) -> Reply<pc::ServiceRow> {
@@ -115,19 +128,37 @@ impl Api for ControlService {
 
     async fn create_service(&self, request: Request<pc::CreateServiceRequest>) -> Reply<pc::ServiceChange> {
         let pc::CreateServiceRequest { request_id, spec, resolve_image: when } = request.into_inner();
-        reply(self.control.create_service(&request_id, service_spec(spec)?, resolve_image(when)?).await)
+        reply(
+            self.control
+                .create_service(
+                    request_key("create_service", &request_id).as_deref(),
+                    service_spec(spec)?,
+                    resolve_image(when)?,
+                )
+                .await,
+        )
     }
 
     async fn update_service(&self, request: Request<pc::UpdateServiceRequest>) -> Reply<pc::ServiceChange> {
         let pc::UpdateServiceRequest { request_id, service, version: expected, spec, resolve_image: when } =
             request.into_inner();
         let (spec, when) = (service_spec(spec)?, resolve_image(when)?);
-        reply(self.control.update_service(&request_id, &service, version(expected), &spec, when).await)
+        reply(
+            self.control
+                .update_service(
+                    request_key("update_service", &request_id).as_deref(),
+                    &service,
+                    version(expected),
+                    &spec,
+                    when,
+                )
+                .await,
+        )
     }
 
     async fn remove_service(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
         let pc::RemoveRequest { request_id, name, force: _ } = request.into_inner();
-        done(self.control.remove_service(&request_id, &name).await)
+        done(self.control.remove_service(request_key("remove_service", &request_id).as_deref(), &name).await)
     }
 
     type ListServicesStream = Answers<pc::Services>;
@@ -159,7 +190,7 @@ impl Api for ControlService {
 
     async fn remove_task(&self, request: Request<pc::RemoveTaskRequest>) -> Reply<Empty> {
         let pc::RemoveTaskRequest { request_id, name, shrink } = request.into_inner();
-        done(self.control.remove_task(&request_id, &name, shrink).await)
+        done(self.control.remove_task(request_key("remove_task", &request_id).as_deref(), &name, shrink).await)
     }
 
     async fn get_stack(&self, request: Request<pc::GetRequest>) -> Reply<pc::StackRow> {
@@ -168,7 +199,15 @@ impl Api for ControlService {
 
     async fn deploy_stack(&self, request: Request<pc::DeployStackRequest>) -> Reply<pc::StackChange> {
         let pc::DeployStackRequest { request_id, spec, resolve_image: when } = request.into_inner();
-        reply(self.control.deploy_stack(&request_id, &stack_spec(spec)?, resolve_image(when)?).await)
+        reply(
+            self.control
+                .deploy_stack(
+                    request_key("deploy_stack", &request_id).as_deref(),
+                    &stack_spec(spec)?,
+                    resolve_image(when)?,
+                )
+                .await,
+        )
     }
 
     type ListStacksStream = Answers<pc::Stacks>;
@@ -181,7 +220,7 @@ impl Api for ControlService {
 
     async fn remove_stack(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
         let pc::RemoveRequest { request_id, name, force: _ } = request.into_inner();
-        done(self.control.remove_stack(&request_id, &name).await)
+        done(self.control.remove_stack(request_key("remove_stack", &request_id).as_deref(), &name).await)
     }
 
     async fn get_image(&self, request: Request<pc::GetRequest>) -> Reply<po::Image> {
@@ -200,13 +239,13 @@ impl Api for ControlService {
     async fn name_image(&self, request: Request<pc::NameImageRequest>) -> Reply<po::Image> {
         let pc::NameImageRequest { request_id, reference, digest, size, node } = request.into_inner();
         let naming = Naming { reference, digest, size, node: node.into() };
-        let image = self.control.name_image(&request_id, &naming).await?;
+        let image = self.control.name_image(request_key("name_image", &request_id).as_deref(), &naming).await?;
         Ok(Response::new(image.as_ref().into()))
     }
 
     async fn remove_image(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
         let pc::RemoveRequest { request_id, name, force } = request.into_inner();
-        done(self.control.remove_image(&request_id, &name, force).await)
+        done(self.control.remove_image(request_key("remove_image", &request_id).as_deref(), &name, force).await)
     }
 
     type WatchImageStream = Answers<pc::ImageProgress>;
@@ -222,13 +261,16 @@ impl Api for ControlService {
 
     async fn create_network(&self, request: Request<pc::CreateNetworkRequest>) -> Reply<po::Network> {
         let pc::CreateNetworkRequest { request_id, spec } = request.into_inner();
-        let created = self.control.create_network(&request_id, network_spec(spec)?).await?;
+        let created = self
+            .control
+            .create_network(request_key("create_network", &request_id).as_deref(), network_spec(spec)?)
+            .await?;
         Ok(Response::new(created.as_ref().into()))
     }
 
     async fn remove_network(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
         let pc::RemoveRequest { request_id, name, force: _ } = request.into_inner();
-        done(self.control.remove_network(&request_id, &name).await)
+        done(self.control.remove_network(request_key("remove_network", &request_id).as_deref(), &name).await)
     }
 
     type ListNetworksStream = Answers<pc::Networks>;
@@ -245,12 +287,20 @@ impl Api for ControlService {
 
     async fn put_registry(&self, request: Request<pc::PutRegistryRequest>) -> Reply<Empty> {
         let pc::PutRegistryRequest { request_id, host, username, password } = request.into_inner();
-        done(self.control.put_registry(&request_id, RegistrySummary { host, username }, password).await)
+        done(
+            self.control
+                .put_registry(
+                    request_key("put_registry", &request_id).as_deref(),
+                    RegistrySummary { host, username },
+                    password,
+                )
+                .await,
+        )
     }
 
     async fn remove_registry(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
         let pc::RemoveRequest { request_id, name, force: _ } = request.into_inner();
-        done(self.control.remove_registry(&request_id, &name).await)
+        done(self.control.remove_registry(request_key("remove_registry", &request_id).as_deref(), &name).await)
     }
 
     type ListRegistriesStream = Answers<pc::Registries>;
@@ -262,13 +312,14 @@ impl Api for ControlService {
     }
 
     async fn check_forward(&self, request: Request<pc::GetRequest>) -> Reply<Empty> {
-        done(self.control.list_forward_targets(&request.get_ref().name, 0).await.map(drop))
+        done(self.control.check_forward(&request.get_ref().name).await)
     }
 
     type OpenStreamStream = Answers<Frame>;
 
     async fn open_stream(&self, request: Request<Streaming<Frame>>) -> Reply<Self::OpenStreamStream> {
-        let answers = streams::open(self.control.clone(), self.streams.clone(), request.into_inner());
-        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+        // The response begins before the request is served, because the user may wait for it before the first frame.
+        let frames = streams::serve(self.control.clone(), request.into_inner()).try_flatten_stream();
+        Ok(Response::new(Box::pin(frames)))
     }
 }

@@ -114,7 +114,11 @@ impl<M: Member> Control<M> {
     }
 
     /// Gives a name to an image on a node, and takes it from the image that had it.
-    pub(crate) async fn name_image(&self, request_id: &str, naming: &Naming) -> Result<Arc<Image>, ControlError> {
+    pub(crate) async fn name_image(
+        &self,
+        request_id: Option<&str>,
+        naming: &Naming,
+    ) -> Result<Arc<Image>, ControlError> {
         let reference = check(naming)?;
         let new_id = self.random.draw(ImageId::random);
         let named = self.write_once(request_id, |view| {
@@ -133,7 +137,7 @@ impl<M: Member> Control<M> {
     /// With `force`, also if a service uses it.
     pub(crate) async fn remove_image(
         &self,
-        request_id: &str,
+        request_id: Option<&str>,
         reference: &str,
         force: bool,
     ) -> Result<(), ControlError> {

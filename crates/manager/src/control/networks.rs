@@ -41,12 +41,46 @@ pub(crate) struct NetworkSummary {
 pub(crate) struct EndpointSummary {
     /// Its name, such as `web.1`.
     pub(crate) task: String,
-    /// Hostname of its node; empty if it has none.
-    pub(crate) node: String,
+    /// Hostname of its node, if it has one.
+    pub(crate) node: Option<String>,
     /// Its addresses in the network.
     pub(crate) addresses: Vec<String>,
     /// Whether connections go to it.
-    pub(crate) state: &'static str,
+    pub(crate) state: EndpointState,
+}
+
+/// Whether new connections go to a task of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EndpointState {
+    /// They do not yet.
+    Starting,
+    /// They do.
+    Serving,
+    /// They do no more, because it is to stop.
+    Draining,
+    /// They do not, because its node is down.
+    Lost,
+}
+
+impl EndpointState {
+    fn of(task: &Task, view: &Tables) -> Self {
+        match view.node_of(task) {
+            Some(node) if node.state == NodeState::Down => Self::Lost,
+            _ if task.is_serving() => Self::Serving,
+            _ if !task.is_live() => Self::Draining,
+            _ => Self::Starting,
+        }
+    }
+
+    /// Returns the word for users.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+            Self::Lost => "lost",
+        }
+    }
 }
 
 /// A node that has a network.
@@ -71,9 +105,9 @@ fn summary(network: &Arc<Network>, view: &Tables, programmed: &Programmed) -> Ne
         let attachment = task.attachments.iter().find(|it| it.network == network.id);
         EndpointSummary {
             task: view.spec_of(task).map(|spec| task_name(&spec.name, task.slot)).unwrap_or_default(),
-            node: view.node_of(task).map(|node| node.description.hostname.clone()).unwrap_or_default(),
+            node: view.node_of(task).map(|node| node.description.hostname.clone()),
             addresses: attachment.into_iter().flat_map(|it| &it.addresses).map(ToString::to_string).collect(),
-            state: state(task, view),
+            state: EndpointState::of(task, view),
         }
     });
     let nodes = view.nodes_of_network(&network.id).filter_map(|id| view.node(id.as_str())).map(|node| {
@@ -90,16 +124,6 @@ fn summary(network: &Arc<Network>, view: &Tables, programmed: &Programmed) -> Ne
         endpoints: endpoints.collect(),
         nodes: nodes.collect(),
         version: view.version,
-    }
-}
-
-/// Returns whether new connections go to the task, in the words of users.
-fn state(task: &Task, view: &Tables) -> &'static str {
-    match view.node_of(task) {
-        Some(node) if node.state == NodeState::Down => "lost",
-        _ if task.is_serving() => "serving",
-        _ if !task.is_live() => "draining",
-        _ => "starting",
     }
 }
 
@@ -271,7 +295,7 @@ impl<M: Member> Control<M> {
     /// Creates a network.
     pub(crate) async fn create_network(
         &self,
-        request_id: &str,
+        request_id: Option<&str>,
         spec: NetworkSpec,
     ) -> Result<Arc<Network>, ControlError> {
         let found = violations(&spec);
@@ -292,7 +316,7 @@ impl<M: Member> Control<M> {
     }
 
     /// Removes a network that nothing uses.
-    pub(crate) async fn remove_network(&self, request_id: &str, reference: &str) -> Result<(), ControlError> {
+    pub(crate) async fn remove_network(&self, request_id: Option<&str>, reference: &str) -> Result<(), ControlError> {
         let removed = self.write_once(request_id, |view| {
             let network = Arc::clone(resolve::<Network>(&view, reference)?);
             let name = network.spec.name.clone();

@@ -61,7 +61,7 @@ impl<M: Member> Control<M> {
     /// Replaces the node's spec. With a version, it fails if the node has another one.
     pub(crate) async fn update_node(
         &self,
-        request_id: &str,
+        request_id: Option<&str>,
         reference: &str,
         version: Option<Version>,
         spec: &NodeSpec,
@@ -83,7 +83,12 @@ impl<M: Member> Control<M> {
     }
 
     /// Removes the node. With `force`, it may be a node that is not down, or a manager that does not lead.
-    pub(crate) async fn remove_node(&self, request_id: &str, reference: &str, force: bool) -> Result<(), ControlError> {
+    pub(crate) async fn remove_node(
+        &self,
+        request_id: Option<&str>,
+        reference: &str,
+        force: bool,
+    ) -> Result<(), ControlError> {
         let view = self.proven_view().await?;
         if let Ok(node) = resolve::<Node>(&view, reference) {
             if node.role == Role::Manager {
@@ -119,7 +124,7 @@ impl<M: Member> Control<M> {
             check_hold(node, self.member.id(), force)?;
             let refused = |error| ControlError::Departure { node: node.description.hostname.clone(), error };
             departure::check(&view, &quorum, node).map_err(refused)?;
-            let mut tx = WriteTx::new(view.clone(), "");
+            let mut tx = WriteTx::new(view.clone(), None);
             departure::depart(&mut tx, &view, node, self.clock.wall().now(), self.clock.now());
             Ok((tx.finish(), ()))
         });

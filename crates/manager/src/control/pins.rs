@@ -84,11 +84,11 @@ impl Pins {
 
 impl<M: Member> Control<M> {
     /// Asks registries for the images of these specs, as far as `when` asks for it.
-    pub(super) async fn pins(&self, request_id: &str, specs: &[ServiceSpec], when: ResolveImage) -> Pins {
+    pub(super) async fn pins(&self, request_id: Option<&str>, specs: &[ServiceSpec], when: ResolveImage) -> Pins {
         let mut pins = Pins { when, asked: BTreeMap::new(), warnings: Vec::new() };
         let view = self.store.view();
         // A request that was refused is planned again, to tell why.
-        let is_done = view.answered(request_id) && !view.refused(request_id);
+        let is_done = request_id.is_some_and(|id| view.answered(id) && !view.refused(id));
         if when == ResolveImage::Never || is_done {
             return pins;
         }

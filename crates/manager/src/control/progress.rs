@@ -1,6 +1,7 @@
 //! Reports the progress of a service or an image as it changes, so that a user can wait for it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -49,10 +50,52 @@ pub(crate) struct HangingTask {
     pub(crate) name: String,
     /// Its state.
     pub(crate) state: TaskState,
-    /// Why it is in this state; may be empty.
-    pub(crate) reason: String,
-    /// Whether it fails or fits nowhere, so that it is not expected to run unless something changes.
-    pub(crate) stuck: bool,
+    /// Why it is in this state.
+    pub(crate) cause: Cause,
+}
+
+/// Why a task does not run. It is displayed as users read it, which is empty if nothing is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// It, or the last task of its slot, has failed with this error.
+    Failed(String),
+    /// It has no node.
+    Pending(PendingReason),
+    /// The task that it replaces has not stopped.
+    Predecessor,
+    /// It waits for its turn in the update.
+    Update,
+    /// Its service is removed, and it has not stopped.
+    Stopping,
+    /// Its worker is busy with this.
+    Working(String),
+    /// Nothing is known.
+    Unknown,
+}
+
+impl Cause {
+    /// Returns whether the task fails or fits nowhere, so that it is not expected to run unless something changes.
+    pub(crate) fn is_stuck(&self) -> bool {
+        match self {
+            Self::Failed(_) => true,
+            // The update makes the room.
+            Self::Pending(reason) => !matches!(reason, PendingReason::NeedsRoom(_)),
+            Self::Predecessor | Self::Update | Self::Stopping | Self::Working(_) | Self::Unknown => false,
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(text) | Self::Working(text) => f.write_str(text),
+            Self::Pending(reason) => reason.fmt(f),
+            Self::Predecessor => f.write_str("the task that it replaces has not stopped yet"),
+            Self::Update => f.write_str("it is next in the update"),
+            Self::Stopping => f.write_str("it has not stopped yet"),
+            Self::Unknown => Ok(()),
+        }
+    }
 }
 
 /// Progress of an image.
@@ -191,7 +234,7 @@ fn removal(view: &Tables, tasks: &[&Arc<Task>]) -> ServiceProgress {
     let hanging = left.iter().filter(|task| !task.status.state.is_terminal()).map(|task| {
         let spec = view.spec_of(task);
         let name = spec.map_or_else(|| task.id.to_string(), |spec| task_name(&spec.name, task.slot));
-        HangingTask { name, state: task.status.state, reason: "it has not stopped yet".into(), stuck: false }
+        HangingTask { name, state: task.status.state, cause: Cause::Stopping }
     });
     ServiceProgress {
         running: left.len() as u64,
@@ -213,39 +256,32 @@ fn hanging(service: &Service, tasks: &[&Arc<Task>]) -> Vec<HangingTask> {
 
 /// Returns the tasks of one slot that should run and do not; if the slot has been given up, its last one.
 fn hanging_in(service: &Service, slot: &[&Task]) -> Vec<HangingTask> {
-    let hangs = |task: &Task, (reason, stuck): (String, bool)| {
+    let hangs = |task: &Task, cause: Cause| {
         let name = task_name(&service.spec.name, task.slot);
-        HangingTask { name, state: task.status.state, reason, stuck }
+        HangingTask { name, state: task.status.state, cause }
     };
     let live = slot.iter().filter(|task| task.is_live());
     if live.clone().next().is_some() {
-        return live.filter(|task| !task.is_serving()).map(|task| hangs(task, reason(task, slot))).collect();
+        return live.filter(|task| !task.is_serving()).map(|task| hangs(task, cause(task, slot))).collect();
     }
     let last = slot.iter().max_by_key(|task| task.meta.order());
     let failed = last.filter(|task| matches!(task.status.state, TaskState::Failed | TaskState::Rejected));
-    failed.map(|task| hangs(task, (task.status.error.clone(), true))).into_iter().collect()
+    failed.map(|task| hangs(task, Cause::Failed(task.status.error.clone()))).into_iter().collect()
 }
 
-/// Returns why a task does not run yet, and whether it is stuck.
-fn reason(task: &Task, slot: &[&Task]) -> (String, bool) {
+/// Returns why a task does not run yet.
+fn cause(task: &Task, slot: &[&Task]) -> Cause {
     match &task.pending_reason {
-        _ if !task.status.error.is_empty() => (task.status.error.clone(), true),
-        // The update makes the room.
-        Some(reason @ PendingReason::NeedsRoom(_)) => (reason.to_string(), false),
-        Some(reason) => (reason.to_string(), true),
+        _ if !task.status.error.is_empty() => Cause::Failed(task.status.error.clone()),
+        Some(reason) => Cause::Pending(reason.clone()),
         None if task.status.state == TaskState::Ready && task.desired_state == DesiredState::Ready => {
             let is_stopping = |it: &&Task| it.desired_state.is_stopping() && !it.status.state.is_terminal();
-            let waits = if slot.iter().any(is_stopping) {
-                "the task that it replaces has not stopped yet"
-            } else {
-                "it is next in the update"
-            };
-            (waits.to_owned(), false)
+            if slot.iter().any(is_stopping) { Cause::Predecessor } else { Cause::Update }
         }
-        None if !task.status.message.is_empty() => (task.status.message.clone(), false),
+        None if !task.status.message.is_empty() => Cause::Working(task.status.message.clone()),
         None => {
-            let failed = slot.iter().filter(|it| !it.status.error.is_empty()).max_by_key(|it| it.meta.order());
-            (failed.map(|it| it.status.error.clone()).unwrap_or_default(), failed.is_some())
+            let last = slot.iter().filter(|it| !it.status.error.is_empty()).max_by_key(|it| it.meta.order());
+            last.map_or(Cause::Unknown, |it| Cause::Failed(it.status.error.clone()))
         }
     }
 }
@@ -274,8 +310,9 @@ mod tests {
             let id = format!("t{index}").into();
             view.put(Task { id, service_id: "s".into(), spec_version: 2, ..task }.into_object());
         }
-        let show =
-            |it: HangingTask| format!("{} {}: {}{}", it.name, it.state, it.reason, if it.stuck { "!" } else { "" });
+        let show = |it: HangingTask| {
+            format!("{} {}: {}{}", it.name, it.state, it.cause, if it.cause.is_stuck() { "!" } else { "" })
+        };
         service(&view, &"s".into()).hanging.into_iter().map(show).collect()
     }
 

@@ -64,7 +64,7 @@ impl<M: Member> Control<M> {
     /// Stores these credentials for the host, in place of earlier ones.
     pub(crate) async fn put_registry(
         &self,
-        request_id: &str,
+        request_id: Option<&str>,
         login: RegistrySummary,
         password: String,
     ) -> Result<(), ControlError> {
@@ -88,7 +88,7 @@ impl<M: Member> Control<M> {
     }
 
     /// Removes the credentials that `reference` identifies.
-    pub(crate) async fn remove_registry(&self, request_id: &str, reference: &str) -> Result<(), ControlError> {
+    pub(crate) async fn remove_registry(&self, request_id: Option<&str>, reference: &str) -> Result<(), ControlError> {
         let removed = self.write_once(request_id, |view| {
             let id = resolve::<Registry>(&view, registry_host(reference))?.id.clone();
             let mut tx = WriteTx::new(view, request_id);

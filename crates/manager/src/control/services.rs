@@ -84,7 +84,7 @@ impl<M: Member> Control<M> {
     /// Creates a service.
     pub(crate) async fn create_service(
         &self,
-        request_id: &str,
+        request_id: Option<&str>,
         spec: ServiceSpec,
         resolve_image: ResolveImage,
     ) -> Result<Warned<Arc<Service>>, ControlError> {
@@ -116,7 +116,7 @@ impl<M: Member> Control<M> {
     /// Replaces the service's spec. With a version, it fails if the service has another one.
     pub(crate) async fn update_service(
         &self,
-        request_id: &str,
+        request_id: Option<&str>,
         reference: &str,
         version: Option<Version>,
         spec: &ServiceSpec,
@@ -147,7 +147,7 @@ impl<M: Member> Control<M> {
     }
 
     /// Removes the service; its tasks are stopped and then removed.
-    pub(crate) async fn remove_service(&self, request_id: &str, reference: &str) -> Result<(), ControlError> {
+    pub(crate) async fn remove_service(&self, request_id: Option<&str>, reference: &str) -> Result<(), ControlError> {
         let removed = self.write_once(request_id, |view| {
             let id = resolve::<Service>(&view, reference)?.id.clone();
             let mut tx = WriteTx::new(view, request_id);

@@ -88,7 +88,7 @@ impl<M: Member> Control<M> {
     /// services. A network that `spec` does not have goes when nothing uses it.
     pub(crate) async fn deploy_stack(
         &self,
-        request_id: &str,
+        request_id: Option<&str>,
         spec: &StackSpec,
         resolve_image: ResolveImage,
     ) -> Result<Warned<StackSummary>, ControlError> {
@@ -106,7 +106,7 @@ impl<M: Member> Control<M> {
     fn deployment(
         &self,
         view: &View,
-        request_id: &str,
+        request_id: Option<&str>,
         spec: &StackSpec,
         pins: &Pins,
         new_id: &StackId,
@@ -182,7 +182,7 @@ impl<M: Member> Control<M> {
     }
 
     /// Removes the stack and its services. Its networks go when their last task has ended.
-    pub(crate) async fn remove_stack(&self, request_id: &str, reference: &str) -> Result<(), ControlError> {
+    pub(crate) async fn remove_stack(&self, request_id: Option<&str>, reference: &str) -> Result<(), ControlError> {
         let removed = self.write_once(request_id, |view| {
             let id = resolve::<Stack>(&view, reference)?.id.clone();
             let mut tx = WriteTx::new(view.clone(), request_id);

@@ -1,16 +1,18 @@
 //! Tasks: their rows, with the names of the objects that a task refers to, and their removal.
 
+use std::fmt;
 use std::sync::Arc;
 
 use flota_api::id::{NodeId, ServiceId};
-use flota_api::model::{Node, NodeState, Service, ServiceMode, ServiceSpec, Task};
+use flota_api::model::{HealthState, Node, NodeState, Service, ServiceMode, ServiceSpec, Task};
 use flota_api::naming::task_name;
 use flota_api::state::DesiredState;
-use flota_raft_store::{Tables, View, WriteTx};
+use flota_api::version::Timestamp;
+use flota_raft_store::{Tables, WriteTx};
 
 use super::error::ControlError;
 use super::filter::{self, Field, Filter};
-use super::reference::{Referable, resolve, resolve_running};
+use super::reference::{Referable, resolve};
 use super::{Control, Freshness, Listing, Member};
 
 /// A task with the objects that it refers to. They are shared with the store, so a row is small until it is sent.
@@ -42,29 +44,45 @@ impl TaskSummary {
         self.spec.as_ref().map_or("", |spec| &spec.image)
     }
 
-    /// Why its state may be outdated: its node does not answer. Empty otherwise.
-    pub(crate) fn doubt(&self) -> String {
-        self.node.as_ref().map(|node| doubt(&self.task, node)).unwrap_or_default()
-    }
-
-    /// Why the task is not in its desired state; empty if no reason is known.
-    fn error(&self) -> String {
-        match (self.doubt(), &self.task.pending_reason) {
-            (doubt, _) if !doubt.is_empty() => doubt,
-            (_, Some(reason)) => reason.to_string(),
-            (_, None) => self.task.status.error.clone(),
+    /// Why the task is not in its desired state, or why its state may be outdated; empty if no reason is known.
+    pub(crate) fn error(&self) -> String {
+        let doubt = self.node.as_ref().and_then(|node| Doubt::of(&self.task, node));
+        match (doubt, &self.task.pending_reason) {
+            (Some(doubt), _) => doubt.to_string(),
+            (None, Some(reason)) => reason.to_string(),
+            (None, None) => self.task.status.error.clone(),
         }
     }
-}
 
-/// Returns since when the task's state may be outdated, if its node does not answer; empty otherwise.
-fn doubt(task: &Task, node: &Node) -> String {
-    if node.state == NodeState::Ready || task.status.state.is_terminal() {
-        return String::new();
+    /// Health of the task; `None` if it has no check or has ended.
+    pub(crate) fn health(&self) -> Option<HealthState> {
+        let status = &self.task.status;
+        status.health.as_ref().map(|it| it.state).filter(|_| !status.state.is_terminal())
     }
-    format!("its node {} is {} since {}", node.description.hostname, node.state, node.state_since)
 }
 
+/// Why a task's state may be outdated: its node does not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Doubt<'a> {
+    node: &'a str,
+    state: NodeState,
+    since: Timestamp,
+}
+
+impl<'a> Doubt<'a> {
+    fn of(task: &Task, node: &'a Node) -> Option<Self> {
+        let is_in_doubt = node.state != NodeState::Ready && !task.status.state.is_terminal();
+        is_in_doubt.then_some(Self { node: &node.description.hostname, state: node.state, since: node.state_since })
+    }
+}
+
+impl fmt::Display for Doubt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "its node {} is {} since {}", self.node, self.state, self.since)
+    }
+}
+
+/// The fields as `ctl` shows them.
 const FIELDS: &[Field<TaskSummary>] = &[
     ("id", |row| Some(row.task.id.to_string())),
     ("name", |row| Some(task_name(row.service_name(), row.task.slot))),
@@ -74,7 +92,7 @@ const FIELDS: &[Field<TaskSummary>] = &[
     ("image", |row| Some(row.image().to_owned())),
     ("desiredState", |row| Some(row.task.desired_state.to_string())),
     ("state", |row| Some(row.task.status.state.to_string())),
-    ("health", |row| row.task.status.health.as_ref().map(|it| it.state.to_string())),
+    ("health", |row| row.health().map(|health| health.to_string())),
     ("paused", |row| Some(row.task.paused.to_string())),
     ("attempt", |row| Some(row.task.status.attempt.to_string())),
     ("restarts", |row| Some(row.task.restarts().to_string())),
@@ -133,43 +151,7 @@ fn ids<T: Referable, I: Ord>(
     references.iter().map(|reference| resolve::<T>(view, reference).map(|object| id(object))).collect()
 }
 
-/// The tasks whose logs are requested.
-#[derive(Clone, Debug)]
-pub(crate) enum LogSource {
-    /// One task, by its reference or by that of its service, which stands for its first running task.
-    Task(String),
-    /// Every task of a service.
-    Service(String),
-}
-
-/// Returns the tasks whose logs `source` selects.
-fn logged<'a>(view: &'a Tables, source: &LogSource) -> Result<Vec<&'a Arc<Task>>, ControlError> {
-    let service: &Arc<Service> = match source {
-        LogSource::Task(reference) => return Ok(vec![resolve_running(view, reference)?]),
-        LogSource::Service(reference) => resolve(view, reference)?,
-    };
-    // A replaced task on a node that is down has no logs to offer, so its node is not waited for.
-    let is_lost = |task: &Task| view.node_of(task).is_none_or(|it| it.state == NodeState::Down);
-    let has_logs = |task: &&Arc<Task>| task.node_id.is_some() && (task.is_live() || !is_lost(task));
-    Ok(view.tasks_of_service(&service.id).filter(has_logs).collect())
-}
-
 impl<M: Member> Control<M> {
-    /// Returns the task that `reference` identifies, where a service stands for its first running task, and the view
-    /// with it.
-    pub(crate) async fn get_running_task(&self, reference: &str) -> Result<(View, Arc<Task>), ControlError> {
-        let view = self.proven_view().await?;
-        let task = resolve_running(&view, reference)?.clone();
-        Ok((view, task))
-    }
-
-    /// Returns the tasks whose logs `source` selects, and the view with them.
-    pub(crate) async fn list_logged_tasks(&self, source: &LogSource) -> Result<(View, Vec<Arc<Task>>), ControlError> {
-        let view = self.proven_view().await?;
-        let tasks = logged(&view, source)?.into_iter().cloned().collect();
-        Ok((view, tasks))
-    }
-
     /// Returns the task that `reference` identifies.
     pub(crate) async fn get_task(&self, reference: &str) -> Result<TaskSummary, ControlError> {
         let view = self.proven_view().await?;
@@ -191,7 +173,7 @@ impl<M: Member> Control<M> {
     /// Stops the task; its slot gets a new one. With `shrink`, the service loses the slot and one replica instead.
     pub(crate) async fn remove_task(
         &self,
-        request_id: &str,
+        request_id: Option<&str>,
         reference: &str,
         shrink: bool,
     ) -> Result<(), ControlError> {
@@ -225,8 +207,9 @@ fn take_slot(tx: &mut WriteTx, view: &Tables, service: &Service, slot: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::NodeDescription;
+    use flota_api::model::{Health, NodeDescription, TaskStatus};
     use flota_api::object::StoreObject;
+    use flota_api::state::TaskState;
 
     /// Three services with four tasks each, on four nodes.
     fn view() -> Tables {
@@ -246,6 +229,28 @@ mod tests {
         }
         view.remove(flota_api::object::Kind::Service, "s2");
         view
+    }
+
+    #[test]
+    fn a_task_that_has_ended_has_no_health_and_no_doubt() {
+        let health = Some(Health { state: HealthState::Healthy, ..Health::default() });
+        let node = Node { state: NodeState::Unknown, ..Node::default() };
+        let row = |state: TaskState| {
+            let status =
+                TaskStatus { state, health: health.clone(), error: "exit code 1".into(), ..Default::default() };
+            let task = Task { status, ..Task::default() };
+            TaskSummary { task: Arc::new(task), spec: None, node: Some(Arc::new(node.clone())) }
+        };
+        let is_found = |row: TaskSummary, key: &str, value: &str| {
+            let filter = Filter { key: key.into(), value: value.into() };
+            !filter::keep([row], &[filter], FIELDS).expect("the key is known").is_empty()
+        };
+        let (running, ended) = (row(TaskState::Running), row(TaskState::Failed));
+        assert_eq!((running.health(), ended.health()), (Some(HealthState::Healthy), None));
+        assert!(running.error().starts_with("its node  is unknown since "), "{}", running.error());
+        assert!(is_found(running, "health", "healthy"));
+        assert!(!is_found(ended.clone(), "health", "healthy"), "its row shows none");
+        assert!(is_found(ended, "error", "exit code 1"));
     }
 
     #[test]

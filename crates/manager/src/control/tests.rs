@@ -1,23 +1,27 @@
 //! Tests the operations on a store in memory: their refusals and their answers.
 
 use flota_api::model::{
-    Cluster, Image, Node, NodeState, Role, Service, ServiceMode, ServiceSpec, Stack, StackSpec, Task, TaskStatus,
+    Cluster, Image, LogRange, NetworkSpec, Node, NodeState, Program, Role, Service, ServiceMode, ServiceSpec, Stack,
+    StackSpec, Task, TaskStatus,
 };
 use flota_api::reason::{Detail, Reason};
 use flota_api::state::TaskState;
 use flota_raft_store::ProposeError;
+use futures::stream;
 use tonic::Status;
 
 use super::filter::Filter;
 use super::images::Naming;
 use super::pins::ResolveImage::Never;
 use super::registries::RegistrySummary;
-use super::tasks::{LogSource, TaskScope};
+use super::streams::LogSource;
+use super::tasks::TaskScope;
 use super::*;
 use alone::{Alone, OWN_RAFT_ID, SILENT_RAFT_ID};
 
 pub(super) mod alone;
 mod pins;
+mod streams;
 
 fn spec(name: &str) -> ServiceSpec {
     ServiceSpec { name: name.into(), image: "web".into(), ..ServiceSpec::default() }
@@ -84,19 +88,25 @@ async fn what_is_not_there_is_not_found_whatever_is_asked_of_it() {
         refusal(control.get_stack("none").await),
         refusal(control.get_image("none").await),
         refusal(control.get_registry("none").await),
-        refusal(control.get_running_task("none").await),
+        refusal(control.get_network("none").await),
+        refusal(control.exec("none", Program::default(), stream::pending()).await),
+        refusal(control.logs(&LogSource::Task("none".into()), LogRange::default()).await),
+        refusal(control.logs(&LogSource::Service("none".into()), LogRange::default()).await),
+        refusal(control.forward("none", 80.try_into().expect("it is one"), 0, stream::pending()).await),
+        refusal(control.check_forward("none").await),
         refusal(control.watch_service("none").await),
-        refusal(control.update_node("", "none", None, &Default::default()).await),
-        refusal(control.update_service("", "none", None, &spec("none"), Never).await),
-        refusal(control.remove_node("", "none", true).await),
-        refusal(control.remove_service("", "none").await),
-        refusal(control.remove_task("", "none", false).await),
-        refusal(control.remove_stack("", "none").await),
-        refusal(control.remove_image("", "none", true).await),
-        refusal(control.name_image("", &naming("none")).await),
-        refusal(control.remove_registry("", "none").await),
+        refusal(control.update_node(None, "none", None, &Default::default()).await),
+        refusal(control.update_service(None, "none", None, &spec("none"), Never).await),
+        refusal(control.remove_node(None, "none", true).await),
+        refusal(control.remove_service(None, "none").await),
+        refusal(control.remove_task(None, "none", false).await),
+        refusal(control.remove_stack(None, "none").await),
+        refusal(control.remove_image(None, "none", true).await),
+        refusal(control.name_image(None, &naming("none")).await),
+        refusal(control.remove_registry(None, "none").await),
+        refusal(control.remove_network(None, "none").await),
     ];
-    assert_eq!(missing, [Some(Reason::NotFound); 17]);
+    assert_eq!(missing, [Some(Reason::NotFound); 23]);
     let scope = TaskScope { services: vec!["none".into()], nodes: Vec::new() };
     let listed = control.list_tasks(Freshness::Linearizable, &scope, &[]).await;
     assert_eq!(refusal(listed), Some(Reason::NotFound));
@@ -106,7 +116,7 @@ async fn what_is_not_there_is_not_found_whatever_is_asked_of_it() {
 async fn a_name_of_several_objects_is_ambiguous_and_the_candidates_travel() {
     let control = cluster().await;
     control.put(node("n4", "w1", Role::Worker, 0)).await;
-    let status = Status::from(control.remove_node("", "w1", true).await.expect_err("it is ambiguous"));
+    let status = Status::from(control.remove_node(None, "w1", true).await.expect_err("it is ambiguous"));
     let detail = Detail::of(&status).expect("a detail");
     let ids: Vec<&str> = detail.candidates.iter().map(|it| it.id.as_str()).collect();
     assert_eq!((detail.reason, ids), (Reason::Ambiguous, vec!["n3", "n4"]));
@@ -121,14 +131,14 @@ async fn values_that_break_a_rule_are_refused_before_anything_is_written() {
     let stack = StackSpec { name: "stack".into(), services: vec![bad.clone()], ..StackSpec::default() };
     let login = RegistrySummary { host: "a/b".into(), username: "u".into() };
     let refused = [
-        refusal(control.create_service("", bad.clone(), Never).await),
-        refusal(control.update_service("", "web", None, &bad, Never).await),
-        refusal(control.deploy_stack("", &stack, Never).await),
-        refusal(control.put_registry("", login, "secret".into()).await),
-        refusal(control.update_service("", "web", None, &spec("other"), Never).await),
+        refusal(control.create_service(None, bad.clone(), Never).await),
+        refusal(control.update_service(None, "web", None, &bad, Never).await),
+        refusal(control.deploy_stack(None, &stack, Never).await),
+        refusal(control.put_registry(None, login, "secret".into()).await),
+        refusal(control.update_service(None, "web", None, &spec("other"), Never).await),
     ];
     assert_eq!(refused, [Some(Reason::Invalid); 5]);
-    let text = control.deploy_stack("", &stack, Never).await.expect_err("it is invalid").to_string();
+    let text = control.deploy_stack(None, &stack, Never).await.expect_err("it is invalid").to_string();
     assert!(text.starts_with("services.web.image: "), "{text}");
     assert_eq!(control.store.view().version, before);
 }
@@ -136,9 +146,9 @@ async fn values_that_break_a_rule_are_refused_before_anything_is_written() {
 #[tokio::test]
 async fn a_name_that_is_taken_is_refused() {
     let control = cluster().await;
-    assert_eq!(refusal(control.create_service("", spec("web"), Never).await), Some(Reason::AlreadyExists));
+    assert_eq!(refusal(control.create_service(None, spec("web"), Never).await), Some(Reason::AlreadyExists));
     let stack = StackSpec { name: "stack".into(), services: vec![spec("web")], ..StackSpec::default() };
-    assert_eq!(refusal(control.deploy_stack("", &stack, Never).await), Some(Reason::AlreadyExists));
+    assert_eq!(refusal(control.deploy_stack(None, &stack, Never).await), Some(Reason::AlreadyExists));
     assert!(control.store.view().stack_by_name("stack").is_none(), "nothing half made");
 }
 
@@ -147,27 +157,30 @@ async fn a_change_of_another_version_is_refused() {
     let control = cluster().await;
     let changed = spec("web");
     let old = Some(1_000_000);
-    assert_eq!(refusal(control.update_service("", "web", old, &changed, Never).await), Some(Reason::ChangedMeanwhile));
+    assert_eq!(
+        refusal(control.update_service(None, "web", old, &changed, Never).await),
+        Some(Reason::ChangedMeanwhile)
+    );
     let node_spec = Default::default();
-    assert_eq!(refusal(control.update_node("", "w1", old, &node_spec).await), Some(Reason::ChangedMeanwhile));
+    assert_eq!(refusal(control.update_node(None, "w1", old, &node_spec).await), Some(Reason::ChangedMeanwhile));
     let version = Some(control.store.view().service("s1").expect("it is there").meta.version);
     let more = ServiceSpec { mode: ServiceMode::Replicated { replicas: 3 }, ..changed };
-    let updated = control.update_service("", "web", version, &more, Never).await;
+    let updated = control.update_service(None, "web", version, &more, Never).await;
     assert_eq!(updated.expect("it has this version").changed.spec.mode.wanted_tasks(), 3);
 }
 
 #[tokio::test]
 async fn a_node_that_is_needed_is_not_removed() {
     let control = cluster().await;
-    assert_eq!(refusal(control.remove_node("", "m1", true).await), Some(Reason::NodeLeads));
-    assert_eq!(refusal(control.remove_node("", "m2", false).await), Some(Reason::NodeIsManager));
-    assert_eq!(refusal(control.remove_node("", "w1", false).await), Some(Reason::NodeNotDown));
-    control.remove_node("", "w1", true).await.expect("it is forced");
+    assert_eq!(refusal(control.remove_node(None, "m1", true).await), Some(Reason::NodeLeads));
+    assert_eq!(refusal(control.remove_node(None, "m2", false).await), Some(Reason::NodeIsManager));
+    assert_eq!(refusal(control.remove_node(None, "w1", false).await), Some(Reason::NodeNotDown));
+    control.remove_node(None, "w1", true).await.expect("it is forced");
     let view = control.store.view();
     assert!(view.node("n3").is_none());
     let revoked: Vec<_> = view.cluster().expect("a cluster").revoked.iter().map(|it| it.node_id.to_string()).collect();
     assert_eq!(revoked, ["n3"], "its certificate opens nothing any more");
-    control.remove_node("", "m2", true).await.expect("the leader goes on alone");
+    control.remove_node(None, "m2", true).await.expect("the leader goes on alone");
     let view = control.store.view();
     let revoked: Vec<_> = view.cluster().expect("a cluster").revoked.iter().map(|it| it.node_id.to_string()).collect();
     assert_eq!((view.nodes().count(), revoked), (1, vec!["n3".to_owned(), "n2".to_owned()]));
@@ -179,17 +192,17 @@ async fn a_manager_without_which_no_majority_answers_is_not_removed() {
     // It votes, and does not answer.
     control.put(node("n4", "m3", Role::Manager, SILENT_RAFT_ID)).await;
     let before = control.store.view().version;
-    assert_eq!(refusal(control.remove_node("", "m2", true).await), Some(Reason::MajorityNeeded));
+    assert_eq!(refusal(control.remove_node(None, "m2", true).await), Some(Reason::MajorityNeeded));
     assert_eq!(control.store.view().version, before, "nothing was written");
-    control.remove_node("", "m3", true).await.expect("it is missed by nobody");
-    control.remove_node("", "m2", true).await.expect("the leader goes on alone");
+    control.remove_node(None, "m3", true).await.expect("it is missed by nobody");
+    control.remove_node(None, "m2", true).await.expect("the leader goes on alone");
 }
 
 #[tokio::test]
 async fn an_image_that_a_service_uses_is_removed_by_force_alone() {
     let control = cluster().await;
-    assert_eq!(refusal(control.remove_image("", "web", false).await), Some(Reason::InUse));
-    control.remove_image("", "web", true).await.expect("it is forced");
+    assert_eq!(refusal(control.remove_image(None, "web", false).await), Some(Reason::InUse));
+    control.remove_image(None, "web", true).await.expect("it is forced");
     assert!(control.store.view().image("i1").is_none());
 }
 
@@ -197,15 +210,15 @@ async fn an_image_that_a_service_uses_is_removed_by_force_alone() {
 async fn before_the_first_entry_there_is_no_cluster_yet() {
     let control = Control::alone();
     assert_eq!(refusal(control.get_cluster().await), Some(Reason::NoClusterYet));
-    assert_eq!(refusal(control.rotate_join_token("", Role::Worker).await), Some(Reason::NoClusterYet));
-    assert_eq!(refusal(control.update_cluster("", Some(true)).await), Some(Reason::NoClusterYet));
+    assert_eq!(refusal(control.rotate_join_token(None, Role::Worker).await), Some(Reason::NoClusterYet));
+    assert_eq!(refusal(control.update_cluster(None, Some(true)).await), Some(Reason::NoClusterYet));
 }
 
 #[tokio::test]
 async fn a_default_of_the_cluster_stays_until_another_is_given() {
     let control = cluster().await;
     for (given, expected) in [(None, false), (Some(true), true), (None, true), (Some(false), false)] {
-        let updated = control.update_cluster("", given).await.expect("there is a cluster");
+        let updated = control.update_cluster(None, given).await.expect("there is a cluster");
         assert_eq!(updated.cluster.no_new_privileges, expected, "{given:?}");
     }
 }
@@ -216,16 +229,19 @@ async fn a_manager_that_does_not_lead_judges_nothing_and_answers_only_what_may_b
     control.depose();
     assert_eq!(refusal(control.get_service("web").await), Some(Reason::LeadershipMoved));
     assert_eq!(refusal(control.get_service("none").await), Some(Reason::LeadershipMoved));
-    assert_eq!(refusal(control.remove_service("", "web").await), Some(Reason::LeadershipMoved));
-    assert_eq!(refusal(control.remove_service("", "none").await), Some(Reason::Unproven));
+    assert_eq!(refusal(control.remove_service(None, "web").await), Some(Reason::LeadershipMoved));
+    assert_eq!(refusal(control.remove_service(None, "none").await), Some(Reason::Unproven));
     let listed = control.list_services(Freshness::Linearizable, &[]).await;
     assert_eq!(refusal(listed), Some(Reason::LeadershipMoved));
     // Watches and streams begin with what was acknowledged before them.
     assert_eq!(refusal(control.watch_service("web").await), Some(Reason::LeadershipMoved));
     assert_eq!(refusal(control.watch_image("web".into(), None).await), Some(Reason::LeadershipMoved));
-    assert_eq!(refusal(control.get_running_task("web").await), Some(Reason::LeadershipMoved));
-    let source = LogSource::Service("web".into());
-    assert_eq!(refusal(control.list_logged_tasks(&source).await), Some(Reason::LeadershipMoved));
+    let program = Program::default();
+    assert_eq!(refusal(control.exec("web", program, stream::pending()).await), Some(Reason::LeadershipMoved));
+    let (source, port) = (LogSource::Service("web".into()), 80.try_into().expect("it is one"));
+    assert_eq!(refusal(control.logs(&source, LogRange::default()).await), Some(Reason::LeadershipMoved));
+    assert_eq!(refusal(control.forward("web", port, 0, stream::pending()).await), Some(Reason::LeadershipMoved));
+    assert_eq!(refusal(control.check_forward("web").await), Some(Reason::LeadershipMoved));
     let listed = control.list_services(Freshness::Stale, &[]).await.expect("it has some");
     assert_eq!((listed.rows.len(), listed.age), (2, Age::Stale(Some(Duration::from_secs(3)))));
 }
@@ -233,11 +249,11 @@ async fn a_manager_that_does_not_lead_judges_nothing_and_answers_only_what_may_b
 #[tokio::test]
 async fn a_retry_is_answered_as_the_first_try_was_or_with_what_became_of_it() {
     let control = cluster().await;
-    let first = control.create_service("r", spec("new"), Never).await.expect("it is new");
-    let again = control.create_service("r", spec("new"), Never).await.expect("it is the same request");
+    let first = control.create_service(Some("r"), spec("new"), Never).await.expect("it is new");
+    let again = control.create_service(Some("r"), spec("new"), Never).await.expect("it is the same request");
     assert_eq!(first.changed.id, again.changed.id);
-    control.remove_service("", "new").await.expect("it is there");
-    assert_eq!(refusal(control.create_service("r", spec("new"), Never).await), Some(Reason::RemovedMeanwhile));
+    control.remove_service(None, "new").await.expect("it is there");
+    assert_eq!(refusal(control.create_service(Some("r"), spec("new"), Never).await), Some(Reason::RemovedMeanwhile));
 }
 
 #[tokio::test]
@@ -251,7 +267,9 @@ async fn every_kind_of_row_is_filtered_and_refuses_a_key_that_it_does_not_have()
         })
         .await;
     let login = RegistrySummary { host: "registry".into(), username: "u".into() };
-    control.put_registry("", login, "secret".into()).await.expect("it is valid");
+    control.put_registry(None, login, "secret".into()).await.expect("it is valid");
+    let network = NetworkSpec { name: "back".into(), ..NetworkSpec::default() };
+    control.create_network(None, network).await.expect("it is valid");
     let (now, scope) = (Freshness::Linearizable, TaskScope::default());
     let colour = [filter("colour", "red")];
     let unknown = [
@@ -261,8 +279,9 @@ async fn every_kind_of_row_is_filtered_and_refuses_a_key_that_it_does_not_have()
         refusal(control.list_stacks(now, &colour).await),
         refusal(control.list_images(now, &colour).await),
         refusal(control.list_registries(now, &colour).await),
+        refusal(control.list_networks(now, &colour).await),
     ];
-    assert_eq!(unknown, [Some(Reason::UnknownFilter); 6]);
+    assert_eq!(unknown, [Some(Reason::UnknownFilter); 7]);
     let counts = [
         control.list_nodes(now, &[filter("leader", "true")]).await.expect("nodes").rows.len(),
         control.list_services(now, &[filter("name", "db")]).await.expect("services").rows.len(),
@@ -270,8 +289,9 @@ async fn every_kind_of_row_is_filtered_and_refuses_a_key_that_it_does_not_have()
         control.list_stacks(now, &[filter("services", "0")]).await.expect("stacks").rows.len(),
         control.list_images(now, &[filter("digest", "sha256:aa")]).await.expect("images").rows.len(),
         control.list_registries(now, &[filter("host", "registry")]).await.expect("registries").rows.len(),
+        control.list_networks(now, &[filter("name", "back")]).await.expect("networks").rows.len(),
     ];
-    assert_eq!(counts, [1; 6]);
+    assert_eq!(counts, [1; 7]);
     assert!(control.list_nodes(now, &[filter("leader", "yes")]).await.expect("nodes").rows.is_empty());
 }
 
@@ -297,25 +317,25 @@ async fn a_stack_answers_with_the_services_that_it_has() {
     let control = cluster().await;
     let deploy = async |services: Vec<ServiceSpec>| {
         let stack = StackSpec { name: "stack".into(), services, ..StackSpec::default() };
-        let summary = control.deploy_stack("", &stack, Never).await.expect("it is valid");
+        let summary = control.deploy_stack(None, &stack, Never).await.expect("it is valid");
         let mut names: Vec<String> = summary.changed.services.into_iter().map(|(_, name)| name).collect();
         names.sort();
         names
     };
     assert_eq!(deploy(vec![spec("stack_a"), spec("stack_b")]).await, ["stack_a", "stack_b"]);
     assert_eq!(deploy(vec![spec("stack_b"), spec("stack_c")]).await, ["stack_b", "stack_c"]);
-    control.remove_stack("", "stack").await.expect("it is there");
+    control.remove_stack(None, "stack").await.expect("it is there");
     assert_eq!(control.store.view().services().count(), 2, "only those of the stack were removed");
 }
 
 #[tokio::test]
 async fn a_task_that_is_removed_keeps_its_service_unless_that_is_to_shrink() {
     let control = cluster().await;
-    control.remove_task("", "web.1", false).await.expect("it is there");
+    control.remove_task(None, "web.1", false).await.expect("it is there");
     let view = control.store.view();
     assert!(view.task("t1").expect("it is stopped first").desired_state.is_stopping());
     assert_eq!(view.service("s1").expect("it is there").spec.mode.wanted_tasks(), 1);
-    control.remove_task("", "web.2", true).await.expect("it is there");
+    control.remove_task(None, "web.2", true).await.expect("it is there");
     let view = control.store.view();
     assert!(view.task("t2").expect("it is stopped first").desired_state.is_stopping());
     assert_eq!(view.service("s1").expect("it is there").spec.mode.wanted_tasks(), 0);

@@ -71,7 +71,7 @@ fn variable(text: &str) -> Result<(), String> {
 fn host_name(text: &str) -> Result<(), String> {
     template::check(text).map_err(|error| error.to_string())?;
     let is_good = text.contains("{{") || naming::check(text).is_ok();
-    is_good.then_some(()).ok_or_else(|| format!("`{text}` is no host name"))
+    is_good.then_some(()).ok_or_else(|| format!("`{text}` is not a host name"))
 }
 
 /// Refuses a spec that breaks any rule.

@@ -160,7 +160,7 @@ impl Driver {
                 Ok(outcomes) => {
                     for (outcome, work) in outcomes.into_iter().zip(work) {
                         if let Err(conflict) = outcome {
-                            tracing::debug!(%conflict, "a plan met a change and is made anew");
+                            tracing::debug!(%conflict, "a plan met a change and is made again");
                             self.mark_again(work);
                         }
                     }
@@ -171,7 +171,7 @@ impl Driver {
                         ProposeError::TooLarge { .. } if self.share > 1 => too_large = true,
                         ProposeError::NotLeader => held = false,
                         _ => {
-                            tracing::warn!(%error, "a plan was not taken and is made anew");
+                            tracing::warn!(%error, "a plan was not taken and is made again");
                             held = false;
                         }
                     }
@@ -199,11 +199,11 @@ async fn settle(proposer: &dyn Proposer) {
     }
 }
 
-type Group = (Transaction, Vec<Work>);
+type FoldedGroup = (Transaction, Vec<Work>);
 
 /// Packs whole groups into entries, as many in each as its bounds allow.
-fn entries(groups: Vec<Group>) -> Vec<Vec<Group>> {
-    let mut entries: Vec<Vec<Group>> = Vec::new();
+fn entries(groups: Vec<FoldedGroup>) -> Vec<Vec<FoldedGroup>> {
+    let mut entries: Vec<Vec<FoldedGroup>> = Vec::new();
     let (mut room, mut bytes_left) = (0, 0);
     for group in groups {
         let (actions, bytes) = (group.0.actions.len(), group.0.size());

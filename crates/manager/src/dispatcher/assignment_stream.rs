@@ -17,7 +17,7 @@ use flota_raft_store::{Store, Tables};
 use super::assignments::{Granter, Told};
 use super::networks::ToldNetworks;
 use super::programmed::{Programmed, Withdrawal};
-use super::sessions::{Outbox, Sessions, outgoing};
+use super::sessions::{SessionOutbox, Sessions, outgoing};
 use crate::replica::Replica;
 
 /// Sends the node's networks, its assignments and the addresses of the managers for as long as the session lasts. Returns when the
@@ -30,7 +30,7 @@ pub(super) async fn send_assignments(
     (sessions, programmed): (&Sessions, &Programmed),
     node_id: &NodeId,
     held: BTreeSet<String>,
-    outbox: &Outbox,
+    outbox: &SessionOutbox,
 ) -> Result<(), Status> {
     let concerned = sessions.concerned(node_id);
     let mut told = Session { tasks: Told::new(node_id.clone(), held), ..Session::default() };
@@ -53,7 +53,7 @@ pub(super) async fn send_assignments(
     }
 }
 
-/// What the worker of a session was told.
+/// The assignments and networks that the worker of a session has been sent.
 #[derive(Default)]
 struct Session {
     managers: Managers,
@@ -100,8 +100,8 @@ impl Session {
     }
 }
 
-async fn send(outbox: &Outbox, message: Message) -> Result<(), Status> {
-    outbox.send(outgoing(message)).await.map_err(|_| Status::cancelled("the worker has gone"))
+async fn send(outbox: &SessionOutbox, message: Message) -> Result<(), Status> {
+    outbox.send(outgoing(message)).await.map_err(|_| Status::cancelled("the worker has disconnected"))
 }
 
 fn current_managers(view: &Tables) -> Managers {

@@ -63,7 +63,7 @@ struct ToldTask {
     /// Version of the registry's credentials.
     credentials: Option<Version>,
     unconfirmed_nodes: Vec<String>,
-    withdrawn_attempt: u32,
+    withdrawn_attempt: Option<u32>,
     /// The cluster's default.
     no_new_privileges: bool,
 }
@@ -211,8 +211,7 @@ impl Told {
         (task.desired_state, nodes.iter().filter_map(name).collect())
     }
 
-    /// Returns the attempt of the task that is unhealthy and gets no more connections, or has waited for that long enough;
-    /// zero if there is none.
+    /// Returns the attempt of the task that is unhealthy and gets no more connections, or has waited for that long enough.
     fn withdrawn_attempt(
         &mut self,
         task: &Task,
@@ -220,10 +219,10 @@ impl Told {
         withdrawal: &dyn Fn(&Task, Version) -> Option<Vec<NodeId>>,
         view: &Tables,
         now: Timestamp,
-    ) -> u32 {
-        let attempt = task.status.attempt;
+    ) -> Option<u32> {
+        let attempt = Some(task.status.attempt);
         if !task.status.is_unhealthy() || !has_served(task) {
-            return 0;
+            return None;
         }
         let is_known = self.known(&task.id).is_some_and(|known| known.withdrawn_attempt == attempt);
         // A report does not change the version of its task, so what counts is where it was first seen.
@@ -231,7 +230,7 @@ impl Told {
         let delayed = delayed.copied().unwrap_or(first);
         if !is_known && now < delayed.until && withdrawal(task, delayed.version).is_some() {
             self.delayed.insert(task.id.clone(), delayed);
-            return 0;
+            return None;
         }
         attempt
     }
@@ -295,7 +294,7 @@ fn assignment(task: &Task, spec: &ServiceSpec, told: &ToldTask, registry: Option
         device_ids: task.device_ids.iter().map(Into::into).collect(),
         attachments: task.attachments.iter().map(Into::into).collect(),
         unconfirmed_nodes: told.unconfirmed_nodes.clone(),
-        withdrawn_attempt: told.withdrawn_attempt,
+        withdrawn_attempt: told.withdrawn_attempt.unwrap_or_default(),
     }
 }
 

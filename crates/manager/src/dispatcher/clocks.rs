@@ -20,7 +20,7 @@ pub(super) fn compare(replica: &Replica, node_id: &NodeId, now: Option<u64>) {
     tokio::spawn(async move {
         let written = replica.write_if_needed(|view| {
             let node = changed(&view, &node_id, own, theirs)?;
-            let mut tx = WriteTx::new(view, "");
+            let mut tx = WriteTx::new(view, None);
             tx.update(node.clone());
             Some((tx.finish(), node))
         });

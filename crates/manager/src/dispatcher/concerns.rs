@@ -39,7 +39,7 @@ pub(super) async fn wake_concerned(
 ) {
     loop {
         let (view, mut watch) = replica.store.view_and_watch();
-        // Nobody has followed the changes before this.
+        // The changes before this have not been followed.
         programmed.reset(view.version);
         sessions.wake_all();
         loop {

@@ -32,10 +32,10 @@ pub(super) fn of_use<'a>(view: &Tables, node_id: &NodeId, reports: &'a [ImageRep
 pub(super) async fn write(replica: &Replica, node_id: &NodeId, report: &ImageReport) -> Result<(), ProposeError> {
     let new_id = replica.random.draw(ImageId::random);
     let written = replica.write_if_needed(|view| {
-        let mut tx = WriteTx::new(view.clone(), "");
+        let mut tx = WriteTx::new(view.clone(), None);
         match after(&view, node_id, report, &new_id)? {
-            Change::Create(image) => tx.create(image),
-            Change::Update(image) => tx.update(image),
+            ImageChange::Create(image) => tx.create(image),
+            ImageChange::Update(image) => tx.update(image),
         }
         Some((tx.finish(), ()))
     });
@@ -44,18 +44,18 @@ pub(super) async fn write(replica: &Replica, node_id: &NodeId, report: &ImageRep
 
 /// How a report changes the tables.
 #[derive(Debug, PartialEq)]
-enum Change {
+enum ImageChange {
     Create(Image),
     Update(Image),
 }
 
 /// Returns the change that the report makes, if it makes one.
-fn after(view: &Tables, node_id: &NodeId, report: &ImageReport, new_id: &ImageId) -> Option<Change> {
+fn after(view: &Tables, node_id: &NodeId, report: &ImageReport, new_id: &ImageId) -> Option<ImageChange> {
     match view.image_by_digest(&report.digest) {
-        Some(image) if report.gone => without_holder(image, node_id).map(Change::Update),
-        Some(image) => with_holder(image, node_id, view).map(Change::Update),
+        Some(image) if report.gone => without_holder(image, node_id).map(ImageChange::Update),
+        Some(image) => with_holder(image, node_id, view).map(ImageChange::Update),
         None if report.gone || !is_used(view, &report.digest) => None,
-        None => Some(Change::Create(Image {
+        None => Some(ImageChange::Create(Image {
             id: new_id.clone(),
             digest: report.digest.clone(),
             size: report.size,
@@ -123,7 +123,7 @@ mod tests {
         };
         let mut view = Tables::default();
         view.put(image.clone().into_object());
-        let Some(Change::Update(new)) = after(&view, &"n".into(), &held(digest('1')), &"x".into()) else {
+        let Some(ImageChange::Update(new)) = after(&view, &"n".into(), &held(digest('1')), &"x".into()) else {
             panic!("it is a new holder")
         };
         assert_eq!(Image { holders: Vec::new(), ..new.clone() }, image);
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(of_use(&view, &"n".into(), &reports), Vec::<&ImageReport>::new());
         assert_eq!(of_use(&view, &"m".into(), &reports), [&reports[0]]);
         let gone = ImageReport { gone: true, ..held(digest('1')) };
-        assert_eq!(after(&view, &"n".into(), &gone, &"x".into()), Some(Change::Update(image)));
+        assert_eq!(after(&view, &"n".into(), &gone, &"x".into()), Some(ImageChange::Update(image)));
         assert_eq!(after(&view, &"m".into(), &gone, &"x".into()), None);
     }
 
@@ -171,7 +171,7 @@ mod tests {
     fn an_unknown_digest_is_kept_without_a_name_if_a_task_uses_it() {
         let mut view = Tables::default();
         view.put(Task { id: "t".into(), image_digest: Some(digest('1')), ..Task::default() }.into_object());
-        let Some(Change::Create(image)) = after(&view, &"n".into(), &held(digest('1')), &"x".into()) else {
+        let Some(ImageChange::Create(image)) = after(&view, &"n".into(), &held(digest('1')), &"x".into()) else {
             panic!("the task needs it")
         };
         assert_eq!((image.references, image.digest), ([].into(), digest('1')));

@@ -50,7 +50,7 @@ struct Known {
 
 impl Known {
     /// The present, without the time for which this process was stalled: somebody asks every [`PULSE`], so a longer gap
-    /// is a stall. Whoever runs first after it notices it, which need not be the pulse.
+    /// is a stall. The first caller after it notices it, which need not be the pulse.
     fn now(&mut self) -> Instant {
         let now = Instant::now();
         let gap = self.asked.replace(now).map_or(Duration::ZERO, |asked| now - asked);
@@ -131,7 +131,7 @@ impl Liveness {
     }
 
     /// Records a message from the node.
-    pub(super) fn heard(&self, node: &NodeId) {
+    pub(super) fn record_message(&self, node: &NodeId) {
         let mut known = self.known();
         let now = known.now();
         known.change(node, Link::Open(now));
@@ -180,7 +180,7 @@ impl Liveness {
         changed
     }
 
-    /// As [`Liveness::judge`], but only of nodes whose links have changed by themselves, for example because a session
+    /// Returns the changed states of the nodes whose links have changed by themselves, for example because a session
     /// broke: the time of all others passes too, and they can wait.
     fn judge_changed(&self, view: &Tables, period: Duration, since: Timestamp) -> Vec<Node> {
         let mut known = self.known();
@@ -241,7 +241,7 @@ fn entries(nodes: Vec<Node>, view: &View) -> Vec<StatesEntry> {
     let mut entries: Vec<StatesEntry> = Vec::new();
     let mut bytes = 0;
     for node in nodes {
-        let mut tx = WriteTx::new(view.clone(), "");
+        let mut tx = WriteTx::new(view.clone(), None);
         tx.update(node.clone());
         let tx = tx.finish();
         let size = tx.size();
@@ -302,7 +302,7 @@ mod tests {
 
     fn ready(ids: &[&str]) -> Store {
         let store = Store::default();
-        let mut tx = WriteTx::new(store.view(), "");
+        let mut tx = WriteTx::new(store.view(), None);
         for id in ids {
             tx.create(Node { id: (*id).into(), state: NodeState::Ready, ..Node::default() });
         }
@@ -333,7 +333,7 @@ mod tests {
         let down = |id| Node { state: NodeState::Down, ..view.node(id).expect("it is there").as_ref().clone() };
         let entry = entries(vec![down("a"), down("b")], &view).remove(0);
         let proposer = LocalProposer::new(store.clone());
-        let mut tx = WriteTx::new(view.clone(), "");
+        let mut tx = WriteTx::new(view.clone(), None);
         tx.update(Node { address: "a:1".into(), ..view.node("a").expect("it is there").as_ref().clone() });
         store.apply(2, Entry { transactions: vec![tx.finish()], ..Entry::default() });
         write(&proposer, entry).await;
@@ -362,7 +362,7 @@ mod tests {
     fn a_change_of_sessions_costs_a_look_at_their_nodes() {
         let (liveness, view) = (Liveness::default(), ready(&["a", "b", "c"]).view());
         liveness.begin(&view);
-        liveness.heard(&"c".into());
+        liveness.record_message(&"c".into());
         liveness.broke(&"b".into());
         assert_eq!(Vec::from_iter(liveness.known().changed.clone()), ["b".into()]);
         let judged = || liveness.judge_changed(&view, Duration::from_secs(1), Timestamp(9));
@@ -371,7 +371,7 @@ mod tests {
             [("b", NodeState::Unknown)]
         );
         assert_eq!(judged(), [], "once");
-        liveness.heard(&"b".into());
+        liveness.record_message(&"b".into());
         assert_eq!(liveness.known().changed.len(), 1, "it has a session again");
     }
 

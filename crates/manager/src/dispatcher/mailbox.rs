@@ -12,7 +12,7 @@ use tonic::Status;
 
 use flota_api::proto::dispatcher::ManagerMessage;
 
-use super::sessions::{Outbox, Outgoing, QUEUE};
+use super::sessions::{Outgoing, QUEUE, SessionOutbox};
 
 /// How long a worker may leave its messages unread.
 pub(super) const READ_WAIT: Duration = Duration::from_secs(10);
@@ -25,13 +25,13 @@ struct Unread {
     taken: u64,
 }
 
-/// The receiving side of an [`Outbox`]. Clones share it.
+/// The receiving side of an [`SessionOutbox`]. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Mailbox(Arc<Mutex<Unread>>);
 
 impl Mailbox {
     /// Creates a mailbox with the outbox that fills it.
-    pub(super) fn new() -> (Outbox, Self) {
+    pub(super) fn new() -> (SessionOutbox, Self) {
         let (outbox, messages) = mpsc::channel(QUEUE);
         (outbox, Self(Arc::new(Mutex::new(Unread { messages: Some(messages), taken: 0 }))))
     }

@@ -1,5 +1,5 @@
-//! What one worker has been told of its networks, and what is to be told it next: everything at first, then the members
-//! that have changed. It is pure; `assignment_stream.rs` sends it.
+//! The networks that one worker has been told of, and the next messages about them: everything at first, then the
+//! members that have changed. It is pure; `assignment_stream.rs` sends it.
 //!
 //! A session remembers only which networks its worker has, so it costs little memory however large they are, and a change
 //! costs what it touches. Every node is in the network of published ports, but only a host of tasks that are attached to
@@ -54,7 +54,7 @@ impl Change {
     }
 }
 
-/// What a worker is to be told.
+/// The changes that a worker has yet to be sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum News {
     Everything,

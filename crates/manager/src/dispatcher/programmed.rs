@@ -37,8 +37,8 @@ impl Progress {
 
 #[derive(Debug, Default)]
 struct State {
-    /// All changes up to this version are among the news of the sessions; zero before the first term.
-    version: Version,
+    /// All changes up to this version are among the news of the sessions; `None` before the first term.
+    version: Option<Version>,
     sessions: BTreeMap<NodeId, Progress>,
     /// The sessions that are behind, by their oldest change that is not confirmed.
     behind: BTreeSet<(Version, NodeId)>,
@@ -114,7 +114,7 @@ impl Programmed {
     /// Makes every session tell everything: what has changed up to this version is not known.
     pub(crate) fn reset(&self, version: Version) {
         self.with(|state| {
-            state.version = version;
+            state.version = Some(version);
             for node in state.sessions.keys().cloned().collect::<Vec<_>>() {
                 state.change(&node, |it| {
                     it.news = News::Everything;
@@ -142,7 +142,7 @@ impl Programmed {
                     woken.insert(node.clone());
                 }
             }
-            state.version = version;
+            state.version = Some(version);
             woken
         })
     }
@@ -151,7 +151,7 @@ impl Programmed {
     /// before the changes of this term are followed. News that are taken must be sent.
     pub(super) fn take(&self, node: &NodeId) -> Option<(News, Version)> {
         self.with(|state| {
-            let version = Some(state.version).filter(|version| *version > 0)?;
+            let version = state.version?;
             if faults::is_on(Fault::NoNews) && !matches!(state.sessions.get(node)?.news, News::Everything) {
                 return None;
             }
@@ -174,11 +174,12 @@ impl Programmed {
         })
     }
 
-    /// Returns the version up to which the node has programmed every change that concerns it; `None` if it has no session.
+    /// Returns the version up to which the node has programmed every change that concerns it; `None` if it has no session,
+    /// or no term has begun.
     pub(crate) fn version_of(&self, node: &NodeId) -> Option<Version> {
         self.with(|state| {
             let behind_since = state.sessions.get(node)?.behind_since();
-            Some(behind_since.map_or(state.version, |since| since.saturating_sub(1)))
+            behind_since.map(|since| since.saturating_sub(1)).or(state.version)
         })
     }
 
@@ -197,7 +198,7 @@ impl Programmed {
     /// is withdrawn.
     pub(super) fn withdrawal(&self, task: &Task, version: Version, view: &Tables) -> Withdrawal {
         self.with(|state| {
-            if state.version < version {
+            if state.version.is_none_or(|followed| followed < version) {
                 return Withdrawal::Waits(Vec::new());
             }
             let shares = |node: &NodeId| {

@@ -60,7 +60,7 @@ pub(super) async fn register(
     }
     let held: HashSet<&str> = register.images.iter().map(String::as_str).collect();
     if !register.listen.is_empty() && register.listen.parse::<SocketAddr>().is_err() {
-        return Err(RegisterError::Invalid("listen: it is no IP:PORT".into()));
+        return Err(RegisterError::Invalid("listen: it is not an IP:PORT".into()));
     }
     let written = replica.write(|view| {
         let node = view.node(node_id).ok_or(RegisterError::NotMember)?;
@@ -84,7 +84,7 @@ pub(super) async fn register(
             raft_id: node.raft_id.unwrap_or_default(),
             node_name: description.hostname.clone(),
         };
-        let mut tx = WriteTx::new(view.clone(), "");
+        let mut tx = WriteTx::new(view.clone(), None);
         // While disconnected, the node may have stored or lost images.
         for image in view.images() {
             let changed = match held.contains(image.digest.as_str()) {

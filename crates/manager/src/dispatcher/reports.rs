@@ -19,7 +19,7 @@ use flota_api::text::printable_within;
 use flota_raft_store::{ProposeError, Tables};
 
 use super::image_report;
-use super::sessions::{Outbox, outgoing};
+use super::sessions::{SessionOutbox, outgoing};
 use super::status_sink::StatusSink;
 use crate::replica::Replica;
 
@@ -29,7 +29,7 @@ pub(super) const BATCH_BOUND: usize = 2_000;
 /// Batches of a session that may wait. A worker has one in flight; with more, its messages wait in the connection.
 pub(super) const QUEUE: usize = 2;
 /// A batch of a session. It is in a box, because a queue allocates the places of many at once.
-pub(super) type Batch = Box<StatusBatch>;
+pub(super) type ReportBatch = Box<StatusBatch>;
 /// Bytes of each text of a status that are kept.
 pub(super) const TEXT_BOUND: usize = 1_000;
 /// Pause before a batch is tried again.
@@ -40,8 +40,8 @@ pub(super) async fn write_batches(
     replica: &Replica,
     sink: &StatusSink,
     node_id: &NodeId,
-    mut batches: mpsc::Receiver<Batch>,
-    outbox: &Outbox,
+    mut batches: mpsc::Receiver<ReportBatch>,
+    outbox: &SessionOutbox,
 ) {
     while let Some(batch) = batches.recv().await {
         let statuses = accepted(&replica.store.view(), node_id, batch.reports);

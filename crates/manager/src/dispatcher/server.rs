@@ -24,7 +24,7 @@ use super::mailbox::{Mailbox, READ_WAIT};
 use super::programmed::Programmed;
 use super::registration::{RegisterError, describe, register};
 use super::reports::{self, BATCH_BOUND, write_batches};
-use super::sessions::{Outbox, Outgoing, Sessions, outgoing};
+use super::sessions::{Outgoing, SessionOutbox, Sessions, outgoing};
 use super::status_sink::StatusSink;
 use crate::replica::Replica;
 
@@ -43,13 +43,13 @@ pub struct DispatcherService {
     pub(super) sink: StatusSink,
 }
 
-type Answers = Pin<Box<dyn Stream<Item = Result<ManagerMessage, Status>> + Send>>;
+type SessionMessages = Pin<Box<dyn Stream<Item = Result<ManagerMessage, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Dispatcher for DispatcherService {
-    type SessionStream = Answers;
+    type SessionStream = SessionMessages;
 
-    async fn session(&self, request: Request<Streaming<WorkerMessage>>) -> Result<Response<Answers>, Status> {
+    async fn session(&self, request: Request<Streaming<WorkerMessage>>) -> Result<Response<SessionMessages>, Status> {
         let peer = request.extensions().get::<Peer>().and_then(Peer::node_id).cloned();
         let node_id = peer.ok_or_else(|| Status::unauthenticated("a session needs a node's certificate"))?;
         let Some(scope) = self.replica.leader_scope() else {
@@ -87,7 +87,7 @@ impl DispatcherService {
         node_id: NodeId,
         registration: Register,
         inbox: Streaming<WorkerMessage>,
-        (outbox, mailbox): (Outbox, &Mailbox),
+        (outbox, mailbox): (SessionOutbox, &Mailbox),
         scope: CancellationToken,
     ) {
         if let Err(status) = check(&node_id, &registration) {
@@ -96,7 +96,7 @@ impl DispatcherService {
         }
         let held = registration.images.iter().cloned().collect();
         let (number, cancel) = self.sessions.begin(&node_id, outbox.clone(), &scope);
-        // What a session does once or seldom is in a box, so that its future is small while it waits.
+        // A future that a session needs once or seldom is in a box, so that its own future is small while it waits.
         let registered = match Box::pin(register(&self.replica, &node_id, registration)).await {
             Ok(registered) => registered,
             // The session was not open yet, so liveness must not count it as broken.
@@ -107,7 +107,7 @@ impl DispatcherService {
             }
         };
         let _ = outbox.send(outgoing(ToWorker::Registered(registered))).await;
-        self.liveness.heard(&node_id);
+        self.liveness.record_message(&node_id);
         self.programmed.begin(&node_id, number);
         let told = (&self.sessions, &self.programmed);
         let result = tokio::select! {
@@ -131,12 +131,17 @@ impl DispatcherService {
 
     /// Handles the worker's messages until it leaves or closes the session. Reports are written beside the other
     /// messages, so that heartbeats behind them do not wait.
-    async fn exchange(&self, node_id: &NodeId, inbox: Streaming<WorkerMessage>, outbox: &Outbox) -> Result<(), Status> {
+    async fn exchange(
+        &self,
+        node_id: &NodeId,
+        inbox: Streaming<WorkerMessage>,
+        outbox: &SessionOutbox,
+    ) -> Result<(), Status> {
         let (batches, queue) = mpsc::channel(reports::QUEUE);
         tokio::select! {
             result = self.receive(node_id, inbox, outbox, &batches) => result,
             () = write_batches(&self.replica, &self.sink, node_id, queue, outbox) => {
-                Err(Status::cancelled("the worker has gone"))
+                Err(Status::cancelled("the worker has disconnected"))
             }
         }
     }
@@ -145,15 +150,15 @@ impl DispatcherService {
         &self,
         node_id: &NodeId,
         mut inbox: Streaming<WorkerMessage>,
-        outbox: &Outbox,
-        batches: &mpsc::Sender<reports::Batch>,
+        outbox: &SessionOutbox,
+        batches: &mpsc::Sender<reports::ReportBatch>,
     ) -> Result<(), Status> {
         while let Some(next) = inbox.message().await? {
             if let Some(FromWorker::Leaving(leaving)) = next.message {
                 Box::pin(self.leave(node_id, leaving)).await;
                 return Ok(());
             }
-            self.liveness.heard(node_id);
+            self.liveness.record_message(node_id);
             match next.message {
                 Some(FromWorker::Heartbeat(heartbeat)) => {
                     clocks::compare(&self.replica, node_id, heartbeat.now);

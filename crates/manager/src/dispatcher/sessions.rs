@@ -19,9 +19,9 @@ pub(super) const QUEUE: usize = 64;
 pub(super) type Outgoing = Result<Box<ManagerMessage>, Status>;
 
 /// The sending side of a session.
-pub(crate) type Outbox = mpsc::Sender<Outgoing>;
+pub(crate) type SessionOutbox = mpsc::Sender<Outgoing>;
 
-/// Wraps a message for an [`Outbox`].
+/// Wraps a message for an [`SessionOutbox`].
 pub(super) fn outgoing(message: Message) -> Outgoing {
     Ok(Box::new(ManagerMessage { message: Some(message) }))
 }
@@ -29,7 +29,7 @@ pub(super) fn outgoing(message: Message) -> Outgoing {
 #[derive(Clone, Debug)]
 struct Open {
     number: u64,
-    outbox: Outbox,
+    outbox: SessionOutbox,
     cancel: CancellationToken,
     /// Wakes the session when the assignments of its node may have changed.
     concerned: Arc<Notify>,
@@ -50,7 +50,12 @@ pub(crate) struct Sessions {
 impl Sessions {
     /// Registers a new session of this node, and ends an older one. Returns the session's number and its cancellation
     /// token.
-    pub(crate) fn begin(&self, node: &NodeId, outbox: Outbox, scope: &CancellationToken) -> (u64, CancellationToken) {
+    pub(crate) fn begin(
+        &self,
+        node: &NodeId,
+        outbox: SessionOutbox,
+        scope: &CancellationToken,
+    ) -> (u64, CancellationToken) {
         let cancel = scope.child_token();
         let mut open = self.open.lock().expect("no holder panics");
         open.0 += 1;

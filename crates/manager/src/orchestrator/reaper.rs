@@ -75,3 +75,63 @@ fn reap(slot: &[&Arc<Task>], view: &Tables, plan: &mut Plan) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flota_api::model::{Node, TaskStatus};
+    use flota_api::object::StoreObject;
+    use flota_api::version::{Meta, Timestamp};
+
+    use crate::plan::Change;
+
+    /// A task of the slot 1 that is to run, on the node `n`. Those with longer ids are newer.
+    fn task(id: &str, state: TaskState) -> Task {
+        let status = TaskStatus { state, ..TaskStatus::default() };
+        let meta = Meta { created: id.len() as u64, ..Meta::default() };
+        let (service_id, node_id) = ("s".into(), Some("n".into()));
+        Task { id: id.into(), meta, service_id, node_id, slot: 1, status, ..Task::default() }
+    }
+
+    fn unwanted(task: Task) -> Task {
+        Task { desired_state: DesiredState::Remove, ..task }
+    }
+
+    /// Returns the tasks that are removed, in order.
+    fn removed(tasks: Vec<Task>) -> Vec<String> {
+        let mut view = Tables::default();
+        view.put(Node { id: "n".into(), ..Node::default() }.into_object());
+        tasks.into_iter().for_each(|task| view.put(task.into_object()));
+        let plan = Reaper.plan(&Key::of("s"), &view, &mut PlanContext::at(Timestamp::default()));
+        let id = |change: &Change| match change {
+            Change::Remove(Kind::Task, id) => id.to_string(),
+            other => panic!("{other:?}"),
+        };
+        let mut ids: Vec<_> = plan.changes.iter().map(id).collect();
+        ids.sort();
+        ids
+    }
+
+    #[test]
+    fn a_slot_keeps_its_newest_task_and_its_last_failure() {
+        use TaskState::{Complete, Failed, Rejected, Running};
+        let history = || vec![task("a", Failed), task("aa", Rejected), task("aaa", Complete), task("aaaa", Running)];
+        assert_eq!(removed(history()), ["a", "aaa"]);
+        assert_eq!(removed(history().split_off(2)), ["aaa"], "a success tells little");
+        assert_eq!(removed(vec![task("a", Failed)]), [] as [&str; 0], "it decides whether there is another one");
+    }
+
+    #[test]
+    fn a_task_that_is_to_go_goes_once_it_has_ended_or_never_began() {
+        let pending = Task { node_id: None, ..task("a", TaskState::Pending) };
+        let cancelled = Task { desired_state: DesiredState::Shutdown, ..pending.clone() };
+        let lost = Task { node_id: Some("gone".into()), ..task("a", TaskState::Running) };
+        let none: [&str; 0] = [];
+        assert_eq!(removed(vec![unwanted(task("a", TaskState::Running))]), none, "its node has yet to stop it");
+        assert_eq!(removed(vec![unwanted(task("a", TaskState::Complete))]), ["a"]);
+        assert_eq!(removed(vec![pending.clone()]), none);
+        assert_eq!(removed(vec![unwanted(pending)]), ["a"]);
+        assert_eq!(removed(vec![cancelled]), ["a"]);
+        assert_eq!(removed(vec![lost]), ["a"], "its node was removed");
+    }
+}

@@ -85,7 +85,7 @@ fn is_updating(task: &Task, view: &Tables) -> bool {
     service.is_some_and(|it| view.live_versions(&it.id).any(|version| version != it.spec_version))
 }
 
-/// What must be planned again after a change of this task.
+/// Returns the keys that must be planned again after a change of this task.
 fn key_of(task: &Task, view: &Tables) -> Key {
     if is_updating(task, view) { Key::of(&task.service_id) } else { Key::slot_of(task) }
 }
@@ -225,7 +225,7 @@ fn unreachable(task: &Task, view: &Tables) -> bool {
     view.node_of(task).is_none_or(|node| node.state == NodeState::Down)
 }
 
-/// What happens to a slot whose newest task has ended.
+/// The decision about a slot whose newest task has ended.
 #[derive(Clone, Copy)]
 enum AfterEnd {
     /// It stays as it is.

@@ -7,7 +7,7 @@ use flota_api::model::{
     Allowance, Availability, DeviceId, GenericResource, NodeDevice, NodePort, NodeState, Protocol, PublishMode,
     PublishedPort, Service, ServiceSpec,
 };
-use flota_api::object::StoreObject;
+use flota_api::object::{Kind, StoreObject};
 use flota_api::resources::Resources;
 use flota_api::version::{Meta, Timestamp};
 
@@ -173,6 +173,16 @@ fn one_pass_never_oversells_a_node() {
     objects.push(task("p1", "s", "", TaskState::Pending).into_object());
     objects.push(task("p2x", "s", "", TaskState::Pending).into_object());
     assert_eq!(planned(&view(objects), "s"), ["p1@a", "p2x: no node fits: 1 of 1 without enough CPU"]);
+}
+
+#[test]
+fn a_placement_fails_if_its_node_has_changed_meanwhile() {
+    let objects = vec![
+        node("a").into_object(),
+        service("s", ServiceSpec::default()).into_object(),
+        task("p", "s", "", TaskState::Pending).into_object(),
+    ];
+    assert_eq!(plan(&view(objects), "s").expects, [(Kind::Node, "a".into())]);
 }
 
 #[test]

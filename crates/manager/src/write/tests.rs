@@ -53,7 +53,7 @@ impl Consensus for Behind {
     }
 }
 
-fn created(id: &str, request: &str) -> Transaction {
+fn created(id: &str, request: Option<&str>) -> Transaction {
     let mut tx = WriteTx::new(Store::default().view(), request);
     tx.create(Stack { id: id.into(), ..Stack::default() });
     tx.finish()
@@ -62,7 +62,7 @@ fn created(id: &str, request: &str) -> Transaction {
 /// The removal of that stack by the request `r`, as another manager committed it.
 fn removed() -> Transaction {
     let actions = vec![Action::Remove(Kind::Stack, "k".into())];
-    Transaction { request_id: "r".into(), actions, ..Transaction::default() }
+    Transaction { request_id: Some("r".into()), actions, ..Transaction::default() }
 }
 
 #[derive(Debug, PartialEq)]
@@ -78,7 +78,7 @@ impl From<ProposeError> for Failed {
     }
 }
 
-fn removal(view: View, request: &str) -> Result<(Transaction, ()), Failed> {
+fn removal(view: View, request: Option<&str>) -> Result<(Transaction, ()), Failed> {
     view.stack("k").ok_or(Failed::NotFound)?;
     let mut tx = WriteTx::new(view, request);
     tx.remove(Kind::Stack, "k");
@@ -87,30 +87,30 @@ fn removal(view: View, request: &str) -> Result<(Transaction, ()), Failed> {
 
 #[tokio::test]
 async fn a_leader_that_is_behind_finds_what_it_did_not_know_of_before_it_refuses() {
-    let behind = Behind::new([created("k", "")], true);
-    assert_eq!(write(&behind.store, &behind, |view| removal(view, "")).await, Ok(()));
+    let behind = Behind::new([created("k", None)], true);
+    assert_eq!(write(&behind.store, &behind, |view| removal(view, None)).await, Ok(()));
     assert!(behind.store.view().stack("k").is_none(), "it was removed");
 }
 
 #[tokio::test]
 async fn a_refusal_is_final_after_a_barrier_and_proposes_nothing() {
     let leader = Behind::new([], true);
-    assert_eq!(write(&leader.store, &leader, |view| removal(view, "")).await, Err(Failed::NotFound));
+    assert_eq!(write(&leader.store, &leader, |view| removal(view, None)).await, Err(Failed::NotFound));
     assert_eq!(leader.barriers.load(Ordering::Relaxed), 1);
     assert_eq!(leader.proposals.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
 async fn a_deposed_leader_says_that_it_can_not_prove_that_it_leads_and_never_that_something_is_missing() {
-    let deposed = Behind::new([created("k", "")], false);
-    assert_eq!(write(&deposed.store, &deposed, |view| removal(view, "")).await, Err(Failed::Unproven));
+    let deposed = Behind::new([created("k", None)], false);
+    assert_eq!(write(&deposed.store, &deposed, |view| removal(view, None)).await, Err(Failed::Unproven));
     let look = |view: &View| view.stack("k").cloned().ok_or(Failed::NotFound);
     assert_eq!(read(&deposed.store, &deposed, look).await, Err(Failed::Unproven));
 }
 
 #[tokio::test]
 async fn a_read_that_finds_nothing_looks_again_after_a_barrier() {
-    let behind = Behind::new([created("k", "")], true);
+    let behind = Behind::new([created("k", None)], true);
     let look = |view: &View| view.stack("k").map(|stack| stack.id.to_string()).ok_or(Failed::NotFound);
     assert_eq!(read(&behind.store, &behind, look).await, Ok("k".into()));
     assert_eq!(read(&behind.store, &behind, look).await, Ok("k".into()));
@@ -119,32 +119,33 @@ async fn a_read_that_finds_nothing_looks_again_after_a_barrier() {
 
 #[tokio::test]
 async fn a_retry_of_a_request_that_an_earlier_leader_did_is_not_judged_by_what_that_changed() {
-    let behind = Behind::new([created("k", ""), removed()], true);
-    let retried = write_once(&behind.store, &behind, "r", |view| removal(view, "r")).await;
+    let behind = Behind::new([created("k", None), removed()], true);
+    let retried = write_once(&behind.store, &behind, Some("r"), |view| removal(view, Some("r"))).await;
     assert_eq!(retried, Ok(None), "it was done, and is not `not found`");
     assert_eq!(behind.proposals.load(Ordering::Relaxed), 0);
-    let new = write_once(&behind.store, &behind, "s", |view| removal(view, "s")).await;
+    let new = write_once(&behind.store, &behind, Some("s"), |view| removal(view, Some("s"))).await;
     assert_eq!(new, Err(Failed::NotFound), "another request is refused");
 }
 
 #[tokio::test]
 async fn a_try_that_comes_after_another_was_refused_is_not_carried_out() {
     let leader = Behind::new([], true);
-    let ask =
-        async |request: &'static str| write_once(&leader.store, &leader, request, |view| removal(view, request)).await;
-    assert_eq!(ask("r").await, Err(Failed::NotFound));
-    leader.propose(created("k", "")).await.expect("nothing is in the way");
-    assert_eq!(ask("r").await, Err(Failed::Other), "the user was told that it is refused");
+    let ask = async |request: Option<&'static str>| {
+        write_once(&leader.store, &leader, request, |view| removal(view, request)).await
+    };
+    assert_eq!(ask(Some("r")).await, Err(Failed::NotFound));
+    leader.propose(created("k", None)).await.expect("nothing is in the way");
+    assert_eq!(ask(Some("r")).await, Err(Failed::Other), "the user was told that it is refused");
     assert!(leader.store.view().stack("k").is_some(), "nothing was removed");
-    assert_eq!(ask("s").await, Ok(Some(())), "another request is");
+    assert_eq!(ask(Some("s")).await, Ok(Some(())), "another request is");
 }
 
 #[tokio::test]
 async fn a_try_that_is_carried_out_while_another_is_judged_wins() {
-    let leader = Behind::new([created("k", "")], true);
+    let leader = Behind::new([created("k", None)], true);
     leader.catch_up().expect("it leads");
     let mut first = true;
-    let judged = write_once(&leader.store, &leader, "r", |_: View| -> Result<(Transaction, ()), Failed> {
+    let judged = write_once(&leader.store, &leader, Some("r"), |_: View| -> Result<(Transaction, ()), Failed> {
         if !std::mem::take(&mut first) {
             leader.missed.lock().expect("no holder panics").push(removed());
         }
@@ -157,23 +158,23 @@ async fn a_try_that_is_carried_out_while_another_is_judged_wins() {
 async fn a_plan_that_met_a_change_is_made_again() {
     let store = Store::default();
     let local = LocalProposer::new(store.clone());
-    Proposer::propose(&local, created("k", "")).await.expect("nothing is in the way");
+    Proposer::propose(&local, created("k", None)).await.expect("nothing is in the way");
     let behind = Behind { store, ..Behind::new([removed()], true) };
-    let result = write(&behind.store, &behind, |view| removal(view, "")).await;
+    let result = write(&behind.store, &behind, |view| removal(view, None)).await;
     assert_eq!(result, Err(Failed::NotFound), "it was removed between the plan and its entry");
     assert_eq!(behind.proposals.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
 async fn a_change_is_needless_only_after_a_barrier() {
-    let removal = |view: View| removal(view, "").ok();
-    let behind = Behind::new([created("k", "")], true);
+    let removal = |view: View| removal(view, None).ok();
+    let behind = Behind::new([created("k", None)], true);
     let written = write_if_needed(&behind.store, &behind, removal).await;
     assert!(matches!(written, Ok(Some(()))), "the stack shows behind the barrier: {written:?}");
     let written = write_if_needed(&behind.store, &behind, removal).await;
     assert!(matches!(written, Ok(None)), "it is removed by now: {written:?}");
     assert_eq!(behind.proposals.load(Ordering::Relaxed), 1);
-    let deposed = Behind::new([created("k", "")], false);
+    let deposed = Behind::new([created("k", None)], false);
     let written = write_if_needed(&deposed.store, &deposed, removal).await;
     assert!(matches!(written, Err(ProposeError::Unproven)), "a deposed leader does not know: {written:?}");
 }

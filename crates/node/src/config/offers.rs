@@ -134,14 +134,14 @@ mod tests {
         for (text, expected) in [
             ("[runtimes]\nflota = '/bin/sh'", "runtimes.flota: `flota` is the embedded runtime"),
             ("[runtimes]\n'a b' = '/bin/sh'", "runtimes.a b: `a b`: a name has"),
-            ("[runtimes]\nsh = 'bin/sh'", "runtimes.sh: `bin/sh` is no absolute path"),
+            ("[runtimes]\nsh = 'bin/sh'", "runtimes.sh: `bin/sh` is not an absolute path"),
             ("[runtimes]\nsh = '/bin/../bin/sh'", "runtimes.sh: `/bin/../bin/sh`: a path has neither"),
             ("[runtimes]\nsh = '/nowhere/sh'", "runtimes.sh: failed to find the program /nowhere/sh"),
             ("[runtimes]\nsh = '/etc'", "runtimes.sh: /etc is not an executable file"),
             ("[runtimes]\nsh = '/etc/passwd'", "runtimes.sh: /etc/passwd is not an executable file"),
             (&format!("{gpu}{gpu}"), "devices: gpu=a: it is there twice"),
             (&device("kind = 'gpu'\nid = 'a'\npaths = []"), "devices: gpu=a: it has no paths"),
-            (&device("kind = 'gpu'\nid = 'a'\npaths = ['x']"), "devices: gpu=a: `x` is no absolute path"),
+            (&device("kind = 'gpu'\nid = 'a'\npaths = ['x']"), "devices: gpu=a: `x` is not an absolute path"),
             (&device("kind = ''\nid = 'a'\npaths = ['/x']"), "devices: kind: a name is needed"),
             (&device("kind = 'gpu'\nid = 'a/b'\npaths = ['/x']"), "devices: id: `a/b`: a name has"),
             (&device("kind = 'gpu'\nid = 'a'"), "missing field `paths`"),
@@ -151,7 +151,7 @@ mod tests {
                 "[allow]\ndevices = ['/dev/*/x']",
                 "allow.devices: `/dev/*/x` is neither an absolute path nor the beginning",
             ),
-            ("[allow]\ncapabilities = ['root']", "allow.capabilities: `ROOT` is no capability"),
+            ("[allow]\ncapabilities = ['root']", "allow.capabilities: `ROOT` is not a capability"),
             ("[allow]\nprivileged = 'yes'", "invalid type"),
         ] {
             let error = format!("{:#}", offers(text).expect_err(text));

@@ -27,10 +27,10 @@ struct Answer {
 
 /// Returns the other voters that answered a message sent after `since`.
 fn answers(metrics: &RaftMetrics<TypeConfig>, since: Instant) -> Vec<Answer> {
-    let (Some(heard), Some(matched)) = (&metrics.heartbeat, &metrics.replication) else { return Vec::new() };
+    let (Some(answered_at), Some(matched)) = (&metrics.heartbeat, &metrics.replication) else { return Vec::new() };
     let answered = |id: &u64| {
         // The library counts an answer from when its request was sent.
-        let sent = heard.get(id).copied().flatten()?;
+        let sent = answered_at.get(id).copied().flatten()?;
         (sent.elapsed() <= since.elapsed())
             .then(|| Answer { id: *id, matched: matched.get(id).copied().flatten().map_or(0, |last| last.index) })
     };
@@ -53,7 +53,7 @@ impl RaftNode {
         }
         let last = self.raft().metrics().borrow_watched().last_log_index.unwrap_or_default();
         let caught_up = |answers: Vec<Answer>| answers.into_iter().filter(|it| it.matched >= last).count();
-        let answers = self.ask(|metrics, since| {
+        let answers = self.collect_answers(|metrics, since| {
             let voters = metrics.membership_config.membership().voter_ids().filter(|id| *id != metrics.id).count();
             caught_up(answers(metrics, since)) == voters
         });
@@ -65,8 +65,9 @@ impl RaftNode {
     /// for which `may_lead` is true. Returns before it leads; `None` if none of them answers.
     pub async fn hand_over(&self, may_lead: impl Fn(u64) -> bool + Send + Sync) -> Option<u64> {
         let last = self.raft().metrics().borrow_watched().last_log_index.unwrap_or_default();
-        let answers =
-            self.ask(|metrics, since| answers(metrics, since).iter().any(|it| it.matched >= last && may_lead(it.id)));
+        let answers = self.collect_answers(|metrics, since| {
+            answers(metrics, since).iter().any(|it| it.matched >= last && may_lead(it.id))
+        });
         let to = most_advanced(&answers.await, may_lead)?;
         // It fails only if the core has stopped, and then this manager does not lead.
         let _ = self.raft().trigger().transfer_leader(to).await;
@@ -74,9 +75,12 @@ impl RaftNode {
     }
 
     /// Sends heartbeats and returns the answers as soon as they are `enough`, or those of [`ANSWER_WAIT`].
-    async fn ask(&self, enough: impl Fn(&RaftMetrics<TypeConfig>, Instant) -> bool + Send + Sync) -> Vec<Answer> {
+    async fn collect_answers(
+        &self,
+        enough: impl Fn(&RaftMetrics<TypeConfig>, Instant) -> bool + Send + Sync,
+    ) -> Vec<Answer> {
         let since = Instant::now();
-        // It fails only if the core has stopped; nobody answers then.
+        // It fails only if the core has stopped, and then no answers come.
         let _ = self.raft().trigger().heartbeat().await;
         let wait = self.raft().wait(Some(ANSWER_WAIT));
         // After a timeout, the answers until then count.

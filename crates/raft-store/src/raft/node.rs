@@ -259,9 +259,9 @@ impl RaftNode {
         acknowledged.filter(|_| self.opened.leadership.borrow().is_self).map(|at| at.elapsed())
     }
 
-    /// How long a leader that no quorum answers goes on leading: ten heartbeats. The disks of two followers may stall for
-    /// a second, and their answers with them. It is also less than the time after which a new leader gives up the workers
-    /// that are still connected to a deposed one.
+    /// How long a leader that no quorum answers continues to lead: ten heartbeats. The disks of two followers may stall
+    /// for a second, and their answers with them. It is also less than the time after which a new leader gives up the
+    /// workers that are still connected to a deposed one.
     pub fn patience(&self) -> Duration {
         self.opened.timing.heartbeat * 10
     }

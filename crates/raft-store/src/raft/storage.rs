@@ -37,7 +37,7 @@ pub enum OpenError {
     Damaged {
         /// The folder.
         place: String,
-        /// What is missing or changed.
+        /// The part that is missing or has changed.
         what: String,
     },
 }

@@ -24,7 +24,7 @@ const OLD_ANSWERS_KEPT_FOR: Duration = Duration::from_secs(15 * 60);
 struct Stamp {
     index: Version,
     at: Timestamp,
-    /// See [`Entry::is_old`].
+    /// Whether the entry has the old format ([`Entry::is_old`]).
     is_old: bool,
 }
 
@@ -51,10 +51,12 @@ impl Tables {
     }
 
     fn apply_one(&mut self, stamp: Stamp, tx: Transaction, events: &mut Vec<Event>) -> Outcome {
-        if let Some(answer) = self.answers.get(tx.request_id.as_str()) {
+        if let Some(request) = &tx.request_id
+            && let Some(answer) = self.answers.get(request.as_str())
+        {
             return match answer.is_refusal == tx.is_refusal {
                 true => Ok(answer.version),
-                false => Err(Conflict::Answered { request: tx.request_id }),
+                false => Err(Conflict::Answered { request: request.clone() }),
             };
         }
         // All or nothing: work on a clone, which is cheap, and keep it only if every action succeeds.
@@ -64,8 +66,7 @@ impl Tables {
             events.truncate(before);
             return Err(conflict);
         }
-        if !tx.request_id.is_empty() {
-            let request = Key::from(tx.request_id);
+        if let Some(request) = tx.request_id.map(Key::from) {
             next.digest.add_answer(&request, stamp.index, tx.is_refusal);
             next.answers
                 .insert(Arc::clone(&request), Answer { version: stamp.index, is_refusal: tx.is_refusal, at: stamp.at });
@@ -151,12 +152,12 @@ impl Tables {
         }
     }
 
-    fn forget_answers(&mut self, stamp: Stamp, expired: Version) {
+    fn forget_answers(&mut self, stamp: Stamp, expired: Option<Version>) {
         while let Some((version, id)) = self.answers_by_age.get_min().cloned() {
             let is_expired = if stamp.is_old {
                 self.answers.get(&id).is_none_or(|answer| answer.at.until(stamp.at) > OLD_ANSWERS_KEPT_FOR)
             } else {
-                version <= expired
+                expired.is_some_and(|expired| version <= expired)
             };
             if self.answers.len() <= ANSWERS_KEPT && !is_expired {
                 return;

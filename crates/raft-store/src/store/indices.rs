@@ -17,7 +17,7 @@ use flota_api::resources::Resources;
 use flota_api::state::TaskState;
 use flota_api::version::Version;
 
-/// What the tasks of a node hold there.
+/// The resources that the tasks of a node hold there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     /// Reservations of all tasks that have not ended.
@@ -145,8 +145,8 @@ impl Indices {
         }
     }
 
-    /// Ranks the node anew, if it takes tasks, after its live tasks of this service have changed by one. `before` returns
-    /// what a present number was.
+    /// Ranks the node again, if it takes tasks, after its live tasks of this service have changed by one. `before`
+    /// returns what a present number was.
     fn rank(&mut self, service: &ServiceId, node: &NodeId, before: impl Fn(u64) -> u64) {
         let live = self.loads.get(node).map_or(0, |load| load.live);
         if self.takers.remove(&(before(live), node.clone())).is_none() {

@@ -99,7 +99,7 @@ mod tests {
         let store = Store::default();
         for version in 1..=2 {
             let view = store.view();
-            let mut tx = WriteTx::new(view.clone(), &format!("request {version}"));
+            let mut tx = WriteTx::new(view.clone(), Some(&format!("request {version}")));
             let service = Service { id: "s".into(), spec_version: version, ..Service::default() };
             if view.service("s").is_some() {
                 tx.update(service)
@@ -126,14 +126,16 @@ mod tests {
         let store = Store::default();
         for index in 1..30 {
             let view = store.view();
-            let mut tx = WriteTx::new(view.clone(), &format!("request {index}"));
+            let mut tx = WriteTx::new(view.clone(), Some(&format!("request {index}")));
             match view.tasks().next() {
                 Some(task) if index % 3 == 0 => tx.remove(flota_api::object::Kind::Task, task.id.as_str()),
                 Some(task) if index % 3 == 1 => tx.update(task.as_ref().clone()),
                 _ => tx.create(Task { id: format!("t{index}").as_str().into(), ..Task::default() }),
             }
-            store
-                .apply(index, Entry { transactions: vec![tx.finish()], forget_answers: index / 2, ..Entry::default() });
+            store.apply(
+                index,
+                Entry { transactions: vec![tx.finish()], forget_answers: Some(index / 2), ..Entry::default() },
+            );
             let records: Vec<_> = store.view().records().collect();
             let again = Tables::from_records(records.iter().map(Vec::as_slice)).expect("just written");
             assert_eq!(again.digest(), store.digest(), "after entry {index}");

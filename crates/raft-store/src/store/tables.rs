@@ -1,6 +1,8 @@
 //! The tables with their indices, and how they are read. They are persistent maps: a clone is cheap and does not change
 //! when the original does. Only `apply`, `snapshot` and the overlays of planners put objects in.
 
+mod networks;
+
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -79,7 +81,7 @@ pub struct Tables {
     objects: [Table; Kind::ALL.len()],
     /// Each version of a service's spec that the service or one of its tasks refers to.
     pub(super) specs: OrdMap<(ServiceId, u64), Arc<ServiceSpec>>,
-    pub(super) indices: Indices,
+    indices: Indices,
     /// Answers by the id of their request.
     pub(super) answers: OrdMap<Key, Answer>,
     /// The keys of `answers`, oldest first.
@@ -144,12 +146,12 @@ impl Tables {
 
     /// Whether the user's request with this id has been carried out or refused. It is not carried out any more.
     pub fn answered(&self, request_id: &str) -> bool {
-        !request_id.is_empty() && self.answers.contains_key(request_id)
+        self.answers.contains_key(request_id)
     }
 
     /// Whether the user's request with this id has been refused.
     pub fn refused(&self, request_id: &str) -> bool {
-        !request_id.is_empty() && self.answers.get(request_id).is_some_and(|answer| answer.is_refusal)
+        self.answers.get(request_id).is_some_and(|answer| answer.is_refusal)
     }
 
     /// Digest of the tables as the last entry left them.
@@ -162,11 +164,7 @@ impl Tables {
         self.all().next()
     }
 
-    /// Tasks with these ids, in their order.
-    pub(super) fn tasks_with<'a>(
-        &'a self,
-        ids: impl Iterator<Item = &'a TaskId>,
-    ) -> impl Iterator<Item = &'a Arc<Task>> {
+    fn tasks_with<'a>(&'a self, ids: impl Iterator<Item = &'a TaskId>) -> impl Iterator<Item = &'a Arc<Task>> {
         ids.filter_map(|id| self.task(id))
     }
 
@@ -205,7 +203,7 @@ impl Tables {
         self.tasks_with(self.indices.failed.of(id))
     }
 
-    /// What the tasks of a node hold there.
+    /// The resources that the tasks of a node hold there.
     pub fn load(&self, id: &NodeId) -> Load {
         self.indices.loads.get(id).copied().unwrap_or_default()
     }
@@ -306,7 +304,7 @@ impl Tables {
         self.replace(object);
     }
 
-    /// As [`Tables::put`]; returns the object that was there before.
+    /// Inserts or replaces an object and updates all indices. Returns the object that was there before.
     pub fn replace(&mut self, object: Object) -> Option<Object> {
         let old = self.table_mut(object.kind()).put(object.clone());
         self.follow(old.as_ref(), Some(&object));

@@ -48,7 +48,7 @@ impl Events {
 
     pub(super) fn send(&self, index: Version, mut changes: Vec<Event>) {
         changes.push(Event::Committed(index));
-        // It fails if nobody watches, which is fine.
+        // It fails if there are no watchers, which is fine.
         let _ = self.0.send(Arc::new(changes));
     }
 

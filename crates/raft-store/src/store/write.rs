@@ -14,9 +14,10 @@ pub struct WriteTx {
 }
 
 impl WriteTx {
-    /// An empty transaction; `request_id` is empty unless it is a user's request.
-    pub fn new(view: View, request_id: &str) -> Self {
-        Self { view, transaction: Transaction { request_id: request_id.to_owned(), ..Transaction::default() } }
+    /// An empty transaction, for the user's request with this id.
+    pub fn new(view: View, request_id: Option<&str>) -> Self {
+        let request_id = request_id.map(str::to_owned);
+        Self { view, transaction: Transaction { request_id, ..Transaction::default() } }
     }
 
     /// The view that it is built over.

@@ -113,7 +113,7 @@ fn check(index: usize, rule: &DeviceRule) -> Result<Rule, StepError> {
         // The kernel's device numbers have 12 and 20 bits; one bit of the program's constants is the sign.
         Some(number) => match u32::try_from(number) {
             Ok(number) if i32::try_from(number).is_ok() => Ok(Some(number)),
-            _ => Err(refuse(&format!("[{index}].{field}"), format!("{number} is no device number"))),
+            _ => Err(refuse(&format!("[{index}].{field}"), format!("{number} is not a device number"))),
         },
     };
     let mut access = if rule.access.is_empty() { ALL } else { 0 };
@@ -150,8 +150,11 @@ mod tests {
         };
         for (rule, expected) in [
             (rule("p", 1, "r"), "failed to set linux.resources.devices[3].type: `p` is neither a, b nor c"),
-            (rule("c", -2, "r"), "failed to set linux.resources.devices[3].major: -2 is no device number"),
-            (rule("c", 1 << 31, "r"), "failed to set linux.resources.devices[3].major: 2147483648 is no device number"),
+            (rule("c", -2, "r"), "failed to set linux.resources.devices[3].major: -2 is not a device number"),
+            (
+                rule("c", 1 << 31, "r"),
+                "failed to set linux.resources.devices[3].major: 2147483648 is not a device number",
+            ),
             (rule("c", 1, "rx"), "failed to set linux.resources.devices[3].access: `x` is none of r, w and m"),
         ] {
             assert_eq!(check(3, &rule).expect_err("refused").to_string(), expected);

@@ -36,7 +36,7 @@ struct Write {
     hints: &'static [(i32, &'static str)],
 }
 
-/// What happens with a limit whose file does not exist.
+/// The treatment of a limit whose file does not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Missing {
     Refuse,

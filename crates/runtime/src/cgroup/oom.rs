@@ -146,7 +146,7 @@ mod tests {
         };
         let groups = Groups { folders: vec![folder] };
         let mut watch = groups.watch_out_of_memory().expect("both files are there");
-        assert!(!is_readable(&watch), "what came before is no news");
+        assert!(!is_readable(&watch), "an earlier kill is not reported");
         write("memory.events", "oom 1\noom_kill 3\n");
         assert!(is_readable(&watch));
         assert_eq!((watch.read(), groups.out_of_memory()), (OomEvent::OutOfMemory, 3));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_nobody_counts_can_not_be_watched() {
+    fn memory_that_is_not_counted_can_not_be_watched() {
         let error = Groups::default().watch_out_of_memory().expect_err("no controller");
         let expected = "failed to watch the container's memory: this machine has no `memory` cgroup controller";
         assert_eq!((error.to_string().as_str(), Groups::default().out_of_memory()), (expected, 0));

@@ -12,7 +12,7 @@ use super::{Container, GroupChoice};
 use crate::cgroup::Groups;
 use crate::error::{Act, RunError, StepError};
 use crate::oci::{Linux, NamespaceKind, Process, Resources, Seccomp, Spec, Status};
-use crate::process::channel::Word;
+use crate::process::channel::ChildMessage;
 use crate::process::clone::Parent;
 use crate::process::init::{Init, Later};
 use crate::process::launch::{self, Launch, Launched};
@@ -114,10 +114,12 @@ impl Creation {
         let started = ready(&container).and_then(|()| {
             launched.channel.answer()?;
             // A successful exec closes the channel; a message before that is the reason of the failure.
-            match launched.channel.hear(Instant::now() + launch::PATIENCE * 10)? {
+            match launched.channel.receive(Instant::now() + launch::PATIENCE * 10)? {
                 None => container.run_poststart(),
-                Some(Word::Failed(code, text)) => Err(RunError { text, code }),
-                Some(word) => Err(RunError::new(format!("failed to start the container: its init said {word:?}"))),
+                Some(ChildMessage::Failed(code, text)) => Err(RunError { text, code }),
+                Some(message) => {
+                    Err(RunError::new(format!("failed to start the container: its init sent {message:?}")))
+                }
             }
         });
         if started.is_err() {
@@ -131,7 +133,7 @@ impl Creation {
         let rootfs = bundle.join(spec.root.as_ref().map(|it| it.path.clone()).unwrap_or_default());
         let rootfs = rootfs.canonicalize().act(|| format!("find root.path `{}`", rootfs.display()))?;
         if !rootfs.is_dir() {
-            return Err(StepError::refuse(format!("use root.path `{}`", rootfs.display()), "it is no folder").into());
+            return Err(StepError::refuse(format!("use root.path `{}`", rootfs.display()), "it is not a folder").into());
         }
         self.check_terminal(spec)?;
         let filter = self.filter.clone().map_or_else(|| compile(spec, warn), |it| Ok(Some(it)))?;
@@ -215,7 +217,7 @@ impl Making<'_> {
         let later =
             if at_once { None } else { Some(Later { start: self.fifo("start")?, started: self.fifo("started")? }) };
         let launched = self.launch(later)?;
-        let result = self.converse(&launched);
+        let result = self.serve_init(&launched);
         if let Err(error) = result {
             launched.kill(self.parent());
             return Err(error);
@@ -319,24 +321,26 @@ impl Making<'_> {
     }
 
     /// Performs for init what it can't do itself, until only its program is left to run.
-    fn converse(&mut self, launched: &Launched) -> Result<(), RunError> {
+    fn serve_init(&mut self, launched: &Launched) -> Result<(), RunError> {
         launched.begin(self.admit(launched))?;
         loop {
-            match launched.hear()? {
-                Word::Hooks => {
+            match launched.receive()? {
+                ChildMessage::Hooks => {
                     self.container.pid = launched.pid.as_raw();
                     let state = self.container.state(Status::Creating);
                     let hooks = self.spec.hooks.clone().unwrap_or_default();
                     hooks::run("prestart", &hooks.prestart, &state, &[])?;
                     hooks::run("createRuntime", &hooks.create_runtime, &state, &[])?;
                 }
-                Word::Listener(number) => {
+                ChildMessage::Listener(number) => {
                     let profile = self.spec.linux().seccomp.as_ref();
                     let state = self.container.state(Status::Creating);
                     listener::hand_over(profile, launched, number, &state)?;
                 }
-                Word::Ready => break,
-                word => return Err(RunError::new(format!("failed to start the container: its init said {word:?}"))),
+                ChildMessage::Ready => break,
+                message => {
+                    return Err(RunError::new(format!("failed to start the container: its init sent {message:?}")));
+                }
             }
             launched.channel.answer()?;
         }

@@ -10,7 +10,7 @@ use super::Container;
 use crate::cgroup::Groups;
 use crate::error::{Act, RunError, StepError};
 use crate::oci::{Linux, NamespaceKind, Process, Seccomp, Spec, Status};
-use crate::process::channel::{Channel, Word};
+use crate::process::channel::{Channel, ChildMessage};
 use crate::process::clone::{self, Parent};
 use crate::process::launch::{self, Launch, Launched, become_root};
 use crate::process::namespaces::Namespaces;
@@ -92,14 +92,15 @@ impl Execution {
         let asks = process_asks(&self.process, filter.as_ref());
         let result = launched
             .begin(self.admit(launched.pid, container, groups.as_ref()))
-            .and_then(|()| self.converse(&launched, container, linux.seccomp.as_ref(), asks, ready));
+            .and_then(|()| self.serve_process(&launched, container, linux.seccomp.as_ref(), asks, ready));
         if result.is_err() {
             launched.kill(parent);
         }
         result.map(|()| launched.pid.as_raw())
     }
 
-    fn converse(
+    /// Performs for the new process what it can't do itself, until its program runs.
+    fn serve_process(
         &self,
         launched: &Launched,
         container: &Container,
@@ -115,22 +116,22 @@ impl Execution {
         let mut is_ready = false;
         let mut ready = Some(ready);
         // A successful exec closes the channel; a message before that is the reason of the failure.
-        while let Some(word) = launched.channel.hear(until)? {
-            match word {
-                Word::Listener(number) => {
+        while let Some(message) = launched.channel.receive(until)? {
+            match message {
+                ChildMessage::Listener(number) => {
                     let state = container.state(container.status());
                     listener::hand_over(profile, launched, number, &state)?;
                     launched.channel.answer()?;
                 }
-                Word::Ready => {
+                ChildMessage::Ready => {
                     is_ready = true;
                     if self.process.terminal {
                         ready.take().map_or(Ok(()), |ready| ready())?;
                         launched.channel.answer()?;
                     }
                 }
-                Word::Failed(code, text) => return Err(RunError { text, code }),
-                word => return Err(RunError::new(format!("failed to start a process: it said {word:?}"))),
+                ChildMessage::Failed(code, text) => return Err(RunError { text, code }),
+                message => return Err(RunError::new(format!("failed to start a process: it sent {message:?}"))),
             }
         }
         if !is_ready {
@@ -204,9 +205,9 @@ impl Child<'_> {
         let program = init::assume_and_find(process, execution.supervised, self.filter, channel)?;
         if process.terminal {
             // The process must not begin before the client has set the terminal's size and mode.
-            channel.ask(&Word::Ready)?;
+            channel.request(&ChildMessage::Ready)?;
         } else {
-            channel.say(&Word::Ready)?;
+            channel.send(&ChildMessage::Ready)?;
         }
         program.run()
     }

@@ -20,7 +20,7 @@ const PACKET: usize = 4096;
 
 /// A message from a new process to the runtime.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Word {
+pub(crate) enum ChildMessage {
     /// Asks the runtime to map the ids of its new user namespace. Answered.
     MapIds,
     /// Reports the container's init (in the runtime's PID namespace).
@@ -44,7 +44,6 @@ static INTERRUPTS: OnceLock<SignalFd> = OnceLock::new();
 /// Makes a signal that asks this process to end an error of the current operation, which is then undone, instead of
 /// ending the process at once.
 ///
-///
 /// # Errors
 /// The kernel refuses the change of the signal mask.
 pub fn interruptible() -> io::Result<()> {
@@ -66,35 +65,35 @@ impl Channel {
     }
 
     /// Sends a message from a new process.
-    pub(crate) fn say(&self, word: &Word) -> Result<(), StepError> {
+    pub(crate) fn send(&self, message: &ChildMessage) -> Result<(), StepError> {
         let mut packet = Vec::with_capacity(64);
         let number = |tag: u8, number: i32| [&[tag][..], &number.to_le_bytes()].concat();
-        match word {
-            Word::MapIds => packet.push(b'm'),
-            Word::Init(pid) => packet = number(b'i', *pid),
-            Word::Hooks => packet.push(b'h'),
-            Word::Listener(fd) => packet = number(b'l', *fd),
-            Word::Ready => packet.push(b'r'),
-            Word::Failed(code, text) => {
+        match message {
+            ChildMessage::MapIds => packet.push(b'm'),
+            ChildMessage::Init(pid) => packet = number(b'i', *pid),
+            ChildMessage::Hooks => packet.push(b'h'),
+            ChildMessage::Listener(fd) => packet = number(b'l', *fd),
+            ChildMessage::Ready => packet.push(b'r'),
+            ChildMessage::Failed(code, text) => {
                 packet = number(b'f', code.unwrap_or(0));
                 packet.extend_from_slice(&text.as_bytes()[..text.len().min(PACKET - 8)]);
             }
         }
         // Of the calls that a filter may forbid, these write(2) and read(2) are the last.
-        write(&self.0, &packet).act(|| "speak to the runtime".into()).map(drop)
+        write(&self.0, &packet).act(|| "send a message to the runtime".into()).map(drop)
     }
 
     /// Sends a message from a new process and waits for the answer.
-    pub(crate) fn ask(&self, word: &Word) -> Result<(), StepError> {
-        self.say(word)?;
+    pub(crate) fn request(&self, message: &ChildMessage) -> Result<(), StepError> {
+        self.send(message)?;
         self.await_answer()
     }
 
     /// Waits in a new process until the runtime's answer.
     pub(crate) fn await_answer(&self) -> Result<(), StepError> {
         let mut packet = [0; 1];
-        match self.receive(&mut packet)? {
-            0 => Err(StepError::refuse("go on", "the runtime has gone")),
+        match self.read_packet(&mut packet)? {
+            0 => Err(StepError::refuse("continue", "the runtime has ended")),
             _ => Ok(()),
         }
     }
@@ -114,32 +113,32 @@ impl Channel {
     }
 
     /// Receives a message in the runtime; `None` when all processes have closed their end.
-    pub(crate) fn hear(&self, until: Instant) -> Result<Option<Word>, StepError> {
+    pub(crate) fn receive(&self, until: Instant) -> Result<Option<ChildMessage>, StepError> {
         self.wait(PollFlags::POLLIN, until)?;
         let mut packet = [0; PACKET];
-        let count = self.receive(&mut packet)?;
+        let count = self.read_packet(&mut packet)?;
         let number = |bytes: &[u8]| bytes.first_chunk().map_or(0, |it| i32::from_le_bytes(*it));
         Ok(Some(match packet[..count].split_first() {
             None => return Ok(None),
-            Some((b'm', _)) => Word::MapIds,
-            Some((b'i', rest)) => Word::Init(number(rest)),
-            Some((b'h', _)) => Word::Hooks,
-            Some((b'l', rest)) => Word::Listener(number(rest)),
-            Some((b'r', _)) => Word::Ready,
+            Some((b'm', _)) => ChildMessage::MapIds,
+            Some((b'i', rest)) => ChildMessage::Init(number(rest)),
+            Some((b'h', _)) => ChildMessage::Hooks,
+            Some((b'l', rest)) => ChildMessage::Listener(number(rest)),
+            Some((b'r', _)) => ChildMessage::Ready,
             Some((_, rest)) => {
                 let code = Some(number(rest)).filter(|it| *it != 0);
-                Word::Failed(code, String::from_utf8_lossy(rest.get(4..).unwrap_or_default()).into_owned())
+                ChildMessage::Failed(code, String::from_utf8_lossy(rest.get(4..).unwrap_or_default()).into_owned())
             }
         }))
     }
 
-    fn receive(&self, packet: &mut [u8]) -> Result<usize, StepError> {
+    fn read_packet(&self, packet: &mut [u8]) -> Result<usize, StepError> {
         loop {
             match read(&self.0, packet) {
                 // The other end was closed with unread data. This is reported once, and the messages that were sent
                 // before follow.
                 Err(Errno::EINTR | Errno::ECONNRESET) => {}
-                other => return other.act(|| "listen".into()),
+                other => return other.act(|| "receive a message".into()),
             }
         }
     }
@@ -160,7 +159,7 @@ impl Channel {
                 Ok(0) | Err(Errno::EINTR) => {}
                 // The signal stays pending, so that the code that waits for the container receives it, too.
                 Ok(_) if polled.get(1).is_some_and(|it| it.any() == Some(true)) => {
-                    return Err(StepError::refuse("go on", "a signal asked to end"));
+                    return Err(StepError::refuse("continue", "a signal asked this process to end"));
                 }
                 Ok(_) => return Ok(()),
                 Err(error) => return Err(error).act(act),
@@ -174,37 +173,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_word_arrives_as_it_was_said() {
+    fn every_message_arrives_as_it_was_sent() {
         let (runtime, process) = Channel::pair().expect("a socket");
         let soon = Instant::now() + Duration::from_secs(20);
-        for word in [
-            Word::MapIds,
-            Word::Init(4_000_000),
-            Word::Hooks,
-            Word::Listener(7),
-            Word::Ready,
-            Word::Failed(Some(127), "no such file".into()),
-            Word::Failed(None, String::new()),
+        for message in [
+            ChildMessage::MapIds,
+            ChildMessage::Init(4_000_000),
+            ChildMessage::Hooks,
+            ChildMessage::Listener(7),
+            ChildMessage::Ready,
+            ChildMessage::Failed(Some(127), "no such file".into()),
+            ChildMessage::Failed(None, String::new()),
         ] {
-            process.say(&word).expect("said");
-            assert_eq!(runtime.hear(soon).expect("heard"), Some(word));
+            process.send(&message).expect("sent");
+            assert_eq!(runtime.receive(soon).expect("received"), Some(message));
         }
-        process.say(&Word::Failed(None, "x".repeat(100_000))).expect("a long error is cut");
-        assert!(matches!(runtime.hear(soon), Ok(Some(Word::Failed(None, text))) if text.len() > 4000));
+        process.send(&ChildMessage::Failed(None, "x".repeat(100_000))).expect("a long error is cut");
+        assert!(matches!(runtime.receive(soon), Ok(Some(ChildMessage::Failed(None, text))) if text.len() > 4000));
         drop(process);
-        assert_eq!(runtime.hear(soon).expect("heard"), None);
+        assert_eq!(runtime.receive(soon).expect("received"), None);
     }
 
     #[test]
-    fn what_was_said_last_is_heard_after_an_end_with_something_unread() {
+    fn the_last_message_arrives_after_an_end_with_something_unread() {
         let (runtime, process) = Channel::pair().expect("a socket");
         let soon = Instant::now() + Duration::from_secs(20);
-        runtime.answer().expect("said before it is asked for");
-        process.say(&Word::Failed(Some(126), "why".into())).expect("said");
+        runtime.answer().expect("sent before it is requested");
+        process.send(&ChildMessage::Failed(Some(126), "why".into())).expect("sent");
         // The answer is unread, so the close is reported as a reset.
         drop(process);
-        runtime.answer().expect("nobody hears it, and that is no error");
-        assert_eq!(runtime.hear(soon).expect("heard"), Some(Word::Failed(Some(126), "why".into())));
-        assert_eq!(runtime.hear(soon).expect("heard"), None);
+        runtime.answer().expect("it succeeds although no process receives it");
+        assert_eq!(runtime.receive(soon).expect("received"), Some(ChildMessage::Failed(Some(126), "why".into())));
+        assert_eq!(runtime.receive(soon).expect("received"), None);
     }
 }

@@ -16,7 +16,7 @@ use crate::oci::{Hook, State};
 /// Timeout of a hook that has none of its own.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Number of bytes of a failed hook's output that the error repeats.
-const SAID: usize = 1024;
+const ERRORS_BOUND: usize = 1024;
 
 /// Runs hooks in order until one fails. `kind` is used in errors. As in runc and crun, a hook without variables of its
 /// own gets those of `environment` or, without any, the runtime's.
@@ -69,10 +69,10 @@ fn wait(child: &mut Child, stderr: &File, until: Instant) -> Result<(), String> 
     if status.success() {
         return Ok(());
     }
-    let mut said = [0; SAID];
-    let count = stderr.read_at(&mut said, 0).unwrap_or(0);
-    let said = String::from_utf8_lossy(&said[..count]).trim().replace('\n', " ");
-    Err(if said.is_empty() { format!("it ended with {status}") } else { format!("it ended with {status}: {said}") })
+    let mut errors = [0; ERRORS_BOUND];
+    let count = stderr.read_at(&mut errors, 0).unwrap_or(0);
+    let errors = String::from_utf8_lossy(&errors[..count]).trim().replace('\n', " ");
+    Err(if errors.is_empty() { format!("it ended with {status}") } else { format!("it ended with {status}: {errors}") })
 }
 
 /// Runs all hooks and passes failures only to `warn`.

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{read, sethostname, setsid};
 
-use super::channel::{Channel, Word};
+use super::channel::{Channel, ChildMessage};
 use super::launch::become_root;
 use super::namespaces::Namespaces;
 use super::program::{Program, enter_folder};
@@ -82,7 +82,7 @@ impl Init<'_> {
         let prepared = rootfs::prepare(&mut self.plan)?;
         let terminal = self.make_terminal(&prepared)?;
         if let Some(hooks) = &spec.hooks {
-            channel.ask(&Word::Hooks)?;
+            channel.request(&ChildMessage::Hooks)?;
             // These hooks are programs of the machine, but they act on the container's root.
             prepared.stand_in_root()?;
             hooks::run("createContainer", &hooks.create_container, &self.state, &[])?;
@@ -147,8 +147,8 @@ impl Init<'_> {
     /// Waits for the start. A filter may forbid nearly everything: only read, write and execve are called from here
     /// on, unless there is a hook.
     fn wait(&self, channel: &Channel) -> Result<(), StepError> {
-        let Some(Later { start, .. }) = &self.later else { return channel.ask(&Word::Ready) };
-        channel.say(&Word::Ready)?;
+        let Some(Later { start, .. }) = &self.later else { return channel.request(&ChildMessage::Ready) };
+        channel.send(&ChildMessage::Ready)?;
         loop {
             match read(start, &mut [0]) {
                 Ok(_) => return Ok(()),
@@ -192,7 +192,7 @@ pub(crate) fn assume_and_find(
 fn install(filter: &Filter, channel: &Channel) -> Result<(), StepError> {
     match filter.install()? {
         Some(listener) => {
-            channel.ask(&Word::Listener(listener))?;
+            channel.request(&ChildMessage::Listener(listener))?;
             drop(files::own(listener));
             Ok(())
         }

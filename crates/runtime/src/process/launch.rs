@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-use super::channel::{Channel, Word};
+use super::channel::{Channel, ChildMessage};
 use super::clone::{self, Parent, Side};
 use super::namespaces::Namespaces;
 use super::user_namespace;
@@ -66,7 +66,7 @@ impl Launch<'_> {
             }
             Side::Parent(step, _) => {
                 drop(theirs);
-                let launched = self.hear_of_init(step, channel);
+                let launched = self.receive_init(step, channel);
                 if self.parent == Parent::Caller {
                     let _ = waitpid(step, None);
                 }
@@ -112,7 +112,7 @@ impl Launch<'_> {
             let mut offsets = offsets.act(|| "open the time offsets".into())?;
             if self.namespaces.makes(NamespaceKind::User) {
                 unshare(CloneFlags::CLONE_NEWUSER).act(|| "make a user namespace".into())?;
-                channel.ask(&Word::MapIds)?;
+                channel.request(&ChildMessage::MapIds)?;
                 become_root()?;
                 flags &= !u64::try_from(libc::CLONE_NEWUSER).expect("a positive constant");
             }
@@ -128,26 +128,26 @@ impl Launch<'_> {
         }
         match clone::fork(flags, Parent::CallersParent).act(|| "make the namespaces".into())? {
             Side::Child => Ok(true),
-            Side::Parent(pid, _) => channel.say(&Word::Init(pid.as_raw())).map(|()| false),
+            Side::Parent(pid, _) => channel.send(&ChildMessage::Init(pid.as_raw())).map(|()| false),
         }
     }
 
-    fn hear_of_init(&self, step: Pid, channel: Channel) -> Result<Launched, RunError> {
+    fn receive_init(&self, step: Pid, channel: Channel) -> Result<Launched, RunError> {
         let mut mapped = false;
         loop {
-            match channel.hear(Instant::now() + PATIENCE)? {
-                Some(Word::MapIds) => {
+            match channel.receive(Instant::now() + PATIENCE)? {
+                Some(ChildMessage::MapIds) => {
                     user_namespace::map(step, &self.linux.uid_mappings, &self.linux.gid_mappings)?;
                     mapped = true;
                     channel.answer()?;
                 }
-                Some(Word::Init(pid)) => {
+                Some(ChildMessage::Init(pid)) => {
                     // The process waits for an answer, so its id can't have been reused yet.
                     let process = kernel::open(pid).act(|| "open the container's init".into())?;
                     let unmapped = self.namespaces.makes(NamespaceKind::User) && !mapped;
                     return Ok(Launched { pid: Pid::from_raw(pid), process, channel, unmapped });
                 }
-                Some(Word::Failed(code, text)) => return Err(RunError { text, code }),
+                Some(ChildMessage::Failed(code, text)) => return Err(RunError { text, code }),
                 _ => return Err(RunError::new("failed to start a process: it ended before it began")),
             }
         }
@@ -159,18 +159,18 @@ impl Launched {
     /// reason that the process reported.
     pub(crate) fn begin(&self, done: Result<(), StepError>) -> Result<(), RunError> {
         let Err(error) = done else { return Ok(self.channel.answer()?) };
-        match self.channel.hear(Instant::now()) {
-            Ok(Some(Word::Failed(code, text))) => Err(RunError { text, code }),
+        match self.channel.receive(Instant::now()) {
+            Ok(Some(ChildMessage::Failed(code, text))) => Err(RunError { text, code }),
             Ok(None) => Err(RunError::new(KILLED)),
             _ => Err(error.into()),
         }
     }
 
     /// Receives the next message of the process; a reported failure becomes an error.
-    pub(crate) fn hear(&self) -> Result<Word, RunError> {
-        match self.channel.hear(Instant::now() + PATIENCE)? {
-            Some(Word::Failed(code, text)) => Err(RunError { text, code }),
-            Some(word) => Ok(word),
+    pub(crate) fn receive(&self) -> Result<ChildMessage, RunError> {
+        match self.channel.receive(Instant::now() + PATIENCE)? {
+            Some(ChildMessage::Failed(code, text)) => Err(RunError { text, code }),
+            Some(message) => Ok(message),
             None => Err(RunError::new(KILLED)),
         }
     }
@@ -194,6 +194,6 @@ pub(crate) fn become_root() -> Result<(), StepError> {
 }
 
 fn fail(channel: &Channel, error: &StepError) -> ! {
-    let _ = channel.say(&Word::Failed(error.code(), error.to_string()));
+    let _ = channel.send(&ChildMessage::Failed(error.code(), error.to_string()));
     clone::exit(error.code().unwrap_or(1))
 }

@@ -35,13 +35,13 @@ pub(crate) fn hand_over(
     let path = profile.and_then(|it| it.listener_path.as_ref()).ok_or_else(none)?;
     let listener = files::descriptor_of(launched.process.as_fd(), number).act(act)?;
     let agent = UnixStream::connect(path).act(|| format!("connect with seccomp agent {}", path.display()))?;
-    let said = ContainerProcessState {
+    let message = ContainerProcessState {
         oci_version: VERSION,
         fds: ["seccompFd"],
         pid: launched.pid.as_raw(),
         metadata: profile.map_or("", |it| &it.listener_metadata),
         state,
     };
-    let text = serde_json::to_vec(&said).map_err(std::io::Error::from).act(act)?;
+    let text = serde_json::to_vec(&message).map_err(std::io::Error::from).act(act)?;
     messages::send(agent.as_fd(), &text, &[listener.as_fd()], MsgFlags::empty()).act(act).map(drop)
 }

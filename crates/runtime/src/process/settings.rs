@@ -168,7 +168,7 @@ fn set_personality(personality: &Personality) -> Result<(), StepError> {
 
 /// Parses a list such as `0-3,7`.
 fn numbers(field: &str, text: &str) -> Result<Vec<usize>, StepError> {
-    let refuse = || StepError::refuse(format!("read {field}"), format!("`{text}` is no list of numbers"));
+    let refuse = || StepError::refuse(format!("read {field}"), format!("`{text}` is not a list of numbers"));
     let mut found = Vec::new();
     for part in text.split(',').map(str::trim).filter(|it| !it.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(read("0-2, 5"), Ok(vec![0, 1, 2, 5]));
         assert_eq!(read(""), Ok(vec![]));
         for nonsense in ["3-1", "a", "0-99999999", "-1", "1-"] {
-            assert_eq!(read(nonsense), Err(format!("failed to read it: `{nonsense}` is no list of numbers")));
+            assert_eq!(read(nonsense), Err(format!("failed to read it: `{nonsense}` is not a list of numbers")));
         }
     }
 

@@ -30,14 +30,14 @@ pub(crate) fn start(dir: &Path) -> Result<(), RunError> {
     };
     // The reply FIFO is opened before the request is sent, so that the answer can't be lost.
     let started = File::from(open("started", OFlag::O_RDONLY)?);
-    let mut told = File::from(open("start", OFlag::O_WRONLY)?);
-    told.write_all(b"s").act(|| "tell init to start".into())?;
-    drop(told);
-    let said = answer(&started, super::launch::PATIENCE * 10)?;
+    let mut request = File::from(open("start", OFlag::O_WRONLY)?);
+    request.write_all(b"s").act(|| "send the request to start".into())?;
+    drop(request);
+    let reply = answer(&started, super::launch::PATIENCE * 10)?;
     for name in ["start", "started"] {
         let _ = std::fs::remove_file(dir.join(name));
     }
-    match said.split_once('\n') {
+    match reply.split_once('\n') {
         None => Ok(()),
         Some((code, text)) => {
             let code = code.parse().ok().filter(|it| *it != 1);
@@ -49,16 +49,16 @@ pub(crate) fn start(dir: &Path) -> Result<(), RunError> {
 /// Reads init's answer up to its end: init keeps its end of the FIFO until it runs the program or has ended.
 fn answer(started: &File, most: Duration) -> Result<String, RunError> {
     let until = Instant::now() + most;
-    let mut said = Vec::new();
+    let mut reply = Vec::new();
     loop {
         if !super::wait_readable(started, until.saturating_duration_since(Instant::now()))? {
             return Err(StepError::refuse("start the program", "its hooks did not end in time").into());
         }
-        match started.take(ANSWER).read_to_end(&mut said) {
+        match started.take(ANSWER).read_to_end(&mut reply) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             other => {
                 other.act(|| "receive from init".into())?;
-                return Ok(String::from_utf8_lossy(&said).into_owned());
+                return Ok(String::from_utf8_lossy(&reply).into_owned());
             }
         }
     }

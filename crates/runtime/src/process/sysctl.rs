@@ -31,7 +31,7 @@ pub(crate) fn check(linux: &Linux) -> Result<(), StepError> {
         let refuse = |why: &str| Err(StepError::refuse(format!("set linux.sysctl `{name}`"), why));
         let dotted = name.replace('/', ".");
         if dotted.split('.').any(str::is_empty) {
-            return refuse("that is no name of a kernel parameter");
+            return refuse("that is not a name of a kernel parameter");
         }
         let needed = match dotted.as_str() {
             "kernel.hostname" => return refuse("the field `hostname` sets it"),

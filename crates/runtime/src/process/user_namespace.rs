@@ -80,8 +80,8 @@ fn helper(field: &str, program: &str, pid: Pid, mappings: &[IdMapping]) -> Resul
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ");
-    Err(StepError::refuse(act(), said))
+    let errors = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ");
+    Err(StepError::refuse(act(), errors))
 }
 
 /// Returns a user namespace that only serves as a map, for the ids of a mount.

@@ -51,7 +51,7 @@ impl RootDir {
         open_at(self.as_fd(), path, flags, 0, IN_ROOT)
     }
 
-    /// Does the same, but fails with ELOOP if any part of the path is a link.
+    /// Opens a path below this root. Fails with ELOOP if any part of the path is a link.
     pub(crate) fn find_without_links(&self, path: &Path, flags: i32) -> Result<OwnedFd, Errno> {
         open_at(self.as_fd(), path, flags, 0, NO_LINKS)
     }

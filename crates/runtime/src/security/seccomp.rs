@@ -127,7 +127,7 @@ impl Filter {
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, StepError> {
         let wrong = |why: &str| StepError::refuse("read the seccomp filter", why);
         let Some((header, rest)) = bytes.split_at_checked(HEADER).filter(|it| it.0.starts_with(&MAGIC[..7])) else {
-            return Err(wrong("it is no compiled filter"));
+            return Err(wrong("it is not a compiled filter"));
         };
         let (words, _) = header[MAGIC.len()..].as_chunks::<4>();
         let [audit, flags, length] = [words[0], words[1], words[2]].map(u32::from_ne_bytes);

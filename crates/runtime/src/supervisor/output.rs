@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn output_that_the_container_has_read_itself_blocks_nobody() {
+    fn output_that_the_container_has_read_itself_blocks_no_reader() {
         let (log, path) = log("stolen");
         let ((out, mut writer), (err, _)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
         let mut output = Output::new(log, Streams::Pipes([out.into(), err.into()])).expect("descriptors");
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_typed_waits_for_a_terminal_that_nobody_reads_and_arrives_later() {
+    fn input_waits_for_a_terminal_that_is_not_read_and_arrives_later() {
         let (log, path) = log("typed");
         let pty = openpty(None, None).expect("a terminal");
         let mut modes = tcgetattr(&pty.slave).expect("its modes");

@@ -41,7 +41,7 @@ impl Peer {
         self.send_with(message, &[]);
     }
 
-    /// Does the same as [`Peer::send`], with copies of these descriptors.
+    /// Sends a message with copies of these descriptors. A client that has disconnected or does not read misses it.
     pub(super) fn send_with(&self, message: &FromSupervisor, descriptors: &[OwnedFd]) {
         let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
         let _ = self.connection.send(message, &borrowed, Wait::Fail);

@@ -13,7 +13,7 @@ use crate::error::{Act, RunError, StepError};
 use crate::oci::{Process, Spec, read_json};
 use crate::state;
 
-/// What a supervisor needs from a runtime.
+/// The operations that a supervisor needs from a runtime.
 pub(super) trait Runtime {
     /// Creates the container and starts its program, with this process's standard descriptors or with a terminal,
     /// which is sent to `console`. Its init becomes the supervisor's child. Returns init's process id.
@@ -131,8 +131,8 @@ impl CommandLine {
         }
         let text = std::fs::read_to_string(self.log()).unwrap_or_default();
         let mut lines = text.lines().rev().filter_map(|line| serde_json::from_str::<LogLine>(line).ok());
-        let said = lines.find(|it| it.level == "error" || it.level == "fatal").map(|it| it.msg);
-        let why = said.unwrap_or_else(|| format!("it ended with {status}"));
+        let reported = lines.find(|it| it.level == "error" || it.level == "fatal").map(|it| it.msg);
+        let why = reported.unwrap_or_else(|| format!("it ended with {status}"));
         Err(StepError::refuse(act(), why.trim().replace('\n', " ")).into())
     }
 

@@ -1,4 +1,4 @@
-//! What can't be done is refused with one line that names it, and leaves nothing.
+//! A request that can't be carried out is refused with one line that names the cause, and leaves nothing.
 
 use std::fs;
 
@@ -172,12 +172,12 @@ fn what_is_not_known_but_harmless_is_warned_of_or_ignored() {
     let (log, folder, id) = (log.to_str().unwrap(), folder.to_str().unwrap(), bundle.id.clone());
     let ran = bundle.call(&["--log", log, "run", "--bundle", folder, &id]);
     assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "ran\n", ""));
-    let said = fs::read_to_string(log).unwrap();
+    let printed = fs::read_to_string(log).unwrap();
     let ran = bundle.run();
     let words = ran.err.lines().map(|it| it.strip_prefix("warning: ").unwrap()).collect::<Vec<_>>().join(" ");
     assert!(words.contains("CAP_FUTURE") && words.contains("call_of_the_future"), "{words}");
-    assert!(said.contains("CAP_FUTURE") && said.contains("call_of_the_future"), "{said}");
-    assert!(said.lines().all(|it| it.contains("level=warning")), "{said}");
+    assert!(printed.contains("CAP_FUTURE") && printed.contains("call_of_the_future"), "{printed}");
+    assert!(printed.lines().all(|it| it.contains("level=warning")), "{printed}");
 }
 
 #[test]
@@ -191,8 +191,8 @@ fn a_file_that_is_no_configuration_is_refused_by_its_name() {
     {
         fs::write(&path, text).unwrap();
         let folder = bundle.dir.join("bundle");
-        let said = bundle.call(&["run", "--bundle", folder.to_str().unwrap(), &bundle.id]).fails(1);
-        assert!(said.contains("failed to read"), "{said}");
+        let printed = bundle.call(&["run", "--bundle", folder.to_str().unwrap(), &bundle.id]).fails(1);
+        assert!(printed.contains("failed to read"), "{printed}");
     }
     fs::remove_file(&path).unwrap();
     let folder = bundle.dir.join("bundle");
@@ -219,8 +219,8 @@ fn a_program_that_is_missing_is_127_and_one_that_can_not_run_126() {
     }
     let cases = [("/nope", 127), ("nope", 127), ("/bin/sh/x", 127), ("/plain", 126), ("/bin", 126), ("/garbage", 126)];
     for (name, code) in cases.into_iter().chain([("/script", 127)]) {
-        let said = bundle.args(&[name]).run().fails(code);
-        assert!(said.contains(&format!("`{name}`")), "{said}");
+        let printed = bundle.args(&[name]).run().fails(code);
+        assert!(printed.contains(&format!("`{name}`")), "{printed}");
         bundle.assert_gone();
     }
     bundle.args(&["nope"]);
@@ -249,8 +249,8 @@ fn ids_that_are_no_names_are_refused_by_every_verb() {
             if ["run", "create"].contains(&verb) {
                 command.arg("--bundle").arg(bundle.dir.join("bundle"));
             }
-            let said = bundle.spawn(command.arg(id)).wait().fails(1);
-            assert!(said.contains("the container id"), "{verb} {id}: {said}");
+            let printed = bundle.spawn(command.arg(id)).wait().fails(1);
+            assert!(printed.contains("the container id"), "{verb} {id}: {printed}");
         }
     }
     bundle.assert_gone();
@@ -271,8 +271,8 @@ fn control_groups_in_use_are_not_taken() {
     bundle.idle().start();
     let other = format!("{}other", bundle.id);
     let folder = bundle.dir.join("bundle");
-    let said = bundle.call(&["run", "--bundle", folder.to_str().unwrap(), &other]).fails(1);
-    assert!(said.contains("has processes"), "{said}");
+    let printed = bundle.call(&["run", "--bundle", folder.to_str().unwrap(), &other]).fails(1);
+    assert!(printed.contains("has processes"), "{printed}");
     assert_eq!(bundle.status(), "running");
     assert_eq!(bundle.exec("echo alive"), "alive\n");
 }

@@ -1,11 +1,11 @@
-//! What there is of one test on this machine. Every name that a test makes holds its token, so that tests can run beside
+//! The traces of one test on this machine. Every name that a test makes holds its token, so that tests can run beside
 //! each other.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// What was found, sorted; empty where nothing is left.
+/// The traces that were found, sorted; empty where nothing is left.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Census {
     pub(crate) processes: Vec<i32>,

@@ -61,10 +61,10 @@ fn loopback_is_up_in_a_network_namespace_that_is_joined() {
     });
     let mut bundle = Bundle::new();
     bundle.namespace(json!({"type": "network", "path": path}));
-    let said = bundle.sh("ip addr show lo").says();
+    let printed = bundle.sh("ip addr show lo").output();
     let _ = owner.kill();
     let _ = owner.wait();
-    assert!(said.contains("LOOPBACK,UP") && said.contains("127.0.0.1/8"), "{said}");
+    assert!(printed.contains("LOOPBACK,UP") && printed.contains("127.0.0.1/8"), "{printed}");
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_user_namespace_maps_ids_and_owns_files_by_them() {
     use std::os::unix::fs::MetadataExt;
     let mut bundle = user_namespace();
     bundle.sh("cat /proc/self/uid_map /proc/self/gid_map | tr -s ' '; touch /mine; id -u; echo x >/dev/null");
-    assert_eq!(bundle.says(), " 0 100000 1000\n 5000 200000 1\n 0 100000 1000\n 5000 200000 1\n0\n");
+    assert_eq!(bundle.output(), " 0 100000 1000\n 5000 200000 1\n 0 100000 1000\n 5000 200000 1\n0\n");
     let made = fs::metadata(bundle.rootfs().join("mine")).unwrap();
     assert_eq!((made.uid(), made.gid()), (100_000, 100_000));
 }
@@ -102,8 +102,8 @@ fn a_user_namespace_takes_exec_limits_and_further_ids() {
     let mut bundle = user_namespace();
     bundle.set("/linux/resources/pids", json!({"limit": 9})).idle().start();
     assert_eq!(read(bundle.cgroup("pids", "pids.max", "pids.max")), "9");
-    let said = bundle.call(&["exec", "--user", "5000:5000", &bundle.id, "sh", "-c", "id -u; id -g"]).ok();
-    assert_eq!(said, "5000\n5000\n");
+    let printed = bundle.call(&["exec", "--user", "5000:5000", &bundle.id, "sh", "-c", "id -u; id -g"]).ok();
+    assert_eq!(printed, "5000\n5000\n");
     let line = read(format!("/proc/{}/status", bundle.pid()));
     assert!(line.contains("Uid:\t100000\t100000"), "{line}");
 }
@@ -113,9 +113,9 @@ fn a_time_namespace_has_its_offsets() {
     let mut bundle = Bundle::new();
     bundle.namespace(json!({"type": "time"}));
     bundle.set("/linux/timeOffsets", json!({"boottime": {"secs": 1_000_000, "nanosecs": 5}, "monotonic": {"secs": 7}}));
-    let said = bundle.sh("cut -d. -f1 /proc/uptime; tr -s ' ' </proc/self/timens_offsets").says();
-    let mut lines = said.lines();
-    assert!(lines.next().unwrap().parse::<u64>().unwrap() >= 1_000_000, "{said}");
+    let printed = bundle.sh("cut -d. -f1 /proc/uptime; tr -s ' ' </proc/self/timens_offsets").output();
+    let mut lines = printed.lines();
+    assert!(lines.next().unwrap().parse::<u64>().unwrap() >= 1_000_000, "{printed}");
     let rest: Vec<&str> = lines.collect();
     assert_eq!(rest, ["monotonic 7 0", "boottime 1000000 5"]);
 }
@@ -125,7 +125,7 @@ fn names_of_host_and_domain_are_the_containers_own() {
     let mut bundle = Bundle::new();
     bundle.set("/hostname", json!("box")).set("/domainname", json!("lan"));
     let before = nix::unistd::gethostname().unwrap();
-    assert_eq!(bundle.sh("hostname; cat /proc/sys/kernel/domainname").says(), "box\nlan\n");
+    assert_eq!(bundle.sh("hostname; cat /proc/sys/kernel/domainname").output(), "box\nlan\n");
     assert_eq!(nix::unistd::gethostname().unwrap(), before);
 }
 
@@ -137,7 +137,7 @@ fn kernel_parameters_are_set_in_the_container_only() {
     let wanted = json!({"kernel.msgmax": "12345", "net.ipv4.ip_unprivileged_port_start": "80"});
     bundle.set("/linux/sysctl", wanted);
     bundle.sh("cat /proc/sys/kernel/msgmax /proc/sys/net/ipv4/ip_unprivileged_port_start");
-    assert_eq!((bundle.says().as_str(), read(path)), ("12345\n80\n", before));
+    assert_eq!((bundle.output().as_str(), read(path)), ("12345\n80\n", before));
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn devices_have_their_kind_number_mode_and_owner() {
     let expected = "character special file a:c8 600 5:6\nblock special file 7:9 666 0:0\nfifo 0:0 660 0:0\n\
         character special file 1:9 666 0:0\ncharacter special file 1:3 666 0:0\n\
         /proc/self/fd\n/proc/self/fd/0\npts/ptmx\n";
-    assert_eq!(bundle.says(), expected);
+    assert_eq!(bundle.output(), expected);
 }
 
 #[test]
@@ -212,8 +212,8 @@ fn limits_of_one_version_of_control_groups_are_set_or_refused_by_their_name() {
     let mut bundle = Bundle::new();
     bundle.set("/linux/resources/memory", json!({"swappiness": 7})).idle();
     if only_v2() {
-        let said = bundle.make("create", &[]).fails(1);
-        assert!(said.contains("linux.resources.memory.swappiness: cgroup v2 has no such limit"), "{said}");
+        let printed = bundle.make("create", &[]).fails(1);
+        assert!(printed.contains("linux.resources.memory.swappiness: cgroup v2 has no such limit"), "{printed}");
         bundle.assert_gone();
         bundle.unset("/linux/resources/memory").set("/linux/resources/unified", json!({"memory.high": "33554432"}));
         bundle.make("create", &[]).ok();
@@ -260,15 +260,15 @@ fn groups_of_the_container_are_mounted_and_shown_as_its_root() {
 fn a_personality_is_what_uname_says() {
     let mut bundle = Bundle::new();
     bundle.set("/linux/personality", json!({"domain": "LINUX32"}));
-    assert_eq!(bundle.sh("uname -m").says(), "i686\n");
+    assert_eq!(bundle.sh("uname -m").output(), "i686\n");
 }
 
 #[test]
 fn what_is_left_out_is_refused_and_not_ignored() {
     for (pointer, value) in [("/linux/intelRdt", json!({"closID": "x"})), ("/linux/netDevices", json!({"lo": {}}))] {
         let mut bundle = Bundle::new();
-        let said = bundle.set(pointer, value).run().fails(1);
-        assert!(said.contains(&pointer[1..].replace('/', ".")), "{said}");
+        let printed = bundle.set(pointer, value).run().fails(1);
+        assert!(printed.contains(&pointer[1..].replace('/', ".")), "{printed}");
     }
     assert!(Bundle::new().call(&["checkpoint", "any"]).fails(1).contains("leaves checkpoint"));
 }
@@ -277,6 +277,6 @@ fn what_is_left_out_is_refused_and_not_ignored() {
 fn memory_comes_from_the_nodes_of_the_policy() {
     let mut bundle = Bundle::new();
     bundle.set("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0"}));
-    let said = bundle.sh("head -1 /proc/self/numa_maps").says();
-    assert_eq!(said.split_whitespace().nth(1), Some("bind:0"), "{said}");
+    let printed = bundle.sh("head -1 /proc/self/numa_maps").output();
+    assert_eq!(printed.split_whitespace().nth(1), Some("bind:0"), "{printed}");
 }

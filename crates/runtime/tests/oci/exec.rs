@@ -38,8 +38,8 @@ fn environment_folder_and_user_are_as_asked_for() {
     let flags = ["exec", "--env", "ONE=1", "--env", "PATH=/bin:/x", "--cwd", "/proc", "--user", "1000:1001"];
     let script = "echo $ONE $PATH; pwd; id -u; id -g; id -G";
     let more = ["-g", "2000", "-g", "2001", &bundle.id, "/bin/sh", "-c", script];
-    let said = bundle.call(&[&flags[..], &more].concat()).ok();
-    assert_eq!(said, "1 /bin:/x\n/proc\n1000\n1001\n1001 2000 2001\n");
+    let printed = bundle.call(&[&flags[..], &more].concat()).ok();
+    assert_eq!(printed, "1 /bin:/x\n/proc\n1000\n1001\n1001 2000 2001\n");
 }
 
 #[test]
@@ -120,11 +120,11 @@ fn a_process_file_says_all_of_it() {
         "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 88}], "noNewPrivileges": true,
     });
     fs::write(&path, process.to_string()).unwrap();
-    let said = bundle.call(&["exec", "--process", path.to_str().unwrap(), &bundle.id]).ok();
-    assert_eq!(said, "b\n5\n0077\n77\nNoNewPrivs:\t1\n");
+    let printed = bundle.call(&["exec", "--process", path.to_str().unwrap(), &bundle.id]).ok();
+    assert_eq!(printed, "b\n5\n0077\n77\nNoNewPrivs:\t1\n");
     fs::write(&path, r#"{"args": ["true"], "cwd": "relative"}"#).unwrap();
-    let said = bundle.call(&["exec", "--process", path.to_str().unwrap(), &bundle.id]).fails(255);
-    assert!(said.contains("process.cwd"), "{said}");
+    let printed = bundle.call(&["exec", "--process", path.to_str().unwrap(), &bundle.id]).fails(255);
+    assert!(printed.contains("process.cwd"), "{printed}");
 }
 
 #[test]
@@ -154,8 +154,8 @@ fn a_process_with_a_filter_of_the_container_is_bound_by_it() {
     let rule = json!({"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 99});
     bundle.set("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}));
     bundle.idle().start();
-    let said = bundle.call(&["exec", &bundle.id, "mkdir", "/made"]);
-    assert!(said.code == 1 && said.err.contains("mkdir"), "{said:?}");
+    let printed = bundle.call(&["exec", &bundle.id, "mkdir", "/made"]);
+    assert!(printed.code == 1 && printed.err.contains("mkdir"), "{printed:?}");
     assert!(!bundle.rootfs().join("made").exists());
 }
 
@@ -169,7 +169,7 @@ fn cpus_of_an_exec_are_bound_before_and_after() {
 #[test]
 fn a_process_that_is_killed_before_it_runs_is_an_error() {
     let mut bundle = Bundle::new();
-    // What `sleep` needs, and nothing of what a process needs that still has rights to give up when its filter is set.
+    // The calls of `sleep` alone: a process that still has rights to give up when its filter is set needs more.
     let names =
         ["read", "write", "execve", "exit_group", "brk", "arch_prctl", "mprotect", "mmap", "readlink", "getrandom"]
             .into_iter()
@@ -191,8 +191,8 @@ fn a_process_that_is_killed_before_it_runs_is_an_error() {
     fs::write(&pid_file, "another's").unwrap();
     let flags = ["--pid-file", pid_file.to_str().unwrap(), "--process", path.to_str().unwrap()];
     for detach in [&[][..], &["--detach"]] {
-        let said = bundle.call(&[&["exec"], detach, &flags[..], &[&bundle.id]].concat()).fails(255);
-        assert!(said.contains("killed before it ran"), "{said}");
+        let printed = bundle.call(&[&["exec"], detach, &flags[..], &[&bundle.id]].concat()).fails(255);
+        assert!(printed.contains("killed before it ran"), "{printed}");
         assert_eq!(read(&pid_file), "another's");
     }
 }

@@ -17,11 +17,11 @@ fn corpus() -> Vec<(PathBuf, Vec<u8>)> {
     entries(&folder).into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
 }
 
-/// As `create` does it. Whether it is a good configuration.
+/// Reads a configuration as `create` does, and returns why it is not valid.
 fn check(text: &[u8]) -> Result<(), String> {
     let spec: Spec = parse_json(text, "it").map_err(|error| error.to_string())?;
     validate(&spec).map_err(|error| error.to_string())?;
-    // What was read can be written and read again: `exec` and the supervisor do so.
+    // A specification can be written and read again: `exec` and the supervisor do so.
     let again = serde_json::to_vec(&spec).map_err(|error| error.to_string())?;
     let read: Spec = parse_json(again.as_slice(), "it").map_err(|error| error.to_string())?;
     assert_eq!(read, spec);

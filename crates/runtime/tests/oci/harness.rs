@@ -54,7 +54,7 @@ pub(crate) fn only_v2() -> bool {
 /// A folder with config.json and a root of its own, and a state root.
 pub(crate) struct Bundle {
     pub(crate) id: String,
-    /// Of the test: removed at its end.
+    /// Folder of the test, which is removed at its end.
     pub(crate) dir: PathBuf,
     pub(crate) config: Value,
     calls: AtomicUsize,
@@ -108,7 +108,7 @@ impl Bundle {
         if only_v2() { root.join(&self.id).join(v2) } else { root.join(controller).join(&self.id).join(v1) }
     }
 
-    /// What is there of it.
+    /// Returns its traces on this machine.
     pub(crate) fn census(&self) -> Census {
         Census::of(&self.id, &self.states())
     }
@@ -224,13 +224,13 @@ impl Bundle {
         self.make("run", &[])
     }
 
-    /// Runs it to its end; what it said.
+    /// Runs it to its end and returns its output.
     #[track_caller]
-    pub(crate) fn says(&self) -> String {
+    pub(crate) fn output(&self) -> String {
         self.run().ok()
     }
 
-    /// Has it run beside the test.
+    /// Creates the container and starts its program.
     #[track_caller]
     pub(crate) fn start(&self) -> &Self {
         self.make("create", &[]).ok();
@@ -238,7 +238,7 @@ impl Bundle {
         self
     }
 
-    /// `exec` with a script; what it said.
+    /// Runs a script in it with `exec` and returns its output.
     #[track_caller]
     pub(crate) fn exec(&self, script: &str) -> String {
         self.call(&["exec", &self.id, "/bin/sh", "-c", script]).ok()
@@ -266,7 +266,7 @@ impl Bundle {
     #[track_caller]
     pub(crate) fn assert_gone(&self) {
         let until = Instant::now() + DEADLINE;
-        // What was killed is reaped by whoever adopted it, a moment later.
+        // The process that adopted a killed one reaps it a moment later.
         while self.census() != Census::default() && Instant::now() < until {
             let _ = poll(&mut [], PollTimeout::from(2_u8));
         }

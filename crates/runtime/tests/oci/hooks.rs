@@ -61,7 +61,7 @@ fn create_runtime_hooks_are_outside_and_create_container_hooks_inside() {
         hook["args"][2] = json!(script);
         bundle.set(&format!("/hooks/{kind}/-"), hook);
     }
-    let inside = bundle.sh("readlink /proc/self/ns/uts").says();
+    let inside = bundle.sh("readlink /proc/self/ns/uts").output();
     let ours = fs::read_link("/proc/self/ns/uts").unwrap();
     let expected = format!("createRuntime {}\ncreateContainer {}", ours.display(), inside.trim());
     assert_eq!(read(bundle.dir.join("hooks")), expected);
@@ -74,8 +74,8 @@ fn a_failing_hook_before_the_start_ends_everything() {
         let script = "echo broken >&2; exit 3";
         bundle.set(&format!("/hooks/{kind}/-"), json!({"path": "/bin/sh", "args": ["sh", "-c", script]}));
         let path = bundle.dir.join("ran");
-        let said = bundle.sh("touch /ran").run().fails(1);
-        assert!(said.contains(&format!("hooks.{kind}[0]")) && said.contains("broken"), "{said}");
+        let printed = bundle.sh("touch /ran").run().fails(1);
+        assert!(printed.contains(&format!("hooks.{kind}[0]")) && printed.contains("broken"), "{printed}");
         assert!(!path.exists());
         bundle.assert_gone();
     }
@@ -87,8 +87,8 @@ fn failing_hook_of_a_container_that_was_created_before_is_reported_by_start() {
     let script = "echo broken >&2; exit 3";
     bundle.set("/hooks/startContainer/-", json!({"path": "/bin/sh", "args": ["sh", "-c", script]}));
     bundle.idle().make("create", &[]).ok();
-    let said = bundle.call(&["start", &bundle.id]).fails(1);
-    assert!(said.contains("hooks.startContainer[0]") && said.contains("broken"), "{said}");
+    let printed = bundle.call(&["start", &bundle.id]).fails(1);
+    assert!(printed.contains("hooks.startContainer[0]") && printed.contains("broken"), "{printed}");
 }
 
 #[test]
@@ -117,8 +117,8 @@ fn a_hook_that_takes_too_long_is_killed_with_all_that_it_started() {
     let marker = format!("# {}\nsleep 1000 & sleep 1000; true", bundle.id);
     let hook = json!({"path": "/bin/sh", "args": ["sh", "-c", marker], "timeout": 1});
     bundle.set("/hooks/createRuntime/-", hook);
-    let said = bundle.run().fails(1);
-    assert!(said.contains("hooks.createRuntime[0]") && said.contains("in time"), "{said}");
+    let printed = bundle.run().fails(1);
+    assert!(printed.contains("hooks.createRuntime[0]") && printed.contains("in time"), "{printed}");
     bundle.assert_gone();
 }
 
@@ -126,11 +126,11 @@ fn a_hook_that_takes_too_long_is_killed_with_all_that_it_started() {
 fn a_hook_that_does_not_read_its_state_is_no_failure() {
     let mut bundle = Bundle::new();
     bundle.set("/hooks/createRuntime/-", json!({"path": "/bin/true"}));
-    assert_eq!(bundle.sh("echo ran").says(), "ran\n");
+    assert_eq!(bundle.sh("echo ran").output(), "ran\n");
 }
 
 #[test]
-fn a_hook_that_reads_nothing_and_says_much_makes_nobody_wait() {
+fn a_hook_that_reads_nothing_and_prints_much_delays_nothing() {
     let mut bundle = Bundle::new();
     // More than a pipe holds (pipe(7)), both ways.
     bundle.set("/annotations", json!({"long": "x".repeat(200_000)}));

@@ -46,7 +46,7 @@ fn one_launcher_serves_all_starts_and_ends_with_its_program() {
 }
 
 #[test]
-fn a_killed_launcher_takes_nobody_along_and_is_replaced() {
+fn a_killed_launcher_leaves_its_supervisors_alive_and_is_replaced() {
     let containers = [(); 2].map(|()| Supervised::new("exec sleep 1000"));
     let program = own_program(&containers[0]);
     start(&program, &containers[0]);

@@ -55,8 +55,8 @@ fn each_step_out_of_order_is_refused_and_changes_nothing() {
     bundle.call(&["kill", &bundle.id, "9"]).ok();
     bundle.wait_status("stopped");
     for verb in ["start", "pause", "kill"] {
-        let said = bundle.call(&[verb, &bundle.id]).fails(1);
-        assert!(said.contains("not running") || said.contains("stopped"), "{said}");
+        let printed = bundle.call(&[verb, &bundle.id]).fails(1);
+        assert!(printed.contains("not running") || printed.contains("stopped"), "{printed}");
     }
 }
 
@@ -158,8 +158,8 @@ fn signals_are_known_by_name_and_number_and_others_refused() {
         wait_for(&format!("{name} was caught"), || read(&got).contains(name).then_some(()));
     }
     for odd in ["NOPE", "99", "-1x"] {
-        let said = bundle.call(&["kill", &bundle.id, "--", odd]).fails(1);
-        assert!(said.contains("signal"), "{said}");
+        let printed = bundle.call(&["kill", &bundle.id, "--", odd]).fails(1);
+        assert!(printed.contains("signal"), "{printed}");
     }
 }
 
@@ -199,8 +199,8 @@ fn a_paused_container_stands_still_and_goes_on() {
     assert_eq!(bundle.status(), "paused");
     let state = read(bundle.cgroup("freezer", "freezer.state", "cgroup.freeze"));
     assert!(state == "FROZEN" || state == "1", "{state}");
-    let said = bundle.call(&["exec", &bundle.id, "true"]).fails(255);
-    assert!(said.contains("paused"), "{said}");
+    let printed = bundle.call(&["exec", &bundle.id, "true"]).fails(255);
+    assert!(printed.contains("paused"), "{printed}");
     let before = count();
     bundle.call(&["resume", &bundle.id]).ok();
     assert_eq!(bundle.status(), "running");
@@ -359,9 +359,9 @@ fn what_is_being_created_is_its_creators() {
     assert_eq!(bundle.status(), "creating");
     for words in [&["delete"][..], &["start"], &["exec"], &["pause"]] {
         let program: &[&str] = if words == ["exec"] { &["true"] } else { &[] };
-        let said =
+        let printed =
             bundle.call(&[words, &[&bundle.id], program].concat()).fails(if words == ["exec"] { 255 } else { 1 });
-        assert!(said.contains("creat"), "{words:?}: {said}");
+        assert!(printed.contains("creat"), "{words:?}: {printed}");
     }
     fs::write(&go, "").unwrap();
     creating.wait().ok();

@@ -30,8 +30,8 @@ fn a_bind_mount_shows_the_machines_files_and_ro_protects_them() {
 
 #[test]
 fn proc_of_the_template_has_neither_programs_nor_devices() {
-    let said = Bundle::new().sh("grep ' /proc proc ' /proc/mounts").says();
-    assert!(said.starts_with("proc /proc proc rw,nosuid,nodev,noexec"), "{said}");
+    let printed = Bundle::new().sh("grep ' /proc proc ' /proc/mounts").output();
+    assert!(printed.starts_with("proc /proc proc rw,nosuid,nodev,noexec"), "{printed}");
 }
 
 #[test]
@@ -39,14 +39,14 @@ fn a_source_is_relative_to_the_bundle() {
     let mut bundle = Bundle::new();
     fs::write(bundle.dir.join("bundle/note"), "from the bundle\n").unwrap();
     bundle.mount(json!({"destination": "/note", "source": "note", "options": ["bind"]}));
-    assert_eq!(bundle.sh("cat /note").says(), "from the bundle\n");
+    assert_eq!(bundle.sh("cat /note").output(), "from the bundle\n");
 }
 
 /// How many of the mounts of the machine's /sys, which has its control groups below, can be written to in the container.
 fn writable(option: &str) -> usize {
     let mut bundle = Bundle::new();
     bundle.mount(json!({"destination": "/m", "source": "/sys", "options": ["rbind", option]}));
-    bundle.sh("grep -cE ' /m(/[^ ]*)? rw' /proc/self/mountinfo; true").says().trim().parse().unwrap()
+    bundle.sh("grep -cE ' /m(/[^ ]*)? rw' /proc/self/mountinfo; true").output().trim().parse().unwrap()
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_tmpfs_takes_over_what_the_image_has_there() {
     fs::write(data.join("file"), "of the image\n").unwrap();
     std::os::unix::fs::symlink("deep/file", bundle.rootfs().join("data/link")).unwrap();
     bundle.mount(json!({"destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}));
-    assert_eq!(bundle.sh("cat /data/link; echo changed >/data/deep/file").says(), "of the image\n");
+    assert_eq!(bundle.sh("cat /data/link; echo changed >/data/deep/file").output(), "of the image\n");
     assert_eq!(read(data.join("file")), "of the image");
 }
 
@@ -90,16 +90,16 @@ fn mounts_propagate_as_they_are_asked_to() {
     {
         let mut bundle = Bundle::new();
         let source = folder(&bundle);
-        // A slave needs a master: the machine's own mount, which is shared with nobody else.
+        // A slave needs a master: the machine's own mount, which is shared with no other.
         let shared = bundle.dir.join("shared");
         fs::create_dir(&shared).unwrap();
         nix::mount::mount(Some(&source), &shared, None::<&str>, nix::mount::MsFlags::MS_BIND, None::<&str>).unwrap();
         let flags = nix::mount::MsFlags::MS_SHARED;
         nix::mount::mount(None::<&str>, &shared, None::<&str>, flags, None::<&str>).unwrap();
         bundle.mount(json!({"destination": "/m", "source": shared, "options": ["rbind", option]}));
-        let said = bundle.sh("grep ' /m ' /proc/self/mountinfo").says();
-        let field = said.split(' ').nth(6).unwrap();
-        assert!(field.starts_with(expected), "{option}: {said}");
+        let printed = bundle.sh("grep ' /m ' /proc/self/mountinfo").output();
+        let field = printed.split(' ').nth(6).unwrap();
+        assert!(field.starts_with(expected), "{option}: {printed}");
     }
 }
 
@@ -113,7 +113,7 @@ fn an_id_mapped_bind_mount_shows_other_owners() {
     bundle.mount(json!({
         "destination": "/m", "source": source, "options": ["bind"], "uidMappings": map, "gidMappings": map,
     }));
-    assert_eq!(bundle.sh("stat -c %u:%g /m/file").says(), "3000:3000\n");
+    assert_eq!(bundle.sh("stat -c %u:%g /m/file").output(), "3000:3000\n");
     assert_eq!(fs::metadata(&file).unwrap().uid(), 1000);
 }
 
@@ -154,7 +154,7 @@ fn the_roots_propagation_is_as_asked_for_and_the_machine_sees_nothing() {
         bundle.mount(json!({"destination": "/t", "type": "tmpfs", "source": "tmpfs"}));
         let ran = bundle.sh("grep ' / / ' /proc/self/mountinfo || grep -m1 ' / ' /proc/self/mountinfo").run();
         let root = ran.out.lines().next().unwrap_or_default().split(' ').nth(6).unwrap_or_default().to_owned();
-        // A slave of nobody is private.
+        // A slave without a master is private.
         assert!(root.starts_with(expected) || kind == "slave", "{kind}: {ran:?}");
         bundle.assert_gone();
     }
@@ -183,10 +183,10 @@ fn a_destination_that_is_a_link_to_nowhere_is_made_where_it_leads() {
     for link in ["file", "escape"] {
         bundle.mount(json!({"destination": format!("/etc/{link}"), "source": "note", "options": ["bind"]}));
     }
-    assert_eq!(bundle.sh("cat /deep/not/here /up; readlink /etc/file").says(), "note\nnote\n../deep/not/here\n");
+    assert_eq!(bundle.sh("cat /deep/not/here /up; readlink /etc/file").output(), "note\nnote\n../deep/not/here\n");
     assert!(root.join("up").exists() && root.join("deep/not/here").exists());
     bundle.mount(json!({"destination": "/etc/loop", "source": "note", "options": ["bind"]}));
-    let said = bundle.run().fails(1);
-    assert!(said.contains("/etc/loop"), "{said}");
+    let printed = bundle.run().fails(1);
+    assert!(printed.contains("/etc/loop"), "{printed}");
     bundle.assert_gone();
 }

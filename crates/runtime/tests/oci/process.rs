@@ -8,7 +8,7 @@ use crate::harness::{Bundle, read};
 fn user_groups_and_umask_are_set() {
     let mut bundle = Bundle::new();
     bundle.set("/process/user", json!({"uid": 1000, "gid": 1001, "additionalGids": [2000, 3000], "umask": 55}));
-    assert_eq!(bundle.sh("id -u; id -g; id -G; umask").says(), "1000\n1001\n1001 2000 3000\n0067\n");
+    assert_eq!(bundle.sh("id -u; id -g; id -G; umask").output(), "1000\n1001\n1001 2000 3000\n0067\n");
 }
 
 #[test]
@@ -39,10 +39,10 @@ fn all_five_sets_of_capabilities_are_as_configured() {
 #[test]
 fn root_has_the_permitted_capabilities_and_without_any_none() {
     let mut bundle = Bundle::new();
-    assert!(bundle.sh("grep CapEff /proc/self/status").says().ends_with("0000000020000420\n"));
+    assert!(bundle.sh("grep CapEff /proc/self/status").output().ends_with("0000000020000420\n"));
     bundle.unset("/process/capabilities");
-    let said = bundle.sh("grep Cap /proc/self/status | cut -f2 | uniq").says();
-    assert_eq!(said, "0000000000000000\n");
+    let printed = bundle.sh("grep Cap /proc/self/status | cut -f2 | uniq").output();
+    assert_eq!(printed, "0000000000000000\n");
 }
 
 #[test]
@@ -55,10 +55,10 @@ fn limits_of_resources_are_set_and_hold_for_children() {
             {"type": "RLIMIT_STACK", "soft": 1_048_576, "hard": 18_446_744_073_709_551_615_u64},
         ]),
     );
-    let said = bundle.sh("grep -E 'open files|core file|stack' /proc/self/limits | tr -s ' '").says();
-    assert!(said.contains("open files 50 60"), "{said}");
-    assert!(said.contains("core file size 0 0"), "{said}");
-    assert!(said.contains("stack size 1048576 unlimited"), "{said}");
+    let printed = bundle.sh("grep -E 'open files|core file|stack' /proc/self/limits | tr -s ' '").output();
+    assert!(printed.contains("open files 50 60"), "{printed}");
+    assert!(printed.contains("core file size 0 0"), "{printed}");
+    assert!(printed.contains("stack size 1048576 unlimited"), "{printed}");
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn new_privileges_are_forbidden_when_asked_for() {
     for (value, expected) in [(true, "1"), (false, "0")] {
         let mut bundle = Bundle::new();
         bundle.set("/process/noNewPrivileges", json!(value));
-        assert_eq!(bundle.sh("grep NoNewPrivs /proc/self/status").says(), format!("NoNewPrivs:\t{expected}\n"));
+        assert_eq!(bundle.sh("grep NoNewPrivs /proc/self/status").output(), format!("NoNewPrivs:\t{expected}\n"));
     }
 }
 
@@ -74,7 +74,7 @@ fn new_privileges_are_forbidden_when_asked_for() {
 fn the_kernels_choice_when_memory_is_out_is_told() {
     let mut bundle = Bundle::new();
     bundle.set("/process/oomScoreAdj", json!(321));
-    assert_eq!(bundle.sh("cat /proc/self/oom_score_adj").says(), "321\n");
+    assert_eq!(bundle.sh("cat /proc/self/oom_score_adj").output(), "321\n");
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn io_priority(pid: i32) -> i64 {
 fn the_working_folder_is_made_where_the_image_has_none() {
     let mut bundle = Bundle::new();
     bundle.set("/process/cwd", json!("/srv/app"));
-    assert_eq!(bundle.sh("pwd").says(), "/srv/app\n");
+    assert_eq!(bundle.sh("pwd").output(), "/srv/app\n");
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn home_is_from_the_images_user_table() {
     std::fs::create_dir(&etc).unwrap();
     std::fs::write(etc.join("passwd"), "root:x:0:0::/root:/bin/sh\nme:x:1000:1000::/home/me:/bin/sh\n").unwrap();
     bundle.set("/process/user", json!({"uid": 1000, "gid": 1000}));
-    assert_eq!(bundle.sh("echo $HOME").says(), "/home/me\n");
+    assert_eq!(bundle.sh("echo $HOME").output(), "/home/me\n");
 }
 
 #[test]
@@ -131,5 +131,5 @@ fn signals_are_as_a_new_program_expects_them() {
     let mut bundle = Bundle::new();
     bundle.args(&["grep", "^Sig\\(Blk\\|Ign\\|Cgt\\)", "/proc/self/status"]);
     let zero = "0000000000000000";
-    assert_eq!(bundle.says(), format!("SigBlk:\t{zero}\nSigIgn:\t{zero}\nSigCgt:\t{zero}\n"));
+    assert_eq!(bundle.output(), format!("SigBlk:\t{zero}\nSigIgn:\t{zero}\nSigCgt:\t{zero}\n"));
 }

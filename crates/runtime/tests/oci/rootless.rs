@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::harness::{Bundle, Ran, wait_for};
 
-/// Nobody's on this machine.
+/// Ids that no user of this machine has.
 const USER: u32 = 54_321;
 
 /// A bundle as `spec --rootless` makes it for that user, which everything in it belongs to.
@@ -53,9 +53,9 @@ fn a_user_without_rights_is_root_in_its_container() {
     let script = "id -u; id -g; cat /proc/self/uid_map; hostname; echo $$; touch /made; mkdir /tmp; mount -t tmpfs t /tmp \
         || echo no mount; cat /proc/self/setgroups";
     let container = Rootless::new(script);
-    let said = container.make("run").ok();
-    let words: Vec<&str> = said.split_whitespace().collect();
-    assert_eq!(words, ["0", "0", "0", "54321", "1", "flota", "1", "no", "mount", "deny"], "{said}");
+    let printed = container.make("run").ok();
+    let words: Vec<&str> = printed.split_whitespace().collect();
+    assert_eq!(words, ["0", "0", "0", "54321", "1", "flota", "1", "no", "mount", "deny"], "{printed}");
     let made = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(container.0.rootfs().join("made")).unwrap());
     assert_eq!(made, USER, "what it writes is its own outside, too");
     container.0.assert_gone();
@@ -68,14 +68,14 @@ fn a_user_without_rights_has_all_verbs() {
     assert_eq!(container.verb("state", &[]).json()["status"], "created");
     container.verb("start", &[]).ok();
     wait_for("its program runs", || container.0.rootfs().join("ready").exists().then_some(()));
-    let said = container.verb("exec", &["/bin/sh", "-c", "id -u; readlink /proc/self/ns/user; exit 0"]).ok();
+    let printed = container.verb("exec", &["/bin/sh", "-c", "id -u; readlink /proc/self/ns/user; exit 0"]).ok();
     let own = std::fs::read_link("/proc/self/ns/user").unwrap();
-    let (uid, namespace) = said.split_once('\n').unwrap();
-    assert!(uid == "0" && Path::new(namespace.trim()) != own, "{said}");
+    let (uid, namespace) = printed.split_once('\n').unwrap();
+    assert!(uid == "0" && Path::new(namespace.trim()) != own, "{printed}");
     assert_eq!(container.verb("exec", &["/bin/sh", "-c", "exit 9"]).code, 9);
     // Also the machine's root, whose own limits it has no say over.
-    let said = container.0.call(&["exec", &container.0.id, "/bin/sh", "-c", "id -u; ulimit -n"]).ok();
-    assert_eq!(said, "0\n1024\n");
+    let printed = container.0.call(&["exec", &container.0.id, "/bin/sh", "-c", "id -u; ulimit -n"]).ok();
+    assert_eq!(printed, "0\n1024\n");
     container.verb("kill", &["TERM"]).ok();
     wait_for("it has ended", || (container.verb("state", &[]).json()["status"] == "stopped").then_some(()));
     container.verb("delete", &[]).ok();

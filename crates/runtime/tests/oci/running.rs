@@ -1,4 +1,4 @@
-//! Calls of a program: what it says while it runs, and what it ended with.
+//! Calls of a program: its output while it runs, and its exit code.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::waiting::{DEADLINE, wait_for};
 
-/// What a program said and ended with.
+/// The output of a program, and how it ended.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: i32,
@@ -21,7 +21,7 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    /// What it said, if it succeeded.
+    /// Its standard output, if it succeeded.
     #[track_caller]
     pub(crate) fn ok(self) -> String {
         assert_eq!(self.code, 0, "{self:?}");
@@ -60,14 +60,14 @@ impl Running {
         kill(self.pid(), signal).unwrap();
     }
 
-    /// What it has said so far.
-    pub(crate) fn said(&self) -> String {
+    /// Its standard output so far.
+    pub(crate) fn printed(&self) -> String {
         fs::read_to_string(&self.out).unwrap_or_default()
     }
 
-    /// Until it has said this.
+    /// Waits until its output has this text.
     pub(crate) fn wait_for(&self, text: &str) {
-        wait_for(&format!("`{text}` in {}", self.out.display()), || self.said().contains(text).then_some(()));
+        wait_for(&format!("`{text}` in {}", self.out.display()), || self.printed().contains(text).then_some(()));
     }
 
     #[track_caller]

@@ -20,7 +20,7 @@ fn a_call_fails_with_the_error_of_its_rule() {
     let mut bundle = filtered(json!({"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 30}));
     let ran = bundle.sh("mkdir /x; touch /y").run();
     assert!(ran.err.contains("Read-only file system"), "{ran:?}");
-    assert!(bundle.rootfs().join("y").exists(), "other calls go on");
+    assert!(bundle.rootfs().join("y").exists(), "other calls succeed");
     let mut bundle = filtered(json!({"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}));
     assert!(bundle.sh("mkdir /x").run().err.contains("Operation not permitted"));
 }
@@ -38,7 +38,7 @@ fn a_call_ends_the_process_where_its_rule_says_so() {
 #[test]
 fn a_call_that_is_logged_goes_on() {
     let mut bundle = filtered(json!({"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_LOG"}));
-    assert_eq!(bundle.sh("mkdir /x && echo made").says(), "made\n");
+    assert_eq!(bundle.sh("mkdir /x && echo made").output(), "made\n");
 }
 
 #[test]
@@ -132,8 +132,8 @@ fn a_filter_holds_for_user_and_root_and_with_and_without_new_privileges() {
     }
 }
 
-/// What an agent is told, and the descriptor that comes with it.
-fn hear(listener: &UnixListener) -> (Value, OwnedFd) {
+/// Receives the state that an agent gets, and the descriptor that comes with it.
+fn receive(listener: &UnixListener) -> (Value, OwnedFd) {
     let (stream, _) = listener.accept().unwrap();
     let mut buffer = [0; 8192];
     let mut room = nix::cmsg_space!([i32; 2]);
@@ -154,11 +154,11 @@ fn hear(listener: &UnixListener) -> (Value, OwnedFd) {
 #[expect(unsafe_code, reason = "a descriptor that was received is a number")]
 fn take(raw: i32) -> OwnedFd {
     use std::os::fd::FromRawFd;
-    // SAFETY: recvmsg(2) has just made it, and nobody else owns it.
+    // SAFETY: recvmsg(2) has just made it, and nothing else owns it.
     unsafe { OwnedFd::from_raw_fd(raw) }
 }
 
-/// Answers the next call with this error (seccomp_unotify(2)); its number.
+/// Answers the next call with this error (seccomp_unotify(2)). Returns the call's number.
 #[expect(unsafe_code, reason = "the ioctls of a listener have no wrapper")]
 fn refuse_one(listener: &OwnedFd, errno: i32) -> i32 {
     // `SECCOMP_IOCTL_NOTIF_RECV` and `_SEND` (linux/seccomp.h).
@@ -170,7 +170,7 @@ fn refuse_one(listener: &OwnedFd, errno: i32) -> i32 {
     let received = unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE, &raw mut call) };
     nix::errno::Errno::result(received).unwrap();
     let mut answer = libc::seccomp_notif_resp { id: call.id, val: 0, error: -errno, flags: 0 };
-    // SAFETY: likewise.
+    // SAFETY: `answer` is a whole structure that lives through the call.
     let sent = unsafe { libc::ioctl(listener.as_raw_fd(), SEND, &raw mut answer) };
     nix::errno::Errno::result(sent).unwrap();
     call.data.nr
@@ -184,10 +184,10 @@ fn an_agent_gets_the_listener_with_the_state_and_decides() {
     bundle.set("/linux/seccomp/listenerPath", json!(path)).set("/linux/seccomp/listenerMetadata", json!("mine"));
     bundle.sh("mkdir /x; echo end");
     let run = bundle.spawn(&mut bundle.make_command("run", &[]));
-    let (said, listener) = hear(&agent);
-    assert_eq!((&said["fds"], &said["metadata"]), (&json!(["seccompFd"]), &json!("mine")));
-    assert_eq!((&said["state"]["id"], &said["state"]["status"]), (&json!(bundle.id), &json!("creating")));
-    assert!(said["pid"].as_i64().unwrap() > 0 && said["ociVersion"].is_string(), "{said}");
+    let (state, listener) = receive(&agent);
+    assert_eq!((&state["fds"], &state["metadata"]), (&json!(["seccompFd"]), &json!("mine")));
+    assert_eq!((&state["state"]["id"], &state["state"]["status"]), (&json!(bundle.id), &json!("creating")));
+    assert!(state["pid"].as_i64().unwrap() > 0 && state["ociVersion"].is_string(), "{state}");
     let number = refuse_one(&listener, libc::EDOM);
     assert_eq!(i64::from(number), libc::SYS_mkdir);
     let ran = run.wait();

@@ -1,4 +1,4 @@
-//! What an image, a container's root or a caller must not be able to do, each by the CVE of the runtime that let it.
+//! Attacks by an image, by a container's root or by a caller, each named by the CVE of the runtime that allowed it.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, symlink};
@@ -95,8 +95,8 @@ fn cve_2021_30465_a_link_in_the_image_leads_to_a_place_inside() {
     fs::create_dir(&outside).unwrap();
     symlink(&outside, bundle.rootfs().join("x")).unwrap();
     bundle.mount(json!({"destination": "/x/y", "type": "tmpfs", "source": "tmpfs"}));
-    let said = bundle.sh(&format!("grep -c ' {}/y ' /proc/self/mountinfo", outside.display())).says();
-    assert_eq!((said.as_str(), entries(&outside).len()), ("1\n", 0));
+    let printed = bundle.sh(&format!("grep -c ' {}/y ' /proc/self/mountinfo", outside.display())).output();
+    assert_eq!((printed.as_str(), entries(&outside).len()), ("1\n", 0));
 }
 
 #[test]
@@ -105,8 +105,8 @@ fn cve_2023_27561_proc_and_sys_must_not_be_links() {
         let mut bundle = Bundle::new();
         fs::create_dir(bundle.rootfs().join("elsewhere")).unwrap();
         symlink("elsewhere", bundle.rootfs().join(name)).unwrap();
-        let said = bundle.sh("echo ran").run().fails(1);
-        assert!(said.contains(&format!("/{name}")) && said.contains("not a link"), "{said}");
+        let printed = bundle.sh("echo ran").run().fails(1);
+        assert!(printed.contains(&format!("/{name}")) && printed.contains("not a link"), "{printed}");
         bundle.assert_gone();
     }
 }
@@ -129,9 +129,9 @@ fn cve_2025_31133_paths_are_masked_with_the_real_null_device() {
     let dev = with_own_dev(&mut bundle);
     symlink("/proc/sys/kernel/core_pattern", dev.join("null")).unwrap();
     bundle.sh("stat -c %F:%t:%T /proc/keys; stat -c %F /proc/acpi /sys/firmware; ls /sys/firmware | wc -l");
-    let said = bundle.says();
-    assert!(said.starts_with("character special file:1:3\n"), "{said}");
-    assert!(said.ends_with("0\n"), "{said}");
+    let printed = bundle.output();
+    assert!(printed.starts_with("character special file:1:3\n"), "{printed}");
+    assert!(printed.ends_with("0\n"), "{printed}");
 }
 
 #[test]
@@ -143,8 +143,8 @@ fn cve_2025_31133_an_image_with_another_null_device_is_refused() {
         bundle.set("/mounts", mounts.into());
         fs::create_dir(bundle.rootfs().join("dev")).unwrap();
         make(&bundle.rootfs().join("dev/null"));
-        let said = bundle.run().fails(1);
-        assert!(said.contains("/dev/null"), "{said}");
+        let printed = bundle.run().fails(1);
+        assert!(printed.contains("/dev/null"), "{printed}");
         bundle.assert_gone();
     }
 }
@@ -162,8 +162,8 @@ fn cve_2025_52565_a_terminal_comes_from_the_terminal_device_only() {
         let mut bundle = Bundle::new();
         let dev = with_own_dev(&mut bundle);
         trick(&dev.join("pts/ptmx"));
-        let said = bundle.set("/process/terminal", json!(true)).run().fails(1);
-        assert!(said.contains("/dev/pts/ptmx"), "{name}: {said}");
+        let printed = bundle.set("/process/terminal", json!(true)).run().fails(1);
+        assert!(printed.contains("/dev/pts/ptmx"), "{name}: {printed}");
         bundle.assert_gone();
     }
 }
@@ -188,7 +188,7 @@ fn cve_2025_52881_what_is_written_below_proc_can_not_be_redirected_by_an_image()
     fs::create_dir_all(&fake).unwrap();
     fs::write(fake.join("ip_forward"), "untouched").unwrap();
     bundle.set("/linux/sysctl", json!({"net.ipv4.ip_forward": "1"}));
-    assert_eq!(bundle.sh("cat /proc/sys/net/ipv4/ip_forward").says(), "1\n");
+    assert_eq!(bundle.sh("cat /proc/sys/net/ipv4/ip_forward").output(), "1\n");
     assert_eq!(read(fake.join("ip_forward")), "untouched");
 }
 
@@ -200,8 +200,8 @@ fn cve_2025_52881_a_proc_that_is_something_else_is_not_written_to() {
     let mut bundle = Bundle::new();
     let path = format!("/proc/{}/ns/mnt", other.pid());
     bundle.namespace(json!({"type": "mount", "path": path})).set("/linux/sysctl", json!({"net.ipv4.ip_forward": "1"}));
-    let said = bundle.run().fails(1);
-    assert!(said.contains("/proc is something else") || said.contains("/proc/sys"), "{said}");
+    let printed = bundle.run().fails(1);
+    assert!(printed.contains("/proc is something else") || printed.contains("/proc/sys"), "{printed}");
     bundle.assert_gone();
 }
 
@@ -250,11 +250,11 @@ fn cve_2024_21626_no_descriptor_of_the_caller_or_the_runtime_comes_along() {
 #[test]
 fn cve_2022_29162_nothing_is_inheritable_that_the_configuration_does_not_say() {
     let mut bundle = Bundle::new();
-    assert!(bundle.sh("grep CapInh /proc/self/status").says().ends_with("\t0000000000000000\n"));
+    assert!(bundle.sh("grep CapInh /proc/self/status").output().ends_with("\t0000000000000000\n"));
     bundle.idle().start();
     let args = ["exec", "--cap", "CAP_NET_RAW", "--cap", "CAP_SYS_ADMIN", &bundle.id];
-    let said = bundle.call(&[&args[..], &["grep", "-E", "CapInh|CapAmb", "/proc/self/status"]].concat()).ok();
-    assert_eq!(said, "CapInh:\t0000000000000000\nCapAmb:\t0000000000000000\n");
+    let printed = bundle.call(&[&args[..], &["grep", "-E", "CapInh|CapAmb", "/proc/self/status"]].concat()).ok();
+    assert_eq!(printed, "CapInh:\t0000000000000000\nCapAmb:\t0000000000000000\n");
 }
 
 #[test]
@@ -265,8 +265,8 @@ fn the_callers_environment_stays_outside() {
     assert!(ran.contains("PATH=/bin") && ran.ends_with("end\n") && !ran.contains("SECRET"), "{ran}");
     bundle.idle().start();
     let mut command = bundle.command(&["exec", &bundle.id, "env"]);
-    let said = bundle.spawn(command.env("SECRET", "of the caller")).wait().ok();
-    assert!(said.contains("PATH=") && !said.contains("SECRET"), "{said}");
+    let printed = bundle.spawn(command.env("SECRET", "of the caller")).wait().ok();
+    assert!(printed.contains("PATH=") && !printed.contains("SECRET"), "{printed}");
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn a_container_has_a_session_keyring_of_its_own() {
     let name = format!("_ses.{}", bundle.id);
     // First: the kernel takes its time to forget a keyring.
     assert!(!bundle.make("run", &["--no-new-keyring"]).ok().contains(&name));
-    assert!(bundle.says().contains(&name));
+    assert!(bundle.output().contains(&name));
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn the_machines_null_device_does_not_come_along_as_standard_input() {
 }
 
 #[test]
-fn a_container_that_stops_its_exec_helpers_stops_nobody_else() {
+fn a_container_that_stops_its_exec_helpers_stops_nothing_else() {
     let mut bundle = Bundle::new();
     bundle
         .privileged()

@@ -82,12 +82,13 @@ impl Supervised {
         wait_for(&format!("`{text}` in the log"), || self.lines().iter().any(|it| it.1.trim() == text).then_some(()));
     }
 
-    /// Runs a script in it; its code and what it said.
+    /// Runs a script in it. Returns its exit code and its output.
     pub(crate) fn exec(&self, script: &str) -> (i32, String) {
         self.exec_with(script, false)
     }
 
-    /// Does the same, and ends with the script what it has started.
+    /// Runs a script in it, and ends the processes that the script has started with it. Returns its exit code and its
+    /// output.
     pub(crate) fn exec_contained(&self, script: &str) -> (i32, String) {
         self.exec_with(script, true)
     }
@@ -98,9 +99,9 @@ impl Supervised {
         let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
         let spec = ExecSpec { argv, env: Vec::new(), cwd: String::new(), user: String::new(), tty: false, contained };
         let process = self.client().exec(&spec, vec![null(), OwnedFd::from(writer), null()]).unwrap();
-        let mut said = String::new();
-        reader.read_to_string(&mut said).unwrap();
-        (process.wait(), said)
+        let mut printed = String::new();
+        reader.read_to_string(&mut printed).unwrap();
+        (process.wait(), printed)
     }
 
     /// All of it is gone but what a daemon reads.

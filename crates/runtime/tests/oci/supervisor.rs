@@ -153,9 +153,9 @@ fn one_connection_takes_signals_and_gives_the_exit_before_it_ends() {
     let container = Supervised::new("exec sleep 1000");
     let of_the_start = container.start_watched();
     // As a daemon that was restarted.
-    let anew = container.client().watch().unwrap();
+    let reconnected = container.client().watch().unwrap();
     of_the_start.kill(libc::SIGKILL).unwrap();
-    for events in [of_the_start, anew] {
+    for events in [of_the_start, reconnected] {
         assert!(matches!(next_event(&events), Some(ContainerEvent::Exited(ExitStatus { code: 137, .. }))));
         assert_eq!(next_event(&events), None);
     }
@@ -167,7 +167,7 @@ fn requests_that_arrive_together_are_all_carried_out() {
     let container = Supervised::new(script);
     let events = container.start_watched();
     container.wait_line("ready");
-    // The supervisor finds both when it goes on.
+    // The supervisor finds both when it continues.
     let supervisor = Pid::from_raw(State::load(&container.dir).unwrap().unwrap().supervisor);
     kill(supervisor, Signal::SIGSTOP).unwrap();
     events.kill(libc::SIGUSR1).unwrap();
@@ -246,9 +246,9 @@ fn a_process_has_the_user_environment_and_folder_that_are_asked_for() {
         contained: false,
     };
     let process = container.client().exec(&spec, vec![null(), OwnedFd::from(writer), null()]).unwrap();
-    let mut said = String::new();
-    reader.read_to_string(&mut said).unwrap();
-    assert_eq!((process.wait(), said.as_str()), (0, "b\n/bin\n12\n13\n"));
+    let mut printed = String::new();
+    reader.read_to_string(&mut printed).unwrap();
+    assert_eq!((process.wait(), printed.as_str()), (0, "b\n/bin\n12\n13\n"));
 }
 
 #[test]
@@ -262,11 +262,11 @@ fn a_process_at_a_terminal_gives_its_other_end() {
     master.write_all(b"7\n").unwrap();
     assert_eq!(process.wait(), 7);
     // The kernel passes on what was written to a terminal in several pieces, some of it later than the writer's end.
-    let mut said = Vec::new();
-    let end = master.read_to_end(&mut said).unwrap_err();
+    let mut printed = Vec::new();
+    let end = master.read_to_end(&mut printed).unwrap_err();
     assert_eq!(end.raw_os_error(), Some(libc::EIO), "the other end is closed");
-    let said = String::from_utf8_lossy(&said);
-    assert!(said.contains("/dev/pts/0") && said.contains("xterm"), "{said:?}");
+    let printed = String::from_utf8_lossy(&printed);
+    assert!(printed.contains("/dev/pts/0") && printed.contains("xterm"), "{printed:?}");
 }
 
 #[test]
@@ -290,8 +290,8 @@ fn a_contained_process_takes_with_it_what_it_has_started_however_it_ends() {
     let count = || container.bundle.census().processes.len();
     // Both have left the session and the process group of the script.
     let daemons = "setsid sleep 1001 >/dev/null 2>&1 & (setsid setsid sleep 1002 >/dev/null 2>&1 &)";
-    let (code, said) = container.exec_contained(&format!("{daemons}\nsleep 0.05; echo done; exit 4"));
-    assert_eq!((code, said.as_str()), (4, "done\n"));
+    let (code, printed) = container.exec_contained(&format!("{daemons}\nsleep 0.05; echo done; exit 4"));
+    assert_eq!((code, printed.as_str()), (4, "done\n"));
     wait_for("only supervisor and init are left", || (count() == 2).then_some(()));
 
     let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
@@ -309,7 +309,7 @@ fn a_contained_process_takes_with_it_what_it_has_started_however_it_ends() {
 }
 
 #[test]
-fn a_reader_that_stalls_stops_nobody_and_is_told_what_it_lost() {
+fn a_reader_that_stalls_stops_no_writer_and_is_told_what_it_lost() {
     let script = "until [ -e /attached ]; do usleep 500; done; yes | head -c 1000000; touch /done; \
         until [ -e /go ]; do usleep 500; done; echo after; exec sleep 1000";
     let container = Supervised::new(script).start();
@@ -317,7 +317,7 @@ fn a_reader_that_stalls_stops_nobody_and_is_told_what_it_lost() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     container.client().attach(writer.into(), None).unwrap();
     File::create(file("attached")).unwrap();
-    wait_for("all is written though nobody reads", || file("done").exists().then_some(()));
+    wait_for("all is written although there is no reader", || file("done").exists().then_some(()));
     let mut text = Vec::new();
     let mut buffer = [0; 65536];
     let count = reader.read(&mut buffer).unwrap();
@@ -376,7 +376,7 @@ fn a_daemon_that_comes_back_finds_its_container() {
         assert_eq!(container.exec("echo here").1, "here\n");
     }
     assert!(state.is_alive());
-    // What is sent to the daemon's group must not end it.
+    // Signals to the daemon's group must not end it.
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         kill(Pid::from_raw(state.supervisor), signal).unwrap();
     }
@@ -399,7 +399,7 @@ fn a_log_keeps_what_it_may_and_no_more() {
 }
 
 #[test]
-fn nonsense_at_the_socket_harms_nobody() {
+fn nonsense_at_the_socket_does_no_harm() {
     let container = Supervised::new("exec sleep 1000").start();
     for text in [&b"nonsense"[..], b"{\"Kill\":\"x\"}", &[b'x'; 150_000], b"\"Attach\"", b"\"Watch\"\"Watch\"", b""] {
         let client = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
@@ -413,8 +413,8 @@ fn nonsense_at_the_socket_harms_nobody() {
 fn a_supervisor_does_not_grow() {
     let container = Supervised::new("exec sleep 1000").start();
     let state = State::load(&container.dir).unwrap().unwrap();
-    // Anonymous pages count whoever else maps them. Private pages would not do: a page of the program becomes private
-    // when the supervisor of another test ends.
+    // Anonymous pages count even if other processes map them. Private pages would not do: a page of the program becomes
+    // private when the supervisor of another test ends.
     let anonymous = || {
         let text = read(format!("/proc/{}/smaps_rollup", state.supervisor));
         let line = text.lines().find(|it| it.starts_with("Anonymous:")).unwrap();

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::harness::{Bundle, read, wait_for};
 use crate::running::Ran;
 
-/// What the manager was called with: the method, and its arguments as text.
+/// The calls of the manager: the method, and its arguments as text.
 type Calls = Arc<Mutex<Vec<(String, String)>>>;
 
 /// A message of the D-Bus wire format.
@@ -161,8 +161,8 @@ fn container_is_in_the_scope_that_systemd_starts_for_it_in_every_hierarchy() {
 #[test]
 fn machine_without_systemd_is_named_in_the_error_and_nothing_is_left() {
     let (bundle, _) = container();
-    let said = create(&bundle, Path::new("/nowhere/bus")).fails(1);
-    assert!(said.contains("with systemd, as --systemd-cgroup says: /nowhere/bus: No such file"), "{said}");
+    let printed = create(&bundle, Path::new("/nowhere/bus")).fails(1);
+    assert!(printed.contains("with systemd, as --systemd-cgroup says: /nowhere/bus: No such file"), "{printed}");
     bundle.assert_gone();
 }
 
@@ -171,8 +171,8 @@ fn path_is_no_scope_without_systemd_and_a_scope_is_no_path_with_it() {
     let (mut bundle, _) = container();
     assert!(bundle.make("create", &[]).fails(1).contains("which needs --systemd-cgroup"));
     bundle.set("/linux/cgroupsPath", json!(format!("/{}", bundle.id))).write();
-    let said = create(&bundle, Path::new("/nowhere/bus")).fails(1);
-    assert!(said.contains("it has not the form slice:prefix:name"), "{said}");
+    let printed = create(&bundle, Path::new("/nowhere/bus")).fails(1);
+    assert!(printed.contains("it has not the form slice:prefix:name"), "{printed}");
     bundle.assert_gone();
 }
 
@@ -206,11 +206,11 @@ impl Drop for Daemon {
 }
 
 #[test]
-fn bus_without_systemd_takes_every_message_and_says_that_nobody_answers() {
+fn bus_without_systemd_takes_every_message_and_reports_an_unknown_service() {
     let (bundle, _) = container();
     let socket = bundle.dir.join("bus");
     let _daemon = Daemon::start(&bundle.dir, &socket);
     // A message with an error in it would end the connection.
-    let said = create(&bundle, &socket).fails(1);
-    assert!(said.contains("org.freedesktop.DBus.Error.ServiceUnknown"), "{said}");
+    let printed = create(&bundle, &socket).fails(1);
+    assert!(printed.contains("org.freedesktop.DBus.Error.ServiceUnknown"), "{printed}");
 }

@@ -13,19 +13,19 @@ use serde_json::json;
 
 use crate::harness::{Bundle, DEADLINE, lend};
 
-/// What a terminal shows until it has shown `text`.
+/// Reads the output of a terminal until it has shown `text`.
 fn read_until(master: &mut File, text: &str) -> String {
     use std::os::fd::AsFd;
-    let mut said = String::new();
-    while !said.contains(text) {
+    let mut printed = String::new();
+    while !printed.contains(text) {
         let mut polled = [PollFd::new(master.as_fd(), PollFlags::POLLIN)];
         let ready = poll(&mut polled, PollTimeout::try_from(DEADLINE).unwrap()).unwrap();
         let mut buffer = [0; 1024];
         let count = if ready > 0 { master.read(&mut buffer).unwrap_or(0) } else { 0 };
-        assert!(count > 0, "waited for `{text}` at the terminal, which showed {said:?}");
-        said.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        assert!(count > 0, "waited for `{text}` at the terminal, which showed {printed:?}");
+        printed.push_str(&String::from_utf8_lossy(&buffer[..count]));
     }
-    said
+    printed
 }
 
 /// Calls with a console socket, and takes the terminal that comes.
@@ -52,8 +52,8 @@ fn a_console_socket_gets_a_terminal_of_the_configured_size() {
     bundle.set("/process/terminal", json!(true)).set("/process/consoleSize", json!({"height": 33, "width": 77}));
     bundle.sh("tty; stty size; read line; echo got $line; exec sleep 1000");
     let mut master = create_with_console(&bundle);
-    let said = read_until(&mut master, "33 77");
-    assert!(said.contains("/dev/pts/0"), "{said}");
+    let printed = read_until(&mut master, "33 77");
+    assert!(printed.contains("/dev/pts/0"), "{printed}");
     master.write_all(b"a line\n").unwrap();
     read_until(&mut master, "got a line");
 }
@@ -64,8 +64,8 @@ fn the_terminal_is_the_console_and_controls_its_session() {
     bundle.set("/process/terminal", json!(true));
     bundle.sh("stat -c %t:%T /dev/console /dev/pts/0; echo hello >/dev/tty; trap 'echo int' INT; echo ready; read x");
     let mut master = create_with_console(&bundle);
-    let said = read_until(&mut master, "ready");
-    assert!(said.contains("88:0\r\n88:0\r\nhello"), "{said}");
+    let printed = read_until(&mut master, "ready");
+    assert!(printed.contains("88:0\r\n88:0\r\nhello"), "{printed}");
     master.write_all(b"\x03").unwrap();
     read_until(&mut master, "int");
 }
@@ -104,8 +104,8 @@ fn a_terminal_without_a_socket_and_a_socket_without_a_terminal_are_refused() {
     bundle.set("/process/terminal", json!(false));
     let path = bundle.dir.join("console");
     let _listener = UnixListener::bind(&path).unwrap();
-    let said = bundle.make("create", &["--console-socket", path.to_str().unwrap()]).fails(1);
-    assert!(said.contains("process.terminal"), "{said}");
+    let printed = bundle.make("create", &["--console-socket", path.to_str().unwrap()]).fails(1);
+    assert!(printed.contains("process.terminal"), "{printed}");
     assert!(bundle.make("create", &["--console-socket", "/nobody"]).fails(1).contains("/nobody"));
     bundle.assert_gone();
 }

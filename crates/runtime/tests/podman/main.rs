@@ -130,8 +130,8 @@ impl Podman {
     /// As the runtime itself says it.
     fn runtime_status(&self, name: &str) -> String {
         let id = self.call(&["inspect", "--format", "{{.Id}}", name]).ok();
-        let said = ran(Command::new(program()).arg("--root").arg(self.states()).args(["state", id.trim()])).ok();
-        serde_json::from_str::<Value>(&said).unwrap()["status"].as_str().unwrap().to_owned()
+        let printed = ran(Command::new(program()).arg("--root").arg(self.states()).args(["state", id.trim()])).ok();
+        serde_json::from_str::<Value>(&printed).unwrap()["status"].as_str().unwrap().to_owned()
     }
 
     fn groups(&self) -> Vec<PathBuf> {
@@ -267,8 +267,8 @@ fn a_read_only_root_takes_no_files() {
 #[test]
 fn a_user_is_who_it_is_told_to_be() {
     let podman = Podman::new();
-    let said = podman.run("--rm --user 1000:1001 --group-add 7", &["id"]).ok();
-    assert_eq!(said.trim(), "uid=1000(1000) gid=1001 groups=7,1001", "{said}");
+    let printed = podman.run("--rm --user 1000:1001 --group-add 7", &["id"]).ok();
+    assert_eq!(printed.trim(), "uid=1000(1000) gid=1001 groups=7,1001", "{printed}");
     let look = podman.run("--rm --user 1000", &["sh", "-c", "cat /proc/self/status"]).ok();
     assert!(look.contains("CapEff:\t0000000000000000"), "{look}");
 }

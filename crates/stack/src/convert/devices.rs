@@ -162,7 +162,7 @@ mod tests {
             assert!(error.starts_with(&expected), "{text}: {error}");
         }
         let error = service("    devices: [fuse]").expect_err("relative");
-        assert_eq!(error, "services.web.devices[0]: `fuse` is no absolute path");
+        assert_eq!(error, "services.web.devices[0]: `fuse` is not an absolute path");
         let error = service("    deploy: { resources: { limits: { devices: [] } } }").expect_err("no limit");
         assert!(
             error.starts_with("services.web.deploy.resources.limits.devices: this key is not supported"),

@@ -42,7 +42,7 @@ fn test(keys: &mut Fields<'_>) -> Result<Option<HealthTest>, Fault> {
     let disabled = keys.read("disable", Node::flag)?.unwrap_or_default().then_some(HealthTest::None);
     let port = |text: &str| match text.parse() {
         Ok(port) => Ok(HealthTest::Tcp { port }),
-        Err(_) => Err(format!("`{text}` is no port")),
+        Err(_) => Err(format!("`{text}` is not a port")),
     };
     let said = [
         disabled,
@@ -100,7 +100,7 @@ mod tests {
             ("{ test: a, disable: true }", ": one of test, disable, x-flota-http and x-flota-tcp is enough"),
             ("{ interval: 10 }", "interval: `10` is not a duration"),
             ("{ retries: -1 }", "retries: `-1` is not a whole number from 0"),
-            ("{ x-flota-tcp: web }", "x-flota-tcp: `web` is no port"),
+            ("{ x-flota-tcp: web }", "x-flota-tcp: `web` is not a port"),
             ("{ x-flota-http: 'http://host/' }", "x-flota-http: `http://host/` is not an address such as"),
             ("{ cmd: a }", "cmd: this key is not supported"),
         ] {

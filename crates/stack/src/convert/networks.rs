@@ -150,7 +150,7 @@ fn network(key: &str, full: String, node: &Node) -> Result<(String, Option<Netwo
 
 fn driver(text: &str) -> Result<NetworkDriver, String> {
     let found = NetworkDriver::ALL.iter().copied().find(|it| it.as_str() == text);
-    found.ok_or_else(|| format!("`{text}` is no driver; it is one of overlay, bridge, macvlan"))
+    found.ok_or_else(|| format!("`{text}` is not a driver; a driver is overlay, bridge or macvlan"))
 }
 
 fn subnets(node: &Node) -> Result<Vec<SubnetSpec>, Fault> {
@@ -205,7 +205,7 @@ fn one_or_more(node: &Node) -> Result<Vec<String>, Fault> {
 }
 
 fn addresses(node: &Node) -> Result<Vec<std::net::IpAddr>, Fault> {
-    let parse = |text: String| text.parse().map_err(|_| node.fault(format!("`{text}` is no IP address")));
+    let parse = |text: String| text.parse().map_err(|_| node.fault(format!("`{text}` is not an IP address")));
     one_or_more(node)?.into_iter().map(parse).collect()
 }
 
@@ -285,17 +285,17 @@ services:
             ("network_mode: bridge", "services.web.network_mode: `bridge` is neither host nor none"),
             ("ports: [\"0:80:80\"]", "services.web.ports[0]: `0:80:80`: a port is published on every address"),
             ("ports: [{ published: 80 }]", "services.web.ports[0]: the key `target` is missing"),
-            ("ports: [\"65536\"]", "services.web.ports[0]: `65536` is no port"),
-            ("extra_hosts: [x]", "services.web.extra_hosts[0]: `x` has the form NAME:ADDRESS"),
-            ("dns: x", "services.web.dns: `x` is no IP address"),
+            ("ports: [\"65536\"]", "services.web.ports[0]: `65536` is not a port"),
+            ("extra_hosts: [x]", "services.web.extra_hosts[0]: `x` does not have the form NAME:ADDRESS"),
+            ("dns: x", "services.web.dns: `x` is not an IP address"),
         ] {
             let error = service(keys);
             assert!(error.starts_with(expected), "{keys}: {error}");
         }
         let error = stack("networks: { a: { driver: x } }\nservices: { web: { image: a } }").expect_err("no driver");
-        assert!(error.starts_with("networks.a.driver: `x` is no driver"), "{error}");
+        assert!(error.starts_with("networks.a.driver: `x` is not a driver"), "{error}");
         let error =
             stack("networks: { a: { driver_opts: { x: y } } }\nservices: { web: { image: a } }").expect_err("x");
-        assert!(error.starts_with("networks.a.driver_opts.x: `x` is no option of a network"), "{error}");
+        assert!(error.starts_with("networks.a.driver_opts.x: `x` is not an option of a network"), "{error}");
     }
 }

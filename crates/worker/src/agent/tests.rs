@@ -52,7 +52,8 @@ impl FakeSession {
     async fn batch(&mut self) -> StatusBatch {
         loop {
             let message = tokio::time::timeout(PATIENCE, self.inbox.message()).await.expect("a batch in time");
-            if let Some(ToManager::Statuses(batch)) = message.expect("no error").expect("the session goes on").message {
+            if let Some(ToManager::Statuses(batch)) = message.expect("no error").expect("the session continues").message
+            {
                 return batch;
             }
         }
@@ -62,7 +63,8 @@ impl FakeSession {
     async fn programmed(&mut self) -> u64 {
         loop {
             let message = tokio::time::timeout(PATIENCE, self.inbox.message()).await.expect("an answer in time");
-            if let Some(ToManager::Programmed(it)) = message.expect("no error").expect("the session goes on").message {
+            if let Some(ToManager::Programmed(it)) = message.expect("no error").expect("the session continues").message
+            {
                 return it.version;
             }
         }
@@ -274,7 +276,7 @@ async fn session_with_task(cluster: &TestCluster) -> (Bench, FakeSession) {
 }
 
 #[tokio::test]
-async fn a_killed_agent_tells_nobody_and_leaves_its_containers() {
+async fn a_killed_agent_sends_nothing_and_leaves_its_containers() {
     let (bench, session) = session_with_task(&TestCluster::new()).await;
     bench.agent.kill();
     // No task is left that could be acted on.

@@ -27,7 +27,7 @@ use crate::translate::NodeNames;
 /// The id of the task that every test uses.
 const TASK: &str = "0123456789abcdefghijklmno";
 
-/// What makes the executor under test fail.
+/// A cause for the executor under test to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lacks {
     Nothing,
@@ -134,7 +134,7 @@ conformance! {
     Nothing what_an_earlier_daemon_prepared_is_removed_whole
     Nothing a_preparation_can_be_repeated
     Nothing a_preparation_that_is_dropped_leaves_nothing
-    Image an_image_that_nobody_has_is_worth_another_try
+    Image an_image_that_no_node_has_is_worth_another_try
     Start a_container_that_can_not_start_leaves_nothing
 }
 
@@ -184,7 +184,7 @@ async fn a_preparation_that_is_dropped_leaves_nothing(bench: Bench) {
     bench.remove().await;
 }
 
-async fn an_image_that_nobody_has_is_worth_another_try(bench: Bench) {
+async fn an_image_that_no_node_has_is_worth_another_try(bench: Bench) {
     let (mut prepared, done) = bench.prepare().await;
     assert!(matches!(done, Err(ExecutorError::Transient(_))), "{done:?}");
     assert!(!prepared.is_complete());

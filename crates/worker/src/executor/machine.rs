@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 /// The behaviour of the containers of a service or of a task.
@@ -30,7 +30,7 @@ pub struct FakeProgram {
     pub exit_code: i32,
     /// Reaction of the program to a request to stop.
     pub on_stop: OnStop,
-    /// What health checks find.
+    /// The result of health checks.
     pub health: FakeHealth,
     /// The failure of sending a signal to the container, if any.
     pub signal_failure: Option<FakeFailure>,
@@ -97,7 +97,7 @@ pub enum OnStop {
     Hang,
 }
 
-/// What the health checks of a container find.
+/// The result of the health checks of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FakeHealth {
     /// They succeed.
@@ -134,11 +134,11 @@ pub struct MachineEvent {
     pub service: String,
     /// The task's slot in its service.
     pub slot: u64,
-    /// What happened.
+    /// The event.
     pub what: WhatHappened,
 }
 
-/// What happened to a container.
+/// An event in the life of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhatHappened {
     /// It was started.
@@ -154,6 +154,8 @@ pub struct FakeMachine {
     inner: Arc<Mutex<Inner>>,
     /// Notified when the end of a container has been brought forward.
     changed: Arc<Notify>,
+    /// The number of health checks that have begun.
+    checks: Arc<watch::Sender<usize>>,
 }
 
 #[derive(Debug, Default)]
@@ -162,9 +164,10 @@ struct Inner {
     programs: BTreeMap<String, FakeProgram>,
     default_program: FakeProgram,
     /// The containers in the order of their starts. A task has several if its daemon starts one while another runs.
-    containers: Vec<Container>,
+    containers: Vec<MachineContainer>,
     events: Vec<MachineEvent>,
-    /// What was prepared and not undone, by task and step, with the program that defines how undoing it behaves.
+    /// The steps that were prepared and not undone, by task and step, with the program that defines how the undo
+    /// behaves.
     prepared: BTreeMap<(String, &'static str), FakeProgram>,
     /// How often each action has failed.
     failures: BTreeMap<(String, Act), u32>,
@@ -180,7 +183,7 @@ pub(super) enum Act {
 }
 
 #[derive(Clone, Debug)]
-struct Container {
+struct MachineContainer {
     running: RunningSlot,
     on_stop: OnStop,
     health: FakeHealth,
@@ -204,7 +207,7 @@ impl Inner {
         }
     }
 
-    fn last(&self, task: &str) -> Option<&Container> {
+    fn last(&self, task: &str) -> Option<&MachineContainer> {
         self.containers.iter().rfind(|it| it.running.task == task)
     }
 }
@@ -216,7 +219,7 @@ fn event(running: &RunningSlot, at: Instant, what: WhatHappened) -> MachineEvent
 impl FakeMachine {
     /// Returns a machine that has just booted; `name` makes its boot ids differ from those of other machines.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), inner: Arc::default(), changed: Arc::default() }
+        Self { name: name.to_owned(), inner: Arc::default(), changed: Arc::default(), checks: Arc::default() }
     }
 
     /// Returns the identifier of the current boot.
@@ -282,7 +285,7 @@ impl FakeMachine {
     }
 
     /// Brings the end of these containers forward.
-    fn end(&self, of: impl Fn(&Container) -> bool, at: Instant, code: i32) {
+    fn end(&self, of: impl Fn(&MachineContainer) -> bool, at: Instant, code: i32) {
         self.with(|inner| {
             for container in inner.containers.iter_mut().filter(|it| !it.has_ended && of(it)) {
                 container.end = Some(container.end.map_or((at, code), |end| end.min((at, code))));
@@ -307,7 +310,7 @@ impl FakeMachine {
             inner.events.push(event(&running, now, WhatHappened::Started));
             let (on_stop, health) = (program.on_stop, program.health);
             let signal_failure = program.signal_failure.clone();
-            inner.containers.push(Container { running, on_stop, health, signal_failure, end, has_ended: false });
+            inner.containers.push(MachineContainer { running, on_stop, health, signal_failure, end, has_ended: false });
         });
     }
 
@@ -323,6 +326,7 @@ impl FakeMachine {
 
     /// Returns what a health check of the task's last container finds now; `None` if the check hangs.
     pub(super) fn is_healthy(&self, task: &str) -> Option<bool> {
+        self.checks.send_modify(|checks| *checks += 1);
         self.with(|inner| {
             let Some(container) = inner.last(task).filter(|it| !it.has_ended) else { return Some(false) };
             let age = container.running.since.elapsed();
@@ -335,8 +339,27 @@ impl FakeMachine {
         })
     }
 
+    /// Waits until another health check has begun.
+    #[cfg(test)]
+    pub(crate) async fn checked(&self) {
+        // The sender lives as long as the machine.
+        let _ = self.checks.subscribe().changed().await;
+    }
+
+    /// Waits until the task's last container has been told to stop.
+    #[cfg(test)]
+    pub(crate) async fn stopping(&self, task: &str) {
+        loop {
+            let changed = self.changed.notified();
+            if self.with(|inner| inner.last(task).is_some_and(|it| it.end.is_some())) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Waits until the task's last container has ended. A container that no longer exists was killed.
-    pub(super) async fn wait(&self, task: &str) -> (Instant, i32) {
+    pub(crate) async fn wait(&self, task: &str) -> (Instant, i32) {
         loop {
             // This comes before the check, so that no change in between is missed.
             let changed = self.changed.notified();

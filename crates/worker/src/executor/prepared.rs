@@ -36,7 +36,7 @@ pub trait PrepareStep: fmt::Debug + Send + Sync {
     fn undo<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>>;
 }
 
-/// What the steps have determined for the container.
+/// The properties of the container that the steps have determined.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Draft {
     /// Digest of the task's image. Before the first step, the digest that an earlier start used, if there was one.

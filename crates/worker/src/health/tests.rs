@@ -43,7 +43,7 @@ fn each_result_has_its_consequence() {
         // They do once a check has succeeded.
         (Healthy, 0, false, 1, Healthy, 1),
         (Healthy, 2, false, 1, Unhealthy, 3),
-        // What is unhealthy is started again and not healed.
+        // An unhealthy container is started again and not healed.
         (Unhealthy, 3, true, 60, Unhealthy, 3),
         (Unhealthy, 3, false, 60, Unhealthy, 3),
     ];

@@ -12,7 +12,7 @@ use flota_api::model::{NodeAddress, Role};
 use flota_api::proto::images::image_store_server::{ImageStore as ImageStoreRpc, ImageStoreServer};
 use flota_api::proto::images::{Chunk, GetBlobRequest};
 
-/// What a holder sends.
+/// The answer of a holder.
 #[derive(Clone, Copy, Debug)]
 enum Gives {
     /// This many bytes before the connection ends.
@@ -109,9 +109,9 @@ async fn a_transfer_goes_on_with_the_next_holder_where_it_stopped() {
 #[tokio::test]
 async fn a_holder_that_gives_something_else_does_not_spoil_what_the_others_give() {
     let (fetched, asked) = fetch(&[Gives::Damaged, Gives::All]).await;
-    assert_eq!((fetched, asked), (Ok(()), vec![vec![0], vec![0]]), "begun anew");
+    assert_eq!((fetched, asked), (Ok(()), vec![vec![0], vec![0]]), "begun again");
     let (fetched, _) = fetch(&[Gives::Damaged, Gives::Damaged]).await;
-    assert!(fetched.expect_err("nobody gave it").contains("damaged"));
+    assert!(fetched.expect_err("no holder gave it").contains("damaged"));
     let (fetched, _) = fetch(&[Gives::TooMuch]).await;
     assert!(fetched.expect_err("it has a size").contains("more than the 10000 bytes"));
 }
@@ -170,7 +170,7 @@ async fn an_image_that_the_leader_names_and_no_node_holds_is_the_one_with_that_d
     images.ensure(&task(&digest), None).await.expect("it is here");
     assert!(images.reporter.has_report_of(&digest), "the leader does not know that");
     let other = format!("sha256:{}", "1".repeat(64));
-    let error = images.ensure(&task(&other), Some(&digest)).await.expect_err("nobody has it");
+    let error = images.ensure(&task(&other), Some(&digest)).await.expect_err("no node has it");
     let text = flota_api::text::with_causes(&error);
     assert!(
         text.starts_with(&format!("no node holds the image {other}, and its registry does not send it: ")),
@@ -195,5 +195,5 @@ async fn tasks_of_one_spec_run_the_image_that_the_first_one_resolved() {
     images.uses.add(&task("first", 1), &digest);
     let second = images.ensure(&task("second", 1), None).await.expect("the registry is not asked");
     assert_eq!(second.digest, digest);
-    assert_eq!(images.uses.of_spec(&task("other", 2)), None, "another spec is resolved anew");
+    assert_eq!(images.uses.of_spec(&task("other", 2)), None, "another spec is resolved again");
 }

@@ -6,10 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use prost::Message as _;
-
 use flota_api::model::NetworkUpdate;
-use flota_api::proto::dispatcher as pd;
 use flota_api::seal::Sealer;
 
 use crate::disk_thread::DiskThread;
@@ -48,7 +45,7 @@ impl NetworkRecord {
     fn try_load(&self) -> io::Result<NetworkUpdate> {
         let sealed = std::fs::read(&self.path)?;
         let plain = self.sealer.open(SEALED_AS, &sealed).map_err(io::Error::other)?;
-        pd::Networks::decode(plain.as_slice()).map_err(io::Error::other)?.try_into().map_err(io::Error::other)
+        NetworkUpdate::decode(&plain).map_err(io::Error::other)
     }
 
     /// Replaces the record, soon. If that fails, the failure is logged.
@@ -59,7 +56,7 @@ impl NetworkRecord {
         let (path, sealer, pending) = (self.path.clone(), self.sealer.clone(), Arc::clone(&self.pending));
         self.disk.run(move || {
             let Some(everything) = pending.lock().expect("no holder panics").take() else { return };
-            let sealed = sealer.seal(SEALED_AS, &pd::Networks::from(&everything).encode_to_vec());
+            let sealed = sealer.seal(SEALED_AS, &everything.encode());
             if let Err(error) = replace(&path, &sealed) {
                 tracing::warn!(%error, "failed to record this node's networks");
             }

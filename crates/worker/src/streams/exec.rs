@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
+use flota_api::id::TaskId;
+use flota_api::model::{Program, TerminalSize};
 use flota_api::proto::streams::Frame;
 use flota_api::proto::streams::frame::Frame as F;
 use flota_runtime::{ExecProcess, ExecSpec, RunError};
@@ -15,7 +17,6 @@ use flota_runtime::{ExecProcess, ExecSpec, RunError};
 use super::descriptor::Descriptor;
 use super::{Gone, Outbox, send};
 use crate::executor::{ContainerExecutor, exit_code};
-use crate::messages::{ExecRequest, TerminalSize};
 
 /// Exit code if the process could not be started for a reason that is not its program, as in Docker.
 const EXEC_FAILED: i32 = 125;
@@ -29,11 +30,12 @@ const REST_BOUND: usize = 1 << 20;
 /// Starts the process, and serves it until it has ended or the user has left.
 pub(super) async fn exec(
     executor: &ContainerExecutor,
-    request: ExecRequest,
+    task: &TaskId,
+    program: Program,
     inbox: &mut Streaming<Frame>,
     outbox: &Outbox,
 ) {
-    match start(executor, &request).await {
+    match start(executor, task, program).await {
         // The process does not outlive the stream.
         Ok((process, io)) => run(process, io, inbox, outbox).await,
         Err(error) => {
@@ -77,14 +79,14 @@ struct Io {
     terminal: Option<Descriptor>,
 }
 
-async fn start(executor: &ContainerExecutor, request: &ExecRequest) -> Result<(ExecProcess, Io), NotStarted> {
-    let client = executor.client(&request.task).map_err(|_| NotStarted::new("the task's container does not run"))?;
+async fn start(executor: &ContainerExecutor, task: &TaskId, program: Program) -> Result<(ExecProcess, Io), NotStarted> {
+    let client = executor.client(task).map_err(|_| NotStarted::new("the task's container does not run"))?;
     let spec = ExecSpec {
-        argv: request.command.clone(),
-        env: request.env.clone(),
-        cwd: request.working_dir.clone(),
-        user: request.user.clone(),
-        tty: request.terminal.is_some(),
+        argv: program.command,
+        env: program.env,
+        cwd: program.working_dir,
+        user: program.user,
+        tty: program.terminal.is_some(),
         contained: false,
     };
     // The supervisor bounds the time of a start.
@@ -92,7 +94,7 @@ async fn start(executor: &ContainerExecutor, request: &ExecRequest) -> Result<(E
         let started = tokio::task::spawn_blocking(move || client.exec(&spec, theirs)).await;
         started.map_err(NotStarted::new)?.map_err(NotStarted::from)
     };
-    if let Some(size) = request.terminal {
+    if let Some(size) = program.terminal {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         let process = run(vec![theirs.into()]).await?;
         // The runtime sends the terminal before the process runs, so this does not block.
@@ -105,7 +107,7 @@ async fn start(executor: &ContainerExecutor, request: &ExecRequest) -> Result<(E
     let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(io::Error::from);
     let ((in_read, in_write), (out_read, out_write), (err_read, err_write)) = (pipe()?, pipe()?, pipe()?);
     let process = run(vec![in_read, out_write, err_write]).await?;
-    let stdin = if request.stdin { Some(Descriptor::new(in_write)?) } else { None };
+    let stdin = if program.stdin { Some(Descriptor::new(in_write)?) } else { None };
     let (stdout, stderr) = (Descriptor::new(out_read)?, Some(Descriptor::new(err_read)?));
     Ok((process, Io { stdin, stdout, stderr, terminal: None }))
 }

@@ -12,6 +12,8 @@ use nix::net::if_::InterfaceFlags;
 use tokio::net::{TcpSocket, TcpStream};
 use tonic::Streaming;
 
+use flota_api::id::TaskId;
+use flota_api::model::TaskPort;
 use flota_api::proto::streams::Frame;
 use flota_api::proto::streams::frame::Frame as F;
 use flota_identity::tunnel::{self, TunnelError};
@@ -20,7 +22,6 @@ use flota_runtime::State;
 
 use super::{Outbox, send};
 use crate::executor::ContainerExecutor;
-use crate::messages::ForwardRequest;
 
 /// How long a program has to accept the connection. It is shorter than what the leader waits.
 const CONNECT_WAIT: Duration = Duration::from_secs(3);
@@ -47,11 +48,12 @@ enum ForwardError {
 /// Serves one connection until it has ended or the user has left.
 pub(super) async fn forward(
     executor: &ContainerExecutor,
-    request: &ForwardRequest,
+    task: &TaskId,
+    port: TaskPort,
     inbox: &mut Streaming<Frame>,
     outbox: &Outbox,
 ) {
-    let failed = match connect(&executor.paths.run_folder(&request.task), request.port).await {
+    let failed = match connect(&executor.paths.run_folder(task), port.0.get()).await {
         Ok(connection) => {
             if send(outbox, F::Connected(true)).await.is_err() {
                 return;
@@ -121,7 +123,7 @@ async fn connect_first(sockets: Vec<(TcpSocket, SocketAddr)>) -> io::Result<TcpS
     for (socket, address) in sockets {
         match socket.connect(address).await {
             Ok(connection) => {
-                // What a user types is sent at once, as the user's own program asks for.
+                // Data is sent at once, because a user may type it.
                 let _ = connection.set_nodelay(true);
                 return Ok(connection);
             }

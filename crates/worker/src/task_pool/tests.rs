@@ -68,7 +68,7 @@ async fn a_container_without_a_record_runs_on_if_the_leader_names_its_task() {
     node.machine.take_events();
     let mut daemon = node.daemon();
     tokio::time::advance(HOUR).await;
-    assert_eq!(running(&node), ["a", "t"], "nobody knows yet what they are");
+    assert_eq!(running(&node), ["a", "t"], "it is not known yet what they are");
     assign(&daemon, &["t"], Duration::ZERO);
     daemon.is(TaskState::Running).await;
     until_left(&node, &["t"]).await;
@@ -108,5 +108,5 @@ async fn a_task_that_can_not_be_understood_is_rejected_unless_it_runs_or_has_end
     assert_eq!(reports.iter().map(|it| it.task.as_str()).collect::<Vec<_>>(), ["new"]);
     assert_eq!((reports[0].status.attempt, reports[0].status.state), (3, TaskState::Rejected));
     assert_eq!(reports[0].status.error, "this node does not understand the task: it is odd");
-    assert_eq!(daemon.pool.tasks(), ["t"], "what runs goes on");
+    assert_eq!(daemon.pool.tasks(), ["t"], "running tasks continue");
 }

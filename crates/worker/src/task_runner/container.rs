@@ -9,9 +9,9 @@ use flota_runtime::ExitStatus;
 use crate::executor::Running;
 use crate::step::Presence;
 
-/// What a runner knows of its task's container.
+/// The state of its task's container as a runner knows it.
 #[derive(Debug)]
-pub(super) enum Container {
+pub(super) enum TaskContainer {
     Absent,
     /// It runs; it was found at `found`.
     Runs {
@@ -25,7 +25,7 @@ pub(super) enum Container {
     },
 }
 
-impl Container {
+impl TaskContainer {
     pub(super) fn presence(&self) -> Presence {
         match self {
             Self::Absent => Presence::Absent,

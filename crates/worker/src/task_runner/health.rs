@@ -1,4 +1,4 @@
-//! What the health of a container means for its task: the task is `starting` until the first check succeeds, and an
+//! The effect of a container's health on its task: the task is `starting` until the first check succeeds, and an
 //! unhealthy container is stopped once its node gets no more connections for it.
 
 use std::time::Duration;
@@ -63,10 +63,10 @@ impl TaskRunner {
     pub(super) fn unhealthy_until(&self) -> Option<Instant> {
         let since = self.health.as_ref()?.unhealthy_since()?;
         let assignment = &self.orders.borrow().assignment;
-        // Nobody is sent connections to a task that has not been healthy, or has no address.
+        // No connections are sent to a task that has not been healthy, or has no address.
         let is_reached = self.status.state == TaskState::Running
             && assignment.attachments.iter().any(|it| !it.addresses.is_empty())
-            && assignment.withdrawn_attempt != self.status.attempt;
+            && assignment.withdrawn_attempt != Some(self.status.attempt);
         Some(if is_reached { since + PATIENCE } else { since })
     }
 }

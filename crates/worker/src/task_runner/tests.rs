@@ -74,7 +74,7 @@ async fn a_stop_during_the_preparation_ends_the_task_without_a_container() {
     daemon.is(TaskState::Preparing).await;
     daemon.assign(&RestartPolicy::default(), DesiredState::Shutdown);
     daemon.is(TaskState::Shutdown).await;
-    assert!(begin.elapsed() < SECOND, "nobody waits for the image");
+    assert!(begin.elapsed() < SECOND, "the image is not waited for");
     tokio::time::advance(2 * HOUR).await;
     assert!(node.machine.take_events().is_empty());
     assert!(node.machine.tasks().is_empty(), "nothing is left of the preparation");

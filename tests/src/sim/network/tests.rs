@@ -114,7 +114,7 @@ fn a_crash_resets_connections_and_a_lost_machine_says_nothing_until_it_is_back()
         run(&mut world, 500);
         world.crash(B, true);
         run(&mut world, 5_000);
-        assert_eq!(seen.ended.load(Ordering::SeqCst), 0, "nobody is there to say so");
+        assert_eq!(seen.ended.load(Ordering::SeqCst), 0, "no process is there to end it");
         start_echo(&mut world);
         run(&mut world, 100);
         assert_eq!(seen.ended.load(Ordering::SeqCst), 1, "the machine is back and does not know the connection");
@@ -129,7 +129,7 @@ fn a_crash_resets_connections_and_a_lost_machine_says_nothing_until_it_is_back()
 }
 
 #[test]
-fn connections_are_refused_where_nobody_listens() {
+fn connections_are_refused_where_no_process_listens() {
     on_its_own_thread(|| {
         let mut world = World::new(1);
         let seen = start_pinging(&mut world);

@@ -25,7 +25,7 @@ impl Client {
     async fn create_network(&mut self, spec: NetworkSpec) {
         let tag = self.history.tag();
         let request = CreateNetworkRequest { request_id: self.request_id(tag), spec: Some(spec) };
-        let done = self.ask(|mut client| {
+        let done = self.request(|mut client| {
             let request = request.clone();
             async move { client.create_network(request).await.map(drop) }
         });
@@ -41,7 +41,7 @@ impl Client {
         }
         let tag = self.history.tag();
         let request = RemoveRequest { request_id: self.request_id(tag), name: name.to_owned(), ..Default::default() };
-        let done = self.ask(|mut client| {
+        let done = self.request(|mut client| {
             let request = request.clone();
             async move { client.remove_network(request).await.map(drop) }
         });

@@ -44,7 +44,7 @@ async fn write(number: usize, channels: &[Channel], history: &History, written: 
             spec: Some(ServiceSpec { restart: Some(Default::default()), ..spec }),
             ..CreateServiceRequest::default()
         };
-        let created = ask(channels, &mut at, |mut client| {
+        let created = request(channels, &mut at, |mut client| {
             let create = create.clone();
             async move { client.create_service(create).await.map(drop) }
         });
@@ -52,7 +52,7 @@ async fn write(number: usize, channels: &[Channel], history: &History, written: 
         written.fetch_add(1, Ordering::Relaxed);
         let request_id = format!("{name} {round} remove");
         let remove = RemoveRequest { request_id, name: name.clone(), ..RemoveRequest::default() };
-        let removed = ask(channels, &mut at, |mut client| {
+        let removed = request(channels, &mut at, |mut client| {
             let remove = remove.clone();
             async move { client.remove_service(remove).await.map(drop) }
         });
@@ -62,7 +62,11 @@ async fn write(number: usize, channels: &[Channel], history: &History, written: 
 }
 
 /// Tries one manager after the other until one gives a final answer.
-async fn ask<F>(channels: &[Channel], at: &mut usize, call: impl Fn(ControlClient<Channel>) -> F) -> Result<(), Status>
+async fn request<F>(
+    channels: &[Channel],
+    at: &mut usize,
+    call: impl Fn(ControlClient<Channel>) -> F,
+) -> Result<(), Status>
 where
     F: Future<Output = Result<(), Status>>,
 {

@@ -29,6 +29,12 @@ pub(super) fn filters(filters: Vec<pc::Filter>) -> Vec<Filter> {
     filters.into_iter().map(|it| Filter { key: it.key, value: it.value }).collect()
 }
 
+/// Returns the key under which a request is carried out once: its id, which is empty on the wire if the user gave none, and
+/// the method. A user who gives an id to two methods means two requests.
+pub(super) fn request_key(method: &str, request_id: &str) -> Option<String> {
+    Some(request_id).filter(|id| !id.is_empty()).map(|id| format!("{method} {id}"))
+}
+
 /// Returns the expected version; 0 on the wire means any version.
 pub(super) fn version(version: u64) -> Option<Version> {
     Some(version).filter(|version| *version != 0)
@@ -118,7 +124,8 @@ impl From<TaskSummary> for pc::TaskRow {
             service_name: row.service_name().to_owned(),
             node_name: row.node_name().to_owned(),
             image: row.image().to_owned(),
-            doubt: row.doubt(),
+            error: row.error(),
+            health: row.health().map(|it| pt::HealthState::from(it).into()),
         }
     }
 }
@@ -134,9 +141,9 @@ impl From<NetworkSummary> for pc::NetworkRow {
     fn from(row: NetworkSummary) -> Self {
         let endpoint = |it: super::super::networks::EndpointSummary| pc::NetworkEndpoint {
             task: it.task,
-            node: it.node,
+            node: it.node.unwrap_or_default(),
             addresses: it.addresses,
-            state: it.state.into(),
+            state: it.state.as_str().into(),
         };
         let holder = |it: super::super::networks::HolderSummary| pc::NetworkHolder {
             node: it.node,
@@ -161,7 +168,7 @@ impl From<RegistrySummary> for pc::RegistryRow {
 
 impl From<HangingTask> for pc::HangingTask {
     fn from(it: HangingTask) -> Self {
-        Self { name: it.name, state: it.state.to_string(), reason: it.reason, stuck: it.stuck }
+        Self { name: it.name, state: it.state.to_string(), reason: it.cause.to_string(), stuck: it.cause.is_stuck() }
     }
 }
 

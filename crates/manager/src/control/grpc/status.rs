@@ -6,6 +6,7 @@ use flota_api::reason::{Detail, Reason};
 use flota_raft_store::{Conflict, ProposeError};
 
 use super::super::error::{ControlError, NodeHold};
+use crate::streams::BrokenStream;
 
 /// Returns the code and the reason for an error.
 fn row(error: &ControlError) -> (Code, Reason) {
@@ -31,6 +32,8 @@ fn row(error: &ControlError) -> (Code, Reason) {
         ControlError::TaskUnreachable(_) | ControlError::NoRunningTask { .. } => {
             (Code::FailedPrecondition, Reason::TaskUnreachable)
         }
+        ControlError::BrokenStream(BrokenStream::Lost(_)) => (Code::Unavailable, Reason::TaskUnreachable),
+        ControlError::BrokenStream(BrokenStream::Malformed(_)) => (Code::Internal, Reason::TaskUnreachable),
         ControlError::NoClusterYet => (Code::Unavailable, Reason::NoClusterYet),
         ControlError::LeadershipMoved => (Code::Unavailable, Reason::LeadershipMoved),
         ControlError::Propose(error) => match error {

@@ -8,6 +8,7 @@ use flota_api::version::Timestamp;
 use flota_raft_store::{LocalProposer, Proposer, WriteTx};
 
 use super::super::*;
+use crate::dispatcher::Sessions;
 use crate::resolver::tests::FakeRegistry;
 
 pub(super) const OWN_RAFT_ID: u64 = 7;
@@ -73,11 +74,12 @@ impl Control<Alone> {
         let clock = TermClock::new(Clock::new(|| Timestamp(1_000)));
         let (_, leading) = watch::channel(Some(CancellationToken::new()));
         let (random, resolver) = (Random::seeded(1), Resolver::new(registry));
-        Self { store, member, clock, random, resolver, programmed: Programmed::default(), leading }
+        let streams = StreamBroker::new(Sessions::default(), random.clone());
+        Self { store, member, clock, random, resolver, programmed: Programmed::default(), streams, leading }
     }
 
     pub(in crate::control) async fn put(&self, object: impl StoreObject) {
-        let mut tx = WriteTx::new(self.store.view(), "");
+        let mut tx = WriteTx::new(self.store.view(), None);
         tx.create(object);
         self.member.propose(tx.finish()).await.expect("it is new");
     }

@@ -33,7 +33,7 @@ fn pinned(control: &Control<Alone>, name: &str) -> (Option<String>, u64) {
 }
 
 async fn update(control: &Control<Alone>, spec: &ServiceSpec, when: ResolveImage) -> Warned<Arc<Service>> {
-    control.update_service("", &spec.name, None, spec, when).await.expect("it is there")
+    control.update_service(None, &spec.name, None, spec, when).await.expect("it is there")
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn a_service_gets_the_digest_of_its_image_and_keeps_its_spec() {
         ("not-asked", "app:1", Never, None),
         ("kept-by-name", "kept", Never, None),
     ] {
-        let created = control.create_service("", with_image(name, image), when).await.expect("it is new");
+        let created = control.create_service(None, with_image(name, image), when).await.expect("it is new");
         assert_eq!(created.warnings, Vec::<String>::new());
         assert_eq!((created.changed.spec.image.as_str(), created.changed.image_digest.as_deref()), (image, expected));
     }
@@ -59,7 +59,7 @@ async fn a_service_gets_the_digest_of_its_image_and_keeps_its_spec() {
 async fn an_image_that_can_not_be_resolved_is_a_warning_and_no_error() {
     let (registry, control) = with_registry().await;
     registry.falls_silent();
-    let created = control.create_service("", with_image("web", "app:1"), Changed).await.expect("it is created");
+    let created = control.create_service(None, with_image("web", "app:1"), Changed).await.expect("it is created");
     assert_eq!(created.changed.image_digest, None);
     let [warning] = created.warnings.as_slice() else { panic!("{:?}", created.warnings) };
     assert!(warning.starts_with("failed to resolve docker.io/library/app:1: its registry has not"), "{warning}");
@@ -70,7 +70,7 @@ async fn an_image_that_can_not_be_resolved_is_a_warning_and_no_error() {
 async fn an_update_resolves_anew_what_it_names_and_replaces_tasks_only_if_the_digest_differs() {
     let (registry, control) = with_registry().await;
     let web = with_image("web", "app:1");
-    control.create_service("", web.clone(), Changed).await.expect("it is new");
+    control.create_service(None, web.clone(), Changed).await.expect("it is new");
     update(&control, &web, Always).await;
     assert_eq!(pinned(&control, "web"), (Some(DIGEST.into()), 1), "the same image");
     registry.holds(NEWER);
@@ -97,7 +97,7 @@ async fn a_stack_asks_once_for_each_image_and_as_its_user_wants() {
     let stack = StackSpec { name: "s".into(), services, ..StackSpec::default() };
     let asked = async |when| {
         let before = registry.asked().len();
-        control.deploy_stack("", &stack, when).await.expect("it is valid");
+        control.deploy_stack(None, &stack, when).await.expect("it is valid");
         registry.asked()[before..].to_vec()
     };
     assert_eq!(asked(Never).await, Vec::<String>::new());
@@ -116,7 +116,7 @@ async fn a_registry_is_asked_with_the_clusters_credentials_and_once_for_a_reques
     let (host, username) = ("registry:5000".to_owned(), "builder".to_owned());
     control.put(Registry { id: "r".into(), host, username, ..Registry::default() }).await;
     for _ in 0..2 {
-        control.create_service("once", with_image("web", "registry:5000/app"), Changed).await.expect("it is new");
+        control.create_service(Some("once"), with_image("web", "registry:5000/app"), Changed).await.expect("it is new");
     }
     assert_eq!(registry.asked(), ["registry:5000/app:latest as builder"]);
 }
@@ -124,7 +124,7 @@ async fn a_registry_is_asked_with_the_clusters_credentials_and_once_for_a_reques
 #[tokio::test]
 async fn a_service_that_changes_between_the_question_and_the_write_is_not_left_without_a_digest() {
     let (registry, control) = with_registry().await;
-    control.create_service("", with_image("web", "app:1"), Changed).await.expect("it is new");
+    control.create_service(None, with_image("web", "app:1"), Changed).await.expect("it is new");
     // Another user gives it another image while the registry is silent about another service of the stack.
     control
         .put(Stack { id: "k".into(), spec: StackSpec { name: "s".into(), ..Default::default() }, ..Default::default() })
@@ -133,7 +133,7 @@ async fn a_service_that_changes_between_the_question_and_the_write_is_not_left_w
         let view = control.store.view();
         let service = view.service_by_name("web").expect("it is there").as_ref().clone();
         let spec = Arc::new(with_image("web", image));
-        let mut tx = WriteTx::new(view, "");
+        let mut tx = WriteTx::new(view, None);
         tx.update(Service { spec, stack_id: Some("k".into()), ..service });
         tx.finish()
     };
@@ -144,7 +144,7 @@ async fn a_service_that_changes_between_the_question_and_the_write_is_not_left_w
         services: vec![with_image("web", "app:1"), with_image("db", "db:1")],
         ..StackSpec::default()
     };
-    let deploy = control.deploy_stack("", &stack, Changed);
+    let deploy = control.deploy_stack(None, &stack, Changed);
     let interfere = async {
         while registry.asked().len() < 2 {
             tokio::task::yield_now().await;
@@ -159,14 +159,14 @@ async fn a_service_that_changes_between_the_question_and_the_write_is_not_left_w
 #[tokio::test]
 async fn a_service_that_takes_the_place_of_one_that_is_removed_meanwhile_gets_its_digest() {
     let (registry, control) = with_registry().await;
-    control.create_service("", with_image("web", "app:1"), Changed).await.expect("it is new");
+    control.create_service(None, with_image("web", "app:1"), Changed).await.expect("it is new");
     registry.falls_silent();
-    let create = control.create_service("", with_image("web", "app:1"), Changed);
+    let create = control.create_service(None, with_image("web", "app:1"), Changed);
     let interfere = async {
         while registry.asked().len() < 2 {
             tokio::task::yield_now().await;
         }
-        control.remove_service("", "web").await.expect("it is there");
+        control.remove_service(None, "web").await.expect("it is there");
         registry.holds(NEWER);
     };
     let (created, ()) = tokio::time::timeout(Duration::from_secs(30), async { tokio::join!(create, interfere) })
@@ -178,12 +178,12 @@ async fn a_service_that_takes_the_place_of_one_that_is_removed_meanwhile_gets_it
 #[tokio::test]
 async fn an_image_that_a_service_is_pinned_to_is_kept() {
     let (_, control) = with_registry().await;
-    control.create_service("", with_image("web", "kept"), Changed).await.expect("it is new");
+    control.create_service(None, with_image("web", "kept"), Changed).await.expect("it is new");
     control.put(node("n1", "m1", Role::Manager, OWN_RAFT_ID)).await;
     let moved = Naming { reference: "kept".into(), ..naming("n1") };
-    control.name_image("", &moved).await.expect("the name goes to another image");
-    assert_eq!(refusal(control.remove_image("", "i1", false).await), Some(Reason::InUse));
-    control.remove_image("", "i1", true).await.expect("it is forced");
+    control.name_image(None, &moved).await.expect("the name goes to another image");
+    assert_eq!(refusal(control.remove_image(None, "i1", false).await), Some(Reason::InUse));
+    control.remove_image(None, "i1", true).await.expect("it is forced");
     assert!(control.store.view().image("i1").is_some(), "it goes with the last that needs it");
 }
 
@@ -191,12 +191,12 @@ async fn an_image_that_a_service_is_pinned_to_is_kept() {
 async fn a_request_that_was_refused_is_told_so_when_it_comes_again_and_nothing_is_in_its_way_any_more() {
     let (_, control) = with_registry().await;
     let web = with_image("web", "app:1");
-    let update = async || refusal(control.update_service("u", "web", None, &web, Always).await);
-    let create = async || refusal(control.create_service("c", web.clone(), Changed).await);
+    let update = async || refusal(control.update_service(Some("u"), "web", None, &web, Always).await);
+    let create = async || refusal(control.create_service(Some("c"), web.clone(), Changed).await);
     assert_eq!(update().await, Some(Reason::NotFound));
-    control.create_service("", web.clone(), Changed).await.expect("it is new");
+    control.create_service(None, web.clone(), Changed).await.expect("it is new");
     assert_eq!(create().await, Some(Reason::AlreadyExists));
     assert_eq!(update().await, Some(Reason::RefusedBefore));
-    control.remove_service("", "web").await.expect("it is there");
+    control.remove_service(None, "web").await.expect("it is there");
     assert_eq!(create().await, Some(Reason::RefusedBefore));
 }

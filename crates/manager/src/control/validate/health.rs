@@ -49,7 +49,7 @@ fn test(test: &HealthTest) -> Result<(), String> {
         HealthTest::Http { port, path } => {
             let is_path = path.starts_with('/') && path.bytes().all(|it| it.is_ascii_graphic() && it != b'#');
             some_port(*port)?;
-            is_path.then_some(()).ok_or_else(|| format!("`{}` is no path of an HTTP request", path.escape_debug()))
+            is_path.then_some(()).ok_or_else(|| format!("`{}` is not a path of an HTTP request", path.escape_debug()))
         }
     }
 }
@@ -120,9 +120,9 @@ mod tests {
             (HealthTest::Shell(" ".into()), "it has nothing to run"),
             (HealthTest::Tcp { port: 0 }, "a port is from 1 to 65535"),
             (http(0, "/"), "a port is from 1 to 65535"),
-            (http(1, "a"), "`a` is no path of an HTTP request"),
-            (http(1, "/a b"), "`/a b` is no path of an HTTP request"),
-            (http(1, "/\r\nX: y"), "`/\\r\\nX: y` is no path of an HTTP request"),
+            (http(1, "a"), "`a` is not a path of an HTTP request"),
+            (http(1, "/a b"), "`/a b` is not a path of an HTTP request"),
+            (http(1, "/\r\nX: y"), "`/\\r\\nX: y` is not a path of an HTTP request"),
         ] {
             let found = broken(HealthSpec { test: Some(bad), ..HealthSpec::default() });
             assert_eq!(found, [format!("healthcheck.test: {why}")]);

@@ -79,7 +79,7 @@ fn driver(spec: &NetworkSpec) -> Result<(), String> {
             Err(format!("every cluster has the one network `{}` of this driver", spec.driver))
         }
         (NetworkDriver::Macvlan, Some(parent)) if !is_interface(parent) => {
-            Err(format!("the parent `{}` is no name of an interface", parent.escape_debug()))
+            Err(format!("the parent `{}` is not a name of an interface", parent.escape_debug()))
         }
         (NetworkDriver::Macvlan, None) => Err("macvlan needs the option `parent`, an interface of the nodes".into()),
         (NetworkDriver::Macvlan, Some(_)) if spec.subnets.is_empty() => {
@@ -118,7 +118,7 @@ fn subnet(index: usize, spec: &SubnetSpec, check: Check<'_>) {
     let usable = |address: &IpAddr| {
         let is_edge = *address == prefix.network() || address.is_ipv4() && *address == prefix.broadcast();
         let is_good = prefix.contains(address) && !is_edge;
-        is_good.then_some(()).ok_or_else(|| format!("{address} is no address of a machine in {prefix}"))
+        is_good.then_some(()).ok_or_else(|| format!("{address} is not an address of a machine in {prefix}"))
     };
     if let Some(gateway) = &spec.gateway {
         check(&field("gateway"), usable(gateway));
@@ -179,7 +179,7 @@ pub(super) fn judge(spec: &ServiceSpec, check: Check<'_>) {
     }
     for (index, option) in spec.dns.options.iter().enumerate() {
         let is_good = !option.is_empty() && option.bytes().all(|it| it.is_ascii_graphic());
-        let why = || format!("`{}` is no option of resolv.conf(5)", option.escape_debug());
+        let why = || format!("`{}` is not an option of resolv.conf(5)", option.escape_debug());
         check(&format!("dns.options[{index}]"), is_good.then_some(()).ok_or_else(why));
     }
     for (index, entry) in spec.hosts.iter().enumerate() {
@@ -207,7 +207,7 @@ fn dns_name(name: &str) -> Result<(), String> {
             && [first, last].into_iter().flatten().all(|it| it != b'-')
     };
     let is_good = name.len() <= 253 && name.split('.').all(is_label);
-    is_good.then_some(()).ok_or_else(|| format!("`{}` is no DNS name", name.escape_debug()))
+    is_good.then_some(()).ok_or_else(|| format!("`{}` is not a DNS name", name.escape_debug()))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), 
         let mut known = BTreeSet::new();
         for (index, name) in names.iter().enumerate() {
             let result = match capability::is_known(name) {
-                false => Err(format!("`{}` is no capability", name.escape_debug())),
+                false => Err(format!("`{}` is not a capability", name.escape_debug())),
                 true => once(known.insert(name), name),
             };
             check(&format!("{field}[{index}]"), result);
@@ -104,7 +104,7 @@ mod tests {
             [
                 "runtime: `/bin/sh`: a name has letters, digits, `-`, `_` and `.`, and begins and ends with a letter \
                  or digit",
-                "cap_add[1]: `NOT_KNOWN` is no capability",
+                "cap_add[1]: `NOT_KNOWN` is not a capability",
                 "cap_drop[1]: `CHOWN` is there twice",
                 "devices[0]: `/dev/../etc`: a path has neither `.` nor `..` nor empty parts",
                 "devices[1]: `rr`: permissions are some of the letters r, w and m, each once",

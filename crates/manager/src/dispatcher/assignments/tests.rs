@@ -47,7 +47,7 @@ fn a_worker_is_told_what_is_assigned_and_then_what_changed() {
     let first = tell(&mut told, &view(&states)).expect("the full set");
     assert!(first.full);
     assert_eq!(ids(&first), ["a"]);
-    assert_eq!(tell(&mut told, &view(&[("a", TaskState::Running, Run)])), None, "its own report is no news");
+    assert_eq!(tell(&mut told, &view(&[("a", TaskState::Running, Run)])), None, "its own report is not sent back");
     let stopped = view(&[("a", TaskState::Running, Stop), ("d", TaskState::Assigned, Run)]);
     let difference = tell(&mut told, &stopped).expect("two tasks changed");
     assert!(!difference.full);

@@ -28,7 +28,7 @@ impl Default for Timing {
             // Each heartbeat costs every manager about half a millisecond of CPU time, even in an idle cluster. Half of it
             // is a whole number of the timers' slots: see `Ticks`.
             heartbeat: Duration::from_millis(256),
-            // The longest is also the lease during which a manager that heard the leader grants nobody a vote, so a
+            // The longest is also the lease during which a manager that heard the leader grants no vote, so a
             // candidate waits for both: 560 to 660 ms, more than two heartbeats.
             election: (Duration::from_millis(230), Duration::from_millis(330)),
         }

@@ -138,7 +138,8 @@ impl Index {
         self.slots.iter().skip(skipped).take_while(|slot| range.contains(&slot.id.index)).cloned().collect()
     }
 
-    /// See [`super::LogStore::purge_point`].
+    /// Returns the index up to which the log can be purged after a snapshot at `snapshot`; `None` if nothing can be
+    /// purged.
     pub(super) fn purge_point(&self, snapshot: u64) -> Option<u64> {
         let (mut bytes, mut count) = (0, 0);
         let behind = self.slots.iter().rev().skip_while(|slot| slot.id.index > snapshot);
@@ -153,5 +154,33 @@ impl Index {
     fn place(&self, index: u64) -> Option<usize> {
         let first = self.slots.front()?.id.index;
         usize::try_from(index.checked_sub(first)?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::vote::RaftLeaderId as _;
+
+    use super::*;
+    use crate::raft::type_config::{EntryBytes, LeaderId};
+
+    /// A log of this many entries of this size, from index 0.
+    fn log(count: u64, size: usize) -> Index {
+        let mut index = Index::default();
+        for number in 0..count {
+            let log_id = LogId::new(LeaderId::new(1, 1).to_committed(), number);
+            let payload = EntryPayload::Normal(EntryBytes(vec![0; size].into()));
+            index.push(&RaftEntry { log_id, payload }).expect("it is the next one");
+        }
+        index
+    }
+
+    #[test]
+    fn a_bounded_number_of_entries_and_bytes_stays_behind_a_snapshot() {
+        let kept = u64::try_from(ENTRIES_KEPT).expect("it is small");
+        assert_eq!(log(kept + 50, 1).purge_point(kept + 9), Some(9));
+        assert_eq!(log(kept + 50, 1).purge_point(kept - 1), None);
+        assert_eq!(log(20, 1 << 20).purge_point(15), Some(7), "eight of them have the bytes that are kept");
+        assert_eq!(log(0, 0).purge_point(15), None);
     }
 }

@@ -77,7 +77,7 @@ pub(super) async fn send(
         };
         // Every piece that is not empty must advance the receiver.
         if next < sent || (next == sent && !piece.bytes.0.is_empty()) {
-            return Err(Status::aborted("the receiver does not get on with the snapshot"));
+            return Err(Status::aborted("the receiver makes no progress with the snapshot"));
         }
         sent = next;
         let read = threads.blocking(move || Ok(pieces.read_from(next)));

@@ -16,7 +16,7 @@ fn apply(store: &Store, index: u64, tx: Transaction) -> Outcome {
 }
 
 fn create(store: &Store, index: u64, object: impl StoreObject) -> Outcome {
-    let mut tx = WriteTx::new(store.view(), "");
+    let mut tx = WriteTx::new(store.view(), None);
     tx.create(object);
     apply(store, index, tx.finish())
 }
@@ -25,10 +25,10 @@ fn create(store: &Store, index: u64, object: impl StoreObject) -> Outcome {
 fn a_stale_version_fails_and_leaves_nothing() {
     let store = Store::default();
     assert_eq!(create(&store, 1, service("s", "web")), Ok(1));
-    let mut stale = WriteTx::new(store.view(), "");
+    let mut stale = WriteTx::new(store.view(), None);
     stale.create(service("t", "other"));
     stale.update(service("s", "renamed"));
-    let mut first = WriteTx::new(store.view(), "");
+    let mut first = WriteTx::new(store.view(), None);
     first.update(service("s", "web"));
     assert_eq!(apply(&store, 2, first.finish()), Ok(2));
     let conflict = apply(&store, 3, stale.finish()).expect_err("version 1 is gone");
@@ -42,7 +42,7 @@ fn names_are_unique_and_free_again_after_removal() {
     create(&store, 1, service("s", "web")).expect("the first of its name");
     let conflict = create(&store, 2, service("t", "web")).expect_err("the name is taken");
     assert_eq!(conflict.to_string(), "service `web` exists already");
-    let mut tx = WriteTx::new(store.view(), "");
+    let mut tx = WriteTx::new(store.view(), None);
     tx.remove(Kind::Service, "s");
     apply(&store, 3, tx.finish()).expect("it is there");
     create(&store, 4, service("t", "web")).expect("the name is free");
@@ -53,7 +53,7 @@ fn names_are_unique_and_free_again_after_removal() {
 fn a_request_is_done_once_until_its_answer_is_forgotten() {
     let store = Store::default();
     let tx = |id: &str| {
-        let mut tx = WriteTx::new(Store::default().view(), "request");
+        let mut tx = WriteTx::new(Store::default().view(), Some("request"));
         tx.create(service(id, id));
         tx.finish()
     };
@@ -63,16 +63,16 @@ fn a_request_is_done_once_until_its_answer_is_forgotten() {
     let much_later = Entry { at: Timestamp(u64::MAX), ..Entry::default() };
     store.apply(3, much_later);
     assert_eq!(apply(&store, 4, tx("b")), Ok(1), "no clock decides how long an answer is kept");
-    store.apply(5, Entry { forget_answers: 1, ..Entry::default() });
+    store.apply(5, Entry { forget_answers: Some(1), ..Entry::default() });
     assert_eq!(apply(&store, 6, tx("b")), Ok(6));
-    store.apply(7, Entry { forget_answers: 5, ..Entry::default() });
+    store.apply(7, Entry { forget_answers: Some(5), ..Entry::default() });
     assert_eq!(apply(&store, 8, tx("b")), Ok(6), "this answer is newer");
 }
 
 #[test]
 fn the_oldest_answers_go_when_there_are_too_many() {
     let store = Store::default();
-    let request = |number: usize| Transaction { request_id: number.to_string(), ..Transaction::default() };
+    let request = |number: usize| Transaction { request_id: Some(number.to_string()), ..Transaction::default() };
     // The ids sort differently from their numbers, so the oldest request is not the first key of the map.
     let first: Vec<_> = (0..ANSWERS_KEPT).rev().map(request).collect();
     let count = |store: &Store| store.view().answers.len();
@@ -89,16 +89,16 @@ fn the_oldest_answers_go_when_there_are_too_many() {
 fn time_never_falls_and_creation_is_an_index() {
     let store = Store::default();
     let at = |index, at, id: &str| {
-        let mut tx = WriteTx::new(store.view(), "");
+        let mut tx = WriteTx::new(store.view(), None);
         tx.create(service(id, id));
         let entry = Entry { at: Timestamp(at), transactions: vec![tx.finish()], ..Entry::default() };
         store.apply(index, entry);
     };
     at(1, 5_000, "ahead");
     at(2, 1_000, "right");
-    let mut tx = WriteTx::new(store.view(), "");
+    let mut tx = WriteTx::new(store.view(), None);
     tx.update(service("ahead", "ahead"));
-    apply(&store, 3, tx.finish()).expect("nobody else changed it");
+    apply(&store, 3, tx.finish()).expect("no other transaction changed it");
     let view = store.view();
     let meta = |id: &str| view.service(id).expect("it is there").meta.clone();
     let times = |meta: Meta| (meta.created_at.0, meta.updated_at.0);
@@ -174,16 +174,16 @@ fn a_spec_is_kept_until_its_last_task_is_gone() {
     create(&store, 1, service("s", "web")).expect("new");
     let task = Task { id: "t".into(), service_id: "s".into(), spec_version: 1, ..Task::default() };
     create(&store, 2, task).expect("new");
-    let mut tx = WriteTx::new(store.view(), "");
+    let mut tx = WriteTx::new(store.view(), None);
     tx.update(Service { spec_version: 2, ..service("s", "web") });
-    apply(&store, 3, tx.finish()).expect("nobody else changed it");
+    apply(&store, 3, tx.finish()).expect("no other transaction changed it");
     let versions = || store.view().specs.keys().map(|(_, version)| *version).collect::<Vec<_>>();
     assert_eq!(versions(), [1, 2]);
-    let mut tx = WriteTx::new(store.view(), "");
+    let mut tx = WriteTx::new(store.view(), None);
     tx.remove(Kind::Task, "t");
     apply(&store, 4, tx.finish()).expect("it is there");
     assert_eq!(versions(), [2]);
-    let mut tx = WriteTx::new(store.view(), "");
+    let mut tx = WriteTx::new(store.view(), None);
     tx.remove(Kind::Service, "s");
     apply(&store, 5, tx.finish()).expect("it is there");
     assert_eq!(versions(), [0; 0]);
@@ -196,12 +196,12 @@ fn an_old_entry_is_applied_as_the_build_that_wrote_it_did() {
         let entry = Entry { at: Timestamp(at), transactions: vec![tx], is_old: true, ..Entry::default() };
         store.apply(index, entry);
     };
-    let new_task = |id: &str, request: &str| {
+    let new_task = |id: &str, request: Option<&str>| {
         let mut tx = WriteTx::new(Store::default().view(), request);
         tx.create(Task { id: id.into(), node_id: Some("n".into()), ..Task::default() });
         tx.finish()
     };
-    old(1, 9_000, new_task("t", "r"));
+    old(1, 9_000, new_task("t", Some("r")));
     let report = |at, message: &str| {
         let status = TaskStatus { at: Timestamp(at), message: message.into(), ..TaskStatus::default() };
         Transaction::statuses(vec![("t".into(), "n".into(), status)])
@@ -217,7 +217,7 @@ fn an_old_entry_is_applied_as_the_build_that_wrote_it_did() {
     old(4, 9_000 + 15 * 60 * 1_000 + 1, Transaction::default());
     assert!(!store.view().answered("r"), "it was kept by the clock");
     // The first new entry continues from the time that the old entries left in the tables.
-    let entry = Entry { at: Timestamp(1_000), transactions: vec![new_task("u", "")], ..Entry::default() };
+    let entry = Entry { at: Timestamp(1_000), transactions: vec![new_task("u", None)], ..Entry::default() };
     store.apply(5, entry);
     assert_eq!(store.view().time, Timestamp(8_000));
     let view = store.view();

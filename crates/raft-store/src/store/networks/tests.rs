@@ -62,7 +62,7 @@ fn change(rng: &mut StdRng, tables: &mut Tables) {
     });
 }
 
-/// What the objects say of the network: its addresses, its tasks, its nodes, and those with tasks.
+/// Counts, from the objects, the addresses of the network, its tasks, its nodes, and those with tasks.
 fn counted(tables: &Tables) -> (Vec<u128>, Vec<String>, [Vec<NodeId>; 2]) {
     let attached = || tables.tasks().filter(|task| !task.status.state.is_terminal() && !task.attachments.is_empty());
     let of_tasks = attached().flat_map(|task| &task.attachments).flat_map(|it| &it.addresses);

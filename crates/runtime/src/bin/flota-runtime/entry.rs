@@ -29,7 +29,7 @@ const RUN: u64 = u64::from_le_bytes(*b"run\0\0\0\0\0");
 const EXEC: u64 = u64::from_le_bytes(*b"exec\0\0\0\0");
 static mut PROTECTED: bool = false;
 
-/// Returns whether this process was found to run from a file that nobody can write to.
+/// Returns whether this process was found to run from a file that can't be written to.
 #[cfg_attr(test, expect(dead_code, reason = "tests have a main of their own"))]
 pub(crate) fn is_protected() -> bool {
     // SAFETY: `PROTECTED` is only written before `main`.

@@ -17,7 +17,7 @@ pub(crate) fn events(root: &Path, it: &Events) -> Result<i32, RunError> {
     let refuse = |text: String| RunError { text, code: None };
     let interval = humantime::parse_duration(&it.interval).ok().filter(|it| !it.is_zero());
     let interval = interval
-        .ok_or_else(|| refuse(format!("failed to read --interval: `{}` is no time above zero", it.interval)))?;
+        .ok_or_else(|| refuse(format!("failed to read --interval: `{}` is not a time above zero", it.interval)))?;
     if container.status() == Status::Stopped {
         return Err(refuse(format!("failed to watch the container `{}`: container not running", it.id)));
     }

@@ -72,7 +72,7 @@ fn process(it: &Exec, spec: &Spec) -> Result<Process, RunError> {
     it.env.iter().for_each(|variable| process.set_variable(variable));
     if let Some(user) = &it.user {
         let (uid, gid) = user.split_once(':').map_or((user.as_str(), None), |(uid, gid)| (uid, Some(gid)));
-        let number = |text: &str| text.parse().map_err(|_| refuse(format!("--user `{user}` is no UID[:GID]")));
+        let number = |text: &str| text.parse().map_err(|_| refuse(format!("--user `{user}` is not a UID[:GID]")));
         process.user.uid = number(uid)?;
         if let Some(gid) = gid {
             process.user.gid = number(gid)?;

@@ -57,7 +57,7 @@ fn bytes(flag: &str, text: &str) -> Result<i64, RunError> {
     let number: Option<i64> = digits.parse().ok();
     let value = number.and_then(|it| it.checked_mul(1 << shift.map_or(0, |it| it.1)));
     value.ok_or_else(|| RunError {
-        text: format!("failed to read --{flag}: `{text}` is no number of bytes"),
+        text: format!("failed to read --{flag}: `{text}` is not a number of bytes"),
         code: None,
     })
 }

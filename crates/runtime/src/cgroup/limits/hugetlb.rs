@@ -11,7 +11,7 @@ fn checked(size: &str) -> Result<&str, StepError> {
     let digits = ["KB", "MB", "GB"].iter().find_map(|unit| size.strip_suffix(unit));
     match digits {
         Some(digits) if !digits.is_empty() && digits.bytes().all(|it| it.is_ascii_digit()) => Ok(size),
-        _ => Err(refuse(FIELD, format!("`{size}` is no size of pages (like 2MB)"))),
+        _ => Err(refuse(FIELD, format!("`{size}` is not a size of pages (like 2MB)"))),
     }
 }
 

@@ -27,7 +27,7 @@ fn amount(field: &str, value: Option<i64>) -> Result<Option<Amount>, StepError> 
         Some(-1) => Ok(Some(Amount::Unlimited)),
         Some(value) => match u64::try_from(value) {
             Ok(bytes) => Ok(Some(Amount::Bytes(bytes))),
-            Err(_) => Err(refuse(field, format!("{value} is no number of bytes"))),
+            Err(_) => Err(refuse(field, format!("{value} is not a number of bytes"))),
         },
     }
 }
@@ -55,9 +55,10 @@ fn limits(memory: &Memory) -> Result<(Option<Amount>, Option<Amount>), StepError
     let swap = amount("memory.swap", memory.swap)?;
     match (limit, swap) {
         (Some(Amount::Unlimited), None) => Ok((limit, Some(Amount::Unlimited))),
-        (Some(Amount::Bytes(limit)), Some(Amount::Bytes(swap))) if swap < limit => {
-            Err(refuse("memory.swap", "it is memory and swap together, and less than linux.resources.memory.limit"))
-        }
+        (Some(Amount::Bytes(limit)), Some(Amount::Bytes(swap))) if swap < limit => Err(refuse(
+            "memory.swap",
+            "it counts memory and swap together, so it can't be less than linux.resources.memory.limit",
+        )),
         _ => Ok((limit, swap)),
     }
 }
@@ -141,12 +142,15 @@ fn swap_alone(
     let Some(memory) = memory else {
         return Err(refuse(
             "memory.swap",
-            "it is memory and swap together: linux.resources.memory.limit must be set too",
+            "it counts memory and swap together: linux.resources.memory.limit must be set too",
         ));
     };
     match both.checked_sub(memory) {
         Some(swap) => Ok(Some(Amount::Bytes(swap))),
-        None => Err(refuse("memory.swap", "it is memory and swap together, and less than the limit of memory")),
+        None => Err(refuse(
+            "memory.swap",
+            "it counts memory and swap together, so it can't be less than the limit of memory",
+        )),
     }
 }
 

@@ -107,8 +107,9 @@ fn memory_is_limited_in_the_words_of_either_version() {
         kernel_tcp: Some(1),
         ..none()
     };
-    let less = "✗ memory.swap: it is memory and swap together, and less than linux.resources.memory.limit";
-    let alone = "✗ memory.swap: it is memory and swap together: linux.resources.memory.limit must be set too";
+    let less =
+        "✗ memory.swap: it counts memory and swap together, so it can't be less than linux.resources.memory.limit";
+    let alone = "✗ memory.swap: it counts memory and swap together: linux.resources.memory.limit must be set too";
     check(vec![
         (memory(M, 0, none()), "memory.limit_in_bytes=1048576", "memory.max=1048576"),
         (
@@ -138,7 +139,11 @@ fn memory_is_limited_in_the_words_of_either_version() {
         ),
         (memory(2 * M, M, none()), less, less),
         (memory(0, M, none()), "memory.memsw.limit_in_bytes=1048576", alone),
-        (memory(-2, 0, none()), "✗ memory.limit: -2 is no number of bytes", "✗ memory.limit: -2 is no number of bytes"),
+        (
+            memory(-2, 0, none()),
+            "✗ memory.limit: -2 is not a number of bytes",
+            "✗ memory.limit: -2 is not a number of bytes",
+        ),
         (memory(0, 0, soft), "memory.soft_limit_in_bytes=1048576", "memory.low=1048576"),
         (
             memory(0, 0, v1_only),
@@ -265,8 +270,8 @@ fn other_controllers_are_limited_in_the_words_of_either_version() {
         ),
         (
             pages("../x"),
-            "✗ hugepageLimits: `../x` is no size of pages (like 2MB)",
-            "✗ hugepageLimits: `../x` is no size of pages (like 2MB)",
+            "✗ hugepageLimits: `../x` is not a size of pages (like 2MB)",
+            "✗ hugepageLimits: `../x` is not a size of pages (like 2MB)",
         ),
         (
             Resources { rdma, ..Resources::default() },
@@ -297,9 +302,9 @@ fn files_of_v2_are_set_where_their_controller_is_there() {
         (
             &V2[..],
             unified("../memory.high", "9"),
-            "✗ unified: `../memory.high` is no file of a controller (like memory.high)",
+            "✗ unified: `../memory.high` is not a file of a controller (like memory.high)",
         ),
-        (&V2[..], unified("memory", "9"), "✗ unified: `memory` is no file of a controller (like memory.high)"),
+        (&V2[..], unified("memory", "9"), "✗ unified: `memory` is not a file of a controller (like memory.high)"),
         (&V1[..], unified("memory.high", "9"), "✗ unified: this machine has no cgroup v2"),
         (&hybrid[..], unified("memory.high", "9"), missing),
         (&hybrid[..], unified("hugetlb.2MB.max", "9"), "hugetlb.2MB.max=9"),

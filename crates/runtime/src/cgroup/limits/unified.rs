@@ -17,7 +17,7 @@ pub(super) fn plan<'a>(groups: &'a Groups, files: &'a BTreeMap<String, String>) 
         };
         let controller = match file.split_once('.') {
             Some((controller, _)) if !file.contains('/') => controller,
-            _ => return Err(refuse(FIELD, format!("`{file}` is no file of a controller (like memory.high)"))),
+            _ => return Err(refuse(FIELD, format!("`{file}` is not a file of a controller (like memory.high)"))),
         };
         if controller != "cgroup" && !folder.has(controller) {
             let why = format!("`{file}`: this machine has no `{controller}` controller of cgroup v2");

@@ -221,7 +221,7 @@ fn parse(kind: u8, fields: &[u8], body: &[u8]) -> Option<Message> {
     }
     let mut reader = Reader { bytes: body, at: 0 };
     for kind in signature.bytes() {
-        // What follows another type is not needed.
+        // The values after another type are not needed.
         let Some(value) = reader.value(kind) else { break };
         if matches!(kind, b's' | b'o') {
             message.texts.push(value);
@@ -245,7 +245,8 @@ impl Bus {
 
     fn open(address: &str) -> io::Result<Self> {
         let path = address.strip_prefix("unix:path=").and_then(|it| it.split([',', ';']).next());
-        let path = path.ok_or_else(|| io::Error::other(format!("the address `{address}` is no unix:path=")))?;
+        let path =
+            path.ok_or_else(|| io::Error::other(format!("the address `{address}` does not begin with unix:path=")))?;
         let stream = UnixStream::connect(path)
             .map_err(|error| io::Error::other(format!("{path}: {}", crate::error::kernel_words(&error))))?;
         stream.set_read_timeout(Some(PATIENCE))?;

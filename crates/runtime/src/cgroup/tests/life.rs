@@ -25,7 +25,7 @@ fn a_container_leaves_nothing_of_its_groups() {
     assert_eq!(process.signal(), Some(libc::SIGKILL));
     again.remove().expect("all have ended");
     assert_eq!(real.folders(), 0);
-    again.remove().expect("what is gone is no error");
+    again.remove().expect("what is gone is not an error");
     // The same groups are created once more, in a parent that belongs to another process.
     let hierarchies = table::hierarchies().expect("/proc can be read");
     prepare(&hierarchies, std::path::Path::new(&real.name)).expect("ordinary groups");
@@ -69,7 +69,7 @@ fn a_frozen_container_goes_on_where_it_was() {
         assert!(!real.groups.is_frozen());
         real.groups.freeze().expect("frozen");
         assert!(real.groups.is_frozen());
-        real.groups.freeze().expect("again is no error");
+        real.groups.freeze().expect("again is not an error");
         real.groups.thaw().expect("thawed");
         assert!(!real.groups.is_frozen());
         process.line();
@@ -130,7 +130,7 @@ fn groups_that_a_container_made_go_with_it() {
     real.groups.sweep().expect("swept");
     assert_eq!(reaped.join().expect("no panic"), [Some(libc::SIGKILL); 2]);
     assert_eq!(real.folders(), 0);
-    real.groups.sweep().expect("again is no error");
+    real.groups.sweep().expect("again is not an error");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Runs the check of a container's health once: a program in the container, or a request to it. Whoever drops the future
+//! Runs the check of a container's health once: a program in the container, or a request to it. Dropping the future
 //! ends the check with everything that it has started.
 
 use std::fs::File;

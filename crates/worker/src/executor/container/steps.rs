@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_copy_that_nobody_waits_for_is_removed_whole() {
+    async fn a_copy_that_is_not_waited_for_is_removed_whole() {
         let dir = tempfile::tempdir().unwrap();
         let lower = dir.path().join("lower");
         std::fs::create_dir_all(&lower).unwrap();
@@ -180,9 +180,9 @@ mod tests {
         };
         let layer = WritableLayer { paths: paths.clone(), overlay: false, busy: KeyedLocks::default() };
         let task = TaskId::from("t");
-        assert!(layer.make(&task, vec![lower]).now_or_never().is_none(), "the copy goes on by itself");
+        assert!(layer.make(&task, vec![lower]).now_or_never().is_none(), "the copy continues by itself");
         layer.remove(&task).await.unwrap();
         assert!(!paths.data_folder(&task).join("root").exists());
-        assert!(layer.busy.lock(task.as_str()).now_or_never().is_some(), "nobody writes any more");
+        assert!(layer.busy.lock(task.as_str()).now_or_never().is_some(), "the copy has ended");
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of tasks with a health check.
 
+use std::future::Future;
 use std::num::NonZeroU32;
 
 use super::*;
@@ -32,12 +33,17 @@ fn started(node: &Node, spec: &ServiceSpec) -> Daemon {
     daemon
 }
 
+/// Waits for a condition that holds within an hour.
+async fn soon<T>(condition: impl Future<Output = T>) -> T {
+    tokio::time::timeout(HOUR, condition).await.expect("an hour is enough")
+}
+
 fn state(status: &TaskStatus) -> Option<HealthState> {
     status.health.as_ref().map(|it| it.state)
 }
 
 /// Assigns the task with an address, as one that others connect to.
-fn assign_reachable(daemon: &Daemon, withdrawn_attempt: u32) {
+fn assign_reachable(daemon: &Daemon, withdrawn_attempt: Option<u32>) {
     let attachments = vec![Attachment { network: "n".into(), addresses: vec![[10, 0, 1, 2].into()] }];
     let task = Assignment { spec: Arc::new(spec()), attachments, withdrawn_attempt, ..task("t") };
     daemon.pool.assign(full_set(vec![task]), Duration::ZERO);
@@ -123,15 +129,15 @@ async fn a_check_that_is_under_way_when_its_container_ends_counts_for_no_attempt
 async fn an_unhealthy_task_that_others_reach_is_stopped_when_it_is_withdrawn() {
     let node = node(FakeHealth::Until(SECOND + SECOND / 2));
     let mut daemon = node.daemon();
-    assign_reachable(&daemon, 0);
+    assign_reachable(&daemon, None);
     daemon.until(|status| state(status) == Some(HealthState::Unhealthy)).await;
     let begin = Instant::now();
-    tokio::time::sleep(SECOND).await;
-    assert_eq!(node.machine.running().len(), 1);
-    assign_reachable(&daemon, 1);
+    let early = tokio::time::timeout(SECOND, daemon.until(|status| status.attempt == 2)).await;
+    assert!(early.is_err() && node.machine.running().len() == 1, "it is not withdrawn yet");
+    assign_reachable(&daemon, Some(1));
     daemon.until(|status| status.attempt == 2).await;
     assert_about(&[begin.elapsed().as_millis()], &[1_000]);
-    // The withdrawal of the first attempt says nothing about the second, which nobody withdraws.
+    // The withdrawal of the first attempt does not count for the second, which is not withdrawn.
     daemon.until(|status| status.attempt == 2 && state(status) == Some(HealthState::Unhealthy)).await;
     let begin = Instant::now();
     daemon.until(|status| status.attempt == 3).await;
@@ -142,7 +148,7 @@ async fn an_unhealthy_task_that_others_reach_is_stopped_when_it_is_withdrawn() {
 async fn a_task_that_never_was_healthy_waits_for_no_withdrawal() {
     let node = node(FakeHealth::From(HOUR));
     let mut daemon = node.daemon();
-    assign_reachable(&daemon, 0);
+    assign_reachable(&daemon, None);
     let begin = Instant::now();
     daemon.until(|status| status.attempt == 2).await;
     assert_about(&[begin.elapsed().as_millis()], &[2_000]);
@@ -158,7 +164,7 @@ async fn a_healthy_task_stays_so_when_the_daemon_restarts() {
     let first = daemon.until(|_| true).await;
     assert_eq!((first.state, state(&first)), (TaskState::Running, Some(HealthState::Healthy)));
     let next = daemon.until(|status| (status.state, state(status)) != (first.state, state(&first))).await;
-    assert_eq!((next.attempt, state(&next)), (1, Some(HealthState::Unhealthy)), "its checks go on");
+    assert_eq!((next.attempt, state(&next)), (1, Some(HealthState::Unhealthy)), "its checks continue");
     assert_eq!(node.times(Instant::now() - HOUR, is_start).len(), 1, "it is not started again meanwhile");
 }
 
@@ -169,9 +175,9 @@ async fn a_daemon_that_restarts_while_it_stops_an_unhealthy_task_takes_the_end_f
     let restart = RestartPolicy { condition: RestartCondition::None, ..RestartPolicy::default() };
     let mut daemon = started(&node, &ServiceSpec { restart, ..spec() });
     daemon.until(|status| state(status) == Some(HealthState::Unhealthy)).await;
-    tokio::time::sleep(SECOND).await;
+    soon(node.machine.stopping("t")).await;
     daemon.crash();
-    tokio::time::sleep(10 * SECOND).await;
+    soon(node.machine.wait("t")).await;
     let mut daemon = node.daemon();
     assert_eq!(daemon.is(TaskState::Failed).await.error, "unhealthy: the program is not well");
 }
@@ -182,7 +188,7 @@ async fn a_task_that_is_told_to_stop_stops_whatever_its_health() {
         let node = node(health);
         let mut daemon = started(&node, &spec());
         daemon.until(|status| status.health.is_some()).await;
-        tokio::time::sleep(SECOND + SECOND / 4).await;
+        soon(node.machine.checked()).await;
         daemon.assign_spec(&spec(), DesiredState::Shutdown, None);
         assert_eq!(daemon.is(TaskState::Shutdown).await.attempt, 1);
     }

@@ -86,7 +86,7 @@ fn a_folder_of_the_format_before_is_taken_over_with_its_blobs() {
     let dir = tempfile::tempdir().expect("a folder");
     old_folder(dir.path());
     let blobs = std::fs::read_dir(dir.path().join("db/blobs")).map_or(0, Iterator::count);
-    assert!(blobs > 0, "some of it lies where nobody synced it");
+    assert!(blobs > 0, "some of it lies in files that were not synced");
     check(dir.path());
     assert!(!dir.path().join("db").exists());
     check(dir.path());

@@ -14,7 +14,7 @@ use flota_api::model::{Service, ServiceSpec};
 fn tables() -> View {
     let store = Store::default();
     for index in 1..40 {
-        let mut tx = WriteTx::new(store.view(), &format!("request {index}"));
+        let mut tx = WriteTx::new(store.view(), Some(&format!("request {index}")));
         let spec = ServiceSpec { name: format!("s{index}"), env: vec!["x".repeat(90 << 10)], ..ServiceSpec::default() };
         let id = format!("s{index}").as_str().into();
         tx.create(Service { id, spec: Arc::new(spec), spec_version: 1, ..Service::default() });

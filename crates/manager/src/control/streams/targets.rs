@@ -1,27 +1,25 @@
-//! Forwarded connections: the tasks that a user's connection may go to.
+//! The tasks that a user's connection may go to, and those whose logs a user reads.
 
 use std::sync::Arc;
 
-use flota_api::model::{NodeState, Task};
-use flota_raft_store::{Tables, View};
+use flota_api::model::{NodeState, Service, Task};
+use flota_raft_store::Tables;
 
-use super::error::ControlError;
-use super::reference::{Place, resolve_place};
-use super::{Control, Member};
+use super::super::error::ControlError;
+use super::super::reference::{Place, resolve, resolve_place, resolve_running};
 
 /// Largest number of tasks that are tried for one connection. Those of a node that has just failed do not answer.
 const TRIES: usize = 3;
 
 /// Returns the tasks to try for a connection, in order. Of a service they are running tasks, and each `turn` begins with
 /// the next one.
-fn choose<'a>(view: &'a Tables, reference: &str, turn: u64) -> Result<Vec<&'a Arc<Task>>, ControlError> {
+pub(super) fn connected<'a>(view: &'a Tables, reference: &str, turn: u64) -> Result<Vec<&'a Arc<Task>>, ControlError> {
     let service = match resolve_place(view, reference)? {
         Place::Task(task) => return Ok(vec![task]),
         Place::Service(service) => service,
     };
-    let is_lost = |task: &Task| view.node_of(task).is_none_or(|node| node.state == NodeState::Down);
     let all = view.tasks_of_service(&service.id);
-    let mut tasks: Vec<_> = all.filter(|task| task.is_serving() && !is_lost(task)).collect();
+    let mut tasks: Vec<_> = all.filter(|task| task.is_serving() && !is_node_lost(view, task)).collect();
     let Some(first) = usize::try_from(turn).unwrap_or_default().checked_rem(tasks.len()) else {
         return Err(ControlError::NoRunningTask { service: service.spec.name.clone() });
     };
@@ -31,18 +29,29 @@ fn choose<'a>(view: &'a Tables, reference: &str, turn: u64) -> Result<Vec<&'a Ar
     Ok(tasks)
 }
 
-impl<M: Member> Control<M> {
-    /// Returns the tasks to try for a connection, in order, and the view with them. A service stands for its running
-    /// tasks, and each `turn` begins with the next one.
-    pub(crate) async fn list_forward_targets(
-        &self,
-        reference: &str,
-        turn: u64,
-    ) -> Result<(View, Vec<Arc<Task>>), ControlError> {
-        let view = self.proven_view().await?;
-        let tasks = choose(&view, reference, turn)?.into_iter().cloned().collect();
-        Ok((view, tasks))
-    }
+/// The tasks whose logs are requested.
+#[derive(Clone, Debug)]
+pub(crate) enum LogSource {
+    /// One task, by its reference or by that of its service, which stands for its first running task.
+    Task(String),
+    /// Every task of a service.
+    Service(String),
+}
+
+/// Returns the tasks whose logs `source` selects.
+pub(super) fn logged<'a>(view: &'a Tables, source: &LogSource) -> Result<Vec<&'a Arc<Task>>, ControlError> {
+    let service: &Arc<Service> = match source {
+        LogSource::Task(reference) => return Ok(vec![resolve_running(view, reference)?]),
+        LogSource::Service(reference) => resolve(view, reference)?,
+    };
+    // A replaced task on a node that is down has no logs to offer, so its node is not waited for.
+    let has_logs = |task: &&Arc<Task>| task.node_id.is_some() && (task.is_live() || !is_node_lost(view, task));
+    Ok(view.tasks_of_service(&service.id).filter(has_logs).collect())
+}
+
+/// Returns whether the task's node is down or removed.
+fn is_node_lost(view: &Tables, task: &Task) -> bool {
+    view.node_of(task).is_none_or(|node| node.state == NodeState::Down)
 }
 
 #[cfg(test)]
@@ -69,7 +78,7 @@ mod tests {
     }
 
     fn slots(view: &Tables, reference: &str, turn: u64) -> Vec<u64> {
-        choose(view, reference, turn).expect("a task runs").iter().map(|task| task.slot).collect()
+        connected(view, reference, turn).expect("a task runs").iter().map(|task| task.slot).collect()
     }
 
     #[test]
@@ -95,9 +104,9 @@ mod tests {
         others.into_iter().for_each(|task| view.put(task.into_object()));
         assert_eq!(slots(&view, "web", 0), [4]);
         view.put(Task { desired_state: DesiredState::Shutdown, ..task(4) }.into_object());
-        let refused = choose(&view, "web", 0).expect_err("no task runs");
+        let refused = connected(&view, "web", 0).expect_err("no task runs");
         assert_eq!(refused.to_string(), "service `web` has no running task");
         assert_eq!(slots(&view, "web.2", 7), [2], "a task is what the user asks for");
-        assert!(matches!(choose(&view, "none", 0), Err(ControlError::NotFound { .. })));
+        assert!(matches!(connected(&view, "none", 0), Err(ControlError::NotFound { .. })));
     }
 }
