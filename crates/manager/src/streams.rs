@@ -150,11 +150,15 @@ impl StreamBroker {
         let _forget = Forget { broker: self, id: &id };
         let request = StreamRequest { task: task.id.clone(), kind };
         let message = Message::OpenStream(OpenStream { id: id.clone(), request: Some(request.into()) });
-        if self.sessions.send(node_id, message).is_err() {
-            return Err(OpenError::NoSession { task: name, node });
+        let opened = async {
+            self.sessions.send(node_id, message).await.ok()?;
+            Some(receiver.await.ok())
+        };
+        match tokio::time::timeout(OPEN_WAIT, opened).await {
+            Ok(Some(Some(stream))) => Ok(stream),
+            Ok(None) => Err(OpenError::NoSession { task: name, node }),
+            Ok(Some(None)) | Err(_) => Err(OpenError::TimedOut { task: name, node }),
         }
-        let opened = tokio::time::timeout(OPEN_WAIT, receiver).await;
-        opened.ok().and_then(Result::ok).ok_or(OpenError::TimedOut { task: name, node })
     }
 
     /// Opens a stream to a port of the task, and waits until the task's worker has connected to it.
@@ -229,5 +233,20 @@ mod tests {
         let asked = worker.recv().await.and_then(Result::ok).and_then(|it| it.message);
         let Some(Message::OpenStream(asked)) = asked else { panic!("the worker was not asked") };
         assert!(broker.take(&asked.id).is_none(), "a stream that is opened too late finds no request");
+    }
+    #[tokio::test(start_paused = true)]
+    async fn more_requests_than_a_session_queues_wait_for_room() {
+        let broker = broker();
+        let (outbox, mut worker) = mpsc::channel(1);
+        broker.sessions.begin(&"n".into(), outbox, &CancellationToken::new());
+        let task = task("n");
+        let requests = futures::future::join_all((0..3).map(|_| open(&broker, &task)));
+        let reads = async {
+            for _ in 0..3 {
+                worker.recv().await.expect("the session is open").expect("it is a message");
+            }
+        };
+        let (errors, ()) = tokio::join!(requests, reads);
+        assert!(errors.iter().all(|error| matches!(error, OpenError::TimedOut { .. })), "{errors:?}");
     }
 }

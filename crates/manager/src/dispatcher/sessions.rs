@@ -35,7 +35,7 @@ struct Open {
     concerned: Arc<Notify>,
 }
 
-/// A node has no session with this leader, or does not read its messages.
+/// A node has no session with this leader.
 #[derive(Debug, thiserror::Error)]
 #[error("the node does not answer")]
 pub(crate) struct Unreachable;
@@ -92,13 +92,13 @@ impl Sessions {
         self.open.lock().expect("no holder panics").1.len()
     }
 
-    /// Queues a message to the node.
+    /// Queues a message to the node. Waits for room in the queue, for ever if the node does not read its messages.
     ///
     /// # Errors
-    /// The node has no session with this leader, or does not read its messages.
-    pub(crate) fn send(&self, node: &NodeId, message: Message) -> Result<(), Unreachable> {
+    /// The node has no session with this leader, or its session ends meanwhile.
+    pub(crate) async fn send(&self, node: &NodeId, message: Message) -> Result<(), Unreachable> {
         let outbox = self.open.lock().expect("no holder panics").1.get(node).map(|open| open.outbox.clone());
-        outbox.ok_or(Unreachable)?.try_send(outgoing(message)).map_err(|_| Unreachable)
+        outbox.ok_or(Unreachable)?.send(outgoing(message)).await.map_err(|_| Unreachable)
     }
 
     /// Returns what wakes the node's session when [`Sessions::wake`] or [`Sessions::wake_all`] is called. Calls from the
