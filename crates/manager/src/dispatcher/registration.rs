@@ -113,7 +113,7 @@ pub(super) async fn describe(
     let description = check(Some(description))?;
     let written = replica.write(|view| {
         let node = view.node(node_id).ok_or(RegisterError::NotMember)?;
-        let mut tx = WriteTx::new(view.clone(), "");
+        let mut tx = WriteTx::new(view.clone(), None);
         if node.description != description {
             tx.update(Node { description: description.clone(), ..node.as_ref().clone() });
         }

@@ -178,7 +178,7 @@ fn listening(hostname: &str, number: u16) -> Node {
 #[tokio::test]
 async fn a_port_on_which_a_node_itself_listens_is_refused_with_its_name() {
     let control = cluster().await;
-    let create = async |name, ports: &[_]| control.create_service("", service(name, &[], ports), Never).await;
+    let create = async |name, ports: &[_]| control.create_service(None, service(name, &[], ports), Never).await;
     control.put(listening("w2", 22)).await;
     let expected = "ports[0]: 22/tcp is in use by a program of node `w2` itself".to_owned();
     assert_eq!(refused(create("web", &[(22, PublishMode::Ingress)]).await), (Some(Reason::Invalid), expected));
@@ -190,10 +190,10 @@ async fn a_port_on_which_a_node_itself_listens_is_refused_with_its_name() {
 async fn a_service_keeps_its_port_when_a_program_of_a_node_begins_to_listen_on_it() {
     let control = cluster().await;
     let spec = service("web", &[], &[(22, PublishMode::Ingress)]);
-    control.create_service("", spec.clone(), Never).await.expect("nobody listens yet");
+    control.create_service(None, spec.clone(), Never).await.expect("nobody listens yet");
     control.put(listening("w2", 22)).await;
     let env = vec!["A=1".into()];
-    control.update_service("", "web", None, &ServiceSpec { env, ..spec }, Never).await.expect("it has the port");
+    control.update_service(None, "web", None, &ServiceSpec { env, ..spec }, Never).await.expect("it has the port");
 }
 
 #[tokio::test]
