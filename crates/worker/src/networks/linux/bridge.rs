@@ -13,9 +13,11 @@ use flota_network::{
     Audit, BRIDGE, Connection, Driver, LocalNetwork, LocalNetworkSpec, Namespace, NetworkError, Subnet, Uplink,
 };
 
+use super::LinuxKernel;
 use super::tasks::{interface, interface_name};
 use crate::networks::folder::NamespaceFolder;
 use crate::networks::kernel::KernelError;
+use crate::networks::view::View;
 
 /// The name of the bridge's way out, beside those of networks.
 pub(super) const UPLINK: &str = "bridge";
@@ -104,6 +106,27 @@ impl NodeBridge {
     }
 }
 
+impl LinuxKernel {
+    /// Returns the bridge of tasks without networks, and makes it if there is none.
+    pub(super) fn ensure_bridge(&mut self, view: &View) -> Result<&mut NodeBridge, KernelError> {
+        let made = match self.bridge.take() {
+            Some(bridge) => bridge,
+            None => {
+                let known = view.networks.values().flat_map(|it| it.config.subnets.iter().map(|it| it.prefix));
+                let subnet = subnet_beside(&self.options.host, known)?;
+                NodeBridge::make(&self.options.host, &self.options.folder, subnet)?
+            }
+        };
+        Ok(self.bridge.insert(made))
+    }
+}
+
+/// Chooses the subnet of tasks without networks, which meets neither a route of this node nor one of these.
+pub(super) fn subnet_beside(host: &Namespace, known: impl Iterator<Item = IpNet>) -> Result<Ipv4Net, KernelError> {
+    let taken: Vec<_> = host.destinations()?.into_iter().chain(known).collect();
+    choose_subnet(&taken).ok_or(KernelError::NoSubnet)
+}
+
 /// Returns the IPv4 address of an interface; `None` if namespace, interface or address do not exist.
 fn address_of(namespace: &Namespace, interface: &str) -> Option<Ipv4Net> {
     let found = Connection::open(namespace).and_then(|mut it| it.addresses_of(interface)).ok()?;
@@ -118,7 +141,7 @@ fn next_free(subnet: Ipv4Net, last: Ipv4Addr, taken: &BTreeSet<&Ipv4Addr>) -> Op
 }
 
 /// Returns the first subnet that meets none of `taken`, of those that Docker takes for its bridges.
-pub(super) fn choose_subnet(taken: &[IpNet]) -> Option<Ipv4Net> {
+fn choose_subnet(taken: &[IpNet]) -> Option<Ipv4Net> {
     let large = (17..=31).map(|second| (Ipv4Addr::new(172, second, 0, 0), 16));
     let small = (0..16).map(|part| (Ipv4Addr::new(192, 168, part << 4, 0), 20));
     let all = large.chain(small).filter_map(|(address, length)| Ipv4Net::new(address, length).ok());

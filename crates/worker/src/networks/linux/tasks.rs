@@ -8,7 +8,8 @@ use flota_api::model::{Assignment, Attachment as TaskAttachment, NetworkDriver};
 use flota_network::dns::{Client, ResolvConf, Sockets, resolv_conf};
 use flota_network::{Attachment, Balancer, Namespace, NamespaceCookie, NetworkKey, Sockets as Connections};
 
-use super::{LinuxKernel, RESOLV_CONF, key};
+use super::services::key;
+use super::{LinuxKernel, RESOLV_CONF};
 use crate::networks::kernel::{AttachError, Attached, KernelError, TaskNetwork, TaskSockets};
 use crate::networks::view::{KnownNetwork, Touched, View};
 
