@@ -41,7 +41,8 @@ pub(crate) fn registration(machine: &NodeDescription, offers: &NodeOffers, facts
     NodeDescription {
         routes: machine.routes.iter().copied().chain(facts.subnet).collect(),
         balancer: facts.balancer,
-        listeners: facts.ports.iter().copied().collect(),
+        // A leader takes no more of them.
+        listeners: facts.ports.iter().copied().take(NodeDescription::ENTRIES_BOUND).collect(),
         runtimes: offers.runtime_names(),
         devices: offers.devices.clone(),
         allow: offers.allow.clone(),
@@ -101,5 +102,13 @@ mod tests {
         assert_eq!(description.runtimes, ["flota", "runsc"]);
         assert_eq!((description.devices, description.allow.privileged), (offers.devices, true));
         assert!(!description.hostname.is_empty());
+    }
+
+    #[test]
+    fn a_node_with_very_many_listening_programs_can_register() {
+        let ports = (1..=u16::MAX).map(|number| NodePort { protocol: Protocol::Udp, number }).collect();
+        let facts = NetworkFacts { ports, ..NetworkFacts::default() };
+        let description = registration(&describe(), &NodeOffers::default(), &facts);
+        assert_eq!(description.check_offers(), Ok(()));
     }
 }

@@ -19,9 +19,6 @@ use crate::resources::{Resources, number_or_zero};
 use crate::state::states;
 use crate::version::{Meta, Timestamp};
 
-/// Largest number of entries of each list in a description; real machines have far fewer.
-const ENTRIES_BOUND: usize = 4_096;
-
 states! {
     /// The role of a node in the cluster; the organisational unit in its certificate.
     Role {
@@ -138,6 +135,9 @@ pub struct NodeDescription {
 }
 
 impl NodeDescription {
+    /// Largest number of entries of each list that has a bound; real machines have far fewer.
+    pub const ENTRIES_BOUND: usize = 4_096;
+
     /// Returns whether tasks of this runtime class can run on the node.
     pub fn has_runtime(&self, name: &str) -> bool {
         name == EMBEDDED_RUNTIME || self.runtimes.iter().any(|it| it == name)
@@ -155,8 +155,8 @@ impl NodeDescription {
     pub fn check_offers(&self) -> Result<(), String> {
         let lists = [self.runtimes.len(), self.devices.len(), self.listeners.len()];
         let counts = lists.into_iter().chain([self.allow.devices.len(), self.allow.capabilities.len()]);
-        if counts.chain(self.devices.iter().map(|it| it.paths.len())).any(|it| it > ENTRIES_BOUND) {
-            return Err(format!("a list has more than {ENTRIES_BOUND} entries"));
+        if counts.chain(self.devices.iter().map(|it| it.paths.len())).any(|it| it > Self::ENTRIES_BOUND) {
+            return Err(format!("a list has more than {} entries", Self::ENTRIES_BOUND));
         }
         for name in &self.runtimes {
             naming::check(name).map_err(|error| format!("runtimes: {error}"))?;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use flota_api::id::NetworkId;
 use flota_api::model::{
-    Cluster, INGRESS, Network, NetworkDriver, NetworkSpec, NodeState, PublishMode, PublishedPort, ServiceSpec, Task,
+    Cluster, INGRESS, Network, NetworkDriver, NetworkSpec, NodePort, NodeState, PublishMode, PublishedPort,
+    ServiceSpec, Task,
 };
 use flota_api::naming::task_name;
 use flota_api::object::Kind;
@@ -250,16 +251,18 @@ fn listener(port: &PublishedPort, name: &str, view: &Tables) -> Option<String> {
     if view.service_by_name(name).is_some_and(|it| it.spec.ports.contains(port)) {
         return None;
     }
-    let live = view.nodes().filter(|node| node.state == NodeState::Ready);
-    let mut listening = live.filter(|node| node.description.listens_on(port.protocol, published));
-    listening.next().map(|node| node.description.hostname.clone())
+    let listening = view.nodes_listening(NodePort { protocol: port.protocol, number: published });
+    let mut live = listening.filter(|node| node.state == NodeState::Ready);
+    live.next().map(|node| node.description.hostname.clone())
 }
 
 /// Returns the service that has the port, if that keeps this one from having it. Services may share a port of the mode
 /// host, on different nodes.
 fn taken(port: &PublishedPort, name: &str, view: &Tables) -> Option<String> {
     let published = port.published?;
-    let others = view.services_with_port((port.protocol, published)).filter(|it| it.spec.name != name);
+    let others = view
+        .services_with_port(NodePort { protocol: port.protocol, number: published })
+        .filter(|it| it.spec.name != name);
     let is_everywhere = |it: &PublishedPort| {
         it.mode == PublishMode::Ingress && it.protocol == port.protocol && it.published == Some(published)
     };
