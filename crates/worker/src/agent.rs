@@ -206,7 +206,7 @@ impl Agent {
                 batch = reporter.next() => ToLeader::Statuses(batch),
                 Ok(()) = facts.changed() => {
                     let facts = facts.borrow_and_update();
-                    ToLeader::Description(registration(&self.description, &self.offers, &facts))
+                    ToLeader::Description(Box::new(registration(&self.description, &self.offers, &facts)))
                 }
                 Ok(()) = programmed.changed() => ToLeader::Programmed(*programmed.borrow_and_update()),
                 Some(departure) = departs(&mut departure) => return Ok(departure),

@@ -14,7 +14,7 @@ pub(crate) enum ToLeader {
     Heartbeat(Timestamp),
     Statuses(StatusBatch),
     /// The node has changed since it registered.
-    Description(NodeDescription),
+    Description(Box<NodeDescription>),
     /// The node's networks are as the leader described them up to this version.
     Programmed(Version),
     Leaving(Departure),

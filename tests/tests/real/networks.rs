@@ -183,13 +183,13 @@ fn a_task_without_networks_reaches_the_outside_and_one_of_none_or_host_has_what_
 #[test]
 fn a_port_on_which_a_program_of_a_node_listens_is_refused_and_one_that_begins_later_keeps_it() {
     let cluster = with_web("--publish 8080:80");
-    let _sshd = cluster.background("w1", &["busybox", "nc", "-lk", "-p", "22", "-e", "busybox", "true"]);
+    let _sshd = cluster.background("w1", &["busybox", "nc", "-ll", "-p", "22", "-e", "busybox", "true"]);
     cluster.wait("w1 reports its listener", |it| it.ok("node inspect w1").contains("22/tcp"));
     let refused = cluster.ctl("service create --name a --publish 22:80 whoami");
     assert!(refused.stderr.contains("22/tcp is in use by a program of node `w1` itself"), "{}", refused.stderr);
     let url = "http://198.18.0.11:8080/";
     assert!(get_on(&cluster, "m1", url).is_some());
-    let _later = cluster.background("w1", &["busybox", "nc", "-lk", "-p", "8080", "-e", "busybox", "true"]);
+    let _later = cluster.background("w1", &["busybox", "nc", "-ll", "-p", "8080", "-e", "busybox", "true"]);
     cluster.wait("w1's own program gets its port", |it| get_on(it, "m1", url).is_none());
     assert!(get_on(&cluster, "m1", "http://198.18.0.12:8080/").is_some(), "other nodes still lead to the service");
     cluster.ok("service update --env-add A=1 web");
