@@ -15,8 +15,8 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::model::{
-    Availability, EndpointMode, Filter, HealthState, NetworkDriver, NodeState, NodeStateReason, OnPartition, Protocol,
-    PublishMode, RestartCondition, Role,
+    Availability, Balancer, EndpointMode, Filter, HealthState, NetworkDriver, NodeState, NodeStateReason, OnPartition,
+    Protocol, PublishMode, RestartCondition, Role,
 };
 use crate::proto::{objects as po, specs as ps, types as pt};
 use crate::state::{DesiredState, TaskState};
@@ -91,6 +91,7 @@ enums! {
     NetworkDriver = pt::NetworkDriver, "driver" {
         Overlay = Overlay, Bridge = Bridge, Macvlan = Macvlan, Host = Host, None = None,
     }
+    Balancer = pt::Balancer, "description.balancer" { Bpf = Bpf, Nftables = Nftables }
     Protocol = pt::Protocol, "protocol" { Tcp = Tcp, Udp = Udp }
     PublishMode = pt::PublishMode, "mode" { Ingress = Ingress, Host = Host }
     EndpointMode = ps::EndpointMode, "endpoint_mode" { Vip = Vip, Dnsrr = Dnsrr }

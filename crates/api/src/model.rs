@@ -31,9 +31,9 @@ pub use health::{Health, HealthCheck, HealthResult, HealthSpec, HealthState, Hea
 pub use image::{Image, ImageHolder};
 pub use network::{
     AddressPool, Attachment, DnsConfig, EndpointMode, HostEntry, INGRESS, LastGiven, Network, NetworkAttachment,
-    NetworkDriver, NetworkSpec, Protocol, PublishMode, PublishedPort, Subnet, SubnetSpec, VirtualIp,
+    NetworkDriver, NetworkSpec, NodePort, Protocol, PublishMode, PublishedPort, Subnet, SubnetSpec, VirtualIp,
 };
-pub use node::{Availability, Node, NodeDescription, NodeSpec, NodeState, NodeStateReason, Role};
+pub use node::{Availability, Balancer, Node, NodeDescription, NodeSpec, NodeState, NodeStateReason, Role};
 pub use pending::{Filter, PendingReason};
 pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec, UpdateState};
 pub use stack::{Stack, StackSpec};

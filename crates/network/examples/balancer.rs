@@ -9,7 +9,7 @@ use std::num::NonZeroU64;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use flota_network::{Balancer, NamespaceCookie, NetworkKey, Pool, VirtualAddress};
+use flota_network::{Balancer, Namespace, NamespaceCookie, NetworkKey, Pool, VirtualAddress};
 
 const CHANGES: u32 = 1_000;
 
@@ -48,12 +48,12 @@ fn change(balancer: &mut Balancer, backends: u32, now: &mut Instant) -> Result<(
 fn changes(group: &Path) -> Result<(), Failure> {
     for (virtuals, members) in [(1, 1), (1_000, 1), (1_000, 1_000)] {
         let mut now = Instant::now();
-        let mut balancer = Balancer::open(group, now)?;
+        let mut balancer = Balancer::bpf(group, now)?;
         for number in 0..virtuals {
             balancer.set(place(number), &pool(number, 10), now)?;
         }
         for number in 0..members {
-            balancer.join(NamespaceCookie(1_000_000 + number), &[network()])?;
+            balancer.join(NamespaceCookie(1_000_000 + number), &Namespace::own(), &[network()])?;
         }
         println!("one change among {virtuals} virtual addresses of 10 backends, {members} namespaces");
         for backends in [1, 10, 100, 1_000] {

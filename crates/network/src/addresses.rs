@@ -42,6 +42,15 @@ impl Connection {
         Ok(())
     }
 
+    /// Returns the addresses of a link, apart from link-local ones.
+    ///
+    /// # Errors
+    /// No link has that name, or the kernel refuses.
+    pub fn addresses_of(&mut self, link: &str) -> Result<Vec<IpNet>, NetworkError> {
+        let index = self.existing(link)?.index;
+        Ok(self.addresses()?.into_iter().filter(|(found, _)| *found == index).map(|(_, address)| address).collect())
+    }
+
     /// Returns the index of the link that has the address.
     pub(crate) fn link_with(&mut self, address: IpAddr) -> Result<Option<u32>, NetworkError> {
         let found = self.addresses()?.into_iter().find(|(_, found)| found.addr() == address);

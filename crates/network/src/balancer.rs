@@ -1,22 +1,16 @@
 //! Virtual addresses: connections of processes to an address that no interface has go to one of its backends.
 //!
-//! The kernel does it when a socket connects, or sends a datagram without being connected, by programs that are attached
-//! to a control group and act on the processes below it ([`hooks`]; bpf(2)). Packets carry the addresses of client and
-//! backend only, so neither address translation nor connection tracking is involved. The programs and what they know
-//! outlive this process: connections are made while it restarts. The caller says what is so, from its own records; the
-//! balancer writes what differs.
-//!
-//! - [`Balancer`] holds the virtual addresses with their backends, and the namespaces that use them.
+//! - [`Balancer`] holds the virtual addresses with their backends, and the namespaces that use them. It does so by programs
+//!   at a control group (`bpf.rs`), or where a kernel does not have them, by rules of the packet filter (`nft.rs`).
 //! - [`Sockets`] gives the cookie of a namespace, and ends its connections to a backend that has gone.
-//!
-//! A change costs one entry of a map for each backend of that virtual address, however many namespaces use it.
 
 mod assembler;
 mod attachment;
-
+mod bpf;
 mod error;
 mod hooks;
 mod map;
+mod nft;
 mod pool;
 mod program;
 mod sockets;
@@ -26,22 +20,23 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use attachment::Attachment;
-use error::kernel;
-use tables::{BACKEND_BYTES, State, Tables};
+use bpf::BpfBalancer;
+use nft::NftBalancer;
+
+use crate::error::NetworkError;
+use crate::namespace::Namespace;
 
 pub use error::BalancerError;
 pub use pool::Pool;
 pub use sockets::Sockets;
 pub use tables::{MOST_NETWORKS, NamespaceCookie, NetworkKey, VirtualAddress};
 
-/// How long the backends of an old generation are kept for connections that are just being made.
+/// How long what has been replaced is kept for connections that are just being made.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// What a balancer should do.
@@ -53,31 +48,14 @@ pub struct Wanted {
     pub members: BTreeMap<NamespaceCookie, Vec<NetworkKey>>,
 }
 
-/// The balancer of one control group.
+/// The balancer of a machine.
 #[derive(Debug)]
-pub struct Balancer {
-    tables: Tables,
-    attachment: Attachment,
-    pools: BTreeMap<VirtualAddress, Held>,
-    members: BTreeMap<NamespaceCookie, Vec<NetworkKey>>,
-    /// What is to be removed, the oldest first.
-    retired: VecDeque<Retired>,
-    next_generation: u32,
-}
+pub struct Balancer(Means);
 
-/// What the maps have of a virtual address.
-#[derive(Debug, Default)]
-struct Held {
-    generation: u32,
-    affinity: bool,
-    order: Vec<IpAddr>,
-}
-
-/// Backends of an old generation.
 #[derive(Debug)]
-struct Retired {
-    due: Instant,
-    keys: Vec<[u8; BACKEND_BYTES]>,
+enum Means {
+    Bpf(Box<BpfBalancer>),
+    Nftables(NftBalancer),
 }
 
 impl Balancer {
@@ -88,25 +66,14 @@ impl Balancer {
     ///
     /// # Errors
     /// The kernel can't do it, or this process may not (it takes CAP_BPF, CAP_NET_ADMIN and write access to the group):
-    /// whether a machine can have a balancer is seen here.
-    pub fn open(group: &Path, now: Instant) -> Result<Self, BalancerError> {
-        let group = attachment::open(group)?;
-        let tables = match attachment::find_tables(group.as_fd())? {
-            Some(tables) => tables,
-            None => Tables::create().map_err(kernel("create the maps"))?,
-        };
-        let attachment = Attachment::load(group, &tables)?;
-        attachment.ensure()?;
-        let mut balancer = Self {
-            tables,
-            attachment,
-            pools: BTreeMap::new(),
-            members: BTreeMap::new(),
-            retired: VecDeque::new(),
-            next_generation: 0,
-        };
-        balancer.recover(now).map_err(kernel("read the maps of attached programs"))?;
-        Ok(balancer)
+    /// whether a machine can have such a balancer is seen here.
+    pub fn bpf(group: &Path, now: Instant) -> Result<Self, BalancerError> {
+        BpfBalancer::open(group, now).map(|it| Self(Means::Bpf(Box::new(it))))
+    }
+
+    /// Returns a balancer that acts on everything that is sent in the namespaces that join it, and on what they forward.
+    pub fn nftables() -> Self {
+        Self(Means::Nftables(NftBalancer::default()))
     }
 
     /// Detaches all programs from a control group, of whatever version they are. Their maps go with them. Does nothing
@@ -115,96 +82,35 @@ impl Balancer {
     /// # Errors
     /// There is no such group, or the kernel refuses.
     pub fn detach(group: &Path) -> Result<(), BalancerError> {
-        attachment::detach_all(attachment::open(group)?.as_fd())
+        BpfBalancer::detach(group)
     }
 
-    /// Attaches programs again that somebody has detached, and returns how many those were.
+    /// Mends what somebody has detached or removed, and returns how much that was.
     ///
     /// # Errors
-    /// As for [`Self::open`].
-    pub fn repair(&self) -> Result<usize, BalancerError> {
-        self.attachment.ensure()
+    /// The kernel refuses.
+    pub fn repair(&mut self) -> Result<usize, BalancerError> {
+        match &mut self.0 {
+            Means::Bpf(it) => it.repair(),
+            Means::Nftables(it) => it.repair(),
+        }
     }
 
-    /// Reads what an earlier process has written.
-    fn recover(&mut self, now: Instant) -> std::io::Result<()> {
-        let mut found = BTreeMap::new();
-        for (key, value) in self.tables.virtuals.entries()? {
-            let state = State::of_value(value);
-            self.next_generation = self.next_generation.max(state.generation.wrapping_add(1));
-            if let Some(place) = VirtualAddress::of_key(&key) {
-                found.insert(place, (state, vec![None; state.count as usize]));
-            }
-        }
-        let mut old = Vec::new();
-        for (key, value) in self.tables.backends.entries()? {
-            let Some((place, generation, index)) = VirtualAddress::of_backend_key(&key) else { continue };
-            self.next_generation = self.next_generation.max(generation.wrapping_add(1));
-            let current = found.get_mut(&place).filter(|(state, _)| state.generation == generation);
-            match current.and_then(|(_, order)| order.get_mut(index as usize)) {
-                Some(entry) => *entry = Some(tables::address(value)),
-                None => old.push(key),
-            }
-        }
-        self.retire(old, now);
-        for (place, (State { generation, affinity, .. }, order)) in found {
-            // Nothing writes such an entry before all its backends. Without it, the next call writes it anew.
-            match order.into_iter().collect() {
-                Some(order) => drop(self.pools.insert(place, Held { generation, affinity, order })),
-                None => self.tables.virtuals.remove(&place.key())?,
-            }
-        }
-        for (key, _) in self.tables.requests.entries()? {
-            if VirtualAddress::of_key(&key).is_none_or(|place| !self.pools.contains_key(&place)) {
-                self.tables.requests.remove(&key)?;
-            }
-        }
-        for (key, value) in self.tables.members.entries()? {
-            self.members.insert(NamespaceCookie(u64::from_ne_bytes(key)), tables::networks(&value));
-        }
-        Ok(())
-    }
-
-    /// Sets the backends of a virtual address. Connections that exist stay where they are; see
-    /// [`Sockets::abort_to`]. An address without backends refuses connections.
+    /// Sets the backends of a virtual address. Connections that exist stay where they are; see [`Self::abort_to`]. An
+    /// address without backends refuses connections.
     ///
     /// # Errors
-    /// A backend is of the other IP version, or the kernel refuses, for example because a map is full. The address then
-    /// has the backends that it had.
+    /// A backend is of the other IP version, or the kernel refuses, for example because a map is full. Programs then use
+    /// the backends that the address had.
     pub fn set(&mut self, place: VirtualAddress, pool: &Pool, now: Instant) -> Result<(), BalancerError> {
-        let VirtualAddress { network, address } = place;
+        let address = place.address;
         if let Some(backend) = pool.backends.iter().find(|backend| backend.is_ipv4() != address.is_ipv4()) {
             return Err(BalancerError::IpVersion { address, backend: *backend });
         }
-        let held = self.pools.get(&place);
-        let last = held.map_or(&[][..], |held| &held.order);
-        let order = pool::arrange(last, &pool.backends);
-        if held.is_some_and(|held| held.order == order && held.affinity == pool.affinity) {
-            return Ok(());
+        match &mut self.0 {
+            Means::Bpf(it) => it.set(place, pool, now),
+            Means::Nftables(it) => it.set(place, pool, now),
         }
-        let act = || kernel(format!("set the backends of {address} in the network {}", network.0));
-        self.sweep(now)?;
-        let new = Held { generation: self.next_generation, affinity: pool.affinity, order };
-        self.next_generation = self.next_generation.wrapping_add(1);
-        if let Err(error) = self.write(place, &new) {
-            // Also removes them later if the kernel refuses it now.
-            self.retire(new.keys(place), now);
-            return Err(act()(error));
-        }
-        if let Some(old) = self.pools.insert(place, new) {
-            self.retire(old.keys(place), now);
-        }
-        Ok(())
-    }
-
-    fn write(&self, place: VirtualAddress, new: &Held) -> std::io::Result<()> {
-        let values: Vec<_> = new.order.iter().map(|backend| tables::octets(*backend)).collect();
-        self.tables.backends.set_all(&new.keys(place), &values)?;
-        if !self.pools.contains_key(&place) {
-            self.tables.requests.set(&place.key(), &[0; 8])?;
-        }
-        let state = State { generation: new.generation, count: values.len() as u32, affinity: new.affinity };
-        self.tables.virtuals.set(&place.key(), &state.value())
     }
 
     /// Makes an address an ordinary one again. Does nothing if it is not virtual.
@@ -212,67 +118,81 @@ impl Balancer {
     /// # Errors
     /// The kernel refuses.
     pub fn remove(&mut self, place: VirtualAddress, now: Instant) -> Result<(), BalancerError> {
-        let Some(held) = self.pools.get(&place) else { return Ok(()) };
-        let keys = held.keys(place);
-        let removed =
-            self.tables.virtuals.remove(&place.key()).and_then(|()| self.tables.requests.remove(&place.key()));
-        removed.map_err(kernel(format!("remove the virtual address {}", place.address)))?;
-        self.pools.remove(&place);
-        self.retire(keys, now);
-        self.sweep(now).map(drop)
+        match &mut self.0 {
+            Means::Bpf(it) => it.remove(place, now),
+            Means::Nftables(it) => it.remove(place, now),
+        }
     }
 
-    /// Lets a namespace use the virtual addresses of these networks and of no others. An address that is virtual in
-    /// several of them is looked up in the first of those.
+    /// Lets the namespace with this cookie use the virtual addresses of these networks and of no others. An address that
+    /// is virtual in several of them is looked up in the first of those.
     ///
     /// # Errors
     /// There are more than [`MOST_NETWORKS`], or the kernel refuses.
-    pub fn join(&mut self, namespace: NamespaceCookie, networks: &[NetworkKey]) -> Result<(), BalancerError> {
+    pub fn join(
+        &mut self,
+        cookie: NamespaceCookie,
+        namespace: &Namespace,
+        networks: &[NetworkKey],
+    ) -> Result<(), BalancerError> {
         if networks.len() > MOST_NETWORKS {
             return Err(BalancerError::TooManyNetworks(networks.len()));
         }
-        if self.members.get(&namespace).is_none_or(|held| held != networks) {
-            let set = self.tables.members.set(&namespace.0.to_ne_bytes(), &tables::member(networks));
-            set.map_err(kernel("add a namespace to its networks"))?;
-            self.members.insert(namespace, networks.to_vec());
+        match &mut self.0 {
+            Means::Bpf(it) => it.join(cookie, networks),
+            Means::Nftables(it) => it.join(cookie, namespace, networks),
         }
-        Ok(())
     }
 
-    /// Lets a namespace use no virtual address any more.
+    /// Lets a namespace, which ends, use no virtual address any more.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn leave(&mut self, namespace: NamespaceCookie) -> Result<(), BalancerError> {
-        let removed = self.tables.members.remove(&namespace.0.to_ne_bytes());
-        removed.map_err(kernel("remove a namespace from its networks"))?;
-        self.members.remove(&namespace);
-        Ok(())
+    pub fn leave(&mut self, cookie: NamespaceCookie) -> Result<(), BalancerError> {
+        match &mut self.0 {
+            Means::Bpf(it) => it.leave(cookie),
+            Means::Nftables(it) => {
+                it.leave(cookie);
+                Ok(())
+            }
+        }
     }
 
-    /// Makes all virtual addresses and members what the caller says. Writes only what differs, so no connection that is
-    /// being made is disturbed.
+    /// Makes all virtual addresses what the caller says, and lets no other namespaces use them. Writes only what differs,
+    /// so no connection that is being made is disturbed.
     ///
     /// # Errors
     /// One of the changes failed; the others are made.
     pub fn reconcile(&mut self, wanted: &Wanted, now: Instant) -> Result<(), BalancerError> {
-        let surplus: Vec<_> = self.pools.keys().filter(|place| !wanted.pools.contains_key(place)).copied().collect();
-        let foreign: Vec<_> = self.members.keys().filter(|it| !wanted.members.contains_key(it)).copied().collect();
-        let mut results = Vec::new();
-        results.extend(surplus.into_iter().map(|place| self.remove(place, now)));
-        results.extend(wanted.pools.iter().map(|(place, pool)| self.set(*place, pool, now)));
-        results.extend(foreign.into_iter().map(|namespace| self.leave(namespace)));
-        results.extend(wanted.members.iter().map(|(namespace, networks)| self.join(*namespace, networks)));
-        results.into_iter().collect()
+        match &mut self.0 {
+            Means::Bpf(it) => it.reconcile(wanted, now),
+            Means::Nftables(it) => it.reconcile(wanted, now),
+        }
+    }
+
+    /// Ends the connections of a namespace to these peers, by whatever address they were made, and returns how many those
+    /// were.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn abort_to(&mut self, sockets: &mut Sockets, peers: &[IpAddr]) -> Result<usize, NetworkError> {
+        let aborted = sockets.abort_to(peers)?;
+        match &mut self.0 {
+            // A socket is connected to the backend itself.
+            Means::Bpf(_) => Ok(aborted),
+            Means::Nftables(it) => Ok(aborted + it.abort_to(sockets, peers)?),
+        }
     }
 
     /// Returns how often a connection to a virtual address, or a datagram without a connection, got a backend.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn requests(&self, place: VirtualAddress) -> Result<u64, BalancerError> {
-        let count = self.tables.requests.get(&place.key()).map_err(kernel("read the number of requests"))?;
-        Ok(count.map_or(0, u64::from_ne_bytes))
+    pub fn requests(&mut self, place: VirtualAddress) -> Result<u64, BalancerError> {
+        match &mut self.0 {
+            Means::Bpf(it) => it.requests(place),
+            Means::Nftables(it) => it.requests(place),
+        }
     }
 
     /// Removes what has been replaced more than a second ago, and returns when there is more to remove. Every change
@@ -281,23 +201,9 @@ impl Balancer {
     /// # Errors
     /// The kernel refuses.
     pub fn sweep(&mut self, now: Instant) -> Result<Option<Instant>, BalancerError> {
-        while let Some(oldest) = self.retired.front().filter(|oldest| oldest.due <= now) {
-            self.tables.backends.remove_all(&oldest.keys).map_err(kernel("remove old backends"))?;
-            self.retired.pop_front();
+        match &mut self.0 {
+            Means::Bpf(it) => it.sweep(now),
+            Means::Nftables(it) => it.sweep(now),
         }
-        Ok(self.retired.front().map(|oldest| oldest.due))
-    }
-
-    fn retire(&mut self, keys: Vec<[u8; BACKEND_BYTES]>, now: Instant) {
-        if !keys.is_empty() {
-            self.retired.push_back(Retired { due: now + GRACE, keys });
-        }
-    }
-}
-
-impl Held {
-    /// Returns the keys of the backends.
-    fn keys(&self, place: VirtualAddress) -> Vec<[u8; BACKEND_BYTES]> {
-        (0..).zip(&self.order).map(|(index, _)| place.backend_key(self.generation, index)).collect()
     }
 }

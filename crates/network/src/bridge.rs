@@ -16,7 +16,8 @@ use crate::netlink::Connection;
 use crate::routes::{Route, Way};
 use crate::spec::{Attachment, LocalNetworkSpec};
 
-pub(crate) const BRIDGE: &str = "br0";
+/// Name of the bridge in a network's namespace.
+pub const BRIDGE: &str = "br0";
 pub(crate) const LOOPBACK: &str = "lo";
 
 /// Kernel parameters of a network's namespace. The ones of new links (`default`) come before the links.

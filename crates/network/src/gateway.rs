@@ -12,22 +12,25 @@
 mod firewall;
 mod listeners;
 mod ports;
+mod router;
 mod uplink;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-pub use listeners::taken_ports;
+pub use listeners::Listeners;
 pub use ports::{HostPort, Protocol, PublishedPort, Target};
+use router::become_router;
 pub(crate) use uplink::host_address;
 pub use uplink::{INTERFACE_PREFIX, Uplink};
 
 use crate::error::NetworkError;
 use crate::local_network::Audit;
-use crate::namespace::{Namespace, set_here};
+use crate::mac::Mac;
+use crate::namespace::Namespace;
 use crate::netlink::Connection;
-use crate::nftables::connections::Connections;
+use crate::nftables::connections::{Connections, Selection};
 use crate::nftables::ruleset::{Change, Family};
 use crate::nftables::table::Tables;
 
@@ -38,6 +41,17 @@ pub struct GatewaySettings {
     pub vxlan_port: u16,
     /// TCP ports of the machines that networks can't reach.
     pub guarded_ports: BTreeSet<u16>,
+    /// The file, in memory, that keeps which kernel parameters the host had before it became a gateway.
+    pub former_parameters: PathBuf,
+}
+
+/// Where frames of overlays come from: an interface on another machine.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Sender {
+    /// The address of the machine in the underlay.
+    pub machine: IpAddr,
+    /// The MAC address of the interface.
+    pub mac: Mac,
 }
 
 /// A change of what a gateway does.
@@ -47,9 +61,10 @@ pub struct GatewayChange {
     pub uplinks: BTreeMap<String, Option<Uplink>>,
     /// Published ports; `None` ends that a port is published.
     pub ports: BTreeMap<HostPort, Option<PublishedPort>>,
-    /// If it has changed: all addresses of the machines that send frames of overlays, and whose guarded ports networks
-    /// can't reach.
+    /// If it has changed: all addresses of the machines whose guarded ports networks can't reach.
     pub machines: Option<BTreeSet<IpAddr>>,
+    /// Senders of frames of overlays that come (true) or go (false). Frames of others are dropped.
+    pub senders: BTreeMap<Sender, bool>,
 }
 
 /// The gateway of a host.
@@ -58,12 +73,15 @@ pub struct GatewayChange {
 #[derive(Debug)]
 pub struct Gateway {
     host: Namespace,
+    former_parameters: PathBuf,
     links: Connection,
     tables: Tables,
     connections: Connections,
     uplinks: BTreeMap<String, Uplink>,
     ports: BTreeMap<HostPort, PublishedPort>,
     machines: BTreeSet<IpAddr>,
+    /// Connections that can no longer be right.
+    outdated: BTreeSet<Selection>,
     /// Chains to which no port leads any more: those that the next audit removes, and those that the one after it does.
     retired: [BTreeSet<String>; 2],
 }
@@ -76,7 +94,7 @@ impl Gateway {
     /// The namespace of a network does not exist, or the kernel refuses.
     pub fn ensure(host: &Namespace, settings: &GatewaySettings, wanted: GatewayChange) -> Result<Self, NetworkError> {
         let mut links = Connection::open(host)?;
-        host.enter(become_router)?;
+        host.enter(|| become_router(&settings.former_parameters))?;
         let uplinks: BTreeMap<_, _> =
             wanted.uplinks.into_iter().filter_map(|(name, uplink)| Some((name, uplink?))).collect();
         let ports: BTreeMap<_, _> =
@@ -90,25 +108,28 @@ impl Gateway {
             [ports::chain_change(*port, published), ports::element_change(*port, Some(published))]
         });
         let nobody = BTreeSet::new();
-        let changes: Vec<Change> = port_changes.chain(firewall::machine_changes(&nobody, &machines)).collect();
+        let changes = port_changes.chain(firewall::machine_changes(&nobody, &machines));
+        let changes: Vec<Change> = changes.chain(firewall::sender_changes(&wanted.senders)).collect();
         changes.into_iter().for_each(|change| change.apply(&mut ruleset));
         let tables = Tables::open(host, ruleset)?;
         uplink::remove_others(&mut links, uplinks.keys())?;
         let connections = Connections::open(host)?;
         Ok(Self {
             host: host.clone(),
+            former_parameters: settings.former_parameters.clone(),
             links,
             tables,
             connections,
             uplinks,
             ports,
             machines,
+            outdated: BTreeSet::new(),
             retired: Default::default(),
         })
     }
 
     /// Makes a change. What it does not name stays as it is. All changes of ports and machines take effect at once.
-    /// Connections to targets that are gone end.
+    /// Connections to targets that are gone end with [`Self::end_outdated`].
     ///
     /// # Errors
     /// The namespace of a network does not exist, or the kernel refuses. Ports and machines are then as they were.
@@ -120,7 +141,7 @@ impl Gateway {
                 self.uplinks.insert(name, uplink);
             }
         }
-        self.change_rules(change.ports, change.machines)?;
+        self.change_rules(change.ports, change.machines, &change.senders)?;
         for (name, _) in removed {
             self.links.remove_link(&uplink::interface(&name))?;
             self.uplinks.remove(&name);
@@ -132,20 +153,20 @@ impl Gateway {
         &mut self,
         ports: BTreeMap<HostPort, Option<PublishedPort>>,
         machines: Option<BTreeSet<IpAddr>>,
+        senders: &BTreeMap<Sender, bool>,
     ) -> Result<(), NetworkError> {
         let served = ports.iter().filter_map(|(port, published)| Some((*port, published.as_ref()?)));
         self.tables.apply(served.map(|(port, published)| ports::chain_change(port, published)).collect())?;
         let elements = ports.iter().map(|(port, published)| ports::element_change(*port, published.as_ref()));
-        let mut changes: Vec<Change> = elements.collect();
+        let mut changes: Vec<Change> = elements.chain(firewall::sender_changes(senders)).collect();
         if let Some(machines) = &machines {
             changes.extend(firewall::machine_changes(&self.machines, machines));
         }
         self.tables.apply(changes)?;
         self.machines = machines.unwrap_or_else(|| std::mem::take(&mut self.machines));
-        let mut outdated = BTreeSet::new();
         for (port, published) in ports {
             let old = self.ports.get(&port);
-            outdated.extend(ports::outdated(port, old, published.as_ref()));
+            self.outdated.extend(ports::outdated(port, old, published.as_ref()));
             self.retired[1].extend(old.map(|old| ports::chain_name(port, old)));
             if let Some(published) = &published {
                 let name = ports::chain_name(port, published);
@@ -156,7 +177,16 @@ impl Gateway {
                 None => self.ports.remove(&port),
             };
         }
-        outdated.iter().try_for_each(|selection| self.connections.end(selection).map(drop))
+        Ok(())
+    }
+
+    /// Ends the connections that earlier changes have made wrong, most of all those to targets that are gone. The kernel
+    /// looks through all tracked connections of the machine for them, which takes milliseconds.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn end_outdated(&mut self) -> Result<(), NetworkError> {
+        self.connections.end(&std::mem::take(&mut self.outdated)).map(drop)
     }
 
     /// Compares the kernel with what is wanted and mends what differs. Costs a few system calls as long as nothing does.
@@ -164,7 +194,7 @@ impl Gateway {
     pub fn audit(&mut self) -> Audit {
         let mut audit = Audit::default();
         self.links.take_changes();
-        match self.host.enter(become_router) {
+        match self.host.enter(|| become_router(&self.former_parameters)) {
             Ok(changed) => audit.mended.extend(changed),
             Err(error) => audit.failed.push(error),
         }
@@ -192,29 +222,14 @@ impl Gateway {
     }
 }
 
-/// Removes everything that a gateway has made in the namespace of a host, except that the host forwards packets. Does
-/// nothing if there is nothing.
+/// Removes everything that a gateway has made in the namespace of a host, and gives the host the kernel parameters that the
+/// file `former_parameters` keeps. Does nothing if there is nothing.
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn remove_gateway(host: &Namespace) -> Result<(), NetworkError> {
+pub fn remove_gateway(host: &Namespace, former_parameters: &Path) -> Result<(), NetworkError> {
     let mut links = Connection::open(host)?;
     uplink::remove_others(&mut links, std::iter::empty())?;
-    Tables::remove(host)
-}
-
-/// Lets the namespace of this thread forward packets. Returns the kernel parameters that had another value.
-fn become_router() -> Result<Vec<String>, NetworkError> {
-    let parameters = Path::new("/proc/sys/net/ipv6/conf");
-    let interfaces = std::fs::read_dir(parameters).into_iter().flatten().flatten();
-    // A router ignores router advertisements (1) unless told to obey them nevertheless (2), and so would lose its own routes.
-    let obeying = interfaces.map(|entry| format!("net/ipv6/conf/{}/accept_ra", entry.file_name().to_string_lossy()));
-    let obeying: Vec<_> = obeying.filter(|name| is_one(name)).collect();
-    let mut parameters: Vec<_> = obeying.iter().map(|name| (name.as_str(), "2")).collect();
-    parameters.extend([("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")]);
-    set_here(&parameters)
-}
-
-fn is_one(parameter: &str) -> bool {
-    std::fs::read_to_string(Path::new("/proc/sys").join(parameter)).is_ok_and(|value| value.trim() == "1")
+    Tables::remove(host)?;
+    host.enter(|| router::restore(former_parameters))
 }

@@ -30,10 +30,11 @@ mod vxlan;
 pub use balancer::{
     Balancer, BalancerError, MOST_NETWORKS, NamespaceCookie, NetworkKey, Pool, Sockets, VirtualAddress, Wanted,
 };
+pub use bridge::BRIDGE;
 pub use error::{NetworkError, Refusal};
 pub use gateway::{
-    Gateway, GatewayChange, GatewaySettings, HostPort, INTERFACE_PREFIX, Protocol, PublishedPort, Target, Uplink,
-    remove_gateway, taken_ports,
+    Gateway, GatewayChange, GatewaySettings, HostPort, INTERFACE_PREFIX, Listeners, Protocol, PublishedPort, Sender,
+    Target, Uplink, remove_gateway,
 };
 pub use links::Veth;
 pub use local_network::{Audit, LocalNetwork, remove_network, remove_other_networks};

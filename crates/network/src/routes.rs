@@ -1,6 +1,7 @@
 //! Routes that this crate makes. They carry a protocol number of their own, by which they are told from all others: the
 //! kernel's, and those that someone else has added.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -13,6 +14,7 @@ use nix::errno::Errno;
 
 use crate::addresses::family;
 use crate::error::NetworkError;
+use crate::namespace::Namespace;
 use crate::netlink::Connection;
 
 /// `rtm_protocol` of these routes: a number that no registered program uses (/etc/iproute2/rt_protos).
@@ -60,6 +62,34 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+impl Namespace {
+    /// Returns the destinations of the routes in the main table, without default routes, link-local ones and those that
+    /// this crate has made.
+    ///
+    /// # Errors
+    /// There is no such namespace, or the kernel refuses.
+    pub fn destinations(&self) -> Result<Vec<IpNet>, NetworkError> {
+        let request = RouteNetlinkMessage::GetRoute(RouteMessage::default());
+        let found = Connection::open(self)?.dump("list the routes", request)?;
+        Ok(found.into_iter().filter_map(foreign_destination).collect::<BTreeSet<_>>().into_iter().collect())
+    }
+}
+
+fn foreign_destination(message: RouteNetlinkMessage) -> Option<IpNet> {
+    let RouteNetlinkMessage::NewRoute(RouteMessage { header, attributes, .. }) = message else { return None };
+    let is_ours = header.protocol == PROTOCOL || header.table != RouteHeader::RT_TABLE_MAIN;
+    let address = attributes.iter().find_map(|it| match it {
+        RouteAttribute::Destination(address) => plain(address),
+        _ => None,
+    })?;
+    let is_local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    let is_left_out = is_ours || is_local || address.is_multicast() || header.destination_prefix_length == 0;
+    IpNet::new(address, header.destination_prefix_length).ok().filter(|_| !is_left_out)
 }
 
 fn describe(route: &Route) -> RouteMessage {

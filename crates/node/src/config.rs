@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use serde::Deserialize;
 
+use flota_api::model::Balancer;
 use flota_image::Registries;
 use flota_worker::NodeOffers;
 
@@ -49,6 +50,8 @@ struct File {
     run_dir: Option<PathBuf>,
     listen: Option<String>,
     data_path_addr: Option<IpAddr>,
+    /// What spreads connections to virtual IPs; the best that the kernel can do if absent.
+    balancer: Option<String>,
     log: Option<String>,
     runtime: Option<PathBuf>,
     /// Multiplies Raft's heartbeat and election times, for links slower than a LAN.
@@ -102,6 +105,7 @@ impl Config {
         if let Some(address) = offers.data_address.filter(|it| it.is_unspecified() || it.is_multicast()) {
             bail!("data-path-addr: {address} is not an address of a machine");
         }
+        offers.balancer = file.balancer.as_deref().map(balancer).transpose()?;
         let registries = registries::resolve(file.registries)?;
         let beside =
             std::env::current_exe().context("failed to find the path of flotad")?.with_file_name("flota-runtime");
@@ -137,6 +141,11 @@ impl Config {
             election: (times(normal.election.0), times(normal.election.1)),
         }
     }
+}
+
+fn balancer(text: &str) -> anyhow::Result<Balancer> {
+    let known = Balancer::ALL.iter().find(|it| it.as_str() == text);
+    known.copied().with_context(|| format!("balancer: `{text}` is not one of bpf, nftables"))
 }
 
 fn read(path: &Path) -> anyhow::Result<File> {

@@ -15,7 +15,6 @@ mod write;
 use std::sync::{Arc, Mutex, RwLock};
 
 pub use indices::Load;
-pub use networks::NodePort;
 pub use runs::{Runs, address_of, number_of, numbers_of};
 pub use snapshot::SnapshotError;
 pub use tables::{Tables, View};

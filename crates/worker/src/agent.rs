@@ -21,7 +21,7 @@ use crate::assignments::{Newest, Parts};
 use crate::describe::registration;
 use crate::managers::{KnownManagers, Search};
 use crate::messages::{AssignmentSet, Departure, FromLeader, Part, Registered, Registration, ToLeader};
-use crate::networks::{NodeNetworks, UpdateParts};
+use crate::networks::{NetworkFacts, NodeNetworks, UpdateParts};
 use crate::offers::NodeOffers;
 use crate::order::Contact;
 use crate::reporter::Reporter;
@@ -142,7 +142,9 @@ impl Agent {
     /// Runs one session with a manager, from its opening to its end.
     async fn session(&mut self, address: &str, search: &mut Search) -> End {
         let channel = self.dialer.manager(address);
-        let mut session = match Session::open(channel.clone(), self.registration().await).await {
+        let mut facts = self.networks.facts();
+        let known = facts.borrow_and_update().clone();
+        let mut session = match Session::open(channel.clone(), self.registration(&known).await).await {
             Ok(session) => session,
             Err(error) => return error.into(),
         };
@@ -157,7 +159,7 @@ impl Agent {
             last_message: Instant::now(),
             established: None,
         };
-        let end = self.serve(&mut session, &mut link).await;
+        let end = self.serve(&mut session, &mut link, facts).await;
         if link.held() {
             search.succeeded();
         }
@@ -170,10 +172,10 @@ impl Agent {
         }
     }
 
-    async fn registration(&self) -> Registration {
+    async fn registration(&self, facts: &NetworkFacts) -> Registration {
         Registration {
             node_id: self.node_id.clone(),
-            description: registration(&self.description, &self.offers),
+            description: registration(&self.description, &self.offers, facts),
             address: self.address.clone(),
             newest: self.newest.get(),
             images: self.services.images().await,
@@ -181,7 +183,12 @@ impl Agent {
     }
 
     /// Sends and receives until this node leaves, or the session ends.
-    async fn serve(&mut self, session: &mut Session, link: &mut Link<'_>) -> Result<Departure, End> {
+    async fn serve(
+        &mut self,
+        session: &mut Session,
+        link: &mut Link<'_>,
+        mut facts: watch::Receiver<NetworkFacts>,
+    ) -> Result<Departure, End> {
         let reporter = self.reporter.clone();
         let mut departure = self.departure.clone();
         let mut programmed = self.networks.programmed();
@@ -197,6 +204,10 @@ impl Agent {
                 () = tokio::time::sleep_until(silent_at) => return Err(End::Broken("the manager is silent".into())),
                 _ = link.beat.tick() => ToLeader::Heartbeat(self.clock.now()),
                 batch = reporter.next() => ToLeader::Statuses(batch),
+                Ok(()) = facts.changed() => {
+                    let facts = facts.borrow_and_update();
+                    ToLeader::Description(Box::new(registration(&self.description, &self.offers, &facts)))
+                }
                 Ok(()) = programmed.changed() => ToLeader::Programmed(*programmed.borrow_and_update()),
                 Some(departure) = departs(&mut departure) => return Ok(departure),
             };

@@ -1,15 +1,15 @@
 //! Describes this machine: its resources, its software and its current boot.
 
 use std::fs;
-use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
 use flota_api::model::NodeDescription;
 use flota_api::resources::Resources;
 use flota_api::{FEATURE_LEVEL, VERSION};
-use flota_network::INTERFACE_PREFIX;
+use flota_network::Namespace;
 
+use crate::networks::NetworkFacts;
 use crate::offers::NodeOffers;
 
 /// Returns the description of this machine.
@@ -36,9 +36,13 @@ pub fn describe() -> NodeDescription {
     }
 }
 
-/// Returns the description of this machine together with what it offers to tasks, for the registration with a leader.
-pub(crate) fn registration(machine: &NodeDescription, offers: &NodeOffers) -> NodeDescription {
+/// Returns the description of this machine together with what it offers to tasks and what is known of its network.
+pub(crate) fn registration(machine: &NodeDescription, offers: &NodeOffers, facts: &NetworkFacts) -> NodeDescription {
     NodeDescription {
+        routes: machine.routes.iter().copied().chain(facts.subnet).collect(),
+        balancer: facts.balancer,
+        // A leader takes no more of them.
+        listeners: facts.ports.iter().copied().take(NodeDescription::ENTRIES_BOUND).collect(),
         runtimes: offers.runtime_names(),
         devices: offers.devices.clone(),
         allow: offers.allow.clone(),
@@ -60,65 +64,24 @@ fn boot_id() -> String {
     format!("{} {namespace} {first}", kernel.trim())
 }
 
-/// Returns the destinations of this machine's routes, without those that lead everywhere, to the machine itself or to
-/// networks of Flota.
+/// Returns the destinations of this machine's routes.
 fn routes() -> Vec<IpNet> {
-    let read = |name: &str| fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
-    let (v4, v6) = (read("route"), read("ipv6_route"));
-    let all = v4.lines().filter_map(route_of_version_4).chain(v6.lines().filter_map(route_of_version_6));
-    let mut found: Vec<IpNet> = all
-        .filter(|(net, interface)| {
-            let is_own = *interface == "lo" || interface.starts_with(INTERFACE_PREFIX);
-            let address = net.addr();
-            let is_local = matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
-            !is_own && !is_local && net.prefix_len() > 0 && !address.is_multicast()
-        })
-        .map(|(net, _)| net)
-        .collect();
-    found.sort();
-    found.dedup();
-    found
-}
-
-/// Parses a line of /proc/net/route (proc_pid_net(5)): interface, destination, …, and mask as the eighth field, in
-/// hexadecimal and in the machine's byte order.
-fn route_of_version_4(line: &str) -> Option<(IpNet, &str)> {
-    let fields: Vec<&str> = line.split_whitespace().collect();
-    let number = |index: usize| u32::from_str_radix(fields.get(index)?, 16).ok().map(u32::from_be);
-    let (destination, mask) = (number(1)?, number(7)?);
-    let net = Ipv4Net::with_netmask(Ipv4Addr::from(destination), Ipv4Addr::from(mask)).ok()?;
-    Some((net.into(), fields.first()?))
-}
-
-/// Parses a line of /proc/net/ipv6_route: destination and its prefix length in hexadecimal, …, and the interface last.
-fn route_of_version_6(line: &str) -> Option<(IpNet, &str)> {
-    let fields: Vec<&str> = line.split_whitespace().collect();
-    let destination = Ipv6Addr::from(u128::from_str_radix(fields.first()?, 16).ok()?);
-    let length = u8::from_str_radix(fields.get(1)?, 16).ok()?;
-    Some((Ipv6Net::new(destination, length).ok()?.into(), fields.last()?))
+    Namespace::own().destinations().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the routes of this machine are not known");
+        Vec::new()
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use flota_api::model::{Allowance, NodeDevice};
-
-    #[test]
-    fn routes_are_read_as_the_kernel_writes_them() {
-        let v4 = route_of_version_4("eth0\t0000000A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0");
-        assert_eq!(v4, Some(("10.0.0.0/16".parse().expect("a prefix"), "eth0")));
-        assert_eq!(route_of_version_4("Iface\tDestination\tGateway"), None);
-        let zeros = "0".repeat(32);
-        let line =
-            format!("fd00000000000000{} 40 {zeros} 00 {zeros} 00000100 00000001 00000000 00000001 eth1", &zeros[..16]);
-        assert_eq!(route_of_version_6(&line), Some(("fd00::/64".parse().expect("a prefix"), "eth1")));
-    }
+    use flota_api::model::{Allowance, Balancer, NodeDevice, NodePort, Protocol};
 
     #[test]
     fn a_node_registers_with_all_that_it_gives() {
-        assert_eq!(registration(&describe(), &NodeOffers::default()).runtimes, ["flota"]);
+        assert_eq!(registration(&describe(), &NodeOffers::default(), &NetworkFacts::default()).runtimes, ["flota"]);
         let gpu = NodeDevice { kind: "gpu".into(), id: "nvidia0".into(), paths: vec!["/dev/nvidia0".into()] };
         let offers = NodeOffers {
             runtimes: BTreeMap::from([("runsc".into(), "/usr/bin/runsc".into())]),
@@ -126,9 +89,26 @@ mod tests {
             allow: Allowance { privileged: true, ..Allowance::default() },
             ..NodeOffers::default()
         };
-        let description = registration(&describe(), &offers);
+        let ports = BTreeSet::from([NodePort { protocol: Protocol::Tcp, number: 22 }]);
+        let facts = NetworkFacts {
+            balancer: Some(Balancer::Nftables),
+            subnet: Some("172.17.0.0/16".parse().expect("a prefix")),
+            ports,
+        };
+        let description = registration(&describe(), &offers, &facts);
+        assert_eq!(description.routes.last(), facts.subnet.as_ref());
+        assert_eq!(description.balancer, Some(Balancer::Nftables));
+        assert_eq!(description.listeners, Vec::from_iter(facts.ports));
         assert_eq!(description.runtimes, ["flota", "runsc"]);
         assert_eq!((description.devices, description.allow.privileged), (offers.devices, true));
         assert!(!description.hostname.is_empty());
+    }
+
+    #[test]
+    fn a_node_with_very_many_listening_programs_can_register() {
+        let ports = (1..=u16::MAX).map(|number| NodePort { protocol: Protocol::Udp, number }).collect();
+        let facts = NetworkFacts { ports, ..NetworkFacts::default() };
+        let description = registration(&describe(), &NodeOffers::default(), &facts);
+        assert_eq!(description.check_offers(), Ok(()));
     }
 }

@@ -74,7 +74,7 @@ pub use images::ImagesService;
 pub use messages::OpenStream;
 #[cfg(any(test, feature = "fake"))]
 pub use networks::FakeNetworks;
-pub use networks::{NodeNetworks, TaskNetwork};
+pub use networks::{NetworkFacts, NodeNetworks, TaskNetwork};
 pub use offers::NodeOffers;
 #[cfg(any(test, feature = "fake"))]
 pub use records::MemoryRecords;

@@ -13,6 +13,8 @@ pub(crate) enum ToLeader {
     /// The worker's clock.
     Heartbeat(Timestamp),
     Statuses(StatusBatch),
+    /// The node has changed since it registered.
+    Description(Box<NodeDescription>),
     /// The node's networks are as the leader described them up to this version.
     Programmed(Version),
     Leaving(Departure),

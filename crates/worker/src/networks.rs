@@ -11,15 +11,17 @@
 //! version is programmed: connections then go where that version says. The thread does all blocking work, so neither a
 //! session nor a task runner waits for the kernel.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
+use ipnet::IpNet;
 use tokio::sync::{oneshot, watch};
 
 use flota_api::id::TaskId;
-use flota_api::model::{Assignment, NetworkUpdate};
+use flota_api::model::{Assignment, Balancer, NetworkUpdate, NodePort};
 use flota_api::version::Version;
 
 mod actor;
@@ -34,7 +36,7 @@ mod names;
 mod record;
 mod view;
 
-use actor::{Actor, Command};
+use actor::{Actor, Command, Told};
 #[cfg(any(test, feature = "fake"))]
 pub use fake::FakeNetworks;
 pub(crate) use folder::NamespaceFolder;
@@ -53,6 +55,20 @@ pub trait NodeNetworks: fmt::Debug + Send + Sync {
     /// Watches the version up to which all updates are carried out. It is sent anew for each update, also if the
     /// version is the same.
     fn programmed(&self) -> watch::Receiver<Version>;
+
+    /// Watches what the leader should know of the node's own network.
+    fn facts(&self) -> watch::Receiver<NetworkFacts>;
+}
+
+/// What the leader should know of the node's own network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkFacts {
+    /// What spreads connections to virtual IPs.
+    pub balancer: Option<Balancer>,
+    /// The subnet of tasks without networks, which no network of the cluster gets.
+    pub subnet: Option<IpNet>,
+    /// Ports on which the node's own programs listen, and which can't be published.
+    pub ports: BTreeSet<NodePort>,
 }
 
 /// The thread of the networks. Clones share it; it ends with the last one.
@@ -60,6 +76,7 @@ pub trait NodeNetworks: fmt::Debug + Send + Sync {
 pub(crate) struct Networks {
     thread: Arc<Thread>,
     programmed: watch::Receiver<Version>,
+    facts: watch::Receiver<NetworkFacts>,
 }
 
 #[derive(Debug)]
@@ -83,13 +100,17 @@ impl Networks {
     ///
     /// # Errors
     /// The kernel refuses another thread.
-    pub(crate) fn start<K: Kernel>(kernel: K, record: NetworkRecord) -> io::Result<Self> {
-        let (sender, programmed) = watch::channel(Version::default());
+    pub(crate) fn start<K: Kernel>(mut kernel: K, record: NetworkRecord) -> io::Result<Self> {
+        let (confirm, programmed) = watch::channel(Version::default());
+        // The first registration with a leader has them.
+        let (inform, facts) = watch::channel(kernel.facts());
         let (commands, receiver) = mpsc::channel();
         let span = tracing::Span::current();
-        let run = move || span.in_scope(|| Actor::new(kernel, record, sender).run(&receiver));
+        let run = move || {
+            span.in_scope(|| Actor::new(kernel, record, Told { programmed: confirm, facts: inform }).run(&receiver))
+        };
         let handle = std::thread::Builder::new().name("flota-networks".into()).spawn(run)?;
-        Ok(Self { thread: Arc::new(Thread { commands: Some(commands), handle: Some(handle) }), programmed })
+        Ok(Self { thread: Arc::new(Thread { commands: Some(commands), handle: Some(handle) }), programmed, facts })
     }
 
     fn send(&self, command: Command) {
@@ -152,6 +173,10 @@ impl NodeNetworks for Networks {
 
     fn programmed(&self) -> watch::Receiver<Version> {
         self.programmed.clone()
+    }
+
+    fn facts(&self) -> watch::Receiver<NetworkFacts> {
+        self.facts.clone()
     }
 }
 

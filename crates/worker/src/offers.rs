@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use flota_api::defaults::EMBEDDED_RUNTIME;
-use flota_api::model::{Allowance, DeviceId, NodeDevice};
+use flota_api::model::{Allowance, Balancer, DeviceId, NodeDevice};
 
 /// The runtimes, devices and rights that a node offers to tasks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct NodeOffers {
     pub no_new_privileges: Option<bool>,
     /// Address of its overlay traffic; that of its listener if `None`.
     pub data_address: Option<IpAddr>,
+    /// What spreads connections to virtual IPs; the best that the kernel can do if `None`.
+    pub balancer: Option<Balancer>,
 }
 
 impl NodeOffers {

@@ -85,6 +85,7 @@ impl Session {
         let message = match message {
             ToLeader::Heartbeat(now) => ToManager::Heartbeat(pd::Heartbeat { now: Some(now.0) }),
             ToLeader::Statuses(batch) => ToManager::Statuses(status_batch(batch)),
+            ToLeader::Description(description) => ToManager::Description(description.as_ref().into()),
             ToLeader::Programmed(version) => ToManager::Programmed(pd::Programmed { version }),
             ToLeader::Leaving(departure) => {
                 ToManager::Leaving(pd::Leaving { machine: departure == Departure::Machine })

@@ -106,6 +106,7 @@ impl Worker {
             guarded_ports: address.iter().map(SocketAddr::port).collect(),
             folder: NamespaceFolder::at(paths.namespaces()),
             group: paths.unified_group(),
+            balancer: offers.balancer,
         })?;
         let record = NetworkRecord::new(&options.data_dir, options.sealer.clone(), Arc::clone(&disk));
         let networks = Networks::start(kernel, record)?;

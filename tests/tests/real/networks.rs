@@ -50,7 +50,8 @@ fn assert_none_failed(load: Child) {
 
 /// Lists what networks leave on a node.
 fn leftovers(cluster: &Cluster, node: &str) -> String {
-    let files = cluster.sandbox_ok(&format!("exec {node} -- find /run/flota/namespaces -type f"));
+    let files = cluster
+        .sandbox_ok(&format!("exec {node} -- find /run/flota/namespaces/networks /run/flota/namespaces/tasks -type f"));
     let links = cluster.sandbox_ok(&format!("exec {node} -- busybox ls /sys/class/net"));
     files + &links.lines().filter(|it| it.starts_with("flota-")).collect::<String>()
 }
@@ -144,4 +145,113 @@ fn daemons_that_restart_one_after_the_other_fail_no_request() {
     let seen = cluster.ok("service logs web").lines().count();
     cluster.wait("the client continues", |it| it.ok("service logs web").lines().count() > seen);
     assert_eq!(cluster.ok("service logs client"), "");
+}
+
+/// Asks a URL from a node, and returns the answer if there is one.
+fn get_on(cluster: &Cluster, node: &str, url: &str) -> Option<String> {
+    let program = programs().join("whoami").display().to_string();
+    let output = cluster.sandbox(&format!("exec {node} -- {program} get {url}"));
+    (output.code == 0).then_some(output.stdout)
+}
+
+#[test]
+fn a_task_without_networks_reaches_the_outside_and_one_of_none_or_host_has_what_its_name_says() {
+    let cluster = Cluster::up(1, 1);
+    let create = |name: &str, options: &str, program: &str| {
+        let placed = "--constraint node.hostname==w1";
+        cluster.ok(&format!("service create --name {name} {placed} {options} {program}"));
+    };
+    create("web", "--publish 8080:80 --env TASK={{.Task.Name}}", "whoami");
+    create("plain", "--publish published=8081,target=80,mode=host --env TASK={{.Task.Name}}", "whoami");
+    create("alone", "--network none", "whoami");
+    create("open", "--network host --env PORT=8082 --env TASK={{.Task.Name}}", "whoami");
+    let get = |service: &str, url: &str| cluster.ctl(&format!("exec {service} -- /whoami get {url}"));
+    // The manager is another machine; its published port leads back to this node's task.
+    assert!(answered_by(&get("plain", "http://198.18.0.10:8080/").stdout).starts_with("web."));
+    assert_ne!(get("plain", "http://198.18.0.10:2377/").code, 0, "the managers' port is not for tasks");
+    assert_ne!(get("alone", "http://198.18.0.10:8080/").code, 0);
+    assert!(
+        get_on(&cluster, "m1", "http://198.18.0.11:8081/").is_some_and(|it| answered_by(&it).starts_with("plain."))
+    );
+    assert!(get_on(&cluster, "m1", "http://198.18.0.11:8082/").is_some_and(|it| answered_by(&it).starts_with("open.")));
+    cluster.sandbox_ok("kill --daemon-only w1");
+    cluster.sandbox_ok("start w1");
+    cluster.wait_state("w1", "ready");
+    assert!(answered_by(&get("plain", "http://198.18.0.10:8080/").stdout).starts_with("web."));
+}
+
+#[test]
+fn a_port_on_which_a_program_of_a_node_listens_is_refused_and_one_that_begins_later_keeps_it() {
+    let cluster = with_web("--publish 8080:80");
+    let _sshd = cluster.background("w1", &["busybox", "nc", "-ll", "-p", "22", "-e", "busybox", "true"]);
+    cluster.wait("w1 reports its listener", |it| it.ok("node inspect w1").contains("22/tcp"));
+    let refused = cluster.ctl("service create --name a --publish 22:80 whoami");
+    assert!(refused.stderr.contains("22/tcp is in use by a program of node `w1` itself"), "{}", refused.stderr);
+    let url = "http://198.18.0.11:8080/";
+    assert!(get_on(&cluster, "m1", url).is_some());
+    let _later = cluster.background("w1", &["busybox", "nc", "-ll", "-p", "8080", "-e", "busybox", "true"]);
+    cluster.wait("w1's own program gets its port", |it| get_on(it, "m1", url).is_none());
+    assert!(get_on(&cluster, "m1", "http://198.18.0.12:8080/").is_some(), "other nodes still lead to the service");
+    cluster.ok("service update --env-add A=1 web");
+}
+
+#[test]
+fn nodes_whose_owner_wants_nftables_balance_by_rules() {
+    let cluster = with_web("--publish 8080:80");
+    for node in ["w1", "w2"] {
+        assert!(cluster.ok(&format!("node inspect {node}")).contains(r#""balancer": "bpf""#));
+        cluster.set(node, "balancer = \"nftables\"\n");
+        assert!(cluster.ok(&format!("node inspect {node}")).contains(r#""balancer": "nftables""#));
+    }
+    add_client(&cluster);
+    let get = |name: &str| cluster.ok(&format!("exec client -- /whoami get http://{name}/"));
+    let answered: BTreeSet<String> = (0..50).map(|_| answered_by(&get("web"))).collect();
+    assert_eq!(answered.len(), 2, "{answered:?}");
+    let load = load_inside(&cluster, "http://web/", 4);
+    cluster.ok("service scale web=1");
+    assert_none_failed(load);
+}
+
+#[test]
+fn a_bridge_network_connects_the_tasks_of_one_node() {
+    let cluster = Cluster::up(1, 1);
+    cluster.ok("network create --driver bridge local");
+    let placed = "--network local --constraint node.hostname==w1 --env TASK={{.Task.Name}}";
+    cluster.ok(&format!("service create --name web --replicas 2 {placed} whoami"));
+    cluster.ok(&format!("service create --name client {placed} whoami"));
+    let get = || answered_by(&cluster.ok("exec client -- /whoami get http://web/"));
+    let answered: BTreeSet<String> = (0..50).map(|_| get()).collect();
+    assert_eq!(answered.len(), 2, "{answered:?}");
+    cluster.ok("service rm web client");
+    cluster.ok("network rm local");
+    cluster.wait("w1 has nothing but the network of published ports", |it| leftovers(it, "w1").lines().count() <= 2);
+}
+
+#[test]
+fn a_task_in_a_macvlan_network_is_a_machine_of_the_nodes_own_network() {
+    let cluster = Cluster::up(1, 1);
+    let range = "--subnet 198.18.0.0/24 --gateway 198.18.0.1 --ip-range 198.18.0.128/25";
+    cluster.ok(&format!("network create --driver macvlan --opt parent=eth0 {range} lan"));
+    let placed = "--constraint node.hostname==w1 --env TASK={{.Task.Name}}";
+    cluster.ok(&format!("service create --name web --network lan {placed} whoami"));
+    let inspected: serde_json::Value = serde_json::from_str(&cluster.ok("network inspect lan")).unwrap();
+    let address = inspected[0]["endpoints"][0]["addresses"][0].as_str().unwrap().to_owned();
+    assert!(address.starts_with("198.18.0."), "{address}");
+    let answer = get_on(&cluster, "m1", &format!("http://{address}/"));
+    assert!(answer.is_some_and(|it| answered_by(&it).starts_with("web.")), "another machine reaches it directly");
+}
+
+#[test]
+fn services_reach_each_other_by_ipv6_too() {
+    let cluster = Cluster::up(1, 2);
+    cluster.ok("network create --ipv6 --subnet fd55::/64 --subnet 10.55.0.0/24 front");
+    let service = "service create --name web --network front --replicas 2 --constraint node.role==worker";
+    cluster.ok(&format!("{service} --env TASK={{{{.Task.Name}}}} whoami"));
+    add_client(&cluster);
+    let inspected: serde_json::Value = serde_json::from_str(&cluster.ok("service inspect web")).unwrap();
+    let addresses = inspected[0]["virtualIps"][0]["addresses"].as_array().unwrap().clone();
+    let virtual_ip = addresses.iter().find_map(|it| it.as_str().filter(|it| it.starts_with("fd55:"))).unwrap();
+    let get = |host: &str| answered_by(&cluster.ok(&format!("exec client -- /whoami get http://{host}/")));
+    let answered: BTreeSet<String> = (0..50).map(|_| get(&format!("[{virtual_ip}]:80"))).collect();
+    assert_eq!(answered.len(), 2, "{answered:?}");
 }

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 
 use super::{FromNumber, Malformed, filled, require};
 use crate::model::{
-    AddressPool, Attachment, DnsConfig, HostEntry, LastGiven, Network, NetworkAttachment, NetworkSpec, PublishedPort,
-    Subnet, SubnetSpec, VirtualIp,
+    AddressPool, Attachment, DnsConfig, HostEntry, LastGiven, Network, NetworkAttachment, NetworkSpec, NodePort,
+    PublishedPort, Subnet, SubnetSpec, VirtualIp,
 };
 use crate::proto::{objects as po, specs as ps, types as pt};
 
@@ -235,6 +235,20 @@ impl TryFrom<pt::PublishedPort> for PublishedPort {
     }
 }
 
+impl From<&NodePort> for pt::NodePort {
+    fn from(it: &NodePort) -> Self {
+        Self { protocol: it.protocol.number(), number: it.number.into() }
+    }
+}
+
+impl TryFrom<pt::NodePort> for NodePort {
+    type Error = Malformed;
+    fn try_from(it: pt::NodePort) -> Result<Self, Malformed> {
+        let wrong = |_| Malformed::new("listeners", format!("has {}; a port is at most 65535", it.number));
+        Ok(Self { protocol: FromNumber::from_number(it.protocol)?, number: u16::try_from(it.number).map_err(wrong)? })
+    }
+}
+
 impl From<&DnsConfig> for ps::DnsConfig {
     fn from(it: &DnsConfig) -> Self {
         Self { servers: texts(&it.servers), search: it.search.clone(), options: it.options.clone() }
@@ -265,7 +279,7 @@ impl TryFrom<ps::HostEntry> for HostEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{EndpointMode, NetworkDriver, NodeDescription, Protocol, PublishMode, ServiceSpec};
+    use crate::model::{Balancer, EndpointMode, NetworkDriver, NodeDescription, Protocol, PublishMode, ServiceSpec};
     use crate::object::{Object, StoreObject};
 
     fn address(text: &str) -> IpAddr {
@@ -340,6 +354,8 @@ mod tests {
         let description = NodeDescription {
             data_address: Some(address("198.18.0.2")),
             routes: vec![prefix("198.18.0.0/15")],
+            listeners: vec![NodePort { protocol: Protocol::Udp, number: 53 }],
+            balancer: Some(Balancer::Nftables),
             ..NodeDescription::default()
         };
         assert_eq!(NodeDescription::try_from(Some(pt::NodeDescription::from(&description))), Ok(description));

@@ -98,6 +98,8 @@ impl From<&NodeDescription> for pt::NodeDescription {
             allow: Some((&it.allow).into()),
             data_address: it.data_address.map(|it| it.to_string()).unwrap_or_default(),
             routes: texts(&it.routes),
+            listeners: it.listeners.iter().map(Into::into).collect(),
+            balancer: it.balancer.map(FromNumber::number),
         }
     }
 }
@@ -120,6 +122,8 @@ impl TryFrom<Option<pt::NodeDescription>> for NodeDescription {
             allow: it.allow.into(),
             data_address: parse_filled(&it.data_address, "description.data_address")?,
             routes: parse_all(&it.routes, "description.routes")?,
+            listeners: all(it.listeners)?,
+            balancer: it.balancer.map(FromNumber::from_number).transpose()?,
         })
     }
 }

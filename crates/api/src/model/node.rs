@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::allowance::Allowance;
 use super::device::NodeDevice;
-use super::network::Attachment;
+use super::network::{Attachment, NodePort, Protocol};
 use super::text_or_empty;
 use crate::clock_offset::ClockOffset;
 use crate::constraint::{Constraint, Key};
@@ -19,9 +19,6 @@ use crate::resources::{Resources, number_or_zero};
 use crate::state::states;
 use crate::version::{Meta, Timestamp};
 
-/// Largest number of entries of each list in a description; real machines have far fewer.
-const ENTRIES_BOUND: usize = 4_096;
-
 states! {
     /// The role of a node in the cluster; the organisational unit in its certificate.
     Role {
@@ -29,6 +26,15 @@ states! {
         Worker = "worker",
         /// Holds a replica of the store and may lead; also runs tasks unless it is drained.
         Manager = "manager",
+    }
+}
+states! {
+    /// What spreads the connections of tasks to virtual IPs.
+    Balancer {
+        /// Programs of BPF at the control group of all tasks.
+        Bpf = "bpf",
+        /// Rules of the packet filter in the namespace of each task.
+        Nftables = "nftables",
     }
 }
 states! {
@@ -121,12 +127,25 @@ pub struct NodeDescription {
     pub data_address: Option<IpAddr>,
     /// Destinations of its routes, without the default route. No network gets a subnet that meets one of them.
     pub routes: Vec<IpNet>,
+    /// Ports on which its own programs listen. They can't be published.
+    pub listeners: Vec<NodePort>,
+    /// What spreads connections to virtual IPs on it.
+    #[serde(serialize_with = "text_or_empty")]
+    pub balancer: Option<Balancer>,
 }
 
 impl NodeDescription {
+    /// Largest number of entries of each list that has a bound; real machines have far fewer.
+    pub const ENTRIES_BOUND: usize = 4_096;
+
     /// Returns whether tasks of this runtime class can run on the node.
     pub fn has_runtime(&self, name: &str) -> bool {
         name == EMBEDDED_RUNTIME || self.runtimes.iter().any(|it| it == name)
+    }
+
+    /// Returns whether a program of the node itself listens on the port.
+    pub fn listens_on(&self, protocol: Protocol, number: u16) -> bool {
+        self.listeners.contains(&NodePort { protocol, number })
     }
 
     /// Checks what the node offers to tasks.
@@ -134,9 +153,10 @@ impl NodeDescription {
     /// # Errors
     /// An entry breaks a rule; the text names both.
     pub fn check_offers(&self) -> Result<(), String> {
-        let counts = [self.runtimes.len(), self.devices.len(), self.allow.devices.len(), self.allow.capabilities.len()];
-        if counts.into_iter().chain(self.devices.iter().map(|it| it.paths.len())).any(|it| it > ENTRIES_BOUND) {
-            return Err(format!("a list has more than {ENTRIES_BOUND} entries"));
+        let lists = [self.runtimes.len(), self.devices.len(), self.listeners.len()];
+        let counts = lists.into_iter().chain([self.allow.devices.len(), self.allow.capabilities.len()]);
+        if counts.chain(self.devices.iter().map(|it| it.paths.len())).any(|it| it > Self::ENTRIES_BOUND) {
+            return Err(format!("a list has more than {} entries", Self::ENTRIES_BOUND));
         }
         for name in &self.runtimes {
             naming::check(name).map_err(|error| format!("runtimes: {error}"))?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use flota_api::id::NetworkId;
-use flota_api::model::{EndpointMode, INGRESS, Network, PublishMode, PublishedPort, Service, VirtualIp};
+use flota_api::model::{EndpointMode, INGRESS, Network, NodePort, PublishMode, PublishedPort, Service, VirtualIp};
 use flota_api::object::Object;
 use flota_raft_store::{Event, Tables};
 
@@ -101,7 +101,9 @@ fn set_ports(service: &mut Service, view: &Tables) -> Option<u16> {
         let known = service.ports.iter().find(same).and_then(|it| it.published);
         let is_free = |number: &u16| {
             let mine = ports.iter().chain(&service.spec.ports);
-            view.services_with_port((port.protocol, *number)).next().is_none()
+            let taken = NodePort { protocol: port.protocol, number: *number };
+            view.services_with_port(taken).next().is_none()
+                && view.nodes_listening(taken).next().is_none()
                 && mine.filter(|it| it.protocol == port.protocol).all(|it| it.published != Some(*number))
         };
         let choose = || {

@@ -9,8 +9,8 @@ use rand::{Rng, SeedableRng};
 
 use flota_api::id::NetworkId;
 use flota_api::model::{
-    AddressPool, Cluster, EndpointMode, INGRESS, Network, NetworkAttachment, NetworkSpec, Node, PendingReason,
-    Protocol, PublishMode, PublishedPort, Service, ServiceSpec, Subnet, Task, TaskStatus,
+    AddressPool, Cluster, EndpointMode, INGRESS, Network, NetworkAttachment, NetworkSpec, Node, NodeDescription,
+    NodePort, PendingReason, Protocol, PublishMode, PublishedPort, Service, ServiceSpec, Subnet, Task, TaskStatus,
 };
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::state::TaskState;
@@ -210,6 +210,13 @@ fn ports_are_chosen_from_30000_up_and_kept_and_none_is_chosen_twice() {
     view.put(service("next", &[], &[None]).into_object());
     settle(&mut view);
     assert_eq!(view.service("next").expect("it is there").ports[0].published, Some(30_003));
+    let listeners = vec![NodePort { protocol: Protocol::Tcp, number: 30_004 }];
+    let description = NodeDescription { listeners, ..NodeDescription::default() };
+    view.put(Node { id: "w".into(), description, ..Node::default() }.into_object());
+    view.put(service("last", &[], &[None]).into_object());
+    settle(&mut view);
+    let given = view.service("last").expect("it is there").ports[0].published;
+    assert_eq!(given, Some(30_005), "a program of a node listens on the one before");
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use flota_api::id::NetworkId;
 use flota_api::model::{
-    Cluster, INGRESS, Network, NetworkDriver, NetworkSpec, NodeState, PublishMode, PublishedPort, ServiceSpec, Task,
+    Cluster, INGRESS, Network, NetworkDriver, NetworkSpec, NodePort, NodeState, PublishMode, PublishedPort,
+    ServiceSpec, Task,
 };
 use flota_api::naming::task_name;
 use flota_api::object::Kind;
@@ -228,9 +229,10 @@ pub(super) fn claim(tx: &mut WriteTx, name: &str, spec: &ServiceSpec) -> Result<
         tx.expect(Kind::Network, network.network.as_str());
     }
     for (index, port) in spec.ports.iter().enumerate() {
-        if let Some(other) = taken(port, name, &view) {
-            let number = port.published.unwrap_or_default();
-            let why = format!("{number}/{} is published by service `{other}`", port.protocol);
+        let other = || Some(format!("is published by service `{}`", taken(port, name, &view)?));
+        let listener = || Some(format!("is in use by a program of node `{}` itself", listener(port, name, &view)?));
+        if let (Some(number), Some(why)) = (port.published, other().or_else(listener)) {
+            let why = format!("{number}/{} {why}", port.protocol);
             return Err(ControlError::invalid(format!("ports[{index}]"), why));
         }
     }
@@ -241,11 +243,26 @@ pub(super) fn claim(tx: &mut WriteTx, name: &str, spec: &ServiceSpec) -> Result<
     Ok(())
 }
 
+/// Returns the hostname of a node whose own program would lose the port to the service. A port that the service has
+/// already stays its own: nodes do not lead it past a program that began to listen later. A port of the mode host is the
+/// scheduler's concern, because it is taken only on the nodes that run a task.
+fn listener(port: &PublishedPort, name: &str, view: &Tables) -> Option<String> {
+    let published = port.published.filter(|_| port.mode == PublishMode::Ingress)?;
+    if view.service_by_name(name).is_some_and(|it| it.spec.ports.contains(port)) {
+        return None;
+    }
+    let listening = view.nodes_listening(NodePort { protocol: port.protocol, number: published });
+    let mut live = listening.filter(|node| node.state == NodeState::Ready);
+    live.next().map(|node| node.description.hostname.clone())
+}
+
 /// Returns the service that has the port, if that keeps this one from having it. Services may share a port of the mode
 /// host, on different nodes.
 fn taken(port: &PublishedPort, name: &str, view: &Tables) -> Option<String> {
     let published = port.published?;
-    let others = view.services_with_port((port.protocol, published)).filter(|it| it.spec.name != name);
+    let others = view
+        .services_with_port(NodePort { protocol: port.protocol, number: published })
+        .filter(|it| it.spec.name != name);
     let is_everywhere = |it: &PublishedPort| {
         it.mode == PublishMode::Ingress && it.protocol == port.protocol && it.published == Some(published)
     };

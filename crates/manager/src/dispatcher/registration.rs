@@ -1,4 +1,5 @@
 //! The first step of a session: writes the node's description to the store, and answers with the cluster's settings.
+//! Later in the session, the description may change.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use flota_api::model::{Image, Node, NodeDescription, NodeState};
 use flota_api::naming;
 use flota_api::object::Kind;
 use flota_api::proto::dispatcher::{Register, Registered};
+use flota_api::proto::types::NodeDescription as WireDescription;
 use flota_api::text::printable_within;
 use flota_identity::GrantKey;
 use flota_raft_store::{ProposeError, WriteTx};
@@ -99,8 +101,29 @@ pub(super) async fn register(
     written.await
 }
 
+/// Writes the description of a node that has changed since it registered.
+///
+/// # Errors
+/// The node is not a member, its message is invalid, or this manager can't commit.
+pub(super) async fn describe(
+    replica: &Replica,
+    node_id: &NodeId,
+    description: WireDescription,
+) -> Result<(), RegisterError> {
+    let description = check(Some(description))?;
+    let written = replica.write(|view| {
+        let node = view.node(node_id).ok_or(RegisterError::NotMember)?;
+        let mut tx = WriteTx::new(view.clone(), None);
+        if node.description != description {
+            tx.update(Node { description: description.clone(), ..node.as_ref().clone() });
+        }
+        Ok((tx.finish(), ()))
+    });
+    written.await
+}
+
 /// Returns the description if it keeps the bounds, with texts that can be shown.
-fn check(description: Option<flota_api::proto::types::NodeDescription>) -> Result<NodeDescription, RegisterError> {
+fn check(description: Option<WireDescription>) -> Result<NodeDescription, RegisterError> {
     let size = description.as_ref().map_or(0, Message::encoded_len);
     if size > DESCRIPTION_BOUND {
         let text = format!("description: it has {size} bytes, and {DESCRIPTION_BOUND} is the most");

@@ -22,7 +22,7 @@ use super::clocks;
 use super::liveness::Liveness;
 use super::mailbox::{Mailbox, READ_WAIT};
 use super::programmed::Programmed;
-use super::registration::{RegisterError, register};
+use super::registration::{RegisterError, describe, register};
 use super::reports::{self, BATCH_BOUND, write_batches};
 use super::sessions::{Outgoing, SessionOutbox, Sessions, outgoing};
 use super::status_sink::StatusSink;
@@ -167,6 +167,10 @@ impl DispatcherService {
                 }
                 Some(FromWorker::Statuses(batch)) if batch.reports.len() + batch.images.len() > BATCH_BOUND => {
                     return Err(Status::invalid_argument(format!("a batch has at most {BATCH_BOUND} reports")));
+                }
+                Some(FromWorker::Description(it)) => {
+                    let described = describe(&self.replica, node_id, it).await;
+                    described.map_err(|error| Status::unavailable(error.to_string()))?;
                 }
                 Some(FromWorker::Programmed(it)) => {
                     self.programmed.confirm(node_id, it.version).iter().for_each(|waits| self.sessions.wake(waits));

@@ -104,7 +104,7 @@ impl<'a> Candidate<'a> {
         view.tasks_of_node(&self.node.id).filter(move |it| it.holds_resources() && Some(&it.id) != without)
     }
 
-    /// Whether another task has a port of the node that a task of the spec takes.
+    /// Whether another task, or a program of the node itself, has a port of the node that a task of the spec takes.
     pub(super) fn has_port_taken(&self, spec: &ServiceSpec, view: &Tables) -> bool {
         let wanted: Vec<HostPort> = host_ports(spec).collect();
         if wanted.is_empty() {
@@ -112,7 +112,11 @@ impl<'a> Candidate<'a> {
         }
         let of_task =
             |task: &Arc<Task>| view.spec_of(task).is_some_and(|it| host_ports(it).any(|it| wanted.contains(&it)));
-        self.given_ports.iter().any(|port| wanted.contains(port)) || self.holders(view).any(of_task)
+        let description = &self.node.description;
+        let listens = |(port, protocol): &HostPort| port.is_some_and(|it| description.listens_on(*protocol, it));
+        self.given_ports.iter().any(|port| wanted.contains(port))
+            || wanted.iter().any(listens)
+            || self.holders(view).any(of_task)
     }
 
     /// Adds a task of the service and returns its devices. The node must not refuse it.

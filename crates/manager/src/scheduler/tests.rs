@@ -4,7 +4,8 @@ use super::*;
 use crate::plan::Change;
 use flota_api::constraint::Constraint;
 use flota_api::model::{
-    Allowance, Availability, DeviceId, GenericResource, NodeDevice, NodeState, Service, ServiceSpec,
+    Allowance, Availability, DeviceId, GenericResource, NodeDevice, NodePort, NodeState, Protocol, PublishMode,
+    PublishedPort, Service, ServiceSpec,
 };
 use flota_api::object::{Kind, StoreObject};
 use flota_api::resources::Resources;
@@ -201,6 +202,28 @@ fn what_was_told_to_stop_is_not_scheduled() {
     let objects =
         vec![node("a").into_object(), service("s", ServiceSpec::default()).into_object(), stopping.into_object()];
     assert_eq!(planned(&view(objects), "s"), [""; 0]);
+}
+
+#[test]
+fn a_task_with_a_port_of_its_node_goes_where_no_program_of_the_node_has_it() {
+    let port = |published| PublishedPort {
+        target: 80,
+        published: Some(published),
+        protocol: Protocol::Tcp,
+        mode: PublishMode::Host,
+    };
+    let listening = |id: &str, ports: &[u16]| {
+        let mut node = node(id);
+        let port = |number: &u16| NodePort { protocol: Protocol::Tcp, number: *number };
+        node.description.listeners = ports.iter().map(port).collect();
+        node.into_object()
+    };
+    for (published, expected) in [(22, "p@b"), (80, "p@a"), (443, "p: no node fits: 2 of 2 with the port taken")] {
+        let spec = ServiceSpec { ports: vec![port(published)], ..ServiceSpec::default() };
+        let mut objects = vec![listening("a", &[22, 443]), listening("b", &[80, 443])];
+        objects.extend([service("s", spec).into_object(), task("p", "s", "", TaskState::Pending).into_object()]);
+        assert_eq!(planned(&view(objects), "s"), [expected], "{published}");
+    }
 }
 
 fn with_gpus(id: &str, gpus: usize) -> Node {

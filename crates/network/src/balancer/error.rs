@@ -4,6 +4,7 @@ use std::io;
 use std::net::IpAddr;
 
 use super::tables::MOST_NETWORKS;
+use crate::error::NetworkError;
 
 /// Why an operation of the balancer failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,9 @@ pub enum BalancerError {
         #[source]
         source: io::Error,
     },
+    /// The rules of a namespace can't be read or changed.
+    #[error(transparent)]
+    Rules(#[from] NetworkError),
     /// A namespace is in too many networks.
     #[error("a namespace can't be in {0} networks; at most {MOST_NETWORKS} are possible")]
     TooManyNetworks(usize),

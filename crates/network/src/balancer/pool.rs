@@ -31,6 +31,18 @@ pub(super) fn arrange(last: &[IpAddr], wanted: &BTreeSet<IpAddr>) -> Vec<IpAddr>
     order
 }
 
+/// Returns a number below `count` that follows from `key`, and that changes for few keys when the count does: the "jump
+/// hash" that `hooks.rs` has as a program.
+pub(super) fn jump_hash(mut key: u64, count: usize) -> usize {
+    let (mut result, mut candidate) = (0, 0);
+    while candidate < count as u64 {
+        result = candidate;
+        key = key.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(1);
+        candidate = ((candidate + 1) << 31) / ((key >> 33) + 1);
+    }
+    usize::try_from(result).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,8 +1,10 @@
-//! The sockets of one network namespace: its cookie, and the end of its connections to a peer that has gone.
+//! The sockets of one network namespace: its cookie, where they listen, and the end of connections to a peer that has
+//! gone.
 //!
 //! A task that stops closes its connections itself. A peer that is cut off does not: its clients would wait for minutes.
 //! The kernel ends single sockets by sock_diag(7), and tells their programs so (ECONNABORTED).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
@@ -100,29 +102,45 @@ impl Sockets {
     /// # Errors
     /// The kernel refuses, for example because it is built without CONFIG_INET_DIAG_DESTROY.
     pub fn abort_to(&mut self, peers: &[IpAddr]) -> Result<usize, NetworkError> {
-        let abort = |peer: &IpAddr| self.abort_to_one(*peer);
+        let abort = |peer: &IpAddr| self.abort_where(*peer, |_| true);
         peers.iter().map(abort).sum::<io::Result<usize>>().map_err(io("end the connections to peers that have gone"))
     }
 
-    fn abort_to_one(&mut self, peer: IpAddr) -> io::Result<usize> {
+    /// Ends the connections from these ports to a peer.
+    pub(crate) fn abort_from(&mut self, peer: IpAddr, ports: &BTreeSet<u16>) -> Result<usize, NetworkError> {
+        self.abort_where(peer, |port| ports.contains(&port)).map_err(io("end connections of a network namespace"))
+    }
+
+    fn abort_where(&mut self, peer: IpAddr, is_meant: impl Fn(u16) -> bool) -> io::Result<usize> {
         // Sockets of IPv6 also use IPv4.
         let versions: &[libc::c_int] =
             if peer.is_ipv4() { &[libc::AF_INET, libc::AF_INET6] } else { &[libc::AF_INET6] };
         let mut aborted = 0;
         for version in versions {
             for (protocol, states) in [(libc::IPPROTO_TCP, CONNECTED_TCP), (libc::IPPROTO_UDP, CONNECTED_UDP)] {
-                aborted += self.abort_kind((*version, protocol, states), peer)?;
+                aborted += self.abort_kind((*version, protocol, states), peer, &is_meant)?;
             }
         }
         Ok(aborted)
     }
 
-    fn abort_kind(&mut self, kind: Kind, peer: IpAddr) -> io::Result<usize> {
+    /// Returns the ports of all sockets of this IP version and protocol that are in one of the states (bits).
+    pub(crate) fn ports(&mut self, version: libc::c_int, protocol: libc::c_int, states: u32) -> io::Result<Vec<u16>> {
+        let list = request((version, protocol, states), &[0; 48]);
+        match self.exchange(SOCK_DIAG_BY_FAMILY, list, NLM_F_REQUEST | NLM_F_DUMP) {
+            Ok(found) => Ok(found.iter().filter_map(|it| port(it.get(IDENTITY)?)).collect()),
+            // A kernel without IPv6 has no such sockets.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn abort_kind(&mut self, kind: Kind, peer: IpAddr, is_meant: &impl Fn(u16) -> bool) -> io::Result<usize> {
         let list = [request(kind, &[0; 48]), peer_filter(peer)].concat();
         let found = self.exchange(SOCK_DIAG_BY_FAMILY, list, NLM_F_REQUEST | NLM_F_DUMP)?;
         let mut aborted = 0;
         for socket in found {
-            let Some(identity) = socket.get(IDENTITY) else { continue };
+            let Some(identity) = socket.get(IDENTITY).filter(|it| port(it).is_some_and(is_meant)) else { continue };
             match self.exchange(SOCK_DESTROY, request(kind, identity), NLM_F_REQUEST | NLM_F_ACK) {
                 Ok(_) => aborted += 1,
                 // It has been closed meanwhile.
@@ -166,6 +184,11 @@ impl Sockets {
             }
         }
     }
+}
+
+/// Returns the local port of a socket's identity.
+fn port(identity: &[u8]) -> Option<u16> {
+    identity.first_chunk().map(|port| u16::from_be_bytes(*port))
 }
 
 /// Returns a struct inet_diag_req_v2.

@@ -1,16 +1,16 @@
 //! The rules of the host's namespace, apart from the targets of published ports: what may pass between the networks, the
 //! host and the world, and whose addresses are replaced.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::GatewaySettings;
 use super::ports::{MASQUERADED, PORTS};
 use super::uplink::INTERFACE_PREFIX;
+use super::{GatewaySettings, Sender};
 use crate::nftables::conditions::{
     TCP, UDP, connection_mark, destination_in, destination_is_local, destination_port, destination_port_in,
-    from_interfaces, from_loopback, is_redirected, masquerade, octets, protocol, reset, rule, source_is_elsewhere,
-    source_not_in, state, to_interfaces, to_loopback, to_others_than, verdict, verdict_for_protocol_and_port,
+    frame_within_not_in, from_interfaces, from_loopback, is_redirected, masquerade, octets, protocol, reset, rule,
+    source_is_elsewhere, state, to_interfaces, to_loopback, to_others_than, verdict, verdict_for_protocol_and_port,
 };
 use crate::nftables::expression::{Expression, IpVersion, STATE_ESTABLISHED, STATE_RELATED, Verdict};
 use crate::nftables::ruleset::{Chain, Change, Data, Family, Hook, HookKind, Kind, Point, Rule, Ruleset, Set, Table};
@@ -26,6 +26,14 @@ fn machines(ip: IpVersion) -> &'static str {
     }
 }
 
+/// The set of the pairs of machine and MAC address from which frames of overlays come.
+fn senders(ip: IpVersion) -> &'static str {
+    match ip {
+        IpVersion::V4 => "senders4",
+        IpVersion::V6 => "senders6",
+    }
+}
+
 /// Returns the host's tables without any published port and any machine.
 pub(super) fn tables(settings: &GatewaySettings) -> Ruleset {
     let mut table = Table::default();
@@ -35,6 +43,7 @@ pub(super) fn tables(settings: &GatewaySettings) -> Ruleset {
     table.sets.insert(PORTS.into(), Set::map(Kind::PROTOCOL_AND_PORT, Kind::VERDICT));
     for ip in IpVersion::ALL {
         table.sets.insert(machines(ip).into(), Set::new(Kind::address(ip)));
+        table.sets.insert(senders(ip).into(), Set::new(Kind::address_and_mac(ip)));
     }
     // The priorities are those that `nft` calls raw (-300), dstnat (-100), filter (0) and srcnat (100).
     let chains = [
@@ -66,6 +75,16 @@ pub(super) fn machine_changes<'a>(
     gone.chain(new.difference(old).map(move |address| element(address, Some(Data::Absent))))
 }
 
+/// Returns the changes that let these senders in, or no longer.
+pub(super) fn sender_changes(changes: &BTreeMap<Sender, bool>) -> impl Iterator<Item = Change> {
+    changes.iter().map(|(sender, is_known)| Change::Element {
+        family: Family::Inet,
+        set: senders(IpVersion::of(sender.machine)).into(),
+        key: [octets(sender.machine), sender.mac.0.to_vec(), vec![0; 2]].concat(),
+        data: is_known.then_some(Data::Absent),
+    })
+}
+
 fn from_networks() -> Vec<Expression> {
     from_interfaces(INTERFACE_PREFIX)
 }
@@ -90,7 +109,7 @@ fn input(vxlan_port: u16) -> Vec<Rule> {
         rule([from_networks(), vxlan(), verdict(Verdict::Drop)]),
         rule([from_networks(), protocol(TCP), destination_port_in(GUARDED), reset()]),
     ];
-    let strangers = |ip| rule([vxlan(), source_not_in(ip, machines(ip)), verdict(Verdict::Drop)]);
+    let strangers = |ip| rule([vxlan(), frame_within_not_in(ip, senders(ip)), verdict(Verdict::Drop)]);
     rules.extend(IpVersion::ALL.map(strangers));
     rules
 }

@@ -4,49 +4,43 @@
 use std::collections::BTreeSet;
 
 use super::ports::{HostPort, Protocol};
+use crate::balancer::Sockets;
 use crate::error::{NetworkError, io};
 use crate::namespace::Namespace;
 
-/// `TCP_LISTEN` and `TCP_CLOSE` (net/tcp_states.h). A UDP socket without a peer is in the latter.
-const LISTENING: &str = "0A";
-const WITHOUT_PEER: &str = "07";
+/// Bits of the states LISTEN and CLOSE (net/tcp_states.h). A UDP socket without a peer is in the latter.
+const LISTENING: u32 = 1 << 10;
+const WITHOUT_PEER: u32 = 1 << 7;
 
-const TABLES: [(&str, Protocol, &str); 4] = [
-    ("tcp", Protocol::Tcp, LISTENING),
-    ("tcp6", Protocol::Tcp, LISTENING),
-    ("udp", Protocol::Udp, WITHOUT_PEER),
-    ("udp6", Protocol::Udp, WITHOUT_PEER),
-];
+/// The sockets of a host's namespace that wait for connections or datagrams, at whatever address.
+#[derive(Debug)]
+pub struct Listeners(Sockets);
 
-/// Returns the ports of a namespace on which a socket waits for connections or datagrams, at whatever address.
-///
-/// # Errors
-/// There is no such namespace, or /proc is not there.
-pub fn taken_ports(host: &Namespace) -> Result<BTreeSet<HostPort>, NetworkError> {
-    host.enter(|| {
-        let mut taken = BTreeSet::new();
-        for (table, protocol, state) in TABLES {
-            // The process's own table would be that of its first thread.
-            let path = format!("/proc/thread-self/net/{table}");
-            match std::fs::read_to_string(&path) {
-                Ok(text) => taken.extend(ports(&text, state).map(|number| HostPort { protocol, number })),
-                // A kernel without IPv6 has no such table.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound && table.ends_with('6') => {}
-                Err(error) => return Err(io(format!("read {path}"))(error)),
+impl Listeners {
+    /// Opens a view of a namespace's sockets.
+    ///
+    /// # Errors
+    /// There is no such namespace, or the kernel refuses.
+    pub fn open(host: &Namespace) -> Result<Self, NetworkError> {
+        Sockets::of(host).map(Self)
+    }
+
+    /// Returns their ports. The kernel lists only those sockets, so connections cost nothing.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn ports(&mut self) -> Result<BTreeSet<HostPort>, NetworkError> {
+        let mut found = BTreeSet::new();
+        for version in [libc::AF_INET, libc::AF_INET6] {
+            for (protocol, number, states) in
+                [(Protocol::Tcp, libc::IPPROTO_TCP, LISTENING), (Protocol::Udp, libc::IPPROTO_UDP, WITHOUT_PEER)]
+            {
+                let ports = self.0.ports(version, number, states).map_err(io("list the listening sockets"))?;
+                found.extend(ports.into_iter().map(|number| HostPort { protocol, number }));
             }
         }
-        Ok(taken)
-    })
-}
-
-/// Reads the local ports of the sockets that are in a state (proc_net_tcp(5)).
-fn ports<'a>(table: &'a str, state: &'a str) -> impl Iterator<Item = u16> + 'a {
-    table.lines().skip(1).filter_map(move |line| {
-        let mut fields = line.split_whitespace().skip(1);
-        let (local, found) = (fields.next()?, fields.nth(1)?);
-        let (_, port) = local.rsplit_once(':')?;
-        u16::from_str_radix(port, 16).ok().filter(|_| found == state)
-    })
+        Ok(found)
+    }
 }
 
 #[cfg(test)]
@@ -69,7 +63,7 @@ mod tests {
             asking.connect("127.0.0.1:53").map_err(io("connect"))?;
             Ok((listener, client, server, asking))
         });
-        let taken = taken_ports(&host).expect("the tables are readable");
+        let taken = Listeners::open(&host).and_then(|mut it| it.ports()).expect("they are listed");
         drop(sockets);
         Namespace::remove(&folder.path().join("host")).expect("it is removed");
         let expected = [(Protocol::Tcp, 8022), (Protocol::Udp, 53)];

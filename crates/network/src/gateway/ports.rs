@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use crate::nftables::conditions::{TCP, UDP, mark_connection, octets, rule, version};
 use crate::nftables::connections::Selection;
 use crate::nftables::expression::{Expression, IpVersion, Register, Verdict};
-use crate::nftables::ruleset::{Chain, Change, Data, Family, Rule};
+use crate::nftables::ruleset::{Chain, Change, Data, Family, Kind, Rule};
 
 /// The mark of connections whose targets see an address of the host instead of the client's.
 pub(crate) const MASQUERADED: u32 = 1;
@@ -106,7 +106,7 @@ fn spread(ip: IpVersion, addresses: &[SocketAddr]) -> Option<Rule> {
     let first = Register::FIRST;
     let choose = vec![Expression::LoadRandom { below, to: first }, Expression::LoadFromList { to: first }];
     let mut rule = rule([version(ip), choose, vec![Expression::SendTo { version: ip }]]);
-    rule.list = Some((ip, addresses.iter().map(list_entry).collect()));
+    rule.list = Some((Kind::address_and_port(ip), addresses.iter().map(list_entry).collect()));
     Some(rule)
 }
 

@@ -8,8 +8,10 @@ use super::expression::{
 use super::ruleset::Rule;
 use crate::mac::Mac;
 
+pub(crate) const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
+pub(crate) const ICMP_6: u8 = 58;
 
 const INTERFACE_NAME: usize = 16;
 const FIRST: Register = Register::FIRST;
@@ -111,12 +113,16 @@ pub(crate) fn load_destination(version: IpVersion) -> Expression {
     }
 }
 
-pub(crate) fn source_not_in(ip: IpVersion, set: &str) -> Vec<Expression> {
-    [version(ip), vec![load_source(ip), Expression::NotInSet { set: set.into() }]].concat()
-}
-
 pub(crate) fn destination_in(ip: IpVersion, set: &str) -> Vec<Expression> {
     [version(ip), vec![load_destination(ip), Expression::InSet { set: set.into() }]].concat()
+}
+
+/// The frame in a packet of VXLAN does not come from a pair of machine and MAC address in the set. The frame's source
+/// follows 8 bytes of UDP, 8 of VXLAN and the frame's destination.
+pub(crate) fn frame_within_not_in(ip: IpVersion, set: &str) -> Vec<Expression> {
+    let to = Register(ip.words());
+    let mac = Expression::LoadPayload { layer: Layer::Transport, offset: 22, length: 6, to };
+    [version(ip), vec![load_source(ip), mac, Expression::NotInSet { set: set.into() }]].concat()
 }
 
 /// The packet is for 127.0.0.0/8.

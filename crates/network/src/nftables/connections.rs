@@ -3,6 +3,7 @@
 //! So a client that goes on sending would reach an address that is gone until its entry has expired, which it never does
 //! while it sends.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use nix::errno::Errno;
@@ -21,6 +22,7 @@ const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
+const STATUS_MASK: u16 = 26;
 const FILTER: u16 = 25;
 const FILTER_ORIGINAL: u16 = 1;
 const FILTER_REPLY: u16 = 2;
@@ -41,6 +43,8 @@ const SAME_DESTINATION_PORT: u32 = 1 << 5;
 pub(crate) enum Selection {
     /// Those of an IP protocol that were sent to this address instead of the one that the client has named.
     SentTo(u8, SocketAddr),
+    /// Those that were sent to this host instead of the one that the client has named.
+    SentToHost(IpAddr),
     /// Those of an IP protocol to this port whose addresses were not translated.
     Untranslated(u8, u16),
 }
@@ -60,18 +64,40 @@ impl Connections {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub(crate) fn end(&mut self, selection: &Selection) -> Result<usize, NetworkError> {
+    pub(crate) fn end(&mut self, selections: &BTreeSet<Selection>) -> Result<usize, NetworkError> {
         let mut ended = 0;
-        for family in selection.families() {
-            let request = message(GET, family, selection.filter());
-            for connection in self.socket.list("list the tracked connections", &request)? {
-                // Older kernels ignore what they don't know of a filter.
-                if selection.contains(&connection) {
-                    ended += usize::from(self.forget(family, &connection)?);
-                }
-            }
+        for (family, connection) in self.selected(selections)? {
+            ended += usize::from(self.forget(family, &connection)?);
         }
         Ok(ended)
+    }
+
+    /// Returns where the selected connections come from, and which address each client has named.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(crate) fn origins(
+        &mut self,
+        selections: &BTreeSet<Selection>,
+    ) -> Result<Vec<(SocketAddr, SocketAddr)>, NetworkError> {
+        let selected = self.selected(selections)?;
+        let tuples = selected.iter().filter_map(|(_, it)| Tuple::read(attributes::find(it, TUPLE_ORIGINAL)?));
+        Ok(tuples.map(|it| (it.source, it.destination)).collect())
+    }
+
+    /// Lists the selected connections with their address families. For each list the kernel looks through the tracked
+    /// connections of all namespaces, so there is one for all selections.
+    fn selected(&mut self, selections: &BTreeSet<Selection>) -> Result<Vec<(u8, Vec<u8>)>, NetworkError> {
+        let families: BTreeSet<u8> = selections.iter().flat_map(Selection::families).collect();
+        let mut selected = Vec::new();
+        for family in families {
+            let request = message(GET, family, filter(selections));
+            let listed = self.socket.list("list the tracked connections", &request)?;
+            // Older kernels ignore what they don't know of a filter.
+            let wanted = listed.into_iter().filter(|it| selections_of(it).any(|it| selections.contains(&it)));
+            selected.extend(wanted.map(|it| (family, it)));
+        }
+        Ok(selected)
     }
 
     /// Returns whether the connection was still there.
@@ -94,21 +120,29 @@ impl Selection {
     fn families(&self) -> Vec<u8> {
         let (version_4, version_6) = (libc::AF_INET as u8, libc::AF_INET6 as u8);
         match self {
-            Self::SentTo(_, SocketAddr::V4(_)) => vec![version_4],
-            Self::SentTo(_, SocketAddr::V6(_)) => vec![version_6],
+            Self::SentTo(_, SocketAddr::V4(_)) | Self::SentToHost(IpAddr::V4(_)) => vec![version_4],
+            Self::SentTo(_, SocketAddr::V6(_)) | Self::SentToHost(IpAddr::V6(_)) => vec![version_6],
             Self::Untranslated(..) => vec![version_4, version_6],
         }
+    }
+
+    /// Whether it names an IPv6 address. The kernel's filter by such an address leaves out just the ones that are equal
+    /// (`ctnetlink_filter_match_tuple` in nf_conntrack_netlink.c).
+    fn names_ipv6(&self) -> bool {
+        matches!(self, Self::SentTo(_, SocketAddr::V6(_)) | Self::SentToHost(IpAddr::V6(_)))
     }
 
     /// Lets the kernel list only what may be selected.
     fn filter(&self) -> Attributes {
         let protocol = |number: u8| Attributes::new().bytes(PROTOCOL_NUMBER, &[number]);
         match self {
+            Self::SentToHost(host) => {
+                let tuple = Attributes::new().nested(TUPLE_IP, &address_of(*host));
+                let filter = Attributes::new().bytes(FILTER_REPLY, &SAME_SOURCE_ADDRESS.to_ne_bytes());
+                Attributes::new().nested(TUPLE_REPLY, &tuple).nested(FILTER, &filter)
+            }
             Self::SentTo(number, target) => {
-                let address = match target.ip() {
-                    IpAddr::V4(address) => Attributes::new().bytes(1, &address.octets()),
-                    IpAddr::V6(address) => Attributes::new().bytes(3, &address.octets()),
-                };
+                let address = address_of(target.ip());
                 let protocol = protocol(*number).bytes(PROTOCOL_SOURCE_PORT, &target.port().to_be_bytes());
                 let tuple = Attributes::new().nested(TUPLE_IP, &address).nested(TUPLE_PROTOCOL, &protocol);
                 let same = SAME_SOURCE_ADDRESS | SAME_PROTOCOL | SAME_SOURCE_PORT;
@@ -124,27 +158,38 @@ impl Selection {
             }
         }
     }
+}
 
-    fn contains(&self, connection: &[u8]) -> bool {
-        let tuple = |kind| attributes::find(connection, kind).and_then(Tuple::read);
-        let (Some(original), Some(reply)) = (tuple(TUPLE_ORIGINAL), tuple(TUPLE_REPLY)) else { return false };
-        let status =
-            attributes::find(connection, STATUS).and_then(|status| Some(u32::from_be_bytes(status.try_into().ok()?)));
-        let translated = status.unwrap_or_default() & STATUS_DESTINATION_TRANSLATED != 0;
-        match self {
-            Self::SentTo(protocol, target) => translated && original.protocol == *protocol && reply.source == *target,
-            Self::Untranslated(protocol, port) => {
-                original.protocol == *protocol
-                    && original.destination.port() == *port
-                    && reply
-                        == Tuple {
-                            protocol: original.protocol,
-                            source: original.destination,
-                            destination: original.source,
-                        }
-            }
+/// Lets the kernel list little more than what is selected.
+fn filter(selections: &BTreeSet<Selection>) -> Attributes {
+    let is_translated = |it: &Selection| !matches!(it, Selection::Untranslated(..));
+    match selections.first() {
+        Some(only) if selections.len() == 1 && !only.names_ipv6() => only.filter(),
+        _ if selections.iter().all(is_translated) => {
+            let status = STATUS_DESTINATION_TRANSLATED;
+            Attributes::new().number(STATUS, status).number(STATUS_MASK, status)
         }
+        _ => Attributes::new(),
     }
+}
+
+/// Returns every selection that contains the connection.
+fn selections_of(connection: &[u8]) -> impl Iterator<Item = Selection> {
+    let tuple = |kind| attributes::find(connection, kind).and_then(Tuple::read);
+    let status =
+        attributes::find(connection, STATUS).and_then(|status| Some(u32::from_be_bytes(status.try_into().ok()?)));
+    let is_translated = status.unwrap_or_default() & STATUS_DESTINATION_TRANSLATED != 0;
+    let tuples = tuple(TUPLE_ORIGINAL).zip(tuple(TUPLE_REPLY));
+    tuples
+        .into_iter()
+        .flat_map(move |(original, reply)| {
+            let Tuple { protocol, source, destination } = original;
+            let mirrored = Tuple { protocol, source: destination, destination: source };
+            let [sent, host] = [Selection::SentTo(protocol, reply.source), Selection::SentToHost(reply.source.ip())];
+            let untranslated = (reply == mirrored).then_some(Selection::Untranslated(protocol, destination.port()));
+            [Some(sent).filter(|_| is_translated), Some(host).filter(|_| is_translated), untranslated]
+        })
+        .flatten()
 }
 
 /// One direction of a connection.
@@ -171,6 +216,14 @@ impl Tuple {
             source: SocketAddr::new(address(1, 3)?, port(PROTOCOL_SOURCE_PORT)?),
             destination: SocketAddr::new(address(2, 4)?, port(PROTOCOL_DESTINATION_PORT)?),
         })
+    }
+}
+
+/// Describes an address of a tuple.
+fn address_of(address: IpAddr) -> Attributes {
+    match address {
+        IpAddr::V4(address) => Attributes::new().bytes(1, &address.octets()),
+        IpAddr::V6(address) => Attributes::new().bytes(3, &address.octets()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::attributes::Attributes;
+use super::attributes::{self, Attributes};
 
 const LIST_ELEMENT: u16 = 1;
 const EXPRESSION_NAME: u16 = 1;
@@ -16,6 +16,8 @@ const VERDICT_CODE: u16 = 1;
 const VERDICT_CHAIN: u16 = 2;
 const GOTO: i32 = -4;
 const FIRST_REGISTER: u32 = 8;
+const COUNTER: &str = "counter";
+const COUNTER_PACKETS: u16 = 2;
 
 /// A register: a word of 32 bits. Longer values take several in a row.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -167,11 +169,17 @@ pub(crate) enum Expression {
     SendTo {
         version: IpVersion,
     },
+    /// Sends the connection to the address in the first registers, and to the port that the client has named.
+    SendToHost {
+        version: IpVersion,
+    },
     /// Makes the connection's packets come from the address in the first registers.
     SendFrom {
         version: IpVersion,
     },
     Masquerade,
+    /// Counts the packets that come here.
+    Count,
     ResetTcp,
     Verdict(Verdict),
 }
@@ -207,12 +215,21 @@ impl IpVersion {
     }
 
     /// The words of an address.
-    fn words(self) -> u32 {
+    pub(crate) fn words(self) -> u32 {
         match self {
             Self::V4 => 1,
             Self::V6 => 4,
         }
     }
+}
+
+/// Returns how many packets a rule has counted, from its expressions as the kernel lists them.
+pub(crate) fn counted(expressions: &[u8]) -> Option<u64> {
+    attributes::read(expressions).find_map(|(_, expression)| {
+        let name = attributes::find(expression, EXPRESSION_NAME).map(attributes::text)?;
+        let data = attributes::find(expression, EXPRESSION_DATA).filter(|_| name == COUNTER)?;
+        Some(u64::from_be_bytes(attributes::find(data, COUNTER_PACKETS)?.try_into().ok()?))
+    })
 }
 
 /// The rule's own list, as an expression refers to it: the name that it gets, and its number in the transaction.
@@ -275,10 +292,14 @@ impl Expression {
                 let data = data.number(1, 1).number(2, version.family().into());
                 ("nat", data.number(3, first).number(5, Register(version.words()).number()))
             }
+            Self::SendToHost { version } => {
+                ("nat", data.number(1, 1).number(2, version.family().into()).number(3, first))
+            }
             Self::SendFrom { version } => {
                 ("nat", data.number(1, 0).number(2, version.family().into()).number(3, first))
             }
             Self::Masquerade => ("masq", data),
+            Self::Count => (COUNTER, data),
             Self::ResetTcp => ("reject", data.number(1, 1)),
             Self::Verdict(verdict) => ("immediate", data.number(1, 0).nested(2, &verdict.encode())),
         }

@@ -161,9 +161,8 @@ impl Transaction {
         for rule in &new.rules {
             self.lists += 1;
             let list = ListReference { name: LIST_NAME, number: self.lists };
-            if let Some((version, entries)) = &rule.list {
-                let kind = Kind::address_and_port(*version);
-                let set = describe_set(LIST_NAME, ANONYMOUS | CONSTANT | MAP, Kind::NUMBER, Some(kind), list.number);
+            if let Some((kind, entries)) = &rule.list {
+                let set = describe_set(LIST_NAME, ANONYMOUS | CONSTANT | MAP, Kind::NUMBER, Some(*kind), list.number);
                 self.push(NEW_SET, NLM_F_CREATE, family, set);
                 self.list_entries(family, list, entries);
             }

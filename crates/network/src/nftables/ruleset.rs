@@ -65,8 +65,8 @@ pub(crate) enum Point {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Rule {
     pub(crate) expressions: Vec<Expression>,
-    /// The addresses and ports from which `Expression::LoadFromList` takes one.
-    pub(crate) list: Option<(IpVersion, Vec<Vec<u8>>)>,
+    /// The values, of this kind, from which `Expression::LoadFromList` takes one.
+    pub(crate) list: Option<(Kind, Vec<Vec<u8>>)>,
 }
 
 impl Rule {
@@ -127,6 +127,12 @@ impl Kind {
             IpVersion::V4 => Self { code: 7, length: 4 },
             IpVersion::V6 => Self { code: 8, length: 16 },
         }
+    }
+
+    /// An address and a MAC address, which has two words of its own.
+    pub(crate) fn address_and_mac(version: IpVersion) -> Self {
+        let address = Self::address(version);
+        Self { code: (address.code << 6) | Self::MAC.code, length: address.length + 8 }
     }
 
     /// An address and a port, which has a word of its own.

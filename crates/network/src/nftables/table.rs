@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use nix::errno::Errno;
 
 use super::attributes::{self, Attributes};
-use super::expression::Verdict;
+use super::expression::{Verdict, counted};
 use super::messages::{GET_CHAIN, GET_ELEMENT, GET_GENERATION, GET_RULE, GET_SET, TABLE, Transaction, comment};
 use super::ruleset::{Change, Data, Family, Ruleset, Table};
 use super::socket::{Message, NFTABLES, Socket};
@@ -114,6 +114,17 @@ impl Tables {
             self.socket.transact("remove chains that nothing leads to", removal.messages())?;
         }
         Ok(differs)
+    }
+
+    /// Returns how many packets the rules of a chain have counted.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(crate) fn counted(&mut self, family: Family, chain: &str) -> Result<u64, NetworkError> {
+        let rules = self.list(GET_RULE, family, Attributes::new().text(1, TABLE).text(2, chain))?;
+        // Older kernels list the rules of all chains.
+        let of_chain = rules.iter().filter(|rule| in_table(rule) && text_of(rule, 2) == chain);
+        Ok(of_chain.filter_map(|rule| counted(attributes::find(rule, 4)?)).sum())
     }
 
     /// Notes that a transaction has been made. If it was not the only one since the last time, the next comparison reads

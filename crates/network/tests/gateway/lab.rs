@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use flota_network::{
     Attachment, Connection, Driver, Gateway, GatewayChange, GatewaySettings, HostPort, LocalNetwork, LocalNetworkSpec,
-    Mac, Mesh, MeshChange, MeshSpec, Namespace, NetworkError, Protocol, PublishedPort, Remote, Subnet, Target,
+    Mac, Mesh, MeshChange, MeshSpec, Namespace, NetworkError, Protocol, PublishedPort, Remote, Sender, Subnet, Target,
     Underlay, Uplink, Veth, remove_network,
 };
 
@@ -124,11 +124,19 @@ impl Lab {
         let machines: BTreeSet<IpAddr> =
             ["198.18.0.1", "198.18.0.2", "fd99::1", "fd99::2"].map(|it| it.parse().expect("an address")).into();
         // Frames of the overlay arrive on 4789; a test listens on the next port to see what passes.
-        let settings = GatewaySettings { vxlan_port: 4790, guarded_ports: [2377].into() };
+        let settings = GatewaySettings {
+            vxlan_port: 4790,
+            guarded_ports: [2377].into(),
+            former_parameters: self.file(&format!("former-{machine}")),
+        };
         let uplinks = [("ingress".to_owned(), Some(uplink))].into();
         let wanted = GatewayChange { uplinks, machines: Some(machines), ..wanted };
-        let gateway = Gateway::ensure(&self.machine(machine), &settings, wanted).expect("a gateway");
         let other = 1 - machine;
+        let sender = |of: [&str; 2], machine| Sender { machine, mac: Mac::of(&addresses(of)).expect("an address") };
+        let machines = addresses(["198.18.0.1", "198.18.0.2"]);
+        let senders = [TASKS[other], OWN[other]].map(|of| (sender(of, machines[other]), true)).into();
+        let wanted = GatewayChange { senders, ..wanted };
+        let gateway = Gateway::ensure(&self.machine(machine), &settings, wanted).expect("a gateway");
         let router = Mac::of(&addresses(OWN[other])).expect("an address");
         let behind = addresses(TASKS[other]).into_iter().map(|address| (address, Some(router))).collect();
         let wanted = MeshChange { routers: Some([router].into()), addresses: behind };
@@ -141,11 +149,13 @@ impl Lab {
         for machine in [A, B] {
             let change = published_change(machine, protocol, targets, masquerade);
             self.gateways[machine].change(change).expect("a change");
+            self.gateways[machine].end_outdated().expect("connections are tracked");
         }
     }
 
     pub(crate) fn change(&mut self, change: GatewayChange) {
         self.gateways[A].change(change).expect("a change");
+        self.gateways[A].end_outdated().expect("connections are tracked");
     }
 
     /// Replaces a machine's gateway and mesh by new ones that should do the same: the port leads to the task of B.
@@ -166,7 +176,7 @@ impl Lab {
             .collect()
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -267,9 +277,12 @@ impl Lab {
         Some(String::from_utf8_lossy(&answer[..length]).into_owned())
     }
 
-    /// Whether a datagram from a machine arrives at a socket.
-    pub(crate) fn reaches(&self, from: usize, to: &UdpSocket, address: &str, port: u16) -> bool {
-        arrives(&self.udp(from), to, address, port)
+    /// Whether a datagram of VXLAN from a machine, with a frame of a machine's task in it, arrives at a socket.
+    pub(crate) fn frame_reaches(&self, from: usize, task: usize, to: &UdpSocket, address: &str, port: u16) -> bool {
+        let mac = Mac::of(&addresses(TASKS[task])).expect("an address");
+        // The header (RFC 7348, section 5), the frame's destination and source, and the type of an IPv4 packet.
+        let frame = [&[8, 0, 0, 0, 0, 16, 0, 0][..], &[0xff; 6], &mac.0, &[8, 0]].concat();
+        arrives(&self.udp(from), &frame, to, address, port)
     }
 
     /// Whether a datagram that a task sends from an address, which it gives itself, arrives at a socket.
@@ -278,7 +291,7 @@ impl Lab {
             Command::new("ip").args(["address", "add", source, "dev", "lo"]).status()?;
             UdpSocket::bind((source, 0))
         });
-        arrives(&socket.expect("the address is usable at once"), to, address, port)
+        arrives(&socket.expect("the address is usable at once"), b"ask", to, address, port)
     }
 
     pub(crate) fn route(&self, machine: usize, prefix: &str, gateway: &str) {
@@ -310,10 +323,10 @@ impl Drop for Lab {
     }
 }
 
-fn arrives(from: &UdpSocket, to: &UdpSocket, address: &str, port: u16) -> bool {
-    from.send_to(b"frame", (address, port)).expect("sent");
+fn arrives(from: &UdpSocket, datagram: &[u8], to: &UdpSocket, address: &str, port: u16) -> bool {
+    from.send_to(datagram, (address, port)).expect("sent");
     to.set_read_timeout(Some(NEVER)).expect("a deadline");
-    to.recv(&mut [0; 16]).is_ok()
+    to.recv(&mut [0; 64]).is_ok()
 }
 
 pub(crate) struct Asking {

@@ -6,7 +6,7 @@ mod lab;
 use std::net::IpAddr;
 use std::process::Command;
 
-use flota_network::{GatewayChange, HostPort, Namespace, Protocol, remove_gateway, taken_ports};
+use flota_network::{GatewayChange, HostPort, Listeners, Namespace, Protocol, remove_gateway};
 use lab::{A, B, CLIENT, Lab, PORT};
 
 const V4: [&str; 3] = ["198.18.0.1", "198.18.0.2", "198.18.0.9"];
@@ -146,8 +146,9 @@ fn a_stranger_routes_nothing_into_a_network_and_sends_no_frames() {
     lab.route(CLIENT, "10.9.0.0/24", V4[0]);
     assert!(lab.ask(CLIENT, "10.9.0.2", lab::TASK_PORT).is_err(), "nothing is published at the address of the task");
     let vxlan = lab.listen_udp(A, 4790);
-    assert!(lab.reaches(B, &vxlan, V4[0], 4790), "a machine sends frames");
-    assert!(!lab.reaches(CLIENT, &vxlan, V4[0], 4790), "a stranger does not");
+    assert!(lab.frame_reaches(B, B, &vxlan, V4[0], 4790), "a machine sends frames of its task");
+    assert!(!lab.frame_reaches(B, A, &vxlan, V4[0], 4790), "it sends none in the name of another");
+    assert!(!lab.frame_reaches(CLIENT, B, &vxlan, V4[0], 4790), "a stranger sends none");
 }
 
 #[test]
@@ -199,10 +200,11 @@ fn a_restarted_gateway_adopts_what_it_finds_and_a_removed_one_leaves_nothing() {
     lab.restart(A);
     assert_eq!(nft(&machine, &["--handle", "list", "ruleset"]), before, "only what was left is removed");
     nft(&machine, &["add", "table", "ip", "foreign"]);
-    remove_gateway(&machine).expect("it is removed");
+    let former = lab.file("former-0");
+    remove_gateway(&machine, &former).expect("it is removed");
     assert_eq!(nft(&machine, &["list", "ruleset"]).trim(), "table ip foreign {\n}");
     assert_eq!(lab.links(A), ["eth0", "eth1", "lo"]);
-    remove_gateway(&machine).expect("there is nothing to remove");
+    remove_gateway(&machine, &former).expect("there is nothing to remove");
 }
 
 #[test]
@@ -221,7 +223,7 @@ fn a_program_of_the_machine_takes_its_port() {
     let mut lab = Lab::new();
     lab.publish(Protocol::Tcp, &[(A, true)], false);
     lab.serve_machine(A, 22);
-    let taken = taken_ports(&lab.machine(A)).expect("readable");
+    let taken = Listeners::open(&lab.machine(A)).and_then(|mut it| it.ports()).expect("they are listed");
     let expected = [(Protocol::Tcp, 22), (Protocol::Udp, 4789)];
     let expected = expected.map(|(protocol, number)| HostPort { protocol, number });
     assert_eq!(taken, expected.into(), "that of a program and that of the overlay; a published port has no program");

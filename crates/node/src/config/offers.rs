@@ -50,6 +50,7 @@ pub(super) fn resolve(
         allow: Allowance { privileged: allow.privileged, devices: allow.devices, capabilities },
         no_new_privileges,
         data_address: None,
+        balancer: None,
     };
     // The leader checks the node's description by the same rules, and would refuse its session.
     let description = NodeDescription {

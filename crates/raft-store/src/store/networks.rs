@@ -9,11 +9,8 @@ use ipnet::IpNet;
 use super::groups::{Groups, Tally};
 use super::runs::{Runs, number_of, numbers_of};
 use flota_api::id::{NetworkId, NodeId, ServiceId, TaskId};
-use flota_api::model::{Attachment, Network, Node, Protocol, Service, Task};
+use flota_api::model::{Attachment, Network, Node, NodePort, Service, Task};
 use flota_api::version::Version;
-
-/// A port on nodes.
-pub type NodePort = (Protocol, u16);
 
 /// Every index of networks. The fields are read by the accessors of the tables.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +37,8 @@ pub(super) struct NetworkIndices {
     pub(super) ports: Groups<NodePort, ServiceId>,
     /// Services on whose ports every node answers.
     pub(super) published: Groups<(), ServiceId>,
+    /// Nodes of which a program itself listens on a port.
+    pub(super) listeners: Groups<NodePort, NodeId>,
     /// Destinations of the routes of nodes.
     pub(super) routes: Tally<(), IpNet>,
 }
@@ -58,7 +57,7 @@ fn never_given(network: &Network) -> BTreeSet<u128> {
 /// Returns the ports of nodes that a service has or wants.
 fn ports(service: &Service) -> BTreeSet<NodePort> {
     let all = service.ports.iter().chain(&service.spec.ports);
-    all.filter_map(|port| Some((port.protocol, port.published?))).collect()
+    all.filter_map(|port| Some(NodePort { protocol: port.protocol, number: port.published? })).collect()
 }
 
 fn networks(service: &Service) -> BTreeSet<NetworkId> {
@@ -127,6 +126,7 @@ impl NetworkIndices {
 
     /// Follows the change of a node from `old` to `new`, which comes after this version.
     pub(super) fn node(&mut self, old: Option<&Node>, new: Option<&Node>, after: Version) {
+        self.listeners(old, new);
         let facts = |node: &Node| (node.attachments.clone(), node.description.routes.clone());
         if old.map(facts) == new.map(facts) {
             return;
@@ -147,6 +147,20 @@ impl NetworkIndices {
             }
             node.description.routes.iter().for_each(|route| self.routes.update(None, Some(((), *route))));
         }
+    }
+
+    /// Follows the change of the ports on which a node's own programs listen.
+    fn listeners(&mut self, old: Option<&Node>, new: Option<&Node>) {
+        let ports = |node: Option<&Node>| -> BTreeSet<(NodePort, NodeId)> {
+            let all =
+                node.into_iter().flat_map(|it| it.description.listeners.iter().map(|port| (*port, it.id.clone())));
+            all.collect()
+        };
+        if old.map(|it| &it.description.listeners) == new.map(|it| &it.description.listeners) {
+            return;
+        }
+        ports(old).into_iter().for_each(|it| self.listeners.update(Some(it), None));
+        ports(new).into_iter().for_each(|it| self.listeners.update(None, Some(it)));
     }
 
     /// Follows the change of a service from `old` to `new`.

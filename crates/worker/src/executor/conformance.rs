@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 
 use flota_api::clock::Clock;
-use flota_api::model::{Assignment, ImageSource, Role, ServiceSpec};
+use flota_api::model::{Assignment, ImageSource, NetworkUpdate, Role, ServiceSpec};
 use flota_api::seal::Sealer;
 use flota_identity::Dialer;
 use flota_image::{ImageStore, Registries};
@@ -19,7 +19,7 @@ use super::{
 use crate::disk_thread::DiskThread;
 use crate::images::Images;
 use crate::networks::fake_kernel::FakeKernel;
-use crate::networks::{NetworkRecord, Networks};
+use crate::networks::{NetworkRecord, Networks, NodeNetworks as _};
 use crate::reporter::Reporter;
 use crate::test_cluster::TestCluster;
 use crate::translate::NodeNames;
@@ -68,8 +68,11 @@ impl Bench {
         };
         let dialer = Dialer::new(&TestCluster::new().identity(Role::Worker)).unwrap();
         let record = NetworkRecord::new(dir.path(), Sealer::new(&[7; 32]), Arc::new(DiskThread::start().unwrap()));
+        let networks = Networks::start(FakeKernel::default(), record).unwrap();
+        networks.begin();
+        networks.update(NetworkUpdate { full: true, ..NetworkUpdate::default() });
         let executor = ContainerExecutor::new(ContainerOptions {
-            networks: Networks::start(FakeKernel::default(), record).unwrap(),
+            networks,
             node: NodeNames { id: "n".into(), hostname: "w1".into() },
             images: Images::new(store, dialer, Registries::default(), Reporter::default(), Clock::system()),
             runtime: Program::open(dir.path().join("no-runtime")),
@@ -85,6 +88,7 @@ impl Bench {
         });
         let image = Some(ImageSource { digest, ..ImageSource::default() });
         let assignment = Assignment { task_id: TASK.into(), image, ..Assignment::default() };
+        executor.accept(&assignment);
         Self { executor: Arc::new(executor), assignment, _dir: Some(dir) }
     }
 

@@ -12,24 +12,33 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use flota_api::id::{NetworkId, TaskId};
-use flota_api::model::{Assignment, NetworkUpdate};
+use flota_api::id::TaskId;
+use flota_api::model::{Assignment, NetworkUpdate, NodePort};
 use flota_api::version::Version;
 
-use super::Chain;
 use super::kernel::{AttachError, Attached, DESCRIPTION_WAIT, Kernel, KernelError, TaskSockets};
 use super::record::NetworkRecord;
 use super::view::{Touched, View};
+use super::{Chain, NetworkFacts};
 
 /// Pause between two comparisons of everything with the kernel.
 const AUDIT: Duration = Duration::from_secs(30);
 /// Pause before what has failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
+/// Pause between two looks at the ports on which the node's own programs listen. One that was not there at the last look
+/// is not reported yet: programs that only ask something do not stay.
+const LOOK: Duration = Duration::from_secs(2);
 /// Delay of the record after a change; changes in between are recorded together.
 const SAVE: Duration = Duration::from_secs(1);
 /// How long a daemon that starts waits for the leader before it brings the kernel to what is recorded. It is shorter than
 /// the time after which resolvers ask again (resolv.conf(5)), because questions of tasks wait too.
 const RECORD_WAIT: Duration = Duration::from_secs(3);
+
+/// What the thread tells the session.
+pub(super) struct Told {
+    pub(super) programmed: watch::Sender<Version>,
+    pub(super) facts: watch::Sender<NetworkFacts>,
+}
 
 /// A request to the thread.
 pub(super) enum Command {
@@ -62,7 +71,7 @@ struct Waiting {
 pub(super) struct Actor<K> {
     kernel: K,
     record: NetworkRecord,
-    programmed: watch::Sender<Version>,
+    told: Told,
     view: View,
     /// Whether the view is what a leader has told, now or to an earlier daemon. Without that nothing is removed.
     is_known: bool,
@@ -84,12 +93,17 @@ pub(super) struct Actor<K> {
     retry_at: Option<Instant>,
     save_at: Option<Instant>,
     audit_at: Instant,
+    /// The ports on which the node's own programs listened at the last look.
+    seen: BTreeSet<NodePort>,
+    look_at: Instant,
     /// Until when the leader is waited for, because the view is a record.
     recorded_until: Option<Instant>,
 }
 
 impl<K: Kernel> Actor<K> {
-    pub(super) fn new(kernel: K, record: NetworkRecord, programmed: watch::Sender<Version>) -> Self {
+    pub(super) fn new(mut kernel: K, record: NetworkRecord, told: Told) -> Self {
+        let seen = told.facts.borrow().ports.clone();
+        kernel.leave_ports(&seen);
         let mut view = View::default();
         let recorded = record.load();
         let is_known = recorded.is_some();
@@ -98,7 +112,7 @@ impl<K: Kernel> Actor<K> {
             attached: kernel.tasks(),
             kernel,
             record,
-            programmed,
+            told,
             view,
             is_known,
             has_begun: false,
@@ -111,6 +125,8 @@ impl<K: Kernel> Actor<K> {
             retry_at: None,
             save_at: None,
             audit_at: Instant::now(),
+            seen,
+            look_at: Instant::now() + LOOK,
             recorded_until: is_known.then(|| Instant::now() + RECORD_WAIT),
         }
     }
@@ -137,8 +153,8 @@ impl<K: Kernel> Actor<K> {
 
     fn wake_at(&self) -> Instant {
         let waiting = self.waiting.iter().map(|it| it.until);
-        let due = waiting.chain(self.retry_at).chain(self.save_at).fold(self.audit_at, Instant::min);
-        self.recorded_until.unwrap_or(due)
+        let due = [self.look_at].into_iter().chain(waiting).chain(self.retry_at).chain(self.save_at);
+        self.recorded_until.unwrap_or(due.fold(self.audit_at, Instant::min))
     }
 
     fn handle(&mut self, command: Command, now: Instant) {
@@ -180,6 +196,7 @@ impl<K: Kernel> Actor<K> {
         self.recorded_until = self.recorded_until.filter(|until| *until > now);
         if !self.has_begun || self.recorded_until.is_some() {
             self.audit_at = self.audit_at.max(now + RETRY);
+            self.look_at = self.look_at.max(now + LOOK);
             return;
         }
         if self.audit_at <= now {
@@ -192,9 +209,31 @@ impl<K: Kernel> Actor<K> {
         if self.adopt_orphaned() | self.attach_waiting(now) {
             self.program(now);
         }
+        if self.look_at <= now {
+            self.look_at = now + LOOK;
+            self.look(now);
+        }
         if self.save_at.is_some_and(|at| at <= now) {
             self.save_at = None;
             self.record.save(self.view.to_update());
+        }
+    }
+
+    /// Looks at the node's own network, and says what has changed.
+    fn look(&mut self, now: Instant) {
+        let found = self.kernel.facts();
+        let ports: BTreeSet<NodePort> = found.ports.intersection(&self.seen).copied().collect();
+        self.seen = found.ports;
+        let new = NetworkFacts { ports, ..found };
+        let last = self.told.facts.borrow().clone();
+        if new.ports != last.ports {
+            self.kernel.leave_ports(&new.ports);
+            if self.is_known {
+                self.program(now);
+            }
+        }
+        if new != last {
+            self.told.facts.send_replace(new);
         }
     }
 
@@ -218,8 +257,9 @@ impl<K: Kernel> Actor<K> {
                 self.retry_at = None;
                 if std::mem::take(&mut self.is_news) {
                     // A new session may begin with the version that an earlier one ended with, and waits for it again.
-                    self.programmed.send_replace(self.view.version);
+                    self.told.programmed.send_replace(self.view.version);
                 }
+                self.kernel.settle();
             }
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), "failed to program the networks; trying again");
@@ -239,8 +279,8 @@ impl<K: Kernel> Actor<K> {
                 continue;
             }
             match self.missing(task) {
-                Some(network) if waiting.until <= now => {
-                    let _ = waiting.answer.send(Err(AttachError::Unknown(network.clone())));
+                Some(missing) if waiting.until <= now => {
+                    let _ = waiting.answer.send(Err(missing));
                 }
                 Some(_) => self.waiting.push(waiting),
                 None => {
@@ -270,9 +310,12 @@ impl<K: Kernel> Actor<K> {
         self.orphaned.len() != before
     }
 
-    /// Returns a network of the task that the leader has not described.
-    fn missing<'a>(&self, task: &'a Assignment) -> Option<&'a NetworkId> {
-        task.attachments.iter().map(|it| &it.network).find(|it| self.view.network(it).is_none())
+    /// Returns what the leader has not described of the task's networks. The bridge of a task without networks depends on
+    /// which networks there are.
+    fn missing(&self, task: &Assignment) -> Option<AttachError> {
+        let unknown = task.attachments.iter().map(|it| &it.network).find(|it| self.view.network(it).is_none());
+        let unknown = unknown.map(|it| AttachError::Unknown(it.clone()));
+        unknown.or_else(|| (!self.is_known).then_some(AttachError::Undescribed))
     }
 
     /// Removes the network of one task. The kernel takes many milliseconds for it, and a task that starts must not wait

@@ -6,22 +6,24 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 use flota_api::id::TaskId;
-use flota_api::model::NetworkUpdate;
+use flota_api::model::{NetworkUpdate, NodePort};
 use flota_api::version::Version;
 
-use super::NodeNetworks;
 use super::view::View;
+use super::{NetworkFacts, NodeNetworks};
 
 /// Networks in memory. Clones share them.
 #[derive(Clone, Debug)]
 pub struct FakeNetworks {
     view: Arc<Mutex<View>>,
     programmed: watch::Sender<Version>,
+    facts: watch::Sender<NetworkFacts>,
 }
 
 impl Default for FakeNetworks {
     fn default() -> Self {
-        Self { view: Arc::default(), programmed: watch::channel(Version::default()).0 }
+        let (programmed, facts) = (watch::channel(Version::default()).0, watch::channel(NetworkFacts::default()).0);
+        Self { view: Arc::default(), programmed, facts }
     }
 }
 
@@ -31,6 +33,11 @@ impl FakeNetworks {
         let view = self.view.lock().expect("no holder panics");
         let endpoints = view.networks.values().flat_map(|network| network.endpoints.values());
         endpoints.filter(|it| it.serving).map(|it| it.task.clone()).collect()
+    }
+
+    /// Lets programs of the node itself listen on exactly these ports.
+    pub fn listen(&self, ports: BTreeSet<NodePort>) {
+        self.facts.send_replace(NetworkFacts { ports, ..NetworkFacts::default() });
     }
 
     /// Returns the version of the last update.
@@ -48,5 +55,9 @@ impl NodeNetworks for FakeNetworks {
 
     fn programmed(&self) -> watch::Receiver<Version> {
         self.programmed.subscribe()
+    }
+
+    fn facts(&self) -> watch::Receiver<NetworkFacts> {
+        self.facts.subscribe()
     }
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use flota_api::id::{NetworkId, TaskId};
-use flota_api::model::Assignment;
+use flota_api::model::{Assignment, NodePort};
 use flota_network::NetworkError;
 
+use super::NetworkFacts;
 use super::kernel::{AttachError, Attached, Kernel, KernelError, TaskSockets};
 use super::view::{Touched, View};
 
@@ -18,6 +19,10 @@ pub(crate) struct Machine {
     pub(crate) adopted: BTreeSet<TaskId>,
     pub(crate) audits: usize,
     pub(crate) refuses: bool,
+    /// What the leader should know of its network.
+    pub(crate) facts: NetworkFacts,
+    /// The ports that are left to the node's own programs.
+    pub(crate) left: BTreeSet<NodePort>,
 }
 
 /// A kernel in memory. Clones share it.
@@ -54,6 +59,8 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
+    fn settle(&mut self) {}
+
     fn attach(&mut self, _: &View, task: &Assignment) -> Result<Attached, AttachError> {
         self.machine().tasks.insert(task.task_id.clone());
         Ok(Attached::default())
@@ -62,6 +69,14 @@ impl Kernel for FakeKernel {
     fn adopt(&mut self, _: &View, task: &Assignment, _: &TaskSockets) -> Result<(), AttachError> {
         self.machine().adopted.insert(task.task_id.clone());
         Ok(())
+    }
+
+    fn facts(&mut self) -> NetworkFacts {
+        self.machine().facts.clone()
+    }
+
+    fn leave_ports(&mut self, ports: &BTreeSet<NodePort>) {
+        self.machine().left = ports.clone();
     }
 
     fn audit(&mut self, _: &View) -> Result<(), KernelError> {

@@ -1,4 +1,5 @@
-//! The folder in memory whose files keep network namespaces: one for each network, and one for each task.
+//! The folder in memory whose files keep network namespaces: one for each network, one for each task,
+//! and one for the bridge of tasks without networks.
 //!
 //! A supervisor has a copy of this node's mounts, and with it one of each namespace file. The folder is therefore a
 //! shared mount: when a file is unmounted here, it is unmounted in all copies (mount_namespaces(7)). Otherwise the
@@ -59,6 +60,16 @@ impl NamespaceFolder {
     /// Returns the file of a task's namespace.
     pub(crate) fn task(&self, id: &TaskId) -> PathBuf {
         self.path.join("tasks").join(id.as_str())
+    }
+
+    /// Returns the file of the namespace of the bridge for tasks without networks.
+    pub(crate) fn bridge(&self) -> PathBuf {
+        self.path.join("bridge")
+    }
+
+    /// Returns the file that keeps the kernel parameters which the node had before it had networks.
+    pub(crate) fn former_parameters(&self) -> PathBuf {
+        self.path.join("former-parameters")
     }
 
     /// Returns the networks that have a file.

@@ -7,11 +7,14 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
+
 use flota_api::id::{NetworkId, TaskId};
-use flota_api::model::{Assignment, NetworkDriver};
+use flota_api::model::{Assignment, NetworkDriver, NodePort};
 use flota_network::dns::DirectoryError;
 use flota_network::{BalancerError, NetworkError};
 
+use super::NetworkFacts;
 use super::view::{Touched, View};
 
 /// Longest wait of a task for the description of its networks, which comes in the same session as the task.
@@ -60,6 +63,10 @@ pub(crate) enum KernelError {
     Sockets(#[from] io::Error),
     #[error("the manager's description of the network {0} is not complete")]
     Incomplete(String),
+    #[error("every subnet that the bridge of tasks without networks can have meets a route of this node")]
+    NoSubnet,
+    #[error("no address is free in {0}, the subnet of tasks without networks")]
+    FullBridge(Ipv4Net),
 }
 
 /// Why a task has no network.
@@ -67,6 +74,8 @@ pub(crate) enum KernelError {
 pub(crate) enum AttachError {
     #[error("the manager has not described the network {0} within {DESCRIPTION_WAIT:?}")]
     Unknown(NetworkId),
+    #[error("the manager has not described this node's networks within {DESCRIPTION_WAIT:?}")]
+    Undescribed,
     #[error("networks of the driver {0} can't be joined by tasks with other networks")]
     Exclusive(NetworkDriver),
     #[error("failed to make the task's network")]
@@ -96,12 +105,21 @@ pub(crate) trait Kernel: Send + 'static {
     /// The first error; the rest was tried as well.
     fn program(&mut self, view: &View, tasks: &[&Assignment], todo: &mut Touched) -> Result<(), KernelError>;
 
+    /// Does what may come after a version is programmed.
+    fn settle(&mut self);
+
     /// Makes the network of a task's container. The view has all of the task's networks.
     fn attach(&mut self, view: &View, task: &Assignment) -> Result<Attached, AttachError>;
 
     /// Takes over the network that an earlier daemon has made for a task, with its sockets. The view has all of the
     /// task's networks.
     fn adopt(&mut self, view: &View, task: &Assignment, sockets: &TaskSockets) -> Result<(), AttachError>;
+
+    /// Returns what the leader should know of the node's own network. What can't be read is logged and left out.
+    fn facts(&mut self) -> NetworkFacts;
+
+    /// Leaves these ports to programs of the node itself, from the next call of [`Kernel::program`] on.
+    fn leave_ports(&mut self, ports: &BTreeSet<NodePort>);
 
     /// Compares what was made with what it should be, and mends it.
     ///

@@ -89,7 +89,9 @@ fn about() -> String {
 
 fn serve() -> std::io::Result<()> {
     let port = std::env::var("PORT").unwrap_or_else(|_| "80".into());
-    let listener = TcpListener::bind(format!("0.0.0.0:{port}"))?;
+    // The first one also takes connections over IPv4; a machine may be without IPv6.
+    let listener =
+        TcpListener::bind(format!("[::]:{port}")).or_else(|_| TcpListener::bind(format!("0.0.0.0:{port}")))?;
     let task = std::env::var("TASK").unwrap_or_default();
     println!("whoami {task} listens at port {port}");
     for stream in listener.incoming() {

@@ -1,7 +1,8 @@
 //! Tests of the operations on networks, and of how services and stacks name them.
 
 use flota_api::model::{
-    Attachment, NetworkAttachment, Node, NodeDescription, Protocol, Service, StackSpec, SubnetSpec, TaskStatus,
+    Attachment, NetworkAttachment, Node, NodeDescription, NodePort, Protocol, Service, StackSpec, SubnetSpec,
+    TaskStatus,
 };
 use flota_api::reason::{Detail, Reason};
 use flota_api::state::{DesiredState, TaskState};
@@ -165,6 +166,34 @@ async fn a_port_that_another_service_has_is_refused() {
     create("a", &[host]).await.expect("its tasks run on other nodes");
     let update = control.update_service(None, "web", None, &service("web", &[], &[ingress]), Never).await;
     update.expect("a service keeps its own port");
+}
+
+/// A node of which a program listens on a port.
+fn listening(hostname: &str, number: u16) -> Node {
+    let listeners = vec![NodePort { protocol: Protocol::Tcp, number }];
+    let description = NodeDescription { hostname: hostname.into(), listeners, ..NodeDescription::default() };
+    Node { id: hostname.into(), description, state: NodeState::Ready, ..Node::default() }
+}
+
+#[tokio::test]
+async fn a_port_on_which_a_node_itself_listens_is_refused_with_its_name() {
+    let control = cluster().await;
+    let create = async |name, ports: &[_]| control.create_service(None, service(name, &[], ports), Never).await;
+    control.put(listening("w2", 22)).await;
+    let expected = "ports[0]: 22/tcp is in use by a program of node `w2` itself".to_owned();
+    assert_eq!(refused(create("web", &[(22, PublishMode::Ingress)]).await), (Some(Reason::Invalid), expected));
+    create("web", &[(22, PublishMode::Host)]).await.expect("its tasks run on other nodes");
+    create("dns", &[(23, PublishMode::Ingress)]).await.expect("another port");
+}
+
+#[tokio::test]
+async fn a_service_keeps_its_port_when_a_program_of_a_node_begins_to_listen_on_it() {
+    let control = cluster().await;
+    let spec = service("web", &[], &[(22, PublishMode::Ingress)]);
+    control.create_service(None, spec.clone(), Never).await.expect("nobody listens yet");
+    control.put(listening("w2", 22)).await;
+    let env = vec!["A=1".into()];
+    control.update_service(None, "web", None, &ServiceSpec { env, ..spec }, Never).await.expect("it has the port");
 }
 
 #[tokio::test]

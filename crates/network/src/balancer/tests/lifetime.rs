@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::machine::{Group, Host, Machine, at, ip, network, place, pool};
+use super::machine::{BOTH, Group, Host, Kind, Machine, at, bpf, ip, network, place, pool};
 use crate::balancer::assembler::Assembler;
 use crate::balancer::hooks::ENTRANCES;
 use crate::balancer::program::Program;
@@ -34,7 +34,7 @@ fn reaches(machine: &Machine, backend: usize) {
 
 #[test]
 fn programs_and_maps_outlive_the_process_and_are_found_again() {
-    let mut machine = Machine::new(&["10.0.0.11", "10.0.0.12"]);
+    let mut machine = Machine::new(Kind::Bpf, &["10.0.0.11", "10.0.0.12"]);
     machine.set(VIRTUAL, &["10.0.0.11"]);
     reaches(&machine, 0);
     // A balancer keeps descriptors only, so dropping it does what the end of its process does.
@@ -46,7 +46,7 @@ fn programs_and_maps_outlive_the_process_and_are_found_again() {
     assert_eq!(client.peer_addr().expect("it is connected"), at(VIRTUAL));
     backends[0].listener.accept().expect("it was reached");
 
-    let balancer = group.balancer();
+    let mut balancer = group.balancer();
     assert_eq!(attached(&group), [1; 8]);
     assert_eq!(balancer.repair().expect("it can be queried"), 0, "nothing was missing");
     assert_eq!(balancer.requests(place(VIRTUAL)).expect("it is counted"), 2);
@@ -63,7 +63,7 @@ fn programs_and_maps_outlive_the_process_and_are_found_again() {
     let error = machine.connect(at(VIRTUAL)).expect_err("nobody has the address");
     assert_ne!(error.kind(), ErrorKind::ConnectionRefused);
     machine.balancer.reconcile(&Wanted::default(), Instant::now()).expect("the kernel removes it");
-    assert_eq!(machine.balancer.tables.members.entries().expect("it is readable"), []);
+    assert_eq!(machine.bpf().tables.members.entries().expect("it is readable"), []);
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn the_program_of_another_version_is_replaced() {
 
 #[test]
 fn programs_that_were_detached_are_attached_again() {
-    let mut machine = Machine::new(&["10.0.0.11"]);
+    let mut machine = Machine::new(Kind::Bpf, &["10.0.0.11"]);
     machine.set(VIRTUAL, &["10.0.0.11"]);
     Balancer::detach(&machine.group.path).expect("it can be detached");
     assert_eq!(machine.balancer.repair().expect("there is room"), 8);
@@ -106,7 +106,7 @@ fn all_programs_are_attached_or_none() {
     }
     let older = other(6, ENTRANCES[6].name);
     older.attach(folder.as_fd(), ENTRANCES[6].hook).expect("there is room");
-    let error = Balancer::open(&group.path, Instant::now()).expect_err("there is no room");
+    let error = Balancer::bpf(&group.path, Instant::now()).expect_err("there is no room");
     assert_eq!(error.to_string(), "failed to attach the program flota_connect6");
     assert_eq!(attached(&group), [0, 0, 0, 0, 0, 0, 1, 64]);
     let left = Program::attached(folder.as_fd(), ENTRANCES[6].hook).expect("it can be queried");
@@ -119,14 +119,14 @@ fn all_programs_are_attached_or_none() {
 #[test]
 fn a_folder_that_is_no_group_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
-    let error = Balancer::open(folder.path(), Instant::now()).expect_err("it is no group");
+    let error = Balancer::bpf(folder.path(), Instant::now()).expect_err("it is no group");
     assert!(matches!(error, BalancerError::Kernel { .. }), "{error:?}");
 }
 
 #[test]
 fn backends_of_old_generations_are_removed_after_a_second() {
-    let mut machine = Machine::new(&["10.0.0.11"]);
-    let count = |machine: &Machine| machine.balancer.tables.backends.entries().expect("it is readable").len();
+    let mut machine = Machine::new(Kind::Bpf, &["10.0.0.11"]);
+    let count = |machine: &Machine| machine.bpf().tables.backends.entries().expect("it is readable").len();
     let begun = Instant::now();
     let set = |machine: &mut Machine, backends: &[&str], milliseconds: u64| {
         let now = begun + Duration::from_millis(milliseconds);
@@ -147,7 +147,7 @@ fn backends_of_old_generations_are_removed_after_a_second() {
     let mut balancer = group.balancer();
     let due = balancer.sweep(Instant::now()).expect("nothing is due").expect("an old one was found");
     assert_eq!(balancer.sweep(due).expect("it is removed"), None);
-    assert_eq!(balancer.tables.backends.entries().expect("it is readable").len(), 1);
+    assert_eq!(bpf(&balancer).tables.backends.entries().expect("it is readable").len(), 1);
 }
 
 #[test]
@@ -156,65 +156,102 @@ fn what_makes_no_sense_is_refused() {
     let mut balancer = group.balancer();
     let error = balancer.set(place(VIRTUAL), &pool(&["fd00::11"]), Instant::now()).expect_err("mixed");
     assert_eq!(error.to_string(), "the backend fd00::11 can't serve 10.0.255.2, which is of the other IP version");
-    let cookie = Host::new(&[]).sockets().cookie();
+    let host = Host::new(&[]);
+    let cookie = host.sockets().cookie();
     let networks: Vec<_> = (1..=MOST_NETWORKS as u64 + 1).map(network).collect();
-    let error = balancer.join(cookie, &networks).expect_err("too many");
+    let error = balancer.join(cookie, &host.namespace(), &networks).expect_err("too many");
     assert_eq!(error.to_string(), "a namespace can't be in 17 networks; at most 16 are possible");
-    balancer.join(cookie, &networks[1..]).expect("sixteen are possible");
+    balancer.join(cookie, &host.namespace(), &networks[1..]).expect("sixteen are possible");
 }
 
 #[test]
 fn a_client_finds_addresses_in_the_last_of_sixteen_networks() {
-    let mut machine = Machine::new(&["10.0.0.11"]);
-    let networks: Vec<_> = (1..=MOST_NETWORKS as u64).map(network).collect();
-    machine.balancer.join(machine.host.sockets().cookie(), &networks).expect("sixteen are possible");
-    let last = VirtualAddress { network: networks[MOST_NETWORKS - 1], address: ip(VIRTUAL) };
-    machine.balancer.set(last, &pool(&["10.0.0.11"]), Instant::now()).expect("the maps have room");
-    reaches(&machine, 0);
+    for kind in BOTH {
+        let mut machine = Machine::new(kind, &["10.0.0.11"]);
+        let networks: Vec<_> = (1..=MOST_NETWORKS as u64).map(network).collect();
+        machine
+            .balancer
+            .join(machine.host.sockets().cookie(), &machine.host.namespace(), &networks)
+            .expect("sixteen are possible");
+        let last = VirtualAddress { network: networks[MOST_NETWORKS - 1], address: ip(VIRTUAL) };
+        machine.balancer.set(last, &pool(&["10.0.0.11"]), Instant::now()).expect("the maps have room");
+        reaches(&machine, 0);
+    }
 }
 
 #[test]
 fn connections_to_a_backend_that_has_gone_end_at_once() {
-    for (address, own, backends) in
-        [(VIRTUAL, "10.0.0.1", ["10.0.0.11", "10.0.0.12"]), ("fd00::ffff:2", "fd00::1", ["fd00::11", "fd00::12"])]
-    {
-        let mut machine = Machine::new(&[backends[0], backends[1], own]);
-        machine.set(address, &backends);
-        let mut clients = [Vec::new(), Vec::new()];
-        let mut ends = Vec::new();
-        while clients.iter().any(|clients| clients.len() < 3) {
-            let client = machine.connect_from(own, at(address));
-            let (index, end) = machine.accept();
-            ends.push(end);
-            clients[index].push(client);
-        }
-        let [mut gone, mut kept] = clients;
-        let datagrams = machine.datagrams(own);
-        machine.set(address, &backends[..1]);
-        datagrams.connect(at(address)).expect("a backend is there");
-        machine.set(address, &backends[1..]);
+    for kind in BOTH {
+        for (address, own, backends) in
+            [(VIRTUAL, "10.0.0.1", ["10.0.0.11", "10.0.0.12"]), ("fd00::ffff:2", "fd00::1", ["fd00::11", "fd00::12"])]
+        {
+            let mut machine = Machine::new(kind, &[backends[0], backends[1], own]);
+            machine.set(address, &backends);
+            let mut clients = [Vec::new(), Vec::new()];
+            let mut ends = Vec::new();
+            while clients.iter().any(|clients| clients.len() < 3) {
+                let client = machine.connect_from(own, at(address));
+                let (index, end) = machine.accept();
+                ends.push(end);
+                clients[index].push(client);
+            }
+            let [mut gone, mut kept] = clients;
+            let datagrams = machine.datagrams(own);
+            machine.set(address, &backends[..1]);
+            datagrams.connect(at(address)).expect("a backend is there");
+            datagrams.send(b"ask").expect("it is connected");
+            machine.set(address, &backends[1..]);
 
-        let aborted = machine.host.sockets().abort_to(&[ip(backends[0])]).expect("the kernel can do it");
-        assert_eq!(aborted, gone.len() + 1);
-        for client in &mut gone {
-            assert_eq!(client.read(&mut [0; 1]).expect_err("it has ended").kind(), ErrorKind::ConnectionAborted);
-        }
-        let error = datagrams.recv(&mut [0; 1]).expect_err("it has ended");
-        assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
-        for client in &mut kept {
-            client.set_nonblocking(true).expect("it is a socket");
-            let error = client.read(&mut [0; 1]).expect_err("there is nothing to read");
-            assert_eq!(error.kind(), ErrorKind::WouldBlock, "this connection stays");
+            let aborted = machine
+                .balancer
+                .abort_to(&mut machine.host.sockets(), &[ip(backends[0])])
+                .expect("the kernel can do it");
+            assert_eq!(aborted, gone.len() + 1);
+            for client in &mut gone {
+                assert_eq!(client.read(&mut [0; 1]).expect_err("it has ended").kind(), ErrorKind::ConnectionAborted);
+            }
+            let error = datagrams.recv(&mut [0; 1]).expect_err("it has ended");
+            assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
+            for client in &mut kept {
+                client.set_nonblocking(true).expect("it is a socket");
+                let error = client.read(&mut [0; 1]).expect_err("there is nothing to read");
+                assert_eq!(error.kind(), ErrorKind::WouldBlock, "this connection stays");
+            }
         }
     }
 }
 
 #[test]
 fn mapped_connections_to_a_backend_that_has_gone_end_too() {
-    let mut machine = Machine::new(&["10.0.0.11", "10.0.0.1"]);
+    for kind in BOTH {
+        let mut machine = Machine::new(kind, &["10.0.0.11", "10.0.0.1"]);
+        machine.set(VIRTUAL, &["10.0.0.11"]);
+        let mut client = machine.connect_from("::ffff:10.0.0.1", at("::ffff:10.0.255.2"));
+        let _end = machine.accept();
+        assert_eq!(
+            machine.balancer.abort_to(&mut machine.host.sockets(), &[ip("10.0.0.11")]).expect("the kernel can do it"),
+            1
+        );
+        assert_eq!(client.read(&mut [0; 1]).expect_err("it has ended").kind(), ErrorKind::ConnectionAborted);
+    }
+}
+
+#[test]
+fn rules_outlive_the_process_are_found_again_and_mended() {
+    let mut machine = Machine::new(Kind::Nftables, &["10.0.0.11", "10.0.0.12"]);
     machine.set(VIRTUAL, &["10.0.0.11"]);
-    let mut client = machine.connect_from("::ffff:10.0.0.1", at("::ffff:10.0.255.2"));
-    let _end = machine.accept();
-    assert_eq!(machine.host.sockets().abort_to(&[ip("10.0.0.11")]).expect("the kernel can do it"), 1);
-    assert_eq!(client.read(&mut [0; 1]).expect_err("it has ended").kind(), ErrorKind::ConnectionAborted);
+    reaches(&machine, 0);
+    machine.balancer = Balancer::nftables();
+    reaches(&machine, 0);
+    let (cookie, namespace) = (machine.host.sockets().cookie(), machine.host.namespace());
+    machine.set(VIRTUAL, &["10.0.0.11"]);
+    machine.balancer.join(cookie, &namespace, &[network(1)]).expect("the kernel can do it");
+    assert_eq!(machine.balancer.requests(place(VIRTUAL)).expect("they are counted"), 2, "the rules were right");
+    crate::nftables::table::Tables::remove(&namespace).expect("they can be removed");
+    assert_eq!(machine.balancer.repair().expect("the kernel can do it"), 1);
+    reaches(&machine, 0);
+    assert_eq!(machine.balancer.repair().expect("the kernel can do it"), 0);
+    machine.set(VIRTUAL, &["10.0.0.12"]);
+    reaches(&machine, 1);
+    machine.balancer.reconcile(&Wanted::default(), Instant::now()).expect("the kernel can do it");
 }

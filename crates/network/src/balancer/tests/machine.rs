@@ -16,9 +16,11 @@ use ipnet::IpNet;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, connect, socket};
 
-use crate::balancer::{Balancer, NetworkKey, Pool, Sockets, VirtualAddress};
+use crate::balancer::bpf::BpfBalancer;
+use crate::balancer::{Balancer, Means, NetworkKey, Pool, Sockets, VirtualAddress};
 use crate::namespace::Namespace;
 use crate::netlink::Connection;
+use crate::routes::{Route, Way};
 
 /// The port at which every backend listens.
 pub(super) const PORT: u16 = 8080;
@@ -46,6 +48,15 @@ pub(super) fn pool(backends: &[&str]) -> Pool {
     Pool { backends: backends.iter().map(|backend| ip(backend)).collect(), affinity: false }
 }
 
+/// A kind of balancer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    Bpf,
+    Nftables,
+}
+
+pub(super) const BOTH: [Kind; 2] = [Kind::Bpf, Kind::Nftables];
+
 /// A control group, which is removed when it is dropped. Threads can be in it without the rest of their process.
 #[derive(Debug)]
 pub(super) struct Group {
@@ -69,7 +80,7 @@ impl Group {
     }
 
     pub(super) fn balancer(&self) -> Balancer {
-        Balancer::open(&self.path, Instant::now()).expect("this kernel can do it")
+        Balancer::bpf(&self.path, Instant::now()).expect("this kernel can do it")
     }
 
     /// Moves this thread into the group, until the result is dropped.
@@ -111,11 +122,23 @@ impl Host {
         Self { file: std::thread::scope(|scope| scope.spawn(make).join().expect("it was made")) }
     }
 
+    /// Makes the same with routes to virtual addresses, without which nothing is sent that rules could see.
+    pub(super) fn with_routes(addresses: &[&str]) -> Self {
+        let host = Self::new(addresses);
+        let route = |destination: &str| {
+            let destination = destination.parse().expect("a prefix");
+            Route { destination, link: 1, way: Way::Direct }
+        };
+        let mut connection = Connection::open(&host.namespace()).expect("a connection");
+        connection.set_routes(1, &["10.0.255.0/24", "fd00::ffff:0/112"].map(route)).expect("there are none");
+        host
+    }
+
     pub(super) fn sockets(&self) -> Sockets {
         Sockets::of(&self.namespace()).expect("they can be listed")
     }
 
-    fn namespace(&self) -> Namespace {
+    pub(super) fn namespace(&self) -> Namespace {
         Namespace::at(Path::new(&format!("/proc/self/fd/{}", self.file.as_raw_fd())))
     }
 
@@ -133,6 +156,14 @@ impl Host {
     }
 }
 
+/// Returns the balancer as one by BPF.
+pub(super) fn bpf(balancer: &Balancer) -> &BpfBalancer {
+    match &balancer.0 {
+        Means::Bpf(it) => it,
+        Means::Nftables(_) => panic!("it is of the other kind"),
+    }
+}
+
 /// A namespace with backends, whose processes are in a group, and the balancer of that group.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -145,13 +176,20 @@ pub(super) struct Machine {
 
 impl Machine {
     /// Makes a namespace with backends at these addresses. It is a member of the network 1.
-    pub(super) fn new(addresses: &[&str]) -> Self {
-        let host = Host::new(addresses);
+    pub(super) fn new(kind: Kind, addresses: &[&str]) -> Self {
         let group = Group::new();
-        let mut balancer = group.balancer();
-        balancer.join(host.sockets().cookie(), &[network(1)]).expect("the map has room");
+        let (host, mut balancer) = match kind {
+            Kind::Bpf => (Host::new(addresses), group.balancer()),
+            Kind::Nftables => (Host::with_routes(addresses), Balancer::nftables()),
+        };
+        balancer.join(host.sockets().cookie(), &host.namespace(), &[network(1)]).expect("there is room");
         let backends = addresses.iter().map(|address| Backend::new(&host, address)).collect();
         Self { backends, host, balancer, group }
+    }
+
+    /// The balancer by BPF.
+    pub(super) fn bpf(&self) -> &BpfBalancer {
+        bpf(&self.balancer)
     }
 
     pub(super) fn set(&mut self, address: &str, backends: &[&str]) {

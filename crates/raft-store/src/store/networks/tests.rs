@@ -119,7 +119,7 @@ fn a_removed_network_leaves_neither_addresses_nor_a_subnet_nor_an_identifier() {
 
 #[test]
 fn ports_and_networks_of_services_are_found_by_what_the_specs_want_and_by_what_the_services_have() {
-    use flota_api::model::{NetworkAttachment, Protocol, PublishMode, PublishedPort, ServiceSpec};
+    use flota_api::model::{NetworkAttachment, NodePort, Protocol, PublishMode, PublishedPort, ServiceSpec};
     let port = |published| PublishedPort {
         target: 80,
         published: Some(published),
@@ -131,10 +131,34 @@ fn ports_and_networks_of_services_are_found_by_what_the_specs_want_and_by_what_t
     let service = Service { id: "s".into(), spec: Arc::new(spec), ports: vec![port(81)], ..Service::default() };
     let mut tables = Tables::default();
     tables.put(service.clone().into_object());
-    let owner = |tables: &Tables, port| tables.services_with_port((Protocol::Tcp, port)).count();
+    let owner =
+        |tables: &Tables, port| tables.services_with_port(NodePort { protocol: Protocol::Tcp, number: port }).count();
     assert_eq!([80, 81, 82].map(|port| owner(&tables, port)), [1, 1, 0]);
     assert_eq!((tables.services_of_network(&"net".into()).count(), tables.services_published().count()), (1, 1));
     tables.put(Service { spec: Arc::default(), ports: Vec::new(), ..service }.into_object());
     assert_eq!([80, 81, 82].map(|port| owner(&tables, port)), [0, 0, 0]);
     assert_eq!((tables.services_of_network(&"net".into()).count(), tables.services_published().count()), (0, 0));
+}
+
+#[test]
+fn nodes_are_found_by_the_ports_on_which_their_own_programs_listen() {
+    use flota_api::model::{NodeDescription, NodePort, Protocol};
+    let port = |number| NodePort { protocol: Protocol::Tcp, number };
+    let node = |id: &str, ports: &[u16]| {
+        let listeners = ports.iter().copied().map(port).collect();
+        let description = NodeDescription { listeners, ..NodeDescription::default() };
+        Node { id: id.into(), description, ..Node::default() }.into_object()
+    };
+    let listening = |tables: &Tables, number| -> Vec<String> {
+        tables.nodes_listening(port(number)).map(|node| node.id.to_string()).collect()
+    };
+    let mut tables = Tables::default();
+    tables.put(node("a", &[22, 22, 80]));
+    tables.put(node("b", &[22]));
+    assert_eq!([22, 80].map(|it| listening(&tables, it)), [vec!["a", "b"], vec!["a"]]);
+    tables.put(node("a", &[80]));
+    assert_eq!([22, 80].map(|it| listening(&tables, it)), [vec!["b"], vec!["a"]]);
+    tables.remove(Kind::Node, "b");
+    tables.put(node("a", &[]));
+    assert_eq!([22, 80].map(|it| listening(&tables, it)), [[""; 0]; 2]);
 }

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::Tables;
-use crate::store::networks::NodePort;
 use crate::store::runs::Runs;
 use flota_api::id::{NetworkId, NodeId};
-use flota_api::model::{Node, Service, Task};
+use flota_api::model::{Node, NodePort, Service, Task};
 use flota_api::version::Version;
 
 impl Tables {
@@ -71,6 +70,11 @@ impl Tables {
     /// Services that have or want a port of nodes, by id.
     pub fn services_with_port(&self, port: NodePort) -> impl Iterator<Item = &Arc<Service>> {
         self.indices.networks.ports.of(&port).filter_map(|id| self.service(id.as_str()))
+    }
+
+    /// Nodes of which a program itself listens on a port, by id.
+    pub fn nodes_listening(&self, port: NodePort) -> impl Iterator<Item = &Arc<Node>> {
+        self.indices.networks.listeners.of(&port).filter_map(|id| self.node(id.as_str()))
     }
 
     /// Destinations of the routes of all nodes.

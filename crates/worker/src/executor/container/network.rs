@@ -17,7 +17,9 @@ impl From<AttachError> for ExecutorError {
         match error {
             AttachError::Exclusive(_) => Self::Final(Box::new(error)),
             // Descriptions arrive, other processes free what they hold, and the kernel frees memory.
-            AttachError::Unknown(_) | AttachError::Kernel(_) | AttachError::Ended => Self::Transient(Box::new(error)),
+            AttachError::Unknown(_) | AttachError::Undescribed | AttachError::Kernel(_) | AttachError::Ended => {
+                Self::Transient(Box::new(error))
+            }
         }
     }
 }
@@ -41,9 +43,6 @@ impl NetworkStep {
     }
 
     async fn attach(&self, task: &Assignment, draft: &mut Draft) -> Result<(), AttachError> {
-        if task.attachments.is_empty() {
-            return Ok(());
-        }
         let attached = self.networks.attach(&task.task_id).await?;
         draft.network = attached.network;
         self.sockets.lock().expect("no holder panics").insert(task.task_id.clone(), attached.sockets);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flota_api::model::Attachment;
+use flota_api::model::{Attachment, Protocol};
 use flota_api::seal::Sealer;
 
 use super::*;
@@ -15,18 +15,20 @@ struct Bench {
     kernel: FakeKernel,
     actor: Actor<FakeKernel>,
     programmed: watch::Receiver<Version>,
+    facts: watch::Receiver<NetworkFacts>,
     disk: Arc<DiskThread>,
     now: Instant,
 }
 
 impl Bench {
     fn start(kernel: &FakeKernel, dir: &tempfile::TempDir) -> Self {
-        let (sender, programmed) = watch::channel(0);
+        let (confirm, programmed) = watch::channel(0);
+        let (inform, facts) = watch::channel(kernel.machine().facts.clone());
         let disk = Arc::new(DiskThread::start().unwrap());
         let record = NetworkRecord::new(dir.path(), Sealer::new(&[7; 32]), Arc::clone(&disk));
-        let mut actor = Actor::new(kernel.clone(), record, sender);
+        let mut actor = Actor::new(kernel.clone(), record, Told { programmed: confirm, facts: inform });
         actor.handle(Command::Begin, Instant::now());
-        Self { actor, kernel: kernel.clone(), programmed, disk, now: Instant::now() }
+        Self { actor, kernel: kernel.clone(), programmed, facts, disk, now: Instant::now() }
     }
 
     fn handle(&mut self, command: Command) {
@@ -116,6 +118,43 @@ fn a_task_waits_for_the_description_of_its_networks_but_not_for_ever() {
     bench.detach("u");
     bench.handle(update(2, &["n", "m"]));
     assert!(given_up.try_recv().is_err() && !bench.kernel.tasks().contains(&"u".into()), "nobody wants it any more");
+}
+
+#[test]
+fn a_task_without_networks_waits_until_the_networks_of_the_node_are_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::start(&FakeKernel::default(), &dir);
+    bench.handle(Command::Accept(Box::new(Assignment { task_id: "t".into(), ..Assignment::default() })));
+    let mut attached = bench.attach("t");
+    assert!(attached.try_recv().is_err(), "it waits");
+    bench.handle(update(1, &[]));
+    attached.try_recv().unwrap().unwrap();
+}
+
+#[test]
+fn a_port_on_which_a_program_stays_is_reported_and_left_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = FakeKernel::default();
+    let ports = |numbers: &[u16]| -> BTreeSet<NodePort> {
+        numbers.iter().map(|number| NodePort { protocol: Protocol::Tcp, number: *number }).collect()
+    };
+    kernel.machine().facts.ports = ports(&[22]);
+    let mut bench = Bench::start(&kernel, &dir);
+    assert_eq!(kernel.machine().left, ports(&[22]), "what listens at the start is known at once");
+    bench.handle(update(1, &[]));
+    let look = |bench: &mut Bench, listening: &[u16]| {
+        kernel.machine().facts.ports = ports(listening);
+        bench.pass(LOOK);
+        let is_news = bench.facts.has_changed().unwrap();
+        let told = bench.facts.borrow_and_update().ports.clone();
+        assert_eq!(told, kernel.machine().left);
+        (told, is_news)
+    };
+    assert_eq!(look(&mut bench, &[22, 80]), (ports(&[22]), false), "80 may go at once");
+    assert_eq!(look(&mut bench, &[22, 443]), (ports(&[22]), false), "and did");
+    assert_eq!(look(&mut bench, &[22, 443]), (ports(&[22, 443]), true));
+    assert_eq!(look(&mut bench, &[22, 443]), (ports(&[22, 443]), false), "nothing has changed");
+    assert_eq!(look(&mut bench, &[443]), (ports(&[443]), true));
 }
 
 #[test]

@@ -6,9 +6,10 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use flota_api::id::{NetworkId, TaskId};
 use flota_api::model::{Assignment, Attachment as TaskAttachment, NetworkDriver};
 use flota_network::dns::{Client, ResolvConf, Sockets, resolv_conf};
-use flota_network::{Attachment, Namespace, NamespaceCookie, NetworkKey, Sockets as Connections};
+use flota_network::{Attachment, Balancer, Namespace, NamespaceCookie, NetworkKey, Sockets as Connections};
 
-use super::{LinuxKernel, RESOLV_CONF, key};
+use super::services::key;
+use super::{LinuxKernel, RESOLV_CONF};
 use crate::networks::kernel::{AttachError, Attached, KernelError, TaskNetwork, TaskSockets};
 use crate::networks::view::{KnownNetwork, Touched, View};
 
@@ -35,8 +36,8 @@ impl JoinedTask {
     }
 
     /// Ends the task's connections to these addresses, which nobody has any more.
-    pub(super) fn abort_to(&mut self, addresses: &[IpAddr]) -> Result<(), KernelError> {
-        Ok(self.connections.abort_to(addresses).map(drop)?)
+    pub(super) fn abort_to(&mut self, balancer: &mut Balancer, addresses: &[IpAddr]) -> Result<(), KernelError> {
+        Ok(balancer.abort_to(&mut self.connections, addresses).map(drop)?)
     }
 }
 
@@ -50,7 +51,7 @@ impl LinuxKernel {
         let sockets = Sockets::open(&namespace)?;
         let kept = sockets.try_clone()?;
         self.serve(view, task, sockets);
-        let (addresses, resolver) = (addresses(view, task), resolver(task));
+        let (addresses, resolver) = (self.addresses(view, task), resolver(task));
         let network = TaskNetwork::Joined { namespace: namespace.path().to_owned(), addresses, resolver };
         Ok(Attached { network, sockets: vec![kept.udp.into(), kept.tcp.into()] })
     }
@@ -71,6 +72,10 @@ impl LinuxKernel {
 
     /// Connects the namespace of a task to its networks and to the balancer.
     fn connect(&mut self, view: &View, task: &Assignment, namespace: &Namespace) -> Result<(), AttachError> {
+        let made = (self.networks.len(), self.bridge.is_some());
+        if task.attachments.is_empty() {
+            self.ensure_bridge(view)?.attach(&task.task_id, namespace)?;
+        }
         let gateway = way_out(view, task).map(|it| it.network.clone());
         for (index, attachment) in task.attachments.iter().enumerate() {
             let mut new = Touched::default();
@@ -84,11 +89,10 @@ impl LinuxKernel {
         }
         let connections = Connections::of(namespace)?;
         let keys: Vec<NetworkKey> = task.attachments.iter().map(|it| key(&it.network)).collect();
-        if let Some(balancer) = &mut self.balancer {
-            balancer.join(connections.cookie(), &keys)?;
-        }
+        self.balancer.join(connections.cookie(), namespace, &keys)?;
         self.tasks.insert(task.task_id.clone(), JoinedTask { connections, keys });
-        self.gate.is_outdated = true;
+        let has_ports = task.spec.host_ports().next().is_some();
+        self.gate.outdated.everything |= has_ports || made != (self.networks.len(), self.bridge.is_some());
         Ok(())
     }
 
@@ -107,14 +111,17 @@ impl LinuxKernel {
             return Ok(());
         }
         self.dns.stop(task.as_str());
-        self.gate.is_outdated = true;
+        self.gate.outdated.everything |= known.is_none_or(|it| it.spec.host_ports().next().is_some());
         let namespace = Namespace::at(&path);
         let joined = self.tasks.remove(task);
         // A daemon that has not adopted the task finds its cookie in the namespace.
         let cookie =
             joined.map(|it| it.connections.cookie()).or_else(|| Some(Connections::of(&namespace).ok()?.cookie()));
-        if let (Some(balancer), Some(cookie)) = (&mut self.balancer, cookie) {
-            balancer.leave(cookie)?;
+        if let Some(cookie) = cookie {
+            self.balancer.leave(cookie)?;
+        }
+        if let Some(bridge) = &mut self.bridge {
+            bridge.detach(task, &namespace)?;
         }
         for (index, attachment) in known.iter().flat_map(|it| it.attachments.iter().enumerate()) {
             if let Some(made) = self.networks.get_mut(&attachment.network) {
@@ -123,10 +130,39 @@ impl LinuxKernel {
         }
         Ok(Namespace::remove(&path)?)
     }
+
+    /// Returns the addresses for which the task's host name stands. Other tasks do not reach it by those in `ingress`,
+    /// unless it has no others.
+    fn addresses(&self, view: &View, task: &Assignment) -> Vec<IpAddr> {
+        let all = || task.attachments.iter();
+        let is_ingress = |id: &NetworkId| view.network(id).is_some_and(|network| network.is_ingress());
+        let mut own: Vec<IpAddr> =
+            all().filter(|it| !is_ingress(&it.network)).flat_map(|it| it.addresses.clone()).collect();
+        own.extend(self.bridge.as_ref().and_then(|it| it.address(&task.task_id)));
+        if own.is_empty() { all().flat_map(|it| it.addresses.clone()).collect() } else { own }
+    }
+
+    /// Returns the addresses by which a task answers, and by whose interface it sends what is for the outside.
+    pub(super) fn outward_addresses(&self, view: &View, task: &Assignment) -> Vec<IpAddr> {
+        let on_bridge = self.bridge.as_ref().and_then(|it| it.address(&task.task_id));
+        let in_network = way_out(view, task).map(|it| it.addresses.clone()).unwrap_or_default();
+        in_network.into_iter().chain(on_bridge).collect()
+    }
 }
 
-fn interface(namespace: &Namespace, index: usize, addresses: Vec<IpAddr>, default_route: bool) -> Attachment {
-    Attachment { namespace: namespace.clone(), interface: format!("eth{index}"), addresses, default_route }
+/// Describes the interface of a task in its network of this number.
+pub(super) fn interface(
+    namespace: &Namespace,
+    index: usize,
+    addresses: Vec<IpAddr>,
+    default_route: bool,
+) -> Attachment {
+    Attachment { namespace: namespace.clone(), interface: interface_name(index), addresses, default_route }
+}
+
+/// Returns the name of a task's interface in its network of this number.
+pub(super) fn interface_name(index: usize) -> String {
+    format!("eth{index}")
 }
 
 /// Returns the network of a task whose networks have no interfaces.
@@ -141,20 +177,11 @@ fn without_interfaces(view: &View, task: &Assignment) -> Result<Option<TaskNetwo
 
 /// Returns the attachment through which a task's default route leads. Connections to published ports come from anywhere and
 /// must be answered by the way on which they came, so that is `ingress` for a task that has it.
-pub(super) fn way_out<'a>(view: &View, task: &'a Assignment) -> Option<&'a TaskAttachment> {
+fn way_out<'a>(view: &View, task: &'a Assignment) -> Option<&'a TaskAttachment> {
     let with = |matches: fn(&KnownNetwork) -> bool| {
         task.attachments.iter().find(|it| view.network(&it.network).is_some_and(matches))
     };
     with(KnownNetwork::is_ingress).or_else(|| with(|network| !network.config.internal))
-}
-
-/// Returns the addresses for which the task's host name stands. Other tasks do not reach it by those in `ingress`, unless
-/// it has no others.
-fn addresses(view: &View, task: &Assignment) -> Vec<IpAddr> {
-    let all = || task.attachments.iter();
-    let is_ingress = |id: &NetworkId| view.network(id).is_some_and(|network| network.is_ingress());
-    let own: Vec<IpAddr> = all().filter(|it| !is_ingress(&it.network)).flat_map(|it| it.addresses.clone()).collect();
-    if own.is_empty() { all().flat_map(|it| it.addresses.clone()).collect() } else { own }
 }
 
 fn resolver(task: &Assignment) -> String {

@@ -17,6 +17,8 @@ use super::*;
 use crate::networks::kernel::TaskNetwork;
 use crate::networks::view::tests::{endpoint, network};
 
+mod bridge;
+mod gateway;
 mod size;
 
 /// Longer than anything takes here.
@@ -35,6 +37,7 @@ impl Drop for Pair {
             let folder = folder(self.dir.path(), number);
             folder.tasks().iter().for_each(|it| drop(Namespace::remove(&folder.task(it))));
             folder.networks().iter().for_each(|it| drop(flota_network::remove_network(&folder.network(it))));
+            let _ = flota_network::remove_network(&folder.bridge());
             let _ = umount2(&self.dir.path().join(number.to_string()), MntFlags::MNT_DETACH);
             let _ = Namespace::remove(&self.dir.path().join(format!("node{number}")));
         }
@@ -60,6 +63,7 @@ fn options(dir: &Path, number: usize) -> LinuxOptions {
         guarded_ports: BTreeSet::from([2377]),
         folder: folder(dir, number),
         group: None,
+        balancer: None,
     }
 }
 

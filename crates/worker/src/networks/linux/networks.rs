@@ -1,0 +1,165 @@
+//! The networks that this node has in the kernel: each a [`LocalNetwork`] in a namespace of its own, in which the tasks and
+//! bridges of other nodes are remotes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use flota_api::id::{NetworkId, NodeId, ServiceId, TaskId};
+use flota_api::model::{NetworkDriver, Subnet as KnownSubnet};
+use flota_network::{Driver, LocalNetwork, LocalNetworkSpec, Remote, Subnet, Underlay};
+
+use super::services::key;
+use super::{LinuxKernel, VXLAN_PORT};
+use crate::networks::kernel::KernelError;
+use crate::networks::view::{KnownNetwork, Touched, View};
+
+/// A network that this daemon has made or adopted.
+#[derive(Debug)]
+pub(super) struct MadeNetwork {
+    pub(super) local: LocalNetwork,
+    /// What other nodes have in it.
+    pub(super) remotes: BTreeMap<Member, Remote>,
+    /// The virtual IPs of each service.
+    pub(super) virtual_ips: BTreeMap<ServiceId, Vec<IpAddr>>,
+}
+
+/// What has addresses in a network.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Member {
+    Task(TaskId),
+    Node(NodeId),
+}
+
+impl LinuxKernel {
+    /// Returns where this node's overlay traffic comes from.
+    fn local_address(&self, view: &View) -> Option<IpAddr> {
+        let own = view.networks.values().find_map(|network| network.nodes.get(&self.options.node)?.vtep);
+        own.or(self.options.address)
+    }
+
+    /// Returns what a network should be on this node; `None` for one that is nothing in the kernel.
+    fn spec(&self, view: &View, network: &KnownNetwork) -> Result<Option<LocalNetworkSpec>, KernelError> {
+        let config = &network.config;
+        let driver = match config.driver {
+            NetworkDriver::Host | NetworkDriver::None => return Ok(None),
+            NetworkDriver::Bridge => Driver::Bridge,
+            NetworkDriver::Macvlan => Driver::Macvlan {
+                parent: config.parent.clone().ok_or_else(|| KernelError::Incomplete(config.name.clone()))?,
+            },
+            NetworkDriver::Overlay => {
+                let (vni, local) = (config.vni, self.local_address(view));
+                let (Some(vni), Some(local)) = (vni, local) else {
+                    return Err(KernelError::Incomplete(config.name.clone()));
+                };
+                Driver::Overlay(Underlay { local, port: VXLAN_PORT, vni })
+            }
+        };
+        let subnet =
+            |it: &KnownSubnet| Subnet { prefix: it.prefix, gateway: it.gateway, virtual_range: Some(it.virtual_range) };
+        Ok(Some(LocalNetworkSpec {
+            driver,
+            subnets: config.subnets.iter().map(subnet).collect(),
+            own_addresses: network.nodes.get(&self.options.node).map(|it| it.addresses.clone()).unwrap_or_default(),
+            mtu: config.mtu,
+            forwarding: !config.internal,
+        }))
+    }
+
+    /// Makes a network of the view. Returns whether it was not there before, so that everything in it has to be made too.
+    fn ensure(&mut self, view: &View, network: &KnownNetwork) -> Result<bool, KernelError> {
+        let id = &network.config.id;
+        let Some(spec) = self.spec(view, network)? else { return Ok(false) };
+        match self.networks.get_mut(id) {
+            Some(made) if *made.local.spec() == spec => Ok(false),
+            Some(made) => Ok(made.local.update(spec).map(|()| false)?),
+            None => {
+                let mut local = LocalNetwork::ensure(&self.options.host, &self.options.folder.network(id), spec)?;
+                let remotes = remotes(&self.options.node, network);
+                local.set_remotes(remotes.values().cloned().collect())?;
+                let made = MadeNetwork { local, remotes, virtual_ips: BTreeMap::new() };
+                self.networks.insert(id.clone(), made);
+                if !network.is_ingress() {
+                    self.directory.set_network(id.as_str(), &network.config.name)?;
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// Removes a network that no task of this node has any more.
+    pub(super) fn remove(&mut self, id: &NetworkId) -> Result<(), KernelError> {
+        self.directory.remove_network(id.as_str());
+        match self.networks.remove(id) {
+            Some(made) => {
+                let places: Vec<IpAddr> = made.virtual_ips.into_values().flatten().collect();
+                self.set_pools(id, &[], &places, &[])?;
+                made.local.remove()?;
+            }
+            None => flota_network::remove_network(&self.options.folder.network(id))?,
+        }
+        Ok(())
+    }
+
+    /// Makes the remotes of these members what they are in the view.
+    pub(super) fn set_remotes(&mut self, view: &View, id: &NetworkId, members: Vec<Member>) -> Result<(), KernelError> {
+        let (Some(network), Some(made)) = (view.network(id), self.networks.get_mut(id)) else { return Ok(()) };
+        let (mut removed, mut added, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+        for member in members {
+            let wanted = remote(&self.options.node, network, &member);
+            if made.remotes.get(&member) == wanted.as_ref() {
+                continue;
+            }
+            let old = made.remotes.remove(&member);
+            match wanted {
+                Some(remote) => {
+                    made.remotes.insert(member, remote.clone());
+                    added.push(remote);
+                }
+                None => gone.extend(old.iter().flat_map(|it| it.addresses.clone())),
+            }
+            removed.extend(old);
+        }
+        self.gate.outdated.add_senders(&removed, false);
+        self.gate.outdated.add_senders(&added, true);
+        made.local.change_remotes(removed, added)?;
+        // A task that has ended on another node may not have closed its connections, which would hang for minutes.
+        let mut clients = self.tasks.values_mut().filter(|task| !gone.is_empty() && task.is_in(&key(id)));
+        clients.try_for_each(|task| task.abort_to(&mut self.balancer, &gone))
+    }
+
+    /// Makes a network what it is in the view, and adds to `todo` what has to be made in a new one.
+    pub(super) fn set_network(
+        &mut self,
+        view: &View,
+        in_use: bool,
+        id: &NetworkId,
+        todo: &mut Touched,
+    ) -> Result<(), KernelError> {
+        match view.network(id) {
+            Some(network) => {
+                if self.ensure(view, network)? {
+                    todo.extend(Touched { networks: BTreeSet::new(), ..Touched::all_of(id, network) });
+                }
+                Ok(())
+            }
+            None if in_use => Ok(()),
+            None => self.remove(id),
+        }
+    }
+}
+
+/// Returns what a member has in the network on another node than `own`.
+fn remote(own: &NodeId, network: &KnownNetwork, member: &Member) -> Option<Remote> {
+    let (node, addresses, vtep) = match member {
+        Member::Task(task) => network.endpoints.get(task).map(|it| (&it.node, &it.addresses, it.vtep))?,
+        Member::Node(node) => network.nodes.get(node).map(|it| (&it.node, &it.addresses, it.vtep))?,
+    };
+    (node != own && !addresses.is_empty()).then_some(Remote { addresses: addresses.clone(), vtep: vtep? })
+}
+
+/// Returns what other nodes than `own` have in a network.
+fn remotes(own: &NodeId, network: &KnownNetwork) -> BTreeMap<Member, Remote> {
+    let tasks = network.endpoints.keys().cloned().map(Member::Task);
+    let members = tasks.chain(network.nodes.keys().cloned().map(Member::Node));
+    members.filter_map(|member| remote(own, network, &member).map(|remote| (member, remote))).collect()
+}
