@@ -2,7 +2,7 @@
 //! machine's resolvers.
 //!
 //! [`Directory`] holds the names of networks and is changed by difference. [`DnsServer`] answers on sockets that
-//! [`Sockets::open`] makes inside a client's namespace. One thread serves all clients: an answer from memory takes
+//! [`DnsSockets::open`] makes inside a client's namespace. One thread serves all clients: an answer from memory takes
 //! microseconds, so threads would only cost memory. `files` makes what a container has in `/etc` to go with it.
 //!
 //! hickory-proto reads and writes messages. Its server and resolver are not used: they bring zones, recursion and a
@@ -28,4 +28,4 @@ pub use directory::{Directory, DirectoryError, Entry, Port};
 pub use files::{Host, hosts, resolv_conf};
 pub use resolvers::ResolvConf;
 pub use server::{Client, DnsServer};
-pub use sockets::Sockets;
+pub use sockets::DnsSockets;

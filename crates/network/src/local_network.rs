@@ -14,7 +14,7 @@ use crate::macvlan;
 use crate::namespace::Namespace;
 use crate::netlink::Connection;
 use crate::spec::{Attachment, Driver, LocalNetworkSpec, Remote};
-use crate::stations::{Place, Station, Tables};
+use crate::stations::{Place, Station, StationTables};
 use crate::vxlan;
 
 /// A network on this machine with its desired state.
@@ -37,7 +37,7 @@ pub struct LocalNetwork {
 #[derive(Debug)]
 struct Bridged {
     inside: Connection,
-    tables: Tables,
+    tables: StationTables,
     mtu: u32,
     /// The ports of the attachments, by index.
     ports: BTreeMap<Mac, u32>,
@@ -223,7 +223,7 @@ impl LocalNetwork {
             _ => None,
         };
         let ports = self.bridged.take().map(|bridged| bridged.ports).unwrap_or_default();
-        self.bridged = Some(Bridged { inside, tables: Tables { bridge, vxlan }, mtu, ports });
+        self.bridged = Some(Bridged { inside, tables: StationTables { bridge, vxlan }, mtu, ports });
         Ok(())
     }
 

@@ -38,7 +38,9 @@ use crate::nftables::conditions::{
     to_mac, verdict,
 };
 use crate::nftables::expression::{Conntrack, Expression, IpVersion, Meta, Register, Verdict};
-use crate::nftables::ruleset::{Chain, Change, Data, Family, Hook, HookKind, Kind, Point, Rule, Ruleset, Set, Table};
+use crate::nftables::ruleset::{
+    Chain, ChainHook, Change, Data, Family, HookKind, Kind, Point, Rule, Ruleset, Set, Table,
+};
 use crate::nftables::table::Tables;
 use crate::routes::{RETURN_TABLE, Route, Way};
 
@@ -153,7 +155,7 @@ impl MeshSpec {
     fn tables(&self) -> Ruleset {
         let mut connections = Table::default();
         connections.sets.insert(MARKS.into(), Set::map(Kind::MAC, Kind::MARK));
-        let hook = |kind, point, priority| Some(Hook { kind, point, priority });
+        let hook = |kind, point, priority| Some(ChainHook { kind, point, priority });
         // The priorities are those that `nft` calls mangle (-150) and srcnat (100).
         let remember = Chain { hook: hook(HookKind::Filter, Point::Prerouting, -150), rules: remember() };
         connections.chains.insert("remember".into(), remember);

@@ -41,7 +41,7 @@ pub(crate) enum Place {
 
 /// The links whose tables hold stations, by index.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Tables {
+pub(crate) struct StationTables {
     pub(crate) bridge: u32,
     /// Only an overlay has one.
     pub(crate) vxlan: Option<u32>,
@@ -49,7 +49,7 @@ pub(crate) struct Tables {
 
 /// An entry of a table.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-enum Entry {
+enum StationEntry {
     /// The bridge sends frames for the MAC address to a port.
     Port(Mac, u32),
     /// The VXLAN link sends frames for the MAC address to a machine.
@@ -58,10 +58,11 @@ enum Entry {
     Neighbour(IpAddr, Mac),
 }
 
-impl Tables {
+impl StationTables {
     /// Makes the tables hold exactly these stations.
     pub(crate) fn set(self, inside: &mut Connection, stations: &BTreeMap<Mac, Station>) -> Result<(), NetworkError> {
-        let wanted: BTreeSet<Entry> = stations.iter().flat_map(|(mac, station)| self.entries(*mac, station)).collect();
+        let wanted: BTreeSet<StationEntry> =
+            stations.iter().flat_map(|(mac, station)| self.entries(*mac, station)).collect();
         let found = self.found(inside)?;
         // New entries replace what they contradict, so that no frame is lost in between.
         for entry in wanted.difference(&found) {
@@ -70,7 +71,7 @@ impl Tables {
         let addresses: BTreeSet<_> = stations.values().flat_map(|station| &station.addresses).collect();
         for entry in found.difference(&wanted) {
             match entry {
-                Entry::Neighbour(address, _) if addresses.contains(address) => {}
+                StationEntry::Neighbour(address, _) if addresses.contains(address) => {}
                 entry => self.remove_entry(inside, *entry)?,
             }
         }
@@ -89,20 +90,22 @@ impl Tables {
 
     /// Removes the neighbour entries of a station at a port. Its forwarding entry goes with the port.
     pub(crate) fn forget(self, inside: &mut Connection, mac: Mac, addresses: &[IpAddr]) -> Result<(), NetworkError> {
-        addresses.iter().try_for_each(|address| self.remove_entry(inside, Entry::Neighbour(*address, mac)))
+        addresses.iter().try_for_each(|address| self.remove_entry(inside, StationEntry::Neighbour(*address, mac)))
     }
 
-    fn entries(self, mac: Mac, station: &Station) -> Vec<Entry> {
+    fn entries(self, mac: Mac, station: &Station) -> Vec<StationEntry> {
         let mut entries: Vec<_> = match (station.place, self.vxlan) {
-            (Place::Port(port), _) => vec![Entry::Port(mac, port)],
-            (Place::Vtep(vtep), Some(vxlan)) => vec![Entry::Machine(mac, vxlan, vtep), Entry::Port(mac, vxlan)],
+            (Place::Port(port), _) => vec![StationEntry::Port(mac, port)],
+            (Place::Vtep(vtep), Some(vxlan)) => {
+                vec![StationEntry::Machine(mac, vxlan, vtep), StationEntry::Port(mac, vxlan)]
+            }
             (Place::Vtep(_), None) => return Vec::new(),
         };
-        entries.extend(station.addresses.iter().map(|address| Entry::Neighbour(*address, mac)));
+        entries.extend(station.addresses.iter().map(|address| StationEntry::Neighbour(*address, mac)));
         entries
     }
 
-    fn found(self, inside: &mut Connection) -> Result<BTreeSet<Entry>, NetworkError> {
+    fn found(self, inside: &mut Connection) -> Result<BTreeSet<StationEntry>, NetworkError> {
         let mut found = BTreeSet::new();
         for family in [AddressFamily::Bridge, AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = NeighbourMessage::default();
@@ -113,7 +116,7 @@ impl Tables {
         Ok(found)
     }
 
-    fn parse(self, message: RouteNetlinkMessage) -> Option<Entry> {
+    fn parse(self, message: RouteNetlinkMessage) -> Option<StationEntry> {
         let RouteNetlinkMessage::NewNeighbour(NeighbourMessage { header, attributes, .. }) = message else {
             return None;
         };
@@ -129,39 +132,39 @@ impl Tables {
         match (header.family, address) {
             // The bridge's own addresses, and those of its ports.
             (AddressFamily::Bridge, None) if permanent => None,
-            (AddressFamily::Bridge, None) => Some(Entry::Port(mac?, header.ifindex)),
-            (AddressFamily::Bridge, Some(vtep)) => Some(Entry::Machine(mac?, header.ifindex, vtep)),
+            (AddressFamily::Bridge, None) => Some(StationEntry::Port(mac?, header.ifindex)),
+            (AddressFamily::Bridge, Some(vtep)) => Some(StationEntry::Machine(mac?, header.ifindex, vtep)),
             // Others come and go with the traffic.
-            (_, address) if permanent && header.ifindex == self.bridge => Some(Entry::Neighbour(address?, mac?)),
+            (_, address) if permanent && header.ifindex == self.bridge => Some(StationEntry::Neighbour(address?, mac?)),
             _ => None,
         }
     }
 
-    fn add_entry(self, inside: &mut Connection, entry: Entry) -> Result<(), NetworkError> {
+    fn add_entry(self, inside: &mut Connection, entry: StationEntry) -> Result<(), NetworkError> {
         let message = RouteNetlinkMessage::NewNeighbour(self.describe(entry));
         inside.change(format_args!("add {}", Phrase(entry)), message, NLM_F_CREATE | NLM_F_REPLACE)
     }
 
-    fn remove_entry(self, inside: &mut Connection, entry: Entry) -> Result<(), NetworkError> {
+    fn remove_entry(self, inside: &mut Connection, entry: StationEntry) -> Result<(), NetworkError> {
         let message = RouteNetlinkMessage::DelNeighbour(self.describe(entry));
         inside.change_unless(Errno::ENOENT, format_args!("remove {}", Phrase(entry)), message, 0)
     }
 
-    fn describe(self, entry: Entry) -> NeighbourMessage {
+    fn describe(self, entry: StationEntry) -> NeighbourMessage {
         let mut message = NeighbourMessage::default();
         let (mac, destination) = match entry {
-            Entry::Port(mac, _) => (mac, None),
-            Entry::Machine(mac, _, vtep) => (mac, Some(vtep)),
-            Entry::Neighbour(address, mac) => (mac, Some(address)),
+            StationEntry::Port(mac, _) => (mac, None),
+            StationEntry::Machine(mac, _, vtep) => (mac, Some(vtep)),
+            StationEntry::Neighbour(address, mac) => (mac, Some(address)),
         };
         let (family, link, state, flags) = match entry {
-            Entry::Port(_, port) => {
+            StationEntry::Port(_, port) => {
                 (AddressFamily::Bridge, port, NeighbourState::Other(STATIC), NeighbourFlags::Controller)
             }
-            Entry::Machine(_, vxlan, _) => {
+            StationEntry::Machine(_, vxlan, _) => {
                 (AddressFamily::Bridge, vxlan, NeighbourState::Other(STATIC), NeighbourFlags::Own)
             }
-            Entry::Neighbour(address, _) => {
+            StationEntry::Neighbour(address, _) => {
                 (family(address), self.bridge, NeighbourState::Permanent, NeighbourFlags::empty())
             }
         };
@@ -176,14 +179,14 @@ impl Tables {
 }
 
 /// Names an entry.
-struct Phrase(Entry);
+struct Phrase(StationEntry);
 
 impl std::fmt::Display for Phrase {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
-            Entry::Port(mac, port) => write!(formatter, "the forwarding entry of {mac} at port {port}"),
-            Entry::Machine(mac, _, vtep) => write!(formatter, "the forwarding entry of {mac} at {vtep}"),
-            Entry::Neighbour(address, mac) => write!(formatter, "the neighbour entry of {address} at {mac}"),
+            StationEntry::Port(mac, port) => write!(formatter, "the forwarding entry of {mac} at port {port}"),
+            StationEntry::Machine(mac, _, vtep) => write!(formatter, "the forwarding entry of {mac} at {vtep}"),
+            StationEntry::Neighbour(address, mac) => write!(formatter, "the neighbour entry of {address} at {mac}"),
         }
     }
 }

@@ -16,20 +16,20 @@ pub(super) struct Instruction {
 
 /// A register. A call takes its arguments in R1 to R5, overwrites them, and returns in R0; R6 to R9 survive it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Register(u8);
+pub(super) struct BpfRegister(u8);
 
-pub(super) const R0: Register = Register(0);
-pub(super) const R1: Register = Register(1);
-pub(super) const R2: Register = Register(2);
-pub(super) const R3: Register = Register(3);
-pub(super) const R4: Register = Register(4);
-pub(super) const R5: Register = Register(5);
-pub(super) const R6: Register = Register(6);
-pub(super) const R7: Register = Register(7);
-pub(super) const R8: Register = Register(8);
-pub(super) const R9: Register = Register(9);
+pub(super) const R0: BpfRegister = BpfRegister(0);
+pub(super) const R1: BpfRegister = BpfRegister(1);
+pub(super) const R2: BpfRegister = BpfRegister(2);
+pub(super) const R3: BpfRegister = BpfRegister(3);
+pub(super) const R4: BpfRegister = BpfRegister(4);
+pub(super) const R5: BpfRegister = BpfRegister(5);
+pub(super) const R6: BpfRegister = BpfRegister(6);
+pub(super) const R7: BpfRegister = BpfRegister(7);
+pub(super) const R8: BpfRegister = BpfRegister(8);
+pub(super) const R9: BpfRegister = BpfRegister(9);
 /// The end of the stack, which grows downwards. It is read-only.
-pub(super) const STACK: Register = Register(10);
+pub(super) const STACK: BpfRegister = BpfRegister(10);
 
 /// Number of bytes that a load or store moves.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +82,7 @@ const EXIT: u8 = 0x95;
 /// Bit of the form whose second operand is a register.
 const FROM_REGISTER: u8 = 0x08;
 /// Source register of [`LOAD_IMMEDIATE`] that makes the immediate the descriptor of a map.
-const MAP_DESCRIPTOR: Register = Register(1);
+const MAP_DESCRIPTOR: BpfRegister = BpfRegister(1);
 
 /// A place in the program that jumps lead to.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +99,7 @@ pub(super) struct Assembler {
 }
 
 impl Assembler {
-    fn push(&mut self, code: u8, target: Register, source: Register, offset: i16, immediate: i32) {
+    fn push(&mut self, code: u8, target: BpfRegister, source: BpfRegister, offset: i16, immediate: i32) {
         let (low, high) = if cfg!(target_endian = "little") { (target.0, source.0) } else { (source.0, target.0) };
         self.code.push(Instruction { code, registers: high << 4 | low, offset, immediate });
     }
@@ -116,54 +116,54 @@ impl Assembler {
     }
 
     /// Loads from memory; a word is extended with zeros.
-    pub(super) fn load(&mut self, width: Width, target: Register, base: Register, offset: i16) {
+    pub(super) fn load(&mut self, width: Width, target: BpfRegister, base: BpfRegister, offset: i16) {
         self.push(LOAD | width as u8, target, base, offset, 0);
     }
 
     /// Stores a register in memory.
-    pub(super) fn store(&mut self, width: Width, base: Register, offset: i16, source: Register) {
+    pub(super) fn store(&mut self, width: Width, base: BpfRegister, offset: i16, source: BpfRegister) {
         self.push(STORE | width as u8, base, source, offset, 0);
     }
 
     /// Stores a word in memory.
-    pub(super) fn store_word(&mut self, base: Register, offset: i16, word: i32) {
+    pub(super) fn store_word(&mut self, base: BpfRegister, offset: i16, word: i32) {
         self.push(STORE_IMMEDIATE | Width::Word as u8, base, R0, offset, word);
     }
 
     /// Adds a register to 64 bits of memory, atomically.
-    pub(super) fn add_to_memory(&mut self, base: Register, offset: i16, source: Register) {
+    pub(super) fn add_to_memory(&mut self, base: BpfRegister, offset: i16, source: BpfRegister) {
         self.push(ATOMIC_ADD, base, source, offset, 0);
     }
 
     /// Applies an operation to a register and a number, whose sign is extended.
-    pub(super) fn apply(&mut self, operation: Operation, target: Register, number: i32) {
+    pub(super) fn apply(&mut self, operation: Operation, target: BpfRegister, number: i32) {
         self.push(operation as u8, target, R0, 0, number);
     }
 
     /// Applies an operation to two registers.
-    pub(super) fn apply_register(&mut self, operation: Operation, target: Register, source: Register) {
+    pub(super) fn apply_register(&mut self, operation: Operation, target: BpfRegister, source: BpfRegister) {
         self.push(operation as u8 | FROM_REGISTER, target, source, 0, 0);
     }
 
     /// Makes a register point to the stack.
-    pub(super) fn point_to_stack(&mut self, target: Register, offset: i16) {
+    pub(super) fn point_to_stack(&mut self, target: BpfRegister, offset: i16) {
         self.apply_register(Operation::Set, target, STACK);
         self.apply(Operation::Add, target, i32::from(offset));
     }
 
-    fn load_immediate(&mut self, target: Register, source: Register, number: u64) {
+    fn load_immediate(&mut self, target: BpfRegister, source: BpfRegister, number: u64) {
         let [low, high] = [number & 0xffff_ffff, number >> 32].map(|half| (half as u32).cast_signed());
         self.push(LOAD_IMMEDIATE, target, source, 0, low);
         self.push(0, R0, R0, 0, high);
     }
 
     /// Sets a register to a number of 64 bits.
-    pub(super) fn set_number(&mut self, target: Register, number: u64) {
+    pub(super) fn set_number(&mut self, target: BpfRegister, number: u64) {
         self.load_immediate(target, R0, number);
     }
 
     /// Sets a register to a map.
-    pub(super) fn set_map(&mut self, target: Register, map: BorrowedFd<'_>) {
+    pub(super) fn set_map(&mut self, target: BpfRegister, map: BorrowedFd<'_>) {
         self.load_immediate(target, MAP_DESCRIPTOR, u64::from(map.as_raw_fd().cast_unsigned()));
     }
 
@@ -179,13 +179,13 @@ impl Assembler {
     }
 
     /// Jumps if a register and a number meet a condition.
-    pub(super) fn jump_if(&mut self, left: Register, condition: Condition, right: i32, to: Label) {
+    pub(super) fn jump_if(&mut self, left: BpfRegister, condition: Condition, right: i32, to: Label) {
         self.jumps.push((self.code.len(), to));
         self.push(condition as u8, left, R0, 0, right);
     }
 
     /// Jumps if two registers meet a condition.
-    pub(super) fn jump_if_register(&mut self, left: Register, condition: Condition, right: Register, to: Label) {
+    pub(super) fn jump_if_register(&mut self, left: BpfRegister, condition: Condition, right: BpfRegister, to: Label) {
         self.jumps.push((self.code.len(), to));
         self.push(condition as u8 | FROM_REGISTER, left, right, 0, 0);
     }

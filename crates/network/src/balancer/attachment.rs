@@ -10,25 +10,25 @@ use std::path::Path;
 use super::error::{BalancerError, kernel};
 use super::hooks::{ENTRANCES, Entrance};
 use super::program::Program;
-use super::tables::Tables;
+use super::tables::BalancerMaps;
 
 /// The programs of this version, and the group that they belong to.
 #[derive(Debug)]
-pub(super) struct Attachment {
+pub(super) struct AttachedPrograms {
     group: File,
     /// One for each of [`ENTRANCES`].
     programs: Vec<Program>,
 }
 
 /// What has been done to one hook, so that it can be undone.
-enum Change<'a> {
+enum HookChange<'a> {
     Added(&'a Program, &'a Entrance),
     Replaced(&'a Program, Program, &'a Entrance),
 }
 
-impl Attachment {
+impl AttachedPrograms {
     /// Loads the programs. None of them is attached yet.
-    pub(super) fn load(group: File, tables: &Tables) -> Result<Self, BalancerError> {
+    pub(super) fn load(group: File, tables: &BalancerMaps) -> Result<Self, BalancerError> {
         let load = |entrance: &Entrance| {
             Program::load(entrance.name, entrance.hook, &entrance.program(tables)).map_err(|(source, explanation)| {
                 let explanation = explanation.unwrap_or_else(|| "the verifier says nothing".into());
@@ -58,7 +58,7 @@ impl Attachment {
         &'a self,
         entrance: &'a Entrance,
         program: &'a Program,
-    ) -> Result<Option<Change<'a>>, BalancerError> {
+    ) -> Result<Option<HookChange<'a>>, BalancerError> {
         let (group, hook) = (self.group.as_fd(), entrance.hook);
         let mut attached = ours(group, entrance)?;
         let failed = |source| kernel(format!("attach the program {}", entrance.name))(source);
@@ -69,20 +69,20 @@ impl Attachment {
         }
         let Some(old) = attached.pop() else {
             program.attach(group, hook).map_err(failed)?;
-            return Ok(Some(Change::Added(program, entrance)));
+            return Ok(Some(HookChange::Added(program, entrance)));
         };
         program.replace(&old, group, hook).map_err(failed)?;
         detach(group, entrance, &attached)?;
-        Ok(Some(Change::Replaced(program, old, entrance)))
+        Ok(Some(HookChange::Replaced(program, old, entrance)))
     }
 
     /// Undoes changes, the last one first. It goes on if one can't be undone: the caller reports the first error.
-    fn undo(&self, changes: Vec<Change<'_>>) {
+    fn undo(&self, changes: Vec<HookChange<'_>>) {
         let group = self.group.as_fd();
         for change in changes.into_iter().rev() {
             let _ = match change {
-                Change::Added(program, entrance) => program.detach(group, entrance.hook),
-                Change::Replaced(program, old, entrance) => old.replace(program, group, entrance.hook),
+                HookChange::Added(program, entrance) => program.detach(group, entrance.hook),
+                HookChange::Replaced(program, old, entrance) => old.replace(program, group, entrance.hook),
             };
         }
     }
@@ -94,10 +94,10 @@ pub(super) fn open(group: &Path) -> Result<File, BalancerError> {
 }
 
 /// Returns the maps of the programs that are attached, if they are those of this version.
-pub(super) fn find_tables(group: BorrowedFd<'_>) -> Result<Option<Tables>, BalancerError> {
+pub(super) fn find_tables(group: BorrowedFd<'_>) -> Result<Option<BalancerMaps>, BalancerError> {
     for entrance in &ENTRANCES {
         for program in ours(group, entrance)? {
-            let found = program.maps().and_then(|maps| Tables::find(&maps));
+            let found = program.maps().and_then(|maps| BalancerMaps::find(&maps));
             if let Some(tables) = found.map_err(kernel("open the maps of attached programs"))? {
                 return Ok(Some(tables));
             }

@@ -11,17 +11,17 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Instant;
 
-use super::attachment::{self, Attachment};
+use super::attachment::{self, AttachedPrograms};
 use super::error::{BalancerError, kernel};
 use super::pool::{self, Pool};
-use super::tables::{self, BACKEND_BYTES, NamespaceCookie, NetworkKey, State, Tables, VirtualAddress};
+use super::tables::{self, BACKEND_BYTES, BalancerMaps, NamespaceCookie, NetworkKey, State, VirtualAddress};
 use super::{GRACE, Wanted};
 
 /// The balancer of one control group.
 #[derive(Debug)]
 pub(super) struct BpfBalancer {
-    pub(super) tables: Tables,
-    attachment: Attachment,
+    pub(super) tables: BalancerMaps,
+    attachment: AttachedPrograms,
     pools: BTreeMap<VirtualAddress, Held>,
     members: BTreeMap<NamespaceCookie, Vec<NetworkKey>>,
     /// What is to be removed, the oldest first.
@@ -57,9 +57,9 @@ impl BpfBalancer {
         let group = attachment::open(group)?;
         let tables = match attachment::find_tables(group.as_fd())? {
             Some(tables) => tables,
-            None => Tables::create().map_err(kernel("create the maps"))?,
+            None => BalancerMaps::create().map_err(kernel("create the maps"))?,
         };
-        let attachment = Attachment::load(group, &tables)?;
+        let attachment = AttachedPrograms::load(group, &tables)?;
         attachment.ensure()?;
         let mut balancer = Self {
             tables,

@@ -14,11 +14,11 @@
 use std::os::fd::AsFd;
 
 use super::assembler::{
-    Assembler, Condition, Function, Instruction, Label, Operation, R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, Register,
+    Assembler, BpfRegister, Condition, Function, Instruction, Label, Operation, R0, R1, R2, R3, R4, R5, R6, R7, R8, R9,
     STACK, Width,
 };
 use super::program::Hook;
-use super::tables::{AFFINITY, MOST_NETWORKS, Tables};
+use super::tables::{AFFINITY, BalancerMaps, MOST_NETWORKS};
 
 /// The IP version of the address that a program is called with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ const NAMESPACE: i16 = -8;
 const SOCKET: i16 = -64;
 const BACKEND: i16 = -56;
 
-const CONTEXT: Register = R6;
+const CONTEXT: BpfRegister = R6;
 
 /// How often a generation is read that has just been removed before the connection is refused.
 const TRIES: i32 = 3;
@@ -92,7 +92,7 @@ const PROCEED: i32 = 1;
 
 impl Entrance {
     /// Returns the program, which reads and writes these maps.
-    pub(super) fn program(&self, tables: &Tables) -> Vec<Instruction> {
+    pub(super) fn program(&self, tables: &BalancerMaps) -> Vec<Instruction> {
         let mut program = Assembler::default();
         program.apply_register(Operation::Set, CONTEXT, R1);
         match self.occasion {
@@ -122,7 +122,7 @@ impl Entrance {
     }
 
     /// Sets the address of the context from memory.
-    fn write_address(&self, program: &mut Assembler, base: Register, from: i16) {
+    fn write_address(&self, program: &mut Assembler, base: BpfRegister, from: i16) {
         let words: &[(i16, i16)] = match self.version {
             Version::Four => &[(12, ADDRESS_4)],
             Version::Six => &[(0, ADDRESS_6), (4, ADDRESS_6 + 4), (8, ADDRESS_6 + 8), (12, ADDRESS_6 + 12)],
@@ -133,7 +133,7 @@ impl Entrance {
         }
     }
 
-    fn redirect(&self, program: &mut Assembler, tables: &Tables) {
+    fn redirect(&self, program: &mut Assembler, tables: &BalancerMaps) {
         let [untouched, found, unlisted, refused] = [(); 4].map(|()| program.label());
         for icmp in [libc::IPPROTO_ICMP, libc::IPPROTO_ICMPV6] {
             program.load(Width::Word, R1, CONTEXT, PROTOCOL);
@@ -181,7 +181,7 @@ impl Entrance {
     }
 
     /// Makes R0 point to a backend. It points to the value of `virtuals` before.
-    fn select(&self, program: &mut Assembler, tables: &Tables, unlisted: Label, refused: Label) {
+    fn select(&self, program: &mut Assembler, tables: &BalancerMaps, unlisted: Label, refused: Label) {
         let [again, sticky, chosen, selected] = [(); 4].map(|()| program.label());
         program.apply(Operation::Set, R7, TRIES);
         program.place(again);
@@ -217,7 +217,7 @@ impl Entrance {
         program.place(selected);
     }
 
-    fn tell(&self, program: &mut Assembler, tables: &Tables) {
+    fn tell(&self, program: &mut Assembler, tables: &BalancerMaps) {
         let untouched = program.label();
         cookie(program, Function::SocketCookie, SOCKET);
         self.read_address(program, BACKEND);
@@ -245,7 +245,7 @@ fn look_up(program: &mut Assembler, map: &impl AsFd, key: i16) {
 }
 
 /// Copies an address to the stack.
-fn copy_address(program: &mut Assembler, base: Register, from: i16, to: i16) {
+fn copy_address(program: &mut Assembler, base: BpfRegister, from: i16, to: i16) {
     for at in [0, 8] {
         program.load(Width::Double, R1, base, from + at);
         program.store(Width::Double, STACK, to + at, R1);
@@ -253,7 +253,7 @@ fn copy_address(program: &mut Assembler, base: Register, from: i16, to: i16) {
 }
 
 /// Looks for the address in the networks that R7 points to, and makes R0 point to its value of `virtuals`.
-fn search_networks(program: &mut Assembler, tables: &Tables, found: Label, unlisted: Label) {
+fn search_networks(program: &mut Assembler, tables: &BalancerMaps, found: Label, unlisted: Label) {
     let next = program.label();
     program.apply(Operation::Set, R8, MOST_NETWORKS as i32);
     program.place(next);

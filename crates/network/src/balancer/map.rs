@@ -44,7 +44,7 @@ struct Create {
 
 #[repr(C)]
 #[derive(Default)]
-struct Entry {
+struct MapElement {
     map: u32,
     padding: u32,
     key: u64,
@@ -130,8 +130,13 @@ impl<const K: usize, const V: usize> Map<K, V> {
         Ok(None)
     }
 
-    fn entry(&self, key: &[u8; K], value: u64) -> Entry {
-        Entry { map: number(self.descriptor.as_raw_fd()), key: key.as_ptr() as u64, value, ..Entry::default() }
+    fn entry(&self, key: &[u8; K], value: u64) -> MapElement {
+        MapElement {
+            map: number(self.descriptor.as_raw_fd()),
+            key: key.as_ptr() as u64,
+            value,
+            ..MapElement::default()
+        }
     }
 
     /// Returns the value of a key.
@@ -155,7 +160,7 @@ impl<const K: usize, const V: usize> Map<K, V> {
     pub(super) fn entries(&self) -> io::Result<Vec<([u8; K], [u8; V])>> {
         let mut found = Vec::new();
         let mut next = [0; K];
-        let mut step = Entry { map: number(self.descriptor.as_raw_fd()), ..Entry::default() };
+        let mut step = MapElement { map: number(self.descriptor.as_raw_fd()), ..MapElement::default() };
         step.value = next.as_mut_ptr() as u64;
         while unless_missing(bpf(MAP_NEXT_KEY, &mut step))?.is_some() {
             if let Some(value) = self.get(&next)? {

@@ -24,7 +24,9 @@ use crate::namespace::Namespace;
 use crate::nftables::conditions::{ICMP, ICMP_6, load_destination, octets, protocol, rule, verdict, version};
 use crate::nftables::connections::{Connections, Selection};
 use crate::nftables::expression::{Expression, IpVersion, Register, Verdict};
-use crate::nftables::ruleset::{Chain, Change, Data, Family, Hook, HookKind, Kind, Point, Rule, Ruleset, Set, Table};
+use crate::nftables::ruleset::{
+    Chain, ChainHook, Change, Data, Family, HookKind, Kind, Point, Rule, Ruleset, Set, Table,
+};
 use crate::nftables::table::Tables;
 
 /// The map from the virtual addresses of an IP version to their chains.
@@ -233,7 +235,7 @@ fn ruleset() -> Ruleset {
             let lookup = Expression::VerdictFromMap { map: virtuals(ip).into() };
             rule([version(ip), vec![load_destination(ip), lookup]])
         }));
-        let hook = Some(Hook { kind: HookKind::Nat, point, priority: -100 });
+        let hook = Some(ChainHook { kind: HookKind::Nat, point, priority: -100 });
         table.chains.insert(name.into(), Chain { hook, rules });
     }
     [(Family::Inet, table)].into()

@@ -126,7 +126,7 @@ fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 
 /// The maps.
 #[derive(Debug)]
-pub(super) struct Tables {
+pub(super) struct BalancerMaps {
     pub(super) members: Map<8, MEMBER_BYTES>,
     pub(super) virtuals: Map<PLACE_BYTES, 8>,
     pub(super) backends: Map<BACKEND_BYTES, 16>,
@@ -146,7 +146,7 @@ const REQUESTS: Shape = hash("flota_requests", VIRTUALS.most);
 /// has forgotten is told the backend's address where it asks for its peer's.
 const ASKED: Shape = Shape { name: "flota_asked", kind: MapKind::LeastRecentlyUsed, most: 1 << 16 };
 
-impl Tables {
+impl BalancerMaps {
     /// Creates empty maps.
     pub(super) fn create() -> io::Result<Self> {
         Ok(Self {

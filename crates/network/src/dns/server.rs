@@ -17,7 +17,7 @@ use tokio::task::{AbortHandle, LocalSet};
 use super::client::{serve_connections, serve_datagrams};
 use super::directory::Directory;
 use super::resolvers::Resolvers;
-use super::sockets::Sockets;
+use super::sockets::DnsSockets;
 use super::view::{Shared, View};
 
 /// What a client may ask.
@@ -30,7 +30,7 @@ pub struct Client {
 }
 
 enum Command {
-    Serve(String, Client, Sockets),
+    Serve(String, Client, DnsSockets),
     Stop(String),
 }
 
@@ -61,7 +61,7 @@ impl DnsServer {
     }
 
     /// Serves a client on its sockets, in place of what was served under that key before.
-    pub fn serve(&self, key: &str, client: Client, sockets: Sockets) {
+    pub fn serve(&self, key: &str, client: Client, sockets: DnsSockets) {
         self.send(Command::Serve(key.to_owned(), client, sockets));
     }
 
@@ -113,8 +113,8 @@ async fn run(shared: Rc<Shared>, mut commands: mpsc::UnboundedReceiver<Command>)
 }
 
 /// Serves one client and returns why that is not possible any more.
-async fn serve(view: View, sockets: Sockets) -> io::Error {
-    let Sockets { udp, tcp } = sockets;
+async fn serve(view: View, sockets: DnsSockets) -> io::Error {
+    let DnsSockets { udp, tcp } = sockets;
     let opened = (|| {
         udp.set_nonblocking(true)?;
         tcp.set_nonblocking(true)?;

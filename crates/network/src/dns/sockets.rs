@@ -13,14 +13,14 @@ const PORT: u16 = 53;
 
 /// A pair of sockets that stays in the namespace in which it was made.
 #[derive(Debug)]
-pub struct Sockets {
+pub struct DnsSockets {
     /// Receives datagrams.
     pub udp: UdpSocket,
     /// Accepts connections.
     pub tcp: TcpListener,
 }
 
-impl Sockets {
+impl DnsSockets {
     /// Binds both sockets to 127.0.0.11:53 in a namespace whose loopback interface is up.
     ///
     /// # Errors

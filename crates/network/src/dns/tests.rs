@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 
 use super::message::Transport;
-use super::{Client, Directory, DnsServer, Entry, Sockets};
+use super::{Client, Directory, DnsServer, DnsSockets, Entry};
 use crate::error::io;
 use crate::{Connection, Namespace, NetworkError};
 
@@ -71,7 +71,7 @@ impl Machine {
         self.server.stop("client");
         let until = std::time::Instant::now() + DEADLINE;
         let sockets = loop {
-            match Sockets::open(&self.client) {
+            match DnsSockets::open(&self.client) {
                 Err(_) if std::time::Instant::now() < until => std::thread::yield_now(),
                 opened => break opened.unwrap(),
             }

@@ -13,7 +13,9 @@ use crate::nftables::conditions::{
     source_is_elsewhere, state, to_interfaces, to_loopback, to_others_than, verdict, verdict_for_protocol_and_port,
 };
 use crate::nftables::expression::{Expression, IpVersion, STATE_ESTABLISHED, STATE_RELATED, Verdict};
-use crate::nftables::ruleset::{Chain, Change, Data, Family, Hook, HookKind, Kind, Point, Rule, Ruleset, Set, Table};
+use crate::nftables::ruleset::{
+    Chain, ChainHook, Change, Data, Family, HookKind, Kind, Point, Rule, Ruleset, Set, Table,
+};
 
 /// The TCP ports that networks can't reach.
 const GUARDED: &str = "guarded";
@@ -55,7 +57,7 @@ pub(super) fn tables(settings: &GatewaySettings) -> Ruleset {
         ("source", HookKind::Nat, Point::Postrouting, 100, source()),
     ];
     for (name, kind, point, priority, rules) in chains {
-        table.chains.insert(name.into(), Chain { hook: Some(Hook { kind, point, priority }), rules });
+        table.chains.insert(name.into(), Chain { hook: Some(ChainHook { kind, point, priority }), rules });
     }
     [(Family::Inet, table)].into()
 }

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::expression::{
-    Conntrack, Expression, IpVersion, Layer, Meta, ROUTE_LOCAL, Register, Route, STATUS_DESTINATION_TRANSLATED, Verdict,
+    Conntrack, Expression, IpVersion, Layer, Meta, ROUTE_LOCAL, Register, RouteQuestion, STATUS_DESTINATION_TRANSLATED,
+    Verdict,
 };
 use super::ruleset::Rule;
 use crate::mac::Mac;
@@ -194,12 +195,12 @@ pub(crate) fn load_mark() -> Expression {
 
 /// The packet's destination is an address of the host.
 pub(crate) fn destination_is_local() -> Vec<Expression> {
-    vec![Expression::LoadRoute { route: Route::DestinationType, to: FIRST }, equal(&ROUTE_LOCAL.to_ne_bytes())]
+    vec![Expression::LoadRoute { route: RouteQuestion::DestinationType, to: FIRST }, equal(&ROUTE_LOCAL.to_ne_bytes())]
 }
 
 /// The interface on which the packet has arrived does not lead to its source.
 pub(crate) fn source_is_elsewhere() -> Vec<Expression> {
-    vec![Expression::LoadRoute { route: Route::SourceInterface, to: FIRST }, equal(&[0; 4])]
+    vec![Expression::LoadRoute { route: RouteQuestion::SourceInterface, to: FIRST }, equal(&[0; 4])]
 }
 
 fn has_bits(key: Conntrack, bits: u32) -> Vec<Expression> {

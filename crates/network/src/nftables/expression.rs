@@ -80,7 +80,7 @@ pub(crate) const STATUS_DESTINATION_TRANSLATED: u32 = 1 << 5;
 
 /// A question to the routing tables about an address of the packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Route {
+pub(crate) enum RouteQuestion {
     /// The type of the destination address, as `RTN_…`.
     DestinationType,
     /// The index of the interface that leads to the source address if it is the one on which the packet has arrived, else
@@ -122,7 +122,7 @@ pub(crate) enum Expression {
         from: Register,
     },
     LoadRoute {
-        route: Route,
+        route: RouteQuestion,
         to: Register,
     },
     LoadValue {
@@ -325,7 +325,7 @@ impl Verdict {
     }
 }
 
-impl Route {
+impl RouteQuestion {
     /// `NFT_FIB_RESULT_…` and `NFTA_FIB_F_…`.
     fn result_and_flags(self) -> (u32, u32) {
         const SOURCE: u32 = 1;

@@ -4,7 +4,7 @@ use netlink_packet_core::NLM_F_CREATE;
 
 use super::attributes::Attributes;
 use super::expression::ListReference;
-use super::ruleset::{Chain, Change, Data, Family, Hook, HookKind, Kind, Point, Rule, Ruleset, Set, Table};
+use super::ruleset::{Chain, ChainHook, Change, Data, Family, HookKind, Kind, Point, Rule, Ruleset, Set, Table};
 use super::socket::{Message, NFTABLES};
 use crate::mac::fnv_1a;
 
@@ -233,7 +233,7 @@ impl Chain {
     }
 }
 
-impl Hook {
+impl ChainHook {
     fn encode(&self) -> Attributes {
         let number = match self.point {
             Point::Prerouting => 0,

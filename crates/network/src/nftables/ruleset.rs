@@ -28,13 +28,13 @@ pub(crate) struct Table {
 /// A chain of rules, which packets enter at a hook or by a verdict.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Chain {
-    pub(crate) hook: Option<Hook>,
+    pub(crate) hook: Option<ChainHook>,
     pub(crate) rules: Vec<Rule>,
 }
 
 /// Where packets enter a base chain.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Hook {
+pub(crate) struct ChainHook {
     pub(crate) kind: HookKind,
     pub(crate) point: Point,
     /// Chains at one point see a packet in ascending order.

@@ -155,7 +155,7 @@ impl Socket {
     }
 
     /// Reads all answers that the kernel has queued. A dump continues as it is read.
-    fn receive(&self, act: &str) -> Result<Vec<Answer>, NetworkError> {
+    fn receive(&self, act: &str) -> Result<Vec<KernelAnswer>, NetworkError> {
         let mut answers = Vec::new();
         let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
         let mut refusal = None;
@@ -187,13 +187,13 @@ fn failed(act: &str) -> impl FnOnce(io::Error) -> NetworkError {
 }
 
 /// A message from the kernel. Of an error, `attributes` is what follows netlink's header.
-struct Answer {
+struct KernelAnswer {
     kind: u16,
     sequence: u32,
     attributes: Vec<u8>,
 }
 
-impl Answer {
+impl KernelAnswer {
     fn refusal(&self) -> Option<Refusal> {
         if self.kind != ERROR && self.kind != DONE {
             return None;
@@ -205,7 +205,7 @@ impl Answer {
     }
 }
 
-fn read_answers(mut bytes: &[u8]) -> impl Iterator<Item = Answer> {
+fn read_answers(mut bytes: &[u8]) -> impl Iterator<Item = KernelAnswer> {
     std::iter::from_fn(move || {
         let (header, _) = bytes.split_first_chunk::<NETLINK_HEADER>()?;
         let number = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
@@ -214,6 +214,6 @@ fn read_answers(mut bytes: &[u8]) -> impl Iterator<Item = Answer> {
         let start = if kind <= DONE { NETLINK_HEADER } else { HEADER };
         let attributes = bytes.get(start..length)?.to_vec();
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Answer { kind, sequence, attributes })
+        Some(KernelAnswer { kind, sequence, attributes })
     })
 }

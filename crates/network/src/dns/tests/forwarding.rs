@@ -132,7 +132,7 @@ fn questions_that_come_while_no_server_reads_are_answered_by_the_next_one() {
     machine.server.stop("client");
     let held = loop {
         // The server's thread may not have closed its sockets yet.
-        if let Ok(held) = Sockets::open(&machine.client) {
+        if let Ok(held) = DnsSockets::open(&machine.client) {
             break held;
         }
     };

@@ -101,7 +101,7 @@ fn drift_is_mended_and_named() {
             "stations",
             Box::new(|inside, _| {
                 let [bridge, vxlan] = ["br0", "vx0"].map(|name| inside.existing(name).expect("it exists").index);
-                Tables { bridge, vxlan: Some(vxlan) }.set(inside, &BTreeMap::new()).expect("emptied");
+                StationTables { bridge, vxlan: Some(vxlan) }.set(inside, &BTreeMap::new()).expect("emptied");
             }),
         ),
     ];

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use flota_api::id::{NetworkId, TaskId};
 use flota_api::model::{Assignment, Attachment as TaskAttachment, NetworkDriver};
-use flota_network::dns::{Client, ResolvConf, Sockets, resolv_conf};
+use flota_network::dns::{Client, DnsSockets, ResolvConf, resolv_conf};
 use flota_network::{Attachment, Balancer, Namespace, NamespaceCookie, NetworkKey, Sockets as Connections};
 
 use super::services::key;
@@ -48,7 +48,7 @@ impl LinuxKernel {
         }
         let namespace = Namespace::make(&self.options.folder.task(&task.task_id))?;
         self.connect(view, task, &namespace)?;
-        let sockets = Sockets::open(&namespace)?;
+        let sockets = DnsSockets::open(&namespace)?;
         let kept = sockets.try_clone()?;
         self.serve(view, task, sockets);
         let (addresses, resolver) = (self.addresses(view, task), resolver(task));
@@ -65,7 +65,7 @@ impl LinuxKernel {
         if let [udp, tcp] = sockets.as_slice() {
             // Questions wait in the sockets, so this comes first.
             let (udp, tcp) = (UdpSocket::from(udp.try_clone()?), TcpListener::from(tcp.try_clone()?));
-            self.serve(view, task, Sockets { udp, tcp });
+            self.serve(view, task, DnsSockets { udp, tcp });
         }
         self.connect(view, task, &Namespace::at(&self.options.folder.task(&task.task_id)))
     }
@@ -97,7 +97,7 @@ impl LinuxKernel {
     }
 
     /// Answers the task's DNS questions from now on.
-    fn serve(&self, view: &View, task: &Assignment, sockets: Sockets) {
+    fn serve(&self, view: &View, task: &Assignment, sockets: DnsSockets) {
         let has_names = |it: &&NetworkId| view.network(it).is_none_or(|network| !network.is_ingress());
         let networks = task.attachments.iter().map(|it| &it.network).filter(has_names).map(ToString::to_string);
         let resolvers = task.spec.dns.servers.iter().map(|it| SocketAddr::new(*it, DNS_PORT));

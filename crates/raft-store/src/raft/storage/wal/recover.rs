@@ -41,19 +41,19 @@ pub(in crate::raft::storage) struct Recovered {
 }
 
 /// Why the log can't be opened.
-enum Fault {
+enum OpenFault {
     Io(io::Error),
     Damage(String),
 }
 
-impl From<io::Error> for Fault {
+impl From<io::Error> for OpenFault {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-fn damage<T>(what: impl Into<String>) -> Result<T, Fault> {
-    Err(Fault::Damage(what.into()))
+fn damage<T>(what: impl Into<String>) -> Result<T, OpenFault> {
+    Err(OpenFault::Damage(what.into()))
 }
 
 /// The state that the records read so far have led to.
@@ -81,13 +81,13 @@ impl Wal {
     ) -> Result<Recovered, OpenError> {
         let place = disk.place();
         open(disk, sealer, was_here, segment_bytes).map_err(|fault| match fault {
-            Fault::Io(source) => OpenError::Io { place, source },
-            Fault::Damage(what) => OpenError::Damaged { place, what },
+            OpenFault::Io(source) => OpenError::Io { place, source },
+            OpenFault::Damage(what) => OpenError::Damaged { place, what },
         })
     }
 }
 
-fn open(disk: Arc<dyn Disk>, sealer: Sealer, was_here: bool, segment_bytes: u64) -> Result<Recovered, Fault> {
+fn open(disk: Arc<dyn Disk>, sealer: Sealer, was_here: bool, segment_bytes: u64) -> Result<Recovered, OpenFault> {
     let names = disk.list()?;
     let number = |name: &String| name.strip_prefix("log.")?.parse().ok();
     let numbers: Vec<u64> = names.iter().filter_map(number).collect();
@@ -177,7 +177,7 @@ fn read_segment(
     replay: &mut Replay,
     number: u64,
     before: Option<&Segment>,
-) -> Result<Option<(Segment, bool)>, Fault> {
+) -> Result<Option<(Segment, bool)>, OpenFault> {
     let file = disk.open(&super::segment_name(number))?;
     let content = disk::read(file.as_ref())?;
     let (mut end, mut highest) = (0, None);
@@ -207,7 +207,7 @@ fn read_segment(
 
 /// Searches behind the end for a record that proves that this position had been acknowledged. Returns whether the rest
 /// must be erased: otherwise, a whole record of the torn write could later pass for one that follows the next record.
-fn check_tail(sealer: &Sealer, number: u64, content: &[u8], end: usize) -> Result<bool, Fault> {
+fn check_tail(sealer: &Sealer, number: u64, content: &[u8], end: usize) -> Result<bool, OpenFault> {
     let mut torn = false;
     // Nearly all of the rest was never written.
     let pages = (end..content.len()).step_by(ZEROS.len()).filter(|start| {
@@ -252,12 +252,12 @@ fn at(segment: u64, offset: usize) -> Position {
     Position { segment, offset: bytes(offset) }
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, OpenFault> {
     postcard::from_bytes(body).or_else(|error| damage(format!("a record can't be understood: {error}")))
 }
 
 impl Replay {
-    fn begin_segment(&mut self, number: u64, head: Head, before: Option<&Segment>) -> Result<(), Fault> {
+    fn begin_segment(&mut self, number: u64, head: Head, before: Option<&Segment>) -> Result<(), OpenFault> {
         match before {
             None => {
                 self.first = Some(head.last.map_or(0, |id| id.index + 1));
@@ -272,7 +272,7 @@ impl Replay {
         }
     }
 
-    fn take(&mut self, header: record::Header, body: &[u8], at: Position) -> Result<(), Fault> {
+    fn take(&mut self, header: record::Header, body: &[u8], at: Position) -> Result<(), OpenFault> {
         match header.kind {
             Kind::Entry => self.take_entry(header, body, at)?,
             Kind::Truncate => self.truncate(parse(body)?),
@@ -289,7 +289,7 @@ impl Replay {
         Ok(())
     }
 
-    fn take_entry(&mut self, header: record::Header, body: &[u8], at: Position) -> Result<(), Fault> {
+    fn take_entry(&mut self, header: record::Header, body: &[u8], at: Position) -> Result<(), OpenFault> {
         let entry: RaftEntry = parse(body)?;
         let id = entry.log_id();
         // An empty log may begin at any index.
@@ -321,7 +321,7 @@ impl Replay {
     }
 
     /// Checks that a snapshot contains all entries before the first segment.
-    fn check_beginning(&mut self) -> Result<(), Fault> {
+    fn check_beginning(&mut self) -> Result<(), OpenFault> {
         self.drop_purged();
         let purged = self.head.purged.map_or(0, |id| id.index + 1);
         match self.first {
