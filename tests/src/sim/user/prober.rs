@@ -16,8 +16,8 @@ use flota_api::proto::types::RestartPolicy;
 use super::{Client, TAG, answer_of, is_lost};
 use crate::sim::services::{Answer, Op};
 
-/// The service, which has no tasks.
-const NAME: &str = "the-probe";
+/// The service, which has no tasks. Its history is checked first, and soon decided, because its writes follow each other.
+const NAME: &str = "a-probe";
 /// Time limit of one try.
 const TRY: Duration = Duration::from_secs(1);
 /// Pause between two writes, and between two tries.
