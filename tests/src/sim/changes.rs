@@ -83,9 +83,9 @@ impl Changes {
         match change {
             Change::Join => {
                 let number = cluster.free_place();
-                let host = cluster.manager_host(number);
+                let (host, key) = (cluster.manager_host(number), cluster.draw_key());
                 cluster.world.start(OPERATOR, async move {
-                    let node_id = operator.certificate(host, token).await;
+                    let node_id = operator.certificate(host, token, key).await;
                     let raft_id = operator.raft_id(host, node_id.clone()).await;
                     act(Granted::Joined { number, node_id, raft_id }).await;
                 });
@@ -178,9 +178,9 @@ impl Operator {
         unreachable!("there are managers")
     }
 
-    async fn certificate(&self, host: Host, token: String) -> NodeId {
+    async fn certificate(&self, host: Host, token: String, key: [u8; 32]) -> NodeId {
         let anonymous = Peer::Anonymous { address: host.address().parse().expect("it is an address") };
-        let request = issue_certificate(host, token);
+        let request = issue_certificate(host, token, key);
         self.insist(anonymous, |channel| request(channel)).await
     }
 

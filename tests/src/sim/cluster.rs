@@ -214,6 +214,11 @@ impl SimCluster {
         self.managers.iter().filter(|it| it.is_member)
     }
 
+    /// Returns a secret key for a new machine.
+    pub(super) fn draw_key(&self) -> [u8; 32] {
+        self.random.draw(|rng| rng.random())
+    }
+
     fn wall_clock(&self) -> WallClock {
         // Some are right within milliseconds, and some are off by hours.
         let draw = |rng: &mut StdRng| {

@@ -8,22 +8,28 @@ use flota_api::id::NodeId;
 use flota_api::model::Role;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
 use flota_api::proto::ca::{IssueCertificateRequest, JoinRaftRequest, LeaveRaftRequest};
-use flota_identity::{JoinToken, KeyPair, Peer};
+use flota_identity::{JoinToken, Peer};
 
 use super::host::{Host, USER};
 use super::process::peer;
 use super::script::Script;
 
+/// What an Ed25519 key in PKCS#8 begins with (RFC 8410 §7); its 32 bytes follow.
+const ED25519: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+
 /// Returns a request for the certificate of a new machine, which answers the id of its node. Each use of it asks for the
-/// same one.
+/// same one. The id is derived from the signing request, so this depends on the secret key `seed` alone: an Ed25519
+/// signature, unlike one of ECDSA, has no random part.
 pub(super) fn issue_certificate(
     host: Host,
     token: String,
+    seed: [u8; 32],
 ) -> impl Fn(Channel) -> BoxFuture<'static, Result<NodeId, Status>> {
-    let key = KeyPair::generate().expect("a key can be made");
+    let key = rcgen::KeyPair::try_from([&ED25519[..], &seed].concat()).expect("every seed is a key");
+    let signing_request = rcgen::CertificateParams::default().serialize_request(&key).expect("a request can be made");
     let request = IssueCertificateRequest {
         token,
-        csr_der: key.signing_request().expect("a request can be made").into(),
+        csr_der: signing_request.der().to_vec().into(),
         hostname: host.to_string(),
         address: host.address(),
     };
@@ -86,7 +92,7 @@ impl Script {
             Role::Worker => cluster.worker_host(worker),
         };
         let anonymous = Peer::Anonymous { address: USER.address().parse().expect("it is an address") };
-        let request = issue_certificate(host, token.to_owned());
+        let request = issue_certificate(host, token.to_owned(), cluster.draw_key());
         let node_id = self.request_as(anonymous, self.leader(), request)?;
         if role == Role::Worker {
             self.cluster().add_worker(node_id);

@@ -11,12 +11,13 @@ use tonic::transport::Channel;
 use flota_api::proto::control::control_client::ControlClient;
 use flota_api::proto::control::{CreateServiceRequest, RemoveRequest};
 use flota_api::proto::specs::ServiceSpec;
+use flota_api::proto::types::RestartPolicy;
 
 use super::{Client, TAG, answer_of, is_lost};
 use crate::sim::services::{Answer, Op};
 
-/// The service, which has no tasks.
-const NAME: &str = "the-probe";
+/// The service, which has no tasks. Its history is checked first, and soon decided, because its writes follow each other.
+const NAME: &str = "a-probe";
 /// Time limit of one try.
 const TRY: Duration = Duration::from_secs(1);
 /// Pause between two writes, and between two tries.
@@ -28,9 +29,14 @@ impl Client {
         while !self.history.is_stopped() {
             let tag = self.history.tag();
             let request_id = self.request_id(tag);
-            let labels = [(TAG.to_owned(), tag.to_string())].into();
-            let image = self.wishes.image.into();
-            let spec = ServiceSpec { name: NAME.into(), labels, image, replicas: 0, ..ServiceSpec::default() };
+            let spec = ServiceSpec {
+                name: NAME.into(),
+                labels: [(TAG.to_owned(), tag.to_string())].into(),
+                image: self.wishes.image.into(),
+                stop_grace_ms: 1_000,
+                restart: Some(RestartPolicy { delay_ms: 200, ..RestartPolicy::default() }),
+                ..ServiceSpec::default()
+            };
             let create = CreateServiceRequest { request_id, spec: Some(spec), ..CreateServiceRequest::default() };
             self.write_everywhere(Op::Create { tag }, |mut client| {
                 let create = create.clone();
