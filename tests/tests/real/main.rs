@@ -13,6 +13,7 @@ mod link;
 mod networks;
 mod nodes;
 mod port_forward;
+mod retries;
 mod runtimes;
 mod servers;
 mod services;

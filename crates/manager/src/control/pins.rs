@@ -84,14 +84,24 @@ impl Pins {
 
 impl<M: Member> Control<M> {
     /// Asks registries for the images of these specs, as far as `when` asks for it.
-    pub(super) async fn pins(&self, request_id: Option<&str>, specs: &[ServiceSpec], when: ResolveImage) -> Pins {
+    ///
+    /// # Errors
+    /// This manager can't prove that its view is complete. An old view would leave out images that have to be asked for, and
+    /// the request would be refused although nothing has changed during it.
+    pub(super) async fn pins(
+        &self,
+        request_id: Option<&str>,
+        specs: &[ServiceSpec],
+        when: ResolveImage,
+    ) -> Result<Pins, ControlError> {
         let mut pins = Pins { when, asked: BTreeMap::new(), warnings: Vec::new() };
         let view = self.store.view();
         // A request that was refused is planned again, to tell why.
         let is_done = request_id.is_some_and(|id| view.answered(id) && !view.refused(id));
         if when == ResolveImage::Never || is_done {
-            return pins;
+            return Ok(pins);
         }
+        let view = self.proven_view().await?;
         let concerned = specs.iter().filter(|it| pins.concerns(it, view.service_by_name(&it.name).map(AsRef::as_ref)));
         let references = concerned.filter_map(|it| Some((it.image.clone(), ImageRef::parse(&it.image).ok()?)));
         let unknown: BTreeMap<_, _> = references.filter(|(_, it)| pins.known(it, &view).is_none()).collect();
@@ -106,6 +116,6 @@ impl<M: Member> Control<M> {
             }
             pins.asked.insert(name, answer.ok());
         }
-        pins
+        Ok(pins)
     }
 }

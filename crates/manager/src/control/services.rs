@@ -92,7 +92,7 @@ impl<M: Member> Control<M> {
         // A service of this name that is there now may be gone when this one is made.
         let resolve_image =
             if resolve_image == ResolveImage::Never { ResolveImage::Never } else { ResolveImage::Always };
-        let pins = self.pins(request_id, std::slice::from_ref(&spec), resolve_image).await;
+        let pins = self.pins(request_id, std::slice::from_ref(&spec), resolve_image).await?;
         let service = new_service(spec, None, &self.random);
         let name = &service.spec.name;
         let created = self.write_once(request_id, |view| {
@@ -123,7 +123,7 @@ impl<M: Member> Control<M> {
         resolve_image: ResolveImage,
     ) -> Result<Warned<Arc<Service>>, ControlError> {
         validate::check(spec)?;
-        let pins = self.pins(request_id, std::slice::from_ref(spec), resolve_image).await;
+        let pins = self.pins(request_id, std::slice::from_ref(spec), resolve_image).await?;
         let written = self.write_once(request_id, |view| {
             let service: &Arc<Service> = resolve(&view, reference)?;
             let name = &service.spec.name;

@@ -93,7 +93,7 @@ impl<M: Member> Control<M> {
         resolve_image: ResolveImage,
     ) -> Result<Warned<StackSummary>, ControlError> {
         check(spec)?;
-        let pins = self.pins(request_id, &spec.services, resolve_image).await;
+        let pins = self.pins(request_id, &spec.services, resolve_image).await?;
         let new_id = self.random.draw(StackId::random);
         let deployed =
             self.write_once(request_id, |view| Ok((self.deployment(&view, request_id, spec, &pins, &new_id)?, ())));

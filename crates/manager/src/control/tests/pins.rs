@@ -156,6 +156,18 @@ async fn a_service_that_changes_between_the_question_and_the_write_is_not_left_w
     assert_eq!(refusal(deployed), Some(Reason::ChangedMeanwhile));
 }
 
+/// Whether a service keeps its image is a fact of the view, which may be old.
+#[tokio::test]
+async fn a_manager_that_can_not_prove_that_it_leads_asks_no_registry() {
+    let (registry, control) = with_registry().await;
+    control.create_service(None, with_image("web", "app:1"), Changed).await.expect("it is new");
+    let asked = registry.asked();
+    control.depose();
+    let update = control.update_service(None, "web", None, &with_image("web", "app:2"), Changed).await;
+    assert!(update.is_err());
+    assert_eq!(registry.asked(), asked);
+}
+
 #[tokio::test]
 async fn a_service_that_takes_the_place_of_one_that_is_removed_meanwhile_gets_its_digest() {
     let (registry, control) = with_registry().await;

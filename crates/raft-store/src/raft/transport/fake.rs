@@ -1,5 +1,7 @@
 //! A [`Transport`] for tests: a function answers each request, and nothing is sent.
 
+use std::sync::Arc;
+
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -8,19 +10,15 @@ use tonic::Status;
 use super::{AppendAnswers, Method, Transport};
 use flota_api::proto::raft::RaftMessage;
 
-type Answer = Result<RaftMessage, Status>;
+type Answer = BoxFuture<'static, Result<RaftMessage, Status>>;
 
 /// Answers the requests to all managers by one function.
-pub(crate) struct FakeTransport(
-    std::sync::Arc<dyn Fn(Method, RaftMessage) -> BoxFuture<'static, Answer> + Send + Sync>,
-);
+pub(crate) struct FakeTransport(Arc<dyn Fn(Method, RaftMessage) -> Answer + Send + Sync>);
 
 impl FakeTransport {
     /// Answers each request by `answer`.
-    pub(crate) fn new(
-        answer: impl Fn(Method, RaftMessage) -> BoxFuture<'static, Answer> + Send + Sync + 'static,
-    ) -> Self {
-        Self(std::sync::Arc::new(answer))
+    pub(crate) fn new(answer: impl Fn(Method, RaftMessage) -> Answer + Send + Sync + 'static) -> Self {
+        Self(Arc::new(answer))
     }
 
     /// No manager can be reached.
@@ -32,7 +30,7 @@ impl FakeTransport {
 impl Transport for FakeTransport {
     fn set_address(&self, _: u64, _: &str) {}
 
-    fn call(&self, _: u64, method: Method, message: RaftMessage) -> BoxFuture<'static, Answer> {
+    fn call(&self, _: u64, method: Method, message: RaftMessage) -> Answer {
         self.0(method, message)
     }
 
@@ -41,7 +39,7 @@ impl Transport for FakeTransport {
         _: u64,
         requests: BoxStream<'static, RaftMessage>,
     ) -> BoxFuture<'static, Result<AppendAnswers, Status>> {
-        let answer = std::sync::Arc::clone(&self.0);
+        let answer = Arc::clone(&self.0);
         let answers = requests.then(move |request| answer(Method::AppendOne, request)).boxed();
         Box::pin(async { Ok(answers) })
     }
