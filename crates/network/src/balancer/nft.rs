@@ -40,7 +40,7 @@ fn virtuals(ip: IpVersion) -> &'static str {
 /// The balancer of the namespaces that have joined it.
 #[derive(Debug, Default)]
 pub(super) struct NftBalancer {
-    pools: BTreeMap<VirtualAddress, Held>,
+    pools: BTreeMap<VirtualAddress, HeldPool>,
     members: BTreeMap<NamespaceCookie, Member>,
     /// Chains that no map leads to, the oldest first.
     retired: VecDeque<(Instant, NamespaceCookie, String)>,
@@ -50,7 +50,7 @@ pub(super) struct NftBalancer {
 
 /// The backends of a virtual address, in order.
 #[derive(Debug, PartialEq)]
-struct Held {
+struct HeldPool {
     affinity: bool,
     order: Vec<IpAddr>,
 }
@@ -69,7 +69,7 @@ impl NftBalancer {
     pub(super) fn set(&mut self, place: VirtualAddress, pool: &Pool, now: Instant) -> Result<(), BalancerError> {
         let held = self.pools.get(&place);
         let order = arrange(held.map_or(&[][..], |held| &held.order), &pool.backends);
-        let new = Held { affinity: pool.affinity, order };
+        let new = HeldPool { affinity: pool.affinity, order };
         if held == Some(&new) {
             return Ok(());
         }
@@ -210,9 +210,9 @@ impl NftBalancer {
 /// Returns the virtual addresses of a namespace. An address that is virtual in several of its networks is looked up in
 /// the first of those.
 fn effective<'a>(
-    pools: &'a BTreeMap<VirtualAddress, Held>,
+    pools: &'a BTreeMap<VirtualAddress, HeldPool>,
     networks: &[NetworkKey],
-) -> BTreeMap<IpAddr, (NetworkKey, &'a Held)> {
+) -> BTreeMap<IpAddr, (NetworkKey, &'a HeldPool)> {
     let mut found = BTreeMap::new();
     for network in networks {
         let of_network = pools.iter().filter(|(place, _)| place.network == *network);
@@ -242,7 +242,7 @@ fn ruleset() -> Ruleset {
 }
 
 /// Returns the chain of a virtual address with its name; `None` if it has no backend.
-fn chain(cookie: NamespaceCookie, address: IpAddr, held: &Held) -> Option<(String, Chain)> {
+fn chain(cookie: NamespaceCookie, address: IpAddr, held: &HeldPool) -> Option<(String, Chain)> {
     let (ip, first) = (IpVersion::of(address), Register::FIRST);
     let backends = match held.affinity {
         true => held.order.get(jump_hash(cookie.0, held.order.len())).map(std::slice::from_ref).unwrap_or_default(),
