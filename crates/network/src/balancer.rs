@@ -39,7 +39,7 @@ pub use tables::{MOST_NETWORKS, NamespaceCookie, NetworkKey, VirtualAddress};
 /// How long what has been replaced is kept for connections that are just being made.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// What a balancer should do.
+/// The desired state of a balancer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// The virtual addresses and their backends.

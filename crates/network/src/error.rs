@@ -1,4 +1,4 @@
-//! What goes wrong between this crate and the kernel.
+//! The errors of this crate.
 
 use std::fmt;
 use std::io;
@@ -11,7 +11,7 @@ pub enum NetworkError {
     /// An I/O error.
     #[error("failed to {act}")]
     Io {
-        /// What was attempted, as a phrase.
+        /// The act that failed, as a phrase.
         act: String,
         /// The cause.
         #[source]
@@ -20,7 +20,7 @@ pub enum NetworkError {
     /// The kernel refused a netlink request.
     #[error("failed to {act}")]
     Refused {
-        /// What was attempted, as a phrase.
+        /// The act that failed, as a phrase.
         act: String,
         /// The kernel's answer.
         #[source]

@@ -34,7 +34,7 @@ use crate::nftables::connections::{Connections, Selection};
 use crate::nftables::ruleset::{Change, Family};
 use crate::nftables::table::Tables;
 
-/// What stays the same for as long as a gateway exists.
+/// The settings of a gateway, which stay the same as long as it exists.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct GatewaySettings {
     /// The UDP port on which the frames of overlays arrive.
@@ -45,7 +45,7 @@ pub struct GatewaySettings {
     pub former_parameters: PathBuf,
 }
 
-/// Where frames of overlays come from: an interface on another machine.
+/// The origin of an overlay's frames: an interface on another machine.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Sender {
     /// The address of the machine in the underlay.

@@ -26,11 +26,11 @@ pub struct LocalNetwork {
     spec: LocalNetworkSpec,
     namespace: Namespace,
     node: Connection,
-    /// What a network with a bridge has; others have nothing of their own.
+    /// The parts of a network with a bridge; other networks have none.
     bridged: Option<Bridged>,
     attachments: BTreeMap<Mac, Attachment>,
     remotes: BTreeMap<Mac, Remote>,
-    /// What the current call has changed over connections that are closed again.
+    /// The changes of the current call over connections that are closed again.
     changes: Vec<String>,
 }
 
@@ -43,12 +43,12 @@ struct Bridged {
     ports: BTreeMap<Mac, u32>,
 }
 
-/// What an audit has found.
+/// The result of an audit.
 #[derive(Debug, Default)]
 pub struct Audit {
-    /// What differed from what is wanted and has been mended, as phrases.
+    /// The differences that have been repaired, as phrases.
     pub mended: Vec<String>,
-    /// What could not be mended.
+    /// The differences that could not be repaired.
     pub failed: Vec<NetworkError>,
 }
 

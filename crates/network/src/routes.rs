@@ -27,7 +27,7 @@ pub(crate) const RETURN_TABLE: u8 = 70;
 /// A route of this crate.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Route {
-    /// Where the route leads; of length 0 for a default route.
+    /// The destination of the route; of length 0 for a default route.
     pub(crate) destination: IpNet,
     pub(crate) link: u32,
     pub(crate) way: Way,

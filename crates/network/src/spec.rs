@@ -1,4 +1,4 @@
-//! What a network is on this machine, as its user describes it.
+//! The description of a network on this machine.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ const ETHERNET_MTU: u32 = 1500;
 /// A network as this machine should have it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LocalNetworkSpec {
-    /// What the network is made of.
+    /// The driver of the network.
     pub driver: Driver,
     /// Its subnets, at least one.
     pub subnets: Vec<Subnet>,
@@ -40,7 +40,7 @@ pub struct Subnet {
     pub virtual_range: Option<IpNet>,
 }
 
-/// What a network is made of.
+/// The means by which a network connects its interfaces.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Driver {
     /// A bridge in a namespace of its own, connected to those of other machines by VXLAN (RFC 7348).
@@ -67,7 +67,7 @@ pub struct Underlay {
 }
 
 impl Underlay {
-    /// What the headers take from the MTU of the path: Ethernet 14, VXLAN 8, UDP 8, IPv4 20 or IPv6 40 bytes.
+    /// Bytes that the headers take from the MTU of the path: Ethernet 14, VXLAN 8, UDP 8, IPv4 20 or IPv6 40 bytes.
     pub(crate) fn overhead(&self) -> u32 {
         if self.local.is_ipv4() { 50 } else { 70 }
     }

@@ -30,7 +30,7 @@ pub(crate) struct Station {
     pub(crate) place: Place,
 }
 
-/// Where a station is.
+/// The place of a station.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Place {
     /// At a port of the bridge.

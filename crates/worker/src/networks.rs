@@ -115,7 +115,7 @@ impl Networks {
 
     fn send(&self, command: Command) {
         if let Some(commands) = &self.thread.commands {
-            // If the thread has panicked, whoever waits for an answer gets an error.
+            // If the thread has panicked, every caller that waits for an answer gets an error.
             let _ = commands.send(command);
         }
     }

@@ -20,7 +20,7 @@ pub(super) struct AttachedPrograms {
     programs: Vec<Program>,
 }
 
-/// What has been done to one hook, so that it can be undone.
+/// A change of one hook, so that it can be undone.
 enum HookChange<'a> {
     Added(&'a Program, &'a Entrance),
     Replaced(&'a Program, Program, &'a Entrance),

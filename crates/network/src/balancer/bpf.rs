@@ -24,12 +24,12 @@ pub(super) struct BpfBalancer {
     attachment: AttachedPrograms,
     pools: BTreeMap<VirtualAddress, Held>,
     members: BTreeMap<NamespaceCookie, Vec<NetworkKey>>,
-    /// What is to be removed, the oldest first.
+    /// Elements that are to be removed, the oldest first.
     retired: VecDeque<Retired>,
     next_generation: u32,
 }
 
-/// What the maps have of a virtual address.
+/// The elements of a virtual address in the maps.
 #[derive(Debug, Default)]
 struct Held {
     generation: u32,

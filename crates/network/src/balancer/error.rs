@@ -12,7 +12,7 @@ pub enum BalancerError {
     /// The kernel refused, or can't do it.
     #[error("failed to {act}")]
     Kernel {
-        /// What was attempted, as a phrase.
+        /// The act that failed, as a phrase.
         act: String,
         /// The cause.
         #[source]

@@ -28,7 +28,7 @@ enum Version {
     Six,
 }
 
-/// What a program is called for.
+/// The system calls for which a program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Occasion {
     /// A socket connects.

@@ -87,7 +87,7 @@ struct ProgramRecord {
     name: [u8; NAME],
 }
 
-/// Where a program is attached (enum bpf_attach_type).
+/// The place to which a program is attached (enum bpf_attach_type).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hook(pub(super) u32);
 

@@ -22,7 +22,7 @@ const LONGEST: u32 = 24 * 3600;
 /// The longest time for which the absence of a name or record is kept (RFC 2308 §5 allows hours).
 const LONGEST_ABSENCE: u32 = 300;
 
-/// What a reply depends on.
+/// The key of a reply.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     /// The resolvers that are asked. Replies of others don't count, for they may see other names.

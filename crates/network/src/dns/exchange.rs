@@ -1,5 +1,5 @@
 //! One question to one resolver: over UDP from a random port with a random id, and over TCP if the reply is truncated.
-//! What does not match the question is not believed (RFC 5452).
+//! A reply that does not match the question is ignored (RFC 5452).
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};

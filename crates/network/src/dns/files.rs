@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::resolvers::ResolvConf;
 use super::sockets::ADDRESS;
 
-/// What every /etc/hosts begins with.
+/// The first lines of every /etc/hosts.
 const LOCALHOST: &str = "127.0.0.1\tlocalhost\n\
     ::1\tlocalhost ip6-localhost ip6-loopback\n\
     fe00::\tip6-localnet\n\

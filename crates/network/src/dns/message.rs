@@ -17,7 +17,7 @@ use super::records::Found;
 pub(super) const LONGEST_QUESTION: usize = 4096;
 /// A question has the record of EDNS beside its question, and at most a signature.
 const MOST_ADDITIONALS: u16 = 2;
-/// What every client can take over UDP (RFC 1035 §4.2.1).
+/// Bytes that every client accepts over UDP (RFC 1035 §4.2.1).
 const PLAIN_SIZE: u16 = 512;
 /// The largest reply over UDP. The path is a loopback interface, so no reply is cut into fragments.
 const LARGEST_DATAGRAM: u16 = 4096;
@@ -34,7 +34,7 @@ pub(super) enum Transport {
     Tcp,
 }
 
-/// What EDNS says in a question (RFC 6891).
+/// The EDNS options of a question (RFC 6891).
 #[derive(Clone, Copy, Debug)]
 struct Extension {
     payload: u16,
@@ -50,7 +50,7 @@ pub(super) struct Question {
     transport: Transport,
 }
 
-/// What a message from a client turns out to be.
+/// A message from a client, as it was parsed.
 #[derive(Debug)]
 pub(super) enum Received {
     Question(Box<Question>),

@@ -1,4 +1,4 @@
-//! What one name stands for: addresses and services, counted, because several entries may hold the same ones.
+//! The addresses and services of one name, counted, because several entries may hold the same ones.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

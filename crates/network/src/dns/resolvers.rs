@@ -18,7 +18,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The file of a machine is a few lines.
 const LARGEST_FILE: u64 = 64 * 1024;
 
-/// What a resolv.conf says.
+/// The settings in a resolv.conf.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResolvConf {
     /// Resolvers, in the order in which they are asked.
@@ -69,7 +69,7 @@ fn server(word: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(word.parse::<IpAddr>().ok()?, PORT))
 }
 
-/// What tells two contents of a file apart: inode, time of the last change, size.
+/// The state of a file, which changes with its contents: inode, time of the last change, size.
 type Stamp = (u64, i64, i64, u64);
 
 fn stamp(file: &Metadata) -> Stamp {

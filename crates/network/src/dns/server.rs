@@ -20,7 +20,7 @@ use super::resolvers::Resolvers;
 use super::sockets::DnsSockets;
 use super::view::{Shared, View};
 
-/// What a client may ask.
+/// A client: its networks and its resolvers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Client {
     /// Keys of the networks whose names it sees. The first one that knows a name answers.

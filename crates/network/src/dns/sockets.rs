@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use crate::error::{NetworkError, io};
 use crate::namespace::Namespace;
 
-/// Where clients find the server, as Docker's containers do.
+/// The address at which clients find the server, the same as in Docker's containers.
 pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
 const PORT: u16 = 53;
 

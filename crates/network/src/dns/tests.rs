@@ -180,7 +180,7 @@ struct Resolver {
     asked: Arc<AtomicUsize>,
 }
 
-/// What a resolver sends for a question.
+/// A resolver's reply to a question.
 type Script = dyn Fn(&Message, Transport) -> Vec<Vec<u8>> + Send + Sync;
 
 impl Resolver {

@@ -1,4 +1,4 @@
-//! What one client gets to see: its networks' names first, then what its resolvers say.
+//! The names that one client sees: those of its networks first, then those that its resolvers know.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use super::message::{self, Question, Received, Transport};
 use super::records::Rotation;
 use super::resolvers::Resolvers;
 
-/// What all clients share.
+/// The state that all clients share.
 #[derive(Debug)]
 pub(super) struct Shared {
     directory: Directory,
@@ -39,14 +39,14 @@ impl Shared {
 /// A reply that waits for a resolver.
 pub(super) type Later = LocalBoxFuture<'static, Vec<u8>>;
 
-/// What to do with a message of a client.
+/// The answer to a message of a client.
 pub(super) enum Answer {
     Now(Vec<u8>),
     Later(Later),
     Nothing,
 }
 
-/// What one client sees.
+/// The names that one client sees.
 #[derive(Debug)]
 pub(super) struct View {
     shared: Rc<Shared>,

@@ -38,7 +38,7 @@ pub struct HostPort {
     pub number: u16,
 }
 
-/// Where connections to a port of the host go.
+/// The targets of connections to a port of the host.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PublishedPort {
     /// The targets. Without one that accepts connections, the port behaves as if it were not published.
@@ -50,7 +50,7 @@ pub struct PublishedPort {
 /// A target of a published port.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Target {
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: SocketAddr,
     /// Whether it is on this host. As long as one such target accepts connections, the others get none.
     pub local: bool,

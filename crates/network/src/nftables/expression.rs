@@ -32,7 +32,7 @@ impl Register {
     }
 }
 
-/// What happens to a packet, at the end of a rule or as the value that a map has for it.
+/// The decision about a packet, at the end of a rule or as the value that a map has for it.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Verdict {
     Accept,

@@ -1,4 +1,4 @@
-//! What tables contain: chains of rules, and sets and maps of elements. These are values: `table.rs` compares them with
+//! The contents of tables: chains of rules, and sets and maps of elements. These are values: `table.rs` compares them with
 //! the kernel and sends what is different.
 
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ pub(crate) struct Chain {
     pub(crate) rules: Vec<Rule>,
 }
 
-/// Where packets enter a base chain.
+/// The place where packets enter a base chain.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct ChainHook {
     pub(crate) kind: HookKind,
@@ -41,7 +41,7 @@ pub(crate) struct ChainHook {
     pub(crate) priority: i32,
 }
 
-/// What the rules of a base chain may do.
+/// The kind of a base chain, which decides what its rules may do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum HookKind {
     Filter,
@@ -57,7 +57,7 @@ pub(crate) enum Point {
     Forward,
     Output,
     Postrouting,
-    /// Where frames leave by an interface.
+    /// Frames leave by an interface.
     Egress(String),
 }
 
@@ -97,7 +97,7 @@ impl Set {
     }
 }
 
-/// What an element stands for.
+/// The value of an element.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Data {
     /// Nothing: it is in a set.

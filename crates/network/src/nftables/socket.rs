@@ -31,7 +31,7 @@ const EXPLANATION: usize = 20;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 /// The kernel fills at most this much per message of a dump.
 const RECEIVE_BUFFER: usize = 64 << 10;
-/// What a socket can send at once without being asked for more. It is less than the kernel's default.
+/// Bytes that a socket can send at once without a larger buffer. The kernel's default is more.
 const SEND_BUFFER: usize = 64 << 10;
 
 /// A message to netfilter.

@@ -198,7 +198,7 @@ fn number(value: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(value.try_into().ok()?))
 }
 
-/// What of a table is compared with the kernel.
+/// The parts of a table that are compared with the kernel's.
 #[derive(Debug, Default, Eq, PartialEq)]
 struct Contents {
     /// Whether each chain has a hook, and the comments of its rules, which identify them.

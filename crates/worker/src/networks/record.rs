@@ -20,7 +20,7 @@ pub(crate) struct NetworkRecord {
     path: PathBuf,
     sealer: Sealer,
     disk: Arc<DiskThread>,
-    /// What is not written yet.
+    /// The changes that are not written yet.
     pending: Arc<Mutex<Option<NetworkUpdate>>>,
 }
 

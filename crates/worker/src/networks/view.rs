@@ -1,4 +1,4 @@
-//! What the leader has told this node of its networks: a copy that full updates replace and later ones change. Pure:
+//! The leader's description of this node's networks: a copy that full updates replace and later ones change. Pure:
 //! it says what has changed, and `actor.rs` brings the kernel there.
 
 use std::collections::{BTreeMap, BTreeSet};

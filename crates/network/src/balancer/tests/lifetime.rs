@@ -1,4 +1,4 @@
-//! What is left by a process that has ended, what is attached, and the end of connections.
+//! The state that an ended process leaves, the programs that are attached, and the end of connections.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};

@@ -1,4 +1,4 @@
-//! What the tests run on: a control group, and namespaces whose loopback interface has the addresses of backends. A
+//! The machine of the tests: a control group, and namespaces whose loopback interface has the addresses of backends. A
 //! thread enters both and opens sockets there, which stay in them: the test then uses the sockets itself.
 //!
 //! A namespace lives as long as its descriptor, and programs as long as the group.

@@ -1,4 +1,4 @@
-//! What clients and backends see.
+//! The addresses that clients and backends see.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};

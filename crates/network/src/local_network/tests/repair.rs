@@ -1,4 +1,4 @@
-//! What a crash, a foreign hand or an earlier process leaves is mended or removed.
+//! Differences that a crash, another program or an earlier process leaves are repaired or removed.
 
 use super::world::{Host, World, assert_reached, overlay_spec};
 use super::*;

@@ -24,13 +24,13 @@ pub(super) struct Gate {
     gateway: Option<Gateway>,
     mesh: Option<Mesh>,
     wanted: Wanted,
-    /// What of the kernel may differ from what is wanted.
+    /// The parts of the kernel's state that may differ from the desired one.
     pub(super) outdated: Outdated,
     /// Ports on which the node's own programs listen. They lead nowhere else.
     left: BTreeSet<HostPort>,
 }
 
-/// What gateway and mesh should do.
+/// The desired state of gateway and mesh.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Wanted {
     uplinks: BTreeMap<String, Uplink>,

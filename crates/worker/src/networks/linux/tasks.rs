@@ -35,7 +35,7 @@ impl JoinedTask {
         self.keys.contains(network)
     }
 
-    /// Ends the task's connections to these addresses, which nobody has any more.
+    /// Ends the task's connections to these addresses, which no task has any more.
     pub(super) fn abort_to(&mut self, balancer: &mut Balancer, addresses: &[IpAddr]) -> Result<(), KernelError> {
         Ok(balancer.abort_to(&mut self.connections, addresses).map(drop)?)
     }

@@ -206,7 +206,7 @@ fn reaches(client: &Namespace, server: &Namespace, address: IpAddr) -> bool {
     let target = (address, 80).into();
     let connected = client.enter(|| Ok(TcpStream::connect_timeout(&target, PATIENCE))).unwrap();
     let mut answer = String::new();
-    // Nobody waits for a server that was not reached.
+    // No call waits for a server that was not reached.
     let read = connected.and_then(|mut it| it.read_to_string(&mut answer));
     read.is_ok() && answering.join().unwrap().is_ok() && answer == "hello"
 }
@@ -296,7 +296,7 @@ fn a_published_port_of_one_node_leads_to_a_task_on_another_which_sees_the_client
     let connected = client.enter(|| Ok(TcpStream::connect_timeout(&target, PATIENCE))).unwrap();
     assert!(connected.is_ok(), "{connected:?}");
     assert_eq!(accepting.join().unwrap(), IpAddr::from([198, 18, 77, 9]));
-    // Without the task there is nobody to answer.
+    // Without the task no process answers.
     let mut update = view.to_update();
     update.endpoints.clear();
     let mut empty = View::default();
