@@ -138,8 +138,8 @@ mod tests {
     /// Returns the holders that the loop gives an image; `None` if it changes nothing.
     fn planned(id: &str, view: &Tables) -> Option<Vec<String>> {
         let plan = Images.plan(&Key::of(id), view, &mut PlanContext::at(Timestamp::default()));
-        plan.changes.iter().find_map(|change| match change {
-            Change::Put(Object::Image(image)) => Some(image.holders.iter().map(|it| it.node_id.to_string()).collect()),
+        plan.changes.first().map(|change| match change {
+            Change::Put(Object::Image(image)) => image.holders.iter().map(|it| it.node_id.to_string()).collect(),
             other => panic!("{other:?}"),
         })
     }
