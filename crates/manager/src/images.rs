@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(planned("lone", &view).unwrap(), ["a", "c"]);
         assert_eq!(planned("other", &view), None, "two nodes hold it");
         view.put(image("lost", &["d"]).into_object());
-        assert_eq!(planned("lost", &view).unwrap(), ["d", "c", "a"], "a node that is down may come back");
+        assert_eq!(planned("lost", &view).unwrap(), ["d", "c", "b"], "a node that is down may come back");
         view.put(image("unconfirmed", &[]).into_object());
         assert_eq!(planned("unconfirmed", &view), None, "there is no node to fetch it from");
     }
