@@ -328,7 +328,7 @@ fn power_failure_at_any_disk_operation_loses_nothing_that_was_acknowledged() {
 #[test]
 #[ignore = "takes minutes; `make test-long` runs it"]
 fn power_failure_at_any_disk_operation_of_long_runs_loses_nothing_that_was_acknowledged() {
-    (2..6).for_each(|seed| cut_at_each_operation(seed, 150));
+    (2..6).for_each(|seed| cut_at_each_operation(seed, 90));
 }
 
 #[test]
