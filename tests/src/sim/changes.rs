@@ -14,8 +14,8 @@ use flota_identity::{Dialer, JoinToken, Peer};
 
 use super::cluster::SimCluster;
 use super::host::{Host, MOST_MANAGERS, OPERATOR};
-use super::membership::{issue_certificate, join_raft, leave_raft};
 use super::network::Network;
+use super::node_ca::{issue_certificate, join_raft, leave_raft};
 use super::process::peer;
 
 /// Fewest managers that stay when one leaves.
