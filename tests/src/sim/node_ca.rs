@@ -13,15 +13,20 @@ use super::host::Host;
 /// What an Ed25519 key in PKCS#8 begins with (RFC 8410 §7); its 32 bytes follow.
 const ED25519: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
+/// Returns the key pair with this secret key. Its signatures are the same for each run: unlike those of ECDSA, they have no
+/// random part.
+pub(super) fn key_pair(seed: [u8; 32]) -> rcgen::KeyPair {
+    rcgen::KeyPair::try_from([&ED25519[..], &seed].concat()).expect("every seed is a key")
+}
+
 /// Returns a request for the certificate of a new machine, which answers the id of its node. Each use of it asks for the
-/// same one. The id is derived from the signing request, so this depends on the secret key `seed` alone: an Ed25519
-/// signature, unlike one of ECDSA, has no random part.
+/// same one. The id is derived from the signing request, so it depends on the secret key `seed` alone.
 pub(super) fn issue_certificate(
     host: Host,
     token: String,
     seed: [u8; 32],
 ) -> impl Fn(Channel) -> BoxFuture<'static, Result<NodeId, Status>> {
-    let key = rcgen::KeyPair::try_from([&ED25519[..], &seed].concat()).expect("every seed is a key");
+    let key = key_pair(seed);
     let signing_request = rcgen::CertificateParams::default().serialize_request(&key).expect("a request can be made");
     let request = IssueCertificateRequest {
         token,
