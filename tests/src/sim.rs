@@ -29,6 +29,7 @@ pub mod manual;
 mod membership;
 pub mod network;
 mod network_invariants;
+mod node_ca;
 mod process;
 pub mod raft_network;
 pub mod registry;

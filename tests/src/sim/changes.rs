@@ -14,8 +14,8 @@ use flota_identity::{Dialer, JoinToken, Peer};
 
 use super::cluster::SimCluster;
 use super::host::{Host, MOST_MANAGERS, OPERATOR};
-use super::membership::{issue_certificate, join_raft, leave_raft};
 use super::network::Network;
+use super::node_ca::{issue_certificate, join_raft, leave_raft};
 use super::process::peer;
 
 /// Fewest managers that stay when one leaves.
@@ -112,7 +112,6 @@ impl Changes {
     /// Takes the next step of the change, if its time has come.
     pub(super) fn advance(&mut self, cluster: &mut SimCluster) {
         match &self.0 {
-            None => {}
             Some(Step::Asked(answer)) => {
                 let Some(granted) = answer.lock().expect("no holder panics").take() else { return };
                 cluster.world.crash(OPERATOR, false);
@@ -128,13 +127,12 @@ impl Changes {
                     }
                 };
             }
-            Some(Step::Started { number }) => {
-                if all_vote(cluster).is_ok() {
-                    cluster.managers[*number].was_here = true;
-                    cluster.world.log.add(format_args!("the set of managers is complete"));
-                    self.0 = None;
-                }
+            Some(Step::Started { number }) if all_vote(cluster).is_ok() => {
+                cluster.managers[*number].was_here = true;
+                cluster.world.log.add(format_args!("the set of managers is complete"));
+                self.0 = None;
             }
+            Some(Step::Started { .. }) | None => {}
         }
     }
 }
@@ -150,7 +148,8 @@ pub(super) fn all_vote(cluster: &SimCluster) -> Result<(), String> {
     let leader = leader.filter(|it| !it.raft().is_changing()).ok_or("no manager leads a complete set of managers")?;
     let mut voters: Vec<u64> = leader.raft().members().iter().filter(|it| it.votes).map(|it| it.id).collect();
     let mut members: Vec<u64> = cluster.members().map(|it| it.raft_id).collect();
-    (voters.sort_unstable(), members.sort_unstable());
+    voters.sort_unstable();
+    members.sort_unstable();
     if voters == members { Ok(()) } else { Err(format!("{voters:?} vote, and {members:?} are the managers")) }
 }
 
@@ -181,7 +180,7 @@ impl Operator {
     async fn certificate(&self, host: Host, token: String, key: [u8; 32]) -> NodeId {
         let anonymous = Peer::Anonymous { address: host.address().parse().expect("it is an address") };
         let request = issue_certificate(host, token, key);
-        self.insist(anonymous, |channel| request(channel)).await
+        self.insist(anonymous, request).await
     }
 
     async fn raft_id(&self, host: Host, node_id: NodeId) -> u64 {

@@ -4,7 +4,6 @@
 //! a process (disk, machine, clock) is kept here; the process itself is a runtime of the [`World`].
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -15,7 +14,7 @@ use flota_api::model::{Availability, Cluster, Node, NodeDescription, NodeDevice,
 use flota_api::resources::Resources;
 use flota_api::state::TaskState;
 use flota_api::{FEATURE_LEVEL, VERSION};
-use flota_identity::{GrantKey, RootCa, new_secret};
+use flota_identity::{GrantKey, new_secret};
 use flota_manager::Manager;
 use flota_raft_store::raft::{LogBounds, ModelDisk};
 use flota_raft_store::{Store, Transaction, View, WriteTx};
@@ -23,10 +22,10 @@ use flota_worker::{FakeMachine, FakeNetworks, MemoryRecords, MemoryState};
 
 use super::clock::WallClock;
 use super::host::{Host, USER};
+use super::node_ca::key_pair;
 use super::process::{Ended, ManagerProcess, WorkerProcess, run_manager, run_worker};
 use super::raft_network::RaftNetwork;
 use super::registry::FakeRegistry;
-use super::system::WALL;
 use super::wire::Medium as _;
 use super::world::World;
 
@@ -154,14 +153,18 @@ impl SimCluster {
         let view: View = Store::default().view();
         let mut tx = WriteTx::new(view, None);
         let id = ClusterId::random(rng);
-        let ca = RootCa::generate(&id, std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(WALL)).expect("a CA");
+        // The size of the tables decides when a snapshot is made, so that of the certificate must not vary.
+        let ca_key = key_pair(rng.random());
+        let mut ca = rcgen::CertificateParams::default();
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca = ca.self_signed(&ca_key).expect("a CA");
         tx.create(Cluster {
             id,
             epoch: 1,
             feature_level: FEATURE_LEVEL,
             next_raft_id: u64::try_from(self.managers.len()).expect("they are few") + 1,
-            ca_certificate: ca.certificate().to_vec(),
-            ca_key: Secret(ca.key().to_vec()),
+            ca_certificate: ca.der().to_vec(),
+            ca_key: Secret(ca_key.serialize_der()),
             worker_token_secret: new_secret("", rng).into(),
             manager_token_secret: new_secret("", rng).into(),
             grant_key: Secret(GrantKey::generate()),

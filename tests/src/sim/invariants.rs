@@ -3,16 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use flota_api::model::{NodeState, Service, Task, UpdateState};
-use flota_api::state::{DesiredState, TaskState};
+use flota_api::state::TaskState;
 use flota_manager::Manager;
 use flota_raft_store::Digest;
 use flota_raft_store::View;
-use flota_worker::RunningSlot;
 
 use super::cluster::{ManagerHost, SimCluster};
 use super::host::Host;
 use super::network_invariants::{self, NetworkInvariants};
-use super::task_invariants::TaskInvariants;
+use super::task_invariants::{TaskInvariants, is_wanted, slots};
 use super::user::TAG;
 use super::violation::{Kind, Violation};
 
@@ -100,24 +99,10 @@ impl Invariants {
     }
 }
 
-/// Whether the task is the one that should run in its slot.
-pub(super) fn is_wanted(task: &Task) -> bool {
-    task.desired_state == DesiredState::Running && !task.status.state.is_terminal()
-}
-
 fn describe(task: &Task) -> String {
     let Task { slot, spec_version, desired_state, status, pending_reason, .. } = task;
     let reason = pending_reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     format!("slot {slot} of spec {spec_version} is {}, should be {desired_state}{reason}", status.state)
-}
-
-/// Returns the running containers by service and slot.
-pub(super) fn slots(cluster: &SimCluster) -> BTreeMap<(String, u64), Vec<RunningSlot>> {
-    let mut slots: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for running in cluster.workers.iter().flat_map(|worker| worker.machine.running()) {
-        slots.entry((running.service.clone(), running.slot)).or_default().push(running);
-    }
-    slots
 }
 
 /// Returns a text that lists all running containers, and that changes only if one starts or stops.

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use flota_api::id::NodeId;
 use flota_api::model::{DeviceId, NodeState, Task};
 use flota_api::resources::Resources;
-use flota_api::state::TaskState;
+use flota_api::state::{DesiredState, TaskState};
 use flota_raft_store::View;
+use flota_worker::RunningSlot;
 
 use super::cluster::{SimCluster, WorkerHost};
-use super::invariants::{is_wanted, slots};
 use super::violation::{Kind, Violation};
 
 /// How long two containers of one slot may run while one leader reaches both of their nodes, in milliseconds: a node that
@@ -99,6 +99,20 @@ impl TaskInvariants {
         }
         Ok(())
     }
+}
+
+/// Whether the task is the one that should run in its slot.
+pub(super) fn is_wanted(task: &Task) -> bool {
+    task.desired_state == DesiredState::Running && !task.status.state.is_terminal()
+}
+
+/// Returns the running containers by service and slot.
+pub(super) fn slots(cluster: &SimCluster) -> BTreeMap<(String, u64), Vec<RunningSlot>> {
+    let mut slots: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for running in cluster.workers.iter().flat_map(|worker| worker.machine.running()) {
+        slots.entry((running.service.clone(), running.slot)).or_default().push(running);
+    }
+    slots
 }
 
 /// What never changes of a task, or in one direction alone.
