@@ -32,7 +32,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     // Locked before the socket is served: a `swarm init` before `resume` would find no cluster here.
     let mut membership = node.lock_membership().await;
     let local = tonic::transport::Server::builder()
-        .layer(tower::layer::layer_fn(|inner| Authorize::local(inner)))
+        .layer(tower::layer::layer_fn(Authorize::local))
         .add_service(LocalNodeServer::new(LocalService(Arc::clone(&node))).max_decoding_message_size(MESSAGE_BOUND))
         .add_service(LocalControl(node.manager_state()))
         .serve_with_incoming(UnixListenerStream::new(listener));
