@@ -14,7 +14,8 @@ fn types(text: &str) -> impl Iterator<Item = &str> {
         let line = line.strip_prefix("pub ").unwrap_or(line);
         let (keyword, rest) = line.split_once(' ')?;
         let name = rest.split(|it: char| !it.is_alphanumeric()).next()?;
-        ["struct", "enum", "trait"].contains(&keyword).then_some(name)
+        // A macro that defines types has no name here.
+        (["struct", "enum", "trait"].contains(&keyword) && !name.is_empty()).then_some(name)
     })
 }
 

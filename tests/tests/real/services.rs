@@ -16,7 +16,7 @@ fn a_service_goes_from_create_to_processes_on_many_nodes_and_back() {
         let printed = cluster.ok(&format!("exec {name} -- /whoami get http://127.0.0.1/"));
         assert!(printed.contains(&format!("NODE={}", task["node"].as_str().unwrap())), "{printed}");
         assert!(printed.contains(&format!("TASK={name}.{}", task["id"].as_str().unwrap())), "{printed}");
-        assert!(printed.contains("addresses: 127.0.0.1\n"), "a task has loopback alone: {printed}");
+        assert!(printed.contains("addresses: 127.0.0.1 172.17.0."), "a task has loopback and a way out: {printed}");
     }
     let logs = cluster.ok("service logs web");
     assert_eq!(logs.matches("GET / HTTP/1.1").count(), 5, "{logs}");

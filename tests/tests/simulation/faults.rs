@@ -59,7 +59,7 @@ fn a_node_that_confirms_what_it_was_not_told_is_found() {
 
 #[test]
 fn a_node_that_is_told_nothing_of_tasks_that_end_is_found() {
-    is_found(Fault::NoNews, &[Kind::StaleConnections]);
+    is_found(Fault::NoNews, &[Kind::StaleConnections, Kind::NotConverged]);
 }
 
 #[test]

@@ -211,10 +211,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             return Ok(None);
         }
         // The same one again, so that an interrupted transfer can continue. It need not be on disk: it has only committed
-        // entries, and no entry is purged before a snapshot on disk has it. A leader sends only one that ends in its term.
+        // entries, and no entry is purged before a snapshot on disk has it.
         let meta = self.meta();
-        let leader = |meta: &SnapshotMeta| meta.last_log_id.map(|id| id.leader_id);
-        self.offered.take_if(|(offered, _)| leader(offered) != leader(&meta));
         let (meta, snapshot) = self.offered.get_or_insert_with(|| (meta, self.store.view())).clone();
         Ok(Some(Snapshot { meta, snapshot }))
     }
@@ -345,29 +343,5 @@ mod tests {
             enough = disk.open(&name).and_then(|file| file.length()).expect("read");
         }
         assert!(enough > 32 << 20, "the last one was far larger than the first");
-    }
-
-    #[tokio::test]
-    async fn the_same_snapshot_is_offered_until_an_entry_of_a_later_term_is_applied() {
-        let disk = Arc::new(ModelDisk::new(Random::seeded(1)));
-        let sealer = Sealer::new(&[3; 32]);
-        let machine = StateMachine::open(
-            Store::default(),
-            disk,
-            sealer,
-            Threads::Current,
-            Digests::default(),
-            LogBounds::default(),
-        );
-        let mut machine = machine.expect("a new folder");
-        let mut offered = Vec::new();
-        for (term, index) in [(1, 1), (1, 2), (3, 3), (3, 4)] {
-            let log_id = LogId::new(LeaderId::new(term, 1).to_committed(), index);
-            let entry = RaftEntry::new(log_id, EntryPayload::Blank);
-            machine.apply(futures::stream::iter([Ok((entry, None))])).await.expect("it is an entry");
-            let snapshot = machine.get_current_snapshot().await.expect("read").expect("something is applied");
-            offered.push(snapshot.meta.last_log_id.map(|id| id.index));
-        }
-        assert_eq!(offered, [Some(1), Some(1), Some(3), Some(3)]);
     }
 }

@@ -24,7 +24,6 @@ use crate::raft::type_config::{Snapshot, TypeConfig, Vote};
 use crate::store::View;
 
 const LOST: &str = "the manager has lost entries that it had acknowledged";
-const TOO_OLD: &str = "no entry of this term is applied yet, so there is no snapshot to send";
 
 impl RaftNetworkFactory<TypeConfig> for Peers {
     type Network = Peer;
@@ -190,11 +189,6 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         if self.peers.acknowledged.has_lost(self.target, vote) {
             return Err(StreamingError::Unreachable(Unreachable::from_string(LOST)));
-        }
-        // The follower may have entries of a later term than the snapshot's last one, which were never committed. The
-        // library truncates them only if the snapshot ends with a later log id.
-        if snapshot.meta.last_log_id.is_none_or(|last| last.leader_id.term < vote.leader_id.term) {
-            return Err(StreamingError::Unreachable(Unreachable::from_string(TOO_OLD)));
         }
         let send = snapshot::send(&self.peers, self.target, self.peers.threads, vote, snapshot);
         tokio::select! {

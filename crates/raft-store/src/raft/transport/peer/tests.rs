@@ -71,11 +71,3 @@ async fn follower_that_contradicts_what_it_told_an_earlier_leader_is_caught_up()
     let conflict = send(&mut peer, vote(2), 1).await;
     assert!(matches!(conflict[..], [Ok(Err(StreamAppendError::Conflict(_)))]), "{conflict:?}");
 }
-
-/// The follower may have entries of the term in between, which the library would keep behind such a snapshot.
-#[tokio::test]
-async fn snapshot_of_an_earlier_term_is_not_sent() {
-    let mut peer = peer([]);
-    let refused = send_snapshot(&mut peer, vote(2)).await;
-    assert!(matches!(refused, Err(StreamingError::Unreachable(_))), "{refused:?}");
-}
