@@ -19,6 +19,14 @@ fn is_found(fault: Fault, kinds: &[Kind]) {
     assert!(kinds.contains(&violation.kind), "{fault:?} was not found for what it breaks: seed {seed}: {violation}");
 }
 
+/// Requires that some seed with this fault ends with a violation of this kind; others may end with another one.
+fn is_found_later(fault: Fault, kind: Kind) {
+    let mut outcomes = SEEDS.map(|seed| simulate(Options { fault: Some(fault), ..Options::new(seed) }));
+    let found = outcomes.find(|outcome| outcome.violation.as_ref().is_some_and(|it| it.kind == kind));
+    let found = found.unwrap_or_else(|| panic!("{fault:?} was not found as {kind:?} within {SEEDS:?}"));
+    eprintln!("{fault:?}: seed {}: {kind:?}", found.options.seed);
+}
+
 #[test]
 fn a_leader_that_is_restored_without_an_election_is_found() {
     is_found(Fault::LeaderRestore, &[Kind::EntriesDiffer, Kind::TablesDiffer, Kind::NotLinearizable]);
@@ -59,7 +67,8 @@ fn a_node_that_confirms_what_it_was_not_told_is_found() {
 
 #[test]
 fn a_node_that_is_told_nothing_of_tasks_that_end_is_found() {
-    is_found(Fault::NoNews, &[Kind::StaleConnections, Kind::NotConverged]);
+    // A node that is told nothing may also keep the cluster from converging, so a seed may fail before this check does.
+    is_found_later(Fault::NoNews, Kind::StaleConnections);
 }
 
 #[test]
