@@ -121,19 +121,21 @@ impl TransportService {
     async fn take_piece(&self, piece: Piece) -> Result<PieceAnswer, Status> {
         let refused = |error: std::io::Error| Status::unavailable(format!("failed to receive the snapshot: {error}"));
         let mut receiving = Arc::clone(&self.receiving).lock_owned().await;
-        let (vote, meta) = (piece.vote, piece.meta.clone());
+        if receiving.is_installing(&piece) {
+            return receiving.installed().await;
+        }
         let taken = self.threads.blocking(move || {
             let next = receiving.take(&piece)?;
-            if piece.is_last && next == piece.end() {
-                return Ok((next, Some(receiving.finish()?)));
-            }
-            Ok((next, None))
+            let is_complete = piece.is_last && next == piece.end();
+            let tables = if is_complete { Some(receiving.finish()?) } else { None };
+            Ok((next, tables, piece, receiving))
         });
-        let (next, tables) = taken.await.map_err(refused)?;
+        let (next, tables, piece, mut receiving) = taken.await.map_err(refused)?;
         let Some(tables) = tables else { return Ok(PieceAnswer::Next(next)) };
-        let snapshot = Snapshot { meta, snapshot: tables.into() };
-        let response = self.raft.install_full_snapshot(vote, snapshot).await.map_err(fatal)?;
-        Ok(PieceAnswer::Done(response))
+        let (raft, vote) = (self.raft.clone(), piece.vote);
+        let snapshot = Snapshot { meta: piece.meta.clone(), snapshot: tables.into() };
+        receiving.install(&piece, async move { raft.install_full_snapshot(vote, snapshot).await.map_err(fatal) });
+        receiving.installed().await
     }
 }
 

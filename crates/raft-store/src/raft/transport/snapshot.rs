@@ -2,14 +2,17 @@
 //!
 //! The receiver writes the pieces to a file and keeps none in memory. An interrupted transfer continues where it
 //! stopped, because the records of one state always come in the same order and so have the same bytes. A transfer has
-//! no time limit; it fails only without progress. The size of the pieces follows the speed of the link.
+//! no time limit; it fails only without progress. The size of the pieces follows the speed of the link. The receiver
+//! installs a complete snapshot by itself, and the sender asks repeatedly whether it has.
 
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::raft::SnapshotResponse;
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -30,8 +33,8 @@ const FAST: Duration = Duration::from_secs(1);
 const SNAPSHOT_BOUND: u64 = 4 << 30;
 /// How long the sender waits for the response to a piece.
 const PIECE_WAIT: Duration = Duration::from_secs(10);
-/// How long the sender waits for the response to the last piece, which arrives after the snapshot is installed.
-const INSTALL_WAIT: Duration = Duration::from_secs(120);
+/// How long the receiver waits for the installation before it answers that it goes on.
+const INSTALL_WAIT: Duration = Duration::from_secs(2);
 const FILE: &str = "receiving";
 
 /// One piece.
@@ -50,6 +53,11 @@ impl Piece {
     pub(super) fn end(&self) -> u64 {
         self.offset.saturating_add(u64::try_from(self.bytes.0.len()).expect("it is in memory"))
     }
+
+    /// The sender's vote and the last entry of the snapshot, which identify the transfer.
+    fn identity(&self) -> (Vote, Option<LogId>) {
+        (self.vote, self.meta.last_log_id)
+    }
 }
 
 /// The receiver's response to a piece.
@@ -57,8 +65,10 @@ impl Piece {
 pub(super) enum PieceAnswer {
     /// Offset at which the next piece must begin.
     Next(u64),
-    /// It was the last piece. The snapshot is installed, or was not needed.
+    /// The snapshot is installed, or was not needed.
     Done(SnapshotResponse<TypeConfig>),
+    /// The snapshot is complete and is being installed. Any further piece of it asks whether that has ended.
+    Installing,
 }
 
 /// Sends the whole snapshot. Returns the receiver's response to the last piece.
@@ -75,9 +85,12 @@ pub(super) async fn send(
     let (mut sent, mut size): (u64, usize) = (0, PIECES.0);
     loop {
         let begun = Instant::now();
-        let wait = if piece.is_last { INSTALL_WAIT } else { PIECE_WAIT };
-        let next = match peers.call(to, Method::Snapshot, &piece, wait).await? {
+        let next = match peers.call(to, Method::Snapshot, &piece, PIECE_WAIT).await? {
             PieceAnswer::Done(response) => return Ok(response),
+            PieceAnswer::Installing => {
+                piece = Piece { offset: piece.end(), bytes: EntryBytes::default(), is_last: true, ..piece };
+                continue;
+            }
             PieceAnswer::Next(next) => next,
         };
         // Every piece that is not empty must advance the receiver.
@@ -134,6 +147,15 @@ pub(crate) struct Receiving {
     disk: Arc<dyn Disk>,
     sealer: Sealer,
     current: Option<Current>,
+    installation: Option<Installation>,
+}
+
+/// The installation of a complete snapshot, which goes on if this is dropped.
+#[derive(Debug)]
+struct Installation {
+    /// The sender's vote and the last entry of the snapshot.
+    of: (Vote, Option<LogId>),
+    task: JoinHandle<Result<SnapshotResponse<TypeConfig>, Status>>,
 }
 
 #[derive(Debug)]
@@ -148,7 +170,7 @@ struct Current {
 
 impl Receiving {
     pub(crate) fn new(disk: Arc<dyn Disk>, sealer: Sealer) -> Self {
-        Self { disk, sealer, current: None }
+        Self { disk, sealer, current: None, installation: None }
     }
 
     /// Stores a piece. Returns the offset at which the next one must begin.
@@ -172,6 +194,30 @@ impl Receiving {
         current.frames.push(sealed.len());
         current.received = end;
         Ok(end)
+    }
+
+    /// Whether the snapshot that this piece belongs to is complete and is being installed.
+    pub(super) fn is_installing(&self, piece: &Piece) -> bool {
+        self.installation.as_ref().is_some_and(|it| it.of == piece.identity())
+    }
+
+    /// Begins to install the snapshot that this piece completed. An earlier installation is no longer asked about.
+    pub(super) fn install(
+        &mut self,
+        piece: &Piece,
+        installation: impl Future<Output = Result<SnapshotResponse<TypeConfig>, Status>> + Send + 'static,
+    ) {
+        self.installation = Some(Installation { of: piece.identity(), task: tokio::spawn(installation) });
+    }
+
+    /// Answers whether the installation has ended. Waits for that, but only for [`INSTALL_WAIT`].
+    pub(super) async fn installed(&mut self) -> Result<PieceAnswer, Status> {
+        let Some(installation) = &mut self.installation else { return Err(Status::aborted("nothing is installed")) };
+        let Ok(ended) = tokio::time::timeout(INSTALL_WAIT, &mut installation.task).await else {
+            return Ok(PieceAnswer::Installing);
+        };
+        self.installation = None;
+        ended.map_err(|error| Status::internal(error.to_string()))?.map(PieceAnswer::Done)
     }
 
     /// Builds the tables from all pieces and ends the transfer.

@@ -1,6 +1,8 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use openraft::vote::RaftLeaderId as _;
 
 use super::*;
@@ -119,4 +121,62 @@ async fn transfer_without_progress_ends() {
     let ended = arrives(1_000).await.expect_err("no piece arrives in time");
     assert_eq!(ended.code(), tonic::Code::DeadlineExceeded);
     assert!(begun.elapsed() < 2 * PIECE_WAIT, "{:?}", begun.elapsed());
+}
+
+/// Sends a snapshot whose receiver takes it at once, and then answers the questions about its installation like this.
+async fn installation(
+    answer: impl Fn(usize, Vote) -> BoxFuture<'static, PieceAnswer> + Send + Sync + 'static,
+) -> Result<SnapshotResponse<TypeConfig>, Status> {
+    let receiving = Mutex::new(receiving());
+    let asked = AtomicUsize::new(0);
+    let transport = FakeTransport::new(move |_, message| {
+        let piece: Piece = unpack(&message).expect("a piece");
+        let mut receiving = receiving.lock().expect("no holder panics");
+        let is_asked = asked.load(Ordering::Relaxed) > 0;
+        let next = if is_asked { piece.end() } else { receiving.take(&piece).expect("written") };
+        if !is_asked && !(piece.is_last && next == piece.end()) {
+            return Box::pin(async move { pack(2, 1, &PieceAnswer::Next(next)) });
+        }
+        let answer = answer(asked.fetch_add(1, Ordering::Relaxed), piece.vote);
+        Box::pin(async move { pack(2, 1, &answer.await) })
+    });
+    let peers = Peers::new(1, Arc::new(transport), Threads::Current);
+    let Piece { vote, meta, .. } = piece(39, 0, Vec::new(), false);
+    send(&peers, 2, Threads::Current, vote, Snapshot { meta, snapshot: tables() }).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn installation_may_take_any_time_as_long_as_the_receiver_answers() {
+    let installed = installation(|asked, vote| {
+        Box::pin(async move {
+            tokio::time::sleep(INSTALL_WAIT).await;
+            if asked < 1_000 { PieceAnswer::Installing } else { PieceAnswer::Done(SnapshotResponse { vote }) }
+        })
+    });
+    assert!(installed.await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn response_to_the_last_piece_is_not_waited_for_longer_than_to_others() {
+    let begun = tokio::time::Instant::now();
+    let lost = installation(|_, _| Box::pin(std::future::pending())).await.expect_err("no answer");
+    assert_eq!(lost.code(), tonic::Code::DeadlineExceeded);
+    assert!(begun.elapsed() < 2 * PIECE_WAIT, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn receiver_answers_while_it_installs_and_says_when_it_has() {
+    let mut receiving = receiving();
+    let (last, other) = (piece(39, 0, vec![1], true), piece(40, 0, vec![1], true));
+    let (ended, end) = tokio::sync::oneshot::channel::<()>();
+    let vote = last.vote;
+    receiving.install(&last, async move {
+        drop(end.await);
+        Ok(SnapshotResponse { vote })
+    });
+    assert!(receiving.is_installing(&last) && !receiving.is_installing(&other));
+    assert!(matches!(receiving.installed().await, Ok(PieceAnswer::Installing)));
+    ended.send(()).expect("it is waited for");
+    assert!(matches!(receiving.installed().await, Ok(PieceAnswer::Done(_))));
+    assert!(!receiving.is_installing(&last));
 }
