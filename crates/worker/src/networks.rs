@@ -142,6 +142,14 @@ impl Networks {
         self.send(Command::Adopt(task.clone(), sockets));
     }
 
+    /// Waits until the peers of an ended container have confirmed what its programs have sent, for less than a second.
+    pub(crate) async fn flush(&self, task: &TaskId) {
+        let (answer, flushed) = oneshot::channel();
+        self.send(Command::Flush(task.clone(), answer));
+        // If the thread has ended, there is nothing to wait for.
+        let _ = flushed.await;
+    }
+
     /// Removes the network of a task's container, if it has one.
     pub(crate) async fn detach(&self, task: &TaskId) -> Result<(), KernelError> {
         let (answer, detached) = oneshot::channel();

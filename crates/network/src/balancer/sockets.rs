@@ -31,6 +31,8 @@ const IDENTITY: std::ops::Range<usize> = 4..52;
 /// Sockets of TCP that have a peer, except those that have only just been asked for or are over (bits 1 to 11 are
 /// ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING).
 const CONNECTED_TCP: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+/// Sockets of TCP that their program has closed and whose peer has not confirmed everything: FIN_WAIT1, LAST_ACK, CLOSING.
+const SENDING_TCP: u32 = 1 << 4 | 1 << 9 | 1 << 11;
 /// Sockets of UDP are either connected (ESTABLISHED) or not (CLOSE).
 const CONNECTED_UDP: u32 = 1 << 1;
 
@@ -95,6 +97,21 @@ impl Sockets {
     /// The namespace's cookie.
     pub fn cookie(&self) -> NamespaceCookie {
         self.cookie
+    }
+
+    /// Returns whether the kernel still sends for connections of TCP that their program has closed, also by its end: the
+    /// peer has not confirmed all that was written.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn are_sending(&mut self) -> Result<bool, NetworkError> {
+        for version in [libc::AF_INET, libc::AF_INET6] {
+            let sending = self.ports(version, libc::IPPROTO_TCP, SENDING_TCP);
+            if !sending.map_err(io("list the connections that are being closed"))?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Ends all connections with one of these peers, of TCP and UDP, and returns how many those were.
@@ -236,4 +253,46 @@ fn cookie(socket: &Socket) -> io::Result<NamespaceCookie> {
     };
     Errno::result(result)?;
     Ok(NamespaceCookie(cookie))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn a_closed_connection_is_sending_until_its_peer_has_read_everything() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("task");
+        let namespace = Namespace::make(&path).expect("tests run as root");
+        crate::netlink::Connection::open(&namespace).and_then(|mut it| it.bring_up("lo")).expect("loopback is up");
+        let connect = || {
+            let listener = TcpListener::bind("127.0.0.1:80")?;
+            let client = TcpStream::connect("127.0.0.1:80")?;
+            Ok((client, listener.accept()?.0))
+        };
+        let (mut client, mut server) = namespace.enter(|| connect().map_err(io("connect"))).expect("it is connected");
+        let mut sockets = Sockets::of(&namespace).expect("its sockets can be listed");
+        assert!(!sockets.are_sending().expect("they are listed"), "the program has not closed it");
+        server.set_nonblocking(true).expect("it is a socket");
+        let mut written = 0;
+        loop {
+            match server.write(&[0; 65_536]) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        drop(server);
+        assert!(sockets.are_sending().expect("they are listed"), "the client has not read anything");
+        let read = client.read_to_end(&mut Vec::new()).expect("everything arrives");
+        assert_eq!(read, written);
+        drop(client);
+        while sockets.are_sending().expect("they are listed") {
+            std::thread::yield_now();
+        }
+        Namespace::remove(&path).expect("it is removed");
+    }
 }

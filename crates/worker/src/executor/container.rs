@@ -236,6 +236,10 @@ impl Executor for ContainerExecutor {
         Box::pin(async move { Ok(blocking(&place, |place| place.paths.cgroups(&place.task).sweep()).await??) })
     }
 
+    fn flush<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, ()> {
+        Box::pin(self.network.networks.flush(task))
+    }
+
     fn release(&self, task: &TaskId) {
         self.images.uses.remove(task);
         self.network.networks.forget(task);

@@ -19,6 +19,8 @@ pub(crate) struct Machine {
     pub(crate) adopted: BTreeSet<TaskId>,
     pub(crate) audits: usize,
     pub(crate) refuses: bool,
+    /// Ended tasks whose connections are not closed yet.
+    pub(crate) sending: BTreeSet<TaskId>,
     /// What the leader should know of its network.
     pub(crate) facts: NetworkFacts,
     /// The ports that are left to the node's own programs.
@@ -82,6 +84,10 @@ impl Kernel for FakeKernel {
     fn audit(&mut self, _: &View) -> Result<(), KernelError> {
         self.machine().audits += 1;
         Ok(())
+    }
+
+    fn is_sending(&mut self, task: &TaskId) -> bool {
+        self.machine().sending.contains(task)
     }
 
     fn detach(&mut self, task: &TaskId, _: Option<&Assignment>) -> Result<(), KernelError> {

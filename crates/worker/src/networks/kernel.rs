@@ -127,6 +127,10 @@ pub(crate) trait Kernel: Send + 'static {
     /// The first error; the rest was tried as well.
     fn audit(&mut self, view: &View) -> Result<(), KernelError>;
 
+    /// Returns whether the kernel still sends what the programs of a task have written before they ended. What can't be
+    /// read is logged and counts as sent.
+    fn is_sending(&mut self, task: &TaskId) -> bool;
+
     /// Removes the network of a task's container, of which this is known. Succeeds if there is none.
     fn detach(&mut self, task: &TaskId, known: Option<&Assignment>) -> Result<(), KernelError>;
 

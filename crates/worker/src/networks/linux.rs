@@ -236,6 +236,13 @@ impl Kernel for LinuxKernel {
         self.adopt_task(view, task, sockets)
     }
 
+    fn is_sending(&mut self, task: &TaskId) -> bool {
+        self.is_task_sending(task).unwrap_or_else(|error| {
+            tracing::warn!(task.id = %task, error = %super::Chain(&error), "the connections of an ended task are not known");
+            false
+        })
+    }
+
     fn detach(&mut self, task: &TaskId, known: Option<&Assignment>) -> Result<(), KernelError> {
         self.detach_task(task, known)
     }

@@ -105,6 +105,16 @@ impl LinuxKernel {
         self.dns.serve(task.task_id.as_str(), client, sockets);
     }
 
+    pub(super) fn is_task_sending(&mut self, task: &TaskId) -> Result<bool, KernelError> {
+        let path = self.options.folder.task(task);
+        match self.tasks.get_mut(task) {
+            Some(joined) => Ok(joined.connections.are_sending()?),
+            // This daemon has not adopted it.
+            None if path.exists() => Ok(Connections::of(&Namespace::at(&path))?.are_sending()?),
+            None => Ok(false),
+        }
+    }
+
     pub(super) fn detach_task(&mut self, task: &TaskId, known: Option<&Assignment>) -> Result<(), KernelError> {
         let path = self.options.folder.task(task);
         if !path.exists() {
