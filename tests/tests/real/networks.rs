@@ -255,3 +255,25 @@ fn services_reach_each_other_by_ipv6_too() {
     let answered: BTreeSet<String> = (0..50).map(|_| get(&format!("[{virtual_ip}]:80"))).collect();
     assert_eq!(answered.len(), 2, "{answered:?}");
 }
+
+#[test]
+fn published_ports_answer_by_ipv6_on_every_node_and_on_loopback() {
+    let cluster = with_web("--publish 8080:80");
+    let host_port = "--publish published=8081,target=80,mode=host --constraint node.hostname==w1";
+    cluster.ok(&format!("service create --name plain {host_port} --env TASK={{{{.Task.Name}}}} whoami"));
+    for (node, last) in [("m1", 10), ("w1", 11), ("w2", 12)] {
+        cluster.sandbox_ok(&format!("exec {node} -- busybox ip -6 addr add fd99::{last}/64 dev eth0"));
+    }
+    // An address can be used once the kernel has found that nobody else has it (RFC 4862).
+    let get = |node: &str, url: &str, by: &str| {
+        cluster.wait(&format!("{node} reaches {url}"), |it| {
+            get_on(it, node, url).is_some_and(|answer| answered_by(&answer).starts_with(by))
+        });
+    };
+    for host in ["[fd99::10]", "[fd99::11]", "[fd99::12]", "[::1]"] {
+        get("m1", &format!("http://{host}:8080/"), "web.");
+    }
+    get("m1", "http://[fd99::11]:8081/", "plain.");
+    get("w1", "http://[::1]:8081/", "plain.");
+}
+

@@ -50,11 +50,11 @@ fn a_local_target_comes_first_and_others_follow_when_it_drains() {
 }
 
 #[test]
-fn the_machine_itself_reaches_its_published_port_also_by_127_0_0_1() {
+fn the_machine_itself_reaches_its_published_port_also_by_loopback() {
     let mut lab = Lab::new();
     for target in [A, B] {
         lab.publish(Protocol::Tcp, &[(target, true)], false);
-        for address in ["127.0.0.1", V4[0], V6[0], V4[1]] {
+        for address in ["127.0.0.1", "::1", V4[0], V6[0], V4[1], V6[1]] {
             assert!(lab.ask(A, address, PORT).is_ok(), "{address} leads to target {target}");
         }
     }
