@@ -2,15 +2,13 @@
 
 use std::fs;
 
-use ipnet::IpNet;
-
 use flota_api::model::NodeDescription;
 use flota_api::resources::Resources;
 use flota_api::{FEATURE_LEVEL, VERSION};
-use flota_network::Namespace;
 
 use crate::networks::NetworkFacts;
 use crate::offers::NodeOffers;
+use crate::routes::routes;
 
 /// Returns the description of this machine.
 pub fn describe() -> NodeDescription {
@@ -62,14 +60,6 @@ fn boot_id() -> String {
     let namespace = fs::read_link("/proc/self/ns/pid").map(|it| it.display().to_string()).unwrap_or_default();
     let first = flota_runtime::state::start_time(1).unwrap_or(0);
     format!("{} {namespace} {first}", kernel.trim())
-}
-
-/// Returns the destinations of this machine's routes.
-fn routes() -> Vec<IpNet> {
-    Namespace::own().destinations().unwrap_or_else(|error| {
-        tracing::warn!(%error, "the routes of this machine are not known");
-        Vec::new()
-    })
 }
 
 #[cfg(test)]
