@@ -20,11 +20,12 @@ use std::thread::JoinHandle;
 use ipnet::IpNet;
 use tokio::sync::{oneshot, watch};
 
-use flota_api::id::TaskId;
+use flota_api::id::{NetworkId, TaskId};
 use flota_api::model::{Assignment, Balancer, NetworkUpdate, NodePort};
 use flota_api::version::Version;
 
 mod actor;
+mod check;
 #[cfg(any(test, feature = "fake"))]
 mod fake;
 #[cfg(test)]
@@ -37,6 +38,7 @@ mod record;
 mod view;
 
 use actor::{Actor, Command, Told};
+pub(crate) use check::CheckPlan;
 #[cfg(any(test, feature = "fake"))]
 pub use fake::FakeNetworks;
 pub(crate) use folder::NamespaceFolder;
@@ -140,6 +142,13 @@ impl Networks {
     /// Takes over the network that an earlier daemon has made for a task.
     pub(crate) fn adopt(&self, task: &TaskId, sockets: TaskSockets) {
         self.send(Command::Adopt(task.clone(), sockets));
+    }
+
+    /// Plans the check of a network; `None` if the thread has ended.
+    pub(crate) async fn plan_check(&self, network: &NetworkId) -> Option<CheckPlan> {
+        let (answer, plan) = oneshot::channel();
+        self.send(Command::Check(network.clone(), answer));
+        plan.await.ok()
     }
 
     /// Waits until the peers of an ended container have confirmed what its programs have sent, for less than a second.

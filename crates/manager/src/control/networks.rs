@@ -1,5 +1,7 @@
 //! Networks: how users create and remove them, and how the specs of services name them and claim ports.
 
+mod check;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -21,6 +23,8 @@ use super::validate::networks::{meet, violations};
 use super::{Control, Freshness, Listing, Member};
 use crate::allocator::subnet_of;
 use crate::dispatcher::Programmed;
+
+pub(crate) use check::CheckedNode;
 
 /// A network with what uses it.
 #[derive(Clone, Debug)]

@@ -12,10 +12,11 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use flota_api::id::TaskId;
+use flota_api::id::{NetworkId, TaskId};
 use flota_api::model::{Assignment, NetworkUpdate, NodePort};
 use flota_api::version::Version;
 
+use super::check::CheckPlan;
 use super::kernel::{AttachError, Attached, DESCRIPTION_WAIT, Kernel, KernelError, TaskSockets};
 use super::record::NetworkRecord;
 use super::view::{Touched, View};
@@ -59,6 +60,8 @@ pub(super) enum Command {
     Attach(TaskId, oneshot::Sender<Result<Attached, AttachError>>),
     /// An earlier daemon has made the network of a task; these are its sockets.
     Adopt(TaskId, TaskSockets),
+    /// Plans the check of a network.
+    Check(NetworkId, oneshot::Sender<CheckPlan>),
     /// Answers when the kernel has sent what the programs of an ended task have written, or gives up.
     Flush(TaskId, oneshot::Sender<()>),
     /// Removes the network of a task's container.
@@ -185,6 +188,7 @@ impl<K: Kernel> Actor<K> {
                 self.waiting.push(Waiting { task, answer, until: now + DESCRIPTION_WAIT });
             }
             Command::Adopt(task, sockets) => drop(self.orphaned.insert(task, sockets)),
+            Command::Check(network, answer) => drop(answer.send(self.kernel.plan_check(&self.view, &network))),
             Command::Flush(task, answer) => self.flushing.push(Flushing { task, answer, until: now + FLUSH_WAIT }),
             Command::Detach(task, answer) => {
                 self.waiting.retain(|it| it.task != task);

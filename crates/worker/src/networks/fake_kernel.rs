@@ -8,6 +8,7 @@ use flota_api::model::{Assignment, NodePort};
 use flota_network::NetworkError;
 
 use super::NetworkFacts;
+use super::check::CheckPlan;
 use super::kernel::{AttachError, Attached, Kernel, KernelError, TaskSockets};
 use super::view::{Touched, View};
 
@@ -84,6 +85,10 @@ impl Kernel for FakeKernel {
     fn audit(&mut self, _: &View) -> Result<(), KernelError> {
         self.machine().audits += 1;
         Ok(())
+    }
+
+    fn plan_check(&mut self, _: &View, _: &NetworkId) -> CheckPlan {
+        CheckPlan::default()
     }
 
     fn is_sending(&mut self, task: &TaskId) -> bool {

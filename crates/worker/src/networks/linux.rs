@@ -3,7 +3,7 @@
 //!
 //! `linux/networks.rs` makes networks, and `linux/services.rs` their services: pools of the [`Balancer`] and entries of the
 //! [`Directory`]. `linux/tasks.rs` connects tasks to their networks, and `linux/bridge.rs` those that have none.
-//! `linux/gateway.rs` makes the node a gateway between its networks and the world.
+//! `linux/gateway.rs` makes the node a gateway between its networks and the world, and `linux/check.rs` plans checks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -19,12 +19,14 @@ use flota_network::dns::{Directory, DnsServer};
 use flota_network::{Audit, Balancer, Listeners, Namespace, Wanted};
 
 use super::NetworkFacts;
+use super::check::CheckPlan;
 use super::folder::NamespaceFolder;
 use super::kernel::{AttachError, Attached, Kernel, KernelError, TaskSockets};
 use super::names;
 use super::view::{Touched, View};
 
 mod bridge;
+mod check;
 mod gateway;
 mod networks;
 mod services;
@@ -234,6 +236,10 @@ impl Kernel for LinuxKernel {
 
     fn adopt(&mut self, view: &View, task: &Assignment, sockets: &TaskSockets) -> Result<(), AttachError> {
         self.adopt_task(view, task, sockets)
+    }
+
+    fn plan_check(&mut self, view: &View, network: &NetworkId) -> CheckPlan {
+        self.planned_check(view, network)
     }
 
     fn is_sending(&mut self, task: &TaskId) -> bool {
