@@ -35,7 +35,9 @@ pub use network::{
     AddressPool, Attachment, DnsConfig, EndpointMode, HostEntry, INGRESS, LastGiven, Network, NetworkAttachment,
     NetworkDriver, NetworkSpec, NodePort, Protocol, PublishMode, PublishedPort, Subnet, SubnetSpec, VirtualIp,
 };
-pub use node::{Availability, Balancer, Node, NodeDescription, NodeSpec, NodeState, NodeStateReason, Role};
+pub use node::{
+    Availability, Balancer, ListeningTask, Node, NodeDescription, NodeSpec, NodeState, NodeStateReason, Role,
+};
 pub use pending::{Filter, PendingReason};
 pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec, UpdateState};
 pub use stack::{Stack, StackSpec};

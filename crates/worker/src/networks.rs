@@ -11,7 +11,7 @@
 //! version is programmed: connections then go where that version says. The thread does all blocking work, so neither a
 //! session nor a task runner waits for the kernel.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::sync::{Arc, mpsc};
@@ -71,6 +71,8 @@ pub struct NetworkFacts {
     pub subnet: Option<IpNet>,
     /// Ports on which the node's own programs listen, and which can't be published.
     pub ports: BTreeSet<NodePort>,
+    /// Those of these ports on which tasks with the network `host` listen.
+    pub tasks: BTreeMap<NodePort, TaskId>,
 }
 
 /// The thread of the networks. Clones share it; it ends with the last one.

@@ -174,6 +174,9 @@ fn a_task_without_networks_reaches_the_outside_and_one_of_none_or_host_has_what_
         get_on(&cluster, "m1", "http://198.18.0.11:8081/").is_some_and(|it| answered_by(&it).starts_with("plain."))
     );
     assert!(get_on(&cluster, "m1", "http://198.18.0.11:8082/").is_some_and(|it| answered_by(&it).starts_with("open.")));
+    cluster.wait("w1 reports on which port `open` listens", |it| it.ok("node inspect w1").contains("8082/tcp"));
+    let refused = cluster.ctl("service create --name other --publish 8082:80 whoami").stderr;
+    assert!(refused.contains("8082/tcp is in use by task `open.1`, which has the network of node `w1`"), "{refused}");
     cluster.sandbox_ok("kill --daemon-only w1");
     cluster.sandbox_ok("start w1");
     cluster.wait_state("w1", "ready");

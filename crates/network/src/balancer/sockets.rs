@@ -26,6 +26,10 @@ const SOCK_DESTROY: u16 = 21;
 const REQUEST_BYTECODE: u16 = 1;
 const COMPARE_PEER: u8 = 8;
 const ANY_PORT: i32 = -1;
+/// Bytes of struct inet_diag_msg, after which the attributes follow.
+const ANSWER_BYTES: usize = 72;
+/// INET_DIAG_CGROUP_ID
+const CONTROL_GROUP: u16 = 21;
 /// A socket's addresses, ports and cookie (struct inet_diag_sockid). It follows four bytes in the kernel's answer.
 const IDENTITY: std::ops::Range<usize> = 4..52;
 /// Sockets of TCP that have a peer, except those that have only just been asked for or are over (bits 1 to 11 are
@@ -141,11 +145,17 @@ impl Sockets {
         Ok(aborted)
     }
 
-    /// Returns the ports of all sockets of this IP version and protocol that are in one of the states (bits).
-    pub(crate) fn ports(&mut self, version: libc::c_int, protocol: libc::c_int, states: u32) -> io::Result<Vec<u16>> {
+    /// Returns the ports of all sockets of this IP version and protocol that are in one of the states (bits), each with the
+    /// control group in which it was opened, if the kernel says so (Linux 5.9).
+    pub(crate) fn ports(
+        &mut self,
+        version: libc::c_int,
+        protocol: libc::c_int,
+        states: u32,
+    ) -> io::Result<Vec<(u16, Option<u64>)>> {
         let list = request((version, protocol, states), &[0; 48]);
         match self.exchange(SOCK_DIAG_BY_FAMILY, list, NLM_F_REQUEST | NLM_F_DUMP) {
-            Ok(found) => Ok(found.iter().filter_map(|it| port(it.get(IDENTITY)?)).collect()),
+            Ok(found) => Ok(found.iter().filter_map(|it| Some((port(it.get(IDENTITY)?)?, group(it)))).collect()),
             // A kernel without IPv6 has no such sockets.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
             Err(error) => Err(error),
@@ -206,6 +216,20 @@ impl Sockets {
 /// Returns the local port of a socket's identity.
 fn port(identity: &[u8]) -> Option<u16> {
     identity.first_chunk().map(|port| u16::from_be_bytes(*port))
+}
+
+/// Returns the id of a socket's control group, from the attributes of the kernel's answer.
+fn group(answer: &[u8]) -> Option<u64> {
+    let mut rest = answer.get(ANSWER_BYTES..)?;
+    while let Some((header, _)) = rest.split_first_chunk::<4>() {
+        let [length, kind] = [[header[0], header[1]], [header[2], header[3]]].map(u16::from_ne_bytes);
+        let length = usize::from(length).max(4);
+        if kind == CONTROL_GROUP {
+            return rest.get(4..length)?.try_into().ok().map(u64::from_ne_bytes);
+        }
+        rest = rest.get(length.next_multiple_of(4)..)?;
+    }
+    None
 }
 
 /// Returns a struct inet_diag_req_v2.

@@ -249,7 +249,8 @@ impl<K: Kernel> Actor<K> {
         let found = self.kernel.facts();
         let ports: BTreeSet<NodePort> = found.ports.intersection(&self.seen).copied().collect();
         self.seen = found.ports;
-        let new = NetworkFacts { ports, ..found };
+        let tasks = found.tasks.into_iter().filter(|(port, _)| ports.contains(port)).collect();
+        let new = NetworkFacts { ports, tasks, ..found };
         let last = self.told.facts.borrow().clone();
         if new.ports != last.ports {
             self.kernel.leave_ports(&new.ports);
