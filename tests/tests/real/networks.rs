@@ -280,3 +280,35 @@ fn published_ports_answer_by_ipv6_on_every_node_and_on_loopback() {
     get("w1", "http://[::1]:8081/", "plain.");
 }
 
+#[test]
+fn data_and_control_each_use_the_address_that_they_are_given() {
+    let cluster = Cluster::up(1, 2);
+    for (node, last) in [("w1", 11), ("w2", 12)] {
+        cluster.sandbox_ok(&format!("exec {node} -- busybox ip addr add 198.18.9.{last}/24 dev eth0"));
+        let file = cluster.data(node).with_file_name("flotad.toml");
+        std::fs::write(file, format!("data-path-addr = \"198.18.9.{last}\"\n")).unwrap();
+        cluster.sandbox_ok(&format!("stop --daemon-only {node}"));
+        cluster.sandbox_ok(&format!("start {node}"));
+        cluster.wait_state(node, "ready");
+        // Whoever takes the other address gets nowhere.
+        for rule in [
+            "add table inet foreign",
+            "add chain inet foreign c { type filter hook output priority 0 ; }",
+            "add rule inet foreign c ip daddr 198.18.0.0/24 udp dport 4789 drop",
+            "add rule inet foreign c ip daddr 198.18.9.0/24 tcp dport 2377 drop",
+        ] {
+            cluster.sandbox_ok(&format!("exec {node} -- nft {rule}"));
+        }
+    }
+    cluster.ok("network create front");
+    let service = "service create --network front --constraint node.hostname==";
+    cluster.ok(&format!("{service}w2 --name web --env TASK={{{{.Task.Name}}}} whoami"));
+    cluster.ok(&format!("{service}w1 --name client whoami"));
+    assert!(answered_by(&cluster.ok("exec client -- /whoami get http://web/")).starts_with("web."));
+    for node in ["w1", "w2"] {
+        cluster.sandbox_ok(&format!("exec {node} -- nft add rule inet foreign c ip daddr 198.18.9.0/24 drop"));
+    }
+    let cut = cluster.ctl("network check front");
+    assert!(cut.stdout.contains("underlay: "), "{}{}", cut.stdout, cut.stderr);
+    assert_eq!(cluster.rows("node ls --filter state=ready").len(), 3, "sessions do not need that address");
+}
