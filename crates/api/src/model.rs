@@ -7,6 +7,7 @@ use serde::Serializer;
 
 mod allowance;
 mod assignment;
+mod check;
 mod cluster;
 mod device;
 mod endpoint;
@@ -22,6 +23,7 @@ mod task;
 
 pub use allowance::{Allowance, Refusal};
 pub use assignment::{Assignment, Grant, ImageSource, NodeAddress, RegistryCredentials};
+pub use check::{BalancerReport, LayerFailure, NetworkCheck, NetworkLayer, NetworkReport, PeerReport};
 pub use cluster::{Cluster, Registry, Revoked, Secret};
 pub use device::{
     DEVICE_PERMISSIONS, DeviceError, DeviceId, DeviceMapping, GenericResource, GenericResourceError, NodeDevice,
@@ -33,7 +35,9 @@ pub use network::{
     AddressPool, Attachment, DnsConfig, EndpointMode, HostEntry, INGRESS, LastGiven, Network, NetworkAttachment,
     NetworkDriver, NetworkSpec, NodePort, Protocol, PublishMode, PublishedPort, Subnet, SubnetSpec, VirtualIp,
 };
-pub use node::{Availability, Balancer, Node, NodeDescription, NodeSpec, NodeState, NodeStateReason, Role};
+pub use node::{
+    Availability, Balancer, ListeningTask, Node, NodeDescription, NodeSpec, NodeState, NodeStateReason, Role,
+};
 pub use pending::{Filter, PendingReason};
 pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec, UpdateState};
 pub use stack::{Stack, StackSpec};

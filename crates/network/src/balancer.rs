@@ -20,7 +20,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -181,6 +181,17 @@ impl Balancer {
             // A socket is connected to the backend itself.
             Means::Bpf(_) => Ok(aborted),
             Means::Nftables(it) => Ok(aborted + it.abort_to(sockets, peers)?),
+        }
+    }
+
+    /// Returns the backends of a virtual address as connections find them; none if the address is not virtual.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn backends(&self, place: VirtualAddress) -> Result<BTreeSet<IpAddr>, BalancerError> {
+        match &self.0 {
+            Means::Bpf(it) => it.backends(place),
+            Means::Nftables(it) => Ok(it.backends(place)),
         }
     }
 

@@ -9,6 +9,7 @@
 //! connection pool, they can't serve sockets of many namespaces from one thread, and the forwarder here is smaller than
 //! the code that would adapt them.
 
+mod ask;
 mod cache;
 mod client;
 mod directory;
@@ -24,6 +25,7 @@ mod sockets;
 mod tests;
 mod view;
 
+pub use ask::ask;
 pub use directory::{Directory, DirectoryError, Entry, Port};
 pub use files::{Host, hosts, resolv_conf};
 pub use resolvers::ResolvConf;

@@ -10,6 +10,7 @@ mod attachment;
 mod balancer;
 mod bridge;
 pub mod dns;
+mod echo;
 mod error;
 mod gateway;
 mod links;
@@ -31,6 +32,7 @@ pub use balancer::{
     Balancer, BalancerError, MOST_NETWORKS, NamespaceCookie, NetworkKey, Pool, Sockets, VirtualAddress, Wanted,
 };
 pub use bridge::BRIDGE;
+pub use echo::echo;
 pub use error::{NetworkError, Refusal};
 pub use gateway::{
     Gateway, GatewayChange, GatewaySettings, HostPort, INTERFACE_PREFIX, Listeners, Protocol, PublishedPort, Sender,

@@ -88,6 +88,11 @@ impl LocalNetwork {
         &self.namespace
     }
 
+    /// The largest packet that its interfaces send; `None` if the network is only a link of the machine.
+    pub fn mtu(&self) -> Option<u32> {
+        self.bridged.as_ref().map(|bridged| bridged.mtu)
+    }
+
     /// The spec that the network follows.
     pub fn spec(&self) -> &LocalNetworkSpec {
         &self.spec

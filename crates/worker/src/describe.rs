@@ -2,15 +2,13 @@
 
 use std::fs;
 
-use ipnet::IpNet;
-
 use flota_api::model::NodeDescription;
 use flota_api::resources::Resources;
 use flota_api::{FEATURE_LEVEL, VERSION};
-use flota_network::Namespace;
 
 use crate::networks::NetworkFacts;
 use crate::offers::NodeOffers;
+use crate::routes::routes;
 
 /// Returns the description of this machine.
 pub fn describe() -> NodeDescription {
@@ -43,6 +41,12 @@ pub(crate) fn registration(machine: &NodeDescription, offers: &NodeOffers, facts
         balancer: facts.balancer,
         // A leader takes no more of them.
         listeners: facts.ports.iter().copied().take(NodeDescription::ENTRIES_BOUND).collect(),
+        listening_tasks: facts
+            .tasks
+            .iter()
+            .map(|(port, task)| (*port, task.clone()).into())
+            .take(NodeDescription::ENTRIES_BOUND)
+            .collect(),
         runtimes: offers.runtime_names(),
         devices: offers.devices.clone(),
         allow: offers.allow.clone(),
@@ -62,14 +66,6 @@ fn boot_id() -> String {
     let namespace = fs::read_link("/proc/self/ns/pid").map(|it| it.display().to_string()).unwrap_or_default();
     let first = flota_runtime::state::start_time(1).unwrap_or(0);
     format!("{} {namespace} {first}", kernel.trim())
-}
-
-/// Returns the destinations of this machine's routes.
-fn routes() -> Vec<IpNet> {
-    Namespace::own().destinations().unwrap_or_else(|error| {
-        tracing::warn!(%error, "the routes of this machine are not known");
-        Vec::new()
-    })
 }
 
 #[cfg(test)]
@@ -93,12 +89,14 @@ mod tests {
         let facts = NetworkFacts {
             balancer: Some(Balancer::Nftables),
             subnet: Some("172.17.0.0/16".parse().expect("a prefix")),
+            tasks: BTreeMap::from([(*ports.first().expect("it has one"), "t".into())]),
             ports,
         };
         let description = registration(&describe(), &offers, &facts);
         assert_eq!(description.routes.last(), facts.subnet.as_ref());
         assert_eq!(description.balancer, Some(Balancer::Nftables));
         assert_eq!(description.listeners, Vec::from_iter(facts.ports));
+        assert_eq!(description.listening_tasks[0].task.as_str(), "t");
         assert_eq!(description.runtimes, ["flota", "runsc"]);
         assert_eq!((description.devices, description.allow.privileged), (offers.devices, true));
         assert!(!description.hostname.is_empty());

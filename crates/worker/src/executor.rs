@@ -134,6 +134,10 @@ pub trait Executor: fmt::Debug + Send + Sync {
     /// Kills every process of the task's container without the help of its supervisor. Succeeds once none is left.
     fn kill_all<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>>;
 
+    /// Waits until the peers of the task's ended container have confirmed what its programs have sent, or cannot be waited
+    /// for any longer. Until then, the task keeps its addresses.
+    fn flush<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, ()>;
+
     /// Releases what an ended task no longer needs, such as its image. Its output stays until [`Executor::remove`].
     fn release(&self, task: &TaskId);
 

@@ -47,6 +47,7 @@ mod records;
 mod registry;
 mod reporter;
 mod restart;
+mod routes;
 mod services;
 mod session;
 mod spawned;

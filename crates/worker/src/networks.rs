@@ -11,7 +11,7 @@
 //! version is programmed: connections then go where that version says. The thread does all blocking work, so neither a
 //! session nor a task runner waits for the kernel.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::sync::{Arc, mpsc};
@@ -20,11 +20,12 @@ use std::thread::JoinHandle;
 use ipnet::IpNet;
 use tokio::sync::{oneshot, watch};
 
-use flota_api::id::TaskId;
+use flota_api::id::{NetworkId, TaskId};
 use flota_api::model::{Assignment, Balancer, NetworkUpdate, NodePort};
 use flota_api::version::Version;
 
 mod actor;
+mod check;
 #[cfg(any(test, feature = "fake"))]
 mod fake;
 #[cfg(test)]
@@ -37,6 +38,7 @@ mod record;
 mod view;
 
 use actor::{Actor, Command, Told};
+pub(crate) use check::CheckPlan;
 #[cfg(any(test, feature = "fake"))]
 pub use fake::FakeNetworks;
 pub(crate) use folder::NamespaceFolder;
@@ -69,6 +71,8 @@ pub struct NetworkFacts {
     pub subnet: Option<IpNet>,
     /// Ports on which the node's own programs listen, and which can't be published.
     pub ports: BTreeSet<NodePort>,
+    /// Those of these ports on which tasks with the network `host` listen.
+    pub tasks: BTreeMap<NodePort, TaskId>,
 }
 
 /// The thread of the networks. Clones share it; it ends with the last one.
@@ -140,6 +144,21 @@ impl Networks {
     /// Takes over the network that an earlier daemon has made for a task.
     pub(crate) fn adopt(&self, task: &TaskId, sockets: TaskSockets) {
         self.send(Command::Adopt(task.clone(), sockets));
+    }
+
+    /// Plans the check of a network; `None` if the thread has ended.
+    pub(crate) async fn plan_check(&self, network: &NetworkId) -> Option<CheckPlan> {
+        let (answer, plan) = oneshot::channel();
+        self.send(Command::Check(network.clone(), answer));
+        plan.await.ok()
+    }
+
+    /// Waits until the peers of an ended container have confirmed what its programs have sent, for less than a second.
+    pub(crate) async fn flush(&self, task: &TaskId) {
+        let (answer, flushed) = oneshot::channel();
+        self.send(Command::Flush(task.clone(), answer));
+        // If the thread has ended, there is nothing to wait for.
+        let _ = flushed.await;
     }
 
     /// Removes the network of a task's container, if it has one.

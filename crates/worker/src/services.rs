@@ -29,7 +29,7 @@ pub trait NodeServices: fmt::Debug + Send + Sync {
     /// Removes images that the cluster no longer needs, each once no task of this node uses it.
     fn drop_images(&self, digests: Vec<String>) -> BoxFuture<'static, ()>;
 
-    /// Opens a stream to the leader and serves it until it ends: exec, logs or a forwarded connection.
+    /// Opens a stream to the leader and serves it until it ends: exec, logs, a forwarded connection or a report.
     fn open_stream(&self, leader: Channel, open: OpenStream) -> BoxFuture<'static, ()>;
 }
 

@@ -1,6 +1,6 @@
-//! Exec, logs and forwarded connections: opens the stream that the leader requested, and copies data between it and the task. Flow
-//! control extends from the user's terminal to the process: a process whose output is not read is blocked. This is the
-//! gRPC edge of `Streams.Data`; the requests themselves come from `session.rs`.
+//! Exec, logs, forwarded connections and checks of networks: opens the stream that the leader requested, and copies data
+//! between it and the task. Flow control extends from the user's terminal to the process: a process whose output is not read
+//! is blocked. This is the gRPC edge of `Streams.Data`; the requests themselves come from `session.rs`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,10 +22,12 @@ use flota_runtime::LogReader;
 use crate::executor::ContainerExecutor;
 use crate::messages::OpenStream;
 
+mod check;
 mod descriptor;
 mod exec;
 mod forward;
 
+use check::check;
 use exec::exec;
 use forward::forward;
 
@@ -87,6 +89,7 @@ async fn serve(
                 _ = inbox.message() => {}
             }
         }
+        StreamKind::Check(request) => check(executor, request, outbox).await,
         StreamKind::Forward(port) => forward(executor, task, port, inbox, outbox).await,
     }
 }

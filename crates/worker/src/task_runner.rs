@@ -314,7 +314,7 @@ impl TaskRunner {
         named.or_else(|| self.status.image_digest.clone())
     }
 
-    /// Ends the container. Returns how it ended and how long it ran; `None` if there was none.
+    /// Ends the container, and waits until what it has sent has arrived. Returns how it ended and how long it ran; `None` if there was none.
     async fn stop_container(&mut self) -> Option<(ExitStatus, Duration)> {
         self.health = None;
         let TaskContainer::Runs { mut running, found } = std::mem::replace(&mut self.container, TaskContainer::Absent)
@@ -329,6 +329,7 @@ impl TaskRunner {
         let status = stop(executor, &self.task, &mut running, signal, self.spec.stop_grace).await;
         let killed = || ExitStatus { code: KILLED, out_of_memory: None, at: self.shared.clock.now().0 };
         let status = status.unwrap_or_else(killed);
+        executor.flush(&self.task).await;
         self.status.exit_code = Some(status.code);
         Some((status, running.age + found.elapsed()))
     }
@@ -339,6 +340,8 @@ impl TaskRunner {
             return;
         };
         self.health = None;
+        // Once its end is reported, other nodes forget the task's addresses, and drop what comes from there.
+        self.shared.executor.flush(&self.task).await;
         // An unhealthy program that stops as it was asked to has failed nevertheless; its error is known already.
         let is_unhealthy = self.status.is_unhealthy();
         self.status.exit_code = Some(status.code).filter(|code| *code != 0 || !is_unhealthy);

@@ -10,6 +10,7 @@ mod health;
 mod histories;
 mod images;
 mod link;
+mod network_check;
 mod networks;
 mod nodes;
 mod port_forward;

@@ -174,6 +174,9 @@ fn a_task_without_networks_reaches_the_outside_and_one_of_none_or_host_has_what_
         get_on(&cluster, "m1", "http://198.18.0.11:8081/").is_some_and(|it| answered_by(&it).starts_with("plain."))
     );
     assert!(get_on(&cluster, "m1", "http://198.18.0.11:8082/").is_some_and(|it| answered_by(&it).starts_with("open.")));
+    cluster.wait("w1 reports on which port `open` listens", |it| it.ok("node inspect w1").contains("8082/tcp"));
+    let refused = cluster.ctl("service create --name other --publish 8082:80 whoami").stderr;
+    assert!(refused.contains("8082/tcp is in use by task `open.1`, which has the network of node `w1`"), "{refused}");
     cluster.sandbox_ok("kill --daemon-only w1");
     cluster.sandbox_ok("start w1");
     cluster.wait_state("w1", "ready");
@@ -254,4 +257,58 @@ fn services_reach_each_other_by_ipv6_too() {
     let get = |host: &str| answered_by(&cluster.ok(&format!("exec client -- /whoami get http://{host}/")));
     let answered: BTreeSet<String> = (0..50).map(|_| get(&format!("[{virtual_ip}]:80"))).collect();
     assert_eq!(answered.len(), 2, "{answered:?}");
+}
+
+#[test]
+fn published_ports_answer_by_ipv6_on_every_node_and_on_loopback() {
+    let cluster = with_web("--publish 8080:80");
+    let host_port = "--publish published=8081,target=80,mode=host --constraint node.hostname==w1";
+    cluster.ok(&format!("service create --name plain {host_port} --env TASK={{{{.Task.Name}}}} whoami"));
+    for (node, last) in [("m1", 10), ("w1", 11), ("w2", 12)] {
+        cluster.sandbox_ok(&format!("exec {node} -- busybox ip -6 addr add fd99::{last}/64 dev eth0"));
+    }
+    // An address can be used once the kernel has found that nobody else has it (RFC 4862).
+    let get = |node: &str, url: &str, by: &str| {
+        cluster.wait(&format!("{node} reaches {url}"), |it| {
+            get_on(it, node, url).is_some_and(|answer| answered_by(&answer).starts_with(by))
+        });
+    };
+    for host in ["[fd99::10]", "[fd99::11]", "[fd99::12]", "[::1]"] {
+        get("m1", &format!("http://{host}:8080/"), "web.");
+    }
+    get("m1", "http://[fd99::11]:8081/", "plain.");
+    get("w1", "http://[::1]:8081/", "plain.");
+}
+
+#[test]
+fn data_and_control_each_use_the_address_that_they_are_given() {
+    let cluster = Cluster::up(1, 2);
+    for (node, last) in [("w1", 11), ("w2", 12)] {
+        cluster.sandbox_ok(&format!("exec {node} -- busybox ip addr add 198.18.9.{last}/24 dev eth0"));
+        let file = cluster.data(node).with_file_name("flotad.toml");
+        std::fs::write(file, format!("data-path-addr = \"198.18.9.{last}\"\n")).unwrap();
+        cluster.sandbox_ok(&format!("stop --daemon-only {node}"));
+        cluster.sandbox_ok(&format!("start {node}"));
+        cluster.wait_state(node, "ready");
+        // Whoever takes the other address gets nowhere.
+        for rule in [
+            "add table inet foreign",
+            "add chain inet foreign c { type filter hook output priority 0 ; }",
+            "add rule inet foreign c ip daddr 198.18.0.0/24 udp dport 4789 drop",
+            "add rule inet foreign c ip daddr 198.18.9.0/24 tcp dport 2377 drop",
+        ] {
+            cluster.sandbox_ok(&format!("exec {node} -- nft {rule}"));
+        }
+    }
+    cluster.ok("network create front");
+    let service = "service create --network front --constraint node.hostname==";
+    cluster.ok(&format!("{service}w2 --name web --env TASK={{{{.Task.Name}}}} whoami"));
+    cluster.ok(&format!("{service}w1 --name client whoami"));
+    assert!(answered_by(&cluster.ok("exec client -- /whoami get http://web/")).starts_with("web."));
+    for node in ["w1", "w2"] {
+        cluster.sandbox_ok(&format!("exec {node} -- nft add rule inet foreign c ip daddr 198.18.9.0/24 drop"));
+    }
+    let cut = cluster.ctl("network check front");
+    assert!(cut.stdout.contains("underlay: "), "{}{}", cut.stdout, cut.stderr);
+    assert_eq!(cluster.rows("node ls --filter state=ready").len(), 3, "sessions do not need that address");
 }

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 
 use super::{FromNumber, Malformed, filled, require};
 use crate::model::{
-    AddressPool, Attachment, DnsConfig, HostEntry, LastGiven, Network, NetworkAttachment, NetworkSpec, NodePort,
-    PublishedPort, Subnet, SubnetSpec, VirtualIp,
+    AddressPool, Attachment, DnsConfig, HostEntry, LastGiven, ListeningTask, Network, NetworkAttachment, NetworkSpec,
+    NodePort, PublishedPort, Subnet, SubnetSpec, VirtualIp,
 };
 use crate::proto::{objects as po, specs as ps, types as pt};
 
@@ -241,6 +241,19 @@ impl From<&NodePort> for pt::NodePort {
     }
 }
 
+impl From<&ListeningTask> for pt::ListeningTask {
+    fn from(it: &ListeningTask) -> Self {
+        Self { port: Some((&it.port).into()), task_id: it.task.to_string() }
+    }
+}
+
+impl TryFrom<pt::ListeningTask> for ListeningTask {
+    type Error = Malformed;
+    fn try_from(it: pt::ListeningTask) -> Result<Self, Malformed> {
+        Ok(Self { port: require(it.port, "listening_tasks.port")?.try_into()?, task: it.task_id.into() })
+    }
+}
+
 impl TryFrom<pt::NodePort> for NodePort {
     type Error = Malformed;
     fn try_from(it: pt::NodePort) -> Result<Self, Malformed> {
@@ -355,6 +368,7 @@ mod tests {
             data_address: Some(address("198.18.0.2")),
             routes: vec![prefix("198.18.0.0/15")],
             listeners: vec![NodePort { protocol: Protocol::Udp, number: 53 }],
+            listening_tasks: vec![(NodePort { protocol: Protocol::Udp, number: 53 }, "t".into()).into()],
             balancer: Some(Balancer::Nftables),
             ..NodeDescription::default()
         };

@@ -41,6 +41,9 @@ impl From<StreamRequest> for ps::Frame {
             StreamKind::Forward(port) => {
                 Content::Forward(ps::ForwardRequest { task, port: port.0.get().into(), turn: 0 })
             }
+            StreamKind::Check(it) => {
+                Content::Check(ps::CheckRequest { task, network: it.network.into(), probe: it.probe })
+            }
         };
         content.into()
     }
@@ -55,6 +58,9 @@ impl TryFrom<ps::Frame> for StreamRequest {
             }
             Content::Logs(it) => Ok(Self { kind: StreamKind::Logs((&it).into()), task: it.task.into() }),
             Content::Forward(it) => Ok(Self { task: it.task.into(), kind: StreamKind::Forward(it.port.try_into()?) }),
+            Content::Check(mut it) => {
+                Ok(Self { task: std::mem::take(&mut it.task).into(), kind: StreamKind::Check(it.into()) })
+            }
             _ => Err(Malformed::new("frame", "is not a request")),
         }
     }
@@ -125,6 +131,7 @@ impl From<TaskFrame> for ps::Frame {
             TaskFrame::Connected => Content::Connected(true),
             TaskFrame::Data(bytes) => Content::Data(bytes),
             TaskFrame::DataEnd => Content::DataEnd(true),
+            TaskFrame::Checked(report) => Content::Checked(report.into()),
         };
         content.into()
     }
@@ -142,6 +149,7 @@ impl TryFrom<ps::Frame> for TaskFrame {
             Content::Connected(_) => Ok(Self::Connected),
             Content::Data(bytes) => Ok(Self::Data(bytes)),
             Content::DataEnd(_) => Ok(Self::DataEnd),
+            Content::Checked(report) => Ok(Self::Checked(report.try_into()?)),
             _ => Err(Malformed::new("frame", "is not one that a node sends")),
         }
     }
@@ -188,6 +196,7 @@ impl TryFrom<ps::LogLine> for LogLine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Balancer, BalancerReport, LayerFailure, NetworkCheck, NetworkLayer, NetworkReport, PeerReport};
 
     fn round_trip<T: Clone + PartialEq + std::fmt::Debug + Into<ps::Frame> + TryFrom<ps::Frame, Error = Malformed>>(
         frames: &[T],
@@ -203,6 +212,24 @@ mod tests {
         LogLine { task: "t".into(), task_name, node_name, at: Timestamp(5), output, line: "x".into(), number: 9 }
     }
 
+    fn report() -> NetworkReport {
+        let failure = LayerFailure { layer: NetworkLayer::Mtu, why: "too large".into() };
+        let round_trip = Some(std::time::Duration::from_micros(70));
+        NetworkReport {
+            balancer: BalancerReport {
+                kind: Some(Balancer::Bpf),
+                virtual_ips: 1,
+                backends: 2,
+                differences: vec!["x".into()],
+            },
+            peers: vec![
+                PeerReport { node: "w1".into(), round_trip, failures: Vec::new() },
+                PeerReport { node: "w2".into(), round_trip: None, failures: vec![failure] },
+            ],
+            unprobed: 3,
+        }
+    }
+
     #[test]
     fn requests_and_frames_survive_the_wire() {
         let program = Program { command: vec!["ls".into()], stdin: true, ..Program::default() };
@@ -213,6 +240,7 @@ mod tests {
             StreamKind::Logs(LogRange { follow: true, tail: Some(0) }),
             StreamKind::Logs(LogRange { follow: false, tail: None }),
             StreamKind::Forward(80.try_into().expect("it is one")),
+            StreamKind::Check(NetworkCheck { network: "n".into(), probe: true }),
         ];
         round_trip(&kinds.map(|kind| StreamRequest { task: "t".into(), kind }));
         round_trip(&[
@@ -232,6 +260,7 @@ mod tests {
             TaskFrame::Connected,
             TaskFrame::Data("c".into()),
             TaskFrame::DataEnd,
+            TaskFrame::Checked(report()),
         ]);
     }
 

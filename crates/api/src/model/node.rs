@@ -13,7 +13,7 @@ use super::text_or_empty;
 use crate::clock_offset::ClockOffset;
 use crate::constraint::{Constraint, Key};
 use crate::defaults::EMBEDDED_RUNTIME;
-use crate::id::NodeId;
+use crate::id::{NodeId, TaskId};
 use crate::naming;
 use crate::resources::{Resources, number_or_zero};
 use crate::state::states;
@@ -98,6 +98,22 @@ impl Default for NodeSpec {
     }
 }
 
+/// A task with the network `host` that listens on a port of its node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListeningTask {
+    /// The port.
+    pub port: NodePort,
+    /// The task.
+    pub task: TaskId,
+}
+
+impl From<(NodePort, TaskId)> for ListeningTask {
+    fn from((port, task): (NodePort, TaskId)) -> Self {
+        Self { port, task }
+    }
+}
+
 /// The description that a node sends when it registers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -129,6 +145,8 @@ pub struct NodeDescription {
     pub routes: Vec<IpNet>,
     /// Ports on which its own programs listen. They can't be published.
     pub listeners: Vec<NodePort>,
+    /// Those of these programs that are tasks with the network `host`.
+    pub listening_tasks: Vec<ListeningTask>,
     /// What spreads connections to virtual IPs on it.
     #[serde(serialize_with = "text_or_empty")]
     pub balancer: Option<Balancer>,
@@ -143,6 +161,11 @@ impl NodeDescription {
         name == EMBEDDED_RUNTIME || self.runtimes.iter().any(|it| it == name)
     }
 
+    /// Returns the task with the network `host` that listens on the port, if it is one.
+    pub fn task_on(&self, port: NodePort) -> Option<&TaskId> {
+        self.listening_tasks.iter().find(|it| it.port == port).map(|it| &it.task)
+    }
+
     /// Returns whether a program of the node itself listens on the port.
     pub fn listens_on(&self, protocol: Protocol, number: u16) -> bool {
         self.listeners.contains(&NodePort { protocol, number })
@@ -153,7 +176,7 @@ impl NodeDescription {
     /// # Errors
     /// An entry breaks a rule; the text names both.
     pub fn check_offers(&self) -> Result<(), String> {
-        let lists = [self.runtimes.len(), self.devices.len(), self.listeners.len()];
+        let lists = [self.runtimes.len(), self.devices.len(), self.listeners.len(), self.listening_tasks.len()];
         let counts = lists.into_iter().chain([self.allow.devices.len(), self.allow.capabilities.len()]);
         if counts.chain(self.devices.iter().map(|it| it.paths.len())).any(|it| it > Self::ENTRIES_BOUND) {
             return Err(format!("a list has more than {} entries", Self::ENTRIES_BOUND));

@@ -1,9 +1,10 @@
-//! Streams between a user and a task: what a stream is opened for, and the frames that travel on it.
+//! Streams between a user and a task, and from a task's node to the leader: what a stream is opened for, and the frames that travel on it.
 
 use std::num::NonZeroU16;
 
 use bytes::Bytes;
 
+use super::check::{NetworkCheck, NetworkReport};
 use crate::id::TaskId;
 use crate::version::Timestamp;
 
@@ -25,6 +26,8 @@ pub enum StreamKind {
     Logs(LogRange),
     /// A connection to a port of the task.
     Forward(TaskPort),
+    /// One report of the task's node on one of the task's networks.
+    Check(NetworkCheck),
 }
 
 /// A program to run in a task's container.
@@ -101,6 +104,8 @@ pub enum TaskFrame {
     Data(Bytes),
     /// The task's side of a forwarded connection has ended in order.
     DataEnd,
+    /// The node's report on a network.
+    Checked(NetworkReport),
 }
 
 /// A line of a task's output.

@@ -1,5 +1,7 @@
 //! `ctl network …` manages networks.
 
+mod check;
+
 use std::net::IpAddr;
 
 use clap::{Args, Subcommand};
@@ -14,7 +16,7 @@ use flota_api::proto::control::{
 use crate::client::{Client, request_id};
 use crate::error::{Usage, named};
 use crate::parse;
-use crate::printer::{self, ListOptions};
+use crate::printer::{self, Format, ListOptions};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Network {
@@ -22,13 +24,21 @@ pub(crate) enum Network {
     Create(Box<Create>),
     /// List the networks
     Ls(ListOptions),
-    /// Print everything about networks, with their services, tasks and nodes
+    /// Print everything about networks, with their services, tasks, nodes and what the nodes' balancers have
     Inspect {
         /// Networks: name, id, or beginning of an id
         networks: Vec<String>,
         /// Print a page for people
         #[arg(long)]
         pretty: bool,
+    },
+    /// Probe the ways between the nodes of a network, and say which fails at which layer
+    Check {
+        /// Format to print: table or json
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+        /// Network: name, id, or beginning of an id
+        network: String,
     },
     /// Remove networks that no service uses
     Rm {
@@ -139,6 +149,7 @@ pub(crate) async fn run(verb: Network, client: &Client) -> anyhow::Result<()> {
             printer::objects(found, pretty);
             Ok(())
         }
+        Network::Check { format, network } => check::check(client, network, format).await,
         Network::Rm { networks } => {
             named(&networks)?;
             for name in networks {
@@ -166,12 +177,17 @@ pub(super) async fn id(client: &Client, name: &str) -> anyhow::Result<String> {
 }
 
 async fn inspected(client: &Client, name: String) -> anyhow::Result<Value> {
-    let request = GetRequest { name };
+    let request = GetRequest { name: name.clone() };
     let row = client.read(request, |mut control, request| async move { control.get_network(request).await }).await?;
+    let mut balancers = check::balancers(client, name).await?;
     let mut value = serde_json::to_value(parsed(&row)?)?;
     let endpoint =
         |it: NetworkEndpoint| json!({ "task": it.task, "node": it.node, "addresses": it.addresses, "state": it.state });
-    let holder = |it: NetworkHolder| json!({ "node": it.node, "addresses": it.addresses, "programmed": it.programmed });
+    // A node without a running task in the network is not asked.
+    let holder = |it: NetworkHolder| {
+        let balancer = balancers.remove(&it.node);
+        json!({ "node": it.node, "addresses": it.addresses, "programmed": it.programmed, "balancer": balancer })
+    };
     value["services"] = json!(row.services);
     value["endpoints"] = row.endpoints.into_iter().map(endpoint).collect();
     value["nodes"] = row.nodes.into_iter().map(holder).collect();

@@ -93,7 +93,9 @@ fn begin(cluster: &Arc<Cluster>, view: &Tables, plan: &mut Plan, cx: &mut PlanCo
     }
     for (name, driver) in BUILT_IN {
         if view.network_by_name(name).is_none() {
-            let spec = NetworkSpec { name: name.to_owned(), driver, ..NetworkSpec::default() };
+            // Published ports answer by IPv6 too.
+            let ipv6 = name == INGRESS;
+            let spec = NetworkSpec { name: name.to_owned(), driver, ipv6, ..NetworkSpec::default() };
             plan.put(Network { id: NetworkId::random(&mut cx.rng), spec: Arc::new(spec), ..Network::default() });
         }
     }

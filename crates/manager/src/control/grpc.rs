@@ -259,6 +259,12 @@ impl Api for ControlService {
         reply(self.control.get_network(&request.get_ref().name).await)
     }
 
+    async fn check_network(&self, request: Request<pc::CheckNetworkRequest>) -> Reply<pc::CheckedNetwork> {
+        let pc::CheckNetworkRequest { name, probe } = request.into_inner();
+        let nodes = self.control.check_network(&name, probe).await?;
+        Ok(Response::new(pc::CheckedNetwork { nodes: nodes.into_iter().map(Into::into).collect() }))
+    }
+
     async fn create_network(&self, request: Request<pc::CreateNetworkRequest>) -> Reply<po::Network> {
         let pc::CreateNetworkRequest { request_id, spec } = request.into_inner();
         let created = self

@@ -1,5 +1,7 @@
 //! Networks: how users create and remove them, and how the specs of services name them and claim ports.
 
+mod check;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -21,6 +23,8 @@ use super::validate::networks::{meet, violations};
 use super::{Control, Freshness, Listing, Member};
 use crate::allocator::subnet_of;
 use crate::dispatcher::Programmed;
+
+pub(crate) use check::CheckedNode;
 
 /// A network with what uses it.
 #[derive(Clone, Debug)]
@@ -230,7 +234,7 @@ pub(super) fn claim(tx: &mut WriteTx, name: &str, spec: &ServiceSpec) -> Result<
     }
     for (index, port) in spec.ports.iter().enumerate() {
         let other = || Some(format!("is published by service `{}`", taken(port, name, &view)?));
-        let listener = || Some(format!("is in use by a program of node `{}` itself", listener(port, name, &view)?));
+        let listener = || Some(format!("is in use by {}", listener(port, name, &view)?));
         if let (Some(number), Some(why)) = (port.published, other().or_else(listener)) {
             let why = format!("{number}/{} {why}", port.protocol);
             return Err(ControlError::invalid(format!("ports[{index}]"), why));
@@ -243,7 +247,7 @@ pub(super) fn claim(tx: &mut WriteTx, name: &str, spec: &ServiceSpec) -> Result<
     Ok(())
 }
 
-/// Returns the hostname of a node whose own program would lose the port to the service. A port that the service has
+/// Returns the program of a node that would lose the port to the service, as a phrase. A port that the service has
 /// already stays its own: nodes do not lead it past a program that began to listen later. A port of the mode host is the
 /// scheduler's concern, because it is taken only on the nodes that run a task.
 fn listener(port: &PublishedPort, name: &str, view: &Tables) -> Option<String> {
@@ -251,9 +255,14 @@ fn listener(port: &PublishedPort, name: &str, view: &Tables) -> Option<String> {
     if view.service_by_name(name).is_some_and(|it| it.spec.ports.contains(port)) {
         return None;
     }
-    let listening = view.nodes_listening(NodePort { protocol: port.protocol, number: published });
-    let mut live = listening.filter(|node| node.state == NodeState::Ready);
-    live.next().map(|node| node.description.hostname.clone())
+    let wanted = NodePort { protocol: port.protocol, number: published };
+    let node = view.nodes_listening(wanted).find(|node| node.state == NodeState::Ready)?;
+    let hostname = &node.description.hostname;
+    let task = node.description.task_on(wanted).and_then(|id| view.task(id.as_str()));
+    Some(match task.and_then(|task| Some(task_name(&view.spec_of(task)?.name, task.slot))) {
+        Some(task) => format!("task `{task}`, which has the network of node `{hostname}`"),
+        None => format!("a program of node `{hostname}` itself"),
+    })
 }
 
 /// Returns the service that has the port, if that keeps this one from having it. Services may share a port of the mode

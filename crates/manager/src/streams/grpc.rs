@@ -8,7 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use flota_api::defaults::MESSAGE_BOUND;
-use flota_api::model::{LogLine, TaskFrame};
+use flota_api::model::{LogLine, NetworkReport, TaskFrame};
 use flota_api::proto::streams::Frame;
 use flota_api::proto::streams::frame::Frame as Content;
 use flota_api::proto::streams::streams_server::{Streams, StreamsServer};
@@ -40,8 +40,15 @@ fn printable(frame: TaskFrame) -> TaskFrame {
             node_name: printable_within(&line.node_name, TEXT_BOUND),
             ..line
         }),
+        TaskFrame::Checked(report) => TaskFrame::Checked(printable_report(report)),
         other => other,
     }
+}
+
+fn printable_report(mut report: NetworkReport) -> NetworkReport {
+    let failures = report.peers.iter_mut().flat_map(|peer| &mut peer.failures).map(|failure| &mut failure.why);
+    failures.chain(&mut report.balancer.differences).for_each(|text| *text = printable_within(text, TEXT_BOUND));
+    report
 }
 
 fn received(frame: Result<Frame, Status>) -> Result<TaskFrame, BrokenStream> {
@@ -74,12 +81,17 @@ impl Streams for StreamsService {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::Output;
+    use flota_api::model::{BalancerReport, Output};
     use flota_api::version::Timestamp;
 
     #[test]
     fn a_worker_writes_no_escape_sequences_to_a_users_terminal() {
         assert_eq!(printable(TaskFrame::Error("\u{1b}c".into())), TaskFrame::Error("\\u001bc".into()));
+        let report = |why: &str| {
+            let balancer = BalancerReport { differences: vec![why.into()], ..BalancerReport::default() };
+            TaskFrame::Checked(NetworkReport { balancer, ..NetworkReport::default() })
+        };
+        assert_eq!(printable(report("\u{1b}c")), report("\\u001bc"));
         let line = |name: &str| {
             let (at, output) = (Timestamp::default(), Output::Stdout);
             let (task_name, line) = ("web.1".to_owned(), "\u{1b}[1m".into());

@@ -5,7 +5,7 @@
 //!
 //! A change costs one entry of a map for each backend of that virtual address, however many namespaces use it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -222,6 +222,20 @@ impl BpfBalancer {
         results.extend(foreign.into_iter().map(|namespace| self.leave(namespace)));
         results.extend(wanted.members.iter().map(|(namespace, networks)| self.join(*namespace, networks)));
         results.into_iter().collect()
+    }
+
+    /// Returns the backends of a virtual address, as the programs find them in the maps.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(super) fn backends(&self, place: VirtualAddress) -> Result<BTreeSet<IpAddr>, BalancerError> {
+        let act = || kernel("read the backends of a virtual address");
+        let Some(state) = self.tables.virtuals.get(&place.key()).map_err(act())?.map(State::of_value) else {
+            return Ok(BTreeSet::new());
+        };
+        let keys = (0..state.count).map(|index| place.backend_key(state.generation, index));
+        let found = keys.map(|key| self.tables.backends.get(&key).map_err(act()));
+        found.filter_map(|it| it.map(|it| it.map(tables::address)).transpose()).collect()
     }
 
     /// Returns how often a connection to a virtual address, or a datagram without a connection, got a backend.

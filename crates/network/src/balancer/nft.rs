@@ -115,6 +115,11 @@ impl NftBalancer {
         Ok(())
     }
 
+    /// Returns the backends of a virtual address.
+    pub(super) fn backends(&self, place: VirtualAddress) -> BTreeSet<IpAddr> {
+        self.pools.get(&place).map(|held| held.order.iter().copied().collect()).unwrap_or_default()
+    }
+
     /// Forgets a namespace. Its rules go with it.
     pub(super) fn leave(&mut self, cookie: NamespaceCookie) {
         self.members.remove(&cookie);

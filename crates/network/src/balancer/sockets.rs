@@ -26,11 +26,17 @@ const SOCK_DESTROY: u16 = 21;
 const REQUEST_BYTECODE: u16 = 1;
 const COMPARE_PEER: u8 = 8;
 const ANY_PORT: i32 = -1;
+/// Bytes of struct inet_diag_msg, after which the attributes follow.
+const ANSWER_BYTES: usize = 72;
+/// INET_DIAG_CGROUP_ID
+const CONTROL_GROUP: u16 = 21;
 /// A socket's addresses, ports and cookie (struct inet_diag_sockid). It follows four bytes in the kernel's answer.
 const IDENTITY: std::ops::Range<usize> = 4..52;
 /// Sockets of TCP that have a peer, except those that have only just been asked for or are over (bits 1 to 11 are
 /// ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING).
 const CONNECTED_TCP: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+/// Sockets of TCP that their program has closed and whose peer has not confirmed everything: FIN_WAIT1, LAST_ACK, CLOSING.
+const SENDING_TCP: u32 = 1 << 4 | 1 << 9 | 1 << 11;
 /// Sockets of UDP are either connected (ESTABLISHED) or not (CLOSE).
 const CONNECTED_UDP: u32 = 1 << 1;
 
@@ -97,6 +103,21 @@ impl Sockets {
         self.cookie
     }
 
+    /// Returns whether the kernel still sends for connections of TCP that their program has closed, also by its end: the
+    /// peer has not confirmed all that was written.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn are_sending(&mut self) -> Result<bool, NetworkError> {
+        for version in [libc::AF_INET, libc::AF_INET6] {
+            let sending = self.ports(version, libc::IPPROTO_TCP, SENDING_TCP);
+            if !sending.map_err(io("list the connections that are being closed"))?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Ends all connections with one of these peers, of TCP and UDP, and returns how many those were.
     ///
     /// # Errors
@@ -124,11 +145,17 @@ impl Sockets {
         Ok(aborted)
     }
 
-    /// Returns the ports of all sockets of this IP version and protocol that are in one of the states (bits).
-    pub(crate) fn ports(&mut self, version: libc::c_int, protocol: libc::c_int, states: u32) -> io::Result<Vec<u16>> {
+    /// Returns the ports of all sockets of this IP version and protocol that are in one of the states (bits), each with the
+    /// control group in which it was opened, if the kernel says so (Linux 5.9).
+    pub(crate) fn ports(
+        &mut self,
+        version: libc::c_int,
+        protocol: libc::c_int,
+        states: u32,
+    ) -> io::Result<Vec<(u16, Option<u64>)>> {
         let list = request((version, protocol, states), &[0; 48]);
         match self.exchange(SOCK_DIAG_BY_FAMILY, list, NLM_F_REQUEST | NLM_F_DUMP) {
-            Ok(found) => Ok(found.iter().filter_map(|it| port(it.get(IDENTITY)?)).collect()),
+            Ok(found) => Ok(found.iter().filter_map(|it| Some((port(it.get(IDENTITY)?)?, group(it)))).collect()),
             // A kernel without IPv6 has no such sockets.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
             Err(error) => Err(error),
@@ -191,6 +218,20 @@ fn port(identity: &[u8]) -> Option<u16> {
     identity.first_chunk().map(|port| u16::from_be_bytes(*port))
 }
 
+/// Returns the id of a socket's control group, from the attributes of the kernel's answer.
+fn group(answer: &[u8]) -> Option<u64> {
+    let mut rest = answer.get(ANSWER_BYTES..)?;
+    while let Some((header, _)) = rest.split_first_chunk::<4>() {
+        let [length, kind] = [[header[0], header[1]], [header[2], header[3]]].map(u16::from_ne_bytes);
+        let length = usize::from(length).max(4);
+        if kind == CONTROL_GROUP {
+            return rest.get(4..length)?.try_into().ok().map(u64::from_ne_bytes);
+        }
+        rest = rest.get(length.next_multiple_of(4)..)?;
+    }
+    None
+}
+
 /// Returns a struct inet_diag_req_v2.
 fn request((version, protocol, states): Kind, identity: &[u8]) -> Vec<u8> {
     let mut request = vec![version as u8, protocol as u8, 0, 0];
@@ -236,4 +277,46 @@ fn cookie(socket: &Socket) -> io::Result<NamespaceCookie> {
     };
     Errno::result(result)?;
     Ok(NamespaceCookie(cookie))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn a_closed_connection_is_sending_until_its_peer_has_read_everything() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("task");
+        let namespace = Namespace::make(&path).expect("tests run as root");
+        crate::netlink::Connection::open(&namespace).and_then(|mut it| it.bring_up("lo")).expect("loopback is up");
+        let connect = || {
+            let listener = TcpListener::bind("127.0.0.1:80")?;
+            let client = TcpStream::connect("127.0.0.1:80")?;
+            Ok((client, listener.accept()?.0))
+        };
+        let (mut client, mut server) = namespace.enter(|| connect().map_err(io("connect"))).expect("it is connected");
+        let mut sockets = Sockets::of(&namespace).expect("its sockets can be listed");
+        assert!(!sockets.are_sending().expect("they are listed"), "the program has not closed it");
+        server.set_nonblocking(true).expect("it is a socket");
+        let mut written = 0;
+        loop {
+            match server.write(&[0; 65_536]) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        drop(server);
+        assert!(sockets.are_sending().expect("they are listed"), "the client has not read anything");
+        let read = client.read_to_end(&mut Vec::new()).expect("everything arrives");
+        assert_eq!(read, written);
+        drop(client);
+        while sockets.are_sending().expect("they are listed") {
+            std::thread::yield_now();
+        }
+        Namespace::remove(&path).expect("it is removed");
+    }
 }

@@ -1,7 +1,7 @@
 //! The ports on which programs of the host listen. Publishing one of them would take it from its program, for example the
 //! port of sshd.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::ports::{HostPort, Protocol};
 use crate::balancer::Sockets;
@@ -25,18 +25,21 @@ impl Listeners {
         Sockets::of(host).map(Self)
     }
 
-    /// Returns their ports. The kernel lists only those sockets, so connections cost nothing.
+    /// Returns their ports, each with the ids of the control groups (cgroup2) of the programs, as far as the kernel says so.
+    /// It lists only those sockets, so connections cost nothing.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn ports(&mut self) -> Result<BTreeSet<HostPort>, NetworkError> {
-        let mut found = BTreeSet::new();
+    pub fn ports(&mut self) -> Result<BTreeMap<HostPort, BTreeSet<u64>>, NetworkError> {
+        let mut found: BTreeMap<HostPort, BTreeSet<u64>> = BTreeMap::new();
         for version in [libc::AF_INET, libc::AF_INET6] {
             for (protocol, number, states) in
                 [(Protocol::Tcp, libc::IPPROTO_TCP, LISTENING), (Protocol::Udp, libc::IPPROTO_UDP, WITHOUT_PEER)]
             {
                 let ports = self.0.ports(version, number, states).map_err(io("list the listening sockets"))?;
-                found.extend(ports.into_iter().map(|number| HostPort { protocol, number }));
+                for (number, group) in ports {
+                    found.entry(HostPort { protocol, number }).or_default().extend(group);
+                }
             }
         }
         Ok(found)
@@ -67,6 +70,10 @@ mod tests {
         drop(sockets);
         Namespace::remove(&folder.path().join("host")).expect("it is removed");
         let expected = [(Protocol::Tcp, 8022), (Protocol::Udp, 53)];
-        assert_eq!(taken, expected.map(|(protocol, number)| HostPort { protocol, number }).into());
+        let expected = expected.map(|(protocol, number)| HostPort { protocol, number });
+        assert_eq!(taken.keys().copied().collect::<BTreeSet<_>>(), expected.into());
+        // All of them are this process's.
+        let groups: BTreeSet<u64> = taken.into_values().flatten().collect();
+        assert_eq!(groups.len(), 1, "{groups:?}");
     }
 }

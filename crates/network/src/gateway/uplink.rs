@@ -81,6 +81,10 @@ impl Uplink {
             }
         }
         let versions: Vec<_> = IpVersion::ALL.into_iter().filter(|ip| self.has(*ip)).collect();
+        if self.has(IpVersion::V6) {
+            // The owner of the machine may have switched IPv6 off for new interfaces.
+            host_namespace.set(&[(&format!("net/ipv6/conf/{interface}/disable_ipv6"), "0")])?;
+        }
         let addresses = versions.iter().map(|ip| IpNet::from(host_address(*ip))).collect::<Vec<_>>();
         host.set_addresses(outer.index, &addresses)?;
         for ip in versions {
@@ -138,7 +142,11 @@ impl Uplink {
             let way = Way::Gateway(network_address(IpVersion::of(subnet.addr())));
             Route { destination: subnet.trunc(), link, way }
         };
-        self.subnets.iter().map(to).collect()
+        // Replies to ::1 come from the network, and the kernel takes packets to that address only by a route of the interface
+        // on which they arrive (`rt6_need_strict` in net/ipv6/route.c). Nobody else can send them: those whose destination
+        // is ::1 on the wire are dropped before.
+        let loopback = Route { destination: IpAddr::from(Ipv6Addr::LOCALHOST).into(), link, way: Way::Own };
+        self.subnets.iter().map(to).chain(self.has(IpVersion::V6).then_some(loopback)).collect()
     }
 
     fn routes_of_network(&self, link: u32) -> Vec<Route> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use flota_api::clock::Clock;
-use flota_api::id::TaskId;
+use flota_api::id::{NetworkId, TaskId};
 use flota_api::model::{Assignment, HealthCheck, HealthTest, ServiceSpec};
 use flota_api::naming::task_name;
 use flota_image::{Image, ImageError};
@@ -18,7 +18,7 @@ use flota_runtime::{ContainerClient, ContainerEvents, ContainerState, Program};
 use super::{Cause, CheckEnd, Draft, Executor, ExecutorError, Found, PrepareStep, Running, TaskPaths};
 use crate::images::{FetchError, Images};
 use crate::locks::KeyedLocks;
-use crate::networks::Networks;
+use crate::networks::{CheckPlan, Networks};
 use crate::offers::NodeOffers;
 use crate::translate::{self, NodeNames, Places, stop_signal};
 
@@ -133,6 +133,11 @@ impl ContainerExecutor {
         Place { paths: self.paths.clone(), clock: self.clock.clone(), task: task.clone() }
     }
 
+    /// Plans the check of a network; `None` if the worker ends.
+    pub(crate) async fn plan_check(&self, network: &NetworkId) -> Option<CheckPlan> {
+        self.network.networks.plan_check(network).await
+    }
+
     async fn start_container(&self, assignment: &Assignment, draft: &Draft) -> Result<Running, ContainerError> {
         let task = &assignment.task_id;
         let places = Places {
@@ -234,6 +239,10 @@ impl Executor for ContainerExecutor {
     fn kill_all<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
         let place = self.place(task);
         Box::pin(async move { Ok(blocking(&place, |place| place.paths.cgroups(&place.task).sweep()).await??) })
+    }
+
+    fn flush<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, ()> {
+        Box::pin(self.network.networks.flush(task))
     }
 
     fn release(&self, task: &TaskId) {

@@ -76,13 +76,16 @@ impl PrepareStep for FakeImage {
     }
 }
 
+/// The step that provides the folder of a container.
+const CONTAINER: &str = "container";
+
 /// Simulates the folder of a container.
 #[derive(Debug)]
 struct FakeContainer(FakeMachine);
 
 impl PrepareStep for FakeContainer {
     fn name(&self) -> &'static str {
-        "container"
+        CONTAINER
     }
 
     fn prepare<'a>(&'a self, task: &'a Assignment, _: &'a mut Draft) -> BoxFuture<'a, Result<(), ExecutorError>> {
@@ -193,6 +196,10 @@ impl Executor for FakeExecutor {
     fn kill_all<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
         self.machine.kill_all(task.as_str());
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn flush<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, ()> {
+        Box::pin(async move { pause(self.machine.flush_delay(task.as_str(), CONTAINER)).await })
     }
 
     fn release(&self, _task: &TaskId) {}

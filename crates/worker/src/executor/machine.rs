@@ -34,6 +34,8 @@ pub struct FakeProgram {
     pub health: FakeHealth,
     /// The failure of sending a signal to the container, if any.
     pub signal_failure: Option<FakeFailure>,
+    /// Time until what the program has sent has arrived, once it has ended.
+    pub flush_delay: Duration,
     /// Time that the removal of an ended container's data takes.
     pub undo_delay: Duration,
     /// The failure of that removal, if any.
@@ -75,6 +77,7 @@ impl Default for FakeProgram {
             on_stop: OnStop::Exit { after: Duration::ZERO, code: 143 },
             health: FakeHealth::Good,
             signal_failure: None,
+            flush_delay: Duration::ZERO,
             undo_delay: Duration::ZERO,
             undo_failure: None,
         }
@@ -405,8 +408,16 @@ impl FakeMachine {
 
     /// Returns the time that undoing a step takes.
     pub(super) fn undo_delay(&self, task: &str, step: &'static str) -> Duration {
-        let program = self.with(|inner| inner.prepared.get(&(task.to_owned(), step)).cloned());
-        program.map(|it| it.undo_delay).unwrap_or_default()
+        self.prepared(task, step).map(|it| it.undo_delay).unwrap_or_default()
+    }
+
+    pub(super) fn flush_delay(&self, task: &str, step: &'static str) -> Duration {
+        self.prepared(task, step).map(|it| it.flush_delay).unwrap_or_default()
+    }
+
+    /// Returns the program of a step that was prepared and not undone.
+    fn prepared(&self, task: &str, step: &'static str) -> Option<FakeProgram> {
+        self.with(|inner| inner.prepared.get(&(task.to_owned(), step)).cloned())
     }
 
     /// Removes what a step has prepared. Returns the error if that fails.

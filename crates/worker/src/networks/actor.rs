@@ -12,10 +12,11 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use flota_api::id::TaskId;
+use flota_api::id::{NetworkId, TaskId};
 use flota_api::model::{Assignment, NetworkUpdate, NodePort};
 use flota_api::version::Version;
 
+use super::check::CheckPlan;
 use super::kernel::{AttachError, Attached, DESCRIPTION_WAIT, Kernel, KernelError, TaskSockets};
 use super::record::NetworkRecord;
 use super::view::{Touched, View};
@@ -33,6 +34,13 @@ const SAVE: Duration = Duration::from_secs(1);
 /// How long a daemon that starts waits for the leader before it brings the kernel to what is recorded. It is shorter than
 /// the time after which resolvers ask again (resolv.conf(5)), because questions of tasks wait too.
 const RECORD_WAIT: Duration = Duration::from_secs(3);
+
+/// How long the network of an ended task is kept for what its programs have sent and their peers have not confirmed: if the
+/// way is short, TCP sends a lost segment again after 0.2 s. Meanwhile the task's kernel refuses connections whose first
+/// segment was lost on the way to it. TCP sends that again after a second (RFC 6298), and then finds another task.
+const FLUSH_WAIT: Duration = Duration::from_millis(300);
+/// Pause between two looks at the connections of an ended task.
+const FLUSH_PAUSE: Duration = Duration::from_millis(5);
 
 /// What the thread tells the session.
 pub(super) struct Told {
@@ -52,6 +60,10 @@ pub(super) enum Command {
     Attach(TaskId, oneshot::Sender<Result<Attached, AttachError>>),
     /// An earlier daemon has made the network of a task; these are its sockets.
     Adopt(TaskId, TaskSockets),
+    /// Plans the check of a network.
+    Check(NetworkId, oneshot::Sender<CheckPlan>),
+    /// Answers when the kernel has sent what the programs of an ended task have written, or gives up.
+    Flush(TaskId, oneshot::Sender<()>),
     /// Removes the network of a task's container.
     Detach(TaskId, oneshot::Sender<Result<(), KernelError>>),
     /// The task no longer belongs to this node.
@@ -64,6 +76,13 @@ pub(super) enum Command {
 struct Waiting {
     task: TaskId,
     answer: oneshot::Sender<Result<Attached, AttachError>>,
+    until: Instant,
+}
+
+/// An ended task whose last words may be on their way.
+struct Flushing {
+    task: TaskId,
+    answer: oneshot::Sender<()>,
     until: Instant,
 }
 
@@ -86,6 +105,7 @@ pub(super) struct Actor<K> {
     /// Tasks that have a namespace.
     attached: BTreeSet<TaskId>,
     waiting: Vec<Waiting>,
+    flushing: Vec<Flushing>,
     /// Tasks whose networks are to be removed.
     leaving: VecDeque<(TaskId, oneshot::Sender<Result<(), KernelError>>)>,
     /// The sockets of tasks of an earlier daemon whose networks are not adopted yet.
@@ -120,6 +140,7 @@ impl<K: Kernel> Actor<K> {
             todo: Touched::default(),
             tasks: BTreeMap::new(),
             waiting: Vec::new(),
+            flushing: Vec::new(),
             leaving: VecDeque::new(),
             orphaned: BTreeMap::new(),
             retry_at: None,
@@ -135,7 +156,7 @@ impl<K: Kernel> Actor<K> {
     pub(super) fn run(mut self, commands: &mpsc::Receiver<Command>) {
         loop {
             let now = Instant::now();
-            let wake_at = if self.leaving.is_empty() { self.wake_at() } else { now };
+            let wake_at = if self.leaving.is_empty() { self.wake_at(now) } else { now };
             match commands.recv_timeout(wake_at.saturating_duration_since(now)) {
                 Ok(first) => {
                     let now = Instant::now();
@@ -151,10 +172,11 @@ impl<K: Kernel> Actor<K> {
         }
     }
 
-    fn wake_at(&self) -> Instant {
+    fn wake_at(&self, now: Instant) -> Instant {
         let waiting = self.waiting.iter().map(|it| it.until);
         let due = [self.look_at].into_iter().chain(waiting).chain(self.retry_at).chain(self.save_at);
-        self.recorded_until.unwrap_or(due.fold(self.audit_at, Instant::min))
+        let wake_at = self.recorded_until.unwrap_or(due.fold(self.audit_at, Instant::min));
+        if self.flushing.is_empty() { wake_at } else { wake_at.min(now + FLUSH_PAUSE) }
     }
 
     fn handle(&mut self, command: Command, now: Instant) {
@@ -166,6 +188,8 @@ impl<K: Kernel> Actor<K> {
                 self.waiting.push(Waiting { task, answer, until: now + DESCRIPTION_WAIT });
             }
             Command::Adopt(task, sockets) => drop(self.orphaned.insert(task, sockets)),
+            Command::Check(network, answer) => drop(answer.send(self.kernel.plan_check(&self.view, &network))),
+            Command::Flush(task, answer) => self.flushing.push(Flushing { task, answer, until: now + FLUSH_WAIT }),
             Command::Detach(task, answer) => {
                 self.waiting.retain(|it| it.task != task);
                 self.orphaned.remove(&task);
@@ -192,6 +216,7 @@ impl<K: Kernel> Actor<K> {
 
     /// Does what is due.
     fn turn(&mut self, now: Instant) {
+        self.answer_flushed(now);
         self.detach_next();
         self.recorded_until = self.recorded_until.filter(|until| *until > now);
         if !self.has_begun || self.recorded_until.is_some() {
@@ -224,7 +249,8 @@ impl<K: Kernel> Actor<K> {
         let found = self.kernel.facts();
         let ports: BTreeSet<NodePort> = found.ports.intersection(&self.seen).copied().collect();
         self.seen = found.ports;
-        let new = NetworkFacts { ports, ..found };
+        let tasks = found.tasks.into_iter().filter(|(port, _)| ports.contains(port)).collect();
+        let new = NetworkFacts { ports, tasks, ..found };
         let last = self.told.facts.borrow().clone();
         if new.ports != last.ports {
             self.kernel.leave_ports(&new.ports);
@@ -316,6 +342,22 @@ impl<K: Kernel> Actor<K> {
         let unknown = task.attachments.iter().map(|it| &it.network).find(|it| self.view.network(it).is_none());
         let unknown = unknown.map(|it| AttachError::Unknown(it.clone()));
         unknown.or_else(|| (!self.is_known).then_some(AttachError::Undescribed))
+    }
+
+    /// Answers for the tasks that have sent everything, and for those that were waited for long enough.
+    fn answer_flushed(&mut self, now: Instant) {
+        for flushing in std::mem::take(&mut self.flushing) {
+            let is_sending = self.kernel.is_sending(&flushing.task);
+            if is_sending && now < flushing.until {
+                self.flushing.push(flushing);
+                continue;
+            }
+            if is_sending {
+                tracing::debug!(task.id = %flushing.task, "peers have not confirmed all that an ended task has sent");
+            }
+            // A runner that has given up does not read the answer.
+            let _ = flushing.answer.send(());
+        }
     }
 
     /// Removes the network of one task. The kernel takes many milliseconds for it, and a task that starts must not wait

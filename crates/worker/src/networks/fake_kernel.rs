@@ -8,6 +8,7 @@ use flota_api::model::{Assignment, NodePort};
 use flota_network::NetworkError;
 
 use super::NetworkFacts;
+use super::check::CheckPlan;
 use super::kernel::{AttachError, Attached, Kernel, KernelError, TaskSockets};
 use super::view::{Touched, View};
 
@@ -19,6 +20,8 @@ pub(crate) struct Machine {
     pub(crate) adopted: BTreeSet<TaskId>,
     pub(crate) audits: usize,
     pub(crate) refuses: bool,
+    /// Ended tasks whose connections are not closed yet.
+    pub(crate) sending: BTreeSet<TaskId>,
     /// What the leader should know of its network.
     pub(crate) facts: NetworkFacts,
     /// The ports that are left to the node's own programs.
@@ -82,6 +85,14 @@ impl Kernel for FakeKernel {
     fn audit(&mut self, _: &View) -> Result<(), KernelError> {
         self.machine().audits += 1;
         Ok(())
+    }
+
+    fn plan_check(&mut self, _: &View, _: &NetworkId) -> CheckPlan {
+        CheckPlan::default()
+    }
+
+    fn is_sending(&mut self, task: &TaskId) -> bool {
+        self.machine().sending.contains(task)
     }
 
     fn detach(&mut self, task: &TaskId, _: Option<&Assignment>) -> Result<(), KernelError> {

@@ -15,6 +15,7 @@ use flota_network::dns::DirectoryError;
 use flota_network::{BalancerError, NetworkError};
 
 use super::NetworkFacts;
+use super::check::CheckPlan;
 use super::view::{Touched, View};
 
 /// Longest wait of a task for the description of its networks, which comes in the same session as the task.
@@ -126,6 +127,13 @@ pub(crate) trait Kernel: Send + 'static {
     /// # Errors
     /// The first error; the rest was tried as well.
     fn audit(&mut self, view: &View) -> Result<(), KernelError>;
+
+    /// Plans the check of a network. The plan is empty if the view does not have it.
+    fn plan_check(&mut self, view: &View, network: &NetworkId) -> CheckPlan;
+
+    /// Returns whether the kernel still sends what the programs of a task have written before they ended. What can't be
+    /// read is logged and counts as sent.
+    fn is_sending(&mut self, task: &TaskId) -> bool;
 
     /// Removes the network of a task's container, of which this is known. Succeeds if there is none.
     fn detach(&mut self, task: &TaskId, known: Option<&Assignment>) -> Result<(), KernelError>;

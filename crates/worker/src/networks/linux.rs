@@ -3,28 +3,31 @@
 //!
 //! `linux/networks.rs` makes networks, and `linux/services.rs` their services: pools of the [`Balancer`] and entries of the
 //! [`Directory`]. `linux/tasks.rs` connects tasks to their networks, and `linux/bridge.rs` those that have none.
-//! `linux/gateway.rs` makes the node a gateway between its networks and the world.
+//! `linux/gateway.rs` makes the node a gateway between its networks and the world, and `linux/check.rs` plans checks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::DirEntryExt;
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
-use flota_api::id::{NetworkId, NodeId, TaskId};
+use flota_api::id::{NetworkId, NodeId, TaskId, is_id};
 use flota_api::model::{Assignment, Balancer as BalancerKind, NodePort};
 use flota_network::dns::{Directory, DnsServer};
 use flota_network::{Audit, Balancer, Listeners, Namespace, Wanted};
 
 use super::NetworkFacts;
+use super::check::CheckPlan;
 use super::folder::NamespaceFolder;
 use super::kernel::{AttachError, Attached, Kernel, KernelError, TaskSockets};
 use super::names;
 use super::view::{Touched, View};
 
 mod bridge;
+mod check;
 mod gateway;
 mod networks;
 mod services;
@@ -110,6 +113,15 @@ impl LinuxKernel {
         })
     }
 
+    /// Returns the tasks of this node by the ids of their control groups. The id of a group is the inode of its folder.
+    fn tasks_of_groups(&self) -> BTreeMap<u64, TaskId> {
+        let folders = self.options.group.iter().filter_map(|it| std::fs::read_dir(it).ok()).flatten().flatten();
+        let task = |entry: std::fs::DirEntry| {
+            Some((entry.ino(), entry.file_name().into_string().ok().filter(|it| is_id(it))?))
+        };
+        folders.filter_map(task).map(|(id, task)| (id, task.into())).collect()
+    }
+
     /// Makes the name of a task what it is in the view.
     fn set_endpoint(&mut self, view: &View, id: &NetworkId, task: &TaskId) -> Result<(), KernelError> {
         let network = view.network(id);
@@ -188,13 +200,20 @@ impl Kernel for LinuxKernel {
     fn facts(&mut self) -> NetworkFacts {
         let ports = self.listeners.ports().unwrap_or_else(|error| {
             tracing::warn!(error = %super::Chain(&error), "the ports of this node's own programs are not known");
-            BTreeSet::new()
+            BTreeMap::new()
         });
+        let ports = ports.into_iter().map(|(port, groups)| (gateway::node_port(port), groups));
+        let ports: BTreeMap<NodePort, BTreeSet<u64>> = ports.collect();
+        let tasks = self.tasks_of_groups();
         let subnet = self.bridge.as_ref().map(NodeBridge::subnet).or(self.planned_subnet);
         NetworkFacts {
             balancer: Some(self.balancer_kind),
             subnet: subnet.map(Into::into),
-            ports: ports.into_iter().map(gateway::node_port).collect(),
+            tasks: ports
+                .iter()
+                .filter_map(|(port, groups)| Some((*port, groups.iter().find_map(|it| tasks.get(it))?.clone())))
+                .collect(),
+            ports: ports.into_keys().collect(),
         }
     }
 
@@ -234,6 +253,17 @@ impl Kernel for LinuxKernel {
 
     fn adopt(&mut self, view: &View, task: &Assignment, sockets: &TaskSockets) -> Result<(), AttachError> {
         self.adopt_task(view, task, sockets)
+    }
+
+    fn plan_check(&mut self, view: &View, network: &NetworkId) -> CheckPlan {
+        self.planned_check(view, network)
+    }
+
+    fn is_sending(&mut self, task: &TaskId) -> bool {
+        self.is_task_sending(task).unwrap_or_else(|error| {
+            tracing::warn!(task.id = %task, error = %super::Chain(&error), "the connections of an ended task are not known");
+            false
+        })
     }
 
     fn detach(&mut self, task: &TaskId, known: Option<&Assignment>) -> Result<(), KernelError> {

@@ -108,6 +108,30 @@ async fn a_container_that_stops_within_its_grace_is_not_killed() {
     assert_about(&[begin.elapsed().as_millis()], &[3_000]);
 }
 
+/// Asserts that a task's end is reported, and what it has on the machine removed, when what its program has sent has arrived.
+async fn assert_end_follows_flush(program: FakeProgram, desired: DesiredState, end: TaskState) {
+    let node = Node::with(FakeProgram { flush_delay: SECOND, ..program });
+    let mut daemon = node.daemon();
+    let policy = RestartPolicy { condition: RestartCondition::None, ..RestartPolicy::default() };
+    daemon.assign(&policy, DesiredState::Running);
+    daemon.is(TaskState::Running).await;
+    let begin = Instant::now();
+    daemon.assign(&policy, desired);
+    tokio::time::sleep(SECOND / 2).await;
+    assert!(node.machine.running().is_empty(), "the container has ended");
+    assert!(!node.machine.tasks().is_empty(), "the task has its network");
+    daemon.is(end).await;
+    assert_about(&[begin.elapsed().as_millis()], &[1_000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_has_ended_when_what_it_has_sent_has_arrived() {
+    let stops = FakeProgram::default();
+    assert_end_follows_flush(stops, DesiredState::Shutdown, TaskState::Shutdown).await;
+    let ends = FakeProgram { runs: Some(TICK), ..FakeProgram::default() };
+    assert_end_follows_flush(ends, DesiredState::Running, TaskState::Complete).await;
+}
+
 /// Returns the time of each start if the wall clock steps by this many milliseconds in the middle of the second
 /// restart's delay, which is 10 s.
 async fn restart_with_a_step(step: i64) -> Vec<u128> {

@@ -1,11 +1,12 @@
 //! `whoami`: an HTTP server that answers with its hostname, environment and addresses; `whoami get URL` is its client. It
-//! is the only file in its image, so it handles the signals that a PID 1 must handle: it answers what it has accepted, and
-//! ends.
+//! is the only file in its image, so it handles the signals that a PID 1 must handle: it answers every connection that has
+//! been opened, and ends.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a command-line program")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a client or server may be silent before the connection is closed.
@@ -39,11 +40,13 @@ fn main() {
 
 /// Connections that are being answered, and loads that run.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
+/// The listening socket of a server; -1 if there is none.
+static LISTENER: AtomicI32 = AtomicI32::new(-1);
 /// Whether a signal has asked the program to end.
 static ENDS: AtomicBool = AtomicBool::new(false);
 
-/// Ends the program on SIGTERM or SIGINT, once the open connections are answered and a load has ended. PID 1 gets only signals that it blocks
-/// or handles (pid_namespaces(7)).
+/// Ends the program on SIGTERM or SIGINT, once the open connections are answered and a load has ended. PID 1 gets only
+/// signals that it blocks or handles (pid_namespaces(7)).
 #[expect(unsafe_code, clippy::exit, reason = "it waits for signals, and they ask the program to end")]
 fn end_on_signals() {
     // SAFETY: a signal set is plain data, which sigemptyset(3) initialises.
@@ -62,11 +65,23 @@ fn end_on_signals() {
         unsafe { libc::sigwait(&raw const signals, &raw mut signal) };
         ENDS.store(true, Ordering::SeqCst);
         let until = Instant::now() + PATIENCE;
-        while OPEN.load(Ordering::SeqCst) > 0 && Instant::now() < until {
+        // A connection is counted before it is accepted, so none is overlooked in this order.
+        while (is_waiting(LISTENER.load(Ordering::SeqCst), 0) || OPEN.load(Ordering::SeqCst) > 0)
+            && Instant::now() < until
+        {
             std::thread::park_timeout(Duration::from_millis(1));
         }
         std::process::exit(0)
     });
+}
+
+/// Returns whether a connection waits to be accepted, for which this waits so many milliseconds (-1: for ever).
+#[expect(unsafe_code, reason = "poll(2) has no safe wrapper in the standard library")]
+fn is_waiting(listener: RawFd, patience: i32) -> bool {
+    let mut event = libc::pollfd { fd: listener, events: libc::POLLIN, revents: 0 };
+    // SAFETY: the pointer is to one element that lives through the call. A negative descriptor has no events (poll(2)).
+    unsafe { libc::poll(&raw mut event, 1, patience) };
+    event.revents & libc::POLLIN != 0
 }
 
 fn about() -> String {
@@ -94,15 +109,16 @@ fn serve() -> std::io::Result<()> {
         TcpListener::bind(format!("[::]:{port}")).or_else(|_| TcpListener::bind(format!("0.0.0.0:{port}")))?;
     let task = std::env::var("TASK").unwrap_or_default();
     println!("whoami {task} listens at port {port}");
-    for stream in listener.incoming() {
-        let stream = stream?;
+    LISTENER.store(listener.as_raw_fd(), Ordering::SeqCst);
+    loop {
+        is_waiting(listener.as_raw_fd(), -1);
         OPEN.fetch_add(1, Ordering::SeqCst);
+        let (stream, _) = listener.accept()?;
         std::thread::spawn(move || {
             let _ = answer(stream);
             OPEN.fetch_sub(1, Ordering::SeqCst);
         });
     }
-    Ok(())
 }
 
 fn answer(stream: TcpStream) -> std::io::Result<()> {

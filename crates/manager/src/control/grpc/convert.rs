@@ -11,7 +11,7 @@ use super::super::cluster::ClusterInfo;
 use super::super::error::ControlError;
 use super::super::filter::Filter;
 use super::super::images::NamedImage;
-use super::super::networks::NetworkSummary;
+use super::super::networks::{CheckedNode, NetworkSummary};
 use super::super::nodes::NodeSummary;
 use super::super::pins::{ResolveImage, Warned};
 use super::super::progress::{HangingTask, ImageProgress, ServiceProgress};
@@ -134,6 +134,16 @@ impl From<StackSummary> for pc::StackRow {
     fn from(row: StackSummary) -> Self {
         let services = row.services.into_iter().map(|(id, name)| pc::ServiceName { id: id.into(), name });
         Self { stack: Some(row.stack.as_ref().into()), services: services.collect() }
+    }
+}
+
+impl From<CheckedNode> for pc::CheckedNode {
+    fn from(it: CheckedNode) -> Self {
+        let (report, error) = match it.outcome {
+            Ok(report) => (Some(report.into()), String::new()),
+            Err(why) => (None, why),
+        };
+        Self { id: it.id.into(), hostname: it.hostname, error, report }
     }
 }
 

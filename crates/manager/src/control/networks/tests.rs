@@ -187,6 +187,28 @@ async fn a_port_on_which_a_node_itself_listens_is_refused_with_its_name() {
 }
 
 #[tokio::test]
+async fn a_port_on_which_a_task_with_the_network_of_its_node_listens_is_refused_with_the_name_of_the_task() {
+    let control = cluster().await;
+    let open = control.create_service(None, service("open", &["host"], &[]), Never).await.expect("a service").changed;
+    let task = Task { id: "t".into(), service_id: open.id.clone(), spec_version: open.spec_version, ..Task::default() };
+    control.put(Task { slot: 3, ..task }).await;
+    for (hostname, number, task) in [("w2", 8_082, "t"), ("w3", 8_083, "gone")] {
+        let mut node = listening(hostname, number);
+        let port = NodePort { protocol: Protocol::Tcp, number };
+        node.description.listening_tasks = vec![(port, task.into()).into()];
+        control.put(node).await;
+    }
+    let create = async |port| {
+        let spec = service("a", &[], &[(port, PublishMode::Ingress)]);
+        refused(control.create_service(None, spec, Never).await).1
+    };
+    let by_task = "ports[0]: 8082/tcp is in use by task `open.3`, which has the network of node `w2`";
+    assert_eq!(create(8_082).await, by_task);
+    let by_program = "ports[0]: 8083/tcp is in use by a program of node `w3` itself";
+    assert_eq!(create(8_083).await, by_program, "the task was removed");
+}
+
+#[tokio::test]
 async fn a_service_keeps_its_port_when_a_program_of_a_node_begins_to_listen_on_it() {
     let control = cluster().await;
     let spec = service("web", &[], &[(22, PublishMode::Ingress)]);

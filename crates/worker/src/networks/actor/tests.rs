@@ -88,6 +88,32 @@ fn an_update_is_confirmed_when_the_kernel_has_it_and_not_before() {
 }
 
 #[test]
+fn an_ended_task_is_waited_for_until_it_has_sent_everything_but_not_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = FakeKernel::default();
+    let mut bench = Bench::start(&kernel, &dir);
+    let flush = |bench: &mut Bench| {
+        let (answer, flushed) = oneshot::channel();
+        bench.handle(Command::Flush("t".into(), answer));
+        flushed
+    };
+    assert_eq!(flush(&mut bench).try_recv(), Ok(()), "it has no connection");
+    kernel.machine().sending.insert("t".into());
+    let mut flushed = flush(&mut bench);
+    assert!(flushed.try_recv().is_err());
+    assert_eq!(bench.actor.wake_at(bench.now), bench.now + FLUSH_PAUSE);
+    kernel.machine().sending.clear();
+    bench.pass(FLUSH_PAUSE);
+    assert_eq!(flushed.try_recv(), Ok(()));
+    kernel.machine().sending.insert("t".into());
+    let mut flushed = flush(&mut bench);
+    bench.pass(FLUSH_WAIT - FLUSH_PAUSE);
+    assert!(flushed.try_recv().is_err());
+    bench.pass(FLUSH_PAUSE);
+    assert_eq!(flushed.try_recv(), Ok(()), "the peer may be gone");
+}
+
+#[test]
 fn a_network_stays_until_its_last_task_has_gone() {
     let dir = tempfile::tempdir().unwrap();
     let mut bench = Bench::start(&FakeKernel::default(), &dir);

@@ -1,12 +1,13 @@
 //! The bridge of tasks that name no network: a way out, as on Docker's default bridge, without names and virtual IPs.
 //!
 //! It belongs to this node alone. The node chooses its subnet and the addresses of the tasks; the leader knows the subnet
-//! from the node's routes, and gives it to no network. A restarted daemon finds both in the kernel.
+//! from the node's routes, and gives it to no network. A restarted daemon finds both in the kernel. The IPv6 addresses
+//! follow from those of IPv4, in a prefix of Flota's own that is the same on all nodes, so nothing has to be kept of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use flota_api::id::TaskId;
 use flota_network::{
@@ -21,6 +22,9 @@ use crate::networks::view::View;
 
 /// The name of the bridge's way out, beside those of networks.
 pub(super) const UPLINK: &str = "bridge";
+
+/// The prefix of IPv6 addresses on the bridge: unique local ones (RFC 4193), which are masqueraded like those of IPv4.
+const PREFIX: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd46, 0x6c6f, 0x7461, 1, 0, 0, 0, 0), 64);
 
 /// The bridge, and the addresses in it.
 #[derive(Debug)]
@@ -48,7 +52,10 @@ impl NodeBridge {
         let gateway = subnet.hosts().next().unwrap_or(subnet.network());
         let spec = LocalNetworkSpec {
             driver: Driver::Bridge,
-            subnets: vec![Subnet { prefix: subnet.into(), gateway: gateway.into(), virtual_range: None }],
+            subnets: vec![
+                Subnet { prefix: subnet.into(), gateway: gateway.into(), virtual_range: None },
+                Subnet { prefix: PREFIX.into(), gateway: with_prefix(gateway).into(), virtual_range: None },
+            ],
             own_addresses: Vec::new(),
             mtu: None,
             forwarding: true,
@@ -69,12 +76,12 @@ impl NodeBridge {
 
     /// The way out.
     pub(super) fn uplink(&self) -> Uplink {
-        Uplink { network: self.local.namespace().clone(), subnets: vec![self.subnet.into()] }
+        Uplink { network: self.local.namespace().clone(), subnets: vec![self.subnet.into(), PREFIX.into()] }
     }
 
-    /// Returns the address of a task that is connected.
-    pub(super) fn address(&self, task: &TaskId) -> Option<IpAddr> {
-        self.given.get(task).copied().map(Into::into)
+    /// Returns the addresses of a task; none if it is not connected.
+    pub(super) fn addresses(&self, task: &TaskId) -> Vec<IpAddr> {
+        self.given.get(task).copied().map(addresses).unwrap_or_default()
     }
 
     /// Connects a task's namespace, or what is missing of that.
@@ -82,13 +89,13 @@ impl NodeBridge {
         let known = self.given.get(task).copied();
         let address = known.or_else(|| self.choose()).ok_or(KernelError::FullBridge(self.subnet))?;
         self.given.insert(task.clone(), address);
-        Ok(self.local.attach(interface(namespace, 0, vec![address.into()], true))?)
+        Ok(self.local.attach(interface(namespace, 0, addresses(address), true))?)
     }
 
     /// Disconnects a task and frees its address. Does nothing if it is not connected.
     pub(super) fn detach(&mut self, task: &TaskId, namespace: &Namespace) -> Result<(), NetworkError> {
-        let Some(address) = self.address(task) else { return Ok(()) };
-        self.local.detach(&interface(namespace, 0, vec![address], true))?;
+        let Some(address) = self.given.get(task).copied() else { return Ok(()) };
+        self.local.detach(&interface(namespace, 0, addresses(address), true))?;
         self.given.remove(task);
         Ok(())
     }
@@ -131,6 +138,16 @@ pub(super) fn subnet_beside(host: &Namespace, known: impl Iterator<Item = IpNet>
 fn address_of(namespace: &Namespace, interface: &str) -> Option<Ipv4Net> {
     let found = Connection::open(namespace).and_then(|mut it| it.addresses_of(interface)).ok()?;
     found.into_iter().find_map(|it| if let IpNet::V4(it) = it { Some(it) } else { None })
+}
+
+/// Returns the addresses that belong to one of IPv4.
+fn addresses(address: Ipv4Addr) -> Vec<IpAddr> {
+    vec![address.into(), with_prefix(address).into()]
+}
+
+/// Returns the IPv6 address that belongs to one of IPv4.
+fn with_prefix(address: Ipv4Addr) -> Ipv6Addr {
+    Ipv6Addr::from(u128::from(PREFIX.addr()) | u128::from(u32::from(address)))
 }
 
 /// Returns the first free address behind `last`. The first of the subnet is the bridge's own.

@@ -32,7 +32,7 @@ pub(super) enum Member {
 
 impl LinuxKernel {
     /// Returns where this node's overlay traffic comes from.
-    fn local_address(&self, view: &View) -> Option<IpAddr> {
+    pub(super) fn local_address(&self, view: &View) -> Option<IpAddr> {
         let own = view.networks.values().find_map(|network| network.nodes.get(&self.options.node)?.vtep);
         own.or(self.options.address)
     }

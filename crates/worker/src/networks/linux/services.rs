@@ -108,12 +108,12 @@ pub(super) fn key(id: &NetworkId) -> NetworkKey {
     NetworkKey(NonZeroU64::new(number).unwrap_or(NonZeroU64::MAX))
 }
 
-fn place(network: &NetworkId, address: IpAddr) -> VirtualAddress {
+pub(super) fn place(network: &NetworkId, address: IpAddr) -> VirtualAddress {
     VirtualAddress { network: key(network), address }
 }
 
 /// Returns the backends that a virtual IP can have.
-fn pool(address: IpAddr, backends: &[IpAddr]) -> Pool {
+pub(super) fn pool(address: IpAddr, backends: &[IpAddr]) -> Pool {
     let backends = backends.iter().filter(|it| it.is_ipv4() == address.is_ipv4());
     Pool { backends: backends.copied().collect(), affinity: false }
 }

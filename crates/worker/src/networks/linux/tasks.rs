@@ -105,6 +105,16 @@ impl LinuxKernel {
         self.dns.serve(task.task_id.as_str(), client, sockets);
     }
 
+    pub(super) fn is_task_sending(&mut self, task: &TaskId) -> Result<bool, KernelError> {
+        let path = self.options.folder.task(task);
+        match self.tasks.get_mut(task) {
+            Some(joined) => Ok(joined.connections.are_sending()?),
+            // This daemon has not adopted it.
+            None if path.exists() => Ok(Connections::of(&Namespace::at(&path))?.are_sending()?),
+            None => Ok(false),
+        }
+    }
+
     pub(super) fn detach_task(&mut self, task: &TaskId, known: Option<&Assignment>) -> Result<(), KernelError> {
         let path = self.options.folder.task(task);
         if !path.exists() {
@@ -138,13 +148,13 @@ impl LinuxKernel {
         let is_ingress = |id: &NetworkId| view.network(id).is_some_and(|network| network.is_ingress());
         let mut own: Vec<IpAddr> =
             all().filter(|it| !is_ingress(&it.network)).flat_map(|it| it.addresses.clone()).collect();
-        own.extend(self.bridge.as_ref().and_then(|it| it.address(&task.task_id)));
+        own.extend(self.bridge.iter().flat_map(|it| it.addresses(&task.task_id)));
         if own.is_empty() { all().flat_map(|it| it.addresses.clone()).collect() } else { own }
     }
 
     /// Returns the addresses by which a task answers, and by whose interface it sends what is for the outside.
     pub(super) fn outward_addresses(&self, view: &View, task: &Assignment) -> Vec<IpAddr> {
-        let on_bridge = self.bridge.as_ref().and_then(|it| it.address(&task.task_id));
+        let on_bridge = self.bridge.iter().flat_map(|it| it.addresses(&task.task_id));
         let in_network = way_out(view, task).map(|it| it.addresses.clone()).unwrap_or_default();
         in_network.into_iter().chain(on_bridge).collect()
     }

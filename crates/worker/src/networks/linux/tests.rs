@@ -18,6 +18,7 @@ use crate::networks::kernel::TaskNetwork;
 use crate::networks::view::tests::{endpoint, network};
 
 mod bridge;
+mod check;
 mod gateway;
 mod size;
 
