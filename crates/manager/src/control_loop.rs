@@ -59,7 +59,7 @@ pub(crate) trait ControlLoop: Send {
     fn name(&self) -> &'static str;
     /// Every key, for the first pass and after the watch lagged.
     fn all(&self, view: &Tables) -> Vec<Key>;
-    /// The keys that this event makes dirty. It is cheap and decides nothing.
+    /// The keys that this event makes dirty. It is cheap and decides nothing. `view` has the event, and may have later ones.
     fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<Key>;
     /// The changes that bring `key` to its desired state; empty if it is there.
     fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan;

@@ -2,9 +2,10 @@
 //! them.
 //!
 //! `server.rs` runs a session through its steps: `registration.rs`, `assignment_stream.rs` with the pure
-//! `assignments.rs` and `networks.rs`, and the reports in `reports.rs`, `status_sink.rs` and `image_report.rs`. `mailbox.rs` has
-//! what a worker has not read yet. `sessions.rs` tracks which nodes are connected, `liveness.rs` which nodes are alive,
-//! `concerns.rs` wakes the sessions that a change concerns, `programmed.rs` knows which nodes have carried it out, and `clocks.rs` records how far the clocks of nodes are off.
+//! `assignments.rs` and `networks.rs` at the pace of `pace.rs`, and the reports in `reports.rs`, `status_sink.rs` and
+//! `image_report.rs`. `mailbox.rs` has what a worker has not read yet. `sessions.rs` tracks which nodes are connected,
+//! `liveness.rs` which nodes are alive, `concerns.rs` wakes the sessions that a change concerns, `programmed.rs` knows
+//! which nodes have carried it out, and `clocks.rs` records how far the clocks of nodes are off.
 
 mod assignment_stream;
 mod assignments;
@@ -14,6 +15,7 @@ mod image_report;
 mod liveness;
 mod mailbox;
 mod networks;
+mod pace;
 mod programmed;
 mod registration;
 mod reports;

@@ -12,6 +12,21 @@ use flota_api::object::Object;
 use flota_api::proto::objects::Object as WireObject;
 use flota_api::version::{Timestamp, Version};
 
+/// What one object adds to the digest of the tables. It is kept as bytes, which need no alignment in the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ObjectDigest([u8; 16]);
+
+impl ObjectDigest {
+    /// Encodes and hashes the object.
+    pub(crate) fn of(object: &Object) -> Self {
+        Self(hash(&WireObject::from(object).encode_to_vec()).to_ne_bytes())
+    }
+
+    fn get(self) -> u128 {
+        u128::from_ne_bytes(self.0)
+    }
+}
+
 /// Digest of the tables. It is equal on managers with equal tables.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest(u128);
@@ -34,13 +49,13 @@ impl Digest {
     }
 
     /// Adds an object.
-    pub(crate) fn add_object(&mut self, it: &Object) {
-        self.add(object(it));
+    pub(crate) fn add_object(&mut self, it: ObjectDigest) {
+        self.add(it.get());
     }
 
     /// Removes an object.
-    pub(crate) fn take_object(&mut self, it: &Object) {
-        self.take(object(it));
+    pub(crate) fn take_object(&mut self, it: ObjectDigest) {
+        self.take(it.get());
     }
 
     /// Adds an answer to a request.
@@ -72,10 +87,6 @@ impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
-}
-
-fn object(object: &Object) -> u128 {
-    hash(&WireObject::from(object).encode_to_vec())
 }
 
 fn answer(request: &str, version: Version, is_refusal: bool) -> u128 {

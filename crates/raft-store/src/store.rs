@@ -8,6 +8,7 @@ mod indices;
 mod networks;
 mod runs;
 mod snapshot;
+mod table;
 mod tables;
 mod watch;
 mod write;

@@ -90,6 +90,7 @@ fn scale(workers: u64, tasks: u64) -> bool {
     show("  virtual time until all run", cost.running_ms as f64 / 1e3, "s");
     show("a lost and returned node, CPU time of the leader", cost.lost_node.as_secs_f64() * 1e3, "ms");
     show("memory of the leader", cost.memory as f64 / 1e6, "MB");
+    show("  memory of a follower, which has no sessions", cost.follower_memory as f64 / 1e6, "MB");
     show("leader gone -> all sessions with the next", cost.reconnected_ms as f64 / 1e3, "s");
     show("  CPU time of the next leader meanwhile", cost.reconnect.as_secs_f64(), "s");
     show("time of the whole simulation", time.as_secs_f64(), "s");

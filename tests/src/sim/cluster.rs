@@ -26,6 +26,7 @@ use super::node_ca::key_pair;
 use super::process::{Ended, ManagerProcess, WorkerProcess, run_manager, run_worker};
 use super::raft_network::RaftNetwork;
 use super::registry::FakeRegistry;
+use super::system::allocated;
 use super::wire::Medium as _;
 use super::world::World;
 
@@ -304,11 +305,19 @@ impl SimCluster {
 
     /// Kills a manager's process. With `power`, its machine fails too, and its disk loses unsynced data.
     pub fn crash_manager(&mut self, number: usize, power: bool) {
+        self.crash_and_weigh(number, power);
+    }
+
+    /// As [`Self::crash_manager`]. Returns the bytes that the process had allocated, those of its disk not included.
+    pub fn crash_and_weigh(&mut self, number: usize, power: bool) -> u64 {
         let it = &mut self.managers[number];
+        let before = allocated();
         *it.running.lock().expect("no holder panics") = None;
         self.raft_network.close(it.host);
         self.world.crash(it.host, power);
+        let freed = before.saturating_sub(allocated());
         it.disk = if power { it.disk.crash() } else { it.disk.restart() };
+        freed
     }
 
     /// Starts the daemon of a worker that does not run.

@@ -22,7 +22,7 @@ use super::host::{Host, USER};
 use super::invariants::converged;
 use super::run::is_up;
 use super::script::spec;
-use super::system::{allocated, thread_cpu};
+use super::system::thread_cpu;
 use super::user::channels;
 use super::world::World;
 
@@ -53,6 +53,8 @@ pub struct Cost {
     pub lost_node: Duration,
     /// Memory of the leader, in bytes, its sessions included.
     pub memory: u64,
+    /// Memory of a manager without sessions, in bytes.
+    pub follower_memory: u64,
     /// Virtual time from the crash of the leader until every worker had a session with the next, in milliseconds.
     pub reconnected_ms: u64,
     /// CPU time of the next leader meanwhile.
@@ -130,9 +132,8 @@ impl Scale {
 
     /// Crashes the leader and waits until every worker has a session with the next one. None may be taken for down meanwhile.
     fn change_leader(self, cluster: &mut SimCluster, leader: usize, cost: Cost) -> Result<Cost, String> {
-        let (before, begun) = (allocated(), cluster.world.now());
-        cluster.crash_manager(leader, true);
-        let memory = before.saturating_sub(allocated());
+        let begun = cluster.world.now();
+        let memory = cluster.crash_and_weigh(leader, true);
         let others: Vec<usize> = (0..cluster.managers.len()).filter(|number| *number != leader).collect();
         let taken = |cluster: &SimCluster| -> Vec<Duration> { others.iter().map(|it| cpu(cluster, *it)[0]).collect() };
         let before = taken(cluster);
@@ -151,7 +152,9 @@ impl Scale {
         let next = cluster.leader().and_then(|next| others.iter().position(|it| *it == next));
         let next = next.ok_or("no manager leads")?;
         let reconnect = taken(cluster)[next] - before[next];
-        Ok(Cost { memory, reconnected_ms: cluster.world.now() - begun, reconnect, ..cost })
+        let reconnected_ms = cluster.world.now() - begun;
+        let follower_memory = cluster.crash_and_weigh(others[1 - next], true);
+        Ok(Cost { memory, follower_memory, reconnected_ms, reconnect, ..cost })
     }
 
     /// Makes a user create all services at once.

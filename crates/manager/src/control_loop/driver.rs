@@ -115,10 +115,12 @@ impl Driver {
     }
 
     fn take_events(&mut self, watch: &mut Watch) {
-        let view: View = self.store.view();
         loop {
             match watch.try_next() {
-                Ok(Some(events)) => self.mark_all(&events, &view),
+                Ok(Some(events)) => {
+                    let view: View = self.store.view();
+                    self.mark_all(&events, &view);
+                }
                 Ok(None) => return,
                 Err(_) => return self.resync(watch),
             }

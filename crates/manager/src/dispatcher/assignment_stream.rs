@@ -1,14 +1,16 @@
-//! The manager's side of a session: sends a worker its networks and its assignments, and then each difference as the
-//! store changes.
+//! The manager's side of a session: sends a worker its networks and its assignments, and then the differences as the
+//! store changes, at the pace of `pace.rs`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use tonic::Status;
 
 use flota_api::defaults::GRANT_LIFE;
 use flota_api::id::NodeId;
 use flota_api::model::{Node, Task};
+use flota_api::object::Kind;
 use flota_api::proto::dispatcher::manager_message::Message;
 use flota_api::proto::dispatcher::{Managers, Peer};
 use flota_api::version::Timestamp;
@@ -16,6 +18,7 @@ use flota_raft_store::{Store, Tables};
 
 use super::assignments::{Granter, Told};
 use super::networks::ToldNetworks;
+use super::pace::Pace;
 use super::programmed::{Programmed, Withdrawal};
 use super::sessions::{SessionOutbox, Sessions, outgoing};
 use crate::replica::Replica;
@@ -33,6 +36,7 @@ pub(super) async fn send_assignments(
     outbox: &SessionOutbox,
 ) -> Result<(), Status> {
     let concerned = sessions.concerned(node_id);
+    let mut pace = Pace::default();
     let mut told = Session { tasks: Told::new(node_id.clone(), held), ..Session::default() };
     loop {
         let (now, wall) = (replica.clock.now(), replica.clock.wall().now());
@@ -40,6 +44,9 @@ pub(super) async fn send_assignments(
         let Some(messages) = told.news(&replica.store, programmed, node_id, (now, wall)) else {
             return send(outbox, Message::Removed(true)).await;
         };
+        if !messages.is_empty() {
+            pace.told(replica.store.view().count(Kind::Node));
+        }
         for message in messages {
             send(outbox, message).await?;
         }
@@ -50,6 +57,9 @@ pub(super) async fn send_assignments(
             () = concerned.notified() => {}
             () = tokio::time::sleep(patience) => {}
         }
+        pace.turn().await;
+        // The next look has everything that has woken the session until now.
+        concerned.notified().now_or_never();
     }
 }
 

@@ -60,10 +60,11 @@ impl Dispatcher for DispatcherService {
         let (service, (outbox, mailbox)) = (self.clone(), Mailbox::new());
         let answers = mailbox.clone();
         tokio::spawn(async move {
-            let mut inbox = request.into_inner();
+            // Each future on the way to the one that reads keeps room for what it passes on.
+            let mut inbox = Box::new(request.into_inner());
             let register = tokio::time::timeout(REGISTER_WAIT, inbox.next()).await;
             if let Ok(Some(Ok(WorkerMessage { message: Some(FromWorker::Register(register)) }))) = register {
-                service.serve(node_id, register, inbox, (outbox, &mailbox), scope).await;
+                service.serve(node_id, Box::new(register), inbox, (outbox, &mailbox), scope).await;
             } else {
                 let _ = outbox.send(Err(Status::invalid_argument("a session begins with `register`"))).await;
             }
@@ -85,8 +86,8 @@ impl DispatcherService {
     async fn serve(
         &self,
         node_id: NodeId,
-        registration: Register,
-        inbox: Streaming<WorkerMessage>,
+        registration: Box<Register>,
+        inbox: Box<Streaming<WorkerMessage>>,
         (outbox, mailbox): (SessionOutbox, &Mailbox),
         scope: CancellationToken,
     ) {
@@ -97,7 +98,7 @@ impl DispatcherService {
         let held = registration.images.iter().cloned().collect();
         let (number, cancel) = self.sessions.begin(&node_id, outbox.clone(), &scope);
         // A future that a session needs once or seldom is in a box, so that its own future is small while it waits.
-        let registered = match Box::pin(register(&self.replica, &node_id, registration)).await {
+        let registered = match Box::pin(register(&self.replica, &node_id, *registration)).await {
             Ok(registered) => registered,
             // The session was not open yet, so liveness must not count it as broken.
             Err(error) => {
@@ -134,7 +135,7 @@ impl DispatcherService {
     async fn exchange(
         &self,
         node_id: &NodeId,
-        inbox: Streaming<WorkerMessage>,
+        inbox: Box<Streaming<WorkerMessage>>,
         outbox: &SessionOutbox,
     ) -> Result<(), Status> {
         let (batches, queue) = mpsc::channel(reports::QUEUE);
@@ -149,7 +150,7 @@ impl DispatcherService {
     async fn receive(
         &self,
         node_id: &NodeId,
-        mut inbox: Streaming<WorkerMessage>,
+        mut inbox: Box<Streaming<WorkerMessage>>,
         outbox: &SessionOutbox,
         batches: &mpsc::Sender<reports::ReportBatch>,
     ) -> Result<(), Status> {
@@ -169,7 +170,7 @@ impl DispatcherService {
                     return Err(Status::invalid_argument(format!("a batch has at most {BATCH_BOUND} reports")));
                 }
                 Some(FromWorker::Description(it)) => {
-                    let described = describe(&self.replica, node_id, it).await;
+                    let described = Box::pin(describe(&self.replica, node_id, it)).await;
                     described.map_err(|error| Status::unavailable(error.to_string()))?;
                 }
                 Some(FromWorker::Programmed(it)) => {

@@ -46,9 +46,10 @@ impl ControlLoop for Replicated {
             {
                 Vec::new()
             }
-            // Its slot may no longer count, so the service needs another one.
+            // Without it the slot may no longer count, and then the service needs another one.
             Event::Removed(Object::Task(task)) if task.desired_state != DesiredState::Remove => {
-                vec![Key::of(&task.service_id)]
+                let slot = Slot::new(view.tasks_of_slot(&task.service_id, task.slot));
+                vec![if slot.counts() { key_of(task, view) } else { Key::of(&task.service_id) }]
             }
             Event::Created(object) | Event::Updated { new: object, .. } | Event::Removed(object) => match object {
                 Object::Service(service) => vec![Key::of(&service.id)],

@@ -9,11 +9,11 @@ use flota_api::model::{Task, TaskStatus};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::{Meta, Timestamp, Version};
 
-use super::tables::{Answer, Key, Tables};
+use super::table::Key;
+use super::tables::{Answer, Tables};
 use super::watch::Event;
-use crate::digest::Digest;
 use crate::faults::{self, Fault};
-use crate::transaction::{Action, Conflict, Entry, Outcome, Transaction};
+use crate::transaction::{Action, Conflict, Entry, Expectation, Outcome, Transaction};
 
 /// Number of answers to users' requests that are kept, so that a retry is not carried out again.
 const ANSWERS_KEPT: usize = 100_000;
@@ -63,7 +63,7 @@ impl Tables {
         // All or nothing: work on a clone, which is cheap, and keep it only if every action succeeds.
         let mut next = self.clone();
         let before = events.len();
-        if let Err(conflict) = next.try_apply(stamp, &tx, events) {
+        if let Err(conflict) = next.try_apply(stamp, &tx.expectations, tx.actions, events) {
             events.truncate(before);
             return Err(conflict);
         }
@@ -73,76 +73,80 @@ impl Tables {
                 .insert(Arc::clone(&request), Answer { version: stamp.index, is_refusal: tx.is_refusal, at: stamp.at });
             next.answers_by_age.insert((stamp.index, request));
         }
-        events[before..].iter().for_each(|event| count(&mut next.digest, event));
         *self = next;
         Ok(stamp.index)
     }
 
-    fn try_apply(&mut self, stamp: Stamp, tx: &Transaction, events: &mut Vec<Event>) -> Result<(), Conflict> {
-        for expectation in &tx.expectations {
+    fn try_apply(
+        &mut self,
+        stamp: Stamp,
+        expectations: &[Expectation],
+        actions: Vec<Action>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Conflict> {
+        for expectation in expectations {
             if self.version_of(expectation.kind, expectation.id) != expectation.version {
                 return Err(changed(expectation.kind, expectation.id));
             }
         }
-        for action in &tx.actions {
+        for action in actions {
             match action {
                 Action::Create(object) => events.push(self.create(stamp, object)?),
                 Action::Update(object) => events.push(self.update(stamp, object)?),
                 Action::Remove(kind, id) => {
-                    let removed = self.remove(*kind, id).ok_or_else(|| changed(*kind, *id))?;
+                    let removed = self.remove_counted(kind, id).ok_or_else(|| changed(kind, id))?;
                     events.push(Event::Removed(removed));
                 }
                 Action::Status(task, node, status) => {
-                    events.extend(self.status(stamp, task, node, status));
+                    events.extend(self.status(stamp, &task, &node, status));
                 }
             }
         }
         Ok(())
     }
 
-    fn create(&mut self, stamp: Stamp, object: &Object) -> Result<Event, Conflict> {
+    fn create(&mut self, stamp: Stamp, mut object: Object) -> Result<Event, Conflict> {
         if self.object(object.kind(), object.id()).is_some() {
             return Err(changed(object.kind(), object.id()));
         }
-        self.check_name(object)?;
+        self.check_name(&object)?;
         let Stamp { index, at, is_old } = stamp;
         let created = if is_old { 0 } else { index };
-        let object = with_meta(object, Meta { created_at: at, updated_at: at, created, version: index });
-        self.put(object.clone());
+        *object.meta_mut() = Meta { created_at: at, updated_at: at, created, version: index };
+        self.replace_counted(object.clone());
         Ok(Event::Created(object))
     }
 
-    fn update(&mut self, stamp: Stamp, object: &Object) -> Result<Event, Conflict> {
-        let old = self.object(object.kind(), object.id()).cloned();
-        let old = old.ok_or_else(|| changed(object.kind(), object.id()))?;
-        self.check_name(object)?;
-        let meta = Meta { updated_at: stamp.at, version: stamp.index, ..old.meta().clone() };
-        let mut new = with_meta(object, meta);
+    fn update(&mut self, stamp: Stamp, mut new: Object) -> Result<Event, Conflict> {
+        let old = self.object(new.kind(), new.id()).cloned();
+        let old = old.ok_or_else(|| changed(new.kind(), new.id()))?;
+        self.check_name(&new)?;
+        *new.meta_mut() = Meta { updated_at: stamp.at, version: stamp.index, ..old.meta().clone() };
         if let (Object::Task(old), Object::Task(new)) = (&old, &mut new)
             && (old.status.rank() > new.status.rank() || (old.status.rank() == new.status.rank() && !stamp.is_old))
         {
             // The update may have been planned before the worker's report arrived, so the report stays.
             Arc::make_mut(new).status = old.status.clone();
         }
-        self.put(new.clone());
+        self.replace_counted(new.clone());
         Ok(Event::Updated { old, new })
     }
 
-    fn status(&mut self, stamp: Stamp, task: &TaskId, node: &NodeId, status: &TaskStatus) -> Option<Event> {
+    fn status(&mut self, stamp: Stamp, task: &TaskId, node: &NodeId, status: TaskStatus) -> Option<Event> {
         let old = self.task(task)?;
         let higher = status.rank() > old.status.rank();
         // A status of the same rank may bring another text. Reports arrive in the order in which the worker made them;
         // its clock may step, and says nothing about their order.
         let in_order = !stamp.is_old || status.at >= old.status.at;
-        let newer = status.rank() == old.status.rank() && in_order && *status != old.status;
+        let newer = status.rank() == old.status.rank() && in_order && status != old.status;
         if !old.is_on(node) || old.status.state.is_terminal() || !(higher || newer) {
             return None;
         }
         let old = Arc::clone(old);
-        let mut new = Task { status: status.clone(), ..old.as_ref().clone() };
+        let mut new = Task { status, ..old.as_ref().clone() };
         new.meta.updated_at = stamp.at;
         let new = new.into_object();
-        self.put(new.clone());
+        self.replace_counted(new.clone());
         Some(Event::Updated { old: Object::Task(old), new })
     }
 
@@ -172,25 +176,6 @@ impl Tables {
 
 fn changed(kind: Kind, id: Id) -> Conflict {
     Conflict::Changed { kind: kind.to_string(), id: id.to_string() }
-}
-
-fn with_meta(object: &Object, meta: Meta) -> Object {
-    let mut object = object.clone();
-    *object.meta_mut() = meta;
-    object
-}
-
-/// Makes the digest that of the tables after this event.
-fn count(digest: &mut Digest, event: &Event) {
-    match event {
-        Event::Created(new) => digest.add_object(new),
-        Event::Updated { old, new } => {
-            digest.take_object(old);
-            digest.add_object(new);
-        }
-        Event::Removed(old) => digest.take_object(old),
-        Event::Committed(_) | Event::Reset => {}
-    }
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use flota_api::proto::raft::{Answer as WireAnswer, SnapshotRecord, SpecVersion, 
 use flota_api::proto::specs::ServiceSpec as WireSpec;
 use flota_api::version::Timestamp;
 
-use super::tables::{Answer, Key, Tables};
-use crate::digest::Digest;
+use super::table::Key;
+use super::tables::{Answer, Tables};
 
 /// A record of a snapshot can't be decoded.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +53,7 @@ impl Tables {
             match record.ok_or_else(|| fail(&"it is of an unknown kind"))? {
                 Record::Object(object) => match Object::try_from(object).map_err(|error| fail(&error))? {
                     task @ Object::Task(_) => tasks.push(task),
-                    object => tables.put(object),
+                    object => drop(tables.replace_counted(object)),
                 },
                 Record::Spec(it) => {
                     let spec = WireSpec::decode(it.spec.as_ref()).map_err(|error| fail(&error))?;
@@ -74,9 +74,8 @@ impl Tables {
         }
         // A service without tasks keeps only its newest spec, and the indices of a task need its spec.
         tables.specs.extend(specs);
-        tasks.into_iter().for_each(|task| tables.put(task));
-        let mut digest = Digest::default();
-        tables.objects().for_each(|object| digest.add_object(&object));
+        tasks.into_iter().for_each(|task| drop(tables.replace_counted(task)));
+        let mut digest = tables.digest;
         tables
             .answers
             .iter()
@@ -140,6 +139,6 @@ mod tests {
             let again = Tables::from_records(records.iter().map(Vec::as_slice)).expect("just written");
             assert_eq!(again.digest(), store.digest(), "after entry {index}");
         }
-        assert_ne!(store.digest(), Digest::default());
+        assert_ne!(store.digest(), Store::default().digest());
     }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 use super::indices::{Indices, Load};
-use crate::digest::Digest;
+use super::table::{Held, Key, Table};
+use crate::digest::{Digest, ObjectDigest};
 use flota_api::id::{Id, NodeId, ServiceId, TaskId};
 use flota_api::model::{Cluster, INGRESS, Image, Network, Node, Registry, Service, ServiceSpec, Stack, Task};
 use flota_api::object::{Kind, Object, StoreObject};
@@ -16,46 +17,6 @@ use flota_api::version::{Timestamp, Version};
 
 /// The tables at one moment.
 pub type View = Arc<Tables>;
-
-/// A text as a key. It is shared, because a change to a map clones whole nodes of it with all their keys.
-pub(super) type Key = Arc<str>;
-
-/// Objects of one kind by id, and by the names that are unique among them.
-#[derive(Clone, Debug, Default)]
-struct Table {
-    by_id: OrdMap<Id, Object>,
-    by_name: OrdMap<Key, Id>,
-}
-
-impl Table {
-    fn by_name(&self, name: &str) -> Option<&Object> {
-        self.by_name.get(name).and_then(|id| self.by_id.get(id))
-    }
-
-    /// Inserts or replaces an object, and returns the one that it replaces.
-    fn put(&mut self, object: Object) -> Option<Object> {
-        let id = object.id();
-        let old = self.by_id.insert(id, object.clone());
-        let (names, old_names) = (object.names(), old.as_ref().map(Object::names).unwrap_or_default());
-        if names != old_names {
-            for name in old_names {
-                self.by_name.remove(name);
-            }
-            for name in names {
-                self.by_name.insert(name.into(), id);
-            }
-        }
-        old
-    }
-
-    fn remove(&mut self, id: Id) -> Option<Object> {
-        let object = self.by_id.remove(&id)?;
-        for name in object.names() {
-            self.by_name.remove(name);
-        }
-        Some(object)
-    }
-}
 
 /// The answer to a user's request, which a retry gets again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,7 +89,7 @@ impl Tables {
 
     /// Every object of this kind, by id.
     pub fn all<T: StoreObject>(&self) -> impl Iterator<Item = &Arc<T>> {
-        self.table(T::KIND).by_id.values().filter_map(T::from_object)
+        self.table(T::KIND).objects().filter_map(T::from_object)
     }
 
     fn by_name<T: StoreObject>(&self, name: &str) -> Option<&Arc<T>> {
@@ -268,9 +229,7 @@ impl Tables {
 
     /// Every node, by id, from the first one that is not below `id`; those below it come last.
     pub fn nodes_from(&self, id: impl Into<Id>) -> impl Iterator<Item = &Arc<Node>> {
-        let (nodes, id) = (&self.table(Kind::Node).by_id, id.into());
-        let (above, below) = (nodes.range(id..), nodes.range(..id));
-        above.chain(below).filter_map(|(_, object)| Node::from_object(object))
+        self.table(Kind::Node).objects_from(id.into()).filter_map(Node::from_object)
     }
 
     /// Nodes that are managers, by id.
@@ -292,12 +251,12 @@ impl Tables {
 
     /// Number of objects of this kind.
     pub fn count(&self, kind: Kind) -> usize {
-        self.table(kind).by_id.len()
+        self.table(kind).len()
     }
 
     /// The object of this kind and id.
     pub fn object(&self, kind: Kind, id: impl Into<Id>) -> Option<&Object> {
-        self.table(kind).by_id.get(&id.into())
+        self.table(kind).get(id.into())
     }
 
     /// The object's version; `None` if there is no such object.
@@ -305,24 +264,54 @@ impl Tables {
         self.object(kind, id).map(|object| object.meta().version)
     }
 
-    /// Inserts or replaces an object and updates all indices. Planners use it for their overlays; the tables of the store
-    /// change only through `apply`.
+    /// Inserts or replaces an object and updates all indices. Planners use it for their overlays, and it leaves the digest as
+    /// it is; the tables of the store change only through `apply`.
     pub fn put(&mut self, object: Object) {
         self.replace(object);
     }
 
-    /// Inserts or replaces an object and updates all indices. Returns the object that was there before.
+    /// As [`Tables::put`]. Returns the object that was there before.
     pub fn replace(&mut self, object: Object) -> Option<Object> {
-        let old = self.table_mut(object.kind()).put(object.clone());
-        self.follow(old.as_ref(), Some(&object));
-        old
+        self.hold(Held { object, digest: None }).map(|old| old.object)
+    }
+
+    /// As [`Tables::replace`], and makes the digest follow.
+    pub(super) fn replace_counted(&mut self, object: Object) -> Option<Object> {
+        let new = ObjectDigest::of(&object);
+        let old = self.hold(Held { object, digest: Some(new) });
+        self.digest.add_object(new);
+        self.discount(old)
     }
 
     /// Removes an object and updates all indices.
     pub fn remove(&mut self, kind: Kind, id: impl Into<Id>) -> Option<Object> {
-        let removed = self.table_mut(kind).remove(id.into())?;
-        self.follow(Some(&removed), None);
+        self.release(kind, id.into()).map(|removed| removed.object)
+    }
+
+    /// As [`Tables::remove`], and makes the digest follow.
+    pub(super) fn remove_counted(&mut self, kind: Kind, id: Id) -> Option<Object> {
+        let removed = self.release(kind, id);
+        self.discount(removed)
+    }
+
+    fn hold(&mut self, new: Held) -> Option<Held> {
+        let object = new.object.clone();
+        let old = self.table_mut(object.kind()).put(new);
+        self.follow(old.as_ref().map(|old| &old.object), Some(&object));
+        old
+    }
+
+    fn release(&mut self, kind: Kind, id: Id) -> Option<Held> {
+        let removed = self.table_mut(kind).remove(id)?;
+        self.follow(Some(&removed.object), None);
         Some(removed)
+    }
+
+    /// Takes what was held out of the digest.
+    fn discount(&mut self, old: Option<Held>) -> Option<Object> {
+        let Held { object, digest } = old?;
+        self.digest.take_object(digest.unwrap_or_else(|| ObjectDigest::of(&object)));
+        Some(object)
     }
 
     /// Makes specs and indices follow the change of an object.
@@ -367,7 +356,7 @@ impl Tables {
     /// Every object, in the order of the kinds, then by id.
     pub fn objects(&self) -> impl Iterator<Item = Object> + Send + use<> {
         // The clone is cheap and does not change while the caller iterates.
-        self.objects.clone().into_iter().flat_map(|table| table.by_id.into_iter().map(|(_, object)| object))
+        self.objects.clone().into_iter().flat_map(Table::into_objects)
     }
 }
 

@@ -215,3 +215,16 @@ fn a_delay_counts_from_the_report_of_the_end_whatever_the_workers_clock_said() {
         assert_eq!(planned(&view(objects)), ["+1 after 2000 ms"]);
     }
 }
+
+#[test]
+fn a_removed_task_concerns_its_slot_and_only_a_slot_that_no_longer_counts_the_service() {
+    let gone = Task { desired_state: DesiredState::Shutdown, ..task("t1", 1, "a", TaskState::Shutdown) };
+    let dirtied = |rest: Option<Task>| {
+        let view = view([service(9).into_object()].into_iter().chain(rest.map(StoreObject::into_object)));
+        Replicated.dirtied_by(&Event::Removed(gone.clone().into_object()), &view)
+    };
+    let next = task("t2", 1, "b", TaskState::Running);
+    assert_eq!(dirtied(Some(next.clone())), [Key::slot_of(&gone)]);
+    assert_eq!(dirtied(None), [Key::of("s")]);
+    assert_eq!(dirtied(Some(Task { desired_state: DesiredState::Remove, ..next })), [Key::of("s")]);
+}
