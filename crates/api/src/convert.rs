@@ -10,6 +10,7 @@ mod networks;
 mod objects;
 mod specs;
 mod streams;
+mod tunnels;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -87,6 +88,7 @@ enums! {
         NotReady = NotReady, Drained = Drained, Paused = Paused, Constraint = Constraint, Cpu = Cpu, Memory = Memory,
         Runtime = Runtime, Privileged = Privileged, Capability = Capability, Device = Device,
         GenericResource = GenericResource, Port = Port,
+        Encryption = Encryption,
     }
     NetworkDriver = pt::NetworkDriver, "driver" {
         Overlay = Overlay, Bridge = Bridge, Macvlan = Macvlan, Host = Host, None = None,

@@ -21,7 +21,7 @@ use ipnet::IpNet;
 use tokio::sync::{oneshot, watch};
 
 use flota_api::id::TaskId;
-use flota_api::model::{Assignment, Balancer, NetworkUpdate, NodePort};
+use flota_api::model::{Assignment, Balancer, NetworkUpdate, NodePort, TunnelKey};
 use flota_api::version::Version;
 
 mod actor;
@@ -31,6 +31,7 @@ mod fake;
 pub(crate) mod fake_kernel;
 mod folder;
 mod kernel;
+mod keys;
 mod linux;
 mod names;
 mod record;
@@ -56,6 +57,9 @@ pub trait NodeNetworks: fmt::Debug + Send + Sync {
     /// version is the same.
     fn programmed(&self) -> watch::Receiver<Version>;
 
+    /// Takes into account that every node that shares an encrypted network with this one knows this key of its own.
+    fn key_known(&self, public: [u8; 32]);
+
     /// Watches what the leader should know of the node's own network.
     fn facts(&self) -> watch::Receiver<NetworkFacts>;
 }
@@ -69,6 +73,8 @@ pub struct NetworkFacts {
     pub subnet: Option<IpNet>,
     /// Ports on which the node's own programs listen, and which can't be published.
     pub ports: BTreeSet<NodePort>,
+    /// The node's public keys for encrypted networks, oldest first; none if its kernel can't encrypt.
+    pub tunnel_keys: Vec<TunnelKey>,
 }
 
 /// The thread of the networks. Clones share it; it ends with the last one.
@@ -173,6 +179,10 @@ impl NodeNetworks for Networks {
 
     fn programmed(&self) -> watch::Receiver<Version> {
         self.programmed.clone()
+    }
+
+    fn key_known(&self, public: [u8; 32]) {
+        self.send(Command::KeyKnown(public));
     }
 
     fn facts(&self) -> watch::Receiver<NetworkFacts> {

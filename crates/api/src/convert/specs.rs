@@ -100,6 +100,7 @@ impl From<&NodeDescription> for pt::NodeDescription {
             routes: texts(&it.routes),
             listeners: it.listeners.iter().map(Into::into).collect(),
             balancer: it.balancer.map(FromNumber::number),
+            tunnel_keys: it.tunnel_keys.iter().map(Into::into).collect(),
         }
     }
 }
@@ -124,6 +125,7 @@ impl TryFrom<Option<pt::NodeDescription>> for NodeDescription {
             routes: parse_all(&it.routes, "description.routes")?,
             listeners: all(it.listeners)?,
             balancer: it.balancer.map(FromNumber::from_number).transpose()?,
+            tunnel_keys: all(it.tunnel_keys)?,
         })
     }
 }
