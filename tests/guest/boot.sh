@@ -15,6 +15,15 @@ modules() { # FOLDER NAME...
   done
 }
 
+loadable() { # ROOT PATH...: files and folders of modules, with a list of what each needs, so that the kernel loads them itself
+  local root=$1 version; shift
+  version=$(basename "$guest"/kernel/lib/modules/*)
+  mkdir -p "$root/lib/modules/$version"
+  root=$(realpath "$root")
+  (cd "$guest/kernel/lib/modules/$version" && cp -r --parents modules.builtin modules.order "${@/#/kernel/}" "$root/lib/modules/$version/")
+  busybox depmod -b "$root" "$version"
+}
+
 pack() { # FOLDER: its initramfs
   (cd "$1" && find . | busybox cpio -o -H newc 2>/dev/null) >"$1.cpio"
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The runtime's tests and the real clusters' in a QEMU guest with Debian's kernel, where control groups are v2 alone:
 # `make test-long`.
+# With the word `encryption`, only the tests of encrypted networks, which need Debian's WireGuard.
 # Everything is made below target/guest; nothing is installed on this machine but QEMU.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -11,23 +12,26 @@ export FLOTA_PROGRAMS="$PWD/target/debug"
 tests="services:: faults::a_ faults::without images::an_image_lies images::where nodes:: --skip damaged --skip what_is_large"
 # Other runtimes and the corpus are not in the guest, and its kernel does not map the ids of a tmpfs (before 6.3).
 oci="--skip other_runtimes --skip fuzz_corpus --skip id_mapped"
+[ "${1:-}" != encryption ] || oci=
 binary() { # PACKAGE TEST
   cargo test --locked -p "$1" --test "$2" --no-run --message-format=json 2>/dev/null |
     grep -o "\"executable\":\"[^\"]*/$2-[^\"]*\"" | tail -1 | cut -d'"' -f4
 }
 root=$guest/root
 rm -rf "$root"
-mkdir -p "$root"/{bin,programs,modules,proc,sys,dev,run,tmp,var/lib,root,etc}
+mkdir -p "$root"/{bin,programs,proc,sys,dev,run,tmp,var/lib,root,etc}
 cp /bin/busybox "$root/bin/busybox"
 cp target/debug/{flotad,ctl,flota-runtime,whoami} "$root/programs/"
 cp "$(binary flota-tests real)" "$root/programs/real"
-cp "$(binary flota-runtime oci)" "$root/programs/oci"
+[ -z "$oci" ] || cp "$(binary flota-runtime oci)" "$root/programs/oci"
+cp "$(binary flota-network tunnel)" "$root/programs/tunnel"
 cp tests/guest/init "$root/init"
 chmod +x "$root/init"
 echo "$tests" >"$root/tests"
-echo "$oci" >"$root/oci-tests"
-modules "$root/modules" llc stp bridge veth overlay
-for library in $(ldd "$root"/programs/{flotad,ctl,real,oci} | grep -oE '/[^ )]+' | grep -v : | sort -u); do
+printf %s "$oci" >"$root/oci-tests"
+loadable "$root" lib crypto arch/x86/crypto fs/overlayfs drivers/net/{wireguard,vxlan,veth.ko} \
+  net/{802,bridge,core,ipv4,ipv6,llc,netfilter}
+for library in $(ldd "$root"/programs/* 2>/dev/null | grep -oE '/[^ )]+' | grep -v : | sort -u); do
   mkdir -p "$root/$(dirname "$library")"
   cp -L "$library" "$root/$library"
 done

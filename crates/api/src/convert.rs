@@ -11,6 +11,7 @@ mod networks;
 mod objects;
 mod specs;
 mod streams;
+mod tunnels;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -88,6 +89,7 @@ enums! {
         NotReady = NotReady, Drained = Drained, Paused = Paused, Constraint = Constraint, Cpu = Cpu, Memory = Memory,
         Runtime = Runtime, Privileged = Privileged, Capability = Capability, Device = Device,
         GenericResource = GenericResource, Port = Port,
+        Encryption = Encryption,
     }
     NetworkDriver = pt::NetworkDriver, "driver" {
         Overlay = Overlay, Bridge = Bridge, Macvlan = Macvlan, Host = Host, None = None,

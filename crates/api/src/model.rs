@@ -20,6 +20,7 @@ mod service;
 mod stack;
 mod stream;
 mod task;
+mod tunnel;
 
 pub use allowance::{Allowance, Refusal};
 pub use assignment::{Assignment, Grant, ImageSource, NodeAddress, RegistryCredentials};
@@ -45,6 +46,7 @@ pub use stream::{
     LogLine, LogRange, Output, Program, StreamKind, StreamRequest, TaskFrame, TaskPort, TerminalSize, UserFrame,
 };
 pub use task::{Task, TaskStatus};
+pub use tunnel::TunnelKey;
 
 /// Serializes a duration as a text such as `1.5s`.
 fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+pub(crate) use firewall::{sender_changes, tunnel_tables};
 pub use listeners::Listeners;
 pub use ports::{HostPort, Protocol, PublishedPort, Target};
 use router::become_router;

@@ -26,7 +26,9 @@ mod routes;
 mod spec;
 mod stations;
 mod tap;
+mod tunnel;
 mod vxlan;
+mod wireguard;
 
 pub use balancer::{
     Balancer, BalancerError, MOST_NETWORKS, NamespaceCookie, NetworkKey, Pool, Sockets, VirtualAddress, Wanted,
@@ -46,3 +48,5 @@ pub use namespace::Namespace;
 pub use netlink::Connection;
 pub use spec::{Attachment, Driver, LocalNetworkSpec, Remote, Subnet, Underlay};
 pub use tap::open_tap;
+pub use tunnel::{TunnelKey, Tunnels, TunnelsChange, TunnelsSpec};
+pub use wireguard::{PublicKey, SecretKey};

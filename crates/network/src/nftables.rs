@@ -10,7 +10,7 @@
 //! never read or changed. The crate `netlink-packet-netfilter` has no expression for address translation, connections,
 //! routes or random numbers, and would save only the loops of the encoder.
 
-mod attributes;
+pub(crate) mod attributes;
 pub(crate) mod conditions;
 pub(crate) mod connections;
 pub(crate) mod expression;

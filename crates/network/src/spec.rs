@@ -58,7 +58,8 @@ pub enum Driver {
 /// How an overlay reaches other machines.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Underlay {
-    /// The address of this machine that packets come from: a VXLAN tunnel endpoint (VTEP).
+    /// The address of this machine that packets come from: a VXLAN tunnel endpoint (VTEP). With `::`, the route chooses
+    /// an IPv6 address for each packet, and the network's MTU must be given.
     pub local: IpAddr,
     /// The UDP port, the same on every machine.
     pub port: u16,

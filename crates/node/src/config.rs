@@ -18,6 +18,8 @@ use flota_worker::NodeOffers;
 
 const FILE: &str = "/etc/flota/flotad.toml";
 const FILE_BOUND: u64 = 1 << 20;
+/// The other nodes must learn one key before there is another.
+const SHORTEST_KEY_LIFE: Duration = Duration::from_secs(10);
 
 /// The daemon of Flota, a container cluster
 #[derive(Debug, Parser)]
@@ -52,6 +54,8 @@ struct File {
     data_path_addr: Option<IpAddr>,
     /// What spreads connections to virtual IPs; the best that the kernel can do if absent.
     balancer: Option<String>,
+    /// How long the node uses a key for encrypted networks.
+    tunnel_key_life: Option<String>,
     log: Option<String>,
     runtime: Option<PathBuf>,
     /// Multiplies Raft's heartbeat and election times, for links slower than a LAN.
@@ -106,6 +110,7 @@ impl Config {
             bail!("data-path-addr: {address} is not an address of a machine");
         }
         offers.balancer = file.balancer.as_deref().map(balancer).transpose()?;
+        offers.tunnel_key_life = file.tunnel_key_life.as_deref().map(key_life).transpose()?;
         let registries = registries::resolve(file.registries)?;
         let beside =
             std::env::current_exe().context("failed to find the path of flotad")?.with_file_name("flota-runtime");
@@ -148,6 +153,15 @@ fn balancer(text: &str) -> anyhow::Result<Balancer> {
     known.copied().with_context(|| format!("balancer: `{text}` is not one of bpf, nftables"))
 }
 
+fn key_life(text: &str) -> anyhow::Result<Duration> {
+    let life =
+        humantime::parse_duration(text).with_context(|| format!("tunnel-key-life: `{text}` is not a duration"))?;
+    if life < SHORTEST_KEY_LIFE {
+        bail!("tunnel-key-life: {text} is less than {SHORTEST_KEY_LIFE:?}");
+    }
+    Ok(life)
+}
+
 fn read(path: &Path) -> anyhow::Result<File> {
     let about =
         std::fs::metadata(path).with_context(|| format!("failed to read the settings file {}", path.display()))?;
@@ -157,4 +171,19 @@ fn read(path: &Path) -> anyhow::Result<File> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("failed to read the settings file {}", path.display()))?;
     toml::from_str(&text).with_context(|| format!("failed to parse the settings file {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_life_of_a_key_is_a_duration_that_lets_other_nodes_learn_it() {
+        assert_eq!(key_life("12h").expect("a duration"), Duration::from_secs(43_200));
+        for (text, expected) in
+            [("12", "tunnel-key-life: `12` is not a duration"), ("9s", "tunnel-key-life: 9s is less than 10s")]
+        {
+            assert_eq!(key_life(text).expect_err(text).to_string(), expected);
+        }
+    }
 }

@@ -253,6 +253,7 @@ impl Agent {
                     self.networks.update(update);
                 }
             }
+            FromLeader::KeyKnown(public) => self.networks.key_known(public),
             FromLeader::StatusAck(sequence) => self.reporter.acknowledged(sequence),
             FromLeader::OpenStream(open) => {
                 self.spawned.spawn(self.services.open_stream(link.channel.clone(), open));

@@ -47,6 +47,7 @@ pub(crate) fn registration(machine: &NodeDescription, offers: &NodeOffers, facts
             .map(|(port, task)| (*port, task.clone()).into())
             .take(NodeDescription::ENTRIES_BOUND)
             .collect(),
+        tunnel_keys: facts.tunnel_keys.clone(),
         runtimes: offers.runtime_names(),
         devices: offers.devices.clone(),
         allow: offers.allow.clone(),
@@ -73,7 +74,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use flota_api::model::{Allowance, Balancer, NodeDevice, NodePort, Protocol};
+    use flota_api::model::{Allowance, Balancer, NodeDevice, NodePort, Protocol, TunnelKey};
 
     #[test]
     fn a_node_registers_with_all_that_it_gives() {
@@ -91,12 +92,14 @@ mod tests {
             subnet: Some("172.17.0.0/16".parse().expect("a prefix")),
             tasks: BTreeMap::from([(*ports.first().expect("it has one"), "t".into())]),
             ports,
+            tunnel_keys: vec![TunnelKey { public: [7; 32], port: 51_820 }],
         };
         let description = registration(&describe(), &offers, &facts);
         assert_eq!(description.routes.last(), facts.subnet.as_ref());
         assert_eq!(description.balancer, Some(Balancer::Nftables));
         assert_eq!(description.listeners, Vec::from_iter(facts.ports));
         assert_eq!(description.listening_tasks[0].task.as_str(), "t");
+        assert_eq!(description.tunnel_keys, facts.tunnel_keys);
         assert_eq!(description.runtimes, ["flota", "runsc"]);
         assert_eq!((description.devices, description.allow.privileged), (offers.devices, true));
         assert!(!description.hostname.is_empty());

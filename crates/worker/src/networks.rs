@@ -21,7 +21,7 @@ use ipnet::IpNet;
 use tokio::sync::{oneshot, watch};
 
 use flota_api::id::{NetworkId, TaskId};
-use flota_api::model::{Assignment, Balancer, NetworkUpdate, NodePort};
+use flota_api::model::{Assignment, Balancer, NetworkUpdate, NodePort, TunnelKey};
 use flota_api::version::Version;
 
 mod actor;
@@ -32,6 +32,7 @@ mod fake;
 pub(crate) mod fake_kernel;
 mod folder;
 mod kernel;
+mod keys;
 mod linux;
 mod names;
 mod record;
@@ -58,6 +59,9 @@ pub trait NodeNetworks: fmt::Debug + Send + Sync {
     /// version is the same.
     fn programmed(&self) -> watch::Receiver<Version>;
 
+    /// Takes into account that every node that shares an encrypted network with this one knows this key of its own.
+    fn key_known(&self, public: [u8; 32]);
+
     /// Watches what the leader should know of the node's own network.
     fn facts(&self) -> watch::Receiver<NetworkFacts>;
 }
@@ -73,6 +77,8 @@ pub struct NetworkFacts {
     pub ports: BTreeSet<NodePort>,
     /// Those of these ports on which tasks with the network `host` listen.
     pub tasks: BTreeMap<NodePort, TaskId>,
+    /// The node's public keys for encrypted networks, oldest first; none if its kernel can't encrypt.
+    pub tunnel_keys: Vec<TunnelKey>,
 }
 
 /// The thread of the networks. Clones share it; it ends with the last one.
@@ -192,6 +198,10 @@ impl NodeNetworks for Networks {
 
     fn programmed(&self) -> watch::Receiver<Version> {
         self.programmed.clone()
+    }
+
+    fn key_known(&self, public: [u8; 32]) {
+        self.send(Command::KeyKnown(public));
     }
 
     fn facts(&self) -> watch::Receiver<NetworkFacts> {

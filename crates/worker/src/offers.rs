@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use flota_api::defaults::EMBEDDED_RUNTIME;
 use flota_api::model::{Allowance, Balancer, DeviceId, NodeDevice};
@@ -23,6 +24,8 @@ pub struct NodeOffers {
     pub data_address: Option<IpAddr>,
     /// What spreads connections to virtual IPs; the best that the kernel can do if `None`.
     pub balancer: Option<Balancer>,
+    /// How long a key for encrypted networks is used; 12 hours if `None`.
+    pub tunnel_key_life: Option<Duration>,
 }
 
 impl NodeOffers {

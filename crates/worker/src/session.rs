@@ -142,6 +142,10 @@ fn from_leader(message: FromManager) -> Result<FromLeader, SessionError> {
         FromManager::NotLeader(it) => FromLeader::NotLeader(Some(it.address).filter(|it| !it.is_empty())),
         FromManager::Assignments(it) => FromLeader::Assignments(part(it)?),
         FromManager::Networks(it) => FromLeader::Networks(it.try_into()?),
+        FromManager::KnownTunnelKey(it) => {
+            let length = || Malformed::new("known_tunnel_key", format!("has {} bytes; a key has 32", it.len()));
+            FromLeader::KeyKnown(it.as_ref().try_into().map_err(|_| length())?)
+        }
         FromManager::StatusAck(it) => FromLeader::StatusAck(it.sequence),
         FromManager::OpenStream(it) => {
             FromLeader::OpenStream(OpenStream { id: it.id, request: it.request.and_then(|it| it.try_into().ok()) })

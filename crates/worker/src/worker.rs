@@ -107,6 +107,9 @@ impl Worker {
             folder: NamespaceFolder::at(paths.namespaces()),
             group: paths.unified_group(),
             balancer: offers.balancer,
+            keys: options.data_dir.join("tunnel-keys"),
+            key_life: offers.tunnel_key_life,
+            clock: options.clock.clone(),
         })?;
         let record = NetworkRecord::new(&options.data_dir, options.sealer.clone(), Arc::clone(&disk));
         let networks = Networks::start(kernel, record)?;

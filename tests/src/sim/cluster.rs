@@ -351,7 +351,7 @@ impl SimCluster {
     }
 
     /// Returns the description that a worker's node reports.
-    pub(super) fn description(&self, number: usize) -> NodeDescription {
+    pub fn description(&self, number: usize) -> NodeDescription {
         let boot_id = self.workers[number].machine.boot_id();
         NodeDescription { boot_id, ..description(format!("w{}", number + 1)) }
     }

@@ -2,10 +2,11 @@
 //! connections any more. The nodes are the test's.
 
 use flota_api::id::NodeId;
-use flota_api::model::{Network, PendingReason, ServiceMode, ServiceSpec};
+use flota_api::model::{Network, PendingReason, ServiceMode, ServiceSpec, TunnelKey};
 use flota_api::proto::control::{CreateNetworkRequest, CreateServiceRequest, DeployStackRequest, RemoveRequest};
 use flota_api::proto::dispatcher::manager_message::Message as FromManager;
-use flota_api::proto::dispatcher::{Endpoint, TaskAssignment};
+use flota_api::proto::dispatcher::worker_message::Message as ToManager;
+use flota_api::proto::dispatcher::{Endpoint, Programmed, TaskAssignment};
 use flota_api::proto::specs as ps;
 use flota_api::proto::types as pt;
 use flota_api::proto::types::DesiredState;
@@ -27,9 +28,21 @@ fn create_service(it: &mut Script, replicas: u64) {
     it.request(it.leader(), |mut client| async move { client.create_service(request).await.map(drop) }).unwrap();
 }
 
+fn encrypted() -> ps::NetworkSpec {
+    ps::NetworkSpec { name: "front".into(), encrypted: true, ..ps::NetworkSpec::default() }
+}
+
+fn key(byte: u8) -> TunnelKey {
+    TunnelKey { public: [byte; 32], port: 51_820 }
+}
+
 fn scale_to_nothing(it: &mut Script) {
+    scale(it, 0);
+}
+
+fn scale(it: &mut Script, replicas: u64) {
     let service = it.cluster().view().and_then(|view| view.service_by_name("web").cloned()).expect("it is there");
-    let spec = ServiceSpec { mode: ServiceMode::Replicated { replicas: 0 }, ..service.spec.as_ref().clone() };
+    let spec = ServiceSpec { mode: ServiceMode::Replicated { replicas }, ..service.spec.as_ref().clone() };
     it.update(it.leader(), "scale", (&spec).into()).unwrap();
 }
 
@@ -196,5 +209,81 @@ fn a_port_of_the_host_is_taken_once_on_each_node_and_an_update_gets_on() {
                 view.tasks().filter_map(|task| task.pending_reason.as_ref()).map(ToString::to_string).collect();
             seen(reasons.iter().any(|it| it.contains("with the port taken")), reasons)
         });
+    });
+}
+
+#[test]
+fn an_encrypted_network_is_carried_by_the_nodes_that_can_encrypt_and_by_no_other() {
+    script(3, |it| {
+        let create = CreateNetworkRequest { request_id: "too early".into(), spec: Some(encrypted()) };
+        let refused =
+            it.request(it.leader(), |mut client| async move { client.create_network(create).await.map(drop) });
+        let why = refused.expect_err("no node can carry it").message().to_owned();
+        assert!(why.contains("encrypted: no node of the cluster can encrypt it"), "{why}");
+        it.cluster().workers[1].networks.set_keys(vec![key(1)]);
+        it.wait("the leader knows the key of the node", 5_000, |cluster| {
+            let node = super::node(cluster, 1)?;
+            seen(node.description.tunnel_keys == [key(1)], node.description.tunnel_keys)
+        });
+        create_network(it, encrypted());
+        create_service(it, 2);
+        it.converge();
+        let running = |it: &mut Script| [0, 1, 2].map(|worker| it.cluster().workers[worker].machine.running().len());
+        assert_eq!(running(it), [0, 2, 0]);
+        it.cluster().workers[1].networks.set_keys(Vec::new());
+        it.wait("the leader knows that the node has no key", 5_000, |cluster| {
+            seen(super::node(cluster, 1)?.description.tunnel_keys.is_empty(), "it has one")
+        });
+        scale(it, 3);
+        it.wait("the third task waits and says so", 5_000, |cluster| {
+            let view = cluster.view().ok_or("no manager leads")?;
+            let reasons: Vec<String> =
+                view.tasks().filter_map(|task| task.pending_reason.as_ref()).map(ToString::to_string).collect();
+            seen(
+                reasons.len() == 1 && reasons[0].contains("3 of 6 without WireGuard for an encrypted network"),
+                reasons,
+            )
+        });
+        it.cluster().workers[2].networks.set_keys(vec![key(2)]);
+        it.wait("it runs where it can", 5_000, super::containers(2, 1));
+    });
+}
+
+/// A description of a node with these keys.
+fn description(it: &mut Script, worker: usize, keys: &[TunnelKey]) -> ToManager {
+    let description = it.cluster().description(worker);
+    let description = flota_api::model::NodeDescription { tunnel_keys: keys.to_vec(), ..description };
+    ToManager::Description((&description).into())
+}
+
+#[test]
+fn a_new_key_is_used_when_every_node_of_an_encrypted_network_has_programmed_it_and_not_before() {
+    script(3, |it| {
+        let nodes = [0, 1, 2].map(|worker| manual(it, worker, no_streams));
+        for (worker, node) in nodes.iter().enumerate().take(2) {
+            node.send(description(it, worker, &[key(worker as u8)]));
+        }
+        it.wait("the leader knows their keys", 5_000, |cluster| {
+            let known = [0, 1].map(|worker| super::node(cluster, worker).map(|it| it.description.tunnel_keys.len()));
+            seen(known == [Ok(1), Ok(1)], known)
+        });
+        create_network(it, encrypted());
+        create_service(it, 2);
+        it.wait("each has a task", 5_000, |cluster| {
+            let tasks = tasks(cluster)?;
+            let on = |worker| tasks.iter().any(|(_, node, runs)| *node == Some(worker) && *runs);
+            seen(on(0) && on(1), tasks)
+        });
+        let is_told_of = |endpoint: &Endpoint, byte: u8| endpoint.tunnel_keys.iter().any(|it| *it.public == [byte; 32]);
+        it.wait("it knows the key of the other", 2_000, |_| was_told(&nodes[1], |it| is_told_of(it, 0)));
+        nodes[1].stop_programming();
+        nodes[0].send(description(it, 0, &[key(0), key(9)]));
+        it.wait("the other is told of the new key", 2_000, |_| was_told(&nodes[1], |it| is_told_of(it, 9)));
+        let known = |message: &FromManager| matches!(message, FromManager::KnownTunnelKey(it) if **it == [9; 32]);
+        it.pass(3_000);
+        assert!(nodes[0].was_sent(known).is_err(), "the other has not programmed it");
+        assert!(nodes[2].was_sent(|it| matches!(it, FromManager::KnownTunnelKey(_))).is_err());
+        nodes[1].send(ToManager::Programmed(Programmed { version: u64::MAX }));
+        it.wait("the node is told that the other has it", 2_000, |_| nodes[0].was_sent(known));
     });
 }

@@ -14,7 +14,7 @@ fn wrong_input_is_refused_with_the_reason_and_the_exit_code() {
         ("network create overlay", 1, "name: `overlay` means a driver"),
         ("network create front --subnet 10.1.0.1/24", 1, "the subnet is 10.1.0.0/24"),
         ("network create front --subnet 10.1.0.0/31", 1, "is too small"),
-        ("network create front --opt encrypted", 1, "encrypted: nodes do not encrypt networks yet"),
+        ("network create front --driver bridge --opt encrypted", 1, "encrypted: only an overlay can be encrypted"),
         ("network rm ingress", 1, "`ingress` belongs to every cluster"),
         ("service create --name web --limit-memory lots whoami", 2, "`lots` is not a size"),
         ("service create --name web --constraint a==b whoami", 1, "constraints[0]"),

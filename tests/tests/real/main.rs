@@ -5,6 +5,7 @@
 mod archives;
 mod bad_input;
 mod devices;
+mod encryption;
 mod faults;
 mod health;
 mod histories;

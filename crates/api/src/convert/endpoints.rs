@@ -17,6 +17,7 @@ impl From<&NetworkConfig> for pd::NetworkConfig {
             mtu: it.mtu.unwrap_or_default(),
             internal: it.internal,
             parent: it.parent.clone().unwrap_or_default(),
+            encrypted: it.encrypted,
             subnets: it.subnets.iter().map(Into::into).collect(),
         }
     }
@@ -33,6 +34,7 @@ impl TryFrom<pd::NetworkConfig> for NetworkConfig {
             mtu: Some(it.mtu).filter(|mtu| *mtu > 0),
             internal: it.internal,
             parent: filled(it.parent),
+            encrypted: it.encrypted,
             subnets: all(it.subnets)?,
         })
     }
@@ -76,6 +78,7 @@ impl From<&Endpoint> for pd::Endpoint {
             node: it.node.to_string(),
             vtep: it.vtep.map(|it| it.to_string()).unwrap_or_default(),
             serving: it.serving,
+            tunnel_keys: it.tunnel_keys.iter().map(Into::into).collect(),
         }
     }
 }
@@ -92,6 +95,7 @@ impl TryFrom<pd::Endpoint> for Endpoint {
             node: it.node.into(),
             vtep: parse_filled(&it.vtep, "endpoints.vtep")?,
             serving: it.serving,
+            tunnel_keys: all(it.tunnel_keys)?,
         })
     }
 }
@@ -183,7 +187,7 @@ impl TryFrom<pd::Networks> for NetworkUpdate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{NetworkDriver, Protocol, PublishMode, PublishedPort, Subnet};
+    use crate::model::{NetworkDriver, Protocol, PublishMode, PublishedPort, Subnet, TunnelKey};
 
     #[test]
     fn an_update_survives_the_way_to_the_wire_and_back() {
@@ -199,6 +203,7 @@ mod tests {
                 mtu: Some(1_400),
                 internal: true,
                 parent: Some("eth1".into()),
+                encrypted: true,
                 subnets: vec![Subnet {
                     prefix: "10.0.1.0/24".parse().expect("a prefix"),
                     gateway: address("10.0.1.1"),
@@ -229,6 +234,7 @@ mod tests {
                 node: "w".into(),
                 vtep: Some(address("198.18.0.3")),
                 serving: true,
+                tunnel_keys: vec![TunnelKey { public: [7; 32], port: 51_820 }],
             }],
             removed_endpoints: vec![("n".into(), "u".into())],
             nodes: vec![NetworkNode {

@@ -292,7 +292,9 @@ impl TryFrom<ps::HostEntry> for HostEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Balancer, EndpointMode, NetworkDriver, NodeDescription, Protocol, PublishMode, ServiceSpec};
+    use crate::model::{
+        Balancer, EndpointMode, NetworkDriver, NodeDescription, Protocol, PublishMode, ServiceSpec, TunnelKey,
+    };
     use crate::object::{Object, StoreObject};
 
     fn address(text: &str) -> IpAddr {
@@ -370,6 +372,7 @@ mod tests {
             listeners: vec![NodePort { protocol: Protocol::Udp, number: 53 }],
             listening_tasks: vec![(NodePort { protocol: Protocol::Udp, number: 53 }, "t".into()).into()],
             balancer: Some(Balancer::Nftables),
+            tunnel_keys: vec![TunnelKey { public: [7; 32], port: 51_820 }],
             ..NodeDescription::default()
         };
         assert_eq!(NodeDescription::try_from(Some(pt::NodeDescription::from(&description))), Ok(description));

@@ -101,6 +101,7 @@ impl From<&NodeDescription> for pt::NodeDescription {
             listeners: it.listeners.iter().map(Into::into).collect(),
             balancer: it.balancer.map(FromNumber::number),
             listening_tasks: it.listening_tasks.iter().map(Into::into).collect(),
+            tunnel_keys: it.tunnel_keys.iter().map(Into::into).collect(),
         }
     }
 }
@@ -126,6 +127,7 @@ impl TryFrom<Option<pt::NodeDescription>> for NodeDescription {
             listeners: all(it.listeners)?,
             balancer: it.balancer.map(FromNumber::from_number).transpose()?,
             listening_tasks: all(it.listening_tasks)?,
+            tunnel_keys: all(it.tunnel_keys)?,
         })
     }
 }

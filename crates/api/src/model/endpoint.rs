@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use super::network::{NetworkDriver, PublishedPort, Subnet};
+use super::tunnel::TunnelKey;
 use crate::id::{NetworkId, NodeId, ServiceId, TaskId};
 use crate::version::Version;
 
@@ -24,6 +25,8 @@ pub struct NetworkConfig {
     pub internal: bool,
     /// Interface of the node that a `macvlan` network belongs to.
     pub parent: Option<String>,
+    /// Whether its packets are encrypted between nodes.
+    pub encrypted: bool,
     /// Its subnets.
     pub subnets: Vec<Subnet>,
 }
@@ -64,6 +67,8 @@ pub struct Endpoint {
     pub vtep: Option<IpAddr>,
     /// Whether connections are sent to it. If not, it can still be reached by its address.
     pub serving: bool,
+    /// The keys of that node, oldest first; only in an encrypted network.
+    pub tunnel_keys: Vec<TunnelKey>,
 }
 
 /// The addresses of a node in a network; only in the network `ingress`.

@@ -10,6 +10,7 @@ use super::allowance::Allowance;
 use super::device::NodeDevice;
 use super::network::{Attachment, NodePort, Protocol};
 use super::text_or_empty;
+use super::tunnel::TunnelKey;
 use crate::clock_offset::ClockOffset;
 use crate::constraint::{Constraint, Key};
 use crate::defaults::EMBEDDED_RUNTIME;
@@ -150,11 +151,20 @@ pub struct NodeDescription {
     /// What spreads connections to virtual IPs on it.
     #[serde(serialize_with = "text_or_empty")]
     pub balancer: Option<Balancer>,
+    /// The public keys by which it takes part in encrypted networks, oldest first. None if its kernel can't encrypt.
+    pub tunnel_keys: Vec<TunnelKey>,
 }
 
 impl NodeDescription {
     /// Largest number of entries of each list that has a bound; real machines have far fewer.
     pub const ENTRIES_BOUND: usize = 4_096;
+    /// Largest number of keys of a node: the one that it sends with, and the one that it will send with.
+    pub const TUNNEL_KEYS_BOUND: usize = 2;
+
+    /// Returns whether tasks in encrypted networks can run on the node.
+    pub fn can_encrypt(&self) -> bool {
+        !self.tunnel_keys.is_empty()
+    }
 
     /// Returns whether tasks of this runtime class can run on the node.
     pub fn has_runtime(&self, name: &str) -> bool {
@@ -178,6 +188,9 @@ impl NodeDescription {
     pub fn check_offers(&self) -> Result<(), String> {
         let lists = [self.runtimes.len(), self.devices.len(), self.listeners.len(), self.listening_tasks.len()];
         let counts = lists.into_iter().chain([self.allow.devices.len(), self.allow.capabilities.len()]);
+        if self.tunnel_keys.len() > Self::TUNNEL_KEYS_BOUND {
+            return Err(format!("tunnel_keys: there are more than {}", Self::TUNNEL_KEYS_BOUND));
+        }
         if counts.chain(self.devices.iter().map(|it| it.paths.len())).any(|it| it > Self::ENTRIES_BOUND) {
             return Err(format!("a list has more than {} entries", Self::ENTRIES_BOUND));
         }
@@ -309,6 +322,11 @@ mod tests {
         assert_eq!(error(&[device("a", &[])]), "devices: gpu=a: it has no paths");
         assert_eq!(error(&[device("a", &["x"])]), "devices: gpu=a: `x` is not an absolute path");
         assert!(error(&[device("a b", &["/x"])]).starts_with("devices: id: `a b`"));
+        let key = TunnelKey { public: [7; 32], port: 51_820 };
+        let keys = |count| NodeDescription { tunnel_keys: vec![key; count], ..NodeDescription::default() };
+        assert_eq!(keys(2).check_offers(), Ok(()), "a key is replaced by another");
+        assert_eq!(keys(3).check_offers(), Err("tunnel_keys: there are more than 2".into()));
+        assert!(keys(1).can_encrypt() && !keys(0).can_encrypt());
         let runtimes = NodeDescription { runtimes: vec!["flota".into(), "runsc".into()], ..NodeDescription::default() };
         assert_eq!(runtimes.check_offers(), Ok(()));
         assert!(runtimes.has_runtime("runsc") && !runtimes.has_runtime("kata"));

@@ -26,6 +26,8 @@ states! {
         Paused = "paused",
         /// Another task has a port of the node that the spec asks for.
         Port = "with the port taken",
+        /// Its kernel can't encrypt a network of the spec.
+        Encryption = "without WireGuard for an encrypted network",
         /// Less CPU is free than the spec reserves.
         Cpu = "without enough CPU",
         /// Fewer devices of a kind are free than the spec asks for.

@@ -143,12 +143,16 @@ fn users(network: &Network, view: &Tables) -> BTreeSet<String> {
 /// Adds a new network to the transaction, with the subnets that its spec asks for.
 ///
 /// # Errors
-/// The name is taken, or a subnet meets that of another network or the route of a node.
+/// The name is taken, a subnet meets that of another network or the route of a node, or no node could encrypt it.
 pub(super) fn create(tx: &mut WriteTx, network: Network) -> Result<(), ControlError> {
     let view = Arc::clone(tx.view());
     let spec = Arc::clone(&network.spec);
     if view.network_by_name(&spec.name).is_some() {
         return Err(ControlError::AlreadyExists { kind: Kind::Network, name: spec.name.clone() });
+    }
+    if spec.encrypted && !view.nodes().any(|node| node.description.can_encrypt() && !node.has_left()) {
+        let why = "no node of the cluster can encrypt it, because their kernels have no WireGuard";
+        return Err(ControlError::invalid("encrypted", why));
     }
     let conflicts = spec.subnets.iter().enumerate().filter_map(|(index, subnet)| {
         let (first, last) = numbers_of(&subnet.prefix);

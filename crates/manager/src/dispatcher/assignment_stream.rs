@@ -69,6 +69,8 @@ struct Session {
     managers: Managers,
     networks: ToldNetworks,
     tasks: Told,
+    /// The last key of the node's own of which it was told that the other nodes know it.
+    known_key: Option<[u8; 32]>,
 }
 
 impl Session {
@@ -84,7 +86,7 @@ impl Session {
         // The news are taken before the view, which therefore has all of them.
         let news = programmed.take(node_id);
         let view = store.view();
-        view.node(node_id)?;
+        let node = view.node(node_id)?;
         let mut messages = Vec::new();
         let managers = current_managers(&view);
         if managers != self.managers {
@@ -105,8 +107,22 @@ impl Session {
         // From here on, a confirmation wakes this session.
         programmed.set_holding(node_id, true);
         messages.extend(self.tasks.tell(&view, &granter, &withdrawal, now).into_iter().map(Message::Assignments));
-        programmed.set_holding(node_id, self.tasks.held_until().is_some());
+        let new_key = new_key(node).filter(|key| self.known_key != Some(*key));
+        let known = new_key.filter(|_| programmed.knows_keys(node, &view));
+        if let Some(key) = known {
+            self.known_key = known;
+            messages.push(Message::KnownTunnelKey(key.to_vec().into()));
+        }
+        programmed.set_holding(node_id, self.tasks.held_until().is_some() || new_key != known);
         Some(messages)
+    }
+}
+
+/// Returns the key with which the node is going to replace its other one.
+fn new_key(node: &Node) -> Option<[u8; 32]> {
+    match node.description.tunnel_keys[..] {
+        [_, new] => Some(new.public),
+        _ => None,
     }
 }
 

@@ -81,6 +81,9 @@ fn concern(events: &[Event], view: &Tables) -> Concern {
                 } else if is_down(old) != is_down(new) {
                     include_fetchers(&mut concern, new, view);
                 }
+                if old.description.tunnel_keys != new.description.tunnel_keys {
+                    concern.include([&new.id]);
+                }
             }
             Event::Updated { old: Object::Image(old), new: Object::Image(new) } => {
                 include_image(&mut concern, old, view);
@@ -137,9 +140,11 @@ fn include_image(concern: &mut Concern, image: &Image, view: &Tables) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Health, HealthState, ImageHolder, Service, TaskStatus};
+    use flota_api::model::{Health, HealthState, ImageHolder, Service, TaskStatus, TunnelKey};
     use flota_api::object::StoreObject;
     use flota_api::state::{DesiredState, TaskState};
+
+    const KEY: TunnelKey = TunnelKey { public: [7; 32], port: 51_820 };
 
     fn node(id: &str, role: Role) -> Node {
         Node { id: id.into(), role, state: NodeState::Ready, ..Node::default() }
@@ -200,6 +205,7 @@ mod tests {
             ("a task without a node", Event::Created(Task { node_id: None, ..task() }.into_object()), ""),
             ("a worker that is ready", update(worker(), |it| it.state = NodeState::Unknown), ""),
             ("a worker that is down", update(worker(), |it| it.state = NodeState::Down), ""),
+            ("a worker with another key", update(worker(), |it| it.description.tunnel_keys = vec![KEY]), "o"),
             ("a worker that is removed", Event::Removed(worker().into_object()), "o"),
             ("a holder that is down", update(holder(), |it| it.state = NodeState::Down), "h u"),
             ("a holder that moves", update(holder(), |it| it.address = "h:2".into()), "h u"),

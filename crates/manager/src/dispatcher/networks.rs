@@ -161,6 +161,7 @@ fn config(network: &Network) -> NetworkConfig {
         mtu: spec.mtu,
         internal: spec.internal,
         parent: spec.parent.clone(),
+        encrypted: spec.encrypted,
         subnets: network.subnets.clone(),
     }
 }
@@ -190,6 +191,7 @@ fn endpoint(network: &Network, task: &Task, seen_by: &NodeId, view: &Tables) -> 
     let is_near = |node: &&NodeId| network.spec.driver != NetworkDriver::Bridge || *node == seen_by;
     let node_id = task.node_id.as_ref().filter(|_| !task.status.state.is_terminal()).filter(is_near)?;
     let node = view.node(node_id.as_str());
+    let keys = node.filter(|_| network.spec.encrypted).map(|node| node.description.tunnel_keys.clone());
     Some(Endpoint {
         network: network.id.clone(),
         task: task.id.clone(),
@@ -199,6 +201,7 @@ fn endpoint(network: &Network, task: &Task, seen_by: &NodeId, view: &Tables) -> 
         node: node_id.clone(),
         vtep: node.and_then(|node| node.data_address()),
         serving: task.is_serving() && node.is_some_and(|node| node.state != NodeState::Down),
+        tunnel_keys: keys.unwrap_or_default(),
     })
 }
 
@@ -220,6 +223,11 @@ fn network_node(network: &NetworkId, node: &Node) -> Option<NetworkNode> {
         addresses: attachment.addresses.clone(),
         vtep: node.data_address(),
     })
+}
+
+/// Whether packets in the network are encrypted between nodes.
+pub(super) fn is_encrypted(network: &NetworkId, view: &Tables) -> bool {
+    view.network(network.as_str()).is_some_and(|it| it.spec.encrypted)
 }
 
 /// Splits an update into messages within the size limit; only the last is marked as the last.
@@ -321,10 +329,14 @@ fn of_node(old: Option<&Arc<Node>>, new: Option<&Arc<Node>>, view: &Tables) -> V
         changes.extend(own);
     }
     let of_tasks = |node: &Arc<Node>| (node.data_address(), node.state == NodeState::Down);
-    if let Some(node) = new.or(old).filter(|_| old.map(of_tasks) != new.map(of_tasks)) {
+    let moves = old.map(of_tasks) != new.map(of_tasks);
+    let changes_keys = old.map(|it| &it.description.tunnel_keys).ne(&new.map(|it| &it.description.tunnel_keys));
+    if let Some(node) = new.or(old).filter(|_| moves || changes_keys) {
+        let is_concerned = |network: &NetworkId| moves || is_encrypted(network, view);
         let tasks = view.tasks_of_node(&node.id).filter(|task| !task.status.state.is_terminal());
         changes.extend(tasks.flat_map(|task| {
-            task.attachments.iter().map(|it| NetworkChange::Endpoint(it.network.clone(), task.id.clone()))
+            let attachments = task.attachments.iter().filter(|it| is_concerned(&it.network));
+            attachments.map(|it| NetworkChange::Endpoint(it.network.clone(), task.id.clone()))
         }));
     }
     changes.into_iter().collect()

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use flota_api::id::NodeId;
-use flota_api::model::Task;
+use flota_api::model::{Node, NodeState, Task};
 use flota_api::version::Version;
 use flota_raft_store::Tables;
 use flota_raft_store::faults::{self, Fault};
 
-use super::networks::{NetworkChange, News};
+use super::networks::{NetworkChange, News, is_encrypted};
 
 /// With the fault `LostNews`, the changes of one in this many versions are lost.
 const LOST_ONE_OF: Version = 5;
@@ -194,6 +194,24 @@ impl Programmed {
         });
     }
 
+    /// Returns whether every node that shares an encrypted network with this one has programmed the keys that it has in
+    /// `view`. One that is not in session may have its tasks still, and so may one whose session has just ended; one that is
+    /// down has lost them.
+    pub(super) fn knows_keys(&self, node: &Node, view: &Tables) -> bool {
+        let encrypted = view.networks_of_node(&node.id).filter(|(id, _)| is_encrypted(id, view));
+        let peers: BTreeSet<&NodeId> = encrypted.flat_map(|(id, _)| view.nodes_of_network(id)).collect();
+        let is_down = |peer: &NodeId| view.node(peer.as_str()).is_none_or(|it| it.state == NodeState::Down);
+        let version = node.meta.version;
+        self.with(|state| {
+            let has_them = |peer: &NodeId| {
+                let progress = state.sessions.get(peer);
+                progress.is_some_and(|it| it.behind_since().is_none_or(|since| since > version))
+            };
+            let is_followed = state.version.is_some_and(|followed| followed >= version);
+            is_followed && peers.into_iter().all(|peer| *peer == node.id || is_down(peer) || has_them(peer))
+        })
+    }
+
     /// Returns whether everyone who may send connections to the task knows what has changed up to this version, in which it
     /// is withdrawn.
     pub(super) fn withdrawal(&self, task: &Task, version: Version, view: &Tables) -> Withdrawal {
@@ -214,17 +232,24 @@ impl Programmed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Attachment, Node};
+    use std::sync::Arc;
+
+    use flota_api::model::{Attachment, Network, NetworkSpec};
     use flota_api::object::StoreObject;
+    use flota_api::version::Meta;
 
     /// Both nodes have the network `a`, and `c` has another.
     fn view() -> Tables {
         let mut view = Tables::default();
         for (id, network) in [("n", "a"), ("m", "a"), ("c", "b")] {
-            let attachments = vec![Attachment { network: network.into(), addresses: Vec::new() }];
-            view.put(Node { id: id.into(), attachments, ..Node::default() }.into_object());
+            view.put(node(id, network).into_object());
         }
         view
+    }
+
+    fn node(id: &str, network: &str) -> Node {
+        let attachments = vec![Attachment { network: network.into(), addresses: Vec::new() }];
+        Node { id: id.into(), attachments, ..Node::default() }
     }
 
     /// The version since which the task is to stop.
@@ -289,6 +314,26 @@ mod tests {
         programmed.confirm(&"n".into(), 7);
         programmed.ended(&"m".into(), 1);
         assert_eq!(versions(), [Some(7), None, Some(7)]);
+    }
+
+    #[test]
+    fn keys_are_known_when_every_node_that_shares_an_encrypted_network_has_programmed_them() {
+        let (programmed, mut view) = (settled(), view());
+        let with_keys = |version| Node { meta: Meta { version, ..Meta::default() }, ..node("n", "a") };
+        assert!(!programmed.knows_keys(&with_keys(5), &view), "nobody has followed it yet");
+        programmed.add(&change(), 5, &view);
+        assert!(programmed.knows_keys(&with_keys(5), &view), "its network is not encrypted");
+        let spec = Arc::new(NetworkSpec { encrypted: true, ..NetworkSpec::default() });
+        view.put(Network { id: "a".into(), spec, ..Network::default() }.into_object());
+        assert!(!programmed.knows_keys(&with_keys(5), &view), "`m` has yet to be told");
+        programmed.take(&"m".into());
+        assert!(!programmed.knows_keys(&with_keys(5), &view), "`m` has not confirmed it");
+        programmed.confirm(&"m".into(), 5);
+        assert!(programmed.knows_keys(&with_keys(5), &view), "what the node itself has programmed does not matter");
+        programmed.ended(&"m".into(), 1);
+        assert!(!programmed.knows_keys(&with_keys(5), &view), "`m` may run on without a session");
+        view.put(Node { state: NodeState::Down, ..node("m", "a") }.into_object());
+        assert!(programmed.knows_keys(&with_keys(5), &view), "its tasks are replaced");
     }
 
     #[test]

@@ -20,6 +20,7 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len()] = [
     (Filter::Privileged, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::Privileged))),
     (Filter::Capability, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::Capability(_)))),
     (Filter::Device, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::Device(_)))),
+    (Filter::Encryption, |spec, it, view| is_encrypted(spec, view) && !it.node.description.can_encrypt()),
     (Filter::Port, |spec, it, view| it.has_port_taken(spec, view)),
     (Filter::GenericResource, |spec, it, view| it.choose_devices(&spec.generic_resources, view).is_none()),
 ];
@@ -27,6 +28,11 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len()] = [
 /// Returns what the node's owner does not allow. The worker uses the same function.
 fn refusal(spec: &ServiceSpec, it: &Candidate) -> Option<Refusal> {
     it.node.description.allow.refusal(spec)
+}
+
+/// Whether a network of the spec is encrypted.
+fn is_encrypted(spec: &ServiceSpec, view: &Tables) -> bool {
+    spec.networks.iter().filter_map(|it| view.network(it.network.as_str())).any(|it| it.spec.encrypted)
 }
 
 /// Returns the first filter that refuses the node; `None` if a task of `spec` can run there.

@@ -4,8 +4,8 @@ use super::*;
 use crate::plan::Change;
 use flota_api::constraint::Constraint;
 use flota_api::model::{
-    Allowance, Availability, DeviceId, GenericResource, NodeDevice, NodePort, NodeState, Protocol, PublishMode,
-    PublishedPort, Service, ServiceSpec,
+    Allowance, Availability, DeviceId, GenericResource, Network, NetworkAttachment, NetworkSpec, NodeDevice, NodePort,
+    NodeState, Protocol, PublishMode, PublishedPort, Service, ServiceSpec, TunnelKey,
 };
 use flota_api::object::{Kind, StoreObject};
 use flota_api::resources::Resources;
@@ -380,4 +380,28 @@ fn a_plan_stops_where_there_is_no_more_room_for_it() {
     objects.extend((0..5).map(|number| task(&format!("p{number}"), "s", "", TaskState::Pending).into_object()));
     let mut cx = PlanContext { room: 3, ..PlanContext::at(Timestamp(1)) };
     assert_eq!(Scheduler.plan(&Key::of("s"), &view(objects), &mut cx).changes.len(), 3);
+}
+
+#[test]
+fn a_node_whose_kernel_can_not_encrypt_gets_no_task_of_an_encrypted_network() {
+    let network = |id: &str, encrypted| {
+        let spec = Arc::new(NetworkSpec { name: id.into(), encrypted, ..NetworkSpec::default() });
+        Network { id: id.into(), spec, ..Network::default() }.into_object()
+    };
+    let joins = |id: &str| {
+        let networks = vec![NetworkAttachment { network: id.into(), aliases: Vec::new() }];
+        ServiceSpec { networks, ..ServiceSpec::default() }
+    };
+    let mut able = node("able");
+    able.description.tunnel_keys = vec![TunnelKey { public: [7; 32], port: 51_820 }];
+    let cluster = |nodes: Vec<Node>, of: &str| {
+        let mut objects = vec![network("secret", true), network("clear", false), service("s", joins(of)).into_object()];
+        objects.push(task("t", "s", "", TaskState::Pending).into_object());
+        objects.extend(nodes.into_iter().map(StoreObject::into_object));
+        planned(&view(objects), "s")
+    };
+    let reason = "t: no node fits: 1 of 1 without WireGuard for an encrypted network";
+    assert_eq!(cluster(vec![node("a")], "secret"), [reason]);
+    assert_eq!(cluster(vec![node("a")], "clear"), ["t@a"]);
+    assert_eq!(cluster(vec![node("a"), able, node("b")], "secret"), ["t@able"]);
 }

@@ -1,5 +1,6 @@
 //! The rules of the host's namespace, apart from the targets of published ports: what may pass between the networks, the
-//! host and the world, and whose addresses are replaced.
+//! host and the world, and whose addresses are replaced. Also those of the namespace of tunnels (`tunnel.rs`), which are
+//! a part of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -45,8 +46,8 @@ pub(super) fn tables(settings: &GatewaySettings) -> Ruleset {
     table.sets.insert(PORTS.into(), Set::map(Kind::PROTOCOL_AND_PORT, Kind::VERDICT));
     for ip in IpVersion::ALL {
         table.sets.insert(machines(ip).into(), Set::new(Kind::address(ip)));
-        table.sets.insert(senders(ip).into(), Set::new(Kind::address_and_mac(ip)));
     }
+    table.sets.extend(sender_sets());
     // The priorities are those that `nft` calls raw (-300), dstnat (-100), filter (0) and srcnat (100).
     let chains = [
         ("raw", HookKind::Filter, Point::Prerouting, -300, raw()),
@@ -60,6 +61,23 @@ pub(super) fn tables(settings: &GatewaySettings) -> Ruleset {
         table.chains.insert(name.into(), Chain { hook: Some(ChainHook { kind, point, priority }), rules });
     }
     [(Family::Inet, table)].into()
+}
+
+/// Returns the tables of a namespace that has nothing but the tunnels of encrypted overlays, without any sender.
+pub(crate) fn tunnel_tables(vxlan_port: u16) -> Ruleset {
+    let hook = Some(ChainHook { kind: HookKind::Filter, point: Point::Input, priority: 0 });
+    let chains = [("input".into(), Chain { hook, rules: from_strangers(vxlan_port).into() })].into();
+    [(Family::Inet, Table { sets: sender_sets().into(), chains })].into()
+}
+
+fn sender_sets() -> [(String, Set); 2] {
+    IpVersion::ALL.map(|ip| (senders(ip).into(), Set::new(Kind::address_and_mac(ip))))
+}
+
+/// Frames of overlays pass only if they come from a known pair of machine and MAC address.
+fn from_strangers(vxlan_port: u16) -> [Rule; 2] {
+    let vxlan = || [protocol(UDP), destination_port(vxlan_port)].concat();
+    IpVersion::ALL.map(|ip| rule([vxlan(), frame_within_not_in(ip, senders(ip)), verdict(Verdict::Drop)]))
 }
 
 /// Returns the changes that make `new` the machines' addresses instead of `old`.
@@ -78,7 +96,7 @@ pub(super) fn machine_changes<'a>(
 }
 
 /// Returns the changes that let these senders in, or no longer.
-pub(super) fn sender_changes(changes: &BTreeMap<Sender, bool>) -> impl Iterator<Item = Change> {
+pub(crate) fn sender_changes(changes: &BTreeMap<Sender, bool>) -> impl Iterator<Item = Change> {
     changes.iter().map(|(sender, is_known)| Change::Element {
         family: Family::Inet,
         set: senders(IpVersion::of(sender.machine)).into(),
@@ -111,8 +129,7 @@ fn input(vxlan_port: u16) -> Vec<Rule> {
         rule([from_networks(), vxlan(), verdict(Verdict::Drop)]),
         rule([from_networks(), protocol(TCP), destination_port_in(GUARDED), reset()]),
     ];
-    let strangers = |ip| rule([vxlan(), frame_within_not_in(ip, senders(ip)), verdict(Verdict::Drop)]);
-    rules.extend(IpVersion::ALL.map(strangers));
+    rules.extend(from_strangers(vxlan_port));
     rules
 }
 

@@ -1,4 +1,4 @@
-//! Netlink attributes as netfilter wants them: numbers in network byte order, texts with a final NUL (linux/netlink.h).
+//! Netlink attributes (linux/netlink.h). Texts have a final NUL; numbers are in network byte order, as netfilter wants them.
 
 const HEADER: usize = 4;
 const NESTED: u16 = 1 << 15;

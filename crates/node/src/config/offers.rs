@@ -51,6 +51,7 @@ pub(super) fn resolve(
         no_new_privileges,
         data_address: None,
         balancer: None,
+        tunnel_key_life: None,
     };
     // The leader checks the node's description by the same rules, and would refuse its session.
     let description = NodeDescription {

@@ -68,6 +68,8 @@ pub(super) enum Command {
     Detach(TaskId, oneshot::Sender<Result<(), KernelError>>),
     /// The task no longer belongs to this node.
     Forget(TaskId),
+    /// Every node that shares an encrypted network with this one knows this key of its own.
+    KeyKnown([u8; 32]),
     /// The node leaves its cluster, and no task is left. Nothing is made afterwards.
     Leave(oneshot::Sender<Result<(), KernelError>>),
 }
@@ -196,6 +198,10 @@ impl<K: Kernel> Actor<K> {
                 self.leaving.push_back((task, answer));
             }
             Command::Forget(task) => drop(self.tasks.remove(&task)),
+            Command::KeyKnown(public) => {
+                self.kernel.settle_key(public);
+                self.look_at = now;
+            }
             Command::Leave(answer) => {
                 (self.has_begun, self.save_at) = (false, None);
                 let _ = answer.send(self.kernel.remove_all());
@@ -246,6 +252,7 @@ impl<K: Kernel> Actor<K> {
 
     /// Looks at the node's own network, and says what has changed.
     fn look(&mut self, now: Instant) {
+        self.kernel.renew_key();
         let found = self.kernel.facts();
         let ports: BTreeSet<NodePort> = found.ports.intersection(&self.seen).copied().collect();
         self.seen = found.ports;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 use flota_api::id::TaskId;
-use flota_api::model::{NetworkUpdate, NodePort};
+use flota_api::model::{NetworkUpdate, NodePort, TunnelKey};
 use flota_api::version::Version;
 
 use super::view::View;
@@ -37,7 +37,12 @@ impl FakeNetworks {
 
     /// Lets programs of the node itself listen on exactly these ports.
     pub fn listen(&self, ports: BTreeSet<NodePort>) {
-        self.facts.send_replace(NetworkFacts { ports, ..NetworkFacts::default() });
+        self.facts.send_modify(|facts| facts.ports = ports);
+    }
+
+    /// Makes these the node's keys for encrypted networks, oldest first.
+    pub fn set_keys(&self, tunnel_keys: Vec<TunnelKey>) {
+        self.facts.send_modify(|facts| facts.tunnel_keys = tunnel_keys);
     }
 
     /// Returns the version of the last update.
@@ -55,6 +60,13 @@ impl NodeNetworks for FakeNetworks {
 
     fn programmed(&self) -> watch::Receiver<Version> {
         self.programmed.subscribe()
+    }
+
+    fn key_known(&self, public: [u8; 32]) {
+        self.facts.send_if_modified(|facts| {
+            let older = facts.tunnel_keys.iter().position(|it| it.public == public).unwrap_or_default();
+            facts.tunnel_keys.drain(..older).count() > 0
+        });
     }
 
     fn facts(&self) -> watch::Receiver<NetworkFacts> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use flota_api::id::{NetworkId, TaskId};
-use flota_api::model::{Assignment, NodePort};
+use flota_api::model::{Assignment, NodePort, TunnelKey};
 use flota_network::NetworkError;
 
 use super::NetworkFacts;
@@ -24,6 +24,8 @@ pub(crate) struct Machine {
     pub(crate) sending: BTreeSet<TaskId>,
     /// What the leader should know of its network.
     pub(crate) facts: NetworkFacts,
+    /// The key that it makes next.
+    pub(crate) new_key: Option<TunnelKey>,
     /// The ports that are left to the node's own programs.
     pub(crate) left: BTreeSet<NodePort>,
 }
@@ -76,6 +78,16 @@ impl Kernel for FakeKernel {
 
     fn facts(&mut self) -> NetworkFacts {
         self.machine().facts.clone()
+    }
+
+    fn renew_key(&mut self) {
+        let mut machine = self.machine();
+        let new = machine.new_key.take();
+        machine.facts.tunnel_keys.extend(new);
+    }
+
+    fn settle_key(&mut self, public: [u8; 32]) {
+        self.machine().facts.tunnel_keys.retain(|it| it.public == public);
     }
 
     fn leave_ports(&mut self, ports: &BTreeSet<NodePort>) {

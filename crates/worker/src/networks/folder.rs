@@ -1,5 +1,5 @@
 //! The folder in memory whose files keep network namespaces: one for each network, one for each task,
-//! and one for the bridge of tasks without networks.
+//! one for the bridge of tasks without networks, and one for the tunnels of encrypted networks.
 //!
 //! A supervisor has a copy of this node's mounts, and with it one of each namespace file. The folder is therefore a
 //! shared mount: when a file is unmounted here, it is unmounted in all copies (mount_namespaces(7)). Otherwise the
@@ -65,6 +65,11 @@ impl NamespaceFolder {
     /// Returns the file of the namespace of the bridge for tasks without networks.
     pub(crate) fn bridge(&self) -> PathBuf {
         self.path.join("bridge")
+    }
+
+    /// Returns the file of the namespace of the tunnels that encrypted networks use.
+    pub(crate) fn tunnels(&self) -> PathBuf {
+        self.path.join("tunnels")
     }
 
     /// Returns the file that keeps the kernel parameters which the node had before it had networks.

@@ -16,6 +16,7 @@ use flota_network::{BalancerError, NetworkError};
 
 use super::NetworkFacts;
 use super::check::CheckPlan;
+use super::keys::KeyError;
 use super::view::{Touched, View};
 
 /// Longest wait of a task for the description of its networks, which comes in the same session as the task.
@@ -64,6 +65,10 @@ pub(crate) enum KernelError {
     Sockets(#[from] io::Error),
     #[error("the manager's description of the network {0} is not complete")]
     Incomplete(String),
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    #[error("this node can't encrypt networks: its kernel has no WireGuard")]
+    NoEncryption,
     #[error("every subnet that the bridge of tasks without networks can have meets a route of this node")]
     NoSubnet,
     #[error("no address is free in {0}, the subnet of tasks without networks")]
@@ -118,6 +123,12 @@ pub(crate) trait Kernel: Send + 'static {
 
     /// Returns what the leader should know of the node's own network. What can't be read is logged and left out.
     fn facts(&mut self) -> NetworkFacts;
+
+    /// Makes another key for encrypted networks, if the one that there is has become old.
+    fn renew_key(&mut self);
+
+    /// Uses this key of the node's own, by its public part, instead of the one before, because every node knows it.
+    fn settle_key(&mut self, public: [u8; 32]);
 
     /// Leaves these ports to programs of the node itself, from the next call of [`Kernel::program`] on.
     fn leave_ports(&mut self, ports: &BTreeSet<NodePort>);

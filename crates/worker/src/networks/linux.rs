@@ -3,26 +3,30 @@
 //!
 //! `linux/networks.rs` makes networks, and `linux/services.rs` their services: pools of the [`Balancer`] and entries of the
 //! [`Directory`]. `linux/tasks.rs` connects tasks to their networks, and `linux/bridge.rs` those that have none.
-//! `linux/gateway.rs` makes the node a gateway between its networks and the world, and `linux/check.rs` plans checks.
+//! `linux/gateway.rs` makes the node a gateway between its networks and the world, `linux/tunnels.rs` encrypts networks, and
+//! `linux/check.rs` plans checks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::DirEntryExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
+use flota_api::clock::Clock;
 use flota_api::id::{NetworkId, NodeId, TaskId, is_id};
 use flota_api::model::{Assignment, Balancer as BalancerKind, NodePort};
 use flota_network::dns::{Directory, DnsServer};
-use flota_network::{Audit, Balancer, Listeners, Namespace, Wanted};
+use flota_network::{Audit, Balancer, Listeners, Namespace, SecretKey, Wanted};
 
 use super::NetworkFacts;
 use super::check::CheckPlan;
 use super::folder::NamespaceFolder;
 use super::kernel::{AttachError, Attached, Kernel, KernelError, TaskSockets};
+use super::keys::KeyRing;
 use super::names;
 use super::view::{Touched, View};
 
@@ -30,14 +34,18 @@ mod bridge;
 mod check;
 mod gateway;
 mod networks;
+mod reach;
 mod services;
 mod tasks;
+mod tunnels;
 
 use bridge::NodeBridge;
 use gateway::Gate;
-use networks::{MadeNetwork, Member};
+use networks::MadeNetwork;
+use reach::Member;
 use services::{open_balancer, wanted_pools};
 use tasks::JoinedTask;
+use tunnels::TunnelState;
 
 /// The UDP port of VXLAN (RFC 7348), the same on every node.
 const VXLAN_PORT: u16 = 4789;
@@ -61,6 +69,12 @@ pub(crate) struct LinuxOptions {
     pub(crate) group: Option<PathBuf>,
     /// The balancer that the node's owner wants.
     pub(crate) balancer: Option<BalancerKind>,
+    /// The file of the keys for encrypted networks.
+    pub(crate) keys: PathBuf,
+    /// How long such a key is used, if the node's owner says so.
+    pub(crate) key_life: Option<Duration>,
+    /// The wall clock.
+    pub(crate) clock: Clock,
 }
 
 /// The networks of this node's kernel.
@@ -79,6 +93,7 @@ pub(crate) struct LinuxKernel {
     directory: Directory,
     dns: DnsServer,
     gate: Gate,
+    tunnels: TunnelState,
 }
 
 impl LinuxKernel {
@@ -98,6 +113,11 @@ impl LinuxKernel {
         let planned_subnet = bridge::subnet_beside(&options.host, std::iter::empty()).inspect_err(|error| {
             tracing::warn!(error = %super::Chain(error), "tasks without networks can't be started");
         });
+        let ring = KeyRing::open(options.keys.clone(), options.key_life, SecretKey::public, options.clock.now())
+            .unwrap_or_else(|error| {
+                tracing::warn!(error = %super::Chain(&error), "this node can't carry encrypted networks");
+                None
+            });
         Ok(Self {
             listeners: Listeners::open(&options.host).map_err(io::Error::other)?,
             options,
@@ -110,6 +130,7 @@ impl LinuxKernel {
             directory,
             dns,
             gate: Gate::default(),
+            tunnels: TunnelState::new(ring),
         })
     }
 
@@ -214,7 +235,16 @@ impl Kernel for LinuxKernel {
                 .filter_map(|(port, groups)| Some((*port, groups.iter().find_map(|it| tasks.get(it))?.clone())))
                 .collect(),
             ports: ports.into_keys().collect(),
+            tunnel_keys: self.tunnels.ring.as_ref().map(KeyRing::public_keys).unwrap_or_default(),
         }
+    }
+
+    fn renew_key(&mut self) {
+        self.renew_tunnel_key();
+    }
+
+    fn settle_key(&mut self, public: [u8; 32]) {
+        self.settle_tunnel_key(public);
     }
 
     fn leave_ports(&mut self, ports: &BTreeSet<NodePort>) {
@@ -225,12 +255,14 @@ impl Kernel for LinuxKernel {
         let mut steps = Steps::default();
         let networks = self.networks.iter_mut().map(|(id, made)| (id.as_str(), made.local.audit()));
         let bridge = self.bridge.iter_mut().map(|it| (bridge::UPLINK, it.audit()));
-        for (id, Audit { mended, failed }) in networks.chain(bridge) {
+        let tunnels = self.tunnels.audit().map(|it| ("tunnels", it));
+        for (id, Audit { mended, failed }) in networks.chain(bridge).chain(tunnels) {
             if !mended.is_empty() {
                 tracing::warn!(network.id = id, ?mended, "the kernel's network had changed and was mended");
             }
             steps.done(failed.into_iter().next().map_or(Ok(()), |error| Err(error.into())));
         }
+        steps.done(self.sweep_tunnels(view));
         let (mended, failed) = self.audit_gateway();
         if !mended.is_empty() {
             tracing::warn!(?mended, "the gateway's part of the kernel had changed and was mended");
@@ -280,6 +312,7 @@ impl Kernel for LinuxKernel {
         for id in self.networks() {
             steps.done(self.remove(&id));
         }
+        steps.done(self.remove_tunnels());
         self.bridge = None;
         steps.done(flota_network::remove_network(&self.options.folder.bridge()).map_err(Into::into));
         if let (BalancerKind::Bpf, Some(group)) = (self.balancer_kind, &self.options.group) {

@@ -20,7 +20,7 @@ pub(crate) struct KnownNetwork {
 }
 
 impl KnownNetwork {
-    fn new(config: NetworkConfig) -> Self {
+    pub(super) fn new(config: NetworkConfig) -> Self {
         let (services, endpoints) = (BTreeMap::new(), BTreeMap::new());
         Self { config, services, endpoints, nodes: BTreeMap::new(), tasks: BTreeMap::new() }
     }
@@ -40,7 +40,7 @@ impl KnownNetwork {
         self.endpoints_of(service).filter(|it| it.serving).flat_map(|it| it.addresses.clone()).collect()
     }
 
-    fn insert_endpoint(&mut self, endpoint: Endpoint) {
+    pub(super) fn insert_endpoint(&mut self, endpoint: Endpoint) {
         self.remove_endpoint(&endpoint.task);
         self.tasks.entry(endpoint.service.clone()).or_default().insert(endpoint.task.clone());
         self.endpoints.insert(endpoint.task.clone(), endpoint);

@@ -2,7 +2,7 @@
 
 use flota_api::model::{
     Attachment, NetworkAttachment, Node, NodeDescription, NodePort, Protocol, Service, StackSpec, SubnetSpec,
-    TaskStatus,
+    TaskStatus, TunnelKey,
 };
 use flota_api::reason::{Detail, Reason};
 use flota_api::state::{DesiredState, TaskState};
@@ -246,4 +246,17 @@ async fn a_stack_has_networks_of_its_own_and_shares_those_that_exist() {
         control.deploy_stack(None, &StackSpec { name: "y".into(), services: two, networks: Vec::new() }, Never).await,
     );
     assert_eq!(text, "services.y_b.ports[0]: 90/tcp is published by service `y_a`");
+}
+
+#[tokio::test]
+async fn an_encrypted_network_is_created_only_if_a_node_could_carry_it() {
+    let control = cluster().await;
+    let secret = || NetworkSpec { encrypted: true, ..network("secret", None) };
+    let (reason, text) = refused(control.create_network(None, secret()).await);
+    assert_eq!(reason, Some(Reason::Invalid));
+    assert!(text.contains("encrypted: no node of the cluster can encrypt it"), "{text}");
+    let tunnel_keys = vec![TunnelKey { public: [7; 32], port: 51_820 }];
+    let description = NodeDescription { hostname: "w2".into(), tunnel_keys, ..NodeDescription::default() };
+    control.put(Node { id: "n2".into(), description, ..Node::default() }).await;
+    assert!(control.create_network(None, secret()).await.expect("a node can carry it").spec.encrypted);
 }

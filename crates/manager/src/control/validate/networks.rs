@@ -37,8 +37,8 @@ pub(in super::super) fn violations(spec: &NetworkSpec) -> Vec<Violation> {
     };
     check("name", name(&spec.name));
     check("driver", driver(spec));
-    if spec.encrypted {
-        check("encrypted", Err("nodes do not encrypt networks yet".into()));
+    if spec.encrypted && spec.driver != NetworkDriver::Overlay {
+        check("encrypted", Err(format!("only an overlay can be encrypted, not the driver {}", spec.driver)));
     }
     if let Some(mtu) = spec.mtu.filter(|mtu| !MTU.contains(mtu)) {
         check("mtu", Err(format!("{mtu} is not between {} and {}", MTU.start(), MTU.end())));
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_drivers_and_what_nodes_do_not_carry_out_are_refused() {
+    fn names_of_drivers_and_options_that_do_not_belong_to_them_are_refused() {
         for name in ["host", "overlay", "ingress", "none", "a b", ""] {
             let found = found(NetworkSpec { name: name.into(), ..NetworkSpec::default() });
             assert!(found.len() == 1 && found[0].starts_with("name: "), "{name}: {found:?}");
@@ -280,8 +280,10 @@ mod tests {
         }
         let subnets = vec![subnet("10.1.0.0/16")];
         assert!(found(NetworkSpec { subnets, ..spec(NetworkDriver::Macvlan, Some("eth0")) }).is_empty());
-        let encrypted = found(NetworkSpec { encrypted: true, mtu: Some(1), ..spec(NetworkDriver::Overlay, None) });
-        assert_eq!(encrypted, ["encrypted: nodes do not encrypt networks yet", "mtu: 1 is not between 68 and 65535"]);
+        let encrypted = |driver| found(NetworkSpec { encrypted: true, mtu: Some(1), ..spec(driver, None) });
+        assert_eq!(encrypted(NetworkDriver::Overlay), ["mtu: 1 is not between 68 and 65535"]);
+        let expected = "encrypted: only an overlay can be encrypted, not the driver bridge";
+        assert_eq!(encrypted(NetworkDriver::Bridge)[0], expected);
     }
 
     #[test]

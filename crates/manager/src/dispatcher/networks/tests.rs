@@ -1,7 +1,7 @@
 //! Tests of what a worker is told of its networks.
 
 use super::*;
-use flota_api::model::{Attachment, NetworkAttachment, NetworkSpec, ServiceSpec, TaskStatus, VirtualIp};
+use flota_api::model::{Attachment, NetworkAttachment, NetworkSpec, ServiceSpec, TaskStatus, TunnelKey, VirtualIp};
 use flota_api::object::{Kind, StoreObject};
 use flota_api::state::DesiredState;
 
@@ -173,4 +173,28 @@ fn an_event_changes_the_parts_that_differ_and_no_other() {
     assert_eq!(update(network.clone().into_object(), counted.into_object()), [], "only a counter has changed");
     let grown = Network { vni: Some(1), ..network.clone() };
     assert_eq!(update(network.into_object(), grown.into_object()), [NetworkChange::Network("a".into())]);
+}
+
+#[test]
+fn the_keys_of_a_node_are_told_with_its_endpoints_in_encrypted_networks_alone() {
+    let mut view = view();
+    let key = |byte| TunnelKey { public: [byte; 32], port: 51_820 };
+    let with_keys = |view: &Tables, keys: &[u8]| {
+        let mut node = Node::clone(view.node("n").expect("it is there"));
+        node.description.tunnel_keys = keys.iter().map(|it| key(*it)).collect();
+        node
+    };
+    let change = |view: &mut Tables, keys: &[u8]| {
+        let (old, new) = (view.node("n").expect("it is there").clone(), with_keys(view, keys).into_object());
+        view.put(new.clone());
+        changed_by(&Event::Updated { old: Object::Node(old), new }, view)
+    };
+    assert_eq!(change(&mut view, &[1]), [], "nobody encrypts");
+    let told = |view: &Tables| ToldNetworks::default().tell(&"n".into(), News::Everything, 1, view).remove(0);
+    assert_eq!((told(&view).networks[0].encrypted, told(&view).endpoints[0].tunnel_keys.len()), (false, 0));
+    let spec = Arc::new(NetworkSpec { name: "a".into(), encrypted: true, ..NetworkSpec::default() });
+    view.put(Network { id: "a".into(), spec, ..Network::default() }.into_object());
+    assert_eq!(change(&mut view, &[1, 2]), [endpoint_of("t")]);
+    assert!(told(&view).networks[0].encrypted);
+    assert_eq!(told(&view).endpoints[0].tunnel_keys, [key(1), key(2)]);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flota_api::model::{Attachment, Protocol};
+use flota_api::model::{Attachment, Protocol, TunnelKey};
 use flota_api::seal::Sealer;
 
 use super::*;
@@ -264,4 +264,20 @@ fn a_task_that_starts_waits_for_one_that_ends_and_not_for_all() {
     again.try_recv().unwrap().unwrap();
     assert!(detached.iter_mut().all(|it| matches!(it.try_recv(), Ok(Ok(())))));
     assert_eq!(kernel.tasks(), ["c", "new"].map(Into::into).into());
+}
+
+#[test]
+fn a_new_key_is_reported_and_takes_the_place_of_the_other_as_soon_as_it_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = FakeKernel::default();
+    let key = |byte| TunnelKey { public: [byte; 32], port: 51_820 };
+    kernel.machine().facts.tunnel_keys = vec![key(1)];
+    let mut bench = Bench::start(&kernel, &dir);
+    bench.pass(LOOK);
+    assert!(!bench.facts.has_changed().unwrap(), "nothing is new");
+    kernel.machine().new_key = Some(key(2));
+    bench.pass(LOOK);
+    assert_eq!(bench.facts.borrow_and_update().tunnel_keys, [key(1), key(2)]);
+    bench.handle(Command::KeyKnown([2; 32]));
+    assert_eq!(bench.facts.borrow_and_update().tunnel_keys, [key(2)], "it is said at once");
 }

@@ -201,7 +201,9 @@ impl LinuxKernel {
         let mut wanted = Wanted::default();
         tasks.iter().for_each(|task| wanted.ports.extend(self.host_ports(view, task)));
         wanted.host_ports = wanted.ports.keys().copied().collect();
-        wanted.senders = self.networks.values().flat_map(|it| it.remotes.values()).filter_map(sender).collect();
+        // Frames of encrypted networks come through the tunnels, which have senders of their own.
+        let clear = self.networks.values().filter(|it| !it.is_encrypted);
+        wanted.senders = clear.flat_map(|it| it.remotes.values()).filter_map(sender).collect();
         for (id, made) in &self.networks {
             let Some(network) = view.network(id) else { continue };
             let has_bridge = matches!(network.config.driver, NetworkDriver::Overlay | NetworkDriver::Bridge);

@@ -2,12 +2,13 @@
 //! bridges of other nodes are remotes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
-use flota_api::id::{NetworkId, NodeId, ServiceId, TaskId};
+use flota_api::id::{NetworkId, ServiceId};
 use flota_api::model::{NetworkDriver, Subnet as KnownSubnet};
-use flota_network::{Driver, LocalNetwork, LocalNetworkSpec, Remote, Subnet, Underlay};
+use flota_network::{Driver, LocalNetwork, LocalNetworkSpec, Namespace, Remote, Subnet, Underlay};
 
+use super::reach::{Known, Member, known, remotes};
 use super::services::key;
 use super::{LinuxKernel, VXLAN_PORT};
 use crate::networks::kernel::KernelError;
@@ -19,15 +20,10 @@ pub(super) struct MadeNetwork {
     pub(super) local: LocalNetwork,
     /// What other nodes have in it.
     pub(super) remotes: BTreeMap<Member, Remote>,
+    /// Whether it uses the tunnels.
+    pub(super) is_encrypted: bool,
     /// The virtual IPs of each service.
     pub(super) virtual_ips: BTreeMap<ServiceId, Vec<IpAddr>>,
-}
-
-/// What has addresses in a network.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Member {
-    Task(TaskId),
-    Node(NodeId),
 }
 
 impl LinuxKernel {
@@ -38,8 +34,9 @@ impl LinuxKernel {
     }
 
     /// Returns what a network should be on this node; `None` for one that is nothing in the kernel.
-    fn spec(&self, view: &View, network: &KnownNetwork) -> Result<Option<LocalNetworkSpec>, KernelError> {
+    fn spec(&mut self, view: &View, network: &KnownNetwork) -> Result<Option<LocalNetworkSpec>, KernelError> {
         let config = &network.config;
+        let mut mtu = config.mtu;
         let driver = match config.driver {
             NetworkDriver::Host | NetworkDriver::None => return Ok(None),
             NetworkDriver::Bridge => Driver::Bridge,
@@ -48,9 +45,14 @@ impl LinuxKernel {
             },
             NetworkDriver::Overlay => {
                 let (vni, local) = (config.vni, self.local_address(view));
-                let (Some(vni), Some(local)) = (vni, local) else {
+                let (Some(vni), Some(mut local)) = (vni, local) else {
                     return Err(KernelError::Incomplete(config.name.clone()));
                 };
+                if config.encrypted {
+                    mtu = mtu.or(Some(self.ensure_tunnels(view, local)?.overlay_mtu()));
+                    // The tunnels know which of this node's addresses there belongs to the key that is used.
+                    local = Ipv6Addr::UNSPECIFIED.into();
+                }
                 Driver::Overlay(Underlay { local, port: VXLAN_PORT, vni })
             }
         };
@@ -60,7 +62,7 @@ impl LinuxKernel {
             driver,
             subnets: config.subnets.iter().map(subnet).collect(),
             own_addresses: network.nodes.get(&self.options.node).map(|it| it.addresses.clone()).unwrap_or_default(),
-            mtu: config.mtu,
+            mtu,
             forwarding: !config.internal,
         }))
     }
@@ -73,10 +75,18 @@ impl LinuxKernel {
             Some(made) if *made.local.spec() == spec => Ok(false),
             Some(made) => Ok(made.local.update(spec).map(|()| false)?),
             None => {
-                let mut local = LocalNetwork::ensure(&self.options.host, &self.options.folder.network(id), spec)?;
+                let is_encrypted = network.config.encrypted;
+                let tunnels = Namespace::at(&self.options.folder.tunnels());
+                let underlay = if is_encrypted { &tunnels } else { &self.options.host };
+                let mut local = LocalNetwork::ensure(underlay, &self.options.folder.network(id), spec)?;
+                if is_encrypted {
+                    self.reach_members(network);
+                    self.tunnels.admit()?;
+                }
                 let remotes = remotes(&self.options.node, network);
                 local.set_remotes(remotes.values().cloned().collect())?;
-                let made = MadeNetwork { local, remotes, virtual_ips: BTreeMap::new() };
+                self.tunnels.release()?;
+                let made = MadeNetwork { local, remotes, is_encrypted, virtual_ips: BTreeMap::new() };
                 self.networks.insert(id.clone(), made);
                 if !network.is_ingress() {
                     self.directory.set_network(id.as_str(), &network.config.name)?;
@@ -97,7 +107,8 @@ impl LinuxKernel {
             }
             None => flota_network::remove_network(&self.options.folder.network(id))?,
         }
-        Ok(())
+        self.tunnels.forget(id);
+        self.tunnels.release()
     }
 
     /// Makes the remotes of these members what they are in the view.
@@ -105,7 +116,11 @@ impl LinuxKernel {
         let (Some(network), Some(made)) = (view.network(id), self.networks.get_mut(id)) else { return Ok(()) };
         let (mut removed, mut added, mut gone) = (Vec::new(), Vec::new(), Vec::new());
         for member in members {
-            let wanted = remote(&self.options.node, network, &member);
+            let (wanted, reach) = match known(&self.options.node, network, &member) {
+                Some(Known { remote, reach }) => (Some(remote), reach),
+                None => (None, None),
+            };
+            self.tunnels.set(id, &member, reach);
             if made.remotes.get(&member) == wanted.as_ref() {
                 continue;
             }
@@ -119,9 +134,17 @@ impl LinuxKernel {
             }
             removed.extend(old);
         }
-        self.gate.outdated.add_senders(&removed, false);
-        self.gate.outdated.add_senders(&added, true);
-        made.local.change_remotes(removed, added)?;
+        // A way is there before it is used, and goes when it is not used any more.
+        let admitted = self.tunnels.admit();
+        if !made.is_encrypted {
+            self.gate.outdated.add_senders(&removed, false);
+            self.gate.outdated.add_senders(&added, true);
+        }
+        let changed = made.local.change_remotes(removed, added);
+        let released = self.tunnels.release();
+        admitted?;
+        changed?;
+        released?;
         // A task that has ended on another node may not have closed its connections, which would hang for minutes.
         let mut clients = self.tasks.values_mut().filter(|task| !gone.is_empty() && task.is_in(&key(id)));
         clients.try_for_each(|task| task.abort_to(&mut self.balancer, &gone))
@@ -143,23 +166,7 @@ impl LinuxKernel {
                 Ok(())
             }
             None if in_use => Ok(()),
-            None => self.remove(id),
+            None => self.remove(id).and_then(|()| self.sweep_tunnels(view)),
         }
     }
-}
-
-/// Returns what a member has in the network on another node than `own`.
-fn remote(own: &NodeId, network: &KnownNetwork, member: &Member) -> Option<Remote> {
-    let (node, addresses, vtep) = match member {
-        Member::Task(task) => network.endpoints.get(task).map(|it| (&it.node, &it.addresses, it.vtep))?,
-        Member::Node(node) => network.nodes.get(node).map(|it| (&it.node, &it.addresses, it.vtep))?,
-    };
-    (node != own && !addresses.is_empty()).then_some(Remote { addresses: addresses.clone(), vtep: vtep? })
-}
-
-/// Returns what other nodes than `own` have in a network.
-fn remotes(own: &NodeId, network: &KnownNetwork) -> BTreeMap<Member, Remote> {
-    let tasks = network.endpoints.keys().cloned().map(Member::Task);
-    let members = tasks.chain(network.nodes.keys().cloned().map(Member::Node));
-    members.filter_map(|member| remote(own, network, &member).map(|remote| (member, remote))).collect()
 }

@@ -65,6 +65,9 @@ fn options(dir: &Path, number: usize) -> LinuxOptions {
         folder: folder(dir, number),
         group: None,
         balancer: None,
+        keys: dir.join(format!("keys{number}")),
+        key_life: None,
+        clock: Clock::system(),
     }
 }
 

@@ -13,6 +13,7 @@ pub(in crate::networks) fn network(id: &str) -> NetworkConfig {
         mtu: None,
         internal: false,
         parent: None,
+        encrypted: false,
         subnets: Vec::new(),
     }
 }
@@ -27,6 +28,7 @@ pub(in crate::networks) fn endpoint(network: &str, task: &str, last: u8, serving
         node: "w1".into(),
         vtep: Some([198, 18, 0, 3].into()),
         serving,
+        tunnel_keys: Vec::new(),
     }
 }
 
