@@ -134,7 +134,8 @@ async fn installation(
         let mut receiving = receiving.lock().expect("no holder panics");
         let is_asked = asked.load(Ordering::Relaxed) > 0;
         let next = if is_asked { piece.end() } else { receiving.take(&piece).expect("written") };
-        if !is_asked && !(piece.is_last && next == piece.end()) {
+        let is_complete = is_asked || piece.is_last && next == piece.end();
+        if !is_complete {
             return Box::pin(async move { pack(2, 1, &PieceAnswer::Next(next)) });
         }
         let answer = answer(asked.fetch_add(1, Ordering::Relaxed), piece.vote);
