@@ -1,5 +1,6 @@
 //! Turns services into tasks: their number, slots and specs, and the replacement of tasks that ended or were lost.
 
+mod moves;
 pub(crate) mod orphan;
 pub(crate) mod reaper;
 pub(crate) mod replicated;

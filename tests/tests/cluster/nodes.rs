@@ -6,7 +6,7 @@ use flota_api::proto::specs::{NodeSpec, OnPartition, ServiceSpec};
 use flota_api::proto::types::{Availability, TaskState};
 use flota_tests::sim::script::{Script, script, script_with, spec};
 
-use super::{containers, node_is, seen};
+use super::{containers, node_is, seen, tasks_of};
 
 /// Blocks every link between a worker and the managers, in both directions.
 fn cut_off(it: &mut Script, worker: usize) {
@@ -107,6 +107,43 @@ fn drained_node_loses_its_tasks_to_others_and_gets_none_until_it_is_active() {
         it.update(it.leader(), "even more", spec("web", 6)).unwrap();
         it.converge();
         assert_eq!(it.cluster().workers[0].machine.running().len(), 2);
+    });
+}
+
+#[test]
+fn all_tasks_of_a_service_leave_a_drained_node_and_all_but_one_serve_all_the_time() {
+    script(2, |it| {
+        it.update_node("w2", availability(Availability::Pause));
+        it.create(it.leader(), spec("web", 4)).unwrap();
+        it.converge();
+        assert_eq!(it.cluster().workers[0].machine.running().len(), 4);
+        it.update_node("w2", availability(Availability::Active));
+        it.update_node("w1", availability(Availability::Drain));
+        let least = std::cell::Cell::new(usize::MAX);
+        it.wait("all have moved", 60_000, |cluster| {
+            let tasks = tasks_of(cluster, "web")?;
+            let serving = tasks.iter().filter(|task| task.is_serving()).count();
+            least.set(least.get().min(serving));
+            let running = |number: usize| cluster.workers[number].machine.running().len();
+            seen((serving, running(0), running(1)) == (4, 0, 4), (serving, running(0), running(1)))
+        });
+        assert_eq!(least.get(), 3);
+    });
+}
+
+#[test]
+fn tasks_for_which_there_is_no_room_elsewhere_stay_on_a_drained_node_until_there_is() {
+    script(2, |it| {
+        it.update_node("w2", availability(Availability::Pause));
+        it.create(it.leader(), spec("web", 2)).unwrap();
+        it.converge();
+        it.update_node("w1", availability(Availability::Drain));
+        it.pass(20_000);
+        assert_eq!(it.cluster().workers[0].machine.running().len(), 2);
+        it.update_node("w2", availability(Availability::Active));
+        it.wait("they move when there is room", 20_000, containers(0, 0));
+        it.converge();
+        assert_eq!(it.cluster().workers[1].machine.running().len(), 2);
     });
 }
 

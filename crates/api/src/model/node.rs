@@ -295,11 +295,6 @@ impl Node {
     pub fn takes_tasks(&self) -> bool {
         self.state == NodeState::Ready && self.spec.availability == Availability::Active
     }
-
-    /// Returns whether tasks of this node must be replaced elsewhere.
-    pub fn loses_tasks(&self) -> bool {
-        self.state == NodeState::Down || self.spec.availability == Availability::Drain
-    }
 }
 
 #[cfg(test)]

@@ -237,12 +237,29 @@ async fn drained(client: &Client, names: &[String], wait: &WaitOptions) -> anyho
         let node = &get(client, name).await?;
         progress::until(wait, &format!("node {name}"), || async move {
             let rows = tasks_of(client, node).await?;
-            let left = rows.iter().filter(|row| !row.task.status.state.is_terminal()).count();
-            Ok((left > 0).then(|| format!("{left} tasks are still there")))
+            let left = rows.iter().filter(|row| !row.task.status.state.is_terminal());
+            Ok(still_there(left.map(task::Row::name).collect()))
         })
         .await?;
     }
     Ok(())
+}
+
+/// Most tasks that are named.
+const NAMED: usize = 5;
+
+/// Says which tasks have not moved; `None` if all have.
+fn still_there(mut tasks: Vec<String>) -> Option<String> {
+    tasks.sort();
+    let more = tasks.len().saturating_sub(NAMED);
+    tasks.truncate(NAMED);
+    let names = tasks.join(", ");
+    match (tasks.len(), more) {
+        (0, _) => None,
+        (1, _) => Some(format!("{names} is still there")),
+        (_, 0) => Some(format!("{names} are still there")),
+        (_, more) => Some(format!("{names} and {more} more are still there")),
+    }
 }
 
 async fn set(client: &Client, names: &[String], availability: model::Availability) -> anyhow::Result<()> {
@@ -261,6 +278,20 @@ async fn set(client: &Client, names: &[String], availability: model::Availabilit
 mod tests {
     use super::*;
     use flota_api::state::TaskState;
+
+    #[test]
+    fn tasks_that_have_not_moved_are_named() {
+        let names = |count| (1..=count).map(|slot| format!("web.{slot}")).collect();
+        let cases = [
+            (0, None),
+            (1, Some("web.1 is still there")),
+            (2, Some("web.1, web.2 are still there")),
+            (7, Some("web.1, web.2, web.3, web.4, web.5 and 2 more are still there")),
+        ];
+        for (count, expected) in cases {
+            assert_eq!(still_there(names(count)).as_deref(), expected);
+        }
+    }
 
     #[test]
     fn a_node_is_shown_with_who_has_its_devices() {

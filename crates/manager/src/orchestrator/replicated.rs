@@ -1,5 +1,5 @@
 //! Keeps a replicated service at its number of tasks: creates tasks, replaces those that were lost or that failed for
-//! good, scales down, and carries an update from slot to slot.
+//! good, scales down, carries an update from slot to slot, and moves tasks off drained nodes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,11 +10,12 @@ use flota_api::id::{ServiceId, TaskId};
 use flota_api::model::{Availability, NodeState, RestartCondition, Service, Task, UpdateState};
 use flota_api::object::{Kind, Object};
 use flota_api::state::{DesiredState, TaskState};
+use flota_api::version::Timestamp;
 use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Event, Tables};
 
 use super::slot::{Slot, keep_order, slots};
-use super::{task_factory, update};
+use super::{moves, task_factory, update};
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
 
@@ -37,7 +38,8 @@ impl ControlLoop for Replicated {
             Event::Updated { old: Object::Task(old), new: Object::Task(new) } => {
                 let is_news = old.desired_state != new.desired_state
                     || old.status.state.is_terminal() != new.status.state.is_terminal()
-                    || is_updating(new, view);
+                    || is_updating(new, view)
+                    || is_moving(new, view);
                 if is_news { vec![key_of(new, view)] } else { Vec::new() }
             }
             Event::Updated { old: Object::Node(old), new: Object::Node(new) }
@@ -86,9 +88,14 @@ fn is_updating(task: &Task, view: &Tables) -> bool {
     service.is_some_and(|it| view.live_versions(&it.id).any(|version| version != it.spec_version))
 }
 
-/// Returns the keys that must be planned again after a change of this task.
+/// Whether the task's slot moves, or has just moved, off a drained node. The slots of its service then depend on each other.
+fn is_moving(task: &Task, view: &Tables) -> bool {
+    view.tasks_of_slot(&task.service_id, task.slot).any(|task| moves::is_leaving(task, view))
+}
+
+/// Returns the key that must be planned again after a change of this task.
 fn key_of(task: &Task, view: &Tables) -> Key {
-    if is_updating(task, view) { Key::of(&task.service_id) } else { Key::slot_of(task) }
+    if is_updating(task, view) || is_moving(task, view) { Key::of(&task.service_id) } else { Key::slot_of(task) }
 }
 
 fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
@@ -117,6 +124,7 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
         put_new(task, plan, cx);
     }
     advance_update(service, &kept, view, plan, cx);
+    advance_moves(service, &kept, view, plan, cx);
 }
 
 fn plan_slot(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
@@ -166,13 +174,18 @@ fn stop_doubles(slot: &Slot, plan: &mut Plan) {
 fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
     let lost = |task: &Arc<Task>| {
         let node = view.node_of(task);
-        let gone = node.is_none_or(|node| node.loses_tasks());
+        let gone = node.is_none_or(|node| node.state == NodeState::Down);
         let waits =
             service.spec.keep_on_node_loss && node.is_some_and(|it| it.spec.availability != Availability::Drain);
         task.node_id.is_some() && gone && !waits
     };
     if let Some(successor) = slot.successor() {
-        if lost(successor) || successor.spec_version != service.spec_version {
+        // Its task stays where it is after all, as its node is no longer drained.
+        let is_needless = slot
+            .current()
+            .is_some_and(|task| task.spec_version == service.spec_version && !moves::is_leaving(task, view));
+        let is_leaving = moves::is_leaving(successor, view);
+        if lost(successor) || is_leaving || is_needless || successor.spec_version != service.spec_version {
             plan.set_desired(successor, DesiredState::Shutdown);
         } else if slot.current().is_none() && stopping_is_lost(slot, view) {
             // The old task has ended, so its place is free.
@@ -185,10 +198,9 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
     let not_before = match slot.current() {
         Some(task) if !lost(task) => return,
         Some(task) => {
-            // The task was lost and did not fail: its successor starts at once elsewhere, but only if the node can't
-            // report its end.
+            // The task was lost and did not fail: its successor starts at once elsewhere, as its node can't report its end.
             plan.set_desired(task, DesiredState::Shutdown);
-            if !unreachable(task, view) || slot.successor().is_some() {
+            if slot.successor().is_some() {
                 return;
             }
             None
@@ -197,10 +209,7 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
             // The slot gets a new task only once the old one has ended.
             _ if !stopping_is_lost(slot, view) => return,
             Some((_, AfterEnd::Stay)) => return,
-            // The delay counts from when the leader learned of the end, because the clock of the node may be wrong.
-            Some((last, AfterEnd::ReplaceLater)) => {
-                Some(last.meta.updated_at + task_factory::backoff(&service.spec.restart, last.failures() + 1))
-            }
+            Some((last, AfterEnd::ReplaceLater)) => Some(delayed(service, last)),
             Some((_, AfterEnd::Replace)) | None => None,
         },
     };
@@ -224,6 +233,12 @@ fn stopping_is_lost(slot: &Slot, view: &Tables) -> bool {
 /// Whether no node can report the end of the task.
 fn unreachable(task: &Task, view: &Tables) -> bool {
     view.node_of(task).is_none_or(|node| node.state == NodeState::Down)
+}
+
+/// When the task that replaces this failed one may start. The delay counts from when the leader learned of the end,
+/// because the clock of the node may be wrong.
+fn delayed(service: &Service, failed: &Task) -> Timestamp {
+    failed.meta.updated_at + task_factory::backoff(&service.spec.restart, failed.failures() + 1)
 }
 
 /// The decision about a slot whose newest task has ended.
@@ -276,6 +291,41 @@ fn advance_update(
                 plan.set_desired(task, DesiredState::Shutdown);
             }
         }
+    }
+}
+
+/// Takes the next steps of the moves off drained nodes.
+fn advance_moves(
+    service: &Arc<Service>,
+    kept: &BTreeMap<u64, &Slot>,
+    view: &Tables,
+    plan: &mut Plan,
+    cx: &mut PlanContext,
+) {
+    if !plan.changes.is_empty() {
+        return;
+    }
+    let slots = kept.iter().map(|(number, slot)| (number, *slot));
+    for step in moves::next_steps(service.spec_version, slots, view) {
+        if plan.is_full(cx) {
+            return;
+        }
+        let (moves::Move::Prepare(number) | moves::Move::Replace(number)) = step;
+        let Some((slot, current)) = kept.get(&number).and_then(|slot| Some((slot, slot.current()?))) else { continue };
+        if step == moves::Move::Replace(number) {
+            plan.set_desired(current, DesiredState::Shutdown);
+            continue;
+        }
+        let not_before = match slot.newest().filter(|newest| newest.id != current.id && !newest.is_live()) {
+            Some(failed) => match after_end(service, failed) {
+                AfterEnd::Stay => continue,
+                AfterEnd::Replace => None,
+                AfterEnd::ReplaceLater => Some(delayed(service, failed)),
+            },
+            None => None,
+        };
+        let task = task_factory::make(service, number, slot.newest(), not_before, view, cx);
+        plan.put(Task { desired_state: DesiredState::Ready, ..task });
     }
 }
 

@@ -107,7 +107,7 @@ fn tasks_on_lost_nodes_are_replaced_at_once_and_on_silent_ones_stay() {
     assert_eq!(with(node("a", NodeState::Down)), ["+1 after 0 ms", "t1:shutdown"]);
     let mut drained = node("a", NodeState::Ready);
     drained.spec.availability = Availability::Drain;
-    assert_eq!(with(drained.clone()), ["t1:shutdown"], "its end is waited for: a slot never runs twice");
+    assert_eq!(with(drained.clone()), ["+1 ready after 0 ms"], "its successor is prepared first");
     let stopping = Task { desired_state: DesiredState::Shutdown, ..task("t1", 1, "a", TaskState::Running) };
     let status = TaskStatus { state: TaskState::Shutdown, at: NOW, ..TaskStatus::default() };
     let ended = Task { status, ..stopping };
@@ -119,6 +119,47 @@ fn tasks_on_lost_nodes_are_replaced_at_once_and_on_silent_ones_stay() {
     keeps.spec = Arc::new(ServiceSpec { keep_on_node_loss: true, ..keeps.spec.as_ref().clone() });
     let down = node("a", NodeState::Down).into_object();
     assert_eq!(planned(&view([keeps.into_object(), running.clone(), down])), [""; 0], "it waits for its node");
+}
+
+#[test]
+fn task_on_a_drained_node_ends_when_its_successor_is_ready_and_before_that_starts() {
+    let mut drained = node("a", NodeState::Ready);
+    drained.spec.availability = Availability::Drain;
+    let running = task("t1", 1, "a", TaskState::Running);
+    let next = |state, updated_at| {
+        let meta = Meta { created: 9, updated_at, ..Meta::default() };
+        Task { desired_state: DesiredState::Ready, meta, ..task("t2", 1, "b", state) }
+    };
+    let with = |node: &Node, tasks: [Task; 2]| {
+        let tasks = tasks.map(StoreObject::into_object);
+        planned(&view([service(1).into_object(), node.clone().into_object()].into_iter().chain(tasks)))
+    };
+    let ready = next(TaskState::Ready, NOW);
+    assert_eq!(with(&drained, [running.clone(), next(TaskState::Preparing, NOW)]), [""; 0]);
+    assert_eq!(with(&drained, [running.clone(), ready.clone()]), ["t1:shutdown"]);
+    let stopping = Task { desired_state: DesiredState::Shutdown, ..running.clone() };
+    assert_eq!(with(&drained, [stopping.clone(), ready.clone()]), [""; 0], "a slot never runs twice");
+    let status = TaskStatus { state: TaskState::Shutdown, at: NOW, ..TaskStatus::default() };
+    assert_eq!(with(&drained, [Task { status, ..stopping }, ready.clone()]), ["t2:running"]);
+    let failed = next(TaskState::Rejected, NOW);
+    assert_eq!(with(&drained, [running.clone(), failed]), ["+1 ready after 200 ms"], "the old one runs on meanwhile");
+    assert_eq!(with(&node("a", NodeState::Ready), [running.clone(), ready.clone()]), ["t2:shutdown"], "it stays");
+    let dead = Node { state: NodeState::Down, ..drained };
+    assert_eq!(with(&dead, [running, ready]), ["t1:shutdown"]);
+}
+
+#[test]
+fn a_change_in_a_slot_that_moves_concerns_its_service() {
+    let dirtied = |availability| {
+        let mut from = node("a", NodeState::Ready);
+        from.spec.availability = availability;
+        let view =
+            view([service(2).into_object(), from.into_object(), task("t1", 1, "a", TaskState::Shutdown).into_object()]);
+        let [old, new] = [TaskState::Starting, TaskState::Running].map(|state| task("t2", 1, "b", state).into_object());
+        Replicated.dirtied_by(&Event::Updated { old, new }, &view)
+    };
+    assert_eq!(dirtied(Availability::Drain), [Key::of("s")], "the next slot may move now");
+    assert_eq!(dirtied(Availability::Active), []);
 }
 
 #[test]
