@@ -29,7 +29,7 @@ mod tests {
     #[test]
     fn what_is_no_key_is_an_error_with_the_name_of_the_field() {
         let key = |length, port| pt::TunnelKey { public: vec![7; length].into(), port };
-        let error = |wire| TunnelKey::try_from(wire).expect_err("no key").to_string();
+        let error = |wire: pt::TunnelKey| TunnelKey::try_from(wire).expect_err("no key").to_string();
         assert_eq!(error(key(31, 51_820)), "the field `tunnel_keys.public` has 31 bytes; a key has 32");
         assert_eq!(error(key(32, 0)), "the field `tunnel_keys.port` is 0; a port is between 1 and 65535");
         assert_eq!(error(key(32, 65_536)), "the field `tunnel_keys.port` is 65536; a port is between 1 and 65535");
