@@ -4,8 +4,8 @@ use super::*;
 use crate::plan::Change;
 use flota_api::constraint::Constraint;
 use flota_api::model::{
-    Allowance, Availability, DeviceId, GenericResource, Network, NetworkAttachment, NetworkSpec, NodeDevice, NodePort,
-    NodeState, Protocol, PublishMode, PublishedPort, Service, ServiceSpec, TunnelKey,
+    Allowance, Attachment, Availability, DeviceId, GenericResource, Network, NetworkAttachment, NetworkSpec,
+    NodeDevice, NodePort, NodeState, Protocol, PublishMode, PublishedPort, Service, ServiceSpec, TunnelKey,
 };
 use flota_api::object::{Kind, StoreObject};
 use flota_api::resources::Resources;
@@ -396,7 +396,8 @@ fn a_node_whose_kernel_can_not_encrypt_gets_no_task_of_an_encrypted_network() {
     able.description.tunnel_keys = vec![TunnelKey { public: [7; 32], port: 51_820 }];
     let cluster = |nodes: Vec<Node>, of: &str| {
         let mut objects = vec![network("secret", true), network("clear", false), service("s", joins(of)).into_object()];
-        objects.push(task("t", "s", "", TaskState::Pending).into_object());
+        let attachments = vec![Attachment { network: of.into(), addresses: vec![[10, 0, 0, 2].into()] }];
+        objects.push(Task { attachments, ..task("t", "s", "", TaskState::Pending) }.into_object());
         objects.extend(nodes.into_iter().map(StoreObject::into_object));
         planned(&view(objects), "s")
     };

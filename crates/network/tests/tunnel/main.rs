@@ -1,6 +1,5 @@
 //! Encrypted overlays between machines, that is to say namespaces, which are connected by a cable. They need a kernel with
 //! WireGuard, which tests/guest/run.sh boots: elsewhere these tests are ignored.
-#![allow(clippy::expect_used, clippy::panic, reason = "tests say why they fail")]
 
 mod lab;
 

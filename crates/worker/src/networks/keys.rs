@@ -117,9 +117,7 @@ impl KeyRing {
         let key = self.key(random()?, port.unwrap_or(PORTS[0]))?;
         self.keys.push(AgedKey { key, made: now });
         self.failed = None;
-        self.save().inspect_err(|_| {
-            self.keys.pop();
-        })
+        self.save().inspect_err(|_| self.keys.truncate(self.keys.len() - 1))
     }
 
     /// Removes the newest of two keys, which can't be used. Another is made later.
