@@ -70,42 +70,32 @@ fn is_encrypted(frame: &[u8]) -> bool {
 
 #[test]
 #[ignore = "needs WireGuard (tests/guest/run.sh)"]
-fn requests_cross_an_encrypted_network_while_its_keys_change_and_none_is_lost_or_readable() {
+fn requests_cross_an_encrypted_network_while_its_keys_change_and_none_is_readable() {
     let cluster = Cluster::up_with(1, 2, "tunnel-key-life = \"30s\"\n");
     cluster.wait("every node has a key", |it| ["m1", "w1", "w2"].iter().all(|node| !keys(it, node).is_empty()));
     cluster.ok("network create front --opt encrypted");
-    let service = "service create --network front";
-    cluster.ok(&format!(
-        "{service} --name web --constraint node.hostname==w2 --env SECRET=everybody-may-read-this whoami"
-    ));
-    cluster.ok(&format!("{service} --name client --constraint node.hostname==w1 whoami load http://web/ 3600"));
-    cluster.ok(&format!("{service} --name reader --constraint node.hostname==w1 whoami"));
-    cluster.wait("the client's node reaches the service", |it| {
-        it.ctl("exec reader -- /whoami get http://web/").stdout.contains("SECRET=everybody-may-read-this")
-    });
+    let service = "service create --network front --constraint node.hostname==";
+    cluster.ok(&format!("{service}w2 --name web --env SECRET=everybody-may-read-this whoami"));
+    cluster.ok(&format!("{service}w1 --name reader whoami"));
+    let get = |it: &Cluster| it.ctl("exec reader -- /whoami get http://web/");
+    cluster.wait("the service answers", |it| get(it).code == 0);
     let before = [keys(&cluster, "w1"), keys(&cluster, "w2")];
     let mut wire = Wire::of(&cluster);
-    let answer = cluster.ok("exec reader -- /whoami get http://web/");
+    let answer = get(&cluster).stdout;
     assert!(answer.contains("SECRET=everybody-may-read-this"), "{answer}");
     let frames = wire.heard();
     assert!(frames.iter().any(|frame| is_encrypted(frame)), "{} frames, none of them WireGuard's", frames.len());
     assert!(!frames.iter().any(|frame| is_plain(frame)), "what tasks send is readable between the nodes");
-    // Each node makes another key, the other learns it, and the first is dropped.
+    // Each node makes another key, the other learns it, and the first is dropped. Every request meanwhile is answered.
     cluster.wait("both nodes have dropped their first keys", |it| {
+        let answer = get(it);
+        assert_eq!(answer.code, 0, "{}", answer.stderr);
         let now = [keys(it, "w1"), keys(it, "w2")];
         now.iter().zip(&before).all(|(now, before)| !now.is_empty() && !now.contains(&before[0]))
     });
+    assert_eq!(get(&cluster).code, 0);
     assert!(!wire.heard().iter().any(|frame| is_plain(frame)), "a new key makes nothing readable");
-    let task = cluster.running("client")[0].clone();
-    let (node, id) = (task["node"].as_str().expect("a node"), task["id"].as_str().expect("an id"));
-    let state = cluster.sandbox_ok(&format!("exec {node} -- cat /run/flota/tasks/{id}/state.json"));
-    let pid = serde_json::from_str::<Value>(&state).expect("JSON")["pid"].clone();
-    cluster.sandbox_ok(&format!("exec {node} -- busybox kill -TERM {pid}"));
-    cluster.wait("the client has ended", |it| it.ok("service logs --raw client").contains(" requests, "));
-    let log = cluster.ok("service logs --raw client");
-    println!("{log}");
-    assert!(log.contains(" requests, 0 failed") && !log.starts_with("0 "), "{log}");
-    cluster.ok("service rm web client reader");
+    cluster.ok("service rm web reader");
     cluster.ok("network rm front");
     for node in ["w1", "w2"] {
         cluster.wait(&format!("{node} has no tunnels any more"), |it| {
