@@ -11,6 +11,8 @@ pub struct Host(pub u16);
 pub const USER: Host = Host(100);
 /// Host of the operator who changes the set of managers.
 pub const OPERATOR: Host = Host(99);
+/// Host of whoever drains workers.
+pub const DRAINER: Host = Host(98);
 /// Most managers that a schedule of changes makes.
 pub const MOST_MANAGERS: usize = 4;
 

@@ -197,6 +197,7 @@ impl Run {
             let missing = match self.history.count() {
                 (_, open) if open > 0 => Some(format!("{open} requests of users are under way")),
                 _ if schedule.is_changing() => Some("the set of managers changes".into()),
+                _ if schedule.is_draining() => Some("a node is drained".into()),
                 _ => is_up(&self.cluster).err(),
             };
             match missing {

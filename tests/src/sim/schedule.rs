@@ -10,6 +10,7 @@ use flota_raft_store::raft::DiskFaults;
 
 use super::changes::{Change, Changes};
 use super::cluster::SimCluster;
+use super::drains::Drains;
 use super::host::{Host, USER};
 use super::network::DELAY;
 use super::raft_network::Mishaps;
@@ -39,6 +40,7 @@ enum Action {
     RepairDisk(usize),
     KillContainer { worker: usize },
     ChangeManagers(Change),
+    Drain { worker: usize, time: u64 },
 }
 
 /// Draws faults and applies them.
@@ -52,6 +54,7 @@ pub struct Schedule {
     /// Until when messages are slow or lost.
     bad_network: u64,
     changes: Changes,
+    drains: Drains,
 }
 
 /// Range of the pause between two faults, in milliseconds.
@@ -72,6 +75,7 @@ impl Schedule {
             hurt: BTreeMap::new(),
             bad_network: 0,
             changes: Changes::default(),
+            drains: Drains::default(),
         }
     }
 
@@ -83,6 +87,11 @@ impl Schedule {
     /// Whether the set of managers changes.
     pub fn is_changing(&self) -> bool {
         self.changes.is_open()
+    }
+
+    /// Whether a node is drained.
+    pub fn is_draining(&self) -> bool {
+        self.drains.is_open()
     }
 
     /// Whether messages are slow or lost.
@@ -116,6 +125,7 @@ impl Schedule {
     pub fn run_due(&mut self, cluster: &mut SimCluster) {
         let now = cluster.world.now();
         self.changes.advance(cluster);
+        self.drains.advance(cluster);
         while let Some(entry) = self.due.first_entry().filter(|entry| *entry.key() <= now) {
             for action in entry.remove() {
                 cluster.world.log.add(format_args!("{action:?}"));
@@ -169,7 +179,7 @@ impl Schedule {
         let down = if rng.random_bool(0.5) { rng.random_range(0..=100) } else { rng.random_range(500..4_000) };
         let time = rng.random_range(200..5_000);
         let both_ways = rng.random_bool(0.5);
-        match rng.random_range(0..30) {
+        match rng.random_range(0..32) {
             0..=1 => Action::CrashManager { number, power, down },
             2..=6 => Action::CrashLeader { power, down },
             7 => Action::CrashAll { power, down },
@@ -200,6 +210,7 @@ impl Schedule {
             26 => Action::ChangeManagers(Change::Join),
             27 => Action::ChangeManagers(Change::Leave(number)),
             28 => Action::ChangeManagers(Change::Replace(number)),
+            29..=30 => Action::Drain { worker, time },
             _ if both_ways => Action::KillContainer { worker },
             _ => Action::Block { from: USER, to: manager_host, time },
         }
@@ -235,6 +246,7 @@ impl Schedule {
             }
             Action::CrashWorker { .. } | Action::StartWorker(_) => {}
             Action::ChangeManagers(change) => self.changes.begin(cluster, change),
+            Action::Drain { worker, time } => self.drains.begin(cluster, worker, time),
             Action::Pause { host, time } => self.pause(cluster, host, time),
             Action::PauseLeader { time } => {
                 if let Some(number) = cluster.leader() {

@@ -3,12 +3,16 @@
 //! successor serves. A task for which there is no room elsewhere stays where it is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flota_api::model::{Availability, Node, NodeState, Task};
 use flota_api::state::TaskState;
 use flota_raft_store::Tables;
 
 use super::slot::Slot;
+
+/// The pause between two looks at a service whose moves are held up.
+pub(super) const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// A step of the moves.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,6 +21,9 @@ pub(super) enum Move {
     Prepare(u64),
     /// Stop the task of this slot; its successor runs once it has ended.
     Replace(u64),
+    /// Look again after [`LOOK_AFTER`]: a slot that does not serve holds up the others. The end of that is no change of a slot
+    /// that moves, so nothing else would continue the moves.
+    Look,
 }
 
 /// Whether the task is on a node that is drained and can still stop it in order.
@@ -33,7 +40,7 @@ pub(super) fn next_steps<'a>(
     view: &Tables,
 ) -> Vec<Move> {
     let mut is_short = slots.clone().any(|(_, slot)| does_not_serve(slot));
-    let mut steps = Vec::new();
+    let (mut steps, mut is_held_up) = (Vec::new(), false);
     for (number, slot) in slots {
         let Some(current) = slot.current() else { continue };
         if current.spec_version != spec_version || !is_leaving(current, view) {
@@ -48,8 +55,11 @@ pub(super) fn next_steps<'a>(
                 steps.push(Move::Replace(*number));
                 is_short = true;
             }
-            Some(_) => {}
+            Some(_) => is_held_up = true,
         }
+    }
+    if is_held_up {
+        steps.push(Move::Look);
     }
     steps
 }
@@ -115,11 +125,11 @@ mod tests {
             let second = [running("b", 2, "drained"), successor("b2", 2, TaskState::Ready)];
             steps(&[&[first, successor("a2", 1, TaskState::Ready)], &second[..]].concat())
         };
-        assert_eq!(ready(running("a", 1, "drained")), [Move::Replace(1)]);
+        assert_eq!(ready(running("a", 1, "drained")), [Move::Replace(1), Move::Look]);
         let stopping = task("a", 1, "drained", DesiredState::Shutdown, TaskState::Running);
-        assert_eq!(ready(stopping), [], "the first one's successor does not serve yet");
+        assert_eq!(ready(stopping), [Move::Look], "the first one's successor does not serve yet");
         let starting = task("a", 1, "drained", DesiredState::Running, TaskState::Starting);
-        assert_eq!(ready(starting), [Move::Replace(1)], "one that does not serve goes at once");
+        assert_eq!(ready(starting), [Move::Replace(1), Move::Look], "one that does not serve goes at once");
     }
 
     #[test]

@@ -14,8 +14,9 @@ use flota_api::version::Timestamp;
 use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Event, Tables};
 
+use super::moves::{self, Move};
 use super::slot::{Slot, keep_order, slots};
-use super::{moves, task_factory, update};
+use super::{task_factory, update};
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
 
@@ -310,23 +311,32 @@ fn advance_moves(
         if plan.is_full(cx) {
             return;
         }
-        let (moves::Move::Prepare(number) | moves::Move::Replace(number)) = step;
-        let Some((slot, current)) = kept.get(&number).and_then(|slot| Some((slot, slot.current()?))) else { continue };
-        if step == moves::Move::Replace(number) {
-            plan.set_desired(current, DesiredState::Shutdown);
-            continue;
+        match step {
+            Move::Look => plan.retry_at(cx.now + moves::LOOK_AFTER),
+            Move::Replace(number) => {
+                if let Some(task) = kept.get(&number).and_then(|slot| slot.current()) {
+                    plan.set_desired(task, DesiredState::Shutdown);
+                }
+            }
+            Move::Prepare(number) => {
+                if let Some(slot) = kept.get(&number) {
+                    prepare(service, number, slot, view, plan, cx);
+                }
+            }
         }
-        let not_before = match slot.newest().filter(|newest| newest.id != current.id && !newest.is_live()) {
-            Some(failed) => match after_end(service, failed) {
-                AfterEnd::Stay => continue,
-                AfterEnd::Replace => None,
-                AfterEnd::ReplaceLater => Some(delayed(service, failed)),
-            },
-            None => None,
-        };
-        let task = task_factory::make(service, number, slot.newest(), not_before, view, cx);
-        plan.put(Task { desired_state: DesiredState::Ready, ..task });
     }
+}
+
+/// Makes a successor for a task that leaves its node; after one that has failed, with the delay of the restart policy.
+fn prepare(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
+    let failed = slot.newest().filter(|task| !task.is_live());
+    let not_before = match failed.map(|task| (task, after_end(service, task))) {
+        Some((_, AfterEnd::Stay)) => return,
+        Some((task, AfterEnd::ReplaceLater)) => Some(delayed(service, task)),
+        Some((_, AfterEnd::Replace)) | None => None,
+    };
+    let task = task_factory::make(service, number, slot.newest(), not_before, view, cx);
+    plan.put(Task { desired_state: DesiredState::Ready, ..task });
 }
 
 #[cfg(test)]
