@@ -182,9 +182,8 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
     };
     if let Some(successor) = slot.successor() {
         // Its task stays where it is after all, as its node is no longer drained.
-        let is_needless = slot
-            .current()
-            .is_some_and(|task| task.spec_version == service.spec_version && !moves::is_leaving(task, view));
+        let stays = |task: &Arc<Task>| !moves::is_leaving(task, view) && !lost(task);
+        let is_needless = slot.current().is_some_and(|task| task.spec_version == service.spec_version && stays(task));
         let is_leaving = moves::is_leaving(successor, view);
         if lost(successor) || is_leaving || is_needless || successor.spec_version != service.spec_version {
             plan.set_desired(successor, DesiredState::Shutdown);
