@@ -24,6 +24,9 @@ const LOCAL_TABLE: u8 = 255;
 /// The table that only packets reach which a policy rule sends there.
 pub(crate) const RETURN_TABLE: u8 = 70;
 
+/// The lowest metric of IPv6 routes to this machine's own addresses: that of a route without any (linux/ipv6_route.h).
+const OWN_METRIC: u32 = 1024;
+
 /// A route of this crate.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Route {
@@ -110,6 +113,11 @@ fn describe(route: &Route) -> RouteMessage {
         Way::Gateway(_) | Way::Returning(_) => RouteScope::Universe,
     };
     message.attributes.push(RouteAttribute::Oif(route.link));
+    if own && route.destination.addr().is_ipv6() {
+        // With IPv6, a route replaces another one of the same destination and metric, whatever its link is. Several links may
+        // have a route to the same address, so each has a metric of its own.
+        message.attributes.push(RouteAttribute::Priority(OWN_METRIC + route.link));
+    }
     if route.destination.prefix_len() > 0 {
         message.attributes.push(RouteAttribute::Destination(route.destination.network().into()));
     }
@@ -150,5 +158,36 @@ fn plain(address: &RouteAddress) -> Option<IpAddr> {
         RouteAddress::Inet(address) => Some((*address).into()),
         RouteAddress::Inet6(address) => Some((*address).into()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use super::*;
+
+    #[test]
+    fn each_of_several_links_keeps_its_own_route_to_an_address() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = folder.path().join("host");
+        let mut host = Namespace::make(&place).and_then(|it| Connection::open(&it)).expect("tests run as root");
+        let route = |link| Route { destination: IpAddr::from(Ipv6Addr::LOCALHOST).into(), link, way: Way::Own };
+        let mut links = Vec::new();
+        for name in ["one", "two"] {
+            host.add_bridge(name).expect("it is added");
+            let link = host.existing(name).expect("it is there").index;
+            host.set_routes(link, &[route(link)]).expect("it has its route");
+            links.push(link);
+        }
+        let message = RouteNetlinkMessage::GetRoute(RouteMessage::default());
+        let found = host.dump("list the routes", message).expect("they are listed");
+        let found: Vec<_> = found.into_iter().filter_map(parse).map(|route| route.link).collect();
+        assert_eq!(found, links);
+        host.set_routes(links[0], &[]).expect("its route is removed");
+        let message = RouteNetlinkMessage::GetRoute(RouteMessage::default());
+        let left = host.dump("list the routes", message).expect("they are listed");
+        assert_eq!(left.into_iter().filter_map(parse).collect::<Vec<_>>(), [route(links[1])]);
+        Namespace::remove(&place).expect("it is removed");
     }
 }
