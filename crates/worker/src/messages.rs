@@ -30,7 +30,7 @@ pub(crate) enum FromLeader {
     Assignments(Part),
     /// A part of a description of this node's networks.
     Networks(NetworkUpdate),
-    /// Every node that shares an encrypted network with this one knows this key of its own.
+    /// Every node that shares an encrypted network with this one knows this public key of this node.
     KeyKnown([u8; 32]),
     /// The leader has stored the batch with this number.
     StatusAck(u64),

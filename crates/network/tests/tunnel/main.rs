@@ -76,7 +76,7 @@ fn a_frame_that_is_not_of_the_machine_whose_key_it_comes_with_is_dropped() {
     let machine = sender(&lab);
     lab.admit(A, machine, false);
     assert!(lab.is_lost(B, A), "it claims a MAC address that its machine does not have");
-    // That the MAC address is another machine's is no help.
+    // An endpoint of another machine with this MAC address does not let the frame in either.
     let other = Sender { machine: lab.key(51_820).public.address().into(), ..machine };
     lab.admit(A, other, true);
     assert!(lab.is_lost(B, A));

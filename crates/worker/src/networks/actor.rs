@@ -68,7 +68,7 @@ pub(super) enum Command {
     Detach(TaskId, oneshot::Sender<Result<(), KernelError>>),
     /// The task no longer belongs to this node.
     Forget(TaskId),
-    /// Every node that shares an encrypted network with this one knows this key of its own.
+    /// Every node that shares an encrypted network with this one knows this public key of this node.
     KeyKnown([u8; 32]),
     /// The node leaves its cluster, and no task is left. Nothing is made afterwards.
     Leave(oneshot::Sender<Result<(), KernelError>>),
@@ -81,7 +81,7 @@ struct Waiting {
     until: Instant,
 }
 
-/// An ended task whose last words may be on their way.
+/// An ended task whose peers may not have confirmed everything that it has sent.
 struct Flushing {
     task: TaskId,
     answer: oneshot::Sender<()>,
