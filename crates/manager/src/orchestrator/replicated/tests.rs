@@ -149,6 +149,22 @@ fn task_on_a_drained_node_ends_when_its_successor_is_ready_and_before_that_start
 }
 
 #[test]
+fn moves_that_another_slot_holds_up_are_looked_at_again() {
+    let mut drained = node("a", NodeState::Ready);
+    drained.spec.availability = Availability::Drain;
+    let ready = Task { desired_state: DesiredState::Ready, ..task("t2", 1, "b", TaskState::Ready) };
+    let retried = |other| {
+        let tasks = [task("t1", 1, "a", TaskState::Running), ready.clone(), task("t3", 2, "b", other)];
+        let tasks = tasks.map(StoreObject::into_object);
+        let view = view([service(2).into_object(), drained.clone().into_object()].into_iter().chain(tasks));
+        let plan = Replicated.plan(&Key::of("s"), &view, &mut PlanContext::at(NOW));
+        (plan.changes.len(), plan.retry_at)
+    };
+    assert_eq!(retried(TaskState::Running), (1, None));
+    assert_eq!(retried(TaskState::Starting), (0, Some(NOW + moves::LOOK_AFTER)));
+}
+
+#[test]
 fn a_change_in_a_slot_that_moves_concerns_its_service() {
     let dirtied = |availability| {
         let mut from = node("a", NodeState::Ready);
