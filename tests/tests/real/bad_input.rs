@@ -61,7 +61,8 @@ fn what_can_not_start_is_rejected_and_says_why() {
         });
         cluster.ok(&format!("service rm {name}"));
     }
-    assert_eq!(cluster.sandbox_ok("exec m1 -- find /run/flota/tasks -mindepth 1"), "", "nothing half made is left");
+    let find = "exec m1 -- find /run/flota/tasks -mindepth 1";
+    cluster.wait("nothing half made is left", |it| it.sandbox_ok(find).is_empty());
 }
 
 #[test]
