@@ -7,19 +7,19 @@
 //! ```
 //!
 //! A caller without a certificate can do nothing but request one. [`may_call`] is the one table that says which caller
-//! may call which method. [`tunnel`] carries a user's TCP connection over a stream of such a connection.
+//! may call which method. [`forward`] carries a user's TCP connection over a stream of such a connection.
 
 mod certificate;
 mod connect;
 mod data_key;
 mod files;
+pub mod forward;
 mod grant;
 mod join_token;
 mod listener;
 mod peer;
 mod root_ca;
 mod sources;
-pub mod tunnel;
 
 pub use certificate::{CertificateError, Identity, KeyPair};
 pub use connect::{CONNECTION_WINDOW, Connect, Connecting, Dialer, STREAM_WINDOW, Stream};

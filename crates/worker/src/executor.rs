@@ -29,15 +29,19 @@ mod fake;
 mod machine;
 mod paths;
 mod prepared;
+#[cfg(any(test, feature = "fake"))]
+mod program;
 
 pub(crate) use container::{ContainerExecutor, ContainerOptions, exit_code};
 #[cfg(any(test, feature = "fake"))]
 pub use fake::FakeExecutor;
 #[cfg(any(test, feature = "fake"))]
-pub use machine::{FakeFailure, FakeHealth, FakeMachine, FakeProgram, MachineEvent, OnStop, RunningSlot, WhatHappened};
+pub use machine::{FakeMachine, MachineEvent, RunningSlot, WhatHappened};
 pub(crate) use paths::TaskPaths;
 pub(crate) use prepared::Prepared;
 pub use prepared::{Draft, PrepareStep, TeardownError};
+#[cfg(any(test, feature = "fake"))]
+pub use program::{FakeFailure, FakeHealth, FakeProgram, OnStop};
 
 /// The cause of a failure.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;

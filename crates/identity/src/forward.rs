@@ -21,7 +21,7 @@ const PIECE: usize = 16 << 10;
 
 /// Why a connection did not end in order. It has been reset.
 #[derive(Debug, thiserror::Error)]
-pub enum TunnelError {
+pub enum ForwardError {
     /// This end of the connection broke.
     #[error("the connection broke")]
     Connection(#[from] io::Error),
@@ -42,7 +42,7 @@ pub async fn carry(
     mut connection: TcpStream,
     outbox: &mpsc::Sender<Frame>,
     inbox: &mut (impl Stream<Item = Result<Frame, Status>> + Unpin),
-) -> Result<(), TunnelError> {
+) -> Result<(), ForwardError> {
     let (mut reader, mut writer) = connection.split();
     let mut inbox = inbox.fuse();
     let there = async {
@@ -50,7 +50,7 @@ pub async fn carry(
         loop {
             let count = tokio::select! {
                 // Without this branch, an end of the stream is not noticed while the connection is silent.
-                () = outbox.closed() => return Err(TunnelError::Stream(None)),
+                () = outbox.closed() => return Err(ForwardError::Stream(None)),
                 count = reader.read(&mut piece) => count?,
             };
             let content = match count {
@@ -58,7 +58,7 @@ pub async fn carry(
                 _ => Content::Data(bytes::Bytes::copy_from_slice(&piece[..count])),
             };
             let sent = outbox.send(Frame { frame: Some(content) }).await;
-            sent.map_err(|_| TunnelError::Stream(None))?;
+            sent.map_err(|_| ForwardError::Stream(None))?;
             if count == 0 {
                 return Ok(());
             }
@@ -66,17 +66,17 @@ pub async fn carry(
     };
     let back = async {
         while let Some(frame) = inbox.next().await {
-            match frame.map_err(|status| TunnelError::Stream(Some(status)))?.frame {
+            match frame.map_err(|status| ForwardError::Stream(Some(status)))?.frame {
                 Some(Content::Data(piece)) => writer.write_all(&piece).await?,
                 Some(Content::DataEnd(_)) => return Ok(writer.shutdown().await?),
-                Some(Content::Error(why)) => return Err(TunnelError::OtherEnd(why)),
+                Some(Content::Error(why)) => return Err(ForwardError::OtherEnd(why)),
                 _ => {}
             }
         }
-        Err(TunnelError::Stream(None))
+        Err(ForwardError::Stream(None))
     };
     let mut carried = tokio::try_join!(there, back).map(drop);
-    if matches!(carried, Err(TunnelError::Stream(None))) {
+    if matches!(carried, Err(ForwardError::Stream(None))) {
         // The reason may be among the frames that were not read yet.
         carried = Err(reason(&mut inbox).await);
     }
@@ -88,15 +88,15 @@ pub async fn carry(
 }
 
 /// Returns why a stream that has ended did so.
-async fn reason(inbox: &mut (impl Stream<Item = Result<Frame, Status>> + Unpin)) -> TunnelError {
+async fn reason(inbox: &mut (impl Stream<Item = Result<Frame, Status>> + Unpin)) -> ForwardError {
     while let Some(frame) = inbox.next().await {
         match frame.map(|it| it.frame) {
-            Ok(Some(Content::Error(why))) => return TunnelError::OtherEnd(why),
-            Err(status) => return TunnelError::Stream(Some(status)),
+            Ok(Some(Content::Error(why))) => return ForwardError::OtherEnd(why),
+            Err(status) => return ForwardError::Stream(Some(status)),
             Ok(_) => {}
         }
     }
-    TunnelError::Stream(None)
+    ForwardError::Stream(None)
 }
 
 #[cfg(test)]
@@ -119,9 +119,9 @@ mod tests {
         (ours.expect("it connects"), theirs.expect("it accepts").0)
     }
 
-    /// Returns a user's connection and a program's, with a tunnel between them that holds a frame in each direction, and
-    /// how the two ends of the tunnel end.
-    async fn tunnel() -> (TcpStream, TcpStream, impl Future<Output = [Result<(), TunnelError>; 2]>) {
+    /// Returns a user's connection and a program's, with a forward between them that holds a frame in each direction, and
+    /// how the two ends of the forward end.
+    async fn forward() -> (TcpStream, TcpStream, impl Future<Output = [Result<(), ForwardError>; 2]>) {
         let ((user, near), (far, program)) = (pair().await, pair().await);
         let (near_outbox, far_inbox) = mpsc::channel(1);
         let (far_outbox, near_inbox) = mpsc::channel(1);
@@ -141,7 +141,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_direction_ends_while_the_other_goes_on() {
-        let (mut user, mut program, ended) = tunnel().await;
+        let (mut user, mut program, ended) = forward().await;
         user.write_all(b"question").await.expect("it is written");
         user.shutdown().await.expect("the user's side ends");
         let mut asked = String::new();
@@ -158,7 +158,7 @@ mod tests {
     // The paused clock moves when no task can run, which is when the program waits.
     #[tokio::test(start_paused = true)]
     async fn a_sender_waits_while_its_reader_is_slow_and_the_other_direction_goes_on() {
-        let (mut user, mut program, _ended) = tunnel().await;
+        let (mut user, mut program, _ended) = forward().await;
         let chunk = vec![b'x'; 1 << 20];
         let mut written = 0;
         // Far more than all buffers of sockets take.
@@ -177,13 +177,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_breaks_is_reset_at_the_other_end() {
-        let (mut user, program, ended) = tunnel().await;
+        let (mut user, program, ended) = forward().await;
         program.set_zero_linger().expect("a socket option");
         drop(program);
         let error = user.read_to_end(&mut Vec::new()).await.expect_err("the connection does not end in order");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         let ended = ended.await;
-        assert!(matches!(ended, [Err(TunnelError::Stream(None)), Err(TunnelError::Connection(_))]), "{ended:?}");
+        assert!(matches!(ended, [Err(ForwardError::Stream(None)), Err(ForwardError::Connection(_))]), "{ended:?}");
     }
 
     #[tokio::test]
@@ -192,7 +192,7 @@ mod tests {
         let mut frames = futures::stream::iter([Ok(Frame { frame: Some(Content::DataEnd(true)) })]);
         drop(inbox);
         let carried = tokio::time::timeout(DEADLINE, carry(near, &outbox, &mut frames)).await.expect("in time");
-        assert!(matches!(carried, Err(TunnelError::Stream(None))), "{carried:?}");
+        assert!(matches!(carried, Err(ForwardError::Stream(None))), "{carried:?}");
         user.read_to_end(&mut Vec::new()).await.expect_err("the connection does not end in order");
     }
 
