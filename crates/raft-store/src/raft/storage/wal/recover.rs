@@ -89,8 +89,7 @@ impl Wal {
 
 fn open(disk: Arc<dyn Disk>, sealer: Sealer, was_here: bool, segment_bytes: u64) -> Result<Recovered, OpenFault> {
     let names = disk.list()?;
-    let number = |name: &String| name.strip_prefix("log.")?.parse().ok();
-    let numbers: Vec<u64> = names.iter().filter_map(number).collect();
+    let numbers = segment_numbers(&names)?;
     let mut spares: Vec<String> = names.iter().filter(|name| name.starts_with("spare.")).cloned().collect();
     let note = match disk.open(NOTE) {
         Ok(note) => note,
@@ -167,6 +166,19 @@ fn open(disk: Arc<dyn Disk>, sealer: Sealer, was_here: bool, segment_bytes: u64)
     wal.synced = Position::default();
     wal.sync()?;
     Ok(Recovered { wal, entries })
+}
+
+/// Returns the numbers of the segments among the files, in order.
+fn segment_numbers(names: &[String]) -> Result<Vec<u64>, OpenFault> {
+    let mut numbers = Vec::new();
+    for name in names {
+        let Some(Ok(number)) = name.strip_prefix("log.").map(str::parse) else { continue };
+        if *name != super::segment_name(number) {
+            return damage(format!("{name} is not how a segment is named; that is {}", super::segment_name(number)));
+        }
+        numbers.push(number);
+    }
+    Ok(numbers)
 }
 
 /// Reads one segment to its end. Returns the segment and whether a torn write follows its end; `None` if it has no

@@ -120,7 +120,7 @@ fn segments_that_changed_places_are_noticed() {
 #[test]
 fn segment_that_is_there_twice_is_noticed() {
     let twice = refusal(|disk| replace(disk, "log.2", &content(disk, &segment_name(2))));
-    assert!(twice.contains("segment"), "{twice}");
+    assert_eq!(twice, "log.2 is not how a segment is named; that is log.00000000000000000002");
 }
 
 #[test]
