@@ -99,6 +99,13 @@ impl RootCa {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use rustls::client::WebPkiServerVerifier;
+    use rustls::client::danger::ServerCertVerifier;
+    use rustls::crypto::ring::default_provider;
+    use rustls::pki_types::{ServerName, UnixTime};
+
     use super::*;
     use crate::{Identity, KeyPair};
 
@@ -119,5 +126,28 @@ mod tests {
         assert!(ca.sign(b"junk", &"n".into(), Role::Worker, &cluster, now).is_err());
         let own = KeyPair::generate().and_then(|key| key.signing_request()).expect("made");
         assert!(ca.sign(&own, &"n".into(), Role::Manager, &cluster, now).is_ok());
+    }
+
+    #[test]
+    fn certificate_of_a_leader_whose_clock_is_a_day_ahead_is_valid() {
+        let cluster = ClusterId::from("c");
+        let key = KeyPair::generate().expect("made");
+        let request = key.signing_request().expect("made");
+        let leader = SystemTime::now();
+        let ca = RootCa::generate(&cluster, leader).expect("made");
+        let signed = ca.sign(&request, &"n".into(), Role::Worker, &cluster, leader).expect("signed");
+        let identity = Identity::new(signed, key.to_der(), ca.certificate().to_vec()).expect("a node's");
+        let roots = Arc::new(identity.roots().expect("a CA"));
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, default_provider().into()).build();
+        let (verifier, name) = (verifier.expect("made"), ServerName::try_from(NODE_NAME).expect("a name"));
+        let is_valid = |at: SystemTime| {
+            let at = UnixTime::since_unix_epoch(at.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970"));
+            verifier.verify_server_cert(&identity.chain()[0], &[], &name, &[], at).is_ok()
+        };
+        let minute = std::time::Duration::from_secs(60);
+        assert!(is_valid(leader - CLOCK_SKEW + minute), "the clock of the one that verifies is behind");
+        assert!(!is_valid(leader - CLOCK_SKEW - minute));
+        assert!(is_valid(leader + CERTIFICATE_LIFE - minute));
+        assert!(!is_valid(leader + CERTIFICATE_LIFE + minute));
     }
 }

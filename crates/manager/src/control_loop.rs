@@ -12,6 +12,8 @@ mod pass;
 
 pub(crate) use driver::Driver;
 #[cfg(feature = "measure")]
+pub(crate) use driver::largest_share;
+#[cfg(feature = "measure")]
 pub(crate) use pass::run;
 
 use std::fmt;

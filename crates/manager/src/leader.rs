@@ -19,7 +19,7 @@ use crate::{allocator, images, orchestrator, roles, scheduler};
 const PROOF_RETRY: Duration = Duration::from_millis(20);
 
 /// Returns the control loops, in the order in which a pass runs them.
-fn pipeline() -> Vec<Box<dyn ControlLoop>> {
+pub(crate) fn pipeline() -> Vec<Box<dyn ControlLoop>> {
     vec![
         Box::new(orchestrator::replicated::Replicated),
         Box::new(allocator::Networks),

@@ -2,7 +2,7 @@
 //!
 //! A file begins with the number of its first line, so that a reader notices lines that it has missed. Then follow
 //! entries `<ms since 1970> <1|2> <text>`. A long line takes several entries; those that the line continues after have
-//! a `+` behind the stream. The supervisor writes ([`LogWriter`]), and the daemon reads ([`LogReader`]).
+//! a `+` behind the stream. Where lines could not be written, the number of the next line follows. The supervisor writes ([`LogWriter`]), and the daemon reads ([`LogReader`]).
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Seek, Write};
@@ -31,6 +31,8 @@ struct Unfinished {
     pending: Vec<u8>,
     /// Number of its bytes that have entries.
     logged: usize,
+    /// Whether one of its entries could not be written. Then the others are not written either.
+    is_lost: bool,
 }
 
 /// Writes the output of the container's two pipes.
@@ -41,8 +43,10 @@ pub(crate) struct LogWriter {
     size: u64,
     /// Largest size of each file.
     most: u64,
-    /// Number of lines that have been written, also to files that are gone.
+    /// Number of lines that have ended, also in files that are gone.
     lines: u64,
+    /// Whether lines were lost since the last entry that was written.
+    has_gap: bool,
     /// The line of each stream.
     unfinished: [Unfinished; 2],
 }
@@ -60,27 +64,28 @@ impl LogWriter {
         }
         // A writer that was killed, or whose disk was full, may have left a part of an entry.
         file.set_len(found.size)?;
-        let unfinished = found.goes_on.map(|goes_on| Unfinished { pending: Vec::new(), logged: goes_on.into() });
-        let mut writer =
-            Self { path: path.to_owned(), file, size: found.size, most: most / 2, lines: found.lines, unfinished };
+        let unfinished = found.goes_on.map(|goes_on| Unfinished { logged: goes_on.into(), ..Unfinished::default() });
+        let (path, lines, has_gap) = (path.to_owned(), found.lines, false);
+        let mut writer = Self { path, file, size: found.size, most: most / 2, lines, has_gap, unfinished };
         if writer.size == 0 {
-            writer.append(format!("{}\n", writer.lines).as_bytes())?;
+            writer.append(&writer.header())?;
         }
         writer.finish()?;
         Ok(writer)
     }
 
-    /// Appends bytes of stream 1 or 2.
+    /// Appends bytes of stream 1 or 2. Lines that can't be written are lost; the others are written nevertheless.
     pub(crate) fn write(&mut self, stream: usize, bytes: &[u8]) -> io::Result<()> {
+        let mut written = Ok(());
         for chunk in bytes.split_inclusive(|byte| *byte == b'\n') {
             let line = &mut self.unfinished[stream - 1];
             line.pending.extend_from_slice(chunk.strip_suffix(b"\n").unwrap_or(chunk));
             let is_end = chunk.ends_with(b"\n") || line.logged + line.pending.len() >= LINE_BOUND;
             if is_end || line.pending.len() >= ENTRY_BOUND {
-                self.entry(stream, is_end)?;
+                written = written.and(self.entry(stream, is_end));
             }
         }
-        Ok(())
+        written
     }
 
     /// Ends the unfinished lines.
@@ -94,21 +99,36 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Writes the pending bytes of a line. They are dropped if that fails.
+    /// Writes the pending bytes of a line. If that fails, the line is lost.
     fn entry(&mut self, stream: usize, is_end: bool) -> io::Result<()> {
         let line = &mut self.unfinished[stream - 1];
-        let pending = std::mem::take(&mut line.pending);
+        let (pending, was_lost) = (std::mem::take(&mut line.pending), line.is_lost);
         line.logged = if is_end { 0 } else { line.logged + pending.len() };
+        let written = if was_lost { Ok(()) } else { self.append_entry(stream, is_end, &pending) };
+        let is_lost = was_lost || written.is_err();
+        self.unfinished[stream - 1].is_lost = is_lost && !is_end;
+        self.has_gap |= is_lost && is_end;
+        self.lines += u64::from(is_end);
+        written
+    }
+
+    fn append_entry(&mut self, stream: usize, is_end: bool, text: &[u8]) -> io::Result<()> {
+        let mut out = if self.has_gap { self.header() } else { Vec::new() };
         let goes_on = if is_end { "" } else { "+" };
-        let mut out = format!("{} {stream}{goes_on} ", now()).into_bytes();
-        out.extend_from_slice(&pending);
+        out.extend_from_slice(format!("{} {stream}{goes_on} ", now()).as_bytes());
+        out.extend_from_slice(text);
         out.push(b'\n');
         if self.size + out.len() as u64 > self.most {
             self.rotate()?;
         }
         self.append(&out)?;
-        self.lines += u64::from(is_end);
+        self.has_gap = false;
         Ok(())
+    }
+
+    /// The number of the next line.
+    fn header(&self) -> Vec<u8> {
+        format!("{}\n", self.lines).into_bytes()
     }
 
     /// Begins a new file. The new file is complete before it takes its place, so after an error the log is as it was,
@@ -116,8 +136,8 @@ impl LogWriter {
     fn rotate(&mut self) -> io::Result<()> {
         let next = self.path.with_extension("new");
         let mut file = File::create(&next)?;
-        let header = format!("{}\n", self.lines);
-        file.write_all(header.as_bytes())?;
+        let header = self.header();
+        file.write_all(&header)?;
         match std::fs::rename(&self.path, older(&self.path)) {
             // An earlier try ended here.
             Err(error) if error.kind() == ErrorKind::NotFound => {}

@@ -121,6 +121,38 @@ fn a_manager_whose_log_or_raft_id_is_lost_comes_back_under_a_new_raft_id() {
 }
 
 #[test]
+fn two_damaged_managers_of_three_say_what_they_need_and_come_back_once_they_are_healed() {
+    let cluster = Cluster::bare(3, 0);
+    cluster.ok("service create --detach --name kept --replicas 0 whoami");
+    cluster.sandbox_ok("kill --daemon-only m1 m2 m3");
+    let folders = |victim: &str| (cluster.data(victim).join("raft"), cluster.data(victim).join("raft.away"));
+    for victim in ["m1", "m2"] {
+        let (raft, away) = folders(victim);
+        std::fs::rename(raft, away).unwrap();
+    }
+    ["m1", "m2", "m3"].map(|manager| cluster.sandbox(&format!("start {manager}")));
+    for victim in ["m1", "m2"] {
+        cluster.wait(&format!("{victim} says what it needs"), |it| {
+            let logs = it.sandbox_ok(&format!("logs {victim}"));
+            logs.contains("the log of this manager is gone") && logs.contains("a majority of managers with intact logs")
+        });
+    }
+    assert_ne!(cluster.ctl_on("m3", "service ls").code, 0, "one of three is no majority");
+    // Nothing was decided without a majority, so the folders that are found again are as good as ever.
+    // The two may be between two starts.
+    ["m1", "m2", "m3"].map(|manager| cluster.sandbox(&format!("kill --daemon-only {manager}")));
+    for victim in ["m1", "m2"] {
+        let (raft, away) = folders(victim);
+        if raft.exists() {
+            std::fs::remove_dir_all(&raft).unwrap();
+        }
+        std::fs::rename(away, raft).unwrap();
+    }
+    ["m1", "m2", "m3"].map(|manager| cluster.sandbox(&format!("start {manager}")));
+    cluster.wait("the cluster serves", |it| it.ctl("service ls").stdout.contains("kept"));
+}
+
+#[test]
 fn the_log_is_cut_off_behind_a_snapshot_and_a_manager_that_was_away_comes_back_by_it() {
     use flota_api::proto::control::{CreateServiceRequest, RemoveRequest};
     use flota_api::proto::specs::ServiceSpec;

@@ -11,14 +11,16 @@ use flota_tests::sim::user::{History, Users, Wishes};
 use flota_tests::{Cluster, channel, wait_for};
 
 const MANAGERS: [&str; 3] = ["m1", "m2", "m3"];
+/// Number of things that go wrong, one after the other.
+const ROUNDS: usize = 100;
 /// Users act between two things that go wrong for so many more operations.
 const OPERATIONS: usize = 60;
 /// The log message of a manager whose tables are not those of the leader after the same entry.
 const DIFFER: &str = "tables of this manager and of the leader differ";
 
-/// Users and writers at all three managers while `fault` is done so many times, each time to the leader of that moment.
+/// Users and writers at all three managers while `fault` is done [`ROUNDS`] times, each time to the leader of that moment.
 /// In the end the history is linearizable, and the managers have the same tables.
-fn history_with(rounds: usize, mut fault: impl FnMut(&Cluster, &str)) {
+fn history_with(mut fault: impl FnMut(&Cluster, &str)) {
     let cluster = Cluster::up(3, 1);
     let history = History::default();
     let sockets = MANAGERS.map(|manager| cluster.socket(manager));
@@ -35,7 +37,7 @@ fn history_with(rounds: usize, mut fault: impl FnMut(&Cluster, &str)) {
             tokio::join!(users.run(1), writers::run(channels(), recorded)).1
         })
     });
-    for _ in 0..rounds {
+    for _ in 0..ROUNDS {
         let leader = cluster.leader();
         fault(&cluster, &leader);
         let enough = history.count().0 + OPERATIONS;
@@ -49,9 +51,9 @@ fn history_with(rounds: usize, mut fault: impl FnMut(&Cluster, &str)) {
     let written = users.join().unwrap();
     let count = history.count().0;
     history.check(&Default::default()).unwrap_or_else(|violation| panic!("{violation}"));
-    assert!(count > rounds * OPERATIONS, "{count} operations were recorded");
+    assert!(count > ROUNDS * OPERATIONS, "{count} operations were recorded");
     let tables = tables(&cluster);
-    println!("{rounds} faults, {count} operations and {written} writes: linearizable, and all tables are {tables}");
+    println!("{ROUNDS} faults, {count} operations and {written} writes: linearizable, and all tables are {tables}");
 }
 
 /// Waits until all managers have applied the same entry, and returns it with the digest of their tables after it.
@@ -78,7 +80,7 @@ fn tables(cluster: &Cluster) -> String {
 #[test]
 #[ignore = "minutes long: make test-long"]
 fn history_with_daemons_of_leaders_killed_and_started_at_once_is_linearizable() {
-    history_with(100, |cluster, leader| {
+    history_with(|cluster, leader| {
         cluster.sandbox_ok(&format!("kill --daemon-only {leader}"));
         cluster.sandbox_ok(&format!("start {leader}"));
     });
@@ -87,7 +89,7 @@ fn history_with_daemons_of_leaders_killed_and_started_at_once_is_linearizable() 
 #[test]
 #[ignore = "minutes long: make test-long"]
 fn history_with_machines_of_leaders_lost_is_linearizable() {
-    history_with(10, |cluster, leader| {
+    history_with(|cluster, leader| {
         cluster.kill(leader);
         let other = MANAGERS.into_iter().find(|manager| *manager != leader).unwrap();
         cluster.wait("another manager leads", |it| {
@@ -101,7 +103,7 @@ fn history_with_machines_of_leaders_lost_is_linearizable() {
 #[test]
 #[ignore = "minutes long: make test-long"]
 fn history_with_leaders_paused_is_linearizable() {
-    history_with(15, |cluster, leader| {
+    history_with(|cluster, leader| {
         cluster.sandbox_ok(&format!("pause {leader}"));
         let other = MANAGERS.into_iter().find(|manager| *manager != leader).unwrap();
         cluster.wait("another manager leads", |it| it.ctl_on(other, "service ls").code == 0);
@@ -112,7 +114,7 @@ fn history_with_leaders_paused_is_linearizable() {
 #[test]
 #[ignore = "minutes long: make test-long"]
 fn history_with_leaders_cut_off_is_linearizable() {
-    history_with(15, |cluster, leader| {
+    history_with(|cluster, leader| {
         cluster.sandbox_ok(&format!("partition {leader}"));
         let other = MANAGERS.into_iter().find(|manager| *manager != leader).unwrap();
         cluster.wait("another manager leads", |it| it.ctl_on(other, "service ls").code == 0);
@@ -123,7 +125,7 @@ fn history_with_leaders_cut_off_is_linearizable() {
 #[test]
 #[ignore = "minutes long: make test-long"]
 fn history_with_all_managers_lost_at_once_is_linearizable() {
-    history_with(8, |cluster, _| {
+    history_with(|cluster, _| {
         MANAGERS.iter().for_each(|manager| cluster.kill(manager));
         MANAGERS.iter().for_each(|manager| drop(cluster.sandbox_ok(&format!("start {manager}"))));
     });

@@ -189,7 +189,7 @@ impl Driver {
 }
 
 /// With this share for each loop, the changes of a pass fit into one transaction, unless they have too many bytes.
-fn largest_share(loops: &[Box<dyn ControlLoop>]) -> usize {
+pub(crate) fn largest_share(loops: &[Box<dyn ControlLoop>]) -> usize {
     ACTIONS_BOUND / loops.len().max(1)
 }
 

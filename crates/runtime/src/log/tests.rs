@@ -127,7 +127,36 @@ fn a_log_goes_on_after_a_failed_rotation() {
     write(&mut writer, 1, "after\n");
     let mut reader = LogReader::open(&log.path());
     assert_eq!(next(&mut reader), line(0, 1, fill.trim_end()));
-    assert_eq!(next(&mut reader), line(1, 1, "after"));
+    assert_eq!(next(&mut reader), line(2, 1, "after"), "the line that was lost has its number");
+}
+
+/// Lets the writer fail, as on a full disk, while it writes these bytes to standard output.
+fn lose(log: &Log, writer: &mut LogWriter, text: &str) {
+    let good = std::mem::replace(&mut writer.file, File::open(log.path()).expect("the log"));
+    writer.write(1, text.as_bytes()).expect_err("the file is open for reading alone");
+    writer.file = good;
+}
+
+#[test]
+fn lines_that_could_not_be_written_leave_a_gap_in_the_numbers() {
+    let log = Log::new();
+    let mut writer = log.writer(20 << 20);
+    write(&mut writer, 1, "one\n");
+    lose(&log, &mut writer, "two\nthree\n");
+    write(&mut writer, 2, "four\n");
+    // A line of three entries of which the second is lost, and the third alone would be taken for the second.
+    let part = "x".repeat(ENTRY_BOUND);
+    write(&mut writer, 1, &part);
+    lose(&log, &mut writer, &part);
+    write(&mut writer, 1, "end\n");
+    write(&mut writer, 1, "six\n");
+    let mut reader = LogReader::open(&log.path());
+    assert_eq!(next(&mut reader), line(0, 1, "one"));
+    assert_eq!(next(&mut reader), line(3, 2, "four"));
+    assert_eq!(next(&mut reader), line(5, 1, "six"));
+    assert_eq!(next(&mut reader), None);
+    drop(writer);
+    assert_eq!(log.writer(20 << 20).lines, 6, "the next writer counts on");
 }
 
 #[test]
