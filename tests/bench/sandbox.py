@@ -58,7 +58,7 @@ def nodes():
 
 
 def daemons():
-    return {name: node["daemon"] for name, node in nodes().items()}
+    return {name: node["daemon"]["pid"] for name, node in nodes().items()}
 
 
 def leader():

@@ -195,7 +195,12 @@ impl<K: Kernel> Actor<K> {
             Command::Detach(task, answer) => {
                 self.waiting.retain(|it| it.task != task);
                 self.orphaned.remove(&task);
-                self.leaving.push_back((task, answer));
+                if self.attached.contains(&task) {
+                    self.leaving.push_back((task, answer));
+                } else {
+                    // A new task removes what may be left of it, and must not wait for those that end.
+                    let _ = answer.send(Ok(()));
+                }
             }
             Command::Forget(task) => drop(self.tasks.remove(&task)),
             Command::KeyKnown(public) => {

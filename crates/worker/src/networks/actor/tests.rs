@@ -256,6 +256,10 @@ fn a_task_that_starts_waits_for_one_that_ends_and_not_for_all() {
         detached.push(receiver);
         bench.actor.handle(Command::Detach(id.into(), sender), bench.now);
     }
+    let (sender, mut nothing_left) = oneshot::channel();
+    bench.actor.handle(Command::Detach("new".into(), sender), bench.now);
+    nothing_left.try_recv().unwrap().unwrap();
+    assert_eq!(kernel.tasks(), ["a", "b", "c"].map(Into::into).into(), "none is removed yet");
     bench.attach("new").try_recv().unwrap().unwrap();
     assert_eq!(kernel.tasks(), ["b", "c", "new"].map(Into::into).into(), "one is removed");
     let mut again = bench.attach("c");
