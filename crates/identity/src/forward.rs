@@ -21,7 +21,7 @@ const PIECE: usize = 16 << 10;
 
 /// Why a connection did not end in order. It has been reset.
 #[derive(Debug, thiserror::Error)]
-pub enum ForwardError {
+pub enum CarryError {
     /// This end of the connection broke.
     #[error("the connection broke")]
     Connection(#[from] io::Error),
@@ -42,7 +42,7 @@ pub async fn carry(
     mut connection: TcpStream,
     outbox: &mpsc::Sender<Frame>,
     inbox: &mut (impl Stream<Item = Result<Frame, Status>> + Unpin),
-) -> Result<(), ForwardError> {
+) -> Result<(), CarryError> {
     let (mut reader, mut writer) = connection.split();
     let mut inbox = inbox.fuse();
     let there = async {
@@ -50,7 +50,7 @@ pub async fn carry(
         loop {
             let count = tokio::select! {
                 // Without this branch, an end of the stream is not noticed while the connection is silent.
-                () = outbox.closed() => return Err(ForwardError::Stream(None)),
+                () = outbox.closed() => return Err(CarryError::Stream(None)),
                 count = reader.read(&mut piece) => count?,
             };
             let content = match count {
@@ -58,7 +58,7 @@ pub async fn carry(
                 _ => Content::Data(bytes::Bytes::copy_from_slice(&piece[..count])),
             };
             let sent = outbox.send(Frame { frame: Some(content) }).await;
-            sent.map_err(|_| ForwardError::Stream(None))?;
+            sent.map_err(|_| CarryError::Stream(None))?;
             if count == 0 {
                 return Ok(());
             }
@@ -66,17 +66,17 @@ pub async fn carry(
     };
     let back = async {
         while let Some(frame) = inbox.next().await {
-            match frame.map_err(|status| ForwardError::Stream(Some(status)))?.frame {
+            match frame.map_err(|status| CarryError::Stream(Some(status)))?.frame {
                 Some(Content::Data(piece)) => writer.write_all(&piece).await?,
                 Some(Content::DataEnd(_)) => return Ok(writer.shutdown().await?),
-                Some(Content::Error(why)) => return Err(ForwardError::OtherEnd(why)),
+                Some(Content::Error(why)) => return Err(CarryError::OtherEnd(why)),
                 _ => {}
             }
         }
-        Err(ForwardError::Stream(None))
+        Err(CarryError::Stream(None))
     };
     let mut carried = tokio::try_join!(there, back).map(drop);
-    if matches!(carried, Err(ForwardError::Stream(None))) {
+    if matches!(carried, Err(CarryError::Stream(None))) {
         // The reason may be among the frames that were not read yet.
         carried = Err(reason(&mut inbox).await);
     }
@@ -88,15 +88,15 @@ pub async fn carry(
 }
 
 /// Returns why a stream that has ended did so.
-async fn reason(inbox: &mut (impl Stream<Item = Result<Frame, Status>> + Unpin)) -> ForwardError {
+async fn reason(inbox: &mut (impl Stream<Item = Result<Frame, Status>> + Unpin)) -> CarryError {
     while let Some(frame) = inbox.next().await {
         match frame.map(|it| it.frame) {
-            Ok(Some(Content::Error(why))) => return ForwardError::OtherEnd(why),
-            Err(status) => return ForwardError::Stream(Some(status)),
+            Ok(Some(Content::Error(why))) => return CarryError::OtherEnd(why),
+            Err(status) => return CarryError::Stream(Some(status)),
             Ok(_) => {}
         }
     }
-    ForwardError::Stream(None)
+    CarryError::Stream(None)
 }
 
 #[cfg(test)]
@@ -121,7 +121,7 @@ mod tests {
 
     /// Returns a user's connection and a program's, with a forward between them that holds a frame in each direction, and
     /// how the two ends of the forward end.
-    async fn forward() -> (TcpStream, TcpStream, impl Future<Output = [Result<(), ForwardError>; 2]>) {
+    async fn forward() -> (TcpStream, TcpStream, impl Future<Output = [Result<(), CarryError>; 2]>) {
         let ((user, near), (far, program)) = (pair().await, pair().await);
         let (near_outbox, far_inbox) = mpsc::channel(1);
         let (far_outbox, near_inbox) = mpsc::channel(1);
@@ -183,7 +183,7 @@ mod tests {
         let error = user.read_to_end(&mut Vec::new()).await.expect_err("the connection does not end in order");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         let ended = ended.await;
-        assert!(matches!(ended, [Err(ForwardError::Stream(None)), Err(ForwardError::Connection(_))]), "{ended:?}");
+        assert!(matches!(ended, [Err(CarryError::Stream(None)), Err(CarryError::Connection(_))]), "{ended:?}");
     }
 
     #[tokio::test]
@@ -192,7 +192,7 @@ mod tests {
         let mut frames = futures::stream::iter([Ok(Frame { frame: Some(Content::DataEnd(true)) })]);
         drop(inbox);
         let carried = tokio::time::timeout(DEADLINE, carry(near, &outbox, &mut frames)).await.expect("in time");
-        assert!(matches!(carried, Err(ForwardError::Stream(None))), "{carried:?}");
+        assert!(matches!(carried, Err(CarryError::Stream(None))), "{carried:?}");
         user.read_to_end(&mut Vec::new()).await.expect_err("the connection does not end in order");
     }
 

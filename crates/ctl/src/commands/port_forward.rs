@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use flota_api::proto::control::GetRequest;
 use flota_api::proto::streams::ForwardRequest;
 use flota_api::proto::streams::frame::Frame as F;
-use flota_identity::forward::{self, ForwardError};
+use flota_identity::forward::{self, CarryError};
 
 use crate::client::{Client, failure};
 use crate::error::Usage;
@@ -149,8 +149,8 @@ async fn forward(connection: TcpStream, target: &Target, turn: u64, client: &Cli
     };
     match forward::carry(connection, &outbox, &mut inbox).await {
         // The user's own program has broken off, and knows.
-        Ok(()) | Err(ForwardError::Connection(_)) => Ok(()),
-        Err(ForwardError::Stream(Some(status))) => Err(failure(status)),
+        Ok(()) | Err(CarryError::Connection(_)) => Ok(()),
+        Err(CarryError::Stream(Some(status))) => Err(failure(status)),
         Err(error) => Err(error.into()),
     }
 }

@@ -1,6 +1,6 @@
 //! Real connections over loopback: who gets through the door, and to which receiver.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use flota_api::id::{ClusterId, NodeId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -63,7 +63,8 @@ impl Listener {
 
 /// Sends a byte and returns whether one comes back. With TLS 1.3 a client learns only then that it was refused.
 async fn is_answered(mut stream: Box<dyn crate::Stream>) -> bool {
-    stream.write_all(b"x").await.is_ok() && stream.read_u8().await.is_ok()
+    let answered = async { stream.write_all(b"x").await.is_ok() && stream.read_u8().await.is_ok() };
+    tokio::time::timeout(Duration::from_secs(20), answered).await.expect("the listener refuses it or answers")
 }
 
 async fn echo(mut stream: PeerStream) {

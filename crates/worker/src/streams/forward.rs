@@ -16,7 +16,7 @@ use flota_api::id::TaskId;
 use flota_api::model::TaskPort;
 use flota_api::proto::streams::Frame;
 use flota_api::proto::streams::frame::Frame as F;
-use flota_identity::forward::{self, ForwardError};
+use flota_identity::forward::{self, CarryError};
 use flota_network::{Namespace, NetworkError};
 use flota_runtime::ContainerState;
 
@@ -59,7 +59,7 @@ pub(super) async fn forward(
                 return;
             }
             match forward::carry(connection, outbox, inbox).await {
-                Err(ForwardError::Connection(error)) => format!("the connection in the task broke: {error}"),
+                Err(CarryError::Connection(error)) => format!("the connection in the task broke: {error}"),
                 // Both sides have ended, or the user's is gone.
                 _ => return,
             }
