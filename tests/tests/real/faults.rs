@@ -124,13 +124,16 @@ fn a_manager_whose_log_or_raft_id_is_lost_comes_back_under_a_new_raft_id() {
 fn two_damaged_managers_of_three_say_what_they_need_and_come_back_once_they_are_healed() {
     let cluster = Cluster::bare(3, 0);
     cluster.ok("service create --detach --name kept --replicas 0 whoami");
-    cluster.sandbox_ok("kill --daemon-only m1 m2 m3");
+    let every_manager = |verb: &str| {
+        ["m1", "m2", "m3"].into_iter().for_each(|manager| drop(cluster.sandbox(&format!("{verb} {manager}"))));
+    };
+    every_manager("kill --daemon-only");
     let folders = |victim: &str| (cluster.data(victim).join("raft"), cluster.data(victim).join("raft.away"));
     for victim in ["m1", "m2"] {
         let (raft, away) = folders(victim);
         std::fs::rename(raft, away).unwrap();
     }
-    ["m1", "m2", "m3"].map(|manager| cluster.sandbox(&format!("start {manager}")));
+    every_manager("start");
     for victim in ["m1", "m2"] {
         cluster.wait(&format!("{victim} says what it needs"), |it| {
             let logs = it.sandbox_ok(&format!("logs {victim}"));
@@ -140,7 +143,7 @@ fn two_damaged_managers_of_three_say_what_they_need_and_come_back_once_they_are_
     assert_ne!(cluster.ctl_on("m3", "service ls").code, 0, "one of three is no majority");
     // Nothing was decided without a majority, so the folders that are found again are as good as ever.
     // The two may be between two starts.
-    ["m1", "m2", "m3"].map(|manager| cluster.sandbox(&format!("kill --daemon-only {manager}")));
+    every_manager("kill --daemon-only");
     for victim in ["m1", "m2"] {
         let (raft, away) = folders(victim);
         if raft.exists() {
@@ -148,7 +151,7 @@ fn two_damaged_managers_of_three_say_what_they_need_and_come_back_once_they_are_
         }
         std::fs::rename(away, raft).unwrap();
     }
-    ["m1", "m2", "m3"].map(|manager| cluster.sandbox(&format!("start {manager}")));
+    every_manager("start");
     cluster.wait("the cluster serves", |it| it.ctl("service ls").stdout.contains("kept"));
 }
 
