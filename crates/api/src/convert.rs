@@ -12,13 +12,14 @@ mod objects;
 mod specs;
 mod streams;
 mod tunnels;
+mod updates;
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::model::{
-    Availability, Balancer, EndpointMode, Filter, HealthState, NetworkDriver, NodeState, NodeStateReason, OnPartition,
-    Protocol, PublishMode, RestartCondition, Role,
+    Availability, Balancer, EndpointMode, FailureAction, Filter, HealthState, NetworkDriver, NodeState,
+    NodeStateReason, OnPartition, Protocol, PublishMode, RestartCondition, Role, UpdateOrder, UpdatePhase,
 };
 use crate::proto::{objects as po, specs as ps, types as pt};
 use crate::state::{DesiredState, TaskState};
@@ -99,6 +100,14 @@ enums! {
     PublishMode = pt::PublishMode, "mode" { Ingress = Ingress, Host = Host }
     EndpointMode = ps::EndpointMode, "endpoint_mode" { Vip = Vip, Dnsrr = Dnsrr }
     RestartCondition = pt::RestartCondition, "restart.condition" { Any = Any, OnFailure = OnFailure, None = None }
+    FailureAction = ps::FailureAction, "update.failure_action" {
+        Pause = Pause, Continue = Continue, Rollback = Rollback,
+    }
+    UpdateOrder = ps::UpdateOrder, "update.order" { StopFirst = StopFirst, StartFirst = StartFirst }
+    UpdatePhase = po::UpdatePhase, "service.update.phase" {
+        Completed = Completed, Updating = Updating, Paused = Paused, RollingBack = RollingBack,
+        RollbackPaused = RollbackPaused, RolledBack = RolledBack,
+    }
     HealthState = pt::HealthState, "status.health.state" {
         Starting = Starting, Healthy = Healthy, Unhealthy = Unhealthy,
     }

@@ -1,6 +1,6 @@
 //! Every default value and common bound, each with its reason.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 /// First delay before a restart: long enough that a crash loop costs little, too short to be noticed.
@@ -24,6 +24,15 @@ pub const HEALTH_START_INTERVAL: Duration = Duration::from_secs(5);
 pub const HEALTH_RETRIES: NonZeroU32 = NonZeroU32::new(3).expect("it is not zero");
 /// Number of results of health checks that a task keeps, as in Docker.
 pub const HEALTH_RESULTS: usize = 5;
+/// Number of slots that an update replaces at once, as in Docker.
+pub const UPDATE_PARALLELISM: NonZeroU64 = NonZeroU64::MIN;
+/// How long a new task is watched for failures once it serves, as in Docker.
+pub const UPDATE_MONITOR: Duration = Duration::from_secs(5);
+/// How long a new task may take until it serves, beside what its health check needs: longer than nearly every program
+/// takes to start, and short enough that an update which can't succeed is soon found out.
+pub const PROGRESS_MARGIN: Duration = Duration::from_secs(60);
+/// Number of earlier specs of a service that are kept, so that a user can go back to one of them.
+pub const REVISIONS_KEPT: usize = 10;
 /// Signal that asks a program to stop.
 pub const STOP_SIGNAL: &str = "SIGTERM";
 /// Time for which a worker keeps containers that a cluster of a new epoch does not name.

@@ -21,6 +21,7 @@ mod stack;
 mod stream;
 mod task;
 mod tunnel;
+mod update;
 
 pub use allowance::{Allowance, Refusal};
 pub use assignment::{Assignment, Grant, ImageSource, NodeAddress, RegistryCredentials};
@@ -40,13 +41,14 @@ pub use node::{
     Availability, Balancer, ListeningTask, Node, NodeDescription, NodeSpec, NodeState, NodeStateReason, Role,
 };
 pub use pending::{Filter, PendingReason};
-pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec, UpdateState};
+pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec};
 pub use stack::{Stack, StackSpec};
 pub use stream::{
     LogLine, LogRange, Output, Program, StreamKind, StreamRequest, TaskFrame, TaskPort, TerminalSize, UserFrame,
 };
 pub use task::{Task, TaskStatus};
 pub use tunnel::TunnelKey;
+pub use update::{FailureAction, Ratio, Revision, UpdateOrder, UpdatePhase, UpdatePolicy, UpdateStatus};
 
 /// Serializes a duration as a text such as `1.5s`.
 fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::networks::all;
+use super::updates::old_status;
 use super::{FromNumber, Malformed, require};
 use crate::clock_offset::ClockOffset;
 use crate::model::{
     Cluster, Filter, Image, ImageHolder, Network, Node, NodeStateReason, PendingReason, Registry, Revoked, Secret,
-    Service, Stack, Task, UpdateState,
+    Service, Stack, Task,
 };
 use crate::object::{Object, StoreObject};
 use crate::proto::objects as po;
@@ -119,10 +120,13 @@ impl From<&Service> for po::Service {
             spec: Some(it.spec.as_ref().into()),
             spec_version: it.spec_version,
             stack_id: it.stack_id.clone().map(Into::into),
-            update_paused: it.update.pause_reason().map(str::to_owned),
+            update_paused: None,
             virtual_ips: it.virtual_ips.iter().map(Into::into).collect(),
             ports: it.ports.iter().map(Into::into).collect(),
             image_digest: it.image_digest.clone(),
+            spec_set_at: it.spec_set_at.0,
+            revisions: it.revisions.iter().map(Into::into).collect(),
+            update: Some((&it.update).into()),
         }
     }
 }
@@ -136,9 +140,11 @@ impl TryFrom<po::Service> for Service {
             spec: Arc::new(require(it.spec, "service.spec")?.try_into()?),
             spec_version: it.spec_version,
             stack_id: it.stack_id.map(Into::into),
-            update: match it.update_paused {
-                Some(reason) => UpdateState::Paused { reason },
-                None => UpdateState::Active,
+            spec_set_at: Timestamp(it.spec_set_at),
+            revisions: it.revisions.into_iter().map(Into::into).collect(),
+            update: match it.update {
+                Some(update) => update.try_into()?,
+                None => old_status(it.update_paused),
             },
             virtual_ips: all(it.virtual_ips)?,
             ports: all(it.ports)?,
@@ -162,6 +168,8 @@ impl From<&Task> for po::Task {
             moves: it.moves,
             image_digest: it.image_digest.clone(),
             not_before: it.not_before.map(|it| it.0),
+            prepared_at: it.prepared_at.map(|it| it.0),
+            served_at: it.served_at.map(|it| it.0),
             paused: it.paused,
             pending_reason: it.pending_reason.as_ref().map(Into::into),
             device_ids: it.device_ids.iter().map(Into::into).collect(),
@@ -186,6 +194,8 @@ impl TryFrom<po::Task> for Task {
             moves: it.moves,
             image_digest: it.image_digest,
             not_before: it.not_before.map(Timestamp),
+            prepared_at: it.prepared_at.map(Timestamp),
+            served_at: it.served_at.map(Timestamp),
             paused: it.paused,
             pending_reason: it.pending_reason.map(TryInto::try_into).transpose()?,
             device_ids: it.device_ids.into_iter().map(Into::into).collect(),

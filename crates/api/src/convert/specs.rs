@@ -180,6 +180,9 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             dns: Some((&spec.dns).into()),
             hosts: spec.hosts.iter().map(Into::into).collect(),
             healthcheck: Some((&spec.healthcheck).into()),
+            update: Some((&spec.update).into()),
+            rollback: Some((&spec.rollback).into()),
+            stopped: spec.stopped,
         }
     }
 }
@@ -227,6 +230,9 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             dns: spec.dns.try_into()?,
             hosts: all(spec.hosts)?,
             healthcheck: spec.healthcheck.try_into()?,
+            update: spec.update.try_into()?,
+            rollback: spec.rollback.try_into()?,
+            stopped: spec.stopped,
         })
     }
 }

@@ -5,18 +5,19 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::device::{DeviceMapping, GenericResource};
 use super::health::HealthSpec;
 use super::network::{DnsConfig, EndpointMode, HostEntry, NetworkAttachment, PublishMode, PublishedPort, VirtualIp};
+use super::update::{Revision, UpdatePolicy, UpdateStatus};
 use super::{seconds, seconds_or_zero, text_or_empty};
 use crate::constraint::Constraint;
 use crate::defaults;
 use crate::id::{ServiceId, StackId};
 use crate::resources::{Limits, Resources, number_or_zero};
 use crate::state::states;
-use crate::version::Meta;
+use crate::version::{Meta, Timestamp};
 
 states! {
     /// The ways of ending after which a task is started again.
@@ -83,8 +84,8 @@ impl ServiceMode {
         }
     }
 
-    /// Returns how many tasks of the service should run.
-    pub fn wanted_tasks(self) -> u64 {
+    /// Returns the number of tasks that a service of this mode has unless it is stopped.
+    pub fn tasks(self) -> u64 {
         match self {
             Self::Replicated { replicas } => replicas,
         }
@@ -125,12 +126,18 @@ pub struct ServiceSpec {
     /// How many tasks the service wants, and where.
     #[serde(flatten)]
     pub mode: ServiceMode,
+    /// Whether the service is stopped: it keeps its number of tasks, and has none.
+    pub stopped: bool,
     /// Resources that a task can't exceed.
     pub limits: Limits,
     /// Resources that the scheduler reserves for each task on its node.
     pub reservations: Resources,
     /// How an ended task is started again.
     pub restart: RestartPolicy,
+    /// How tasks are replaced when this spec takes the place of another.
+    pub update: UpdatePolicy,
+    /// How tasks are replaced when this spec is set again because a later one has failed.
+    pub rollback: UpdatePolicy,
     /// Time between the stop signal and SIGKILL.
     #[serde(serialize_with = "seconds")]
     pub stop_grace: Duration,
@@ -190,9 +197,12 @@ impl Default for ServiceSpec {
             user: None,
             hostname: None,
             mode: ServiceMode::default(),
+            stopped: false,
             limits: Limits::default(),
             reservations: Resources::default(),
             restart: RestartPolicy::default(),
+            update: UpdatePolicy::default(),
+            rollback: UpdatePolicy::default(),
             stop_grace: defaults::STOP_GRACE,
             stop_signal: None,
             healthcheck: HealthSpec::default(),
@@ -218,11 +228,19 @@ impl Default for ServiceSpec {
 }
 
 impl ServiceSpec {
+    /// Returns how many tasks of the service should run.
+    pub fn wanted_tasks(&self) -> u64 {
+        if self.stopped { 0 } else { self.mode.tasks() }
+    }
+
     /// Returns whether tasks made from `self` also satisfy `newer`, which is so if only the number of tasks, the labels
-    /// of the service, or what its name and its ports on every node stand for differ.
+    /// of the service, how its tasks are replaced, or what its name and its ports on every node stand for differ.
     pub fn same_task(&self, newer: &Self) -> bool {
         let plain = |spec: &Self| Self {
             mode: ServiceMode::default(),
+            stopped: false,
+            update: UpdatePolicy::default(),
+            rollback: UpdatePolicy::default(),
             labels: BTreeMap::new(),
             endpoint_mode: EndpointMode::Vip,
             ports: spec.host_ports().collect(),
@@ -242,36 +260,6 @@ impl ServiceSpec {
     }
 }
 
-/// Whether the tasks of a service are being brought to its newest spec.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum UpdateState {
-    /// Tasks are updated one slot after the other, or all of them have the newest spec.
-    #[default]
-    Active,
-    /// A task of the newest spec does not run, and the update waits for a user's decision.
-    Paused {
-        /// The task and what happened to it.
-        reason: String,
-    },
-}
-
-impl UpdateState {
-    /// Returns why the update is paused; `None` if it is not.
-    pub fn pause_reason(&self) -> Option<&str> {
-        match self {
-            Self::Active => None,
-            Self::Paused { reason } => Some(reason),
-        }
-    }
-}
-
-/// Serializes the reason of a paused update, or an empty text.
-impl Serialize for UpdateState {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.pause_reason().unwrap_or_default())
-    }
-}
-
 /// A service as the store holds it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -282,8 +270,12 @@ pub struct Service {
     pub meta: Meta,
     /// The spec that the user set.
     pub spec: Arc<ServiceSpec>,
-    /// Number of the spec; raised when the tasks must be replaced.
+    /// Number of the spec. It changes when the tasks must be replaced, and an earlier spec has its earlier number again.
     pub spec_version: u64,
+    /// When the spec with this number was set.
+    pub spec_set_at: Timestamp,
+    /// The specs before, of which the last is the one that was in place last.
+    pub revisions: Vec<Revision>,
     /// Digest for which the spec's image reference stood when a user set it, so that all tasks run one image; `None` if
     /// it is not known. It may be that of an index, from which each node takes the manifest for its platform.
     #[serde(serialize_with = "text_or_empty")]
@@ -291,9 +283,9 @@ pub struct Service {
     /// The stack that it belongs to, if any.
     #[serde(serialize_with = "text_or_empty")]
     pub stack_id: Option<StackId>,
-    /// Whether its tasks are being brought to its newest spec.
-    #[serde(rename = "updatePaused")]
-    pub update: UpdateState,
+    /// How far its tasks have been brought to its newest spec.
+    #[serde(rename = "updateStatus")]
+    pub update: UpdateStatus,
     /// Its virtual IPs.
     pub virtual_ips: Vec<VirtualIp>,
     /// The ports on which every node answers, all with a published port.

@@ -100,6 +100,10 @@ pub struct Task {
     pub image_digest: Option<String>,
     /// The time before which it is not started, by the leader's clock; `None` if it may start at once.
     pub not_before: Option<Timestamp>,
+    /// When its image was first there and its container could start, by the leader's clock.
+    pub prepared_at: Option<Timestamp>,
+    /// When it first ran and was healthy, by the leader's clock.
+    pub served_at: Option<Timestamp>,
     /// Whether its processes are frozen.
     pub paused: bool,
     /// Why it has no node yet; `None` before the scheduler has looked for one, and after it has found one.
@@ -127,6 +131,8 @@ impl Default for Task {
             moves: 0,
             image_digest: None,
             not_before: None,
+            prepared_at: None,
+            served_at: None,
             paused: false,
             pending_reason: None,
             device_ids: Vec::new(),
@@ -145,6 +151,11 @@ impl Task {
     /// be stopped.
     pub fn is_serving(&self) -> bool {
         self.status.state == TaskState::Running && !self.status.is_unhealthy() && self.is_live()
+    }
+
+    /// Returns whether the task serves, and its health is known, if it has a check.
+    pub fn is_proven(&self) -> bool {
+        self.is_serving() && self.status.health.as_ref().is_none_or(|health| health.state == HealthState::Healthy)
     }
 
     /// Returns whether the task may run and has no node yet.

@@ -26,11 +26,20 @@ fn every_kind_survives_the_way_to_the_wire_and_back() {
 
 #[test]
 fn absent_and_chosen_values_survive_the_way_to_the_wire_and_back() {
-    let update = UpdateState::Paused { reason: "web.1: no such image".into() };
+    let update = UpdateStatus { failed_slots: [1, 3].into(), ..UpdateStatus::begun(2).paused("no such image".into()) };
+    let revisions = vec![Revision { version: 2, image_digest: Some("d".into()), set_at: Timestamp(5) }];
     let objects = [
         Task { node_id: Some("n".into()), image_digest: Some("sha256:1".into()), ..Task::default() }.into_object(),
-        Service { stack_id: Some("k".into()), update, image_digest: Some("d".into()), ..Service::default() }
-            .into_object(),
+        Task { prepared_at: Some(Timestamp(3)), served_at: Some(Timestamp(4)), ..Task::default() }.into_object(),
+        Service {
+            stack_id: Some("k".into()),
+            spec_set_at: Timestamp(7),
+            revisions,
+            update,
+            image_digest: Some("d".into()),
+            ..Service::default()
+        }
+        .into_object(),
     ];
     for object in objects {
         assert_eq!(Object::try_from(po::Object::from(&object)), Ok(object));

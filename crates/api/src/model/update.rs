@@ -1,0 +1,304 @@
+//! Updates: how the tasks of a service are replaced when its spec changes, and how far that has come. The settings are
+//! those of Docker and Compose (`update_config`, `rollback_config`); the progress deadline is Flota's own.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::num::NonZeroU64;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::health::{HealthSpec, HealthTest};
+use super::{seconds, text_or_empty};
+use crate::defaults;
+use crate::resources::number_or_zero;
+use crate::state::states;
+use crate::version::Timestamp;
+
+states! {
+    /// What follows when too many new tasks have failed.
+    FailureAction {
+        /// The update waits for a user's decision.
+        Pause = "pause",
+        /// The update goes on.
+        Continue = "continue",
+        /// The tasks are brought back to the spec before the update.
+        Rollback = "rollback",
+    }
+}
+
+states! {
+    /// Which of two tasks of one slot comes first when the one replaces the other.
+    UpdateOrder {
+        /// The old task has ended before the new one runs.
+        StopFirst = "stop-first",
+        /// The new task serves before the old one is stopped.
+        StartFirst = "start-first",
+    }
+}
+
+states! {
+    /// How far the last change of a service's tasks has come.
+    UpdatePhase {
+        /// Every task has the newest spec, or its slot's new task has failed.
+        Completed = "completed",
+        /// Tasks are being brought to the newest spec.
+        Updating = "updating",
+        /// Too many new tasks have failed, or a user wants it: the update waits for a user's decision.
+        Paused = "paused",
+        /// The update has failed, and tasks are being brought back to the spec before it.
+        RollingBack = "rolling-back",
+        /// The rollback has failed too, and waits for a user's decision.
+        RollbackPaused = "rollback-paused",
+        /// The update has failed, and every task has the spec before it again.
+        RolledBack = "rolled-back",
+    }
+}
+
+/// A share between 0 and 1, in millionths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ratio(u32);
+
+impl Ratio {
+    /// Number of parts that the whole has.
+    const WHOLE: u32 = 1_000_000;
+
+    /// Makes a ratio of this many millionths; `None` if they are more than the whole.
+    pub fn from_millionths(millionths: u32) -> Option<Self> {
+        (millionths <= Self::WHOLE).then_some(Self(millionths))
+    }
+
+    /// Returns the number of millionths.
+    pub fn millionths(self) -> u32 {
+        self.0
+    }
+
+    /// Whether `part` is no more than this share of `whole`.
+    fn covers(self, part: usize, whole: usize) -> bool {
+        part as u128 * u128::from(Self::WHOLE) <= whole as u128 * u128::from(self.0)
+    }
+}
+
+impl FromStr for Ratio {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fail = || format!("`{text}` is not a share between 0 and 1, such as 0.25");
+        let share: f64 = text.parse().map_err(|_| fail())?;
+        if !(0.0..=1.0).contains(&share) {
+            return Err(fail());
+        }
+        // It is between 0 and the whole.
+        Ok(Self((share * f64::from(Self::WHOLE)).round() as u32))
+    }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (f64::from(self.0) / f64::from(Self::WHOLE)).fmt(f)
+    }
+}
+
+impl Serialize for Ratio {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(f64::from(self.0) / f64::from(Self::WHOLE))
+    }
+}
+
+/// How the tasks of a service are replaced when its spec changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdatePolicy {
+    /// Largest number of slots that are replaced at once; `None` for all.
+    #[serde(serialize_with = "number_or_zero")]
+    pub parallelism: Option<NonZeroU64>,
+    /// Time between the end of one group of slots and the beginning of the next.
+    #[serde(serialize_with = "seconds")]
+    pub delay: Duration,
+    /// How long a new task is watched for failures once it serves. The next slots do not wait for that.
+    #[serde(serialize_with = "seconds")]
+    pub monitor: Duration,
+    /// The share of the new tasks that may fail.
+    pub max_failure_ratio: Ratio,
+    /// What follows when more have failed.
+    pub failure_action: FailureAction,
+    /// Whether the old or the new task of a slot comes first.
+    pub order: UpdateOrder,
+    /// How long a task may take until it serves, once its image is there; `None` for as long as its health check needs,
+    /// and a minute.
+    #[serde(serialize_with = "super::seconds_or_zero")]
+    pub progress_deadline: Option<Duration>,
+}
+
+impl Default for UpdatePolicy {
+    fn default() -> Self {
+        Self {
+            parallelism: Some(defaults::UPDATE_PARALLELISM),
+            delay: Duration::ZERO,
+            monitor: defaults::UPDATE_MONITOR,
+            max_failure_ratio: Ratio::default(),
+            failure_action: FailureAction::Pause,
+            order: UpdateOrder::StopFirst,
+            progress_deadline: None,
+        }
+    }
+}
+
+impl UpdatePolicy {
+    /// Returns the largest number of slots that are replaced at once.
+    pub fn at_once(&self) -> usize {
+        self.parallelism.map_or(usize::MAX, |most| usize::try_from(most.get()).unwrap_or(usize::MAX))
+    }
+
+    /// Returns whether the update may go on although this many of the tasks of a service have failed.
+    pub fn tolerates(&self, failed: usize, tasks: usize) -> bool {
+        self.failure_action == FailureAction::Continue || self.max_failure_ratio.covers(failed, tasks)
+    }
+
+    /// Returns how long a task with this health check may take until it serves.
+    pub fn deadline(&self, check: &HealthSpec) -> Duration {
+        let found_out = || match check.test {
+            Some(HealthTest::None) => Duration::ZERO,
+            // The image may have a check, with these settings.
+            _ => {
+                let retries = check.retries.unwrap_or(defaults::HEALTH_RETRIES).get();
+                check.start_period.unwrap_or_default() + check.interval.unwrap_or(defaults::HEALTH_INTERVAL) * retries
+            }
+        };
+        self.progress_deadline.unwrap_or_else(|| found_out() + defaults::PROGRESS_MARGIN)
+    }
+}
+
+/// How far the last change of a service's tasks has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateStatus {
+    /// The phase.
+    #[serde(rename = "state")]
+    pub phase: UpdatePhase,
+    /// Why it is paused or was rolled back, for people; or the last failure that was tolerated.
+    #[serde(serialize_with = "text_or_empty")]
+    pub reason: Option<String>,
+    /// The slots whose new task has failed.
+    pub failed_slots: BTreeSet<u64>,
+    /// Number of the spec that was in place before, to which the tasks are brought back if too many fail.
+    pub previous_version: Option<u64>,
+}
+
+impl Default for UpdateStatus {
+    fn default() -> Self {
+        Self { phase: UpdatePhase::Completed, reason: None, failed_slots: BTreeSet::new(), previous_version: None }
+    }
+}
+
+impl UpdateStatus {
+    /// Returns the status of an update that begins now, from the spec with this number.
+    pub fn begun(previous_version: u64) -> Self {
+        Self { phase: UpdatePhase::Updating, previous_version: Some(previous_version), ..Self::default() }
+    }
+
+    /// Returns whether tasks are being replaced.
+    pub fn is_active(&self) -> bool {
+        matches!(self.phase, UpdatePhase::Updating | UpdatePhase::RollingBack)
+    }
+
+    /// Returns whether it waits for a user's decision.
+    pub fn is_paused(&self) -> bool {
+        matches!(self.phase, UpdatePhase::Paused | UpdatePhase::RollbackPaused)
+    }
+
+    /// Returns whether the spec that users have set is not in place because its tasks failed.
+    pub fn is_rollback(&self) -> bool {
+        matches!(self.phase, UpdatePhase::RollingBack | UpdatePhase::RollbackPaused | UpdatePhase::RolledBack)
+    }
+
+    /// Returns the status in which it waits for a user's decision, for this reason.
+    #[must_use]
+    pub fn paused(&self, reason: String) -> Self {
+        let phase = if self.is_rollback() { UpdatePhase::RollbackPaused } else { UpdatePhase::Paused };
+        Self { phase, reason: Some(reason), ..self.clone() }
+    }
+
+    /// Returns the status in which it goes on; the failures so far are forgotten.
+    #[must_use]
+    pub fn resumed(&self) -> Self {
+        let phase = if self.is_rollback() { UpdatePhase::RollingBack } else { UpdatePhase::Updating };
+        let reason = self.reason.clone().filter(|_| self.is_rollback());
+        Self { phase, reason, failed_slots: BTreeSet::new(), previous_version: self.previous_version }
+    }
+
+    /// Returns the status in which it has ended.
+    #[must_use]
+    pub fn completed(&self) -> Self {
+        let phase = if self.is_rollback() { UpdatePhase::RolledBack } else { UpdatePhase::Completed };
+        Self { phase, ..self.clone() }
+    }
+}
+
+/// A spec that a service had before, and can be brought back to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Revision {
+    /// Number of the spec.
+    pub version: u64,
+    /// Digest for which the spec's image reference stood.
+    #[serde(serialize_with = "text_or_empty")]
+    pub image_digest: Option<String>,
+    /// When the spec was set.
+    pub set_at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_shares_of_a_whole() {
+        for (text, millionths) in [("0", 0), ("0.25", 250_000), ("1", 1_000_000), (".000001", 1)] {
+            assert_eq!(text.parse(), Ok(Ratio(millionths)), "{text}");
+        }
+        for text in ["-0.1", "1.01", "NaN", "inf", "25%", ""] {
+            assert_eq!(
+                text.parse::<Ratio>(),
+                Err(format!("`{text}` is not a share between 0 and 1, such as 0.25")),
+                "{text}"
+            );
+        }
+        assert_eq!(Ratio(250_000).to_string(), "0.25");
+        assert_eq!(Ratio::from_millionths(1_000_001), None);
+    }
+
+    #[test]
+    fn as_many_failures_as_the_ratio_says_are_tolerated() {
+        let policy = |ratio: &str, failure_action| UpdatePolicy {
+            max_failure_ratio: ratio.parse().expect("a ratio"),
+            failure_action,
+            ..UpdatePolicy::default()
+        };
+        for (ratio, failed, tasks, tolerated) in
+            [("0", 0, 5, true), ("0", 1, 5, false), ("0.2", 1, 5, true), ("0.2", 2, 5, false), ("1", 5, 5, true)]
+        {
+            assert_eq!(policy(ratio, FailureAction::Pause).tolerates(failed, tasks), tolerated, "{ratio} {failed}");
+        }
+        assert!(policy("0", FailureAction::Continue).tolerates(5, 5));
+    }
+
+    #[test]
+    fn the_deadline_leaves_a_health_check_its_time() {
+        let policy = UpdatePolicy::default();
+        let seconds = Duration::from_secs;
+        let check = HealthSpec {
+            start_period: Some(seconds(20)),
+            interval: Some(seconds(5)),
+            retries: std::num::NonZeroU32::new(2),
+            ..HealthSpec::default()
+        };
+        assert_eq!(policy.deadline(&check), seconds(20 + 2 * 5 + 60));
+        assert_eq!(policy.deadline(&HealthSpec::default()), seconds(3 * 30 + 60), "with Docker's settings");
+        let none = HealthSpec { test: Some(HealthTest::None), ..check };
+        assert_eq!(policy.deadline(&none), seconds(60));
+        let own = UpdatePolicy { progress_deadline: Some(seconds(7)), ..policy };
+        assert_eq!(own.deadline(&check), seconds(7));
+    }
+}
