@@ -158,6 +158,16 @@ impl Task {
         self.is_serving() && self.status.health.as_ref().is_none_or(|health| health.state == HealthState::Healthy)
     }
 
+    /// Records that the task is prepared, and that it serves, when its status says so for the first time.
+    pub fn record_progress(&mut self, now: Timestamp) {
+        if self.status.state >= TaskState::Ready {
+            self.prepared_at.get_or_insert(now);
+        }
+        if self.is_proven() {
+            self.served_at.get_or_insert(now);
+        }
+    }
+
     /// Returns whether the task may run and has no node yet.
     pub fn is_waiting(&self) -> bool {
         self.node_id.is_none() && self.is_live()

@@ -113,6 +113,9 @@ impl Tables {
         let Stamp { index, at, is_old } = stamp;
         let created = if is_old { 0 } else { index };
         *object.meta_mut() = Meta { created_at: at, updated_at: at, created, version: index };
+        if let Object::Service(service) = &mut object {
+            Arc::make_mut(service).spec_set_at = at;
+        }
         self.replace_counted(object.clone());
         Ok(Event::Created(object))
     }
@@ -122,11 +125,21 @@ impl Tables {
         let old = old.ok_or_else(|| changed(new.kind(), new.id()))?;
         self.check_name(&new)?;
         *new.meta_mut() = Meta { updated_at: stamp.at, version: stamp.index, ..old.meta().clone() };
-        if let (Object::Task(old), Object::Task(new)) = (&old, &mut new)
-            && (old.status.rank() > new.status.rank() || (old.status.rank() == new.status.rank() && !stamp.is_old))
-        {
-            // The update may have been planned before the worker's report arrived, so the report stays.
-            Arc::make_mut(new).status = old.status.clone();
+        match (&old, &mut new) {
+            (Object::Task(old), Object::Task(new))
+                if old.status.rank() > new.status.rank()
+                    || (old.status.rank() == new.status.rank() && !stamp.is_old) =>
+            {
+                // The update may have been planned before the worker's report arrived, so the report stays.
+                let new = Arc::make_mut(new);
+                new.status = old.status.clone();
+                (new.prepared_at, new.served_at) = (old.prepared_at, old.served_at);
+            }
+            (Object::Service(old), Object::Service(new)) => {
+                let is_same = old.spec_version == new.spec_version;
+                Arc::make_mut(new).spec_set_at = if is_same { old.spec_set_at } else { stamp.at };
+            }
+            _ => {}
         }
         self.replace_counted(new.clone());
         Ok(Event::Updated { old, new })
@@ -145,6 +158,7 @@ impl Tables {
         let old = Arc::clone(old);
         let mut new = Task { status, ..old.as_ref().clone() };
         new.meta.updated_at = stamp.at;
+        new.record_progress(stamp.at);
         let new = new.into_object();
         self.replace_counted(new.clone());
         Some(Event::Updated { old: Object::Task(old), new })

@@ -72,7 +72,7 @@ impl Tables {
                 Record::Time(time) => tables.time = Timestamp(time),
             }
         }
-        // A service without tasks keeps only its newest spec, and the indices of a task need its spec.
+        // A service alone brings only its newest spec, and the indices of a task need its spec.
         tables.specs.extend(specs);
         tasks.into_iter().for_each(|task| drop(tables.replace_counted(task)));
         let mut digest = tables.digest;

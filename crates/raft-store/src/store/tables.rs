@@ -40,7 +40,7 @@ pub struct Tables {
     pub time: Timestamp,
     /// One table for each kind, at the kind's place in [`Kind::ALL`].
     objects: [Table; Kind::ALL.len()],
-    /// Each version of a service's spec that the service or one of its tasks refers to.
+    /// Each version of a service's spec that the service, one of its revisions or one of its tasks refers to.
     pub(super) specs: OrdMap<(ServiceId, u64), Arc<ServiceSpec>>,
     indices: Indices,
     /// Answers by the id of their request.
@@ -197,7 +197,7 @@ impl Tables {
         self.specs.get(&(task.service_id.clone(), task.spec_version))
     }
 
-    /// A certain version of a service's spec; kept as long as a task refers to it.
+    /// A certain version of a service's spec; kept as long as a task or a revision refers to it.
     pub fn spec_version(&self, service: &ServiceId, version: u64) -> Option<&Arc<ServiceSpec>> {
         self.specs.get(&(service.clone(), version))
     }
@@ -345,10 +345,12 @@ impl Tables {
         }
     }
 
-    /// Drops a spec that is neither the newest of its service nor that of a task.
+    /// Drops a spec that neither its service nor one of its revisions or tasks refers to.
     fn drop_unused_spec(&mut self, service: &ServiceId, version: u64) {
-        let newest = self.service(service).map(|service| service.spec_version);
-        if newest != Some(version) && self.indices.versions.count(service, &version) == 0 {
+        let is_kept = self.service(service).is_some_and(|service| {
+            service.spec_version == version || service.revisions.iter().any(|it| it.version == version)
+        });
+        if !is_kept && self.indices.versions.count(service, &version) == 0 {
             self.specs.remove(&(service.clone(), version));
         }
     }

@@ -1,0 +1,54 @@
+//! The specs that a service has had: how a new one takes the place of another, and how an earlier one comes back.
+//!
+//! An earlier spec has its earlier number again, so that tasks which still have it are not replaced.
+
+use std::sync::Arc;
+
+use flota_api::defaults::REVISIONS_KEPT;
+use flota_api::model::{Revision, Service, ServiceSpec, UpdatePhase, UpdateStatus};
+use flota_raft_store::Tables;
+
+/// Returns the service with another spec and the digest of its image. Its tasks are replaced only if that changes them;
+/// otherwise, an update that is paused goes on.
+pub(crate) fn with_spec(service: &Service, spec: ServiceSpec, image_digest: Option<String>) -> Service {
+    let spec = Arc::new(spec);
+    if service.spec.same_task(&spec) && service.image_digest == image_digest {
+        let update = if service.update.is_paused() { service.update.resumed() } else { service.update.clone() };
+        return Service { spec, update, ..service.clone() };
+    }
+    let newest = service.revisions.iter().map(|it| it.version).fold(service.spec_version, u64::max);
+    replaced(service, spec, image_digest, newest + 1)
+}
+
+/// Returns the service with an earlier spec; `None` if that is not kept. It has as many tasks as before.
+pub(crate) fn restored(service: &Service, version: u64, view: &Tables) -> Option<Service> {
+    let revision = service.revisions.iter().find(|it| it.version == version)?;
+    let kept = view.spec_version(&service.id, version)?;
+    let spec = ServiceSpec { mode: service.spec.mode, stopped: service.spec.stopped, ..kept.as_ref().clone() };
+    Some(replaced(service, Arc::new(spec), revision.image_digest.clone(), version))
+}
+
+/// Returns the service after its update has failed for this reason: with the spec before the update, if that is kept.
+pub(crate) fn rolled_back(service: &Service, reason: String, view: &Tables) -> Option<Service> {
+    let restored = restored(service, service.update.previous_version?, view)?;
+    let update = UpdateStatus { phase: UpdatePhase::RollingBack, reason: Some(reason), ..UpdateStatus::default() };
+    Some(Service { update, ..restored })
+}
+
+fn replaced(service: &Service, spec: Arc<ServiceSpec>, image_digest: Option<String>, version: u64) -> Service {
+    let last = Revision {
+        version: service.spec_version,
+        image_digest: service.image_digest.clone(),
+        set_at: service.spec_set_at,
+    };
+    let earlier = service.revisions.iter().filter(|it| it.version != version).cloned();
+    let mut revisions: Vec<Revision> = earlier.chain([last]).collect();
+    revisions.drain(..revisions.len().saturating_sub(REVISIONS_KEPT));
+    // An update that has not ended has proved nothing, so a failure of this one goes back to what was there before both.
+    let previous = match service.update.phase {
+        UpdatePhase::Completed | UpdatePhase::RolledBack => Some(service.spec_version),
+        _ => service.update.previous_version.filter(|it| *it != version),
+    };
+    let update = UpdateStatus { previous_version: previous, ..UpdateStatus::begun(service.spec_version) };
+    Service { spec, image_digest, spec_version: version, revisions, update, ..service.clone() }
+}
