@@ -31,6 +31,7 @@ mod plan;
 mod raft_dial;
 mod replica;
 mod resolver;
+mod revisions;
 mod roles;
 mod scheduler;
 mod streams;

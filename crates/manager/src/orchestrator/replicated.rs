@@ -7,7 +7,10 @@ use std::sync::Arc;
 use rand::Rng;
 
 use flota_api::id::{ServiceId, TaskId};
-use flota_api::model::{Availability, NodeState, RestartCondition, Service, Task, UpdateState};
+use flota_api::model::{
+    Availability, FailureAction, NodeState, RestartCondition, Service, Task, UpdateOrder, UpdateStatus,
+};
+use flota_api::naming::task_name;
 use flota_api::object::{Kind, Object};
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::Timestamp;
@@ -19,6 +22,7 @@ use super::slot::{Slot, keep_order, slots};
 use super::{task_factory, update};
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
+use crate::revisions;
 
 /// The control loop; its keys are services, and slots that have changed by themselves.
 #[derive(Debug, Default)]
@@ -51,7 +55,7 @@ impl ControlLoop for Replicated {
             }
             // Without it the slot may no longer count, and then the service needs another one.
             Event::Removed(Object::Task(task)) if task.desired_state != DesiredState::Remove => {
-                let slot = Slot::new(view.tasks_of_slot(&task.service_id, task.slot));
+                let slot = Slot::new(view.tasks_of_slot(&task.service_id, task.slot), task.spec_version);
                 vec![if slot.counts() { key_of(task, view) } else { Key::of(&task.service_id) }]
             }
             Event::Created(object) | Event::Updated { new: object, .. } | Event::Removed(object) => match object {
@@ -71,7 +75,7 @@ impl ControlLoop for Replicated {
             (Some(service), None) => plan_service(service, view, &mut plan, cx),
             (Some(service), Some(number)) => {
                 plan.expect(Kind::Service, key.id);
-                let slot = Slot::new(view.tasks_of_slot(&id, number));
+                let slot = Slot::new(view.tasks_of_slot(&id, number), service.spec_version);
                 if slot.counts() {
                     plan_slot(service, number, &slot, view, &mut plan, cx);
                 }
@@ -83,10 +87,9 @@ impl ControlLoop for Replicated {
     }
 }
 
-/// Whether the task's service has live tasks of an older spec. Its slots then depend on each other.
+/// Whether the tasks of the task's service are being replaced. Its slots then depend on each other.
 fn is_updating(task: &Task, view: &Tables) -> bool {
-    let service = view.service(&task.service_id);
-    service.is_some_and(|it| view.live_versions(&it.id).any(|version| version != it.spec_version))
+    view.service(&task.service_id).is_some_and(|it| it.update.is_active())
 }
 
 /// Whether the task's slot has a task on a drained node. The slots of its service then wait for each other.
@@ -102,11 +105,7 @@ fn key_of(task: &Task, view: &Tables) -> Key {
 fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
     plan.expect(Kind::Service, &service.id);
     let slots = slots(service, view);
-    if service.update == UpdateState::Active
-        && let update::Step::Pause(reason) = update::next_step(service, slots.iter(), cx.now)
-    {
-        // This comes before the task that failed is replaced, because its failure can't be seen afterwards.
-        plan.put(Service { update: UpdateState::Paused { reason }, ..service.as_ref().clone() });
+    if service.update.is_active() && record_failures(service, &slots, view, plan, cx) {
         return;
     }
     let kept = scale_down(service, &slots, plan, cx);
@@ -116,7 +115,7 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
         }
         plan_slot(service, *number, slot, view, plan, cx);
     }
-    let missing = usize::try_from(service.spec.mode.wanted_tasks()).unwrap_or(usize::MAX).saturating_sub(kept.len());
+    let missing = usize::try_from(service.spec.wanted_tasks()).unwrap_or(usize::MAX).saturating_sub(kept.len());
     for number in (1..).filter(|number| !slots.contains_key(number)).take(missing) {
         if plan.is_full(cx) {
             return;
@@ -128,8 +127,37 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
     advance_moves(service, &kept, view, plan, cx);
 }
 
+/// Records which new tasks have failed, and what follows from that; returns whether there are any. This comes before they
+/// are replaced, because their failures can't be seen afterwards.
+fn record_failures(
+    service: &Service,
+    slots: &BTreeMap<u64, Slot>,
+    view: &Tables,
+    plan: &mut Plan,
+    cx: &PlanContext,
+) -> bool {
+    let counted = slots.iter().filter(|(_, slot)| slot.counts()).map(|(number, slot)| (*number, slot)).collect();
+    let failures = update::outlook(service, &counted, cx.now).failures;
+    let Some((number, why)) = failures.first_key_value() else { return false };
+    let reason = format!("{}: {why}", task_name(&service.spec.name, *number));
+    let mut update = service.update.clone();
+    update.failed_slots.extend(failures.keys());
+    let policy = update::policy(service);
+    let tasks = usize::try_from(service.spec.wanted_tasks()).unwrap_or(usize::MAX);
+    plan.put(if policy.tolerates(update.failed_slots.len(), tasks) {
+        Service { update: UpdateStatus { reason: Some(reason), ..update }, ..service.clone() }
+    } else {
+        let rolled_back = match policy.failure_action {
+            FailureAction::Rollback if !update.is_rollback() => revisions::rolled_back(service, reason.clone(), view),
+            FailureAction::Rollback | FailureAction::Pause | FailureAction::Continue => None,
+        };
+        rolled_back.unwrap_or_else(|| Service { update: update.paused(reason), ..service.clone() })
+    });
+    true
+}
+
 fn plan_slot(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
-    stop_doubles(slot, plan);
+    stop_doubles(service, slot, plan);
     fill(service, number, slot, view, plan, cx);
 }
 
@@ -151,7 +179,7 @@ fn scale_down<'a>(
     cx: &PlanContext,
 ) -> BTreeMap<u64, &'a Slot> {
     let counted = || slots.iter().filter(|(_, slot)| slot.counts());
-    let keep = usize::try_from(service.spec.mode.wanted_tasks()).unwrap_or(usize::MAX);
+    let keep = usize::try_from(service.spec.wanted_tasks()).unwrap_or(usize::MAX);
     if counted().count() <= keep {
         return counted().map(|(number, slot)| (*number, slot)).collect();
     }
@@ -160,13 +188,14 @@ fn scale_down<'a>(
     ranked.into_iter().collect()
 }
 
-/// Stops every task of a slot that is neither its current task nor its successor.
-fn stop_doubles(slot: &Slot, plan: &mut Plan) {
+/// Stops every task of a slot that is neither its current task nor its successor, nor serves until its current one does.
+fn stop_doubles(service: &Service, slot: &Slot, plan: &mut Plan) {
     if faults::is_on(Fault::DoublePlacement) {
         return;
     }
-    let (current, successor) = (slot.current().map(|task| &task.id), slot.successor().map(|task| &task.id));
-    for task in slot.live().filter(|task| Some(&task.id) != current && Some(&task.id) != successor) {
+    let predecessor = slot.predecessor().filter(|_| update::policy(service).order == UpdateOrder::StartFirst);
+    let kept = [slot.current(), slot.successor(), predecessor].map(|task| task.map(|task| &task.id));
+    for task in slot.live().filter(|task| !kept.contains(&Some(&task.id))) {
         plan.set_desired(task, DesiredState::Shutdown);
     }
 }
@@ -276,22 +305,32 @@ fn advance_update(
     plan: &mut Plan,
     cx: &mut PlanContext,
 ) {
-    if service.update != UpdateState::Active || !plan.changes.is_empty() {
+    if !service.update.is_active() || !plan.changes.is_empty() {
         return;
     }
-    match update::next_step(service, kept.iter().map(|(number, slot)| (number, *slot)), cx.now) {
-        update::Step::Look(at) => plan.retry_at(at),
-        update::Step::Done | update::Step::Wait | update::Step::Pause(_) => {}
-        update::Step::Prepare(number) => {
-            let task = task_factory::make(service, number, None, None, view, cx);
-            plan.put(Task { desired_state: DesiredState::Ready, ..task });
+    let outlook = update::outlook(service, kept, cx.now);
+    if outlook.is_done {
+        plan.put(Service { update: service.update.completed(), ..service.as_ref().clone() });
+        return;
+    }
+    for step in outlook.steps {
+        if plan.is_full(cx) {
+            return;
         }
-        update::Step::Replace(number) => {
-            if let Some(task) = kept.get(&number).and_then(|slot| slot.current()) {
-                plan.set_desired(task, DesiredState::Shutdown);
+        match step {
+            update::Step::Prepare(number) => {
+                let task = task_factory::make(service, number, None, None, view, cx);
+                plan.put(Task { desired_state: DesiredState::Ready, ..task });
+            }
+            update::Step::Start(number) => put_new(task_factory::make(service, number, None, None, view, cx), plan, cx),
+            update::Step::Replace(number) => {
+                if let Some(task) = kept.get(&number).and_then(|slot| slot.current()) {
+                    plan.set_desired(task, DesiredState::Shutdown);
+                }
             }
         }
     }
+    outlook.look_at.into_iter().for_each(|at| plan.retry_at(at));
 }
 
 /// Takes the next steps of the moves off drained nodes.

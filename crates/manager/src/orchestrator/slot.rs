@@ -14,13 +14,15 @@ use flota_raft_store::faults::{self, Fault};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Slot {
     pub(super) tasks: Vec<Arc<Task>>,
+    /// Number of the service's present spec.
+    spec_version: u64,
 }
 
 /// The slots of a service, by number.
 pub(super) fn slots(service: &Service, view: &Tables) -> BTreeMap<u64, Slot> {
     let tasks: Vec<_> = view.tasks_of_service(&service.id).collect();
     let slots = tasks.chunk_by(|left, right| left.slot == right.slot);
-    slots.map(|tasks| (tasks[0].slot, Slot::new(tasks.iter().copied()))).collect()
+    slots.map(|tasks| (tasks[0].slot, Slot::new(tasks.iter().copied(), service.spec_version))).collect()
 }
 
 /// The key that sorts the tasks of a slot, oldest first; with the fault `OrderByClock` on, their times.
@@ -29,11 +31,11 @@ fn order(task: &Task) -> (Version, Timestamp) {
 }
 
 impl Slot {
-    /// The slot with these tasks.
-    pub(super) fn new<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>) -> Self {
+    /// The slot with these tasks, of a service whose present spec has this number.
+    pub(super) fn new<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>, spec_version: u64) -> Self {
         let mut tasks: Vec<_> = tasks.cloned().collect();
         tasks.sort_by(|left, right| (order(left), &left.id).cmp(&(order(right), &right.id)));
-        Self { tasks }
+        Self { tasks, spec_version }
     }
 
     /// Tasks that may still run.
@@ -41,17 +43,30 @@ impl Slot {
         self.tasks.iter().filter(|task| task.is_live())
     }
 
-    /// The task that fills the slot: of those that may run, the one with the newest spec, then the highest state, then
-    /// the newest.
+    /// Whether the task has the present spec, which is the newest unless the service was brought back to an earlier one.
+    fn rank(&self, task: &Task) -> (bool, u64) {
+        (task.spec_version == self.spec_version, task.spec_version)
+    }
+
+    /// The task that fills the slot: of those that may run, one with the present spec, then the one with the newest spec,
+    /// then the highest state, then the newest.
     pub(super) fn current(&self) -> Option<&Arc<Task>> {
         let may_run = self.live().filter(|task| task.desired_state != DesiredState::Ready);
-        may_run.max_by_key(|task| (task.spec_version, task.status.state, order(task)))
+        may_run.max_by_key(|task| (self.rank(task), task.status.state, order(task)))
+    }
+
+    /// The task that the current one replaces by serving, as in a start-first update: it serves, and the current one does
+    /// not yet.
+    pub(super) fn predecessor(&self) -> Option<&Arc<Task>> {
+        let current = self.current().filter(|task| task.served_at.is_none())?;
+        let serving = self.live().filter(|task| task.is_serving() && task.id != current.id);
+        serving.max_by_key(|task| (self.rank(task), order(task)))
     }
 
     /// The task that an update prepares to take the place of the current one.
     pub(super) fn successor(&self) -> Option<&Arc<Task>> {
         let ready = self.live().filter(|task| task.desired_state == DesiredState::Ready);
-        ready.max_by_key(|task| (task.spec_version, order(task)))
+        ready.max_by_key(|task| (self.rank(task), order(task)))
     }
 
     /// The newest task, whatever its state.
