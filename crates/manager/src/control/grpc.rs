@@ -161,6 +161,29 @@ impl Api for ControlService {
         done(self.control.remove_service(request_key("remove_service", &request_id).as_deref(), &name).await)
     }
 
+    async fn rollback_service(&self, request: Request<pc::RollbackServiceRequest>) -> Reply<po::Service> {
+        let pc::RollbackServiceRequest { request_id, service, version } = request.into_inner();
+        let request_id = request_key("rollback_service", &request_id);
+        let restored = self.control.rollback_service(request_id.as_deref(), &service, version).await?;
+        Ok(Response::new(restored.as_ref().into()))
+    }
+
+    async fn pause_update(&self, request: Request<pc::PauseUpdateRequest>) -> Reply<po::Service> {
+        let pc::PauseUpdateRequest { request_id, service, paused } = request.into_inner();
+        let request_id = request_key("pause_update", &request_id);
+        let changed = self.control.pause_update(request_id.as_deref(), &service, paused).await?;
+        Ok(Response::new(changed.as_ref().into()))
+    }
+
+    async fn get_service_history(&self, request: Request<pc::GetRequest>) -> Reply<pc::ServiceHistory> {
+        let history = self.control.service_history(&request.get_ref().name).await?;
+        let revisions = history.into_iter().map(|(revision, spec)| pc::ServiceRevision {
+            revision: Some((&revision).into()),
+            spec: Some(spec.as_ref().into()),
+        });
+        Ok(Response::new(pc::ServiceHistory { revisions: revisions.collect() }))
+    }
+
     type ListServicesStream = Answers<pc::Services>;
 
     async fn list_services(&self, request: Request<pc::ListRequest>) -> Reply<Self::ListServicesStream> {

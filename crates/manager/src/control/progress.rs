@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use flota_api::id::{ServiceId, is_id};
-use flota_api::model::{Image, NodeState, PendingReason, Service, Task};
+use flota_api::model::{Image, NodeState, PendingReason, Service, Task, UpdateStatus};
 use flota_api::naming::task_name;
 use flota_api::object::{Kind, Object};
 use flota_api::state::{DesiredState, TaskState};
@@ -37,8 +37,8 @@ pub(crate) struct ServiceProgress {
     pub(crate) outdated: u64,
     /// Tasks that should run and do not.
     pub(crate) hanging: Vec<HangingTask>,
-    /// Why the update is paused; `None` if it is not.
-    pub(crate) update_paused: Option<String>,
+    /// How far its last update has come.
+    pub(crate) update: UpdateStatus,
     /// Whether the service was removed and has no tasks left.
     pub(crate) removed: bool,
 }
@@ -133,7 +133,7 @@ impl<M: Member> Control<M> {
         };
         let progress = move |view: &Tables| {
             let now = service(view, &id);
-            let is_last = now.converged || now.update_paused.is_some();
+            let is_last = now.converged || now.update.is_paused();
             (now, is_last)
         };
         Ok(self.watch(progress, concerns))
@@ -212,14 +212,14 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
         .iter()
         .any(|task| task.desired_state.is_stopping() && !task.status.state.is_terminal() && !is_node_lost(view, task));
     let outdated = tasks.iter().filter(|task| task.is_live() && task.spec_version != service.spec_version).count();
-    let desired = service.spec.mode.wanted_tasks();
+    let desired = service.spec.wanted_tasks();
     ServiceProgress {
         running,
         desired,
         outdated: outdated as u64,
-        converged: running == desired && !stopping && outdated == 0,
+        converged: running == desired && !stopping && outdated == 0 && !service.update.is_active(),
         hanging: hanging(service, &tasks),
-        update_paused: service.update.pause_reason().map(str::to_owned),
+        update: service.update.clone(),
         removed: false,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flota_api::clock::Random;
 use flota_api::id::{ServiceId, StackId};
-use flota_api::model::{Service, ServiceSpec, UpdateState};
+use flota_api::model::{Revision, Service, ServiceSpec};
 use flota_api::object::Kind;
 use flota_api::version::Version;
 use flota_raft_store::{Tables, WriteTx};
@@ -16,6 +16,7 @@ use super::networks::{claim, with_ids};
 use super::pins::{ResolveImage, Warned};
 use super::reference::resolve;
 use super::{Control, Freshness, Listing, Member, validate};
+use crate::revisions::{self, with_spec};
 
 /// A service with the number of its tasks.
 #[derive(Clone, Debug)]
@@ -37,7 +38,7 @@ const FIELDS: &[Field<ServiceSummary>] = &[
 
 fn summary(service: &Arc<Service>, view: &Tables) -> ServiceSummary {
     let running = view.tasks_of_service(&service.id).filter(|task| task.is_serving()).count() as u64;
-    ServiceSummary { service: Arc::clone(service), running, desired: service.spec.mode.wanted_tasks() }
+    ServiceSummary { service: Arc::clone(service), running, desired: service.spec.wanted_tasks() }
 }
 
 /// Creates a service object with its first spec.
@@ -48,18 +49,6 @@ pub(super) fn new_service(spec: ServiceSpec, stack_id: Option<StackId>, random: 
         spec_version: 1,
         stack_id,
         ..Service::default()
-    }
-}
-
-/// Returns the service with another spec and the digest of its image. Its tasks are replaced only if that changes them.
-pub(super) fn with_spec(service: &Service, spec: ServiceSpec, image_digest: Option<String>) -> Service {
-    let same = service.spec.same_task(&spec) && service.image_digest == image_digest;
-    Service {
-        spec: Arc::new(spec),
-        image_digest,
-        spec_version: service.spec_version + u64::from(!same),
-        update: UpdateState::Active,
-        ..service.clone()
     }
 }
 
@@ -144,6 +133,86 @@ impl<M: Member> Control<M> {
         let id = written.await?;
         let changed = self.changed(reference, id.as_ref().map(|id| id.as_str())).await?;
         Ok(Warned { changed, warnings: pins.warnings })
+    }
+
+    /// Brings the service back to the earlier spec with this number, or to the one that was in place last.
+    pub(crate) async fn rollback_service(
+        &self,
+        request_id: Option<&str>,
+        reference: &str,
+        version: Option<u64>,
+    ) -> Result<Arc<Service>, ControlError> {
+        let change = |service: &Service, view: &Tables| {
+            let name = &service.spec.name;
+            let last = || service.revisions.last().map(|it| it.version);
+            let none = || ControlError::invalid("version", format!("service `{name}` has no earlier spec"));
+            let version = version.or_else(last).ok_or_else(none)?;
+            if version == service.spec_version {
+                return Err(ControlError::invalid("version", format!("service `{name}` has spec {version} now")));
+            }
+            let kept = || service.revisions.iter().map(|it| it.version.to_string()).collect::<Vec<_>>().join(", ");
+            let unknown = || {
+                let why = format!("there is no spec {version} of service `{name}` any more: there are {}", kept());
+                ControlError::invalid("version", why)
+            };
+            revisions::restored(service, version, view).ok_or_else(unknown)
+        };
+        self.change_service(request_id, reference, change).await
+    }
+
+    /// Pauses the update of a service, or lets it go on.
+    pub(crate) async fn pause_update(
+        &self,
+        request_id: Option<&str>,
+        reference: &str,
+        paused: bool,
+    ) -> Result<Arc<Service>, ControlError> {
+        let change = |service: &Service, _: &Tables| {
+            let update = &service.update;
+            let name = &service.spec.name;
+            let update = match paused {
+                true if update.is_active() => update.paused("a user has paused it".into()),
+                false if update.is_paused() => update.resumed(),
+                true => return Err(ControlError::invalid("service", format!("`{name}` is not being updated"))),
+                false => return Err(ControlError::invalid("service", format!("the update of `{name}` is not paused"))),
+            };
+            Ok(Service { update, ..service.clone() })
+        };
+        self.change_service(request_id, reference, change).await
+    }
+
+    async fn change_service(
+        &self,
+        request_id: Option<&str>,
+        reference: &str,
+        change: impl Fn(&Service, &Tables) -> Result<Service, ControlError>,
+    ) -> Result<Arc<Service>, ControlError> {
+        let written = self.write_once(request_id, |view| {
+            let service: &Arc<Service> = resolve(&view, reference)?;
+            let (new, id) = (change(service, &view)?, service.id.clone());
+            let mut tx = WriteTx::new(Arc::clone(&view), request_id);
+            claim(&mut tx, &new.spec.name, &new.spec)?;
+            tx.update(new);
+            Ok((tx.finish(), id))
+        });
+        let id = written.await?;
+        self.changed(reference, id.as_ref().map(|id| id.as_str())).await
+    }
+
+    /// Returns the specs of the service: the present one, then the others from the newest on.
+    pub(crate) async fn service_history(
+        &self,
+        reference: &str,
+    ) -> Result<Vec<(Revision, Arc<ServiceSpec>)>, ControlError> {
+        let view = self.proven_view().await?;
+        let service: &Arc<Service> = resolve(&view, reference)?;
+        let present = Revision {
+            version: service.spec_version,
+            image_digest: service.image_digest.clone(),
+            set_at: service.spec_set_at,
+        };
+        let all = std::iter::once(&present).chain(service.revisions.iter().rev());
+        Ok(all.filter_map(|it| Some((it.clone(), view.spec_version(&service.id, it.version)?.clone()))).collect())
     }
 
     /// Removes the service; its tasks are stopped and then removed.

@@ -14,7 +14,8 @@ use super::filter::{self, Field, Filter};
 use super::networks::{self, claim, with_ids};
 use super::pins::{Pins, ResolveImage, Warned};
 use super::reference::resolve;
-use super::services::{new_service, with_spec};
+use super::services::new_service;
+use crate::revisions::with_spec;
 use super::{Control, Freshness, Listing, Member, validate};
 
 /// A stack with its current services.

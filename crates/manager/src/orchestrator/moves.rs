@@ -103,7 +103,7 @@ mod tests {
         view.put(Node { id: "free".into(), state: NodeState::Ready, ..Node::default() }.into_object());
         let slots: std::collections::BTreeMap<u64, Slot> = tasks
             .chunk_by(|left, right| left.slot == right.slot)
-            .map(|tasks| (tasks[0].slot, Slot::new(tasks.iter())))
+            .map(|tasks| (tasks[0].slot, Slot::new(tasks.iter(), 1)))
             .collect();
         next_steps(1, slots.iter(), &view)
     }

@@ -190,8 +190,8 @@ impl From<ServiceProgress> for pc::ServiceProgress {
             converged: it.converged,
             outdated: it.outdated,
             hanging: it.hanging.into_iter().map(Into::into).collect(),
-            update_paused: it.update_paused.unwrap_or_default(),
             removed: it.removed,
+            update: Some((&it.update).into()),
         }
     }
 }
