@@ -159,7 +159,7 @@ fn judge(service: &Service, policy: &UpdatePolicy, task: &Task, now: Timestamp) 
         (None, "") => format!("it is {}", task.status.state),
         (None, message) => format!("it is {}: {message}", task.status.state),
     };
-    Judgement::Failed(format!("it does not serve within {}: {why}", humantime::format_duration(deadline)))
+    Judgement::Failed(format!("it does not serve within {} s: {why}", deadline.as_secs()))
 }
 
 /// Returns why a new task has failed, if it has: an attempt of it has ended, or it is unhealthy.
