@@ -89,7 +89,7 @@ fn is_updating(task: &Task, view: &Tables) -> bool {
     service.is_some_and(|it| view.live_versions(&it.id).any(|version| version != it.spec_version))
 }
 
-/// Whether the task's slot has a task on a drained node. The slots of its service then wait for each other.
+/// Whether the task's slot has a task on a drained node. The slots of its service are then planned together.
 fn is_moving(task: &Task, view: &Tables) -> bool {
     view.tasks_of_slot(&task.service_id, task.slot).any(|task| moves::is_leaving(task, view))
 }
