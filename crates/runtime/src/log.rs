@@ -2,7 +2,8 @@
 //!
 //! A file begins with the number of its first line, so that a reader notices lines that it has missed. Then follow
 //! entries `<ms since 1970> <1|2> <text>`. A long line takes several entries; those that the line continues after have
-//! a `+` behind the stream. Where lines could not be written, the number of the next line follows. The supervisor writes ([`LogWriter`]), and the daemon reads ([`LogReader`]).
+//! a `+` behind the stream. Where lines could not be written, the number of the next line follows. The supervisor writes
+//! ([`LogWriter`]), and the daemon reads ([`LogReader`]).
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Seek, Write};
@@ -31,7 +32,7 @@ struct Unfinished {
     pending: Vec<u8>,
     /// Number of its bytes that have entries.
     logged: usize,
-    /// Whether one of its entries could not be written. Then the others are not written either.
+    /// Whether one of its entries could not be written. The rest of the line is then dropped.
     is_lost: bool,
 }
 

@@ -92,7 +92,7 @@ fn is_updating(task: &Task, view: &Tables) -> bool {
     view.service(&task.service_id).is_some_and(|it| it.update.is_active())
 }
 
-/// Whether the task's slot has a task on a drained node. The slots of its service then wait for each other.
+/// Whether the task's slot has a task on a drained node. The slots of its service are then planned together.
 fn is_moving(task: &Task, view: &Tables) -> bool {
     view.tasks_of_slot(&task.service_id, task.slot).any(|task| moves::is_leaving(task, view))
 }
