@@ -28,6 +28,9 @@ pub const HEALTH_RESULTS: usize = 5;
 pub const UPDATE_PARALLELISM: NonZeroU64 = NonZeroU64::MIN;
 /// How long a new task is watched for failures once it serves, as in Docker.
 pub const UPDATE_MONITOR: Duration = Duration::from_secs(5);
+/// How long an update waits after a new task without a health check has begun to run: long enough for most programs that
+/// end because they lack something, and short beside what it takes to replace a task.
+pub const UPDATE_SETTLE: Duration = Duration::from_millis(100);
 /// How long a new task may take until it serves, beside what its health check needs: longer than nearly every program
 /// takes to start, and short enough that an update which can't succeed is soon found out.
 pub const PROGRESS_MARGIN: Duration = Duration::from_secs(60);

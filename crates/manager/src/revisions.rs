@@ -5,16 +5,20 @@
 use std::sync::Arc;
 
 use flota_api::defaults::REVISIONS_KEPT;
-use flota_api::model::{Revision, Service, ServiceSpec, UpdatePhase, UpdateStatus};
+use flota_api::model::{
+    INGRESS, Network, PublishMode, PublishedPort, Revision, Service, ServiceSpec, UpdatePhase, UpdateStatus,
+};
+use flota_api::object::Kind;
 use flota_raft_store::Tables;
 
+use crate::plan::Plan;
+
 /// Returns the service with another spec and the digest of its image. Its tasks are replaced only if that changes them;
-/// otherwise, an update that is paused goes on.
+/// otherwise, an update goes on or stays paused as before.
 pub(crate) fn with_spec(service: &Service, spec: ServiceSpec, image_digest: Option<String>) -> Service {
     let spec = Arc::new(spec);
     if service.spec.same_task(&spec) && service.image_digest == image_digest {
-        let update = if service.update.is_paused() { service.update.resumed() } else { service.update.clone() };
-        return Service { spec, update, ..service.clone() };
+        return Service { spec, ..service.clone() };
     }
     let newest = service.revisions.iter().map(|it| it.version).fold(service.spec_version, u64::max);
     replaced(service, spec, image_digest, newest + 1)
@@ -28,9 +32,26 @@ pub(crate) fn restored(service: &Service, version: u64, view: &Tables) -> Option
     Some(replaced(service, Arc::new(spec), revision.image_digest.clone(), version))
 }
 
-/// Returns the service after its update has failed for this reason: with the spec before the update, if that is kept.
-pub(crate) fn rolled_back(service: &Service, reason: String, view: &Tables) -> Option<Service> {
+/// Returns the service after its update has failed for this reason: with the spec before the update, if that is kept, its
+/// networks are still there, and no other service has taken one of its ports. The plan then depends on that.
+pub(crate) fn rolled_back(service: &Service, reason: String, view: &Tables, plan: &mut Plan) -> Option<Service> {
     let restored = restored(service, service.update.previous_version?, view)?;
+    let others: Vec<_> = view.services().filter(|it| it.id != service.id).flat_map(|it| &it.ports).collect();
+    let is_taken = |port: &PublishedPort| {
+        let is_same = |it: &&PublishedPort| (it.published, it.protocol) == (port.published, port.protocol);
+        port.mode == PublishMode::Ingress && others.iter().copied().any(|it| is_same(&it))
+    };
+    if restored.spec.ports.iter().any(is_taken) {
+        return None;
+    }
+    for network in &restored.spec.networks {
+        view.network(network.network.as_str())?;
+        plan.expect(Kind::Network, network.network.as_str());
+    }
+    if let Some(ingress) = view.network_by_name(INGRESS).filter(|_| !restored.spec.ports.is_empty()) {
+        // A service that is given a port changes this network, so only one of two that want the same port gets it.
+        plan.put(Network::clone(ingress));
+    }
     let update = UpdateStatus { phase: UpdatePhase::RollingBack, reason: Some(reason), ..UpdateStatus::default() };
     Some(Service { update, ..restored })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flota_api::model::{NodeState, Service, Task, UpdateState};
+use flota_api::model::{NodeState, Service, Task, UpdatePhase, UpdateStatus};
 use flota_api::state::TaskState;
 use flota_manager::Manager;
 use flota_raft_store::Digest;
@@ -35,7 +35,8 @@ impl Invariants {
         self.tables_may_differ = true;
     }
 
-    /// Tags of services that the cluster may have changed: their update was paused, or they have got addresses or ports.
+    /// Tags of services that the cluster may have changed: their update has ended or was paused, or they have got addresses
+    /// or ports.
     pub fn changed(&self) -> &BTreeSet<u64> {
         &self.changed
     }
@@ -92,7 +93,10 @@ impl Invariants {
 
     fn note_changed(&mut self, view: &View) {
         let is_changed = |service: &Service| {
-            service.update != UpdateState::Active || !service.virtual_ips.is_empty() || !service.ports.is_empty()
+            let UpdateStatus { phase, reason, failed_slots, previous_version, .. } = &service.update;
+            let has_ended = *phase != UpdatePhase::Updating && previous_version.is_some();
+            let has_failures = reason.is_some() || !failed_slots.is_empty();
+            has_ended || has_failures || !service.virtual_ips.is_empty() || !service.ports.is_empty()
         };
         let changed = view.services().filter(|service| is_changed(service));
         self.changed.extend(changed.filter_map(|service| service.spec.labels.get(TAG)?.parse::<u64>().ok()));
@@ -135,8 +139,8 @@ pub fn converged(cluster: &SimCluster) -> Result<(), String> {
     }
     let slots = slots(cluster);
     // A paused update waits for a user, and so does the failed task of its slot.
-    for service in view.services().filter(|service| service.update == UpdateState::Active) {
-        let (name, wanted) = (&service.spec.name, service.spec.mode.wanted_tasks());
+    for service in view.services().filter(|service| !service.update.is_paused()) {
+        let (name, wanted) = (&service.spec.name, service.spec.wanted_tasks());
         let here = slots.iter().filter(|((service, _), _)| service == name);
         let runs = here.map(|(_, running)| running.len()).collect::<Vec<_>>();
         if runs.len() as u64 != wanted || runs.iter().any(|count| *count != 1) {

@@ -15,6 +15,7 @@ use flota_raft_store::View;
 use flota_worker::RunningSlot;
 
 use super::cluster::{SimCluster, WorkerHost};
+use super::user::STARTED_FIRST;
 use super::violation::{Kind, Violation};
 
 /// How long two containers of one slot may run while one leader reaches both of their nodes, in milliseconds: a node that
@@ -73,14 +74,15 @@ impl TaskInvariants {
         self.check_doubles(cluster)
     }
 
-    /// No slot runs twice for longer than it takes to stop a container of which the leader knows.
+    /// No slot runs more tasks than it may for longer than it takes to stop a container of which the leader knows.
     fn check_doubles(&mut self, cluster: &SimCluster) -> Result<(), Violation> {
         let now = cluster.world.now();
         let slots = slots(cluster);
-        self.doubles.retain(|slot, _| slots.get(slot).is_some_and(|running| running.len() > 1));
+        let is_double = |(slot, running): &(&(String, u64), &Vec<RunningSlot>)| running.len() > most_tasks(&slot.0);
+        self.doubles.retain(|slot, _| slots.get_key_value(slot).is_some_and(|it| is_double(&it)));
         let leader = cluster.leader();
         let term = leader.and_then(|it| Some(cluster.managers[it].manager()?.leadership().term));
-        for (slot, running) in slots.into_iter().filter(|(_, running)| running.len() > 1) {
+        for (slot, running) in slots.iter().filter(is_double) {
             let tasks: Vec<&String> = running.iter().map(|it| &it.task).collect();
             let runs_one = |worker: &&WorkerHost| worker.machine.running().iter().any(|it| tasks.contains(&&it.task));
             let mut hosts = cluster.workers.iter().filter(runs_one).map(|worker| worker.host);
@@ -93,7 +95,7 @@ impl TaskInvariants {
                 *double = Double { since: now, term };
             }
             if now - double.since > DOUBLE_FOR {
-                let text = format!("slot {} of {} has run twice since {}: {tasks:?}", slot.1, slot.0, double.since);
+                let text = format!("slot {} of {} has run too often since {}: {tasks:?}", slot.1, slot.0, double.since);
                 return Err(Kind::SlotRunsTwice.because(text));
             }
         }
@@ -162,14 +164,25 @@ fn check_writer(cluster: &SimCluster, view: &View, task: &Task) -> Result<(), Vi
 }
 
 fn check_slots(view: &View) -> Result<(), Violation> {
-    let mut slots = BTreeMap::new();
+    let mut slots: BTreeMap<_, Vec<&Task>> = BTreeMap::new();
     for task in view.tasks().filter(|task| is_wanted(task)) {
-        if let Some(other) = slots.insert((&task.service_id, task.slot), &task.id) {
-            let text = format!("slot {} of a service has two wanted tasks: {other} and {}", task.slot, task.id);
+        slots.entry((&task.service_id, task.slot)).or_default().push(task);
+    }
+    for ((_, slot), tasks) in slots.into_iter().filter(|(_, tasks)| tasks.len() > 1) {
+        let most = view.spec_of(tasks[0]).map_or(1, |spec| most_tasks(&spec.name));
+        let versions: BTreeSet<u64> = tasks.iter().map(|task| task.spec_version).collect();
+        if tasks.len() > most || versions.len() < tasks.len() {
+            let ids: Vec<&str> = tasks.iter().map(|task| task.id.as_str()).collect();
+            let text = format!("slot {slot} of a service has {} wanted tasks: {ids:?}", tasks.len());
             return Err(Kind::SlotWantedTwice.because(text));
         }
     }
     Ok(())
+}
+
+/// Returns how many tasks a slot of the service may have: two if its updates start the new task first.
+fn most_tasks(service: &str) -> usize {
+    1 + usize::from(STARTED_FIRST.contains(&service))
 }
 
 fn check_devices(view: &View) -> Result<(), Violation> {

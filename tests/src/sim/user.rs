@@ -14,7 +14,7 @@ use tonic::{Code, Request, Status};
 use flota_api::proto::control::control_client::ControlClient;
 use flota_api::proto::control::{CreateServiceRequest, ListRequest, RemoveRequest, UpdateServiceRequest};
 use flota_api::proto::objects::Service;
-use flota_api::proto::specs::{GenericResource, NetworkAttachment, ServiceSpec};
+use flota_api::proto::specs::{GenericResource, NetworkAttachment, ServiceSpec, UpdateOrder, UpdatePolicy};
 use flota_api::proto::types::{PublishedPort, Resources, RestartPolicy};
 use flota_api::reason::Reason;
 use flota_identity::{Dialer, Peer};
@@ -32,6 +32,8 @@ mod prober;
 
 /// Names of the services that users create. Their hyphens keep them from being beginnings of ids, which also name services.
 pub const NAMES: [&str; 5] = ["the-web", "the-db", "the-cache", "the-queue", "the-mail"];
+/// The services whose updates start the new task of a slot before the old one is stopped.
+pub(super) const STARTED_FIRST: [&str; 2] = ["the-web", "the-queue"];
 /// Time limit of one try at one manager.
 const TRY: Duration = Duration::from_secs(5);
 /// Time after which a client gives up a request, in milliseconds.
@@ -243,6 +245,7 @@ impl Client {
         let is_published = self.wishes.networks && name == "the-web";
         let network = NetworkAttachment { network: networks::SHARED.into(), aliases: Vec::new() };
         let port = PublishedPort { target: 80, ..PublishedPort::default() };
+        let order = if STARTED_FIRST.contains(&name) { UpdateOrder::StartFirst } else { UpdateOrder::StopFirst };
         ServiceSpec {
             name: name.to_owned(),
             networks: has_network.then_some(network).into_iter().collect(),
@@ -253,6 +256,13 @@ impl Client {
             env: vec![format!("RELEASE={}", self.rng.random_range(0..3))],
             stop_grace_ms: 1_000,
             restart: Some(RestartPolicy { delay_ms: 200, ..RestartPolicy::default() }),
+            update: Some(UpdatePolicy {
+                parallelism: self.rng.random_range(0..=2),
+                delay_ms: self.rng.random_range(0..=1) * 500,
+                monitor_ms: self.rng.random_range(0..=5) * 1_000,
+                order: order.into(),
+                ..UpdatePolicy::default()
+            }),
             generic_resources: devices.into_iter().collect(),
             // With all services at their largest, nodes have little room for the tasks of an update: for some, CPU is
             // short, and for others memory.

@@ -159,7 +159,7 @@ fn an_update_whose_first_task_is_unhealthy_is_paused_with_the_output_of_the_chec
         it.wait("the update is paused", 20_000, |cluster| {
             let view = cluster.view().ok_or("no manager leads")?;
             let service = view.service_by_name("web").ok_or("there is no such service")?;
-            let why = service.update.pause_reason().unwrap_or_default().to_owned();
+            let why = service.update.reason.clone().filter(|_| service.update.is_paused()).unwrap_or_default();
             seen(why.ends_with(": it does not stay up (unhealthy: the program is not well)"), why)
         });
         it.pass(10_000);

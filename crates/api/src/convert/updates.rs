@@ -46,6 +46,7 @@ impl From<&UpdateStatus> for po::UpdateStatus {
             reason: it.reason.clone(),
             failed_slots: it.failed_slots.iter().copied().collect(),
             previous_version: it.previous_version,
+            started_at: it.started_at.0,
         }
     }
 }
@@ -58,6 +59,7 @@ impl TryFrom<po::UpdateStatus> for UpdateStatus {
             reason: it.reason,
             failed_slots: it.failed_slots.into_iter().collect(),
             previous_version: it.previous_version,
+            started_at: Timestamp(it.started_at),
         })
     }
 }

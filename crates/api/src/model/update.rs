@@ -116,7 +116,7 @@ pub struct UpdatePolicy {
     /// Time between the end of one group of slots and the beginning of the next.
     #[serde(serialize_with = "seconds")]
     pub delay: Duration,
-    /// How long a new task is watched for failures once it serves. The next slots do not wait for that.
+    /// How long a new task is watched for failures once it serves. The next slots do not wait for all of that.
     #[serde(serialize_with = "seconds")]
     pub monitor: Duration,
     /// The share of the new tasks that may fail.
@@ -184,11 +184,19 @@ pub struct UpdateStatus {
     pub failed_slots: BTreeSet<u64>,
     /// Number of the spec that was in place before, to which the tasks are brought back if too many fail.
     pub previous_version: Option<u64>,
+    /// When it began, or went on after a pause, by the leader's clock.
+    pub started_at: Timestamp,
 }
 
 impl Default for UpdateStatus {
     fn default() -> Self {
-        Self { phase: UpdatePhase::Completed, reason: None, failed_slots: BTreeSet::new(), previous_version: None }
+        Self {
+            phase: UpdatePhase::Completed,
+            reason: None,
+            failed_slots: BTreeSet::new(),
+            previous_version: None,
+            started_at: Timestamp::default(),
+        }
     }
 }
 
@@ -220,12 +228,14 @@ impl UpdateStatus {
         Self { phase, reason: Some(reason), ..self.clone() }
     }
 
-    /// Returns the status in which it goes on; the failures so far are forgotten.
+    /// Returns the status in which it goes on. In the slots for which `is_replaced` is false, a new task is tried once more;
+    /// the new task of the others stays, whether it works by now or not.
     #[must_use]
-    pub fn resumed(&self) -> Self {
+    pub fn resumed(&self, is_replaced: impl Fn(u64) -> bool) -> Self {
         let phase = if self.is_rollback() { UpdatePhase::RollingBack } else { UpdatePhase::Updating };
         let reason = self.reason.clone().filter(|_| self.is_rollback());
-        Self { phase, reason, failed_slots: BTreeSet::new(), previous_version: self.previous_version }
+        let failed_slots = self.failed_slots.iter().copied().filter(|slot| is_replaced(*slot)).collect();
+        Self { phase, reason, failed_slots, ..self.clone() }
     }
 
     /// Returns the status in which it has ended.

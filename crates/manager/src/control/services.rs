@@ -167,12 +167,15 @@ impl<M: Member> Control<M> {
         reference: &str,
         paused: bool,
     ) -> Result<Arc<Service>, ControlError> {
-        let change = |service: &Service, _: &Tables| {
+        let change = |service: &Service, view: &Tables| {
             let update = &service.update;
             let name = &service.spec.name;
             let update = match paused {
                 true if update.is_active() => update.paused("a user has paused it".into()),
-                false if update.is_paused() => update.resumed(),
+                false if update.is_paused() => update.resumed(|slot| {
+                    let mut tasks = view.tasks_of_slot(&service.id, slot);
+                    tasks.any(|task| task.is_live() && task.spec_version == service.spec_version)
+                }),
                 true => return Err(ControlError::invalid("service", format!("`{name}` is not being updated"))),
                 false => return Err(ControlError::invalid("service", format!("the update of `{name}` is not paused"))),
             };

@@ -43,6 +43,8 @@ impl ControlLoop for Replicated {
             Event::Updated { old: Object::Task(old), new: Object::Task(new) } => {
                 let is_news = old.desired_state != new.desired_state
                     || old.status.state.is_terminal() != new.status.state.is_terminal()
+                    // In a start-first update, the old task of the slot stops then.
+                    || old.served_at != new.served_at
                     || is_updating(new, view)
                     || is_moving(new, view);
                 if is_news { vec![key_of(new, view)] } else { Vec::new() }
@@ -144,15 +146,16 @@ fn record_failures(
     update.failed_slots.extend(failures.keys());
     let policy = update::policy(service);
     let tasks = usize::try_from(service.spec.wanted_tasks()).unwrap_or(usize::MAX);
-    plan.put(if policy.tolerates(update.failed_slots.len(), tasks) {
+    let changed = if policy.tolerates(update.failed_slots.len(), tasks) {
         Service { update: UpdateStatus { reason: Some(reason), ..update }, ..service.clone() }
     } else {
         let rolled_back = match policy.failure_action {
-            FailureAction::Rollback if !update.is_rollback() => revisions::rolled_back(service, reason.clone(), view),
+            FailureAction::Rollback if !update.is_rollback() => revisions::rolled_back(service, reason.clone(), view, plan),
             FailureAction::Rollback | FailureAction::Pause | FailureAction::Continue => None,
         };
         rolled_back.unwrap_or_else(|| Service { update: update.paused(reason), ..service.clone() })
-    });
+    };
+    plan.put(changed);
     true
 }
 
@@ -322,7 +325,12 @@ fn advance_update(
                 let task = task_factory::make(service, number, None, None, view, cx);
                 plan.put(Task { desired_state: DesiredState::Ready, ..task });
             }
-            update::Step::Start(number) => put_new(task_factory::make(service, number, None, None, view, cx), plan, cx),
+            update::Step::Start(number) => {
+                // Nothing is lost with a task that does not serve, and a slot has two tasks at most.
+                let idle = kept.get(&number).into_iter().flat_map(|slot| slot.live()).filter(|task| !task.is_serving());
+                idle.for_each(|task| plan.set_desired(task, DesiredState::Shutdown));
+                put_new(task_factory::make(service, number, None, None, view, cx), plan, cx);
+            }
             update::Step::Replace(number) => {
                 if let Some(task) = kept.get(&number).and_then(|slot| slot.current()) {
                     plan.set_desired(task, DesiredState::Shutdown);

@@ -7,7 +7,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use flota_api::defaults;
 use flota_api::model::{PendingReason, RestartCondition, Service, Task, UpdateOrder, UpdatePolicy};
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::Timestamp;
@@ -85,7 +87,14 @@ pub(super) fn outlook(service: &Service, slots: &BTreeMap<u64, &Slot>, now: Time
             _ if is_known => {}
             _ if is_outdated => candidates.push((is_serving(slot), *number)),
             _ if slot.current().is_none() && slot.is_stopping() => in_flight += 1,
-            _ => in_flight += usize::from(new.is_some_and(|it| it.served_at.is_none())),
+            _ => match new.filter(|it| it.is_live()).map(|it| settled_at(policy, it)) {
+                Some(None) => in_flight += 1,
+                Some(Some(at)) if at > now => {
+                    in_flight += 1;
+                    outlook.look_at(at);
+                }
+                Some(Some(_)) | None => {}
+            },
         }
     }
     outlook.is_done = candidates.is_empty() && in_flight == 0 && !watched && outlook.failures.is_empty();
@@ -108,11 +117,22 @@ pub(super) fn outlook(service: &Service, slots: &BTreeMap<u64, &Slot>, now: Time
     outlook
 }
 
-/// Returns the newest task of the present spec that this update has made in the slot.
+/// Returns the newest task of the present spec that this update has made in the slot. Those that had ended when a user let
+/// the update go on do not count.
 fn newest_of<'a>(service: &Service, slot: &'a Slot) -> Option<&'a Arc<Task>> {
-    let is_new =
-        |task: &&&Arc<Task>| task.spec_version == service.spec_version && task.meta.created_at >= service.spec_set_at;
-    slot.tasks.iter().rev().find(|task| is_new(&task))
+    let counts_from = |task: &Task| if task.is_live() { service.spec_set_at } else { service.update.started_at };
+    let is_new = |task: &Task| {
+        task.spec_version == service.spec_version && task.meta.created_at >= counts_from(task)
+    };
+    slot.tasks.iter().rev().find(|task| is_new(task))
+}
+
+/// Returns from when on the next slot may follow this task; `None` before it serves. The health check of a task has told
+/// that it works. One without a check has a moment in which it may still show that it can't, as most programs that lack
+/// something do.
+fn settled_at(policy: &UpdatePolicy, task: &Task) -> Option<Timestamp> {
+    let settles = if task.status.health.is_some() { Duration::ZERO } else { defaults::UPDATE_SETTLE };
+    task.served_at.map(|at| at + settles.min(policy.monitor))
 }
 
 fn is_serving(slot: &Slot) -> bool {
@@ -149,6 +169,7 @@ fn judge(service: &Service, policy: &UpdatePolicy, task: &Task, now: Timestamp) 
         return Judgement::Good;
     }
     let begun = task.prepared_at.map_or(task.meta.created_at, |at| at + service.spec.stop_grace);
+    let begun = begun.max(service.update.started_at);
     let deadline = policy.deadline(&service.spec.healthcheck);
     let until = begun + deadline;
     if until > now {

@@ -114,7 +114,8 @@ impl Tables {
         let created = if is_old { 0 } else { index };
         *object.meta_mut() = Meta { created_at: at, updated_at: at, created, version: index };
         if let Object::Service(service) = &mut object {
-            Arc::make_mut(service).spec_set_at = at;
+            let service = Arc::make_mut(service);
+            (service.spec_set_at, service.update.started_at) = (at, at);
         }
         self.replace_counted(object.clone());
         Ok(Event::Created(object))
@@ -136,8 +137,11 @@ impl Tables {
                 (new.prepared_at, new.served_at) = (old.prepared_at, old.served_at);
             }
             (Object::Service(old), Object::Service(new)) => {
+                let new = Arc::make_mut(new);
                 let is_same = old.spec_version == new.spec_version;
-                Arc::make_mut(new).spec_set_at = if is_same { old.spec_set_at } else { stamp.at };
+                let goes_on = is_same && !(old.update.is_paused() && new.update.is_active());
+                new.spec_set_at = if is_same { old.spec_set_at } else { stamp.at };
+                new.update.started_at = if goes_on { old.update.started_at } else { stamp.at };
             }
             _ => {}
         }

@@ -47,7 +47,7 @@ fn view(objects: impl IntoIterator<Item = Object>) -> Tables {
     view
 }
 
-/// Returns the plan in short form: `+slot` a new task, `id:state` another desired state, `!` a paused update.
+/// Returns the plan in short form: `+slot` a new task, `id:state` another desired state, `!` another phase of the update.
 fn planned(view: &Tables) -> Vec<String> {
     let plan = Replicated.plan(&Key::of("s"), view, &mut PlanContext::at(NOW));
     let mut short: Vec<String> = plan
@@ -60,7 +60,9 @@ fn planned(view: &Tables) -> Vec<String> {
             }
             Change::Put(Object::Task(task)) => format!("{}:{}", task.id, task.desired_state),
             Change::Put(Object::Service(service)) => {
-                format!("! {}", service.update.pause_reason().expect("the update is paused"))
+                let UpdateStatus { phase, reason, .. } = &service.update;
+                let spec = service.spec_version;
+                format!("! {phase} (spec {spec}): {}", reason.as_deref().unwrap_or_default())
             }
             other => format!("{other:?}"),
         })
@@ -225,10 +227,10 @@ fn with_restart(policy: RestartPolicy) -> Service {
 #[test]
 fn an_update_goes_on_past_tasks_of_a_leader_whose_clock_was_ahead() {
     let stopping = Task { desired_state: DesiredState::Shutdown, ..task("o1", 1, "a", TaskState::Shutdown) };
-    let new = Task { spec_version: 2, ..task("n1", 1, "a", TaskState::Running) };
+    let new = Task { spec_version: 2, served_at: Some(Timestamp(1)), ..task("n1", 1, "a", TaskState::Running) };
     let new = Task { meta: Meta { created: 50, ..Meta::default() }, ..new };
     let second = from_ahead(2, task("o2", 2, "a", TaskState::Running));
-    let service = Service { spec_version: 2, ..service(2) };
+    let service = Service { spec_version: 2, update: UpdateStatus::begun(1), ..service(2) };
     let planned = |first: &Task, new: &Task| {
         let tasks = [first, new, &second].map(|task| task.clone().into_object());
         planned(&view([service.clone().into_object()].into_iter().chain(tasks)))
@@ -236,7 +238,7 @@ fn an_update_goes_on_past_tasks_of_a_leader_whose_clock_was_ahead() {
     let old = from_ahead(1, stopping);
     assert_eq!(planned(&old, &new), ["+2 ready after 0 ms"], "slot 1 is done");
     let status = TaskStatus { state: TaskState::Failed, error: "it fell".into(), ..TaskStatus::default() };
-    assert_eq!(planned(&old, &Task { status, ..new.clone() }), ["! web.1: it fell"], "the newest says how it goes");
+    assert_eq!(planned(&old, &Task { status, ..new.clone() }), ["! paused (spec 2): web.1: it fell"], "the newest says how it goes");
     let ready = Task { desired_state: DesiredState::Ready, ..new };
     let ready = Task { status: TaskStatus { state: TaskState::Ready, ..TaskStatus::default() }, ..ready };
     let running = from_ahead(1, task("o1", 1, "a", TaskState::Running));

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use flota_api::model::{Filter, Health, HealthState, PendingReason};
+use flota_api::model::{
+    Filter, Health, HealthState, Network, NetworkAttachment, PendingReason, PublishedPort, UpdatePolicy,
+};
 
 /// The running task of the old spec in this slot.
 fn old(slot: u64) -> Task {
@@ -43,8 +45,38 @@ fn waiting(reason: PendingReason) -> Task {
 }
 
 fn planned_with(tasks: impl IntoIterator<Item = Task>) -> Vec<String> {
-    let service = Service { spec_version: 2, ..service(2) }.into_object();
-    planned(&view([service].into_iter().chain(tasks.into_iter().map(StoreObject::into_object))))
+    planned_by(UpdatePolicy::default(), tasks)
+}
+
+/// The service of two replicas, which is updated by this policy.
+fn updated(policy: UpdatePolicy) -> Service {
+    let service = service(2);
+    let spec = Arc::new(ServiceSpec { update: policy, ..service.spec.as_ref().clone() });
+    Service { spec, spec_version: 2, update: UpdateStatus::begun(1), ..service }
+}
+
+fn planned_by(policy: UpdatePolicy, tasks: impl IntoIterator<Item = Task>) -> Vec<String> {
+    planned_of(updated(policy), tasks)
+}
+
+fn planned_of(service: Service, tasks: impl IntoIterator<Item = Task>) -> Vec<String> {
+    let tasks = tasks.into_iter().map(StoreObject::into_object);
+    planned(&view([service.into_object()].into_iter().chain(tasks)))
+}
+
+/// When the update looks at the service again although nothing has changed, in milliseconds from now.
+fn looks_at(policy: UpdatePolicy, tasks: impl IntoIterator<Item = Task>) -> Option<u64> {
+    let tasks = tasks.into_iter().map(StoreObject::into_object);
+    let view = view([updated(policy).into_object()].into_iter().chain(tasks));
+    let plan = Replicated.plan(&Key::of("s"), &view, &mut PlanContext::at(NOW));
+    plan.retry_at.map(|at| at.0 - NOW.0)
+}
+
+/// The running new task of a slot, which has served for so long.
+fn served(slot: u64, ago: Duration) -> Task {
+    let task = task(&format!("n{slot}"), slot, "a", TaskState::Running);
+    let meta = Meta { created: 100 + slot, ..Meta::default() };
+    Task { spec_version: 2, served_at: Some(Timestamp(NOW.0 - ago.as_millis() as u64)), meta, ..task }
 }
 
 #[test]
@@ -65,7 +97,7 @@ fn the_old_task_stops_once_its_successor_is_ready() {
 #[test]
 fn a_rejected_successor_pauses_the_update_and_the_old_task_runs_on() {
     let rejected = failing("no such image", successor(TaskState::Rejected));
-    assert_eq!(planned_with([old(1), rejected, old(2)]), ["! web.1: no such image"]);
+    assert_eq!(planned_with([old(1), rejected, old(2)]), ["! paused (spec 2): web.1: no such image"]);
 }
 
 #[test]
@@ -110,16 +142,106 @@ fn the_next_slot_waits_until_the_new_task_runs() {
     assert_eq!(planned_with([stopped(old(1)), new(TaskState::Preparing), old(2)]), [""; 0]);
 }
 
+const LONG: Duration = Duration::from_secs(60);
+
 #[test]
 fn the_next_slot_follows_a_task_that_has_run_for_a_while() {
-    assert_eq!(planned_with([stopped(old(1)), new(TaskState::Running), old(2)]), ["+2 ready after 0 ms"]);
+    assert_eq!(planned_with([stopped(old(1)), served(1, LONG), old(2)]), ["+2 ready after 0 ms"]);
 }
 
 #[test]
-fn the_next_slot_waits_for_a_moment_after_the_new_task_began_to_run() {
-    let just_now = new(TaskState::Running);
-    let just_now = Task { meta: Meta { updated_at: NOW, ..just_now.meta }, ..just_now };
-    assert_eq!(planned_with([stopped(old(1)), just_now, old(2)]), [""; 0]);
+fn the_next_slot_waits_for_a_moment_after_a_task_without_a_check_began_to_run() {
+    let tasks = |task| [stopped(old(1)), task, old(2)];
+    let short = Duration::from_millis(40);
+    assert_eq!(planned_with(tasks(served(1, short))), [""; 0]);
+    assert_eq!(looks_at(UpdatePolicy::default(), tasks(served(1, short))), Some(60));
+    let health = Health { state: HealthState::Healthy, ..Health::default() };
+    let mut healthy = served(1, short);
+    healthy.status.health = Some(health);
+    assert_eq!(planned_with(tasks(healthy)), ["+2 ready after 0 ms"], "its check has told that it works");
+    let unwatched = UpdatePolicy { monitor: Duration::ZERO, ..UpdatePolicy::default() };
+    assert_eq!(planned_by(unwatched, tasks(served(1, Duration::ZERO))), ["+2 ready after 0 ms"]);
+}
+
+#[test]
+fn an_update_is_done_once_the_last_task_was_watched_for_long_enough() {
+    let tasks = |ago| [stopped(old(1)), served(1, LONG), stopped(old(2)), served(2, ago)];
+    let ago = Duration::from_secs(4);
+    assert_eq!(planned_with(tasks(ago)), [""; 0]);
+    assert_eq!(looks_at(UpdatePolicy::default(), tasks(ago)), Some(1_000));
+    assert_eq!(planned_with(tasks(Duration::from_secs(5))), ["! completed (spec 2): "]);
+}
+
+#[test]
+fn a_task_that_has_done_its_work_holds_nothing_up() {
+    let mut service = updated(UpdatePolicy::default());
+    let restart = RestartPolicy { condition: RestartCondition::OnFailure, ..RestartPolicy::default() };
+    service.spec = Arc::new(ServiceSpec { restart, ..service.spec.as_ref().clone() });
+    let complete = |served_at| Task { served_at, ..new(TaskState::Complete) };
+    for served_at in [None, Some(NOW)] {
+        let tasks = [stopped(old(1)), complete(served_at), old(2)];
+        assert_eq!(planned_of(service.clone(), tasks), ["+2 ready after 0 ms"], "{served_at:?}");
+    }
+    let tasks = [stopped(old(1)), complete(None), old(2)];
+    let failed = ["! paused (spec 2): web.1: it does not stay up"];
+    assert_eq!(planned_with(tasks), failed, "it should run for ever");
+}
+
+#[test]
+fn so_many_slots_are_replaced_at_once_as_the_policy_says() {
+    let parallel = |count| UpdatePolicy { parallelism: NonZeroU64::new(count), ..UpdatePolicy::default() };
+    assert_eq!(planned_by(parallel(2), [old(1), old(2)]), ["+1 ready after 0 ms", "+2 ready after 0 ms"]);
+    assert_eq!(planned_by(parallel(0), [old(1), old(2)]), ["+1 ready after 0 ms", "+2 ready after 0 ms"]);
+    assert_eq!(planned_by(parallel(2), [old(1), successor(TaskState::Preparing), old(2)]), ["+2 ready after 0 ms"]);
+    let both = planned_by(parallel(2), [old(1), successor(TaskState::Ready), old(2)]);
+    assert_eq!(both, ["+2 ready after 0 ms", "t1:shutdown"]);
+}
+
+#[test]
+fn slots_that_do_not_serve_are_replaced_first() {
+    let starting = in_state(TaskState::Starting, old(2));
+    assert_eq!(planned_with([old(1), starting]), ["+2 ready after 0 ms"]);
+}
+
+#[test]
+fn a_group_of_slots_waits_for_the_delay_after_the_one_before() {
+    let policy = UpdatePolicy { delay: Duration::from_secs(10), ..UpdatePolicy::default() };
+    let tasks = |ago| [stopped(old(1)), served(1, ago), old(2)];
+    let ago = Duration::from_secs(9);
+    assert_eq!(planned_by(policy, tasks(ago)), [""; 0]);
+    assert_eq!(looks_at(policy, tasks(ago)), Some(1_000));
+    assert_eq!(planned_by(policy, tasks(Duration::from_secs(10))), ["+2 ready after 0 ms"]);
+}
+
+#[test]
+fn the_new_task_serves_before_the_old_one_is_stopped_if_it_starts_first() {
+    let policy = UpdatePolicy { order: UpdateOrder::StartFirst, ..UpdatePolicy::default() };
+    let started = |state| Task { meta: Meta { created: 101, ..Meta::default() }, ..new(state) };
+    assert_eq!(planned_by(policy, [old(1), old(2)]), ["+1 after 0 ms"]);
+    assert_eq!(planned_by(policy, [old(1), started(TaskState::Starting), old(2)]), [""; 0]);
+    let health = Health { state: HealthState::Starting, ..Health::default() };
+    let mut unproven = started(TaskState::Running);
+    unproven.status.health = Some(health);
+    assert_eq!(planned_by(policy, [old(1), unproven, old(2)]), [""; 0], "its check has not passed yet");
+    assert_eq!(planned_by(policy, [old(1), served(1, LONG), old(2)]), ["+2 after 0 ms", "t1:shutdown"]);
+    let failed = failing("it fell", started(TaskState::Failed));
+    assert_eq!(planned_by(policy, [old(1), failed.clone(), old(2)]), ["! paused (spec 2): web.1: it fell"]);
+    let paused = updated(policy).update.paused("web.1: it fell".into());
+    let paused = Service { update: UpdateStatus { failed_slots: [1].into(), ..paused }, ..updated(policy) };
+    assert_eq!(planned_of(paused, [old(1), failed, old(2)]), [""; 0], "the old task serves on");
+    let idle = in_state(TaskState::Starting, old(1));
+    let planned = planned_by(policy, [idle, started(TaskState::Starting), old(2)]);
+    assert_eq!(planned, ["t1:shutdown"], "nothing is lost with it");
+}
+
+#[test]
+fn a_task_that_starts_to_serve_concerns_its_slot_while_the_update_is_paused_too() {
+    let service = Service { update: updated(UpdatePolicy::default()).update.paused("x".into()), ..service(2) };
+    let view = view([service.into_object()]);
+    let [old, new] = [None, Some(NOW)].map(|served_at| Task { served_at, ..new(TaskState::Running) });
+    let key = Key::slot_of(&new);
+    let event = Event::Updated { old: old.into_object(), new: new.into_object() };
+    assert_eq!(Replicated.dirtied_by(&event, &view), [key]);
 }
 
 #[test]
@@ -127,7 +249,19 @@ fn a_new_task_that_does_not_stay_up_pauses_the_update() {
     let again = new(TaskState::Running);
     let again = Task { status: TaskStatus { attempt: 2, exit_code: Some(3), ..again.status }, ..again };
     let planned = planned_with([stopped(old(1)), again, old(2)]);
-    assert_eq!(planned, ["! web.1: it does not stay up (exit code 3)"]);
+    assert_eq!(planned, ["! paused (spec 2): web.1: it does not stay up (exit code 3)"]);
+}
+
+#[test]
+fn a_failure_counts_while_the_task_is_watched_and_not_later() {
+    for (after, expected) in [(5_000, Some("! paused (spec 2): web.1: it does not stay up (exit code 3)")), (5_001, None)] {
+        let served = served(1, LONG);
+        let updated_at = Timestamp(served.served_at.expect("it has served").0 + after);
+        let status = TaskStatus { attempt: 2, exit_code: Some(3), ..served.status };
+        let again = Task { status, meta: Meta { updated_at, ..served.meta }, ..served };
+        let planned = planned_with([stopped(old(1)), again, old(2)]);
+        assert_eq!(planned, [expected.unwrap_or("+2 ready after 0 ms")], "{after}");
+    }
 }
 
 #[test]
@@ -139,12 +273,163 @@ fn a_new_task_that_is_unhealthy_pauses_the_update_before_and_after_its_restart_e
     let again = Task { status: TaskStatus { attempt: 2, exit_code: None, ..again.status }, ..again };
     for task in [runs, again] {
         let planned = planned_with([stopped(old(1)), task, old(2)]);
-        assert_eq!(planned, ["! web.1: it does not stay up (unhealthy: no)"]);
+        assert_eq!(planned, ["! paused (spec 2): web.1: it does not stay up (unhealthy: no)"]);
     }
 }
 
 #[test]
 fn a_new_task_that_is_rejected_pauses_the_update() {
     let rejected = failing("no image", new(TaskState::Rejected));
-    assert_eq!(planned_with([stopped(old(1)), rejected, old(2)]), ["! web.1: no image"]);
+    assert_eq!(planned_with([stopped(old(1)), rejected, old(2)]), ["! paused (spec 2): web.1: no image"]);
+}
+
+#[test]
+fn a_task_that_does_not_serve_in_time_has_failed() {
+    let policy = UpdatePolicy { progress_deadline: Some(Duration::from_secs(20)), ..UpdatePolicy::default() };
+    let prepared = |ago: u64| Task { prepared_at: Some(Timestamp(NOW.0 - ago)), ..new(TaskState::Starting) };
+    let tasks = |task| [stopped(old(1)), task, old(2)];
+    // The old task may take all of its grace period before the new one starts.
+    assert_eq!(planned_by(policy, tasks(prepared(29_000))), [""; 0]);
+    assert_eq!(looks_at(policy, tasks(prepared(29_000))), Some(1_000));
+    let late = "! paused (spec 2): web.1: it does not serve within 20 s: it is starting";
+    assert_eq!(planned_by(policy, tasks(prepared(30_000))), [late]);
+    let created = Meta { created_at: Timestamp(NOW.0 - 100_000), created: 100, ..Meta::default() };
+    let fetching = Task { meta: created.clone(), ..successor(TaskState::Preparing) };
+    assert_eq!(planned_by(policy, [old(1), fetching, old(2)]), [""; 0], "an image may take long");
+    let reason = PendingReason::NoNodeFits(BTreeMap::from([(Filter::Constraint, 2)]));
+    let nowhere = Task { meta: created, ..waiting(reason) };
+    let why = "! paused (spec 2): web.1: it does not serve within 20 s: 2 nodes: constraint not met";
+    assert_eq!(planned_by(policy, [old(1), nowhere, old(2)]), [why]);
+}
+
+#[test]
+fn what_follows_a_failure_is_what_the_policy_says() {
+    let policy = |failure_action, ratio: &str| UpdatePolicy {
+        failure_action,
+        max_failure_ratio: ratio.parse().expect("a ratio"),
+        ..UpdatePolicy::default()
+    };
+    let tasks = || [old(1), failing("no image", successor(TaskState::Rejected)), old(2)];
+    for (action, ratio, expected) in [
+        (FailureAction::Pause, "0", "! paused (spec 2): web.1: no image"),
+        (FailureAction::Pause, "0.5", "! updating (spec 2): web.1: no image"),
+        (FailureAction::Continue, "0", "! updating (spec 2): web.1: no image"),
+        // The spec before is not kept.
+        (FailureAction::Rollback, "0", "! paused (spec 2): web.1: no image"),
+    ] {
+        assert_eq!(planned_by(policy(action, ratio), tasks()), [expected], "{action} {ratio}");
+    }
+    let mut tolerant = updated(policy(FailureAction::Continue, "0"));
+    tolerant.update.failed_slots = [1].into();
+    assert_eq!(planned_of(tolerant.clone(), tasks()), ["+2 ready after 0 ms"], "a failure counts once");
+    let rest = [old(1), failing("no image", successor(TaskState::Rejected)), stopped(old(2)), served(2, LONG)];
+    assert_eq!(planned_of(tolerant, rest), ["! completed (spec 2): "]);
+}
+
+/// A service whose update from spec 1 has a failed task, and whose spec 1 is kept.
+fn failing_update(view: &mut Tables, action: FailureAction) -> Service {
+    let update = UpdatePolicy { failure_action: action, ..UpdatePolicy::default() };
+    let first = updated(update);
+    let first = Service { spec_version: 1, update: UpdateStatus::default(), ..first };
+    view.put(first.clone().into_object());
+    let spec = ServiceSpec { image: "worse".into(), ..first.spec.as_ref().clone() };
+    let next = revisions::with_spec(&first, spec, None);
+    assert_eq!((next.spec_version, next.revisions.len()), (2, 1));
+    view.put(next.clone().into_object());
+    next
+}
+
+#[test]
+fn a_failed_update_is_rolled_back_to_the_spec_before_it_and_only_changed_tasks_are_touched() {
+    let mut view = view([]);
+    let next = failing_update(&mut view, FailureAction::Rollback);
+    for task in [stopped(old(1)), failing("it fell", new(TaskState::Failed)), old(2)] {
+        view.put(task.into_object());
+    }
+    assert_eq!(planned(&view), ["! rolling-back (spec 1): web.1: it fell"]);
+    let back = revisions::rolled_back(&next, "web.1: it fell".into(), &view, &mut Plan::default()).expect("it is kept");
+    assert_eq!((back.spec.image.as_str(), back.revisions.last().map(|it| it.version)), ("web", Some(2)));
+    view.put(back.clone().into_object());
+    assert_eq!(planned(&view), ["+1 after 0 ms"], "slot 2 has the earlier spec");
+    let again = Task { id: "r1".into(), spec_version: 1, ..served(1, LONG) };
+    view.put(again.clone().into_object());
+    assert_eq!(planned(&view), ["! rolled-back (spec 1): web.1: it fell"]);
+    let status = TaskStatus { state: TaskState::Failed, error: "it fell too".into(), ..TaskStatus::default() };
+    view.put(Task { status, served_at: None, ..again }.into_object());
+    assert_eq!(planned(&view), ["! rollback-paused (spec 1): web.1: it fell too"], "there is no second rollback");
+}
+
+#[test]
+fn an_update_that_takes_another_ones_place_goes_back_to_what_has_worked() {
+    let mut view = view([]);
+    let second = failing_update(&mut view, FailureAction::Rollback);
+    let spec = ServiceSpec { image: "no better".into(), ..second.spec.as_ref().clone() };
+    let third = revisions::with_spec(&second, spec, None);
+    assert_eq!((third.spec_version, third.update.previous_version), (3, Some(1)));
+    view.put(third.clone().into_object());
+    let back = revisions::rolled_back(&third, String::new(), &view, &mut Plan::default()).expect("it is kept");
+    assert_eq!((back.spec_version, back.spec.image.as_str()), (1, "web"));
+    let after = revisions::with_spec(&back, ServiceSpec { image: "new".into(), ..back.spec.as_ref().clone() }, None);
+    assert_eq!(after.spec_version, 4, "a number stands for one spec for ever");
+}
+
+#[test]
+fn nothing_is_rolled_back_to_a_spec_whose_network_or_port_is_gone() {
+    let port = PublishedPort { published: Some(8080), target: 80, ..PublishedPort::default() };
+    let mut view = view([]);
+    let mut first = Service { spec_version: 1, update: UpdateStatus::default(), ..updated(UpdatePolicy::default()) };
+    let attached = NetworkAttachment { network: "net".into(), ..NetworkAttachment::default() };
+    let spec = ServiceSpec { ports: vec![port], networks: vec![attached], ..first.spec.as_ref().clone() };
+    first.spec = Arc::new(spec);
+    view.put(first.clone().into_object());
+    let next = revisions::with_spec(&first, ServiceSpec { image: "worse".into(), ..updated(UpdatePolicy::default()).spec.as_ref().clone() }, None);
+    view.put(next.clone().into_object());
+    let back = |view: &Tables| revisions::rolled_back(&next, String::new(), view, &mut Plan::default()).is_some();
+    assert!(!back(&view), "its network is gone");
+    view.put(Network { id: "net".into(), ..Network::default() }.into_object());
+    assert!(back(&view));
+    let other = Service { id: "other".into(), ports: vec![port], ..Service::default() };
+    let spec = ServiceSpec { name: "other".into(), ..ServiceSpec::default() };
+    view.put(Service { spec: Arc::new(spec), ..other }.into_object());
+    assert!(!back(&view), "its port is another service's");
+}
+
+#[test]
+fn an_update_that_goes_on_tries_a_slot_again_that_kept_its_old_task() {
+    let failed = failing("no image", successor(TaskState::Rejected));
+    let mut service = updated(UpdatePolicy::default());
+    service.update = UpdateStatus { failed_slots: [1].into(), ..service.update }.paused("web.1: no image".into());
+    assert_eq!(planned_of(service.clone(), [old(1), failed.clone(), old(2)]), [""; 0]);
+    let update = UpdateStatus { started_at: NOW, ..service.update.resumed(|_| false) };
+    let goes_on = Service { update, ..service.clone() };
+    assert_eq!(planned_of(goes_on, [old(1), failed, old(2)]), ["+1 ready after 0 ms"]);
+    let looping = new(TaskState::Running);
+    let looping = Task { status: TaskStatus { attempt: 2, exit_code: Some(3), ..looping.status }, ..looping };
+    let update = UpdateStatus { started_at: NOW, ..service.update.resumed(|_| true) };
+    let goes_on = Service { update, ..service };
+    assert_eq!(planned_of(goes_on, [stopped(old(1)), looping, old(2)]), ["+2 ready after 0 ms"], "it stays");
+}
+
+#[test]
+fn the_kept_specs_are_bounded() {
+    let mut service = updated(UpdatePolicy::default());
+    for number in 0..20 {
+        let spec = ServiceSpec { image: format!("web:{number}"), ..service.spec.as_ref().clone() };
+        service = revisions::with_spec(&service, spec, None);
+    }
+    let versions: Vec<u64> = service.revisions.iter().map(|it| it.version).collect();
+    assert_eq!(versions, (12..22).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_changes_no_task_changes_no_spec_and_leaves_a_paused_update_alone() {
+    let mut service = updated(UpdatePolicy::default());
+    service.update = service.update.paused("x".into());
+    let labels = std::collections::BTreeMap::from([("a".to_owned(), "b".to_owned())]);
+    let mode = ServiceMode::Replicated { replicas: 9 };
+    let update = UpdatePolicy { parallelism: None, ..UpdatePolicy::default() };
+    let spec = ServiceSpec { labels, mode, update, stopped: true, ..service.spec.as_ref().clone() };
+    let changed = revisions::with_spec(&service, spec, None);
+    assert_eq!((changed.spec_version, &changed.update, changed.spec.wanted_tasks()), (2, &service.update, 0));
+    assert_eq!(changed.revisions, []);
 }
