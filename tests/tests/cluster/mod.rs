@@ -17,6 +17,7 @@ mod pins;
 mod services;
 mod sessions;
 mod streams;
+mod updates;
 
 use flota_api::model::{Node, NodeState, Task};
 use flota_api::proto::dispatcher::manager_message::Message as FromManager;

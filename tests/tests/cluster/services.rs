@@ -1,6 +1,5 @@
-//! Services: restarts, updates, scaling, and tasks that wait for room.
+//! Services: restarts, scaling, and tasks that wait for room.
 
-use std::cell::Cell;
 use std::time::Duration;
 
 use flota_api::model::NodeState;
@@ -12,14 +11,14 @@ use flota_tests::sim::cluster::{DEVICE_KIND, SimCluster};
 use flota_tests::sim::script::{Script, script, spec};
 use flota_worker::{FakeProgram, OnStop, WhatHappened};
 
-use super::{Seen, containers, node_is, seen, tasks_are, tasks_of};
+use super::{containers, node_is, seen, tasks_are, tasks_of};
 
 /// A program that ends after a tenth of a second.
-fn ends_with(exit_code: i32) -> FakeProgram {
+pub(super) fn ends_with(exit_code: i32) -> FakeProgram {
     FakeProgram { runs: Some(Duration::from_millis(100)), exit_code, ..FakeProgram::default() }
 }
 
-fn set_program(it: &mut Script, service: &str, program: &FakeProgram) {
+pub(super) fn set_program(it: &mut Script, service: &str, program: &FakeProgram) {
     it.cluster().workers.iter().for_each(|worker| worker.machine.set_program(service, program.clone()));
 }
 
@@ -125,113 +124,8 @@ fn program_that_ignores_the_stop_signal_is_killed_after_its_grace() {
 }
 
 /// Containers of `web` that run, on all machines.
-fn running(cluster: &SimCluster) -> usize {
+pub(super) fn running(cluster: &SimCluster) -> usize {
     cluster.workers.iter().map(|worker| worker.machine.running().len()).sum()
-}
-
-fn with_env(name: &str, replicas: u64, env: &str) -> ServiceSpec {
-    ServiceSpec { env: vec![env.into()], ..spec(name, replicas) }
-}
-
-#[test]
-fn update_replaces_one_task_after_the_other() {
-    script(2, |it| {
-        it.create(it.leader(), spec("web", 4)).unwrap();
-        it.converge();
-        let before = it.picture();
-        it.update(it.leader(), "update", with_env("web", 4, "VERSION=2")).unwrap();
-        let least = Cell::new(usize::MAX);
-        it.wait("all tasks are of the new spec", 30_000, |cluster| {
-            least.set(least.get().min(running(cluster)));
-            let tasks = tasks_of(cluster, "web")?;
-            let new = tasks.iter().filter(|it| it.spec_version == 2 && it.status.state == TaskState::Running).count();
-            seen(new == 4, new)
-        });
-        assert_eq!(least.get(), 3, "one at a time is replaced");
-        it.converge();
-        let after = it.picture();
-        assert!(before.split(", ").all(|task| !after.contains(task)), "{before}; {after}");
-    });
-}
-
-/// The update of `web` is paused, for this reason.
-fn paused_because(reason: &'static str) -> impl Fn(&SimCluster) -> Seen {
-    move |cluster| {
-        let view = cluster.view().ok_or("no manager leads")?;
-        let service = view.service_by_name("web").ok_or("there is no such service")?;
-        let paused = format!("{:?}", service.update);
-        seen(paused.contains(reason), paused)
-    }
-}
-
-#[test]
-fn update_whose_first_task_does_not_stay_up_is_paused_and_touches_no_other_slot() {
-    script(2, |it| {
-        it.create(it.leader(), spec("web", 3)).unwrap();
-        it.converge();
-        set_program(it, "web", &ends_with(3));
-        it.update(it.leader(), "bad", with_env("web", 3, "VERSION=2")).unwrap();
-        it.wait("the update is paused", 20_000, paused_because("it does not stay up (exit code 3)"));
-        it.pass(10_000);
-        let tasks = tasks_of(it.cluster(), "web").unwrap();
-        let old = tasks.iter().filter(|it| it.spec_version == 1 && it.status.state == TaskState::Running);
-        assert_eq!(old.count(), 2, "{tasks:?}");
-        set_program(it, "web", &FakeProgram::default());
-        it.update(it.leader(), "good", with_env("web", 3, "VERSION=3")).unwrap();
-        it.converge();
-    });
-}
-
-#[test]
-fn update_whose_constraint_no_node_meets_stops_no_healthy_task() {
-    script(2, |it| {
-        it.create(it.leader(), spec("web", 2)).unwrap();
-        it.converge();
-        let before = it.picture();
-        let constraints = vec!["node.labels.zone==a".into()];
-        it.update(it.leader(), "update", ServiceSpec { constraints, ..spec("web", 2) }).unwrap();
-        it.wait("a new task waits", 5_000, tasks_are("web", 1, TaskState::Pending));
-        it.pass(30_000);
-        assert_eq!(it.picture(), before);
-        let labels = [("zone".to_owned(), "a".to_owned())].into();
-        it.update_node("w2", NodeSpec { labels, ..NodeSpec::default() });
-        it.converge();
-        let running = [0, 1].map(|worker| it.cluster().workers[worker].machine.running().len());
-        assert_eq!(running, [0, 2], "the update goes on, where the node has the label");
-    });
-}
-
-#[test]
-fn update_that_needs_the_room_of_the_old_task_goes_on() {
-    script(1, |it| {
-        let whole = Resources { nano_cpus: 8_000_000_000, ..Resources::default() };
-        let large = |env: &str| ServiceSpec { reservations: Some(whole), ..with_env("web", 1, env) };
-        it.create(it.leader(), large("VERSION=1")).unwrap();
-        it.converge();
-        let before = it.picture();
-        it.update(it.leader(), "update", large("VERSION=2")).unwrap();
-        it.converge();
-        let after = it.picture();
-        assert!(after != before && running(it.cluster()) == 1, "{before}; {after}");
-    });
-}
-
-#[test]
-fn many_updates_in_a_row_end_in_the_last_one() {
-    script(3, |it| {
-        it.create(it.leader(), spec("web", 2)).unwrap();
-        for number in 1..=40 {
-            let replicas = 1 + number % 4;
-            let spec = with_env("web", replicas, &format!("N={number}"));
-            it.update(it.leader(), &format!("update {number}"), spec).unwrap();
-        }
-        it.converge();
-        let tasks = tasks_of(it.cluster(), "web").unwrap();
-        let view = it.cluster().view().unwrap();
-        let live: Vec<_> = tasks.iter().filter(|task| task.is_live()).collect();
-        assert_eq!(live.len(), 1, "{tasks:?}");
-        assert_eq!(view.spec_of(live[0]).unwrap().env, ["N=40"]);
-    });
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use flota_api::clock::Random;
 use flota_api::id::{ServiceId, StackId};
-use flota_api::model::{Revision, Service, ServiceSpec};
+use flota_api::model::{Revision, Service, ServiceSpec, Task};
 use flota_api::object::Kind;
+use flota_api::state::DesiredState;
 use flota_api::version::Version;
 use flota_raft_store::{Tables, WriteTx};
 
@@ -169,12 +170,13 @@ impl<M: Member> Control<M> {
     ) -> Result<Arc<Service>, ControlError> {
         let change = |service: &Service, view: &Tables| {
             let update = &service.update;
+            let is_wanted = |task: &Task| task.is_live() && task.desired_state == DesiredState::Running;
             let name = &service.spec.name;
             let update = match paused {
                 true if update.is_active() => update.paused("a user has paused it".into()),
                 false if update.is_paused() => update.resumed(|slot| {
                     let mut tasks = view.tasks_of_slot(&service.id, slot);
-                    tasks.any(|task| task.is_live() && task.spec_version == service.spec_version)
+                    tasks.any(|task| is_wanted(task) && task.spec_version == service.spec_version)
                 }),
                 true => return Err(ControlError::invalid("service", format!("`{name}` is not being updated"))),
                 false => return Err(ControlError::invalid("service", format!("the update of `{name}` is not paused"))),
