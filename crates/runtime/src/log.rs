@@ -108,7 +108,12 @@ impl LogWriter {
         let written = if was_lost { Ok(()) } else { self.append_entry(stream, is_end, &pending) };
         let is_lost = was_lost || written.is_err();
         self.unfinished[stream - 1].is_lost = is_lost && !is_end;
-        self.has_gap |= is_lost && is_end;
+        if is_lost && is_end {
+            self.has_gap = true;
+            // At the gap, a reader drops what it has of both streams' lines.
+            let other = &mut self.unfinished[2 - stream];
+            other.is_lost |= other.logged > 0;
+        }
         self.lines += u64::from(is_end);
         written
     }
@@ -183,7 +188,13 @@ impl Found {
                     found.goes_on[usize::from(entry.stream == 2)] = entry.goes_on;
                     found.lines += u64::from(!entry.goes_on);
                 }
-                None => found.lines = number(text).unwrap_or(found.lines),
+                None => {
+                    let first = number(text).unwrap_or(found.lines);
+                    if first != found.lines {
+                        found.goes_on = [false; 2];
+                    }
+                    found.lines = first;
+                }
             }
             found.size += line.len() as u64;
             line.clear();

@@ -80,7 +80,8 @@ impl<'a> Traffic<'a> {
 
     /// Ends the clients and returns what the one inside and the one outside have seen.
     fn end(self) -> [Seen; 2] {
-        let client = self.cluster.running("client")[0].clone();
+        // Also while the leader takes its node for unknown: a new leader may not have heard from the node yet.
+        let client = self.cluster.rows("service ps client")[0].clone();
         signal(self.cluster, &client, "TERM");
         self.cluster.wait("the client has ended", |it| it.ok("service logs --raw client").contains(" requests, "));
         let inside = self.cluster.ok("service logs --raw client");

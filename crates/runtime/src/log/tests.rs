@@ -160,6 +160,28 @@ fn lines_that_could_not_be_written_leave_a_gap_in_the_numbers() {
 }
 
 #[test]
+fn a_line_that_is_half_written_beside_a_lost_one_is_lost_too() {
+    let log = Log::new();
+    let mut writer = log.writer(20 << 20);
+    let part = "x".repeat(ENTRY_BOUND);
+    write(&mut writer, 2, &part);
+    lose(&log, &mut writer, "zero\n");
+    write(&mut writer, 2, "end\n");
+    write(&mut writer, 1, "two\n");
+    write(&mut writer, 2, &part);
+    lose(&log, &mut writer, "three\n");
+    write(&mut writer, 1, "four\n");
+    let mut reader = LogReader::open(&log.path());
+    assert_eq!(next(&mut reader), line(2, 1, "two"));
+    assert_eq!(next(&mut reader), line(4, 1, "four"));
+    drop(writer);
+    let mut writer = log.writer(20 << 20);
+    write(&mut writer, 2, "five\n");
+    assert_eq!(next(&mut reader), line(5, 2, "five"), "the next writer ends no line of before the gap");
+    assert_eq!(next(&mut reader), None);
+}
+
+#[test]
 fn a_new_writer_goes_on_where_a_killed_one_stopped() {
     let log = Log::new();
     let mut killed = log.writer(20 << 20);
