@@ -106,8 +106,8 @@ fn show_service(name: &str, progress: &ServiceProgress, line: &mut ProgressLine)
         line.show(format!("{name}: removed"));
         return Ok(ControlFlow::Break(()));
     }
-    if !progress.update_paused.is_empty() {
-        bail!("service {name}: the update is paused: {}", progress.update_paused);
+    if let Some(reason) = progress.update.as_ref().and_then(|it| it.reason.as_ref()).filter(|_| progress.update.as_ref().is_some_and(|it| it.phase == 2)) {
+        bail!("service {name}: the update is paused: {reason}");
     }
     // A known obstacle is reported at once. The wait continues, because the obstacle may be removed.
     for (reason, text) in grouped(progress.hanging.iter().filter(|task| task.stuck)) {

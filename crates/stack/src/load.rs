@@ -102,7 +102,7 @@ services:
     fn a_stack_file_becomes_specs() {
         let stack = parsed(FILE).expect("a good file");
         let [web] = stack.services.as_slice() else { panic!("one service") };
-        assert_eq!((web.name.as_str(), web.image.as_str(), web.mode.wanted_tasks()), ("shop_web", "whoami", 3));
+        assert_eq!((web.name.as_str(), web.image.as_str(), web.wanted_tasks()), ("shop_web", "whoami", 3));
         assert_eq!(web.command, ["serve", "two words"]);
         assert_eq!(web.env, ["NODE={{.Node.Hostname}}", "PORT=8080", "USER=ada"]);
         let labels: Vec<String> = web.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();

@@ -222,7 +222,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     for row in services.services {
         let (service, running) = parsed(row)?;
         let spec = &service.spec;
-        let wanted = spec.mode.wanted_tasks();
+        let wanted = spec.wanted_tasks();
         let value = json!({
             "id": service.id, "name": spec.name, "mode": spec.mode.as_str(),
             "replicas": { "running": running, "desired": wanted }, "image": spec.image, "ports": service.ports,

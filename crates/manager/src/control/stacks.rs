@@ -15,8 +15,8 @@ use super::networks::{self, claim, with_ids};
 use super::pins::{Pins, ResolveImage, Warned};
 use super::reference::resolve;
 use super::services::new_service;
-use crate::revisions::with_spec;
 use super::{Control, Freshness, Listing, Member, validate};
+use crate::revisions::with_spec;
 
 /// A stack with its current services.
 #[derive(Clone, Debug)]

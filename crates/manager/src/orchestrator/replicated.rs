@@ -150,7 +150,9 @@ fn record_failures(
         Service { update: UpdateStatus { reason: Some(reason), ..update }, ..service.clone() }
     } else {
         let rolled_back = match policy.failure_action {
-            FailureAction::Rollback if !update.is_rollback() => revisions::rolled_back(service, reason.clone(), view, plan),
+            FailureAction::Rollback if !update.is_rollback() => {
+                revisions::rolled_back(service, reason.clone(), view, plan)
+            }
             FailureAction::Rollback | FailureAction::Pause | FailureAction::Continue => None,
         };
         rolled_back.unwrap_or_else(|| Service { update: update.paused(reason), ..service.clone() })

@@ -121,9 +121,7 @@ pub(super) fn outlook(service: &Service, slots: &BTreeMap<u64, &Slot>, now: Time
 /// the update go on do not count.
 fn newest_of<'a>(service: &Service, slot: &'a Slot) -> Option<&'a Arc<Task>> {
     let counts_from = |task: &Task| if task.is_live() { service.spec_set_at } else { service.update.started_at };
-    let is_new = |task: &Task| {
-        task.spec_version == service.spec_version && task.meta.created_at >= counts_from(task)
-    };
+    let is_new = |task: &Task| task.spec_version == service.spec_version && task.meta.created_at >= counts_from(task);
     slot.tasks.iter().rev().find(|task| is_new(task))
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::{Revision, UpdateStatus};
 use crate::object::Kind;
 
 #[test]

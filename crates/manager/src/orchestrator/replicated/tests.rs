@@ -238,7 +238,11 @@ fn an_update_goes_on_past_tasks_of_a_leader_whose_clock_was_ahead() {
     let old = from_ahead(1, stopping);
     assert_eq!(planned(&old, &new), ["+2 ready after 0 ms"], "slot 1 is done");
     let status = TaskStatus { state: TaskState::Failed, error: "it fell".into(), ..TaskStatus::default() };
-    assert_eq!(planned(&old, &Task { status, ..new.clone() }), ["! paused (spec 2): web.1: it fell"], "the newest says how it goes");
+    assert_eq!(
+        planned(&old, &Task { status, ..new.clone() }),
+        ["! paused (spec 2): web.1: it fell"],
+        "the newest says how it goes"
+    );
     let ready = Task { desired_state: DesiredState::Ready, ..new };
     let ready = Task { status: TaskStatus { state: TaskState::Ready, ..TaskStatus::default() }, ..ready };
     let running = from_ahead(1, task("o1", 1, "a", TaskState::Running));

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use flota_api::model::{
-    Filter, Health, HealthState, Network, NetworkAttachment, PendingReason, PublishedPort, UpdatePolicy,
+    Filter, Health, HealthState, Network, NetworkAttachment, PendingReason, Protocol, PublishMode, PublishedPort,
+    UpdatePolicy,
 };
 
 /// The running task of the old spec in this slot.
@@ -27,7 +28,8 @@ fn in_state(state: TaskState, task: Task) -> Task {
 
 /// The new task of slot 1, which was told to run.
 fn new(state: TaskState) -> Task {
-    Task { spec_version: 2, meta: Meta { created: 100, ..Meta::default() }, ..task("n1", 1, "a", state) }
+    let meta = Meta { created: 100, created_at: NOW, ..Meta::default() };
+    Task { spec_version: 2, meta, ..task("n1", 1, "a", state) }
 }
 
 /// The new task of slot 1, which is prepared beside the old one.
@@ -216,21 +218,20 @@ fn a_group_of_slots_waits_for_the_delay_after_the_one_before() {
 #[test]
 fn the_new_task_serves_before_the_old_one_is_stopped_if_it_starts_first() {
     let policy = UpdatePolicy { order: UpdateOrder::StartFirst, ..UpdatePolicy::default() };
-    let started = |state| Task { meta: Meta { created: 101, ..Meta::default() }, ..new(state) };
     assert_eq!(planned_by(policy, [old(1), old(2)]), ["+1 after 0 ms"]);
-    assert_eq!(planned_by(policy, [old(1), started(TaskState::Starting), old(2)]), [""; 0]);
+    assert_eq!(planned_by(policy, [old(1), new(TaskState::Starting), old(2)]), [""; 0]);
     let health = Health { state: HealthState::Starting, ..Health::default() };
-    let mut unproven = started(TaskState::Running);
+    let mut unproven = new(TaskState::Running);
     unproven.status.health = Some(health);
     assert_eq!(planned_by(policy, [old(1), unproven, old(2)]), [""; 0], "its check has not passed yet");
     assert_eq!(planned_by(policy, [old(1), served(1, LONG), old(2)]), ["+2 after 0 ms", "t1:shutdown"]);
-    let failed = failing("it fell", started(TaskState::Failed));
+    let failed = failing("it fell", new(TaskState::Failed));
     assert_eq!(planned_by(policy, [old(1), failed.clone(), old(2)]), ["! paused (spec 2): web.1: it fell"]);
     let paused = updated(policy).update.paused("web.1: it fell".into());
     let paused = Service { update: UpdateStatus { failed_slots: [1].into(), ..paused }, ..updated(policy) };
     assert_eq!(planned_of(paused, [old(1), failed, old(2)]), [""; 0], "the old task serves on");
     let idle = in_state(TaskState::Starting, old(1));
-    let planned = planned_by(policy, [idle, started(TaskState::Starting), old(2)]);
+    let planned = planned_by(policy, [idle, new(TaskState::Starting), old(2)]);
     assert_eq!(planned, ["t1:shutdown"], "nothing is lost with it");
 }
 
@@ -254,7 +255,9 @@ fn a_new_task_that_does_not_stay_up_pauses_the_update() {
 
 #[test]
 fn a_failure_counts_while_the_task_is_watched_and_not_later() {
-    for (after, expected) in [(5_000, Some("! paused (spec 2): web.1: it does not stay up (exit code 3)")), (5_001, None)] {
+    for (after, expected) in
+        [(5_000, Some("! paused (spec 2): web.1: it does not stay up (exit code 3)")), (5_001, None)]
+    {
         let served = served(1, LONG);
         let updated_at = Timestamp(served.served_at.expect("it has served").0 + after);
         let status = TaskStatus { attempt: 2, exit_code: Some(3), ..served.status };
@@ -298,7 +301,7 @@ fn a_task_that_does_not_serve_in_time_has_failed() {
     assert_eq!(planned_by(policy, [old(1), fetching, old(2)]), [""; 0], "an image may take long");
     let reason = PendingReason::NoNodeFits(BTreeMap::from([(Filter::Constraint, 2)]));
     let nowhere = Task { meta: created, ..waiting(reason) };
-    let why = "! paused (spec 2): web.1: it does not serve within 20 s: 2 nodes: constraint not met";
+    let why = "! paused (spec 2): web.1: it does not serve within 20 s: no node fits: 2 of 2 excluded by a constraint";
     assert_eq!(planned_by(policy, [old(1), nowhere, old(2)]), [why]);
 }
 
@@ -349,9 +352,11 @@ fn a_failed_update_is_rolled_back_to_the_spec_before_it_and_only_changed_tasks_a
     assert_eq!(planned(&view), ["! rolling-back (spec 1): web.1: it fell"]);
     let back = revisions::rolled_back(&next, "web.1: it fell".into(), &view, &mut Plan::default()).expect("it is kept");
     assert_eq!((back.spec.image.as_str(), back.revisions.last().map(|it| it.version)), ("web", Some(2)));
-    view.put(back.clone().into_object());
+    // As the store notes it.
+    view.put(Service { spec_set_at: NOW, ..back.clone() }.into_object());
     assert_eq!(planned(&view), ["+1 after 0 ms"], "slot 2 has the earlier spec");
-    let again = Task { id: "r1".into(), spec_version: 1, ..served(1, LONG) };
+    let later = Meta { created: 200, created_at: NOW, ..Meta::default() };
+    let again = Task { id: "r1".into(), spec_version: 1, meta: later, ..served(1, LONG) };
     view.put(again.clone().into_object());
     assert_eq!(planned(&view), ["! rolled-back (spec 1): web.1: it fell"]);
     let status = TaskStatus { state: TaskState::Failed, error: "it fell too".into(), ..TaskStatus::default() };
@@ -375,14 +380,18 @@ fn an_update_that_takes_another_ones_place_goes_back_to_what_has_worked() {
 
 #[test]
 fn nothing_is_rolled_back_to_a_spec_whose_network_or_port_is_gone() {
-    let port = PublishedPort { published: Some(8080), target: 80, ..PublishedPort::default() };
+    let port = PublishedPort { target: 80, published: Some(8080), protocol: Protocol::Tcp, mode: PublishMode::Ingress };
     let mut view = view([]);
     let mut first = Service { spec_version: 1, update: UpdateStatus::default(), ..updated(UpdatePolicy::default()) };
     let attached = NetworkAttachment { network: "net".into(), ..NetworkAttachment::default() };
     let spec = ServiceSpec { ports: vec![port], networks: vec![attached], ..first.spec.as_ref().clone() };
     first.spec = Arc::new(spec);
     view.put(first.clone().into_object());
-    let next = revisions::with_spec(&first, ServiceSpec { image: "worse".into(), ..updated(UpdatePolicy::default()).spec.as_ref().clone() }, None);
+    let next = revisions::with_spec(
+        &first,
+        ServiceSpec { image: "worse".into(), ..updated(UpdatePolicy::default()).spec.as_ref().clone() },
+        None,
+    );
     view.put(next.clone().into_object());
     let back = |view: &Tables| revisions::rolled_back(&next, String::new(), view, &mut Plan::default()).is_some();
     assert!(!back(&view), "its network is gone");
