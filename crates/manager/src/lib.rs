@@ -36,6 +36,7 @@ mod roles;
 mod scheduler;
 mod streams;
 mod term_clock;
+mod wanted;
 mod write;
 
 pub use bootstrap::{FirstNode, address_pools, first_entry};

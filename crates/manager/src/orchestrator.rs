@@ -3,7 +3,7 @@
 mod moves;
 pub(crate) mod orphan;
 pub(crate) mod reaper;
-pub(crate) mod replicated;
+pub(crate) mod service_tasks;
 mod slot;
 mod task_factory;
 mod update;

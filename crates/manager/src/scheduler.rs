@@ -105,22 +105,29 @@ fn place(tasks: &[&Arc<Task>], nodes: &mut Ranking, view: &Tables, plan: &mut Pl
         if plan.is_full(cx) {
             return;
         }
-        match nodes.take(plan) {
-            Some((node_id, device_ids)) => plan.put(Task {
+        let placed = match &task.pinned_to {
+            Some(node) => match nodes.take_on(node, plan) {
+                Ok(device_ids) => Ok((node.clone(), device_ids)),
+                Err(filter) => Err(filter.map(|filter| (filter, 1)).into_iter().collect()),
+            },
+            None => nodes.take(plan).ok_or_else(|| refused.get_or_insert_with(|| nodes.count_refusals()).clone()),
+        };
+        match placed {
+            Ok((node_id, device_ids)) => plan.put(Task {
                 node_id: Some(node_id),
                 status: TaskStatus { state: TaskState::Assigned, at: cx.now, ..task.status.clone() },
                 pending_reason: None,
                 device_ids,
                 ..task.as_ref().clone()
             }),
-            None => wait(task, refused.get_or_insert_with(|| nodes.count_refusals()), nodes, view, plan),
+            Err(refused) => wait(task, refused, nodes, view, plan),
         }
     }
 }
 
 /// Records why the task has no node, if that is news.
-fn wait(task: &Arc<Task>, refused: &BTreeMap<Filter, u64>, nodes: &Ranking, view: &Tables, plan: &mut Plan) {
-    let reason = Some(match refused.clone() {
+fn wait(task: &Arc<Task>, refused: BTreeMap<Filter, u64>, nodes: &Ranking, view: &Tables, plan: &mut Plan) {
+    let reason = Some(match refused {
         refused if refused.is_empty() => PendingReason::NoNode,
         refused if fits_in_place(task, nodes, view) => PendingReason::NeedsRoom(refused),
         refused => PendingReason::NoNodeFits(refused),

@@ -148,8 +148,14 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             working_dir: spec.working_dir.clone().unwrap_or_default(),
             user: spec.user.clone().unwrap_or_default(),
             hostname: spec.hostname.clone().unwrap_or_default(),
+            mode: match spec.mode {
+                ServiceMode::Replicated { .. } => ps::ServiceMode::Replicated,
+                ServiceMode::Global {} => ps::ServiceMode::Global,
+            }
+            .into(),
             replicas: match spec.mode {
                 ServiceMode::Replicated { replicas } => replicas,
+                ServiceMode::Global {} => 0,
             },
             limits: Some(spec.limits.into()),
             reservations: Some(spec.reservations.into()),
@@ -201,7 +207,11 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             working_dir: filled(spec.working_dir),
             user: filled(spec.user),
             hostname: filled(spec.hostname),
-            mode: ServiceMode::Replicated { replicas: spec.replicas },
+            mode: match ps::ServiceMode::try_from(spec.mode) {
+                Ok(ps::ServiceMode::Replicated) => ServiceMode::Replicated { replicas: spec.replicas },
+                Ok(ps::ServiceMode::Global) => ServiceMode::Global {},
+                Err(_) => return Err(Malformed::new("spec.mode", "is unknown")),
+            },
             limits: spec.limits.into(),
             reservations: spec.reservations.into(),
             restart: RestartPolicy {

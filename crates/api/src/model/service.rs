@@ -74,6 +74,8 @@ pub enum ServiceMode {
         /// The number of tasks.
         replicas: u64,
     },
+    /// One task on each node that meets the constraints and is not drained.
+    Global {},
 }
 
 impl ServiceMode {
@@ -81,13 +83,15 @@ impl ServiceMode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Replicated { .. } => "replicated",
+            Self::Global {} => "global",
         }
     }
 
-    /// Returns the number of tasks that a service of this mode has unless it is stopped.
-    pub fn tasks(self) -> u64 {
+    /// Returns the number of tasks that a replicated service has unless it is stopped; `None` for another mode.
+    pub fn replicas(self) -> Option<u64> {
         match self {
-            Self::Replicated { replicas } => replicas,
+            Self::Replicated { replicas } => Some(replicas),
+            Self::Global {} => None,
         }
     }
 }
@@ -228,11 +232,6 @@ impl Default for ServiceSpec {
 }
 
 impl ServiceSpec {
-    /// Returns how many tasks of the service should run.
-    pub fn wanted_tasks(&self) -> u64 {
-        if self.stopped { 0 } else { self.mode.tasks() }
-    }
-
     /// Returns whether tasks made from `self` also satisfy `newer`, which is so if only the number of tasks, the labels
     /// of the service, how its tasks are replaced, or what its name and its ports on every node stand for differ.
     pub fn same_task(&self, newer: &Self) -> bool {

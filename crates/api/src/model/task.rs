@@ -85,6 +85,9 @@ pub struct Task {
     /// The node that the scheduler chose; never changed afterwards.
     #[serde(serialize_with = "text_or_empty")]
     pub node_id: Option<NodeId>,
+    /// The only node on which it may run, as its service has a task on each node; `None` for any.
+    #[serde(serialize_with = "text_or_empty")]
+    pub pinned_to: Option<NodeId>,
     /// The state that the orchestrator wants for it.
     pub desired_state: DesiredState,
     /// The status that its worker observed.
@@ -125,6 +128,7 @@ impl Default for Task {
             spec_version: 0,
             slot: 1,
             node_id: None,
+            pinned_to: None,
             desired_state: DesiredState::Running,
             status: TaskStatus::default(),
             inherited_restarts: 0,

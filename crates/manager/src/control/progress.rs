@@ -17,6 +17,7 @@ use super::error::ControlError;
 use super::reference::resolve;
 use super::{Control, Member};
 use crate::images::{good_holders, wanted_holders};
+use crate::wanted;
 
 /// Reports that may wait for a reader; with more, the watch waits.
 const QUEUE: usize = 16;
@@ -212,7 +213,7 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
         .iter()
         .any(|task| task.desired_state.is_stopping() && !task.status.state.is_terminal() && !is_node_lost(view, task));
     let outdated = tasks.iter().filter(|task| task.is_live() && task.spec_version != service.spec_version).count();
-    let desired = service.spec.wanted_tasks();
+    let desired = wanted::tasks(service, view);
     ServiceProgress {
         running,
         desired,

@@ -18,6 +18,7 @@ use super::pins::{ResolveImage, Warned};
 use super::reference::resolve;
 use super::{Control, Freshness, Listing, Member, validate};
 use crate::revisions::{self, with_spec};
+use crate::wanted;
 
 /// A service with the number of its tasks.
 #[derive(Clone, Debug)]
@@ -39,7 +40,18 @@ const FIELDS: &[Field<ServiceSummary>] = &[
 
 fn summary(service: &Arc<Service>, view: &Tables) -> ServiceSummary {
     let running = view.tasks_of_service(&service.id).filter(|task| task.is_serving()).count() as u64;
-    ServiceSummary { service: Arc::clone(service), running, desired: service.spec.wanted_tasks() }
+    ServiceSummary { service: Arc::clone(service), running, desired: wanted::tasks(service, view) }
+}
+
+/// Refuses another mode than the service has: its tasks have other places then.
+pub(super) fn keeps_mode(service: &Service, spec: &ServiceSpec) -> Result<(), ControlError> {
+    let (old, new) = (service.spec.mode.as_str(), spec.mode.as_str());
+    if old == new {
+        return Ok(());
+    }
+    let why =
+        format!("service `{}` is {old}, and can't become {new}: remove it, and create it anew", service.spec.name);
+    Err(ControlError::invalid("mode", why))
 }
 
 /// Creates a service object with its first spec.
@@ -124,6 +136,7 @@ impl<M: Member> Control<M> {
                 return Err(ControlError::invalid("name", "a service keeps its name"));
             }
             let image_digest = pins.of(spec, Some(service), &view)?;
+            keeps_mode(service, spec)?;
             let new = with_spec(service, with_ids(spec, &view, &BTreeMap::new())?, image_digest);
             let id = service.id.clone();
             let mut tx = WriteTx::new(Arc::clone(&view), request_id);

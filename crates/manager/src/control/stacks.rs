@@ -14,7 +14,7 @@ use super::filter::{self, Field, Filter};
 use super::networks::{self, claim, with_ids};
 use super::pins::{Pins, ResolveImage, Warned};
 use super::reference::resolve;
-use super::services::new_service;
+use super::services::{keeps_mode, new_service};
 use super::{Control, Freshness, Listing, Member, validate};
 use crate::revisions::with_spec;
 
@@ -130,7 +130,10 @@ impl<M: Member> Control<M> {
             let image_digest = pins.of(&service, before.map(AsRef::as_ref), view)?;
             match before {
                 Some(it) if *it.spec == service && it.image_digest == image_digest => {}
-                Some(it) => tx.update(with_spec(it, service, image_digest)),
+                Some(it) => {
+                    keeps_mode(it, &service)?;
+                    tx.update(with_spec(it, service, image_digest));
+                }
                 None => {
                     let new = new_service(service, Some(id.clone()), &self.random);
                     tx.create(Service { image_digest, ..new });

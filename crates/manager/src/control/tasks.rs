@@ -181,7 +181,7 @@ impl<M: Member> Control<M> {
             let task: &Arc<Task> = resolve(&view, reference)?;
             let mut tx = WriteTx::new(view.clone(), request_id);
             match view.service(&task.service_id).filter(|_| shrink) {
-                Some(service) => take_slot(&mut tx, &view, service, task.slot),
+                Some(service) => take_slot(&mut tx, &view, service, task.slot)?,
                 None => {
                     let desired_state = task.desired_state.max(DesiredState::Shutdown);
                     tx.update(Task { desired_state, ..task.as_ref().clone() });
@@ -194,14 +194,19 @@ impl<M: Member> Control<M> {
 }
 
 /// Removes a slot and one replica from the service.
-fn take_slot(tx: &mut WriteTx, view: &Tables, service: &Service, slot: u64) {
-    let ServiceMode::Replicated { replicas } = service.spec.mode;
+fn take_slot(tx: &mut WriteTx, view: &Tables, service: &Service, slot: u64) -> Result<(), ControlError> {
+    let ServiceMode::Replicated { replicas } = service.spec.mode else {
+        let why =
+            format!("service `{}` is {}: it has a task on each node", service.spec.name, service.spec.mode.as_str());
+        return Err(ControlError::invalid("shrink", why));
+    };
     let mode = ServiceMode::Replicated { replicas: replicas.saturating_sub(1) };
     let spec = Arc::new(ServiceSpec { mode, ..service.spec.as_ref().clone() });
     tx.update(Service { spec, ..service.clone() });
     for task in view.tasks_of_service(&service.id).filter(|task| task.slot == slot) {
         tx.update(Task { desired_state: DesiredState::Remove, ..task.as_ref().clone() });
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     }
     let bound =
         |value: u64, most: u64| (value <= most).then_some(()).ok_or(format!("{value} is over the bound of {most}"));
-    check("replicas", bound(spec.mode.tasks(), REPLICAS_BOUND));
+    check("replicas", bound(spec.mode.replicas().unwrap_or_default(), REPLICAS_BOUND));
     let texts =
         spec.entrypoint.iter().chain(&spec.command).chain(&spec.user).chain(&spec.working_dir).chain(&spec.hostname);
     check("command", texts.clone().all(|it| !it.contains('\0')).then_some(()).ok_or("it holds a NUL byte".into()));

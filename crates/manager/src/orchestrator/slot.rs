@@ -69,6 +69,11 @@ impl Slot {
         ready.max_by_key(|task| (self.rank(task), order(task)))
     }
 
+    /// The only node on which its tasks may run; `None` for any.
+    pub(super) fn pinned_to(&self) -> Option<&NodeId> {
+        self.tasks.iter().find_map(|task| task.pinned_to.as_ref())
+    }
+
     /// The newest task, whatever its state.
     pub(super) fn newest(&self) -> Option<&Arc<Task>> {
         self.tasks.last()

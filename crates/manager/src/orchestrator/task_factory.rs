@@ -13,7 +13,8 @@ use flota_raft_store::Tables;
 
 use crate::plan::PlanContext;
 
-/// A new task in `slot`. It inherits the restarts of `before` if that was made from the same spec.
+/// A new task in `slot`, on the node of that slot if it has one of its own. It inherits the restarts of `before` if that
+/// was made from the same spec.
 pub(super) fn make(
     service: &Service,
     slot: u64,
@@ -30,6 +31,7 @@ pub(super) fn make(
         service_id: service.id.clone(),
         spec_version: service.spec_version,
         slot,
+        pinned_to: view.tasks_of_slot(&service.id, slot).find_map(|task| task.pinned_to.clone()),
         desired_state: DesiredState::Running,
         status: TaskStatus { state: TaskState::Pending, at: cx.now, ..TaskStatus::default() },
         inherited_restarts: same.map_or(0, |task| task.restarts() + 1),

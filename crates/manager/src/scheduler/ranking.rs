@@ -5,7 +5,7 @@
 //! Only when the nodes with that number are used up are all others looked at, once.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
 use flota_api::id::{NodeId, ServiceId};
@@ -26,8 +26,8 @@ pub(super) struct Ranking<'a> {
     seen: Vec<Candidate<'a>>,
     /// Those of `seen` that do not refuse the spec, by rank; those with the same rank by id.
     best: BinaryHeap<Reverse<(Rank, NodeId, usize)>>,
-    /// The nodes that were in `seen` before the walk.
-    early: BTreeSet<NodeId>,
+    /// The nodes that the walk leaves out, by their place in `seen`.
+    early: BTreeMap<NodeId, usize>,
     /// The smallest number of tasks of the service on a node that takes tasks.
     level: u64,
     /// The nodes that take tasks, in the order of their load, and the next one of the level that does not refuse the spec.
@@ -48,11 +48,13 @@ impl<'a> Ranking<'a> {
         used: Vec<Candidate<'a>>,
     ) -> Self {
         let mut seen = used;
-        let mut early: BTreeSet<NodeId> = seen.iter().map(|it| it.node.id.clone()).collect();
+        let mut early: BTreeMap<NodeId, usize> =
+            seen.iter().enumerate().map(|(index, it)| (it.node.id.clone(), index)).collect();
         for id in failures.keys() {
             if let Some(node) = view.node(id)
-                && early.insert(id.clone())
+                && !early.contains_key(id)
             {
+                early.insert(id.clone(), seen.len());
                 seen.push(Candidate::new(node, service, view));
             }
         }
@@ -80,6 +82,29 @@ impl<'a> Ranking<'a> {
         plan.expect(Kind::Node, &id);
         self.rank(index);
         Some((id, devices))
+    }
+
+    /// Gives this node a task, and returns the devices of the task.
+    ///
+    /// # Errors
+    /// The filter that refuses the node; `None` if there is no such node.
+    pub(super) fn take_on(&mut self, id: &NodeId, plan: &mut Plan) -> Result<Vec<DeviceId>, Option<Filter>> {
+        let index = match self.early.get(id) {
+            Some(index) => *index,
+            None => {
+                let node = self.view.node(id).ok_or(None)?;
+                self.early.insert(id.clone(), self.seen.len());
+                self.seen.push(Candidate::new(node, self.service, self.view));
+                self.seen.len() - 1
+            }
+        };
+        let node = &mut self.seen[index];
+        if let Some(filter) = filters::refuses(self.spec, node, self.view) {
+            return Err(Some(filter));
+        }
+        let devices = node.take(self.spec, self.view);
+        plan.expect(Kind::Node, id);
+        Ok(devices)
     }
 
     /// Takes the best node out of the order.
@@ -118,7 +143,7 @@ impl<'a> Ranking<'a> {
     }
 
     fn is_early(&self, node: &Node) -> bool {
-        !self.early.is_empty() && self.early.contains(&node.id)
+        !self.early.is_empty() && self.early.contains_key(&node.id)
     }
 
     fn count(&self, node: &Node) -> u64 {

@@ -5,7 +5,8 @@ use crate::plan::Change;
 use flota_api::constraint::Constraint;
 use flota_api::model::{
     Allowance, Attachment, Availability, DeviceId, GenericResource, Network, NetworkAttachment, NetworkSpec,
-    NodeDevice, NodePort, NodeState, Protocol, PublishMode, PublishedPort, Service, ServiceSpec, TunnelKey,
+    NodeDevice, NodePort, NodeState, Protocol, PublishMode, PublishedPort, Service, ServiceMode, ServiceSpec,
+    TunnelKey,
 };
 use flota_api::object::{Kind, StoreObject};
 use flota_api::resources::Resources;
@@ -59,6 +60,21 @@ fn planned(view: &Tables, key: &str) -> Vec<String> {
         other => format!("{other:?}"),
     };
     plan.changes.iter().map(short).collect()
+}
+
+#[test]
+fn a_task_that_is_pinned_to_a_node_goes_there_or_waits_for_it() {
+    let spec = ServiceSpec { mode: ServiceMode::Global {}, ..ServiceSpec::default() };
+    let spec = ServiceSpec { reservations: Resources { nano_cpus: 0, memory_bytes: 3 * GIB }, ..spec };
+    let mut objects: Vec<Object> = ["a", "b", "c"].map(|id| node(id).into_object()).into();
+    objects.push(service("s", spec).into_object());
+    objects.push(task("r", "s", "b", TaskState::Running).into_object());
+    for (id, slot, node) in [("p1", 1, "c"), ("p2x", 2, "b"), ("p3xx", 3, "a"), ("p4xxx", 4, "gone")] {
+        let pinned_to = Some(node.into());
+        objects.push(Task { pinned_to, slot, ..task(id, "s", "", TaskState::Pending) }.into_object());
+    }
+    let full = "p2x: no node fits: 1 of 1 without enough memory";
+    assert_eq!(planned(&view(objects), "s"), ["p1@c", full, "p3xx@a", "p4xxx: there is no node"]);
 }
 
 #[test]

@@ -32,6 +32,7 @@ fn absent_and_chosen_values_survive_the_way_to_the_wire_and_back() {
     let objects = [
         Task { node_id: Some("n".into()), image_digest: Some("sha256:1".into()), ..Task::default() }.into_object(),
         Task { prepared_at: Some(Timestamp(3)), served_at: Some(Timestamp(4)), ..Task::default() }.into_object(),
+        Task { pinned_to: Some("n".into()), ..Task::default() }.into_object(),
         Service {
             stack_id: Some("k".into()),
             spec_set_at: Timestamp(7),

@@ -1,14 +1,15 @@
-//! Keeps a replicated service at its number of tasks: creates tasks, replaces those that were lost or that failed for
-//! good, scales down, carries an update from slot to slot, and moves tasks off drained nodes.
+//! Keeps a service at its number of tasks, or with one on each of its nodes: creates tasks, replaces those that were lost or
+//! that failed for good, scales down, carries an update from slot to slot, and moves tasks off drained nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rand::Rng;
 
-use flota_api::id::{ServiceId, TaskId};
+use flota_api::id::{NodeId, ServiceId, TaskId};
 use flota_api::model::{
-    Availability, FailureAction, NodeState, RestartCondition, Service, Task, UpdateOrder, UpdateStatus,
+    Availability, FailureAction, Node, NodeState, RestartCondition, Service, ServiceMode, Task, UpdateOrder,
+    UpdateStatus,
 };
 use flota_api::naming::task_name;
 use flota_api::object::{Kind, Object};
@@ -22,15 +23,15 @@ use super::slot::{Slot, keep_order, slots};
 use super::{task_factory, update};
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
-use crate::revisions;
+use crate::{revisions, wanted};
 
 /// The control loop; its keys are services, and slots that have changed by themselves.
 #[derive(Debug, Default)]
-pub(crate) struct Replicated;
+pub(crate) struct ServiceTasks;
 
-impl ControlLoop for Replicated {
+impl ControlLoop for ServiceTasks {
     fn name(&self) -> &'static str {
-        "replicated"
+        "service-tasks"
     }
 
     fn all(&self, view: &Tables) -> Vec<Key> {
@@ -49,11 +50,13 @@ impl ControlLoop for Replicated {
                     || is_moving(new, view);
                 if is_news { vec![key_of(new, view)] } else { Vec::new() }
             }
-            Event::Updated { old: Object::Node(old), new: Object::Node(new) }
-                if (old.state == NodeState::Down, old.spec.availability)
-                    == (new.state == NodeState::Down, new.spec.availability) =>
-            {
-                Vec::new()
+            Event::Updated { old: Object::Node(old), new: Object::Node(new) } => {
+                let lasts = |node: &Node| (node.state == NodeState::Down, node.spec.availability);
+                let mut keys = if lasts(old) == lasts(new) { Vec::new() } else { of_node(new, view) };
+                if !is_same_place(old, new) {
+                    keys.extend(global_services(view));
+                }
+                keys
             }
             // Without it the slot may no longer count, and then the service needs another one.
             Event::Removed(Object::Task(task)) if task.desired_state != DesiredState::Remove => {
@@ -63,7 +66,7 @@ impl ControlLoop for Replicated {
             Event::Created(object) | Event::Updated { new: object, .. } | Event::Removed(object) => match object {
                 Object::Service(service) => vec![Key::of(&service.id)],
                 Object::Task(task) => vec![key_of(task, view)],
-                Object::Node(node) => view.tasks_of_node(&node.id).map(|task| key_of(task, view)).collect(),
+                Object::Node(node) => of_node(node, view).into_iter().chain(global_services(view)).collect(),
                 _ => Vec::new(),
             },
             Event::Committed(_) | Event::Reset => Vec::new(),
@@ -89,6 +92,22 @@ impl ControlLoop for Replicated {
     }
 }
 
+/// Returns the keys of the tasks on the node.
+fn of_node(node: &Node, view: &Tables) -> Vec<Key> {
+    view.tasks_of_node(&node.id).map(|task| key_of(task, view)).collect()
+}
+
+/// Returns the keys of the services that have a task on each of their nodes.
+fn global_services(view: &Tables) -> impl Iterator<Item = Key> {
+    view.services().filter(|it| it.spec.mode == ServiceMode::Global {}).map(|it| Key::of(&it.id))
+}
+
+/// Whether no global service can notice the difference.
+fn is_same_place(old: &Node, new: &Node) -> bool {
+    let place = |node: &Node| (node.state == NodeState::Ready, node.spec.availability, node.role);
+    place(old) == place(new) && old.spec.labels == new.spec.labels && old.description == new.description
+}
+
 /// Whether the tasks of the task's service are being replaced. Its slots then depend on each other.
 fn is_updating(task: &Task, view: &Tables) -> bool {
     view.service(&task.service_id).is_some_and(|it| it.update.is_active())
@@ -110,20 +129,22 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
     if service.update.is_active() && record_failures(service, &slots, view, plan, cx) {
         return;
     }
-    let kept = scale_down(service, &slots, plan, cx);
+    let kept = match service.spec.mode {
+        ServiceMode::Replicated { replicas } => scale_down(service, replicas, &slots, plan, cx),
+        ServiceMode::Global {} => leave_nodes(service, &slots, view, plan, cx),
+    };
     for (number, slot) in &kept {
         if plan.is_full(cx) {
             return;
         }
         plan_slot(service, *number, slot, view, plan, cx);
     }
-    let missing = usize::try_from(service.spec.wanted_tasks()).unwrap_or(usize::MAX).saturating_sub(kept.len());
-    for number in (1..).filter(|number| !slots.contains_key(number)).take(missing) {
+    for (number, pinned_to) in missing(service, &slots, &kept, view) {
         if plan.is_full(cx) {
             return;
         }
         let task = task_factory::make(service, number, None, None, view, cx);
-        put_new(task, plan, cx);
+        put_new(Task { pinned_to, ..task }, plan, cx);
     }
     advance_update(service, &kept, view, plan, cx);
     advance_moves(service, &kept, view, plan, cx);
@@ -145,7 +166,7 @@ fn record_failures(
     let mut update = service.update.clone();
     update.failed_slots.extend(failures.keys());
     let policy = update::policy(service);
-    let tasks = usize::try_from(service.spec.wanted_tasks()).unwrap_or(usize::MAX);
+    let tasks = usize::try_from(wanted::tasks(service, view)).unwrap_or(usize::MAX);
     let changed = if policy.tolerates(update.failed_slots.len(), tasks) {
         Service { update: UpdateStatus { reason: Some(reason), ..update }, ..service.clone() }
     } else {
@@ -176,21 +197,60 @@ fn remove<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>, plan: &mut Plan, cx: &
     }
 }
 
-/// Removes surplus slots and returns those that stay.
+/// Removes surplus slots of a replicated service and returns those that stay.
 fn scale_down<'a>(
     service: &Service,
+    replicas: u64,
     slots: &'a BTreeMap<u64, Slot>,
     plan: &mut Plan,
     cx: &PlanContext,
 ) -> BTreeMap<u64, &'a Slot> {
     let counted = || slots.iter().filter(|(_, slot)| slot.counts());
-    let keep = usize::try_from(service.spec.wanted_tasks()).unwrap_or(usize::MAX);
+    let keep = if service.spec.stopped { 0 } else { usize::try_from(replicas).unwrap_or(usize::MAX) };
     if counted().count() <= keep {
         return counted().map(|(number, slot)| (*number, slot)).collect();
     }
     let mut ranked = keep_order(counted().map(|(number, slot)| (*number, slot)));
     remove(ranked.split_off(keep).into_iter().flat_map(|(_, slot)| &slot.tasks), plan, cx);
     ranked.into_iter().collect()
+}
+
+/// Removes the slots of a global service whose nodes have no task of it any more, and returns those that stay.
+fn leave_nodes<'a>(
+    service: &Service,
+    slots: &'a BTreeMap<u64, Slot>,
+    view: &Tables,
+    plan: &mut Plan,
+    cx: &PlanContext,
+) -> BTreeMap<u64, &'a Slot> {
+    let mut nodes = BTreeSet::new();
+    let (kept, left): (Vec<_>, Vec<_>) = slots.iter().filter(|(_, slot)| slot.counts()).partition(|(_, slot)| {
+        let node = slot.pinned_to().and_then(|id| view.node(id));
+        node.is_some_and(|node| wanted::keeps(&service.spec, node) && nodes.insert(&node.id))
+    });
+    remove(left.into_iter().flat_map(|(_, slot)| &slot.tasks), plan, cx);
+    kept.into_iter().map(|(number, slot)| (*number, slot)).collect()
+}
+
+/// Returns the numbers of the slots that the service lacks, and the nodes of those of a global service.
+fn missing(
+    service: &Service,
+    slots: &BTreeMap<u64, Slot>,
+    kept: &BTreeMap<u64, &Slot>,
+    view: &Tables,
+) -> Vec<(u64, Option<NodeId>)> {
+    let nodes: Vec<Option<NodeId>> = match service.spec.mode {
+        _ if service.spec.stopped => Vec::new(),
+        ServiceMode::Replicated { replicas } => {
+            vec![None; usize::try_from(replicas).unwrap_or(usize::MAX).saturating_sub(kept.len())]
+        }
+        ServiceMode::Global {} => {
+            let served: BTreeSet<&NodeId> = kept.values().filter_map(|slot| slot.pinned_to()).collect();
+            let lacks = |node: &&Arc<Node>| wanted::takes(&service.spec, node) && !served.contains(&node.id);
+            view.nodes().filter(lacks).map(|node| Some(node.id.clone())).collect()
+        }
+    };
+    (1..).filter(|number| !slots.contains_key(number)).zip(nodes).collect()
 }
 
 /// Stops every task of a slot that is neither its current task nor its successor, nor serves until its current one does.
@@ -210,8 +270,8 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
     let lost = |task: &Arc<Task>| {
         let node = view.node_of(task);
         let gone = node.is_none_or(|node| node.state == NodeState::Down);
-        let waits =
-            service.spec.keep_on_node_loss && node.is_some_and(|it| it.spec.availability != Availability::Drain);
+        let stays = service.spec.keep_on_node_loss || task.pinned_to.is_some();
+        let waits = stays && node.is_some_and(|it| it.spec.availability != Availability::Drain);
         task.node_id.is_some() && gone && !waits
     };
     if let Some(successor) = slot.successor() {

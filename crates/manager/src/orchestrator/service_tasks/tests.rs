@@ -1,3 +1,4 @@
+mod global;
 mod update;
 
 use std::num::NonZeroU64;
@@ -49,7 +50,7 @@ fn view(objects: impl IntoIterator<Item = Object>) -> Tables {
 
 /// Returns the plan in short form: `+slot` a new task, `id:state` another desired state, `!` another phase of the update.
 fn planned(view: &Tables) -> Vec<String> {
-    let plan = Replicated.plan(&Key::of("s"), view, &mut PlanContext::at(NOW));
+    let plan = ServiceTasks.plan(&Key::of("s"), view, &mut PlanContext::at(NOW));
     let mut short: Vec<String> = plan
         .changes
         .iter()
@@ -159,7 +160,7 @@ fn moves_that_another_slot_holds_up_are_looked_at_again() {
         let tasks = [task("t1", 1, "a", TaskState::Running), ready.clone(), task("t3", 2, "b", other)];
         let tasks = tasks.map(StoreObject::into_object);
         let view = view([service(2).into_object(), drained.clone().into_object()].into_iter().chain(tasks));
-        let plan = Replicated.plan(&Key::of("s"), &view, &mut PlanContext::at(NOW));
+        let plan = ServiceTasks.plan(&Key::of("s"), &view, &mut PlanContext::at(NOW));
         (plan.changes.len(), plan.retry_at)
     };
     assert_eq!(retried(TaskState::Running), (1, None));
@@ -174,7 +175,7 @@ fn a_change_in_a_slot_that_moves_concerns_its_service() {
         let view =
             view([service(2).into_object(), from.into_object(), task("t1", 1, "a", TaskState::Shutdown).into_object()]);
         let [old, new] = [TaskState::Starting, TaskState::Running].map(|state| task("t2", 1, "b", state).into_object());
-        Replicated.dirtied_by(&Event::Updated { old, new }, &view)
+        ServiceTasks.dirtied_by(&Event::Updated { old, new }, &view)
     };
     assert_eq!(dirtied(Availability::Drain), [Key::of("s")], "the next slot may move now");
     assert_eq!(dirtied(Availability::Active), []);
@@ -284,7 +285,7 @@ fn a_removed_task_concerns_its_slot_and_only_a_slot_that_no_longer_counts_the_se
     let gone = Task { desired_state: DesiredState::Shutdown, ..task("t1", 1, "a", TaskState::Shutdown) };
     let dirtied = |rest: Option<Task>| {
         let view = view([service(9).into_object()].into_iter().chain(rest.map(StoreObject::into_object)));
-        Replicated.dirtied_by(&Event::Removed(gone.clone().into_object()), &view)
+        ServiceTasks.dirtied_by(&Event::Removed(gone.clone().into_object()), &view)
     };
     let next = task("t2", 1, "b", TaskState::Running);
     assert_eq!(dirtied(Some(next.clone())), [Key::slot_of(&gone)]);

@@ -70,7 +70,7 @@ fn planned_of(service: Service, tasks: impl IntoIterator<Item = Task>) -> Vec<St
 fn looks_at(policy: UpdatePolicy, tasks: impl IntoIterator<Item = Task>) -> Option<u64> {
     let tasks = tasks.into_iter().map(StoreObject::into_object);
     let view = view([updated(policy).into_object()].into_iter().chain(tasks));
-    let plan = Replicated.plan(&Key::of("s"), &view, &mut PlanContext::at(NOW));
+    let plan = ServiceTasks.plan(&Key::of("s"), &view, &mut PlanContext::at(NOW));
     plan.retry_at.map(|at| at.0 - NOW.0)
 }
 
@@ -242,7 +242,7 @@ fn a_task_that_starts_to_serve_concerns_its_slot_while_the_update_is_paused_too(
     let [old, new] = [None, Some(NOW)].map(|served_at| Task { served_at, ..new(TaskState::Running) });
     let key = Key::slot_of(&new);
     let event = Event::Updated { old: old.into_object(), new: new.into_object() };
-    assert_eq!(Replicated.dirtied_by(&event, &view), [key]);
+    assert_eq!(ServiceTasks.dirtied_by(&event, &view), [key]);
 }
 
 #[test]

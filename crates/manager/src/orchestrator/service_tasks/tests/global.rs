@@ -1,0 +1,124 @@
+//! Global services: a task on each node that meets the constraints, on the nodes `a` and `b`.
+
+use super::*;
+use flota_api::constraint::Constraint;
+
+fn global() -> Service {
+    with_spec(|_| {})
+}
+
+fn with_spec(change: impl FnOnce(&mut ServiceSpec)) -> Service {
+    let mut spec = ServiceSpec { mode: ServiceMode::Global {}, ..service(1).spec.as_ref().clone() };
+    change(&mut spec);
+    Service { spec: Arc::new(spec), ..service(1) }
+}
+
+/// The running task of a slot whose node this is.
+fn on(node: &str, slot: u64) -> Task {
+    Task { pinned_to: Some(node.into()), ..task(&format!("t{slot}"), slot, node, TaskState::Running) }
+}
+
+fn available(id: &str, availability: Availability) -> Node {
+    let mut node = node(id, NodeState::Ready);
+    node.spec.availability = availability;
+    node
+}
+
+/// Returns the plan, and the nodes of the new tasks.
+fn planned_for(
+    service: Service,
+    tasks: impl IntoIterator<Item = Task>,
+    nodes: impl IntoIterator<Item = Node>,
+) -> Vec<String> {
+    let mut objects = vec![service.into_object()];
+    objects.extend(tasks.into_iter().map(StoreObject::into_object));
+    objects.extend(nodes.into_iter().map(StoreObject::into_object));
+    let view = view(objects);
+    let mut short = planned(&view);
+    let plan = ServiceTasks.plan(&Key::of("s"), &view, &mut PlanContext::at(NOW));
+    let new = plan.changes.iter().filter_map(|change| match change {
+        Change::Put(Object::Task(task)) if view.task(&task.id).is_none() => {
+            Some(format!("{} on {}", task.slot, task.pinned_to.as_ref().expect("it has a node of its own")))
+        }
+        _ => None,
+    });
+    short.retain(|it| !it.starts_with('+'));
+    short.extend(new);
+    short.sort();
+    short
+}
+
+#[test]
+fn each_node_has_one_task() {
+    assert_eq!(planned_for(global(), [], []), ["1 on a", "2 on b"]);
+    assert_eq!(planned_for(global(), [on("b", 1)], []), ["2 on a"]);
+    assert_eq!(planned_for(global(), [on("b", 1), on("a", 2)], []), [""; 0]);
+    assert_eq!(planned_for(global(), [on("b", 1), on("a", 2), on("b", 3)], []), ["t3:remove"]);
+    assert_eq!(planned_for(with_spec(|it| it.stopped = true), [on("b", 1)], []), ["t1:remove"]);
+}
+
+#[test]
+fn a_node_that_is_drained_or_removed_or_no_longer_meets_the_constraints_loses_its_task() {
+    assert_eq!(planned_for(global(), [on("b", 1), on("a", 2)], [available("b", Availability::Drain)]), ["t1:remove"]);
+    assert_eq!(planned_for(global(), [on("gone", 1), on("a", 2), on("b", 3)], []), ["t1:remove"]);
+    let zoned = || with_spec(|it| it.constraints = vec![Constraint::parse("node.labels.zone==a").expect("it is one")]);
+    let mut labelled = node("b", NodeState::Ready);
+    labelled.spec.labels.insert("zone".into(), "a".into());
+    assert_eq!(planned_for(zoned(), [on("a", 1)], [labelled]), ["2 on b", "t1:remove"]);
+}
+
+#[test]
+fn a_paused_node_keeps_its_task_and_gets_none() {
+    let paused = || [available("b", Availability::Pause)];
+    assert_eq!(planned_for(global(), [on("a", 1)], paused()), [""; 0]);
+    assert_eq!(planned_for(global(), [on("a", 1), on("b", 2)], paused()), [""; 0]);
+}
+
+#[test]
+fn a_node_that_is_down_keeps_its_task_because_no_other_can_have_it() {
+    let down = || [node("b", NodeState::Down)];
+    assert_eq!(planned_for(global(), [on("a", 1), on("b", 2)], down()), [""; 0]);
+    assert_eq!(planned_for(global(), [on("a", 1)], down()), [""; 0]);
+}
+
+#[test]
+fn a_task_that_has_failed_is_replaced_on_its_node() {
+    let failed = Task { pinned_to: Some("b".into()), ..task("t2", 2, "b", TaskState::Failed) };
+    let failed = Task { meta: Meta { updated_at: NOW, ..failed.meta }, ..failed };
+    assert_eq!(planned_for(global(), [on("a", 1), failed], []), ["2 on b"]);
+}
+
+#[test]
+fn a_node_concerns_global_services_when_it_comes_goes_or_changes() {
+    let view = view([global().into_object()]);
+    let dirtied = |old: Node, new: Node| {
+        let event = Event::Updated { old: old.into_object(), new: new.into_object() };
+        !ServiceTasks.dirtied_by(&event, &view).is_empty()
+    };
+    let ready = || node("a", NodeState::Ready);
+    assert!(!dirtied(ready(), ready()));
+    assert!(dirtied(node("a", NodeState::Down), ready()));
+    assert!(dirtied(ready(), available("a", Availability::Drain)));
+    let mut labelled = ready();
+    labelled.spec.labels.insert("zone".into(), "a".into());
+    assert!(dirtied(ready(), labelled));
+    let created = Event::Created(node("c", NodeState::Ready).into_object());
+    assert_eq!(ServiceTasks.dirtied_by(&created, &view), [Key::of("s")]);
+    let removed = Event::Removed(ready().into_object());
+    assert_eq!(ServiceTasks.dirtied_by(&removed, &view), [Key::of("s")]);
+}
+
+#[test]
+fn as_many_tasks_are_wanted_as_nodes_can_run_one() {
+    let wanted = |nodes: Vec<Node>, tasks: Vec<Task>| {
+        let nodes = nodes.into_iter().map(StoreObject::into_object);
+        let view = view(nodes.chain(tasks.into_iter().map(StoreObject::into_object)));
+        wanted::tasks(&global(), &view)
+    };
+    assert_eq!(wanted(vec![], vec![]), 2);
+    assert_eq!(wanted(vec![available("b", Availability::Drain)], vec![]), 1);
+    assert_eq!(wanted(vec![available("b", Availability::Pause)], vec![]), 1);
+    assert_eq!(wanted(vec![available("b", Availability::Pause)], vec![on("b", 1)]), 2);
+    assert_eq!(wanted(vec![node("b", NodeState::Unknown)], vec![on("b", 1)]), 2);
+    assert_eq!(wanted(vec![node("b", NodeState::Down)], vec![on("b", 1)]), 1);
+}
