@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flota_api::model::{NodeState, Service, Task, UpdatePhase, UpdateStatus};
+use flota_api::model::{Availability, Node, NodeState, Service, ServiceMode, Task, UpdatePhase, UpdateStatus};
 use flota_api::state::TaskState;
 use flota_manager::Manager;
 use flota_raft_store::Digest;
@@ -116,6 +116,22 @@ pub fn picture(cluster: &SimCluster) -> String {
     running.join(", ")
 }
 
+/// Returns how many tasks of the service should run while every node is ready.
+fn wanted(service: &Service, view: &View) -> u64 {
+    match service.spec.mode {
+        _ if service.spec.stopped => 0,
+        ServiceMode::Replicated { replicas } => replicas,
+        ServiceMode::Global {} => {
+            let takes = |node: &&std::sync::Arc<Node>| {
+                node.state == NodeState::Ready
+                    && node.spec.availability != Availability::Drain
+                    && service.spec.constraints.iter().all(|constraint| node.satisfies(constraint))
+            };
+            view.nodes().filter(takes).count() as u64
+        }
+    }
+}
+
 /// Whether the state of the whole cluster is the one that users have requested.
 ///
 /// # Errors
@@ -140,7 +156,7 @@ pub fn converged(cluster: &SimCluster) -> Result<(), String> {
     let slots = slots(cluster);
     // A paused update waits for a user, and so does the failed task of its slot.
     for service in view.services().filter(|service| !service.update.is_paused()) {
-        let (name, wanted) = (&service.spec.name, service.spec.wanted_tasks());
+        let (name, wanted) = (&service.spec.name, wanted(service, &view));
         let here = slots.iter().filter(|((service, _), _)| service == name);
         let runs = here.map(|(_, running)| running.len()).collect::<Vec<_>>();
         if runs.len() as u64 != wanted || runs.iter().any(|count| *count != 1) {

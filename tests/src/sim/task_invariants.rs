@@ -53,6 +53,7 @@ impl TaskInvariants {
             self.tasks.insert(task.id.to_string(), Arc::clone(task));
         }
         check_slots(view)?;
+        check_places(view)?;
         check_devices(view)?;
         check_resources(view)
     }
@@ -175,6 +176,24 @@ fn check_slots(view: &View) -> Result<(), Violation> {
             let ids: Vec<&str> = tasks.iter().map(|task| task.id.as_str()).collect();
             let text = format!("slot {slot} of a service has {} wanted tasks: {ids:?}", tasks.len());
             return Err(Kind::SlotWantedTwice.because(text));
+        }
+    }
+    Ok(())
+}
+
+/// A task is on the node to which it is pinned, and no two slots of a service are pinned to the same node.
+fn check_places(view: &View) -> Result<(), Violation> {
+    let mut places = BTreeMap::new();
+    for task in view.tasks().filter(|task| is_wanted(task)) {
+        let Some(place) = &task.pinned_to else { continue };
+        if task.node_id.as_ref().is_some_and(|node| node != place) {
+            let text = format!("task {} is pinned to {place}, and is on {:?}", task.id, task.node_id);
+            return Err(Kind::WrongNode.because(text));
+        }
+        let slot = places.insert((&task.service_id, place), task.slot).filter(|slot| *slot != task.slot);
+        if let Some(slot) = slot {
+            let text = format!("slots {slot} and {} of a service are pinned to the same node", task.slot);
+            return Err(Kind::WrongNode.because(text));
         }
     }
     Ok(())

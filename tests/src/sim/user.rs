@@ -14,7 +14,9 @@ use tonic::{Code, Request, Status};
 use flota_api::proto::control::control_client::ControlClient;
 use flota_api::proto::control::{CreateServiceRequest, ListRequest, RemoveRequest, UpdateServiceRequest};
 use flota_api::proto::objects::Service;
-use flota_api::proto::specs::{GenericResource, NetworkAttachment, ServiceSpec, UpdateOrder, UpdatePolicy};
+use flota_api::proto::specs::{
+    GenericResource, NetworkAttachment, ServiceMode, ServiceSpec, UpdateOrder, UpdatePolicy,
+};
 use flota_api::proto::types::{PublishedPort, Resources, RestartPolicy};
 use flota_api::reason::Reason;
 use flota_identity::{Dialer, Peer};
@@ -31,7 +33,9 @@ mod networks;
 mod prober;
 
 /// Names of the services that users create. Their hyphens keep them from being beginnings of ids, which also name services.
-pub const NAMES: [&str; 5] = ["the-web", "the-db", "the-cache", "the-queue", "the-mail"];
+pub const NAMES: [&str; 6] = ["the-web", "the-db", "the-cache", "the-queue", "the-mail", GLOBAL];
+/// The service that has a task on each node.
+const GLOBAL: &str = "the-agent";
 /// The services whose updates start the new task of a slot before the old one is stopped.
 pub(super) const STARTED_FIRST: [&str; 2] = ["the-web", "the-queue"];
 /// Time limit of one try at one manager.
@@ -252,6 +256,7 @@ impl Client {
             ports: is_published.then_some(port).into_iter().collect(),
             labels: [(TAG.to_owned(), tag.to_string())].into(),
             image: self.wishes.image.into(),
+            mode: if name == GLOBAL { ServiceMode::Global } else { ServiceMode::Replicated }.into(),
             replicas: self.rng.random_range(0..=self.wishes.replicas),
             env: vec![format!("RELEASE={}", self.rng.random_range(0..3))],
             stop_grace_ms: 1_000,
@@ -265,8 +270,8 @@ impl Client {
             }),
             generic_resources: devices.into_iter().collect(),
             // With all services at their largest, nodes have little room for the tasks of an update: for some, CPU is
-            // short, and for others memory.
-            reservations: Some(Resources {
+            // short, and for others memory. One that must have a task on each node reserves nothing.
+            reservations: (name != GLOBAL).then_some(Resources {
                 nano_cpus: self.rng.random_range(1..=2) * 500_000_000,
                 memory_bytes: self.rng.random_range(1..=2) << 30,
                 ..Resources::default()

@@ -18,6 +18,8 @@ pub enum Kind {
     TaskWentBack,
     /// A task has changed its node.
     TaskMoved,
+    /// A task is on another node than the one to which it is pinned, or two of a global service are on one.
+    WrongNode,
     /// A part of a task has changed that its writer can't have changed.
     WrongWriter,
     /// Two tasks of one slot should run.

@@ -6,6 +6,7 @@
 
 mod clocks;
 mod digests;
+mod global;
 mod health;
 mod images;
 mod leader_clocks;

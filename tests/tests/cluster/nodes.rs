@@ -9,7 +9,7 @@ use flota_tests::sim::script::{Script, script, script_with, spec};
 use super::{containers, node_is, seen, tasks_of};
 
 /// Blocks every link between a worker and the managers, in both directions.
-fn cut_off(it: &mut Script, worker: usize) {
+pub(super) fn cut_off(it: &mut Script, worker: usize) {
     let worker = it.cluster().workers[worker].host;
     let managers: Vec<_> = it.cluster().managers.iter().map(|manager| manager.host).collect();
     for manager in managers {
