@@ -224,7 +224,8 @@ fn the_new_task_serves_before_the_old_one_is_stopped_if_it_starts_first() {
     let mut unproven = new(TaskState::Running);
     unproven.status.health = Some(health);
     assert_eq!(planned_by(policy, [old(1), unproven, old(2)]), [""; 0], "its check has not passed yet");
-    assert_eq!(planned_by(policy, [old(1), served(1, LONG), old(2)]), ["+2 after 0 ms", "t1:shutdown"]);
+    assert_eq!(planned_by(policy, [old(1), served(1, LONG), old(2)]), ["t1:shutdown"]);
+    assert_eq!(planned_by(policy, [stopped(old(1)), served(1, LONG), old(2)]), ["+2 after 0 ms"]);
     let failed = failing("it fell", new(TaskState::Failed));
     assert_eq!(planned_by(policy, [old(1), failed.clone(), old(2)]), ["! paused (spec 2): web.1: it fell"]);
     let paused = updated(policy).update.paused("web.1: it fell".into());
@@ -409,12 +410,12 @@ fn an_update_that_goes_on_tries_a_slot_again_that_kept_its_old_task() {
     let mut service = updated(UpdatePolicy::default());
     service.update = UpdateStatus { failed_slots: [1].into(), ..service.update }.paused("web.1: no image".into());
     assert_eq!(planned_of(service.clone(), [old(1), failed.clone(), old(2)]), [""; 0]);
-    let update = UpdateStatus { started_at: NOW, ..service.update.resumed(|_| false) };
+    let update = UpdateStatus { started_at: Timestamp(NOW.0 + 1), ..service.update.resumed(|_| false) };
     let goes_on = Service { update, ..service.clone() };
     assert_eq!(planned_of(goes_on, [old(1), failed, old(2)]), ["+1 ready after 0 ms"]);
     let looping = new(TaskState::Running);
     let looping = Task { status: TaskStatus { attempt: 2, exit_code: Some(3), ..looping.status }, ..looping };
-    let update = UpdateStatus { started_at: NOW, ..service.update.resumed(|_| true) };
+    let update = UpdateStatus { started_at: Timestamp(NOW.0 + 1), ..service.update.resumed(|_| true) };
     let goes_on = Service { update, ..service };
     assert_eq!(planned_of(goes_on, [stopped(old(1)), looping, old(2)]), ["+2 ready after 0 ms"], "it stays");
 }
