@@ -166,7 +166,7 @@ async fn a_change_of_another_version_is_refused() {
     let version = Some(control.store.view().service("s1").expect("it is there").meta.version);
     let more = ServiceSpec { mode: ServiceMode::Replicated { replicas: 3 }, ..changed };
     let updated = control.update_service(None, "web", version, &more, Never).await;
-    assert_eq!(updated.expect("it has this version").changed.spec.wanted_tasks(), 3);
+    assert_eq!(updated.expect("it has this version").changed.spec.mode.replicas(), Some(3));
 }
 
 #[tokio::test]
@@ -334,11 +334,11 @@ async fn a_task_that_is_removed_keeps_its_service_unless_that_is_to_shrink() {
     control.remove_task(None, "web.1", false).await.expect("it is there");
     let view = control.store.view();
     assert!(view.task("t1").expect("it is stopped first").desired_state.is_stopping());
-    assert_eq!(view.service("s1").expect("it is there").spec.wanted_tasks(), 1);
+    assert_eq!(view.service("s1").expect("it is there").spec.mode.replicas(), Some(1));
     control.remove_task(None, "web.2", true).await.expect("it is there");
     let view = control.store.view();
     assert!(view.task("t2").expect("it is stopped first").desired_state.is_stopping());
-    assert_eq!(view.service("s1").expect("it is there").spec.wanted_tasks(), 0);
+    assert_eq!(view.service("s1").expect("it is there").spec.mode.replicas(), Some(0));
 }
 
 #[tokio::test]

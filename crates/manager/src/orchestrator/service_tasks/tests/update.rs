@@ -440,6 +440,6 @@ fn what_changes_no_task_changes_no_spec_and_leaves_a_paused_update_alone() {
     let update = UpdatePolicy { parallelism: None, ..UpdatePolicy::default() };
     let spec = ServiceSpec { labels, mode, update, stopped: true, ..service.spec.as_ref().clone() };
     let changed = revisions::with_spec(&service, spec, None);
-    assert_eq!((changed.spec_version, &changed.update, changed.spec.wanted_tasks()), (2, &service.update, 0));
+    assert_eq!((changed.spec_version, &changed.update, changed.spec.stopped), (2, &service.update, true));
     assert_eq!(changed.revisions, []);
 }
