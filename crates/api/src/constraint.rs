@@ -69,6 +69,11 @@ impl Constraint {
         Ok(Self { key, equal, value: value.to_owned() })
     }
 
+    /// Returns whether the constraint names the one node that satisfies it.
+    pub fn names_node(&self) -> bool {
+        self.equal && matches!(self.key, Key::Id | Key::Hostname)
+    }
+
     /// Returns which property of a node is compared.
     pub(crate) fn key(&self) -> &Key {
         &self.key
@@ -113,6 +118,18 @@ mod tests {
             }
         }
         assert_eq!(Constraint::parse("node.id ==  a").expect("it is good").to_string(), "node.id==a");
+    }
+
+    #[test]
+    fn a_node_is_named_by_its_id_or_hostname() {
+        for (text, expected) in [
+            ("node.hostname==a", true),
+            ("node.id==a", true),
+            ("node.hostname!=a", false),
+            ("node.labels.zone==a", false),
+        ] {
+            assert_eq!(Constraint::parse(text).expect("it is good").names_node(), expected, "{text}");
+        }
     }
 
     #[test]

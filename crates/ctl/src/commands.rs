@@ -19,3 +19,4 @@ pub(crate) mod system;
 pub(crate) mod task;
 #[cfg(test)]
 mod tests;
+mod update_flags;

@@ -19,6 +19,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, Usage> {
     flota_stack::parse::duration(text).map_err(Usage)
 }
 
+/// Parses a duration of which there may be none: an empty text and `0` give zero, which stands for that.
+pub(crate) fn duration_or_none(text: &str) -> Result<Duration, Usage> {
+    flota_stack::parse::duration_or_none(text).map(Option::unwrap_or_default).map_err(Usage)
+}
+
 /// Parses a filter `KEY=VALUE`; only rows with that value are listed.
 pub(crate) fn filter(text: &str) -> Result<(String, String), Usage> {
     let (key, value) = text.split_once('=').ok_or_else(|| Usage("it is KEY=VALUE".into()))?;

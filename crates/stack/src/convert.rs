@@ -5,6 +5,7 @@ mod devices;
 mod health;
 mod networks;
 mod privileges;
+mod update;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -85,6 +86,8 @@ fn deploy(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
         resources(node, spec)?;
     }
     spec.restart = keys.read("restart_policy", restart)?.unwrap_or_default();
+    spec.update = keys.read("update_config", update::update)?.unwrap_or_default();
+    spec.rollback = keys.read("rollback_config", update::rollback)?.unwrap_or_default();
     spec.constraints = keys.read("placement", placement)?.unwrap_or_default();
     let mode = |text: &str| {
         let found = EndpointMode::ALL.iter().copied().find(|it| it.as_str() == text);

@@ -65,7 +65,7 @@ mod tests {
     use std::num::NonZeroU64;
 
     use flota_api::constraint::Constraint;
-    use flota_api::model::StackSpec;
+    use flota_api::model::{StackSpec, UpdateOrder};
 
     use super::*;
 
@@ -90,6 +90,8 @@ services:
         limits: { cpus: 0.5, memory: 64M, pids: 20 }
         reservations: { cpus: "0.1" }
       restart_policy: { condition: on-failure, delay: 2s }
+      update_config: { order: start-first }
+      rollback_config: { parallelism: 0 }
       placement: { constraints: [node.role==worker] }
 "#;
 
@@ -102,7 +104,7 @@ services:
     fn a_stack_file_becomes_specs() {
         let stack = parsed(FILE).expect("a good file");
         let [web] = stack.services.as_slice() else { panic!("one service") };
-        assert_eq!((web.name.as_str(), web.image.as_str(), web.wanted_tasks()), ("shop_web", "whoami", 3));
+        assert_eq!((web.name.as_str(), web.image.as_str(), web.mode.replicas()), ("shop_web", "whoami", Some(3)));
         assert_eq!(web.command, ["serve", "two words"]);
         assert_eq!(web.env, ["NODE={{.Node.Hostname}}", "PORT=8080", "USER=ada"]);
         let labels: Vec<String> = web.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -110,6 +112,9 @@ services:
         let limits = [web.limits.nano_cpus, web.limits.memory_bytes, web.limits.pids].map(|it| it.map(NonZeroU64::get));
         assert_eq!(limits, [Some(500_000_000), Some(64 << 20), Some(20)]);
         assert_eq!(web.reservations.nano_cpus, 100_000_000);
+        let parallelism = [web.update, web.rollback].map(|it| it.parallelism.map(NonZeroU64::get));
+        assert_eq!((web.update.order, web.rollback.order), (UpdateOrder::StartFirst, UpdateOrder::StopFirst));
+        assert_eq!(parallelism, [Some(1), None]);
         assert_eq!(web.constraints, [Constraint::parse("node.role==worker").expect("it is good")]);
     }
 

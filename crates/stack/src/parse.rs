@@ -71,6 +71,17 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if text.trim().is_empty() { Err(fail()) } else { Ok(Duration::from_nanos(total)) }
 }
 
+/// Parses a duration of which there may be none: an empty text, `0` and a duration of zero give none.
+///
+/// # Errors
+/// A message that names the text and the form that is expected.
+pub fn duration_or_none(text: &str) -> Result<Option<Duration>, String> {
+    match text.trim() {
+        "" | "0" => Ok(None),
+        text => duration(text).map(|it| Some(it).filter(|it| !it.is_zero())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,5 +100,10 @@ mod tests {
             assert!(bytes(bad).is_err() && cpus(bad).is_err() && duration(bad).is_err(), "{bad}");
         }
         assert!(duration("10").is_err(), "a duration has a unit");
+        for none in ["", "0", " ", "0s"] {
+            assert_eq!(duration_or_none(none), Ok(None), "{none}");
+        }
+        assert_eq!(duration_or_none("1s"), Ok(Some(Duration::from_secs(1))));
+        assert!(duration_or_none("1").is_err());
     }
 }

@@ -214,7 +214,7 @@ fn user_brings_a_service_back_to_any_kept_spec_and_its_number_of_tasks_stays() {
         let all = |version| (1..=4).map(|slot| (slot, version)).collect::<BTreeSet<_>>();
         assert_eq!(serving(it.cluster(), "web"), Ok(all(1)));
         let first = service(it.cluster(), "web").unwrap();
-        assert_eq!((first.spec.env[0].as_str(), first.spec.mode.tasks()), ("VERSION=1", 4));
+        assert_eq!((first.spec.env[0].as_str(), first.spec.mode.replicas()), ("VERSION=1", Some(4)));
         let history = |it: &mut Script| {
             let request = GetRequest { name: "web".into() };
             let answer = it.request(it.leader(), |mut client| async move { client.get_service_history(request).await });

@@ -22,8 +22,9 @@ use tonic_prost::ProstCodec;
 use tower::{Service, service_fn};
 
 use flota_api::proto::control::{
-    CreateServiceRequest, Empty, GetRequest, ListTasksRequest, NodeRow, RemoveRequest, RemoveTaskRequest,
-    ServiceChange, ServiceProgress, ServiceRow, StackRow, TaskRow, Tasks, UpdateServiceRequest, WatchServiceRequest,
+    CreateServiceRequest, Empty, GetRequest, ListTasksRequest, NodeRow, PauseUpdateRequest, RemoveRequest,
+    RemoveTaskRequest, RollbackServiceRequest, ServiceChange, ServiceHistory, ServiceProgress, ServiceRow, StackRow,
+    TaskRow, Tasks, UpdateServiceRequest, WatchServiceRequest,
 };
 use flota_api::proto::objects;
 use flota_api::proto::streams::Frame;
@@ -39,16 +40,18 @@ pub(crate) enum Act {
     Hang,
     /// Answers a create.
     Create,
-    /// Answers a request for one service.
+    /// Answers a request for one service, a rollback, or a pause.
     Service(Box<ServiceRow>),
+    /// Answers a request for the specs of a service.
+    History(ServiceHistory),
     /// Answers a request for one task.
     Task(TaskRow),
     /// Answers a request for one node.
     Node(NodeRow),
     /// Answers a request for one stack.
     Stack(StackRow),
-    /// Answers an update of a service.
-    Update,
+    /// Answers an update of a service with this service.
+    Update(Box<ServiceRow>),
     /// Answers a removal.
     Remove,
     /// Answers that connections can be forwarded.
@@ -140,6 +143,13 @@ fn called(method: &str, name: &str) -> String {
     format!("{method} {name}").trim_end().to_owned()
 }
 
+/// Returns the name of the service that an update is for, and what users change most often.
+fn updated(request: &UpdateServiceRequest) -> String {
+    let spec = request.spec.clone().unwrap_or_default();
+    let forced = if spec.force > 0 { format!(" force={}", spec.force) } else { String::new() };
+    format!("{}{forced}{}", request.service, if spec.stopped { " stopped" } else { "" })
+}
+
 impl Script {
     fn note(&self, text: &str) {
         self.seen.lock().expect("no holder panics").push(text.to_owned());
@@ -186,8 +196,25 @@ impl Script {
                 unary!(script, request, |it: GetRequest| called("GetStack", &it.name), Act::Stack(row) => row)
             }
             "UpdateService" => {
-                unary!(script, request, |it: UpdateServiceRequest| called("UpdateService", &it.service),
-                    Act::Update => ServiceChange::default())
+                unary!(script, request, |it: UpdateServiceRequest| called("UpdateService", &updated(&it)),
+                    Act::Update(row) => ServiceChange { service: row.service, warnings: Vec::new() })
+            }
+            "RollbackService" => {
+                let noted = |it: &RollbackServiceRequest| match it.version {
+                    Some(version) => format!("{} to {version}", it.service),
+                    None => it.service.clone(),
+                };
+                unary!(script, request, |it: RollbackServiceRequest| called("RollbackService", &noted(&it)),
+                    Act::Service(row) => row.service.unwrap_or_default())
+            }
+            "PauseUpdate" => {
+                let noted = |it: &PauseUpdateRequest| format!("{} {}", it.service, it.paused);
+                unary!(script, request, |it: PauseUpdateRequest| called("PauseUpdate", &noted(&it)),
+                    Act::Service(row) => row.service.unwrap_or_default())
+            }
+            "GetServiceHistory" => {
+                unary!(script, request, |it: GetRequest| called("GetServiceHistory", &it.name),
+                    Act::History(history) => history)
             }
             "RemoveTask" => {
                 unary!(script, request, |it: RemoveTaskRequest| called("RemoveTask", &it.name),

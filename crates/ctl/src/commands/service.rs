@@ -1,24 +1,25 @@
 //! `ctl service …` manages services.
 
+mod history;
+mod replicas;
+mod update;
+
 use clap::Subcommand;
 use serde_json::json;
 
-use flota_api::constraint::Constraint;
-use flota_api::model::{self, ServiceMode, ServiceSpec};
+use flota_api::model::{self, ServiceSpec};
 use flota_api::proto::control::{
     CreateServiceRequest, GetRequest, ListTasksRequest, RemoveRequest, ResolveImage, ServiceChange, ServiceRow,
     UpdateServiceRequest,
 };
+use flota_api::proto::objects;
 
 use crate::client::{Client, request_id};
-use crate::commands::network;
-use crate::commands::network_flags::NetworkRemovals;
-use crate::commands::privilege_flags::PrivilegeRemovals;
 use crate::commands::spec_flags::SpecFlags;
 use crate::commands::{logs, task};
-use crate::error::{Usage, named};
+use crate::error::named;
 use crate::printer::{self, ListOptions};
-use crate::progress::{self, WaitOptions};
+use crate::progress::{self, Target, WaitOptions};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Service {
@@ -66,40 +67,18 @@ pub(crate) enum Service {
         #[command(flatten)]
         wait: WaitOptions,
     },
-    /// Change a service; its tasks are replaced one after the other
-    Update {
-        #[command(flatten)]
-        flags: Box<SpecFlags>,
-        /// Image to run from now on; a name stands for what its registry has now, also if the service has it already
-        #[arg(long)]
-        image: Option<String>,
-        /// Do not ask the registry for the image's digest; each node then asks by itself
-        #[arg(long)]
-        no_resolve_image: bool,
-        /// Arguments of the program, separated by blanks
-        #[arg(long)]
-        args: Option<String>,
-        /// Variable to remove
-        #[arg(long, value_name = "NAME")]
-        env_rm: Vec<String>,
-        /// Label to remove
-        #[arg(long, value_name = "KEY")]
-        label_rm: Vec<String>,
-        /// Constraint to remove
-        #[arg(long, value_name = "CONSTRAINT")]
-        constraint_rm: Vec<String>,
-        #[command(flatten)]
-        removals: PrivilegeRemovals,
-        #[command(flatten)]
-        network_removals: Box<NetworkRemovals>,
-        /// Replace the tasks even if nothing has changed
-        #[arg(long)]
-        force: bool,
-        #[command(flatten)]
-        wait: WaitOptions,
-        /// Service: name, id, or beginning of an id
-        service: String,
-    },
+    /// Change a service; its tasks are replaced as its flags --update-… say
+    Update(Box<update::Update>),
+    /// Bring a service back to an earlier spec; its number of tasks stays
+    Rollback(history::Rollback),
+    /// List the specs that a service has had
+    History(history::History),
+    /// Replace all tasks of services, as an update does
+    Restart(replicas::ServiceNames),
+    /// Stop all tasks of services, which keep their number of tasks
+    Stop(replicas::ServiceNames),
+    /// Start the tasks of stopped services
+    Start(replicas::ServiceNames),
     /// Remove services with their tasks
     Rm {
         /// Services: name, id, or beginning of an id
@@ -129,46 +108,13 @@ pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
             Ok(())
         }
         Service::Logs(it) => logs::run(it, true, client).await,
-        Service::Scale { targets, wait } => scale(client, &targets, &wait).await,
-        Service::Update {
-            flags,
-            image,
-            no_resolve_image,
-            args,
-            env_rm,
-            label_rm,
-            constraint_rm,
-            removals,
-            network_removals,
-            force,
-            wait,
-            service,
-        } => {
-            // A spec names networks by their ids.
-            let mut left = Vec::new();
-            for name in network_removals.networks() {
-                left.push(network::id(client, name).await?);
-            }
-            let resolve_image = resolve_image(image.is_some(), no_resolve_image);
-            let change = |spec: &mut ServiceSpec| {
-                spec.env.retain(|it| !env_rm.iter().any(|name| it.split('=').next() == Some(name)));
-                spec.labels.retain(|key, _| !label_rm.contains(key));
-                for text in &constraint_rm {
-                    let removed = Constraint::parse(text)?;
-                    spec.constraints.retain(|it| *it != removed);
-                }
-                spec.image = image.clone().unwrap_or_else(|| spec.image.clone());
-                if let Some(args) = &args {
-                    spec.command = args.split_whitespace().map(str::to_owned).collect();
-                }
-                spec.force += u64::from(force);
-                removals.apply(spec)?;
-                network_removals.apply(spec, &left)?;
-                flags.apply(spec)
-            };
-            let (id, name) = update(client, &service, resolve_image, change).await?;
-            progress::service(client, &id, &name, &wait).await
-        }
+        Service::Scale { targets, wait } => replicas::scale(client, &targets, &wait).await,
+        Service::Update(it) => update::run(*it, client).await,
+        Service::Rollback(it) => history::roll_back(it, client).await,
+        Service::History(it) => history::list(it, client).await,
+        Service::Restart(it) => replicas::restart(it, client).await,
+        Service::Stop(it) => replicas::set_stopped(it, true, client).await,
+        Service::Start(it) => replicas::set_stopped(it, false, client).await,
         Service::Rm { services, wait } => rm(client, &services, &wait).await,
     }
 }
@@ -199,14 +145,13 @@ async fn create(
     let created = client.change(request, |mut control, request| async move { control.create_service(request).await });
     let ServiceChange { service, warnings } = created.await?;
     printer::warnings(&warnings);
-    let service = service.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a service"))?;
-    printer::line(&service.id);
-    progress::service(client, &service.id, &spec.name, wait).await
+    let id = service.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a service"))?.id;
+    printer::line(&id);
+    progress::service(client, &Target { id, name: spec.name.clone(), begins_update: false }, wait).await
 }
 
 fn parsed(row: ServiceRow) -> anyhow::Result<(model::Service, u64)> {
-    let service = row.service.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a service"))?;
-    Ok((model::Service::try_from(service)?, row.running))
+    Ok((answered(row.service)?, row.running))
 }
 
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
@@ -222,16 +167,19 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     for row in services.services {
         let (service, running) = parsed(row)?;
         let spec = &service.spec;
-        let wanted = spec.wanted_tasks();
+        let replicas = match spec.stopped {
+            true => format!("{running}/{} (stopped)", spec.mode.tasks()),
+            false => format!("{running}/{}", spec.mode.tasks()),
+        };
         let value = json!({
             "id": service.id, "name": spec.name, "mode": spec.mode.as_str(),
-            "replicas": { "running": running, "desired": wanted }, "image": spec.image, "ports": service.ports,
+            "replicas": { "running": running, "desired": spec.wanted_tasks() }, "image": spec.image, "ports": service.ports,
         });
         let cells = vec![
             printer::short_id(service.id.as_str(), &options.rows),
             spec.name.clone(),
             spec.mode.as_str().into(),
-            format!("{running}/{wanted}"),
+            replicas,
             spec.image.clone(),
             published(&service),
         ];
@@ -249,7 +197,8 @@ fn published(service: &model::Service) -> String {
     on_nodes.map(port).collect::<Vec<_>>().join(" ")
 }
 
-async fn get(client: &Client, name: &str) -> anyhow::Result<model::Service> {
+/// Returns the service that a name, an id or the beginning of an id stands for.
+pub(crate) async fn get(client: &Client, name: &str) -> anyhow::Result<model::Service> {
     let request = GetRequest { name: name.to_owned() };
     let row = client.read(request, |mut control, request| async move { control.get_service(request).await }).await?;
     Ok(parsed(row)?.0)
@@ -259,49 +208,47 @@ async fn ps(client: &Client, services: Vec<String>, options: &ListOptions) -> an
     task::ls(client, ListTasksRequest { services, ..ListTasksRequest::default() }, options).await
 }
 
-async fn update(
+/// Returns the service of an answer.
+fn answered(service: Option<objects::Service>) -> anyhow::Result<model::Service> {
+    Ok(service.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a service"))?.try_into()?)
+}
+
+/// Changes the spec of a service, prints its name, and returns what can be waited for.
+async fn change(
     client: &Client,
     name: &str,
     resolve_image: ResolveImage,
     change: impl FnOnce(&mut ServiceSpec) -> anyhow::Result<()>,
-) -> anyhow::Result<(String, String)> {
+) -> anyhow::Result<Target> {
     let service = get(client, name).await?;
     let mut spec = service.spec.as_ref().clone();
     change(&mut spec)?;
+    let target = replace(client, &service, &spec, resolve_image).await?;
+    printer::line(name);
+    Ok(target)
+}
+
+/// Gives the service another spec, unless somebody else has changed it since it was read.
+async fn replace(
+    client: &Client,
+    service: &model::Service,
+    spec: &ServiceSpec,
+    resolve_image: ResolveImage,
+) -> anyhow::Result<Target> {
     let request = UpdateServiceRequest {
         request_id: request_id(),
         service: service.id.to_string(),
         version: service.meta.version,
-        spec: Some((&spec).into()),
+        spec: Some(spec.into()),
         resolve_image: resolve_image.into(),
     };
     let updated = client.change(request, |mut control, request| async move { control.update_service(request).await });
-    printer::warnings(&updated.await?.warnings);
-    printer::line(name);
-    Ok((service.id.to_string(), spec.name))
-}
-
-async fn scale(client: &Client, targets: &[String], wait: &WaitOptions) -> anyhow::Result<()> {
-    let parse = |target: &String| {
-        let (name, replicas) = target.split_once('=')?;
-        Some((name.to_owned(), replicas.parse::<u64>().ok()?))
-    };
-    let mut parsed = Vec::new();
-    for target in targets {
-        parsed.push(parse(target).ok_or_else(|| Usage(format!("`{target}` does not have the form SERVICE=REPLICAS")))?);
-    }
-    if parsed.is_empty() {
-        anyhow::bail!(Usage("no service is given: give at least one SERVICE=REPLICAS".into()));
-    }
-    let mut changed = Vec::new();
-    for (name, replicas) in parsed {
-        let change = |spec: &mut ServiceSpec| {
-            spec.mode = ServiceMode::Replicated { replicas };
-            Ok(())
-        };
-        changed.push(update(client, &name, ResolveImage::Changed, change).await?);
-    }
-    progress::services(client, &changed, wait).await
+    let ServiceChange { service: new, warnings } = updated.await?;
+    printer::warnings(&warnings);
+    let new = answered(new)?;
+    // An update may already have been rolled back to the spec before; then it is among the earlier ones.
+    let begins_update = (new.spec_version, &new.revisions) != (service.spec_version, &service.revisions);
+    Ok(Target { id: service.id.to_string(), name: spec.name.clone(), begins_update })
 }
 
 async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Result<()> {
@@ -313,7 +260,7 @@ async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Re
         let request = RemoveRequest { request_id: request_id(), name: service.id.to_string(), force: false };
         client.change(request, |mut control, request| async move { control.remove_service(request).await }).await?;
         printer::line(name);
-        gone.push((service.id.to_string(), name.clone()));
+        gone.push(Target { id: service.id.to_string(), name: name.clone(), begins_update: false });
     }
     progress::services(client, &gone, wait).await
 }

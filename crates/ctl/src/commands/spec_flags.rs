@@ -11,12 +11,30 @@ use flota_api::model::{OnPartition, RestartCondition, ServiceMode, ServiceSpec};
 use crate::commands::health_flags::HealthFlags;
 use crate::commands::network_flags::NetworkFlags;
 use crate::commands::privilege_flags::PrivilegeFlags;
+use crate::commands::update_flags::{RollbackFlags, UpdateFlags};
 use crate::error::Usage;
 use crate::parse;
 
 /// The flags that `create` and `update` share.
 #[derive(Debug, Default, Args)]
 pub(crate) struct SpecFlags {
+    #[command(flatten)]
+    basic: BasicFlags,
+    #[command(flatten)]
+    privileges: PrivilegeFlags,
+    #[command(flatten)]
+    networks: NetworkFlags,
+    #[command(flatten)]
+    health: HealthFlags,
+    #[command(flatten)]
+    update: UpdateFlags,
+    #[command(flatten)]
+    rollback: RollbackFlags,
+}
+
+/// Those that have no file of their own.
+#[derive(Debug, Default, Args)]
+struct BasicFlags {
     /// Number of tasks to run
     #[arg(long)]
     replicas: Option<u64>,
@@ -56,12 +74,6 @@ pub(crate) struct SpecFlags {
     /// Constraint on the node, such as node.labels.zone==a; may be repeated
     #[arg(long, visible_alias = "constraint-add")]
     constraint: Vec<String>,
-    #[command(flatten)]
-    privileges: PrivilegeFlags,
-    #[command(flatten)]
-    networks: NetworkFlags,
-    #[command(flatten)]
-    health: HealthFlags,
     /// When to restart a task: any, on-failure or none
     #[arg(long)]
     restart_condition: Option<String>,
@@ -91,6 +103,17 @@ pub(crate) struct SpecFlags {
 impl SpecFlags {
     /// Sets the given flags in the spec and leaves the rest as it is.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) -> anyhow::Result<()> {
+        self.privileges.apply(spec);
+        self.networks.apply(spec);
+        self.health.apply(spec);
+        self.update.apply(spec);
+        self.rollback.apply(spec);
+        self.basic.apply(spec)
+    }
+}
+
+impl BasicFlags {
+    fn apply(&self, spec: &mut ServiceSpec) -> anyhow::Result<()> {
         fn set<T: Clone>(target: &mut T, given: &Option<T>) {
             if let Some(value) = given {
                 target.clone_from(value);
@@ -134,9 +157,6 @@ impl SpecFlags {
                 spec.constraints.push(constraint);
             }
         }
-        self.privileges.apply(spec);
-        self.networks.apply(spec);
-        self.health.apply(spec);
         if let Some(text) = &self.restart_condition {
             use RestartCondition::{Any, None, OnFailure};
             let found = [Any, OnFailure, None].into_iter().find(|it| it.as_str() == text);

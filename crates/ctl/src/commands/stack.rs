@@ -10,9 +10,10 @@ use flota_api::proto::control::{
 use flota_api::reason::Reason;
 
 use crate::client::{Client, request_id};
+use crate::commands::service;
 use crate::error::{named, reason};
 use crate::printer::{self, ListOptions};
-use crate::progress::{self, WaitOptions};
+use crate::progress::{self, Target, WaitOptions};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Resolve {
@@ -123,11 +124,34 @@ async fn deploy(
     let StackChange { stack, warnings } = deployed.await?;
     printer::warnings(&warnings);
     printer::line(&spec.name);
-    let (_, mut all) = parsed(stack.unwrap_or_default())?;
+    if wait.detach {
+        return Ok(());
+    }
+    let (_, all) = parsed(stack.unwrap_or_default())?;
     // Services that the file no longer has are waited for, too, until they are removed.
-    let gone: Vec<_> = before.into_iter().filter(|it| !all.contains(it)).collect();
-    all.extend(gone);
-    progress::services(client, &all, wait).await
+    let gone: Vec<_> = before.into_iter().filter(|it| !all.contains(it)).map(removed).collect();
+    let mut targets = Vec::new();
+    for service in all {
+        targets.push(deployed_service(client, service).await?);
+    }
+    targets.extend(gone);
+    progress::services(client, &targets, wait).await
+}
+
+/// Returns what is waited for of a service that was just deployed. If it is, or was, brought back to an earlier spec
+/// already, that is the end of an earlier deployment: a new task takes longer to fail.
+async fn deployed_service(client: &Client, (id, name): Named) -> anyhow::Result<Target> {
+    let begins_update = match service::get(client, &id).await {
+        Ok(service) => !service.update.is_rollback(),
+        Err(error) if reason(&error) == Some(Reason::NotFound) => false,
+        Err(error) => return Err(error),
+    };
+    Ok(Target { id, name, begins_update })
+}
+
+/// Returns what is waited for of a service that is removed.
+fn removed((id, name): Named) -> Target {
+    Target { id, name, begins_update: false }
 }
 
 async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Result<()> {
@@ -135,7 +159,7 @@ async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Re
     let mut gone = Vec::new();
     for name in names {
         let (stack, services) = get(client, name).await?;
-        gone.extend(services);
+        gone.extend(services.into_iter().map(removed));
         // The request names the id, so a retry can't affect another stack of the same name.
         let request = RemoveRequest { request_id: request_id(), name: stack.id.to_string(), force: false };
         client.change(request, |mut control, request| async move { control.remove_stack(request).await }).await?;

@@ -6,7 +6,9 @@ use clap::Parser;
 use tonic::Status;
 
 use flota_api::model;
-use flota_api::proto::control::{NodeRow, ServiceName, ServiceRow, StackRow, TaskRow, Tasks};
+use flota_api::proto::control::{
+    NodeRow, ServiceHistory, ServiceName, ServiceProgress, ServiceRow, StackRow, TaskRow, Tasks,
+};
 use flota_api::proto::streams::Frame;
 use flota_api::proto::streams::frame::Frame as F;
 use flota_api::reason::Reason;
@@ -16,8 +18,12 @@ use crate::client::fake::{Act, FakeManager};
 use crate::error::code;
 
 fn service() -> Box<ServiceRow> {
-    let spec = Arc::new(model::ServiceSpec { name: "web".into(), image: "web".into(), ..Default::default() });
-    let service = model::Service { id: "s1".into(), spec, ..model::Service::default() };
+    service_of(false, model::UpdateStatus::default())
+}
+
+fn service_of(stopped: bool, update: model::UpdateStatus) -> Box<ServiceRow> {
+    let spec = model::ServiceSpec { name: "web".into(), image: "web".into(), stopped, ..Default::default() };
+    let service = model::Service { id: "s1".into(), spec: Arc::new(spec), update, ..model::Service::default() };
     Box::new(ServiceRow { service: Some((&service).into()), ..ServiceRow::default() })
 }
 
@@ -81,7 +87,7 @@ async fn tasks_of_services_are_one_list_that_the_manager_narrows() {
 
 #[tokio::test]
 async fn a_change_is_made_to_the_object_that_was_read() {
-    let acts = [Act::Service(service()), Act::Update];
+    let acts = [Act::Service(service()), Act::Update(service())];
     assert_eq!(asked("service scale --detach web=3", acts).await, ["GetService web", "UpdateService s1"]);
     let acts = [Act::Service(service()), Act::Remove];
     assert_eq!(asked("service rm --detach web", acts).await, ["GetService web", "RemoveService s1"]);
@@ -90,6 +96,60 @@ async fn a_change_is_made_to_the_object_that_was_read() {
     let acts = [Act::Stack(stack()), Act::Remove];
     assert_eq!(asked("stack rm --detach stack", acts).await, ["GetStack stack", "RemoveStack k1"]);
     assert_eq!(asked("node rm w1", [Act::Remove]).await, ["RemoveNode w1"], "nothing is waited for");
+}
+
+#[tokio::test]
+async fn services_are_stopped_and_started_only_if_they_are_not_so_already() {
+    let running = || Act::Service(service());
+    let stopped = || service_of(true, model::UpdateStatus::default());
+    let acts = [running(), Act::Update(stopped())];
+    assert_eq!(asked("service stop -d web", acts).await, ["GetService web", "UpdateService s1 stopped"]);
+    let acts = [Act::Service(stopped()), Act::Update(service())];
+    assert_eq!(asked("service start -d web", acts).await, ["GetService web", "UpdateService s1"]);
+    assert_eq!(asked("service stop -d web", [Act::Service(stopped())]).await, ["GetService web"]);
+    assert_eq!(asked("service start -d web s1", [running()]).await, ["GetService web", "GetService s1"]);
+    let acts = [Act::Service(stopped()), Act::Update(stopped())];
+    assert_eq!(asked("service scale -d web=3", acts).await, ["GetService web", "UpdateService s1 stopped"]);
+    let acts = [running(), Act::Update(service())];
+    assert_eq!(asked("service restart -d web", acts).await, ["GetService web", "UpdateService s1 force=1"]);
+}
+
+#[tokio::test]
+async fn decisions_on_an_update_are_one_request() {
+    let changed = || [Act::Service(service())];
+    for (words, expected) in [
+        ("service rollback -d web", "RollbackService web"),
+        ("service rollback -d --to 3 web", "RollbackService web to 3"),
+        ("service update -d --rollback web", "RollbackService web"),
+        ("service update --pause web", "PauseUpdate web true"),
+        ("service update -d --resume web", "PauseUpdate web false"),
+    ] {
+        assert_eq!(asked(words, changed()).await, [expected], "{words}");
+    }
+    let history = Act::History(ServiceHistory::default());
+    assert_eq!(asked("service history web", [history]).await, ["GetServiceHistory web"]);
+}
+
+#[tokio::test]
+async fn a_rollback_is_a_failure_of_the_update_that_was_rolled_back_alone() {
+    use model::UpdatePhase::{RolledBack, RollingBack, Updating};
+    let status = |phase| model::UpdateStatus { phase, ..model::UpdateStatus::default() };
+    let row = |phase, spec_version| {
+        let mut row = service_of(false, status(phase));
+        row.service.as_mut().expect("it is there").spec_version = spec_version;
+        row
+    };
+    let watch = || {
+        let update = Some((&status(RolledBack)).into());
+        Act::Watch(vec![ServiceProgress { converged: true, update, ..ServiceProgress::default() }], None)
+    };
+    let update = |new| [Act::Service(row(RolledBack, 1)), Act::Update(new), watch()];
+    assert_eq!(run("service update --env A=1 web", update(row(Updating, 2))).await.0, 1);
+    assert_eq!(run("service scale web=3", update(row(RolledBack, 1))).await.0, 0, "no task is replaced");
+    let resumed = |phase| [Act::Service(row(phase, 2)), watch()];
+    assert_eq!(run("service update --resume web", resumed(Updating)).await.0, 1);
+    assert_eq!(run("service update --resume web", resumed(RollingBack)).await.0, 0);
+    assert_eq!(run("service rollback web", resumed(Updating)).await.0, 1, "the earlier spec does not work either");
 }
 
 #[tokio::test]
@@ -119,6 +179,12 @@ async fn an_ambiguous_name_ends_every_verb_with_the_same_code() {
         "service ps x",
         "service scale x=1",
         "service update x",
+        "service rollback x",
+        "service history x",
+        "service restart x",
+        "service stop x",
+        "service start x",
+        "service update --pause x",
         "service logs x",
         "service rm x",
         "task inspect x",

@@ -3,6 +3,7 @@
 mod health;
 pub(super) mod networks;
 mod privileges;
+mod update;
 
 use std::num::NonZeroU64;
 
@@ -55,6 +56,7 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     privileges::judge(spec, &mut check);
     networks::judge(spec, &mut check);
     health::judge(spec, &mut check);
+    update::judge(spec, &mut check);
     let texts = texts.chain(&spec.env).chain(spec.labels.iter().flat_map(|(key, value)| [key, value]));
     let size: usize = texts.chain(privileges::texts(spec)).chain(health::texts(spec)).map(String::len).sum();
     check("spec", (size <= SPEC_BOUND).then_some(()).ok_or(format!("{size} bytes are over the bound of {SPEC_BOUND}")));
