@@ -78,7 +78,11 @@ fn service(
 
 fn deploy(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
     let mut keys = node.fields()?;
+    spec.mode = keys.read("mode", |it| it.parsed(ServiceMode::named))?.unwrap_or_default();
     if let Some(replicas) = keys.read("replicas", Node::number)? {
+        if spec.mode == (ServiceMode::Global {}) {
+            return Err(node.fault("a global service has one task on each node, and no `replicas`"));
+        }
         spec.mode = ServiceMode::Replicated { replicas };
     }
     spec.labels.extend(keys.read("labels", labels)?.unwrap_or_default());

@@ -119,6 +119,18 @@ services:
     }
 
     #[test]
+    fn a_service_may_have_a_task_on_each_node() {
+        let file = |deploy: &str| format!("services: {{ web: {{ image: a, deploy: {{ {deploy} }} }} }}");
+        for (deploy, mode) in [
+            ("mode: global", ServiceMode::Global {}),
+            ("mode: replicated", ServiceMode::Replicated { replicas: 1 }),
+            ("mode: replicated, replicas: 2", ServiceMode::Replicated { replicas: 2 }),
+        ] {
+            assert_eq!(parsed(&file(deploy)).expect("a good file").services[0].mode, mode);
+        }
+    }
+
+    #[test]
     fn faults_name_their_line_and_key_and_what_is_allowed() {
         let web = |keys: &str| format!("services:\n  web:\n    image: a\n    {keys}\n");
         for (text, expected) in [
@@ -140,6 +152,11 @@ services:
             (
                 web("deploy:\n      resources:\n        limits:\n          memory: x"),
                 "7: services.web.deploy.resources.limits.memory: `x` is not a size",
+            ),
+            (web("deploy: { mode: daemon }"), "4: services.web.deploy.mode: `daemon` is neither replicated nor global"),
+            (
+                web("deploy: { mode: global, replicas: 2 }"),
+                "4: services.web.deploy: a global service has one task on each",
             ),
             (web("deploy: { replicas: -1 }"), "4: services.web.deploy.replicas: `-1` is not a whole number from 0"),
             (

@@ -79,6 +79,16 @@ pub enum ServiceMode {
 }
 
 impl ServiceMode {
+    /// Returns the mode of this name, with one task if it is replicated.
+    ///
+    /// # Errors
+    /// There is no such mode.
+    pub fn named(name: &str) -> Result<Self, String> {
+        let modes = [Self::default(), Self::Global {}];
+        let found = modes.into_iter().find(|mode| mode.as_str() == name);
+        found.ok_or_else(|| format!("`{name}` is neither replicated nor global"))
+    }
+
     /// Returns the name of the mode that users see.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -7,7 +7,7 @@ mod update;
 use clap::Subcommand;
 use serde_json::json;
 
-use flota_api::model::{self, ServiceSpec};
+use flota_api::model::{self, ServiceMode, ServiceSpec};
 use flota_api::proto::control::{
     CreateServiceRequest, GetRequest, ListTasksRequest, RemoveRequest, ResolveImage, ServiceChange, ServiceRow,
     UpdateServiceRequest,
@@ -17,7 +17,7 @@ use flota_api::proto::objects;
 use crate::client::{Client, request_id};
 use crate::commands::spec_flags::SpecFlags;
 use crate::commands::{logs, task};
-use crate::error::named;
+use crate::error::{Usage, named};
 use crate::printer::{self, ListOptions};
 use crate::progress::{self, Target, WaitOptions};
 
@@ -28,6 +28,9 @@ pub(crate) enum Service {
         /// Name of the service (default: that of the image)
         #[arg(long)]
         name: Option<String>,
+        /// Number of tasks to run, or one on each node: replicated or global
+        #[arg(long, default_value = "replicated", value_parser = ServiceMode::named)]
+        mode: ServiceMode,
         #[command(flatten)]
         flags: Box<SpecFlags>,
         /// Do not ask the registry for the image's digest; each node then asks by itself
@@ -90,10 +93,13 @@ pub(crate) enum Service {
 
 pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
     match verb {
-        Service::Create { name, flags, no_resolve_image, wait, image, args } => {
+        Service::Create { name, mode, flags, no_resolve_image, wait, image, args } => {
             let name = name.unwrap_or_else(|| default_name(&image));
-            let mut spec = ServiceSpec { name, image, command: args, ..ServiceSpec::default() };
+            let mut spec = ServiceSpec { name, image, command: args, mode, ..ServiceSpec::default() };
             flags.apply(&mut spec)?;
+            if spec.mode.as_str() != mode.as_str() {
+                anyhow::bail!(Usage("--replicas: a global service has one task on each node".into()));
+            }
             create(client, &spec, resolve_image(true, no_resolve_image), &wait).await
         }
         Service::Ls(options) => ls(client, &options).await,
@@ -150,10 +156,6 @@ async fn create(
     progress::service(client, &Target { id, name: spec.name.clone(), begins_update: false }, wait).await
 }
 
-fn parsed(row: ServiceRow) -> anyhow::Result<(model::Service, u64)> {
-    Ok((answered(row.service)?, row.running))
-}
-
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     let services = client
         .list(
@@ -165,15 +167,16 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     options.print_age(services.header);
     let mut rows = Vec::new();
     for row in services.services {
-        let (service, running) = parsed(row)?;
+        let ServiceRow { service, running, desired } = row;
+        let service = answered(service)?;
         let spec = &service.spec;
         let replicas = match spec.stopped {
-            true => format!("{running}/{} (stopped)", spec.mode.tasks()),
-            false => format!("{running}/{}", spec.mode.tasks()),
+            true => format!("{running}/{} (stopped)", spec.mode.replicas().unwrap_or_default()),
+            false => format!("{running}/{desired}"),
         };
         let value = json!({
             "id": service.id, "name": spec.name, "mode": spec.mode.as_str(),
-            "replicas": { "running": running, "desired": spec.wanted_tasks() }, "image": spec.image, "ports": service.ports,
+            "replicas": { "running": running, "desired": desired }, "image": spec.image, "ports": service.ports,
         });
         let cells = vec![
             printer::short_id(service.id.as_str(), &options.rows),
@@ -201,7 +204,7 @@ fn published(service: &model::Service) -> String {
 pub(crate) async fn get(client: &Client, name: &str) -> anyhow::Result<model::Service> {
     let request = GetRequest { name: name.to_owned() };
     let row = client.read(request, |mut control, request| async move { control.get_service(request).await }).await?;
-    Ok(parsed(row)?.0)
+    answered(row.service)
 }
 
 async fn ps(client: &Client, services: Vec<String>, options: &ListOptions) -> anyhow::Result<()> {
