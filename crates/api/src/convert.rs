@@ -7,6 +7,7 @@ mod checks;
 mod devices;
 mod endpoints;
 mod health;
+mod mounts;
 mod networks;
 mod objects;
 mod specs;
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use crate::model::{
     Availability, Balancer, EndpointMode, FailureAction, Filter, HealthState, NetworkDriver, NodeState,
-    NodeStateReason, OnPartition, Protocol, PublishMode, RestartCondition, Role, UpdateOrder, UpdatePhase,
+    NodeStateReason, OnPartition, Propagation, Protocol, PublishMode, RestartCondition, Role, UpdateOrder, UpdatePhase,
 };
 use crate::proto::{objects as po, specs as ps, types as pt};
 use crate::state::{DesiredState, TaskState};
@@ -90,12 +91,15 @@ enums! {
         NotReady = NotReady, Drained = Drained, Paused = Paused, Constraint = Constraint, Cpu = Cpu, Memory = Memory,
         Runtime = Runtime, Privileged = Privileged, Capability = Capability, Device = Device,
         GenericResource = GenericResource, Port = Port,
-        Encryption = Encryption,
+        Encryption = Encryption, BindMount = BindMount, Volume = Volume,
     }
     NetworkDriver = pt::NetworkDriver, "driver" {
         Overlay = Overlay, Bridge = Bridge, Macvlan = Macvlan, Host = Host, None = None,
     }
     Balancer = pt::Balancer, "description.balancer" { Bpf = Bpf, Nftables = Nftables }
+    Propagation = ps::Propagation, "mounts.bind.propagation" {
+        Rprivate = Rprivate, Private = Private, Rshared = Rshared, Shared = Shared, Rslave = Rslave, Slave = Slave,
+    }
     Protocol = pt::Protocol, "protocol" { Tcp = Tcp, Udp = Udp }
     PublishMode = pt::PublishMode, "mode" { Ingress = Ingress, Host = Host }
     EndpointMode = ps::EndpointMode, "endpoint_mode" { Vip = Vip, Dnsrr = Dnsrr }

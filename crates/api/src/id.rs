@@ -175,6 +175,8 @@ ids! {
     RegistryId
     /// Identifies a network.
     NetworkId
+    /// Identifies a volume.
+    VolumeId
 }
 
 #[cfg(test)]

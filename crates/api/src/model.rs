@@ -13,6 +13,7 @@ mod device;
 mod endpoint;
 mod health;
 mod image;
+mod mount;
 mod network;
 mod node;
 mod pending;
@@ -22,6 +23,7 @@ mod stream;
 mod task;
 mod tunnel;
 mod update;
+mod volume;
 
 pub use allowance::{Allowance, Refusal};
 pub use assignment::{Assignment, Grant, ImageSource, NodeAddress, RegistryCredentials};
@@ -33,6 +35,7 @@ pub use device::{
 pub use endpoint::{Endpoint, NetworkConfig, NetworkNode, NetworkService, NetworkUpdate};
 pub use health::{Health, HealthCheck, HealthResult, HealthSpec, HealthState, HealthTest};
 pub use image::{Image, ImageHolder};
+pub use mount::{Mount, MountSource, Propagation};
 pub use network::{
     AddressPool, Attachment, DnsConfig, EndpointMode, HostEntry, INGRESS, LastGiven, Network, NetworkAttachment,
     NetworkDriver, NetworkSpec, NodePort, Protocol, PublishMode, PublishedPort, Subnet, SubnetSpec, VirtualIp,
@@ -40,7 +43,7 @@ pub use network::{
 pub use node::{
     Availability, Balancer, ListeningTask, Node, NodeDescription, NodeSpec, NodeState, NodeStateReason, Role,
 };
-pub use pending::{Filter, PendingReason};
+pub use pending::{Filter, PendingReason, VolumeAt};
 pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec};
 pub use stack::{Stack, StackSpec};
 pub use stream::{
@@ -49,6 +52,9 @@ pub use stream::{
 pub use task::{Task, TaskStatus};
 pub use tunnel::TunnelKey;
 pub use update::{FailureAction, Ratio, Revision, UpdateOrder, UpdatePhase, UpdatePolicy, UpdateStatus};
+pub use volume::{
+    TaskVolume, VOLUME_NAME_BOUND, Volume, VolumeNameError, VolumePlace, VolumeSpec, check_name as check_volume_name,
+};
 
 /// Serializes a duration as a text such as `1.5s`.
 fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

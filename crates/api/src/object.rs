@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::id::Id;
-use crate::model::{Cluster, Image, Network, Node, Registry, Service, Stack, Task};
+use crate::model::{Cluster, Image, Network, Node, Registry, Service, Stack, Task, Volume};
 use crate::version::Meta;
 
 /// An object that the store holds.
@@ -113,4 +113,6 @@ kinds! {
     Registry "registry" |registry| vec![&registry.host];
     /// A network.
     Network "network" |network| vec![&network.spec.name];
+    /// A volume; one that a user has removed has no name.
+    Volume "volume" |volume| if volume.is_removed { Vec::new() } else { vec![&volume.spec.name] };
 }

@@ -3,7 +3,9 @@
 use clap::{Parser, Subcommand};
 
 use crate::client::Client;
-use crate::commands::{exec, image, network, node, port_forward, registry, service, stack, swarm, system, task};
+use crate::commands::{
+    exec, image, network, node, port_forward, registry, service, stack, swarm, system, task, volume,
+};
 use crate::{printer, sandbox};
 
 /// Flota: a container cluster in two commands
@@ -44,6 +46,9 @@ pub(crate) enum Noun {
     /// Manage networks
     #[command(subcommand)]
     Network(network::Network),
+    /// Manage volumes
+    #[command(subcommand)]
+    Volume(volume::Volume),
     /// Manage the credentials of registries
     #[command(subcommand)]
     Registry(registry::Registry),
@@ -71,6 +76,7 @@ impl Cli {
             Noun::Stack(verb) => stack::run(verb, &client).await?,
             Noun::Image(verb) => image::run(verb, &client).await?,
             Noun::Network(verb) => network::run(verb, &client).await?,
+            Noun::Volume(verb) => volume::run(verb, &client).await?,
             Noun::Registry(verb) => registry::run(verb, &client).await?,
             Noun::Sandbox(verb) => return sandbox::run(verb).await,
             Noun::System(verb) => system::run(verb, &client).await?,

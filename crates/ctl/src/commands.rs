@@ -5,6 +5,7 @@ pub(crate) mod exec;
 mod health_flags;
 pub(crate) mod image;
 pub(crate) mod logs;
+mod mount_flags;
 pub(crate) mod network;
 mod network_flags;
 pub(crate) mod node;
@@ -20,3 +21,4 @@ pub(crate) mod task;
 #[cfg(test)]
 mod tests;
 mod update_flags;
+pub(crate) mod volume;

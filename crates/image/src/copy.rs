@@ -25,6 +25,9 @@ const WHITEOUT: &str = ".wh.";
 /// Name of the whiteout that hides everything which lower layers have in a folder.
 pub(crate) const OPAQUE: &str = ".wh..wh..opq";
 
+/// Prefix of overlayfs's own marks, which belong to a layer and not to its files.
+const OVERLAY: &[u8] = b"trusted.overlay.";
+
 /// Copies all of `layer`, which was unpacked with its whiteouts as files, onto `root`, and applies the whiteouts.
 ///
 /// # Errors
@@ -140,7 +143,7 @@ fn copy_content(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Copies the attributes, the owner first, because changing the owner clears set-user-id bits and file capabilities
 /// (chown(2)), and the time last.
-fn attributes(from: &Path, to: &Path, about: &Metadata) -> io::Result<()> {
+pub(crate) fn attributes(from: &Path, to: &Path, about: &Metadata) -> io::Result<()> {
     lchown(to, Some(about.uid()), Some(about.gid()))?;
     // A folder that a lower layer made may have attributes that this layer does not give it.
     for name in xattr::list(to)? {
@@ -148,7 +151,7 @@ fn attributes(from: &Path, to: &Path, about: &Metadata) -> io::Result<()> {
             let _ = xattr::remove(to, &name);
         }
     }
-    for name in xattr::list(from)? {
+    for name in xattr::list(from)?.filter(|name| !name.as_bytes().starts_with(OVERLAY)) {
         if let Some(value) = xattr::get(from, &name)? {
             // The target's file system may not support an attribute that the source's does.
             let _ = xattr::set(to, &name, &value);

@@ -18,6 +18,7 @@
 mod archive;
 mod blob_store;
 mod copy;
+mod folder_copy;
 mod healthcheck;
 mod manifest;
 mod pack;
@@ -32,6 +33,7 @@ mod unpack;
 pub use archive::import;
 pub use blob_store::{BlobError, BlobStore, BlobWriter};
 pub use copy::copy_layer;
+pub use folder_copy::CopyError;
 pub use healthcheck::Healthcheck;
 pub use manifest::{ImageConfig, ManifestError};
 pub use pack::pack;

@@ -15,6 +15,7 @@ use oci_spec::image::{Descriptor, ImageManifest, ImageManifestBuilder, MediaType
 use sha2::{Digest, Sha256};
 
 use crate::blob_store::{BlobError, BlobStore};
+use crate::folder_copy::{CopyError, copy_folder};
 use crate::healthcheck::{self, Healthcheck};
 use crate::manifest::{self, Document, ImageConfig, ManifestError};
 use crate::remove::remove_folder;
@@ -283,6 +284,16 @@ impl ImageStore {
         sync_file_system(&partial).map_err(io)?;
         fs_err::rename(&partial, folder).map_err(io)?;
         sync_file_system(&self.dir).map_err(io)
+    }
+
+    /// Copies the content of the folder that an image has at `path`, and the folder's attributes, to the empty folder `to`.
+    /// `layers` are those that [`ImageStore::unpack`] has returned for the image. Copies nothing if the image has nothing at
+    /// the path.
+    ///
+    /// # Errors
+    /// The image has a file there, or an I/O error; what was already copied stays.
+    pub fn copy_folder(&self, layers: &[PathBuf], path: &Path, to: &Path) -> Result<(), CopyError> {
+        copy_folder(layers, self.whiteouts, path, to)
     }
 
     /// Records that this image is complete, so that [`ImageStore::images`] lists it.

@@ -30,7 +30,7 @@ use crate::remove::remove_folder_at;
 use crate::tar::{Entry, EntryType, TarError, TarReader, decompressed};
 use attributes::Attributes;
 use content::write;
-use stack::Stack;
+pub(crate) use stack::Stack;
 
 /// Bytes that every layer may unpack to. A larger layer is refused if it exceeds [`RATIO`] times its packed size.
 const FREE_BYTES: u64 = 256 << 20;

@@ -26,6 +26,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod validate;
+mod volumes;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -22,6 +22,7 @@ mod reports;
 mod server;
 mod sessions;
 mod status_sink;
+mod volume_report;
 
 use tokio_util::sync::CancellationToken;
 

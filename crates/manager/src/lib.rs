@@ -36,6 +36,7 @@ mod roles;
 mod scheduler;
 mod streams;
 mod term_clock;
+mod volumes;
 mod wanted;
 mod write;
 

@@ -33,7 +33,7 @@ pub(crate) fn restored(service: &Service, version: u64, view: &Tables) -> Option
 }
 
 /// Returns the service after its update has failed for this reason: with the spec before the update, if that is kept, its
-/// networks are still there, and no other service has taken one of its ports. The plan then depends on that.
+/// networks and volumes are still there, and no other service has taken one of its ports. The plan then depends on that.
 pub(crate) fn rolled_back(service: &Service, reason: String, view: &Tables, plan: &mut Plan) -> Option<Service> {
     let restored = restored(service, service.update.previous_version?, view)?;
     let others: Vec<_> = view.services().filter(|it| it.id != service.id).flat_map(|it| &it.ports).collect();
@@ -47,6 +47,9 @@ pub(crate) fn rolled_back(service: &Service, reason: String, view: &Tables, plan
     for network in &restored.spec.networks {
         view.network(network.network.as_str())?;
         plan.expect(Kind::Network, network.network.as_str());
+    }
+    for name in restored.spec.volumes() {
+        plan.expect(Kind::Volume, &view.volume_by_name(name)?.id);
     }
     if let Some(ingress) = view.network_by_name(INGRESS).filter(|_| !restored.spec.ports.is_empty()) {
         // A service that is given a port changes this network, so only one of two that want the same port gets it.

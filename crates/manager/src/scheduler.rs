@@ -7,18 +7,20 @@ mod candidate;
 mod devices;
 mod filters;
 mod ranking;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use flota_api::id::ServiceId;
-use flota_api::model::{Filter, Node, PendingReason, Task, TaskStatus};
+use flota_api::id::{NodeId, ServiceId};
+use flota_api::model::{Filter, Node, PendingReason, ServiceSpec, Task, TaskStatus, Volume, VolumeAt};
 use flota_api::object::Object;
 use flota_api::state::{DesiredState, TaskState};
 use flota_raft_store::{Event, Tables};
 
 use self::candidate::Candidate;
 use self::ranking::Ranking;
+use self::volumes::{Home, Volumes};
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
 
@@ -52,6 +54,9 @@ impl ControlLoop for Scheduler {
             }
             Event::Created(Object::Task(task)) if task.is_waiting() => vec![Key::of(&task.service_id)],
             Event::Removed(Object::Task(task)) if task.holds_resources() => helped_by_end_of(task, view),
+            Event::Created(Object::Volume(volume))
+            | Event::Updated { new: Object::Volume(volume), .. }
+            | Event::Removed(Object::Volume(volume)) => waiting_with(volume, view),
             _ => Vec::new(),
         }
     }
@@ -66,16 +71,26 @@ impl ControlLoop for Scheduler {
         }
         tasks.sort_by_key(|task| (task.spec_version, task.meta.order(), task.slot));
         let mut used = candidate::without_replaced(&tasks, &service, view);
+        let mut volumes = Volumes::new(view);
         for same in tasks.chunk_by(|left, right| left.spec_version == right.spec_version) {
             if let Some(spec) = view.spec_of(same[0]) {
                 let failures = candidate::count_failures(same[0], view, cx.now);
                 let mut nodes = Ranking::new(&service, spec, view, &failures, used);
-                place(same, &mut nodes, view, &mut plan, cx);
+                place(same, spec, (&mut nodes, &mut volumes), view, &mut plan, cx);
                 used = nodes.into_used();
             }
         }
         plan
     }
+}
+
+/// Services with waiting tasks that use this volume.
+fn waiting_with(volume: &Volume, view: &Tables) -> Vec<Key> {
+    let uses = |service: &&ServiceId| {
+        let specs = view.live_versions(service).filter_map(|version| view.spec_version(service, version));
+        specs.into_iter().any(|spec| spec.volumes().any(|name| name == volume.spec.name))
+    };
+    view.services_waiting().filter(uses).map(Key::of).collect()
 }
 
 /// Whether no task can notice the difference.
@@ -97,40 +112,84 @@ fn helped_by_end_of(task: &Task, view: &Tables) -> Vec<Key> {
     view.services_waiting().filter(is_helped).map(Key::of).collect()
 }
 
+/// Why a task gets no node.
+#[derive(Default)]
+struct Unplaced {
+    /// The counts of the filters; empty if there is no node.
+    refused: BTreeMap<Filter, u64>,
+    /// Where the data of its volumes is, if that decides where it can run.
+    volumes: Vec<VolumeAt>,
+    /// The node that has all of it.
+    home: Option<NodeId>,
+}
+
 /// Places waiting tasks of one spec, as many as there is room for in the plan.
-fn place(tasks: &[&Arc<Task>], nodes: &mut Ranking, view: &Tables, plan: &mut Plan, cx: &PlanContext) {
+fn place(
+    tasks: &[&Arc<Task>],
+    spec: &ServiceSpec,
+    (nodes, volumes): (&mut Ranking, &mut Volumes),
+    view: &Tables,
+    plan: &mut Plan,
+    cx: &PlanContext,
+) {
     // The counts of the filters, once no node is left.
     let mut refused: Option<BTreeMap<Filter, u64>> = None;
     for task in tasks {
         if plan.is_full(cx) {
             return;
         }
-        let placed = match &task.pinned_to {
-            Some(node) => match nodes.take_on(node, plan) {
+        let home = if task.pinned_to.is_some() { Home::Anywhere } else { volumes.home(spec, task) };
+        let placed = match (&task.pinned_to, home) {
+            (Some(node), _) => match nodes.take_on(node, plan) {
                 Ok(device_ids) => Ok((node.clone(), device_ids)),
-                Err(filter) => Err(filter.map(|filter| (filter, 1)).into_iter().collect()),
+                Err(filter) => {
+                    let refused = filter.map(|filter| (filter, 1)).into_iter().collect();
+                    Err(Unplaced { refused, ..Unplaced::default() })
+                }
             },
-            None => nodes.take(plan).ok_or_else(|| refused.get_or_insert_with(|| nodes.count_refusals()).clone()),
+            (None, Home::Anywhere) => nodes.take(plan).ok_or_else(|| {
+                let refused = refused.get_or_insert_with(|| nodes.count_refusals()).clone();
+                Unplaced { refused, ..Unplaced::default() }
+            }),
+            (None, Home::On(node, at)) => match nodes.take_on(&node, plan) {
+                Ok(device_ids) => Ok((node, device_ids)),
+                Err(filter) => {
+                    Err(Unplaced { refused: volumes.refusals(filter), volumes: at, home: filter.map(|_| node) })
+                }
+            },
+            (None, Home::Nowhere(at)) => {
+                Err(Unplaced { refused: volumes.refusals(None), volumes: at, ..Unplaced::default() })
+            }
         };
         match placed {
-            Ok((node_id, device_ids)) => plan.put(Task {
-                node_id: Some(node_id),
-                status: TaskStatus { state: TaskState::Assigned, at: cx.now, ..task.status.clone() },
-                pending_reason: None,
-                device_ids,
-                ..task.as_ref().clone()
-            }),
-            Err(refused) => wait(task, refused, nodes, view, plan),
+            Ok((node_id, device_ids)) => {
+                // The place comes first, because a part of the plan may be all that is taken of it.
+                volumes.place(spec, task, &node_id, plan);
+                plan.put(Task {
+                    node_id: Some(node_id),
+                    status: TaskStatus { state: TaskState::Assigned, at: cx.now, ..task.status.clone() },
+                    pending_reason: None,
+                    device_ids,
+                    ..task.as_ref().clone()
+                });
+            }
+            Err(why) => wait(task, why, nodes, view, plan),
         }
     }
 }
 
 /// Records why the task has no node, if that is news.
-fn wait(task: &Arc<Task>, refused: BTreeMap<Filter, u64>, nodes: &Ranking, view: &Tables, plan: &mut Plan) {
-    let reason = Some(match refused {
-        refused if refused.is_empty() => PendingReason::NoNode,
-        refused if fits_in_place(task, nodes, view) => PendingReason::NeedsRoom(refused),
-        refused => PendingReason::NoNodeFits(refused),
+fn wait(task: &Arc<Task>, why: Unplaced, nodes: &Ranking, view: &Tables, plan: &mut Plan) {
+    let Unplaced { refused, volumes, home } = why;
+    let reason = Some(if refused.is_empty() {
+        PendingReason::NoNode
+    } else if !volumes.is_empty() {
+        let needs_room = home.is_some() && fits_in_place(task, home.as_ref(), nodes, view);
+        PendingReason::VolumesElsewhere { volumes, refused, needs_room }
+    } else if fits_in_place(task, None, nodes, view) {
+        PendingReason::NeedsRoom(refused)
+    } else {
+        PendingReason::NoNodeFits(refused)
     });
     if reason != task.pending_reason {
         plan.put(Task { pending_reason: reason, ..task.as_ref().clone() });
@@ -138,13 +197,14 @@ fn wait(task: &Arc<Task>, refused: BTreeMap<Filter, u64>, nodes: &Ranking, view:
 }
 
 /// Whether the node of the task that `task` replaces has room for it without that task. An update stops a running task
-/// for its successor only if this holds.
-fn fits_in_place(task: &Task, nodes: &Ranking, view: &Tables) -> bool {
+/// for its successor only if this holds. `home` is the only node on which it can run, if there is only one.
+fn fits_in_place(task: &Task, home: Option<&NodeId>, nodes: &Ranking, view: &Tables) -> bool {
     if task.desired_state != DesiredState::Ready {
         return false;
     }
+    let is_there = |replaced: &Arc<Task>| home.is_none_or(|home| replaced.is_on(home));
     let mut replaced = view.tasks_of_slot(&task.service_id, task.slot).filter(|it| it.holds_resources());
-    replaced.any(|replaced| nodes.fits_without(replaced))
+    replaced.any(|replaced| is_there(replaced) && nodes.fits_without(replaced))
 }
 
 #[cfg(test)]

@@ -204,6 +204,7 @@ fn encode_kind(kind: Kind) -> i32 {
         Kind::Stack => pr::Kind::Stack,
         Kind::Registry => pr::Kind::Registry,
         Kind::Network => pr::Kind::Network,
+        Kind::Volume => pr::Kind::Volume,
     })
     .into()
 }
@@ -218,6 +219,7 @@ fn decode_kind(kind: i32) -> Result<Kind, Malformed> {
         Ok(pr::Kind::Stack) => Kind::Stack,
         Ok(pr::Kind::Registry) => Kind::Registry,
         Ok(pr::Kind::Network) => Kind::Network,
+        Ok(pr::Kind::Volume) => Kind::Volume,
         Ok(pr::Kind::None) | Err(_) => return Err(Malformed::new("kind", "has an unknown value")),
     })
 }

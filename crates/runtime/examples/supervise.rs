@@ -72,6 +72,7 @@ fn order(id: &str, dir: &Path, spec: &Spec) -> Result<Order, Box<dyn Error>> {
         log_bytes: 1 << 20,
         terminal: false,
         runtime: None,
+        pinned: Vec::new(),
     })
 }
 

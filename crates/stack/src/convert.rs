@@ -6,6 +6,7 @@ mod health;
 mod networks;
 mod privileges;
 mod update;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -19,6 +20,7 @@ use crate::fields::Fields;
 use crate::parse;
 use crate::tree::{Fault, Node, Value};
 use networks::Declared;
+use volumes::{DeclaredVolumes, ServiceMounts};
 
 /// Returns the value of a variable of the environment.
 pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -34,16 +36,17 @@ pub(crate) fn stack(name: &str, document: &Node, environment: Environment<'_>) -
     let _ = (keys.get("version"), keys.get("name"));
     let services = keys.get("services").map(Node::map).transpose()?.filter(|map| !map.is_empty()).ok_or_else(none)?;
     let mut networks = Declared::read(name, keys.get("networks"))?;
+    let mut volumes = DeclaredVolumes::read(name, keys.get("volumes"))?;
     keys.finish()?;
-    let service = |(key, node): (&String, _)| service((name, key), node, &mut networks, environment);
+    let service = |(key, node): (&String, _)| service((name, key), node, (&mut networks, &mut volumes), environment);
     let services = services.iter().map(service).collect::<Result<_, _>>()?;
-    Ok(StackSpec { name: name.to_owned(), services, networks: networks.finish() })
+    Ok(StackSpec { name: name.to_owned(), services, networks: networks.finish(), volumes: volumes.finish()? })
 }
 
-fn service(
+fn service<'a>(
     (stack, key): (&str, &str),
-    node: &Node,
-    networks: &mut Declared,
+    node: &'a Node,
+    (networks, volumes): (&mut Declared, &mut DeclaredVolumes<'a>),
     environment: Environment<'_>,
 ) -> Result<ServiceSpec, Fault> {
     let mut keys = node.fields()?;
@@ -69,9 +72,11 @@ fn service(
     capability::amend(&mut spec.cap_add, &mut spec.cap_drop, &add, &drop);
     spec.devices = keys.read("devices", devices::mapped)?.unwrap_or_default();
     networks.service(key, &mut keys, &mut spec)?;
+    let mut mounts = ServiceMounts::of(&mut keys);
     if let Some(node) = keys.get("deploy") {
         deploy(node, &mut spec)?;
     }
+    volumes.service(&mut mounts, &mut spec)?;
     keys.finish()?;
     Ok(spec)
 }

@@ -65,7 +65,7 @@ mod tests {
     use std::num::NonZeroU64;
 
     use flota_api::constraint::Constraint;
-    use flota_api::model::{StackSpec, UpdateOrder};
+    use flota_api::model::{ServiceMode, StackSpec, UpdateOrder};
 
     use super::*;
 
@@ -139,8 +139,8 @@ services:
             ("services: 1".to_owned(), "1: services: a map is needed, not a text"),
             ("services:\n  web: { command: x }".to_owned(), "2: services.web: the key `image` is missing"),
             (
-                web("volumes: [data]"),
-                "4: services.web.volumes: this key is not supported; the keys that are supported here: ",
+                web("storage_opt: { size: 1g }"),
+                "4: services.web.storage_opt: this key is not supported; the keys that are supported here: ",
             ),
             (web("") + "  web: {}", "5: services.web: the key is there twice, first in line 2"),
             (web("command:\n      a: b"), "4: services.web.command: a text or a list is needed, not a map"),

@@ -1,7 +1,8 @@
 //! Keeps one session with the leader: finds the leader, registers, sends heartbeats and statuses, and passes the
 //! leader's messages on. `session.rs` does the wire conversion, and `managers.rs` chooses the manager to try next.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::Rng as _;
@@ -13,6 +14,7 @@ use tonic::transport::Channel;
 use flota_api::clock::{Clock, Random};
 use flota_api::clock_offset::ClockOffset;
 use flota_api::defaults::{HEARTBEAT, NEW_EPOCH_GRACE};
+use flota_api::id::VolumeId;
 use flota_api::model::NodeDescription;
 use flota_api::version::Timestamp;
 use flota_identity::Dialer;
@@ -62,6 +64,8 @@ pub(crate) struct Agent {
     pub(crate) removed: watch::Sender<bool>,
     /// How far the leader's clock is off.
     pub(crate) clock_offset: ClockOffset,
+    /// Volumes that are being dropped.
+    pub(crate) dropping: Arc<Mutex<BTreeSet<VolumeId>>>,
     pub(crate) newest: Newest,
     pub(crate) parts: Parts,
     pub(crate) network_parts: UpdateParts,
@@ -307,8 +311,25 @@ impl Agent {
         let grace = if is_restored { NEW_EPOCH_GRACE } else { Duration::ZERO };
         self.newest.set(offered);
         self.keep_images(&set);
+        self.drop_volumes(&set.dropped_volumes);
         self.pool.assign(set, grace);
         Ok(())
+    }
+
+    /// Drops volumes, and reports each one that is gone. The leader repeats them until it has the report.
+    fn drop_volumes(&self, volumes: &[VolumeId]) {
+        for volume in volumes {
+            if !self.dropping.lock().expect("no holder panics").insert(volume.clone()) {
+                continue;
+            }
+            let (dropped, volume) = (self.services.drop_volume(volume.clone()), volume.clone());
+            let (dropping, reporter) = (Arc::clone(&self.dropping), self.reporter.clone());
+            self.spawned.spawn(async move {
+                dropped.await;
+                dropping.lock().expect("no holder panics").remove(&volume);
+                reporter.report_dropped(volume);
+            });
+        }
     }
 
     fn keep_images(&self, set: &AssignmentSet) {

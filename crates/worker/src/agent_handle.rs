@@ -121,6 +121,7 @@ pub(crate) fn start_reporting_to(
         departure: departure_receiver,
         removed: removed_sender,
         clock_offset: ClockOffset::default(),
+        dropping: Arc::default(),
         newest: Newest::load(options.state),
         parts: Parts::default(),
         network_parts: UpdateParts::default(),

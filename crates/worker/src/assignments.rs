@@ -38,6 +38,7 @@ impl Parts {
                 before.removed.append(&mut set.removed);
                 before.images.append(&mut set.images);
                 before.dropped_images.append(&mut set.dropped_images);
+                before.dropped_volumes.append(&mut set.dropped_volumes);
                 before
             }
         };

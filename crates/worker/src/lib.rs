@@ -40,6 +40,7 @@ mod images;
 mod locks;
 mod managers;
 mod messages;
+mod mounts;
 mod networks;
 mod offers;
 mod order;
@@ -59,6 +60,7 @@ mod task_runner;
 #[cfg(test)]
 mod test_cluster;
 mod translate;
+mod volumes;
 mod worker;
 mod worker_state;
 

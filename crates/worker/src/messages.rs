@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use flota_api::id::TaskId;
+use flota_api::id::{TaskId, VolumeId};
 use flota_api::model::{Assignment, ImageSource, NetworkUpdate, NodeDescription, StreamRequest, TaskStatus};
 use flota_api::version::{Timestamp, Version};
 
@@ -78,6 +78,8 @@ pub(crate) struct StatusBatch {
     pub(crate) sequence: u64,
     pub(crate) reports: Vec<TaskReport>,
     pub(crate) images: Vec<ImageReport>,
+    /// Removed volumes of which this node has no data any more.
+    pub(crate) dropped_volumes: Vec<VolumeId>,
 }
 
 /// The latest status of a task.
@@ -118,6 +120,8 @@ pub(crate) struct AssignmentSet {
     pub(crate) images: Vec<ImageSource>,
     /// Digests of images that the cluster no longer needs.
     pub(crate) dropped_images: Vec<String>,
+    /// Volumes whose data this node is to drop.
+    pub(crate) dropped_volumes: Vec<VolumeId>,
 }
 
 /// A task whose assignment can't be parsed.

@@ -1,12 +1,12 @@
-//! The latest status of each task and the reports on images, kept until the leader has acknowledged them. Changes
+//! The latest status of each task and the reports on images and volumes, kept until the leader has acknowledged them. Changes
 //! while a batch is in flight go into the next batch, once. Task runners and images report here, and the agent sends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
-use flota_api::id::TaskId;
+use flota_api::id::{TaskId, VolumeId};
 use flota_api::model::TaskStatus;
 
 use crate::messages::{ImageReport, StatusBatch, TaskReport};
@@ -19,6 +19,7 @@ struct PendingReports {
     statuses: BTreeMap<TaskId, TaskStatus>,
     /// The latest report on each image, in the order of their events.
     images: Vec<ImageReport>,
+    dropped_volumes: BTreeSet<VolumeId>,
     /// The batch that was sent and is not acknowledged yet.
     sent: Option<StatusBatch>,
     sequence: u64,
@@ -47,6 +48,12 @@ impl Reporter {
         self.changed.notify_one();
     }
 
+    /// Adds a pending report that this node has no data of a removed volume any more.
+    pub(crate) fn report_dropped(&self, volume: VolumeId) {
+        self.pending.lock().expect("no holder panics").dropped_volumes.insert(volume);
+        self.changed.notify_one();
+    }
+
     /// Returns whether a report on this image is not acknowledged yet.
     pub(crate) fn has_report_of(&self, digest: &str) -> bool {
         self.pending.lock().expect("no holder panics").images.iter().any(|it| it.digest == digest)
@@ -70,7 +77,8 @@ impl Reporter {
 
     fn take(&self) -> Option<StatusBatch> {
         let mut pending = self.pending.lock().expect("no holder panics");
-        if pending.sent.is_some() || (pending.statuses.is_empty() && pending.images.is_empty()) {
+        let is_empty = pending.statuses.is_empty() && pending.images.is_empty() && pending.dropped_volumes.is_empty();
+        if pending.sent.is_some() || is_empty {
             return None;
         }
         pending.sequence += 1;
@@ -84,7 +92,8 @@ impl Reporter {
         let batch = StatusBatch {
             sequence: pending.sequence,
             reports: pending.statuses.iter().take_while(|(_, status)| fits(status)).map(report).collect(),
-            images: pending.images.iter().take(BATCH).cloned().collect(),
+            images: pending.images.iter().take(BATCH / 2).cloned().collect(),
+            dropped_volumes: pending.dropped_volumes.iter().take(BATCH / 2).cloned().collect(),
         };
         pending.sent = Some(batch.clone());
         Some(batch)
@@ -100,6 +109,7 @@ impl Reporter {
                 }
             }
             pending.images.retain(|it| !sent.images.contains(it));
+            pending.dropped_volumes.retain(|it| !sent.dropped_volumes.contains(it));
             if pending.statuses.is_empty() {
                 self.drained.notify_waiters();
             }
@@ -139,6 +149,18 @@ mod tests {
         assert!(reporter.has_report_of("new"));
         reporter.acknowledged(again.sequence);
         assert!(!reporter.has_report_of("new") && reporter.take().is_none());
+    }
+
+    #[test]
+    fn that_a_volume_was_dropped_is_told_until_it_is_acknowledged() {
+        let reporter = Reporter::default();
+        reporter.report_dropped("v".into());
+        assert!(reporter.take().is_some_and(|batch| batch.dropped_volumes == ["v".into()]));
+        reporter.begin();
+        let again = reporter.take().expect("the old session may have lost it");
+        assert_eq!(again.dropped_volumes, ["v".into()]);
+        reporter.acknowledged(again.sequence);
+        assert_eq!(reporter.take(), None);
     }
 
     #[test]

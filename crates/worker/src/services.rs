@@ -1,5 +1,5 @@
-//! The leader's requests to a node that do not concern the running of tasks: to hold images, and to open streams to
-//! containers. It is the interface between the agent and the parts of the worker that only a real node has.
+//! The leader's requests to a node that do not concern the running of tasks: to hold images, to drop volumes, and to
+//! open streams to containers. It is the interface between the agent and the parts of the worker that only a real node has.
 //!
 //! Work that takes time is returned as a future, which the agent spawns and which ends with the worker.
 
@@ -9,9 +9,12 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use tonic::transport::Channel;
 
+use flota_api::id::VolumeId;
 use flota_api::model::ImageSource;
 
 use crate::executor::ContainerExecutor;
+#[cfg(any(test, feature = "fake"))]
+use crate::executor::FakeMachine;
 use crate::messages::OpenStream;
 use crate::streams;
 
@@ -28,6 +31,9 @@ pub trait NodeServices: fmt::Debug + Send + Sync {
 
     /// Removes images that the cluster no longer needs, each once no task of this node uses it.
     fn drop_images(&self, digests: Vec<String>) -> BoxFuture<'static, ()>;
+
+    /// Removes the data of a volume that a user has removed, once no task of this node uses it; resolves when nothing is left.
+    fn drop_volume(&self, volume: VolumeId) -> BoxFuture<'static, ()>;
 
     /// Opens a stream to the leader and serves it until it ends: exec, logs, a forwarded connection or a report.
     fn open_stream(&self, leader: Channel, open: OpenStream) -> BoxFuture<'static, ()>;
@@ -58,15 +64,27 @@ impl NodeServices for ContainerServices {
         Box::pin(self.0.images.clone().drop_unused(digests))
     }
 
+    fn drop_volume(&self, volume: VolumeId) -> BoxFuture<'static, ()> {
+        Box::pin(self.0.volumes.clone().drop_data(volume))
+    }
+
     fn open_stream(&self, leader: Channel, open: OpenStream) -> BoxFuture<'static, ()> {
         Box::pin(streams::open(Arc::clone(&self.0), leader, open))
     }
 }
 
-/// The services of a node without images and containers: it holds no image and opens no stream.
+/// Drops a volume of a machine once none of its containers uses it.
 #[cfg(any(test, feature = "fake"))]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct FakeServices;
+async fn drop_fake(machine: FakeMachine, volume: VolumeId) {
+    while !machine.drop_volume(volume.as_str()) {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+}
+
+/// The services of a node with simulated containers: it holds no image and opens no stream.
+#[cfg(any(test, feature = "fake"))]
+#[derive(Clone, Debug)]
+pub struct FakeServices(pub FakeMachine);
 
 #[cfg(any(test, feature = "fake"))]
 impl NodeServices for FakeServices {
@@ -82,6 +100,10 @@ impl NodeServices for FakeServices {
 
     fn drop_images(&self, _: Vec<String>) -> BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
+    }
+
+    fn drop_volume(&self, volume: VolumeId) -> BoxFuture<'static, ()> {
+        Box::pin(drop_fake(self.0.clone(), volume))
     }
 
     fn open_stream(&self, _: Channel, _: OpenStream) -> BoxFuture<'static, ()> {

@@ -130,6 +130,7 @@ fn status_batch(batch: StatusBatch) -> pd::StatusBatch {
         sequence: batch.sequence,
         reports: batch.reports.into_iter().map(report).collect(),
         images: batch.images.into_iter().map(image).collect(),
+        dropped_volumes: batch.dropped_volumes.into_iter().map(Into::into).collect(),
     }
 }
 
@@ -163,6 +164,7 @@ fn part(it: pd::Assignments) -> Result<Part, SessionError> {
         removed: it.removed_tasks.into_iter().map(Into::into).collect(),
         images: it.images.into_iter().map(Into::into).collect(),
         dropped_images: it.dropped_images,
+        dropped_volumes: it.dropped_volumes.into_iter().map(Into::into).collect(),
         ..AssignmentSet::default()
     };
     let specs: HashMap<_, _> =

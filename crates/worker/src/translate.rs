@@ -1,6 +1,7 @@
 //! Translates a task into a container: an OCI configuration and an order to a supervisor. This is the only file that
 //! knows both sides. The container executor calls it after every preparation step is done.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use flota_runtime::security::{capabilities, default_profile};
 use flota_runtime::{Order, RootSource};
 
 use crate::devices::{self, DeviceError};
+use crate::mounts::{self, BindSources};
 use crate::networks::TaskNetwork;
 use crate::offers::NodeOffers;
 
@@ -41,13 +43,17 @@ pub(crate) struct NodeNames {
 }
 
 /// The paths of a task's parts on this node.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Places {
     pub(crate) root: RootSource,
     pub(crate) groups: Groups,
     pub(crate) log: PathBuf,
     /// Path of the program `flota-runtime`.
     pub(crate) runtime: PathBuf,
+    /// Folders of its volumes, by their paths in the container.
+    pub(crate) volumes: BTreeMap<String, PathBuf>,
+    /// The sources of its bind mounts.
+    pub(crate) binds: BindSources,
 }
 
 /// The input of a supervisor and a runtime.
@@ -112,6 +118,7 @@ pub(crate) fn container(
         root.readonly = false;
     }
     set_rights(&mut result, spec);
+    mounts::add(&mut result, mounts::of_task(spec, &places.volumes, &places.binds), spec);
     let no_new_privileges = spec.no_new_privileges.or(offers.no_new_privileges);
     result.process.get_or_insert_default().no_new_privileges =
         no_new_privileges.unwrap_or(assignment.no_new_privileges);
@@ -141,6 +148,7 @@ pub(crate) fn container(
         log_bytes: LOG_BYTES,
         terminal: false,
         runtime,
+        pinned: places.binds.paths(),
     };
     Ok(Container { order, spec: result })
 }

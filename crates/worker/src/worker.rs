@@ -32,6 +32,7 @@ use crate::records::{QueuedRecords, SledRecords};
 use crate::reporter::Reporter;
 use crate::services::ContainerServices;
 use crate::translate::NodeNames;
+use crate::volumes::Volumes;
 use crate::worker_state::FileState;
 
 /// The parameters of a worker.
@@ -116,6 +117,7 @@ impl Worker {
         let executor = Arc::new(ContainerExecutor::new(ContainerOptions {
             node: NodeNames { id: options.identity.node_id.to_string(), hostname: description.hostname.clone() },
             images: images.clone(),
+            volumes: Volumes::new(options.data_dir.join("volumes"), images.store.clone()),
             networks: networks.clone(),
             runtime: flota_runtime::Program::open(options.runtime),
             paths,
@@ -224,7 +226,7 @@ impl Worker {
 fn prepare_folders(data_dir: &Path, run_dir: &Path) -> io::Result<bool> {
     // Specs contain environments, and files of containers may be set-user-id, so other users of this machine must see
     // neither.
-    for dir in [data_dir.join("tasks"), run_dir.join("tasks")] {
+    for dir in [data_dir.join("tasks"), data_dir.join("volumes"), run_dir.join("tasks")] {
         fs_err::create_dir_all(&dir)?;
         fs_err::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
     }

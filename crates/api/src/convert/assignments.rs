@@ -31,6 +31,7 @@ impl From<&Assignment> for pd::TaskAssignment {
             unconfirmed_nodes: it.unconfirmed_nodes.clone(),
             withdrawn_attempt: it.withdrawn_attempt.unwrap_or_default(),
             no_new_privileges: it.no_new_privileges,
+            volumes: it.volumes.iter().map(Into::into).collect(),
         }
     }
 }
@@ -62,6 +63,7 @@ impl Assignment {
             paused: it.paused,
             device_ids: it.device_ids.into_iter().map(Into::into).collect(),
             attachments: all(it.attachments)?,
+            volumes: it.volumes.into_iter().map(Into::into).collect(),
             unconfirmed_nodes: it.unconfirmed_nodes,
             // Attempts count from 1.
             withdrawn_attempt: Some(it.withdrawn_attempt).filter(|attempt| *attempt != 0),
@@ -167,7 +169,7 @@ impl From<pd::RegistryCredentials> for RegistryCredentials {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Attachment, DeviceId};
+    use crate::model::{Attachment, DeviceId, TaskVolume};
     use crate::state::{DesiredState, TaskState};
 
     #[test]
@@ -194,6 +196,7 @@ mod tests {
                 network: "n".into(),
                 addresses: vec![std::net::IpAddr::from([10, 0, 1, 2])],
             }],
+            volumes: vec![TaskVolume { name: "db".into(), id: "v".into(), slot: Some(3) }],
             unconfirmed_nodes: vec!["w2".into()],
             withdrawn_attempt: Some(4),
             no_new_privileges: true,

@@ -54,7 +54,12 @@ impl From<pt::DeviceId> for DeviceId {
 
 impl From<&Allowance> for pt::Allowance {
     fn from(it: &Allowance) -> Self {
-        Self { privileged: it.privileged, devices: it.devices.clone(), capabilities: it.capabilities.clone() }
+        Self {
+            privileged: it.privileged,
+            devices: it.devices.clone(),
+            capabilities: it.capabilities.clone(),
+            bind_mounts: it.bind_mounts.clone(),
+        }
     }
 }
 
@@ -62,7 +67,7 @@ impl From<Option<pt::Allowance>> for Allowance {
     fn from(it: Option<pt::Allowance>) -> Self {
         let it = it.unwrap_or_default();
         let capabilities = it.capabilities.iter().map(|name| normalise(name)).collect();
-        Self { privileged: it.privileged, devices: it.devices, capabilities }
+        Self { privileged: it.privileged, devices: it.devices, capabilities, bind_mounts: it.bind_mounts }
     }
 }
 
@@ -88,7 +93,12 @@ mod tests {
         let description = NodeDescription {
             runtimes: vec!["flota".into()],
             devices: vec![NodeDevice { kind: "gpu".into(), id: "nvidia0".into(), paths: vec!["/dev/nvidia0".into()] }],
-            allow: Allowance { privileged: true, devices: vec!["/dev/*".into()], capabilities: vec!["ALL".into()] },
+            allow: Allowance {
+                privileged: true,
+                devices: vec!["/dev/*".into()],
+                capabilities: vec!["ALL".into()],
+                bind_mounts: vec!["/srv".into()],
+            },
             ..NodeDescription::default()
         };
         assert_eq!(NodeDescription::try_from(Some(pt::NodeDescription::from(&description))), Ok(description));

@@ -9,7 +9,7 @@ use super::{FromNumber, Malformed, require};
 use crate::clock_offset::ClockOffset;
 use crate::model::{
     Cluster, Filter, Image, ImageHolder, Network, Node, NodeStateReason, PendingReason, Registry, Revoked, Secret,
-    Service, Stack, Task,
+    Service, Stack, Task, Volume,
 };
 use crate::object::{Object, StoreObject};
 use crate::proto::objects as po;
@@ -212,12 +212,17 @@ impl From<&PendingReason> for po::PendingReason {
             PendingReason::NoAddress(network) => {
                 return Self { no_address: Some(network.clone()), ..Self::default() };
             }
+            PendingReason::VolumesElsewhere { refused, needs_room, .. } => (refused, *needs_room),
             PendingReason::NoNode => (&BTreeMap::new(), false),
             PendingReason::NoNodeFits(refused) => (refused, false),
             PendingReason::NeedsRoom(refused) => (refused, true),
         };
         let count = |(filter, nodes): (&Filter, &u64)| po::FilterCount { filter: filter.number(), nodes: *nodes };
-        Self { refused: refused.iter().map(count).collect(), needs_room, no_address: None }
+        let volumes = match it {
+            PendingReason::VolumesElsewhere { volumes, .. } => volumes.iter().map(Into::into).collect(),
+            _ => Vec::new(),
+        };
+        Self { refused: refused.iter().map(count).collect(), needs_room, no_address: None, volumes }
     }
 }
 
@@ -229,6 +234,10 @@ impl TryFrom<po::PendingReason> for PendingReason {
         }
         let count = |it: po::FilterCount| Ok((Filter::from_number(it.filter)?, it.nodes));
         let refused = it.refused.into_iter().map(count).collect::<Result<BTreeMap<_, _>, Malformed>>()?;
+        if !it.volumes.is_empty() {
+            let volumes = it.volumes.into_iter().map(Into::into).collect();
+            return Ok(Self::VolumesElsewhere { volumes, refused, needs_room: it.needs_room });
+        }
         Ok(match it.needs_room {
             true => Self::NeedsRoom(refused),
             false if refused.is_empty() => Self::NoNode,
@@ -315,6 +324,7 @@ impl From<&Object> for po::Object {
                 Object::Stack(it) => Kind::Stack(it.as_ref().into()),
                 Object::Registry(it) => Kind::Registry(it.as_ref().into()),
                 Object::Network(it) => Kind::Network(it.as_ref().into()),
+                Object::Volume(it) => Kind::Volume(it.as_ref().into()),
             }),
         }
     }
@@ -333,6 +343,7 @@ impl TryFrom<po::Object> for Object {
             Kind::Stack(it) => Stack::try_from(it)?.into_object(),
             Kind::Registry(it) => Registry::from(it).into_object(),
             Kind::Network(it) => Network::try_from(it)?.into_object(),
+            Kind::Volume(it) => Volume::try_from(it)?.into_object(),
         })
     }
 }

@@ -189,6 +189,7 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             update: Some((&spec.update).into()),
             rollback: Some((&spec.rollback).into()),
             stopped: spec.stopped,
+            mounts: spec.mounts.iter().map(Into::into).collect(),
         }
     }
 }
@@ -243,6 +244,7 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             update: spec.update.try_into()?,
             rollback: spec.rollback.try_into()?,
             stopped: spec.stopped,
+            mounts: all(spec.mounts)?,
         })
     }
 }
@@ -261,6 +263,7 @@ impl From<&StackSpec> for ps::StackSpec {
             name: spec.name.clone(),
             services: spec.services.iter().map(Into::into).collect(),
             networks: spec.networks.iter().map(Into::into).collect(),
+            volumes: spec.volumes.iter().map(Into::into).collect(),
         }
     }
 }
@@ -268,7 +271,8 @@ impl From<&StackSpec> for ps::StackSpec {
 impl TryFrom<ps::StackSpec> for StackSpec {
     type Error = Malformed;
     fn try_from(spec: ps::StackSpec) -> Result<Self, Malformed> {
-        Ok(Self { name: spec.name, services: all(spec.services)?, networks: all(spec.networks)? })
+        let volumes = spec.volumes.into_iter().map(Into::into).collect();
+        Ok(Self { name: spec.name, services: all(spec.services)?, networks: all(spec.networks)?, volumes })
     }
 }
 

@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use super::mount::Mount;
 use super::service::ServiceSpec;
 use crate::{capability, naming};
 
@@ -16,6 +17,8 @@ pub struct Allowance {
     pub devices: Vec<String>,
     /// Capabilities that specs may add; `ALL` covers every one.
     pub capabilities: Vec<String>,
+    /// Paths that specs may bind, with everything below them; `/` covers all.
+    pub bind_mounts: Vec<String>,
 }
 
 /// A right that a spec requests although the node does not allow it.
@@ -30,6 +33,9 @@ pub enum Refusal {
     /// The device at this path.
     #[error("this node does not allow the device {0}")]
     Device(String),
+    /// A bind mount of this path, or one that leads to this path.
+    #[error("this node does not allow bind mounts of {0}")]
+    BindMount(String),
 }
 
 impl Allowance {
@@ -49,8 +55,21 @@ impl Allowance {
         capability::DEFAULT.contains(&name) || self.capabilities.iter().any(listed)
     }
 
+    /// Returns whether specs may bind the file or folder at `path`, as far as the path says where it leads: the worker
+    /// also looks at the links in it.
+    pub fn has_bind_mount(&self, path: &str) -> bool {
+        let covers = |allowed: &String| is_within(path, allowed);
+        // Without this check, `/srv/../etc` begins with `/srv/`.
+        (path == "/" || naming::check_path(path).is_ok()) && self.bind_mounts.iter().any(covers)
+    }
+
     /// Returns the first item of `spec` that is not allowed here.
     pub fn refusal(&self, spec: &ServiceSpec) -> Option<Refusal> {
+        // Also a privileged task binds only what is listed, so that a listed path says what tasks may see.
+        let mut bound = spec.mounts.iter().filter_map(Mount::bind_source);
+        if let Some(path) = bound.find(|path| !self.has_bind_mount(path)) {
+            return Some(Refusal::BindMount(path.to_owned()));
+        }
         if spec.privileged {
             return (!self.privileged).then_some(Refusal::Privileged);
         }
@@ -80,14 +99,24 @@ impl Allowance {
                 ));
             }
         }
+        if let Some(path) = self.bind_mounts.iter().find(|path| *path != "/" && naming::check_path(path).is_err()) {
+            return Err(format!("bind-mounts: `{}` is not an absolute path without detours", path.escape_debug()));
+        }
         let unknown = self.capabilities.iter().find(|name| !capability::is_known(name));
         unknown.map_or(Ok(()), |name| Err(format!("capabilities: `{}` is not a capability", name.escape_debug())))
     }
 }
 
+/// Returns whether `path` is `folder` or something below it.
+fn is_within(path: &str, folder: &str) -> bool {
+    let below = path.strip_prefix(folder);
+    folder == "/" || below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{MountSource, Propagation};
 
     fn list(items: &[&str]) -> Vec<String> {
         items.iter().map(|it| (*it).to_owned()).collect()
@@ -104,9 +133,10 @@ mod tests {
         let some = Allowance {
             devices: list(&["/dev/fuse", "/dev/snd/*", "/dev/ttyUSB*"]),
             capabilities: list(&["NET_ADMIN"]),
-            privileged: false,
+            ..Allowance::default()
         };
-        let all = Allowance { privileged: true, capabilities: list(&["ALL"]), devices: list(&["/dev/*"]) };
+        let all =
+            Allowance { privileged: true, capabilities: list(&["ALL"]), devices: list(&["/dev/*"]), ..some.clone() };
         let refuses = |allowance: &Allowance, add: &[&str], devices: &[&str]| {
             allowance.refusal(&spec(add, devices)).map(|it| it.to_string()).unwrap_or_default()
         };
@@ -131,6 +161,38 @@ mod tests {
         // A capability that is dropped again need not be allowed.
         let dropped = ServiceSpec { cap_drop: list(&["CHOWN"]), ..spec(&[], &[]) };
         assert_eq!(nothing.refusal(&dropped), None);
+    }
+
+    #[test]
+    fn bind_mounts_are_allowed_below_the_listed_paths_alone() {
+        let bound = |source: &str| {
+            let source = source.to_owned();
+            let source = MountSource::Bind { source, propagation: Propagation::Rprivate, non_recursive: false };
+            let mounts = vec![Mount { target: "/x".into(), read_only: true, source }];
+            ServiceSpec { mounts, ..ServiceSpec::default() }
+        };
+        let allowance = |paths: &[&str]| Allowance { bind_mounts: list(paths), ..Allowance::default() };
+        for (allowed, source, is_allowed) in [
+            (&["/srv"][..], "/srv", true),
+            (&["/srv"], "/srv/a/b", true),
+            (&["/srv"], "/srvx", false),
+            (&["/srv"], "/", false),
+            (&["/srv"], "/srv/../etc", false),
+            (&["/opt", "/srv/a"], "/srv/a", true),
+            (&["/opt", "/srv/a"], "/srv", false),
+            (&["/"], "/etc/shadow", true),
+            (&["/"], "/", true),
+            (&[], "/srv", false),
+        ] {
+            let refusal = allowance(allowed).refusal(&bound(source));
+            assert_eq!(refusal.is_none(), is_allowed, "{allowed:?} {source}");
+        }
+        let privileged = ServiceSpec { privileged: true, ..bound("/etc") };
+        let node = Allowance { privileged: true, ..allowance(&["/srv"]) };
+        assert_eq!(node.refusal(&privileged), Some(Refusal::BindMount("/etc".into())));
+        for bad in ["", "srv", "/srv/", "/srv/.."] {
+            assert!(allowance(&[bad]).check().is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Attachment, DeviceId, Secret, ServiceSpec, TaskStatus};
+use super::{Attachment, DeviceId, Secret, ServiceSpec, TaskStatus, TaskVolume};
 use crate::id::{NodeId, ServiceId, TaskId};
 use crate::state::DesiredState;
 use crate::version::Timestamp;
@@ -43,6 +43,8 @@ pub struct Assignment {
     pub device_ids: Vec<DeviceId>,
     /// The networks of the task and its addresses there, in the order of its interfaces.
     pub attachments: Vec<Attachment>,
+    /// The volumes that the mounts of the spec name.
+    pub volumes: Vec<TaskVolume>,
     /// Names of the nodes that had not confirmed in time that they send the task no more connections, so that it is
     /// stopped without them.
     pub unconfirmed_nodes: Vec<String>,
@@ -71,6 +73,7 @@ impl Default for Assignment {
             paused: false,
             device_ids: Vec::new(),
             attachments: Vec::new(),
+            volumes: Vec::new(),
             unconfirmed_nodes: Vec::new(),
             withdrawn_attempt: None,
             no_new_privileges: false,

@@ -187,7 +187,11 @@ impl NodeDescription {
     /// An entry breaks a rule; the text names both.
     pub fn check_offers(&self) -> Result<(), String> {
         let lists = [self.runtimes.len(), self.devices.len(), self.listeners.len(), self.listening_tasks.len()];
-        let counts = lists.into_iter().chain([self.allow.devices.len(), self.allow.capabilities.len()]);
+        let counts = lists.into_iter().chain([
+            self.allow.devices.len(),
+            self.allow.capabilities.len(),
+            self.allow.bind_mounts.len(),
+        ]);
         if self.tunnel_keys.len() > Self::TUNNEL_KEYS_BOUND {
             return Err(format!("tunnel_keys: there are more than {}", Self::TUNNEL_KEYS_BOUND));
         }

@@ -14,6 +14,8 @@ states! {
         Drained = "drained",
         /// A constraint of the spec excludes it.
         Constraint = "excluded by a constraint",
+        /// Its owner does not allow a bind mount of the spec.
+        BindMount = "not allowing a bind mount",
         /// Its owner does not allow a capability that the spec adds.
         Capability = "not allowing a capability",
         /// Its owner does not allow a device that the spec maps.
@@ -34,6 +36,8 @@ states! {
         GenericResource = "without enough free devices",
         /// Less memory is free than the spec reserves.
         Memory = "without enough memory",
+        /// It does not have the data of a volume of the spec.
+        Volume = "without the data of a volume",
         /// It does not have the runtime class.
         Runtime = "without the runtime",
     }
@@ -46,6 +50,16 @@ pub enum PendingReason {
     NoNode,
     /// Every node is excluded by a filter.
     NoNodeFits(BTreeMap<Filter, u64>),
+    /// The data of volumes is on certain nodes, and those are excluded by a filter. With `needs_room`, one of them has
+    /// room once the task that this one replaces has ended there.
+    VolumesElsewhere {
+        /// Where the volumes are.
+        volumes: Vec<VolumeAt>,
+        /// The counts.
+        refused: BTreeMap<Filter, u64>,
+        /// Whether the task that this one replaces is all that it waits for.
+        needs_room: bool,
+    },
     /// Every node is excluded by a filter, but one of them has room once the task that this one replaces has ended
     /// there.
     NeedsRoom(BTreeMap<Filter, u64>),
@@ -53,16 +67,48 @@ pub enum PendingReason {
     NoAddress(String),
 }
 
+/// A volume and a node that has its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeAt {
+    /// Name of the volume.
+    pub volume: String,
+    /// Name of the node, or its id if it was removed from the cluster.
+    pub node: String,
+    /// Whether the node was removed from the cluster, and the data with it.
+    pub is_gone: bool,
+}
+
+impl fmt::Display for VolumeAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { volume, node, is_gone } = self;
+        match is_gone {
+            true => write!(f, "the data of volume `{volume}` was on node {node}, which was removed"),
+            false => write!(f, "the data of volume `{volume}` is on node {node}"),
+        }
+    }
+}
+
+impl PendingReason {
+    /// Returns whether the task has a place as soon as the task that it replaces has ended.
+    pub fn needs_room(&self) -> bool {
+        matches!(self, Self::NeedsRoom(_) | Self::VolumesElsewhere { needs_room: true, .. })
+    }
+}
+
 impl fmt::Display for PendingReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts = match self {
             Self::NoNode => return f.write_str("there is no node"),
             Self::NoAddress(network) => return write!(f, "no address is free in network {network}"),
-            Self::NoNodeFits(counts) | Self::NeedsRoom(counts) => counts,
+            Self::NoNodeFits(counts) | Self::NeedsRoom(counts) | Self::VolumesElsewhere { refused: counts, .. } => {
+                counts
+            }
         };
         let nodes: u64 = counts.values().sum();
         let counts: Vec<String> = counts.iter().map(|(filter, count)| format!("{count} of {nodes} {filter}")).collect();
-        write!(f, "no node fits: {}", counts.join(", "))
+        write!(f, "no node fits: {}", counts.join(", "))?;
+        let Self::VolumesElsewhere { volumes, .. } = self else { return Ok(()) };
+        volumes.iter().try_for_each(|volume| write!(f, "; {volume}"))
     }
 }
 
@@ -78,6 +124,14 @@ mod tests {
         assert_eq!(PendingReason::NeedsRoom(counts).to_string(), text);
         assert_eq!(PendingReason::NoNode.to_string(), "there is no node");
         assert_eq!(PendingReason::NoAddress("back".into()).to_string(), "no address is free in network back");
+        let at = |node: &str, is_gone| VolumeAt { volume: "db".into(), node: node.into(), is_gone };
+        let refused = BTreeMap::from([(Filter::Drained, 1), (Filter::Volume, 2)]);
+        let reason =
+            |at| PendingReason::VolumesElsewhere { volumes: vec![at], refused: refused.clone(), needs_room: false };
+        let text = "no node fits: 1 of 3 drained, 2 of 3 without the data of a volume";
+        assert_eq!(reason(at("w1", false)).to_string(), format!("{text}; the data of volume `db` is on node w1"));
+        let gone = "; the data of volume `db` was on node w1, which was removed";
+        assert_eq!(reason(at("w1", true)).to_string(), format!("{text}{gone}"));
         assert!(Filter::ALL.windows(2).all(|pair| pair[0].as_str() < pair[1].as_str()));
     }
 }

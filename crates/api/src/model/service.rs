@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::device::{DeviceMapping, GenericResource};
 use super::health::HealthSpec;
+use super::mount::Mount;
 use super::network::{DnsConfig, EndpointMode, HostEntry, NetworkAttachment, PublishMode, PublishedPort, VirtualIp};
 use super::update::{Revision, UpdatePolicy, UpdateStatus};
 use super::{seconds, seconds_or_zero, text_or_empty};
@@ -196,6 +197,8 @@ pub struct ServiceSpec {
     pub dns: DnsConfig,
     /// Further lines of a task's `/etc/hosts`.
     pub hosts: Vec<HostEntry>,
+    /// What the tasks see at paths of their own, besides the image.
+    pub mounts: Vec<Mount>,
 }
 
 impl Default for ServiceSpec {
@@ -237,6 +240,7 @@ impl Default for ServiceSpec {
             endpoint_mode: EndpointMode::Vip,
             dns: DnsConfig::default(),
             hosts: Vec::new(),
+            mounts: Vec::new(),
         }
     }
 }
@@ -261,6 +265,11 @@ impl ServiceSpec {
     /// Returns the ports on which the node of a task answers.
     pub fn host_ports(&self) -> impl Iterator<Item = PublishedPort> {
         self.ports.iter().copied().filter(|port| port.mode == PublishMode::Host)
+    }
+
+    /// Returns the names of the volumes that the tasks use, in the order of the mounts.
+    pub fn volumes(&self) -> impl Iterator<Item = &str> {
+        self.mounts.iter().filter_map(Mount::volume)
     }
 
     /// Returns whether every node answers on a port of the service, for which its tasks join the network `ingress`.

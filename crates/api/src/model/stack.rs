@@ -1,8 +1,8 @@
-//! Stacks: services that are deployed from one file.
+//! Stacks: services that are deployed from one file, with their networks and volumes.
 
 use serde::Serialize;
 
-use super::{NetworkSpec, ServiceSpec};
+use super::{NetworkSpec, ServiceSpec, VolumeSpec};
 use crate::id::StackId;
 use crate::version::Meta;
 
@@ -16,6 +16,8 @@ pub struct StackSpec {
     pub services: Vec<ServiceSpec>,
     /// Its networks, with their full names.
     pub networks: Vec<NetworkSpec>,
+    /// Its volumes, with their full names.
+    pub volumes: Vec<VolumeSpec>,
 }
 
 /// A stack as the store holds it.

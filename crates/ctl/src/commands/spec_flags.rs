@@ -9,6 +9,7 @@ use flota_api::constraint::Constraint;
 use flota_api::model::{OnPartition, RestartCondition, ServiceMode, ServiceSpec};
 
 use crate::commands::health_flags::HealthFlags;
+use crate::commands::mount_flags::MountFlags;
 use crate::commands::network_flags::NetworkFlags;
 use crate::commands::privilege_flags::PrivilegeFlags;
 use crate::commands::update_flags::{RollbackFlags, UpdateFlags};
@@ -24,6 +25,8 @@ pub(crate) struct SpecFlags {
     privileges: PrivilegeFlags,
     #[command(flatten)]
     networks: NetworkFlags,
+    #[command(flatten)]
+    mounts: MountFlags,
     #[command(flatten)]
     health: HealthFlags,
     #[command(flatten)]
@@ -105,6 +108,7 @@ impl SpecFlags {
     pub(super) fn apply(&self, spec: &mut ServiceSpec) -> anyhow::Result<()> {
         self.privileges.apply(spec);
         self.networks.apply(spec);
+        self.mounts.apply(spec);
         self.health.apply(spec);
         self.update.apply(spec);
         self.rollback.apply(spec);

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use flota_api::model;
 use flota_api::proto::control::{
-    DeployStackRequest, GetRequest, RemoveRequest, ResolveImage, ServiceName, StackChange, StackRow,
+    DeployStackRequest, GetRequest, RemoveStackRequest, ResolveImage, ServiceName, StackChange, StackRow,
 };
 use flota_api::reason::Reason;
 
@@ -54,6 +54,9 @@ pub(crate) enum Stack {
     Ls(ListOptions),
     /// Remove stacks with their services
     Rm {
+        /// Also remove the volumes of the stacks, with their data
+        #[arg(long)]
+        volumes: bool,
         /// Names of stacks
         names: Vec<String>,
         #[command(flatten)]
@@ -68,7 +71,7 @@ pub(crate) async fn run(verb: Stack, client: &Client) -> anyhow::Result<()> {
             deploy(client, &spec, resolve_image.into(), &wait).await
         }
         Stack::Ls(options) => ls(client, &options).await,
-        Stack::Rm { names, wait } => rm(client, &names, &wait).await,
+        Stack::Rm { volumes, names, wait } => rm(client, &names, volumes, &wait).await,
     }
 }
 
@@ -154,14 +157,14 @@ fn removed((id, name): Named) -> Target {
     Target { id, name, begins_update: false }
 }
 
-async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Result<()> {
+async fn rm(client: &Client, names: &[String], volumes: bool, wait: &WaitOptions) -> anyhow::Result<()> {
     named(names)?;
     let mut gone = Vec::new();
     for name in names {
         let (stack, services) = get(client, name).await?;
         gone.extend(services.into_iter().map(removed));
         // The request names the id, so a retry can't affect another stack of the same name.
-        let request = RemoveRequest { request_id: request_id(), name: stack.id.to_string(), force: false };
+        let request = RemoveStackRequest { request_id: request_id(), name: stack.id.to_string(), volumes };
         client.change(request, |mut control, request| async move { control.remove_stack(request).await }).await?;
         printer::line(name);
     }

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use super::{OPAQUE, Whiteouts};
 
 /// Layers on top of each other, the topmost first.
-pub(super) struct Stack {
-    pub(super) layers: Vec<PathBuf>,
-    pub(super) whiteouts: Whiteouts,
+pub(crate) struct Stack {
+    pub(crate) layers: Vec<PathBuf>,
+    pub(crate) whiteouts: Whiteouts,
 }
 
 impl Stack {
@@ -32,7 +32,7 @@ impl Stack {
     }
 
     /// Returns what is merged under this name in these folders: a file, or one folder or more.
-    fn entries(&self, folders: &[PathBuf], name: &OsStr) -> io::Result<Vec<(PathBuf, Metadata)>> {
+    pub(crate) fn entries(&self, folders: &[PathBuf], name: &OsStr) -> io::Result<Vec<(PathBuf, Metadata)>> {
         let mut found: Vec<(PathBuf, Metadata)> = Vec::new();
         for folder in folders {
             let at = folder.join(name);
@@ -56,6 +56,11 @@ impl Stack {
             }
         }
         Ok(found)
+    }
+
+    /// Returns whether a file of this name only hides others.
+    pub(crate) fn is_whiteout(&self, name: &OsStr) -> bool {
+        self.whiteouts == Whiteouts::Plain && name.as_encoded_bytes().starts_with(b".wh.")
     }
 
     fn is_opaque(&self, folder: &Path) -> io::Result<bool> {

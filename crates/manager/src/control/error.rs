@@ -127,6 +127,14 @@ pub(crate) enum ControlError {
         /// Names of the services.
         users: Vec<String>,
     },
+    /// Services use the volume.
+    #[error("volume `{volume}` is used by {}", users.join(", "))]
+    VolumeInUse {
+        /// Its name.
+        volume: String,
+        /// Names of the services.
+        users: Vec<String>,
+    },
     /// The node can't be removed in its current state.
     #[error("node `{node}` {hold}")]
     NodeHeld {

@@ -31,6 +31,7 @@ use crate::resolver::Resolver;
 use crate::streams::StreamBroker;
 use convert::{
     filters, freshness, network_spec, node_spec, request_key, resolve_image, role, service_spec, stack_spec, version,
+    volume_spec,
 };
 use pages::pages;
 
@@ -241,9 +242,9 @@ impl Api for ControlService {
         Ok(pages(stacks, pc::StackRow::from, |header, stacks| pc::Stacks { header, stacks }))
     }
 
-    async fn remove_stack(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
-        let pc::RemoveRequest { request_id, name, force: _ } = request.into_inner();
-        done(self.control.remove_stack(request_key("remove_stack", &request_id).as_deref(), &name).await)
+    async fn remove_stack(&self, request: Request<pc::RemoveStackRequest>) -> Reply<Empty> {
+        let pc::RemoveStackRequest { request_id, name, volumes } = request.into_inner();
+        done(self.control.remove_stack(request_key("remove_stack", &request_id).as_deref(), &name, volumes).await)
     }
 
     async fn get_image(&self, request: Request<pc::GetRequest>) -> Reply<po::Image> {
@@ -308,6 +309,30 @@ impl Api for ControlService {
         let pc::ListRequest { stale, filters: wanted } = request.into_inner();
         let networks = self.control.list_networks(freshness(stale), &filters(wanted)).await?;
         Ok(pages(networks, pc::NetworkRow::from, |header, networks| pc::Networks { header, networks }))
+    }
+
+    async fn get_volume(&self, request: Request<pc::GetRequest>) -> Reply<pc::VolumeRow> {
+        reply(self.control.get_volume(&request.get_ref().name).await)
+    }
+
+    async fn create_volume(&self, request: Request<pc::CreateVolumeRequest>) -> Reply<po::Volume> {
+        let pc::CreateVolumeRequest { request_id, spec } = request.into_inner();
+        let request_id = request_key("create_volume", &request_id);
+        let created = self.control.create_volume(request_id.as_deref(), volume_spec(spec)?).await?;
+        Ok(Response::new(created.as_ref().into()))
+    }
+
+    async fn remove_volume(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {
+        let pc::RemoveRequest { request_id, name, force: _ } = request.into_inner();
+        done(self.control.remove_volume(request_key("remove_volume", &request_id).as_deref(), &name).await)
+    }
+
+    type ListVolumesStream = Answers<pc::Volumes>;
+
+    async fn list_volumes(&self, request: Request<pc::ListRequest>) -> Reply<Self::ListVolumesStream> {
+        let pc::ListRequest { stale, filters: wanted } = request.into_inner();
+        let volumes = self.control.list_volumes(freshness(stale), &filters(wanted)).await?;
+        Ok(pages(volumes, pc::VolumeRow::from, |header, volumes| pc::Volumes { header, volumes }))
     }
 
     async fn get_registry(&self, request: Request<pc::GetRequest>) -> Reply<pc::RegistryRow> {

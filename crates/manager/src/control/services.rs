@@ -16,7 +16,7 @@ use super::filter::{self, Field, Filter};
 use super::networks::{claim, with_ids};
 use super::pins::{ResolveImage, Warned};
 use super::reference::resolve;
-use super::{Control, Freshness, Listing, Member, validate};
+use super::{Control, Freshness, Listing, Member, validate, volumes};
 use crate::revisions::{self, with_spec};
 use crate::wanted;
 
@@ -105,6 +105,7 @@ impl<M: Member> Control<M> {
             let image_digest = pins.of(&spec, None, &view)?;
             let mut tx = WriteTx::new(view, request_id);
             claim(&mut tx, name, &spec)?;
+            volumes::claim(&mut tx, &spec, None, None, &self.random)?;
             tx.create(Service { spec, image_digest, ..service.clone() });
             Ok((tx.finish(), ()))
         });
@@ -141,6 +142,7 @@ impl<M: Member> Control<M> {
             let id = service.id.clone();
             let mut tx = WriteTx::new(Arc::clone(&view), request_id);
             claim(&mut tx, name, &new.spec)?;
+            volumes::claim(&mut tx, &new.spec, Some(&service.spec), None, &self.random)?;
             tx.update(new);
             Ok((tx.finish(), id))
         });
@@ -210,6 +212,7 @@ impl<M: Member> Control<M> {
             let (new, id) = (change(service, &view)?, service.id.clone());
             let mut tx = WriteTx::new(Arc::clone(&view), request_id);
             claim(&mut tx, &new.spec.name, &new.spec)?;
+            volumes::claim(&mut tx, &new.spec, Some(&service.spec), None, &self.random)?;
             tx.update(new);
             Ok((tx.finish(), id))
         });

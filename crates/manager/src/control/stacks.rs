@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use flota_api::id::{NetworkId, ServiceId, StackId};
-use flota_api::model::{Network, PublishMode, Service, Stack, StackSpec};
+use flota_api::model::{Network, PublishMode, Service, Stack, StackSpec, check_volume_name};
 use flota_api::naming;
 use flota_api::object::Kind;
 use flota_raft_store::{Tables, Transaction, View, WriteTx};
@@ -15,7 +15,7 @@ use super::networks::{self, claim, with_ids};
 use super::pins::{Pins, ResolveImage, Warned};
 use super::reference::resolve;
 use super::services::{keeps_mode, new_service};
-use super::{Control, Freshness, Listing, Member, validate};
+use super::{Control, Freshness, Listing, Member, validate, volumes};
 use crate::revisions::with_spec;
 
 /// A stack with its current services.
@@ -64,6 +64,14 @@ fn check(spec: &StackSpec) -> Result<(), ControlError> {
         let within = |it: Violation| Violation { field: format!("networks.{}.{}", network.name, it.field), ..it };
         found.extend(validate::networks::violations(network).into_iter().map(within));
     }
+    for (index, volume) in spec.volumes.iter().enumerate() {
+        let field = format!("volumes.{}", volume.name);
+        if let Err(error) = check_volume_name(&volume.name) {
+            found.push(Violation { field, why: error.to_string() });
+        } else if spec.volumes[..index].iter().any(|other| other.name == volume.name) {
+            found.push(Violation { field, why: "it is declared twice".into() });
+        }
+    }
     if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
 }
 
@@ -85,8 +93,8 @@ impl<M: Member> Control<M> {
         Ok(Listing { rows: filter::keep(rows, filters, FIELDS)?, age })
     }
 
-    /// Makes the stack match `spec`: creates it if it does not exist, creates its networks, and creates, changes and removes
-    /// services. A network that `spec` does not have goes when nothing uses it.
+    /// Makes the stack match `spec`: creates it if it does not exist, creates its networks and volumes, and creates, changes
+    /// and removes services. A network that `spec` does not have goes when nothing uses it; a volume stays.
     pub(crate) async fn deploy_stack(
         &self,
         request_id: Option<&str>,
@@ -120,6 +128,7 @@ impl<M: Member> Control<M> {
             None => tx.create(Stack { id: id.clone(), spec: spec.clone(), ..Stack::default() }),
         }
         let created = self.add_networks(&mut tx, spec, id)?;
+        let declared = volumes::add_declared(&mut tx, spec, id, &self.random)?;
         for service in &spec.services {
             let before = view.service_by_name(&service.name);
             if before.is_some_and(|it| it.stack_id.as_ref() != Some(id)) {
@@ -127,6 +136,8 @@ impl<M: Member> Control<M> {
             }
             let service = with_ids(service, view, &created)?;
             claim(&mut tx, &service.name, &service)?;
+            let known = before.map(|it| it.spec.as_ref());
+            volumes::claim(&mut tx, &service, known, Some(&declared), &self.random)?;
             let image_digest = pins.of(&service, before.map(AsRef::as_ref), view)?;
             match before {
                 Some(it) if *it.spec == service && it.image_digest == image_digest => {}
@@ -185,13 +196,22 @@ impl<M: Member> Control<M> {
         Ok(ids)
     }
 
-    /// Removes the stack and its services. Its networks go when their last task has ended.
-    pub(crate) async fn remove_stack(&self, request_id: Option<&str>, reference: &str) -> Result<(), ControlError> {
+    /// Removes the stack and its services. Its networks go when their last task has ended. Its volumes stay, unless
+    /// `with_volumes`.
+    pub(crate) async fn remove_stack(
+        &self,
+        request_id: Option<&str>,
+        reference: &str,
+        with_volumes: bool,
+    ) -> Result<(), ControlError> {
         let removed = self.write_once(request_id, |view| {
             let id = resolve::<Stack>(&view, reference)?.id.clone();
             let mut tx = WriteTx::new(view.clone(), request_id);
             for service in view.services().filter(|service| service.stack_id.as_ref() == Some(&id)) {
                 tx.remove(Kind::Service, service.id.as_str());
+            }
+            if with_volumes {
+                volumes::remove_of_stack(&mut tx, &id)?;
             }
             tx.remove(Kind::Stack, id.as_str());
             Ok((tx.finish(), ()))

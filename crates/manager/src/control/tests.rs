@@ -100,13 +100,15 @@ async fn what_is_not_there_is_not_found_whatever_is_asked_of_it() {
         refusal(control.remove_node(None, "none", true).await),
         refusal(control.remove_service(None, "none").await),
         refusal(control.remove_task(None, "none", false).await),
-        refusal(control.remove_stack(None, "none").await),
+        refusal(control.remove_stack(None, "none", true).await),
         refusal(control.remove_image(None, "none", true).await),
         refusal(control.name_image(None, &naming("none")).await),
         refusal(control.remove_registry(None, "none").await),
         refusal(control.remove_network(None, "none").await),
+        refusal(control.get_volume("none").await),
+        refusal(control.remove_volume(None, "none").await),
     ];
-    assert_eq!(missing, [Some(Reason::NotFound); 23]);
+    assert_eq!(missing, [Some(Reason::NotFound); 25]);
     let scope = TaskScope { services: vec!["none".into()], nodes: Vec::new() };
     let listed = control.list_tasks(Freshness::Linearizable, &scope, &[]).await;
     assert_eq!(refusal(listed), Some(Reason::NotFound));
@@ -324,7 +326,7 @@ async fn a_stack_answers_with_the_services_that_it_has() {
     };
     assert_eq!(deploy(vec![spec("stack_a"), spec("stack_b")]).await, ["stack_a", "stack_b"]);
     assert_eq!(deploy(vec![spec("stack_b"), spec("stack_c")]).await, ["stack_b", "stack_c"]);
-    control.remove_stack(None, "stack").await.expect("it is there");
+    control.remove_stack(None, "stack", false).await.expect("it is there");
     assert_eq!(control.store.view().services().count(), 2, "only those of the stack were removed");
 }
 

@@ -1,6 +1,7 @@
 //! Validates a service's spec: reports all violations, each with its field.
 
 mod health;
+mod mounts;
 pub(super) mod networks;
 mod privileges;
 mod update;
@@ -56,9 +57,11 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     privileges::judge(spec, &mut check);
     networks::judge(spec, &mut check);
     health::judge(spec, &mut check);
+    mounts::judge(spec, &mut check);
     update::judge(spec, &mut check);
     let texts = texts.chain(&spec.env).chain(spec.labels.iter().flat_map(|(key, value)| [key, value]));
     let size: usize = texts.chain(privileges::texts(spec)).chain(health::texts(spec)).map(String::len).sum();
+    let size = size + mounts::texts(spec).map(str::len).sum::<usize>();
     check("spec", (size <= SPEC_BOUND).then_some(()).ok_or(format!("{size} bytes are over the bound of {SPEC_BOUND}")));
     found
 }

@@ -12,10 +12,10 @@ use prost::Message;
 use flota_api::defaults::{GRANT_LIFE, WITHDRAWAL_WAIT};
 use flota_api::id::{NodeId, TaskId};
 use flota_api::image_ref::ImageRef;
-use flota_api::model::{Node, NodeState, Registry, ServiceSpec, Task};
+use flota_api::model::{self, Node, NodeState, Registry, ServiceSpec, Task};
 use flota_api::object::Kind;
 use flota_api::proto::dispatcher::{
-    AssignedSpec, Assignments, Grant, ImageSource, Peer, RegistryCredentials, TaskAssignment,
+    AssignedSpec, Assignments, Grant, ImageSource, Peer, RegistryCredentials, TaskAssignment, TaskVolume,
 };
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::{Timestamp, Version};
@@ -42,6 +42,8 @@ pub(super) struct Told {
     held: BTreeSet<String>,
     /// Digests of images that the node holds and the cluster does not need.
     dropped: BTreeSet<String>,
+    /// Removed volumes that the node is to drop, and of which it has not reported that yet.
+    dropped_volumes: Vec<String>,
 }
 
 /// A task that may still get connections.
@@ -137,7 +139,7 @@ impl Told {
                 no_new_privileges: view.cluster().is_some_and(|cluster| cluster.no_new_privileges),
             };
             if self.known(&task.id) != Some(&now) {
-                let task = assignment(task, spec, &now, registry);
+                let task = assignment(task, spec, &now, registry, view);
                 specs.entry((task.service_id.clone(), task.spec_version)).or_insert_with(|| Arc::clone(spec));
                 tasks.push(task);
             }
@@ -156,7 +158,9 @@ impl Told {
         let removed_tasks: Vec<_> =
             self.tasks.iter().map(|(id, _)| id).filter(is_gone).map(ToString::to_string).collect();
         let dropped_images: Vec<_> = dropped.difference(&self.dropped).cloned().collect();
-        let is_news = !tasks.is_empty() || !removed_tasks.is_empty() || !dropped_images.is_empty();
+        let dropped_volumes: Vec<String> = view.removed_volumes_of_node(&node).map(ToString::to_string).collect();
+        let drops_others = dropped_volumes.iter().any(|id| !self.dropped_volumes.contains(id));
+        let is_news = drops_others || !tasks.is_empty() || !removed_tasks.is_empty() || !dropped_images.is_empty();
         let whole = Assignments {
             epoch: view.cluster().map_or(0, |cluster| cluster.epoch),
             version: view.version,
@@ -166,11 +170,12 @@ impl Told {
             removed_tasks,
             images: images.iter().map(|image| image.as_ref().clone()).collect(),
             dropped_images,
+            dropped_volumes: dropped_volumes.clone(),
             ..Assignments::default()
         };
         let is_needed = is_news || whole.full || images != self.images;
         (self.has_begun, self.tasks, self.images) = (true, told.into(), images);
-        (self.sources, self.dropped) = (sources, dropped);
+        (self.sources, self.dropped, self.dropped_volumes) = (sources, dropped, dropped_volumes);
         if is_needed { cut(whole, &specs) } else { Vec::new() }
     }
 
@@ -267,7 +272,13 @@ fn is_assigned(task: &Task) -> bool {
     (TaskState::Assigned..TaskState::Orphaned).contains(&task.status.state) && kept
 }
 
-fn assignment(task: &Task, spec: &ServiceSpec, told: &ToldTask, registry: Option<&Arc<Registry>>) -> TaskAssignment {
+fn assignment(
+    task: &Task,
+    spec: &ServiceSpec,
+    told: &ToldTask,
+    registry: Option<&Arc<Registry>>,
+    view: &Tables,
+) -> TaskAssignment {
     let mut status = flota_api::proto::types::TaskStatus::from(&task.status);
     // The results of health checks come from the worker.
     status.health.iter_mut().for_each(|it| it.log.clear());
@@ -295,7 +306,20 @@ fn assignment(task: &Task, spec: &ServiceSpec, told: &ToldTask, registry: Option
         attachments: task.attachments.iter().map(Into::into).collect(),
         unconfirmed_nodes: told.unconfirmed_nodes.clone(),
         withdrawn_attempt: told.withdrawn_attempt.unwrap_or_default(),
+        volumes: volumes(task, spec, view),
     }
+}
+
+/// The volumes of the task, each once. One that a user has removed with the task's stack is not among them.
+fn volumes(task: &Task, spec: &ServiceSpec, view: &Tables) -> Vec<TaskVolume> {
+    let names: BTreeSet<&str> = spec.volumes().collect();
+    let known = names.into_iter().filter_map(|name| view.volume_by_name(name));
+    let used = known.map(|volume| model::TaskVolume {
+        name: volume.spec.name.clone(),
+        id: volume.id.clone(),
+        slot: volume.data_slot(spec, task.slot),
+    });
+    used.map(|volume| (&volume).into()).collect()
 }
 
 /// The credentials of the registry that the reference names.
@@ -352,7 +376,7 @@ impl MessageParts {
 fn cut(mut whole: Assignments, specs: &Specs) -> Vec<Assignments> {
     let mut tasks = std::mem::take(&mut whole.tasks);
     let (removed, dropped) = (std::mem::take(&mut whole.removed_tasks), std::mem::take(&mut whole.dropped_images));
-    let images = std::mem::take(&mut whole.images);
+    let (images, volumes) = (std::mem::take(&mut whole.images), std::mem::take(&mut whole.dropped_volumes));
     let mut parts = MessageParts { complete: Vec::new(), last: whole.clone(), size: 0, specs: 0, common: whole };
     let key_of = |task: &TaskAssignment| (task.service_id.clone(), task.spec_version);
     // Tasks with the same spec come together.
@@ -367,6 +391,7 @@ fn cut(mut whole: Assignments, specs: &Specs) -> Vec<Assignments> {
     }
     removed.into_iter().for_each(|id| parts.room(id.len()).removed_tasks.push(id));
     dropped.into_iter().for_each(|digest| parts.room(digest.len()).dropped_images.push(digest));
+    volumes.into_iter().for_each(|id| parts.room(id.len()).dropped_volumes.push(id));
     images.into_iter().for_each(|image| parts.room(image.encoded_len()).images.push(image));
     parts.complete.push(parts.last);
     parts.complete

@@ -95,7 +95,10 @@ fn concern(events: &[Event], view: &Tables) -> Concern {
                 Object::Node(node) => include_node(&mut concern, node, view),
                 Object::Image(image) => include_image(&mut concern, image, view),
                 Object::Cluster(_) | Object::Registry(_) => concern = Concern::All,
-                Object::Service(_) | Object::Stack(_) | Object::Network(_) => {}
+                Object::Volume(volume) if volume.is_removed => {
+                    concern.include(volume.places.iter().map(|place| &place.node_id));
+                }
+                Object::Service(_) | Object::Stack(_) | Object::Network(_) | Object::Volume(_) => {}
             },
             Event::Reset => concern = Concern::All,
             Event::Committed(_) => {}
@@ -140,7 +143,7 @@ fn include_image(concern: &mut Concern, image: &Image, view: &Tables) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Health, HealthState, ImageHolder, Service, TaskStatus, TunnelKey};
+    use flota_api::model::{Health, HealthState, ImageHolder, Service, TaskStatus, TunnelKey, Volume, VolumePlace};
     use flota_api::object::StoreObject;
     use flota_api::state::{DesiredState, TaskState};
 
@@ -170,6 +173,12 @@ mod tests {
         let status = TaskStatus { state: TaskState::Assigned, ..TaskStatus::default() };
         let image_digest = Some("sha256:1".into());
         Task { id: "t".into(), node_id: Some("u".into()), image_digest, status, ..Task::default() }
+    }
+
+    /// A volume with data on two nodes.
+    fn volume(is_removed: bool) -> Object {
+        let places = ["h", "o"].map(|node| VolumePlace { slot: None, node_id: node.into() }).into();
+        Volume { id: "v".into(), places, is_removed, ..Volume::default() }.into_object()
     }
 
     fn health(state: HealthState) -> Health {
@@ -216,6 +225,8 @@ mod tests {
             ("a service", Event::Created(Service::default().into_object()), ""),
             ("a count in the cluster", update(Cluster::default(), |it| it.next_raft_id = 9), ""),
             ("a default", update(Cluster::default(), |it| it.no_new_privileges = true), "all"),
+            ("a volume", Event::Created(volume(false)), ""),
+            ("a volume that is removed", Event::Created(volume(true)), "h o"),
             ("a restore", update(Cluster::default(), |it| it.epoch = 9), "all"),
             ("a snapshot", Event::Reset, "all"),
         ] {

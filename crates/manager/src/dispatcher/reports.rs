@@ -21,6 +21,7 @@ use flota_raft_store::{ProposeError, Tables};
 use super::image_report;
 use super::sessions::{SessionOutbox, outgoing};
 use super::status_sink::StatusSink;
+use super::volume_report;
 use crate::replica::Replica;
 
 /// Largest number of reports in a batch, together with the results of health checks in them; workers split their batches
@@ -50,6 +51,9 @@ pub(super) async fn write_batches(
         }
         for report in image_report::of_use(&replica.store.view(), node_id, &batch.images) {
             until_written(node_id, || Box::pin(image_report::write(replica, node_id, report))).await;
+        }
+        for id in volume_report::of_use(&replica.store.view(), node_id, &batch.dropped_volumes) {
+            until_written(node_id, || Box::pin(volume_report::write(replica, node_id, id))).await;
         }
         let ack = Message::StatusAck(StatusAck { sequence: batch.sequence });
         if outbox.send(outgoing(ack)).await.is_err() {

@@ -166,7 +166,9 @@ impl DispatcherService {
                     let now = Some(self.replica.clock.now().0);
                     let _ = outbox.try_send(outgoing(ToWorker::Heartbeat(Heartbeat { now })));
                 }
-                Some(FromWorker::Statuses(batch)) if batch.reports.len() + batch.images.len() > BATCH_BOUND => {
+                Some(FromWorker::Statuses(batch))
+                    if batch.reports.len() + batch.images.len() + batch.dropped_volumes.len() > BATCH_BOUND =>
+                {
                     return Err(Status::invalid_argument(format!("a batch has at most {BATCH_BOUND} reports")));
                 }
                 Some(FromWorker::Description(it)) => {

@@ -9,7 +9,9 @@ use super::candidate::Candidate;
 type Refuses = fn(&ServiceSpec, &Candidate, &Tables) -> bool;
 
 /// Every filter, in the order in which they are applied.
-const FILTERS: [(Filter, Refuses); Filter::ALL.len()] = [
+///
+/// `Filter::Volume` is not among them: it depends on the slot of a task, and `volumes.rs` judges it.
+const FILTERS: [(Filter, Refuses); Filter::ALL.len() - 1] = [
     (Filter::NotReady, |_, it, _| it.node.state != NodeState::Ready),
     (Filter::Drained, |_, it, _| it.node.spec.availability == Availability::Drain),
     (Filter::Paused, |_, it, _| it.node.spec.availability == Availability::Pause),
@@ -19,6 +21,7 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len()] = [
     (Filter::Runtime, |spec, it, _| spec.runtime.as_ref().is_some_and(|name| !it.node.description.has_runtime(name))),
     (Filter::Privileged, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::Privileged))),
     (Filter::Capability, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::Capability(_)))),
+    (Filter::BindMount, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::BindMount(_)))),
     (Filter::Device, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::Device(_)))),
     (Filter::Encryption, |spec, it, view| is_encrypted(spec, view) && !it.node.description.can_encrypt()),
     (Filter::Port, |spec, it, view| it.has_port_taken(spec, view)),

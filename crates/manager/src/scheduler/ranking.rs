@@ -26,8 +26,8 @@ pub(super) struct Ranking<'a> {
     seen: Vec<Candidate<'a>>,
     /// Those of `seen` that do not refuse the spec, by rank; those with the same rank by id.
     best: BinaryHeap<Reverse<(Rank, NodeId, usize)>>,
-    /// The nodes that the walk leaves out, by their place in `seen`.
-    early: BTreeMap<NodeId, usize>,
+    /// The place in `seen` of each node that is there. The walk leaves these out.
+    places: BTreeMap<NodeId, usize>,
     /// The smallest number of tasks of the service on a node that takes tasks.
     level: u64,
     /// The nodes that take tasks, in the order of their load, and the next one of the level that does not refuse the spec.
@@ -48,13 +48,13 @@ impl<'a> Ranking<'a> {
         used: Vec<Candidate<'a>>,
     ) -> Self {
         let mut seen = used;
-        let mut early: BTreeMap<NodeId, usize> =
+        let mut places: BTreeMap<NodeId, usize> =
             seen.iter().enumerate().map(|(index, it)| (it.node.id.clone(), index)).collect();
         for id in failures.keys() {
             if let Some(node) = view.node(id)
-                && !early.contains_key(id)
+                && !places.contains_key(id)
             {
-                early.insert(id.clone(), seen.len());
+                places.insert(id.clone(), seen.len());
                 seen.push(Candidate::new(node, service, view));
             }
         }
@@ -63,7 +63,7 @@ impl<'a> Ranking<'a> {
         }
         let (level, walk) = (view.fewest_live_tasks(service), Box::new(view.takers()));
         let best = BinaryHeap::new();
-        let mut it = Self { service, spec, view, seen, best, early, level, walk, next: None, is_complete: false };
+        let mut it = Self { service, spec, view, seen, best, places, level, walk, next: None, is_complete: false };
         (0..it.seen.len()).for_each(|index| it.rank(index));
         it
     }
@@ -89,15 +89,19 @@ impl<'a> Ranking<'a> {
     /// # Errors
     /// The filter that refuses the node; `None` if there is no such node.
     pub(super) fn take_on(&mut self, id: &NodeId, plan: &mut Plan) -> Result<Vec<DeviceId>, Option<Filter>> {
-        let index = match self.early.get(id) {
-            Some(index) => *index,
+        let known = self.places.get(id).copied();
+        let index = match known {
+            Some(index) => index,
             None => {
                 let node = self.view.node(id).ok_or(None)?;
-                self.early.insert(id.clone(), self.seen.len());
-                self.seen.push(Candidate::new(node, self.service, self.view));
-                self.seen.len() - 1
+                let next = self.next.take_if(|next| next.node.id == node.id);
+                self.look_at(next.unwrap_or_else(|| Candidate::new(node, self.service, self.view)))
             }
         };
+        if known.is_none() {
+            // From here on the walk leaves it out.
+            self.rank(index);
+        }
         let node = &mut self.seen[index];
         if let Some(filter) = filters::refuses(self.spec, node, self.view) {
             return Err(Some(filter));
@@ -110,19 +114,34 @@ impl<'a> Ranking<'a> {
     /// Takes the best node out of the order.
     fn choose(&mut self) -> Option<usize> {
         self.look_ahead();
+        // A node that was taken out of turn has another rank now.
+        while let Some(index) = self.best.peek().and_then(|Reverse((rank, _, index))| self.outdated(*rank, *index)) {
+            self.best.pop();
+            self.rank(index);
+        }
         let top = self.best.peek().map(|Reverse((rank, id, _))| (*rank, id));
         if let Some(next) = self.next.take_if(|next| top.is_none_or(|top| (next.rank(), &next.node.id) < top)) {
-            self.seen.push(next);
-            return Some(self.seen.len() - 1);
+            return Some(self.look_at(next));
         }
         self.best.pop().map(|Reverse((_, _, index))| index)
+    }
+
+    fn outdated(&self, rank: Rank, index: usize) -> Option<usize> {
+        (self.seen[index].rank() != rank).then_some(index)
+    }
+
+    /// Keeps a node that is looked at. Returns its place.
+    fn look_at(&mut self, node: Candidate<'a>) -> usize {
+        self.places.insert(node.node.id.clone(), self.seen.len());
+        self.seen.push(node);
+        self.seen.len() - 1
     }
 
     /// Finds the next node of the level; if there is none, ranks all that are left.
     fn look_ahead(&mut self) {
         while self.next.is_none() && !self.is_complete {
             match self.walk.next() {
-                Some(node) if self.is_early(node) || self.count(node) != self.level => {}
+                Some(node) if self.is_known(node) || self.count(node) != self.level => {}
                 Some(node) => self.next = self.fitting(node),
                 None => self.complete(),
             }
@@ -132,18 +151,18 @@ impl<'a> Ranking<'a> {
     fn complete(&mut self) {
         self.is_complete = true;
         for node in self.view.takers() {
-            if !self.is_early(node)
+            if !self.is_known(node)
                 && self.count(node) != self.level
                 && let Some(node) = self.fitting(node)
             {
-                self.seen.push(node);
-                self.rank(self.seen.len() - 1);
+                let index = self.look_at(node);
+                self.rank(index);
             }
         }
     }
 
-    fn is_early(&self, node: &Node) -> bool {
-        !self.early.is_empty() && self.early.contains_key(&node.id)
+    fn is_known(&self, node: &Node) -> bool {
+        !self.places.is_empty() && self.places.contains_key(&node.id)
     }
 
     fn count(&self, node: &Node) -> u64 {

@@ -1,12 +1,14 @@
+mod volumes;
+
 use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::plan::Change;
 use flota_api::constraint::Constraint;
 use flota_api::model::{
-    Allowance, Attachment, Availability, DeviceId, GenericResource, Network, NetworkAttachment, NetworkSpec,
-    NodeDevice, NodePort, NodeState, Protocol, PublishMode, PublishedPort, Service, ServiceMode, ServiceSpec,
-    TunnelKey,
+    Allowance, Attachment, Availability, DeviceId, GenericResource, Mount, MountSource, Network, NetworkAttachment,
+    NetworkSpec, NodeDevice, NodePort, NodeState, Propagation, Protocol, PublishMode, PublishedPort, Service,
+    ServiceMode, ServiceSpec, TunnelKey,
 };
 use flota_api::object::{Kind, StoreObject};
 use flota_api::resources::Resources;
@@ -253,6 +255,13 @@ fn with_gpus(id: &str, gpus: usize) -> Node {
     node
 }
 
+fn bound(source: &str) -> ServiceSpec {
+    let source = source.to_owned();
+    let source = MountSource::Bind { source, propagation: Propagation::Rprivate, non_recursive: false };
+    let mounts = vec![Mount { target: "/x".into(), read_only: false, source }];
+    ServiceSpec { mounts, ..ServiceSpec::default() }
+}
+
 fn wants_gpus(count: u64) -> ServiceSpec {
     let generic_resources = vec![GenericResource { kind: "gpu".into(), count }];
     ServiceSpec { generic_resources, ..ServiceSpec::default() }
@@ -280,6 +289,7 @@ fn a_task_goes_only_where_its_runtime_its_privileges_and_its_devices_are() {
             privileged: true,
             devices: vec!["/dev/fuse".into(), "/dev/snd/*".into()],
             capabilities: vec!["NET_ADMIN".into()],
+            bind_mounts: vec!["/srv".into()],
         };
         node
     };
@@ -295,6 +305,8 @@ fn a_task_goes_only_where_its_runtime_its_privileges_and_its_devices_are() {
         (ServiceSpec { cap_add: vec!["ALL".into()], ..spec() }, "p: no node fits: 2 of 2 not allowing a capability"),
         (ServiceSpec { devices: devices("/dev/snd/seq"), ..spec() }, "p@b"),
         (ServiceSpec { devices: devices("/dev/mem"), ..spec() }, "p: no node fits: 2 of 2 not allowing a device"),
+        (bound("/srv/a"), "p@b"),
+        (bound("/etc"), "p: no node fits: 2 of 2 not allowing a bind mount"),
         (wants_gpus(1), "p@b"),
         (wants_gpus(2), "p: no node fits: 2 of 2 without enough free devices"),
     ] {

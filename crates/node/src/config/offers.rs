@@ -30,6 +30,8 @@ pub(super) struct Allow {
     privileged: bool,
     devices: Vec<String>,
     capabilities: Vec<String>,
+    #[serde(alias = "bind_mounts")]
+    bind_mounts: Vec<String>,
 }
 
 /// Checks the settings. Errors name the entry.
@@ -47,7 +49,12 @@ pub(super) fn resolve(
     let offers = NodeOffers {
         runtimes,
         devices: devices.into_iter().map(device).collect(),
-        allow: Allowance { privileged: allow.privileged, devices: allow.devices, capabilities },
+        allow: Allowance {
+            privileged: allow.privileged,
+            devices: allow.devices,
+            capabilities,
+            bind_mounts: allow.bind_mounts,
+        },
         no_new_privileges,
         data_address: None,
         balancer: None,
@@ -108,6 +115,7 @@ mod tests {
             privileged = true
             devices = ["/dev/fuse", "/dev/snd/*"]
             capabilities = ["cap_net_admin", "SYS_PTRACE"]
+            bind-mounts = ["/srv", "/opt/data"]
             "#,
         )
         .expect("a good file");
@@ -121,6 +129,9 @@ mod tests {
                 && offers.allow.has_device("/dev/snd/seq")
         );
         assert_eq!(offers.allow.capabilities, ["NET_ADMIN", "SYS_PTRACE"]);
+        assert_eq!(offers.allow.bind_mounts, ["/srv", "/opt/data"]);
+        let same = self::offers("[allow]\nbind_mounts = ['/srv']").expect("a good file");
+        assert_eq!(same.allow.bind_mounts, ["/srv"]);
     }
 
     #[test]
@@ -152,6 +163,7 @@ mod tests {
                 "[allow]\ndevices = ['/dev/*/x']",
                 "allow.devices: `/dev/*/x` is neither an absolute path nor the beginning",
             ),
+            ("[allow]\nbind-mounts = ['srv']", "allow.bind-mounts: `srv` is not an absolute path"),
             ("[allow]\ncapabilities = ['root']", "allow.capabilities: `ROOT` is not a capability"),
             ("[allow]\nprivileged = 'yes'", "invalid type"),
         ] {

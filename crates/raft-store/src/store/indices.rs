@@ -1,5 +1,6 @@
 //! Indices over the tables: the tasks of a service, of a slot and of a node, those that wait or have failed, what
-//! unfinished tasks use, who holds which image, and which nodes are managers. Those of networks are in `networks.rs`.
+//! unfinished tasks use, who holds which image, who may have data of a removed volume, and which nodes are managers.
+//! Those of networks are in `networks.rs`.
 //!
 //! [`super::Tables::put`] and [`super::Tables::remove`] keep them up to date, so a change costs what it touches. They
 //! follow from the objects, so they are neither in the digest nor in a snapshot.
@@ -11,8 +12,8 @@ use imbl::{OrdMap, OrdSet};
 
 use super::groups::{Groups, Tally};
 use super::networks::NetworkIndices;
-use flota_api::id::{ImageId, NodeId, ServiceId, TaskId};
-use flota_api::model::{Image, Node, Role, Service, Task};
+use flota_api::id::{ImageId, NodeId, ServiceId, TaskId, VolumeId};
+use flota_api::model::{Image, Node, Role, Service, Task, Volume};
 use flota_api::resources::Resources;
 use flota_api::state::TaskState;
 use flota_api::version::Version;
@@ -57,6 +58,8 @@ pub(super) struct Indices {
     pub(super) pins: Groups<Arc<str>, ServiceId>,
     /// Images that a node holds or was asked to hold.
     pub(super) images_of_node: Groups<NodeId, ImageId>,
+    /// Removed volumes of which a node may still have data.
+    pub(super) removed_volumes: Groups<NodeId, VolumeId>,
     pub(super) managers: OrdSet<NodeId>,
     pub(super) networks: NetworkIndices,
 }
@@ -185,6 +188,16 @@ impl Indices {
         };
         holders(old).into_iter().for_each(|it| self.images_of_node.update(Some(it), None));
         holders(new).into_iter().for_each(|it| self.images_of_node.update(None, Some(it)));
+    }
+
+    /// Follows the change of a volume from `old` to `new`.
+    pub(super) fn removed_volume(&mut self, old: Option<&Volume>, new: Option<&Volume>) {
+        let places = |volume: Option<&Volume>| -> BTreeSet<(NodeId, VolumeId)> {
+            let removed = volume.filter(|it| it.is_removed).into_iter();
+            removed.flat_map(|it| it.places.iter().map(|place| (place.node_id.clone(), it.id.clone()))).collect()
+        };
+        places(old).into_iter().for_each(|it| self.removed_volumes.update(Some(it), None));
+        places(new).into_iter().for_each(|it| self.removed_volumes.update(None, Some(it)));
     }
 
     /// Follows the change of a node from `old` to `new`, which comes after this version. `services` have live tasks on it.

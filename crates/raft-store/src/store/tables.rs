@@ -10,8 +10,8 @@ use imbl::{OrdMap, OrdSet};
 use super::indices::{Indices, Load};
 use super::table::{Held, Key, Table};
 use crate::digest::{Digest, ObjectDigest};
-use flota_api::id::{Id, NodeId, ServiceId, TaskId};
-use flota_api::model::{Cluster, INGRESS, Image, Network, Node, Registry, Service, ServiceSpec, Stack, Task};
+use flota_api::id::{Id, NodeId, ServiceId, TaskId, VolumeId};
+use flota_api::model::{Cluster, INGRESS, Image, Network, Node, Registry, Service, ServiceSpec, Stack, Task, Volume};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::{Timestamp, Version};
 
@@ -72,6 +72,7 @@ impl Tables {
         Stack: stack, stacks, stack_by_name;
         Registry: registry, registries, registry_by_host;
         Network: network, networks, network_by_name;
+        Volume: volume, volumes, volume_by_name;
     }
 
     fn table(&self, kind: Kind) -> &Table {
@@ -227,6 +228,16 @@ impl Tables {
         self.indices.images_of_node.of(id).filter_map(|id| self.image(id))
     }
 
+    /// Volumes that a user has removed and of which the node may still have data.
+    pub fn removed_volumes_of_node(&self, id: &NodeId) -> impl Iterator<Item = &VolumeId> {
+        self.indices.removed_volumes.of(id)
+    }
+
+    /// Every version of a service's spec that the service, one of its revisions or one of its tasks refers to.
+    pub fn specs(&self) -> impl Iterator<Item = (&ServiceId, u64, &Arc<ServiceSpec>)> {
+        self.specs.iter().map(|((service, version), spec)| (service, *version, spec))
+    }
+
     /// Every node, by id, from the first one that is not below `id`; those below it come last.
     pub fn nodes_from(&self, id: impl Into<Id>) -> impl Iterator<Item = &Arc<Node>> {
         self.table(Kind::Node).objects_from(id.into()).filter_map(Node::from_object)
@@ -342,6 +353,7 @@ impl Tables {
             }
             Object::Cluster(_) | Object::Stack(_) | Object::Registry(_) => {}
             Object::Network(_) => self.indices.networks.network(inside(old), inside(new)),
+            Object::Volume(_) => self.indices.removed_volume(inside(old), inside(new)),
         }
     }
 

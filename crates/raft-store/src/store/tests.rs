@@ -1,7 +1,7 @@
 //! Tests each operation of the store with every kind of object, enumerated from the declaration of kinds.
 
 use flota_api::id::Id;
-use flota_api::model::{Cluster, Image, Network, Node, Registry, Service, ServiceSpec, Stack, StackSpec, Task};
+use flota_api::model::{Cluster, Image, Network, Node, Registry, Service, ServiceSpec, Stack, StackSpec, Task, Volume};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::Timestamp;
 
@@ -27,6 +27,7 @@ fn sample(kind: Kind, id: &str) -> Object {
         }
         Kind::Registry => Registry { id: id.into(), host: "r:5000".into(), ..Registry::default() }.into_object(),
         Kind::Network => Network { id: id.into(), ..Network::default() }.into_object(),
+        Kind::Volume => Volume { id: id.into(), is_removed: true, ..Volume::default() }.into_object(),
     }
 }
 

@@ -52,6 +52,10 @@ pub struct Order {
     pub terminal: bool,
     /// An OCI command line that creates the container instead of the embedded runtime.
     pub runtime: Option<PathBuf>,
+    /// Absolute paths without links: sources of bind mounts of the configuration that others can change. If one of them has
+    /// a link when the container starts, the start fails, instead of showing the container what the link names.
+    #[serde(default)]
+    pub pinned: Vec<PathBuf>,
 }
 
 /// A further process to start in a container.

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::{UnlinkatFlags, chdir, unlinkat};
 
 use super::order::{Order, RootSource};
@@ -18,19 +19,26 @@ use crate::oci::{self, Process, Spec};
 use crate::rootfs::RootDir;
 use crate::security::Filter;
 use crate::state;
+use crate::syscall::mounts as kernel;
 
 /// Returns the bundle in a supervisor's folder.
 pub(crate) fn bundle(dir: &Path) -> PathBuf {
     dir.join("bundle")
 }
 
-/// Mounts the root in a mount namespace that ends with this process. Returns its path.
-pub(super) fn mount_root(dir: &Path, root: &RootSource) -> Result<PathBuf, StepError> {
+/// Mounts the root, and the sources that are pinned, in a mount namespace that ends with this process. Returns the path of
+/// the root.
+pub(super) fn mount_root(dir: &Path, order: &Order) -> Result<PathBuf, StepError> {
     unshare(CloneFlags::CLONE_NEWNS).act(|| "make a mount namespace".into())?;
+    // They are opened before they are cut off, because a mount may be shared with the machine.
+    let pinned = order.pinned.iter().map(|path| open_pinned(path)).collect::<Result<Vec<_>, _>>()?;
     let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
     mount(None::<&str>, "/", None::<&str>, slave, None::<&str>).act(|| "cut off the mounts of the machine".into())?;
-    let RootSource::Overlay { lower, upper, work } = root else {
-        let RootSource::Folder(path) = root else { unreachable!("there are two") };
+    for (index, source) in pinned.iter().enumerate() {
+        attach(source, &pinned_path(dir, index))?;
+    }
+    let RootSource::Overlay { lower, upper, work } = &order.root else {
+        let RootSource::Folder(path) = &order.root else { unreachable!("there are two") };
         return Ok(path.clone());
     };
     let merged = bundle(dir).join("rootfs");
@@ -47,6 +55,32 @@ pub(super) fn mount_root(dir: &Path, root: &RootSource) -> Result<PathBuf, StepE
     Ok(merged)
 }
 
+/// Opens a path without links as a mount of its own, with the mounts below it.
+fn open_pinned(path: &Path) -> Result<OwnedFd, StepError> {
+    let act = || format!("open `{}`, the source of a mount", path.display());
+    let place = RootDir::open(Path::new("/"))?.find_without_links(path, libc::O_PATH).act(act)?;
+    kernel::open_tree(place.as_fd(), Path::new(""), true).act(act)
+}
+
+/// Returns where a pinned source is mounted.
+fn pinned_path(dir: &Path, index: usize) -> PathBuf {
+    bundle(dir).join("pinned").join(index.to_string())
+}
+
+/// Attaches a mount at a path, which is made for it.
+fn attach(mount: &OwnedFd, at: &Path) -> Result<(), StepError> {
+    let act = || format!("mount {}", at.display());
+    let kind = nix::sys::stat::fstat(mount).act(act)?.st_mode & SFlag::S_IFMT.bits();
+    if kind == SFlag::S_IFDIR.bits() {
+        fs::create_dir_all(at).act(act)?;
+    } else {
+        fs::create_dir_all(at.parent().unwrap_or(at)).act(act)?;
+        fs::File::create(at).act(act)?;
+    }
+    let target = nix::fcntl::open(at, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).act(act)?;
+    kernel::move_mount(mount.as_fd(), target.as_fd()).act(act)
+}
+
 fn common_parent(paths: &[PathBuf]) -> PathBuf {
     let parent = paths.first().and_then(|path| path.parent()).unwrap_or(Path::new("/"));
     let shared = parent.ancestors().find(|ancestor| paths.iter().all(|path| path.starts_with(ancestor)));
@@ -60,6 +94,11 @@ pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<Spec,
     write_network_files(&root, order)?;
     if let Some(it) = &mut spec.root {
         it.path = rootfs.to_owned();
+    }
+    for mount in spec.mounts.iter_mut().filter(|mount| mount.kind == "bind") {
+        if let Some(index) = order.pinned.iter().position(|path| *path == Path::new(&mount.source)) {
+            mount.source = pinned_path(dir, index).display().to_string();
+        }
     }
     let process = spec.process.get_or_insert_default();
     take_user(process, &user::find(&root, &order.user)?);

@@ -27,7 +27,7 @@ pub(super) struct Started {
 }
 
 pub(super) fn start(dir: &Path, order: &Order) -> Result<Started, RunError> {
-    let rootfs = prepare::mount_root(dir, &order.root)?;
+    let rootfs = prepare::mount_root(dir, order)?;
     let started = make(dir, order, &rootfs);
     if started.is_err() {
         delete(dir, order);

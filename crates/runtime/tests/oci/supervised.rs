@@ -39,6 +39,7 @@ impl Supervised {
             log_bytes: 1 << 20,
             terminal: false,
             runtime: None,
+            pinned: Vec::new(),
         };
         Self { order, dir, bundle }
     }

@@ -150,7 +150,7 @@ fn worker(cluster: &TestCluster, managers: Vec<String>) -> Bench {
         dialer: Dialer::new(&identity).expect("its own key"),
         managers,
         executor: Arc::new(FakeExecutor::new(machine.clone(), clock.clone())),
-        services: Arc::new(FakeServices),
+        services: Arc::new(FakeServices(machine.clone())),
         networks: Arc::new(FakeNetworks::default()),
         records: Arc::new(MemoryRecords::default()),
         state: Arc::new(FileState::new(dir.path(), Arc::clone(&disk))),

@@ -18,19 +18,23 @@ use flota_runtime::{ContainerClient, ContainerEvents, ContainerState, Program};
 use super::{Cause, CheckEnd, Draft, Executor, ExecutorError, Found, PrepareStep, Running, TaskPaths};
 use crate::images::{FetchError, Images};
 use crate::locks::KeyedLocks;
+use crate::mounts::{BindError, BindSources};
 use crate::networks::{CheckPlan, Networks};
 use crate::offers::NodeOffers;
 use crate::translate::{self, NodeNames, Places, stop_signal};
+use crate::volumes::{VolumeError, Volumes};
 
 mod check;
 mod network;
 mod steps;
 mod supervisor;
+mod volumes;
 
 pub(crate) use check::exit_code;
 use network::NetworkStep;
 use steps::{ImageStep, RunFolder, WritableLayer};
 use supervisor::{Located, Place, Supervisor, blocking};
+use volumes::VolumeStep;
 
 /// Why a container can't be created.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +48,12 @@ pub(crate) enum ContainerError {
     /// Its spec can't be translated for this node.
     #[error(transparent)]
     Translate(#[from] translate::TranslateError),
+    /// Its volumes can't be provided.
+    #[error(transparent)]
+    Volume(VolumeError),
+    /// The source of a bind mount can't be used.
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// It failed to start.
     #[error(transparent)]
     Run(#[from] flota_runtime::RunError),
@@ -59,7 +69,10 @@ impl From<ContainerError> for ExecutorError {
     fn from(error: ContainerError) -> Self {
         match &error {
             ContainerError::Image(image) if image.is_of_machine() => Self::Transient(Box::new(error)),
-            ContainerError::Image(_) | ContainerError::Translate(_) => Self::Final(Box::new(error)),
+            ContainerError::Image(_) | ContainerError::Translate(_) | ContainerError::Bind(_) => {
+                Self::Final(Box::new(error))
+            }
+            ContainerError::Volume(volume) if volume.is_final() => Self::Final(Box::new(error)),
             // The program itself is the cause.
             ContainerError::Run(run) if run.code.is_some() => Self::Final(Box::new(error)),
             // The launcher may be busy, and disks, memory and descriptors become available again.
@@ -73,6 +86,7 @@ impl From<ContainerError> for ExecutorError {
 pub(crate) struct ContainerOptions {
     pub(crate) node: NodeNames,
     pub(crate) images: Images,
+    pub(crate) volumes: Volumes,
     pub(crate) networks: Networks,
     pub(crate) runtime: Program,
     pub(crate) paths: TaskPaths,
@@ -87,6 +101,7 @@ pub(crate) struct ContainerOptions {
 pub(crate) struct ContainerExecutor {
     pub(crate) node: NodeNames,
     pub(crate) images: Images,
+    pub(crate) volumes: Volumes,
     pub(crate) paths: TaskPaths,
     runtime: Arc<Program>,
     offers: Arc<NodeOffers>,
@@ -100,17 +115,18 @@ pub(crate) struct ContainerExecutor {
 
 impl ContainerExecutor {
     pub(crate) fn new(options: ContainerOptions) -> Self {
-        let ContainerOptions { node, images, networks, runtime, paths, offers, overlay, clock } = options;
+        let ContainerOptions { node, images, volumes, networks, runtime, paths, offers, overlay, clock } = options;
         let network = NetworkStep::new(networks);
         let layer = WritableLayer { paths: paths.clone(), overlay, busy: KeyedLocks::default() };
         let steps: Vec<Arc<dyn PrepareStep>> = vec![
             Arc::new(ImageStep { images: images.clone() }),
             Arc::new(layer.clone()),
+            Arc::new(VolumeStep { volumes: volumes.clone(), paths: paths.clone() }),
             Arc::new(network.clone()),
             Arc::new(RunFolder { paths: paths.clone() }),
         ];
         let (runtime, names) = (Arc::new(runtime), Mutex::default());
-        Self { node, images, paths, runtime, offers, clock, network, layer, steps, names }
+        Self { node, images, volumes, paths, runtime, offers, clock, network, layer, steps, names }
     }
 
     /// Returns the task's name as users know it, or its id if the task is unknown.
@@ -140,11 +156,15 @@ impl ContainerExecutor {
 
     async fn start_container(&self, assignment: &Assignment, draft: &Draft) -> Result<Running, ContainerError> {
         let task = &assignment.task_id;
+        let (spec, allow) = (Arc::clone(&assignment.spec), self.offers.allow.clone());
+        let binds = tokio::task::spawn_blocking(move || BindSources::find(&spec, &allow));
         let places = Places {
             root: self.layer.root(task, &draft.layers),
             groups: self.paths.cgroups(task),
             log: self.paths.log(task),
             runtime: self.runtime.path().to_owned(),
+            volumes: draft.volumes.clone(),
+            binds: binds.await.map_err(io::Error::other)??,
         };
         let translate::Container { order, spec } =
             translate::container(assignment, &draft.config, &draft.network, &self.node, &self.offers, places)?;
@@ -195,6 +215,7 @@ impl Executor for ContainerExecutor {
         if let Some(digest) = assignment.digest() {
             self.images.uses.add(assignment, digest);
         }
+        self.volumes.accept(assignment);
         self.network.networks.accept(assignment);
     }
 
@@ -247,6 +268,7 @@ impl Executor for ContainerExecutor {
 
     fn release(&self, task: &TaskId) {
         self.images.uses.remove(task);
+        self.volumes.release(task);
         self.network.networks.forget(task);
     }
 

@@ -76,6 +76,30 @@ impl PrepareStep for FakeImage {
     }
 }
 
+/// Simulates the data of volumes.
+#[derive(Debug)]
+struct FakeVolumes(FakeMachine);
+
+impl PrepareStep for FakeVolumes {
+    fn name(&self) -> &'static str {
+        "volumes"
+    }
+
+    fn prepare<'a>(&'a self, task: &'a Assignment, _: &'a mut Draft) -> BoxFuture<'a, Result<(), ExecutorError>> {
+        let missing = task.spec.volumes().find(|name| !task.volumes.iter().any(|it| it.name == *name));
+        let made = match missing {
+            Some(name) => Err(ExecutorError::Final(format!("volume `{name}` was removed").into())),
+            None => Ok(self.0.use_volumes(task.task_id.as_str(), &task.volumes)),
+        };
+        Box::pin(std::future::ready(made))
+    }
+
+    fn undo<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
+        self.0.leave_volumes(task.as_str());
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
 /// The step that provides the folder of a container.
 const CONTAINER: &str = "container";
 
@@ -161,7 +185,8 @@ impl Executor for FakeExecutor {
     fn accept(&self, _: &Assignment) {}
 
     fn steps(&self) -> Vec<Arc<dyn PrepareStep>> {
-        vec![Arc::new(FakeImage(self.machine.clone())), Arc::new(FakeContainer(self.machine.clone()))]
+        let machine = || self.machine.clone();
+        vec![Arc::new(FakeImage(machine())), Arc::new(FakeVolumes(machine())), Arc::new(FakeContainer(machine()))]
     }
 
     fn start<'a>(&'a self, assignment: &'a Assignment, _: &'a Draft) -> BoxFuture<'a, Result<Running, ExecutorError>> {

@@ -9,6 +9,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use flota_api::model::TaskVolume;
+
 use super::program::{FakeFailure, FakeHealth, FakeProgram, OnStop};
 
 /// A running container.
@@ -70,6 +72,10 @@ struct Inner {
     /// The steps that were prepared and not undone, by task and step, with the program that defines how the undo
     /// behaves.
     prepared: BTreeMap<(String, &'static str), FakeProgram>,
+    /// The data of volumes: the id of the volume, and the slot. It outlives a boot.
+    volumes: BTreeSet<(String, Option<u64>)>,
+    /// The volumes that a task uses.
+    volume_uses: BTreeMap<String, Vec<String>>,
     /// How often each action has failed.
     failures: BTreeMap<(String, Act), u32>,
 }
@@ -138,6 +144,7 @@ impl FakeMachine {
             inner.settle();
             inner.containers.clear();
             inner.prepared.clear();
+            inner.volume_uses.clear();
         });
         self.changed.notify_waiters();
     }
@@ -297,6 +304,36 @@ impl FakeMachine {
             let containers = inner.containers.iter().map(|it| &it.running.task);
             containers.chain(inner.prepared.keys().map(|(task, _)| task)).cloned().collect()
         })
+    }
+
+    /// Makes the data of these volumes, where there is none, and records that the task uses it.
+    pub(super) fn use_volumes(&self, task: &str, volumes: &[TaskVolume]) {
+        self.with(|inner| {
+            inner.volumes.extend(volumes.iter().map(|it| (it.id.to_string(), it.slot)));
+            let used = volumes.iter().map(|it| it.id.to_string()).collect();
+            inner.volume_uses.insert(task.to_owned(), used);
+        });
+    }
+
+    /// Records that the task uses no volume any more.
+    pub(super) fn leave_volumes(&self, task: &str) {
+        self.with(|inner| inner.volume_uses.remove(task));
+    }
+
+    /// Drops the data of a volume, unless a task uses it. Returns whether nothing is left.
+    pub(crate) fn drop_volume(&self, volume: &str) -> bool {
+        self.with(|inner| {
+            let is_used = inner.volume_uses.values().flatten().any(|used| used == volume);
+            if !is_used {
+                inner.volumes.retain(|(id, _)| id != volume);
+            }
+            !is_used
+        })
+    }
+
+    /// Returns the data of volumes on this machine: the id of the volume, and the slot that it belongs to.
+    pub fn volumes(&self) -> BTreeSet<(String, Option<u64>)> {
+        self.with(|inner| inner.volumes.clone())
     }
 
     /// Records what a step has prepared for a container with this program.

@@ -11,6 +11,7 @@
 //! does not know how far an earlier daemon came, and undoes every step. An undo must therefore also succeed if its
 //! step was never begun or was interrupted.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,6 +48,8 @@ pub struct Draft {
     pub config: ImageConfig,
     /// The network of the container.
     pub network: TaskNetwork,
+    /// Folders of its volumes, by their paths in the container.
+    pub volumes: BTreeMap<String, PathBuf>,
 }
 
 /// A part of a preparation that could not be removed.

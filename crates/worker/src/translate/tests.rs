@@ -29,7 +29,14 @@ fn translate_in(
 ) -> Result<Container, TranslateError> {
     let node = NodeNames { id: "n".into(), hostname: "w1".into() };
     let groups = Groups::default();
-    let places = Places { root: RootSource::Folder("/".into()), groups, log: "log".into(), runtime: "r".into() };
+    let places = Places {
+        root: RootSource::Folder("/".into()),
+        groups,
+        log: "log".into(),
+        runtime: "r".into(),
+        volumes: [("/data".to_owned(), "/v/data".into())].into(),
+        binds: BindSources::default(),
+    };
     container(assignment, config, network, &node, node_offers, places)
 }
 

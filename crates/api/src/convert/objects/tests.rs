@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Revision, UpdateStatus};
+use crate::model::{Revision, UpdateStatus, VolumePlace, VolumeSpec};
 use crate::object::Kind;
 
 #[test]
@@ -19,6 +19,12 @@ fn every_kind_survives_the_way_to_the_wire_and_back() {
             Registry { id: "r".into(), password: "p".to_owned().into(), ..Registry::default() }.into_object()
         }
         Kind::Network => Network { id: "w".into(), vni: Some(4_096), ..Network::default() }.into_object(),
+        Kind::Volume => {
+            let spec = VolumeSpec { name: "db".into(), labels: [("a".into(), "b".into())].into(), per_slot: true };
+            let places = vec![VolumePlace { slot: Some(2), node_id: "n".into() }];
+            let (id, stack_id) = ("v".into(), Some("k".into()));
+            Volume { id, spec, places, stack_id, is_removed: true, ..Volume::default() }.into_object()
+        }
     };
     for object in Kind::ALL.map(sample) {
         assert_eq!(Object::try_from(po::Object::from(&object)), Ok(object));

@@ -9,6 +9,7 @@ use flota_api::proto::control::PauseUpdateRequest;
 use super::history::{self, Rollback};
 use super::{change, resolve_image};
 use crate::client::{Client, request_id};
+use crate::commands::mount_flags::MountRemovals;
 use crate::commands::network;
 use crate::commands::network_flags::NetworkRemovals;
 use crate::commands::privilege_flags::PrivilegeRemovals;
@@ -17,15 +18,17 @@ use crate::printer;
 use crate::progress::{self, Target, WaitOptions};
 
 /// The flags, and groups of flags, that change the spec.
-const CHANGES: [&str; 15] = [
+const CHANGES: [&str; 17] = [
     "BasicFlags",
     "PrivilegeFlags",
     "NetworkFlags",
+    "MountFlags",
     "HealthFlags",
     "UpdateFlags",
     "RollbackFlags",
     "PrivilegeRemovals",
     "NetworkRemovals",
+    "MountRemovals",
     "image",
     "no_resolve_image",
     "args",
@@ -61,6 +64,8 @@ pub(crate) struct Update {
     removals: PrivilegeRemovals,
     #[command(flatten)]
     network_removals: Box<NetworkRemovals>,
+    #[command(flatten)]
+    mount_removals: MountRemovals,
     /// Replace the tasks even if nothing has changed
     #[arg(long)]
     force: bool,
@@ -132,6 +137,7 @@ impl Update {
         spec.force += u64::from(self.force);
         self.removals.apply(spec)?;
         self.network_removals.apply(spec, left)?;
+        self.mount_removals.apply(spec)?;
         self.flags.apply(spec)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flota_api::model::{NetworkSpec, NodeSpec, Role, Service, ServiceSpec, StackSpec};
+use flota_api::model::{NetworkSpec, NodeSpec, Role, Service, ServiceSpec, StackSpec, VolumeSpec};
 use flota_api::proto::{control as pc, specs as ps, types as pt};
 use flota_api::version::Version;
 
@@ -19,6 +19,7 @@ use super::super::registries::RegistrySummary;
 use super::super::services::ServiceSummary;
 use super::super::stacks::StackSummary;
 use super::super::tasks::TaskSummary;
+use super::super::volumes::VolumeSummary;
 
 /// Returns the freshness that a list request asks for.
 pub(super) fn freshness(stale: bool) -> Freshness {
@@ -68,6 +69,10 @@ pub(super) fn service_spec(spec: Option<ps::ServiceSpec>) -> Result<ServiceSpec,
 
 pub(super) fn network_spec(spec: Option<ps::NetworkSpec>) -> Result<NetworkSpec, ControlError> {
     Ok(spec.ok_or_else(missing_spec)?.try_into()?)
+}
+
+pub(super) fn volume_spec(spec: Option<ps::VolumeSpec>) -> Result<VolumeSpec, ControlError> {
+    Ok(spec.ok_or_else(missing_spec)?.into())
 }
 
 pub(super) fn stack_spec(spec: Option<ps::StackSpec>) -> Result<StackSpec, ControlError> {
@@ -166,6 +171,16 @@ impl From<NetworkSummary> for pc::NetworkRow {
             endpoints: row.endpoints.into_iter().map(endpoint).collect(),
             nodes: row.nodes.into_iter().map(holder).collect(),
             version: row.version,
+        }
+    }
+}
+
+impl From<VolumeSummary> for pc::VolumeRow {
+    fn from(row: VolumeSummary) -> Self {
+        Self {
+            volume: Some(row.volume.as_ref().into()),
+            nodes: row.nodes.into_iter().collect(),
+            services: row.services.into_iter().collect(),
         }
     }
 }

@@ -20,7 +20,7 @@ fn row(error: &ControlError) -> (Code, Reason) {
             (Code::AlreadyExists, Reason::AlreadyExists)
         }
         ControlError::ChangedMeanwhile { .. } => (Code::Aborted, Reason::ChangedMeanwhile),
-        ControlError::ImageInUse { .. } | ControlError::NetworkInUse { .. } => {
+        ControlError::ImageInUse { .. } | ControlError::NetworkInUse { .. } | ControlError::VolumeInUse { .. } => {
             (Code::FailedPrecondition, Reason::InUse)
         }
         ControlError::NodeHeld { hold, .. } => match hold {

@@ -224,7 +224,7 @@ async fn a_stack_has_networks_of_its_own_and_shares_those_that_exist() {
     control.create_network(None, network("corp", None)).await.expect("a network");
     let services = vec![service("shop_web", &["shop_default", "corp"], &[(80, PublishMode::Ingress)])];
     let networks = vec![network("shop_default", None)];
-    let stack = StackSpec { name: "shop".into(), services, networks };
+    let stack = StackSpec { name: "shop".into(), services, networks, volumes: Vec::new() };
     control.deploy_stack(None, &stack, Never).await.expect("a stack");
     let view = control.store.view();
     let own = view.network_by_name("shop_default").expect("it was made").clone();
@@ -237,13 +237,13 @@ async fn a_stack_has_networks_of_its_own_and_shares_those_that_exist() {
         StackSpec { networks: vec![NetworkSpec { internal: true, ..network("shop_default", None) }], ..stack };
     let (_, text) = refused(control.deploy_stack(None, &changed, Never).await);
     assert_eq!(text, "networks.shop_default: a network can't be changed; remove the stack first");
-    let foreign = StackSpec { name: "x".into(), services: Vec::new(), networks: vec![network("corp", None)] };
+    let foreign = StackSpec { name: "x".into(), services: Vec::new(), networks: vec![network("corp", None)], volumes: Vec::new() };
     let (_, text) = refused(control.deploy_stack(None, &foreign, Never).await);
     assert_eq!(text, "networks.corp: it exists already and does not belong to this stack");
     let two =
         vec![service("y_a", &[], &[(90, PublishMode::Ingress)]), service("y_b", &[], &[(90, PublishMode::Ingress)])];
     let (_, text) = refused(
-        control.deploy_stack(None, &StackSpec { name: "y".into(), services: two, networks: Vec::new() }, Never).await,
+        control.deploy_stack(None, &StackSpec { name: "y".into(), services: two, ..StackSpec::default() }, Never).await,
     );
     assert_eq!(text, "services.y_b.ports[0]: 90/tcp is published by service `y_a`");
 }

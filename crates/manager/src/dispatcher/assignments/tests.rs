@@ -2,7 +2,8 @@
 
 use super::*;
 use flota_api::model::{
-    Attachment, Cluster, DeviceId, Health, HealthResult, HealthState, Image, ImageHolder, Service, TaskStatus,
+    Attachment, Cluster, DeviceId, Health, HealthResult, HealthState, Image, ImageHolder, Mount, MountSource, Service,
+    TaskStatus, Volume, VolumePlace, VolumeSpec,
 };
 use flota_api::object::StoreObject;
 
@@ -276,4 +277,34 @@ fn an_unhealthy_task_may_stop_when_its_withdrawal_is_confirmed_or_its_time_is_ov
 
 fn hostname(name: &str) -> flota_api::model::NodeDescription {
     flota_api::model::NodeDescription { hostname: name.into(), ..Default::default() }
+}
+
+#[test]
+fn a_worker_is_told_the_volumes_of_its_tasks_and_which_to_drop_until_it_has() {
+    let mut view = view(&[]);
+    let source = MountSource::Volume { name: Some("db".into()), no_copy: false, per_slot: true };
+    let mounts = ["/a", "/b"].map(|at| Mount { target: at.into(), read_only: false, source: source.clone() }).into();
+    let spec = Arc::new(ServiceSpec { mounts, ..ServiceSpec::default() });
+    view.put(Service { id: "s".into(), spec_version: 1, spec, ..Service::default() }.into_object());
+    let volume = |id: &str, name: &str| Volume {
+        id: id.into(),
+        spec: VolumeSpec { name: name.into(), per_slot: true, ..VolumeSpec::default() },
+        places: vec![VolumePlace { slot: Some(3), node_id: "n".into() }],
+        ..Volume::default()
+    };
+    view.put(volume("v", "db").into_object());
+    let status = TaskStatus { state: TaskState::Assigned, ..TaskStatus::default() };
+    let (service_id, node_id) = ("s".into(), Some("n".into()));
+    let task = Task { id: "t".into(), service_id, spec_version: 1, slot: 3, node_id, status, ..Task::default() };
+    view.put(task.into_object());
+    let mut told = nothing_told(&[]);
+    let first = tell(&mut told, &view).expect("the full set");
+    let expected = TaskVolume { name: "db".into(), id: "v".into(), slot: Some(3) };
+    assert_eq!((&first.tasks[0].volumes, first.dropped_volumes.len()), (&vec![expected], 0));
+    view.put(Volume { is_removed: true, ..volume("old", "x") }.into_object());
+    assert_eq!(tell(&mut told, &view).expect("one was removed").dropped_volumes, ["old"]);
+    assert_eq!(tell(&mut told, &view), None, "it knows");
+    assert_eq!(tell(&mut nothing_told(&[]), &view).expect("another session").dropped_volumes, ["old"]);
+    view.remove(Kind::Volume, "old");
+    assert_eq!(tell(&mut told, &view), None, "its own report is not sent back");
 }

@@ -1,0 +1,137 @@
+//! Conversion of mounts and volumes.
+
+use std::num::NonZeroU64;
+
+use super::{FromNumber, Malformed, filled, require};
+use crate::model::{Mount, MountSource, TaskVolume, Volume, VolumeAt, VolumePlace, VolumeSpec};
+use crate::proto::specs::mount::Source;
+use crate::proto::{dispatcher as pd, objects as po, specs as ps};
+
+impl From<&Mount> for ps::Mount {
+    fn from(it: &Mount) -> Self {
+        let source = match &it.source {
+            MountSource::Bind { source, propagation, non_recursive } => Source::Bind(ps::BindMount {
+                source: source.clone(),
+                propagation: propagation.number(),
+                non_recursive: *non_recursive,
+            }),
+            MountSource::Volume { name, no_copy, per_slot } => Source::Volume(ps::VolumeMount {
+                name: name.clone().unwrap_or_default(),
+                no_copy: *no_copy,
+                per_slot: *per_slot,
+            }),
+            MountSource::Tmpfs { size, mode } => {
+                Source::Tmpfs(ps::TmpfsMount { size: size.map_or(0, NonZeroU64::get), mode: *mode })
+            }
+        };
+        Self { target: it.target.clone(), read_only: it.read_only, source: Some(source) }
+    }
+}
+
+impl TryFrom<ps::Mount> for Mount {
+    type Error = Malformed;
+    fn try_from(it: ps::Mount) -> Result<Self, Malformed> {
+        let source = match require(it.source, "mounts.source")? {
+            Source::Bind(it) => MountSource::Bind {
+                source: it.source,
+                propagation: FromNumber::from_number(it.propagation)?,
+                non_recursive: it.non_recursive,
+            },
+            Source::Volume(it) => {
+                MountSource::Volume { name: filled(it.name), no_copy: it.no_copy, per_slot: it.per_slot }
+            }
+            Source::Tmpfs(it) => MountSource::Tmpfs { size: NonZeroU64::new(it.size), mode: it.mode },
+        };
+        Ok(Self { target: it.target, read_only: it.read_only, source })
+    }
+}
+
+impl From<&VolumeSpec> for ps::VolumeSpec {
+    fn from(it: &VolumeSpec) -> Self {
+        Self { name: it.name.clone(), labels: it.labels.clone().into_iter().collect(), per_slot: it.per_slot }
+    }
+}
+
+impl From<ps::VolumeSpec> for VolumeSpec {
+    fn from(it: ps::VolumeSpec) -> Self {
+        Self { name: it.name, labels: it.labels.into_iter().collect(), per_slot: it.per_slot }
+    }
+}
+
+impl From<&Volume> for po::Volume {
+    fn from(it: &Volume) -> Self {
+        let place = |it: &VolumePlace| po::VolumePlace { slot: it.slot, node_id: it.node_id.clone().into() };
+        Self {
+            id: it.id.clone().into(),
+            meta: Some((&it.meta).into()),
+            spec: Some((&it.spec).into()),
+            places: it.places.iter().map(place).collect(),
+            stack_id: it.stack_id.clone().map(Into::into),
+            removed: it.is_removed,
+        }
+    }
+}
+
+impl TryFrom<po::Volume> for Volume {
+    type Error = Malformed;
+    fn try_from(it: po::Volume) -> Result<Self, Malformed> {
+        let place = |it: po::VolumePlace| VolumePlace { slot: it.slot, node_id: it.node_id.into() };
+        Ok(Self {
+            id: it.id.into(),
+            meta: it.meta.into(),
+            spec: require(it.spec, "volume.spec")?.into(),
+            places: it.places.into_iter().map(place).collect(),
+            stack_id: it.stack_id.map(Into::into),
+            is_removed: it.removed,
+        })
+    }
+}
+
+impl From<&TaskVolume> for pd::TaskVolume {
+    fn from(it: &TaskVolume) -> Self {
+        Self { name: it.name.clone(), id: it.id.clone().into(), slot: it.slot }
+    }
+}
+
+impl From<pd::TaskVolume> for TaskVolume {
+    fn from(it: pd::TaskVolume) -> Self {
+        Self { name: it.name, id: it.id.into(), slot: it.slot }
+    }
+}
+
+impl From<&VolumeAt> for po::VolumeAt {
+    fn from(it: &VolumeAt) -> Self {
+        Self { volume: it.volume.clone(), node: it.node.clone(), gone: it.is_gone }
+    }
+}
+
+impl From<po::VolumeAt> for VolumeAt {
+    fn from(it: po::VolumeAt) -> Self {
+        Self { volume: it.volume, node: it.node, is_gone: it.gone }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Propagation;
+
+    #[test]
+    fn mounts_survive_the_way_to_the_wire_and_back() {
+        let bind = |propagation| MountSource::Bind { source: "/srv".into(), propagation, non_recursive: true };
+        let volume = |name: Option<&str>| MountSource::Volume {
+            name: name.map(str::to_owned),
+            no_copy: name.is_some(),
+            per_slot: name.is_some(),
+        };
+        let tmpfs = |size, mode| MountSource::Tmpfs { size: NonZeroU64::new(size), mode };
+        let mut sources: Vec<MountSource> = Propagation::ALL.iter().copied().map(bind).collect();
+        sources.extend([volume(Some("db")), volume(None), tmpfs(0, None), tmpfs(7, Some(0))]);
+        for source in sources {
+            let mount = Mount { target: "/x".into(), read_only: true, source };
+            assert_eq!(Mount::try_from(ps::Mount::from(&mount)), Ok(mount));
+        }
+        let none = ps::Mount { target: "/x".into(), ..ps::Mount::default() };
+        assert_eq!(Mount::try_from(none).expect_err("no source").field, "mounts.source");
+    }
+}

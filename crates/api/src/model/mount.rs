@@ -1,0 +1,184 @@
+//! Mounts: what of a node, or of memory, the tasks of a service see at a path of their own.
+
+use std::num::NonZeroU64;
+
+use serde::Serialize;
+
+use super::volume;
+use crate::naming::{self, PathError};
+use crate::state::states;
+
+/// Bits of a mode that a tmpfs may have: permissions, set-id bits and the sticky bit.
+const MODE_BITS: u32 = 0o7777;
+
+states! {
+    /// Whether mounts that are made below a bind mount later appear on its other side (mount_namespaces(7)).
+    Propagation {
+        /// On neither side, for all mounts in the source.
+        Rprivate = "rprivate",
+        /// On neither side, for the source itself.
+        Private = "private",
+        /// On both sides, for all mounts in the source.
+        Rshared = "rshared",
+        /// On both sides, for the source itself.
+        Shared = "shared",
+        /// In the container, for all mounts in the source.
+        Rslave = "rslave",
+        /// In the container, for the source itself.
+        Slave = "slave",
+    }
+}
+
+/// A mount of the tasks of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mount {
+    /// Path in the container; one mount of a service has it.
+    pub target: String,
+    /// Whether programs can't write to it.
+    pub read_only: bool,
+    /// What is mounted.
+    #[serde(flatten)]
+    pub source: MountSource,
+}
+
+/// What is mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum MountSource {
+    /// A file or folder of the node.
+    Bind {
+        /// Path on the node.
+        source: String,
+        /// Whether later mounts below it appear on the other side.
+        propagation: Propagation,
+        /// Whether file systems that are mounted in the source stay out.
+        non_recursive: bool,
+    },
+    /// A folder that the cluster keeps for the service.
+    Volume {
+        /// Name of the volume; without one, the folder belongs to one start of one task.
+        name: Option<String>,
+        /// Whether a new volume stays empty, instead of getting what the image has at the target.
+        no_copy: bool,
+        /// Whether a volume that does not exist yet is created with data of its own for each slot.
+        per_slot: bool,
+    },
+    /// Memory.
+    Tmpfs {
+        /// Most bytes that it can hold; half of the node's memory if `None`, as in tmpfs(5).
+        size: Option<NonZeroU64>,
+        /// Mode of its root; 1777 if `None`.
+        mode: Option<u32>,
+    },
+}
+
+impl Mount {
+    /// Returns the name of its volume, if it has one.
+    pub fn volume(&self) -> Option<&str> {
+        match &self.source {
+            MountSource::Volume { name, .. } => name.as_deref(),
+            MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
+        }
+    }
+
+    /// Returns the path on the node, if it is a bind mount.
+    pub fn bind_source(&self) -> Option<&str> {
+        match &self.source {
+            MountSource::Bind { source, .. } => Some(source),
+            MountSource::Volume { .. } | MountSource::Tmpfs { .. } => None,
+        }
+    }
+
+    /// Returns every rule that it breaks, as a field and what is wrong with it.
+    pub fn violations(&self) -> Vec<(&'static str, String)> {
+        let target = check_target(&self.target).err().map(|why| ("target", why));
+        let source = match &self.source {
+            MountSource::Bind { source, .. } if source == "/" => None,
+            MountSource::Bind { source, .. } => {
+                naming::check_path(source).err().map(|error| ("source", error.to_string()))
+            }
+            MountSource::Volume { name: Some(name), .. } => {
+                volume::check_name(name).err().map(|error| ("source", error.to_string()))
+            }
+            MountSource::Volume { name: None, per_slot: true, .. } => {
+                Some(("volume_per_slot", "a volume without a name belongs to one task alone".to_owned()))
+            }
+            MountSource::Tmpfs { mode: Some(mode), .. } if mode & !MODE_BITS != 0 => {
+                Some(("tmpfs_mode", format!("{mode:o} is not a mode such as 1777")))
+            }
+            MountSource::Volume { .. } | MountSource::Tmpfs { .. } => None,
+        };
+        target.into_iter().chain(source).collect()
+    }
+}
+
+/// Refuses targets that lead elsewhere than they look, and those without which no program runs.
+fn check_target(target: &str) -> Result<(), String> {
+    match target {
+        "/" => return Err("a mount can't hide the whole root".into()),
+        "/proc" | "/sys" | "/dev" => return Err(format!("`{target}` belongs to the runtime")),
+        _ if target.starts_with("/proc/") => return Err("no mount can be below `/proc`".into()),
+        _ => {}
+    }
+    naming::check_path(target).map_err(|error: PathError| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(target: &str, source: MountSource) -> Mount {
+        Mount { target: target.into(), read_only: false, source }
+    }
+
+    fn bind(source: &str) -> MountSource {
+        MountSource::Bind { source: source.into(), propagation: Propagation::Rprivate, non_recursive: false }
+    }
+
+    fn volume(name: Option<&str>, per_slot: bool) -> MountSource {
+        MountSource::Volume { name: name.map(str::to_owned), no_copy: false, per_slot }
+    }
+
+    fn tmpfs(mode: u32) -> MountSource {
+        MountSource::Tmpfs { size: None, mode: Some(mode) }
+    }
+
+    #[test]
+    fn mounts_that_can_be_meant_are_accepted() {
+        for good in [
+            mount("/data", volume(Some("db"), false)),
+            mount("/data", volume(Some("shop_db.1-a"), true)),
+            mount("/data", volume(None, false)),
+            mount("/dev/shm", tmpfs(0o1777)),
+            mount("/etc/hosts", bind("/srv/hosts")),
+            mount("/sys/fs/cgroup", bind("/")),
+        ] {
+            assert_eq!(good.violations(), [], "{good:?}");
+        }
+    }
+
+    #[test]
+    fn every_violation_of_a_mount_is_named_with_its_field() {
+        for (bad, expected) in [
+            (mount("/", volume(Some("db"), false)), "target: a mount can't hide the whole root"),
+            (mount("", tmpfs(0)), "target: `` is not an absolute path"),
+            (mount("data", tmpfs(0)), "target: `data` is not an absolute path"),
+            (mount("/a/../b", tmpfs(0)), "target: `/a/../b`: a path has neither `.` nor `..` nor empty parts"),
+            (mount("/a/", tmpfs(0)), "target: `/a/`: a path has neither `.` nor `..` nor empty parts"),
+            (mount("/proc", tmpfs(0)), "target: `/proc` belongs to the runtime"),
+            (mount("/proc/sys", tmpfs(0)), "target: no mount can be below `/proc`"),
+            (mount("/x", tmpfs(0o10_000)), "tmpfs_mode: 10000 is not a mode such as 1777"),
+            (mount("/x", bind("srv")), "source: `srv` is not an absolute path"),
+            (
+                mount("/x", bind("/srv/../etc")),
+                "source: `/srv/../etc`: a path has neither `.` nor `..` nor empty parts",
+            ),
+            (mount("/x", volume(None, true)), "volume_per_slot: a volume without a name belongs to one task alone"),
+        ] {
+            let found: Vec<String> = bad.violations().iter().map(|(field, why)| format!("{field}: {why}")).collect();
+            assert_eq!(found, [expected], "{bad:?}");
+        }
+        assert_eq!(mount("x", volume(Some(".."), false)).violations().len(), 2, "both are named");
+    }
+}

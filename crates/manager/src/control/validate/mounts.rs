@@ -1,0 +1,62 @@
+//! The rules for mounts: each by itself, and that no two have one target.
+
+use std::collections::BTreeSet;
+
+use flota_api::model::ServiceSpec;
+
+/// Largest number of mounts of a service.
+const MOUNTS_BOUND: usize = 100;
+
+/// Calls `check` with the result for every field.
+pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), String>)) {
+    if spec.mounts.len() > MOUNTS_BOUND {
+        check("mounts", Err(format!("{} are over the bound of {MOUNTS_BOUND}", spec.mounts.len())));
+    }
+    let mut targets = BTreeSet::new();
+    for (index, mount) in spec.mounts.iter().enumerate() {
+        for (field, why) in mount.violations() {
+            check(&format!("mounts[{index}].{field}"), Err(why));
+        }
+        if !targets.insert(&mount.target) {
+            check(&format!("mounts[{index}].target"), Err(format!("`{}` is there twice", mount.target)));
+        }
+    }
+}
+
+/// Returns the texts of these fields, which count towards the size of a spec.
+pub(super) fn texts(spec: &ServiceSpec) -> impl Iterator<Item = &str> {
+    spec.mounts.iter().flat_map(|it| [Some(it.target.as_str()), it.volume(), it.bind_source()]).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::validate::violations;
+    use flota_api::model::{Mount, MountSource};
+
+    fn volume(name: &str, target: &str) -> Mount {
+        let source = MountSource::Volume { name: Some(name.into()), no_copy: false, per_slot: false };
+        Mount { target: target.into(), read_only: false, source }
+    }
+
+    fn found(mounts: Vec<Mount>) -> Vec<String> {
+        let spec = ServiceSpec { name: "web".into(), image: "web".into(), mounts, ..ServiceSpec::default() };
+        violations(&spec).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_volume_may_be_mounted_twice_but_nothing_twice_at_one_target() {
+        assert_eq!(found(vec![volume("db", "/a"), volume("db", "/a/b")]), [] as [&str; 0]);
+        let bad = found(vec![volume("db", "/a"), volume("..", "/"), volume("other", "/a")]);
+        assert_eq!(bad.len(), 3, "{bad:?}");
+        assert_eq!(bad[0], "mounts[1].target: a mount can't hide the whole root");
+        assert!(bad[1].starts_with("mounts[1].source: `..`: the name of a volume"), "{}", bad[1]);
+        assert_eq!(bad[2], "mounts[2].target: `/a` is there twice");
+    }
+
+    #[test]
+    fn a_spec_has_a_bounded_number_of_mounts() {
+        let many = (0..=MOUNTS_BOUND).map(|number| volume("db", &format!("/x{number}"))).collect();
+        assert_eq!(found(many), ["mounts: 101 are over the bound of 100"]);
+    }
+}

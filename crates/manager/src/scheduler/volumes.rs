@@ -1,0 +1,84 @@
+//! Where the data of volumes is. It binds the tasks that use it to a node; the first task that is placed decides which.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use flota_api::id::{NodeId, VolumeId};
+use flota_api::model::{Filter, ServiceSpec, Task, Volume, VolumeAt};
+use flota_api::object::Kind;
+use flota_raft_store::Tables;
+
+use crate::plan::Plan;
+
+/// The nodes on which a task can run, as far as its volumes decide that.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    /// On any: no volume of the task has data yet.
+    Anywhere,
+    /// On the node that has all their data.
+    On(NodeId, Vec<VolumeAt>),
+    /// On none: they are on different nodes, or one of them does not exist.
+    Nowhere(Vec<VolumeAt>),
+}
+
+/// The volumes as the tables have them, with the places that this plan has chosen.
+pub(super) struct Volumes<'a> {
+    view: &'a Tables,
+    placed: BTreeMap<VolumeId, Volume>,
+}
+
+impl<'a> Volumes<'a> {
+    pub(super) fn new(view: &'a Tables) -> Self {
+        Self { view, placed: BTreeMap::new() }
+    }
+
+    fn named(&self, name: &str) -> Option<&Volume> {
+        let volume = self.view.volume_by_name(name)?;
+        Some(self.placed.get(&volume.id).unwrap_or(volume))
+    }
+
+    /// Returns where a task of this spec can run, if no node of its own is given.
+    pub(super) fn home(&self, spec: &ServiceSpec, task: &Task) -> Home {
+        let (mut nodes, mut found) = (BTreeSet::new(), Vec::new());
+        for name in spec.volumes() {
+            let Some(volume) = self.named(name) else { return Home::Nowhere(found) };
+            if let Some(node) = volume.nodes_with(volume.data_slot(spec, task.slot)).next() {
+                nodes.insert(node);
+                found.push(self.at(name, node));
+            }
+        }
+        let mut nodes = nodes.into_iter();
+        match (nodes.next(), nodes.next()) {
+            (None, _) => Home::Anywhere,
+            (Some(node), None) => Home::On(node.clone(), found),
+            (Some(_), Some(_)) => Home::Nowhere(found),
+        }
+    }
+
+    fn at(&self, name: &str, node: &NodeId) -> VolumeAt {
+        let known = self.view.node(node);
+        let hostname = known.map_or_else(|| node.to_string(), |node| node.description.hostname.clone());
+        VolumeAt { volume: name.to_owned(), node: hostname, is_gone: known.is_none() }
+    }
+
+    /// Returns the counts of the filters for a task whose data is on one node, or on no single one. `own` is the filter
+    /// that refuses the one.
+    pub(super) fn refusals(&self, own: Option<Filter>) -> BTreeMap<Filter, u64> {
+        let others = (self.view.count(Kind::Node) as u64).saturating_sub(u64::from(own.is_some()));
+        let others = (Filter::Volume, others);
+        own.map(|filter| (filter, 1)).into_iter().chain([others]).filter(|(_, nodes)| *nodes > 0).collect()
+    }
+
+    /// Records that the data of the task's volumes is on this node, where it has none yet. The plan depends on the others.
+    pub(super) fn place(&mut self, spec: &ServiceSpec, task: &Task, node: &NodeId, plan: &mut Plan) {
+        for name in spec.volumes() {
+            let Some(volume) = self.named(name) else { continue };
+            match volume.placed(volume.data_slot(spec, task.slot), node) {
+                None => plan.expect(Kind::Volume, &volume.id),
+                Some(placed) => {
+                    plan.put(placed.clone());
+                    self.placed.insert(placed.id.clone(), placed);
+                }
+            }
+        }
+    }
+}

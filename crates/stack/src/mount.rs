@@ -1,0 +1,267 @@
+//! Mounts of a service as people write them: Docker's `--mount` and `--tmpfs`, and the short form of Compose. Also used by
+//! `ctl` for its flags.
+
+use std::num::NonZeroU64;
+
+use flota_api::model::{Mount, MountSource, Propagation};
+
+use crate::parse;
+
+/// The keys of `--mount`, for errors.
+const KEYS: &str = "type, source (src), target (dst, destination), readonly (ro), bind-propagation, bind-nonrecursive, \
+                    volume-nocopy, volume-per-slot, tmpfs-size, tmpfs-mode";
+
+/// The fields of a mount, before it is known which of them belong to its type.
+#[derive(Debug, Default)]
+pub(crate) struct MountFields {
+    pub(crate) kind: Option<String>,
+    pub(crate) source: Option<String>,
+    pub(crate) target: Option<String>,
+    pub(crate) read_only: bool,
+    pub(crate) propagation: Option<String>,
+    pub(crate) non_recursive: Option<bool>,
+    pub(crate) no_copy: Option<bool>,
+    pub(crate) per_slot: Option<bool>,
+    pub(crate) size: Option<String>,
+    pub(crate) mode: Option<String>,
+}
+
+impl MountFields {
+    /// Returns the mount, whose rules are checked.
+    pub(crate) fn finish(self) -> Result<Mount, String> {
+        let kind = self.kind.as_deref().unwrap_or("volume");
+        let belongs = |given: bool, field: &str, of: &str| {
+            if given && kind != of { Err(format!("`{field}` belongs to the type {of}, not {kind}")) } else { Ok(()) }
+        };
+        belongs(self.propagation.is_some(), "propagation", "bind")?;
+        belongs(self.non_recursive.is_some(), "nonrecursive", "bind")?;
+        belongs(self.no_copy.is_some(), "nocopy", "volume")?;
+        belongs(self.per_slot.is_some(), "per-slot", "volume")?;
+        belongs(self.size.is_some(), "size", "tmpfs")?;
+        belongs(self.mode.is_some(), "mode", "tmpfs")?;
+        let source = match kind {
+            "bind" => MountSource::Bind {
+                source: self.source.ok_or("a bind mount needs a source")?,
+                propagation: self.propagation.as_deref().map_or(Ok(Propagation::Rprivate), propagation)?,
+                non_recursive: self.non_recursive.unwrap_or_default(),
+            },
+            "volume" => MountSource::Volume {
+                name: self.source.filter(|name| !name.is_empty()),
+                no_copy: self.no_copy.unwrap_or_default(),
+                per_slot: self.per_slot.unwrap_or_default(),
+            },
+            "tmpfs" if self.source.is_some() => return Err("a tmpfs has no source".into()),
+            "tmpfs" => MountSource::Tmpfs {
+                size: self.size.as_deref().map(parse::bytes).transpose()?.and_then(NonZeroU64::new),
+                mode: self.mode.as_deref().map(mode).transpose()?,
+            },
+            "image" => return Err("mounts of the type image are not built yet".into()),
+            _ => return Err(format!("`{kind}` is not a type of mount; a type is bind, volume or tmpfs")),
+        };
+        let target = self.target.ok_or("a mount needs a target")?;
+        let mount = Mount { target, read_only: self.read_only, source };
+        match mount.violations().first() {
+            Some((field, why)) => Err(format!("{field}: {why}")),
+            None => Ok(mount),
+        }
+    }
+}
+
+fn propagation(text: &str) -> Result<Propagation, String> {
+    let known = || Propagation::ALL.iter().map(|it| it.as_str()).collect::<Vec<_>>().join(", ");
+    let found = Propagation::ALL.iter().copied().find(|it| it.as_str() == text);
+    found.ok_or_else(|| format!("`{text}` is not a propagation; it is one of {}", known()))
+}
+
+/// Parses a mode in octal digits, such as `1777` or `0o700`.
+fn mode(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    u32::from_str_radix(digits, 8).map_err(|_| format!("`{text}` is not a mode such as 1777"))
+}
+
+fn flag(key: &str, value: Option<&str>) -> Result<bool, String> {
+    match value {
+        None | Some("true" | "1") => Ok(true),
+        Some("false" | "0") => Ok(false),
+        Some(other) => Err(format!("{key}: `{other}` is neither true nor false")),
+    }
+}
+
+/// Parses Docker's `--mount`: fields `KEY=VALUE`, separated by commas; a flag needs no value.
+///
+/// # Errors
+/// A message that names the field that can't be used.
+pub fn mount(text: &str) -> Result<Mount, String> {
+    let mut fields = MountFields::default();
+    for field in text.split(',') {
+        let (key, value) = field.split_once('=').map_or((field, None), |(key, value)| (key, Some(value)));
+        let texts = |value: Option<&str>| value.map(str::to_owned).ok_or_else(|| format!("{key}= needs a value"));
+        match key {
+            "type" => fields.kind = Some(texts(value)?),
+            "source" | "src" => fields.source = Some(texts(value)?),
+            "target" | "dst" | "destination" => fields.target = Some(texts(value)?),
+            "readonly" | "ro" => fields.read_only = flag(key, value)?,
+            "bind-propagation" => fields.propagation = Some(texts(value)?),
+            "bind-nonrecursive" => fields.non_recursive = Some(flag(key, value)?),
+            "volume-nocopy" => fields.no_copy = Some(flag(key, value)?),
+            "volume-per-slot" | "per-slot" => fields.per_slot = Some(flag(key, value)?),
+            "volume-driver" if value == Some("local") => {}
+            "volume-driver" => return Err("the driver of a volume is local; there is no other".into()),
+            "tmpfs-size" => fields.size = Some(texts(value)?),
+            "tmpfs-mode" => fields.mode = Some(texts(value)?),
+            _ => return Err(format!("`{field}`: there is no key `{key}`; the keys are {KEYS}")),
+        }
+    }
+    fields.finish()
+}
+
+/// Parses Docker's `--tmpfs`: `/path[:OPTION,…]`, with the options size=, mode=, ro and rw.
+///
+/// # Errors
+/// A message that names the part that can't be used.
+pub fn tmpfs(text: &str) -> Result<Mount, String> {
+    let (target, options) = text.split_once(':').unwrap_or((text, ""));
+    let mut fields = MountFields { kind: Some("tmpfs".into()), target: Some(target.into()), ..MountFields::default() };
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option.split_once('=') {
+            Some(("size", size)) => fields.size = Some(size.into()),
+            Some(("mode", mode)) => fields.mode = Some(mode.into()),
+            None if option == "ro" => fields.read_only = true,
+            None if option == "rw" => fields.read_only = false,
+            _ => return Err(format!("`{option}` is not an option of a tmpfs; they are size=, mode=, ro and rw")),
+        }
+    }
+    fields.finish()
+}
+
+/// Parses the short form of Compose: `[SOURCE:]TARGET[:OPTION,…]`. A source that begins with `/` is a path on the node,
+/// another one the name of a volume.
+pub(crate) fn short(text: &str) -> Result<MountFields, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, target, options) = match parts.as_slice() {
+        [target] => (None, *target, ""),
+        [source, target] => (Some(*source), *target, ""),
+        [source, target, options] => (Some(*source), *target, *options),
+        _ => return Err(format!("`{text}` does not have the form [SOURCE:]TARGET[:OPTIONS]")),
+    };
+    let is_path = source.is_some_and(|source| source.starts_with(['/', '.', '~']));
+    if is_path && !source.is_some_and(|source| source.starts_with('/')) {
+        return Err(format!("`{text}`: the source of a bind mount is an absolute path on the node"));
+    }
+    let mut fields = MountFields {
+        kind: Some(if is_path { "bind" } else { "volume" }.into()),
+        source: source.map(str::to_owned),
+        target: Some(target.to_owned()),
+        ..MountFields::default()
+    };
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" => fields.read_only = true,
+            "rw" => fields.read_only = false,
+            "nocopy" => fields.no_copy = Some(true),
+            _ if is_path => fields.propagation = Some(propagation(option)?.as_str().to_owned()),
+            _ => return Err(format!("`{option}` is not an option of a volume; they are ro, rw and nocopy")),
+        }
+    }
+    Ok(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(mount: &Mount) -> String {
+        let read_only = if mount.read_only { " ro" } else { "" };
+        let source = match &mount.source {
+            MountSource::Bind { source, propagation, non_recursive } => {
+                format!("{source} {propagation} {non_recursive}")
+            }
+            MountSource::Volume { name, no_copy, per_slot } => {
+                format!("volume {} {no_copy} {per_slot}", name.as_deref().unwrap_or("-"))
+            }
+            MountSource::Tmpfs { size, mode } => {
+                format!("tmpfs {} {:o}", size.map_or(0, NonZeroU64::get), mode.unwrap_or_default())
+            }
+        };
+        format!("{}: {source}{read_only}", mount.target)
+    }
+
+    #[test]
+    fn mounts_are_read_as_docker_reads_them() {
+        for (text, expected) in [
+            ("source=db,target=/data", "/data: volume db false false"),
+            ("type=volume,src=db,dst=/data,ro", "/data: volume db false false ro"),
+            ("type=volume,destination=/data", "/data: volume - false false"),
+            ("src=db,dst=/data,volume-nocopy,volume-per-slot=true,readonly=false", "/data: volume db true true"),
+            ("type=bind,src=/srv,dst=/x", "/x: /srv rprivate false"),
+            ("type=bind,src=/,dst=/x,bind-propagation=rslave,bind-nonrecursive,readonly", "/x: / rslave true ro"),
+            ("type=tmpfs,dst=/x", "/x: tmpfs 0 0"),
+            ("type=tmpfs,dst=/x,tmpfs-size=64m,tmpfs-mode=0700", "/x: tmpfs 67108864 700"),
+        ] {
+            assert_eq!(mount(text).as_ref().map(shown).as_deref(), Ok(expected), "{text}");
+        }
+        for (text, expected) in [
+            ("/tmp", "/tmp: tmpfs 0 0"),
+            ("/tmp:size=1k,mode=1777,ro", "/tmp: tmpfs 1024 1777 ro"),
+            ("/tmp:rw", "/tmp: tmpfs 0 0"),
+        ] {
+            assert_eq!(tmpfs(text).as_ref().map(shown).as_deref(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_field_is_named() {
+        for (text, expected) in [
+            ("type=image,src=a,dst=/x", "mounts of the type image are not built yet"),
+            ("type=npipe,dst=/x", "`npipe` is not a type of mount; a type is bind, volume or tmpfs"),
+            ("src=db", "a mount needs a target"),
+            ("type=bind,dst=/x", "a bind mount needs a source"),
+            ("type=bind,src=srv,dst=/x", "source: `srv` is not an absolute path"),
+            ("type=bind,src=/srv,dst=/x,bind-propagation=up", "`up` is not a propagation; it is one of rprivate"),
+            ("type=bind,src=/srv,dst=/x,volume-nocopy", "`nocopy` belongs to the type volume, not bind"),
+            ("src=db,dst=/x,tmpfs-size=1", "`size` belongs to the type tmpfs, not volume"),
+            ("type=tmpfs,src=a,dst=/x", "a tmpfs has no source"),
+            ("type=tmpfs,dst=/x,tmpfs-mode=rwx", "`rwx` is not a mode such as 1777"),
+            ("src=..,dst=/x", "source: `..`: the name of a volume has"),
+            ("src=db,dst=/", "target: a mount can't hide the whole root"),
+            ("src=db,dst=/x,readonly=maybe", "readonly: `maybe` is neither true nor false"),
+            ("src=db,dst=/x,volume-driver=nfs", "the driver of a volume is local"),
+            ("src=db,dst", "dst= needs a value"),
+            ("src=db,dst=/x,colour=red", "`colour=red`: there is no key `colour`; the keys are type, source"),
+        ] {
+            let error = mount(text).expect_err(text);
+            assert!(error.starts_with(expected), "{text}: {error}");
+        }
+        for (text, expected) in [
+            ("tmp", "target: `tmp` is not an absolute path"),
+            ("/tmp:exec", "`exec` is not an option of a tmpfs; they are size="),
+            ("/tmp:size=x", "`x` is not a size"),
+        ] {
+            let error = tmpfs(text).expect_err(text);
+            assert!(error.starts_with(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_short_form_tells_volumes_from_paths() {
+        let read = |text: &str| short(text).and_then(MountFields::finish).map(|mount| shown(&mount));
+        for (text, expected) in [
+            ("/data", "/data: volume - false false"),
+            ("db:/data", "/data: volume db false false"),
+            ("db:/data:ro,nocopy", "/data: volume db true false ro"),
+            ("/srv:/data", "/data: /srv rprivate false"),
+            ("/srv:/data:ro,rslave", "/data: /srv rslave false ro"),
+        ] {
+            assert_eq!(read(text).as_deref(), Ok(expected), "{text}");
+        }
+        for (text, expected) in [
+            ("./data:/data", "`./data:/data`: the source of a bind mount is an absolute path on the node"),
+            ("db:/data:z", "`z` is not an option of a volume; they are ro, rw and nocopy"),
+            ("/srv:/data:nocopy", "`nocopy` belongs to the type volume, not bind"),
+            ("a:b:c:d", "`a:b:c:d` does not have the form"),
+        ] {
+            let error = read(text).expect_err(text);
+            assert!(error.starts_with(expected), "{text}: {error}");
+        }
+    }
+}

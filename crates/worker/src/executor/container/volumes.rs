@@ -1,0 +1,108 @@
+//! The step that provides the volumes of a task: those that its spec names, and those that belong to it alone.
+
+use std::path::{Path, PathBuf};
+
+use futures::future::BoxFuture;
+
+use flota_api::id::TaskId;
+use flota_api::model::{Assignment, Mount, MountSource};
+
+use super::ContainerError;
+use crate::executor::{Cause, Draft, ExecutorError, PrepareStep, TaskPaths};
+use crate::volumes::{Content, VolumeError, Volumes};
+
+/// Makes the data of volumes at first use. The data of a volume with a name stays when the step is undone.
+#[derive(Clone, Debug)]
+pub(super) struct VolumeStep {
+    pub(super) volumes: Volumes,
+    pub(super) paths: TaskPaths,
+}
+
+/// A volume that a task needs.
+#[derive(Debug, PartialEq, Eq)]
+struct Needed<'a> {
+    target: &'a str,
+    /// `None`: it belongs to the task.
+    name: Option<&'a str>,
+    no_copy: bool,
+}
+
+/// Returns the volumes that the spec asks for, and those of the image (`VOLUME`) at whose paths it has no mount.
+fn needed<'a>(mounts: &'a [Mount], of_image: &'a [String]) -> Vec<Needed<'a>> {
+    let of_spec = mounts.iter().filter_map(|mount| match &mount.source {
+        MountSource::Volume { name, no_copy, .. } => {
+            Some(Needed { target: &mount.target, name: name.as_deref(), no_copy: *no_copy })
+        }
+        MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
+    });
+    let is_free = |target: &&str| !mounts.iter().any(|mount| mount.target == *target);
+    let of_image = of_image.iter().map(|path| path.trim_end_matches('/')).filter(is_free);
+    let own = of_image.map(|target| Needed { target, name: None, no_copy: false });
+    // What an image says is used as far as a spec could say it.
+    let is_valid = |needed: &Needed| {
+        let source = MountSource::Volume { name: None, no_copy: false, per_slot: false };
+        Mount { target: needed.target.to_owned(), read_only: false, source }.violations().is_empty()
+    };
+    of_spec.chain(own.filter(is_valid)).collect()
+}
+
+impl VolumeStep {
+    fn own_folder(&self, task: &TaskId) -> PathBuf {
+        self.paths.data_folder(task).join("volumes")
+    }
+
+    async fn provide(&self, task: &Assignment, draft: &mut Draft) -> Result<(), VolumeError> {
+        let of_image = draft.config.volumes().clone().unwrap_or_default();
+        let own = self.own_folder(&task.task_id);
+        for (index, volume) in needed(&task.spec.mounts, &of_image).into_iter().enumerate() {
+            let path = Path::new(volume.target).to_owned();
+            let content = (!volume.no_copy).then(|| Content { layers: draft.layers.clone(), path });
+            let folder = match volume.name {
+                Some(name) => {
+                    let known = task.volumes.iter().find(|it| it.name == name);
+                    let known = known.ok_or_else(|| VolumeError::Unknown(name.to_owned()))?;
+                    self.volumes.provide(known, content).await?
+                }
+                None => {
+                    let folder = own.join(index.to_string());
+                    self.volumes.provide_anonymous(&task.task_id, folder, content).await?
+                }
+            };
+            draft.volumes.insert(volume.target.to_owned(), folder);
+        }
+        Ok(())
+    }
+}
+
+impl PrepareStep for VolumeStep {
+    fn name(&self) -> &'static str {
+        "volumes"
+    }
+
+    fn prepare<'a>(&'a self, task: &'a Assignment, draft: &'a mut Draft) -> BoxFuture<'a, Result<(), ExecutorError>> {
+        Box::pin(async move { Ok(self.provide(task, draft).await.map_err(ContainerError::Volume)?) })
+    }
+
+    fn undo<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {
+        Box::pin(async move { Ok(self.volumes.remove_anonymous(task, self.own_folder(task)).await?) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_of_the_image_gives_way_to_a_mount_of_the_spec() {
+        let mount = |target: &str, source| Mount { target: target.into(), read_only: false, source };
+        let volume = |name: &str| MountSource::Volume { name: Some(name.into()), no_copy: true, per_slot: false };
+        let tmpfs = MountSource::Tmpfs { size: None, mode: None };
+        let mounts = [mount("/data", volume("db")), mount("/cache", tmpfs)];
+        let of_image = ["/data/", "/cache", "/logs", "relative", "/", "/a/../b", "/proc"].map(str::to_owned);
+        let expected = [
+            Needed { target: "/data", name: Some("db"), no_copy: true },
+            Needed { target: "/logs", name: None, no_copy: false },
+        ];
+        assert_eq!(needed(&mounts, &of_image), expected);
+    }
+}

@@ -1,0 +1,249 @@
+//! The mounts of a task as its container's configuration has them, and the sources of its bind mounts.
+//!
+//! A bind mount may only show what the node's owner has listed, wherever the links in its path lead. The place where they
+//! lead is therefore judged here, and the supervisor refuses a path in which there is a link then
+//! ([`flota_runtime::Order::pinned`]): a task that replaces a part of the path by a link in the meantime gains nothing.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+use flota_api::model::{Allowance, Mount, MountSource, Propagation, Refusal, ServiceSpec};
+use flota_runtime::oci;
+
+/// Why the source of a bind mount can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BindError {
+    /// There is none, or a part of its path can't be looked at.
+    #[error("failed to find `{path}`, the source of the mount at `{target}`")]
+    Find {
+        /// The source.
+        path: String,
+        /// Path in the container.
+        target: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// It leads to a place that the node's owner does not allow.
+    #[error("`{path}` leads elsewhere: {refusal}")]
+    Refused {
+        /// The source.
+        path: String,
+        /// What is not allowed.
+        refusal: Refusal,
+    },
+}
+
+/// The sources of a task's bind mounts, by target: absolute paths without links.
+#[derive(Debug, Default)]
+pub(crate) struct BindSources(BTreeMap<String, PathBuf>);
+
+impl BindSources {
+    /// Finds out where the source of each bind mount is.
+    ///
+    /// # Errors
+    /// A source does not exist, or is not below a path that is allowed.
+    pub(crate) fn find(spec: &ServiceSpec, allow: &Allowance) -> Result<Self, BindError> {
+        let mut sources = BTreeMap::new();
+        for mount in &spec.mounts {
+            let Some(path) = mount.bind_source() else { continue };
+            let failed = |source| BindError::Find { path: path.to_owned(), target: mount.target.clone(), source };
+            let place = std::fs::canonicalize(path).map_err(failed)?;
+            // A path that the owner has listed may itself have links.
+            let mut allowed = allow.bind_mounts.iter().filter_map(|path| std::fs::canonicalize(path).ok());
+            if !allowed.any(|allowed| place.starts_with(allowed)) {
+                let refusal = Refusal::BindMount(place.display().to_string());
+                return Err(BindError::Refused { path: path.to_owned(), refusal });
+            }
+            sources.insert(mount.target.clone(), place);
+        }
+        Ok(Self(sources))
+    }
+
+    /// Returns all of them.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        self.0.values().cloned().collect()
+    }
+
+    fn path(&self, target: &str) -> Option<String> {
+        self.0.get(target).map(|path| path.display().to_string())
+    }
+}
+
+/// Returns the mounts for the container's configuration, those of outer folders first. `volumes` are the folders of its
+/// volumes, by target.
+pub(crate) fn of_task(spec: &ServiceSpec, volumes: &BTreeMap<String, PathBuf>, binds: &BindSources) -> Vec<oci::Mount> {
+    let of_spec = spec.mounts.iter().filter_map(|mount| mount_of(mount, volumes, binds));
+    let is_own = |target: &&String| !spec.mounts.iter().any(|mount| mount.target == **target);
+    let of_image = volumes.iter().filter(|(target, _)| is_own(target));
+    let of_image = of_image.map(|(target, folder)| bound(target, folder.display().to_string(), &["rprivate"], false));
+    let mut mounts: Vec<oci::Mount> = of_spec.chain(of_image).collect();
+    mounts.sort_by_key(|mount| mount.destination.components().count());
+    mounts
+}
+
+fn mount_of(mount: &Mount, volumes: &BTreeMap<String, PathBuf>, binds: &BindSources) -> Option<oci::Mount> {
+    let target = mount.target.as_str();
+    Some(match &mount.source {
+        MountSource::Volume { .. } => {
+            bound(target, volumes.get(target)?.display().to_string(), &["rprivate"], mount.read_only)
+        }
+        MountSource::Bind { propagation, non_recursive, .. } => {
+            let mut made = bound(target, binds.path(target)?, &[propagation.as_str()], mount.read_only);
+            if *non_recursive {
+                made.options.retain(|option| option != "rro");
+                made.options.iter_mut().filter(|option| *option == "rbind").for_each(|option| *option = "bind".into());
+            }
+            made
+        }
+        MountSource::Tmpfs { size, mode } => {
+            // These are Docker's.
+            let fixed = ["nosuid", "nodev", "noexec"].map(str::to_owned);
+            let chosen = [
+                size.map(|size| format!("size={size}")),
+                Some(format!("mode={:o}", mode.unwrap_or(0o1777))),
+                mount.read_only.then(|| "ro".to_owned()),
+            ];
+            oci::Mount {
+                destination: target.into(),
+                kind: "tmpfs".into(),
+                source: "tmpfs".into(),
+                options: fixed.into_iter().chain(chosen.into_iter().flatten()).collect(),
+                ..oci::Mount::default()
+            }
+        }
+    })
+}
+
+fn bound(target: &str, source: String, propagation: &[&str], read_only: bool) -> oci::Mount {
+    // `rro` also makes what is mounted below the source read-only.
+    let read_only: &[&str] = if read_only { &["ro", "rro"] } else { &[] };
+    let options = ["rbind"].iter().chain(propagation).chain(read_only);
+    oci::Mount {
+        destination: target.into(),
+        kind: "bind".into(),
+        source,
+        options: options.map(|&option| option.to_owned()).collect(),
+        ..oci::Mount::default()
+    }
+}
+
+/// Puts the mounts into a configuration. A mount at the target of one of the runtime's own takes its place.
+pub(crate) fn add(result: &mut oci::Spec, mounts: Vec<oci::Mount>, spec: &ServiceSpec) {
+    let is_replaced = |own: &oci::Mount| mounts.iter().any(|mount| mount.destination == own.destination);
+    result.mounts.retain(|own| !is_replaced(own));
+    result.mounts.extend(mounts);
+    // Mounts of the machine reach the container only through a root that takes part in them, as in Docker.
+    let is_any = |wanted: [Propagation; 2]| {
+        spec.mounts.iter().any(|mount| match mount.source {
+            MountSource::Bind { propagation, .. } => wanted.contains(&propagation),
+            MountSource::Volume { .. } | MountSource::Tmpfs { .. } => false,
+        })
+    };
+    if let Some(linux) = &mut result.linux {
+        if is_any([Propagation::Shared, Propagation::Rshared]) {
+            linux.rootfs_propagation = Some("shared".into());
+        } else if is_any([Propagation::Slave, Propagation::Rslave]) {
+            linux.rootfs_propagation = Some("rslave".into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use super::*;
+
+    fn bind(source: &Path, propagation: Propagation, non_recursive: bool) -> MountSource {
+        MountSource::Bind { source: source.display().to_string(), propagation, non_recursive }
+    }
+
+    fn spec(mounts: Vec<(&str, MountSource, bool)>) -> ServiceSpec {
+        let mount = |(target, source, read_only): (&str, _, _)| Mount { target: target.into(), read_only, source };
+        ServiceSpec { mounts: mounts.into_iter().map(mount).collect(), ..ServiceSpec::default() }
+    }
+
+    #[test]
+    fn a_bind_mount_shows_what_is_listed_wherever_its_links_lead() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let dir = dir.path().canonicalize().expect("it exists");
+        let path = |name: &str| dir.join(name);
+        std::fs::create_dir_all(path("real/in")).expect("it is new");
+        std::fs::create_dir(path("outside")).expect("it is new");
+        std::fs::write(path("real/file"), "").expect("it is new");
+        // What is listed is a link, and has links inside and outside.
+        symlink("real", path("listed")).expect("a link");
+        symlink("in", path("real/inside")).expect("a link");
+        symlink(path("real/in"), path("real/absolute")).expect("a link");
+        symlink("../outside", path("real/out")).expect("a link");
+        symlink("/", path("real/root")).expect("a link");
+        let allow = Allowance { bind_mounts: vec![path("listed").display().to_string()], ..Allowance::default() };
+        let found = |name: &str| {
+            let source = bind(&path(name), Propagation::Rprivate, false);
+            BindSources::find(&spec(vec![("/x", source, false)]), &allow)
+        };
+        for (name, place) in [
+            ("listed", "real"),
+            ("listed/in", "real/in"),
+            ("listed/file", "real/file"),
+            ("listed/inside", "real/in"),
+            ("listed/absolute", "real/in"),
+        ] {
+            let found = found(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(found.paths(), [path(place)], "{name}");
+        }
+        for (name, expected) in [
+            ("listed/out", format!("this node does not allow bind mounts of {}", path("outside").display())),
+            ("listed/root/etc", "this node does not allow bind mounts of /etc".to_owned()),
+            ("outside", "this node does not allow".to_owned()),
+            ("listed/none", "listed/none`, the source of the mount at `/x`".to_owned()),
+        ] {
+            let error = found(name).expect_err(name).to_string();
+            assert!(error.contains(&expected), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn mounts_become_those_of_a_configuration_the_outer_ones_first() {
+        let volume = |name: &str| MountSource::Volume { name: Some(name.into()), no_copy: false, per_slot: false };
+        let tmpfs = MountSource::Tmpfs { size: std::num::NonZeroU64::new(64), mode: Some(0o700) };
+        let spec = spec(vec![
+            ("/data/cache", tmpfs, true),
+            ("/data", volume("db"), true),
+            ("/srv/x", bind(Path::new("/tmp"), Propagation::Rslave, true), true),
+            ("/y", bind(Path::new("/tmp"), Propagation::Rprivate, false), false),
+        ]);
+        let folders = [("/data", "/v/1"), ("/image", "/v/2")].map(|(at, path)| (at.to_owned(), path.into())).into();
+        let allow = Allowance { bind_mounts: vec!["/".into()], ..Allowance::default() };
+        let binds = BindSources::find(&spec, &allow).expect("/tmp exists");
+        let shown: Vec<String> = of_task(&spec, &folders, &binds)
+            .iter()
+            .map(|it| format!("{} {} {}", it.destination.display(), it.kind, it.options.join(",")))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "/data bind rbind,rprivate,ro,rro",
+                "/y bind rbind,rprivate",
+                "/image bind rbind,rprivate",
+                "/data/cache tmpfs nosuid,nodev,noexec,size=64,mode=700,ro",
+                "/srv/x bind bind,rslave,ro",
+            ]
+        );
+        let mut result = oci::template();
+        let before = result.mounts.len();
+        add(&mut result, of_task(&spec, &folders, &binds), &spec);
+        assert_eq!(result.mounts.len(), before + 5);
+        assert_eq!(result.linux().rootfs_propagation.as_deref(), Some("rslave"));
+        let shm = MountSource::Tmpfs { size: None, mode: None };
+        let shm = self::spec(vec![("/dev/shm", shm, false)]);
+        let mut result = oci::template();
+        add(&mut result, of_task(&shm, &BTreeMap::new(), &BindSources::default()), &shm);
+        let at_shm: Vec<_> = result.mounts.iter().filter(|it| it.destination == Path::new("/dev/shm")).collect();
+        assert_eq!(at_shm.len(), 1, "it takes the place of the runtime's own");
+        assert_eq!(at_shm[0].options, ["nosuid", "nodev", "noexec", "mode=1777"]);
+    }
+}

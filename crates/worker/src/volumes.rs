@@ -1,0 +1,281 @@
+//! The data of volumes on this node's disk.
+//!
+//! ```text
+//!   volumes/<volume>/<slot, or "shared">/new     while it is filled; an interrupted filling begins again
+//!                                       /data    complete; it is only ever removed as a whole, by order of a user
+//! ```
+//!
+//! The first task that uses a volume makes its data. A volume is dropped when the leader says so and no task of this node
+//! uses it any more. Data of volumes that the leader does not mention stays: after a restore of the cluster it may not know
+//! them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use flota_api::id::{TaskId, VolumeId, is_id};
+use flota_api::model::{Assignment, TaskVolume};
+use flota_image::{CopyError, ImageStore, remove_folder};
+
+use crate::locks::KeyedLocks;
+
+/// Pause between two tries to drop a volume that is used, or can't be removed yet.
+const DROP_RETRY: Duration = Duration::from_secs(1);
+
+/// Why the data of a volume can't be provided.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VolumeError {
+    /// The assignment lacks it, because a user has removed it.
+    #[error("volume `{0}` was removed")]
+    Unknown(String),
+    /// Its content can't be copied from the image.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// An I/O error.
+    #[error("failed to make the folder of a volume")]
+    Io(#[from] io::Error),
+}
+
+impl VolumeError {
+    /// Returns whether another try on this node fails in the same way.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self, Self::Unknown(_) | Self::Copy(CopyError::NotFolder(_) | CopyError::Links(_)))
+    }
+}
+
+/// What a new volume is filled with.
+#[derive(Clone, Debug)]
+pub(crate) struct Content {
+    /// Folders of the image's unpacked layers, topmost first.
+    pub(crate) layers: Vec<PathBuf>,
+    /// Path in the image.
+    pub(crate) path: PathBuf,
+}
+
+/// The volumes of this node. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Volumes {
+    dir: PathBuf,
+    store: ImageStore,
+    /// Held while the data of a volume or of a task is made or removed.
+    busy: KeyedLocks,
+    /// The volumes that tasks of this node use.
+    uses: Arc<Mutex<BTreeMap<TaskId, Vec<VolumeId>>>>,
+}
+
+impl Volumes {
+    pub(crate) fn new(dir: PathBuf, store: ImageStore) -> Self {
+        Self { dir, store, busy: KeyedLocks::default(), uses: Arc::default() }
+    }
+
+    /// Records that the task uses its volumes until [`Volumes::release`].
+    pub(crate) fn accept(&self, task: &Assignment) {
+        let used: Vec<VolumeId> = task.volumes.iter().map(|volume| volume.id.clone()).collect();
+        if !used.is_empty() {
+            self.uses.lock().expect("no holder panics").insert(task.task_id.clone(), used);
+        }
+    }
+
+    pub(crate) fn release(&self, task: &TaskId) {
+        self.uses.lock().expect("no holder panics").remove(task);
+    }
+
+    /// Returns the folder with the data of a volume, and makes it at first use.
+    pub(crate) async fn provide(&self, volume: &TaskVolume, content: Option<Content>) -> Result<PathBuf, VolumeError> {
+        // An id becomes a part of a path.
+        if !is_id(volume.id.as_str()) {
+            return Err(VolumeError::Unknown(volume.name.clone()));
+        }
+        let slot = volume.slot.map_or_else(|| "shared".to_owned(), |slot| slot.to_string());
+        self.make(volume.id.as_str(), self.dir.join(volume.id.as_str()).join(slot), content).await
+    }
+
+    /// Makes the folder of a volume without a name, which belongs to a task.
+    pub(crate) async fn provide_anonymous(
+        &self,
+        task: &TaskId,
+        folder: PathBuf,
+        content: Option<Content>,
+    ) -> Result<PathBuf, VolumeError> {
+        self.make(task.as_str(), folder, content).await
+    }
+
+    async fn make(&self, key: &str, folder: PathBuf, content: Option<Content>) -> Result<PathBuf, VolumeError> {
+        let (busy, store) = (self.busy.lock(key).await, self.store.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            let _busy = busy;
+            complete(&folder, |new| match content {
+                Some(Content { layers, path }) => Ok(store.copy_folder(&layers, &path, new)?),
+                None => Ok(()),
+            })
+        });
+        made.await.map_err(io::Error::other)?
+    }
+
+    /// Removes the volumes without a name that a task has.
+    pub(crate) async fn remove_anonymous(&self, task: &TaskId, folder: PathBuf) -> io::Result<()> {
+        let busy = self.busy.lock(task.as_str()).await;
+        let removed = tokio::task::spawn_blocking(move || {
+            let _busy = busy;
+            remove_folder(&folder)
+        });
+        removed.await.map_err(io::Error::other)?
+    }
+
+    /// Removes all data of a volume, once no task uses it; resolves when nothing is left.
+    pub(crate) async fn drop_data(self, volume: VolumeId) {
+        if !is_id(volume.as_str()) {
+            return;
+        }
+        let mut has_failed = false;
+        loop {
+            if !self.is_used(&volume) {
+                match self.remove(&volume).await {
+                    Ok(()) => {
+                        tracing::info!(volume.id = %volume, "a volume that a user has removed is dropped");
+                        return;
+                    }
+                    Err(error) if !has_failed => {
+                        tracing::warn!(volume.id = %volume, %error, "failed to drop a volume; it is tried again");
+                        has_failed = true;
+                    }
+                    Err(_) => {}
+                }
+            }
+            tokio::time::sleep(DROP_RETRY).await;
+        }
+    }
+
+    fn is_used(&self, volume: &VolumeId) -> bool {
+        self.uses.lock().expect("no holder panics").values().flatten().any(|used| used == volume)
+    }
+
+    async fn remove(&self, volume: &VolumeId) -> io::Result<()> {
+        let (folder, busy) = (self.dir.join(volume.as_str()), self.busy.lock(volume.as_str()).await);
+        let removed = tokio::task::spawn_blocking(move || {
+            let _busy = busy;
+            remove_folder(&folder)
+        });
+        removed.await.map_err(io::Error::other)?
+    }
+}
+
+/// Returns `folder/data`. If it is not there, `fill` gets an empty folder, which takes that place once it is on the disk: a
+/// crash at any point leaves either no data or all of it.
+fn complete(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), VolumeError>) -> Result<PathBuf, VolumeError> {
+    let [data, new] = ["data", "new"].map(|name| folder.join(name));
+    if data.try_exists()? {
+        return Ok(data);
+    }
+    remove_folder(&new)?;
+    fs_err::create_dir_all(&new)?;
+    fill(&new)?;
+    // The files are synced before the rename, because a power failure must not leave a folder with empty files.
+    nix::unistd::syncfs(fs_err::File::open(&new)?).map_err(io::Error::from)?;
+    fs_err::rename(&new, &data)?;
+    // The names above it may be as new.
+    nix::unistd::syncfs(fs_err::File::open(folder)?).map_err(io::Error::from)?;
+    Ok(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::fs;
+
+    use futures::FutureExt;
+
+    use super::*;
+
+    const ID: &str = "0123456789abcdefghijklmno";
+
+    /// Writes two files, and stops after so many of them.
+    fn fill(folder: &Path, until: usize) -> Result<(), VolumeError> {
+        for (number, name) in ["a", "b"].iter().enumerate() {
+            if number == until {
+                return Err(VolumeError::Io(io::Error::other("cut off")));
+            }
+            fs::write(folder.join(name), "image")?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn data_is_filled_once_and_whole_wherever_an_earlier_start_was_cut_off() {
+        for cut_at in 0..2 {
+            let dir = tempfile::tempdir().expect("a temporary folder");
+            let folder = dir.path().join("v/1");
+            complete(&folder, |new| fill(new, cut_at)).expect_err("it is cut off");
+            assert!(!folder.join("data").exists(), "a part of the content is no data");
+            // A file that the image does not have any more, as after an update in between.
+            fs::write(folder.join("new/old"), "").expect("the folder was begun");
+            let data = complete(&folder, |new| fill(new, 2)).expect("the next start makes it right");
+            assert_eq!(fs::read_dir(&data).expect("a folder").count(), 2, "cut off after {cut_at}");
+            assert!(!folder.join("new").exists());
+            fs::write(data.join("a"), "changed by a task").expect("it is there");
+            let is_filled = Cell::new(false);
+            let again = complete(&folder, |_| {
+                is_filled.set(true);
+                Ok(())
+            });
+            assert_eq!((again.expect("it is there"), is_filled.get()), (data.clone(), false));
+            assert_eq!(fs::read_to_string(data.join("a")).expect("it is there"), "changed by a task");
+        }
+    }
+
+    #[test]
+    fn a_crash_before_the_rename_fills_again_and_one_after_it_does_not() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let folder = dir.path().join("v/shared");
+        fs::create_dir_all(folder.join("new")).expect("it is new");
+        fill(&folder.join("new"), 2).expect("all of it");
+        let data = complete(&folder, |new| fill(new, 2)).expect("it is complete");
+        assert_eq!(fs::read_dir(&data).expect("a folder").count(), 2);
+        // The daemon of the crash left a folder beside complete data.
+        fs::create_dir(folder.join("new")).expect("it was renamed");
+        assert_eq!(complete(&folder, |_| panic!("it has data")).expect("it is complete"), data);
+    }
+
+    fn volumes(dir: &Path) -> Volumes {
+        let store = ImageStore::open(&dir.join("images"), true).expect("a store");
+        Volumes::new(dir.join("volumes"), store)
+    }
+
+    fn used(slot: Option<u64>) -> TaskVolume {
+        TaskVolume { name: "db".into(), id: ID.into(), slot }
+    }
+
+    #[tokio::test]
+    async fn each_slot_has_data_of_its_own_and_a_shared_volume_has_one_for_all() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let volumes = volumes(dir.path());
+        let mut folders = Vec::new();
+        for slot in [None, Some(1), Some(2)] {
+            folders.push(volumes.provide(&used(slot), None).await.expect("a folder"));
+        }
+        let ends: Vec<_> = folders.iter().map(|it| it.strip_prefix(dir.path().join("volumes").join(ID))).collect();
+        let expected = ["shared/data", "1/data", "2/data"].map(Path::new);
+        assert_eq!(ends.into_iter().map(|it| it.expect("below it")).collect::<Vec<_>>(), expected);
+        let outside = TaskVolume { id: "../../etc".into(), ..used(None) };
+        let refused = volumes.provide(&outside, None).await.expect_err("it is no id");
+        assert!(refused.is_final(), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_volume_is_dropped_when_no_task_uses_it() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let volumes = volumes(dir.path());
+        let data = volumes.provide(&used(Some(1)), None).await.expect("a folder");
+        let task = Assignment { task_id: "t".into(), volumes: vec![used(Some(1))], ..Assignment::default() };
+        volumes.accept(&task);
+        let dropping = tokio::spawn(volumes.clone().drop_data(ID.into()));
+        tokio::task::yield_now().await;
+        assert!(data.exists() && !dropping.is_finished(), "the task still runs");
+        volumes.release(&"t".into());
+        dropping.await.expect("it ends");
+        assert!(!dir.path().join("volumes").join(ID).exists());
+        assert!(volumes.drop_data(ID.into()).now_or_never().is_none(), "what is not there is looked for on the disk");
+    }
+}
