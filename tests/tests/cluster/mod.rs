@@ -19,6 +19,7 @@ mod services;
 mod sessions;
 mod streams;
 mod updates;
+mod volumes;
 
 use flota_api::model::{Node, NodeState, Task};
 use flota_api::proto::dispatcher::manager_message::Message as FromManager;

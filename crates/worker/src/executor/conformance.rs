@@ -23,6 +23,7 @@ use crate::networks::{NetworkRecord, Networks, NodeNetworks as _};
 use crate::reporter::Reporter;
 use crate::test_cluster::TestCluster;
 use crate::translate::NodeNames;
+use crate::volumes::Volumes;
 
 /// The id of the task that every test uses.
 const TASK: &str = "0123456789abcdefghijklmno";
@@ -74,6 +75,7 @@ impl Bench {
         let executor = ContainerExecutor::new(ContainerOptions {
             networks,
             node: NodeNames { id: "n".into(), hostname: "w1".into() },
+            volumes: Volumes::new(dir.path().join("volumes"), store.clone()),
             images: Images::new(store, dialer, Registries::default(), Reporter::default(), Clock::system()),
             runtime: Program::open(dir.path().join("no-runtime")),
             paths: TaskPaths {

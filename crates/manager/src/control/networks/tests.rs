@@ -237,7 +237,12 @@ async fn a_stack_has_networks_of_its_own_and_shares_those_that_exist() {
         StackSpec { networks: vec![NetworkSpec { internal: true, ..network("shop_default", None) }], ..stack };
     let (_, text) = refused(control.deploy_stack(None, &changed, Never).await);
     assert_eq!(text, "networks.shop_default: a network can't be changed; remove the stack first");
-    let foreign = StackSpec { name: "x".into(), services: Vec::new(), networks: vec![network("corp", None)], volumes: Vec::new() };
+    let foreign = StackSpec {
+        name: "x".into(),
+        services: Vec::new(),
+        networks: vec![network("corp", None)],
+        volumes: Vec::new(),
+    };
     let (_, text) = refused(control.deploy_stack(None, &foreign, Never).await);
     assert_eq!(text, "networks.corp: it exists already and does not belong to this stack");
     let two =

@@ -1,0 +1,171 @@
+//! Mounts and volumes on real kernels and disks.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use flota_tests::Cluster;
+
+use super::archives;
+
+/// A service of busybox that stays. With `--detach`: it may have to wait.
+fn create(cluster: &Cluster, name: &str, flags: &str) {
+    let command = "--stop-signal KILL --entrypoint /busybox busybox sleep 1000000";
+    cluster.ok(&format!("service create --detach --name {name} {flags} {command}"));
+    if !flags.contains("--constraint node.hostname==none") {
+        cluster.wait(&format!("{name} runs"), |it| it.running(name).len() == 1);
+    }
+}
+
+fn node_of(cluster: &Cluster, service: &str) -> String {
+    cluster.running(service)[0]["node"].as_str().unwrap().to_owned()
+}
+
+fn reason(cluster: &Cluster, service: &str) -> String {
+    let rows = cluster.rows(&format!("service ps {service}"));
+    rows.iter().map(|it| it["error"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>().join("; ")
+}
+
+/// Runs a shell command in the task of a service.
+fn sh(cluster: &Cluster, service: &str, script: &str) -> flota_tests::Output {
+    cluster.ctl_args(&["exec", service, "--", "/busybox", "sh", "-c", script])
+}
+
+fn sh_ok(cluster: &Cluster, service: &str, script: &str) -> String {
+    let result = sh(cluster, service, script);
+    assert_eq!(result.code, 0, "{script}: {}{}", result.stdout, result.stderr);
+    result.stdout.trim().to_owned()
+}
+
+/// The folders with data of volumes on a node.
+fn data(cluster: &Cluster, node: &str) -> Vec<PathBuf> {
+    let folder = cluster.data(node).join("worker/volumes");
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.flat_map(|entry| fs::read_dir(entry.path()).into_iter().flatten().flatten()).map(|it| it.path()).collect()
+}
+
+#[test]
+fn data_outlives_its_tasks_its_service_and_a_restart_of_its_node() {
+    let cluster = Cluster::bare(1, 2);
+    cluster.pack_busybox();
+    create(&cluster, "db", "--mount source=data,target=/data");
+    let home = node_of(&cluster, "db");
+    sh_ok(&cluster, "db", "/busybox echo precious > /data/file");
+    let first = cluster.running("db")[0]["id"].clone();
+    cluster.ok("service update --force db");
+    assert_ne!(cluster.running("db")[0]["id"], first, "another task");
+    assert_eq!(sh_ok(&cluster, "db", "/busybox cat /data/file"), "precious");
+    cluster.sandbox_ok(&format!("restart {home}"));
+    cluster.wait_state(&home, "ready");
+    cluster.wait("it runs again", |it| it.running("db").len() == 1);
+    assert_eq!(sh_ok(&cluster, "db", "/busybox cat /data/file"), "precious");
+    let refused = cluster.ctl("volume rm data");
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(refused.stderr.contains("volume `data` is used by db"), "{}", refused.stderr);
+    cluster.ok("service rm db");
+    assert_eq!(data(&cluster, &home).len(), 1, "nobody has asked to remove it");
+    let rows = cluster.rows("volume ls");
+    assert_eq!((rows[0]["name"].as_str(), rows[0]["nodes"][0].as_str()), (Some("data"), Some(home.as_str())));
+
+    create(&cluster, "again", "--mount source=data,target=/elsewhere,readonly");
+    assert_eq!(node_of(&cluster, "again"), home);
+    assert_eq!(sh_ok(&cluster, "again", "/busybox cat /elsewhere/file"), "precious");
+    let written = sh(&cluster, "again", "/busybox echo x > /elsewhere/file");
+    assert!(written.stderr.contains("Read-only file system"), "{}", written.stderr);
+
+    cluster.ok("service rm again");
+    let kept = cluster.ctl("volume prune");
+    assert_eq!(kept.code, 2, "it asks, and nobody can answer: {}", kept.stderr);
+    cluster.ok("volume prune --force");
+    assert_eq!(cluster.rows("volume ls").len(), 1, "a volume with data is not pruned by the way");
+    cluster.ok("volume rm data");
+    assert!(cluster.rows("volume ls").is_empty());
+    cluster.wait("the data is gone", |it| data(it, &home).is_empty());
+}
+
+#[test]
+fn a_new_volume_has_what_the_image_has_there() {
+    let cluster = Cluster::bare(1, 0);
+    let folder = tempfile::tempdir().unwrap();
+    let program = fs::read("/bin/busybox").unwrap();
+    let layer = archives::tar(&[("busybox", &program), ("srv/data/sub/file", b"of the image"), ("srv/data/top", b"1")]);
+    let upper = archives::tar(&[("srv/data/.wh.top", b""), ("srv/data/new", b"2")]);
+    let archive = archives::archive(folder.path(), &["/busybox"], &[&layer, &upper]);
+    cluster.ok(&format!("image import --tag busybox {archive}"));
+    create(&cluster, "filled", "--mount source=filled,target=/srv/data");
+    assert_eq!(sh_ok(&cluster, "filled", "/busybox cat /srv/data/sub/file"), "of the image");
+    assert_eq!(sh_ok(&cluster, "filled", "/busybox ls /srv/data"), "new\nsub");
+    sh_ok(&cluster, "filled", "/busybox rm /srv/data/new");
+    cluster.ok("service update --force filled");
+    assert_eq!(sh_ok(&cluster, "filled", "/busybox ls /srv/data"), "sub", "it is filled once");
+    create(&cluster, "empty", "--mount source=empty,target=/srv/data,volume-nocopy");
+    assert_eq!(sh_ok(&cluster, "empty", "/busybox ls /srv/data"), "");
+    // A volume without a name belongs to one start of one task.
+    create(&cluster, "own", "--mount target=/srv/data");
+    sh_ok(&cluster, "own", "/busybox touch /srv/data/mine");
+    cluster.ok("service update --force own");
+    assert_eq!(sh_ok(&cluster, "own", "/busybox ls /srv/data"), "new\nsub");
+    assert_eq!(data(&cluster, "m1").len(), 2, "and is no volume of the cluster");
+}
+
+#[test]
+fn a_tmpfs_has_the_size_and_the_mode_that_it_is_given() {
+    let cluster = Cluster::bare(1, 0);
+    cluster.pack_busybox();
+    let mounts = "--tmpfs /small:size=64k,mode=700 --mount type=tmpfs,target=/fixed,readonly";
+    create(&cluster, "web", mounts);
+    let full = sh(&cluster, "web", "/busybox dd if=/dev/zero of=/small/file bs=1k count=100");
+    assert!(full.stderr.contains("No space left on device"), "{}", full.stderr);
+    assert_eq!(sh_ok(&cluster, "web", "/busybox stat -c %a /small /fixed"), "700\n1777");
+    assert!(sh(&cluster, "web", "/busybox touch /fixed/file").stderr.contains("Read-only file system"));
+    let refused = cluster.ctl("service update --mount source=db,target=/ --mount-rm /small web");
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+}
+
+#[test]
+fn bind_mounts_show_what_the_nodes_owner_allows_and_no_more() {
+    let cluster = Cluster::bare(1, 1);
+    cluster.pack_busybox();
+    let bind = |source: &str| format!("--mount type=bind,source={source},target=/bound");
+    let allowed = tempfile::tempdir().unwrap();
+    let path = |name: &str| allowed.path().join(name).display().to_string();
+    fs::create_dir(path("in")).unwrap();
+    fs::write(path("in/file"), "of the node").unwrap();
+    std::os::unix::fs::symlink("/etc", path("out")).unwrap();
+    let detached = |name: &str, source: &str| {
+        let command = "--stop-signal KILL --entrypoint /busybox busybox sleep 1000000";
+        cluster.ok(&format!("service create --detach --name {name} {} {command}", bind(source)));
+    };
+    detached("waits", &path("in"));
+    cluster.wait("it says why it waits", |it| reason(it, "waits").contains("2 of 2 not allowing a bind mount"));
+    cluster.set("w1", &format!("[allow]\nbind-mounts = [\"{}\"]\n", allowed.path().display()));
+    cluster.wait("it runs", |it| it.running("waits").len() == 1);
+    assert_eq!(node_of(&cluster, "waits"), "w1");
+    assert_eq!(sh_ok(&cluster, "waits", "/busybox cat /bound/file"), "of the node");
+    sh_ok(&cluster, "waits", "/busybox echo changed > /bound/file");
+    assert_eq!(fs::read_to_string(path("in/file")).unwrap(), "changed\n");
+    assert_eq!(fs::metadata(path("in/file")).unwrap().uid(), 0);
+    detached("leads-out", &path("out"));
+    cluster.wait("a link that leads out is refused", |it| {
+        reason(it, "leads-out").contains("leads elsewhere: this node does not allow bind mounts of /etc")
+    });
+    detached("missing", &path("none"));
+    cluster.wait("a source that is missing is named", |it| {
+        reason(it, "missing").contains("none`, the source of the mount at `/bound`")
+    });
+}
+
+#[test]
+fn a_node_that_was_away_drops_a_removed_volume_when_it_is_back() {
+    let cluster = Cluster::bare(1, 1);
+    cluster.pack_busybox();
+    create(&cluster, "db", "--constraint node.hostname==w1 --mount source=data,target=/data");
+    cluster.kill("w1");
+    cluster.wait_state("w1", "down");
+    cluster.ok("service rm --detach db");
+    cluster.ok("volume rm data");
+    assert_eq!(data(&cluster, "w1").len(), 1);
+    cluster.sandbox_ok("start w1");
+    cluster.wait_state("w1", "ready");
+    cluster.wait("the data is gone", |it| data(it, "w1").is_empty());
+}
