@@ -20,7 +20,7 @@ use flota_raft_store::{Event, Tables};
 
 use self::candidate::Candidate;
 use self::ranking::Ranking;
-use self::volumes::{Home, Volumes};
+use self::volumes::{Home, VolumePlaces};
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
 
@@ -71,7 +71,7 @@ impl ControlLoop for Scheduler {
         }
         tasks.sort_by_key(|task| (task.spec_version, task.meta.order(), task.slot));
         let mut used = candidate::without_replaced(&tasks, &service, view);
-        let mut volumes = Volumes::new(view);
+        let mut volumes = VolumePlaces::new(view);
         for same in tasks.chunk_by(|left, right| left.spec_version == right.spec_version) {
             if let Some(spec) = view.spec_of(same[0]) {
                 let failures = candidate::count_failures(same[0], view, cx.now);
@@ -127,7 +127,7 @@ struct Unplaced {
 fn place(
     tasks: &[&Arc<Task>],
     spec: &ServiceSpec,
-    (nodes, volumes): (&mut Ranking, &mut Volumes),
+    (nodes, volumes): (&mut Ranking, &mut VolumePlaces),
     view: &Tables,
     plan: &mut Plan,
     cx: &PlanContext,

@@ -17,7 +17,7 @@ use crate::{parse, terminal};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Volume {
     /// Create a volume; a node gets its data with the first task that uses it
-    Create(Create),
+    Create(CreateVolume),
     /// List the volumes
     Ls(ListOptions),
     /// Print everything about volumes, with the nodes that have their data and the services that use them
@@ -45,7 +45,7 @@ pub(crate) enum Volume {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Create {
+pub(crate) struct CreateVolume {
     /// Label, KEY=VALUE; may be repeated
     #[arg(long, value_parser = parse::label)]
     label: Vec<(String, String)>,
@@ -58,7 +58,7 @@ pub(crate) struct Create {
 
 pub(crate) async fn run(verb: Volume, client: &Client) -> anyhow::Result<()> {
     match verb {
-        Volume::Create(Create { label, per_slot, name }) => {
+        Volume::Create(CreateVolume { label, per_slot, name }) => {
             let spec = VolumeSpec { name: name.clone(), labels: label.into_iter().collect(), per_slot };
             let request = CreateVolumeRequest { request_id: request_id(), spec: Some((&spec).into()) };
             client.change(request, |mut control, request| async move { control.create_volume(request).await }).await?;

@@ -80,7 +80,7 @@ impl Cause {
         match self {
             Self::Failed(_) => true,
             // The update makes the room.
-            Self::Pending(reason) => !matches!(reason, PendingReason::NeedsRoom(_)),
+            Self::Pending(reason) => !reason.needs_room(),
             Self::Predecessor | Self::Update | Self::Stopping | Self::Working(_) | Self::Unknown => false,
         }
     }

@@ -79,7 +79,7 @@ pub(super) fn outlook(service: &Service, slots: &BTreeMap<u64, &Slot>, now: Time
             Some(successor) if slot.current().is_some() => {
                 in_flight += usize::from(!is_known);
                 // The old task is stopped early only if that gives its successor room.
-                let needs_room = matches!(successor.pending_reason, Some(PendingReason::NeedsRoom(_)));
+                let needs_room = successor.pending_reason.as_ref().is_some_and(PendingReason::needs_room);
                 if successor.status.state == TaskState::Ready || needs_room {
                     outlook.steps.push(Step::Replace(*number));
                 }

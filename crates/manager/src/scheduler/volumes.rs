@@ -21,12 +21,12 @@ pub(super) enum Home {
 }
 
 /// The volumes as the tables have them, with the places that this plan has chosen.
-pub(super) struct Volumes<'a> {
+pub(super) struct VolumePlaces<'a> {
     view: &'a Tables,
     placed: BTreeMap<VolumeId, Volume>,
 }
 
-impl<'a> Volumes<'a> {
+impl<'a> VolumePlaces<'a> {
     pub(super) fn new(view: &'a Tables) -> Self {
         Self { view, placed: BTreeMap::new() }
     }
