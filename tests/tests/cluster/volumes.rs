@@ -159,7 +159,9 @@ fn a_node_that_was_down_drops_a_removed_volume_when_it_is_back() {
         let left = data(it.cluster());
         assert_eq!(left.iter().map(BTreeSet::len).collect::<Vec<_>>(), [0, 1], "the other node has dropped it");
         // Another volume of the same name is not meant.
-        it.create(it.leader(), ServiceSpec { constraints: vec!["node.hostname==w1".into()], ..db(1, false) }).unwrap();
+        let other = with_volume(spec("other", 1), "data", false);
+        let constraints = vec!["node.hostname==w1".into()];
+        it.create(it.leader(), ServiceSpec { constraints, ..other }).unwrap();
         let leader = it.leader();
         it.cluster().crash_manager(leader, true);
         it.wait("another manager leads", 10_000, super::another_leads(leader));
