@@ -117,7 +117,7 @@ async fn run_session(
                 let reports: Vec<_> = assignments.tasks.iter().map(|task| running(&task.task_id)).collect();
                 sequence += 1;
                 if !reports.is_empty() {
-                    send(&outbox, ToManager::Statuses(StatusBatch { sequence, reports, images: Vec::new() }));
+                    send(&outbox, ToManager::Statuses(StatusBatch { sequence, reports, ..StatusBatch::default() }));
                 }
             }
             FromManager::Networks(update) if !update.more && programs.load(Ordering::SeqCst) => {
