@@ -208,7 +208,12 @@ fn report_that_can_not_be_taken_blocks_nothing_behind_it() {
         let held = |digest: &str| ImageReport { digest: digest.into(), ..ImageReport::default() };
         let junk = TaskReport { task_id: "unknown".into(), status: None };
         let images = vec![held(""), held("x\u{1b}"), held(DIGEST)];
-        node.send(ToManager::Statuses(StatusBatch { sequence: 1_000, reports: vec![junk], images }));
+        node.send(ToManager::Statuses(StatusBatch {
+            sequence: 1_000,
+            reports: vec![junk],
+            images,
+            ..StatusBatch::default()
+        }));
         it.wait("the batch is done", 2_000, |_| {
             node.was_sent(|message| matches!(message, FromManager::StatusAck(ack) if ack.sequence == 1_000))
         });

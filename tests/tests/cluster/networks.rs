@@ -3,7 +3,7 @@
 
 use flota_api::id::NodeId;
 use flota_api::model::{Network, PendingReason, ServiceMode, ServiceSpec, TunnelKey};
-use flota_api::proto::control::{CreateNetworkRequest, CreateServiceRequest, DeployStackRequest, RemoveRequest};
+use flota_api::proto::control::{CreateNetworkRequest, CreateServiceRequest, DeployStackRequest, RemoveStackRequest};
 use flota_api::proto::dispatcher::manager_message::Message as FromManager;
 use flota_api::proto::dispatcher::worker_message::Message as ToManager;
 use flota_api::proto::dispatcher::{Endpoint, Programmed, TaskAssignment};
@@ -165,7 +165,7 @@ fn a_removed_stack_leaves_no_address_and_is_deployed_again_at_once() {
         let services = vec![ps::ServiceSpec { networks, ..spec("shop_web", 3) }];
         let subnets = vec![ps::SubnetSpec { prefix: "10.9.0.0/29".into(), ..ps::SubnetSpec::default() }];
         let networks = vec![ps::NetworkSpec { name: "shop_default".into(), subnets, ..ps::NetworkSpec::default() }];
-        let stack = ps::StackSpec { name: "shop".into(), services, networks };
+        let stack = ps::StackSpec { name: "shop".into(), services, networks, ..ps::StackSpec::default() };
         for round in 0..3 {
             let request_id = format!("deploy {round}");
             let request = DeployStackRequest { request_id, spec: Some(stack.clone()), ..Default::default() };
@@ -175,7 +175,7 @@ fn a_removed_stack_leaves_no_address_and_is_deployed_again_at_once() {
             let is_given = |cluster: &SimCluster| seen(given(cluster)?.len() == 3, given(cluster)?);
             it.wait("three tasks have addresses", 1, is_given);
             let request_id = format!("remove {round}");
-            let request = RemoveRequest { request_id, name: "shop".into(), ..Default::default() };
+            let request = RemoveStackRequest { request_id, name: "shop".into(), ..Default::default() };
             it.request(it.leader(), |mut client| async move { client.remove_stack(request).await }).unwrap();
         }
         it.wait("its network is gone", 20_000, |cluster| seen(network_named(cluster, "shop_default")?.is_none(), ""));
