@@ -1,6 +1,7 @@
 //! Tests of the operations on volumes, and of how services and stacks name them.
 
 use flota_api::model::{Cluster, Mount, Node, Stack, Task, TaskStatus, VolumePlace};
+use flota_api::object::StoreObject;
 use flota_api::reason::{Detail, Reason};
 use flota_api::state::{DesiredState, TaskState};
 use tonic::Status;
@@ -8,6 +9,7 @@ use tonic::Status;
 use super::*;
 use crate::control::pins::ResolveImage::Never;
 use crate::control::tests::alone::Alone;
+use crate::write::Consensus;
 
 /// A service with a mount of the volume.
 fn service(name: &str, volume: &str, per_slot: bool) -> ServiceSpec {
@@ -41,10 +43,17 @@ async fn cluster() -> Control<Alone> {
     control
 }
 
+/// Replaces an object.
+async fn update(control: &Control<Alone>, object: impl StoreObject) {
+    let mut tx = WriteTx::new(control.store.view(), None);
+    tx.update(object);
+    control.member.propose(tx.finish()).await.expect("it is there");
+}
+
 /// Gives the volume data on the node.
 async fn place(control: &Control<Alone>, name: &str) {
     let volume = control.get_volume(name).await.expect("it is there").volume;
-    control.put(volume.placed(None, &"n".into()).expect("it has none yet")).await;
+    update(control, volume.placed(None, &"n".into()).expect("it has none yet")).await;
 }
 
 async fn names(control: &Control<Alone>) -> Vec<String> {
@@ -98,7 +107,7 @@ async fn a_volume_that_is_used_is_not_removed_and_its_users_are_named() {
     let without = ServiceSpec { mounts: Vec::new(), ..service("web", "data", false) };
     control.update_service(None, "web", None, &without, Never).await.expect("without it");
     assert_eq!(refused(control.remove_volume(None, "data").await), in_use, "a task of the old spec runs");
-    control.put(Task { desired_state: DesiredState::Shutdown, ..old }).await;
+    update(&control, Task { desired_state: DesiredState::Shutdown, ..old }).await;
     control.remove_volume(None, "data").await.expect("the task is being stopped");
     assert_eq!(refused(control.get_volume("data").await).0, Some(Reason::NotFound));
 }
