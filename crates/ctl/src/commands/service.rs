@@ -173,7 +173,8 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
         };
         let value = json!({
             "id": service.id, "name": spec.name, "mode": spec.mode.as_str(),
-            "replicas": { "running": running, "desired": spec.wanted_tasks() }, "image": spec.image, "ports": service.ports,
+            "replicas": { "running": running, "desired": spec.wanted_tasks() },
+            "image": spec.image, "ports": service.ports,
         });
         let cells = vec![
             printer::short_id(service.id.as_str(), &options.rows),
