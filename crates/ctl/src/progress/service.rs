@@ -18,8 +18,8 @@ use crate::error::Hinted;
 pub(crate) struct Target {
     pub(crate) id: String,
     pub(crate) name: String,
-    /// Whether the change has begun an update. If that is rolled back, the change has failed; any other rollback concerns
-    /// an earlier change.
+    /// Whether the change has begun an update. If that is rolled back, the change has failed; any other rollback
+    /// concerns an earlier change.
     pub(crate) begins_update: bool,
 }
 

@@ -64,8 +64,8 @@ pub(super) async fn restart(ServiceNames { services, wait }: ServiceNames, clien
     progress::services(client, &changed, &wait).await
 }
 
-/// Stops services, or starts those that are stopped. One that is as asked already is not changed, so that an update of it
-/// that is paused stays so.
+/// Stops services, or starts those that are stopped. One that is as asked already is not changed, so that an update of
+/// it that is paused stays so.
 pub(super) async fn set_stopped(
     ServiceNames { services, wait }: ServiceNames,
     stopped: bool,
