@@ -18,7 +18,10 @@ use crate::plan::Plan;
 pub(crate) fn with_spec(service: &Service, spec: ServiceSpec, image_digest: Option<String>) -> Service {
     let spec = Arc::new(spec);
     if service.spec.same_task(&spec) && service.image_digest == image_digest {
-        return Service { spec, ..service.clone() };
+        // What an update was rolled back to is now what a user has set.
+        let is_accepted = service.update.phase == UpdatePhase::RolledBack;
+        let update = if is_accepted { UpdateStatus::default() } else { service.update.clone() };
+        return Service { spec, update, ..service.clone() };
     }
     let newest = service.revisions.iter().map(|it| it.version).fold(service.spec_version, u64::max);
     replaced(service, spec, image_digest, newest + 1)
@@ -52,7 +55,8 @@ pub(crate) fn rolled_back(service: &Service, reason: String, view: &Tables, plan
         // A service that is given a port changes this network, so only one of two that want the same port gets it.
         plan.put(Network::clone(ingress));
     }
-    let update = UpdateStatus { phase: UpdatePhase::RollingBack, reason: Some(reason), ..UpdateStatus::default() };
+    let phase = UpdatePhase::RollingBack;
+    let update = UpdateStatus { phase, rollback_cause: Some(reason), ..UpdateStatus::default() };
     Some(Service { update, ..restored })
 }
 

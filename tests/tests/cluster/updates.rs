@@ -161,7 +161,7 @@ fn failed_update_is_rolled_back_and_touches_only_the_slots_that_it_has_changed()
         it.wait("the rollback is done", 20_000, update_is("web", UpdatePhase::RolledBack));
         let service = service(it.cluster(), "web").unwrap();
         assert_eq!((service.spec_version, service.spec.env[0].as_str()), (1, "VERSION=1"));
-        let reason = service.update.reason.unwrap_or_default();
+        let reason = service.update.rollback_cause.unwrap_or_default();
         assert!(reason.starts_with("web.") && reason.ends_with(": it does not stay up (exit code 3)"), "{reason}");
         it.converge();
         let after = it.picture();

@@ -44,6 +44,7 @@ impl From<&UpdateStatus> for po::UpdateStatus {
         Self {
             phase: it.phase.number(),
             reason: it.reason.clone(),
+            rollback_cause: it.rollback_cause.clone(),
             failed_slots: it.failed_slots.iter().copied().collect(),
             previous_version: it.previous_version,
             started_at: it.started_at.0,
@@ -57,6 +58,7 @@ impl TryFrom<po::UpdateStatus> for UpdateStatus {
         Ok(Self {
             phase: FromNumber::from_number(it.phase)?,
             reason: it.reason,
+            rollback_cause: it.rollback_cause,
             failed_slots: it.failed_slots.into_iter().collect(),
             previous_version: it.previous_version,
             started_at: Timestamp(it.started_at),

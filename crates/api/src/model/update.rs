@@ -163,10 +163,11 @@ impl UpdatePolicy {
             // The image may have a check, with these settings.
             _ => {
                 let retries = check.retries.unwrap_or(defaults::HEALTH_RETRIES).get();
-                check.start_period.unwrap_or_default() + check.interval.unwrap_or(defaults::HEALTH_INTERVAL) * retries
+                let failures = check.interval.unwrap_or(defaults::HEALTH_INTERVAL).saturating_mul(retries);
+                check.start_period.unwrap_or_default().saturating_add(failures)
             }
         };
-        self.progress_deadline.unwrap_or_else(|| found_out() + defaults::PROGRESS_MARGIN)
+        self.progress_deadline.unwrap_or_else(|| found_out().saturating_add(defaults::PROGRESS_MARGIN))
     }
 }
 
@@ -177,9 +178,12 @@ pub struct UpdateStatus {
     /// The phase.
     #[serde(rename = "state")]
     pub phase: UpdatePhase,
-    /// Why it is paused or was rolled back, for people; or the last failure that was tolerated.
+    /// Why it is paused, for people; or the last failure that was tolerated.
     #[serde(serialize_with = "text_or_empty")]
     pub reason: Option<String>,
+    /// The failure because of which the tasks are, or were, brought back to the spec before.
+    #[serde(serialize_with = "text_or_empty")]
+    pub rollback_cause: Option<String>,
     /// The slots whose new task has failed.
     pub failed_slots: BTreeSet<u64>,
     /// Number of the spec that was in place before, to which the tasks are brought back if too many fail.
@@ -193,6 +197,7 @@ impl Default for UpdateStatus {
         Self {
             phase: UpdatePhase::Completed,
             reason: None,
+            rollback_cause: None,
             failed_slots: BTreeSet::new(),
             previous_version: None,
             started_at: Timestamp::default(),
@@ -233,9 +238,8 @@ impl UpdateStatus {
     #[must_use]
     pub fn resumed(&self, is_replaced: impl Fn(u64) -> bool) -> Self {
         let phase = if self.is_rollback() { UpdatePhase::RollingBack } else { UpdatePhase::Updating };
-        let reason = self.reason.clone().filter(|_| self.is_rollback());
         let failed_slots = self.failed_slots.iter().copied().filter(|slot| is_replaced(*slot)).collect();
-        Self { phase, reason, failed_slots, ..self.clone() }
+        Self { phase, reason: None, failed_slots, ..self.clone() }
     }
 
     /// Returns the status in which it has ended.

@@ -71,9 +71,14 @@ impl Progress {
         Ok(Self { tasks: report, update })
     }
 
-    /// Returns why the tasks have not been, or are not being, brought to the spec that a user has set.
+    /// Returns why the update is paused, or the last failure that it has tolerated.
     fn reason(&self) -> &str {
         self.update.reason.as_deref().unwrap_or("no reason is known")
+    }
+
+    /// Returns the failure because of which the tasks are brought back to the spec before.
+    fn cause(&self) -> &str {
+        self.update.rollback_cause.as_deref().unwrap_or("no reason is known")
     }
 
     /// Whether all tasks are replaced, and only watched.
@@ -115,7 +120,7 @@ impl Progress {
                 format!("{resume} continues the rollback, {history} lists the specs to go back to"),
             )),
             UpdatePhase::RolledBack if target.begins_update => Some((
-                format!("the update has failed and was rolled back: {reason}"),
+                format!("the update has failed and was rolled back: {}", self.cause()),
                 format!("{history} shows the specs, `ctl service ps {name}` the tasks"),
             )),
             UpdatePhase::Completed if outdated > 0 && !self.update.failed_slots.is_empty() => Some((
@@ -128,10 +133,13 @@ impl Progress {
 
     /// Returns what users should know of an update that goes on.
     fn note(&self) -> Option<String> {
-        let reason = self.update.reason.as_ref()?;
-        match self.update.phase {
-            UpdatePhase::Updating => Some(format!("the update goes on although a new task has failed: {reason}")),
-            UpdatePhase::RollingBack => Some(format!("the update has failed and is being rolled back: {reason}")),
+        match (self.update.phase, &self.update.reason) {
+            (UpdatePhase::Updating, Some(reason)) => {
+                Some(format!("the update goes on although a new task has failed: {reason}"))
+            }
+            (UpdatePhase::RollingBack, _) => {
+                Some(format!("the update has failed and is being rolled back: {}", self.cause()))
+            }
             _ => None,
         }
     }
@@ -174,7 +182,7 @@ fn hangs(target: &Target, last: &Progress, timeout: Duration) -> anyhow::Error {
             format!("the {update} is not done: {running} of {desired} tasks run, {left} are still to be replaced")
         }
     };
-    let cause = rolls_back.then(|| format!("\n  the update has failed: {}", printable(last.reason())));
+    let cause = rolls_back.then(|| format!("\n  the update has failed: {}", printable(last.cause())));
     let reasons: String = grouped(last.tasks.hanging.iter()).map(|(_, it)| format!("\n  {}", printable(&it))).collect();
     anyhow::anyhow!("service {name}: {what} after {waited:.0} s{}{reasons}", cause.unwrap_or_default())
 }
@@ -217,7 +225,8 @@ mod tests {
 
     /// A report of three tasks, in an update of this phase.
     fn report(phase: UpdatePhase, reason: Option<&str>, running: u64, outdated: u64) -> Progress {
-        let update = UpdateStatus { phase, reason: reason.map(Into::into), ..UpdateStatus::default() };
+        let reason: Option<String> = reason.map(Into::into);
+        let update = UpdateStatus { phase, rollback_cause: reason.clone(), reason, ..UpdateStatus::default() };
         Progress { tasks: ServiceProgress { running, desired: 3, outdated, ..Default::default() }, update }
     }
 

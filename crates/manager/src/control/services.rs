@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flota_api::clock::Random;
 use flota_api::id::{ServiceId, StackId};
-use flota_api::model::{Revision, Service, ServiceSpec, Task};
+use flota_api::model::{Revision, Service, ServiceSpec, Task, UpdatePhase};
 use flota_api::object::Kind;
 use flota_api::state::DesiredState;
 use flota_api::version::Version;
@@ -158,9 +158,16 @@ impl<M: Member> Control<M> {
     ) -> Result<Arc<Service>, ControlError> {
         let change = |service: &Service, view: &Tables| {
             let name = &service.spec.name;
-            let last = || service.revisions.last().map(|it| it.version);
-            let none = || ControlError::invalid("version", format!("service `{name}` has no earlier spec"));
-            let version = version.or_else(last).ok_or_else(none)?;
+            let none = || match service.update.phase {
+                UpdatePhase::RollingBack | UpdatePhase::RollbackPaused | UpdatePhase::RolledBack => {
+                    format!("service `{name}` is back at spec {} already: say which other one", service.spec_version)
+                }
+                _ if service.revisions.is_empty() => format!("service `{name}` has no earlier spec"),
+                _ => format!("service `{name}` has no spec before spec {}: say which one", service.spec_version),
+            };
+            // The one before the update, also if that has taken the place of another that had not ended.
+            let last = service.update.previous_version;
+            let version = version.or(last).ok_or_else(|| ControlError::invalid("version", none()))?;
             if version == service.spec_version {
                 return Err(ControlError::invalid("version", format!("service `{name}` has spec {version} now")));
             }
@@ -169,7 +176,10 @@ impl<M: Member> Control<M> {
                 let why = format!("there is no spec {version} of service `{name}` any more: there are {}", kept());
                 ControlError::invalid("version", why)
             };
-            revisions::restored(service, version, view).ok_or_else(unknown)
+            let restored = revisions::restored(service, version, view).ok_or_else(unknown)?;
+            // It was set when other rules may have held.
+            validate::check(&restored.spec)?;
+            Ok(restored)
         };
         self.change_service(request_id, reference, change).await
     }

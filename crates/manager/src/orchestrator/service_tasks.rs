@@ -183,7 +183,7 @@ fn record_failures(
 }
 
 fn plan_slot(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
-    stop_doubles(service, slot, plan);
+    stop_doubles(service, number, slot, plan);
     fill(service, number, slot, view, plan, cx);
 }
 
@@ -253,13 +253,16 @@ fn missing(
     (1..).filter(|number| !slots.contains_key(number)).zip(nodes).collect()
 }
 
-/// Stops every task of a slot that is neither its current task nor its successor, nor serves until its current one does.
-fn stop_doubles(service: &Service, slot: &Slot, plan: &mut Plan) {
+/// Stops every task of a slot that is neither its current task nor its successor, nor serves until its current one does. If
+/// that has failed, it is stopped instead, and the one that serves stays.
+fn stop_doubles(service: &Service, number: u64, slot: &Slot, plan: &mut Plan) {
     if faults::is_on(Fault::DoublePlacement) {
         return;
     }
     let predecessor = slot.predecessor().filter(|_| update::policy(service).order == UpdateOrder::StartFirst);
-    let kept = [slot.current(), slot.successor(), predecessor].map(|task| task.map(|task| &task.id));
+    let has_failed = predecessor.is_some() && service.update.failed_slots.contains(&number);
+    let current = slot.current().filter(|_| !has_failed);
+    let kept = [current, slot.successor(), predecessor].map(|task| task.map(|task| &task.id));
     for task in slot.live().filter(|task| !kept.contains(&Some(&task.id))) {
         plan.set_desired(task, DesiredState::Shutdown);
     }

@@ -61,9 +61,9 @@ fn planned(view: &Tables) -> Vec<String> {
             }
             Change::Put(Object::Task(task)) => format!("{}:{}", task.id, task.desired_state),
             Change::Put(Object::Service(service)) => {
-                let UpdateStatus { phase, reason, .. } = &service.update;
-                let spec = service.spec_version;
-                format!("! {phase} (spec {spec}): {}", reason.as_deref().unwrap_or_default())
+                let UpdateStatus { phase, reason, rollback_cause, .. } = &service.update;
+                let (spec, why) = (service.spec_version, reason.as_ref().or(rollback_cause.as_ref()));
+                format!("! {phase} (spec {spec}): {}", why.map_or("", String::as_str))
             }
             other => format!("{other:?}"),
         })

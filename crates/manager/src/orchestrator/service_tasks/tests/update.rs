@@ -231,6 +231,11 @@ fn the_new_task_serves_before_the_old_one_is_stopped_if_it_starts_first() {
     let paused = updated(policy).update.paused("web.1: it fell".into());
     let paused = Service { update: UpdateStatus { failed_slots: [1].into(), ..paused }, ..updated(policy) };
     assert_eq!(planned_of(paused, [old(1), failed, old(2)]), [""; 0], "the old task serves on");
+    let mut unhealthy = new(TaskState::Running);
+    unhealthy.status.attempt = 2;
+    let mut known = updated(policy);
+    known.update.failed_slots = [1].into();
+    assert_eq!(planned_of(known, [old(1), unhealthy, old(2)]), ["n1:shutdown"], "the slot has one task again");
     let idle = in_state(TaskState::Starting, old(1));
     let planned = planned_by(policy, [idle, new(TaskState::Starting), old(2)]);
     assert_eq!(planned, ["t1:shutdown"], "nothing is lost with it");
@@ -439,7 +444,9 @@ fn what_changes_no_task_changes_no_spec_and_leaves_a_paused_update_alone() {
     let mode = ServiceMode::Replicated { replicas: 9 };
     let update = UpdatePolicy { parallelism: None, ..UpdatePolicy::default() };
     let spec = ServiceSpec { labels, mode, update, stopped: true, ..service.spec.as_ref().clone() };
-    let changed = revisions::with_spec(&service, spec, None);
+    let changed = revisions::with_spec(&service, spec.clone(), None);
     assert_eq!((changed.spec_version, &changed.update, changed.spec.stopped), (2, &service.update, true));
     assert_eq!(changed.revisions, []);
+    service.update.phase = UpdatePhase::RolledBack;
+    assert_eq!(revisions::with_spec(&service, spec, None).update.phase, UpdatePhase::Completed, "a user has set it");
 }
