@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::*;
 use flota_api::model::{
     Filter, Health, HealthState, Network, NetworkAttachment, PendingReason, Protocol, PublishMode, PublishedPort,
-    UpdatePolicy,
+    UpdatePhase, UpdatePolicy,
 };
 
 /// The running task of the old spec in this slot.
